@@ -1,0 +1,79 @@
+//! The geometry of a 2-D convolution, shared by the operation, its kernels, tests and benches.
+
+/// Shapes and options of one convolution: input `[n, h, w, c_in]`, weight `[c_out, kh, kw, c_in / groups]`,
+/// output `[n, out_h, out_w, c_out]`. Pairs are (vertical, horizontal).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ConvShape {
+    /// Images in the batch.
+    pub n: usize,
+    /// Input height in pixels.
+    pub h: usize,
+    /// Input width in pixels.
+    pub w: usize,
+    /// Input channels.
+    pub c_in: usize,
+    /// Output channels.
+    pub c_out: usize,
+    /// Kernel height and width.
+    pub kernel: [usize; 2],
+    /// Distance between windows.
+    pub stride: [usize; 2],
+    /// Rows and columns of zeros on each side.
+    pub padding: [usize; 2],
+    /// Distance between the taps of a window.
+    pub dilation: [usize; 2],
+    /// Channel groups; `c_in` for a depthwise convolution.
+    pub groups: usize,
+}
+
+impl ConvShape {
+    /// Output height, `(h + 2p - d(k-1) - 1) / s + 1`.
+    pub const fn out_h(&self) -> usize {
+        self.out(self.h, 0)
+    }
+
+    /// Output width, `(w + 2p - d(k-1) - 1) / s + 1`.
+    pub const fn out_w(&self) -> usize {
+        self.out(self.w, 1)
+    }
+
+    /// Input channels of one group: the last axis of the weight.
+    pub const fn group_in(&self) -> usize {
+        self.c_in / self.groups
+    }
+
+    /// Output channels of one group.
+    pub const fn group_out(&self) -> usize {
+        self.c_out / self.groups
+    }
+
+    /// True when every channel is convolved by itself (`groups == c_in`, any multiplier).
+    pub const fn is_depthwise(&self) -> bool {
+        self.groups == self.c_in && self.groups > 1
+    }
+
+    /// Elements of the input.
+    pub const fn input_len(&self) -> usize {
+        self.n * self.h * self.w * self.c_in
+    }
+
+    /// Elements of the weight.
+    pub const fn weight_len(&self) -> usize {
+        self.c_out * self.kernel[0] * self.kernel[1] * self.group_in()
+    }
+
+    /// Elements of the output.
+    pub const fn output_len(&self) -> usize {
+        self.n * self.out_h() * self.out_w() * self.c_out
+    }
+
+    /// Multiply-adds of the forward pass, taps on padding included.
+    pub const fn macs(&self) -> usize {
+        self.output_len() * self.kernel[0] * self.kernel[1] * self.group_in()
+    }
+
+    const fn out(&self, size: usize, axis: usize) -> usize {
+        let extent = self.dilation[axis] * (self.kernel[axis] - 1) + 1;
+        (size + 2 * self.padding[axis] - extent) / self.stride[axis] + 1
+    }
+}

@@ -1,0 +1,465 @@
+//! Vector registers of f32 behind one trait, so that a kernel is written once and compiled for AVX-512, AVX2
+//! and plain Rust; the widest that the processor has is chosen at run time.
+//!
+//! A kernel is declared with [`simd_kernel!`]. Inside it everything must be inlined into the one function that
+//! carries the target feature: no `std::array::from_fn`, no closures, no calls to functions that are not
+//! `#[inline(always)]`.
+use std::sync::atomic::{AtomicU8, Ordering};
+
+/// An instruction set that kernels are compiled for, widest last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Level {
+    /// Plain Rust: eight lanes that the compiler maps to whatever the target has.
+    Portable = 1,
+    /// AVX2 and FMA: 16 registers of eight lanes.
+    Avx2 = 2,
+    /// AVX-512 F, BW, DQ and VL: 32 registers of sixteen lanes.
+    Avx512 = 3,
+}
+
+static LEVEL: AtomicU8 = AtomicU8::new(0);
+
+/// The level in use: the widest that the processor has, unless [`limit_to`] set a lower one.
+#[inline]
+pub fn level() -> Level {
+    match LEVEL.load(Ordering::Relaxed) {
+        3 => Level::Avx512,
+        2 => Level::Avx2,
+        1 => Level::Portable,
+        _ => {
+            let found = detect();
+            LEVEL.store(found as u8, Ordering::Relaxed);
+            found
+        }
+    }
+}
+
+/// Uses at most `limit` from now on, in the whole process. For tests and benches that compare levels.
+pub fn limit_to(limit: Level) {
+    LEVEL.store(limit.min(detect()) as u8, Ordering::Relaxed);
+}
+
+fn detect() -> Level {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+        let avx512 = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl");
+        if avx2 && avx512 {
+            return Level::Avx512;
+        }
+        if avx2 {
+            return Level::Avx2;
+        }
+    }
+    Level::Portable
+}
+
+/// One register of f32 lanes and what kernels do with it.
+///
+/// # Safety
+/// Every method may only be called where the instruction set of the implementing type is available: from
+/// inside a [`simd_kernel!`]. Pointers must be valid for the lanes that are read or written; no alignment is
+/// needed but for [`Simd::stream`].
+#[allow(missing_docs, reason = "each method is the usual vector operation of its name")]
+pub unsafe trait Simd: Copy + Send + Sync + 'static {
+    /// Lanes of a register.
+    const LANES: usize;
+    /// The register.
+    type V: Copy;
+
+    unsafe fn splat(x: f32) -> Self::V;
+    unsafe fn load(p: *const f32) -> Self::V;
+    unsafe fn store(p: *mut f32, v: Self::V);
+    /// The first `n < LANES` lanes from memory, zero in the others.
+    unsafe fn load_first(p: *const f32, n: usize) -> Self::V;
+    /// The first `n < LANES` lanes to memory; nothing else is touched.
+    unsafe fn store_first(p: *mut f32, n: usize, v: Self::V);
+    /// A store that bypasses the caches; `p` must be aligned to the register. Call [`Simd::fence`] before the
+    /// data is handed to another thread.
+    unsafe fn stream(p: *mut f32, v: Self::V);
+    unsafe fn fence();
+    unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn div(a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b + c`, rounded once where the level has the instruction.
+    unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// The larger lane; `b` where either is NaN.
+    unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
+    /// The smaller lane; `b` where either is NaN.
+    unsafe fn min(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn sqrt(a: Self::V) -> Self::V;
+    /// `a > b ? x : y`, lane by lane; `y` where `a` or `b` is NaN.
+    unsafe fn select_gt(a: Self::V, b: Self::V, x: Self::V, y: Self::V) -> Self::V;
+    /// The sum of the lanes, in a fixed order.
+    unsafe fn sum(v: Self::V) -> f32;
+}
+
+/// Plain Rust, eight lanes.
+#[derive(Clone, Copy)]
+pub struct Portable;
+
+macro_rules! lanes {
+    ($i:ident => $e:expr) => {{
+        let mut out = [0.0f32; 8];
+        let mut $i = 0;
+        while $i < 8 {
+            out[$i] = $e;
+            $i += 1;
+        }
+        out
+    }};
+}
+
+// SAFETY: plain arithmetic on arrays needs no instruction set; pointers are the caller's promise.
+unsafe impl Simd for Portable {
+    const LANES: usize = 8;
+    type V = [f32; 8];
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> [f32; 8] {
+        [x; 8]
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const f32) -> [f32; 8] {
+        unsafe { p.cast::<[f32; 8]>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn store(p: *mut f32, v: [f32; 8]) {
+        unsafe { p.cast::<[f32; 8]>().write_unaligned(v) }
+    }
+    #[inline(always)]
+    unsafe fn load_first(p: *const f32, n: usize) -> [f32; 8] {
+        lanes!(i => if i < n { unsafe { *p.add(i) } } else { 0.0 })
+    }
+    #[inline(always)]
+    unsafe fn store_first(p: *mut f32, n: usize, v: [f32; 8]) {
+        for (i, x) in v.iter().enumerate() {
+            if i < n {
+                unsafe { *p.add(i) = *x }
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn stream(p: *mut f32, v: [f32; 8]) {
+        unsafe { Self::store(p, v) }
+    }
+    #[inline(always)]
+    unsafe fn fence() {}
+    #[inline(always)]
+    unsafe fn add(a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
+        lanes!(i => a[i] + b[i])
+    }
+    #[inline(always)]
+    unsafe fn sub(a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
+        lanes!(i => a[i] - b[i])
+    }
+    #[inline(always)]
+    unsafe fn mul(a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
+        lanes!(i => a[i] * b[i])
+    }
+    #[inline(always)]
+    unsafe fn div(a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
+        lanes!(i => a[i] / b[i])
+    }
+    #[inline(always)]
+    unsafe fn fma(a: [f32; 8], b: [f32; 8], c: [f32; 8]) -> [f32; 8] {
+        lanes!(i => a[i] * b[i] + c[i])
+    }
+    #[inline(always)]
+    unsafe fn max(a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
+        lanes!(i => if a[i] > b[i] { a[i] } else { b[i] })
+    }
+    #[inline(always)]
+    unsafe fn min(a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
+        lanes!(i => if a[i] < b[i] { a[i] } else { b[i] })
+    }
+    #[inline(always)]
+    unsafe fn sqrt(a: [f32; 8]) -> [f32; 8] {
+        lanes!(i => a[i].sqrt())
+    }
+    #[inline(always)]
+    unsafe fn select_gt(a: [f32; 8], b: [f32; 8], x: [f32; 8], y: [f32; 8]) -> [f32; 8] {
+        lanes!(i => if a[i] > b[i] { x[i] } else { y[i] })
+    }
+    #[inline(always)]
+    unsafe fn sum(v: [f32; 8]) -> f32 {
+        let a = [v[0] + v[4], v[1] + v[5], v[2] + v[6], v[3] + v[7]];
+        (a[0] + a[2]) + (a[1] + a[3])
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+pub use x86::{Avx2, Avx512};
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::Simd;
+    use std::arch::x86_64::*;
+
+    /// AVX2 with FMA, eight lanes.
+    #[derive(Clone, Copy)]
+    pub struct Avx2;
+    /// AVX-512, sixteen lanes.
+    #[derive(Clone, Copy)]
+    pub struct Avx512;
+
+    #[inline(always)]
+    unsafe fn mask8(n: usize) -> __m256i {
+        unsafe {
+            let lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+            _mm256_cmpgt_epi32(_mm256_set1_epi32(n as i32), lane)
+        }
+    }
+
+    // SAFETY: called only from `simd_kernel!` functions that carry avx2 and fma.
+    unsafe impl Simd for Avx2 {
+        const LANES: usize = 8;
+        type V = __m256;
+
+        #[inline(always)]
+        unsafe fn splat(x: f32) -> __m256 {
+            unsafe { _mm256_set1_ps(x) }
+        }
+        #[inline(always)]
+        unsafe fn load(p: *const f32) -> __m256 {
+            unsafe { _mm256_loadu_ps(p) }
+        }
+        #[inline(always)]
+        unsafe fn store(p: *mut f32, v: __m256) {
+            unsafe { _mm256_storeu_ps(p, v) }
+        }
+        #[inline(always)]
+        unsafe fn load_first(p: *const f32, n: usize) -> __m256 {
+            unsafe { _mm256_maskload_ps(p, mask8(n)) }
+        }
+        #[inline(always)]
+        unsafe fn store_first(p: *mut f32, n: usize, v: __m256) {
+            unsafe { _mm256_maskstore_ps(p, mask8(n), v) }
+        }
+        #[inline(always)]
+        unsafe fn stream(p: *mut f32, v: __m256) {
+            unsafe { _mm256_stream_ps(p, v) }
+        }
+        #[inline(always)]
+        unsafe fn fence() {
+            unsafe { _mm_sfence() }
+        }
+        #[inline(always)]
+        unsafe fn add(a: __m256, b: __m256) -> __m256 {
+            unsafe { _mm256_add_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn sub(a: __m256, b: __m256) -> __m256 {
+            unsafe { _mm256_sub_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn mul(a: __m256, b: __m256) -> __m256 {
+            unsafe { _mm256_mul_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn div(a: __m256, b: __m256) -> __m256 {
+            unsafe { _mm256_div_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn fma(a: __m256, b: __m256, c: __m256) -> __m256 {
+            unsafe { _mm256_fmadd_ps(a, b, c) }
+        }
+        #[inline(always)]
+        unsafe fn max(a: __m256, b: __m256) -> __m256 {
+            unsafe { _mm256_max_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn min(a: __m256, b: __m256) -> __m256 {
+            unsafe { _mm256_min_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn sqrt(a: __m256) -> __m256 {
+            unsafe { _mm256_sqrt_ps(a) }
+        }
+        #[inline(always)]
+        unsafe fn select_gt(a: __m256, b: __m256, x: __m256, y: __m256) -> __m256 {
+            unsafe { _mm256_blendv_ps(y, x, _mm256_cmp_ps::<_CMP_GT_OQ>(a, b)) }
+        }
+        #[inline(always)]
+        unsafe fn sum(v: __m256) -> f32 {
+            unsafe {
+                let q = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+                let d = _mm_add_ps(q, _mm_movehl_ps(q, q));
+                _mm_cvtss_f32(_mm_add_ss(d, _mm_shuffle_ps::<1>(d, d)))
+            }
+        }
+    }
+
+    // SAFETY: called only from `simd_kernel!` functions that carry the AVX-512 features.
+    unsafe impl Simd for Avx512 {
+        const LANES: usize = 16;
+        type V = __m512;
+
+        #[inline(always)]
+        unsafe fn splat(x: f32) -> __m512 {
+            unsafe { _mm512_set1_ps(x) }
+        }
+        #[inline(always)]
+        unsafe fn load(p: *const f32) -> __m512 {
+            unsafe { _mm512_loadu_ps(p) }
+        }
+        #[inline(always)]
+        unsafe fn store(p: *mut f32, v: __m512) {
+            unsafe { _mm512_storeu_ps(p, v) }
+        }
+        #[inline(always)]
+        unsafe fn load_first(p: *const f32, n: usize) -> __m512 {
+            unsafe { _mm512_maskz_loadu_ps(((1u32 << n) - 1) as __mmask16, p) }
+        }
+        #[inline(always)]
+        unsafe fn store_first(p: *mut f32, n: usize, v: __m512) {
+            unsafe { _mm512_mask_storeu_ps(p, ((1u32 << n) - 1) as __mmask16, v) }
+        }
+        #[inline(always)]
+        unsafe fn stream(p: *mut f32, v: __m512) {
+            unsafe { _mm512_stream_ps(p, v) }
+        }
+        #[inline(always)]
+        unsafe fn fence() {
+            unsafe { _mm_sfence() }
+        }
+        #[inline(always)]
+        unsafe fn add(a: __m512, b: __m512) -> __m512 {
+            unsafe { _mm512_add_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn sub(a: __m512, b: __m512) -> __m512 {
+            unsafe { _mm512_sub_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn mul(a: __m512, b: __m512) -> __m512 {
+            unsafe { _mm512_mul_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn div(a: __m512, b: __m512) -> __m512 {
+            unsafe { _mm512_div_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn fma(a: __m512, b: __m512, c: __m512) -> __m512 {
+            unsafe { _mm512_fmadd_ps(a, b, c) }
+        }
+        #[inline(always)]
+        unsafe fn max(a: __m512, b: __m512) -> __m512 {
+            unsafe { _mm512_max_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn min(a: __m512, b: __m512) -> __m512 {
+            unsafe { _mm512_min_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn sqrt(a: __m512) -> __m512 {
+            unsafe { _mm512_sqrt_ps(a) }
+        }
+        #[inline(always)]
+        unsafe fn select_gt(a: __m512, b: __m512, x: __m512, y: __m512) -> __m512 {
+            unsafe { _mm512_mask_mov_ps(y, _mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b), x) }
+        }
+        #[inline(always)]
+        unsafe fn sum(v: __m512) -> f32 {
+            unsafe { _mm512_reduce_add_ps(v) }
+        }
+    }
+}
+
+/// Declares a kernel over any [`Simd`] type `S`, compiled for every level and dispatched at run time:
+///
+/// ```text
+/// simd_kernel! {
+///     /// What it computes.
+///     pub(crate) fn scale<S>(x: *const f32, y: *mut f32, n: usize, a: f32) { unsafe { … S::load(x) … } }
+/// }
+/// ```
+///
+/// The generated function is `unsafe`: pointers are the caller's promise.
+macro_rules! simd_kernel {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident < $S:ident $(, const $C:ident : $ct:ty)* > ( $($arg:ident : $ty:ty),* $(,)? ) $(-> $ret:ty)? $body:block) => {
+        $(#[$meta])*
+        $vis unsafe fn $name<$(const $C: $ct),*>($($arg: $ty),*) $(-> $ret)? {
+            #[inline(always)]
+            unsafe fn body<$S: $crate::cpu::simd::Simd $(, const $C: $ct)*>($($arg: $ty),*) $(-> $ret)? $body
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+            unsafe fn avx512<$(const $C: $ct),*>($($arg: $ty),*) $(-> $ret)? {
+                // SAFETY: this function carries the features of the level; the rest is the caller's promise.
+                unsafe { body::<$crate::cpu::simd::Avx512 $(, $C)*>($($arg),*) }
+            }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma")]
+            unsafe fn avx2<$(const $C: $ct),*>($($arg: $ty),*) $(-> $ret)? {
+                // SAFETY: as above.
+                unsafe { body::<$crate::cpu::simd::Avx2 $(, $C)*>($($arg),*) }
+            }
+            match $crate::cpu::simd::level() {
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: the level says that the processor has these features.
+                $crate::cpu::simd::Level::Avx512 => unsafe { avx512::<$($C),*>($($arg),*) },
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: as above.
+                $crate::cpu::simd::Level::Avx2 => unsafe { avx2::<$($C),*>($($arg),*) },
+                // SAFETY: the portable form needs no features.
+                _ => unsafe { body::<$crate::cpu::simd::Portable $(, $C)*>($($arg),*) },
+            }
+        }
+    };
+}
+pub(crate) use simd_kernel;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    simd_kernel! {
+        /// y = 2x + 1 over n elements, tail included, and the sum of y.
+        fn double_plus_one<S>(x: *const f32, y: *mut f32, n: usize) -> f32 {
+            unsafe {
+                let (two, one) = (S::splat(2.0), S::splat(1.0));
+                let mut total = S::splat(0.0);
+                let mut i = 0;
+                while i + S::LANES <= n {
+                    let v = S::fma(S::load(x.add(i)), two, one);
+                    S::store(y.add(i), v);
+                    total = S::add(total, v);
+                    i += S::LANES;
+                }
+                let mut sum = S::sum(total);
+                if i < n {
+                    let v = S::fma(S::load_first(x.add(i), n - i), two, one);
+                    S::store_first(y.add(i), n - i, v);
+                    while i < n {
+                        sum += *y.add(i);
+                        i += 1;
+                    }
+                }
+                sum
+            }
+        }
+    }
+
+    #[test]
+    fn every_level_computes_the_same_and_leaves_the_tail_alone() {
+        let detected = level();
+        for limit in [Level::Portable, Level::Avx2, Level::Avx512] {
+            limit_to(limit);
+            for n in [0usize, 1, 7, 8, 15, 16, 37] {
+                let x: Vec<f32> = (0..n).map(|i| i as f32).collect();
+                let mut y = vec![-1.0f32; n + 20];
+                // SAFETY: both buffers hold at least n elements.
+                let sum = unsafe { double_plus_one(x.as_ptr(), y.as_mut_ptr(), n) };
+                assert_eq!(sum, (0..n).map(|i| 2.0 * i as f32 + 1.0).sum::<f32>());
+                assert!((0..n).all(|i| y[i] == 2.0 * i as f32 + 1.0));
+                assert!(y[n..].iter().all(|v| *v == -1.0), "{limit:?} wrote past {n}");
+            }
+        }
+        limit_to(detected);
+    }
+}

@@ -1,0 +1,99 @@
+//! Element types: which there are, and how Rust types map to them.
+use std::fmt;
+
+pub use half::{bf16, f16};
+
+/// The element type of a tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DType {
+    /// IEEE single precision: parameters and the default for everything.
+    F32,
+    /// IEEE half precision.
+    F16,
+    /// bfloat16: the range of f32 with 8 bits of precision.
+    BF16,
+    /// IEEE double precision, for gradient checks on the CPU.
+    F64,
+    /// Class indices and counters.
+    I64,
+    /// Image bytes and masks.
+    U8,
+}
+
+impl DType {
+    /// Every dtype, in declaration order.
+    pub const ALL: [DType; 6] = [DType::F32, DType::F16, DType::BF16, DType::F64, DType::I64, DType::U8];
+
+    /// Bytes of one element.
+    pub const fn size(self) -> usize {
+        match self {
+            DType::U8 => 1,
+            DType::F16 | DType::BF16 => 2,
+            DType::F32 => 4,
+            DType::F64 | DType::I64 => 8,
+        }
+    }
+
+    /// True for f32, f16, bf16 and f64: the dtypes that can carry a gradient.
+    pub const fn is_float(self) -> bool {
+        !matches!(self, DType::I64 | DType::U8)
+    }
+}
+
+impl fmt::Display for DType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            DType::F32 => "f32",
+            DType::F16 => "f16",
+            DType::BF16 => "bf16",
+            DType::F64 => "f64",
+            DType::I64 => "i64",
+            DType::U8 => "u8",
+        })
+    }
+}
+
+/// A Rust type that can be an element of a tensor.
+pub trait Element: bytemuck::Pod + Send + Sync + fmt::Debug + 'static {
+    /// The dtype of this type.
+    const DTYPE: DType;
+    /// From f64, rounding to nearest (floats) or truncating towards zero and saturating (integers).
+    fn from_f64(value: f64) -> Self;
+    /// To f64; exact for all but i64 beyond 2^53.
+    fn to_f64(self) -> f64;
+}
+
+macro_rules! element {
+    ($t:ty, $d:ident, $from:expr, $to:expr) => {
+        impl Element for $t {
+            const DTYPE: DType = DType::$d;
+            fn from_f64(value: f64) -> Self {
+                $from(value)
+            }
+            fn to_f64(self) -> f64 {
+                $to(self)
+            }
+        }
+    };
+}
+element!(f32, F32, |v| v as f32, f64::from);
+element!(f64, F64, |v| v, |v| v);
+element!(f16, F16, f16::from_f64, f16::to_f64);
+element!(bf16, BF16, bf16::from_f64, bf16::to_f64);
+element!(i64, I64, |v| v as i64, |v| v as f64);
+element!(u8, U8, |v| v as u8, f64::from);
+
+/// A float that CPU kernels compute in: f32, with vectorised paths, or f64, the plain reference.
+pub trait Real: Element + num_traits::Float + num_traits::NumAssign + std::iter::Sum {}
+impl Real for f32 {}
+impl Real for f64 {}
+
+/// `x` as f32 when `T` is f32: the door from a generic kernel to its vectorised form.
+pub fn as_f32<T: Element>(x: &[T]) -> Option<&[f32]> {
+    (T::DTYPE == DType::F32).then(|| bytemuck::cast_slice(x))
+}
+
+/// `x` as f32 when `T` is f32, to write to.
+pub fn as_f32_mut<T: Element>(x: &mut [T]) -> Option<&mut [f32]> {
+    if T::DTYPE == DType::F32 { Some(bytemuck::cast_slice_mut(x)) } else { None }
+}

@@ -1,0 +1,1 @@
+//! Layers, initialisation, state dicts and the model zoo of Fornax.

@@ -1,0 +1,1 @@
+//! Whole-system tests of Fornax: golden numbers, gradients, the command line.

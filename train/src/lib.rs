@@ -1,0 +1,2 @@
+//! Training image models from one binary.
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! The `fornax` command.
+#![forbid(unsafe_code)]
+fn main() {}
