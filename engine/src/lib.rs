@@ -1,4 +1,32 @@
 //! Tensors, reverse-mode autograd and CPU kernels for training image models.
+//!
+//! ```
+//! use fornax_engine::{Tensor, Result};
+//! # fn main() -> Result<()> {
+//! let x = Tensor::from_slice(&[-1.0f32, 2.0, 3.0], [3])?.variable();
+//! let y = x.relu()?.sum_all()?;
+//! y.backward()?;
+//! assert_eq!(y.item()?, 5.0);
+//! assert_eq!(x.grad().unwrap().to_vec::<f32>()?, [0.0, 1.0, 1.0]);
+//! # Ok(()) }
+//! ```
+mod autograd;
 pub mod conv_shape;
 pub mod cpu;
+mod device;
 pub mod dtype;
+mod error;
+mod ops;
+pub mod random;
+mod shape;
+mod storage;
+mod tensor;
+
+pub use autograd::{BackwardFn, Hook, no_grad};
+pub use conv_shape::ConvShape;
+pub use device::Device;
+pub use dtype::{DType, Element};
+pub use error::{Error, Operands, Result};
+pub use shape::{MAX_RANK, Shape};
+pub use storage::{Read, Write};
+pub use tensor::Tensor;

@@ -9,4 +9,8 @@
     clippy::missing_safety_doc,
     reason = "a kernel is one unsafe function over raw pointers; its doc comment says what they must cover"
 )]
+pub mod add;
+pub mod memory;
+pub mod parallel;
+pub mod relu;
 pub mod simd;

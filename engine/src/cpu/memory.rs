@@ -1,0 +1,199 @@
+//! Host memory for tensors: aligned blocks that are kept and reused by size.
+//!
+//! A training step asks for the same sizes again and again; a fresh mapping of 50 MB costs more in page faults than the
+//! kernel that fills it. So a freed block goes to a list of its size class, and blocks of 2 MiB and more ask for huge pages.
+use crate::{Device, Element, Error, Result};
+use std::alloc::{Layout, alloc, dealloc};
+use std::collections::BTreeMap;
+use std::ptr::NonNull;
+use std::sync::Mutex;
+
+const HUGE: usize = 2 << 20;
+const ALIGN: usize = 64;
+
+/// Bytes of host memory held by the engine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryStats {
+    /// Held by live tensors and scratch.
+    pub in_use: usize,
+    /// The most that was ever in use.
+    pub peak_in_use: usize,
+    /// Taken from the system: in use plus kept for reuse.
+    pub reserved: usize,
+    /// Blocks ever taken from the system; constant over steps once a training loop is warm.
+    pub system_allocations: usize,
+}
+
+/// What the engine holds now.
+pub fn memory_stats() -> MemoryStats {
+    lock().stats
+}
+
+/// Gives every kept block back to the system.
+pub fn release_unused_memory() {
+    let mut pool = lock();
+    for (class, blocks) in std::mem::take(&mut pool.free) {
+        for Block(p) in blocks {
+            pool.stats.reserved -= class;
+            // SAFETY: the block came from `alloc` with this layout and nothing refers to it.
+            unsafe { dealloc(p.as_ptr(), layout(class)) };
+        }
+    }
+}
+
+/// An owned block of initialised bytes, 64-byte aligned, with at least 64 readable bytes past its end.
+pub struct CpuBuffer {
+    block: Block,
+    class: usize,
+    bytes: usize,
+}
+
+#[derive(Clone, Copy)]
+struct Block(NonNull<u8>);
+// SAFETY: a block is plain memory; whoever owns it has it alone.
+unsafe impl Send for Block {}
+// SAFETY: as above; shared access is to plain bytes.
+unsafe impl Sync for Block {}
+
+struct Pool {
+    free: BTreeMap<usize, Vec<Block>>,
+    stats: MemoryStats,
+}
+
+static POOL: Mutex<Pool> = Mutex::new(Pool {
+    free: BTreeMap::new(),
+    stats: MemoryStats { in_use: 0, peak_in_use: 0, reserved: 0, system_allocations: 0 },
+});
+
+fn lock() -> std::sync::MutexGuard<'static, Pool> {
+    POOL.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+/// Rounds up to one of eight sizes per doubling: at most an eighth is wasted, and close sizes share blocks.
+fn size_class(bytes: usize) -> usize {
+    let bytes = (bytes + ALIGN).next_multiple_of(ALIGN);
+    let step = (bytes.next_power_of_two() / 16).max(ALIGN);
+    bytes.next_multiple_of(step)
+}
+
+fn layout(class: usize) -> Layout {
+    let align = if class >= HUGE { HUGE } else { ALIGN };
+    Layout::from_size_align(class, align).expect("a size class fits the address space")
+}
+
+impl CpuBuffer {
+    /// A block of at least `bytes`; its content is arbitrary but initialised.
+    pub fn new(bytes: usize) -> Result<CpuBuffer> {
+        let class = size_class(bytes);
+        let mut pool = lock();
+        // The best fit up to a quarter larger: a ragged last batch reuses the blocks of the full one.
+        let fit = pool.free.range(class..=class + class / 4).next().map(|(c, _)| *c);
+        let (block, class, fresh) = match fit {
+            Some(class) => {
+                let blocks = pool.free.get_mut(&class).expect("the class was just found");
+                let block = blocks.pop().expect("an empty class is removed");
+                if blocks.is_empty() {
+                    pool.free.remove(&class);
+                }
+                (block, class, false)
+            }
+            None => {
+                let block = system_alloc(class).ok_or(Error::OutOfMemory {
+                    device: Device::Cpu,
+                    bytes,
+                    in_use: pool.stats.in_use,
+                })?;
+                pool.stats.reserved += class;
+                pool.stats.system_allocations += 1;
+                (block, class, true)
+            }
+        };
+        pool.stats.in_use += class;
+        pool.stats.peak_in_use = pool.stats.peak_in_use.max(pool.stats.in_use);
+        drop(pool);
+        if cfg!(debug_assertions) || fresh {
+            // Fresh memory becomes initialised here. In debug builds every block starts as NaN, so a kernel
+            // that reads what it never wrote is seen.
+            let fill = if cfg!(debug_assertions) { 0xff } else { 0 };
+            // SAFETY: the block has `class` bytes and is ours alone.
+            unsafe { block.0.as_ptr().write_bytes(fill, class) };
+        }
+        Ok(CpuBuffer { block, class, bytes })
+    }
+
+    /// The bytes as elements of `T`.
+    pub fn as_slice<T: Element>(&self) -> &[T] {
+        // SAFETY: the block is initialised, aligned for every element type and holds `bytes` bytes; any bit
+        // pattern is a valid `T` (Pod).
+        unsafe {
+            std::slice::from_raw_parts(self.block.0.as_ptr().cast(), self.bytes / std::mem::size_of::<T>())
+        }
+    }
+
+    /// The bytes as elements of `T`, to write.
+    pub fn as_mut_slice<T: Element>(&mut self) -> &mut [T] {
+        // SAFETY: as in `as_slice`, and `&mut self` has the block alone.
+        unsafe {
+            std::slice::from_raw_parts_mut(
+                self.block.0.as_ptr().cast(),
+                self.bytes / std::mem::size_of::<T>(),
+            )
+        }
+    }
+}
+
+impl Drop for CpuBuffer {
+    fn drop(&mut self) {
+        let mut pool = lock();
+        pool.stats.in_use -= self.class;
+        pool.free.entry(self.class).or_default().push(self.block);
+    }
+}
+
+fn system_alloc(class: usize) -> Option<Block> {
+    if class > isize::MAX as usize - HUGE {
+        return None;
+    }
+    // SAFETY: the layout has a non-zero size.
+    let p = NonNull::new(unsafe { alloc(layout(class)) })?;
+    #[cfg(target_os = "linux")]
+    if class >= HUGE {
+        // SAFETY: the range is our own fresh allocation; the advice changes no content, and a refusal is harmless.
+        unsafe { libc::madvise(p.as_ptr().cast(), class, libc::MADV_HUGEPAGE) };
+    }
+    Some(Block(p))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes_waste_at_most_an_eighth_and_leave_room_past_the_end() {
+        for bytes in [0, 1, 63, 64, 65, 1000, 4096, 123_456, 51_380_224, 1 << 30] {
+            let class = size_class(bytes);
+            assert!(
+                class >= bytes + ALIGN && class <= bytes + bytes / 8 + 2 * ALIGN + ALIGN,
+                "{bytes} {class}"
+            );
+            assert_eq!(size_class(class - ALIGN), class, "a class is a fixed point");
+        }
+    }
+
+    #[test]
+    fn a_freed_block_is_reused() {
+        // A size that no other test uses.
+        let bytes = 7_654_321;
+        let first = CpuBuffer::new(bytes).expect("memory").as_slice::<u8>().as_ptr();
+        let second = CpuBuffer::new(bytes).expect("memory");
+        assert_eq!(first, second.as_slice::<u8>().as_ptr());
+        assert_eq!(second.as_slice::<u8>().len(), bytes);
+        assert_eq!(second.as_slice::<f32>().as_ptr() as usize % ALIGN, 0);
+    }
+
+    #[test]
+    fn an_impossible_request_is_an_error() {
+        let Err(error) = CpuBuffer::new(isize::MAX as usize - 4096) else { panic!("it cannot be had") };
+        assert!(error.to_string().contains("out of memory on cpu"), "{error}");
+    }
+}

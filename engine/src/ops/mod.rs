@@ -1,0 +1,57 @@
+//! The operations: one file each, with the public method, its dispatch and its backward.
+
+/// Runs `$body` with `$T` as the Rust type of a dtype, for every dtype.
+macro_rules! dispatch_any {
+    ($dtype:expr, $T:ident => $body:expr) => {
+        match $dtype {
+            $crate::DType::F32 => {
+                type $T = f32;
+                $body
+            }
+            $crate::DType::F16 => {
+                type $T = $crate::dtype::f16;
+                $body
+            }
+            $crate::DType::BF16 => {
+                type $T = $crate::dtype::bf16;
+                $body
+            }
+            $crate::DType::F64 => {
+                type $T = f64;
+                $body
+            }
+            $crate::DType::I64 => {
+                type $T = i64;
+                $body
+            }
+            $crate::DType::U8 => {
+                type $T = u8;
+                $body
+            }
+        }
+    };
+}
+pub(crate) use dispatch_any;
+
+/// Runs `$body` with `$T` as f32 or f64, the types that CPU kernels compute in; an error that names the operands for others.
+macro_rules! dispatch_real {
+    ($op:expr, [$(($name:literal, $tensor:expr)),* $(,)?], $T:ident => $body:expr) => {{
+        let operands: &[(&'static str, &$crate::Tensor)] = &[$(($name, $tensor)),*];
+        match operands[0].1.dtype() {
+            $crate::DType::F32 => {
+                type $T = f32;
+                $body
+            }
+            $crate::DType::F64 => {
+                type $T = f64;
+                $body
+            }
+            _ => Err($crate::Error::dtype($op, operands, "f32, or f64 for gradient checks")),
+        }
+    }};
+}
+pub(crate) use dispatch_real;
+
+mod add;
+mod relu;
+mod reshape;
