@@ -9,4 +9,6 @@
     clippy::missing_safety_doc,
     reason = "a kernel is one unsafe function over raw pointers; its doc comment says what they must cover"
 )]
+pub mod conv2d;
+pub mod scratch;
 pub mod simd;
