@@ -2,12 +2,19 @@
 //!
 //! f64 takes [`generic`], im2col and a matrix product, which is also what the other paths are tested against.
 use crate::conv_shape::ConvShape;
-use crate::dtype::Real;
+use crate::dtype::{Real, as_f32, as_f32_mut};
 
+mod band;
+mod batch_tile;
 mod bias;
+mod dense;
 mod generic;
+mod groups;
+mod panel;
+mod plan;
 #[cfg(test)]
 mod tests;
+mod tile;
 
 /// The convolution itself:
 /// `y[n,oy,ox,o] = bias[o] + sum over ky,kx,i of x[n, oy*s+ky*d-p, ox*s+kx*d-p, i] * weight[o,ky,kx,i]`, where input
@@ -18,14 +25,20 @@ mod tests;
 pub fn forward<T: Real>(s: &ConvShape, x: &[T], weight: &[T], bias: Option<&[T]>, y: &mut [T]) {
     check(s, x.len(), weight.len(), y.len());
     assert!(bias.is_none_or(|b| b.len() == s.c_out), "bias must hold c_out elements");
-    generic::forward(s, x, weight, bias, y);
+    match (as_f32(x), as_f32(weight), as_f32_mut(y)) {
+        (Some(x), Some(weight), Some(y)) => dense::forward(s, x, weight, bias.and_then(as_f32), y),
+        _ => generic::forward(s, x, weight, bias, y),
+    }
 }
 
 /// The gradient of the input, `dx[n,iy,ix,i] = sum over oy,ox,o of dy[n,oy,ox,o] * weight[o,ky,kx,i]` over the windows
 /// that contain the pixel. Shapes as in [`forward`]; `dx` is overwritten.
 pub fn data_gradient<T: Real>(s: &ConvShape, dy: &[T], weight: &[T], dx: &mut [T]) {
     check(s, dx.len(), weight.len(), dy.len());
-    generic::data_gradient(s, dy, weight, dx);
+    match (as_f32(dy), as_f32(weight), as_f32_mut(dx)) {
+        (Some(dy), Some(weight), Some(dx)) => dense::data_gradient(s, dy, weight, dx),
+        _ => generic::data_gradient(s, dy, weight, dx),
+    }
 }
 
 /// The gradient of the weight, `dw[o,ky,kx,i] = sum over n,oy,ox of dy[n,oy,ox,o] * x[n, oy*s+ky*d-p, ox*s+kx*d-p, i]`.
