@@ -10,11 +10,13 @@ mod bias;
 mod dense;
 mod generic;
 mod groups;
+mod outer;
 mod panel;
 mod plan;
 #[cfg(test)]
 mod tests;
 mod tile;
+mod weight;
 
 /// The convolution itself:
 /// `y[n,oy,ox,o] = bias[o] + sum over ky,kx,i of x[n, oy*s+ky*d-p, ox*s+kx*d-p, i] * weight[o,ky,kx,i]`, where input
@@ -45,7 +47,10 @@ pub fn data_gradient<T: Real>(s: &ConvShape, dy: &[T], weight: &[T], dx: &mut [T
 /// Shapes as in [`forward`]; `dw` is overwritten.
 pub fn weight_gradient<T: Real>(s: &ConvShape, x: &[T], dy: &[T], dw: &mut [T]) {
     check(s, x.len(), dw.len(), dy.len());
-    generic::weight_gradient(s, x, dy, dw);
+    match (as_f32(x), as_f32(dy), as_f32_mut(dw)) {
+        (Some(x), Some(dy), Some(dw)) => weight::gradient(s, x, dy, dw),
+        _ => generic::weight_gradient(s, x, dy, dw),
+    }
 }
 
 /// The gradient of the bias: `db[o]`, the sum of `dy[n,oy,ox,o]` over batch and pixels. `db` is overwritten.
