@@ -6,7 +6,7 @@ use super::plan::Plan;
 use super::{Shared, batch_tile};
 use crate::conv_shape::ConvShape;
 use crate::cpu::scratch;
-use crate::cpu::simd;
+use crate::cpu::simd::{self, Level};
 
 /// Outputs beyond this size are stored around the caches: the next operation would not find them there.
 const STREAM_BYTES: usize = 32 << 20;
@@ -39,6 +39,14 @@ pub(super) fn data_gradient(s: &ConvShape, dy: &[f32], weight: &[f32], dx: &mut 
     });
 }
 
+/// Whether `target`, pixels of `columns` (or a multiple), should and can be stored around the caches.
+pub(super) fn streams(level: Level, columns: usize, target: &[f32]) -> bool {
+    let register = level.lanes() * size_of::<f32>();
+    size_of_val(target) > STREAM_BYTES
+        && (target.as_ptr() as usize).is_multiple_of(register)
+        && columns.is_multiple_of(level.lanes())
+}
+
 fn run(
     plan: &Plan,
     panels: &Panels,
@@ -51,10 +59,7 @@ fn run(
         return;
     }
     let lanes = panels.level.lanes();
-    let register = lanes * size_of::<f32>();
-    let stream = size_of_val(target) > STREAM_BYTES
-        && (target.as_ptr() as usize).is_multiple_of(register)
-        && panels.columns.is_multiple_of(lanes);
+    let stream = streams(panels.level, panels.columns, target);
     let padded = panels.registers * lanes;
     let groups = plan.target[2] / panels.columns;
     scratch::with(bias.map_or(0, |_| groups * padded), |wide: &mut [f32]| {

@@ -8,6 +8,8 @@ mod band;
 mod batch_tile;
 mod bias;
 mod dense;
+mod depthwise;
+mod depthwise_weight;
 mod generic;
 mod groups;
 mod outer;
@@ -28,6 +30,9 @@ pub fn forward<T: Real>(s: &ConvShape, x: &[T], weight: &[T], bias: Option<&[T]>
     check(s, x.len(), weight.len(), y.len());
     assert!(bias.is_none_or(|b| b.len() == s.c_out), "bias must hold c_out elements");
     match (as_f32(x), as_f32(weight), as_f32_mut(y)) {
+        (Some(x), Some(weight), Some(y)) if one_to_one(s) => {
+            depthwise::forward(s, x, weight, bias.and_then(as_f32), y)
+        }
         (Some(x), Some(weight), Some(y)) => dense::forward(s, x, weight, bias.and_then(as_f32), y),
         _ => generic::forward(s, x, weight, bias, y),
     }
@@ -38,6 +43,7 @@ pub fn forward<T: Real>(s: &ConvShape, x: &[T], weight: &[T], bias: Option<&[T]>
 pub fn data_gradient<T: Real>(s: &ConvShape, dy: &[T], weight: &[T], dx: &mut [T]) {
     check(s, dx.len(), weight.len(), dy.len());
     match (as_f32(dy), as_f32(weight), as_f32_mut(dx)) {
+        (Some(dy), Some(weight), Some(dx)) if one_to_one(s) => depthwise::data_gradient(s, dy, weight, dx),
         (Some(dy), Some(weight), Some(dx)) => dense::data_gradient(s, dy, weight, dx),
         _ => generic::data_gradient(s, dy, weight, dx),
     }
@@ -48,6 +54,7 @@ pub fn data_gradient<T: Real>(s: &ConvShape, dy: &[T], weight: &[T], dx: &mut [T
 pub fn weight_gradient<T: Real>(s: &ConvShape, x: &[T], dy: &[T], dw: &mut [T]) {
     check(s, x.len(), dw.len(), dy.len());
     match (as_f32(x), as_f32(dy), as_f32_mut(dw)) {
+        (Some(x), Some(dy), Some(dw)) if one_to_one(s) => depthwise_weight::gradient(s, x, dy, dw),
         (Some(x), Some(dy), Some(dw)) => weight::gradient(s, x, dy, dw),
         _ => generic::weight_gradient(s, x, dy, dw),
     }
@@ -58,6 +65,11 @@ pub fn bias_gradient<T: Real>(s: &ConvShape, dy: &[T], db: &mut [T]) {
     assert_eq!(dy.len(), s.output_len(), "dy must hold n * out_h * out_w * c_out elements");
     assert_eq!(db.len(), s.c_out, "db must hold c_out elements");
     bias::column_sums(dy, s.c_out, db);
+}
+
+/// A depthwise convolution whose channels each have one output.
+fn one_to_one(s: &ConvShape) -> bool {
+    s.is_depthwise() && s.c_out == s.c_in
 }
 
 fn check(s: &ConvShape, input: usize, weight: usize, output: usize) {

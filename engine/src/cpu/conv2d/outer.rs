@@ -1,8 +1,6 @@
 //! The register tile of the weight gradient: an outer product that is summed over pixels.
 use crate::cpu::simd::{Level, simd_kernel};
 
-/// Most scalars of any tile.
-pub(super) const MAX_ROWS: usize = 12;
 
 /// The pixels that a tile sums over: images of rows of columns.
 #[derive(Clone, Copy, Debug)]
