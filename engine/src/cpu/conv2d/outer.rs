@@ -1,7 +1,6 @@
 //! The register tile of the weight gradient: an outer product that is summed over pixels.
 use crate::cpu::simd::{Level, simd_kernel};
 
-
 /// The pixels that a tile sums over: images of rows of columns.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Walk {
