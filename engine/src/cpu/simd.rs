@@ -50,6 +50,19 @@ pub fn limit_to(limit: Level) {
     LEVEL.store(limit.min(detect()) as u8, Ordering::Relaxed);
 }
 
+/// Asks for the cache line at `p`, into the second-level cache; any address will do.
+#[inline(always)]
+pub fn prefetch(p: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: part of the baseline instruction set, and a hint: it never faults.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(p.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = p;
+}
+
 /// Held by tests that set the level or compare bits: the level belongs to the whole process.
 #[cfg(test)]
 pub(crate) fn exclusive() -> std::sync::MutexGuard<'static, ()> {

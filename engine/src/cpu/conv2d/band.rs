@@ -2,10 +2,12 @@
 //! the second-level cache while all blocks of channels pass over it.
 use super::Shared;
 use super::panel::Panels;
-use super::plan::{Phase, Plan, append};
+use super::plan::{Phase, Place, Plan, append};
+use super::prefetch::Prefetch;
 use super::tile::{self, MAX_ROWS, Store, Tap};
 use crate::cpu::scratch;
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// What every task of one convolution shares.
 pub(super) struct Job<'a> {
@@ -29,14 +31,16 @@ struct Pixel {
 
 /// Pixels in a row of tiles that share a list of taps.
 struct Segment {
-    pixels: std::ops::Range<usize>,
-    taps: std::ops::Range<usize>,
+    pixels: Range<usize>,
+    taps: Range<usize>,
 }
 
 /// How the grid is cut: `images` whole images a task, or `rows` grid rows of one image.
 struct Cut {
     images: usize,
     rows: usize,
+    /// Bands of an image, or of a group of images.
+    bands: usize,
     /// Whether bands read the source in place.
     in_place: bool,
     /// Distance between rows of a band's source, in pixels, and between its images.
@@ -49,34 +53,57 @@ const WIDE: usize = 20;
 
 pub(super) fn run(job: &Job) {
     let plan = job.plan;
-    let cut = Cut::of(plan, job.panels.columns * job.panels.blocks.len().div_ceil(2));
+    let cut = Cut::of(plan, job.panels.columns * job.panels.groups);
     let pixels: Vec<Vec<Pixel>> = plan.phases.iter().map(|p| pixels(plan, &cut, p)).collect();
-    let bands = plan.grid[0].div_ceil(cut.rows);
-    let tasks = plan.n.div_ceil(cut.images) * bands;
+    let tasks = plan.n.div_ceil(cut.images) * cut.bands;
     (0..tasks).into_par_iter().with_max_len(1).for_each(|task| {
-        let n0 = task / bands * cut.images;
-        let images = cut.images.min(plan.n - n0);
-        let y0 = task % bands * cut.rows;
-        let rows = cut.rows.min(plan.grid[0] - y0);
+        let band = cut.band(plan, task);
         let [h, w, c] = plan.source;
+        // Neighbouring tasks mostly run one after the other on the same thread.
+        let ahead: &[f32] =
+            if task + 1 < tasks { &job.source[cut.band(plan, task + 1).source(plan)] } else { &[] };
         if cut.in_place {
-            let source = &job.source[(n0 * h + y0 * plan.step[0]) * w * c..];
-            return run_band(job, &cut, &pixels, source, [n0, images, y0, rows]);
+            let source = &job.source[(band.n * h + band.y * plan.step[0]) * w * c..];
+            return run_band(job, &cut, &pixels, source, ahead, &band);
         }
-        let band_rows = plan.padded(0, rows);
-        scratch::with(images * cut.image * c, |band: &mut [f32]| {
-            for i in 0..images {
-                let image = &job.source[(n0 + i) * h * w * c..][..h * w * c];
-                let first = (y0 * plan.step[0]) as isize - plan.pad[0] as isize;
-                let out = &mut band[i * cut.image * c..][..band_rows * cut.row * c];
+        let rows = plan.padded(0, band.rows);
+        scratch::with(band.images * cut.image * c, |copy: &mut [f32]| {
+            for i in 0..band.images {
+                let image = &job.source[(band.n + i) * h * w * c..][..h * w * c];
+                let first = (band.y * plan.step[0]) as isize - plan.pad[0] as isize;
+                let out = &mut copy[i * cut.image * c..][..rows * cut.row * c];
                 pad_rows(image, w * c, first, plan.pad[1] * c, cut.row * c, out);
             }
-            run_band(job, &cut, &pixels, band, [n0, images, y0, rows]);
+            run_band(job, &cut, &pixels, copy, ahead, &band);
         });
     });
 }
 
+/// The part of the grid that one task computes: images `n..n + images`, rows `y..y + rows`.
+struct Band {
+    n: usize,
+    images: usize,
+    y: usize,
+    rows: usize,
+}
+
+impl Band {
+    /// The elements of the source that the band reads.
+    fn source(&self, plan: &Plan) -> Range<usize> {
+        let [h, w, c] = plan.source;
+        let first = (self.y * plan.step[0]).saturating_sub(plan.pad[0]).min(h);
+        let last = (self.y * plan.step[0] + plan.padded(0, self.rows)).saturating_sub(plan.pad[0]).min(h);
+        (self.n * h + first) * w * c..((self.n + self.images - 1) * h + last) * w * c
+    }
+}
+
 impl Cut {
+    /// The part of task number `task`.
+    fn band(&self, plan: &Plan, task: usize) -> Band {
+        let (n, y) = (task / self.bands * self.images, task % self.bands * self.rows);
+        Band { n, y, images: self.images.min(plan.n - n), rows: self.rows.min(plan.grid[0] - y) }
+    }
+
     /// About 224 pixels a band: fewer where their source would leave the cache, more where a pixel costs little.
     fn of(plan: &Plan, columns: usize) -> Cut {
         let bytes = plan.source[2] * plan.step[0] * plan.step[1] * size_of::<f32>();
@@ -88,12 +115,13 @@ impl Cut {
         } else {
             ((target / plane).clamp(1, plan.n), plan.grid[0])
         };
+        let bands = plan.grid[0].div_ceil(rows);
         if plan.in_place() {
             let [h, w, _] = plan.source;
-            return Cut { images, rows, in_place: true, row: w, image: h * w };
+            return Cut { images, rows, bands, in_place: true, row: w, image: h * w };
         }
         let row = plan.padded(1, plan.grid[1]);
-        Cut { images, rows, in_place: false, row, image: plan.padded(0, rows) * row }
+        Cut { images, rows, bands, in_place: false, row, image: plan.padded(0, rows) * row }
     }
 }
 
@@ -141,9 +169,12 @@ pub(super) fn pad_rows(
     }
 }
 
-/// All phases and blocks over one band: images `n0..n0 + images`, grid rows `y0..y0 + rows`.
-fn run_band(job: &Job, cut: &Cut, pixels: &[Vec<Pixel>], source: &[f32], [n0, images, y0, rows]: [usize; 4]) {
+/// All phases and blocks over one band, while the source of the next, `ahead`, is fetched.
+fn run_band(job: &Job, cut: &Cut, pixels: &[Vec<Pixel>], source: &[f32], ahead: &[f32], band: &Band) {
     let plan = job.plan;
+    let &Band { n: n0, images, y: y0, rows } = band;
+    let tiles: usize = job.panels.blocks.iter().map(|b| pixels[0].len() / job.panels.tile_rows(b)).sum();
+    let mut ahead = Prefetch::new(ahead, tiles * plan.phases.len());
     for (phase, pixels) in plan.phases.iter().zip(pixels) {
         let [height, width] = plan.extent(phase);
         // Fewer rows only in a task of one image; fewer images only in one of whole images.
@@ -165,6 +196,7 @@ fn run_band(job: &Job, cut: &Cut, pixels: &[Vec<Pixel>], source: &[f32], [n0, im
                 let (start, m) = (segment.pixels.start, segment.pixels.len());
                 let tiles = m.div_ceil(most);
                 for t in 0..tiles {
+                    ahead.advance();
                     let tile = &pixels[start + t * m / tiles..start + (t + 1) * m / tiles];
                     let mut from = [std::ptr::null(); MAX_ROWS];
                     let mut to = [std::ptr::null_mut(); MAX_ROWS];
@@ -228,7 +260,7 @@ fn segments(
     let mut last = None;
     for y in 0..count / width {
         // Taps are in order of rows, up or down, so those inside the source are neighbours.
-        let inside = |tap: &super::plan::Place| {
+        let inside = |tap: &Place| {
             let row = (y0 + y) * plan.step[0] + tap.dy;
             row >= plan.pad[0] && row - plan.pad[0] < plan.source[0]
         };

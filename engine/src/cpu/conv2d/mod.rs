@@ -15,6 +15,7 @@ mod groups;
 mod outer;
 mod panel;
 mod plan;
+mod prefetch;
 #[cfg(test)]
 mod tests;
 mod tile;

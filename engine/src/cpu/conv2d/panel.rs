@@ -25,6 +25,7 @@ pub(super) struct Block {
 pub(super) struct Panels {
     pub(super) level: Level,
     pub(super) blocks: Vec<Block>,
+    pub(super) groups: usize,
     /// Columns of a group.
     pub(super) columns: usize,
     /// Registers of a group, the last perhaps partly filled.
@@ -51,7 +52,7 @@ impl Panels {
                 first += width;
             }
         }
-        Panels { level, blocks, columns, registers, rows }
+        Panels { level, blocks, groups, columns, registers, rows }
     }
 
     /// Elements of all panels together.
