@@ -5,6 +5,7 @@
 //! and saves [checkpoints](checkpoint) and [reports](report). `cli` is the `fornax` command.
 #![forbid(unsafe_code)]
 
+pub mod augment;
 pub mod data;
 pub mod error;
 pub mod optim;
