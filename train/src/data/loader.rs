@@ -1,5 +1,6 @@
 //! Batches: which images, in which order, changed how, as tensors.
-use super::{Augment, Images, Statistics};
+use super::{Images, Statistics};
+use crate::augment::Augment;
 use crate::Result;
 use fornax_engine::random::{Key, Permutation, Stream};
 use fornax_engine::Tensor;

@@ -1,11 +1,9 @@
 //! Data sets, and the batches made from them.
-mod augment;
 mod digits;
 mod idx;
 mod images;
 mod loader;
 
-pub use augment::Augment;
 pub use images::{Images, Statistics};
 pub use loader::{Batch, Loader};
 
@@ -23,6 +21,14 @@ pub struct Dataset {
     pub classes: Vec<String>,
     /// Mean and standard deviation of the training images.
     pub statistics: Statistics,
+}
+
+impl Dataset {
+    /// The CRC32C of all images and labels, by which a checkpoint knows its data set.
+    pub fn crc32c(&self) -> u32 {
+        let parts = [&self.train, &self.validation].into_iter().flat_map(|i| [&i.pixels, &i.labels]);
+        parts.fold(0, |sum, part| crc32c::crc32c_append(sum, part))
+    }
 }
 
 /// What is known about a data set before it is read.
