@@ -174,7 +174,7 @@ fn run_band(job: &Job, cut: &Cut, pixels: &[Vec<Pixel>], source: &[f32], ahead: 
     let plan = job.plan;
     let &Band { n: n0, images, y: y0, rows } = band;
     let tiles: usize = job.panels.blocks.iter().map(|b| pixels[0].len() / job.panels.tile_rows(b)).sum();
-    let mut ahead = Prefetch::new(ahead, tiles * plan.phases.len());
+    let mut ahead = Prefetch::new([ahead, &[]], tiles * plan.phases.len());
     for (phase, pixels) in plan.phases.iter().zip(pixels) {
         let [height, width] = plan.extent(phase);
         // Fewer rows only in a task of one image; fewer images only in one of whole images.
