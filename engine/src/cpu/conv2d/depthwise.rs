@@ -4,6 +4,7 @@ use super::Shared;
 use super::dense;
 use super::groups::Groups;
 use super::plan::{Phase, Plan};
+use super::prefetch::{Prefetch, is_far};
 use crate::conv_shape::ConvShape;
 use crate::cpu::scratch;
 use crate::cpu::simd::{self, Level, simd_kernel};
@@ -107,6 +108,7 @@ fn run(plan: &Plan, source: &[f32], weight: &[f32], bias: Option<&[f32]>, target
     let bands = plan.grid[0].div_ceil(rows);
     let columns: Vec<Vec<Columns>> = plan.phases.iter().map(|p| columns(plan, p)).collect();
     let stream = dense::streams(level, channels, target);
+    let far = is_far(source);
     let target = Shared(target.as_mut_ptr());
     scratch::with(weight.len(), |packed: &mut [f32]| {
         transpose(weight, taps, packed);
@@ -117,7 +119,7 @@ fn run(plan: &Plan, source: &[f32], weight: &[f32], bias: Option<&[f32]>, target
             let image = &source[n * plan.source.iter().product::<usize>()..];
             for (phase, columns) in plan.phases.iter().zip(&columns) {
                 let end = (y0 + rows).min(plan.extent(phase)[0]);
-                band(plan, phase, columns, level, n, y0..end, image, packed, bias.at(0), target, stream);
+                band(plan, phase, columns, level, n, y0..end, image, far, packed, bias.at(0), target, stream);
             }
             if stream {
                 // SAFETY: the level is one that the processor has.
@@ -163,6 +165,7 @@ fn band(
     n: usize,
     rows: Range<usize>,
     image: &[f32],
+    far: bool,
     weights: &[f32],
     bias: *const f32,
     target: Shared<f32>,
@@ -170,12 +173,18 @@ fn band(
 ) {
     let [height, width, channels] = plan.source;
     let mut taps: Vec<Tap> = Vec::with_capacity(phase.taps.len());
+    let tiles: usize = columns.iter().map(|c| c.range.len().div_ceil(PIXELS)).sum();
     for gy in rows {
         // The row above which the taps' offsets count; it and its first columns may lie outside the image.
         let top = (gy * plan.step[0]) as isize - plan.pad[0] as isize;
         let base =
             image.as_ptr().wrapping_offset((top * width as isize - plan.pad[1] as isize) * channels as isize);
         let oy = gy * plan.spread[0] + phase.origin[0];
+        // The source rows that the next grid row reads and this one does not.
+        let new = |gy: usize| (gy * plan.step[0] + plan.span[0]).saturating_sub(plan.pad[0]).min(height);
+        let next: &[f32] =
+            if far { &image[new(gy) * width * channels..new(gy + 1) * width * channels] } else { &[] };
+        let mut ahead = Prefetch::new([next, &[]], tiles);
         for part in columns {
             taps.clear();
             for tap in part.taps.iter().map(|t| &phase.taps[*t]) {
@@ -186,6 +195,7 @@ fn band(
             }
             let (m, tiles) = (part.range.len(), part.range.len().div_ceil(PIXELS));
             for t in 0..tiles {
+                ahead.advance();
                 let (a, b) = (part.range.start + t * m / tiles, part.range.start + (t + 1) * m / tiles);
                 let x = base.wrapping_add(a * plan.step[1] * channels);
                 let ox = a * plan.spread[1] + phase.origin[1];

@@ -1,9 +1,10 @@
 //! The weight gradient of a depthwise convolution in f32: the sums of a few neighbouring taps are held in registers,
 //! one register of channels at a time, while `dy` and `x` pass by.
 use super::Shared;
+use super::prefetch::{Ahead, Prefetch, is_far};
 use crate::conv_shape::ConvShape;
 use crate::cpu::scratch;
-use crate::cpu::simd::{self, Level, simd_kernel};
+use crate::cpu::simd::{self, Level, prefetch, simd_kernel};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -27,7 +28,8 @@ struct Patch {
 }
 
 simd_kernel! {
-    /// `sum[(r*kw + k) * channels ..] += sum over pixels of dy * x[r * tap_row + k * tap_pixel]` for `R` by `K` taps.
+    /// `sum[(r*kw + k) * channels ..] += sum over pixels of dy * x[r * tap_row + k * tap_pixel]` for `R` by `K` taps,
+    /// fetching along `ahead`.
     ///
     /// # Safety
     /// All pixels and taps must exist in the three arrays.
@@ -41,8 +43,11 @@ simd_kernel! {
         channels: usize,
         sum: *mut f32,
         kw: usize,
+        ahead: Option<[Ahead; 3]>,
     ) {
         unsafe {
+            let far = ahead.is_some();
+            let [mut a0, mut a1, mut a2] = ahead.unwrap_or([Ahead { ptr: x, step: 0 }; 3]);
             let mut c = 0;
             while c < channels {
                 let lanes = if channels - c < S::LANES { channels - c } else { S::LANES };
@@ -51,6 +56,14 @@ simd_kernel! {
                     let mut d = dy.add(oy * dy_row + c);
                     let mut p = x.add(oy * x_steps[0] + c);
                     for _ in 0..size[1] {
+                        if far {
+                            prefetch(a0.ptr);
+                            prefetch(a1.ptr);
+                            prefetch(a2.ptr);
+                            a0.ptr = a0.ptr.wrapping_add(a0.step);
+                            a1.ptr = a1.ptr.wrapping_add(a1.step);
+                            a2.ptr = a2.ptr.wrapping_add(a2.step);
+                        }
                         let g = S::load_first(d, lanes);
                         for r in 0..R {
                             for k in 0..K {
@@ -82,6 +95,7 @@ pub(super) fn gradient(s: &ConvShape, x: &[f32], dy: &[f32], dw: &mut [f32]) {
     let (ys, xs) = (Axis::of(s, 0, s.out_h()), Axis::of(s, 1, s.out_w()));
     let rows = s.n * s.out_h();
     let chunks = CHUNKS.min(rows).max(1);
+    let far = is_far(x);
     let across = patches_of(&xs, s.kernel[1]);
     scratch::with(chunks * size, |partial: &mut [f32]| {
         let shared = Shared(partial.as_mut_ptr());
@@ -95,6 +109,7 @@ pub(super) fn gradient(s: &ConvShape, x: &[f32], dy: &[f32], dw: &mut [f32]) {
                 let (n, y0) = (row / s.out_h(), row % s.out_h());
                 let step = PIXELS.div_ceil(s.out_w()).min(s.out_h() - y0).min(end - row);
                 let own = y0..y0 + step;
+                let mut next = far.then(|| ahead(s, row + step, step, x, dy));
                 for (ky, rows) in patches_of(&ys.within(&own), max_rows(s.kernel[1])) {
                     for (kx, columns) in &across {
                         let patch = Patch {
@@ -103,7 +118,8 @@ pub(super) fn gradient(s: &ConvShape, x: &[f32], dy: &[f32], dw: &mut [f32]) {
                             ky: ky.clone(),
                             kx: kx.clone(),
                         };
-                        add(s, level, n, &patch, x, dy, sum);
+                        // The first patch is the largest by far.
+                        add(s, level, n, &patch, x, dy, sum, next.take());
                     }
                 }
                 row += step;
@@ -116,6 +132,23 @@ pub(super) fn gradient(s: &ConvShape, x: &[f32], dy: &[f32], dw: &mut [f32]) {
             }
         }
     });
+}
+
+/// What the `step` output rows from `row` on (numbered through the batch) read and those before do not: the two halves
+/// of their input, and their part of `dy`, as a walk of the kernel over as many rows.
+fn ahead(s: &ConvShape, row: usize, step: usize, x: &[f32], dy: &[f32]) -> [Ahead; 3] {
+    let clip = |m: &[f32], pitch: usize, first: usize, rows: usize| {
+        let end = m.len() / pitch;
+        first.min(end) * pitch..(first + rows).min(end) * pitch
+    };
+    let (n, y) = (row / s.out_h(), row % s.out_h());
+    let reach = (y * s.stride[0] + (s.kernel[0] - 1) * s.dilation[0] + 1).saturating_sub(s.padding[0]);
+    let (pitch, rows) = (s.w * s.c_in, step * s.stride[0]);
+    let input = &x[clip(x, pitch, n * s.h + reach.saturating_sub(s.stride[0]), rows)];
+    let (lower, upper) = input.split_at(input.len() / 2);
+    let output = &dy[clip(dy, s.out_w() * s.c_out, row, step)];
+    let walk = step * s.out_w() * s.c_out.div_ceil(16);
+    [lower, upper, output].map(|region| Prefetch::new([region, &[]], 1).walk(walk))
 }
 
 /// Kernel rows whose taps are summed together: as many as the registers hold.
@@ -166,7 +199,16 @@ fn patches_of(axis: &Axis, most: usize) -> Vec<(Range<usize>, Range<usize>)> {
 }
 
 /// Adds one patch to the sums `[tap][channel]`.
-fn add(s: &ConvShape, level: Level, n: usize, patch: &Patch, x: &[f32], dy: &[f32], sum: &mut [f32]) {
+fn add(
+    s: &ConvShape,
+    level: Level,
+    n: usize,
+    patch: &Patch,
+    x: &[f32],
+    dy: &[f32],
+    sum: &mut [f32],
+    ahead: Option<[Ahead; 3]>,
+) {
     let c = s.c_in;
     let (oy, ox) = (patch.rows.start, patch.columns.start);
     let iy = oy * s.stride[0] + patch.ky.start * s.dilation[0] - s.padding[0];
@@ -183,7 +225,7 @@ fn add(s: &ConvShape, level: Level, n: usize, patch: &Patch, x: &[f32], dy: &[f3
                 // SAFETY: the patch's inputs and outputs exist, by construction of the valid ranges.
                 $(($r, $k) => unsafe {
                     let (dy_row, kw) = (s.out_w() * c, s.kernel[1]);
-                    taps::<$r, $k>(level, x, x_steps, tap_steps, dy, dy_row, size, c, sum.as_mut_ptr(), kw)
+                    taps::<$r, $k>(level, x, x_steps, tap_steps, dy, dy_row, size, c, sum.as_mut_ptr(), kw, ahead)
                 },)*
                 (rows, columns) => {
                     // No kernel of this size: tap by tap.
@@ -192,7 +234,7 @@ fn add(s: &ConvShape, level: Level, n: usize, patch: &Patch, x: &[f32], dy: &[f3
                         unsafe {
                             let x = x.wrapping_add(i * tap_steps[0] + j * tap_steps[1]);
                             let sum = sum[(i * s.kernel[1] + j) * c..].as_mut_ptr();
-                            taps::<1, 1>(level, x, x_steps, tap_steps, dy, s.out_w() * c, size, c, sum, 1);
+                            taps::<1, 1>(level, x, x_steps, tap_steps, dy, s.out_w() * c, size, c, sum, 1, None);
                         }
                     }
                 }

@@ -4,6 +4,14 @@ use crate::cpu::simd::prefetch;
 
 const LINE: usize = 64 / size_of::<f32>();
 
+/// Sources that are larger than this are mostly in memory when they are needed, smaller ones in the last-level cache.
+const FAR_BYTES: usize = 8 << 20;
+
+/// Whether fetching ahead pays for a kernel that is bound by memory alone.
+pub(super) fn is_far(source: &[f32]) -> bool {
+    size_of_val(source) > FAR_BYTES
+}
+
 /// Memory that is brought into the cache in equal shares.
 pub(super) struct Prefetch<'a> {
     regions: [&'a [f32]; 2],
@@ -41,7 +49,7 @@ impl<'a> Prefetch<'a> {
 }
 
 /// An address to fetch at each pixel, and how far it moves from pixel to pixel.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Ahead {
     pub(super) ptr: *const f32,
     pub(super) step: usize,

@@ -176,3 +176,26 @@ fn the_number_of_threads_changes_no_bit() {
         assert!(one == run(2) && one == run(3), "{s:?}");
     }
 }
+
+/// An output larger than the last-level cache is streamed where it is aligned, and only there.
+#[test]
+fn streamed_outputs_have_the_same_bits() {
+    let _alone = simd::exclusive();
+    let side = |row: Row| shape(&row);
+    let shapes = [
+        side((2, 400, 340, 2, 32, [1, 1], [1, 1], [0, 0], [1, 1], 1)),
+        side((2, 400, 340, 2, 32, [3, 3], [1, 1], [1, 1], [1, 1], 1)),
+        side((2, 400, 340, 32, 32, [3, 3], [1, 1], [1, 1], [1, 1], 32)),
+    ];
+    for s in shapes {
+        let [x, weight, bias, _] = inputs::<f32>(&s);
+        crate::cpu::scratch::with(s.output_len() + 1, |all: &mut [f32]| {
+            let (aligned, _) = all.split_at_mut(s.output_len());
+            forward(&s, &x, &weight, Some(&bias), aligned);
+            let streamed: Vec<u32> = aligned.iter().map(|v| v.to_bits()).collect();
+            let shifted = &mut all[1..];
+            forward(&s, &x, &weight, Some(&bias), shifted);
+            assert!(shifted.iter().map(|v| v.to_bits()).eq(streamed), "{s:?}");
+        });
+    }
+}
