@@ -15,7 +15,7 @@ const WIDE_ROWS: usize = 1024;
 
 pub(super) fn forward(s: &ConvShape, x: &[f32], weight: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
     let level = simd::level();
-    let groups = Groups::of(s, level.lanes());
+    let groups = Groups::of(s, s.group_out(), level.lanes());
     let plan = Plan::forward(s, &groups);
     let rows = plan.phases[0].taps.len() * groups.inputs;
     let wide = rows <= WIDE_ROWS;
@@ -28,7 +28,7 @@ pub(super) fn forward(s: &ConvShape, x: &[f32], weight: &[f32], bias: Option<&[f
 
 pub(super) fn data_gradient(s: &ConvShape, dy: &[f32], weight: &[f32], dx: &mut [f32]) {
     let level = simd::level();
-    let groups = Groups::of(s, level.lanes());
+    let groups = Groups::of(s, s.group_in(), level.lanes());
     let plan = Plan::data_gradient(s, &groups);
     let rows = s.kernel[0] * s.kernel[1] * groups.outputs;
     let wide = rows <= WIDE_ROWS;
