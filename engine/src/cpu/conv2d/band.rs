@@ -128,6 +128,7 @@ impl Cut {
 /// The pixels of a whole task; smaller tasks use the first ones.
 fn pixels(plan: &Plan, cut: &Cut, phase: &Phase) -> Vec<Pixel> {
     let [height, width] = plan.extent(phase);
+    let narrow = |offset: usize| u32::try_from(offset).expect("a band holds fewer than 2^32 elements");
     let mut pixels = Vec::with_capacity(cut.images * cut.rows * width);
     for i in 0..cut.images {
         for y in 0..cut.rows.min(height) {
@@ -135,8 +136,8 @@ fn pixels(plan: &Plan, cut: &Cut, phase: &Phase) -> Vec<Pixel> {
                 let source = i * cut.image + y * plan.step[0] * cut.row + x * plan.step[1];
                 let row = (i * plan.target[0] + y * plan.spread[0]) * plan.target[1];
                 pixels.push(Pixel {
-                    source: (source * plan.source[2]) as u32,
-                    target: ((row + x * plan.spread[1]) * plan.target[2]) as u32,
+                    source: narrow(source * plan.source[2]),
+                    target: narrow((row + x * plan.spread[1]) * plan.target[2]),
                 });
             }
         }

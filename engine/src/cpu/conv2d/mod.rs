@@ -1,6 +1,13 @@
 //! 2-D convolution, channels-last: forward, data gradient, weight gradient, bias gradient.
 //!
-//! f64 takes [`generic`], im2col and a matrix product, which is also what the other paths are tested against.
+//! f64 takes [`generic`], im2col and a matrix product, the reference. In f32:
+//!
+//! - [`depthwise`] and [`depthwise_weight`] serve groups of 1, 2, 4 and 8 channels, registers over all channels;
+//! - [`dense`] everything else, forward and data gradient: a [`plan`] says which source pixels each target pixel
+//!   gathers, [`panel`] packs the weights, [`band`] or [`batch_tile`] walks the pixels, [`tile`] is the kernel;
+//! - [`weight`] the weight gradient, over the kernel in [`outer`].
+//!
+//! All cuts (bands, chunks, slices) follow from the shape, so the number of threads changes no bit.
 use crate::conv_shape::ConvShape;
 use crate::dtype::{Real, as_f32, as_f32_mut};
 

@@ -102,7 +102,7 @@ impl Cut {
     fn of(s: &ConvShape) -> Cut {
         let level = simd::level();
         let lanes = level.lanes();
-        let groups = Groups::of(s, lanes);
+        let groups = Groups::of(s, s.group_in().max(s.group_out()), lanes);
         let joined = groups.count == 1 && s.dilation[1] == 1 && s.kernel[1] > 1 && groups.inputs < FEW;
         let runs = runs(s, &groups, joined);
         let run = runs.first().map_or(1, |r| r.len);
@@ -193,9 +193,9 @@ struct Work<'a> {
 fn runs(s: &ConvShape, groups: &Groups, joined: bool) -> Vec<Run> {
     // Output positions `o` with `0 <= o * stride + offset < size`.
     let valid = |a: usize, offset: isize, size: usize, out: usize| {
-        let stride = s.stride[a] as isize;
-        let first = (-offset).max(0).div_ceil_by(stride);
-        let end = (size as isize - offset).max(0).div_ceil_by(stride).min(out);
+        let steps = |distance: isize| (distance.max(0) as usize).div_ceil(s.stride[a]);
+        let first = steps(-offset);
+        let end = steps(size as isize - offset).min(out);
         first.min(end)..end
     };
     let mut runs = Vec::new();
@@ -216,17 +216,6 @@ fn runs(s: &ConvShape, groups: &Groups, joined: bool) -> Vec<Run> {
         }
     }
     runs
-}
-
-trait DivCeilBy {
-    /// `self / by`, rounded up, of a number that is not negative.
-    fn div_ceil_by(self, by: isize) -> usize;
-}
-
-impl DivCeilBy for isize {
-    fn div_ceil_by(self, by: isize) -> usize {
-        (self as usize).div_ceil(by as usize)
-    }
 }
 
 fn run_band(s: &ConvShape, cut: &Cut, x: &[f32], dy: &[f32], work: &mut Work) {
