@@ -171,7 +171,9 @@ impl Settings {
     /// The settings that say something, by name (with underscores), in the order of the help text.
     pub fn given(&self) -> serde_json::Map<String, serde_json::Value> {
         match serde_json::to_value(self) {
-            Ok(serde_json::Value::Object(map)) => map.into_iter().filter(|(_, value)| !value.is_null()).collect(),
+            Ok(serde_json::Value::Object(map)) => {
+                map.into_iter().filter(|(_, value)| !value.is_null()).collect()
+            }
             other => unreachable!("settings are a map of plain values: {other:?}"),
         }
     }

@@ -58,7 +58,13 @@ impl<'a> Run<'a> {
     fn new(case: &'a Case<'a>) -> Result<Run<'a>, String> {
         let config = &case.json["config"];
         let run = || -> Result<Run<'a>, Box<dyn std::error::Error>> {
-            let widths: Vec<usize> = config["widths"].as_array().ok_or("no widths")?.iter().filter_map(Value::as_u64).map(|w| w as usize).collect();
+            let widths: Vec<usize> = config["widths"]
+                .as_array()
+                .ok_or("no widths")?
+                .iter()
+                .filter_map(Value::as_u64)
+                .map(|w| w as usize)
+                .collect();
             let depths = vec![1; widths.len()];
             let model = ResNet::new(
                 &ResNetConfig {
@@ -120,7 +126,8 @@ impl<'a> Run<'a> {
             named_parameters(&self.model).iter().for_each(|(_, p)| p.zero_grad());
             let mut total = 0.0;
             for micro in 0..accumulate {
-                let rows = &batches.data[(update * accumulate + micro) * batches.shape[1]..][..batches.shape[1]];
+                let rows =
+                    &batches.data[(update * accumulate + micro) * batches.shape[1]..][..batches.shape[1]];
                 let (x, target) = self.rows(rows).map_err(say)?;
                 let logits = self.model.forward(&x, &mut Context::train()).map_err(say)?;
                 let loss = logits.cross_entropy(&target, smoothing).map_err(say)?;
@@ -129,7 +136,14 @@ impl<'a> Run<'a> {
             }
             close(case, "loss", update, total, &losses[update], loss_atol[update].as_f64().unwrap_or(0.0))?;
             let norm = self.gradient_norm().map_err(say)?;
-            close(case, "grad_norm", update, norm, &norms[update], norm_atol[update].as_f64().unwrap_or(0.0))?;
+            close(
+                case,
+                "grad_norm",
+                update,
+                norm,
+                &norms[update],
+                norm_atol[update].as_f64().unwrap_or(0.0),
+            )?;
             optimizer.update(lr).map_err(|e| format!("{}: {e}", case.id()))?;
         }
         Ok(())
@@ -147,7 +161,8 @@ impl<'a> Run<'a> {
 
     fn rows(&self, rows: &[f64]) -> fornax_engine::Result<(Tensor, Tensor)> {
         let parts = |t: &Tensor| -> fornax_engine::Result<Tensor> {
-            let rows: Vec<Tensor> = rows.iter().map(|r| t.narrow(0, *r as usize, 1)).collect::<Result<_, _>>()?;
+            let rows: Vec<Tensor> =
+                rows.iter().map(|r| t.narrow(0, *r as usize, 1)).collect::<Result<_, _>>()?;
             Tensor::concat(&rows.iter().collect::<Vec<_>>(), 0)
         };
         Ok((parts(&self.images)?, parts(&self.labels)?))
@@ -169,7 +184,10 @@ impl<'a> Run<'a> {
             return Err(format!("{}: only {} final tensors", self.case.id(), names.len()));
         }
         for name in names {
-            let (_, tensor) = state.iter().find(|(n, _)| n == name).ok_or_else(|| format!("{}: no {name}", self.case.id()))?;
+            let (_, tensor) = state
+                .iter()
+                .find(|(n, _)| n == name)
+                .ok_or_else(|| format!("{}: no {name}", self.case.id()))?;
             self.case.check("final", name, tensor)?;
         }
         Ok(())
@@ -178,10 +196,14 @@ impl<'a> Run<'a> {
     fn evaluate(&self) -> Result<(), String> {
         let case = self.case;
         let say = |e: fornax_engine::Error| format!("{}: {e}", case.id());
-        let range = self.config["eval_range"].as_array().ok_or_else(|| format!("{}: no eval_range", case.id()))?;
+        let range =
+            self.config["eval_range"].as_array().ok_or_else(|| format!("{}: no eval_range", case.id()))?;
         let bound = |i: usize| range[i].as_u64().unwrap_or_default() as usize;
         let (start, len) = (bound(0), bound(1) - bound(0));
-        let (x, target) = (self.images.narrow(0, start, len).map_err(say)?, self.labels.narrow(0, start, len).map_err(say)?);
+        let (x, target) = (
+            self.images.narrow(0, start, len).map_err(say)?,
+            self.labels.narrow(0, start, len).map_err(say)?,
+        );
         let logits = no_grad(|| self.model.forward(&x, &mut Context::eval())).map_err(say)?;
         case.check_named(case.json["eval_logits"].as_str().unwrap_or_default(), &logits)?;
         let loss = logits.cross_entropy(&target, 0.0).and_then(|l| l.item()).map_err(say)?;

@@ -31,7 +31,13 @@ pub fn draw(chart: &Chart) -> Scene {
     let mut scene = Scene::new(WIDTH, HEIGHT);
     scene.text(LEFT, 24.0, Anchor::Start, Colour::INK, chart.title);
     scene.text(LEFT, TOP - 20.0, Anchor::Start, Colour::FAINT, chart.y_label);
-    scene.text((LEFT + WIDTH as f64 - RIGHT) / 2.0, HEIGHT as f64 - 16.0, Anchor::Middle, Colour::FAINT, chart.x_label);
+    scene.text(
+        (LEFT + WIDTH as f64 - RIGHT) / 2.0,
+        HEIGHT as f64 - 16.0,
+        Anchor::Middle,
+        Colour::FAINT,
+        chart.x_label,
+    );
     for tick in y.ticks() {
         let at = y.place(tick);
         scene.line(vec![(LEFT, at), (WIDTH as f64 - RIGHT, at)], 1.0, Colour::GRID);
@@ -81,7 +87,8 @@ impl Axis {
         };
         let rough = (high - low) / count as f64;
         let magnitude = 10f64.powf(rough.log10().floor());
-        let step = [1.0, 2.0, 5.0, 10.0].into_iter().find(|m| m * magnitude >= rough).unwrap_or(10.0) * magnitude;
+        let step =
+            [1.0, 2.0, 5.0, 10.0].into_iter().find(|m| m * magnitude >= rough).unwrap_or(10.0) * magnitude;
         let step = if tight { step.max(1.0) } else { step };
         let (low, high) =
             if tight { (low, high) } else { ((low / step).floor() * step, (high / step).ceil() * step) };
@@ -130,7 +137,8 @@ mod tests {
 
     #[test]
     fn everything_lies_within_the_picture() {
-        let series = Series { name: "a", colour: Colour::BLUE, points: vec![(1.0, 5.0), (2.0, -7.0), (3.0, 1e6)] };
+        let series =
+            Series { name: "a", colour: Colour::BLUE, points: vec![(1.0, 5.0), (2.0, -7.0), (3.0, 1e6)] };
         let scene = draw(&Chart { title: "t", x_label: "x", y_label: "y", series: vec![series] });
         for shape in &scene.shapes {
             if let super::super::scene::Shape::Line { points, .. } = shape {

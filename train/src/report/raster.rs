@@ -43,7 +43,9 @@ fn draw(scene: &Scene) -> Canvas {
                     radius - (px - x).hypot(py - y) + 0.5
                 });
             }
-            Shape::Text { x, y, anchor, colour, text } => canvas.text(x * SCALE, y * SCALE, *anchor, *colour, text),
+            Shape::Text { x, y, anchor, colour, text } => {
+                canvas.text(x * SCALE, y * SCALE, *anchor, *colour, text)
+            }
         }
     }
     canvas
@@ -77,7 +79,8 @@ impl Canvas {
             let (a, b) = (pair[0], pair[1]);
             let clip = |v: f64, limit: usize| (v.max(0.0) as usize).min(limit);
             for y in clip(a.1.min(b.1) - reach, self.height)..clip(a.1.max(b.1) + reach + 1.0, self.height) {
-                for x in clip(a.0.min(b.0) - reach, self.width)..clip(a.0.max(b.0) + reach + 1.0, self.width) {
+                for x in clip(a.0.min(b.0) - reach, self.width)..clip(a.0.max(b.0) + reach + 1.0, self.width)
+                {
                     let share = width / 2.0 - distance((x as f64 + 0.5, y as f64 + 0.5), a, b) + 0.5;
                     let entry = shares.entry((x, y)).or_insert(0.0);
                     *entry = entry.max(share.clamp(0.0, 1.0));
