@@ -1,0 +1,96 @@
+//! One line a row on stdout, and the same as a JSON line for `scripts/bench-report`.
+use crate::cases::{Case, Load};
+use crate::measure::{Effort, Time};
+use serde::Serialize;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
+
+/// What a side took for one run of a row.
+#[derive(Clone, Debug, Serialize)]
+pub struct Side {
+    /// Whose implementation.
+    pub name: &'static str,
+    /// Milliseconds on the clock, median over the rounds.
+    pub ms: f64,
+    /// Milliseconds on the processors, all threads together, median over the rounds.
+    pub cpu_ms: f64,
+}
+
+impl Side {
+    /// A side and its time.
+    pub fn new(name: &'static str, time: Time) -> Self {
+        Side { name, ms: time.wall * 1e3, cpu_ms: time.cpu * 1e3 }
+    }
+}
+
+/// The result of one row.
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    row: String,
+    fornax: Side,
+    /// The better of the peer's layouts.
+    libtorch: Side,
+    /// libtorch's time over Fornax's: above 1, Fornax is faster.
+    ratio: f64,
+    /// Fornax's rate in GFLOP/s or GB/s (see `unit`); none for a row of many operations.
+    rate: Option<f64>,
+    unit: Option<&'static str>,
+    threads: usize,
+    rounds: usize,
+    /// Whether the process was started with the allocator settings of the tuned peer.
+    tuned: bool,
+}
+
+impl Row {
+    /// The result of `case`: Fornax's side, and the peer's in each layout.
+    ///
+    /// # Panics
+    /// When there is no peer.
+    pub fn new(case: &Case, fornax: Side, peers: Vec<Side>, effort: Effort, threads: usize) -> Self {
+        let libtorch = peers.into_iter().min_by(|a, b| a.ms.total_cmp(&b.ms)).expect("there is a peer");
+        let (rate, unit) = match case.load() {
+            Load::Flops(flops) => (Some(flops), Some("GFLOP/s")),
+            Load::Bytes(bytes) => (Some(bytes), Some("GB/s")),
+            Load::Mixed => (None, None),
+        };
+        Row {
+            row: case.to_string(),
+            ratio: libtorch.ms / fornax.ms,
+            rate: rate.map(|amount| amount / fornax.ms / 1e6),
+            unit,
+            fornax,
+            libtorch,
+            threads,
+            rounds: effort.rounds,
+            tuned: std::env::var("GLIBC_TUNABLES").is_ok_and(|v| v.contains("mmap_threshold")),
+        }
+    }
+}
+
+/// Where rows go: stdout, and a file of JSON lines.
+pub struct Report {
+    file: File,
+}
+
+impl Report {
+    /// Heads the table and starts the file.
+    pub fn create(path: &Path) -> io::Result<Self> {
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        println!("{:<52} {:>10} {:>10}         {:>7}", "row", "fornax", "libtorch", "ratio");
+        Ok(Report { file: File::create(path)? })
+    }
+
+    /// Prints and records a row.
+    pub fn add(&mut self, row: &Row) -> io::Result<()> {
+        let layout = row.libtorch.name;
+        println!(
+            "{:<52} {:>7.3} ms {:>7.3} ms {layout} {:>7.2}x",
+            row.row, row.fornax.ms, row.libtorch.ms, row.ratio
+        );
+        serde_json::to_writer(&mut self.file, row)?;
+        self.file.write_all(b"\n")
+    }
+}
