@@ -10,6 +10,7 @@
     reason = "a kernel is one unsafe function over raw pointers; its doc comment says what they must cover"
 )]
 pub mod add;
+pub mod conv2d;
 pub mod cross_entropy;
 pub mod gemm;
 pub mod memory;
@@ -17,4 +18,5 @@ pub mod parallel;
 pub mod permute;
 pub mod reduce;
 pub mod relu;
+pub mod scratch;
 pub mod simd;
