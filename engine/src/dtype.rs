@@ -84,9 +84,82 @@ element!(i64, I64, |v| v as i64, |v| v as f64);
 element!(u8, U8, |v| v as u8, f64::from);
 
 /// A float that CPU kernels compute in: f32, with vectorised paths, or f64, the plain reference.
-pub trait Real: Element + num_traits::Float + num_traits::NumAssign + std::iter::Sum {}
-impl Real for f32 {}
-impl Real for f64 {}
+#[allow(missing_docs, reason = "each method is that of f32 and f64 of the same name")]
+pub trait Real:
+    Element
+    + PartialOrd
+    + std::iter::Sum
+    + std::ops::Add<Output = Self>
+    + std::ops::Sub<Output = Self>
+    + std::ops::Mul<Output = Self>
+    + std::ops::Div<Output = Self>
+    + std::ops::Neg<Output = Self>
+    + std::ops::AddAssign
+    + std::ops::SubAssign
+    + std::ops::MulAssign
+    + std::ops::DivAssign
+{
+    fn zero() -> Self;
+    fn one() -> Self;
+    fn infinity() -> Self;
+    fn neg_infinity() -> Self;
+    fn abs(self) -> Self;
+    fn sqrt(self) -> Self;
+    fn exp(self) -> Self;
+    fn ln(self) -> Self;
+    fn ln_1p(self) -> Self;
+    fn exp_m1(self) -> Self;
+    fn tanh(self) -> Self;
+    fn powf(self, exponent: Self) -> Self;
+    fn mul_add(self, a: Self, b: Self) -> Self;
+    fn max(self, other: Self) -> Self;
+    fn min(self, other: Self) -> Self;
+    fn is_nan(self) -> bool;
+    fn is_finite(self) -> bool;
+}
+
+macro_rules! real {
+    ($t:ident) => {
+        impl Real for $t {
+            fn zero() -> Self {
+                0.0
+            }
+            fn one() -> Self {
+                1.0
+            }
+            fn infinity() -> Self {
+                $t::INFINITY
+            }
+            fn neg_infinity() -> Self {
+                $t::NEG_INFINITY
+            }
+            real!(@ $t abs sqrt exp ln ln_1p exp_m1 tanh);
+            fn powf(self, exponent: Self) -> Self {
+                $t::powf(self, exponent)
+            }
+            fn mul_add(self, a: Self, b: Self) -> Self {
+                $t::mul_add(self, a, b)
+            }
+            fn max(self, other: Self) -> Self {
+                $t::max(self, other)
+            }
+            fn min(self, other: Self) -> Self {
+                $t::min(self, other)
+            }
+            fn is_nan(self) -> bool {
+                $t::is_nan(self)
+            }
+            fn is_finite(self) -> bool {
+                $t::is_finite(self)
+            }
+        }
+    };
+    (@ $t:ident $($name:ident)*) => {
+        $(#[inline] fn $name(self) -> Self { $t::$name(self) })*
+    };
+}
+real!(f32);
+real!(f64);
 
 /// `x` as f32 when `T` is f32: the door from a generic kernel to its vectorised form.
 pub fn as_f32<T: Element>(x: &[T]) -> Option<&[f32]> {

@@ -1,1 +1,2 @@
-//! Whole-system tests of Fornax: golden numbers, gradients, the command line.
+//! What the whole-system tests share: the golden files and the one table of cases.
+pub mod golden;

@@ -10,7 +10,13 @@
     reason = "a kernel is one unsafe function over raw pointers; its doc comment says what they must cover"
 )]
 pub mod add;
+pub mod conv2d;
+pub mod cross_entropy;
+pub mod gemm;
 pub mod memory;
 pub mod parallel;
+pub mod permute;
+pub mod reduce;
 pub mod relu;
+pub mod scratch;
 pub mod simd;

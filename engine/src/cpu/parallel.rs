@@ -19,3 +19,32 @@ pub fn for_each_task(tasks: usize, f: impl Fn(usize) + Sync + Send) {
     }
     (0..tasks).into_par_iter().with_max_len(1).for_each(f);
 }
+
+/// A mutable slice that tasks write disjoint parts of.
+pub struct Shared<T>(*mut T, usize);
+// SAFETY: access goes through `slice`, whose callers promise disjoint ranges.
+unsafe impl<T: Send> Send for Shared<T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Sync for Shared<T> {}
+
+impl<T> Shared<T> {
+    /// Wraps a slice for the tasks of one parallel call.
+    pub fn new(slice: &mut [T]) -> Shared<T> {
+        Shared(slice.as_mut_ptr(), slice.len())
+    }
+
+    /// `len` elements from `start`.
+    ///
+    /// # Safety
+    /// The wrapped slice is still alive, and no other task holds an overlapping part.
+    #[allow(clippy::mut_from_ref, reason = "the point of the type: disjoint parts of one slice")]
+    pub unsafe fn slice(&self, start: usize, len: usize) -> &mut [T] {
+        assert!(start + len <= self.1, "{start}+{len} of {}", self.1);
+        std::slice::from_raw_parts_mut(self.0.add(start), len)
+    }
+
+    /// The first element, for kernels that compute their own disjoint addresses.
+    pub fn as_mut_ptr(&self) -> *mut T {
+        self.0
+    }
+}

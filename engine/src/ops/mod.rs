@@ -53,5 +53,25 @@ macro_rules! dispatch_real {
 pub(crate) use dispatch_real;
 
 mod add;
+mod cast;
+mod conv2d;
+mod cross_entropy;
+mod expand;
+mod linear;
+mod permute;
 mod relu;
 mod reshape;
+mod scale;
+mod sum;
+
+pub use conv2d::Conv2d;
+
+use crate::{Error, Result, Tensor};
+
+/// An error unless all operands have the first one's dtype.
+fn same_dtype(op: &'static str, operands: &[(&'static str, &Tensor)]) -> Result<()> {
+    if operands.iter().all(|(_, t)| t.dtype() == operands[0].1.dtype()) {
+        return Ok(());
+    }
+    Err(Error::dtype(op, operands, "operands of one dtype"))
+}

@@ -1,0 +1,77 @@
+//! 2-D convolution, channels-last: forward, data gradient, weight gradient, bias gradient.
+//!
+//! f64 takes [`generic`], im2col and a matrix product, which is also what the other paths are tested against.
+use crate::conv_shape::ConvShape;
+use crate::dtype::Real;
+
+mod bias;
+mod generic;
+#[cfg(test)]
+mod tests;
+
+/// The convolution itself:
+/// `y[n,oy,ox,o] = bias[o] + sum over ky,kx,i of x[n, oy*s+ky*d-p, ox*s+kx*d-p, i] * weight[o,ky,kx,i]`, where input
+/// channels `i` are those of the group of `o` and pixels outside the input are zero.
+///
+/// `x` is `[n,h,w,c_in]`, `weight` `[c_out,kh,kw,c_in/groups]`, `bias` `[c_out]`, `y` `[n,out_h,out_w,c_out]`, which is
+/// overwritten. Panics when a length differs.
+pub fn forward<T: Real>(s: &ConvShape, x: &[T], weight: &[T], bias: Option<&[T]>, y: &mut [T]) {
+    check(s, x.len(), weight.len(), y.len());
+    assert!(bias.is_none_or(|b| b.len() == s.c_out), "bias must hold c_out elements");
+    generic::forward(s, x, weight, bias, y);
+}
+
+/// The gradient of the input, `dx[n,iy,ix,i] = sum over oy,ox,o of dy[n,oy,ox,o] * weight[o,ky,kx,i]` over the windows
+/// that contain the pixel. Shapes as in [`forward`]; `dx` is overwritten.
+pub fn data_gradient<T: Real>(s: &ConvShape, dy: &[T], weight: &[T], dx: &mut [T]) {
+    check(s, dx.len(), weight.len(), dy.len());
+    generic::data_gradient(s, dy, weight, dx);
+}
+
+/// The gradient of the weight, `dw[o,ky,kx,i] = sum over n,oy,ox of dy[n,oy,ox,o] * x[n, oy*s+ky*d-p, ox*s+kx*d-p, i]`.
+/// Shapes as in [`forward`]; `dw` is overwritten.
+pub fn weight_gradient<T: Real>(s: &ConvShape, x: &[T], dy: &[T], dw: &mut [T]) {
+    check(s, x.len(), dw.len(), dy.len());
+    generic::weight_gradient(s, x, dy, dw);
+}
+
+/// The gradient of the bias: `db[o]`, the sum of `dy[n,oy,ox,o]` over batch and pixels. `db` is overwritten.
+pub fn bias_gradient<T: Real>(s: &ConvShape, dy: &[T], db: &mut [T]) {
+    assert_eq!(dy.len(), s.output_len(), "dy must hold n * out_h * out_w * c_out elements");
+    assert_eq!(db.len(), s.c_out, "db must hold c_out elements");
+    bias::column_sums(dy, s.c_out, db);
+}
+
+fn check(s: &ConvShape, input: usize, weight: usize, output: usize) {
+    assert!(
+        s.groups > 0 && s.c_in.is_multiple_of(s.groups) && s.c_out.is_multiple_of(s.groups),
+        "groups must divide channels"
+    );
+    assert_eq!(input, s.input_len(), "the input must hold n * h * w * c_in elements");
+    assert_eq!(weight, s.weight_len(), "the weight must hold c_out * kh * kw * c_in / groups elements");
+    assert_eq!(output, s.output_len(), "the output must hold n * out_h * out_w * c_out elements");
+}
+
+/// A pointer that tasks share; each writes its own part, which no other task reads or writes.
+struct Shared<T>(*mut T);
+
+impl<T> Clone for Shared<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Shared<T> {}
+
+// SAFETY: tasks write to disjoint places, as the type's comment demands.
+unsafe impl<T> Send for Shared<T> {}
+// SAFETY: as above.
+unsafe impl<T> Sync for Shared<T> {}
+
+impl<T> Shared<T> {
+    /// The place `offset` elements on. A method, so that closures capture the wrapper and not the bare pointer.
+    #[inline(always)]
+    fn at(self, offset: usize) -> *mut T {
+        self.0.wrapping_add(offset)
+    }
+}

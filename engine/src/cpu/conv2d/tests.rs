@@ -1,0 +1,176 @@
+//! Every direction against the definition, written as plain f64 loops.
+use super::*;
+use crate::cpu::simd::{self, Level};
+use crate::dtype::Element;
+
+/// (n, h, w, c_in, c_out, kernel, stride, padding, dilation, groups)
+type Row = (usize, usize, usize, usize, usize, [usize; 2], [usize; 2], [usize; 2], [usize; 2], usize);
+
+const CASES: &[Row] = &[
+    // Few input channels, the usual stems.
+    (2, 9, 10, 1, 32, [3, 3], [1, 1], [1, 1], [1, 1], 1),
+    (2, 17, 15, 3, 40, [7, 7], [2, 2], [3, 3], [1, 1], 1),
+    (3, 12, 32, 3, 33, [3, 3], [2, 2], [1, 1], [1, 1], 1),
+    (2, 33, 32, 3, 20, [16, 16], [16, 16], [0, 0], [1, 1], 1),
+    // 3x3, channels that fill registers and that do not.
+    (3, 9, 10, 32, 64, [3, 3], [1, 1], [1, 1], [1, 1], 1),
+    (2, 5, 24, 17, 19, [3, 3], [1, 1], [1, 1], [1, 1], 1),
+    (2, 30, 31, 8, 24, [3, 3], [1, 1], [1, 1], [1, 1], 1),
+    (13, 4, 4, 32, 80, [3, 3], [1, 1], [1, 1], [1, 1], 1),
+    (14, 7, 6, 20, 48, [3, 3], [1, 1], [1, 1], [1, 1], 1),
+    (7, 2, 2, 5, 7, [3, 3], [1, 1], [1, 1], [1, 1], 1),
+    // Strides.
+    (3, 9, 10, 32, 32, [3, 3], [2, 2], [1, 1], [1, 1], 1),
+    (2, 48, 47, 16, 18, [3, 3], [2, 2], [1, 1], [1, 1], 1),
+    (9, 8, 8, 16, 33, [3, 3], [2, 2], [1, 1], [1, 1], 1),
+    (2, 11, 8, 6, 9, [3, 2], [3, 1], [0, 1], [1, 1], 1),
+    (2, 9, 9, 6, 9, [2, 2], [3, 3], [0, 0], [1, 1], 1),
+    // 1x1.
+    (2, 12, 12, 16, 64, [1, 1], [1, 1], [0, 0], [1, 1], 1),
+    (2, 9, 7, 24, 144, [1, 1], [1, 1], [0, 0], [1, 1], 1),
+    (2, 9, 8, 40, 24, [1, 1], [2, 2], [0, 0], [1, 1], 1),
+    (2, 5, 5, 4, 6, [1, 1], [1, 1], [1, 2], [1, 1], 1),
+    // More padding than the window needs, dilation, rectangles.
+    (2, 5, 6, 7, 10, [3, 3], [2, 2], [4, 3], [1, 1], 1),
+    (1, 1, 1, 3, 5, [1, 1], [7, 7], [3, 3], [1, 1], 1),
+    (2, 12, 13, 18, 21, [3, 3], [1, 1], [2, 2], [2, 2], 1),
+    (2, 13, 40, 5, 16, [3, 3], [2, 1], [2, 3], [2, 3], 1),
+    (2, 8, 21, 6, 34, [1, 7], [1, 1], [0, 3], [1, 1], 1),
+    (2, 21, 8, 6, 34, [7, 1], [1, 2], [3, 0], [1, 1], 1),
+    // Groups, narrow and wide.
+    (2, 9, 9, 32, 32, [3, 3], [1, 1], [1, 1], [1, 1], 8),
+    (2, 9, 8, 48, 96, [3, 3], [2, 2], [1, 1], [1, 1], 3),
+    (8, 6, 6, 40, 24, [3, 3], [1, 1], [1, 1], [2, 2], 2),
+    (2, 7, 24, 72, 72, [3, 3], [1, 1], [1, 1], [1, 1], 3),
+    (2, 6, 5, 12, 18, [1, 1], [1, 1], [0, 0], [1, 1], 6),
+    // Depthwise: sizes, strides, tails, multiplier, dilation.
+    (2, 9, 10, 32, 32, [3, 3], [1, 1], [1, 1], [1, 1], 32),
+    (2, 15, 14, 37, 37, [3, 3], [2, 2], [1, 1], [1, 1], 37),
+    (2, 8, 7, 20, 20, [5, 5], [1, 1], [2, 2], [1, 1], 20),
+    (2, 16, 15, 24, 24, [5, 5], [2, 2], [2, 2], [1, 1], 24),
+    (2, 11, 12, 19, 19, [7, 7], [1, 1], [3, 3], [1, 1], 19),
+    (2, 4, 3, 16, 16, [7, 7], [1, 1], [3, 3], [1, 1], 16),
+    (3, 1, 1, 16, 16, [3, 3], [1, 1], [1, 1], [1, 1], 16),
+    (2, 12, 11, 9, 9, [3, 3], [1, 1], [2, 2], [2, 2], 9),
+    (2, 8, 8, 6, 18, [3, 3], [1, 1], [1, 1], [1, 1], 6),
+    (2, 9, 6, 8, 8, [4, 2], [3, 2], [5, 1], [1, 2], 8),
+];
+
+fn shape(row: &Row) -> ConvShape {
+    let &(n, h, w, c_in, c_out, kernel, stride, padding, dilation, groups) = row;
+    ConvShape { n, h, w, c_in, c_out, kernel, stride, padding, dilation, groups }
+}
+
+fn random<T: Real>(len: usize, seed: u64) -> Vec<T> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        // A value that f32 holds exactly, so that both types see the same numbers.
+        T::from_f64((state >> 40) as f64 / (1u64 << 24) as f64 - 0.5)
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+/// What each direction must give, in f64.
+struct Expected {
+    y: Vec<f64>,
+    dx: Vec<f64>,
+    dw: Vec<f64>,
+    db: Vec<f64>,
+}
+
+/// The definition, tap by tap: output (oy, ox, o) meets input (oy*s + ky*d - p, ox*s + kx*d - p, i).
+fn definition(s: &ConvShape, x: &[f64], weight: &[f64], bias: &[f64], dy: &[f64]) -> Expected {
+    let (mut y, mut dx) = (vec![0.0; dy.len()], vec![0.0; x.len()]);
+    let (mut dw, mut db) = (vec![0.0; weight.len()], vec![0.0; bias.len()]);
+    for pixel in 0..s.n * s.out_h() * s.out_w() {
+        let (n, oy, ox) = (pixel / (s.out_h() * s.out_w()), pixel / s.out_w() % s.out_h(), pixel % s.out_w());
+        for o in 0..s.c_out {
+            let out = pixel * s.c_out + o;
+            y[out] += bias[o];
+            db[o] += dy[out];
+            for (ky, kx) in (0..s.kernel[0]).flat_map(|ky| (0..s.kernel[1]).map(move |kx| (ky, kx))) {
+                let iy = (oy * s.stride[0] + ky * s.dilation[0]).wrapping_sub(s.padding[0]);
+                let ix = (ox * s.stride[1] + kx * s.dilation[1]).wrapping_sub(s.padding[1]);
+                if iy >= s.h || ix >= s.w {
+                    continue;
+                }
+                for i in 0..s.group_in() {
+                    let channel = o / s.group_out() * s.group_in() + i;
+                    let input = ((n * s.h + iy) * s.w + ix) * s.c_in + channel;
+                    let tap = ((o * s.kernel[0] + ky) * s.kernel[1] + kx) * s.group_in() + i;
+                    y[out] += x[input] * weight[tap];
+                    dx[input] += dy[out] * weight[tap];
+                    dw[tap] += dy[out] * x[input];
+                }
+            }
+        }
+    }
+    Expected { y, dx, dw, db }
+}
+
+fn assert_close<T: Real>(what: &str, s: &ConvShape, got: &[T], want: &[f64], tolerance: f64) {
+    let scale = want.iter().fold(1.0f64, |m, v| m.max(v.abs()));
+    for (i, (g, w)) in got.iter().zip(want).enumerate() {
+        let error = (Element::to_f64(*g) - w).abs();
+        assert!(error <= tolerance * scale, "{what} [{i}] is {g:?}, not {w} ({:?}, {s:?})", simd::level());
+    }
+}
+
+fn inputs<T: Real>(s: &ConvShape) -> [Vec<T>; 4] {
+    [random(s.input_len(), 1), random(s.weight_len(), 2), random(s.c_out, 3), random(s.output_len(), 4)]
+}
+
+/// All results: y with bias, y without, dx, dw, db. Outputs start as NaN, so that an unwritten element shows.
+fn results<T: Real>(s: &ConvShape) -> [Vec<T>; 5] {
+    let [x, weight, bias, dy] = inputs::<T>(s);
+    let fresh = |len| vec![T::nan(); len];
+    let mut out = [s.output_len(), s.output_len(), s.input_len(), s.weight_len(), s.c_out].map(fresh);
+    forward(s, &x, &weight, Some(&bias), &mut out[0]);
+    forward(s, &x, &weight, None, &mut out[1]);
+    data_gradient(s, &dy, &weight, &mut out[2]);
+    weight_gradient(s, &x, &dy, &mut out[3]);
+    bias_gradient(s, &dy, &mut out[4]);
+    out
+}
+
+fn compare<T: Real>(s: &ConvShape, want: &Expected, tolerance: f64) {
+    let bias: Vec<f64> = random(s.c_out, 3);
+    let [y, plain, dx, dw, db] = results::<T>(s);
+    let without: Vec<f64> = want.y.iter().enumerate().map(|(i, v)| v - bias[i % s.c_out]).collect();
+    assert_close("y", s, &y, &want.y, tolerance);
+    assert_close("y without bias", s, &plain, &without, tolerance);
+    assert_close("dx", s, &dx, &want.dx, tolerance);
+    assert_close("dw", s, &dw, &want.dw, tolerance);
+    assert_close("db", s, &db, &want.db, tolerance);
+}
+
+/// One test for all levels: the level is a setting of the whole process.
+#[test]
+fn every_direction_is_the_definition_at_every_level() {
+    let detected = simd::level();
+    for s in CASES.iter().map(shape) {
+        let [x, weight, bias, dy] = inputs::<f64>(&s);
+        let want = definition(&s, &x, &weight, &bias, &dy);
+        compare::<f64>(&s, &want, 1e-12);
+        for level in [Level::Portable, Level::Avx2, Level::Avx512] {
+            simd::limit_to(level);
+            compare::<f32>(&s, &want, 2e-5);
+        }
+    }
+    simd::limit_to(detected);
+}
+
+#[test]
+fn the_number_of_threads_changes_no_bit() {
+    for s in CASES.iter().map(shape) {
+        let run = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a thread pool");
+            pool.install(|| results::<f32>(&s)).map(|v| v.iter().map(|x| x.to_bits()).collect::<Vec<_>>())
+        };
+        let one = run(1);
+        assert!(one == run(2) && one == run(3), "{s:?}");
+    }
+}

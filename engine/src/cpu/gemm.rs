@@ -1,0 +1,102 @@
+//! Matrix products by the `gemm` crate, cut into blocks of the output by shape.
+use super::parallel::{Shared, for_each_task};
+use crate::dtype::Real;
+
+/// A matrix operand: its elements and the distance between rows and between columns.
+#[derive(Clone, Copy)]
+pub struct Matrix<'a, T> {
+    data: &'a [T],
+    row_step: usize,
+    col_step: usize,
+}
+
+impl<'a, T> Matrix<'a, T> {
+    /// Row-major with rows of `cols` elements.
+    pub fn row_major(data: &'a [T], cols: usize) -> Self {
+        Matrix { data, row_step: cols, col_step: 1 }
+    }
+
+    /// The transpose of a row-major matrix with rows of `cols` elements.
+    pub fn transposed(data: &'a [T], cols: usize) -> Self {
+        Matrix { data, row_step: 1, col_step: cols }
+    }
+}
+
+/// `c = a · b`, or `c += a · b`, with `a` of `m × k`, `b` of `k × n` and `c` row-major `m × n`.
+pub fn gemm<T: Real>(m: usize, n: usize, k: usize, a: Matrix<T>, b: Matrix<T>, add: bool, c: &mut [T]) {
+    assert_eq!(c.len(), m * n);
+    if m == 0 || n == 0 {
+        return;
+    }
+    if k == 0 {
+        if !add {
+            c.fill(T::zero());
+        }
+        return;
+    }
+    let covers = |x: &Matrix<T>, rows: usize, cols: usize| (rows - 1) * x.row_step + (cols - 1) * x.col_step < x.data.len();
+    assert!(covers(&a, m, k) && covers(&b, k, n), "operands are too short for {m}x{k} times {k}x{n}");
+    // Blocks along the longer side of about four million multiply-adds, in whole register tiles.
+    let (side, other) = (m.max(n), m.min(n));
+    let block = ((1 << 22) / (other * k)).max(1).next_multiple_of(48).min(side);
+    let out = Shared::new(c);
+    for_each_task(side.div_ceil(block), |task| {
+        let (start, end) = (task * block, ((task + 1) * block).min(side));
+        let (rows, cols) = if m >= n { (start..end, 0..n) } else { (0..m, start..end) };
+        let (a0, b0) = (rows.start * a.row_step, cols.start * b.col_step);
+        // SAFETY: the operands cover their extents (checked above); tasks write disjoint blocks of `c`.
+        unsafe {
+            gemm::gemm(
+                rows.len(),
+                cols.len(),
+                k,
+                out.as_mut_ptr().add(rows.start * n + cols.start),
+                1,
+                n as isize,
+                add,
+                a.data.as_ptr().add(a0),
+                a.col_step as isize,
+                a.row_step as isize,
+                b.data.as_ptr().add(b0),
+                b.col_step as isize,
+                b.row_step as isize,
+                T::one(),
+                T::one(),
+                false,
+                false,
+                false,
+                gemm::Parallelism::None,
+            );
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn products_of_every_layout_match_plain_loops() {
+        for (m, n, k) in [(1, 1, 1), (3, 5, 7), (130, 17, 33), (9, 700, 300), (2, 3, 0)] {
+            let value = |i: usize, s: usize| (((i * 37 + s) % 23) as f64) - 11.0;
+            let a: Vec<f64> = (0..m * k).map(|i| value(i, 1)).collect();
+            let b: Vec<f64> = (0..k * n).map(|i| value(i, 5)).collect();
+            let expected: Vec<f64> = (0..m * n)
+                .map(|i| (0..k).map(|p| a[i / n * k + p] * b[p * n + i % n]).sum())
+                .collect();
+            let flip = |x: &[f64], rows: usize, cols: usize| -> Vec<f64> {
+                (0..rows * cols).map(|i| x[i % rows * cols + i / rows]).collect()
+            };
+            let (at, bt) = (flip(&a, m, k), flip(&b, k, n));
+            for (ta, tb) in [(false, false), (true, false), (false, true), (true, true)] {
+                let ma = if ta { Matrix::transposed(&at, m) } else { Matrix::row_major(&a, k) };
+                let mb = if tb { Matrix::transposed(&bt, k) } else { Matrix::row_major(&b, n) };
+                let mut c = vec![1.0; m * n];
+                gemm(m, n, k, ma, mb, false, &mut c);
+                assert_eq!(c, expected, "{m}x{n}x{k} {ta} {tb}");
+                gemm(m, n, k, ma, mb, true, &mut c);
+                assert!(c.iter().zip(&expected).all(|(c, e)| *c == 2.0 * e));
+            }
+        }
+    }
+}

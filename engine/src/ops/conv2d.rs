@@ -1,0 +1,92 @@
+//! Two-dimensional convolution (cross-correlation, as in every deep learning library).
+use crate::cpu;
+use crate::{ConvShape, Error, Result, Tensor};
+
+/// Options of a convolution; pairs are (vertical, horizontal).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conv2d {
+    /// Distance between windows.
+    pub stride: [usize; 2],
+    /// Zeros added on each side.
+    pub padding: [usize; 2],
+    /// Distance between the taps of a window.
+    pub dilation: [usize; 2],
+    /// Channel groups that are convolved apart.
+    pub groups: usize,
+}
+
+impl Default for Conv2d {
+    fn default() -> Self {
+        Conv2d { stride: [1, 1], padding: [0, 0], dilation: [1, 1], groups: 1 }
+    }
+}
+
+impl Tensor {
+    /// Convolves images `[n, h, w, c]` with a weight `[out, kh, kw, c / groups]` and adds a bias `[out]`; the result is
+    /// `[n, h', w', out]` with `h' = (h + 2p - d(kh-1) - 1) / s + 1`. f32, f64.
+    pub fn conv2d(&self, weight: &Tensor, bias: Option<&Tensor>, options: &Conv2d) -> Result<Tensor> {
+        let mut operands = vec![("x", self), ("weight", weight)];
+        operands.extend(bias.map(|b| ("bias", b)));
+        super::same_dtype("conv2d", &operands)?;
+        let s = conv_shape(&operands, options)?;
+        let y = dispatch_real!("conv2d", [("x", self), ("weight", weight)], T => {
+            let (x, w) = (self.read::<T>()?, weight.read::<T>()?);
+            let b = bias.map(|b| b.read::<T>()).transpose()?;
+            Tensor::build([s.n, s.out_h(), s.out_w(), s.c_out], |y: &mut [T]| {
+                cpu::conv2d::forward(&s, &x, &w, b.as_deref(), y)
+            })
+        })?;
+        let mut inputs = vec![self, weight];
+        inputs.extend(bias);
+        Ok(y.recorded("conv2d", &inputs, || {
+            let (x, w, has_bias) = (self.detach(), weight.detach(), bias.is_some());
+            move |grad: Tensor, needs: &[bool]| {
+                dispatch_real!("conv2d", [("x", &x), ("weight", &w)], T => {
+                    let dy = grad.read::<T>()?;
+                    let dx = needs[0].then(|| {
+                        let w = w.read::<T>()?;
+                        Tensor::build(*x.shape(), |dx: &mut [T]| cpu::conv2d::data_gradient(&s, &dy, &w, dx))
+                    });
+                    let dw = needs[1].then(|| {
+                        let x = x.read::<T>()?;
+                        Tensor::build(*w.shape(), |dw: &mut [T]| cpu::conv2d::weight_gradient(&s, &x, &dy, dw))
+                    });
+                    let mut grads = vec![dx.transpose()?, dw.transpose()?];
+                    if has_bias {
+                        let db = needs[2].then(|| {
+                            Tensor::build([s.c_out], |db: &mut [T]| cpu::conv2d::bias_gradient(&s, &dy, db))
+                        });
+                        grads.push(db.transpose()?);
+                    }
+                    Ok(grads)
+                })
+            }
+        }))
+    }
+}
+
+/// Checks the operands and works out the geometry.
+fn conv_shape(operands: &[(&'static str, &Tensor)], options: &Conv2d) -> Result<ConvShape> {
+    let fail = |why: String| Err(Error::shape("conv2d", operands, why));
+    let Conv2d { stride, padding, dilation, groups } = *options;
+    let (x, weight) = (operands[0].1, operands[1].1);
+    let (&[n, h, w, c_in], &[c_out, kh, kw, group_in]) = (x.dims(), weight.dims()) else {
+        return fail("needs x [n, h, w, c] and weight [out, kh, kw, c / groups]".into());
+    };
+    if groups == 0 || stride.contains(&0) || dilation.contains(&0) || kh == 0 || kw == 0 {
+        return fail(format!("groups, stride, dilation and kernel must be at least 1: {options:?}"));
+    }
+    if c_in % groups != 0 || c_out % groups != 0 || c_in / groups != group_in {
+        return fail(format!("{c_in} input channels in {groups} groups need a weight of {} input channels and outputs in whole groups", c_in / groups));
+    }
+    if operands.get(2).is_some_and(|(_, b)| b.dims() != [c_out]) {
+        return fail(format!("bias must be [{c_out}]"));
+    }
+    for (axis, size) in [h, w].into_iter().enumerate() {
+        let extent = dilation[axis] * ([kh, kw][axis] - 1) + 1;
+        if size + 2 * padding[axis] < extent {
+            return fail(format!("a window of {extent} does not fit into {size} with padding {}", padding[axis]));
+        }
+    }
+    Ok(ConvShape { n, h, w, c_in, c_out, kernel: [kh, kw], stride, padding, dilation, groups })
+}

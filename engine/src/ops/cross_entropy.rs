@@ -1,0 +1,42 @@
+//! Softmax cross entropy, fused: no probability leaves the kernel.
+use crate::cpu;
+use crate::{DType, Error, Result, Tensor};
+
+impl Tensor {
+    /// Mean over the batch of the cross entropy of `softmax(logits)` against class indices, with label smoothing `s`:
+    /// `(1 - s) * nll + s * mean over classes of -log p` (Szegedy et al., 2016). Logits `[n, classes]` f32 or f64,
+    /// target `[n]` i64, a scalar in nats.
+    pub fn cross_entropy(&self, target: &Tensor, smoothing: f64) -> Result<Tensor> {
+        let operands = [("logits", self), ("target", target)];
+        let &[n, classes] = self.dims() else {
+            return Err(Error::shape("cross_entropy", &operands, "logits must be [n, classes]"));
+        };
+        if target.dims() != [n] || n == 0 || classes == 0 {
+            return Err(Error::shape("cross_entropy", &operands, "needs at least one row, and a class index for each"));
+        }
+        if target.dtype() != DType::I64 {
+            return Err(Error::dtype("cross_entropy", &operands, "class indices of i64"));
+        }
+        if !(0.0..1.0).contains(&smoothing) {
+            return Err(Error::value("cross_entropy", &operands, format!("smoothing {smoothing} is not in 0..1")));
+        }
+        if let Some(bad) = target.read::<i64>()?.iter().find(|t| !(0..classes as i64).contains(*t)) {
+            return Err(Error::value("cross_entropy", &operands, format!("class {bad} is not in 0..{classes}")));
+        }
+        dispatch_real!("cross_entropy", [("logits", self), ("target", target)], T => {
+            let mut log_sums = vec![T::default(); n];
+            let loss = cpu::cross_entropy::forward(&self.read::<T>()?, &target.read()?, smoothing, &mut log_sums);
+            Ok(Tensor::scalar(<T as crate::Element>::from_f64(loss))?.recorded("cross_entropy", &[self], || {
+                let (logits, target) = (self.detach(), target.detach());
+                move |grad: Tensor, _: &[bool]| {
+                    let scale = grad.item()?;
+                    let (x, t) = (logits.read::<T>()?, target.read::<i64>()?);
+                    let dx = Tensor::build(*logits.shape(), |dx: &mut [T]| {
+                        cpu::cross_entropy::backward(&x, &t, smoothing, &log_sums, scale, dx)
+                    })?;
+                    Ok(vec![Some(dx)])
+                }
+            }))
+        })
+    }
+}

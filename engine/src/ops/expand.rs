@@ -1,0 +1,58 @@
+//! Repetition along axes of extent 1, the inverse of a sum.
+use crate::cpu::parallel::for_each_piece;
+use crate::{Error, Result, Shape, Tensor};
+
+impl Tensor {
+    /// Broadcasts to `shape` (NumPy's rule), as a dense copy. Any dtype.
+    pub fn expand(&self, shape: impl Into<Shape>) -> Result<Tensor> {
+        let shape = shape.into();
+        if shape == *self.shape() {
+            return Ok(self.clone());
+        }
+        if self.shape().broadcast(&shape) != Some(shape) {
+            return Err(Error::shape("expand", &[("x", self)], format!("does not broadcast to {shape}")));
+        }
+        let steps = broadcast_steps(self.shape(), &shape);
+        let strides = shape.strides();
+        let y = dispatch_any!(self.dtype(), T => {
+            let x = self.read::<T>()?;
+            Tensor::build(shape, |y: &mut [T]| match x.len() {
+                1 => y.fill(x[0]),
+                _ => for_each_piece(y, |start, y| {
+                    for (i, y) in y.iter_mut().enumerate() {
+                        let (mut rest, mut source) = (start + i, 0);
+                        for axis in 0..shape.rank() {
+                            source += rest / strides[axis] * steps[axis];
+                            rest %= strides[axis];
+                        }
+                        *y = x[source];
+                    }
+                }),
+            })
+        })?;
+        let from = *self.shape();
+        Ok(y.recorded("expand", &[self], || move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.sum_to(from)?)])))
+    }
+
+    /// Sums over the axes that broadcasting from `shape` had repeated: the gradient of [`Tensor::expand`].
+    pub fn sum_to(&self, shape: impl Into<Shape>) -> Result<Tensor> {
+        let shape = shape.into();
+        if shape == *self.shape() {
+            return Ok(self.clone());
+        }
+        let lead = self.rank() - shape.rank().min(self.rank());
+        if shape.broadcast(self.shape()) != Some(*self.shape()) {
+            return Err(Error::shape("sum_to", &[("x", self)], format!("{shape} does not broadcast to it")));
+        }
+        let axes: Vec<usize> =
+            (0..self.rank()).filter(|a| *a < lead || (shape[a - lead] == 1 && self.dims()[*a] != 1)).collect();
+        self.sum(&axes, true)?.reshape(shape)
+    }
+}
+
+/// Element steps of a tensor of shape `from` while walking `to`: 0 along repeated axes.
+pub(crate) fn broadcast_steps(from: &Shape, to: &Shape) -> Vec<usize> {
+    let strides = from.strides();
+    let lead = to.rank() - from.rank();
+    (0..to.rank()).map(|a| if a < lead || from[a - lead] == 1 { 0 } else { strides[a - lead] }).collect()
+}

@@ -1,0 +1,79 @@
+//! Comparing a result with a stored tensor under the file's tolerance.
+use super::{Case, Raw};
+use fornax_engine::{DType, Tensor};
+use std::fmt;
+
+/// The worst element outside the tolerance.
+#[derive(Debug)]
+pub struct Mismatch {
+    name: String,
+    index: usize,
+    got: f64,
+    expected: f64,
+    outside: usize,
+    of: usize,
+}
+
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Mismatch { name, index, got, expected, outside, of } = self;
+        write!(f, "{name}: {outside} of {of} values are outside the tolerance; worst at {index}: got {got:e}, expected {expected:e}")
+    }
+}
+
+impl Case<'_> {
+    /// Checks `got`, in the stored layout, against the tensor named `name` of the topic, under this case's tolerance for it.
+    pub fn check_named(&self, name: &str, got: &Tensor) -> Result<(), String> {
+        let expected = self.topic.tensor(name)?;
+        let fail = |what: String| Err(format!("{}: {what}", self.id()));
+        if got.dims() != expected.shape {
+            return fail(format!("{name}: shape {:?}, expected {:?}", got.dims(), expected.shape));
+        }
+        let tol = &self.json["tol"][name];
+        let bound = |key: &str| tol[key].as_f64();
+        // Exact integer results carry no entry.
+        let (atol, rtol) = (bound("atol").unwrap_or(0.0), bound("rtol").unwrap_or(0.0));
+        if tol.is_null() && got.dtype().is_float() {
+            return fail(format!("{name}: a float result without a tolerance"));
+        }
+        match compare(name, got, expected, atol, rtol) {
+            Ok(None) => Ok(()),
+            Ok(Some(mismatch)) => fail(mismatch.to_string()),
+            Err(e) => fail(e),
+        }
+    }
+
+    /// Checks `got` against the tensor that plays `role` in `map`.
+    pub fn check(&self, map: &str, role: &str, got: &Tensor) -> Result<(), String> {
+        let name = self.json[map][role]
+            .as_str()
+            .ok_or_else(|| format!("{}: the file has no {map}.{role}", self.id()))?;
+        self.check_named(name, got)
+    }
+}
+
+fn compare(name: &str, got: &Tensor, expected: &Raw, atol: f64, rtol: f64) -> Result<Option<Mismatch>, String> {
+    let got = got.to_dtype(DType::F64).and_then(|t| t.to_vec::<f64>()).map_err(|e| e.to_string())?;
+    let mut worst: Option<(f64, usize)> = None;
+    let mut outside = 0;
+    for (i, (g, e)) in got.iter().zip(&expected.data).enumerate() {
+        let excess = (g - e).abs() - (atol + rtol * e.abs());
+        // NaN compares false with everything: it must count as outside.
+        if g == e || excess <= 0.0 {
+            continue;
+        }
+        outside += 1;
+        let excess = if excess.is_nan() { f64::INFINITY } else { excess };
+        if worst.is_none_or(|(w, _)| excess > w) {
+            worst = Some((excess, i));
+        }
+    }
+    Ok(worst.map(|(_, index)| Mismatch {
+        name: name.into(),
+        index,
+        got: got[index],
+        expected: expected.data[index],
+        outside,
+        of: got.len(),
+    }))
+}

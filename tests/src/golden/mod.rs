@@ -1,0 +1,43 @@
+//! The golden folder: numbers made with PyTorch and timm, read from `<topic>.json` and `<topic>.safetensors`.
+//!
+//! A topic is implemented by a function that runs every case of its file, whatever cases the file holds; a case or an
+//! operation that it does not know is a failure. `TOPICS` is the list of all topics.
+mod compare;
+mod file;
+mod ops_conv;
+mod run;
+
+pub use compare::Mismatch;
+pub use file::{Case, Raw, Topic, folder};
+
+use fornax_engine::Device;
+
+/// What a topic's check returns: how many cases passed, or every failure in words.
+pub type Outcome = Result<usize, String>;
+
+/// A topic, and the function that checks it; `None` for a topic that is not implemented yet.
+pub type TopicCheck = (&'static str, Option<fn(&Topic, Device) -> Outcome>);
+
+/// Every topic that a golden folder may hold. A topic without a check is not implemented yet; those only get fewer.
+pub const TOPICS: &[TopicCheck] = &[
+    ("checkpoint_files", None),
+    ("ema", None),
+    ("grad_clip", None),
+    ("images", None),
+    ("mixup_modes", None),
+    ("model_state_dicts", None),
+    ("models", None),
+    ("ops_activation", None),
+    ("ops_basic", None),
+    ("ops_conv", Some(ops_conv::check)),
+    ("ops_loss", None),
+    ("ops_norm", None),
+    ("ops_pool", None),
+    ("ops_regularizer", None),
+    ("optim_adahessian", None),
+    ("optim_param_groups", None),
+    ("optim_trajectories", None),
+    ("replica_norm", None),
+    ("schedulers", None),
+    ("training_trajectory", None),
+];

@@ -1,0 +1,40 @@
+//! Convolutions and linear layers.
+use super::run::{every_case, operation};
+use super::{Outcome, Topic};
+use fornax_engine::{Conv2d, Device, Tensor};
+
+/// Runs every case of the topic.
+pub fn check(topic: &Topic, _device: Device) -> Outcome {
+    every_case(topic, |case, dtype| match case.op() {
+        "conv2d" => {
+            case.allow_params(&["stride", "padding", "dilation", "groups", "bias"])?;
+            let options = Conv2d {
+                stride: case.pair("stride")?,
+                padding: case.pair("padding")?,
+                dilation: case.pair("dilation")?,
+                groups: case.number("groups")? as usize,
+            };
+            operation(case, dtype, |t| {
+                let (x, w) = (Tensor::from_nchw(t.get("x"))?, Tensor::from_nchw(t.get("weight"))?);
+                Ok(vec![("y", x.conv2d(&w, t.find("bias"), &options)?.to_nchw()?)])
+            })
+        }
+        "linear" => {
+            case.allow_params(&["bias"])?;
+            operation(case, dtype, |t| {
+                Ok(vec![("y", t.get("x").linear(t.get("weight"), t.find("bias"))?)])
+            })
+        }
+        "conv2d_ws" => {
+            case.allow_params(&["eps", "stride", "padding"])?;
+            let options = Conv2d { stride: case.pair("stride")?, padding: case.pair("padding")?, ..Conv2d::default() };
+            let eps = case.number("eps")?;
+            operation(case, dtype, |t| {
+                let (x, w) = (Tensor::from_nchw(t.get("x"))?, Tensor::from_nchw(t.get("weight"))?);
+                let y = x.conv2d(&w.standardize_weight(eps)?, t.find("bias"), &options)?;
+                Ok(vec![("y", y.to_nchw()?)])
+            })
+        }
+        op => Err(format!("{}: operation {op} is not known to the test", case.id())),
+    })
+}

@@ -1,0 +1,81 @@
+//! Running an operation's case: forward, backward with the stored upstream gradient, and every comparison.
+use super::{Case, Outcome, Topic};
+use fornax_engine::{DType, Result, Tensor};
+use std::collections::BTreeMap;
+
+/// The tensors of a case by role: inputs as variables where the file has their gradient, buffers to be updated in place.
+/// All in the stored layout; a runner converts at the border with [`Tensor::from_nchw`] and [`Tensor::to_nchw`].
+pub struct Tensors(BTreeMap<String, Tensor>);
+
+impl Tensors {
+    /// The input or buffer of this role.
+    ///
+    /// # Panics
+    /// When the case has no such role.
+    pub fn get(&self, role: &str) -> &Tensor {
+        self.find(role).unwrap_or_else(|| panic!("the case has no tensor {role}"))
+    }
+
+    /// The input or buffer of this role, if the case has one.
+    pub fn find(&self, role: &str) -> Option<&Tensor> {
+        self.0.get(role)
+    }
+}
+
+/// Runs `one` on every case of the topic, in f32 and in f64, and gathers all failures.
+pub fn every_case(topic: &Topic, one: impl Fn(&Case, DType) -> std::result::Result<(), String>) -> Outcome {
+    let cases = topic.cases()?;
+    let mut failures = vec![];
+    for case in &cases {
+        for dtype in [DType::F32, DType::F64] {
+            if let Err(e) = one(case, dtype) {
+                failures.push(format!("[{dtype}] {e}"));
+            }
+        }
+    }
+    if failures.is_empty() { Ok(cases.len()) } else { Err(failures.join("\n")) }
+}
+
+/// Runs an operation's case in `dtype`: `forward` maps the case's tensors to its outputs by role.
+pub fn operation(
+    case: &Case,
+    dtype: DType,
+    forward: impl Fn(&Tensors) -> Result<Vec<(&'static str, Tensor)>>,
+) -> std::result::Result<(), String> {
+    let say = |e: fornax_engine::Error| format!("{}: {e}", case.id());
+    let mut tensors = BTreeMap::new();
+    for role in case.roles("inputs") {
+        let raw = case.tensor("inputs", role)?;
+        let differentiable = case.has("grads", role);
+        // Indices stay integers: a role without a gradient whose values are class numbers.
+        let integer = !differentiable && matches!(role, "target" | "indices");
+        let whole = integer && raw.data.iter().all(|v| v.fract() == 0.0) && raw.shape.len() == 1;
+        let tensor = raw.to_tensor(if whole { DType::I64 } else { dtype }).map_err(say)?;
+        tensors.insert(role.to_string(), if differentiable { tensor.variable() } else { tensor });
+    }
+    for role in case.roles("buffers_in") {
+        let dtype = if role == "num_batches_tracked" { DType::I64 } else { dtype };
+        tensors.insert(role.to_string(), case.tensor("buffers_in", role)?.to_tensor(dtype).map_err(say)?);
+    }
+    let tensors = Tensors(tensors);
+    let outputs = forward(&tensors).map_err(say)?;
+    let expected = case.roles("outputs");
+    if let Some(role) = expected.iter().find(|r| !outputs.iter().any(|(o, _)| o == *r)) {
+        return Err(format!("{}: the test computes no output {role}", case.id()));
+    }
+    for (role, output) in &outputs {
+        case.check("outputs", role, output)?;
+    }
+    for role in case.roles("buffers_out") {
+        case.check("buffers_out", role, tensors.get(role))?;
+    }
+    for (role, output) in outputs.iter().filter(|(role, _)| case.has("upstream", role)) {
+        let upstream = case.tensor("upstream", role)?.to_tensor(dtype).map_err(say)?;
+        output.backward_from(&upstream).map_err(say)?;
+    }
+    for role in case.roles("grads") {
+        let grad = tensors.get(role).grad().ok_or_else(|| format!("{}: no gradient for {role}", case.id()))?;
+        case.check("grads", role, &grad)?;
+    }
+    Ok(())
+}
