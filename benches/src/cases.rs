@@ -181,9 +181,7 @@ impl Case {
         let bytes = |elements: usize, passes: usize| Load::Bytes((4 * elements * passes) as f64);
         let len = |shape: &[usize]| shape.iter().product::<usize>();
         match self {
-            Case::Conv(shape, _) if shape.is_depthwise() => {
-                bytes(shape.input_len() + shape.output_len(), 1)
-            }
+            Case::Conv(shape, _) if shape.is_depthwise() => bytes(shape.input_len() + shape.output_len(), 1),
             Case::Conv(shape, _) => Load::Flops(2.0 * shape.macs() as f64),
             Case::Linear(shape, Forward) => Load::Flops(2.0 * len(shape) as f64),
             Case::Linear(shape, _) => Load::Flops(4.0 * len(shape) as f64),
@@ -200,7 +198,9 @@ impl Case {
             Case::Elementwise(_, shape, _) => bytes(len(shape), 3),
             // Parameter and each moment read and written, gradient read.
             Case::Update(Optimizer::Sgd, network) => bytes(crate::networks::parameters(&network.layers()), 5),
-            Case::Update(Optimizer::AdamW, network) => bytes(crate::networks::parameters(&network.layers()), 7),
+            Case::Update(Optimizer::AdamW, network) => {
+                bytes(crate::networks::parameters(&network.layers()), 7)
+            }
             Case::Step(_) => Load::Mixed,
         }
     }
@@ -283,7 +283,10 @@ mod tests {
     #[test]
     fn a_name_says_the_shape() {
         let shape = ConvShape { stride: [2; 2], ..conv(3, 64, 128, 56, 16) };
-        assert_eq!(Case::Conv(shape, Pass::BackwardInput).to_string(), "conv/3x3s2-64to128-56x56-b16/backward-input");
+        assert_eq!(
+            Case::Conv(shape, Pass::BackwardInput).to_string(),
+            "conv/3x3s2-64to128-56x56-b16/backward-input"
+        );
         assert_eq!(Case::Step(Network::Resnet18Cifar).to_string(), "step/resnet18-cifar-b64");
     }
 }

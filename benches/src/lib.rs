@@ -4,6 +4,7 @@
 //! sides of a row in turn, [`report`] prints and records what it found. A row's name is a path (`conv/…/forward`,
 //! `step/resnet18-b16`), so that a pattern chooses a family or a single row.
 pub mod cases;
+pub mod fornax;
 #[cfg(feature = "libtorch")]
 pub mod libtorch;
 pub mod measure;

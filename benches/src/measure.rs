@@ -108,8 +108,7 @@ mod tests {
             Box::new(move || Time { wall: next.next().unwrap(), cpu: 1.0 })
         };
         // Three runs of warm-up (a turn of no length is one run), then five rounds.
-        let mut sides =
-            [side(vec![0.0, 0.0, 0.0, 1.0, 2.0, 90.0, 4.0, 3.0]), side(vec![5.0; 8])];
+        let mut sides = [side(vec![0.0, 0.0, 0.0, 1.0, 2.0, 90.0, 4.0, 3.0]), side(vec![5.0; 8])];
         let found = measure(&mut sides, Effort { rounds: 5, turn: 0.0 });
         assert_eq!(found, [Time { wall: 3.0, cpu: 1.0 }, Time { wall: 5.0, cpu: 1.0 }]);
     }

@@ -200,8 +200,15 @@ fn mobilenet_v2() -> Vec<Layer> {
     let bn6 = |channels| Layer::BatchNorm(channels, Activation::Relu6);
     let mut layers = vec![conv(3, 32, 3, 2), bn6(32)];
     let mut c_in = 32;
-    let stages =
-        [(1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)];
+    let stages = [
+        (1, 16, 1, 1),
+        (6, 24, 2, 2),
+        (6, 32, 3, 2),
+        (6, 64, 4, 2),
+        (6, 96, 3, 1),
+        (6, 160, 3, 2),
+        (6, 320, 1, 1),
+    ];
     for (expansion, c_out, blocks, first_stride) in stages {
         for block in 0..blocks {
             let stride = if block == 0 { first_stride } else { 1 };

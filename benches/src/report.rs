@@ -28,11 +28,12 @@ impl Side {
 #[derive(Clone, Debug, Serialize)]
 pub struct Row {
     row: String,
-    fornax: Side,
+    /// None while Fornax lacks the operation.
+    fornax: Option<Side>,
     /// The better of the peer's layouts.
     libtorch: Side,
     /// libtorch's time over Fornax's: above 1, Fornax is faster.
-    ratio: f64,
+    ratio: Option<f64>,
     /// Fornax's rate in GFLOP/s or GB/s (see `unit`); none for a row of many operations.
     rate: Option<f64>,
     unit: Option<&'static str>,
@@ -47,7 +48,7 @@ impl Row {
     ///
     /// # Panics
     /// When there is no peer.
-    pub fn new(case: &Case, fornax: Side, peers: Vec<Side>, effort: Effort, threads: usize) -> Self {
+    pub fn new(case: &Case, fornax: Option<Side>, peers: Vec<Side>, effort: Effort, threads: usize) -> Self {
         let libtorch = peers.into_iter().min_by(|a, b| a.ms.total_cmp(&b.ms)).expect("there is a peer");
         let (rate, unit) = match case.load() {
             Load::Flops(flops) => (Some(flops), Some("GFLOP/s")),
@@ -56,8 +57,8 @@ impl Row {
         };
         Row {
             row: case.to_string(),
-            ratio: libtorch.ms / fornax.ms,
-            rate: rate.map(|amount| amount / fornax.ms / 1e6),
+            ratio: fornax.as_ref().map(|fornax| libtorch.ms / fornax.ms),
+            rate: fornax.as_ref().and_then(|fornax| Some(rate? / fornax.ms / 1e6)),
             unit,
             fornax,
             libtorch,
@@ -88,7 +89,10 @@ impl Report {
         let layout = row.libtorch.name;
         println!(
             "{:<52} {:>7.3} ms {:>7.3} ms {layout} {:>7.2}x",
-            row.row, row.fornax.ms, row.libtorch.ms, row.ratio
+            row.row,
+            row.fornax.as_ref().map_or(f64::NAN, |f| f.ms),
+            row.libtorch.ms,
+            row.ratio.unwrap_or(f64::NAN)
         );
         serde_json::to_writer(&mut self.file, row)?;
         self.file.write_all(b"\n")

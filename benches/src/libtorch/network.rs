@@ -100,7 +100,9 @@ impl Builder {
                     groups: groups as i64,
                 }
             }
-            &Layer::BatchNorm(channels, activation) => Built::BatchNorm(self.batch_norm(channels), activation),
+            &Layer::BatchNorm(channels, activation) => {
+                Built::BatchNorm(self.batch_norm(channels), activation)
+            }
             Layer::Residual { body, channels, shortcut, activation } => Built::Residual {
                 body: self.layers(body),
                 last: self.batch_norm(*channels),

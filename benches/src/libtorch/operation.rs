@@ -20,7 +20,9 @@ pub(super) fn prepare(case: &Case, layout: Layout) -> Work {
         Case::Linear([n, c_in, c_out], pass) => {
             let [n, c_in, c_out] = [n, c_in, c_out].map(|extent| extent as i64);
             let parts = [&[n, c_in][..], &[c_out, c_in], &[c_out]];
-            nary(parts.map(|shape| Tensor::randn(shape, FLOAT)).into(), pass, |t| t[0].linear(&t[1], Some(&t[2])))
+            nary(parts.map(|shape| Tensor::randn(shape, FLOAT)).into(), pass, |t| {
+                t[0].linear(&t[1], Some(&t[2]))
+            })
         }
         Case::CrossEntropy([n, classes], pass) => {
             let target = Tensor::randint(classes as i64, [n as i64], (Kind::Int64, FLOAT.1));
