@@ -1,1 +1,17 @@
 //! Layers, initialisation, state dicts and the model zoo of Fornax.
+//!
+//! A module is a plain struct whose [`Module::visit`] names its parameters and buffers as timm does.
+#![forbid(unsafe_code)]
+
+mod context;
+mod error;
+pub mod init;
+pub mod layers;
+pub mod models;
+mod module;
+pub mod state_dict;
+
+pub use context::Context;
+pub use error::{Error, Result};
+pub use models::{ModelOptions, create_model};
+pub use module::{Entry, Kind, Layout, Module, Visitor, entries, named_buffers, named_parameters};

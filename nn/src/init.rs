@@ -1,0 +1,95 @@
+//! Initial values of parameters. Every draw is a function of the seed, the parameter's name and the element's index.
+
+use fornax_engine::random::{Key, Stream};
+use fornax_engine::{Result, Tensor};
+
+/// The stream of draws for a parameter of this name.
+pub fn stream(seed: u64, name: &str) -> Stream {
+    Stream::new(Key::new(seed, &format!("init/{name}")), 0, 0)
+}
+
+/// Normal with standard deviation `std`.
+pub fn normal(t: &Tensor, std: f64, draws: &mut Stream) -> Result<()> {
+    fill(t, || draws.normal() * std as f32)
+}
+
+/// Uniform in `[-bound, bound)`.
+pub fn uniform(t: &Tensor, bound: f64, draws: &mut Stream) -> Result<()> {
+    fill(t, || (2.0 * draws.uniform() - 1.0) * bound as f32)
+}
+
+/// Normal with standard deviation `std`, redrawn outside `[-2, 2]` (an absolute bound, as timm's `trunc_normal_`).
+pub fn trunc_normal(t: &Tensor, std: f64, draws: &mut Stream) -> Result<()> {
+    fill(t, || {
+        loop {
+            let v = draws.normal() * std as f32;
+            if v.abs() <= 2.0 {
+                return v;
+            }
+        }
+    })
+}
+
+/// Kaiming's normal for ReLU over the fan out of a convolution's weight `[out, kh, kw, in / groups]`:
+/// standard deviation `sqrt(2 / (out * kh * kw))` (He et al., 2015; timm's ResNets).
+pub fn kaiming_normal_fan_out(t: &Tensor, draws: &mut Stream) -> Result<()> {
+    let fan_out: usize = t.dims()[..t.rank() - 1].iter().product();
+    normal(t, (2.0 / fan_out as f64).sqrt(), draws)
+}
+
+/// PyTorch's default for linear layers: uniform in `±1 / sqrt(fan in)`, for weight and bias alike.
+pub fn torch_linear(t: &Tensor, fan_in: usize, draws: &mut Stream) -> Result<()> {
+    uniform(t, 1.0 / (fan_in as f64).sqrt(), draws)
+}
+
+/// Every element `value`.
+pub fn constant(t: &Tensor, value: f32) -> Result<()> {
+    fill(t, || value)
+}
+
+
+fn fill(t: &Tensor, mut value: impl FnMut() -> f32) -> Result<()> {
+    t.write::<f32>()?.iter_mut().for_each(|v| *v = value());
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fornax_engine::{DType, Device};
+
+    fn moments(t: &Tensor) -> (f64, f64, f64) {
+        let v = t.to_vec::<f32>().expect("f32");
+        let n = v.len() as f64;
+        let mean = v.iter().map(|x| f64::from(*x)).sum::<f64>() / n;
+        let var = v.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>() / n;
+        (mean, var.sqrt(), v.iter().fold(0.0, |m, x| f64::from(x.abs()).max(m)))
+    }
+
+    #[test]
+    fn every_rule_has_its_spread() {
+        let t = Tensor::zeros([64, 3, 3, 128], DType::F32, &Device::Cpu).expect("memory");
+        let n = t.numel() as f64;
+        let mut check = |name: &str, std: f64, max: f64, f: &dyn Fn(&mut Stream)| {
+            f(&mut stream(1, name));
+            let (mean, got, largest) = moments(&t);
+            assert!(mean.abs() < 5.0 * std / n.sqrt(), "{name}: mean {mean}");
+            assert!((got / std - 1.0).abs() < 0.02, "{name}: std {got}, expected {std}");
+            assert!(largest <= max, "{name}: {largest} past {max}");
+        };
+        let he = (2.0 / (64.0 * 9.0f64)).sqrt();
+        check("kaiming", he, 7.0 * he, &|s| kaiming_normal_fan_out(&t, s).expect("f32"));
+        let bound = 1.0 / 50f64.sqrt();
+        check("linear", bound / 3f64.sqrt(), bound, &|s| torch_linear(&t, 50, s).expect("f32"));
+        // A standard normal cut at two standard deviations has the standard deviation 0.8796.
+        check("trunc", 0.8796, 2.0, &|s| trunc_normal(&t, 1.0, s).expect("f32"));
+    }
+
+    #[test]
+    fn draws_follow_seed_and_name() {
+        let draw = |seed, name| stream(seed, name).normal();
+        assert_eq!(draw(1, "conv1.weight"), draw(1, "conv1.weight"));
+        assert_ne!(draw(1, "conv1.weight"), draw(2, "conv1.weight"));
+        assert_ne!(draw(1, "conv1.weight"), draw(1, "conv2.weight"));
+    }
+}

@@ -1,0 +1,101 @@
+//! Modules: forward passes with named parameters and buffers.
+use crate::Context;
+use fornax_engine::{Result, Tensor};
+
+/// A layer or a model.
+pub trait Module: Send + Sync {
+    /// The output for an input.
+    fn forward(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor>;
+
+    /// Shows the visitor every parameter, then every buffer, then every child, in timm's order and under timm's names.
+    fn visit(&self, visitor: &mut Visitor);
+}
+
+/// Collects the entries of a module tree under dotted names.
+#[derive(Default)]
+pub struct Visitor {
+    prefix: String,
+    entries: Vec<Entry>,
+}
+
+/// One parameter or buffer of a module tree; the tensor is the module's own, sharing its elements and gradient.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// The dotted name, as in a PyTorch state dict.
+    pub name: String,
+    /// The tensor, in Fornax's layout.
+    pub tensor: Tensor,
+    /// Parameter or buffer.
+    pub kind: Kind,
+    /// How the axes relate to PyTorch's.
+    pub layout: Layout,
+}
+
+/// What an entry is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Trained by the optimizer.
+    Parameter,
+    /// Kept beside the parameters: running statistics, counters.
+    Buffer,
+}
+
+/// How an entry's axes relate to PyTorch's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// The same.
+    Same,
+    /// A convolution's weight: `[out, kh, kw, in]` here, `[out, in, kh, kw]` there.
+    ConvWeight,
+}
+
+impl Visitor {
+    /// Shows a parameter.
+    pub fn parameter(&mut self, name: &str, tensor: &Tensor) {
+        self.push(name, tensor, Kind::Parameter, Layout::Same);
+    }
+
+    /// Shows a convolution's weight.
+    pub fn conv_weight(&mut self, name: &str, tensor: &Tensor) {
+        self.push(name, tensor, Kind::Parameter, Layout::ConvWeight);
+    }
+
+    /// Shows a buffer.
+    pub fn buffer(&mut self, name: &str, tensor: &Tensor) {
+        self.push(name, tensor, Kind::Buffer, Layout::Same);
+    }
+
+    /// Visits a child under its name.
+    pub fn child(&mut self, name: &str, module: &(impl Module + ?Sized)) {
+        let parent = self.prefix.len();
+        self.prefix.push_str(name);
+        self.prefix.push('.');
+        module.visit(self);
+        self.prefix.truncate(parent);
+    }
+
+    fn push(&mut self, name: &str, tensor: &Tensor, kind: Kind, layout: Layout) {
+        self.entries.push(Entry { name: format!("{}{name}", self.prefix), tensor: tensor.clone(), kind, layout });
+    }
+}
+
+/// Every parameter and buffer of a module tree, in the order of a PyTorch state dict.
+pub fn entries(module: &(impl Module + ?Sized)) -> Vec<Entry> {
+    let mut visitor = Visitor::default();
+    module.visit(&mut visitor);
+    visitor.entries
+}
+
+/// Names and tensors of all parameters, in registration order.
+pub fn named_parameters(module: &(impl Module + ?Sized)) -> Vec<(String, Tensor)> {
+    of_kind(module, Kind::Parameter)
+}
+
+/// Names and tensors of all buffers, in registration order.
+pub fn named_buffers(module: &(impl Module + ?Sized)) -> Vec<(String, Tensor)> {
+    of_kind(module, Kind::Buffer)
+}
+
+fn of_kind(module: &(impl Module + ?Sized), kind: Kind) -> Vec<(String, Tensor)> {
+    entries(module).into_iter().filter(|e| e.kind == kind).map(|e| (e.name, e.tensor)).collect()
+}

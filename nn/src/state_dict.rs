@@ -1,0 +1,188 @@
+//! State dicts: a model's parameters and buffers under timm's names and in PyTorch's shapes, to and from safetensors.
+use crate::{Entry, Error, Layout, Module, Result, entries};
+use fornax_engine::{DType, Element, Tensor};
+use std::collections::{BTreeMap, HashMap};
+
+/// Names and tensors in PyTorch's shapes, in registration order. The tensors are copies where the layout differs.
+pub fn state_dict(module: &(impl Module + ?Sized)) -> Result<Vec<(String, Tensor)>> {
+    entries(module).into_iter().map(|e| Ok((e.name.clone(), to_torch(&e)?))).collect()
+}
+
+/// Copies tensors in PyTorch's shapes into a model. Strict: every name must be there, none more, each of the model's shape and
+/// dtype; otherwise nothing is changed and the error lists all that does not fit.
+pub fn load_state_dict(module: &(impl Module + ?Sized), state: &BTreeMap<String, Tensor>) -> Result<()> {
+    let entries = entries(module);
+    let mut problems = vec![];
+    let mut loads = vec![];
+    for entry in &entries {
+        let expected = to_torch(entry)?;
+        match state.get(&entry.name) {
+            None => problems.push(format!("{} is missing", entry.name)),
+            Some(t) if t.shape() != expected.shape() || t.dtype() != expected.dtype() => problems.push(format!(
+                "{} is {}{}, the model needs {}{}",
+                entry.name,
+                t.dtype(),
+                t.shape(),
+                expected.dtype(),
+                expected.shape()
+            )),
+            Some(t) => loads.push((entry, t)),
+        }
+    }
+    for name in state.keys().filter(|name| !entries.iter().any(|e| e.name == **name)) {
+        problems.push(format!("{name} is not part of the model"));
+    }
+    if !problems.is_empty() {
+        return Err(Error::StateDict { problems });
+    }
+    for (entry, tensor) in loads {
+        let tensor = match entry.layout {
+            Layout::Same => tensor.clone(),
+            Layout::ConvWeight => Tensor::from_nchw(tensor)?,
+        };
+        entry.tensor.copy_from(&tensor)?;
+    }
+    Ok(())
+}
+
+/// A safetensors file of the given tensors, with string metadata; the same state gives the same bytes.
+pub fn to_safetensors<'a>(
+    tensors: impl IntoIterator<Item = &'a (String, Tensor)>,
+    metadata: Option<HashMap<String, String>>,
+) -> Result<Vec<u8>> {
+    let parts: Vec<(&str, Part)> =
+        tensors.into_iter().map(|(name, t)| Ok((name.as_str(), Part::new(t)?))).collect::<Result<_>>()?;
+    safetensors::serialize(parts, metadata).map_err(|e| Error::Safetensors(e.to_string()))
+}
+
+/// The tensors of a safetensors file, and its metadata. Everything about the file is checked before a tensor is made.
+pub fn from_safetensors(bytes: &[u8]) -> Result<(BTreeMap<String, Tensor>, HashMap<String, String>)> {
+    let fail = |e: safetensors::SafeTensorError| Error::Safetensors(e.to_string());
+    let (_, header) = safetensors::SafeTensors::read_metadata(bytes).map_err(fail)?;
+    let file = safetensors::SafeTensors::deserialize(bytes).map_err(fail)?;
+    let mut tensors = BTreeMap::new();
+    for (name, view) in file.tensors() {
+        if view.shape().len() > fornax_engine::MAX_RANK {
+            return Err(Error::Safetensors(format!("{name} has {} axes; at most {} are supported", view.shape().len(), fornax_engine::MAX_RANK)));
+        }
+        let tensor = match view.dtype() {
+            safetensors::Dtype::F32 => decode::<f32>(&view),
+            safetensors::Dtype::F64 => decode::<f64>(&view),
+            safetensors::Dtype::F16 => decode::<fornax_engine::dtype::f16>(&view),
+            safetensors::Dtype::BF16 => decode::<fornax_engine::dtype::bf16>(&view),
+            safetensors::Dtype::I64 => decode::<i64>(&view),
+            safetensors::Dtype::U8 | safetensors::Dtype::BOOL => decode::<u8>(&view),
+            other => return Err(Error::Safetensors(format!("{name} has dtype {other:?}, which is not supported"))),
+        }?;
+        tensors.insert(name, tensor);
+    }
+    Ok((tensors, header.metadata().clone().unwrap_or_default()))
+}
+
+fn to_torch(entry: &Entry) -> Result<Tensor> {
+    let tensor = entry.tensor.detach();
+    Ok(match entry.layout {
+        Layout::Same => tensor,
+        Layout::ConvWeight => tensor.to_nchw()?,
+    })
+}
+
+fn decode<T: Element>(view: &safetensors::tensor::TensorView<'_>) -> Result<Tensor> {
+    Ok(Tensor::build(view.shape(), |out: &mut [T]| bytemuck::cast_slice_mut(out).copy_from_slice(view.data()))?)
+}
+
+/// A tensor's bytes as the safetensors writer wants them.
+struct Part {
+    dtype: safetensors::Dtype,
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+impl Part {
+    fn new(t: &Tensor) -> Result<Part> {
+        fn bytes<T: Element>(t: &Tensor) -> Result<Vec<u8>> {
+            Ok(bytemuck::cast_slice(&t.read::<T>()?).to_vec())
+        }
+        let (dtype, bytes) = match t.dtype() {
+            DType::F32 => (safetensors::Dtype::F32, bytes::<f32>(t)?),
+            DType::F64 => (safetensors::Dtype::F64, bytes::<f64>(t)?),
+            DType::F16 => (safetensors::Dtype::F16, bytes::<fornax_engine::dtype::f16>(t)?),
+            DType::BF16 => (safetensors::Dtype::BF16, bytes::<fornax_engine::dtype::bf16>(t)?),
+            DType::I64 => (safetensors::Dtype::I64, bytes::<i64>(t)?),
+            DType::U8 => (safetensors::Dtype::U8, bytes::<u8>(t)?),
+        };
+        Ok(Part { dtype, shape: t.dims().to_vec(), bytes })
+    }
+}
+
+impl safetensors::View for Part {
+    fn dtype(&self) -> safetensors::Dtype {
+        self.dtype
+    }
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+    fn data(&self) -> std::borrow::Cow<'_, [u8]> {
+        (&self.bytes).into()
+    }
+    fn data_len(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ModelOptions, create_model, named_parameters};
+
+    fn model(seed: u64) -> Box<dyn Module> {
+        create_model("resnet8", &ModelOptions { num_classes: 10, in_chans: 1, seed }).expect("builds")
+    }
+
+    fn map(state: Vec<(String, Tensor)>) -> BTreeMap<String, Tensor> {
+        state.into_iter().collect()
+    }
+
+    #[test]
+    fn a_file_brings_another_model_to_the_same_state() {
+        let (a, b) = (model(1), model(2));
+        let state = state_dict(&*a).expect("reads");
+        assert_eq!(state[0].0, "conv1.weight");
+        assert_eq!(state[0].1.dims(), [16, 1, 3, 3], "PyTorch's layout");
+        let metadata = HashMap::from([("epoch".to_string(), "3".to_string())]);
+        let bytes = to_safetensors(&state, Some(metadata)).expect("writes");
+        assert_eq!(bytes, to_safetensors(&state_dict(&*a).expect("reads"), Some(HashMap::from([("epoch".into(), "3".into())]))).expect("writes"));
+        let (read, metadata) = from_safetensors(&bytes).expect("reads");
+        assert_eq!(metadata["epoch"], "3");
+        load_state_dict(&*b, &read).expect("fits");
+        for ((name, x), (_, y)) in named_parameters(&*a).iter().zip(named_parameters(&*b)) {
+            assert_eq!(x.to_vec::<f32>().expect("f32"), y.to_vec::<f32>().expect("f32"), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_listed_and_nothing_changes() {
+        let (a, b) = (model(1), model(2));
+        let mut state = map(state_dict(&*a).expect("reads"));
+        state.remove("fc.bias");
+        state.insert("fc.extra".into(), Tensor::scalar(1.0f32).expect("memory"));
+        state.insert("conv1.weight".into(), Tensor::scalar(1.0f32).expect("memory"));
+        let before = state_dict(&*b).expect("reads")[0].1.to_vec::<f32>().expect("f32");
+        let error = load_state_dict(&*b, &state).expect_err("three problems").to_string();
+        for part in ["fc.bias is missing", "fc.extra is not part of the model", "conv1.weight is f32[], the model needs f32[16, 1, 3, 3]"] {
+            assert!(error.contains(part), "{error}");
+        }
+        assert_eq!(before, state_dict(&*b).expect("reads")[0].1.to_vec::<f32>().expect("f32"));
+    }
+
+    #[test]
+    fn a_damaged_file_is_an_error() {
+        let bytes = to_safetensors(&state_dict(&*model(1)).expect("reads"), None).expect("writes");
+        for cut in [0, 7, 8, 100, bytes.len() - 1] {
+            assert!(matches!(from_safetensors(&bytes[..cut]), Err(Error::Safetensors(_))), "cut at {cut}");
+        }
+        let mut huge = bytes.clone();
+        huge[..8].copy_from_slice(&u64::MAX.to_le_bytes());
+        assert!(matches!(from_safetensors(&huge), Err(Error::Safetensors(_))));
+    }
+}
