@@ -31,7 +31,7 @@ fn main() -> std::io::Result<()> {
 #[cfg(feature = "libtorch")]
 mod side_by_side {
     use fornax_benches::measure::{Effort, Work, measure};
-    use fornax_benches::report::{Report, Row, Side};
+    use fornax_benches::report::{Report, Row, Run, Side};
     use fornax_benches::{cases, fornax, libtorch};
     use std::path::Path;
 
@@ -78,18 +78,19 @@ mod side_by_side {
             eprintln!("scripts/bench-libtorch sets it, and what else makes libtorch fast.");
         }
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bench-rows");
-        let mut report = Report::create(&folder.join(format!("threads-{threads}.jsonl")))?;
+        let mut report = Report::open(&folder.join(format!("threads-{threads}.jsonl")))?;
         for case in cases::all().iter().filter(|case| options.wants(&case.to_string())) {
             let layouts = libtorch::layouts(case);
             let mut sides: Vec<Work> = fornax::prepare(case).into_iter().collect();
             let peers = layouts.iter().map(|&layout| libtorch::prepare(case, layout, threads));
             sides.extend(peers);
-            let mut times = measure(&mut sides, options.effort).into_iter();
-            let fornax = (times.len() > layouts.len())
-                .then(|| Side::new("Fornax", times.next().expect("Fornax is first")));
-            let peers =
-                layouts.iter().zip(times).map(|(layout, time)| Side::new(layout.name(), time)).collect();
-            report.add(&Row::new(case, fornax, peers, options.effort, threads))?;
+            let measured = measure(&mut sides, options.effort);
+            let mut times = measured.times.into_iter();
+            let fornax = (times.len() > layouts.len()).then(|| times.next().expect("Fornax is first"));
+            let peers = layouts.iter().zip(times).map(|(layout, time)| Side::new(layout.name(), time));
+            let run = Run { threads, rounds: options.effort.rounds, others: measured.others };
+            let fornax = fornax.map(|time| Side::new("Fornax", time));
+            report.add(&Row::new(case, fornax, peers.collect(), run))?;
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ pub mod cases;
 pub mod fornax;
 #[cfg(feature = "libtorch")]
 pub mod libtorch;
+pub mod machine;
 pub mod measure;
 pub mod networks;
 pub mod report;

@@ -1,4 +1,5 @@
 //! Times the sides of a row in turn, A B A B …, so that whatever else the machine does hits all of them.
+use crate::machine::busy_seconds;
 use rustix::time::{ClockId, clock_gettime};
 use std::ops::{AddAssign, Sub};
 use std::time::Instant;
@@ -50,9 +51,20 @@ pub struct Effort {
     pub turn: f64,
 }
 
-/// The median time of one run of each side.
-pub fn measure(sides: &mut [Work], effort: Effort) -> Vec<Time> {
+/// What [`measure`] found.
+#[derive(Clone, Debug)]
+pub struct Measured {
+    /// The median time of one run of each side.
+    pub times: Vec<Time>,
+    /// How many processors other processes kept busy meanwhile, on average: above a tenth, trust the ratio more than the
+    /// times, and the processor time more than the clock.
+    pub others: f64,
+}
+
+/// Measures every side of a row.
+pub fn measure(sides: &mut [Work], effort: Effort) -> Measured {
     let repeats: Vec<usize> = sides.iter_mut().map(|work| warm_up(work, effort.turn)).collect();
+    let (started, busy, own) = (Instant::now(), busy_seconds(), cpu_seconds());
     let mut turns = vec![Vec::with_capacity(effort.rounds); sides.len()];
     for _ in 0..effort.rounds {
         for (side, work) in sides.iter_mut().enumerate() {
@@ -64,13 +76,12 @@ pub fn measure(sides: &mut [Work], effort: Effort) -> Vec<Time> {
             turns[side].push(Time { wall: sum.wall / n, cpu: sum.cpu / n });
         }
     }
-    turns
-        .iter()
-        .map(|turns| Time {
-            wall: median(turns.iter().map(|t| t.wall)),
-            cpu: median(turns.iter().map(|t| t.cpu)),
-        })
-        .collect()
+    let others = (busy_seconds() - busy) - (cpu_seconds() - own);
+    let times = turns.iter().map(|turns| Time {
+        wall: median(turns.iter().map(|t| t.wall)),
+        cpu: median(turns.iter().map(|t| t.cpu)),
+    });
+    Measured { times: times.collect(), others: (others / started.elapsed().as_secs_f64()).max(0.0) }
 }
 
 /// Runs `work` until its time has settled, and returns how often it fits into a turn.
@@ -110,6 +121,6 @@ mod tests {
         // Three runs of warm-up (a turn of no length is one run), then five rounds.
         let mut sides = [side(vec![0.0, 0.0, 0.0, 1.0, 2.0, 90.0, 4.0, 3.0]), side(vec![5.0; 8])];
         let found = measure(&mut sides, Effort { rounds: 5, turn: 0.0 });
-        assert_eq!(found, [Time { wall: 3.0, cpu: 1.0 }, Time { wall: 5.0, cpu: 1.0 }]);
+        assert_eq!(found.times, [Time { wall: 3.0, cpu: 1.0 }, Time { wall: 5.0, cpu: 1.0 }]);
     }
 }

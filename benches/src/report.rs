@@ -1,8 +1,8 @@
 //! One line a row on stdout, and the same as a JSON line for `scripts/bench-report`.
 use crate::cases::{Case, Load};
-use crate::measure::{Effort, Time};
+use crate::measure::Time;
 use serde::Serialize;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -24,6 +24,17 @@ impl Side {
     }
 }
 
+/// How a row was measured.
+#[derive(Clone, Copy, Debug)]
+pub struct Run {
+    /// Threads of each side.
+    pub threads: usize,
+    /// How often the sides took turns.
+    pub rounds: usize,
+    /// Processors that other processes kept busy meanwhile.
+    pub others: f64,
+}
+
 /// The result of one row.
 #[derive(Clone, Debug, Serialize)]
 pub struct Row {
@@ -39,6 +50,8 @@ pub struct Row {
     unit: Option<&'static str>,
     threads: usize,
     rounds: usize,
+    /// Processors that other processes kept busy meanwhile.
+    others: f64,
     /// Whether the process was started with the allocator settings of the tuned peer.
     tuned: bool,
 }
@@ -48,7 +61,7 @@ impl Row {
     ///
     /// # Panics
     /// When there is no peer.
-    pub fn new(case: &Case, fornax: Option<Side>, peers: Vec<Side>, effort: Effort, threads: usize) -> Self {
+    pub fn new(case: &Case, fornax: Option<Side>, peers: Vec<Side>, run: Run) -> Self {
         let libtorch = peers.into_iter().min_by(|a, b| a.ms.total_cmp(&b.ms)).expect("there is a peer");
         let (rate, unit) = match case.load() {
             Load::Flops(flops) => (Some(flops), Some("GFLOP/s")),
@@ -62,8 +75,9 @@ impl Row {
             unit,
             fornax,
             libtorch,
-            threads,
-            rounds: effort.rounds,
+            threads: run.threads,
+            rounds: run.rounds,
+            others: run.others,
             tuned: std::env::var("GLIBC_TUNABLES").is_ok_and(|v| v.contains("mmap_threshold")),
         }
     }
@@ -75,13 +89,13 @@ pub struct Report {
 }
 
 impl Report {
-    /// Heads the table and starts the file.
-    pub fn create(path: &Path) -> io::Result<Self> {
+    /// Heads the table and opens the file; rows are added to those of earlier runs, the last one of a name counts.
+    pub fn open(path: &Path) -> io::Result<Self> {
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder)?;
         }
         println!("{:<52} {:>10} {:>10}         {:>7}", "row", "fornax", "libtorch", "ratio");
-        Ok(Report { file: File::create(path)? })
+        Ok(Report { file: OpenOptions::new().create(true).append(true).open(path)? })
     }
 
     /// Prints and records a row.

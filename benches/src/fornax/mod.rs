@@ -48,6 +48,12 @@ fn full(channels: usize, value: f64) -> Tensor {
     done(Tensor::full([channels], value, DType::F32, &Device::Cpu))
 }
 
+/// Class indices, spread over all classes.
+fn target(n: usize, classes: usize) -> Tensor {
+    let target: Vec<i64> = (0..n).map(|i| (i * 7919 % classes) as i64).collect();
+    done(Tensor::from_vec(target, [n]))
+}
+
 /// A bench has nobody to hand an error to.
 fn done<T>(result: Result<T>) -> T {
     result.unwrap_or_else(|error| panic!("{error}"))

@@ -1,5 +1,5 @@
 //! Single operations.
-use super::{full, operation, randn};
+use super::{full, operation, randn, target};
 use crate::cases::{Case, Elementwise, Pass};
 use crate::measure::Work;
 use fornax_engine::{Conv2d, Result, Tensor};
@@ -24,8 +24,7 @@ pub(super) fn prepare(case: &Case) -> Option<Work> {
             all(operands, pass, |t| t[0].linear(&t[1], Some(&t[2])))
         }
         Case::CrossEntropy([n, classes], pass) => {
-            let target: Vec<i64> = (0..n).map(|i| ((i * 7919) % classes) as i64).collect();
-            let target = super::done(Tensor::from_vec(target, [n]));
+            let target = target(n, classes);
             all(vec![randn([n, classes])], pass, move |t| t[0].cross_entropy(&target, 0.0))
         }
         Case::Elementwise(op, shape, pass) => match op {

@@ -10,6 +10,8 @@ use tch::{Kind, Reduction, Tensor};
 pub struct TrainingStep {
     layout: Layout,
     layers: Vec<Built>,
+    /// In the order of the layers, which is Fornax's.
+    parameters: Vec<Tensor>,
     optimizer: nn::Optimizer,
     images: Tensor,
     target: Tensor,
@@ -18,14 +20,34 @@ pub struct TrainingStep {
 impl TrainingStep {
     /// Builds the network in libtorch.
     pub fn new(network: Network, layout: Layout) -> Self {
-        let mut builder = Builder { layout, variables: VarStore::new(FLOAT.1) };
+        let mut builder = Builder { layout, variables: VarStore::new(FLOAT.1), parameters: vec![] };
         let layers = builder.layers(&network.layers());
         let sgd = nn::sgd(0.9, 0.0, 0.0, false);
         let optimizer = sgd.build(&builder.variables, 1e-3).expect("SGD takes these variables");
         let images = layout.randn(network.input());
         let target =
             Tensor::randint(network.classes() as i64, [network.input()[0] as i64], (Kind::Int64, FLOAT.1));
-        TrainingStep { layout, layers, optimizer, images, target }
+        TrainingStep { layout, layers, parameters: builder.parameters, optimizer, images, target }
+    }
+
+    /// Takes over parameters in the order of the layers, images and class indices, all as Fornax holds them: channels-last.
+    pub fn copy_from(&mut self, parameters: &[Vec<f32>], images: &[f32], target: &[i64]) {
+        assert_eq!(self.layout, Layout::ChannelsLast);
+        assert_eq!(self.parameters.len(), parameters.len());
+        tch::no_grad(|| {
+            for (variable, values) in self.parameters.iter_mut().zip(parameters) {
+                variable.copy_(&Tensor::from_slice(values).view_as(variable));
+            }
+        });
+        let mut pixels = self.images.permute([0, 2, 3, 1]);
+        pixels.copy_(&Tensor::from_slice(images).view_as(&pixels));
+        self.target = Tensor::from_slice(target);
+    }
+
+    /// The elements of each parameter, in the order of the layers.
+    pub fn parameters(&self) -> Vec<Vec<f32>> {
+        let elements = |t: &Tensor| Vec::<f32>::try_from(t.detach().view(-1)).expect("parameters are f32");
+        self.parameters.iter().map(elements).collect()
     }
 
     /// Forward, cross entropy, backward, update; returns the loss.
@@ -41,7 +63,7 @@ impl TrainingStep {
 
 /// The row of one optimizer update, from gradients that stay.
 pub(super) fn update(optimizer: Optimizer, network: Network) -> Work {
-    let mut builder = Builder { layout: Layout::ChannelsLast, variables: VarStore::new(FLOAT.1) };
+    let mut builder = Builder { layout: Layout::ChannelsLast, variables: VarStore::new(FLOAT.1), parameters: vec![] };
     builder.layers(&network.layers());
     let mut optimizer = match optimizer {
         Optimizer::Sgd => nn::sgd(0.9, 0.0, 0.0, false).build(&builder.variables, 1e-3),
@@ -82,6 +104,7 @@ impl BatchNorm {
 struct Builder {
     layout: Layout,
     variables: VarStore,
+    parameters: Vec<Tensor>,
 }
 
 impl Builder {
@@ -144,8 +167,10 @@ impl Builder {
     }
 
     fn variable(&mut self, value: Tensor) -> Tensor {
-        let name = format!("v{}", self.variables.len());
-        self.variables.root().var_copy(&name, &value)
+        let name = format!("v{}", self.parameters.len());
+        let variable = self.variables.root().var_copy(&name, &value);
+        self.parameters.push(variable.shallow_clone());
+        variable
     }
 }
 
