@@ -26,7 +26,7 @@ pub use autograd::{BackwardFn, Hook, no_grad};
 pub use conv_shape::ConvShape;
 pub use device::Device;
 pub use dtype::{DType, Element};
-pub use ops::Conv2d;
+pub use ops::{AttentionMask, Conv2d};
 pub use error::{Error, Operands, Result};
 pub use shape::{MAX_RANK, Shape};
 pub use storage::{Read, Write};

@@ -7,6 +7,7 @@ mod context;
 mod error;
 pub mod init;
 pub mod layers;
+pub mod loss;
 pub mod models;
 mod module;
 pub mod state_dict;

@@ -1,2 +1,3 @@
 //! What the whole-system tests share: the golden files and the one table of cases.
+pub mod cases;
 pub mod golden;

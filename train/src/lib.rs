@@ -1,2 +1,3 @@
 //! Training image models from one binary.
 #![forbid(unsafe_code)]
+pub mod augment;

@@ -1,21 +1,17 @@
-//! Elementwise sum.
+//! In-place sum: how gradients add up.
 use super::parallel::for_each_piece;
+use super::vectorized::vectorized;
 use crate::dtype::Real;
-
-/// `y = a + b`.
-pub fn forward<T: Real>(a: &[T], b: &[T], y: &mut [T]) {
-    for_each_piece(y, |start, y| {
-        for ((y, a), b) in y.iter_mut().zip(&a[start..]).zip(&b[start..]) {
-            *y = *a + *b;
-        }
-    });
-}
 
 /// `a += b`.
 pub fn add_assign<T: Real>(a: &mut [T], b: &[T]) {
-    for_each_piece(a, |start, a| {
-        for (a, b) in a.iter_mut().zip(&b[start..]) {
+    for_each_piece(a, |start, a| piece(a, &b[start..start + a.len()]));
+}
+
+vectorized! {
+    fn piece<T: Real>(a: &mut [T], b: &[T]) {
+        for (a, b) in a.iter_mut().zip(b) {
             *a += *b;
         }
-    });
+    }
 }

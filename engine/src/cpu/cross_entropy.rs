@@ -7,7 +7,7 @@ pub fn forward<T: Real>(x: &[T], target: &[i64], smoothing: f64, log_sums: &mut 
     let (n, classes) = (target.len(), x.len() / target.len());
     let mut losses = vec![0.0f64; n];
     let (out, sums) = (Shared::new(&mut losses), Shared::new(log_sums));
-    for_each_rows(n, classes, |row| {
+    for_each_row(n, classes, |row| {
         let x = &x[row * classes..][..classes];
         let max = x.iter().fold(T::neg_infinity(), |m, v| if *v > m { *v } else { m });
         let sum: T = x.iter().map(|v| (*v - max).exp()).sum();
@@ -32,7 +32,7 @@ pub fn backward<T: Real>(x: &[T], target: &[i64], smoothing: f64, log_sums: &[T]
     let scale = T::from_f64(scale / n as f64);
     let (on, off) = (T::from_f64(1.0 - smoothing), T::from_f64(smoothing / classes as f64));
     let out = Shared::new(dx);
-    for_each_rows(n, classes, |row| {
+    for_each_row(n, classes, |row| {
         // SAFETY: each row belongs to one task.
         let dx = unsafe { out.slice(row * classes, classes) };
         for (dx, x) in dx.iter_mut().zip(&x[row * classes..]) {
@@ -42,7 +42,8 @@ pub fn backward<T: Real>(x: &[T], target: &[i64], smoothing: f64, log_sums: &[T]
     });
 }
 
-fn for_each_rows(n: usize, classes: usize, f: impl Fn(usize) + Sync + Send) {
+/// Runs `f(row)` over rows of logits, in tasks of about a grain of work.
+pub fn for_each_row(n: usize, classes: usize, f: impl Fn(usize) + Sync + Send) {
     // An exponential costs about as much as sixteen additions.
     let rows = (GRAIN / 16 / classes.max(1)).max(1);
     for_each_task(n.div_ceil(rows), |task| (task * rows..n.min((task + 1) * rows)).for_each(&f));

@@ -20,6 +20,10 @@ impl<'a, T> Matrix<'a, T> {
     pub fn transposed(data: &'a [T], cols: usize) -> Self {
         Matrix { data, row_step: 1, col_step: cols }
     }
+
+    fn covers(&self, rows: usize, cols: usize) -> bool {
+        (rows - 1) * self.row_step + (cols - 1) * self.col_step < self.data.len()
+    }
 }
 
 /// `c = a · b`, or `c += a · b`, with `a` of `m × k`, `b` of `k × n` and `c` row-major `m × n`.
@@ -34,8 +38,7 @@ pub fn gemm<T: Real>(m: usize, n: usize, k: usize, a: Matrix<T>, b: Matrix<T>, a
         }
         return;
     }
-    let covers = |x: &Matrix<T>, rows: usize, cols: usize| (rows - 1) * x.row_step + (cols - 1) * x.col_step < x.data.len();
-    assert!(covers(&a, m, k) && covers(&b, k, n), "operands are too short for {m}x{k} times {k}x{n}");
+    assert!(a.covers(m, k) && b.covers(k, n), "operands are too short for {m}x{k} times {k}x{n}");
     // Blocks along the longer side of about four million multiply-adds, in whole register tiles.
     let (side, other) = (m.max(n), m.min(n));
     let block = ((1 << 22) / (other * k)).max(1).next_multiple_of(48).min(side);
@@ -44,31 +47,45 @@ pub fn gemm<T: Real>(m: usize, n: usize, k: usize, a: Matrix<T>, b: Matrix<T>, a
         let (start, end) = (task * block, ((task + 1) * block).min(side));
         let (rows, cols) = if m >= n { (start..end, 0..n) } else { (0..m, start..end) };
         let (a0, b0) = (rows.start * a.row_step, cols.start * b.col_step);
+        let (a, b) = (Matrix { data: &a.data[a0..], ..a }, Matrix { data: &b.data[b0..], ..b });
         // SAFETY: the operands cover their extents (checked above); tasks write disjoint blocks of `c`.
         unsafe {
-            gemm::gemm(
-                rows.len(),
-                cols.len(),
-                k,
-                out.as_mut_ptr().add(rows.start * n + cols.start),
-                1,
-                n as isize,
-                add,
-                a.data.as_ptr().add(a0),
-                a.col_step as isize,
-                a.row_step as isize,
-                b.data.as_ptr().add(b0),
-                b.col_step as isize,
-                b.row_step as isize,
-                T::one(),
-                T::one(),
-                false,
-                false,
-                false,
-                gemm::Parallelism::None,
-            );
+            block_product(rows.len(), cols.len(), k, a, b, add, out.as_mut_ptr().add(rows.start * n + cols.start), n)
+        };
+    });
+}
+
+/// `batch` products of the same extents into consecutive row-major matrices of `c`; `operands(i)` gives those of entry `i`.
+pub fn gemm_batch<'a, T: Real>(
+    m: usize,
+    n: usize,
+    k: usize,
+    batch: usize,
+    operands: impl Fn(usize) -> (Matrix<'a, T>, Matrix<'a, T>) + Sync + Send,
+    c: &mut [T],
+) {
+    assert_eq!(c.len(), batch * m * n);
+    if m * n * k == 0 {
+        return c.fill(T::zero());
+    }
+    let per_task = ((1 << 20) / (m * n * k)).max(1);
+    let out = Shared::new(c);
+    for_each_task(batch.div_ceil(per_task), |task| {
+        for i in task * per_task..batch.min((task + 1) * per_task) {
+            let (a, b) = operands(i);
+            assert!(a.covers(m, k) && b.covers(k, n), "operands are too short for {m}x{k} times {k}x{n}");
+            // SAFETY: the operands cover their extents; each entry has its own matrix of `c`.
+            unsafe { block_product(m, n, k, a, b, false, out.as_mut_ptr().add(i * m * n), n) };
         }
     });
+}
+
+/// One product on this thread, into rows of `c` that are `c_step` apart.
+unsafe fn block_product<T: Real>(m: usize, n: usize, k: usize, a: Matrix<T>, b: Matrix<T>, add: bool, c: *mut T, c_step: usize) {
+    let (one, none) = (T::one(), gemm::Parallelism::None);
+    let (ap, a_col, a_row) = (a.data.as_ptr(), a.col_step as isize, a.row_step as isize);
+    let (bp, b_col, b_row) = (b.data.as_ptr(), b.col_step as isize, b.row_step as isize);
+    gemm::gemm(m, n, k, c, 1, c_step as isize, add, ap, a_col, a_row, bp, b_col, b_row, one, one, false, false, false, none);
 }
 
 #[cfg(test)]

@@ -10,9 +10,11 @@
     reason = "a kernel is one unsafe function over raw pointers; its doc comment says what they must cover"
 )]
 pub mod add;
+pub mod binary;
 pub mod conv2d;
 pub mod cross_entropy;
 pub mod gemm;
+pub mod lines;
 pub mod memory;
 pub mod parallel;
 pub mod permute;
@@ -20,3 +22,6 @@ pub mod reduce;
 pub mod relu;
 pub mod scratch;
 pub mod simd;
+pub mod soft_cross_entropy;
+pub mod unary;
+mod vectorized;

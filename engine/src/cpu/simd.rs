@@ -20,6 +20,16 @@ pub enum Level {
 
 static LEVEL: AtomicU8 = AtomicU8::new(0);
 
+impl Level {
+    /// Lanes of a register at this level.
+    pub const fn lanes(self) -> usize {
+        match self {
+            Level::Avx512 => 16,
+            Level::Avx2 | Level::Portable => 8,
+        }
+    }
+}
+
 /// The level in use: the widest that the processor has, unless [`limit_to`] set a lower one.
 #[inline]
 pub fn level() -> Level {
@@ -38,6 +48,26 @@ pub fn level() -> Level {
 /// Uses at most `limit` from now on, in the whole process. For tests and benches that compare levels.
 pub fn limit_to(limit: Level) {
     LEVEL.store(limit.min(detect()) as u8, Ordering::Relaxed);
+}
+
+/// Asks for the cache line at `p`, into the second-level cache; any address will do.
+#[inline(always)]
+pub fn prefetch(p: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: part of the baseline instruction set, and a hint: it never faults.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(p.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = p;
+}
+
+/// Held by tests that set the level or compare bits: the level belongs to the whole process.
+#[cfg(test)]
+pub(crate) fn exclusive() -> std::sync::MutexGuard<'static, ()> {
+    static LOCK: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    LOCK.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 fn detect() -> Level {
@@ -74,9 +104,9 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     unsafe fn splat(x: f32) -> Self::V;
     unsafe fn load(p: *const f32) -> Self::V;
     unsafe fn store(p: *mut f32, v: Self::V);
-    /// The first `n < LANES` lanes from memory, zero in the others.
+    /// The first `n <= LANES` lanes from memory, zero in the others.
     unsafe fn load_first(p: *const f32, n: usize) -> Self::V;
-    /// The first `n < LANES` lanes to memory; nothing else is touched.
+    /// The first `n <= LANES` lanes to memory; nothing else is touched.
     unsafe fn store_first(p: *mut f32, n: usize, v: Self::V);
     /// A store that bypasses the caches; `p` must be aligned to the register. Call [`Simd::fence`] before the
     /// data is handed to another thread.
@@ -380,11 +410,14 @@ mod x86 {
 /// }
 /// ```
 ///
-/// The generated function is `unsafe`: pointers are the caller's promise.
+/// The generated function is `unsafe`: pointers are the caller's promise. With `<S at level>` it takes the
+/// [`Level`] as its first argument, for kernels whose data layout depends on the width of a register: the
+/// layout and the kernel must agree even if the level in use changes between them.
 macro_rules! simd_kernel {
-    ($(#[$meta:meta])* $vis:vis fn $name:ident < $S:ident $(, const $C:ident : $ct:ty)* > ( $($arg:ident : $ty:ty),* $(,)? ) $(-> $ret:ty)? $body:block) => {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident < $S:ident at level $(, const $C:ident : $ct:ty)* > ( $($arg:ident : $ty:ty),* $(,)? ) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
-        $vis unsafe fn $name<$(const $C: $ct),*>($($arg: $ty),*) $(-> $ret)? {
+        #[inline]
+        $vis unsafe fn $name<$(const $C: $ct),*>(level: $crate::cpu::simd::Level, $($arg: $ty),*) $(-> $ret)? {
             #[inline(always)]
             unsafe fn body<$S: $crate::cpu::simd::Simd $(, const $C: $ct)*>($($arg: $ty),*) $(-> $ret)? $body
             #[cfg(target_arch = "x86_64")]
@@ -399,9 +432,9 @@ macro_rules! simd_kernel {
                 // SAFETY: as above.
                 unsafe { body::<$crate::cpu::simd::Avx2 $(, $C)*>($($arg),*) }
             }
-            match $crate::cpu::simd::level() {
+            match level {
                 #[cfg(target_arch = "x86_64")]
-                // SAFETY: the level says that the processor has these features.
+                // SAFETY: the level came from `level()`, so the processor has these features.
                 $crate::cpu::simd::Level::Avx512 => unsafe { avx512::<$($C),*>($($arg),*) },
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: as above.
@@ -409,6 +442,17 @@ macro_rules! simd_kernel {
                 // SAFETY: the portable form needs no features.
                 _ => unsafe { body::<$crate::cpu::simd::Portable $(, $C)*>($($arg),*) },
             }
+        }
+    };
+    ($(#[$meta:meta])* $vis:vis fn $name:ident < $S:ident $(, const $C:ident : $ct:ty)* > ( $($arg:ident : $ty:ty),* $(,)? ) $(-> $ret:ty)? $body:block) => {
+        $(#[$meta])*
+        #[inline]
+        $vis unsafe fn $name<$(const $C: $ct),*>($($arg: $ty),*) $(-> $ret)? {
+            $crate::cpu::simd::simd_kernel! {
+                fn at<$S at level $(, const $C: $ct)*>($($arg: $ty),*) $(-> $ret)? $body
+            }
+            // SAFETY: the caller's promise.
+            unsafe { at::<$($C),*>($crate::cpu::simd::level(), $($arg),*) }
         }
     };
 }
@@ -447,6 +491,7 @@ mod tests {
 
     #[test]
     fn every_level_computes_the_same_and_leaves_the_tail_alone() {
+        let _alone = exclusive();
         let detected = level();
         for limit in [Level::Portable, Level::Avx2, Level::Avx512] {
             limit_to(limit);

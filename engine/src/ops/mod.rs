@@ -52,18 +52,27 @@ macro_rules! dispatch_real {
 }
 pub(crate) use dispatch_real;
 
-mod add;
+mod attention;
+mod binary;
 mod cast;
 mod conv2d;
 mod cross_entropy;
+mod drop;
 mod expand;
+mod extreme;
 mod linear;
+mod matmul;
 mod permute;
 mod relu;
 mod reshape;
-mod scale;
+mod scan;
+mod slice;
+mod soft_cross_entropy;
+mod statistics;
 mod sum;
+mod unary;
 
+pub use attention::AttentionMask;
 pub use conv2d::Conv2d;
 
 use crate::{Error, Result, Tensor};

@@ -25,6 +25,8 @@ pub struct Topic {
 /// A stored tensor, every value as f64 (all stored dtypes fit exactly but i64 beyond 2^53).
 #[derive(Clone, Debug)]
 pub struct Raw {
+    /// The stored dtype; i32 counts as i64, a mask as u8.
+    pub dtype: DType,
     /// Extents as stored: NCHW for images unless the case says otherwise.
     pub shape: Vec<usize>,
     /// Elements, row-major.
@@ -151,15 +153,15 @@ fn read_tensors(path: &Path) -> Result<BTreeMap<String, Raw>, String> {
     file.tensors()
         .into_iter()
         .map(|(name, view)| {
-            let data = decode(view.dtype(), view.data()).ok_or_else(|| {
+            let (dtype, data) = decode(view.dtype(), view.data()).ok_or_else(|| {
                 format!("{}: {name} has dtype {:?}, which no case uses", path.display(), view.dtype())
             })?;
-            Ok((name, Raw { shape: view.shape().to_vec(), data }))
+            Ok((name, Raw { dtype, shape: view.shape().to_vec(), data }))
         })
         .collect()
 }
 
-fn decode(dtype: safetensors::Dtype, bytes: &[u8]) -> Option<Vec<f64>> {
+fn decode(dtype: safetensors::Dtype, bytes: &[u8]) -> Option<(DType, Vec<f64>)> {
     use safetensors::Dtype;
     macro_rules! values {
         ($t:ty) => {
@@ -170,11 +172,11 @@ fn decode(dtype: safetensors::Dtype, bytes: &[u8]) -> Option<Vec<f64>> {
         };
     }
     Some(match dtype {
-        Dtype::F32 => values!(f32),
-        Dtype::F64 => values!(f64),
-        Dtype::I64 => values!(i64),
-        Dtype::I32 => values!(i32),
-        Dtype::U8 | Dtype::BOOL => values!(u8),
+        Dtype::F32 => (DType::F32, values!(f32)),
+        Dtype::F64 => (DType::F64, values!(f64)),
+        Dtype::I64 => (DType::I64, values!(i64)),
+        Dtype::I32 => (DType::I64, values!(i32)),
+        Dtype::U8 | Dtype::BOOL => (DType::U8, values!(u8)),
         _ => return None,
     })
 }

@@ -4,7 +4,10 @@
 //! operation that it does not know is a failure. `TOPICS` is the list of all topics.
 mod compare;
 mod file;
+mod ops_basic;
 mod ops_conv;
+mod ops_loss;
+mod ops_regularizer;
 mod run;
 
 pub use compare::Mismatch;
@@ -28,12 +31,12 @@ pub const TOPICS: &[TopicCheck] = &[
     ("model_state_dicts", None),
     ("models", None),
     ("ops_activation", None),
-    ("ops_basic", None),
+    ("ops_basic", Some(ops_basic::check)),
     ("ops_conv", Some(ops_conv::check)),
-    ("ops_loss", None),
+    ("ops_loss", Some(ops_loss::check)),
     ("ops_norm", None),
     ("ops_pool", None),
-    ("ops_regularizer", None),
+    ("ops_regularizer", Some(ops_regularizer::check)),
     ("optim_adahessian", None),
     ("optim_param_groups", None),
     ("optim_trajectories", None),

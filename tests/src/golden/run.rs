@@ -47,10 +47,8 @@ pub fn operation(
     for role in case.roles("inputs") {
         let raw = case.tensor("inputs", role)?;
         let differentiable = case.has("grads", role);
-        // Indices stay integers: a role without a gradient whose values are class numbers.
-        let integer = !differentiable && matches!(role, "target" | "indices");
-        let whole = integer && raw.data.iter().all(|v| v.fract() == 0.0) && raw.shape.len() == 1;
-        let tensor = raw.to_tensor(if whole { DType::I64 } else { dtype }).map_err(say)?;
+        // Class indices and masks keep their dtype.
+        let tensor = raw.to_tensor(if raw.dtype.is_float() { dtype } else { raw.dtype }).map_err(say)?;
         tensors.insert(role.to_string(), if differentiable { tensor.variable() } else { tensor });
     }
     for role in case.roles("buffers_in") {

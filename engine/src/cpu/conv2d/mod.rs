@@ -2,12 +2,24 @@
 //!
 //! f64 takes [`generic`], im2col and a matrix product, which is also what the other paths are tested against.
 use crate::conv_shape::ConvShape;
-use crate::dtype::Real;
+use crate::dtype::{Real, as_f32, as_f32_mut};
 
+mod band;
+mod batch_tile;
 mod bias;
+mod dense;
+mod depthwise;
+mod depthwise_weight;
 mod generic;
+mod groups;
+mod outer;
+mod panel;
+mod plan;
+mod prefetch;
 #[cfg(test)]
 mod tests;
+mod tile;
+mod weight;
 
 /// The convolution itself:
 /// `y[n,oy,ox,o] = bias[o] + sum over ky,kx,i of x[n, oy*s+ky*d-p, ox*s+kx*d-p, i] * weight[o,ky,kx,i]`, where input
@@ -18,21 +30,35 @@ mod tests;
 pub fn forward<T: Real>(s: &ConvShape, x: &[T], weight: &[T], bias: Option<&[T]>, y: &mut [T]) {
     check(s, x.len(), weight.len(), y.len());
     assert!(bias.is_none_or(|b| b.len() == s.c_out), "bias must hold c_out elements");
-    generic::forward(s, x, weight, bias, y);
+    match (as_f32(x), as_f32(weight), as_f32_mut(y)) {
+        (Some(x), Some(weight), Some(y)) if one_to_one(s) => {
+            depthwise::forward(s, x, weight, bias.and_then(as_f32), y)
+        }
+        (Some(x), Some(weight), Some(y)) => dense::forward(s, x, weight, bias.and_then(as_f32), y),
+        _ => generic::forward(s, x, weight, bias, y),
+    }
 }
 
 /// The gradient of the input, `dx[n,iy,ix,i] = sum over oy,ox,o of dy[n,oy,ox,o] * weight[o,ky,kx,i]` over the windows
 /// that contain the pixel. Shapes as in [`forward`]; `dx` is overwritten.
 pub fn data_gradient<T: Real>(s: &ConvShape, dy: &[T], weight: &[T], dx: &mut [T]) {
     check(s, dx.len(), weight.len(), dy.len());
-    generic::data_gradient(s, dy, weight, dx);
+    match (as_f32(dy), as_f32(weight), as_f32_mut(dx)) {
+        (Some(dy), Some(weight), Some(dx)) if one_to_one(s) => depthwise::data_gradient(s, dy, weight, dx),
+        (Some(dy), Some(weight), Some(dx)) => dense::data_gradient(s, dy, weight, dx),
+        _ => generic::data_gradient(s, dy, weight, dx),
+    }
 }
 
 /// The gradient of the weight, `dw[o,ky,kx,i] = sum over n,oy,ox of dy[n,oy,ox,o] * x[n, oy*s+ky*d-p, ox*s+kx*d-p, i]`.
 /// Shapes as in [`forward`]; `dw` is overwritten.
 pub fn weight_gradient<T: Real>(s: &ConvShape, x: &[T], dy: &[T], dw: &mut [T]) {
     check(s, x.len(), dw.len(), dy.len());
-    generic::weight_gradient(s, x, dy, dw);
+    match (as_f32(x), as_f32(dy), as_f32_mut(dw)) {
+        (Some(x), Some(dy), Some(dw)) if one_to_one(s) => depthwise_weight::gradient(s, x, dy, dw),
+        (Some(x), Some(dy), Some(dw)) => weight::gradient(s, x, dy, dw),
+        _ => generic::weight_gradient(s, x, dy, dw),
+    }
 }
 
 /// The gradient of the bias: `db[o]`, the sum of `dy[n,oy,ox,o]` over batch and pixels. `db` is overwritten.
@@ -40,6 +66,11 @@ pub fn bias_gradient<T: Real>(s: &ConvShape, dy: &[T], db: &mut [T]) {
     assert_eq!(dy.len(), s.output_len(), "dy must hold n * out_h * out_w * c_out elements");
     assert_eq!(db.len(), s.c_out, "db must hold c_out elements");
     bias::column_sums(dy, s.c_out, db);
+}
+
+/// A depthwise convolution whose channels each have one output.
+fn one_to_one(s: &ConvShape) -> bool {
+    s.is_depthwise() && s.c_out == s.c_in
 }
 
 fn check(s: &ConvShape, input: usize, weight: usize, output: usize) {

@@ -150,6 +150,7 @@ fn compare<T: Real>(s: &ConvShape, want: &Expected, tolerance: f64) {
 /// One test for all levels: the level is a setting of the whole process.
 #[test]
 fn every_direction_is_the_definition_at_every_level() {
+    let _alone = simd::exclusive();
     let detected = simd::level();
     for s in CASES.iter().map(shape) {
         let [x, weight, bias, dy] = inputs::<f64>(&s);
@@ -165,6 +166,7 @@ fn every_direction_is_the_definition_at_every_level() {
 
 #[test]
 fn the_number_of_threads_changes_no_bit() {
+    let _alone = simd::exclusive();
     for s in CASES.iter().map(shape) {
         let run = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a thread pool");

@@ -1,0 +1,276 @@
+//! A plan run band by band: a few rows of pixels at a time, copied with their padding into scratch that stays in
+//! the second-level cache while all blocks of channels pass over it.
+use super::Shared;
+use super::panel::Panels;
+use super::plan::{Phase, Place, Plan, append};
+use super::prefetch::Prefetch;
+use super::tile::{self, MAX_ROWS, Store, Tap};
+use crate::cpu::scratch;
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// What every task of one convolution shares.
+pub(super) struct Job<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) panels: &'a Panels,
+    pub(super) packed: &'a [f32],
+    /// Padded to whole registers for each group.
+    pub(super) bias: Option<&'a [f32]>,
+    pub(super) source: &'a [f32],
+    pub(super) target: Shared<f32>,
+    /// Write around the caches; the target is aligned and its rows are whole registers.
+    pub(super) stream: bool,
+}
+
+/// A grid pixel of a band: its place in the band's source and in the target, from the first pixel on.
+#[derive(Clone, Copy)]
+struct Pixel {
+    source: u32,
+    target: u32,
+}
+
+/// Pixels in a row of tiles that share a list of taps.
+struct Segment {
+    pixels: Range<usize>,
+    taps: Range<usize>,
+}
+
+/// How the grid is cut: `images` whole images a task, or `rows` grid rows of one image.
+struct Cut {
+    images: usize,
+    rows: usize,
+    /// Bands of an image, or of a group of images.
+    bands: usize,
+    /// Whether bands read the source in place.
+    in_place: bool,
+    /// Distance between rows of a band's source, in pixels, and between its images.
+    row: usize,
+    image: usize,
+}
+
+/// Rows from which on tiles respect row ends, so that taps on padding rows can be dropped.
+const WIDE: usize = 20;
+
+pub(super) fn run(job: &Job) {
+    let plan = job.plan;
+    let cut = Cut::of(plan, job.panels.columns * job.panels.groups);
+    let pixels: Vec<Vec<Pixel>> = plan.phases.iter().map(|p| pixels(plan, &cut, p)).collect();
+    let tasks = plan.n.div_ceil(cut.images) * cut.bands;
+    (0..tasks).into_par_iter().with_max_len(1).for_each(|task| {
+        let band = cut.band(plan, task);
+        let [h, w, c] = plan.source;
+        // Neighbouring tasks mostly run one after the other on the same thread.
+        let ahead: &[f32] =
+            if task + 1 < tasks { &job.source[cut.band(plan, task + 1).source(plan)] } else { &[] };
+        if cut.in_place {
+            let source = &job.source[(band.n * h + band.y * plan.step[0]) * w * c..];
+            return run_band(job, &cut, &pixels, source, ahead, &band);
+        }
+        let rows = plan.padded(0, band.rows);
+        scratch::with(band.images * cut.image * c, |copy: &mut [f32]| {
+            for i in 0..band.images {
+                let image = &job.source[(band.n + i) * h * w * c..][..h * w * c];
+                let first = (band.y * plan.step[0]) as isize - plan.pad[0] as isize;
+                let out = &mut copy[i * cut.image * c..][..rows * cut.row * c];
+                pad_rows(image, w * c, first, plan.pad[1] * c, cut.row * c, out);
+            }
+            run_band(job, &cut, &pixels, copy, ahead, &band);
+        });
+    });
+}
+
+/// The part of the grid that one task computes: images `n..n + images`, rows `y..y + rows`.
+struct Band {
+    n: usize,
+    images: usize,
+    y: usize,
+    rows: usize,
+}
+
+impl Band {
+    /// The elements of the source that the band reads.
+    fn source(&self, plan: &Plan) -> Range<usize> {
+        let [h, w, c] = plan.source;
+        let first = (self.y * plan.step[0]).saturating_sub(plan.pad[0]).min(h);
+        let last = (self.y * plan.step[0] + plan.padded(0, self.rows)).saturating_sub(plan.pad[0]).min(h);
+        (self.n * h + first) * w * c..((self.n + self.images - 1) * h + last) * w * c
+    }
+}
+
+impl Cut {
+    /// The part of task number `task`.
+    fn band(&self, plan: &Plan, task: usize) -> Band {
+        let (n, y) = (task / self.bands * self.images, task % self.bands * self.rows);
+        Band { n, y, images: self.images.min(plan.n - n), rows: self.rows.min(plan.grid[0] - y) }
+    }
+
+    /// About 224 pixels a band: fewer where their source would leave the cache, more where a pixel costs little.
+    fn of(plan: &Plan, columns: usize) -> Cut {
+        let bytes = plan.source[2] * plan.step[0] * plan.step[1] * size_of::<f32>();
+        let cheap = (1 << 19) / (plan.reduction() * columns).max(1);
+        let target = cheap.clamp(224, 2048).min((400 << 10) / bytes).max(96);
+        let plane = plan.grid[0] * plan.grid[1];
+        let (images, rows) = if plane >= target {
+            (1, (target / plan.grid[1]).max(1))
+        } else {
+            ((target / plane).clamp(1, plan.n), plan.grid[0])
+        };
+        let bands = plan.grid[0].div_ceil(rows);
+        if plan.in_place() {
+            let [h, w, _] = plan.source;
+            return Cut { images, rows, bands, in_place: true, row: w, image: h * w };
+        }
+        let row = plan.padded(1, plan.grid[1]);
+        Cut { images, rows, bands, in_place: false, row, image: plan.padded(0, rows) * row }
+    }
+}
+
+/// The pixels of a whole task; smaller tasks use the first ones.
+fn pixels(plan: &Plan, cut: &Cut, phase: &Phase) -> Vec<Pixel> {
+    let [height, width] = plan.extent(phase);
+    let mut pixels = Vec::with_capacity(cut.images * cut.rows * width);
+    for i in 0..cut.images {
+        for y in 0..cut.rows.min(height) {
+            for x in 0..width {
+                let source = i * cut.image + y * plan.step[0] * cut.row + x * plan.step[1];
+                let row = (i * plan.target[0] + y * plan.spread[0]) * plan.target[1];
+                pixels.push(Pixel {
+                    source: (source * plan.source[2]) as u32,
+                    target: ((row + x * plan.spread[1]) * plan.target[2]) as u32,
+                });
+            }
+        }
+    }
+    pixels
+}
+
+/// Copies rows `first..` of an image (`pitch` elements a row) to rows of `out_pitch`, `left` elements in, with zeros
+/// wherever the image ends.
+pub(super) fn pad_rows(
+    image: &[f32],
+    pitch: usize,
+    first: isize,
+    left: usize,
+    out_pitch: usize,
+    out: &mut [f32],
+) {
+    let left = left.min(out_pitch);
+    let copied = pitch.min(out_pitch - left);
+    let rows = image.len() / pitch;
+    for (r, out) in out.chunks_exact_mut(out_pitch).enumerate() {
+        match usize::try_from(first + r as isize) {
+            Ok(y) if y < rows => {
+                out[..left].fill(0.0);
+                out[left..left + copied].copy_from_slice(&image[y * pitch..][..copied]);
+                out[left + copied..].fill(0.0);
+            }
+            _ => out.fill(0.0),
+        }
+    }
+}
+
+/// All phases and blocks over one band, while the source of the next, `ahead`, is fetched.
+fn run_band(job: &Job, cut: &Cut, pixels: &[Vec<Pixel>], source: &[f32], ahead: &[f32], band: &Band) {
+    let plan = job.plan;
+    let &Band { n: n0, images, y: y0, rows } = band;
+    let tiles: usize = job.panels.blocks.iter().map(|b| pixels[0].len() / job.panels.tile_rows(b)).sum();
+    let mut ahead = Prefetch::new(ahead, tiles * plan.phases.len());
+    for (phase, pixels) in plan.phases.iter().zip(pixels) {
+        let [height, width] = plan.extent(phase);
+        // Fewer rows only in a task of one image; fewer images only in one of whole images.
+        let count = images * rows.min(height.saturating_sub(y0)) * width;
+        let mut taps = Vec::with_capacity(phase.taps.len());
+        let segments = segments(plan, cut, phase, y0, count, width, &mut taps);
+        let oy = y0 * plan.spread[0] + phase.origin[0];
+        let target =
+            job.target.at(((n0 * plan.target[0] + oy) * plan.target[1] + phase.origin[1]) * plan.target[2]);
+        for block in &job.panels.blocks {
+            let (column, columns) = job.panels.range(block);
+            let x = source.as_ptr().wrapping_add(block.group * plan.depth);
+            let y = target.wrapping_add(block.group * job.panels.columns + column);
+            let panel = job.packed[job.panels.start(block)..].as_ptr();
+            let bias = job.bias_of(block.group, column);
+            let store = Store { columns, stream: job.stream };
+            let most = job.panels.tile_rows(block);
+            for segment in &segments {
+                let (start, m) = (segment.pixels.start, segment.pixels.len());
+                let tiles = m.div_ceil(most);
+                for t in 0..tiles {
+                    ahead.advance();
+                    let tile = &pixels[start + t * m / tiles..start + (t + 1) * m / tiles];
+                    let mut from = [std::ptr::null(); MAX_ROWS];
+                    let mut to = [std::ptr::null_mut(); MAX_ROWS];
+                    for (j, pixel) in tile.iter().enumerate() {
+                        from[j] = x.wrapping_add(pixel.source as usize);
+                        to[j] = y.wrapping_add(pixel.target as usize);
+                    }
+                    // SAFETY: pixels lie in the band and, with the segment's taps, read only source rows that
+                    // exist there; tasks own their target rows; the panel has the block's width.
+                    unsafe {
+                        let (from, to) = (from.as_ptr(), to.as_ptr());
+                        let taps = &taps[segment.taps.clone()];
+                        let level = job.panels.level;
+                        tile::run(level, tile.len(), block.registers, from, taps, panel, bias, to, store);
+                    }
+                }
+            }
+        }
+    }
+    if job.stream {
+        // SAFETY: the level is one that the processor has.
+        unsafe { tile::fence(job.panels.level) };
+    }
+}
+
+impl Job<'_> {
+    /// The bias of a block of columns, or null.
+    pub(super) fn bias_of(&self, group: usize, column: usize) -> *const f32 {
+        let padded = self.panels.registers * self.panels.level.lanes();
+        self.bias.map_or(std::ptr::null(), |b| b[group * padded + column..].as_ptr())
+    }
+}
+
+/// Cuts the pixels of a band into segments, and fills `taps` with the runs that they use.
+///
+/// Neighbouring rows that lose the same taps to padding form a segment. Narrow rows form one segment, whose tiles
+/// cross row ends and read the zeros of the padding instead.
+fn segments(
+    plan: &Plan,
+    cut: &Cut,
+    phase: &Phase,
+    y0: usize,
+    count: usize,
+    width: usize,
+    taps: &mut Vec<Tap>,
+) -> Vec<Segment> {
+    let c = plan.source[2];
+    let mut add = |from: usize, to: usize| {
+        let first = taps.len();
+        let mut run = Vec::with_capacity(to - from);
+        for tap in &phase.taps[from..to] {
+            append(&mut run, Tap { offset: (tap.dy * cut.row + tap.dx) * c, row: tap.row, len: plan.depth });
+        }
+        taps.extend(run);
+        first..taps.len()
+    };
+    if cut.in_place || cut.images > 1 || width < WIDE {
+        return vec![Segment { pixels: 0..count, taps: add(0, phase.taps.len()) }];
+    }
+    let mut segments: Vec<Segment> = Vec::new();
+    let mut last = None;
+    for y in 0..count / width {
+        // Taps are in order of rows, up or down, so those inside the source are neighbours.
+        let inside = |tap: &Place| {
+            let row = (y0 + y) * plan.step[0] + tap.dy;
+            row >= plan.pad[0] && row - plan.pad[0] < plan.source[0]
+        };
+        let from = phase.taps.iter().position(inside).unwrap_or(0);
+        let to = phase.taps.iter().rposition(inside).map_or(from, |i| i + 1);
+        match segments.last_mut() {
+            Some(segment) if last == Some((from, to)) => segment.pixels.end += width,
+            _ => segments.push(Segment { pixels: y * width..(y + 1) * width, taps: add(from, to) }),
+        }
+        last = Some((from, to));
+    }
+    segments
+}

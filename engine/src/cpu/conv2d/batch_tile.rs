@@ -1,0 +1,74 @@
+//! A plan run over small planes: a tile is the same pixel of up to twelve images. Nothing is copied, and taps on
+//! padding are left out exactly, which is much of the work when a plane is 4x4 or 7x7.
+use super::band::Job;
+use super::plan::{Phase, Plan, append};
+use super::tile::{self, MAX_ROWS, Store, Tap};
+use rayon::prelude::*;
+
+/// Planes with at most this many grid pixels on a side gain from dropping padding.
+const PLANE: usize = 16;
+/// Fewer images leave the tile too empty.
+const IMAGES: usize = 6;
+
+/// True when the batch is large and the plane small enough, and there is padding to save.
+pub(super) fn suits(plan: &Plan) -> bool {
+    plan.n >= IMAGES && plan.grid.iter().all(|g| *g <= PLANE) && !plan.in_place()
+}
+
+pub(super) fn run(job: &Job) {
+    let plan = job.plan;
+    let tiles = plan.n.div_ceil(job.panels.tile_rows(&job.panels.blocks[0]));
+    // Block by block, so that neighbouring tasks share their panel.
+    (0..job.panels.blocks.len() * tiles).into_par_iter().with_max_len(1).for_each(|task| {
+        let block = &job.panels.blocks[task / tiles];
+        let tile = task % tiles;
+        let (n0, n1) = (tile * plan.n / tiles, (tile + 1) * plan.n / tiles);
+        let (column, columns) = job.panels.range(block);
+        let [sh, sw, sc] = plan.source;
+        let [th, tw, tc] = plan.target;
+        let panel = job.packed[job.panels.start(block)..].as_ptr();
+        let bias = job.bias_of(block.group, column);
+        let store = Store { columns, stream: job.stream };
+        let most = job.panels.tile_rows(block);
+        let mut taps = Vec::new();
+        for phase in &plan.phases {
+            let [height, width] = plan.extent(phase);
+            for (gy, gx) in (0..height).flat_map(|y| (0..width).map(move |x| (y, x))) {
+                collect(plan, phase, [gy, gx], &mut taps);
+                let (oy, ox) = (gy * plan.spread[0] + phase.origin[0], gx * plan.spread[1] + phase.origin[1]);
+                for m0 in (n0..n1).step_by(most) {
+                    let m = most.min(n1 - m0);
+                    let mut from = [std::ptr::null(); MAX_ROWS];
+                    let mut to = [std::ptr::null_mut(); MAX_ROWS];
+                    for j in 0..m {
+                        from[j] = job.source[(m0 + j) * sh * sw * sc + block.group * plan.depth..].as_ptr();
+                        let pixel = ((m0 + j) * th + oy) * tw + ox;
+                        to[j] = job.target.at(pixel * tc + block.group * job.panels.columns + column);
+                    }
+                    // SAFETY: the taps lie inside the image; a task owns its images' columns.
+                    unsafe {
+                        let (from, to) = (from.as_ptr(), to.as_ptr());
+                        tile::run(job.panels.level, m, block.registers, from, &taps, panel, bias, to, store);
+                    }
+                }
+            }
+        }
+        if job.stream {
+            // SAFETY: the level is one that the processor has.
+            unsafe { tile::fence(job.panels.level) };
+        }
+    });
+}
+
+/// The runs of a grid pixel that lie inside the source.
+fn collect(plan: &Plan, phase: &Phase, grid: [usize; 2], taps: &mut Vec<Tap>) {
+    taps.clear();
+    for tap in &phase.taps {
+        let y = (grid[0] * plan.step[0] + tap.dy).wrapping_sub(plan.pad[0]);
+        let x = (grid[1] * plan.step[1] + tap.dx).wrapping_sub(plan.pad[1]);
+        if y < plan.source[0] && x < plan.source[1] {
+            let offset = (y * plan.source[1] + x) * plan.source[2];
+            append(taps, Tap { offset, row: tap.row, len: plan.depth });
+        }
+    }
+}

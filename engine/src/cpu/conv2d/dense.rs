@@ -1,0 +1,76 @@
+//! Forward pass and data gradient in f32: packs the weights and runs the plan over bands or batch tiles.
+use super::band::{self, Job};
+use super::groups::Groups;
+use super::panel::Panels;
+use super::plan::Plan;
+use super::{Shared, batch_tile};
+use crate::conv_shape::ConvShape;
+use crate::cpu::scratch;
+use crate::cpu::simd::{self, Level};
+
+/// Outputs beyond this size are stored around the caches: the next operation would not find them there.
+const STREAM_BYTES: usize = 32 << 20;
+/// The widest tile loads least, as long as its panel stays in the second-level cache: 1-10 % faster up to here.
+const WIDE_ROWS: usize = 1024;
+
+pub(super) fn forward(s: &ConvShape, x: &[f32], weight: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
+    let level = simd::level();
+    let groups = Groups::of(s, level.lanes());
+    let plan = Plan::forward(s, &groups);
+    let rows = plan.phases[0].taps.len() * groups.inputs;
+    let wide = rows <= WIDE_ROWS;
+    let panels = Panels::new(level, groups.count, groups.outputs, rows, wide);
+    scratch::with(panels.len(), |packed: &mut [f32]| {
+        panels.pack_forward(s, &groups, weight, packed);
+        run(&plan, &panels, packed, bias, x, y);
+    });
+}
+
+pub(super) fn data_gradient(s: &ConvShape, dy: &[f32], weight: &[f32], dx: &mut [f32]) {
+    let level = simd::level();
+    let groups = Groups::of(s, level.lanes());
+    let plan = Plan::data_gradient(s, &groups);
+    let rows = s.kernel[0] * s.kernel[1] * groups.outputs;
+    let wide = rows <= WIDE_ROWS;
+    let panels = Panels::new(level, groups.count, groups.inputs, rows, wide);
+    scratch::with(panels.len(), |packed: &mut [f32]| {
+        panels.pack_data(s, &groups, weight, packed);
+        run(&plan, &panels, packed, None, dy, dx);
+    });
+}
+
+/// Whether `target`, pixels of `columns` (or a multiple), should and can be stored around the caches.
+pub(super) fn streams(level: Level, columns: usize, target: &[f32]) -> bool {
+    let register = level.lanes() * size_of::<f32>();
+    size_of_val(target) > STREAM_BYTES
+        && (target.as_ptr() as usize).is_multiple_of(register)
+        && columns.is_multiple_of(level.lanes())
+}
+
+fn run(
+    plan: &Plan,
+    panels: &Panels,
+    packed: &[f32],
+    bias: Option<&[f32]>,
+    source: &[f32],
+    target: &mut [f32],
+) {
+    if target.is_empty() {
+        return;
+    }
+    let lanes = panels.level.lanes();
+    let stream = streams(panels.level, panels.columns, target);
+    let padded = panels.registers * lanes;
+    scratch::with(bias.map_or(0, |_| panels.groups * padded), |wide: &mut [f32]| {
+        if let Some(bias) = bias {
+            for (to, from) in wide.chunks_exact_mut(padded).zip(bias.chunks_exact(panels.columns)) {
+                to[..panels.columns].copy_from_slice(from);
+                to[panels.columns..].fill(0.0);
+            }
+        }
+        let bias = bias.map(|_| &*wide);
+        let target = Shared(target.as_mut_ptr());
+        let job = Job { plan, panels, packed, bias, source, target, stream };
+        if batch_tile::suits(plan) { batch_tile::run(&job) } else { band::run(&job) }
+    });
+}

@@ -1,0 +1,31 @@
+//! Channel groups as the kernels see them: groups narrower than a register are merged.
+use crate::conv_shape::ConvShape;
+
+/// `count` blocks of channels that are convolved by themselves. A block is `merged` neighbouring groups, whose
+/// weights form a block-diagonal matrix: a few multiplications by zero cost less than a mostly empty register.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Groups {
+    pub(super) count: usize,
+    pub(super) merged: usize,
+    /// Input channels of a block.
+    pub(super) inputs: usize,
+    /// Output channels of a block.
+    pub(super) outputs: usize,
+}
+
+impl Groups {
+    /// Merges until `wide` channels (of the group's narrower side) fill a register of `lanes`.
+    pub(super) fn of(s: &ConvShape, lanes: usize) -> Groups {
+        let narrow = s.group_in().min(s.group_out());
+        let merged = (1..=s.groups)
+            .filter(|m| s.groups.is_multiple_of(*m))
+            .find(|m| m * narrow * 4 >= lanes * 3)
+            .unwrap_or(s.groups);
+        Groups {
+            count: s.groups / merged,
+            merged,
+            inputs: merged * s.group_in(),
+            outputs: merged * s.group_out(),
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! The register tile of the weight gradient: an outer product that is summed over pixels.
+use crate::cpu::simd::{Level, simd_kernel};
+
+/// The pixels that a tile sums over: images of rows of columns.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Walk {
+    pub(super) images: usize,
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+}
+
+/// One of the two factors: first element, and the distance between images, rows and pixels.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Factor {
+    pub(super) ptr: *const f32,
+    pub(super) image: usize,
+    pub(super) row: usize,
+    pub(super) pixel: usize,
+}
+
+/// Where the sums go: rows `pitch` apart, `last` lanes in the last register; added to what is there, or not.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sum {
+    pub(super) ptr: *mut f32,
+    pub(super) pitch: usize,
+    pub(super) last: usize,
+    pub(super) add: bool,
+}
+
+/// Scalars of a full tile that is `registers` wide.
+pub(super) fn rows(level: Level, registers: usize) -> usize {
+    match level {
+        Level::Avx512 => [12, 12, 8][registers - 1],
+        Level::Avx2 | Level::Portable => [12, 6, 4][registers - 1],
+    }
+}
+
+simd_kernel! {
+    /// `sum[j][..] (+)= sum over pixels of scalars[pixel][j] * vectors[pixel][..]` for `MR` scalars and `NV` registers.
+    ///
+    /// # Safety
+    /// Both factors must be readable at every pixel of the walk, the sum writable.
+    fn outer<S at level, const MR: usize, const NV: usize>(
+        walk: Walk,
+        scalars: Factor,
+        vectors: Factor,
+        sum: Sum,
+    ) {
+        unsafe {
+            let mut acc = [[S::splat(0.0); NV]; MR];
+            for n in 0..walk.images {
+                for r in 0..walk.rows {
+                    let mut s = scalars.ptr.add(n * scalars.image + r * scalars.row);
+                    let mut x = vectors.ptr.add(n * vectors.image + r * vectors.row);
+                    for _ in 0..walk.columns {
+                        let mut v = [S::splat(0.0); NV];
+                        for i in 0..NV - 1 {
+                            v[i] = S::load(x.add(i * S::LANES));
+                        }
+                        v[NV - 1] = S::load_first(x.add((NV - 1) * S::LANES), sum.last);
+                        for j in 0..MR {
+                            let a = S::splat(*s.add(j));
+                            for i in 0..NV {
+                                acc[j][i] = S::fma(a, v[i], acc[j][i]);
+                            }
+                        }
+                        s = s.wrapping_add(scalars.pixel);
+                        x = x.wrapping_add(vectors.pixel);
+                    }
+                }
+            }
+            for j in 0..MR {
+                for i in 0..NV {
+                    let p = sum.ptr.add(j * sum.pitch + i * S::LANES);
+                    let lanes = if i + 1 == NV { sum.last } else { S::LANES };
+                    let before = if sum.add { S::load_first(p, lanes) } else { S::splat(0.0) };
+                    S::store_first(p, lanes, S::add(before, acc[j][i]));
+                }
+            }
+        }
+    }
+}
+
+/// The tile of `m` scalars and `registers` registers: `m` is at most [`rows`] of the widest level.
+///
+/// # Safety
+/// As for the kernel.
+#[inline]
+pub(super) unsafe fn run(
+    level: Level,
+    m: usize,
+    registers: usize,
+    walk: Walk,
+    scalars: Factor,
+    vectors: Factor,
+    sum: Sum,
+) {
+    macro_rules! of {
+        ($nv:literal: $($m:literal)*) => {
+            match m {
+                $($m => outer::<$m, $nv>(level, walk, scalars, vectors, sum),)*
+                _ => unreachable!("no tile of {m} scalars by {} registers", $nv),
+            }
+        };
+    }
+    match registers {
+        1 => of!(1: 1 2 3 4 5 6 7 8 9 10 11 12),
+        2 => of!(2: 1 2 3 4 5 6 7 8 9 10 11 12),
+        3 => of!(3: 1 2 3 4 5 6 7 8),
+        _ => unreachable!("no tile of {registers} registers"),
+    }
+}

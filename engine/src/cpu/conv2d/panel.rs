@@ -1,0 +1,143 @@
+//! Weights in the order in which the tiles read them: `[block of columns][tap][channel][column]`, packed at each
+//! call (a transpose for the forward pass, row copies for the data gradient) and zero-filled to whole registers.
+use super::Shared;
+use super::groups::Groups;
+use super::tile;
+use crate::conv_shape::ConvShape;
+use crate::cpu::simd::Level;
+use rayon::prelude::*;
+
+/// Weights from which on packing is worth several threads.
+const PARALLEL: usize = 1 << 15;
+
+/// Columns that one tile covers.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Block {
+    /// Group that the columns belong to.
+    pub(super) group: usize,
+    /// First register among those of the group.
+    pub(super) first: usize,
+    /// How many registers wide.
+    pub(super) registers: usize,
+}
+
+/// The columns of all groups, cut into blocks.
+pub(super) struct Panels {
+    pub(super) level: Level,
+    pub(super) blocks: Vec<Block>,
+    pub(super) groups: usize,
+    /// Columns of a group.
+    pub(super) columns: usize,
+    /// Registers of a group, the last perhaps partly filled.
+    pub(super) registers: usize,
+    /// Rows of a panel: taps times reduced channels.
+    pub(super) rows: usize,
+}
+
+impl Panels {
+    /// Blocks of two registers, an odd one out in a block of three; of four where `wide` and they come out even.
+    pub(super) fn new(level: Level, groups: usize, columns: usize, rows: usize, wide: bool) -> Panels {
+        let registers = columns.div_ceil(level.lanes());
+        let mut blocks = Vec::new();
+        for group in 0..groups {
+            let mut first = 0;
+            while first < registers {
+                let left = registers - first;
+                let width = match left {
+                    _ if wide && registers.is_multiple_of(4) => 4,
+                    1 | 3 => left,
+                    _ => 2,
+                };
+                blocks.push(Block { group, first, registers: width });
+                first += width;
+            }
+        }
+        Panels { level, blocks, groups, columns, registers, rows }
+    }
+
+    /// Elements of all panels together.
+    pub(super) fn len(&self) -> usize {
+        self.blocks.iter().map(|b| b.registers).sum::<usize>() * self.level.lanes() * self.rows
+    }
+
+    /// First element of a block's panel.
+    pub(super) fn start(&self, block: &Block) -> usize {
+        (block.group * self.registers + block.first) * self.level.lanes() * self.rows
+    }
+
+    /// First column of a block within its group, and how many there are.
+    pub(super) fn range(&self, block: &Block) -> (usize, usize) {
+        let first = block.first * self.level.lanes();
+        (first, (block.registers * self.level.lanes()).min(self.columns - first))
+    }
+
+    /// Pixels of a full tile of this block.
+    pub(super) fn tile_rows(&self, block: &Block) -> usize {
+        tile::rows(self.level, block.registers)
+    }
+
+    /// Panels of the forward pass: columns are output channels, rows `[tap][input channel]`.
+    pub(super) fn pack_forward(&self, s: &ConvShape, g: &Groups, weight: &[f32], out: &mut [f32]) {
+        let (k, inner) = (self.rows / g.merged, s.group_in());
+        self.for_each(out, |block, out| {
+            let width = block.registers * self.level.lanes();
+            let (first, columns) = self.range(block);
+            if g.merged > 1 || columns < width {
+                out.fill(0.0);
+            }
+            for k0 in (0..k).step_by(16) {
+                let run = 16.min(k - k0);
+                for j in 0..columns {
+                    let o = first + j;
+                    let part = o / s.group_out();
+                    let source = &weight[(block.group * g.outputs + o) * k + k0..][..run];
+                    for (i, v) in source.iter().enumerate() {
+                        let row = if g.merged == 1 {
+                            k0 + i
+                        } else {
+                            ((k0 + i) / inner * g.merged + part) * inner + (k0 + i) % inner
+                        };
+                        out[row * width + j] = *v;
+                    }
+                }
+            }
+        });
+    }
+
+    /// Panels of the data gradient: columns are input channels, rows `[tap][output channel]`.
+    pub(super) fn pack_data(&self, s: &ConvShape, g: &Groups, weight: &[f32], out: &mut [f32]) {
+        let (taps, inner) = (s.kernel[0] * s.kernel[1], s.group_in());
+        self.for_each(out, |block, out| {
+            let width = block.registers * self.level.lanes();
+            let (first, columns) = self.range(block);
+            for (row, line) in out.chunks_exact_mut(width).enumerate() {
+                let (tap, o) = (row / g.outputs, row % g.outputs);
+                // The input channels of this output channel's own group, as columns of the block.
+                let own = o / s.group_out() * inner;
+                let (a, b) = (own.max(first), (own + inner).min(first + columns));
+                if b - a.min(b) < width {
+                    line.fill(0.0);
+                }
+                if a < b {
+                    let source = ((block.group * g.outputs + o) * taps + tap) * inner + a - own;
+                    line[a - first..b - first].copy_from_slice(&weight[source..][..b - a]);
+                }
+            }
+        });
+    }
+
+    fn for_each(&self, out: &mut [f32], fill: impl Fn(&Block, &mut [f32]) + Sync) {
+        assert!(out.len() >= self.len());
+        let shared = Shared(out.as_mut_ptr());
+        let one = |block: &Block| {
+            let len = block.registers * self.level.lanes() * self.rows;
+            // SAFETY: panels follow one another without overlap, and end at `len()`.
+            fill(block, unsafe { std::slice::from_raw_parts_mut(shared.at(self.start(block)), len) })
+        };
+        if self.len() < PARALLEL {
+            self.blocks.iter().for_each(one);
+        } else {
+            self.blocks.par_iter().for_each(one);
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Forward pass and data gradient as one thing: every pixel of a grid adds up taps of a source image.
+use super::groups::Groups;
+use super::tile::Tap;
+use crate::conv_shape::ConvShape;
+
+/// A gathering convolution. Grid pixel `(gy, gx)` of a phase reads source pixels `(gy * step + dy - pad, ...)` and
+/// writes target pixel `(gy * spread + origin, ...)`. The forward pass has one phase; the data gradient of a strided
+/// convolution has one for each residue of the target pixel, with the taps that reach it: nothing is scattered.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) n: usize,
+    /// Height, width, channels of the source image.
+    pub(super) source: [usize; 3],
+    /// Height, width, channels of the target image.
+    pub(super) target: [usize; 3],
+    /// Channels that one group reduces.
+    pub(super) depth: usize,
+    pub(super) step: [usize; 2],
+    /// Rows and columns of padding before the source.
+    pub(super) pad: [usize; 2],
+    /// Source rows and columns that a grid pixel reaches.
+    pub(super) span: [usize; 2],
+    pub(super) grid: [usize; 2],
+    pub(super) spread: [usize; 2],
+    pub(super) phases: Vec<Phase>,
+}
+
+/// Target pixels that share their taps.
+#[derive(Debug)]
+pub(super) struct Phase {
+    pub(super) origin: [usize; 2],
+    pub(super) taps: Vec<Place>,
+}
+
+/// One tap: where it lies in the padded source, and its first row in the weight panel.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub(super) dy: usize,
+    pub(super) dx: usize,
+    pub(super) row: usize,
+}
+
+impl Plan {
+    /// `y` from `x`.
+    pub(super) fn forward(s: &ConvShape, g: &Groups) -> Plan {
+        let extent = |a: usize| s.dilation[a] * (s.kernel[a] - 1) + 1;
+        let taps = pairs(s.kernel).map(|[ky, kx]| Place {
+            dy: ky * s.dilation[0],
+            dx: kx * s.dilation[1],
+            row: (ky * s.kernel[1] + kx) * g.inputs,
+        });
+        Plan {
+            n: s.n,
+            source: [s.h, s.w, s.c_in],
+            target: [s.out_h(), s.out_w(), s.c_out],
+            depth: g.inputs,
+            step: s.stride,
+            pad: s.padding,
+            span: [extent(0), extent(1)],
+            grid: [s.out_h(), s.out_w()],
+            spread: [1, 1],
+            phases: vec![Phase { origin: [0, 0], taps: taps.collect() }],
+        }
+        .flattened()
+    }
+
+    /// `dx` from `dy`: input pixel `i` meets output pixel `(i + p - k*d) / s` where that is whole.
+    pub(super) fn data_gradient(s: &ConvShape, g: &Groups) -> Plan {
+        // The source offset of tap `k` for target residue `r`, if the tap reaches it.
+        let reach = |a: usize, r: usize, k: usize| {
+            let t = (r + s.padding[a]) as isize - (k * s.dilation[a]) as isize;
+            let stride = s.stride[a] as isize;
+            (t.rem_euclid(stride) == 0).then(|| t.div_euclid(stride))
+        };
+        let bounds = [0, 1].map(|a| {
+            pairs([s.stride[a], s.kernel[a]])
+                .filter_map(|[r, k]| reach(a, r, k))
+                .fold((0, 0), |(lo, hi), t| (lo.min(t), hi.max(t)))
+        });
+        let mut phases = Vec::new();
+        for origin in pairs(s.stride) {
+            let taps = pairs(s.kernel).filter_map(|[ky, kx]| {
+                let (ty, tx) = (reach(0, origin[0], ky)?, reach(1, origin[1], kx)?);
+                Some(Place {
+                    dy: (ty - bounds[0].0) as usize,
+                    dx: (tx - bounds[1].0) as usize,
+                    row: (ky * s.kernel[1] + kx) * g.outputs,
+                })
+            });
+            phases.push(Phase { origin, taps: taps.collect() });
+        }
+        Plan {
+            n: s.n,
+            source: [s.out_h(), s.out_w(), s.c_out],
+            target: [s.h, s.w, s.c_in],
+            depth: g.outputs,
+            step: [1, 1],
+            pad: bounds.map(|(lo, _)| -lo as usize),
+            span: bounds.map(|(lo, hi)| (hi - lo + 1) as usize),
+            grid: [s.h.div_ceil(s.stride[0]), s.w.div_ceil(s.stride[1])],
+            spread: s.stride,
+            phases,
+        }
+        .flattened()
+    }
+
+    /// True when no grid pixel reaches beyond the source, so that it can be read in place.
+    pub(super) fn in_place(&self) -> bool {
+        (0..2).all(|a| self.pad[a] == 0 && self.padded(a, self.grid[a]) <= self.source[a])
+    }
+
+    /// Source rows (or columns) under `pixels` neighbouring grid pixels.
+    pub(super) fn padded(&self, axis: usize, pixels: usize) -> usize {
+        (pixels - 1) * self.step[axis] + self.span[axis]
+    }
+
+    /// Rows and columns of the grid that a phase has.
+    pub(super) fn extent(&self, phase: &Phase) -> [usize; 2] {
+        [0, 1].map(|a| self.target[a].saturating_sub(phase.origin[a]).div_ceil(self.spread[a]))
+    }
+
+    /// Multiply-adds of the busiest grid pixel for one column.
+    pub(super) fn reduction(&self) -> usize {
+        self.phases.iter().map(|p| p.taps.len()).max().unwrap_or(0) * self.depth
+    }
+
+    /// Where one image follows the other without a seam, the batch is one tall image: bands then cross images.
+    fn flattened(mut self) -> Plan {
+        if self.span == [1, 1] && self.step == [1, 1] && self.spread == [1, 1] && self.in_place() {
+            self.source[0] *= self.n;
+            self.target[0] *= self.n;
+            self.grid[0] *= self.n;
+            self.n = 1;
+        }
+        self
+    }
+}
+
+/// Appends a run of `len` channels to `taps`, as part of the last run where it continues that one.
+pub(super) fn append(taps: &mut Vec<Tap>, tap: Tap) {
+    match taps.last_mut() {
+        Some(last) if last.offset + last.len == tap.offset && last.row + last.len == tap.row => {
+            last.len += tap.len;
+        }
+        _ => taps.push(tap),
+    }
+}
+
+/// All `[i, j]` below `limits`, row by row.
+fn pairs(limits: [usize; 2]) -> impl Iterator<Item = [usize; 2]> {
+    (0..limits[0]).flat_map(move |i| (0..limits[1]).map(move |j| [i, j]))
+}

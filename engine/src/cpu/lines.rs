@@ -1,0 +1,164 @@
+//! Functions of the lines along one axis of `[outer, n, inner]`: extremes, products, running sums, order.
+use super::parallel::{GRAIN, Shared, for_each_task};
+use crate::dtype::Real;
+use crate::{Element, Shape};
+
+/// A tensor seen as lines along one axis.
+#[derive(Clone, Copy, Debug)]
+pub struct Lines {
+    /// Product of the extents before the axis.
+    pub outer: usize,
+    /// Extent of the axis.
+    pub n: usize,
+    /// Product of the extents after the axis: the distance between a line's elements.
+    pub inner: usize,
+}
+
+impl Lines {
+    /// The lines of `shape` along `axis`.
+    pub fn new(shape: &Shape, axis: usize) -> Lines {
+        Lines {
+            outer: shape[..axis].iter().product(),
+            n: shape[axis],
+            inner: shape[axis + 1..].iter().product(),
+        }
+    }
+
+    /// Number of lines.
+    pub fn count(&self) -> usize {
+        self.outer * self.inner
+    }
+
+    /// First element of a line.
+    fn start(&self, line: usize) -> usize {
+        line / self.inner * self.n * self.inner + line % self.inner
+    }
+
+    /// Runs `f(line, first element)` over all lines, in tasks of about one grain of elements.
+    pub fn for_each(&self, f: impl Fn(usize, usize) + Sync + Send) {
+        let per_task = (GRAIN / self.n.max(1)).max(1);
+        let count = self.count();
+        for_each_task(count.div_ceil(per_task), |task| {
+            for line in task * per_task..count.min((task + 1) * per_task) {
+                f(line, self.start(line));
+            }
+        });
+    }
+}
+
+/// The index of the largest (or smallest) element of each line, the first among equals; NaN counts as the extreme.
+pub fn arg_extreme<T: Real>(lines: Lines, x: &[T], smallest: bool, index: &mut [i64]) {
+    let out = Shared::new(index);
+    lines.for_each(|line, start| {
+        let (mut at, mut best) = (0, x[start]);
+        for j in 1..lines.n {
+            let v = x[start + j * lines.inner];
+            let better = if smallest { v < best } else { v > best };
+            if better || (v.is_nan() && !best.is_nan()) {
+                (at, best) = (j, v);
+            }
+        }
+        // SAFETY: each line belongs to one task.
+        unsafe { out.slice(line, 1)[0] = at as i64 };
+    });
+}
+
+/// `y[line, j] = x[line, index[line, j]]`, with `k` indices a line.
+pub fn gather<T: Element>(lines: Lines, x: &[T], index: &[i64], k: usize, y: &mut [T]) {
+    let out = Shared::new(y);
+    let taken = Lines { n: k, ..lines };
+    taken.for_each(|line, start| {
+        let from = lines.start(line);
+        for j in 0..k {
+            let at = start + j * lines.inner;
+            // SAFETY: each line belongs to one task.
+            unsafe { out.slice(at, 1)[0] = x[from + index[at] as usize * lines.inner] };
+        }
+    });
+}
+
+/// The transpose of [`gather`]: `y` is zeroed, then `y[line, index[line, j]] += x[line, j]` in order of `j`.
+pub fn scatter_add<T: Real>(lines: Lines, x: &[T], index: &[i64], k: usize, y: &mut [T]) {
+    y.fill(T::zero());
+    let out = Shared::new(y);
+    let taken = Lines { n: k, ..lines };
+    taken.for_each(|line, start| {
+        let to = lines.start(line);
+        for j in 0..k {
+            let at = start + j * lines.inner;
+            // SAFETY: each line belongs to one task.
+            unsafe { out.slice(to + index[at] as usize * lines.inner, 1)[0] += x[at] };
+        }
+    });
+}
+
+/// Indices of the `k` largest (or smallest) elements of each line, best first, the lower index first among equals.
+pub fn top_k<T: Real>(lines: Lines, x: &[T], k: usize, smallest: bool, index: &mut [i64]) {
+    let out = Shared::new(index);
+    let taken = Lines { n: k, ..lines };
+    lines.for_each(|line, start| {
+        let value = |j: &usize| x[start + j * lines.inner];
+        let mut order: Vec<usize> = (0..lines.n).collect();
+        let best_first = |a: &usize, b: &usize| {
+            let (va, vb) = (value(a), value(b));
+            let by_value = if smallest { va.partial_cmp(&vb) } else { vb.partial_cmp(&va) };
+            // NaN is the largest, as in PyTorch.
+            by_value.unwrap_or_else(|| {
+                let order = vb.is_nan().cmp(&va.is_nan());
+                if smallest { order.reverse() } else { order }
+            })
+            .then(a.cmp(b))
+        };
+        if k < lines.n && k > 0 {
+            order.select_nth_unstable_by(k - 1, best_first);
+        }
+        order[..k].sort_unstable_by(best_first);
+        let to = taken.start(line);
+        for (j, at) in order[..k].iter().enumerate() {
+            // SAFETY: each line belongs to one task.
+            unsafe { out.slice(to + j * lines.inner, 1)[0] = *at as i64 };
+        }
+    });
+}
+
+/// Running sums along each line, from the other end when `reverse`.
+pub fn cumsum<T: Real>(lines: Lines, x: &[T], reverse: bool, y: &mut [T]) {
+    let out = Shared::new(y);
+    lines.for_each(|_, start| {
+        let mut sum = 0.0f64;
+        for j in 0..lines.n {
+            let at = start + if reverse { lines.n - 1 - j } else { j } * lines.inner;
+            sum += x[at].to_f64();
+            // SAFETY: each line belongs to one task.
+            unsafe { out.slice(at, 1)[0] = T::from_f64(sum) };
+        }
+    });
+}
+
+/// The product of each line.
+pub fn product<T: Real>(lines: Lines, x: &[T], y: &mut [T]) {
+    let out = Shared::new(y);
+    lines.for_each(|line, start| {
+        let product: f64 = (0..lines.n).map(|j| x[start + j * lines.inner].to_f64()).product();
+        // SAFETY: each line belongs to one task.
+        unsafe { out.slice(line, 1)[0] = T::from_f64(product) };
+    });
+}
+
+/// `dx[line, j] = dy[line] * product of the line's other elements`, without dividing: zeros are fine.
+pub fn product_backward<T: Real>(lines: Lines, x: &[T], dy: &[T], dx: &mut [T]) {
+    let out = Shared::new(dx);
+    lines.for_each(|line, start| {
+        let at = |j: usize| start + j * lines.inner;
+        let mut before = dy[line].to_f64();
+        let mut after: Vec<f64> = vec![1.0; lines.n + 1];
+        for j in (0..lines.n).rev() {
+            after[j] = after[j + 1] * x[at(j)].to_f64();
+        }
+        for j in 0..lines.n {
+            // SAFETY: each line belongs to one task.
+            unsafe { out.slice(at(j), 1)[0] = T::from_f64(before * after[j + 1]) };
+            before *= x[at(j)].to_f64();
+        }
+    });
+}

@@ -1,0 +1,33 @@
+//! Plain Rust loops compiled once for each SIMD level, so that the compiler's own vectoriser uses the widest registers.
+
+/// Declares a function over slices whose loops the compiler vectorises, dispatched at run time like a `simd_kernel!`.
+/// Floating-point results are the same at every level: nothing is contracted or reordered.
+macro_rules! vectorized {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident < $($G:ident : $bound:path),+ > ( $($arg:ident : $ty:ty),* $(,)? ) $(-> $ret:ty)? $body:block) => {
+        $(#[$meta])*
+        $vis fn $name<$($G: $bound),+>($($arg: $ty),*) $(-> $ret)? {
+            #[inline(always)]
+            fn body<$($G: $bound),+>($($arg: $ty),*) $(-> $ret)? $body
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+            fn avx512<$($G: $bound),+>($($arg: $ty),*) $(-> $ret)? {
+                body::<$($G),+>($($arg),*)
+            }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma")]
+            fn avx2<$($G: $bound),+>($($arg: $ty),*) $(-> $ret)? {
+                body::<$($G),+>($($arg),*)
+            }
+            match $crate::cpu::simd::level() {
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: the level says that the processor has these features.
+                $crate::cpu::simd::Level::Avx512 => unsafe { avx512::<$($G),+>($($arg),*) },
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: as above.
+                $crate::cpu::simd::Level::Avx2 => unsafe { avx2::<$($G),+>($($arg),*) },
+                _ => body::<$($G),+>($($arg),*),
+            }
+        }
+    };
+}
+pub(crate) use vectorized;

@@ -1,0 +1,133 @@
+//! Broadcasting arithmetic of two tensors.
+use super::expand::broadcast_steps;
+use crate::cpu::binary::{self, BinaryFn, Walk};
+use crate::{Error, Result, Tensor};
+
+impl Tensor {
+    /// `self + other`, broadcasting by NumPy's rule. f32, f64.
+    pub fn add(&self, other: &Tensor) -> Result<Tensor> {
+        let (a, b) = (*self.shape(), *other.shape());
+        Ok(self.binary::<binary::Add>("add", other)?.recorded("add", &[self, other], || {
+            move |grad: Tensor, needs: &[bool]| {
+                let da = needs[0].then(|| grad.sum_to(a)).transpose()?;
+                let db = needs[1].then(|| grad.sum_to(b)).transpose()?;
+                Ok(vec![da, db])
+            }
+        }))
+    }
+
+    /// `self - other`, broadcasting. f32, f64.
+    pub fn sub(&self, other: &Tensor) -> Result<Tensor> {
+        let (a, b) = (*self.shape(), *other.shape());
+        Ok(self.binary::<binary::Sub>("sub", other)?.recorded("sub", &[self, other], || {
+            move |grad: Tensor, needs: &[bool]| {
+                let da = needs[0].then(|| grad.sum_to(a)).transpose()?;
+                let db = needs[1].then(|| grad.sum_to(b)?.neg()).transpose()?;
+                Ok(vec![da, db])
+            }
+        }))
+    }
+
+    /// `self * other`, broadcasting. f32, f64.
+    pub fn mul(&self, other: &Tensor) -> Result<Tensor> {
+        Ok(self.binary::<binary::Mul>("mul", other)?.recorded("mul", &[self, other], || {
+            let (a, b) = (self.clone(), other.clone());
+            move |grad: Tensor, needs: &[bool]| {
+                let da = needs[0].then(|| grad.mul(&b)?.sum_to(a.shape())).transpose()?;
+                let db = needs[1].then(|| grad.mul(&a)?.sum_to(b.shape())).transpose()?;
+                Ok(vec![da, db])
+            }
+        }))
+    }
+
+    /// `self / other`, broadcasting. f32, f64.
+    pub fn div(&self, other: &Tensor) -> Result<Tensor> {
+        Ok(self.binary::<binary::Div>("div", other)?.recorded("div", &[self, other], || {
+            let (a, b) = (self.clone(), other.clone());
+            move |grad: Tensor, needs: &[bool]| {
+                let over_b = grad.div(&b)?;
+                let da = needs[0].then(|| over_b.sum_to(a.shape())).transpose()?;
+                let db = needs[1].then(|| over_b.mul(&a)?.div(&b)?.sum_to(b.shape())?.neg()).transpose()?;
+                Ok(vec![da, db])
+            }
+        }))
+    }
+
+    /// The larger of both, broadcasting; a tie gives half of the gradient to each, as in PyTorch. f32, f64.
+    pub fn maximum(&self, other: &Tensor) -> Result<Tensor> {
+        self.extremum::<binary::Maximum>("maximum", other, false)
+    }
+
+    /// The smaller of both, broadcasting; a tie gives half of the gradient to each, as in PyTorch. f32, f64.
+    pub fn minimum(&self, other: &Tensor) -> Result<Tensor> {
+        self.extremum::<binary::Minimum>("minimum", other, true)
+    }
+
+    /// `self` to the power `other`, broadcasting; the base is positive where the exponent needs a gradient. f32, f64.
+    pub fn pow(&self, other: &Tensor) -> Result<Tensor> {
+        let y = self.binary::<binary::Pow>("pow", other)?;
+        Ok(y.clone().recorded("pow", &[self, other], || {
+            let (a, b) = (self.clone(), other.clone());
+            move |grad: Tensor, needs: &[bool]| {
+                let da = needs[0]
+                    .then(|| grad.mul(&b)?.mul(&a.pow(&b.affine(1.0, -1.0)?)?)?.sum_to(a.shape()))
+                    .transpose()?;
+                let db = needs[1].then(|| grad.mul(&y)?.mul(&a.ln()?)?.sum_to(b.shape())).transpose()?;
+                Ok(vec![da, db])
+            }
+        }))
+    }
+
+    /// 1 where the elements are equal, else 0, broadcasting; carries no gradient. f32, f64.
+    pub fn equal(&self, other: &Tensor) -> Result<Tensor> {
+        self.binary::<binary::Equal>("equal", other)
+    }
+
+    /// `self` where `mask` is not 0, else 0 (even where `self` is NaN), broadcasting. f32, f64.
+    pub fn keep(&self, mask: &Tensor) -> Result<Tensor> {
+        Ok(self.binary::<binary::Keep>("keep", mask)?.recorded("keep", &[self], || {
+            let (shape, mask) = (*self.shape(), mask.detach());
+            move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.keep(&mask)?.sum_to(shape)?)])
+        }))
+    }
+
+    /// `self += other` in place for equal shapes; not recorded.
+    pub(crate) fn add_in_place(&self, other: &Tensor) -> Result<()> {
+        if self.shape() != other.shape() || self.dtype() != other.dtype() {
+            return Err(Error::shape("add", &[("self", self), ("other", other)], "shapes and dtypes must be equal"));
+        }
+        dispatch_real!("add", [("self", self), ("other", other)], T => {
+            crate::cpu::add::add_assign::<T>(&mut self.write()?, &other.read()?);
+            Ok(())
+        })
+    }
+
+    fn extremum<F: BinaryFn>(&self, op: &'static str, other: &Tensor, smaller: bool) -> Result<Tensor> {
+        Ok(self.binary::<F>(op, other)?.recorded(op, &[self, other], || {
+            let (a, b) = (self.detach(), other.detach());
+            move |grad: Tensor, needs: &[bool]| {
+                let share = |x: &Tensor, y: &Tensor| {
+                    let (hi, lo) = if smaller { (y, x) } else { (x, y) };
+                    grad.mul(&hi.binary::<binary::GreaterShare>(op, lo)?)?.sum_to(x.shape())
+                };
+                let da = needs[0].then(|| share(&a, &b)).transpose()?;
+                let db = needs[1].then(|| share(&b, &a)).transpose()?;
+                Ok(vec![da, db])
+            }
+        }))
+    }
+
+    fn binary<F: BinaryFn>(&self, op: &'static str, other: &Tensor) -> Result<Tensor> {
+        let operands = [("self", self), ("other", other)];
+        super::same_dtype(op, &operands)?;
+        let Some(shape) = self.shape().broadcast(other.shape()) else {
+            return Err(Error::shape(op, &operands, "the shapes do not broadcast"));
+        };
+        let steps = |t: &Tensor| broadcast_steps(t.shape(), &shape);
+        let walk = Walk::new(&shape, &steps(self), &steps(other));
+        dispatch_real!(op, [("self", self), ("other", other)], T => {
+            let (a, b) = (self.read::<T>()?, other.read::<T>()?);
+            Tensor::build(shape, |y: &mut [T]| binary::forward::<T, F>(&walk, &a, &b, y))
+        })
+    }
+}

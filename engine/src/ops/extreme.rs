@@ -1,0 +1,136 @@
+//! Largest and smallest values, where they are, and the k best.
+use crate::cpu::lines::{self, Lines};
+use crate::{DType, Error, Result, Tensor};
+
+impl Tensor {
+    /// The largest value over the given axes; equal maxima share the gradient evenly, as PyTorch's `amax`. f32, f64.
+    pub fn amax(&self, axes: &[usize], keep: bool) -> Result<Tensor> {
+        self.extreme("amax", axes, keep, false)
+    }
+
+    /// The smallest value over the given axes; equal minima share the gradient evenly, as PyTorch's `amin`. f32, f64.
+    pub fn amin(&self, axes: &[usize], keep: bool) -> Result<Tensor> {
+        self.extreme("amin", axes, keep, true)
+    }
+
+    /// The largest value along an axis and its index (i64), the first among equals, which gets the whole gradient. f32, f64.
+    pub fn max_with_index(&self, axis: usize) -> Result<(Tensor, Tensor)> {
+        let index = self.arg_extreme("max_with_index", axis, false)?;
+        let values = self.gather(axis, &index)?;
+        let shape = self.shape().without(axis);
+        Ok((values.reshape(shape)?, index.reshape(shape)?))
+    }
+
+    /// The index (i64) of the largest value along an axis, the first among equals. f32, f64.
+    pub fn argmax(&self, axis: usize) -> Result<Tensor> {
+        self.arg_extreme("argmax", axis, false)?.reshape(self.shape().without(axis))
+    }
+
+    /// The index (i64) of the smallest value along an axis, the first among equals. f32, f64.
+    pub fn argmin(&self, axis: usize) -> Result<Tensor> {
+        self.arg_extreme("argmin", axis, true)?.reshape(self.shape().without(axis))
+    }
+
+    /// The `k` largest (or smallest) values along an axis, best first, and their indices (i64). f32, f64.
+    pub fn top_k(&self, k: usize, axis: usize, smallest: bool) -> Result<(Tensor, Tensor)> {
+        self.check_axis("top_k", axis)?;
+        if k > self.dims()[axis] {
+            return Err(Error::shape("top_k", &[("x", self)], format!("axis {axis} has fewer than {k} elements")));
+        }
+        let lines = Lines::new(self.shape(), axis);
+        let index = dispatch_real!("top_k", [("x", self)], T => {
+            let x = self.read::<T>()?;
+            Tensor::build(self.shape().with(axis, k), |i: &mut [i64]| lines::top_k(lines, &x, k, smallest, i))
+        })?;
+        Ok((self.gather(axis, &index)?, index))
+    }
+
+    pub(crate) fn check_axis(&self, op: &'static str, axis: usize) -> Result<()> {
+        if axis < self.rank() {
+            return Ok(());
+        }
+        Err(Error::shape(op, &[("x", self)], format!("there is no axis {axis}")))
+    }
+
+    fn arg_extreme(&self, op: &'static str, axis: usize, smallest: bool) -> Result<Tensor> {
+        self.check_axis(op, axis)?;
+        if self.dims()[axis] == 0 {
+            return Err(Error::shape(op, &[("x", self)], format!("axis {axis} is empty")));
+        }
+        let lines = Lines::new(self.shape(), axis);
+        dispatch_real!(op, [("x", self)], T => {
+            let x = self.read::<T>()?;
+            Tensor::build(self.shape().with(axis, 1), |i: &mut [i64]| lines::arg_extreme(lines, &x, smallest, i))
+        })
+    }
+
+    fn extreme(&self, op: &'static str, axes: &[usize], keep: bool, smallest: bool) -> Result<Tensor> {
+        let kept = self.reduced_shape(op, axes)?;
+        let mut y = self.detach();
+        for axis in axes {
+            let index = y.arg_extreme(op, *axis, smallest)?;
+            y = y.gather(*axis, &index)?;
+        }
+        let shape = if keep { kept } else { super::sum::removed(self.shape(), axes) };
+        Ok(y.reshape(shape)?.recorded(op, &[self], || {
+            let (x, axes) = (self.detach(), axes.to_vec());
+            move |grad: Tensor, _: &[bool]| {
+                let mask = x.equal(&y)?;
+                let share = grad.reshape(kept)?.div(&mask.sum(&axes, true)?)?;
+                Ok(vec![Some(mask.mul(&share)?)])
+            }
+        }))
+    }
+}
+
+impl Tensor {
+    /// `y[.., j, ..] = x[.., index[.., j, ..], ..]` along an axis: `index` (i64) has the shape of `x` but for that axis. f32, f64.
+    pub fn gather(&self, axis: usize, index: &Tensor) -> Result<Tensor> {
+        let operands = [("x", self), ("index", index)];
+        self.check_axis("gather", axis)?;
+        if index.dtype() != DType::I64 {
+            return Err(Error::dtype("gather", &operands, "an index of i64"));
+        }
+        let k = index.dims().get(axis).copied().unwrap_or_default();
+        if *index.shape() != self.shape().with(axis, k) {
+            return Err(Error::shape("gather", &operands, format!("the index must have the shape of x but for axis {axis}")));
+        }
+        let n = self.dims()[axis];
+        if let Some(bad) = index.read::<i64>()?.iter().find(|i| !(0..n as i64).contains(*i)) {
+            return Err(Error::value("gather", &operands, format!("index {bad} is not in 0..{n}")));
+        }
+        let (lines, from) = (Lines::new(self.shape(), axis), *self.shape());
+        let y = dispatch_real!("gather", [("x", self)], T => {
+            let (x, i) = (self.read::<T>()?, index.read::<i64>()?);
+            Tensor::build(*index.shape(), |y: &mut [T]| lines::gather(lines, &x, &i, k, y))
+        })?;
+        Ok(y.recorded("gather", &[self], || {
+            let index = index.clone();
+            move |grad: Tensor, _: &[bool]| {
+                let dx = dispatch_real!("gather", [("grad", &grad)], T => {
+                    let (dy, i) = (grad.read::<T>()?, index.read::<i64>()?);
+                    Tensor::build(from, |dx: &mut [T]| lines::scatter_add(lines, &dy, &i, k, dx))
+                })?;
+                Ok(vec![Some(dx)])
+            }
+        }))
+    }
+
+    /// Class indices (i64, any shape) as rows of `classes` numbers: `on` at the class, `off` elsewhere.
+    pub fn one_hot(&self, classes: usize, on: f64, off: f64, dtype: DType) -> Result<Tensor> {
+        if self.dtype() != DType::I64 || self.rank() >= crate::MAX_RANK {
+            return Err(Error::dtype("one_hot", &[("index", self)], "class indices of i64 with an axis to spare"));
+        }
+        let index = self.read::<i64>()?;
+        if let Some(bad) = index.iter().find(|i| !(0..classes as i64).contains(*i)) {
+            return Err(Error::value("one_hot", &[("index", self)], format!("class {bad} is not in 0..{classes}")));
+        }
+        let mut dims = self.dims().to_vec();
+        dims.push(classes);
+        let rows = Tensor::build(dims, |y: &mut [f64]| {
+            y.fill(off);
+            index.iter().enumerate().for_each(|(row, class)| y[row * classes + *class as usize] = on);
+        })?;
+        rows.to_dtype(dtype)
+    }
+}

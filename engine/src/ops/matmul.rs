@@ -1,0 +1,128 @@
+//! Matrix products, batched and broadcasting.
+use super::expand::broadcast_steps;
+use crate::cpu::gemm::{Matrix, gemm, gemm_batch};
+use crate::dtype::Real;
+use crate::{Error, Result, Shape, Tensor};
+
+impl Tensor {
+    /// The matrix product over the last two axes; leading axes broadcast. A vector on the left is a row, on the right a column,
+    /// and its axis is dropped from the result (PyTorch's `matmul`). f32, f64.
+    pub fn matmul(&self, other: &Tensor) -> Result<Tensor> {
+        self.matmul_transposed(other, false, false)
+    }
+
+    /// As [`Tensor::matmul`], with the last two axes of either operand swapped first, without a copy.
+    pub fn matmul_transposed(&self, other: &Tensor, transpose_a: bool, transpose_b: bool) -> Result<Tensor> {
+        let operands = [("a", self), ("b", other)];
+        super::same_dtype("matmul", &operands)?;
+        if self.rank() == 0 || other.rank() == 0 {
+            return Err(Error::shape("matmul", &operands, "a scalar has no rows: use mul"));
+        }
+        if self.rank() == 1 || other.rank() == 1 {
+            return self.with_vectors(other, transpose_a, transpose_b);
+        }
+        let plan = Plan::new(self, other, transpose_a, transpose_b)?;
+        let y = dispatch_real!("matmul", [("a", self), ("b", other)], T => {
+            let (a, b) = (self.read::<T>()?, other.read::<T>()?);
+            Tensor::build(plan.shape, |y: &mut [T]| plan.run(&a, &b, y))
+        })?;
+        Ok(y.recorded("matmul", &[self, other], || {
+            let (a, b) = (self.clone(), other.clone());
+            move |grad: Tensor, needs: &[bool]| {
+                // With A = op(a), B = op(b): dA = g Bᵀ, dB = Aᵀ g, transposed back where the operand was.
+                let da = needs[0].then(|| {
+                    let da = match transpose_a {
+                        false => grad.matmul_transposed(&b, false, !transpose_b)?,
+                        true => b.matmul_transposed(&grad, transpose_b, true)?,
+                    };
+                    da.sum_to(a.shape())
+                });
+                let db = needs[1].then(|| {
+                    let db = match transpose_b {
+                        false => a.matmul_transposed(&grad, !transpose_a, false)?,
+                        true => grad.matmul_transposed(&a, true, transpose_a)?,
+                    };
+                    db.sum_to(b.shape())
+                });
+                Ok(vec![da.transpose()?, db.transpose()?])
+            }
+        }))
+    }
+
+    fn with_vectors(&self, other: &Tensor, transpose_a: bool, transpose_b: bool) -> Result<Tensor> {
+        let lift = |t: &Tensor, left: bool| match t.dims() {
+            &[n] => t.reshape(if left { [1, n] } else { [n, 1] }),
+            _ => Ok(t.clone()),
+        };
+        let y = lift(self, true)?.matmul_transposed(
+            &lift(other, false)?,
+            transpose_a && self.rank() > 1,
+            transpose_b && other.rank() > 1,
+        )?;
+        let mut dims = y.dims().to_vec();
+        if other.rank() == 1 {
+            dims.pop();
+        }
+        if self.rank() == 1 {
+            let row = dims.len() - usize::from(other.rank() > 1) - 1;
+            dims.remove(row);
+        }
+        y.reshape(dims)
+    }
+}
+
+/// Extents of a batched product and where each batch entry's operands start.
+struct Plan {
+    m: usize,
+    n: usize,
+    k: usize,
+    shape: Shape,
+    a_cols: usize,
+    b_cols: usize,
+    transpose: (bool, bool),
+    starts: Vec<(usize, usize)>,
+}
+
+impl Plan {
+    fn new(a: &Tensor, b: &Tensor, transpose_a: bool, transpose_b: bool) -> Result<Plan> {
+        let matrix = |t: &Tensor| (t.dims()[t.rank() - 2], t.dims()[t.rank() - 1]);
+        let ((a_rows, a_cols), (b_rows, b_cols)) = (matrix(a), matrix(b));
+        let (m, k) = if transpose_a { (a_cols, a_rows) } else { (a_rows, a_cols) };
+        let (k_b, n) = if transpose_b { (b_cols, b_rows) } else { (b_rows, b_cols) };
+        let lead = |t: &Tensor| Shape::new(&t.dims()[..t.rank() - 2]);
+        let (lead_a, lead_b) = (lead(a), lead(b));
+        let (Some(batch), true) = (lead_a.broadcast(&lead_b), k == k_b) else {
+            return Err(Error::shape("matmul", &[("a", a), ("b", b)], "inner extents must be equal and leading axes broadcast"));
+        };
+        let (steps_a, steps_b) = (broadcast_steps(&lead_a, &batch), broadcast_steps(&lead_b, &batch));
+        let strides = batch.strides();
+        let starts = (0..batch.numel())
+            .map(|i| {
+                (0..batch.rank()).fold((0, 0), |(x, y), axis| {
+                    let at = i / strides[axis] % batch[axis];
+                    (x + at * steps_a[axis] * m * k, y + at * steps_b[axis] * k * n)
+                })
+            })
+            .collect();
+        let mut dims = batch.dims().to_vec();
+        dims.extend([m, n]);
+        Ok(Plan { m, n, k, shape: Shape::new(&dims), a_cols, b_cols, transpose: (transpose_a, transpose_b), starts })
+    }
+
+    fn run<T: Real>(&self, a: &[T], b: &[T], y: &mut [T]) {
+        let (m, n, k) = (self.m, self.n, self.k);
+        let matrix = |data, cols, transposed| match transposed {
+            true => Matrix::transposed(data, cols),
+            false => Matrix::row_major(data, cols),
+        };
+        let operands = |i: usize| {
+            let (ia, ib) = self.starts[i];
+            (matrix(&a[ia..ia + m * k], self.a_cols, self.transpose.0), matrix(&b[ib..ib + k * n], self.b_cols, self.transpose.1))
+        };
+        if self.starts.len() == 1 {
+            let (a, b) = operands(0);
+            return gemm(m, n, k, a, b, false, y);
+        }
+        gemm_batch(m, n, k, self.starts.len(), operands, y);
+    }
+}

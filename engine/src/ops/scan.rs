@@ -1,0 +1,42 @@
+//! Products and running sums along an axis.
+use crate::cpu::lines::{self, Lines};
+use crate::{Result, Tensor};
+
+impl Tensor {
+    /// The product along an axis; right where elements are zero, too. f32, f64.
+    pub fn prod(&self, axis: usize) -> Result<Tensor> {
+        self.check_axis("prod", axis)?;
+        let lines = Lines::new(self.shape(), axis);
+        let y = dispatch_real!("prod", [("x", self)], T => {
+            let x = self.read::<T>()?;
+            Tensor::build(self.shape().without(axis), |y: &mut [T]| lines::product(lines, &x, y))
+        })?;
+        Ok(y.recorded("prod", &[self], || {
+            let x = self.detach();
+            move |grad: Tensor, _: &[bool]| {
+                let dx = dispatch_real!("prod", [("x", &x)], T => {
+                    let (x_data, dy) = (x.read::<T>()?, grad.read::<T>()?);
+                    Tensor::build(*x.shape(), |dx: &mut [T]| lines::product_backward(lines, &x_data, &dy, dx))
+                })?;
+                Ok(vec![Some(dx)])
+            }
+        }))
+    }
+
+    /// Running sums along an axis: `y[j] = x[0] + … + x[j]`. f32, f64.
+    pub fn cumsum(&self, axis: usize) -> Result<Tensor> {
+        self.running_sum(axis, false)
+    }
+
+    fn running_sum(&self, axis: usize, reverse: bool) -> Result<Tensor> {
+        self.check_axis("cumsum", axis)?;
+        let lines = Lines::new(self.shape(), axis);
+        let y = dispatch_real!("cumsum", [("x", self)], T => {
+            let x = self.read::<T>()?;
+            Tensor::build(*self.shape(), |y: &mut [T]| lines::cumsum(lines, &x, reverse, y))
+        })?;
+        Ok(y.recorded("cumsum", &[self], || {
+            move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.running_sum(axis, !reverse)?)])
+        }))
+    }
+}

@@ -1,0 +1,148 @@
+//! Cutting, joining and padding along axes.
+use crate::cpu::parallel::{GRAIN, Shared, for_each_task};
+use crate::{Error, Result, Shape, Tensor};
+
+impl Tensor {
+    /// Elements `start .. start + len` of an axis. A view for the first axis, a copy for others. Any dtype.
+    pub fn narrow(&self, axis: usize, start: usize, len: usize) -> Result<Tensor> {
+        self.check_axis("narrow", axis)?;
+        if start + len > self.dims()[axis] {
+            return Err(Error::shape("narrow", &[("x", self)], format!("{start}..{} is not within axis {axis}", start + len)));
+        }
+        let shape = self.shape().with(axis, len);
+        let y = if axis == 0 {
+            let row: usize = self.dims()[1..].iter().product();
+            self.view(start * row, shape)
+        } else {
+            let mut from = vec![0; self.rank()];
+            from[axis] = start;
+            self.window(&from, shape)?
+        };
+        let end = self.dims()[axis] - start - len;
+        Ok(y.recorded("narrow", &[self], || {
+            move |grad: Tensor, _: &[bool]| {
+                let mut around = vec![(0, 0); grad.rank()];
+                around[axis] = (start, end);
+                Ok(vec![Some(grad.pad(&around, 0.0)?)])
+            }
+        }))
+    }
+
+    /// `pads[a].0` elements of `value` before and `pads[a].1` after each axis. f32, f64.
+    pub fn pad(&self, pads: &[(usize, usize)], value: f64) -> Result<Tensor> {
+        if pads.len() != self.rank() {
+            return Err(Error::shape("pad", &[("x", self)], format!("needs a pair for each axis, not {}", pads.len())));
+        }
+        let dims: Vec<usize> = self.dims().iter().zip(pads).map(|(d, (a, b))| d + a + b).collect();
+        let to: Vec<usize> = pads.iter().map(|(before, _)| *before).collect();
+        let y = Tensor::full(dims, value, self.dtype(), &self.device())?;
+        self.copy_into(&y, &to)?;
+        Ok(y.recorded("pad", &[self], || {
+            let shape = *self.shape();
+            move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.window(&to, shape)?)])
+        }))
+    }
+
+    /// Joins tensors along an axis; they agree in all others. Any dtype.
+    pub fn concat(tensors: &[&Tensor], axis: usize) -> Result<Tensor> {
+        let Some(first) = tensors.first() else {
+            let operands = crate::error::Operands(vec![]);
+            return Err(Error::Shape { op: "concat", operands, why: "needs at least one tensor".into() });
+        };
+        first.check_axis("concat", axis)?;
+        let named: Vec<(&'static str, &Tensor)> = tensors.iter().map(|t| ("x", *t)).collect();
+        super::same_dtype("concat", &named)?;
+        if tensors.iter().any(|t| t.rank() != first.rank() || t.shape().with(axis, 0) != first.shape().with(axis, 0)) {
+            return Err(Error::shape("concat", &named, format!("extents must agree but for axis {axis}")));
+        }
+        let extents: Vec<usize> = tensors.iter().map(|t| t.dims()[axis]).collect();
+        let shape = first.shape().with(axis, extents.iter().sum());
+        let y = Tensor::full(shape, 0.0, first.dtype(), &first.device())?;
+        let mut start = 0;
+        for (t, n) in tensors.iter().zip(&extents) {
+            let mut to = vec![0; shape.rank()];
+            to[axis] = start;
+            t.copy_into(&y, &to)?;
+            start += n;
+        }
+        Ok(y.recorded("concat", tensors, || {
+            move |grad: Tensor, needs: &[bool]| {
+                let mut start = 0;
+                let parts = extents.iter().zip(needs).map(|(n, needed)| {
+                    start += n;
+                    needed.then(|| grad.narrow(axis, start - n, *n)).transpose()
+                });
+                parts.collect()
+            }
+        }))
+    }
+
+    /// The elements of an axis in reverse order. Any dtype.
+    pub fn flip(&self, axis: usize) -> Result<Tensor> {
+        self.check_axis("flip", axis)?;
+        let (n, row) = (self.dims()[axis], self.dims()[axis + 1..].iter().product::<usize>());
+        let y = dispatch_any!(self.dtype(), T => {
+            let x = self.read::<T>()?;
+            Tensor::build(*self.shape(), |y: &mut [T]| {
+                for (i, y) in y.chunks_exact_mut(row.max(1)).enumerate() {
+                    let source = i / n * n + (n - 1 - i % n);
+                    y.copy_from_slice(&x[source * row..][..row]);
+                }
+            })
+        })?;
+        Ok(y.recorded("flip", &[self], || move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.flip(axis)?)])))
+    }
+
+    /// The block of shape `shape` that starts at `from`, as a copy.
+    fn window(&self, from: &[usize], shape: Shape) -> Result<Tensor> {
+        dispatch_any!(self.dtype(), T => {
+            let x = self.read::<T>()?;
+            Tensor::build(shape, |y: &mut [T]| copy_block(&x, self.shape(), from, y, &shape, &vec![0; from.len()], &shape))
+        })
+    }
+
+    /// Writes this tensor into `y` at `to`.
+    fn copy_into(&self, y: &Tensor, to: &[usize]) -> Result<()> {
+        dispatch_any!(self.dtype(), T => {
+            let x = self.read::<T>()?;
+            copy_block(&x, self.shape(), &vec![0; to.len()], &mut y.write::<T>()?, y.shape(), to, self.shape());
+            Ok(())
+        })
+    }
+}
+
+/// Copies a block of extents `block` from `x` at `from` to `y` at `to`, row by row.
+fn copy_block<T: crate::Element>(x: &[T], xs: &Shape, from: &[usize], y: &mut [T], ys: &Shape, to: &[usize], block: &Shape) {
+    if block.numel() == 0 {
+        return;
+    }
+    let rank = block.rank();
+    // Axes that are whole in both are part of the row.
+    let mut split = rank;
+    let mut row = 1;
+    while split > 0 {
+        split -= 1;
+        row *= block[split];
+        if block[split] != xs[split] || block[split] != ys[split] {
+            break;
+        }
+    }
+    let (x_steps, y_steps) = (xs.strides(), ys.strides());
+    let base = |steps: &[usize], at: &[usize]| -> usize { (0..rank).map(|a| at[a] * steps[a]).sum() };
+    let (x0, y0) = (base(&x_steps, from), base(&y_steps, to));
+    let rows = block.numel() / row;
+    let per_task = (GRAIN / row).max(1);
+    let out = Shared::new(y);
+    for_each_task(rows.div_ceil(per_task), |task| {
+        for r in task * per_task..rows.min((task + 1) * per_task) {
+            let (mut rest, mut i, mut j) = (r, x0, y0);
+            for a in (0..split).rev() {
+                i += rest % block[a] * x_steps[a];
+                j += rest % block[a] * y_steps[a];
+                rest /= block[a];
+            }
+            // SAFETY: rows of a block do not overlap, and each belongs to one task.
+            unsafe { out.slice(j, row) }.copy_from_slice(&x[i..i + row]);
+        }
+    });
+}

@@ -1,0 +1,57 @@
+//! Cross entropies against distributions: soft targets and independent labels.
+use crate::cpu::soft_cross_entropy as kernel;
+use crate::{Element, Error, Result, Tensor};
+
+impl Tensor {
+    /// Mean over the batch of `-sum over classes of t * log softmax(logits)`. Rows of the target need not sum to 1.
+    /// Logits and target `[n, classes]`, f32 or f64; a scalar. The target gets no gradient.
+    pub fn soft_target_cross_entropy(&self, target: &Tensor) -> Result<Tensor> {
+        let (n, _) = self.check_dense_target("soft_target_cross_entropy", target)?;
+        dispatch_real!("soft_target_cross_entropy", [("logits", self), ("target", target)], T => {
+            let mut log_sums = vec![T::default(); n];
+            let loss = kernel::soft_forward(&self.read::<T>()?, &target.read()?, &mut log_sums);
+            Ok(Tensor::scalar(<T as Element>::from_f64(loss))?.recorded("soft_target_cross_entropy", &[self], || {
+                let (logits, target) = (self.detach(), target.detach());
+                move |grad: Tensor, _: &[bool]| {
+                    let scale = grad.item()?;
+                    let (x, t) = (logits.read::<T>()?, target.read::<T>()?);
+                    let dx = Tensor::build(*logits.shape(), |dx: &mut [T]| {
+                        kernel::soft_backward(&x, &t, &log_sums, scale, dx)
+                    })?;
+                    Ok(vec![Some(dx)])
+                }
+            }))
+        })
+    }
+
+    /// Binary cross entropy of `sigmoid(logits)` against labels in 0..1, each class by itself:
+    /// `(1 - t) x + (1 + (pos_weight - 1) t) * softplus(-x)`, averaged over all elements, or with `sum_classes` summed over
+    /// classes and averaged over the batch. Logits and target `[n, classes]`, f32 or f64; a scalar. The target gets no gradient.
+    pub fn binary_cross_entropy(&self, target: &Tensor, pos_weight: f64, sum_classes: bool) -> Result<Tensor> {
+        let (n, _) = self.check_dense_target("binary_cross_entropy", target)?;
+        let share = 1.0 / if sum_classes { n } else { self.numel() } as f64;
+        dispatch_real!("binary_cross_entropy", [("logits", self), ("target", target)], T => {
+            let loss = kernel::binary_forward(&self.read::<T>()?, &target.read()?, pos_weight) * share;
+            Ok(Tensor::scalar(<T as Element>::from_f64(loss))?.recorded("binary_cross_entropy", &[self], || {
+                let (logits, target) = (self.detach(), target.detach());
+                move |grad: Tensor, _: &[bool]| {
+                    let scale = grad.item()? * share;
+                    let (x, t) = (logits.read::<T>()?, target.read::<T>()?);
+                    let dx = Tensor::build(*logits.shape(), |dx: &mut [T]| {
+                        kernel::binary_backward(&x, &t, pos_weight, scale, dx)
+                    })?;
+                    Ok(vec![Some(dx)])
+                }
+            }))
+        })
+    }
+
+    fn check_dense_target(&self, op: &'static str, target: &Tensor) -> Result<(usize, usize)> {
+        let operands = [("logits", self), ("target", target)];
+        super::same_dtype(op, &operands)?;
+        match self.dims() {
+            &[n, classes] if n > 0 && classes > 0 && target.shape() == self.shape() => Ok((n, classes)),
+            _ => Err(Error::shape(op, &operands, "logits and target must both be [n, classes], with at least one row")),
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! Elementwise arithmetic of one tensor; activations have a file of their own.
+use crate::cpu::unary::{self, UnaryFn};
+use crate::{Element, Result, Tensor};
+
+impl Tensor {
+    /// `x * factor`, with the factor rounded to the dtype. f32, f64.
+    pub fn scale(&self, factor: f64) -> Result<Tensor> {
+        Ok(self.unary::<unary::Scale>("scale", factor, 0.0)?.recorded("scale", &[self], || {
+            move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.scale(factor)?)])
+        }))
+    }
+
+    /// `factor * x + offset`. f32, f64.
+    pub fn affine(&self, factor: f64, offset: f64) -> Result<Tensor> {
+        Ok(self.unary::<unary::Affine>("affine", factor, offset)?.recorded("affine", &[self], || {
+            move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.scale(factor)?)])
+        }))
+    }
+
+    /// `-x`. f32, f64.
+    pub fn neg(&self) -> Result<Tensor> {
+        self.scale(-1.0)
+    }
+
+    /// `|x|`; the gradient at 0 is 0. f32, f64.
+    pub fn abs(&self) -> Result<Tensor> {
+        Ok(self.unary::<unary::Abs>("abs", 0.0, 0.0)?.recorded("abs", &[self], || {
+            let x = self.detach();
+            move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.mul(&x.unary::<unary::Sign>("abs", 0.0, 0.0)?)?)])
+        }))
+    }
+
+    /// The square root. f32, f64.
+    pub fn sqrt(&self) -> Result<Tensor> {
+        let y = self.unary::<unary::Sqrt>("sqrt", 0.0, 0.0)?;
+        Ok(y.clone().recorded("sqrt", &[self], || {
+            move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.div(&y)?.scale(0.5)?)])
+        }))
+    }
+
+    /// The natural logarithm. f32, f64.
+    pub fn ln(&self) -> Result<Tensor> {
+        Ok(self.unary::<unary::Ln>("ln", 0.0, 0.0)?.recorded("ln", &[self], || {
+            let x = self.clone();
+            move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.div(&x)?)])
+        }))
+    }
+
+    /// `x * x`. f32, f64.
+    pub fn square(&self) -> Result<Tensor> {
+        Ok(self.unary::<unary::Square>("square", 0.0, 0.0)?.recorded("square", &[self], || {
+            let x = self.clone();
+            move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.mul(&x)?.scale(2.0)?)])
+        }))
+    }
+
+    /// `x` to a constant power. f32, f64.
+    pub fn powf(&self, exponent: f64) -> Result<Tensor> {
+        Ok(self.unary::<unary::Power>("powf", exponent, 0.0)?.recorded("powf", &[self], || {
+            let x = self.clone();
+            move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.mul(&x.powf(exponent - 1.0)?)?.scale(exponent)?)])
+        }))
+    }
+
+    /// `x` limited to `low..=high`; the gradient passes inside and at the bounds, as in PyTorch. f32, f64.
+    pub fn clamp(&self, low: f64, high: f64) -> Result<Tensor> {
+        Ok(self.unary::<unary::Clamp>("clamp", low, high)?.recorded("clamp", &[self], || {
+            let x = self.detach();
+            move |grad: Tensor, _: &[bool]| {
+                Ok(vec![Some(grad.mul(&x.unary::<unary::Within>("clamp", low, high)?)?)])
+            }
+        }))
+    }
+
+    /// 1 where `x > threshold`, else 0; carries no gradient. f32, f64.
+    pub fn greater(&self, threshold: f64) -> Result<Tensor> {
+        self.unary::<unary::Greater>("greater", threshold, 0.0)
+    }
+
+    fn unary<F: UnaryFn>(&self, op: &'static str, p: f64, q: f64) -> Result<Tensor> {
+        dispatch_real!(op, [("x", self)], T => {
+            let x = self.read::<T>()?;
+            let (p, q) = (<T as Element>::from_f64(p), <T as Element>::from_f64(q));
+            Tensor::build(*self.shape(), |y: &mut [T]| unary::forward::<T, F>(&x, p, q, y))
+        })
+    }
+}

@@ -1,0 +1,165 @@
+//! What the graph promises: accumulation, scopes, freeing, hooks, errors.
+use fornax_engine::{DType, Device, Error, Result, Tensor, no_grad};
+use std::sync::{Arc, Mutex};
+
+fn variable(data: &[f32]) -> Tensor {
+    Tensor::from_slice(data, [data.len()]).expect("fits").variable()
+}
+
+fn grad(t: &Tensor) -> Vec<f32> {
+    t.grad().expect("a gradient").to_vec().expect("f32")
+}
+
+#[test]
+fn gradients_of_several_uses_and_several_passes_add_up() -> Result<()> {
+    let x = variable(&[1.0, -2.0, 3.0]);
+    let y = x.mul(&x)?.add(&x)?;
+    y.sum_all()?.backward()?;
+    assert_eq!(grad(&x), [3.0, -3.0, 7.0]);
+    x.scale(2.0)?.sum_all()?.backward()?;
+    assert_eq!(grad(&x), [5.0, -1.0, 9.0], "a second pass adds to the first");
+    x.zero_grad();
+    assert!(x.grad().is_none());
+    Ok(())
+}
+
+#[test]
+fn adding_up_does_not_write_into_a_shared_gradient() -> Result<()> {
+    let (a, b) = (variable(&[1.0]), variable(&[1.0]));
+    // Both leaves receive the same upstream tensor; a then receives more.
+    let y = a.add(&b)?.add(&a.scale(10.0)?)?;
+    y.sum_all()?.backward()?;
+    assert_eq!((grad(&a), grad(&b)), (vec![11.0], vec![1.0]));
+    Ok(())
+}
+
+#[test]
+fn nothing_is_recorded_inside_no_grad() -> Result<()> {
+    let x = variable(&[1.0]);
+    let y = no_grad(|| x.scale(2.0))?;
+    assert!(!y.requires_grad());
+    assert!(matches!(y.sum_all()?.backward(), Err(Error::Autograd { .. })));
+    assert!(x.scale(2.0)?.requires_grad(), "recording is on again");
+    Ok(())
+}
+
+#[test]
+fn a_graph_is_freed_by_its_backward_pass() -> Result<()> {
+    let x = variable(&[1.0, 2.0]);
+    let loss = x.square()?.sum_all()?;
+    loss.backward()?;
+    let again = loss.backward().expect_err("freed").to_string();
+    assert!(again.contains("already differentiated"), "{again}");
+    Ok(())
+}
+
+#[test]
+fn a_hook_sees_the_finished_gradient_before_earlier_layers_run() -> Result<()> {
+    let seen: Arc<Mutex<Vec<(&str, Vec<f32>)>>> = Arc::default();
+    let (a, b) = (variable(&[2.0]), variable(&[3.0]));
+    for (name, leaf) in [("a", &a), ("b", &b)] {
+        let seen = seen.clone();
+        leaf.register_hook(Box::new(move |g| {
+            seen.lock().expect("no panic").push((name, g.to_vec::<f32>()?));
+            Ok(())
+        }))?;
+    }
+    // b is used last, twice; its gradient is complete before a's.
+    let y = a.square()?.mul(&b)?.mul(&b)?;
+    y.sum_all()?.backward()?;
+    assert_eq!(*seen.lock().expect("no panic"), [("b", vec![24.0]), ("a", vec![36.0])]);
+    assert!(a.square()?.register_hook(Box::new(|_| Ok(()))).is_err(), "only variables have hooks");
+    Ok(())
+}
+
+#[test]
+fn a_branch_without_gradient_does_not_hold_a_hook_back() -> Result<()> {
+    let count = Arc::new(Mutex::new(0));
+    let x = variable(&[2.0]);
+    let c = count.clone();
+    x.register_hook(Box::new(move |_| {
+        *c.lock().expect("no panic") += 1;
+        Ok(())
+    }))?;
+    let mask = x.greater(1.0)?;
+    x.mul(&mask)?.sum_all()?.backward()?;
+    assert_eq!((*count.lock().expect("no panic"), grad(&x)), (1, vec![1.0]));
+    Ok(())
+}
+
+#[test]
+fn backward_needs_a_scalar_or_an_upstream_gradient_of_its_shape() -> Result<()> {
+    let x = variable(&[1.0, 2.0]);
+    let y = x.scale(3.0)?;
+    assert!(y.backward().expect_err("two elements").to_string().contains("needs a scalar"));
+    let wrong = Tensor::ones([3], DType::F32, &Device::Cpu)?;
+    assert!(y.backward_from(&wrong).expect_err("three elements").to_string().contains("upstream: f32[3] on cpu"));
+    y.backward_from(&Tensor::from_slice(&[1.0f32, 10.0], [2])?)?;
+    assert_eq!(grad(&x), [3.0, 30.0]);
+    Ok(())
+}
+
+#[test]
+fn views_share_elements_and_copies_do_not() -> Result<()> {
+    let x = Tensor::from_slice(&[1.0f32, 2.0, 3.0, 4.0], [2, 2])?;
+    let (view, copy) = (x.narrow(0, 1, 1)?.reshape([2])?, x.copy()?);
+    x.write::<f32>()?[2] = 9.0;
+    assert_eq!(view.to_vec::<f32>()?, [9.0, 4.0]);
+    assert_eq!(copy.to_vec::<f32>()?, [1.0, 2.0, 3.0, 4.0]);
+    Ok(())
+}
+
+#[test]
+fn errors_name_operation_shapes_dtypes_and_device() -> Result<()> {
+    let a = Tensor::zeros([2, 3], DType::F32, &Device::Cpu)?;
+    let b = Tensor::zeros([4], DType::F32, &Device::Cpu)?;
+    let e = a.add(&b).expect_err("no broadcast").to_string();
+    assert_eq!(e, "add: the shapes do not broadcast (got self: f32[2, 3] on cpu, other: f32[4] on cpu)");
+    let e = a.add(&b.to_dtype(DType::F64)?).expect_err("mixed").to_string();
+    assert!(e.contains("add: accepts operands of one dtype") && e.contains("other: f64[4]"), "{e}");
+    let e = a.to_dtype(DType::U8)?.scale(2.0).expect_err("u8").to_string();
+    assert!(e.contains("scale: accepts f32, or f64"), "{e}");
+    let e = a.read::<f64>().err().expect("f32 is not f64").to_string();
+    assert!(e.contains("read: accepts f64"), "{e}");
+    let classes = Tensor::from_slice(&[0i64, 3], [2])?;
+    let e = a.cross_entropy(&classes, 0.0).expect_err("class 3 of 3").to_string();
+    assert!(e.contains("class 3 is not in 0..3"), "{e}");
+    Ok(())
+}
+
+#[test]
+fn casts_round_to_nearest_even_and_saturate() -> Result<()> {
+    let x = Tensor::from_slice(&[1.0f32 + 1.0 / 2048.0, -1.5, 300.0, 1e30], [4])?;
+    let back = |d| x.to_dtype(d)?.to_dtype(DType::F32)?.to_vec::<f32>();
+    assert_eq!(back(DType::F16)?, [1.0, -1.5, 300.0, f32::INFINITY]);
+    assert_eq!(back(DType::BF16)?[1..3], [-1.5, 300.0]);
+    assert_eq!(back(DType::U8)?, [1.0, 0.0, 255.0, 255.0]);
+    assert_eq!(back(DType::I64)?[..3], [1.0, -1.0, 300.0]);
+    for from in DType::ALL {
+        for to in DType::ALL {
+            let t = Tensor::full([3], 7.0, from, &Device::Cpu)?.to_dtype(to)?;
+            assert_eq!(t.to_dtype(DType::F64)?.to_vec::<f64>()?, [7.0; 3], "{from} to {to}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn memory_is_flat_over_steps() -> Result<()> {
+    use fornax_engine::cpu::memory::memory_stats;
+    let w = Tensor::full([64, 512], 0.01, DType::F32, &Device::Cpu)?.variable();
+    let step = || -> Result<()> {
+        let x = Tensor::full([300, 512], 1.0, DType::F32, &Device::Cpu)?;
+        x.linear(&w, None)?.relu()?.square()?.sum_all()?.backward()?;
+        w.zero_grad();
+        Ok(())
+    };
+    (0..3).try_for_each(|_| step())?;
+    let warm = memory_stats();
+    (0..20).try_for_each(|_| step())?;
+    // Other tests run in this process too: they are small, so the large blocks tell.
+    let now = memory_stats();
+    assert!(now.reserved < warm.reserved + (4 << 20), "{warm:?} then {now:?}");
+    assert!(now.peak_in_use >= warm.peak_in_use);
+    Ok(())
+}

@@ -1,0 +1,139 @@
+//! Arithmetic, reductions, order, matrix products, shapes.
+use super::row::{fixed, of, x};
+use super::{Case, Values};
+use fornax_engine::{AttentionMask, DType, Tensor};
+
+pub(super) fn rows(rows: &mut Vec<Case>) {
+    arithmetic(rows);
+    reductions(rows);
+    products(rows);
+    shapes(rows);
+}
+
+fn arithmetic(rows: &mut Vec<Case>) {
+    type Binary = fn(&Tensor, &Tensor) -> fornax_engine::Result<Tensor>;
+    let binary: [(&'static str, Binary, Values); 7] = [
+        ("add", Tensor::add, Values::Normal),
+        ("sub", Tensor::sub, Values::Normal),
+        ("mul", Tensor::mul, Values::Normal),
+        ("div", Tensor::div, Values::Positive),
+        ("maximum", Tensor::maximum, Values::Normal),
+        ("minimum", Tensor::minimum, Values::Normal),
+        ("pow", Tensor::pow, Values::Positive),
+    ];
+    for (op, f, values) in binary {
+        let shapes: [(&str, &[usize], &[usize]); 6] = [
+            ("same", &[2, 3, 5], &[2, 3, 5]),
+            ("row", &[3, 7], &[7]),
+            ("column", &[3, 7], &[3, 1]),
+            ("both", &[2, 1, 5], &[3, 1]),
+            ("scalar", &[3, 5], &[]),
+            ("lead", &[5], &[2, 3, 5]),
+        ];
+        for (variant, a, b) in shapes {
+            rows.push(Case::new(op, variant, vec![of(a, values), of(b, values)], move |t| f(&t[0], &t[1])));
+        }
+        let big = [16, 56, 56, 64];
+        rows.push(Case::new(op, "same-large", vec![of(&big, values), of(&big, values)], move |t| f(&t[0], &t[1])).large());
+        rows.push(Case::new(op, "channel-large", vec![of(&big, values), of(&[64], values)], move |t| f(&t[0], &t[1])).large());
+    }
+    type Unary = fn(&Tensor) -> fornax_engine::Result<Tensor>;
+    let unary: [(&'static str, Unary, Values); 9] = [
+        ("scale", |t| t.scale(-1.5), Values::Normal),
+        ("affine", |t| t.affine(2.0, 0.25), Values::Normal),
+        ("abs", Tensor::abs, Values::Normal),
+        ("sqrt", Tensor::sqrt, Values::Positive),
+        ("ln", Tensor::ln, Values::Positive),
+        ("square", Tensor::square, Values::Normal),
+        ("powf", |t| t.powf(2.5), Values::Positive),
+        ("clamp", |t| t.clamp(-0.7, 0.9), Values::Normal),
+        ("to_dtype", |t| t.to_dtype(DType::F64)?.to_dtype(t.dtype()), Values::Normal),
+    ];
+    for (op, f, values) in unary {
+        rows.push(Case::new(op, "small", vec![of(&[2, 3, 7], values)], move |t| f(&t[0])));
+        rows.push(Case::new(op, "large", vec![of(&[16, 56, 56, 64], values)], move |t| f(&t[0])).large());
+    }
+    let mask = fixed(&[3, 1, 5], Values::Mask);
+    rows.push(Case::new("keep", "broadcast", vec![x(&[3, 2, 5]), mask], |t| t[0].keep(&t[1])));
+}
+
+fn reductions(rows: &mut Vec<Case>) {
+    let small: [(&str, &[usize], bool); 5] =
+        [("first", &[0], false), ("middle", &[1], false), ("last", &[2], true), ("outer", &[0, 2], true), ("all", &[0, 1, 2], false)];
+    for (variant, axes, keep) in small {
+        let shape = [3, 5, 7];
+        let mut row = |op, values, f: fn(&Tensor, &[usize], bool) -> fornax_engine::Result<Tensor>| {
+            let axes = axes.to_vec();
+            rows.push(Case::new(op, variant, vec![of(&shape, values)], move |t| f(&t[0], &axes, keep)));
+        };
+        row("sum", Values::Normal, Tensor::sum);
+        row("mean", Values::Normal, Tensor::mean);
+        row("var", Values::Normal, |t, axes, keep| t.var(axes, 1, keep));
+        row("std", Values::Normal, |t, axes, keep| t.std(axes, 0, keep));
+        row("l1_norm", Values::Normal, Tensor::l1_norm);
+        row("l2_norm", Values::Normal, Tensor::l2_norm);
+        row("log_sum_exp", Values::Normal, Tensor::log_sum_exp);
+        row("amax", Values::Distinct, Tensor::amax);
+        row("amin", Values::Distinct, Tensor::amin);
+    }
+    for axis in 0..3 {
+        let shape = [3, 4, 5];
+        let name = format!("axis{axis}");
+        rows.push(Case::new("prod", name.clone(), vec![of(&shape, Values::Positive)], move |t| t[0].prod(axis)));
+        rows.push(Case::new("cumsum", name.clone(), vec![x(&shape)], move |t| t[0].cumsum(axis)));
+        rows.push(Case::new("max_with_index", name.clone(), vec![of(&shape, Values::Distinct)], move |t| Ok(t[0].max_with_index(axis)?.0)));
+        rows.push(Case::new("top_k", name, vec![of(&shape, Values::Distinct)], move |t| Ok(t[0].top_k(2, axis, false)?.0)));
+    }
+    let index = fixed(&[3, 2], Values::Class(7));
+    rows.push(Case::new("gather", "repeated", vec![x(&[3, 7]), index], |t| t[0].gather(1, &t[1])));
+    let big = [16, 56, 56, 64];
+    rows.push(Case::new("sum", "all-large", vec![x(&big)], |t| t[0].sum_all()).large());
+    rows.push(Case::new("sum", "channels-large", vec![x(&big)], |t| t[0].sum(&[0, 1, 2], false)).large());
+    rows.push(Case::new("sum", "last-large", vec![x(&big)], |t| t[0].sum(&[3], false)).large());
+    rows.push(Case::new("amax", "last-large", vec![x(&[4096, 1000])], |t| t[0].amax(&[1], false)).large());
+}
+
+fn products(rows: &mut Vec<Case>) {
+    for (variant, a, b) in [
+        ("plain", &[3usize, 5][..], &[5usize, 4][..]),
+        ("batched", &[2, 3, 5], &[2, 5, 4]),
+        ("broadcast", &[2, 1, 3, 5], &[3, 5, 2]),
+        ("vector-right", &[3, 5], &[5]),
+        ("vector-left", &[5], &[5, 3]),
+        ("dot", &[5], &[5]),
+    ] {
+        rows.push(Case::new("matmul", variant, vec![x(a), x(b)], |t| t[0].matmul(&t[1])));
+    }
+    for (ta, tb) in [(true, false), (false, true), (true, true)] {
+        let a: &[usize] = if ta { &[2, 5, 3] } else { &[2, 3, 5] };
+        let b: &[usize] = if tb { &[4, 5] } else { &[5, 4] };
+        let variant = format!("transposed-{}-{}", u8::from(ta), u8::from(tb));
+        rows.push(Case::new("matmul", variant, vec![x(a), x(b)], move |t| t[0].matmul_transposed(&t[1], ta, tb)));
+    }
+    rows.push(Case::new("matmul", "512-large", vec![x(&[512, 512]), x(&[512, 512])], |t| t[0].matmul(&t[1])).large());
+    rows.push(Case::new("matmul", "heads-large", vec![x(&[8, 6, 197, 64]), x(&[8, 6, 64, 197])], |t| t[0].matmul(&t[1])).large());
+    rows.push(Case::new("linear", "bias", vec![x(&[3, 7]), x(&[5, 7]), x(&[5])], |t| t[0].linear(&t[1], Some(&t[2]))));
+    rows.push(Case::new("linear", "sequence", vec![x(&[2, 3, 7]), x(&[4, 7])], |t| t[0].linear(&t[1], None)));
+    let qkv = |l: usize, s: usize| vec![x(&[2, 2, l, 4]), x(&[2, 2, s, 4]), x(&[2, 2, s, 3])];
+    rows.push(Case::new("attention", "plain", qkv(3, 5), |t| t[0].attention(&t[1], &t[2], AttentionMask::None, None)));
+    rows.push(Case::new("attention", "causal", qkv(5, 5), |t| t[0].attention(&t[1], &t[2], AttentionMask::Causal, Some(0.3))));
+    let heads = [8, 6, 197, 64];
+    rows.push(Case::new("attention", "vit-large", vec![x(&heads), x(&heads), x(&heads)], |t| t[0].attention(&t[1], &t[2], AttentionMask::None, None)).large());
+}
+
+fn shapes(rows: &mut Vec<Case>) {
+    rows.push(Case::new("reshape", "flatten", vec![x(&[2, 3, 5])], |t| t[0].flatten(1)));
+    rows.push(Case::new("permute", "cycle", vec![x(&[2, 3, 5])], |t| t[0].permute(&[2, 0, 1])));
+    rows.push(Case::new("permute", "nchw-large", vec![x(&[16, 64, 56, 56])], |t| Tensor::from_nchw(&t[0])).large());
+    rows.push(Case::new("expand", "both", vec![x(&[3, 1])], |t| t[0].expand([2, 3, 5])));
+    rows.push(Case::new("narrow", "first", vec![x(&[5, 3])], |t| t[0].narrow(0, 1, 3)));
+    rows.push(Case::new("narrow", "middle", vec![x(&[2, 5, 3])], |t| t[0].narrow(1, 2, 2)));
+    rows.push(Case::new("pad", "all", vec![x(&[2, 3])], |t| t[0].pad(&[(1, 0), (2, 1)], 0.5)));
+    rows.push(Case::new("flip", "middle", vec![x(&[2, 5, 3])], |t| t[0].flip(1)));
+    rows.push(Case::new("concat", "middle", vec![x(&[2, 3, 2]), x(&[2, 1, 2])], |t| Tensor::concat(&[&t[0], &t[1]], 1)));
+    rows.push(Case::new("concat", "channels-large", vec![x(&[16, 56, 56, 64]), x(&[16, 56, 56, 32])], |t| Tensor::concat(&[&t[0], &t[1]], 3)).large());
+    let keep = fixed(&[4], Values::Mask);
+    rows.push(Case::new("drop_path", "scaled", vec![x(&[4, 3, 3, 2]), keep], |t| t[0].drop_path(&t[1], 0.2, true)));
+    let seeds = fixed(&[2, 9, 9, 1], Values::Mask);
+    rows.push(Case::new("drop_block", "3", vec![x(&[2, 9, 9, 3]), seeds], |t| t[0].drop_block(&t[1], 1, true)));
+}

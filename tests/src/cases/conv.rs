@@ -1,0 +1,94 @@
+//! Convolutions: small ones of every kind, and those of the timed networks.
+use super::Case;
+use super::row::x;
+use fornax_engine::{Conv2d, ConvShape};
+
+pub(super) fn rows(rows: &mut Vec<Case>) {
+    let plain = ConvShape { n: 2, h: 5, w: 7, c_in: 4, c_out: 6, kernel: [3, 3], stride: [1, 1], padding: [1, 1], dilation: [1, 1], groups: 1 };
+    let small = [
+        ("3x3", plain),
+        ("3x3s2", ConvShape { stride: [2, 2], ..plain }),
+        ("1x1", ConvShape { kernel: [1, 1], padding: [0, 0], ..plain }),
+        ("1x1s2", ConvShape { kernel: [1, 1], padding: [0, 0], stride: [2, 2], ..plain }),
+        ("rectangular", ConvShape { kernel: [1, 3], padding: [0, 1], stride: [2, 1], ..plain }),
+        ("dilated", ConvShape { dilation: [2, 2], padding: [2, 2], ..plain }),
+        ("grouped", ConvShape { groups: 2, ..plain }),
+        ("depthwise", ConvShape { groups: 4, c_out: 4, ..plain }),
+        ("depthwise-5x5s2", ConvShape { groups: 4, c_out: 4, kernel: [5, 5], padding: [2, 2], stride: [2, 2], ..plain }),
+        ("multiplier", ConvShape { groups: 4, c_out: 8, ..plain }),
+        ("patches", ConvShape { h: 8, w: 8, kernel: [4, 4], padding: [0, 0], stride: [4, 4], ..plain }),
+    ];
+    for (variant, shape) in small {
+        rows.push(conv(variant.into(), shape, true));
+        rows.push(conv(format!("{variant}-no-bias"), shape, false));
+    }
+    for shape in large() {
+        rows.push(conv(shape_name(&shape), shape, false).large());
+    }
+}
+
+/// The convolutions of the timed networks.
+fn large() -> Vec<ConvShape> {
+    let square = |kernel: usize, c_in: usize, c_out: usize, plane: usize, n: usize| ConvShape {
+        n,
+        h: plane,
+        w: plane,
+        c_in,
+        c_out,
+        kernel: [kernel; 2],
+        stride: [1; 2],
+        padding: [kernel / 2; 2],
+        dilation: [1; 2],
+        groups: 1,
+    };
+    let strided = |shape| ConvShape { stride: [2; 2], ..shape };
+    let grouped = |shape, groups| ConvShape { groups, ..shape };
+    vec![
+        strided(square(7, 3, 64, 224, 16)),
+        square(3, 64, 64, 56, 16),
+        square(3, 128, 128, 28, 16),
+        square(3, 256, 256, 14, 16),
+        square(3, 512, 512, 7, 16),
+        strided(square(3, 64, 128, 56, 16)),
+        square(1, 256, 64, 56, 16),
+        square(1, 64, 256, 56, 16),
+        strided(square(1, 64, 128, 56, 16)),
+        square(3, 1, 32, 28, 256),
+        strided(square(3, 32, 64, 28, 256)),
+        strided(square(3, 64, 128, 14, 256)),
+        square(3, 64, 64, 32, 64),
+        square(3, 128, 128, 16, 64),
+        square(3, 256, 256, 8, 64),
+        square(3, 512, 512, 4, 64),
+        square(1, 24, 144, 56, 16),
+        square(1, 960, 160, 7, 16),
+        grouped(square(3, 32, 32, 112, 16), 32),
+        strided(grouped(square(3, 96, 96, 112, 16), 96)),
+        grouped(square(3, 144, 144, 56, 16), 144),
+        grouped(square(3, 960, 960, 7, 16), 960),
+        grouped(square(3, 128, 128, 28, 16), 4),
+    ]
+}
+
+fn conv(variant: String, s: ConvShape, bias: bool) -> Case {
+    let mut inputs =
+        vec![x(&[s.n, s.h, s.w, s.c_in]), x(&[s.c_out, s.kernel[0], s.kernel[1], s.group_in()])];
+    if bias {
+        inputs.push(x(&[s.c_out]));
+    }
+    let options = Conv2d { stride: s.stride, padding: s.padding, dilation: s.dilation, groups: s.groups };
+    Case::new("conv2d", variant, inputs, move |t| t[0].conv2d(&t[1], t.get(2), &options))
+        .with("stride", s.stride[0] as f64)
+        .with("padding", s.padding[0] as f64)
+        .with("groups", s.groups as f64)
+}
+
+fn shape_name(s: &ConvShape) -> String {
+    let stride = if s.stride == [1, 1] { String::new() } else { format!("s{}", s.stride[0]) };
+    let groups = match s.groups {
+        1 => String::new(),
+        _ if s.is_depthwise() => "-depthwise".into(),
+        g => format!("-g{g}"),
+    };
+    format!("{}x{}{stride}{groups}-{}to{}-{}x{}-b{}", s.kernel[0], s.kernel[1], s.c_in, s.c_out, s.h, s.w, s.n)
+}

@@ -1,0 +1,17 @@
+//! The one table of cases: each operation at small shapes, where gradients are checked against finite differences, and at
+//! the shapes that are timed. Parity tests, gradient tests and benches read it; a new operation is one row.
+mod basic;
+mod conv;
+mod loss;
+mod row;
+
+pub use row::{Case, Input, Values};
+
+/// Every row.
+pub fn all() -> Vec<Case> {
+    let mut rows = vec![];
+    basic::rows(&mut rows);
+    conv::rows(&mut rows);
+    loss::rows(&mut rows);
+    rows
+}

@@ -1,0 +1,108 @@
+//! The table of cases: gradients against finite differences, f32 against f64, levels and thread counts against each other.
+use fornax_engine::cpu::simd::{self, Level};
+use fornax_engine::{DType, Result, Tensor};
+use fornax_tests::cases::{Case, all};
+
+/// Output and gradients of a case, as f64.
+fn outcome(case: &Case, dtype: DType) -> Result<Vec<Vec<f64>>> {
+    let tensors = case.tensors(dtype)?;
+    let y = (case.run)(&tensors)?;
+    if y.requires_grad() {
+        y.backward_from(&case.upstream(&y, dtype)?)?;
+    }
+    let values = |t: &Tensor| t.to_dtype(DType::F64)?.to_vec::<f64>();
+    let mut out = vec![values(&y)?];
+    for (input, t) in case.inputs.iter().zip(&tensors).filter(|(input, _)| input.differentiable) {
+        let grad = t.grad().unwrap_or_else(|| panic!("{}: no gradient for an input of {:?}", case.name(), input.shape));
+        assert_eq!(grad.dims(), input.shape, "{}: shape of a gradient", case.name());
+        out.push(values(&grad)?);
+    }
+    Ok(out)
+}
+
+#[test]
+fn names_are_unique() {
+    let mut names: Vec<String> = all().iter().map(Case::name).collect();
+    names.sort();
+    let before = names.len();
+    names.dedup();
+    assert_eq!(names.len(), before);
+}
+
+/// Every element of every gradient, for a random upstream gradient, by central differences in f64.
+#[test]
+fn gradients_match_finite_differences() {
+    const STEP: f64 = 1e-5;
+    let mut checked = 0;
+    for case in all().iter().filter(|c| !c.large) {
+        let name = case.name();
+        let analytic = outcome(case, DType::F64).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let tensors = case.tensors(DType::F64).expect("makes its tensors");
+        let value = || -> f64 {
+            let y = (case.run)(&tensors).unwrap_or_else(|e| panic!("{name}: {e}"));
+            let upstream = case.upstream(&y, DType::F64).expect("fits");
+            y.detach().mul(&upstream).and_then(|t| t.sum_all()).and_then(|t| t.item()).expect("a number")
+        };
+        let variables = tensors.iter().zip(&case.inputs).filter(|(_, input)| input.differentiable);
+        for ((t, input), grads) in variables.zip(&analytic[1..]) {
+            let scale = grads.iter().fold(1.0f64, |m, g| m.max(g.abs()));
+            for (i, analytic) in grads.iter().enumerate() {
+                let nudge = |by: f64| t.write::<f64>().expect("f64")[i] += by;
+                nudge(STEP);
+                let above = value();
+                nudge(-2.0 * STEP);
+                let below = value();
+                nudge(STEP);
+                let numeric = (above - below) / (2.0 * STEP);
+                assert!(
+                    (numeric - analytic).abs() <= 1e-6 * scale,
+                    "{name}: input {:?} element {i}: backward gives {analytic}, differences {numeric}",
+                    input.shape
+                );
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked > 1000, "only {checked} gradients were checked");
+}
+
+/// The vectorised f32 kernels against the plain f64 ones, at every level that the processor has, and each level with
+/// one, two and three threads to the same bits.
+#[test]
+fn f32_matches_f64_at_every_level_and_thread_count() {
+    let pools: Vec<_> = [1, 2, 3]
+        .map(|n| rayon::ThreadPoolBuilder::new().num_threads(n).build().expect("a pool"))
+        .into_iter()
+        .collect();
+    let widest = simd::level();
+    for case in all() {
+        let name = case.name();
+        let expected = outcome(&case, DType::F64).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let levels: &[Level] = if case.large { &[widest] } else { &[Level::Portable, Level::Avx2, widest] };
+        for level in levels {
+            simd::limit_to(*level);
+            let runs: Vec<_> = pools
+                .iter()
+                .map(|pool| pool.install(|| outcome(&case, DType::F32)).unwrap_or_else(|e| panic!("{name}: {e}")))
+                .collect();
+            assert!(runs.windows(2).all(|w| w[0] == w[1]), "{name} at {level:?}: thread counts differ");
+            for (part, (got, expected)) in runs[0].iter().zip(&expected).enumerate() {
+                let norm = (expected.iter().map(|v| v * v).sum::<f64>() / expected.len() as f64).sqrt();
+                let (worst, at) = got
+                    .iter()
+                    .zip(expected)
+                    .enumerate()
+                    .map(|(i, (g, e))| (if g == e { 0.0 } else { (g - e).abs() / (norm + e.abs()) }, i))
+                    .max_by(|a, b| a.0.total_cmp(&b.0))
+                    .expect("elements");
+                assert!(
+                    worst <= 2e-5,
+                    "{name} at {level:?}, part {part}, element {at}: {} instead of {}",
+                    got[at],
+                    expected[at]
+                );
+            }
+        }
+        simd::limit_to(widest);
+    }
+}

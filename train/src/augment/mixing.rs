@@ -1,0 +1,50 @@
+//! Mixup (Zhang et al., 2018) and CutMix (Yun et al., 2019) over a batch, with the random draws given by the caller.
+//!
+//! As in timm, the partner of sample `i` is sample `n - 1 - i` of the batch as it was.
+use fornax_engine::{Result, Tensor};
+
+/// Rows `top..bottom` and columns `left..right` of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PixelBox {
+    /// First row.
+    pub top: usize,
+    /// One past the last row.
+    pub bottom: usize,
+    /// First column.
+    pub left: usize,
+    /// One past the last column.
+    pub right: usize,
+}
+
+/// `lam * x + (1 - lam) * reversed batch of x`.
+pub fn mixup_batch(x: &Tensor, lam: f64) -> Result<Tensor> {
+    x.scale(lam)?.add(&x.flip(0)?.scale(1.0 - lam)?)
+}
+
+/// The batch `[n, h, w, c]` with the pixels of the box taken from the partners.
+pub fn cutmix_batch(x: &Tensor, cut: &PixelBox) -> Result<Tensor> {
+    let (h, w) = (x.dims()[1], x.dims()[2]);
+    let band = |x: &Tensor| x.narrow(1, cut.top, cut.bottom - cut.top);
+    let (own, partner) = (band(x)?, band(&x.flip(0)?)?);
+    let mixed = Tensor::concat(
+        &[
+            &own.narrow(2, 0, cut.left)?,
+            &partner.narrow(2, cut.left, cut.right - cut.left)?,
+            &own.narrow(2, cut.right, w - cut.right)?,
+        ],
+        2,
+    )?;
+    Tensor::concat(&[&x.narrow(1, 0, cut.top)?, &mixed, &x.narrow(1, cut.bottom, h - cut.bottom)?], 1)
+}
+
+/// The box for a share `lam` kept of an `h × w` image, centred at (`cy`, `cx`) and clipped, and the share that is really kept.
+pub fn cutmix_box(h: usize, w: usize, lam: f64, cy: usize, cx: usize) -> (PixelBox, f64) {
+    let ratio = (1.0 - lam).sqrt();
+    let side = |size: usize, centre: usize| {
+        let cut = (size as f64 * ratio) as usize;
+        (centre.saturating_sub(cut / 2), (centre + cut.div_ceil(2)).min(size))
+    };
+    let ((top, bottom), (left, right)) = (side(h, cy), side(w, cx));
+    let area = (bottom - top) * (right - left);
+    (PixelBox { top, bottom, left, right }, 1.0 - area as f64 / (h * w) as f64)
+}

@@ -1,0 +1,2 @@
+//! Augmentation of batches.
+pub mod mixing;
