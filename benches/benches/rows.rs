@@ -10,14 +10,12 @@ fn main() {
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_secs(2))
         .configure_from_args();
-    for case in fornax_benches::cases::all() {
+    for row in fornax_benches::cases::all() {
+        // Made when the first measurement asks for it: rows that the pattern leaves out cost nothing.
         let mut work = None;
-        criterion.bench_function(&case.to_string(), |bencher| {
-            let work = work.get_or_insert_with(|| fornax_benches::fornax::prepare(&case));
-            bencher.iter_custom(|runs| {
-                let seconds = (0..runs).map(|_| work().wall).sum();
-                Duration::from_secs_f64(seconds)
-            });
+        criterion.bench_function(&row.to_string(), |bencher| {
+            let work = work.get_or_insert_with(|| fornax_benches::fornax::prepare(&row));
+            bencher.iter_custom(|runs| Duration::from_secs_f64((0..runs).map(|_| work().wall).sum()));
         });
     }
     criterion.final_summary();
@@ -30,8 +28,8 @@ fn main() -> std::io::Result<()> {
 
 #[cfg(feature = "libtorch")]
 mod side_by_side {
-    use fornax_benches::measure::{Effort, Work, measure};
-    use fornax_benches::report::{Report, Row, Run, Side};
+    use fornax_benches::measure::{Effort, measure};
+    use fornax_benches::report::{Finding, Report, Run, Side};
     use fornax_benches::{cases, fornax, libtorch};
     use std::path::Path;
 
@@ -79,18 +77,15 @@ mod side_by_side {
         }
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bench-rows");
         let mut report = Report::open(&folder.join(format!("threads-{threads}.jsonl")))?;
-        for case in cases::all().iter().filter(|case| options.wants(&case.to_string())) {
-            let layouts = libtorch::layouts(case);
-            let mut sides: Vec<Work> = fornax::prepare(case).into_iter().collect();
-            let peers = layouts.iter().map(|&layout| libtorch::prepare(case, layout, threads));
+        for row in cases::all().iter().filter(|row| options.wants(&row.to_string())) {
+            let mut sides = vec![fornax::prepare(row)];
+            let (layouts, peers): (Vec<_>, Vec<_>) = libtorch::prepare(row, threads).into_iter().unzip();
             sides.extend(peers);
             let measured = measure(&mut sides, options.effort);
-            let mut times = measured.times.into_iter();
-            let fornax = (times.len() > layouts.len()).then(|| times.next().expect("Fornax is first"));
-            let peers = layouts.iter().zip(times).map(|(layout, time)| Side::new(layout.name(), time));
+            let (ours, theirs) = measured.times.split_first().expect("Fornax is the first side");
+            let peers = layouts.iter().zip(theirs).map(|(layout, &time)| Side::new(layout.name(), time));
             let run = Run { threads, rounds: options.effort.rounds, others: measured.others };
-            let fornax = fornax.map(|time| Side::new("Fornax", time));
-            report.add(&Row::new(case, fornax, peers.collect(), run))?;
+            report.add(&Finding::new(row, Side::new("Fornax", *ours), peers.collect(), run))?;
         }
         Ok(())
     }

@@ -1,5 +1,8 @@
 //! The networks of the step rows, as data: each side builds its layers from the same description.
 
+/// Of the step and update rows: small, so that parameters stay where a step costs what it costs in training.
+pub const LEARNING_RATE: f64 = 1e-3;
+
 /// One layer, or one residual block.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Layer {

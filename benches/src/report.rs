@@ -1,5 +1,5 @@
 //! One line a row on stdout, and the same as a JSON line for `scripts/bench-report`.
-use crate::cases::{Case, Load};
+use crate::cases::{Load, Row};
 use crate::measure::Time;
 use serde::Serialize;
 use std::fs::{File, OpenOptions};
@@ -25,7 +25,7 @@ impl Side {
 }
 
 /// How a row was measured.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize)]
 pub struct Run {
     /// Threads of each side.
     pub threads: usize,
@@ -37,47 +37,39 @@ pub struct Run {
 
 /// The result of one row.
 #[derive(Clone, Debug, Serialize)]
-pub struct Row {
+pub struct Finding {
     row: String,
-    /// None while Fornax lacks the operation.
-    fornax: Option<Side>,
-    /// The better of the peer's layouts.
-    libtorch: Side,
+    fornax: Side,
+    /// The better of the peer's layouts; none for an operation that libtorch lacks.
+    libtorch: Option<Side>,
     /// libtorch's time over Fornax's: above 1, Fornax is faster.
     ratio: Option<f64>,
-    /// Fornax's rate in GFLOP/s or GB/s (see `unit`); none for a row of many operations.
-    rate: Option<f64>,
+    /// What the row cannot do without, in `unit`s; none for a row of many operations.
+    load: Option<f64>,
     unit: Option<&'static str>,
-    threads: usize,
-    rounds: usize,
-    /// Processors that other processes kept busy meanwhile.
-    others: f64,
+    #[serde(flatten)]
+    run: Run,
     /// Whether the process was started with the allocator settings of the tuned peer.
     tuned: bool,
 }
 
-impl Row {
-    /// The result of `case`: Fornax's side, and the peer's in each layout.
-    ///
-    /// # Panics
-    /// When there is no peer.
-    pub fn new(case: &Case, fornax: Option<Side>, peers: Vec<Side>, run: Run) -> Self {
-        let libtorch = peers.into_iter().min_by(|a, b| a.ms.total_cmp(&b.ms)).expect("there is a peer");
-        let (rate, unit) = match case.load() {
-            Load::Flops(flops) => (Some(flops), Some("GFLOP/s")),
-            Load::Bytes(bytes) => (Some(bytes), Some("GB/s")),
-            Load::Mixed => (None, None),
+impl Finding {
+    /// The result of `row`: Fornax's side, and the peer's in each layout.
+    pub fn new(row: &Row, fornax: Side, peers: Vec<Side>, run: Run) -> Self {
+        let libtorch = peers.into_iter().min_by(|a, b| a.ms.total_cmp(&b.ms));
+        let (load, unit) = match row.load() {
+            Some(Load::Flops(flops)) => (Some(flops), Some("FLOP")),
+            Some(Load::Bytes(bytes)) => (Some(bytes), Some("B")),
+            None => (None, None),
         };
-        Row {
-            row: case.to_string(),
-            ratio: fornax.as_ref().map(|fornax| libtorch.ms / fornax.ms),
-            rate: fornax.as_ref().and_then(|fornax| Some(rate? / fornax.ms / 1e6)),
-            unit,
+        Finding {
+            row: row.to_string(),
+            ratio: libtorch.as_ref().map(|libtorch| libtorch.ms / fornax.ms),
             fornax,
             libtorch,
-            threads: run.threads,
-            rounds: run.rounds,
-            others: run.others,
+            load,
+            unit,
+            run,
             tuned: std::env::var("GLIBC_TUNABLES").is_ok_and(|v| v.contains("mmap_threshold")),
         }
     }
@@ -94,21 +86,18 @@ impl Report {
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder)?;
         }
-        println!("{:<52} {:>10} {:>10}         {:>7}", "row", "fornax", "libtorch", "ratio");
+        println!("{:<56} {:>12} {:>12} {:>11}", "row", "fornax", "libtorch", "ratio");
         Ok(Report { file: OpenOptions::new().create(true).append(true).open(path)? })
     }
 
     /// Prints and records a row.
-    pub fn add(&mut self, row: &Row) -> io::Result<()> {
-        let layout = row.libtorch.name;
-        println!(
-            "{:<52} {:>7.3} ms {:>7.3} ms {layout} {:>7.2}x",
-            row.row,
-            row.fornax.as_ref().map_or(f64::NAN, |f| f.ms),
-            row.libtorch.ms,
-            row.ratio.unwrap_or(f64::NAN)
-        );
-        serde_json::to_writer(&mut self.file, row)?;
+    pub fn add(&mut self, found: &Finding) -> io::Result<()> {
+        print!("{:<56} {:>9.3} ms", found.row, found.fornax.ms);
+        match (&found.libtorch, found.ratio) {
+            (Some(peer), Some(ratio)) => println!(" {:>9.3} ms {} {ratio:>6.2}x", peer.ms, peer.name),
+            _ => println!(),
+        }
+        serde_json::to_writer(&mut self.file, found)?;
         self.file.write_all(b"\n")
     }
 }

@@ -1,4 +1,4 @@
-//! The peer: every case through libtorch, by tch.
+//! The peer: the rows through libtorch, by tch.
 //!
 //! Images reach libtorch as `[n, c, h, w]` in either memory order. tch has no `memory_format`; a contiguous
 //! `[n, h, w, c]` tensor seen through `permute` is what PyTorch calls channels-last, and libtorch's operations keep to it.
@@ -6,8 +6,9 @@ mod network;
 mod operation;
 
 pub use network::TrainingStep;
+pub use operation::Operation;
 
-use crate::cases::Case;
+use crate::cases::{Pass, Row};
 use crate::measure::{Time, Work, time};
 use tch::{Device, Kind, Tensor};
 
@@ -29,69 +30,70 @@ impl Layout {
         }
     }
 
-    /// Normally distributed numbers, logically `[n, c, h, w]`, in this order in memory.
-    fn randn(self, [n, h, w, c]: [usize; 4]) -> Tensor {
-        let [n, h, w, c] = [n, h, w, c].map(|extent| extent as i64);
+    /// A row-major `[n, h, w, c]` tensor as `[n, c, h, w]` in this order in memory.
+    fn arrange(self, nhwc: &Tensor) -> Tensor {
+        let nchw = nhwc.permute([0, 3, 1, 2]);
         match self {
-            Layout::ChannelsLast => Tensor::randn([n, h, w, c], FLOAT).permute([0, 3, 1, 2]),
-            Layout::ChannelsFirst => Tensor::randn([n, c, h, w], FLOAT),
+            Layout::ChannelsLast => nchw,
+            // The view sets the strides of a row-major tensor: a 1×1 kernel is row-major in both senses, and with the
+            // other strides libtorch would take it, and then the images, as channels-last.
+            Layout::ChannelsFirst => nchw.contiguous().view(-1).view(nchw.size().as_slice()),
         }
     }
 }
 
 const FLOAT: (Kind, Device) = (Kind::Float, Device::Cpu);
 
-/// The layouts in which a case differs; their better one is the peer.
-pub fn layouts(case: &Case) -> &'static [Layout] {
-    match case {
-        Case::Linear(..) | Case::CrossEntropy(..) | Case::Elementwise(..) | Case::Update(..) => {
-            &[Layout::ChannelsLast]
-        }
-        _ => &[Layout::ChannelsLast, Layout::ChannelsFirst],
-    }
-}
-
-/// The case, ready to run on `threads` threads.
-pub fn prepare(case: &Case, layout: Layout, threads: usize) -> Work {
+/// The row in each layout in which it differs, ready to run on `threads` threads; the better one is the peer. None when
+/// libtorch has no such operation.
+pub fn prepare(row: &Row, threads: usize) -> Vec<(Layout, Work)> {
     tch::set_num_threads(threads as i32);
     tch::manual_seed(0);
-    match *case {
-        Case::Step(network) => {
-            let mut step = TrainingStep::new(network, layout);
-            Box::new(move || time(|| step.run()))
+    let layouts = [Layout::ChannelsLast, Layout::ChannelsFirst];
+    match row {
+        Row::Step(network) => layouts
+            .map(|layout| {
+                let mut step = TrainingStep::new(*network, layout);
+                (layout, Box::new(move || time(|| step.run())) as Work)
+            })
+            .into(),
+        Row::Update(optimizer, network) => vec![(layouts[0], network::update(*optimizer, *network))],
+        Row::Operation(case, pass) => {
+            let count = if Operation::is_of_images(case) { 2 } else { 1 };
+            let prepare = |&layout| Some((layout, timed(Operation::new(case, layout)?, *pass)));
+            layouts[..count].iter().filter_map(prepare).collect()
         }
-        Case::Update(optimizer, network) => network::update(optimizer, network),
-        _ => operation::prepare(case, layout),
     }
 }
 
-/// The row of a forward pass.
-fn forward(mut run: impl FnMut() -> Tensor + 'static) -> Work {
-    Box::new(move || tch::no_grad(|| time(&mut run)))
+fn timed(operation: Operation, pass: Pass) -> Work {
+    match pass {
+        Pass::Forward => Box::new(move || tch::no_grad(|| time(|| operation.run()))),
+        Pass::Backward => backward(operation.with_gradients(|_| true)),
+        Pass::BackwardTo(chosen) => backward(operation.with_gradients(|i| i == chosen)),
+    }
 }
 
-/// The row of a backward pass from an upstream gradient to `inputs`.
+/// The row of a backward pass from an upstream gradient to the operands that have one.
 ///
 /// tch cannot hand an upstream gradient to `autograd::grad`, so the graph ends in `sum(y * upstream)`, whose backward
 /// writes `1 * upstream`. What that takes is measured by itself each time and subtracted.
-fn backward(mut run: impl FnMut() -> Tensor + 'static, inputs: Vec<Tensor>) -> Work {
+fn backward(operation: Operation) -> Work {
     let (upstream, alone) = tch::no_grad(|| {
-        let y = run();
+        let y = operation.run();
         (y.randn_like(), y.randn_like().set_requires_grad(true))
     });
     let differentiate = |scalar: Tensor, inputs: &[&Tensor]| -> Time {
         time(|| Tensor::run_backward(&[scalar], inputs, false, false))
     };
     Box::new(move || {
-        let with = weighted_sum(&run(), &upstream);
+        let with = weighted_sum(&operation.run(), &upstream);
         let without = weighted_sum(&alone, &upstream);
-        let inputs: Vec<&Tensor> = inputs.iter().collect();
-        let whole = differentiate(with, &inputs);
-        whole - differentiate(without, &[&alone])
+        differentiate(with, &operation.variables()) - differentiate(without, &[&alone])
     })
 }
 
-/// `sum(y * upstream)`, over both in memory order.
+/// `sum(y * upstream)`, over both in memory order, which is the same.
 fn weighted_sum(y: &Tensor, upstream: &Tensor) -> Tensor {
     in_memory_order(y).dot(&in_memory_order(upstream))
 }

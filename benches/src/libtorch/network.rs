@@ -2,7 +2,7 @@
 use super::{FLOAT, Layout, weighted_sum};
 use crate::cases::Optimizer;
 use crate::measure::{Work, time};
-use crate::networks::{Activation, Layer, Network};
+use crate::networks::{Activation, LEARNING_RATE, Layer, Network};
 use tch::nn::{self, OptimizerConfig, VarStore};
 use tch::{Kind, Reduction, Tensor};
 
@@ -23,8 +23,8 @@ impl TrainingStep {
         let mut builder = Builder { layout, variables: VarStore::new(FLOAT.1), parameters: vec![] };
         let layers = builder.layers(&network.layers());
         let sgd = nn::sgd(0.9, 0.0, 0.0, false);
-        let optimizer = sgd.build(&builder.variables, 1e-3).expect("SGD takes these variables");
-        let images = layout.randn(network.input());
+        let optimizer = sgd.build(&builder.variables, LEARNING_RATE).expect("SGD takes these variables");
+        let images = layout.arrange(&Tensor::randn(network.input().map(|extent| extent as i64), FLOAT));
         let target =
             Tensor::randint(network.classes() as i64, [network.input()[0] as i64], (Kind::Int64, FLOAT.1));
         TrainingStep { layout, layers, parameters: builder.parameters, optimizer, images, target }
@@ -63,11 +63,12 @@ impl TrainingStep {
 
 /// The row of one optimizer update, from gradients that stay.
 pub(super) fn update(optimizer: Optimizer, network: Network) -> Work {
-    let mut builder = Builder { layout: Layout::ChannelsLast, variables: VarStore::new(FLOAT.1), parameters: vec![] };
+    let mut builder =
+        Builder { layout: Layout::ChannelsLast, variables: VarStore::new(FLOAT.1), parameters: vec![] };
     builder.layers(&network.layers());
     let mut optimizer = match optimizer {
-        Optimizer::Sgd => nn::sgd(0.9, 0.0, 0.0, false).build(&builder.variables, 1e-3),
-        Optimizer::AdamW => nn::adamw(0.9, 0.999, 0.01).build(&builder.variables, 1e-3),
+        Optimizer::Sgd => nn::sgd(0.9, 0.0, 0.0, false).build(&builder.variables, LEARNING_RATE),
+        Optimizer::AdamW => nn::adamw(0.9, 0.999, 0.01).build(&builder.variables, LEARNING_RATE),
     }
     .expect("the optimizer takes these variables");
     for variable in builder.variables.trainable_variables() {
