@@ -44,8 +44,11 @@ impl Layout {
 
 const FLOAT: (Kind, Device) = (Kind::Float, Device::Cpu);
 
-/// The row in each layout in which it differs, ready to run on `threads` threads; the better one is the peer. None when
-/// libtorch has no such operation.
+/// Operations whose gradient libtorch returns as a view, expanded, permuted or narrowed, for the next operation to pay for.
+const VIEWED: [&str; 3] = ["sum", "permute", "concat"];
+
+/// The row in each layout in which it differs, ready to run on `threads` threads; the better one is the peer. Empty
+/// when libtorch has no such operation, or does none of its work.
 pub fn prepare(row: &Row, threads: usize) -> Vec<(Layout, Work)> {
     tch::set_num_threads(threads as i32);
     tch::manual_seed(0);
@@ -59,6 +62,9 @@ pub fn prepare(row: &Row, threads: usize) -> Vec<(Layout, Work)> {
             .into(),
         Row::Update(optimizer, network) => vec![(layouts[0], network::update(*optimizer, *network))],
         Row::Operation(case, pass) => {
+            if *pass != Pass::Forward && VIEWED.contains(&case.op) {
+                return vec![];
+            }
             let count = if Operation::is_of_images(case) { 2 } else { 1 };
             let prepare = |&layout| Some((layout, timed(Operation::new(case, layout)?, *pass)));
             layouts[..count].iter().filter_map(prepare).collect()

@@ -5,12 +5,15 @@ use fornax_engine::DType;
 use fornax_tests::cases::Case;
 use tch::{Kind, Reduction, Tensor};
 
+/// From operands to the result.
+type Function = Box<dyn Fn(&[Tensor]) -> Tensor>;
+
 /// An operation with its operands.
 pub struct Operation {
     layout: Option<Layout>,
     operands: Vec<Tensor>,
     differentiable: Vec<bool>,
-    run: Box<dyn Fn(&[Tensor]) -> Tensor>,
+    run: Function,
 }
 
 impl Operation {
@@ -83,7 +86,7 @@ fn from_fornax(t: &fornax_engine::Tensor) -> Tensor {
 }
 
 /// What libtorch calls a case's operation; constants are those of the table.
-fn counterpart(case: &Case) -> Option<Box<dyn Fn(&[Tensor]) -> Tensor>> {
+fn counterpart(case: &Case) -> Option<Function> {
     let run: fn(&[Tensor]) -> Tensor = match (case.op, case.variant.as_str()) {
         ("conv2d", _) => return Some(conv2d(case)),
         ("add", _) => |t| &t[0] + &t[1],
@@ -126,7 +129,7 @@ fn counterpart(case: &Case) -> Option<Box<dyn Fn(&[Tensor]) -> Tensor>> {
     Some(Box::new(run))
 }
 
-fn conv2d(case: &Case) -> Box<dyn Fn(&[Tensor]) -> Tensor> {
+fn conv2d(case: &Case) -> Function {
     let [stride, padding, groups] = ["stride", "padding", "groups"].map(|name| option(case, name) as i64);
     Box::new(move |t| t[0].conv2d(&t[1], t.get(2), [stride; 2], [padding; 2], [1, 1], groups))
 }
