@@ -86,11 +86,6 @@ where
     }))
 }
 
-/// True when an operation on these inputs would be recorded: what backward needs must be kept.
-pub(crate) fn records(inputs: &[&Tensor]) -> bool {
-    RECORDING.get() && inputs.iter().any(|t| t.requires_grad())
-}
-
 impl Tensor {
     /// Differentiates this scalar: adds d self / d leaf to [`Tensor::grad`] of every leaf it depends on, and frees the graph.
     ///

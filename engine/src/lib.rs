@@ -10,6 +10,7 @@
 //! assert_eq!(x.grad().unwrap().to_vec::<f32>()?, [0.0, 1.0, 1.0]);
 //! # Ok(()) }
 //! ```
+mod activation;
 mod autograd;
 pub mod conv_shape;
 pub mod cpu;
@@ -17,17 +18,20 @@ mod device;
 pub mod dtype;
 mod error;
 mod ops;
+pub mod pool_shape;
 pub mod random;
 mod shape;
 mod storage;
 mod tensor;
 
+pub use activation::Activation;
 pub use autograd::{BackwardFn, Hook, no_grad};
 pub use conv_shape::ConvShape;
 pub use device::Device;
 pub use dtype::{DType, Element};
-pub use ops::{AttentionMask, Conv2d};
 pub use error::{Error, Operands, Result};
+pub use ops::{AttentionMask, BatchNorm, Conv2d, GlobalPool};
+pub use pool_shape::Pool2d;
 pub use shape::{MAX_RANK, Shape};
 pub use storage::{Read, Write};
 pub use tensor::Tensor;

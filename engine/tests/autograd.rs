@@ -93,7 +93,9 @@ fn backward_needs_a_scalar_or_an_upstream_gradient_of_its_shape() -> Result<()> 
     let y = x.scale(3.0)?;
     assert!(y.backward().expect_err("two elements").to_string().contains("needs a scalar"));
     let wrong = Tensor::ones([3], DType::F32, &Device::Cpu)?;
-    assert!(y.backward_from(&wrong).expect_err("three elements").to_string().contains("upstream: f32[3] on cpu"));
+    assert!(
+        y.backward_from(&wrong).expect_err("three elements").to_string().contains("upstream: f32[3] on cpu")
+    );
     y.backward_from(&Tensor::from_slice(&[1.0f32, 10.0], [2])?)?;
     assert_eq!(grad(&x), [3.0, 30.0]);
     Ok(())

@@ -47,7 +47,6 @@ pub fn constant(t: &Tensor, value: f32) -> Result<()> {
     fill(t, || value)
 }
 
-
 fn fill(t: &Tensor, mut value: impl FnMut() -> f32) -> Result<()> {
     t.write::<f32>()?.iter_mut().for_each(|v| *v = value());
     Ok(())

@@ -59,12 +59,17 @@ impl JsdCrossEntropy {
         let operands = [("logits", logits), ("target", target)];
         let rows = logits.dims().first().copied().unwrap_or_default();
         if self.num_splits < 2 || rows % self.num_splits != 0 {
-            return Err(Error::shape("jsd_cross_entropy", &operands, format!("needs at least 2 splits of equal size, not {} of {rows} rows", self.num_splits)));
+            return Err(Error::shape(
+                "jsd_cross_entropy",
+                &operands,
+                format!("needs at least 2 splits of equal size, not {} of {rows} rows", self.num_splits),
+            ));
         }
         let n = rows / self.num_splits;
         let part = |i: usize| logits.narrow(0, i * n, n);
         let loss = part(0)?.cross_entropy(&target.narrow(0, 0, n)?, self.smoothing)?;
-        let log_probs: Vec<Tensor> = (0..self.num_splits).map(|i| part(i)?.log_softmax(1)).collect::<Result<_>>()?;
+        let log_probs: Vec<Tensor> =
+            (0..self.num_splits).map(|i| part(i)?.log_softmax(1)).collect::<Result<_>>()?;
         let probs: Vec<Tensor> = log_probs.iter().map(Tensor::exp).collect::<Result<_>>()?;
         let mut mixture = probs[0].clone();
         for p in &probs[1..] {

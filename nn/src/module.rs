@@ -75,7 +75,12 @@ impl Visitor {
     }
 
     fn push(&mut self, name: &str, tensor: &Tensor, kind: Kind, layout: Layout) {
-        self.entries.push(Entry { name: format!("{}{name}", self.prefix), tensor: tensor.clone(), kind, layout });
+        self.entries.push(Entry {
+            name: format!("{}{name}", self.prefix),
+            tensor: tensor.clone(),
+            kind,
+            layout,
+        });
     }
 }
 

@@ -18,14 +18,16 @@ pub fn load_state_dict(module: &(impl Module + ?Sized), state: &BTreeMap<String,
         let expected = to_torch(entry)?;
         match state.get(&entry.name) {
             None => problems.push(format!("{} is missing", entry.name)),
-            Some(t) if t.shape() != expected.shape() || t.dtype() != expected.dtype() => problems.push(format!(
-                "{} is {}{}, the model needs {}{}",
-                entry.name,
-                t.dtype(),
-                t.shape(),
-                expected.dtype(),
-                expected.shape()
-            )),
+            Some(t) if t.shape() != expected.shape() || t.dtype() != expected.dtype() => {
+                problems.push(format!(
+                    "{} is {}{}, the model needs {}{}",
+                    entry.name,
+                    t.dtype(),
+                    t.shape(),
+                    expected.dtype(),
+                    expected.shape()
+                ))
+            }
             Some(t) => loads.push((entry, t)),
         }
     }
@@ -63,7 +65,11 @@ pub fn from_safetensors(bytes: &[u8]) -> Result<(BTreeMap<String, Tensor>, HashM
     let mut tensors = BTreeMap::new();
     for (name, view) in file.tensors() {
         if view.shape().len() > fornax_engine::MAX_RANK {
-            return Err(Error::Safetensors(format!("{name} has {} axes; at most {} are supported", view.shape().len(), fornax_engine::MAX_RANK)));
+            return Err(Error::Safetensors(format!(
+                "{name} has {} axes; at most {} are supported",
+                view.shape().len(),
+                fornax_engine::MAX_RANK
+            )));
         }
         let tensor = match view.dtype() {
             safetensors::Dtype::F32 => decode::<f32>(&view),
@@ -72,7 +78,11 @@ pub fn from_safetensors(bytes: &[u8]) -> Result<(BTreeMap<String, Tensor>, HashM
             safetensors::Dtype::BF16 => decode::<fornax_engine::dtype::bf16>(&view),
             safetensors::Dtype::I64 => decode::<i64>(&view),
             safetensors::Dtype::U8 | safetensors::Dtype::BOOL => decode::<u8>(&view),
-            other => return Err(Error::Safetensors(format!("{name} has dtype {other:?}, which is not supported"))),
+            other => {
+                return Err(Error::Safetensors(format!(
+                    "{name} has dtype {other:?}, which is not supported"
+                )));
+            }
         }?;
         tensors.insert(name, tensor);
     }
@@ -88,7 +98,9 @@ fn to_torch(entry: &Entry) -> Result<Tensor> {
 }
 
 fn decode<T: Element>(view: &safetensors::tensor::TensorView<'_>) -> Result<Tensor> {
-    Ok(Tensor::build(view.shape(), |out: &mut [T]| bytemuck::cast_slice_mut(out).copy_from_slice(view.data()))?)
+    Ok(Tensor::build(view.shape(), |out: &mut [T]| {
+        bytemuck::cast_slice_mut(out).copy_from_slice(view.data())
+    })?)
 }
 
 /// A tensor's bytes as the safetensors writer wants them.
@@ -151,7 +163,14 @@ mod tests {
         assert_eq!(state[0].1.dims(), [16, 1, 3, 3], "PyTorch's layout");
         let metadata = HashMap::from([("epoch".to_string(), "3".to_string())]);
         let bytes = to_safetensors(&state, Some(metadata)).expect("writes");
-        assert_eq!(bytes, to_safetensors(&state_dict(&*a).expect("reads"), Some(HashMap::from([("epoch".into(), "3".into())]))).expect("writes"));
+        assert_eq!(
+            bytes,
+            to_safetensors(
+                &state_dict(&*a).expect("reads"),
+                Some(HashMap::from([("epoch".into(), "3".into())]))
+            )
+            .expect("writes")
+        );
         let (read, metadata) = from_safetensors(&bytes).expect("reads");
         assert_eq!(metadata["epoch"], "3");
         load_state_dict(&*b, &read).expect("fits");
@@ -169,7 +188,11 @@ mod tests {
         state.insert("conv1.weight".into(), Tensor::scalar(1.0f32).expect("memory"));
         let before = state_dict(&*b).expect("reads")[0].1.to_vec::<f32>().expect("f32");
         let error = load_state_dict(&*b, &state).expect_err("three problems").to_string();
-        for part in ["fc.bias is missing", "fc.extra is not part of the model", "conv1.weight is f32[], the model needs f32[16, 1, 3, 3]"] {
+        for part in [
+            "fc.bias is missing",
+            "fc.extra is not part of the model",
+            "conv1.weight is f32[], the model needs f32[16, 1, 3, 3]",
+        ] {
             assert!(error.contains(part), "{error}");
         }
         assert_eq!(before, state_dict(&*b).expect("reads")[0].1.to_vec::<f32>().expect("f32"));

@@ -13,7 +13,9 @@ fn outcome(case: &Case, dtype: DType) -> Result<Vec<Vec<f64>>> {
     let values = |t: &Tensor| t.to_dtype(DType::F64)?.to_vec::<f64>();
     let mut out = vec![values(&y)?];
     for (input, t) in case.inputs.iter().zip(&tensors).filter(|(input, _)| input.differentiable) {
-        let grad = t.grad().unwrap_or_else(|| panic!("{}: no gradient for an input of {:?}", case.name(), input.shape));
+        let grad = t
+            .grad()
+            .unwrap_or_else(|| panic!("{}: no gradient for an input of {:?}", case.name(), input.shape));
         assert_eq!(grad.dims(), input.shape, "{}: shape of a gradient", case.name());
         out.push(values(&grad)?);
     }
@@ -83,7 +85,9 @@ fn f32_matches_f64_at_every_level_and_thread_count() {
             simd::limit_to(*level);
             let runs: Vec<_> = pools
                 .iter()
-                .map(|pool| pool.install(|| outcome(&case, DType::F32)).unwrap_or_else(|e| panic!("{name}: {e}")))
+                .map(|pool| {
+                    pool.install(|| outcome(&case, DType::F32)).unwrap_or_else(|e| panic!("{name}: {e}"))
+                })
                 .collect();
             assert!(runs.windows(2).all(|w| w[0] == w[1]), "{name} at {level:?}: thread counts differ");
             for (part, (got, expected)) in runs[0].iter().zip(&expected).enumerate() {

@@ -50,7 +50,16 @@ pub fn gemm<T: Real>(m: usize, n: usize, k: usize, a: Matrix<T>, b: Matrix<T>, a
         let (a, b) = (Matrix { data: &a.data[a0..], ..a }, Matrix { data: &b.data[b0..], ..b });
         // SAFETY: the operands cover their extents (checked above); tasks write disjoint blocks of `c`.
         unsafe {
-            block_product(rows.len(), cols.len(), k, a, b, add, out.as_mut_ptr().add(rows.start * n + cols.start), n)
+            block_product(
+                rows.len(),
+                cols.len(),
+                k,
+                a,
+                b,
+                add,
+                out.as_mut_ptr().add(rows.start * n + cols.start),
+                n,
+            )
         };
     });
 }
@@ -81,11 +90,40 @@ pub fn gemm_batch<'a, T: Real>(
 }
 
 /// One product on this thread, into rows of `c` that are `c_step` apart.
-unsafe fn block_product<T: Real>(m: usize, n: usize, k: usize, a: Matrix<T>, b: Matrix<T>, add: bool, c: *mut T, c_step: usize) {
+unsafe fn block_product<T: Real>(
+    m: usize,
+    n: usize,
+    k: usize,
+    a: Matrix<T>,
+    b: Matrix<T>,
+    add: bool,
+    c: *mut T,
+    c_step: usize,
+) {
     let (one, none) = (T::one(), gemm::Parallelism::None);
     let (ap, a_col, a_row) = (a.data.as_ptr(), a.col_step as isize, a.row_step as isize);
     let (bp, b_col, b_row) = (b.data.as_ptr(), b.col_step as isize, b.row_step as isize);
-    gemm::gemm(m, n, k, c, 1, c_step as isize, add, ap, a_col, a_row, bp, b_col, b_row, one, one, false, false, false, none);
+    gemm::gemm(
+        m,
+        n,
+        k,
+        c,
+        1,
+        c_step as isize,
+        add,
+        ap,
+        a_col,
+        a_row,
+        bp,
+        b_col,
+        b_row,
+        one,
+        one,
+        false,
+        false,
+        false,
+        none,
+    );
 }
 
 #[cfg(test)]
@@ -98,9 +136,8 @@ mod tests {
             let value = |i: usize, s: usize| (((i * 37 + s) % 23) as f64) - 11.0;
             let a: Vec<f64> = (0..m * k).map(|i| value(i, 1)).collect();
             let b: Vec<f64> = (0..k * n).map(|i| value(i, 5)).collect();
-            let expected: Vec<f64> = (0..m * n)
-                .map(|i| (0..k).map(|p| a[i / n * k + p] * b[p * n + i % n]).sum())
-                .collect();
+            let expected: Vec<f64> =
+                (0..m * n).map(|i| (0..k).map(|p| a[i / n * k + p] * b[p * n + i % n]).sum()).collect();
             let flip = |x: &[f64], rows: usize, cols: usize| -> Vec<f64> {
                 (0..rows * cols).map(|i| x[i % rows * cols + i / rows]).collect()
             };

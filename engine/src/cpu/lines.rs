@@ -103,11 +103,12 @@ pub fn top_k<T: Real>(lines: Lines, x: &[T], k: usize, smallest: bool, index: &m
             let (va, vb) = (value(a), value(b));
             let by_value = if smallest { va.partial_cmp(&vb) } else { vb.partial_cmp(&va) };
             // NaN is the largest, as in PyTorch.
-            by_value.unwrap_or_else(|| {
-                let order = vb.is_nan().cmp(&va.is_nan());
-                if smallest { order.reverse() } else { order }
-            })
-            .then(a.cmp(b))
+            by_value
+                .unwrap_or_else(|| {
+                    let order = vb.is_nan().cmp(&va.is_nan());
+                    if smallest { order.reverse() } else { order }
+                })
+                .then(a.cmp(b))
         };
         if k < lines.n && k > 0 {
             order.select_nth_unstable_by(k - 1, best_first);

@@ -9,19 +9,25 @@
     clippy::missing_safety_doc,
     reason = "a kernel is one unsafe function over raw pointers; its doc comment says what they must cover"
 )]
+pub mod activation;
 pub mod add;
+pub mod batch_norm;
 pub mod binary;
 pub mod conv2d;
 pub mod cross_entropy;
+pub mod elementary;
 pub mod gemm;
+pub mod group_norm;
 pub mod lines;
 pub mod memory;
 pub mod parallel;
 pub mod permute;
+pub mod pool;
 pub mod reduce;
-pub mod relu;
+pub mod row_norm;
 pub mod scratch;
 pub mod simd;
 pub mod soft_cross_entropy;
+pub mod softmax;
 pub mod unary;
 mod vectorized;

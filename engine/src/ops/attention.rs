@@ -18,12 +18,23 @@ pub enum AttentionMask<'a> {
 impl Tensor {
     /// `softmax(q kᵀ * scale + mask) v` for `q [… , l, d]`, `k [… , s, d]`, `v [… , s, e]`; the scale is `1 / sqrt(d)` unless
     /// given. f32, f64.
-    pub fn attention(&self, k: &Tensor, v: &Tensor, mask: AttentionMask, scale: Option<f64>) -> Result<Tensor> {
+    pub fn attention(
+        &self,
+        k: &Tensor,
+        v: &Tensor,
+        mask: AttentionMask,
+        scale: Option<f64>,
+    ) -> Result<Tensor> {
         let operands = [("q", self), ("k", k), ("v", v)];
         let (&[.., l, d], &[.., s, _]) = (self.dims(), k.dims()) else {
-            return Err(Error::shape("attention", &operands, "needs q [..., l, d], k [..., s, d] and v [..., s, e]"));
+            return Err(Error::shape(
+                "attention",
+                &operands,
+                "needs q [..., l, d], k [..., s, d] and v [..., s, e]",
+            ));
         };
-        let scores = self.scale(scale.unwrap_or(1.0 / (d as f64).sqrt()))?.matmul_transposed(k, false, true)?;
+        let scores =
+            self.scale(scale.unwrap_or(1.0 / (d as f64).sqrt()))?.matmul_transposed(k, false, true)?;
         let scores = match mask {
             AttentionMask::None => scores,
             AttentionMask::Causal => {

@@ -94,7 +94,11 @@ impl Tensor {
     /// `self += other` in place for equal shapes; not recorded.
     pub(crate) fn add_in_place(&self, other: &Tensor) -> Result<()> {
         if self.shape() != other.shape() || self.dtype() != other.dtype() {
-            return Err(Error::shape("add", &[("self", self), ("other", other)], "shapes and dtypes must be equal"));
+            return Err(Error::shape(
+                "add",
+                &[("self", self), ("other", other)],
+                "shapes and dtypes must be equal",
+            ));
         }
         dispatch_real!("add", [("self", self), ("other", other)], T => {
             crate::cpu::add::add_assign::<T>(&mut self.write()?, &other.read()?);

@@ -77,7 +77,10 @@ fn conv_shape(operands: &[(&'static str, &Tensor)], options: &Conv2d) -> Result<
         return fail(format!("groups, stride, dilation and kernel must be at least 1: {options:?}"));
     }
     if c_in % groups != 0 || c_out % groups != 0 || c_in / groups != group_in {
-        return fail(format!("{c_in} input channels in {groups} groups need a weight of {} input channels and outputs in whole groups", c_in / groups));
+        return fail(format!(
+            "{c_in} input channels in {groups} groups need a weight of {} input channels and outputs in whole groups",
+            c_in / groups
+        ));
     }
     if operands.get(2).is_some_and(|(_, b)| b.dims() != [c_out]) {
         return fail(format!("bias must be [{c_out}]"));
@@ -85,7 +88,10 @@ fn conv_shape(operands: &[(&'static str, &Tensor)], options: &Conv2d) -> Result<
     for (axis, size) in [h, w].into_iter().enumerate() {
         let extent = dilation[axis] * ([kh, kw][axis] - 1) + 1;
         if size + 2 * padding[axis] < extent {
-            return fail(format!("a window of {extent} does not fit into {size} with padding {}", padding[axis]));
+            return fail(format!(
+                "a window of {extent} does not fit into {size} with padding {}",
+                padding[axis]
+            ));
         }
     }
     Ok(ConvShape { n, h, w, c_in, c_out, kernel: [kh, kw], stride, padding, dilation, groups })

@@ -12,16 +12,28 @@ impl Tensor {
             return Err(Error::shape("cross_entropy", &operands, "logits must be [n, classes]"));
         };
         if target.dims() != [n] || n == 0 || classes == 0 {
-            return Err(Error::shape("cross_entropy", &operands, "needs at least one row, and a class index for each"));
+            return Err(Error::shape(
+                "cross_entropy",
+                &operands,
+                "needs at least one row, and a class index for each",
+            ));
         }
         if target.dtype() != DType::I64 {
             return Err(Error::dtype("cross_entropy", &operands, "class indices of i64"));
         }
         if !(0.0..1.0).contains(&smoothing) {
-            return Err(Error::value("cross_entropy", &operands, format!("smoothing {smoothing} is not in 0..1")));
+            return Err(Error::value(
+                "cross_entropy",
+                &operands,
+                format!("smoothing {smoothing} is not in 0..1"),
+            ));
         }
         if let Some(bad) = target.read::<i64>()?.iter().find(|t| !(0..classes as i64).contains(*t)) {
-            return Err(Error::value("cross_entropy", &operands, format!("class {bad} is not in 0..{classes}")));
+            return Err(Error::value(
+                "cross_entropy",
+                &operands,
+                format!("class {bad} is not in 0..{classes}"),
+            ));
         }
         dispatch_real!("cross_entropy", [("logits", self), ("target", target)], T => {
             let mut log_sums = vec![T::default(); n];

@@ -10,7 +10,11 @@ impl Tensor {
             return Err(Error::shape("drop_path", &operands, "keep must have one number a sample"));
         }
         if !(0.0..1.0).contains(&drop_prob) {
-            return Err(Error::value("drop_path", &operands, format!("drop_prob {drop_prob} is not in 0..1")));
+            return Err(Error::value(
+                "drop_path",
+                &operands,
+                format!("drop_prob {drop_prob} is not in 0..1"),
+            ));
         }
         let factor = if scale_by_keep { 1.0 / (1.0 - drop_prob) } else { 1.0 };
         let mut shape = vec![1; self.rank()];
@@ -29,10 +33,15 @@ impl Tensor {
         };
         let fits = *seeds.shape() == self.shape().with(3, 1) || *seeds.shape() == self.shape().with(3, c);
         if !fits || block_size == 0 {
-            return Err(Error::shape("drop_block", &operands, "seeds must be [n, h, w, 1] or [n, h, w, c], and a block at least one pixel"));
+            return Err(Error::shape(
+                "drop_block",
+                &operands,
+                "seeds must be [n, h, w, 1] or [n, h, w, c], and a block at least one pixel",
+            ));
         }
         let kernel = [block_size.min(h), block_size.min(w)];
-        let pool = Pool2d { kernel, stride: [1, 1], padding: [kernel[0] / 2, kernel[1] / 2], ..Pool2d::default() };
+        let pool =
+            Pool2d { kernel, stride: [1, 1], padding: [kernel[0] / 2, kernel[1] / 2], ..Pool2d::default() };
         let dropped = seeds.detach().max_pool2d(&pool)?;
         let even = |k: usize| usize::from(k.is_multiple_of(2));
         let dropped = dropped.narrow(1, even(kernel[0]), h)?.narrow(2, even(kernel[1]), w)?;

@@ -31,7 +31,9 @@ impl Tensor {
             })
         })?;
         let from = *self.shape();
-        Ok(y.recorded("expand", &[self], || move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.sum_to(from)?)])))
+        Ok(y.recorded("expand", &[self], || {
+            move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.sum_to(from)?)])
+        }))
     }
 
     /// Sums over the axes that broadcasting from `shape` had repeated: the gradient of [`Tensor::expand`].
@@ -44,8 +46,9 @@ impl Tensor {
         if shape.broadcast(self.shape()) != Some(*self.shape()) {
             return Err(Error::shape("sum_to", &[("x", self)], format!("{shape} does not broadcast to it")));
         }
-        let axes: Vec<usize> =
-            (0..self.rank()).filter(|a| *a < lead || (shape[a - lead] == 1 && self.dims()[*a] != 1)).collect();
+        let axes: Vec<usize> = (0..self.rank())
+            .filter(|a| *a < lead || (shape[a - lead] == 1 && self.dims()[*a] != 1))
+            .collect();
         self.sum(&axes, true)?.reshape(shape)
     }
 }

@@ -35,7 +35,11 @@ impl Tensor {
     pub fn top_k(&self, k: usize, axis: usize, smallest: bool) -> Result<(Tensor, Tensor)> {
         self.check_axis("top_k", axis)?;
         if k > self.dims()[axis] {
-            return Err(Error::shape("top_k", &[("x", self)], format!("axis {axis} has fewer than {k} elements")));
+            return Err(Error::shape(
+                "top_k",
+                &[("x", self)],
+                format!("axis {axis} has fewer than {k} elements"),
+            ));
         }
         let lines = Lines::new(self.shape(), axis);
         let index = dispatch_real!("top_k", [("x", self)], T => {
@@ -93,7 +97,11 @@ impl Tensor {
         }
         let k = index.dims().get(axis).copied().unwrap_or_default();
         if *index.shape() != self.shape().with(axis, k) {
-            return Err(Error::shape("gather", &operands, format!("the index must have the shape of x but for axis {axis}")));
+            return Err(Error::shape(
+                "gather",
+                &operands,
+                format!("the index must have the shape of x but for axis {axis}"),
+            ));
         }
         let n = self.dims()[axis];
         if let Some(bad) = index.read::<i64>()?.iter().find(|i| !(0..n as i64).contains(*i)) {
@@ -119,11 +127,19 @@ impl Tensor {
     /// Class indices (i64, any shape) as rows of `classes` numbers: `on` at the class, `off` elsewhere.
     pub fn one_hot(&self, classes: usize, on: f64, off: f64, dtype: DType) -> Result<Tensor> {
         if self.dtype() != DType::I64 || self.rank() >= crate::MAX_RANK {
-            return Err(Error::dtype("one_hot", &[("index", self)], "class indices of i64 with an axis to spare"));
+            return Err(Error::dtype(
+                "one_hot",
+                &[("index", self)],
+                "class indices of i64 with an axis to spare",
+            ));
         }
         let index = self.read::<i64>()?;
         if let Some(bad) = index.iter().find(|i| !(0..classes as i64).contains(*i)) {
-            return Err(Error::value("one_hot", &[("index", self)], format!("class {bad} is not in 0..{classes}")));
+            return Err(Error::value(
+                "one_hot",
+                &[("index", self)],
+                format!("class {bad} is not in 0..{classes}"),
+            ));
         }
         let mut dims = self.dims().to_vec();
         dims.push(classes);

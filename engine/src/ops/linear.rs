@@ -12,7 +12,11 @@ impl Tensor {
             return Err(Error::shape("linear", &operands, "needs x [..., in] and weight [out, in]"));
         };
         if w_in != k || bias.is_some_and(|b| b.dims() != [n]) {
-            return Err(Error::shape("linear", &operands, format!("x has {k} features: weight must be [out, {k}] and bias [out]")));
+            return Err(Error::shape(
+                "linear",
+                &operands,
+                format!("x has {k} features: weight must be [out, {k}] and bias [out]"),
+            ));
         }
         super::same_dtype("linear", &operands)?;
         let m = self.numel() / k.max(1);

@@ -92,7 +92,11 @@ impl Plan {
         let lead = |t: &Tensor| Shape::new(&t.dims()[..t.rank() - 2]);
         let (lead_a, lead_b) = (lead(a), lead(b));
         let (Some(batch), true) = (lead_a.broadcast(&lead_b), k == k_b) else {
-            return Err(Error::shape("matmul", &[("a", a), ("b", b)], "inner extents must be equal and leading axes broadcast"));
+            return Err(Error::shape(
+                "matmul",
+                &[("a", a), ("b", b)],
+                "inner extents must be equal and leading axes broadcast",
+            ));
         };
         let (steps_a, steps_b) = (broadcast_steps(&lead_a, &batch), broadcast_steps(&lead_b, &batch));
         let strides = batch.strides();
@@ -106,7 +110,16 @@ impl Plan {
             .collect();
         let mut dims = batch.dims().to_vec();
         dims.extend([m, n]);
-        Ok(Plan { m, n, k, shape: Shape::new(&dims), a_cols, b_cols, transpose: (transpose_a, transpose_b), starts })
+        Ok(Plan {
+            m,
+            n,
+            k,
+            shape: Shape::new(&dims),
+            a_cols,
+            b_cols,
+            transpose: (transpose_a, transpose_b),
+            starts,
+        })
     }
 
     fn run<T: Real>(&self, a: &[T], b: &[T], y: &mut [T]) {
@@ -117,7 +130,10 @@ impl Plan {
         };
         let operands = |i: usize| {
             let (ia, ib) = self.starts[i];
-            (matrix(&a[ia..ia + m * k], self.a_cols, self.transpose.0), matrix(&b[ib..ib + k * n], self.b_cols, self.transpose.1))
+            (
+                matrix(&a[ia..ia + m * k], self.a_cols, self.transpose.0),
+                matrix(&b[ib..ib + k * n], self.b_cols, self.transpose.1),
+            )
         };
         if self.starts.len() == 1 {
             let (a, b) = operands(0);

@@ -50,9 +50,10 @@ macro_rules! dispatch_real {
         }
     }};
 }
-pub(crate) use dispatch_real;
 
+mod activation;
 mod attention;
+mod batch_norm;
 mod binary;
 mod cast;
 mod conv2d;
@@ -60,20 +61,25 @@ mod cross_entropy;
 mod drop;
 mod expand;
 mod extreme;
+mod group_norm;
 mod linear;
 mod matmul;
 mod permute;
-mod relu;
+mod pool;
 mod reshape;
+mod row_norm;
 mod scan;
 mod slice;
 mod soft_cross_entropy;
+mod softmax;
 mod statistics;
 mod sum;
 mod unary;
 
 pub use attention::AttentionMask;
+pub use batch_norm::BatchNorm;
 pub use conv2d::Conv2d;
+pub use pool::GlobalPool;
 
 use crate::{Error, Result, Tensor};
 

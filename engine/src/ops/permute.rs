@@ -8,7 +8,11 @@ impl Tensor {
         let mut sorted = axes.to_vec();
         sorted.sort_unstable();
         if !sorted.iter().copied().eq(0..self.rank()) {
-            return Err(Error::shape("permute", &[("self", self)], format!("axes {axes:?} are not each axis once")));
+            return Err(Error::shape(
+                "permute",
+                &[("self", self)],
+                format!("axes {axes:?} are not each axis once"),
+            ));
         }
         let shape = Shape::new(&axes.iter().map(|a| self.dims()[*a]).collect::<Vec<_>>());
         let y = dispatch_any!(self.dtype(), T => {

@@ -7,7 +7,11 @@ impl Tensor {
     pub fn narrow(&self, axis: usize, start: usize, len: usize) -> Result<Tensor> {
         self.check_axis("narrow", axis)?;
         if start + len > self.dims()[axis] {
-            return Err(Error::shape("narrow", &[("x", self)], format!("{start}..{} is not within axis {axis}", start + len)));
+            return Err(Error::shape(
+                "narrow",
+                &[("x", self)],
+                format!("{start}..{} is not within axis {axis}", start + len),
+            ));
         }
         let shape = self.shape().with(axis, len);
         let y = if axis == 0 {
@@ -31,7 +35,11 @@ impl Tensor {
     /// `pads[a].0` elements of `value` before and `pads[a].1` after each axis. f32, f64.
     pub fn pad(&self, pads: &[(usize, usize)], value: f64) -> Result<Tensor> {
         if pads.len() != self.rank() {
-            return Err(Error::shape("pad", &[("x", self)], format!("needs a pair for each axis, not {}", pads.len())));
+            return Err(Error::shape(
+                "pad",
+                &[("x", self)],
+                format!("needs a pair for each axis, not {}", pads.len()),
+            ));
         }
         let dims: Vec<usize> = self.dims().iter().zip(pads).map(|(d, (a, b))| d + a + b).collect();
         let to: Vec<usize> = pads.iter().map(|(before, _)| *before).collect();
@@ -52,7 +60,10 @@ impl Tensor {
         first.check_axis("concat", axis)?;
         let named: Vec<(&'static str, &Tensor)> = tensors.iter().map(|t| ("x", *t)).collect();
         super::same_dtype("concat", &named)?;
-        if tensors.iter().any(|t| t.rank() != first.rank() || t.shape().with(axis, 0) != first.shape().with(axis, 0)) {
+        if tensors
+            .iter()
+            .any(|t| t.rank() != first.rank() || t.shape().with(axis, 0) != first.shape().with(axis, 0))
+        {
             return Err(Error::shape("concat", &named, format!("extents must agree but for axis {axis}")));
         }
         let extents: Vec<usize> = tensors.iter().map(|t| t.dims()[axis]).collect();
@@ -112,7 +123,15 @@ impl Tensor {
 }
 
 /// Copies a block of extents `block` from `x` at `from` to `y` at `to`, row by row.
-fn copy_block<T: crate::Element>(x: &[T], xs: &Shape, from: &[usize], y: &mut [T], ys: &Shape, to: &[usize], block: &Shape) {
+fn copy_block<T: crate::Element>(
+    x: &[T],
+    xs: &Shape,
+    from: &[usize],
+    y: &mut [T],
+    ys: &Shape,
+    to: &[usize],
+    block: &Shape,
+) {
     if block.numel() == 0 {
         return;
     }

@@ -27,7 +27,12 @@ impl Tensor {
     /// Binary cross entropy of `sigmoid(logits)` against labels in 0..1, each class by itself:
     /// `(1 - t) x + (1 + (pos_weight - 1) t) * softplus(-x)`, averaged over all elements, or with `sum_classes` summed over
     /// classes and averaged over the batch. Logits and target `[n, classes]`, f32 or f64; a scalar. The target gets no gradient.
-    pub fn binary_cross_entropy(&self, target: &Tensor, pos_weight: f64, sum_classes: bool) -> Result<Tensor> {
+    pub fn binary_cross_entropy(
+        &self,
+        target: &Tensor,
+        pos_weight: f64,
+        sum_classes: bool,
+    ) -> Result<Tensor> {
         let (n, _) = self.check_dense_target("binary_cross_entropy", target)?;
         let share = 1.0 / if sum_classes { n } else { self.numel() } as f64;
         dispatch_real!("binary_cross_entropy", [("logits", self), ("target", target)], T => {
@@ -51,7 +56,11 @@ impl Tensor {
         super::same_dtype(op, &operands)?;
         match self.dims() {
             &[n, classes] if n > 0 && classes > 0 && target.shape() == self.shape() => Ok((n, classes)),
-            _ => Err(Error::shape(op, &operands, "logits and target must both be [n, classes], with at least one row")),
+            _ => Err(Error::shape(
+                op,
+                &operands,
+                "logits and target must both be [n, classes], with at least one row",
+            )),
         }
     }
 }

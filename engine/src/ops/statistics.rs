@@ -8,7 +8,11 @@ impl Tensor {
         self.reduced_shape("var", axes)?;
         let count: usize = axes.iter().map(|a| self.dims()[*a]).product();
         if count <= correction {
-            return Err(Error::shape("var", &[("x", self)], format!("{count} values are too few for a correction of {correction}")));
+            return Err(Error::shape(
+                "var",
+                &[("x", self)],
+                format!("{count} values are too few for a correction of {correction}"),
+            ));
         }
         let centred = self.sub(&self.mean(axes, true)?)?;
         centred.square()?.sum(axes, keep)?.scale(1.0 / (count - correction) as f64)

@@ -54,7 +54,11 @@ impl Tensor {
     pub(crate) fn reduced_shape(&self, op: &'static str, axes: &[usize]) -> Result<Shape> {
         let bad = axes.iter().enumerate().any(|(i, a)| *a >= self.rank() || axes[..i].contains(a));
         if bad {
-            return Err(Error::shape(op, &[("x", self)], format!("axes {axes:?} must exist and be distinct")));
+            return Err(Error::shape(
+                op,
+                &[("x", self)],
+                format!("axes {axes:?} must exist and be distinct"),
+            ));
         }
         Ok(axes.iter().fold(*self.shape(), |s, a| s.with(*a, 1)))
     }

@@ -26,7 +26,9 @@ impl Tensor {
     pub fn abs(&self) -> Result<Tensor> {
         Ok(self.unary::<unary::Abs>("abs", 0.0, 0.0)?.recorded("abs", &[self], || {
             let x = self.detach();
-            move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.mul(&x.unary::<unary::Sign>("abs", 0.0, 0.0)?)?)])
+            move |grad: Tensor, _: &[bool]| {
+                Ok(vec![Some(grad.mul(&x.unary::<unary::Sign>("abs", 0.0, 0.0)?)?)])
+            }
         }))
     }
 
@@ -58,7 +60,9 @@ impl Tensor {
     pub fn powf(&self, exponent: f64) -> Result<Tensor> {
         Ok(self.unary::<unary::Power>("powf", exponent, 0.0)?.recorded("powf", &[self], || {
             let x = self.clone();
-            move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.mul(&x.powf(exponent - 1.0)?)?.scale(exponent)?)])
+            move |grad: Tensor, _: &[bool]| {
+                Ok(vec![Some(grad.mul(&x.powf(exponent - 1.0)?)?.scale(exponent)?)])
+            }
         }))
     }
 

@@ -26,7 +26,12 @@ impl Conv2d {
     /// As [`Conv2d::same`], in channel groups.
     pub fn grouped(c_in: usize, c_out: usize, kernel: usize, stride: usize, groups: usize) -> Result<Conv2d> {
         let padding = [(kernel - 1) / 2; 2];
-        Conv2d::new(c_in, c_out, kernel, Options { stride: [stride; 2], padding, groups, ..Options::default() })
+        Conv2d::new(
+            c_in,
+            c_out,
+            kernel,
+            Options { stride: [stride; 2], padding, groups, ..Options::default() },
+        )
     }
 
     /// With a bias.

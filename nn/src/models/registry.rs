@@ -18,9 +18,12 @@ pub struct ModelInfo {
 
 /// Every model, by name.
 pub fn models() -> impl Iterator<Item = ModelInfo> {
-    resnet::CONFIGS
-        .iter()
-        .map(|(name, about, input_size, config)| ModelInfo { name, about, input_size: *input_size, config })
+    resnet::CONFIGS.iter().map(|(name, about, input_size, config)| ModelInfo {
+        name,
+        about,
+        input_size: *input_size,
+        config,
+    })
 }
 
 /// The entry of this name; an error that names the nearest otherwise.

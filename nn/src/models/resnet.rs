@@ -34,10 +34,30 @@ const fn relu(stem: Stem, widths: &'static [usize], depths: &'static [usize]) ->
 
 /// Name, description, design input size and configuration.
 pub(super) const CONFIGS: &[(&str, &str, [usize; 2], ResNetConfig)] = &[
-    ("resnet8", "6n+2 layers, n = 1, widths 16-32-64: for 8 to 32 pixels", [32, 32], relu(Stem::Small, &[16, 32, 64], &[1, 1, 1])),
-    ("wide_resnet8_2", "resnet8 with twice the channels", [32, 32], relu(Stem::Small, &[32, 64, 128], &[1, 1, 1])),
-    ("resnet20", "6n+2 layers, n = 3, widths 16-32-64: for 32 pixels", [32, 32], relu(Stem::Small, &[16, 32, 64], &[3, 3, 3])),
-    ("cifar_resnet18", "ResNet-18 with a 3x3 stem and no max pool: for 32 pixels", [32, 32], relu(Stem::Small, &[64, 128, 256, 512], &[2, 2, 2, 2])),
+    (
+        "resnet8",
+        "6n+2 layers, n = 1, widths 16-32-64: for 8 to 32 pixels",
+        [32, 32],
+        relu(Stem::Small, &[16, 32, 64], &[1, 1, 1]),
+    ),
+    (
+        "wide_resnet8_2",
+        "resnet8 with twice the channels",
+        [32, 32],
+        relu(Stem::Small, &[32, 64, 128], &[1, 1, 1]),
+    ),
+    (
+        "resnet20",
+        "6n+2 layers, n = 3, widths 16-32-64: for 32 pixels",
+        [32, 32],
+        relu(Stem::Small, &[16, 32, 64], &[3, 3, 3]),
+    ),
+    (
+        "cifar_resnet18",
+        "ResNet-18 with a 3x3 stem and no max pool: for 32 pixels",
+        [32, 32],
+        relu(Stem::Small, &[64, 128, 256, 512], &[2, 2, 2, 2]),
+    ),
     ("resnet18", "ResNet-18", [224, 224], relu(Stem::Large, &[64, 128, 256, 512], &[2, 2, 2, 2])),
     ("resnet34", "ResNet-34", [224, 224], relu(Stem::Large, &[64, 128, 256, 512], &[3, 4, 6, 3])),
 ];
@@ -148,7 +168,10 @@ impl BasicBlock {
             activation: config.activation,
             downsample: changes
                 .then(|| -> Result<_> {
-                    Ok(Downsample { conv: Conv2d::same(c_in, c_out, 1, stride)?, bn: BatchNorm2d::new(c_out)? })
+                    Ok(Downsample {
+                        conv: Conv2d::same(c_in, c_out, 1, stride)?,
+                        bn: BatchNorm2d::new(c_out)?,
+                    })
                 })
                 .transpose()?,
         })

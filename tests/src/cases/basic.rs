@@ -34,8 +34,16 @@ fn arithmetic(rows: &mut Vec<Case>) {
             rows.push(Case::new(op, variant, vec![of(a, values), of(b, values)], move |t| f(&t[0], &t[1])));
         }
         let big = [16, 56, 56, 64];
-        rows.push(Case::new(op, "same-large", vec![of(&big, values), of(&big, values)], move |t| f(&t[0], &t[1])).large());
-        rows.push(Case::new(op, "channel-large", vec![of(&big, values), of(&[64], values)], move |t| f(&t[0], &t[1])).large());
+        rows.push(
+            Case::new(op, "same-large", vec![of(&big, values), of(&big, values)], move |t| f(&t[0], &t[1]))
+                .large(),
+        );
+        rows.push(
+            Case::new(op, "channel-large", vec![of(&big, values), of(&[64], values)], move |t| {
+                f(&t[0], &t[1])
+            })
+            .large(),
+        );
     }
     type Unary = fn(&Tensor) -> fornax_engine::Result<Tensor>;
     let unary: [(&'static str, Unary, Values); 9] = [
@@ -58,8 +66,13 @@ fn arithmetic(rows: &mut Vec<Case>) {
 }
 
 fn reductions(rows: &mut Vec<Case>) {
-    let small: [(&str, &[usize], bool); 5] =
-        [("first", &[0], false), ("middle", &[1], false), ("last", &[2], true), ("outer", &[0, 2], true), ("all", &[0, 1, 2], false)];
+    let small: [(&str, &[usize], bool); 5] = [
+        ("first", &[0], false),
+        ("middle", &[1], false),
+        ("last", &[2], true),
+        ("outer", &[0, 2], true),
+        ("all", &[0, 1, 2], false),
+    ];
     for (variant, axes, keep) in small {
         let shape = [3, 5, 7];
         let mut row = |op, values, f: fn(&Tensor, &[usize], bool) -> fornax_engine::Result<Tensor>| {
@@ -79,10 +92,16 @@ fn reductions(rows: &mut Vec<Case>) {
     for axis in 0..3 {
         let shape = [3, 4, 5];
         let name = format!("axis{axis}");
-        rows.push(Case::new("prod", name.clone(), vec![of(&shape, Values::Positive)], move |t| t[0].prod(axis)));
+        rows.push(Case::new("prod", name.clone(), vec![of(&shape, Values::Positive)], move |t| {
+            t[0].prod(axis)
+        }));
         rows.push(Case::new("cumsum", name.clone(), vec![x(&shape)], move |t| t[0].cumsum(axis)));
-        rows.push(Case::new("max_with_index", name.clone(), vec![of(&shape, Values::Distinct)], move |t| Ok(t[0].max_with_index(axis)?.0)));
-        rows.push(Case::new("top_k", name, vec![of(&shape, Values::Distinct)], move |t| Ok(t[0].top_k(2, axis, false)?.0)));
+        rows.push(Case::new("max_with_index", name.clone(), vec![of(&shape, Values::Distinct)], move |t| {
+            Ok(t[0].max_with_index(axis)?.0)
+        }));
+        rows.push(Case::new("top_k", name, vec![of(&shape, Values::Distinct)], move |t| {
+            Ok(t[0].top_k(2, axis, false)?.0)
+        }));
     }
     let index = fixed(&[3, 2], Values::Class(7));
     rows.push(Case::new("gather", "repeated", vec![x(&[3, 7]), index], |t| t[0].gather(1, &t[1])));
@@ -108,32 +127,66 @@ fn products(rows: &mut Vec<Case>) {
         let a: &[usize] = if ta { &[2, 5, 3] } else { &[2, 3, 5] };
         let b: &[usize] = if tb { &[4, 5] } else { &[5, 4] };
         let variant = format!("transposed-{}-{}", u8::from(ta), u8::from(tb));
-        rows.push(Case::new("matmul", variant, vec![x(a), x(b)], move |t| t[0].matmul_transposed(&t[1], ta, tb)));
+        rows.push(Case::new("matmul", variant, vec![x(a), x(b)], move |t| {
+            t[0].matmul_transposed(&t[1], ta, tb)
+        }));
     }
-    rows.push(Case::new("matmul", "512-large", vec![x(&[512, 512]), x(&[512, 512])], |t| t[0].matmul(&t[1])).large());
-    rows.push(Case::new("matmul", "heads-large", vec![x(&[8, 6, 197, 64]), x(&[8, 6, 64, 197])], |t| t[0].matmul(&t[1])).large());
-    rows.push(Case::new("linear", "bias", vec![x(&[3, 7]), x(&[5, 7]), x(&[5])], |t| t[0].linear(&t[1], Some(&t[2]))));
+    rows.push(
+        Case::new("matmul", "512-large", vec![x(&[512, 512]), x(&[512, 512])], |t| t[0].matmul(&t[1]))
+            .large(),
+    );
+    rows.push(
+        Case::new("matmul", "heads-large", vec![x(&[8, 6, 197, 64]), x(&[8, 6, 64, 197])], |t| {
+            t[0].matmul(&t[1])
+        })
+        .large(),
+    );
+    rows.push(Case::new("linear", "bias", vec![x(&[3, 7]), x(&[5, 7]), x(&[5])], |t| {
+        t[0].linear(&t[1], Some(&t[2]))
+    }));
     rows.push(Case::new("linear", "sequence", vec![x(&[2, 3, 7]), x(&[4, 7])], |t| t[0].linear(&t[1], None)));
     let qkv = |l: usize, s: usize| vec![x(&[2, 2, l, 4]), x(&[2, 2, s, 4]), x(&[2, 2, s, 3])];
-    rows.push(Case::new("attention", "plain", qkv(3, 5), |t| t[0].attention(&t[1], &t[2], AttentionMask::None, None)));
-    rows.push(Case::new("attention", "causal", qkv(5, 5), |t| t[0].attention(&t[1], &t[2], AttentionMask::Causal, Some(0.3))));
+    rows.push(Case::new("attention", "plain", qkv(3, 5), |t| {
+        t[0].attention(&t[1], &t[2], AttentionMask::None, None)
+    }));
+    rows.push(Case::new("attention", "causal", qkv(5, 5), |t| {
+        t[0].attention(&t[1], &t[2], AttentionMask::Causal, Some(0.3))
+    }));
     let heads = [8, 6, 197, 64];
-    rows.push(Case::new("attention", "vit-large", vec![x(&heads), x(&heads), x(&heads)], |t| t[0].attention(&t[1], &t[2], AttentionMask::None, None)).large());
+    rows.push(
+        Case::new("attention", "vit-large", vec![x(&heads), x(&heads), x(&heads)], |t| {
+            t[0].attention(&t[1], &t[2], AttentionMask::None, None)
+        })
+        .large(),
+    );
 }
 
 fn shapes(rows: &mut Vec<Case>) {
     rows.push(Case::new("reshape", "flatten", vec![x(&[2, 3, 5])], |t| t[0].flatten(1)));
     rows.push(Case::new("permute", "cycle", vec![x(&[2, 3, 5])], |t| t[0].permute(&[2, 0, 1])));
-    rows.push(Case::new("permute", "nchw-large", vec![x(&[16, 64, 56, 56])], |t| Tensor::from_nchw(&t[0])).large());
+    rows.push(
+        Case::new("permute", "nchw-large", vec![x(&[16, 64, 56, 56])], |t| Tensor::from_nchw(&t[0])).large(),
+    );
     rows.push(Case::new("expand", "both", vec![x(&[3, 1])], |t| t[0].expand([2, 3, 5])));
     rows.push(Case::new("narrow", "first", vec![x(&[5, 3])], |t| t[0].narrow(0, 1, 3)));
     rows.push(Case::new("narrow", "middle", vec![x(&[2, 5, 3])], |t| t[0].narrow(1, 2, 2)));
     rows.push(Case::new("pad", "all", vec![x(&[2, 3])], |t| t[0].pad(&[(1, 0), (2, 1)], 0.5)));
     rows.push(Case::new("flip", "middle", vec![x(&[2, 5, 3])], |t| t[0].flip(1)));
-    rows.push(Case::new("concat", "middle", vec![x(&[2, 3, 2]), x(&[2, 1, 2])], |t| Tensor::concat(&[&t[0], &t[1]], 1)));
-    rows.push(Case::new("concat", "channels-large", vec![x(&[16, 56, 56, 64]), x(&[16, 56, 56, 32])], |t| Tensor::concat(&[&t[0], &t[1]], 3)).large());
+    rows.push(Case::new("concat", "middle", vec![x(&[2, 3, 2]), x(&[2, 1, 2])], |t| {
+        Tensor::concat(&[&t[0], &t[1]], 1)
+    }));
+    rows.push(
+        Case::new("concat", "channels-large", vec![x(&[16, 56, 56, 64]), x(&[16, 56, 56, 32])], |t| {
+            Tensor::concat(&[&t[0], &t[1]], 3)
+        })
+        .large(),
+    );
     let keep = fixed(&[4], Values::Mask);
-    rows.push(Case::new("drop_path", "scaled", vec![x(&[4, 3, 3, 2]), keep], |t| t[0].drop_path(&t[1], 0.2, true)));
+    rows.push(Case::new("drop_path", "scaled", vec![x(&[4, 3, 3, 2]), keep], |t| {
+        t[0].drop_path(&t[1], 0.2, true)
+    }));
     let seeds = fixed(&[2, 9, 9, 1], Values::Mask);
-    rows.push(Case::new("drop_block", "3", vec![x(&[2, 9, 9, 3]), seeds], |t| t[0].drop_block(&t[1], 1, true)));
+    rows.push(Case::new("drop_block", "3", vec![x(&[2, 9, 9, 3]), seeds], |t| {
+        t[0].drop_block(&t[1], 1, true)
+    }));
 }

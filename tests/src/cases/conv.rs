@@ -4,7 +4,18 @@ use super::row::x;
 use fornax_engine::{Conv2d, ConvShape};
 
 pub(super) fn rows(rows: &mut Vec<Case>) {
-    let plain = ConvShape { n: 2, h: 5, w: 7, c_in: 4, c_out: 6, kernel: [3, 3], stride: [1, 1], padding: [1, 1], dilation: [1, 1], groups: 1 };
+    let plain = ConvShape {
+        n: 2,
+        h: 5,
+        w: 7,
+        c_in: 4,
+        c_out: 6,
+        kernel: [3, 3],
+        stride: [1, 1],
+        padding: [1, 1],
+        dilation: [1, 1],
+        groups: 1,
+    };
     let small = [
         ("3x3", plain),
         ("3x3s2", ConvShape { stride: [2, 2], ..plain }),
@@ -14,7 +25,10 @@ pub(super) fn rows(rows: &mut Vec<Case>) {
         ("dilated", ConvShape { dilation: [2, 2], padding: [2, 2], ..plain }),
         ("grouped", ConvShape { groups: 2, ..plain }),
         ("depthwise", ConvShape { groups: 4, c_out: 4, ..plain }),
-        ("depthwise-5x5s2", ConvShape { groups: 4, c_out: 4, kernel: [5, 5], padding: [2, 2], stride: [2, 2], ..plain }),
+        (
+            "depthwise-5x5s2",
+            ConvShape { groups: 4, c_out: 4, kernel: [5, 5], padding: [2, 2], stride: [2, 2], ..plain },
+        ),
         ("multiplier", ConvShape { groups: 4, c_out: 8, ..plain }),
         ("patches", ConvShape { h: 8, w: 8, kernel: [4, 4], padding: [0, 0], stride: [4, 4], ..plain }),
     ];
@@ -71,8 +85,7 @@ fn large() -> Vec<ConvShape> {
 }
 
 fn conv(variant: String, s: ConvShape, bias: bool) -> Case {
-    let mut inputs =
-        vec![x(&[s.n, s.h, s.w, s.c_in]), x(&[s.c_out, s.kernel[0], s.kernel[1], s.group_in()])];
+    let mut inputs = vec![x(&[s.n, s.h, s.w, s.c_in]), x(&[s.c_out, s.kernel[0], s.kernel[1], s.group_in()])];
     if bias {
         inputs.push(x(&[s.c_out]));
     }
@@ -90,5 +103,8 @@ fn shape_name(s: &ConvShape) -> String {
         _ if s.is_depthwise() => "-depthwise".into(),
         g => format!("-g{g}"),
     };
-    format!("{}x{}{stride}{groups}-{}to{}-{}x{}-b{}", s.kernel[0], s.kernel[1], s.c_in, s.c_out, s.h, s.w, s.n)
+    format!(
+        "{}x{}{stride}{groups}-{}to{}-{}x{}-b{}",
+        s.kernel[0], s.kernel[1], s.c_in, s.c_out, s.h, s.w, s.n
+    )
 }

@@ -17,7 +17,10 @@ pub struct Mismatch {
 impl fmt::Display for Mismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Mismatch { name, index, got, expected, outside, of } = self;
-        write!(f, "{name}: {outside} of {of} values are outside the tolerance; worst at {index}: got {got:e}, expected {expected:e}")
+        write!(
+            f,
+            "{name}: {outside} of {of} values are outside the tolerance; worst at {index}: got {got:e}, expected {expected:e}"
+        )
     }
 }
 
@@ -52,7 +55,13 @@ impl Case<'_> {
     }
 }
 
-fn compare(name: &str, got: &Tensor, expected: &Raw, atol: f64, rtol: f64) -> Result<Option<Mismatch>, String> {
+fn compare(
+    name: &str,
+    got: &Tensor,
+    expected: &Raw,
+    atol: f64,
+    rtol: f64,
+) -> Result<Option<Mismatch>, String> {
     let got = got.to_dtype(DType::F64).and_then(|t| t.to_vec::<f64>()).map_err(|e| e.to_string())?;
     let mut worst: Option<(f64, usize)> = None;
     let mut outside = 0;

@@ -149,7 +149,8 @@ impl<'a> Case<'a> {
 
 fn read_tensors(path: &Path) -> Result<BTreeMap<String, Raw>, String> {
     let bytes = std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()))?;
-    let file = safetensors::SafeTensors::deserialize(&bytes).map_err(|e| format!("{}: {e}", path.display()))?;
+    let file =
+        safetensors::SafeTensors::deserialize(&bytes).map_err(|e| format!("{}: {e}", path.display()))?;
     file.tensors()
         .into_iter()
         .map(|(name, view)| {

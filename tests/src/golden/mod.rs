@@ -4,9 +4,11 @@
 //! operation that it does not know is a failure. `TOPICS` is the list of all topics.
 mod compare;
 mod file;
+mod ops_activation;
 mod ops_basic;
 mod ops_conv;
 mod ops_loss;
+mod ops_norm;
 mod ops_regularizer;
 mod run;
 
@@ -30,11 +32,11 @@ pub const TOPICS: &[TopicCheck] = &[
     ("mixup_modes", None),
     ("model_state_dicts", None),
     ("models", None),
-    ("ops_activation", None),
+    ("ops_activation", Some(ops_activation::check)),
     ("ops_basic", Some(ops_basic::check)),
     ("ops_conv", Some(ops_conv::check)),
     ("ops_loss", Some(ops_loss::check)),
-    ("ops_norm", None),
+    ("ops_norm", Some(ops_norm::check)),
     ("ops_pool", None),
     ("ops_regularizer", Some(ops_regularizer::check)),
     ("optim_adahessian", None),

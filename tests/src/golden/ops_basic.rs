@@ -93,10 +93,28 @@ fn reduction(case: &Case, dtype: DType) -> std::result::Result<(), String> {
         "last" => vec![rank - 1],
         digits => {
             let digits = digits.strip_prefix('d').ok_or_else(unknown)?;
-            digits.chars().map(|c| c.to_digit(10).map(|d| d as usize).ok_or_else(unknown)).collect::<std::result::Result<_, _>>()?
+            digits
+                .chars()
+                .map(|c| c.to_digit(10).map(|d| d as usize).ok_or_else(unknown))
+                .collect::<std::result::Result<_, _>>()?
         }
     };
-    if !matches!(what, "sum" | "mean" | "var_unbiased" | "var_biased" | "std_unbiased" | "std_biased" | "l2norm" | "l1norm" | "logsumexp" | "prod" | "amax" | "amin" | "cumsum") {
+    if !matches!(
+        what,
+        "sum"
+            | "mean"
+            | "var_unbiased"
+            | "var_biased"
+            | "std_unbiased"
+            | "std_biased"
+            | "l2norm"
+            | "l1norm"
+            | "logsumexp"
+            | "prod"
+            | "amax"
+            | "amin"
+            | "cumsum"
+    ) {
         return Err(unknown());
     }
     operation(case, dtype, |t| {

@@ -21,13 +21,12 @@ pub fn check(topic: &Topic, _device: Device) -> Outcome {
         }
         "linear" => {
             case.allow_params(&["bias"])?;
-            operation(case, dtype, |t| {
-                Ok(vec![("y", t.get("x").linear(t.get("weight"), t.find("bias"))?)])
-            })
+            operation(case, dtype, |t| Ok(vec![("y", t.get("x").linear(t.get("weight"), t.find("bias"))?)]))
         }
         "conv2d_ws" => {
             case.allow_params(&["eps", "stride", "padding"])?;
-            let options = Conv2d { stride: case.pair("stride")?, padding: case.pair("padding")?, ..Conv2d::default() };
+            let options =
+                Conv2d { stride: case.pair("stride")?, padding: case.pair("padding")?, ..Conv2d::default() };
             let eps = case.number("eps")?;
             operation(case, dtype, |t| {
                 let (x, w) = (Tensor::from_nchw(t.get("x"))?, Tensor::from_nchw(t.get("weight"))?);

@@ -21,10 +21,18 @@ pub fn check(topic: &Topic, _device: Device) -> Outcome {
         }
         "soft_target_cross_entropy" => {
             case.allow_params(&[])?;
-            operation(case, dtype, |t| Ok(vec![("loss", t.get("x").soft_target_cross_entropy(t.get("target"))?)]))
+            operation(case, dtype, |t| {
+                Ok(vec![("loss", t.get("x").soft_target_cross_entropy(t.get("target"))?)])
+            })
         }
         "binary_cross_entropy" => {
-            case.allow_params(&["smoothing", "target_threshold", "sum_classes", "pos_weight", "target_kind"])?;
+            case.allow_params(&[
+                "smoothing",
+                "target_threshold",
+                "sum_classes",
+                "pos_weight",
+                "target_kind",
+            ])?;
             let loss = BinaryCrossEntropy {
                 smoothing: case.number("smoothing")?,
                 target_threshold: case.param("target_threshold").as_f64(),
@@ -47,7 +55,9 @@ pub fn check(topic: &Topic, _device: Device) -> Outcome {
             case.allow_params(&["num_classes", "lam", "smoothing"])?;
             let (classes, lam, smoothing) =
                 (case.number("num_classes")? as usize, case.number("lam")?, case.number("smoothing")?);
-            operation(case, dtype, |t| Ok(vec![("y", mixup_target(t.get("target"), classes, lam, smoothing)?)]))
+            operation(case, dtype, |t| {
+                Ok(vec![("y", mixup_target(t.get("target"), classes, lam, smoothing)?)])
+            })
         }
         op => Err(format!("{}: operation {op} is not known to the test", case.id())),
     })
@@ -60,7 +70,8 @@ fn accuracy(case: &Case, dtype: DType) -> Result<(), String> {
     let target = case.tensor("inputs", "target")?.to_tensor(DType::I64).map_err(say)?;
     let ks = case.param("topk").as_array().ok_or_else(|| format!("{}: no topk", case.id()))?;
     for k in ks.iter().filter_map(|k| k.as_u64()) {
-        let expected = case.json[format!("top{k}")].as_f64().ok_or_else(|| format!("{}: no top{k}", case.id()))?;
+        let expected =
+            case.json[format!("top{k}")].as_f64().ok_or_else(|| format!("{}: no top{k}", case.id()))?;
         let correct = top_k_correct(&logits, &target, k as usize).map_err(say)?;
         let got = 100.0 * correct as f64 / target.numel() as f64;
         if (got - expected).abs() > 1e-9 {

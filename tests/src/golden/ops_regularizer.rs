@@ -24,12 +24,16 @@ pub fn check(topic: &Topic, _device: Device) -> Outcome {
         "mixup_batch" => {
             case.allow_params(&["lam", "formula"])?;
             let lam = case.number("lam")?;
-            operation(case, dtype, |t| Ok(vec![("y", mixup_batch(&Tensor::from_nchw(t.get("x"))?, lam)?.to_nchw()?)]))
+            operation(case, dtype, |t| {
+                Ok(vec![("y", mixup_batch(&Tensor::from_nchw(t.get("x"))?, lam)?.to_nchw()?)])
+            })
         }
         "cutmix_batch" => {
             case.allow_params(&["box_yl_yh_xl_xh", "formula"])?;
             let cut = pixel_box(case, case.param("box_yl_yh_xl_xh"))?;
-            operation(case, dtype, |t| Ok(vec![("y", cutmix_batch(&Tensor::from_nchw(t.get("x"))?, &cut)?.to_nchw()?)]))
+            operation(case, dtype, |t| {
+                Ok(vec![("y", cutmix_batch(&Tensor::from_nchw(t.get("x"))?, &cut)?.to_nchw()?)])
+            })
         }
         "cutmix_box" => {
             case.allow_params(&["formula"])?;

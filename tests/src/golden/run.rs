@@ -72,7 +72,8 @@ pub fn operation(
         output.backward_from(&upstream).map_err(say)?;
     }
     for role in case.roles("grads") {
-        let grad = tensors.get(role).grad().ok_or_else(|| format!("{}: no gradient for {role}", case.id()))?;
+        let grad =
+            tensors.get(role).grad().ok_or_else(|| format!("{}: no gradient for {role}", case.id()))?;
         case.check("grads", role, &grad)?;
     }
     Ok(())

@@ -1,0 +1,49 @@
+//! Group normalisation (Wu and He, 2018).
+use crate::cpu::group_norm::GroupNorm;
+use crate::{Element, Error, Result, Tensor};
+
+impl Tensor {
+    /// Normalises images `[n, …, c]` over all pixels and the channels of each of `groups` groups, then scales and shifts by channel;
+    /// weight and bias `[c]`. f32, f64.
+    pub fn group_norm(&self, groups: usize, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
+        let operands = [("x", self), ("weight", weight), ("bias", bias)];
+        super::same_dtype("group_norm", &operands)?;
+        let c = self.dims().last().copied().unwrap_or_default();
+        let fits = self.rank() >= 2 && self.numel() > 0 && weight.dims() == [c] && bias.dims() == [c];
+        if !fits || groups == 0 || c % groups != 0 {
+            return Err(Error::shape(
+                "group_norm",
+                &operands,
+                format!("x must be [n, ..., c], weight and bias [c], and c divide into {groups} groups"),
+            ));
+        }
+        let images = self.dims()[0];
+        let norm = GroupNorm { pixels: self.numel() / images / c, c, groups, eps };
+        dispatch_real!("group_norm", [("x", self)], T => {
+            let mut stats = vec![0.0; images * groups * 2];
+            let y = {
+                let (x, w, b) = (self.read::<T>()?, weight.read::<T>()?, bias.read::<T>()?);
+                Tensor::build(*self.shape(), |y: &mut [T]| norm.forward(&x, &w, &b, y, &mut stats))?
+            };
+            Ok(y.recorded("group_norm", &operands.map(|(_, t)| t), || {
+                let (x, weight) = (self.detach(), weight.detach());
+                move |grad: Tensor, needs: &[bool]| {
+                    let mut shares = vec![0.0; images * 2 * c];
+                    let dx = {
+                        let (x, dy, w) = (x.read::<T>()?, grad.read::<T>()?, weight.read::<T>()?);
+                        Tensor::build(*grad.shape(), |dx: &mut [T]| norm.backward(&x, &dy, &w, &stats, dx, &mut shares))?
+                    };
+                    let sum = |part: usize| {
+                        let total = |j: usize| shares.iter().skip(part * c + j).step_by(2 * c).sum::<f64>();
+                        Tensor::from_vec((0..c).map(|j| <T as Element>::from_f64(total(j))).collect(), [c])
+                    };
+                    Ok(vec![
+                        needs[0].then_some(dx),
+                        needs[1].then(|| sum(0)).transpose()?,
+                        needs[2].then(|| sum(1)).transpose()?,
+                    ])
+                }
+            }))
+        })
+    }
+}

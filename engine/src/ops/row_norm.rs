@@ -1,0 +1,71 @@
+//! Layer normalisation (Ba et al., 2016) and RMS normalisation (Zhang and Sennrich, 2019) over the last axis.
+use crate::cpu;
+use crate::cpu::row_norm::RowNorm;
+use crate::{Error, Result, Tensor};
+
+impl Tensor {
+    /// `(x - mean) / sqrt(var + eps) * weight + bias` over the last axis, with the biased variance; weight and bias `[c]`.
+    /// On images `[n, h, w, c]` that is a normalisation over channels at each pixel. f32, f64.
+    pub fn layer_norm(&self, weight: Option<&Tensor>, bias: Option<&Tensor>, eps: f64) -> Result<Tensor> {
+        self.row_norm("layer_norm", weight, bias, true, eps)
+    }
+
+    /// `x / sqrt(mean(x²) + eps) * weight` over the last axis; weight `[c]`. f32, f64.
+    pub fn rms_norm(&self, weight: Option<&Tensor>, eps: f64) -> Result<Tensor> {
+        self.row_norm("rms_norm", weight, None, false, eps)
+    }
+
+    /// Each output channel of a convolution's weight `[out, …]` with mean 0 and variance 1 (weight standardisation, Qiao et al.,
+    /// 2019; biased variance, as timm). f32, f64.
+    pub fn standardize_weight(&self, eps: f64) -> Result<Tensor> {
+        self.flatten(1)?.layer_norm(None, None, eps)?.reshape(*self.shape())
+    }
+
+    fn row_norm(
+        &self,
+        op: &'static str,
+        weight: Option<&Tensor>,
+        bias: Option<&Tensor>,
+        centre: bool,
+        eps: f64,
+    ) -> Result<Tensor> {
+        let mut operands = vec![("x", self)];
+        operands.extend(weight.map(|t| ("weight", t)));
+        operands.extend(bias.map(|t| ("bias", t)));
+        super::same_dtype(op, &operands)?;
+        let n = self.dims().last().copied().unwrap_or_default();
+        if n == 0 || operands[1..].iter().any(|(_, t)| t.dims() != [n]) {
+            return Err(Error::shape(op, &operands, "x must be [..., c], weight and bias [c]"));
+        }
+        let norm = RowNorm { n, centre, eps };
+        dispatch_real!(op, [("x", self)], T => {
+            let read = |t: Option<&Tensor>| t.map(|t| t.to_vec::<T>()).transpose();
+            let (w, b) = (read(weight)?, read(bias)?);
+            let mut stats = vec![T::default(); self.numel() / n * 2];
+            let y = {
+                let x = self.read::<T>()?;
+                Tensor::build(*self.shape(), |y: &mut [T]| norm.forward(&x, w.as_deref(), b.as_deref(), y, &mut stats))?
+            };
+            let mut inputs = vec![self];
+            inputs.extend(weight);
+            inputs.extend(bias);
+            Ok(y.recorded(op, &inputs, || {
+                let (x, has_weight, has_bias) = (self.detach(), weight.is_some(), bias.is_some());
+                move |grad: Tensor, needs: &[bool]| {
+                    let (x_data, dy) = (x.read::<T>()?, grad.read::<T>()?);
+                    let dx = needs[0].then(|| Tensor::build(*x.shape(), |dx: &mut [T]| norm.backward(&x_data, &dy, w.as_deref(), &stats, dx)));
+                    let mut grads = vec![dx.transpose()?];
+                    if has_weight {
+                        let dw = needs[1].then(|| Tensor::build([n], |dw: &mut [T]| norm.weight_gradient(&x_data, &dy, &stats, dw)));
+                        grads.push(dw.transpose()?);
+                    }
+                    if has_bias {
+                        let db = needs[needs.len() - 1].then(|| Tensor::build([n], |db: &mut [T]| cpu::reduce::column_sums(&dy, n, db)));
+                        grads.push(db.transpose()?);
+                    }
+                    Ok(grads)
+                }
+            }))
+        })
+    }
+}

@@ -1,0 +1,39 @@
+//! Softmax and its logarithm.
+use crate::cpu;
+use crate::{Result, Tensor};
+
+impl Tensor {
+    /// `e^x / sum(e^x)` along an axis, shifted by the maximum so that it does not overflow. f32, f64.
+    pub fn softmax(&self, axis: usize) -> Result<Tensor> {
+        self.along_last("softmax", axis, false)
+    }
+
+    /// The logarithm of [`Tensor::softmax`]. f32, f64.
+    pub fn log_softmax(&self, axis: usize) -> Result<Tensor> {
+        self.along_last("log_softmax", axis, true)
+    }
+
+    /// The kernel works on the last axis; another one is brought there and back.
+    fn along_last(&self, op: &'static str, axis: usize, log: bool) -> Result<Tensor> {
+        self.check_axis(op, axis)?;
+        if axis + 1 != self.rank() {
+            let mut axes: Vec<usize> = (0..self.rank()).collect();
+            axes.swap(axis, self.rank() - 1);
+            return self.permute(&axes)?.along_last(op, self.rank() - 1, log)?.permute(&axes);
+        }
+        let n = self.dims()[axis];
+        let y = dispatch_real!(op, [("x", self)], T => {
+            let x = self.read::<T>()?;
+            Tensor::build(*self.shape(), |y: &mut [T]| cpu::softmax::forward(&x, n, log, y))
+        })?;
+        Ok(y.clone().recorded(op, &[self], || {
+            move |grad: Tensor, _: &[bool]| {
+                let dx = dispatch_real!(op, [("x", &y)], T => {
+                    let (y_data, dy) = (y.read::<T>()?, grad.read::<T>()?);
+                    Tensor::build(*y.shape(), |dx: &mut [T]| cpu::softmax::backward(&y_data, &dy, n, log, dx))
+                })?;
+                Ok(vec![Some(dx)])
+            }
+        }))
+    }
+}

@@ -1,0 +1,98 @@
+//! The geometry of 2-D pooling, shared by the operations and their kernels.
+
+/// Windows of a pooling; pairs are (vertical, horizontal).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pool2d {
+    /// Height and width of a window.
+    pub kernel: [usize; 2],
+    /// Distance between windows.
+    pub stride: [usize; 2],
+    /// Rows and columns outside the image that windows may cover, on each side; at most half of the kernel.
+    pub padding: [usize; 2],
+    /// Distance between the elements of a window.
+    pub dilation: [usize; 2],
+    /// Round the number of windows up; the last one still starts within the image or its left padding.
+    pub ceil_mode: bool,
+}
+
+impl Default for Pool2d {
+    fn default() -> Self {
+        Pool2d { kernel: [2, 2], stride: [2, 2], padding: [0, 0], dilation: [1, 1], ceil_mode: false }
+    }
+}
+
+impl Pool2d {
+    /// Number of windows along an axis (0 vertical, 1 horizontal) of an image of `size`, or `None` when not even one fits.
+    pub fn windows(&self, axis: usize, size: usize) -> Option<usize> {
+        let (k, s, p, d) = (self.kernel[axis], self.stride[axis], self.padding[axis], self.dilation[axis]);
+        let room = (size + 2 * p).checked_sub(d * (k - 1) + 1)?;
+        let mut n = if self.ceil_mode { room.div_ceil(s) } else { room / s } + 1;
+        // PyTorch's rule: no window lies wholly in the padding on the right.
+        if self.ceil_mode && (n - 1) * s >= size + p {
+            n -= 1;
+        }
+        Some(n)
+    }
+}
+
+/// A pooling of a batch of images.
+#[derive(Clone, Copy, Debug)]
+pub struct PoolShape {
+    /// Images.
+    pub n: usize,
+    /// Input height and width.
+    pub size: [usize; 2],
+    /// Windows, vertical and horizontal.
+    pub out: [usize; 2],
+    /// Channels.
+    pub c: usize,
+    /// The windows.
+    pub pool: Pool2d,
+}
+
+impl PoolShape {
+    /// First row (or column) of window `i`, counted from the image's edge: negative in the padding.
+    pub fn start(&self, axis: usize, i: usize) -> isize {
+        (i * self.pool.stride[axis]) as isize - self.pool.padding[axis] as isize
+    }
+
+    /// The image positions of window `i` along an axis: (index within the window, position).
+    pub fn taps(&self, axis: usize, i: usize) -> impl Iterator<Item = (usize, usize)> + '_ {
+        let start = self.start(axis, i);
+        (0..self.pool.kernel[axis]).filter_map(move |t| {
+            let at = start + (t * self.pool.dilation[axis]) as isize;
+            (0..self.size[axis] as isize).contains(&at).then_some((t, at as usize))
+        })
+    }
+
+    /// The windows that cover image position `at` along an axis: (index within the window, window).
+    pub fn covering(&self, axis: usize, at: usize) -> impl Iterator<Item = (usize, usize)> + '_ {
+        let from_padding = at + self.pool.padding[axis];
+        (0..self.pool.kernel[axis]).filter_map(move |t| {
+            let start = from_padding.checked_sub(t * self.pool.dilation[axis])?;
+            let window = start / self.pool.stride[axis];
+            (start % self.pool.stride[axis] == 0 && window < self.out[axis]).then_some((t, window))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ceil_mode_drops_a_window_that_lies_in_the_padding() {
+        let pool = |kernel, stride, padding, ceil_mode| Pool2d {
+            kernel: [kernel; 2],
+            stride: [stride; 2],
+            padding: [padding; 2],
+            ceil_mode,
+            ..Pool2d::default()
+        };
+        assert_eq!(pool(3, 2, 1, false).windows(0, 7), Some(4));
+        assert_eq!(pool(2, 2, 0, true).windows(0, 7), Some(4));
+        assert_eq!(pool(2, 2, 1, true).windows(0, 6), Some(4));
+        assert_eq!(pool(1, 2, 0, true).windows(0, 2), Some(1));
+        assert_eq!(pool(9, 2, 0, false).windows(0, 6), None);
+    }
+}

@@ -1,0 +1,94 @@
+//! Activations, their slopes at kinks, softmax and log-softmax.
+use super::run::{every_case, operation};
+use super::{Case, Outcome, Topic};
+use fornax_engine::{Activation, DType, Device, Tensor};
+
+/// Runs every case of the topic.
+pub fn check(topic: &Topic, _device: Device) -> Outcome {
+    every_case(topic, |case, dtype| match case.op() {
+        "softmax" | "log_softmax" => {
+            case.allow_params(&["dim"])?;
+            let (dim, log) = (case.number("dim")? as isize, case.op() == "log_softmax");
+            operation(case, dtype, |t| {
+                let x = t.get("x");
+                let axis = dim.rem_euclid(x.rank() as isize) as usize;
+                Ok(vec![("y", if log { x.log_softmax(axis)? } else { x.softmax(axis)? })])
+            })
+        }
+        op => {
+            case.allow_params(&[])?;
+            match op.strip_suffix("_kink") {
+                Some(name) => kink(case, dtype, named(case, name)?),
+                None => {
+                    let f = named(case, op)?;
+                    operation(case, dtype, |t| Ok(vec![("y", t.get("x").activate(f)?)]))
+                }
+            }
+        }
+    })
+}
+
+/// The activation of a case's name; a number behind the last underscore is its parameter.
+pub(super) fn named(case: &Case, name: &str) -> Result<Activation, String> {
+    if let Some((base, parameter)) = name.rsplit_once('_')
+        && let Ok(p) = parameter.parse::<f64>()
+    {
+        match base {
+            "leaky_relu" => return Ok(Activation::LeakyRelu(p)),
+            "elu" => return Ok(Activation::Elu(p)),
+            _ => {}
+        }
+    }
+    Ok(match name {
+        "identity" => Activation::Identity,
+        "relu" => Activation::Relu,
+        "relu6" => Activation::Relu6,
+        "silu" => Activation::Silu,
+        "gelu" => Activation::Gelu,
+        "gelu_tanh" => Activation::GeluTanh,
+        "quick_gelu" => Activation::QuickGelu,
+        "hardswish" => Activation::HardSwish,
+        "hardsigmoid" => Activation::HardSigmoid,
+        "sigmoid" => Activation::Sigmoid,
+        "mish" => Activation::Mish,
+        "tanh" => Activation::Tanh,
+        "leaky_relu" => Activation::LeakyRelu(0.01),
+        "elu" => Activation::Elu(1.0),
+        "softplus" => Activation::Softplus,
+        "selu" => Activation::Selu,
+        "hardtanh" => Activation::HardTanh,
+        "exp" => Activation::Exp,
+        _ => return Err(format!("{}: activation {name} is not known to the test", case.id())),
+    })
+}
+
+/// Values and slopes at the points where the function is not differentiable, inline in the JSON document.
+fn kink(case: &Case, dtype: DType, f: Activation) -> Result<(), String> {
+    let list = |key: &str| -> Result<Vec<f64>, String> {
+        let values = case.json[key].as_array().ok_or_else(|| format!("{}: no {key}", case.id()))?;
+        Ok(values.iter().filter_map(|v| v.as_f64()).collect())
+    };
+    let (points, values, slopes) = (list("x")?, list("y")?, list("dy_dx")?);
+    let run = || -> fornax_engine::Result<(Vec<f64>, Vec<f64>)> {
+        let x = Tensor::from_slice(&points, [points.len()])?.to_dtype(dtype)?.variable();
+        let y = x.activate(f)?;
+        y.sum_all()?.backward()?;
+        let wide = |t: &Tensor| t.to_dtype(DType::F64)?.to_vec::<f64>();
+        Ok((wide(&y)?, wide(&x.grad().expect("a variable"))?))
+    };
+    let (y, slope) = run().map_err(|e| format!("{}: {e}", case.id()))?;
+    for i in 0..points.len() {
+        if (y[i] - values[i]).abs() > 1e-6 || (slope[i] - slopes[i]).abs() > 1e-6 {
+            return Err(format!(
+                "{}: at {}: value {} and slope {}, expected {} and {}",
+                case.id(),
+                points[i],
+                y[i],
+                slope[i],
+                values[i],
+                slopes[i]
+            ));
+        }
+    }
+    Ok(())
+}
