@@ -1,3 +1,6 @@
 //! The `fornax` command.
 #![forbid(unsafe_code)]
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    fornax::cli::main()
+}

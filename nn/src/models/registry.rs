@@ -13,7 +13,7 @@ pub struct ModelInfo {
     /// Height and width it was designed for.
     pub input_size: [usize; 2],
     /// Its configuration.
-    config: &'static resnet::ResNetConfig,
+    config: &'static resnet::ResNetConfig<'static>,
 }
 
 /// Every model, by name.

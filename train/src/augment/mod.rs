@@ -1,2 +1,5 @@
 //! Augmentation of batches.
 pub mod mixing;
+mod placement;
+
+pub use placement::Augment;

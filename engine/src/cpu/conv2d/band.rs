@@ -174,7 +174,8 @@ fn run_band(job: &Job, cut: &Cut, pixels: &[Vec<Pixel>], source: &[f32], ahead: 
     let plan = job.plan;
     let &Band { n: n0, images, y: y0, rows } = band;
     let tiles: usize = job.panels.blocks.iter().map(|b| pixels[0].len() / job.panels.tile_rows(b)).sum();
-    let mut ahead = Prefetch::new(ahead, tiles * plan.phases.len());
+    let (mut from, mut to) = ([std::ptr::null(); MAX_ROWS], [std::ptr::null_mut(); MAX_ROWS]);
+    let mut ahead = Prefetch::new([ahead, &[]], tiles * plan.phases.len());
     for (phase, pixels) in plan.phases.iter().zip(pixels) {
         let [height, width] = plan.extent(phase);
         // Fewer rows only in a task of one image; fewer images only in one of whole images.
@@ -198,8 +199,6 @@ fn run_band(job: &Job, cut: &Cut, pixels: &[Vec<Pixel>], source: &[f32], ahead: 
                 for t in 0..tiles {
                     ahead.advance();
                     let tile = &pixels[start + t * m / tiles..start + (t + 1) * m / tiles];
-                    let mut from = [std::ptr::null(); MAX_ROWS];
-                    let mut to = [std::ptr::null_mut(); MAX_ROWS];
                     for (j, pixel) in tile.iter().enumerate() {
                         from[j] = x.wrapping_add(pixel.source as usize);
                         to[j] = y.wrapping_add(pixel.target as usize);

@@ -1,5 +1,6 @@
 //! The register tile of the weight gradient: an outer product that is summed over pixels.
-use crate::cpu::simd::{Level, simd_kernel};
+use super::prefetch::Ahead;
+use crate::cpu::simd::{Level, prefetch, simd_kernel};
 
 /// The pixels that a tile sums over: images of rows of columns.
 #[derive(Clone, Copy, Debug)]
@@ -36,7 +37,8 @@ pub(super) fn rows(level: Level, registers: usize) -> usize {
 }
 
 simd_kernel! {
-    /// `sum[j][..] (+)= sum over pixels of scalars[pixel][j] * vectors[pixel][..]` for `MR` scalars and `NV` registers.
+    /// `sum[j][..] (+)= sum over pixels of scalars[pixel][j] * vectors[pixel][..]` for `MR` scalars and `NV` registers;
+    /// fetches along `ahead`.
     ///
     /// # Safety
     /// Both factors must be readable at every pixel of the walk, the sum writable.
@@ -45,8 +47,10 @@ simd_kernel! {
         scalars: Factor,
         vectors: Factor,
         sum: Sum,
+        ahead: Ahead,
     ) {
         unsafe {
+            let mut next = ahead.ptr;
             let mut acc = [[S::splat(0.0); NV]; MR];
             for n in 0..walk.images {
                 for r in 0..walk.rows {
@@ -64,6 +68,8 @@ simd_kernel! {
                                 acc[j][i] = S::fma(a, v[i], acc[j][i]);
                             }
                         }
+                        prefetch(next);
+                        next = next.wrapping_add(ahead.step);
                         s = s.wrapping_add(scalars.pixel);
                         x = x.wrapping_add(vectors.pixel);
                     }
@@ -94,11 +100,12 @@ pub(super) unsafe fn run(
     scalars: Factor,
     vectors: Factor,
     sum: Sum,
+    ahead: Ahead,
 ) {
     macro_rules! of {
         ($nv:literal: $($m:literal)*) => {
             match m {
-                $($m => outer::<$m, $nv>(level, walk, scalars, vectors, sum),)*
+                $($m => outer::<$m, $nv>(level, walk, scalars, vectors, sum, ahead),)*
                 _ => unreachable!("no tile of {m} scalars by {} registers", $nv),
             }
         };

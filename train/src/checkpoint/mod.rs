@@ -1,0 +1,191 @@
+//! Checkpoints: one safetensors file with all that the next update reads.
+//!
+//! The model's tensors stand under timm's names and in PyTorch's shapes, the optimizer's under `optimizer/`. The
+//! metadata holds the state as JSON (`fornax.state`) and the CRC32C of that and of every tensor (`fornax.crc32c`). The
+//! header is sorted, so equal states give equal files.
+pub mod durable;
+
+use crate::data::{Dataset, Statistics};
+use crate::optim::Optimizer;
+use crate::settings::Settings;
+use crate::trainer::State;
+use crate::{Error, Result};
+use fornax_engine::{DType, Tensor};
+use fornax_nn::{Module, state_dict};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Version of the layout.
+const VERSION: u32 = 1;
+const OPTIMIZER: &str = "optimizer/";
+
+/// What a checkpoint says beside its tensors.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Header {
+    /// Version of the layout; see [`read`].
+    version: u32,
+    /// The run's settings.
+    pub settings: Settings,
+    /// Where the run stands.
+    pub state: State,
+    /// Of the data set's images and labels.
+    pub data_crc32c: u32,
+    /// Names of the classes, in the order of the logits.
+    pub classes: Vec<String>,
+    /// Statistics that images are normalised with.
+    pub statistics: Statistics,
+}
+
+impl Header {
+    /// The header of a run at a state.
+    pub fn new(settings: &Settings, state: &State, data: &Dataset) -> Header {
+        Header {
+            version: VERSION,
+            settings: settings.clone(),
+            state: state.clone(),
+            data_crc32c: data.crc32c(),
+            classes: data.classes.clone(),
+            statistics: data.statistics.clone(),
+        }
+    }
+}
+
+/// A checkpoint that was read, and found whole.
+pub struct Checkpoint {
+    /// What it says.
+    pub header: Header,
+    path: PathBuf,
+    tensors: BTreeMap<String, Tensor>,
+}
+
+/// The tensors of a model and, if given, of its optimizer, sorted for a checkpoint.
+pub fn tensors(model: &dyn Module, optimizer: Option<&dyn Optimizer>) -> Result<Vec<(String, Tensor)>> {
+    let mut tensors = state_dict::state_dict(model).map_err(|e| Error::checkpoint(e.to_string()))?;
+    let state = optimizer.map_or(vec![], |o| o.state());
+    tensors.extend(state.into_iter().map(|(name, tensor)| (format!("{OPTIMIZER}{name}"), tensor)));
+    // The widest first, so that each stands aligned in the file; then by name.
+    tensors.sort_by(|a, b| b.1.dtype().size().cmp(&a.1.dtype().size()).then_with(|| a.0.cmp(&b.0)));
+    Ok(tensors)
+}
+
+/// The bytes of a checkpoint of `tensors`, which [`tensors`] sorted.
+pub fn serialize(tensors: &[(String, Tensor)], header: &Header) -> Result<Vec<u8>> {
+    let state = json(header);
+    let mut sums = BTreeMap::from([("fornax.state".to_string(), crc32c::crc32c(state.as_bytes()))]);
+    let mut entries = serde_json::Map::new();
+    let mut body = vec![];
+    for (name, tensor) in tensors {
+        let start = body.len();
+        append(&mut body, tensor)?;
+        sums.insert(name.clone(), crc32c::crc32c(&body[start..]));
+        let entry = serde_json::json!({
+            "dtype": tensor.dtype().to_string().to_uppercase(),
+            "shape": tensor.dims(),
+            "data_offsets": [start, body.len()],
+        });
+        entries.insert(name.clone(), entry);
+    }
+    let metadata = serde_json::json!({ "format": "pt", "fornax.crc32c": json(&sums), "fornax.state": state });
+    let mut all = serde_json::Map::from_iter([("__metadata__".to_string(), metadata)]);
+    all.extend(entries);
+    let mut text = json(&all).into_bytes();
+    text.resize(text.len().next_multiple_of(8), b' ');
+    let mut file = (text.len() as u64).to_le_bytes().to_vec();
+    file.extend(text);
+    file.extend(body);
+    Ok(file)
+}
+
+/// Reads a checkpoint and verifies every sum.
+pub fn read(path: &Path) -> Result<Checkpoint> {
+    let fail = |why: String| {
+        Error::checkpoint("the checkpoint cannot be used")
+            .at_path(path)
+            .because(why)
+            .remedy("name another with --resume, or start over without it")
+    };
+    let bytes = std::fs::read(path).map_err(|e| fail(e.to_string()))?;
+    let (tensors, metadata) = state_dict::from_safetensors(&bytes).map_err(|e| fail(e.to_string()))?;
+    let text = |key: &str| {
+        metadata.get(key).ok_or_else(|| fail(format!("it was not written by fornax train: it has no {key:?}")))
+    };
+    let (state, sums) = (text("fornax.state")?, text("fornax.crc32c")?);
+    let sums: BTreeMap<String, u32> = serde_json::from_str(sums).map_err(|e| fail(format!("its sums: {e}")))?;
+    let check = |name: &str, sum: u32| match sums.get(name) {
+        Some(expected) if *expected == sum => Ok(()),
+        _ => Err(fail(format!("{name} does not have the CRC32C that was recorded: the file is damaged"))),
+    };
+    check("fornax.state", crc32c::crc32c(state.as_bytes()))?;
+    let version = serde_json::from_str::<serde_json::Value>(state).map(|v| v["version"].as_u64());
+    if let Ok(Some(version)) = version
+        && version > u64::from(VERSION)
+    {
+        return Err(fail(format!("its layout is version {version}; this fornax knows up to {VERSION}")));
+    }
+    let header: Header = serde_json::from_str(state).map_err(|e| fail(format!("its state: {e}")))?;
+    if sums.len() != tensors.len() + 1 {
+        return Err(fail(format!("{} tensors were recorded, {} are there", sums.len() - 1, tensors.len())));
+    }
+    for (name, tensor) in &tensors {
+        let mut bytes = vec![];
+        append(&mut bytes, tensor)?;
+        check(name, crc32c::crc32c(&bytes))?;
+    }
+    Ok(Checkpoint { header, path: path.into(), tensors })
+}
+
+impl Checkpoint {
+    /// Brings a model and its optimizer to the saved state. Errors, changing nothing, when they are not of its kind.
+    pub fn restore(&self, model: &dyn Module, optimizer: &dyn Optimizer) -> Result<()> {
+        let fail = |why: String| {
+            Error::checkpoint("the checkpoint does not fit this run").at_path(&self.path).because(why)
+        };
+        let (of_optimizer, of_model): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            self.tensors.clone().into_iter().partition(|(name, _)| name.starts_with(OPTIMIZER));
+        let mut pairs = vec![];
+        for (name, tensor) in optimizer.state() {
+            let saved = of_optimizer.get(&format!("{OPTIMIZER}{name}"));
+            match saved.filter(|s| s.shape() == tensor.shape() && s.dtype() == tensor.dtype()) {
+                Some(saved) => pairs.push((tensor, saved)),
+                None => {
+                    let remedy = "resume from checkpoints/last.safetensors, which holds the optimizer's state";
+                    return Err(fail(format!("it lacks the optimizer's {name}")).remedy(remedy));
+                }
+            }
+        }
+        state_dict::load_state_dict(model, &of_model).map_err(|e| fail(e.to_string()))?;
+        for (tensor, saved) in pairs {
+            tensor.copy_from(saved)?;
+        }
+        Ok(())
+    }
+}
+
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("plain values have a JSON form")
+}
+
+/// Appends the elements of a tensor, little-endian.
+fn append(out: &mut Vec<u8>, tensor: &Tensor) -> Result<()> {
+    match tensor.dtype() {
+        DType::F32 => tensor.read::<f32>()?.iter().for_each(|v| out.extend(v.to_le_bytes())),
+        DType::F64 => tensor.read::<f64>()?.iter().for_each(|v| out.extend(v.to_le_bytes())),
+        DType::I64 => tensor.read::<i64>()?.iter().for_each(|v| out.extend(v.to_le_bytes())),
+        DType::U8 => out.extend_from_slice(&tensor.read::<u8>()?),
+        half => return Err(Error::checkpoint(format!("checkpoints do not hold tensors of {half}"))),
+    }
+    Ok(())
+}
+
+/// SHA-256, in hexadecimal, of the names, dtypes, shapes and elements of tensors, in the given order.
+pub fn hash(tensors: &[(String, Tensor)]) -> Result<String> {
+    use sha2::{Digest, Sha256};
+    let mut hasher = Sha256::new();
+    for (name, tensor) in tensors {
+        let mut bytes = format!("{name}\0{}{:?}\0", tensor.dtype(), tensor.dims()).into_bytes();
+        append(&mut bytes, tensor)?;
+        hasher.update(bytes);
+    }
+    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}

@@ -1,0 +1,65 @@
+//! Spellings of flags: `--batch_size` for `--batch-size`, `--no-json` for `--json=false`, timm's `-vb`.
+use clap::Command;
+use std::any::TypeId;
+use std::ffi::OsString;
+
+/// The arguments with every flag in the spelling that the commands declare.
+pub fn normalise(arguments: impl IntoIterator<Item = OsString>, command: &Command) -> Vec<OsString> {
+    let switches: Vec<&str> = command
+        .get_subcommands()
+        .flat_map(Command::get_arguments)
+        .filter(|arg| arg.get_value_parser().type_id() == TypeId::of::<bool>())
+        .filter_map(|arg| arg.get_long())
+        .collect();
+    let mut verbatim = false;
+    let mut spell = |argument: OsString| {
+        verbatim |= argument == "--";
+        match argument.to_str() {
+            Some(text) if !verbatim => spelled(text, &switches).map_or(argument, OsString::from),
+            _ => argument,
+        }
+    };
+    arguments.into_iter().map(&mut spell).collect()
+}
+
+fn spelled(argument: &str, switches: &[&str]) -> Option<String> {
+    if let Some(rest) = argument.strip_prefix("-vb") {
+        return Some(format!("--validation-batch-size{rest}"));
+    }
+    let flag = argument.strip_prefix("--")?;
+    let (name, value) = match flag.split_once('=') {
+        Some((name, value)) => (name, format!("={value}")),
+        None => (flag, String::new()),
+    };
+    let name = name.replace('_', "-");
+    match name.strip_prefix("no-") {
+        Some(switch) if value.is_empty() && switches.contains(&switch) => Some(format!("--{switch}=false")),
+        _ => Some(format!("--{name}{value}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn normalised(arguments: &[&str]) -> Vec<String> {
+        let arguments = arguments.iter().map(OsString::from);
+        let spelled = normalise(arguments, &super::super::Cli::command());
+        spelled.into_iter().map(|a| a.to_string_lossy().into_owned()).collect()
+    }
+
+    #[test]
+    fn flags_are_respelled_and_values_are_not() {
+        assert_eq!(
+            normalised(&["fornax", "train", "--batch_size", "a_b", "--data_dir=x_y", "-vb", "9", "--no-json"]),
+            ["fornax", "train", "--batch-size", "a_b", "--data-dir=x_y", "--validation-batch-size", "9", "--json=false"]
+        );
+    }
+
+    #[test]
+    fn only_switches_can_be_negated_and_a_double_dash_ends_flags() {
+        assert_eq!(normalised(&["--no-epochs", "--no-json=true"]), ["--no-epochs", "--no-json=true"]);
+        assert_eq!(normalised(&["--", "--a_b"]), ["--", "--a_b"]);
+    }
+}

@@ -1,0 +1,125 @@
+//! The `fornax` command: what it accepts, and the exit code it ends with.
+mod datasets;
+mod doctor;
+mod flags;
+mod models;
+mod signals;
+mod train;
+mod yaml;
+
+use crate::Result;
+use crate::error::Kind;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use std::panic;
+use std::process::ExitCode;
+
+/// Train image models from one binary
+#[derive(Parser)]
+#[command(name = "fornax", version, arg_required_else_help = true, after_help = EXIT_CODES)]
+#[command(disable_help_subcommand = true, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Train a model; with no argument, on handwritten digits in less than a minute
+    Train(Box<train::TrainArgs>),
+    /// List the models
+    Models(models::ModelsArgs),
+    /// List the data sets and where to get them
+    Datasets,
+    /// Say what this machine offers and what Fornax makes of it
+    Doctor,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0 done                     5 non-finite loss
+  2 wrong usage              6 out of memory
+  3 data missing or damaged  7 disk full or not writable
+  4 checkpoint unusable     70 a defect of fornax
+  130 stopped by Ctrl-C, 143 by SIGTERM: the state is saved";
+
+/// Runs the command line that this process was started with.
+pub fn main() -> ExitCode {
+    panic::set_hook(Box::new(|info| {
+        eprintln!("fornax has a defect, please report it: {info}");
+    }));
+    match panic::catch_unwind(run) {
+        Ok(code) => ExitCode::from(code),
+        Err(_) => ExitCode::from(Kind::Bug.exit_code()),
+    }
+}
+
+fn run() -> u8 {
+    let command = Cli::command();
+    let arguments = flags::normalise(std::env::args_os(), &command);
+    let parsed = command.try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match parsed {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help goes to stdout and ends with 0, an error to stderr and 2; a closed pipe changes neither.
+            error.print().ok();
+            return error.exit_code() as u8;
+        }
+    };
+    match execute(cli.command) {
+        Ok(()) => 0,
+        Err(error) => {
+            eprintln!("error: {error}");
+            error.kind().exit_code()
+        }
+    }
+}
+
+fn execute(command: Command) -> Result<()> {
+    match command {
+        Command::Train(args) => train::execute(*args),
+        Command::Models(args) => models::execute(&args),
+        Command::Datasets => datasets::execute(),
+        Command::Doctor => doctor::execute(),
+    }
+}
+
+/// Writes results to stdout; a reader that closed the pipe has read enough.
+fn print(text: &str) {
+    use std::io::Write;
+    std::io::stdout().write_all(text.as_bytes()).ok();
+}
+
+/// Columns padded to their widest entry, two spaces apart; numbers to the right.
+fn table(rows: &[Vec<String>], right: &[usize]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let length = |cell: &String| cell.chars().count();
+    let widths: Vec<usize> =
+        (0..columns).map(|c| rows.iter().filter_map(|r| r.get(c)).map(length).max().unwrap_or(0)).collect();
+    let mut text = String::new();
+    for row in rows {
+        let pad = |(c, cell): (usize, &String)| {
+            let space = " ".repeat(widths[c] - length(cell));
+            if right.contains(&c) { space + cell } else { cell.clone() + &space }
+        };
+        let line = row.iter().enumerate().map(pad).collect::<Vec<_>>().join("  ");
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn columns_line_up() {
+        let rows = [vec!["a".to_string(), "10".into(), "x".into()], vec!["bbb".into(), "7".into()]];
+        assert_eq!(table(&rows, &[1]), "a    10  x\nbbb   7\n");
+    }
+}

@@ -1,0 +1,136 @@
+//! `fornax train`: from the command line to a trained model.
+mod outcome;
+mod prepare;
+mod reporters;
+mod resume;
+
+use super::print;
+use super::signals::Signals;
+use crate::checkpoint::{self, Header, durable};
+use crate::config::Config;
+use crate::data::Loader;
+use crate::report::{Machine, Mode, Observer, Progress, RunFolder, summary_csv, write_plots};
+use crate::settings::Settings;
+use crate::trainer::{Save, State, Trainer};
+use crate::Result;
+use clap::value_parser;
+use std::path::PathBuf;
+use std::time::Instant;
+
+/// What `fornax train` accepts.
+#[derive(clap::Args)]
+#[command(args_override_self = true, after_help = NOTES)]
+pub struct TrainArgs {
+    #[command(flatten)]
+    settings: Settings,
+
+    /// YAML file with settings; repeatable, the later wins, the command line wins over all
+    #[arg(long, short = 'c', value_name = "FILE", help_heading = "Run")]
+    config: Vec<PathBuf>,
+    /// Continue a run to the same bits as if it had never stopped: its folder, one of its checkpoints, or `auto` for
+    /// the run of --experiment, if there is one
+    #[arg(long, value_name = "PATH", help_heading = "Run")]
+    resume: Option<PathBuf>,
+    /// Threads [default: one for each processor]; results do not depend on it
+    #[arg(long, value_name = "N", help_heading = "Run", value_parser = value_parser!(u16).range(1..))]
+    threads: Option<u16>,
+    /// Check everything and print the plan, but do not train
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true, help_heading = "Run")]
+    dry_run: bool,
+
+    /// Folder that runs go to [default: output/train]
+    #[arg(long, value_name = "DIR", help_heading = "Output")]
+    output: Option<PathBuf>,
+    /// Name of the run's folder [default: date, time, model and image size]
+    #[arg(long, value_name = "NAME", help_heading = "Output")]
+    experiment: Option<String>,
+    /// Replace an earlier run in that folder
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true, help_heading = "Output")]
+    overwrite: bool,
+    /// Progress on stderr
+    #[arg(long, value_name = "MODE", default_value = "auto", help_heading = "Output")]
+    progress: Mode,
+    /// Updates between lines of progress
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = value_parser!(u64).range(1..), help_heading = "Output")]
+    log_interval: u64,
+    /// End stdout with one JSON object: top1 top5 loss epochs seconds images_per_second output
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true, help_heading = "Output")]
+    json: bool,
+    /// Print the SHA-256 of the model's and the optimizer's final state
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true, help_heading = "Output")]
+    print_hash: bool,
+}
+
+const NOTES: &str = "\
+Defaults that are not shown depend on the data set; --dry-run prints them.
+A flag with [=<BOOL>] is also written --flag and --no-flag; _ and - are the same in a flag's name.";
+
+/// Trains as the arguments say.
+pub fn execute(args: TrainArgs) -> Result<()> {
+    prepare::set_threads(args.threads)?;
+    let (destination, checkpoint) = resume::destination(&args)?;
+    let config = Config::resolve(&resume::layered(&args, checkpoint.as_ref())?)?;
+    let data = prepare::load(&config)?;
+    let model = prepare::build(&config, &data)?;
+    let optimizer = config.optimizer(&*model)?;
+    let mut state = State::default();
+    if let Some(checkpoint) = &checkpoint {
+        resume::check_same_run(&config, &data, &checkpoint.header)?;
+        checkpoint.restore(&*model, &*optimizer)?;
+        state = checkpoint.header.state.clone();
+    }
+    destination.check()?;
+    let plan = prepare::plan(&config, &data, &*model);
+    if args.dry_run {
+        print(&format!("{plan}\noutput    {}\n\n{}", destination.describe(), config.settings.to_yaml()));
+        return Ok(());
+    }
+
+    let signals = Signals::listen()?;
+    let mut trainer = Trainer {
+        model: &*model,
+        optimizer,
+        schedule: &config.schedule,
+        train: Loader::training(&data.train, &data.statistics, config.batch_size, config.seed, config.augment),
+        validation: Loader::validation(&data.validation, &data.statistics, config.validation_batch_size),
+        classes: data.classes.len(),
+        smoothing: config.smoothing,
+        eval_metric: config.eval_metric,
+        stop: &|| signals.last(),
+        state,
+    };
+    let name = format!("{}-{}", config.model, data.train.size[0]);
+    let folder = RunFolder::open(&destination, &name, args.log_interval, &trainer.state)?;
+    let path = folder.path().to_path_buf();
+    let (best, last) = (folder.checkpoint("best"), folder.checkpoint("last"));
+    folder.describe_run(&config.settings, &Machine::detect())?;
+    let mut reporters = reporters::Reporters::new(Progress::new(args.progress, args.log_interval), folder);
+    reporters.note(&format!("{plan}\noutput    {}", path.display()))?;
+    if checkpoint.is_some() {
+        let State { epoch, update, .. } = trainer.state;
+        reporters.note(&format!("resuming after {epoch} epochs and {update} updates"))?;
+    }
+
+    let mut save = |trainer: &Trainer, why: Save| -> Result<()> {
+        let header = Header::new(&config.settings, &trainer.state, &data);
+        if why == Save::Epoch(true) {
+            durable::write(&best, &checkpoint::serialize(&checkpoint::tensors(trainer.model, None)?, &header)?)?;
+        }
+        let tensors = checkpoint::tensors(trainer.model, Some(&*trainer.optimizer))?;
+        durable::write(&last, &checkpoint::serialize(&tensors, &header)?)?;
+        durable::write(&path.join("summary.csv"), summary_csv(&trainer.state.history).as_bytes())
+    };
+    let (first, started) = (trainer.state.update, Instant::now());
+    let result = trainer.run(&mut reporters, &mut save);
+    let evaluation = result.map_err(|error| outcome::explain(error, &trainer.state, &path))?;
+    let seconds = started.elapsed().as_secs_f64();
+
+    let updates_per_epoch = trainer.train.batches() as u64;
+    let plots = path.join("plots");
+    write_plots(&plots, &trainer.state, &config.schedule, updates_per_epoch, &data.classes, &evaluation)?;
+    drop(reporters);
+    let images = (trainer.state.update - first) * config.batch_size as u64;
+    let outcome = outcome::Outcome { evaluation, seconds, images_per_second: images as f64 / seconds, path };
+    print(&outcome.text(&trainer, args.json, args.print_hash)?);
+    Ok(())
+}

@@ -1,0 +1,62 @@
+//! What a run needs before it starts: threads, data, a model that takes the data, and a plan to show.
+use crate::config::Config;
+use crate::data::{self, Dataset, Loader};
+use crate::report::{bytes, thousands};
+use crate::{Error, Result};
+use fornax_engine::no_grad;
+use fornax_nn::{Context, ModelOptions, Module, create_model, named_parameters};
+
+/// Sets the number of threads that kernels use.
+pub fn set_threads(threads: Option<u16>) -> Result<()> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.map_or(0, usize::from));
+    pool.build_global().map_err(|e| Error::usage("the threads cannot be started").at("--threads").because(e))
+}
+
+/// Reads the data set and checks it against the batch size.
+pub fn load(config: &Config) -> Result<Dataset> {
+    let data = data::load(config.dataset, config.settings.data_dir.as_deref())?;
+    if config.batch_size > data.train.len() {
+        let (batch, images) = (thousands(config.batch_size as u64), thousands(data.train.len() as u64));
+        return Err(Error::usage(format!("a batch of {batch} images is larger than the data set"))
+            .at("--batch-size")
+            .because(format!("{} has {images} images to train on", config.dataset.name))
+            .remedy(format!("choose at most {}", data.train.len())));
+    }
+    Ok(data)
+}
+
+/// Builds the model, and tries it on a batch of the data set.
+pub fn build(config: &Config, data: &Dataset) -> Result<Box<dyn Module>> {
+    let options =
+        ModelOptions { num_classes: data.classes.len(), in_chans: data.train.size[2], seed: config.seed };
+    let model = create_model(&config.model, &options).map_err(|e| Error::usage(e.to_string()).at("--model"))?;
+    let sample = Loader::validation(&data.validation, &data.statistics, 1).batch(0, 0)?;
+    no_grad(|| model.forward(&sample.images, &mut Context::eval())).map_err(|e| {
+        let [h, w, c] = data.train.size;
+        Error::usage(format!("{} does not take images of {h}x{w}x{c}", config.model)).at("--model").because(e)
+    })?;
+    Ok(model)
+}
+
+/// What will be done, in a few lines.
+pub fn plan(config: &Config, data: &Dataset, model: &dyn Module) -> String {
+    let [h, w, c] = data.train.size;
+    let parameters: usize = named_parameters(model).iter().map(|(_, tensor)| tensor.numel()).sum();
+    let updates = data.train.len() / config.batch_size;
+    let count = |n: usize| thousands(n as u64);
+    format!(
+        "data      {}: {} images to train, {} to validate, {h}x{w}x{c}, {} classes\n\
+         model     {}: {} parameters, {} with optimizer state\n\
+         training  {} epochs of {} updates, {} images each",
+        config.dataset.name,
+        count(data.train.len()),
+        count(data.validation.len()),
+        data.classes.len(),
+        config.model,
+        count(parameters),
+        bytes(4 * parameters as u64 * (1 + config.moments())),
+        config.schedule.total_epochs(),
+        count(updates),
+        config.batch_size,
+    )
+}

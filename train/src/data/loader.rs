@@ -1,0 +1,140 @@
+//! Batches: which images, in which order, changed how, as tensors.
+use super::{Images, Statistics};
+use crate::augment::Augment;
+use crate::Result;
+use fornax_engine::random::{Key, Permutation, Stream};
+use fornax_engine::Tensor;
+
+/// Normalised images and their classes.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// f32 `[n, h, w, c]`.
+    pub images: Tensor,
+    /// i64 `[n]`.
+    pub target: Tensor,
+}
+
+/// Makes the batches of a split. A batch is a pure function of (seed, epoch, index): the loader has no state.
+#[derive(Clone, Copy, Debug)]
+pub struct Loader<'a> {
+    images: &'a Images,
+    statistics: &'a Statistics,
+    batch_size: usize,
+    /// Seed and changes; without them the order is that of the files, and the last batch may be smaller.
+    training: Option<(u64, Augment)>,
+}
+
+impl<'a> Loader<'a> {
+    /// Shuffled, changed batches of equal size; what is left over at the end of an epoch is dropped.
+    pub fn training(
+        images: &'a Images,
+        statistics: &'a Statistics,
+        batch_size: usize,
+        seed: u64,
+        augment: Augment,
+    ) -> Loader<'a> {
+        Loader { images, statistics, batch_size, training: Some((seed, augment)) }
+    }
+
+    /// Every image once, in order, unchanged.
+    pub fn validation(images: &'a Images, statistics: &'a Statistics, batch_size: usize) -> Loader<'a> {
+        Loader { images, statistics, batch_size, training: None }
+    }
+
+    /// Batches in an epoch.
+    pub fn batches(&self) -> usize {
+        match self.training {
+            Some(_) => self.images.len() / self.batch_size,
+            None => self.images.len().div_ceil(self.batch_size),
+        }
+    }
+
+    /// Images in an epoch.
+    pub fn samples(&self) -> usize {
+        self.images.len().min(self.batches() * self.batch_size)
+    }
+
+    /// The batch at `index` of an epoch.
+    pub fn batch(&self, epoch: u32, index: usize) -> Result<Batch> {
+        let first = index * self.batch_size;
+        let positions = first..self.images.len().min(first + self.batch_size);
+        let samples: Vec<usize> = match self.training {
+            Some((seed, _)) => {
+                let order = Permutation::new(self.images.len() as u64, Key::new(seed, "shuffle"), epoch);
+                positions.map(|p| order.get(p as u64) as usize).collect()
+            }
+            None => positions.collect(),
+        };
+        let [h, w, c] = self.images.size;
+        let table = self.table();
+        let mut changed = vec![0; self.images.image_len()];
+        let images = Tensor::build([samples.len(), h, w, c], |out: &mut [f32]| {
+            for (sample, out) in samples.iter().zip(out.chunks_exact_mut(h * w * c)) {
+                let mut image = self.images.image(*sample);
+                if let Some((seed, augment)) = self.training {
+                    let mut draws = Stream::new(Augment::key(seed), epoch, *sample as u64);
+                    augment.apply(image, self.images.size, &mut draws, &mut changed);
+                    image = &changed;
+                }
+                for (i, (out, value)) in out.iter_mut().zip(image).enumerate() {
+                    *out = table[i % c][usize::from(*value)];
+                }
+            }
+        })?;
+        let target = samples.iter().map(|s| i64::from(self.images.labels[*s])).collect();
+        Ok(Batch { images, target: Tensor::from_vec(target, [samples.len()])? })
+    }
+
+    /// For each channel, what each byte value becomes.
+    fn table(&self) -> Vec<Vec<f32>> {
+        let Statistics { white, mean, std } = self.statistics;
+        let normalise = |c: usize, value: u8| (f32::from(value) / f32::from(*white) - mean[c]) / std[c];
+        (0..mean.len()).map(|c| (0..=u8::MAX).map(|value| normalise(c, value)).collect()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ten images of one pixel, whose value is the label.
+    fn images() -> Images {
+        Images { size: [1, 1, 1], pixels: (0..10).collect(), labels: (0..10).collect() }
+    }
+
+    fn labels(loader: &Loader, epoch: u32) -> Vec<i64> {
+        (0..loader.batches())
+            .flat_map(|i| loader.batch(epoch, i).expect("a batch").target.to_vec::<i64>().expect("i64"))
+            .collect()
+    }
+
+    #[test]
+    fn validation_sees_every_image_once_in_order() {
+        let (images, statistics) = (images(), Statistics { white: 10, mean: vec![0.5], std: vec![0.1] });
+        let loader = Loader::validation(&images, &statistics, 4);
+        assert_eq!((loader.batches(), loader.samples()), (3, 10));
+        assert_eq!(labels(&loader, 0), (0..10).collect::<Vec<_>>());
+        let last = loader.batch(0, 2).expect("a batch").images;
+        assert_eq!(last.dims(), [2, 1, 1, 1]);
+        for (got, expected) in last.to_vec::<f32>().expect("f32").iter().zip([3.0, 4.0]) {
+            assert!((got - expected).abs() < 1e-5);
+        }
+    }
+
+    #[test]
+    fn training_shuffles_by_seed_and_epoch_and_drops_the_rest() {
+        let (images, statistics) = (images(), Statistics { white: 10, mean: vec![0.0], std: vec![1.0] });
+        let order = |seed, epoch| {
+            let loader = Loader::training(&images, &statistics, 4, seed, Augment::default());
+            assert_eq!((loader.batches(), loader.samples()), (2, 8));
+            labels(&loader, epoch)
+        };
+        let mut once = order(1, 0);
+        assert_eq!(once, order(1, 0));
+        assert_ne!(once, order(1, 1));
+        assert_ne!(once, order(2, 0));
+        once.sort_unstable();
+        once.dedup();
+        assert_eq!(once.len(), 8, "no image comes twice");
+    }
+}

@@ -1,0 +1,139 @@
+//! Data sets, and the batches made from them.
+mod digits;
+mod idx;
+mod images;
+mod loader;
+
+pub use images::{Images, Statistics};
+pub use loader::{Batch, Loader};
+
+use crate::{Error, Result};
+use std::path::Path;
+
+/// A data set in memory.
+#[derive(Clone, Debug)]
+pub struct Dataset {
+    /// What the model learns from.
+    pub train: Images,
+    /// What the model is judged by.
+    pub validation: Images,
+    /// A name for each class.
+    pub classes: Vec<String>,
+    /// Mean and standard deviation of the training images.
+    pub statistics: Statistics,
+}
+
+impl Dataset {
+    /// The CRC32C of all images and labels, by which a checkpoint knows its data set.
+    pub fn crc32c(&self) -> u32 {
+        let parts = [&self.train, &self.validation].into_iter().flat_map(|i| [&i.pixels, &i.labels]);
+        parts.fold(0, |sum, part| crc32c::crc32c_append(sum, part))
+    }
+}
+
+/// What is known about a data set before it is read.
+#[derive(Debug)]
+pub struct DatasetInfo {
+    /// The name for `--dataset`.
+    pub name: &'static str,
+    /// One line about it.
+    pub about: &'static str,
+    /// Where to get it, and its licence.
+    pub source: &'static str,
+    /// Whether files are needed (`--data-dir`).
+    pub needs_files: bool,
+    /// Names of its classes; empty when the files say how many there are.
+    pub classes: &'static [&'static str],
+}
+
+/// Every data set that [`load`] knows.
+pub const DATASETS: &[DatasetInfo] = &[
+    DatasetInfo {
+        name: "digits",
+        about: "1,797 handwritten digits of 8x8 pixels; comes with the program",
+        source: "E. Alpaydin, C. Kaynak, UCI Machine Learning Repository, CC BY 4.0",
+        needs_files: false,
+        classes: DIGITS,
+    },
+    DatasetInfo {
+        name: "mnist",
+        about: "70,000 handwritten digits of 28x28 pixels",
+        source: "https://ossci-datasets.s3.amazonaws.com/mnist/",
+        needs_files: true,
+        classes: DIGITS,
+    },
+    DatasetInfo {
+        name: "fashion-mnist",
+        about: "70,000 pieces of clothing of 28x28 pixels",
+        source: "https://github.com/zalandoresearch/fashion-mnist, MIT; Debian package dataset-fashion-mnist",
+        needs_files: true,
+        classes: &[
+            "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+        ],
+    },
+    DatasetInfo {
+        name: "kmnist",
+        about: "70,000 cursive Japanese characters of 28x28 pixels",
+        source: "https://codh.rois.ac.jp/kmnist/, CC BY-SA 4.0",
+        needs_files: true,
+        classes: &["o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"],
+    },
+    DatasetInfo {
+        name: "idx",
+        about: "any images in IDX files named as MNIST's",
+        source: "yours",
+        needs_files: true,
+        classes: &[],
+    },
+];
+
+const DIGITS: &[&str] = &["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+
+/// The entry of this name.
+pub fn find(name: &str) -> Option<&'static DatasetInfo> {
+    DATASETS.iter().find(|d| d.name == name)
+}
+
+/// Reads and checks a data set. `folder` holds its files when it [needs](DatasetInfo::needs_files) them.
+pub fn load(info: &DatasetInfo, folder: Option<&Path>) -> Result<Dataset> {
+    match (info.needs_files, folder) {
+        (false, None) => {
+            let all = digits::read()?;
+            let (train, validation) = digits::split(&all.labels);
+            dataset(info, all.select(train), all.select(validation), digits::WHITE)
+        }
+        (true, Some(folder)) => {
+            let (train, validation) = (idx::read_split(folder, "train")?, idx::read_split(folder, "t10k")?);
+            if train.size != validation.size {
+                let why = format!("{:?} to train, {:?} to validate", train.size, validation.size);
+                let what = "the images of the two splits differ in size";
+                return Err(Error::data(what).at_path(folder).because(why));
+            }
+            let classes = if info.classes.is_empty() { classes_of(&train) } else { info.classes.len() };
+            for (images, split) in [(&train, "train"), (&validation, "t10k")] {
+                images.check_labels(classes, &idx::labels_path(folder, split).display().to_string())?;
+            }
+            dataset(info, train, validation, 255)
+        }
+        (true, None) => Err(Error::usage(format!("--dataset {} needs --data-dir", info.name))
+            .because("its files do not come with the program")
+            .remedy(format!("name the folder that holds them; source: {}", info.source))),
+        (false, Some(folder)) => Err(Error::usage(format!("--data-dir has no effect on --dataset {}", info.name))
+            .at_path(folder)
+            .because("this data set comes with the program")
+            .remedy("leave --data-dir out, or name the data set of that folder with --dataset")),
+    }
+}
+
+fn dataset(info: &DatasetInfo, train: Images, validation: Images, white: u8) -> Result<Dataset> {
+    let classes = match info.classes {
+        [] => (0..classes_of(&train)).map(|c| c.to_string()).collect(),
+        names => names.iter().map(|name| name.to_string()).collect(),
+    };
+    let statistics = Statistics::of(&train, white);
+    Ok(Dataset { train, validation, classes, statistics })
+}
+
+fn classes_of(images: &Images) -> usize {
+    images.labels.iter().max().map_or(0, |label| usize::from(*label) + 1)
+}

@@ -1,0 +1,251 @@
+//! The folder of a run: `args.yaml env.json summary.csv metrics.jsonl log.txt plots/ checkpoints/`.
+use super::{EpochReport, Machine, Observer, UpdateReport, progress::event, stamp};
+use crate::checkpoint::durable;
+use crate::settings::Settings;
+use crate::trainer::State;
+use crate::{Error, Result};
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+/// Where a run's folder goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// A new folder `YYYYMMDD-HHMMSS-<model>-<size>` within this one.
+    Dated(PathBuf),
+    /// This folder, which must be new or empty.
+    New(PathBuf),
+    /// This folder; an earlier run in it is replaced.
+    Overwrite(PathBuf),
+    /// This folder, whose run goes on.
+    Resume(PathBuf),
+}
+
+/// The files of a run.
+#[derive(Debug)]
+pub struct RunFolder {
+    path: PathBuf,
+    log: File,
+    metrics: File,
+    log_interval: u64,
+}
+
+const FILES: [&str; 5] = ["args.yaml", "env.json", "summary.csv", "metrics.jsonl", "log.txt"];
+const FOLDERS: [&str; 2] = ["plots", "checkpoints"];
+
+impl Destination {
+    /// Errors when the folder cannot be used; creates nothing.
+    pub fn check(&self) -> Result<()> {
+        match self {
+            Destination::New(path) if !is_vacant(path) => {
+                Err(Error::usage("the output folder is not empty").at_path(path).remedy(
+                    "choose another --experiment, continue its run with --resume, or replace it with --overwrite",
+                ))
+            }
+            Destination::New(path) | Destination::Overwrite(path) if path.exists() && !path.is_dir() => {
+                Err(Error::usage("the output folder is a file").at_path(path).remedy("choose another"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The folder, as far as it is known before it is created.
+    pub fn describe(&self) -> String {
+        match self {
+            Destination::Dated(path) => path.join("<date>-<time>-<model>-<size>").display().to_string(),
+            Destination::New(path) | Destination::Overwrite(path) | Destination::Resume(path) => {
+                path.display().to_string()
+            }
+        }
+    }
+}
+
+impl RunFolder {
+    /// Creates or reopens the folder for a run that stands at `state`: what an interrupted run recorded after that is
+    /// dropped from `metrics.jsonl`. On failure nothing new is left behind.
+    pub fn open(destination: &Destination, name: &str, log_interval: u64, state: &State) -> Result<RunFolder> {
+        destination.check()?;
+        let (path, created) = match destination {
+            Destination::Dated(parent) => create_dated(parent, name)?,
+            Destination::New(path) | Destination::Overwrite(path) | Destination::Resume(path) => {
+                (path.clone(), create(path)?)
+            }
+        };
+        let opened = (|| {
+            if let Destination::Overwrite(_) = destination {
+                clear(&path)?;
+            }
+            FOLDERS.iter().try_for_each(|name| create(&path.join(name)).map(|_| ()))?;
+            let path = fs::canonicalize(&path).map_err(|e| cannot_write(&path, e))?;
+            keep_metrics_to(&path.join("metrics.jsonl"), state)?;
+            let (log, metrics) = (append_to(&path.join("log.txt"))?, append_to(&path.join("metrics.jsonl"))?);
+            Ok(RunFolder { path, log, metrics, log_interval })
+        })();
+        if opened.is_err() && created {
+            // Best effort: the error of interest is the one at hand.
+            fs::remove_dir_all(&path).ok();
+        }
+        opened
+    }
+
+    /// Its absolute path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A checkpoint's path: `last` or `best`.
+    pub fn checkpoint(&self, name: &str) -> PathBuf {
+        self.path.join("checkpoints").join(format!("{name}.safetensors"))
+    }
+
+    /// Writes `args.yaml`, which `--config` reads back, and `env.json`.
+    pub fn describe_run(&self, settings: &Settings, machine: &Machine) -> Result<()> {
+        let title = "# The settings of this run; `fornax train -c` with this file trains it again.\n";
+        let yaml = format!("{title}{}", settings.to_yaml());
+        let mut env = serde_json::to_value(machine).expect("plain values have a JSON form");
+        env["started"] = stamp().into();
+        env["command"] = std::env::args().collect::<Vec<_>>().into();
+        durable::write(&self.path.join("args.yaml"), yaml.as_bytes())?;
+        durable::write(&self.path.join("env.json"), format!("{env:#}\n").as_bytes())
+    }
+
+    fn append(&mut self, line: &str, event: &serde_json::Value) -> Result<()> {
+        let written = writeln!(self.log, "{line}").and_then(|()| writeln!(self.metrics, "{event}"));
+        written.map_err(|e| cannot_write(&self.path, e))
+    }
+}
+
+impl Observer for RunFolder {
+    fn update(&mut self, report: &UpdateReport) -> Result<()> {
+        if report.update.is_multiple_of(self.log_interval) {
+            self.append(&report.line(), &event("update", report))?;
+        }
+        Ok(())
+    }
+
+    fn epoch(&mut self, report: &EpochReport, best: bool) -> Result<()> {
+        self.append(&report.line(best), &event("epoch", report))
+    }
+
+    fn note(&mut self, text: &str) -> Result<()> {
+        writeln!(self.log, "{text}").map_err(|e| cannot_write(&self.path, e))
+    }
+}
+
+fn cannot_write(path: &Path, error: std::io::Error) -> Error {
+    Error::disk("the output folder cannot be written")
+        .at_path(path)
+        .because(error)
+        .remedy("choose another with --output, or make this one writable")
+}
+
+fn is_vacant(path: &Path) -> bool {
+    match fs::read_dir(path) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) => error.kind() == ErrorKind::NotFound || !path.is_dir(),
+    }
+}
+
+/// Creates a folder and what is above it; true when it was not there.
+fn create(path: &Path) -> Result<bool> {
+    let new = !path.exists();
+    fs::create_dir_all(path).map_err(|e| cannot_write(path, e))?;
+    Ok(new)
+}
+
+fn create_dated(parent: &Path, name: &str) -> Result<(PathBuf, bool)> {
+    create(parent)?;
+    let base = format!("{}-{name}", stamp());
+    let names = std::iter::once(base.clone()).chain((2..100).map(|i| format!("{base}-{i}")));
+    for name in names {
+        let path = parent.join(name);
+        match fs::create_dir(&path) {
+            Ok(()) => return Ok((path, true)),
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(cannot_write(&path, e)),
+        }
+    }
+    Err(Error::disk("a hundred runs started within this second").at_path(parent).remedy("name it with --experiment"))
+}
+
+/// Removes what a run leaves in its folder, and nothing else.
+fn clear(path: &Path) -> Result<()> {
+    let files = FILES.iter().map(|name| fs::remove_file(path.join(name)));
+    let folders = FOLDERS.iter().map(|name| fs::remove_dir_all(path.join(name)));
+    for removed in files.chain(folders) {
+        match removed {
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err(cannot_write(path, e)),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn append_to(path: &Path) -> Result<File> {
+    OpenOptions::new().create(true).append(true).open(path).map_err(|e| cannot_write(path, e))
+}
+
+/// Drops what an interrupted run recorded past the state that it goes on from.
+fn keep_metrics_to(path: &Path, state: &State) -> Result<()> {
+    let Ok(text) = fs::read_to_string(path) else { return Ok(()) };
+    let counts = |line: &&str| match serde_json::from_str::<serde_json::Value>(line) {
+        Ok(event) if event["event"] == "update" => event["update"].as_u64() <= Some(state.update),
+        Ok(event) => event["epoch"].as_u64() < Some(u64::from(state.epoch)),
+        Err(_) => false,
+    };
+    let kept: String = text.lines().filter(counts).map(|line| format!("{line}\n")).collect();
+    if kept == text { Ok(()) } else { durable::write(path, kept.as_bytes()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entries(path: &Path) -> Vec<String> {
+        let entries = fs::read_dir(path).expect("lists");
+        let mut names: Vec<String> =
+            entries.map(|e| e.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_used_folder_is_refused_and_replaced_only_when_asked() {
+        let root = tempfile::tempdir().expect("a folder");
+        let path = root.path().join("run");
+        let open = |destination| RunFolder::open(&destination, "m", 1, &State::default());
+        open(Destination::New(path.clone())).expect("new");
+        fs::write(path.join("mine.txt"), "mine").expect("writes");
+        fs::write(path.join("checkpoints/last.safetensors"), "old").expect("writes");
+        let error = open(Destination::New(path.clone())).expect_err("used");
+        assert_eq!(error.kind(), crate::error::Kind::Usage);
+        open(Destination::Overwrite(path.clone())).expect("asked for");
+        assert_eq!(entries(&path), ["checkpoints", "log.txt", "metrics.jsonl", "mine.txt", "plots"]);
+        assert!(entries(&path.join("checkpoints")).is_empty());
+    }
+
+    #[test]
+    fn dated_folders_of_one_second_differ() {
+        let root = tempfile::tempdir().expect("a folder");
+        let destination = Destination::Dated(root.path().into());
+        for _ in 0..3 {
+            RunFolder::open(&destination, "m-8", 1, &State::default()).expect("new");
+        }
+        assert_eq!(entries(root.path()).len(), 3);
+    }
+
+    #[test]
+    fn metrics_past_the_state_are_dropped() {
+        let root = tempfile::tempdir().expect("a folder");
+        let path = root.path().join("metrics.jsonl");
+        let line = |event: &str, epoch: u32, update: u64| match event {
+            "update" => format!("{{\"event\":\"update\",\"epoch\":{epoch},\"update\":{update}}}\n"),
+            _ => format!("{{\"event\":\"epoch\",\"epoch\":{epoch}}}\n"),
+        };
+        let kept = [line("update", 0, 5), line("epoch", 0, 0), line("update", 1, 8)].concat();
+        let lost = [line("update", 1, 9), line("epoch", 1, 0), "{\"ev".into()].concat();
+        fs::write(&path, format!("{kept}{lost}")).expect("writes");
+        keep_metrics_to(&path, &State { epoch: 1, batch: 3, update: 8, ..State::default() }).expect("writes");
+        assert_eq!(fs::read_to_string(&path).expect("reads"), kept);
+    }
+}

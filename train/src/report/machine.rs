@@ -1,0 +1,72 @@
+//! The machine that a run is on.
+use fornax_engine::cpu::simd;
+use serde::Serialize;
+use std::fs;
+
+/// What `env.json` and `fornax doctor` say.
+#[derive(Clone, Debug, Serialize)]
+pub struct Machine {
+    /// Version of Fornax.
+    pub fornax: &'static str,
+    /// Operating system and architecture.
+    pub platform: String,
+    /// Model name of the processor.
+    pub cpu: String,
+    /// The widest vector instructions that kernels use here.
+    pub simd: String,
+    /// Threads that kernels use.
+    pub threads: usize,
+    /// Bytes of main memory.
+    pub memory: u64,
+}
+
+impl Machine {
+    /// This one.
+    pub fn detect() -> Machine {
+        let unknown = || "unknown".to_string();
+        Machine {
+            fornax: env!("CARGO_PKG_VERSION"),
+            platform: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+            cpu: field("/proc/cpuinfo", "model name").unwrap_or_else(unknown),
+            simd: format!("{:?}", simd::level()).to_lowercase(),
+            threads: rayon::current_num_threads(),
+            memory: field("/proc/meminfo", "MemTotal").as_deref().and_then(kibibytes).unwrap_or(0),
+        }
+    }
+}
+
+/// Bytes of main memory that this process holds; 0 where that cannot be told.
+pub fn resident_memory() -> u64 {
+    field("/proc/self/status", "VmRSS").as_deref().and_then(kibibytes).unwrap_or(0)
+}
+
+/// The value of the first `name: value` line of a file.
+fn field(path: &str, name: &str) -> Option<String> {
+    let text = fs::read_to_string(path).ok()?;
+    let value = text.lines().filter_map(|line| line.split_once(':')).find(|(key, _)| key.trim() == name)?.1;
+    Some(value.trim().to_string())
+}
+
+/// `"123 kB"` in bytes.
+fn kibibytes(text: &str) -> Option<u64> {
+    text.split_whitespace().next()?.parse::<u64>().ok().map(|k| k * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_counted_in_bytes() {
+        assert_eq!(kibibytes("2 kB"), Some(2048));
+        assert_eq!(kibibytes("?"), None);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn this_machine_is_known() {
+        let machine = Machine::detect();
+        assert!(machine.memory > 1 << 24 && machine.threads > 0, "{machine:?}");
+        assert!((1 << 20..machine.memory).contains(&resident_memory()));
+    }
+}

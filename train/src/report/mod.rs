@@ -1,0 +1,158 @@
+//! What a run tells: progress on the terminal, files in its folder, plots.
+mod chart;
+mod clock;
+mod confusion;
+mod folder;
+mod machine;
+mod plots;
+mod progress;
+mod raster;
+mod scene;
+mod svg;
+
+pub use clock::stamp;
+pub use folder::{Destination, RunFolder};
+pub use machine::Machine;
+pub use plots::write_plots;
+pub use progress::{Mode, Progress};
+
+use crate::Result;
+use serde::{Deserialize, Serialize};
+
+/// Told of what happens in a run.
+pub trait Observer {
+    /// An update was done.
+    fn update(&mut self, report: &UpdateReport) -> Result<()>;
+
+    /// An epoch was done and saved; `best` when none was better before.
+    fn epoch(&mut self, report: &EpochReport, best: bool) -> Result<()>;
+
+    /// Something a person should know.
+    fn note(&mut self, text: &str) -> Result<()>;
+}
+
+/// One update.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct UpdateReport {
+    /// Epochs done before it.
+    pub epoch: u32,
+    /// Epochs in all.
+    pub epochs: u32,
+    /// Batches of the epoch done, this one included.
+    pub batch: usize,
+    /// Batches in an epoch.
+    pub batches: usize,
+    /// Updates done, this one included.
+    pub update: u64,
+    /// Mean loss of the epoch so far.
+    pub loss: f64,
+    /// Learning rate.
+    pub lr: f64,
+    /// Mean speed in the epoch so far.
+    pub images_per_second: f64,
+    /// Share of the time that went into making batches.
+    pub data_wait: f64,
+}
+
+/// One epoch: a row of `summary.csv`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EpochReport {
+    /// Counted from 0.
+    pub epoch: u32,
+    /// Mean training loss.
+    pub train_loss: f64,
+    /// Mean validation loss, without smoothing.
+    pub eval_loss: f64,
+    /// Percent.
+    pub eval_top1: f64,
+    /// Percent.
+    pub eval_top5: f64,
+    /// Learning rate after the epoch's last update.
+    pub lr: f64,
+}
+
+impl UpdateReport {
+    /// One line for a person.
+    pub fn line(&self) -> String {
+        format!(
+            "epoch {}/{}  batch {}/{}  loss {:.4}  {} images/s  lr {:.3e}  data {:.0}%  memory {}",
+            self.epoch + 1,
+            self.epochs,
+            self.batch,
+            self.batches,
+            self.loss,
+            thousands(self.images_per_second.round() as u64),
+            self.lr,
+            100.0 * self.data_wait,
+            bytes(machine::resident_memory()),
+        )
+    }
+}
+
+impl EpochReport {
+    /// One line for a person.
+    pub fn line(&self, best: bool) -> String {
+        format!(
+            "epoch {} done  train loss {:.4}  validation loss {:.4}  top-1 {:.2}  top-5 {:.2}{}",
+            self.epoch + 1,
+            self.train_loss,
+            self.eval_loss,
+            self.eval_top1,
+            self.eval_top5,
+            if best { "  best" } else { "" }
+        )
+    }
+}
+
+/// `summary.csv`: timm's columns and line ends.
+pub fn summary_csv(history: &[EpochReport]) -> String {
+    let mut text = "epoch,train_loss,eval_loss,eval_top1,eval_top5,lr\r\n".to_string();
+    for r in history {
+        let columns = [r.train_loss, r.eval_loss, r.eval_top1, r.eval_top5, r.lr].map(|v| v.to_string());
+        text.push_str(&format!("{},{}\r\n", r.epoch, columns.join(",")));
+    }
+    text
+}
+
+/// `1234567` as `1,234,567`.
+pub fn thousands(n: u64) -> String {
+    let digits = n.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// A number of bytes in the unit that suits it.
+pub fn bytes(n: u64) -> String {
+    let (value, unit) = match n {
+        0..1024 => return format!("{n} B"),
+        1024..1_048_576 => (n as f64 / 1024.0, "KiB"),
+        1_048_576..1_073_741_824 => (n as f64 / 1_048_576.0, "MiB"),
+        _ => (n as f64 / 1_073_741_824.0, "GiB"),
+    };
+    if value < 10.0 { format!("{value:.1} {unit}") } else { format!("{value:.0} {unit}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_read_well() {
+        assert_eq!((thousands(7), thousands(1000), thousands(1_234_567)), ("7".into(), "1,000".into(), "1,234,567".into()));
+        assert_eq!((bytes(512), bytes(1536), bytes(300 << 20)), ("512 B".into(), "1.5 KiB".into(), "300 MiB".into()));
+    }
+
+    #[test]
+    fn the_summary_has_the_columns_of_timm() {
+        let row = EpochReport { epoch: 0, train_loss: 1.5, eval_loss: 0.25, eval_top1: 90.0, eval_top5: 100.0, lr: 1e-5 };
+        let expected = "epoch,train_loss,eval_loss,eval_top1,eval_top5,lr\r\n0,1.5,0.25,90,100,0.00001\r\n";
+        assert_eq!(summary_csv(&[row]), expected);
+    }
+}

@@ -1,0 +1,267 @@
+//! The training loop: epochs of updates, each followed by validation, from any state to the end or to a signal.
+use crate::checkpoint;
+use crate::data::{Batch, Loader};
+use crate::error::{Kind, Signal};
+use crate::optim::Optimizer;
+use crate::report::{EpochReport, Observer, UpdateReport};
+use crate::schedule::Schedule;
+use crate::settings::Metric;
+use crate::{Error, Result};
+use fornax_engine::{Tensor, no_grad};
+use fornax_nn::{Context, Module};
+use serde::{Deserialize, Serialize};
+use std::time::{Duration, Instant};
+
+/// Where a run stands. With model and optimizer it decides all that follows; no clock enters it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct State {
+    /// Epochs that are done, validation included.
+    pub epoch: u32,
+    /// Batches done of the next epoch.
+    pub batch: usize,
+    /// Updates done in all.
+    pub update: u64,
+    /// Sum of the losses of those batches.
+    pub loss_sum: f64,
+    /// What each finished epoch came to.
+    pub history: Vec<EpochReport>,
+}
+
+impl State {
+    /// The best epoch by a metric, the earliest of equals.
+    pub fn best(&self, metric: Metric) -> Option<&EpochReport> {
+        let better = |a: &EpochReport, b: &EpochReport| match metric {
+            Metric::Top1 => a.eval_top1 > b.eval_top1,
+            Metric::Top5 => a.eval_top5 > b.eval_top5,
+            Metric::Loss => a.eval_loss < b.eval_loss,
+        };
+        self.history.iter().reduce(|best, row| if better(row, best) { row } else { best })
+    }
+}
+
+/// How well a model does on the validation images.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Evaluation {
+    /// Mean cross entropy, without smoothing.
+    pub loss: f64,
+    /// Percent of images whose class has the highest logit.
+    pub top1: f64,
+    /// Percent of images whose class is among the five highest logits.
+    pub top5: f64,
+    /// Images of class `row` taken for class `column`, row by row.
+    pub confusion: Vec<Vec<u64>>,
+}
+
+/// Why a state is saved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Save {
+    /// The run starts, or a signal stops it.
+    State,
+    /// An epoch ended; true when it is the best so far.
+    Epoch(bool),
+}
+
+/// Everything that a run trains with.
+pub struct Trainer<'a> {
+    /// The model.
+    pub model: &'a dyn Module,
+    /// What changes its parameters.
+    pub optimizer: Box<dyn Optimizer>,
+    /// At which rate.
+    pub schedule: &'a Schedule,
+    /// Batches to learn from.
+    pub train: Loader<'a>,
+    /// Batches to be judged by.
+    pub validation: Loader<'a>,
+    /// Number of classes.
+    pub classes: usize,
+    /// Label smoothing of the training loss.
+    pub smoothing: f64,
+    /// What ranks epochs.
+    pub eval_metric: Metric,
+    /// Asked after every batch: a signal that wants the run to stop.
+    pub stop: &'a dyn Fn() -> Option<Signal>,
+    /// Where the run stands.
+    pub state: State,
+}
+
+impl Trainer<'_> {
+    /// Trains to the last epoch and returns the last evaluation. `save` is handed the trainer whenever its state should
+    /// outlive the process. A signal ends the run with [`Kind::Interrupted`], after saving.
+    pub fn run(
+        &mut self,
+        observer: &mut dyn Observer,
+        save: &mut dyn FnMut(&Trainer, Save) -> Result<()>,
+    ) -> Result<Evaluation> {
+        save(self, Save::State)?;
+        let mut last = None;
+        while self.state.epoch < self.schedule.total_epochs() {
+            let evaluation = match self.epoch(observer) {
+                Err(error) if matches!(error.kind(), Kind::Interrupted(_)) => {
+                    save(self, Save::State)?;
+                    return Err(error);
+                }
+                other => other?,
+            };
+            let best = self.state.best(self.eval_metric).map(|row| row.epoch) == Some(self.state.epoch - 1);
+            observer.epoch(self.state.history.last().expect("an epoch was just added"), best)?;
+            if let Err(error) = save(self, Save::Epoch(best)) {
+                // A full disk may have room again at the end of the next epoch; what was saved before is still there.
+                match self.state.epoch < self.schedule.total_epochs() {
+                    true => observer.note(&format!("warning: {error}"))?,
+                    false => return Err(error),
+                }
+            }
+            last = Some(evaluation);
+            self.heed_signals()?;
+        }
+        match last {
+            Some(evaluation) => Ok(evaluation),
+            None => self.evaluate(),
+        }
+    }
+
+    /// The rest of the current epoch, and its validation.
+    fn epoch(&mut self, observer: &mut dyn Observer) -> Result<Evaluation> {
+        let batches = self.train.batches();
+        let started = Instant::now();
+        let (first, mut waited) = (self.state.batch, Duration::ZERO);
+        while self.state.batch < batches {
+            let before = Instant::now();
+            let batch = self.train.batch(self.state.epoch, self.state.batch)?;
+            waited += before.elapsed();
+            let images = batch.target.numel();
+            let lr = self.schedule.at(self.state.epoch, self.state.update, batches as u64);
+            let loss = self.update(batch, lr)?;
+            self.state.loss_sum += loss;
+            self.state.batch += 1;
+            self.state.update += 1;
+            let elapsed = started.elapsed().as_secs_f64();
+            observer.update(&UpdateReport {
+                epoch: self.state.epoch,
+                epochs: self.schedule.total_epochs(),
+                batch: self.state.batch,
+                batches,
+                update: self.state.update,
+                loss: self.state.loss_sum / self.state.batch as f64,
+                lr,
+                images_per_second: ((self.state.batch - first) * images) as f64 / elapsed,
+                data_wait: waited.as_secs_f64() / elapsed,
+            })?;
+            self.heed_signals()?;
+        }
+        let evaluation = self.evaluate()?;
+        let state = &mut self.state;
+        state.history.push(EpochReport {
+            epoch: state.epoch,
+            train_loss: state.loss_sum / batches as f64,
+            eval_loss: evaluation.loss,
+            eval_top1: evaluation.top1,
+            eval_top5: evaluation.top5,
+            lr: self.schedule.at(state.epoch, state.update, batches as u64),
+        });
+        (state.epoch, state.batch, state.loss_sum) = (state.epoch + 1, 0, 0.0);
+        Ok(evaluation)
+    }
+
+    /// One update; its loss.
+    fn update(&mut self, batch: Batch, lr: f64) -> Result<f64> {
+        for (_, parameter) in fornax_nn::named_parameters(self.model) {
+            parameter.zero_grad();
+        }
+        let logits = self.model.forward(&batch.images, &mut Context::train())?;
+        let loss = logits.cross_entropy(&batch.target, self.smoothing)?;
+        let value = loss.item()?;
+        self.check_finite(value, "training")?;
+        loss.backward()?;
+        self.optimizer.update(lr)?;
+        Ok(value)
+    }
+
+    /// How well the model does now.
+    pub fn evaluate(&self) -> Result<Evaluation> {
+        let (mut loss, mut top1, mut top5, mut n) = (0.0, 0, 0, 0);
+        let mut confusion = vec![vec![0; self.classes]; self.classes];
+        for index in 0..self.validation.batches() {
+            self.heed_signals()?;
+            let batch = self.validation.batch(0, index)?;
+            let logits = no_grad(|| self.model.forward(&batch.images, &mut Context::eval()))?;
+            let images = batch.target.numel();
+            loss += logits.cross_entropy(&batch.target, 0.0)?.item()? * images as f64;
+            n += images;
+            for (row, target) in rows(&logits, self.classes)?.iter().zip(batch.target.to_vec::<i64>()?) {
+                let (rank, guess) = rank(row, target as usize);
+                top1 += u64::from(rank < 1);
+                top5 += u64::from(rank < 5);
+                confusion[target as usize][guess] += 1;
+            }
+        }
+        self.check_finite(loss, "validation")?;
+        let percent = |count: u64| 100.0 * count as f64 / n as f64;
+        Ok(Evaluation { loss: loss / n as f64, top1: percent(top1), top5: percent(top5), confusion })
+    }
+
+    /// The SHA-256 of the model's and the optimizer's tensors: equal for equal states.
+    pub fn hash(&self) -> Result<String> {
+        checkpoint::hash(&checkpoint::tensors(self.model, Some(&*self.optimizer))?)
+    }
+
+    fn heed_signals(&self) -> Result<()> {
+        match (self.stop)() {
+            None => Ok(()),
+            Some(signal) => Err(Error::new(Kind::Interrupted(signal), "the run was asked to stop")),
+        }
+    }
+
+    fn check_finite(&self, loss: f64, which: &str) -> Result<()> {
+        if loss.is_finite() {
+            return Ok(());
+        }
+        let place = format!("epoch {}, after {} updates", self.state.epoch + 1, self.state.update);
+        Err(Error::new(Kind::NonFinite, format!("the {which} loss is {loss}")).at(place).remedy(
+            "lower --lr or lengthen --warmup-epochs; the last checkpoint is from before the loss became so",
+        ))
+    }
+}
+
+fn rows(logits: &Tensor, classes: usize) -> Result<Vec<Vec<f32>>> {
+    Ok(logits.read::<f32>()?.chunks_exact(classes).map(<[f32]>::to_vec).collect())
+}
+
+/// How many logits are above that of `target` (of equals, the lower class counts as above), and the class of the highest.
+fn rank(logits: &[f32], target: usize) -> (usize, usize) {
+    let above = |a: usize, b: usize| logits[a] > logits[b] || (logits[a] == logits[b] && a < b);
+    let rank = (0..logits.len()).filter(|class| above(*class, target)).count();
+    let guess = (0..logits.len()).reduce(|best, class| if above(class, best) { class } else { best });
+    (rank, guess.unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranks_count_what_is_above() {
+        let logits = [0.5, 2.0, 1.0, 2.0];
+        assert_eq!(rank(&logits, 1), (0, 1));
+        assert_eq!(rank(&logits, 3), (1, 1));
+        assert_eq!(rank(&logits, 0), (3, 1));
+    }
+
+    #[test]
+    fn the_earliest_of_equal_epochs_is_best() {
+        let row = |epoch, top1, loss| EpochReport {
+            epoch,
+            train_loss: 0.0,
+            eval_loss: loss,
+            eval_top1: top1,
+            eval_top5: 0.0,
+            lr: 0.1,
+        };
+        let state = State { history: vec![row(0, 50.0, 1.0), row(1, 60.0, 0.9), row(2, 60.0, 0.8)], ..State::default() };
+        assert_eq!(state.best(Metric::Top1).map(|r| r.epoch), Some(1));
+        assert_eq!(state.best(Metric::Loss).map(|r| r.epoch), Some(2));
+        assert_eq!(State::default().best(Metric::Loss), None);
+    }
+}
