@@ -105,11 +105,14 @@ impl Config {
             cooldown_epochs: given.cooldown_epochs.unwrap_or(0),
             on_updates: given.sched_on_updates.unwrap_or(true),
         };
-        if schedule.warmup_epochs >= schedule.epochs && !schedule.warmup_prefix && schedule.warmup_epochs > 0 {
+        if schedule.warmup_epochs >= schedule.epochs && !schedule.warmup_prefix && schedule.warmup_epochs > 0
+        {
             let (warmup, epochs) = (schedule.warmup_epochs, schedule.epochs);
             return Err(Error::usage(format!("a warm-up of {warmup} epochs leaves nothing of {epochs}"))
                 .at("--warmup-epochs")
-                .remedy("make it shorter, train longer, or put it before the schedule with --warmup-prefix"));
+                .remedy(
+                    "make it shorter, train longer, or put it before the schedule with --warmup-prefix",
+                ));
         }
         let optimizer = OptimizerConfig {
             opt,
@@ -209,15 +212,45 @@ fn refuse_what_has_no_effect(given: &Settings, opt: Opt, sched: Sched, warmup: u
     let no_base = given.lr_base.is_none();
     let rules = [
         ("--lr-base", given.lr_base.is_some() && given.lr.is_some(), "--lr is given", "give one of the two"),
-        ("--lr-base-size", given.lr_base_size.is_some() && no_base, "--lr-base is not given", "give --lr-base too"),
-        ("--lr-base-scale", given.lr_base_scale.is_some() && no_base, "--lr-base is not given", "give --lr-base too"),
+        (
+            "--lr-base-size",
+            given.lr_base_size.is_some() && no_base,
+            "--lr-base is not given",
+            "give --lr-base too",
+        ),
+        (
+            "--lr-base-scale",
+            given.lr_base_scale.is_some() && no_base,
+            "--lr-base is not given",
+            "give --lr-base too",
+        ),
         ("--momentum", given.momentum.is_some() && adam, "adamw has betas instead", "use --opt-betas"),
-        ("--opt-betas", given.opt_betas.is_some() && !adam, "only adamw has them", "use --momentum, or --opt adamw"),
-        ("--opt-eps", given.opt_eps.is_some() && !adam, "only adamw has it", "leave it out, or use --opt adamw"),
+        (
+            "--opt-betas",
+            given.opt_betas.is_some() && !adam,
+            "only adamw has them",
+            "use --momentum, or --opt adamw",
+        ),
+        (
+            "--opt-eps",
+            given.opt_eps.is_some() && !adam,
+            "only adamw has it",
+            "leave it out, or use --opt adamw",
+        ),
         ("--min-lr", given.min_lr.is_some() && !cosine, "the schedule is constant", "use --sched cosine"),
-        ("--cooldown-epochs", given.cooldown_epochs.is_some() && !cosine, "the schedule is constant", "raise --epochs"),
+        (
+            "--cooldown-epochs",
+            given.cooldown_epochs.is_some() && !cosine,
+            "the schedule is constant",
+            "raise --epochs",
+        ),
         ("--warmup-lr", given.warmup_lr.is_some() && cold, "there is no warm-up", "give --warmup-epochs too"),
-        ("--warmup-prefix", given.warmup_prefix == Some(true) && cold, "there is no warm-up", "give --warmup-epochs too"),
+        (
+            "--warmup-prefix",
+            given.warmup_prefix == Some(true) && cold,
+            "there is no warm-up",
+            "give --warmup-epochs too",
+        ),
     ];
     match rules.into_iter().find(|(_, broken, ..)| *broken) {
         None => Ok(()),
@@ -230,10 +263,12 @@ fn refuse_what_has_no_effect(given: &Settings, opt: Opt, sched: Sched, warmup: u
 fn unknown_dataset(name: &str) -> Error {
     let names: Vec<&str> = data::DATASETS.iter().map(|d| d.name).collect();
     let error = Error::usage(format!("there is no data set {name:?}")).at("--dataset");
-    error.because(format!("there are: {}", names.join(", "))).remedy(match crate::nearest::nearest(name, names) {
-        Some(near) => format!("did you mean {near:?}?"),
-        None => "choose one of these".into(),
-    })
+    error.because(format!("there are: {}", names.join(", "))).remedy(
+        match crate::nearest::nearest(name, names) {
+            Some(near) => format!("did you mean {near:?}?"),
+            None => "choose one of these".into(),
+        },
+    )
 }
 
 #[cfg(test)]
@@ -245,7 +280,12 @@ mod tests {
         let cases = [
             Settings::default(),
             Settings { opt: Some(Opt::AdamW), sched: Some(Sched::Constant), ..Settings::default() },
-            Settings { lr_base: Some(0.1), batch_size: Some(512), warmup_epochs: Some(0), ..Settings::default() },
+            Settings {
+                lr_base: Some(0.1),
+                batch_size: Some(512),
+                warmup_epochs: Some(0),
+                ..Settings::default()
+            },
         ];
         for given in cases {
             let once = Config::resolve(&given).expect("valid");

@@ -259,7 +259,10 @@ mod tests {
             eval_top5: 0.0,
             lr: 0.1,
         };
-        let state = State { history: vec![row(0, 50.0, 1.0), row(1, 60.0, 0.9), row(2, 60.0, 0.8)], ..State::default() };
+        let state = State {
+            history: vec![row(0, 50.0, 1.0), row(1, 60.0, 0.9), row(2, 60.0, 0.8)],
+            ..State::default()
+        };
         assert_eq!(state.best(Metric::Top1).map(|r| r.epoch), Some(1));
         assert_eq!(state.best(Metric::Loss).map(|r| r.epoch), Some(2));
         assert_eq!(State::default().best(Metric::Loss), None);

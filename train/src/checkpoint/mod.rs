@@ -108,10 +108,13 @@ pub fn read(path: &Path) -> Result<Checkpoint> {
     let bytes = std::fs::read(path).map_err(|e| fail(e.to_string()))?;
     let (tensors, metadata) = state_dict::from_safetensors(&bytes).map_err(|e| fail(e.to_string()))?;
     let text = |key: &str| {
-        metadata.get(key).ok_or_else(|| fail(format!("it was not written by fornax train: it has no {key:?}")))
+        metadata
+            .get(key)
+            .ok_or_else(|| fail(format!("it was not written by fornax train: it has no {key:?}")))
     };
     let (state, sums) = (text("fornax.state")?, text("fornax.crc32c")?);
-    let sums: BTreeMap<String, u32> = serde_json::from_str(sums).map_err(|e| fail(format!("its sums: {e}")))?;
+    let sums: BTreeMap<String, u32> =
+        serde_json::from_str(sums).map_err(|e| fail(format!("its sums: {e}")))?;
     let check = |name: &str, sum: u32| match sums.get(name) {
         Some(expected) if *expected == sum => Ok(()),
         _ => Err(fail(format!("{name} does not have the CRC32C that was recorded: the file is damaged"))),
@@ -149,7 +152,8 @@ impl Checkpoint {
             match saved.filter(|s| s.shape() == tensor.shape() && s.dtype() == tensor.dtype()) {
                 Some(saved) => pairs.push((tensor, saved)),
                 None => {
-                    let remedy = "resume from checkpoints/last.safetensors, which holds the optimizer's state";
+                    let remedy =
+                        "resume from checkpoints/last.safetensors, which holds the optimizer's state";
                     return Err(fail(format!("it lacks the optimizer's {name}")).remedy(remedy));
                 }
             }

@@ -52,8 +52,26 @@ mod tests {
     #[test]
     fn flags_are_respelled_and_values_are_not() {
         assert_eq!(
-            normalised(&["fornax", "train", "--batch_size", "a_b", "--data_dir=x_y", "-vb", "9", "--no-json"]),
-            ["fornax", "train", "--batch-size", "a_b", "--data-dir=x_y", "--validation-batch-size", "9", "--json=false"]
+            normalised(&[
+                "fornax",
+                "train",
+                "--batch_size",
+                "a_b",
+                "--data_dir=x_y",
+                "-vb",
+                "9",
+                "--no-json"
+            ]),
+            [
+                "fornax",
+                "train",
+                "--batch-size",
+                "a_b",
+                "--data-dir=x_y",
+                "--validation-batch-size",
+                "9",
+                "--json=false"
+            ]
         );
     }
 

@@ -22,7 +22,12 @@ pub fn execute(args: &ModelsArgs) -> Result<()> {
     for info in models::models() {
         let parameters = info.parameters(&options).map_err(|e| Error::usage(e.to_string()))?;
         let [h, w] = info.input_size;
-        rows.push(vec![info.name.into(), thousands(parameters as u64), format!("{h}x{w}"), info.about.into()]);
+        rows.push(vec![
+            info.name.into(),
+            thousands(parameters as u64),
+            format!("{h}x{w}"),
+            info.about.into(),
+        ]);
     }
     print(&table(&rows, &[1, 2]));
     print(&format!("\nParameters for {} classes and {} channels.\n", args.num_classes, args.in_chans));

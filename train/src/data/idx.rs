@@ -51,7 +51,8 @@ fn find(folder: &Path, stem: &str, kind: &str) -> Result<PathBuf> {
 }
 
 fn open(path: &Path) -> Result<BufReader<File>> {
-    let file = File::open(path).map_err(|e| Error::data("a file cannot be opened").at_path(path).because(e))?;
+    let file =
+        File::open(path).map_err(|e| Error::data("a file cannot be opened").at_path(path).because(e))?;
     Ok(BufReader::new(file))
 }
 
@@ -73,7 +74,9 @@ fn read(stream: impl Read, path: &Path, content: &str, axes: &[usize]) -> Result
     let rank = (magic & 0xff) as usize;
     if magic >> 8 != 0x08 || !axes.contains(&rank) {
         let expected = 0x0800 + axes[0];
-        return Err(fail(format!("its magic number is {magic:#010x}; IDX {content} start with {expected:#010x}")));
+        return Err(fail(format!(
+            "its magic number is {magic:#010x}; IDX {content} start with {expected:#010x}"
+        )));
     }
     let extents = (0..rank).map(|_| Ok(word()? as usize)).collect::<Result<Vec<_>>>()?;
     let expected = extents
@@ -112,7 +115,11 @@ mod tests {
     }
 
     fn labels(labels: &[u8]) -> Vec<u8> {
-        [0x801, labels.len() as u32].iter().flat_map(|w| w.to_be_bytes()).chain(labels.iter().copied()).collect()
+        [0x801, labels.len() as u32]
+            .iter()
+            .flat_map(|w| w.to_be_bytes())
+            .chain(labels.iter().copied())
+            .collect()
     }
 
     fn pair_of(images: &[u8], labels: &[u8]) -> Result<Images> {

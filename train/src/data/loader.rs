@@ -1,9 +1,9 @@
 //! Batches: which images, in which order, changed how, as tensors.
 use super::{Images, Statistics};
-use crate::augment::Augment;
 use crate::Result;
-use fornax_engine::random::{Key, Permutation, Stream};
+use crate::augment::Augment;
 use fornax_engine::Tensor;
+use fornax_engine::random::{Key, Permutation, Stream};
 
 /// Normalised images and their classes.
 #[derive(Clone, Debug)]

@@ -68,7 +68,16 @@ pub const DATASETS: &[DatasetInfo] = &[
         source: "https://github.com/zalandoresearch/fashion-mnist, MIT; Debian package dataset-fashion-mnist",
         needs_files: true,
         classes: &[
-            "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+            "T-shirt/top",
+            "Trouser",
+            "Pullover",
+            "Dress",
+            "Coat",
+            "Sandal",
+            "Shirt",
+            "Sneaker",
+            "Bag",
+            "Ankle boot",
         ],
     },
     DatasetInfo {
@@ -118,10 +127,12 @@ pub fn load(info: &DatasetInfo, folder: Option<&Path>) -> Result<Dataset> {
         (true, None) => Err(Error::usage(format!("--dataset {} needs --data-dir", info.name))
             .because("its files do not come with the program")
             .remedy(format!("name the folder that holds them; source: {}", info.source))),
-        (false, Some(folder)) => Err(Error::usage(format!("--data-dir has no effect on --dataset {}", info.name))
-            .at_path(folder)
-            .because("this data set comes with the program")
-            .remedy("leave --data-dir out, or name the data set of that folder with --dataset")),
+        (false, Some(folder)) => {
+            Err(Error::usage(format!("--data-dir has no effect on --dataset {}", info.name))
+                .at_path(folder)
+                .because("this data set comes with the program")
+                .remedy("leave --data-dir out, or name the data set of that folder with --dataset"))
+        }
     }
 }
 

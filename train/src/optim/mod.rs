@@ -111,7 +111,8 @@ mod tests {
                 optimizer.update(lr).expect("updates");
                 for p in &parameters {
                     let key = case["trajectory"][&p.name].as_str().expect("a name");
-                    let tolerance = |which: &str| case["tol"][key][which].as_f64().expect("a tolerance") as f32;
+                    let tolerance =
+                        |which: &str| case["tol"][key][which].as_f64().expect("a tolerance") as f32;
                     let expected = &values(key)[step * p.tensor.numel()..][..p.tensor.numel()];
                     for (got, want) in p.tensor.to_vec::<f32>().expect("f32").iter().zip(expected) {
                         let bound = tolerance("atol") + tolerance("rtol") * want.abs();
@@ -121,8 +122,14 @@ mod tests {
             }
             compared.push(id);
         }
-        let all =
-            ["sgd_nesterov", "sgd_nesterov_wd", "momentum_wd", "momentum_zero", "adamw_wd", "adamw_betas_eps"];
+        let all = [
+            "sgd_nesterov",
+            "sgd_nesterov_wd",
+            "momentum_wd",
+            "momentum_zero",
+            "adamw_wd",
+            "adamw_betas_eps",
+        ];
         assert_eq!(compared, all);
     }
 

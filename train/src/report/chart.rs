@@ -20,7 +20,7 @@ const WIDTH: usize = 720;
 const HEIGHT: usize = 420;
 const LEFT: f64 = 84.0;
 const RIGHT: f64 = 28.0;
-const TOP: f64 = 76.0;
+const TOP: f64 = 70.0;
 const BOTTOM: f64 = 56.0;
 
 /// The scene of a chart.
@@ -31,7 +31,13 @@ pub fn draw(chart: &Chart) -> Scene {
     let mut scene = Scene::new(WIDTH, HEIGHT);
     scene.text(LEFT, 24.0, Anchor::Start, Colour::INK, chart.title);
     scene.text(LEFT, TOP - 20.0, Anchor::Start, Colour::FAINT, chart.y_label);
-    scene.text((LEFT + WIDTH as f64 - RIGHT) / 2.0, HEIGHT as f64 - 16.0, Anchor::Middle, Colour::FAINT, chart.x_label);
+    scene.text(
+        (LEFT + WIDTH as f64 - RIGHT) / 2.0,
+        HEIGHT as f64 - 16.0,
+        Anchor::Middle,
+        Colour::FAINT,
+        chart.x_label,
+    );
     for tick in y.ticks() {
         let at = y.place(tick);
         scene.line(vec![(LEFT, at), (WIDTH as f64 - RIGHT, at)], 1.0, Colour::GRID);
@@ -51,6 +57,9 @@ pub fn draw(chart: &Chart) -> Scene {
             scene.disc(*last, 3.5, series.colour);
         }
         scene.line(points, 2.0, series.colour);
+        if chart.series.len() == 1 {
+            continue;
+        }
         scene.text(legend, 24.0, Anchor::End, Colour::INK, series.name);
         legend -= CHARACTER * series.name.chars().count() as f64 + 10.0;
         scene.line(vec![(legend - 18.0, 24.0), (legend, 24.0)], 3.0, series.colour);
@@ -81,7 +90,8 @@ impl Axis {
         };
         let rough = (high - low) / count as f64;
         let magnitude = 10f64.powf(rough.log10().floor());
-        let step = [1.0, 2.0, 5.0, 10.0].into_iter().find(|m| m * magnitude >= rough).unwrap_or(10.0) * magnitude;
+        let step =
+            [1.0, 2.0, 5.0, 10.0].into_iter().find(|m| m * magnitude >= rough).unwrap_or(10.0) * magnitude;
         let step = if tight { step.max(1.0) } else { step };
         let (low, high) =
             if tight { (low, high) } else { ((low / step).floor() * step, (high / step).ceil() * step) };
@@ -130,7 +140,8 @@ mod tests {
 
     #[test]
     fn everything_lies_within_the_picture() {
-        let series = Series { name: "a", colour: Colour::BLUE, points: vec![(1.0, 5.0), (2.0, -7.0), (3.0, 1e6)] };
+        let series =
+            Series { name: "a", colour: Colour::BLUE, points: vec![(1.0, 5.0), (2.0, -7.0), (3.0, 1e6)] };
         let scene = draw(&Chart { title: "t", x_label: "x", y_label: "y", series: vec![series] });
         for shape in &scene.shapes {
             if let super::super::scene::Shape::Line { points, .. } = shape {

@@ -28,7 +28,8 @@ pub fn draw(title: &str, classes: &[String], confusion: &[Vec<u64>]) -> Scene {
             let share = count as f64 / total;
             // The root shows the few mistakes beside the many hits.
             let colour = if row == column { Colour::BLUE } else { Colour::ORANGE };
-            let shade = if count == 0 { Colour(246, 247, 249) } else { colour.tint(0.12 + 0.88 * share.sqrt()) };
+            let shade =
+                if count == 0 { Colour(246, 247, 249) } else { colour.tint(0.12 + 0.88 * share.sqrt()) };
             let gap = if numbered { 1.0 } else { 0.0 };
             scene.rectangle(x, y, cell - gap, cell - gap, shade);
             if numbered && count > 0 {
@@ -71,7 +72,10 @@ mod tests {
             .filter_map(|s| if let Shape::Text { text, .. } = s { Some(text.as_str()) } else { None })
             .collect();
         assert_eq!(cells, 4);
-        assert!(["5", "1", "7", "a", "b"].iter().all(|t| texts.contains(t)) && !texts.contains(&"0"), "{texts:?}");
+        assert!(
+            ["5", "1", "7", "a", "b"].iter().all(|t| texts.contains(t)) && !texts.contains(&"0"),
+            "{texts:?}"
+        );
     }
 
     #[test]

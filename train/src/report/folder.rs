@@ -63,7 +63,12 @@ impl Destination {
 impl RunFolder {
     /// Creates or reopens the folder for a run that stands at `state`: what an interrupted run recorded after that is
     /// dropped from `metrics.jsonl`. On failure nothing new is left behind.
-    pub fn open(destination: &Destination, name: &str, log_interval: u64, state: &State) -> Result<RunFolder> {
+    pub fn open(
+        destination: &Destination,
+        name: &str,
+        log_interval: u64,
+        state: &State,
+    ) -> Result<RunFolder> {
         destination.check()?;
         let (path, created) = match destination {
             Destination::Dated(parent) => create_dated(parent, name)?,
@@ -165,7 +170,9 @@ fn create_dated(parent: &Path, name: &str) -> Result<(PathBuf, bool)> {
             Err(e) => return Err(cannot_write(&path, e)),
         }
     }
-    Err(Error::disk("a hundred runs started within this second").at_path(parent).remedy("name it with --experiment"))
+    Err(Error::disk("a hundred runs started within this second")
+        .at_path(parent)
+        .remedy("name it with --experiment"))
 }
 
 /// Removes what a run leaves in its folder, and nothing else.

@@ -145,13 +145,26 @@ mod tests {
 
     #[test]
     fn numbers_read_well() {
-        assert_eq!((thousands(7), thousands(1000), thousands(1_234_567)), ("7".into(), "1,000".into(), "1,234,567".into()));
-        assert_eq!((bytes(512), bytes(1536), bytes(300 << 20)), ("512 B".into(), "1.5 KiB".into(), "300 MiB".into()));
+        assert_eq!(
+            (thousands(7), thousands(1000), thousands(1_234_567)),
+            ("7".into(), "1,000".into(), "1,234,567".into())
+        );
+        assert_eq!(
+            (bytes(512), bytes(1536), bytes(300 << 20)),
+            ("512 B".into(), "1.5 KiB".into(), "300 MiB".into())
+        );
     }
 
     #[test]
     fn the_summary_has_the_columns_of_timm() {
-        let row = EpochReport { epoch: 0, train_loss: 1.5, eval_loss: 0.25, eval_top1: 90.0, eval_top5: 100.0, lr: 1e-5 };
+        let row = EpochReport {
+            epoch: 0,
+            train_loss: 1.5,
+            eval_loss: 0.25,
+            eval_top1: 90.0,
+            eval_top5: 100.0,
+            lr: 1e-5,
+        };
         let expected = "epoch,train_loss,eval_loss,eval_top1,eval_top5,lr\r\n0,1.5,0.25,90,100,0.00001\r\n";
         assert_eq!(summary_csv(&[row]), expected);
     }

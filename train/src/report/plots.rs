@@ -21,7 +21,8 @@ pub fn write_plots(
     evaluation: &Evaluation,
 ) -> Result<()> {
     let rows = || state.history.iter();
-    let by_epoch = |value: fn(&super::EpochReport) -> f64| rows().map(|r| (f64::from(r.epoch + 1), value(r))).collect();
+    let by_epoch =
+        |value: fn(&super::EpochReport) -> f64| rows().map(|r| (f64::from(r.epoch + 1), value(r))).collect();
     let loss = Chart {
         title: "Loss",
         x_label: "epoch",
@@ -44,7 +45,11 @@ pub fn write_plots(
         title: "Learning rate",
         x_label: "update",
         y_label: "rate",
-        series: vec![Series { name: "rate", colour: Colour::BLUE, points: rates(state, schedule, updates_per_epoch) }],
+        series: vec![Series {
+            name: "rate",
+            colour: Colour::BLUE,
+            points: rates(state, schedule, updates_per_epoch),
+        }],
     };
     let title = format!("Confusion matrix, top-1 {:.2}%", evaluation.top1);
     write(folder, "loss", &draw(&loss))?;

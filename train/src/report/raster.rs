@@ -43,7 +43,9 @@ fn draw(scene: &Scene) -> Canvas {
                     radius - (px - x).hypot(py - y) + 0.5
                 });
             }
-            Shape::Text { x, y, anchor, colour, text } => canvas.text(x * SCALE, y * SCALE, *anchor, *colour, text),
+            Shape::Text { x, y, anchor, colour, text } => {
+                canvas.text(x * SCALE, y * SCALE, *anchor, *colour, text)
+            }
         }
     }
     canvas
@@ -51,7 +53,7 @@ fn draw(scene: &Scene) -> Canvas {
 
 /// How much of the pixel centred at `p` lies between `low` and `high`.
 fn overlap(p: f64, low: f64, high: f64) -> f64 {
-    (p + 0.5).min(high) - (p - 0.5).max(low)
+    ((p + 0.5).min(high) - (p - 0.5).max(low)).max(0.0)
 }
 
 impl Canvas {
@@ -77,7 +79,8 @@ impl Canvas {
             let (a, b) = (pair[0], pair[1]);
             let clip = |v: f64, limit: usize| (v.max(0.0) as usize).min(limit);
             for y in clip(a.1.min(b.1) - reach, self.height)..clip(a.1.max(b.1) + reach + 1.0, self.height) {
-                for x in clip(a.0.min(b.0) - reach, self.width)..clip(a.0.max(b.0) + reach + 1.0, self.width) {
+                for x in clip(a.0.min(b.0) - reach, self.width)..clip(a.0.max(b.0) + reach + 1.0, self.width)
+                {
                     let share = width / 2.0 - distance((x as f64 + 0.5, y as f64 + 0.5), a, b) + 0.5;
                     let entry = shares.entry((x, y)).or_insert(0.0);
                     *entry = entry.max(share.clamp(0.0, 1.0));
@@ -144,7 +147,8 @@ mod tests {
         let canvas = draw(&scene);
         assert_eq!((canvas.width, canvas.height), (40, 40));
         assert_eq!([pixel(&canvas, 4, 4), pixel(&canvas, 9, 9)], [[1, 2, 3]; 2]);
-        assert_eq!([pixel(&canvas, 3, 4), pixel(&canvas, 10, 9)], [[255; 3]; 2]);
+        // Beside the rectangle, and beyond its corner.
+        assert_eq!([pixel(&canvas, 3, 4), pixel(&canvas, 10, 10)], [[255; 3]; 2]);
         assert_eq!([pixel(&canvas, 19, 20), pixel(&canvas, 20, 20)], [[4, 5, 6]; 2]);
     }
 

@@ -72,7 +72,9 @@ mod tests {
         scene.disc((1.0, 2.0), 3.0, Colour::ORANGE);
         scene.text(5.0, 6.0, Anchor::End, Colour::INK, "a<b & c");
         let svg = render(&scene);
-        for part in ["fill=\"#1f6fcb\"", "points=\"0.00,0.00 1.50,2.00\"", "<circle", "a&lt;b &amp; c", "\"end\""] {
+        for part in
+            ["fill=\"#1f6fcb\"", "points=\"0.00,0.00 1.50,2.00\"", "<circle", "a&lt;b &amp; c", "\"end\""]
+        {
             assert!(svg.contains(part), "{part} in {svg}");
         }
     }

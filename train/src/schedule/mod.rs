@@ -91,10 +91,15 @@ mod tests {
             };
             let id = case["id"].as_str().expect("an id");
             let Some(per_epoch) = case.get("updates_per_epoch").and_then(|v| v.as_u64()) else { continue };
-            assert_eq!(u64::from(schedule.total_epochs()), case["total_epochs"].as_u64().expect("epochs"), "{id}");
+            assert_eq!(
+                u64::from(schedule.total_epochs()),
+                case["total_epochs"].as_u64().expect("epochs"),
+                "{id}"
+            );
             for (i, row) in case["lr"].as_array().expect("rates").iter().enumerate() {
                 let epoch = if schedule.on_updates { i as u64 / per_epoch } else { i as u64 };
-                let (got, expected) = (schedule.at(epoch as u32, i as u64, per_epoch), row[0].as_f64().expect("rate"));
+                let (got, expected) =
+                    (schedule.at(epoch as u32, i as u64, per_epoch), row[0].as_f64().expect("rate"));
                 assert!((got - expected).abs() <= 1e-12 + 1e-9 * expected, "{id} at {i}: {got}, {expected}");
             }
             compared.push(id);

@@ -6,13 +6,13 @@ mod resume;
 
 use super::print;
 use super::signals::Signals;
+use crate::Result;
 use crate::checkpoint::{self, Header, durable};
 use crate::config::Config;
 use crate::data::Loader;
 use crate::report::{Machine, Mode, Observer, Progress, RunFolder, summary_csv, write_plots};
 use crate::settings::Settings;
 use crate::trainer::{Save, State, Trainer};
-use crate::Result;
 use clap::value_parser;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -91,7 +91,13 @@ pub fn execute(args: TrainArgs) -> Result<()> {
         model: &*model,
         optimizer,
         schedule: &config.schedule,
-        train: Loader::training(&data.train, &data.statistics, config.batch_size, config.seed, config.augment),
+        train: Loader::training(
+            &data.train,
+            &data.statistics,
+            config.batch_size,
+            config.seed,
+            config.augment,
+        ),
         validation: Loader::validation(&data.validation, &data.statistics, config.validation_batch_size),
         classes: data.classes.len(),
         smoothing: config.smoothing,
@@ -114,7 +120,10 @@ pub fn execute(args: TrainArgs) -> Result<()> {
     let mut save = |trainer: &Trainer, why: Save| -> Result<()> {
         let header = Header::new(&config.settings, &trainer.state, &data);
         if why == Save::Epoch(true) {
-            durable::write(&best, &checkpoint::serialize(&checkpoint::tensors(trainer.model, None)?, &header)?)?;
+            durable::write(
+                &best,
+                &checkpoint::serialize(&checkpoint::tensors(trainer.model, None)?, &header)?,
+            )?;
         }
         let tensors = checkpoint::tensors(trainer.model, Some(&*trainer.optimizer))?;
         durable::write(&last, &checkpoint::serialize(&tensors, &header)?)?;

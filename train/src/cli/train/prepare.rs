@@ -29,7 +29,8 @@ pub fn load(config: &Config) -> Result<Dataset> {
 pub fn build(config: &Config, data: &Dataset) -> Result<Box<dyn Module>> {
     let options =
         ModelOptions { num_classes: data.classes.len(), in_chans: data.train.size[2], seed: config.seed };
-    let model = create_model(&config.model, &options).map_err(|e| Error::usage(e.to_string()).at("--model"))?;
+    let model =
+        create_model(&config.model, &options).map_err(|e| Error::usage(e.to_string()).at("--model"))?;
     let sample = Loader::validation(&data.validation, &data.statistics, 1).batch(0, 0)?;
     no_grad(|| model.forward(&sample.images, &mut Context::eval())).map_err(|e| {
         let [h, w, c] = data.train.size;

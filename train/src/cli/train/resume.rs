@@ -1,7 +1,7 @@
 //! Where a run's folder goes, and what a run that goes on brings along.
 use super::TrainArgs;
-use crate::cli::yaml;
 use crate::checkpoint::{self, Checkpoint, Header};
+use crate::cli::yaml;
 use crate::config::Config;
 use crate::data::Dataset;
 use crate::report::Destination;
@@ -19,7 +19,10 @@ pub fn destination(args: &TrainArgs) -> Result<(Destination, Option<Checkpoint>)
             (Some(path), false) => Destination::New(path),
             (None, false) => Destination::Dated(output()),
             (None, true) => {
-                return Err(no_effect("--overwrite", "without --experiment every run gets a folder of its own"));
+                return Err(no_effect(
+                    "--overwrite",
+                    "without --experiment every run gets a folder of its own",
+                ));
             }
         };
         return Ok((destination, None));
@@ -30,7 +33,9 @@ pub fn destination(args: &TrainArgs) -> Result<(Destination, Option<Checkpoint>)
     if resume.as_os_str() == "auto" {
         let why = "it continues the run of that name, if there is one";
         let folder = named.ok_or_else(|| {
-            Error::usage("--resume auto needs --experiment").because(why).remedy("name the run with --experiment")
+            Error::usage("--resume auto needs --experiment")
+                .because(why)
+                .remedy("name the run with --experiment")
         })?;
         let last = last(&folder);
         return match last.exists() {
@@ -38,7 +43,9 @@ pub fn destination(args: &TrainArgs) -> Result<(Destination, Option<Checkpoint>)
             false => Ok((Destination::New(folder), None)),
         };
     }
-    if let Some(flag) = [("--output", args.output.is_some()), ("--experiment", named.is_some())].iter().find(|f| f.1) {
+    if let Some(flag) =
+        [("--output", args.output.is_some()), ("--experiment", named.is_some())].iter().find(|f| f.1)
+    {
         return Err(no_effect(flag.0, "--resume continues a run in its own folder"));
     }
     let path = if resume.is_dir() { last(resume) } else { resume.clone() };
@@ -70,12 +77,18 @@ pub fn check_same_run(config: &Config, data: &Dataset, header: &Header) -> Resul
         let flag = format!("--{}", key.replace('_', "-"));
         let text = |value: Option<&serde_json::Value>| value.map_or("unset".into(), |v| v.to_string());
         return Err(Error::usage(format!("{flag} cannot change within a run"))
-            .because(format!("the checkpoint was made with {}, now it is {}", text(then.get(key)), text(now.get(key))))
+            .because(format!(
+                "the checkpoint was made with {}, now it is {}",
+                text(then.get(key)),
+                text(now.get(key))
+            ))
             .remedy(format!("leave {flag} out, or start a new run without --resume")));
     }
     if data.crc32c() != header.data_crc32c || data.classes != header.classes {
         let why = "its images or labels differ from those that the checkpoint was made with";
-        return Err(Error::data("the data set has changed").because(why).remedy("restore it, or start a new run"));
+        return Err(Error::data("the data set has changed")
+            .because(why)
+            .remedy("restore it, or start a new run"));
     }
     Ok(())
 }
