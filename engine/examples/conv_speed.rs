@@ -1,13 +1,14 @@
 //! Times every direction of the convolutions that image models spend their time in:
 //!
 //! ```text
-//! cargo run --release -p fornax-engine --example conv_speed [PATTERN]
+//! cargo run --release -p fornax-engine --example conv_speed [PATTERN [avx2|portable]]
 //! ```
 //!
-//! prints milliseconds and GFLOP/s of the rows whose name contains PATTERN, and next to them how many times faster
+//! prints milliseconds and GFLOP/s of the rows whose name contains PATTERN, at most at the given level, and next to them how many times faster
 //! that is than PyTorch 2.11 (oneDNN, two Zen 4 cores, two threads), where that is known. Times are process CPU time
 //! divided by the number of threads, the median of several calls, so that other work on the machine disturbs little.
 use fornax_engine::conv_shape::ConvShape;
+use fornax_engine::cpu::simd::{self, Level};
 use fornax_engine::cpu::{conv2d, scratch};
 
 /// Milliseconds of PyTorch for forward, data and weight gradient; 0 where not measured.
@@ -71,7 +72,14 @@ const SHAPES: &[(&str, [usize; 7], Peer)] = &[
 ];
 
 fn main() {
-    let pattern = std::env::args().nth(1).unwrap_or_default();
+    let mut args = std::env::args().skip(1);
+    let pattern = args.next().unwrap_or_default();
+    match args.next().as_deref() {
+        Some("avx2") => simd::limit_to(Level::Avx2),
+        Some("portable") => simd::limit_to(Level::Portable),
+        Some(other) => return eprintln!("no level is called {other}: avx2 or portable"),
+        None => {}
+    }
     for (name, row, peer) in SHAPES.iter().filter(|(name, ..)| name.contains(&pattern)) {
         let s = shape(*row);
         println!("{name:32} {}", measure(&s, peer));

@@ -6,17 +6,27 @@ pub const GRAIN: usize = 1 << 15;
 
 /// Runs `f(start, piece)` over pieces of `out`, in parallel when there is more than one.
 pub fn for_each_piece<T: Send>(out: &mut [T], f: impl Fn(usize, &mut [T]) + Sync) {
-    if out.len() <= GRAIN {
+    let len = out.len();
+    if len <= GRAIN {
         return f(0, out);
     }
-    out.par_chunks_mut(GRAIN).enumerate().for_each(|(i, piece)| f(i * GRAIN, piece));
+    let out = Shared::new(out);
+    for_each_task(len.div_ceil(GRAIN), |i| {
+        // SAFETY: pieces do not overlap.
+        f(i * GRAIN, unsafe { out.slice(i * GRAIN, GRAIN.min(len - i * GRAIN)) });
+    });
 }
 
 /// Runs `f(i)` for every `i < tasks`, in parallel; each task is one piece of work cut by shapes.
-pub fn for_each_task(tasks: usize, f: impl Fn(usize) + Sync + Send) {
+pub fn for_each_task(tasks: usize, f: impl Fn(usize) + Sync) {
     if tasks <= 1 {
         return (0..tasks).for_each(f);
     }
+    in_parallel(tasks, &f);
+}
+
+/// Not generic: one copy of the thread pool's machinery for all kernels, rather than one each.
+fn in_parallel(tasks: usize, f: &(dyn Fn(usize) + Sync)) {
     (0..tasks).into_par_iter().with_max_len(1).for_each(f);
 }
 

@@ -125,6 +125,8 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     unsafe fn sqrt(a: Self::V) -> Self::V;
     /// `a > b ? x : y`, lane by lane; `y` where `a` or `b` is NaN.
     unsafe fn select_gt(a: Self::V, b: Self::V, x: Self::V, y: Self::V) -> Self::V;
+    /// Lane `l` of the result is lane `lanes[l]` of `v`; `lanes` holds `LANES` numbers below `LANES`.
+    unsafe fn pick(v: Self::V, lanes: *const i32) -> Self::V;
     /// The sum of the lanes, in a fixed order.
     unsafe fn sum(v: Self::V) -> f32;
 }
@@ -215,6 +217,10 @@ unsafe impl Simd for Portable {
     #[inline(always)]
     unsafe fn select_gt(a: [f32; 8], b: [f32; 8], x: [f32; 8], y: [f32; 8]) -> [f32; 8] {
         lanes!(i => if a[i] > b[i] { x[i] } else { y[i] })
+    }
+    #[inline(always)]
+    unsafe fn pick(v: [f32; 8], lanes: *const i32) -> [f32; 8] {
+        lanes!(i => v[unsafe { *lanes.add(i) as usize } & 7])
     }
     #[inline(always)]
     unsafe fn sum(v: [f32; 8]) -> f32 {
@@ -316,6 +322,10 @@ mod x86 {
             unsafe { _mm256_blendv_ps(y, x, _mm256_cmp_ps::<_CMP_GT_OQ>(a, b)) }
         }
         #[inline(always)]
+        unsafe fn pick(v: __m256, lanes: *const i32) -> __m256 {
+            unsafe { _mm256_permutevar8x32_ps(v, _mm256_loadu_si256(lanes.cast())) }
+        }
+        #[inline(always)]
         unsafe fn sum(v: __m256) -> f32 {
             unsafe {
                 let q = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
@@ -393,6 +403,10 @@ mod x86 {
         #[inline(always)]
         unsafe fn select_gt(a: __m512, b: __m512, x: __m512, y: __m512) -> __m512 {
             unsafe { _mm512_mask_mov_ps(y, _mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b), x) }
+        }
+        #[inline(always)]
+        unsafe fn pick(v: __m512, lanes: *const i32) -> __m512 {
+            unsafe { _mm512_permutexvar_ps(_mm512_loadu_si512(lanes.cast()), v) }
         }
         #[inline(always)]
         unsafe fn sum(v: __m512) -> f32 {

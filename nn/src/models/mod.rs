@@ -3,7 +3,7 @@ mod registry;
 mod resnet;
 
 pub use registry::{ModelInfo, create_model, find, models};
-pub use resnet::{ResNet, ResNetConfig};
+pub use resnet::{ResNet, ResNetConfig, Stem};
 
 /// What a caller chooses about a model.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,7 +13,15 @@ pub struct ModelInfo {
     /// Height and width it was designed for.
     pub input_size: [usize; 2],
     /// Its configuration.
-    config: &'static resnet::ResNetConfig,
+    config: &'static resnet::ResNetConfig<'static>,
+}
+
+impl ModelInfo {
+    /// How many parameters the model has; its weights are not drawn.
+    pub fn parameters(&self, options: &ModelOptions) -> Result<usize> {
+        let model = ResNet::new(self.config, options)?;
+        Ok(crate::named_parameters(&model).iter().map(|(_, tensor)| tensor.numel()).sum())
+    }
 }
 
 impl ModelInfo {

@@ -6,13 +6,13 @@ use fornax_engine::{Activation, GlobalPool, Pool2d, Result, Tensor};
 
 /// What tells one residual network from another.
 #[derive(Clone, Debug)]
-pub struct ResNetConfig {
+pub struct ResNetConfig<'a> {
     /// The first layers.
     pub stem: Stem,
     /// Channels of each stage; every stage but the first halves the resolution.
-    pub widths: &'static [usize],
+    pub widths: &'a [usize],
     /// Blocks of each stage.
-    pub depths: &'static [usize],
+    pub depths: &'a [usize],
     /// After each normalisation but the last of a block, and after each addition.
     pub activation: Activation,
     /// The second convolution of a block convolves each channel by itself.
@@ -28,12 +28,12 @@ pub enum Stem {
     Small,
 }
 
-const fn relu(stem: Stem, widths: &'static [usize], depths: &'static [usize]) -> ResNetConfig {
+const fn relu(stem: Stem, widths: &'static [usize], depths: &'static [usize]) -> ResNetConfig<'static> {
     ResNetConfig { stem, widths, depths, activation: Activation::Relu, depthwise_conv2: false }
 }
 
 /// Name, description, design input size and configuration.
-pub(super) const CONFIGS: &[(&str, &str, [usize; 2], ResNetConfig)] = &[
+pub(super) const CONFIGS: &[(&str, &str, [usize; 2], ResNetConfig<'static>)] = &[
     (
         "resnet8",
         "6n+2 layers, n = 1, widths 16-32-64: for 8 to 32 pixels",

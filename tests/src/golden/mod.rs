@@ -4,6 +4,7 @@
 //! operation that it does not know is a failure. `TOPICS` is the list of all topics.
 mod compare;
 mod file;
+pub mod formula;
 mod ops_activation;
 mod ops_basic;
 mod ops_conv;
@@ -11,6 +12,7 @@ mod ops_loss;
 mod ops_norm;
 mod ops_regularizer;
 mod run;
+mod training_trajectory;
 
 pub use compare::Mismatch;
 pub use file::{Case, Raw, Topic, folder};
@@ -44,5 +46,5 @@ pub const TOPICS: &[TopicCheck] = &[
     ("optim_trajectories", None),
     ("replica_norm", None),
     ("schedulers", None),
-    ("training_trajectory", None),
+    ("training_trajectory", Some(training_trajectory::check)),
 ];

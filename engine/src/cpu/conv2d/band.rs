@@ -128,6 +128,7 @@ impl Cut {
 /// The pixels of a whole task; smaller tasks use the first ones.
 fn pixels(plan: &Plan, cut: &Cut, phase: &Phase) -> Vec<Pixel> {
     let [height, width] = plan.extent(phase);
+    let narrow = |offset: usize| u32::try_from(offset).expect("a band holds fewer than 2^32 elements");
     let mut pixels = Vec::with_capacity(cut.images * cut.rows * width);
     for i in 0..cut.images {
         for y in 0..cut.rows.min(height) {
@@ -135,8 +136,8 @@ fn pixels(plan: &Plan, cut: &Cut, phase: &Phase) -> Vec<Pixel> {
                 let source = i * cut.image + y * plan.step[0] * cut.row + x * plan.step[1];
                 let row = (i * plan.target[0] + y * plan.spread[0]) * plan.target[1];
                 pixels.push(Pixel {
-                    source: (source * plan.source[2]) as u32,
-                    target: ((row + x * plan.spread[1]) * plan.target[2]) as u32,
+                    source: narrow(source * plan.source[2]),
+                    target: narrow((row + x * plan.spread[1]) * plan.target[2]),
                 });
             }
         }
@@ -174,7 +175,8 @@ fn run_band(job: &Job, cut: &Cut, pixels: &[Vec<Pixel>], source: &[f32], ahead: 
     let plan = job.plan;
     let &Band { n: n0, images, y: y0, rows } = band;
     let tiles: usize = job.panels.blocks.iter().map(|b| pixels[0].len() / job.panels.tile_rows(b)).sum();
-    let mut ahead = Prefetch::new(ahead, tiles * plan.phases.len());
+    let (mut from, mut to) = ([std::ptr::null(); MAX_ROWS], [std::ptr::null_mut(); MAX_ROWS]);
+    let mut ahead = Prefetch::new([ahead, &[]], tiles * plan.phases.len());
     for (phase, pixels) in plan.phases.iter().zip(pixels) {
         let [height, width] = plan.extent(phase);
         // Fewer rows only in a task of one image; fewer images only in one of whole images.
@@ -198,8 +200,6 @@ fn run_band(job: &Job, cut: &Cut, pixels: &[Vec<Pixel>], source: &[f32], ahead: 
                 for t in 0..tiles {
                     ahead.advance();
                     let tile = &pixels[start + t * m / tiles..start + (t + 1) * m / tiles];
-                    let mut from = [std::ptr::null(); MAX_ROWS];
-                    let mut to = [std::ptr::null_mut(); MAX_ROWS];
                     for (j, pixel) in tile.iter().enumerate() {
                         from[j] = x.wrapping_add(pixel.source as usize);
                         to[j] = y.wrapping_add(pixel.target as usize);

@@ -10,15 +10,16 @@ use crate::cpu::simd::{self, Level};
 
 /// Outputs beyond this size are stored around the caches: the next operation would not find them there.
 const STREAM_BYTES: usize = 32 << 20;
-/// The widest tile loads least, as long as its panel stays in the second-level cache: 1-10 % faster up to here.
+/// The widest tile loads least, as long as its panel stays in the second-level cache: 1-10 % faster up to here. It
+/// needs the 32 registers of AVX-512.
 const WIDE_ROWS: usize = 1024;
 
 pub(super) fn forward(s: &ConvShape, x: &[f32], weight: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
     let level = simd::level();
-    let groups = Groups::of(s, level.lanes());
+    let groups = Groups::of(s, s.group_out(), level.lanes());
     let plan = Plan::forward(s, &groups);
     let rows = plan.phases[0].taps.len() * groups.inputs;
-    let wide = rows <= WIDE_ROWS;
+    let wide = level == Level::Avx512 && rows <= WIDE_ROWS;
     let panels = Panels::new(level, groups.count, groups.outputs, rows, wide);
     scratch::with(panels.len(), |packed: &mut [f32]| {
         panels.pack_forward(s, &groups, weight, packed);
@@ -28,10 +29,10 @@ pub(super) fn forward(s: &ConvShape, x: &[f32], weight: &[f32], bias: Option<&[f
 
 pub(super) fn data_gradient(s: &ConvShape, dy: &[f32], weight: &[f32], dx: &mut [f32]) {
     let level = simd::level();
-    let groups = Groups::of(s, level.lanes());
+    let groups = Groups::of(s, s.group_in(), level.lanes());
     let plan = Plan::data_gradient(s, &groups);
     let rows = s.kernel[0] * s.kernel[1] * groups.outputs;
-    let wide = rows <= WIDE_ROWS;
+    let wide = level == Level::Avx512 && rows <= WIDE_ROWS;
     let panels = Panels::new(level, groups.count, groups.inputs, rows, wide);
     scratch::with(panels.len(), |packed: &mut [f32]| {
         panels.pack_data(s, &groups, weight, packed);

@@ -1,9 +1,11 @@
-//! Depthwise convolution in f32, forward and data gradient: a plan whose taps are single channels, vectorised over
-//! the channels. The source is read in place; pixels near the border have fewer taps.
+//! Depthwise convolution, and groups of 2, 4 or 8 channels, in f32: forward and data gradient. The plan's taps are
+//! single channels, vectorised over all channels; a group's other channels come from neighbouring lanes. The source
+//! is read in place; pixels near the border have fewer taps.
 use super::Shared;
 use super::dense;
 use super::groups::Groups;
 use super::plan::{Phase, Plan};
+use super::prefetch::{Prefetch, is_far};
 use crate::conv_shape::ConvShape;
 use crate::cpu::scratch;
 use crate::cpu::simd::{self, Level, simd_kernel};
@@ -17,13 +19,37 @@ const TASK: usize = 1 << 18;
 /// Each channel by itself.
 const SINGLE: Groups = Groups { count: 1, merged: 1, inputs: 1, outputs: 1 };
 
+/// Widest group that these kernels know.
+const WIDEST: usize = 8;
+
+/// True for the shapes of this module: groups of 1, 2, 4 or 8 channels with as many outputs.
+pub(super) fn suits(s: &ConvShape) -> bool {
+    let g = s.group_in();
+    s.groups > 1 && g == s.group_out() && g <= WIDEST && g.is_power_of_two()
+}
+
 pub(super) fn forward(s: &ConvShape, x: &[f32], weight: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
-    run(&Plan::forward(s, &SINGLE), x, weight, bias, y);
+    // The weight of output channel `o` and input channel `i` of its group, to row `i` and column `o`.
+    run(&Plan::forward(s, &SINGLE), s.group_in(), x, weight, bias, y, |o, i| (i, o));
 }
 
 pub(super) fn data_gradient(s: &ConvShape, dy: &[f32], weight: &[f32], dx: &mut [f32]) {
-    run(&Plan::data_gradient(s, &SINGLE), dy, weight, None, dx);
+    let g = s.group_in();
+    // The same seen from the input: the row is the output channel's number in the group.
+    run(&Plan::data_gradient(s, &SINGLE), g, dy, weight, None, dx, |o, i| (o % g, o / g * g + i));
 }
+
+/// `LANES[log2 g][i]`: for each lane, lane `i` of its group of `g` lanes.
+pub(super) static LANES: [[[i32; 16]; WIDEST]; 4] = {
+    let mut lanes = [[[0; 16]; WIDEST]; 4];
+    let mut n = 0;
+    while n < 4 * WIDEST * 16 {
+        let (log, i, l) = (n / (WIDEST * 16), n / 16 % WIDEST, n % 16);
+        lanes[log][i][l] = ((l >> log << log) + i % (1 << log)) as i32;
+        n += 1;
+    }
+    lanes
+};
 
 /// One tap of a pixel: the source element and the weights of the first channel.
 #[derive(Clone, Copy)]
@@ -33,12 +59,12 @@ struct Tap {
 }
 
 simd_kernel! {
-    /// `y[j][..] = bias[..] + sum over taps of x[j * x_pixel + source ..] * weights[weight ..]` for `P` pixels and
-    /// all channels.
+    /// `y[j][c] = bias[c] + sum over taps and i < G of x[j * x_pixel + source + channel i of c's group] *
+    /// weights[weight + i * channels + c]` for `P` pixels and all channels.
     ///
     /// # Safety
-    /// Taps must lie in the source for every pixel; `weights` and `bias` (or null) hold `channels` a tap.
-    fn pixels<S at level, const P: usize>(
+    /// Taps must lie in the source for every pixel; `weights` hold `G * channels` a tap, `bias` (or null) `channels`.
+    fn pixels<S at level, const P: usize, const G: usize>(
         x: *const f32,
         x_pixel: usize,
         taps: &[Tap],
@@ -54,14 +80,22 @@ simd_kernel! {
             for j in 0..P {
                 from[j] = x.wrapping_add(j * x_pixel);
             }
+            let lanes = &LANES[G.trailing_zeros() as usize];
             let mut c = 0;
             while c + S::LANES <= channels {
                 let start = if bias.is_null() { S::splat(0.0) } else { S::load(bias.add(c)) };
                 let mut acc = [start; P];
                 for tap in taps {
-                    let w = S::load(weights.add(tap.weight + c));
+                    let mut w = [S::splat(0.0); G];
+                    for i in 0..G {
+                        w[i] = S::load(weights.add(tap.weight + i * channels + c));
+                    }
                     for j in 0..P {
-                        acc[j] = S::fma(S::load(from[j].wrapping_add(tap.source + c)), w, acc[j]);
+                        let v = S::load(from[j].wrapping_add(tap.source + c));
+                        for i in 0..G {
+                            let v = if G == 1 { v } else { S::pick(v, lanes[i].as_ptr()) };
+                            acc[j] = S::fma(v, w[i], acc[j]);
+                        }
                     }
                 }
                 for j in 0..P {
@@ -75,10 +109,13 @@ simd_kernel! {
                 let start = if bias.is_null() { S::splat(0.0) } else { S::load_first(bias.add(c), left) };
                 let mut acc = [start; P];
                 for tap in taps {
-                    let w = S::load_first(weights.add(tap.weight + c), left);
-                    for j in 0..P {
-                        let v = S::load_first(from[j].wrapping_add(tap.source + c), left);
-                        acc[j] = S::fma(v, w, acc[j]);
+                    for i in 0..G {
+                        let w = S::load_first(weights.add(tap.weight + i * channels + c), left);
+                        for j in 0..P {
+                            let v = S::load_first(from[j].wrapping_add(tap.source + c), left);
+                            let v = if G == 1 { v } else { S::pick(v, lanes[i].as_ptr()) };
+                            acc[j] = S::fma(v, w, acc[j]);
+                        }
                     }
                 }
                 for j in 0..P {
@@ -89,35 +126,64 @@ simd_kernel! {
     }
 }
 
+/// What all bands of one convolution share.
+struct Job<'a> {
+    plan: &'a Plan,
+    level: Level,
+    /// Channels of a group.
+    width: usize,
+    source: &'a [f32],
+    weights: &'a [f32],
+    bias: Option<&'a [f32]>,
+    target: Shared<f32>,
+    stream: bool,
+    /// The source is mostly not in cache.
+    far: bool,
+}
+
 /// Grid columns of a phase that share their taps (numbers into the phase's list).
 struct Columns {
     range: Range<usize>,
     taps: Vec<usize>,
 }
 
-fn run(plan: &Plan, source: &[f32], weight: &[f32], bias: Option<&[f32]>, target: &mut [f32]) {
+fn run(
+    plan: &Plan,
+    width: usize,
+    source: &[f32],
+    weight: &[f32],
+    bias: Option<&[f32]>,
+    target: &mut [f32],
+    place: impl Fn(usize, usize) -> (usize, usize),
+) {
     if target.is_empty() {
         return;
     }
     let level = simd::level();
-    let [_, width, channels] = plan.target;
-    let taps = weight.len() / channels;
-    let row = width.div_ceil(plan.spread[1]) * plan.reduction().max(1) * channels;
+    let channels = plan.target[2];
+    let row = plan.grid[1] * plan.reduction().max(1) * width * channels;
     let rows = TASK.div_ceil(row).clamp(4, plan.grid[0].max(4));
     let bands = plan.grid[0].div_ceil(rows);
     let columns: Vec<Vec<Columns>> = plan.phases.iter().map(|p| columns(plan, p)).collect();
-    let stream = dense::streams(level, channels, target);
+    let (stream, far) = (dense::streams(level, channels, target), is_far(source));
     let target = Shared(target.as_mut_ptr());
-    scratch::with(weight.len(), |packed: &mut [f32]| {
-        transpose(weight, taps, packed);
-        let bias = bias.map_or(Shared(std::ptr::null_mut()), |b| Shared(b.as_ptr().cast_mut()));
-        let packed = &*packed;
+    scratch::with(weight.len(), |weights: &mut [f32]| {
+        // `[o][tap][i]` to `[tap][row][column]`.
+        let taps = weight.len() / (channels * width);
+        for (o, own) in weight.chunks_exact(taps * width).enumerate() {
+            for i in 0..width {
+                let (row, column) = place(o, i);
+                for tap in 0..taps {
+                    weights[(tap * width + row) * channels + column] = own[tap * width + i];
+                }
+            }
+        }
+        let job = Job { plan, level, width, source, weights, bias, target, stream, far };
         (0..plan.n * bands).into_par_iter().with_max_len(1).for_each(|task| {
             let (n, y0) = (task / bands, task % bands * rows);
-            let image = &source[n * plan.source.iter().product::<usize>()..];
             for (phase, columns) in plan.phases.iter().zip(&columns) {
                 let end = (y0 + rows).min(plan.extent(phase)[0]);
-                band(plan, phase, columns, level, n, y0..end, image, packed, bias.at(0), target, stream);
+                band(&job, phase, columns, n, y0..end);
             }
             if stream {
                 // SAFETY: the level is one that the processor has.
@@ -125,16 +191,6 @@ fn run(plan: &Plan, source: &[f32], weight: &[f32], bias: Option<&[f32]>, target
             }
         });
     });
-}
-
-/// `[channel][tap]` to `[tap][channel]`.
-fn transpose(weight: &[f32], taps: usize, out: &mut [f32]) {
-    let channels = weight.len() / taps;
-    for (c, row) in weight.chunks_exact(taps).enumerate() {
-        for (t, w) in row.iter().enumerate() {
-            out[t * channels + c] = *w;
-        }
-    }
 }
 
 /// Cuts the grid columns of a phase where the set of taps inside the source changes.
@@ -155,57 +211,68 @@ fn columns(plan: &Plan, phase: &Phase) -> Vec<Columns> {
 }
 
 /// Grid rows `rows` of one phase of image `n`.
-fn band(
-    plan: &Plan,
-    phase: &Phase,
-    columns: &[Columns],
-    level: Level,
-    n: usize,
-    rows: Range<usize>,
-    image: &[f32],
-    weights: &[f32],
-    bias: *const f32,
-    target: Shared<f32>,
-    stream: bool,
-) {
+fn band(job: &Job, phase: &Phase, columns: &[Columns], n: usize, rows: Range<usize>) {
+    let plan = job.plan;
     let [height, width, channels] = plan.source;
+    let image = &job.source[n * height * width * channels..];
     let mut taps: Vec<Tap> = Vec::with_capacity(phase.taps.len());
+    let tiles: usize = columns.iter().map(|c| c.range.len().div_ceil(PIXELS)).sum();
     for gy in rows {
         // The row above which the taps' offsets count; it and its first columns may lie outside the image.
         let top = (gy * plan.step[0]) as isize - plan.pad[0] as isize;
         let base =
             image.as_ptr().wrapping_offset((top * width as isize - plan.pad[1] as isize) * channels as isize);
         let oy = gy * plan.spread[0] + phase.origin[0];
+        // The source rows that the next grid row reads and this one does not.
+        let new = |gy: usize| (gy * plan.step[0] + plan.span[0]).saturating_sub(plan.pad[0]).min(height);
+        let next: &[f32] =
+            if job.far { &image[new(gy) * width * channels..new(gy + 1) * width * channels] } else { &[] };
+        let mut ahead = Prefetch::new([next, &[]], tiles);
         for part in columns {
             taps.clear();
             for tap in part.taps.iter().map(|t| &phase.taps[*t]) {
                 if (0..height as isize).contains(&(top + tap.dy as isize)) {
                     let source = (tap.dy * width + tap.dx) * channels;
-                    taps.push(Tap { source, weight: tap.row * channels });
+                    taps.push(Tap { source, weight: tap.row * job.width * channels });
                 }
             }
             let (m, tiles) = (part.range.len(), part.range.len().div_ceil(PIXELS));
             for t in 0..tiles {
+                ahead.advance();
                 let (a, b) = (part.range.start + t * m / tiles, part.range.start + (t + 1) * m / tiles);
                 let x = base.wrapping_add(a * plan.step[1] * channels);
                 let ox = a * plan.spread[1] + phase.origin[1];
-                let y = target.at(((n * plan.target[0] + oy) * plan.target[1] + ox) * channels);
-                let (x_pixel, y_pixel) = (plan.step[1] * channels, plan.spread[1] * channels);
-                let weights = weights.as_ptr();
-                macro_rules! of {
-                    ($($p:literal)*) => {
-                        match b - a {
-                            // SAFETY: every tap lies inside the image for all pixels of the part, and the task owns
-                            // the target rows.
-                            $($p => unsafe {
-                                pixels::<$p>(level, x, x_pixel, &taps, weights, bias, y, y_pixel, channels, stream)
-                            },)*
-                            other => unreachable!("no kernel for {other} pixels"),
-                        }
-                    };
-                }
-                of!(1 2 3 4 5 6 7 8);
+                let y = job.target.at(((n * plan.target[0] + oy) * plan.target[1] + ox) * channels);
+                // SAFETY: every tap lies inside the image for all pixels of the part, and the task owns the target
+                // rows.
+                unsafe { tile(job, b - a, x, &taps, y) };
             }
         }
+    }
+}
+
+/// The kernel for `m` pixels of the job.
+///
+/// # Safety
+/// As for the kernel.
+unsafe fn tile(job: &Job, m: usize, x: *const f32, taps: &[Tap], y: *mut f32) {
+    let (plan, level, weights, stream) = (job.plan, job.level, job.weights.as_ptr(), job.stream);
+    let channels = plan.target[2];
+    let bias = job.bias.map_or(std::ptr::null(), |b| b.as_ptr());
+    let (x_pixel, y_pixel) = (plan.step[1] * channels, plan.spread[1] * channels);
+    macro_rules! of {
+        ($g:literal: $($p:literal)*) => {
+            match m {
+                $($p => pixels::<$p, $g>(level, x, x_pixel, taps, weights, bias, y, y_pixel, channels, stream),)*
+                _ => unreachable!("no kernel for {m} pixels"),
+            }
+        };
+    }
+    match job.width {
+        1 => of!(1: 1 2 3 4 5 6 7 8),
+        2 => of!(2: 1 2 3 4 5 6 7 8),
+        4 => of!(4: 1 2 3 4 5 6 7 8),
+        8 => of!(8: 1 2 3 4 5 6 7 8),
+        _ => unreachable!("no kernel for groups of {} channels", job.width),
     }
 }

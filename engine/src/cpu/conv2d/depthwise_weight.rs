@@ -1,9 +1,11 @@
-//! The weight gradient of a depthwise convolution in f32: the sums of a few neighbouring taps are held in registers,
-//! one register of channels at a time, while `dy` and `x` pass by.
+//! The weight gradient of a depthwise convolution (and of groups of 2, 4 or 8 channels) in f32: the sums of a few
+//! neighbouring taps are held in registers, one register of output channels at a time, while `dy` and `x` pass by.
 use super::Shared;
+use super::depthwise::LANES;
+use super::prefetch::{Ahead, Prefetch, is_far};
 use crate::conv_shape::ConvShape;
 use crate::cpu::scratch;
-use crate::cpu::simd::{self, Level, simd_kernel};
+use crate::cpu::simd::{self, Level, prefetch, simd_kernel};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -27,11 +29,12 @@ struct Patch {
 }
 
 simd_kernel! {
-    /// `sum[(r*kw + k) * channels ..] += sum over pixels of dy * x[r * tap_row + k * tap_pixel]` for `R` by `K` taps.
+    /// `sum[((r*kw + k) * G + i) * channels + c] += sum over pixels of dy[c] * x[r * tap_row + k * tap_pixel + channel i
+    /// of c's group]` for `R` by `K` taps and `i < G`, fetching along `ahead`.
     ///
     /// # Safety
     /// All pixels and taps must exist in the three arrays.
-    fn taps<S at level, const R: usize, const K: usize>(
+    fn taps<S at level, const R: usize, const K: usize, const G: usize>(
         x: *const f32,
         x_steps: [usize; 2],
         tap_steps: [usize; 2],
@@ -41,21 +44,36 @@ simd_kernel! {
         channels: usize,
         sum: *mut f32,
         kw: usize,
+        ahead: Option<[Ahead; 3]>,
     ) {
         unsafe {
+            let far = ahead.is_some();
+            let [mut a0, mut a1, mut a2] = ahead.unwrap_or([Ahead { ptr: x, step: 0 }; 3]);
+            let neighbours = &LANES[G.trailing_zeros() as usize];
             let mut c = 0;
             while c < channels {
                 let lanes = if channels - c < S::LANES { channels - c } else { S::LANES };
-                let mut acc = [[S::splat(0.0); K]; R];
+                let mut acc = [[[S::splat(0.0); G]; K]; R];
                 for oy in 0..size[0] {
                     let mut d = dy.add(oy * dy_row + c);
                     let mut p = x.add(oy * x_steps[0] + c);
                     for _ in 0..size[1] {
+                        if far {
+                            prefetch(a0.ptr);
+                            prefetch(a1.ptr);
+                            prefetch(a2.ptr);
+                            a0.ptr = a0.ptr.wrapping_add(a0.step);
+                            a1.ptr = a1.ptr.wrapping_add(a1.step);
+                            a2.ptr = a2.ptr.wrapping_add(a2.step);
+                        }
                         let g = S::load_first(d, lanes);
                         for r in 0..R {
                             for k in 0..K {
                                 let v = S::load_first(p.add(r * tap_steps[0] + k * tap_steps[1]), lanes);
-                                acc[r][k] = S::fma(v, g, acc[r][k]);
+                                for i in 0..G {
+                                    let v = if G == 1 { v } else { S::pick(v, neighbours[i].as_ptr()) };
+                                    acc[r][k][i] = S::fma(v, g, acc[r][k][i]);
+                                }
                             }
                         }
                         d = d.wrapping_add(channels);
@@ -64,8 +82,10 @@ simd_kernel! {
                 }
                 for r in 0..R {
                     for k in 0..K {
-                        let to = sum.add((r * kw + k) * channels + c);
-                        S::store_first(to, lanes, S::add(S::load_first(to, lanes), acc[r][k]));
+                        for i in 0..G {
+                            let to = sum.add(((r * kw + k) * G + i) * channels + c);
+                            S::store_first(to, lanes, S::add(S::load_first(to, lanes), acc[r][k][i]));
+                        }
                     }
                 }
                 c += S::LANES;
@@ -77,11 +97,12 @@ simd_kernel! {
 /// `dw`, overwritten, from `x` and `dy`.
 pub(super) fn gradient(s: &ConvShape, x: &[f32], dy: &[f32], dw: &mut [f32]) {
     let level = simd::level();
-    let taps = s.kernel[0] * s.kernel[1];
+    let (taps, width) = (s.kernel[0] * s.kernel[1], s.group_in());
     let (channels, size) = (s.c_in, dw.len());
     let (ys, xs) = (Axis::of(s, 0, s.out_h()), Axis::of(s, 1, s.out_w()));
     let rows = s.n * s.out_h();
     let chunks = CHUNKS.min(rows).max(1);
+    let far = is_far(x);
     let across = patches_of(&xs, s.kernel[1]);
     scratch::with(chunks * size, |partial: &mut [f32]| {
         let shared = Shared(partial.as_mut_ptr());
@@ -95,7 +116,8 @@ pub(super) fn gradient(s: &ConvShape, x: &[f32], dy: &[f32], dw: &mut [f32]) {
                 let (n, y0) = (row / s.out_h(), row % s.out_h());
                 let step = PIXELS.div_ceil(s.out_w()).min(s.out_h() - y0).min(end - row);
                 let own = y0..y0 + step;
-                for (ky, rows) in patches_of(&ys.within(&own), max_rows(s.kernel[1])) {
+                let mut next = far.then(|| ahead(s, row + step, step, x, dy));
+                for (ky, rows) in patches_of(&ys.within(&own), max_rows(s.kernel[1], width)) {
                     for (kx, columns) in &across {
                         let patch = Patch {
                             rows: rows.clone(),
@@ -103,26 +125,48 @@ pub(super) fn gradient(s: &ConvShape, x: &[f32], dy: &[f32], dw: &mut [f32]) {
                             ky: ky.clone(),
                             kx: kx.clone(),
                         };
-                        add(s, level, n, &patch, x, dy, sum);
+                        // The first patch is the largest by far.
+                        add(s, level, n, &patch, x, dy, sum, next.take());
                     }
                 }
                 row += step;
             }
         });
-        // [tap][channel] partial sums, in order, to [channel][tap].
-        for t in 0..taps {
-            for c in 0..channels {
-                dw[c * taps + t] = partial[t * channels + c..].iter().step_by(size).sum();
+        // Partial sums, in order, then `[tap][i][o]` to `[o][tap][i]`.
+        let (total, others) = partial.split_at_mut(size);
+        for sum in others.chunks_exact(size) {
+            total.iter_mut().zip(sum).for_each(|(a, b)| *a += *b);
+        }
+        for (o, own) in dw.chunks_exact_mut(taps * width).enumerate() {
+            for (row, dw) in own.iter_mut().enumerate() {
+                *dw = total[row * channels + o];
             }
         }
     });
 }
 
+/// What the `step` output rows from `row` on (numbered through the batch) read and those before do not: the two halves
+/// of their input, and their part of `dy`, as a walk of the kernel over as many rows.
+fn ahead(s: &ConvShape, row: usize, step: usize, x: &[f32], dy: &[f32]) -> [Ahead; 3] {
+    let clip = |m: &[f32], pitch: usize, first: usize, rows: usize| {
+        let end = m.len() / pitch;
+        first.min(end) * pitch..(first + rows).min(end) * pitch
+    };
+    let (n, y) = (row / s.out_h(), row % s.out_h());
+    let reach = (y * s.stride[0] + (s.kernel[0] - 1) * s.dilation[0] + 1).saturating_sub(s.padding[0]);
+    let (pitch, rows) = (s.w * s.c_in, step * s.stride[0]);
+    let input = &x[clip(x, pitch, n * s.h + reach.saturating_sub(s.stride[0]), rows)];
+    let (lower, upper) = input.split_at(input.len() / 2);
+    let output = &dy[clip(dy, s.out_w() * s.c_out, row, step)];
+    let walk = step * s.out_w() * s.c_out.div_ceil(16);
+    [lower, upper, output].map(|region| Prefetch::new([region, &[]], 1).walk(walk))
+}
+
 /// Kernel rows whose taps are summed together: as many as the registers hold.
-fn max_rows(kernel_width: usize) -> usize {
-    match kernel_width {
-        3 => 3,
-        5 | 7 => 2,
+fn max_rows(kernel_width: usize, group: usize) -> usize {
+    match (kernel_width, group) {
+        (3, 1) => 3,
+        (5 | 7, 1) => 2,
         _ => 1,
     }
 }
@@ -166,38 +210,48 @@ fn patches_of(axis: &Axis, most: usize) -> Vec<(Range<usize>, Range<usize>)> {
 }
 
 /// Adds one patch to the sums `[tap][channel]`.
-fn add(s: &ConvShape, level: Level, n: usize, patch: &Patch, x: &[f32], dy: &[f32], sum: &mut [f32]) {
+fn add(
+    s: &ConvShape,
+    level: Level,
+    n: usize,
+    patch: &Patch,
+    x: &[f32],
+    dy: &[f32],
+    sum: &mut [f32],
+    ahead: Option<[Ahead; 3]>,
+) {
     let c = s.c_in;
     let (oy, ox) = (patch.rows.start, patch.columns.start);
     let iy = oy * s.stride[0] + patch.ky.start * s.dilation[0] - s.padding[0];
     let ix = ox * s.stride[1] + patch.kx.start * s.dilation[1] - s.padding[1];
-    let x = x[((n * s.h + iy) * s.w + ix) * c..].as_ptr();
-    let dy = dy[((n * s.out_h() + oy) * s.out_w() + ox) * c..].as_ptr();
+    let input = x[((n * s.h + iy) * s.w + ix) * c..].as_ptr();
+    let output = dy[((n * s.out_h() + oy) * s.out_w() + ox) * c..].as_ptr();
     let x_steps = [s.stride[0] * s.w * c, s.stride[1] * c];
     let tap_steps = [s.dilation[0] * s.w * c, s.dilation[1] * c];
     let size = [patch.rows.len(), patch.columns.len()];
-    let sum = &mut sum[(patch.ky.start * s.kernel[1] + patch.kx.start) * c..];
+    let g = s.group_in();
+    let first = (patch.ky.start * s.kernel[1] + patch.kx.start) * g * c;
+    let (dy_row, kw) = (s.out_w() * c, s.kernel[1]);
     macro_rules! of {
-        ($($r:literal x $k:literal)*) => {
-            match (patch.ky.len(), patch.kx.len()) {
+        ($($r:literal x $k:literal x $g:literal)*) => {
+            match (patch.ky.len(), patch.kx.len(), g) {
                 // SAFETY: the patch's inputs and outputs exist, by construction of the valid ranges.
-                $(($r, $k) => unsafe {
-                    let (dy_row, kw) = (s.out_w() * c, s.kernel[1]);
-                    taps::<$r, $k>(level, x, x_steps, tap_steps, dy, dy_row, size, c, sum.as_mut_ptr(), kw)
+                $(($r, $k, $g) => unsafe {
+                    let to = sum[first..].as_mut_ptr();
+                    taps::<$r, $k, $g>(level, input, x_steps, tap_steps, output, dy_row, size, c, to, kw, ahead)
                 },)*
-                (rows, columns) => {
+                (1, 1, _) => unreachable!("no kernel for groups of {g} channels"),
+                _ => {
                     // No kernel of this size: tap by tap.
-                    for (i, j) in (0..rows).flat_map(|i| (0..columns).map(move |j| (i, j))) {
-                        // SAFETY: as above.
-                        unsafe {
-                            let x = x.wrapping_add(i * tap_steps[0] + j * tap_steps[1]);
-                            let sum = sum[(i * s.kernel[1] + j) * c..].as_mut_ptr();
-                            taps::<1, 1>(level, x, x_steps, tap_steps, dy, s.out_w() * c, size, c, sum, 1);
-                        }
+                    for (ky, kx) in patch.ky.clone().flat_map(|ky| patch.kx.clone().map(move |kx| (ky, kx))) {
+                        let (rows, columns) = (patch.rows.clone(), patch.columns.clone());
+                        let single = Patch { rows, columns, ky: ky..ky + 1, kx: kx..kx + 1 };
+                        add(s, level, n, &single, x, dy, sum, None);
                     }
                 }
             }
         };
     }
-    of!(1 x 1 2 x 1 3 x 1 1 x 3 2 x 3 3 x 3 1 x 5 2 x 5 1 x 7 2 x 7);
+    of!(1 x 1 x 1 2 x 1 x 1 3 x 1 x 1 1 x 3 x 1 2 x 3 x 1 3 x 3 x 1 1 x 5 x 1 2 x 5 x 1 1 x 7 x 1 2 x 7 x 1
+        1 x 1 x 2 1 x 3 x 2 1 x 1 x 4 1 x 3 x 4 1 x 1 x 8 1 x 3 x 8);
 }

@@ -14,12 +14,12 @@ pub(super) struct Groups {
 }
 
 impl Groups {
-    /// Merges until `wide` channels (of the group's narrower side) fill a register of `lanes`.
-    pub(super) fn of(s: &ConvShape, lanes: usize) -> Groups {
-        let narrow = s.group_in().min(s.group_out());
+    /// Merges groups until their `columns` (channels of one group that registers run over) fill three quarters of a
+    /// register of `lanes`.
+    pub(super) fn of(s: &ConvShape, columns: usize, lanes: usize) -> Groups {
         let merged = (1..=s.groups)
             .filter(|m| s.groups.is_multiple_of(*m))
-            .find(|m| m * narrow * 4 >= lanes * 3)
+            .find(|m| m * columns * 4 >= lanes * 3)
             .unwrap_or(s.groups);
         Groups {
             count: s.groups / merged,

@@ -1,5 +1,6 @@
 //! The register tile of the weight gradient: an outer product that is summed over pixels.
-use crate::cpu::simd::{Level, simd_kernel};
+use super::prefetch::Ahead;
+use crate::cpu::simd::{Level, Simd, prefetch, simd_kernel};
 
 /// The pixels that a tile sums over: images of rows of columns.
 #[derive(Clone, Copy, Debug)]
@@ -31,12 +32,53 @@ pub(super) struct Sum {
 pub(super) fn rows(level: Level, registers: usize) -> usize {
     match level {
         Level::Avx512 => [12, 12, 8][registers - 1],
-        Level::Avx2 | Level::Portable => [12, 6, 4][registers - 1],
+        Level::Avx2 | Level::Portable => [12, 6, 3][registers - 1],
     }
 }
 
+/// The sums of [`outer`], over vectors that are `FULL` or end with `last` lanes.
+///
+/// # Safety
+/// As for [`outer`].
+#[inline(always)]
+unsafe fn products<S: Simd, const MR: usize, const NV: usize, const FULL: bool>(
+    walk: Walk,
+    scalars: Factor,
+    vectors: Factor,
+    last: usize,
+    ahead: Ahead,
+) -> [[S::V; NV]; MR] {
+    let mut next = ahead.ptr;
+    let mut acc = [[S::splat(0.0); NV]; MR];
+    for n in 0..walk.images {
+        for r in 0..walk.rows {
+            let mut s = scalars.ptr.add(n * scalars.image + r * scalars.row);
+            let mut x = vectors.ptr.add(n * vectors.image + r * vectors.row);
+            for _ in 0..walk.columns {
+                let mut v = [S::splat(0.0); NV];
+                for i in 0..NV {
+                    let p = x.add(i * S::LANES);
+                    v[i] = if FULL || i + 1 < NV { S::load(p) } else { S::load_first(p, last) };
+                }
+                for j in 0..MR {
+                    let a = S::splat(*s.add(j));
+                    for i in 0..NV {
+                        acc[j][i] = S::fma(a, v[i], acc[j][i]);
+                    }
+                }
+                prefetch(next);
+                next = next.wrapping_add(ahead.step);
+                s = s.wrapping_add(scalars.pixel);
+                x = x.wrapping_add(vectors.pixel);
+            }
+        }
+    }
+    acc
+}
+
 simd_kernel! {
-    /// `sum[j][..] (+)= sum over pixels of scalars[pixel][j] * vectors[pixel][..]` for `MR` scalars and `NV` registers.
+    /// `sum[j][..] (+)= sum over pixels of scalars[pixel][j] * vectors[pixel][..]` for `MR` scalars and `NV` registers;
+    /// fetches along `ahead`.
     ///
     /// # Safety
     /// Both factors must be readable at every pixel of the walk, the sum writable.
@@ -45,30 +87,15 @@ simd_kernel! {
         scalars: Factor,
         vectors: Factor,
         sum: Sum,
+        ahead: Ahead,
     ) {
         unsafe {
-            let mut acc = [[S::splat(0.0); NV]; MR];
-            for n in 0..walk.images {
-                for r in 0..walk.rows {
-                    let mut s = scalars.ptr.add(n * scalars.image + r * scalars.row);
-                    let mut x = vectors.ptr.add(n * vectors.image + r * vectors.row);
-                    for _ in 0..walk.columns {
-                        let mut v = [S::splat(0.0); NV];
-                        for i in 0..NV - 1 {
-                            v[i] = S::load(x.add(i * S::LANES));
-                        }
-                        v[NV - 1] = S::load_first(x.add((NV - 1) * S::LANES), sum.last);
-                        for j in 0..MR {
-                            let a = S::splat(*s.add(j));
-                            for i in 0..NV {
-                                acc[j][i] = S::fma(a, v[i], acc[j][i]);
-                            }
-                        }
-                        s = s.wrapping_add(scalars.pixel);
-                        x = x.wrapping_add(vectors.pixel);
-                    }
-                }
-            }
+            // Masked loads cost the narrower levels a register and time: only where they are needed.
+            let acc = if sum.last == S::LANES {
+                products::<S, MR, NV, true>(walk, scalars, vectors, sum.last, ahead)
+            } else {
+                products::<S, MR, NV, false>(walk, scalars, vectors, sum.last, ahead)
+            };
             for j in 0..MR {
                 for i in 0..NV {
                     let p = sum.ptr.add(j * sum.pitch + i * S::LANES);
@@ -94,11 +121,12 @@ pub(super) unsafe fn run(
     scalars: Factor,
     vectors: Factor,
     sum: Sum,
+    ahead: Ahead,
 ) {
     macro_rules! of {
         ($nv:literal: $($m:literal)*) => {
             match m {
-                $($m => outer::<$m, $nv>(level, walk, scalars, vectors, sum),)*
+                $($m => outer::<$m, $nv>(level, walk, scalars, vectors, sum, ahead),)*
                 _ => unreachable!("no tile of {m} scalars by {} registers", $nv),
             }
         };

@@ -43,6 +43,10 @@ const CASES: &[Row] = &[
     (8, 6, 6, 40, 24, [3, 3], [1, 1], [1, 1], [2, 2], 2),
     (2, 7, 24, 72, 72, [3, 3], [1, 1], [1, 1], [1, 1], 3),
     (2, 6, 5, 12, 18, [1, 1], [1, 1], [0, 0], [1, 1], 6),
+    (2, 9, 10, 40, 40, [3, 3], [2, 1], [1, 1], [1, 1], 20),
+    (2, 7, 9, 64, 64, [3, 3], [1, 1], [1, 1], [1, 1], 8),
+    (2, 7, 9, 24, 24, [5, 5], [1, 1], [2, 2], [1, 1], 3),
+    (2, 8, 9, 48, 48, [3, 3], [1, 1], [2, 2], [2, 2], 12),
     // Depthwise: sizes, strides, tails, multiplier, dilation.
     (2, 9, 10, 32, 32, [3, 3], [1, 1], [1, 1], [1, 1], 32),
     (2, 15, 14, 37, 37, [3, 3], [2, 2], [1, 1], [1, 1], 37),
@@ -53,6 +57,8 @@ const CASES: &[Row] = &[
     (3, 1, 1, 16, 16, [3, 3], [1, 1], [1, 1], [1, 1], 16),
     (2, 12, 11, 9, 9, [3, 3], [1, 1], [2, 2], [2, 2], 9),
     (2, 8, 8, 6, 18, [3, 3], [1, 1], [1, 1], [1, 1], 6),
+    (2, 140, 141, 56, 56, [3, 3], [1, 1], [1, 1], [1, 1], 56),
+    (2, 141, 140, 57, 57, [5, 5], [2, 2], [2, 2], [1, 1], 57),
     (2, 9, 6, 8, 8, [4, 2], [3, 2], [5, 1], [1, 2], 8),
 ];
 
@@ -174,5 +180,28 @@ fn the_number_of_threads_changes_no_bit() {
         };
         let one = run(1);
         assert!(one == run(2) && one == run(3), "{s:?}");
+    }
+}
+
+/// An output larger than the last-level cache is streamed where it is aligned, and only there.
+#[test]
+fn streamed_outputs_have_the_same_bits() {
+    let _alone = simd::exclusive();
+    let side = |row: Row| shape(&row);
+    let shapes = [
+        side((2, 400, 340, 2, 32, [1, 1], [1, 1], [0, 0], [1, 1], 1)),
+        side((2, 400, 340, 2, 32, [3, 3], [1, 1], [1, 1], [1, 1], 1)),
+        side((2, 400, 340, 32, 32, [3, 3], [1, 1], [1, 1], [1, 1], 32)),
+    ];
+    for s in shapes {
+        let [x, weight, bias, _] = inputs::<f32>(&s);
+        crate::cpu::scratch::with(s.output_len() + 1, |all: &mut [f32]| {
+            let (aligned, _) = all.split_at_mut(s.output_len());
+            forward(&s, &x, &weight, Some(&bias), aligned);
+            let streamed: Vec<u32> = aligned.iter().map(|v| v.to_bits()).collect();
+            let shifted = &mut all[1..];
+            forward(&s, &x, &weight, Some(&bias), shifted);
+            assert!(shifted.iter().map(|v| v.to_bits()).eq(streamed), "{s:?}");
+        });
     }
 }

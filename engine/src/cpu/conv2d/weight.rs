@@ -7,17 +7,19 @@ use super::Shared;
 use super::band::pad_rows;
 use super::groups::Groups;
 use super::outer::{self, Factor, Sum, Walk};
+use super::prefetch::Prefetch;
 use crate::conv_shape::ConvShape;
 use crate::cpu::scratch;
 use crate::cpu::simd::{self, Level};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Pixels of a band: both factors stay in the second-level cache while all tiles pass over it.
+/// Pixels of a band: both factors mostly stay in the second-level cache while all tiles pass over it. Fewer would
+/// read and write the sums too often.
 const PIXELS: usize = 224;
 /// Fewer channels than this in a tap are taken together with those of its neighbours.
 const FEW: usize = 16;
-/// Partial sums take at most this many elements altogether (but for one, which is always needed).
+/// Elements of all partial sums together, for up to half of the tasks; a quarter of it for more.
 const PARTIAL: usize = 1 << 19;
 /// Tasks that the work is cut into where the weights allow it.
 const TASKS: usize = 16;
@@ -71,8 +73,15 @@ pub(super) fn gradient(s: &ConvShape, x: &[f32], dy: &[f32], dw: &mut [f32]) {
             let (chunk, part) = (task / parts, task % parts);
             let bands = chunk * cut.bands / cut.chunks..(chunk + 1) * cut.bands / cut.chunks;
             for band in bands.clone() {
-                let sum = sums.at(chunk * size);
-                run_band(s, &cut, x, dy, band, part, sum, band > bands.start);
+                let next = if band + 1 < bands.end { cut.band(s, band + 1).sources(s) } else { [0..0, 0..0] };
+                let mut work = Work {
+                    band: cut.band(s, band),
+                    part,
+                    sum: sums.at(chunk * size),
+                    add: band > bands.start,
+                    ahead: cut.ahead(x, dy, next),
+                };
+                run_band(s, &cut, x, dy, &mut work);
             }
         });
         if !direct {
@@ -93,11 +102,12 @@ impl Cut {
     fn of(s: &ConvShape) -> Cut {
         let level = simd::level();
         let lanes = level.lanes();
-        let groups = Groups::of(s, lanes);
+        let groups = Groups::of(s, s.group_in().max(s.group_out()), lanes);
         let joined = groups.count == 1 && s.dilation[1] == 1 && s.kernel[1] > 1 && groups.inputs < FEW;
         let runs = runs(s, &groups, joined);
-        let fill = |len: usize| len as f64 / len.next_multiple_of(lanes) as f64;
-        let swapped = fill(groups.outputs) > fill(runs.first().map_or(1, |r| r.len));
+        let run = runs.first().map_or(1, |r| r.len);
+        // The plain layout needs no transpose at the end: swap only for a clear gain.
+        let swapped = cost(level, groups.outputs, run) * 33 < cost(level, run, groups.outputs) * 32;
         let plane = s.out_h() * s.out_w();
         let (images, rows) = if plane >= PIXELS {
             (1, (PIXELS / s.out_w()).max(1))
@@ -108,22 +118,84 @@ impl Cut {
         let bands = s.n.div_ceil(images) * image_bands;
         let k = s.kernel[0] * s.kernel[1] * groups.inputs;
         let size = groups.count * groups.outputs * k;
-        let chunks = (PARTIAL.div_ceil(size)).clamp(1, 8).min(bands);
+        let few = PARTIAL.div_ceil(size).min(TASKS / 2);
+        let chunks = few.max((PARTIAL / 4 / size).min(TASKS)).min(bands);
         let most = if swapped { 2 * lanes } else { outer::rows(level, 2) };
         let tiles = groups.outputs.div_ceil(most);
-        let slices = TASKS.div_ceil(chunks * groups.count).clamp(1, tiles);
         let padded = joined && s.padding[1] > 0;
+        // Every slice reads (and, where padded, copies) all of `x`: not for few multiplications a pixel.
+        let parts = chunks * groups.count;
+        let enough = if runs.len() > 1 && !padded { TASKS } else { TASKS / 2 };
+        let slices = if parts < enough { TASKS.div_ceil(parts).min(tiles) } else { 1 };
         Cut { level, groups, runs, k, swapped, padded, images, rows, bands, image_bands, chunks, slices }
     }
+
+    fn band(&self, s: &ConvShape, number: usize) -> Band {
+        let (n, y) = (number / self.image_bands * self.images, number % self.image_bands * self.rows);
+        Band { n, images: self.images.min(s.n - n), rows: y..(y + self.rows).min(s.out_h()) }
+    }
+
+    /// Fetches the next band's factors, in as many shares as this band has tiles; those of a factor that other
+    /// tasks need only a part of are left alone.
+    fn ahead<'a>(&self, x: &'a [f32], dy: &'a [f32], next: [Range<usize>; 2]) -> Prefetch<'a> {
+        let own = self.groups.outputs.div_ceil(self.slices);
+        let tiles = self.runs.iter().map(|run| {
+            let (vectors, scalars) = if self.swapped { (own, run.len) } else { (run.len, own) };
+            vectors.div_ceil(2 * self.level.lanes()) * scalars.div_ceil(outer::rows(self.level, 2))
+        });
+        let tiles: usize = tiles.sum();
+        let [input, output] = next;
+        let x = if self.groups.count == 1 { &x[input] } else { &[] };
+        let dy = if self.groups.count * self.slices == 1 { &dy[output] } else { &[] };
+        Prefetch::new([x, dy], tiles)
+    }
+}
+
+/// What a pixel costs in multiplications, and half as much for each load, when registers run over `vectors`.
+fn cost(level: Level, vectors: usize, scalars: usize) -> usize {
+    let registers = vectors.div_ceil(level.lanes());
+    let loads = scalars.div_ceil(outer::rows(level, 2)) * registers + registers.div_ceil(2) * scalars;
+    registers * scalars * 2 + loads
+}
+
+/// Images and output rows that are summed together.
+struct Band {
+    n: usize,
+    images: usize,
+    rows: Range<usize>,
+}
+
+impl Band {
+    /// The elements of `x` and of `dy` that the band reads.
+    fn sources(&self, s: &ConvShape) -> [Range<usize>; 2] {
+        let last_image = self.n + self.images - 1;
+        let input = |row: usize| row.saturating_sub(s.padding[0]).min(s.h);
+        let first = input(self.rows.start * s.stride[0]);
+        let last = input((self.rows.end - 1) * s.stride[0] + (s.kernel[0] - 1) * s.dilation[0] + 1);
+        let (x, y) = (s.w * s.c_in, s.out_w() * s.c_out);
+        [
+            (self.n * s.h + first) * x..(last_image * s.h + last) * x,
+            (self.n * s.out_h() + self.rows.start) * y..(last_image * s.out_h() + self.rows.end) * y,
+        ]
+    }
+}
+
+/// One band for one part: a block of groups and a slice of its outputs.
+struct Work<'a> {
+    band: Band,
+    part: usize,
+    sum: *mut f32,
+    add: bool,
+    ahead: Prefetch<'a>,
 }
 
 /// The taps, one by one or joined by kernel row, each with the output pixels whose input exists.
 fn runs(s: &ConvShape, groups: &Groups, joined: bool) -> Vec<Run> {
     // Output positions `o` with `0 <= o * stride + offset < size`.
     let valid = |a: usize, offset: isize, size: usize, out: usize| {
-        let stride = s.stride[a] as isize;
-        let first = (-offset).max(0).div_ceil_by(stride);
-        let end = (size as isize - offset).max(0).div_ceil_by(stride).min(out);
+        let steps = |distance: isize| (distance.max(0) as usize).div_ceil(s.stride[a]);
+        let first = steps(-offset);
+        let end = steps(size as isize - offset).min(out);
         first.min(end)..end
     };
     let mut runs = Vec::new();
@@ -146,52 +218,23 @@ fn runs(s: &ConvShape, groups: &Groups, joined: bool) -> Vec<Run> {
     runs
 }
 
-trait DivCeilBy {
-    /// `self / by`, rounded up, of a number that is not negative.
-    fn div_ceil_by(self, by: isize) -> usize;
-}
-
-impl DivCeilBy for isize {
-    fn div_ceil_by(self, by: isize) -> usize {
-        (self as usize).div_ceil(by as usize)
-    }
-}
-
-/// One band of pixels into the part of `sum` that belongs to `part`, a block of groups and a slice of its outputs.
-fn run_band(
-    s: &ConvShape,
-    cut: &Cut,
-    x: &[f32],
-    dy: &[f32],
-    band: usize,
-    part: usize,
-    sum: *mut f32,
-    add: bool,
-) {
-    let n0 = band / cut.image_bands * cut.images;
-    let images = cut.images.min(s.n - n0);
-    let y0 = band % cut.image_bands * cut.rows;
-    let y1 = (y0 + cut.rows).min(s.out_h());
+fn run_band(s: &ConvShape, cut: &Cut, x: &[f32], dy: &[f32], work: &mut Work) {
+    let Band { n, images, ref rows } = work.band;
     if !cut.padded {
-        let source = Source {
-            x: x[n0 * s.h * s.w * s.c_in..].as_ptr(),
-            row: s.w,
-            image: s.h * s.w,
-            first: 0,
-            left: 0,
-        };
-        return tiles(s, cut, &source, dy, [n0, images, y0, y1], part, sum, add);
+        let x = x[n * s.h * s.w * s.c_in..].as_ptr();
+        let source = Source { x, row: s.w, image: s.h * s.w, first: 0, left: 0 };
+        return tiles(s, cut, &source, dy, work);
     }
     let row = (s.out_w() - 1) * s.stride[1] + s.kernel[1];
-    let rows = (y1 - y0 - 1) * s.stride[0] + (s.kernel[0] - 1) * s.dilation[0] + 1;
-    let first = (y0 * s.stride[0]) as isize - s.padding[0] as isize;
-    scratch::with(images * rows * row * s.c_in, |copy: &mut [f32]| {
-        for (i, out) in copy.chunks_exact_mut(rows * row * s.c_in).enumerate() {
-            let image = &x[(n0 + i) * s.h * s.w * s.c_in..][..s.h * s.w * s.c_in];
+    let height = (rows.len() - 1) * s.stride[0] + (s.kernel[0] - 1) * s.dilation[0] + 1;
+    let first = (rows.start * s.stride[0]) as isize - s.padding[0] as isize;
+    scratch::with(images * height * row * s.c_in, |copy: &mut [f32]| {
+        for (i, out) in copy.chunks_exact_mut(height * row * s.c_in).enumerate() {
+            let image = &x[(n + i) * s.h * s.w * s.c_in..][..s.h * s.w * s.c_in];
             pad_rows(image, s.w * s.c_in, first, s.padding[1] * s.c_in, row * s.c_in, out);
         }
-        let source = Source { x: copy.as_ptr(), row, image: rows * row, first, left: s.padding[1] };
-        tiles(s, cut, &source, dy, [n0, images, y0, y1], part, sum, add);
+        let source = Source { x: copy.as_ptr(), row, image: height * row, first, left: s.padding[1] };
+        tiles(s, cut, &source, dy, work);
     });
 }
 
@@ -205,27 +248,19 @@ struct Source {
     left: usize,
 }
 
-/// All tiles over one band: images `n0..n0 + images`, output rows `y0..y1`.
-fn tiles(
-    s: &ConvShape,
-    cut: &Cut,
-    source: &Source,
-    dy: &[f32],
-    [n0, images, y0, y1]: [usize; 4],
-    part: usize,
-    sum: *mut f32,
-    add: bool,
-) {
-    let (group, slice) = (part / cut.slices, part % cut.slices);
+/// All tiles over one band.
+fn tiles(s: &ConvShape, cut: &Cut, source: &Source, dy: &[f32], work: &mut Work) {
+    let Band { n, images, ref rows } = work.band;
+    let (group, slice) = (work.part / cut.slices, work.part % cut.slices);
     let outputs = cut.groups.outputs;
-    let sum = sum.wrapping_add(group * outputs * cut.k);
+    let sum = work.sum.wrapping_add(group * outputs * cut.k);
     let lanes = cut.level.lanes();
     // Slices start on whole registers where the vectors run over the outputs.
     let unit = if cut.swapped { lanes } else { 1 };
     let units = outputs.div_ceil(unit);
     let own = slice * units / cut.slices * unit..((slice + 1) * units / cut.slices * unit).min(outputs);
     for run in &cut.runs {
-        let rows = y0.max(run.rows.start)..y1.min(run.rows.end);
+        let rows = rows.start.max(run.rows.start)..rows.end.min(run.rows.end);
         let walk = Walk { images, rows: rows.len(), columns: run.columns.len() };
         let (oy, ox) = (rows.start.min(s.out_h() - 1), run.columns.start.min(s.out_w() - 1));
         let iy = (oy * s.stride[0]) as isize + run.dy - source.first;
@@ -238,56 +273,64 @@ fn tiles(
             pixel: s.stride[1] * s.c_in,
         };
         let output = Factor {
-            ptr: dy[((n0 * s.out_h() + oy) * s.out_w() + ox) * s.c_out + group * outputs..].as_ptr(),
+            ptr: dy[((n * s.out_h() + oy) * s.out_w() + ox) * s.c_out + group * outputs..].as_ptr(),
             image: s.out_h() * s.out_w() * s.c_out,
             row: s.out_w() * s.c_out,
             pixel: s.c_out,
         };
-        let product = |scalars, from: Range<usize>, vectors, over: Range<usize>, at: usize, pitch: usize| {
-            // SAFETY: the run's pixels have their input inside the source, and the ranges lie inside a pixel's
-            // channels; tasks own their part of the sum.
-            unsafe {
-                products(cut.level, walk, scalars, from, vectors, over, sum.wrapping_add(at), pitch, add)
+        let ahead = &mut work.ahead;
+        // SAFETY: the run's pixels have their input inside the source, and the ranges lie inside a pixel's
+        // channels; tasks own their part of the sum.
+        unsafe {
+            let product = Product { level: cut.level, walk, add: work.add };
+            if cut.swapped {
+                let sum = sum.wrapping_add(run.row * outputs);
+                product.tiles((input, 0..run.len), (output, own.clone()), sum, outputs, ahead);
+            } else {
+                let sum = sum.wrapping_add(run.row);
+                product.tiles((output, own.clone()), (input, 0..run.len), sum, cut.k, ahead);
             }
-        };
-        if cut.swapped {
-            product(input, 0..run.len, output, own.clone(), run.row * outputs, outputs);
-        } else {
-            product(output, own.clone(), input, 0..run.len, run.row, cut.k);
         }
     }
 }
 
-/// `sum[j * pitch + v] (+)=` the product of scalar `j` and vector element `v`, tile by tile.
-///
-/// # Safety
-/// As for [`outer::run`], over the ranges `from` of the scalars and `over` of the vectors.
-unsafe fn products(
+/// An outer product summed over pixels.
+struct Product {
     level: Level,
     walk: Walk,
-    scalars: Factor,
-    from: Range<usize>,
-    vectors: Factor,
-    over: Range<usize>,
-    sum: *mut f32,
-    pitch: usize,
     add: bool,
-) {
-    let lanes = level.lanes();
-    let mut v = over.start;
-    while v < over.end {
-        let left = (over.end - v).div_ceil(lanes);
-        let registers = if left == 1 || left == 3 { left } else { 2 };
-        let last = (over.end - v - (registers - 1) * lanes).min(lanes);
-        let tiles = from.len().div_ceil(outer::rows(level, registers));
-        for t in 0..tiles {
-            let (a, b) = (from.start + t * from.len() / tiles, from.start + (t + 1) * from.len() / tiles);
-            let scalars = Factor { ptr: scalars.ptr.wrapping_add(a), ..scalars };
-            let vectors = Factor { ptr: vectors.ptr.wrapping_add(v), ..vectors };
-            let sum = Sum { ptr: sum.wrapping_add(a * pitch + v), pitch, last, add };
-            outer::run(level, b - a, registers, walk, scalars, vectors, sum);
+}
+
+impl Product {
+    /// `sum[j * pitch + v] (+)=` the product of scalar `j` and vector element `v`, tile by tile.
+    ///
+    /// # Safety
+    /// As for [`outer::run`], over the ranges of both factors.
+    unsafe fn tiles(
+        &self,
+        (scalars, from): (Factor, Range<usize>),
+        (vectors, over): (Factor, Range<usize>),
+        sum: *mut f32,
+        pitch: usize,
+        ahead: &mut Prefetch,
+    ) {
+        let lanes = self.level.lanes();
+        let mut v = over.start;
+        while v < over.end {
+            let left = (over.end - v).div_ceil(lanes);
+            let registers = if left == 1 || left == 3 { left } else { 2 };
+            let last = (over.end - v - (registers - 1) * lanes).min(lanes);
+            let tiles = from.len().div_ceil(outer::rows(self.level, registers));
+            for t in 0..tiles {
+                let (a, b) = (from.start + t * from.len() / tiles, from.start + (t + 1) * from.len() / tiles);
+                let scalars = Factor { ptr: scalars.ptr.wrapping_add(a), ..scalars };
+                let vectors = Factor { ptr: vectors.ptr.wrapping_add(v), ..vectors };
+                let sum = Sum { ptr: sum.wrapping_add(a * pitch + v), pitch, last, add: self.add };
+                let ahead = ahead.walk(self.walk.images * self.walk.rows * self.walk.columns);
+                outer::run(self.level, b - a, registers, self.walk, scalars, vectors, sum, ahead);
+            }
+            v += registers * lanes;
         }
-        v += registers * lanes;
     }
 }
 
@@ -306,8 +349,11 @@ fn reduce(s: &ConvShape, cut: &Cut, partial: &[f32], size: usize, dw: &mut [f32]
             } else {
                 (base + o * cut.k + row, 1)
             };
-            for (i, dw) in dw.iter_mut().enumerate() {
-                *dw = partial[at + i * step..].iter().step_by(size).sum();
+            dw.fill(0.0);
+            for sum in partial.chunks_exact(size) {
+                for (i, dw) in dw.iter_mut().enumerate() {
+                    *dw += sum[at + i * step];
+                }
             }
         }
     });

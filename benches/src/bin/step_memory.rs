@@ -1,0 +1,65 @@
+//! Memory of a network's training steps on one side, in a process of its own.
+//!
+//!     step_memory SIDE NETWORK [STEPS]
+//!
+//! SIDE is `fornax`, or `libtorch-nhwc` or `libtorch-nchw` with the feature `libtorch`. Prints one JSON line: the peak
+//! after all steps, and page faults and growth a step after three steps of warm-up.
+use fornax_benches::fornax;
+use fornax_benches::machine::{memory, page_faults, peak_memory};
+use fornax_benches::networks::Network;
+
+/// Steps before faults and growth count: the first fill pools, and every parameter's momentum.
+const WARM_UP: u64 = 3;
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let (side, network, steps) = match args.as_slice() {
+        [side, network] => (side, network, 10),
+        [side, network, steps] => (side, network, steps.parse().unwrap_or_else(|_| usage())),
+        _ => usage(),
+    };
+    let network = Network::ALL.into_iter().find(|n| n.name() == network).unwrap_or_else(|| usage());
+    let mut step = side_of(side, network);
+    for _ in 0..WARM_UP {
+        step();
+    }
+    let (faults, held) = (page_faults(), memory());
+    let mut loss = f64::NAN;
+    for _ in 0..steps {
+        loss = step();
+    }
+    let row = serde_json::json!({
+        "side": side,
+        "network": network.name(),
+        "steps": steps,
+        "peak_bytes": peak_memory(),
+        "page_faults_a_step": (page_faults() - faults) as f64 / steps as f64,
+        "growth_bytes_a_step": (memory() as f64 - held as f64) / steps as f64,
+        "loss": loss,
+    });
+    println!("{row}");
+}
+
+/// One training step of a side, which returns the loss.
+fn side_of(side: &str, network: Network) -> Box<dyn FnMut() -> f64> {
+    match side {
+        "fornax" => {
+            let mut step = fornax::TrainingStep::new(network);
+            Box::new(move || step.run())
+        }
+        #[cfg(feature = "libtorch")]
+        "libtorch-nhwc" | "libtorch-nchw" => {
+            use fornax_benches::libtorch::{Layout, TrainingStep};
+            let layout = if side == "libtorch-nhwc" { Layout::ChannelsLast } else { Layout::ChannelsFirst };
+            let mut step = TrainingStep::new(network, layout);
+            Box::new(move || step.run())
+        }
+        _ => usage(),
+    }
+}
+
+fn usage() -> ! {
+    let names = Network::ALL.map(Network::name).join(" | ");
+    eprintln!("usage: step_memory fornax|libtorch-nhwc|libtorch-nchw NETWORK [STEPS]\nNETWORK: {names}");
+    std::process::exit(2);
+}

@@ -1,0 +1,253 @@
+//! The networks of the step rows, as data: each side builds its layers from the same description.
+
+/// Of the step and update rows: small, so that parameters stay where a step costs what it costs in training.
+pub const LEARNING_RATE: f64 = 1e-3;
+
+/// One layer, or one residual block.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Layer {
+    /// Convolution without bias, square kernel, padding `kernel / 2`.
+    Conv {
+        /// Input channels.
+        c_in: usize,
+        /// Output channels.
+        c_out: usize,
+        /// Kernel height and width.
+        kernel: usize,
+        /// Distance between windows.
+        stride: usize,
+        /// Channel groups; `c_in` for depthwise.
+        groups: usize,
+    },
+    /// Batch normalisation of the given channels, then the activation.
+    BatchNorm(usize, Activation),
+    /// `activation(batch_norm(body(x)) + shortcut(x))`; an empty shortcut is the identity.
+    Residual {
+        /// The layers before the last batch norm.
+        body: Vec<Layer>,
+        /// Channels of the last batch norm, which adds the shortcut.
+        channels: usize,
+        /// The layers of the shortcut.
+        shortcut: Vec<Layer>,
+        /// What follows the addition.
+        activation: Activation,
+    },
+    /// Max pooling, 3×3 windows, stride 2, padding 1.
+    MaxPool,
+    /// Average pooling, 2×2 windows, stride 2.
+    AvgPool,
+    /// Mean over height and width: `[n, h, w, c]` to `[n, c]`.
+    GlobalPool,
+    /// Fully connected with bias, from and to so many features.
+    Linear(usize, usize),
+}
+
+/// What follows a batch norm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// Nothing.
+    Identity,
+    /// `max(x, 0)`.
+    Relu,
+    /// `min(max(x, 0), 6)`.
+    Relu6,
+}
+
+/// A network and the images that it is measured on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Network {
+    /// Three 3×3 convolutions on 28×28×1, batch 256.
+    SmallCnn,
+    /// ResNet-18 with a 3×3 stem on 32×32×3, batch 64.
+    Resnet18Cifar,
+    /// timm's `resnet18` at 224, batch 16.
+    Resnet18,
+    /// timm's `resnet50d` at 224, batch 8.
+    Resnet50d,
+    /// timm's `mobilenetv2_100` at 224, batch 16.
+    MobileNetV2,
+}
+
+impl Network {
+    /// All of them, in the order of the results' tables.
+    pub const ALL: [Network; 5] = [
+        Network::SmallCnn,
+        Network::Resnet18Cifar,
+        Network::Resnet18,
+        Network::Resnet50d,
+        Network::MobileNetV2,
+    ];
+
+    /// Name in rows and on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Network::SmallCnn => "small-cnn",
+            Network::Resnet18Cifar => "resnet18-cifar",
+            Network::Resnet18 => "resnet18",
+            Network::Resnet50d => "resnet50d",
+            Network::MobileNetV2 => "mobilenetv2_100",
+        }
+    }
+
+    /// Extents of the batch, `[n, h, w, c]`.
+    pub fn input(self) -> [usize; 4] {
+        match self {
+            Network::SmallCnn => [256, 28, 28, 1],
+            Network::Resnet18Cifar => [64, 32, 32, 3],
+            Network::Resnet18 | Network::MobileNetV2 => [16, 224, 224, 3],
+            Network::Resnet50d => [8, 224, 224, 3],
+        }
+    }
+
+    /// Number of classes.
+    pub fn classes(self) -> usize {
+        match self {
+            Network::SmallCnn | Network::Resnet18Cifar => 10,
+            _ => 1000,
+        }
+    }
+
+    /// The layers, input first.
+    pub fn layers(self) -> Vec<Layer> {
+        match self {
+            Network::SmallCnn => small_cnn(),
+            Network::Resnet18Cifar => resnet18(conv_bn(3, 64, 3, 1), self.classes()),
+            Network::Resnet18 => {
+                let mut stem = conv_bn(3, 64, 7, 2);
+                stem.push(Layer::MaxPool);
+                resnet18(stem, self.classes())
+            }
+            Network::Resnet50d => resnet50d(),
+            Network::MobileNetV2 => mobilenet_v2(),
+        }
+    }
+}
+
+/// Number of trained parameters.
+pub fn parameters(layers: &[Layer]) -> usize {
+    layers
+        .iter()
+        .map(|layer| match layer {
+            Layer::Conv { c_in, c_out, kernel, groups, .. } => c_out * kernel * kernel * (c_in / groups),
+            Layer::BatchNorm(channels, _) => 2 * channels,
+            Layer::Residual { body, channels, shortcut, .. } => {
+                parameters(body) + 2 * channels + parameters(shortcut)
+            }
+            Layer::Linear(inputs, outputs) => (inputs + 1) * outputs,
+            Layer::MaxPool | Layer::AvgPool | Layer::GlobalPool => 0,
+        })
+        .sum()
+}
+
+fn small_cnn() -> Vec<Layer> {
+    let mut layers = conv_bn(1, 32, 3, 1);
+    layers.extend(conv_bn(32, 64, 3, 2));
+    layers.extend(conv_bn(64, 128, 3, 2));
+    layers.extend([Layer::GlobalPool, Layer::Linear(128, 10)]);
+    layers
+}
+
+fn resnet18(stem: Vec<Layer>, classes: usize) -> Vec<Layer> {
+    let mut layers = stem;
+    let mut c_in = 64;
+    for (stage, c_out) in [64, 128, 256, 512].into_iter().enumerate() {
+        for block in 0..2 {
+            let stride = if stage > 0 && block == 0 { 2 } else { 1 };
+            let mut body = conv_bn(c_in, c_out, 3, stride);
+            body.push(conv(c_out, c_out, 3, 1));
+            let shortcut = if c_in == c_out {
+                vec![]
+            } else {
+                vec![conv(c_in, c_out, 1, stride), Layer::BatchNorm(c_out, Activation::Identity)]
+            };
+            layers.push(Layer::Residual { body, channels: c_out, shortcut, activation: Activation::Relu });
+            c_in = c_out;
+        }
+    }
+    layers.extend([Layer::GlobalPool, Layer::Linear(512, classes)]);
+    layers
+}
+
+/// timm's `resnet50d`: a stem of three 3×3 convolutions, and 2×2 averages before a strided shortcut's 1×1 convolution.
+fn resnet50d() -> Vec<Layer> {
+    let mut layers = conv_bn(3, 32, 3, 2);
+    layers.extend(conv_bn(32, 32, 3, 1));
+    layers.extend(conv_bn(32, 64, 3, 1));
+    layers.push(Layer::MaxPool);
+    let mut c_in = 64;
+    for (stage, (width, blocks)) in [(64, 3), (128, 4), (256, 6), (512, 3)].into_iter().enumerate() {
+        let c_out = 4 * width;
+        for block in 0..blocks {
+            let stride = if stage > 0 && block == 0 { 2 } else { 1 };
+            let mut body = conv_bn(c_in, width, 1, 1);
+            body.extend(conv_bn(width, width, 3, stride));
+            body.push(conv(width, c_out, 1, 1));
+            let mut shortcut = vec![];
+            if stride == 2 {
+                shortcut.push(Layer::AvgPool);
+            }
+            if block == 0 {
+                shortcut.push(conv(c_in, c_out, 1, 1));
+                shortcut.push(Layer::BatchNorm(c_out, Activation::Identity));
+            }
+            layers.push(Layer::Residual { body, channels: c_out, shortcut, activation: Activation::Relu });
+            c_in = c_out;
+        }
+    }
+    layers.extend([Layer::GlobalPool, Layer::Linear(2048, 1000)]);
+    layers
+}
+
+/// timm's `mobilenetv2_100`: inverted residuals, no activation after the projection.
+fn mobilenet_v2() -> Vec<Layer> {
+    let bn6 = |channels| Layer::BatchNorm(channels, Activation::Relu6);
+    let mut layers = vec![conv(3, 32, 3, 2), bn6(32)];
+    let mut c_in = 32;
+    let stages = [
+        (1, 16, 1, 1),
+        (6, 24, 2, 2),
+        (6, 32, 3, 2),
+        (6, 64, 4, 2),
+        (6, 96, 3, 1),
+        (6, 160, 3, 2),
+        (6, 320, 1, 1),
+    ];
+    for (expansion, c_out, blocks, first_stride) in stages {
+        for block in 0..blocks {
+            let stride = if block == 0 { first_stride } else { 1 };
+            let width = expansion * c_in;
+            let mut body = if expansion > 1 { vec![conv(c_in, width, 1, 1), bn6(width)] } else { vec![] };
+            body.push(Layer::Conv { c_in: width, c_out: width, kernel: 3, stride, groups: width });
+            body.extend([bn6(width), conv(width, c_out, 1, 1)]);
+            if stride == 1 && c_in == c_out {
+                let activation = Activation::Identity;
+                layers.push(Layer::Residual { body, channels: c_out, shortcut: vec![], activation });
+            } else {
+                layers.extend(body);
+                layers.push(Layer::BatchNorm(c_out, Activation::Identity));
+            }
+            c_in = c_out;
+        }
+    }
+    layers.extend([conv(320, 1280, 1, 1), bn6(1280), Layer::GlobalPool, Layer::Linear(1280, 1000)]);
+    layers
+}
+
+fn conv(c_in: usize, c_out: usize, kernel: usize, stride: usize) -> Layer {
+    Layer::Conv { c_in, c_out, kernel, stride, groups: 1 }
+}
+
+fn conv_bn(c_in: usize, c_out: usize, kernel: usize, stride: usize) -> Vec<Layer> {
+    vec![conv(c_in, c_out, kernel, stride), Layer::BatchNorm(c_out, Activation::Relu)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameter_counts_are_those_of_the_reference_models() {
+        let counts = Network::ALL.map(|network| parameters(&network.layers()));
+        assert_eq!(counts, [94_186, 11_173_962, 11_689_512, 25_576_264, 3_504_872]);
+    }
+}

@@ -1,0 +1,93 @@
+//! Both sides of a row do the same work: they get the same numbers from the same numbers.
+#![cfg(feature = "libtorch")]
+use fornax_benches::networks::Network;
+use fornax_benches::{fornax, libtorch};
+use fornax_engine::{DType, Result, Tensor};
+use fornax_tests::cases::{self, Case};
+use libtorch::{Layout, Operation};
+
+/// `|a - b|`, as vectors.
+fn distance(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>().sqrt()
+}
+
+/// The result and the gradients of a case in Fornax, and its upstream gradient.
+fn differentiate(case: &Case) -> Result<(Vec<Vec<f32>>, Tensor)> {
+    let operands = case.tensors(DType::F32)?;
+    let y = (case.run)(&operands)?;
+    let upstream = case.upstream(&y, DType::F32)?;
+    y.backward_from(&upstream)?;
+    let gradients = operands.iter().filter_map(Tensor::grad);
+    let all: Result<_> = std::iter::once(y.clone()).chain(gradients).map(|t| t.to_vec::<f32>()).collect();
+    Ok((all?, upstream))
+}
+
+#[test]
+fn operations() {
+    for case in cases::all().iter().filter(|case| case.large) {
+        let (ours, upstream) = differentiate(case).unwrap_or_else(|error| panic!("{}: {error}", case.name()));
+        for layout in [Layout::ChannelsLast, Layout::ChannelsFirst] {
+            let Some(operation) = Operation::new(case, layout) else {
+                panic!("{} has no counterpart", case.name())
+            };
+            let theirs = operation.differentiate(&upstream);
+            assert_eq!(ours.len(), theirs.len(), "{}: result and gradients", case.name());
+            for (i, (ours, theirs)) in ours.iter().zip(&theirs).enumerate() {
+                let size = distance(theirs, &vec![0.0; theirs.len()]);
+                let error = distance(ours, theirs);
+                assert!(error <= 1e-4 * size, "{} {layout:?} {i}: off by {error} of {size}", case.name());
+            }
+        }
+    }
+}
+
+/// Runs both sides for three steps from the same start.
+fn compare(network: Network) {
+    let mut ours = fornax::TrainingStep::new(network);
+    let mut theirs = libtorch::TrainingStep::new(network, libtorch::Layout::ChannelsLast);
+    let values = |step: &fornax::TrainingStep| -> Vec<Vec<f32>> {
+        step.parameters().iter().map(|t| t.to_vec().expect("parameters are f32")).collect()
+    };
+    let start = values(&ours);
+    let (images, target) = ours.batch();
+    theirs.copy_from(&start, &images.to_vec().expect("f32"), &target.to_vec().expect("i64"));
+    for step in 0..3 {
+        let (our_loss, their_loss) = (ours.run(), theirs.run());
+        let error = (our_loss - their_loss).abs() / their_loss;
+        assert!(error < 1e-3, "{network:?}, step {step}: loss {our_loss} here, {their_loss} in libtorch");
+    }
+    for (i, ((start, ours), theirs)) in start.iter().zip(values(&ours)).zip(theirs.parameters()).enumerate() {
+        // Measured by how far training has moved the parameter.
+        let (error, moved) = (distance(&ours, &theirs), distance(start, &theirs));
+        assert!(
+            error <= 0.02 * moved + 1e-6,
+            "{network:?}, parameter {i}: off by {error} after moving {moved}"
+        );
+    }
+}
+
+#[test]
+fn small_cnn() {
+    compare(Network::SmallCnn);
+}
+
+#[test]
+fn resnet18_cifar() {
+    compare(Network::Resnet18Cifar);
+}
+
+#[test]
+fn resnet18() {
+    compare(Network::Resnet18);
+}
+
+#[test]
+fn resnet50d() {
+    compare(Network::Resnet50d);
+}
+
+#[test]
+fn mobilenetv2() {
+    compare(Network::MobileNetV2);
+}

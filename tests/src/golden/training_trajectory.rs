@@ -1,0 +1,226 @@
+//! Small residual networks trained on the digits, step by step: loss, gradient norm, learning rate, final weights, evaluation.
+use super::ops_activation::named;
+use super::{Case, Outcome, Topic, formula};
+use fornax::optim::{AdamW, Optimizer, Sgd, parameters};
+use fornax::schedule::{Curve, Schedule};
+use fornax_engine::{DType, Device, Tensor, no_grad};
+use fornax_nn::loss::top_k_correct;
+use fornax_nn::models::{ResNet, ResNetConfig, Stem};
+use fornax_nn::{Context, ModelOptions, Module, named_parameters, state_dict};
+use serde_json::Value;
+
+/// Runs every case of the topic that needs nothing that is still missing; those are named on stderr.
+pub fn check(topic: &Topic, _device: Device) -> Outcome {
+    let mut failures = vec![];
+    let mut passed = 0;
+    for case in topic.cases()? {
+        let missing = not_yet(&case);
+        if !missing.is_empty() {
+            eprintln!("training_trajectory: {} needs {}: not implemented yet", case.id(), missing.join(", "));
+            continue;
+        }
+        match Run::new(&case).and_then(|run| run.check()) {
+            Ok(()) => passed += 1,
+            Err(e) => failures.push(e),
+        }
+    }
+    if failures.is_empty() { Ok(passed) } else { Err(failures.join("\n")) }
+}
+
+/// What a case needs and the trainer does not have yet. This list only shrinks.
+fn not_yet(case: &Case) -> Vec<&'static str> {
+    let c = &case.json["config"];
+    let mut missing = vec![];
+    if !c["ema_decay"].is_null() {
+        missing.push("an exponential moving average");
+    }
+    if !c["clip_grad"].is_null() {
+        missing.push("gradient clipping");
+    }
+    if c["mixup"].as_bool() == Some(true) {
+        missing.push("mixup in the training loop");
+    }
+    if !matches!(c["opt"].as_str(), Some("sgd" | "nesterov" | "momentum" | "adamw")) {
+        missing.push("this optimizer");
+    }
+    missing
+}
+
+struct Run<'a> {
+    case: &'a Case<'a>,
+    config: &'a Value,
+    model: ResNet,
+    images: Tensor,
+    labels: Tensor,
+}
+
+impl<'a> Run<'a> {
+    fn new(case: &'a Case<'a>) -> Result<Run<'a>, String> {
+        let config = &case.json["config"];
+        let run = || -> Result<Run<'a>, Box<dyn std::error::Error>> {
+            let widths: Vec<usize> = config["widths"]
+                .as_array()
+                .ok_or("no widths")?
+                .iter()
+                .filter_map(Value::as_u64)
+                .map(|w| w as usize)
+                .collect();
+            let depths = vec![1; widths.len()];
+            let model = ResNet::new(
+                &ResNetConfig {
+                    stem: Stem::Small,
+                    widths: &widths,
+                    depths: &depths,
+                    activation: named(case, config["act"].as_str().ok_or("no act")?)?,
+                    depthwise_conv2: config["depthwise_conv2"].as_bool().unwrap_or(false),
+                },
+                &ModelOptions { num_classes: 10, in_chans: 1, seed: 0 },
+            )?;
+            let salt = config["salt"].as_str().ok_or("no salt")?;
+            formula::fill(&model, salt, number(config, "gain")?)?;
+            let (mean, std) = (number(config, "mean")?, number(config, "std")?);
+            let raw = case.topic.tensor("digits/images")?;
+            let pixels: Vec<f32> = raw.data.iter().map(|p| ((p / 16.0 - mean) / std) as f32).collect();
+            // One channel: NCHW and NHWC are the same.
+            let images = Tensor::from_vec(pixels, [raw.shape[0], raw.shape[2], raw.shape[3], 1])?;
+            let labels = case.topic.tensor("digits/labels")?.to_tensor(DType::I64)?;
+            Ok(Run { case, config, model, images, labels })
+        };
+        run().map_err(|e| format!("{}: {e}", case.id()))
+    }
+
+    fn check(&self) -> Result<(), String> {
+        self.train()?;
+        self.compare_weights()?;
+        self.evaluate()
+    }
+
+    fn train(&self) -> Result<(), String> {
+        let (case, c) = (self.case, self.config);
+        let say = |e: fornax_engine::Error| format!("{}: {e}", case.id());
+        let schedule = Schedule {
+            curve: Curve::Cosine,
+            lr: number(c, "lr")?,
+            warmup_lr: number(c, "warmup_lr")?,
+            min_lr: number(c, "min_lr")?,
+            epochs: number(c, "epochs")? as u32,
+            warmup_epochs: number(c, "warmup_epochs")? as u32,
+            warmup_prefix: false,
+            cooldown_epochs: 0,
+            on_updates: true,
+        };
+        let mut optimizer = self.optimizer()?;
+        let per_epoch = number(c, "updates_per_epoch")? as u64;
+        let accumulate = number(c, "grad_accum_steps")? as usize;
+        let batches = case.topic.tensor(case.json["batches"].as_str().unwrap_or_default())?;
+        let lists = |key: &str| case.json[key].as_array().cloned().unwrap_or_default();
+        let (lrs, losses, norms) = (lists("lr"), lists("loss"), lists("grad_norm"));
+        let (loss_atol, norm_atol) = (lists("loss_atol"), lists("grad_norm_atol"));
+        if losses.len() * accumulate != batches.shape[0] {
+            return Err(format!("{}: {} losses for {} batches", case.id(), losses.len(), batches.shape[0]));
+        }
+        let smoothing = number(c, "smoothing")?;
+        for update in 0..losses.len() {
+            let lr = schedule.at((update as u64 / per_epoch) as u32, update as u64, per_epoch);
+            close(case, "lr", update, lr, &lrs[update], 1e-9)?;
+            named_parameters(&self.model).iter().for_each(|(_, p)| p.zero_grad());
+            let mut total = 0.0;
+            for micro in 0..accumulate {
+                let rows =
+                    &batches.data[(update * accumulate + micro) * batches.shape[1]..][..batches.shape[1]];
+                let (x, target) = self.rows(rows).map_err(say)?;
+                let logits = self.model.forward(&x, &mut Context::train()).map_err(say)?;
+                let loss = logits.cross_entropy(&target, smoothing).map_err(say)?;
+                total += loss.item().map_err(say)? / accumulate as f64;
+                loss.scale(1.0 / accumulate as f64).and_then(|l| l.backward()).map_err(say)?;
+            }
+            close(case, "loss", update, total, &losses[update], loss_atol[update].as_f64().unwrap_or(0.0))?;
+            let norm = self.gradient_norm().map_err(say)?;
+            close(
+                case,
+                "grad_norm",
+                update,
+                norm,
+                &norms[update],
+                norm_atol[update].as_f64().unwrap_or(0.0),
+            )?;
+            optimizer.update(lr).map_err(|e| format!("{}: {e}", case.id()))?;
+        }
+        Ok(())
+    }
+
+    fn optimizer(&self) -> Result<Box<dyn Optimizer>, String> {
+        let parameters = parameters(&self.model, number(self.config, "weight_decay")?);
+        let say = |e: fornax::Error| format!("{}: {e}", self.case.id());
+        let momentum = number(self.config, "momentum")?;
+        Ok(match self.config["opt"].as_str() {
+            Some("adamw") => Box::new(AdamW::new(parameters, [0.9, 0.999], 1e-8).map_err(say)?),
+            opt => Box::new(Sgd::new(parameters, momentum, opt != Some("momentum")).map_err(say)?),
+        })
+    }
+
+    fn rows(&self, rows: &[f64]) -> fornax_engine::Result<(Tensor, Tensor)> {
+        let parts = |t: &Tensor| -> fornax_engine::Result<Tensor> {
+            let rows: Vec<Tensor> =
+                rows.iter().map(|r| t.narrow(0, *r as usize, 1)).collect::<Result<_, _>>()?;
+            Tensor::concat(&rows.iter().collect::<Vec<_>>(), 0)
+        };
+        Ok((parts(&self.images)?, parts(&self.labels)?))
+    }
+
+    fn gradient_norm(&self) -> fornax_engine::Result<f64> {
+        let mut sum = 0.0;
+        for (_, p) in named_parameters(&self.model) {
+            let grad = p.grad().expect("every parameter takes part");
+            sum += grad.read::<f32>()?.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>();
+        }
+        Ok(sum.sqrt())
+    }
+
+    fn compare_weights(&self) -> Result<(), String> {
+        let state = state_dict::state_dict(&self.model).map_err(|e| e.to_string())?;
+        let names = self.case.roles("final");
+        if names.len() < named_parameters(&self.model).len() {
+            return Err(format!("{}: only {} final tensors", self.case.id(), names.len()));
+        }
+        for name in names {
+            let (_, tensor) = state
+                .iter()
+                .find(|(n, _)| n == name)
+                .ok_or_else(|| format!("{}: no {name}", self.case.id()))?;
+            self.case.check("final", name, tensor)?;
+        }
+        Ok(())
+    }
+
+    fn evaluate(&self) -> Result<(), String> {
+        let case = self.case;
+        let say = |e: fornax_engine::Error| format!("{}: {e}", case.id());
+        let range =
+            self.config["eval_range"].as_array().ok_or_else(|| format!("{}: no eval_range", case.id()))?;
+        let bound = |i: usize| range[i].as_u64().unwrap_or_default() as usize;
+        let (start, len) = (bound(0), bound(1) - bound(0));
+        let (x, target) = (
+            self.images.narrow(0, start, len).map_err(say)?,
+            self.labels.narrow(0, start, len).map_err(say)?,
+        );
+        let logits = no_grad(|| self.model.forward(&x, &mut Context::eval())).map_err(say)?;
+        case.check_named(case.json["eval_logits"].as_str().unwrap_or_default(), &logits)?;
+        let loss = logits.cross_entropy(&target, 0.0).and_then(|l| l.item()).map_err(say)?;
+        close(case, "eval_loss", 0, loss, &case.json["eval_loss"], number(case.json, "eval_loss_atol")?)?;
+        let top1 = 100.0 * top_k_correct(&logits, &target, 1).map_err(say)? as f64 / len as f64;
+        close(case, "eval_top1", 0, top1, &case.json["eval_top1"], number(case.json, "eval_top1_atol")?)
+    }
+}
+
+fn number(json: &Value, key: &str) -> Result<f64, String> {
+    json[key].as_f64().ok_or_else(|| format!("{key} is not a number"))
+}
+
+fn close(case: &Case, what: &str, step: usize, got: f64, expected: &Value, atol: f64) -> Result<(), String> {
+    let expected = expected.as_f64().unwrap_or(f64::NAN);
+    if (got - expected).abs() <= atol + 1e-5 * expected.abs() {
+        return Ok(());
+    }
+    Err(format!("{}: {what} at step {step}: got {got}, expected {expected} within {atol}", case.id()))
+}
