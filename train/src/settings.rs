@@ -145,16 +145,17 @@ pub enum Metric {
 
 impl Settings {
     /// These settings, and `lower`'s where these say nothing. What only made sense beside a setting of `lower` that is
-    /// replaced here goes with it: `lr` with `lr_base`, and what belongs to another optimizer or schedule.
+    /// replaced here goes with it: `lr` with `lr_base`, and what another optimizer or schedule does not have.
     pub fn over(self, mut lower: Settings) -> Settings {
         if self.lr.is_some() || self.lr_base.is_some() {
             (lower.lr, lower.lr_base, lower.lr_base_size, lower.lr_base_scale) = (None, None, None, None);
         }
-        if self.opt.is_some() && self.opt != lower.opt {
-            (lower.momentum, lower.opt_betas, lower.opt_eps) = (None, None, None);
-            (lower.lr, lower.weight_decay) = (None, None);
+        match self.opt {
+            Some(Opt::AdamW) => lower.momentum = None,
+            Some(_) => (lower.opt_betas, lower.opt_eps) = (None, None),
+            None => {}
         }
-        if self.sched.is_some() && self.sched != lower.sched {
+        if self.sched == Some(Sched::Constant) {
             (lower.min_lr, lower.cooldown_epochs) = (None, None);
         }
         let mut merged = lower.given();
@@ -221,8 +222,7 @@ mod tests {
         let merged = higher.over(lower.clone());
         assert_eq!(merged, Settings { epochs: Some(4), ..lower.clone() });
         let merged = Settings { opt: Some(Opt::AdamW), ..Settings::default() }.over(lower.clone());
-        let expected = Settings { opt: Some(Opt::AdamW), epochs: Some(3), ..Settings::default() };
-        assert_eq!(merged, expected);
+        assert_eq!(merged, Settings { opt: Some(Opt::AdamW), momentum: None, ..lower.clone() });
         let merged = Settings { lr_base: Some(0.2), ..Settings::default() }.over(lower.clone());
         assert_eq!(merged, Settings { lr: None, lr_base: Some(0.2), ..lower });
     }

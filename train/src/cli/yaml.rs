@@ -19,7 +19,11 @@ fn parse(text: &str, name: &str) -> Result<Settings> {
     let map: Option<BTreeMap<String, Spanned<Value>>> = serde_saphyr::from_str(text)
         .map_err(|e| Error::usage("the configuration file is not a YAML mapping").at(name).because(e))?;
     let command = Settings::augment_args(clap::Command::new("settings").no_binary_name(true));
-    let mut settings = Settings::default();
+    let parse = |arguments: &[String]| {
+        let matches = command.clone().try_get_matches_from(arguments);
+        matches.and_then(|matches| Settings::from_arg_matches(&matches))
+    };
+    let mut all = vec![];
     for (key, Spanned { value, referenced, .. }) in map.unwrap_or_default() {
         let place = format!("{name}, line {}", referenced.line());
         let flag = key.replace('_', "-");
@@ -31,15 +35,16 @@ fn parse(text: &str, name: &str) -> Result<Settings> {
                 None => error.remedy("`fornax train --help` lists them"),
             });
         }
-        let matches = command.clone().try_get_matches_from(arguments(&flag, &value));
-        let one = matches.and_then(|matches| Settings::from_arg_matches(&matches)).map_err(|e| {
+        let arguments = arguments(&flag, &value);
+        // By itself first, so that a mistake can be told with its line.
+        parse(&arguments).map_err(|e| {
             let message = e.render().to_string();
             let first = message.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ");
             Error::usage(format!("{key} has a wrong value")).at(&place).because(first)
         })?;
-        settings = one.over(settings);
+        all.extend(arguments);
     }
-    Ok(settings)
+    parse(&all).map_err(|e| Error::usage("the settings cannot be read").at(name).because(e))
 }
 
 /// The setting as it would stand on a command line; nothing for `null`.

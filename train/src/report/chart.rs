@@ -20,7 +20,7 @@ const WIDTH: usize = 720;
 const HEIGHT: usize = 420;
 const LEFT: f64 = 84.0;
 const RIGHT: f64 = 28.0;
-const TOP: f64 = 76.0;
+const TOP: f64 = 70.0;
 const BOTTOM: f64 = 56.0;
 
 /// The scene of a chart.
@@ -57,6 +57,9 @@ pub fn draw(chart: &Chart) -> Scene {
             scene.disc(*last, 3.5, series.colour);
         }
         scene.line(points, 2.0, series.colour);
+        if chart.series.len() == 1 {
+            continue;
+        }
         scene.text(legend, 24.0, Anchor::End, Colour::INK, series.name);
         legend -= CHARACTER * series.name.chars().count() as f64 + 10.0;
         scene.line(vec![(legend - 18.0, 24.0), (legend, 24.0)], 3.0, series.colour);

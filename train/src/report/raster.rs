@@ -53,7 +53,7 @@ fn draw(scene: &Scene) -> Canvas {
 
 /// How much of the pixel centred at `p` lies between `low` and `high`.
 fn overlap(p: f64, low: f64, high: f64) -> f64 {
-    (p + 0.5).min(high) - (p - 0.5).max(low)
+    ((p + 0.5).min(high) - (p - 0.5).max(low)).max(0.0)
 }
 
 impl Canvas {
@@ -147,7 +147,8 @@ mod tests {
         let canvas = draw(&scene);
         assert_eq!((canvas.width, canvas.height), (40, 40));
         assert_eq!([pixel(&canvas, 4, 4), pixel(&canvas, 9, 9)], [[1, 2, 3]; 2]);
-        assert_eq!([pixel(&canvas, 3, 4), pixel(&canvas, 10, 9)], [[255; 3]; 2]);
+        // Beside the rectangle, and beyond its corner.
+        assert_eq!([pixel(&canvas, 3, 4), pixel(&canvas, 10, 10)], [[255; 3]; 2]);
         assert_eq!([pixel(&canvas, 19, 20), pixel(&canvas, 20, 20)], [[4, 5, 6]; 2]);
     }
 
