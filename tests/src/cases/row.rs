@@ -34,6 +34,8 @@ pub struct Input {
 pub enum Values {
     /// Standard normal.
     Normal,
+    /// Standard normal in quarters: of so few values, hardly any is normalised to within rounding of a kink.
+    Coarse,
     /// Uniform in 0.5..1.5.
     Positive,
     /// Distinct multiples of 1/16 in random order: no ties, and no kink within a finite difference.
@@ -93,6 +95,7 @@ impl Input {
         let n: usize = self.shape.iter().product();
         let data: Vec<f32> = match self.values {
             Values::Normal => (0..n).map(|_| draws.normal()).collect(),
+            Values::Coarse => (0..n).map(|_| (draws.normal() * 4.0).round() / 4.0).collect(),
             Values::Positive => (0..n).map(|_| 0.5 + draws.uniform()).collect(),
             Values::Mask => (0..n).map(|_| (draws.next_u32() & 1) as f32).collect(),
             Values::Distinct => {
