@@ -91,7 +91,7 @@ fn batch_norms(rows: &mut Vec<Case>) {
         rows.push(batch_norm(format!("relu-{name}"), plain.clone(), Relu).large());
         rows.push(batch_norm(format!("silu-{name}"), plain, Silu).large());
         let residual = vec![images(), x(&[c]), x(&[c]), images()];
-        rows.push(batch_norm(format!("relu-residual-{name}"), residual, Relu).large());
+        rows.push(batch_norm(format!("relu-residual-{name}"), residual, Relu).large_in(&[0, 3]));
     }
 }
 
