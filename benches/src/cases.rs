@@ -100,9 +100,10 @@ fn operation_load(case: &Case, pass: Pass) -> Option<Load> {
             let columns = case.inputs[1].shape.last()?;
             Some(Load::Flops((2 * products * elements(0) * columns) as f64))
         }
-        // Statistics, then apply: x, x, y. Backward: x, dy, x, dy, dx.
-        op if op.starts_with("batch_norm") => {
-            Some(passes_over(elements(0), if pass == Pass::Forward { 3 } else { 5 }))
+        // Statistics, then apply: x, x, y. Backward: x, dy, x, dy, dx. A residual is read once, or its gradient written.
+        "batch_norm" => {
+            let residual = usize::from(case.inputs.len() > 3);
+            Some(passes_over(elements(0), if pass == Pass::Forward { 3 } else { 5 } + residual))
         }
         _ => None,
     }

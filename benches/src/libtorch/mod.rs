@@ -2,6 +2,7 @@
 //!
 //! Images reach libtorch as `[n, c, h, w]` in either memory order. tch has no `memory_format`; a contiguous
 //! `[n, h, w, c]` tensor seen through `permute` is what PyTorch calls channels-last, and libtorch's operations keep to it.
+mod image;
 mod network;
 mod operation;
 

@@ -1,12 +1,12 @@
 //! Single operations: libtorch's counterpart of each timed row of the table of cases, on the same numbers.
-use super::{Layout, weighted_sum};
+use super::{Layout, image, weighted_sum};
 use crate::cases::option;
 use fornax_engine::DType;
 use fornax_tests::cases::Case;
 use tch::{Kind, Reduction, Tensor};
 
 /// From operands to the result.
-type Function = Box<dyn Fn(&[Tensor]) -> Tensor>;
+pub(super) type Function = Box<dyn Fn(&[Tensor]) -> Tensor>;
 
 /// An operation with its operands.
 pub struct Operation {
@@ -29,7 +29,8 @@ impl Operation {
 
     /// True when axes of rank-4 operands have the meaning `[n, h, w, c]`, so that layouts differ.
     pub fn is_of_images(case: &Case) -> bool {
-        let families = ["conv2d", "batch_norm", "max_pool", "avg_pool", "global_pool"];
+        let families =
+            ["conv2d", "batch_norm", "group_norm", "max_pool", "avg_pool", "global_pool", "interpolate"];
         families.iter().any(|family| case.op.starts_with(family))
     }
 
@@ -124,7 +125,7 @@ fn counterpart(case: &Case) -> Option<Function> {
         ("binary_cross_entropy", _) => |t| {
             t[0].binary_cross_entropy_with_logits(&t[1], None::<&Tensor>, None::<&Tensor>, Reduction::Mean)
         },
-        _ => return None,
+        _ => return image::counterpart(case),
     };
     Some(Box::new(run))
 }
