@@ -73,8 +73,18 @@ impl Walk {
         }
     }
 
+    /// Elements of a row.
+    pub fn inner(&self) -> usize {
+        self.inner
+    }
+
+    /// How far each operand advances within a row: 0 or 1.
+    pub fn steps(&self) -> (usize, usize) {
+        self.steps
+    }
+
     /// Where row `row` starts in each operand.
-    fn start(&self, row: usize) -> (usize, usize) {
+    pub fn start(&self, row: usize) -> (usize, usize) {
         let (mut rest, mut a, mut b) = (row, 0, 0);
         for &(n, sa, sb) in self.outer.iter().rev() {
             a += rest % n * sa;

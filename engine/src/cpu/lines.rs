@@ -1,5 +1,8 @@
 //! Functions of the lines along one axis of `[outer, n, inner]`: extremes, products, running sums, order.
+use super::elementary::Elementary;
 use super::parallel::{GRAIN, Shared, for_each_task};
+use super::softmax::fold;
+use super::vectorized::vectorized;
 use crate::dtype::Real;
 use crate::{Element, Shape};
 
@@ -61,6 +64,53 @@ pub fn arg_extreme<T: Real>(lines: Lines, x: &[T], smallest: bool, index: &mut [
         // SAFETY: each line belongs to one task.
         unsafe { out.slice(line, 1)[0] = at as i64 };
     });
+}
+
+/// The largest (or smallest) element of each line; NaN wins.
+pub fn extreme<T: Elementary>(lines: Lines, x: &[T], smallest: bool, y: &mut [T]) {
+    let out = Shared::new(y);
+    let (n, inner) = (lines.n, lines.inner);
+    if inner == 1 {
+        return lines.for_each(|line, start| {
+            let value = row_extreme(&x[start..start + n], smallest);
+            // SAFETY: each line belongs to one task.
+            unsafe { out.slice(line, 1)[0] = value };
+        });
+    }
+    for_each_task(lines.outer, |o| {
+        // SAFETY: each block of lines belongs to one task.
+        let y = unsafe { out.slice(o * inner, inner) };
+        y.copy_from_slice(&x[o * n * inner..][..inner]);
+        for j in 1..n {
+            keep_extreme(&x[(o * n + j) * inner..][..inner], smallest, y);
+        }
+    });
+}
+
+vectorized! {
+    fn row_extreme<T: Elementary>(x: &[T], smallest: bool) -> T {
+        if smallest { fold(x, T::infinity(), lesser) } else { fold(x, T::neg_infinity(), greater) }
+    }
+}
+
+vectorized! {
+    fn keep_extreme<T: Elementary>(x: &[T], smallest: bool, y: &mut [T]) {
+        for (y, x) in y.iter_mut().zip(x) {
+            *y = if smallest { lesser(*y, *x) } else { greater(*y, *x) };
+        }
+    }
+}
+
+/// The larger, or NaN.
+#[inline(always)]
+fn greater<T: Elementary>(a: T, b: T) -> T {
+    if a > b || a.is_nan() { a } else { b }
+}
+
+/// The smaller, or NaN.
+#[inline(always)]
+fn lesser<T: Elementary>(a: T, b: T) -> T {
+    if a < b || a.is_nan() { a } else { b }
 }
 
 /// `y[line, j] = x[line, index[line, j]]`, with `k` indices a line.

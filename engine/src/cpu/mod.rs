@@ -17,6 +17,7 @@ pub mod binary;
 pub mod conv2d;
 pub mod cross_entropy;
 pub mod elementary;
+pub mod expand;
 pub mod gemm;
 pub mod group_norm;
 pub mod lines;

@@ -1,5 +1,6 @@
 //! Repetition along axes of extent 1, the inverse of a sum.
-use crate::cpu::parallel::for_each_piece;
+use crate::cpu;
+use crate::cpu::binary::Walk;
 use crate::{Error, Result, Shape, Tensor};
 
 impl Tensor {
@@ -13,22 +14,10 @@ impl Tensor {
             return Err(Error::shape("expand", &[("x", self)], format!("does not broadcast to {shape}")));
         }
         let steps = broadcast_steps(self.shape(), &shape);
-        let strides = shape.strides();
+        let walk = Walk::new(&shape, &steps, &steps);
         let y = dispatch_any!(self.dtype(), T => {
             let x = self.read::<T>()?;
-            Tensor::build(shape, |y: &mut [T]| match x.len() {
-                1 => y.fill(x[0]),
-                _ => for_each_piece(y, |start, y| {
-                    for (i, y) in y.iter_mut().enumerate() {
-                        let (mut rest, mut source) = (start + i, 0);
-                        for axis in 0..shape.rank() {
-                            source += rest / strides[axis] * steps[axis];
-                            rest %= strides[axis];
-                        }
-                        *y = x[source];
-                    }
-                }),
-            })
+            Tensor::build(shape, |y: &mut [T]| cpu::expand::forward(&walk, &x, y))
         })?;
         let from = *self.shape();
         Ok(y.recorded("expand", &[self], || {

@@ -72,8 +72,14 @@ impl Tensor {
         let kept = self.reduced_shape(op, axes)?;
         let mut y = self.detach();
         for axis in axes {
-            let index = y.arg_extreme(op, *axis, smallest)?;
-            y = y.gather(*axis, &index)?;
+            let lines = Lines::new(y.shape(), *axis);
+            if lines.n == 0 {
+                return Err(Error::shape(op, &[("x", self)], format!("axis {axis} is empty")));
+            }
+            y = dispatch_real!(op, [("x", self)], T => {
+                let x = y.read::<T>()?;
+                Tensor::build(y.shape().with(*axis, 1), |out: &mut [T]| lines::extreme(lines, &x, smallest, out))
+            })?;
         }
         let shape = if keep { kept } else { super::sum::removed(self.shape(), axes) };
         Ok(y.reshape(shape)?.recorded(op, &[self], || {

@@ -1,6 +1,6 @@
 //! Fully connected layer.
 use crate::cpu;
-use crate::cpu::gemm::{Matrix, gemm};
+use crate::cpu::gemm::product;
 use crate::{Error, Result, Tensor};
 
 impl Tensor {
@@ -25,10 +25,10 @@ impl Tensor {
             let (x, w) = (self.read::<T>()?, weight.read::<T>()?);
             let b = bias.map(|b| b.read::<T>()).transpose()?;
             Tensor::build(shape, |y: &mut [T]| {
+                product(m, n, k, (&x, false), (&w, true), y);
                 if let Some(b) = &b {
-                    y.chunks_exact_mut(n.max(1)).for_each(|row| row.copy_from_slice(b));
+                    y.chunks_exact_mut(n.max(1)).for_each(|row| row.iter_mut().zip(b.iter()).for_each(|(y, b)| *y += *b));
                 }
-                gemm(m, n, k, Matrix::row_major(&x, k), Matrix::transposed(&w, k), b.is_some(), y);
             })
         })?;
         let mut inputs = vec![self, weight];
@@ -40,11 +40,11 @@ impl Tensor {
                     let dy = grad.read::<T>()?;
                     let dx = needs[0].then(|| {
                         let w = w.read::<T>()?;
-                        Tensor::build(*x.shape(), |dx: &mut [T]| gemm(m, k, n, Matrix::row_major(&dy, n), Matrix::row_major(&w, k), false, dx))
+                        Tensor::build(*x.shape(), |dx: &mut [T]| product(m, k, n, (&dy, false), (&w, false), dx))
                     });
                     let dw = needs[1].then(|| {
                         let x = x.read::<T>()?;
-                        Tensor::build(*w.shape(), |dw: &mut [T]| gemm(n, k, m, Matrix::transposed(&dy, n), Matrix::row_major(&x, k), false, dw))
+                        Tensor::build(*w.shape(), |dw: &mut [T]| product(n, k, m, (&dy, true), (&x, false), dw))
                     });
                     let mut grads = vec![dx.transpose()?, dw.transpose()?];
                     if has_bias {

@@ -1,6 +1,6 @@
 //! Matrix products, batched and broadcasting.
 use super::expand::broadcast_steps;
-use crate::cpu::gemm::{Matrix, gemm, gemm_batch};
+use crate::cpu::gemm::{Matrix, gemm_batch, product};
 use crate::dtype::Real;
 use crate::{Error, Result, Shape, Tensor};
 
@@ -135,9 +135,9 @@ impl Plan {
                 matrix(&b[ib..ib + k * n], self.b_cols, self.transpose.1),
             )
         };
-        if self.starts.len() == 1 {
-            let (a, b) = operands(0);
-            return gemm(m, n, k, a, b, false, y);
+        if let [(ia, ib)] = self.starts[..] {
+            let (a, b) = (&a[ia..ia + m * k], &b[ib..ib + k * n]);
+            return product(m, n, k, (a, self.transpose.0), (b, self.transpose.1), y);
         }
         gemm_batch(m, n, k, self.starts.len(), operands, y);
     }
