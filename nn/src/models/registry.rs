@@ -24,14 +24,6 @@ impl ModelInfo {
     }
 }
 
-impl ModelInfo {
-    /// How many parameters the model has; its weights are not drawn.
-    pub fn parameters(&self, options: &ModelOptions) -> Result<usize> {
-        let model = ResNet::new(self.config, options)?;
-        Ok(crate::named_parameters(&model).iter().map(|(_, tensor)| tensor.numel()).sum())
-    }
-}
-
 /// Every model, by name.
 pub fn models() -> impl Iterator<Item = ModelInfo> {
     resnet::CONFIGS.iter().map(|(name, about, input_size, config)| ModelInfo {
