@@ -42,28 +42,33 @@ fn operations() {
     }
 }
 
-/// Runs both sides for three steps from the same start.
+/// The loss of a first step, and the parameters after it.
+type Outcome = (f64, Vec<Vec<f32>>);
+
+/// Runs both sides for one step from the same start. In a deep network, rounding turns some ReLUs on or off, so the yardstick
+/// is libtorch itself: how far its two layouts are from each other.
 fn compare(network: Network) {
     let mut ours = fornax::TrainingStep::new(network);
-    let mut theirs = libtorch::TrainingStep::new(network, libtorch::Layout::ChannelsLast);
     let values = |step: &fornax::TrainingStep| -> Vec<Vec<f32>> {
         step.parameters().iter().map(|t| t.to_vec().expect("parameters are f32")).collect()
     };
     let start = values(&ours);
-    let (images, target) = ours.batch();
-    theirs.copy_from(&start, &images.to_vec().expect("f32"), &target.to_vec().expect("i64"));
-    for step in 0..3 {
-        let (our_loss, their_loss) = (ours.run(), theirs.run());
-        let error = (our_loss - their_loss).abs() / their_loss;
-        assert!(error < 1e-3, "{network:?}, step {step}: loss {our_loss} here, {their_loss} in libtorch");
-    }
-    for (i, ((start, ours), theirs)) in start.iter().zip(values(&ours)).zip(theirs.parameters()).enumerate() {
-        // Measured by how far training has moved the parameter.
-        let (error, moved) = (distance(&ours, &theirs), distance(start, &theirs));
-        assert!(
-            error <= 0.02 * moved + 1e-6,
-            "{network:?}, parameter {i}: off by {error} after moving {moved}"
-        );
+    let libtorch = |layout| -> Outcome {
+        let mut theirs = libtorch::TrainingStep::new(network, layout);
+        let (images, target) = ours.batch();
+        theirs.copy_from(&start, &images.to_vec().expect("f32"), &target.to_vec().expect("i64"));
+        (theirs.run(), theirs.parameters())
+    };
+    let (last, first) = (libtorch(Layout::ChannelsLast), libtorch(Layout::ChannelsFirst));
+    let loss = ours.run();
+    let ours: Outcome = (loss, values(&ours));
+
+    let error = (ours.0 - last.0).abs() / last.0;
+    assert!(error < 1e-4, "{network:?}: loss {} here, {} in libtorch", ours.0, last.0);
+    for (i, start) in start.iter().enumerate() {
+        let (error, between) = (distance(&ours.1[i], &last.1[i]), distance(&first.1[i], &last.1[i]));
+        let allowed = 2.0 * between + 0.01 * distance(start, &last.1[i]) + 1e-6;
+        assert!(error <= allowed, "{network:?}, parameter {i}: off by {error}, and libtorch by {between}");
     }
 }
 

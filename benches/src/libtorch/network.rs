@@ -32,11 +32,11 @@ impl TrainingStep {
 
     /// Takes over parameters in the order of the layers, images and class indices, all as Fornax holds them: channels-last.
     pub fn copy_from(&mut self, parameters: &[Vec<f32>], images: &[f32], target: &[i64]) {
-        assert_eq!(self.layout, Layout::ChannelsLast);
         assert_eq!(self.parameters.len(), parameters.len());
         tch::no_grad(|| {
-            for (variable, values) in self.parameters.iter_mut().zip(parameters) {
-                variable.copy_(&Tensor::from_slice(values).view_as(variable));
+            for (variable, values) in self.parameters.iter().zip(parameters) {
+                let mut view = self.as_fornax(variable);
+                view.copy_(&Tensor::from_slice(values).view_as(&view));
             }
         });
         let mut pixels = self.images.permute([0, 2, 3, 1]);
@@ -44,10 +44,21 @@ impl TrainingStep {
         self.target = Tensor::from_slice(target);
     }
 
-    /// The elements of each parameter, in the order of the layers.
+    /// The elements of each parameter, in the order of the layers, as Fornax holds them.
     pub fn parameters(&self) -> Vec<Vec<f32>> {
-        let elements = |t: &Tensor| Vec::<f32>::try_from(t.detach().view(-1)).expect("parameters are f32");
+        let elements = |t: &Tensor| {
+            Vec::<f32>::try_from(self.as_fornax(t).contiguous().view(-1)).expect("parameters are f32")
+        };
         self.parameters.iter().map(elements).collect()
+    }
+
+    /// A view of a parameter with Fornax's order of axes.
+    fn as_fornax(&self, parameter: &Tensor) -> Tensor {
+        let values = parameter.detach();
+        match self.layout {
+            Layout::ChannelsFirst if values.dim() == 4 => values.permute([0, 2, 3, 1]),
+            _ => values,
+        }
     }
 
     /// Forward, cross entropy, backward, update; returns the loss.

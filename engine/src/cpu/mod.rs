@@ -10,6 +10,7 @@
     reason = "a kernel is one unsafe function over raw pointers; its doc comment says what they must cover"
 )]
 pub mod activation;
+pub mod adaptive_pool;
 pub mod add;
 pub mod batch_norm;
 pub mod binary;
@@ -24,6 +25,7 @@ pub mod parallel;
 pub mod permute;
 pub mod pool;
 pub mod reduce;
+pub mod resample;
 pub mod row_norm;
 pub mod scratch;
 pub mod simd;

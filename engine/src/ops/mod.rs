@@ -52,6 +52,7 @@ macro_rules! dispatch_real {
 }
 
 mod activation;
+mod adaptive_pool;
 mod attention;
 mod batch_norm;
 mod binary;
@@ -62,6 +63,7 @@ mod drop;
 mod expand;
 mod extreme;
 mod group_norm;
+mod interpolate;
 mod linear;
 mod matmul;
 mod permute;
@@ -76,10 +78,10 @@ mod statistics;
 mod sum;
 mod unary;
 
+pub use adaptive_pool::GlobalPool;
 pub use attention::AttentionMask;
 pub use batch_norm::BatchNorm;
 pub use conv2d::Conv2d;
-pub use pool::GlobalPool;
 
 use crate::{Error, Result, Tensor};
 

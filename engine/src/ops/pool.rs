@@ -3,19 +3,6 @@ use crate::cpu::pool as kernel;
 use crate::pool_shape::PoolShape;
 use crate::{Error, Pool2d, Result, Tensor};
 
-/// How a whole feature map becomes one vector; timm's names in brackets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GlobalPool {
-    /// Mean (`avg`).
-    Avg,
-    /// Maximum; equal maxima give the gradient to the first (`max`).
-    Max,
-    /// Mean of both (`avgmax`).
-    AvgMax,
-    /// Mean and maximum one after the other: twice the channels (`catavgmax`).
-    CatAvgMax,
-}
-
 impl Tensor {
     /// The largest element of each window of images `[n, h, w, c]`; the first among equals gets the gradient, NaN wins. f32, f64.
     pub fn max_pool2d(&self, pool: &Pool2d) -> Result<Tensor> {
@@ -64,21 +51,6 @@ impl Tensor {
                 Ok(vec![Some(dx)])
             }
         }))
-    }
-
-    /// One vector an image: `[n, h, w, c]` to `[n, c]`, or `[n, 2c]` for [`GlobalPool::CatAvgMax`]. f32, f64.
-    pub fn global_pool(&self, kind: GlobalPool) -> Result<Tensor> {
-        let &[n, h, w, c] = self.dims() else {
-            return Err(Error::shape("global_pool", &[("x", self)], "needs images [n, h, w, c]"));
-        };
-        let avg = || self.mean(&[1, 2], false);
-        let max = || -> Result<Tensor> { Ok(self.reshape([n, h * w, c])?.max_with_index(1)?.0) };
-        match kind {
-            GlobalPool::Avg => avg(),
-            GlobalPool::Max => max(),
-            GlobalPool::AvgMax => avg()?.add(&max()?)?.scale(0.5),
-            GlobalPool::CatAvgMax => Tensor::concat(&[&avg()?, &max()?], 1),
-        }
     }
 
     fn pool_shape(&self, op: &'static str, pool: &Pool2d) -> Result<PoolShape> {

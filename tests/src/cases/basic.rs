@@ -36,7 +36,7 @@ fn arithmetic(rows: &mut Vec<Case>) {
         let big = [16, 56, 56, 64];
         rows.push(
             Case::new(op, "same-large", vec![of(&big, values), of(&big, values)], move |t| f(&t[0], &t[1]))
-                .large(),
+                .large_in(&[0, 1]),
         );
         rows.push(
             Case::new(op, "channel-large", vec![of(&big, values), of(&[64], values)], move |t| {
@@ -139,7 +139,7 @@ fn products(rows: &mut Vec<Case>) {
         Case::new("matmul", "heads-large", vec![x(&[8, 6, 197, 64]), x(&[8, 6, 64, 197])], |t| {
             t[0].matmul(&t[1])
         })
-        .large(),
+        .large_in(&[0, 1]),
     );
     rows.push(Case::new("linear", "bias", vec![x(&[3, 7]), x(&[5, 7]), x(&[5])], |t| {
         t[0].linear(&t[1], Some(&t[2]))
@@ -157,7 +157,7 @@ fn products(rows: &mut Vec<Case>) {
         Case::new("attention", "vit-large", vec![x(&heads), x(&heads), x(&heads)], |t| {
             t[0].attention(&t[1], &t[2], AttentionMask::None, None)
         })
-        .large(),
+        .large_in(&[0, 1, 2]),
     );
 }
 
@@ -179,7 +179,7 @@ fn shapes(rows: &mut Vec<Case>) {
         Case::new("concat", "channels-large", vec![x(&[16, 56, 56, 64]), x(&[16, 56, 56, 32])], |t| {
             Tensor::concat(&[&t[0], &t[1]], 3)
         })
-        .large(),
+        .large_in(&[0, 1]),
     );
     let keep = fixed(&[4], Values::Mask);
     rows.push(Case::new("drop_path", "scaled", vec![x(&[4, 3, 3, 2]), keep], |t| {

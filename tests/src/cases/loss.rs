@@ -16,7 +16,7 @@ pub(super) fn rows(rows: &mut Vec<Case>) {
         let inputs = vec![x(&[n, classes]), fixed(&[n], Values::Class(classes))];
         rows.push(
             Case::new("cross_entropy", format!("{n}x{classes}"), inputs, |t| t[0].cross_entropy(&t[1], 0.0))
-                .large(),
+                .large_in(&[0, 1]),
         );
     }
     let soft = || fixed(&[4, 7], Values::Positive);
@@ -26,7 +26,7 @@ pub(super) fn rows(rows: &mut Vec<Case>) {
     let wide = vec![x(&[256, 1000]), fixed(&[256, 1000], Values::Positive)];
     rows.push(
         Case::new("soft_target_cross_entropy", "256x1000", wide, |t| t[0].soft_target_cross_entropy(&t[1]))
-            .large(),
+            .large_in(&[0, 1]),
     );
     let labels = || fixed(&[4, 7], Values::Mask);
     rows.push(Case::new("binary_cross_entropy", "mean", vec![logits(), labels()], |t| {
@@ -38,7 +38,7 @@ pub(super) fn rows(rows: &mut Vec<Case>) {
     let wide = vec![x(&[256, 1000]), fixed(&[256, 1000], Values::Mask)];
     rows.push(
         Case::new("binary_cross_entropy", "256x1000", wide, |t| t[0].binary_cross_entropy(&t[1], 1.0, false))
-            .large(),
+            .large_in(&[0, 1]),
     );
     let bce = BinaryCrossEntropy { target_threshold: Some(0.2), ..BinaryCrossEntropy::default() };
     rows.push(Case::new("binary_cross_entropy", "classes", vec![logits(), class()], move |t| {

@@ -3,6 +3,8 @@
 mod basic;
 mod conv;
 mod loss;
+mod nonlinear;
+mod pool;
 mod row;
 
 pub use row::{Case, Input, Values};
@@ -13,5 +15,7 @@ pub fn all() -> Vec<Case> {
     basic::rows(&mut rows);
     conv::rows(&mut rows);
     loss::rows(&mut rows);
+    nonlinear::rows(&mut rows);
+    pool::rows(&mut rows);
     rows
 }

@@ -27,6 +27,8 @@ pub struct Input {
     pub values: Values,
     /// True when the operation has a gradient for it.
     pub differentiable: bool,
+    /// True when the first axis is the batch, which tests may shorten.
+    pub batched: bool,
 }
 
 /// What the elements of an input are.
@@ -34,6 +36,8 @@ pub struct Input {
 pub enum Values {
     /// Standard normal.
     Normal,
+    /// Standard normal in quarters: of so few values, hardly any is normalised to within rounding of a kink.
+    Coarse,
     /// Uniform in 0.5..1.5.
     Positive,
     /// Distinct multiples of 1/16 in random order: no ties, and no kink within a finite difference.
@@ -55,9 +59,15 @@ impl Case {
         Case { op, variant: variant.into(), inputs, options: vec![], large: false, run: Box::new(run) }
     }
 
-    /// The same row as a large one.
-    pub fn large(mut self) -> Case {
+    /// The same row as a large one, whose first input has the batch as its first axis.
+    pub fn large(self) -> Case {
+        self.large_in(&[0])
+    }
+
+    /// The same row as a large one; the named inputs have the batch as their first axis.
+    pub fn large_in(mut self, batched: &[usize]) -> Case {
         self.large = true;
+        batched.iter().for_each(|i| self.inputs[*i].batched = true);
         self
     }
 
@@ -74,16 +84,29 @@ impl Case {
 
     /// The tensors of the case, the same at each call; floats in `dtype`, from values that f32 holds exactly.
     pub fn tensors(&self, dtype: DType) -> Result<Vec<Tensor>> {
-        self.inputs
-            .iter()
-            .enumerate()
-            .map(|(i, input)| input.tensor(Stream::new(Key::new(i as u64, &self.name()), 0, 0), dtype))
-            .collect()
+        self.tensors_of_batch(usize::MAX, dtype)
+    }
+
+    /// As [`Case::tensors`], with at most so many samples in a batch.
+    pub fn tensors_of_batch(&self, batch: usize, dtype: DType) -> Result<Vec<Tensor>> {
+        let tensor = |(i, input): (usize, &Input)| {
+            let mut input = input.clone();
+            if input.batched {
+                input.shape[0] = input.shape[0].min(batch);
+            }
+            input.tensor(Stream::new(Key::new(i as u64, &self.name()), 0, 0), dtype)
+        };
+        self.inputs.iter().enumerate().map(tensor).collect()
     }
 
     /// An upstream gradient for an output of this shape, in `dtype`.
     pub fn upstream(&self, like: &Tensor, dtype: DType) -> Result<Tensor> {
-        let input = Input { shape: like.dims().to_vec(), values: Values::Normal, differentiable: false };
+        let input = Input {
+            shape: like.dims().to_vec(),
+            values: Values::Normal,
+            differentiable: false,
+            batched: false,
+        };
         input.tensor(Stream::new(Key::new(99, &self.name()), 0, 0), dtype)
     }
 }
@@ -93,6 +116,7 @@ impl Input {
         let n: usize = self.shape.iter().product();
         let data: Vec<f32> = match self.values {
             Values::Normal => (0..n).map(|_| draws.normal()).collect(),
+            Values::Coarse => (0..n).map(|_| (draws.normal() * 4.0).round() / 4.0).collect(),
             Values::Positive => (0..n).map(|_| 0.5 + draws.uniform()).collect(),
             Values::Mask => (0..n).map(|_| (draws.next_u32() & 1) as f32).collect(),
             Values::Distinct => {
@@ -117,10 +141,10 @@ pub(super) fn x(shape: &[usize]) -> Input {
 
 /// A differentiable input.
 pub(super) fn of(shape: &[usize], values: Values) -> Input {
-    Input { shape: shape.to_vec(), values, differentiable: true }
+    Input { shape: shape.to_vec(), values, differentiable: true, batched: false }
 }
 
 /// An input without a gradient.
 pub(super) fn fixed(shape: &[usize], values: Values) -> Input {
-    Input { shape: shape.to_vec(), values, differentiable: false }
+    Input { shape: shape.to_vec(), values, differentiable: false, batched: false }
 }

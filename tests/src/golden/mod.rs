@@ -10,6 +10,7 @@ mod ops_basic;
 mod ops_conv;
 mod ops_loss;
 mod ops_norm;
+mod ops_pool;
 mod ops_regularizer;
 mod run;
 mod training_trajectory;
@@ -39,7 +40,7 @@ pub const TOPICS: &[TopicCheck] = &[
     ("ops_conv", Some(ops_conv::check)),
     ("ops_loss", Some(ops_loss::check)),
     ("ops_norm", Some(ops_norm::check)),
-    ("ops_pool", None),
+    ("ops_pool", Some(ops_pool::check)),
     ("ops_regularizer", Some(ops_regularizer::check)),
     ("optim_adahessian", None),
     ("optim_param_groups", None),

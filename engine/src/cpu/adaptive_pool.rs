@@ -1,0 +1,137 @@
+//! Adaptive max pooling of channels-last images, up to the maximum of a whole image.
+use super::elementary::Elementary;
+use super::parallel::{Shared, for_each_task};
+use super::vectorized::vectorized;
+use crate::resampling::adaptive_window;
+
+/// Images `[n, size, c]` to be reduced to `out` windows.
+#[derive(Clone, Copy, Debug)]
+pub struct AdaptivePool {
+    /// Images.
+    pub n: usize,
+    /// Input height and width.
+    pub size: [usize; 2],
+    /// Windows, vertical and horizontal.
+    pub out: [usize; 2],
+    /// Channels.
+    pub c: usize,
+}
+
+impl AdaptivePool {
+    /// The largest element of each window and the pixel it came from, the first among equals; NaN wins.
+    pub fn max_forward<T: Elementary>(&self, x: &[T], y: &mut [T], pixel: &mut [u32]) {
+        let ([h, w], [oh, ow], c) = (self.size, self.out, self.c);
+        let (y, pixel) = (Shared::new(y), Shared::new(pixel));
+        for_each_task(self.n * oh, |task| {
+            let (n, oy) = (task / oh, task % oh);
+            let image = &x[n * h * w * c..][..h * w * c];
+            let rows = adaptive_window(h, oh, oy);
+            for ox in 0..ow {
+                let columns = adaptive_window(w, ow, ox);
+                let at = (task * ow + ox) * c;
+                // SAFETY: each output row belongs to one task.
+                let (y, pixel) = unsafe { (y.slice(at, c), pixel.slice(at, c)) };
+                let first = rows.start * w + columns.start;
+                y.copy_from_slice(&image[first * c..][..c]);
+                pixel.fill(first as u32);
+                for iy in rows.clone() {
+                    take_larger(
+                        &image[(iy * w + columns.start) * c..][..columns.len() * c],
+                        (iy * w + columns.start) as u32,
+                        y,
+                        pixel,
+                    );
+                }
+            }
+        });
+    }
+
+    /// Each window's gradient goes to the pixel it came from.
+    pub fn max_backward<T: Elementary>(&self, dy: &[T], pixel: &[u32], dx: &mut [T]) {
+        let (image, out, c) =
+            (self.size[0] * self.size[1] * self.c, self.out[0] * self.out[1] * self.c, self.c);
+        let dx = Shared::new(dx);
+        for_each_task(self.n, |n| {
+            // SAFETY: each image belongs to one task.
+            let dx = unsafe { dx.slice(n * image, image) };
+            dx.fill(T::zero());
+            for (k, (dy, pixel)) in dy[n * out..][..out].iter().zip(&pixel[n * out..]).enumerate() {
+                dx[*pixel as usize * c + k % c] += *dy;
+            }
+        });
+    }
+}
+
+/// The gradient of each image's maximum `y` `[n, c]`, shared evenly by the pixels that equal it.
+pub fn shared_max_backward<T: Elementary>(x: &[T], y: &[T], dy: &[T], c: usize, dx: &mut [T]) {
+    let images = y.len() / c;
+    let image = x.len() / images.max(1);
+    let dx = Shared::new(dx);
+    for_each_task(images, |n| {
+        // SAFETY: each image belongs to one task.
+        let dx = unsafe { dx.slice(n * image, image) };
+        let mut share = vec![T::zero(); c];
+        share_of_equals(&x[n * image..][..image], &y[n * c..][..c], &dy[n * c..][..c], &mut share, dx);
+    });
+}
+
+vectorized! {
+    /// Compares each pixel of consecutive ones with the best so far; `first` is the index of the first.
+    fn take_larger<T: Elementary>(pixels: &[T], first: u32, best: &mut [T], pixel: &mut [u32]) {
+        let c = best.len();
+        for (i, x) in pixels.chunks_exact(c).enumerate() {
+            let index = first + i as u32;
+            for j in 0..c {
+                // Not `x > best`: a NaN must win, and stay.
+                let larger = !(x[j] <= best[j]) && !best[j].is_nan();
+                best[j] = if larger { x[j] } else { best[j] };
+                pixel[j] = if larger { index } else { pixel[j] };
+            }
+        }
+    }
+}
+
+vectorized! {
+    fn share_of_equals<T: Elementary>(x: &[T], y: &[T], dy: &[T], share: &mut [T], dx: &mut [T]) {
+        let c = y.len();
+        for x in x.chunks_exact(c) {
+            for j in 0..c {
+                share[j] += if x[j] == y[j] { T::one() } else { T::zero() };
+            }
+        }
+        for j in 0..c {
+            share[j] = dy[j] / share[j];
+        }
+        for (x, dx) in x.chunks_exact(c).zip(dx.chunks_exact_mut(c)) {
+            for j in 0..c {
+                dx[j] = if x[j] == y[j] { share[j] } else { T::zero() };
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nan_is_the_largest_and_the_first_of_equals_is_chosen() {
+        let pool = AdaptivePool { n: 1, size: [2, 2], out: [1, 1], c: 3 };
+        let nan = f32::NAN;
+        let x = [1.0, 5.0, -1.0, 2.0, nan, -1.0, 2.0, 7.0, -1.0, 0.0, nan, -1.0];
+        let (mut y, mut pixel) = ([0.0; 3], [9; 3]);
+        pool.max_forward(&x, &mut y, &mut pixel);
+        assert!(y[0] == 2.0 && y[1].is_nan() && y[2] == -1.0, "{y:?}");
+        assert_eq!(pixel, [1, 1, 0]);
+        let mut dx = [9.0f32; 12];
+        pool.max_backward(&[1.0, 2.0, 3.0], &pixel, &mut dx);
+        assert_eq!(dx, [0.0, 0.0, 3.0, 1.0, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn equal_maxima_share_the_gradient() {
+        let mut dx = [9.0f64; 4];
+        shared_max_backward(&[3.0, 1.0, 3.0, 3.0], &[3.0], &[6.0], 1, &mut dx);
+        assert_eq!(dx, [2.0, 0.0, 2.0, 2.0]);
+    }
+}

@@ -1,0 +1,92 @@
+//! Pooling to a given size: adaptive pooling, and global pooling to one pixel. Window `i` of `out` over `in` elements covers
+//! `floor(i * in / out) .. ceil((i + 1) * in / out)`.
+use crate::cpu::adaptive_pool::{AdaptivePool, shared_max_backward};
+use crate::resampling::Resampling;
+use crate::{Error, Result, Tensor};
+
+/// How a whole feature map becomes one vector; timm's names in brackets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GlobalPool {
+    /// Mean (`avg`, `fastavg`).
+    Avg,
+    /// Maximum; the first among equals gets the gradient (`max`).
+    Max,
+    /// The mean of both (`avgmax`).
+    AvgMax,
+    /// Mean and maximum one after the other: twice the channels (`catavgmax`).
+    CatAvgMax,
+    /// Maximum; equals share the gradient evenly (`fastmax`).
+    FastMax,
+    /// The mean of `Avg` and `FastMax` (`fastavgmax`).
+    FastAvgMax,
+    /// `Avg` and `FastMax` one after the other (`fastcatavgmax`).
+    FastCatAvgMax,
+}
+
+impl Tensor {
+    /// The means of `out` windows of images `[n, h, w, c]`: `[n, out[0], out[1], c]`. f32, f64.
+    pub fn adaptive_avg_pool2d(&self, out: [usize; 2]) -> Result<Tensor> {
+        self.resample("adaptive_avg_pool2d", out, Resampling::adaptive_mean)
+    }
+
+    /// The maxima of `out` windows of images `[n, h, w, c]`: `[n, out[0], out[1], c]`; the first among equals gets the
+    /// gradient, NaN wins. f32, f64.
+    pub fn adaptive_max_pool2d(&self, out: [usize; 2]) -> Result<Tensor> {
+        const OP: &str = "adaptive_max_pool2d";
+        let pool = match *self.dims() {
+            [n, h, w, c] if h * w * c > 0 && out[0] * out[1] > 0 => AdaptivePool { n, size: [h, w], out, c },
+            _ => {
+                let why = format!("needs images [n, h, w, c] with pixels, and a size with pixels: {out:?}");
+                return Err(Error::shape(OP, &[("x", self)], why));
+            }
+        };
+        dispatch_real!(OP, [("x", self)], T => {
+            let shape = [pool.n, out[0], out[1], pool.c];
+            let mut pixel = vec![0; shape.iter().product()];
+            let y = {
+                let x = self.read::<T>()?;
+                Tensor::build(shape, |y: &mut [T]| pool.max_forward(&x, y, &mut pixel))?
+            };
+            Ok(y.recorded(OP, &[self], || {
+                let from = *self.shape();
+                move |grad: Tensor, _: &[bool]| {
+                    let dy = grad.read::<T>()?;
+                    Ok(vec![Some(Tensor::build(from, |dx: &mut [T]| pool.max_backward(&dy, &pixel, dx))?)])
+                }
+            }))
+        })
+    }
+
+    /// One vector an image: `[n, h, w, c]` to `[n, c]`, or `[n, 2c]` for the kinds that concatenate. f32, f64.
+    pub fn global_pool(&self, kind: GlobalPool) -> Result<Tensor> {
+        let vector = |y: Tensor| y.flatten(1);
+        let avg = || vector(self.adaptive_avg_pool2d([1, 1])?);
+        let max = || vector(self.adaptive_max_pool2d([1, 1])?);
+        let shared = || self.shared_global_max();
+        match kind {
+            GlobalPool::Avg => avg(),
+            GlobalPool::Max => max(),
+            GlobalPool::FastMax => shared(),
+            GlobalPool::AvgMax => avg()?.add(&max()?)?.scale(0.5),
+            GlobalPool::FastAvgMax => avg()?.add(&shared()?)?.scale(0.5),
+            GlobalPool::CatAvgMax => Tensor::concat(&[&avg()?, &max()?], 1),
+            GlobalPool::FastCatAvgMax => Tensor::concat(&[&avg()?, &shared()?], 1),
+        }
+    }
+
+    /// The maximum of each image, `[n, c]`, whose gradient equal pixels share.
+    fn shared_global_max(&self) -> Result<Tensor> {
+        let y = self.detach().adaptive_max_pool2d([1, 1])?.flatten(1)?;
+        Ok(y.clone().recorded("global_pool", &[self], || {
+            let x = self.detach();
+            move |grad: Tensor, _: &[bool]| {
+                let dx = dispatch_real!("global_pool", [("x", &x)], T => {
+                    let (x_data, y, dy) = (x.read::<T>()?, y.read::<T>()?, grad.read::<T>()?);
+                    let c = grad.dims()[1];
+                    Tensor::build(*x.shape(), |dx: &mut [T]| shared_max_backward(&x_data, &y, &dy, c, dx))
+                })?;
+                Ok(vec![Some(dx)])
+            }
+        }))
+    }
+}

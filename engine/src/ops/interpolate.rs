@@ -1,0 +1,43 @@
+//! Interpolation of images to another size.
+use crate::cpu::resample::resample;
+use crate::resampling::{Interpolation, Resampling};
+use crate::{Error, Result, Tensor};
+
+impl Tensor {
+    /// Images `[n, h, w, c]` at another height and width: `[n, size[0], size[1], c]`; PyTorch's `interpolate`. f32, f64.
+    pub fn interpolate(&self, size: [usize; 2], how: Interpolation) -> Result<Tensor> {
+        self.resample("interpolate", size, |inputs, outputs| Resampling::interpolation(inputs, outputs, how))
+    }
+
+    /// Resamples both axes of images, each by the matrix that `axis(inputs, outputs)` makes.
+    pub(super) fn resample(
+        &self,
+        op: &'static str,
+        size: [usize; 2],
+        axis: impl Fn(usize, usize) -> Resampling,
+    ) -> Result<Tensor> {
+        let c = match *self.dims() {
+            [_, h, w, c] if h * w * c > 0 && size[0] * size[1] > 0 => c,
+            _ => {
+                let why = format!("needs images [n, h, w, c] with pixels, and a size with pixels: {size:?}");
+                return Err(Error::shape(op, &[("x", self)], why));
+            }
+        };
+        let (vertical, horizontal) = (axis(self.dims()[1], size[0]), axis(self.dims()[2], size[1]));
+        let y = dispatch_real!(op, [("x", self)], T => {
+            let x = self.read::<T>()?;
+            Tensor::build([self.dims()[0], size[0], size[1], c], |y: &mut [T]| resample(&vertical, &horizontal, c, &x, y))
+        })?;
+        Ok(y.recorded(op, &[self], || {
+            let from = *self.shape();
+            move |grad: Tensor, _: &[bool]| {
+                let (vertical, horizontal) = (vertical.transposed(), horizontal.transposed());
+                let dx = dispatch_real!(op, [("grad", &grad)], T => {
+                    let dy = grad.read::<T>()?;
+                    Tensor::build(from, |dx: &mut [T]| resample(&vertical, &horizontal, c, &dy, dx))
+                })?;
+                Ok(vec![Some(dx)])
+            }
+        }))
+    }
+}

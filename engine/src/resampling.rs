@@ -1,0 +1,213 @@
+//! Resampling of one axis as a banded matrix: interpolation and adaptive averaging, and their transposes.
+
+/// How [`crate::Tensor::interpolate`] finds values between pixels; PyTorch's conventions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interpolation {
+    /// The pixel that the output pixel's upper left corner lies in.
+    Nearest,
+    /// Between the two nearest pixels of each axis.
+    Bilinear {
+        /// The centres of the corner pixels stay where they are, rather than the image's edges.
+        align_corners: bool,
+        /// Widen the filter when shrinking, so that every input pixel counts.
+        antialias: bool,
+    },
+    /// Keys' cubic convolution over the four nearest pixels of each axis: a = -0.75, with `antialias` -0.5.
+    Bicubic {
+        /// As for `Bilinear`.
+        align_corners: bool,
+        /// As for `Bilinear`.
+        antialias: bool,
+    },
+}
+
+/// Each output element as a weighted sum of neighbouring input elements: a matrix `[outputs, inputs]` of one band a row.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Resampling {
+    inputs: usize,
+    rows: Vec<Band>,
+}
+
+/// One output element: its first input element, and the weights of that one and those that follow.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Band {
+    /// First input element.
+    pub start: usize,
+    /// Weights, from `start` on; never empty for an output of a resampling that was not transposed.
+    pub weights: Vec<f64>,
+}
+
+impl Resampling {
+    /// Interpolates `inputs` elements to `outputs`; both at least 1.
+    pub fn interpolation(inputs: usize, outputs: usize, how: Interpolation) -> Resampling {
+        let scale = |align_corners: bool| match (align_corners, outputs) {
+            (false, _) => inputs as f64 / outputs as f64,
+            (true, 1) => 0.0,
+            (true, _) => (inputs - 1) as f64 / (outputs - 1) as f64,
+        };
+        // Where an output's centre lies among the input's centres.
+        let source = |i: usize, align_corners: bool| match align_corners {
+            true => i as f64 * scale(true),
+            false => (i as f64 + 0.5) * scale(false) - 0.5,
+        };
+        let rows = (0..outputs).map(|i| match how {
+            Interpolation::Nearest => Band { start: i * inputs / outputs, weights: vec![1.0] },
+            Interpolation::Bilinear { align_corners, antialias: true } => {
+                antialiased(inputs, i, scale(align_corners), 1.0, |x| (1.0 - x).max(0.0))
+            }
+            Interpolation::Bicubic { align_corners, antialias: true } => {
+                antialiased(inputs, i, scale(align_corners), 2.0, |x| keys(x, -0.5))
+            }
+            Interpolation::Bilinear { align_corners, .. } => {
+                clamped(inputs, source(i, align_corners).max(0.0), 0..2, |x| 1.0 - x)
+            }
+            Interpolation::Bicubic { align_corners, .. } => {
+                clamped(inputs, source(i, align_corners), -1..3, |x| keys(x, -0.75))
+            }
+        });
+        Resampling { inputs, rows: rows.collect() }
+    }
+
+    /// The mean of elements `floor(i * inputs / outputs) .. ceil((i + 1) * inputs / outputs)`: adaptive average pooling.
+    pub fn adaptive_mean(inputs: usize, outputs: usize) -> Resampling {
+        let rows = (0..outputs).map(|i| {
+            let window = adaptive_window(inputs, outputs, i);
+            Band { start: window.start, weights: vec![1.0 / window.len() as f64; window.len()] }
+        });
+        Resampling { inputs, rows: rows.collect() }
+    }
+
+    /// The map of gradients: output elements to input elements, with the same weights.
+    pub fn transposed(&self) -> Resampling {
+        let empty = || Band { start: 0, weights: vec![] };
+        let mut rows: Vec<Band> = (0..self.inputs).map(|_| empty()).collect();
+        for (i, band) in self.rows.iter().enumerate() {
+            for (k, weight) in band.weights.iter().enumerate() {
+                let row = &mut rows[band.start + k];
+                if row.weights.is_empty() {
+                    row.start = i;
+                }
+                // Outputs in between that do not use this element, which only happens with weights of exactly 0.
+                row.weights.resize(i - row.start, 0.0);
+                row.weights.push(*weight);
+            }
+        }
+        Resampling { inputs: self.rows.len(), rows }
+    }
+
+    /// Number of input elements.
+    pub fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    /// The output elements.
+    pub fn rows(&self) -> &[Band] {
+        &self.rows
+    }
+}
+
+/// The input elements of window `i` of an adaptive pooling.
+pub fn adaptive_window(inputs: usize, outputs: usize, i: usize) -> std::ops::Range<usize> {
+    i * inputs / outputs..((i + 1) * inputs).div_ceil(outputs)
+}
+
+/// Weights of the elements at `floor(at) + taps` by their distance from `at`; those beyond an edge fall to the edge's element.
+fn clamped(inputs: usize, at: f64, taps: std::ops::Range<isize>, filter: impl Fn(f64) -> f64) -> Band {
+    let floor = at.floor();
+    let place = |tap: isize| (floor as isize + tap).clamp(0, inputs as isize - 1) as usize;
+    let start = place(taps.start);
+    let mut weights = vec![0.0; place(taps.end - 1) - start + 1];
+    for tap in taps {
+        weights[place(tap) - start] += filter((at - floor - tap as f64).abs());
+    }
+    Band { start, weights }
+}
+
+/// The filter of radius `radius`, widened by `scale` when shrinking, cut at the edges and normalised (as PyTorch and Pillow).
+fn antialiased(inputs: usize, i: usize, scale: f64, radius: f64, filter: impl Fn(f64) -> f64) -> Band {
+    let widen = scale.max(1.0);
+    let centre = scale * (i as f64 + 0.5);
+    let start = ((centre - radius * widen + 0.5) as usize).min(inputs - 1);
+    let end = ((centre + radius * widen + 0.5) as usize).clamp(start + 1, inputs);
+    let mut weights: Vec<f64> =
+        (start..end).map(|j| filter(((j as f64 - centre + 0.5) / widen).abs())).collect();
+    let total: f64 = weights.iter().sum();
+    if total != 0.0 {
+        weights.iter_mut().for_each(|w| *w /= total);
+    }
+    Band { start, weights }
+}
+
+/// Keys' cubic convolution kernel (1981) at distance `x`.
+fn keys(x: f64, a: f64) -> f64 {
+    match x {
+        x if x < 1.0 => ((a + 2.0) * x - (a + 3.0)) * x * x + 1.0,
+        x if x < 2.0 => ((a * x - 5.0 * a) * x + 8.0 * a) * x - 4.0 * a,
+        _ => 0.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn every_kind() -> Vec<Interpolation> {
+        let mut kinds = vec![Interpolation::Nearest];
+        for (align_corners, antialias) in [(false, false), (true, false), (false, true), (true, true)] {
+            kinds.push(Interpolation::Bilinear { align_corners, antialias });
+            kinds.push(Interpolation::Bicubic { align_corners, antialias });
+        }
+        kinds
+    }
+
+    #[test]
+    fn weights_of_an_output_add_up_to_one_and_stay_inside() {
+        for (inputs, outputs) in [(1, 1), (1, 5), (5, 1), (7, 3), (3, 7), (6, 6), (14, 24)] {
+            let kinds = every_kind().into_iter().map(|k| Resampling::interpolation(inputs, outputs, k));
+            for r in kinds.chain([Resampling::adaptive_mean(inputs, outputs)]) {
+                assert_eq!((r.inputs(), r.rows().len()), (inputs, outputs));
+                for band in r.rows() {
+                    assert!((band.weights.iter().sum::<f64>() - 1.0).abs() < 1e-12, "{r:?}");
+                    assert!(band.start + band.weights.len() <= inputs, "{r:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_same_size_is_the_identity_without_align_corners_or_with() {
+        for kind in every_kind() {
+            // Aligned corners put the widened filter's centre half a pixel off: PyTorch's definition.
+            if let Interpolation::Bilinear { align_corners: true, antialias: true }
+            | Interpolation::Bicubic { align_corners: true, antialias: true } = kind
+            {
+                continue;
+            }
+            for (i, band) in Resampling::interpolation(6, 6, kind).rows().iter().enumerate() {
+                for (k, w) in band.weights.iter().enumerate() {
+                    let expected = if band.start + k == i { 1.0 } else { 0.0 };
+                    assert!((w - expected).abs() < 1e-12, "{kind:?} {i}: {band:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_transpose_has_the_same_weights() {
+        for kind in every_kind() {
+            for (inputs, outputs) in [(7, 3), (3, 7), (4, 4)] {
+                let forward = Resampling::interpolation(inputs, outputs, kind);
+                let back = forward.transposed();
+                let at = |r: &Resampling, i: usize, j: usize| {
+                    let band = &r.rows()[i];
+                    j.checked_sub(band.start).and_then(|k| band.weights.get(k)).copied().unwrap_or(0.0)
+                };
+                for i in 0..outputs {
+                    for j in 0..inputs {
+                        assert_eq!(at(&forward, i, j), at(&back, j, i), "{kind:?} {i} {j}");
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! Pooling and interpolation; stored images are NCHW.
+use super::run::{every_case, operation};
+use super::{Case, Outcome, Topic};
+use fornax_engine::{DType, Device, GlobalPool, Interpolation, Pool2d, Result, Tensor};
+
+/// Runs every case of the topic.
+pub fn check(topic: &Topic, _device: Device) -> Outcome {
+    every_case(topic, |case, dtype| match case.op() {
+        "max_pool2d" => {
+            case.allow_params(&["kernel", "stride", "padding", "dilation", "ceil_mode"])?;
+            let pool = Pool2d { dilation: case.pair("dilation")?, ..windows(case)? };
+            on_images(case, dtype, |x| x.max_pool2d(&pool)?.to_nchw())
+        }
+        "avg_pool2d" => {
+            case.allow_params(&["kernel", "stride", "padding", "ceil_mode", "count_include_pad"])?;
+            let (pool, count_pad) = (windows(case)?, case.flag("count_include_pad"));
+            on_images(case, dtype, |x| x.avg_pool2d(&pool, count_pad)?.to_nchw())
+        }
+        "global_pool" => {
+            case.allow_params(&["type", "flatten"])?;
+            let kind = match case.text("type")? {
+                "avg" | "fastavg" => GlobalPool::Avg,
+                "max" => GlobalPool::Max,
+                "avgmax" => GlobalPool::AvgMax,
+                "catavgmax" => GlobalPool::CatAvgMax,
+                "fastmax" => GlobalPool::FastMax,
+                "fastavgmax" => GlobalPool::FastAvgMax,
+                "fastcatavgmax" => GlobalPool::FastCatAvgMax,
+                kind => return Err(format!("{}: pooling {kind} is not known to the test", case.id())),
+            };
+            if !case.flag("flatten") {
+                return Err(format!("{}: only flattened results are known to the test", case.id()));
+            }
+            on_images(case, dtype, |x| x.global_pool(kind))
+        }
+        "adaptive_pool2d" => {
+            case.allow_params(&["type", "output"])?;
+            let out = case.pair("output")?;
+            match case.text("type")? {
+                "avg" => on_images(case, dtype, |x| x.adaptive_avg_pool2d(out)?.to_nchw()),
+                "max" => on_images(case, dtype, |x| x.adaptive_max_pool2d(out)?.to_nchw()),
+                kind => Err(format!("{}: pooling {kind} is not known to the test", case.id())),
+            }
+        }
+        "interpolate" => {
+            case.allow_params(&["output", "mode", "align_corners", "antialias"])?;
+            let (align_corners, antialias) = (case.flag("align_corners"), case.flag("antialias"));
+            let how = match case.text("mode")? {
+                "nearest" => Interpolation::Nearest,
+                "bilinear" => Interpolation::Bilinear { align_corners, antialias },
+                "bicubic" => Interpolation::Bicubic { align_corners, antialias },
+                mode => return Err(format!("{}: mode {mode} is not known to the test", case.id())),
+            };
+            let size = case.pair("output")?;
+            on_images(case, dtype, |x| x.interpolate(size, how)?.to_nchw())
+        }
+        op => Err(format!("{}: operation {op} is not known to the test", case.id())),
+    })
+}
+
+fn windows(case: &Case) -> std::result::Result<Pool2d, String> {
+    Ok(Pool2d {
+        kernel: case.pair("kernel")?,
+        stride: case.pair("stride")?,
+        padding: case.pair("padding")?,
+        ceil_mode: case.flag("ceil_mode"),
+        ..Pool2d::default()
+    })
+}
+
+/// Runs a case whose operation maps channels-last images to the stored output.
+fn on_images(
+    case: &Case,
+    dtype: DType,
+    f: impl Fn(&Tensor) -> Result<Tensor>,
+) -> std::result::Result<(), String> {
+    operation(case, dtype, |t| Ok(vec![("y", f(&Tensor::from_nchw(t.get("x"))?)?)]))
+}
