@@ -17,7 +17,7 @@ pub struct Settings {
     /// Images in a training batch
     #[arg(long, short = 'b', value_name = "N", help_heading = "Dataset", value_parser = value_parser!(u32).range(1..))]
     pub batch_size: Option<u32>,
-    /// Images in a validation batch [default: 256]
+    /// Images in a validation batch (also -vb) [default: 256]
     #[arg(long, value_name = "N", help_heading = "Dataset", value_parser = value_parser!(u32).range(1..))]
     pub validation_batch_size: Option<u32>,
 
@@ -63,7 +63,7 @@ pub struct Settings {
     #[arg(long, value_name = "NAME", help_heading = "Schedule")]
     pub sched: Option<Sched>,
     /// Change the learning rate after every update, rather than every epoch [default: true]
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "Schedule")]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true, help_heading = "Schedule")]
     pub sched_on_updates: Option<bool>,
     /// Epochs of linear warm-up
     #[arg(long, value_name = "N", help_heading = "Schedule")]
@@ -72,7 +72,7 @@ pub struct Settings {
     #[arg(long, value_name = "RATE", help_heading = "Schedule", value_parser = non_negative)]
     pub warmup_lr: Option<f64>,
     /// Warm up before the schedule, rather than during its first epochs
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "Schedule")]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true, help_heading = "Schedule")]
     pub warmup_prefix: Option<bool>,
     /// Learning rate at the end of the cosine [default: 0]
     #[arg(long, value_name = "RATE", help_heading = "Schedule", value_parser = non_negative)]

@@ -39,7 +39,7 @@ fn tree(folder: &Path) -> Vec<String> {
 #[test]
 fn flags_and_values() {
     let folder = tempfile::tempdir().expect("a folder");
-    let cases: [(&str, &[&str]); 16] = [
+    let cases: [(&str, &[&str]); 17] = [
         ("train --epoch 3", &["--epoch", "--epochs"]),
         ("train --epochs many", &["many", "--epochs"]),
         ("train --epochs 0", &["--epochs"]),
@@ -51,6 +51,7 @@ fn flags_and_values() {
         ("train --dataset fashion-mist", &["fashion-mist", "did you mean \"fashion-mnist\""]),
         ("train --model resnet19", &["resnet19", "did you mean \"resnet18\""]),
         ("train --batch-size 2000", &["2,000", "1,438", "choose at most"]),
+        ("train --model resnet18 --batch-size 1", &["cannot train on one image", "choose at least 2"]),
         ("train --opt adamw --momentum 0.9", &["--momentum would have no effect", "--opt-betas"]),
         ("train --experiment a/b", &["is not a folder's name"]),
         ("train --overwrite", &["--overwrite would have no effect", "--experiment"]),

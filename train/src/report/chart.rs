@@ -84,7 +84,7 @@ impl Axis {
         let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)));
         let (low, high) = match high - low {
             range if range > 0.0 => (low, high),
-            range if range == 0.0 => (low - 0.5, high + 0.5),
+            0.0 => (low - 0.5, high + 0.5),
             // No values at all.
             _ => (0.0, 1.0),
         };

@@ -16,7 +16,7 @@ pub fn draw(title: &str, classes: &[String], confusion: &[Vec<u64>]) -> Scene {
     // Column names stand beside each other only when each is narrower than its column.
     let legend = numbered && CHARACTER * longest as f64 > cell - 4.0;
     let size = cell * n as f64;
-    let below = if legend { 64.0 } else { 48.0 };
+    let below = if legend { 48.0 } else { 28.0 };
     let mut scene = Scene::new((left + size + 28.0).max(360.0) as usize, (top + size + below) as usize);
     scene.text(24.0, 24.0, Anchor::Start, Colour::INK, title);
     scene.text(24.0, 46.0, Anchor::Start, Colour::FAINT, "rows: true class, columns: predicted");

@@ -5,7 +5,8 @@ use std::process::{Command, Output};
 /// `fornax` with these arguments, separated by spaces, in `folder`.
 pub fn command(folder: &Path, arguments: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_fornax"));
-    command.current_dir(folder).args(arguments.split_whitespace());
+    // The width of whoever runs the tests would wrap the help text.
+    command.env_remove("COLUMNS").current_dir(folder).args(arguments.split_whitespace());
     command
 }
 

@@ -19,11 +19,14 @@ use std::time::Instant;
 
 /// What `fornax train` accepts.
 #[derive(clap::Args)]
-#[command(args_override_self = true, after_help = NOTES)]
+#[command(args_override_self = true, disable_help_flag = true, after_help = NOTES)]
 pub struct TrainArgs {
     #[command(flatten)]
     settings: Settings,
 
+    /// Print help
+    #[arg(long, short, action = clap::ArgAction::HelpShort, help_heading = "Run")]
+    help: Option<bool>,
     /// YAML file with settings; repeatable, the later wins, the command line wins over all
     #[arg(long, short = 'c', value_name = "FILE", help_heading = "Run")]
     config: Vec<PathBuf>,

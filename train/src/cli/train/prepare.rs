@@ -29,13 +29,24 @@ pub fn load(config: &Config) -> Result<Dataset> {
 pub fn build(config: &Config, data: &Dataset) -> Result<Box<dyn Module>> {
     let options =
         ModelOptions { num_classes: data.classes.len(), in_chans: data.train.size[2], seed: config.seed };
-    let model =
-        create_model(&config.model, &options).map_err(|e| Error::usage(e.to_string()).at("--model"))?;
+    let create =
+        || create_model(&config.model, &options).map_err(|e| Error::usage(e.to_string()).at("--model"));
+    let model = create()?;
     let sample = Loader::validation(&data.validation, &data.statistics, 1).batch(0, 0)?;
     no_grad(|| model.forward(&sample.images, &mut Context::eval())).map_err(|e| {
         let [h, w, c] = data.train.size;
         Error::usage(format!("{} does not take images of {h}x{w}x{c}", config.model)).at("--model").because(e)
     })?;
+    if config.batch_size == 1 {
+        // Batch norm may refuse a single value a channel. Another model, because training changes running statistics.
+        let trial = create()?;
+        no_grad(|| trial.forward(&sample.images, &mut Context::train())).map_err(|e| {
+            Error::usage(format!("{} cannot train on one image at a time", config.model))
+                .at("--batch-size")
+                .because(e)
+                .remedy("choose at least 2")
+        })?;
+    }
     Ok(model)
 }
 
