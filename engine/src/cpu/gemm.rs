@@ -50,12 +50,12 @@ pub fn product<T: Real>(m: usize, n: usize, k: usize, a: (&[T], bool), b: (&[T],
 /// Multiply-adds from which packing for the convolution's tiles pays.
 const CONVOLVE: usize = 1 << 20;
 
-/// A 1×1 convolution over one row of pixels.
-fn pixels(w: usize, c_in: usize, c_out: usize) -> ConvShape {
+/// A 1×1 convolution over one column of pixels.
+fn pixels(h: usize, c_in: usize, c_out: usize) -> ConvShape {
     ConvShape {
         n: 1,
-        h: 1,
-        w,
+        h,
+        w: 1,
         c_in,
         c_out,
         kernel: [1, 1],

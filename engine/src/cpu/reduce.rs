@@ -1,5 +1,7 @@
 //! Sums over one axis of `[outer, n, inner]`, in pieces of fixed size that are merged in order.
 use super::parallel::{Shared, for_each_task};
+use super::softmax::fold;
+use super::vectorized::vectorized;
 use crate::dtype::Real;
 
 /// Rows of one piece: its partial sums stay in the element type, pieces are merged in f64.
@@ -58,11 +60,27 @@ fn row_sums<T: Real>(x: &[T], n: usize, y: &mut [T]) {
     let count = y.len();
     let out = Shared::new(y);
     for_each_task(count.div_ceil(rows), |task| {
-        for row in task * rows..count.min((task + 1) * rows) {
-            // SAFETY: each row belongs to one task.
-            unsafe { out.slice(row, 1)[0] = T::from_f64(lanes_sum(&x[row * n..(row + 1) * n])) };
+        let (start, end) = (task * rows, count.min((task + 1) * rows));
+        // SAFETY: each row belongs to one task.
+        let y = unsafe { out.slice(start, end - start) };
+        match n {
+            0 => y.fill(T::zero()),
+            1..=1024 => short_rows(&x[start * n..end * n], n, y),
+            _ => y
+                .iter_mut()
+                .zip(x[start * n..].chunks_exact(n))
+                .for_each(|(y, x)| *y = T::from_f64(lanes_sum(x))),
         }
     });
+}
+
+vectorized! {
+    /// Rows short enough for sums in the element type.
+    fn short_rows<T: Real>(x: &[T], n: usize, y: &mut [T]) {
+        for (y, x) in y.iter_mut().zip(x.chunks_exact(n)) {
+            *y = fold(x, T::zero(), |a, b| a + b);
+        }
+    }
 }
 
 /// Sixteen interleaved partial sums a block of 1,024 elements: the compiler makes vectors of them, and rounding stays small.

@@ -2,6 +2,7 @@
 use super::elementary::Elementary;
 use super::parallel::{GRAIN, Shared, for_each_task};
 use super::vectorized::vectorized;
+use crate::dtype::Real;
 
 /// `y = softmax(x)` (or its logarithm) of consecutive rows of `n`.
 pub fn forward<T: Elementary>(x: &[T], n: usize, log: bool, y: &mut [T]) {
@@ -37,7 +38,7 @@ pub(super) fn max_of<T: Elementary>(x: &[T]) -> T {
 
 /// Sixteen interleaved partial results, then those in order: a fixed order that vectorises.
 #[inline(always)]
-pub(super) fn fold<T: Elementary>(x: &[T], start: T, f: impl Fn(T, T) -> T) -> T {
+pub(super) fn fold<T: Real>(x: &[T], start: T, f: impl Fn(T, T) -> T) -> T {
     let mut lanes = [start; 16];
     let mut groups = x.chunks_exact(16);
     for group in &mut groups {

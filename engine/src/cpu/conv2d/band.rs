@@ -104,12 +104,15 @@ impl Cut {
         Band { n, y, images: self.images.min(plan.n - n), rows: self.rows.min(plan.grid[0] - y) }
     }
 
-    /// About 224 pixels a band: fewer where their source would leave the cache, more where a pixel costs little.
+    /// About 224 pixels a band: fewer where their source would leave the cache or there are few in all, more where a pixel
+    /// costs little.
     fn of(plan: &Plan, columns: usize) -> Cut {
         let bytes = plan.source[2] * plan.step[0] * plan.step[1] * size_of::<f32>();
         let cheap = (1 << 19) / (plan.reduction() * columns).max(1);
-        let target = cheap.clamp(224, 2048).min((400 << 10) / bytes).max(96);
         let plane = plan.grid[0] * plan.grid[1];
+        // At least sixteen bands where that leaves a few tiles each: fewer cannot be shared out evenly.
+        let share = (plan.n * plane).div_ceil(16).next_multiple_of(12).max(48);
+        let target = cheap.clamp(224, 2048).min((400 << 10) / bytes).max(96).min(share);
         let (images, rows) = if plane >= target {
             (1, (target / plan.grid[1]).max(1))
         } else {
