@@ -55,7 +55,7 @@ fn a_graph_is_freed_by_its_backward_pass() -> Result<()> {
 
 #[test]
 fn a_hook_sees_the_finished_gradient_before_earlier_layers_run() -> Result<()> {
-    let seen: Arc<Mutex<Vec<(&str, Vec<f32>)>>> = Arc::default();
+    let seen = Arc::new(Mutex::new(Vec::<(&str, Vec<f32>)>::new()));
     let (a, b) = (variable(&[2.0]), variable(&[3.0]));
     for (name, leaf) in [("a", &a), ("b", &b)] {
         let seen = seen.clone();
