@@ -1,4 +1,5 @@
-//! Resampling of one axis as a banded matrix: interpolation and adaptive averaging, and their transposes.
+//! Resampling of one axis as a banded matrix: interpolation, average pooling, and their transposes.
+use crate::pool_shape::PoolShape;
 
 /// How [`crate::Tensor::interpolate`] finds values between pixels; PyTorch's conventions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +34,7 @@ pub struct Resampling {
 pub struct Band {
     /// First input element.
     pub start: usize,
-    /// Weights, from `start` on; never empty for an output of a resampling that was not transposed.
+    /// Weights, from `start` on; empty where no input element counts.
     pub weights: Vec<f64>,
 }
 
@@ -75,6 +76,24 @@ impl Resampling {
             Band { start: window.start, weights: vec![1.0 / window.len() as f64; window.len()] }
         });
         Resampling { inputs, rows: rows.collect() }
+    }
+
+    /// The means of a pooling's windows along an axis. Those that reach over an edge divide by the elements inside, or with
+    /// `count_include_pad` also by those in the padding, but never by those that only `ceil_mode` adds.
+    pub fn window_mean(s: &PoolShape, axis: usize, count_include_pad: bool) -> Resampling {
+        let rows = (0..s.out[axis]).map(|i| {
+            let inside = s.taps(axis, i);
+            let start = s.start(axis, i);
+            let end = start + s.pool.kernel[axis] as isize;
+            let padded = end.min((s.size[axis] + s.pool.padding[axis]) as isize) - start;
+            let places: Vec<usize> = inside.map(|(_, at)| at).collect();
+            let divisor = if count_include_pad { padded as usize } else { places.len() };
+            Band {
+                start: places.first().copied().unwrap_or(0),
+                weights: vec![1.0 / divisor as f64; places.len()],
+            }
+        });
+        Resampling { inputs: s.size[axis], rows: rows.collect() }
     }
 
     /// The map of gradients: output elements to input elements, with the same weights.

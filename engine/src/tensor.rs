@@ -247,9 +247,14 @@ impl Tensor {
         Tensor::assemble(self.0.storage.clone(), self.0.start + start, shape, self.dtype(), Gradient::None)
     }
 
+    /// True when nothing else refers to these elements: an operation that was handed them may overwrite them.
+    pub(crate) fn is_sole_owner(&self) -> bool {
+        Arc::strong_count(&self.0) == 1 && Arc::strong_count(&self.0.storage) == 1
+    }
+
     /// `self + other` of equal shape and dtype, in place when nothing else refers to `self`: how gradients add up.
     pub(crate) fn accumulate(self, other: Tensor) -> Result<Tensor> {
-        if Arc::strong_count(&self.0) == 1 && Arc::strong_count(&self.0.storage) == 1 {
+        if self.is_sole_owner() {
             self.add_in_place(&other)?;
             return Ok(self);
         }

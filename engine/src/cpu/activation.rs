@@ -111,9 +111,9 @@ activations! {
         T::one() - t * t
     };
     LeakyRelu(f64) [s, x] => if x > T::zero() { x } else { x * c(s.0) }, if x > T::zero() { T::one() } else { c(s.0) };
-    Elu(f64) [s, x] => if x > T::zero() { x } else { c::<T>(s.0) * x.exp_m1() }, if x > T::zero() { T::one() } else { c::<T>(s.0) * x.fast_exp() };
-    Softplus [s, x] => (-x.abs()).fast_exp().ln_1p() + clamp(x, 0.0, f64::INFINITY), sigmoid(x);
-    Selu [s, x] => c::<T>(SELU_SCALE) * if x > T::zero() { x } else { c::<T>(SELU_ALPHA) * x.exp_m1() },
+    Elu(f64) [s, x] => if x > T::zero() { x } else { c::<T>(s.0) * x.fast_exp_m1() }, if x > T::zero() { T::one() } else { c::<T>(s.0) * x.fast_exp() };
+    Softplus [s, x] => (-x.abs()).fast_exp().fast_ln_1p() + clamp(x, 0.0, f64::INFINITY), sigmoid(x);
+    Selu [s, x] => c::<T>(SELU_SCALE) * if x > T::zero() { x } else { c::<T>(SELU_ALPHA) * x.fast_exp_m1() },
         c::<T>(SELU_SCALE) * if x > T::zero() { T::one() } else { c::<T>(SELU_ALPHA) * x.fast_exp() };
     HardTanh [s, x] => clamp(x, -1.0, 1.0), inside(x, -1.0, 1.0);
     Exp [s, x] => x.fast_exp(), x.fast_exp();

@@ -1,7 +1,9 @@
 //! Adaptive max pooling of channels-last images, up to the maximum of a whole image.
 use super::elementary::Elementary;
 use super::parallel::{Shared, for_each_task};
+use super::scratch;
 use super::vectorized::vectorized;
+use super::window_max::WindowRow;
 use crate::resampling::adaptive_window;
 
 /// Images `[n, size, c]` to be reduced to `out` windows.
@@ -18,31 +20,24 @@ pub struct AdaptivePool {
 }
 
 impl AdaptivePool {
-    /// The largest element of each window and the pixel it came from, the first among equals; NaN wins.
+    /// The largest element of each window and the pixel it came from, the first among equals; NaN wins. Images have less than
+    /// 2^24 pixels, whose numbers f32 holds.
     pub fn max_forward<T: Elementary>(&self, x: &[T], y: &mut [T], pixel: &mut [u32]) {
         let ([h, w], [oh, ow], c) = (self.size, self.out, self.c);
+        let (image, row) = (h * w * c, ow * c);
         let (y, pixel) = (Shared::new(y), Shared::new(pixel));
+        let columns: Vec<Vec<(usize, usize)>> =
+            (0..ow).map(|ox| adaptive_window(w, ow, ox).map(|ix| (ix, ix)).collect()).collect();
         for_each_task(self.n * oh, |task| {
             let (n, oy) = (task / oh, task % oh);
-            let image = &x[n * h * w * c..][..h * w * c];
-            let rows = adaptive_window(h, oh, oy);
-            for ox in 0..ow {
-                let columns = adaptive_window(w, ow, ox);
-                let at = (task * ow + ox) * c;
-                // SAFETY: each output row belongs to one task.
-                let (y, pixel) = unsafe { (y.slice(at, c), pixel.slice(at, c)) };
-                let first = rows.start * w + columns.start;
-                y.copy_from_slice(&image[first * c..][..c]);
-                pixel.fill(first as u32);
-                for iy in rows.clone() {
-                    take_larger(
-                        &image[(iy * w + columns.start) * c..][..columns.len() * c],
-                        (iy * w + columns.start) as u32,
-                        y,
-                        pixel,
-                    );
-                }
-            }
+            let rows: Vec<(usize, usize)> = adaptive_window(h, oh, oy).map(|iy| (iy * w, iy)).collect();
+            // SAFETY: each output row belongs to one task.
+            let (y, pixel) = unsafe { (y.slice(task * row, row), pixel.slice(task * row, row)) };
+            scratch::with(row, |number: &mut [T]| {
+                let windows = WindowRow { width: w, c, rows: &rows, columns: &columns };
+                windows.maxima(&x[n * image..][..image], y, number);
+                pixel.iter_mut().zip(number).for_each(|(pixel, n)| *pixel = n.to_f64() as u32);
+            });
         });
     }
 
@@ -76,22 +71,6 @@ pub fn shared_max_backward<T: Elementary>(x: &[T], y: &[T], dy: &[T], c: usize, 
 }
 
 vectorized! {
-    /// Compares each pixel of consecutive ones with the best so far; `first` is the index of the first.
-    fn take_larger<T: Elementary>(pixels: &[T], first: u32, best: &mut [T], pixel: &mut [u32]) {
-        let c = best.len();
-        for (i, x) in pixels.chunks_exact(c).enumerate() {
-            let index = first + i as u32;
-            for j in 0..c {
-                // Not `x > best`: a NaN must win, and stay.
-                let larger = !(x[j] <= best[j]) && !best[j].is_nan();
-                best[j] = if larger { x[j] } else { best[j] };
-                pixel[j] = if larger { index } else { pixel[j] };
-            }
-        }
-    }
-}
-
-vectorized! {
     fn share_of_equals<T: Elementary>(x: &[T], y: &[T], dy: &[T], share: &mut [T], dx: &mut [T]) {
         let c = y.len();
         for x in x.chunks_exact(c) {
@@ -122,10 +101,10 @@ mod tests {
         let (mut y, mut pixel) = ([0.0; 3], [9; 3]);
         pool.max_forward(&x, &mut y, &mut pixel);
         assert!(y[0] == 2.0 && y[1].is_nan() && y[2] == -1.0, "{y:?}");
-        assert_eq!(pixel, [1, 1, 0]);
+        assert_eq!(pixel, [1, 3, 0], "of several NaN the last, as in PyTorch");
         let mut dx = [9.0f32; 12];
         pool.max_backward(&[1.0, 2.0, 3.0], &pixel, &mut dx);
-        assert_eq!(dx, [0.0, 0.0, 3.0, 1.0, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
+        assert_eq!(dx, [0.0, 0.0, 3.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 2.0, 0.0]);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use super::elementary::Elementary;
 use super::parallel::{GRAIN, Shared, for_each_task};
 use super::vectorized::vectorized;
 use crate::Activation;
+use std::ops::Range;
 
 /// Mean and biased variance of each channel of rows of `c`.
 ///
@@ -21,7 +22,7 @@ pub fn statistics<T: Elementary>(x: &[T], c: usize) -> (Vec<f64>, Vec<f64>) {
         let n = per_chunk.min(rows - i * per_chunk);
         // SAFETY: each chunk has its own sums.
         let (sums, squares) = unsafe { out.slice(i * 2 * c, 2 * c) }.split_at_mut(c);
-        shifted_sums(&x[i * per_chunk * c..][..n * c], c, sums, squares);
+        shifted_sums(&x[i * per_chunk * c..][..n * c], sums, squares);
     });
     let (mut mean, mut m2) = (vec![0.0f64; c], vec![0.0f64; c]);
     let mut count = 0.0;
@@ -53,14 +54,14 @@ pub fn apply<T: Elementary>(
 ) {
     let c = scale.len();
     let out = Shared::new(y);
-    for_chunks(x.len(), c, |_, start, len| {
+    for_chunks(x.len(), c, |_, at| {
         // SAFETY: chunks do not overlap.
-        let y = unsafe { out.slice(start, len) };
-        let x = &x[start..start + len];
+        let y = unsafe { out.slice(at.start, at.len()) };
+        let x = &x[at.clone()];
         match residual {
             None => with_activation!(fused f, f => apply_rows(x, scale, shift, f, y)),
             Some(r) => {
-                with_activation!(fused f, f => apply_rows_residual(x, &r[start..start + len], scale, shift, f, y))
+                with_activation!(fused f, f => apply_rows_residual(x, &r[at], scale, shift, f, y))
             }
         }
     });
@@ -81,8 +82,6 @@ pub enum Slope<'a, T> {
 pub struct Backward<'a, T> {
     /// Input.
     pub x: &'a [T],
-    /// Gradient of the output.
-    pub dy: &'a [T],
     /// `weight / std` by channel.
     pub scale: &'a [T],
     /// `bias - mean * scale` by channel.
@@ -94,22 +93,61 @@ pub struct Backward<'a, T> {
 }
 
 impl<T: Elementary> Backward<'_, T> {
-    /// Per channel, in f64: the sum of `d = dy * f'` and of `d * (x - mean)`.
-    pub fn sums(&self, mean: &[T]) -> (Vec<f64>, Vec<f64>) {
-        let c = mean.len();
-        let per_chunk = chunk_rows(c);
-        let chunks = (self.x.len() / c).div_ceil(per_chunk);
+    /// Per channel, in f64: the sum of `d = dy * f'` and of `d * (x - mean)`; for `Slope::Input`.
+    pub fn sums(&self, dy: &[T], mean: &[T]) -> (Vec<f64>, Vec<f64>) {
+        self.merged(|at, sums, products| {
+            with_activation!(fused self.activation, f => {
+                add_sums(&self.x[at.clone()], &dy[at], self.scale, self.shift, mean, f, sums, products)
+            });
+        })
+    }
+
+    /// `dx = k1 * d + k2 * x + k3` by channel, for `Slope::Input`. Without `dy`, `dx` holds it already.
+    pub fn input_gradient(&self, dy: Option<&[T]>, [k1, k2, k3]: [&[T]; 3], dx: &mut [T]) {
+        let dx = Shared::new(dx);
+        for_chunks(self.x.len(), self.scale.len(), |_, chunk| {
+            for at in self.blocks(chunk) {
+                // SAFETY: blocks do not overlap.
+                let dx = unsafe { dx.slice(at.start, at.len()) };
+                if let Some(dy) = dy {
+                    dx.copy_from_slice(&dy[at.clone()]);
+                }
+                with_activation!(fused self.activation, f => dx_rows(&self.x[at], self.scale, self.shift, k1, k2, k3, f, dx));
+            }
+        });
+    }
+
+    /// `d = dy * f'` and its [`Backward::sums`]. Without `dy`, `d` holds it already.
+    pub fn gradient_and_sums(&self, dy: Option<&[T]>, mean: &[T], d: &mut [T]) -> (Vec<f64>, Vec<f64>) {
+        let d = Shared::new(d);
+        self.merged(|chunk, sums, products| {
+            for at in self.blocks(chunk) {
+                // SAFETY: blocks do not overlap.
+                let d = unsafe { d.slice(at.start, at.len()) };
+                if let Some(dy) = dy {
+                    d.copy_from_slice(&dy[at.clone()]);
+                }
+                let x = &self.x[at.clone()];
+                with_activation!(fused self.activation, f => match self.slope {
+                    Slope::Input => slope_rows(x, self.scale, self.shift, f, d),
+                    Slope::Residual(r) => slope_rows_residual(x, &r[at], self.scale, self.shift, f, d),
+                    Slope::Output(y) => slope_rows_output(&y[at], f, d),
+                });
+                add_sums(x, d, self.scale, self.shift, mean, super::activation::Identity, sums, products);
+            }
+        })
+    }
+
+    /// Sums by channel over chunks, merged in f64 in order; `add` adds a chunk's to zeros.
+    fn merged(&self, add: impl Fn(Range<usize>, &mut [T], &mut [T]) + Sync + Send) -> (Vec<f64>, Vec<f64>) {
+        let c = self.scale.len();
+        let chunks = (self.x.len() / c).div_ceil(chunk_rows(c));
         let mut partial = vec![T::zero(); chunks * 2 * c];
         let out = Shared::new(&mut partial);
-        for_chunks(self.x.len(), c, |i, start, len| {
+        for_chunks(self.x.len(), c, |i, at| {
             // SAFETY: each chunk has its own sums.
             let (sums, products) = unsafe { out.slice(i * 2 * c, 2 * c) }.split_at_mut(c);
-            let (x, dy) = (&self.x[start..start + len], &self.dy[start..start + len]);
-            with_activation!(fused self.activation, f => match self.slope {
-                Slope::Input => reduce_rows(x, dy, self.scale, self.shift, mean, f, sums, products),
-                Slope::Residual(r) => reduce_rows_residual(x, dy, &r[start..start + len], self.scale, self.shift, mean, f, sums, products),
-                Slope::Output(y) => reduce_rows_output(x, dy, &y[start..start + len], mean, f, sums, products),
-            });
+            add(at, sums, products);
         });
         let (mut sums, mut products) = (vec![0.0f64; c], vec![0.0f64; c]);
         for part in partial.chunks_exact(2 * c) {
@@ -121,38 +159,32 @@ impl<T: Elementary> Backward<'_, T> {
         (sums, products)
     }
 
-    /// `dx = k1 * d + k2 * x + k3` by channel, and `d` itself (the residual's gradient) where it is asked for.
-    pub fn apply(&self, k1: &[T], k2: &[T], k3: &[T], dx: Option<&mut [T]>, d: Option<&mut [T]>) {
-        let c = k1.len();
-        let (dx, d) = (dx.map(Shared::new), d.map(Shared::new));
-        for_chunks(self.x.len(), c, |_, start, len| {
-            let (x, dy) = (&self.x[start..start + len], &self.dy[start..start + len]);
-            // SAFETY: chunks do not overlap.
-            let dx = dx.as_ref().map(|o| unsafe { o.slice(start, len) });
-            // SAFETY: as above.
-            let d = d.as_ref().map(|o| unsafe { o.slice(start, len) });
-            with_activation!(fused self.activation, f => match (self.slope, dx, d) {
-                (Slope::Input, Some(dx), None) => dx_rows(x, dy, self.scale, self.shift, k1, k2, k3, f, dx),
-                (Slope::Output(y), Some(dx), Some(d)) => dx_rows_output(x, dy, &y[start..start + len], k1, k2, k3, f, dx, d),
-                // Rarer combinations: d first, by itself, then dx from it.
-                (slope, dx, d) => {
-                    let mut own = vec![];
-                    let d = d.unwrap_or_else(|| {
-                        own.resize(len, T::zero());
-                        &mut own
-                    });
-                    match slope {
-                        Slope::Input => d_rows(x, dy, self.scale, self.shift, f, d),
-                        Slope::Residual(r) => d_rows_residual(x, dy, &r[start..start + len], self.scale, self.shift, f, d),
-                        Slope::Output(y) => d_rows_output(dy, &y[start..start + len], f, d),
-                    }
-                    if let Some(dx) = dx {
-                        combine_rows(x, d, k1, k2, k3, dx);
-                    }
-                }
-            });
-        });
+    /// Rows of a chunk in blocks that stay in the first-level cache between two loops.
+    fn blocks(&self, chunk: Range<usize>) -> impl Iterator<Item = Range<usize>> + use<T> {
+        let c = self.scale.len();
+        let block = (4096 / c).max(1) * c;
+        chunk.clone().step_by(block).map(move |start| start..chunk.end.min(start + block))
     }
+}
+
+/// `dx = k1 * d + k2 * x + k3` by channel.
+pub fn combine<T: Elementary>(x: &[T], d: &[T], [k1, k2, k3]: [&[T]; 3], dx: &mut [T]) {
+    let dx = Shared::new(dx);
+    for_chunks(x.len(), k1.len(), |_, at| {
+        // SAFETY: chunks do not overlap.
+        let dx = unsafe { dx.slice(at.start, at.len()) };
+        combine_rows(&x[at.clone()], &d[at], k1, k2, k3, dx);
+    });
+}
+
+/// [`combine`] where `dx` holds `d`.
+pub fn combine_in_place<T: Elementary>(x: &[T], [k1, k2, k3]: [&[T]; 3], dx: &mut [T]) {
+    let dx = Shared::new(dx);
+    for_chunks(x.len(), k1.len(), |_, at| {
+        // SAFETY: chunks do not overlap.
+        let dx = unsafe { dx.slice(at.start, at.len()) };
+        combine_rows_in_place(&x[at], k1, k2, k3, dx);
+    });
 }
 
 /// Rows of one chunk: small enough that its sums stay precise, large enough to be worth handing out.
@@ -160,17 +192,18 @@ fn chunk_rows(c: usize) -> usize {
     (GRAIN / c).clamp(16, 256)
 }
 
-/// Runs `f(chunk, first element, elements)` over chunks of rows of `c`.
-fn for_chunks(len: usize, c: usize, f: impl Fn(usize, usize, usize) + Sync + Send) {
+/// Runs `f(chunk, elements)` over chunks of rows of `c`.
+fn for_chunks(len: usize, c: usize, f: impl Fn(usize, Range<usize>) + Sync + Send) {
     let chunk = chunk_rows(c) * c;
-    for_each_task(len.div_ceil(chunk), |i| f(i, i * chunk, chunk.min(len - i * chunk)));
+    for_each_task(len.div_ceil(chunk), |i| f(i, i * chunk..len.min((i + 1) * chunk)));
 }
 
 vectorized! {
     /// Sums over rows of the distance from the first row, and of its square.
-    fn shifted_sums<T: Elementary>(x: &[T], c: usize, sums: &mut [T], squares: &mut [T]) {
+    fn shifted_sums<T: Elementary>(x: &[T], sums: &mut [T], squares: &mut [T]) {
         sums.fill(T::zero());
         squares.fill(T::zero());
+        let c = sums.len();
         let first = &x[..c];
         for row in x.chunks_exact(c) {
             let (sums, squares) = (&mut sums[..c], &mut squares[..c]);
@@ -208,26 +241,33 @@ rows!(apply_rows: by_element(x) by_channel(scale, shift), f, writes(y), |j| {
 rows!(apply_rows_residual: by_element(x, r) by_channel(scale, shift), f, writes(y), |j| {
     y[j] = f.value(x[j] * scale[j] + shift[j] + r[j]);
 });
-rows!(d_rows: by_element(x, dy) by_channel(scale, shift), f, writes(d), |j| {
-    d[j] = dy[j] * f.slope(x[j] * scale[j] + shift[j]);
-});
-rows!(d_rows_residual: by_element(x, dy, r) by_channel(scale, shift), f, writes(d), |j| {
-    d[j] = dy[j] * f.slope(x[j] * scale[j] + shift[j] + r[j]);
-});
-rows!(dx_rows: by_element(x, dy) by_channel(scale, shift, k1, k2, k3), f, writes(dx), |j| {
-    let d = dy[j] * f.slope(x[j] * scale[j] + shift[j]);
+rows!(dx_rows: by_element(x) by_channel(scale, shift, k1, k2, k3), f, writes(dx), |j| {
+    let d = dx[j] * f.slope(x[j] * scale[j] + shift[j]);
     dx[j] = k1[j] * d + k2[j] * x[j] + k3[j];
 });
-rows!(dx_rows_output: by_element(x, dy, y) by_channel(k1, k2, k3), f, writes(dx, d), |j| {
-    let own = dy[j] * f.slope(y[j]);
-    d[j] = own;
-    dx[j] = k1[j] * own + k2[j] * x[j] + k3[j];
+rows!(slope_rows: by_element(x) by_channel(scale, shift), f, writes(d), |j| {
+    d[j] *= f.slope(x[j] * scale[j] + shift[j]);
+});
+rows!(slope_rows_residual: by_element(x, r) by_channel(scale, shift), f, writes(d), |j| {
+    d[j] *= f.slope(x[j] * scale[j] + shift[j] + r[j]);
 });
 
 vectorized! {
-    fn d_rows_output<T: Elementary, F: ActivationFn>(dy: &[T], y: &[T], f: F, d: &mut [T]) {
-        for ((d, dy), y) in d.iter_mut().zip(dy).zip(y) {
-            *d = *dy * f.slope(*y);
+    fn slope_rows_output<T: Elementary, F: ActivationFn>(y: &[T], f: F, d: &mut [T]) {
+        for (d, y) in d.iter_mut().zip(y) {
+            *d *= f.slope(*y);
+        }
+    }
+}
+
+vectorized! {
+    fn combine_rows_in_place<T: Elementary>(x: &[T], k1: &[T], k2: &[T], k3: &[T], d: &mut [T]) {
+        let c = k1.len();
+        for (x, d) in x.chunks_exact(c).zip(d.chunks_exact_mut(c)) {
+            let (k2, k3) = (&k2[..c], &k3[..c]);
+            for j in 0..c {
+                d[j] = k1[j] * d[j] + k2[j] * x[j] + k3[j];
+            }
         }
     }
 }
@@ -235,8 +275,7 @@ vectorized! {
 vectorized! {
     fn combine_rows<T: Elementary>(x: &[T], d: &[T], k1: &[T], k2: &[T], k3: &[T], dx: &mut [T]) {
         let c = k1.len();
-        for row in 0..x.len() / c {
-            let (x, d, dx) = (&x[row * c..][..c], &d[row * c..][..c], &mut dx[row * c..][..c]);
+        for ((x, d), dx) in x.chunks_exact(c).zip(d.chunks_exact(c)).zip(dx.chunks_exact_mut(c)) {
             let (k2, k3) = (&k2[..c], &k3[..c]);
             for j in 0..c {
                 dx[j] = k1[j] * d[j] + k2[j] * x[j] + k3[j];
@@ -245,30 +284,84 @@ vectorized! {
     }
 }
 
-/// Declares a reduction over rows: adds `d` and `d * (x - mean)` to the sums of the channels.
-macro_rules! reduce {
-    ($name:ident: by_element($x:ident $(, $more:ident)*) by_channel($($k:ident),*), |$f:ident, $j:ident| $d:expr) => {
-        vectorized! {
-            fn $name<T: Elementary, F: ActivationFn>($x: &[T], $($more: &[T],)* $($k: &[T],)* mean: &[T], $f: F, sums: &mut [T], products: &mut [T]) {
-                let c = mean.len();
-                sums.fill(T::zero());
-                products.fill(T::zero());
-                let (sums, products) = (&mut sums[..c], &mut products[..c]);
-                $(let $k = &$k[..c];)*
-                for row in 0..$x.len() / c {
-                    let $x = &$x[row * c..][..c];
-                    $(let $more = &$more[row * c..][..c];)*
-                    for $j in 0..c {
-                        let d = $d;
-                        sums[$j] += d;
-                        products[$j] += d * ($x[$j] - mean[$j]);
-                    }
+vectorized! {
+    /// Adds `d = dy * f'` and `d * (x - mean)` to the sums of the channels.
+    fn add_sums<T: Elementary, F: ActivationFn>(x: &[T], dy: &[T], scale: &[T], shift: &[T], mean: &[T], f: F, sums: &mut [T], products: &mut [T]) {
+        let c = mean.len();
+        let (sums, products, scale, shift) = (&mut sums[..c], &mut products[..c], &scale[..c], &shift[..c]);
+        for (x, dy) in x.chunks_exact(c).zip(dy.chunks_exact(c)) {
+            for j in 0..c {
+                let d = dy[j] * f.slope(x[j] * scale[j] + shift[j]);
+                sums[j] += d;
+                products[j] += d * (x[j] - mean[j]);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn values(n: usize, seed: usize) -> Vec<f64> {
+        // Multiples of 1/64: exact in f32.
+        (0..n).map(|i| ((i * 7919 + seed * 104_729) % 257) as f64 / 64.0 - 2.0).collect()
+    }
+
+    fn narrow(x: &[f64]) -> Vec<f32> {
+        x.iter().map(|v| *v as f32).collect()
+    }
+
+    #[test]
+    fn statistics_are_those_of_the_definition_even_far_from_zero() {
+        for c in [1, 3, 17, 100] {
+            for offset in [0.0, 4096.0] {
+                let rows = 1000;
+                let x: Vec<f64> = values(rows * c, 1).iter().map(|v| v + offset).collect();
+                let (mean, var) = statistics(&narrow(&x), c);
+                for j in 0..c {
+                    let column = || x.iter().skip(j).step_by(c);
+                    let m = column().sum::<f64>() / rows as f64;
+                    let v = column().map(|x| (x - m) * (x - m)).sum::<f64>() / rows as f64;
+                    assert!((mean[j] - m).abs() <= 1e-6, "c {c} offset {offset}: mean {} for {m}", mean[j]);
+                    assert!(
+                        (var[j] - v).abs() <= 1e-5 * v,
+                        "c {c} offset {offset}: variance {} for {v}",
+                        var[j]
+                    );
                 }
             }
         }
-    };
-}
+    }
 
-reduce!(reduce_rows: by_element(x, dy) by_channel(scale, shift), |f, j| dy[j] * f.slope(x[j] * scale[j] + shift[j]));
-reduce!(reduce_rows_residual: by_element(x, dy, r) by_channel(scale, shift), |f, j| dy[j] * f.slope(x[j] * scale[j] + shift[j] + r[j]));
-reduce!(reduce_rows_output: by_element(x, dy, y) by_channel(), |f, j| dy[j] * f.slope(y[j]));
+    #[test]
+    fn gradients_in_place_and_apart_and_by_either_way_agree() {
+        let (c, rows) = (17, 700);
+        let [x, dy, r] = [1, 2, 3].map(|seed| narrow(&values(rows * c, seed)));
+        let [scale, shift, mean, k1, k2, k3] = [4, 5, 6, 7, 8, 9].map(|seed| narrow(&values(c, seed)));
+        let k = [&k1[..], &k2[..], &k3[..]];
+        for activation in [Activation::Identity, Activation::Relu, Activation::Silu] {
+            for slope in [Slope::Input, Slope::Residual(&r), Slope::Output(&r)] {
+                let pass = Backward { x: &x, scale: &scale, shift: &shift, activation, slope };
+                let mut d = vec![f32::NAN; x.len()];
+                let sums = pass.gradient_and_sums(Some(&dy), &mean, &mut d);
+                let mut own = dy.clone();
+                assert_eq!(pass.gradient_and_sums(None, &mean, &mut own), sums);
+                assert_eq!(own, d);
+                let mut dx = vec![f32::NAN; x.len()];
+                combine(&x, &d, k, &mut dx);
+                combine_in_place(&x, k, &mut own);
+                assert_eq!(own, dx);
+                if let Slope::Input = slope {
+                    assert_eq!(pass.sums(&dy, &mean), sums);
+                    own.copy_from_slice(&dy);
+                    pass.input_gradient(None, k, &mut own);
+                    assert_eq!(own, dx);
+                    own.fill(f32::NAN);
+                    pass.input_gradient(Some(&dy), k, &mut own);
+                    assert_eq!(own, dx);
+                }
+            }
+        }
+    }
+}

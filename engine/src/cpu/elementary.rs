@@ -1,13 +1,17 @@
-//! Exponential, tanh and erf of f32 as straight-line code that the compiler vectorises; f64 takes the exact functions.
+//! Exponential, logarithm, tanh and erf of f32 as straight-line code that the compiler vectorises; f64 takes the exact functions.
 use crate::dtype::Real;
 
 /// Elementary functions in a form that loops can vectorise.
 pub trait Elementary: Real {
     /// `e^x`, within 2 ulp.
     fn fast_exp(self) -> Self;
+    /// `e^x - 1` for x up to 88, within 2 ulp; beyond, its value at 88.
+    fn fast_exp_m1(self) -> Self;
+    /// `log(1 + x)` for x from 0 to 1, within 2 ulp.
+    fn fast_ln_1p(self) -> Self;
     /// The hyperbolic tangent, within 3 ulp.
     fn fast_tanh(self) -> Self;
-    /// The error function, within 4e-7.
+    /// The error function, within 2 ulp.
     fn fast_erf(self) -> Self;
 }
 
@@ -15,6 +19,14 @@ impl Elementary for f64 {
     #[inline(always)]
     fn fast_exp(self) -> f64 {
         self.exp()
+    }
+    #[inline(always)]
+    fn fast_exp_m1(self) -> f64 {
+        self.exp_m1()
+    }
+    #[inline(always)]
+    fn fast_ln_1p(self) -> f64 {
+        self.ln_1p()
     }
     #[inline(always)]
     fn fast_tanh(self) -> f64 {
@@ -33,23 +45,43 @@ impl Elementary for f32 {
         // Beyond these the result is 0 or infinite; NaN passes both comparisons by.
         let x = if self > 89.0 { 89.0 } else { self };
         let x = if x < -104.0 { -104.0 } else { x };
-        // Adding 1.5 * 2^23 leaves the nearest integer in the low bits of the significand.
-        const ROUND: f32 = 12_582_912.0;
-        let shifted = x * std::f32::consts::LOG2_E + ROUND;
-        let n = shifted - ROUND;
-        let r = x - n * 0.693_359_4 + n * 2.121_944_4e-4;
-        let p = 1.987_569_1e-4;
-        let p = p * r + 1.398_2e-3;
-        let p = p * r + 8.333_452e-3;
-        let p = p * r + 4.166_579_6e-2;
-        let p = p * r + 1.666_666_5e-1;
-        let p = p * r + 0.5;
-        let y = p * r * r + r + 1.0;
+        let (q, n) = reduced_exp_m1(x);
+        let y = q + 1.0;
         // 2^n in two factors, so that neither overflows where the product does not.
-        let n = (shifted.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
         let half = n >> 1;
-        let power = |k: i32| f32::from_bits((k.wrapping_add(127) << 23) as u32);
-        y * power(half) * power(n - half)
+        y * power_of_two(half) * power_of_two(n - half)
+    }
+
+    /// `2^n (e^r - 1) + (2^n - 1)`: near zero n is 0 and the polynomial has no constant to cancel.
+    #[inline(always)]
+    fn fast_exp_m1(self) -> f32 {
+        // Below, the result rounds to -1; above, 2^n would overflow before the product does.
+        let x = if self > 88.0 { 88.0 } else { self };
+        let x = if x < -30.0 { -30.0 } else { x };
+        let (q, n) = reduced_exp_m1(x);
+        let power = power_of_two(n);
+        q * power + (power - 1.0)
+    }
+
+    /// Cephes' `logf` of `u = 1 + x`, and `(x - (u - 1)) / u` for what rounding took from u.
+    #[inline(always)]
+    fn fast_ln_1p(self) -> f32 {
+        let u = 1.0 + self;
+        let lost = (self - (u - 1.0)) / u;
+        let (m, k) = if u > std::f32::consts::SQRT_2 { (0.5 * u, 1.0) } else { (u, 0.0) };
+        let r = m - 1.0;
+        let z = r * r;
+        let p = 7.037_683_6e-2;
+        let p = p * r - 1.151_461e-1;
+        let p = p * r + 1.167_699_9e-1;
+        let p = p * r - 1.242_014_1e-1;
+        let p = p * r + 1.424_932_3e-1;
+        let p = p * r - 1.666_805_8e-1;
+        let p = p * r + 2.000_071_5e-1;
+        let p = p * r - 2.499_999_4e-1;
+        let p = p * r + 3.333_333e-1;
+        let tail = r * z * p - 2.121_944_4e-4 * k - 0.5 * z;
+        (r + (tail + lost)) + 0.693_359_4 * k
     }
 
     /// Cephes' `tanhf`: an odd polynomial near zero, `1 - 2 / (e^2x + 1)` elsewhere.
@@ -68,39 +100,61 @@ impl Elementary for f32 {
         if a < 0.625 { near } else { far }
     }
 
-    /// A rational approximation on [-4, 4] (as in Eigen); beyond, the result rounds to 1.
+    /// Two polynomials of Juffa's `erff`: `x p(x²)` near zero, `1 - e^q(|x|)` elsewhere.
     #[inline(always)]
     fn fast_erf(self) -> f32 {
-        let x = if self > 4.0 { 4.0 } else { self };
-        let x = if x < -4.0 { -4.0 } else { x };
-        let z = x * x;
-        let p = -2.726_142_4e-10;
-        let p = p * z + 2.770_681_5e-8;
-        let p = p * z - 2.101_024e-6;
-        let p = p * z - 5.692_506_3e-5;
-        let p = p * z - 7.349_906_3e-4;
-        let p = p * z - 2.954_6e-3;
-        let p = p * z - 1.609_603_4e-2;
-        let q = -1.456_607_2e-5;
-        let q = q * z - 2.133_740_6e-4;
-        let q = q * z - 1.682_827e-3;
-        let q = q * z - 7.373_329_3e-3;
-        let q = q * z - 1.426_473_9e-2;
-        x * p / q
+        let t = self.abs();
+        let z = self * self;
+        let q = (-1.728_534_7e-5 * t + 3.831_971_3e-4) * z + (-3.883_964_4e-3 * t + 2.425_462_2e-2);
+        let q = q * t - 1.067_778_8e-1;
+        let q = q * t - 6.348_467e-1;
+        let q = q * t - 1.287_175_1e-1;
+        let far = 1.0 - (q * t - t).fast_exp();
+        let far = if self < 0.0 { -far } else { far };
+        let p = -5.967_617e-4;
+        let p = p * z + 4.991_194_3e-3;
+        let p = p * z - 2.676_813_5e-2;
+        let p = p * z + 1.128_199_3e-1;
+        let p = p * z - 3.761_253_4e-1;
+        let p = p * z + 1.283_791_7e-1;
+        let near = p * self + self;
+        if t > 0.927_734_4 { far } else { near }
     }
+}
+
+/// `(e^r - 1, n)` with `x = n ln 2 + r` and `|r| <= ln 2 / 2`, for x between -104 and 89.
+#[inline(always)]
+fn reduced_exp_m1(x: f32) -> (f32, i32) {
+    // Adding 1.5 * 2^23 leaves the nearest integer in the low bits of the significand.
+    const ROUND: f32 = 12_582_912.0;
+    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    let r = x - n * 0.693_359_4 + n * 2.121_944_4e-4;
+    let p = 1.987_569_1e-4;
+    let p = p * r + 1.398_2e-3;
+    let p = p * r + 8.333_452e-3;
+    let p = p * r + 4.166_579_6e-2;
+    let p = p * r + 1.666_666_5e-1;
+    let p = p * r + 0.5;
+    (p * r * r + r, (shifted.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32))
+}
+
+/// `2^k` for k from -126 to 127.
+#[inline(always)]
+fn power_of_two(k: i32) -> f32 {
+    f32::from_bits((k.wrapping_add(127) << 23) as u32)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn worst(from: f32, to: f32, fast: fn(f32) -> f32, exact: fn(f64) -> f64, absolute: bool) -> f64 {
+    fn worst(from: f32, to: f32, fast: fn(f32) -> f32, exact: fn(f64) -> f64) -> f64 {
         (0..200_000)
             .map(|i| from + (to - from) * i as f32 / 200_000.0)
             .map(|x| {
                 let (got, exact) = (f64::from(fast(x)), exact(f64::from(x)));
-                let unit = if absolute { 1.0 } else { exact.abs().max(1e-37) };
-                (got - exact).abs() / unit
+                (got - exact).abs() / exact.abs().max(1e-37)
             })
             .fold(0.0, f64::max)
     }
@@ -108,9 +162,13 @@ mod tests {
     #[test]
     fn functions_stay_within_their_bounds() {
         let ulp = f64::from(f32::EPSILON) / 2.0;
-        assert!(worst(-87.0, 88.7, Elementary::fast_exp, f64::exp, false) <= 4.0 * ulp);
-        assert!(worst(-10.0, 10.0, Elementary::fast_tanh, f64::tanh, false) <= 6.0 * ulp);
-        assert!(worst(-6.0, 6.0, Elementary::fast_erf, libm::erf, true) <= 4e-7);
+        assert!(worst(-87.0, 88.7, Elementary::fast_exp, f64::exp) <= 4.0 * ulp);
+        assert!(worst(-20.0, 88.0, Elementary::fast_exp_m1, f64::exp_m1) <= 4.0 * ulp);
+        assert!(worst(-0.01, 0.01, Elementary::fast_exp_m1, f64::exp_m1) <= 4.0 * ulp);
+        assert!(worst(0.0, 1.0, Elementary::fast_ln_1p, f64::ln_1p) <= 4.0 * ulp);
+        assert!(worst(0.0, 1e-5, Elementary::fast_ln_1p, f64::ln_1p) <= 4.0 * ulp);
+        assert!(worst(-10.0, 10.0, Elementary::fast_tanh, f64::tanh) <= 6.0 * ulp);
+        assert!(worst(-6.0, 6.0, Elementary::fast_erf, libm::erf) <= 4.0 * ulp);
     }
 
     #[test]
@@ -120,6 +178,11 @@ mod tests {
         assert_eq!(f32::NEG_INFINITY.fast_exp(), 0.0);
         assert!(
             f32::NAN.fast_exp().is_nan() && f32::NAN.fast_tanh().is_nan() && f32::NAN.fast_erf().is_nan()
+        );
+        assert!(f32::NAN.fast_exp_m1().is_nan() && f32::NAN.fast_ln_1p().is_nan());
+        assert_eq!(
+            (f32::NEG_INFINITY.fast_exp_m1(), 0f32.fast_exp_m1(), 0f32.fast_ln_1p()),
+            (-1.0, 0.0, 0.0)
         );
         assert_eq!((0f32.fast_exp(), 0f32.fast_tanh(), 0f32.fast_erf()), (1.0, 0.0, 0.0));
         assert_eq!((f32::INFINITY.fast_tanh(), f32::NEG_INFINITY.fast_tanh()), (1.0, -1.0));

@@ -33,3 +33,4 @@ pub mod soft_cross_entropy;
 pub mod softmax;
 pub mod unary;
 mod vectorized;
+pub mod window_max;

@@ -1,7 +1,6 @@
 //! Layer norm and RMS norm of rows.
 use super::elementary::Elementary;
 use super::parallel::{GRAIN, Shared, for_each_task};
-use super::reduce::column_sums;
 use super::softmax::fold;
 use super::vectorized::vectorized;
 
@@ -39,10 +38,10 @@ impl RowNorm {
             stats.copy_from_slice(&[mean, inv]);
             normalise_row(x, mean, inv, y);
             if let Some(w) = weight {
-                y.iter_mut().zip(w).for_each(|(y, w)| *y *= *w);
+                multiply(w, y);
             }
             if let Some(b) = bias {
-                y.iter_mut().zip(b).for_each(|(y, b)| *y += *b);
+                add(b, y);
             }
         });
     }
@@ -63,24 +62,29 @@ impl RowNorm {
             let dx = unsafe { dx.slice(r * n, n) };
             dx.copy_from_slice(&dy[r * n..][..n]);
             if let Some(w) = weight {
-                dx.iter_mut().zip(w).for_each(|(g, w)| *g *= *w);
+                multiply(w, dx);
             }
             row_backward(&x[r * n..][..n], stats[2 * r], stats[2 * r + 1], self.centre, dx);
         });
     }
 
-    /// `dy * x̂`, whose column sums are the weight's gradient.
-    pub fn weight_gradient<T: Elementary>(&self, x: &[T], dy: &[T], stats: &[T], dw: &mut [T]) {
+    /// The gradients of weight and bias: the column sums of `dy * x̂` and of `dy`, merged in f64 over chunks of rows.
+    pub fn parameter_gradients<T: Elementary>(&self, x: &[T], dy: &[T], stats: &[T]) -> [Vec<T>; 2] {
         let n = self.n;
-        let mut products = vec![T::zero(); x.len()];
-        let out = Shared::new(&mut products);
-        self.for_rows(x.len(), |r| {
-            // SAFETY: each row belongs to one task.
-            let p = unsafe { out.slice(r * n, n) };
-            normalise_row(&x[r * n..][..n], stats[2 * r], stats[2 * r + 1], p);
-            p.iter_mut().zip(&dy[r * n..]).for_each(|(p, dy)| *p *= *dy);
+        let chunk = (GRAIN / n).clamp(16, 256) * n;
+        let chunks = x.len().div_ceil(chunk);
+        let mut partial = vec![T::zero(); chunks * 2 * n];
+        let out = Shared::new(&mut partial);
+        for_each_task(chunks, |i| {
+            let at = i * chunk..x.len().min((i + 1) * chunk);
+            // SAFETY: each chunk has its own sums.
+            let (dw, db) = unsafe { out.slice(i * 2 * n, 2 * n) }.split_at_mut(n);
+            add_parameter_gradients(&x[at.clone()], &dy[at.clone()], &stats[at.start / n * 2..], dw, db);
         });
-        column_sums(&products, n, dw);
+        [0, 1].map(|part| {
+            let total = |j: usize| partial.chunks_exact(2 * n).map(|p| p[part * n + j].to_f64()).sum::<f64>();
+            (0..n).map(|j| T::from_f64(total(j))).collect()
+        })
     }
 
     fn for_rows(&self, len: usize, f: impl Fn(usize) + Sync + Send) {
@@ -98,10 +102,14 @@ vectorized! {
 vectorized! {
     fn row_square<T: Elementary>(x: &[T], mean: T) -> T {
         let mut lanes = [T::zero(); 16];
-        for x in x.chunks(16) {
-            for l in 0..x.len() {
+        let mut groups = x.chunks_exact(16);
+        for x in &mut groups {
+            for l in 0..16 {
                 lanes[l] += (x[l] - mean) * (x[l] - mean);
             }
+        }
+        for (lane, x) in lanes.iter_mut().zip(groups.remainder()) {
+            *lane += (*x - mean) * (*x - mean);
         }
         lanes.iter().fold(T::zero(), |a, b| a + *b)
     }
@@ -116,21 +124,92 @@ vectorized! {
 }
 
 vectorized! {
+    fn multiply<T: Elementary>(w: &[T], y: &mut [T]) {
+        for (y, w) in y.iter_mut().zip(w) {
+            *y *= *w;
+        }
+    }
+}
+
+vectorized! {
+    fn add<T: Elementary>(b: &[T], y: &mut [T]) {
+        for (y, b) in y.iter_mut().zip(b) {
+            *y += *b;
+        }
+    }
+}
+
+vectorized! {
+    fn add_parameter_gradients<T: Elementary>(x: &[T], dy: &[T], stats: &[T], dw: &mut [T], db: &mut [T]) {
+        let n = dw.len();
+        let db = &mut db[..n];
+        for ((x, dy), stats) in x.chunks_exact(n).zip(dy.chunks_exact(n)).zip(stats.chunks_exact(2)) {
+            let (mean, inv) = (stats[0], stats[1]);
+            for j in 0..n {
+                dw[j] += dy[j] * ((x[j] - mean) * inv);
+                db[j] += dy[j];
+            }
+        }
+    }
+}
+
+vectorized! {
     /// `dx` holds g and receives the gradient.
     fn row_backward<T: Elementary>(x: &[T], mean: T, inv: T, centre: bool, dx: &mut [T]) {
         let n = T::from_f64(x.len() as f64);
         let (mut lanes_g, mut lanes_p) = ([T::zero(); 16], [T::zero(); 16]);
-        for (g, x) in dx.chunks(16).zip(x.chunks(16)) {
-            for l in 0..g.len() {
+        let (mut groups_g, mut groups_x) = (dx.chunks_exact(16), x.chunks_exact(16));
+        for (g, x) in (&mut groups_g).zip(&mut groups_x) {
+            for l in 0..16 {
                 lanes_g[l] += g[l];
                 lanes_p[l] += g[l] * (x[l] - mean);
             }
+        }
+        for (l, (g, x)) in groups_g.remainder().iter().zip(groups_x.remainder()).enumerate() {
+            lanes_g[l] += *g;
+            lanes_p[l] += *g * (*x - mean);
         }
         let sum = |lanes: &[T; 16]| lanes.iter().fold(T::zero(), |a, b| a + *b);
         let mean_g = if centre { sum(&lanes_g) / n } else { T::zero() };
         let k = inv * inv * sum(&lanes_p) / n;
         for (g, x) in dx.iter_mut().zip(x) {
             *g = inv * (*g - mean_g - (*x - mean) * k);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_normalised_and_parameter_gradients_are_column_sums() {
+        for n in [1, 3, 17, 100] {
+            let rows = 700;
+            let value = |i: usize, seed: usize| ((i * 7919 + seed) % 257) as f64 / 64.0 - 2.0;
+            let x: Vec<f64> = (0..rows * n).map(|i| value(i, 1)).collect();
+            let dy: Vec<f64> = (0..rows * n).map(|i| value(i, 100)).collect();
+            let narrow = |v: &[f64]| v.iter().map(|v| *v as f32).collect::<Vec<f32>>();
+            let norm = RowNorm { n, centre: true, eps: 1e-5 };
+            let (mut y, mut stats) = (vec![0.0; x.len()], vec![0.0; 2 * rows]);
+            norm.forward(&narrow(&x), None, None, &mut y, &mut stats);
+            let [dw, db] = norm.parameter_gradients(&narrow(&x), &narrow(&dy), &stats);
+            let (mut weight, mut bias) = (vec![0.0f64; n], vec![0.0f64; n]);
+            for r in 0..rows {
+                let row = &x[r * n..][..n];
+                let mean = row.iter().sum::<f64>() / n as f64;
+                let var = row.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / n as f64;
+                for j in 0..n {
+                    let expected = (row[j] - mean) / (var + 1e-5).sqrt();
+                    assert!((f64::from(y[r * n + j]) - expected).abs() <= 1e-5, "n {n} row {r} column {j}");
+                    weight[j] += dy[r * n + j] * expected;
+                    bias[j] += dy[r * n + j];
+                }
+            }
+            for j in 0..n {
+                assert!((f64::from(dw[j]) - weight[j]).abs() <= 2e-3, "n {n}: {} for {}", dw[j], weight[j]);
+                assert!((f64::from(db[j]) - bias[j]).abs() <= 2e-3, "n {n}: {} for {}", db[j], bias[j]);
+            }
         }
     }
 }

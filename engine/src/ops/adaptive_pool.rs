@@ -40,6 +40,9 @@ impl Tensor {
                 return Err(Error::shape(OP, &[("x", self)], why));
             }
         };
+        if pool.size[0] * pool.size[1] >= 1 << 24 {
+            return Err(Error::shape(OP, &[("x", self)], "an image has less than 2^24 pixels"));
+        }
         dispatch_real!(OP, [("x", self)], T => {
             let shape = [pool.n, out[0], out[1], pool.c];
             let mut pixel = vec![0; shape.iter().product()];

@@ -1,6 +1,7 @@
 //! Batch normalisation (Ioffe and Szegedy, 2015), fused with an activation and a residual sum.
 use crate::cpu;
 use crate::cpu::batch_norm::{self as kernel, Slope};
+use crate::cpu::elementary::Elementary;
 use crate::{Activation, Element, Error, Result, Tensor};
 
 /// Options and parameters of a batch normalisation over the last axis. Tensors are `[c]`, of the input's dtype.
@@ -34,103 +35,170 @@ impl Tensor {
         activation: Activation,
         residual: Option<&Tensor>,
     ) -> Result<Tensor> {
-        const OP: &str = "batch_norm";
         if !cpu::activation::is_fused(activation) {
             let y = self.batch_norm_act(norm, Activation::Identity, residual)?;
             return y.activate(activation);
         }
         let c = check(self, norm, residual)?;
-        let rows = self.numel() / c;
-        let batch = norm.training || norm.running.is_none();
-        dispatch_real!(OP, [("x", self)], T => {
-            let x = self.read::<T>()?;
-            let channel = |t: Option<&Tensor>, default: f64| match t {
-                Some(t) => t.to_vec::<T>(),
-                None => Ok(vec![<T as Element>::from_f64(default); c]),
-            };
-            let (mean, var) = match norm.running {
-                Some((mean, var)) if !batch => {
-                    let wide = |t: &Tensor| Ok::<_, Error>(t.read::<T>()?.iter().map(|v| v.to_f64()).collect::<Vec<f64>>());
-                    (wide(mean)?, wide(var)?)
-                }
-                _ => kernel::statistics(&x, c),
-            };
-            if let (true, Some((running_mean, running_var))) = (norm.training, norm.running) {
-                let unbiased = rows as f64 / (rows - 1) as f64;
-                let update = |running: &Tensor, batch: &[f64], factor: f64| -> Result<()> {
-                    for (r, b) in running.write::<T>()?.iter_mut().zip(batch) {
-                        *r = <T as Element>::from_f64((1.0 - norm.momentum) * r.to_f64() + norm.momentum * b * factor);
-                    }
-                    Ok(())
-                };
-                update(running_mean, &mean, 1.0)?;
-                update(running_var, &var, unbiased)?;
-            }
-            let inv_std: Vec<f64> = var.iter().map(|v| 1.0 / (v + norm.eps).sqrt()).collect();
-            let (weight, bias) = (channel(norm.weight, 1.0)?, channel(norm.bias, 0.0)?);
-            let narrow = |f: &dyn Fn(usize) -> f64| -> Vec<T> { (0..c).map(|j| <T as Element>::from_f64(f(j))).collect() };
-            let scale = narrow(&|j| weight[j].to_f64() * inv_std[j]);
-            let shift = narrow(&|j| bias[j].to_f64() - mean[j] * weight[j].to_f64() * inv_std[j]);
-            let y = {
-                let r = residual.map(|r| r.read::<T>()).transpose()?;
-                Tensor::build(*self.shape(), |y: &mut [T]| kernel::apply(&x, &scale, &shift, r.as_deref(), activation, y))?
-            };
-            let mut inputs = vec![self];
-            inputs.extend(norm.weight);
-            inputs.extend(norm.bias);
-            inputs.extend(residual);
-            let (has_weight, has_bias) = (norm.weight.is_some(), norm.bias.is_some());
-            Ok(y.clone().recorded(OP, &inputs, || {
-                let x = self.detach();
-                let residual = residual.map(Tensor::detach);
-                // The output tells the slope of these, and is kept by the next operation anyway.
-                let by_output = residual.is_some() && matches!(activation, Activation::Identity | Activation::Relu | Activation::Relu6);
-                let kept = if by_output { Some(y) } else { residual.clone() };
-                let has_residual = residual.is_some();
-                move |grad: Tensor, needs: &[bool]| {
-                    let (x_data, dy) = (x.read::<T>()?, grad.read::<T>()?);
-                    let kept_data = kept.as_ref().map(|t| t.read::<T>()).transpose()?;
-                    let slope = match &kept_data {
-                        None => Slope::Input,
-                        Some(y) if by_output => Slope::Output(&y[..]),
-                        Some(r) => Slope::Residual(&r[..]),
-                    };
-                    let pass = kernel::Backward { x: &x_data, dy: &dy, scale: &scale, shift: &shift, activation, slope };
-                    let narrow = |f: &dyn Fn(usize) -> f64| -> Vec<T> { (0..c).map(|j| <T as Element>::from_f64(f(j))).collect() };
-                    let (sums, products) = pass.sums(&narrow(&|j| mean[j]));
-                    // products: sum of d * (x - mean); with the batch's own statistics both sums flow back into dx.
-                    let n = rows as f64;
-                    let g = |j: usize| weight[j].to_f64() * inv_std[j];
-                    let slope_x = |j: usize| if batch { -g(j) * inv_std[j] * inv_std[j] * products[j] / n } else { 0.0 };
-                    let k1 = narrow(&g);
-                    let k2 = narrow(&slope_x);
-                    let k3 = narrow(&|j| if batch { -g(j) * sums[j] / n - slope_x(j) * mean[j] } else { 0.0 });
-                    let mut needs = needs.iter().copied();
-                    let mut need = |present: bool| present && needs.next().unwrap_or(false);
-                    let (want_x, want_weight, want_bias, want_residual) = (need(true), need(has_weight), need(has_bias), need(has_residual));
-                    let empty = |wanted: bool| wanted.then(|| Tensor::build(*x.shape(), |_: &mut [T]| ())).transpose();
-                    let (dx, dr) = (empty(want_x)?, empty(want_residual)?);
-                    {
-                        let mut dx = dx.as_ref().map(|t| t.write::<T>()).transpose()?;
-                        let mut dr = dr.as_ref().map(|t| t.write::<T>()).transpose()?;
-                        pass.apply(&k1, &k2, &k3, dx.as_deref_mut(), dr.as_deref_mut());
-                    }
-                    let vector = |wanted: bool, f: &dyn Fn(usize) -> f64| wanted.then(|| Tensor::from_vec(narrow(f), [c])).transpose();
-                    let mut grads = vec![dx];
-                    if has_weight {
-                        grads.push(vector(want_weight, &|j| products[j] * inv_std[j])?);
-                    }
-                    if has_bias {
-                        grads.push(vector(want_bias, &|j| sums[j])?);
-                    }
-                    if has_residual {
-                        grads.push(dr);
-                    }
-                    Ok(grads)
-                }
-            }))
-        })
+        dispatch_real!("batch_norm", [("x", self)], T => forward::<T>(self, c, norm, activation, residual))
     }
+}
+
+fn forward<T: Elementary>(
+    x: &Tensor,
+    c: usize,
+    norm: &BatchNorm,
+    activation: Activation,
+    residual: Option<&Tensor>,
+) -> Result<Tensor> {
+    let of_batch = norm.training || norm.running.is_none();
+    let (mean, var) = match norm.running {
+        Some((mean, var)) if !of_batch => (wide::<T>(mean)?, wide::<T>(var)?),
+        _ => kernel::statistics(&x.read::<T>()?, c),
+    };
+    if norm.training {
+        update_running::<T>(norm, x.numel() / c, &mean, &var)?;
+    }
+    let inv_std: Vec<f64> = var.iter().map(|v| 1.0 / (v + norm.eps).sqrt()).collect();
+    let weight = norm.weight.map_or_else(|| Ok(vec![1.0; c]), wide::<T>)?;
+    let bias = norm.bias.map_or_else(|| Ok(vec![0.0; c]), wide::<T>)?;
+    let scale = narrow(c, |j| weight[j] * inv_std[j]);
+    let shift = narrow(c, |j| bias[j] - mean[j] * weight[j] * inv_std[j]);
+    let y = {
+        let (x_data, r) = (x.read::<T>()?, residual.map(|r| r.read::<T>()).transpose()?);
+        Tensor::build(*x.shape(), |y: &mut [T]| {
+            kernel::apply(&x_data, &scale, &shift, r.as_deref(), activation, y)
+        })?
+    };
+    let mut inputs = vec![x];
+    inputs.extend(norm.weight);
+    inputs.extend(norm.bias);
+    inputs.extend(residual);
+    Ok(y.clone().recorded("batch_norm", &inputs, || {
+        // The output tells the slope of these, and is kept by the next operation anyway.
+        let by_output = matches!(activation, Activation::Relu | Activation::Relu6);
+        let saved = Saved {
+            x: x.detach(),
+            beside: residual
+                .filter(|_| activation != Activation::Identity)
+                .map(|r| if by_output { y } else { r.detach() }),
+            by_output,
+            activation,
+            of_batch,
+            mean,
+            inv_std,
+            weight,
+            scale,
+            shift,
+        };
+        let has = [true, norm.weight.is_some(), norm.bias.is_some(), residual.is_some()];
+        move |grad: Tensor, needs: &[bool]| {
+            let mut needs = needs.iter().copied();
+            let wanted = has.map(|has| has && needs.next().unwrap_or(false));
+            let grads = saved.backward(grad, wanted)?;
+            Ok(grads.into_iter().zip(has).filter_map(|(grad, has)| has.then_some(grad)).collect())
+        }
+    }))
+}
+
+/// What the backward pass needs; vectors are by channel.
+struct Saved<T> {
+    x: Tensor,
+    /// With a residual and an activation: the output if it tells the slope, else the residual.
+    beside: Option<Tensor>,
+    by_output: bool,
+    activation: Activation,
+    /// Mean and variance are the batch's, so that gradients flow through them.
+    of_batch: bool,
+    mean: Vec<f64>,
+    inv_std: Vec<f64>,
+    weight: Vec<f64>,
+    scale: Vec<T>,
+    shift: Vec<T>,
+}
+
+impl<T: Elementary> Saved<T> {
+    /// The gradients of x, weight, bias and residual, of those that are wanted. Overwrites `grad` when nothing else holds it.
+    fn backward(&self, grad: Tensor, wanted: [bool; 4]) -> Result<[Option<Tensor>; 4]> {
+        let c = self.scale.len();
+        let x = self.x.read::<T>()?;
+        let beside = self.beside.as_ref().map(|t| t.read::<T>()).transpose()?;
+        let slope = match &beside {
+            None => Slope::Input,
+            Some(y) if self.by_output => Slope::Output(&y[..]),
+            Some(r) => Slope::Residual(&r[..]),
+        };
+        let (scale, shift, activation) = (&self.scale[..], &self.shift[..], self.activation);
+        let pass = kernel::Backward { x: &x, scale, shift, activation, slope };
+
+        let mean: Vec<T> = narrow(c, |j| self.mean[j]);
+        // Without an activation d is dy, and the residual's gradient too. Where d is cheap to recompute from x, it is not stored.
+        let is_identity = activation == Activation::Identity;
+        let recompute = is_identity || (beside.is_none() && activation != Activation::Silu);
+        let (d, (sums, products)) = if recompute {
+            let sums = pass.sums(&grad.read::<T>()?, &mean);
+            (grad, sums)
+        } else {
+            in_place::<T, _>(grad, |dy, d| pass.gradient_and_sums(dy, &mean, d))?
+        };
+
+        // The batch's own statistics hand the sums of d and of d * (x - mean) on to dx.
+        let n = (x.len() / c) as f64;
+        let g = |j: usize| self.weight[j] * self.inv_std[j];
+        let through =
+            |j: usize| if self.of_batch { -g(j) * self.inv_std[j].powi(2) * products[j] / n } else { 0.0 };
+        let offset =
+            |j: usize| if self.of_batch { -g(j) * sums[j] / n - through(j) * self.mean[j] } else { 0.0 };
+        let [k1, k2, k3] = [narrow::<T>(c, g), narrow(c, through), narrow(c, offset)];
+        let k = [&k1[..], &k2[..], &k3[..]];
+        let vector = |wanted: bool, f: &dyn Fn(usize) -> f64| {
+            wanted.then(|| Tensor::from_vec(narrow::<T>(c, f), [c])).transpose()
+        };
+        let weight = vector(wanted[1], &|j| products[j] * self.inv_std[j])?;
+        let bias = vector(wanted[2], &|j| sums[j])?;
+        let residual = wanted[3].then(|| d.clone());
+        let dx = wanted[0].then(|| {
+            let (dx, ()) = in_place::<T, _>(d, |d, dx| match d {
+                _ if recompute => pass.input_gradient(d, k, dx),
+                Some(d) => kernel::combine(&x, d, k, dx),
+                None => kernel::combine_in_place(&x, k, dx),
+            })?;
+            Ok(dx)
+        });
+        Ok([dx.transpose()?, weight, bias, residual])
+    }
+}
+
+/// `f(dy, out)`: over `grad` itself and with `dy` absent when nothing else holds it, else apart. Returns out and f's result.
+fn in_place<T: Element, R>(grad: Tensor, f: impl FnOnce(Option<&[T]>, &mut [T]) -> R) -> Result<(Tensor, R)> {
+    if grad.is_sole_owner() {
+        let result = f(None, &mut grad.write::<T>()?);
+        return Ok((grad, result));
+    }
+    let dy = grad.read::<T>()?;
+    let mut result = None;
+    let out = Tensor::build(*grad.shape(), |out: &mut [T]| result = Some(f(Some(&dy), out)))?;
+    Ok((out, result.expect("build fills the tensor")))
+}
+
+/// `running = (1 - momentum) * running + momentum * batch`, with the unbiased variance.
+fn update_running<T: Element>(norm: &BatchNorm, rows: usize, mean: &[f64], var: &[f64]) -> Result<()> {
+    let Some((running_mean, running_var)) = norm.running else { return Ok(()) };
+    let unbiased = rows as f64 / (rows - 1) as f64;
+    for (running, batch, factor) in [(running_mean, mean, 1.0), (running_var, var, unbiased)] {
+        for (r, b) in running.write::<T>()?.iter_mut().zip(batch) {
+            *r = T::from_f64((1.0 - norm.momentum) * r.to_f64() + norm.momentum * b * factor);
+        }
+    }
+    Ok(())
+}
+
+fn wide<T: Element>(t: &Tensor) -> Result<Vec<f64>> {
+    Ok(t.read::<T>()?.iter().map(|v| v.to_f64()).collect())
+}
+
+fn narrow<T: Element>(c: usize, f: impl Fn(usize) -> f64) -> Vec<T> {
+    (0..c).map(|j| T::from_f64(f(j))).collect()
 }
 
 /// Checks the operands; the number of channels.

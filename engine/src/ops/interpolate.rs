@@ -16,17 +16,28 @@ impl Tensor {
         size: [usize; 2],
         axis: impl Fn(usize, usize) -> Resampling,
     ) -> Result<Tensor> {
-        let c = match *self.dims() {
-            [_, h, w, c] if h * w * c > 0 && size[0] * size[1] > 0 => c,
-            _ => {
-                let why = format!("needs images [n, h, w, c] with pixels, and a size with pixels: {size:?}");
-                return Err(Error::shape(op, &[("x", self)], why));
-            }
+        let &[_, h, w, c] = self.dims() else {
+            return Err(Error::shape(op, &[("x", self)], "needs images [n, h, w, c]"));
         };
-        let (vertical, horizontal) = (axis(self.dims()[1], size[0]), axis(self.dims()[2], size[1]));
+        if h * w * c == 0 || size[0] * size[1] == 0 {
+            let why = format!("neither the images nor the size {size:?} may be empty");
+            return Err(Error::shape(op, &[("x", self)], why));
+        }
+        self.resampled(op, axis(h, size[0]), axis(w, size[1]))
+    }
+
+    /// Images `[n, h, w, c]` resampled along both axes.
+    pub(super) fn resampled(
+        &self,
+        op: &'static str,
+        vertical: Resampling,
+        horizontal: Resampling,
+    ) -> Result<Tensor> {
+        let (n, c) = (self.dims()[0], self.dims()[3]);
+        let shape = [n, vertical.rows().len(), horizontal.rows().len(), c];
         let y = dispatch_real!(op, [("x", self)], T => {
             let x = self.read::<T>()?;
-            Tensor::build([self.dims()[0], size[0], size[1], c], |y: &mut [T]| resample(&vertical, &horizontal, c, &x, y))
+            Tensor::build(shape, |y: &mut [T]| resample(&vertical, &horizontal, c, &x, y))
         })?;
         Ok(y.recorded(op, &[self], || {
             let from = *self.shape();

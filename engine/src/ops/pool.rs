@@ -1,6 +1,7 @@
 //! Pooling of channels-last images.
 use crate::cpu::pool as kernel;
 use crate::pool_shape::PoolShape;
+use crate::resampling::Resampling;
 use crate::{Error, Pool2d, Result, Tensor};
 
 impl Tensor {
@@ -37,20 +38,8 @@ impl Tensor {
         if pool.dilation != [1, 1] {
             return Err(Error::value("avg_pool2d", &[("x", self)], "average pooling has no dilation"));
         }
-        let y = dispatch_real!("avg_pool2d", [("x", self)], T => {
-            let x = self.read::<T>()?;
-            Tensor::build([s.n, s.out[0], s.out[1], s.c], |y: &mut [T]| kernel::average_forward(&s, count_include_pad, &x, y))
-        })?;
-        let from = *self.shape();
-        Ok(y.recorded("avg_pool2d", &[self], || {
-            move |grad: Tensor, _: &[bool]| {
-                let dx = dispatch_real!("avg_pool2d", [("grad", &grad)], T => {
-                    let dy = grad.read::<T>()?;
-                    Tensor::build(from, |dx: &mut [T]| kernel::average_backward(&s, count_include_pad, &dy, dx))
-                })?;
-                Ok(vec![Some(dx)])
-            }
-        }))
+        let axis = |axis: usize| Resampling::window_mean(&s, axis, count_include_pad);
+        self.resampled("avg_pool2d", axis(0), axis(1))
     }
 
     fn pool_shape(&self, op: &'static str, pool: &Pool2d) -> Result<PoolShape> {

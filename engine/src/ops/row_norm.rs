@@ -1,5 +1,4 @@
 //! Layer normalisation (Ba et al., 2016) and RMS normalisation (Zhang and Sennrich, 2019) over the last axis.
-use crate::cpu;
 use crate::cpu::row_norm::RowNorm;
 use crate::{Error, Result, Tensor};
 
@@ -55,13 +54,12 @@ impl Tensor {
                     let (x_data, dy) = (x.read::<T>()?, grad.read::<T>()?);
                     let dx = needs[0].then(|| Tensor::build(*x.shape(), |dx: &mut [T]| norm.backward(&x_data, &dy, w.as_deref(), &stats, dx)));
                     let mut grads = vec![dx.transpose()?];
-                    if has_weight {
-                        let dw = needs[1].then(|| Tensor::build([n], |dw: &mut [T]| norm.weight_gradient(&x_data, &dy, &stats, dw)));
-                        grads.push(dw.transpose()?);
-                    }
-                    if has_bias {
-                        let db = needs[needs.len() - 1].then(|| Tensor::build([n], |db: &mut [T]| cpu::reduce::column_sums(&dy, n, db)));
-                        grads.push(db.transpose()?);
+                    if has_weight || has_bias {
+                        let [dw, db] = norm.parameter_gradients(&x_data, &dy, &stats);
+                        let present = [(has_weight, dw), (has_bias, db)].into_iter().filter(|(has, _)| *has);
+                        for ((_, sums), needed) in present.zip(&needs[1..]) {
+                            grads.push(needed.then(|| Tensor::from_vec(sums, [n])).transpose()?);
+                        }
                     }
                     Ok(grads)
                 }

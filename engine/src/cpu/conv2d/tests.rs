@@ -126,7 +126,7 @@ fn inputs<T: Real>(s: &ConvShape) -> [Vec<T>; 4] {
 /// All results: y with bias, y without, dx, dw, db. Outputs start as NaN, so that an unwritten element shows.
 fn results<T: Real>(s: &ConvShape) -> [Vec<T>; 5] {
     let [x, weight, bias, dy] = inputs::<T>(s);
-    let fresh = |len| vec![T::nan(); len];
+    let fresh = |len| vec![T::from_f64(f64::NAN); len];
     let mut out = [s.output_len(), s.output_len(), s.input_len(), s.weight_len(), s.c_out].map(fresh);
     forward(s, &x, &weight, Some(&bias), &mut out[0]);
     forward(s, &x, &weight, None, &mut out[1]);
