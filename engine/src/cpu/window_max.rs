@@ -10,15 +10,15 @@ pub struct WindowRow<'a> {
     pub width: usize,
     /// Channels.
     pub c: usize,
-    /// The image rows under the windows: (number of the row's first element, image row). Not empty.
+    /// The image rows under the windows: (number of the row's first element, image row).
     pub rows: &'a [(usize, usize)],
-    /// Of each window the image columns under it: (number within the row, image column). Not empty.
+    /// Of each window the image columns under it: (number within the row, image column).
     pub columns: &'a [Vec<(usize, usize)>],
 }
 
 impl WindowRow<'_> {
     /// The largest element of each window, `y[window, c]`, and its number, a whole number in `T`. The first among equals; NaN
-    /// wins, the last of several.
+    /// wins, the last of several; a window without elements has -infinity and 0.
     pub fn maxima<T: Elementary>(&self, x: &[T], y: &mut [T], number: &mut [T]) {
         assert_eq!((y.len(), number.len()), (self.columns.len() * self.c, self.columns.len() * self.c));
         let pixels = x.len() / self.c;
@@ -36,9 +36,10 @@ impl WindowRow<'_> {
 
     /// The definition, element by element.
     fn any_maxima<T: Elementary>(&self, x: &[T], y: &mut [T], number: &mut [T]) {
+        let first = |taps: &[(usize, usize)]| taps.first().map_or(0, |(number, _)| *number);
         for (at, (y, number)) in y.iter_mut().zip(number).enumerate() {
             let (columns, j) = (&self.columns[at / self.c], at % self.c);
-            let (mut best, mut chosen) = (T::neg_infinity(), self.rows[0].0 + columns[0].0);
+            let (mut best, mut chosen) = (T::neg_infinity(), first(self.rows) + first(columns));
             for (row, iy) in self.rows {
                 for (column, ix) in columns {
                     let v = x[(iy * self.width + ix) * self.c + j];

@@ -47,6 +47,9 @@ impl Tensor {
         let &[n, h, w, c] = self.dims() else {
             return fail("needs images [n, h, w, c]".into());
         };
+        if c == 0 {
+            return fail("images need at least one channel".into());
+        }
         if pool.kernel.contains(&0) || pool.stride.contains(&0) || pool.dilation.contains(&0) {
             return fail(format!("kernel, stride and dilation must be at least 1: {pool:?}"));
         }
@@ -60,5 +63,49 @@ impl Tensor {
             (Some(oh), Some(ow)) => Ok(PoolShape { n, size: [h, w], out: [oh, ow], c, pool: *pool }),
             _ => fail(format!("a window of {:?} does not fit into {h}x{w}", pool.kernel)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{BatchNorm, DType, Device, Interpolation};
+
+    fn images(shape: [usize; 4]) -> Tensor {
+        Tensor::ones(shape, DType::F32, &Device::Cpu).expect("memory")
+    }
+
+    #[test]
+    fn what_cannot_be_pooled_is_a_typed_error() {
+        let x = images([1, 4, 4, 2]);
+        let refused = |pool: Pool2d| matches!(x.max_pool2d(&pool), Err(Error::Shape { .. }));
+        assert!(refused(Pool2d { kernel: [5, 5], ..Pool2d::default() }));
+        assert!(refused(Pool2d { padding: [2, 2], ..Pool2d::default() }));
+        assert!(refused(Pool2d { stride: [0, 1], ..Pool2d::default() }));
+        assert!(matches!(images([1, 4, 4, 0]).max_pool2d(&Pool2d::default()), Err(Error::Shape { .. })));
+        let dilated = Pool2d { dilation: [2, 1], ..Pool2d::default() };
+        assert!(matches!(x.avg_pool2d(&dilated, true), Err(Error::Value { .. })));
+        assert!(matches!(x.adaptive_max_pool2d([0, 1]), Err(Error::Shape { .. })));
+        assert!(matches!(x.interpolate([2, 0], Interpolation::Nearest), Err(Error::Shape { .. })));
+        assert!(matches!(x.flatten(1).and_then(|x| x.adaptive_avg_pool2d([1, 1])), Err(Error::Shape { .. })));
+    }
+
+    #[test]
+    fn a_window_between_the_pixels_is_minus_infinity_in_both_dtypes() {
+        let pool = Pool2d { padding: [1, 1], dilation: [2, 2], ..Pool2d::default() };
+        for dtype in [DType::F32, DType::F64] {
+            let x = Tensor::ones([1, 1, 1, 3], dtype, &Device::Cpu).expect("memory").variable();
+            let y = x.max_pool2d(&pool).expect("one window").sum_all().expect("a sum");
+            assert_eq!(y.item().expect("a number"), f64::NEG_INFINITY);
+            y.backward().expect("has a gradient");
+            let dx = x.grad().expect("a variable").to_dtype(DType::F64).expect("f64");
+            assert_eq!(dx.to_vec::<f64>().expect("f64"), [0.0; 3]);
+        }
+    }
+
+    #[test]
+    fn training_on_one_value_a_channel_is_an_error() {
+        let norm = BatchNorm { training: true, ..BatchNorm::default() };
+        assert!(matches!(images([1, 1, 1, 3]).batch_norm(&norm), Err(Error::Shape { .. })));
     }
 }
