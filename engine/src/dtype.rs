@@ -119,7 +119,7 @@ pub trait Real:
 }
 
 macro_rules! real {
-    ($t:ident) => {
+    ($t:ident, $ln:path, $powf:path) => {
         impl Real for $t {
             fn zero() -> Self {
                 0.0
@@ -133,9 +133,14 @@ macro_rules! real {
             fn neg_infinity() -> Self {
                 $t::NEG_INFINITY
             }
-            real!(@ $t abs sqrt exp ln ln_1p exp_m1 tanh);
+            real!(@ $t abs sqrt exp ln_1p exp_m1 tanh);
+            #[inline(always)]
+            fn ln(self) -> Self {
+                $ln(self)
+            }
+            #[inline(always)]
             fn powf(self, exponent: Self) -> Self {
-                $t::powf(self, exponent)
+                $powf(self, exponent)
             }
             fn mul_add(self, a: Self, b: Self) -> Self {
                 $t::mul_add(self, a, b)
@@ -158,8 +163,9 @@ macro_rules! real {
         $(#[inline] fn $name(self) -> Self { $t::$name(self) })*
     };
 }
-real!(f32);
-real!(f64);
+// f32 in a form that loops can vectorise.
+real!(f32, crate::cpu::power::ln, crate::cpu::power::powf);
+real!(f64, f64::ln, f64::powf);
 
 /// `x` as f32 when `T` is f32: the door from a generic kernel to its vectorised form.
 pub fn as_f32<T: Element>(x: &[T]) -> Option<&[f32]> {

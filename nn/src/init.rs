@@ -69,7 +69,7 @@ mod tests {
     fn every_rule_has_its_spread() {
         let t = Tensor::zeros([64, 3, 3, 128], DType::F32, &Device::Cpu).expect("memory");
         let n = t.numel() as f64;
-        let mut check = |name: &str, std: f64, max: f64, f: &dyn Fn(&mut Stream)| {
+        let check = |name: &str, std: f64, max: f64, f: &dyn Fn(&mut Stream)| {
             f(&mut stream(1, name));
             let (mean, got, largest) = moments(&t);
             assert!(mean.abs() < 5.0 * std / n.sqrt(), "{name}: mean {mean}");

@@ -70,7 +70,7 @@ const SMALL: Recipe = Recipe {
     hflip: 0.0,
 };
 
-const MNIST: Recipe = Recipe { batch_size: 64, epochs: 5, warmup_epochs: 1, ..SMALL };
+const MNIST: Recipe = Recipe { epochs: 5, warmup_epochs: 1, ..SMALL };
 
 fn recipe(dataset: &str) -> Recipe {
     match dataset {

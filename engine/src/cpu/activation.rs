@@ -164,7 +164,7 @@ pub fn backward<T: Elementary>(f: crate::Activation, x: &[T], dy: &[T], dx: &mut
 }
 
 vectorized! {
-    fn values<T: Elementary, F: ActivationFn>(f: F, x: &[T], y: &mut [T]) {
+    wide fn values<T: Elementary, F: ActivationFn>(f: F, x: &[T], y: &mut [T]) {
         for (y, x) in y.iter_mut().zip(x) {
             *y = f.value(*x);
         }
@@ -172,7 +172,7 @@ vectorized! {
 }
 
 vectorized! {
-    fn slopes<T: Elementary, F: ActivationFn>(f: F, x: &[T], dy: &[T], dx: &mut [T]) {
+    wide fn slopes<T: Elementary, F: ActivationFn>(f: F, x: &[T], dy: &[T], dx: &mut [T]) {
         for ((dx, x), dy) in dx.iter_mut().zip(x).zip(dy) {
             *dx = *dy * f.slope(*x);
         }

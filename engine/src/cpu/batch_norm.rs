@@ -220,7 +220,7 @@ vectorized! {
 macro_rules! rows {
     ($name:ident: by_element($($x:ident),*) by_channel($($k:ident),*), $f:ident, writes($($w:ident),*), |$j:ident| $body:block) => {
         vectorized! {
-            fn $name<T: Elementary, F: ActivationFn>($($x: &[T],)* $($k: &[T],)* $f: F, $($w: &mut [T]),*) {
+            wide fn $name<T: Elementary, F: ActivationFn>($($x: &[T],)* $($k: &[T],)* $f: F, $($w: &mut [T]),*) {
                 let c = rows!(@first $($k)*).len();
                 let rows = rows!(@first $($x)*).len() / c;
                 $(let $k = &$k[..c];)*
@@ -253,7 +253,7 @@ rows!(slope_rows_residual: by_element(x, r) by_channel(scale, shift), f, writes(
 });
 
 vectorized! {
-    fn slope_rows_output<T: Elementary, F: ActivationFn>(y: &[T], f: F, d: &mut [T]) {
+    wide fn slope_rows_output<T: Elementary, F: ActivationFn>(y: &[T], f: F, d: &mut [T]) {
         for (d, y) in d.iter_mut().zip(y) {
             *d *= f.slope(*y);
         }
@@ -286,7 +286,7 @@ vectorized! {
 
 vectorized! {
     /// Adds `d = dy * f'` and `d * (x - mean)` to the sums of the channels.
-    fn add_sums<T: Elementary, F: ActivationFn>(x: &[T], dy: &[T], scale: &[T], shift: &[T], mean: &[T], f: F, sums: &mut [T], products: &mut [T]) {
+    wide fn add_sums<T: Elementary, F: ActivationFn>(x: &[T], dy: &[T], scale: &[T], shift: &[T], mean: &[T], f: F, sums: &mut [T], products: &mut [T]) {
         let c = mean.len();
         let (sums, products, scale, shift) = (&mut sums[..c], &mut products[..c], &scale[..c], &shift[..c]);
         for (x, dy) in x.chunks_exact(c).zip(dy.chunks_exact(c)) {

@@ -31,9 +31,15 @@ binary! {
     /// `a / b`
     Div(a, b) => a / b;
     /// The larger; NaN if either is.
-    Maximum(a, b) => if a > b || a.is_nan() { a } else { b };
+    Maximum(a, b) => {
+        let larger = if a > b { a } else { b };
+        if a.is_nan() { a } else { larger }
+    };
     /// The smaller; NaN if either is.
-    Minimum(a, b) => if a < b || a.is_nan() { a } else { b };
+    Minimum(a, b) => {
+        let smaller = if a < b { a } else { b };
+        if a.is_nan() { a } else { smaller }
+    };
     /// `a` to the power `b`.
     Pow(a, b) => a.powf(b);
     /// The share of the gradient of `max(a, b)` that goes to `a`: 1, 0, or half at a tie.
@@ -123,7 +129,7 @@ pub fn forward<T: Real, F: BinaryFn>(walk: &Walk, a: &[T], b: &[T], y: &mut [T])
 
 vectorized! {
     /// One row of the result.
-    fn row<T: Real, F: BinaryFn>(a: &[T], a_step: usize, b: &[T], b_step: usize, y: &mut [T]) {
+    wide fn row<T: Real, F: BinaryFn>(a: &[T], a_step: usize, b: &[T], b_step: usize, y: &mut [T]) {
         let n = y.len();
         match (a_step, b_step) {
             (1, 1) => {

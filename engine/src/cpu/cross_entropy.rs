@@ -1,17 +1,17 @@
 //! Softmax cross entropy with label smoothing over rows of logits.
+use super::elementary::Elementary;
 use super::parallel::{GRAIN, Shared, for_each_task};
-use crate::dtype::Real;
+use super::softmax::max_of;
+use super::vectorized::vectorized;
 
 /// The mean loss over rows; `log_sums[row]` receives `log(sum(exp(row)))`, which backward needs.
-pub fn forward<T: Real>(x: &[T], target: &[i64], smoothing: f64, log_sums: &mut [T]) -> f64 {
+pub fn forward<T: Elementary>(x: &[T], target: &[i64], smoothing: f64, log_sums: &mut [T]) -> f64 {
     let (n, classes) = (target.len(), x.len() / target.len());
     let mut losses = vec![0.0f64; n];
     let (out, sums) = (Shared::new(&mut losses), Shared::new(log_sums));
     for_each_row(n, classes, |row| {
         let x = &x[row * classes..][..classes];
-        let max = x.iter().fold(T::neg_infinity(), |m, v| if *v > m { *v } else { m });
-        let sum: T = x.iter().map(|v| (*v - max).exp()).sum();
-        let log_sum = max + sum.ln();
+        let log_sum = log_sum_exp(x);
         let nll = (log_sum - x[target[row] as usize]).to_f64();
         let uniform = match smoothing {
             0.0 => 0.0,
@@ -27,7 +27,14 @@ pub fn forward<T: Real>(x: &[T], target: &[i64], smoothing: f64, log_sums: &mut 
 }
 
 /// `dx = (softmax(x) - smoothed one-hot) * scale / rows`.
-pub fn backward<T: Real>(x: &[T], target: &[i64], smoothing: f64, log_sums: &[T], scale: f64, dx: &mut [T]) {
+pub fn backward<T: Elementary>(
+    x: &[T],
+    target: &[i64],
+    smoothing: f64,
+    log_sums: &[T],
+    scale: f64,
+    dx: &mut [T],
+) {
     let (n, classes) = (target.len(), x.len() / target.len());
     let scale = T::from_f64(scale / n as f64);
     let (on, off) = (T::from_f64(1.0 - smoothing), T::from_f64(smoothing / classes as f64));
@@ -35,9 +42,7 @@ pub fn backward<T: Real>(x: &[T], target: &[i64], smoothing: f64, log_sums: &[T]
     for_each_row(n, classes, |row| {
         // SAFETY: each row belongs to one task.
         let dx = unsafe { out.slice(row * classes, classes) };
-        for (dx, x) in dx.iter_mut().zip(&x[row * classes..]) {
-            *dx = ((*x - log_sums[row]).exp() - off) * scale;
-        }
+        softmax_difference(&x[row * classes..][..classes], log_sums[row], off, scale, dx);
         dx[target[row] as usize] -= on * scale;
     });
 }
@@ -47,4 +52,29 @@ pub fn for_each_row(n: usize, classes: usize, f: impl Fn(usize) + Sync + Send) {
     // An exponential costs about as much as sixteen additions.
     let rows = (GRAIN / 16 / classes.max(1)).max(1);
     for_each_task(n.div_ceil(rows), |task| (task * rows..n.min((task + 1) * rows)).for_each(&f));
+}
+
+vectorized! {
+    /// `log(sum(e^x))` of a row, in a fixed order of sixteen interleaved sums.
+    pub wide fn log_sum_exp<T: Elementary>(x: &[T]) -> T {
+        let max = max_of(x);
+        let mut lanes = [T::zero(); 16];
+        let mut groups = x.chunks_exact(16);
+        for group in &mut groups {
+            for l in 0..16 {
+                lanes[l] += (group[l] - max).fast_exp();
+            }
+        }
+        let tail = groups.remainder().iter().fold(T::zero(), |sum, v| sum + (*v - max).fast_exp());
+        max + lanes.iter().fold(tail, |sum, v| sum + *v).ln()
+    }
+}
+
+vectorized! {
+    /// `dx = (e^(x - log_sum) - off) * scale`.
+    wide fn softmax_difference<T: Elementary>(x: &[T], log_sum: T, off: T, scale: T, dx: &mut [T]) {
+        for (dx, x) in dx.iter_mut().zip(x) {
+            *dx = ((*x - log_sum).fast_exp() - off) * scale;
+        }
+    }
 }

@@ -25,6 +25,7 @@ pub mod memory;
 pub mod parallel;
 pub mod permute;
 pub mod pool;
+pub mod power;
 pub mod reduce;
 pub mod resample;
 pub mod row_norm;

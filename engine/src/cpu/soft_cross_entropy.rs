@@ -1,18 +1,18 @@
 //! Cross entropies against distributions.
-use super::cross_entropy::for_each_row;
+use super::cross_entropy::{for_each_row, log_sum_exp};
+use super::elementary::Elementary;
 use super::parallel::{GRAIN, Shared, for_each_piece, for_each_task};
-use crate::dtype::Real;
+use super::vectorized::vectorized;
 
 /// The mean over rows of `-sum(t * log softmax(x))`; `log_sums[row]` receives `log(sum(exp(row)))`.
-pub fn soft_forward<T: Real>(x: &[T], target: &[T], log_sums: &mut [T]) -> f64 {
+pub fn soft_forward<T: Elementary>(x: &[T], target: &[T], log_sums: &mut [T]) -> f64 {
     let (n, classes) = (log_sums.len(), x.len() / log_sums.len());
     let mut losses = vec![0.0f64; n];
     let (out, sums) = (Shared::new(&mut losses), Shared::new(log_sums));
     for_each_row(n, classes, |row| {
         let (x, t) = (&x[row * classes..][..classes], &target[row * classes..][..classes]);
-        let max = x.iter().fold(T::neg_infinity(), |m, v| if *v > m { *v } else { m });
-        let log_sum = max + x.iter().map(|v| (*v - max).exp()).sum::<T>().ln();
-        let loss: f64 = x.iter().zip(t).map(|(x, t)| (*t * (log_sum - *x)).to_f64()).sum();
+        let log_sum = log_sum_exp(x);
+        let loss = soft_row(x, t, log_sum).to_f64();
         // SAFETY: each row belongs to one task.
         unsafe {
             sums.slice(row, 1)[0] = log_sum;
@@ -23,47 +23,93 @@ pub fn soft_forward<T: Real>(x: &[T], target: &[T], log_sums: &mut [T]) -> f64 {
 }
 
 /// `dx = (softmax(x) * sum(t) - t) * scale / rows`.
-pub fn soft_backward<T: Real>(x: &[T], target: &[T], log_sums: &[T], scale: f64, dx: &mut [T]) {
+pub fn soft_backward<T: Elementary>(x: &[T], target: &[T], log_sums: &[T], scale: f64, dx: &mut [T]) {
     let (n, classes) = (log_sums.len(), x.len() / log_sums.len());
     let scale = T::from_f64(scale / n as f64);
     let out = Shared::new(dx);
     for_each_row(n, classes, |row| {
         let (x, t) = (&x[row * classes..][..classes], &target[row * classes..][..classes]);
-        let mass: T = t.iter().copied().sum();
         // SAFETY: each row belongs to one task.
         let dx = unsafe { out.slice(row * classes, classes) };
-        for ((dx, x), t) in dx.iter_mut().zip(x).zip(t) {
-            *dx = ((*x - log_sums[row]).exp() * mass - *t) * scale;
-        }
+        soft_row_backward(x, t, log_sums[row], scale, dx);
     });
 }
 
 /// The sum over all elements of the binary cross entropy of `sigmoid(x)` against `t`.
-pub fn binary_forward<T: Real>(x: &[T], target: &[T], pos_weight: f64) -> f64 {
+pub fn binary_forward<T: Elementary>(x: &[T], target: &[T], pos_weight: f64) -> f64 {
     let extra = T::from_f64(pos_weight - 1.0);
     let pieces = x.len().div_ceil(GRAIN);
     let mut partial = vec![0.0f64; pieces];
     let out = Shared::new(&mut partial);
     for_each_task(pieces, |i| {
         let range = i * GRAIN..x.len().min((i + 1) * GRAIN);
-        let sum = x[range.clone()].iter().zip(&target[range]).map(|(x, t)| {
-            // softplus(-x), from the side on which the exponential does not overflow.
-            let softplus = (-x.abs()).exp().ln_1p() + (-*x).max(T::zero());
-            ((T::one() - *t) * *x + (T::one() + extra * *t) * softplus).to_f64()
-        });
         // SAFETY: one element a task.
-        unsafe { out.slice(i, 1)[0] = sum.sum() };
+        unsafe { out.slice(i, 1)[0] = binary_piece(&x[range.clone()], &target[range], extra).to_f64() };
     });
     partial.iter().sum()
 }
 
 /// `dx = ((1 - t) - (1 + (pos_weight - 1) t) * sigmoid(-x)) * scale`.
-pub fn binary_backward<T: Real>(x: &[T], target: &[T], pos_weight: f64, scale: f64, dx: &mut [T]) {
+pub fn binary_backward<T: Elementary>(x: &[T], target: &[T], pos_weight: f64, scale: f64, dx: &mut [T]) {
     let (extra, scale) = (T::from_f64(pos_weight - 1.0), T::from_f64(scale));
     for_each_piece(dx, |start, dx| {
-        for ((dx, x), t) in dx.iter_mut().zip(&x[start..]).zip(&target[start..]) {
-            let sigmoid = T::one() / (T::one() + x.exp());
+        let end = start + dx.len();
+        binary_piece_backward(&x[start..end], &target[start..end], extra, scale, dx);
+    });
+}
+
+/// The sum of `f(i)` for `i < n`: sixteen interleaved sums over 1,024 terms at a time, and those in f64.
+#[inline(always)]
+fn sum_of<T: Elementary>(n: usize, f: impl Fn(usize) -> T) -> T {
+    let mut total = 0.0;
+    for block in (0..n).step_by(1024) {
+        let end = n.min(block + 1024);
+        let mut lanes = [T::zero(); 16];
+        let whole = block + (end - block) / 16 * 16;
+        for group in (block..whole).step_by(16) {
+            for l in 0..16 {
+                lanes[l] += f(group + l);
+            }
+        }
+        for i in whole..end {
+            lanes[i - whole] += f(i);
+        }
+        total += lanes.iter().map(|v| v.to_f64()).sum::<f64>();
+    }
+    T::from_f64(total)
+}
+
+vectorized! {
+    wide fn soft_row<T: Elementary>(x: &[T], t: &[T], log_sum: T) -> T {
+        sum_of(x.len(), |i| t[i] * (log_sum - x[i]))
+    }
+}
+
+vectorized! {
+    wide fn soft_row_backward<T: Elementary>(x: &[T], t: &[T], log_sum: T, scale: T, dx: &mut [T]) {
+        let mass = sum_of(t.len(), |i| t[i]);
+        for ((dx, x), t) in dx.iter_mut().zip(x).zip(t) {
+            *dx = ((*x - log_sum).fast_exp() * mass - *t) * scale;
+        }
+    }
+}
+
+vectorized! {
+    wide fn binary_piece<T: Elementary>(x: &[T], t: &[T], extra: T) -> T {
+        let t = &t[..x.len()];
+        sum_of(x.len(), |i| {
+            // softplus(-x), from the side on which the exponential does not overflow.
+            let softplus = (-x[i].abs()).fast_exp().fast_ln_1p() + if x[i] < T::zero() { -x[i] } else { T::zero() };
+            (T::one() - t[i]) * x[i] + (T::one() + extra * t[i]) * softplus
+        })
+    }
+}
+
+vectorized! {
+    wide fn binary_piece_backward<T: Elementary>(x: &[T], t: &[T], extra: T, scale: T, dx: &mut [T]) {
+        for ((dx, x), t) in dx.iter_mut().zip(x).zip(t) {
+            let sigmoid = T::one() / (T::one() + x.fast_exp());
             *dx = ((T::one() - *t) - (T::one() + extra * *t) * sigmoid) * scale;
         }
-    });
+    }
 }

@@ -51,7 +51,7 @@ pub(super) fn fold<T: Real>(x: &[T], start: T, f: impl Fn(T, T) -> T) -> T {
 }
 
 vectorized! {
-    fn row<T: Elementary>(x: &[T], y: &mut [T]) {
+    wide fn row<T: Elementary>(x: &[T], y: &mut [T]) {
         let max = max_of(x);
         for (y, x) in y.iter_mut().zip(x) {
             *y = (*x - max).fast_exp();
@@ -62,7 +62,7 @@ vectorized! {
 }
 
 vectorized! {
-    fn log_row<T: Elementary>(x: &[T], y: &mut [T]) {
+    wide fn log_row<T: Elementary>(x: &[T], y: &mut [T]) {
         let max = max_of(x);
         for (y, x) in y.iter_mut().zip(x) {
             *y = (*x - max).fast_exp();
@@ -87,7 +87,7 @@ vectorized! {
 }
 
 vectorized! {
-    fn log_row_backward<T: Elementary>(y: &[T], dy: &[T], dx: &mut [T]) {
+    wide fn log_row_backward<T: Elementary>(y: &[T], dy: &[T], dx: &mut [T]) {
         let sum = fold(dy, T::zero(), |a, b| a + b);
         for i in 0..dx.len() {
             dx[i] = dy[i] - y[i].fast_exp() * sum;

@@ -53,7 +53,7 @@ pub fn forward<T: Real, F: UnaryFn>(x: &[T], p: T, q: T, y: &mut [T]) {
 
 vectorized! {
     /// One piece of the result.
-    fn piece<T: Real, F: UnaryFn>(x: &[T], p: T, q: T, y: &mut [T]) {
+    wide fn piece<T: Real, F: UnaryFn>(x: &[T], p: T, q: T, y: &mut [T]) {
         for (y, x) in y.iter_mut().zip(x) {
             *y = F::apply(*x, p, q);
         }

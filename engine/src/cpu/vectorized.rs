@@ -1,8 +1,10 @@
-//! Plain Rust loops compiled with and without AVX2, for the compiler's own vectoriser. These loops wait for memory: wider
-//! registers than AVX2's would add code, not speed.
+//! Plain Rust loops compiled once for each SIMD level, for the compiler's own vectoriser.
 
 /// Declares a function over slices whose loops the compiler vectorises, dispatched at run time like a `simd_kernel!`.
 /// Floating-point results are the same at every level: nothing is contracted or reordered.
+///
+/// Most loops wait for memory, where registers wider than AVX2's would add code but no speed; `wide` before `fn` adds a copy
+/// for AVX-512, for loops that compute.
 macro_rules! vectorized {
     ($(#[$meta:meta])* $vis:vis fn $name:ident < $($G:ident : $bound:path),+ > ( $($arg:ident : $ty:ty),* $(,)? ) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
@@ -20,6 +22,32 @@ macro_rules! vectorized {
                 // SAFETY: both other levels have these features.
                 _ => unsafe { avx2::<$($G),+>($($arg),*) },
                 #[cfg(not(target_arch = "x86_64"))]
+                _ => body::<$($G),+>($($arg),*),
+            }
+        }
+    };
+    ($(#[$meta:meta])* $vis:vis wide fn $name:ident < $($G:ident : $bound:path),+ > ( $($arg:ident : $ty:ty),* $(,)? ) $(-> $ret:ty)? $body:block) => {
+        $(#[$meta])*
+        $vis fn $name<$($G: $bound),+>($($arg: $ty),*) $(-> $ret)? {
+            #[inline(always)]
+            fn body<$($G: $bound),+>($($arg: $ty),*) $(-> $ret)? $body
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+            fn avx512<$($G: $bound),+>($($arg: $ty),*) $(-> $ret)? {
+                body::<$($G),+>($($arg),*)
+            }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma")]
+            fn avx2<$($G: $bound),+>($($arg: $ty),*) $(-> $ret)? {
+                body::<$($G),+>($($arg),*)
+            }
+            match $crate::cpu::simd::level() {
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: the level says that the processor has these features.
+                $crate::cpu::simd::Level::Avx512 => unsafe { avx512::<$($G),+>($($arg),*) },
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: as above.
+                $crate::cpu::simd::Level::Avx2 => unsafe { avx2::<$($G),+>($($arg),*) },
                 _ => body::<$($G),+>($($arg),*),
             }
         }

@@ -15,8 +15,11 @@ pub struct Case {
     /// Large rows are timed and compared between dtypes and levels; small ones have their gradients checked too.
     pub large: bool,
     /// The operation.
-    pub run: Box<dyn Fn(&[Tensor]) -> Result<Tensor> + Send + Sync>,
+    pub run: Run,
 }
+
+/// A computation on the tensors of a case.
+pub type Run = Box<dyn Fn(&[Tensor]) -> Result<Tensor> + Send + Sync>;
 
 /// One tensor of a case.
 #[derive(Clone, Debug)]
