@@ -1,0 +1,350 @@
+// Batch normalisation of rows of channels (Ioffe and Szegedy, 2015), fused with an activation and a residual.
+//
+// Forward: one pass of statistics over chunks of rows, a small kernel that merges them and folds mean, variance, weight and bias
+// into a scale and a shift, and one pass that applies these. Backward: one pass of sums of d = dy * f' and d * (x - mean), their
+// merging, and one pass dx = k1 * d + k2 * x + k3. Chunks are cut by shape and merged in order.
+//
+// `saved` is [4, c] floats: mean, 1 / std, scale = weight / std, shift = bias - mean * scale.
+#include "channels.cuh"
+
+enum { kIdentity, kRelu, kRelu6, kSilu, kHardSwish };
+
+namespace {
+
+__device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+
+// Comparisons are written so that NaN passes.
+__device__ __forceinline__ float clamp(float x, float low, float high) {
+  x = x < low ? low : x;
+  return x > high ? high : x;
+}
+
+template <int V> __device__ __forceinline__ void activate(int f, float (&x)[V]) {
+  switch (f) {
+    case kRelu:
+#pragma unroll
+      for (int k = 0; k < V; k++) x[k] = x[k] < 0 ? 0 : x[k];
+      break;
+    case kRelu6:
+#pragma unroll
+      for (int k = 0; k < V; k++) x[k] = clamp(x[k], 0, 6);
+      break;
+    case kSilu:
+#pragma unroll
+      for (int k = 0; k < V; k++) x[k] *= sigmoid(x[k]);
+      break;
+    case kHardSwish:
+#pragma unroll
+      for (int k = 0; k < V; k++) x[k] *= clamp(x[k] + 3, 0, 6) * (1.0f / 6);
+      break;
+    default: break;
+  }
+}
+
+/// d *= f'(x)
+template <int V> __device__ __forceinline__ void multiply_by_slope(int f, const float (&x)[V], float (&d)[V]) {
+  switch (f) {
+    case kRelu:
+#pragma unroll
+      for (int k = 0; k < V; k++) d[k] *= x[k] > 0 ? 1.0f : 0.0f;
+      break;
+    case kRelu6:
+#pragma unroll
+      for (int k = 0; k < V; k++) d[k] *= x[k] > 0 && x[k] < 6 ? 1.0f : 0.0f;
+      break;
+    case kSilu:
+#pragma unroll
+      for (int k = 0; k < V; k++) {
+        const float s = sigmoid(x[k]);
+        d[k] *= s * (1 + x[k] * (1 - s));
+      }
+      break;
+    case kHardSwish:
+#pragma unroll
+      for (int k = 0; k < V; k++) {
+        const float low = x[k] > -3 ? x[k] * (1.0f / 3) + 0.5f : 0;
+        d[k] *= x[k] < 3 ? low : 1;
+      }
+      break;
+    default: break;
+  }
+}
+
+/// Mean of each channel over the rows of chunk blockIdx.y, and the sum of squared distances from it: partial[chunk][2][c].
+/// Distances are first taken from the chunk's first row, so a large common offset costs no precision.
+template <typename T, int V>
+__device__ void statistics(const T* __restrict__ x, float* __restrict__ partial, long long rows, int c, int chunk_rows) {
+  const Tile<V> tile(c);
+  const long long first = (long long)blockIdx.y * chunk_rows;
+  const int n = (int)min((long long)chunk_rows, rows - first);
+  for (int t = blockIdx.x; t < tile.count; t += gridDim.x) {
+    const int at = tile.channel(t);
+    float from[V], sums[2 * V] = {};
+    if (at < c) {
+      load<V>(x + first * c + at, from);
+#pragma unroll 4
+      for (int row = tile.row; row < n; row += tile.rows) {
+        float v[V];
+        load<V>(x + (first + row) * c + at, v);
+#pragma unroll
+        for (int k = 0; k < V; k++) {
+          const float d = v[k] - from[k];
+          sums[k] += d;
+          sums[V + k] = fmaf(d, d, sums[V + k]);
+        }
+      }
+    }
+    sum_over_rows(sums, tile.lanes);
+    if (at < c && tile.row == 0) {
+      float* out = partial + blockIdx.y * 2ll * c + at;
+#pragma unroll
+      for (int k = 0; k < V; k++) {
+        const float offset = sums[k] / n;
+        out[k] = from[k] + offset;
+        out[c + k] = fmaxf(sums[V + k] - offset * sums[k], 0);
+      }
+    }
+  }
+}
+
+/// Adds a double over the rows of a block of kMergeLanes channels; every thread gets its channel's total.
+constexpr int kMergeLanes = 16;
+__device__ double merge(double value) {
+  __shared__ double shared[kThreads];
+  const int t = threadIdx.x;
+  shared[t] = value;
+  for (int half = kThreads / 2; half >= kMergeLanes; half /= 2) {
+    __syncthreads();
+    if (t < half) shared[t] += shared[t + half];
+  }
+  __syncthreads();
+  const double total = shared[t % kMergeLanes];
+  __syncthreads();
+  return total;
+}
+
+/// Writes channel j of `saved`.
+template <typename P>
+__device__ void save(float* saved, int c, int j, double mean, double var, double eps, const P* weight, const P* bias) {
+  const double inv_std = 1.0 / sqrt(var + eps);
+  const double scale = (weight ? to_float(weight[j]) : 1.0f) * inv_std;
+  saved[j] = (float)mean;
+  saved[c + j] = (float)inv_std;
+  saved[2 * c + j] = (float)scale;
+  saved[3 * c + j] = (float)((bias ? to_float(bias[j]) : 0.0f) - mean * scale);
+}
+
+/// running = (1 - momentum) * running + momentum * batch
+template <typename P> __device__ void update(P* running, float momentum, double batch) {
+  *running = from_float<P>((float)((1.0 - momentum) * to_float(*running) + momentum * batch));
+}
+
+/// Merges the chunks' statistics; updates the running ones where there are any.
+template <typename P>
+__device__ void finalize(const float* __restrict__ partial, int chunks, long long rows, int chunk_rows, int c, const P* weight,
+                         const P* bias, P* running_mean, P* running_var, float momentum, float eps, float* saved) {
+  const int j = blockIdx.x * kMergeLanes + threadIdx.x % kMergeLanes;
+  const int chunk = threadIdx.x / kMergeLanes, step = kThreads / kMergeLanes;
+  double sum = 0, m2 = 0;
+  for (int i = chunk; i < chunks && j < c; i += step) {
+    sum += (double)min((long long)chunk_rows, rows - (long long)i * chunk_rows) * partial[i * 2ll * c + j];
+  }
+  const double mean = merge(sum) / rows;
+  for (int i = chunk; i < chunks && j < c; i += step) {
+    const double n = min((long long)chunk_rows, rows - (long long)i * chunk_rows);
+    const double distance = partial[i * 2ll * c + j] - mean;
+    m2 += partial[i * 2ll * c + c + j] + n * distance * distance;
+  }
+  m2 = merge(m2);
+  if (chunk == 0 && j < c) {
+    save(saved, c, j, mean, m2 / rows, eps, weight, bias);
+    if (running_mean) {
+      update(running_mean + j, momentum, mean);
+      update(running_var + j, momentum, m2 / (rows - 1));
+    }
+  }
+}
+
+/// y = f(x * scale + shift + residual)
+template <typename T, int V>
+__device__ void apply(const T* __restrict__ x, const float* __restrict__ saved, const T* __restrict__ residual,
+                      T* __restrict__ y, long long rows, int c, int chunk_rows, int f) {
+  const Tile<V> tile(c);
+  const long long first = (long long)blockIdx.y * chunk_rows;
+  const int n = (int)min((long long)chunk_rows, rows - first);
+  for (int t = blockIdx.x; t < tile.count; t += gridDim.x) {
+    const int at = tile.channel(t);
+    if (at >= c) continue;
+    float scale[V], shift[V];
+    load_floats(saved + 2 * c + at, scale);
+    load_floats(saved + 3 * c + at, shift);
+#pragma unroll 2
+    for (int row = tile.row; row < n; row += tile.rows) {
+      const long long i = (first + row) * c + at;
+      float v[V], r[V] = {};
+      load<V>(x + i, v);
+      if (residual) load<V>(residual + i, r);
+#pragma unroll
+      for (int k = 0; k < V; k++) v[k] = fmaf(v[k], scale[k], shift[k]) + r[k];
+      activate(f, v);
+      store<V>(y + i, v);
+    }
+  }
+}
+
+/// What the slope of the activation is read from, beside the normalised value.
+enum { kByInput, kByResidual, kByOutput };
+
+/// d = dy * f'(z), z being the normalised x, plus the residual, or known by the output.
+template <typename T, int V>
+__device__ __forceinline__ void slope(int f, int by, const T* beside, long long i, const float (&x)[V],
+                                      const float (&scale)[V], const float (&shift)[V], float (&d)[V]) {
+  float z[V];
+  if (by != kByInput) load<V>(beside + i, z);
+  if (by != kByOutput) {
+#pragma unroll
+    for (int k = 0; k < V; k++) z[k] = fmaf(x[k], scale[k], shift[k]) + (by == kByResidual ? z[k] : 0);
+  }
+  multiply_by_slope(f, z, d);
+}
+
+/// partial[chunk][2][c]: the sums over a chunk's rows of d and of d * (x - mean). Writes d where asked to; it may be dy.
+template <typename T, int V>
+__device__ void sums(const T* __restrict__ x, const T* dy, const T* __restrict__ beside, const float* __restrict__ saved,
+                     T* d, float* __restrict__ partial, long long rows, int c, int chunk_rows, int f, int by) {
+  const Tile<V> tile(c);
+  const long long first = (long long)blockIdx.y * chunk_rows;
+  const int n = (int)min((long long)chunk_rows, rows - first);
+  for (int t = blockIdx.x; t < tile.count; t += gridDim.x) {
+    const int at = tile.channel(t);
+    float totals[2 * V] = {};
+    if (at < c) {
+      float mean[V], scale[V], shift[V];
+      load_floats(saved + at, mean);
+      load_floats(saved + 2 * c + at, scale);
+      load_floats(saved + 3 * c + at, shift);
+#pragma unroll 2
+      for (int row = tile.row; row < n; row += tile.rows) {
+        const long long i = (first + row) * c + at;
+        float v[V], g[V];
+        load<V>(x + i, v);
+        load<V>(dy + i, g);
+        if (f != kIdentity) slope<T, V>(f, by, beside, i, v, scale, shift, g);
+        if (d) store<V>(d + i, g);
+#pragma unroll
+        for (int k = 0; k < V; k++) {
+          totals[k] += g[k];
+          totals[V + k] = fmaf(g[k], v[k] - mean[k], totals[V + k]);
+        }
+      }
+    }
+    sum_over_rows(totals, tile.lanes);
+    if (at < c && tile.row == 0) {
+      float* out = partial + blockIdx.y * 2ll * c + at;
+#pragma unroll
+      for (int k = 0; k < V; k++) {
+        out[k] = totals[k];
+        out[c + k] = totals[V + k];
+      }
+    }
+  }
+}
+
+/// Merges the chunks' sums into the gradients of weight and bias, and into k2 and k3 (`factors`, [2, c]), which are 0 when mean
+/// and variance are not the batch's. Absent gradients are null.
+template <typename P>
+__device__ void finalize_sums(const float* __restrict__ partial, int chunks, long long rows, int c,
+                              const float* __restrict__ saved, int of_batch, P* dweight, P* dbias, float* factors) {
+  const int j = blockIdx.x * kMergeLanes + threadIdx.x % kMergeLanes;
+  const int chunk = threadIdx.x / kMergeLanes, step = kThreads / kMergeLanes;
+  double sum = 0, product = 0;
+  for (int i = chunk; i < chunks && j < c; i += step) {
+    sum += partial[i * 2ll * c + j];
+    product += partial[i * 2ll * c + c + j];
+  }
+  sum = merge(sum);
+  product = merge(product);
+  if (chunk != 0 || j >= c) return;
+  const double mean = saved[j], inv_std = saved[c + j], scale = saved[2 * c + j];
+  const double k2 = -scale * inv_std * inv_std * product / rows;
+  factors[j] = of_batch ? (float)k2 : 0;
+  factors[c + j] = of_batch ? (float)(-scale * sum / rows - k2 * mean) : 0;
+  if (dweight) dweight[j] = from_float<P>((float)(product * inv_std));
+  if (dbias) dbias[j] = from_float<P>((float)sum);
+}
+
+/// dx = scale * d + k2 * x + k3, with d = dy * f'(normalised x). dx may be dy.
+template <typename T, int V>
+__device__ void input_gradient(const T* __restrict__ x, const T* dy, const float* __restrict__ saved,
+                               const float* __restrict__ factors, T* dx, long long rows, int c, int chunk_rows, int f) {
+  const Tile<V> tile(c);
+  const long long first = (long long)blockIdx.y * chunk_rows;
+  const int n = (int)min((long long)chunk_rows, rows - first);
+  for (int t = blockIdx.x; t < tile.count; t += gridDim.x) {
+    const int at = tile.channel(t);
+    if (at >= c) continue;
+    float scale[V], shift[V], k2[V], k3[V];
+    load_floats(saved + 2 * c + at, scale);
+    load_floats(saved + 3 * c + at, shift);
+    load_floats(factors + at, k2);
+    load_floats(factors + c + at, k3);
+#pragma unroll 2
+    for (int row = tile.row; row < n; row += tile.rows) {
+      const long long i = (first + row) * c + at;
+      float v[V], g[V];
+      load<V>(x + i, v);
+      load<V>(dy + i, g);
+      if (f != kIdentity) slope<T, V>(f, kByInput, nullptr, i, v, scale, shift, g);
+#pragma unroll
+      for (int k = 0; k < V; k++) g[k] = fmaf(scale[k], g[k], fmaf(k2[k], v[k], k3[k]));
+      store<V>(dx + i, g);
+    }
+  }
+}
+
+}  // namespace
+
+#define BY_ELEMENT(T, name)                                                                                                   \
+  KERNEL batch_norm_statistics_##name(const T* x, float* partial, long long rows, int c, int chunk_rows) {                       \
+    if (in_packs<T>(c, aligned(x))) statistics<T, Pack<T>::N>(x, partial, rows, c, chunk_rows);                               \
+    else statistics<T, 1>(x, partial, rows, c, chunk_rows);                                                                   \
+  }                                                                                                                           \
+  KERNEL batch_norm_fwd_##name(const T* x, const float* saved, const T* residual, T* y, long long rows, int c, int chunk_rows,   \
+                            int f) {                                                                                          \
+    if (in_packs<T>(c, aligned(x) && aligned(residual) && aligned(y)))                                                        \
+      apply<T, Pack<T>::N>(x, saved, residual, y, rows, c, chunk_rows, f);                                                    \
+    else apply<T, 1>(x, saved, residual, y, rows, c, chunk_rows, f);                                                          \
+  }                                                                                                                           \
+  KERNEL batch_norm_sums_bwd_##name(const T* x, const T* dy, const T* beside, const float* saved, T* d, float* partial,          \
+                                 long long rows, int c, int chunk_rows, int f, int by) {                                      \
+    if (in_packs<T>(c, aligned(x) && aligned(dy) && aligned(beside) && aligned(d)))                                           \
+      sums<T, Pack<T>::N>(x, dy, beside, saved, d, partial, rows, c, chunk_rows, f, by);                                      \
+    else sums<T, 1>(x, dy, beside, saved, d, partial, rows, c, chunk_rows, f, by);                                            \
+  }                                                                                                                           \
+  KERNEL batch_norm_bwd_##name(const T* x, const T* dy, const float* saved, const float* factors, T* dx, long long rows, int c,  \
+                            int chunk_rows, int f) {                                                                          \
+    if (in_packs<T>(c, aligned(x) && aligned(dy) && aligned(dx)))                                                             \
+      input_gradient<T, Pack<T>::N>(x, dy, saved, factors, dx, rows, c, chunk_rows, f);                                       \
+    else input_gradient<T, 1>(x, dy, saved, factors, dx, rows, c, chunk_rows, f);                                             \
+  }
+
+#define BY_PARAMETER(P, name)                                                                                                 \
+  KERNEL batch_norm_finalize_##name(const float* partial, int chunks, long long rows, int chunk_rows, int c, const P* weight,    \
+                                 const P* bias, P* running_mean, P* running_var, float momentum, float eps, float* saved) {   \
+    finalize<P>(partial, chunks, rows, chunk_rows, c, weight, bias, running_mean, running_var, momentum, eps, saved);         \
+  }                                                                                                                           \
+  KERNEL batch_norm_frozen_##name(const P* mean, const P* var, const P* weight, const P* bias, float eps, int c, float* saved) { \
+    const int j = blockIdx.x * kThreads + threadIdx.x;                                                                        \
+    if (j < c) save<P>(saved, c, j, to_float(mean[j]), to_float(var[j]), eps, weight, bias);                                  \
+  }                                                                                                                           \
+  KERNEL batch_norm_finalize_bwd_##name(const float* partial, int chunks, long long rows, int c, const float* saved,             \
+                                     int of_batch, P* dweight, P* dbias, float* factors) {                                    \
+    finalize_sums<P>(partial, chunks, rows, c, saved, of_batch, dweight, dbias, factors);                                     \
+  }
+
+BY_ELEMENT(float, f32)
+BY_ELEMENT(half16, f16)
+BY_ELEMENT(bfloat16, bf16)
+BY_PARAMETER(float, f32)
+BY_PARAMETER(half16, f16)
+BY_PARAMETER(bfloat16, bf16)

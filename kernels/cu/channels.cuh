@@ -1,0 +1,94 @@
+// Channels-last data as a block of threads sees it: rows of channels, a few adjacent channels a thread.
+#pragma once
+#include "fornax.cuh"
+
+/// Threads of every block that uses this header.
+constexpr int kThreads = 256;
+
+/// A kernel of such blocks. Two on a multiprocessor are enough to keep memory busy, and leave each thread 128 registers.
+#define KERNEL extern "C" __global__ void __launch_bounds__(kThreads, 2)
+
+/// The most threads side by side in a row of a block.
+constexpr int kLanes = 32;
+
+/// V adjacent elements as floats; one element, or a whole pack of 16 bytes.
+template <int V, typename T> __device__ __forceinline__ void load(const T* from, float (&to)[V]) {
+  if constexpr (V == 1) {
+    to[0] = to_float(*from);
+  } else {
+    const Pack<T> pack = *reinterpret_cast<const Pack<T>*>(from);
+#pragma unroll
+    for (int k = 0; k < V; k++) to[k] = to_float(pack.v[k]);
+  }
+}
+
+/// Rounds V floats to adjacent elements.
+template <int V, typename T> __device__ __forceinline__ void store(T* to, const float (&from)[V]) {
+  if constexpr (V == 1) {
+    *to = from_float<T>(from[0]);
+  } else {
+    Pack<T> pack;
+#pragma unroll
+    for (int k = 0; k < V; k++) pack.v[k] = from_float<T>(from[k]);
+    *reinterpret_cast<Pack<T>*>(to) = pack;
+  }
+}
+
+/// V adjacent floats: parameters by channel.
+template <int V> __device__ __forceinline__ void load_floats(const float* from, float (&to)[V]) {
+#pragma unroll
+  for (int k = 0; k < V; k++) to[k] = from[k];
+}
+
+/// True where a pointer stands at a multiple of 16 bytes, as null does.
+__device__ __forceinline__ bool aligned(const void* p) { return (reinterpret_cast<unsigned long long>(p) & 15) == 0; }
+
+/// True where rows of `c` elements can be read in packs, given that the tensors are `aligned`.
+template <typename T> __device__ __forceinline__ bool in_packs(int c, bool aligned) {
+  return aligned && c % Pack<T>::N == 0;
+}
+
+/// A block as a grid of threads over rows of channels: `lanes` threads side by side, V channels each, in `rows` rows. Narrow
+/// rows take few lanes, so that every thread has work. Channels fall into `count` tiles as wide as a block.
+template <int V> struct Tile {
+  int lanes, rows, lane, row, count;
+
+  __device__ explicit Tile(int c) {
+    const int packs = (c + V - 1) / V;
+    lanes = 1;
+    while (lanes < packs && lanes < kLanes) lanes *= 2;
+    rows = kThreads / lanes;
+    lane = threadIdx.x % lanes;
+    row = threadIdx.x / lanes;
+    count = (packs + lanes - 1) / lanes;
+  }
+
+  /// The first channel of this thread in a tile; beyond the last one for threads without work.
+  __device__ int channel(int tile) const { return (tile * lanes + lane) * V; }
+};
+
+/// Adds each of K values over the rows of a tile, in a fixed tree; the totals are left with the threads of row 0.
+template <int K> __device__ void sum_over_rows(float (&values)[K], int lanes) {
+  constexpr int kSlice = K < 8 ? K : 8;
+  __shared__ float shared[kSlice][kThreads];
+  const int t = threadIdx.x;
+#pragma unroll
+  for (int first = 0; first < K; first += kSlice) {
+#pragma unroll
+    for (int k = 0; k < kSlice; k++) {
+      if (first + k < K) shared[k][t] = values[first + k];
+    }
+    for (int half = kThreads / lanes / 2; half > 0; half /= 2) {
+      __syncthreads();
+      if (t < half * lanes) {
+#pragma unroll
+        for (int k = 0; k < kSlice; k++) shared[k][t] += shared[k][t + half * lanes];
+      }
+    }
+#pragma unroll
+    for (int k = 0; k < kSlice; k++) {
+      if (first + k < K) values[first + k] = shared[k][t];
+    }
+    __syncthreads();
+  }
+}

@@ -1,0 +1,193 @@
+// Max and average pooling of channels-last images [n, h, w, c]. Backward passes gather: each input pixel looks at the windows that
+// cover it, so that no two threads add to one place.
+//
+// A thread has V channels of one pixel; blockIdx.x walks the pixels of a row, blockIdx.y the rows of all images.
+#include "channels.cuh"
+
+/// The windows; pairs are (vertical, horizontal).
+struct Pool {
+  int size[2], out[2], c;
+  int kernel[2], stride[2], padding[2], dilation[2];
+  /// Windows over an edge divide by the padding under them too.
+  int count_include_pad;
+};
+
+namespace {
+
+/// V bytes side by side.
+template <int V> struct alignas(V) Bytes { unsigned char v[V]; };
+
+/// The taps of window `i` that lie on the image: from `first` to before `last`, tap t at `start + t * dilation`.
+struct Window {
+  int start, first, last;
+  __device__ Window(const Pool& p, int axis, int i) {
+    const int dilation = p.dilation[axis];
+    start = i * p.stride[axis] - p.padding[axis];
+    first = start < 0 ? (-start + dilation - 1) / dilation : 0;
+    last = min(p.kernel[axis], (p.size[axis] - start + dilation - 1) / dilation);
+  }
+};
+
+/// The windows `first` to `last` that may cover a position. That of `window` lies at tap `tap(window)`, or at none: -1.
+struct Cover {
+  int at, stride, dilation, first, last;
+  __device__ Cover(const Pool& p, int axis, int position) {
+    at = position + p.padding[axis];
+    stride = p.stride[axis];
+    dilation = p.dilation[axis];
+    const int reach = at - (p.kernel[axis] - 1) * dilation;
+    first = reach > 0 ? (reach + stride - 1) / stride : 0;
+    last = min(p.out[axis] - 1, at / stride);
+  }
+  __device__ int tap(int window) const {
+    const int offset = at - window * stride;
+    if (dilation == 1) return offset;
+    return offset % dilation == 0 ? offset / dilation : -1;
+  }
+};
+
+/// 1 / the number of elements that window `i` of an average divides by along an axis.
+__device__ float share(const Pool& p, int axis, int i) {
+  const int start = i * p.stride[axis] - p.padding[axis], end = start + p.kernel[axis];
+  const int inside = min(end, p.size[axis]) - max(start, 0);
+  const int divisor = p.count_include_pad ? min(end, p.size[axis] + p.padding[axis]) - start : inside;
+  return inside > 0 ? 1.0f / divisor : 0;
+}
+
+/// Runs body(row, x, channel) for the V channels of each pixel of `rows` rows of `width` pixels that fall to this thread.
+#define FOR_PIXELS(V, rows, width, c)                                                                        \
+  const int packs = (c) / (V);                                                                               \
+  for (long long row = blockIdx.y; row < (rows); row += gridDim.y)                                           \
+    for (int i = blockIdx.x * kThreads + threadIdx.x; i < (width) * packs; i += gridDim.x * kThreads)
+
+/// The largest element and its tap, the first among equals; NaN wins; -infinity for a window between the pixels.
+template <typename T, int V>
+__device__ void max_forward(const T* __restrict__ x, T* __restrict__ y, unsigned char* __restrict__ index, long long rows, Pool p) {
+  FOR_PIXELS(V, rows, p.out[1], p.c) {
+    const int ox = i / packs, j = (i - ox * packs) * V, oy = (int)(row % p.out[0]);
+    const T* image = x + row / p.out[0] * p.size[0] * p.size[1] * p.c + j;
+    const Window vertical(p, 0, oy), horizontal(p, 1, ox);
+    const int first_row = vertical.first < vertical.last ? vertical.first : 0;
+    const int first_column = horizontal.first < horizontal.last ? horizontal.first : 0;
+    float best[V];
+    int chosen[V];
+#pragma unroll
+    for (int k = 0; k < V; k++) {
+      best[k] = __int_as_float(0xff800000);
+      chosen[k] = first_row * p.kernel[1] + first_column;
+    }
+    for (int ty = vertical.first; ty < vertical.last; ty++) {
+      const T* line = image + (long long)(vertical.start + ty * p.dilation[0]) * p.size[1] * p.c;
+      for (int tx = horizontal.first; tx < horizontal.last; tx++) {
+        float v[V];
+        load<V>(line + (long long)(horizontal.start + tx * p.dilation[1]) * p.c, v);
+        const int tap = ty * p.kernel[1] + tx;
+#pragma unroll
+        for (int k = 0; k < V; k++) {
+          const bool better = v[k] > best[k] || v[k] != v[k];
+          best[k] = better ? v[k] : best[k];
+          chosen[k] = better ? tap : chosen[k];
+        }
+      }
+    }
+    const long long at = (row * p.out[1] + ox) * p.c + j;
+    Bytes<V> taps;
+#pragma unroll
+    for (int k = 0; k < V; k++) taps.v[k] = (unsigned char)chosen[k];
+    store<V>(y + at, best);
+    *reinterpret_cast<Bytes<V>*>(index + at) = taps;
+  }
+}
+
+/// The sum over the windows that chose the pixel.
+template <typename T, int V>
+__device__ void max_backward(const T* __restrict__ dy, const unsigned char* __restrict__ index, T* __restrict__ dx, long long rows, Pool p) {
+  FOR_PIXELS(V, rows, p.size[1], p.c) {
+    const int ix = i / packs, j = (i - ix * packs) * V, iy = (int)(row % p.size[0]);
+    const long long image = row / p.size[0] * p.out[0] * p.out[1] * p.c + j;
+    const Cover vertical(p, 0, iy), horizontal(p, 1, ix);
+    float sum[V] = {};
+    for (int oy = vertical.last; oy >= vertical.first; oy--) {
+      for (int ox = horizontal.last; ox >= horizontal.first; ox--) {
+        const int ty = vertical.tap(oy), tx = horizontal.tap(ox);
+        if (ty < 0 || tx < 0) continue;
+        const int tap = ty * p.kernel[1] + tx;
+        const long long at = image + ((long long)oy * p.out[1] + ox) * p.c;
+        const Bytes<V> taps = *reinterpret_cast<const Bytes<V>*>(index + at);
+        float g[V];
+        load<V>(dy + at, g);
+#pragma unroll
+        for (int k = 0; k < V; k++) sum[k] += taps.v[k] == tap ? g[k] : 0;
+      }
+    }
+    store<V>(dx + (row * p.size[1] + ix) * p.c + j, sum);
+  }
+}
+
+template <typename T, int V>
+__device__ void avg_forward(const T* __restrict__ x, T* __restrict__ y, long long rows, Pool p) {
+  FOR_PIXELS(V, rows, p.out[1], p.c) {
+    const int ox = i / packs, j = (i - ox * packs) * V, oy = (int)(row % p.out[0]);
+    const T* image = x + row / p.out[0] * p.size[0] * p.size[1] * p.c + j;
+    const Window vertical(p, 0, oy), horizontal(p, 1, ox);
+    float sum[V] = {};
+    for (int ty = vertical.first; ty < vertical.last; ty++) {
+      const T* line = image + (long long)(vertical.start + ty) * p.size[1] * p.c;
+      for (int tx = horizontal.first; tx < horizontal.last; tx++) {
+        float v[V];
+        load<V>(line + (long long)(horizontal.start + tx) * p.c, v);
+#pragma unroll
+        for (int k = 0; k < V; k++) sum[k] += v[k];
+      }
+    }
+    const float scale = share(p, 0, oy) * share(p, 1, ox);
+#pragma unroll
+    for (int k = 0; k < V; k++) sum[k] *= scale;
+    store<V>(y + (row * p.out[1] + ox) * p.c + j, sum);
+  }
+}
+
+/// Each pixel's share of the windows that cover it.
+template <typename T, int V>
+__device__ void avg_backward(const T* __restrict__ dy, T* __restrict__ dx, long long rows, Pool p) {
+  FOR_PIXELS(V, rows, p.size[1], p.c) {
+    const int ix = i / packs, j = (i - ix * packs) * V, iy = (int)(row % p.size[0]);
+    const T* image = dy + row / p.size[0] * p.out[0] * p.out[1] * p.c + j;
+    const Cover vertical(p, 0, iy), horizontal(p, 1, ix);
+    float sum[V] = {};
+    for (int oy = vertical.first; oy <= vertical.last; oy++) {
+      for (int ox = horizontal.first; ox <= horizontal.last; ox++) {
+        const float scale = share(p, 0, oy) * share(p, 1, ox);
+        float g[V];
+        load<V>(image + ((long long)oy * p.out[1] + ox) * p.c, g);
+#pragma unroll
+        for (int k = 0; k < V; k++) sum[k] = fmaf(g[k], scale, sum[k]);
+      }
+    }
+    store<V>(dx + (row * p.size[1] + ix) * p.c + j, sum);
+  }
+}
+
+}  // namespace
+
+#define POOL(T, name)                                                                                                      \
+  KERNEL max_pool_fwd_##name(const T* x, T* y, unsigned char* index, long long rows, Pool p) {                                \
+    if (in_packs<T>(p.c, aligned(x) && aligned(y) && aligned(index))) max_forward<T, Pack<T>::N>(x, y, index, rows, p);    \
+    else max_forward<T, 1>(x, y, index, rows, p);                                                                          \
+  }                                                                                                                        \
+  KERNEL max_pool_bwd_##name(const T* dy, const unsigned char* index, T* dx, long long rows, Pool p) {                        \
+    if (in_packs<T>(p.c, aligned(dy) && aligned(dx) && aligned(index))) max_backward<T, Pack<T>::N>(dy, index, dx, rows, p); \
+    else max_backward<T, 1>(dy, index, dx, rows, p);                                                                       \
+  }                                                                                                                        \
+  KERNEL avg_pool_fwd_##name(const T* x, T* y, long long rows, Pool p) {   \
+    if (in_packs<T>(p.c, aligned(x) && aligned(y))) avg_forward<T, Pack<T>::N>(x, y, rows, p);                             \
+    else avg_forward<T, 1>(x, y, rows, p);                                                                                 \
+  }                                                                                                                        \
+  KERNEL avg_pool_bwd_##name(const T* dy, T* dx, long long rows, Pool p) { \
+    if (in_packs<T>(p.c, aligned(dy) && aligned(dx))) avg_backward<T, Pack<T>::N>(dy, dx, rows, p);                        \
+    else avg_backward<T, 1>(dy, dx, rows, p);                                                                              \
+  }
+
+POOL(float, f32)
+POOL(half16, f16)
+POOL(bfloat16, bf16)
