@@ -70,57 +70,15 @@ template <int V> __device__ __forceinline__ void multiply_by_slope(int f, const 
   }
 }
 
-/// Mean of each channel over the rows of chunk blockIdx.y, and the sum of squared distances from it: partial[chunk][2][c].
-/// Distances are first taken from the chunk's first row, so a large common offset costs no precision.
+/// partial[chunk][2][c]: mean of each channel over the rows of chunk blockIdx.y, and the sum of squared distances from it.
 template <typename T, int V>
 __device__ void statistics(const T* __restrict__ x, float* __restrict__ partial, long long rows, int c, int chunk_rows) {
   const Tile<V> tile(c);
   const long long first = (long long)blockIdx.y * chunk_rows;
   const int n = (int)min((long long)chunk_rows, rows - first);
   for (int t = blockIdx.x; t < tile.count; t += gridDim.x) {
-    const int at = tile.channel(t);
-    float from[V], sums[2 * V] = {};
-    if (at < c) {
-      load<V>(x + first * c + at, from);
-#pragma unroll 4
-      for (int row = tile.row; row < n; row += tile.rows) {
-        float v[V];
-        load<V>(x + (first + row) * c + at, v);
-#pragma unroll
-        for (int k = 0; k < V; k++) {
-          const float d = v[k] - from[k];
-          sums[k] += d;
-          sums[V + k] = fmaf(d, d, sums[V + k]);
-        }
-      }
-    }
-    sum_over_rows(sums, tile.lanes);
-    if (at < c && tile.row == 0) {
-      float* out = partial + blockIdx.y * 2ll * c + at;
-#pragma unroll
-      for (int k = 0; k < V; k++) {
-        const float offset = sums[k] / n;
-        out[k] = from[k] + offset;
-        out[c + k] = fmaxf(sums[V + k] - offset * sums[k], 0);
-      }
-    }
+    chunk_statistics(x + first * c, n, c, tile, t, partial + blockIdx.y * 2ll * c);
   }
-}
-
-/// Adds a double over the rows of a block of kMergeLanes channels; every thread gets its channel's total.
-constexpr int kMergeLanes = 16;
-__device__ double merge(double value) {
-  __shared__ double shared[kThreads];
-  const int t = threadIdx.x;
-  shared[t] = value;
-  for (int half = kThreads / 2; half >= kMergeLanes; half /= 2) {
-    __syncthreads();
-    if (t < half) shared[t] += shared[t + half];
-  }
-  __syncthreads();
-  const double total = shared[t % kMergeLanes];
-  __syncthreads();
-  return total;
 }
 
 /// Writes channel j of `saved`.

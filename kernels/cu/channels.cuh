@@ -92,3 +92,51 @@ template <int K> __device__ void sum_over_rows(float (&values)[K], int lanes) {
     __syncthreads();
   }
 }
+
+/// Of each channel of a tile the mean over n rows, to out[channel], and the sum of squared distances from it, to out[c + channel].
+/// Distances are first taken from the first row, so that a large common offset costs no precision.
+template <typename T, int V> __device__ void chunk_statistics(const T* x, int n, int c, const Tile<V>& tile, int t, float* out) {
+  const int at = tile.channel(t);
+  float from[V], sums[2 * V] = {};
+  if (at < c) {
+    load<V>(x + at, from);
+#pragma unroll 4
+    for (int row = tile.row; row < n; row += tile.rows) {
+      float v[V];
+      load<V>(x + (long long)row * c + at, v);
+#pragma unroll
+      for (int k = 0; k < V; k++) {
+        const float d = v[k] - from[k];
+        sums[k] += d;
+        sums[V + k] = fmaf(d, d, sums[V + k]);
+      }
+    }
+  }
+  sum_over_rows(sums, tile.lanes);
+  if (at < c && tile.row == 0) {
+#pragma unroll
+    for (int k = 0; k < V; k++) {
+      const float offset = sums[k] / n;
+      out[at + k] = from[k] + offset;
+      out[c + at + k] = fmaxf(sums[V + k] - offset * sums[k], 0);
+    }
+  }
+}
+
+/// Adjacent channels of a block that merges the results of chunks; its other threads stand at one chunk after the other.
+constexpr int kMergeLanes = 16;
+
+/// The sum of `value` over the threads of each channel, for every thread, in a fixed tree.
+__device__ inline double merge(double value) {
+  __shared__ double shared[kThreads];
+  const int t = threadIdx.x;
+  shared[t] = value;
+  for (int half = kThreads / 2; half >= kMergeLanes; half /= 2) {
+    __syncthreads();
+    if (t < half) shared[t] += shared[t + half];
+  }
+  __syncthreads();
+  const double total = shared[t % kMergeLanes];
+  __syncthreads();
+  return total;
+}

@@ -1,0 +1,188 @@
+// Convolution of channels-last images as a matrix product whose operands are gathered as they are needed: plain, for any geometry
+// and groups. It is what the results of the library for convolutions are compared with, and the way where that one refuses.
+//
+// A block computes a tile of kTile x kTile results, each thread kEach x kEach of them; both operands pass through shared memory kDepth
+// terms at a time. The weight gradient's sum over pixels is cut into splits, merged in order by a second kernel.
+#include "fornax.cuh"
+
+/// What is convolved; pairs are (vertical, horizontal). Weights are [c_out, kernel, c_in / groups].
+struct Conv {
+  int n, in[2], out[2], c_in, c_out, groups;
+  int kernel[2], stride[2], padding[2], dilation[2];
+
+  __device__ int group_in() const { return c_in / groups; }
+  __device__ int group_out() const { return c_out / groups; }
+  __device__ int taps() const { return kernel[0] * kernel[1]; }
+};
+
+namespace {
+
+constexpr int kTile = 64, kDepth = 16, kEach = 4, kSide = kTile / kEach, kBlock = kSide * kSide;
+
+/// A pixel of the batch by its number, and a tap of the kernel by its.
+struct Pixel {
+  int image, y, x;
+  __device__ Pixel(long long number, const int (&size)[2])
+      : image((int)(number / size[1] / size[0])), y((int)(number / size[1] % size[0])), x((int)(number % size[1])) {}
+};
+
+/// The input element under tap `tap` of an output pixel; 0 outside of the image.
+template <typename T>
+__device__ __forceinline__ float input_at(const Conv& s, const T* x, const Pixel& out, int tap, int channel) {
+  const int iy = out.y * s.stride[0] - s.padding[0] + tap / s.kernel[1] * s.dilation[0];
+  const int ix = out.x * s.stride[1] - s.padding[1] + tap % s.kernel[1] * s.dilation[1];
+  if (iy < 0 || iy >= s.in[0] || ix < 0 || ix >= s.in[1]) return 0;
+  return to_float(x[(((long long)out.image * s.in[0] + iy) * s.in[1] + ix) * s.c_in + channel]);
+}
+
+/// The output gradient that reaches an input pixel by tap `tap`; 0 where no window lies so.
+template <typename T>
+__device__ __forceinline__ float output_at(const Conv& s, const T* dy, const Pixel& in, int tap, int channel) {
+  const int top = in.y + s.padding[0] - tap / s.kernel[1] * s.dilation[0];
+  const int left = in.x + s.padding[1] - tap % s.kernel[1] * s.dilation[1];
+  if (top < 0 || left < 0 || top % s.stride[0] != 0 || left % s.stride[1] != 0) return 0;
+  const int oy = top / s.stride[0], ox = left / s.stride[1];
+  if (oy >= s.out[0] || ox >= s.out[1]) return 0;
+  return to_float(dy[(((long long)in.image * s.out[0] + oy) * s.out[1] + ox) * s.c_out + channel]);
+}
+
+// The three products; m and n name a result, k a term. `a(m, k)` and `b(k, n)` are the factors.
+
+/// y: output pixels by output channels, over taps and input channels.
+template <typename T> struct Forward {
+  const T *x, *weight, *bias;
+  T* y;
+  Conv s;
+  int group;
+  __device__ long long rows() const { return (long long)s.n * s.out[0] * s.out[1]; }
+  __device__ int columns() const { return s.group_out(); }
+  __device__ long long depth() const { return (long long)s.taps() * s.group_in(); }
+  __device__ float a(long long m, long long k) const {
+    return input_at(s, x, Pixel(m, s.out), (int)(k / s.group_in()), group * s.group_in() + (int)(k % s.group_in()));
+  }
+  __device__ float b(long long k, int n) const { return to_float(weight[(group * s.group_out() + n) * depth() + k]); }
+  __device__ void put(long long m, int n, float value) const {
+    const int channel = group * s.group_out() + n;
+    if (bias) value += to_float(bias[channel]);
+    y[m * s.c_out + channel] = from_float<T>(value);
+  }
+};
+
+/// dx: input pixels by input channels, over taps and output channels.
+template <typename T> struct DataGradient {
+  const T *dy, *weight;
+  T* dx;
+  Conv s;
+  int group;
+  __device__ long long rows() const { return (long long)s.n * s.in[0] * s.in[1]; }
+  __device__ int columns() const { return s.group_in(); }
+  __device__ long long depth() const { return (long long)s.taps() * s.group_out(); }
+  __device__ float a(long long m, long long k) const {
+    return output_at(s, dy, Pixel(m, s.in), (int)(k / s.group_out()), group * s.group_out() + (int)(k % s.group_out()));
+  }
+  __device__ float b(long long k, int n) const {
+    const long long tap = k / s.group_out(), channel = group * s.group_out() + k % s.group_out();
+    return to_float(weight[(channel * s.taps() + tap) * s.group_in() + n]);
+  }
+  __device__ void put(long long m, int n, float value) const {
+    dx[m * s.c_in + group * s.group_in() + n] = from_float<T>(value);
+  }
+};
+
+/// One split of dw: output channels by taps and input channels, over the output pixels first .. last.
+template <typename T> struct WeightGradient {
+  const T *x, *dy;
+  float* partial;
+  Conv s;
+  int group;
+  long long first, last;
+  __device__ long long rows() const { return s.group_out(); }
+  __device__ int columns() const { return s.taps() * s.group_in(); }
+  __device__ long long depth() const { return last - first; }
+  __device__ float a(long long m, long long k) const {
+    return to_float(dy[(first + k) * s.c_out + group * s.group_out() + m]);
+  }
+  __device__ float b(long long k, int n) const {
+    return input_at(s, x, Pixel(first + k, s.out), n / s.group_in(), group * s.group_in() + n % s.group_in());
+  }
+  __device__ void put(long long m, int n, float value) const {
+    partial[(group * s.group_out() + m) * columns() + n] = value;
+  }
+};
+
+/// The tiles of results that fall to this block: rows by blockIdx.x, columns by blockIdx.y.
+template <typename Product> __device__ void multiply(const Product& p) {
+  __shared__ float a[kDepth][kTile + 1], b[kDepth][kTile + 1];
+  const long long m0 = (long long)blockIdx.x * kTile;
+  const int n0 = blockIdx.y * kTile, thread = threadIdx.x, mi = thread / kSide, ni = thread % kSide;
+  const long long rows = p.rows(), depth = p.depth();
+  const int columns = p.columns();
+  float sums[kEach][kEach] = {};
+  for (long long k0 = 0; k0 < depth; k0 += kDepth) {
+    for (int i = thread; i < kTile * kDepth; i += kBlock) {
+      const int side = i / kDepth, k = i % kDepth;
+      a[k][side] = m0 + side < rows && k0 + k < depth ? p.a(m0 + side, k0 + k) : 0;
+      b[k][side] = n0 + side < columns && k0 + k < depth ? p.b(k0 + k, n0 + side) : 0;
+    }
+    __syncthreads();
+#pragma unroll 4
+    for (int k = 0; k < kDepth; k++) {
+      float left[kEach], right[kEach];
+#pragma unroll
+      for (int i = 0; i < kEach; i++) {
+        left[i] = a[k][mi + i * kSide];
+        right[i] = b[k][ni + i * kSide];
+      }
+#pragma unroll
+      for (int i = 0; i < kEach; i++) {
+#pragma unroll
+        for (int j = 0; j < kEach; j++) sums[i][j] = fmaf(left[i], right[j], sums[i][j]);
+      }
+    }
+    __syncthreads();
+  }
+#pragma unroll
+  for (int i = 0; i < kEach; i++) {
+#pragma unroll
+    for (int j = 0; j < kEach; j++) {
+      const long long m = m0 + mi + i * kSide;
+      const int n = n0 + ni + j * kSide;
+      if (m < rows && n < columns) p.put(m, n, sums[i][j]);
+    }
+  }
+}
+
+/// Split `blockIdx.z / groups` of the pixels, for group `blockIdx.z % groups`.
+template <typename T> __device__ void weight_gradient(const T* x, const T* dy, float* partial, long long split_pixels, const Conv& s) {
+  const long long split = blockIdx.z / s.groups, pixels = (long long)s.n * s.out[0] * s.out[1];
+  float* out = partial + split * s.c_out * s.taps() * s.group_in();
+  multiply(WeightGradient<T>{x, dy, out, s, (int)(blockIdx.z % s.groups), split * split_pixels, min(pixels, (split + 1) * split_pixels)});
+}
+
+}  // namespace
+
+#define CONVOLUTION(T, name)                                                                                                   \
+  extern "C" __global__ void __launch_bounds__(kBlock)                                                                         \
+      convolution_fwd_##name(const T* x, const T* weight, const T* bias, T* y, Conv s) {                                       \
+    multiply(Forward<T>{x, weight, bias, y, s, (int)blockIdx.z});                                                              \
+  }                                                                                                                            \
+  extern "C" __global__ void __launch_bounds__(kBlock)                                                                         \
+      convolution_data_bwd_##name(const T* dy, const T* weight, T* dx, Conv s) {                                               \
+    multiply(DataGradient<T>{dy, weight, dx, s, (int)blockIdx.z});                                                             \
+  }                                                                                                                            \
+  extern "C" __global__ void __launch_bounds__(kBlock)                                                                         \
+      convolution_weight_bwd_##name(const T* x, const T* dy, float* partial, long long split_pixels, Conv s) {                 \
+    weight_gradient(x, dy, partial, split_pixels, s);                                                                          \
+  }                                                                                                                            \
+  extern "C" __global__ void __launch_bounds__(kBlock)                                                                         \
+      convolution_finalize_bwd_##name(const float* partial, int splits, long long len, T* dw) {                                \
+    const long long i = (long long)blockIdx.x * kBlock + threadIdx.x;                                                          \
+    if (i >= len) return;                                                                                                      \
+    float sum = 0;                                                                                                             \
+    for (int split = 0; split < splits; split++) sum += partial[split * len + i];                                              \
+    dw[i] = from_float<T>(sum);                                                                                                \
+  }
+
+CONVOLUTION(float, f32)
+CONVOLUTION(half16, f16)
+CONVOLUTION(bfloat16, bf16)
