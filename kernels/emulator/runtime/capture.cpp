@@ -88,6 +88,7 @@ Result end_capture(CUstream handle, std::shared_ptr<Graph>* graph) {
   }
   bool joined = true;
   for (CUstream other : streams_of(*capture)) joined = joined && reaches(*capture->graph, stream->frontier, other->frontier);
+  capture->ended = true;
   for (CUstream other : streams_of(*capture)) {
     other->capture.reset();
     other->frontier.clear();
@@ -109,6 +110,9 @@ Result capture_work(CUstream stream, Work work) {
 }
 
 Result capture_wait(CUstream stream, const Event& event) {
+  if (event.capture && event.capture->ended) {
+    return refuse(kCapturedEvent, "cuStreamWaitEvent: the event was recorded in a capture that has ended");
+  }
   if (!event.capture) {
     if (!event.recorded) return kSuccess;
     stream->capture->invalid = true;

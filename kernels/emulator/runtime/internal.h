@@ -41,6 +41,7 @@ enum Result : int {
   kCaptureUnmatched = 903,
   kCaptureUnjoined = 904,
   kCaptureIsolation = 905,
+  kCapturedEvent = 907,
 };
 
 // ---- settings (settings.cpp)
@@ -86,6 +87,7 @@ Allocation* find_range(uintptr_t address, size_t bytes);          // … and the
 std::string describe_address(uintptr_t address, size_t bytes);    // "… at byte 12 of a buffer of 8 bytes", for messages
 void poison(Allocation& allocation);                              // as never written
 void note_written(uintptr_t address, size_t bytes);
+void copy_written(uintptr_t from, uintptr_t to, size_t bytes);     // `to` is as written as `from`
 size_t live_bytes(int device);
 void forget_shadows();
 bool reads_unwritten(uintptr_t address, size_t bytes, size_t* at);  // of a range inside one allocation

@@ -152,6 +152,12 @@ bool reads_unwritten(uintptr_t address, size_t bytes, size_t* at) {
   return false;
 }
 
+void copy_written(uintptr_t from, uintptr_t to, size_t bytes) {
+  Allocation *source = find_range(from, bytes), *target = find_range(to, bytes);
+  if (!source || !target || !source->shadow || !target->shadow) return;
+  memmove(&target->shadow->written[to - target->base], &source->shadow->written[from - source->base], bytes);
+}
+
 void forget_shadows() {
   for (auto& entry : allocations) entry.second.shadow.reset();
 }

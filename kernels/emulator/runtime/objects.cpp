@@ -168,7 +168,7 @@ std::shared_ptr<Object> load_object(const Source& source, std::string* log) {
   // One process compiles, others wait for it.
   int handle = open((path + ".lock").c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0666);
   if (handle >= 0) flock(handle, LOCK_EX);
-  bool exists = access(path.c_str(), R_OK) == 0;
+  bool exists = ::access(path.c_str(), R_OK) == 0;
   bool built = exists || build(source, checked, path, log);
   if (handle >= 0) close(handle);
   if (!built) return nullptr;

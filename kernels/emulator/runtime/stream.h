@@ -29,7 +29,7 @@ struct Graph {
 struct Capture {
   std::shared_ptr<Graph> graph = std::make_shared<Graph>();
   CUstream origin = nullptr;
-  bool invalid = false;
+  bool invalid = false, ended = false;
 };
 
 // The stream of a handle, the default streams included; null when there is none.
