@@ -41,10 +41,12 @@ pub fn powf(a: f32, b: f32) -> f32 {
     let log = if size == 0.0 { f64::NEG_INFINITY } else { log };
     let log = if size < f32::INFINITY { log } else { f64::from(size) };
     let y = exp(f64::from(b) * log) as f32;
+    // Not NaN for an infinite exponent.
+    let y = if size == 1.0 { 1.0 } else { y };
     let whole = b == b.trunc();
     let odd = whole && 0.5 * b != (0.5 * b).trunc();
     let signed = if odd { -y } else { y };
-    let negative = if whole { signed } else { f32::NAN };
+    let negative = if whole || size == f32::INFINITY { signed } else { f32::NAN };
     let y = if a < 0.0 { negative } else { y };
     if b == 0.0 || a == 1.0 { 1.0 } else { y }
 }
