@@ -8,11 +8,10 @@
 
 /// Images and their cuts; a chunk is a run of pixels of one image.
 struct GroupNorm {
-  long long pixels;
-  int images, c, groups, chunks, chunk_pixels;
+  int images, pixels, c, groups, chunks, chunk_pixels;
 
   /// Pixels of a chunk: the last one of an image may be short.
-  __device__ int pixels_of(int chunk) const { return (int)min((long long)chunk_pixels, pixels - (long long)chunk * chunk_pixels); }
+  __device__ int pixels_of(int chunk) const { return min(chunk_pixels, pixels - chunk * chunk_pixels); }
 };
 
 namespace {
@@ -29,7 +28,7 @@ struct Chunk {
   __device__ explicit Chunk(const GroupNorm& s) {
     const int number = blockIdx.x % s.chunks;
     image = blockIdx.x / s.chunks;
-    first = image * s.pixels + (long long)number * s.chunk_pixels;
+    first = (long long)image * s.pixels + number * s.chunk_pixels;
     pixels = s.pixels_of(number);
   }
 };

@@ -2,10 +2,9 @@
 // a table, one row of `stride` floats an output: the first input and the number of inputs, both as integer bits, then their weights.
 #include "channels.cuh"
 
-/// One axis of a resampling.
-struct Axis {
-  const float* table;
-  int stride, inputs, outputs;
+/// Extents of the images and strides of the tables; pairs are (vertical, horizontal).
+struct Resampling {
+  int c, inputs[2], outputs[2], stride[2];
 };
 
 namespace {
@@ -13,38 +12,40 @@ namespace {
 /// y[n, i, j, c] = sum over k, l of vertical[i, k] * horizontal[j, l] * x[n, k, l, c]. A thread has V channels of one pixel; blockIdx.x
 /// walks the pixels of a row, blockIdx.y the rows of all images.
 template <typename T, int V>
-__device__ void resample(const T* __restrict__ x, T* __restrict__ y, long long rows, int c, const Axis& vertical, const Axis& horizontal) {
-  const int packs = c / V;
+__device__ void resample(const T* __restrict__ x, T* __restrict__ y, long long rows, const float* __restrict__ vertical,
+                         const float* __restrict__ horizontal, const Resampling& s) {
+  const int packs = s.c / V;
   for (long long row = blockIdx.y; row < rows; row += gridDim.y) {
-    const float* up = vertical.table + row % vertical.outputs * vertical.stride;
-    const long long top = row / vertical.outputs * vertical.inputs + __float_as_int(up[0]);
-    for (int i = blockIdx.x * kThreads + threadIdx.x; i < horizontal.outputs * packs; i += gridDim.x * kThreads) {
+    const float* up = vertical + row % s.outputs[0] * s.stride[0];
+    const long long top = row / s.outputs[0] * s.inputs[0] + __float_as_int(up[0]);
+    for (int i = blockIdx.x * kThreads + threadIdx.x; i < s.outputs[1] * packs; i += gridDim.x * kThreads) {
       const int pixel = i / packs, j = (i - pixel * packs) * V;
-      const float* across = horizontal.table + (long long)pixel * horizontal.stride;
+      const float* across = horizontal + (long long)pixel * s.stride[1];
       float sum[V] = {};
       for (int k = 0; k < __float_as_int(up[1]); k++) {
-        const T* line = x + ((top + k) * horizontal.inputs + __float_as_int(across[0])) * c + j;
+        const T* line = x + ((top + k) * s.inputs[1] + __float_as_int(across[0])) * s.c + j;
         float of_row[V] = {};
         for (int l = 0; l < __float_as_int(across[1]); l++) {
           float v[V];
-          load<V>(line + (long long)l * c, v);
+          load<V>(line + (long long)l * s.c, v);
 #pragma unroll
           for (int q = 0; q < V; q++) of_row[q] = fmaf(across[2 + l], v[q], of_row[q]);
         }
 #pragma unroll
         for (int q = 0; q < V; q++) sum[q] = fmaf(up[2 + k], of_row[q], sum[q]);
       }
-      store<V>(y + (row * horizontal.outputs + pixel) * c + j, sum);
+      store<V>(y + (row * s.outputs[1] + pixel) * s.c + j, sum);
     }
   }
 }
 
 }  // namespace
 
-#define INTERPOLATE(T, name)                                                                                    \
-  KERNEL interpolate_##name(const T* x, T* y, long long rows, int c, Axis vertical, Axis horizontal) {          \
-    if (in_packs<T>(c, aligned(x) && aligned(y))) resample<T, Pack<T>::N>(x, y, rows, c, vertical, horizontal); \
-    else resample<T, 1>(x, y, rows, c, vertical, horizontal);                                                   \
+#define INTERPOLATE(T, name)                                                                                               \
+  KERNEL interpolate_##name(const T* x, T* y, long long rows, const float* vertical, const float* horizontal,              \
+                            Resampling s) {                                                                                \
+    if (in_packs<T>(s.c, aligned(x) && aligned(y))) resample<T, Pack<T>::N>(x, y, rows, vertical, horizontal, s);          \
+    else resample<T, 1>(x, y, rows, vertical, horizontal, s);                                                              \
   }
 
 INTERPOLATE(float, f32)
