@@ -12,8 +12,18 @@ use super::EmulatorError;
 use super::sources::{HEADERS, LIBRARIES, Library};
 
 const COMPILER: &str = "g++";
-const FLAGS: &[&str] =
-    &["-std=c++17", "-O3", "-g1", "-fPIC", "-shared", "-pthread", "-fvisibility=hidden", "-ffp-contract=off"];
+// Kernels reach the runtime's thread-local registers by a fixed offset, so those must lie in the static block.
+const FLAGS: &[&str] = &[
+    "-std=c++17",
+    "-O3",
+    "-g1",
+    "-fPIC",
+    "-shared",
+    "-pthread",
+    "-fvisibility=hidden",
+    "-ffp-contract=off",
+    "-ftls-model=initial-exec",
+];
 
 pub(super) struct Built {
     pub cache_folder: PathBuf,
