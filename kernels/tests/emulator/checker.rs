@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use cudarc::driver::sys::CUresult;
-use cudarc::driver::{CudaContext, CudaFunction, CudaStream, DriverError, LaunchArgs, LaunchConfig, PushKernelArg};
+use cudarc::driver::{
+    CudaContext, CudaFunction, CudaStream, DriverError, LaunchArgs, LaunchConfig, PushKernelArg,
+};
 use fornax_kernels::emulator;
 
 use super::support::{PLANTED, emulated, grid, module};
@@ -16,7 +18,8 @@ struct Device {
 fn device(kernel: &str) -> Device {
     let context = CudaContext::new(0).unwrap();
     let stream = context.new_stream().unwrap();
-    let kernel = module(&context, "kernels/tests/emulator/planted.cu", PLANTED).load_function(kernel).unwrap();
+    let kernel =
+        module(&context, "kernels/tests/emulator/planted.cu", PLANTED).load_function(kernel).unwrap();
     Device { stream, kernel }
 }
 
@@ -27,7 +30,14 @@ fn line_of(bug: &str) -> String {
 }
 
 /// Launches a kernel that must fail with this result, and its message with these words and the bug's line.
-fn finds(bug: &str, checked: bool, words: &str, code: CUresult, config: LaunchConfig, arguments: impl Fn(&Device, &dyn Launch)) {
+fn finds(
+    bug: &str,
+    checked: bool,
+    words: &str,
+    code: CUresult,
+    config: LaunchConfig,
+    arguments: impl Fn(&Device, &dyn Launch),
+) {
     for order in [0, 1, 5] {
         let _emulated = emulated(order, checked);
         let device = device(bug);
@@ -36,7 +46,8 @@ fn finds(bug: &str, checked: bool, words: &str, code: CUresult, config: LaunchCo
             unsafe { launch.launch(config) }.unwrap();
         });
         let result = device.stream.synchronize();
-        let message = emulator::take_error().unwrap_or_else(|| panic!("{bug}: nothing found in order {order}"));
+        let message =
+            emulator::take_error().unwrap_or_else(|| panic!("{bug}: nothing found in order {order}"));
         assert!(message.contains(words), "{bug}, order {order}: {message}");
         assert!(message.contains(&line_of(bug)), "{bug} is at {}: {message}", line_of(bug));
         assert_eq!(result, Err(DriverError(code)), "{message}");
@@ -76,7 +87,8 @@ fn races() {
 #[test]
 fn blocks_without_a_fence() {
     finds("race_blocks", true, "data race on global memory", FAILED, grid(4, 1), |d, launch| {
-        let (partial, total) = (d.stream.alloc_zeros::<f32>(4).unwrap(), d.stream.alloc_zeros::<f32>(1).unwrap());
+        let (partial, total) =
+            (d.stream.alloc_zeros::<f32>(4).unwrap(), d.stream.alloc_zeros::<f32>(1).unwrap());
         let arrived = d.stream.alloc_zeros::<u32>(1).unwrap();
         launch.launch(d.stream.launch_builder(&d.kernel).arg(&partial).arg(&arrived).arg(&total));
     });
@@ -103,20 +115,37 @@ fn different_barriers() {
     unsafe { device.stream.launch_builder(&device.kernel).arg(&y).launch(grid(1, 64)) }.unwrap();
     assert_eq!(device.stream.synchronize(), Err(DriverError(FAILED)));
     let message = emulator::take_error().unwrap();
-    assert!(message.contains("meet at different barriers") && message.contains(&line_of("divergence")), "{message}");
+    assert!(
+        message.contains("meet at different barriers") && message.contains(&line_of("divergence")),
+        "{message}"
+    );
 }
 
 #[test]
 fn out_of_bounds() {
-    finds("out_of_bounds", true, "out-of-bounds write: 4 bytes at byte 40 of a buffer of 40 bytes", ILLEGAL, grid(1, 64), |d, launch| {
-        let (x, y) = (d.stream.clone_htod(&[1.0f32]).unwrap(), d.stream.alloc_zeros::<f32>(10).unwrap());
-        launch.launch(d.stream.launch_builder(&d.kernel).arg(&x).arg(&y).arg(&10i32));
-    });
+    finds(
+        "out_of_bounds",
+        true,
+        "out-of-bounds write: 4 bytes at byte 40 of a buffer of 40 bytes",
+        ILLEGAL,
+        grid(1, 64),
+        |d, launch| {
+            let (x, y) = (d.stream.clone_htod(&[1.0f32]).unwrap(), d.stream.alloc_zeros::<f32>(10).unwrap());
+            launch.launch(d.stream.launch_builder(&d.kernel).arg(&x).arg(&y).arg(&10i32));
+        },
+    );
     let config = LaunchConfig { shared_mem_bytes: 128, ..grid(1, 32) };
-    finds("out_of_bounds_shared", true, "out-of-bounds write of dynamic shared memory", ILLEGAL, config, |d, launch| {
-        let y = d.stream.alloc_zeros::<f32>(32).unwrap();
-        launch.launch(d.stream.launch_builder(&d.kernel).arg(&y));
-    });
+    finds(
+        "out_of_bounds_shared",
+        true,
+        "out-of-bounds write of dynamic shared memory",
+        ILLEGAL,
+        config,
+        |d, launch| {
+            let y = d.stream.alloc_zeros::<f32>(32).unwrap();
+            launch.launch(d.stream.launch_builder(&d.kernel).arg(&y));
+        },
+    );
 }
 
 #[test]
@@ -130,10 +159,18 @@ fn guard_pages_work_without_the_checker() {
 #[test]
 fn misaligned() {
     let code = CUresult::CUDA_ERROR_MISALIGNED_ADDRESS;
-    finds("misaligned", true, "misaligned access: 4 bytes behind a multiple of 8", code, grid(1, 1), |d, launch| {
-        let (x, y) = (d.stream.clone_htod(&[1.0f32; 4]).unwrap(), d.stream.alloc_zeros::<f32>(1).unwrap());
-        launch.launch(d.stream.launch_builder(&d.kernel).arg(&x).arg(&y));
-    });
+    finds(
+        "misaligned",
+        true,
+        "misaligned access: 4 bytes behind a multiple of 8",
+        code,
+        grid(1, 1),
+        |d, launch| {
+            let (x, y) =
+                (d.stream.clone_htod(&[1.0f32; 4]).unwrap(), d.stream.alloc_zeros::<f32>(1).unwrap());
+            launch.launch(d.stream.launch_builder(&d.kernel).arg(&x).arg(&y));
+        },
+    );
 }
 
 #[test]
@@ -144,10 +181,17 @@ fn uninitialised() {
         let y = d.stream.alloc_zeros::<f32>(32).unwrap();
         launch.launch(d.stream.launch_builder(&d.kernel).arg(&x).arg(&y));
     });
-    finds("uninitialised_shared", true, "read of uninitialised shared memory", ILLEGAL, grid(1, 32), |d, launch| {
-        let y = d.stream.alloc_zeros::<f32>(32).unwrap();
-        launch.launch(d.stream.launch_builder(&d.kernel).arg(&y));
-    });
+    finds(
+        "uninitialised_shared",
+        true,
+        "read of uninitialised shared memory",
+        ILLEGAL,
+        grid(1, 32),
+        |d, launch| {
+            let y = d.stream.alloc_zeros::<f32>(32).unwrap();
+            launch.launch(d.stream.launch_builder(&d.kernel).arg(&y));
+        },
+    );
 }
 
 #[test]

@@ -59,7 +59,8 @@ fn wrong_launches_are_refused() {
     let kernel = kernel(&context, "block_sums_f32");
     let mut refused = |config: LaunchConfig| {
         // SAFETY: the launch is refused.
-        let result = unsafe { stream.launch_builder(&kernel).arg(&x).arg(&mut sums).arg(&64i32).launch(config) };
+        let result =
+            unsafe { stream.launch_builder(&kernel).arg(&x).arg(&mut sums).arg(&64i32).launch(config) };
         (result.unwrap_err().0, emulator::take_error().unwrap())
     };
     let (code, message) = refused(grid(1, 512));
@@ -83,17 +84,30 @@ fn the_sizes_of_arguments_are_known() {
     unsafe {
         assert_eq!(sys::cuModuleLoadData(&mut raw, image.as_ptr().cast()), CUresult::CUDA_SUCCESS);
         assert_eq!(sys::cuModuleGetFunction(&mut function, raw, name.as_ptr()), CUresult::CUDA_SUCCESS);
-        for (index, expected) in [(0, 0, 8), (1, 8, 8), (2, 16, 4), (3, 24, 8)].iter().map(|&(i, o, s)| (i, (o, s))) {
+        for (index, expected) in
+            [(0, 0, 8), (1, 8, 8), (2, 16, 4), (3, 24, 8)].iter().map(|&(i, o, s)| (i, (o, s)))
+        {
             let (mut offset, mut size) = (0, 0);
-            assert_eq!(sys::cuFuncGetParamInfo(function, index, &mut offset, &mut size), CUresult::CUDA_SUCCESS);
+            assert_eq!(
+                sys::cuFuncGetParamInfo(function, index, &mut offset, &mut size),
+                CUresult::CUDA_SUCCESS
+            );
             assert_eq!((offset, size), expected);
         }
         let (mut offset, mut size) = (0, 0);
-        assert_eq!(sys::cuFuncGetParamInfo(function, 4, &mut offset, &mut size), CUresult::CUDA_ERROR_INVALID_VALUE);
+        assert_eq!(
+            sys::cuFuncGetParamInfo(function, 4, &mut offset, &mut size),
+            CUresult::CUDA_ERROR_INVALID_VALUE
+        );
         // A buffer of arguments carries its size, which must be right.
         let (mut buffer, mut size) = ([0u64; 3], 24usize);
-        let mut extra =
-            [1 as *mut _, buffer.as_mut_ptr().cast(), 2 as *mut _, (&raw mut size).cast(), std::ptr::null_mut()];
+        let mut extra = [
+            std::ptr::without_provenance_mut(1),
+            buffer.as_mut_ptr().cast(),
+            std::ptr::without_provenance_mut(2),
+            (&raw mut size).cast(),
+            std::ptr::null_mut(),
+        ];
         let (none, stream) = (std::ptr::null_mut(), std::ptr::null_mut());
         let result = sys::cuLaunchKernel(function, 1, 1, 1, 1, 1, 1, 0, stream, none, extra.as_mut_ptr());
         assert_eq!(result, CUresult::CUDA_ERROR_INVALID_VALUE);
@@ -117,7 +131,10 @@ fn modules_that_cannot_be() {
     let error = context.load_module(Ptx::from_src("\u{7f}ELF of a real GPU")).unwrap_err();
     assert_eq!(error, DriverError(CUresult::CUDA_ERROR_INVALID_IMAGE));
     let module = module(&context, "correct.cu", CORRECT);
-    assert_eq!(module.load_function("no_such_kernel").unwrap_err(), DriverError(CUresult::CUDA_ERROR_NOT_FOUND));
+    assert_eq!(
+        module.load_function("no_such_kernel").unwrap_err(),
+        DriverError(CUresult::CUDA_ERROR_NOT_FOUND)
+    );
 }
 
 #[test]
@@ -140,7 +157,10 @@ fn a_compile_error_has_its_line() {
 fn atomics_on_floats_do_not_compile() {
     let _emulated = emulated(0, false);
     let text = "extern \"C\" __global__ void sum(float* x) { atomicAdd(x, 1.0f); }\n";
-    assert!(matches!(compile_ptx_with_opts(text, CompileOptions::default()), Err(CompileError::CompileError { .. })));
+    assert!(matches!(
+        compile_ptx_with_opts(text, CompileOptions::default()),
+        Err(CompileError::CompileError { .. })
+    ));
 }
 
 #[test]
@@ -155,8 +175,16 @@ fn two_devices() {
                 let mut y = stream.alloc_zeros::<f32>(100).unwrap();
                 let kernel = kernel(&context, "scale_f32");
                 // SAFETY: the arguments are those of the kernel.
-                unsafe { stream.launch_builder(&kernel).arg(&x).arg(&mut y).arg(&3.0f32).arg(&100i64).launch(grid(1, 128)) }
-                    .unwrap();
+                unsafe {
+                    stream
+                        .launch_builder(&kernel)
+                        .arg(&x)
+                        .arg(&mut y)
+                        .arg(&3.0f32)
+                        .arg(&100i64)
+                        .launch(grid(1, 128))
+                }
+                .unwrap();
                 stream.clone_dtoh(&y).unwrap()[99]
             })
             .collect();

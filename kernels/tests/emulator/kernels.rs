@@ -35,7 +35,8 @@ fn block_sums() {
         let kernel = kernel(&context, "block_sums_f32");
         let n = x.len() as i32;
         // SAFETY: the arguments are those of the kernel, and the buffers as long as it takes.
-        unsafe { stream.launch_builder(&kernel).arg(&input).arg(&mut sums).arg(&n).launch(grid(40, 256)) }.unwrap();
+        unsafe { stream.launch_builder(&kernel).arg(&input).arg(&mut sums).arg(&n).launch(grid(40, 256)) }
+            .unwrap();
         stream.clone_dtoh(&sums).unwrap()
     });
     for (block, sum) in sums.iter().enumerate() {
@@ -92,7 +93,8 @@ fn votes_and_masks() {
         let stream = context.default_stream();
         let mut out = stream.alloc_zeros::<i32>(96).unwrap();
         // SAFETY: as above.
-        unsafe { stream.launch_builder(&kernel(&context, "votes_i32")).arg(&mut out).launch(grid(1, 96)) }.unwrap();
+        unsafe { stream.launch_builder(&kernel(&context, "votes_i32")).arg(&mut out).launch(grid(1, 96)) }
+            .unwrap();
         stream.clone_dtoh(&out).unwrap()
     });
     for (thread, word) in words.iter().enumerate() {
@@ -113,7 +115,8 @@ fn integer_atomics() {
         let kernel = kernel(&context, "histogram_i32");
         let n = x.len() as i32;
         // SAFETY: as above.
-        unsafe { stream.launch_builder(&kernel).arg(&input).arg(&mut counts).arg(&n).launch(grid(7, 128)) }.unwrap();
+        unsafe { stream.launch_builder(&kernel).arg(&input).arg(&mut counts).arg(&n).launch(grid(7, 128)) }
+            .unwrap();
         stream.clone_dtoh(&counts).unwrap()
     });
     assert_eq!(counts.iter().sum::<i32>(), 50_000);
@@ -128,7 +131,10 @@ fn traffic_is_counted_in_checked_mode() {
     let kernel = kernel(&context, "scale_f32");
     let before = emulator::traffic("scale_f32").map_or((0, 0), |t| (t.loads, t.stores));
     // SAFETY: as above.
-    unsafe { stream.launch_builder(&kernel).arg(&x).arg(&mut y).arg(&2.0f32).arg(&1000i64).launch(grid(8, 128)) }.unwrap();
+    unsafe {
+        stream.launch_builder(&kernel).arg(&x).arg(&mut y).arg(&2.0f32).arg(&1000i64).launch(grid(8, 128))
+    }
+    .unwrap();
     let after = emulator::traffic("scale_f32").unwrap();
     assert_eq!((after.loads - before.0, after.stores - before.1), (4000, 4000));
     assert_eq!(emulator::traffic("no such kernel"), None);

@@ -22,7 +22,8 @@ fn context() -> Arc<CudaContext> {
 fn add(stream: &Arc<CudaStream>, kernel: &CudaFunction, x: &mut CudaSlice<f32>, value: f32) {
     let n = x.len() as i32;
     // SAFETY: the arguments are those of the kernel.
-    unsafe { stream.launch_builder(kernel).arg(x).arg(&value).arg(&n).launch(grid(n as u32 / 64 + 1, 64)) }.unwrap();
+    unsafe { stream.launch_builder(kernel).arg(x).arg(&value).arg(&n).launch(grid(n as u32 / 64 + 1, 64)) }
+        .unwrap();
 }
 
 /// One stream writes, another reads; with or without the event between.
@@ -131,7 +132,8 @@ fn a_graph_runs_again() {
         let context = context();
         let (stream, side) = (context.new_stream().unwrap(), context.new_stream().unwrap());
         let kernel = kernel(&context, "add_to_f32");
-        let (mut x, mut y) = (stream.alloc_zeros::<f32>(100).unwrap(), stream.alloc_zeros::<f32>(100).unwrap());
+        let (mut x, mut y) =
+            (stream.alloc_zeros::<f32>(100).unwrap(), stream.alloc_zeros::<f32>(100).unwrap());
         stream.synchronize().unwrap();
         stream.begin_capture(MODE).unwrap();
         for value in [1.0f32, 2.0] {
