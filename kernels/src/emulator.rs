@@ -202,7 +202,9 @@ impl Runtime {
             libraries.push(library);
         }
         let load = |source| EmulatorError::Load { library: built.libraries[0].clone(), source };
-        let text = |path: &std::path::Path| CString::new(path.to_string_lossy().as_bytes()).expect("a path has no zero");
+        let text = |path: &std::path::Path| {
+            CString::new(path.to_string_lossy().as_bytes()).expect("a path has no zero")
+        };
         // SAFETY: each type is that of the function in `emulator/runtime/`; strings outlive the call, which copies them.
         let runtime = unsafe {
             let library = &libraries[0];

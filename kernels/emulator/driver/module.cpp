@@ -125,8 +125,7 @@ CU_API cuModuleLoad(Module** module, const char* path) {
 
 CU_API cuModuleUnload(Module* module) {
   auto guard = lock();
-  for (int device = 0; device < settings().devices; device++) wait_device(device);  // launches hold its functions
-  delete module;
+  delete module;  // launches that are queued hold its object
   return kSuccess;
 }
 

@@ -104,12 +104,13 @@ struct Signature<void (*)(A...)> {
     using Type = Sequence<I...>;
   };
 
+  // Not for the checker: arguments lie in memory of the host.
   template <void (*kernel)(A...), unsigned... I>
-  static void call(void** arguments, Sequence<I...>) {
+  __attribute__((no_sanitize("thread"))) static void call(void** arguments, Sequence<I...>) {
     kernel(*static_cast<A*>(arguments[I])...);
   }
   template <void (*kernel)(A...)>
-  static void call(void** arguments) {
+  __attribute__((no_sanitize("thread"))) static void call(void** arguments) {
     call<kernel>(arguments, typename Make<sizeof...(A)>::Type{});
   }
 };

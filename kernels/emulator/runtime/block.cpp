@@ -197,7 +197,7 @@ void run_block(Worker& w) {
   }
   if (!block.failed && block.done < block.count) {
     raise(block.device, kLaunchFailed,
-          "deadlock in kernel " + std::string(block.launch->kernel->name) + ", " + describe_waiting(block));
+          "deadlock (barrier divergence) in kernel " + std::string(block.launch->kernel->name) + ", " + describe_waiting(block));
     block.failed = true;
   }
   w.current = nullptr;

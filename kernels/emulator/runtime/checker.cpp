@@ -98,9 +98,9 @@ bool ordered(const Accessor& before) {
 }
 
 [[noreturn]] void report_race(const char* space, const char* now, const char* then, const Accessor& other, uintptr_t pc) {
-  fail_thread(kLaunchFailed, std::string("data race on ") + space + " memory: this " + now + " and a " + then + " by block " +
-                                 std::to_string(other.block) + " thread " + std::to_string(other.thread) +
-                                 " are not ordered by a barrier", source_line(pc));
+  fail_thread(kLaunchFailed, std::string("data race on ") + space + " memory: this " + now + " and the " + then + " at " +
+                                 source_line(other.pc) + " by block " + std::to_string(other.block) + " thread " +
+                                 std::to_string(other.thread) + " are not ordered by a barrier", source_line(pc));
 }
 
 void touch(Cell& cell, uint64_t stamp, bool write, bool atomic, const char* space, uintptr_t pc) {
@@ -119,7 +119,7 @@ void touch(Cell& cell, uint64_t stamp, bool write, bool atomic, const char* spac
   }
   const Block& block = worker->block;
   const Thread& self = *worker->current;
-  Accessor me{block.number, block.epoch, block.warps[self.flat / 32].generation, uint16_t(self.flat), true, atomic};
+  Accessor me{pc, block.number, block.epoch, block.warps[self.flat / 32].generation, uint16_t(self.flat), true, atomic};
   if (write) {
     cell.writer = me;
     return;
@@ -257,6 +257,23 @@ void atomic_access(void* pointer, unsigned size, const char*, int) {
 }
 
 }  // namespace fornax_device
+
+// What gcc calls under -fsanitize=alignment where a pointer is not a multiple of its type's alignment. (The size of an access is
+// not enough: one of a struct may have been split into its members.)
+struct TypeMismatch {
+  const char* file;
+  unsigned line, column;
+  const void* type;
+  unsigned char log_alignment, kind;
+};
+
+extern "C" FORNAX_API void __ubsan_handle_type_mismatch_v1(const TypeMismatch* at, void* pointer) {
+  if (!fornax::worker || !fornax::worker->current) return;
+  unsigned alignment = 1u << at->log_alignment;
+  fornax::fail_thread(fornax::kMisalignedAddress,
+                      "misaligned access: " + std::to_string(uintptr_t(pointer) % alignment) + " bytes behind a multiple of " +
+                          std::to_string(alignment), fornax::to_string({at->file, int(at->line)}));
+}
 
 // What gcc calls before each access under -fsanitize=thread.
 #define FORNAX_CALL_OUTS(N)                                                                                                \

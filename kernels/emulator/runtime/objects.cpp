@@ -87,7 +87,7 @@ Flags translate(const std::vector<std::string>& options, bool checked) {
   // No unique symbols: the shared memory of one template in two objects must stay two.
   flags.compile = std::string(" -std=c++17 -O2 -g1 -fPIC -w -fvisibility=hidden -fno-gnu-unique -fno-exceptions -fno-strict-aliasing"
                               " -fno-math-errno -fno-trapping-math -ffp-contract=") +
-                  (contract ? "fast" : "off") + machine_flags() + (checked ? " -fsanitize=thread" : "");
+                  (contract ? "fast" : "off") + machine_flags() + (checked ? " -fsanitize=thread,alignment -fsanitize-recover=alignment" : "");
   return flags;
 }
 
@@ -97,7 +97,7 @@ struct Command {
 };
 
 Command run(const std::string& command) {
-  FILE* pipe = popen((command + " 2>&1").c_str(), "r");
+  FILE* pipe = popen(("( " + command + " ) 2>&1").c_str(), "r");
   if (!pipe) return {-1, "cannot start a shell"};
   std::string output;
   char buffer[4096];

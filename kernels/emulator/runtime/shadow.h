@@ -7,6 +7,7 @@
 namespace fornax {
 
 struct Accessor {
+  uintptr_t pc;
   uint32_t block, epoch, generation;  // epoch: barriers of the block so far; generation: rendezvous of the warp
   uint16_t thread;
   bool valid, atomic;

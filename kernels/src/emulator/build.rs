@@ -12,8 +12,18 @@ use super::EmulatorError;
 use super::sources::{HEADERS, LIBRARIES, Library};
 
 const COMPILER: &str = "g++";
-const FLAGS: &[&str] =
-    &["-std=c++17", "-O3", "-g1", "-fPIC", "-shared", "-pthread", "-fvisibility=hidden", "-ffp-contract=off"];
+// Kernels reach the runtime's thread-local registers by a fixed offset, so those must lie in the static block.
+const FLAGS: &[&str] = &[
+    "-std=c++17",
+    "-O3",
+    "-g1",
+    "-fPIC",
+    "-shared",
+    "-pthread",
+    "-fvisibility=hidden",
+    "-ffp-contract=off",
+    "-ftls-model=initial-exec",
+];
 
 pub(super) struct Built {
     pub cache_folder: PathBuf,
@@ -73,7 +83,8 @@ fn key(flags: &[&str]) -> Result<String, EmulatorError> {
 /// Instructions that the stand-ins for the mathematical libraries gain from.
 fn machine_flags() -> &'static [&'static str] {
     #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c") {
+    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+    {
         return &["-mavx2", "-mfma", "-mf16c"];
     }
     &[]
@@ -115,7 +126,12 @@ fn build_library(folder: &Path, flags: &[&str], library: &Library) -> Result<(),
     let name = library.names[0];
     let compile = |name: &str, arguments: &[&str]| {
         let mut command = Command::new(COMPILER);
-        command.current_dir(folder).args(flags).arg(format!("-Wl,-soname,{name}")).args(["-o", name]).args(arguments);
+        command
+            .current_dir(folder)
+            .args(flags)
+            .arg(format!("-Wl,-soname,{name}"))
+            .args(["-o", name])
+            .args(arguments);
         let failed = |log| EmulatorError::Build { library: name.to_string(), log };
         let output = command.output().map_err(|error| failed(error.to_string()))?;
         if output.status.success() {
