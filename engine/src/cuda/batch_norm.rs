@@ -1,0 +1,202 @@
+//! Batch norm with activation and residual (`kernels/cu/batch_norm.cu`): a pass of statistics and one that applies them; back, a
+//! pass of sums and one that applies those.
+use super::channels::{Chunks, THREADS, merge_grid};
+use super::{Arg, Gpu, Grid, Result, Slice, args};
+use crate::{Activation, DType};
+use std::sync::Arc;
+
+/// Parameters and running statistics, each `[c]` and all of one dtype, and eps.
+#[derive(Clone, Copy)]
+pub(crate) struct Parameters<'a> {
+    pub(crate) weight: Option<Slice<'a>>,
+    pub(crate) bias: Option<Slice<'a>>,
+    pub(crate) running: Option<[Slice<'a>; 2]>,
+    pub(crate) eps: f64,
+}
+
+impl Parameters<'_> {
+    fn dtype(&self) -> DType {
+        let running = self.running.map(|[mean, _]| mean);
+        self.weight.or(self.bias).or(running).map_or(DType::F32, |slice| slice.dtype)
+    }
+}
+
+/// What forward hands to backward: `[4, c]` floats, the mean, 1 / std, scale and shift of each channel.
+pub(crate) const SAVED: usize = 4;
+
+/// Mean and variance of the batch, folded into `saved`; the running ones follow by `momentum` where it is given.
+pub(crate) fn statistics(
+    gpu: &Arc<Gpu>,
+    x: Slice,
+    c: usize,
+    parameters: &Parameters,
+    momentum: Option<f64>,
+    saved: Slice,
+) -> Result<()> {
+    let rows = x.len / c;
+    let chunks = Chunks::of_sums(rows, c, x.dtype);
+    let partial = gpu.scratch(chunks.count * 2 * c, DType::F32)?;
+    let partial = partial.whole(DType::F32);
+    let kernel = format!("batch_norm_statistics_{}", x.dtype);
+    gpu.launch(FAMILY, &kernel, chunks.grid(), args![x, partial, rows, c as i32, chunks.rows as i32])?;
+    let updated = parameters.running.filter(|_| momentum.is_some());
+    gpu.launch(
+        FAMILY,
+        &format!("batch_norm_finalize_{}", parameters.dtype()),
+        merge_grid(c),
+        args![
+            partial,
+            chunks.count as i32,
+            rows,
+            chunks.rows as i32,
+            c as i32,
+            Arg::optional(parameters.weight),
+            Arg::optional(parameters.bias),
+            Arg::optional(updated.map(|[mean, _]| mean)),
+            Arg::optional(updated.map(|[_, var]| var)),
+            momentum.unwrap_or(0.0) as f32,
+            parameters.eps as f32,
+            saved,
+        ],
+    )
+}
+
+/// The running statistics, folded into `saved`.
+pub(crate) fn frozen(
+    gpu: &Gpu,
+    [mean, var]: [Slice; 2],
+    c: usize,
+    parameters: &Parameters,
+    saved: Slice,
+) -> Result<()> {
+    let (weight, bias) = (Arg::optional(parameters.weight), Arg::optional(parameters.bias));
+    let args = args![mean, var, weight, bias, parameters.eps as f32, c as i32, saved];
+    let grid = Grid::line(c.div_ceil(THREADS), THREADS);
+    gpu.launch(FAMILY, &format!("batch_norm_frozen_{}", parameters.dtype()), grid, args)
+}
+
+/// `y = f(x * scale + shift + residual)`
+pub(crate) fn apply(
+    gpu: &Gpu,
+    x: Slice,
+    c: usize,
+    saved: Slice,
+    residual: Option<Slice>,
+    f: Activation,
+    y: Slice,
+) -> Result<()> {
+    let rows = x.len / c;
+    let chunks = Chunks::of_elements(rows, c, x.dtype);
+    let args =
+        args![x, saved, Arg::optional(residual), y, rows, c as i32, chunks.rows as i32, activation_code(f)];
+    gpu.launch(FAMILY, &format!("batch_norm_fwd_{}", x.dtype), chunks.grid(), args)
+}
+
+/// What tells the slope of the activation at an element, beside the normalised value.
+#[derive(Clone, Copy)]
+pub(crate) enum Beside<'a> {
+    Nothing,
+    Residual(Slice<'a>),
+    Output(Slice<'a>),
+}
+
+/// One batch norm's operands in the backward pass.
+pub(crate) struct Backward<'a> {
+    pub(crate) gpu: &'a Arc<Gpu>,
+    pub(crate) x: Slice<'a>,
+    pub(crate) c: usize,
+    pub(crate) saved: Slice<'a>,
+    pub(crate) activation: Activation,
+    /// Mean and variance are the batch's, so that gradients flow through them.
+    pub(crate) of_batch: bool,
+}
+
+impl Backward<'_> {
+    /// The gradients of weight and bias, `d = dy * f'` where it is asked for (it may be `dy`), and `factors` `[2, c]` floats for
+    /// [`Backward::input_gradient`].
+    pub(crate) fn sums(
+        &self,
+        dy: Slice,
+        beside: Beside,
+        d: Option<Slice>,
+        [dweight, dbias]: [Option<Slice>; 2],
+        factors: Slice,
+    ) -> Result<()> {
+        let (c, rows) = (self.c, self.x.len / self.c);
+        let chunks = Chunks::of_sums(rows, c, self.x.dtype);
+        let partial = self.gpu.scratch(chunks.count * 2 * c, DType::F32)?;
+        let partial = partial.whole(DType::F32);
+        let (beside, by) = match beside {
+            Beside::Nothing => (None, 0),
+            Beside::Residual(residual) => (Some(residual), 1),
+            Beside::Output(y) => (Some(y), 2),
+        };
+        self.gpu.launch(
+            FAMILY,
+            &format!("batch_norm_sums_bwd_{}", self.x.dtype),
+            chunks.grid(),
+            args![
+                self.x,
+                dy,
+                Arg::optional(beside),
+                self.saved,
+                Arg::optional(d),
+                partial,
+                rows,
+                c as i32,
+                chunks.rows as i32,
+                activation_code(self.activation),
+                by,
+            ],
+        )?;
+        let dtype = dweight.or(dbias).map_or(DType::F32, |slice| slice.dtype);
+        self.gpu.launch(
+            FAMILY,
+            &format!("batch_norm_finalize_bwd_{dtype}"),
+            merge_grid(c),
+            args![
+                partial,
+                chunks.count as i32,
+                rows,
+                c as i32,
+                self.saved,
+                i32::from(self.of_batch),
+                Arg::optional(dweight),
+                Arg::optional(dbias),
+                factors,
+            ],
+        )
+    }
+
+    /// The input's gradient, which may be `dy`, from `dy` (`f` is then the activation) or from `d` (`f` is the identity).
+    pub(crate) fn input_gradient(&self, dy: Slice, factors: Slice, f: Activation, dx: Slice) -> Result<()> {
+        let (c, rows) = (self.c, self.x.len / self.c);
+        let chunks = Chunks::of_elements(rows, c, self.x.dtype);
+        let args = args![
+            self.x,
+            dy,
+            self.saved,
+            factors,
+            dx,
+            rows,
+            c as i32,
+            chunks.rows as i32,
+            activation_code(f)
+        ];
+        self.gpu.launch(FAMILY, &format!("batch_norm_bwd_{}", self.x.dtype), chunks.grid(), args)
+    }
+}
+
+const FAMILY: &str = "batch_norm";
+
+/// The number of a fused activation in the kernels.
+fn activation_code(f: Activation) -> i32 {
+    match f {
+        Activation::Identity => 0,
+        Activation::Relu => 1,
+        Activation::Relu6 => 2,
+        Activation::Silu => 3,
+        Activation::HardSwish => 4,
+        other => unreachable!("{other:?} is not fused"),
+    }
+}

@@ -1,0 +1,81 @@
+//! Cross entropies against distributions (`kernels/cu/soft_cross_entropy.cu`). Losses are one element of x's dtype, and so is the
+//! gradient that comes back for them.
+use super::channels::{THREADS, is_long, pack, row_grid};
+use super::{Gpu, Grid, Result, Slice, args};
+use crate::DType;
+use std::sync::Arc;
+
+/// The mean over rows of `-sum(t * log softmax(x))`; `log_sums`, a float a row, for backward.
+pub(crate) fn soft_forward(
+    gpu: &Arc<Gpu>,
+    x: Slice,
+    target: Slice,
+    log_sums: Slice,
+    loss: Slice,
+) -> Result<()> {
+    let (rows, classes) = (log_sums.len, x.len / log_sums.len);
+    let losses = gpu.scratch(rows, DType::F32)?;
+    let losses = losses.whole(DType::F32);
+    let args = args![x, target, losses, log_sums, rows, classes as i32, i32::from(is_long(classes))];
+    gpu.launch(FAMILY, &format!("soft_cross_entropy_fwd_{}", x.dtype), row_grid(rows, classes), args)?;
+    total(gpu, losses, rows, loss)
+}
+
+/// `dx = (softmax(x) * sum(t) - t) * grad / rows`
+pub(crate) fn soft_backward(
+    gpu: &Gpu,
+    x: Slice,
+    target: Slice,
+    log_sums: Slice,
+    grad: Slice,
+    dx: Slice,
+) -> Result<()> {
+    let (rows, classes) = (log_sums.len, x.len / log_sums.len);
+    let args = args![x, target, log_sums, grad, dx, rows, classes as i32, i32::from(is_long(classes))];
+    gpu.launch(FAMILY, &format!("soft_cross_entropy_bwd_{}", x.dtype), row_grid(rows, classes), args)
+}
+
+/// The sum over all elements of the binary cross entropy of `sigmoid(x)` against `t`, divided by `divisor`.
+pub(crate) fn binary_forward(
+    gpu: &Arc<Gpu>,
+    x: Slice,
+    target: Slice,
+    pos_weight: f64,
+    divisor: usize,
+    loss: Slice,
+) -> Result<()> {
+    let grid = element_grid(x);
+    let partial = gpu.scratch(grid.blocks[0] as usize, DType::F32)?;
+    let partial = partial.whole(DType::F32);
+    let args = args![x, target, partial, x.len, (pos_weight - 1.0) as f32];
+    gpu.launch(FAMILY, &format!("binary_cross_entropy_fwd_{}", x.dtype), grid, args)?;
+    total(gpu, partial, divisor, loss)
+}
+
+/// `dx = ((1 - t) - (1 + (pos_weight - 1) t) * sigmoid(-x)) * grad / divisor`
+pub(crate) fn binary_backward(
+    gpu: &Gpu,
+    x: Slice,
+    target: Slice,
+    pos_weight: f64,
+    divisor: usize,
+    grad: Slice,
+    dx: Slice,
+) -> Result<()> {
+    let args = args![x, target, grad, dx, x.len, (pos_weight - 1.0) as f32, 1.0 / divisor as f32];
+    gpu.launch(FAMILY, &format!("binary_cross_entropy_bwd_{}", x.dtype), element_grid(x), args)
+}
+
+const FAMILY: &str = "soft_cross_entropy";
+
+/// `loss = sum(partial) / divisor`
+fn total(gpu: &Gpu, partial: Slice, divisor: usize, loss: Slice) -> Result<()> {
+    let kernel = format!("soft_cross_entropy_total_{}", loss.dtype);
+    gpu.launch(FAMILY, &kernel, Grid::line(1, THREADS), args![partial, partial.len, divisor, loss])
+}
+
+/// Blocks with four packs of elements a thread; their number is that of the partial sums.
+fn element_grid(x: Slice) -> Grid {
+    let packs = x.len / pack(x.len, x.dtype);
+    Grid::line(packs.div_ceil(4 * THREADS).clamp(1, 1024), THREADS)
+}

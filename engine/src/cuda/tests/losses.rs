@@ -1,0 +1,143 @@
+//! Softmax and the cross entropies.
+use super::{Array, FLOATS, gpu};
+use crate::cuda::{cross_entropy, soft_cross_entropy, softmax};
+use crate::{DType, cpu};
+
+/// Rows and classes: in packs and without, for a warp and for a block.
+const ROWS: [(usize, usize); 5] = [(3, 10), (20, 8), (1, 1), (9, 1000), (2, 4001)];
+
+#[test]
+fn softmax_and_its_logarithm() {
+    for dtype in FLOATS {
+        for (rows, n) in ROWS {
+            for log in [false, true] {
+                let what = format!("{rows} x {n} log {log}");
+                let (x, dy) = (Array::random(rows * n, 1, dtype), Array::random(rows * n, 2, dtype));
+                let (y, dx) = (Array::room(rows * n, dtype), Array::room(rows * n, dtype));
+                softmax::forward(gpu(), x.slice(), n, log, y.slice()).expect("launches");
+                let mut expected = vec![0.0; rows * n];
+                cpu::softmax::forward(&x.values, n, log, &mut expected);
+                y.assert_close(&expected, &what);
+                softmax::backward(gpu(), y.slice(), dy.slice(), n, log, dx.slice()).expect("launches");
+                cpu::softmax::backward(&y.now(), &dy.values, n, log, &mut expected);
+                dx.assert_close(&expected, &what);
+            }
+        }
+    }
+}
+
+#[test]
+fn softmax_of_infinities_is_that_of_the_cpu() {
+    let (low, high) = (f64::NEG_INFINITY, f64::INFINITY);
+    let mut rows = vec![0.0; 4 * 100];
+    rows[3] = low; // an element that does not count
+    rows[100..200].fill(low);
+    rows[100 + 77] = 1.0; // nothing else counts
+    rows[200..300].fill(low); // nothing counts
+    rows[300] = high;
+    let x = Array::new(rows, DType::F32);
+    for log in [false, true] {
+        let y = Array::room(400, DType::F32);
+        softmax::forward(gpu(), x.slice(), 100, log, y.slice()).expect("launches");
+        let mut expected = vec![0.0; 400];
+        cpu::softmax::forward(&x.values, 100, log, &mut expected);
+        y.assert_close(&expected, &format!("log {log}"));
+    }
+}
+
+#[test]
+fn cross_entropy_with_and_without_smoothing() {
+    for dtype in FLOATS {
+        for (rows, classes) in ROWS {
+            for smoothing in [0.0, 0.1] {
+                let what = format!("{rows} x {classes} smoothing {smoothing}");
+                let x = Array::random(rows * classes, 1, dtype);
+                let target = Array::new((0..rows).map(|i| (i * 7919 % classes) as f64), DType::I64);
+                let (log_sums, loss) = (Array::room(rows, DType::F32), Array::room(1, dtype));
+                cross_entropy::forward(
+                    gpu(),
+                    x.slice(),
+                    target.slice(),
+                    smoothing,
+                    log_sums.slice(),
+                    loss.slice(),
+                )
+                .expect("launches");
+                let indices: Vec<i64> = target.values.iter().map(|t| *t as i64).collect();
+                let mut sums = vec![0.0; rows];
+                let expected = cpu::cross_entropy::forward(&x.values, &indices, smoothing, &mut sums);
+                loss.assert_close(&[expected], &what);
+                log_sums.assert_close(&sums, &what);
+                let (grad, dx) = (Array::new([3.0], dtype), Array::room(rows * classes, dtype));
+                cross_entropy::backward(
+                    gpu(),
+                    x.slice(),
+                    target.slice(),
+                    smoothing,
+                    log_sums.slice(),
+                    grad.slice(),
+                    dx.slice(),
+                )
+                .expect("launches");
+                let mut expected = vec![0.0; rows * classes];
+                cpu::cross_entropy::backward(&x.values, &indices, smoothing, &sums, 3.0, &mut expected);
+                dx.assert_close(&expected, &what);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_class_that_does_not_exist_shows_as_nan() {
+    let (x, target) = (Array::random(3 * 5, 1, DType::F32), Array::new([4.0, 5.0, -1.0], DType::I64));
+    let (log_sums, loss) = (Array::room(3, DType::F32), Array::new([0.0], DType::F32));
+    cross_entropy::forward(gpu(), x.slice(), target.slice(), 0.0, log_sums.slice(), loss.slice())
+        .expect("launches");
+    assert!(loss.now()[0].is_nan());
+    let (grad, dx) = (Array::new([1.0], DType::F32), Array::new(vec![0.0; 15], DType::F32));
+    let operands = [x.slice(), target.slice(), log_sums.slice(), grad.slice(), dx.slice()];
+    let [x, target, log_sums, grad, of_x] = operands;
+    cross_entropy::backward(gpu(), x, target, 0.0, log_sums, grad, of_x).expect("launches");
+    let now = dx.now();
+    assert!(now[..5].iter().all(|v| v.is_finite()) && now[5..].iter().all(|v| v.is_nan()), "{now:?}");
+}
+
+#[test]
+fn soft_targets_and_binary_labels() {
+    for dtype in FLOATS {
+        for (rows, classes) in ROWS {
+            let what = format!("{rows} x {classes}");
+            let len = rows * classes;
+            let x = Array::random(len, 1, dtype);
+            let target = Array::new((0..len).map(|i| (i * 7919 % 100) as f64 / 100.0), dtype);
+            let (log_sums, loss) = (Array::room(rows, DType::F32), Array::room(1, dtype));
+            let (grad, dx) = (Array::new([3.0], dtype), Array::room(len, dtype));
+            let (mut sums, mut expected) = (vec![0.0; rows], vec![0.0; len]);
+            soft_cross_entropy::soft_forward(
+                gpu(),
+                x.slice(),
+                target.slice(),
+                log_sums.slice(),
+                loss.slice(),
+            )
+            .expect("launches");
+            let total = cpu::soft_cross_entropy::soft_forward(&x.values, &target.values, &mut sums);
+            loss.assert_close(&[total], &what);
+            let operands = [x.slice(), target.slice(), log_sums.slice(), grad.slice(), dx.slice()];
+            let [logits, labels, log_sums, grad, of_x] = operands;
+            soft_cross_entropy::soft_backward(gpu(), logits, labels, log_sums, grad, of_x).expect("launches");
+            cpu::soft_cross_entropy::soft_backward(&x.values, &target.values, &sums, 3.0, &mut expected);
+            dx.assert_close(&expected, &what);
+
+            soft_cross_entropy::binary_forward(gpu(), logits, labels, 2.5, rows, loss.slice())
+                .expect("launches");
+            let total = cpu::soft_cross_entropy::binary_forward(&x.values, &target.values, 2.5);
+            loss.assert_close(&[total / rows as f64], &what);
+            soft_cross_entropy::binary_backward(gpu(), logits, labels, 2.5, rows, grad, of_x)
+                .expect("launches");
+            let scale = 3.0 / rows as f64;
+            cpu::soft_cross_entropy::binary_backward(&x.values, &target.values, 2.5, scale, &mut expected);
+            dx.assert_close(&expected, &what);
+        }
+    }
+}
