@@ -4,6 +4,7 @@ use crate::{DType, Element};
 use half::{bf16, f16};
 use std::sync::{Arc, OnceLock};
 
+mod alignment;
 mod convolutions;
 mod losses;
 mod norms;
@@ -24,6 +25,7 @@ fn gpu() -> &'static Arc<Gpu> {
 /// An array on the device and, in f64, what rounding to its dtype left of its values.
 struct Array {
     buffer: Buffer,
+    start: usize,
     dtype: DType,
     values: Vec<f64>,
 }
@@ -44,7 +46,7 @@ impl Array {
         };
         let buffer = gpu().scratch(values.len(), dtype).expect("memory");
         gpu().upload(&bytes, buffer.slice(0, values.len(), dtype)).expect("a copy");
-        Array { buffer, dtype, values }
+        Array { buffer, start: 0, dtype, values }
     }
 
     /// Numbers in about -2..2, different for each seed, without a pattern that channels or rows could share.
@@ -57,13 +59,20 @@ impl Array {
         Array::new((0..len).map(next), dtype)
     }
 
+    /// The same values one element further on in memory, where no pack of 16 bytes begins.
+    fn shifted(&self) -> Array {
+        let buffer = gpu().scratch(self.values.len() + 1, self.dtype).expect("memory");
+        gpu().copy(self.slice(), buffer.slice(1, self.values.len(), self.dtype)).expect("a copy");
+        Array { buffer, start: 1, values: self.values.clone(), ..*self }
+    }
+
     /// Room for results; it holds NaN.
     fn room(len: usize, dtype: DType) -> Array {
         Array::new(vec![f64::NAN; len], dtype)
     }
 
     fn slice(&self) -> Slice<'_> {
-        self.buffer.slice(0, self.values.len(), self.dtype)
+        self.buffer.slice(self.start, self.values.len(), self.dtype)
     }
 
     /// What the device holds now.

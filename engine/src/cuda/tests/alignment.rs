@@ -1,0 +1,59 @@
+//! Views that start where no pack of 16 bytes does: each kernel gives what it gives for a tensor of its own.
+use super::{Array, FLOATS, gpu};
+use crate::cpu::adaptive_pool::AdaptivePool;
+use crate::cuda::batch_norm::{self, Parameters, SAVED};
+use crate::cuda::{Slice, adaptive_pool, depthwise, pool, softmax};
+use crate::pool_shape::PoolShape;
+use crate::{Activation, ConvShape, DType, Pool2d};
+
+/// Runs `kernel(x, y)` on x and y and on shifted copies of them.
+#[track_caller]
+fn assert_same(what: &str, dtype: DType, len: usize, out: usize, kernel: impl Fn(Slice, Slice)) {
+    let (x, y) = (Array::random(len, 1, dtype), Array::room(out, dtype));
+    let (shifted, y_shifted) = (x.shifted(), y.shifted());
+    kernel(x.slice(), y.slice());
+    kernel(shifted.slice(), y_shifted.slice());
+    y_shifted.assert_close(&y.now(), what);
+}
+
+#[test]
+fn kernels_take_views_at_odd_places() {
+    let pool = Pool2d::default();
+    let s = PoolShape { n: 2, size: [6, 8], out: [3, 4], c: 8, pool };
+    let adaptive = AdaptivePool { n: 2, size: [6, 8], out: [1, 1], c: 8 };
+    let conv = ConvShape {
+        n: 2,
+        h: 6,
+        w: 8,
+        c_in: 8,
+        c_out: 8,
+        kernel: [3, 3],
+        stride: [1, 1],
+        padding: [1, 1],
+        dilation: [1, 1],
+        groups: 8,
+    };
+    let len = 2 * 6 * 8 * 8;
+    for dtype in FLOATS {
+        assert_same("softmax", dtype, len, len, |x, y| {
+            softmax::forward(gpu(), x, 8, false, y).expect("launches")
+        });
+        assert_same("average pooling", dtype, len, len / 4, |x, y| {
+            pool::avg_forward(gpu(), &s, false, x, y).expect("launches")
+        });
+        assert_same("global pooling", dtype, len, 2 * 8, |x, y| {
+            adaptive_pool::avg_forward(gpu(), &adaptive, x, y).expect("launches")
+        });
+        let weight = Array::random(9 * 8, 2, dtype);
+        assert_same("depthwise convolution", dtype, len, len, |x, y| {
+            depthwise::forward(gpu(), &conv, x, weight.slice(), None, y).expect("launches")
+        });
+        let saved = Array::room(SAVED * 8, DType::F32);
+        let parameters = Parameters { weight: None, bias: None, running: None, eps: 1e-5 };
+        assert_same("batch norm", dtype, len, len, |x, y| {
+            batch_norm::statistics(gpu(), x, 8, &parameters, None, saved.slice()).expect("launches");
+            let none = Activation::Identity;
+            batch_norm::apply(gpu(), x, 8, saved.slice(), None, none, y).expect("launches")
+        });
+    }
+}
