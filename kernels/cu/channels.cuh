@@ -16,7 +16,7 @@ template <int V, typename T> __device__ __forceinline__ void load(const T* from,
   if constexpr (V == 1) {
     to[0] = to_float(*from);
   } else {
-    const Pack<T> pack = *reinterpret_cast<const Pack<T>*>(from);
+    const Pack<T> pack = Pack<T>::load(from);
 #pragma unroll
     for (int k = 0; k < V; k++) to[k] = to_float(pack.v[k]);
   }
@@ -30,7 +30,7 @@ template <int V, typename T> __device__ __forceinline__ void store(T* to, const 
     Pack<T> pack;
 #pragma unroll
     for (int k = 0; k < V; k++) pack.v[k] = from_float<T>(from[k]);
-    *reinterpret_cast<Pack<T>*>(to) = pack;
+    pack.store(to);
   }
 }
 
