@@ -1,5 +1,49 @@
 //! The CUDA kernels of Fornax: their sources, how they are compiled and cached, and an emulated device that runs them on a
 //! machine without a GPU.
+//!
+//! A family is one source, `cu/<family>.cu`. [`image`] gives what a driver loads: what nvcc made when this crate was built, if it was
+//! there; else what NVRTC makes at first use for the device's own architecture, kept in the [`cache`] folder.
 
+pub mod cache;
+mod compile;
 #[cfg(target_os = "linux")]
 pub mod emulator;
+pub mod library;
+mod names;
+mod registry;
+
+pub use compile::{KernelError, Nvrtc, Target};
+pub use registry::{Family, families, family};
+
+/// What the driver of a device of that compute capability (major, minor) loads for a family: a CUBIN, PTX or a fatbin; for the
+/// emulated device, once it is loaded, an image of its own.
+pub fn image(name: &str, capability: (u32, u32)) -> Result<Vec<u8>, KernelError> {
+    let family = family(name).ok_or_else(|| KernelError::UnknownFamily(name.to_string()))?;
+    if is_emulated() {
+        // The stand-in for NVRTC keeps what it compiles itself.
+        let nvrtc = Nvrtc::shared()?;
+        return nvrtc.compile(family, nvrtc.target(capability));
+    }
+    if let Some(embedded) = family.embedded(capability) {
+        return Ok(embedded.to_vec());
+    }
+    let nvrtc = Nvrtc::shared()?;
+    let target = nvrtc.target(capability);
+    let key = nvrtc.key(family, target);
+    if let Some(image) = cache::load(&key) {
+        return Ok(image);
+    }
+    let image = nvrtc.compile(family, target)?;
+    cache::store(&key, &image);
+    Ok(image)
+}
+
+#[cfg(target_os = "linux")]
+fn is_emulated() -> bool {
+    emulator::is_loaded()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_emulated() -> bool {
+    false
+}
