@@ -1,5 +1,5 @@
-//! Compiles every family of kernels with NVRTC, as a device would have it: `compile LIBNVRTC CAPABILITY…`, such as `compile
-//! libnvrtc.so.13 8.0 9.0`. Ends with 1 when a source is refused, or when an image lacks a kernel.
+//! Compiles families of kernels with NVRTC, as devices would have them: `compile LIBNVRTC CAPABILITIES [FAMILY…]`, such as `compile
+//! libnvrtc.so.13 8.0,9.0`; without a family's name, all. Ends with 1 when a source is refused, or when an image lacks a kernel.
 use fornax_kernels::{Family, Nvrtc, families};
 use std::path::Path;
 use std::process::ExitCode;
@@ -7,10 +7,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [library, capabilities @ ..] = &arguments[..] else {
-        eprintln!("usage: compile LIBNVRTC CAPABILITY…");
+    let [library, capabilities, chosen @ ..] = &arguments[..] else {
+        eprintln!("usage: compile LIBNVRTC CAPABILITIES [FAMILY…]");
         return ExitCode::from(2);
     };
+    let is_chosen = |family: &&Family| chosen.is_empty() || chosen.iter().any(|name| name == family.name);
+    let families: Vec<&Family> = families().iter().filter(is_chosen).collect();
     let nvrtc = match Nvrtc::open(Path::new(library)) {
         Ok(nvrtc) => nvrtc,
         Err(error) => {
@@ -21,8 +23,8 @@ fn main() -> ExitCode {
     let next = AtomicUsize::new(0);
     let failed = AtomicUsize::new(0);
     let work = || {
-        while let Some(family) = families().get(next.fetch_add(1, Ordering::Relaxed)) {
-            for capability in capabilities {
+        while let Some(family) = families.get(next.fetch_add(1, Ordering::Relaxed)) {
+            for capability in capabilities.split(',') {
                 if let Err(error) = check(&nvrtc, family, capability) {
                     eprintln!("{error}");
                     failed.fetch_add(1, Ordering::Relaxed);

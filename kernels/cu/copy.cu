@@ -1,0 +1,83 @@
+// Moving elements: filling, copying between places with steps of their own (permutation, repetition, cutting, joining, reversal), and
+// transposition through shared memory. Elements are numbers of 8 to 64 bits that nobody looks into.
+#include "walk.cuh"
+
+namespace {
+
+typedef unsigned char b8;
+typedef unsigned short b16;
+typedef unsigned int b32;
+typedef unsigned long long b64;
+
+template <typename T> __device__ void fill(T* y, long long n, T value) {
+  constexpr int N = Pack<T>::N;
+  const Stride loop;
+  const long long packs = aligned(y) ? n / N : 0;
+  Pack<T> pack;
+#pragma unroll
+  for (int k = 0; k < N; k++) pack.v[k] = value;
+  for (long long i = loop.first; i < packs; i += loop.step) pack.store(y + i * N);
+  for (long long i = packs * N + loop.first; i < n; i += loop.step) y[i] = value;
+}
+
+/// Rows of y, which is array b, are dense; those of x may be repeated, or have any step.
+template <typename T> __device__ void walk_copy(const T* __restrict__ x, T* __restrict__ y, const Walk& walk) {
+  constexpr int N = Pack<T>::N;
+  const Stride loop;
+  const bool repeats = walk.a_step == 0;
+  long long in_x, in_y;
+  if (walk.packed && aligned(y) && (repeats || aligned(x))) {
+    for (long long i = loop.first * N; i < walk.n; i += loop.step * N) {
+      walk.locate(i, in_x, in_y);
+      Pack<T> pack;
+      if (repeats) {
+#pragma unroll
+        for (int k = 0; k < N; k++) pack.v[k] = x[in_x];
+      } else {
+        pack = Pack<T>::load(x + in_x);
+      }
+      pack.store(y + in_y);
+    }
+    return;
+  }
+  for (long long i = loop.first; i < walk.n; i += loop.step) {
+    walk.locate(i, in_x, in_y);
+    y[in_y] = x[in_x];
+  }
+}
+
+constexpr int kTile = 32;
+
+/// y[batch, columns, rows] = x[batch, rows, columns]: a block moves a square tile, so that it reads and writes along rows.
+template <typename T> __device__ void transpose(const T* __restrict__ x, T* __restrict__ y, long long batch, int rows, int columns) {
+  // An odd width, so that a column falls into different banks.
+  __shared__ T tile[kTile][kTile + 1];
+  const int across = (columns + kTile - 1) / kTile, down = (rows + kTile - 1) / kTile;
+  const int lane = threadIdx.x % kTile, line = threadIdx.x / kTile;
+  for (long long block = blockIdx.x; block < batch * across * down; block += gridDim.x) {
+    const long long matrix = block / across / down * rows * columns;
+    const int left = (int)(block % across) * kTile, top = (int)(block / across % down) * kTile;
+    for (int i = line; i < kTile && top + i < rows; i += kThreads / kTile) {
+      if (left + lane < columns) tile[i][lane] = x[matrix + (long long)(top + i) * columns + left + lane];
+    }
+    __syncthreads();
+    for (int i = line; i < kTile && left + i < columns; i += kThreads / kTile) {
+      if (top + lane < rows) y[matrix + (long long)(left + i) * rows + top + lane] = tile[lane][i];
+    }
+    __syncthreads();
+  }
+}
+
+}  // namespace
+
+#define COPY(T)                                                                                              \
+  KERNEL fill_##T(T* y, long long n, unsigned long long value) { fill<T>(y, n, (T)value); }                  \
+  KERNEL copy_##T(const T* x, T* y, Walk walk) { walk_copy<T>(x, y, walk); }                                 \
+  KERNEL transpose_##T(const T* x, T* y, long long batch, int rows, int columns) {                           \
+    transpose<T>(x, y, batch, rows, columns);                                                                \
+  }
+
+COPY(b8)
+COPY(b16)
+COPY(b32)
+COPY(b64)

@@ -1,0 +1,44 @@
+// Functions of an element and up to two numbers, y = f(x, p, q).
+#include "elementwise.cuh"
+
+#define FUNCTION(Name, value)                                                 \
+  struct Name {                                                               \
+    float p, q;                                                               \
+    __device__ __forceinline__ float operator()(float x) const { return value; } \
+  };
+
+namespace {
+
+FUNCTION(Affine, p * x + q)
+FUNCTION(Scale, p * x)
+FUNCTION(Abs, fabsf(x))
+FUNCTION(Sign, x > 0 ? 1.0f : x < 0 ? -1.0f : 0.0f)
+FUNCTION(Sqrt, sqrtf(x))
+FUNCTION(Ln, logf(x))
+FUNCTION(Square, x * x)
+FUNCTION(Power, powf(x, p))
+// Comparisons are written so that NaN passes.
+FUNCTION(Clamp, x < p ? p : x > q ? q : x)
+FUNCTION(Within, x >= p && x <= q ? 1.0f : 0.0f)
+FUNCTION(Greater, x > p ? 1.0f : 0.0f)
+
+}  // namespace
+
+#define TYPED(F, f, T, name) \
+  KERNEL f##_##name(const T* x, T* y, long long n, float p, float q) { map(x, y, n, F{p, q}); }
+#define UNARY(F, f)         \
+  TYPED(F, f, float, f32)   \
+  TYPED(F, f, half16, f16)  \
+  TYPED(F, f, bfloat16, bf16)
+
+UNARY(Affine, affine)
+UNARY(Scale, scale)
+UNARY(Abs, abs)
+UNARY(Sign, sign)
+UNARY(Sqrt, sqrt)
+UNARY(Ln, ln)
+UNARY(Square, square)
+UNARY(Power, power)
+UNARY(Clamp, clamp)
+UNARY(Within, within)
+UNARY(Greater, greater)
