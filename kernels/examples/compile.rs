@@ -37,14 +37,9 @@ fn main() -> ExitCode {
             scope.spawn(work);
         }
     });
-    let kernels: usize = families().iter().map(|family| family.kernels().len()).sum();
-    let (version, targets) = (nvrtc.version(), capabilities.join(", "));
-    println!(
-        "NVRTC {}.{}: {} families, {kernels} kernels, for {targets}",
-        version.0,
-        version.1,
-        families().len()
-    );
+    let kernels: usize = families.iter().map(|family| family.kernels().len()).sum();
+    let (major, minor) = nvrtc.version();
+    println!("NVRTC {major}.{minor}: {} families, {kernels} kernels, for {capabilities}", families.len());
     if failed.into_inner() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
