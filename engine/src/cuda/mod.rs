@@ -17,3 +17,18 @@ pub(crate) use memory::{Buffer, Slice};
 
 /// The result of a call that a GPU may refuse.
 pub(crate) type Result<T> = std::result::Result<T, Failure>;
+
+pub(crate) mod adaptive_pool;
+pub(crate) mod batch_norm;
+mod channels;
+pub(crate) mod convolution;
+pub(crate) mod cross_entropy;
+pub(crate) mod depthwise;
+pub(crate) mod group_norm;
+pub(crate) mod interpolate;
+pub(crate) mod pool;
+pub(crate) mod row_norm;
+pub(crate) mod soft_cross_entropy;
+pub(crate) mod softmax;
+#[cfg(test)]
+mod tests;
