@@ -1,0 +1,120 @@
+//! Lists the sources of `cu/`, and compiles them for the usual devices when nvcc is found. Without nvcc, or when it fails, kernels are
+//! compiled at run time: nothing here stops a build.
+use std::env;
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Devices with machine code of their own; newer ones translate PTX for compute_80.
+const ARCHITECTURES: [&str; 4] = [
+    "arch=compute_80,code=[sm_80,compute_80]",
+    "arch=compute_90,code=sm_90",
+    "arch=compute_100,code=sm_100",
+    "arch=compute_120,code=sm_120",
+];
+
+fn main() {
+    println!("cargo::rerun-if-changed=cu");
+    for variable in ["NVCC", "CUDA_HOME", "CUDA_PATH"] {
+        println!("cargo::rerun-if-env-changed={variable}");
+    }
+    let sources = Path::new(&env::var_os("CARGO_MANIFEST_DIR").expect("set by Cargo")).join("cu");
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("set by Cargo"));
+    let mut files: Vec<PathBuf> = fs::read_dir(&sources)
+        .expect("the sources are there")
+        .map(|entry| entry.expect("readable").path())
+        .collect();
+    files.sort();
+    let with_ending = |ending: &str| {
+        files.iter().filter(|path| path.extension().is_some_and(|e| e == ending)).cloned().collect::<Vec<_>>()
+    };
+    let families = with_ending("cu");
+    let fatbins = compile_all(&families, &out);
+
+    let mut text = String::from("static FAMILIES: &[Family] = &[\n");
+    for (path, fatbin) in families.iter().zip(fatbins) {
+        let name = path.file_stem().expect("it has a name");
+        let fatbin = fatbin.map_or("None".to_string(), |path| format!("Some(include_bytes!({path:?}))"));
+        writeln!(text, "    Family {{ name: {name:?}, source: include_str!({path:?}), fatbin: {fatbin} }},")
+            .unwrap();
+    }
+    text.push_str("];\nstatic HEADERS: &[(&str, &str)] = &[\n");
+    for path in with_ending("cuh") {
+        let name = path.file_name().expect("it has a name");
+        writeln!(text, "    ({name:?}, include_str!({path:?})),").unwrap();
+    }
+    text.push_str("];\n");
+    fs::write(out.join("families.rs"), text).expect("the build's folder can be written");
+}
+
+/// A fatbin for each source; none of them without nvcc.
+fn compile_all(families: &[PathBuf], out: &Path) -> Vec<Option<PathBuf>> {
+    let Some((nvcc, architectures)) = find_nvcc() else { return vec![None; families.len()] };
+    let next = AtomicUsize::new(0);
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let work = || {
+        let mut done = vec![];
+        loop {
+            let i = next.fetch_add(1, Ordering::Relaxed);
+            let Some(source) = families.get(i) else { return done };
+            done.push((i, compile(&nvcc, &architectures, source, out)));
+        }
+    };
+    let mut fatbins = vec![None; families.len()];
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        for (i, fatbin) in workers.into_iter().flat_map(|worker| worker.join().expect("no panic")) {
+            fatbins[i] = fatbin;
+        }
+    });
+    fatbins
+}
+
+fn compile(nvcc: &Path, architectures: &[&str], source: &Path, out: &Path) -> Option<PathBuf> {
+    let fatbin = out.join(source.file_name()?).with_extension("fatbin");
+    let mut command = Command::new(nvcc);
+    command.args(["-fatbin", "-std=c++17", "--fmad=true", "-DNDEBUG", "-Xfatbin", "-compress-all"]);
+    for architecture in architectures {
+        command.args(["-gencode", architecture]);
+    }
+    let output = command.arg("-o").arg(&fatbin).arg(source).output();
+    match output {
+        Ok(output) if output.status.success() => Some(fatbin),
+        Ok(output) => {
+            let said =
+                String::from_utf8_lossy(&output.stderr).lines().take(5).collect::<Vec<_>>().join(" | ");
+            println!(
+                "cargo::warning=nvcc refused {}, which will be compiled at run time: {said}",
+                source.display()
+            );
+            None
+        }
+        Err(_) => None,
+    }
+}
+
+/// nvcc of NVCC, CUDA_HOME, CUDA_PATH or the PATH, and those architectures that it knows.
+fn find_nvcc() -> Option<(PathBuf, Vec<&'static str>)> {
+    let named = env::var_os("NVCC").filter(|path| !path.is_empty()).map(PathBuf::from);
+    let homes = ["CUDA_HOME", "CUDA_PATH"]
+        .into_iter()
+        .filter_map(env::var_os)
+        .map(|home| Path::new(&home).join("bin/nvcc"));
+    let places = named.into_iter().chain(homes).chain([PathBuf::from("nvcc")]);
+    for nvcc in places {
+        let Ok(output) = Command::new(&nvcc).arg("--list-gpu-code").output() else { continue };
+        let known = String::from_utf8_lossy(&output.stdout).into_owned();
+        let knows = |architecture: &&str| {
+            let code = architecture.split("sm_").nth(1).unwrap_or_default();
+            let number: String = code.chars().take_while(char::is_ascii_digit).collect();
+            known.lines().any(|line| line.trim() == format!("sm_{number}"))
+        };
+        let architectures: Vec<&str> = ARCHITECTURES.into_iter().filter(knows).collect();
+        if output.status.success() && !architectures.is_empty() {
+            return Some((nvcc, architectures));
+        }
+    }
+    None
+}

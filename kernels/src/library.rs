@@ -1,0 +1,107 @@
+//! Where NVIDIA's libraries are: what the dynamic loader finds, then CUDA_HOME, then the wheels of a Python environment.
+use libloading::Library;
+use std::error::Error;
+use std::path::{Path, PathBuf};
+
+/// Opens the first of the places of a library that is there. `names` are its file names, the newest first.
+///
+/// On failure the loader's words about the first name are returned, as a sentence's part: the file that failed and why.
+pub fn open(names: &[&str]) -> Result<(Library, PathBuf), String> {
+    let mut why = String::new();
+    for path in places(names) {
+        // SAFETY: the initialisers of NVIDIA's libraries have no preconditions.
+        match unsafe { open_global(&path) } {
+            Ok(library) => return Ok((library, path)),
+            Err(error) if why.is_empty() => {
+                why = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+            }
+            Err(_) => {}
+        }
+    }
+    Err(why)
+}
+
+/// Where a library may be, in the order in which it is looked for: bare names, for the dynamic loader (what is loaded already, then
+/// LD_LIBRARY_PATH and the system's folders), then files that exist.
+pub fn places(names: &[&str]) -> Vec<PathBuf> {
+    let bare = names.iter().map(PathBuf::from);
+    let folders = folders();
+    let files = folders.iter().flat_map(|folder| names.iter().map(|name| folder.join(name)));
+    bare.chain(files.filter(|path| path.is_file())).collect()
+}
+
+/// Global, so that the libraries that a library looks up by name at run time find it.
+#[cfg(unix)]
+unsafe fn open_global(path: &Path) -> Result<Library, libloading::Error> {
+    use libloading::os::unix;
+    // SAFETY: the caller vouches for the library's initialisers.
+    unsafe { unix::Library::open(Some(path), unix::RTLD_NOW | unix::RTLD_GLOBAL) }.map(Library::from)
+}
+
+#[cfg(not(unix))]
+unsafe fn open_global(path: &Path) -> Result<Library, libloading::Error> {
+    // SAFETY: the caller vouches for the library's initialisers.
+    unsafe { Library::new(path) }
+}
+
+/// Folders of libraries that the dynamic loader does not look into by itself.
+fn folders() -> Vec<PathBuf> {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let toolkits = ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(set);
+    let toolkits = toolkits.chain([PathBuf::from("/usr/local/cuda")]);
+    let mut folders: Vec<PathBuf> =
+        toolkits.flat_map(|home| [home.join("lib64"), home.join("lib")]).collect();
+    let environments = ["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter().filter_map(set);
+    let homes = set("HOME").map(|home| home.join(".local")).into_iter();
+    for environment in environments.chain(homes).chain([PathBuf::from("/usr/local"), PathBuf::from("/usr")]) {
+        for packages in python_packages(&environment) {
+            // A wheel is a folder of its own, `nvidia/<library>/lib`; since CUDA 13 most share `nvidia/cu13/lib`.
+            folders.extend(entries(&packages.join("nvidia")).into_iter().map(|wheel| wheel.join("lib")));
+        }
+    }
+    folders
+}
+
+/// `lib/python3.x/site-packages` and Debian's `dist-packages` of an environment.
+fn python_packages(environment: &Path) -> Vec<PathBuf> {
+    let is_python = |path: &PathBuf| {
+        path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("python3"))
+    };
+    let pythons = entries(&environment.join("lib")).into_iter().filter(is_python);
+    pythons.flat_map(|python| [python.join("site-packages"), python.join("dist-packages")]).collect()
+}
+
+/// What is in a folder, in order of name; nothing when it cannot be read.
+pub(crate) fn entries(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return vec![] };
+    let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    paths.sort();
+    paths
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_loader_finds_comes_first() {
+        let (_, path) = open(&["libfornax-nothing.so", "libc.so.6"]).expect("a C library");
+        assert_eq!(path, Path::new("libc.so.6"));
+    }
+
+    #[test]
+    fn a_missing_library_is_named() {
+        let why = open(&["libfornax-nothing.so.2", "libfornax-nothing.so"]).expect_err("there is none");
+        assert!(why.contains("libfornax-nothing.so.2"), "{why}");
+    }
+
+    #[test]
+    fn wheels_of_every_python_are_looked_into() {
+        let environment = tempfile::tempdir().expect("a folder");
+        let wheel = environment.path().join("lib/python3.11/site-packages/nvidia/cu13/lib");
+        std::fs::create_dir_all(&wheel).expect("a folder");
+        let packages = python_packages(environment.path());
+        assert!(packages.contains(&environment.path().join("lib/python3.11/site-packages")), "{packages:?}");
+        assert_eq!(entries(&packages[0].join("nvidia")).len(), 1);
+    }
+}
