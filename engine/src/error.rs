@@ -45,6 +45,18 @@ pub enum Error {
         /// What is wrong, and what to do.
         why: String,
     },
+    /// TEMP
+    #[error("{op}: {why} (got {operands}) {device}")]
+    Device {
+        /// The operation.
+        op: &'static str,
+        /// Device.
+        device: Device,
+        /// Its tensors.
+        operands: Operands,
+        /// why
+        why: String,
+    },
     /// The allocator refused.
     #[error(
         "out of memory on {device}: {bytes} bytes more were asked for, {in_use} are in use; lower the batch size or the image size"
@@ -81,7 +93,7 @@ impl Error {
 pub struct Operands(pub Vec<(&'static str, DType, Shape, Device)>);
 
 impl Operands {
-    fn of(operands: &[(&'static str, &Tensor)]) -> Self {
+    pub(crate) fn of(operands: &[(&'static str, &Tensor)]) -> Self {
         Operands(operands.iter().map(|(n, t)| (*n, t.dtype(), *t.shape(), t.device())).collect())
     }
 }

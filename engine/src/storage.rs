@@ -1,65 +1,162 @@
-//! The memory behind tensors: one block, shared by views, read and written under a lock.
+//! The memory behind tensors: one block on a device, shared by views, read and written under a lock.
 use crate::cpu::memory::CpuBuffer;
-use crate::{Element, Result};
+use crate::cuda::{Buffer, Failure, Gpu};
+use crate::{DType, Device, Element, Result};
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
-use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// A block of memory on a device.
-pub(crate) struct Storage(RwLock<CpuBuffer>);
+/// A block of memory on a device. It can move: all tensors that share it move with it.
+pub(crate) struct Storage {
+    /// Which device holds the block, readable without its lock: 0 is the CPU, i + 1 is CUDA device i.
+    place: AtomicUsize,
+    block: RwLock<Block>,
+}
+
+/// What holds the elements.
+pub(crate) enum Block {
+    Cpu(CpuBuffer),
+    Cuda(Buffer),
+}
 
 impl Storage {
-    /// A block for `len` elements of `T`, filled by `fill`.
+    /// A block of host memory for `len` elements of `T`, filled by `fill`.
     pub(crate) fn build<T: Element>(len: usize, fill: impl FnOnce(&mut [T])) -> Result<Storage> {
         let mut buffer = CpuBuffer::new(len * std::mem::size_of::<T>())?;
         fill(buffer.as_mut_slice());
-        Ok(Storage(RwLock::new(buffer)))
+        Ok(Storage::of(Block::Cpu(buffer)))
     }
 
-    pub(crate) fn read<T: Element>(&self, start: usize, len: usize) -> Read<'_, T> {
-        // A panic while writing leaves plain numbers: the lock's poison carries no news.
-        let guard = self.0.read().unwrap_or_else(|e| e.into_inner());
-        Read { guard, start, len, element: PhantomData }
+    /// A block of device memory of arbitrary content.
+    pub(crate) fn on_gpu(gpu: &Arc<Gpu>, len: usize, dtype: DType) -> std::result::Result<Storage, Failure> {
+        Ok(Storage::of(Block::Cuda(gpu.scratch(len, dtype)?)))
     }
 
-    pub(crate) fn write<T: Element>(&self, start: usize, len: usize) -> Write<'_, T> {
-        let guard = self.0.write().unwrap_or_else(|e| e.into_inner());
-        Write { guard, start, len, element: PhantomData }
+    pub(crate) fn device(&self) -> Device {
+        match self.place.load(Ordering::Acquire) {
+            0 => Device::Cpu,
+            i => Device::Cuda(i - 1),
+        }
+    }
+
+    /// The block, to read. A panic while writing leaves plain numbers: the lock's poison carries no news.
+    pub(crate) fn block(&self) -> RwLockReadGuard<'_, Block> {
+        self.block.read().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// The block, to change.
+    pub(crate) fn block_mut(&self) -> RwLockWriteGuard<'_, Block> {
+        self.block.write().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Puts another block, of the same elements, in this one's place.
+    pub(crate) fn replace(&self, block: Block) {
+        let mut guard = self.block_mut();
+        self.place.store(place(&block), Ordering::Release);
+        *guard = block;
+    }
+
+    fn of(block: Block) -> Storage {
+        Storage { place: AtomicUsize::new(place(&block)), block: RwLock::new(block) }
     }
 }
 
-/// The elements of a tensor, to read; holds the tensor's lock.
+fn place(block: &Block) -> usize {
+    match block {
+        Block::Cpu(_) => 0,
+        Block::Cuda(buffer) => buffer.gpu().ordinal() + 1,
+    }
+}
+
+/// The elements of a tensor, to read; holds the tensor's lock, or a copy of what is on another device.
 pub struct Read<'a, T> {
-    guard: RwLockReadGuard<'a, CpuBuffer>,
+    bytes: Bytes<'a>,
     start: usize,
     len: usize,
     element: PhantomData<T>,
+}
+
+enum Bytes<'a> {
+    Shared(RwLockReadGuard<'a, Block>),
+    Copied(CpuBuffer),
+}
+
+impl<'a, T: Element> Read<'a, T> {
+    /// `len` elements from `start` on, of host memory as they are, of device memory as a copy.
+    pub(crate) fn new(
+        storage: &'a Storage,
+        start: usize,
+        len: usize,
+    ) -> Result<std::result::Result<Read<'a, T>, Failure>> {
+        let guard = storage.block();
+        let Block::Cuda(buffer) = &*guard else {
+            return Ok(Ok(Read { bytes: Bytes::Shared(guard), start, len, element: PhantomData }));
+        };
+        let mut copy = CpuBuffer::new(len * std::mem::size_of::<T>())?;
+        let downloaded = buffer.gpu().download(buffer.slice(start, len, T::DTYPE), copy.as_mut_slice());
+        Ok(downloaded.map(|()| Read { bytes: Bytes::Copied(copy), start: 0, len, element: PhantomData }))
+    }
 }
 
 impl<T: Element> Deref for Read<'_, T> {
     type Target = [T];
     fn deref(&self) -> &[T] {
-        &self.guard.as_slice()[self.start..self.start + self.len]
+        let buffer = match &self.bytes {
+            Bytes::Copied(buffer) => buffer,
+            Bytes::Shared(guard) => host(guard),
+        };
+        &buffer.as_slice()[self.start..self.start + self.len]
     }
 }
 
-/// The elements of a tensor, to write in place; holds the tensor's lock alone.
+/// The elements of a tensor in host memory, to write in place; holds the tensor's lock alone.
 pub struct Write<'a, T> {
-    guard: RwLockWriteGuard<'a, CpuBuffer>,
+    guard: RwLockWriteGuard<'a, Block>,
     start: usize,
     len: usize,
     element: PhantomData<T>,
 }
 
+impl<'a, T: Element> Write<'a, T> {
+    /// `len` elements from `start` on; `None` when they are not in host memory.
+    pub(crate) fn new(storage: &'a Storage, start: usize, len: usize) -> Option<Write<'a, T>> {
+        let guard = storage.block_mut();
+        matches!(&*guard, Block::Cpu(_)).then_some(Write { guard, start, len, element: PhantomData })
+    }
+}
+
 impl<T: Element> Deref for Write<'_, T> {
     type Target = [T];
     fn deref(&self) -> &[T] {
-        &self.guard.as_slice()[self.start..self.start + self.len]
+        &host(&self.guard).as_slice()[self.start..self.start + self.len]
     }
 }
 
 impl<T: Element> DerefMut for Write<'_, T> {
     fn deref_mut(&mut self) -> &mut [T] {
-        &mut self.guard.as_mut_slice()[self.start..self.start + self.len]
+        let Block::Cpu(buffer) = &mut *self.guard else { unreachable!("checked when the guard was made") };
+        &mut buffer.as_mut_slice()[self.start..self.start + self.len]
+    }
+}
+
+fn host(block: &Block) -> &CpuBuffer {
+    let Block::Cpu(buffer) = block else { unreachable!("checked when the guard was made") };
+    buffer
+}
+
+/// TEMP
+pub(crate) struct Held<'a> { guard: RwLockReadGuard<'a, Block>, start: usize, len: usize, dtype: DType }
+impl<'a> Held<'a> {
+    pub(crate) fn new(storage: &'a Storage, start: usize, len: usize, dtype: DType) -> Held<'a> {
+        Held { guard: storage.block(), start, len, dtype }
+    }
+    pub(crate) fn slice(&self) -> crate::cuda::Slice<'_> {
+        let Block::Cuda(buffer) = &*self.guard else { panic!("not on a GPU") };
+        buffer.slice(self.start, self.len, self.dtype)
+    }
+    pub(crate) fn gpu(&self) -> &Arc<Gpu> {
+        let Block::Cuda(buffer) = &*self.guard else { panic!("not on a GPU") };
+        buffer.gpu()
     }
 }

@@ -15,7 +15,6 @@ struct Inner {
     start: usize,
     shape: Shape,
     dtype: DType,
-    device: Device,
     gradient: Gradient,
 }
 
@@ -43,9 +42,9 @@ impl Tensor {
 
     /// Every element `value`, rounded to the dtype.
     pub fn full(shape: impl Into<Shape>, value: f64, dtype: DType, device: &Device) -> Result<Tensor> {
-        let Device::Cpu = device;
         let shape = shape.into();
-        crate::ops::dispatch_any!(dtype, T => Tensor::build(shape, |out: &mut [T]| out.fill(T::from_f64(value))))
+        let t = crate::ops::dispatch_any!(dtype, T => Tensor::build(shape, |out: &mut [T]| out.fill(T::from_f64(value))))?;
+        t.to_device(*device)
     }
 
     /// Zeros.
@@ -95,7 +94,7 @@ impl Tensor {
 
     /// Where it lives.
     pub fn device(&self) -> Device {
-        self.0.device
+        self.0.storage.device()
     }
 }
 
@@ -104,14 +103,16 @@ impl Tensor {
     /// The elements, for as long as the guard lives. Errors when `T` is not the tensor's dtype.
     pub fn read<T: Element>(&self) -> Result<Read<'_, T>> {
         self.check_element::<T>("read")?;
-        Ok(self.0.storage.read(self.0.start, self.numel()))
+        Read::new(&self.0.storage, self.0.start, self.numel())?.map_err(|f| f.of("read", self.device(), &[("self", self)]))
     }
 
     /// The elements, to change in place: for optimizers and state dicts. What an operation saved for its backward pass
     /// changes with them. The guard holds the tensor's lock; reading the same tensor meanwhile waits for ever.
     pub fn write<T: Element>(&self) -> Result<Write<'_, T>> {
         self.check_element::<T>("write")?;
-        Ok(self.0.storage.write(self.0.start, self.numel()))
+        Write::new(&self.0.storage, self.0.start, self.numel()).ok_or_else(|| Error::Device {
+            op: "write", device: self.device(), operands: crate::error::Operands(vec![]), why: "host memory only".into(),
+        })
     }
 
     /// A copy of the elements, row-major.
@@ -226,6 +227,39 @@ impl Tensor {
 
 /// For operations.
 impl Tensor {
+    /// TEMP
+    pub fn to_device(&self, device: Device) -> Result<Tensor> {
+        let Device::Cuda(i) = device else {
+            return crate::ops::dispatch_any!(self.dtype(), T => Tensor::from_vec(self.to_vec::<T>()?, *self.shape()));
+        };
+        let fail = |f: crate::cuda::Failure| f.of("to_device", device, &[]);
+        let gpu = crate::cuda::Gpu::get(i).map_err(fail)?;
+        Tensor::build_on(&gpu, *self.shape(), self.dtype(), |to| {
+            crate::ops::dispatch_any!(self.dtype(), T => {
+                let data = self.to_vec::<T>().expect("readable");
+                gpu.upload(bytemuck::cast_slice(&data), to)
+            })
+        }).map_err(fail)
+    }
+
+    /// A tensor on a GPU whose elements `fill` queues to be written.
+    pub(crate) fn build_on(
+        gpu: &Arc<crate::cuda::Gpu>,
+        shape: impl Into<Shape>,
+        dtype: DType,
+        fill: impl FnOnce(crate::cuda::Slice) -> crate::cuda::Result<()>,
+    ) -> crate::cuda::Result<Tensor> {
+        let shape = shape.into();
+        let tensor = Tensor::assemble(Arc::new(Storage::on_gpu(gpu, shape.numel(), dtype)?), 0, shape, dtype, Gradient::None);
+        fill(tensor.held().slice())?;
+        Ok(tensor)
+    }
+
+    /// The elements in device memory, for as long as the guard lives.
+    pub(crate) fn held(&self) -> crate::storage::Held<'_> {
+        crate::storage::Held::new(&self.0.storage, self.0.start, self.numel(), self.dtype())
+    }
+
     /// This fresh result of an operation, recorded in the graph: `make` builds the backward function when one is needed.
     pub(crate) fn recorded<F>(self, op: &'static str, inputs: &[&Tensor], make: impl FnOnce() -> F) -> Tensor
     where
@@ -272,7 +306,7 @@ impl Tensor {
         dtype: DType,
         gradient: Gradient,
     ) -> Tensor {
-        Tensor(Arc::new(Inner { storage, start, shape, dtype, device: Device::Cpu, gradient }))
+        Tensor(Arc::new(Inner { storage, start, shape, dtype, gradient }))
     }
 }
 

@@ -34,10 +34,20 @@ template <int V, typename T> __device__ __forceinline__ void store(T* to, const 
   }
 }
 
-/// V adjacent floats: parameters by channel.
+/// V adjacent floats: parameters by channel, which start at a multiple of 16 bytes where V is a pack.
 template <int V> __device__ __forceinline__ void load_floats(const float* from, float (&to)[V]) {
+  if constexpr (V == 1) {
+    to[0] = *from;
+  } else {
 #pragma unroll
-  for (int k = 0; k < V; k++) to[k] = from[k];
+    for (int k = 0; k < V; k += 4) {
+      const float4 four = *reinterpret_cast<const float4*>(from + k);
+      to[k] = four.x;
+      to[k + 1] = four.y;
+      to[k + 2] = four.z;
+      to[k + 3] = four.w;
+    }
+  }
 }
 
 /// True where a pointer stands at a multiple of 16 bytes, as null does.

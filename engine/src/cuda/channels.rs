@@ -11,8 +11,9 @@ const LANES: usize = 32;
 /// Blocks that a pass of sums is cut into at most: enough to fill a large device, few enough to merge quickly.
 const SUMS: usize = 512;
 
-/// Blocks that a pass without sums is cut into at most.
-const BLOCKS: usize = 4096;
+/// Blocks that a pass without sums is cut into at most: a few times what a large device runs at once. More would leave each thread
+/// few rows for the parameters that it loads.
+const BLOCKS: usize = 2048;
 
 /// Adjacent channels that a thread takes at once: as many as 16 bytes hold, when rows are whole packs.
 pub(super) fn pack(c: usize, dtype: DType) -> usize {

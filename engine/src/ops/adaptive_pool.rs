@@ -1,8 +1,9 @@
 //! Pooling to a given size: adaptive pooling, and global pooling to one pixel. Window `i` of `out` over `in` elements covers
 //! `floor(i * in / out) .. ceil((i + 1) * in / out)`.
+use super::gpu::OnGpu;
 use crate::cpu::adaptive_pool::{AdaptivePool, shared_max_backward};
 use crate::resampling::Resampling;
-use crate::{Error, Result, Tensor};
+use crate::{DType, Error, Result, Tensor, cuda};
 
 /// How a whole feature map becomes one vector; timm's names in brackets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,22 +25,38 @@ pub enum GlobalPool {
 }
 
 impl Tensor {
-    /// The means of `out` windows of images `[n, h, w, c]`: `[n, out[0], out[1], c]`. f32, f64.
+    /// The means of `out` windows of images `[n, h, w, c]`: `[n, out[0], out[1], c]`.
     pub fn adaptive_avg_pool2d(&self, out: [usize; 2]) -> Result<Tensor> {
-        self.resample("adaptive_avg_pool2d", out, Resampling::adaptive_mean)
+        const OP: &str = "adaptive_avg_pool2d";
+        let operands = [("x", self)];
+        let Some(on) = OnGpu::of(OP, &operands)? else {
+            return self.resample(OP, out, Resampling::adaptive_mean);
+        };
+        let pool = self.adaptive_pool(OP, out)?;
+        let y = on.build([pool.n, out[0], out[1], pool.c], self.dtype(), |y| {
+            cuda::adaptive_pool::avg_forward(&on.gpu, &pool, self.held().slice(), y)
+        })?;
+        Ok(y.recorded(OP, &[self], || {
+            let from = *self.shape();
+            move |grad: Tensor, _: &[bool]| {
+                let operands = [("grad", &grad)];
+                let on = OnGpu::back(OP, &operands)?;
+                let dx = on.build(from, grad.dtype(), |dx| {
+                    cuda::adaptive_pool::avg_backward(&on.gpu, &pool, grad.held().slice(), dx)
+                })?;
+                Ok(vec![Some(dx)])
+            }
+        }))
     }
 
     /// The maxima of `out` windows of images `[n, h, w, c]`: `[n, out[0], out[1], c]`; the first among equals gets the
-    /// gradient, NaN wins. f32, f64.
+    /// gradient, NaN wins.
     pub fn adaptive_max_pool2d(&self, out: [usize; 2]) -> Result<Tensor> {
         const OP: &str = "adaptive_max_pool2d";
-        let pool = match *self.dims() {
-            [n, h, w, c] if h * w * c > 0 && out[0] * out[1] > 0 => AdaptivePool { n, size: [h, w], out, c },
-            _ => {
-                let why = format!("needs images [n, h, w, c] with pixels, and a size with pixels: {out:?}");
-                return Err(Error::shape(OP, &[("x", self)], why));
-            }
-        };
+        let pool = self.adaptive_pool(OP, out)?;
+        if let Some(on) = OnGpu::of(OP, &[("x", self)])? {
+            return self.adaptive_max_pool2d_on(&on, pool);
+        }
         if pool.size[0] * pool.size[1] >= 1 << 24 {
             return Err(Error::shape(OP, &[("x", self)], "an image has less than 2^24 pixels"));
         }
@@ -60,7 +77,41 @@ impl Tensor {
         })
     }
 
-    /// One vector an image: `[n, h, w, c]` to `[n, c]`, or `[n, 2c]` for the kinds that concatenate. f32, f64.
+    fn adaptive_max_pool2d_on(&self, on: &OnGpu, pool: AdaptivePool) -> Result<Tensor> {
+        const OP: &str = "adaptive_max_pool2d";
+        let shape = [pool.n, pool.out[0], pool.out[1], pool.c];
+        // The number of a pixel takes the room of a float.
+        let chosen = on.room(shape, DType::F32)?;
+        let y = on.build(shape, self.dtype(), |y| {
+            cuda::adaptive_pool::max_forward(&on.gpu, &pool, self.held().slice(), y, chosen.held().slice())
+        })?;
+        Ok(y.recorded(OP, &[self], || {
+            let from = *self.shape();
+            move |grad: Tensor, _: &[bool]| {
+                let operands = [("grad", &grad)];
+                let on = OnGpu::back(OP, &operands)?;
+                let dx = on.build(from, grad.dtype(), |dx| {
+                    let (dy, chosen) = (grad.held(), chosen.held());
+                    cuda::adaptive_pool::max_backward(&on.gpu, &pool, dy.slice(), chosen.slice(), dx)
+                })?;
+                Ok(vec![Some(dx)])
+            }
+        }))
+    }
+
+    fn adaptive_pool(&self, op: &'static str, out: [usize; 2]) -> Result<AdaptivePool> {
+        match *self.dims() {
+            [n, h, w, c] if h * w * c > 0 && out[0] * out[1] > 0 => {
+                Ok(AdaptivePool { n, size: [h, w], out, c })
+            }
+            _ => {
+                let why = format!("needs images [n, h, w, c] with pixels, and a size with pixels: {out:?}");
+                Err(Error::shape(op, &[("x", self)], why))
+            }
+        }
+    }
+
+    /// One vector an image: `[n, h, w, c]` to `[n, c]`, or `[n, 2c]` for the kinds that concatenate.
     pub fn global_pool(&self, kind: GlobalPool) -> Result<Tensor> {
         let vector = |y: Tensor| y.flatten(1);
         let avg = || vector(self.adaptive_avg_pool2d([1, 1])?);
@@ -83,11 +134,18 @@ impl Tensor {
         Ok(y.clone().recorded("global_pool", &[self], || {
             let x = self.detach();
             move |grad: Tensor, _: &[bool]| {
-                let dx = dispatch_real!("global_pool", [("x", &x)], T => {
-                    let (x_data, y, dy) = (x.read::<T>()?, y.read::<T>()?, grad.read::<T>()?);
-                    let c = grad.dims()[1];
-                    Tensor::build(*x.shape(), |dx: &mut [T]| shared_max_backward(&x_data, &y, &dy, c, dx))
-                })?;
+                let c = grad.dims()[1];
+                let dx = match OnGpu::of("global_pool", &[("x", &x), ("grad", &grad)])? {
+                    Some(on) => on.build(*x.shape(), x.dtype(), |dx| {
+                        let held = [&x, &y, &grad].map(Tensor::held);
+                        let [x, y, dy] = held.each_ref().map(|t| t.slice());
+                        cuda::adaptive_pool::shared_max_backward(&on.gpu, c, x, y, dy, dx)
+                    }),
+                    None => dispatch_real!("global_pool", [("x", &x)], T => {
+                        let (x_data, y, dy) = (x.read::<T>()?, y.read::<T>()?, grad.read::<T>()?);
+                        Tensor::build(*x.shape(), |dx: &mut [T]| shared_max_backward(&x_data, &y, &dy, c, dx))
+                    }),
+                }?;
                 Ok(vec![Some(dx)])
             }
         }))

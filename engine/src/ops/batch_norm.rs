@@ -1,10 +1,14 @@
 //! Batch normalisation (Ioffe and Szegedy, 2015), fused with an activation and a residual sum.
+mod gpu;
+
+use super::gpu::{OnGpu, check_parameters};
 use crate::cpu;
 use crate::cpu::batch_norm::{self as kernel, Slope};
 use crate::cpu::elementary::Elementary;
 use crate::{Activation, Element, Error, Result, Tensor};
 
-/// Options and parameters of a batch normalisation over the last axis. Tensors are `[c]`, of the input's dtype.
+/// Options and parameters of a batch normalisation over the last axis. Tensors are `[c]`, of the input's
+/// dtype or, on a GPU, all of f32.
 #[derive(Clone, Copy, Default)]
 pub struct BatchNorm<'a> {
     /// Scale; ones when absent.
@@ -21,9 +25,19 @@ pub struct BatchNorm<'a> {
     pub eps: f64,
 }
 
+impl<'a> BatchNorm<'a> {
+    fn operands(&self) -> Vec<(&'static str, &'a Tensor)> {
+        let mut operands = vec![];
+        operands.extend(self.weight.map(|t| ("weight", t)));
+        operands.extend(self.bias.map(|t| ("bias", t)));
+        operands.extend(self.running.iter().flat_map(|(m, v)| [("running_mean", *m), ("running_var", *v)]));
+        operands
+    }
+}
+
 impl Tensor {
     /// `(x - mean) / sqrt(var + eps) * weight + bias` over all axes but the last. In training, and in evaluation without
-    /// running statistics, mean and biased variance are the batch's; running variance takes the unbiased one. f32, f64.
+    /// running statistics, mean and biased variance are the batch's; running variance takes the unbiased one.
     pub fn batch_norm(&self, norm: &BatchNorm) -> Result<Tensor> {
         self.batch_norm_act(norm, Activation::Identity, None)
     }
@@ -40,6 +54,12 @@ impl Tensor {
             return y.activate(activation);
         }
         let c = check(self, norm, residual)?;
+        let mut operands = vec![("x", self)];
+        operands.extend(norm.operands());
+        operands.extend(residual.map(|t| ("residual", t)));
+        if let Some(on) = OnGpu::of("batch_norm", &operands)? {
+            return gpu::forward(&on, self, c, norm, activation, residual);
+        }
         dispatch_real!("batch_norm", [("x", self)], T => forward::<T>(self, c, norm, activation, residual))
     }
 }
@@ -203,18 +223,17 @@ fn narrow<T: Element>(c: usize, f: impl Fn(usize) -> f64) -> Vec<T> {
 
 /// Checks the operands; the number of channels.
 fn check(x: &Tensor, norm: &BatchNorm, residual: Option<&Tensor>) -> Result<usize> {
+    let parameters = norm.operands();
     let mut operands = vec![("x", x)];
-    operands.extend(norm.weight.map(|t| ("weight", t)));
-    operands.extend(norm.bias.map(|t| ("bias", t)));
-    operands.extend(norm.running.iter().flat_map(|(m, v)| [("running_mean", *m), ("running_var", *v)]));
     operands.extend(residual.map(|t| ("residual", t)));
     super::same_dtype("batch_norm", &operands)?;
+    operands.extend(&parameters);
+    check_parameters("batch_norm", &operands, &parameters)?;
     let c = x.dims().last().copied().unwrap_or_default();
     if x.rank() < 2 || c == 0 || x.numel() == 0 {
         return Err(Error::shape("batch_norm", &operands, "x must be [..., c] with at least one row"));
     }
-    let vectors = operands.iter().filter(|(name, _)| !matches!(*name, "x" | "residual"));
-    if vectors.into_iter().any(|(_, t)| t.dims() != [c]) || residual.is_some_and(|r| r.shape() != x.shape()) {
+    if parameters.iter().any(|(_, t)| t.dims() != [c]) || residual.is_some_and(|r| r.shape() != x.shape()) {
         return Err(Error::shape(
             "batch_norm",
             &operands,

@@ -1,6 +1,6 @@
 //! Two-dimensional convolution (cross-correlation, as in every deep learning library).
-use crate::cpu;
-use crate::{ConvShape, Error, Result, Tensor};
+use super::gpu::OnGpu;
+use crate::{ConvShape, Error, Result, Tensor, cpu, cuda};
 
 /// Options of a convolution; pairs are (vertical, horizontal).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,12 +23,15 @@ impl Default for Conv2d {
 
 impl Tensor {
     /// Convolves images `[n, h, w, c]` with a weight `[out, kh, kw, c / groups]` and adds a bias `[out]`; the result is
-    /// `[n, h', w', out]` with `h' = (h + 2p - d(kh-1) - 1) / s + 1`. f32, f64.
+    /// `[n, h', w', out]` with `h' = (h + 2p - d(kh-1) - 1) / s + 1`.
     pub fn conv2d(&self, weight: &Tensor, bias: Option<&Tensor>, options: &Conv2d) -> Result<Tensor> {
         let mut operands = vec![("x", self), ("weight", weight)];
         operands.extend(bias.map(|b| ("bias", b)));
         super::same_dtype("conv2d", &operands)?;
         let s = conv_shape(&operands, options)?;
+        if let Some(on) = OnGpu::of("conv2d", &operands)? {
+            return self.conv2d_on(&on, weight, bias, s);
+        }
         let y = dispatch_real!("conv2d", [("x", self), ("weight", weight)], T => {
             let (x, w) = (self.read::<T>()?, weight.read::<T>()?);
             let b = bias.map(|b| b.read::<T>()).transpose()?;
@@ -60,6 +63,48 @@ impl Tensor {
                     }
                     Ok(grads)
                 })
+            }
+        }))
+    }
+
+    fn conv2d_on(&self, on: &OnGpu, weight: &Tensor, bias: Option<&Tensor>, s: ConvShape) -> Result<Tensor> {
+        let is_depthwise = cuda::depthwise::suits(&s, self.dtype());
+        let y = on.build([s.n, s.out_h(), s.out_w(), s.c_out], self.dtype(), |y| {
+            let (x, w, b) = (self.held(), weight.held(), bias.map(Tensor::held));
+            let (x, w, b) = (x.slice(), w.slice(), b.as_ref().map(|b| b.slice()));
+            match is_depthwise {
+                true => cuda::depthwise::forward(&on.gpu, &s, x, w, b, y),
+                false => cuda::convolution::forward(&on.gpu, &s, x, w, b, y),
+            }
+        })?;
+        let mut inputs = vec![self, weight];
+        inputs.extend(bias);
+        Ok(y.recorded("conv2d", &inputs, || {
+            let (x, w, has_bias) = (self.detach(), weight.detach(), bias.is_some());
+            move |grad: Tensor, needs: &[bool]| {
+                let operands = [("x", &x), ("weight", &w), ("grad", &grad)];
+                let on = OnGpu::back("conv2d", &operands)?;
+                let held = [&x, &w, &grad].map(Tensor::held);
+                let [of_x, of_w, dy] = held.each_ref().map(|t| t.slice());
+                let dx = needs[0].then(|| {
+                    on.build(*x.shape(), x.dtype(), |dx| match is_depthwise {
+                        true => cuda::depthwise::data_gradient(&on.gpu, &s, dy, of_w, dx),
+                        false => cuda::convolution::data_gradient(&on.gpu, &s, dy, of_w, dx),
+                    })
+                });
+                let dw = needs[1].then(|| {
+                    on.build(*w.shape(), w.dtype(), |dw| match is_depthwise {
+                        true => cuda::depthwise::weight_gradient(&on.gpu, &s, of_x, dy, dw),
+                        false => cuda::convolution::weight_gradient(&on.gpu, &s, of_x, dy, dw),
+                    })
+                });
+                let mut grads = vec![dx.transpose()?, dw.transpose()?];
+                if has_bias {
+                    let pixels = s.n * s.out_h() * s.out_w();
+                    let db = needs[2].then(|| grad.reshape([pixels, s.c_out])?.sum(&[0], false));
+                    grads.push(db.transpose()?);
+                }
+                Ok(grads)
             }
         }))
     }

@@ -1,11 +1,11 @@
 //! Softmax cross entropy, fused: no probability leaves the kernel.
-use crate::cpu;
-use crate::{DType, Error, Result, Tensor};
+use super::gpu::OnGpu;
+use crate::{DType, Error, Result, Tensor, cpu, cuda};
 
 impl Tensor {
     /// Mean over the batch of the cross entropy of `softmax(logits)` against class indices, with label smoothing `s`:
-    /// `(1 - s) * nll + s * mean over classes of -log p` (Szegedy et al., 2016). Logits `[n, classes]` f32 or f64,
-    /// target `[n]` i64, a scalar in nats.
+    /// `(1 - s) * nll + s * mean over classes of -log p` (Szegedy et al., 2016). Logits `[n, classes]`,
+    /// target `[n]` i64, a scalar in nats. A class that does not exist is an error; on a GPU, which is not waited for, the loss is NaN then.
     pub fn cross_entropy(&self, target: &Tensor, smoothing: f64) -> Result<Tensor> {
         let operands = [("logits", self), ("target", target)];
         let &[n, classes] = self.dims() else {
@@ -27,6 +27,9 @@ impl Tensor {
                 &operands,
                 format!("smoothing {smoothing} is not in 0..1"),
             ));
+        }
+        if let Some(on) = OnGpu::of("cross_entropy", &operands)? {
+            return self.cross_entropy_on(&on, target, smoothing);
         }
         if let Some(bad) = target.read::<i64>()?.iter().find(|t| !(0..classes as i64).contains(*t)) {
             return Err(Error::value(
@@ -50,5 +53,27 @@ impl Tensor {
                 }
             }))
         })
+    }
+
+    fn cross_entropy_on(&self, on: &OnGpu, target: &Tensor, smoothing: f64) -> Result<Tensor> {
+        let log_sums = on.room(*target.shape(), DType::F32)?;
+        let loss = on.build((), self.dtype(), |loss| {
+            let (x, target, log_sums) = (self.held(), target.held(), log_sums.held());
+            let (x, target, log_sums) = (x.slice(), target.slice(), log_sums.slice());
+            cuda::cross_entropy::forward(&on.gpu, x, target, smoothing, log_sums, loss)
+        })?;
+        Ok(loss.recorded("cross_entropy", &[self], || {
+            let (logits, target) = (self.detach(), target.detach());
+            move |grad: Tensor, _: &[bool]| {
+                let operands = [("logits", &logits), ("grad", &grad)];
+                let on = OnGpu::back("cross_entropy", &operands)?;
+                let dx = on.build(*logits.shape(), logits.dtype(), |dx| {
+                    let held = [&logits, &target, &log_sums, &grad].map(Tensor::held);
+                    let [x, target, log_sums, grad] = held.each_ref().map(|t| t.slice());
+                    cuda::cross_entropy::backward(&on.gpu, x, target, smoothing, log_sums, grad, dx)
+                })?;
+                Ok(vec![Some(dx)])
+            }
+        }))
     }
 }

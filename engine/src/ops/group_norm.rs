@@ -1,13 +1,14 @@
 //! Group normalisation (Wu and He, 2018).
+use super::gpu::{OnGpu, check_parameters};
 use crate::cpu::group_norm::GroupNorm;
-use crate::{Element, Error, Result, Tensor};
+use crate::{DType, Element, Error, Result, Tensor, cuda};
 
 impl Tensor {
     /// Normalises images `[n, …, c]` over all pixels and the channels of each of `groups` groups, then scales and shifts by channel;
-    /// weight and bias `[c]`. f32, f64.
+    /// weight and bias `[c]`.
     pub fn group_norm(&self, groups: usize, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
         let operands = [("x", self), ("weight", weight), ("bias", bias)];
-        super::same_dtype("group_norm", &operands)?;
+        check_parameters("group_norm", &operands, &operands[1..])?;
         let c = self.dims().last().copied().unwrap_or_default();
         let fits = self.rank() >= 2 && self.numel() > 0 && weight.dims() == [c] && bias.dims() == [c];
         if !fits || groups == 0 || c % groups != 0 {
@@ -19,6 +20,9 @@ impl Tensor {
         }
         let images = self.dims()[0];
         let norm = GroupNorm { pixels: self.numel() / images / c, c, groups, eps };
+        if let Some(on) = OnGpu::of("group_norm", &operands)? {
+            return self.group_norm_on(&on, norm, weight, bias);
+        }
         dispatch_real!("group_norm", [("x", self)], T => {
             let mut stats = vec![0.0; images * groups * 2];
             let y = {
@@ -45,5 +49,33 @@ impl Tensor {
                 }
             }))
         })
+    }
+
+    fn group_norm_on(&self, on: &OnGpu, norm: GroupNorm, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+        const OP: &str = "group_norm";
+        let stats = on.room([self.dims()[0], norm.groups, 2], DType::F32)?;
+        let y = on.build(*self.shape(), self.dtype(), |y| {
+            let held = [self, weight, bias, &stats].map(Tensor::held);
+            let [x, weight, bias, stats] = held.each_ref().map(|t| t.slice());
+            cuda::group_norm::forward(&on.gpu, &norm, x, [weight, bias], y, stats)
+        })?;
+        Ok(y.recorded(OP, &[self, weight, bias], || {
+            let (x, weight) = (self.detach(), weight.detach());
+            move |grad: Tensor, needs: &[bool]| {
+                let operands = [("x", &x), ("grad", &grad)];
+                let on = OnGpu::back(OP, &operands)?;
+                let room = |i: usize, like: &Tensor| {
+                    needs[i].then(|| on.room(*like.shape(), like.dtype())).transpose()
+                };
+                let grads = [room(0, &x)?, room(1, &weight)?, room(2, &weight)?];
+                let held = grads.each_ref().map(|t| t.as_ref().map(Tensor::held));
+                let [dx, dweight, dbias] = held.each_ref().map(|t| t.as_ref().map(|t| t.slice()));
+                let of = [&x, &grad, &weight, &stats].map(Tensor::held);
+                let operands = of.each_ref().map(|t| t.slice());
+                on.named(cuda::group_norm::backward(&on.gpu, &norm, operands, dx, [dweight, dbias]))?;
+                drop(held);
+                Ok(grads.into_iter().collect())
+            }
+        }))
     }
 }

@@ -1,10 +1,11 @@
 //! Interpolation of images to another size.
+use super::gpu::OnGpu;
 use crate::cpu::resample::resample;
 use crate::resampling::{Interpolation, Resampling};
-use crate::{Error, Result, Tensor};
+use crate::{Error, Result, Tensor, cuda};
 
 impl Tensor {
-    /// Images `[n, h, w, c]` at another height and width: `[n, size[0], size[1], c]`; PyTorch's `interpolate`. f32, f64.
+    /// Images `[n, h, w, c]` at another height and width: `[n, size[0], size[1], c]`; PyTorch's `interpolate`.
     pub fn interpolate(&self, size: [usize; 2], how: Interpolation) -> Result<Tensor> {
         self.resample("interpolate", size, |inputs, outputs| Resampling::interpolation(inputs, outputs, how))
     }
@@ -35,18 +36,35 @@ impl Tensor {
     ) -> Result<Tensor> {
         let (n, c) = (self.dims()[0], self.dims()[3]);
         let shape = [n, vertical.rows().len(), horizontal.rows().len(), c];
-        let y = dispatch_real!(op, [("x", self)], T => {
-            let x = self.read::<T>()?;
-            Tensor::build(shape, |y: &mut [T]| resample(&vertical, &horizontal, c, &x, y))
-        })?;
+        let y = match OnGpu::of(op, &[("x", self)])? {
+            Some(on) => on.build(shape, self.dtype(), |y| {
+                cuda::interpolate::resample(&on.gpu, &vertical, &horizontal, c, self.held().slice(), y)
+            }),
+            None => dispatch_real!(op, [("x", self)], T => {
+                let x = self.read::<T>()?;
+                Tensor::build(shape, |y: &mut [T]| resample(&vertical, &horizontal, c, &x, y))
+            }),
+        }?;
         Ok(y.recorded(op, &[self], || {
             let from = *self.shape();
             move |grad: Tensor, _: &[bool]| {
                 let (vertical, horizontal) = (vertical.transposed(), horizontal.transposed());
-                let dx = dispatch_real!(op, [("grad", &grad)], T => {
-                    let dy = grad.read::<T>()?;
-                    Tensor::build(from, |dx: &mut [T]| resample(&vertical, &horizontal, c, &dy, dx))
-                })?;
+                let dx = match OnGpu::of(op, &[("grad", &grad)])? {
+                    Some(on) => on.build(from, grad.dtype(), |dx| {
+                        cuda::interpolate::resample(
+                            &on.gpu,
+                            &vertical,
+                            &horizontal,
+                            c,
+                            grad.held().slice(),
+                            dx,
+                        )
+                    }),
+                    None => dispatch_real!(op, [("grad", &grad)], T => {
+                        let dy = grad.read::<T>()?;
+                        Tensor::build(from, |dx: &mut [T]| resample(&vertical, &horizontal, c, &dy, dx))
+                    }),
+                }?;
                 Ok(vec![Some(dx)])
             }
         }))

@@ -62,6 +62,9 @@ mod cross_entropy;
 mod drop;
 mod expand;
 mod extreme;
+mod gpu;
+#[cfg(test)]
+mod gpu_tests;
 mod group_norm;
 mod interpolate;
 mod linear;

@@ -1,11 +1,12 @@
 //! Pooling of channels-last images.
+use super::gpu::OnGpu;
 use crate::cpu::pool as kernel;
 use crate::pool_shape::PoolShape;
 use crate::resampling::Resampling;
-use crate::{Error, Pool2d, Result, Tensor};
+use crate::{DType, Error, Pool2d, Result, Tensor, cuda};
 
 impl Tensor {
-    /// The largest element of each window of images `[n, h, w, c]`; the first among equals gets the gradient, NaN wins. f32, f64.
+    /// The largest element of each window of images `[n, h, w, c]`; the first among equals gets the gradient, NaN wins.
     pub fn max_pool2d(&self, pool: &Pool2d) -> Result<Tensor> {
         let s = self.pool_shape("max_pool2d", pool)?;
         if pool.kernel[0] * pool.kernel[1] > 256 {
@@ -15,6 +16,9 @@ impl Tensor {
                 &[("x", self)],
                 "a window has at most 256 elements; see global_pool for a whole image",
             ));
+        }
+        if let Some(on) = OnGpu::of("max_pool2d", &[("x", self)])? {
+            return self.max_pool2d_on(&on, s);
         }
         dispatch_real!("max_pool2d", [("x", self)], T => {
             let shape = [s.n, s.out[0], s.out[1], s.c];
@@ -32,14 +36,53 @@ impl Tensor {
     }
 
     /// The mean of each window of images `[n, h, w, c]`. Windows that reach over the edge divide by the elements inside, or with
-    /// `count_include_pad` also by those in the padding (never by those that only `ceil_mode` adds). f32, f64.
+    /// `count_include_pad` also by those in the padding (never by those that only `ceil_mode` adds).
     pub fn avg_pool2d(&self, pool: &Pool2d, count_include_pad: bool) -> Result<Tensor> {
         let s = self.pool_shape("avg_pool2d", pool)?;
         if pool.dilation != [1, 1] {
             return Err(Error::value("avg_pool2d", &[("x", self)], "average pooling has no dilation"));
         }
+        if let Some(on) = OnGpu::of("avg_pool2d", &[("x", self)])? {
+            return self.avg_pool2d_on(&on, s, count_include_pad);
+        }
         let axis = |axis: usize| Resampling::window_mean(&s, axis, count_include_pad);
         self.resampled("avg_pool2d", axis(0), axis(1))
+    }
+
+    fn max_pool2d_on(&self, on: &OnGpu, s: PoolShape) -> Result<Tensor> {
+        let shape = [s.n, s.out[0], s.out[1], s.c];
+        let index = on.room(shape, DType::U8)?;
+        let y = on.build(shape, self.dtype(), |y| {
+            cuda::pool::max_forward(&on.gpu, &s, self.held().slice(), y, index.held().slice())
+        })?;
+        Ok(y.recorded("max_pool2d", &[self], || {
+            let from = *self.shape();
+            move |grad: Tensor, _: &[bool]| {
+                let operands = [("grad", &grad)];
+                let on = OnGpu::back("max_pool2d", &operands)?;
+                let dx = on.build(from, grad.dtype(), |dx| {
+                    cuda::pool::max_backward(&on.gpu, &s, grad.held().slice(), index.held().slice(), dx)
+                })?;
+                Ok(vec![Some(dx)])
+            }
+        }))
+    }
+
+    fn avg_pool2d_on(&self, on: &OnGpu, s: PoolShape, include_pad: bool) -> Result<Tensor> {
+        let y = on.build([s.n, s.out[0], s.out[1], s.c], self.dtype(), |y| {
+            cuda::pool::avg_forward(&on.gpu, &s, include_pad, self.held().slice(), y)
+        })?;
+        Ok(y.recorded("avg_pool2d", &[self], || {
+            let from = *self.shape();
+            move |grad: Tensor, _: &[bool]| {
+                let operands = [("grad", &grad)];
+                let on = OnGpu::back("avg_pool2d", &operands)?;
+                let dx = on.build(from, grad.dtype(), |dx| {
+                    cuda::pool::avg_backward(&on.gpu, &s, include_pad, grad.held().slice(), dx)
+                })?;
+                Ok(vec![Some(dx)])
+            }
+        }))
     }
 
     fn pool_shape(&self, op: &'static str, pool: &Pool2d) -> Result<PoolShape> {

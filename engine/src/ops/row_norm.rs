@@ -1,21 +1,22 @@
 //! Layer normalisation (Ba et al., 2016) and RMS normalisation (Zhang and Sennrich, 2019) over the last axis.
+use super::gpu::{OnGpu, check_parameters};
 use crate::cpu::row_norm::RowNorm;
-use crate::{Error, Result, Tensor};
+use crate::{DType, Error, Result, Tensor, cuda};
 
 impl Tensor {
     /// `(x - mean) / sqrt(var + eps) * weight + bias` over the last axis, with the biased variance; weight and bias `[c]`.
-    /// On images `[n, h, w, c]` that is a normalisation over channels at each pixel. f32, f64.
+    /// On images `[n, h, w, c]` that is a normalisation over channels at each pixel.
     pub fn layer_norm(&self, weight: Option<&Tensor>, bias: Option<&Tensor>, eps: f64) -> Result<Tensor> {
         self.row_norm("layer_norm", weight, bias, true, eps)
     }
 
-    /// `x / sqrt(mean(x²) + eps) * weight` over the last axis; weight `[c]`. f32, f64.
+    /// `x / sqrt(mean(x²) + eps) * weight` over the last axis; weight `[c]`.
     pub fn rms_norm(&self, weight: Option<&Tensor>, eps: f64) -> Result<Tensor> {
         self.row_norm("rms_norm", weight, None, false, eps)
     }
 
     /// Each output channel of a convolution's weight `[out, …]` with mean 0 and variance 1 (weight standardisation, Qiao et al.,
-    /// 2019; biased variance, as timm). f32, f64.
+    /// 2019; biased variance, as timm).
     pub fn standardize_weight(&self, eps: f64) -> Result<Tensor> {
         self.flatten(1)?.layer_norm(None, None, eps)?.reshape(*self.shape())
     }
@@ -31,12 +32,15 @@ impl Tensor {
         let mut operands = vec![("x", self)];
         operands.extend(weight.map(|t| ("weight", t)));
         operands.extend(bias.map(|t| ("bias", t)));
-        super::same_dtype(op, &operands)?;
+        check_parameters(op, &operands, &operands[1..])?;
         let n = self.dims().last().copied().unwrap_or_default();
         if n == 0 || operands[1..].iter().any(|(_, t)| t.dims() != [n]) {
             return Err(Error::shape(op, &operands, "x must be [..., c], weight and bias [c]"));
         }
         let norm = RowNorm { n, centre, eps };
+        if let Some(on) = OnGpu::of(op, &operands)? {
+            return self.row_norm_on(&on, op, norm, weight, bias);
+        }
         dispatch_real!(op, [("x", self)], T => {
             let read = |t: Option<&Tensor>| t.map(|t| t.to_vec::<T>()).transpose();
             let (w, b) = (read(weight)?, read(bias)?);
@@ -65,5 +69,59 @@ impl Tensor {
                 }
             }))
         })
+    }
+
+    fn row_norm_on(
+        &self,
+        on: &OnGpu,
+        op: &'static str,
+        norm: RowNorm,
+        weight: Option<&Tensor>,
+        bias: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let n = norm.n;
+        let stats = on.room([self.numel() / n, 2], DType::F32)?;
+        let y = on.build(*self.shape(), self.dtype(), |y| {
+            let (x, stats) = (self.held(), stats.held());
+            let held = [weight, bias].map(|t| t.map(Tensor::held));
+            let parameters = held.each_ref().map(|t| t.as_ref().map(|t| t.slice()));
+            cuda::row_norm::forward(&on.gpu, &norm, x.slice(), parameters, y, stats.slice())
+        })?;
+        let mut inputs = vec![self];
+        inputs.extend(weight);
+        inputs.extend(bias);
+        Ok(y.recorded(op, &inputs, || {
+            let (x, weight, bias) = (self.detach(), weight.map(Tensor::detach), bias.map(|b| b.dtype()));
+            move |grad: Tensor, needs: &[bool]| {
+                let operands = [("x", &x), ("grad", &grad)];
+                let on = OnGpu::back(op, &operands)?;
+                let (of_x, dy, stats) = (x.held(), grad.held(), stats.held());
+                let (of_x, dy, stats) = (of_x.slice(), dy.slice(), stats.slice());
+                let dx = needs[0].then(|| {
+                    on.build(*x.shape(), x.dtype(), |dx| {
+                        let weight = weight.as_ref().map(Tensor::held);
+                        let weight = weight.as_ref().map(|w| w.slice());
+                        cuda::row_norm::backward(&on.gpu, &norm, of_x, dy, weight, stats, dx)
+                    })
+                });
+                let mut grads = vec![dx.transpose()?];
+                let dtypes = [weight.as_ref().map(|w| w.dtype()), bias];
+                let mut needs = needs[1..].iter();
+                let mut parameters = [None, None];
+                for (parameter, dtype) in parameters.iter_mut().zip(dtypes) {
+                    let Some(dtype) = dtype else { continue };
+                    if needs.next() == Some(&true) {
+                        *parameter = Some(on.room([n], dtype)?);
+                    }
+                }
+                let held = parameters.each_ref().map(|t| t.as_ref().map(Tensor::held));
+                let wanted = held.each_ref().map(|t| t.as_ref().map(|t| t.slice()));
+                on.named(cuda::row_norm::parameter_gradients(&on.gpu, &norm, of_x, dy, stats, wanted))?;
+                drop(held);
+                let present = parameters.into_iter().zip(dtypes).filter(|(_, dtype)| dtype.is_some());
+                grads.extend(present.map(|(grad, _)| grad));
+                Ok(grads)
+            }
+        }))
     }
 }

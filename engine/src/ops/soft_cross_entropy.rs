@@ -1,12 +1,16 @@
 //! Cross entropies against distributions: soft targets and independent labels.
+use super::gpu::OnGpu;
 use crate::cpu::soft_cross_entropy as kernel;
-use crate::{Element, Error, Result, Tensor};
+use crate::{DType, Element, Error, Result, Tensor, cuda};
 
 impl Tensor {
     /// Mean over the batch of `-sum over classes of t * log softmax(logits)`. Rows of the target need not sum to 1.
-    /// Logits and target `[n, classes]`, f32 or f64; a scalar. The target gets no gradient.
+    /// Logits and target `[n, classes]`; a scalar. The target gets no gradient.
     pub fn soft_target_cross_entropy(&self, target: &Tensor) -> Result<Tensor> {
         let (n, _) = self.check_dense_target("soft_target_cross_entropy", target)?;
+        if let Some(on) = OnGpu::of("soft_target_cross_entropy", &[("logits", self), ("target", target)])? {
+            return self.soft_target_cross_entropy_on(&on, target, n);
+        }
         dispatch_real!("soft_target_cross_entropy", [("logits", self), ("target", target)], T => {
             let mut log_sums = vec![T::default(); n];
             let loss = kernel::soft_forward(&self.read::<T>()?, &target.read()?, &mut log_sums);
@@ -26,7 +30,7 @@ impl Tensor {
 
     /// Binary cross entropy of `sigmoid(logits)` against labels in 0..1, each class by itself:
     /// `(1 - t) x + (1 + (pos_weight - 1) t) * softplus(-x)`, averaged over all elements, or with `sum_classes` summed over
-    /// classes and averaged over the batch. Logits and target `[n, classes]`, f32 or f64; a scalar. The target gets no gradient.
+    /// classes and averaged over the batch. Logits and target `[n, classes]`; a scalar. The target gets no gradient.
     pub fn binary_cross_entropy(
         &self,
         target: &Tensor,
@@ -34,7 +38,11 @@ impl Tensor {
         sum_classes: bool,
     ) -> Result<Tensor> {
         let (n, _) = self.check_dense_target("binary_cross_entropy", target)?;
-        let share = 1.0 / if sum_classes { n } else { self.numel() } as f64;
+        let divisor = if sum_classes { n } else { self.numel() };
+        if let Some(on) = OnGpu::of("binary_cross_entropy", &[("logits", self), ("target", target)])? {
+            return self.binary_cross_entropy_on(&on, target, pos_weight, divisor);
+        }
+        let share = 1.0 / divisor as f64;
         dispatch_real!("binary_cross_entropy", [("logits", self), ("target", target)], T => {
             let loss = kernel::binary_forward(&self.read::<T>()?, &target.read()?, pos_weight) * share;
             Ok(Tensor::scalar(<T as Element>::from_f64(loss))?.recorded("binary_cross_entropy", &[self], || {
@@ -62,5 +70,61 @@ impl Tensor {
                 "logits and target must both be [n, classes], with at least one row",
             )),
         }
+    }
+}
+
+/// On a GPU.
+impl Tensor {
+    fn soft_target_cross_entropy_on(&self, on: &OnGpu, target: &Tensor, n: usize) -> Result<Tensor> {
+        const OP: &str = "soft_target_cross_entropy";
+        let log_sums = on.room([n], DType::F32)?;
+        let loss = on.build((), self.dtype(), |loss| {
+            let held = [self, target, &log_sums].map(Tensor::held);
+            let [x, target, log_sums] = held.each_ref().map(|t| t.slice());
+            cuda::soft_cross_entropy::soft_forward(&on.gpu, x, target, log_sums, loss)
+        })?;
+        Ok(loss.recorded(OP, &[self], || {
+            let (logits, target) = (self.detach(), target.detach());
+            move |grad: Tensor, _: &[bool]| {
+                let operands = [("logits", &logits), ("grad", &grad)];
+                let on = OnGpu::back(OP, &operands)?;
+                let dx = on.build(*logits.shape(), logits.dtype(), |dx| {
+                    let held = [&logits, &target, &log_sums, &grad].map(Tensor::held);
+                    let [x, target, log_sums, grad] = held.each_ref().map(|t| t.slice());
+                    cuda::soft_cross_entropy::soft_backward(&on.gpu, x, target, log_sums, grad, dx)
+                })?;
+                Ok(vec![Some(dx)])
+            }
+        }))
+    }
+
+    fn binary_cross_entropy_on(
+        &self,
+        on: &OnGpu,
+        target: &Tensor,
+        pos_weight: f64,
+        divisor: usize,
+    ) -> Result<Tensor> {
+        const OP: &str = "binary_cross_entropy";
+        let loss = on.build((), self.dtype(), |loss| {
+            let (x, target) = (self.held(), target.held());
+            let (x, target) = (x.slice(), target.slice());
+            cuda::soft_cross_entropy::binary_forward(&on.gpu, x, target, pos_weight, divisor, loss)
+        })?;
+        Ok(loss.recorded(OP, &[self], || {
+            let (logits, target) = (self.detach(), target.detach());
+            move |grad: Tensor, _: &[bool]| {
+                let operands = [("logits", &logits), ("grad", &grad)];
+                let on = OnGpu::back(OP, &operands)?;
+                let dx = on.build(*logits.shape(), logits.dtype(), |dx| {
+                    let held = [&logits, &target, &grad].map(Tensor::held);
+                    let [x, target, grad] = held.each_ref().map(|t| t.slice());
+                    cuda::soft_cross_entropy::binary_backward(
+                        &on.gpu, x, target, pos_weight, divisor, grad, dx,
+                    )
+                })?;
+                Ok(vec![Some(dx)])
+            }
+        }))
     }
 }

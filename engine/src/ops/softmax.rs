@@ -1,9 +1,9 @@
 //! Softmax and its logarithm.
-use crate::cpu;
-use crate::{Result, Tensor};
+use super::gpu::OnGpu;
+use crate::{Result, Tensor, cpu, cuda};
 
 impl Tensor {
-    /// `e^x / sum(e^x)` along an axis, shifted by the maximum so that it does not overflow. f32, f64.
+    /// `e^x / sum(e^x)` along an axis, shifted by the maximum so that it does not overflow. Floats.
     pub fn softmax(&self, axis: usize) -> Result<Tensor> {
         self.along_last("softmax", axis, false)
     }
@@ -22,16 +22,26 @@ impl Tensor {
             return self.permute(&axes)?.along_last(op, self.rank() - 1, log)?.permute(&axes);
         }
         let n = self.dims()[axis];
-        let y = dispatch_real!(op, [("x", self)], T => {
-            let x = self.read::<T>()?;
-            Tensor::build(*self.shape(), |y: &mut [T]| cpu::softmax::forward(&x, n, log, y))
-        })?;
+        let y = match OnGpu::of(op, &[("x", self)])? {
+            Some(on) => on.build(*self.shape(), self.dtype(), |y| {
+                cuda::softmax::forward(&on.gpu, self.held().slice(), n, log, y)
+            }),
+            None => dispatch_real!(op, [("x", self)], T => {
+                let x = self.read::<T>()?;
+                Tensor::build(*self.shape(), |y: &mut [T]| cpu::softmax::forward(&x, n, log, y))
+            }),
+        }?;
         Ok(y.clone().recorded(op, &[self], || {
             move |grad: Tensor, _: &[bool]| {
-                let dx = dispatch_real!(op, [("x", &y)], T => {
-                    let (y_data, dy) = (y.read::<T>()?, grad.read::<T>()?);
-                    Tensor::build(*y.shape(), |dx: &mut [T]| cpu::softmax::backward(&y_data, &dy, n, log, dx))
-                })?;
+                let dx = match OnGpu::of(op, &[("y", &y), ("grad", &grad)])? {
+                    Some(on) => on.build(*y.shape(), y.dtype(), |dx| {
+                        cuda::softmax::backward(&on.gpu, y.held().slice(), grad.held().slice(), n, log, dx)
+                    }),
+                    None => dispatch_real!(op, [("x", &y)], T => {
+                        let (y_data, dy) = (y.read::<T>()?, grad.read::<T>()?);
+                        Tensor::build(*y.shape(), |dx: &mut [T]| cpu::softmax::backward(&y_data, &dy, n, log, dx))
+                    }),
+                }?;
                 Ok(vec![Some(dx)])
             }
         }))

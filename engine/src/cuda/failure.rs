@@ -1,0 +1,54 @@
+//! What a driver or library call answered when it refused.
+use crate::{Device, Error, Operands, Tensor};
+use cudarc::driver::{DriverError, sys::CUresult};
+use std::fmt;
+
+/// A refused call, before the operation that made it is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Failure {
+    /// The call and what it answered.
+    pub(crate) why: String,
+    /// Bytes of the request, when memory was what lacked.
+    pub(crate) bytes: Option<usize>,
+}
+
+impl Failure {
+    /// A failure in words.
+    pub(crate) fn new(why: impl Into<String>) -> Failure {
+        Failure { why: why.into(), bytes: None }
+    }
+
+    /// A driver call that was refused. The emulated device says more than a number; a real one names the error.
+    pub(crate) fn driver(call: impl fmt::Display, error: DriverError) -> Failure {
+        let text = |s: std::result::Result<&std::ffi::CStr, DriverError>| {
+            s.map_or_else(|_| String::from("unknown error"), |s| s.to_string_lossy().into_owned())
+        };
+        let why = match fornax_kernels::emulator::take_error() {
+            Some(message) => format!("{call}: {message}"),
+            None => format!("{call}: {} ({})", text(error.error_string()), text(error.error_name())),
+        };
+        Failure { why, bytes: None }
+    }
+
+    /// A refused allocation of `bytes`.
+    pub(crate) fn allocation(bytes: usize, error: DriverError) -> Failure {
+        let bytes = (error.0 == CUresult::CUDA_ERROR_OUT_OF_MEMORY).then_some(bytes);
+        Failure { bytes, ..Failure::driver("allocating memory", error) }
+    }
+
+    /// As the engine's error of an operation.
+    pub(crate) fn of(self, op: &'static str, device: Device, operands: &[(&'static str, &Tensor)]) -> Error {
+        match self.bytes {
+            Some(bytes) => {
+                Error::OutOfMemory { device, bytes, in_use: super::memory_stats(device).map_or(0, |s| s.in_use) }
+            }
+            None => Error::Device { op, device, operands: Operands::of(operands), why: self.why },
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.why)
+    }
+}

@@ -1,0 +1,127 @@
+//! Batch norm on a GPU: the running statistics are updated there, and nothing waits.
+use super::BatchNorm;
+use crate::cuda::batch_norm::{self as kernel, Beside, Parameters, SAVED};
+use crate::ops::gpu::OnGpu;
+use crate::{Activation, DType, Result, Tensor};
+
+const OP: &str = "batch_norm";
+
+pub(super) fn forward(
+    on: &OnGpu,
+    x: &Tensor,
+    c: usize,
+    norm: &BatchNorm,
+    activation: Activation,
+    residual: Option<&Tensor>,
+) -> Result<Tensor> {
+    let of_batch = norm.training || norm.running.is_none();
+    let saved = on.room([SAVED, c], DType::F32)?;
+    let y = on.build(*x.shape(), x.dtype(), |y| {
+        let held = [norm.weight, norm.bias, norm.running.map(|r| r.0), norm.running.map(|r| r.1), residual]
+            .map(|t| t.map(Tensor::held));
+        let [weight, bias, mean, var, residual] = held.each_ref().map(|t| t.as_ref().map(|t| t.slice()));
+        let running = mean.zip(var).map(|(mean, var)| [mean, var]);
+        let parameters = Parameters { weight, bias, running, eps: norm.eps };
+        let (x, saved) = (x.held(), saved.held());
+        let (x, saved) = (x.slice(), saved.slice());
+        match running {
+            Some(running) if !of_batch => kernel::frozen(&on.gpu, running, c, &parameters, saved)?,
+            _ => {
+                let momentum = norm.training.then_some(norm.momentum);
+                kernel::statistics(&on.gpu, x, c, &parameters, momentum, saved)?;
+            }
+        }
+        kernel::apply(&on.gpu, x, c, saved, residual, activation, y)
+    })?;
+    let mut inputs = vec![x];
+    inputs.extend(norm.weight);
+    inputs.extend(norm.bias);
+    inputs.extend(residual);
+    Ok(y.clone().recorded(OP, &inputs, || {
+        // The output tells the slope of these, and is kept by the next operation anyway.
+        let by_output = matches!(activation, Activation::Relu | Activation::Relu6);
+        let kept = Saved {
+            x: x.detach(),
+            beside: residual
+                .filter(|_| activation != Activation::Identity)
+                .map(|r| if by_output { y } else { r.detach() }),
+            by_output,
+            activation,
+            of_batch,
+            saved,
+            parameters: norm.weight.or(norm.bias).map_or(DType::F32, |t| t.dtype()),
+        };
+        let has = [true, norm.weight.is_some(), norm.bias.is_some(), residual.is_some()];
+        move |grad: Tensor, needs: &[bool]| {
+            let mut needs = needs.iter().copied();
+            let wanted = has.map(|has| has && needs.next().unwrap_or(false));
+            let grads = kept.backward(grad, wanted)?;
+            Ok(grads.into_iter().zip(has).filter_map(|(grad, has)| has.then_some(grad)).collect())
+        }
+    }))
+}
+
+/// What the backward pass needs.
+struct Saved {
+    x: Tensor,
+    /// With a residual and an activation: the output if it tells the slope, else the residual.
+    beside: Option<Tensor>,
+    by_output: bool,
+    activation: Activation,
+    of_batch: bool,
+    /// `[SAVED, c]`, as the kernels made it.
+    saved: Tensor,
+    /// Dtype of weight and bias.
+    parameters: DType,
+}
+
+impl Saved {
+    /// The gradients of x, weight, bias and residual, of those that are wanted. Overwrites `grad` when nothing else holds it.
+    fn backward(&self, grad: Tensor, wanted: [bool; 4]) -> Result<[Option<Tensor>; 4]> {
+        let operands = [("x", &self.x), ("grad", &grad)];
+        let on = OnGpu::back(OP, &operands)?;
+        let c = self.saved.dims()[1];
+        let (x, saved) = (self.x.held(), self.saved.held());
+        let pass = kernel::Backward {
+            gpu: &on.gpu,
+            x: x.slice(),
+            c,
+            saved: saved.slice(),
+            activation: self.activation,
+            of_batch: self.of_batch,
+        };
+        let vector = |wanted: bool| wanted.then(|| on.room([c], self.parameters)).transpose();
+        let [dweight, dbias] = [vector(wanted[1])?, vector(wanted[2])?];
+        let factors = on.room([2, c], DType::F32)?;
+        // Without a residual d = dy * f' is cheaper to compute again than to store.
+        let stores = self.beside.is_some();
+        let is_ours = grad.is_sole_owner();
+        let apart = if stores && !is_ours { Some(on.room(*grad.shape(), grad.dtype())?) } else { None };
+        {
+            let held = [self.beside.as_ref(), dweight.as_ref(), dbias.as_ref(), apart.as_ref()]
+                .map(|t| t.map(Tensor::held));
+            let [beside, dweight, dbias, apart] = held.each_ref().map(|t| t.as_ref().map(|t| t.slice()));
+            let (dy, factors) = (grad.held(), factors.held());
+            let beside = match beside {
+                None => Beside::Nothing,
+                Some(y) if self.by_output => Beside::Output(y),
+                Some(residual) => Beside::Residual(residual),
+            };
+            let d = stores.then(|| apart.unwrap_or(dy.slice()));
+            on.named(pass.sums(dy.slice(), beside, d, [dweight, dbias], factors.slice()))?;
+        }
+        let f = if stores { Activation::Identity } else { self.activation };
+        let can_overwrite = (is_ours || apart.is_some()) && !wanted[3];
+        let d = apart.unwrap_or_else(|| grad.clone());
+        let residual = wanted[3].then(|| d.clone());
+        let dx = wanted[0].then(|| {
+            let dx = if can_overwrite { d.clone() } else { on.room(*d.shape(), d.dtype())? };
+            let held = [&d, &factors, &dx].map(Tensor::held);
+            let [of_d, factors, of_dx] = held.each_ref().map(|t| t.slice());
+            on.named(pass.input_gradient(of_d, factors, f, of_dx))?;
+            drop(held);
+            Ok(dx)
+        });
+        Ok([dx.transpose()?, dweight, dbias, residual])
+    }
+}

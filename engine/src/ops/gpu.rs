@@ -1,0 +1,72 @@
+//! What the branches of operations for a GPU share: where to run, room for results, and errors that name the operands.
+use crate::cuda::{self, Gpu, Slice};
+use crate::error::Operands;
+use crate::{DType, Device, Error, Result, Shape, Tensor};
+use std::sync::Arc;
+
+/// An operation whose operands are on a GPU.
+pub(super) struct OnGpu<'a> {
+    /// That GPU.
+    pub gpu: Arc<Gpu>,
+    op: &'static str,
+    operands: &'a [(&'static str, &'a Tensor)],
+}
+
+impl<'a> OnGpu<'a> {
+    /// `None` when the first operand is in host memory. Errors when the operands are on different devices, and when the first is
+    /// not of a dtype that kernels compute with.
+    pub fn of(op: &'static str, operands: &'a [(&'static str, &'a Tensor)]) -> Result<Option<OnGpu<'a>>> {
+        let (x, device) = (operands[0].1, operands[0].1.device());
+        if operands.iter().any(|(_, t)| t.device() != device) {
+            let why = "all operands must be on one device: see to_device".to_string();
+            return Err(Error::Device { op, device, operands: Operands::of(operands), why });
+        }
+        let Device::Cuda(_) = device else { return Ok(None) };
+        if !matches!(x.dtype(), DType::F32 | DType::F16 | DType::BF16) {
+            return Err(Error::dtype(op, operands, "f32, f16 or bf16 on a GPU"));
+        }
+        Ok(Some(OnGpu { gpu: x.held().gpu().clone(), op, operands }))
+    }
+
+    /// As [`OnGpu::of`], for a backward pass whose forward pass ran on a GPU.
+    pub fn back(op: &'static str, operands: &'a [(&'static str, &'a Tensor)]) -> Result<OnGpu<'a>> {
+        OnGpu::of(op, operands)?.ok_or_else(|| {
+            let why = "the forward pass ran on a GPU, and its tensors have left it".to_string();
+            Error::Device { op, device: Device::Cpu, operands: Operands::of(operands), why }
+        })
+    }
+
+    /// A tensor that `fill` queues to be written, all of it.
+    pub fn build(
+        &self,
+        shape: impl Into<Shape>,
+        dtype: DType,
+        fill: impl FnOnce(Slice) -> cuda::Result<()>,
+    ) -> Result<Tensor> {
+        self.named(Tensor::build_on(&self.gpu, shape, dtype, fill))
+    }
+
+    /// A tensor of arbitrary content, to be written by the work queued next.
+    pub fn room(&self, shape: impl Into<Shape>, dtype: DType) -> Result<Tensor> {
+        self.build(shape, dtype, |_| Ok(()))
+    }
+
+    /// A call's result, its failure as an error of this operation.
+    pub fn named<T>(&self, result: cuda::Result<T>) -> Result<T> {
+        result.map_err(|failure| failure.of(self.op, self.gpu.device(), self.operands))
+    }
+}
+
+/// An error unless the parameters of an operation have its first operand's dtype or, on a GPU, are all f32.
+pub(super) fn check_parameters(
+    op: &'static str,
+    operands: &[(&'static str, &Tensor)],
+    parameters: &[(&'static str, &Tensor)],
+) -> Result<()> {
+    let x = operands[0].1;
+    let all = |dtype: DType| parameters.iter().all(|(_, t)| t.dtype() == dtype);
+    if all(x.dtype()) || (x.device() != Device::Cpu && all(DType::F32)) {
+        return Ok(());
+    }
+    Err(Error::dtype(op, operands, "operands of one dtype; on a GPU parameters may all be f32"))
+}

@@ -1,0 +1,144 @@
+//! Operations through tensors and the graph on the emulated device, against the CPU.
+use crate::{
+    Activation, BatchNorm, Conv2d, DType, Device, Error, GlobalPool, Interpolation, Pool2d, Result, Tensor,
+};
+
+fn device() -> Device {
+    Device::emulated(1).expect("g++ is there")
+}
+
+fn random(shape: impl Into<crate::Shape>, seed: usize) -> Tensor {
+    let shape = shape.into();
+    let value = |i: usize| ((i * 7919 + seed * 104_729) % 1013) as f32 / 253.0 - 2.0;
+    Tensor::from_vec((0..shape.numel()).map(value).collect(), shape).expect("memory")
+}
+
+/// Output and gradients of `f` on one device; the upstream gradient is the same on each.
+fn run(device: Device, inputs: &[Tensor], f: impl Fn(&[Tensor]) -> Result<Tensor>) -> Vec<Vec<f32>> {
+    let inputs: Vec<Tensor> =
+        inputs.iter().map(|t| t.to_device(device).expect("memory").variable()).collect();
+    let y = f(&inputs).expect("the operation runs");
+    assert_eq!(y.device(), device);
+    y.backward_from(&random(*y.shape(), 9).to_device(device).expect("memory")).expect("has gradients");
+    let grads = inputs.iter().map(|t| t.grad().expect("a gradient"));
+    std::iter::once(y.clone()).chain(grads).map(|t| t.to_vec::<f32>().expect("f32")).collect()
+}
+
+#[track_caller]
+fn assert_agrees(what: &str, inputs: &[Tensor], f: impl Fn(&[Tensor]) -> Result<Tensor>) {
+    let (cpu, gpu) = (run(Device::Cpu, inputs, &f), run(device(), inputs, &f));
+    for (which, (cpu, gpu)) in cpu.iter().zip(&gpu).enumerate() {
+        let largest = cpu.iter().fold(1e-3f32, |m, v| m.max(v.abs()));
+        for (i, (a, b)) in cpu.iter().zip(gpu).enumerate() {
+            assert!((a - b).abs() <= 1e-4 * largest, "{what}, result {which}, element {i}: {b}, not {a}");
+        }
+    }
+}
+
+#[test]
+fn normalisations() {
+    let x = || random([2, 5, 3, 8], 1);
+    let vector = |seed| random([8], seed);
+    for f in [Activation::Identity, Activation::Relu, Activation::Silu] {
+        for residual in [false, true] {
+            let mut inputs = vec![x(), vector(2), vector(3)];
+            inputs.extend(residual.then(|| random([2, 5, 3, 8], 4)));
+            for training in [true, false] {
+                assert_agrees("batch norm", &inputs, |t| {
+                    let (mean, var) = (vector(5), Tensor::ones([8], DType::F32, &Device::Cpu)?);
+                    let (mean, var) = (mean.to_device(t[0].device())?, var.to_device(t[0].device())?);
+                    let norm = BatchNorm {
+                        weight: Some(&t[1]),
+                        bias: Some(&t[2]),
+                        running: Some((&mean, &var)),
+                        training,
+                        momentum: 0.1,
+                        eps: 1e-3,
+                    };
+                    let y = t[0].batch_norm_act(&norm, f, t.get(3))?;
+                    let followed = mean.to_vec::<f32>()? != vector(5).to_vec::<f32>()?;
+                    assert_eq!(followed, training);
+                    Ok(y)
+                });
+            }
+        }
+    }
+    let inputs = [x(), vector(2), vector(3)];
+    assert_agrees("group norm", &inputs, |t| t[0].group_norm(2, &t[1], &t[2], 1e-3));
+    assert_agrees("layer norm", &inputs, |t| t[0].layer_norm(Some(&t[1]), Some(&t[2]), 1e-3));
+    assert_agrees("layer norm without weight", &[x(), vector(3)], |t| {
+        t[0].layer_norm(None, Some(&t[1]), 1e-3)
+    });
+    assert_agrees("rms norm", &inputs[..2], |t| t[0].rms_norm(Some(&t[1]), 1e-3));
+    assert_agrees("standardised weight", &[random([6, 3, 3, 4], 1)], |t| t[0].standardize_weight(1e-3));
+}
+
+#[test]
+fn pools_and_resampling() {
+    let x = [random([2, 7, 6, 8], 1)];
+    let pool = Pool2d { kernel: [3, 3], padding: [1, 1], ceil_mode: true, ..Pool2d::default() };
+    assert_agrees("max pooling", &x, |t| t[0].max_pool2d(&pool));
+    assert_agrees("average pooling", &x, |t| t[0].avg_pool2d(&pool, true));
+    assert_agrees("adaptive average", &x, |t| t[0].adaptive_avg_pool2d([3, 4]));
+    assert_agrees("adaptive maximum", &x, |t| t[0].adaptive_max_pool2d([3, 4]));
+    for kind in [GlobalPool::Avg, GlobalPool::Max, GlobalPool::FastMax] {
+        assert_agrees("global pooling", &x, |t| t[0].global_pool(kind));
+    }
+    let how = Interpolation::Bicubic { align_corners: false, antialias: true };
+    assert_agrees("interpolation", &x, |t| t[0].interpolate([4, 9], how));
+}
+
+#[test]
+fn losses() {
+    let logits = [random([5, 11], 1)];
+    let indices = |device| Tensor::from_vec(vec![0i64, 10, 3, 3, 7], [5])?.to_device(device);
+    let labels = |device| {
+        let values = (0..55).map(|i| (i % 10) as f32 / 10.0).collect();
+        Tensor::from_vec(values, [5, 11])?.to_device(device)
+    };
+    assert_agrees("softmax", &logits, |t| t[0].softmax(1));
+    assert_agrees("log softmax", &logits, |t| t[0].log_softmax(1));
+    assert_agrees("cross entropy", &logits, |t| t[0].cross_entropy(&indices(t[0].device())?, 0.1));
+    assert_agrees("soft targets", &logits, |t| t[0].soft_target_cross_entropy(&labels(t[0].device())?));
+    for sum_classes in [false, true] {
+        assert_agrees("binary cross entropy", &logits, |t| {
+            t[0].binary_cross_entropy(&labels(t[0].device())?, 2.0, sum_classes)
+        });
+    }
+}
+
+#[test]
+fn convolutions() {
+    let options = Conv2d { stride: [2, 1], padding: [1, 1], ..Conv2d::default() };
+    let inputs = [random([2, 7, 6, 8], 1), random([12, 3, 3, 4], 2)];
+    assert_agrees("grouped", &inputs, |t| t[0].conv2d(&t[1], None, &Conv2d { groups: 2, ..options }));
+    let inputs = [random([2, 7, 6, 8], 1), random([8, 3, 3, 1], 2)];
+    assert_agrees("depthwise", &inputs, |t| t[0].conv2d(&t[1], None, &Conv2d { groups: 8, ..options }));
+}
+
+#[test]
+fn half_images_take_parameters_of_either_dtype() {
+    let device = device();
+    let half = |t: Tensor| t.to_dtype(DType::F16).expect("f16");
+    let on = |t: Tensor| t.to_device(device).expect("memory");
+    let (x, weight) = (on(half(random([4, 8], 1))), random([8], 2));
+    let with = |weight: Tensor| {
+        let norm = BatchNorm { weight: Some(&weight), training: true, eps: 1e-3, ..BatchNorm::default() };
+        x.batch_norm(&norm).and_then(|y| y.to_device(Device::Cpu))
+    };
+    let [wide, narrow] = [on(weight.clone()), on(half(weight))].map(|w| with(w).expect("either"));
+    assert_eq!((wide.dtype(), narrow.dtype()), (DType::F16, DType::F16));
+    let wide_values = wide.to_dtype(DType::F32).and_then(|t| t.to_vec::<f32>()).expect("f32");
+    let narrow_values = narrow.to_dtype(DType::F32).and_then(|t| t.to_vec::<f32>()).expect("f32");
+    assert!(wide_values.iter().zip(&narrow_values).all(|(a, b)| (a - b).abs() <= 5e-3), "{wide_values:?}");
+}
+
+#[test]
+fn operands_on_two_devices_are_an_error_that_says_so() {
+    let x = random([3, 4], 1).to_device(device()).expect("memory");
+    let target = Tensor::from_vec(vec![0i64, 1, 2], [3]).expect("memory");
+    let Err(Error::Device { why, .. }) = x.cross_entropy(&target, 0.0) else { panic!("a target elsewhere") };
+    assert!(why.contains("one device"), "{why}");
+    let labels = Tensor::from_vec(vec![0u8; 12], [3, 4]).and_then(|t| t.to_device(device())).expect("memory");
+    assert!(matches!(labels.softmax(1), Err(Error::DType { .. })));
+}
