@@ -63,6 +63,7 @@ Result copy_queued(const char* call, Copy copy, CUstream stream) {
 
 // On the default stream, and waits.
 Result copy_now(const char* call, Copy copy) {
+  if (Result result = refuse_in_capture(call)) return result;
   Result result = copy_queued(call, copy, nullptr);
   return result == kSuccess ? wait_stream(nullptr) : result;
 }

@@ -184,6 +184,7 @@ CU_API cuCtxGetDevice(int* device) {
 
 CU_API cuCtxSynchronize() {
   ON_DEVICE(device);
+  if (Result result = refuse_in_capture("cuCtxSynchronize")) return result;
   return wait_device(device);
 }
 

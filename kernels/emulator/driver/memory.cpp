@@ -55,6 +55,7 @@ using namespace fornax;
 
 CU_API cuMemAlloc_v2(CUdeviceptr* pointer, size_t bytes) {
   ON_DEVICE(device);
+  if (Result result = refuse_in_capture("cuMemAlloc")) return result;
   return allocate_on(pointer, device, bytes);
 }
 
@@ -62,6 +63,7 @@ CU_API cuMemAlloc_v2(CUdeviceptr* pointer, size_t bytes) {
 CU_API cuMemFree_v2(CUdeviceptr pointer) {
   auto guard = lock();
   if (pointer == 0) return kSuccess;
+  if (Result result = refuse_in_capture("cuMemFree")) return result;
   Allocation* allocation = find_allocation(pointer);
   if (!allocation || allocation->base != pointer || allocation->freed) {
     return refuse(kInvalidValue, "cuMemFree: not the start of a device buffer");

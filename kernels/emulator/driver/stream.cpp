@@ -124,9 +124,9 @@ CU_API cuEventElapsedTime(float* milliseconds, Event* start, Event* end) {
 }
 
 // ---- capture and graphs
-CU_API cuStreamBeginCapture_v2(CUstream stream, int) {
+CU_API cuStreamBeginCapture_v2(CUstream stream, int mode) {
   ON_DEVICE(device);
-  return begin_capture(stream);
+  return begin_capture(stream, CaptureMode(mode));
 }
 
 CU_API cuStreamEndCapture(CUstream stream, GraphHandle** handle) {

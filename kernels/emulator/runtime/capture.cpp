@@ -68,13 +68,24 @@ Result invalidate_capture(CUstream handle, const char* call) {
   return refuse(kCaptureUnsupported, std::string(call) + ": not allowed while a stream is being captured");
 }
 
-Result begin_capture(CUstream handle) {
+Result refuse_in_capture(const char* call) {
+  for (CUstream stream : all_streams()) {
+    Capture* capture = stream->capture.get();
+    bool ours = capture && capture->mode != CaptureMode::Relaxed && capture->thread == std::this_thread::get_id();
+    if (ours) return invalidate_capture(stream, call);
+  }
+  return kSuccess;
+}
+
+Result begin_capture(CUstream handle, CaptureMode mode) {
   CUstream stream = resolve(handle);
   if (!stream) return refuse(kInvalidHandle, "cuStreamBeginCapture: not a stream");
   if (stream->legacy) return refuse(kCaptureUnsupported, "cuStreamBeginCapture: the default stream cannot be captured");
   if (stream->capture) return refuse(kInvalidValue, "cuStreamBeginCapture: the stream is being captured already");
   stream->capture = std::make_shared<Capture>();
   stream->capture->origin = stream;
+  stream->capture->mode = mode;
+  stream->capture->thread = std::this_thread::get_id();
   stream->frontier.clear();
   return sticky(stream->device);
 }

@@ -193,7 +193,12 @@ void access(uintptr_t address, size_t bytes, bool write, bool atomic, size_t ali
 
 }  // namespace
 
-std::unique_ptr<Shadow> new_shadow(size_t bytes, bool written) { return std::make_unique<Shadow>(bytes, written); }
+bool shadows_made = false;
+
+std::unique_ptr<Shadow> new_shadow(size_t bytes, bool written) {
+  shadows_made = true;
+  return std::make_unique<Shadow>(bytes, written);
+}
 
 void mark_written(Shadow& shadow, size_t offset, size_t bytes) { memset(&shadow.written[offset], 1, bytes); }
 

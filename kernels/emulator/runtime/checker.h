@@ -11,6 +11,8 @@ struct Worker;
 
 // What the checker knows about a range of memory. `written`: as if it had been written before.
 std::unique_ptr<Shadow> new_shadow(size_t bytes, bool written);
+// Whether any was made since forget_shadows.
+extern bool shadows_made;
 void mark_written(Shadow& shadow, size_t offset, size_t bytes);
 bool is_written(const Shadow& shadow, size_t offset);
 // The checker remembers the allocation it saw last; one has gone.

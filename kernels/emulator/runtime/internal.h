@@ -128,7 +128,10 @@ Result stream_wait_event(CUstream stream, Event& event);
 
 // ---- capture and graphs (capture.cpp)
 bool is_capturing(CUstream stream);
-Result begin_capture(CUstream stream);
+enum class CaptureMode { Global, ThreadLocal, Relaxed };
+Result begin_capture(CUstream stream, CaptureMode mode);
+// Refuses calls that wait for a whole device, or allocate without a stream, while this thread captures.
+Result refuse_in_capture(const char* call);
 Result end_capture(CUstream stream, std::shared_ptr<Graph>* graph);
 int capture_status(CUstream stream);
 Result invalidate_capture(CUstream stream, const char* call);

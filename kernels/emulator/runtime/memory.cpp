@@ -159,7 +159,9 @@ void copy_written(uintptr_t from, uintptr_t to, size_t bytes) {
 }
 
 void forget_shadows() {
+  if (!shadows_made) return;
   for (auto& entry : allocations) entry.second.shadow.reset();
+  shadows_made = false;
 }
 
 size_t live_bytes(int device) { return live[device]; }

@@ -1,6 +1,7 @@
 // Streams, captures and graphs from the inside.
 #pragma once
 #include <deque>
+#include <thread>
 
 #include "internal.h"
 
@@ -29,6 +30,8 @@ struct Graph {
 struct Capture {
   std::shared_ptr<Graph> graph = std::make_shared<Graph>();
   CUstream origin = nullptr;
+  CaptureMode mode;
+  std::thread::id thread;  // that began it
   bool invalid = false, ended = false;
 };
 
@@ -36,8 +39,9 @@ struct Capture {
 CUstream resolve(CUstream handle);
 // Runs a piece of work now, unless its device is in the state of an error.
 void run_work(int device, const Work& work);
-// Streams that take part in a capture, which ends for them.
+// Streams that take part in a capture; all that exist.
 std::vector<CUstream> streams_of(const Capture& capture);
+const std::vector<CUstream>& all_streams();
 Result capture_work(CUstream stream, Work work);
 Result capture_wait(CUstream stream, const Event& event);
 

@@ -147,6 +147,8 @@ Result destroy_stream(CUstream handle) {
   return kSuccess;
 }
 
+const std::vector<CUstream>& all_streams() { return streams; }
+
 std::vector<CUstream> streams_of(const Capture& capture) {
   std::vector<CUstream> found;
   for (CUstream stream : streams) {

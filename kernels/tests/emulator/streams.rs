@@ -164,6 +164,9 @@ fn a_capture_refuses_to_wait() {
     let ended = stream.end_capture(CUgraphInstantiate_flags(0)).map(|_| ());
     assert_eq!(ended, refused(CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED));
     stream.synchronize().unwrap();
+    stream.begin_capture(MODE).unwrap();
+    assert_eq!(context.synchronize(), refused(CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED));
+    assert!(stream.end_capture(CUgraphInstantiate_flags(0)).is_err());
 
     let side = context.new_stream().unwrap();
     let mut x = stream.alloc_zeros::<f32>(10).unwrap();
@@ -202,4 +205,25 @@ fn cudarc_tracks_events_by_itself() {
         }
         assert_eq!(b.clone_dtoh(&x).unwrap()[0], 20.0, "order {order}");
     }
+}
+
+#[test]
+fn threads_of_the_host_share_the_device() {
+    let _emulated = emulated(3, false);
+    let sums: Vec<f32> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..4)
+            .map(|worker| {
+                scope.spawn(move || {
+                    let context = CudaContext::new(worker % 2).unwrap();
+                    let stream = context.new_stream().unwrap();
+                    let kernel = kernel(&context, "add_to_f32");
+                    let mut x = stream.alloc_zeros::<f32>(5000).unwrap();
+                    (0..50).for_each(|_| add(&stream, &kernel, &mut x, worker as f32));
+                    stream.clone_dtoh(&x).unwrap()[4999]
+                })
+            })
+            .collect();
+        workers.into_iter().map(|worker| worker.join().unwrap()).collect()
+    });
+    assert_eq!(sums, [0.0, 50.0, 100.0, 150.0]);
 }
