@@ -14,6 +14,7 @@ mod activation;
 mod autograd;
 pub mod conv_shape;
 pub mod cpu;
+pub mod cuda;
 mod device;
 pub mod dtype;
 mod error;

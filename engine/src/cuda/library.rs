@@ -1,0 +1,97 @@
+//! NVIDIA's libraries, opened at run time: their functions as plain pointers, and what can go wrong with them.
+//!
+//! cudarc's own loader panics where a library is missing, and its bindings return statuses as Rust enums, in which a value of a
+//! newer library would be undefined behaviour. So the libraries whose calls may fail in ordinary use are bound here: cudarc
+//! gives the names and numbers, statuses stay integers.
+use libloading::Library;
+
+/// An error of one of NVIDIA's libraries.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum LibraryError {
+    /// The library, or one that it needs, cannot be opened.
+    #[error("{library} cannot be opened ({why}); {remedy}")]
+    Missing {
+        /// The library's name.
+        library: &'static str,
+        /// What the dynamic loader said.
+        why: String,
+        /// How to get it.
+        remedy: &'static str,
+    },
+    /// A call failed.
+    #[error("{library}: {call} failed with status {status}{}{message}", if message.is_empty() { "" } else { ": " })]
+    Call {
+        /// The library's name.
+        library: &'static str,
+        /// What was being done.
+        call: String,
+        /// The library's status.
+        status: i32,
+        /// The library's own words, where it has any.
+        message: String,
+    },
+    /// The library has nothing for this problem: another way must be taken.
+    #[error("{library} supports no {what}")]
+    Unsupported {
+        /// The library's name.
+        library: &'static str,
+        /// The problem.
+        what: String,
+    },
+    /// The memory that a call works in could not be had.
+    #[error("no memory for a workspace of {bytes} bytes: {why}")]
+    Workspace {
+        /// Bytes asked for.
+        bytes: usize,
+        /// What the allocator said.
+        why: String,
+    },
+}
+
+/// Opens the first of `names` that the dynamic loader finds.
+pub(crate) fn open(
+    library: &'static str,
+    names: &[&str],
+    remedy: &'static str,
+) -> Result<Library, LibraryError> {
+    let mut why = String::new();
+    for name in names {
+        // SAFETY: the initialisers of NVIDIA's libraries have no preconditions.
+        match unsafe { Library::new(*name) } {
+            Ok(found) => return Ok(found),
+            // The first name is the one that the remedy brings: its message says most.
+            Err(e) if why.is_empty() => why = e.to_string(),
+            Err(_) => {}
+        }
+    }
+    Err(LibraryError::Missing { library, why, remedy })
+}
+
+/// Declares a struct of C functions, and how to find them by their names in an open library.
+macro_rules! c_functions {
+    ($(#[$meta:meta])* struct $name:ident { $($field:ident = $symbol:ident($($arg:ty),*) $(-> $result:ty)?;)* }) => {
+        $(#[$meta])*
+        pub(super) struct $name {
+            $(pub(super) $field: unsafe extern "C" fn($($arg),*) $(-> $result)?,)*
+        }
+
+        impl $name {
+            /// Finds every function; the library stays open for good.
+            fn bind(library: libloading::Library, name: &'static str, remedy: &'static str) -> Result<$name, LibraryError> {
+                let missing = |e: libloading::Error| LibraryError::Missing { library: name, why: e.to_string(), remedy };
+                let library = Box::leak(Box::new(library));
+                Ok($name {
+                    $($field: {
+                        // SAFETY: the type is the one of the library's C header.
+                        let function = unsafe {
+                            library.get::<unsafe extern "C" fn($($arg),*) $(-> $result)?>(stringify!($symbol))
+                        };
+                        *function.map_err(missing)?
+                    },)*
+                })
+            }
+        }
+    };
+}
+pub(crate) use c_functions;
