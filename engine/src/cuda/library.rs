@@ -3,6 +3,7 @@
 //! cudarc's own loader panics where a library is missing, and its bindings return statuses as Rust enums, in which a value of a
 //! newer library would be undefined behaviour. So the libraries whose calls may fail in ordinary use are bound here: cudarc
 //! gives the names and numbers, statuses stay integers.
+use cudarc::driver::sys::CUdeviceptr;
 use libloading::Library;
 
 /// An error of one of NVIDIA's libraries.
@@ -48,6 +49,10 @@ pub enum LibraryError {
         why: String,
     },
 }
+
+/// Gives device memory of at least so many bytes, aligned to 256, that no other work uses until what is queued on the stream
+/// now has run.
+pub type Workspace<'a> = dyn FnMut(usize) -> Result<CUdeviceptr, LibraryError> + 'a;
 
 /// Opens the first of `names` that the dynamic loader finds.
 pub(crate) fn open(

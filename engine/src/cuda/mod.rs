@@ -3,4 +3,4 @@ pub mod blas;
 pub mod dnn;
 mod library;
 
-pub use library::LibraryError;
+pub use library::{LibraryError, Workspace};

@@ -5,16 +5,12 @@ use super::graph::{IMAGE, OUTPUT, WEIGHT};
 use super::planner::{ALL, FIRST_THEN_ALL, Plan, Planner};
 use super::problem::{ConvKind, ConvOptions, PlanChoice, Problem};
 use super::timing::Stopwatch;
-use crate::cuda::library::LibraryError;
+use crate::cuda::library::{LibraryError, Workspace};
 use crate::{ConvShape, DType};
 use cudarc::driver::sys::{CUdeviceptr, CUstream};
 use std::collections::HashMap;
 use std::ffi::c_void;
 use std::sync::{Mutex, PoisonError};
-
-/// Gives device memory of at least so many bytes, aligned to 256, that no other work uses until what is queued on the stream
-/// now has run.
-pub type Workspace<'a> = dyn FnMut(usize) -> Result<CUdeviceptr, LibraryError> + 'a;
 
 /// cuDNN on one stream of one device.
 pub struct Dnn {
