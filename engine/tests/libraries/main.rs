@@ -1,0 +1,5 @@
+//! cuBLASLt and cuDNN, as the engine calls them, against plain loops.
+mod blas;
+mod device;
+mod dnn;
+mod numbers;
