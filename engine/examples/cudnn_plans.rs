@@ -4,6 +4,9 @@
 //! ```text
 //! cudnn_plans DEVICE.json...
 //! ```
+#[path = "../tests/libraries/refusals.rs"]
+mod refusals;
+
 use fornax_engine::cuda::dnn::{ConvKind, ConvOptions, DeviceProperties, Planner, Problem};
 use fornax_engine::{ConvShape, DType};
 use std::error::Error;
@@ -50,6 +53,12 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
                 }
             }
         }
+    }
+    // SAFETY: the library is open already, and has no preconditions.
+    let cudnn = unsafe { libloading::Library::new("libcudnn.so.9") }?;
+    for difference in refusals::differences(&cudnn) {
+        println!("FAILED: the emulated device's cuDNN refuses otherwise: {difference}");
+        failures += 1;
     }
     println!("{failures} failed");
     Ok(if failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -1,6 +1,7 @@
 //! Convolutions: odd sizes, strides, padding, dilation, groups, views that are not aligned, and what is refused.
 use crate::device::{Block, Device};
 use crate::numbers::{DTYPES, draw, error, from_bytes, to_bytes};
+use crate::refusals;
 use fornax_engine::cuda::LibraryError;
 use fornax_engine::cuda::dnn::{ConvKind, ConvOptions, Dnn, PlanChoice};
 use fornax_engine::{ConvShape, DType};
@@ -194,6 +195,14 @@ fn times_candidates_and_is_deterministic() {
             assert_eq!(first, bench.run(kind, &s, dtype, options, &tensors, 0).unwrap(), "{kind} {dtype}");
         }
     }
+}
+
+#[test]
+fn refuses_what_the_real_library_refuses() {
+    Device::open();
+    // SAFETY: the library was opened by the device already.
+    let cudnn = unsafe { libloading::Library::new("libcudnn.so.9") }.unwrap();
+    assert_eq!(refusals::differences(&cudnn), [""; 0]);
 }
 
 #[test]

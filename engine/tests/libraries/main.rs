@@ -3,3 +3,4 @@ mod blas;
 mod device;
 mod dnn;
 mod numbers;
+mod refusals;

@@ -1,5 +1,7 @@
 // Sums over 64 products in f32, then in double: closer to the true value than any device.
 #include "multiply.h"
+#include "runtime.h"
+#include <algorithm>
 
 namespace blas {
 namespace {
@@ -50,7 +52,7 @@ void multiply(const Product &p, const char *a, const char *b, const char *c, cha
     if (p.sum != Sum::none) sum_over_k(p, a, b, vector);
     for (int64_t at = 0; at < p.batch; at++, a += element * p.step_a, b += element * p.step_b, c += element * p.step_c, d += element * p.step_d) {
         const std::vector<float> lines = columns_of(p, a);
-        host::parallel_for(p.n, [&](int64_t j) {
+        fornax::parallel(p.n, [&](int64_t j) {
             std::vector<float> part(p.m);
             std::vector<double> total(p.m, 0);
             for (int64_t first = 0; first < p.k; first += run) {

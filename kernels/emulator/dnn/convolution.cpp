@@ -1,10 +1,11 @@
 // Sums run over one tap in f32, taps and pixels are added up in double: closer to the true value than any device.
 #include "convolution.h"
+#include "runtime.h"
 
 namespace dnn {
 
 using host::floats;
-using host::parallel_for;
+using fornax::parallel;
 
 namespace {
 
@@ -30,7 +31,7 @@ void forward(const Geometry &g, Precision precision, const void *image, const vo
         for (int64_t tap = 0; tap < taps; tap++)
             for (int64_t c = 0; c < cg; c++)
                 turned[((k / kg * taps + tap) * cg + c) * kg + k % kg] = w[(k * taps + tap) * cg + c];
-    parallel_for(g.n * g.out_h, [&](int64_t row) {
+    parallel(g.n * g.out_h, [&](int64_t row) {
         const int64_t n = row / g.out_h, oh = row % g.out_h;
         std::vector<float> part(kg);
         std::vector<double> total(kg);
@@ -67,7 +68,7 @@ void data_gradient(const Geometry &g, Precision precision, void *image, const vo
     const int64_t cg = g.c / g.groups, kg = g.k / g.groups, taps = g.r * g.s;
     const std::vector<float> w = floats(weight, g.type, g.weight_elements(), precision.tf32);
     const std::vector<float> dy = floats(output, g.type, g.output_elements(), precision.tf32);
-    parallel_for(g.n * g.h, [&](int64_t row) {
+    parallel(g.n * g.h, [&](int64_t row) {
         const int64_t n = row / g.h, ih = row % g.h;
         std::vector<float> part(cg);
         std::vector<double> total(cg);
@@ -96,7 +97,7 @@ void weight_gradient(const Geometry &g, Precision precision, const void *image, 
     const int64_t cg = g.c / g.groups, kg = g.k / g.groups, taps = g.r * g.s;
     const std::vector<float> x = floats(image, g.type, g.image_elements(), precision.tf32);
     const std::vector<float> dy = floats(output, g.type, g.output_elements(), precision.tf32);
-    parallel_for(g.k * taps, [&](int64_t job) {
+    parallel(g.k * taps, [&](int64_t job) {
         const int64_t k = job / taps, tap = job % taps, group = k / kg;
         std::vector<float> part(cg);
         std::vector<double> total(cg, 0);

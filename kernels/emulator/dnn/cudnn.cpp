@@ -1,16 +1,17 @@
 // libcudnn.so.9 of the emulated device: the backend graph API for a single convolution, checked as cuDNN checks it, computed on
 // the host when its stream gets there. Any other graph may be described but has no engine.
 #include "descriptor.h"
-#include "library_work.h"
+#include "runtime.h"
+#include <algorithm>
 
-using namespace dnn;
-
+namespace dnn {
 namespace {
 
 thread_local std::string last_error;
 
 struct Handle {
-    void *stream;
+    CUstream stream;
+    int device;
 };
 
 // A variant pack's tensors, found by their ids.
@@ -82,31 +83,37 @@ Status run(const Handle &handle, const Descriptor &plan, const Descriptor &pack)
     const int64_t workspace = plan.engine->workspace, element = int64_t(host::size_of(g.type));
     if (workspace && !at.workspace) return fail(bad_param, "the plan needs a workspace of " + std::to_string(workspace) + " bytes");
     const Precision precision = plan.engine->precision;
-    LibraryWork work("cuDNN convolution");
-    work.touch(at.image, element * g.image_elements(), g.kind == ConvKind::data_gradient);
-    work.touch(at.weight, element * g.weight_elements(), g.kind == ConvKind::weight_gradient);
-    work.touch(at.output, element * g.output_elements(), g.kind == ConvKind::forward);
-    if (workspace) work.touch(at.workspace, workspace, true);
-    const bool queued = work.queue(handle.stream, [=] {
+    const bool queued = fornax::enqueue(handle.stream, "a cuDNN convolution", [=] {
+        auto memory = [&](char *at, int64_t elements, ConvKind written_by) {
+            const fornax::Access access = g.kind == written_by ? fornax::Access::Write : fornax::Access::Read;
+            return fornax::device_range(at, size_t(element * elements), access);
+        };
+        void *image = memory(at.image, g.image_elements(), ConvKind::data_gradient);
+        void *weight = memory(at.weight, g.weight_elements(), ConvKind::weight_gradient);
+        void *output = memory(at.output, g.output_elements(), ConvKind::forward);
         // What lay in the workspace is lost, as on a device.
-        if (workspace) memset(at.workspace, 0xa5, workspace);
-        convolve(g, precision, at.image, at.weight, at.output);
+        if (workspace) memset(fornax::device_range(at.workspace, size_t(workspace), fornax::Access::Write), 0xa5, size_t(workspace));
+        convolve(g, precision, image, weight, output);
     });
     return queued ? success : fail(execution_failed, "the stream refused the work");
 }
 
 } // namespace
 
-Status dnn::fail(Status status, const std::string &why) {
+Status fail(Status status, const std::string &why) {
     last_error = why;
     return status;
 }
 
+} // namespace dnn
+
+using namespace dnn;
+
 extern "C" {
 
-size_t cudnnGetVersion() { return 91900; }
+FORNAX_API size_t cudnnGetVersion() { return 91900; }
 
-void cudnnGetLastErrorString(char *to, size_t size) {
+FORNAX_API void cudnnGetLastErrorString(char *to, size_t size) {
     if (!to || !size) return;
     const size_t length = std::min(last_error.size(), size - 1);
     memcpy(to, last_error.data(), length);
@@ -114,25 +121,26 @@ void cudnnGetLastErrorString(char *to, size_t size) {
     last_error.clear();
 }
 
-int cudnnCreate(void **handle) {
+FORNAX_API int cudnnCreate(void **handle) {
     if (!handle) return fail(bad_null_pointer, "null pointer to a handle");
-    if (!LibraryWork::has_context()) return fail(not_initialized, "no context is current");
-    *handle = new Handle{nullptr};
+    *handle = new Handle{nullptr, fornax::current_device()};
     return success;
 }
 
-int cudnnDestroy(void *handle) {
+FORNAX_API int cudnnDestroy(void *handle) {
     delete static_cast<Handle *>(handle);
     return success;
 }
 
-int cudnnSetStream(void *handle, void *stream) {
+FORNAX_API int cudnnSetStream(void *handle, CUstream stream) {
     if (!handle) return fail(bad_null_pointer, "null handle");
-    static_cast<Handle *>(handle)->stream = stream;
+    Handle &h = *static_cast<Handle *>(handle);
+    if (stream && fornax::device_of(stream) != h.device) return fail(bad_param, "the stream belongs to another device than the handle");
+    h.stream = stream;
     return success;
 }
 
-int cudnnBackendCreateDescriptor(int kind, void **to) {
+FORNAX_API int cudnnBackendCreateDescriptor(int kind, void **to) {
     switch (kind) {
     case k_convolution: case k_engine: case k_configuration: case k_heuristics: case k_plan: case k_forward: case k_backward_filter:
     case k_backward_data: case k_graph: case k_pack: case k_tensor: break;
@@ -143,22 +151,22 @@ int cudnnBackendCreateDescriptor(int kind, void **to) {
     return success;
 }
 
-int cudnnBackendDestroyDescriptor(void *raw) {
+FORNAX_API int cudnnBackendDestroyDescriptor(void *raw) {
     delete static_cast<Ref *>(raw);
     return success;
 }
 
-int cudnnBackendSetAttribute(void *raw, int name, int tag, int64_t count, const void *from) {
+FORNAX_API int cudnnBackendSetAttribute(void *raw, int name, int tag, int64_t count, const void *from) {
     if (!raw) return fail(bad_null_pointer, "null descriptor");
     return descriptor(raw)->set(name, tag, count, from);
 }
 
-int cudnnBackendFinalize(void *raw) {
+FORNAX_API int cudnnBackendFinalize(void *raw) {
     if (!raw) return fail(bad_null_pointer, "null descriptor");
     return descriptor(raw)->finalize();
 }
 
-int cudnnBackendGetAttribute(void *raw, int name, int tag, int64_t wanted, int64_t *count, void *to) {
+FORNAX_API int cudnnBackendGetAttribute(void *raw, int name, int tag, int64_t wanted, int64_t *count, void *to) {
     if (!raw) return fail(bad_null_pointer, "null descriptor");
     const Descriptor &d = *descriptor(raw);
     if (!d.finalized) return fail(not_initialized, "reading a descriptor that is not finalised");
@@ -170,7 +178,7 @@ int cudnnBackendGetAttribute(void *raw, int name, int tag, int64_t wanted, int64
     return fill(d, wanted, count, to);
 }
 
-int cudnnBackendExecute(void *handle, void *plan, void *pack) {
+FORNAX_API int cudnnBackendExecute(void *handle, void *plan, void *pack) {
     if (!handle || !plan || !pack) return fail(bad_null_pointer, "null handle, plan or variant pack");
     const Descriptor &p = *descriptor(plan), &v = *descriptor(pack);
     if (p.kind != k_plan || v.kind != k_pack || !p.finalized || !v.finalized) return fail(bad_param, "a plan and a variant pack are needed, finalised");

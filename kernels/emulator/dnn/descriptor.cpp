@@ -23,10 +23,10 @@ const Rule rules[] = {
     {k_convolution, a_conv_compute_type, t_data_type, 1, 1, true},
     {k_convolution, a_conv_mode, t_convolution_mode, 1, 1, true},
     {k_convolution, a_conv_spatial_dims, t_int64, 1, 1, true},
-    {k_convolution, a_conv_pre_padding, t_int64, 2, 2, true},
-    {k_convolution, a_conv_post_padding, t_int64, 2, 2, true},
-    {k_convolution, a_conv_strides, t_int64, 2, 2, true},
-    {k_convolution, a_conv_dilations, t_int64, 2, 2, true},
+    {k_convolution, a_conv_pre_padding, t_int64, 1, 3, true},
+    {k_convolution, a_conv_post_padding, t_int64, 1, 3, true},
+    {k_convolution, a_conv_strides, t_int64, 1, 3, true},
+    {k_convolution, a_conv_dilations, t_int64, 1, 3, true},
     {k_forward, a_forward_x, t_descriptor, 1, 1, true},
     {k_forward, a_forward_w, t_descriptor, 1, 1, true},
     {k_forward, a_forward_y, t_descriptor, 1, 1, true},
@@ -111,7 +111,7 @@ Status Descriptor::set(int name, int tag, int64_t count, const void *from) {
     if (tag == t_descriptor) {
         for (int64_t i = 0; i < count; i++) {
             const Ref *child = static_cast<Ref *const *>(from)[i];
-            if (!child || !(*child)->finalized) return fail(bad_param, what + ": a descriptor that is not finalised");
+            if (!child) return fail(bad_null_pointer, what + ": null descriptor");
             attribute.children.push_back(*child);
         }
     } else {
@@ -126,10 +126,17 @@ Status Descriptor::finalize() {
     if (finalized) return fail(bad_param, "finalised already");
     for (const Rule &rule : rules)
         if (rule.kind == kind && rule.required && !has(rule.name))
-            return fail(bad_param, "attribute " + std::to_string(rule.name) + " is not set");
+            return fail(kind == k_plan ? bad_not_finalized : bad_param, "attribute " + std::to_string(rule.name) + " is not set");
+    for (const auto &[name, attribute] : attributes)
+        for (const Ref &child : attribute.children)
+            if (!child->finalized) return fail(bad_param, "attribute " + std::to_string(name) + " is not finalised");
     Status status = success;
     switch (kind) {
     case k_tensor: status = finalize_tensor(); break;
+    case k_convolution:
+        for (int name : {a_conv_pre_padding, a_conv_post_padding, a_conv_strides, a_conv_dilations})
+            if (attributes[name].count != value<int64_t>(a_conv_spatial_dims)) status = fail(bad_param, "as many values as spatial axes are needed");
+        break;
     case k_forward: case k_backward_data: case k_backward_filter: status = finalize_operation(); break;
     case k_graph: status = finalize_graph(); break;
     case k_heuristics:
@@ -155,7 +162,7 @@ Status Descriptor::finalize() {
 Status Descriptor::finalize_tensor() {
     const Tensor t = tensor_of(*this);
     for (int i = 0; i < 4; i++)
-        if (t.dims[i] <= 0 || t.strides[i] <= 0) return fail(bad_param, "a dimension or stride of a tensor is not positive");
+        if (t.dims[i] < 0 || t.strides[i] < 0) return fail(bad_param, "a dimension or stride of a tensor is negative");
     const int64_t bytes = int64_t(bytes_of(t.type));
     if (t.alignment <= 0 || (bytes && t.alignment % bytes)) return fail(bad_param, "a tensor's alignment is no multiple of its element size");
     return success;
@@ -172,6 +179,7 @@ Status Descriptor::finalize_operation() {
         if (tensor->kind != k_tensor) return fail(bad_param, "an operand that is no tensor");
     if (conv->kind != k_convolution) return fail(bad_param, "a convolution's geometry is missing");
     const Tensor x = tensor_of(*tensors[0]), w = tensor_of(*tensors[1]), y = tensor_of(*tensors[2]);
+    if (conv->value<int64_t>(a_conv_spatial_dims) != 2 || !w.dims[1]) return fail(not_supported, "only convolutions of images are computed here");
     Geometry g;
     g.kind = is_forward ? ConvKind::forward : is_data ? ConvKind::data_gradient : ConvKind::weight_gradient;
     g.n = x.dims[0], g.c = x.dims[1], g.h = x.dims[2], g.w = x.dims[3];
@@ -194,7 +202,7 @@ Status Descriptor::finalize_operation() {
     if (y.dims[0] != g.n || y.dims[1] != g.k) return fail(bad_param, "the output's batch or channels do not fit");
     if (x.id == w.id || x.id == y.id || w.id == y.id) return fail(bad_param, "two tensors have one unique id");
     const bool computable =
-        symmetric && conv->value<int64_t>(a_conv_spatial_dims) == 2 && conv->value<int>(a_conv_compute_type) == d_float &&
+        symmetric && x.elements() && w.elements() && y.elements() && conv->value<int>(a_conv_compute_type) == d_float &&
         conv->value<int>(a_conv_mode) == cross_correlation && x.type == w.type && x.type == y.type && bytes_of(x.type) &&
         is_channels_last(x) && is_channels_last(w) && is_channels_last(y) && x.plain && w.plain && y.plain &&
         value<float>(name(a_forward_alpha, a_data_alpha, a_filter_alpha)) == 1 &&

@@ -14,6 +14,7 @@ enum Status {
     not_initialized = 1001,
     bad_param = 2000,
     bad_null_pointer = 2002,
+    bad_not_finalized = 2004,
     bad_type = 2010,
     not_supported = 3000,
     internal_error = 4000,
@@ -80,6 +81,8 @@ struct Tensor {
     int64_t id, alignment, dims[4], strides[4];
     int type;
     bool plain; // neither virtual nor by value
+
+    int64_t elements() const { return dims[0] * dims[1] * dims[2] * dims[3]; }
 };
 
 // A graph of one convolution that the stand-in can compute.

@@ -1,10 +1,8 @@
 // What the stand-ins of the mathematical libraries share: element types, rounding, and rows of elements as floats.
 #pragma once
-#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <thread>
 #include <vector>
 
 namespace host {
@@ -84,18 +82,6 @@ inline std::vector<float> floats(const void *from, Type type, int64_t count, boo
     if (tf32)
         for (float &value : values) value = round_to_tf32(value);
     return values;
-}
-
-// Runs body(i) for every i below n. Each result must belong to one i alone: then the number of threads changes no bit.
-template <class Body> void parallel_for(int64_t n, Body body) {
-    const int64_t threads = std::min<int64_t>(n, std::min(8u, std::max(1u, std::thread::hardware_concurrency())));
-    auto share = [&](int64_t first) {
-        for (int64_t i = first; i < n; i += threads) body(i);
-    };
-    std::vector<std::thread> others;
-    for (int64_t t = 1; t < threads; t++) others.emplace_back(share, t);
-    if (n > 0) share(0);
-    for (std::thread &other : others) other.join();
 }
 
 } // namespace host
