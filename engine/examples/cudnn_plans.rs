@@ -1,5 +1,6 @@
 //! Builds cuDNN's plans for every convolution of ResNet-50 and MobileNetV2, for devices that are described in files and need
-//! not be there; `scripts/check-cudnn` sets the libraries up and runs it. Fails if a plan cannot be built.
+//! not be there, and describes matrix products to cuBLASLt; `scripts/check-cudnn` sets the libraries up and runs it. Fails if
+//! a plan cannot be built, or if cuDNN refuses other mistakes than the emulated device's does.
 //!
 //! ```text
 //! cudnn_plans DEVICE.json...
@@ -7,6 +8,7 @@
 #[path = "../tests/libraries/refusals.rs"]
 mod refusals;
 
+use fornax_engine::cuda::blas::{Epilogue, Product, describe};
 use fornax_engine::cuda::dnn::{ConvKind, ConvOptions, DeviceProperties, Planner, Problem};
 use fornax_engine::{ConvShape, DType};
 use std::error::Error;
@@ -60,8 +62,32 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         println!("FAILED: the emulated device's cuDNN refuses otherwise: {difference}");
         failures += 1;
     }
+    failures += describe_products();
     println!("{failures} failed");
     Ok(if failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Describes matrix products to cuBLASLt, which chooses algorithms only where there is a device; the number of failures.
+fn describe_products() -> usize {
+    let mut failures = 0;
+    for (_, dtype, tf32) in PRECISIONS {
+        for epilogue in
+            [Epilogue::None, Epilogue::Bias, Epilogue::BiasRelu, Epilogue::BiasGeluTanh, Epilogue::SumA]
+        {
+            let product = Product {
+                batch: 3,
+                transpose_b: true,
+                tf32,
+                epilogue,
+                ..Product::new(dtype, 32, 1000, 2048)
+            };
+            if let Err(e) = describe(&product) {
+                println!("FAILED: {e} ({product})");
+                failures += 1;
+            }
+        }
+    }
+    failures
 }
 
 /// Plans one computation of every distinct convolution of a network, and prints a line; the number of failures.

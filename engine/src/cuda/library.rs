@@ -100,3 +100,67 @@ macro_rules! c_functions {
     };
 }
 pub(crate) use c_functions;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REMEDY: &str = "look elsewhere";
+
+    mod math {
+        use super::*;
+
+        c_functions! {
+            /// Functions that every C library has, and one that none has.
+            struct Known { absolute = abs(i32) -> i32; seed = srand(u32); }
+        }
+        c_functions! {
+            /// One function that no library has.
+            struct Unknown { nothing = fornax_has_no_such_function() -> i32; }
+        }
+
+        pub(super) fn absolute(of: i32) -> i32 {
+            let known = Known::bind(open("C", &["libc.so.6"], REMEDY).unwrap(), "C", REMEDY).unwrap();
+            // SAFETY: the types are those of the C library.
+            unsafe {
+                (known.seed)(1);
+                (known.absolute)(of)
+            }
+        }
+
+        pub(super) fn unknown() -> Result<(), LibraryError> {
+            Unknown::bind(open("C", &["libc.so.6"], REMEDY)?, "C", REMEDY).map(|unknown| {
+                // SAFETY: never reached.
+                unsafe { (unknown.nothing)() };
+            })
+        }
+    }
+
+    #[test]
+    fn says_what_is_missing_and_how_to_get_it() {
+        let names = ["libfornax-nothing.so.1", "libfornax-nothing.so"];
+        let text = open("Nothing", &names, REMEDY).unwrap_err().to_string();
+        assert!(text.starts_with("Nothing cannot be opened (") && text.ends_with(REMEDY), "{text}");
+        assert!(text.contains(names[0]), "{text}");
+    }
+
+    #[test]
+    fn opens_the_first_name_that_is_there_and_binds_its_functions() {
+        assert!(open("C", &["libfornax-nothing.so", "libc.so.6"], REMEDY).is_ok());
+        assert_eq!(math::absolute(-3), 3);
+        let text = math::unknown().unwrap_err().to_string();
+        assert!(text.contains("fornax_has_no_such_function"), "{text}");
+    }
+
+    #[test]
+    fn names_the_call_and_the_librarys_words() {
+        let failed = |message: &str| LibraryError::Call {
+            library: "cuDNN",
+            call: "setting X".into(),
+            status: 2000,
+            message: message.into(),
+        };
+        assert_eq!(failed("").to_string(), "cuDNN: setting X failed with status 2000");
+        assert_eq!(failed("no X").to_string(), "cuDNN: setting X failed with status 2000: no X");
+    }
+}

@@ -57,6 +57,19 @@ impl Call<'_> {
         })
     }
 
+    /// What an algorithm may use, and what it may rely on.
+    pub(super) fn preference(&self, alignments: Alignments) -> Result<Preference, LibraryError> {
+        // Partial sums stay in f32 and in their order: no algorithm that adds up in the output's type, or in place.
+        let scheme = Scheme::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32;
+        Preference::new(self.api)?
+            .set(PreferenceName::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, WORKSPACE_LIMIT as u64)?
+            .set(PreferenceName::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, scheme)?
+            .set(PreferenceName::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignments.b)?
+            .set(PreferenceName::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignments.a)?
+            .set(PreferenceName::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignments.d)?
+            .set(PreferenceName::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignments.d)
+    }
+
     /// Asks the heuristics for algorithms, best first.
     ///
     /// # Safety
@@ -66,15 +79,7 @@ impl Call<'_> {
         handle: *mut c_void,
         alignments: Alignments,
     ) -> Result<Vec<Algorithm>, LibraryError> {
-        // Partial sums stay in f32 and in their order: no algorithm that adds up in the output's type, or in place.
-        let scheme = Scheme::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32;
-        let preference = Preference::new(self.api)?
-            .set(PreferenceName::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, WORKSPACE_LIMIT as u64)?
-            .set(PreferenceName::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, scheme)?
-            .set(PreferenceName::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignments.b)?
-            .set(PreferenceName::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignments.a)?
-            .set(PreferenceName::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignments.d)?
-            .set(PreferenceName::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignments.d)?;
+        let preference = self.preference(alignments)?;
         let mut found = [Algorithm::EMPTY; TRIES];
         let mut count = 0i32;
         let (matmul, a, b, d) = (self.matmul.raw, self.a.raw, self.b.raw, self.d.raw);

@@ -112,6 +112,12 @@ impl Blas {
     }
 }
 
+/// Describes `product` to the library as a call would, which needs no device; an error where the description is refused.
+pub fn describe(product: &Product) -> Result<(), LibraryError> {
+    let operands = Operands { a: 256, b: 256, d: 256, vector: 256 };
+    Call::new(Api::get()?, product, operands)?.preference(operands.alignments()).map(drop)
+}
+
 impl Drop for Blas {
     fn drop(&mut self) {
         // SAFETY: the handle is this value's own.
