@@ -5,6 +5,7 @@
 //! gives the names and numbers, statuses stay integers.
 use cudarc::driver::sys::CUdeviceptr;
 use libloading::Library;
+use std::error::Error;
 
 /// An error of one of NVIDIA's libraries.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -66,11 +67,16 @@ pub(crate) fn open(
         match unsafe { Library::new(*name) } {
             Ok(found) => return Ok(found),
             // The first name is the one that the remedy brings: its message says most.
-            Err(e) if why.is_empty() => why = e.to_string(),
+            Err(e) if why.is_empty() => why = words(&e),
             Err(_) => {}
         }
     }
     Err(LibraryError::Missing { library, why, remedy })
+}
+
+/// What the dynamic loader said: the error itself only names the call.
+pub(crate) fn words(error: &libloading::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 /// Declares a struct of C functions, and how to find them by their names in an open library.
@@ -84,7 +90,7 @@ macro_rules! c_functions {
         impl $name {
             /// Finds every function; the library stays open for good.
             fn bind(library: libloading::Library, name: &'static str, remedy: &'static str) -> Result<$name, LibraryError> {
-                let missing = |e: libloading::Error| LibraryError::Missing { library: name, why: e.to_string(), remedy };
+                let missing = |e: libloading::Error| LibraryError::Missing { library: name, why: $crate::cuda::library::words(&e), remedy };
                 let library = Box::leak(Box::new(library));
                 Ok($name {
                     $($field: {

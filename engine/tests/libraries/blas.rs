@@ -53,7 +53,7 @@ impl Bench {
         let operands = Operands { a: a.pointer(), b: b.pointer(), d: d.pointer(), vector: vector.pointer() };
         let mut held: Vec<Block> = Vec::new();
         let workspace = &mut |bytes: usize| {
-            held.push(self.device.upload(&vec![0; bytes], 0));
+            held.push(self.device.allocate(bytes, 0));
             Ok(held[held.len() - 1].pointer())
         };
         // SAFETY: the blocks have the product's extents, and live until the downloads have waited for the stream.

@@ -24,6 +24,9 @@ impl Device {
         };
         Block { data, offset, len: bytes.len() }
     }
+    pub fn allocate(&self, len: usize, offset: usize) -> Block {
+        self.upload(&vec![0; len], offset)
+    }
     pub fn download(&self, b: &Block) -> Vec<u8> {
         unsafe { std::slice::from_raw_parts(b.data.as_ptr().cast::<u8>().add(b.offset), b.len) }.to_vec()
     }

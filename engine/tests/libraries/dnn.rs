@@ -111,7 +111,7 @@ impl Bench {
         let (px, pw, py) = (x.pointer(), w.pointer(), y.pointer());
         let mut held: Vec<Block> = Vec::new();
         let workspace = &mut |bytes: usize| {
-            held.push(self.device.upload(&vec![0; bytes], 0));
+            held.push(self.device.allocate(bytes, 0));
             Ok(held[held.len() - 1].pointer())
         };
         // SAFETY: the blocks have the shapes' sizes, and live until the download has waited for the stream.
