@@ -1,0 +1,191 @@
+// Device memory, pools and pinned host memory.
+#include <cstdlib>
+#include <cstring>
+#include <map>
+
+#include "driver.h"
+
+namespace fornax {
+namespace {
+
+std::map<uintptr_t, size_t> pinned;      // pinned host memory: address, bytes
+std::map<uintptr_t, bool> pinned_owned;  // … and whether cuMemHostAlloc made it
+
+struct Pool {
+  int device;
+  uint64_t attributes[9] = {};
+};
+Pool* default_pool(int device) {
+  static std::map<int, Pool> pools;
+  return &pools.emplace(device, Pool{device}).first->second;
+}
+
+Result allocate_on(CUdeviceptr* pointer, int device, size_t bytes) {
+  *pointer = 0;
+  if (bytes == 0) return refuse(kInvalidValue, "an allocation of 0 bytes");
+  *pointer = allocate(device, bytes);
+  if (*pointer) return kSuccess;
+  return refuse(kOutOfMemory, "device " + std::to_string(device) + " has no room for " + std::to_string(bytes) + " bytes: " +
+                                  std::to_string(live_bytes(device)) + " of " + std::to_string(kDeviceMemory) + " are in use");
+}
+
+Result allocate_queued(CUdeviceptr* pointer, size_t bytes, CUstream stream) {
+  if (!stream_exists(stream)) return refuse(kInvalidHandle, "cuMemAllocAsync: not a stream");
+  if (Result result = allocate_on(pointer, device_of(stream), bytes)) return result;
+  CUdeviceptr base = *pointer;
+  if (is_capturing(stream)) own_by_capture(stream, base);
+  // Whoever writes before the stream has come here loses it.
+  return submit(stream, {"cuMemAllocAsync", [base] {
+    if (Allocation* allocation = find_allocation(base)) poison(*allocation);
+  }});
+}
+
+}  // namespace
+
+bool is_pinned(const void* pointer, size_t bytes) {
+  auto next = pinned.upper_bound(uintptr_t(pointer));
+  if (next == pinned.begin()) return false;
+  --next;
+  return uintptr_t(pointer) + bytes <= next->first + next->second;
+}
+
+}  // namespace fornax
+
+using namespace fornax;
+
+CU_API cuMemAlloc_v2(CUdeviceptr* pointer, size_t bytes) {
+  ON_DEVICE(device);
+  if (Result result = refuse_in_capture("cuMemAlloc")) return result;
+  return allocate_on(pointer, device, bytes);
+}
+
+// Frees at once, after everything that the device has to do.
+CU_API cuMemFree_v2(CUdeviceptr pointer) {
+  auto guard = lock();
+  if (pointer == 0) return kSuccess;
+  if (Result result = refuse_in_capture("cuMemFree")) return result;
+  Allocation* allocation = find_allocation(pointer);
+  if (!allocation || allocation->base != pointer || allocation->freed) {
+    return refuse(kInvalidValue, "cuMemFree: not the start of a device buffer");
+  }
+  Result state = wait_device(allocation->device);
+  free_memory(pointer);
+  return state;
+}
+
+CU_API cuMemAllocAsync(CUdeviceptr* pointer, size_t bytes, CUstream stream) {
+  ON_DEVICE(device);
+  return allocate_queued(pointer, bytes, stream);
+}
+CU_API cuMemAllocFromPoolAsync(CUdeviceptr* pointer, size_t bytes, Pool*, CUstream stream) {
+  return cuMemAllocAsync(pointer, bytes, stream);
+}
+
+CU_API cuMemFreeAsync(CUdeviceptr pointer, CUstream stream) {
+  auto guard = lock();
+  if (pointer == 0) return kSuccess;
+  Allocation* allocation = find_allocation(pointer);
+  if (!allocation || allocation->base != pointer || allocation->freed) {
+    return refuse(kInvalidValue, "cuMemFreeAsync: not the start of a device buffer");
+  }
+  if (is_capturing(stream)) {
+    return submit(stream, {"cuMemFreeAsync", [pointer] { poison(*find_allocation(pointer)); }});
+  }
+  allocation->freed = true;
+  return submit(stream, {"cuMemFreeAsync", [pointer] { free_memory(pointer); }, true});
+}
+
+CU_API cuMemGetInfo_v2(size_t* free, size_t* total) {
+  ON_DEVICE(device);
+  *total = kDeviceMemory;
+  *free = kDeviceMemory - live_bytes(device);
+  return kSuccess;
+}
+
+CU_API cuMemGetAddressRange_v2(CUdeviceptr* base, size_t* bytes, CUdeviceptr pointer) {
+  auto guard = lock();
+  Allocation* allocation = find_allocation(pointer);
+  if (!allocation) return kNotFound;
+  if (base) *base = allocation->base;
+  if (bytes) *bytes = allocation->size;
+  return kSuccess;
+}
+
+CU_API cuPointerGetAttribute(void* data, int attribute, CUdeviceptr pointer) {
+  auto guard = lock();
+  Allocation* allocation = find_allocation(pointer);
+  bool host = is_pinned(reinterpret_cast<void*>(pointer), 1);
+  if (!allocation && !host) return refuse(kInvalidValue, "cuPointerGetAttribute: neither device nor pinned memory");
+  switch (attribute) {
+    case 2: *static_cast<unsigned*>(data) = allocation ? 2 : 1; return kSuccess;                       // MEMORY_TYPE
+    case 9: *static_cast<int*>(data) = allocation ? allocation->device : 0; return kSuccess;           // DEVICE_ORDINAL
+    default: return kNotSupported;
+  }
+}
+
+// ---- pools: one a device; their attributes are kept and have no effect
+CU_API cuDeviceGetDefaultMemPool(Pool** pool, int device) {
+  auto guard = lock();
+  *pool = default_pool(device);
+  return kSuccess;
+}
+CU_API cuDeviceGetMemPool(Pool** pool, int device) { return cuDeviceGetDefaultMemPool(pool, device); }
+CU_API cuDeviceSetMemPool(int, Pool*) { return kSuccess; }
+CU_API cuMemPoolSetAttribute(Pool* pool, int attribute, const void* value) {
+  auto guard = lock();
+  if (attribute < 1 || attribute > 8) return kInvalidValue;
+  memcpy(&pool->attributes[attribute], value, attribute < 4 ? 4 : 8);
+  return kSuccess;
+}
+CU_API cuMemPoolGetAttribute(Pool* pool, int attribute, void* value) {
+  auto guard = lock();
+  if (attribute < 1 || attribute > 8) return kInvalidValue;
+  if (attribute == 5 || attribute == 7) pool->attributes[attribute] = live_bytes(pool->device);
+  memcpy(value, &pool->attributes[attribute], attribute < 4 ? 4 : 8);
+  return kSuccess;
+}
+CU_API cuMemPoolTrimTo(Pool* pool, size_t) {
+  auto guard = lock();
+  return wait_device(pool->device);
+}
+
+// ---- pinned host memory
+CU_API cuMemHostAlloc(void** pointer, size_t bytes, unsigned) {
+  ON_DEVICE(device);
+  *pointer = aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
+  if (!*pointer) return refuse(kOutOfMemory, "no pinned memory of " + std::to_string(bytes) + " bytes");
+  pinned[uintptr_t(*pointer)] = bytes;
+  pinned_owned[uintptr_t(*pointer)] = true;
+  return kSuccess;
+}
+CU_API cuMemAllocHost_v2(void** pointer, size_t bytes) { return cuMemHostAlloc(pointer, bytes, 0); }
+
+CU_API cuMemFreeHost(void* pointer) {
+  auto guard = lock();
+  if (!pinned_owned[uintptr_t(pointer)]) return refuse(kInvalidValue, "cuMemFreeHost: not pinned memory");
+  Result state = kSuccess;
+  for (int device = 0; device < settings().devices; device++) {  // waits, as the driver does
+    if (Result result = wait_device(device)) state = result;
+  }
+  pinned.erase(uintptr_t(pointer));
+  pinned_owned.erase(uintptr_t(pointer));
+  free(pointer);
+  return state;
+}
+
+CU_API cuMemHostRegister_v2(void* pointer, size_t bytes, unsigned) {
+  auto guard = lock();
+  if (is_pinned(pointer, 1)) return refuse(kHostMemoryAlreadyRegistered, "cuMemHostRegister: pinned already");
+  pinned[uintptr_t(pointer)] = bytes;
+  return kSuccess;
+}
+
+CU_API cuMemHostUnregister(void* pointer) {
+  auto guard = lock();
+  for (int device = 0; device < settings().devices; device++) wait_device(device);
+  return pinned.erase(uintptr_t(pointer)) ? kSuccess : refuse(kHostMemoryNotRegistered, "cuMemHostUnregister: not registered");
+}
+
+CU_API cuMemHostGetDevicePointer_v2(CUdeviceptr*, void*, unsigned) {
+  return refuse(kNotSupported, "the emulated device cannot access host memory from kernels");
+}

@@ -1,0 +1,235 @@
+// Modules, functions and launches.
+#include <algorithm>
+#include <cstring>
+#include <fstream>
+#include <map>
+#include <sstream>
+
+#include "driver.h"
+
+namespace fornax {
+namespace {
+
+struct Function {
+  const fornax_device::Kernel* kernel;
+  std::shared_ptr<Object> object;
+  unsigned max_shared = kDefaultShared;
+};
+
+struct Module {
+  std::shared_ptr<Object> object;
+  std::map<std::string, std::unique_ptr<Function>> functions;
+};
+
+// Where a parameter lies in the buffer of all of them.
+size_t parameter_offset(const fornax_device::Kernel& kernel, size_t index) {
+  size_t offset = 0;
+  for (size_t i = 0;; i++) {
+    offset = (offset + kernel.alignments[i] - 1) / kernel.alignments[i] * kernel.alignments[i];
+    if (i == index) return offset;
+    offset += kernel.sizes[i];
+  }
+}
+
+size_t parameter_bytes(const fornax_device::Kernel& kernel) {
+  if (kernel.parameters == 0) return 0;
+  return parameter_offset(kernel, kernel.parameters - 1) + kernel.sizes[kernel.parameters - 1];
+}
+
+std::string triple(const Dim& d) {
+  return "(" + std::to_string(d.x) + ", " + std::to_string(d.y) + ", " + std::to_string(d.z) + ")";
+}
+
+Result check_launch(const Function& function, const Dim& grid, const Dim& block, unsigned shared) {
+  std::string name = "launch of " + std::string(function.kernel->name) + ": ";
+  uint64_t threads = uint64_t(block.x) * block.y * block.z;
+  if (threads == 0 || threads > 1024 || block.z > 64) return refuse(kInvalidValue, name + "a block of " + triple(block) + " threads");
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535) {
+    return refuse(kInvalidValue, name + "a grid of " + triple(grid) + " blocks");
+  }
+  if (threads > function.kernel->max_threads) {
+    return refuse(kLaunchOutOfResources, name + std::to_string(threads) + " threads a block, and its launch bound is " +
+                                             std::to_string(function.kernel->max_threads));
+  }
+  if (shared > function.max_shared) {
+    return refuse(kInvalidValue, name + std::to_string(shared) + " bytes of dynamic shared memory, and " +
+                                     std::to_string(function.max_shared) + " are allowed");
+  }
+  return kSuccess;
+}
+
+// A copy of the arguments, as a launch makes it.
+struct Arguments {
+  std::vector<std::vector<unsigned char>> values;
+  std::vector<void*> pointers;
+};
+
+std::shared_ptr<Arguments> copy_arguments(const fornax_device::Kernel& kernel, void** parameters, const unsigned char* buffer) {
+  auto copy = std::make_shared<Arguments>();
+  for (unsigned i = 0; i < kernel.parameters; i++) {
+    const auto* from = buffer ? buffer + parameter_offset(kernel, i) : static_cast<const unsigned char*>(parameters[i]);
+    copy->values.emplace_back(from, from + kernel.sizes[i]);
+  }
+  for (auto& value : copy->values) copy->pointers.push_back(value.data());
+  return copy;
+}
+
+// The argument buffer that `extra` gives instead of pointers: key, value, …, null. Its size must be that of the parameters.
+Result find_buffer(const fornax_device::Kernel& kernel, void** extra, const unsigned char** buffer) {
+  size_t bytes = 0;
+  for (; *extra; extra += 2) {
+    if (extra[0] == reinterpret_cast<void*>(1)) *buffer = static_cast<const unsigned char*>(extra[1]);
+    if (extra[0] == reinterpret_cast<void*>(2)) bytes = *static_cast<size_t*>(extra[1]);
+  }
+  if (*buffer && bytes == parameter_bytes(kernel)) return kSuccess;
+  return refuse(kInvalidValue, "launch of " + std::string(kernel.name) + ": " + std::to_string(bytes) +
+                                   " bytes of arguments, and its parameters take " + std::to_string(parameter_bytes(kernel)));
+}
+
+Result load(Module** module, const Source& source) {
+  std::string log;
+  std::shared_ptr<Object> object = load_object(source, &log);
+  if (!object) return refuse(kInvalidImage, "module " + source.name + " cannot be loaded: " + log);
+  *module = new Module{object, {}};
+  return kSuccess;
+}
+
+unsigned blocks_per_multiprocessor(const Function& function, int threads, size_t shared) {
+  if (threads <= 0 || threads > 1024 || shared > function.max_shared) return 0;
+  return std::min<unsigned>({32u, 2048u / unsigned(threads), unsigned((228 << 10) / (shared + (1 << 10)))});
+}
+
+}  // namespace
+}  // namespace fornax
+
+using namespace fornax;
+
+CU_API cuModuleLoadData(Module** module, const void* image) {
+  ON_DEVICE(device);
+  Source source;
+  if (!from_image(image, &source)) {
+    return refuse(kInvalidImage, "the emulated device runs only images that its own NVRTC made");
+  }
+  return load(module, source);
+}
+CU_API cuModuleLoadDataEx(Module** module, const void* image, unsigned, void*, void**) { return cuModuleLoadData(module, image); }
+CU_API cuModuleLoadFatBinary(Module** module, const void* image) { return cuModuleLoadData(module, image); }
+
+CU_API cuModuleLoad(Module** module, const char* path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) return refuse(kFileNotFound, std::string("no file ") + path);
+  std::ostringstream image;
+  image << file.rdbuf();
+  return cuModuleLoadData(module, image.str().c_str());
+}
+
+CU_API cuModuleUnload(Module* module) {
+  auto guard = lock();
+  delete module;  // launches that are queued hold its object
+  return kSuccess;
+}
+
+CU_API cuModuleGetFunction(Function** function, Module* module, const char* name) {
+  auto guard = lock();
+  const Object& object = *module->object;
+  for (unsigned i = 0; i < object.count; i++) {
+    if (strcmp(object.kernels[i].name, name) != 0) continue;
+    auto& known = module->functions[name];
+    if (!known) known.reset(new Function{&object.kernels[i], module->object});
+    *function = known.get();
+    return kSuccess;
+  }
+  return refuse(kNotFound, std::string("the module has no kernel ") + name);
+}
+
+CU_API cuModuleGetGlobal_v2(CUdeviceptr*, size_t*, Module*, const char* name) {
+  return refuse(kNotFound, std::string("modules of the emulated device have no global ") + name);
+}
+
+CU_API cuModuleGetFunctionCount(unsigned* count, Module* module) {
+  *count = module->object->count;
+  return kSuccess;
+}
+
+CU_API cuFuncGetName(const char** name, Function* function) {
+  *name = function->kernel->name;
+  return kSuccess;
+}
+
+CU_API cuFuncGetAttribute(int* value, int attribute, Function* function) {
+  switch (attribute) {
+    case 0: *value = int(function->kernel->max_threads); break;  // MAX_THREADS_PER_BLOCK
+    case 4: *value = 32; break;                                  // NUM_REGS
+    case 5: case 6: *value = 90; break;                          // PTX_VERSION, BINARY_VERSION
+    case 8: *value = int(function->max_shared); break;           // MAX_DYNAMIC_SHARED_SIZE_BYTES
+    default: *value = 0;
+  }
+  return kSuccess;
+}
+
+CU_API cuFuncSetAttribute(Function* function, int attribute, int value) {
+  auto guard = lock();
+  if (attribute != 8) return kSuccess;
+  if (value < 0 || unsigned(value) > kMaxShared) {
+    return refuse(kInvalidValue, std::to_string(value) + " bytes of dynamic shared memory, and a block has at most " +
+                                     std::to_string(kMaxShared));
+  }
+  function->max_shared = unsigned(value);
+  return kSuccess;
+}
+CU_API cuFuncSetCacheConfig(Function*, int) { return kSuccess; }
+
+CU_API cuFuncGetParamInfo(Function* function, size_t index, size_t* offset, size_t* size) {
+  const fornax_device::Kernel& kernel = *function->kernel;
+  if (index >= kernel.parameters) return kInvalidValue;
+  if (offset) *offset = parameter_offset(kernel, index);
+  if (size) *size = kernel.sizes[index];
+  return kSuccess;
+}
+
+CU_API cuLaunchKernel(Function* function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x, unsigned block_y,
+                      unsigned block_z, unsigned shared, CUstream stream, void** parameters, void** extra) {
+  ON_DEVICE(device);
+  const fornax_device::Kernel& kernel = *function->kernel;
+  Launch launch{&kernel, {grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, shared, function->object->checked,
+                uintptr_t(kernel.call)};
+  if (Result result = check_launch(*function, launch.grid, launch.block, shared)) return result;
+  const unsigned char* buffer = nullptr;
+  if (!parameters && extra) {
+    if (Result result = find_buffer(kernel, extra, &buffer)) return result;
+  } else if (!parameters && kernel.parameters > 0) {
+    return refuse(kInvalidValue, "launch of " + std::string(kernel.name) + ": no arguments");
+  }
+  int on = device_of(stream);
+  std::shared_ptr<Arguments> arguments = copy_arguments(kernel, parameters, buffer);
+  std::shared_ptr<Object> object = function->object;
+  return submit(stream, {kernel.name, [=] { run_kernel(on, launch, arguments->pointers.data()); (void)object; }});
+}
+
+CU_API cuLaunchCooperativeKernel(Function* function, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, CUstream,
+                                 void**) {
+  return refuse(kNotSupported, std::string("cooperative launch of ") + function->kernel->name);
+}
+
+// ---- occupancy
+CU_API cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, Function* function, int threads, size_t shared) {
+  *blocks = int(blocks_per_multiprocessor(*function, threads, shared));
+  return kSuccess;
+}
+CU_API cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks, Function* function, int threads, size_t shared, unsigned) {
+  return cuOccupancyMaxActiveBlocksPerMultiprocessor(blocks, function, threads, shared);
+}
+CU_API cuOccupancyAvailableDynamicSMemPerBlock(size_t* bytes, Function* function, int blocks, int) {
+  *bytes = std::min<size_t>(function->max_shared, (228 << 10) / size_t(std::max(blocks, 1)) - (1 << 10));
+  return kSuccess;
+}
+CU_API cuOccupancyMaxPotentialBlockSize(int* grid, int* block, Function* function, size_t (*shared_of)(int), size_t shared, int limit) {
+  int most = int(function->kernel->max_threads);
+  *block = limit > 0 ? std::min(limit, most) : most;
+  *grid = 4 * int(blocks_per_multiprocessor(*function, *block, shared_of ? shared_of(*block) : shared));
+  return kSuccess;
+}
+CU_API cuOccupancyMaxPotentialBlockSizeWithFlags(int* grid, int* block, Function* function, size_t (*shared_of)(int), size_t shared,
+                                                 int limit, unsigned) {
+  return cuOccupancyMaxPotentialBlockSize(grid, block, function, shared_of, shared, limit);
+}

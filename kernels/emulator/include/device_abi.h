@@ -1,0 +1,43 @@
+// What a compiled kernel and the runtime agree on. No standard headers: kernels see this file, and NVRTC has none.
+#pragma once
+
+namespace fornax_device {
+
+struct Index {
+  unsigned x, y, z;
+};
+
+// The special registers of the CUDA thread that this processor thread runs now.
+struct Registers {
+  Index thread, block, block_dim, grid_dim;
+  unsigned char* dynamic_shared;
+};
+
+// One __global__ function: how to call it with an array of pointers to its arguments, as cuLaunchKernel receives them.
+struct Kernel {
+  const char* name;
+  void (*call)(void** arguments);
+  const unsigned* sizes;
+  const unsigned* alignments;
+  unsigned parameters;
+  unsigned max_threads;  // __launch_bounds__, or 1024
+};
+
+enum class Barrier { Plain, Count, And, Or };
+enum class Shuffle { Index, Up, Down, Xor };
+
+#pragma GCC visibility push(default)
+extern __thread Registers registers __attribute__((tls_model("initial-exec")));
+
+int block_barrier(int predicate, Barrier kind, const char* file, int line);
+void warp_barrier(unsigned mask, const char* file, int line);
+unsigned ballot(unsigned mask, int predicate, const char* file, int line);
+unsigned active_lanes();
+// Exchanges up to 8 bytes with another lane.
+unsigned long long shuffle(unsigned mask, unsigned long long value, Shuffle kind, int argument, int width, const char* file,
+                           int line);
+void fence();
+void atomic_access(void* pointer, unsigned size, const char* file, int line);
+#pragma GCC visibility pop
+
+}  // namespace fornax_device

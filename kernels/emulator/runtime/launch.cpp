@@ -1,0 +1,213 @@
+// Running a kernel: its blocks, one after the other or spread over processor threads, and the faults that they may cause.
+#include <signal.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstring>
+#include <thread>
+#include <utility>
+
+#include "block.h"
+#include "checker.h"
+
+namespace fornax {
+namespace {
+
+// Fewer CUDA threads than this are not worth waking another processor thread.
+constexpr uint64_t kWorthHelp = 8192;
+
+unsigned char* new_shared() {
+  size_t guard = size_t(sysconf(_SC_PAGESIZE));
+  void* map = mmap(nullptr, kMaxShared + guard, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (map == MAP_FAILED) abort();
+  auto* bytes = static_cast<unsigned char*>(map);
+  mprotect(bytes + kMaxShared, guard, PROT_NONE);
+  return bytes;
+}
+
+// One worker for whoever holds the big lock, and one for each helper.
+Worker& own_worker(bool helper) {
+  static Worker first;
+  static thread_local Worker* mine = nullptr;
+  if (!helper) {
+    if (!first.shared) first.shared = new_shared();
+    return first;
+  }
+  if (!mine) {
+    mine = new Worker;
+    mine->shared = new_shared();
+  }
+  return *mine;
+}
+
+void prepare(Worker& w, int device, const Launch& launch, void** arguments) {
+  Block& block = w.block;
+  block.launch = &launch;
+  block.arguments = arguments;
+  block.device = device;
+  block.order = settings().order;
+  block.failed = false;
+  const Dim& size = launch.block;
+  unsigned count = size.x * size.y * size.z;
+  bool same_count = block.count == count;
+  block.count = count;
+  if (!same_count) {
+    block.threads.clear();
+    block.threads.resize(count);
+    block.warps.assign((count + 31) / 32, Warp{});
+  }
+  for (unsigned i = 0; i < count; i++) {
+    Thread& thread = block.threads[i];
+    thread.index = {i % size.x, i / size.x % size.y, i / size.x / size.y};
+    thread.flat = i;
+    thread.lane = i % 32;
+    block.warps[i / 32].lanes |= 1u << (i % 32);
+  }
+  if (block.order > 1) {
+    uint64_t random = block.order;
+    block.permutation.resize(count);
+    for (unsigned i = 0; i < count; i++) block.permutation[i] = i;
+    for (unsigned i = count - 1; i > 0; i--) std::swap(block.permutation[i], block.permutation[next_random(random) % (i + 1)]);
+  }
+  fornax_device::registers.block_dim = {size.x, size.y, size.z};
+  fornax_device::registers.grid_dim = {launch.grid.x, launch.grid.y, launch.grid.z};
+  // The requested bytes end at the guard page, on a multiple of 128.
+  fornax_device::registers.dynamic_shared = w.shared + kMaxShared - (launch.shared + 127) / 128 * 128;
+}
+
+void run_numbered_block(Worker& w, uint64_t number) {
+  Block& block = w.block;
+  const Dim& grid = block.launch->grid;
+  block.number = unsigned(number);
+  block.random = block.order + number;
+  fornax_device::registers.block = {unsigned(number % grid.x), unsigned(number / grid.x % grid.y),
+                                    unsigned(number / grid.x / grid.y)};
+  if (block.launch->shared) memset(fornax_device::registers.dynamic_shared, 0xff, block.launch->shared);
+  if (block.launch->checked) begin_block(w);
+  run_block(w);
+}
+
+void report_fault(Worker& w) {
+  std::string where = source_line(w.fault_pc) + ", " + describe_thread();
+  if (w.fault_signal == SIGFPE) {
+    raise(w.block.device, kLaunchFailed, "integer division by zero or overflow at " + where);
+  } else if (w.fault_address >= uintptr_t(w.shared) && w.fault_address < uintptr_t(w.shared) + kMaxShared + 65536) {
+    raise(w.block.device, kIllegalAddress, "out-of-bounds access to dynamic shared memory at " + where);
+  } else {
+    raise(w.block.device, kIllegalAddress,
+          "out-of-bounds access: " + describe_address(w.fault_address, 1) + " (or a stack overflow) at " + where);
+  }
+  w.fault_signal = 0;
+}
+
+struct sigaction previous[3];
+constexpr int kSignals[3] = {SIGSEGV, SIGBUS, SIGFPE};
+
+uintptr_t program_counter(void* context) {
+#if defined(__x86_64__)
+  return uintptr_t(static_cast<ucontext_t*>(context)->uc_mcontext.gregs[REG_RIP]);
+#elif defined(__aarch64__)
+  return uintptr_t(static_cast<ucontext_t*>(context)->uc_mcontext.pc);
+#else
+  (void)context;
+  return 0;
+#endif
+}
+
+void on_fault(int signal, siginfo_t* info, void* context) {
+  Worker* w = worker;
+  if (w && w->current) {
+    w->fault_signal = signal;
+    w->fault_address = uintptr_t(info->si_addr);
+    w->fault_pc = program_counter(context) + 1;
+    abandon();  // the thread's stack is given up
+  }
+  for (int i = 0; i < 3; i++) {
+    if (kSignals[i] == signal) sigaction(signal, &previous[i], nullptr);  // comes again, to whoever handled it before
+  }
+}
+
+void catch_faults() {
+  static const bool once = [] {
+    struct sigaction action{};
+    action.sa_sigaction = on_fault;
+    action.sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK;
+    for (int i = 0; i < 3; i++) sigaction(kSignals[i], &action, &previous[i]);
+    return true;
+  }();
+  (void)once;
+  static thread_local bool has_stack = [] {
+    stack_t present{};
+    sigaltstack(nullptr, &present);
+    if (!(present.ss_flags & SS_DISABLE)) return true;
+    constexpr size_t size = 64 << 10;
+    void* map = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (map == MAP_FAILED) return false;
+    stack_t own{};
+    own.ss_sp = map;
+    own.ss_size = size;
+    return sigaltstack(&own, nullptr) == 0;
+  }();
+  (void)has_stack;
+}
+
+// The block that runs as the `position`th: ascending, descending, or by a permutation that the seed draws.
+struct BlockOrder {
+  uint64_t order, blocks, step = 1, offset = 0;
+  BlockOrder(uint64_t order, uint64_t blocks) : order(order), blocks(blocks) {
+    if (order < 2) return;
+    uint64_t random = order;
+    offset = next_random(random) % blocks;
+    auto divisor = [](uint64_t a, uint64_t b) {
+      while (b) a = std::exchange(b, a % b);
+      return a;
+    };
+    do step = next_random(random) % blocks + 1;
+    while (divisor(step, blocks) != 1);
+  }
+  uint64_t operator()(uint64_t position) const {
+    if (order == 0) return position;
+    if (order == 1) return blocks - 1 - position;
+    return uint64_t((static_cast<unsigned __int128>(position) * step + offset) % blocks);
+  }
+};
+
+}  // namespace
+
+void run_kernel(int device, const Launch& launch, void** arguments) {
+  catch_faults();
+  uint64_t blocks = uint64_t(launch.grid.x) * launch.grid.y * launch.grid.z;
+  uint64_t threads = blocks * launch.block.x * launch.block.y * launch.block.z;
+  BlockOrder order(settings().order, blocks);
+  if (launch.checked) {
+    begin_launch(launch);
+  } else {
+    forget_shadows();  // it writes unseen
+  }
+  std::atomic<bool> failed{false};
+  auto run_piece = [&](bool helper, uint64_t first, uint64_t last) {
+    Worker& w = own_worker(helper);
+    worker = &w;
+    prepare(w, device, launch, arguments);
+    for (uint64_t position = first; position < last && !failed; position++) {
+      run_numbered_block(w, order(position));
+      if (w.fault_signal) report_fault(w);
+      if (w.block.failed) failed = true;
+    }
+    worker = nullptr;
+  };
+  if (launch.checked || blocks == 1 || threads < kWorthHelp) {
+    run_piece(false, 0, blocks);
+    return;
+  }
+  std::thread::id caller = std::this_thread::get_id();
+  uint64_t pieces = std::min<uint64_t>(blocks, 64);
+  parallel(int64_t(pieces), [&](int64_t piece) {
+    if (std::this_thread::get_id() != caller) catch_faults();
+    run_piece(std::this_thread::get_id() != caller, blocks * piece / pieces, blocks * (piece + 1) / pieces);
+  });
+}
+
+}  // namespace fornax

@@ -1,0 +1,60 @@
+// Settings of the emulated device, and the functions through which Rust reads and writes them.
+#include <cstring>
+
+#include "checker.h"
+#include "internal.h"
+
+namespace fornax {
+
+Settings& settings() {
+  static Settings instance;
+  return instance;
+}
+
+Lock lock() {
+  static auto* mutex = new std::recursive_mutex;  // never destroyed: work may run while the process ends
+  return Lock(*mutex);
+}
+
+}  // namespace fornax
+
+extern "C" {
+
+FORNAX_API void fornax_emulator_configure(int devices, const char* cache_folder, const char* include_folder,
+                                          const char* compiler) {
+  auto guard = fornax::lock();
+  fornax::Settings& settings = fornax::settings();
+  settings.devices = devices;
+  settings.cache_folder = cache_folder;
+  settings.include_folder = include_folder;
+  settings.compiler = compiler;
+}
+
+FORNAX_API void fornax_emulator_set_order(uint64_t order) {
+  auto guard = fornax::lock();
+  fornax::settings().order = order;
+}
+
+FORNAX_API void fornax_emulator_set_checked(int checked) {
+  auto guard = fornax::lock();
+  fornax::settings().checked = checked != 0;
+}
+
+FORNAX_API size_t fornax_emulator_live_bytes() {
+  auto guard = fornax::lock();
+  size_t bytes = 0;
+  for (int device = 0; device < fornax::settings().devices; device++) {
+    fornax::wait_device(device);  // frees that are queued
+    bytes += fornax::live_bytes(device);
+  }
+  return bytes;
+}
+
+// Bytes that the kernel has read from and written to device memory in checked mode; false when it never ran so.
+FORNAX_API int fornax_emulator_bytes(const char* kernel, uint64_t* loads, uint64_t* stores) {
+  auto guard = fornax::lock();
+  for (int device = 0; device < fornax::settings().devices; device++) fornax::wait_device(device);
+  return fornax::traffic(kernel, loads, stores);
+}
+
+}  // extern "C"

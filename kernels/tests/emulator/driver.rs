@@ -1,0 +1,193 @@
+//! Devices, memory, modules and launches.
+
+use cudarc::driver::sys::{self, CUresult};
+use cudarc::driver::{CudaContext, DriverError, LaunchConfig, PushKernelArg};
+use cudarc::nvrtc::{CompileError, CompileOptions, Ptx, compile_ptx_with_opts};
+use fornax_kernels::emulator::{self, EmulatorError, Options};
+
+use super::support::{CORRECT, emulated, grid, kernel, module};
+
+#[test]
+fn devices() {
+    let _emulated = emulated(0, false);
+    assert_eq!(CudaContext::device_count().unwrap(), 2);
+    let context = CudaContext::new(1).unwrap();
+    assert_eq!(context.name().unwrap(), "Emulated CUDA device 1");
+    assert_eq!(context.compute_capability().unwrap(), (9, 0));
+    assert_ne!(context.uuid().unwrap().bytes, CudaContext::new(0).unwrap().uuid().unwrap().bytes);
+    let optin = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
+    assert_eq!(context.attribute(optin).unwrap(), 227 << 10);
+    let error = CudaContext::new(2).unwrap_err();
+    assert_eq!(error, DriverError(CUresult::CUDA_ERROR_INVALID_DEVICE));
+    assert!(error.to_string().contains("invalid device ordinal"), "{error}");
+    let again = emulator::load(&Options { devices: 3, order: 0, checked: false });
+    assert!(matches!(again, Err(EmulatorError::DeviceCount { loaded: 2, asked: 3 })), "{again:?}");
+}
+
+#[test]
+fn memory_runs_out() {
+    let _emulated = emulated(0, false);
+    let context = CudaContext::new(0).unwrap();
+    let (free, total) = context.mem_get_info().unwrap();
+    assert!(free <= total);
+    let stream = context.default_stream();
+    // SAFETY: it is not read.
+    let error = unsafe { stream.alloc::<u8>(total + 1) }.unwrap_err();
+    assert_eq!(error, DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY));
+    assert!(emulator::take_error().unwrap().contains("has no room for"));
+}
+
+#[test]
+fn leaks_are_counted() {
+    let _emulated = emulated(0, false);
+    let context = CudaContext::new(0).unwrap();
+    let stream = context.new_stream().unwrap();
+    let before = emulator::live_bytes();
+    let buffer = stream.alloc_zeros::<f32>(25).unwrap();
+    assert_eq!(emulator::live_bytes(), before + 100);
+    assert!(emulator::leaks().unwrap().contains("(100 bytes)"));
+    drop(buffer);
+    assert_eq!(emulator::live_bytes(), before);
+}
+
+#[test]
+fn wrong_launches_are_refused() {
+    let _emulated = emulated(0, false);
+    let context = CudaContext::new(0).unwrap();
+    let stream = context.default_stream();
+    let (x, mut sums) = (stream.alloc_zeros::<f32>(64).unwrap(), stream.alloc_zeros::<f32>(64).unwrap());
+    let kernel = kernel(&context, "block_sums_f32");
+    let mut refused = |config: LaunchConfig| {
+        // SAFETY: the launch is refused.
+        let result =
+            unsafe { stream.launch_builder(&kernel).arg(&x).arg(&mut sums).arg(&64i32).launch(config) };
+        (result.unwrap_err().0, emulator::take_error().unwrap())
+    };
+    let (code, message) = refused(grid(1, 512));
+    assert_eq!(code, CUresult::CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES);
+    assert!(message.contains("its launch bound is 256"), "{message}");
+    assert_eq!(refused(grid(0, 32)).0, CUresult::CUDA_ERROR_INVALID_VALUE);
+    let (code, message) = refused(LaunchConfig { shared_mem_bytes: 49 << 10, ..grid(1, 32) });
+    assert_eq!(code, CUresult::CUDA_ERROR_INVALID_VALUE);
+    assert!(message.contains("bytes of dynamic shared memory"), "{message}");
+}
+
+#[test]
+fn the_sizes_of_arguments_are_known() {
+    let _emulated = emulated(0, false);
+    let context = CudaContext::new(0).unwrap();
+    let module = module(&context, "correct.cu", CORRECT);
+    let name = c"scale_f32";
+    let (mut function, mut raw) = (std::ptr::null_mut(), std::ptr::null_mut());
+    let image = std::ffi::CString::new(image_of(CORRECT)).unwrap();
+    // SAFETY: plain driver calls; the pointers are to locals, and the argument buffer has the size that is given.
+    unsafe {
+        assert_eq!(sys::cuModuleLoadData(&mut raw, image.as_ptr().cast()), CUresult::CUDA_SUCCESS);
+        assert_eq!(sys::cuModuleGetFunction(&mut function, raw, name.as_ptr()), CUresult::CUDA_SUCCESS);
+        for (index, expected) in
+            [(0, 0, 8), (1, 8, 8), (2, 16, 4), (3, 24, 8)].iter().map(|&(i, o, s)| (i, (o, s)))
+        {
+            let (mut offset, mut size) = (0, 0);
+            assert_eq!(
+                sys::cuFuncGetParamInfo(function, index, &mut offset, &mut size),
+                CUresult::CUDA_SUCCESS
+            );
+            assert_eq!((offset, size), expected);
+        }
+        let (mut offset, mut size) = (0, 0);
+        assert_eq!(
+            sys::cuFuncGetParamInfo(function, 4, &mut offset, &mut size),
+            CUresult::CUDA_ERROR_INVALID_VALUE
+        );
+        // A buffer of arguments carries its size, which must be right.
+        let (mut buffer, mut size) = ([0u64; 3], 24usize);
+        let mut extra = [
+            std::ptr::without_provenance_mut(1),
+            buffer.as_mut_ptr().cast(),
+            std::ptr::without_provenance_mut(2),
+            (&raw mut size).cast(),
+            std::ptr::null_mut(),
+        ];
+        let (none, stream) = (std::ptr::null_mut(), std::ptr::null_mut());
+        let result = sys::cuLaunchKernel(function, 1, 1, 1, 1, 1, 1, 0, stream, none, extra.as_mut_ptr());
+        assert_eq!(result, CUresult::CUDA_ERROR_INVALID_VALUE);
+    }
+    let message = emulator::take_error().unwrap();
+    assert!(message.contains("24 bytes of arguments, and its parameters take 32"), "{message}");
+    drop(module);
+}
+
+fn image_of(text: &str) -> Vec<u8> {
+    let options = CompileOptions { name: Some("correct.cu".to_string()), ..Default::default() };
+    let image = compile_ptx_with_opts(text, options).unwrap();
+    let bytes: Vec<u8> = image.as_bytes().unwrap().to_vec();
+    bytes.into_iter().take_while(|byte| *byte != 0).collect()
+}
+
+#[test]
+fn modules_that_cannot_be() {
+    let _emulated = emulated(0, false);
+    let context = CudaContext::new(0).unwrap();
+    let error = context.load_module(Ptx::from_src("\u{7f}ELF of a real GPU")).unwrap_err();
+    assert_eq!(error, DriverError(CUresult::CUDA_ERROR_INVALID_IMAGE));
+    let module = module(&context, "correct.cu", CORRECT);
+    assert_eq!(
+        module.load_function("no_such_kernel").unwrap_err(),
+        DriverError(CUresult::CUDA_ERROR_NOT_FOUND)
+    );
+}
+
+#[test]
+fn a_compile_error_has_its_line() {
+    let _emulated = emulated(0, false);
+    let options = || CompileOptions { name: Some("kernels/cu/wrong.cu".to_string()), ..Default::default() };
+    let text = "extern \"C\" __global__ void wrong(float* x) {\n  x[0] = missing;\n}\n";
+    let Err(CompileError::CompileError { log, .. }) = compile_ptx_with_opts(text, options()) else {
+        panic!("wrong source compiled");
+    };
+    assert!(log.to_str().unwrap().contains("kernels/cu/wrong.cu:2"), "{log:?}");
+    let odd = CompileOptions { options: vec!["--no-such-option".to_string()], ..options() };
+    let Err(CompileError::CompileError { log, .. }) = compile_ptx_with_opts(CORRECT, odd) else {
+        panic!("an unknown option was taken");
+    };
+    assert!(log.to_str().unwrap().contains("unrecognized option --no-such-option"), "{log:?}");
+}
+
+#[test]
+fn atomics_on_floats_do_not_compile() {
+    let _emulated = emulated(0, false);
+    let text = "extern \"C\" __global__ void sum(float* x) { atomicAdd(x, 1.0f); }\n";
+    assert!(matches!(
+        compile_ptx_with_opts(text, CompileOptions::default()),
+        Err(CompileError::CompileError { .. })
+    ));
+}
+
+#[test]
+fn two_devices() {
+    for order in [0, 1, 9] {
+        let _emulated = emulated(order, false);
+        let results: Vec<f32> = (0..2)
+            .map(|ordinal| {
+                let context = CudaContext::new(ordinal).unwrap();
+                let stream = context.new_stream().unwrap();
+                let x = stream.clone_htod(&vec![1.0f32 + ordinal as f32; 100]).unwrap();
+                let mut y = stream.alloc_zeros::<f32>(100).unwrap();
+                let kernel = kernel(&context, "scale_f32");
+                // SAFETY: the arguments are those of the kernel.
+                unsafe {
+                    stream
+                        .launch_builder(&kernel)
+                        .arg(&x)
+                        .arg(&mut y)
+                        .arg(&3.0f32)
+                        .arg(&100i64)
+                        .launch(grid(1, 128))
+                }
+                .unwrap();
+                stream.clone_dtoh(&y).unwrap()[99]
+            })
+            .collect();
+        assert_eq!(results, [3.0, 6.0]);
+    }
+}

@@ -1,0 +1,229 @@
+//! Work runs late: streams, events, pinned memory, graphs, and waits that are missing.
+
+use std::sync::Arc;
+
+use cudarc::driver::sys::{CUgraphInstantiate_flags, CUresult, CUstreamCaptureMode};
+use cudarc::driver::{CudaContext, CudaFunction, CudaSlice, CudaStream, DriverError, PushKernelArg};
+use fornax_kernels::emulator;
+
+use super::support::{emulated, grid, kernel};
+
+const ORDERS: [u64; 5] = [0, 1, 2, 3, 4];
+const MODE: CUstreamCaptureMode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+
+/// A context in which cudarc leaves waiting to us.
+fn context() -> Arc<CudaContext> {
+    let context = CudaContext::new(0).unwrap();
+    // SAFETY: the tests order their streams themselves, or mean not to.
+    unsafe { context.disable_event_tracking() };
+    context
+}
+
+fn add(stream: &Arc<CudaStream>, kernel: &CudaFunction, x: &mut CudaSlice<f32>, value: f32) {
+    let n = x.len() as i32;
+    // SAFETY: the arguments are those of the kernel.
+    unsafe { stream.launch_builder(kernel).arg(x).arg(&value).arg(&n).launch(grid(n as u32 / 64 + 1, 64)) }
+        .unwrap();
+}
+
+/// One stream writes, another reads; with or without the event between.
+fn read_on_another_stream(waits: bool) -> f32 {
+    let context = context();
+    let (writer, reader) = (context.new_stream().unwrap(), context.new_stream().unwrap());
+    let mut x = writer.alloc_zeros::<f32>(100).unwrap();
+    writer.synchronize().unwrap();
+    add(&writer, &kernel(&context, "add_to_f32"), &mut x, 1.0);
+    if waits {
+        reader.wait(&writer.record_event(None).unwrap()).unwrap();
+    }
+    let value = reader.clone_dtoh(&x).unwrap()[0];
+    writer.synchronize().unwrap();
+    value
+}
+
+#[test]
+fn events_order_streams() {
+    for order in ORDERS {
+        let _emulated = emulated(order, false);
+        assert_eq!(read_on_another_stream(true), 1.0, "order {order}");
+    }
+}
+
+#[test]
+fn a_missing_wait_shows() {
+    let _emulated = emulated(0, false);
+    assert_eq!(read_on_another_stream(false), 0.0);
+}
+
+#[test]
+fn a_buffer_freed_too_early_shows() {
+    let _emulated = emulated(1, false);
+    let context = context();
+    let (user, owner) = (context.new_stream().unwrap(), context.new_stream().unwrap());
+    let x = owner.clone_htod(&[1.0f32; 100]).unwrap();
+    let mut y = user.alloc_zeros::<f32>(100).unwrap();
+    owner.synchronize().unwrap();
+    user.memcpy_dtod(&x, &mut y).unwrap();
+    drop(x); // on its owner's stream, which does not wait for the copy
+    let result = user.clone_dtoh(&y);
+    assert_eq!(result, Err(DriverError(CUresult::CUDA_ERROR_ILLEGAL_ADDRESS)));
+    let message = emulator::take_error().unwrap();
+    assert!(message.contains("cuMemcpyDtoDAsync: out-of-bounds read"), "{message}");
+}
+
+#[test]
+fn pinned_memory_is_read_when_the_copy_runs() {
+    let _emulated = emulated(0, false);
+    let context = context();
+    let stream = context.new_stream().unwrap();
+    // SAFETY: it is written before it is read.
+    let mut pinned = unsafe { context.alloc_pinned::<f32>(4) }.unwrap();
+    pinned.as_mut_slice().unwrap().fill(1.0);
+    let mut x = stream.alloc_zeros::<f32>(4).unwrap();
+    stream.memcpy_htod(pinned.as_slice().unwrap(), &mut x).unwrap();
+    // A bug, in a program: the copy has not run.
+    pinned.as_mut_slice().unwrap().fill(2.0);
+    assert_eq!(stream.clone_dtoh(&x).unwrap(), [2.0; 4]);
+    let mut pageable = vec![1.0f32; 4];
+    stream.memcpy_htod(&pageable, &mut x).unwrap();
+    pageable.fill(2.0);
+    assert_eq!(stream.clone_dtoh(&x).unwrap(), [1.0; 4]);
+}
+
+#[test]
+fn events_know_when_they_are_done() {
+    let _emulated = emulated(0, false);
+    let context = context();
+    let stream = context.new_stream().unwrap();
+    let mut x = stream.alloc_zeros::<f32>(10).unwrap();
+    let start = stream.record_event(Some(cudarc::driver::sys::CUevent_flags::CU_EVENT_DEFAULT)).unwrap();
+    add(&stream, &kernel(&context, "add_to_f32"), &mut x, 1.0);
+    let end = stream.record_event(Some(cudarc::driver::sys::CUevent_flags::CU_EVENT_DEFAULT)).unwrap();
+    assert!(!end.try_is_complete().unwrap());
+    assert!(start.elapsed_ms(&end).unwrap() >= 0.0);
+    assert!(end.is_complete());
+    let again = stream.record_event(None).unwrap();
+    add(&stream, &kernel(&context, "add_to_f32"), &mut x, 1.0);
+    let mut questions = 0;
+    while !again.is_complete() {
+        questions += 1;
+    }
+    assert!(questions < 10);
+}
+
+#[test]
+fn the_default_stream_waits_for_nothing_it_should_not() {
+    // cudarc's streams do not block: the default stream does not wait for them.
+    let _emulated = emulated(0, false);
+    let context = context();
+    let stream = context.new_stream().unwrap();
+    let mut x = stream.alloc_zeros::<f32>(10).unwrap();
+    stream.synchronize().unwrap();
+    add(&stream, &kernel(&context, "add_to_f32"), &mut x, 1.0);
+    assert_eq!(context.default_stream().clone_dtoh(&x).unwrap()[0], 0.0);
+    context.synchronize().unwrap();
+    assert_eq!(context.default_stream().clone_dtoh(&x).unwrap()[0], 1.0);
+}
+
+#[test]
+fn a_graph_runs_again() {
+    for order in ORDERS {
+        let _emulated = emulated(order, false);
+        let context = context();
+        let (stream, side) = (context.new_stream().unwrap(), context.new_stream().unwrap());
+        let kernel = kernel(&context, "add_to_f32");
+        let (mut x, mut y) =
+            (stream.alloc_zeros::<f32>(100).unwrap(), stream.alloc_zeros::<f32>(100).unwrap());
+        stream.synchronize().unwrap();
+        stream.begin_capture(MODE).unwrap();
+        for value in [1.0f32, 2.0] {
+            add(&stream, &kernel, &mut x, value); // arguments are copied at the capture
+        }
+        side.wait(&stream.record_event(None).unwrap()).unwrap();
+        side.memcpy_dtod(&x, &mut y).unwrap();
+        stream.wait(&side.record_event(None).unwrap()).unwrap();
+        add(&stream, &kernel, &mut x, 10.0);
+        let graph = stream.end_capture(CUgraphInstantiate_flags(0)).unwrap().unwrap();
+        assert_eq!(stream.clone_dtoh(&x).unwrap()[0], 0.0, "a capture runs nothing");
+        for _ in 0..3 {
+            graph.launch().unwrap();
+        }
+        let sums = (stream.clone_dtoh(&x).unwrap()[99], stream.clone_dtoh(&y).unwrap()[99]);
+        assert_eq!(sums, (39.0, 29.0), "order {order}");
+    }
+}
+
+#[test]
+fn a_capture_refuses_to_wait() {
+    let _emulated = emulated(0, false);
+    let context = context();
+    let stream = context.new_stream().unwrap();
+    let refused = |code| Err::<(), _>(DriverError(code));
+    stream.begin_capture(MODE).unwrap();
+    assert_eq!(stream.synchronize(), refused(CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED));
+    let ended = stream.end_capture(CUgraphInstantiate_flags(0)).map(|_| ());
+    assert_eq!(ended, refused(CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED));
+    stream.synchronize().unwrap();
+    stream.begin_capture(MODE).unwrap();
+    assert_eq!(context.synchronize(), refused(CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED));
+    assert!(stream.end_capture(CUgraphInstantiate_flags(0)).is_err());
+
+    let side = context.new_stream().unwrap();
+    let mut x = stream.alloc_zeros::<f32>(10).unwrap();
+    let kernel = kernel(&context, "add_to_f32");
+    stream.synchronize().unwrap();
+    stream.begin_capture(MODE).unwrap();
+    side.wait(&stream.record_event(None).unwrap()).unwrap();
+    add(&side, &kernel, &mut x, 1.0);
+    let ended = stream.end_capture(CUgraphInstantiate_flags(0)).map(|_| ());
+    assert_eq!(ended, refused(CUresult::CUDA_ERROR_STREAM_CAPTURE_UNJOINED));
+    assert!(emulator::take_error().unwrap().contains("another stream took part"));
+}
+
+#[test]
+fn a_graph_cannot_wait_for_what_is_outside() {
+    let _emulated = emulated(0, false);
+    let context = context();
+    let (stream, other) = (context.new_stream().unwrap(), context.new_stream().unwrap());
+    let event = other.record_event(None).unwrap();
+    stream.begin_capture(MODE).unwrap();
+    let waited = stream.wait(&event);
+    assert_eq!(waited, Err(DriverError(CUresult::CUDA_ERROR_STREAM_CAPTURE_ISOLATION)));
+    assert!(stream.end_capture(CUgraphInstantiate_flags(0)).is_err());
+}
+
+#[test]
+fn cudarc_tracks_events_by_itself() {
+    for order in ORDERS {
+        let _emulated = emulated(order, false);
+        let context = CudaContext::new(0).unwrap();
+        let (a, b) = (context.new_stream().unwrap(), context.new_stream().unwrap());
+        let kernel = kernel(&context, "add_to_f32");
+        let mut x = a.alloc_zeros::<f32>(100).unwrap();
+        for step in 0..20 {
+            add(if step % 2 == 0 { &a } else { &b }, &kernel, &mut x, 1.0);
+        }
+        assert_eq!(b.clone_dtoh(&x).unwrap()[0], 20.0, "order {order}");
+    }
+}
+
+#[test]
+fn threads_of_the_host_share_the_device() {
+    let _emulated = emulated(3, false);
+    let sums: Vec<f32> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..4)
+            .map(|worker| {
+                scope.spawn(move || {
+                    let context = CudaContext::new(worker % 2).unwrap();
+                    let stream = context.new_stream().unwrap();
+                    let kernel = kernel(&context, "add_to_f32");
+                    let mut x = stream.alloc_zeros::<f32>(5000).unwrap();
+                    (0..50).for_each(|_| add(&stream, &kernel, &mut x, worker as f32));
+                    stream.clone_dtoh(&x).unwrap()[4999]
+                })
+            })
+            .collect();
+        workers.into_iter().map(|worker| worker.join().unwrap()).collect()
+    });
+    assert_eq!(sums, [0.0, 50.0, 100.0, 150.0]);
+}
