@@ -39,22 +39,22 @@ pub enum Error {
         /// What is wrong, and what would be right.
         why: String,
     },
+    /// A device, its driver or one of its libraries refused or failed.
+    #[error("{op} on {device}: {why} (got {operands})")]
+    Device {
+        /// The operation.
+        op: &'static str,
+        /// Where it ran.
+        device: Device,
+        /// Its tensors.
+        operands: Operands,
+        /// What was refused, and what to do.
+        why: String,
+    },
     /// The graph cannot be walked.
     #[error("backward: {why}")]
     Autograd {
         /// What is wrong, and what to do.
-        why: String,
-    },
-    /// TEMP
-    #[error("{op}: {why} (got {operands}) {device}")]
-    Device {
-        /// The operation.
-        op: &'static str,
-        /// Device.
-        device: Device,
-        /// Its tensors.
-        operands: Operands,
-        /// why
         why: String,
     },
     /// The allocator refused.

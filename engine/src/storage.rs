@@ -1,6 +1,6 @@
 //! The memory behind tensors: one block on a device, shared by views, read and written under a lock.
 use crate::cpu::memory::CpuBuffer;
-use crate::cuda::{Buffer, Failure, Gpu};
+use crate::cuda::{Buffer, Failure, Gpu, Slice};
 use crate::{DType, Device, Element, Result};
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
@@ -55,6 +55,18 @@ impl Storage {
         let mut guard = self.block_mut();
         self.place.store(place(&block), Ordering::Release);
         *guard = block;
+    }
+
+    /// Elements of `dtype` that it has room for: those that it was made with.
+    pub(crate) fn len(&self, dtype: DType) -> usize {
+        match &*self.block() {
+            Block::Cpu(buffer) => buffer.as_slice::<u8>().len() / dtype.size(),
+            Block::Cuda(buffer) => buffer.whole(dtype).len,
+        }
+    }
+
+    pub(crate) fn into_block(self) -> Block {
+        self.block.into_inner().unwrap_or_else(|e| e.into_inner())
     }
 
     fn of(block: Block) -> Storage {
@@ -145,18 +157,29 @@ fn host(block: &Block) -> &CpuBuffer {
     buffer
 }
 
-/// TEMP
-pub(crate) struct Held<'a> { guard: RwLockReadGuard<'a, Block>, start: usize, len: usize, dtype: DType }
+/// The elements of a tensor in device memory, for launchers; while it lives they stay where they are.
+pub(crate) struct Held<'a> {
+    guard: RwLockReadGuard<'a, Block>,
+    start: usize,
+    len: usize,
+    dtype: DType,
+}
+
 impl<'a> Held<'a> {
     pub(crate) fn new(storage: &'a Storage, start: usize, len: usize, dtype: DType) -> Held<'a> {
         Held { guard: storage.block(), start, len, dtype }
     }
-    pub(crate) fn slice(&self) -> crate::cuda::Slice<'_> {
-        let Block::Cuda(buffer) = &*self.guard else { panic!("not on a GPU") };
-        buffer.slice(self.start, self.len, self.dtype)
+
+    pub(crate) fn slice(&self) -> Slice<'_> {
+        self.buffer().slice(self.start, self.len, self.dtype)
     }
+
     pub(crate) fn gpu(&self) -> &Arc<Gpu> {
-        let Block::Cuda(buffer) = &*self.guard else { panic!("not on a GPU") };
-        buffer.gpu()
+        self.buffer().gpu()
+    }
+
+    fn buffer(&self) -> &Buffer {
+        let Block::Cuda(buffer) = &*self.guard else { panic!("a launcher was handed elements on the CPU") };
+        buffer
     }
 }

@@ -1,6 +1,7 @@
 //! The tensor: a cheap handle to dense row-major elements on a device, and its place in the graph.
 use crate::autograd::{self, Gradient, Hook, Leaf};
-use crate::storage::{Read, Storage, Write};
+use crate::cuda::{self, Failure, Gpu, Slice};
+use crate::storage::{Held, Read, Storage, Write};
 use crate::{DType, Device, Element, Error, Result, Shape};
 use std::fmt;
 use std::sync::Arc;
@@ -43,8 +44,8 @@ impl Tensor {
     /// Every element `value`, rounded to the dtype.
     pub fn full(shape: impl Into<Shape>, value: f64, dtype: DType, device: &Device) -> Result<Tensor> {
         let shape = shape.into();
-        let t = crate::ops::dispatch_any!(dtype, T => Tensor::build(shape, |out: &mut [T]| out.fill(T::from_f64(value))))?;
-        t.to_device(*device)
+        crate::ops::dispatch_any!(dtype, T => Tensor::build(shape, |out: &mut [T]| out.fill(T::from_f64(value))))?
+            .to_device(device)
     }
 
     /// Zeros.
@@ -62,6 +63,20 @@ impl Tensor {
         let shape = shape.into();
         let storage = Storage::build(shape.numel(), fill)?;
         Ok(Tensor::assemble(Arc::new(storage), 0, shape, T::DTYPE, Gradient::None))
+    }
+
+    /// A tensor on a GPU whose elements `fill` queues to be written, all of them.
+    pub(crate) fn build_on(
+        gpu: &Arc<Gpu>,
+        shape: impl Into<Shape>,
+        dtype: DType,
+        fill: impl FnOnce(Slice) -> cuda::Result<()>,
+    ) -> cuda::Result<Tensor> {
+        let shape = shape.into();
+        let storage = Arc::new(Storage::on_gpu(gpu, shape.numel(), dtype)?);
+        let tensor = Tensor::assemble(storage, 0, shape, dtype, Gradient::None);
+        fill(tensor.held().slice())?;
+        Ok(tensor)
     }
 }
 
@@ -100,18 +115,20 @@ impl Tensor {
 
 /// Its elements.
 impl Tensor {
-    /// The elements, for as long as the guard lives. Errors when `T` is not the tensor's dtype.
+    /// The elements, for as long as the guard lives; a copy of them when they are on another device than the CPU, after the
+    /// work queued there. Errors when `T` is not the tensor's dtype.
     pub fn read<T: Element>(&self) -> Result<Read<'_, T>> {
         self.check_element::<T>("read")?;
-        Read::new(&self.0.storage, self.0.start, self.numel())?.map_err(|f| f.of("read", self.device(), &[("self", self)]))
+        Read::new(&self.0.storage, self.0.start, self.numel())?.map_err(|e| self.failed("read", e))
     }
 
     /// The elements, to change in place: for optimizers and state dicts. What an operation saved for its backward pass
     /// changes with them. The guard holds the tensor's lock; reading the same tensor meanwhile waits for ever.
+    /// Errors when they are not on the CPU: see [`Tensor::copy_from`].
     pub fn write<T: Element>(&self) -> Result<Write<'_, T>> {
         self.check_element::<T>("write")?;
-        Write::new(&self.0.storage, self.0.start, self.numel()).ok_or_else(|| Error::Device {
-            op: "write", device: self.device(), operands: crate::error::Operands(vec![]), why: "host memory only".into(),
+        Write::new(&self.0.storage, self.0.start, self.numel()).ok_or_else(|| {
+            self.failed("write", Failure::new("only elements on the CPU are written in place; use copy_from"))
         })
     }
 
@@ -137,19 +154,75 @@ impl Tensor {
                 "shapes and dtypes must be equal",
             ));
         }
-        crate::ops::dispatch_any!(self.dtype(), T => {
-            let data = source.to_vec::<T>()?;
-            self.write::<T>()?.copy_from_slice(&data);
-            Ok(())
-        })
+        match (self.device(), source.device()) {
+            (Device::Cuda(a), Device::Cuda(b)) if a == b => {
+                let (to, from) = (self.held(), source.held());
+                to.gpu().copy(from.slice(), to.slice()).map_err(|e| self.failed("copy_from", e))
+            }
+            (Device::Cuda(_), _) => crate::ops::dispatch_any!(self.dtype(), T => {
+                let (data, to) = (source.read::<T>()?, self.held());
+                let uploaded = to.gpu().upload(bytemuck::cast_slice(&data), to.slice());
+                uploaded.map_err(|e| self.failed("copy_from", e))
+            }),
+            (Device::Cpu, _) => crate::ops::dispatch_any!(self.dtype(), T => {
+                let data = source.to_vec::<T>()?;
+                self.write::<T>()?.copy_from_slice(&data);
+                Ok(())
+            }),
+        }
+    }
+
+    /// Moves the elements to a device, and with them every tensor that shares them: how a model goes to a GPU. Operations on
+    /// those tensors must not run meanwhile.
+    pub fn move_to(&self, device: &Device) -> Result<()> {
+        if self.device() == *device {
+            return Ok(());
+        }
+        let whole = self.0.storage.len(self.dtype());
+        let all = Tensor::assemble(self.0.storage.clone(), 0, [whole].into(), self.dtype(), Gradient::None);
+        let moved = all.copied_to(device)?;
+        let sole = Arc::into_inner(moved.0).and_then(|inner| Arc::into_inner(inner.storage));
+        self.0.storage.replace(sole.expect("a fresh copy has one owner").into_block());
+        Ok(())
+    }
+
+    /// A tensor with elements of its own on a device, outside the graph.
+    pub(crate) fn copied_to(&self, device: &Device) -> Result<Tensor> {
+        let to = match *device {
+            Device::Cpu => {
+                crate::ops::dispatch_any!(self.dtype(), T => Tensor::build(*self.shape(), |_: &mut [T]| ()))?
+            }
+            Device::Cuda(ordinal) => {
+                let room = Gpu::get(ordinal)
+                    .and_then(|gpu| Tensor::build_on(&gpu, *self.shape(), self.dtype(), |_| Ok(())));
+                room.map_err(|e| e.of("to_device", *device, &[("x", self)]))?
+            }
+        };
+        to.copy_from(&self.detach())?;
+        Ok(to)
     }
 
     /// A tensor with elements of its own, outside the graph.
     pub fn copy(&self) -> Result<Tensor> {
+        if self.device() != Device::Cpu {
+            return self.copied_to(&self.device());
+        }
         crate::ops::dispatch_any!(self.dtype(), T => {
             let data = self.read::<T>()?;
             Tensor::build(*self.shape(), |out: &mut [T]| out.copy_from_slice(&data))
         })
+    }
+
+    /// The elements in device memory, for launchers.
+    ///
+    /// # Panics
+    /// When they are on the CPU.
+    pub(crate) fn held(&self) -> Held<'_> {
+        Held::new(&self.0.storage, self.0.start, self.numel(), self.dtype())
+    }
+
+    fn failed(&self, op: &'static str, failure: Failure) -> Error {
+        failure.of(op, self.device(), &[("self", self)])
     }
 
     fn check_element<T: Element>(&self, op: &'static str) -> Result<()> {
@@ -227,39 +300,6 @@ impl Tensor {
 
 /// For operations.
 impl Tensor {
-    /// TEMP
-    pub fn to_device(&self, device: Device) -> Result<Tensor> {
-        let Device::Cuda(i) = device else {
-            return crate::ops::dispatch_any!(self.dtype(), T => Tensor::from_vec(self.to_vec::<T>()?, *self.shape()));
-        };
-        let fail = |f: crate::cuda::Failure| f.of("to_device", device, &[]);
-        let gpu = crate::cuda::Gpu::get(i).map_err(fail)?;
-        Tensor::build_on(&gpu, *self.shape(), self.dtype(), |to| {
-            crate::ops::dispatch_any!(self.dtype(), T => {
-                let data = self.to_vec::<T>().expect("readable");
-                gpu.upload(bytemuck::cast_slice(&data), to)
-            })
-        }).map_err(fail)
-    }
-
-    /// A tensor on a GPU whose elements `fill` queues to be written.
-    pub(crate) fn build_on(
-        gpu: &Arc<crate::cuda::Gpu>,
-        shape: impl Into<Shape>,
-        dtype: DType,
-        fill: impl FnOnce(crate::cuda::Slice) -> crate::cuda::Result<()>,
-    ) -> crate::cuda::Result<Tensor> {
-        let shape = shape.into();
-        let tensor = Tensor::assemble(Arc::new(Storage::on_gpu(gpu, shape.numel(), dtype)?), 0, shape, dtype, Gradient::None);
-        fill(tensor.held().slice())?;
-        Ok(tensor)
-    }
-
-    /// The elements in device memory, for as long as the guard lives.
-    pub(crate) fn held(&self) -> crate::storage::Held<'_> {
-        crate::storage::Held::new(&self.0.storage, self.0.start, self.numel(), self.dtype())
-    }
-
     /// This fresh result of an operation, recorded in the graph: `make` builds the backward function when one is needed.
     pub(crate) fn recorded<F>(self, op: &'static str, inputs: &[&Tensor], make: impl FnOnce() -> F) -> Tensor
     where

@@ -1,13 +1,15 @@
 //! One GPU: its context, its stream, and what is known of it.
+use super::blas::Blas;
+use super::dnn::Dnn;
 use super::memory::Counters;
 use super::staging::Staging;
-use super::{Failure, Result, launch::Families};
-use crate::Device;
+use super::{Buffer, Failure, LibraryError, Result, Workspace, launch::Families};
 use crate::cpu::memory::MemoryStats;
+use crate::{DType, Device};
 use cudarc::driver::sys::{CUdevice_attribute, CUmemPool_attribute, CUstream};
 use cudarc::driver::{CudaContext, CudaStream, result};
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 /// A device with its context, its compute stream and its loaded kernels; one for each ordinal and process.
 pub(crate) struct Gpu {
@@ -18,6 +20,8 @@ pub(crate) struct Gpu {
     pub(super) families: Families,
     pub(super) staging: Staging,
     pub(super) counters: Counters,
+    blas: OnceLock<std::result::Result<Blas, LibraryError>>,
+    dnn: OnceLock<std::result::Result<Dnn, LibraryError>>,
 }
 
 /// What a driver says of a device.
@@ -74,6 +78,8 @@ impl Gpu {
             families: Families::default(),
             staging: Staging::default(),
             counters: Counters::default(),
+            blas: OnceLock::new(),
+            dnn: OnceLock::new(),
         };
         // Two threads may have opened it at once: the first one's stays.
         Ok(lock().entry(ordinal).or_insert(Arc::new(gpu)).clone())
@@ -102,6 +108,31 @@ impl Gpu {
     /// Makes its context this thread's; every raw driver call needs it.
     pub(crate) fn bind(&self) -> Result<()> {
         self.context.bind_to_thread().map_err(|e| Failure::driver("binding the context", e))
+    }
+
+    /// cuBLASLt on this device, opened at its first use.
+    pub(super) fn blas(&self) -> std::result::Result<&Blas, LibraryError> {
+        self.blas.get_or_init(Blas::new).as_ref().map_err(Clone::clone)
+    }
+
+    /// cuDNN on this device's stream, opened at its first use.
+    pub(super) fn dnn(&self) -> std::result::Result<&Dnn, LibraryError> {
+        // SAFETY: the stream is alive as long as this value, and callers have bound its context.
+        self.dnn.get_or_init(|| unsafe { Dnn::new(self.stream()) }).as_ref().map_err(Clone::clone)
+    }
+
+    /// Runs a library call with workspaces, each of which may be reused by what is queued after the call.
+    pub(super) fn with_workspace(
+        self: &Arc<Gpu>,
+        call: impl FnOnce(&mut Workspace) -> std::result::Result<(), LibraryError>,
+    ) -> std::result::Result<(), LibraryError> {
+        let mut held: Vec<Buffer> = vec![];
+        call(&mut |bytes| {
+            let buffer = self.allocate(bytes).map_err(|e| LibraryError::Workspace { bytes, why: e.why })?;
+            let pointer = buffer.whole(DType::U8).pointer;
+            held.push(buffer);
+            Ok(pointer)
+        })
     }
 
     /// Waits until all queued work is done, and reports what failed in it.

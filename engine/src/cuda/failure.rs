@@ -1,4 +1,5 @@
 //! What a driver or library call answered when it refused.
+use super::LibraryError;
 use crate::{Device, Error, Operands, Tensor};
 use cudarc::driver::{DriverError, sys::CUresult};
 use std::fmt;
@@ -39,11 +40,23 @@ impl Failure {
     /// As the engine's error of an operation.
     pub(crate) fn of(self, op: &'static str, device: Device, operands: &[(&'static str, &Tensor)]) -> Error {
         match self.bytes {
-            Some(bytes) => {
-                Error::OutOfMemory { device, bytes, in_use: super::memory_stats(device).map_or(0, |s| s.in_use) }
-            }
+            Some(bytes) => Error::OutOfMemory {
+                device,
+                bytes,
+                in_use: super::memory_stats(device).map_or(0, |s| s.in_use),
+            },
             None => Error::Device { op, device, operands: Operands::of(operands), why: self.why },
         }
+    }
+}
+
+impl From<LibraryError> for Failure {
+    fn from(error: LibraryError) -> Failure {
+        let bytes = match error {
+            LibraryError::Workspace { bytes, .. } => Some(bytes),
+            _ => None,
+        };
+        Failure { why: error.to_string(), bytes }
     }
 }
 

@@ -145,7 +145,8 @@ impl Gpu {
             unsafe { result::function::set_function_attribute(k.function, attribute, grid.shared as i32) }
                 .map_err(|e| failed("reserving shared memory for", e))?;
         }
-        let mut pointers: Vec<*mut c_void> = args.iter().map(|a| a.bytes().as_ptr().cast_mut().cast()).collect();
+        let mut pointers: Vec<*mut c_void> =
+            args.iter().map(|a| a.bytes().as_ptr().cast_mut().cast()).collect();
         let (b, t) = (grid.blocks, grid.threads);
         // SAFETY: the function is alive, and each argument has the size of its parameter; a launch copies them.
         unsafe {

@@ -4,8 +4,8 @@ use crate::DType;
 use crate::cpu::memory::MemoryStats;
 use cudarc::driver::{result, sys::CUdeviceptr};
 use std::marker::PhantomData;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// An owned block of device memory. Dropping it queues its release behind the work that uses it.
 pub(crate) struct Buffer {

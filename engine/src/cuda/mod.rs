@@ -1,34 +1,41 @@
 //! The CUDA side, written straight on cudarc: contexts, memory, launches, and a launcher for each operation.
 //!
-//! A [`Gpu`] owns one context and one compute stream; every launch, copy and allocation of the engine goes into that stream, so
+//! A `Gpu` owns one context and one compute stream; every launch, copy and allocation of the engine goes into that stream, so
 //! work happens in the order in which it was asked for, and memory may be freed as soon as its last use was queued.
-//! Launchers are plain functions over [`Slice`]s and shapes; they know no tensor.
+//! Launchers are plain functions over slices and shapes; they know no tensor.
+pub mod blas;
+pub mod dnn;
+
+pub(crate) mod adaptive_pool;
+pub(crate) mod batch_norm;
+mod channels;
 mod context;
+pub(crate) mod conv2d;
+pub(crate) mod convolution;
+pub(crate) mod cross_entropy;
+pub(crate) mod depthwise;
 mod failure;
+pub(crate) mod group_norm;
+pub(crate) mod interpolate;
 mod launch;
+mod library;
+pub(crate) mod matmul;
 mod memory;
+pub(crate) mod pool;
+pub(crate) mod row_norm;
+pub(crate) mod soft_cross_entropy;
+pub(crate) mod softmax;
 mod staging;
+#[cfg(test)]
+mod tests;
+
+pub use context::{GpuInfo, devices, memory_stats};
+pub use library::{LibraryError, Workspace};
 
 pub(crate) use context::Gpu;
-pub use context::{GpuInfo, devices, memory_stats};
 pub(crate) use failure::Failure;
 pub(crate) use launch::{Arg, Grid, args};
 pub(crate) use memory::{Buffer, Slice};
 
 /// The result of a call that a GPU may refuse.
 pub(crate) type Result<T> = std::result::Result<T, Failure>;
-
-pub(crate) mod adaptive_pool;
-pub(crate) mod batch_norm;
-mod channels;
-pub(crate) mod convolution;
-pub(crate) mod cross_entropy;
-pub(crate) mod depthwise;
-pub(crate) mod group_norm;
-pub(crate) mod interpolate;
-pub(crate) mod pool;
-pub(crate) mod row_norm;
-pub(crate) mod soft_cross_entropy;
-pub(crate) mod softmax;
-#[cfg(test)]
-mod tests;

@@ -1,7 +1,7 @@
 //! Copies between host and device through pinned blocks, so that an upload returns before the device has taken it.
 use super::{Failure, Gpu, Result, Slice};
-use cudarc::driver::sys::{CUevent, CUevent_flags};
 use cudarc::driver::result;
+use cudarc::driver::sys::{CUevent, CUevent_flags};
 use std::sync::Mutex;
 
 /// Pinned blocks of a device, each with an event that says when its last copy was done.

@@ -68,13 +68,12 @@ impl Tensor {
     }
 
     fn conv2d_on(&self, on: &OnGpu, weight: &Tensor, bias: Option<&Tensor>, s: ConvShape) -> Result<Tensor> {
-        let is_depthwise = cuda::depthwise::suits(&s, self.dtype());
         let y = on.build([s.n, s.out_h(), s.out_w(), s.c_out], self.dtype(), |y| {
-            let (x, w, b) = (self.held(), weight.held(), bias.map(Tensor::held));
-            let (x, w, b) = (x.slice(), w.slice(), b.as_ref().map(|b| b.slice()));
-            match is_depthwise {
-                true => cuda::depthwise::forward(&on.gpu, &s, x, w, b, y),
-                false => cuda::convolution::forward(&on.gpu, &s, x, w, b, y),
+            let (x, w) = (self.held(), weight.held());
+            cuda::conv2d::forward(&on.gpu, &s, x.slice(), w.slice(), y)?;
+            match bias {
+                Some(bias) => cuda::binary::add_to_rows(&on.gpu, y, bias.held().slice()),
+                None => Ok(()),
             }
         })?;
         let mut inputs = vec![self, weight];
@@ -87,15 +86,13 @@ impl Tensor {
                 let held = [&x, &w, &grad].map(Tensor::held);
                 let [of_x, of_w, dy] = held.each_ref().map(|t| t.slice());
                 let dx = needs[0].then(|| {
-                    on.build(*x.shape(), x.dtype(), |dx| match is_depthwise {
-                        true => cuda::depthwise::data_gradient(&on.gpu, &s, dy, of_w, dx),
-                        false => cuda::convolution::data_gradient(&on.gpu, &s, dy, of_w, dx),
+                    on.build(*x.shape(), x.dtype(), |dx| {
+                        cuda::conv2d::data_gradient(&on.gpu, &s, dy, of_w, dx)
                     })
                 });
                 let dw = needs[1].then(|| {
-                    on.build(*w.shape(), w.dtype(), |dw| match is_depthwise {
-                        true => cuda::depthwise::weight_gradient(&on.gpu, &s, of_x, dy, dw),
-                        false => cuda::convolution::weight_gradient(&on.gpu, &s, of_x, dy, dw),
+                    on.build(*w.shape(), w.dtype(), |dw| {
+                        cuda::conv2d::weight_gradient(&on.gpu, &s, of_x, dy, dw)
                     })
                 });
                 let mut grads = vec![dx.transpose()?, dw.transpose()?];

@@ -16,10 +16,10 @@ fn random(shape: impl Into<crate::Shape>, seed: usize) -> Tensor {
 /// Output and gradients of `f` on one device; the upstream gradient is the same on each.
 fn run(device: Device, inputs: &[Tensor], f: impl Fn(&[Tensor]) -> Result<Tensor>) -> Vec<Vec<f32>> {
     let inputs: Vec<Tensor> =
-        inputs.iter().map(|t| t.to_device(device).expect("memory").variable()).collect();
+        inputs.iter().map(|t| t.to_device(&device).expect("memory").variable()).collect();
     let y = f(&inputs).expect("the operation runs");
     assert_eq!(y.device(), device);
-    y.backward_from(&random(*y.shape(), 9).to_device(device).expect("memory")).expect("has gradients");
+    y.backward_from(&random(*y.shape(), 9).to_device(&device).expect("memory")).expect("has gradients");
     let grads = inputs.iter().map(|t| t.grad().expect("a gradient"));
     std::iter::once(y.clone()).chain(grads).map(|t| t.to_vec::<f32>().expect("f32")).collect()
 }
@@ -46,7 +46,7 @@ fn normalisations() {
             for training in [true, false] {
                 assert_agrees("batch norm", &inputs, |t| {
                     let (mean, var) = (vector(5), Tensor::ones([8], DType::F32, &Device::Cpu)?);
-                    let (mean, var) = (mean.to_device(t[0].device())?, var.to_device(t[0].device())?);
+                    let (mean, var) = (mean.to_device(&t[0].device())?, var.to_device(&t[0].device())?);
                     let norm = BatchNorm {
                         weight: Some(&t[1]),
                         bias: Some(&t[2]),
@@ -91,10 +91,10 @@ fn pools_and_resampling() {
 #[test]
 fn losses() {
     let logits = [random([5, 11], 1)];
-    let indices = |device| Tensor::from_vec(vec![0i64, 10, 3, 3, 7], [5])?.to_device(device);
+    let indices = |device| Tensor::from_vec(vec![0i64, 10, 3, 3, 7], [5])?.to_device(&device);
     let labels = |device| {
         let values = (0..55).map(|i| (i % 10) as f32 / 10.0).collect();
-        Tensor::from_vec(values, [5, 11])?.to_device(device)
+        Tensor::from_vec(values, [5, 11])?.to_device(&device)
     };
     assert_agrees("softmax", &logits, |t| t[0].softmax(1));
     assert_agrees("log softmax", &logits, |t| t[0].log_softmax(1));
@@ -120,11 +120,11 @@ fn convolutions() {
 fn half_images_take_parameters_of_either_dtype() {
     let device = device();
     let half = |t: Tensor| t.to_dtype(DType::F16).expect("f16");
-    let on = |t: Tensor| t.to_device(device).expect("memory");
+    let on = |t: Tensor| t.to_device(&device).expect("memory");
     let (x, weight) = (on(half(random([4, 8], 1))), random([8], 2));
     let with = |weight: Tensor| {
         let norm = BatchNorm { weight: Some(&weight), training: true, eps: 1e-3, ..BatchNorm::default() };
-        x.batch_norm(&norm).and_then(|y| y.to_device(Device::Cpu))
+        x.batch_norm(&norm).and_then(|y| y.to_device(&Device::Cpu))
     };
     let [wide, narrow] = [on(weight.clone()), on(half(weight))].map(|w| with(w).expect("either"));
     assert_eq!((wide.dtype(), narrow.dtype()), (DType::F16, DType::F16));
@@ -135,10 +135,11 @@ fn half_images_take_parameters_of_either_dtype() {
 
 #[test]
 fn operands_on_two_devices_are_an_error_that_says_so() {
-    let x = random([3, 4], 1).to_device(device()).expect("memory");
+    let x = random([3, 4], 1).to_device(&device()).expect("memory");
     let target = Tensor::from_vec(vec![0i64, 1, 2], [3]).expect("memory");
     let Err(Error::Device { why, .. }) = x.cross_entropy(&target, 0.0) else { panic!("a target elsewhere") };
     assert!(why.contains("one device"), "{why}");
-    let labels = Tensor::from_vec(vec![0u8; 12], [3, 4]).and_then(|t| t.to_device(device())).expect("memory");
+    let labels =
+        Tensor::from_vec(vec![0u8; 12], [3, 4]).and_then(|t| t.to_device(&device())).expect("memory");
     assert!(matches!(labels.softmax(1), Err(Error::DType { .. })));
 }

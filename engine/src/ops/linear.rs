@@ -1,7 +1,9 @@
 //! Fully connected layer.
-use crate::cpu;
+use super::gpu::OnGpu;
 use crate::cpu::gemm::product;
-use crate::{Error, Result, Tensor};
+use crate::cuda::blas::{Epilogue, Product};
+use crate::cuda::matmul;
+use crate::{Error, Result, Tensor, cpu, cuda};
 
 impl Tensor {
     /// `y = x · wᵀ + b` over the last axis: x `[…, in]`, weight `[out, in]`, bias `[out]`, y `[…, out]`. f32, f64.
@@ -21,6 +23,9 @@ impl Tensor {
         super::same_dtype("linear", &operands)?;
         let m = self.numel() / k.max(1);
         let shape = self.shape().with(self.rank() - 1, n);
+        if let Some(on) = OnGpu::of("linear", &operands)? {
+            return self.linear_on(&on, weight, bias, [m, n, k]);
+        }
         let y = dispatch_real!("linear", [("x", self), ("weight", weight)], T => {
             let (x, w) = (self.read::<T>()?, weight.read::<T>()?);
             let b = bias.map(|b| b.read::<T>()).transpose()?;
@@ -53,6 +58,67 @@ impl Tensor {
                     }
                     Ok(grads)
                 })
+            }
+        }))
+    }
+
+    /// On a GPU, the bias and its gradient in the products' epilogues where cuBLASLt has them.
+    fn linear_on(
+        &self,
+        on: &OnGpu,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        [m, n, k]: [usize; 3],
+    ) -> Result<Tensor> {
+        let y = on.build(self.shape().with(self.rank() - 1, n), self.dtype(), |y| {
+            let (x, w) = (self.held(), weight.held());
+            let (x, w) = (x.slice(), w.slice());
+            let product = Product { transpose_b: true, ..Product::new(self.dtype(), m, n, k) };
+            let Some(bias) = bias else { return matmul::multiply(&on.gpu, &product, x, w, y) };
+            let bias = bias.held();
+            if !matmul::multiply_with(&on.gpu, &product, Epilogue::Bias, [x, w, y, bias.slice()])? {
+                matmul::multiply(&on.gpu, &product, x, w, y)?;
+                cuda::binary::add_to_rows(&on.gpu, y, bias.slice())?;
+            }
+            Ok(())
+        })?;
+        let mut inputs = vec![self, weight];
+        inputs.extend(bias);
+        Ok(y.recorded("linear", &inputs, || {
+            let (x, w, has_bias) = (self.detach(), weight.detach(), bias.is_some());
+            move |grad: Tensor, needs: &[bool]| {
+                let operands = [("x", &x), ("weight", &w), ("grad", &grad)];
+                let on = OnGpu::back("linear", &operands)?;
+                let held = [&x, &w, &grad].map(Tensor::held);
+                let [of_x, of_w, dy] = held.each_ref().map(|t| t.slice());
+                let dx = needs[0].then(|| {
+                    let product = Product::new(x.dtype(), m, k, n);
+                    on.build(*x.shape(), x.dtype(), |dx| matmul::multiply(&on.gpu, &product, dy, of_w, dx))
+                });
+                let wants_bias = has_bias && needs[2];
+                let mut db = wants_bias.then(|| on.room([n], w.dtype())).transpose()?;
+                let dw = needs[1].then(|| {
+                    let product = Product { transpose_a: true, ..Product::new(x.dtype(), n, k, m) };
+                    on.build([n, k], w.dtype(), |dw| {
+                        if let Some(of_b) = &db {
+                            let of_b = of_b.held();
+                            let slices = [dy, of_x, dw, of_b.slice()];
+                            if matmul::multiply_with(&on.gpu, &product, Epilogue::SumA, slices)? {
+                                return Ok(());
+                            }
+                        }
+                        db = None;
+                        matmul::multiply(&on.gpu, &product, dy, of_x, dw)
+                    })
+                });
+                let mut grads = vec![dx.transpose()?, dw.transpose()?];
+                if has_bias {
+                    if wants_bias && (db.is_none() || !needs[1]) {
+                        db = Some(grad.reshape([m, n])?.sum(&[0], false)?);
+                    }
+                    grads.push(db);
+                }
+                Ok(grads)
             }
         }))
     }

@@ -1,8 +1,12 @@
 //! Matrix products, batched and broadcasting.
 use super::expand::broadcast_steps;
+use super::gpu::OnGpu;
 use crate::cpu::gemm::{Matrix, gemm_batch, product};
+use crate::cuda::blas::Product;
+use crate::cuda::{self, Gpu, Slice};
 use crate::dtype::Real;
 use crate::{Error, Result, Shape, Tensor};
+use std::sync::Arc;
 
 impl Tensor {
     /// The matrix product over the last two axes; leading axes broadcast. A vector on the left is a row, on the right a column,
@@ -22,10 +26,16 @@ impl Tensor {
             return self.with_vectors(other, transpose_a, transpose_b);
         }
         let plan = Plan::new(self, other, transpose_a, transpose_b)?;
-        let y = dispatch_real!("matmul", [("a", self), ("b", other)], T => {
-            let (a, b) = (self.read::<T>()?, other.read::<T>()?);
-            Tensor::build(plan.shape, |y: &mut [T]| plan.run(&a, &b, y))
-        })?;
+        let y = match OnGpu::of("matmul", &operands)? {
+            Some(on) => on.build(plan.shape, self.dtype(), |y| {
+                let (a, b) = (self.held(), other.held());
+                plan.run_on(&on.gpu, a.slice(), b.slice(), y)
+            }),
+            None => dispatch_real!("matmul", [("a", self), ("b", other)], T => {
+                let (a, b) = (self.read::<T>()?, other.read::<T>()?);
+                Tensor::build(plan.shape, |y: &mut [T]| plan.run(&a, &b, y))
+            }),
+        }?;
         Ok(y.recorded("matmul", &[self, other], || {
             let (a, b) = (self.clone(), other.clone());
             move |grad: Tensor, needs: &[bool]| {
@@ -140,5 +150,26 @@ impl Plan {
             return product(m, n, k, (a, self.transpose.0), (b, self.transpose.1), y);
         }
         gemm_batch(m, n, k, self.starts.len(), operands, y);
+    }
+
+    /// On a GPU: one batched product where the batch's operands lie evenly apart, else one for each entry.
+    fn run_on(&self, gpu: &Arc<Gpu>, a: Slice, b: Slice, y: Slice) -> cuda::Result<()> {
+        let (m, n, k) = (self.m, self.n, self.k);
+        let one = Product {
+            transpose_a: self.transpose.0,
+            transpose_b: self.transpose.1,
+            ..Product::new(y.dtype, m, n, k)
+        };
+        let (step_a, step_b) = self.starts.get(1).copied().unwrap_or_default();
+        let even = |(i, s): (usize, &(usize, usize))| *s == (i * step_a, i * step_b);
+        if self.starts.iter().enumerate().all(even) {
+            let product = Product { batch: self.starts.len(), step_a, step_b, ..one };
+            return cuda::matmul::multiply(gpu, &product, a, b, y);
+        }
+        for (i, (at_a, at_b)) in self.starts.iter().enumerate() {
+            let (a, b) = (a.part(*at_a, m * k), b.part(*at_b, k * n));
+            cuda::matmul::multiply(gpu, &one, a, b, y.part(i * m * n, m * n))?;
+        }
+        Ok(())
     }
 }

@@ -79,6 +79,7 @@ mod soft_cross_entropy;
 mod softmax;
 mod statistics;
 mod sum;
+mod to_device;
 mod unary;
 
 pub use adaptive_pool::GlobalPool;

@@ -57,6 +57,20 @@ pub(super) const LIBRARIES: &[Library] = &[
         ],
     },
     Library { names: &["libnvrtc.so", "libnvrtc.so.13"], sources: sources!["nvrtc/nvrtc.cpp"] },
+    Library {
+        names: &["libcublasLt.so", "libcublasLt.so.13"],
+        sources: sources!["blas/cublaslt.cpp", "blas/multiply.cpp", "blas/multiply.h"],
+    },
+    Library {
+        names: &["libcudnn.so", "libcudnn.so.9"],
+        sources: sources![
+            "dnn/convolution.cpp",
+            "dnn/convolution.h",
+            "dnn/cudnn.cpp",
+            "dnn/descriptor.cpp",
+            "dnn/descriptor.h",
+        ],
+    },
 ];
 
 /// Headers for all libraries, and for kernels.
@@ -66,5 +80,6 @@ pub(super) const HEADERS: &[Source] = sources![
     "include/emulated_cuda.h",
     "include/emulated_math.h",
     "include/emulated_vectors.h",
+    "include/host_math.h",
     "include/runtime.h",
 ];

@@ -1,0 +1,221 @@
+//! Builds cuDNN's plans for every convolution of ResNet-50 and MobileNetV2, for devices that are described in files and need
+//! not be there, and describes matrix products to cuBLASLt; `scripts/check-cudnn` sets the libraries up and runs it. Fails if
+//! a plan cannot be built, or if cuDNN refuses other mistakes than the emulated device's does.
+//!
+//! ```text
+//! cudnn_plans DEVICE.json...
+//! ```
+#[path = "../tests/libraries/refusals.rs"]
+mod refusals;
+
+use fornax_engine::cuda::blas::{Epilogue, Product, describe};
+use fornax_engine::cuda::dnn::{ConvKind, ConvOptions, DeviceProperties, Planner, Problem};
+use fornax_engine::{ConvShape, DType};
+use std::error::Error;
+use std::process::ExitCode;
+
+const BATCH: usize = 32;
+const IMAGE: usize = 224;
+
+/// A network's convolutions in order, repetitions included.
+struct Network {
+    name: &'static str,
+    layers: Vec<ConvShape>,
+    size: usize,
+}
+
+/// A storage type and whether its tensor cores may round.
+const PRECISIONS: [(&str, DType, bool); 4] = [
+    ("f16", DType::F16, false),
+    ("bf16", DType::BF16, false),
+    ("f32", DType::F32, false),
+    ("tf32", DType::F32, true),
+];
+
+fn main() -> Result<ExitCode, Box<dyn Error>> {
+    let mut failures = 0;
+    for file in std::env::args().skip(1) {
+        let planner = Planner::deviceless(DeviceProperties::from_json(&std::fs::read_to_string(&file)?)?)?;
+        println!("{file}, cuDNN {}, batch {BATCH}, {IMAGE} x {IMAGE}", planner.version());
+        println!(
+            "{:<12} {:<5} {:<15} {:>6} {:>8} {:>6} {:>9} {:>9} {:>14}",
+            "network", "dtype", "kind", "convs", "distinct", "plans", "offered", "allowed", "workspace MiB"
+        );
+        for network in [resnet50(), mobilenet_v2()] {
+            for (precision, dtype, tf32) in PRECISIONS {
+                for kind in ConvKind::ALL {
+                    let options = ConvOptions { tf32, deterministic: true, ..Default::default() };
+                    failures += row(&planner, &network, precision, |shape| Problem {
+                        kind,
+                        shape,
+                        dtype,
+                        alignment: 16,
+                        options,
+                    });
+                }
+            }
+        }
+    }
+    // SAFETY: the library is open already, and has no preconditions.
+    let cudnn = unsafe { libloading::Library::new("libcudnn.so.9") }?;
+    for difference in refusals::differences(&cudnn) {
+        println!("FAILED: the emulated device's cuDNN refuses otherwise: {difference}");
+        failures += 1;
+    }
+    failures += describe_products();
+    println!("{failures} failed");
+    Ok(if failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Describes matrix products to cuBLASLt, which chooses algorithms only where there is a device; the number of failures.
+fn describe_products() -> usize {
+    let mut failures = 0;
+    for (_, dtype, tf32) in PRECISIONS {
+        for epilogue in
+            [Epilogue::None, Epilogue::Bias, Epilogue::BiasRelu, Epilogue::BiasGeluTanh, Epilogue::SumA]
+        {
+            let product = Product {
+                batch: 3,
+                transpose_b: true,
+                tf32,
+                epilogue,
+                ..Product::new(dtype, 32, 1000, 2048)
+            };
+            if let Err(e) = describe(&product) {
+                println!("FAILED: {e} ({product})");
+                failures += 1;
+            }
+        }
+    }
+    failures
+}
+
+/// Plans one computation of every distinct convolution of a network, and prints a line; the number of failures.
+fn row(
+    planner: &Planner,
+    network: &Network,
+    precision: &str,
+    problem: impl Fn(ConvShape) -> Problem,
+) -> usize {
+    let layers = &network.layers;
+    let first_time = layers.iter().enumerate().filter(|(i, shape)| !layers[..*i].contains(shape));
+    let distinct: Vec<ConvShape> = first_time.map(|(_, shape)| *shape).collect();
+    let (mut offered, mut allowed, mut workspace, mut plans) = (Range::default(), Range::default(), 0, 0);
+    let mut refused = Vec::new();
+    for shape in &distinct {
+        match planner.survey(&problem(*shape)) {
+            Ok(survey) => {
+                offered.add(survey.offered);
+                allowed.add(survey.allowed);
+                workspace = workspace.max(survey.workspace);
+                plans += 1;
+            }
+            Err(e) => refused.push(format!("{e} ({})", problem(*shape))),
+        }
+    }
+    println!(
+        "{:<12} {precision:<5} {:<15} {:>6} {:>8} {plans:>6} {:>9} {:>9} {:>14.1}",
+        network.name,
+        problem(distinct[0]).kind,
+        network.layers.len(),
+        distinct.len(),
+        offered.to_string(),
+        allowed.to_string(),
+        workspace as f64 / 1048576.0
+    );
+    refused.iter().for_each(|why| println!("    FAILED: {why}"));
+    refused.len()
+}
+
+/// The least and the most of several counts.
+#[derive(Default)]
+struct Range(Option<(usize, usize)>);
+
+impl Range {
+    fn add(&mut self, value: usize) {
+        let (least, most) = self.0.unwrap_or((value, value));
+        self.0 = Some((least.min(value), most.max(value)));
+    }
+}
+
+impl std::fmt::Display for Range {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Some((least, most)) => f.pad(&format!("{least}-{most}")),
+            None => f.pad("none"),
+        }
+    }
+}
+
+/// He et al. 2015, table 1, 50 layers, with the stride on the 3x3 convolution as in every current implementation.
+fn resnet50() -> Network {
+    let mut net = Network::new("resnet50");
+    let mut c = net.conv(3, 64, 7, 2, 1);
+    net.size = net.size.div_ceil(2); // the max pooling
+    for (width, blocks, first_stride) in [(64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2)] {
+        for block in 0..blocks {
+            let stride = if block == 0 { first_stride } else { 1 };
+            if block == 0 {
+                let size = net.size;
+                net.conv(c, 4 * width, 1, stride, 1); // the shortcut
+                net.size = size;
+            }
+            net.conv(c, width, 1, 1, 1);
+            net.conv(width, width, 3, stride, 1);
+            c = net.conv(width, 4 * width, 1, 1, 1);
+        }
+    }
+    net
+}
+
+/// Sandler et al. 2018, table 2: expansion, channels, blocks, first stride.
+fn mobilenet_v2() -> Network {
+    let mut net = Network::new("mobilenetv2");
+    let mut c = net.conv(3, 32, 3, 2, 1);
+    let stages = [
+        (1, 16, 1, 1),
+        (6, 24, 2, 2),
+        (6, 32, 3, 2),
+        (6, 64, 4, 2),
+        (6, 96, 3, 1),
+        (6, 160, 3, 2),
+        (6, 320, 1, 1),
+    ];
+    for (expansion, channels, blocks, first_stride) in stages {
+        for block in 0..blocks {
+            let hidden = expansion * c;
+            if expansion > 1 {
+                net.conv(c, hidden, 1, 1, 1);
+            }
+            net.conv(hidden, hidden, 3, if block == 0 { first_stride } else { 1 }, hidden);
+            c = net.conv(hidden, channels, 1, 1, 1);
+        }
+    }
+    net.conv(c, 1280, 1, 1, 1);
+    net
+}
+
+impl Network {
+    fn new(name: &'static str) -> Network {
+        Network { name, layers: Vec::new(), size: IMAGE }
+    }
+
+    /// Adds a square convolution that keeps the size but for its stride; its output channels.
+    fn conv(&mut self, c_in: usize, c_out: usize, kernel: usize, stride: usize, groups: usize) -> usize {
+        let shape = ConvShape {
+            n: BATCH,
+            h: self.size,
+            w: self.size,
+            c_in,
+            c_out,
+            kernel: [kernel; 2],
+            stride: [stride; 2],
+            padding: [kernel / 2; 2],
+            dilation: [1; 2],
+            groups,
+        };
+        self.size = shape.out_h();
+        self.layers.push(shape);
+        c_out
+    }
+}

@@ -1,0 +1,107 @@
+//! The functions of libcublasLt that the engine calls.
+use crate::cuda::library::{LibraryError, c_functions, open};
+use cudarc::cublaslt::sys;
+use std::ffi::c_void;
+use std::sync::OnceLock;
+
+const CUBLASLT: &str = "cuBLASLt";
+const REMEDY: &str = "install cuBLAS (pip: nvidia-cublas) and put its folder on LD_LIBRARY_PATH";
+const SUCCESS: i32 = 0;
+const NOT_SUPPORTED: i32 = 15;
+
+/// What heuristics say of one algorithm. cudarc's struct holds the status as a Rust enum.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(super) struct Algorithm {
+    pub(super) choice: sys::cublasLtMatmulAlgo_t,
+    workspace: usize,
+    status: i32,
+    waves: f32,
+    reserved: [i32; 4],
+}
+
+impl Algorithm {
+    pub(super) const EMPTY: Algorithm = Algorithm {
+        choice: sys::cublasLtMatmulAlgo_t { data: [0; 8] },
+        workspace: 0,
+        status: NOT_SUPPORTED,
+        waves: 0.0,
+        reserved: [0; 4],
+    };
+
+    /// Bytes that it works in.
+    pub(super) fn workspace(&self) -> usize {
+        self.workspace
+    }
+
+    pub(super) fn is_usable(&self) -> bool {
+        self.status == SUCCESS
+    }
+}
+
+c_functions! {
+    /// cuBLASLt's matmul and its descriptors.
+    struct Api {
+        version = cublasLtGetVersion() -> usize;
+        create = cublasLtCreate(*mut *mut c_void) -> i32;
+        destroy = cublasLtDestroy(*mut c_void) -> i32;
+        create_matmul = cublasLtMatmulDescCreate(*mut *mut c_void, sys::cublasComputeType_t, sys::cudaDataType) -> i32;
+        set_matmul = cublasLtMatmulDescSetAttribute(
+            *mut c_void, sys::cublasLtMatmulDescAttributes_t, *const c_void, usize
+        ) -> i32;
+        destroy_matmul = cublasLtMatmulDescDestroy(*mut c_void) -> i32;
+        create_layout = cublasLtMatrixLayoutCreate(*mut *mut c_void, sys::cudaDataType, u64, u64, i64) -> i32;
+        set_layout = cublasLtMatrixLayoutSetAttribute(
+            *mut c_void, sys::cublasLtMatrixLayoutAttribute_t, *const c_void, usize
+        ) -> i32;
+        destroy_layout = cublasLtMatrixLayoutDestroy(*mut c_void) -> i32;
+        create_preference = cublasLtMatmulPreferenceCreate(*mut *mut c_void) -> i32;
+        set_preference = cublasLtMatmulPreferenceSetAttribute(
+            *mut c_void, sys::cublasLtMatmulPreferenceAttributes_t, *const c_void, usize
+        ) -> i32;
+        destroy_preference = cublasLtMatmulPreferenceDestroy(*mut c_void) -> i32;
+        heuristic = cublasLtMatmulAlgoGetHeuristic(
+            *mut c_void, *mut c_void, *mut c_void, *mut c_void, *mut c_void, *mut c_void, *mut c_void,
+            i32, *mut Algorithm, *mut i32
+        ) -> i32;
+        matmul = cublasLtMatmul(
+            *mut c_void, *mut c_void, *const c_void, *const c_void, *mut c_void, *const c_void, *mut c_void,
+            *const c_void, *const c_void, *mut c_void, *mut c_void, *mut c_void,
+            *const sys::cublasLtMatmulAlgo_t, *mut c_void, usize, *mut c_void
+        ) -> i32;
+    }
+}
+
+impl Api {
+    /// cuBLASLt, opened at the first call.
+    pub(super) fn get() -> Result<&'static Api, LibraryError> {
+        static API: OnceLock<Api> = OnceLock::new();
+        if let Some(api) = API.get() {
+            return Ok(api);
+        }
+        let names = ["libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"];
+        let api = Api::bind(open(CUBLASLT, &names, REMEDY)?, CUBLASLT, REMEDY)?;
+        Ok(API.get_or_init(|| api))
+    }
+
+    /// An error unless `status` is success; `call` says what was being done.
+    pub(super) fn check(&self, status: i32, call: impl FnOnce() -> String) -> Result<(), LibraryError> {
+        let message = match status {
+            SUCCESS => return Ok(()),
+            NOT_SUPPORTED => return Err(unsupported(call())),
+            1 => "not initialised: is there a device?",
+            3 => "allocation failed",
+            7 => "invalid value",
+            8 => "the device's architecture is not supported",
+            13 => "execution failed",
+            14 => "internal error",
+            _ => "",
+        };
+        Err(LibraryError::Call { library: CUBLASLT, call: call(), status, message: message.into() })
+    }
+}
+
+/// The error for what the library has no kernel for.
+pub(super) fn unsupported(what: impl ToString) -> LibraryError {
+    LibraryError::Unsupported { library: CUBLASLT, what: what.to_string() }
+}

@@ -1,0 +1,119 @@
+//! What is asked of cuBLASLt: one row-major product.
+use crate::DType;
+use cudarc::cublaslt::sys::cublasLtEpilogue_t;
+use cudarc::driver::sys::CUdeviceptr;
+use std::fmt;
+
+/// `D = op(A) op(B)`, row-major: op(A) `[rows, inner]`, op(B) `[inner, cols]`, D `[rows, cols]`, dense; f32, f16 or bf16 with
+/// f32 sums. A batch repeats it over matrices that lie a step apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Product {
+    /// Rows of the result.
+    pub rows: usize,
+    /// Columns of the result.
+    pub cols: usize,
+    /// The extent that is summed over.
+    pub inner: usize,
+    /// A is stored `[inner, rows]`.
+    pub transpose_a: bool,
+    /// B is stored `[cols, inner]`, as the weight of a fully connected layer is.
+    pub transpose_b: bool,
+    /// How many products.
+    pub batch: usize,
+    /// Elements from one A to the next; 0 takes the same one each time.
+    pub step_a: usize,
+    /// Elements from one B to the next; 0 takes the same one each time.
+    pub step_b: usize,
+    /// The element type of A, B, D and the epilogue's vector.
+    pub dtype: DType,
+    /// f32 operands may be rounded to TF32 (10 bits of precision) for the tensor cores.
+    pub tf32: bool,
+    /// What happens beside the product.
+    pub epilogue: Epilogue,
+}
+
+/// What a product computes on the way, with one vector more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Epilogue {
+    /// Nothing.
+    #[default]
+    None,
+    /// `D += bias`, with bias `[cols]`.
+    Bias,
+    /// `D = max(D + bias, 0)`
+    BiasRelu,
+    /// `D = gelu(D + bias)` in the approximation by tanh.
+    BiasGeluTanh,
+    /// The vector `[rows]` receives the sums of op(A) over the inner axis: a bias's gradient beside the weight's, `dw = dyᵀ x`.
+    SumA,
+}
+
+/// Device addresses. `vector` is the epilogue's, 0 where it has none.
+#[derive(Clone, Copy, Debug)]
+pub struct Operands {
+    /// A.
+    pub a: CUdeviceptr,
+    /// B.
+    pub b: CUdeviceptr,
+    /// D.
+    pub d: CUdeviceptr,
+    /// The bias, or where the sums go.
+    pub vector: CUdeviceptr,
+}
+
+/// Bytes to which A, B, D and the vector are aligned, at most 256 each: the algorithm depends on them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Alignments {
+    pub(super) a: u32,
+    pub(super) b: u32,
+    pub(super) d: u32,
+    pub(super) vector: u32,
+}
+
+impl Product {
+    /// One product of dense matrices without an epilogue, in strict precision.
+    pub fn new(dtype: DType, rows: usize, cols: usize, inner: usize) -> Product {
+        Product {
+            rows,
+            cols,
+            inner,
+            transpose_a: false,
+            transpose_b: false,
+            batch: 1,
+            step_a: rows * inner,
+            step_b: inner * cols,
+            dtype,
+            tf32: false,
+            epilogue: Epilogue::None,
+        }
+    }
+}
+
+impl Epilogue {
+    pub(super) fn code(self) -> cublasLtEpilogue_t {
+        match self {
+            Epilogue::None => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_DEFAULT,
+            Epilogue::Bias => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS,
+            Epilogue::BiasRelu => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_RELU_BIAS,
+            Epilogue::BiasGeluTanh => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_GELU_BIAS,
+            // The operands are exchanged: our A is the library's B.
+            Epilogue::SumA => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BGRADB,
+        }
+    }
+}
+
+impl Operands {
+    pub(super) fn alignments(&self) -> Alignments {
+        let of = |pointer: CUdeviceptr| 1 << (pointer | 256).trailing_zeros();
+        Alignments { a: of(self.a), b: of(self.b), d: of(self.d), vector: of(self.vector) }
+    }
+}
+
+impl fmt::Display for Product {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mark = |transposed| if transposed { "ᵀ" } else { "" };
+        let (a, b) = (mark(self.transpose_a), mark(self.transpose_b));
+        write!(f, "{} product [{}, {}]{a} x ", self.dtype, self.rows, self.inner)?;
+        write!(f, "[{}, {}]{b}, batch {}, epilogue {:?}", self.inner, self.cols, self.batch, self.epilogue)
+    }
+}

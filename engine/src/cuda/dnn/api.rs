@@ -1,0 +1,72 @@
+//! The functions of libcudnn that the engine calls.
+use crate::cuda::library::{LibraryError, c_functions, open};
+use cudarc::cudnn::sys;
+use std::ffi::{c_char, c_void};
+use std::sync::OnceLock;
+
+const CUDNN: &str = "cuDNN";
+const REMEDY: &str = "install cuDNN 9 (pip: nvidia-cudnn-cu13) and put its folder on LD_LIBRARY_PATH";
+const SUCCESS: i32 = 0;
+
+c_functions! {
+    /// cuDNN's handle, backend and error functions. A status is an integer: 1xxx not initialised, 2xxx bad parameter,
+    /// 3xxx not supported, 4xxx internal, 5xxx execution.
+    struct Api {
+        version = cudnnGetVersion() -> usize;
+        last_error = cudnnGetLastErrorString(*mut c_char, usize);
+        create = cudnnCreate(*mut *mut c_void) -> i32;
+        destroy = cudnnDestroy(*mut c_void) -> i32;
+        set_stream = cudnnSetStream(*mut c_void, *mut c_void) -> i32;
+        create_descriptor = cudnnBackendCreateDescriptor(sys::cudnnBackendDescriptorType_t, *mut *mut c_void) -> i32;
+        destroy_descriptor = cudnnBackendDestroyDescriptor(*mut c_void) -> i32;
+        set_attribute = cudnnBackendSetAttribute(
+            *mut c_void, sys::cudnnBackendAttributeName_t, sys::cudnnBackendAttributeType_t, i64, *const c_void
+        ) -> i32;
+        get_attribute = cudnnBackendGetAttribute(
+            *mut c_void, sys::cudnnBackendAttributeName_t, sys::cudnnBackendAttributeType_t, i64, *mut i64, *mut c_void
+        ) -> i32;
+        finalize = cudnnBackendFinalize(*mut c_void) -> i32;
+        execute = cudnnBackendExecute(*mut c_void, *mut c_void, *mut c_void) -> i32;
+    }
+}
+
+impl Api {
+    /// cuDNN, opened at the first call together with the two libraries that it opens itself by name: without cuBLASLt it aborts
+    /// the process, without NVRTC its run-time-compiled engines disappear.
+    pub(super) fn get() -> Result<&'static Api, LibraryError> {
+        static API: OnceLock<Api> = OnceLock::new();
+        if let Some(api) = API.get() {
+            return Ok(api);
+        }
+        let cudnn = open(CUDNN, &["libcudnn.so.9", "libcudnn.so"], REMEDY)?;
+        let blas = "cuDNN needs it: install cuBLAS of the CUDA that cuDNN was built for (pip: nvidia-cublas)";
+        let nvrtc =
+            "cuDNN needs it: install NVRTC of the CUDA that cuDNN was built for (pip: nvidia-cuda-nvrtc)";
+        let needed = [
+            open("cuBLASLt", &["libcublasLt.so.13", "libcublasLt.so.12"], blas)?,
+            open("NVRTC", &["libnvrtc.so.13", "libnvrtc.so.12"], nvrtc)?,
+        ];
+        // They stay open: cuDNN looks for them when heuristics first run.
+        std::mem::forget(needed);
+        let api = Api::bind(cudnn, CUDNN, REMEDY)?;
+        Ok(API.get_or_init(|| api))
+    }
+
+    /// An error unless `status` is success; `call` says what was being done.
+    pub(super) fn check(&self, status: i32, call: impl FnOnce() -> String) -> Result<(), LibraryError> {
+        if status == SUCCESS {
+            return Ok(());
+        }
+        let mut text = [0u8; 512];
+        // SAFETY: the buffer is as long as said; the library ends it with a zero.
+        unsafe { (self.last_error)(text.as_mut_ptr().cast(), text.len()) };
+        let length = text.iter().position(|&b| b == 0).unwrap_or(text.len());
+        let message = String::from_utf8_lossy(&text[..length]).trim().replace('\n', " ");
+        Err(LibraryError::Call { library: CUDNN, call: call(), status, message })
+    }
+}
+
+/// The error for a problem that no engine takes.
+pub(super) fn unsupported(what: impl ToString) -> LibraryError {
+    LibraryError::Unsupported { library: CUDNN, what: what.to_string() }
+}

@@ -1,0 +1,16 @@
+//! Copies between devices.
+use crate::{Device, Result, Tensor};
+
+impl Tensor {
+    /// This tensor on a device: itself when it is there, else a copy. Its gradient comes back to where it was. Every dtype but
+    /// f64, which only the CPU has.
+    pub fn to_device(&self, device: &Device) -> Result<Tensor> {
+        if self.device() == *device {
+            return Ok(self.clone());
+        }
+        Ok(self.copied_to(device)?.recorded("to_device", &[self], || {
+            let back = self.device();
+            move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.to_device(&back)?)])
+        }))
+    }
+}

@@ -1,0 +1,240 @@
+//! Convolutions: odd sizes, strides, padding, dilation, groups, views that are not aligned, and what is refused.
+use crate::device::{Block, Device};
+use crate::numbers::{DTYPES, draw, error, from_bytes, to_bytes};
+use crate::refusals;
+use fornax_engine::cuda::LibraryError;
+use fornax_engine::cuda::dnn::{ConvKind, ConvOptions, Dnn, PlanChoice};
+use fornax_engine::{ConvShape, DType};
+
+const PLAIN: ConvShape = ConvShape {
+    n: 2,
+    h: 7,
+    w: 5,
+    c_in: 3,
+    c_out: 5,
+    kernel: [3, 3],
+    stride: [1, 1],
+    padding: [1, 1],
+    dilation: [1, 1],
+    groups: 1,
+};
+
+fn shapes() -> Vec<ConvShape> {
+    vec![
+        PLAIN,
+        ConvShape { n: 3, c_in: 8, c_out: 16, kernel: [1, 1], stride: [2, 2], padding: [0, 0], ..PLAIN },
+        ConvShape { h: 14, w: 13, c_out: 16, kernel: [7, 7], stride: [2, 2], padding: [3, 3], ..PLAIN },
+        ConvShape { h: 9, w: 8, kernel: [5, 3], stride: [2, 1], padding: [2, 1], dilation: [1, 2], ..PLAIN },
+        ConvShape { h: 11, w: 9, c_in: 4, padding: [2, 2], dilation: [2, 2], ..PLAIN },
+        ConvShape { c_in: 6, c_out: 10, groups: 2, ..PLAIN },
+        ConvShape { c_in: 4, c_out: 8, groups: 4, stride: [1, 2], ..PLAIN },
+        // Rows and columns of the image that no window reaches: their gradient is zero.
+        ConvShape { h: 8, w: 8, stride: [3, 3], padding: [0, 0], ..PLAIN },
+        ConvShape { n: 1, h: 3, w: 3, padding: [0, 0], ..PLAIN },
+    ]
+}
+
+/// Calls `visit` with the places in image, weight and output of every product in a convolution.
+fn for_each_product(s: &ConvShape, mut visit: impl FnMut(usize, usize, usize)) {
+    for (n, oh, ow, k) in (0..s.output_len()).map(|i| {
+        let (k, i) = (i % s.c_out, i / s.c_out);
+        (i / s.out_w() / s.out_h(), i / s.out_w() % s.out_h(), i % s.out_w(), k)
+    }) {
+        let y = ((n * s.out_h() + oh) * s.out_w() + ow) * s.c_out + k;
+        for (r, q) in (0..s.kernel[0]).flat_map(|r| (0..s.kernel[1]).map(move |q| (r, q))) {
+            let ih = (oh * s.stride[0] + r * s.dilation[0]).wrapping_sub(s.padding[0]);
+            let iw = (ow * s.stride[1] + q * s.dilation[1]).wrapping_sub(s.padding[1]);
+            if ih >= s.h || iw >= s.w {
+                continue;
+            }
+            for c in 0..s.group_in() {
+                let group = k / s.group_out();
+                let x = ((n * s.h + ih) * s.w + iw) * s.c_in + group * s.group_in() + c;
+                visit(x, ((k * s.kernel[0] + r) * s.kernel[1] + q) * s.group_in() + c, y);
+            }
+        }
+    }
+}
+
+/// The result of one kind from the other two tensors, and for each element the sum of the absolute products.
+fn plain(kind: ConvKind, s: &ConvShape, tensors: &[Vec<f64>; 3]) -> (Vec<f64>, Vec<f64>) {
+    let target = place(kind);
+    let mut result = vec![0.0; tensors[target].len()];
+    let mut scale = result.clone();
+    for_each_product(s, |x, w, y| {
+        let at = [x, w, y];
+        let product: f64 = (0..3).filter(|i| *i != target).map(|i| tensors[i][at[i]]).product();
+        result[at[target]] += product;
+        scale[at[target]] += product.abs();
+    });
+    (result, scale)
+}
+
+/// Which of image, weight and output a kind computes.
+fn place(kind: ConvKind) -> usize {
+    match kind {
+        ConvKind::Forward => 2,
+        ConvKind::DataGradient => 0,
+        ConvKind::WeightGradient => 1,
+    }
+}
+
+struct Bench {
+    device: Device,
+    dnn: Dnn,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let device = Device::open();
+        // SAFETY: the device outlives `dnn`, and opening it made its context current.
+        let dnn = unsafe { Dnn::new(device.stream()) }.unwrap();
+        Bench { device, dnn }
+    }
+
+    /// Runs one kind on the device; the result's tensor starts as NaN, so that an element left unwritten shows.
+    fn run(
+        &self,
+        kind: ConvKind,
+        s: &ConvShape,
+        dtype: DType,
+        options: ConvOptions,
+        tensors: &[Vec<f64>; 3],
+        offset: usize,
+    ) -> Result<Vec<f64>, LibraryError> {
+        let upload = |i: usize| {
+            let garbage = vec![f64::NAN; tensors[i].len()];
+            let values = if i == place(kind) { &garbage } else { &tensors[i] };
+            self.device.upload(&to_bytes(values, dtype), offset)
+        };
+        let [x, w, y] = [upload(0), upload(1), upload(2)];
+        let (px, pw, py) = (x.pointer(), w.pointer(), y.pointer());
+        let mut held: Vec<Block> = Vec::new();
+        let workspace = &mut |bytes: usize| {
+            held.push(self.device.allocate(bytes, 0));
+            Ok(held[held.len() - 1].pointer())
+        };
+        // SAFETY: the blocks have the shapes' sizes, and live until the download has waited for the stream.
+        unsafe {
+            match kind {
+                ConvKind::Forward => self.dnn.forward(s, dtype, options, px, pw, py, workspace),
+                ConvKind::DataGradient => self.dnn.data_gradient(s, dtype, options, py, pw, px, workspace),
+                ConvKind::WeightGradient => {
+                    self.dnn.weight_gradient(s, dtype, options, px, py, pw, workspace)
+                }
+            }?;
+        }
+        Ok(from_bytes(&self.device.download([&x, &w, &y][place(kind)]), dtype))
+    }
+
+    /// The error of one kind against plain loops; at most 1 is right.
+    fn error(&self, kind: ConvKind, s: &ConvShape, dtype: DType, options: ConvOptions, offset: usize) -> f64 {
+        let tensors = operands(s, dtype);
+        let (want, scale) = plain(kind, s, &tensors);
+        let got = self.run(kind, s, dtype, options, &tensors, offset).unwrap();
+        error(&got, &want, &scale, dtype)
+    }
+}
+
+fn operands(s: &ConvShape, dtype: DType) -> [Vec<f64>; 3] {
+    [draw(1, s.input_len(), dtype), draw(2, s.weight_len(), dtype), draw(3, s.output_len(), dtype)]
+}
+
+#[test]
+fn matches_plain_loops() {
+    let bench = Bench::new();
+    for s in shapes() {
+        for dtype in DTYPES {
+            for kind in ConvKind::ALL {
+                // Twice: the second call takes the plan that the first one kept.
+                for call in 0..2 {
+                    let worst = bench.error(kind, &s, dtype, ConvOptions::default(), 0);
+                    assert!(worst <= 1.0, "{kind} {dtype} {s:?}: {worst} times the tolerance at call {call}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn takes_views_that_are_not_aligned() {
+    let bench = Bench::new();
+    for dtype in DTYPES {
+        for kind in ConvKind::ALL {
+            let worst = bench.error(kind, &PLAIN, dtype, ConvOptions::default(), dtype.size());
+            assert!(worst <= 1.0, "{kind} {dtype}: {worst} times the tolerance");
+        }
+    }
+}
+
+#[test]
+fn rounds_to_tf32_only_where_allowed() {
+    let bench = Bench::new();
+    let s = ConvShape { c_in: 64, c_out: 32, ..PLAIN };
+    for kind in ConvKind::ALL {
+        let error = |tf32| bench.error(kind, &s, DType::F32, ConvOptions { tf32, ..Default::default() }, 0);
+        let (strict, rounded) = (error(false), error(true));
+        assert!(strict <= 1.0, "{kind}: {strict} times the tolerance");
+        // TF32 keeps 10 bits of each operand: sums are off by some 2^-11 of their terms, the tolerance is 2^-20.
+        assert!(rounded > 4.0 && rounded < 1000.0, "{kind}: {rounded} times the strict tolerance");
+    }
+}
+
+#[test]
+fn times_candidates_and_is_deterministic() {
+    let bench = Bench::new();
+    let choice = PlanChoice::Timed { candidates: 10, workspace: 1 << 30 };
+    let options = ConvOptions { choice, deterministic: true, ..Default::default() };
+    let s = ConvShape { dilation: [2, 2], padding: [2, 2], ..PLAIN };
+    for dtype in DTYPES {
+        for kind in ConvKind::ALL {
+            let tensors = operands(&s, dtype);
+            let (want, scale) = plain(kind, &s, &tensors);
+            let first = bench.run(kind, &s, dtype, options, &tensors, 0).unwrap();
+            assert!(error(&first, &want, &scale, dtype) <= 1.0, "{kind} {dtype}");
+            assert_eq!(first, bench.run(kind, &s, dtype, options, &tensors, 0).unwrap(), "{kind} {dtype}");
+        }
+    }
+}
+
+#[test]
+fn refuses_what_the_real_library_refuses() {
+    Device::open();
+    // SAFETY: the library was opened by the device already.
+    let cudnn = unsafe { libloading::Library::new("libcudnn.so.9") }.unwrap();
+    assert_eq!(refusals::differences(&cudnn), [""; 0]);
+}
+
+#[test]
+fn refuses_other_dtypes_and_empty_tensors() {
+    let bench = Bench::new();
+    let empty = ConvShape { n: 0, ..PLAIN };
+    for (s, dtype) in [(PLAIN, DType::F64), (PLAIN, DType::I64), (empty, DType::F32)] {
+        let refusal =
+            bench.run(ConvKind::Forward, &s, dtype, ConvOptions::default(), &operands(&s, DType::F32), 0);
+        assert!(matches!(refusal, Err(LibraryError::Unsupported { .. })), "{dtype}: {refusal:?}");
+    }
+}
+
+#[test]
+fn passes_on_that_there_is_no_workspace() {
+    let bench = Bench::new();
+    let [x, w, y] = operands(&PLAIN, DType::F32).map(|t| bench.device.upload(&to_bytes(&t, DType::F32), 0));
+    let workspace = &mut |bytes: usize| Err(LibraryError::Workspace { bytes, why: "none left".into() });
+    // One engine is left by these options, and it works in some memory.
+    let options = ConvOptions { deterministic: true, ..Default::default() };
+    // SAFETY: the blocks have the shape's sizes.
+    let refusal = unsafe {
+        bench.dnn.weight_gradient(
+            &PLAIN,
+            DType::F32,
+            options,
+            x.pointer(),
+            y.pointer(),
+            w.pointer(),
+            workspace,
+        )
+    };
+    let text = refusal.unwrap_err().to_string();
+    assert!(text.contains("none left"), "{text}");
+}

@@ -1,0 +1,6 @@
+//! cuBLASLt and cuDNN, as the engine calls them, against plain loops.
+mod blas;
+mod device;
+mod dnn;
+mod numbers;
+mod refusals;

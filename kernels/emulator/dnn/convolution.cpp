@@ -1,0 +1,137 @@
+// Sums run over one tap in f32, taps and pixels are added up in double: closer to the true value than any
+// device.
+#include "convolution.h"
+#include "runtime.h"
+
+namespace dnn {
+
+using fornax::parallel;
+using host::floats;
+
+namespace {
+
+// Adds one tap's sums to the totals.
+void add_up(const Geometry& g, Precision precision, const std::vector<float>& part,
+            std::vector<double>& total) {
+  for (size_t i = 0; i < part.size(); i++) {
+    total[i] += part[i];
+    if (precision.reduced_sums) total[i] = host::round_to(g.type, float(total[i]));
+  }
+}
+
+void write(const Geometry& g, void* to, int64_t at, const std::vector<double>& total) {
+  for (size_t i = 0; i < total.size(); i++) host::store(to, g.type, at + int64_t(i), float(total[i]));
+}
+
+void forward(const Geometry& g, Precision precision, const void* image, const void* weight, void* output) {
+  const int64_t cg = g.c / g.groups, kg = g.k / g.groups, taps = g.r * g.s;
+  const std::vector<float> x = floats(image, g.type, g.image_elements(), precision.tf32);
+  const std::vector<float> w = floats(weight, g.type, g.weight_elements(), precision.tf32);
+  // [group, tap, input channel, output channel], so that the innermost loop runs over output channels.
+  std::vector<float> turned(w.size());
+  for (int64_t k = 0; k < g.k; k++)
+    for (int64_t tap = 0; tap < taps; tap++)
+      for (int64_t c = 0; c < cg; c++)
+        turned[((k / kg * taps + tap) * cg + c) * kg + k % kg] = w[(k * taps + tap) * cg + c];
+  parallel(g.n * g.out_h, [&](int64_t row) {
+    const int64_t n = row / g.out_h, oh = row % g.out_h;
+    std::vector<float> part(kg);
+    std::vector<double> total(kg);
+    for (int64_t ow = 0; ow < g.out_w; ow++)
+      for (int64_t group = 0; group < g.groups; group++) {
+        total.assign(kg, 0);
+        for (int64_t tap = 0; tap < taps; tap++) {
+          const int64_t ih = oh * g.stride[0] - g.pad[0] + tap / g.s * g.dilation[0];
+          const int64_t iw = ow * g.stride[1] - g.pad[1] + tap % g.s * g.dilation[1];
+          if (ih < 0 || ih >= g.h || iw < 0 || iw >= g.w) continue;
+          const float* pixel = &x[((n * g.h + ih) * g.w + iw) * g.c + group * cg];
+          const float* line = &turned[(group * taps + tap) * cg * kg];
+          part.assign(kg, 0);
+          float* sum = part.data();
+          for (int64_t c = 0; c < cg; c++, line += kg) {
+            const float value = pixel[c];
+            for (int64_t k = 0; k < kg; k++) sum[k] += value * line[k];
+          }
+          add_up(g, precision, part, total);
+        }
+        write(g, output, (row * g.out_w + ow) * g.k + group * kg, total);
+      }
+  });
+}
+
+// The output row (or column) whose window's tap lies on input row `at`; -1 if there is none.
+int64_t window(const Geometry& g, int axis, int64_t at, int64_t tap, int64_t size) {
+  const int64_t from = at + g.pad[axis] - tap * g.dilation[axis];
+  if (from < 0 || from % g.stride[axis] || from / g.stride[axis] >= size) return -1;
+  return from / g.stride[axis];
+}
+
+void data_gradient(const Geometry& g, Precision precision, void* image, const void* weight,
+                   const void* output) {
+  const int64_t cg = g.c / g.groups, kg = g.k / g.groups, taps = g.r * g.s;
+  const std::vector<float> w = floats(weight, g.type, g.weight_elements(), precision.tf32);
+  const std::vector<float> dy = floats(output, g.type, g.output_elements(), precision.tf32);
+  parallel(g.n * g.h, [&](int64_t row) {
+    const int64_t n = row / g.h, ih = row % g.h;
+    std::vector<float> part(cg);
+    std::vector<double> total(cg);
+    for (int64_t iw = 0; iw < g.w; iw++)
+      for (int64_t group = 0; group < g.groups; group++) {
+        total.assign(cg, 0);
+        for (int64_t tap = 0; tap < taps; tap++) {
+          const int64_t oh = window(g, 0, ih, tap / g.s, g.out_h), ow = window(g, 1, iw, tap % g.s, g.out_w);
+          if (oh < 0 || ow < 0) continue;
+          const float* pixel = &dy[((n * g.out_h + oh) * g.out_w + ow) * g.k + group * kg];
+          part.assign(cg, 0);
+          float* sum = part.data();
+          for (int64_t k = 0; k < kg; k++) {
+            const float value = pixel[k];
+            const float* line = &w[((group * kg + k) * taps + tap) * cg];
+            for (int64_t c = 0; c < cg; c++) sum[c] += value * line[c];
+          }
+          add_up(g, precision, part, total);
+        }
+        write(g, image, (row * g.w + iw) * g.c + group * cg, total);
+      }
+  });
+}
+
+void weight_gradient(const Geometry& g, Precision precision, const void* image, void* weight,
+                     const void* output) {
+  const int64_t cg = g.c / g.groups, kg = g.k / g.groups, taps = g.r * g.s;
+  const std::vector<float> x = floats(image, g.type, g.image_elements(), precision.tf32);
+  const std::vector<float> dy = floats(output, g.type, g.output_elements(), precision.tf32);
+  parallel(g.k * taps, [&](int64_t job) {
+    const int64_t k = job / taps, tap = job % taps, group = k / kg;
+    std::vector<float> part(cg);
+    std::vector<double> total(cg, 0);
+    for (int64_t row = 0; row < g.n * g.out_h; row++) {
+      const int64_t ih = row % g.out_h * g.stride[0] - g.pad[0] + tap / g.s * g.dilation[0];
+      if (ih < 0 || ih >= g.h) continue;
+      const float* line = &x[(row / g.out_h * g.h + ih) * g.w * g.c + group * cg];
+      part.assign(cg, 0);
+      float* sum = part.data();
+      for (int64_t ow = 0; ow < g.out_w; ow++) {
+        const int64_t iw = ow * g.stride[1] - g.pad[1] + tap % g.s * g.dilation[1];
+        if (iw < 0 || iw >= g.w) continue;
+        const float value = dy[(row * g.out_w + ow) * g.k + k];
+        const float* pixel = line + iw * g.c;
+        for (int64_t c = 0; c < cg; c++) sum[c] += value * pixel[c];
+      }
+      add_up(g, precision, part, total);
+    }
+    write(g, weight, job * cg, total);
+  });
+}
+
+}  // namespace
+
+void convolve(const Geometry& g, Precision precision, void* image, void* weight, void* output) {
+  switch (g.kind) {
+    case ConvKind::forward: return forward(g, precision, image, weight, output);
+    case ConvKind::data_gradient: return data_gradient(g, precision, image, weight, output);
+    case ConvKind::weight_gradient: return weight_gradient(g, precision, image, weight, output);
+  }
+}
+
+}  // namespace dnn

@@ -1,0 +1,272 @@
+// Which attributes there are, and the checks that cuDNN makes of them.
+#include "descriptor.h"
+
+namespace dnn {
+
+namespace {
+
+struct Rule {
+  int kind, name, tag;
+  int64_t least, most;  // elements
+  bool required;
+};
+
+constexpr int64_t many = INT64_MAX;
+const Rule rules[] = {
+    {k_tensor, a_tensor_type, t_data_type, 1, 1, true},
+    {k_tensor, a_tensor_dims, t_int64, 4, 4, true},
+    {k_tensor, a_tensor_strides, t_int64, 4, 4, true},
+    {k_tensor, a_tensor_id, t_int64, 1, 1, true},
+    {k_tensor, a_tensor_alignment, t_int64, 1, 1, true},
+    {k_tensor, a_tensor_virtual, t_boolean, 1, 1, false},
+    {k_tensor, a_tensor_by_value, t_boolean, 1, 1, false},
+    {k_convolution, a_conv_compute_type, t_data_type, 1, 1, true},
+    {k_convolution, a_conv_mode, t_convolution_mode, 1, 1, true},
+    {k_convolution, a_conv_spatial_dims, t_int64, 1, 1, true},
+    {k_convolution, a_conv_pre_padding, t_int64, 1, 3, true},
+    {k_convolution, a_conv_post_padding, t_int64, 1, 3, true},
+    {k_convolution, a_conv_strides, t_int64, 1, 3, true},
+    {k_convolution, a_conv_dilations, t_int64, 1, 3, true},
+    {k_forward, a_forward_x, t_descriptor, 1, 1, true},
+    {k_forward, a_forward_w, t_descriptor, 1, 1, true},
+    {k_forward, a_forward_y, t_descriptor, 1, 1, true},
+    {k_forward, a_forward_conv, t_descriptor, 1, 1, true},
+    {k_forward, a_forward_alpha, t_float, 1, 1, true},
+    {k_forward, a_forward_beta, t_float, 1, 1, true},
+    {k_backward_data, a_data_dx, t_descriptor, 1, 1, true},
+    {k_backward_data, a_data_w, t_descriptor, 1, 1, true},
+    {k_backward_data, a_data_dy, t_descriptor, 1, 1, true},
+    {k_backward_data, a_data_conv, t_descriptor, 1, 1, true},
+    {k_backward_data, a_data_alpha, t_float, 1, 1, true},
+    {k_backward_data, a_data_beta, t_float, 1, 1, true},
+    {k_backward_filter, a_filter_x, t_descriptor, 1, 1, true},
+    {k_backward_filter, a_filter_dw, t_descriptor, 1, 1, true},
+    {k_backward_filter, a_filter_dy, t_descriptor, 1, 1, true},
+    {k_backward_filter, a_filter_conv, t_descriptor, 1, 1, true},
+    {k_backward_filter, a_filter_alpha, t_float, 1, 1, true},
+    {k_backward_filter, a_filter_beta, t_float, 1, 1, true},
+    {k_graph, a_graph_operations, t_descriptor, 1, many, true},
+    {k_graph, a_graph_handle, t_handle, 1, 1, false},
+    {k_heuristics, a_heur_graph, t_descriptor, 1, 1, true},
+    {k_heuristics, a_heur_mode, t_heuristic_mode, 1, 1, true},
+    {k_plan, a_plan_config, t_descriptor, 1, 1, true},
+    {k_plan, a_plan_handle, t_handle, 1, 1, true},
+    {k_pack, a_pack_ids, t_int64, 1, many, true},
+    {k_pack, a_pack_pointers, t_void_pointer, 1, many, true},
+    {k_pack, a_pack_workspace, t_void_pointer, 1, 1, true},
+};
+
+const Rule* rule_of(int kind, int name) {
+  for (const Rule& rule : rules)
+    if (rule.kind == kind && rule.name == name) return &rule;
+  return nullptr;
+}
+
+size_t element_size(int tag) {
+  switch (tag) {
+    case t_boolean: return 1;
+    case t_int64:
+    case t_handle:
+    case t_void_pointer:
+    case t_descriptor: return 8;
+    default: return 4;
+  }
+}
+
+// CUDNN_DATA_FLOAT, HALF, BFLOAT16; 0 bytes for what the engine never stores.
+constexpr int d_float = 0, d_half = 2, d_bfloat16 = 9, cross_correlation = 1;
+
+size_t bytes_of(int data_type) {
+  return data_type == d_float ? 4 : data_type == d_half || data_type == d_bfloat16 ? 2 : 0;
+}
+
+Tensor tensor_of(const Descriptor& d) {
+  Tensor t;
+  t.id = d.value<int64_t>(a_tensor_id);
+  t.alignment = d.value<int64_t>(a_tensor_alignment);
+  t.type = d.value<int>(a_tensor_type);
+  t.plain = !(d.has(a_tensor_virtual) && d.value<bool>(a_tensor_virtual)) &&
+            !(d.has(a_tensor_by_value) && d.value<bool>(a_tensor_by_value));
+  for (int i = 0; i < 4; i++) {
+    t.dims[i] = d.value<int64_t>(a_tensor_dims, i);
+    t.strides[i] = d.value<int64_t>(a_tensor_strides, i);
+  }
+  return t;
+}
+
+bool is_channels_last(const Tensor& t) {
+  const int64_t c = t.dims[1], h = t.dims[2], w = t.dims[3];
+  return t.strides[0] == h * w * c && t.strides[1] == 1 && t.strides[2] == w * c && t.strides[3] == c;
+}
+
+}  // namespace
+
+Status Descriptor::set(int name, int tag, int64_t count, const void* from) {
+  const std::string what = "attribute " + std::to_string(name);
+  if (finalized) return fail(bad_param, what + ": the descriptor is finalised");
+  const Rule* rule = rule_of(kind, name);
+  if (!rule) return fail(bad_param, what + " does not belong to descriptor type " + std::to_string(kind));
+  if (rule->tag != tag) return fail(bad_type, what + ": wrong type tag " + std::to_string(tag));
+  if (count < rule->least || count > rule->most)
+    return fail(bad_param, what + ": wrong count " + std::to_string(count));
+  if (!from) return fail(bad_null_pointer, what + ": null pointer");
+  Attribute attribute;
+  attribute.count = count;
+  if (tag == t_descriptor) {
+    for (int64_t i = 0; i < count; i++) {
+      const Ref* child = static_cast<Ref* const*>(from)[i];
+      if (!child) return fail(bad_null_pointer, what + ": null descriptor");
+      attribute.children.push_back(*child);
+    }
+  } else {
+    const char* bytes = static_cast<const char*>(from);
+    attribute.bytes.assign(bytes, bytes + count * element_size(tag));
+  }
+  attributes[name] = attribute;
+  return success;
+}
+
+Status Descriptor::finalize() {
+  if (finalized) return fail(bad_param, "finalised already");
+  for (const Rule& rule : rules)
+    if (rule.kind == kind && rule.required && !has(rule.name))
+      return fail(kind == k_plan ? bad_not_finalized : bad_param,
+                  "attribute " + std::to_string(rule.name) + " is not set");
+  for (const auto& [name, attribute] : attributes)
+    for (const Ref& child : attribute.children)
+      if (!child->finalized)
+        return fail(bad_param, "attribute " + std::to_string(name) + " is not finalised");
+  Status status = success;
+  switch (kind) {
+    case k_tensor: status = finalize_tensor(); break;
+    case k_convolution:
+      for (int name : {a_conv_pre_padding, a_conv_post_padding, a_conv_strides, a_conv_dilations})
+        if (attributes[name].count != value<int64_t>(a_conv_spatial_dims))
+          status = fail(bad_param, "as many values as spatial axes are needed");
+      break;
+    case k_forward:
+    case k_backward_data:
+    case k_backward_filter: status = finalize_operation(); break;
+    case k_graph: status = finalize_graph(); break;
+    case k_heuristics:
+      if (child(a_heur_graph)->kind != k_graph)
+        status = fail(bad_param, "heuristics of something that is no graph");
+      problem = child(a_heur_graph)->problem;
+      break;
+    case k_plan:
+      if (child(a_plan_config)->kind != k_configuration)
+        return fail(bad_param, "a plan of something that is no configuration");
+      problem = child(a_plan_config)->problem;
+      engine = child(a_plan_config)->engine;
+      if (!engine->builds)
+        status = fail(plan_failed, "engine " + std::to_string(engine->index) + " could not be compiled");
+      break;
+    case k_pack:
+      if (attributes[a_pack_ids].count != attributes[a_pack_pointers].count)
+        status = fail(bad_param, "as many ids as pointers are needed");
+      break;
+    case k_engine:
+    case k_configuration: status = fail(not_supported, "engines are chosen by heuristics only"); break;
+  }
+  finalized = status == success;
+  return status;
+}
+
+Status Descriptor::finalize_tensor() {
+  const Tensor t = tensor_of(*this);
+  for (int i = 0; i < 4; i++)
+    if (t.dims[i] < 0 || t.strides[i] < 0)
+      return fail(bad_param, "a dimension or stride of a tensor is negative");
+  const int64_t bytes = int64_t(bytes_of(t.type));
+  if (t.alignment <= 0 || (bytes && t.alignment % bytes))
+    return fail(bad_param, "a tensor's alignment is no multiple of its element size");
+  return success;
+}
+
+// Checks the operation's extents against each other, and notes the problem where the stand-in can compute it.
+Status Descriptor::finalize_operation() {
+  const bool is_forward = kind == k_forward, is_data = kind == k_backward_data;
+  auto name = [&](int forward, int data, int filter) {
+    return is_forward ? forward : is_data ? data : filter;
+  };
+  const Ref tensors[] = {child(name(a_forward_x, a_data_dx, a_filter_x)),
+                         child(name(a_forward_w, a_data_w, a_filter_dw)),
+                         child(name(a_forward_y, a_data_dy, a_filter_dy))};
+  const Ref conv = child(name(a_forward_conv, a_data_conv, a_filter_conv));
+  for (const Ref& tensor : tensors)
+    if (tensor->kind != k_tensor) return fail(bad_param, "an operand that is no tensor");
+  if (conv->kind != k_convolution) return fail(bad_param, "a convolution's geometry is missing");
+  const Tensor x = tensor_of(*tensors[0]), w = tensor_of(*tensors[1]), y = tensor_of(*tensors[2]);
+  if (conv->value<int64_t>(a_conv_spatial_dims) != 2 || !w.dims[1])
+    return fail(not_supported, "only convolutions of images are computed here");
+  Geometry g;
+  g.kind = is_forward ? ConvKind::forward : is_data ? ConvKind::data_gradient : ConvKind::weight_gradient;
+  g.n = x.dims[0], g.c = x.dims[1], g.h = x.dims[2], g.w = x.dims[3];
+  g.k = w.dims[0], g.r = w.dims[2], g.s = w.dims[3];
+  g.out_h = y.dims[2], g.out_w = y.dims[3];
+  if (g.c % w.dims[1]) return fail(bad_param, "the image's channels are no multiple of the weight's");
+  g.groups = g.c / w.dims[1];
+  if (g.k % g.groups) return fail(bad_param, "the output's channels are no multiple of the groups");
+  bool symmetric = true;
+  for (int i = 0; i < 2; i++) {
+    g.pad[i] = conv->value<int64_t>(a_conv_pre_padding, i);
+    g.stride[i] = conv->value<int64_t>(a_conv_strides, i);
+    g.dilation[i] = conv->value<int64_t>(a_conv_dilations, i);
+    if (g.pad[i] < 0 || g.stride[i] <= 0 || g.dilation[i] <= 0)
+      return fail(bad_param, "stride, padding or dilation out of range");
+    symmetric &= g.pad[i] == conv->value<int64_t>(a_conv_post_padding, i);
+    const int64_t extent = g.dilation[i] * (w.dims[2 + i] - 1) + 1;
+    if (symmetric && (x.dims[2 + i] + 2 * g.pad[i] - extent) / g.stride[i] + 1 != y.dims[2 + i])
+      return fail(bad_param, "the output's size does not fit the convolution");
+  }
+  if (y.dims[0] != g.n || y.dims[1] != g.k)
+    return fail(bad_param, "the output's batch or channels do not fit");
+  if (x.id == w.id || x.id == y.id || w.id == y.id) return fail(bad_param, "two tensors have one unique id");
+  const bool computable = symmetric && x.elements() && w.elements() && y.elements() &&
+                          conv->value<int>(a_conv_compute_type) == d_float &&
+                          conv->value<int>(a_conv_mode) == cross_correlation && x.type == w.type &&
+                          x.type == y.type && bytes_of(x.type) && is_channels_last(x) &&
+                          is_channels_last(w) && is_channels_last(y) && x.plain && w.plain && y.plain &&
+                          value<float>(name(a_forward_alpha, a_data_alpha, a_filter_alpha)) == 1 &&
+                          value<float>(name(a_forward_beta, a_data_beta, a_filter_beta)) == 0;
+  if (computable) {
+    g.type = x.type == d_float ? host::Type::f32 : x.type == d_half ? host::Type::f16 : host::Type::bf16;
+    problem = std::make_shared<Problem>(Problem{g, x, w, y});
+  }
+  return success;
+}
+
+// Any graph may be described; the heuristics have engines for a single convolution only.
+Status Descriptor::finalize_graph() {
+  const std::vector<Ref>& operations = attributes[a_graph_operations].children;
+  for (const Ref& operation : operations)
+    if (operation->kind != k_forward && operation->kind != k_backward_data &&
+        operation->kind != k_backward_filter)
+      return fail(bad_param, "a graph holds operations");
+  if (operations.size() == 1) problem = operations[0]->problem;
+  return success;
+}
+
+std::vector<Engine> engines_for(const Problem& problem, bool fallback) {
+  const Geometry& g = problem.geometry;
+  const bool half = g.type != host::Type::f32, aligned = problem.image.alignment >= 16 &&
+                                                         problem.weight.alignment >= 16 &&
+                                                         problem.output.alignment >= 16;
+  const int64_t sums = g.kind == ConvKind::weight_gradient ? 4 * g.weight_elements() : 512;
+  const Engine plain = {0, {}, {}, sums, true};
+  if (fallback) {
+    if (g.kind == ConvKind::forward) return {plain};
+    std::vector<Note> notes = {n_nondeterministic};
+    if (half) notes.push_back(n_reduced_sums);
+    return {{25, notes, {false, half}, 0, true}, plain};
+  }
+  std::vector<Engine> engines;
+  if (g.dilation[0] > 1 || g.dilation[1] > 1) engines.push_back({7, {}, {}, 0, false});
+  if (half && g.kind == ConvKind::weight_gradient)
+    engines.push_back({47, {n_tensor_core, n_reduced_sums}, {false, true}, 0, true});
+  if (aligned) engines.push_back({63, {n_tensor_core}, {!half, false}, 0, true});
+  engines.push_back(plain);
+  return engines;
+}
+
+}  // namespace dnn
