@@ -32,7 +32,7 @@ pub use conv_shape::ConvShape;
 pub use device::Device;
 pub use dtype::{DType, Element};
 pub use error::{Error, Operands, Result};
-pub use ops::{AttentionMask, BatchNorm, Conv2d, GlobalPool};
+pub use ops::{AdamWRule, AttentionMask, BatchNorm, Conv2d, GlobalPool, SgdRule, Updated};
 pub use pool_shape::Pool2d;
 pub use resampling::Interpolation;
 pub use shape::{MAX_RANK, Shape};

@@ -55,6 +55,23 @@ impl Stream {
         Stream { key, counter: [0, epoch, sample as u32, (sample >> 32) as u32], words: [0; 4], used: 4 }
     }
 
+    /// Where its draws come from: the key's words, and the counter's but for the first, which numbers blocks of four draws. For kernels
+    /// that make the same draws; a stream that was drawn from already is at the same place.
+    pub(crate) fn place(&self) -> [u32; 5] {
+        let ([k0, k1], [_, c1, c2, c3]) = (self.key.0, self.counter);
+        [k0, k1, c1, c2, c3]
+    }
+
+    /// The same stream with draw number `index` of 32 bits as its next.
+    pub fn at(&self, index: u64) -> Stream {
+        let mut stream = self.clone();
+        (stream.counter[0], stream.used) = ((index / 4) as u32, 4);
+        for _ in 0..index % 4 {
+            stream.next_u32();
+        }
+        stream
+    }
+
     /// 32 random bits.
     pub fn next_u32(&mut self) -> u32 {
         if self.used == 4 {
@@ -161,6 +178,20 @@ mod tests {
         assert_ne!(order(42, 0), order(42, 1));
         assert_ne!(order(42, 0), order(43, 0));
         assert_eq!(order(42, 3), order(42, 3));
+    }
+
+    #[test]
+    fn a_stream_can_be_entered_anywhere() {
+        let whole = Stream::new(Key::new(7, "anywhere"), 2, 5);
+        let draws: Vec<u32> = std::iter::repeat_with({
+            let mut s = whole.clone();
+            move || s.next_u32()
+        })
+        .take(20)
+        .collect();
+        for (i, draw) in draws.iter().enumerate() {
+            assert_eq!(whole.at(i as u64).next_u32(), *draw);
+        }
     }
 
     #[test]

@@ -33,7 +33,7 @@ __device__ __forceinline__ void philox(const Draws& draws, unsigned block, unsig
 /// Uniform in [0, 1), a multiple of 2^-24.
 __device__ __forceinline__ float uniform(unsigned word) { return (float)(word >> 8) * (1.0f / (1 << 24)); }
 
-/// y = draw < keep ? factor * x : 0; without x, of ones. A thread has the four elements of a block of draws.
+/// y = draw < keep ? factor * x : 0. A thread has the four elements of a block of draws.
 template <typename T> __device__ void drop(const T* x, T* y, long long n, float keep, float factor, const Draws& draws) {
   const Stride loop;
   for (long long block = loop.first; block * 4 < n; block += loop.step) {
@@ -42,7 +42,7 @@ template <typename T> __device__ void drop(const T* x, T* y, long long n, float 
 #pragma unroll
     for (int k = 0; k < 4; k++) {
       const long long i = block * 4 + k;
-      if (i < n) y[i] = from_float<T>(uniform(words[k]) < keep ? factor * (x ? to_float(x[i]) : 1.0f) : 0.0f);
+      if (i < n) y[i] = from_float<T>(uniform(words[k]) < keep ? factor * to_float(x[i]) : 0.0f);
     }
   }
 }

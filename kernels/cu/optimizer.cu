@@ -1,7 +1,7 @@
 // Updates of many f32 parameters in one launch. The table of parameters travels by value, so that a captured launch holds all it needs.
 #include "channels.cuh"
 
-constexpr int kParameters = 64;
+constexpr int kParameters = 320;
 
 /// A parameter as an update sees it: addresses of its elements, its gradient and up to two moments.
 struct Parameter {

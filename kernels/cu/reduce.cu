@@ -1,4 +1,4 @@
-// Sums over the middle axis of [outer, n, inner], in f32. A launch sums chunks of the axis, cut by shape; a second one sums the chunks'
+// Sums over the middle axis of [outer, n, inner], in f32, times a factor. A launch sums chunks of the axis, cut by shape; a second one sums the chunks'
 // results. Within a chunk a thread takes elements at a fixed distance, and threads are added up in a fixed tree.
 #include "rows.cuh"
 
@@ -6,7 +6,7 @@ namespace {
 
 /// Rows: inner is 1. out[row, chunk], a team a chunk.
 template <typename T, typename Out, int V, int W>
-__device__ void sum_rows(const T* __restrict__ x, Out* __restrict__ out, long long rows, long long n, long long chunk) {
+__device__ void sum_rows(const T* __restrict__ x, Out* __restrict__ out, long long rows, long long n, long long chunk, float factor) {
   const Team<W> team;
   const long long chunks = (n + chunk - 1) / chunk;
   for (long long item = team.first; item < rows * chunks; item += team.step) {
@@ -25,13 +25,13 @@ __device__ void sum_rows(const T* __restrict__ x, Out* __restrict__ out, long lo
       for (int k = 0; k < half; k++) sums[k] += sums[k + half];
     }
     const float sum = team.sum(sums[0]);
-    if (team.thread == 0) out[item] = from_float<Out>(sum);
+    if (team.thread == 0) out[item] = from_float<Out>(sum * factor);
   }
 }
 
 /// Columns: out[outer, chunk, inner], a block for a chunk and a tile of columns.
 template <typename T, typename Out, int V>
-__device__ void sum_columns(const T* __restrict__ x, Out* __restrict__ out, long long n, int inner, int chunk) {
+__device__ void sum_columns(const T* __restrict__ x, Out* __restrict__ out, long long n, int inner, int chunk, float factor) {
   const Tile<V> tile(inner);
   const long long chunks = (n + chunk - 1) / chunk, item = blockIdx.x / tile.count;
   const long long outer = item / chunks, first = (item - outer * chunks) * chunk;
@@ -51,23 +51,23 @@ __device__ void sum_columns(const T* __restrict__ x, Out* __restrict__ out, long
   sum_over_rows(sums, tile.lanes);
   if (at < inner && tile.row == 0) {
 #pragma unroll
-    for (int k = 0; k < V; k++) out[item * inner + at + k] = from_float<Out>(sums[k]);
+    for (int k = 0; k < V; k++) out[item * inner + at + k] = from_float<Out>(sums[k] * factor);
   }
 }
 
 }  // namespace
 
 #define SUM(T, Out, from, to)                                                                                             \
-  KERNEL sum_rows_##from##_##to(const T* x, Out* out, long long rows, long long n, long long chunk, int is_long) {        \
+  KERNEL sum_rows_##from##_##to(const T* x, Out* out, long long rows, long long n, long long chunk, int is_long, float factor) {        \
     const bool packs = aligned(x) && n % Pack<T>::N == 0;                                                                 \
-    if (packs && is_long) sum_rows<T, Out, Pack<T>::N, kLong>(x, out, rows, n, chunk);                                    \
-    else if (packs) sum_rows<T, Out, Pack<T>::N, 1>(x, out, rows, n, chunk);                                              \
-    else if (is_long) sum_rows<T, Out, 1, kLong>(x, out, rows, n, chunk);                                                 \
-    else sum_rows<T, Out, 1, 1>(x, out, rows, n, chunk);                                                                  \
+    if (packs && is_long) sum_rows<T, Out, Pack<T>::N, kLong>(x, out, rows, n, chunk, factor);                                    \
+    else if (packs) sum_rows<T, Out, Pack<T>::N, 1>(x, out, rows, n, chunk, factor);                                              \
+    else if (is_long) sum_rows<T, Out, 1, kLong>(x, out, rows, n, chunk, factor);                                                 \
+    else sum_rows<T, Out, 1, 1>(x, out, rows, n, chunk, factor);                                                                  \
   }                                                                                                                       \
-  KERNEL sum_columns_##from##_##to(const T* x, Out* out, long long n, int inner, int chunk, int packed) {                 \
-    if (packed) sum_columns<T, Out, Pack<T>::N>(x, out, n, inner, chunk);                                                 \
-    else sum_columns<T, Out, 1>(x, out, n, inner, chunk);                                                                 \
+  KERNEL sum_columns_##from##_##to(const T* x, Out* out, long long n, int inner, int chunk, int packed, float factor) {                 \
+    if (packed) sum_columns<T, Out, Pack<T>::N>(x, out, n, inner, chunk, factor);                                                 \
+    else sum_columns<T, Out, 1>(x, out, n, inner, chunk, factor);                                                                 \
   }
 
 SUM(float, float, f32, f32)

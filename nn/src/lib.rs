@@ -15,4 +15,4 @@ pub mod state_dict;
 pub use context::Context;
 pub use error::{Error, Result};
 pub use models::{ModelOptions, create_model};
-pub use module::{Entry, Kind, Layout, Module, Visitor, entries, named_buffers, named_parameters};
+pub use module::{Entry, Kind, Layout, Module, Visitor, entries, move_to, named_buffers, named_parameters};

@@ -1,6 +1,6 @@
 //! Modules: forward passes with named parameters and buffers.
 use crate::Context;
-use fornax_engine::{Result, Tensor};
+use fornax_engine::{Device, Result, Tensor};
 
 /// A layer or a model.
 pub trait Module: Send + Sync {
@@ -99,6 +99,12 @@ pub fn named_parameters(module: &(impl Module + ?Sized)) -> Vec<(String, Tensor)
 /// Names and tensors of all buffers, in registration order.
 pub fn named_buffers(module: &(impl Module + ?Sized)) -> Vec<(String, Tensor)> {
     of_kind(module, Kind::Buffer)
+}
+
+/// Moves every float parameter and buffer of a module tree to a device. Counters stay on the CPU, which reads and writes them.
+/// The module must not be in use meanwhile, and optimizers are made afterwards.
+pub fn move_to(module: &(impl Module + ?Sized), device: &Device) -> Result<()> {
+    entries(module).iter().filter(|e| e.tensor.dtype().is_float()).try_for_each(|e| e.tensor.move_to(device))
 }
 
 fn of_kind(module: &(impl Module + ?Sized), kind: Kind) -> Vec<(String, Tensor)> {

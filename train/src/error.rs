@@ -31,6 +31,8 @@ pub enum Kind {
     Memory,
     /// A file or folder cannot be written.
     Disk,
+    /// A device, its driver or one of its libraries cannot be used or failed.
+    Device,
     /// The engine refused what the trainer asked of it: a defect of Fornax.
     Bug,
     /// A signal asked the run to stop, and its state is saved.
@@ -56,6 +58,7 @@ impl Kind {
             Kind::NonFinite => 5,
             Kind::Memory => 6,
             Kind::Disk => 7,
+            Kind::Device => 9,
             Kind::Bug => 70,
             Kind::Interrupted(Signal::Interrupt) => 130,
             Kind::Interrupted(Signal::Terminate) => 143,
@@ -137,6 +140,7 @@ impl From<fornax_engine::Error> for Error {
     fn from(error: fornax_engine::Error) -> Error {
         let kind = match error {
             fornax_engine::Error::OutOfMemory { .. } => Kind::Memory,
+            fornax_engine::Error::Device { .. } => Kind::Device,
             _ => Kind::Bug,
         };
         Error::new(kind, error.to_string())

@@ -7,7 +7,7 @@ use crate::report::{EpochReport, Observer, UpdateReport};
 use crate::schedule::Schedule;
 use crate::settings::Metric;
 use crate::{Error, Result};
-use fornax_engine::{Tensor, no_grad};
+use fornax_engine::{Device, Tensor, no_grad};
 use fornax_nn::{Context, Module};
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
@@ -66,6 +66,8 @@ pub enum Save {
 pub struct Trainer<'a> {
     /// The model.
     pub model: &'a dyn Module,
+    /// Where the model is, and its batches go.
+    pub device: Device,
     /// What changes its parameters.
     pub optimizer: Box<dyn Optimizer>,
     /// At which rate.
@@ -170,8 +172,10 @@ impl Trainer<'_> {
         for (_, parameter) in fornax_nn::named_parameters(self.model) {
             parameter.zero_grad();
         }
-        let logits = self.model.forward(&batch.images, &mut Context::train())?;
-        let loss = logits.cross_entropy(&batch.target, self.smoothing)?;
+        let images = batch.images.to_device(&self.device)?;
+        let target = batch.target.to_device(&self.device)?;
+        let logits = self.model.forward(&images, &mut Context::train())?;
+        let loss = logits.cross_entropy(&target, self.smoothing)?;
         let value = loss.item()?;
         self.check_finite(value, "training")?;
         loss.backward()?;
@@ -186,9 +190,11 @@ impl Trainer<'_> {
         for index in 0..self.validation.batches() {
             self.heed_signals()?;
             let batch = self.validation.batch(0, index)?;
-            let logits = no_grad(|| self.model.forward(&batch.images, &mut Context::eval()))?;
+            let pixels = batch.images.to_device(&self.device)?;
+            let logits = no_grad(|| self.model.forward(&pixels, &mut Context::eval()))?;
             let images = batch.target.numel();
-            loss += logits.cross_entropy(&batch.target, 0.0)?.item()? * images as f64;
+            let target = batch.target.to_device(&self.device)?;
+            loss += logits.cross_entropy(&target, 0.0)?.item()? * images as f64;
             n += images;
             for (row, target) in rows(&logits, self.classes)?.iter().zip(batch.target.to_vec::<i64>()?) {
                 let (rank, guess) = rank(row, target as usize);

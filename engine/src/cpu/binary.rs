@@ -5,15 +5,18 @@ use crate::dtype::Real;
 
 /// A function of two numbers.
 pub trait BinaryFn: Send + Sync + 'static {
+    /// What the CUDA kernel is called.
+    const KERNEL: &'static str;
     /// Its value.
     fn apply<T: Real>(a: T, b: T) -> T;
 }
 
 macro_rules! binary {
-    ($($(#[$doc:meta])* $name:ident($a:ident, $b:ident) => $e:expr;)*) => {$(
+    ($($(#[$doc:meta])* $name:ident = $kernel:literal, ($a:ident, $b:ident) => $e:expr;)*) => {$(
         $(#[$doc])*
         pub struct $name;
         impl BinaryFn for $name {
+            const KERNEL: &'static str = $kernel;
             #[inline(always)]
             fn apply<T: Real>($a: T, $b: T) -> T {
                 $e
@@ -23,31 +26,31 @@ macro_rules! binary {
 }
 binary! {
     /// `a + b`
-    Add(a, b) => a + b;
+    Add = "add", (a, b) => a + b;
     /// `a - b`
-    Sub(a, b) => a - b;
+    Sub = "sub", (a, b) => a - b;
     /// `a * b`
-    Mul(a, b) => a * b;
+    Mul = "mul", (a, b) => a * b;
     /// `a / b`
-    Div(a, b) => a / b;
+    Div = "div", (a, b) => a / b;
     /// The larger; NaN if either is.
-    Maximum(a, b) => {
+    Maximum = "maximum", (a, b) => {
         let larger = if a > b { a } else { b };
         if a.is_nan() { a } else { larger }
     };
     /// The smaller; NaN if either is.
-    Minimum(a, b) => {
+    Minimum = "minimum", (a, b) => {
         let smaller = if a < b { a } else { b };
         if a.is_nan() { a } else { smaller }
     };
     /// `a` to the power `b`.
-    Pow(a, b) => a.powf(b);
+    Pow = "pow", (a, b) => a.powf(b);
     /// The share of the gradient of `max(a, b)` that goes to `a`: 1, 0, or half at a tie.
-    GreaterShare(a, b) => if a > b { T::one() } else if a == b { T::from_f64(0.5) } else { T::zero() };
+    GreaterShare = "greater_share", (a, b) => if a > b { T::one() } else if a == b { T::from_f64(0.5) } else { T::zero() };
     /// `b ? a : 0`: keeps what a mask of ones and zeros keeps, NaN in `a` or not.
-    Keep(a, b) => if b == T::zero() { T::zero() } else { a };
+    Keep = "keep", (a, b) => if b == T::zero() { T::zero() } else { a };
     /// 1 where equal, else 0.
-    Equal(a, b) => if a == b { T::one() } else { T::zero() };
+    Equal = "equal", (a, b) => if a == b { T::one() } else { T::zero() };
 }
 
 /// How two operands walk under a result: rows of `inner` elements, where each operand advances by its step (0 or 1), and

@@ -5,15 +5,18 @@ use crate::dtype::Real;
 
 /// A function of a number and two constants.
 pub trait UnaryFn: Send + Sync + 'static {
+    /// What the CUDA kernel is called.
+    const KERNEL: &'static str;
     /// Its value.
     fn apply<T: Real>(x: T, p: T, q: T) -> T;
 }
 
 macro_rules! unary {
-    ($($(#[$doc:meta])* $name:ident($x:ident, $p:ident, $q:ident) => $e:expr;)*) => {$(
+    ($($(#[$doc:meta])* $name:ident = $kernel:literal, ($x:ident, $p:ident, $q:ident) => $e:expr;)*) => {$(
         $(#[$doc])*
         pub struct $name;
         impl UnaryFn for $name {
+            const KERNEL: &'static str = $kernel;
             #[inline(always)]
             fn apply<T: Real>($x: T, $p: T, $q: T) -> T {
                 $e
@@ -23,27 +26,27 @@ macro_rules! unary {
 }
 unary! {
     /// `p * x + q`
-    Affine(x, p, q) => p * x + q;
+    Affine = "affine", (x, p, q) => p * x + q;
     /// `p * x`
-    Scale(x, p, _q) => p * x;
+    Scale = "scale", (x, p, _q) => p * x;
     /// `|x|`
-    Abs(x, _p, _q) => x.abs();
+    Abs = "abs", (x, _p, _q) => x.abs();
     /// The sign of x, 0 at 0.
-    Sign(x, _p, _q) => if x > T::zero() { T::one() } else if x < T::zero() { -T::one() } else { T::zero() };
+    Sign = "sign", (x, _p, _q) => if x > T::zero() { T::one() } else if x < T::zero() { -T::one() } else { T::zero() };
     /// `sqrt(x)`
-    Sqrt(x, _p, _q) => x.sqrt();
+    Sqrt = "sqrt", (x, _p, _q) => x.sqrt();
     /// The natural logarithm.
-    Ln(x, _p, _q) => x.ln();
+    Ln = "ln", (x, _p, _q) => x.ln();
     /// `x * x`
-    Square(x, _p, _q) => x * x;
+    Square = "square", (x, _p, _q) => x * x;
     /// `x` to the power `p`.
-    Power(x, p, _q) => x.powf(p);
+    Power = "power", (x, p, _q) => x.powf(p);
     /// `x` between `p` and `q`; NaN stays.
-    Clamp(x, p, q) => if x < p { p } else if x > q { q } else { x };
+    Clamp = "clamp", (x, p, q) => if x < p { p } else if x > q { q } else { x };
     /// 1 where `p <= x <= q`, else 0.
-    Within(x, p, q) => if x >= p && x <= q { T::one() } else { T::zero() };
+    Within = "within", (x, p, q) => if x >= p && x <= q { T::one() } else { T::zero() };
     /// 1 where `x > p`, else 0.
-    Greater(x, p, _q) => if x > p { T::one() } else { T::zero() };
+    Greater = "greater", (x, p, _q) => if x > p { T::one() } else { T::zero() };
 }
 
 /// `y = F(x, p, q)`.

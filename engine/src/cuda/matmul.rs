@@ -30,11 +30,7 @@ pub(crate) fn multiply_with(
     }
 }
 
-fn call(
-    gpu: &Arc<Gpu>,
-    product: &Product,
-    operands: Operands,
-) -> std::result::Result<(), LibraryError> {
+fn call(gpu: &Arc<Gpu>, product: &Product, operands: Operands) -> std::result::Result<(), LibraryError> {
     gpu.bind().map_err(|e| LibraryError::Workspace { bytes: 0, why: e.why })?;
     let blas = gpu.blas()?;
     // SAFETY: operations hand in slices of the product's extents and dtype, in use until the stream is done.

@@ -6,31 +6,43 @@
 pub mod blas;
 pub mod dnn;
 
+pub(crate) mod activation;
 pub(crate) mod adaptive_pool;
 pub(crate) mod batch_norm;
+pub(crate) mod binary;
 mod channels;
 mod context;
 pub(crate) mod conv2d;
 pub(crate) mod convolution;
+pub(crate) mod copy;
 pub(crate) mod cross_entropy;
 pub(crate) mod depthwise;
+pub(crate) mod drop;
 mod failure;
 pub(crate) mod group_norm;
 pub(crate) mod interpolate;
 mod launch;
 mod library;
+pub(crate) mod lines;
 pub(crate) mod matmul;
 mod memory;
+pub(crate) mod normalize;
+pub(crate) mod optimizer;
 pub(crate) mod pool;
+pub(crate) mod reduce;
+mod report;
 pub(crate) mod row_norm;
 pub(crate) mod soft_cross_entropy;
 pub(crate) mod softmax;
 mod staging;
 #[cfg(test)]
 mod tests;
+pub(crate) mod unary;
+mod walk;
 
 pub use context::{GpuInfo, devices, memory_stats};
 pub use library::{LibraryError, Workspace};
+pub use report::{LibraryReport, libraries};
 
 pub(crate) use context::Gpu;
 pub(crate) use failure::Failure;

@@ -1,6 +1,6 @@
 //! Activations as operations.
-use crate::cpu;
-use crate::{Activation, Result, Tensor};
+use super::gpu::OnGpu;
+use crate::{Activation, Result, Tensor, cpu, cuda};
 
 impl Tensor {
     /// `activation(x)`, elementwise; any shape. f32, f64.
@@ -8,18 +8,28 @@ impl Tensor {
         if activation == Activation::Identity {
             return Ok(self.clone());
         }
-        let y = dispatch_real!("activate", [("x", self)], T => {
-            let x = self.read::<T>()?;
-            Tensor::build(*self.shape(), |y: &mut [T]| cpu::activation::forward(activation, &x, y))
-        })?;
+        let y = match OnGpu::of("activate", &[("x", self)])? {
+            Some(on) => on.build(*self.shape(), self.dtype(), |y| {
+                cuda::activation::forward(&on.gpu, activation, self.held().slice(), y)
+            }),
+            None => dispatch_real!("activate", [("x", self)], T => {
+                let x = self.read::<T>()?;
+                Tensor::build(*self.shape(), |y: &mut [T]| cpu::activation::forward(activation, &x, y))
+            }),
+        }?;
         // ReLU's slope can be read off its output, which the next operation keeps anyway.
         let kept = if activation == Activation::Relu { y.clone() } else { self.detach() };
         Ok(y.recorded("activate", &[self], || {
             move |grad: Tensor, _: &[bool]| {
-                let dx = dispatch_real!("activate", [("x", &kept)], T => {
-                    let (x, dy) = (kept.read::<T>()?, grad.read::<T>()?);
-                    Tensor::build(*kept.shape(), |dx: &mut [T]| cpu::activation::backward(activation, &x, &dy, dx))
-                })?;
+                let dx = match OnGpu::of("activate", &[("x", &kept), ("grad", &grad)])? {
+                    Some(on) => on.build(*kept.shape(), kept.dtype(), |dx| {
+                        cuda::activation::backward(&on.gpu, activation, kept.held().slice(), grad.held().slice(), dx)
+                    }),
+                    None => dispatch_real!("activate", [("x", &kept)], T => {
+                        let (x, dy) = (kept.read::<T>()?, grad.read::<T>()?);
+                        Tensor::build(*kept.shape(), |dx: &mut [T]| cpu::activation::backward(activation, &x, &dy, dx))
+                    }),
+                }?;
                 Ok(vec![Some(dx)])
             }
         }))

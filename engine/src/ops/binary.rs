@@ -1,7 +1,8 @@
 //! Broadcasting arithmetic of two tensors.
 use super::expand::broadcast_steps;
+use super::gpu::OnGpu;
 use crate::cpu::binary::{self, BinaryFn, Walk};
-use crate::{Error, Result, Tensor};
+use crate::{Error, Result, Tensor, cuda};
 
 impl Tensor {
     /// `self + other`, broadcasting by NumPy's rule. f32, f64.
@@ -100,6 +101,10 @@ impl Tensor {
                 "shapes and dtypes must be equal",
             ));
         }
+        if let Some(on) = OnGpu::of("add", &[("self", self), ("other", other)])? {
+            let (a, b) = (self.held(), other.held());
+            return on.named(cuda::binary::same_shape(&on.gpu, "add", a.slice(), b.slice(), a.slice()));
+        }
         dispatch_real!("add", [("self", self), ("other", other)], T => {
             crate::cpu::add::add_assign::<T>(&mut self.write()?, &other.read()?);
             Ok(())
@@ -128,7 +133,15 @@ impl Tensor {
             return Err(Error::shape(op, &operands, "the shapes do not broadcast"));
         };
         let steps = |t: &Tensor| broadcast_steps(t.shape(), &shape);
-        let walk = Walk::new(&shape, &steps(self), &steps(other));
+        let (a_steps, b_steps) = (steps(self), steps(other));
+        if let Some(on) = OnGpu::of(op, &operands)? {
+            return on.build(shape, self.dtype(), |y| {
+                let (a, b) = (self.held(), other.held());
+                let (a, b) = ((a.slice(), &a_steps[..]), (b.slice(), &b_steps[..]));
+                cuda::binary::forward(&on.gpu, F::KERNEL, &shape, a, b, y)
+            });
+        }
+        let walk = Walk::new(&shape, &a_steps, &b_steps);
         dispatch_real!(op, [("self", self), ("other", other)], T => {
             let (a, b) = (self.read::<T>()?, other.read::<T>()?);
             Tensor::build(shape, |y: &mut [T]| binary::forward::<T, F>(&walk, &a, &b, y))

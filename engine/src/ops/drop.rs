@@ -1,7 +1,33 @@
 //! Stochastic regularisers, with the random draw given by the caller.
-use crate::{Error, Pool2d, Result, Tensor};
+use super::gpu::OnGpu;
+use crate::random::Stream;
+use crate::{DType, Error, Pool2d, Result, Tensor, cpu, cuda};
 
 impl Tensor {
+    /// Dropout (Srivastava et al., 2014): each element is 0 with probability `drop_prob`, else multiplied by `1 / (1 - drop_prob)`.
+    /// Element `i` goes by draw `i` of the stream, on every device, and is drawn again in the backward pass. f32, f64.
+    pub fn dropout(&self, drop_prob: f64, stream: &Stream) -> Result<Tensor> {
+        check_probability("dropout", &[("x", self)], drop_prob)?;
+        let y = self.dropped(drop_prob, stream)?;
+        Ok(y.recorded("dropout", &[self], || {
+            let stream = stream.clone();
+            move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.dropout(drop_prob, &stream)?)])
+        }))
+    }
+
+    fn dropped(&self, drop_prob: f64, stream: &Stream) -> Result<Tensor> {
+        let (keep, factor) = (1.0 - drop_prob, 1.0 / (1.0 - drop_prob));
+        if let Some(on) = OnGpu::of("dropout", &[("x", self)])? {
+            return on.build(*self.shape(), self.dtype(), |y| {
+                cuda::drop::forward(&on.gpu, self.held().slice(), stream, keep, factor, y)
+            });
+        }
+        dispatch_real!("dropout", [("x", self)], T => {
+            let (x, factor) = (self.read::<T>()?, <T as crate::Element>::from_f64(factor));
+            Tensor::build(*self.shape(), |y: &mut [T]| cpu::drop::forward(&x, stream, keep, factor, y))
+        })
+    }
+
     /// Stochastic depth (Huang et al., 2016): sample `i` of the batch is multiplied by `keep[i]` (1 or 0), and by
     /// `1 / (1 - drop_prob)` when `scale_by_keep`. x `[n, …]`, keep `[n]`; f32, f64.
     pub fn drop_path(&self, keep: &Tensor, drop_prob: f64, scale_by_keep: bool) -> Result<Tensor> {
@@ -9,13 +35,7 @@ impl Tensor {
         if self.rank() == 0 || keep.dims() != &self.dims()[..1] {
             return Err(Error::shape("drop_path", &operands, "keep must have one number a sample"));
         }
-        if !(0.0..1.0).contains(&drop_prob) {
-            return Err(Error::value(
-                "drop_path",
-                &operands,
-                format!("drop_prob {drop_prob} is not in 0..1"),
-            ));
-        }
+        check_probability("drop_path", &operands, drop_prob)?;
         let factor = if scale_by_keep { 1.0 / (1.0 - drop_prob) } else { 1.0 };
         let mut shape = vec![1; self.rank()];
         shape[0] = keep.numel();
@@ -49,7 +69,16 @@ impl Tensor {
         if !scale_by_keep {
             return self.mul(&keep);
         }
-        let kept = keep.sum_all()?.item()?;
+        // A 16-bit dtype could not count them.
+        let wide = if keep.dtype().size() == 2 { keep.to_dtype(DType::F32)? } else { keep.clone() };
+        let kept = wide.sum_all()?.item()?;
         self.mul(&keep.scale(keep.numel() as f64 / (kept + 1e-7))?)
     }
+}
+
+fn check_probability(op: &'static str, operands: &[(&'static str, &Tensor)], drop_prob: f64) -> Result<()> {
+    if (0.0..1.0).contains(&drop_prob) {
+        return Ok(());
+    }
+    Err(Error::value(op, operands, format!("drop_prob {drop_prob} is not in 0..1")))
 }

@@ -1,7 +1,7 @@
 //! Repetition along axes of extent 1, the inverse of a sum.
-use crate::cpu;
+use super::gpu::OnGpu;
 use crate::cpu::binary::Walk;
-use crate::{Error, Result, Shape, Tensor};
+use crate::{Error, Result, Shape, Tensor, cpu, cuda};
 
 impl Tensor {
     /// Broadcasts to `shape` (NumPy's rule), as a dense copy. Any dtype.
@@ -14,11 +14,15 @@ impl Tensor {
             return Err(Error::shape("expand", &[("x", self)], format!("does not broadcast to {shape}")));
         }
         let steps = broadcast_steps(self.shape(), &shape);
-        let walk = Walk::new(&shape, &steps, &steps);
-        let y = dispatch_any!(self.dtype(), T => {
-            let x = self.read::<T>()?;
-            Tensor::build(shape, |y: &mut [T]| cpu::expand::forward(&walk, &x, y))
-        })?;
+        let y = match OnGpu::of_any("expand", &[("x", self)])? {
+            Some(on) => on.build(shape, self.dtype(), |y| {
+                cuda::copy::expand(&on.gpu, self.held().slice(), &steps, &shape, y)
+            }),
+            None => dispatch_any!(self.dtype(), T => {
+                let (x, walk) = (self.read::<T>()?, Walk::new(&shape, &steps, &steps));
+                Tensor::build(shape, |y: &mut [T]| cpu::expand::forward(&walk, &x, y))
+            }),
+        }?;
         let from = *self.shape();
         Ok(y.recorded("expand", &[self], || {
             move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.sum_to(from)?)])

@@ -1,6 +1,8 @@
 //! Largest and smallest values, where they are, and the k best.
+use super::gpu::OnGpu;
 use crate::cpu::lines::{self, Lines};
-use crate::{DType, Error, Result, Tensor};
+use crate::cuda::lines::Order;
+use crate::{DType, Error, Result, Tensor, cuda};
 
 impl Tensor {
     /// The largest value over the given axes; equal maxima share the gradient evenly, as PyTorch's `amax`. f32, f64.
@@ -16,7 +18,7 @@ impl Tensor {
     /// The largest value along an axis and its index (i64), the first among equals, which gets the whole gradient. f32, f64.
     pub fn max_with_index(&self, axis: usize) -> Result<(Tensor, Tensor)> {
         let index = self.arg_extreme("max_with_index", axis, false)?;
-        let values = self.gather(axis, &index)?;
+        let values = self.gathered(axis, &index)?;
         let shape = self.shape().without(axis);
         Ok((values.reshape(shape)?, index.reshape(shape)?))
     }
@@ -42,11 +44,19 @@ impl Tensor {
             ));
         }
         let lines = Lines::new(self.shape(), axis);
-        let index = dispatch_real!("top_k", [("x", self)], T => {
-            let x = self.read::<T>()?;
-            Tensor::build(self.shape().with(axis, k), |i: &mut [i64]| lines::top_k(lines, &x, k, smallest, i))
-        })?;
-        Ok((self.gather(axis, &index)?, index))
+        let shape = self.shape().with(axis, k);
+        let index = match OnGpu::of("top_k", &[("x", self)])? {
+            Some(on) => on.build(shape, DType::I64, |index| {
+                // NaN is the largest.
+                let order = Order { smallest, nan_first: !smallest };
+                cuda::lines::select(&on.gpu, lines, self.held().slice(), k, order, None, Some(index))
+            }),
+            None => dispatch_real!("top_k", [("x", self)], T => {
+                let x = self.read::<T>()?;
+                Tensor::build(shape, |i: &mut [i64]| lines::top_k(lines, &x, k, smallest, i))
+            }),
+        }?;
+        Ok((self.gathered(axis, &index)?, index))
     }
 
     pub(crate) fn check_axis(&self, op: &'static str, axis: usize) -> Result<()> {
@@ -62,6 +72,12 @@ impl Tensor {
             return Err(Error::shape(op, &[("x", self)], format!("axis {axis} is empty")));
         }
         let lines = Lines::new(self.shape(), axis);
+        if let Some(on) = OnGpu::of(op, &[("x", self)])? {
+            return on.build(self.shape().with(axis, 1), DType::I64, |index| {
+                let order = Order { smallest, nan_first: true };
+                cuda::lines::select(&on.gpu, lines, self.held().slice(), 1, order, None, Some(index))
+            });
+        }
         dispatch_real!(op, [("x", self)], T => {
             let x = self.read::<T>()?;
             Tensor::build(self.shape().with(axis, 1), |i: &mut [i64]| lines::arg_extreme(lines, &x, smallest, i))
@@ -76,10 +92,17 @@ impl Tensor {
             if lines.n == 0 {
                 return Err(Error::shape(op, &[("x", self)], format!("axis {axis} is empty")));
             }
-            y = dispatch_real!(op, [("x", self)], T => {
-                let x = y.read::<T>()?;
-                Tensor::build(y.shape().with(*axis, 1), |out: &mut [T]| lines::extreme(lines, &x, smallest, out))
-            })?;
+            let shape = y.shape().with(*axis, 1);
+            y = match OnGpu::of(op, &[("x", self)])? {
+                Some(on) => on.build(shape, self.dtype(), |out| {
+                    let order = Order { smallest, nan_first: true };
+                    cuda::lines::select(&on.gpu, lines, y.held().slice(), 1, order, Some(out), None)
+                }),
+                None => dispatch_real!(op, [("x", self)], T => {
+                    let x = y.read::<T>()?;
+                    Tensor::build(shape, |out: &mut [T]| lines::extreme(lines, &x, smallest, out))
+                }),
+            }?;
         }
         let shape = if keep { kept } else { super::sum::removed(self.shape(), axes) };
         Ok(y.reshape(shape)?.recorded(op, &[self], || {
@@ -113,18 +136,34 @@ impl Tensor {
         if let Some(bad) = index.read::<i64>()?.iter().find(|i| !(0..n as i64).contains(*i)) {
             return Err(Error::value("gather", &operands, format!("index {bad} is not in 0..{n}")));
         }
-        let (lines, from) = (Lines::new(self.shape(), axis), *self.shape());
-        let y = dispatch_real!("gather", [("x", self)], T => {
-            let (x, i) = (self.read::<T>()?, index.read::<i64>()?);
-            Tensor::build(*index.shape(), |y: &mut [T]| lines::gather(lines, &x, &i, k, y))
-        })?;
+        self.gathered(axis, index)
+    }
+
+    /// [`Tensor::gather`] with indices that are known to be right.
+    fn gathered(&self, axis: usize, index: &Tensor) -> Result<Tensor> {
+        let (lines, from, k) = (Lines::new(self.shape(), axis), *self.shape(), index.dims()[axis]);
+        let y = match OnGpu::of("gather", &[("x", self), ("index", index)])? {
+            Some(on) => on.build(*index.shape(), self.dtype(), |y| {
+                cuda::lines::gather(&on.gpu, lines, self.held().slice(), index.held().slice(), k, y)
+            }),
+            None => dispatch_real!("gather", [("x", self)], T => {
+                let (x, i) = (self.read::<T>()?, index.read::<i64>()?);
+                Tensor::build(*index.shape(), |y: &mut [T]| lines::gather(lines, &x, &i, k, y))
+            }),
+        }?;
         Ok(y.recorded("gather", &[self], || {
             let index = index.clone();
             move |grad: Tensor, _: &[bool]| {
-                let dx = dispatch_real!("gather", [("grad", &grad)], T => {
-                    let (dy, i) = (grad.read::<T>()?, index.read::<i64>()?);
-                    Tensor::build(from, |dx: &mut [T]| lines::scatter_add(lines, &dy, &i, k, dx))
-                })?;
+                let dx = match OnGpu::of("gather", &[("grad", &grad), ("index", &index)])? {
+                    Some(on) => on.build(from, grad.dtype(), |dx| {
+                        let (dy, index) = (grad.held(), index.held());
+                        cuda::lines::scatter_add(&on.gpu, lines, dy.slice(), index.slice(), k, dx)
+                    }),
+                    None => dispatch_real!("gather", [("grad", &grad)], T => {
+                        let (dy, i) = (grad.read::<T>()?, index.read::<i64>()?);
+                        Tensor::build(from, |dx: &mut [T]| lines::scatter_add(lines, &dy, &i, k, dx))
+                    }),
+                }?;
                 Ok(vec![Some(dx)])
             }
         }))
@@ -149,6 +188,14 @@ impl Tensor {
         }
         let mut dims = self.dims().to_vec();
         dims.push(classes);
+        if let Some(place) = OnGpu::of_any("one_hot", &[("index", self)])?
+            && dtype != DType::I64
+            && dtype != DType::U8
+        {
+            return place.build(dims, dtype, |y| {
+                cuda::lines::one_hot(&place.gpu, self.held().slice(), classes, [on, off], y)
+            });
+        }
         let rows = Tensor::build(dims, |y: &mut [f64]| {
             y.fill(off);
             index.iter().enumerate().for_each(|(row, class)| y[row * classes + *class as usize] = on);

@@ -16,15 +16,21 @@ impl<'a> OnGpu<'a> {
     /// `None` when the first operand is in host memory. Errors when the operands are on different devices, and when the first is
     /// not of a dtype that kernels compute with.
     pub fn of(op: &'static str, operands: &'a [(&'static str, &'a Tensor)]) -> Result<Option<OnGpu<'a>>> {
+        let on = OnGpu::of_any(op, operands)?;
+        if on.is_some() && !matches!(operands[0].1.dtype(), DType::F32 | DType::F16 | DType::BF16) {
+            return Err(Error::dtype(op, operands, "f32, f16 or bf16 on a GPU"));
+        }
+        Ok(on)
+    }
+
+    /// As [`OnGpu::of`], for an operation that takes any dtype.
+    pub fn of_any(op: &'static str, operands: &'a [(&'static str, &'a Tensor)]) -> Result<Option<OnGpu<'a>>> {
         let (x, device) = (operands[0].1, operands[0].1.device());
         if operands.iter().any(|(_, t)| t.device() != device) {
             let why = "all operands must be on one device: see to_device".to_string();
             return Err(Error::Device { op, device, operands: Operands::of(operands), why });
         }
         let Device::Cuda(_) = device else { return Ok(None) };
-        if !matches!(x.dtype(), DType::F32 | DType::F16 | DType::BF16) {
-            return Err(Error::dtype(op, operands, "f32, f16 or bf16 on a GPU"));
-        }
         Ok(Some(OnGpu { gpu: x.held().gpu().clone(), op, operands }))
     }
 

@@ -69,6 +69,8 @@ mod group_norm;
 mod interpolate;
 mod linear;
 mod matmul;
+mod normalize;
+mod optimizer;
 mod permute;
 mod pool;
 mod reshape;
@@ -86,6 +88,7 @@ pub use adaptive_pool::GlobalPool;
 pub use attention::AttentionMask;
 pub use batch_norm::BatchNorm;
 pub use conv2d::Conv2d;
+pub use optimizer::{AdamWRule, SgdRule, Updated};
 
 use crate::{Error, Result, Tensor};
 

@@ -1,6 +1,6 @@
 //! Reordering of axes, and the border between channels-last and the NCHW of other tools.
-use crate::cpu;
-use crate::{Error, Result, Shape, Tensor};
+use super::gpu::OnGpu;
+use crate::{Error, Result, Shape, Tensor, cpu, cuda};
 
 impl Tensor {
     /// Axis `a` of the result is axis `axes[a]` of this tensor; a dense copy. Any dtype.
@@ -15,10 +15,15 @@ impl Tensor {
             ));
         }
         let shape = Shape::new(&axes.iter().map(|a| self.dims()[*a]).collect::<Vec<_>>());
-        let y = dispatch_any!(self.dtype(), T => {
-            let x = self.read::<T>()?;
-            Tensor::build(shape, |y: &mut [T]| cpu::permute::permute(&x, self.shape(), axes, y))
-        })?;
+        let y = match OnGpu::of_any("permute", &[("self", self)])? {
+            Some(on) => on.build(shape, self.dtype(), |y| {
+                cuda::copy::permute(&on.gpu, self.held().slice(), self.shape(), axes, y)
+            }),
+            None => dispatch_any!(self.dtype(), T => {
+                let x = self.read::<T>()?;
+                Tensor::build(shape, |y: &mut [T]| cpu::permute::permute(&x, self.shape(), axes, y))
+            }),
+        }?;
         Ok(y.recorded("permute", &[self], || {
             let mut inverse = vec![0; axes.len()];
             axes.iter().enumerate().for_each(|(to, from)| inverse[*from] = to);

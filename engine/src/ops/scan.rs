@@ -1,23 +1,34 @@
 //! Products and running sums along an axis.
+use super::gpu::OnGpu;
 use crate::cpu::lines::{self, Lines};
-use crate::{Result, Tensor};
+use crate::{Result, Tensor, cuda};
 
 impl Tensor {
     /// The product along an axis; right where elements are zero, too. f32, f64.
     pub fn prod(&self, axis: usize) -> Result<Tensor> {
         self.check_axis("prod", axis)?;
         let lines = Lines::new(self.shape(), axis);
-        let y = dispatch_real!("prod", [("x", self)], T => {
-            let x = self.read::<T>()?;
-            Tensor::build(self.shape().without(axis), |y: &mut [T]| lines::product(lines, &x, y))
-        })?;
+        let shape = self.shape().without(axis);
+        let y = match OnGpu::of("prod", &[("x", self)])? {
+            Some(on) => on
+                .build(shape, self.dtype(), |y| cuda::lines::product(&on.gpu, lines, self.held().slice(), y)),
+            None => dispatch_real!("prod", [("x", self)], T => {
+                let x = self.read::<T>()?;
+                Tensor::build(shape, |y: &mut [T]| lines::product(lines, &x, y))
+            }),
+        }?;
         Ok(y.recorded("prod", &[self], || {
             let x = self.detach();
             move |grad: Tensor, _: &[bool]| {
-                let dx = dispatch_real!("prod", [("x", &x)], T => {
-                    let (x_data, dy) = (x.read::<T>()?, grad.read::<T>()?);
-                    Tensor::build(*x.shape(), |dx: &mut [T]| lines::product_backward(lines, &x_data, &dy, dx))
-                })?;
+                let dx = match OnGpu::of("prod", &[("x", &x), ("grad", &grad)])? {
+                    Some(on) => on.build(*x.shape(), x.dtype(), |dx| {
+                        cuda::lines::product_backward(&on.gpu, lines, x.held().slice(), grad.held().slice(), dx)
+                    }),
+                    None => dispatch_real!("prod", [("x", &x)], T => {
+                        let (x_data, dy) = (x.read::<T>()?, grad.read::<T>()?);
+                        Tensor::build(*x.shape(), |dx: &mut [T]| lines::product_backward(lines, &x_data, &dy, dx))
+                    }),
+                }?;
                 Ok(vec![Some(dx)])
             }
         }))
@@ -31,10 +42,15 @@ impl Tensor {
     fn running_sum(&self, axis: usize, reverse: bool) -> Result<Tensor> {
         self.check_axis("cumsum", axis)?;
         let lines = Lines::new(self.shape(), axis);
-        let y = dispatch_real!("cumsum", [("x", self)], T => {
-            let x = self.read::<T>()?;
-            Tensor::build(*self.shape(), |y: &mut [T]| lines::cumsum(lines, &x, reverse, y))
-        })?;
+        let y = match OnGpu::of("cumsum", &[("x", self)])? {
+            Some(on) => on.build(*self.shape(), self.dtype(), |y| {
+                cuda::lines::cumsum(&on.gpu, lines, self.held().slice(), reverse, y)
+            }),
+            None => dispatch_real!("cumsum", [("x", self)], T => {
+                let x = self.read::<T>()?;
+                Tensor::build(*self.shape(), |y: &mut [T]| lines::cumsum(lines, &x, reverse, y))
+            }),
+        }?;
         Ok(y.recorded("cumsum", &[self], || {
             move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.running_sum(axis, !reverse)?)])
         }))

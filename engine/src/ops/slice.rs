@@ -1,6 +1,7 @@
 //! Cutting, joining and padding along axes.
+use super::gpu::OnGpu;
 use crate::cpu::parallel::{GRAIN, Shared, for_each_task};
-use crate::{Error, Result, Shape, Tensor};
+use crate::{Error, Result, Shape, Tensor, cuda};
 
 impl Tensor {
     /// Elements `start .. start + len` of an axis. A view for the first axis, a copy for others. Any dtype.
@@ -69,7 +70,10 @@ impl Tensor {
         let extents: Vec<usize> = tensors.iter().map(|t| t.dims()[axis]).collect();
         let shape = first.shape().with(axis, extents.iter().sum());
         // The parts cover it: nothing need be filled in.
-        let y = dispatch_any!(first.dtype(), T => Tensor::build(shape, |_: &mut [T]| ()))?;
+        let y = match OnGpu::of_any("concat", &named)? {
+            Some(on) => on.room(shape, first.dtype()),
+            None => dispatch_any!(first.dtype(), T => Tensor::build(shape, |_: &mut [T]| ())),
+        }?;
         let mut start = 0;
         for (t, n) in tensors.iter().zip(&extents) {
             let mut to = vec![0; shape.rank()];
@@ -92,8 +96,19 @@ impl Tensor {
     /// The elements of an axis in reverse order. Any dtype.
     pub fn flip(&self, axis: usize) -> Result<Tensor> {
         self.check_axis("flip", axis)?;
+        let y = match OnGpu::of_any("flip", &[("x", self)])? {
+            Some(on) => on.build(*self.shape(), self.dtype(), |y| {
+                cuda::copy::flip(&on.gpu, self.held().slice(), self.shape(), axis, y)
+            }),
+            None => self.flipped(axis),
+        }?;
+        Ok(y.recorded("flip", &[self], || move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.flip(axis)?)])))
+    }
+
+    /// [`Tensor::flip`] on the CPU.
+    fn flipped(&self, axis: usize) -> Result<Tensor> {
         let (n, row) = (self.dims()[axis], self.dims()[axis + 1..].iter().product::<usize>());
-        let y = dispatch_any!(self.dtype(), T => {
+        dispatch_any!(self.dtype(), T => {
             let x = self.read::<T>()?;
             Tensor::build(*self.shape(), |y: &mut [T]| {
                 for (i, y) in y.chunks_exact_mut(row.max(1)).enumerate() {
@@ -101,20 +116,31 @@ impl Tensor {
                     y.copy_from_slice(&x[source * row..][..row]);
                 }
             })
-        })?;
-        Ok(y.recorded("flip", &[self], || move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.flip(axis)?)])))
+        })
     }
 
     /// The block of shape `shape` that starts at `from`, as a copy.
     fn window(&self, from: &[usize], shape: Shape) -> Result<Tensor> {
+        let start = vec![0; from.len()];
+        if let Some(on) = OnGpu::of_any("slice", &[("x", self)])? {
+            return on.build(shape, self.dtype(), |y| {
+                let x = self.held();
+                cuda::copy::block(&on.gpu, (x.slice(), self.shape(), from), (y, &shape, &start), &shape)
+            });
+        }
         dispatch_any!(self.dtype(), T => {
             let x = self.read::<T>()?;
-            Tensor::build(shape, |y: &mut [T]| copy_block(&x, self.shape(), from, y, &shape, &vec![0; from.len()], &shape))
+            Tensor::build(shape, |y: &mut [T]| copy_block(&x, self.shape(), from, y, &shape, &start, &shape))
         })
     }
 
     /// Writes this tensor into `y` at `to`.
     fn copy_into(&self, y: &Tensor, to: &[usize]) -> Result<()> {
+        if let Some(on) = OnGpu::of_any("slice", &[("x", self), ("y", y)])? {
+            let (x, into, start) = (self.held(), y.held(), vec![0; to.len()]);
+            let (x, into) = ((x.slice(), self.shape(), &start[..]), (into.slice(), y.shape(), to));
+            return on.named(cuda::copy::block(&on.gpu, x, into, self.shape()));
+        }
         dispatch_any!(self.dtype(), T => {
             let x = self.read::<T>()?;
             copy_block(&x, self.shape(), &vec![0; to.len()], &mut y.write::<T>()?, y.shape(), to, self.shape());

@@ -1,24 +1,17 @@
 //! Sums and means over axes.
-use crate::cpu;
-use crate::{Error, Result, Shape, Tensor};
+use super::gpu::OnGpu;
+use crate::{DType, Error, Result, Shape, Tensor, cpu, cuda};
 
 impl Tensor {
     /// The sum over the given axes; with `keep` they stay as extents of 1. f32, f64; sums are merged in f64.
     pub fn sum(&self, axes: &[usize], keep: bool) -> Result<Tensor> {
         let kept = self.reduced_shape("sum", axes)?;
-        let mut sorted = axes.to_vec();
-        sorted.sort_unstable();
+        if let Some(on) = OnGpu::of("sum", &[("x", self)])? {
+            return self.sum_on(&on, "sum", axes, keep, 1.0);
+        }
         let y = dispatch_real!("sum", [("x", self)], T => {
             let mut current = self.detach();
-            // Innermost first; runs of neighbouring axes go in one pass.
-            while let Some(last) = sorted.pop() {
-                let mut first = last;
-                while sorted.last().is_some_and(|a| a + 1 == first) {
-                    first = sorted.pop().expect("just seen");
-                }
-                let dims = *current.shape();
-                let (outer, n, inner) = (dims[..first].iter().product(), dims[first..=last].iter().product(), dims[last + 1..].iter().product());
-                let shape = (first..=last).fold(dims, |s, a| s.with(a, 1));
+            for (shape, [outer, n, inner]) in passes(self.shape(), axes) {
                 let x = current.read::<T>()?;
                 let next = Tensor::build(shape, |y: &mut [T]| cpu::reduce::sum(&x, outer, n, inner, y))?;
                 drop(x);
@@ -37,6 +30,10 @@ impl Tensor {
     pub fn mean(&self, axes: &[usize], keep: bool) -> Result<Tensor> {
         self.reduced_shape("mean", axes)?;
         let count: usize = axes.iter().map(|a| self.dims()[*a]).product();
+        if let Some(on) = OnGpu::of("mean", &[("x", self)])? {
+            // In one pass: the sum itself may be too large for a 16-bit dtype.
+            return self.sum_on(&on, "mean", axes, keep, 1.0 / count as f64);
+        }
         self.sum(axes, keep)?.scale(1.0 / count as f64)
     }
 
@@ -48,6 +45,37 @@ impl Tensor {
     /// The mean of all elements: a scalar.
     pub fn mean_all(&self) -> Result<Tensor> {
         self.mean(&(0..self.rank()).collect::<Vec<_>>(), false)
+    }
+
+    /// The sum times a factor; between passes it stays in f32.
+    fn sum_on(
+        &self,
+        on: &OnGpu,
+        op: &'static str,
+        axes: &[usize],
+        keep: bool,
+        factor: f64,
+    ) -> Result<Tensor> {
+        let (from, kept) = (*self.shape(), self.reduced_shape(op, axes)?);
+        let mut y = self.detach();
+        let mut passes = passes(&from, axes).into_iter().peekable();
+        if passes.peek().is_none() && factor != 1.0 {
+            return self.scale(factor);
+        }
+        while let Some((shape, extents)) = passes.next() {
+            let is_last = passes.peek().is_none();
+            let (dtype, factor) = if is_last { (self.dtype(), factor) } else { (DType::F32, 1.0) };
+            y = on.build(shape, dtype, |out| {
+                cuda::reduce::sum(&on.gpu, y.held().slice(), extents, factor, out)
+            })?;
+        }
+        let y = y.recorded(op, &[self], || {
+            move |grad: Tensor, _: &[bool]| {
+                let grad = if factor == 1.0 { grad } else { grad.scale(factor)? };
+                Ok(vec![Some(grad.reshape(kept)?.expand(from)?)])
+            }
+        });
+        if keep { Ok(y) } else { y.reshape(removed(&from, axes)) }
     }
 
     /// This shape with the given axes reduced to 1; an error when one does not exist or stands twice.
@@ -62,6 +90,25 @@ impl Tensor {
         }
         Ok(axes.iter().fold(*self.shape(), |s, a| s.with(*a, 1)))
     }
+}
+
+/// The passes of a sum: innermost axes first, and runs of neighbouring axes in one. For each the shape that it leaves, and the extents
+/// before, of and behind what it sums over.
+fn passes(shape: &Shape, axes: &[usize]) -> Vec<(Shape, [usize; 3])> {
+    let mut sorted = axes.to_vec();
+    sorted.sort_unstable();
+    let (mut dims, mut passes) = (*shape, vec![]);
+    while let Some(last) = sorted.pop() {
+        let mut first = last;
+        while sorted.last().is_some_and(|axis| axis + 1 == first) {
+            first = sorted.pop().expect("just seen");
+        }
+        let extent = |axes: &[usize]| axes.iter().product::<usize>();
+        let extents = [extent(&dims[..first]), extent(&dims[first..=last]), extent(&dims[last + 1..])];
+        dims = (first..=last).fold(dims, |s, axis| s.with(axis, 1));
+        passes.push((dims, extents));
+    }
+    passes
 }
 
 /// A shape without some of its axes.

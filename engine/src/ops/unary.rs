@@ -1,6 +1,7 @@
 //! Elementwise arithmetic of one tensor; activations have a file of their own.
+use super::gpu::OnGpu;
 use crate::cpu::unary::{self, UnaryFn};
-use crate::{Element, Result, Tensor};
+use crate::{Element, Result, Tensor, cuda};
 
 impl Tensor {
     /// `x * factor`, with the factor rounded to the dtype. f32, f64.
@@ -82,6 +83,11 @@ impl Tensor {
     }
 
     fn unary<F: UnaryFn>(&self, op: &'static str, p: f64, q: f64) -> Result<Tensor> {
+        if let Some(on) = OnGpu::of(op, &[("x", self)])? {
+            return on.build(*self.shape(), self.dtype(), |y| {
+                cuda::unary::forward(&on.gpu, F::KERNEL, self.held().slice(), p, q, y)
+            });
+        }
         dispatch_real!(op, [("x", self)], T => {
             let x = self.read::<T>()?;
             let (p, q) = (<T as Element>::from_f64(p), <T as Element>::from_f64(q));

@@ -2,6 +2,7 @@
 use super::{print, table};
 use crate::Result;
 use crate::report::{Machine, bytes};
+use fornax_engine::cuda;
 
 pub fn execute() -> Result<()> {
     let machine = Machine::detect();
@@ -13,8 +14,27 @@ pub fn execute() -> Result<()> {
         ("vector code", format!("{} (the widest that this processor has kernels for)", machine.simd)),
         ("threads", format!("{} (change with --threads; results do not depend on it)", machine.threads)),
         ("memory", memory),
-        ("CUDA", "not in this build: training runs on the processor".into()),
     ];
-    print(&table(&rows.map(|(name, value)| vec![name.to_string(), value]), &[]));
+    let mut rows = rows.map(|(name, value)| vec![name.to_string(), value]).to_vec();
+    for library in cuda::libraries() {
+        let found = library.found.map_or_else(
+            |why| format!("not usable: {why}"),
+            |(version, place)| format!("{version}, found as {place}"),
+        );
+        rows.push(vec![library.name.into(), found]);
+    }
+    match cuda::devices() {
+        Ok(devices) => rows.extend(devices.iter().enumerate().map(|(i, device)| {
+            let (major, minor) = device.capability;
+            let memory = bytes(device.memory as u64);
+            let what = format!(
+                "{}, compute capability {major}.{minor}, {} multiprocessors, {memory}",
+                device.name, device.multiprocessors
+            );
+            vec![format!("cuda:{i}"), what]
+        })),
+        Err(why) => rows.push(vec!["CUDA devices".into(), format!("none: {why}")]),
+    }
+    print(&table(&rows, &[]));
     Ok(())
 }

@@ -2,6 +2,7 @@
 mod datasets;
 mod doctor;
 mod flags;
+mod kernels;
 mod models;
 mod signals;
 mod train;
@@ -30,6 +31,9 @@ enum Command {
     Models(models::ModelsArgs),
     /// List the data sets and where to get them
     Datasets,
+    /// List the CUDA kernels, or compile them ahead of time
+    #[command(subcommand)]
+    Kernels(kernels::KernelsCommand),
     /// Say what this machine offers and what Fornax makes of it
     Doctor,
 }
@@ -39,7 +43,8 @@ Exit codes:
   0 done                     5 non-finite loss
   2 wrong usage              6 out of memory
   3 data missing or damaged  7 disk full or not writable
-  4 checkpoint unusable     70 a defect of fornax
+  4 checkpoint unusable      9 device unusable
+ 70 a defect of fornax
   130 stopped by Ctrl-C, 143 by SIGTERM: the state is saved";
 
 /// Runs the command line that this process was started with.
@@ -79,6 +84,7 @@ fn execute(command: Command) -> Result<()> {
         Command::Train(args) => train::execute(*args),
         Command::Models(args) => models::execute(&args),
         Command::Datasets => datasets::execute(),
+        Command::Kernels(command) => kernels::execute(&command),
         Command::Doctor => doctor::execute(),
     }
 }

@@ -6,7 +6,7 @@ pub use adamw::AdamW;
 pub use sgd::Sgd;
 
 use crate::Result;
-use fornax_engine::Tensor;
+use fornax_engine::{Tensor, Updated};
 use fornax_nn::{Module, named_parameters};
 
 /// Changes parameters by their gradients.
@@ -42,8 +42,21 @@ pub fn parameters(model: &dyn Module, weight_decay: f64) -> Vec<Parameter> {
         .collect()
 }
 
-/// Elements that one task updates: large enough to be worth a task, whatever the number of threads.
-const PIECE: usize = 1 << 15;
+impl Parameter {
+    /// As an update takes it.
+    fn updated<'a, const MOMENTS: usize>(
+        &'a self,
+        gradient: &'a Tensor,
+        moments: [&'a Tensor; MOMENTS],
+    ) -> Updated<'a, MOMENTS> {
+        Updated { weights: &self.tensor, gradient, moments, weight_decay: self.weight_decay }
+    }
+}
+
+/// The gradient of each parameter that has one.
+fn gradients(parameters: &[Parameter]) -> Vec<Option<Tensor>> {
+    parameters.iter().map(|p| p.tensor.grad()).collect()
+}
 
 /// A zero tensor for each parameter: the beginning of a moment.
 fn zeros(parameters: &[Parameter]) -> Result<Vec<Tensor>> {

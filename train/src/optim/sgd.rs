@@ -1,9 +1,8 @@
 //! Stochastic gradient descent with momentum (Sutskever et al., 2013), in PyTorch's form: the learning rate stays
 //! outside the momentum buffer.
-use super::{Optimizer, PIECE, Parameter, named, zeros};
+use super::{Optimizer, Parameter, gradients, named, zeros};
 use crate::Result;
-use fornax_engine::Tensor;
-use rayon::prelude::*;
+use fornax_engine::{SgdRule, Tensor, Updated};
 
 /// SGD with classical or Nesterov momentum and L2 weight decay.
 pub struct Sgd {
@@ -23,22 +22,15 @@ impl Sgd {
 
 impl Optimizer for Sgd {
     fn update(&mut self, lr: f64) -> Result<()> {
-        let (lr, momentum, nesterov) = (lr as f32, self.momentum, self.nesterov);
-        for (parameter, buffer) in self.parameters.iter().zip(&self.buffers) {
-            let Some(grad) = parameter.tensor.grad() else { continue };
-            let decay = parameter.weight_decay as f32;
-            let grad = grad.read::<f32>()?;
-            let (mut weights, mut buffer) = (parameter.tensor.write::<f32>()?, buffer.write::<f32>()?);
-            let pieces = weights.par_chunks_mut(PIECE).zip(buffer.par_chunks_mut(PIECE));
-            pieces.zip(grad.par_chunks(PIECE)).for_each(|((weights, buffer), grad)| {
-                for ((p, b), g) in weights.iter_mut().zip(buffer).zip(grad) {
-                    let g = g + decay * *p;
-                    *b = momentum * *b + g;
-                    *p -= lr * if nesterov { g + momentum * *b } else { *b };
-                }
-            });
-        }
-        Ok(())
+        let rule = SgdRule { lr: lr as f32, momentum: self.momentum, nesterov: self.nesterov };
+        let gradients = gradients(&self.parameters);
+        let with_gradient = self.parameters.iter().zip(&gradients).zip(&self.buffers);
+        let parameters: Vec<Updated<1>> = with_gradient
+            .filter_map(|((parameter, gradient), buffer)| {
+                Some(parameter.updated(gradient.as_ref()?, [buffer]))
+            })
+            .collect();
+        Ok(rule.update(&parameters)?)
     }
 
     fn state(&self) -> Vec<(String, Tensor)> {

@@ -37,6 +37,10 @@ pub struct TrainArgs {
     /// Threads [default: one for each processor]; results do not depend on it
     #[arg(long, value_name = "N", help_heading = "Run", value_parser = value_parser!(u16).range(1..))]
     threads: Option<u16>,
+    /// Where to compute: auto (the first CUDA device, else the processor), cpu, cuda, cuda:N, or emulated (a CUDA device
+    /// that the processor imitates, slowly: to test kernels)
+    #[arg(long, value_name = "DEVICE", default_value = "auto", help_heading = "Run")]
+    device: crate::device::Choice,
     /// Check everything and print the plan, but do not train
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true, help_heading = "Run")]
     dry_run: bool,
@@ -75,6 +79,8 @@ pub fn execute(args: TrainArgs) -> Result<()> {
     let config = Config::resolve(&resume::layered(&args, checkpoint.as_ref())?)?;
     let data = prepare::load(&config)?;
     let model = prepare::build(&config, &data)?;
+    let device = args.device.open()?;
+    fornax_nn::move_to(&*model, &device)?;
     let optimizer = config.optimizer(&*model)?;
     let mut state = State::default();
     if let Some(checkpoint) = &checkpoint {
@@ -83,7 +89,7 @@ pub fn execute(args: TrainArgs) -> Result<()> {
         state = checkpoint.header.state.clone();
     }
     destination.check()?;
-    let plan = prepare::plan(&config, &data, &*model);
+    let plan = prepare::plan(&config, &data, &*model, device);
     if args.dry_run {
         print(&format!("{plan}\noutput    {}\n\n{}", destination.describe(), config.settings.to_yaml()));
         return Ok(());
@@ -92,6 +98,7 @@ pub fn execute(args: TrainArgs) -> Result<()> {
     let signals = Signals::listen()?;
     let mut trainer = Trainer {
         model: &*model,
+        device,
         optimizer,
         schedule: &config.schedule,
         train: Loader::training(

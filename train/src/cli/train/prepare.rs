@@ -3,7 +3,7 @@ use crate::config::Config;
 use crate::data::{self, Dataset, Loader};
 use crate::report::{bytes, thousands};
 use crate::{Error, Result};
-use fornax_engine::no_grad;
+use fornax_engine::{Device, no_grad};
 use fornax_nn::{Context, ModelOptions, Module, create_model, named_parameters};
 
 /// Sets the number of threads that kernels use.
@@ -51,7 +51,7 @@ pub fn build(config: &Config, data: &Dataset) -> Result<Box<dyn Module>> {
 }
 
 /// What will be done, in a few lines.
-pub fn plan(config: &Config, data: &Dataset, model: &dyn Module) -> String {
+pub fn plan(config: &Config, data: &Dataset, model: &dyn Module, device: Device) -> String {
     let [h, w, c] = data.train.size;
     let parameters: usize = named_parameters(model).iter().map(|(_, tensor)| tensor.numel()).sum();
     let updates = data.train.len() / config.batch_size;
@@ -59,7 +59,7 @@ pub fn plan(config: &Config, data: &Dataset, model: &dyn Module) -> String {
     format!(
         "data      {}: {} images to train, {} to validate, {h}x{w}x{c}, {} classes\n\
          model     {}: {} parameters, {} with optimizer state\n\
-         training  {} epochs of {} updates, {} images each",
+         training  {} epochs of {} updates, {} images each, on {device}",
         config.dataset.name,
         count(data.train.len()),
         count(data.validation.len()),

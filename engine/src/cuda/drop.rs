@@ -1,0 +1,13 @@
+//! Dropout (`kernels/cu/drop.cu`).
+use super::{Arg, Gpu, Grid, Result, Slice, args};
+use crate::random::Stream;
+
+/// `y[i] = x[i] * factor` where draw `i` of the stream is below `keep`, else 0. `y` may be `x`.
+pub(crate) fn forward(gpu: &Gpu, x: Slice, stream: &Stream, keep: f64, factor: f64, y: Slice) -> Result<()> {
+    if y.len == 0 {
+        return Ok(());
+    }
+    let draws = stream.place();
+    let arguments = args![x, y, y.len, keep as f32, factor as f32, Arg::of(&draws)];
+    gpu.launch("drop", &format!("drop_{}", y.dtype), Grid::stride(y.len.div_ceil(4)), arguments)
+}

@@ -1,0 +1,48 @@
+//! Images of bytes as numbers.
+use super::gpu::OnGpu;
+use crate::{DType, Element, Error, Result, Tensor, cuda};
+
+impl Tensor {
+    /// `(x / white - mean) / std` by channel, the last axis, for x of u8: `white` is the value that stands for 1, mean and std have a
+    /// number a channel. The result has the given float dtype; it carries no gradient.
+    pub fn normalize_bytes(&self, white: u8, mean: &[f32], std: &[f32], dtype: DType) -> Result<Tensor> {
+        let operands = [("x", self)];
+        if self.dtype() != DType::U8 || !dtype.is_float() {
+            return Err(Error::dtype("normalize_bytes", &operands, "bytes, u8, to be made floats"));
+        }
+        let channels = self.dims().last().copied().unwrap_or_default();
+        if channels == 0 || mean.len() != channels || std.len() != channels {
+            return Err(Error::shape(
+                "normalize_bytes",
+                &operands,
+                format!("x must be [..., {}], as mean and standard deviation", mean.len()),
+            ));
+        }
+        if let Some(on) = OnGpu::of_any("normalize_bytes", &operands)? {
+            if dtype == DType::F64 {
+                return Err(Error::dtype("normalize_bytes", &operands, "all but f64 on a GPU"));
+            }
+            let [mean, std] = [mean, std].map(|values| {
+                on.build([channels], DType::F32, |to| on.gpu.upload(bytemuck::cast_slice(values), to))
+            });
+            let (mean, std) = (mean?, std?);
+            return on.build(*self.shape(), dtype, |y| {
+                let (mean, std) = (mean.held(), std.held());
+                let statistics = [mean.slice(), std.slice()];
+                cuda::normalize::forward(&on.gpu, self.held().slice(), f32::from(white), statistics, y)
+            });
+        }
+        // A byte has few values: each channel's results are looked up.
+        let normalize = |c: usize, value: u8| (f32::from(value) / f32::from(white) - mean[c]) / std[c];
+        let table: Vec<[f32; 256]> =
+            (0..channels).map(|c| std::array::from_fn(|value| normalize(c, value as u8))).collect();
+        let x = self.read::<u8>()?;
+        dispatch_any!(dtype, T => Tensor::build(*self.shape(), |y: &mut [T]| {
+            for (y, x) in y.chunks_exact_mut(channels).zip(x.chunks_exact(channels)) {
+                for ((y, x), table) in y.iter_mut().zip(x).zip(&table) {
+                    *y = T::from_f64(f64::from(table[usize::from(*x)]));
+                }
+            }
+        }))
+    }
+}

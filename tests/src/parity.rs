@@ -1,0 +1,87 @@
+//! Cases on a device against the CPU in f64: outputs and gradients.
+use crate::cases::Case;
+use fornax_engine::{DType, Device, Result, Tensor};
+
+/// Samples of a large case's batch.
+const BATCH: usize = 1;
+
+/// What a result may be off by, relative to its own size and that of all results of its kind.
+fn tolerance(dtype: DType) -> f64 {
+    match dtype {
+        DType::F32 => 2e-5,
+        // A few roundings, of 11 and of 8 bits, between the operations that an operation is composed of.
+        DType::F16 => 4e-3,
+        _ => 3e-2,
+    }
+}
+
+/// Output and gradients of a case for inputs of `dtype`, computed in `computed` on a device; as f64.
+pub fn outcome(case: &Case, dtype: DType, computed: DType, device: &Device) -> Result<Vec<Vec<f64>>> {
+    let inputs = case.tensors_of_batch(BATCH, dtype)?;
+    let place = |t: &Tensor| -> Result<Tensor> {
+        let t = t.detach();
+        let t = if t.dtype() == dtype { t.to_dtype(computed)? } else { t };
+        t.to_device(device)
+    };
+    let mut tensors = vec![];
+    for (t, input) in inputs.iter().zip(&case.inputs) {
+        let t = place(t)?;
+        tensors.push(if input.differentiable { t.variable() } else { t });
+    }
+    let y = (case.run)(&tensors)?;
+    if y.requires_grad() {
+        y.backward_from(&place(&case.upstream(&y, dtype)?)?)?;
+    }
+    let values = |t: &Tensor| t.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec::<f64>();
+    let mut out = vec![values(&y)?];
+    for (t, _) in tensors.iter().zip(&case.inputs).filter(|(_, input)| input.differentiable) {
+        out.push(values(&t.grad().expect("a gradient for each differentiable input"))?);
+    }
+    Ok(out)
+}
+
+/// Runs cases in some dtypes on a device and on the CPU, and returns what differs, in words.
+pub fn differences<'a>(
+    cases: impl Iterator<Item = &'a Case>,
+    dtypes: &[DType],
+    device: &Device,
+) -> (usize, Vec<String>) {
+    let (mut compared, mut failures) = (0, vec![]);
+    for case in cases {
+        for dtype in dtypes {
+            let name = format!("{} in {dtype}", case.name());
+            let expected = outcome(case, *dtype, DType::F64, &Device::Cpu)
+                .unwrap_or_else(|e| panic!("{name}, on the CPU: {e}"));
+            match outcome(case, *dtype, *dtype, device) {
+                Err(e) => failures.push(format!("{name}: {e}")),
+                Ok(got) => {
+                    for (part, (got, expected)) in got.iter().zip(&expected).enumerate() {
+                        if let Some(at) = worst(got, expected, tolerance(*dtype)) {
+                            let (got, expected) = (got[at], expected[at]);
+                            failures.push(format!("{name}, part {part}, element {at}: {got} for {expected}"));
+                        }
+                    }
+                }
+            }
+            compared += 1;
+        }
+    }
+    (compared, failures)
+}
+
+/// The element that is furthest off, if that is too far.
+fn worst(got: &[f64], expected: &[f64], tolerance: f64) -> Option<usize> {
+    assert_eq!(got.len(), expected.len());
+    let norm = (expected.iter().map(|v| v * v).sum::<f64>() / expected.len() as f64).sqrt();
+    let off = |(i, (g, e)): (usize, (&f64, &f64))| {
+        (if g == e || (g.is_nan() && e.is_nan()) { 0.0 } else { (g - e).abs() / (norm + e.abs()) }, i)
+    };
+    let (off, at) = got.iter().zip(expected).enumerate().map(off).max_by(|a, b| a.0.total_cmp(&b.0))?;
+    (off.is_nan() || off > tolerance).then_some(at)
+}
+
+/// Fails with every difference, and when fewer cases than `least` were compared.
+pub fn report((compared, failures): (usize, Vec<String>), least: usize) {
+    assert!(failures.is_empty(), "{} of {compared}:\n{}", failures.len(), failures.join("\n"));
+    assert!(compared >= least, "only {compared} cases were compared");
+}

@@ -1,0 +1,19 @@
+//! The small rows of the table of cases on the emulated device in checked mode: no kernel races, diverges at a barrier, or touches
+//! memory that it must not; and nothing that a case allocated is left when its tensors are gone.
+//!
+//! A process of its own: kernels are compiled with or without checks when they are first used.
+use fornax_engine::{DType, Device};
+use fornax_kernels::emulator::{self, Options};
+use fornax_tests::cases::all;
+use fornax_tests::parity::{differences, report};
+
+#[test]
+fn every_small_case_is_clean() {
+    emulator::load(&Options { checked: true, ..Options::default() }).expect("the emulated device");
+    let device = Device::Cuda(0);
+    let small = || all().into_iter().filter(|case| !case.large).collect::<Vec<_>>();
+    report(differences(small().iter(), &[DType::F32, DType::F16, DType::BF16], &device), 200);
+    let before = emulator::live_bytes();
+    report(differences(small().iter(), &[DType::F32], &device), 60);
+    assert_eq!(emulator::live_bytes(), before, "{:?}", emulator::leaks());
+}
