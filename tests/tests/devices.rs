@@ -2,7 +2,7 @@
 //! in three orders of its threads (`devices_checked` runs it with its memory checked).
 //!
 //! `FORNAX_TEST_DEVICES`, a list of `cpu`, `emulated` and `cuda:N`, chooses devices; the default is the emulated one.
-use fornax_engine::{DType, Device};
+use fornax_engine::{DType, Device, Tensor};
 use fornax_kernels::emulator::{self, Options};
 use fornax_tests::cases::all;
 use fornax_tests::parity::{differences, outcome, report};
@@ -59,5 +59,29 @@ fn the_order_of_threads_changes_no_bit() {
             }
         }
         emulator::set_order(0).expect("the emulated device");
+    }
+}
+
+#[test]
+fn casts_are_those_of_the_cpu() {
+    let _alone = one_at_a_time();
+    let values = [0.0, -0.0, 1.0, -1.5, 2.5, 254.6, 255.0, 300.0, -7.0, 65504.0, 65520.0, 1e-7, -3e38, 1e30];
+    let special = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
+    let dtypes = [DType::F32, DType::F16, DType::BF16, DType::I64, DType::U8];
+    let all: Vec<f32> = values.into_iter().chain(special).collect();
+    for device in devices() {
+        for from in dtypes {
+            let x = Tensor::from_slice(&all, [all.len()]).and_then(|x| x.to_dtype(from)).expect("a cast");
+            for to in dtypes {
+                let expected = x.to_dtype(to).and_then(|y| y.to_dtype(DType::F64)).expect("a cast");
+                let got = x.to_device(&device).and_then(|x| x.to_dtype(to)?.to_device(&Device::Cpu));
+                let got = got.and_then(|y| y.to_dtype(DType::F64)).expect("a cast");
+                let bits = |t: &Tensor| -> Vec<u64> {
+                    let values = t.to_vec::<f64>().expect("f64");
+                    values.iter().map(|v| if v.is_nan() { u64::MAX } else { v.to_bits() }).collect()
+                };
+                assert_eq!(bits(&got), bits(&expected), "{from} to {to} on {device}");
+            }
+        }
     }
 }

@@ -39,20 +39,22 @@ impl Tensor {
             AttentionMask::None => scores,
             AttentionMask::Causal => {
                 let keep: Vec<u8> = (0..l * s).map(|i| u8::from(i % s <= i / s)).collect();
-                scores.add(&openness(&Tensor::from_vec(keep, [l, s])?, self.dtype())?)?
+                scores.add(&openness(&Tensor::from_vec(keep, [l, s])?, self)?)?
             }
-            AttentionMask::Keep(keep) => scores.add(&openness(keep, self.dtype())?)?,
+            AttentionMask::Keep(keep) => scores.add(&openness(keep, self)?)?,
             AttentionMask::Add(bias) => scores.add(bias)?,
         };
         scores.softmax(scores.rank() - 1)?.matmul(v)
     }
 }
 
-/// 0 where a key may be seen, minus infinity where not.
-fn openness(keep: &Tensor, dtype: DType) -> Result<Tensor> {
+/// 0 where a key may be seen, minus infinity where not; of the dtype and on the device of `like`.
+fn openness(keep: &Tensor, like: &Tensor) -> Result<Tensor> {
     if keep.dtype() != DType::U8 {
         return Err(Error::dtype("attention", &[("mask", keep)], "a mask of u8"));
     }
     let open = keep.to_vec::<u8>()?.into_iter().map(|m| if m != 0 { 0.0 } else { f64::NEG_INFINITY });
-    Tensor::from_vec(open.collect::<Vec<f64>>(), keep.shape())?.to_dtype(dtype)
+    Tensor::from_vec(open.collect::<Vec<f64>>(), keep.shape())?
+        .to_dtype(like.dtype())?
+        .to_device(&like.device())
 }

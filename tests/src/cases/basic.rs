@@ -1,7 +1,7 @@
 //! Arithmetic, reductions, order, matrix products, shapes.
 use super::row::{fixed, of, x};
 use super::{Case, Values};
-use fornax_engine::{AttentionMask, DType, Tensor};
+use fornax_engine::{AttentionMask, DType, Device, Tensor};
 
 pub(super) fn rows(rows: &mut Vec<Case>) {
     arithmetic(rows);
@@ -55,7 +55,7 @@ fn arithmetic(rows: &mut Vec<Case>) {
         ("square", Tensor::square, Values::Normal),
         ("powf", |t| t.powf(2.5), Values::Positive),
         ("clamp", |t| t.clamp(-0.7, 0.9), Values::Normal),
-        ("to_dtype", |t| t.to_dtype(DType::F64)?.to_dtype(t.dtype()), Values::Normal),
+        ("to_dtype", |t| t.to_dtype(widest(t))?.to_dtype(t.dtype()), Values::Normal),
     ];
     for (op, f, values) in unary {
         rows.push(Case::new(op, "small", vec![of(&[2, 3, 7], values)], move |t| f(&t[0])));
@@ -189,4 +189,9 @@ fn shapes(rows: &mut Vec<Case>) {
     rows.push(Case::new("drop_block", "3", vec![x(&[2, 9, 9, 3]), seeds], |t| {
         t[0].drop_block(&t[1], 1, true)
     }));
+}
+
+/// The widest float of the tensor's device.
+fn widest(t: &Tensor) -> DType {
+    if t.device() == Device::Cpu { DType::F64 } else { DType::F32 }
 }
