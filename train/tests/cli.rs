@@ -144,5 +144,9 @@ fn the_lists_tell_what_there_is() {
     assert!(succeed(folder.path(), "models").contains("resnet18"));
     assert!(succeed(folder.path(), "models --num-classes 1000").contains("11,689,512"));
     assert!(succeed(folder.path(), "datasets").contains("fashion-mnist"));
-    assert!(succeed(folder.path(), "doctor").contains("not in this build"));
+    let doctor = succeed(folder.path(), "doctor");
+    for what in ["vector code", "driver", "NVRTC", "cuBLASLt", "cuDNN"] {
+        assert!(doctor.contains(what), "{what} in {doctor}");
+    }
+    assert!(succeed(folder.path(), "kernels list").contains("batch_norm"));
 }

@@ -1,0 +1,65 @@
+//! `--device`: training on the emulated CUDA device, and what is said where there is no device.
+mod common;
+
+use common::{run, stderr, succeed};
+use serde_json::Value;
+use std::fs;
+use std::path::Path;
+
+const EPOCH: &str = "train --epochs 1 --warmup-epochs 0 --progress none --log-interval 1 --output out";
+
+/// The loss of every update of a run, as its running mean within the epoch.
+fn losses(run: &Path) -> Vec<f64> {
+    let lines = fs::read_to_string(run.join("metrics.jsonl")).expect("reads");
+    let events = lines.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+    events.filter(|e| e["event"] == "update").map(|e| e["loss"].as_f64().expect("a number")).collect()
+}
+
+#[test]
+fn the_emulated_device_trains_step_by_step_as_the_processor_does() {
+    let folder = tempfile::tempdir().expect("a folder");
+    succeed(folder.path(), &format!("{EPOCH} --device cpu --experiment cpu"));
+    succeed(folder.path(), &format!("{EPOCH} --device emulated --experiment emulated"));
+    let [on_cpu, emulated] = ["cpu", "emulated"].map(|name| losses(&folder.path().join("out").join(name)));
+    assert_eq!(on_cpu.len(), 44);
+    assert_eq!(emulated.len(), 44);
+    for (update, (cpu, emulated)) in on_cpu.iter().zip(&emulated).enumerate() {
+        // Rounding differs, and training amplifies it a little from update to update.
+        assert!((cpu - emulated).abs() <= 2e-6 * cpu, "update {update}: {cpu} and {emulated}");
+    }
+}
+
+#[test]
+fn a_run_on_a_device_repeats_and_resumes_to_the_same_bits() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let hash = |arguments: &str| {
+        let out = succeed(folder.path(), arguments);
+        out.lines().last().expect("a line").to_string()
+    };
+    let two = EPOCH.replace("--epochs 1", "--epochs 2") + " --batch-size 128 --device emulated --print-hash";
+    let whole = hash(&format!("{two} --experiment whole"));
+    assert_eq!(whole.len(), 64, "{whole}");
+    // As if stopped after the first of two epochs: a constant rate makes the epochs of both runs the same.
+    let constant = format!("{two} --sched constant");
+    let expected = hash(&format!("{constant} --experiment constant"));
+    let first = constant.replace("--epochs 2", "--epochs 1");
+    hash(&format!("{first} --experiment first"));
+    let resumed = "train --resume out/first --epochs 2 --device emulated --progress none --print-hash";
+    assert_eq!(hash(resumed), expected);
+    assert_ne!(whole, expected);
+}
+
+#[test]
+fn a_missing_device_is_one_clear_error() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for device in ["cuda:63", "emulated:65"] {
+        let output = run(folder.path(), &format!("train --device {device}"));
+        assert_eq!(output.status.code(), Some(9), "{device}");
+        let text = stderr(&output);
+        assert!(text.contains("--device") && text.contains("fornax doctor"), "{text}");
+    }
+    let output = run(folder.path(), "train --device gpu");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("auto, cpu, cuda"), "{}", stderr(&output));
+    assert_eq!(fs::read_dir(folder.path()).expect("lists").count(), 0, "nothing is left behind");
+}
