@@ -162,8 +162,8 @@ template <typename F> struct Slope {
 
 }  // namespace
 
-#define TYPED(F, f, T, name)                                                                                          \
-  KERNEL f##_fwd_##name(const T* x, T* y, long long n, float p) { map(x, y, n, Value<F>{F{p}}); }                     \
+#define TYPED(F, f, T, name)                                                                       \
+  KERNEL f##_fwd_##name(const T* x, T* y, long long n, float p) { map(x, y, n, Value<F>{F{p}}); }  \
   KERNEL f##_bwd_##name(const T* x, const T* dy, T* dx, long long n, float p) { map_pairs(x, dy, dx, n, Slope<F>{F{p}}); }
 #define KERNELS(F, f)       \
   TYPED(F, f, float, f32)   \

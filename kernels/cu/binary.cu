@@ -1,9 +1,9 @@
 // Functions of two elements over arrays that broadcast against each other, y = f(a, b).
 #include "walk.cuh"
 
-#define FUNCTION(Name, value)                                                            \
-  struct Name {                                                                          \
-    __device__ __forceinline__ float operator()(float a, float b) const { return value; } \
+#define FUNCTION(Name, value)                                                              \
+  struct Name {                                                                            \
+    __device__ __forceinline__ float operator()(float a, float b) const { return value; }  \
   };
 
 namespace {
@@ -54,8 +54,8 @@ template <typename T, typename F> __device__ void broadcast(const T* a, const T*
 }  // namespace
 
 // Arrays of one shape take the plain loop.
-#define TYPED(F, f, T, name)                                                                                   \
-  KERNEL f##_##name(const T* a, const T* b, T* y, long long n) { map_pairs(a, b, y, n, F{}); }                 \
+#define TYPED(F, f, T, name)                                                                    \
+  KERNEL f##_##name(const T* a, const T* b, T* y, long long n) { map_pairs(a, b, y, n, F{}); }  \
   KERNEL f##_broadcast_##name(const T* a, const T* b, T* y, Walk walk) { broadcast(a, b, y, walk, F{}); }
 #define BINARY(F, f)        \
   TYPED(F, f, float, f32)   \

@@ -47,9 +47,9 @@ template <typename From, typename To> __device__ void convert(const From* __rest
 
 }  // namespace
 
-#define CAST(From, To, from, to)                                                                                   \
-  extern "C" __global__ void __launch_bounds__(kThreads) cast_##from##_##to(const From* x, To* y, long long n) {   \
-    convert<From, To>(x, y, n);                                                                                    \
+#define CAST(From, To, from, to)                                                                                  \
+  extern "C" __global__ void __launch_bounds__(kThreads) cast_##from##_##to(const From* x, To* y, long long n) {  \
+    convert<From, To>(x, y, n);                                                                                   \
   }
 
 CAST(float, half16, f32, f16)

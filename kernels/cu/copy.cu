@@ -70,11 +70,11 @@ template <typename T> __device__ void transpose(const T* __restrict__ x, T* __re
 
 }  // namespace
 
-#define COPY(T)                                                                                              \
-  KERNEL fill_##T(T* y, long long n, unsigned long long value) { fill<T>(y, n, (T)value); }                  \
-  KERNEL copy_##T(const T* x, T* y, Walk walk) { walk_copy<T>(x, y, walk); }                                 \
-  KERNEL transpose_##T(const T* x, T* y, long long batch, int rows, int columns) {                           \
-    transpose<T>(x, y, batch, rows, columns);                                                                \
+#define COPY(T)                                                                              \
+  KERNEL fill_##T(T* y, long long n, unsigned long long value) { fill<T>(y, n, (T)value); }  \
+  KERNEL copy_##T(const T* x, T* y, Walk walk) { walk_copy<T>(x, y, walk); }                 \
+  KERNEL transpose_##T(const T* x, T* y, long long batch, int rows, int columns) {           \
+    transpose<T>(x, y, batch, rows, columns);                                                \
   }
 
 COPY(b8)

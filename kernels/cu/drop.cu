@@ -49,9 +49,9 @@ template <typename T> __device__ void drop(const T* x, T* y, long long n, float 
 
 }  // namespace
 
-#define DROP(T, name)                                                                                       \
-  KERNEL drop_##name(const T* x, T* y, long long n, float keep, float factor, Draws draws) {                \
-    drop<T>(x, y, n, keep, factor, draws);                                                                  \
+#define DROP(T, name)                                                                         \
+  KERNEL drop_##name(const T* x, T* y, long long n, float keep, float factor, Draws draws) {  \
+    drop<T>(x, y, n, keep, factor, draws);                                                    \
   }
 
 DROP(float, f32)

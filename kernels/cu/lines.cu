@@ -151,26 +151,26 @@ __device__ void product_backward(const T* __restrict__ x, const T* __restrict__ 
 
 }  // namespace
 
-#define LINES(T, name)                                                                                                      \
-  KERNEL select_##name(const T* x, T* values, long long* indices, long long count, int n, int inner, int k, int lanes,      \
-                       int smallest, int nan_first) {                                                                       \
-    select<T>(x, values, indices, {count, n, inner}, k, lanes, {smallest != 0, nan_first != 0});                            \
-  }                                                                                                                         \
-  KERNEL gather_fwd_##name(const T* x, const long long* index, T* y, long long count, int n, int inner, int k) {            \
-    gather<T>(x, index, y, {count, n, inner}, k);                                                                           \
-  }                                                                                                                         \
-  KERNEL gather_bwd_##name(const T* dy, const long long* index, T* dx, long long count, int n, int inner, int k) {          \
-    scatter<T>(dy, index, dx, {count, n, inner}, k);                                                                        \
-  }                                                                                                                         \
-  KERNEL one_hot_##name(const long long* index, T* y, long long rows, int classes, float on, float off) {                   \
-    one_hot<T>(index, y, rows, classes, on, off);                                                                           \
-  }                                                                                                                         \
-  KERNEL cumsum_##name(const T* x, T* y, long long count, int n, int inner, int reverse) {                                  \
-    cumsum<T>(x, y, {count, n, inner}, reverse);                                                                            \
-  }                                                                                                                         \
-  KERNEL product_fwd_##name(const T* x, T* y, long long count, int n, int inner) { product<T>(x, y, {count, n, inner}); }   \
-  KERNEL product_bwd_##name(const T* x, const T* dy, T* dx, double* after, long long count, int n, int inner) {             \
-    product_backward<T>(x, dy, dx, after, {count, n, inner});                                                               \
+#define LINES(T, name)                                                                                                     \
+  KERNEL select_##name(const T* x, T* values, long long* indices, long long count, int n, int inner, int k, int lanes,     \
+                       int smallest, int nan_first) {                                                                      \
+    select<T>(x, values, indices, {count, n, inner}, k, lanes, {smallest != 0, nan_first != 0});                           \
+  }                                                                                                                        \
+  KERNEL gather_fwd_##name(const T* x, const long long* index, T* y, long long count, int n, int inner, int k) {           \
+    gather<T>(x, index, y, {count, n, inner}, k);                                                                          \
+  }                                                                                                                        \
+  KERNEL gather_bwd_##name(const T* dy, const long long* index, T* dx, long long count, int n, int inner, int k) {         \
+    scatter<T>(dy, index, dx, {count, n, inner}, k);                                                                       \
+  }                                                                                                                        \
+  KERNEL one_hot_##name(const long long* index, T* y, long long rows, int classes, float on, float off) {                  \
+    one_hot<T>(index, y, rows, classes, on, off);                                                                          \
+  }                                                                                                                        \
+  KERNEL cumsum_##name(const T* x, T* y, long long count, int n, int inner, int reverse) {                                 \
+    cumsum<T>(x, y, {count, n, inner}, reverse);                                                                           \
+  }                                                                                                                        \
+  KERNEL product_fwd_##name(const T* x, T* y, long long count, int n, int inner) { product<T>(x, y, {count, n, inner}); }  \
+  KERNEL product_bwd_##name(const T* x, const T* dy, T* dx, double* after, long long count, int n, int inner) {            \
+    product_backward<T>(x, dy, dx, after, {count, n, inner});                                                              \
   }
 
 LINES(float, f32)

@@ -30,9 +30,9 @@ __device__ void normalize(const unsigned char* __restrict__ x, T* __restrict__ y
 
 }  // namespace
 
-#define NORMALIZE(T, name)                                                                                                  \
-  KERNEL normalize_##name(const unsigned char* x, T* y, long long n, int c, float white, const float* mean, const float* std) { \
-    normalize<T>(x, y, n, c, white, mean, std);                                                                             \
+#define NORMALIZE(T, name)                                                                                                       \
+  KERNEL normalize_##name(const unsigned char* x, T* y, long long n, int c, float white, const float* mean, const float* std) {  \
+    normalize<T>(x, y, n, c, white, mean, std);                                                                                  \
   }
 
 NORMALIZE(float, f32)

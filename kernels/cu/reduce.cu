@@ -1,12 +1,13 @@
-// Sums over the middle axis of [outer, n, inner], in f32, times a factor. A launch sums chunks of the axis, cut by shape; a second one sums the chunks'
-// results. Within a chunk a thread takes elements at a fixed distance, and threads are added up in a fixed tree.
+// Sums over the middle axis of [outer, n, inner], in f32, times a factor. A launch sums chunks of the axis, cut by shape; a second one
+// sums the chunks' results. Within a chunk a thread takes elements at a fixed distance, and threads are added up in a fixed tree.
 #include "rows.cuh"
 
 namespace {
 
 /// Rows: inner is 1. out[row, chunk], a team a chunk.
 template <typename T, typename Out, int V, int W>
-__device__ void sum_rows(const T* __restrict__ x, Out* __restrict__ out, long long rows, long long n, long long chunk, float factor) {
+__device__ void sum_rows(const T* __restrict__ x, Out* __restrict__ out, long long rows, long long n, long long chunk,
+                         float factor) {
   const Team<W> team;
   const long long chunks = (n + chunk - 1) / chunk;
   for (long long item = team.first; item < rows * chunks; item += team.step) {
@@ -57,17 +58,18 @@ __device__ void sum_columns(const T* __restrict__ x, Out* __restrict__ out, long
 
 }  // namespace
 
-#define SUM(T, Out, from, to)                                                                                             \
-  KERNEL sum_rows_##from##_##to(const T* x, Out* out, long long rows, long long n, long long chunk, int is_long, float factor) {        \
-    const bool packs = aligned(x) && n % Pack<T>::N == 0;                                                                 \
-    if (packs && is_long) sum_rows<T, Out, Pack<T>::N, kLong>(x, out, rows, n, chunk, factor);                                    \
-    else if (packs) sum_rows<T, Out, Pack<T>::N, 1>(x, out, rows, n, chunk, factor);                                              \
-    else if (is_long) sum_rows<T, Out, 1, kLong>(x, out, rows, n, chunk, factor);                                                 \
-    else sum_rows<T, Out, 1, 1>(x, out, rows, n, chunk, factor);                                                                  \
-  }                                                                                                                       \
-  KERNEL sum_columns_##from##_##to(const T* x, Out* out, long long n, int inner, int chunk, int packed, float factor) {                 \
-    if (packed) sum_columns<T, Out, Pack<T>::N>(x, out, n, inner, chunk, factor);                                                 \
-    else sum_columns<T, Out, 1>(x, out, n, inner, chunk, factor);                                                                 \
+#define SUM(T, Out, from, to)                                                                                            \
+  KERNEL sum_rows_##from##_##to(const T* x, Out* out, long long rows, long long n, long long chunk, int is_long,         \
+                                float factor) {                                                                          \
+    const bool packs = aligned(x) && n % Pack<T>::N == 0;                                                                \
+    if (packs && is_long) sum_rows<T, Out, Pack<T>::N, kLong>(x, out, rows, n, chunk, factor);                           \
+    else if (packs) sum_rows<T, Out, Pack<T>::N, 1>(x, out, rows, n, chunk, factor);                                     \
+    else if (is_long) sum_rows<T, Out, 1, kLong>(x, out, rows, n, chunk, factor);                                        \
+    else sum_rows<T, Out, 1, 1>(x, out, rows, n, chunk, factor);                                                         \
+  }                                                                                                                      \
+  KERNEL sum_columns_##from##_##to(const T* x, Out* out, long long n, int inner, int chunk, int packed, float factor) {  \
+    if (packed) sum_columns<T, Out, Pack<T>::N>(x, out, n, inner, chunk, factor);                                        \
+    else sum_columns<T, Out, 1>(x, out, n, inner, chunk, factor);                                                        \
   }
 
 SUM(float, float, f32, f32)

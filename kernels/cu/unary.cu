@@ -1,10 +1,10 @@
 // Functions of an element and up to two numbers, y = f(x, p, q).
 #include "elementwise.cuh"
 
-#define FUNCTION(Name, value)                                                 \
-  struct Name {                                                               \
-    float p, q;                                                               \
-    __device__ __forceinline__ float operator()(float x) const { return value; } \
+#define FUNCTION(Name, value)                                                     \
+  struct Name {                                                                   \
+    float p, q;                                                                   \
+    __device__ __forceinline__ float operator()(float x) const { return value; }  \
   };
 
 namespace {
@@ -24,7 +24,7 @@ FUNCTION(Greater, x > p ? 1.0f : 0.0f)
 
 }  // namespace
 
-#define TYPED(F, f, T, name) \
+#define TYPED(F, f, T, name)  \
   KERNEL f##_##name(const T* x, T* y, long long n, float p, float q) { map(x, y, n, F{p, q}); }
 #define UNARY(F, f)         \
   TYPED(F, f, float, f32)   \

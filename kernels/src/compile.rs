@@ -105,15 +105,8 @@ impl Nvrtc {
 
     /// The best that this NVRTC can do for a device: its own architecture, an older one of the same major number, whose machine code
     /// it runs too, or PTX of the newest.
-    pub fn target(&self, (major, minor): (u32, u32)) -> Target {
-        let own = major * 10 + minor;
-        let runs = |number: &&u32| **number / 10 == major && **number <= own;
-        match self.architectures.iter().filter(runs).max() {
-            Some(number) => Target::Machine(*number),
-            None => {
-                Target::Ptx(self.architectures.iter().copied().filter(|n| *n <= own).max().unwrap_or(own))
-            }
-        }
+    pub fn target(&self, capability: (u32, u32)) -> Target {
+        best(&self.architectures, capability)
     }
 
     /// Compiles a family to a CUBIN or to PTX.
@@ -234,6 +227,15 @@ impl Drop for Program<'_> {
     }
 }
 
+fn best(architectures: &[u32], (major, minor): (u32, u32)) -> Target {
+    let own = major * 10 + minor;
+    let newest = |runs: &dyn Fn(u32) -> bool| architectures.iter().copied().filter(|n| runs(*n)).max();
+    match newest(&|number| number / 10 == major && number <= own) {
+        Some(number) => Target::Machine(number),
+        None => Target::Ptx(newest(&|number| number <= own).unwrap_or(own)),
+    }
+}
+
 /// NVRTC looks its second library up by name alone, which finds it where it was loaded before: from the same folder, for an NVRTC that
 /// was found by its path. The dynamic loader finds both, or it does not have them both.
 fn load_builtins(nvrtc: &Path) {
@@ -289,4 +291,34 @@ functions! {
     cubin = b"nvrtcGetCUBIN": Get;
     ptx_size = b"nvrtcGetPTXSize": SizeOf;
     ptx = b"nvrtcGetPTX": Get;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_gets_code_that_it_runs() {
+        let known = [75, 80, 86, 90, 100];
+        assert_eq!(best(&known, (9, 0)), Target::Machine(90));
+        assert_eq!(best(&known, (8, 9)), Target::Machine(86));
+        assert_eq!(best(&known, (8, 0)), Target::Machine(80));
+        // Newer than all machine code: the driver translates.
+        assert_eq!(best(&known, (12, 0)), Target::Ptx(100));
+        // Older than all: NVRTC will say so itself.
+        assert_eq!(best(&known, (5, 2)), Target::Ptx(52));
+    }
+
+    #[test]
+    fn a_missing_compiler_is_an_error_that_says_how_to_get_it() {
+        let Err(error) = Nvrtc::open(Path::new("/nowhere/libnvrtc.so.13")) else { panic!("there is none") };
+        let text = error.to_string();
+        assert!(text.contains("/nowhere/libnvrtc.so.13") && text.contains("pip install"), "{text}");
+    }
+
+    #[test]
+    fn another_library_is_not_taken_for_a_compiler() {
+        let Err(error) = Nvrtc::open(Path::new("libc.so.6")) else { panic!("it is a C library") };
+        assert!(error.to_string().contains("nvrtcVersion"), "{error}");
+    }
 }

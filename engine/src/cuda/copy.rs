@@ -1,5 +1,5 @@
 //! Moving elements of any dtype (`kernels/cu/copy.cu`).
-use super::walk::{Walk, packs};
+use super::walk::{Walk, int, packs};
 use super::{Arg, Gpu, Grid, Result, Slice, args};
 use crate::{DType, Element, Shape};
 
@@ -59,13 +59,16 @@ pub(crate) fn flip(gpu: &Gpu, x: Slice, shape: &Shape, axis: usize, y: Slice) ->
 }
 
 fn run(gpu: &Gpu, x: Slice, y: Slice, walk: &Walk) -> Result<()> {
+    if walk.is_empty() {
+        return Ok(());
+    }
     if let Some([batch, rows, columns]) = walk.as_transposition()
         && rows.min(columns) >= SMALLEST_MATRIX
     {
         let tiles = batch * rows.div_ceil(TILE) * columns.div_ceil(TILE);
         let grid = Grid::line(tiles.min(1 << 20), 256);
         let kernel = kernel("transpose", y.dtype);
-        return gpu.launch(FAMILY, &kernel, grid, args![x, y, batch, rows as i32, columns as i32]);
+        return gpu.launch(FAMILY, &kernel, grid, args![x, y, batch, int(rows)?, int(columns)?]);
     }
     for (walk, grid) in walk.launches(y.dtype) {
         gpu.launch(FAMILY, &kernel("copy", y.dtype), grid, args![x, y, Arg::of(&walk)])?;

@@ -1,4 +1,5 @@
 //! Operations along the lines of an axis (`kernels/cu/lines.cu`): extremes, indexing, running sums and products.
+use super::walk::int;
 use super::{Arg, Gpu, Grid, Result, Slice, args};
 use crate::DType;
 use crate::cpu::lines::Lines;
@@ -30,7 +31,7 @@ pub(crate) fn select(
     let side = (THREADS / lines.inner.next_power_of_two().min(32)).min(lines.n.next_power_of_two());
     let lanes = THREADS / side;
     let grid = Grid::line(lines.count().div_ceil(lanes).min(1 << 16), THREADS);
-    let [count, n, inner] = numbers(lines);
+    let [count, n, inner] = numbers(lines)?;
     let arguments = args![
         x,
         Arg::optional(values),
@@ -38,7 +39,7 @@ pub(crate) fn select(
         count,
         n,
         inner,
-        Arg::from(k as i32),
+        int(k)?,
         lanes as i32,
         i32::from(order.smallest),
         i32::from(order.nan_first),
@@ -51,9 +52,9 @@ pub(crate) fn gather(gpu: &Gpu, lines: Lines, x: Slice, index: Slice, k: usize, 
     if y.len == 0 {
         return Ok(());
     }
-    let [count, n, inner] = numbers(lines);
+    let [count, n, inner] = numbers(lines)?;
     let kernel = format!("gather_fwd_{}", x.dtype);
-    gpu.launch(FAMILY, &kernel, Grid::stride(y.len), args![x, index, y, count, n, inner, k as i32])
+    gpu.launch(FAMILY, &kernel, Grid::stride(y.len), args![x, index, y, count, n, inner, int(k)?])
 }
 
 /// The transpose of [`gather`]: elements of one index are added in the order of `j`.
@@ -68,9 +69,9 @@ pub(crate) fn scatter_add(
     if dx.len == 0 {
         return Ok(());
     }
-    let [count, n, inner] = numbers(lines);
+    let [count, n, inner] = numbers(lines)?;
     let kernel = format!("gather_bwd_{}", dy.dtype);
-    gpu.launch(FAMILY, &kernel, Grid::stride(lines.count()), args![dy, index, dx, count, n, inner, k as i32])
+    gpu.launch(FAMILY, &kernel, Grid::stride(lines.count()), args![dy, index, dx, count, n, inner, int(k)?])
 }
 
 /// `y[row, class]` is `on` at the class of the row, else `off`.
@@ -78,7 +79,7 @@ pub(crate) fn one_hot(gpu: &Gpu, index: Slice, classes: usize, [on, off]: [f64; 
     if y.len == 0 {
         return Ok(());
     }
-    let arguments = args![index, y, index.len, classes as i32, on as f32, off as f32];
+    let arguments = args![index, y, index.len, int(classes)?, on as f32, off as f32];
     gpu.launch(FAMILY, &format!("one_hot_{}", y.dtype), Grid::stride(y.len), arguments)
 }
 
@@ -87,7 +88,7 @@ pub(crate) fn cumsum(gpu: &Gpu, lines: Lines, x: Slice, reverse: bool, y: Slice)
     if x.len == 0 {
         return Ok(());
     }
-    let [count, n, inner] = numbers(lines);
+    let [count, n, inner] = numbers(lines)?;
     let kernel = format!("cumsum_{}", x.dtype);
     gpu.launch(FAMILY, &kernel, Grid::stride(lines.count()), args![x, y, count, n, inner, i32::from(reverse)])
 }
@@ -97,7 +98,7 @@ pub(crate) fn product(gpu: &Gpu, lines: Lines, x: Slice, y: Slice) -> Result<()>
     if y.len == 0 {
         return Ok(());
     }
-    let [count, n, inner] = numbers(lines);
+    let [count, n, inner] = numbers(lines)?;
     let kernel = format!("product_fwd_{}", x.dtype);
     gpu.launch(FAMILY, &kernel, Grid::stride(lines.count()), args![x, y, count, n, inner])
 }
@@ -109,7 +110,7 @@ pub(crate) fn product_backward(gpu: &Arc<Gpu>, lines: Lines, x: Slice, dy: Slice
     }
     // Eight bytes an element, for products in double precision.
     let behind = gpu.scratch(x.len, DType::F64)?;
-    let [count, n, inner] = numbers(lines);
+    let [count, n, inner] = numbers(lines)?;
     let arguments = args![x, dy, dx, behind.whole(DType::F64), count, n, inner];
     gpu.launch(FAMILY, &format!("product_bwd_{}", x.dtype), Grid::stride(lines.count()), arguments)
 }
@@ -118,6 +119,6 @@ const FAMILY: &str = "lines";
 const THREADS: usize = 256;
 
 /// Number of lines, their length, and the distance between their elements.
-fn numbers(lines: Lines) -> [Arg<'static>; 3] {
-    [Arg::from(lines.count()), Arg::from(lines.n as i32), Arg::from(lines.inner as i32)]
+fn numbers(lines: Lines) -> Result<[Arg<'static>; 3]> {
+    Ok([Arg::from(lines.count()), Arg::from(int(lines.n)?), Arg::from(int(lines.inner)?)])
 }

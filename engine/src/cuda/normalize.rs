@@ -1,5 +1,5 @@
 //! Images of bytes as numbers (`kernels/cu/normalize.cu`).
-use super::walk::packs;
+use super::walk::{int, packs};
 use super::{Gpu, Grid, Result, Slice, args};
 
 /// `y = (x / white - mean) / std` by channel, the last axis; mean and std are f32, one number a channel.
@@ -7,6 +7,6 @@ pub(crate) fn forward(gpu: &Gpu, x: Slice, white: f32, [mean, std]: [Slice; 2], 
     if x.len == 0 {
         return Ok(());
     }
-    let arguments = args![x, y, x.len, mean.len as i32, white, mean, std];
+    let arguments = args![x, y, x.len, int(mean.len)?, white, mean, std];
     gpu.launch("normalize", &format!("normalize_{}", y.dtype), Grid::stride(packs(y)), arguments)
 }

@@ -1,5 +1,6 @@
 //! Sums over an axis (`kernels/cu/reduce.cu`), cut by shape: in one launch, or in two with the chunks' sums in f32 between.
 use super::channels::{THREADS, is_long, row_grid};
+use super::walk::int;
 use super::{Gpu, Grid, Result, Slice, args, copy};
 use crate::DType;
 use std::sync::Arc;
@@ -51,8 +52,8 @@ fn pass(
         );
     }
     let columns = Columns::new(inner, x);
-    let grid = Grid::line(columns.tiles * outer * chunks, THREADS);
-    let arguments = args![x, out, n, inner as i32, chunk as i32, i32::from(columns.packed), factor as f32];
+    let grid = Grid::line(int(columns.tiles * outer * chunks)? as usize, THREADS);
+    let arguments = args![x, out, n, int(inner)?, int(chunk)?, i32::from(columns.packed), factor as f32];
     gpu.launch(FAMILY, &format!("sum_columns_{dtypes}"), grid, arguments)
 }
 

@@ -1,5 +1,5 @@
 //! How kernels walk two arrays side by side (`kernels/cu/walk.cuh`): axes merged as far as they go, and large walks cut up.
-use super::{Grid, Slice};
+use super::{Failure, Grid, Result, Slice};
 use crate::{DType, MAX_RANK};
 
 /// Elements in rows, and where each lies in two arrays, `a` and `b`; the twin of `struct Walk` in the kernels.
@@ -64,6 +64,11 @@ impl Walk {
         walk
     }
 
+    /// True without elements.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.n == 0
+    }
+
     /// True when both arrays are dense from the walk's beginning to its end.
     pub(crate) fn is_dense(&self) -> bool {
         self.rank == 0 && self.a_step == 1 && self.b_step == 1
@@ -99,7 +104,7 @@ impl Walk {
             let items = if walk.packed == 1 { walk.n / pack } else { walk.n };
             (walk, Grid::stride(items as usize))
         };
-        pieces.into_iter().filter(|walk| walk.n > 0).map(launch).collect()
+        pieces.into_iter().filter(|walk| !walk.is_empty()).map(launch).collect()
     }
 
     /// True when rows are whole packs, which begin where packs do.
@@ -147,6 +152,13 @@ impl Walk {
         self.a.rotate_left(1);
         self.b.rotate_left(1);
     }
+}
+
+/// A number that kernels take in 32 bits.
+pub(super) fn int(value: usize) -> Result<i32> {
+    i32::try_from(value).map_err(|_| {
+        Failure::new(format!("an extent of {value} is more than kernels count: it is 2^31 - 1 at most"))
+    })
 }
 
 /// Elements that a loop over packs has for a dense array.

@@ -88,6 +88,8 @@ pub use adaptive_pool::GlobalPool;
 pub use attention::AttentionMask;
 pub use batch_norm::BatchNorm;
 pub use conv2d::Conv2d;
+#[cfg(test)]
+pub(crate) use expand::broadcast_steps;
 pub use optimizer::{AdamWRule, SgdRule, Updated};
 
 use crate::{Error, Result, Tensor};

@@ -35,7 +35,7 @@ pub(super) struct Built {
 
 /// Finds the libraries in the cache folder, or builds them there. Other processes that want them meanwhile wait.
 pub(super) fn build() -> Result<Built, EmulatorError> {
-    let cache_folder = cache_folder();
+    let cache_folder = crate::cache::folder();
     let mut flags: Vec<&str> = FLAGS.to_vec();
     flags.extend(machine_flags());
     let folder = cache_folder.join("emulator").join(key(&flags)?);
@@ -53,15 +53,6 @@ pub(super) fn build() -> Result<Built, EmulatorError> {
     let names = LIBRARIES.iter().flat_map(|library| library.names);
     let libraries = names.map(|name| folder.join(name)).collect();
     Ok(Built { cache_folder, include_folder: folder.join("include"), compiler: COMPILER.into(), libraries })
-}
-
-/// `$XDG_CACHE_HOME/fornax`, else `$HOME/.cache/fornax`, else in the folder for temporary files.
-fn cache_folder() -> PathBuf {
-    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    absolute("XDG_CACHE_HOME")
-        .or_else(|| absolute("HOME").map(|home| home.join(".cache")))
-        .unwrap_or_else(std::env::temp_dir)
-        .join("fornax")
 }
 
 /// A name for all that the libraries depend on: sources, flags, and the compiler's version.

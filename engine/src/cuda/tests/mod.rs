@@ -6,9 +6,13 @@ use std::sync::{Arc, OnceLock};
 
 mod alignment;
 mod convolutions;
+mod copies;
+mod elementwise;
 mod losses;
 mod norms;
 mod pools;
+mod reductions;
+mod updates;
 
 /// The dtypes that kernels compute with.
 const FLOATS: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
