@@ -2,6 +2,7 @@
 //! in three orders of its threads (`devices_checked` runs it with its memory checked).
 //!
 //! `FORNAX_TEST_DEVICES`, a list of `cpu`, `emulated` and `cuda:N`, chooses devices; the default is the emulated one.
+use fornax_engine::cuda::Graph;
 use fornax_engine::{DType, Device, Tensor};
 use fornax_kernels::emulator::{self, Options};
 use fornax_tests::cases::all;
@@ -84,4 +85,33 @@ fn casts_are_those_of_the_cpu() {
             }
         }
     }
+}
+
+#[test]
+fn a_graph_replays_what_it_recorded() {
+    let _alone = one_at_a_time();
+    for device in devices() {
+        let on = |values: &[f32]| {
+            Tensor::from_slice(values, [values.len()]).and_then(|t| t.to_device(&device)).expect("a tensor")
+        };
+        let (state, rate) = (on(&[1.0, -2.0, 3.0]), on(&[0.5, 2.0, -1.0]));
+        let step = || state.copy_from(&state.mul(&rate)?.add(&rate)?);
+        let values = || state.to_vec::<f32>().expect("f32");
+        step().expect("runs");
+        let after_one = [1.0, -2.0, -4.0];
+        assert_eq!(values(), after_one);
+        let graph = Graph::capture(&device, step).expect("records");
+        assert_eq!(values(), after_one, "recording does nothing");
+        (0..3).for_each(|_| graph.replay().expect("replays"));
+        assert_eq!(values(), [1.0, -2.0, 3.0]);
+        rate.copy_from(&on(&[0.0, 0.0, 7.0])).expect("a copy");
+        graph.replay().expect("replays");
+        assert_eq!(values(), [0.0, 0.0, 28.0], "a replay reads what is there now");
+
+        let error = Graph::capture(&device, || state.read::<f32>().map(|_| ())).err().expect("an error");
+        assert!(error.to_string().contains("between host and device"), "{error}");
+        step().expect("the device goes on");
+        assert_eq!(values(), [0.0, 0.0, 203.0]);
+    }
+    assert!(Graph::capture(&Device::Cpu, || Ok(())).is_err());
 }

@@ -9,6 +9,7 @@ use crate::{DType, Device};
 use cudarc::driver::sys::{CUdevice_attribute, CUmemPool_attribute, CUstream};
 use cudarc::driver::{CudaContext, CudaStream, result};
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock};
 
 /// A device with its context, its compute stream and its loaded kernels; one for each ordinal and process.
@@ -20,6 +21,8 @@ pub(crate) struct Gpu {
     pub(super) families: Families,
     pub(super) staging: Staging,
     pub(super) counters: Counters,
+    /// True while work is recorded rather than queued.
+    pub(super) capturing: AtomicBool,
     blas: OnceLock<std::result::Result<Blas, LibraryError>>,
     dnn: OnceLock<std::result::Result<Dnn, LibraryError>>,
 }
@@ -78,6 +81,7 @@ impl Gpu {
             families: Families::default(),
             staging: Staging::default(),
             counters: Counters::default(),
+            capturing: AtomicBool::new(false),
             blas: OnceLock::new(),
             dnn: OnceLock::new(),
         };

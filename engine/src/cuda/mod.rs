@@ -19,6 +19,7 @@ pub(crate) mod cross_entropy;
 pub(crate) mod depthwise;
 pub(crate) mod drop;
 mod failure;
+mod graph;
 pub(crate) mod group_norm;
 pub(crate) mod interpolate;
 mod launch;
@@ -41,6 +42,7 @@ pub(crate) mod unary;
 mod walk;
 
 pub use context::{GpuInfo, devices, memory_stats};
+pub use graph::Graph;
 pub use library::{LibraryError, Workspace};
 pub use report::{LibraryReport, libraries};
 

@@ -3,6 +3,7 @@ use super::{Failure, Gpu, Result, Slice};
 use cudarc::driver::result;
 use cudarc::driver::sys::{CUevent, CUevent_flags};
 use std::sync::Mutex;
+use std::sync::atomic::Ordering::Acquire;
 
 /// Pinned blocks of a device, each with an event that says when its last copy was done.
 #[derive(Default)]
@@ -62,6 +63,11 @@ impl Gpu {
     /// A block whose last copy is done: one at rest, else a new one, else the one that has waited longest.
     fn pinned(&self) -> Result<Pinned> {
         self.bind()?;
+        if self.capturing.load(Acquire) {
+            return Err(Failure::new(
+                "a graph cannot hold copies between host and device: make them before or after it",
+            ));
+        }
         let taken = {
             let mut blocks = self.staging.0.lock().unwrap_or_else(|e| e.into_inner());
             // SAFETY: events live as long as the process.

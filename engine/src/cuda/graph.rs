@@ -1,0 +1,86 @@
+//! CUDA graphs: a region's work recorded once, and replayed by one call.
+use super::{Failure, Gpu};
+use crate::{Device, Result};
+use cudarc::driver::result;
+use cudarc::driver::sys::{CUgraphExec, CUgraphInstantiate_flags, CUstreamCaptureMode};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{AcqRel, Release};
+
+/// Recorded work of a CUDA device. A replay reads and writes the very memory that the region did.
+pub struct Graph {
+    gpu: Arc<Gpu>,
+    executable: CUgraphExec,
+}
+
+// SAFETY: an executable graph is a handle that any thread may launch, one at a time; launches go through one stream.
+unsafe impl Send for Graph {}
+
+impl Graph {
+    /// Records what `region` queues on a CUDA device, without doing it. The region is to be run once before, which compiles its
+    /// kernels and plans its convolutions; its results go into tensors made before, by [`crate::Tensor::copy_from`], and those it
+    /// makes itself are gone when it ends; it reads no element of a tensor. Tensors that it uses must outlive the graph.
+    ///
+    /// Errors on the CPU, in a region that copies between host and device, and while another region is recorded.
+    pub fn capture(device: &Device, region: impl FnOnce() -> Result<()>) -> Result<Graph> {
+        let named = |failure: Failure| failure.of("graph", *device, &[]);
+        let Device::Cuda(ordinal) = *device else {
+            return Err(named(Failure::new("only the work of a CUDA device can be recorded")));
+        };
+        let gpu = Gpu::get(ordinal).map_err(named)?;
+        gpu.bind().map_err(named)?;
+        if gpu.capturing.swap(true, AcqRel) {
+            return Err(named(Failure::new("another region is being recorded")));
+        }
+        let recorded = record(&gpu, region, &named);
+        gpu.capturing.store(false, Release);
+        Ok(Graph { executable: recorded?, gpu })
+    }
+
+    /// Queues the recorded work again.
+    pub fn replay(&self) -> Result<()> {
+        let launched = self.gpu.bind().and_then(|()| {
+            // SAFETY: the graph was instantiated in this context, and what it touches is alive by the promise of `capture`'s caller.
+            unsafe { result::graph::launch(self.executable, self.gpu.stream()) }
+                .map_err(|e| Failure::driver("launching a graph", e))
+        });
+        launched.map_err(|e| e.of("graph", self.gpu.device(), &[]))
+    }
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        // A launch that is still queued keeps the graph until it is done.
+        if self.gpu.bind().is_ok() {
+            // SAFETY: the executable is this value's own.
+            let _ = unsafe { result::graph::exec_destroy(self.executable) };
+        }
+    }
+}
+
+fn record(
+    gpu: &Gpu,
+    region: impl FnOnce() -> Result<()>,
+    named: &dyn Fn(Failure) -> crate::Error,
+) -> Result<CUgraphExec> {
+    let driver = |call: &str, error| named(Failure::driver(call, error));
+    // SAFETY: the stream is alive, and records until `end_capture`.
+    unsafe {
+        result::stream::begin_capture(gpu.stream(), CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
+    }
+    .map_err(|e| driver("beginning to record", e))?;
+    let done = region();
+    // SAFETY: the stream is recording; ending it is due whatever the region did.
+    let ended = unsafe { result::stream::end_capture(gpu.stream()) };
+    done?;
+    let graph = ended.map_err(|e| driver("ending to record", e))?;
+    if graph.is_null() {
+        return Err(named(Failure::new("a call of the region cannot be recorded")));
+    }
+    // SAFETY: the graph is whole; its executable form does not need it any longer.
+    unsafe {
+        let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
+        let executable = result::graph::instantiate(graph, flags);
+        let _ = result::graph::destroy(graph);
+        executable.map_err(|e| driver("instantiating a graph", e))
+    }
+}
