@@ -192,6 +192,9 @@ impl Tensor {
             Device::Cpu => {
                 crate::ops::dispatch_any!(self.dtype(), T => Tensor::build(*self.shape(), |_: &mut [T]| ()))?
             }
+            Device::Cuda(_) if self.dtype() == DType::F64 => {
+                return Err(Error::dtype("to_device", &[("x", self)], "all but f64 on a GPU"));
+            }
             Device::Cuda(ordinal) => {
                 let room = Gpu::get(ordinal)
                     .and_then(|gpu| Tensor::build_on(&gpu, *self.shape(), self.dtype(), |_| Ok(())));

@@ -1,11 +1,13 @@
 //! Losses of classifiers, with timm's conventions, and accuracy.
-use fornax_engine::{DType, Error, Result, Tensor};
+use fornax_engine::{DType, Device, Error, Result, Tensor};
 
 /// Targets of a mixed batch: smoothed one-hot rows `y`, blended as `lam * y + (1 - lam) * reversed batch of y`.
 /// Class indices `[n]` to `[n, classes]` of f32; on = `1 - s + s / classes`, off = `s / classes`.
 pub fn mixup_target(target: &Tensor, classes: usize, lam: f64, smoothing: f64) -> Result<Tensor> {
-    let rows = smoothed(target, classes, smoothing, DType::F64)?;
-    rows.scale(lam)?.add(&rows.flip(0)?.scale(1.0 - lam)?)?.to_dtype(DType::F32)
+    // In f64, which only the CPU has, so that rows add up to one.
+    let rows = smoothed(&target.to_device(&Device::Cpu)?, classes, smoothing, DType::F64)?;
+    let mixed = rows.scale(lam)?.add(&rows.flip(0)?.scale(1.0 - lam)?)?;
+    mixed.to_dtype(DType::F32)?.to_device(&target.device())
 }
 
 /// Binary cross entropy with what timm's `BinaryCrossEntropy` does to its target.

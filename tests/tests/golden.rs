@@ -2,6 +2,7 @@
 //!
 //! `FORNAX_GOLDEN` names another folder; `FORNAX_TEST_DEVICES` (default `cpu`) chooses devices. A topic that is not
 //! implemented yet is listed as ignored, and fails when it is asked for by name.
+use fornax::device::Choice;
 use fornax_engine::Device;
 use fornax_tests::golden::{TOPICS, Topic, folder};
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -16,8 +17,7 @@ fn main() {
             let device = device.to_string();
             trials.push(match check {
                 Some(check) => Trial::test(title, move || {
-                    let topic = Topic::load(&folder(), name)?;
-                    check(&topic, parse_device(&device)?)?;
+                    check(&Topic::load(&folder(), name, device_of(&device)?)?)?;
                     Ok(())
                 }),
                 None => Trial::test(title, || Err("this topic is not implemented yet".into()))
@@ -28,11 +28,9 @@ fn main() {
     libtest_mimic::run(&args, trials).exit();
 }
 
-fn parse_device(name: &str) -> Result<Device, Failed> {
-    match name {
-        "cpu" => Ok(Device::Cpu),
-        other => Err(format!("FORNAX_TEST_DEVICES: there is no device {other}; this build has: cpu").into()),
-    }
+fn device_of(name: &str) -> Result<Device, Failed> {
+    let choice: Choice = name.parse().map_err(|e| format!("FORNAX_TEST_DEVICES: {name} {e}"))?;
+    Ok(choice.open().map_err(|e| e.to_string())?)
 }
 
 /// A file of a topic that no test knows must not pass unseen.

@@ -189,8 +189,7 @@ impl Tensor {
         let mut dims = self.dims().to_vec();
         dims.push(classes);
         if let Some(place) = OnGpu::of_any("one_hot", &[("index", self)])?
-            && dtype != DType::I64
-            && dtype != DType::U8
+            && matches!(dtype, DType::F32 | DType::F16 | DType::BF16)
         {
             return place.build(dims, dtype, |y| {
                 cuda::lines::one_hot(&place.gpu, self.held().slice(), classes, [on, off], y)
@@ -200,6 +199,6 @@ impl Tensor {
             y.fill(off);
             index.iter().enumerate().for_each(|(row, class)| y[row * classes + *class as usize] = on);
         })?;
-        rows.to_dtype(dtype)
+        rows.to_dtype(dtype)?.to_device(&self.device())
     }
 }

@@ -1,6 +1,6 @@
 //! Comparing a result with a stored tensor under the file's tolerance.
 use super::{Case, Raw};
-use fornax_engine::{DType, Tensor};
+use fornax_engine::{DType, Device, Tensor};
 use std::fmt;
 
 /// The worst element outside the tolerance.
@@ -62,7 +62,11 @@ fn compare(
     atol: f64,
     rtol: f64,
 ) -> Result<Option<Mismatch>, String> {
-    let got = got.to_dtype(DType::F64).and_then(|t| t.to_vec::<f64>()).map_err(|e| e.to_string())?;
+    let got = got
+        .to_device(&Device::Cpu)
+        .and_then(|t| t.to_dtype(DType::F64))
+        .and_then(|t| t.to_vec::<f64>())
+        .map_err(|e| e.to_string())?;
     let mut worst: Option<(f64, usize)> = None;
     let mut outside = 0;
     for (i, (g, e)) in got.iter().zip(&expected.data).enumerate() {

@@ -1,5 +1,5 @@
 //! Reading a topic: its JSON document and its tensors.
-use fornax_engine::{DType, Error, Tensor};
+use fornax_engine::{DType, Device, Error, Tensor};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,6 +18,8 @@ pub struct Topic {
     pub name: String,
     /// The JSON document.
     pub json: Value,
+    /// Where its cases are computed.
+    pub device: Device,
     /// The tensors by name.
     pub tensors: BTreeMap<String, Raw>,
 }
@@ -43,8 +45,8 @@ pub struct Case<'a> {
 }
 
 impl Topic {
-    /// Reads a topic from a folder. A topic without tensors has no safetensors file.
-    pub fn load(folder: &Path, name: &str) -> Result<Topic, String> {
+    /// Reads a topic from a folder, to be computed on a device. A topic without tensors has no safetensors file.
+    pub fn load(folder: &Path, name: &str, device: Device) -> Result<Topic, String> {
         let path = folder.join(format!("{name}.json"));
         let text = std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
         let json: Value = serde_json::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))?;
@@ -52,7 +54,7 @@ impl Topic {
             Some(file) => read_tensors(&folder.join(file))?,
             None => BTreeMap::new(),
         };
-        Ok(Topic { name: name.into(), json, tensors })
+        Ok(Topic { name: name.into(), json, device, tensors })
     }
 
     /// Its cases; an empty or missing list is an error, so that no topic passes by being empty.
@@ -72,9 +74,9 @@ impl Topic {
 }
 
 impl Raw {
-    /// As a tensor of the given dtype.
-    pub fn to_tensor(&self, dtype: DType) -> Result<Tensor, Error> {
-        Tensor::from_slice(&self.data, self.shape.as_slice())?.to_dtype(dtype)
+    /// As a tensor of the given dtype on a device.
+    pub fn to_tensor(&self, dtype: DType, device: &Device) -> Result<Tensor, Error> {
+        Tensor::from_slice(&self.data, self.shape.as_slice())?.to_dtype(dtype)?.to_device(device)
     }
 }
 

@@ -18,13 +18,11 @@ mod training_trajectory;
 pub use compare::Mismatch;
 pub use file::{Case, Raw, Topic, folder};
 
-use fornax_engine::Device;
-
 /// What a topic's check returns: how many cases passed, or every failure in words.
 pub type Outcome = Result<usize, String>;
 
 /// A topic, and the function that checks it; `None` for a topic that is not implemented yet.
-pub type TopicCheck = (&'static str, Option<fn(&Topic, Device) -> Outcome>);
+pub type TopicCheck = (&'static str, Option<fn(&Topic) -> Outcome>);
 
 /// Every topic that a golden folder may hold. A topic without a check is not implemented yet; those only get fewer.
 pub const TOPICS: &[TopicCheck] = &[

@@ -4,7 +4,7 @@ use super::{Case, Outcome, Topic};
 use fornax_engine::{Activation, DType, Device, Tensor};
 
 /// Runs every case of the topic.
-pub fn check(topic: &Topic, _device: Device) -> Outcome {
+pub fn check(topic: &Topic) -> Outcome {
     every_case(topic, |case, dtype| match case.op() {
         "softmax" | "log_softmax" => {
             case.allow_params(&["dim"])?;
@@ -70,10 +70,13 @@ fn kink(case: &Case, dtype: DType, f: Activation) -> Result<(), String> {
     };
     let (points, values, slopes) = (list("x")?, list("y")?, list("dy_dx")?);
     let run = || -> fornax_engine::Result<(Vec<f64>, Vec<f64>)> {
-        let x = Tensor::from_slice(&points, [points.len()])?.to_dtype(dtype)?.variable();
+        let x = Tensor::from_slice(&points, [points.len()])?
+            .to_dtype(dtype)?
+            .to_device(&case.topic.device)?
+            .variable();
         let y = x.activate(f)?;
         y.sum_all()?.backward()?;
-        let wide = |t: &Tensor| t.to_dtype(DType::F64)?.to_vec::<f64>();
+        let wide = |t: &Tensor| t.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec::<f64>();
         Ok((wide(&y)?, wide(&x.grad().expect("a variable"))?))
     };
     let (y, slope) = run().map_err(|e| format!("{}: {e}", case.id()))?;

@@ -1,10 +1,10 @@
 //! Broadcasting arithmetic, reductions, order, matrix products, attention.
 use super::run::{Tensors, every_case, operation};
 use super::{Case, Outcome, Topic};
-use fornax_engine::{AttentionMask, DType, Device, Result, Tensor};
+use fornax_engine::{AttentionMask, DType, Result, Tensor};
 
 /// Runs every case of the topic.
-pub fn check(topic: &Topic, _device: Device) -> Outcome {
+pub fn check(topic: &Topic) -> Outcome {
     every_case(topic, |case, dtype| match case.op() {
         "add" => arithmetic(case, dtype, Tensor::add),
         "sub" => arithmetic(case, dtype, Tensor::sub),

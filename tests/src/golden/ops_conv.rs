@@ -1,10 +1,10 @@
 //! Convolutions and linear layers.
 use super::run::{every_case, operation};
 use super::{Outcome, Topic};
-use fornax_engine::{Conv2d, Device, Tensor};
+use fornax_engine::{Conv2d, Tensor};
 
 /// Runs every case of the topic.
-pub fn check(topic: &Topic, _device: Device) -> Outcome {
+pub fn check(topic: &Topic) -> Outcome {
     every_case(topic, |case, dtype| match case.op() {
         "conv2d" => {
             case.allow_params(&["stride", "padding", "dilation", "groups", "bias"])?;

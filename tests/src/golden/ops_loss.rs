@@ -1,11 +1,11 @@
 //! Losses of classifiers, accuracy, mixed targets.
 use super::run::{every_case, operation};
 use super::{Case, Outcome, Topic};
-use fornax_engine::{DType, Device};
+use fornax_engine::DType;
 use fornax_nn::loss::{BinaryCrossEntropy, JsdCrossEntropy, mixup_target, top_k_correct};
 
 /// Runs every case of the topic.
-pub fn check(topic: &Topic, _device: Device) -> Outcome {
+pub fn check(topic: &Topic) -> Outcome {
     every_case(topic, |case, dtype| match case.op() {
         "cross_entropy" => {
             case.allow_params(&["reduction"])?;
@@ -66,8 +66,8 @@ pub fn check(topic: &Topic, _device: Device) -> Outcome {
 fn accuracy(case: &Case, dtype: DType) -> Result<(), String> {
     case.allow_params(&["topk", "unit", "note"])?;
     let say = |e: fornax_engine::Error| format!("{}: {e}", case.id());
-    let logits = case.tensor("inputs", "x")?.to_tensor(dtype).map_err(say)?;
-    let target = case.tensor("inputs", "target")?.to_tensor(DType::I64).map_err(say)?;
+    let logits = case.tensor("inputs", "x")?.to_tensor(dtype, &case.topic.device).map_err(say)?;
+    let target = case.tensor("inputs", "target")?.to_tensor(DType::I64, &case.topic.device).map_err(say)?;
     let ks = case.param("topk").as_array().ok_or_else(|| format!("{}: no topk", case.id()))?;
     for k in ks.iter().filter_map(|k| k.as_u64()) {
         let expected =

@@ -2,10 +2,10 @@
 use super::ops_activation::named;
 use super::run::{Tensors, every_case, operation};
 use super::{Case, Outcome, Topic};
-use fornax_engine::{Activation, BatchNorm, DType, Device, Result, Tensor};
+use fornax_engine::{Activation, BatchNorm, DType, Result, Tensor};
 
 /// Runs every case of the topic.
-pub fn check(topic: &Topic, _device: Device) -> Outcome {
+pub fn check(topic: &Topic) -> Outcome {
     every_case(topic, |case, dtype| match case.op() {
         "batch_norm" | "batch_norm_act" | "batch_norm_add_act" => batch_norm(case, dtype),
         "layer_norm" => {

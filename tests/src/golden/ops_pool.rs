@@ -1,10 +1,10 @@
 //! Pooling and interpolation; stored images are NCHW.
 use super::run::{every_case, operation};
 use super::{Case, Outcome, Topic};
-use fornax_engine::{DType, Device, GlobalPool, Interpolation, Pool2d, Result, Tensor};
+use fornax_engine::{DType, GlobalPool, Interpolation, Pool2d, Result, Tensor};
 
 /// Runs every case of the topic.
-pub fn check(topic: &Topic, _device: Device) -> Outcome {
+pub fn check(topic: &Topic) -> Outcome {
     every_case(topic, |case, dtype| match case.op() {
         "max_pool2d" => {
             case.allow_params(&["kernel", "stride", "padding", "dilation", "ceil_mode"])?;

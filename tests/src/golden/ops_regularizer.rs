@@ -2,11 +2,11 @@
 use super::run::{every_case, operation};
 use super::{Case, Outcome, Topic};
 use fornax::augment::mixing::{PixelBox, cutmix_batch, cutmix_box, mixup_batch};
-use fornax_engine::{Device, Tensor};
+use fornax_engine::Tensor;
 use serde_json::Value;
 
 /// Runs every case of the topic.
-pub fn check(topic: &Topic, _device: Device) -> Outcome {
+pub fn check(topic: &Topic) -> Outcome {
     every_case(topic, |case, dtype| match case.op() {
         "drop_path" => {
             case.allow_params(&["drop_prob", "scale_by_keep"])?;

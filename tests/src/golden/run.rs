@@ -1,6 +1,6 @@
 //! Running an operation's case: forward, backward with the stored upstream gradient, and every comparison.
 use super::{Case, Outcome, Topic};
-use fornax_engine::{DType, Result, Tensor};
+use fornax_engine::{DType, Device, Result, Tensor};
 use std::collections::BTreeMap;
 
 /// The tensors of a case by role: inputs as variables where the file has their gradient, buffers to be updated in place.
@@ -22,13 +22,16 @@ impl Tensors {
     }
 }
 
-/// Runs `one` on every case of the topic, in f32 and in f64, and gathers all failures.
+/// Runs `one` on every case of the topic, in f32 and on the CPU in f64 too, and gathers all failures.
 pub fn every_case(topic: &Topic, one: impl Fn(&Case, DType) -> std::result::Result<(), String>) -> Outcome {
     let cases = topic.cases()?;
+    // Only the CPU computes in f64.
+    let on_cpu = topic.device == Device::Cpu;
+    let dtypes: &[DType] = if on_cpu { &[DType::F32, DType::F64] } else { &[DType::F32] };
     let mut failures = vec![];
     for case in &cases {
-        for dtype in [DType::F32, DType::F64] {
-            if let Err(e) = one(case, dtype) {
+        for dtype in dtypes {
+            if let Err(e) = one(case, *dtype) {
                 failures.push(format!("[{dtype}] {e}"));
             }
         }
@@ -42,18 +45,23 @@ pub fn operation(
     dtype: DType,
     forward: impl Fn(&Tensors) -> Result<Vec<(&'static str, Tensor)>>,
 ) -> std::result::Result<(), String> {
+    let device = &case.topic.device;
     let say = |e: fornax_engine::Error| format!("{}: {e}", case.id());
     let mut tensors = BTreeMap::new();
     for role in case.roles("inputs") {
         let raw = case.tensor("inputs", role)?;
         let differentiable = case.has("grads", role);
         // Class indices and masks keep their dtype.
-        let tensor = raw.to_tensor(if raw.dtype.is_float() { dtype } else { raw.dtype }).map_err(say)?;
+        let tensor =
+            raw.to_tensor(if raw.dtype.is_float() { dtype } else { raw.dtype }, device).map_err(say)?;
         tensors.insert(role.to_string(), if differentiable { tensor.variable() } else { tensor });
     }
     for role in case.roles("buffers_in") {
-        let dtype = if role == "num_batches_tracked" { DType::I64 } else { dtype };
-        tensors.insert(role.to_string(), case.tensor("buffers_in", role)?.to_tensor(dtype).map_err(say)?);
+        // Counters stay where they are read and written.
+        let counter = role == "num_batches_tracked";
+        let (dtype, device) = if counter { (DType::I64, &Device::Cpu) } else { (dtype, device) };
+        let buffer = case.tensor("buffers_in", role)?.to_tensor(dtype, device).map_err(say)?;
+        tensors.insert(role.to_string(), buffer);
     }
     let tensors = Tensors(tensors);
     let outputs = forward(&tensors).map_err(say)?;
@@ -68,7 +76,7 @@ pub fn operation(
         case.check("buffers_out", role, tensors.get(role))?;
     }
     for (role, output) in outputs.iter().filter(|(role, _)| case.has("upstream", role)) {
-        let upstream = case.tensor("upstream", role)?.to_tensor(dtype).map_err(say)?;
+        let upstream = case.tensor("upstream", role)?.to_tensor(dtype, device).map_err(say)?;
         output.backward_from(&upstream).map_err(say)?;
     }
     for role in case.roles("grads") {

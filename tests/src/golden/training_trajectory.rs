@@ -3,14 +3,14 @@ use super::ops_activation::named;
 use super::{Case, Outcome, Topic, formula};
 use fornax::optim::{AdamW, Optimizer, Sgd, parameters};
 use fornax::schedule::{Curve, Schedule};
-use fornax_engine::{DType, Device, Tensor, no_grad};
+use fornax_engine::{DType, Tensor, no_grad};
 use fornax_nn::loss::top_k_correct;
 use fornax_nn::models::{ResNet, ResNetConfig, Stem};
-use fornax_nn::{Context, ModelOptions, Module, named_parameters, state_dict};
+use fornax_nn::{Context, ModelOptions, Module, move_to, named_parameters, state_dict};
 use serde_json::Value;
 
 /// Runs every case of the topic that needs nothing that is still missing; those are named on stderr.
-pub fn check(topic: &Topic, _device: Device) -> Outcome {
+pub fn check(topic: &Topic) -> Outcome {
     let mut failures = vec![];
     let mut passed = 0;
     for case in topic.cases()? {
@@ -78,12 +78,14 @@ impl<'a> Run<'a> {
             )?;
             let salt = config["salt"].as_str().ok_or("no salt")?;
             formula::fill(&model, salt, number(config, "gain")?)?;
+            move_to(&model, &case.topic.device)?;
             let (mean, std) = (number(config, "mean")?, number(config, "std")?);
             let raw = case.topic.tensor("digits/images")?;
             let pixels: Vec<f32> = raw.data.iter().map(|p| ((p / 16.0 - mean) / std) as f32).collect();
             // One channel: NCHW and NHWC are the same.
-            let images = Tensor::from_vec(pixels, [raw.shape[0], raw.shape[2], raw.shape[3], 1])?;
-            let labels = case.topic.tensor("digits/labels")?.to_tensor(DType::I64)?;
+            let images = Tensor::from_vec(pixels, [raw.shape[0], raw.shape[2], raw.shape[3], 1])?
+                .to_device(&case.topic.device)?;
+            let labels = case.topic.tensor("digits/labels")?.to_tensor(DType::I64, &case.topic.device)?;
             Ok(Run { case, config, model, images, labels })
         };
         run().map_err(|e| format!("{}: {e}", case.id()))
