@@ -46,7 +46,7 @@ fn every_case_matches_the_cpu() {
 fn the_order_of_threads_changes_no_bit() {
     let _alone = one_at_a_time();
     for device in devices().into_iter().filter(|_| emulator::is_loaded()) {
-        for case in all().iter().filter(|case| !case.large) {
+        for case in all().iter() {
             for dtype in [DType::F32, DType::F16, DType::BF16] {
                 let of_order = |order: u64| {
                     emulator::set_order(order).expect("the emulated device");
