@@ -82,7 +82,7 @@ struct Columns {
 impl Columns {
     fn new(inner: usize, x: Slice) -> Columns {
         let pack = 16 / x.dtype.size();
-        let packed = inner.is_multiple_of(pack) && x.pointer % 16 == 0;
+        let packed = inner.is_multiple_of(pack) && x.pointer.is_multiple_of(16);
         let packs = if packed { inner / pack } else { inner };
         let lanes = packs.next_power_of_two().min(32);
         Columns { packed, tiles: packs.div_ceil(lanes), side: THREADS / lanes }

@@ -21,7 +21,7 @@ fn arrays() -> Vec<[Array; 4]> {
 }
 
 fn decay(i: usize) -> f32 {
-    if i % 2 == 0 { 1e-2 } else { 0.0 }
+    if i.is_multiple_of(2) { 1e-2 } else { 0.0 }
 }
 
 fn parameters(arrays: &[[Array; 4]]) -> Vec<Parameter<'_>> {
