@@ -58,21 +58,22 @@ pub fn binary_backward<T: Elementary>(x: &[T], target: &[T], pos_weight: f64, sc
     });
 }
 
-/// The sum of `f(i)` for `i < n`: sixteen interleaved sums over 1,024 terms at a time, and those in f64.
+/// The sum of `f(x, t)` over pairs: sixteen interleaved sums over 1,024 terms at a time, and those in f64. The terms go through a
+/// buffer, so that computing them is a plain loop without checks.
 #[inline(always)]
-fn sum_of<T: Elementary>(n: usize, f: impl Fn(usize) -> T) -> T {
+fn sum_of<T: Elementary>(x: &[T], t: &[T], f: impl Fn(T, T) -> T) -> T {
+    let mut terms = [T::zero(); 1024];
     let mut total = 0.0;
-    for block in (0..n).step_by(1024) {
-        let end = n.min(block + 1024);
-        let mut lanes = [T::zero(); 16];
-        let whole = block + (end - block) / 16 * 16;
-        for group in (block..whole).step_by(16) {
-            for l in 0..16 {
-                lanes[l] += f(group + l);
-            }
+    for (x, t) in x.chunks(terms.len()).zip(t.chunks(terms.len())) {
+        let terms = &mut terms[..x.len()];
+        for ((term, x), t) in terms.iter_mut().zip(x).zip(t) {
+            *term = f(*x, *t);
         }
-        for i in whole..end {
-            lanes[i - whole] += f(i);
+        let mut lanes = [T::zero(); 16];
+        for group in terms.chunks(16) {
+            for (lane, term) in lanes.iter_mut().zip(group) {
+                *lane += *term;
+            }
         }
         total += lanes.iter().map(|v| v.to_f64()).sum::<f64>();
     }
@@ -81,13 +82,13 @@ fn sum_of<T: Elementary>(n: usize, f: impl Fn(usize) -> T) -> T {
 
 vectorized! {
     wide fn soft_row<T: Elementary>(x: &[T], t: &[T], log_sum: T) -> T {
-        sum_of(x.len(), |i| t[i] * (log_sum - x[i]))
+        sum_of(x, t, |x, t| t * (log_sum - x))
     }
 }
 
 vectorized! {
     wide fn soft_row_backward<T: Elementary>(x: &[T], t: &[T], log_sum: T, scale: T, dx: &mut [T]) {
-        let mass = sum_of(t.len(), |i| t[i]);
+        let mass = sum_of(t, t, |t, _| t);
         for ((dx, x), t) in dx.iter_mut().zip(x).zip(t) {
             *dx = ((*x - log_sum).fast_exp() * mass - *t) * scale;
         }
@@ -96,11 +97,10 @@ vectorized! {
 
 vectorized! {
     wide fn binary_piece<T: Elementary>(x: &[T], t: &[T], extra: T) -> T {
-        let t = &t[..x.len()];
-        sum_of(x.len(), |i| {
+        sum_of(x, t, |x, t| {
             // softplus(-x), from the side on which the exponential does not overflow.
-            let softplus = (-x[i].abs()).fast_exp().fast_ln_1p() + if x[i] < T::zero() { -x[i] } else { T::zero() };
-            (T::one() - t[i]) * x[i] + (T::one() + extra * t[i]) * softplus
+            let softplus = (-x.abs()).fast_exp().fast_ln_1p() + if x < T::zero() { -x } else { T::zero() };
+            (T::one() - t) * x + (T::one() + extra * t) * softplus
         })
     }
 }
