@@ -82,3 +82,26 @@ fn check_probability(op: &'static str, operands: &[(&'static str, &Tensor)], dro
     }
     Err(Error::value(op, operands, format!("drop_prob {drop_prob} is not in 0..1")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Key;
+
+    #[test]
+    fn dropout_keeps_the_mean_and_drops_the_same_gradients() {
+        let stream = Stream::new(Key::new(1, "dropout"), 3, 4);
+        let x = Tensor::ones([100_000], DType::F32, &crate::Device::Cpu).expect("memory").variable();
+        let y = x.dropout(0.25, &stream).expect("floats");
+        let values = y.to_vec::<f32>().expect("f32");
+        assert!(values.iter().all(|v| *v == 0.0 || (*v - 4.0 / 3.0).abs() < 1e-6));
+        let mean = values.iter().map(|v| f64::from(*v)).sum::<f64>() / values.len() as f64;
+        assert!((mean - 1.0).abs() < 0.01, "{mean}");
+        y.backward_from(&x.detach()).expect("a gradient");
+        assert_eq!(x.grad().expect("a gradient").to_vec::<f32>().expect("f32"), values);
+        // A shorter tensor has the first of the same draws.
+        let first = x.narrow(0, 0, 10).and_then(|x| x.dropout(0.25, &stream)).expect("floats");
+        assert_eq!(first.to_vec::<f32>().expect("f32"), values[..10]);
+        assert!(matches!(x.dropout(1.0, &stream), Err(Error::Value { .. })));
+    }
+}

@@ -46,3 +46,24 @@ impl Tensor {
         }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_normalised_by_channel() {
+        let x = Tensor::from_vec(vec![0u8, 255, 51, 102], [1, 2, 2]).expect("memory");
+        let y = x.normalize_bytes(255, &[0.5, 0.2], &[0.5, 0.4], DType::F32).expect("two channels");
+        let expected = [-1.0, 2.0, -0.6, 0.5];
+        for (got, expected) in y.to_vec::<f32>().expect("f32").iter().zip(expected) {
+            assert!((got - expected).abs() < 1e-6, "{got}, not {expected}");
+        }
+        assert_eq!(
+            x.normalize_bytes(255, &[0.5; 2], &[0.5; 2], DType::F16).expect("floats").dtype(),
+            DType::F16
+        );
+        assert!(matches!(x.normalize_bytes(255, &[0.5], &[0.5], DType::F32), Err(Error::Shape { .. })));
+        assert!(matches!(y.normalize_bytes(255, &[0.5; 2], &[0.5; 2], DType::F32), Err(Error::DType { .. })));
+    }
+}
