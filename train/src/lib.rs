@@ -3,6 +3,20 @@
 //! [`data`] makes batches, a model of [`nn`] turns them into losses, an [optimizer](optim) at the rate of a
 //! [schedule] updates the parameters; the [trainer] does that for as many epochs as the [configuration](config) says,
 //! saves [checkpoints](checkpoint) and [reports](report). [`cli`] is the `fornax` command.
+//!
+//! ```
+//! use fornax::engine::{DType, Device, Tensor};
+//! use fornax::nn::{Context, ModelOptions, Module, create_model, named_parameters};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let model = create_model("resnet18", &ModelOptions { num_classes: 10, ..ModelOptions::default() })?;
+//! let images = Tensor::zeros([4, 64, 64, 3], DType::F32, &Device::Cpu)?; // [n, h, w, c]
+//! let targets = Tensor::from_slice(&[0i64, 1, 2, 3], [4])?;
+//! let logits = model.forward(&images, &mut Context::train())?;
+//! logits.cross_entropy(&targets, 0.1)?.backward()?;
+//! assert!(named_parameters(&*model).iter().all(|(_, parameter)| parameter.grad().is_some()));
+//! # Ok(()) }
+//! ```
 #![forbid(unsafe_code)]
 
 pub mod augment;
