@@ -9,7 +9,7 @@ use crate::cpu::scratch;
 use crate::cpu::simd::{self, Level};
 
 /// Outputs beyond this size are stored around the caches: the next operation would not find them there.
-const STREAM_BYTES: usize = 32 << 20;
+const STREAM_BYTES: usize = 24 << 20;
 /// The widest tile loads least, as long as its panel stays in the second-level cache: 1-10 % faster up to here. It
 /// needs the 32 registers of AVX-512.
 const WIDE_ROWS: usize = 1024;
