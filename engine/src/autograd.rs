@@ -18,14 +18,42 @@ pub type Hook = Box<dyn Fn(&Tensor) -> Result<()> + Send + Sync>;
 
 /// Runs `f` with no operation recorded on this thread.
 pub fn no_grad<R>(f: impl FnOnce() -> R) -> R {
+    while_recording(false, f)
+}
+
+/// Runs `f` with operations recorded, or not, on this thread.
+fn while_recording<R>(recording: bool, f: impl FnOnce() -> R) -> R {
     struct Restore(bool);
     impl Drop for Restore {
         fn drop(&mut self) {
             RECORDING.set(self.0);
         }
     }
-    let _restore = Restore(RECORDING.replace(false));
+    let _restore = Restore(RECORDING.replace(recording));
     f()
+}
+
+/// `f(x)`, of which nothing is kept for the backward pass but x: that runs `f` again (Chen et al., "Training deep nets with
+/// sublinear memory cost", 2016). `parameters` are the variables that `f` reads; they collect their gradients as ever. `f` must give
+/// the same bits each time, and is told by its second argument when it runs again, so that running statistics change once.
+pub fn checkpoint<F>(x: &Tensor, parameters: &[Tensor], f: F) -> Result<Tensor>
+where
+    F: Fn(&Tensor, bool) -> Result<Tensor> + Send + Sync + 'static,
+{
+    let y = no_grad(|| f(&x.detach(), false))?;
+    let mut inputs = vec![x];
+    inputs.extend(parameters);
+    Ok(y.recorded("checkpoint", &inputs, || {
+        let (kept, n) = (x.detach(), inputs.len());
+        move |grad: Tensor, needs: &[bool]| {
+            let x = if needs[0] { kept.variable() } else { kept.clone() };
+            while_recording(true, || f(&x, true))?.backward_from(&grad)?;
+            // The parameters have theirs already.
+            let mut grads = vec![None; n];
+            grads[0] = x.grad();
+            Ok(grads)
+        }
+    }))
 }
 
 thread_local! {
@@ -49,6 +77,8 @@ pub(crate) enum Gradient {
 pub(crate) struct Leaf {
     pub(crate) grad: Mutex<Option<Tensor>>,
     pub(crate) hooks: Mutex<Vec<Hook>>,
+    /// The variable in another dtype, with the version of its elements that this is a copy of.
+    pub(crate) working_copy: Mutex<Option<(Tensor, u64)>>,
 }
 
 /// One recorded operation.

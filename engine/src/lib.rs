@@ -27,12 +27,13 @@ mod storage;
 mod tensor;
 
 pub use activation::Activation;
-pub use autograd::{BackwardFn, Hook, no_grad};
+pub use autograd::{BackwardFn, Hook, checkpoint, no_grad};
 pub use conv_shape::ConvShape;
 pub use device::Device;
 pub use dtype::{DType, Element};
 pub use error::{Error, Operands, Result};
-pub use ops::{AdamWRule, AttentionMask, BatchNorm, Conv2d, GlobalPool, SgdRule, Updated};
+pub use ops::{AttentionMask, BatchNorm, Conv2d, GlobalPool};
+pub use ops::{GradientRule, LossScaling, UpdateReport, UpdateRule, UpdateState, Updated, update};
 pub use pool_shape::Pool2d;
 pub use resampling::Interpolation;
 pub use shape::{MAX_RANK, Shape};

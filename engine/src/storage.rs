@@ -4,13 +4,15 @@ use crate::cuda::{Buffer, Failure, Gpu, Slice};
 use crate::{DType, Device, Element, Result};
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// A block of memory on a device. It can move: all tensors that share it move with it.
 pub(crate) struct Storage {
     /// Which device holds the block, readable without its lock: 0 is the CPU, i + 1 is CUDA device i.
     place: AtomicUsize,
+    /// Grows with every change of the elements that is not their first writing: copies made of them tell by it whether they are still true.
+    version: AtomicU64,
     block: RwLock<Block>,
 }
 
@@ -45,6 +47,16 @@ impl Storage {
         self.block.read().unwrap_or_else(|e| e.into_inner())
     }
 
+    /// Which state of the elements this is.
+    pub(crate) fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// The elements change.
+    pub(crate) fn touch(&self) {
+        self.version.fetch_add(1, Ordering::AcqRel);
+    }
+
     /// The block, to change.
     pub(crate) fn block_mut(&self) -> RwLockWriteGuard<'_, Block> {
         self.block.write().unwrap_or_else(|e| e.into_inner())
@@ -70,7 +82,11 @@ impl Storage {
     }
 
     fn of(block: Block) -> Storage {
-        Storage { place: AtomicUsize::new(place(&block)), block: RwLock::new(block) }
+        Storage {
+            place: AtomicUsize::new(place(&block)),
+            version: AtomicU64::new(0),
+            block: RwLock::new(block),
+        }
     }
 }
 
@@ -134,6 +150,7 @@ impl<'a, T: Element> Write<'a, T> {
     /// `len` elements from `start` on; `None` when they are not in host memory.
     pub(crate) fn new(storage: &'a Storage, start: usize, len: usize) -> Option<Write<'a, T>> {
         let guard = storage.block_mut();
+        storage.touch();
         matches!(&*guard, Block::Cpu(_)).then_some(Write { guard, start, len, element: PhantomData })
     }
 }

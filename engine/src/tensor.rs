@@ -157,10 +157,12 @@ impl Tensor {
         match (self.device(), source.device()) {
             (Device::Cuda(a), Device::Cuda(b)) if a == b => {
                 let (to, from) = (self.held(), source.held());
+                self.touch();
                 to.gpu().copy(from.slice(), to.slice()).map_err(|e| self.failed("copy_from", e))
             }
             (Device::Cuda(_), _) => crate::ops::dispatch_any!(self.dtype(), T => {
                 let (data, to) = (source.read::<T>()?, self.held());
+                self.touch();
                 let uploaded = to.gpu().upload(bytemuck::cast_slice(&data), to.slice());
                 uploaded.map_err(|e| self.failed("copy_from", e))
             }),
@@ -222,6 +224,16 @@ impl Tensor {
     /// When they are on the CPU.
     pub(crate) fn held(&self) -> Held<'_> {
         Held::new(&self.0.storage, self.0.start, self.numel(), self.dtype())
+    }
+
+    /// Says that the elements are being changed by work queued on their device.
+    pub(crate) fn touch(&self) {
+        self.0.storage.touch();
+    }
+
+    /// Which state of the elements this is: another one after every change.
+    pub(crate) fn version(&self) -> u64 {
+        self.0.storage.version()
     }
 
     fn failed(&self, op: &'static str, failure: Failure) -> Error {

@@ -10,9 +10,13 @@ pub mod layers;
 pub mod loss;
 pub mod models;
 mod module;
+pub mod precision;
 pub mod state_dict;
 
 pub use context::Context;
 pub use error::{Error, Result};
 pub use models::{ModelOptions, create_model};
-pub use module::{Entry, Kind, Layout, Module, Visitor, entries, move_to, named_buffers, named_parameters};
+pub use module::{
+    Entry, Kind, Layout, Module, Visitor, count_batch, entries, move_to, named_buffers, named_parameters,
+};
+pub use precision::{OptLevel, Precision};

@@ -107,6 +107,16 @@ pub fn move_to(module: &(impl Module + ?Sized), device: &Device) -> Result<()> {
     entries(module).iter().filter(|e| e.tensor.dtype().is_float()).try_for_each(|e| e.tensor.move_to(device))
 }
 
+/// Counts a batch in every module that counts batches, as a training pass does: for one that was replayed, and so did not pass through
+/// the modules.
+pub fn count_batch(module: &(impl Module + ?Sized)) -> Result<()> {
+    let counts = |e: &&Entry| e.kind == Kind::Buffer && e.name.ends_with("num_batches_tracked");
+    entries(module).iter().filter(counts).try_for_each(|e| {
+        e.tensor.write::<i64>()?[0] += 1;
+        Ok(())
+    })
+}
+
 fn of_kind(module: &(impl Module + ?Sized), kind: Kind) -> Vec<(String, Tensor)> {
     entries(module).into_iter().filter(|e| e.kind == kind).map(|e| (e.name, e.tensor)).collect()
 }

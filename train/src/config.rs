@@ -1,11 +1,12 @@
 //! The configuration of a run: every value settled, from the user's [`Settings`] and the defaults of the data set.
 use crate::augment::Augment;
 use crate::data::{self, DatasetInfo};
-use crate::optim::{AdamW, Optimizer, Sgd, parameters};
+use crate::optim::{Optimizer, parameters};
 use crate::schedule::{Curve, Schedule};
-use crate::settings::{LrScale, Metric, Opt, Sched, Settings};
+use crate::settings::{AmpDtype, Level, LrScale, Metric, Opt, Sched, Settings};
 use crate::{Error, Result};
-use fornax_nn::Module;
+use fornax_engine::{DType, GradientRule, LossScaling, UpdateRule};
+use fornax_nn::{Module, OptLevel, Precision};
 
 /// A run's data, model and training.
 #[derive(Clone, Debug)]
@@ -24,6 +25,14 @@ pub struct Config {
     pub schedule: Schedule,
     /// Label smoothing.
     pub smoothing: f64,
+    /// Which operation computes in which precision.
+    pub precision: Precision,
+    /// Largest norm of all gradients.
+    pub clip_norm: Option<f64>,
+    /// Batches that one update takes its gradient from.
+    pub accumulate: usize,
+    /// Compute blocks again in the backward pass.
+    pub checkpointing: bool,
     /// Changes to training images.
     pub augment: Augment,
     /// Seed of all draws.
@@ -89,13 +98,15 @@ impl Config {
         let recipe = recipe(name);
         let opt = given.opt.unwrap_or(Opt::Sgd);
         let sched = given.sched.unwrap_or(Sched::Cosine);
+        let precision = precision(given)?;
         refuse_what_has_no_effect(given, opt, sched, recipe.warmup_epochs)?;
 
         let [default_lr, default_decay] = if opt == Opt::AdamW { recipe.adamw } else { recipe.sgd };
         let batch_size = given.batch_size.unwrap_or(recipe.batch_size);
+        let accumulate = given.grad_accum_steps.unwrap_or(1);
         let schedule = Schedule {
             curve: if sched == Sched::Cosine { Curve::Cosine } else { Curve::Constant },
-            lr: given.lr.or_else(|| scaled_lr(given, opt, batch_size)).unwrap_or(default_lr),
+            lr: given.lr.or_else(|| scaled_lr(given, opt, batch_size * accumulate)).unwrap_or(default_lr),
             warmup_lr: given.warmup_lr.unwrap_or(1e-5),
             min_lr: given.min_lr.unwrap_or(0.0),
             epochs: given.epochs.unwrap_or(recipe.epochs),
@@ -131,6 +142,10 @@ impl Config {
             validation_batch_size: given.validation_batch_size.unwrap_or(256) as usize,
             schedule,
             smoothing: given.smoothing.unwrap_or(recipe.smoothing),
+            precision,
+            clip_norm: given.clip_grad,
+            accumulate: accumulate as usize,
+            checkpointing: given.grad_checkpointing.unwrap_or(false),
             augment: Augment {
                 shift: given.shift.unwrap_or(recipe.shift),
                 hflip: given.hflip.unwrap_or(recipe.hflip),
@@ -144,14 +159,27 @@ impl Config {
     }
 
     /// The optimizer for a model's parameters.
-    pub fn optimizer(&self, model: &dyn Module) -> Result<Box<dyn Optimizer>> {
+    pub fn optimizer(&self, model: &dyn Module) -> Result<Optimizer> {
         let OptimizerConfig { opt, momentum, betas, eps, weight_decay } = self.optimizer;
-        let parameters = parameters(model, weight_decay);
-        Ok(match opt {
-            Opt::Sgd | Opt::Nesterov => Box::new(Sgd::new(parameters, momentum, true)?),
-            Opt::Momentum => Box::new(Sgd::new(parameters, momentum, false)?),
-            Opt::AdamW => Box::new(AdamW::new(parameters, betas, eps)?),
+        let momentum = momentum as f32;
+        let rule = match opt {
+            Opt::Sgd | Opt::Nesterov => UpdateRule::Sgd { momentum, nesterov: true },
+            Opt::Momentum => UpdateRule::Sgd { momentum, nesterov: false },
+            Opt::AdamW => UpdateRule::AdamW { betas, eps: eps as f32 },
+        };
+        let optimizer = Optimizer::new(parameters(model, weight_decay), rule, self.gradients())?;
+        Ok(match self.precision.rounds_weights() {
+            Some(dtype) => optimizer.rounding_to(dtype),
+            None => optimizer,
         })
+    }
+
+    /// How an update treats gradients before its rule.
+    pub fn gradients(&self) -> GradientRule {
+        GradientRule {
+            scaling: self.precision.needs_loss_scaling().then(LossScaling::default),
+            clip_norm: self.clip_norm.map(|limit| limit as f32),
+        }
     }
 
     /// Tensors that the optimizer keeps for each parameter.
@@ -181,6 +209,15 @@ impl Config {
             opt_eps: adam.then_some(optimizer.eps),
             weight_decay: Some(optimizer.weight_decay),
             smoothing: Some(self.smoothing),
+            clip_grad: self.clip_norm,
+            grad_accum_steps: Some(self.accumulate as u32),
+            amp: None,
+            amp_dtype: self.precision.half().map(|dtype| match dtype {
+                DType::BF16 => AmpDtype::Bfloat16,
+                _ => AmpDtype::Float16,
+            }),
+            opt_level: Some(self.precision.level().into()),
+            grad_checkpointing: Some(self.checkpointing),
             epochs: Some(schedule.epochs),
             sched: Some(if cosine { Sched::Cosine } else { Sched::Constant }),
             sched_on_updates: Some(schedule.on_updates),
@@ -195,6 +232,31 @@ impl Config {
             eval_metric: Some(self.eval_metric),
         }
     }
+}
+
+/// `--amp` is level O1, in f16 unless another dtype is named.
+fn precision(given: &Settings) -> Result<Precision> {
+    let level = match (given.amp, given.opt_level) {
+        (Some(true), Some(Level::O0)) => {
+            return Err(Error::usage("--amp contradicts --opt-level O0").remedy("give one of the two"));
+        }
+        (Some(false), Some(level)) if level != Level::O0 => {
+            return Err(Error::usage("--no-amp contradicts --opt-level").remedy("give one of the two"));
+        }
+        (_, Some(level)) => level.into(),
+        (Some(true), None) => OptLevel::O1,
+        _ => OptLevel::O0,
+    };
+    if level == OptLevel::O0 && given.amp_dtype.is_some() {
+        return Err(Error::usage("--amp-dtype would have no effect")
+            .because("everything is computed in f32")
+            .remedy("give --amp too"));
+    }
+    let half = match given.amp_dtype {
+        Some(AmpDtype::Bfloat16) => DType::BF16,
+        _ => DType::F16,
+    };
+    Ok(Precision::new(level, half))
 }
 
 /// timm's rule: `lr_base` times the batch size over `lr_base_size`, or the square root of that.

@@ -31,6 +31,7 @@ pub mod optim;
 pub mod report;
 pub mod schedule;
 pub mod settings;
+pub mod step;
 pub mod trainer;
 
 pub use error::{Error, Result};

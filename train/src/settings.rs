@@ -1,6 +1,7 @@
 //! The settings of a training run as a user gives them: on the command line, in a YAML file, or within a checkpoint.
 //! All are optional; [`crate::config`] resolves them.
 use clap::{Args, ValueEnum, value_parser};
+use fornax_nn::OptLevel;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -80,6 +81,25 @@ pub struct Settings {
     /// Epochs at --min-lr after the cosine [default: 0]
     #[arg(long, value_name = "N", help_heading = "Schedule")]
     pub cooldown_epochs: Option<u32>,
+    /// Largest norm of all gradients; beyond it they are scaled down [default: no limit]
+    #[arg(long, value_name = "NORM", help_heading = "Optimizer", value_parser = positive)]
+    pub clip_grad: Option<f64>,
+    /// Batches that one update takes its gradient from [default: 1]
+    #[arg(long, value_name = "N", help_heading = "Optimizer", value_parser = value_parser!(u32).range(1..=4096))]
+    pub grad_accum_steps: Option<u32>,
+
+    /// Mixed precision: products in half precision, the rest in f32; the same as --opt-level O1
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true, help_heading = "Precision")]
+    pub amp: Option<bool>,
+    /// Half precision [default: float16]
+    #[arg(long, value_name = "DTYPE", help_heading = "Precision")]
+    pub amp_dtype: Option<AmpDtype>,
+    /// How much is computed in half precision [default: O0]
+    #[arg(long, value_name = "LEVEL", ignore_case = true, help_heading = "Precision")]
+    pub opt_level: Option<Level>,
+    /// Compute each block again in the backward pass, rather than keep what it needs: less memory, a third more work
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true, help_heading = "Precision")]
+    pub grad_checkpointing: Option<bool>,
 
     /// Probability of a horizontal flip
     #[arg(long, value_name = "P", help_heading = "Augmentation", value_parser = probability)]
@@ -109,6 +129,55 @@ pub enum Opt {
     /// Adam with decoupled weight decay
     #[value(name = "adamw")]
     AdamW,
+}
+
+/// Half precisions, under PyTorch's names.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AmpDtype {
+    /// IEEE half precision, with loss scaling
+    Float16,
+    /// The range of f32 with 8 bits of precision
+    Bfloat16,
+}
+
+/// Levels of mixed precision, under Apex's names.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Level {
+    /// Everything in f32
+    #[value(name = "O0")]
+    O0,
+    /// Products in half precision
+    #[value(name = "O1")]
+    O1,
+    /// All but batch norm's statistics and the loss
+    #[value(name = "O2")]
+    O2,
+    /// As O2, and weights are kept in half precision only
+    #[value(name = "O3")]
+    O3,
+}
+
+impl From<Level> for OptLevel {
+    fn from(level: Level) -> OptLevel {
+        match level {
+            Level::O0 => OptLevel::O0,
+            Level::O1 => OptLevel::O1,
+            Level::O2 => OptLevel::O2,
+            Level::O3 => OptLevel::O3,
+        }
+    }
+}
+
+impl From<OptLevel> for Level {
+    fn from(level: OptLevel) -> Level {
+        match level {
+            OptLevel::O0 => Level::O0,
+            OptLevel::O1 => Level::O1,
+            OptLevel::O2 => Level::O2,
+            OptLevel::O3 => Level::O3,
+        }
+    }
 }
 
 /// Schedules.
@@ -154,6 +223,12 @@ impl Settings {
             Some(Opt::AdamW) => lower.momentum = None,
             Some(_) => (lower.opt_betas, lower.opt_eps) = (None, None),
             None => {}
+        }
+        if self.amp.is_some() || self.opt_level.is_some() {
+            (lower.amp, lower.opt_level) = (None, None);
+            if self.amp == Some(false) || self.opt_level == Some(Level::O0) {
+                lower.amp_dtype = None;
+            }
         }
         if self.sched == Some(Sched::Constant) {
             (lower.min_lr, lower.cooldown_epochs) = (None, None);

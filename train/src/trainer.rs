@@ -6,8 +6,10 @@ use crate::optim::Optimizer;
 use crate::report::{EpochReport, Observer, UpdateReport};
 use crate::schedule::Schedule;
 use crate::settings::Metric;
+use crate::step::Step;
 use crate::{Error, Result};
 use fornax_engine::{Device, Tensor, no_grad};
+use fornax_nn::precision::Operation;
 use fornax_nn::{Context, Module};
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
@@ -69,7 +71,7 @@ pub struct Trainer<'a> {
     /// Where the model is, and its batches go.
     pub device: Device,
     /// What changes its parameters.
-    pub optimizer: Box<dyn Optimizer>,
+    pub optimizer: Optimizer,
     /// At which rate.
     pub schedule: &'a Schedule,
     /// Batches to learn from.
@@ -78,14 +80,18 @@ pub struct Trainer<'a> {
     pub validation: Loader<'a>,
     /// Number of classes.
     pub classes: usize,
-    /// Label smoothing of the training loss.
-    pub smoothing: f64,
+    /// How updates compute.
+    pub step: Step,
+    /// Batches that one update takes its gradient from.
+    pub accumulate: usize,
     /// What ranks epochs.
     pub eval_metric: Metric,
     /// Asked after every batch: a signal that wants the run to stop.
     pub stop: &'a dyn Fn() -> Option<Signal>,
     /// Where the run stands.
     pub state: State,
+    /// True once it was said why updates are not recorded.
+    pub noted: bool,
 }
 
 impl Trainer<'_> {
@@ -127,18 +133,25 @@ impl Trainer<'_> {
     /// The rest of the current epoch, and its validation.
     fn epoch(&mut self, observer: &mut dyn Observer) -> Result<Evaluation> {
         let batches = self.train.batches();
+        let updates = batches.div_ceil(self.accumulate) as u64;
         let started = Instant::now();
         let (first, mut waited) = (self.state.batch, Duration::ZERO);
         while self.state.batch < batches {
             let before = Instant::now();
-            let batch = self.train.batch(self.state.epoch, self.state.batch)?;
+            let last = batches.min(self.state.batch + self.accumulate);
+            let taken = (self.state.batch..last).map(|i| self.train.batch(self.state.epoch, i));
+            let taken: Vec<Batch> = taken.collect::<Result<_>>()?;
             waited += before.elapsed();
-            let images = batch.target.numel();
-            let lr = self.schedule.at(self.state.epoch, self.state.update, batches as u64);
-            let loss = self.update(batch, lr)?;
-            self.state.loss_sum += loss;
-            self.state.batch += 1;
+            let images = taken[0].target.numel();
+            let lr = self.schedule.at(self.state.epoch, self.state.update, updates);
+            let Updated { loss, grad_norm, loss_scale } = self.update(&taken, lr)?;
+            self.state.loss_sum += loss * taken.len() as f64;
+            self.state.batch = last;
             self.state.update += 1;
+            if let Some(why) = self.step.unrecordable().filter(|_| !self.noted) {
+                observer.note(&format!("updates are not recorded as a CUDA graph: {why}"))?;
+                self.noted = true;
+            }
             let elapsed = started.elapsed().as_secs_f64();
             observer.update(&UpdateReport {
                 epoch: self.state.epoch,
@@ -148,6 +161,8 @@ impl Trainer<'_> {
                 update: self.state.update,
                 loss: self.state.loss_sum / self.state.batch as f64,
                 lr,
+                grad_norm,
+                loss_scale,
                 images_per_second: ((self.state.batch - first) * images) as f64 / elapsed,
                 data_wait: waited.as_secs_f64() / elapsed,
             })?;
@@ -161,37 +176,50 @@ impl Trainer<'_> {
             eval_loss: evaluation.loss,
             eval_top1: evaluation.top1,
             eval_top5: evaluation.top5,
-            lr: self.schedule.at(state.epoch, state.update, batches as u64),
+            lr: self.schedule.at(state.epoch, state.update, updates),
         });
         (state.epoch, state.batch, state.loss_sum) = (state.epoch + 1, 0, 0.0);
         Ok(evaluation)
     }
 
-    /// One update; its loss.
-    fn update(&mut self, batch: Batch, lr: f64) -> Result<f64> {
-        for (_, parameter) in fornax_nn::named_parameters(self.model) {
-            parameter.zero_grad();
+    /// One update. A loss that is not finite ends the run, unless it is an overflow that a smaller loss scale may cure; then it counts as
+    /// the mean of the epoch so far.
+    fn update(&mut self, batches: &[Batch], lr: f64) -> Result<Updated> {
+        let mut loss = self.step.run(self.model, &self.optimizer, batches, lr)?;
+        let rule = *self.optimizer.gradient_rule();
+        let looked = rule.scaling.is_some() || rule.clip_norm.is_some();
+        let report = if looked { Some(self.optimizer.report()?) } else { None };
+        if let (Some(report), Some(scaling)) = (&report, &rule.scaling) {
+            let cannot_fall = report.loss_scale <= scaling.floor;
+            if report.skipped && !cannot_fall && !loss.is_finite() {
+                loss = self.state.loss_sum / self.state.batch.max(1) as f64;
+            }
+            if report.skipped && cannot_fall {
+                self.check_finite(f64::NAN, "scaled training")?;
+            }
         }
-        let images = batch.images.to_device(&self.device)?;
-        let target = batch.target.to_device(&self.device)?;
-        let logits = self.model.forward(&images, &mut Context::train())?;
-        let loss = logits.cross_entropy(&target, self.smoothing)?;
-        let value = loss.item()?;
-        self.check_finite(value, "training")?;
-        loss.backward()?;
-        self.optimizer.update(lr)?;
-        Ok(value)
+        self.check_finite(loss, "training")?;
+        Ok(Updated {
+            loss,
+            grad_norm: report.and_then(|report| report.norm),
+            loss_scale: rule.scaling.and(report.map(|report| report.loss_scale)),
+        })
     }
 
     /// How well the model does now.
     pub fn evaluate(&self) -> Result<Evaluation> {
+        let mut cx = Context::eval().with_precision(self.step.options().precision);
         let (mut loss, mut top1, mut top5, mut n) = (0.0, 0, 0, 0);
         let mut confusion = vec![vec![0; self.classes]; self.classes];
         for index in 0..self.validation.batches() {
             self.heed_signals()?;
             let batch = self.validation.batch(0, index)?;
             let pixels = batch.images.to_device(&self.device)?;
-            let logits = no_grad(|| self.model.forward(&pixels, &mut Context::eval()))?;
+            let logits = no_grad(|| {
+                let pixels = cx.operand(Operation::Input, &pixels)?;
+                let logits = self.model.forward(&pixels, &mut cx)?;
+                cx.operand(Operation::Loss, &logits)
+            })?;
             let images = batch.target.numel();
             let target = batch.target.to_device(&self.device)?;
             loss += logits.cross_entropy(&target, 0.0)?.item()? * images as f64;
@@ -210,7 +238,7 @@ impl Trainer<'_> {
 
     /// The SHA-256 of the model's and the optimizer's tensors: equal for equal states.
     pub fn hash(&self) -> Result<String> {
-        checkpoint::hash(&checkpoint::tensors(self.model, Some(&*self.optimizer))?)
+        checkpoint::hash(&checkpoint::tensors(self.model, Some(&self.optimizer))?)
     }
 
     fn heed_signals(&self) -> Result<()> {
@@ -229,6 +257,13 @@ impl Trainer<'_> {
             "lower --lr or lengthen --warmup-epochs; the last checkpoint is from before the loss became so",
         ))
     }
+}
+
+/// What an update came to.
+struct Updated {
+    loss: f64,
+    grad_norm: Option<f32>,
+    loss_scale: Option<f32>,
 }
 
 fn rows(logits: &Tensor, classes: usize) -> Result<Vec<Vec<f32>>> {

@@ -3,16 +3,21 @@ use super::done;
 use crate::cases;
 use crate::measure::{Work, time};
 use crate::networks::{self, LEARNING_RATE, Layer};
-use fornax::optim::{AdamW, Optimizer, Sgd, parameters};
-use fornax_engine::{Activation, DType, Device, GlobalPool, Pool2d, Result, Tensor};
+use fornax::optim::{Optimizer, parameters};
+use fornax_engine::{
+    Activation, DType, Device, GlobalPool, GradientRule, Pool2d, Result, Tensor, UpdateRule,
+};
 use fornax_nn::layers::{AvgPool2d, BatchNorm2d, Conv2d, Linear, MaxPool2d};
 use fornax_nn::{Context, Kind, Module, Visitor, entries, init, named_parameters};
+
+const SGD: UpdateRule = UpdateRule::Sgd { momentum: 0.9, nesterov: false };
+const ADAMW: UpdateRule = UpdateRule::AdamW { betas: [0.9, 0.999], eps: 1e-8 };
 
 /// A network with its optimizer and one batch of random images.
 pub struct TrainingStep {
     network: Network,
     parameters: Vec<Tensor>,
-    optimizer: Sgd,
+    optimizer: Optimizer,
     images: Tensor,
     target: Tensor,
 }
@@ -26,7 +31,7 @@ impl TrainingStep {
         let classes = network.classes();
         let target: Vec<i64> = (0..network.input()[0]).map(|i| (i * 7919 % classes) as i64).collect();
         TrainingStep {
-            optimizer: done(Sgd::new(parameters(&built, 0.0), 0.9, false)),
+            optimizer: done(Optimizer::new(parameters(&built, 0.0), SGD, GradientRule::default())),
             parameters: named_parameters(&built).into_iter().map(|(_, tensor)| tensor).collect(),
             network: built,
             target: done(Tensor::from_vec(target, [images.dims()[0]])),
@@ -63,10 +68,12 @@ pub(super) fn update(optimizer: cases::Optimizer, network: networks::Network) ->
         done(init::normal(&gradient, 1.0, &mut init::stream(1, &name)));
         parameter.set_grad(Some(gradient));
     }
-    let mut optimizer: Box<dyn Optimizer> = match optimizer {
-        cases::Optimizer::Sgd => Box::new(done(Sgd::new(parameters(&network, 0.0), 0.9, false))),
-        cases::Optimizer::AdamW => Box::new(done(AdamW::new(parameters(&network, 0.01), [0.9, 0.999], 1e-8))),
+    let (rule, weight_decay) = match optimizer {
+        cases::Optimizer::Sgd => (SGD, 0.0),
+        cases::Optimizer::AdamW => (ADAMW, 0.01),
     };
+    let parameters = parameters(&network, weight_decay);
+    let optimizer = done(Optimizer::new(parameters, rule, GradientRule::default()));
     Box::new(move || time(|| done(optimizer.update(LEARNING_RATE))))
 }
 

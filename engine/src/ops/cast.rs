@@ -1,5 +1,6 @@
 //! Conversion between dtypes.
 use super::gpu::OnGpu;
+use crate::autograd::Gradient;
 use crate::cpu::parallel::for_each_piece;
 use crate::{DType, Element, Error, Result, Tensor, cuda};
 
@@ -26,7 +27,51 @@ impl Tensor {
                 })))
             }),
         }?;
-        let from = self.dtype();
+        self.cast_as(y)
+    }
+
+    /// The same values in another float dtype, as a variable keeps them until it changes: what layers compute with in mixed
+    /// precision. Anything but a variable is converted each time.
+    pub fn working_copy(&self, dtype: DType) -> Result<Tensor> {
+        let Gradient::Leaf(leaf) = self.gradient() else { return self.to_dtype(dtype) };
+        if dtype == self.dtype() {
+            return Ok(self.clone());
+        }
+        let mut slot = leaf.working_copy.lock().unwrap_or_else(|e| e.into_inner());
+        let version = self.version();
+        let kept = slot.as_ref().filter(|(t, _)| t.dtype() == dtype && t.device() == self.device());
+        let copy = match kept {
+            Some((copy, of)) if *of == version => copy.clone(),
+            // In the same place, which a recorded step may refer to.
+            Some((copy, _)) => {
+                copy.copy_from(&self.detach().to_dtype(dtype)?)?;
+                copy.clone()
+            }
+            None => self.detach().to_dtype(dtype)?,
+        };
+        *slot = Some((copy.clone(), version));
+        drop(slot);
+        self.cast_as(copy)
+    }
+
+    /// The copy that [`Tensor::working_copy`] keeps, for an update to write together with the elements.
+    pub(crate) fn kept_copy(&self) -> Option<Tensor> {
+        let Gradient::Leaf(leaf) = self.gradient() else { return None };
+        let slot = leaf.working_copy.lock().unwrap_or_else(|e| e.into_inner());
+        slot.as_ref().map(|(copy, _)| copy.clone()).filter(|copy| copy.device() == self.device())
+    }
+
+    /// Says that the kept copy is one of the present elements.
+    pub(crate) fn renew_kept_copy(&self) {
+        let Gradient::Leaf(leaf) = self.gradient() else { return };
+        if let Some((_, of)) = leaf.working_copy.lock().unwrap_or_else(|e| e.into_inner()).as_mut() {
+            *of = self.version();
+        }
+    }
+
+    /// `y`, this tensor in another dtype, in the graph.
+    fn cast_as(&self, y: Tensor) -> Result<Tensor> {
+        let (from, dtype) = (self.dtype(), y.dtype());
         if !dtype.is_float() {
             return Ok(y);
         }

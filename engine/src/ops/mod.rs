@@ -83,6 +83,7 @@ mod statistics;
 mod sum;
 mod to_device;
 mod unary;
+mod update_state;
 
 pub use adaptive_pool::GlobalPool;
 pub use attention::AttentionMask;
@@ -90,7 +91,9 @@ pub use batch_norm::BatchNorm;
 pub use conv2d::Conv2d;
 #[cfg(test)]
 pub(crate) use expand::broadcast_steps;
-pub use optimizer::{AdamWRule, SgdRule, Updated};
+pub use optimizer::{UpdateRule, Updated, update};
+pub use update_state::{GradientRule, LossScaling, UpdateReport, UpdateState};
+pub(crate) use update_state::{NUMBERS, Number};
 
 use crate::{Error, Result, Tensor};
 

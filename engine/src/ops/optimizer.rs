@@ -1,131 +1,183 @@
-//! What an optimizer's update does to its parameters, all of them in one call: on a GPU that is one launch.
+//! What an optimizer's update does to its parameters, all of them in one call. On a GPU that is a launch that looks at all gradients
+//! (where they are scaled or clipped), a small one that decides, and one that unscales, clips, updates, averages and rounds in one pass.
 use super::gpu::OnGpu;
+use super::update_state::UpdateState;
 use crate::cuda::optimizer::Parameter;
-use crate::{DType, Error, Result, Tensor, cpu, cuda};
+use crate::{DType, Device, Error, Result, Tensor, cpu, cuda};
 
-/// A parameter in an update: its elements, their gradient, and the moments that the rule keeps of it, all f32 of one shape.
+/// How weights follow their gradients.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum UpdateRule {
+    /// Stochastic gradient descent with momentum (Sutskever et al., 2013) in PyTorch's form, where the learning rate stays outside the
+    /// momentum buffer, with L2 weight decay: `g += decay p`, `b = momentum b + g`, `p -= lr b`, or `p -= lr (g + momentum b)`.
+    Sgd {
+        /// What stays of the momentum buffer.
+        momentum: f32,
+        /// Nesterov's form: look one step of momentum ahead.
+        nesterov: bool,
+    },
+    /// Adam with decoupled weight decay (Loshchilov and Hutter, "Decoupled weight decay regularization", 2019).
+    AdamW {
+        /// What stays of both moments, in `[0, 1)`.
+        betas: [f64; 2],
+        /// What is added to the denominator.
+        eps: f32,
+    },
+}
+
+impl UpdateRule {
+    /// Moments that it keeps for each parameter.
+    pub const fn moments(&self) -> usize {
+        match self {
+            UpdateRule::Sgd { .. } => 1,
+            UpdateRule::AdamW { .. } => 2,
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            UpdateRule::Sgd { .. } => "sgd",
+            UpdateRule::AdamW { .. } => "adamw",
+        }
+    }
+}
+
+/// A parameter in an update; all tensors are f32 and of one shape.
 #[derive(Clone, Debug)]
-pub struct Updated<'a, const MOMENTS: usize> {
-    /// The elements, which change.
+pub struct Updated<'a> {
+    /// The elements, which change, and with them the copy that [`Tensor::working_copy`] keeps.
     pub weights: &'a Tensor,
     /// Their gradient.
     pub gradient: &'a Tensor,
-    /// The moments, which change.
-    pub moments: [&'a Tensor; MOMENTS],
+    /// The moments, which change; as many as the rule has.
+    pub moments: Vec<&'a Tensor>,
+    /// Averaged weights, which change: `ema = decay * ema + (1 - decay) * weights`.
+    pub ema: Option<&'a Tensor>,
     /// The weight decay.
-    pub weight_decay: f64,
+    pub weight_decay: f32,
+    /// Round the weights to this dtype: they are kept in half precision, without a more precise master.
+    pub round: Option<DType>,
 }
 
-/// Stochastic gradient descent with momentum (Sutskever et al., 2013) in PyTorch's form, where the learning rate stays outside the
-/// momentum buffer, with L2 weight decay: `g += decay p`, `b = momentum b + g`, `p -= lr b`, or `p -= lr (g + momentum b)`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct SgdRule {
-    /// The learning rate.
-    pub lr: f32,
-    /// What stays of the momentum buffer.
-    pub momentum: f32,
-    /// Nesterov's form: look one step of momentum ahead.
-    pub nesterov: bool,
-}
-
-impl SgdRule {
-    /// Updates parameters, each with its momentum buffer.
-    pub fn update(&self, parameters: &[Updated<1>]) -> Result<()> {
-        let decay = |parameter: &Updated<1>| parameter.weight_decay as f32;
-        if run_on_gpu("sgd", parameters, decay, |gpu, parameters| {
-            cuda::optimizer::sgd(gpu, parameters, self)
-        })? {
-            return Ok(());
-        }
-        for parameter in parameters {
-            let gradient = parameter.gradient.read::<f32>()?;
-            let (mut weights, mut buffer) = (parameter.weights.write()?, parameter.moments[0].write()?);
-            cpu::optimizer::sgd(self, decay(parameter), &mut weights, &gradient, &mut buffer);
-        }
-        Ok(())
-    }
-}
-
-/// Adam with decoupled weight decay (Loshchilov and Hutter, "Decoupled weight decay regularization", 2019), at one update.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct AdamWRule {
-    lr: f64,
-    /// The step, with the first moment's bias corrected.
-    pub(crate) size: f32,
-    /// What the second moment's root is divided by to correct its bias.
-    pub(crate) root: f32,
-    pub(crate) eps: f32,
-    pub(crate) betas: [f32; 2],
-    /// `1 - beta` of both.
-    pub(crate) rests: [f32; 2],
-}
-
-impl AdamWRule {
-    /// The rule of update number `step`, which counts from 1; both betas in `[0, 1)`.
-    pub fn new(lr: f64, betas: [f64; 2], eps: f64, step: i64) -> AdamWRule {
-        let [correction1, correction2] = betas.map(|beta| 1.0 - beta.powf(step as f64));
-        AdamWRule {
-            lr,
-            size: (lr / correction1) as f32,
-            root: correction2.sqrt() as f32,
-            eps: eps as f32,
-            betas: betas.map(|beta| beta as f32),
-            rests: betas.map(|beta| (1.0 - beta) as f32),
-        }
-    }
-
-    /// Updates parameters, each with its first and second moment.
-    pub fn update(&self, parameters: &[Updated<2>]) -> Result<()> {
-        let keep = |parameter: &Updated<2>| (1.0 - self.lr * parameter.weight_decay) as f32;
-        if run_on_gpu("adamw", parameters, keep, |gpu, parameters| {
-            cuda::optimizer::adamw(gpu, parameters, self)
-        })? {
-            return Ok(());
-        }
-        for parameter in parameters {
-            let gradient = parameter.gradient.read::<f32>()?;
-            let [mut first, mut second] = [parameter.moments[0].write()?, parameter.moments[1].write()?];
-            let mut weights = parameter.weights.write()?;
-            cpu::optimizer::adamw(self, keep(parameter), &mut weights, &gradient, &mut first, &mut second);
-        }
-        Ok(())
-    }
-}
-
-/// Checks the parameters, and runs `launch` when they are on a GPU: false when they are not.
-fn run_on_gpu<const MOMENTS: usize>(
-    op: &'static str,
-    parameters: &[Updated<MOMENTS>],
-    decay: impl Fn(&Updated<MOMENTS>) -> f32,
-    launch: impl FnOnce(&cuda::Gpu, &[Parameter]) -> cuda::Result<()>,
-) -> Result<bool> {
-    let mut operands: Vec<(&'static str, &Tensor)> = vec![];
+/// Updates parameters by a rule, at the rates that `state` holds, unless a gradient is not finite and losses are scaled.
+pub fn update(rule: &UpdateRule, parameters: &[Updated], state: &UpdateState) -> Result<()> {
+    let copies: Vec<Option<Tensor>> = parameters.iter().map(|p| p.weights.kept_copy()).collect();
+    let mut operands = vec![("state", state.numbers())];
     for parameter in parameters {
-        let first = operands.len();
-        operands.extend([("weights", parameter.weights), ("gradient", parameter.gradient)]);
-        operands.extend(parameter.moments.map(|moment| ("moment", moment)));
-        let own = &operands[first..];
-        if own.iter().any(|(_, t)| t.dtype() != DType::F32) {
-            return Err(Error::dtype(op, own, "f32"));
-        }
-        if own.iter().any(|(_, t)| t.shape() != parameter.weights.shape()) {
-            return Err(Error::shape(op, own, "gradient and moments must have the shape of the weights"));
-        }
+        check(rule, parameter)?;
+        operands.extend(parameter.tensors());
     }
-    if operands.is_empty() {
-        return Ok(true);
+    match OnGpu::of(rule.name(), &operands)? {
+        Some(on) => on.named(on_gpu(&on.gpu, rule, parameters, &copies, state))?,
+        None => on_cpu(rule, parameters, &copies, state)?,
     }
-    let Some(on) = OnGpu::of(op, &operands)? else { return Ok(false) };
-    let held: Vec<_> = operands.iter().map(|(_, t)| t.held()).collect();
-    let tables = parameters.iter().zip(held.chunks_exact(2 + MOMENTS));
-    let tables: Vec<Parameter> = tables
-        .map(|(parameter, held)| Parameter {
-            weights: held[0].slice(),
-            gradient: held[1].slice(),
-            moments: [held[2].slice(), held[1 + MOMENTS].slice()],
-            decay: decay(parameter),
+    parameters.iter().for_each(|p| p.weights.renew_kept_copy());
+    Ok(())
+}
+
+impl<'a> Updated<'a> {
+    fn tensors(&self) -> impl Iterator<Item = (&'static str, &'a Tensor)> {
+        let moments = self.moments.clone().into_iter().map(|t| ("moment", t));
+        let ema = self.ema.map(|t| ("ema", t));
+        [("weights", self.weights), ("gradient", self.gradient)].into_iter().chain(moments).chain(ema)
+    }
+}
+
+fn check(rule: &UpdateRule, parameter: &Updated) -> Result<()> {
+    let op = rule.name();
+    let operands: Vec<_> = parameter.tensors().collect();
+    if operands.iter().any(|(_, t)| t.dtype() != DType::F32) {
+        return Err(Error::dtype(op, &operands, "f32"));
+    }
+    if operands.iter().any(|(_, t)| t.shape() != parameter.weights.shape()) {
+        return Err(Error::shape(
+            op,
+            &operands,
+            "gradient, moments and average must have the shape of the weights",
+        ));
+    }
+    if parameter.moments.len() != rule.moments() {
+        let why = format!("the rule keeps {} moments, not {}", rule.moments(), parameter.moments.len());
+        return Err(Error::value(op, &operands, why));
+    }
+    Ok(())
+}
+
+fn on_gpu(
+    gpu: &std::sync::Arc<cuda::Gpu>,
+    rule: &UpdateRule,
+    parameters: &[Updated],
+    copies: &[Option<Tensor>],
+    state: &UpdateState,
+) -> cuda::Result<()> {
+    let held: Vec<_> =
+        parameters.iter().map(|p| p.tensors().map(|(_, t)| t.held()).collect::<Vec<_>>()).collect();
+    let held_copies: Vec<_> = copies.iter().map(|copy| copy.as_ref().map(Tensor::held)).collect();
+    let tables: Vec<Parameter> = parameters
+        .iter()
+        .zip(&held)
+        .zip(&held_copies)
+        .map(|((parameter, held), copy)| {
+            let slice = |i: usize| held[i].slice();
+            let moments = rule.moments();
+            Parameter {
+                weights: slice(0),
+                gradient: slice(1),
+                moments: [slice(2), slice(1 + moments)],
+                ema: parameter.ema.map(|_| slice(2 + moments)),
+                copy: copy.as_ref().map(|copy| copy.slice()),
+                decay: parameter.weight_decay,
+                round: parameter.round,
+            }
         })
         .collect();
-    on.named(launch(&on.gpu, &tables))?;
-    Ok(true)
+    parameters.iter().flat_map(|p| p.tensors().skip(2)).for_each(|(_, t)| t.touch());
+    parameters.iter().for_each(|p| p.weights.touch());
+    let (numbers, updates) = (state.numbers().held(), state.updates().held());
+    let place = cuda::optimizer::State { numbers: numbers.slice(), updates: updates.slice() };
+    cuda::optimizer::update(gpu, rule, &tables, state.rule(), &place)
+}
+
+fn on_cpu(
+    rule: &UpdateRule,
+    parameters: &[Updated],
+    copies: &[Option<Tensor>],
+    state: &UpdateState,
+) -> Result<()> {
+    let scale = state.loss_scale().read::<f32>()?[0];
+    let mut total = None;
+    if state.rule().looks() {
+        let mut sum = 0.0;
+        for parameter in parameters {
+            sum += cpu::optimizer::sum_of_squares(&parameter.gradient.read::<f32>()?, 1.0 / f64::from(scale));
+        }
+        total = Some(sum);
+    }
+    let step = {
+        let (mut numbers, mut updates) = (state.numbers().write::<f32>()?, state.updates().write::<i64>()?);
+        cpu::optimizer::decide(rule, state.rule(), total, &mut numbers, &mut updates[0])
+    };
+    let Some(step) = step else { return Ok(()) };
+    for (parameter, copy) in parameters.iter().zip(copies) {
+        debug_assert_eq!(parameter.weights.device(), Device::Cpu);
+        let gradient = parameter.gradient.read::<f32>()?;
+        let mut moments = parameter.moments.iter().map(|t| t.write::<f32>()).collect::<Result<Vec<_>>>()?;
+        let mut ema = parameter.ema.map(|t| t.write::<f32>()).transpose()?;
+        let pass = cpu::optimizer::Pass { rule, step, decay: parameter.weight_decay, round: parameter.round };
+        let mut weights = parameter.weights.write::<f32>()?;
+        let moments: Vec<&mut [f32]> = moments.iter_mut().map(|m| &mut m[..]).collect();
+        let ema = ema.as_deref_mut();
+        match copy.as_ref().map(|copy| copy.dtype()) {
+            Some(DType::F16) => {
+                let mut copy = copy.as_ref().expect("there is one").write::<crate::dtype::f16>()?;
+                pass.run(&mut weights, &gradient, moments, ema, Some(&mut copy[..]));
+            }
+            Some(_) => {
+                let mut copy = copy.as_ref().expect("there is one").write::<crate::dtype::bf16>()?;
+                pass.run(&mut weights, &gradient, moments, ema, Some(&mut copy[..]));
+            }
+            None => pass.run::<crate::dtype::f16>(&mut weights, &gradient, moments, ema, None),
+        }
+    }
+    Ok(())
 }

@@ -40,7 +40,7 @@ impl BatchNorm2d {
         cx: &mut Context,
     ) -> Result<Tensor> {
         let mut momentum = self.momentum.unwrap_or_default();
-        if cx.training() {
+        if cx.updates_statistics() {
             let mut batches = self.num_batches_tracked.write::<i64>()?;
             batches[0] += 1;
             momentum = self.momentum.unwrap_or(1.0 / batches[0] as f64);
@@ -48,7 +48,9 @@ impl BatchNorm2d {
         let norm = BatchNorm {
             weight: Some(&self.weight),
             bias: Some(&self.bias),
-            running: Some((&self.running_mean, &self.running_var)),
+            // Repeated for its backward pass, it has updated them already.
+            running: (cx.updates_statistics() || !cx.training())
+                .then_some((&self.running_mean, &self.running_var)),
             training: cx.training(),
             momentum,
             eps: self.eps,

@@ -1,4 +1,5 @@
 //! Convolution layer.
+use crate::precision::Operation;
 use crate::{Context, Module, Visitor};
 use fornax_engine::{Conv2d as Options, DType, Device, Result, Tensor};
 
@@ -42,8 +43,11 @@ impl Conv2d {
 }
 
 impl Module for Conv2d {
-    fn forward(&self, x: &Tensor, _: &mut Context) -> Result<Tensor> {
-        x.conv2d(&self.weight, self.bias.as_ref(), &self.options)
+    fn forward(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
+        let x = cx.operand(Operation::Product, x)?;
+        let weight = cx.parameter(Operation::Product, &self.weight)?;
+        let bias = self.bias.as_ref().map(|bias| cx.parameter(Operation::Product, bias)).transpose()?;
+        x.conv2d(&weight, bias.as_ref(), &self.options)
     }
 
     fn visit(&self, visitor: &mut Visitor) {

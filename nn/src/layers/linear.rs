@@ -1,4 +1,5 @@
 //! Fully connected layer.
+use crate::precision::Operation;
 use crate::{Context, Module, Visitor};
 use fornax_engine::{DType, Device, Result, Tensor};
 
@@ -24,8 +25,10 @@ impl Linear {
 }
 
 impl Module for Linear {
-    fn forward(&self, x: &Tensor, _: &mut Context) -> Result<Tensor> {
-        x.linear(&self.weight, Some(&self.bias))
+    fn forward(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
+        let x = cx.operand(Operation::Product, x)?;
+        let [weight, bias] = [&self.weight, &self.bias].map(|p| cx.parameter(Operation::Product, p));
+        x.linear(&weight?, Some(&bias?))
     }
 
     fn visit(&self, visitor: &mut Visitor) {

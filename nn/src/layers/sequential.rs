@@ -1,14 +1,22 @@
 //! Modules one after the other.
-use crate::{Context, Module, Visitor};
-use fornax_engine::{Activation, Result, Tensor};
+use crate::{Context, Module, Visitor, named_parameters};
+use fornax_engine::{Activation, Result, Tensor, checkpoint};
+use std::sync::Arc;
 
-/// Runs its modules in order; they are named by their position.
+/// Runs its modules in order; they are named by their position. They are the blocks of activation checkpointing.
 #[derive(Default)]
-pub struct Sequential(pub Vec<Box<dyn Module>>);
+pub struct Sequential(pub Vec<Arc<dyn Module>>);
 
 impl Module for Sequential {
     fn forward(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
-        self.0.iter().try_fold(x.clone(), |x, module| module.forward(&x, cx))
+        if !cx.checkpointing() {
+            return self.0.iter().try_fold(x.clone(), |x, module| module.forward(&x, cx));
+        }
+        self.0.iter().try_fold(x.clone(), |x, module| {
+            let parameters: Vec<Tensor> = named_parameters(&**module).into_iter().map(|(_, t)| t).collect();
+            let (module, cx) = (module.clone(), cx.clone());
+            checkpoint(&x, &parameters, move |x, again| module.forward(x, &mut cx.within_checkpoint(again)))
+        })
     }
 
     fn visit(&self, visitor: &mut Visitor) {

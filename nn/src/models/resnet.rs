@@ -3,6 +3,7 @@ use super::ModelOptions;
 use crate::layers::{BatchNorm2d, Conv2d, Linear, MaxPool2d, Sequential};
 use crate::{Context, Kind, Layout, Module, Visitor, entries, init};
 use fornax_engine::{Activation, GlobalPool, Pool2d, Result, Tensor};
+use std::sync::Arc;
 
 /// What tells one residual network from another.
 #[derive(Clone, Debug)]
@@ -86,10 +87,10 @@ impl ResNet {
         let bn1 = BatchNorm2d::new(channels)?;
         let mut stages = vec![];
         for (stage, (&width, &depth)) in config.widths.iter().zip(config.depths).enumerate() {
-            let mut blocks: Vec<Box<dyn Module>> = vec![];
+            let mut blocks: Vec<Arc<dyn Module>> = vec![];
             for block in 0..depth {
                 let stride = if stage > 0 && block == 0 { 2 } else { 1 };
-                blocks.push(Box::new(BasicBlock::new(channels, width, stride, config)?));
+                blocks.push(Arc::new(BasicBlock::new(channels, width, stride, config)?));
                 channels = width;
             }
             stages.push(Sequential(blocks));

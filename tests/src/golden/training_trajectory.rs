@@ -1,9 +1,9 @@
 //! Small residual networks trained on the digits, step by step: loss, gradient norm, learning rate, final weights, evaluation.
 use super::ops_activation::named;
 use super::{Case, Outcome, Topic, formula};
-use fornax::optim::{AdamW, Optimizer, Sgd, parameters};
+use fornax::optim::{Optimizer, parameters};
 use fornax::schedule::{Curve, Schedule};
-use fornax_engine::{DType, Tensor, no_grad};
+use fornax_engine::{DType, GradientRule, Tensor, UpdateRule, no_grad};
 use fornax_nn::loss::top_k_correct;
 use fornax_nn::models::{ResNet, ResNetConfig, Stem};
 use fornax_nn::{Context, ModelOptions, Module, move_to, named_parameters, state_dict};
@@ -33,9 +33,6 @@ fn not_yet(case: &Case) -> Vec<&'static str> {
     let mut missing = vec![];
     if !c["ema_decay"].is_null() {
         missing.push("an exponential moving average");
-    }
-    if !c["clip_grad"].is_null() {
-        missing.push("gradient clipping");
     }
     if c["mixup"].as_bool() == Some(true) {
         missing.push("mixup in the training loop");
@@ -111,7 +108,7 @@ impl<'a> Run<'a> {
             cooldown_epochs: 0,
             on_updates: true,
         };
-        let mut optimizer = self.optimizer()?;
+        let optimizer = self.optimizer()?;
         let per_epoch = number(c, "updates_per_epoch")? as u64;
         let accumulate = number(c, "grad_accum_steps")? as usize;
         let batches = case.topic.tensor(case.json["batches"].as_str().unwrap_or_default())?;
@@ -151,14 +148,16 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn optimizer(&self) -> Result<Box<dyn Optimizer>, String> {
+    fn optimizer(&self) -> Result<Optimizer, String> {
         let parameters = parameters(&self.model, number(self.config, "weight_decay")?);
         let say = |e: fornax::Error| format!("{}: {e}", self.case.id());
         let momentum = number(self.config, "momentum")?;
-        Ok(match self.config["opt"].as_str() {
-            Some("adamw") => Box::new(AdamW::new(parameters, [0.9, 0.999], 1e-8).map_err(say)?),
-            opt => Box::new(Sgd::new(parameters, momentum, opt != Some("momentum")).map_err(say)?),
-        })
+        let rule = match self.config["opt"].as_str() {
+            Some("adamw") => UpdateRule::AdamW { betas: [0.9, 0.999], eps: 1e-8 },
+            opt => UpdateRule::Sgd { momentum: momentum as f32, nesterov: opt != Some("momentum") },
+        };
+        let clip_norm = self.config["clip_grad"].as_f64().map(|limit| limit as f32);
+        Optimizer::new(parameters, rule, GradientRule { clip_norm, ..GradientRule::default() }).map_err(say)
     }
 
     fn rows(&self, rows: &[f64]) -> fornax_engine::Result<(Tensor, Tensor)> {

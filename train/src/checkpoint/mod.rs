@@ -60,7 +60,7 @@ pub struct Checkpoint {
 }
 
 /// The tensors of a model and, if given, of its optimizer, sorted for a checkpoint.
-pub fn tensors(model: &dyn Module, optimizer: Option<&dyn Optimizer>) -> Result<Vec<(String, Tensor)>> {
+pub fn tensors(model: &dyn Module, optimizer: Option<&Optimizer>) -> Result<Vec<(String, Tensor)>> {
     let mut tensors = state_dict::state_dict(model).map_err(|e| Error::checkpoint(e.to_string()))?;
     let state = optimizer.map_or(vec![], |o| o.state());
     tensors.extend(state.into_iter().map(|(name, tensor)| (format!("{OPTIMIZER}{name}"), tensor)));
@@ -140,7 +140,7 @@ pub fn read(path: &Path) -> Result<Checkpoint> {
 
 impl Checkpoint {
     /// Brings a model and its optimizer to the saved state. Errors, changing nothing, when they are not of its kind.
-    pub fn restore(&self, model: &dyn Module, optimizer: &dyn Optimizer) -> Result<()> {
+    pub fn restore(&self, model: &dyn Module, optimizer: &Optimizer) -> Result<()> {
         let fail = |why: String| {
             Error::checkpoint("the checkpoint does not fit this run").at_path(&self.path).because(why)
         };

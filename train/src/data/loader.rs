@@ -2,8 +2,8 @@
 use super::{Images, Statistics};
 use crate::Result;
 use crate::augment::Augment;
-use fornax_engine::Tensor;
 use fornax_engine::random::{Key, Permutation, Stream};
+use fornax_engine::{Device, Tensor};
 
 /// Normalised images and their classes.
 #[derive(Clone, Debug)]
@@ -12,6 +12,13 @@ pub struct Batch {
     pub images: Tensor,
     /// i64 `[n]`.
     pub target: Tensor,
+}
+
+impl Batch {
+    /// The same batch on a device.
+    pub fn to_device(&self, device: &Device) -> Result<Batch> {
+        Ok(Batch { images: self.images.to_device(device)?, target: self.target.to_device(device)? })
+    }
 }
 
 /// Makes the batches of a split. A batch is a pure function of (seed, epoch, index): the loader has no state.

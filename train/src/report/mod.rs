@@ -48,6 +48,12 @@ pub struct UpdateReport {
     pub loss: f64,
     /// Learning rate.
     pub lr: f64,
+    /// Norm of all gradients before clipping, where they were looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grad_norm: Option<f32>,
+    /// What the next loss is multiplied by, where losses are scaled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<f32>,
     /// Mean speed in the epoch so far.
     pub images_per_second: f64,
     /// Share of the time that went into making batches.

@@ -1,7 +1,11 @@
-//! Optimizer updates of many parameters at once.
-use super::{Array, gpu};
-use crate::cuda::optimizer::{self, Parameter};
-use crate::{AdamWRule, DType, SgdRule, cpu};
+//! Optimizer updates of many parameters at once: the device's against the CPU's, through the public operation.
+use crate::dtype::{bf16, f16};
+use crate::{
+    DType, Device, GradientRule, LossScaling, Tensor, UpdateReport, UpdateRule, UpdateState, Updated, update,
+};
+
+const SGD: UpdateRule = UpdateRule::Sgd { momentum: 0.9, nesterov: true };
+const ADAMW: UpdateRule = UpdateRule::AdamW { betas: [0.9, 0.99], eps: 1e-8 };
 
 /// Parameters of many lengths: empty, shorter than a pack, longer than a chunk, and more of them than one launch takes.
 fn lengths() -> Vec<usize> {
@@ -10,74 +14,192 @@ fn lengths() -> Vec<usize> {
     lengths
 }
 
-/// Four arrays for each parameter (weights, gradient and two moments), the second moment not below zero.
-fn arrays() -> Vec<[Array; 4]> {
-    let make = |(seed, len): (usize, usize)| {
-        let random = |which| Array::random(len, (4 * seed + which) as u64, DType::F32);
-        let second = Array::new(random(3).values.iter().map(|v| v.abs()), DType::F32);
-        [random(0), random(1), random(2), second]
-    };
-    lengths().into_iter().enumerate().map(make).collect()
+fn random(len: usize, seed: usize) -> Vec<f32> {
+    (0..len).map(|i| ((i * 7919 + seed * 104_729 + 13) % 1021) as f32 / 256.0 - 2.0).collect()
 }
 
-fn decay(i: usize) -> f32 {
-    if i.is_multiple_of(2) { 1e-2 } else { 0.0 }
+/// Parameters on a device with all that an update changes.
+struct Model {
+    weights: Vec<Tensor>,
+    moments: Vec<Vec<Tensor>>,
+    ema: Vec<Tensor>,
+    state: UpdateState,
+    /// Elements before the first of each tensor, so that packs of 16 bytes do not begin with it.
+    shift: usize,
+    device: Device,
 }
 
-fn parameters(arrays: &[[Array; 4]]) -> Vec<Parameter<'_>> {
-    let mut parameters = vec![];
-    for (i, [weights, gradient, first, second]) in arrays.iter().enumerate() {
-        parameters.push(Parameter {
-            weights: weights.slice(),
-            gradient: gradient.slice(),
-            moments: [first.slice(), second.slice()],
-            decay: decay(i),
-        });
+impl Model {
+    fn new(device: Device, rule: &UpdateRule, gradients: GradientRule, shift: usize) -> Model {
+        let make = |seed: usize| -> Vec<Tensor> {
+            lengths().iter().enumerate().map(|(i, n)| place(&random(*n, i + seed), shift, &device)).collect()
+        };
+        let zeros =
+            || lengths().iter().map(|n| Tensor::zeros([*n], DType::F32, &device).expect("memory")).collect();
+        Model {
+            weights: make(1).iter().map(Tensor::variable).collect(),
+            moments: (0..rule.moments()).map(|_| zeros()).collect(),
+            ema: make(2),
+            state: UpdateState::new(gradients, &device).expect("memory"),
+            shift,
+            device,
+        }
     }
-    parameters
+
+    /// One update with gradients of a seed, the first one `odd`.
+    fn step(&self, rule: &UpdateRule, seed: usize, odd: f32, round: Option<DType>) {
+        let gradients: Vec<Tensor> = (self.weights.iter().enumerate())
+            .map(|(i, w)| {
+                let mut values = random(w.numel(), 1000 * seed + i);
+                if i == 0 {
+                    values[0] = odd;
+                }
+                place(&values, self.shift, &self.device)
+            })
+            .collect();
+        let parameters: Vec<Updated> = (0..self.weights.len())
+            .map(|i| Updated {
+                weights: &self.weights[i],
+                gradient: &gradients[i],
+                moments: self.moments.iter().map(|of| &of[i]).collect(),
+                ema: (i % 3 == 0).then_some(&self.ema[i]),
+                weight_decay: if i % 2 == 0 { 1e-2 } else { 0.0 },
+                round,
+            })
+            .collect();
+        self.state.set_rates(0.1 / seed as f64, 0.75).expect("a copy");
+        update(rule, &parameters, &self.state).expect("updates");
+    }
+
+    fn values(&self) -> Vec<Vec<f32>> {
+        let all = self.weights.iter().chain(self.moments.iter().flatten()).chain(&self.ema);
+        all.map(|t| t.to_vec::<f32>().expect("f32")).collect()
+    }
 }
 
-fn floats(array: &Array) -> Vec<f32> {
-    array.values.iter().map(|v| *v as f32).collect()
+/// Values on a device, `shift` elements into a block.
+fn place(values: &[f32], shift: usize, device: &Device) -> Tensor {
+    let mut all = vec![0.0; shift];
+    all.extend(values);
+    let whole = Tensor::from_slice(&all, [all.len()]).and_then(|t| t.to_device(device)).expect("memory");
+    whole.narrow(0, shift, values.len()).expect("a part")
+}
+
+fn device() -> Device {
+    super::gpu().device()
 }
 
 #[track_caller]
-fn assert_follows(array: &Array, expected: &[f32], what: &str) {
-    array.assert_close(&expected.iter().map(|v| f64::from(*v)).collect::<Vec<_>>(), what);
-}
-
-#[test]
-fn stochastic_gradient_descent() {
-    for nesterov in [false, true] {
-        let rule = SgdRule { lr: 0.1, momentum: 0.9, nesterov };
-        let arrays = arrays();
-        optimizer::sgd(gpu(), &parameters(&arrays), &rule).expect("launches");
-        for (i, [weights, gradient, buffer, _]) in arrays.iter().enumerate() {
-            let (mut w, g, mut b) = (floats(weights), floats(gradient), floats(buffer));
-            cpu::optimizer::sgd(&rule, decay(i), &mut w, &g, &mut b);
-            assert_follows(weights, &w, &format!("weights of {i}"));
-            assert_follows(buffer, &b, &format!("buffer of {i}"));
+fn assert_same(a: &Model, b: &Model, what: &str) {
+    for (i, (a, b)) in a.values().iter().zip(b.values()).enumerate() {
+        for (x, y) in a.iter().zip(&b) {
+            assert!((x - y).abs() <= 1e-6 * (1.0 + y.abs()), "{what}: tensor {i} has {x}, the CPU {y}");
         }
     }
 }
 
 #[test]
-fn adam_with_decoupled_decay() {
-    let rule = AdamWRule::new(0.1, [0.9, 0.99], 1e-8, 3);
-    for shifted in [false, true] {
-        let mut arrays = arrays();
-        if shifted {
-            // Gradients that begin between packs.
-            arrays.truncate(5);
-            arrays.iter_mut().for_each(|of| of[1] = of[1].shifted());
+fn the_device_updates_as_the_cpu_does() {
+    let scaled = GradientRule { scaling: Some(LossScaling::default()), clip_norm: Some(30.0) };
+    for rule in [SGD, UpdateRule::Sgd { momentum: 0.5, nesterov: false }, ADAMW] {
+        for gradients in [GradientRule::default(), scaled] {
+            for shift in [0, 1] {
+                let models = [device(), Device::Cpu].map(|d| Model::new(d, &rule, gradients, shift));
+                for model in &models {
+                    (1..4).for_each(|seed| model.step(&rule, seed, 0.25, None));
+                }
+                let [ours, theirs] = &models;
+                assert_same(ours, theirs, &format!("{rule:?} {gradients:?} shift {shift}"));
+                let [a, b] = [ours, theirs].map(|m| m.state.report().expect("a report"));
+                assert_eq!((a.skipped, a.loss_scale), (b.skipped, b.loss_scale));
+                if let (Some(a), Some(b)) = (a.norm, b.norm) {
+                    assert!((a - b).abs() <= 1e-6 * b, "norms {a} and {b}");
+                }
+                assert_eq!(ours.state.updates().to_vec::<i64>().expect("i64"), [3]);
+            }
         }
-        optimizer::adamw(gpu(), &parameters(&arrays), &rule).expect("launches");
-        for (i, [weights, gradient, first, second]) in arrays.iter().enumerate() {
-            let (mut w, g, mut m, mut v) = (floats(weights), floats(gradient), floats(first), floats(second));
-            cpu::optimizer::adamw(&rule, decay(i), &mut w, &g, &mut m, &mut v);
-            assert_follows(weights, &w, &format!("weights of {i}"));
-            assert_follows(first, &m, &format!("first moment of {i}"));
-            assert_follows(second, &v, &format!("second moment of {i}"));
+    }
+}
+
+#[test]
+fn an_overflow_skips_the_update_and_halves_the_scale() {
+    let scaling = LossScaling { init: 8.0, interval: 2, floor: 2.0, ..LossScaling::default() };
+    let gradients = GradientRule { scaling: Some(scaling), clip_norm: None };
+    for device in [device(), Device::Cpu] {
+        let model = Model::new(device, &ADAMW, gradients, 0);
+        let report = || model.state.report().expect("a report");
+        let scale_after = |seed, odd| {
+            model.step(&ADAMW, seed, odd, None);
+            (report().loss_scale, report().skipped)
+        };
+        assert_eq!(scale_after(1, 0.5), (8.0, false));
+        let before = model.values();
+        for odd in [f32::INFINITY, f32::NAN] {
+            let scale = report().loss_scale;
+            assert_eq!(scale_after(2, odd), (scale / 2.0, true), "{odd} on {device}");
+        }
+        assert_eq!(scale_after(2, f32::NEG_INFINITY), (2.0, true), "no lower than the floor");
+        assert_eq!(model.values(), before, "a skipped update changes nothing on {device}");
+        assert_eq!(model.state.updates().to_vec::<i64>().expect("i64"), [1]);
+        assert_eq!(scale_after(3, 0.5), (2.0, false));
+        assert_eq!(scale_after(4, 0.5), (4.0, false), "two good updates");
+        assert_eq!(scale_after(5, 0.5), (4.0, false));
+        assert_ne!(model.values(), before);
+    }
+}
+
+#[test]
+fn gradients_of_a_scaled_loss_give_the_update_of_the_plain_one() {
+    for device in [device(), Device::Cpu] {
+        let plain = Model::new(device, &SGD, GradientRule::default(), 0);
+        plain.step(&SGD, 1, 0.5, None);
+        let scaling = Some(LossScaling { init: 1.0, ..LossScaling::default() });
+        let scaled = Model::new(device, &SGD, GradientRule { scaling, clip_norm: None }, 0);
+        scaled.step(&SGD, 1, 0.5, None);
+        assert_eq!(plain.values(), scaled.values());
+        let UpdateReport { norm, skipped, loss_scale } = scaled.state.report().expect("a report");
+        let squares = |i: usize, n: usize| -> f64 {
+            let mut values = random(n, 1000 + i);
+            if i == 0 {
+                values[0] = 0.5;
+            }
+            values.iter().map(|v| f64::from(*v).powi(2)).sum()
+        };
+        let expected = lengths().iter().enumerate().map(|(i, n)| squares(i, *n)).sum::<f64>().sqrt() as f32;
+        let norm = norm.expect("somebody looked");
+        assert!((norm - expected).abs() < 1e-5 * expected, "{norm}, not {expected}");
+        assert_eq!((skipped, loss_scale), (false, 1.0));
+    }
+}
+
+#[test]
+fn working_copies_follow_without_a_cast() {
+    for device in [device(), Device::Cpu] {
+        for dtype in [DType::F16, DType::BF16] {
+            let rounded = |v: f32| match dtype {
+                DType::F16 => f16::from_f32(v).to_f32(),
+                _ => bf16::from_f32(v).to_f32(),
+            };
+            for round in [None, Some(dtype)] {
+                let model = Model::new(device, &SGD, GradientRule::default(), 0);
+                let copies: Vec<Tensor> =
+                    model.weights.iter().map(|w| w.working_copy(dtype).expect("a copy")).collect();
+                model.step(&SGD, 1, 0.5, round);
+                for (weights, copy) in model.weights.iter().zip(&copies) {
+                    let kept = weights.working_copy(dtype).expect("a copy");
+                    assert_eq!(kept.version(), copy.version(), "nothing was converted again");
+                    let copy = copy.to_dtype(DType::F32).and_then(|c| c.to_vec::<f32>()).expect("floats");
+                    let weights = weights.to_vec::<f32>().expect("f32");
+                    assert_eq!(copy, weights.iter().map(|v| rounded(*v)).collect::<Vec<_>>());
+                    assert!(round.is_none() || copy == weights);
+                }
+                let first = &model.weights[0];
+                first
+                    .copy_from(&Tensor::full([5], 0.5, DType::F32, &device).expect("memory"))
+                    .expect("a copy");
+                let copy = first.working_copy(dtype).and_then(|c| c.to_dtype(DType::F32)).expect("a copy");
+                assert_eq!(copy.to_vec::<f32>().expect("f32"), [0.5; 5], "a change from elsewhere is seen");
+            }
         }
     }
 }

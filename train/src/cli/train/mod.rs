@@ -6,14 +6,16 @@ mod resume;
 
 use super::print;
 use super::signals::Signals;
-use crate::Result;
 use crate::checkpoint::{self, Header, durable};
 use crate::config::Config;
 use crate::data::Loader;
 use crate::report::{Machine, Mode, Observer, Progress, RunFolder, summary_csv, write_plots};
 use crate::settings::Settings;
+use crate::step::{GraphUse, Step, StepOptions};
 use crate::trainer::{Save, State, Trainer};
+use crate::{Error, Result};
 use clap::value_parser;
+use fornax_engine::Device;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -41,6 +43,9 @@ pub struct TrainArgs {
     /// that the processor imitates, slowly: to test kernels)
     #[arg(long, value_name = "DEVICE", default_value = "auto", help_heading = "Run")]
     device: crate::device::Choice,
+    /// Record each update as a CUDA graph and replay it [default: where it works, on a CUDA device]; results do not depend on it
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true, help_heading = "Run")]
+    cuda_graph: Option<bool>,
     /// Check everything and print the plan, but do not train
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true, help_heading = "Run")]
     dry_run: bool,
@@ -85,7 +90,7 @@ pub fn execute(args: TrainArgs) -> Result<()> {
     let mut state = State::default();
     if let Some(checkpoint) = &checkpoint {
         resume::check_same_run(&config, &data, &checkpoint.header)?;
-        checkpoint.restore(&*model, &*optimizer)?;
+        checkpoint.restore(&*model, &optimizer)?;
         state = checkpoint.header.state.clone();
     }
     destination.check()?;
@@ -110,10 +115,20 @@ pub fn execute(args: TrainArgs) -> Result<()> {
         ),
         validation: Loader::validation(&data.validation, &data.statistics, config.validation_batch_size),
         classes: data.classes.len(),
-        smoothing: config.smoothing,
+        step: Step::new(
+            StepOptions {
+                precision: config.precision,
+                smoothing: config.smoothing,
+                checkpointing: config.checkpointing,
+                graph: graph_use(args.cuda_graph, &device)?,
+            },
+            device,
+        ),
+        accumulate: config.accumulate,
         eval_metric: config.eval_metric,
         stop: &|| signals.last(),
         state,
+        noted: false,
     };
     let name = format!("{}-{}", config.model, data.train.size[0]);
     let folder = RunFolder::open(&destination, &name, args.log_interval, &trainer.state)?;
@@ -135,21 +150,35 @@ pub fn execute(args: TrainArgs) -> Result<()> {
                 &checkpoint::serialize(&checkpoint::tensors(trainer.model, None)?, &header)?,
             )?;
         }
-        let tensors = checkpoint::tensors(trainer.model, Some(&*trainer.optimizer))?;
+        let tensors = checkpoint::tensors(trainer.model, Some(&trainer.optimizer))?;
         durable::write(&last, &checkpoint::serialize(&tensors, &header)?)?;
         durable::write(&path.join("summary.csv"), summary_csv(&trainer.state.history).as_bytes())
     };
-    let (first, started) = (trainer.state.update, Instant::now());
+    let batches = trainer.train.batches() as u64;
+    let batches_done = |state: &State| u64::from(state.epoch) * batches + state.batch as u64;
+    let (first, started) = (batches_done(&trainer.state), Instant::now());
     let result = trainer.run(&mut reporters, &mut save);
     let evaluation = result.map_err(|error| outcome::explain(error, &trainer.state, &path))?;
     let seconds = started.elapsed().as_secs_f64();
 
-    let updates_per_epoch = trainer.train.batches() as u64;
+    let updates_per_epoch = batches.div_ceil(config.accumulate as u64);
     let plots = path.join("plots");
     write_plots(&plots, &trainer.state, &config.schedule, updates_per_epoch, &data.classes, &evaluation)?;
     drop(reporters);
-    let images = (trainer.state.update - first) * config.batch_size as u64;
+    let images = (batches_done(&trainer.state) - first) * config.batch_size as u64;
     let outcome = outcome::Outcome { evaluation, seconds, images_per_second: images as f64 / seconds, path };
     print(&outcome.text(&trainer, args.json, args.print_hash)?);
     Ok(())
+}
+
+/// Whether updates are recorded, which only a CUDA device can do.
+fn graph_use(asked: Option<bool>, device: &Device) -> Result<GraphUse> {
+    match (asked, device) {
+        (Some(true), Device::Cpu) => Err(Error::usage("--cuda-graph would have no effect")
+            .because("the run computes on the processor")
+            .remedy("leave it out, or choose another --device")),
+        (Some(true), _) => Ok(GraphUse::Always),
+        (Some(false), _) => Ok(GraphUse::Never),
+        (None, _) => Ok(GraphUse::WherePossible),
+    }
 }

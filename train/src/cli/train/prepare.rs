@@ -54,12 +54,16 @@ pub fn build(config: &Config, data: &Dataset) -> Result<Box<dyn Module>> {
 pub fn plan(config: &Config, data: &Dataset, model: &dyn Module, device: Device) -> String {
     let [h, w, c] = data.train.size;
     let parameters: usize = named_parameters(model).iter().map(|(_, tensor)| tensor.numel()).sum();
-    let updates = data.train.len() / config.batch_size;
+    let updates = (data.train.len() / config.batch_size).div_ceil(config.accumulate);
+    let precision = match config.precision.half() {
+        Some(half) => format!(", in {half} at level {:?}", config.precision.level()),
+        None => String::new(),
+    };
     let count = |n: usize| thousands(n as u64);
     format!(
         "data      {}: {} images to train, {} to validate, {h}x{w}x{c}, {} classes\n\
          model     {}: {} parameters, {} with optimizer state\n\
-         training  {} epochs of {} updates, {} images each, on {device}",
+         training  {} epochs of {} updates, {} images each, on {device}{precision}",
         config.dataset.name,
         count(data.train.len()),
         count(data.validation.len()),
@@ -69,6 +73,6 @@ pub fn plan(config: &Config, data: &Dataset, model: &dyn Module, device: Device)
         bytes(4 * parameters as u64 * (1 + config.moments())),
         config.schedule.total_epochs(),
         count(updates),
-        config.batch_size,
+        count(config.batch_size * config.accumulate),
     )
 }

@@ -1,0 +1,186 @@
+//! One update of a run: forward and backward passes over its batches, and the optimizer. On a CUDA device all of it is recorded as a
+//! graph for the shapes it has, and replayed: one call in place of hundreds of launches.
+use crate::Result;
+use crate::data::Batch;
+use crate::optim::Optimizer;
+use fornax_engine::cuda::Graph;
+use fornax_engine::{DType, Device, Shape, Tensor};
+use fornax_nn::precision::Operation;
+use fornax_nn::{Context, Kind, Module, Precision, count_batch, entries};
+
+/// How an update computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct StepOptions {
+    /// Which operation computes in which precision.
+    pub precision: Precision,
+    /// Label smoothing.
+    pub smoothing: f64,
+    /// Compute blocks again in the backward pass, rather than keep what it needs.
+    pub checkpointing: bool,
+    /// Whether to record and replay.
+    pub graph: GraphUse,
+}
+
+/// Whether an update is recorded as a CUDA graph.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum GraphUse {
+    /// On a CUDA device, unless something in the update cannot be recorded.
+    #[default]
+    WherePossible,
+    /// Or it is an error.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// Runs updates, and keeps their recordings.
+pub struct Step {
+    options: StepOptions,
+    device: Device,
+    recordings: Vec<Recording>,
+    /// Why updates are not recorded any longer.
+    unrecordable: Option<String>,
+}
+
+/// An update of batches of given shapes.
+struct Recording {
+    shapes: Vec<Shape>,
+    /// Where each batch is put before it runs.
+    places: Vec<Batch>,
+    /// Where the loss is left, f32, a scalar.
+    loss: Tensor,
+    /// Once it has run; before, its kernels may have to be compiled and its convolutions to be planned.
+    graph: Option<Graph>,
+}
+
+/// Recordings that are kept: those of full batches, and of what is left at the end of an epoch.
+const RECORDINGS: usize = 4;
+
+impl Step {
+    /// For a model on a device.
+    pub fn new(options: StepOptions, device: Device) -> Step {
+        let graphs = options.graph != GraphUse::Never && device != Device::Cpu;
+        let unrecordable = (!graphs).then(|| "it was not asked for".to_string());
+        Step { options, device, recordings: vec![], unrecordable }
+    }
+
+    /// How it computes.
+    pub fn options(&self) -> &StepOptions {
+        &self.options
+    }
+
+    /// Why updates could not be recorded, where that was tried in vain.
+    pub fn unrecordable(&self) -> Option<&str> {
+        let tried = self.options.graph != GraphUse::Never && self.device != Device::Cpu;
+        self.unrecordable.as_deref().filter(|_| tried)
+    }
+
+    /// One update from the mean gradient over `batches`, at a learning rate; the mean loss.
+    pub fn run(
+        &mut self,
+        model: &dyn Module,
+        optimizer: &Optimizer,
+        batches: &[Batch],
+        lr: f64,
+    ) -> Result<f64> {
+        optimizer.set_rate(lr)?;
+        if self.unrecordable.is_some() {
+            let here: Vec<Batch> =
+                batches.iter().map(|b| b.to_device(&self.device)).collect::<Result<_>>()?;
+            let loss = Tensor::zeros((), DType::F32, &self.device)?;
+            compute(&self.options, model, optimizer, &here, &loss)?;
+            return Ok(loss.item()?);
+        }
+        let index = self.recording(batches)?;
+        let recording = &mut self.recordings[index];
+        for (place, batch) in recording.places.iter().zip(batches) {
+            place.images.copy_from(&batch.images)?;
+            place.target.copy_from(&batch.target)?;
+        }
+        match &recording.graph {
+            Some(graph) => {
+                graph.replay()?;
+                recording.places.iter().try_for_each(|_| count_batch(model))?;
+            }
+            None => compute(&self.options, model, optimizer, &recording.places, &recording.loss)?,
+        }
+        let loss = recording.loss.item()?;
+        if recording.graph.is_none() {
+            self.record(index, model, optimizer)?;
+        }
+        Ok(loss)
+    }
+
+    /// The recording for batches of these shapes, with room for them.
+    fn recording(&mut self, batches: &[Batch]) -> Result<usize> {
+        let shapes: Vec<Shape> = batches.iter().map(|b| *b.images.shape()).collect();
+        if let Some(index) = self.recordings.iter().position(|r| r.shapes == shapes) {
+            return Ok(index);
+        }
+        if self.recordings.len() == RECORDINGS {
+            self.recordings.remove(0);
+        }
+        let places = batches.iter().map(|b| b.to_device(&self.device)).collect::<Result<_>>()?;
+        let loss = Tensor::zeros((), DType::F32, &self.device)?;
+        self.recordings.push(Recording { shapes, places, loss, graph: None });
+        Ok(self.recordings.len() - 1)
+    }
+
+    /// Records an update that has run once. Recording passes through the modules, which then count a batch that nobody trained on.
+    fn record(&mut self, index: usize, model: &dyn Module, optimizer: &Optimizer) -> Result<()> {
+        let counters = counters(model)?;
+        let recording = &mut self.recordings[index];
+        let (options, places, loss) = (&self.options, &recording.places, &recording.loss);
+        let recorded = Graph::capture(&self.device, || compute(options, model, optimizer, places, loss));
+        optimizer.zero_grad();
+        counters.iter().try_for_each(|(counter, count)| counter.copy_from(count))?;
+        match recorded {
+            Ok(graph) => recording.graph = Some(graph),
+            Err(error) if self.options.graph == GraphUse::Always => return Err(error.into()),
+            Err(error) => {
+                self.unrecordable = Some(error.to_string());
+                self.recordings.clear();
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The whole update: what is recorded.
+fn compute(
+    options: &StepOptions,
+    model: &dyn Module,
+    optimizer: &Optimizer,
+    batches: &[Batch],
+    mean_loss: &Tensor,
+) -> fornax_engine::Result<()> {
+    optimizer.zero_grad();
+    let share = 1.0 / batches.len() as f64;
+    let mut cx = Context::train().with_precision(options.precision).with_checkpointing(options.checkpointing);
+    let mut total: Option<Tensor> = None;
+    for batch in batches {
+        let images = cx.operand(Operation::Input, &batch.images)?;
+        let logits = model.forward(&images, &mut cx)?;
+        let loss = cx.operand(Operation::Loss, &logits)?.cross_entropy(&batch.target, options.smoothing)?;
+        let loss = if batches.len() > 1 { loss.scale(share)? } else { loss };
+        total = Some(match total {
+            Some(total) => total.add(&loss.detach())?,
+            None => loss.detach(),
+        });
+        loss.backward_from(&optimizer.upstream())?;
+    }
+    if let Some(total) = total {
+        mean_loss.copy_from(&total)?;
+    }
+    optimizer.step()?;
+    optimizer.zero_grad();
+    Ok(())
+}
+
+/// The modules' counters, each with a copy of its value.
+fn counters(model: &dyn Module) -> Result<Vec<(Tensor, Tensor)>> {
+    let buffers =
+        entries(model).into_iter().filter(|e| e.kind == Kind::Buffer && !e.tensor.dtype().is_float());
+    let copied = buffers.map(|e| e.tensor.copy().map(|copy| (e.tensor, copy)));
+    Ok(copied.collect::<fornax_engine::Result<_>>()?)
+}

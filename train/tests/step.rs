@@ -1,0 +1,188 @@
+//! Updates: recorded and replayed against run one by one, in several precisions, accumulated, checkpointed.
+use fornax::data::Batch;
+use fornax::optim::{Optimizer, parameters};
+use fornax::step::{GraphUse, Step, StepOptions};
+use fornax_engine::random::{Key, Stream};
+use fornax_engine::{DType, Device, GradientRule, LossScaling, Tensor, UpdateRule, cuda};
+use fornax_nn::{Context, ModelOptions, Module, OptLevel, Precision, create_model, entries, move_to};
+use std::sync::{Mutex, MutexGuard, OnceLock};
+
+const SGD: UpdateRule = UpdateRule::Sgd { momentum: 0.9, nesterov: true };
+const ADAMW: UpdateRule = UpdateRule::AdamW { betas: [0.9, 0.999], eps: 1e-8 };
+
+/// While one test records, no other may copy to the device: one test at a time.
+fn one_at_a_time() -> MutexGuard<'static, ()> {
+    static LOCK: Mutex<()> = Mutex::new(());
+    LOCK.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+fn emulated() -> Device {
+    static DEVICE: OnceLock<Device> = OnceLock::new();
+    *DEVICE.get_or_init(|| Device::emulated(1).expect("g++ is there"))
+}
+
+/// A model in training.
+struct Run {
+    model: Box<dyn Module>,
+    optimizer: Optimizer,
+    step: Step,
+    losses: Vec<f64>,
+}
+
+impl Run {
+    fn new(options: StepOptions, rule: UpdateRule, scaling: Option<LossScaling>, device: Device) -> Run {
+        let model =
+            create_model("resnet8", &ModelOptions { num_classes: 5, in_chans: 3, seed: 1 }).expect("a model");
+        move_to(&*model, &device).expect("memory");
+        let gradients = GradientRule { scaling, clip_norm: Some(2.0) };
+        let optimizer = Optimizer::new(parameters(&*model, 1e-2), rule, gradients).expect("memory");
+        Run { model, optimizer, step: Step::new(options, device), losses: vec![] }
+    }
+
+    fn step(&mut self, batches: &[Batch], lr: f64) -> &mut Run {
+        let loss = self.step.run(&*self.model, &self.optimizer, batches, lr).expect("runs");
+        assert_eq!(self.step.unrecordable(), None);
+        self.losses.push(loss);
+        self
+    }
+
+    /// Every bit of the model and the optimizer.
+    fn bits(&self) -> Vec<(String, Vec<u64>)> {
+        let model = entries(&*self.model).into_iter().map(|e| (e.name, e.tensor));
+        let all = model.chain(self.optimizer.state());
+        all.map(|(name, tensor)| {
+            let bits = match tensor.dtype() {
+                DType::I64 => tensor.to_vec::<i64>().expect("i64").iter().map(|v| *v as u64).collect(),
+                _ => tensor.to_vec::<f32>().expect("f32").iter().map(|v| u64::from(v.to_bits())).collect(),
+            };
+            (name, bits)
+        })
+        .collect()
+    }
+}
+
+/// A batch of random images whose class shows in their mean.
+fn batch(seed: u64, images: usize) -> Batch {
+    let mut draws = Stream::new(Key::new(seed, "images"), 0, 0);
+    let target: Vec<i64> = (0..images).map(|_| i64::from(draws.below(5))).collect();
+    let pixels = target.iter().flat_map(|t| vec![*t as f32 / 2.0 - 1.0; 8 * 8 * 3]).collect::<Vec<_>>();
+    let pixels: Vec<f32> = pixels.into_iter().map(|p| p + 0.5 * draws.normal()).collect();
+    Batch {
+        images: Tensor::from_vec(pixels, [images, 8, 8, 3]).expect("memory"),
+        target: Tensor::from_vec(target, [images]).expect("memory"),
+    }
+}
+
+fn rate(step: u64) -> f64 {
+    0.05 / (1.0 + step as f64)
+}
+
+fn options(level: OptLevel, half: DType, graph: GraphUse) -> StepOptions {
+    StepOptions { precision: Precision::new(level, half), smoothing: 0.1, graph, ..StepOptions::default() }
+}
+
+#[test]
+fn twenty_replayed_updates_are_those_run_one_by_one_to_the_bit() {
+    let _alone = one_at_a_time();
+    let scaling = Some(LossScaling { init: 1024.0, interval: 6, ..LossScaling::default() });
+    let cases = [
+        (OptLevel::O0, DType::F16, ADAMW, None),
+        (OptLevel::O1, DType::F16, SGD, scaling),
+        (OptLevel::O2, DType::BF16, ADAMW, None),
+        (OptLevel::O3, DType::F16, SGD, scaling),
+    ];
+    for (level, half, rule, scaling) in cases {
+        let [replayed, eager] = [GraphUse::Always, GraphUse::Never].map(|graph| {
+            let mut run = Run::new(options(level, half, graph), rule, scaling, emulated());
+            for step in 0..20 {
+                // Another shape in between is recorded by itself; a group of two batches as well.
+                let images = if step % 7 == 3 { 3 } else { 6 };
+                let batches: Vec<Batch> =
+                    (0..1 + step % 7 / 5).map(|i| batch(2 * step + i, images)).collect();
+                run.step(&batches, rate(step));
+            }
+            run
+        });
+        assert_eq!(replayed.losses, eager.losses, "{level:?} in {half}");
+        for (a, b) in replayed.bits().iter().zip(eager.bits()) {
+            assert_eq!(*a, b, "{level:?} in {half}");
+        }
+        assert!(eager.losses[19] < 0.8 * eager.losses[0], "{:?}", eager.losses);
+    }
+}
+
+#[test]
+fn an_overflow_leaves_a_replayed_update_out() {
+    let _alone = one_at_a_time();
+    let scaling = LossScaling { init: 1e30, ..LossScaling::default() };
+    for graph in [GraphUse::Always, GraphUse::Never] {
+        let mut run = Run::new(options(OptLevel::O1, DType::F16, graph), SGD, Some(scaling), emulated());
+        let weights = || -> Vec<Vec<f32>> {
+            let all = fornax_nn::named_parameters(&*run.model).into_iter();
+            all.map(|(_, t)| t.to_vec::<f32>().expect("f32")).collect()
+        };
+        let before = weights();
+        for step in 1..=4 {
+            let loss = run.step.run(&*run.model, &run.optimizer, &[batch(step, 4)], 0.1).expect("runs");
+            assert!(loss.is_finite());
+            let report = run.optimizer.report().expect("a report");
+            let expected = 1e30f32 * 0.5f32.powi(step as i32);
+            assert_eq!((report.skipped, report.loss_scale), (true, expected), "{graph:?}");
+        }
+        assert_eq!(weights(), before);
+    }
+}
+
+#[test]
+fn batches_accumulate_to_the_gradient_of_their_mean() {
+    let _alone = one_at_a_time();
+    // Without the running statistics, which see other batches, two halves give the update of the whole where batch norm sees the same:
+    // here both halves are equal.
+    let (half, device) = (batch(1, 4), Device::Cpu);
+    let twice = |t: &Tensor| Tensor::concat(&[t, t], 0).expect("memory");
+    let whole = Batch { images: twice(&half.images), target: twice(&half.target) };
+    let mut once = Run::new(StepOptions::default(), SGD, None, device);
+    let mut parts = Run::new(StepOptions::default(), SGD, None, device);
+    once.step(&[whole], 0.1);
+    parts.step(&[half.clone(), half], 0.1);
+    assert!((once.losses[0] - parts.losses[0]).abs() < 1e-6, "{:?} {:?}", once.losses, parts.losses);
+    let values = |run: &Run| -> Vec<(String, Vec<f32>)> {
+        let all = fornax_nn::named_parameters(&*run.model).into_iter();
+        all.map(|(name, t)| (name, t.to_vec::<f32>().expect("f32"))).collect()
+    };
+    for ((name, a), (_, b)) in values(&once).iter().zip(values(&parts)) {
+        for (a, b) in a.iter().zip(&b) {
+            assert!((a - b).abs() <= 1e-5, "{name}: {a} and {b}");
+        }
+    }
+}
+
+#[test]
+fn blocks_computed_again_give_the_same_bits_and_hold_less_memory() {
+    let _alone = one_at_a_time();
+    for device in [Device::Cpu, emulated()] {
+        let [kept, again] = [false, true].map(|checkpointing| {
+            let mut run =
+                Run::new(StepOptions { checkpointing, ..StepOptions::default() }, SGD, None, device);
+            (0..5).for_each(|step| {
+                run.step(&[batch(step, 6)], rate(step));
+            });
+            run
+        });
+        if device != Device::Cpu {
+            let held = |run: &Run| {
+                let in_use = || cuda::memory_stats(device).expect("it was used").in_use;
+                let (before, images) = (in_use(), batch(9, 16).images.to_device(&device).expect("memory"));
+                let mut cx = Context::train().with_checkpointing(run.step.options().checkpointing);
+                let logits = run.model.forward(&images, &mut cx).expect("runs");
+                let held = in_use() - before;
+                drop(logits);
+                held
+            };
+            let (all, inputs) = (held(&kept), held(&again));
+            assert!(inputs < all / 2, "{inputs} bytes of {all} are held");
+        }
+        assert_eq!(kept.losses, again.losses, "{device}");
+        assert_eq!(kept.bits(), again.bits(), "{device}");
+    }
+}
