@@ -3,9 +3,33 @@
 
 namespace {
 
-template <typename T>
-__device__ void normalize(const unsigned char* __restrict__ x, T* __restrict__ y, long long n, int c, float white, const float* __restrict__ mean,
-                          const float* __restrict__ std) {
+/// Mean and standard deviation of few channels, handed over with the launch: a recorded launch keeps them.
+struct Few {
+  static constexpr int kMost = 4;
+  float mean[kMost], std[kMost];
+
+  __device__ __forceinline__ float operator()(float value, int channel) const {
+    float m = mean[0], s = std[0];
+#pragma unroll
+    for (int k = 1; k < kMost; k++) {
+      m = channel == k ? mean[k] : m;
+      s = channel == k ? std[k] : s;
+    }
+    return (value - m) / s;
+  }
+};
+
+/// Those of any number of channels.
+struct Many {
+  const float* __restrict__ mean;
+  const float* __restrict__ std;
+
+  __device__ __forceinline__ float operator()(float value, int channel) const { return (value - mean[channel]) / std[channel]; }
+};
+
+template <typename T, typename Channels>
+__device__ void normalize(const unsigned char* __restrict__ x, T* __restrict__ y, long long n, int c, float white,
+                          const Channels& channels) {
   constexpr int N = Pack<T>::N;
   const Stride loop;
   const bool packs = aligned(y) && reinterpret_cast<unsigned long long>(x) % N == 0;
@@ -17,22 +41,25 @@ __device__ void normalize(const unsigned char* __restrict__ x, T* __restrict__ y
     Pack<T> pack;
 #pragma unroll
     for (int k = 0; k < N; k++) {
-      pack.v[k] = from_float<T>(((float)bytes.v[k] / white - mean[channel]) / std[channel]);
+      pack.v[k] = from_float<T>(channels((float)bytes.v[k] / white, channel));
       channel = channel + 1 == c ? 0 : channel + 1;
     }
     pack.store(y + i * N);
   }
   for (long long i = whole * N + loop.first; i < n; i += loop.step) {
-    const int channel = (int)(i % c);
-    y[i] = from_float<T>(((float)x[i] / white - mean[channel]) / std[channel]);
+    y[i] = from_float<T>(channels((float)x[i] / white, (int)(i % c)));
   }
 }
 
 }  // namespace
 
-#define NORMALIZE(T, name)                                                                                                       \
-  KERNEL normalize_##name(const unsigned char* x, T* y, long long n, int c, float white, const float* mean, const float* std) {  \
-    normalize<T>(x, y, n, c, white, mean, std);                                                                                  \
+#define NORMALIZE(T, name)                                                                                                    \
+  KERNEL normalize_##name(const unsigned char* x, T* y, long long n, int c, float white, Few channels) {                      \
+    normalize<T>(x, y, n, c, white, channels);                                                                                \
+  }                                                                                                                           \
+  KERNEL normalize_many_##name(const unsigned char* x, T* y, long long n, int c, float white, const float* mean,              \
+                               const float* std) {                                                                            \
+    normalize<T>(x, y, n, c, white, Many{mean, std});                                                                         \
   }
 
 NORMALIZE(float, f32)

@@ -5,6 +5,7 @@ use crate::{DType, Element, Error, Result, Tensor, cuda};
 impl Tensor {
     /// `(x / white - mean) / std` by channel, the last axis, for x of u8: `white` is the value that stands for 1, mean and std have a
     /// number a channel. The result has the given float dtype; it carries no gradient.
+    /// On a GPU it can be recorded for images of up to four channels.
     pub fn normalize_bytes(&self, white: u8, mean: &[f32], std: &[f32], dtype: DType) -> Result<Tensor> {
         let operands = [("x", self)];
         if self.dtype() != DType::U8 || !dtype.is_float() {
@@ -22,14 +23,8 @@ impl Tensor {
             if dtype == DType::F64 {
                 return Err(Error::dtype("normalize_bytes", &operands, "all but f64 on a GPU"));
             }
-            let [mean, std] = [mean, std].map(|values| {
-                on.build([channels], DType::F32, |to| on.gpu.upload(bytemuck::cast_slice(values), to))
-            });
-            let (mean, std) = (mean?, std?);
             return on.build(*self.shape(), dtype, |y| {
-                let (mean, std) = (mean.held(), std.held());
-                let statistics = [mean.slice(), std.slice()];
-                cuda::normalize::forward(&on.gpu, self.held().slice(), f32::from(white), statistics, y)
+                cuda::normalize::forward(&on.gpu, self.held().slice(), f32::from(white), [mean, std], y)
             });
         }
         // A byte has few values: each channel's results are looked up.

@@ -1,0 +1,170 @@
+//! The bytes that kernels move on the emulated device in checked mode, against the least that their operations can do with.
+//!
+//! A process of its own: kernels are compiled with or without checks when they are first used.
+use fornax_engine::{
+    Activation, BatchNorm, DType, Device, GradientRule, Result, Tensor, UpdateRule, UpdateState, Updated,
+    update,
+};
+use fornax_kernels::emulator::{self, Options};
+use std::sync::{Mutex, MutexGuard};
+
+const GPU: Device = Device::Cuda(0);
+
+/// Counts are of the whole process: one test at a time.
+fn alone() -> MutexGuard<'static, ()> {
+    static LOCK: Mutex<()> = Mutex::new(());
+    let guard = LOCK.lock().unwrap_or_else(|e| e.into_inner());
+    emulator::load(&Options { checked: true, ..Options::default() }).expect("the emulated device");
+    guard
+}
+
+fn moved(kernel: &str) -> u64 {
+    // Runs what is queued.
+    emulator::live_bytes();
+    emulator::traffic(kernel).map_or(0, |traffic| traffic.loads + traffic.stores)
+}
+
+/// A kernel, the fewest bytes that it can move, and what it may read beside them because a cache has it.
+struct Pass {
+    kernel: String,
+    least: usize,
+    cached: usize,
+}
+
+impl Pass {
+    fn new(kernel: &str, dtype: DType, least: usize) -> Pass {
+        Pass { kernel: format!("{kernel}_{dtype}"), least, cached: 0 }
+    }
+}
+
+/// Runs `f` and holds what the kernels moved meanwhile to 1.1 times the least.
+fn check(passes: &[Pass], f: impl FnOnce() -> Result<()>) {
+    let before: Vec<u64> = passes.iter().map(|pass| moved(&pass.kernel)).collect();
+    f().expect("runs");
+    for (Pass { kernel, least, cached }, before) in passes.iter().zip(before) {
+        let bytes = moved(kernel) - before;
+        assert!(bytes as usize >= *least, "{kernel} moved {bytes} bytes, fewer than {least}");
+        let most = 1.1 * *least as f64 + *cached as f64;
+        assert!(bytes as f64 <= most, "{kernel} moved {bytes} bytes for {least}, and {cached} from a cache");
+    }
+}
+
+fn full(shape: &[usize], dtype: DType) -> Tensor {
+    let value = |i: usize| (i * 7919 % 1013) as f32 / 253.0 - 2.0;
+    let values: Vec<f32> = (0..shape.iter().product()).map(value).collect();
+    let t = Tensor::from_vec(values, shape).and_then(|t| t.to_dtype(dtype)?.to_device(&GPU));
+    t.expect("memory")
+}
+
+#[test]
+fn batch_norms_read_and_write_each_element_once_a_pass() {
+    let _alone = alone();
+    // As many rows as every thread takes four of: it loads the vectors by channel once for these, a float for four elements.
+    let shape = [8, 28, 28, 64];
+    let n: usize = shape.iter().product();
+    for dtype in [DType::F32, DType::F16] {
+        let (tensor, bits) = (n * dtype.size(), n / 8);
+        let pass = |kernel: &str, tensors: usize, extra: usize, vectors: usize| Pass {
+            cached: vectors * n,
+            ..Pass::new(&format!("batch_norm_{kernel}"), dtype, tensors * tensor + extra)
+        };
+        let run = |f: Activation, residual: bool| -> Result<()> {
+            let [x, r] = [full(&shape, dtype).variable(), full(&shape, dtype).variable()];
+            let [weight, bias] = [full(&[64], DType::F32).variable(), full(&[64], DType::F32).variable()];
+            let norm = BatchNorm {
+                weight: Some(&weight),
+                bias: Some(&bias),
+                training: true,
+                ..BatchNorm::default()
+            };
+            let y = x.batch_norm_act(&norm, f, residual.then_some(&r))?;
+            y.backward_from(&full(&shape, dtype))
+        };
+        // x and y; x and dy; x, dy and dx: the slope follows from x.
+        let passes = [pass("fwd", 2, 0, 2), pass("sums_bwd", 2, 0, 3), pass("bwd", 3, 0, 4)];
+        check(&passes, || run(Activation::Relu, false));
+        // x, residual, y and the bits; x, dy, d and the bits; x, d and dx.
+        let passes =
+            [pass("masked_fwd", 3, bits, 2), pass("masked_sums_bwd", 3, bits, 1), pass("bwd", 3, 0, 4)];
+        check(&passes, || run(Activation::Relu, true));
+        check(&passes, || run(Activation::Relu6, true));
+        // The slope is a number here: the residual is read again.
+        let passes = [pass("fwd", 3, 0, 2), pass("sums_bwd", 4, 0, 3), pass("bwd", 3, 0, 4)];
+        check(&passes, || run(Activation::Silu, true));
+    }
+}
+
+#[test]
+fn losses_read_the_logits_once() {
+    let _alone = alone();
+    let (rows, classes) = (64, 2048);
+    for dtype in [DType::F32, DType::F16] {
+        let tensor = rows * classes * dtype.size();
+        let logits = full(&[rows, classes], dtype).variable();
+        // Logits; logits and their gradient. A row's class and sums are a few bytes.
+        let passes = [
+            Pass::new("cross_entropy_fwd", dtype, tensor),
+            Pass::new("cross_entropy_bwd", dtype, 2 * tensor),
+        ];
+        check(&passes, || {
+            let target: Vec<i64> = (0..rows as i64).collect();
+            let target = Tensor::from_vec(target, [rows])?.to_device(&GPU)?;
+            logits.cross_entropy_counted(&target, 0.1, 5)?.0.backward()
+        });
+        // The targets too.
+        let passes = [
+            Pass::new("soft_cross_entropy_fwd", dtype, 2 * tensor),
+            Pass::new("soft_cross_entropy_bwd", dtype, 3 * tensor),
+        ];
+        check(&passes, || logits.soft_target_cross_entropy(&full(&[rows, classes], dtype))?.backward());
+    }
+}
+
+#[test]
+fn elementwise_kernels_move_their_operands() {
+    let _alone = alone();
+    let n = 1 << 18;
+    for dtype in [DType::F32, DType::F16] {
+        let tensor = n * dtype.size();
+        let passes = [Pass::new("silu_fwd", dtype, 2 * tensor), Pass::new("silu_bwd", dtype, 3 * tensor)];
+        check(&passes, || {
+            let y = full(&[n], dtype).variable().activate(Activation::Silu)?;
+            y.backward_from(&full(&[n], dtype))
+        });
+        // A byte becomes a number; mean and standard deviation come with the launch.
+        let bytes = Tensor::full([n / 4, 4], 77.0, DType::U8, &GPU).expect("memory");
+        check(&[Pass::new("normalize", dtype, n + tensor)], || {
+            bytes.normalize_bytes(255, &[0.5; 4], &[0.2; 4], dtype).map(|_| ())
+        });
+    }
+}
+
+#[test]
+fn updates_are_one_pass() {
+    let _alone = alone();
+    let n = 1 << 18;
+    let (sgd, adamw) = (
+        UpdateRule::Sgd { momentum: 0.9, nesterov: true },
+        UpdateRule::AdamW { betas: [0.9, 0.999], eps: 1e-8 },
+    );
+    for (rule, kernel) in [(sgd, "sgd"), (adamw, "adamw")] {
+        let moments: Vec<Tensor> =
+            (0..rule.moments()).map(|_| Tensor::zeros([n], DType::F32, &GPU).expect("memory")).collect();
+        let [weights, gradient] = [full(&[n], DType::F32), full(&[n], DType::F32)];
+        // The gradient is read; weights and moments are read and written.
+        let least = (1 + 2 * (1 + moments.len())) * n * 4;
+        check(&[Pass::new(kernel, DType::F32, least)], || {
+            let state = UpdateState::new(GradientRule::default(), &GPU)?;
+            state.set_rates(0.1, 0.0)?;
+            let parameter = Updated {
+                weights: &weights,
+                gradient: &gradient,
+                moments: moments.iter().collect(),
+                ema: None,
+                weight_decay: 0.1,
+                round: None,
+            };
+            update(&rule, &[parameter], &state)
+        });
+    }
+}
