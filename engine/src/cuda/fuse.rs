@@ -30,11 +30,9 @@ pub(crate) fn run(
         args.push(Arg::from(len));
         Grid::stride(outputs.iter().map(|y| packs(*y)).max().unwrap_or(len))
     } else {
+        // Few blocks: each thread loads what is by channel once for all its rows.
         let rows = len / c;
-        let chunks = match partial {
-            Some(_) => Chunks::of_sums(rows, c, first),
-            None => Chunks::of_elements(rows, c, first),
-        };
+        let chunks = Chunks::of_sums(rows, c, first);
         args.extend([Arg::from(rows), Arg::from(c as i32), Arg::from(chunks.rows as i32)]);
         chunks.grid()
     };
