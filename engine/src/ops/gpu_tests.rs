@@ -73,6 +73,57 @@ fn normalisations() {
     assert_agrees("standardised weight", &[random([6, 3, 3, 4], 1)], |t| t[0].standardize_weight(1e-3));
 }
 
+/// The fused batch norm against the operations that it is made of, output and gradients.
+#[test]
+fn batch_norm_with_residual_is_its_composition() {
+    let cpu = [DType::F32, DType::F64].map(|dtype| (Device::Cpu, dtype));
+    let emulated = [DType::F32, DType::F16, DType::BF16].map(|dtype| (device(), dtype));
+    for (device, dtype) in cpu.into_iter().chain(emulated) {
+        // The composition rounds between its operations.
+        let tolerance = match dtype {
+            DType::F64 => 1e-12,
+            DType::F32 => 2e-5,
+            DType::F16 => 4e-3,
+            _ => 3e-2,
+        };
+        for (c, f) in [3, 8, 20, 24].into_iter().flat_map(|c| [(c, Activation::Relu), (c, Activation::Relu6)])
+        {
+            // Residuals keep the sum away from the kinks, where rounding would decide between two gradients.
+            let residual: Vec<f32> = (0..30 * c).map(|i| [-2.5, 3.0, 8.5][i * 7919 % 11 % 3]).collect();
+            let quarter = |seed| random([c], seed).mul(&Tensor::full([c], 0.25, DType::F32, &Device::Cpu)?);
+            let operands = || -> Result<[Tensor; 4]> {
+                let residual = Tensor::from_slice(&residual, [2, 5, 3, c])?;
+                Ok([random([2, 5, 3, c], 1), quarter(2)?, quarter(3)?, residual])
+            };
+            let values = |f: &dyn Fn(&[Tensor], &BatchNorm) -> Result<Tensor>| -> Result<Vec<Vec<f64>>> {
+                let place = |t: Tensor| t.to_dtype(dtype)?.to_device(&device);
+                let mut inputs = vec![];
+                for operand in operands()? {
+                    inputs.push(place(operand)?.variable());
+                }
+                let [weight, bias] = [Some(&inputs[1]), Some(&inputs[2])];
+                let y = f(
+                    &inputs,
+                    &BatchNorm { weight, bias, training: true, eps: 1e-3, ..BatchNorm::default() },
+                )?;
+                y.backward_from(&place(random(*y.shape(), 9))?)?;
+                let grads = inputs.iter().map(|t| t.grad().expect("a gradient"));
+                let wide = |t: Tensor| t.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec::<f64>();
+                std::iter::once(y.detach()).chain(grads).map(wide).collect()
+            };
+            let fused = values(&|t, norm| t[0].batch_norm_act(norm, f, Some(&t[3]))).expect("runs");
+            let composed = values(&|t, norm| t[0].batch_norm(norm)?.add(&t[3])?.activate(f)).expect("runs");
+            for (part, (fused, composed)) in fused.iter().zip(&composed).enumerate() {
+                let largest = composed.iter().fold(0.0f64, |m, v| m.max(v.abs()));
+                for (i, (a, b)) in fused.iter().zip(composed).enumerate() {
+                    let what = format!("{dtype} on {device}, c {c}, {f:?}, result {part}, element {i}");
+                    assert!((a - b).abs() <= tolerance * largest, "{what}: {a}, composed {b}");
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn pools_and_resampling() {
     let x = [random([2, 7, 6, 8], 1)];
