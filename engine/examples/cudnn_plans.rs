@@ -71,11 +71,17 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
 fn describe_products() -> usize {
     let mut failures = 0;
     for (_, dtype, tf32) in PRECISIONS {
-        for epilogue in
-            [Epilogue::None, Epilogue::Bias, Epilogue::BiasRelu, Epilogue::BiasGeluTanh, Epilogue::SumA]
-        {
+        let beside = [
+            Epilogue::BiasReluMask,
+            Epilogue::BiasGeluTanhInput,
+            Epilogue::ReluSlopeSum,
+            Epilogue::GeluTanhSlopeSum,
+        ];
+        let alone =
+            [Epilogue::None, Epilogue::Bias, Epilogue::BiasRelu, Epilogue::BiasGeluTanh, Epilogue::SumA];
+        for epilogue in alone.into_iter().chain(beside) {
             let product = Product {
-                batch: 3,
+                batch: if beside.contains(&epilogue) { 1 } else { 3 },
                 transpose_b: true,
                 tf32,
                 epilogue,

@@ -93,6 +93,11 @@ pub(crate) struct Node {
 
 static SEQUENCE: AtomicU64 = AtomicU64::new(0);
 
+/// Whether an operation on these inputs would be recorded: whether what its backward pass needs is worth keeping.
+pub(crate) fn is_recorded(inputs: &[&Tensor]) -> bool {
+    RECORDING.get() && inputs.iter().any(|t| t.requires_grad())
+}
+
 /// Records an operation, when recording is on and an input requires a gradient. `make` builds the backward function, and
 /// so saves what it needs, only then.
 pub(crate) fn record<F>(
@@ -104,7 +109,7 @@ pub(crate) fn record<F>(
 where
     F: Fn(Tensor, &[bool]) -> Result<Vec<Option<Tensor>>> + Send + Sync + 'static,
 {
-    if !RECORDING.get() || !inputs.iter().any(|t| t.requires_grad()) {
+    if !is_recorded(inputs) {
         return Gradient::None;
     }
     Gradient::Node(Arc::new(Node {
