@@ -5,6 +5,7 @@
 //! (`conv2d/…/forward`, `step/resnet18-b16`), so that a pattern chooses a family or a single row.
 pub mod cases;
 pub mod fornax;
+pub mod gpu;
 #[cfg(feature = "libtorch")]
 pub mod libtorch;
 pub mod machine;

@@ -64,12 +64,14 @@ pub enum Network {
     Resnet18,
     /// timm's `resnet50d` at 224, batch 8.
     Resnet50d,
+    /// timm's `resnet50` at 224, batch 256: for GPUs.
+    Resnet50,
     /// timm's `mobilenetv2_100` at 224, batch 16.
     MobileNetV2,
 }
 
 impl Network {
-    /// All of them, in the order of the results' tables.
+    /// Those of the CPU's tables, in their order.
     pub const ALL: [Network; 5] = [
         Network::SmallCnn,
         Network::Resnet18Cifar,
@@ -85,6 +87,7 @@ impl Network {
             Network::Resnet18Cifar => "resnet18-cifar",
             Network::Resnet18 => "resnet18",
             Network::Resnet50d => "resnet50d",
+            Network::Resnet50 => "resnet50",
             Network::MobileNetV2 => "mobilenetv2_100",
         }
     }
@@ -96,6 +99,7 @@ impl Network {
             Network::Resnet18Cifar => [64, 32, 32, 3],
             Network::Resnet18 | Network::MobileNetV2 => [16, 224, 224, 3],
             Network::Resnet50d => [8, 224, 224, 3],
+            Network::Resnet50 => [256, 224, 224, 3],
         }
     }
 
@@ -118,6 +122,7 @@ impl Network {
                 resnet18(stem, self.classes())
             }
             Network::Resnet50d => resnet50d(),
+            Network::Resnet50 => resnet50(),
             Network::MobileNetV2 => mobilenet_v2(),
         }
     }
@@ -170,9 +175,20 @@ fn resnet18(stem: Vec<Layer>, classes: usize) -> Vec<Layer> {
 
 /// timm's `resnet50d`: a stem of three 3×3 convolutions, and 2×2 averages before a strided shortcut's 1×1 convolution.
 fn resnet50d() -> Vec<Layer> {
-    let mut layers = conv_bn(3, 32, 3, 2);
-    layers.extend(conv_bn(32, 32, 3, 1));
-    layers.extend(conv_bn(32, 64, 3, 1));
+    let mut stem = conv_bn(3, 32, 3, 2);
+    stem.extend(conv_bn(32, 32, 3, 1));
+    stem.extend(conv_bn(32, 64, 3, 1));
+    bottlenecks(stem, true)
+}
+
+/// timm's `resnet50`.
+fn resnet50() -> Vec<Layer> {
+    bottlenecks(conv_bn(3, 64, 7, 2), false)
+}
+
+/// The stages of ResNet-50 behind a stem; `averages` puts 2×2 averages before a strided shortcut's convolution, which is strided otherwise.
+fn bottlenecks(stem: Vec<Layer>, averages: bool) -> Vec<Layer> {
+    let mut layers = stem;
     layers.push(Layer::MaxPool);
     let mut c_in = 64;
     for (stage, (width, blocks)) in [(64, 3), (128, 4), (256, 6), (512, 3)].into_iter().enumerate() {
@@ -183,11 +199,11 @@ fn resnet50d() -> Vec<Layer> {
             body.extend(conv_bn(width, width, 3, stride));
             body.push(conv(width, c_out, 1, 1));
             let mut shortcut = vec![];
-            if stride == 2 {
+            if stride == 2 && averages {
                 shortcut.push(Layer::AvgPool);
             }
             if block == 0 {
-                shortcut.push(conv(c_in, c_out, 1, 1));
+                shortcut.push(conv(c_in, c_out, 1, if averages { 1 } else { stride }));
                 shortcut.push(Layer::BatchNorm(c_out, Activation::Identity));
             }
             layers.push(Layer::Residual { body, channels: c_out, shortcut, activation: Activation::Relu });
@@ -249,5 +265,6 @@ mod tests {
     fn parameter_counts_are_those_of_the_reference_models() {
         let counts = Network::ALL.map(|network| parameters(&network.layers()));
         assert_eq!(counts, [94_186, 11_173_962, 11_689_512, 25_576_264, 3_504_872]);
+        assert_eq!(parameters(&Network::Resnet50.layers()), 25_557_032);
     }
 }

@@ -1,7 +1,7 @@
 //! Every row through Fornax.
 mod network;
 
-pub use network::TrainingStep;
+pub use network::{Network, TrainingStep};
 
 use crate::cases::{Pass, Row};
 use crate::measure::{Work, time};

@@ -78,7 +78,7 @@ pub(super) fn update(optimizer: cases::Optimizer, network: networks::Network) ->
 }
 
 /// Layers one after the other, under the names of their positions.
-struct Network(Vec<Built>);
+pub struct Network(Vec<Built>);
 
 /// A layer with its parameters.
 enum Built {
@@ -93,7 +93,7 @@ enum Built {
 
 impl Network {
     /// The network with timm's initial values.
-    fn new(layers: &[Layer]) -> Network {
+    pub fn new(layers: &[Layer]) -> Network {
         let network = done(Network::zeros(layers));
         for entry in entries(&network).iter().filter(|entry| entry.kind == Kind::Parameter) {
             let draws = &mut init::stream(0, &entry.name);

@@ -15,6 +15,7 @@ pub mod add;
 pub mod affine;
 pub mod batch_norm;
 pub mod binary;
+pub mod cast;
 pub mod conv2d;
 pub mod cross_entropy;
 pub mod drop;

@@ -3,6 +3,7 @@ mod gpu;
 mod mlp;
 
 use super::gpu::OnGpu;
+use super::half::widened;
 use crate::cpu::gemm::product;
 use crate::{Activation, Error, Result, Tensor, cpu};
 
@@ -25,6 +26,13 @@ impl Tensor {
         if let Some(on) = OnGpu::of("linear", &operands)? {
             let layer = gpu::Layer { x: self, weight, bias, sizes: [m, n, k] };
             return gpu::forward(&on, &layer, activation);
+        }
+        if self.is_half_on_cpu() {
+            let bias = widened(bias)?;
+            return self
+                .widened()?
+                .linear_act(&weight.widened()?, bias.as_ref(), activation)?
+                .rounded_as(self);
         }
         // The output tells ReLU's slope; for others what the activation saw is kept.
         let is_relu = activation == Activation::Relu;

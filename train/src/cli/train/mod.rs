@@ -120,6 +120,7 @@ pub fn execute(args: TrainArgs) -> Result<()> {
                 precision: config.precision,
                 smoothing: config.smoothing,
                 checkpointing: config.checkpointing,
+                seed: config.seed,
                 graph: graph_use(args.cuda_graph, &device)?,
             },
             device,

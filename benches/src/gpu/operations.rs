@@ -1,0 +1,153 @@
+//! Operations: fused, and as compositions of single ones.
+use super::{Row, Scale, Way};
+use fornax_engine::random::{Key, Stream};
+use fornax_engine::{Activation, BatchNorm, DType, Device, Result, Tensor};
+
+/// Every row, forward alone and forward with backward.
+pub fn rows(device: &Device, scale: Scale) -> Result<Vec<Row>> {
+    let mut rows = vec![copy(device, scale)?];
+    for dtype in [DType::F16, DType::BF16] {
+        for [h, c] in [[56, 64], [28, 512], [14, 1024], [7, 2048]] {
+            for residual in [false, true] {
+                for backward in [false, true] {
+                    let shape = [scale.of(256, 2), scale.of(h, 3), scale.of(h, 3), c];
+                    rows.push(batch_norm(shape, dtype, residual, backward, device)?);
+                }
+            }
+        }
+        for backward in [false, true] {
+            rows.push(cross_entropy(scale.of(1024, 4), dtype, backward, device)?);
+            rows.push(activation(scale.of(256, 1), dtype, backward, device)?);
+        }
+    }
+    Ok(rows)
+}
+
+/// The ceiling: a copy within the device's memory.
+fn copy(device: &Device, scale: Scale) -> Result<Row> {
+    let n = scale.of(256 << 20, 1 << 10);
+    let [from, to] = [Tensor::zeros([n], DType::F32, device)?, Tensor::zeros([n], DType::F32, device)?];
+    let way: Way = Box::new(move || to.copy_from(&from));
+    Ok(Row { name: "copy/1GiB".into(), bytes: 8 * n, items: 0, ways: vec![("fused", way)] })
+}
+
+fn batch_norm(
+    shape: [usize; 4],
+    dtype: DType,
+    residual: bool,
+    backward: bool,
+    device: &Device,
+) -> Result<Row> {
+    let [n, h, w, c] = shape;
+    let size = n * h * w * c * dtype.size();
+    let x = random(&shape, dtype, device)?.variable();
+    let r = residual.then(|| random(&shape, dtype, device).map(|t| t.variable())).transpose()?;
+    let dy = random(&shape, dtype, device)?;
+    let vector = |value| Tensor::full([c], value, DType::F32, device);
+    let (weight, bias) = (vector(1.0)?.variable(), vector(0.5)?.variable());
+    let (mean, var) = (vector(0.0)?, vector(1.0)?);
+    let way = |fused: bool| -> Way {
+        let (x, r, dy) = (x.clone(), r.clone(), dy.clone());
+        let (weight, bias, mean, var) = (weight.clone(), bias.clone(), mean.clone(), var.clone());
+        Box::new(move || {
+            let norm = BatchNorm {
+                weight: Some(&weight),
+                bias: Some(&bias),
+                running: Some((&mean, &var)),
+                training: true,
+                momentum: 0.1,
+                eps: 1e-5,
+            };
+            let y = match (fused, &r) {
+                (true, r) => x.batch_norm_act(&norm, Activation::Relu, r.as_ref())?,
+                (false, Some(r)) => x.batch_norm(&norm)?.add(r)?.relu()?,
+                (false, None) => x.batch_norm(&norm)?.relu()?,
+            };
+            if backward {
+                y.backward_from(&dy)?;
+                [Some(&x), r.as_ref(), Some(&weight), Some(&bias)]
+                    .into_iter()
+                    .flatten()
+                    .for_each(Tensor::zero_grad);
+            }
+            Ok(())
+        })
+    };
+    // Forward: x twice, the residual, y. Backward: x and dy twice, dx, and the residual's gradient, which the second pass reads for dy.
+    // The masks are a sixteenth.
+    let forward = 3 + usize::from(residual);
+    let passes = forward + if backward { 5 + usize::from(residual) } else { 0 };
+    let name = format!(
+        "batch_norm{}_relu/{n}x{h}x{w}x{c}/{dtype}/{}",
+        if residual { "_add" } else { "" },
+        direction(backward)
+    );
+    Ok(Row {
+        name,
+        bytes: passes * size,
+        items: 0,
+        ways: vec![("fused", way(true)), ("unfused", way(false))],
+    })
+}
+
+fn cross_entropy(n: usize, dtype: DType, backward: bool, device: &Device) -> Result<Row> {
+    const CLASSES: usize = 1000;
+    let x = random(&[n, CLASSES], dtype, device)?.variable();
+    let classes: Vec<i64> = (0..n).map(|i| (i * 7919 % CLASSES) as i64).collect();
+    let target = Tensor::from_vec(classes, [n])?.to_device(device)?;
+    let one_hot = target.one_hot(CLASSES, 1.0, 0.0, DType::F32)?;
+    let way = |fused: bool| -> Way {
+        let (x, target, one_hot) = (x.clone(), target.clone(), one_hot.clone());
+        Box::new(move || {
+            let loss = if fused {
+                x.cross_entropy(&target, 0.1)?
+            } else {
+                let log = x.to_dtype(DType::F32)?.log_softmax(1)?;
+                let nll = log.mul(&one_hot)?.sum_all()?.scale(-0.9 / n as f64)?;
+                nll.add(&log.sum_all()?.scale(-0.1 / (n * CLASSES) as f64)?)?
+            };
+            if backward {
+                // Any scalar on the device will do for an upstream gradient.
+                loss.backward_from(&loss.detach())?;
+                x.zero_grad();
+            }
+            Ok(())
+        })
+    };
+    let passes = if backward { 3 } else { 1 };
+    let name = format!("cross_entropy/{n}x{CLASSES}/{dtype}/{}", direction(backward));
+    let bytes = passes * n * CLASSES * dtype.size();
+    Ok(Row { name, bytes, items: 0, ways: vec![("fused", way(true)), ("unfused", way(false))] })
+}
+
+fn activation(n: usize, dtype: DType, backward: bool, device: &Device) -> Result<Row> {
+    let shape = [n, 28, 28, 256];
+    let (x, dy) = (random(&shape, dtype, device)?.variable(), random(&shape, dtype, device)?);
+    let bytes = x.numel() * dtype.size() * if backward { 5 } else { 2 };
+    let way = |fused: bool| -> Way {
+        let (x, dy) = (x.clone(), dy.clone());
+        Box::new(move || {
+            let y = if fused { x.silu()? } else { x.mul(&x.sigmoid()?)? };
+            if backward {
+                y.backward_from(&dy)?;
+                x.zero_grad();
+            }
+            Ok(())
+        })
+    };
+    let name = format!("silu/{n}x28x28x256/{dtype}/{}", direction(backward));
+    Ok(Row { name, bytes, items: 0, ways: vec![("fused", way(true)), ("unfused", way(false))] })
+}
+
+fn direction(backward: bool) -> &'static str {
+    if backward { "forward+backward" } else { "forward" }
+}
+
+fn random(shape: &[usize], dtype: DType, device: &Device) -> Result<Tensor> {
+    let n = shape.iter().product();
+    // A period of random numbers is as good as all, and quick to make.
+    let mut draws = Stream::new(Key::new(0, "rows"), 0, 0);
+    let period: Vec<f32> = (0..65_521).map(|_| draws.normal()).collect();
+    let values: Vec<f32> = period.iter().copied().cycle().take(n).collect();
+    Tensor::from_vec(values, shape)?.to_device(device)?.to_dtype(dtype)
+}
