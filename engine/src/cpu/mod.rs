@@ -12,6 +12,7 @@
 pub mod activation;
 pub mod adaptive_pool;
 pub mod add;
+pub mod affine;
 pub mod batch_norm;
 pub mod binary;
 pub mod cast;
