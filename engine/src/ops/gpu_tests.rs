@@ -159,6 +159,35 @@ fn losses() {
 }
 
 #[test]
+fn losses_count_the_rows_whose_class_is_among_the_highest() {
+    // Ranks 1 (an equal logit of a lower class is above), 0 and 3.
+    let logits = [0.5f32, 2.0, 1.0, 2.0, 9.0, 2.0, 1.0, 2.0, -1.0, 2.0, 1.0, 2.0];
+    let soft = [0.1f32, 0.2, 0.1, 0.6, 0.4, 0.1, 0.1, 0.4, 0.7, 0.1, 0.1, 0.1];
+    for (device, dtype) in [(Device::Cpu, DType::F32), (device(), DType::F32), (device(), DType::F16)] {
+        let place = |values: &[f32]| {
+            let t = Tensor::from_slice(values, [3, 4])?.to_dtype(dtype)?;
+            t.to_device(&device)
+        };
+        let check = || -> Result<()> {
+            let (logits, soft) = (place(&logits)?.variable(), place(&soft)?);
+            let target = Tensor::from_vec(vec![3i64, 0, 0], [3])?.to_device(&device)?;
+            for (k, expected) in [(1, [1, 1]), (2, [1, 2]), (5, [1, 3])] {
+                let (loss, counts) = logits.cross_entropy_counted(&target, 0.1, k)?;
+                assert_eq!((loss.dtype(), counts.to_vec::<i64>()?), (DType::F32, expected.to_vec()), "{k}");
+                let plain = logits.cross_entropy(&target, 0.1)?;
+                assert_eq!((plain.dtype(), plain.item()?), (dtype, loss.to_dtype(dtype)?.item()?));
+                let (_, counts) = logits.soft_target_cross_entropy_counted(&soft, k)?;
+                assert_eq!(counts.to_vec::<i64>()?, expected, "soft, {k}");
+                loss.backward()?;
+            }
+            assert_eq!(logits.grad().map(|grad| grad.dtype()), Some(dtype));
+            Ok(())
+        };
+        check().expect("runs");
+    }
+}
+
+#[test]
 fn convolutions() {
     let options = Conv2d { stride: [2, 1], padding: [1, 1], ..Conv2d::default() };
     let inputs = [random([2, 7, 6, 8], 1), random([12, 3, 3, 4], 2)];
