@@ -61,7 +61,7 @@ impl Tensor {
             ));
         }
         if self.is_half_on_cpu() {
-            return self.widened()?.cross_entropy(target, smoothing)?.rounded_as(self);
+            return self.widened()?.indexed_cross_entropy(target, smoothing, k);
         }
         dispatch_real!("cross_entropy", [("logits", self), ("target", target)], T => {
             let mut log_sums = vec![T::default(); n];

@@ -25,7 +25,7 @@ impl Tensor {
             return self.soft_target_cross_entropy_on(&on, target, n, k);
         }
         if self.is_half_on_cpu() {
-            return self.widened()?.soft_target_cross_entropy(&target.widened()?)?.rounded_as(self);
+            return self.widened()?.soft_cross_entropy(&target.widened()?, k);
         }
         dispatch_real!("soft_target_cross_entropy", [("logits", self), ("target", target)], T => {
             let mut log_sums = vec![T::default(); n];
