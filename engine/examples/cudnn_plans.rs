@@ -9,7 +9,7 @@
 mod refusals;
 
 use fornax_engine::cuda::blas::{Epilogue, Product, describe};
-use fornax_engine::cuda::dnn::{ConvKind, ConvOptions, DeviceProperties, Planner, Problem};
+use fornax_engine::cuda::dnn::{ConvKind, ConvOptions, DeviceProperties, Fusion, Planner, Problem};
 use fornax_engine::{ConvShape, DType};
 use std::error::Error;
 use std::process::ExitCode;
@@ -50,11 +50,13 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
                         shape,
                         dtype,
                         alignment: 16,
+                        fusion: Fusion::default(),
                         options,
                     });
                 }
             }
         }
+        failures += fused_rows(&planner);
     }
     // SAFETY: the library is open already, and has no preconditions.
     let cudnn = unsafe { libloading::Library::new("libcudnn.so.9") }?;
@@ -67,15 +69,56 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     Ok(if failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// The fusions: a name, the computation, and the storage types that cuDNN has no kernel for.
+const FUSIONS: [(&str, ConvKind, Fusion, &[DType]); 4] = {
+    let statistics = Fusion { normalize: false, statistics: true };
+    let normalize = Fusion { normalize: true, statistics: false };
+    let both = Fusion { normalize: true, statistics: true };
+    [
+        ("+ statistics", ConvKind::Forward, statistics, &[]),
+        ("normalised +", ConvKind::Forward, both, &[]),
+        ("normalised", ConvKind::Forward, normalize, &[]),
+        ("normalised dw", ConvKind::WeightGradient, normalize, &[DType::BF16]),
+    ]
+};
+
+/// Plans the fusions of ResNet-50's convolutions that have channels in multiples of 8; the number of wrong answers.
+fn fused_rows(planner: &Planner) -> usize {
+    let mut failures = 0;
+    let mut network = resnet50();
+    network.layers.retain(|shape| shape.c_in.is_multiple_of(8));
+    for (precision, dtype) in [("f16", DType::F16), ("bf16", DType::BF16)] {
+        for (name, kind, fusion, lacking) in FUSIONS {
+            let options = ConvOptions { deterministic: true, ..Default::default() };
+            let problem = |shape| Problem { kind, shape, dtype, alignment: 16, fusion, options };
+            let (plans, refused) = count(planner, &network, name, precision, problem);
+            if lacking.contains(&dtype) {
+                println!("    refused, as expected: {}", refused.len());
+                failures += usize::from(plans != 0);
+            } else {
+                refused.iter().for_each(|why| println!("    FAILED: {why}"));
+                failures += refused.len();
+            }
+        }
+    }
+    failures
+}
+
 /// Describes matrix products to cuBLASLt, which chooses algorithms only where there is a device; the number of failures.
 fn describe_products() -> usize {
     let mut failures = 0;
     for (_, dtype, tf32) in PRECISIONS {
-        for epilogue in
-            [Epilogue::None, Epilogue::Bias, Epilogue::BiasRelu, Epilogue::BiasGeluTanh, Epilogue::SumA]
-        {
+        let beside = [
+            Epilogue::BiasReluMask,
+            Epilogue::BiasGeluTanhInput,
+            Epilogue::ReluSlopeSum,
+            Epilogue::GeluTanhSlopeSum,
+        ];
+        let alone =
+            [Epilogue::None, Epilogue::Bias, Epilogue::BiasRelu, Epilogue::BiasGeluTanh, Epilogue::SumA];
+        for epilogue in alone.into_iter().chain(beside) {
             let product = Product {
-                batch: 3,
+                batch: if beside.contains(&epilogue) { 1 } else { 3 },
                 transpose_b: true,
                 tf32,
                 epilogue,
@@ -97,6 +140,20 @@ fn row(
     precision: &str,
     problem: impl Fn(ConvShape) -> Problem,
 ) -> usize {
+    let kind = problem(network.layers[0]).kind.to_string();
+    let (_, refused) = count(planner, network, &kind, precision, problem);
+    refused.iter().for_each(|why| println!("    FAILED: {why}"));
+    refused.len()
+}
+
+/// As [`row`]; how many plans there are, and why there are no others.
+fn count(
+    planner: &Planner,
+    network: &Network,
+    what: &str,
+    precision: &str,
+    problem: impl Fn(ConvShape) -> Problem,
+) -> (usize, Vec<String>) {
     let layers = &network.layers;
     let first_time = layers.iter().enumerate().filter(|(i, shape)| !layers[..*i].contains(shape));
     let distinct: Vec<ConvShape> = first_time.map(|(_, shape)| *shape).collect();
@@ -116,15 +173,14 @@ fn row(
     println!(
         "{:<12} {precision:<5} {:<15} {:>6} {:>8} {plans:>6} {:>9} {:>9} {:>14.1}",
         network.name,
-        problem(distinct[0]).kind,
+        what,
         network.layers.len(),
         distinct.len(),
         offered.to_string(),
         allowed.to_string(),
         workspace as f64 / 1048576.0
     );
-    refused.iter().for_each(|why| println!("    FAILED: {why}"));
-    refused.len()
+    (plans, refused)
 }
 
 /// The least and the most of several counts.

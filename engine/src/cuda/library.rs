@@ -41,6 +41,16 @@ pub enum LibraryError {
         /// The problem.
         what: String,
     },
+    /// The problem has no plan yet, and none can be made while work is being recorded.
+    #[error(
+        "{library}: no plan was made yet for the {what}, and none can be while work is recorded; run it once before"
+    )]
+    Unplanned {
+        /// The library's name.
+        library: &'static str,
+        /// The problem.
+        what: String,
+    },
     /// The memory that a call works in could not be had.
     #[error("no memory for a workspace of {bytes} bytes: {why}")]
     Workspace {

@@ -11,18 +11,23 @@ pub(crate) fn multiply(gpu: &Arc<Gpu>, product: &Product, a: Slice, b: Slice, d:
     if product.inner == 0 {
         return gpu.zero(d);
     }
-    let operands = Operands { a: a.pointer, b: b.pointer, d: d.pointer, vector: 0 };
+    let operands = Operands { a: a.pointer, b: b.pointer, d: d.pointer, vector: 0, beside: 0 };
     Ok(call(gpu, product, operands)?)
 }
 
-/// As [`multiply`], with an epilogue and its vector; false, and nothing done, where the library does not have it.
+/// As [`multiply`], with an epilogue, its vector and what it has beside; false, and nothing done, where the library does not have it.
 pub(crate) fn multiply_with(
     gpu: &Arc<Gpu>,
     product: &Product,
     epilogue: Epilogue,
     [a, b, d, vector]: [Slice; 4],
+    beside: Option<Slice>,
 ) -> Result<bool> {
-    let operands = Operands { a: a.pointer, b: b.pointer, d: d.pointer, vector: vector.pointer };
+    if d.len == 0 || product.inner == 0 {
+        return Ok(false);
+    }
+    let beside = beside.map_or(0, |slice| slice.pointer);
+    let operands = Operands { a: a.pointer, b: b.pointer, d: d.pointer, vector: vector.pointer, beside };
     match call(gpu, &Product { epilogue, ..*product }, operands) {
         Ok(()) => Ok(true),
         Err(LibraryError::Unsupported { .. }) => Ok(false),

@@ -60,6 +60,9 @@ impl Tensor {
                 format!("class {bad} is not in 0..{classes}"),
             ));
         }
+        if self.is_half_on_cpu() {
+            return self.widened()?.indexed_cross_entropy(target, smoothing, k);
+        }
         dispatch_real!("cross_entropy", [("logits", self), ("target", target)], T => {
             let mut log_sums = vec![T::default(); n];
             let (x, t) = (self.read::<T>()?, target.read::<i64>()?);

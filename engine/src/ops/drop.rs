@@ -40,6 +40,9 @@ impl Tensor {
             Some(step) => stream.later(step.read::<i64>()?[0] as u64),
             None => stream.clone(),
         };
+        if self.is_half_on_cpu() {
+            return self.detach().widened()?.dropout(drop_prob, stream, None)?.rounded_as(self);
+        }
         dispatch_real!("dropout", [("x", self)], T => {
             let (x, factor) = (self.read::<T>()?, <T as crate::Element>::from_f64(factor));
             Tensor::build(*self.shape(), |y: &mut [T]| cpu::drop::forward(&x, stream, keep, factor, y))

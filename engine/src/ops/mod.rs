@@ -62,10 +62,12 @@ mod cross_entropy;
 mod drop;
 mod expand;
 mod extreme;
+mod fuse;
 mod gpu;
 #[cfg(test)]
 mod gpu_tests;
 mod group_norm;
+mod half;
 mod interpolate;
 mod linear;
 mod matmul;

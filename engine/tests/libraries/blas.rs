@@ -50,7 +50,8 @@ impl Bench {
         };
         let (a, b, vector) = (upload(&values.a, offset), upload(&values.b, offset), upload(&vector, 0));
         let d = upload(&vec![f64::NAN; p.batch * p.rows * p.cols], offset);
-        let operands = Operands { a: a.pointer(), b: b.pointer(), d: d.pointer(), vector: vector.pointer() };
+        let operands =
+            Operands { a: a.pointer(), b: b.pointer(), d: d.pointer(), vector: vector.pointer(), beside: 0 };
         let mut held: Vec<Block> = Vec::new();
         let workspace = &mut |bytes: usize| {
             held.push(self.device.allocate(bytes, 0));
@@ -138,6 +139,96 @@ fn matches_plain_loops() {
     }
 }
 
+/// Runs a product of `[rows, cols]` with an epilogue that has something beside D: D, the vector and the block beside.
+fn run_beside(
+    bench: &Bench,
+    p: &Product,
+    [a, b, vector]: [&[f64]; 3],
+    beside: &Block,
+) -> (Vec<f64>, Vec<f64>) {
+    let upload = |values: &[f64]| bench.device.upload(&to_bytes(values, p.dtype), 0);
+    let (a, b, vector, d) = (upload(a), upload(b), upload(vector), upload(&vec![f64::NAN; p.rows * p.cols]));
+    let operands = Operands {
+        a: a.pointer(),
+        b: b.pointer(),
+        d: d.pointer(),
+        vector: vector.pointer(),
+        beside: beside.pointer(),
+    };
+    let mut held: Vec<Block> = Vec::new();
+    let workspace = &mut |bytes: usize| {
+        held.push(bench.device.allocate(bytes, 0));
+        Ok(held[held.len() - 1].pointer())
+    };
+    // SAFETY: the blocks have the product's extents, and live until the downloads have waited for the stream.
+    unsafe { bench.blas.multiply(p, operands, bench.device.stream(), workspace) }.unwrap();
+    let read = |block| from_bytes(&bench.device.download(block), p.dtype);
+    (read(&d), read(&vector))
+}
+
+#[test]
+fn activations_leave_their_slopes_beside_and_take_them_back() {
+    let bench = Bench::new();
+    for (rows, cols, inner) in [(5, 8, 3), (33, 136, 10), (1, 264, 7)] {
+        for dtype in DTYPES {
+            for (ahead, back) in [
+                (Epilogue::BiasReluMask, Epilogue::ReluSlopeSum),
+                (Epilogue::BiasGeluTanhInput, Epilogue::GeluTanhSlopeSum),
+            ] {
+                let p =
+                    Product { transpose_b: true, epilogue: ahead, ..Product::new(dtype, rows, cols, inner) };
+                let plain_epilogue = match ahead {
+                    Epilogue::BiasReluMask => Epilogue::BiasRelu,
+                    _ => Epilogue::BiasGeluTanh,
+                };
+                let values = Values::of(&p);
+                let beside = bench.device.allocate(p.beside_len(), 0);
+                let (d, _) = run_beside(&bench, &p, [&values.a, &values.b, &values.vector], &beside);
+                let (want, scale) = plain(&Product { epilogue: plain_epilogue, ..p }, &values);
+                assert!(error(&d, &want.d, &scale.d, dtype) <= 1.0, "{p}");
+
+                // The bits, and the activation's input, as documented.
+                let (seen, seen_scale) = plain(&Product { epilogue: Epilogue::Bias, ..p }, &values);
+                let bytes = bench.device.download(&beside);
+                if ahead == Epilogue::BiasReluMask {
+                    let step = cols.next_multiple_of(128);
+                    for (i, y) in d.iter().enumerate() {
+                        let at = i / cols * step + i % cols;
+                        assert_eq!(bytes[at / 8] >> (at % 8) & 1 == 1, *y > 0.0, "{p}, element {i}");
+                    }
+                } else {
+                    let got = from_bytes(&bytes, dtype);
+                    assert!(error(&got, &seen.d, &seen_scale.d, dtype) <= 1.0, "{p}");
+                }
+
+                let of_back = Product { epilogue: back, ..Product::new(dtype, rows, cols, inner + 2) };
+                let upstream = Values::of(&Product { epilogue: Epilogue::Bias, ..of_back });
+                let room = vec![f64::NAN; cols];
+                let (dx, sums) = run_beside(&bench, &of_back, [&upstream.a, &upstream.b, &room], &beside);
+                let (want, scale) = plain(&Product { epilogue: Epilogue::None, ..of_back }, &upstream);
+                let slope = |i: usize| match ahead {
+                    Epilogue::BiasReluMask => f64::from(d[i] > 0.0),
+                    _ => gelu_tanh_slope(from_bytes(&bytes, dtype)[i]),
+                };
+                let masked: Vec<f64> = want.d.iter().enumerate().map(|(i, d)| d * slope(i)).collect();
+                assert!(error(&dx, &masked, &scale.d, dtype) <= 1.0, "{of_back}");
+                let column =
+                    |values: &[f64], j: usize| -> f64 { (0..rows).map(|i| values[i * cols + j]).sum() };
+                let want: Vec<f64> = (0..cols).map(|j| column(&dx, j)).collect();
+                let absolute: Vec<f64> = dx.iter().map(|v| v.abs()).collect();
+                let scale: Vec<f64> = (0..cols).map(|j| column(&absolute, j)).collect();
+                assert!(error(&sums, &want, &scale, dtype) <= 1.0, "{of_back}");
+            }
+        }
+    }
+}
+
+fn gelu_tanh_slope(x: f64) -> f64 {
+    let root = (2.0 / std::f64::consts::PI).sqrt();
+    let t = (root * (x + 0.044715 * x.powi(3))).tanh();
+    0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * root * (1.0 + 3.0 * 0.044715 * x * x)
+}
+
 #[test]
 fn multiplies_batches() {
     let bench = Bench::new();
@@ -183,6 +274,9 @@ fn refuses_what_the_library_lacks() {
         Product { inner: 0, ..p },
         Product { batch: 2, epilogue: Epilogue::SumA, ..p },
         Product { dtype: DType::F16, tf32: true, ..p },
+        Product { batch: 2, epilogue: Epilogue::BiasReluMask, ..p },
+        // GELU's input needs rows of a multiple of 8 elements.
+        Product { epilogue: Epilogue::BiasGeluTanhInput, ..p },
     ];
     for p in refused {
         // Twice: the answer is remembered.
@@ -194,7 +288,7 @@ fn refuses_what_the_library_lacks() {
     }
     let bias = Product { epilogue: Epilogue::Bias, ..p };
     let vector = bench.device.upload(&[0; 32], 4);
-    let operands = Operands { a: 256, b: 256, d: 256, vector: vector.pointer() };
+    let operands = Operands { a: 256, b: 256, d: 256, vector: vector.pointer(), beside: 0 };
     // SAFETY: refused before anything is read.
     let refusal = unsafe { bench.blas.multiply(&bias, operands, bench.device.stream(), &mut |_| Ok(0)) };
     assert!(

@@ -57,7 +57,7 @@ fn for_each_product(s: &ConvShape, mut visit: impl FnMut(usize, usize, usize)) {
 }
 
 /// The result of one kind from the other two tensors, and for each element the sum of the absolute products.
-fn plain(kind: ConvKind, s: &ConvShape, tensors: &[Vec<f64>; 3]) -> (Vec<f64>, Vec<f64>) {
+pub fn plain(kind: ConvKind, s: &ConvShape, tensors: &[Vec<f64>; 3]) -> (Vec<f64>, Vec<f64>) {
     let target = place(kind);
     let mut result = vec![0.0; tensors[target].len()];
     let mut scale = result.clone();

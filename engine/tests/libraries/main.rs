@@ -2,5 +2,6 @@
 mod blas;
 mod device;
 mod dnn;
+mod fused;
 mod numbers;
 mod refusals;

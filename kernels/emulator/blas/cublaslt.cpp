@@ -12,7 +12,14 @@ namespace {
 enum Status { success = 0, invalid_value = 7, execution_failed = 13, not_supported = 15 };
 enum ComputeType { compute_32f = 68, compute_32f_tf32 = 77 };
 enum DataType { r_32f = 0, r_16f = 2, r_16bf = 14 };
-enum MatmulName { matmul_transpose_a = 3, matmul_transpose_b = 4, matmul_epilogue = 7, matmul_bias = 8 };
+enum MatmulName {
+  matmul_transpose_a = 3,
+  matmul_transpose_b = 4,
+  matmul_epilogue = 7,
+  matmul_bias = 8,
+  matmul_aux = 11,
+  matmul_aux_ld = 12
+};
 enum LayoutName { layout_batch = 5, layout_step = 6 };
 enum PreferenceName {
   preference_workspace = 1,
@@ -29,6 +36,10 @@ enum Epilogue {
   e_relu_bias = 6,
   e_gelu = 32,
   e_gelu_bias = 36,
+  e_relu_aux_bias = 134,
+  e_drelu_bgrad = 152,
+  e_gelu_aux_bias = 164,
+  e_dgelu_bgrad = 208,
   e_bgrada = 256,
   e_bgradb = 512
 };
@@ -87,7 +98,7 @@ constexpr size_t workspace_bytes = 4096;
 // A matmul with everything read from its descriptors; `status` where they do not fit.
 struct Matmul {
   Product product{};
-  char* vector = nullptr;
+  char *vector = nullptr, *beside = nullptr;
   int status = success;
 
   Matmul(const Object& matmul, const Object& a, const Object& b, const Object& c, const Object& d);
@@ -111,17 +122,32 @@ Matmul::Matmul(const Object& matmul, const Object& a, const Object& b, const Obj
   p.tf32 = matmul.compute == compute_32f_tf32;
   p.type = a.type == r_32f ? host::Type::f32 : a.type == r_16f ? host::Type::f16 : host::Type::bf16;
   const unsigned epilogue = matmul.get<unsigned>(matmul_epilogue, e_default);
-  p.bias = epilogue == e_bias || epilogue == e_relu_bias || epilogue == e_gelu_bias;
-  p.sum = epilogue == e_bgrada ? Sum::a : epilogue == e_bgradb ? Sum::b : Sum::none;
-  p.activation = epilogue == e_relu || epilogue == e_relu_bias   ? Activation::relu
-                 : epilogue == e_gelu || epilogue == e_gelu_bias ? Activation::gelu_tanh
-                                                                 : Activation::none;
+  p.beside = epilogue == e_relu_aux_bias   ? Beside::mask_out
+             : epilogue == e_gelu_aux_bias ? Beside::input_out
+             : epilogue == e_drelu_bgrad   ? Beside::mask_in
+             : epilogue == e_dgelu_bgrad   ? Beside::input_in
+                                           : Beside::none;
+  const bool is_relu = epilogue == e_relu || epilogue == e_relu_bias || epilogue == e_relu_aux_bias;
+  const bool is_gelu = epilogue == e_gelu || epilogue == e_gelu_bias || epilogue == e_gelu_aux_bias;
+  p.bias = epilogue == e_bias || epilogue == e_relu_bias || epilogue == e_gelu_bias ||
+           epilogue == e_relu_aux_bias || epilogue == e_gelu_aux_bias;
+  p.sum = epilogue == e_bgrada                                  ? Sum::a
+          : epilogue == e_bgradb                                ? Sum::b
+          : epilogue == e_drelu_bgrad || epilogue == e_dgelu_bgrad ? Sum::d
+                                                                : Sum::none;
+  p.activation = is_relu ? Activation::relu : is_gelu ? Activation::gelu_tanh : Activation::none;
+  beside = matmul.get<char*>(matmul_aux, nullptr);
+  p.ld_beside = matmul.get<int64_t>(matmul_aux_ld, 0);
+  if (p.beside != Beside::none) {
+    const bool is_mask = p.beside == Beside::mask_out || p.beside == Beside::mask_in;
+    if (!beside || p.ld_beside < p.m || p.ld_beside % (is_mask ? 128 : 8)) status = invalid_value;
+  }
   vector = matmul.get<char*>(matmul_bias, nullptr);
   const bool wants_vector = p.bias || p.sum != Sum::none;
   if (status == success && wants_vector && !vector) status = invalid_value;
   const bool known = wants_vector || epilogue == e_default || epilogue == e_relu || epilogue == e_gelu;
   const bool one_type = a.type == b.type && a.type == c.type && a.type == d.type;
-  if (status == success && (!known || !one_type || (p.sum != Sum::none && p.batch > 1)))
+  if (status == success && (!known || !one_type || ((p.sum != Sum::none || p.beside != Beside::none) && p.batch > 1)))
     status = not_supported;
   if (status == success && p.tf32 && p.type != host::Type::f32) status = not_supported;
 }
@@ -131,7 +157,8 @@ uint64_t Matmul::hash() const {
   uint64_t hash = 14695981039346656037ull;
   for (int64_t value :
        {int64_t(p.type), p.m, p.n, p.k, p.batch, int64_t(p.transpose_a), int64_t(p.transpose_b),
-        int64_t(p.tf32), p.lda, p.ldb, p.ldc, p.ldd, int64_t(p.bias), int64_t(p.activation), int64_t(p.sum)})
+        int64_t(p.tf32), p.lda, p.ldb, p.ldc, p.ldd, int64_t(p.bias), int64_t(p.activation), int64_t(p.sum),
+        int64_t(p.beside), p.ld_beside})
     hash = (hash ^ uint64_t(value)) * 1099511628211ull;
   return hash;
 }
@@ -149,7 +176,14 @@ int64_t extent(const Object& layout, const Product& p) {
 // Bytes of the bias, or of where the sums go.
 int64_t vector_extent(const Product& p) {
   if (!p.bias && p.sum == Sum::none) return 0;
-  return int64_t(host::size_of(p.type)) * (p.bias || p.sum == Sum::a ? p.m : p.n);
+  return int64_t(host::size_of(p.type)) * (p.bias || p.sum == Sum::a || p.sum == Sum::d ? p.m : p.n);
+}
+
+// Bytes of what lies beside D.
+int64_t beside_extent(const Product& p) {
+  const bool is_mask = p.beside == Beside::mask_out || p.beside == Beside::mask_in;
+  if (p.beside == Beside::none) return 0;
+  return is_mask ? p.ld_beside / 8 * p.n : int64_t(host::size_of(p.type)) * p.ld_beside * p.n;
 }
 
 const Object& object(const void* raw) { return *static_cast<const Object*>(raw); }
@@ -178,7 +212,8 @@ FORNAX_API int cublasLtMatmulDescCreate(void** to, int compute, int scale) {
   if (!to) return invalid_value;
   if ((compute != compute_32f && compute != compute_32f_tf32) || scale != r_32f) return not_supported;
   Object* object = new Object{
-      {{matmul_transpose_a, 4}, {matmul_transpose_b, 4}, {matmul_epilogue, 4}, {matmul_bias, 8}}, {}};
+      {{matmul_transpose_a, 4}, {matmul_transpose_b, 4}, {matmul_epilogue, 4}, {matmul_bias, 8},
+       {matmul_aux, 8}, {matmul_aux_ld, 8}}, {}};
   object->compute = compute;
   *to = object;
   return success;
@@ -253,12 +288,13 @@ FORNAX_API int cublasLtMatmul(void* handle, void* matmul, const void* alpha, con
   for (int i = 0; i < 4; i++)
     if (!is_aligned(pointers[i], choice ? choice->alignments[i] : 16)) return invalid_value;
   if (m.vector && !is_aligned(m.vector, 16)) return invalid_value;
+  if (m.product.beside != Beside::none && !is_aligned(m.beside, 16)) return invalid_value;
   if (size && (!workspace || !is_aligned(workspace, 16))) return invalid_value;
   if (stream && fornax::device_of(stream) != static_cast<Handle*>(handle)->device) return invalid_value;
   const int64_t a_bytes = extent(object(a), p), b_bytes = extent(object(b), p),
                 c_bytes = p.beta != 0 ? extent(object(c), p) : 0;
-  const int64_t d_bytes = extent(object(d), p), vector_bytes = vector_extent(p);
-  char* vector = m.vector;
+  const int64_t d_bytes = extent(object(d), p), vector_bytes = vector_extent(p), beside_bytes = beside_extent(p);
+  char *vector = m.vector, *beside = m.beside;
   const bool queued = fornax::enqueue(stream, "a cuBLASLt matmul", [=] {
     using fornax::Access;
     auto memory = [](const void* at, int64_t bytes, Access access) {
@@ -266,10 +302,12 @@ FORNAX_API int cublasLtMatmul(void* handle, void* matmul, const void* alpha, con
     };
     char *from_a = memory(A, a_bytes, Access::Read), *from_b = memory(B, b_bytes, Access::Read);
     char *from_c = memory(C, c_bytes, Access::Read), *to_d = memory(D, d_bytes, Access::Write);
-    char* beside = memory(vector, vector_bytes, p.bias ? Access::Read : Access::Write);
+    char* of_vector = memory(vector, vector_bytes, p.bias ? Access::Read : Access::Write);
+    const bool reads = p.beside == Beside::mask_in || p.beside == Beside::input_in;
+    char* of_beside = memory(beside, beside_bytes, reads ? Access::Read : Access::Write);
     // What lay in the workspace is lost, as on a device.
     if (size) memset(memory(workspace, int64_t(size), Access::Write), 0xa5, size);
-    multiply(p, from_a, from_b, from_c, to_d, beside);
+    multiply(p, from_a, from_b, from_c, to_d, of_vector, of_beside);
   });
   return queued ? success : execution_failed;
 }

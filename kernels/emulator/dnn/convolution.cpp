@@ -134,4 +134,32 @@ void convolve(const Geometry& g, Precision precision, void* image, void* weight,
   }
 }
 
+std::vector<char> normalized(const Geometry& g, const void* image, const void* scale, const void* shift,
+                             host::Type of_affine, host::Type between) {
+  const std::vector<float> a = floats(scale, of_affine, g.c, false), b = floats(shift, of_affine, g.c, false);
+  std::vector<char> to(host::size_of(g.type) * g.image_elements());
+  parallel(g.n * g.h, [&](int64_t row) {
+    for (int64_t i = row * g.w * g.c; i < (row + 1) * g.w * g.c; i++) {
+      const float scaled = host::round_to(between, host::load(image, g.type, i) * a[i % g.c]);
+      const float shifted = host::round_to(between, scaled + b[i % g.c]);
+      host::store(to.data(), g.type, i, shifted > 0 ? shifted : 0);
+    }
+  });
+  return to;
+}
+
+void sum_channels(const Geometry& g, const void* output, float* sum, float* squares) {
+  std::vector<double> totals(2 * g.k, 0);
+  for (int64_t row = 0; row < g.n * g.out_h; row++) {
+    std::vector<float> part(2 * g.k, 0);
+    for (int64_t i = row * g.out_w * g.k; i < (row + 1) * g.out_w * g.k; i++) {
+      const float value = host::load(output, g.type, i);
+      part[i % g.k] += value;
+      part[g.k + i % g.k] += value * value;
+    }
+    for (int64_t k = 0; k < 2 * g.k; k++) totals[k] += part[k];
+  }
+  for (int64_t k = 0; k < g.k; k++) sum[k] = float(totals[k]), squares[k] = float(totals[g.k + k]);
+}
+
 }  // namespace dnn

@@ -28,4 +28,11 @@ struct Precision {
 // Computes the tensor that the kind names from the other two.
 void convolve(const Geometry& g, Precision precision, void* image, void* weight, void* output);
 
+// max(image * scale + shift, 0) by channel, each step rounded to the type `between`, the last to the image's.
+std::vector<char> normalized(const Geometry& g, const void* image, const void* scale, const void* shift,
+                             host::Type of_affine, host::Type between);
+
+// The sums over the output's channels and of their squares: each row of pixels in f32, as a device's tiles.
+void sum_channels(const Geometry& g, const void* output, float* sum, float* squares);
+
 }  // namespace dnn

@@ -1,6 +1,6 @@
-// libcudnn.so.9 of the emulated device: the backend graph API for a single convolution, checked as cuDNN
-// checks it, computed on the host when its stream gets there. Any other graph may be described but has no
-// engine.
+// libcudnn.so.9 of the emulated device: the backend graph API for a convolution and what it fuses with
+// one, checked as cuDNN checks it, computed on the host when its stream gets there. Any other graph may be
+// described but has no engine.
 #include "descriptor.h"
 #include "runtime.h"
 #include <algorithm>
@@ -18,6 +18,7 @@ struct Handle {
 // A variant pack's tensors, found by their ids.
 struct Bindings {
   char *image = nullptr, *weight = nullptr, *output = nullptr, *workspace = nullptr;
+  char *scale = nullptr, *shift = nullptr, *sum = nullptr, *squares = nullptr;
 };
 
 Ref& descriptor(void* raw) { return *static_cast<Ref*>(raw); }
@@ -81,7 +82,11 @@ Status run(const Handle& handle, const Descriptor& plan, const Descriptor& pack)
   const Problem& p = *plan.problem;
   const Geometry g = p.geometry;
   Bindings at;
-  if (!bind(pack, p.image, at.image) || !bind(pack, p.weight, at.weight) || !bind(pack, p.output, at.output))
+  bool bound =
+      bind(pack, p.image, at.image) && bind(pack, p.weight, at.weight) && bind(pack, p.output, at.output);
+  if (p.normalizes) bound = bound && bind(pack, p.scale, at.scale) && bind(pack, p.shift, at.shift);
+  if (p.sums) bound = bound && bind(pack, p.sum, at.sum) && bind(pack, p.squares, at.squares);
+  if (!bound)
     return fail(bad_param,
                 "a tensor of the plan is missing from the variant pack, null or not aligned as described");
   at.workspace = pack.value<char*>(a_pack_workspace);
@@ -89,6 +94,8 @@ Status run(const Handle& handle, const Descriptor& plan, const Descriptor& pack)
   if (workspace && !at.workspace)
     return fail(bad_param, "the plan needs a workspace of " + std::to_string(workspace) + " bytes");
   const Precision precision = plan.engine->precision;
+  const bool normalizes = p.normalizes, sums = p.sums;
+  const int between = p.between, of_affine = p.scale.type;
   const bool queued = fornax::enqueue(handle.stream, "a cuDNN convolution", [=] {
     auto memory = [&](char* at, int64_t elements, ConvKind written_by) {
       const fornax::Access access = g.kind == written_by ? fornax::Access::Write : fornax::Access::Read;
@@ -101,7 +108,21 @@ Status run(const Handle& handle, const Descriptor& plan, const Descriptor& pack)
     if (workspace)
       memset(fornax::device_range(at.workspace, size_t(workspace), fornax::Access::Write), 0xa5,
              size_t(workspace));
+    std::vector<char> read_as;
+    if (normalizes) {
+      const size_t bytes = bytes_of(of_affine) * size_t(g.c);
+      const void* scale = fornax::device_range(at.scale, bytes, fornax::Access::Read);
+      const void* shift = fornax::device_range(at.shift, bytes, fornax::Access::Read);
+      read_as = normalized(g, image, scale, shift, host_type(of_affine), host_type(between));
+      image = read_as.data();
+    }
     convolve(g, precision, image, weight, output);
+    if (sums) {
+      auto vector = [&](char* at) {
+        return static_cast<float*>(fornax::device_range(at, sizeof(float) * size_t(g.k), fornax::Access::Write));
+      };
+      sum_channels(g, output, vector(at.sum), vector(at.squares));
+    }
   });
   return queued ? success : fail(execution_failed, "the stream refused the work");
 }
@@ -151,6 +172,9 @@ FORNAX_API int cudnnSetStream(void* handle, CUstream stream) {
 
 FORNAX_API int cudnnBackendCreateDescriptor(int kind, void** to) {
   switch (kind) {
+    case k_pointwise:
+    case k_pointwise_operation:
+    case k_statistics:
     case k_convolution:
     case k_engine:
     case k_configuration:

@@ -45,6 +45,17 @@ const Rule rules[] = {
     {k_backward_filter, a_filter_conv, t_descriptor, 1, 1, true},
     {k_backward_filter, a_filter_alpha, t_float, 1, 1, true},
     {k_backward_filter, a_filter_beta, t_float, 1, 1, true},
+    {k_pointwise, a_pointwise_mode, t_pointwise_mode, 1, 1, true},
+    {k_pointwise, a_pointwise_math, t_data_type, 1, 1, true},
+    {k_pointwise_operation, a_pointwise_descriptor, t_descriptor, 1, 1, true},
+    {k_pointwise_operation, a_pointwise_x, t_descriptor, 1, 1, true},
+    {k_pointwise_operation, a_pointwise_b, t_descriptor, 1, 1, false},
+    {k_pointwise_operation, a_pointwise_y, t_descriptor, 1, 1, true},
+    {k_statistics, a_statistics_mode, t_statistics_mode, 1, 1, true},
+    {k_statistics, a_statistics_math, t_data_type, 1, 1, true},
+    {k_statistics, a_statistics_x, t_descriptor, 1, 1, true},
+    {k_statistics, a_statistics_sum, t_descriptor, 1, 1, true},
+    {k_statistics, a_statistics_squares, t_descriptor, 1, 1, true},
     {k_graph, a_graph_operations, t_descriptor, 1, many, true},
     {k_graph, a_graph_handle, t_handle, 1, 1, false},
     {k_heuristics, a_heur_graph, t_descriptor, 1, 1, true},
@@ -73,11 +84,21 @@ size_t element_size(int tag) {
   }
 }
 
-// CUDNN_DATA_FLOAT, HALF, BFLOAT16; 0 bytes for what the engine never stores.
-constexpr int d_float = 0, d_half = 2, d_bfloat16 = 9, cross_correlation = 1;
+constexpr int cross_correlation = 1;
+
+bool is_channels_last(const Tensor& t) {
+  const int64_t c = t.dims[1], h = t.dims[2], w = t.dims[3];
+  return t.strides[0] == h * w * c && t.strides[1] == 1 && t.strides[2] == w * c && t.strides[3] == c;
+}
+
+}  // namespace
 
 size_t bytes_of(int data_type) {
   return data_type == d_float ? 4 : data_type == d_half || data_type == d_bfloat16 ? 2 : 0;
+}
+
+host::Type host_type(int data_type) {
+  return data_type == d_float ? host::Type::f32 : data_type == d_half ? host::Type::f16 : host::Type::bf16;
 }
 
 Tensor tensor_of(const Descriptor& d) {
@@ -93,13 +114,6 @@ Tensor tensor_of(const Descriptor& d) {
   }
   return t;
 }
-
-bool is_channels_last(const Tensor& t) {
-  const int64_t c = t.dims[1], h = t.dims[2], w = t.dims[3];
-  return t.strides[0] == h * w * c && t.strides[1] == 1 && t.strides[2] == w * c && t.strides[3] == c;
-}
-
-}  // namespace
 
 Status Descriptor::set(int name, int tag, int64_t count, const void* from) {
   const std::string what = "attribute " + std::to_string(name);
@@ -147,6 +161,14 @@ Status Descriptor::finalize() {
     case k_forward:
     case k_backward_data:
     case k_backward_filter: status = finalize_operation(); break;
+    case k_pointwise: break;
+    case k_pointwise_operation:
+    case k_statistics:
+      for (const auto& [name, attribute] : attributes)
+        for (const Ref& child : attribute.children)
+          if (child->kind != (name == a_pointwise_descriptor ? k_pointwise : k_tensor))
+            status = fail(bad_param, "attribute " + std::to_string(name) + " is of another type");
+      break;
     case k_graph: status = finalize_graph(); break;
     case k_heuristics:
       if (child(a_heur_graph)->kind != k_graph)
@@ -224,49 +246,27 @@ Status Descriptor::finalize_operation() {
   if (x.id == w.id || x.id == y.id || w.id == y.id) return fail(bad_param, "two tensors have one unique id");
   const bool computable = symmetric && x.elements() && w.elements() && y.elements() &&
                           conv->value<int>(a_conv_compute_type) == d_float &&
-                          conv->value<int>(a_conv_mode) == cross_correlation && x.type == w.type &&
-                          x.type == y.type && bytes_of(x.type) && is_channels_last(x) &&
-                          is_channels_last(w) && is_channels_last(y) && x.plain && w.plain && y.plain &&
+                          conv->value<int>(a_conv_mode) == cross_correlation && y.type == w.type &&
+                          (x.type == y.type || !x.plain) && bytes_of(y.type) && is_channels_last(x) &&
+                          is_channels_last(w) && is_channels_last(y) && w.plain && y.plain &&
                           value<float>(name(a_forward_alpha, a_data_alpha, a_filter_alpha)) == 1 &&
                           value<float>(name(a_forward_beta, a_data_beta, a_filter_beta)) == 0;
   if (computable) {
-    g.type = x.type == d_float ? host::Type::f32 : x.type == d_half ? host::Type::f16 : host::Type::bf16;
-    problem = std::make_shared<Problem>(Problem{g, x, w, y});
+    g.type = host_type(y.type);
+    problem = std::make_shared<Problem>();
+    problem->geometry = g, problem->image = x, problem->weight = w, problem->output = y;
   }
   return success;
 }
 
-// Any graph may be described; the heuristics have engines for a single convolution only.
+// Any graph may be described; the heuristics have engines for few.
 Status Descriptor::finalize_graph() {
   const std::vector<Ref>& operations = attributes[a_graph_operations].children;
   for (const Ref& operation : operations)
-    if (operation->kind != k_forward && operation->kind != k_backward_data &&
-        operation->kind != k_backward_filter)
+    if (operation->kind < k_forward || operation->kind > k_statistics)
       return fail(bad_param, "a graph holds operations");
-  if (operations.size() == 1) problem = operations[0]->problem;
+  problem = problem_of(operations);
   return success;
-}
-
-std::vector<Engine> engines_for(const Problem& problem, bool fallback) {
-  const Geometry& g = problem.geometry;
-  const bool half = g.type != host::Type::f32, aligned = problem.image.alignment >= 16 &&
-                                                         problem.weight.alignment >= 16 &&
-                                                         problem.output.alignment >= 16;
-  const int64_t sums = g.kind == ConvKind::weight_gradient ? 4 * g.weight_elements() : 512;
-  const Engine plain = {0, {}, {}, sums, true};
-  if (fallback) {
-    if (g.kind == ConvKind::forward) return {plain};
-    std::vector<Note> notes = {n_nondeterministic};
-    if (half) notes.push_back(n_reduced_sums);
-    return {{25, notes, {false, half}, 0, true}, plain};
-  }
-  std::vector<Engine> engines;
-  if (g.dilation[0] > 1 || g.dilation[1] > 1) engines.push_back({7, {}, {}, 0, false});
-  if (half && g.kind == ConvKind::weight_gradient)
-    engines.push_back({47, {n_tensor_core, n_reduced_sums}, {false, true}, 0, true});
-  if (aligned) engines.push_back({63, {n_tensor_core}, {!half, false}, 0, true});
-  engines.push_back(plain);
-  return engines;
 }
 
 }  // namespace dnn

@@ -24,6 +24,7 @@ enum Status {
 };
 
 enum Kind {
+  k_pointwise = 0,
   k_convolution = 1,
   k_engine = 2,
   k_configuration = 3,
@@ -32,6 +33,8 @@ enum Kind {
   k_forward = 10,
   k_backward_filter = 11,
   k_backward_data = 12,
+  k_pointwise_operation = 13,
+  k_statistics = 14,
   k_graph = 15,
   k_pack = 16,
   k_tensor = 17,
@@ -47,10 +50,14 @@ enum Tag {
   t_convolution_mode = 7,
   t_heuristic_mode = 8,
   t_numerical_note = 11,
+  t_pointwise_mode = 14,
   t_descriptor = 15,
+  t_statistics_mode = 16,
 };
 
 enum Name {
+  a_pointwise_mode = 0,
+  a_pointwise_math = 1,
   a_conv_compute_type = 100,
   a_conv_mode = 101,
   a_conv_dilations = 102,
@@ -84,6 +91,15 @@ enum Name {
   a_filter_dw = 715,
   a_filter_x = 716,
   a_filter_dy = 717,
+  a_pointwise_descriptor = 750,
+  a_pointwise_x = 751,
+  a_pointwise_b = 752,
+  a_pointwise_y = 753,
+  a_statistics_mode = 770,
+  a_statistics_math = 771,
+  a_statistics_x = 772,
+  a_statistics_sum = 773,
+  a_statistics_squares = 774,
   a_graph_handle = 800,
   a_graph_operations = 801,
   a_tensor_alignment = 900,
@@ -119,11 +135,24 @@ struct Tensor {
   int64_t elements() const { return dims[0] * dims[1] * dims[2] * dims[3]; }
 };
 
-// A graph of one convolution that the stand-in can compute.
+// A graph of one convolution that the stand-in can compute, with what is fused before and after it.
 struct Problem {
   Geometry geometry;
   Tensor image, weight, output;
+  // The image is read as max(image * scale + shift, 0), whose steps lie in tensors of the type `between`.
+  bool normalizes = false;
+  Tensor scale{}, shift{};
+  int between = 0;
+  // Forward, the sums of the output's channels and of their squares are wanted too.
+  bool sums = false;
+  Tensor sum{}, squares{};
 };
+
+// The numbers of cuDNN's types, and their elements' bytes; 0 for what the engine never stores.
+constexpr int d_float = 0, d_half = 2, d_bfloat16 = 9;
+size_t bytes_of(int data_type);
+host::Type host_type(int data_type);
+Tensor tensor_of(const struct Descriptor& d);
 
 struct Descriptor;
 using Ref = std::shared_ptr<Descriptor>;
@@ -167,6 +196,9 @@ struct Descriptor {
 
 // Remembers `why` for cudnnGetLastErrorString, and returns the status.
 Status fail(Status status, const std::string& why);
+
+// What a graph of these operations computes, where it is one that the stand-in knows; else nothing.
+std::shared_ptr<Problem> problem_of(const std::vector<Ref>& operations);
 
 // The engines that the heuristics hand out for a problem: the main list, or the fallback list.
 std::vector<Engine> engines_for(const Problem& problem, bool fallback);

@@ -68,6 +68,7 @@ pub(super) const LIBRARIES: &[Library] = &[
             "dnn/convolution.h",
             "dnn/cudnn.cpp",
             "dnn/descriptor.cpp",
+            "dnn/engines.cpp",
             "dnn/descriptor.h",
         ],
     },

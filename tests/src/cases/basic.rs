@@ -1,7 +1,7 @@
 //! Arithmetic, reductions, order, matrix products, shapes.
 use super::row::{fixed, of, x};
 use super::{Case, Values};
-use fornax_engine::{AttentionMask, DType, Device, Tensor};
+use fornax_engine::{Activation, AttentionMask, DType, Device, Tensor};
 
 pub(super) fn rows(rows: &mut Vec<Case>) {
     arithmetic(rows);
@@ -145,6 +145,14 @@ fn products(rows: &mut Vec<Case>) {
         t[0].linear(&t[1], Some(&t[2]))
     }));
     rows.push(Case::new("linear", "sequence", vec![x(&[2, 3, 7]), x(&[4, 7])], |t| t[0].linear(&t[1], None)));
+    for f in [Activation::Relu, Activation::GeluTanh, Activation::Gelu, Activation::Silu] {
+        let name = format!("{f:?}").to_lowercase();
+        rows.push(Case::new("linear-act", name.clone(), vec![x(&[3, 7]), x(&[8, 7]), x(&[8])], move |t| {
+            t[0].linear_act(&t[1], Some(&t[2]), f)
+        }));
+        let layers = vec![x(&[2, 3, 7]), x(&[8, 7]), x(&[8]), x(&[5, 8]), x(&[5])];
+        rows.push(Case::new("mlp", name, layers, move |t| t[0].mlp((&t[1], &t[2]), f, (&t[3], &t[4]))));
+    }
     let qkv = |l: usize, s: usize| vec![x(&[2, 2, l, 4]), x(&[2, 2, s, 4]), x(&[2, 2, s, 3])];
     rows.push(Case::new("attention", "plain", qkv(3, 5), |t| {
         t[0].attention(&t[1], &t[2], AttentionMask::None, None)

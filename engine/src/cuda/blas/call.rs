@@ -36,6 +36,11 @@ impl Call<'_> {
         if p.epilogue != Epilogue::None {
             matmul = matmul.set(MatmulName::CUBLASLT_MATMUL_DESC_BIAS_POINTER, operands.vector)?;
         }
+        if p.beside_step() != 0 {
+            matmul = matmul
+                .set(MatmulName::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, operands.beside)?
+                .set(MatmulName::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, p.beside_step() as i64)?;
+        }
         // The layout of a stored row-major matrix [r, c], each batch entry `step` elements on.
         let layout = |rows: usize, cols: usize, step: usize| {
             Layout::new(api, p.dtype, cols, rows, cols)?

@@ -1,5 +1,5 @@
-//! Matrix products by cuBLASLt: row-major, batched, in f32 (strict or TF32), f16 and bf16, with a bias and an activation, or a
-//! bias gradient, computed on the way.
+//! Matrix products by cuBLASLt: row-major, batched, in f32 (strict or TF32), f16 and bf16, with a bias, an activation, their
+//! gradients, or a bias gradient, computed on the way.
 //!
 //! cuBLASLt thinks in columns: a row-major matrix is the transpose of a column-major one, so `D = A B` is asked for as
 //! `Dᵀ = Bᵀ Aᵀ` with the operands exchanged (`call`). Its heuristics choose an algorithm when a [`Product`] is first met, which
@@ -56,7 +56,7 @@ impl Blas {
     }
 
     /// Queues a product on `stream`. [`LibraryError::Unsupported`] where the library lacks the epilogue, a size is zero or
-    /// the vector is not aligned to 16 bytes.
+    /// the epilogue's operands are not aligned to 16 bytes.
     ///
     /// # Safety
     /// The pointers must be device memory of the product's extents and dtype, free of other use until the stream has got
@@ -71,9 +71,13 @@ impl Blas {
         if [product.rows, product.cols, product.inner, product.batch].contains(&0) {
             return Err(unsupported(format!("empty matrix: {product}")));
         }
-        // No preference covers the vector's alignment: an algorithm may read 16 bytes at once.
-        if product.epilogue != Epilogue::None && !operands.vector.is_multiple_of(16) {
-            return Err(unsupported(format!("vector that is not aligned to 16 bytes: {product}")));
+        // No preference covers their alignment: an algorithm may read 16 bytes at once.
+        if product.epilogue != Epilogue::None && !(operands.vector | operands.beside).is_multiple_of(16) {
+            return Err(unsupported(format!("vector or mask that is not aligned to 16 bytes: {product}")));
+        }
+        let is_gelu = matches!(product.epilogue, Epilogue::BiasGeluTanhInput | Epilogue::GeluTanhSlopeSum);
+        if product.beside_step() != 0 && product.batch > 1 || is_gelu && !product.cols.is_multiple_of(8) {
+            return Err(unsupported(product));
         }
         let call = Call::new(self.api, product, operands)?;
         let mut run = |algorithm: &Algorithm| {
@@ -114,7 +118,7 @@ impl Blas {
 
 /// Describes `product` to the library as a call would, which needs no device; an error where the description is refused.
 pub fn describe(product: &Product) -> Result<(), LibraryError> {
-    let operands = Operands { a: 256, b: 256, d: 256, vector: 256 };
+    let operands = Operands { a: 256, b: 256, d: 256, vector: 256, beside: 256 };
     Call::new(Api::get()?, product, operands)?.preference(operands.alignments()).map(drop)
 }
 

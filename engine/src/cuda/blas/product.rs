@@ -44,11 +44,20 @@ pub enum Epilogue {
     BiasRelu,
     /// `D = gelu(D + bias)` in the approximation by tanh.
     BiasGeluTanh,
+    /// As `BiasRelu`; beside it, where the activation was open, one bit an element.
+    BiasReluMask,
+    /// As `BiasGeluTanh`; beside it what the activation saw, `[rows, cols]` like D. `cols` must be a multiple of 8.
+    BiasGeluTanhInput,
+    /// `D = 0` where a mask of `BiasReluMask` is 0; the vector `[cols]` receives the sums of D over its rows. With
+    /// `D = dy w`, the gradients of what the activation saw and of the bias in it.
+    ReluSlopeSum,
+    /// `D *= gelu'(input)` with an input of `BiasGeluTanhInput`, and sums as of `ReluSlopeSum`.
+    GeluTanhSlopeSum,
     /// The vector `[rows]` receives the sums of op(A) over the inner axis: a bias's gradient beside the weight's, `dw = dyᵀ x`.
     SumA,
 }
 
-/// Device addresses. `vector` is the epilogue's, 0 where it has none.
+/// Device addresses. `vector` and `beside` are the epilogue's, 0 where it has none.
 #[derive(Clone, Copy, Debug)]
 pub struct Operands {
     /// A.
@@ -59,15 +68,18 @@ pub struct Operands {
     pub d: CUdeviceptr,
     /// The bias, or where the sums go.
     pub vector: CUdeviceptr,
+    /// The mask or the activation's input, written forward and read back: [`Product::beside_len`] bytes.
+    pub beside: CUdeviceptr,
 }
 
-/// Bytes to which A, B, D and the vector are aligned, at most 256 each: the algorithm depends on them.
+/// Bytes to which A, B, D, the vector and what is beside are aligned, at most 256 each: the algorithm depends on them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Alignments {
     pub(super) a: u32,
     pub(super) b: u32,
     pub(super) d: u32,
     pub(super) vector: u32,
+    pub(super) beside: u32,
 }
 
 impl Product {
@@ -87,6 +99,23 @@ impl Product {
             epilogue: Epilogue::None,
         }
     }
+
+    /// Bytes of what the epilogue writes or reads beside D.
+    pub fn beside_len(&self) -> usize {
+        match self.epilogue {
+            Epilogue::BiasReluMask | Epilogue::ReluSlopeSum => self.rows * self.beside_step() / 8,
+            _ => self.rows * self.beside_step() * self.dtype.size(),
+        }
+    }
+
+    /// From one row to the next of what is beside D, in elements or in a mask's bits; 0 where there is nothing.
+    pub(super) fn beside_step(&self) -> usize {
+        match self.epilogue {
+            Epilogue::BiasReluMask | Epilogue::ReluSlopeSum => self.cols.next_multiple_of(128),
+            Epilogue::BiasGeluTanhInput | Epilogue::GeluTanhSlopeSum => self.cols,
+            _ => 0,
+        }
+    }
 }
 
 impl Epilogue {
@@ -96,6 +125,10 @@ impl Epilogue {
             Epilogue::Bias => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS,
             Epilogue::BiasRelu => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_RELU_BIAS,
             Epilogue::BiasGeluTanh => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_GELU_BIAS,
+            Epilogue::BiasReluMask => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_RELU_AUX_BIAS,
+            Epilogue::BiasGeluTanhInput => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_GELU_AUX_BIAS,
+            Epilogue::ReluSlopeSum => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_DRELU_BGRAD,
+            Epilogue::GeluTanhSlopeSum => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_DGELU_BGRAD,
             // The operands are exchanged: our A is the library's B.
             Epilogue::SumA => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BGRADB,
         }
@@ -105,7 +138,13 @@ impl Epilogue {
 impl Operands {
     pub(super) fn alignments(&self) -> Alignments {
         let of = |pointer: CUdeviceptr| 1 << (pointer | 256).trailing_zeros();
-        Alignments { a: of(self.a), b: of(self.b), d: of(self.d), vector: of(self.vector) }
+        Alignments {
+            a: of(self.a),
+            b: of(self.b),
+            d: of(self.d),
+            vector: of(self.vector),
+            beside: of(self.beside),
+        }
     }
 }
 

@@ -70,3 +70,8 @@ impl Api {
 pub(super) fn unsupported(what: impl ToString) -> LibraryError {
     LibraryError::Unsupported { library: CUDNN, what: what.to_string() }
 }
+
+/// The error for a problem that is first met while work is recorded.
+pub(super) fn unplanned(what: impl ToString) -> LibraryError {
+    LibraryError::Unplanned { library: CUDNN, what: what.to_string() }
+}

@@ -1,13 +1,14 @@
 //! Convolutions on a stream: plans are made when a problem is first met, and kept.
-use super::api::{Api, unsupported};
+use super::api::{Api, unplanned, unsupported};
 use super::descriptor::{Descriptor, DevicePointer, HandleValue, Kind, Name};
-use super::graph::{IMAGE, OUTPUT, WEIGHT};
+use super::graph::{IMAGE, OUTPUT, SCALE, SHIFT, SQUARES, SUM, WEIGHT};
 use super::planner::{ALL, FIRST_THEN_ALL, Plan, Planner};
-use super::problem::{ConvKind, ConvOptions, PlanChoice, Problem};
+use super::problem::{ConvKind, ConvOptions, Fusion, PlanChoice, Problem};
 use super::timing::Stopwatch;
 use crate::cuda::library::{LibraryError, Workspace};
 use crate::{ConvShape, DType};
-use cudarc::driver::sys::{CUdeviceptr, CUstream};
+use cudarc::driver::result;
+use cudarc::driver::sys::{CUdeviceptr, CUstream, CUstreamCaptureStatus};
 use std::collections::HashMap;
 use std::ffi::c_void;
 use std::sync::{Mutex, PoisonError};
@@ -22,7 +23,8 @@ pub struct Dnn {
 
 struct State {
     // Before the handle: plans are destroyed first.
-    plans: HashMap<Problem, Plan>,
+    // `None` where no engine takes the problem.
+    plans: HashMap<Problem, Option<Plan>>,
     planner: Planner,
     handle: Handle,
 }
@@ -45,12 +47,32 @@ impl Drop for Handle {
     }
 }
 
-/// The device addresses of a convolution's three tensors: image and output stand for their gradients too.
+/// The device addresses of a scale and a shift for each channel of an image, in [`Problem::affine_dtype`].
+#[derive(Clone, Copy, Debug)]
+pub struct Affine {
+    /// Of the scale.
+    pub scale: CUdeviceptr,
+    /// Of the shift.
+    pub shift: CUdeviceptr,
+}
+
+/// The device addresses that receive, in f32, what an output's channels add up to.
+#[derive(Clone, Copy, Debug)]
+pub struct Sums {
+    /// Of the sums.
+    pub sum: CUdeviceptr,
+    /// Of the sums of squares.
+    pub squares: CUdeviceptr,
+}
+
+/// The device addresses of a convolution's tensors: image and output stand for their gradients too.
 #[derive(Clone, Copy)]
 struct Tensors {
     image: CUdeviceptr,
     weight: CUdeviceptr,
     output: CUdeviceptr,
+    affine: Option<Affine>,
+    sums: Option<Sums>,
 }
 
 impl Dnn {
@@ -93,7 +115,7 @@ impl Dnn {
         y: CUdeviceptr,
         workspace: &mut Workspace,
     ) -> Result<(), LibraryError> {
-        let tensors = Tensors { image: x, weight: w, output: y };
+        let tensors = Tensors { image: x, weight: w, output: y, affine: None, sums: None };
         // SAFETY: as the caller promises.
         unsafe { self.run(ConvKind::Forward, shape, dtype, options, tensors, workspace) }
     }
@@ -112,7 +134,7 @@ impl Dnn {
         dx: CUdeviceptr,
         workspace: &mut Workspace,
     ) -> Result<(), LibraryError> {
-        let tensors = Tensors { image: dx, weight: w, output: dy };
+        let tensors = Tensors { image: dx, weight: w, output: dy, affine: None, sums: None };
         // SAFETY: as the caller promises.
         unsafe { self.run(ConvKind::DataGradient, shape, dtype, options, tensors, workspace) }
     }
@@ -131,7 +153,46 @@ impl Dnn {
         dw: CUdeviceptr,
         workspace: &mut Workspace,
     ) -> Result<(), LibraryError> {
-        let tensors = Tensors { image: x, weight: dw, output: dy };
+        let tensors = Tensors { image: x, weight: dw, output: dy, affine: None, sums: None };
+        // SAFETY: as the caller promises.
+        unsafe { self.run(ConvKind::WeightGradient, shape, dtype, options, tensors, workspace) }
+    }
+
+    /// [`Dnn::forward`] of `max(x scale + shift, 0)` where `affine` is given, with the sums of the result's channels where
+    /// `sums` is. [`LibraryError::Unsupported`], and nothing done, where cuDNN has no one kernel for it; the answer is kept.
+    ///
+    /// # Safety
+    /// As for [`Dnn::forward`]; scale and shift have as many elements as x channels, the sums as many as y.
+    pub unsafe fn forward_fused(
+        &self,
+        shape: &ConvShape,
+        dtype: DType,
+        options: ConvOptions,
+        (x, affine): (CUdeviceptr, Option<Affine>),
+        w: CUdeviceptr,
+        (y, sums): (CUdeviceptr, Option<Sums>),
+        workspace: &mut Workspace,
+    ) -> Result<(), LibraryError> {
+        let tensors = Tensors { image: x, weight: w, output: y, affine, sums };
+        // SAFETY: as the caller promises.
+        unsafe { self.run(ConvKind::Forward, shape, dtype, options, tensors, workspace) }
+    }
+
+    /// [`Dnn::weight_gradient`] for the image `max(x scale + shift, 0)`; refusals as of [`Dnn::forward_fused`].
+    ///
+    /// # Safety
+    /// As for [`Dnn::forward_fused`].
+    pub unsafe fn weight_gradient_fused(
+        &self,
+        shape: &ConvShape,
+        dtype: DType,
+        options: ConvOptions,
+        (x, affine): (CUdeviceptr, Affine),
+        dy: CUdeviceptr,
+        dw: CUdeviceptr,
+        workspace: &mut Workspace,
+    ) -> Result<(), LibraryError> {
+        let tensors = Tensors { image: x, weight: dw, output: dy, affine: Some(affine), sums: None };
         // SAFETY: as the caller promises.
         unsafe { self.run(ConvKind::WeightGradient, shape, dtype, options, tensors, workspace) }
     }
@@ -147,25 +208,59 @@ impl Dnn {
         tensors: Tensors,
         workspace: &mut Workspace,
     ) -> Result<(), LibraryError> {
-        let problem = Problem { kind, shape: *shape, dtype, alignment: tensors.alignment(), options };
+        let (alignment, fusion) = (tensors.alignment(), tensors.fusion());
+        let problem = Problem { kind, shape: *shape, dtype, alignment, fusion, options };
         if shape.input_len() == 0 || shape.weight_len() == 0 || shape.output_len() == 0 {
             return Err(unsupported(format!("empty tensor: {problem}")));
         }
+        // Engines that are compiled for a graph do not say whether they round to TF32.
+        if fusion != Fusion::default() && dtype == DType::F32 && !options.tf32 {
+            return Err(unsupported(problem));
+        }
         // A panic elsewhere leaves plans complete: they are stored whole or not at all.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(plan) = state.plans.get(&problem) {
-            return self.execute(&state.handle, plan, tensors, workspace);
+        match state.plans.get(&problem) {
+            Some(Some(plan)) => return self.execute(&state.handle, plan, tensors, workspace),
+            Some(None) => return Err(unsupported(problem)),
+            // Engines are compiled, loaded and timed, none of which can be recorded.
+            None if self.is_recording()? => return Err(unplanned(problem)),
+            None => {}
         }
         let execute = |plan: &Plan| self.execute(&state.handle, plan, tensors, workspace);
-        let plan = match options.choice {
-            PlanChoice::Heuristic => first_that_runs(&state.planner, &problem, execute)?,
+        let found = match options.choice {
+            PlanChoice::Heuristic => first_that_runs(&state.planner, &problem, execute),
             PlanChoice::Timed { candidates, workspace } => {
                 let stopwatch = Stopwatch::new(self.stream)?;
-                fastest(&state.planner, &problem, candidates, workspace, stopwatch, execute)?
+                fastest(&state.planner, &problem, candidates, workspace, stopwatch, execute)
             }
         };
-        state.plans.insert(problem, plan);
-        Ok(())
+        match found {
+            Ok(plan) => {
+                state.plans.insert(problem, Some(plan));
+                Ok(())
+            }
+            // A fusion that cannot be compiled is one that cuDNN lacks: there is another way.
+            Err(e)
+                if is_refusal(&e)
+                    || fusion != Fusion::default() && matches!(e, LibraryError::Call { .. }) =>
+            {
+                state.plans.insert(problem, None);
+                Err(if is_refusal(&e) { e } else { unsupported(problem) })
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    fn is_recording(&self) -> Result<bool, LibraryError> {
+        // SAFETY: the stream is alive, as `new`'s caller promises.
+        let status = unsafe { result::stream::is_capturing(self.stream) };
+        let status = status.map_err(|e| LibraryError::Call {
+            library: "CUDA",
+            call: "asking whether work is recorded".into(),
+            status: e.0 as i32,
+            message: e.to_string(),
+        })?;
+        Ok(status != CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE)
     }
 
     /// Queues a plan on the stream.
@@ -180,13 +275,14 @@ impl Dnn {
             0 => 0,
             bytes => workspace(bytes)?,
         };
-        let pointers = [tensors.image, tensors.weight, tensors.output].map(DevicePointer);
+        let (ids, pointers): (Vec<i64>, Vec<DevicePointer>) =
+            tensors.named().map(|(id, pointer)| (id, DevicePointer(pointer))).unzip();
         let pack = Descriptor::new(self.api, Kind::CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR)?
-            .set(Name::CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, &[IMAGE, WEIGHT, OUTPUT])?
+            .set(Name::CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, &ids)?
             .set(Name::CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, &pointers)?
             .set(Name::CUDNN_ATTR_VARIANT_PACK_WORKSPACE, &[DevicePointer(memory)])?
             .finish()?;
-        // SAFETY: the plan is finalised for this handle, the pack names its three tensors and as much workspace as it wants;
+        // SAFETY: the plan is finalised for this handle, the pack names its tensors and as much workspace as it wants;
         // that the memory is what the plan takes it for is the promise of `forward`'s caller.
         let status = unsafe { (self.api.execute)(handle.raw, plan.descriptor.raw().0, pack.raw().0) };
         self.api.check(status, || "running a plan".into())
@@ -194,10 +290,26 @@ impl Dnn {
 }
 
 impl Tensors {
-    /// The largest power of two, at most 16, that divides all three addresses: more brings no engine.
-    fn alignment(&self) -> usize {
-        1 << (self.image | self.weight | self.output | 16).trailing_zeros()
+    /// Identities in the graph, and addresses.
+    fn named(self) -> impl Iterator<Item = (i64, CUdeviceptr)> {
+        let affine = self.affine.map(|a| [(SCALE, a.scale), (SHIFT, a.shift)]);
+        let sums = self.sums.map(|s| [(SUM, s.sum), (SQUARES, s.squares)]);
+        let three = [(IMAGE, self.image), (WEIGHT, self.weight), (OUTPUT, self.output)];
+        three.into_iter().chain(affine.into_iter().flatten()).chain(sums.into_iter().flatten())
     }
+
+    /// The largest power of two, at most 16, that divides all addresses: more brings no engine.
+    fn alignment(&self) -> usize {
+        1 << self.named().fold(16, |all, (_, pointer)| all | pointer).trailing_zeros()
+    }
+
+    fn fusion(&self) -> Fusion {
+        Fusion { normalize: self.affine.is_some(), statistics: self.sums.is_some() }
+    }
+}
+
+fn is_refusal(error: &LibraryError) -> bool {
+    matches!(error, LibraryError::Unsupported { .. })
 }
 
 /// The first plan that builds and runs.

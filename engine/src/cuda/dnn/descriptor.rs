@@ -103,7 +103,7 @@ pub(super) struct Note(pub(super) u32);
 macro_rules! attributes {
     ($($type:ty => $tag:ident),* $(,)?) => {
         $(
-            // SAFETY: the layouts are those of cudnn_backend.h; enums are only ever set, never read.
+            // SAFETY: the layouts are those of cudnn_backend.h; enums and booleans are only ever set, never read.
             unsafe impl Attribute for $type {
                 const TAG: Tag = Tag::$tag;
             }
@@ -114,6 +114,7 @@ attributes! {
     i64 => CUDNN_TYPE_INT64,
     f32 => CUDNN_TYPE_FLOAT,
     u8 => CUDNN_TYPE_CHAR,
+    bool => CUDNN_TYPE_BOOLEAN,
     Child => CUDNN_TYPE_BACKEND_DESCRIPTOR,
     HandleValue => CUDNN_TYPE_HANDLE,
     DevicePointer => CUDNN_TYPE_VOID_PTR,
@@ -121,4 +122,6 @@ attributes! {
     sys::cudnnDataType_t => CUDNN_TYPE_DATA_TYPE,
     sys::cudnnConvolutionMode_t => CUDNN_TYPE_CONVOLUTION_MODE,
     sys::cudnnBackendHeurMode_t => CUDNN_TYPE_HEUR_MODE,
+    sys::cudnnPointwiseMode_t => CUDNN_TYPE_POINTWISE_MODE,
+    sys::cudnnGenStatsMode_t => CUDNN_TYPE_GENSTATS_MODE,
 }

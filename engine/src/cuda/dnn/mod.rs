@@ -1,5 +1,6 @@
 //! Convolutions by cuDNN's backend graph API: forward, data gradient and weight gradient in f32 (strict or TF32), f16 and bf16,
-//! channels-last, with groups.
+//! channels-last, with groups; forward with the output's statistics, or of an image that is normalised as it is read, where cuDNN
+//! has one kernel for that.
 //!
 //! A [`Problem`] is described as an operation graph (`graph`), cuDNN's heuristics hand out engine configurations for it
 //! (`planner`), the first one that builds and runs, or the fastest of several, becomes the plan that [`Dnn`] keeps for that
@@ -13,7 +14,7 @@ mod planner;
 mod problem;
 mod timing;
 
-pub use conv::Dnn;
+pub use conv::{Affine, Dnn, Sums};
 pub use device_properties::DeviceProperties;
 pub use planner::{Planner, Survey};
-pub use problem::{ConvKind, ConvOptions, PlanChoice, Problem};
+pub use problem::{ConvKind, ConvOptions, Fusion, PlanChoice, Problem};

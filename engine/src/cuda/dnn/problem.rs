@@ -31,6 +31,16 @@ impl fmt::Display for ConvKind {
     }
 }
 
+/// What a convolution computes on its way, beside itself; as a graph that cuDNN has one kernel for, or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Fusion {
+    /// The image is read as `max(image * scale + shift, 0)`, with a scale and a shift for each channel, by the forward pass or the
+    /// weight's gradient. Padding is 0 after it.
+    pub normalize: bool,
+    /// The forward pass gives the sum and the sum of squares of each output channel, in f32.
+    pub statistics: bool,
+}
+
 /// Which engines may be taken, and how one is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub struct ConvOptions {
@@ -69,18 +79,40 @@ pub struct Problem {
     pub dtype: DType,
     /// Bytes to which all three tensors are aligned: a power of two, at most 16. Below 16 no tensor core is used.
     pub alignment: usize,
+    /// What else is computed.
+    pub fusion: Fusion,
     /// Liberties.
     pub options: ConvOptions,
 }
 
 impl Problem {
     pub(super) fn data_type(&self) -> Result<DataType, LibraryError> {
+        data_type(self.dtype).map_err(|_| unsupported(self))
+    }
+
+    /// The dtype of scale and shift: f16's precompiled engines take nothing but f16.
+    pub fn affine_dtype(dtype: DType) -> DType {
+        if dtype == DType::F16 { DType::F16 } else { DType::F32 }
+    }
+
+    /// The type of what lies between the operations, in no memory. Run-time-compiled engines want the storage type; the
+    /// precompiled ones, f16's with statistics or for the weight's gradient, compute in f32 whatever is said.
+    pub(super) fn between_type(&self) -> Result<DataType, LibraryError> {
+        let is_precompiled = self.fusion.statistics || self.kind == ConvKind::WeightGradient;
         match self.dtype {
-            DType::F32 => Ok(DataType::CUDNN_DATA_FLOAT),
-            DType::F16 => Ok(DataType::CUDNN_DATA_HALF),
-            DType::BF16 => Ok(DataType::CUDNN_DATA_BFLOAT16),
-            _ => Err(unsupported(self)),
+            DType::F16 if is_precompiled => Ok(DataType::CUDNN_DATA_FLOAT),
+            _ => self.data_type(),
         }
+    }
+}
+
+/// cuDNN's name for a dtype that it convolves.
+pub(super) fn data_type(dtype: DType) -> Result<DataType, LibraryError> {
+    match dtype {
+        DType::F32 => Ok(DataType::CUDNN_DATA_FLOAT),
+        DType::F16 => Ok(DataType::CUDNN_DATA_HALF),
+        DType::BF16 => Ok(DataType::CUDNN_DATA_BFLOAT16),
+        _ => Err(unsupported(dtype)),
     }
 }
 
@@ -92,6 +124,8 @@ impl fmt::Display for Problem {
         write!(f, " with stride {:?}, padding {:?}, dilation {:?}", s.stride, s.padding, s.dilation)?;
         write!(f, ", groups {}", s.groups)?;
         let notes = [
+            (self.fusion.normalize, "of a normalised image"),
+            (self.fusion.statistics, "with statistics"),
             (self.dtype == DType::F32 && !self.options.tf32, "strict f32"),
             (self.options.deterministic, "deterministic"),
         ];

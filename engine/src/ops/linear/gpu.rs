@@ -1,0 +1,162 @@
+//! Fully connected layers on a GPU: bias, activation and their gradients in the products' epilogues where cuBLASLt has them.
+use crate::cuda::blas::{Epilogue, Product};
+use crate::cuda::{self, matmul};
+use crate::ops::gpu::OnGpu;
+use crate::{Activation, DType, Result, Tensor, autograd};
+
+/// A layer's operands on a GPU; x has `m` rows of `k` features, the weight is `[n, k]`.
+pub(super) struct Layer<'a> {
+    pub(super) x: &'a Tensor,
+    pub(super) weight: &'a Tensor,
+    pub(super) bias: Option<&'a Tensor>,
+    pub(super) sizes: [usize; 3],
+}
+
+impl Layer<'_> {
+    fn inputs(&self) -> Vec<&Tensor> {
+        [self.x, self.weight].into_iter().chain(self.bias).collect()
+    }
+
+    fn product(&self) -> Product {
+        let [m, n, k] = self.sizes;
+        Product { transpose_b: true, ..Product::new(self.x.dtype(), m, n, k) }
+    }
+
+    fn output(&self, on: &OnGpu) -> Result<Tensor> {
+        on.room(self.x.shape().with(self.x.rank() - 1, self.sizes[1]), self.x.dtype())
+    }
+
+    /// The product into `y` with an epilogue that takes the bias; false where there is no bias or no such epilogue.
+    pub(super) fn multiply(
+        &self,
+        on: &OnGpu,
+        epilogue: Epilogue,
+        y: &Tensor,
+        beside: Option<&Tensor>,
+    ) -> Result<bool> {
+        let Some(bias) = self.bias else { return Ok(false) };
+        let held = [self.x, self.weight, y, bias].map(Tensor::held);
+        let beside = beside.map(Tensor::held);
+        let (slices, beside) = (held.each_ref().map(|t| t.slice()), beside.as_ref().map(|t| t.slice()));
+        on.named(matmul::multiply_with(&on.gpu, &self.product(), epilogue, slices, beside))
+    }
+
+    /// `x wᵀ + b`
+    fn affine(&self, on: &OnGpu) -> Result<Tensor> {
+        let y = self.output(on)?;
+        if !self.multiply(on, Epilogue::Bias, &y, None)? {
+            let held = [self.x, self.weight, &y].map(Tensor::held);
+            let [of_x, of_w, of_y] = held.each_ref().map(|t| t.slice());
+            on.named(matmul::multiply(&on.gpu, &self.product(), of_x, of_w, of_y))?;
+            if let Some(bias) = self.bias {
+                on.named(cuda::binary::add_to_rows(&on.gpu, of_y, bias.held().slice()))?;
+            }
+        }
+        Ok(y)
+    }
+
+    /// The output, and what tells the activation's slope: nothing, the output, or what the activation saw.
+    pub(super) fn run(&self, on: &OnGpu, activation: Activation) -> Result<(Tensor, Option<Tensor>)> {
+        match activation {
+            Activation::Identity => return Ok((self.affine(on)?, None)),
+            Activation::Relu => {
+                let y = self.output(on)?;
+                if self.multiply(on, Epilogue::BiasRelu, &y, None)? {
+                    return Ok((y.clone(), Some(y)));
+                }
+            }
+            // The library's GELU is the approximation.
+            Activation::GeluTanh if autograd::is_recorded(&self.inputs()) => {
+                let (y, seen) = (self.output(on)?, self.output(on)?);
+                if self.multiply(on, Epilogue::BiasGeluTanhInput, &y, Some(&seen))? {
+                    return Ok((y, Some(seen)));
+                }
+            }
+            Activation::GeluTanh => {
+                let y = self.output(on)?;
+                if self.multiply(on, Epilogue::BiasGeluTanh, &y, None)? {
+                    return Ok((y, None));
+                }
+            }
+            _ => {}
+        }
+        let seen = self.affine(on)?;
+        let y = on.build(*seen.shape(), seen.dtype(), |y| {
+            cuda::activation::forward(&on.gpu, activation, seen.held().slice(), y)
+        })?;
+        let kept = if activation == Activation::Relu { y.clone() } else { seen };
+        Ok((y, Some(kept)))
+    }
+}
+
+pub(super) fn forward(on: &OnGpu, layer: &Layer, activation: Activation) -> Result<Tensor> {
+    let (y, kept) = layer.run(on, activation)?;
+    let [m, n, _] = layer.sizes;
+    Ok(y.recorded("linear", &layer.inputs(), || {
+        // Without the slope's source nothing was to be recorded, or there is no activation.
+        let (x, w, has_bias) = (layer.x.detach(), layer.weight.detach(), layer.bias.is_some());
+        let kept = kept.map(|t| t.detach());
+        move |grad: Tensor, needs: &[bool]| {
+            let operands = [("x", &x), ("weight", &w), ("grad", &grad)];
+            let on = OnGpu::back("linear", &operands)?;
+            let d = match &kept {
+                Some(kept) => slope(&on, activation, kept, &grad)?,
+                None => grad.clone(),
+            };
+            let d = d.reshape([m, n])?;
+            let wants_bias = has_bias && needs[2];
+            let (dw, db) = weight_gradients(&on, &d, &x, [needs[1], wants_bias], w.dtype())?;
+            let dx = needs[0].then(|| input_gradient(&on, &d, &w, &x)).transpose()?;
+            let mut grads = vec![dx, dw];
+            if has_bias {
+                grads.push(db);
+            }
+            Ok(grads)
+        }
+    }))
+}
+
+/// `dy f'`, by what was kept.
+pub(super) fn slope(on: &OnGpu, activation: Activation, kept: &Tensor, dy: &Tensor) -> Result<Tensor> {
+    on.build(*kept.shape(), kept.dtype(), |d| {
+        cuda::activation::backward(&on.gpu, activation, kept.held().slice(), dy.held().slice(), d)
+    })
+}
+
+/// `dx = d w` for d `[m, n]`, in x's shape.
+pub(super) fn input_gradient(on: &OnGpu, d: &Tensor, w: &Tensor, x: &Tensor) -> Result<Tensor> {
+    let (&[m, n], &[_, k]) = (d.dims(), w.dims()) else { unreachable!("matrices") };
+    on.build(*x.shape(), x.dtype(), |dx| {
+        let (d, w) = (d.held(), w.held());
+        matmul::multiply(&on.gpu, &Product::new(x.dtype(), m, k, n), d.slice(), w.slice(), dx)
+    })
+}
+
+/// `dw = dᵀ x` and `db`, the sums of d's rows, of those that are wanted; in one pass where the library has it.
+pub(super) fn weight_gradients(
+    on: &OnGpu,
+    d: &Tensor,
+    x: &Tensor,
+    [wants_weight, wants_bias]: [bool; 2],
+    dtype: DType,
+) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    let &[m, n] = d.dims() else { unreachable!("a matrix") };
+    let k = x.dims().last().copied().unwrap_or_default();
+    let db = wants_bias.then(|| on.room([n], dtype)).transpose()?;
+    let mut summed = false;
+    let dw = wants_weight.then(|| {
+        let product = Product { transpose_a: true, ..Product::new(x.dtype(), n, k, m) };
+        on.build([n, k], dtype, |dw| {
+            let (d, x) = (d.held(), x.held());
+            if let Some(db) = &db {
+                let db = db.held();
+                let slices = [d.slice(), x.slice(), dw, db.slice()];
+                summed = matmul::multiply_with(&on.gpu, &product, Epilogue::SumA, slices, None)?;
+            }
+            if summed { Ok(()) } else { matmul::multiply(&on.gpu, &product, d.slice(), x.slice(), dw) }
+        })
+    });
+    let dw = dw.transpose()?;
+    let db = if summed || !wants_bias { db } else { Some(d.sum(&[0], false)?) };
+    Ok((dw, db))
+}

@@ -1,0 +1,92 @@
+//! Two fully connected layers with an activation between them.
+use super::check;
+use super::gpu::{Layer, input_gradient, slope, weight_gradients};
+use crate::cuda::blas::{Epilogue, Product};
+use crate::cuda::matmul;
+use crate::ops::gpu::OnGpu;
+use crate::{Activation, DType, Result, Tensor, autograd};
+
+impl Tensor {
+    /// `activation(x · w1ᵀ + b1) · w2ᵀ + b2`: x `[…, in]`, w1 `[hidden, in]`, w2 `[out, hidden]`. The same as two calls of
+    /// [`Tensor::linear_act`]; on a GPU, for ReLU and GELU's approximation by tanh, the product that carries the gradient through
+    /// w2 multiplies it by the activation's slope and sums the gradient of b1 on the way.
+    pub fn mlp(
+        &self,
+        (w1, b1): (&Tensor, &Tensor),
+        activation: Activation,
+        (w2, b2): (&Tensor, &Tensor),
+    ) -> Result<Tensor> {
+        let inputs = [self, w1, b1, w2, b2];
+        let epilogues = match activation {
+            Activation::Relu => Some((Epilogue::BiasReluMask, Epilogue::ReluSlopeSum)),
+            Activation::GeluTanh => Some((Epilogue::BiasGeluTanhInput, Epilogue::GeluTanhSlopeSum)),
+            _ => None,
+        };
+        if let (Some(epilogues), true) = (epilogues, autograd::is_recorded(&inputs)) {
+            let (operands, sizes) = check("mlp", self, w1, Some(b1))?;
+            if let Some(on) = OnGpu::of("mlp", &operands)? {
+                let layer = Layer { x: self, weight: w1, bias: Some(b1), sizes };
+                if let Some(y) = fused(&on, &layer, activation, epilogues, (w2, b2))? {
+                    return Ok(y);
+                }
+            }
+        }
+        self.linear_act(w1, Some(b1), activation)?.linear(w2, Some(b2))
+    }
+}
+
+/// `None` where cuBLASLt lacks the forward epilogue for the hidden layer.
+fn fused(
+    on: &OnGpu,
+    layer: &Layer,
+    activation: Activation,
+    (ahead, back): (Epilogue, Epilogue),
+    (w2, b2): (&Tensor, &Tensor),
+) -> Result<Option<Tensor>> {
+    let [m, hidden, _] = layer.sizes;
+    let (x, w1) = (layer.x, layer.weight);
+    let dtype = x.dtype();
+    let h = on.room(x.shape().with(x.rank() - 1, hidden), dtype)?;
+    let product = Product { epilogue: ahead, ..Product::new(dtype, m, hidden, 0) };
+    let beside = match ahead {
+        Epilogue::BiasReluMask => on.room([product.beside_len()], DType::U8)?,
+        _ => on.room([m, hidden], dtype)?,
+    };
+    if !layer.multiply(on, ahead, &h, Some(&beside))? {
+        return Ok(None);
+    }
+    let (_, sizes) = check("mlp", &h, w2, Some(b2))?;
+    let (y, _) = Layer { x: &h, weight: w2, bias: Some(b2), sizes }.run(on, Activation::Identity)?;
+    let [_, n, _] = sizes;
+    let inputs = [x, w1, layer.bias.expect("the mlp's first bias"), w2, b2];
+    Ok(Some(y.recorded("mlp", &inputs, || {
+        let (x, w1, w2) = (x.detach(), w1.detach(), w2.detach());
+        move |grad: Tensor, needs: &[bool]| {
+            let operands = [("x", &x), ("w1", &w1), ("w2", &w2), ("grad", &grad)];
+            let on = OnGpu::back("mlp", &operands)?;
+            let dy = grad.reshape([m, n])?;
+            let (dw2, db2) = weight_gradients(&on, &dy, &h, [needs[3], needs[4]], dtype)?;
+            if !needs[..3].contains(&true) {
+                return Ok(vec![None, None, None, dw2, db2]);
+            }
+            let (d, db1) = (on.room([m, hidden], dtype)?, on.room([hidden], dtype)?);
+            let product = Product::new(dtype, m, hidden, n);
+            let summed = {
+                let held = [&dy, &w2, &d, &db1].map(Tensor::held);
+                let slices = held.each_ref().map(|t| t.slice());
+                on.named(matmul::multiply_with(&on.gpu, &product, back, slices, Some(beside.held().slice())))?
+            };
+            let (d, db1) = match summed {
+                true => (d, Some(db1)),
+                false => {
+                    let dh = input_gradient(&on, &dy, &w2, &h)?;
+                    let kept = if activation == Activation::Relu { &h } else { &beside };
+                    (slope(&on, activation, kept, &dh)?.reshape([m, hidden])?, None)
+                }
+            };
+            let (dw1, sums) = weight_gradients(&on, &d, &x, [needs[1], needs[2] && !summed], dtype)?;
+            let dx = needs[0].then(|| input_gradient(&on, &d, &w1, &x)).transpose()?;
+            Ok(vec![dx, dw1, db1.or(sums), dw2, db2])
+        }
+    })))
+}

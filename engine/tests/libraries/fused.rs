@@ -1,0 +1,172 @@
+//! Convolutions of an image that is normalised as it is read, and with the statistics of their output.
+use crate::device::{Block, Device};
+use crate::dnn::plain;
+use crate::numbers::{draw, error, from_bytes, round, to_bytes};
+use fornax_engine::cuda::LibraryError;
+use fornax_engine::cuda::dnn::{Affine, ConvKind, ConvOptions, Dnn, PlanChoice, Problem, Sums};
+use fornax_engine::{ConvShape, DType};
+
+const WHOLE: ConvShape = ConvShape {
+    n: 2,
+    h: 7,
+    w: 5,
+    c_in: 8,
+    c_out: 16,
+    kernel: [3, 3],
+    stride: [1, 1],
+    padding: [1, 1],
+    dilation: [1, 1],
+    groups: 1,
+};
+const OPTIONS: ConvOptions = ConvOptions { tf32: false, deterministic: true, choice: PlanChoice::Heuristic };
+
+struct Values {
+    tensors: [Vec<f64>; 3],
+    scale: Vec<f64>,
+    shift: Vec<f64>,
+}
+
+impl Values {
+    /// Scale and shift are numbers of bf16, so that one rounding is all that each step does.
+    fn of(s: &ConvShape, dtype: DType) -> Values {
+        let tensors =
+            [draw(1, s.input_len(), dtype), draw(2, s.weight_len(), dtype), draw(3, s.output_len(), dtype)];
+        Values { tensors, scale: draw(4, s.c_in, DType::BF16), shift: draw(5, s.c_in, DType::BF16) }
+    }
+
+    /// The tensors with the image as the fused convolution sees it.
+    fn normalized(&self, dtype: DType, between: DType) -> [Vec<f64>; 3] {
+        let step = |value: f64, to| round(f64::from(value as f32), to);
+        let [mut image, weight, output] = self.tensors.clone();
+        for (i, x) in image.iter_mut().enumerate() {
+            let c = i % self.scale.len();
+            *x = step(step(step(*x * self.scale[c], between) + self.shift[c], between), dtype).max(0.0);
+        }
+        [image, weight, output]
+    }
+}
+
+struct Outcome {
+    result: Vec<f64>,
+    sums: Vec<f64>,
+    squares: Vec<f64>,
+}
+
+fn run(
+    kind: ConvKind,
+    s: &ConvShape,
+    (dtype, options): (DType, ConvOptions),
+    values: &Values,
+    (normalize, statistics): (bool, bool),
+) -> Result<Outcome, LibraryError> {
+    let device = Device::open();
+    // SAFETY: the device outlives `dnn`, and opening it made its context current.
+    let dnn = unsafe { Dnn::new(device.stream()) }.unwrap();
+    let upload = |values: &[f64], dtype| device.upload(&to_bytes(values, dtype), 0);
+    let [mut tensors, of_affine] =
+        [values.tensors.clone(), [values.scale.clone(), values.shift.clone(), vec![]]];
+    let place = if kind == ConvKind::Forward { 2 } else { 1 };
+    tensors[place].fill(f64::NAN);
+    let [x, w, y] = tensors.each_ref().map(|t| upload(t, dtype));
+    let [scale, shift, _] = of_affine.each_ref().map(|t| upload(t, Problem::affine_dtype(dtype)));
+    let [sum, squares] = [(); 2].map(|()| upload(&vec![f64::NAN; s.c_out], DType::F32));
+    let affine = Affine { scale: scale.pointer(), shift: shift.pointer() };
+    let sums = Sums { sum: sum.pointer(), squares: squares.pointer() };
+    let mut held: Vec<Block> = Vec::new();
+    let workspace = &mut |bytes: usize| {
+        held.push(device.allocate(bytes, 0));
+        Ok(held[held.len() - 1].pointer())
+    };
+    let (px, pw, py) = (x.pointer(), w.pointer(), y.pointer());
+    // Twice: the second call takes the plan, or the answer, that the first one kept.
+    for call in 0..2 {
+        // SAFETY: the blocks have the shapes' sizes, and live until the download has waited for the stream.
+        let done = unsafe {
+            if kind == ConvKind::Forward {
+                let (x, y) = ((px, normalize.then_some(affine)), (py, statistics.then_some(sums)));
+                dnn.forward_fused(s, dtype, options, x, pw, y, workspace)
+            } else {
+                dnn.weight_gradient_fused(s, dtype, options, (px, affine), py, pw, workspace)
+            }
+        };
+        match done {
+            Err(_) if call == 0 => {}
+            done => done?,
+        }
+    }
+    let read = |block, dtype| from_bytes(&device.download(block), dtype);
+    Ok(Outcome {
+        result: read([&x, &w, &y][place], dtype),
+        sums: read(&sum, DType::F32),
+        squares: read(&squares, DType::F32),
+    })
+}
+
+/// The type in which the engine asks for the steps of a normalisation.
+fn between(dtype: DType, is_precompiled: bool) -> DType {
+    if dtype == DType::F16 && is_precompiled { DType::F32 } else { dtype }
+}
+
+#[test]
+fn statistics_are_those_of_the_output() {
+    let tf32 = ConvOptions { tf32: true, ..OPTIONS };
+    let odd = ConvShape { c_in: 3, c_out: 5, stride: [2, 2], ..WHOLE };
+    for s in [WHOLE, odd, ConvShape { groups: 2, ..WHOLE }] {
+        for (dtype, options) in [(DType::F16, OPTIONS), (DType::BF16, OPTIONS), (DType::F32, tf32)] {
+            let values = Values::of(&s, dtype);
+            let got = run(ConvKind::Forward, &s, (dtype, options), &values, (false, true)).unwrap();
+            let (want, scale) = plain(ConvKind::Forward, &s, &values.tensors);
+            if dtype != DType::F32 {
+                assert!(error(&got.result, &want, &scale, dtype) <= 1.0, "{dtype} {s:?}");
+            }
+            for (of_power, sums) in [(1, &got.sums), (2, &got.squares)] {
+                let column = |j: usize, absolute: bool| -> f64 {
+                    let values = got.result.iter().skip(j).step_by(s.c_out).map(|y| y.powi(of_power));
+                    if absolute { values.map(f64::abs).sum() } else { values.sum() }
+                };
+                let want: Vec<f64> = (0..s.c_out).map(|j| column(j, false)).collect();
+                let scale: Vec<f64> = (0..s.c_out).map(|j| column(j, true)).collect();
+                assert!(error(sums, &want, &scale, DType::F32) <= 1.0, "{dtype} {s:?} power {of_power}");
+            }
+        }
+    }
+}
+
+#[test]
+fn images_are_normalised_as_they_are_read() {
+    for s in [WHOLE, ConvShape { kernel: [1, 1], padding: [0, 0], ..WHOLE }] {
+        for dtype in [DType::F16, DType::BF16] {
+            for statistics in [false, true] {
+                let values = Values::of(&s, dtype);
+                let got = run(ConvKind::Forward, &s, (dtype, OPTIONS), &values, (true, statistics)).unwrap();
+                let seen = values.normalized(dtype, between(dtype, statistics));
+                let (want, scale) = plain(ConvKind::Forward, &s, &seen);
+                let worst = error(&got.result, &want, &scale, dtype);
+                assert!(worst <= 1.0, "{dtype}, statistics {statistics}, {s:?}: {worst}");
+            }
+        }
+        let values = Values::of(&s, DType::F16);
+        let kind = ConvKind::WeightGradient;
+        let got = run(kind, &s, (DType::F16, OPTIONS), &values, (true, false)).unwrap();
+        let (want, scale) = plain(kind, &s, &values.normalized(DType::F16, DType::F32));
+        assert!(error(&got.result, &want, &scale, DType::F16) <= 1.0, "weight gradient of {s:?}");
+    }
+}
+
+#[test]
+fn refuses_what_cudnn_has_no_kernel_for() {
+    let odd = ConvShape { c_in: 12, ..WHOLE };
+    let grouped = ConvShape { groups: 2, ..WHOLE };
+    let (forward, weight) = (ConvKind::Forward, ConvKind::WeightGradient);
+    for (what, kind, s, dtype, fusion) in [
+        ("bf16 weight gradient", weight, WHOLE, DType::BF16, (true, false)),
+        ("12 channels in f16", forward, odd, DType::F16, (true, true)),
+        ("12 channels in f16, weight gradient", weight, odd, DType::F16, (true, false)),
+        ("groups", forward, grouped, DType::BF16, (true, true)),
+        // A compiled engine does not say whether it rounds to TF32.
+        ("strict f32", forward, WHOLE, DType::F32, (false, true)),
+    ] {
+        let refusal = run(kind, &s, (dtype, OPTIONS), &Values::of(&s, dtype), fusion).err();
+        assert!(matches!(refusal, Some(LibraryError::Unsupported { .. })), "{what}: {refusal:?}");
+    }
+}
