@@ -11,7 +11,7 @@ use half::slice::HalfFloatSliceExt;
 use std::ops::Range;
 
 /// Elements of a block.
-const BLOCK: usize = 512;
+const BLOCK: usize = 1024;
 
 /// An input of a program.
 pub enum Source<'a, T> {
