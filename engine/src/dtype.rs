@@ -78,8 +78,9 @@ macro_rules! element {
 }
 element!(f32, F32, |v| v as f32, f64::from);
 element!(f64, F64, |v| v, |v| v);
-element!(f16, F16, f16::from_f64, f16::to_f64);
-element!(bf16, BF16, bf16::from_f64, bf16::to_f64);
+// By way of f32: `from_f64` of these types looks at the upper half of the f64 only, and so takes for a tie what is none.
+element!(f16, F16, |v| f16::from_f32(v as f32), f16::to_f64);
+element!(bf16, BF16, |v| bf16::from_f32(v as f32), bf16::to_f64);
 element!(i64, I64, |v| v as i64, |v| v as f64);
 element!(u8, U8, |v| v as u8, f64::from);
 
@@ -175,4 +176,19 @@ pub fn as_f32<T: Element>(x: &[T]) -> Option<&[f32]> {
 /// `x` as f32 when `T` is f32, to write to.
 pub fn as_f32_mut<T: Element>(x: &mut [T]) -> Option<&mut [f32]> {
     if T::DTYPE == DType::F32 { Some(bytemuck::cast_slice_mut(x)) } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn halves_are_rounded_from_all_bits() {
+        // Just above the middle between two neighbours, by the last bit of an f32.
+        let above = f64::from(f32::from_bits(1.00390625f32.to_bits() + 1));
+        assert_eq!(bf16::from_f64(1.00390625).to_f64(), 1.0, "a tie goes to the even neighbour");
+        assert_eq!(<bf16 as Element>::from_f64(above).to_f64(), 1.0078125);
+        let above = f64::from(f32::from_bits(1.00048828125f32.to_bits() + 1));
+        assert_eq!(<f16 as Element>::from_f64(above).to_f64(), 1.0009765625);
+    }
 }

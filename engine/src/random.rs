@@ -62,6 +62,13 @@ impl Stream {
         [k0, k1, c1, c2, c3]
     }
 
+    /// The stream of the sample `steps` further on.
+    pub fn later(&self, steps: u64) -> Stream {
+        let [_, epoch, low, high] = self.counter;
+        let sample = (u64::from(high) << 32 | u64::from(low)).wrapping_add(steps);
+        Stream::new(self.key, epoch, sample)
+    }
+
     /// The same stream with draw number `index` of 32 bits as its next.
     pub fn at(&self, index: u64) -> Stream {
         let mut stream = self.clone();

@@ -1,6 +1,7 @@
 //! What a forward pass depends on beside its input.
 use crate::precision::{Operation, Precision};
-use fornax_engine::{Result, Tensor};
+use fornax_engine::random::{Key, Stream};
+use fornax_engine::{Error, Result, Tensor};
 
 /// Handed down through every [`crate::Module::forward`]; no module holds a mode of its own.
 #[derive(Clone, Debug)]
@@ -9,7 +10,23 @@ pub struct Context {
     precision: Precision,
     checkpointing: bool,
     recomputing: bool,
+    draws: Option<Draws>,
 }
+
+/// Where random draws come from: each use has a number, and each step its own draws under it.
+#[derive(Clone, Debug)]
+struct Draws {
+    key: Key,
+    /// i64 scalar.
+    step: Tensor,
+    /// 0 outside of checkpointed blocks; these are numbered.
+    region: u32,
+    regions: u32,
+    used: u64,
+}
+
+/// Steps that a use has draws for.
+const STEPS: u32 = 40;
 
 impl Context {
     /// For training: batch statistics are used and running ones updated.
@@ -19,7 +36,13 @@ impl Context {
 
     /// For evaluation: running statistics are used and nothing changes.
     pub fn eval() -> Context {
-        Context { training: false, precision: Precision::default(), checkpointing: false, recomputing: false }
+        Context {
+            training: false,
+            precision: Precision::default(),
+            checkpointing: false,
+            recomputing: false,
+            draws: None,
+        }
     }
 
     /// In a precision other than f32.
@@ -30,6 +53,21 @@ impl Context {
     /// With what [`crate::layers::Sequential`] holds computed again in the backward pass, block by block, rather than kept for it.
     pub fn with_checkpointing(self, checkpointing: bool) -> Context {
         Context { checkpointing, ..self }
+    }
+
+    /// With random draws under a seed, other ones at each `step`: an i64 scalar on the device that computes, where it is read.
+    pub fn with_draws(self, seed: u64, step: &Tensor) -> Context {
+        let key = Key::new(seed, "regularisers");
+        Context { draws: Some(Draws { key, step: step.clone(), region: 0, regions: 0, used: 0 }), ..self }
+    }
+
+    /// The draws of one use in this pass: a stream, and the step to add to its sample.
+    pub fn draw(&mut self) -> Result<(Stream, Tensor)> {
+        let draws = self.draws.as_mut().ok_or_else(|| Error::Autograd {
+            why: "a layer that draws at random needs a context with a seed: see Context::with_draws".into(),
+        })?;
+        draws.used += 1;
+        Ok((Stream::new(draws.key, draws.region, draws.used << STEPS), draws.step.clone()))
     }
 
     /// True in a training pass.
@@ -68,8 +106,17 @@ impl Context {
         self.checkpointing && self.training
     }
 
-    /// The context of one block that is, or was, checkpointed.
-    pub(crate) fn within_checkpoint(&self, recomputing: bool) -> Context {
-        Context { checkpointing: false, recomputing: self.recomputing || recomputing, ..self.clone() }
+    /// The context of the next checkpointed block.
+    pub(crate) fn next_checkpoint(&mut self) -> Context {
+        if let Some(draws) = &mut self.draws {
+            draws.regions += 1;
+        }
+        let draws = self.draws.clone().map(|d| Draws { region: d.regions, used: 0, ..d });
+        Context { checkpointing: false, draws, ..self.clone() }
+    }
+
+    /// The same for a block's repetition in the backward pass.
+    pub(crate) fn recomputing(self, again: bool) -> Context {
+        Context { recomputing: self.recomputing || again, ..self }
     }
 }

@@ -1,7 +1,8 @@
 //! The table of cases: gradients against finite differences, f32 against f64, levels and thread counts against each other.
 use fornax_engine::cpu::simd::{self, Level};
-use fornax_engine::{DType, Result, Tensor};
+use fornax_engine::{DType, Device, Result, Tensor};
 use fornax_tests::cases::{Case, all};
+use fornax_tests::parity::{differences, report};
 
 /// Samples of a large case's batch: enough for every kernel's tiles, few enough for the plain f64 loops.
 const BATCH: usize = 3;
@@ -112,4 +113,10 @@ fn f32_matches_f64_at_every_level_and_thread_count() {
         }
         simd::limit_to(widest);
     }
+}
+
+/// Halves on the CPU, computed by way of f32: outputs and gradients against f64, to the tolerances of devices.
+#[test]
+fn halves_match_f64() {
+    report(differences(all().iter(), &[DType::F16, DType::BF16], &Device::Cpu), 200);
 }

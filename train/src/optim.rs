@@ -94,6 +94,11 @@ impl Optimizer {
         Ok(self.step()?)
     }
 
+    /// Updates done, an i64 scalar on the device.
+    pub fn updates(&self) -> &Tensor {
+        self.state.updates()
+    }
+
     /// How the last update went; waits for it.
     pub fn report(&self) -> Result<UpdateReport> {
         Ok(self.state.report()?)
@@ -107,14 +112,11 @@ impl Optimizer {
     /// All that the next update reads beside parameters and gradients, under unique names. The tensors are the
     /// optimizer's own: writing to them restores a state.
     pub fn state(&self) -> Vec<(String, Tensor)> {
-        let (counts, moments): (bool, &[&str]) = match self.rule {
-            UpdateRule::Sgd { .. } => (false, &["momentum_buffer"]),
-            UpdateRule::AdamW { .. } => (true, &["exp_avg", "exp_avg_sq"]),
+        let moments: &[&str] = match self.rule {
+            UpdateRule::Sgd { .. } => &["momentum_buffer"],
+            UpdateRule::AdamW { .. } => &["exp_avg", "exp_avg_sq"],
         };
-        let mut state = vec![];
-        if counts {
-            state.push(("step".to_string(), self.state.updates().clone()));
-        }
+        let mut state = vec![("step".to_string(), self.state.updates().clone())];
         if self.gradients.scaling.is_some() {
             state.push(("loss_scale".to_string(), self.state.loss_scale()));
         }

@@ -17,6 +17,8 @@ pub struct StepOptions {
     pub smoothing: f64,
     /// Compute blocks again in the backward pass, rather than keep what it needs.
     pub checkpointing: bool,
+    /// Seed of what layers draw.
+    pub seed: u64,
     /// Whether to record and replay.
     pub graph: GraphUse,
 }
@@ -156,7 +158,10 @@ fn compute(
 ) -> fornax_engine::Result<()> {
     optimizer.zero_grad();
     let share = 1.0 / batches.len() as f64;
-    let mut cx = Context::train().with_precision(options.precision).with_checkpointing(options.checkpointing);
+    let mut cx = Context::train()
+        .with_precision(options.precision)
+        .with_checkpointing(options.checkpointing)
+        .with_draws(options.seed, optimizer.updates());
     let mut total: Option<Tensor> = None;
     for batch in batches {
         let images = cx.operand(Operation::Input, &batch.images)?;

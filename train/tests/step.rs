@@ -3,9 +3,12 @@ use fornax::data::Batch;
 use fornax::optim::{Optimizer, parameters};
 use fornax::step::{GraphUse, Step, StepOptions};
 use fornax_engine::random::{Key, Stream};
-use fornax_engine::{DType, Device, GradientRule, LossScaling, Tensor, UpdateRule, cuda};
-use fornax_nn::{Context, ModelOptions, Module, OptLevel, Precision, create_model, entries, move_to};
-use std::sync::{Mutex, MutexGuard, OnceLock};
+use fornax_engine::{DType, Device, GlobalPool, GradientRule, LossScaling, Tensor, UpdateRule, cuda};
+use fornax_nn::layers::{Conv2d, Dropout, Linear, Sequential};
+use fornax_nn::{
+    Context, ModelOptions, Module, OptLevel, Precision, Visitor, create_model, entries, init, move_to,
+};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 const SGD: UpdateRule = UpdateRule::Sgd { momentum: 0.9, nesterov: true };
 const ADAMW: UpdateRule = UpdateRule::AdamW { betas: [0.9, 0.999], eps: 1e-8 };
@@ -31,8 +34,17 @@ struct Run {
 
 impl Run {
     fn new(options: StepOptions, rule: UpdateRule, scaling: Option<LossScaling>, device: Device) -> Run {
-        let model =
-            create_model("resnet8", &ModelOptions { num_classes: 5, in_chans: 3, seed: 1 }).expect("a model");
+        let small = ModelOptions { num_classes: 5, in_chans: 3, seed: 1 };
+        Run::of(create_model("resnet8", &small).expect("a model"), options, rule, scaling, device)
+    }
+
+    fn of(
+        model: Box<dyn Module>,
+        options: StepOptions,
+        rule: UpdateRule,
+        scaling: Option<LossScaling>,
+        device: Device,
+    ) -> Run {
         move_to(&*model, &device).expect("memory");
         let gradients = GradientRule { scaling, clip_norm: Some(2.0) };
         let optimizer = Optimizer::new(parameters(&*model, 1e-2), rule, gradients).expect("memory");
@@ -108,6 +120,76 @@ fn twenty_replayed_updates_are_those_run_one_by_one_to_the_bit() {
             assert_eq!(*a, b, "{level:?} in {half}");
         }
         assert!(eager.losses[19] < 0.8 * eager.losses[0], "{:?}", eager.losses);
+    }
+}
+
+/// Blocks of a convolution and dropout, which are checkpointed, and a classifier.
+struct Dropping {
+    blocks: Sequential,
+    head: Linear,
+}
+
+struct Block(Conv2d, Dropout);
+
+impl Module for Block {
+    fn forward(&self, x: &Tensor, cx: &mut Context) -> fornax_engine::Result<Tensor> {
+        let y = self.0.forward(x, cx)?;
+        self.1.forward(&y, cx)?.relu()
+    }
+    fn visit(&self, visitor: &mut Visitor) {
+        visitor.child("conv", &self.0);
+    }
+}
+
+impl Module for Dropping {
+    fn forward(&self, x: &Tensor, cx: &mut Context) -> fornax_engine::Result<Tensor> {
+        let y = self.blocks.forward(x, cx)?;
+        self.head.forward(&y.global_pool(GlobalPool::Avg)?, cx)
+    }
+    fn visit(&self, visitor: &mut Visitor) {
+        visitor.child("blocks", &self.blocks);
+        visitor.child("head", &self.head);
+    }
+}
+
+fn dropping() -> Box<dyn Module> {
+    let block = |c_in| Arc::new(Block(Conv2d::same(c_in, 16, 3, 1).expect("memory"), Dropout(0.5)));
+    let blocks = Sequential(vec![block(3) as Arc<dyn Module>, block(16)]);
+    let model = Dropping { blocks, head: Linear::new(16, 5).expect("memory") };
+    for (name, parameter) in fornax_nn::named_parameters(&model) {
+        init::normal(&parameter, 0.1, &mut init::stream(1, &name)).expect("f32");
+    }
+    Box::new(model)
+}
+
+#[test]
+fn random_draws_are_other_ones_at_each_step_and_the_same_when_replayed_or_repeated() {
+    let _alone = one_at_a_time();
+    let run = |graph, checkpointing, device| {
+        let options = StepOptions { graph, checkpointing, seed: 7, ..StepOptions::default() };
+        let mut run = Run::of(dropping(), options, SGD, None, device);
+        // At a rate of nothing only the draws differ.
+        (0..4).for_each(|_| {
+            run.step(&[batch(1, 6)], 0.0);
+        });
+        (0..4).for_each(|step| {
+            run.step(&[batch(step, 6), batch(step + 9, 6)], rate(step));
+        });
+        run
+    };
+    for checkpointing in [false, true] {
+        let eager = run(GraphUse::Never, checkpointing, emulated());
+        let replayed = run(GraphUse::Always, checkpointing, emulated());
+        assert_eq!(eager.losses, replayed.losses);
+        assert_eq!(eager.bits(), replayed.bits());
+        let on_cpu = run(GraphUse::Never, checkpointing, Device::Cpu);
+        for (a, b) in eager.losses.iter().zip(&on_cpu.losses) {
+            assert!((a - b).abs() < 1e-5, "{:?} {:?}", eager.losses, on_cpu.losses);
+        }
+        let mut first = eager.losses[..4].to_vec();
+        first.sort_by(f64::total_cmp);
+        first.dedup();
+        assert_eq!(first.len(), 4, "{:?}", eager.losses);
     }
 }
 

@@ -14,6 +14,7 @@ pub mod adaptive_pool;
 pub mod add;
 pub mod batch_norm;
 pub mod binary;
+pub mod cast;
 pub mod conv2d;
 pub mod cross_entropy;
 pub mod drop;

@@ -2,12 +2,20 @@
 use super::{Arg, Gpu, Grid, Result, Slice, args};
 use crate::random::Stream;
 
-/// `y[i] = x[i] * factor` where draw `i` of the stream is below `keep`, else 0. `y` may be `x`.
-pub(crate) fn forward(gpu: &Gpu, x: Slice, stream: &Stream, keep: f64, factor: f64, y: Slice) -> Result<()> {
+/// `y[i] = x[i] * factor` where draw `i` of the stream, `step` samples later, is below `keep`, else 0. `y` may be `x`.
+pub(crate) fn forward(
+    gpu: &Gpu,
+    x: Slice,
+    stream: &Stream,
+    step: Option<Slice>,
+    keep: f64,
+    factor: f64,
+    y: Slice,
+) -> Result<()> {
     if y.len == 0 {
         return Ok(());
     }
     let draws = stream.place();
-    let arguments = args![x, y, y.len, keep as f32, factor as f32, Arg::of(&draws)];
+    let arguments = args![x, y, y.len, keep as f32, factor as f32, Arg::of(&draws), Arg::optional(step)];
     gpu.launch("drop", &format!("drop_{}", y.dtype), Grid::stride(y.len.div_ceil(4)), arguments)
 }

@@ -8,6 +8,9 @@ impl Tensor {
         if activation == Activation::Identity {
             return Ok(self.clone());
         }
+        if self.is_half_on_cpu() {
+            return self.widened()?.activate(activation)?.rounded_as(self);
+        }
         let y = match OnGpu::of("activate", &[("x", self)])? {
             Some(on) => on.build(*self.shape(), self.dtype(), |y| {
                 cuda::activation::forward(&on.gpu, activation, self.held().slice(), y)

@@ -57,6 +57,9 @@ impl Tensor {
         if let Some(on) = OnGpu::of(OP, &[("x", self)])? {
             return self.adaptive_max_pool2d_on(&on, pool);
         }
+        if self.is_half_on_cpu() {
+            return self.widened()?.adaptive_max_pool2d(out)?.rounded_as(self);
+        }
         if pool.size[0] * pool.size[1] >= 1 << 24 {
             return Err(Error::shape(OP, &[("x", self)], "an image has less than 2^24 pixels"));
         }
@@ -130,6 +133,9 @@ impl Tensor {
 
     /// The maximum of each image, `[n, c]`, whose gradient equal pixels share.
     fn shared_global_max(&self) -> Result<Tensor> {
+        if self.is_half_on_cpu() {
+            return self.widened()?.shared_global_max()?.rounded_as(self);
+        }
         let y = self.detach().adaptive_max_pool2d([1, 1])?.flatten(1)?;
         Ok(y.clone().recorded("global_pool", &[self], || {
             let x = self.detach();

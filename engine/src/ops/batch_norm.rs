@@ -2,6 +2,7 @@
 mod gpu;
 
 use super::gpu::{OnGpu, check_parameters};
+use super::half::widened;
 use crate::cpu;
 use crate::cpu::batch_norm::{self as kernel, Slope};
 use crate::cpu::elementary::Elementary;
@@ -60,8 +61,38 @@ impl Tensor {
         if let Some(on) = OnGpu::of("batch_norm", &operands)? {
             return gpu::forward(&on, self, c, norm, activation, residual);
         }
+        if self.is_half_on_cpu() {
+            return by_way_of_f32(self, norm, activation, residual);
+        }
         dispatch_real!("batch_norm", [("x", self)], T => forward::<T>(self, c, norm, activation, residual))
     }
+}
+
+/// Of x in half precision on the CPU.
+fn by_way_of_f32(
+    x: &Tensor,
+    norm: &BatchNorm,
+    activation: Activation,
+    residual: Option<&Tensor>,
+) -> Result<Tensor> {
+    let (weight, bias, residual) = (widened(norm.weight)?, widened(norm.bias)?, widened(residual)?);
+    let running = norm.running.map(|(mean, var)| Ok((mean.widened()?, var.widened()?))).transpose()?;
+    let wide = BatchNorm {
+        weight: weight.as_ref(),
+        bias: bias.as_ref(),
+        running: running.as_ref().map(|(mean, var)| (mean, var)),
+        ..*norm
+    };
+    let y = x.widened()?.batch_norm_act(&wide, activation, residual.as_ref())?;
+    // Widened statistics are copies.
+    if let (Some((mean, var)), Some((new_mean, new_var))) = (norm.running, &running)
+        && norm.training
+        && mean.is_half_on_cpu()
+    {
+        mean.copy_from(&new_mean.to_dtype(mean.dtype())?)?;
+        var.copy_from(&new_var.to_dtype(var.dtype())?)?;
+    }
+    y.rounded_as(x)
 }
 
 fn forward<T: Elementary>(

@@ -105,6 +105,9 @@ impl Tensor {
             let (a, b) = (self.held(), other.held());
             return on.named(cuda::binary::same_shape(&on.gpu, "add", a.slice(), b.slice(), a.slice()));
         }
+        if self.is_half_on_cpu() {
+            return self.copy_from(&self.detach().add(&other.detach())?);
+        }
         dispatch_real!("add", [("self", self), ("other", other)], T => {
             crate::cpu::add::add_assign::<T>(&mut self.write()?, &other.read()?);
             Ok(())
@@ -140,6 +143,10 @@ impl Tensor {
                 let (a, b) = ((a.slice(), &a_steps[..]), (b.slice(), &b_steps[..]));
                 cuda::binary::forward(&on.gpu, F::KERNEL, &shape, a, b, y)
             });
+        }
+        if self.is_half_on_cpu() {
+            let (a, b) = (self.detach().widened()?, other.detach().widened()?);
+            return a.binary::<F>(op, &b)?.rounded_as(self);
         }
         let walk = Walk::new(&shape, &a_steps, &b_steps);
         dispatch_real!(op, [("self", self), ("other", other)], T => {

@@ -2,7 +2,7 @@
 use super::gpu::OnGpu;
 use crate::autograd::Gradient;
 use crate::cpu::parallel::for_each_piece;
-use crate::{DType, Element, Error, Result, Tensor, cuda};
+use crate::{DType, Error, Result, Tensor, cpu, cuda};
 
 impl Tensor {
     /// The same values in another dtype: rounded to nearest even between floats, truncated towards zero and saturated into integers.
@@ -20,11 +20,9 @@ impl Tensor {
             }
             None => dispatch_any!(self.dtype(), From => {
                 let x = self.read::<From>()?;
-                dispatch_any!(dtype, To => Tensor::build(*self.shape(), |y: &mut [To]| for_each_piece(y, |start, y| {
-                    for (y, x) in y.iter_mut().zip(&x[start..]) {
-                        *y = To::from_f64(x.to_f64());
-                    }
-                })))
+                dispatch_any!(dtype, To => Tensor::build(*self.shape(), |y: &mut [To]| {
+                    for_each_piece(y, |start, y| cpu::cast::cast(&x[start..start + y.len()], y))
+                }))
             }),
         }?;
         self.cast_as(y)

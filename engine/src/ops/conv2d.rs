@@ -1,5 +1,6 @@
 //! Two-dimensional convolution (cross-correlation, as in every deep learning library).
 use super::gpu::OnGpu;
+use super::half::widened;
 use crate::{ConvShape, Error, Result, Tensor, cpu, cuda};
 
 /// Options of a convolution; pairs are (vertical, horizontal).
@@ -31,6 +32,10 @@ impl Tensor {
         let s = conv_shape(&operands, options)?;
         if let Some(on) = OnGpu::of("conv2d", &operands)? {
             return self.conv2d_on(&on, weight, bias, s);
+        }
+        if self.is_half_on_cpu() {
+            let bias = widened(bias)?;
+            return self.widened()?.conv2d(&weight.widened()?, bias.as_ref(), options)?.rounded_as(self);
         }
         let y = dispatch_real!("conv2d", [("x", self), ("weight", weight)], T => {
             let (x, w) = (self.read::<T>()?, weight.read::<T>()?);

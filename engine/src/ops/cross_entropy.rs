@@ -38,6 +38,9 @@ impl Tensor {
                 format!("class {bad} is not in 0..{classes}"),
             ));
         }
+        if self.is_half_on_cpu() {
+            return self.widened()?.cross_entropy(target, smoothing)?.rounded_as(self);
+        }
         dispatch_real!("cross_entropy", [("logits", self), ("target", target)], T => {
             let mut log_sums = vec![T::default(); n];
             let loss = cpu::cross_entropy::forward(&self.read::<T>()?, &target.read()?, smoothing, &mut log_sums);

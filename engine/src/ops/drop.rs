@@ -5,22 +5,43 @@ use crate::{DType, Error, Pool2d, Result, Tensor, cpu, cuda};
 
 impl Tensor {
     /// Dropout (Srivastava et al., 2014): each element is 0 with probability `drop_prob`, else multiplied by `1 / (1 - drop_prob)`.
-    /// Element `i` goes by draw `i` of the stream, on every device, and is drawn again in the backward pass. f32, f64.
-    pub fn dropout(&self, drop_prob: f64, stream: &Stream) -> Result<Tensor> {
-        check_probability("dropout", &[("x", self)], drop_prob)?;
-        let y = self.dropped(drop_prob, stream)?;
+    /// Element `i` goes by draw `i` of the stream, on every device, and is drawn again in the backward pass. `step`, an i64 scalar that
+    /// stays as it is until then, is added to the stream's sample where the draws are made: a recorded step that is replayed draws anew.
+    pub fn dropout(&self, drop_prob: f64, stream: &Stream, step: Option<&Tensor>) -> Result<Tensor> {
+        let mut operands = vec![("x", self)];
+        operands.extend(step.map(|step| ("step", step)));
+        check_probability("dropout", &operands, drop_prob)?;
+        if step.is_some_and(|step| step.dtype() != DType::I64 || step.numel() != 1) {
+            return Err(Error::dtype("dropout", &operands, "a step of one i64"));
+        }
+        let y = self.dropped(&operands, drop_prob, stream, step)?;
         Ok(y.recorded("dropout", &[self], || {
-            let stream = stream.clone();
-            move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.dropout(drop_prob, &stream)?)])
+            let (stream, step) = (stream.clone(), step.cloned());
+            move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.dropout(drop_prob, &stream, step.as_ref())?)])
         }))
     }
 
-    fn dropped(&self, drop_prob: f64, stream: &Stream) -> Result<Tensor> {
+    fn dropped(
+        &self,
+        operands: &[(&'static str, &Tensor)],
+        drop_prob: f64,
+        stream: &Stream,
+        step: Option<&Tensor>,
+    ) -> Result<Tensor> {
         let (keep, factor) = (1.0 - drop_prob, 1.0 / (1.0 - drop_prob));
-        if let Some(on) = OnGpu::of("dropout", &[("x", self)])? {
+        if let Some(on) = OnGpu::of("dropout", operands)? {
+            let step = step.map(Tensor::held);
+            let step = step.as_ref().map(|step| step.slice());
             return on.build(*self.shape(), self.dtype(), |y| {
-                cuda::drop::forward(&on.gpu, self.held().slice(), stream, keep, factor, y)
+                cuda::drop::forward(&on.gpu, self.held().slice(), stream, step, keep, factor, y)
             });
+        }
+        let stream = &match step {
+            Some(step) => stream.later(step.read::<i64>()?[0] as u64),
+            None => stream.clone(),
+        };
+        if self.is_half_on_cpu() {
+            return self.detach().widened()?.dropout(drop_prob, stream, None)?.rounded_as(self);
         }
         dispatch_real!("dropout", [("x", self)], T => {
             let (x, factor) = (self.read::<T>()?, <T as crate::Element>::from_f64(factor));
@@ -92,7 +113,7 @@ mod tests {
     fn dropout_keeps_the_mean_and_drops_the_same_gradients() {
         let stream = Stream::new(Key::new(1, "dropout"), 3, 4);
         let x = Tensor::ones([100_000], DType::F32, &crate::Device::Cpu).expect("memory").variable();
-        let y = x.dropout(0.25, &stream).expect("floats");
+        let y = x.dropout(0.25, &stream, None).expect("floats");
         let values = y.to_vec::<f32>().expect("f32");
         assert!(values.iter().all(|v| *v == 0.0 || (*v - 4.0 / 3.0).abs() < 1e-6));
         let mean = values.iter().map(|v| f64::from(*v)).sum::<f64>() / values.len() as f64;
@@ -100,8 +121,8 @@ mod tests {
         y.backward_from(&x.detach()).expect("a gradient");
         assert_eq!(x.grad().expect("a gradient").to_vec::<f32>().expect("f32"), values);
         // A shorter tensor has the first of the same draws.
-        let first = x.narrow(0, 0, 10).and_then(|x| x.dropout(0.25, &stream)).expect("floats");
+        let first = x.narrow(0, 0, 10).and_then(|x| x.dropout(0.25, &stream, None)).expect("floats");
         assert_eq!(first.to_vec::<f32>().expect("f32"), values[..10]);
-        assert!(matches!(x.dropout(1.0, &stream), Err(Error::Value { .. })));
+        assert!(matches!(x.dropout(1.0, &stream, None), Err(Error::Value { .. })));
     }
 }

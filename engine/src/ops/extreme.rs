@@ -43,6 +43,10 @@ impl Tensor {
                 format!("axis {axis} has fewer than {k} elements"),
             ));
         }
+        if self.is_half_on_cpu() {
+            let (values, index) = self.widened()?.top_k(k, axis, smallest)?;
+            return Ok((values.rounded_as(self)?, index));
+        }
         let lines = Lines::new(self.shape(), axis);
         let shape = self.shape().with(axis, k);
         let index = match OnGpu::of("top_k", &[("x", self)])? {
@@ -78,14 +82,18 @@ impl Tensor {
                 cuda::lines::select(&on.gpu, lines, self.held().slice(), 1, order, None, Some(index))
             });
         }
-        dispatch_real!(op, [("x", self)], T => {
-            let x = self.read::<T>()?;
+        let wide = self.widened()?;
+        dispatch_real!(op, [("x", &wide)], T => {
+            let x = wide.read::<T>()?;
             Tensor::build(self.shape().with(axis, 1), |i: &mut [i64]| lines::arg_extreme(lines, &x, smallest, i))
         })
     }
 
     fn extreme(&self, op: &'static str, axes: &[usize], keep: bool, smallest: bool) -> Result<Tensor> {
         let kept = self.reduced_shape(op, axes)?;
+        if self.is_half_on_cpu() {
+            return self.widened()?.extreme(op, axes, keep, smallest)?.rounded_as(self);
+        }
         let mut y = self.detach();
         for axis in axes {
             let lines = Lines::new(y.shape(), *axis);
@@ -141,6 +149,9 @@ impl Tensor {
 
     /// [`Tensor::gather`] with indices that are known to be right.
     fn gathered(&self, axis: usize, index: &Tensor) -> Result<Tensor> {
+        if self.is_half_on_cpu() {
+            return self.widened()?.gathered(axis, index)?.rounded_as(self);
+        }
         let (lines, from, k) = (Lines::new(self.shape(), axis), *self.shape(), index.dims()[axis]);
         let y = match OnGpu::of("gather", &[("x", self), ("index", index)])? {
             Some(on) => on.build(*index.shape(), self.dtype(), |y| {

@@ -63,7 +63,7 @@ impl<'a> OnGpu<'a> {
     }
 }
 
-/// An error unless the parameters of an operation have its first operand's dtype or, on a GPU, are all f32.
+/// An error unless the parameters of an operation have its first operand's dtype or, beside one of half precision, are all f32.
 pub(super) fn check_parameters(
     op: &'static str,
     operands: &[(&'static str, &Tensor)],
@@ -71,8 +71,8 @@ pub(super) fn check_parameters(
 ) -> Result<()> {
     let x = operands[0].1;
     let all = |dtype: DType| parameters.iter().all(|(_, t)| t.dtype() == dtype);
-    if all(x.dtype()) || (x.device() != Device::Cpu && all(DType::F32)) {
+    if all(x.dtype()) || (matches!(x.dtype(), DType::F16 | DType::BF16) && all(DType::F32)) {
         return Ok(());
     }
-    Err(Error::dtype(op, operands, "operands of one dtype; on a GPU parameters may all be f32"))
+    Err(Error::dtype(op, operands, "operands of one dtype; beside f16 and bf16 parameters may all be f32"))
 }

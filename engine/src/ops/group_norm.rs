@@ -23,6 +23,10 @@ impl Tensor {
         if let Some(on) = OnGpu::of("group_norm", &operands)? {
             return self.group_norm_on(&on, norm, weight, bias);
         }
+        if self.is_half_on_cpu() {
+            let (weight, bias) = (weight.widened()?, bias.widened()?);
+            return self.widened()?.group_norm(groups, &weight, &bias, eps)?.rounded_as(self);
+        }
         dispatch_real!("group_norm", [("x", self)], T => {
             let mut stats = vec![0.0; images * groups * 2];
             let y = {

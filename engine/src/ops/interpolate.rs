@@ -34,6 +34,9 @@ impl Tensor {
         vertical: Resampling,
         horizontal: Resampling,
     ) -> Result<Tensor> {
+        if self.is_half_on_cpu() {
+            return self.widened()?.resampled(op, vertical, horizontal)?.rounded_as(self);
+        }
         let (n, c) = (self.dims()[0], self.dims()[3]);
         let shape = [n, vertical.rows().len(), horizontal.rows().len(), c];
         let y = match OnGpu::of(op, &[("x", self)])? {

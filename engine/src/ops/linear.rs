@@ -1,5 +1,6 @@
 //! Fully connected layer.
 use super::gpu::OnGpu;
+use super::half::widened;
 use crate::cpu::gemm::product;
 use crate::cuda::blas::{Epilogue, Product};
 use crate::cuda::matmul;
@@ -25,6 +26,10 @@ impl Tensor {
         let shape = self.shape().with(self.rank() - 1, n);
         if let Some(on) = OnGpu::of("linear", &operands)? {
             return self.linear_on(&on, weight, bias, [m, n, k]);
+        }
+        if self.is_half_on_cpu() {
+            let bias = widened(bias)?;
+            return self.widened()?.linear(&weight.widened()?, bias.as_ref())?.rounded_as(self);
         }
         let y = dispatch_real!("linear", [("x", self), ("weight", weight)], T => {
             let (x, w) = (self.read::<T>()?, weight.read::<T>()?);

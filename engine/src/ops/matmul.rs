@@ -25,6 +25,10 @@ impl Tensor {
         if self.rank() == 1 || other.rank() == 1 {
             return self.with_vectors(other, transpose_a, transpose_b);
         }
+        if self.is_half_on_cpu() {
+            let y = self.widened()?.matmul_transposed(&other.widened()?, transpose_a, transpose_b)?;
+            return y.rounded_as(self);
+        }
         let plan = Plan::new(self, other, transpose_a, transpose_b)?;
         let y = match OnGpu::of("matmul", &operands)? {
             Some(on) => on.build(plan.shape, self.dtype(), |y| {

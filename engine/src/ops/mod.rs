@@ -67,6 +67,7 @@ mod gpu;
 #[cfg(test)]
 mod gpu_tests;
 mod group_norm;
+mod half;
 mod interpolate;
 mod linear;
 mod matmul;

@@ -20,6 +20,9 @@ impl Tensor {
         if let Some(on) = OnGpu::of("max_pool2d", &[("x", self)])? {
             return self.max_pool2d_on(&on, s);
         }
+        if self.is_half_on_cpu() {
+            return self.widened()?.max_pool2d(pool)?.rounded_as(self);
+        }
         dispatch_real!("max_pool2d", [("x", self)], T => {
             let shape = [s.n, s.out[0], s.out[1], s.c];
             let x = self.read::<T>()?;

@@ -1,5 +1,6 @@
 //! Layer normalisation (Ba et al., 2016) and RMS normalisation (Zhang and Sennrich, 2019) over the last axis.
 use super::gpu::{OnGpu, check_parameters};
+use super::half::widened;
 use crate::cpu::row_norm::RowNorm;
 use crate::{DType, Error, Result, Tensor, cuda};
 
@@ -40,6 +41,13 @@ impl Tensor {
         let norm = RowNorm { n, centre, eps };
         if let Some(on) = OnGpu::of(op, &operands)? {
             return self.row_norm_on(&on, op, norm, weight, bias);
+        }
+        if self.is_half_on_cpu() {
+            let (weight, bias) = (widened(weight)?, widened(bias)?);
+            return self
+                .widened()?
+                .row_norm(op, weight.as_ref(), bias.as_ref(), centre, eps)?
+                .rounded_as(self);
         }
         dispatch_real!(op, [("x", self)], T => {
             let read = |t: Option<&Tensor>| t.map(|t| t.to_vec::<T>()).transpose();

@@ -7,6 +7,9 @@ impl Tensor {
     /// The product along an axis; right where elements are zero, too. f32, f64.
     pub fn prod(&self, axis: usize) -> Result<Tensor> {
         self.check_axis("prod", axis)?;
+        if self.is_half_on_cpu() {
+            return self.widened()?.prod(axis)?.rounded_as(self);
+        }
         let lines = Lines::new(self.shape(), axis);
         let shape = self.shape().without(axis);
         let y = match OnGpu::of("prod", &[("x", self)])? {
@@ -41,6 +44,9 @@ impl Tensor {
 
     fn running_sum(&self, axis: usize, reverse: bool) -> Result<Tensor> {
         self.check_axis("cumsum", axis)?;
+        if self.is_half_on_cpu() {
+            return self.widened()?.running_sum(axis, reverse)?.rounded_as(self);
+        }
         let lines = Lines::new(self.shape(), axis);
         let y = match OnGpu::of("cumsum", &[("x", self)])? {
             Some(on) => on.build(*self.shape(), self.dtype(), |y| {

@@ -11,6 +11,9 @@ impl Tensor {
         if let Some(on) = OnGpu::of("soft_target_cross_entropy", &[("logits", self), ("target", target)])? {
             return self.soft_target_cross_entropy_on(&on, target, n);
         }
+        if self.is_half_on_cpu() {
+            return self.widened()?.soft_target_cross_entropy(&target.widened()?)?.rounded_as(self);
+        }
         dispatch_real!("soft_target_cross_entropy", [("logits", self), ("target", target)], T => {
             let mut log_sums = vec![T::default(); n];
             let loss = kernel::soft_forward(&self.read::<T>()?, &target.read()?, &mut log_sums);
@@ -41,6 +44,10 @@ impl Tensor {
         let divisor = if sum_classes { n } else { self.numel() };
         if let Some(on) = OnGpu::of("binary_cross_entropy", &[("logits", self), ("target", target)])? {
             return self.binary_cross_entropy_on(&on, target, pos_weight, divisor);
+        }
+        if self.is_half_on_cpu() {
+            let target = target.widened()?;
+            return self.widened()?.binary_cross_entropy(&target, pos_weight, sum_classes)?.rounded_as(self);
         }
         let share = 1.0 / divisor as f64;
         dispatch_real!("binary_cross_entropy", [("logits", self), ("target", target)], T => {

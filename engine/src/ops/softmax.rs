@@ -21,6 +21,9 @@ impl Tensor {
             axes.swap(axis, self.rank() - 1);
             return self.permute(&axes)?.along_last(op, self.rank() - 1, log)?.permute(&axes);
         }
+        if self.is_half_on_cpu() {
+            return self.widened()?.along_last(op, axis, log)?.rounded_as(self);
+        }
         let n = self.dims()[axis];
         let y = match OnGpu::of(op, &[("x", self)])? {
             Some(on) => on.build(*self.shape(), self.dtype(), |y| {

@@ -9,6 +9,9 @@ impl Tensor {
         if let Some(on) = OnGpu::of("sum", &[("x", self)])? {
             return self.sum_on(&on, "sum", axes, keep, 1.0);
         }
+        if self.is_half_on_cpu() {
+            return self.widened()?.sum(axes, keep)?.rounded_as(self);
+        }
         let y = dispatch_real!("sum", [("x", self)], T => {
             let mut current = self.detach();
             for (shape, [outer, n, inner]) in passes(self.shape(), axes) {
@@ -34,7 +37,8 @@ impl Tensor {
             // In one pass: the sum itself may be too large for a 16-bit dtype.
             return self.sum_on(&on, "mean", axes, keep, 1.0 / count as f64);
         }
-        self.sum(axes, keep)?.scale(1.0 / count as f64)
+        let mean = self.widened()?.sum(axes, keep)?.scale(1.0 / count as f64)?;
+        mean.rounded_as(self)
     }
 
     /// The sum of all elements: a scalar.

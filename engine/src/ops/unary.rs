@@ -88,6 +88,9 @@ impl Tensor {
                 cuda::unary::forward(&on.gpu, F::KERNEL, self.held().slice(), p, q, y)
             });
         }
+        if self.is_half_on_cpu() {
+            return self.detach().widened()?.unary::<F>(op, p, q)?.rounded_as(self);
+        }
         dispatch_real!(op, [("x", self)], T => {
             let x = self.read::<T>()?;
             let (p, q) = (<T as Element>::from_f64(p), <T as Element>::from_f64(q));

@@ -14,8 +14,8 @@ impl Module for Sequential {
         }
         self.0.iter().try_fold(x.clone(), |x, module| {
             let parameters: Vec<Tensor> = named_parameters(&**module).into_iter().map(|(_, t)| t).collect();
-            let (module, cx) = (module.clone(), cx.clone());
-            checkpoint(&x, &parameters, move |x, again| module.forward(x, &mut cx.within_checkpoint(again)))
+            let (module, cx) = (module.clone(), cx.next_checkpoint());
+            checkpoint(&x, &parameters, move |x, again| module.forward(x, &mut cx.clone().recomputing(again)))
         })
     }
 

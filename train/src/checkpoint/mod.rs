@@ -147,10 +147,13 @@ impl Checkpoint {
         let (of_optimizer, of_model): (BTreeMap<_, _>, BTreeMap<_, _>) =
             self.tensors.clone().into_iter().partition(|(name, _)| name.starts_with(OPTIMIZER));
         let mut pairs = vec![];
+        // SGD's did not use to be saved, as nothing depended on it.
+        let updates = Tensor::scalar(self.header.state.update as i64)?;
         for (name, tensor) in optimizer.state() {
             let saved = of_optimizer.get(&format!("{OPTIMIZER}{name}"));
             match saved.filter(|s| s.shape() == tensor.shape() && s.dtype() == tensor.dtype()) {
                 Some(saved) => pairs.push((tensor, saved)),
+                None if name == "step" => pairs.push((tensor, &updates)),
                 None => {
                     let remedy =
                         "resume from checkpoints/last.safetensors, which holds the optimizer's state";

@@ -226,7 +226,7 @@ fn dropout_draws_what_the_cpu_draws() {
         for len in [1, 6, 257, 40_000] {
             let (x, stream) = (Array::random(len, 1, dtype), Stream::new(Key::new(3, "dropout"), 2, 1 << 40));
             let y = Array::room(len, dtype);
-            drop::forward(gpu(), x.slice(), &stream, 0.7, 1.0 / 0.7, y.slice()).expect("launches");
+            drop::forward(gpu(), x.slice(), &stream, None, 0.7, 1.0 / 0.7, y.slice()).expect("launches");
             let mut expected = vec![0.0; len];
             cpu::drop::forward(&x.values, &stream, 0.7, 1.0 / 0.7, &mut expected);
             y.assert_close(&expected, "dropout");
