@@ -61,6 +61,5 @@ pub(super) fn program<const N: usize, const M: usize>(
         Value { graph: &graph, node }
     });
     let outputs = f(inputs).map(|value| value.node);
-    let program = graph.borrow().program(N, &outputs);
-    program
+    graph.borrow().program(N, &outputs)
 }
