@@ -11,7 +11,7 @@ use half::slice::HalfFloatSliceExt;
 use std::ops::Range;
 
 /// Elements of a block.
-const BLOCK: usize = 512;
+const BLOCK: usize = 1024;
 
 /// An input of a program.
 pub enum Source<'a, T> {
@@ -161,10 +161,10 @@ impl<'a, T: Elementary> Plan<'a, T> {
             };
             // After the node has its place: a loop never writes what it reads.
             for a in nodes[i].operands().collect::<std::collections::BTreeSet<_>>() {
-                if let Place::Register(r) = places[a] {
-                    if last[a] == i {
-                        free.push(r);
-                    }
+                if let Place::Register(r) = places[a]
+                    && last[a] == i
+                {
+                    free.push(r);
                 }
             }
         }

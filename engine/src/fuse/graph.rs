@@ -138,6 +138,22 @@ impl Graph {
         }
     }
 
+    /// A program's outputs for these inputs.
+    pub(crate) fn inline(&mut self, program: &Program, inputs: &[usize]) -> Vec<usize> {
+        let mut new: Vec<usize> = vec![];
+        for node in &program.nodes {
+            let i = match *node {
+                Node::Input(i) => inputs[i],
+                Node::Constant(bits) => self.constant(f64::from_bits(bits)),
+                Node::Unary(f, a) => self.unary(f, new[a]),
+                Node::Binary(f, a, b) => self.binary(f, new[a], new[b]),
+                Node::Select(c, a, b) => self.select(new[c], new[a], new[b]),
+            };
+            new.push(i);
+        }
+        program.outputs.iter().map(|o| new[*o]).collect()
+    }
+
     /// The program of some outputs: without what they do not need.
     pub(crate) fn program(&self, inputs: usize, outputs: &[usize]) -> Program {
         let mut needed = vec![false; self.nodes.len()];

@@ -15,6 +15,7 @@
 //! assert_eq!(beta.grad().unwrap().dims(), [2]);
 //! # Ok(()) }
 //! ```
+mod batch_norm;
 mod cuda_source;
 mod differentiate;
 pub(crate) mod graph;
@@ -22,13 +23,13 @@ mod value;
 
 pub use value::*;
 
+use batch_norm::NormKernels;
 pub(crate) use cuda_source::Generated;
-use graph::{Graph, Program};
-use std::cell::RefCell;
+use graph::Program;
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use crate::DType;
 
@@ -43,6 +44,8 @@ pub(crate) struct Inner {
     pub(crate) forward: Kernels,
     /// The gradients with respect to the inputs whose bits are set.
     gradients: Mutex<HashMap<u32, Arc<Kernels>>>,
+    /// As the activation of a batch norm without and with a residual.
+    norms: [OnceLock<Arc<NormKernels>>; 2],
 }
 
 /// A program with the kernels that were generated for it.
@@ -82,24 +85,32 @@ pub(crate) struct Signature {
 /// the functions of this module.
 pub fn expression<const N: usize>(f: impl for<'g> FnOnce([Value<'g>; N]) -> Value<'g>) -> Expression {
     const { assert!(N > 0 && N <= MAX_INPUTS, "an expression has 1 to 8 inputs") };
-    let graph = RefCell::new(Graph::default());
-    let inputs = std::array::from_fn(|i| {
-        let node = graph.borrow_mut().input(i);
-        Value { graph: &graph, node }
-    });
-    let output = f(inputs).node;
-    let program = graph.borrow().program(N, &[output]);
-    Expression::of(program)
+    Expression::made(batch_norm::program(|inputs| [f(inputs)]))
 }
 
 impl Expression {
-    fn of(program: Program) -> Expression {
-        Expression(Arc::new(Inner { forward: Kernels::of(program), gradients: Mutex::default() }))
+    fn made(program: Program) -> Expression {
+        Expression(Arc::new(Inner {
+            forward: Kernels::of(program),
+            gradients: Mutex::default(),
+            norms: Default::default(),
+        }))
     }
 
     /// Number of inputs.
     pub fn inputs(&self) -> usize {
         self.0.forward.program.inputs
+    }
+
+    /// This expression of values, within another one.
+    ///
+    /// # Panics
+    /// When it has another number of inputs.
+    pub fn of<'g, const N: usize>(&self, inputs: [Value<'g>; N]) -> Value<'g> {
+        assert_eq!(self.inputs(), N, "an expression of {} inputs is given {N}", self.inputs());
+        let mut graph = inputs[0].graph.borrow_mut();
+        let nodes = graph.inline(&self.0.forward.program, &inputs.map(|value| value.node));
+        Value { node: nodes[0], ..inputs[0] }
     }
 
     /// The gradient with respect to an input, itself an expression: of the same inputs and, last, the upstream gradient.
@@ -108,7 +119,7 @@ impl Expression {
     /// When there is no such input.
     pub fn gradient(&self, input: usize) -> Expression {
         assert!(input < self.inputs(), "an expression of {} inputs has no input {input}", self.inputs());
-        Expression::of(self.gradients(1 << input).program.clone())
+        Expression::made(self.gradients(1 << input).program.clone())
     }
 
     /// The CUDA source that runs this expression for inputs of these dtypes; the output has the first one's.

@@ -1,4 +1,5 @@
 //! Batch normalisation (Ioffe and Szegedy, 2015), fused with an activation and a residual sum.
+mod fused;
 mod gpu;
 
 use super::gpu::{OnGpu, check_parameters};

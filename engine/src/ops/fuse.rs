@@ -49,14 +49,14 @@ impl Expression {
 }
 
 /// Inputs under one shape, each of them full, by channel or scalar.
-struct Call {
-    shape: Shape,
-    c: usize,
-    inputs: Vec<Tensor>,
+pub(super) struct Call {
+    pub(super) shape: Shape,
+    pub(super) c: usize,
+    pub(super) inputs: Vec<Tensor>,
 }
 
 impl Call {
-    fn signature(&self) -> Vec<(DType, Broadcast)> {
+    pub(super) fn signature(&self) -> Vec<(DType, Broadcast)> {
         let of = |t: &Tensor| (t.dtype(), lies(t, &self.shape, self.c).expect("others were expanded"));
         self.inputs.iter().map(of).collect()
     }
@@ -83,7 +83,7 @@ impl Call {
     }
 
     /// The outputs: of the whole shape, or `[c]` sums in f32 or f64.
-    fn run(&self, kernels: &Kernels, signature: Signature) -> Result<Vec<Tensor>> {
+    pub(super) fn run(&self, kernels: &Kernels, signature: Signature) -> Result<Vec<Tensor>> {
         let operands: Vec<(&'static str, &Tensor)> =
             NAMES.into_iter().chain(["gradient"]).zip(&self.inputs).collect();
         match OnGpu::of(OP, &operands)? {

@@ -2,6 +2,7 @@
 use super::row::{of, x};
 use super::{Case, Input, Values};
 use fornax_engine::fuse::{self, Expression, expression, sigmoid, softplus, tanh};
+use fornax_engine::{BatchNorm, Tensor};
 
 /// Expressions by name, with the shapes of their inputs beside the first one's: `f` full, `c` by channel, `s` scalar.
 fn expressions() -> Vec<(&'static str, &'static str, Expression)> {
@@ -34,6 +35,7 @@ fn expressions() -> Vec<(&'static str, &'static str, Expression)> {
 }
 
 pub(super) fn rows(rows: &mut Vec<Case>) {
+    batch_norms(rows);
     for (name, lie, f) in expressions() {
         // Kinks at whole numbers are beside multiples of 1/16.
         let input = |images: &[usize], which: char| match which {
@@ -62,4 +64,37 @@ pub(super) fn rows(rows: &mut Vec<Case>) {
 
 fn case(variant: String, inputs: Vec<Input>, f: Expression) -> Case {
     Case::new("fuse", variant, inputs, move |t| f.apply(&t.iter().collect::<Vec<_>>()))
+}
+
+fn batch_norms(rows: &mut Vec<Case>) {
+    let activations: [(&'static str, Expression); 3] = [
+        ("silu", expression(|[x]| x.silu())),
+        ("elu", expression(|[x]| x.greater(0.0).select(x, x.exp_m1()))),
+        ("serf", expression(|[x]| x * fuse::erf(softplus(x)))),
+    ];
+    for (name, f) in activations {
+        for c in [1, 3, 8] {
+            let images = [3, 3, 5, c];
+            let plain = vec![x(&images), x(&[c]), x(&[c])];
+            rows.push(batch_norm(format!("{name}-c{c}"), plain.clone(), true, f.clone()));
+            rows.push(batch_norm(format!("{name}-frozen-c{c}"), plain, false, f.clone()));
+            let residual = vec![x(&images), x(&[c]), x(&[c]), x(&images)];
+            rows.push(batch_norm(format!("{name}-residual-c{c}"), residual, true, f.clone()));
+        }
+    }
+    let images = [16, 56, 56, 256];
+    let serf = expression(|[x]| x * fuse::erf(softplus(x)));
+    let inputs = vec![of(&images, Values::Coarse), x(&[256]), x(&[256])];
+    rows.push(batch_norm("serf-256-56x56-b16".into(), inputs, true, serf).large());
+}
+
+/// Input, weight, bias and perhaps a residual; by the batch's own statistics or by running ones.
+fn batch_norm(variant: String, inputs: Vec<Input>, of_batch: bool, f: Expression) -> Case {
+    Case::new("batch_norm_fused", variant, inputs, move |t| {
+        let ones = Tensor::ones(*t[1].shape(), t[1].dtype(), &t[0].device())?;
+        let running = (!of_batch).then_some((&ones, &ones));
+        let (weight, bias) = (Some(&t[1]), Some(&t[2]));
+        let norm = BatchNorm { weight, bias, running, training: of_batch, momentum: 0.1, eps: 1e-5 };
+        t[0].batch_norm_fused(&norm, &f, t.get(3))
+    })
 }

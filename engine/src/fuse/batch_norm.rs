@@ -1,0 +1,65 @@
+//! What batch norm with an activation that is an expression computes: programs of its passes over images.
+use super::graph::{Graph, Program};
+use super::{Expression, Kernels, Value};
+use std::cell::RefCell;
+use std::sync::Arc;
+
+/// The passes over images; `scale`, `shift`, `mean`, `k2` and `k3` are by channel.
+pub(crate) struct NormKernels {
+    /// Of x, scale, shift and perhaps the residual r: `y = f(z)` with `z = x * scale + shift + r`.
+    pub(crate) forward: Kernels,
+    /// Of x, scale, shift, mean, perhaps r, and dy: with a residual its gradient `d = dy * f'(z)`; sums of d and of `d * (x - mean)`.
+    pub(crate) sums: Kernels,
+    /// Of x, scale, shift, k2, k3 and dy, or with a residual of x, scale, k2, k3 and d: `scale * d + k2 * x + k3`.
+    pub(crate) input: Kernels,
+}
+
+impl Expression {
+    /// The passes of a batch norm with this activation, with or without a residual.
+    pub(crate) fn batch_norm(&self, has_residual: bool) -> Arc<NormKernels> {
+        self.0.norms[usize::from(has_residual)].get_or_init(|| Arc::new(self.passes(has_residual))).clone()
+    }
+
+    fn passes(&self, has_residual: bool) -> NormKernels {
+        let slope = self.gradient(0);
+        if has_residual {
+            return NormKernels {
+                forward: kernels(|[x, scale, shift, r]| [self.of([x * scale + shift + r])]),
+                sums: kernels(|[x, scale, shift, mean, r, dy]| {
+                    let d = slope.of([x * scale + shift + r, dy]);
+                    [d, d, d * (x - mean)]
+                }),
+                input: kernels(|[x, scale, k2, k3, d]| [scale * d + k2 * x + k3]),
+            };
+        }
+        NormKernels {
+            forward: kernels(|[x, scale, shift]| [self.of([x * scale + shift])]),
+            sums: kernels(|[x, scale, shift, mean, dy]| {
+                let d = slope.of([x * scale + shift, dy]);
+                [d, d * (x - mean)]
+            }),
+            input: kernels(|[x, scale, shift, k2, k3, dy]| {
+                [scale * slope.of([x * scale + shift, dy]) + k2 * x + k3]
+            }),
+        }
+    }
+}
+
+fn kernels<const N: usize, const M: usize>(
+    f: impl for<'g> FnOnce([Value<'g>; N]) -> [Value<'g>; M],
+) -> Kernels {
+    Kernels::of(program(f))
+}
+
+/// The program that a function of numbers writes.
+pub(super) fn program<const N: usize, const M: usize>(
+    f: impl for<'g> FnOnce([Value<'g>; N]) -> [Value<'g>; M],
+) -> Program {
+    let graph = RefCell::new(Graph::default());
+    let inputs = std::array::from_fn(|i| {
+        let node = graph.borrow_mut().input(i);
+        Value { graph: &graph, node }
+    });
+    let outputs = f(inputs).map(|value| value.node);
+    graph.borrow().program(N, &outputs)
+}

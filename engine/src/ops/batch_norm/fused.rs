@@ -1,0 +1,187 @@
+//! Batch norm with an activation that is an expression: the same two passes forward and two backward, with generated kernels.
+use super::{BatchNorm, check};
+use crate::cpu::batch_norm as kernel;
+use crate::cuda::batch_norm::{self as gpu_kernel, Parameters, SAVED};
+use crate::fuse::{Expression, Output, Signature};
+use crate::ops::fuse::Call;
+use crate::ops::gpu::OnGpu;
+use crate::{DType, Error, Result, Tensor};
+
+const OP: &str = "batch_norm_fused";
+
+impl Tensor {
+    /// `activation(batch_norm(x) + residual)` for an activation that is an expression of one input, as one operation of two passes forward
+    /// and two backward. [`Tensor::batch_norm_act`] has the usual activations built in.
+    pub fn batch_norm_fused(
+        &self,
+        norm: &BatchNorm,
+        activation: &Expression,
+        residual: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let c = check(self, norm, residual)?;
+        let mut operands = vec![("x", self)];
+        operands.extend(norm.operands());
+        operands.extend(residual.map(|t| ("residual", t)));
+        if activation.inputs() != 1 {
+            let why = format!("an activation has one input, not {}", activation.inputs());
+            return Err(Error::value(OP, &operands, why));
+        }
+        if !self.dtype().is_float() {
+            return Err(Error::dtype(OP, &operands, "floats"));
+        }
+        let of_batch = norm.training || norm.running.is_none();
+        let by_channel = match OnGpu::of(OP, &operands)? {
+            Some(on) => ByChannel::on_gpu(&on, self, c, norm, of_batch)?,
+            None => ByChannel::on_cpu(self, c, norm, of_batch)?,
+        };
+        let ByChannel { scale, shift, .. } = &by_channel;
+        let passes = activation.batch_norm(residual.is_some());
+        let call = Call {
+            shape: *self.shape(),
+            c,
+            inputs: [self, scale, shift].into_iter().chain(residual).map(Tensor::detach).collect(),
+        };
+        let signature = Signature { inputs: call.signature(), outputs: vec![Output::Elements(self.dtype())] };
+        let y = call.run(&passes.forward, signature)?.remove(0);
+        let mut inputs = vec![self];
+        inputs.extend(norm.weight);
+        inputs.extend(norm.bias);
+        inputs.extend(residual);
+        let dtypes = [norm.weight, norm.bias].map(|t| t.map(Tensor::dtype));
+        let has = [true, norm.weight.is_some(), norm.bias.is_some(), residual.is_some()];
+        Ok(y.recorded(OP, &inputs, || {
+            let saved = Saved {
+                x: self.detach(),
+                residual: residual.map(Tensor::detach),
+                activation: activation.clone(),
+                of_batch,
+                by_channel,
+                dtypes,
+            };
+            move |grad: Tensor, needs: &[bool]| {
+                let mut needs = needs.iter().copied();
+                let wanted = has.map(|has| has && needs.next().unwrap_or(false));
+                let grads = saved.backward(grad, wanted)?;
+                Ok(grads.into_iter().zip(has).filter_map(|(grad, has)| has.then_some(grad)).collect())
+            }
+        }))
+    }
+}
+
+/// Vectors by channel, in the dtype of arithmetic.
+struct ByChannel {
+    mean: Tensor,
+    inv_std: Tensor,
+    /// `weight / std`
+    scale: Tensor,
+    /// `bias - mean * scale`
+    shift: Tensor,
+}
+
+impl ByChannel {
+    /// As [`ByChannel::on_cpu`], by the kernels of the handwritten batch norm.
+    fn on_gpu(on: &OnGpu, x: &Tensor, c: usize, norm: &BatchNorm, of_batch: bool) -> Result<ByChannel> {
+        let saved = on.room([SAVED, c], DType::F32)?;
+        {
+            let held = [norm.weight, norm.bias, norm.running.map(|r| r.0), norm.running.map(|r| r.1)]
+                .map(|t| t.map(Tensor::held));
+            let [weight, bias, mean, var] = held.each_ref().map(|t| t.as_ref().map(|t| t.slice()));
+            let running = mean.zip(var).map(|(mean, var)| [mean, var]);
+            let parameters = Parameters { weight, bias, running, eps: norm.eps };
+            let (x, saved) = (x.held(), saved.held());
+            let (x, saved) = (x.slice(), saved.slice());
+            let momentum = norm.training.then_some(norm.momentum);
+            on.named(match running {
+                Some(running) if !of_batch => gpu_kernel::frozen(&on.gpu, running, c, &parameters, saved),
+                _ => gpu_kernel::statistics(&on.gpu, x, c, &parameters, momentum, saved),
+            })?;
+        }
+        let row = |k: usize| saved.narrow(0, k, 1)?.reshape([saved.dims()[1]]);
+        Ok(ByChannel { mean: row(0)?, inv_std: row(1)?, scale: row(2)?, shift: row(3)? })
+    }
+
+    /// The batch's statistics, by which the running ones are updated in training, or those.
+    fn on_cpu(x: &Tensor, c: usize, norm: &BatchNorm, of_batch: bool) -> Result<ByChannel> {
+        let numbers = |t: &Tensor| t.detach().to_dtype(DType::F64)?.to_vec::<f64>();
+        let (mean, var) = match norm.running {
+            Some((mean, var)) if !of_batch => (numbers(mean)?, numbers(var)?),
+            _ => match x.dtype() {
+                DType::F64 => kernel::statistics(&x.read::<f64>()?, c),
+                _ => kernel::statistics(&x.detach().to_dtype(DType::F32)?.read::<f32>()?, c),
+            },
+        };
+        if let Some(running) = norm.running.filter(|_| norm.training) {
+            let rows = (x.numel() / c) as f64;
+            for (running, batch, factor) in [(running.0, &mean, 1.0), (running.1, &var, rows / (rows - 1.0))]
+            {
+                let new: Vec<f64> = (numbers(running)?.iter().zip(batch))
+                    .map(|(old, batch)| (1.0 - norm.momentum) * old + norm.momentum * batch * factor)
+                    .collect();
+                running.copy_from(&Tensor::from_vec(new, [c])?.to_dtype(running.dtype())?)?;
+            }
+        }
+        let inv_std: Vec<f64> = var.iter().map(|v| 1.0 / (v + norm.eps).sqrt()).collect();
+        let weight = norm.weight.map_or_else(|| Ok(vec![1.0; c]), numbers)?;
+        let bias = norm.bias.map_or_else(|| Ok(vec![0.0; c]), numbers)?;
+        let scale: Vec<f64> = weight.iter().zip(&inv_std).map(|(w, i)| w * i).collect();
+        let shift: Vec<f64> = (0..c).map(|j| bias[j] - mean[j] * scale[j]).collect();
+        let dtype = if x.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
+        let [mean, inv_std, scale, shift] =
+            [mean, inv_std, scale, shift].map(|v| Tensor::from_vec(v, [c]).and_then(|t| t.to_dtype(dtype)));
+        Ok(ByChannel { mean: mean?, inv_std: inv_std?, scale: scale?, shift: shift? })
+    }
+}
+
+/// What the backward pass needs.
+struct Saved {
+    x: Tensor,
+    residual: Option<Tensor>,
+    activation: Expression,
+    /// Mean and variance are the batch's, so that gradients flow through them.
+    of_batch: bool,
+    by_channel: ByChannel,
+    /// Those of weight and bias.
+    dtypes: [Option<DType>; 2],
+}
+
+impl Saved {
+    /// The gradients of x, weight, bias and residual, of those that are wanted.
+    fn backward(&self, grad: Tensor, wanted: [bool; 4]) -> Result<[Option<Tensor>; 4]> {
+        let ByChannel { mean, inv_std, scale, shift } = &self.by_channel;
+        let passes = self.activation.batch_norm(self.residual.is_some());
+        let d_is_stored = self.residual.is_some();
+        let elements = Output::Elements(self.x.dtype());
+        let sums = self.call([&self.x, scale, shift, mean].into_iter().chain(&self.residual).chain([&grad]));
+        let mut outputs = if d_is_stored { vec![elements] } else { vec![] };
+        outputs.extend([Output::Sums; 2]);
+        let mut results =
+            sums.run(&passes.sums, Signature { inputs: sums.signature(), outputs })?.into_iter();
+        let d = if d_is_stored { results.next() } else { None };
+        let mut next = || results.next().expect("both sums").to_dtype(mean.dtype());
+        let (sum, product) = (next()?, next()?);
+
+        let dx = wanted[0].then(|| {
+            // The batch's own statistics hand the sums of d and of d * (x - mean) on to dx.
+            let share = if self.of_batch { mean.numel() as f64 / self.x.numel() as f64 } else { 0.0 };
+            let k2 = scale.mul(&inv_std.square()?)?.mul(&product)?.scale(-share)?;
+            let k3 = scale.mul(&sum)?.scale(-share)?.sub(&k2.mul(mean)?)?;
+            let input = match &d {
+                Some(d) => self.call([&self.x, scale, &k2, &k3, d]),
+                None => self.call([&self.x, scale, shift, &k2, &k3, &grad]),
+            };
+            let signature = Signature { inputs: input.signature(), outputs: vec![elements] };
+            Ok(input.run(&passes.input, signature)?.remove(0))
+        });
+        let of = |k: usize, value: &dyn Fn() -> Result<Tensor>| {
+            self.dtypes[k].filter(|_| wanted[1 + k]).map(|dtype| value()?.to_dtype(dtype)).transpose()
+        };
+        let weight = of(0, &|| product.mul(inv_std))?;
+        let bias = of(1, &|| Ok(sum.clone()))?;
+        Ok([dx.transpose()?, weight, bias, d.filter(|_| wanted[3])])
+    }
+
+    fn call<'a>(&self, inputs: impl IntoIterator<Item = &'a Tensor>) -> Call {
+        let c = self.by_channel.mean.numel();
+        Call { shape: *self.x.shape(), c, inputs: inputs.into_iter().cloned().collect() }
+    }
+}
