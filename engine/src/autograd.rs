@@ -93,7 +93,7 @@ pub(crate) struct Node {
 
 static SEQUENCE: AtomicU64 = AtomicU64::new(0);
 
-/// Whether an operation on these inputs would be recorded: whether what its backward pass needs is worth keeping.
+/// True when an operation on these inputs would be recorded: for those that leave something for their backward pass.
 pub(crate) fn is_recorded(inputs: &[&Tensor]) -> bool {
     RECORDING.get() && inputs.iter().any(|t| t.requires_grad())
 }

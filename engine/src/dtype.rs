@@ -184,11 +184,11 @@ mod tests {
 
     #[test]
     fn halves_are_rounded_from_all_bits() {
-        // Just above the middle between two neighbours, by the last bit of an f32.
-        let above = f64::from(f32::from_bits(1.00390625f32.to_bits() + 1));
-        assert_eq!(bf16::from_f64(1.00390625).to_f64(), 1.0, "a tie goes to the even neighbour");
-        assert_eq!(<bf16 as Element>::from_f64(above).to_f64(), 1.0078125);
-        let above = f64::from(f32::from_bits(1.00048828125f32.to_bits() + 1));
-        assert_eq!(<f16 as Element>::from_f64(above).to_f64(), 1.0009765625);
+        // Numbers in the middle between two neighbours, and just above it by the last bit of an f32.
+        let middle = |bits: i32| 1.0 + 2f32.powi(-bits);
+        let above = |bits: i32| f64::from(f32::from_bits(middle(bits).to_bits() + 1));
+        assert_eq!(bf16::from_f64(middle(8).into()).to_f64(), 1.0, "a tie goes to the even neighbour");
+        assert_eq!(<bf16 as Element>::from_f64(above(8)).to_f64(), 1.0 + 2f64.powi(-7));
+        assert_eq!(<f16 as Element>::from_f64(above(11)).to_f64(), 1.0 + 2f64.powi(-10));
     }
 }

@@ -18,6 +18,7 @@ pub mod cuda;
 mod device;
 pub mod dtype;
 mod error;
+pub mod fuse;
 mod ops;
 pub mod pool_shape;
 pub mod random;

@@ -4,6 +4,11 @@
 // into a scale and a shift, and one pass that applies these. Backward: one pass of sums of d = dy * f' and d * (x - mean), their
 // merging, and one pass dx = k1 * d + k2 * x + k3. Chunks are cut by shape and merged in order.
 //
+// The slope f' has to be known twice on the way back. Without a residual it follows from x, which both passes read anyway: they
+// move x, dy and x, dy, dx, and less is not possible. With a residual the sum would have to be formed from x and the residual again,
+// or told from y; for ReLU and ReLU6 forward leaves one bit an element instead, 1/32 of a tensor of floats. The first pass then
+// reads x, dy and the bits and writes d, the residual's gradient; the second reads x and d and writes dx.
+//
 // `saved` is [4, c] floats: mean, 1 / std, scale = weight / std, shift = bias - mean * scale.
 #include "channels.cuh"
 
@@ -150,26 +155,21 @@ __device__ void apply(const T* __restrict__ x, const float* __restrict__ saved, 
   }
 }
 
-/// What the slope of the activation is read from, beside the normalised value.
-enum { kByInput, kByResidual, kByOutput };
-
-/// d = dy * f'(z), z being the normalised x, plus the residual, or known by the output.
+/// d = dy * f'(z), z being the normalised x, plus the residual where there is one.
 template <typename T, int V>
-__device__ __forceinline__ void slope(int f, int by, const T* beside, long long i, const float (&x)[V],
-                                      const float (&scale)[V], const float (&shift)[V], float (&d)[V]) {
-  float z[V];
-  if (by != kByInput) load<V>(beside + i, z);
-  if (by != kByOutput) {
+__device__ __forceinline__ void slope(int f, const T* residual, long long i, const float (&x)[V], const float (&scale)[V],
+                                      const float (&shift)[V], float (&d)[V]) {
+  float z[V] = {};
+  if (residual) load<V>(residual + i, z);
 #pragma unroll
-    for (int k = 0; k < V; k++) z[k] = fmaf(x[k], scale[k], shift[k]) + (by == kByResidual ? z[k] : 0);
-  }
+  for (int k = 0; k < V; k++) z[k] += fmaf(x[k], scale[k], shift[k]);
   multiply_by_slope(f, z, d);
 }
 
 /// partial[chunk][2][c]: the sums over a chunk's rows of d and of d * (x - mean). Writes d where asked to; it may be dy.
 template <typename T, int V>
-__device__ void sums(const T* __restrict__ x, const T* dy, const T* __restrict__ beside, const float* __restrict__ saved,
-                     T* d, float* __restrict__ partial, long long rows, int c, int chunk_rows, int f, int by) {
+__device__ void sums(const T* __restrict__ x, const T* dy, const T* __restrict__ residual, const float* __restrict__ saved,
+                     T* d, float* __restrict__ partial, long long rows, int c, int chunk_rows, int f) {
   const Tile<V> tile(c);
   const long long first = (long long)blockIdx.y * chunk_rows;
   const int n = (int)min((long long)chunk_rows, rows - first);
@@ -187,7 +187,7 @@ __device__ void sums(const T* __restrict__ x, const T* dy, const T* __restrict__
         float v[V], g[V];
         load<V>(x + i, v);
         load<V>(dy + i, g);
-        if (f != kIdentity) slope<T, V>(f, by, beside, i, v, scale, shift, g);
+        if (f != kIdentity) slope<T, V>(f, residual, i, v, scale, shift, g);
         if (d) store<V>(d + i, g);
 #pragma unroll
         for (int k = 0; k < V; k++) {
@@ -203,6 +203,117 @@ __device__ void sums(const T* __restrict__ x, const T* dy, const T* __restrict__
       for (int k = 0; k < V; k++) {
         out[k] = totals[k];
         out[c + k] = totals[V + k];
+      }
+    }
+  }
+}
+
+/// Adjacent channels whose slopes are the bits of one byte; a row of the mask has ceil(c / 8) bytes, the first channel in the lowest bit.
+constexpr int kBits = 8;
+
+/// Eight adjacent values of a row, of which `n` are in it: in packs, or one by one with zeros for the others.
+template <bool kPacked, typename T> __device__ __forceinline__ void load_eight(const T* from, int n, float (&to)[kBits]) {
+#pragma unroll
+  for (int k = 0; k < kBits; k += Pack<T>::N) {
+    if constexpr (kPacked) {
+      const Pack<T> pack = Pack<T>::load(from + k);
+#pragma unroll
+      for (int l = 0; l < Pack<T>::N; l++) to[k + l] = to_float(pack.v[l]);
+    } else {
+#pragma unroll
+      for (int l = 0; l < Pack<T>::N; l++) to[k + l] = k + l < n ? to_float(from[k + l]) : 0;
+    }
+  }
+}
+
+/// Rounds those of eight adjacent values that are in the row.
+template <bool kPacked, typename T> __device__ __forceinline__ void store_eight(T* to, int n, const float (&from)[kBits]) {
+#pragma unroll
+  for (int k = 0; k < kBits; k += Pack<T>::N) {
+    if constexpr (kPacked) {
+      Pack<T> pack;
+#pragma unroll
+      for (int l = 0; l < Pack<T>::N; l++) pack.v[l] = from_float<T>(from[k + l]);
+      pack.store(to + k);
+    } else {
+#pragma unroll
+      for (int l = 0; l < Pack<T>::N; l++) {
+        if (k + l < n) to[k + l] = from_float<T>(from[k + l]);
+      }
+    }
+  }
+}
+
+/// As `apply`, for ReLU and ReLU6; also writes where their slope is 1.
+template <typename T, bool kPacked>
+__device__ void apply_masked(const T* __restrict__ x, const float* __restrict__ saved, const T* __restrict__ residual,
+                             T* __restrict__ y, unsigned char* __restrict__ mask, long long rows, int c, int chunk_rows, int f) {
+  const Tile<kBits> tile(c);
+  const long long first = (long long)blockIdx.y * chunk_rows, bytes = (c + kBits - 1) / kBits;
+  const int count = (int)min((long long)chunk_rows, rows - first);
+  for (int t = blockIdx.x; t < tile.count; t += gridDim.x) {
+    const int at = tile.channel(t), n = c - at;
+    if (n <= 0) continue;
+    float scale[kBits], shift[kBits];
+    load_eight<kPacked>(saved + 2 * c + at, n, scale);
+    load_eight<kPacked>(saved + 3 * c + at, n, shift);
+#pragma unroll 2
+    for (int row = tile.row; row < count; row += tile.rows) {
+      const long long i = (first + row) * c + at;
+      float v[kBits], r[kBits];
+      load_eight<kPacked>(x + i, n, v);
+      load_eight<kPacked>(residual + i, n, r);
+      unsigned bits = 0;
+#pragma unroll
+      for (int k = 0; k < kBits; k++) {
+        v[k] = fmaf(v[k], scale[k], shift[k]) + r[k];
+        bits |= (unsigned)(v[k] > 0 && (f == kRelu || v[k] < 6)) << k;
+      }
+      mask[(first + row) * bytes + at / kBits] = (unsigned char)bits;
+      activate(f, v);
+      store_eight<kPacked>(y + i, n, v);
+    }
+  }
+}
+
+/// As `sums`, where d is dy at the bits of the mask that are set, else 0.
+template <typename T, bool kPacked>
+__device__ void sums_masked(const T* __restrict__ x, const T* dy, const unsigned char* __restrict__ mask,
+                            const float* __restrict__ saved, T* d, float* __restrict__ partial, long long rows, int c,
+                            int chunk_rows) {
+  const Tile<kBits> tile(c);
+  const long long first = (long long)blockIdx.y * chunk_rows, bytes = (c + kBits - 1) / kBits;
+  const int count = (int)min((long long)chunk_rows, rows - first);
+  for (int t = blockIdx.x; t < tile.count; t += gridDim.x) {
+    const int at = tile.channel(t), n = c - at;
+    float totals[2 * kBits] = {};
+    if (n > 0) {
+      float mean[kBits];
+      load_eight<kPacked>(saved + at, n, mean);
+#pragma unroll 2
+      for (int row = tile.row; row < count; row += tile.rows) {
+        const long long i = (first + row) * c + at;
+        float v[kBits], g[kBits];
+        load_eight<kPacked>(x + i, n, v);
+        load_eight<kPacked>(dy + i, n, g);
+        const unsigned bits = mask[(first + row) * bytes + at / kBits];
+#pragma unroll
+        for (int k = 0; k < kBits; k++) {
+          g[k] = bits >> k & 1 ? g[k] : 0;
+          totals[k] += g[k];
+          totals[kBits + k] = fmaf(g[k], v[k] - mean[k], totals[kBits + k]);
+        }
+        store_eight<kPacked>(d + i, n, g);
+      }
+    }
+    sum_over_rows(totals, tile.lanes);
+    if (tile.row == 0) {
+      float* out = partial + blockIdx.y * 2ll * c + at;
+#pragma unroll
+      for (int k = 0; k < kBits; k++) {
+        if (k >= n) break;
+        out[k] = totals[k];
+        out[c + k] = totals[kBits + k];
       }
     }
   }
@@ -252,7 +363,7 @@ __device__ void input_gradient(const T* __restrict__ x, const T* dy, const float
       float v[V], g[V];
       load<V>(x + i, v);
       load<V>(dy + i, g);
-      if (f != kIdentity) slope<T, V>(f, kByInput, nullptr, i, v, scale, shift, g);
+      if (f != kIdentity) slope<T, V>(f, nullptr, i, v, scale, shift, g);
 #pragma unroll
       for (int k = 0; k < V; k++) g[k] = fmaf(scale[k], g[k], fmaf(k2[k], v[k], k3[k]));
       store<V>(dx + i, g);
@@ -273,11 +384,23 @@ __device__ void input_gradient(const T* __restrict__ x, const T* dy, const float
       apply<T, Pack<T>::N>(x, saved, residual, y, rows, c, chunk_rows, f);                                                    \
     else apply<T, 1>(x, saved, residual, y, rows, c, chunk_rows, f);                                                          \
   }                                                                                                                           \
-  KERNEL batch_norm_sums_bwd_##name(const T* x, const T* dy, const T* beside, const float* saved, T* d, float* partial,          \
-                                 long long rows, int c, int chunk_rows, int f, int by) {                                      \
-    if (in_packs<T>(c, aligned(x) && aligned(dy) && aligned(beside) && aligned(d)))                                           \
-      sums<T, Pack<T>::N>(x, dy, beside, saved, d, partial, rows, c, chunk_rows, f, by);                                      \
-    else sums<T, 1>(x, dy, beside, saved, d, partial, rows, c, chunk_rows, f, by);                                            \
+  KERNEL batch_norm_sums_bwd_##name(const T* x, const T* dy, const T* residual, const float* saved, T* d, float* partial,        \
+                                 long long rows, int c, int chunk_rows, int f) {                                              \
+    if (in_packs<T>(c, aligned(x) && aligned(dy) && aligned(residual) && aligned(d)))                                         \
+      sums<T, Pack<T>::N>(x, dy, residual, saved, d, partial, rows, c, chunk_rows, f);                                        \
+    else sums<T, 1>(x, dy, residual, saved, d, partial, rows, c, chunk_rows, f);                                              \
+  }                                                                                                                           \
+  KERNEL batch_norm_masked_fwd_##name(const T* x, const float* saved, const T* residual, T* y, unsigned char* mask,           \
+                                   long long rows, int c, int chunk_rows, int f) {                                            \
+    if (c % kBits == 0 && aligned(x) && aligned(residual) && aligned(y))                                                      \
+      apply_masked<T, true>(x, saved, residual, y, mask, rows, c, chunk_rows, f);                                             \
+    else apply_masked<T, false>(x, saved, residual, y, mask, rows, c, chunk_rows, f);                                         \
+  }                                                                                                                           \
+  KERNEL batch_norm_masked_sums_bwd_##name(const T* x, const T* dy, const unsigned char* mask, const float* saved, T* d,      \
+                                        float* partial, long long rows, int c, int chunk_rows) {                              \
+    if (c % kBits == 0 && aligned(x) && aligned(dy) && aligned(d))                                                            \
+      sums_masked<T, true>(x, dy, mask, saved, d, partial, rows, c, chunk_rows);                                              \
+    else sums_masked<T, false>(x, dy, mask, saved, d, partial, rows, c, chunk_rows);                                          \
   }                                                                                                                           \
   KERNEL batch_norm_bwd_##name(const T* x, const T* dy, const float* saved, const float* factors, T* dx, long long rows, int c,  \
                             int chunk_rows, int f) {                                                                          \

@@ -101,3 +101,18 @@ template <typename T> __device__ void scaled_sum(const float* __restrict__ value
   sum = block_sum(sum);
   if (threadIdx.x == 0) *out = from_float<T>((float)(sum * scale));
 }
+
+/// What stands above a row's target class: larger values, and equal ones of lower classes.
+struct Rank {
+  float value;
+  long long target;
+  float above = 0;
+
+  __device__ Rank(float value, long long target) : value(value), target(target) {}
+
+  /// Counts adjacent classes from `first` on.
+  template <int V> __device__ __forceinline__ void add(const float (&x)[V], int first) {
+#pragma unroll
+    for (int k = 0; k < V; k++) above += x[k] > value || (x[k] == value && first + k < target) ? 1 : 0;
+  }
+};

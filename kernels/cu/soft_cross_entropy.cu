@@ -4,52 +4,65 @@
 
 namespace {
 
+/// A row's loss, sum(t) * log_sum - sum(t * x), with x taken from the row's first so that a common offset costs no precision. `kept`
+/// receives log_sum and, after the rows, sum(t). Ranks, of the most probable class, cost a second look at x.
 template <typename T, int V, int W>
 __device__ void soft_forward(const T* __restrict__ x, const T* __restrict__ target, float* __restrict__ losses,
-                             float* __restrict__ log_sums, long long rows, int classes) {
+                             float* __restrict__ kept, float* __restrict__ ranks, long long rows, int classes) {
   const Team<W> team;
   for (long long row = team.first; row < rows; row += team.step) {
+    const T* from = x + row * classes;
+    const float first = to_float(*from), offset = isfinite(first) ? first : 0;
     ExpSum total;
-    for (int i = team.thread * V; i < classes; i += Team<W>::kSize * V) {
-      float v[V];
-      load<V>(x + row * classes + i, v);
-      total.add(v);
-    }
-    total.merge(team);
-    const float log_sum = total.log_sum();
-    float loss = 0;
+    float mass = 0, product = 0, largest = __int_as_float(0xff800000), place = (float)classes;
     for (int i = team.thread * V; i < classes; i += Team<W>::kSize * V) {
       float v[V], t[V];
-      load<V>(x + row * classes + i, v);
+      load<V>(from + i, v);
       load<V>(target + row * classes + i, t);
+      total.add(v);
 #pragma unroll
-      for (int k = 0; k < V; k++) loss += t[k] * (log_sum - v[k]);
+      for (int k = 0; k < V; k++) {
+        mass += t[k];
+        product += t[k] * (v[k] - offset);
+        if (t[k] > largest) {
+          largest = t[k];
+          place = (float)(i + k);
+        }
+      }
     }
-    loss = team.sum(loss);
+    total.merge(team);
+    mass = team.sum(mass);
+    product = team.sum(product);
+    const float log_sum = total.log_sum();
     if (team.thread == 0) {
-      losses[row] = loss;
-      log_sums[row] = log_sum;
+      losses[row] = mass * (log_sum - offset) - product;
+      kept[row] = log_sum;
+      kept[rows + row] = mass;
+    }
+    if (ranks) {
+      const float top = team.max(largest);
+      const int best = (int)-team.max(largest == top ? -place : -(float)classes);
+      Rank rank(best < classes ? to_float(from[best]) : __int_as_float(0xff800000), best);
+      for (int i = team.thread * V; i < classes; i += Team<W>::kSize * V) {
+        float v[V];
+        load<V>(from + i, v);
+        rank.add(v, i);
+      }
+      rank.above = team.sum(rank.above);
+      if (team.thread == 0) ranks[row] = rank.above;
     }
   }
 }
 
 /// dx = (softmax(x) * sum(t) - t) * grad / rows
-template <typename T, int V, int W>
-__device__ void soft_backward(const T* __restrict__ x, const T* __restrict__ target, const float* __restrict__ log_sums,
-                              const T* __restrict__ grad, T* __restrict__ dx, long long rows, int classes) {
-  const Team<W> team;
-  const float scale = to_float(*grad) / rows;
+template <typename T, int V>
+__device__ void soft_backward(const T* __restrict__ x, const T* __restrict__ target, const float* __restrict__ kept,
+                              const float* __restrict__ grad, T* __restrict__ dx, long long rows, int classes) {
+  const Team<1> team;
+  const float scale = *grad / rows;
   for (long long row = team.first; row < rows; row += team.step) {
-    float mass = 0;
-    for (int i = team.thread * V; i < classes; i += Team<W>::kSize * V) {
-      float t[V];
-      load<V>(target + row * classes + i, t);
-#pragma unroll
-      for (int k = 0; k < V; k++) mass += t[k];
-    }
-    mass = team.sum(mass);
-    const float log_sum = log_sums[row];
-    for (int i = team.thread * V; i < classes; i += Team<W>::kSize * V) {
+    const float log_sum = kept[row], mass = kept[rows + row];
+    for (int i = team.thread * V; i < classes; i += Team<1>::kSize * V) {
       float v[V], t[V];
       load<V>(x + row * classes + i, v);
       load<V>(target + row * classes + i, t);
@@ -100,21 +113,19 @@ template <typename T> __device__ bool in_packs_of(long long len, bool aligned) {
 }  // namespace
 
 #define SOFT_CROSS_ENTROPY(T, name)                                                                                           \
-  KERNEL soft_cross_entropy_fwd_##name(const T* x, const T* target, float* losses, float* log_sums, long long rows,           \
+  KERNEL soft_cross_entropy_fwd_##name(const T* x, const T* target, float* losses, float* kept, float* ranks, long long rows, \
                                        int classes, int is_long) {                                                            \
     const bool packs = in_packs<T>(classes, aligned(x) && aligned(target));                                                   \
-    if (packs && is_long) soft_forward<T, Pack<T>::N, kLong>(x, target, losses, log_sums, rows, classes);                     \
-    else if (packs) soft_forward<T, Pack<T>::N, 1>(x, target, losses, log_sums, rows, classes);                               \
-    else if (is_long) soft_forward<T, 1, kLong>(x, target, losses, log_sums, rows, classes);                                  \
-    else soft_forward<T, 1, 1>(x, target, losses, log_sums, rows, classes);                                                   \
+    if (packs && is_long) soft_forward<T, Pack<T>::N, kLong>(x, target, losses, kept, ranks, rows, classes);                  \
+    else if (packs) soft_forward<T, Pack<T>::N, 1>(x, target, losses, kept, ranks, rows, classes);                            \
+    else if (is_long) soft_forward<T, 1, kLong>(x, target, losses, kept, ranks, rows, classes);                               \
+    else soft_forward<T, 1, 1>(x, target, losses, kept, ranks, rows, classes);                                                \
   }                                                                                                                           \
-  KERNEL soft_cross_entropy_bwd_##name(const T* x, const T* target, const float* log_sums, const T* grad, T* dx,              \
-                                       long long rows, int classes, int is_long) {                                            \
-    const bool packs = in_packs<T>(classes, aligned(x) && aligned(target) && aligned(dx));                                    \
-    if (packs && is_long) soft_backward<T, Pack<T>::N, kLong>(x, target, log_sums, grad, dx, rows, classes);                  \
-    else if (packs) soft_backward<T, Pack<T>::N, 1>(x, target, log_sums, grad, dx, rows, classes);                            \
-    else if (is_long) soft_backward<T, 1, kLong>(x, target, log_sums, grad, dx, rows, classes);                               \
-    else soft_backward<T, 1, 1>(x, target, log_sums, grad, dx, rows, classes);                                                \
+  KERNEL soft_cross_entropy_bwd_##name(const T* x, const T* target, const float* kept, const float* grad, T* dx,              \
+                                       long long rows, int classes) {                                                         \
+    if (in_packs<T>(classes, aligned(x) && aligned(target) && aligned(dx)))                                                   \
+      soft_backward<T, Pack<T>::N>(x, target, kept, grad, dx, rows, classes);                                                 \
+    else soft_backward<T, 1>(x, target, kept, grad, dx, rows, classes);                                                       \
   }                                                                                                                           \
   KERNEL binary_cross_entropy_fwd_##name(const T* x, const T* target, float* partial, long long len, float extra) {           \
     if (in_packs_of<T>(len, aligned(x) && aligned(target))) binary_forward<T, Pack<T>::N>(x, target, partial, len, extra);    \

@@ -2,7 +2,7 @@
 //!
 //! cudarc's loader panics where a library is missing, and NVRTC comes with the toolkit, not with the driver: its functions are bound
 //! here as plain pointers, with statuses as integers, so that a missing library is an error in words.
-use crate::{Family, library};
+use crate::{Source, library};
 use libloading::Library;
 use sha2::{Digest, Sha256};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -37,10 +37,10 @@ pub enum KernelError {
         message: String,
     },
     /// The source was refused.
-    #[error("NVRTC refused kernels/cu/{family}.cu for {target}:\n{log}")]
+    #[error("NVRTC refused {name}.cu for {target}:\n{log}")]
     Compile {
-        /// The family.
-        family: &'static str,
+        /// The source's name.
+        name: String,
         /// The architecture.
         target: Target,
         /// What the compiler printed.
@@ -109,13 +109,14 @@ impl Nvrtc {
         best(&self.architectures, capability)
     }
 
-    /// Compiles a family to a CUBIN or to PTX.
-    pub fn compile(&self, family: &Family, target: Target) -> Result<Vec<u8>, KernelError> {
+    /// Compiles a source to a CUBIN or to PTX.
+    pub fn compile<'a>(&self, source: impl Into<Source<'a>>, target: Target) -> Result<Vec<u8>, KernelError> {
+        let given = source.into();
         let f = &self.functions;
         let c = |text: &str| CString::new(text).expect("sources and options hold no zero");
-        let (source, name) = (c(family.source), c(&format!("kernels/cu/{}.cu", family.name)));
+        let (source, name) = (c(given.text), c(&format!("kernels/cu/{}.cu", given.name)));
         let headers: Vec<(CString, CString)> =
-            family.headers().iter().map(|(name, text)| (c(name), c(text))).collect();
+            given.headers().iter().map(|(name, text)| (c(name), c(text))).collect();
         let header_names: Vec<*const c_char> = headers.iter().map(|(name, _)| name.as_ptr()).collect();
         let header_texts: Vec<*const c_char> = headers.iter().map(|(_, text)| text.as_ptr()).collect();
         let mut options = OPTIONS.map(c).to_vec();
@@ -135,7 +136,7 @@ impl Nvrtc {
             let log = self.text("nvrtcGetProgramLog", &program, f.log_size, f.log)?;
             let log = String::from_utf8_lossy(&log).trim_end_matches('\0').trim_end().to_string();
             if !log.is_empty() {
-                return Err(KernelError::Compile { family: family.name, target, log });
+                return Err(KernelError::Compile { name: given.name.to_string(), target, log });
             }
         }
         self.check("nvrtcCompileProgram", status)?;
@@ -146,7 +147,7 @@ impl Nvrtc {
     }
 
     /// A name for all that an image depends on.
-    pub(crate) fn key(&self, family: &Family, target: Target) -> String {
+    pub(crate) fn key(&self, source: Source, target: Target) -> String {
         let mut hash = Sha256::new();
         let mut add = |text: &str| {
             hash.update((text.len() as u64).to_le_bytes());
@@ -155,13 +156,13 @@ impl Nvrtc {
         add(&format!("{:?}", self.version));
         OPTIONS.iter().for_each(|option| add(option));
         add(&target.to_string());
-        add(family.source);
-        for (name, text) in family.headers() {
+        add(source.text);
+        for (name, text) in source.headers() {
             add(name);
             add(text);
         }
         let digits: String = hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-        format!("{}-{target}-{digits}", family.name)
+        format!("{}-{target}-{digits}", source.name)
     }
 
     fn bind(library: Library) -> Result<Nvrtc, KernelError> {

@@ -13,27 +13,31 @@ mod names;
 mod registry;
 
 pub use compile::{KernelError, Nvrtc, Target};
-pub use registry::{Family, families, family};
+pub use registry::{Family, Source, families, family};
 
 /// What the driver of a device of that compute capability (major, minor) loads for a family: a CUBIN, PTX or a fatbin; for the
 /// emulated device, once it is loaded, an image of its own.
 pub fn image(name: &str, capability: (u32, u32)) -> Result<Vec<u8>, KernelError> {
     let family = family(name).ok_or_else(|| KernelError::UnknownFamily(name.to_string()))?;
+    match family.embedded(capability).filter(|_| !is_emulated()) {
+        Some(embedded) => Ok(embedded.to_vec()),
+        None => compile(family, capability),
+    }
+}
+
+/// As [`image`], for a source that is no family: compiled by NVRTC at its first use, and cached.
+pub fn compile<'a>(source: impl Into<Source<'a>>, capability: (u32, u32)) -> Result<Vec<u8>, KernelError> {
+    let (source, nvrtc) = (source.into(), Nvrtc::shared()?);
+    let target = nvrtc.target(capability);
     if is_emulated() {
         // The stand-in for NVRTC keeps what it compiles itself.
-        let nvrtc = Nvrtc::shared()?;
-        return nvrtc.compile(family, nvrtc.target(capability));
+        return nvrtc.compile(source, target);
     }
-    if let Some(embedded) = family.embedded(capability) {
-        return Ok(embedded.to_vec());
-    }
-    let nvrtc = Nvrtc::shared()?;
-    let target = nvrtc.target(capability);
-    let key = nvrtc.key(family, target);
+    let key = nvrtc.key(source, target);
     if let Some(image) = cache::load(&key) {
         return Ok(image);
     }
-    let image = nvrtc.compile(family, target)?;
+    let image = nvrtc.compile(source, target)?;
     cache::store(&key, &image);
     Ok(image)
 }

@@ -1,6 +1,15 @@
 //! Which kernels there are: `build.rs` lists the files of `cu/`.
 use crate::names;
 
+/// A source to compile: that of a family, or one that was generated.
+#[derive(Clone, Copy, Debug)]
+pub struct Source<'a> {
+    /// What it is called in errors and in the cache.
+    pub name: &'a str,
+    /// Its text, which includes headers of `cu/` alone.
+    pub text: &'a str,
+}
+
 /// A source and what nvcc made of it.
 #[derive(Debug)]
 pub struct Family {
@@ -21,11 +30,17 @@ pub fn family(name: &str) -> Option<&'static Family> {
     FAMILIES.iter().find(|family| family.name == name)
 }
 
-impl Family {
+impl<'a> From<&'a Family> for Source<'a> {
+    fn from(family: &'a Family) -> Source<'a> {
+        Source { name: family.name, text: family.source }
+    }
+}
+
+impl Source<'_> {
     /// The headers that it includes, directly or not: their names and texts.
-    pub fn headers(&self) -> Vec<(&'static str, &'static str)> {
-        let mut found: Vec<(&str, &str)> = vec![];
-        let mut texts = vec![self.source];
+    pub(crate) fn headers(&self) -> Vec<(&'static str, &'static str)> {
+        let mut found: Vec<(&'static str, &'static str)> = vec![];
+        let mut texts = vec![self.text];
         while let Some(text) = texts.pop() {
             for name in includes(text) {
                 if found.iter().any(|(known, _)| *known == name) {
@@ -38,6 +53,13 @@ impl Family {
             }
         }
         found
+    }
+}
+
+impl Family {
+    /// The headers that it includes, directly or not: their names and texts.
+    pub fn headers(&self) -> Vec<(&'static str, &'static str)> {
+        Source::from(self).headers()
     }
 
     /// The names of its kernels, in the order of the source.
@@ -52,7 +74,7 @@ impl Family {
     }
 }
 
-fn includes(text: &'static str) -> impl Iterator<Item = &'static str> {
+fn includes(text: &str) -> impl Iterator<Item = &str> {
     text.lines().filter_map(|line| line.strip_prefix("#include \"")?.strip_suffix('"'))
 }
 

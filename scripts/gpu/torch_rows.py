@@ -104,6 +104,15 @@ def others(name, dtype):
         n = of(256, 1)
         x, dy = random(n, 28, 28, 256, dtype=dtype), random(n, 28, 28, 256, dtype=dtype, grad=False)
         operation(f"silu/{n}x28x28x256/{name}/{direction}", F.silu, [x], dy, backward)
+        r, scale, shift = random(n, 28, 28, 256, dtype=dtype), random(256, dtype=dtype), random(256, dtype=dtype)
+        expression = lambda x, s, b, r: F.silu(x * s + b) + r
+        operation(f"expression/{n}x28x28x256/{name}/{direction}", expression, [x, scale, shift, r], dy, backward)
+        n = of(256 * 196, 4)
+        w1, b1 = random(1536, 384, dtype=dtype), random(1536, dtype=dtype)
+        w2, b2 = random(384, 1536, dtype=dtype), random(384, dtype=dtype)
+        x, dy = random(n, 384, dtype=dtype), random(n, 384, dtype=dtype, grad=False)
+        mlp = lambda x, w1, b1, w2, b2: F.linear(F.gelu(F.linear(x, w1, b1), approximate="tanh"), w2, b2)
+        operation(f"mlp/{n}x384/{name}/{direction}", mlp, [x, w1, b1, w2, b2], dy, backward)
 
 
 def basic(c_in, c_out, stride):

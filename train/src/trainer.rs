@@ -42,6 +42,15 @@ impl State {
     }
 }
 
+/// What updates told, in this process.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Told {
+    /// Why they are not recorded.
+    why_unrecorded: bool,
+    /// The loss scale after the last one.
+    loss_scale: Option<f32>,
+}
+
 /// How well a model does on the validation images.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Evaluation {
@@ -90,8 +99,8 @@ pub struct Trainer<'a> {
     pub stop: &'a dyn Fn() -> Option<Signal>,
     /// Where the run stands.
     pub state: State,
-    /// True once it was said why updates are not recorded.
-    pub noted: bool,
+    /// What updates told so far.
+    pub told: Told,
 }
 
 impl Trainer<'_> {
@@ -148,9 +157,9 @@ impl Trainer<'_> {
             self.state.loss_sum += loss * taken.len() as f64;
             self.state.batch = last;
             self.state.update += 1;
-            if let Some(why) = self.step.unrecordable().filter(|_| !self.noted) {
+            if let Some(why) = self.step.unrecordable().filter(|_| !self.told.why_unrecorded) {
                 observer.note(&format!("updates are not recorded as a CUDA graph: {why}"))?;
-                self.noted = true;
+                self.told.why_unrecorded = true;
             }
             let elapsed = started.elapsed().as_secs_f64();
             observer.update(&UpdateReport {
@@ -190,12 +199,13 @@ impl Trainer<'_> {
         let looked = rule.scaling.is_some() || rule.clip_norm.is_some();
         let report = if looked { Some(self.optimizer.report()?) } else { None };
         if let (Some(report), Some(scaling)) = (&report, &rule.scaling) {
-            let cannot_fall = report.loss_scale <= scaling.floor;
-            if report.skipped && !cannot_fall && !loss.is_finite() {
+            let was_lowest = self.told.loss_scale.is_some_and(|scale| scale <= scaling.floor);
+            self.told.loss_scale = Some(report.loss_scale);
+            if report.skipped && !was_lowest && !loss.is_finite() {
                 loss = self.state.loss_sum / self.state.batch.max(1) as f64;
             }
-            if report.skipped && cannot_fall {
-                self.check_finite(f64::NAN, "scaled training")?;
+            if report.skipped && was_lowest {
+                self.check_finite(f64::NAN, "training")?;
             }
         }
         self.check_finite(loss, "training")?;

@@ -1,7 +1,7 @@
 //! Operations: fused, and as compositions of single ones.
 use super::{Row, Scale, Way};
 use fornax_engine::random::{Key, Stream};
-use fornax_engine::{Activation, BatchNorm, DType, Device, Result, Tensor};
+use fornax_engine::{Activation, BatchNorm, DType, Device, Result, Tensor, fuse};
 
 /// Every row, forward alone and forward with backward.
 pub fn rows(device: &Device, scale: Scale) -> Result<Vec<Row>> {
@@ -18,6 +18,8 @@ pub fn rows(device: &Device, scale: Scale) -> Result<Vec<Row>> {
         for backward in [false, true] {
             rows.push(cross_entropy(scale.of(1024, 4), dtype, backward, device)?);
             rows.push(activation(scale.of(256, 1), dtype, backward, device)?);
+            rows.push(expression(scale.of(256, 1), dtype, backward, device)?);
+            rows.push(mlp(scale.of(256 * 196, 4), dtype, backward, device)?);
         }
     }
     Ok(rows)
@@ -137,6 +139,67 @@ fn activation(n: usize, dtype: DType, backward: bool, device: &Device) -> Result
     };
     let name = format!("silu/{n}x28x28x256/{dtype}/{}", direction(backward));
     Ok(Row { name, bytes, items: 0, ways: vec![("fused", way(true)), ("unfused", way(false))] })
+}
+
+/// What nobody wrote a kernel for: `silu(x * scale + shift) + r`, scale and shift by channel, as one generated kernel.
+fn expression(n: usize, dtype: DType, backward: bool, device: &Device) -> Result<Row> {
+    let shape = [n, 28, 28, 256];
+    let tensor = |shape: &[usize]| random(shape, dtype, device).map(|t| t.variable());
+    let (x, r, dy) = (tensor(&shape)?, tensor(&shape)?, random(&shape, dtype, device)?);
+    let (scale, shift) = (tensor(&[256])?, tensor(&[256])?);
+    // x, r, y; x, r, dy, dx, dr. The gradient of r is that of y, which nothing need copy.
+    let bytes = x.numel() * dtype.size() * if backward { 6 } else { 3 };
+    let fused = fuse::expression(|[x, scale, shift, r]| {
+        let z = x * scale + shift;
+        z * fuse::sigmoid(z) + r
+    });
+    let way = |is_fused: bool| -> Way {
+        let (x, r, dy, scale, shift) = (x.clone(), r.clone(), dy.clone(), scale.clone(), shift.clone());
+        let fused = fused.clone();
+        Box::new(move || {
+            let y = match is_fused {
+                true => fused.apply(&[&x, &scale, &shift, &r])?,
+                false => x.mul(&scale)?.add(&shift)?.silu()?.add(&r)?,
+            };
+            if backward {
+                y.backward_from(&dy)?;
+                [&x, &scale, &shift, &r].into_iter().for_each(Tensor::zero_grad);
+            }
+            Ok(())
+        })
+    };
+    let name = format!("expression/{n}x28x28x256/{dtype}/{}", direction(backward));
+    Ok(Row { name, bytes, items: 0, ways: vec![("fused", way(true)), ("unfused", way(false))] })
+}
+
+/// The two layers of a vision transformer's block, with GELU by tanh between them.
+fn mlp(rows: usize, dtype: DType, backward: bool, device: &Device) -> Result<Row> {
+    const WIDTH: usize = 384;
+    let tensor = |shape: &[usize]| random(shape, dtype, device)?.scale(0.05).map(|t| t.variable());
+    let (x, dy) = (tensor(&[rows, WIDTH])?, random(&[rows, WIDTH], dtype, device)?);
+    let parameters = [
+        tensor(&[4 * WIDTH, WIDTH])?,
+        tensor(&[4 * WIDTH])?,
+        tensor(&[WIDTH, 4 * WIDTH])?,
+        tensor(&[WIDTH])?,
+    ];
+    let way = |fused: bool| -> Way {
+        let (x, dy, [w1, b1, w2, b2]) = (x.clone(), dy.clone(), parameters.clone());
+        Box::new(move || {
+            let gelu = Activation::GeluTanh;
+            let y = match fused {
+                true => x.mlp((&w1, &b1), gelu, (&w2, &b2))?,
+                false => x.linear(&w1, Some(&b1))?.activate(gelu)?.linear(&w2, Some(&b2))?,
+            };
+            if backward {
+                y.backward_from(&dy)?;
+                [&x, &w1, &b1, &w2, &b2].into_iter().for_each(Tensor::zero_grad);
+            }
+            Ok(())
+        })
+    };
+    let name = format!("mlp/{rows}x{WIDTH}/{dtype}/{}", direction(backward));
+    Ok(Row { name, bytes: 0, items: 0, ways: vec![("fused", way(true)), ("unfused", way(false))] })
 }
 
 fn direction(backward: bool) -> &'static str {

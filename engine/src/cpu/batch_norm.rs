@@ -67,6 +67,31 @@ pub fn apply<T: Elementary>(
     });
 }
 
+/// [`apply`] with a residual, for an activation whose slope is 0 or 1: bit `i % 8` of `mask[i / 8]` tells which at element `i`.
+pub fn apply_masked<T: Elementary>(
+    x: &[T],
+    scale: &[T],
+    shift: &[T],
+    residual: &[T],
+    f: Activation,
+    y: &mut [T],
+    mask: &mut [u8],
+) {
+    let c = scale.len();
+    let (out, mask) = (Shared::new(y), Shared::new(mask));
+    for_chunks(x.len(), c, |_, chunk| {
+        for at in blocks(chunk, c) {
+            // SAFETY: blocks do not overlap, and start at whole bytes.
+            let (y, mask) =
+                unsafe { (out.slice(at.start, at.len()), mask.slice(at.start / 8, at.len().div_ceil(8))) };
+            with_activation!(fused f, f => {
+                apply_rows_residual(&x[at.clone()], &residual[at], scale, shift, f, y);
+                pack_slopes(y, f, mask)
+            });
+        }
+    });
+}
+
 /// What tells the slope of the activation at an element, beside the normalised value.
 #[derive(Clone, Copy)]
 pub enum Slope<'a, T> {
@@ -74,8 +99,8 @@ pub enum Slope<'a, T> {
     Input,
     /// The normalised value plus the residual.
     Residual(&'a [T]),
-    /// The output: enough for ReLU and its kin.
-    Output(&'a [T]),
+    /// The bits that [`apply_masked`] wrote.
+    Mask(&'a [u8]),
 }
 
 /// One batch norm's operands in the backward pass.
@@ -106,7 +131,7 @@ impl<T: Elementary> Backward<'_, T> {
     pub fn input_gradient(&self, dy: Option<&[T]>, [k1, k2, k3]: [&[T]; 3], dx: &mut [T]) {
         let dx = Shared::new(dx);
         for_chunks(self.x.len(), self.scale.len(), |_, chunk| {
-            for at in self.blocks(chunk) {
+            for at in blocks(chunk, self.scale.len()) {
                 // SAFETY: blocks do not overlap.
                 let dx = unsafe { dx.slice(at.start, at.len()) };
                 if let Some(dy) = dy {
@@ -121,7 +146,7 @@ impl<T: Elementary> Backward<'_, T> {
     pub fn gradient_and_sums(&self, dy: Option<&[T]>, mean: &[T], d: &mut [T]) -> (Vec<f64>, Vec<f64>) {
         let d = Shared::new(d);
         self.merged(|chunk, sums, products| {
-            for at in self.blocks(chunk) {
+            for at in blocks(chunk, self.scale.len()) {
                 // SAFETY: blocks do not overlap.
                 let d = unsafe { d.slice(at.start, at.len()) };
                 if let Some(dy) = dy {
@@ -131,7 +156,7 @@ impl<T: Elementary> Backward<'_, T> {
                 with_activation!(fused self.activation, f => match self.slope {
                     Slope::Input => slope_rows(x, self.scale, self.shift, f, d),
                     Slope::Residual(r) => slope_rows_residual(x, &r[at], self.scale, self.shift, f, d),
-                    Slope::Output(y) => slope_rows_output(&y[at], f, d),
+                    Slope::Mask(mask) => keep_where(&mask[at.start / 8..], d),
                 });
                 add_sums(x, d, self.scale, self.shift, mean, super::activation::Identity, sums, products);
             }
@@ -158,13 +183,6 @@ impl<T: Elementary> Backward<'_, T> {
         }
         (sums, products)
     }
-
-    /// Rows of a chunk in blocks that stay in the first-level cache between two loops.
-    fn blocks(&self, chunk: Range<usize>) -> impl Iterator<Item = Range<usize>> + use<T> {
-        let c = self.scale.len();
-        let block = (4096 / c).max(1) * c;
-        chunk.clone().step_by(block).map(move |start| start..chunk.end.min(start + block))
-    }
 }
 
 /// `dx = k1 * d + k2 * x + k3` by channel.
@@ -189,7 +207,19 @@ pub fn combine_in_place<T: Elementary>(x: &[T], [k1, k2, k3]: [&[T]; 3], dx: &mu
 
 /// Rows of one chunk: small enough that its sums stay precise, large enough to be worth handing out.
 fn chunk_rows(c: usize) -> usize {
-    (GRAIN / c).clamp(16, 256)
+    whole_bytes((GRAIN / c).clamp(16, 256), c)
+}
+
+/// Rows of a chunk in blocks that stay in the first-level cache between two loops.
+fn blocks(chunk: Range<usize>, c: usize) -> impl Iterator<Item = Range<usize>> {
+    let block = whole_bytes((4096 / c).max(1), c) * c;
+    let end = chunk.end;
+    chunk.step_by(block).map(move |start| start..end.min(start + block))
+}
+
+/// At least so many rows, as many as have a multiple of eight elements: a mask of them fills whole bytes.
+fn whole_bytes(rows: usize, c: usize) -> usize {
+    rows.next_multiple_of(8 >> c.trailing_zeros().min(3))
 }
 
 /// Runs `f(chunk, elements)` over chunks of rows of `c`.
@@ -253,9 +283,34 @@ rows!(slope_rows_residual: by_element(x, r) by_channel(scale, shift), f, writes(
 });
 
 vectorized! {
-    wide fn slope_rows_output<T: Elementary, F: ActivationFn>(y: &[T], f: F, d: &mut [T]) {
-        for (d, y) in d.iter_mut().zip(y) {
-            *d *= f.slope(*y);
+    /// Where the slope at each output is not 0, eight to a byte, the first in the lowest bit.
+    wide fn pack_slopes<T: Elementary, F: ActivationFn>(y: &[T], f: F, mask: &mut [u8]) {
+        let eights = y.chunks_exact(8);
+        if let [.., last] = &mut mask[..] {
+            *last = eights.remainder().iter().rev().fold(0, |bits, y| bits << 1 | u8::from(f.slope(*y) != T::zero()));
+        }
+        for (byte, y) in mask.iter_mut().zip(eights) {
+            let mut bits = 0;
+            for k in 0..8 {
+                bits |= u8::from(f.slope(y[k]) != T::zero()) << k;
+            }
+            *byte = bits;
+        }
+    }
+}
+
+vectorized! {
+    /// Zeros where a bit of the mask is.
+    wide fn keep_where<T: Elementary>(mask: &[u8], d: &mut [T]) {
+        let mut eights = d.chunks_exact_mut(8);
+        let whole = eights.len();
+        for (bits, d) in mask.iter().zip(&mut eights) {
+            for k in 0..8 {
+                d[k] = if *bits & 1 << k != 0 { d[k] } else { T::zero() };
+            }
+        }
+        for (k, d) in eights.into_remainder().iter_mut().enumerate() {
+            *d = if mask[whole] & 1 << k != 0 { *d } else { T::zero() };
         }
     }
 }
@@ -338,10 +393,11 @@ mod tests {
     fn gradients_in_place_and_apart_and_by_either_way_agree() {
         let (c, rows) = (17, 700);
         let [x, dy, r] = [1, 2, 3].map(|seed| narrow(&values(rows * c, seed)));
+        let mask: Vec<u8> = (0..x.len().div_ceil(8)).map(|i| (i * 151 % 256) as u8).collect();
         let [scale, shift, mean, k1, k2, k3] = [4, 5, 6, 7, 8, 9].map(|seed| narrow(&values(c, seed)));
         let k = [&k1[..], &k2[..], &k3[..]];
         for activation in [Activation::Identity, Activation::Relu, Activation::Silu] {
-            for slope in [Slope::Input, Slope::Residual(&r), Slope::Output(&r)] {
+            for slope in [Slope::Input, Slope::Residual(&r), Slope::Mask(&mask)] {
                 let pass = Backward { x: &x, scale: &scale, shift: &shift, activation, slope };
                 let mut d = vec![f32::NAN; x.len()];
                 let sums = pass.gradient_and_sums(Some(&dy), &mean, &mut d);
@@ -360,6 +416,26 @@ mod tests {
                     own.fill(f32::NAN);
                     pass.input_gradient(Some(&dy), k, &mut own);
                     assert_eq!(own, dx);
+                }
+            }
+        }
+    }
+    #[test]
+    fn a_mask_tells_where_the_slope_is_one() {
+        for (c, rows) in [(1, 3), (3, 700), (17, 300), (24, 400), (100, 50)] {
+            let [x, r] = [1, 2].map(|seed| narrow(&values(rows * c, seed)));
+            let (scale, shift) = (vec![3.0; c], vec![0.5; c]);
+            for f in [Activation::Relu, Activation::Relu6] {
+                let (mut y, mut expected) = (vec![f32::NAN; x.len()], vec![f32::NAN; x.len()]);
+                let mut mask = vec![0xa5; x.len().div_ceil(8)];
+                apply_masked(&x, &scale, &shift, &r, f, &mut y, &mut mask);
+                apply(&x, &scale, &shift, Some(&r), f, &mut expected);
+                assert_eq!(y, expected);
+                let mut d = vec![1.0f32; x.len()];
+                keep_where(&mask, &mut d);
+                for (i, (d, y)) in d.iter().zip(&y).enumerate() {
+                    let is_inside = *y > 0.0 && (f == Activation::Relu || *y < 6.0);
+                    assert_eq!(*d == 1.0, is_inside, "c {c} {f:?}: element {i}, {y}");
                 }
             }
         }

@@ -47,6 +47,18 @@ pub fn backward<T: Elementary>(
     });
 }
 
+/// How many rows have their target among the 1 and among the `k` highest logits: of equal ones, the lower class is the higher.
+pub fn counts<T: Elementary>(x: &[T], target: &[i64], k: usize) -> [i64; 2] {
+    let (n, classes) = (target.len(), x.len() / target.len());
+    let mut ranks = vec![0; n];
+    let out = Shared::new(&mut ranks);
+    for_each_row(n, classes, |row| {
+        // SAFETY: each row belongs to one task.
+        unsafe { out.slice(row, 1)[0] = rank(&x[row * classes..][..classes], target[row] as usize) };
+    });
+    [1, k].map(|k| ranks.iter().filter(|rank| **rank < k).count() as i64)
+}
+
 /// Runs `f(row)` over rows of logits, in tasks of about a grain of work.
 pub fn for_each_row(n: usize, classes: usize, f: impl Fn(usize) + Sync + Send) {
     // An exponential costs about as much as sixteen additions.
@@ -67,6 +79,15 @@ vectorized! {
         }
         let tail = groups.remainder().iter().fold(T::zero(), |sum, v| sum + (*v - max).fast_exp());
         max + lanes.iter().fold(tail, |sum, v| sum + *v).ln()
+    }
+}
+
+vectorized! {
+    /// How many logits are above the target's.
+    fn rank<T: Elementary>(x: &[T], target: usize) -> usize {
+        let own = x[target];
+        let or_equal = x[..target].iter().map(|v| usize::from(*v >= own)).sum::<usize>();
+        or_equal + x[target..].iter().map(|v| usize::from(*v > own)).sum::<usize>()
     }
 }
 

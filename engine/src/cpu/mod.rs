@@ -21,6 +21,7 @@ pub mod cross_entropy;
 pub mod drop;
 pub mod elementary;
 pub mod expand;
+pub mod fuse;
 pub mod gemm;
 pub mod group_norm;
 pub mod lines;

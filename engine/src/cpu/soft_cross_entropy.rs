@@ -22,6 +22,12 @@ pub fn soft_forward<T: Elementary>(x: &[T], target: &[T], log_sums: &mut [T]) ->
     losses.iter().sum::<f64>() / n as f64
 }
 
+/// The most probable class of each of `n` rows, the lowest of equal ones.
+pub fn classes_of<T: Elementary>(target: &[T], n: usize) -> Vec<i64> {
+    let best = |row: &[T]| (1..row.len()).fold(0, |best, j| if row[j] > row[best] { j } else { best });
+    target.chunks_exact(target.len() / n).map(|row| best(row) as i64).collect()
+}
+
 /// `dx = (softmax(x) * sum(t) - t) * scale / rows`.
 pub fn soft_backward<T: Elementary>(x: &[T], target: &[T], log_sums: &[T], scale: f64, dx: &mut [T]) {
     let (n, classes) = (log_sums.len(), x.len() / log_sums.len());

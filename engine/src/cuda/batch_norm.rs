@@ -75,6 +75,11 @@ pub(crate) fn frozen(
     gpu.launch(FAMILY, &format!("batch_norm_frozen_{}", parameters.dtype()), grid, args)
 }
 
+/// Bytes of a row of the mask of slopes, a bit a channel.
+pub(crate) fn mask_bytes(c: usize) -> usize {
+    c.div_ceil(8)
+}
+
 /// `y = f(x * scale + shift + residual)`
 pub(crate) fn apply(
     gpu: &Gpu,
@@ -92,12 +97,29 @@ pub(crate) fn apply(
     gpu.launch(FAMILY, &format!("batch_norm_fwd_{}", x.dtype), chunks.grid(), args)
 }
 
+/// As [`apply`], of ReLU or ReLU6 after a residual; `mask`, rows of [`mask_bytes`], tells where the slope is 1.
+pub(crate) fn apply_masked(
+    gpu: &Gpu,
+    x: Slice,
+    c: usize,
+    [saved, residual]: [Slice; 2],
+    f: Activation,
+    y: Slice,
+    mask: Slice,
+) -> Result<()> {
+    let rows = x.len / c;
+    let chunks = Chunks::elements_of_packs(rows, mask_bytes(c));
+    let args = args![x, saved, residual, y, mask, rows, c as i32, chunks.rows as i32, activation_code(f)];
+    gpu.launch(FAMILY, &format!("batch_norm_masked_fwd_{}", x.dtype), chunks.grid(), args)
+}
+
 /// What tells the slope of the activation at an element, beside the normalised value.
 #[derive(Clone, Copy)]
 pub(crate) enum Beside<'a> {
     Nothing,
     Residual(Slice<'a>),
-    Output(Slice<'a>),
+    /// The mask that [`apply_masked`] wrote.
+    Mask(Slice<'a>),
 }
 
 /// One batch norm's operands in the backward pass.
@@ -112,7 +134,7 @@ pub(crate) struct Backward<'a> {
 }
 
 impl Backward<'_> {
-    /// The gradients of weight and bias, `d = dy * f'` where it is asked for (it may be `dy`), and `factors` `[2, c]` floats for
+    /// The gradients of weight and bias, `d = dy * f'` where it is asked for (a mask asks for it; it may be `dy`), and `factors` `[2, c]` floats for
     /// [`Backward::input_gradient`].
     pub(crate) fn sums(
         &self,
@@ -123,32 +145,28 @@ impl Backward<'_> {
         factors: Slice,
     ) -> Result<()> {
         let (c, rows) = (self.c, self.x.len / self.c);
-        let chunks = Chunks::of_sums(rows, c, self.x.dtype);
+        let chunks = match beside {
+            Beside::Mask(_) => Chunks::sums_of_packs(rows, mask_bytes(c)),
+            _ => Chunks::of_sums(rows, c, self.x.dtype),
+        };
         let partial = self.gpu.scratch(chunks.count * 2 * c, DType::F32)?;
         let partial = partial.whole(DType::F32);
-        let (beside, by) = match beside {
-            Beside::Nothing => (None, 0),
-            Beside::Residual(residual) => (Some(residual), 1),
-            Beside::Output(y) => (Some(y), 2),
-        };
-        self.gpu.launch(
-            FAMILY,
-            &format!("batch_norm_sums_bwd_{}", self.x.dtype),
-            chunks.grid(),
-            args![
-                self.x,
-                dy,
-                Arg::optional(beside),
-                self.saved,
-                Arg::optional(d),
-                partial,
-                rows,
-                c as i32,
-                chunks.rows as i32,
-                activation_code(self.activation),
-                by,
-            ],
-        )?;
+        let (x, saved, per_chunk) = (self.x, self.saved, chunks.rows as i32);
+        let d = Arg::optional(d);
+        if let Beside::Mask(mask) = beside {
+            let kernel = format!("batch_norm_masked_sums_bwd_{}", x.dtype);
+            let args = args![x, dy, mask, saved, d, partial, rows, c as i32, per_chunk];
+            self.gpu.launch(FAMILY, &kernel, chunks.grid(), args)?;
+        } else {
+            let residual = match beside {
+                Beside::Residual(residual) => Some(residual),
+                _ => None,
+            };
+            let kernel = format!("batch_norm_sums_bwd_{}", x.dtype);
+            let (residual, f) = (Arg::optional(residual), activation_code(self.activation));
+            let args = args![x, dy, residual, saved, d, partial, rows, c as i32, per_chunk, f];
+            self.gpu.launch(FAMILY, &kernel, chunks.grid(), args)?;
+        }
         let dtype = dweight.or(dbias).map_or(DType::F32, |slice| slice.dtype);
         self.gpu.launch(
             FAMILY,

@@ -43,9 +43,22 @@ impl Chunks {
         Chunks::cut(rows, c, dtype, BLOCKS)
     }
 
+    /// As [`Chunks::of_sums`], where a thread takes one of `packs` groups of channels.
+    pub fn sums_of_packs(rows: usize, packs: usize) -> Chunks {
+        Chunks::cut_packs(rows, packs, SUMS)
+    }
+
+    /// As [`Chunks::of_elements`], where a thread takes one of `packs` groups of channels.
+    pub fn elements_of_packs(rows: usize, packs: usize) -> Chunks {
+        Chunks::cut_packs(rows, packs, BLOCKS)
+    }
+
     /// At most about `blocks` blocks, each of which has every thread at four rows or more.
     pub fn cut(rows: usize, c: usize, dtype: DType, blocks: usize) -> Chunks {
-        let packs = c / pack(c, dtype);
+        Chunks::cut_packs(rows, c / pack(c, dtype), blocks)
+    }
+
+    fn cut_packs(rows: usize, packs: usize, blocks: usize) -> Chunks {
         let lanes = packs.next_power_of_two().min(LANES);
         let tiles = packs.div_ceil(lanes);
         let (side, chunks) = (THREADS / lanes, (blocks / tiles).max(1));

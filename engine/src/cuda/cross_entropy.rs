@@ -1,10 +1,17 @@
 //! Softmax cross entropy against class indices (`kernels/cu/cross_entropy.cu`).
 use super::channels::{THREADS, is_long, row_grid};
-use super::{Gpu, Grid, Result, Slice, args};
+use super::{Arg, Gpu, Grid, Result, Slice, args};
 use crate::DType;
 use std::sync::Arc;
 
-/// The mean loss over rows, one element of x's dtype; `log_sums`, a float a row, for backward.
+/// Where to count the rows whose target is among the `k` highest logits: `[2]` i64, for 1 and for k.
+#[derive(Clone, Copy)]
+pub(crate) struct Counts<'a> {
+    pub(crate) k: usize,
+    pub(crate) to: Slice<'a>,
+}
+
+/// The mean loss over rows, one f32; `log_sums`, a float a row, for backward.
 pub(crate) fn forward(
     gpu: &Arc<Gpu>,
     x: Slice,
@@ -12,18 +19,35 @@ pub(crate) fn forward(
     smoothing: f64,
     log_sums: Slice,
     loss: Slice,
+    counts: Option<Counts>,
 ) -> Result<()> {
     let (rows, classes) = (target.len, x.len / target.len);
-    let losses = gpu.scratch(rows, DType::F32)?;
-    let losses = losses.whole(DType::F32);
-    let long = i32::from(is_long(classes));
-    let args = args![x, target, losses, log_sums, rows, classes as i32, smoothing as f32, long];
-    gpu.launch(FAMILY, &format!("cross_entropy_fwd_{}", x.dtype), row_grid(rows, classes), args)?;
-    let kernel = format!("cross_entropy_mean_{}", x.dtype);
-    gpu.launch(FAMILY, &kernel, Grid::line(1, THREADS), args![losses, rows, loss])
+    mean_of(gpu, rows, loss, counts, |losses, ranks| {
+        let (long, ranks) = (i32::from(is_long(classes)), Arg::optional(ranks));
+        let args = args![x, target, losses, log_sums, ranks, rows, classes as i32, smoothing as f32, long];
+        gpu.launch(FAMILY, &format!("cross_entropy_fwd_{}", x.dtype), row_grid(rows, classes), args)
+    })
 }
 
-/// `dx = (softmax(x) - smoothed one-hot) * grad / rows`; `grad` is one element.
+/// The mean of the losses, and counts of the ranks where they are wanted, that `forward` queues to be written for each row.
+pub(super) fn mean_of(
+    gpu: &Arc<Gpu>,
+    rows: usize,
+    loss: Slice,
+    counts: Option<Counts>,
+    forward: impl FnOnce(Slice, Option<Slice>) -> Result<()>,
+) -> Result<()> {
+    let losses = gpu.scratch(rows, DType::F32)?;
+    let ranks = counts.map(|_| gpu.scratch(rows, DType::F32)).transpose()?;
+    let (losses, ranks) = (losses.whole(DType::F32), ranks.as_ref().map(|ranks| ranks.whole(DType::F32)));
+    forward(losses, ranks)?;
+    let k = counts.map_or(0, |counts| counts.k.min(i32::MAX as usize) as i32);
+    let counts = Arg::optional(counts.map(|counts| counts.to));
+    let args = args![losses, Arg::optional(ranks), rows, k, loss, counts];
+    gpu.launch(FAMILY, "cross_entropy_mean", Grid::line(1, THREADS), args)
+}
+
+/// `dx = (softmax(x) - smoothed one-hot) * grad / rows`; `grad` is one f32.
 pub(crate) fn backward(
     gpu: &Gpu,
     x: Slice,

@@ -2,6 +2,7 @@
 use super::{Failure, Gpu, Result, Slice};
 use cudarc::driver::sys::{CUfunction, CUresult, cuFuncGetParamInfo};
 use cudarc::driver::{DriverError, result, sys::CUfunction_attribute};
+use fornax_kernels::{KernelError, Source};
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
 use std::sync::{Arc, Mutex};
@@ -99,7 +100,7 @@ pub(crate) use args;
 
 /// The families that a device has loaded.
 #[derive(Default)]
-pub(super) struct Families(Mutex<HashMap<&'static str, Arc<Family>>>);
+pub(super) struct Families(Mutex<HashMap<String, Arc<Family>>>);
 
 struct Family {
     module: Module,
@@ -130,8 +131,21 @@ impl Gpu {
     /// kernel touches is the launcher's care.
     pub(crate) fn launch(&self, family: &'static str, kernel: &str, grid: Grid, args: &[Arg]) -> Result<()> {
         self.bind()?;
+        let image = |capability| fornax_kernels::image(family, capability);
+        let k = self.family(family, image)?.kernel(family, kernel)?;
+        self.launch_kernel(kernel, &k, grid, args)
+    }
+
+    /// As [`Gpu::launch`], for the one kernel of a generated source, which is called as that is; compiled at its first use.
+    pub(crate) fn launch_generated(&self, source: &Source, grid: Grid, args: &[Arg]) -> Result<()> {
+        self.bind()?;
+        let image = |capability| fornax_kernels::compile(*source, capability);
+        let k = self.family(source.name, image)?.kernel(source.name, source.name)?;
+        self.launch_kernel(source.name, &k, grid, args)
+    }
+
+    fn launch_kernel(&self, kernel: &str, k: &Kernel, grid: Grid, args: &[Arg]) -> Result<()> {
         let failed = |call: &str, e: DriverError| Failure::driver(format!("{call} kernel {kernel}"), e);
-        let k = self.family(family)?.kernel(family, kernel)?;
         let given: Vec<usize> = args.iter().map(|a| a.bytes().len()).collect();
         if given[..] != k.parameters[..] {
             return Err(Failure::new(format!(
@@ -162,18 +176,23 @@ impl Gpu {
         .map_err(|e| failed("launching", e))
     }
 
-    fn family(&self, name: &'static str) -> Result<Arc<Family>> {
+    /// The family of that name; `image` is called when it was not used before.
+    fn family(
+        &self,
+        name: &str,
+        image: impl FnOnce((u32, u32)) -> std::result::Result<Vec<u8>, KernelError>,
+    ) -> Result<Arc<Family>> {
         let mut families = self.families.0.lock().unwrap_or_else(|e| e.into_inner());
         if let Some(family) = families.get(name) {
             return Ok(family.clone());
         }
-        let image = fornax_kernels::image(name, self.info().capability)
+        let image = image(self.info().capability)
             .map_err(|e| Failure::new(format!("the kernels of {name} are not available: {e}")))?;
         // SAFETY: the image is a whole cubin or fatbin, which the driver checks.
         let module = unsafe { result::module::load_data(image.as_ptr().cast()) }
             .map_err(|e| Failure::driver(format!("loading the kernels of {name}"), e))?;
         let family = Arc::new(Family { module: Module(module), kernels: Mutex::default() });
-        families.insert(name, family.clone());
+        families.insert(name.to_string(), family.clone());
         Ok(family)
     }
 }

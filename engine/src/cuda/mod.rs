@@ -20,6 +20,7 @@ pub(crate) mod cross_entropy;
 pub(crate) mod depthwise;
 pub(crate) mod drop;
 mod failure;
+pub(crate) mod fuse;
 mod graph;
 pub(crate) mod group_norm;
 pub(crate) mod interpolate;

@@ -1,38 +1,42 @@
-//! Cross entropies against distributions (`kernels/cu/soft_cross_entropy.cu`). Losses are one element of x's dtype, and so is the
-//! gradient that comes back for them.
+//! Cross entropies against distributions (`kernels/cu/soft_cross_entropy.cu`). The binary loss is one element of x's dtype, and so is
+//! the gradient that comes back for it.
 use super::channels::{THREADS, is_long, pack, row_grid};
-use super::{Gpu, Grid, Result, Slice, args};
+use super::cross_entropy::{Counts, mean_of};
+use super::{Arg, Gpu, Grid, Result, Slice, args};
 use crate::DType;
 use std::sync::Arc;
 
-/// The mean over rows of `-sum(t * log softmax(x))`; `log_sums`, a float a row, for backward.
+/// The mean over rows of `-sum(t * log softmax(x))`, one f32; `kept`, two floats a row, for backward.
 pub(crate) fn soft_forward(
     gpu: &Arc<Gpu>,
     x: Slice,
     target: Slice,
-    log_sums: Slice,
+    kept: Slice,
     loss: Slice,
+    counts: Option<Counts>,
 ) -> Result<()> {
-    let (rows, classes) = (log_sums.len, x.len / log_sums.len);
-    let losses = gpu.scratch(rows, DType::F32)?;
-    let losses = losses.whole(DType::F32);
-    let args = args![x, target, losses, log_sums, rows, classes as i32, i32::from(is_long(classes))];
-    gpu.launch(FAMILY, &format!("soft_cross_entropy_fwd_{}", x.dtype), row_grid(rows, classes), args)?;
-    total(gpu, losses, rows, loss)
+    let rows = kept.len / 2;
+    let classes = x.len / rows;
+    mean_of(gpu, rows, loss, counts, |losses, ranks| {
+        let (ranks, long) = (Arg::optional(ranks), i32::from(is_long(classes)));
+        let args = args![x, target, losses, kept, ranks, rows, classes as i32, long];
+        gpu.launch(FAMILY, &format!("soft_cross_entropy_fwd_{}", x.dtype), row_grid(rows, classes), args)
+    })
 }
 
-/// `dx = (softmax(x) * sum(t) - t) * grad / rows`
+/// `dx = (softmax(x) * sum(t) - t) * grad / rows`; `grad` is one f32.
 pub(crate) fn soft_backward(
     gpu: &Gpu,
     x: Slice,
     target: Slice,
-    log_sums: Slice,
+    kept: Slice,
     grad: Slice,
     dx: Slice,
 ) -> Result<()> {
-    let (rows, classes) = (log_sums.len, x.len / log_sums.len);
-    let args = args![x, target, log_sums, grad, dx, rows, classes as i32, i32::from(is_long(classes))];
-    gpu.launch(FAMILY, &format!("soft_cross_entropy_bwd_{}", x.dtype), row_grid(rows, classes), args)
+    let rows = kept.len / 2;
+    let args = args![x, target, kept, grad, dx, rows, (x.len / rows) as i32];
+    // No row is reduced: a warp has each, be it long.
+    gpu.launch(FAMILY, &format!("soft_cross_entropy_bwd_{}", x.dtype), row_grid(rows, 1), args)
 }
 
 /// The sum over all elements of the binary cross entropy of `sigmoid(x)` against `t`, divided by `divisor`.

@@ -3,6 +3,7 @@ mod gpu;
 
 use super::gpu::{OnGpu, check_parameters};
 use super::half::widened;
+use crate::autograd::is_recorded;
 use crate::cpu;
 use crate::cpu::batch_norm::{self as kernel, Slope};
 use crate::cpu::elementary::Elementary;
@@ -44,6 +45,9 @@ impl Tensor {
     }
 
     /// `activation(batch_norm(x) + residual)` as one operation of two passes forward and two backward.
+    ///
+    /// Beside x it keeps for the backward pass: nothing without a residual or an activation; one bit an element where a residual comes
+    /// before ReLU or ReLU6; else the residual.
     pub fn batch_norm_act(
         &self,
         norm: &BatchNorm,
@@ -126,25 +130,29 @@ fn forward<T: Elementary>(
     let bias = norm.bias.map_or_else(|| Ok(vec![0.0; c]), wide::<T>)?;
     let scale = narrow(c, |j| weight[j] * inv_std[j]);
     let shift = narrow(c, |j| bias[j] - mean[j] * weight[j] * inv_std[j]);
-    let y = {
-        let (x_data, r) = (x.read::<T>()?, residual.map(|r| r.read::<T>()).transpose()?);
-        Tensor::build(*x.shape(), |y: &mut [T]| {
-            kernel::apply(&x_data, &scale, &shift, r.as_deref(), activation, y)
-        })?
-    };
     let mut inputs = vec![x];
     inputs.extend(norm.weight);
     inputs.extend(norm.bias);
     inputs.extend(residual);
-    Ok(y.clone().recorded("batch_norm", &inputs, || {
-        // The output tells the slope of these, and is kept by the next operation anyway.
-        let by_output = matches!(activation, Activation::Relu | Activation::Relu6);
+    // Every byte is written with y.
+    let mask = keeps_mask(activation, residual, &inputs)
+        .then(|| Tensor::build([x.numel().div_ceil(8)], |_: &mut [u8]| ()))
+        .transpose()?;
+    let y = {
+        let (x_data, r) = (x.read::<T>()?, residual.map(|r| r.read::<T>()).transpose()?);
+        let mut mask = mask.as_ref().map(|mask| mask.write::<u8>()).transpose()?;
+        Tensor::build(*x.shape(), |y: &mut [T]| match (&r, &mut mask) {
+            (Some(r), Some(mask)) => kernel::apply_masked(&x_data, &scale, &shift, r, activation, y, mask),
+            _ => kernel::apply(&x_data, &scale, &shift, r.as_deref(), activation, y),
+        })?
+    };
+    Ok(y.recorded("batch_norm", &inputs, || {
         let saved = Saved {
             x: x.detach(),
-            beside: residual
-                .filter(|_| activation != Activation::Identity)
-                .map(|r| if by_output { y } else { r.detach() }),
-            by_output,
+            residual: residual
+                .filter(|_| mask.is_none() && activation != Activation::Identity)
+                .map(Tensor::detach),
+            mask,
             activation,
             of_batch,
             mean,
@@ -163,12 +171,18 @@ fn forward<T: Elementary>(
     }))
 }
 
+/// True where forward leaves a bit an element that tells the slope: when that is 0 or 1, and x alone does not tell it.
+fn keeps_mask(activation: Activation, residual: Option<&Tensor>, inputs: &[&Tensor]) -> bool {
+    let is_two_valued = matches!(activation, Activation::Relu | Activation::Relu6);
+    is_two_valued && residual.is_some() && is_recorded(inputs)
+}
+
 /// What the backward pass needs; vectors are by channel.
 struct Saved<T> {
     x: Tensor,
-    /// With a residual and an activation: the output if it tells the slope, else the residual.
-    beside: Option<Tensor>,
-    by_output: bool,
+    /// With a residual and an activation, one of the two: a bit an element that tells the slope, or the residual.
+    mask: Option<Tensor>,
+    residual: Option<Tensor>,
     activation: Activation,
     /// Mean and variance are the batch's, so that gradients flow through them.
     of_batch: bool,
@@ -184,11 +198,12 @@ impl<T: Elementary> Saved<T> {
     fn backward(&self, grad: Tensor, wanted: [bool; 4]) -> Result<[Option<Tensor>; 4]> {
         let c = self.scale.len();
         let x = self.x.read::<T>()?;
-        let beside = self.beside.as_ref().map(|t| t.read::<T>()).transpose()?;
-        let slope = match &beside {
-            None => Slope::Input,
-            Some(y) if self.by_output => Slope::Output(&y[..]),
-            Some(r) => Slope::Residual(&r[..]),
+        let mask = self.mask.as_ref().map(|t| t.read::<u8>()).transpose()?;
+        let residual = self.residual.as_ref().map(|t| t.read::<T>()).transpose()?;
+        let slope = match (&mask, &residual) {
+            (Some(mask), _) => Slope::Mask(&mask[..]),
+            (None, Some(r)) => Slope::Residual(&r[..]),
+            (None, None) => Slope::Input,
         };
         let (scale, shift, activation) = (&self.scale[..], &self.shift[..], self.activation);
         let pass = kernel::Backward { x: &x, scale, shift, activation, slope };
@@ -196,7 +211,8 @@ impl<T: Elementary> Saved<T> {
         let mean: Vec<T> = narrow(c, |j| self.mean[j]);
         // Without an activation d is dy, and the residual's gradient too. Where d is cheap to recompute from x, it is not stored.
         let is_identity = activation == Activation::Identity;
-        let recompute = is_identity || (beside.is_none() && activation != Activation::Silu);
+        let by_input = matches!(slope, Slope::Input);
+        let recompute = is_identity || (by_input && activation != Activation::Silu);
         let (d, (sums, products)) = if recompute {
             let sums = pass.sums(&grad.read::<T>()?, &mean);
             (grad, sums)

@@ -1,5 +1,6 @@
 //! Softmax cross entropy, fused: no probability leaves the kernel.
 use super::gpu::OnGpu;
+use crate::cuda::cross_entropy::Counts;
 use crate::{DType, Error, Result, Tensor, cpu, cuda};
 
 impl Tensor {
@@ -7,6 +8,27 @@ impl Tensor {
     /// `(1 - s) * nll + s * mean over classes of -log p` (Szegedy et al., 2016). Logits `[n, classes]`,
     /// target `[n]` i64, a scalar in nats. A class that does not exist is an error; on a GPU, which is not waited for, the loss is NaN then.
     pub fn cross_entropy(&self, target: &Tensor, smoothing: f64) -> Result<Tensor> {
+        self.indexed_cross_entropy(target, smoothing, None)?.0.to_dtype(self.dtype())
+    }
+
+    /// [`Tensor::cross_entropy`], of f32 where the logits have 16 bits, and counted on the way: how many rows have fewer than 1 and
+    /// fewer than `k` logits above that of their class, `[2]` i64. Of equal logits, that of the lower class counts as above.
+    pub fn cross_entropy_counted(
+        &self,
+        target: &Tensor,
+        smoothing: f64,
+        k: usize,
+    ) -> Result<(Tensor, Tensor)> {
+        let (loss, counts) = self.indexed_cross_entropy(target, smoothing, Some(k))?;
+        Ok((loss, counts.expect("k was given")))
+    }
+
+    fn indexed_cross_entropy(
+        &self,
+        target: &Tensor,
+        smoothing: f64,
+        k: Option<usize>,
+    ) -> Result<(Tensor, Option<Tensor>)> {
         let operands = [("logits", self), ("target", target)];
         let &[n, classes] = self.dims() else {
             return Err(Error::shape("cross_entropy", &operands, "logits must be [n, classes]"));
@@ -29,7 +51,7 @@ impl Tensor {
             ));
         }
         if let Some(on) = OnGpu::of("cross_entropy", &operands)? {
-            return self.cross_entropy_on(&on, target, smoothing);
+            return self.cross_entropy_on(&on, target, smoothing, k);
         }
         if let Some(bad) = target.read::<i64>()?.iter().find(|t| !(0..classes as i64).contains(*t)) {
             return Err(Error::value(
@@ -39,12 +61,14 @@ impl Tensor {
             ));
         }
         if self.is_half_on_cpu() {
-            return self.widened()?.cross_entropy(target, smoothing)?.rounded_as(self);
+            return self.widened()?.indexed_cross_entropy(target, smoothing, k);
         }
         dispatch_real!("cross_entropy", [("logits", self), ("target", target)], T => {
             let mut log_sums = vec![T::default(); n];
-            let loss = cpu::cross_entropy::forward(&self.read::<T>()?, &target.read()?, smoothing, &mut log_sums);
-            Ok(Tensor::scalar(<T as crate::Element>::from_f64(loss))?.recorded("cross_entropy", &[self], || {
+            let (x, t) = (self.read::<T>()?, target.read::<i64>()?);
+            let counts = k.map(|k| Tensor::from_slice(&cpu::cross_entropy::counts(&x, &t, k), [2])).transpose()?;
+            let loss = cpu::cross_entropy::forward(&x, &t, smoothing, &mut log_sums);
+            let loss = Tensor::scalar(<T as crate::Element>::from_f64(loss))?.recorded("cross_entropy", &[self], || {
                 let (logits, target) = (self.detach(), target.detach());
                 move |grad: Tensor, _: &[bool]| {
                     let scale = grad.item()?;
@@ -54,18 +78,28 @@ impl Tensor {
                     })?;
                     Ok(vec![Some(dx)])
                 }
-            }))
+            });
+            Ok((loss, counts))
         })
     }
 
-    fn cross_entropy_on(&self, on: &OnGpu, target: &Tensor, smoothing: f64) -> Result<Tensor> {
+    fn cross_entropy_on(
+        &self,
+        on: &OnGpu,
+        target: &Tensor,
+        smoothing: f64,
+        k: Option<usize>,
+    ) -> Result<(Tensor, Option<Tensor>)> {
         let log_sums = on.room(*target.shape(), DType::F32)?;
-        let loss = on.build((), self.dtype(), |loss| {
+        let counts = k.map(|_| on.room([2], DType::I64)).transpose()?;
+        let loss = on.build((), DType::F32, |loss| {
             let (x, target, log_sums) = (self.held(), target.held(), log_sums.held());
             let (x, target, log_sums) = (x.slice(), target.slice(), log_sums.slice());
-            cuda::cross_entropy::forward(&on.gpu, x, target, smoothing, log_sums, loss)
+            let to = counts.as_ref().map(Tensor::held);
+            let counts = k.zip(to.as_ref()).map(|(k, to)| Counts { k, to: to.slice() });
+            cuda::cross_entropy::forward(&on.gpu, x, target, smoothing, log_sums, loss, counts)
         })?;
-        Ok(loss.recorded("cross_entropy", &[self], || {
+        let loss = loss.recorded("cross_entropy", &[self], || {
             let (logits, target) = (self.detach(), target.detach());
             move |grad: Tensor, _: &[bool]| {
                 let operands = [("logits", &logits), ("grad", &grad)];
@@ -77,6 +111,7 @@ impl Tensor {
                 })?;
                 Ok(vec![Some(dx)])
             }
-        }))
+        });
+        Ok((loss, counts))
     }
 }

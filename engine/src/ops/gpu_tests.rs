@@ -73,6 +73,57 @@ fn normalisations() {
     assert_agrees("standardised weight", &[random([6, 3, 3, 4], 1)], |t| t[0].standardize_weight(1e-3));
 }
 
+/// The fused batch norm against the operations that it is made of, output and gradients.
+#[test]
+fn batch_norm_with_residual_is_its_composition() {
+    let cpu = [DType::F32, DType::F64].map(|dtype| (Device::Cpu, dtype));
+    let emulated = [DType::F32, DType::F16, DType::BF16].map(|dtype| (device(), dtype));
+    for (device, dtype) in cpu.into_iter().chain(emulated) {
+        // The composition rounds between its operations.
+        let tolerance = match dtype {
+            DType::F64 => 1e-12,
+            DType::F32 => 2e-5,
+            DType::F16 => 4e-3,
+            _ => 3e-2,
+        };
+        for (c, f) in [3, 8, 20, 24].into_iter().flat_map(|c| [(c, Activation::Relu), (c, Activation::Relu6)])
+        {
+            // Residuals keep the sum away from the kinks, where rounding would decide between two gradients.
+            let residual: Vec<f32> = (0..30 * c).map(|i| [-2.5, 3.0, 8.5][i * 7919 % 11 % 3]).collect();
+            let quarter = |seed| random([c], seed).mul(&Tensor::full([c], 0.25, DType::F32, &Device::Cpu)?);
+            let operands = || -> Result<[Tensor; 4]> {
+                let residual = Tensor::from_slice(&residual, [2, 5, 3, c])?;
+                Ok([random([2, 5, 3, c], 1), quarter(2)?, quarter(3)?, residual])
+            };
+            let values = |f: &dyn Fn(&[Tensor], &BatchNorm) -> Result<Tensor>| -> Result<Vec<Vec<f64>>> {
+                let place = |t: Tensor| t.to_dtype(dtype)?.to_device(&device);
+                let mut inputs = vec![];
+                for operand in operands()? {
+                    inputs.push(place(operand)?.variable());
+                }
+                let [weight, bias] = [Some(&inputs[1]), Some(&inputs[2])];
+                let y = f(
+                    &inputs,
+                    &BatchNorm { weight, bias, training: true, eps: 1e-3, ..BatchNorm::default() },
+                )?;
+                y.backward_from(&place(random(*y.shape(), 9))?)?;
+                let grads = inputs.iter().map(|t| t.grad().expect("a gradient"));
+                let wide = |t: Tensor| t.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec::<f64>();
+                std::iter::once(y.detach()).chain(grads).map(wide).collect()
+            };
+            let fused = values(&|t, norm| t[0].batch_norm_act(norm, f, Some(&t[3]))).expect("runs");
+            let composed = values(&|t, norm| t[0].batch_norm(norm)?.add(&t[3])?.activate(f)).expect("runs");
+            for (part, (fused, composed)) in fused.iter().zip(&composed).enumerate() {
+                let largest = composed.iter().fold(0.0f64, |m, v| m.max(v.abs()));
+                for (i, (a, b)) in fused.iter().zip(composed).enumerate() {
+                    let what = format!("{dtype} on {device}, c {c}, {f:?}, result {part}, element {i}");
+                    assert!((a - b).abs() <= tolerance * largest, "{what}: {a}, composed {b}");
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn pools_and_resampling() {
     let x = [random([2, 7, 6, 8], 1)];
@@ -104,6 +155,35 @@ fn losses() {
         assert_agrees("binary cross entropy", &logits, |t| {
             t[0].binary_cross_entropy(&labels(t[0].device())?, 2.0, sum_classes)
         });
+    }
+}
+
+#[test]
+fn losses_count_the_rows_whose_class_is_among_the_highest() {
+    // Ranks 1 (an equal logit of a lower class is above), 0 and 3.
+    let logits = [0.5f32, 2.0, 1.0, 2.0, 9.0, 2.0, 1.0, 2.0, -1.0, 2.0, 1.0, 2.0];
+    let soft = [0.1f32, 0.2, 0.1, 0.6, 0.4, 0.1, 0.1, 0.4, 0.7, 0.1, 0.1, 0.1];
+    for (device, dtype) in [(Device::Cpu, DType::F32), (device(), DType::F32), (device(), DType::F16)] {
+        let place = |values: &[f32]| {
+            let t = Tensor::from_slice(values, [3, 4])?.to_dtype(dtype)?;
+            t.to_device(&device)
+        };
+        let check = || -> Result<()> {
+            let (logits, soft) = (place(&logits)?.variable(), place(&soft)?);
+            let target = Tensor::from_vec(vec![3i64, 0, 0], [3])?.to_device(&device)?;
+            for (k, expected) in [(1, [1, 1]), (2, [1, 2]), (5, [1, 3])] {
+                let (loss, counts) = logits.cross_entropy_counted(&target, 0.1, k)?;
+                assert_eq!((loss.dtype(), counts.to_vec::<i64>()?), (DType::F32, expected.to_vec()), "{k}");
+                let plain = logits.cross_entropy(&target, 0.1)?;
+                assert_eq!((plain.dtype(), plain.item()?), (dtype, loss.to_dtype(dtype)?.item()?));
+                let (_, counts) = logits.soft_target_cross_entropy_counted(&soft, k)?;
+                assert_eq!(counts.to_vec::<i64>()?, expected, "soft, {k}");
+                loss.backward()?;
+            }
+            assert_eq!(logits.grad().map(|grad| grad.dtype()), Some(dtype));
+            Ok(())
+        };
+        check().expect("runs");
     }
 }
 

@@ -63,6 +63,7 @@ mod cross_entropy;
 mod drop;
 mod expand;
 mod extreme;
+mod fuse;
 mod gpu;
 #[cfg(test)]
 mod gpu_tests;

@@ -1,23 +1,39 @@
 //! Cross entropies against distributions: soft targets and independent labels.
 use super::gpu::OnGpu;
+use crate::cpu::cross_entropy::counts;
 use crate::cpu::soft_cross_entropy as kernel;
+use crate::cuda::cross_entropy::Counts;
 use crate::{DType, Element, Error, Result, Tensor, cuda};
 
 impl Tensor {
     /// Mean over the batch of `-sum over classes of t * log softmax(logits)`. Rows of the target need not sum to 1.
     /// Logits and target `[n, classes]`; a scalar. The target gets no gradient.
     pub fn soft_target_cross_entropy(&self, target: &Tensor) -> Result<Tensor> {
+        self.soft_cross_entropy(target, None)?.0.to_dtype(self.dtype())
+    }
+
+    /// [`Tensor::soft_target_cross_entropy`], of f32 where the logits have 16 bits, and counted as [`Tensor::cross_entropy_counted`]
+    /// does. A row's class is its most probable one, the lowest of equals.
+    pub fn soft_target_cross_entropy_counted(&self, target: &Tensor, k: usize) -> Result<(Tensor, Tensor)> {
+        let (loss, counts) = self.soft_cross_entropy(target, Some(k))?;
+        Ok((loss, counts.expect("k was given")))
+    }
+
+    fn soft_cross_entropy(&self, target: &Tensor, k: Option<usize>) -> Result<(Tensor, Option<Tensor>)> {
         let (n, _) = self.check_dense_target("soft_target_cross_entropy", target)?;
         if let Some(on) = OnGpu::of("soft_target_cross_entropy", &[("logits", self), ("target", target)])? {
-            return self.soft_target_cross_entropy_on(&on, target, n);
+            return self.soft_target_cross_entropy_on(&on, target, n, k);
         }
         if self.is_half_on_cpu() {
-            return self.widened()?.soft_target_cross_entropy(&target.widened()?)?.rounded_as(self);
+            return self.widened()?.soft_cross_entropy(&target.widened()?, k);
         }
         dispatch_real!("soft_target_cross_entropy", [("logits", self), ("target", target)], T => {
             let mut log_sums = vec![T::default(); n];
-            let loss = kernel::soft_forward(&self.read::<T>()?, &target.read()?, &mut log_sums);
-            Ok(Tensor::scalar(<T as Element>::from_f64(loss))?.recorded("soft_target_cross_entropy", &[self], || {
+            let (x, t) = (self.read::<T>()?, target.read::<T>()?);
+            let counts = |k| Tensor::from_slice(&counts(&x, &kernel::classes_of(&t, n), k), [2]);
+            let counts = k.map(counts).transpose()?;
+            let loss = kernel::soft_forward(&x, &t, &mut log_sums);
+            let loss = Tensor::scalar(<T as Element>::from_f64(loss))?.recorded("soft_target_cross_entropy", &[self], || {
                 let (logits, target) = (self.detach(), target.detach());
                 move |grad: Tensor, _: &[bool]| {
                     let scale = grad.item()?;
@@ -27,7 +43,8 @@ impl Tensor {
                     })?;
                     Ok(vec![Some(dx)])
                 }
-            }))
+            });
+            Ok((loss, counts))
         })
     }
 
@@ -82,27 +99,37 @@ impl Tensor {
 
 /// On a GPU.
 impl Tensor {
-    fn soft_target_cross_entropy_on(&self, on: &OnGpu, target: &Tensor, n: usize) -> Result<Tensor> {
+    fn soft_target_cross_entropy_on(
+        &self,
+        on: &OnGpu,
+        target: &Tensor,
+        n: usize,
+        k: Option<usize>,
+    ) -> Result<(Tensor, Option<Tensor>)> {
         const OP: &str = "soft_target_cross_entropy";
-        let log_sums = on.room([n], DType::F32)?;
-        let loss = on.build((), self.dtype(), |loss| {
-            let held = [self, target, &log_sums].map(Tensor::held);
-            let [x, target, log_sums] = held.each_ref().map(|t| t.slice());
-            cuda::soft_cross_entropy::soft_forward(&on.gpu, x, target, log_sums, loss)
+        let kept = on.room([2, n], DType::F32)?;
+        let counts = k.map(|_| on.room([2], DType::I64)).transpose()?;
+        let loss = on.build((), DType::F32, |loss| {
+            let held = [self, target, &kept].map(Tensor::held);
+            let [x, target, kept] = held.each_ref().map(|t| t.slice());
+            let to = counts.as_ref().map(Tensor::held);
+            let counts = k.zip(to.as_ref()).map(|(k, to)| Counts { k, to: to.slice() });
+            cuda::soft_cross_entropy::soft_forward(&on.gpu, x, target, kept, loss, counts)
         })?;
-        Ok(loss.recorded(OP, &[self], || {
+        let loss = loss.recorded(OP, &[self], || {
             let (logits, target) = (self.detach(), target.detach());
             move |grad: Tensor, _: &[bool]| {
                 let operands = [("logits", &logits), ("grad", &grad)];
                 let on = OnGpu::back(OP, &operands)?;
                 let dx = on.build(*logits.shape(), logits.dtype(), |dx| {
-                    let held = [&logits, &target, &log_sums, &grad].map(Tensor::held);
-                    let [x, target, log_sums, grad] = held.each_ref().map(|t| t.slice());
-                    cuda::soft_cross_entropy::soft_backward(&on.gpu, x, target, log_sums, grad, dx)
+                    let held = [&logits, &target, &kept, &grad].map(Tensor::held);
+                    let [x, target, kept, grad] = held.each_ref().map(|t| t.slice());
+                    cuda::soft_cross_entropy::soft_backward(&on.gpu, x, target, kept, grad, dx)
                 })?;
                 Ok(vec![Some(dx)])
             }
-        }))
+        });
+        Ok((loss, counts))
     }
 
     fn binary_cross_entropy_on(

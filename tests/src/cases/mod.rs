@@ -2,6 +2,7 @@
 //! the shapes that are timed. Parity tests, gradient tests and benches read it; a new operation is one row.
 mod basic;
 mod conv;
+mod fused;
 mod loss;
 mod nonlinear;
 mod pool;
@@ -14,6 +15,7 @@ pub fn all() -> Vec<Case> {
     let mut rows = vec![];
     basic::rows(&mut rows);
     conv::rows(&mut rows);
+    fused::rows(&mut rows);
     loss::rows(&mut rows);
     nonlinear::rows(&mut rows);
     pool::rows(&mut rows);

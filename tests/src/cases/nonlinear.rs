@@ -55,7 +55,7 @@ fn batch_norms(rows: &mut Vec<Case>) {
         ("hardswish", HardSwish),
         ("gelu", Gelu),
     ] {
-        for c in [1, 3, 17] {
+        for c in [1, 3, 8, 17] {
             let images = [3, 3, 5, c];
             let plain = vec![x(&images), x(&[c]), x(&[c])];
             rows.push(batch_norm(format!("{name}-c{c}"), plain, f));

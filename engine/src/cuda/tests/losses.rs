@@ -1,5 +1,6 @@
 //! Softmax and the cross entropies.
 use super::{Array, FLOATS, gpu};
+use crate::cuda::cross_entropy::Counts;
 use crate::cuda::{cross_entropy, soft_cross_entropy, softmax};
 use crate::{DType, cpu};
 
@@ -53,7 +54,8 @@ fn cross_entropy_with_and_without_smoothing() {
                 let what = format!("{rows} x {classes} smoothing {smoothing}");
                 let x = Array::random(rows * classes, 1, dtype);
                 let target = Array::new((0..rows).map(|i| (i * 7919 % classes) as f64), DType::I64);
-                let (log_sums, loss) = (Array::room(rows, DType::F32), Array::room(1, dtype));
+                let (log_sums, loss) = (Array::room(rows, DType::F32), Array::room(1, DType::F32));
+                let counts = Array::room(2, DType::I64);
                 cross_entropy::forward(
                     gpu(),
                     x.slice(),
@@ -61,14 +63,19 @@ fn cross_entropy_with_and_without_smoothing() {
                     smoothing,
                     log_sums.slice(),
                     loss.slice(),
+                    Some(Counts { k: 3, to: counts.slice() }),
                 )
                 .expect("launches");
                 let indices: Vec<i64> = target.values.iter().map(|t| *t as i64).collect();
+                counts.assert_close(
+                    &cpu::cross_entropy::counts(&x.values, &indices, 3).map(|n| n as f64),
+                    &what,
+                );
                 let mut sums = vec![0.0; rows];
                 let expected = cpu::cross_entropy::forward(&x.values, &indices, smoothing, &mut sums);
                 loss.assert_close(&[expected], &what);
                 log_sums.assert_close(&sums, &what);
-                let (grad, dx) = (Array::new([3.0], dtype), Array::room(rows * classes, dtype));
+                let (grad, dx) = (Array::new([3.0], DType::F32), Array::room(rows * classes, dtype));
                 cross_entropy::backward(
                     gpu(),
                     x.slice(),
@@ -91,7 +98,7 @@ fn cross_entropy_with_and_without_smoothing() {
 fn a_class_that_does_not_exist_shows_as_nan() {
     let (x, target) = (Array::random(3 * 5, 1, DType::F32), Array::new([4.0, 5.0, -1.0], DType::I64));
     let (log_sums, loss) = (Array::room(3, DType::F32), Array::new([0.0], DType::F32));
-    cross_entropy::forward(gpu(), x.slice(), target.slice(), 0.0, log_sums.slice(), loss.slice())
+    cross_entropy::forward(gpu(), x.slice(), target.slice(), 0.0, log_sums.slice(), loss.slice(), None)
         .expect("launches");
     assert!(loss.now()[0].is_nan());
     let (grad, dx) = (Array::new([1.0], DType::F32), Array::new(vec![0.0; 15], DType::F32));
@@ -110,22 +117,30 @@ fn soft_targets_and_binary_labels() {
             let len = rows * classes;
             let x = Array::random(len, 1, dtype);
             let target = Array::new((0..len).map(|i| (i * 7919 % 100) as f64 / 100.0), dtype);
-            let (log_sums, loss) = (Array::room(rows, DType::F32), Array::room(1, dtype));
-            let (grad, dx) = (Array::new([3.0], dtype), Array::room(len, dtype));
+            let (kept, counts) = (Array::room(2 * rows, DType::F32), Array::room(2, DType::I64));
+            let (soft_loss, soft_grad) = (Array::room(1, DType::F32), Array::new([3.0], DType::F32));
+            let (loss, grad, dx) = (Array::room(1, dtype), Array::new([3.0], dtype), Array::room(len, dtype));
             let (mut sums, mut expected) = (vec![0.0; rows], vec![0.0; len]);
             soft_cross_entropy::soft_forward(
                 gpu(),
                 x.slice(),
                 target.slice(),
-                log_sums.slice(),
-                loss.slice(),
+                kept.slice(),
+                soft_loss.slice(),
+                Some(Counts { k: 3, to: counts.slice() }),
             )
             .expect("launches");
+            let classes_of = cpu::soft_cross_entropy::classes_of(&target.values, rows);
+            counts.assert_close(
+                &cpu::cross_entropy::counts(&x.values, &classes_of, 3).map(|n| n as f64),
+                &what,
+            );
             let total = cpu::soft_cross_entropy::soft_forward(&x.values, &target.values, &mut sums);
-            loss.assert_close(&[total], &what);
-            let operands = [x.slice(), target.slice(), log_sums.slice(), grad.slice(), dx.slice()];
-            let [logits, labels, log_sums, grad, of_x] = operands;
-            soft_cross_entropy::soft_backward(gpu(), logits, labels, log_sums, grad, of_x).expect("launches");
+            soft_loss.assert_close(&[total], &what);
+            let operands = [x.slice(), target.slice(), grad.slice(), dx.slice()];
+            let [logits, labels, grad, of_x] = operands;
+            soft_cross_entropy::soft_backward(gpu(), logits, labels, kept.slice(), soft_grad.slice(), of_x)
+                .expect("launches");
             cpu::soft_cross_entropy::soft_backward(&x.values, &target.values, &sums, 3.0, &mut expected);
             dx.assert_close(&expected, &what);
 

@@ -1,6 +1,6 @@
 //! Batch norm on a GPU: the running statistics are updated there, and nothing waits.
-use super::BatchNorm;
-use crate::cuda::batch_norm::{self as kernel, Beside, Parameters, SAVED};
+use super::{BatchNorm, keeps_mask};
+use crate::cuda::batch_norm::{self as kernel, Beside, Parameters, SAVED, mask_bytes};
 use crate::cuda::conv_norm;
 use crate::ops::gpu::OnGpu;
 use crate::{Activation, DType, Result, Tensor};
@@ -16,14 +16,21 @@ pub(super) fn forward(
     residual: Option<&Tensor>,
 ) -> Result<Tensor> {
     let of_batch = norm.training || norm.running.is_none();
+    let mut inputs = vec![x];
+    inputs.extend(norm.weight);
+    inputs.extend(norm.bias);
+    inputs.extend(residual);
     let saved = on.room([SAVED, c], DType::F32)?;
+    let mask = keeps_mask(activation, residual, &inputs)
+        .then(|| on.room([x.numel() / c, mask_bytes(c)], DType::U8))
+        .transpose()?;
     let y = on.build(*x.shape(), x.dtype(), |y| {
         let held = [norm.weight, norm.bias, norm.running.map(|r| r.0), norm.running.map(|r| r.1), residual]
             .map(|t| t.map(Tensor::held));
         let [weight, bias, mean, var, residual] = held.each_ref().map(|t| t.as_ref().map(|t| t.slice()));
         let running = mean.zip(var).map(|(mean, var)| [mean, var]);
         let parameters = Parameters { weight, bias, running, eps: norm.eps };
-        let (x, saved) = (x.held(), saved.held());
+        let (x, saved, mask) = (x.held(), saved.held(), mask.as_ref().map(Tensor::held));
         let (x, saved) = (x.slice(), saved.slice());
         match running {
             Some(running) if !of_batch => kernel::frozen(&on.gpu, running, c, &parameters, saved)?,
@@ -39,21 +46,19 @@ pub(super) fn forward(
                 }
             }
         }
-        kernel::apply(&on.gpu, x, c, saved, residual, activation, y)
+        match (&mask, residual) {
+            (Some(mask), Some(residual)) => {
+                kernel::apply_masked(&on.gpu, x, c, [saved, residual], activation, y, mask.slice())
+            }
+            _ => kernel::apply(&on.gpu, x, c, saved, residual, activation, y),
+        }
     })?;
-    let mut inputs = vec![x];
-    inputs.extend(norm.weight);
-    inputs.extend(norm.bias);
-    inputs.extend(residual);
-    Ok(y.clone().recorded(OP, &inputs, || {
-        // The output tells the slope of these, and is kept by the next operation anyway.
-        let by_output = matches!(activation, Activation::Relu | Activation::Relu6);
+    Ok(y.recorded(OP, &inputs, || {
         let kept = Saved {
             x: x.detach(),
-            beside: residual
-                .filter(|_| activation != Activation::Identity)
-                .map(|r| if by_output { y } else { r.detach() }),
-            by_output,
+            is_masked: mask.is_some(),
+            beside: mask
+                .or_else(|| residual.filter(|_| activation != Activation::Identity).map(Tensor::detach)),
             activation,
             of_batch,
             saved,
@@ -72,9 +77,9 @@ pub(super) fn forward(
 /// What the backward pass needs.
 struct Saved {
     x: Tensor,
-    /// With a residual and an activation: the output if it tells the slope, else the residual.
+    /// With a residual and an activation: the mask of its slopes if it has one, else the residual.
     beside: Option<Tensor>,
-    by_output: bool,
+    is_masked: bool,
     activation: Activation,
     of_batch: bool,
     /// `[SAVED, c]`, as the kernels made it.
@@ -112,7 +117,7 @@ impl Saved {
             let (dy, factors) = (grad.held(), factors.held());
             let beside = match beside {
                 None => Beside::Nothing,
-                Some(y) if self.by_output => Beside::Output(y),
+                Some(mask) if self.is_masked => Beside::Mask(mask),
                 Some(residual) => Beside::Residual(residual),
             };
             let d = stores.then(|| apart.unwrap_or(dy.slice()));

@@ -12,7 +12,7 @@ use crate::data::Loader;
 use crate::report::{Machine, Mode, Observer, Progress, RunFolder, summary_csv, write_plots};
 use crate::settings::Settings;
 use crate::step::{GraphUse, Step, StepOptions};
-use crate::trainer::{Save, State, Trainer};
+use crate::trainer::{Save, State, Told, Trainer};
 use crate::{Error, Result};
 use clap::value_parser;
 use fornax_engine::Device;
@@ -129,7 +129,7 @@ pub fn execute(args: TrainArgs) -> Result<()> {
         eval_metric: config.eval_metric,
         stop: &|| signals.last(),
         state,
-        noted: false,
+        told: Told::default(),
     };
     let name = format!("{}-{}", config.model, data.train.size[0]);
     let folder = RunFolder::open(&destination, &name, args.log_interval, &trainer.state)?;

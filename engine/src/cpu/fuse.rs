@@ -1,0 +1,287 @@
+//! Expressions over arrays: a program is run block by block, each instruction a vectorised loop, its results in registers of one
+//! block that stay in the first-level cache. Work is cut into whole rows of channels, by shapes alone.
+pub mod functions;
+
+use super::elementary::Elementary;
+use super::parallel::{GRAIN, Shared, for_each_task};
+use super::scratch;
+use crate::dtype::{as_f32, as_f32_mut, bf16, f16};
+use crate::fuse::graph::{Node, Program};
+use half::slice::HalfFloatSliceExt;
+use std::ops::Range;
+
+/// Elements of a block.
+const BLOCK: usize = 512;
+
+/// An input of a program.
+pub enum Source<'a, T> {
+    /// An element for each of the result.
+    Elements(&'a [T]),
+    /// The same in f16, for arithmetic in f32.
+    F16(&'a [f16]),
+    /// The same in bf16, for arithmetic in f32.
+    BF16(&'a [bf16]),
+    /// An element for each channel.
+    Channels(Vec<T>),
+    /// One for all.
+    Scalar(T),
+}
+
+/// An output of a program.
+pub enum Sink<'a, T> {
+    /// Every element.
+    Elements(&'a mut [T]),
+    /// The same, rounded from f32 to f16.
+    F16(&'a mut [f16]),
+    /// The same, rounded from f32 to bf16.
+    BF16(&'a mut [bf16]),
+    /// The sum over rows for each channel.
+    Sums(&'a mut [f64]),
+}
+
+/// Runs a program for rows of `c` channels, `len` elements in all.
+pub(crate) fn run<T: Elementary>(
+    program: &Program,
+    sources: &[Source<T>],
+    c: usize,
+    len: usize,
+    sinks: Vec<Sink<T>>,
+) {
+    if len == 0 {
+        return;
+    }
+    let sums = sinks.iter().filter(|sink| matches!(sink, Sink::Sums(_))).count();
+    // Sums of many rows are cut finer, so that each stays precise.
+    let chunk_rows = if sums > 0 { (GRAIN / c).clamp(16, 256) } else { (GRAIN / c).max(1) };
+    let chunk = chunk_rows * c;
+    let chunks = len.div_ceil(chunk);
+    let mut partial = vec![T::zero(); chunks * sums * c];
+    let shared = Shared::new(&mut partial);
+    let mut totals = vec![];
+    let outs: Vec<Out<T>> = sinks
+        .into_iter()
+        .map(|sink| match sink {
+            Sink::Elements(y) => Out::Elements(Shared::new(y)),
+            Sink::F16(y) => Out::F16(Shared::new(y)),
+            Sink::BF16(y) => Out::BF16(Shared::new(y)),
+            Sink::Sums(total) => {
+                totals.push(total);
+                Out::Sums(totals.len() - 1)
+            }
+        })
+        .collect();
+    let plan = Plan::new(program, sources, c, &outs);
+    for_each_task(chunks, |i| {
+        // SAFETY: each chunk has its own sums.
+        let sums = unsafe { shared.slice(i * sums * c, sums * c) };
+        scratch::with(plan.registers * BLOCK, |registers: &mut [T]| {
+            let block = Block { plan: &plan, registers: Shared::new(registers), outs: &outs };
+            block.run_chunk(i * chunk..len.min((i + 1) * chunk), sums);
+        });
+    });
+    drop(plan);
+    for (k, total) in totals.into_iter().enumerate() {
+        total.fill(0.0);
+        for part in partial.chunks_exact(sums * c) {
+            total.iter_mut().zip(&part[k * c..]).for_each(|(total, sum)| *total += sum.to_f64());
+        }
+    }
+}
+
+enum Out<T> {
+    Elements(Shared<T>),
+    F16(Shared<f16>),
+    BF16(Shared<bf16>),
+    /// Which of the sums.
+    Sums(usize),
+}
+
+/// Where the value of a node is while a block is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// In the elements of an input.
+    Input(usize),
+    /// In the channels of an input, of which the block covers a part.
+    Channels(usize),
+    /// In the elements of an output.
+    Output(usize),
+    Register(usize),
+}
+
+/// How a program is run for given kinds of inputs and outputs.
+struct Plan<'a, T> {
+    program: &'a Program,
+    sources: &'a [Source<'a, T>],
+    c: usize,
+    places: Vec<Place>,
+    /// Nodes that are the same for all blocks, to be computed once a chunk; and the others.
+    once: Vec<usize>,
+    each: Vec<usize>,
+    registers: usize,
+}
+
+impl<'a, T: Elementary> Plan<'a, T> {
+    fn new(program: &'a Program, sources: &'a [Source<'a, T>], c: usize, outs: &[Out<T>]) -> Plan<'a, T> {
+        let nodes = &program.nodes;
+        let mut uniform: Vec<bool> = vec![];
+        for node in nodes {
+            let is = match node {
+                Node::Input(i) => match &sources[*i] {
+                    Source::Scalar(_) => true,
+                    Source::Channels(_) => c <= BLOCK,
+                    Source::Elements(_) | Source::F16(_) | Source::BF16(_) => false,
+                },
+                _ => node.operands().all(|a| uniform[a]),
+            };
+            uniform.push(is);
+        }
+        let (once, each): (Vec<usize>, Vec<usize>) = (0..nodes.len()).partition(|i| uniform[*i]);
+        // The last use of each node; outputs are used at the end, and what is computed once for ever.
+        let mut last: Vec<usize> = uniform.iter().map(|u| if *u { usize::MAX } else { 0 }).collect();
+        for i in &each {
+            nodes[*i].operands().for_each(|a| last[a] = last[a].max(*i));
+        }
+        program.outputs.iter().for_each(|o| last[*o] = usize::MAX);
+        let (mut places, mut free, mut registers) = (vec![Place::Register(0); nodes.len()], vec![], 0);
+        let mut register = |free: &mut Vec<usize>| {
+            Place::Register(free.pop().unwrap_or_else(|| {
+                registers += 1;
+                registers - 1
+            }))
+        };
+        for i in once.iter().chain(&each).copied() {
+            let into = program.outputs.iter().position(|o| *o == i);
+            places[i] = match (nodes[i], into) {
+                (Node::Input(k), _) if matches!(sources[k], Source::Elements(_)) => Place::Input(k),
+                (Node::Input(k), _) if matches!(sources[k], Source::Channels(_)) && c > BLOCK => {
+                    Place::Channels(k)
+                }
+                (_, Some(o)) if !uniform[i] && matches!(outs[o], Out::Elements(_)) => Place::Output(o),
+                _ => register(&mut free),
+            };
+            // After the node has its place: a loop never writes what it reads.
+            for a in nodes[i].operands().collect::<std::collections::BTreeSet<_>>() {
+                if let Place::Register(r) = places[a] {
+                    if last[a] == i {
+                        free.push(r);
+                    }
+                }
+            }
+        }
+        Plan { program, sources, c, places, once, each, registers }
+    }
+}
+
+/// One task's registers.
+struct Block<'a, T> {
+    plan: &'a Plan<'a, T>,
+    registers: Shared<T>,
+    outs: &'a [Out<T>],
+}
+
+impl<T: Elementary> Block<'_, T> {
+    /// Runs whole rows; adds to their sums, `[sums, c]`, which are 0.
+    fn run_chunk(&self, at: Range<usize>, sums: &mut [T]) {
+        let c = self.plan.c;
+        // Blocks begin with a row, or lie within one.
+        let (span, step) = if c <= BLOCK { (at.len(), BLOCK / c * c) } else { (c, BLOCK) };
+        for i in &self.plan.once {
+            self.compute(*i, 0..step.min(at.len()));
+        }
+        for row in at.clone().step_by(span) {
+            for start in (row..row + span).step_by(step) {
+                let block = start..(start + step).min(row + span);
+                for i in &self.plan.each {
+                    self.compute(*i, block.clone());
+                }
+                self.deliver(block, sums);
+            }
+        }
+    }
+
+    /// Computes a node for a block.
+    fn compute(&self, i: usize, at: Range<usize>) {
+        let place = self.plan.places[i];
+        if matches!(place, Place::Input(_) | Place::Channels(_)) {
+            return;
+        }
+        let y = self.target(place, at.clone());
+        let value = |node: usize| self.value(node, at.clone());
+        match self.plan.program.nodes[i] {
+            Node::Constant(bits) => y.fill(T::from_f64(f64::from_bits(bits))),
+            Node::Unary(f, a) => functions::unary(f, value(a), y),
+            Node::Binary(f, a, b) => functions::binary(f, (value(a), value(b)), y),
+            Node::Select(c, a, b) => functions::select(value(c), value(a), value(b), y),
+            Node::Input(k) => match &self.plan.sources[k] {
+                Source::Elements(x) => y.copy_from_slice(&x[at]),
+                Source::F16(x) => x[at].convert_to_f32_slice(floats_mut(y)),
+                Source::BF16(x) => x[at].convert_to_f32_slice(floats_mut(y)),
+                Source::Channels(x) => {
+                    y.chunks_mut(x.len()).for_each(|row| row.copy_from_slice(&x[..row.len()]))
+                }
+                Source::Scalar(x) => y.fill(*x),
+            },
+        }
+    }
+
+    /// Hands the outputs of a block over.
+    fn deliver(&self, at: Range<usize>, sums: &mut [T]) {
+        let c = self.plan.c;
+        for (o, (node, out)) in self.plan.program.outputs.iter().zip(self.outs).enumerate() {
+            let value = self.value(*node, at.clone());
+            match out {
+                Out::Elements(_) if self.plan.places[*node] == Place::Output(o) => {}
+                Out::Elements(_) => self.target(Place::Output(o), at.clone()).copy_from_slice(value),
+                Out::F16(y) => {
+                    // SAFETY: blocks do not overlap.
+                    unsafe { y.slice(at.start, at.len()) }.convert_from_f32_slice(floats(value));
+                }
+                Out::BF16(y) => {
+                    // SAFETY: blocks do not overlap.
+                    unsafe { y.slice(at.start, at.len()) }.convert_from_f32_slice(floats(value));
+                }
+                Out::Sums(k) => {
+                    let first = if c <= BLOCK { 0 } else { at.start % c };
+                    functions::add_rows(value, &mut sums[k * c + first..][..at.len().min(c)]);
+                }
+            }
+        }
+    }
+
+    fn value(&self, node: usize, at: Range<usize>) -> &[T] {
+        let plan = self.plan;
+        match plan.places[node] {
+            Place::Input(k) => match &plan.sources[k] {
+                Source::Elements(x) => &x[at],
+                _ => unreachable!("only elements are read in place"),
+            },
+            Place::Channels(k) => match &plan.sources[k] {
+                Source::Channels(x) => &x[at.start % plan.c..][..at.len()],
+                _ => unreachable!("only channels are"),
+            },
+            place => self.target(place, at),
+        }
+    }
+
+    #[allow(clippy::mut_from_ref, reason = "disjoint parts, as of Shared")]
+    fn target(&self, place: Place, at: Range<usize>) -> &mut [T] {
+        match place {
+            // SAFETY: registers are this task's own, and the plan has no loop write to a register that it reads.
+            Place::Register(r) => unsafe { self.registers.slice(r * BLOCK, at.len()) },
+            Place::Output(o) => match &self.outs[o] {
+                // SAFETY: blocks do not overlap, and each output is written by one node, before others read it.
+                Out::Elements(y) => unsafe { y.slice(at.start, at.len()) },
+                _ => unreachable!("only elements are written in place"),
+            },
+            Place::Input(_) | Place::Channels(_) => unreachable!("inputs are not written"),
+        }
+    }
+}
+
+fn floats<T: Elementary>(x: &[T]) -> &[f32] {
+    as_f32(x).expect("16-bit elements are computed with in f32")
+}
+
+fn floats_mut<T: Elementary>(x: &mut [T]) -> &mut [f32] {
+    as_f32_mut(x).expect("16-bit elements are computed with in f32")
+}

@@ -1,0 +1,292 @@
+//! The CUDA source of a program: straight-line code for one element, and a loop over packs of 16 bytes around it.
+//!
+//! Without channels the loop is flat. With them a block walks rows as those of batch norm do (`channels.cuh`): what is by channel is
+//! loaded once for many rows, and sums over rows go to partial results, `[chunks, sums, c]`, that are added up afterwards.
+use super::graph::{Binary, Node, Program, Unary};
+use super::{Broadcast, Output, Signature, digest};
+use crate::DType;
+use std::fmt::Write;
+
+/// A kernel's name and source.
+#[derive(Debug)]
+pub(crate) struct Generated {
+    pub(crate) kernel: String,
+    pub(crate) source: String,
+    /// It numbers elements one by one, and takes their count; else rows, channels and rows of a chunk.
+    pub(crate) is_flat: bool,
+}
+
+impl Generated {
+    pub(crate) fn new(program: &Program, signature: &Signature) -> Generated {
+        let is_flat = signature.is_flat();
+        let kernel = format!("fused_{:016x}_{}", digest(&(program, signature)), signature.inputs[0].0);
+        let writer = Writer { program, signature };
+        let (function, body) = (writer.function(), if is_flat { writer.flat() } else { writer.rows() });
+        let (parameters, names) = (writer.parameters(), writer.names());
+        let (pack, aligned) = (writer.pack(), writer.aligned());
+        let main = if is_flat {
+            format!(
+                "KERNEL {kernel}({parameters}, long long n) {{\n  constexpr int N = {pack};\n  const Stride loop;\n  \
+                 const long long packs = {aligned} ? n / N : 0;\n{}  \
+                 for (long long i = loop.first; i < packs; i += loop.step) element<N>({names}, i * N);\n  \
+                 for (long long i = packs * N + loop.first; i < n; i += loop.step) element<1>({names}, i);\n}}\n",
+                writer.scalars()
+            )
+        } else {
+            format!(
+                "KERNEL {kernel}({parameters}, long long rows, int c, int chunk_rows) {{\n  constexpr int N = {pack};\n  \
+                 if (c % N == 0 && {aligned}) walk<N>({names}, rows, c, chunk_rows);\n  \
+                 else walk<1>({names}, rows, c, chunk_rows);\n}}\n"
+            )
+        };
+        let source = format!(
+            "#include \"fuse.cuh\"\n\nnamespace {{\n\n{function}\n{body}\n}}  // namespace\n\n{main}"
+        );
+        Generated { kernel, source, is_flat }
+    }
+}
+
+struct Writer<'a> {
+    program: &'a Program,
+    signature: &'a Signature,
+}
+
+impl Writer<'_> {
+    /// The inputs that the program reads, and how they lie.
+    fn inputs(&self) -> impl Iterator<Item = (usize, Broadcast)> {
+        let used = |i: &usize| self.program.nodes.contains(&Node::Input(*i));
+        (0..self.signature.inputs.len()).filter(used).map(|i| (i, self.signature.inputs[i].1))
+    }
+
+    fn of(&self, which: Broadcast) -> impl Iterator<Item = usize> {
+        self.inputs().filter(move |(_, broadcast)| *broadcast == which).map(|(i, _)| i)
+    }
+
+    /// The outputs that are written element by element.
+    fn elements(&self) -> impl Iterator<Item = usize> {
+        let is = |o: &usize| self.signature.outputs[*o] != Output::Sums;
+        (0..self.signature.outputs.len()).filter(is)
+    }
+
+    fn sums(&self) -> Vec<usize> {
+        (0..self.signature.outputs.len()).filter(|o| self.signature.outputs[*o] == Output::Sums).collect()
+    }
+
+    /// `y0, … = f(x0, …)` for single numbers.
+    fn function(&self) -> String {
+        let inputs = self.inputs().map(|(i, _)| format!("float x{i}"));
+        let outputs = (0..self.signature.outputs.len()).map(|o| format!("float& y{o}"));
+        let parameters: Vec<String> = inputs.chain(outputs).collect();
+        let mut text = format!("__device__ __forceinline__ void function({}) {{\n", parameters.join(", "));
+        for (i, node) in self.program.nodes.iter().enumerate() {
+            if !matches!(node, Node::Input(_) | Node::Constant(_)) {
+                let _ = writeln!(text, "  const float v{i} = {};", self.formula(node));
+            }
+        }
+        for (o, node) in self.program.outputs.iter().enumerate() {
+            let _ = writeln!(text, "  y{o} = {};", self.name(*node));
+        }
+        text + "}\n"
+    }
+
+    fn formula(&self, node: &Node) -> String {
+        let name = |i: usize| self.name(i);
+        match *node {
+            Node::Input(_) | Node::Constant(_) => unreachable!("they have names"),
+            Node::Unary(Unary::Neg, a) => format!("-{}", name(a)),
+            Node::Unary(f, a) => {
+                let f = match f {
+                    Unary::Neg => unreachable!("above"),
+                    Unary::Abs => "fabsf",
+                    Unary::Exp => "expf",
+                    Unary::ExpM1 => "expm1f",
+                    Unary::Ln => "logf",
+                    Unary::Sqrt => "sqrtf",
+                    Unary::Tanh => "tanhf",
+                    Unary::Sigmoid => "sigmoid",
+                    Unary::Softplus => "softplus",
+                    Unary::Erf => "erff",
+                    Unary::Relu => "relu",
+                };
+                format!("{f}({})", name(a))
+            }
+            Node::Binary(f, a, b) => {
+                let (a, b) = (name(a), name(b));
+                match f {
+                    Binary::Add => format!("{a} + {b}"),
+                    Binary::Sub => format!("{a} - {b}"),
+                    Binary::Mul => format!("{a} * {b}"),
+                    Binary::Div => format!("{a} / {b}"),
+                    Binary::Max => format!("larger({a}, {b})"),
+                    Binary::Min => format!("smaller({a}, {b})"),
+                    Binary::Pow => format!("powf({a}, {b})"),
+                    Binary::Greater => format!("{a} > {b} ? 1.0f : 0.0f"),
+                    Binary::Equal => format!("{a} == {b} ? 1.0f : 0.0f"),
+                }
+            }
+            Node::Select(c, a, b) => format!("{} != 0 ? {} : {}", name(c), name(a), name(b)),
+        }
+    }
+
+    /// A node as an operand.
+    fn name(&self, i: usize) -> String {
+        match self.program.nodes[i] {
+            Node::Input(k) => format!("x{k}"),
+            Node::Constant(bits) => literal(f64::from_bits(bits) as f32),
+            _ => format!("v{i}"),
+        }
+    }
+
+    /// A pack or one element at `i`, without channels.
+    fn flat(&self) -> String {
+        let mut text = format!(
+            "template <int V> __device__ __forceinline__ void element({}, long long i) {{\n",
+            self.by_kind(|dtype, x| format!("const {}* {x}", c_type(dtype)), |x| format!("float {x}"), "")
+        );
+        text += &self.block("  ", "i");
+        text + "}\n"
+    }
+
+    /// Rows of channels: of chunk blockIdx.y, tile by tile.
+    fn rows(&self) -> String {
+        let sums = self.sums();
+        let mut text = format!(
+            "template <int V> __device__ void walk({}, long long rows, int c, int chunk_rows) {{\n{}  const Tile<V> tile(c);\n  \
+             const long long first = (long long)blockIdx.y * chunk_rows;\n  \
+             const int n = (int)min((long long)chunk_rows, rows - first);\n  \
+             for (int t = blockIdx.x; t < tile.count; t += gridDim.x) {{\n    const int at = tile.channel(t);\n",
+            self.parameters(),
+            self.scalars(),
+        );
+        if !sums.is_empty() {
+            let _ = writeln!(text, "    float totals[{} * V] = {{}};", sums.len());
+        }
+        text += "    if (at < c) {\n";
+        for i in self.of(Broadcast::Channel) {
+            let _ = writeln!(text, "      float x{i}[V];\n      fetch<V>(p{i} + at, x{i});");
+        }
+        text += "#pragma unroll 2\n      for (int row = tile.row; row < n; row += tile.rows) {\n        \
+                 const long long i = (first + row) * c + at;\n";
+        text += &self.block("        ", "i");
+        for (k, o) in sums.iter().enumerate() {
+            let _ = writeln!(
+                text,
+                "#pragma unroll\n        for (int k = 0; k < V; k++) totals[{k} * V + k] += y{o}[k];"
+            );
+        }
+        text += "      }\n    }\n";
+        if !sums.is_empty() {
+            let _ = writeln!(
+                text,
+                "    sum_over_rows(totals, tile.lanes);\n    if (at < c && tile.row == 0) {{\n#pragma unroll\n      \
+                 for (int k = 0; k < {0} * V; k++) {{\n        \
+                 partial[((long long)blockIdx.y * {0} + k / V) * c + at + k % V] = totals[k];\n      }}\n    }}",
+                sums.len()
+            );
+        }
+        text + "  }\n}\n"
+    }
+
+    /// Loads, the function for each of V elements, and stores.
+    fn block(&self, indent: &str, at: &str) -> String {
+        let mut text = String::new();
+        for i in self.of(Broadcast::Full) {
+            let _ = writeln!(text, "{indent}float x{i}[V];\n{indent}fetch<V>(p{i} + {at}, x{i});");
+        }
+        for o in 0..self.signature.outputs.len() {
+            let _ = writeln!(text, "{indent}float y{o}[V];");
+        }
+        let inputs = self.inputs().map(|(i, broadcast)| match broadcast {
+            Broadcast::Scalar => format!("x{i}"),
+            _ => format!("x{i}[k]"),
+        });
+        let outputs = (0..self.signature.outputs.len()).map(|o| format!("y{o}[k]"));
+        let arguments: Vec<String> = inputs.chain(outputs).collect();
+        let _ = writeln!(
+            text,
+            "#pragma unroll\n{indent}for (int k = 0; k < V; k++) function({});",
+            arguments.join(", ")
+        );
+        for o in self.elements() {
+            let _ = writeln!(text, "{indent}put<V>(q{o} + {at}, y{o});");
+        }
+        text
+    }
+
+    /// The values of scalar inputs.
+    fn scalars(&self) -> String {
+        self.of(Broadcast::Scalar).map(|i| format!("  const float x{i} = to_float(*p{i});\n")).collect()
+    }
+
+    /// The kernel's pointers: inputs `p`, outputs `q`, and partial sums. The engine passes those of unused inputs too.
+    fn parameters(&self) -> String {
+        let inputs = self.signature.inputs.iter().enumerate();
+        let inputs = inputs.map(|(i, (dtype, _))| format!("const {}* __restrict__ p{i}", c_type(*dtype)));
+        let outputs = self.elements().map(|o| match self.signature.outputs[o] {
+            Output::Elements(dtype) => format!("{}* __restrict__ q{o}", c_type(dtype)),
+            Output::Sums => unreachable!("only elements"),
+        });
+        let partial = (!self.sums().is_empty()).then(|| "float* __restrict__ partial".to_string());
+        inputs.chain(outputs).chain(partial).collect::<Vec<_>>().join(", ")
+    }
+
+    /// What the kernel hands on to its loop.
+    fn names(&self) -> String {
+        if self.signature.is_flat() {
+            return self.by_kind(|_, p| p, |x| x, "names");
+        }
+        let inputs = (0..self.signature.inputs.len()).map(|i| format!("p{i}"));
+        let outputs = self.elements().map(|o| format!("q{o}"));
+        let partial = (!self.sums().is_empty()).then(|| "partial".to_string());
+        inputs.chain(outputs).chain(partial).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Pointers to what is by element, and the values of scalars; outputs are pointers to `T` in a list of parameters.
+    fn by_kind(
+        &self,
+        pointer: impl Fn(DType, String) -> String,
+        value: impl Fn(String) -> String,
+        how: &str,
+    ) -> String {
+        let inputs = self.inputs().map(|(i, broadcast)| match broadcast {
+            Broadcast::Scalar => value(format!("x{i}")),
+            _ => pointer(self.signature.inputs[i].0, format!("p{i}")),
+        });
+        let outputs = self.elements().map(|o| match self.signature.outputs[o] {
+            Output::Elements(dtype) if how.is_empty() => format!("{}* q{o}", c_type(dtype)),
+            _ => format!("q{o}"),
+        });
+        inputs.chain(outputs).collect::<Vec<_>>().join(", ")
+    }
+
+    fn pack(&self) -> String {
+        format!("Pack<{}>::N", c_type(self.signature.inputs[0].0))
+    }
+
+    /// A condition: all that is loaded in packs begins with one.
+    fn aligned(&self) -> String {
+        let inputs = self
+            .inputs()
+            .filter(|(_, broadcast)| *broadcast != Broadcast::Scalar)
+            .map(|(i, _)| format!("p{i}"));
+        let outputs = self.elements().map(|o| format!("q{o}"));
+        let all: Vec<String> = inputs.chain(outputs).map(|name| format!("aligned({name})")).collect();
+        if all.is_empty() { "true".into() } else { all.join(" && ") }
+    }
+}
+
+fn c_type(dtype: DType) -> &'static str {
+    match dtype {
+        DType::F16 => "half16",
+        DType::BF16 => "bfloat16",
+        _ => "float",
+    }
+}
+
+fn literal(value: f32) -> String {
+    if value.is_finite() {
+        format!("{value:?}f")
+    } else {
+        format!("__uint_as_float({:#x}u)", value.to_bits())
+    }
+}

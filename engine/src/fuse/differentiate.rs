@@ -1,0 +1,175 @@
+//! Symbolic differentiation: the gradients of an expression as expressions of its inputs and the upstream gradient.
+use super::graph::{Binary, Graph, Node, Program, Unary};
+
+/// The gradients of a program's one output with respect to the wanted inputs, in their order. Its inputs are those of the program
+/// and, last, the upstream gradient. Where the output does not depend on an input, the gradient is the constant 0.
+pub(crate) fn gradients(program: &Program, wanted: &[bool]) -> Program {
+    let mut back = Back { graph: Graph::of(program), grads: vec![None; program.nodes.len()] };
+    let upstream = back.graph.input(program.inputs);
+    let [output] = program.outputs[..] else {
+        unreachable!("only expressions of one output are differentiated")
+    };
+    let matters = depends(program, wanted);
+    back.grads[output] = Some(upstream);
+    for i in (0..=output).rev().filter(|i| matters[*i]) {
+        if let Some(grad) = back.grads[i] {
+            for (operand, grad) in back.through(i, grad) {
+                if matters[operand] {
+                    back.add(operand, grad);
+                }
+            }
+        }
+    }
+    let zero = back.graph.constant(0.0);
+    let of_input = |i: usize| program.nodes.iter().position(|node| *node == Node::Input(i));
+    let outputs: Vec<usize> = (0..program.inputs)
+        .filter(|i| wanted[*i])
+        .map(|i| of_input(i).and_then(|node| back.grads[node]).unwrap_or(zero))
+        .collect();
+    back.graph.program(program.inputs + 1, &outputs)
+}
+
+/// Which nodes depend on a wanted input.
+fn depends(program: &Program, wanted: &[bool]) -> Vec<bool> {
+    let mut matters: Vec<bool> = vec![];
+    for node in &program.nodes {
+        let does = match node {
+            Node::Input(i) => wanted[*i],
+            Node::Binary(Binary::Greater | Binary::Equal, ..) => false,
+            _ => node.operands().any(|a| matters[a]),
+        };
+        matters.push(does);
+    }
+    matters
+}
+
+struct Back {
+    graph: Graph,
+    /// The gradient of each node of the program, as far as its uses were seen.
+    grads: Vec<Option<usize>>,
+}
+
+impl Back {
+    fn add(&mut self, node: usize, grad: usize) {
+        let sum = self.grads[node].map_or(grad, |known| self.graph.binary(Binary::Add, known, grad));
+        self.grads[node] = Some(sum);
+    }
+
+    /// What the gradient `g` of node `y` gives to each of its operands.
+    fn through(&mut self, y: usize, g: usize) -> Vec<(usize, usize)> {
+        use Binary::*;
+        use Unary::*;
+        match self.graph.node(y) {
+            Node::Input(_) | Node::Constant(_) => vec![],
+            Node::Unary(f, x) => {
+                let slope = match f {
+                    Neg => return vec![(x, self.one(Neg, g))],
+                    Ln => return vec![(x, self.scaled(g, Div, x))],
+                    Sqrt => {
+                        let half = self.with(0.5, Mul, g);
+                        return vec![(x, self.scaled(half, Div, y))];
+                    }
+                    Relu => {
+                        let (above, zero) = (self.with_zero(x, true), self.constant(0.0));
+                        return vec![(x, self.graph.select(above, g, zero))];
+                    }
+                    Abs => {
+                        let (above, below) = (self.with_zero(x, true), self.with_zero(x, false));
+                        let (minus, zero) = (self.one(Neg, g), self.constant(0.0));
+                        let rest = self.graph.select(below, minus, zero);
+                        return vec![(x, self.graph.select(above, g, rest))];
+                    }
+                    Exp => y,
+                    ExpM1 => self.one(Exp, x),
+                    Tanh => {
+                        let square = self.graph.binary(Mul, y, y);
+                        self.with(1.0, Sub, square)
+                    }
+                    Sigmoid => {
+                        let rest = self.with(1.0, Sub, y);
+                        self.graph.binary(Mul, y, rest)
+                    }
+                    Softplus => self.one(Sigmoid, x),
+                    Erf => {
+                        let square = self.graph.binary(Mul, x, x);
+                        let minus = self.one(Neg, square);
+                        let bell = self.one(Exp, minus);
+                        self.with(std::f64::consts::FRAC_2_SQRT_PI, Mul, bell)
+                    }
+                };
+                vec![(x, self.scaled(g, Mul, slope))]
+            }
+            Node::Binary(f, a, b) => match f {
+                Add => vec![(a, g), (b, g)],
+                Sub => vec![(a, g), (b, self.one(Neg, g))],
+                Mul => vec![(a, self.scaled(g, Mul, b)), (b, self.scaled(g, Mul, a))],
+                Div => {
+                    let da = self.scaled(g, Div, b);
+                    let share = self.scaled(da, Mul, y);
+                    vec![(a, da), (b, self.one(Neg, share))]
+                }
+                Max => vec![(a, self.share(g, a, b)), (b, self.share(g, b, a))],
+                Min => vec![(a, self.share(g, b, a)), (b, self.share(g, a, b))],
+                Pow => {
+                    let one = self.constant(1.0);
+                    let less = self.graph.binary(Sub, b, one);
+                    let power = self.graph.binary(Pow, a, less);
+                    let slope = self.graph.binary(Mul, b, power);
+                    let log = self.one(Ln, a);
+                    let by_exponent = self.graph.binary(Mul, y, log);
+                    vec![(a, self.scaled(g, Mul, slope)), (b, self.scaled(g, Mul, by_exponent))]
+                }
+                Greater | Equal => vec![],
+            },
+            Node::Select(c, a, b) => {
+                let zero = self.constant(0.0);
+                vec![(a, self.graph.select(c, g, zero)), (b, self.graph.select(c, zero, g))]
+            }
+        }
+    }
+
+    /// `g` where `a > b`, half of it at a tie, else 0.
+    fn share(&mut self, g: usize, a: usize, b: usize) -> usize {
+        let (half, zero) = (self.with(0.5, Binary::Mul, g), self.constant(0.0));
+        let (greater, equal) =
+            (self.graph.binary(Binary::Greater, a, b), self.graph.binary(Binary::Equal, a, b));
+        let rest = self.graph.select(equal, half, zero);
+        self.graph.select(greater, g, rest)
+    }
+
+    /// `g * factor` or `g / factor`. Where a select has made `g` zero it stays zero, even where the factor is infinite.
+    fn scaled(&mut self, g: usize, f: Binary, factor: usize) -> usize {
+        if let Node::Select(c, a, b) = self.graph.node(g) {
+            let is_zero = |i: usize| self.graph.value(i) == Some(0.0);
+            if is_zero(a) {
+                let b = self.scaled(b, f, factor);
+                return self.graph.select(c, a, b);
+            }
+            if is_zero(b) {
+                let a = self.scaled(a, f, factor);
+                return self.graph.select(c, a, b);
+            }
+        }
+        self.graph.binary(f, g, factor)
+    }
+
+    fn one(&mut self, f: Unary, a: usize) -> usize {
+        self.graph.unary(f, a)
+    }
+
+    fn with(&mut self, left: f64, f: Binary, right: usize) -> usize {
+        let left = self.constant(left);
+        self.graph.binary(f, left, right)
+    }
+
+    /// `x > 0`, or `x < 0`.
+    fn with_zero(&mut self, x: usize, above: bool) -> usize {
+        let zero = self.constant(0.0);
+        let (a, b) = if above { (x, zero) } else { (zero, x) };
+        self.graph.binary(Binary::Greater, a, b)
+    }
+
+    fn constant(&mut self, value: f64) -> usize {
+        self.graph.constant(value)
+    }
+}

@@ -1,0 +1,170 @@
+//! An expression as a graph of shared nodes: equal ones are made once, and what is constant is computed when it is written down.
+use crate::cpu::fuse::functions;
+use std::collections::HashMap;
+
+/// Functions of one number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Unary {
+    Neg,
+    Abs,
+    Exp,
+    ExpM1,
+    Ln,
+    Sqrt,
+    Tanh,
+    Sigmoid,
+    Softplus,
+    Erf,
+    Relu,
+}
+
+/// Functions of two numbers; comparisons give 1 or 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Binary {
+    Add,
+    Sub,
+    Mul,
+    Div,
+    Max,
+    Min,
+    Pow,
+    Greater,
+    Equal,
+}
+
+/// One number of an expression; operands are the numbers of other nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Node {
+    Input(usize),
+    /// The bits of an f64.
+    Constant(u64),
+    Unary(Unary, usize),
+    Binary(Binary, usize, usize),
+    /// The second where the first is not 0, else the third.
+    Select(usize, usize, usize),
+}
+
+impl Node {
+    pub(crate) fn operands(&self) -> impl Iterator<Item = usize> {
+        let all = match *self {
+            Node::Input(_) | Node::Constant(_) => [None; 3],
+            Node::Unary(_, a) => [Some(a), None, None],
+            Node::Binary(_, a, b) => [Some(a), Some(b), None],
+            Node::Select(c, a, b) => [Some(c), Some(a), Some(b)],
+        };
+        all.into_iter().flatten()
+    }
+
+    /// The same with operands renumbered.
+    fn renumbered(self, new: &[usize]) -> Node {
+        match self {
+            Node::Input(_) | Node::Constant(_) => self,
+            Node::Unary(f, a) => Node::Unary(f, new[a]),
+            Node::Binary(f, a, b) => Node::Binary(f, new[a], new[b]),
+            Node::Select(c, a, b) => Node::Select(new[c], new[a], new[b]),
+        }
+    }
+}
+
+/// A finished expression: nodes in an order in which each comes after its operands, and all are needed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Program {
+    pub(crate) nodes: Vec<Node>,
+    /// How many inputs it is called with; not each need be used.
+    pub(crate) inputs: usize,
+    pub(crate) outputs: Vec<usize>,
+}
+
+/// An expression that is being written.
+#[derive(Default)]
+pub(crate) struct Graph {
+    nodes: Vec<Node>,
+    known: HashMap<Node, usize>,
+}
+
+impl Graph {
+    /// The nodes of a program, with their numbers, to go on from.
+    pub(crate) fn of(program: &Program) -> Graph {
+        let known = program.nodes.iter().enumerate().map(|(i, node)| (*node, i)).collect();
+        Graph { nodes: program.nodes.clone(), known }
+    }
+
+    pub(crate) fn node(&self, i: usize) -> Node {
+        self.nodes[i]
+    }
+
+    pub(crate) fn input(&mut self, i: usize) -> usize {
+        self.intern(Node::Input(i))
+    }
+
+    pub(crate) fn constant(&mut self, value: f64) -> usize {
+        self.intern(Node::Constant(value.to_bits()))
+    }
+
+    pub(crate) fn unary(&mut self, f: Unary, a: usize) -> usize {
+        match (f, self.nodes[a]) {
+            (_, Node::Constant(bits)) => self.constant(functions::unary_value(f, f64::from_bits(bits))),
+            (Unary::Neg, Node::Unary(Unary::Neg, x)) => x,
+            _ => self.intern(Node::Unary(f, a)),
+        }
+    }
+
+    pub(crate) fn binary(&mut self, f: Binary, a: usize, b: usize) -> usize {
+        use Binary::*;
+        match (f, self.value(a), self.value(b)) {
+            (_, Some(x), Some(y)) => self.constant(functions::binary_value(f, (x, y))),
+            (Add | Sub, _, Some(0.0)) | (Mul | Div | Pow, _, Some(1.0)) => a,
+            (Add, Some(0.0), _) | (Mul, Some(1.0), _) => b,
+            (Sub, Some(0.0), _) | (Mul, Some(-1.0), _) => self.unary(Unary::Neg, b),
+            (Mul | Div, _, Some(-1.0)) => self.unary(Unary::Neg, a),
+            (Pow, _, Some(2.0)) => self.binary(Mul, a, a),
+            (Pow, _, Some(0.5)) => self.unary(Unary::Sqrt, a),
+            (Pow, _, Some(-1.0)) => {
+                let one = self.constant(1.0);
+                self.binary(Div, one, a)
+            }
+            // One order for what may be written in two.
+            (Add | Mul | Equal, ..) => self.intern(Node::Binary(f, a.min(b), a.max(b))),
+            _ => self.intern(Node::Binary(f, a, b)),
+        }
+    }
+
+    pub(crate) fn select(&mut self, condition: usize, yes: usize, no: usize) -> usize {
+        match self.value(condition) {
+            Some(0.0) => no,
+            Some(_) => yes,
+            None if yes == no => yes,
+            None => self.intern(Node::Select(condition, yes, no)),
+        }
+    }
+
+    /// The program of some outputs: without what they do not need.
+    pub(crate) fn program(&self, inputs: usize, outputs: &[usize]) -> Program {
+        let mut needed = vec![false; self.nodes.len()];
+        outputs.iter().for_each(|o| needed[*o] = true);
+        for i in (0..self.nodes.len()).rev() {
+            if needed[i] {
+                self.nodes[i].operands().for_each(|a| needed[a] = true);
+            }
+        }
+        let (mut nodes, mut new) = (vec![], vec![0; self.nodes.len()]);
+        for i in (0..self.nodes.len()).filter(|i| needed[*i]) {
+            new[i] = nodes.len();
+            nodes.push(self.nodes[i].renumbered(&new));
+        }
+        Program { nodes, inputs, outputs: outputs.iter().map(|o| new[*o]).collect() }
+    }
+
+    /// The number that a node always is.
+    pub(crate) fn value(&self, i: usize) -> Option<f64> {
+        if let Node::Constant(bits) = self.nodes[i] { Some(f64::from_bits(bits)) } else { None }
+    }
+
+    fn intern(&mut self, node: Node) -> usize {
+        let nodes = &mut self.nodes;
+        *self.known.entry(node).or_insert_with(|| {
+            nodes.push(node);
+            nodes.len() - 1
+        })
+    }
+}

@@ -1,0 +1,185 @@
+//! Pointwise fusion: an expression over tensors becomes one kernel, and so do its gradients.
+//!
+//! An expression is a Rust function of numbers. [`Expression::apply`] runs it over tensors as one operation, recorded in the graph like
+//! any other: on a GPU a kernel is generated, compiled at its first use, and cached; on the CPU it is one vectorised loop. Gradients
+//! are derived symbolically, and all of them are computed by one kernel, which reads inputs and upstream gradient once.
+//!
+//! ```
+//! use fornax_engine::{Result, Tensor, fuse};
+//! # fn main() -> Result<()> {
+//! let swish = fuse::expression(|[x, beta]| x * fuse::sigmoid(beta * x));
+//! let x = Tensor::from_slice(&[-1.0f32, 0.0, 2.0, 3.0], [2, 2])?.variable();
+//! let beta = Tensor::from_slice(&[1.0f32, 0.5], [2])?.variable(); // one for each channel
+//! let y = swish.apply(&[&x, &beta])?;
+//! y.sum_all()?.backward()?;
+//! assert_eq!(beta.grad().unwrap().dims(), [2]);
+//! # Ok(()) }
+//! ```
+mod cuda_source;
+mod differentiate;
+pub(crate) mod graph;
+mod value;
+
+pub use value::*;
+
+pub(crate) use cuda_source::Generated;
+use graph::{Graph, Program};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, Mutex};
+
+use crate::DType;
+
+/// The most inputs that an expression can have.
+pub const MAX_INPUTS: usize = 8;
+
+/// A function of numbers that runs over tensors as one kernel. Cloning copies the handle.
+#[derive(Clone)]
+pub struct Expression(pub(crate) Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub(crate) forward: Kernels,
+    /// The gradients with respect to the inputs whose bits are set.
+    gradients: Mutex<HashMap<u32, Arc<Kernels>>>,
+}
+
+/// A program with the kernels that were generated for it.
+pub(crate) struct Kernels {
+    pub(crate) program: Program,
+    generated: Mutex<HashMap<Signature, Arc<Generated>>>,
+}
+
+/// How an input lies under the output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Broadcast {
+    /// An element for each of the output.
+    Full,
+    /// An element for each channel, repeated over rows.
+    Channel,
+    /// One element for all.
+    Scalar,
+}
+
+/// What an output of a kernel is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Output {
+    /// Every element, in a dtype.
+    Elements(DType),
+    /// Sums over rows for each channel.
+    Sums,
+}
+
+/// What a kernel is generated for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Signature {
+    pub(crate) inputs: Vec<(DType, Broadcast)>,
+    pub(crate) outputs: Vec<Output>,
+}
+
+/// The expression that `f` writes: a function of up to [`MAX_INPUTS`] numbers, made of operators, `f64`s, the methods of [`Value`] and
+/// the functions of this module.
+pub fn expression<const N: usize>(f: impl for<'g> FnOnce([Value<'g>; N]) -> Value<'g>) -> Expression {
+    const { assert!(N > 0 && N <= MAX_INPUTS, "an expression has 1 to 8 inputs") };
+    let graph = RefCell::new(Graph::default());
+    let inputs = std::array::from_fn(|i| {
+        let node = graph.borrow_mut().input(i);
+        Value { graph: &graph, node }
+    });
+    let output = f(inputs).node;
+    let program = graph.borrow().program(N, &[output]);
+    Expression::of(program)
+}
+
+impl Expression {
+    fn of(program: Program) -> Expression {
+        Expression(Arc::new(Inner { forward: Kernels::of(program), gradients: Mutex::default() }))
+    }
+
+    /// Number of inputs.
+    pub fn inputs(&self) -> usize {
+        self.0.forward.program.inputs
+    }
+
+    /// The gradient with respect to an input, itself an expression: of the same inputs and, last, the upstream gradient.
+    ///
+    /// # Panics
+    /// When there is no such input.
+    pub fn gradient(&self, input: usize) -> Expression {
+        assert!(input < self.inputs(), "an expression of {} inputs has no input {input}", self.inputs());
+        Expression::of(self.gradients(1 << input).program.clone())
+    }
+
+    /// The CUDA source that runs this expression for inputs of these dtypes; the output has the first one's.
+    pub fn cuda_source(&self, inputs: &[(DType, Broadcast)]) -> String {
+        let outputs = vec![Output::Elements(inputs[0].0)];
+        self.0.forward.generated(Signature { inputs: inputs.to_vec(), outputs }).source.clone()
+    }
+
+    /// The CUDA source that computes the gradients of all inputs: those of [`Expression::cuda_source`].
+    pub fn cuda_source_of_gradients(&self, inputs: &[(DType, Broadcast)]) -> String {
+        let all = (1 << self.inputs()) - 1;
+        self.gradients(all).generated(Signature::back(inputs, all)).source.clone()
+    }
+
+    /// The gradients with respect to the inputs whose bits are set, as one program.
+    pub(crate) fn gradients(&self, wanted: u32) -> Arc<Kernels> {
+        let mut known = self.0.gradients.lock().unwrap_or_else(|e| e.into_inner());
+        let derive = || {
+            let wanted: Vec<bool> = (0..self.inputs()).map(|i| wanted >> i & 1 == 1).collect();
+            Arc::new(Kernels::of(differentiate::gradients(&self.0.forward.program, &wanted)))
+        };
+        known.entry(wanted).or_insert_with(derive).clone()
+    }
+}
+
+impl Kernels {
+    fn of(program: Program) -> Kernels {
+        Kernels { program, generated: Mutex::default() }
+    }
+
+    /// The kernel for a signature.
+    pub(crate) fn generated(&self, signature: Signature) -> Arc<Generated> {
+        let mut known = self.generated.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(generated) = known.get(&signature) {
+            return generated.clone();
+        }
+        let generated = Arc::new(Generated::new(&self.program, &signature));
+        known.insert(signature, generated.clone());
+        generated
+    }
+}
+
+impl Signature {
+    /// That of the gradients of the wanted inputs: the upstream gradient has the first input's dtype, the gradient of a repeated
+    /// input is a sum.
+    pub(crate) fn back(inputs: &[(DType, Broadcast)], wanted: u32) -> Signature {
+        let outputs =
+            inputs.iter().enumerate().filter(|(i, _)| wanted >> i & 1 == 1).map(|(_, input)| match input {
+                (dtype, Broadcast::Full) => Output::Elements(*dtype),
+                _ => Output::Sums,
+            });
+        let upstream = (inputs[0].0, Broadcast::Full);
+        Signature { outputs: outputs.collect(), inputs: inputs.iter().copied().chain([upstream]).collect() }
+    }
+
+    /// True when elements are not to be numbered by row and channel.
+    pub(crate) fn is_flat(&self) -> bool {
+        self.inputs.iter().all(|(_, broadcast)| *broadcast != Broadcast::Channel)
+            && self.outputs.iter().all(|output| *output != Output::Sums)
+    }
+}
+
+impl fmt::Debug for Expression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Expression").field(&self.0.forward.program).finish()
+    }
+}
+
+/// A number that tells programs and signatures apart, in names.
+fn digest(of: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    of.hash(&mut hasher);
+    hasher.finish()
+}

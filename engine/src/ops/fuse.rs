@@ -1,0 +1,256 @@
+//! Expressions as operations.
+use super::gpu::OnGpu;
+use crate::cpu::elementary::Elementary;
+use crate::cpu::fuse::{self as cpu, Sink, Source};
+use crate::dtype::{bf16, f16};
+use crate::fuse::{Broadcast, Expression, Kernels, MAX_INPUTS, Output, Signature};
+use crate::{DType, Device, Element, Error, Read, Result, Shape, Tensor, Write, cuda};
+
+const OP: &str = "fuse";
+
+/// What operands are called in errors.
+const NAMES: [&str; MAX_INPUTS] =
+    ["input 0", "input 1", "input 2", "input 3", "input 4", "input 5", "input 6", "input 7"];
+
+impl Expression {
+    /// The expression of every element, as one operation. Inputs broadcast against each other by NumPy's rule; those that are
+    /// scalars, or vectors over the last axis (or axes), are read as such, others that are repeated are first expanded. Arithmetic is
+    /// in f32 (f64 for f64). The result has the first input's dtype; the others have it too, or f32 beside 16-bit ones.
+    pub fn apply(&self, inputs: &[&Tensor]) -> Result<Tensor> {
+        let operands: Vec<(&'static str, &Tensor)> = NAMES.into_iter().zip(inputs.iter().copied()).collect();
+        if inputs.len() != self.inputs() {
+            let why = format!("the expression has {} inputs, not {}", self.inputs(), inputs.len());
+            return Err(Error::value(OP, &operands, why));
+        }
+        let dtype = inputs[0].dtype();
+        let beside = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
+        if !dtype.is_float() || inputs.iter().any(|t| t.dtype() != dtype && t.dtype() != beside) {
+            let accepted = "floats of the first one's dtype, or f32 beside a first one of f16 or bf16";
+            return Err(Error::dtype(OP, &operands, accepted));
+        }
+        let on_gpu = OnGpu::of(OP, &operands)?.is_some();
+        debug_assert_eq!(on_gpu, inputs[0].device() != Device::Cpu);
+        let shape = inputs.iter().try_fold(Shape::default(), |shape, t| shape.broadcast(t.shape()));
+        let Some(shape) = shape else {
+            return Err(Error::shape(OP, &operands, "the shapes do not broadcast"));
+        };
+        let c = channels(&shape, inputs);
+        let expanded =
+            |t: &&Tensor| if lies(t, &shape, c).is_some() { Ok((*t).clone()) } else { t.expand(shape) };
+        let inputs: Vec<Tensor> = inputs.iter().map(expanded).collect::<Result<_>>()?;
+        let call = Call { shape, c, inputs: inputs.iter().map(Tensor::detach).collect() };
+        let signature = Signature { inputs: call.signature(), outputs: vec![Output::Elements(dtype)] };
+        let y = call.run(&self.0.forward, signature)?.remove(0);
+        let expression = self.clone();
+        Ok(y.recorded(OP, &inputs.iter().collect::<Vec<_>>(), || {
+            move |grad: Tensor, needs: &[bool]| call.backward(&expression, grad, needs)
+        }))
+    }
+}
+
+/// Inputs under one shape, each of them full, by channel or scalar.
+struct Call {
+    shape: Shape,
+    c: usize,
+    inputs: Vec<Tensor>,
+}
+
+impl Call {
+    fn signature(&self) -> Vec<(DType, Broadcast)> {
+        let of = |t: &Tensor| (t.dtype(), lies(t, &self.shape, self.c).expect("others were expanded"));
+        self.inputs.iter().map(of).collect()
+    }
+
+    fn backward(&self, expression: &Expression, grad: Tensor, needs: &[bool]) -> Result<Vec<Option<Tensor>>> {
+        let wanted = needs.iter().enumerate().fold(0, |bits, (i, need)| bits | u32::from(*need) << i);
+        let signature = Signature::back(&self.signature(), wanted);
+        let inputs = self.inputs.iter().cloned().chain([grad]).collect();
+        let call = Call { shape: self.shape, c: self.c, inputs };
+        let mut grads = call.run(&expression.gradients(wanted), signature)?.into_iter();
+        let of = |(t, need): (&Tensor, &bool)| {
+            need.then(|| {
+                let grad = grads.next().expect("one for each that is wanted");
+                if grad.shape() == t.shape() {
+                    return grad.to_dtype(t.dtype());
+                }
+                // Sums by channel, of a scalar or of fewer axes than the channels lie in.
+                let grad = if t.numel() == 1 { grad.sum_all()? } else { grad };
+                grad.reshape(*t.shape())?.to_dtype(t.dtype())
+            })
+            .transpose()
+        };
+        self.inputs.iter().zip(needs).map(of).collect()
+    }
+
+    /// The outputs: of the whole shape, or `[c]` sums in f32 or f64.
+    fn run(&self, kernels: &Kernels, signature: Signature) -> Result<Vec<Tensor>> {
+        let operands: Vec<(&'static str, &Tensor)> =
+            NAMES.into_iter().chain(["gradient"]).zip(&self.inputs).collect();
+        match OnGpu::of(OP, &operands)? {
+            Some(on) => self.run_on(&on, kernels, signature),
+            None if self.inputs[0].dtype() == DType::F64 => self.run_here::<f64>(kernels, &signature),
+            None => self.run_here::<f32>(kernels, &signature),
+        }
+    }
+
+    fn run_on(&self, on: &OnGpu, kernels: &Kernels, signature: Signature) -> Result<Vec<Tensor>> {
+        let (c, len, dtype) = (self.c, self.shape.numel(), self.inputs[0].dtype());
+        let sums = signature.outputs.iter().filter(|output| **output == Output::Sums).count();
+        let elements: Vec<Tensor> = (signature.outputs.iter())
+            .filter_map(|output| if let Output::Elements(dtype) = output { Some(*dtype) } else { None })
+            .map(|dtype| on.room(self.shape, dtype))
+            .collect::<Result<_>>()?;
+        let count = cuda::fuse::partial_sums(len, c, dtype);
+        let partial = (sums > 0).then(|| on.room([count, sums, c], DType::F32)).transpose()?;
+        {
+            let held: Vec<_> =
+                self.inputs.iter().chain(&elements).chain(&partial).map(Tensor::held).collect();
+            let slices: Vec<_> = held.iter().map(|held| held.slice()).collect();
+            let (inputs, rest) = slices.split_at(self.inputs.len());
+            let (outputs, partial) = rest.split_at(elements.len());
+            let generated = kernels.generated(signature.clone());
+            on.named(cuda::fuse::run(
+                &on.gpu,
+                &generated,
+                (c, len),
+                inputs,
+                outputs,
+                partial.first().copied(),
+            ))?;
+        }
+        let total = partial.map(|partial| partial.sum(&[0], false)).transpose()?;
+        let (mut elements, mut summed) = (elements.into_iter(), 0..sums);
+        let each = signature.outputs.iter().map(|output| match (output, &total) {
+            (Output::Sums, Some(total)) => {
+                let k = summed.next().expect("one for each");
+                total.narrow(0, k, 1)?.reshape([c])
+            }
+            _ => Ok(elements.next().expect("one for each")),
+        });
+        each.collect()
+    }
+
+    fn run_here<T: Elementary>(&self, kernels: &Kernels, signature: &Signature) -> Result<Vec<Tensor>> {
+        let (c, len) = (self.c, self.shape.numel());
+        let room = |output: &Output| match output {
+            Output::Elements(dtype) => {
+                dispatch_any!(*dtype, T => Tensor::build(self.shape, |_: &mut [T]| ()))
+            }
+            Output::Sums => Tensor::build([c], |_: &mut [f64]| ()),
+        };
+        let outputs: Vec<Tensor> = signature.outputs.iter().map(room).collect::<Result<_>>()?;
+        {
+            let inputs: Vec<Input> = self.inputs.iter().map(Input::of).collect::<Result<_>>()?;
+            let lie = signature.inputs.iter().map(|(_, broadcast)| *broadcast);
+            let sources: Vec<Source<T>> =
+                inputs.iter().zip(lie).map(|(input, lies)| input.source(lies)).collect();
+            let mut written: Vec<Written> = outputs.iter().map(Written::of).collect::<Result<_>>()?;
+            let sinks =
+                written.iter_mut().zip(&signature.outputs).map(|(to, output)| to.sink(*output)).collect();
+            cpu::run(&kernels.program, &sources, c, len, sinks);
+        }
+        Ok(outputs)
+    }
+}
+
+/// The elements of an input in host memory.
+enum Input<'a> {
+    F32(Read<'a, f32>),
+    F16(Read<'a, f16>),
+    BF16(Read<'a, bf16>),
+    F64(Read<'a, f64>),
+}
+
+impl<'a> Input<'a> {
+    fn of(t: &'a Tensor) -> Result<Input<'a>> {
+        Ok(match t.dtype() {
+            DType::F16 => Input::F16(t.read()?),
+            DType::BF16 => Input::BF16(t.read()?),
+            DType::F64 => Input::F64(t.read()?),
+            _ => Input::F32(t.read()?),
+        })
+    }
+
+    fn source<T: Elementary>(&self, lies: Broadcast) -> Source<'_, T> {
+        fn few<T: Element>(values: &[impl Element]) -> Vec<T> {
+            values.iter().map(|v| T::from_f64(v.to_f64())).collect()
+        }
+        if lies != Broadcast::Full {
+            let values: Vec<T> = match self {
+                Input::F32(x) => few(x),
+                Input::F16(x) => few(x),
+                Input::BF16(x) => few(x),
+                Input::F64(x) => few(x),
+            };
+            return if lies == Broadcast::Scalar {
+                Source::Scalar(values[0])
+            } else {
+                Source::Channels(values)
+            };
+        }
+        match self {
+            Input::F32(x) => Source::Elements(bytemuck::cast_slice(x)),
+            Input::F64(x) => Source::Elements(bytemuck::cast_slice(x)),
+            Input::F16(x) => Source::F16(x),
+            Input::BF16(x) => Source::BF16(x),
+        }
+    }
+}
+
+/// The elements of an output in host memory.
+enum Written<'a> {
+    F32(Write<'a, f32>),
+    F16(Write<'a, f16>),
+    BF16(Write<'a, bf16>),
+    F64(Write<'a, f64>),
+}
+
+impl<'a> Written<'a> {
+    fn of(t: &'a Tensor) -> Result<Written<'a>> {
+        Ok(match t.dtype() {
+            DType::F16 => Written::F16(t.write()?),
+            DType::BF16 => Written::BF16(t.write()?),
+            DType::F64 => Written::F64(t.write()?),
+            _ => Written::F32(t.write()?),
+        })
+    }
+
+    fn sink<T: Elementary>(&mut self, output: Output) -> Sink<'_, T> {
+        match self {
+            Written::F32(y) => Sink::Elements(bytemuck::cast_slice_mut(y)),
+            Written::F64(y) => match output {
+                Output::Sums => Sink::Sums(y),
+                Output::Elements(_) => Sink::Elements(bytemuck::cast_slice_mut(y)),
+            },
+            Written::F16(y) => Sink::F16(y),
+            Written::BF16(y) => Sink::BF16(y),
+        }
+    }
+}
+
+/// The channels that inputs repeat over rows: the extent of the shortest that covers the last axes of the shape, but not all. Without
+/// such an input, the last axis.
+fn channels(shape: &Shape, inputs: &[&Tensor]) -> usize {
+    let of = inputs.iter().filter(|t| is_suffix(t, shape) && t.numel() > 1 && t.numel() < shape.numel());
+    let last = shape.last().copied().unwrap_or(1);
+    of.map(|t| t.numel()).min().unwrap_or(last).max(1)
+}
+
+/// How a tensor lies under a shape with so many channels; `None` when it must be expanded.
+fn lies(t: &Tensor, shape: &Shape, c: usize) -> Option<Broadcast> {
+    if t.numel() == shape.numel() && is_suffix(t, shape) {
+        Some(Broadcast::Full)
+    } else if t.numel() == 1 {
+        Some(Broadcast::Scalar)
+    } else if t.numel() == c && is_suffix(t, shape) {
+        Some(Broadcast::Channel)
+    } else {
+        None
+    }
+}
+
+/// True when a tensor's extents, but for leading ones, are the last of a shape.
+fn is_suffix(t: &Tensor, shape: &Shape) -> bool {
+    let leading = t.dims().iter().take_while(|extent| **extent == 1).count();
+    shape.ends_with(&t.dims()[leading..])
+}
