@@ -15,7 +15,7 @@ pub(crate) struct Parameters<'a> {
 }
 
 impl Parameters<'_> {
-    fn dtype(&self) -> DType {
+    pub(super) fn dtype(&self) -> DType {
         let running = self.running.map(|[mean, _]| mean);
         self.weight.or(self.bias).or(running).map_or(DType::F32, |slice| slice.dtype)
     }

@@ -1,6 +1,6 @@
 //! One GPU: its context, its stream, and what is known of it.
 use super::blas::Blas;
-use super::dnn::Dnn;
+use super::dnn::{Dnn, PlanChoice};
 use super::memory::Counters;
 use super::staging::Staging;
 use super::{Buffer, Failure, LibraryError, Result, Workspace, launch::Families};
@@ -23,6 +23,8 @@ pub(crate) struct Gpu {
     pub(super) counters: Counters,
     /// True while work is recorded rather than queued.
     pub(super) capturing: AtomicBool,
+    /// How convolutions that are met from now on are planned.
+    plan_choice: Mutex<PlanChoice>,
     blas: OnceLock<std::result::Result<Blas, LibraryError>>,
     dnn: OnceLock<std::result::Result<Dnn, LibraryError>>,
 }
@@ -50,6 +52,22 @@ pub fn devices() -> std::result::Result<Vec<GpuInfo>, String> {
 pub fn memory_stats(device: Device) -> Option<MemoryStats> {
     let Device::Cuda(ordinal) = device else { return None };
     Some(lock().get(&ordinal)?.counters.stats())
+}
+
+/// How a CUDA device's convolutions that are met from now on are planned; by heuristics unless said otherwise. Plans of shapes met
+/// before under the same choice are kept.
+///
+/// [`PlanChoice::Timed`] runs several when a shape is first met, which takes some of their times and waits for the device. Each
+/// gives the same bits every time, but which one wins, and so the last bits, can differ from one process to the next. A shape
+/// that is first met while a [`super::Graph`] is recorded is an error, by either choice.
+pub fn set_plan_choice(device: &Device, choice: PlanChoice) -> crate::Result<()> {
+    let named = |failure: Failure| failure.of("set_plan_choice", *device, &[]);
+    let Device::Cuda(ordinal) = *device else {
+        return Err(named(Failure::new("only convolutions of a CUDA device are planned")));
+    };
+    let gpu = Gpu::get(ordinal).map_err(named)?;
+    *gpu.plan_choice.lock().unwrap_or_else(|e| e.into_inner()) = choice;
+    Ok(())
 }
 
 static GPUS: Mutex<BTreeMap<usize, Arc<Gpu>>> = Mutex::new(BTreeMap::new());
@@ -82,6 +100,7 @@ impl Gpu {
             staging: Staging::default(),
             counters: Counters::default(),
             capturing: AtomicBool::new(false),
+            plan_choice: Mutex::default(),
             blas: OnceLock::new(),
             dnn: OnceLock::new(),
         };
@@ -112,6 +131,11 @@ impl Gpu {
     /// Makes its context this thread's; every raw driver call needs it.
     pub(crate) fn bind(&self) -> Result<()> {
         self.context.bind_to_thread().map_err(|e| Failure::driver("binding the context", e))
+    }
+
+    /// How a convolution that is met now is planned.
+    pub(super) fn plan_choice(&self) -> PlanChoice {
+        *self.plan_choice.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     /// cuBLASLt on this device, opened at its first use.

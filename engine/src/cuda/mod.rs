@@ -13,6 +13,7 @@ pub(crate) mod binary;
 mod channels;
 mod context;
 pub(crate) mod conv2d;
+pub(crate) mod conv_norm;
 pub(crate) mod convolution;
 pub(crate) mod copy;
 pub(crate) mod cross_entropy;
@@ -42,7 +43,7 @@ mod tests;
 pub(crate) mod unary;
 mod walk;
 
-pub use context::{GpuInfo, devices, memory_stats};
+pub use context::{GpuInfo, devices, memory_stats, set_plan_choice};
 pub use graph::Graph;
 pub use library::{LibraryError, Workspace};
 pub use report::{LibraryReport, libraries};

@@ -55,8 +55,19 @@ impl Tensor {
         activation: Activation,
         residual: Option<&Tensor>,
     ) -> Result<Tensor> {
+        self.batch_norm_act_of(None, norm, activation, residual)
+    }
+
+    /// [`Tensor::batch_norm_act`], by the batch's statistics from `sums`, on a GPU: as `conv2d_with_sums` leaves them.
+    pub(super) fn batch_norm_act_of(
+        &self,
+        sums: Option<&Tensor>,
+        norm: &BatchNorm,
+        activation: Activation,
+        residual: Option<&Tensor>,
+    ) -> Result<Tensor> {
         if !cpu::activation::is_fused(activation) {
-            let y = self.batch_norm_act(norm, Activation::Identity, residual)?;
+            let y = self.batch_norm_act_of(sums, norm, Activation::Identity, residual)?;
             return y.activate(activation);
         }
         let c = check(self, norm, residual)?;
@@ -64,7 +75,7 @@ impl Tensor {
         operands.extend(norm.operands());
         operands.extend(residual.map(|t| ("residual", t)));
         if let Some(on) = OnGpu::of("batch_norm", &operands)? {
-            return gpu::forward(&on, self, c, norm, activation, residual);
+            return gpu::forward(&on, (self, sums), c, norm, activation, residual);
         }
         if self.is_half_on_cpu() {
             return by_way_of_f32(self, norm, activation, residual);

@@ -1,7 +1,7 @@
 //! Two-dimensional convolution (cross-correlation, as in every deep learning library).
 use super::gpu::OnGpu;
 use super::half::widened;
-use crate::{ConvShape, Error, Result, Tensor, cpu, cuda};
+use crate::{ConvShape, DType, Error, Result, Tensor, cpu, cuda};
 
 /// Options of a convolution; pairs are (vertical, horizontal).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +72,32 @@ impl Tensor {
         }))
     }
 
+    /// [`Tensor::conv2d`] without a bias and, on a GPU where cuDNN gives them with it, each output channel's sum and the sum of its
+    /// squares: `[2, out]`, in f32.
+    pub(super) fn conv2d_with_sums(
+        &self,
+        weight: &Tensor,
+        options: &Conv2d,
+    ) -> Result<(Tensor, Option<Tensor>)> {
+        let operands = [("x", self), ("weight", weight)];
+        super::same_dtype("conv2d", &operands)?;
+        let s = conv_shape(&operands, options)?;
+        let Some(on) = OnGpu::of("conv2d", &operands)? else {
+            return Ok((self.conv2d(weight, None, options)?, None));
+        };
+        let sums = on.room([2, s.c_out], DType::F32)?;
+        let y = on.room([s.n, s.out_h(), s.out_w(), s.c_out], self.dtype())?;
+        let given = {
+            let held = [self, weight, &y, &sums].map(Tensor::held);
+            let [x, w, of_y, of_sums] = held.each_ref().map(|t| t.slice());
+            on.named(cuda::conv2d::forward_fused(&on.gpu, &s, (x, None), w, (of_y, Some(of_sums))))?
+        };
+        match given {
+            true => Ok((y.recorded_as_conv2d(self, weight, None, s), Some(sums))),
+            false => Ok((self.conv2d_on(&on, weight, None, s)?, None)),
+        }
+    }
+
     fn conv2d_on(&self, on: &OnGpu, weight: &Tensor, bias: Option<&Tensor>, s: ConvShape) -> Result<Tensor> {
         let y = on.build([s.n, s.out_h(), s.out_w(), s.c_out], self.dtype(), |y| {
             let (x, w) = (self.held(), weight.held());
@@ -81,10 +107,15 @@ impl Tensor {
                 None => Ok(()),
             }
         })?;
-        let mut inputs = vec![self, weight];
+        Ok(y.recorded_as_conv2d(self, weight, bias, s))
+    }
+
+    /// This result of a convolution on a GPU, recorded in the graph.
+    fn recorded_as_conv2d(self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, s: ConvShape) -> Tensor {
+        let mut inputs = vec![x, weight];
         inputs.extend(bias);
-        Ok(y.recorded("conv2d", &inputs, || {
-            let (x, w, has_bias) = (self.detach(), weight.detach(), bias.is_some());
+        self.recorded("conv2d", &inputs, || {
+            let (x, w, has_bias) = (x.detach(), weight.detach(), bias.is_some());
             move |grad: Tensor, needs: &[bool]| {
                 let operands = [("x", &x), ("weight", &w), ("grad", &grad)];
                 let on = OnGpu::back("conv2d", &operands)?;
@@ -108,7 +139,7 @@ impl Tensor {
                 }
                 Ok(grads)
             }
-        }))
+        })
     }
 }
 

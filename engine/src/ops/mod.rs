@@ -58,6 +58,7 @@ mod batch_norm;
 mod binary;
 mod cast;
 mod conv2d;
+mod conv_norm;
 mod cross_entropy;
 mod drop;
 mod expand;

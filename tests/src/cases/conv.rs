@@ -1,7 +1,7 @@
 //! Convolutions: small ones of every kind, and those of the timed networks.
 use super::Case;
 use super::row::x;
-use fornax_engine::{Conv2d, ConvShape};
+use fornax_engine::{Activation, BatchNorm, Conv2d, ConvShape};
 
 pub(super) fn rows(rows: &mut Vec<Case>) {
     let plain = ConvShape {
@@ -35,6 +35,12 @@ pub(super) fn rows(rows: &mut Vec<Case>) {
     for (variant, shape) in small {
         rows.push(conv(variant.into(), shape, true));
         rows.push(conv(format!("{variant}-no-bias"), shape, false));
+    }
+    // Channels in multiples of 8, where cuDNN gives the statistics, and others.
+    for (variant, c_in, c_out, residual) in
+        [("relu", 8, 16, false), ("residual", 8, 8, true), ("odd-channels", 4, 6, false)]
+    {
+        rows.push(conv_norm(variant, ConvShape { c_in, c_out, ..plain }, residual));
     }
     for shape in large() {
         rows.push(conv(shape_name(&shape), shape, false).large());
@@ -94,6 +100,26 @@ fn conv(variant: String, s: ConvShape, bias: bool) -> Case {
         .with("stride", s.stride[0] as f64)
         .with("padding", s.padding[0] as f64)
         .with("groups", s.groups as f64)
+}
+
+/// Convolution, batch norm in training, residual and ReLU as one operation.
+fn conv_norm(variant: &str, s: ConvShape, residual: bool) -> Case {
+    let weight = x(&[s.c_out, s.kernel[0], s.kernel[1], s.group_in()]);
+    let mut inputs = vec![x(&[s.n, s.h, s.w, s.c_in]), weight, x(&[s.c_out]), x(&[s.c_out])];
+    if residual {
+        inputs.push(x(&[s.n, s.out_h(), s.out_w(), s.c_out]));
+    }
+    let options = Conv2d { stride: s.stride, padding: s.padding, dilation: s.dilation, groups: s.groups };
+    Case::new("conv2d-batch-norm", variant, inputs, move |t| {
+        let norm = BatchNorm {
+            weight: Some(&t[2]),
+            bias: Some(&t[3]),
+            training: true,
+            eps: 1e-3,
+            ..BatchNorm::default()
+        };
+        t[0].conv2d_batch_norm_act(&t[1], &options, &norm, Activation::Relu, t.get(4))
+    })
 }
 
 fn shape_name(s: &ConvShape) -> String {

@@ -1,6 +1,7 @@
 //! Batch norm on a GPU: the running statistics are updated there, and nothing waits.
 use super::{BatchNorm, keeps_mask};
 use crate::cuda::batch_norm::{self as kernel, Beside, Parameters, SAVED, mask_bytes};
+use crate::cuda::conv_norm;
 use crate::ops::gpu::OnGpu;
 use crate::{Activation, DType, Result, Tensor};
 
@@ -8,7 +9,7 @@ const OP: &str = "batch_norm";
 
 pub(super) fn forward(
     on: &OnGpu,
-    x: &Tensor,
+    (x, sums): (&Tensor, Option<&Tensor>),
     c: usize,
     norm: &BatchNorm,
     activation: Activation,
@@ -35,7 +36,14 @@ pub(super) fn forward(
             Some(running) if !of_batch => kernel::frozen(&on.gpu, running, c, &parameters, saved)?,
             _ => {
                 let momentum = norm.training.then_some(norm.momentum);
-                kernel::statistics(&on.gpu, x, c, &parameters, momentum, saved)?;
+                match sums {
+                    Some(sums) => {
+                        let sums = sums.held();
+                        let sums = (sums.slice(), x.len / c);
+                        conv_norm::statistics(&on.gpu, sums, c, &parameters, momentum, saved)?
+                    }
+                    None => kernel::statistics(&on.gpu, x, c, &parameters, momentum, saved)?,
+                }
             }
         }
         match (&mask, residual) {
