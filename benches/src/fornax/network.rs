@@ -151,7 +151,7 @@ fn engine(activation: networks::Activation) -> Activation {
 
 impl Module for Network {
     fn forward(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
-        self.0.iter().try_fold(x.clone(), |x, layer| layer.forward(&x, cx))
+        run(&self.0, x, cx)
     }
 
     fn visit(&self, visitor: &mut Visitor) {
@@ -161,14 +161,33 @@ impl Module for Network {
     }
 }
 
+/// Layers one after the other; a convolution and the batch norm behind it are one operation.
+fn run(layers: &[Built], x: &Tensor, cx: &mut Context) -> Result<Tensor> {
+    let (mut x, mut layers) = (x.clone(), layers.iter().peekable());
+    while let Some(layer) = layers.next() {
+        x = match (layer, layers.peek()) {
+            (Built::Conv(conv), Some(Built::BatchNorm(norm, activation))) => {
+                layers.next();
+                conv.forward_norm_act(&x, norm, *activation, None, cx)?
+            }
+            _ => layer.forward(&x, cx)?,
+        };
+    }
+    Ok(x)
+}
+
 impl Module for Built {
     fn forward(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
         match self {
             Built::Conv(conv) => conv.forward(x, cx),
             Built::BatchNorm(norm, activation) => norm.forward_act(x, *activation, None, cx),
             Built::Residual { body, last, shortcut, activation } => {
-                let y = body.forward(x, cx)?;
-                last.forward_act(&y, *activation, Some(&shortcut.forward(x, cx)?), cx)
+                let Some((Built::Conv(conv), before)) = body.0.split_last() else {
+                    let y = body.forward(x, cx)?;
+                    return last.forward_act(&y, *activation, Some(&shortcut.forward(x, cx)?), cx);
+                };
+                let y = run(before, x, cx)?;
+                conv.forward_norm_act(&y, last, *activation, Some(&shortcut.forward(x, cx)?), cx)
             }
             Built::MaxPool(pool) => pool.forward(x, cx),
             Built::AvgPool(pool) => pool.forward(x, cx),

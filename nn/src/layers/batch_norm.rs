@@ -39,13 +39,18 @@ impl BatchNorm2d {
         residual: Option<&Tensor>,
         cx: &mut Context,
     ) -> Result<Tensor> {
+        self.with_options(cx, |norm| x.batch_norm_act(norm, activation, residual))
+    }
+
+    /// Counts the batch in a training pass, and calls `f` with the operation's options.
+    pub(super) fn with_options<R>(&self, cx: &Context, f: impl FnOnce(&BatchNorm) -> Result<R>) -> Result<R> {
         let mut momentum = self.momentum.unwrap_or_default();
         if cx.updates_statistics() {
             let mut batches = self.num_batches_tracked.write::<i64>()?;
             batches[0] += 1;
             momentum = self.momentum.unwrap_or(1.0 / batches[0] as f64);
         }
-        let norm = BatchNorm {
+        f(&BatchNorm {
             weight: Some(&self.weight),
             bias: Some(&self.bias),
             // Repeated for its backward pass, it has updated them already.
@@ -54,8 +59,7 @@ impl BatchNorm2d {
             training: cx.training(),
             momentum,
             eps: self.eps,
-        };
-        x.batch_norm_act(&norm, activation, residual)
+        })
     }
 }
 

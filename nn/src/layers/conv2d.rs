@@ -1,7 +1,8 @@
 //! Convolution layer.
+use super::BatchNorm2d;
 use crate::precision::Operation;
 use crate::{Context, Module, Visitor};
-use fornax_engine::{Conv2d as Options, DType, Device, Result, Tensor};
+use fornax_engine::{Activation, Conv2d as Options, DType, Device, Result, Tensor};
 
 /// A convolution over `[n, h, w, c]` with a weight `[out, kh, kw, in / groups]` and an optional bias. Parameters start at
 /// zero; [`crate::init`] fills them.
@@ -40,12 +41,34 @@ impl Conv2d {
         self.bias = Some(Tensor::zeros([self.weight.dims()[0]], DType::F32, &Device::Cpu)?.variable());
         Ok(self)
     }
+
+    /// `activation(norm(convolution) + residual)`, as one operation where the convolution has no bias.
+    pub fn forward_norm_act(
+        &self,
+        x: &Tensor,
+        norm: &BatchNorm2d,
+        activation: Activation,
+        residual: Option<&Tensor>,
+        cx: &mut Context,
+    ) -> Result<Tensor> {
+        if self.bias.is_some() {
+            return norm.forward_act(&self.forward(x, cx)?, activation, residual, cx);
+        }
+        let (x, weight) = self.operands(x, cx)?;
+        norm.with_options(cx, |norm| {
+            x.conv2d_batch_norm_act(&weight, &self.options, norm, activation, residual)
+        })
+    }
+
+    /// Input and weight in the dtype that the context asks for.
+    fn operands(&self, x: &Tensor, cx: &Context) -> Result<(Tensor, Tensor)> {
+        Ok((cx.operand(Operation::Product, x)?, cx.parameter(Operation::Product, &self.weight)?))
+    }
 }
 
 impl Module for Conv2d {
     fn forward(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
-        let x = cx.operand(Operation::Product, x)?;
-        let weight = cx.parameter(Operation::Product, &self.weight)?;
+        let (x, weight) = self.operands(x, cx)?;
         let bias = self.bias.as_ref().map(|bias| cx.parameter(Operation::Product, bias)).transpose()?;
         x.conv2d(&weight, bias.as_ref(), &self.options)
     }

@@ -120,8 +120,7 @@ impl ResNet {
 
 impl Module for ResNet {
     fn forward(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
-        let x = self.conv1.forward(x, cx)?;
-        let mut x = self.bn1.forward_act(&x, self.activation, None, cx)?;
+        let mut x = self.conv1.forward_norm_act(x, &self.bn1, self.activation, None, cx)?;
         if let Some(pool) = &self.maxpool {
             x = pool.forward(&x, cx)?;
         }
@@ -181,14 +180,12 @@ impl BasicBlock {
 
 impl Module for BasicBlock {
     fn forward(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
-        let y = self.conv1.forward(x, cx)?;
-        let y = self.bn1.forward_act(&y, self.activation, None, cx)?;
-        let y = self.conv2.forward(&y, cx)?;
+        let y = self.conv1.forward_norm_act(x, &self.bn1, self.activation, None, cx)?;
         let shortcut = match &self.downsample {
-            Some(d) => d.bn.forward(&d.conv.forward(x, cx)?, cx)?,
+            Some(d) => d.conv.forward_norm_act(x, &d.bn, Activation::Identity, None, cx)?,
             None => x.clone(),
         };
-        self.bn2.forward_act(&y, self.activation, Some(&shortcut), cx)
+        self.conv2.forward_norm_act(&y, &self.bn2, self.activation, Some(&shortcut), cx)
     }
 
     fn visit(&self, visitor: &mut Visitor) {
