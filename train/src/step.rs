@@ -1,7 +1,7 @@
 //! One update of a run: forward and backward passes over its batches, and the optimizer. On a CUDA device all of it is recorded as a
 //! graph for the shapes it has, and replayed: one call in place of hundreds of launches.
 use crate::Result;
-use crate::data::Batch;
+use crate::data::{Batch, Statistics};
 use crate::optim::Optimizer;
 use fornax_engine::cuda::Graph;
 use fornax_engine::{DType, Device, Shape, Tensor};
@@ -38,6 +38,7 @@ pub enum GraphUse {
 /// Runs updates, and keeps their recordings.
 pub struct Step {
     options: StepOptions,
+    statistics: Option<Statistics>,
     device: Device,
     recordings: Vec<Recording>,
     /// Why updates are not recorded any longer.
@@ -59,11 +60,16 @@ struct Recording {
 const RECORDINGS: usize = 4;
 
 impl Step {
-    /// For a model on a device.
-    pub fn new(options: StepOptions, device: Device) -> Step {
+    /// For a model on a device. Images of bytes are normalised there by the statistics.
+    pub fn new(options: StepOptions, statistics: Option<Statistics>, device: Device) -> Step {
         let graphs = options.graph != GraphUse::Never && device != Device::Cpu;
         let unrecordable = (!graphs).then(|| "it was not asked for".to_string());
-        Step { options, device, recordings: vec![], unrecordable }
+        Step { options, statistics, device, recordings: vec![], unrecordable }
+    }
+
+    /// Images as a model takes them: normalised, if they are bytes, and in the context's precision.
+    pub fn pixels(&self, images: &Tensor, cx: &Context) -> fornax_engine::Result<Tensor> {
+        pixels(self.statistics.as_ref(), images, cx)
     }
 
     /// How it computes.
@@ -90,7 +96,7 @@ impl Step {
             let here: Vec<Batch> =
                 batches.iter().map(|b| b.to_device(&self.device)).collect::<Result<_>>()?;
             let loss = Tensor::zeros((), DType::F32, &self.device)?;
-            compute(&self.options, model, optimizer, &here, &loss)?;
+            compute(&self.options, self.statistics.as_ref(), model, optimizer, &here, &loss)?;
             return Ok(loss.item()?);
         }
         let index = self.recording(batches)?;
@@ -104,7 +110,10 @@ impl Step {
                 graph.replay()?;
                 recording.places.iter().try_for_each(|_| count_batch(model))?;
             }
-            None => compute(&self.options, model, optimizer, &recording.places, &recording.loss)?,
+            None => {
+                let (places, loss) = (&recording.places, &recording.loss);
+                compute(&self.options, self.statistics.as_ref(), model, optimizer, places, loss)?;
+            }
         }
         let loss = recording.loss.item()?;
         if recording.graph.is_none() {
@@ -132,8 +141,10 @@ impl Step {
     fn record(&mut self, index: usize, model: &dyn Module, optimizer: &Optimizer) -> Result<()> {
         let counters = counters(model)?;
         let recording = &mut self.recordings[index];
-        let (options, places, loss) = (&self.options, &recording.places, &recording.loss);
-        let recorded = Graph::capture(&self.device, || compute(options, model, optimizer, places, loss));
+        let (options, statistics) = (&self.options, self.statistics.as_ref());
+        let (places, loss) = (&recording.places, &recording.loss);
+        let region = || compute(options, statistics, model, optimizer, places, loss);
+        let recorded = Graph::capture(&self.device, region);
         optimizer.zero_grad();
         counters.iter().try_for_each(|(counter, count)| counter.copy_from(count))?;
         match recorded {
@@ -151,6 +162,7 @@ impl Step {
 /// The whole update: what is recorded.
 fn compute(
     options: &StepOptions,
+    statistics: Option<&Statistics>,
     model: &dyn Module,
     optimizer: &Optimizer,
     batches: &[Batch],
@@ -164,7 +176,7 @@ fn compute(
         .with_draws(options.seed, optimizer.updates());
     let mut total: Option<Tensor> = None;
     for batch in batches {
-        let images = cx.operand(Operation::Input, &batch.images)?;
+        let images = pixels(statistics, &batch.images, &cx)?;
         let logits = model.forward(&images, &mut cx)?;
         let loss = cx.operand(Operation::Loss, &logits)?.cross_entropy(&batch.target, options.smoothing)?;
         let loss = if batches.len() > 1 { loss.scale(share)? } else { loss };
@@ -180,6 +192,15 @@ fn compute(
     optimizer.step()?;
     optimizer.zero_grad();
     Ok(())
+}
+
+fn pixels(statistics: Option<&Statistics>, images: &Tensor, cx: &Context) -> fornax_engine::Result<Tensor> {
+    match statistics {
+        Some(statistics) if images.dtype() == DType::U8 => {
+            statistics.normalise(images, cx.precision().of(Operation::Input).unwrap_or(DType::F32))
+        }
+        _ => cx.operand(Operation::Input, images),
+    }
 }
 
 /// The modules' counters, each with a copy of its value.

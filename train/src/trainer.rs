@@ -224,9 +224,9 @@ impl Trainer<'_> {
         for index in 0..self.validation.batches() {
             self.heed_signals()?;
             let batch = self.validation.batch(0, index)?;
-            let pixels = batch.images.to_device(&self.device)?;
+            let images = batch.images.to_device(&self.device)?;
             let logits = no_grad(|| {
-                let pixels = cx.operand(Operation::Input, &pixels)?;
+                let pixels = self.step.pixels(&images, &cx)?;
                 let logits = self.model.forward(&pixels, &mut cx)?;
                 cx.operand(Operation::Loss, &logits)
             })?;

@@ -48,7 +48,7 @@ impl Run {
         move_to(&*model, &device).expect("memory");
         let gradients = GradientRule { scaling, clip_norm: Some(2.0) };
         let optimizer = Optimizer::new(parameters(&*model, 1e-2), rule, gradients).expect("memory");
-        Run { model, optimizer, step: Step::new(options, device), losses: vec![] }
+        Run { model, optimizer, step: Step::new(options, None, device), losses: vec![] }
     }
 
     fn step(&mut self, batches: &[Batch], lr: f64) -> &mut Run {

@@ -38,7 +38,7 @@ impl TrainingStep {
         init::normal(&images, 1.0, &mut init::stream(0, "images"))?;
         let target: Vec<i64> = (0..shape[0]).map(|i| (i * 7919 % network.classes()) as i64).collect();
         let batch = Batch { images, target: Tensor::from_vec(target, [shape[0]])? }.to_device(device)?;
-        let step = Step::new(StepOptions { precision, graph, ..StepOptions::default() }, *device);
+        let step = Step::new(StepOptions { precision, graph, ..StepOptions::default() }, None, *device);
         Ok(TrainingStep { network: built, optimizer, step, batch })
     }
 

@@ -1,5 +1,6 @@
 //! Labelled images in memory.
 use crate::{Error, Result};
+use fornax_engine::{DType, Tensor};
 
 /// Labelled images of one size, bytes row by row, channels last: `[n, h, w, c]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +68,11 @@ pub struct Statistics {
 }
 
 impl Statistics {
+    /// Images of bytes, normalised, in a float dtype.
+    pub fn normalise(&self, images: &Tensor, dtype: DType) -> fornax_engine::Result<Tensor> {
+        images.normalize_bytes(self.white, &self.mean, &self.std, dtype)
+    }
+
     /// Of the given images, in exact integer sums.
     pub fn of(images: &Images, white: u8) -> Statistics {
         let channels = images.size[2];

@@ -1,14 +1,14 @@
 //! Batches: which images, in which order, changed how, as tensors.
-use super::{Images, Statistics};
+use super::Images;
 use crate::Result;
 use crate::augment::Augment;
 use fornax_engine::random::{Key, Permutation, Stream};
 use fornax_engine::{Device, Tensor};
 
-/// Normalised images and their classes.
+/// Images and their classes.
 #[derive(Clone, Debug)]
 pub struct Batch {
-    /// f32 `[n, h, w, c]`.
+    /// `[n, h, w, c]`: bytes, to be normalised where they are computed with, or numbers that are so already.
     pub images: Tensor,
     /// i64 `[n]`.
     pub target: Tensor,
@@ -25,7 +25,6 @@ impl Batch {
 #[derive(Clone, Copy, Debug)]
 pub struct Loader<'a> {
     images: &'a Images,
-    statistics: &'a Statistics,
     batch_size: usize,
     /// Seed and changes; without them the order is that of the files, and the last batch may be smaller.
     training: Option<(u64, Augment)>,
@@ -33,19 +32,13 @@ pub struct Loader<'a> {
 
 impl<'a> Loader<'a> {
     /// Shuffled, changed batches of equal size; what is left over at the end of an epoch is dropped.
-    pub fn training(
-        images: &'a Images,
-        statistics: &'a Statistics,
-        batch_size: usize,
-        seed: u64,
-        augment: Augment,
-    ) -> Loader<'a> {
-        Loader { images, statistics, batch_size, training: Some((seed, augment)) }
+    pub fn training(images: &'a Images, batch_size: usize, seed: u64, augment: Augment) -> Loader<'a> {
+        Loader { images, batch_size, training: Some((seed, augment)) }
     }
 
     /// Every image once, in order, unchanged.
-    pub fn validation(images: &'a Images, statistics: &'a Statistics, batch_size: usize) -> Loader<'a> {
-        Loader { images, statistics, batch_size, training: None }
+    pub fn validation(images: &'a Images, batch_size: usize) -> Loader<'a> {
+        Loader { images, batch_size, training: None }
     }
 
     /// Batches in an epoch.
@@ -73,30 +66,20 @@ impl<'a> Loader<'a> {
             None => positions.collect(),
         };
         let [h, w, c] = self.images.size;
-        let table = self.table();
-        let mut changed = vec![0; self.images.image_len()];
-        let images = Tensor::build([samples.len(), h, w, c], |out: &mut [f32]| {
+        let images = Tensor::build([samples.len(), h, w, c], |out: &mut [u8]| {
             for (sample, out) in samples.iter().zip(out.chunks_exact_mut(h * w * c)) {
-                let mut image = self.images.image(*sample);
-                if let Some((seed, augment)) = self.training {
-                    let mut draws = Stream::new(Augment::key(seed), epoch, *sample as u64);
-                    augment.apply(image, self.images.size, &mut draws, &mut changed);
-                    image = &changed;
-                }
-                for (i, (out, value)) in out.iter_mut().zip(image).enumerate() {
-                    *out = table[i % c][usize::from(*value)];
+                let image = self.images.image(*sample);
+                match self.training {
+                    Some((seed, augment)) => {
+                        let mut draws = Stream::new(Augment::key(seed), epoch, *sample as u64);
+                        augment.apply(image, self.images.size, &mut draws, out);
+                    }
+                    None => out.copy_from_slice(image),
                 }
             }
         })?;
         let target = samples.iter().map(|s| i64::from(self.images.labels[*s])).collect();
         Ok(Batch { images, target: Tensor::from_vec(target, [samples.len()])? })
-    }
-
-    /// For each channel, what each byte value becomes.
-    fn table(&self) -> Vec<Vec<f32>> {
-        let Statistics { white, mean, std } = self.statistics;
-        let normalise = |c: usize, value: u8| (f32::from(value) / f32::from(*white) - mean[c]) / std[c];
-        (0..mean.len()).map(|c| (0..=u8::MAX).map(|value| normalise(c, value)).collect()).collect()
     }
 }
 
@@ -117,22 +100,20 @@ mod tests {
 
     #[test]
     fn validation_sees_every_image_once_in_order() {
-        let (images, statistics) = (images(), Statistics { white: 10, mean: vec![0.5], std: vec![0.1] });
-        let loader = Loader::validation(&images, &statistics, 4);
+        let images = images();
+        let loader = Loader::validation(&images, 4);
         assert_eq!((loader.batches(), loader.samples()), (3, 10));
         assert_eq!(labels(&loader, 0), (0..10).collect::<Vec<_>>());
         let last = loader.batch(0, 2).expect("a batch").images;
         assert_eq!(last.dims(), [2, 1, 1, 1]);
-        for (got, expected) in last.to_vec::<f32>().expect("f32").iter().zip([3.0, 4.0]) {
-            assert!((got - expected).abs() < 1e-5);
-        }
+        assert_eq!(last.to_vec::<u8>().expect("bytes"), [8, 9]);
     }
 
     #[test]
     fn training_shuffles_by_seed_and_epoch_and_drops_the_rest() {
-        let (images, statistics) = (images(), Statistics { white: 10, mean: vec![0.0], std: vec![1.0] });
+        let images = images();
         let order = |seed, epoch| {
-            let loader = Loader::training(&images, &statistics, 4, seed, Augment::default());
+            let loader = Loader::training(&images, 4, seed, Augment::default());
             assert_eq!((loader.batches(), loader.samples()), (2, 8));
             labels(&loader, epoch)
         };

@@ -106,14 +106,8 @@ pub fn execute(args: TrainArgs) -> Result<()> {
         device,
         optimizer,
         schedule: &config.schedule,
-        train: Loader::training(
-            &data.train,
-            &data.statistics,
-            config.batch_size,
-            config.seed,
-            config.augment,
-        ),
-        validation: Loader::validation(&data.validation, &data.statistics, config.validation_batch_size),
+        train: Loader::training(&data.train, config.batch_size, config.seed, config.augment),
+        validation: Loader::validation(&data.validation, config.validation_batch_size),
         classes: data.classes.len(),
         step: Step::new(
             StepOptions {
@@ -123,6 +117,7 @@ pub fn execute(args: TrainArgs) -> Result<()> {
                 seed: config.seed,
                 graph: graph_use(args.cuda_graph, &device)?,
             },
+            Some(data.statistics.clone()),
             device,
         ),
         accumulate: config.accumulate,

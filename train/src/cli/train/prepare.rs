@@ -3,7 +3,7 @@ use crate::config::Config;
 use crate::data::{self, Dataset, Loader};
 use crate::report::{bytes, thousands};
 use crate::{Error, Result};
-use fornax_engine::{Device, no_grad};
+use fornax_engine::{DType, Device, no_grad};
 use fornax_nn::{Context, ModelOptions, Module, create_model, named_parameters};
 
 /// Sets the number of threads that kernels use.
@@ -32,15 +32,16 @@ pub fn build(config: &Config, data: &Dataset) -> Result<Box<dyn Module>> {
     let create =
         || create_model(&config.model, &options).map_err(|e| Error::usage(e.to_string()).at("--model"));
     let model = create()?;
-    let sample = Loader::validation(&data.validation, &data.statistics, 1).batch(0, 0)?;
-    no_grad(|| model.forward(&sample.images, &mut Context::eval())).map_err(|e| {
+    let sample = Loader::validation(&data.validation, 1).batch(0, 0)?;
+    let pixels = data.statistics.normalise(&sample.images, DType::F32)?;
+    no_grad(|| model.forward(&pixels, &mut Context::eval())).map_err(|e| {
         let [h, w, c] = data.train.size;
         Error::usage(format!("{} does not take images of {h}x{w}x{c}", config.model)).at("--model").because(e)
     })?;
     if config.batch_size == 1 {
         // Batch norm may refuse a single value a channel. Another model, because training changes running statistics.
         let trial = create()?;
-        no_grad(|| trial.forward(&sample.images, &mut Context::train())).map_err(|e| {
+        no_grad(|| trial.forward(&pixels, &mut Context::train())).map_err(|e| {
             Error::usage(format!("{} cannot train on one image at a time", config.model))
                 .at("--batch-size")
                 .because(e)
