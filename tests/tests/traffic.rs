@@ -1,10 +1,7 @@
 //! The bytes that kernels move on the emulated device in checked mode, against the least that their operations can do with.
 //!
 //! A process of its own: kernels are compiled with or without checks when they are first used.
-use fornax_engine::{
-    Activation, BatchNorm, DType, Device, GradientRule, Result, Tensor, UpdateRule, UpdateState, Updated,
-    update,
-};
+use fornax_engine::{Activation, BatchNorm, DType, Device, Result, Tensor};
 use fornax_kernels::emulator::{self, Options};
 use std::sync::{Mutex, MutexGuard};
 
@@ -135,36 +132,6 @@ fn elementwise_kernels_move_their_operands() {
         let bytes = Tensor::full([n / 4, 4], 77.0, DType::U8, &GPU).expect("memory");
         check(&[Pass::new("normalize", dtype, n + tensor)], || {
             bytes.normalize_bytes(255, &[0.5; 4], &[0.2; 4], dtype).map(|_| ())
-        });
-    }
-}
-
-#[test]
-fn updates_are_one_pass() {
-    let _alone = alone();
-    let n = 1 << 18;
-    let (sgd, adamw) = (
-        UpdateRule::Sgd { momentum: 0.9, nesterov: true },
-        UpdateRule::AdamW { betas: [0.9, 0.999], eps: 1e-8 },
-    );
-    for (rule, kernel) in [(sgd, "sgd"), (adamw, "adamw")] {
-        let moments: Vec<Tensor> =
-            (0..rule.moments()).map(|_| Tensor::zeros([n], DType::F32, &GPU).expect("memory")).collect();
-        let [weights, gradient] = [full(&[n], DType::F32), full(&[n], DType::F32)];
-        // The gradient is read; weights and moments are read and written.
-        let least = (1 + 2 * (1 + moments.len())) * n * 4;
-        check(&[Pass::new(kernel, DType::F32, least)], || {
-            let state = UpdateState::new(GradientRule::default(), &GPU)?;
-            state.set_rates(0.1, 0.0)?;
-            let parameter = Updated {
-                weights: &weights,
-                gradient: &gradient,
-                moments: moments.iter().collect(),
-                ema: None,
-                weight_decay: 0.1,
-                round: None,
-            };
-            update(&rule, &[parameter], &state)
         });
     }
 }
