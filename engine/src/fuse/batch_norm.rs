@@ -8,32 +8,52 @@ use std::sync::Arc;
 pub(crate) struct NormKernels {
     /// Of x, scale, shift and perhaps the residual r: `y = f(z)` with `z = x * scale + shift + r`.
     pub(crate) forward: Kernels,
-    /// Of x, scale, shift, mean, perhaps r, and dy: with a residual its gradient `d = dy * f'(z)`; sums of d and of `d * (x - mean)`.
+    /// Of x, scale, shift, mean, perhaps r, and dy: `d = dy * f'(z)` where it is stored; sums of d and of `d * (x - mean)`.
     pub(crate) sums: Kernels,
-    /// Of x, scale, shift, k2, k3 and dy, or with a residual of x, scale, k2, k3 and d: `scale * d + k2 * x + k3`.
+    /// Of x, scale, shift, k2, k3 and dy, or where d is stored of x, scale, k2, k3 and d: `scale * d + k2 * x + k3`.
     pub(crate) input: Kernels,
 }
 
+/// What becomes of the gradient d of the activation's input between the two passes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Between {
+    /// It is computed again.
+    Nothing,
+    /// It is stored.
+    Stored,
+    /// It is stored, and is the residual's gradient.
+    Residual,
+}
+
 impl Expression {
-    /// The passes of a batch norm with this activation, with or without a residual.
-    pub(crate) fn batch_norm(&self, has_residual: bool) -> Arc<NormKernels> {
-        self.0.norms[usize::from(has_residual)].get_or_init(|| Arc::new(self.passes(has_residual))).clone()
+    /// The passes of a batch norm with this activation.
+    pub(crate) fn batch_norm(&self, between: Between) -> Arc<NormKernels> {
+        self.0.norms[between as usize].get_or_init(|| Arc::new(self.passes(between))).clone()
     }
 
-    fn passes(&self, has_residual: bool) -> NormKernels {
+    fn passes(&self, between: Between) -> NormKernels {
         let slope = self.gradient(0);
-        if has_residual {
+        let stored = || kernels(|[x, scale, k2, k3, d]| [scale * d + k2 * x + k3]);
+        if between == Between::Residual {
             return NormKernels {
                 forward: kernels(|[x, scale, shift, r]| [self.of([x * scale + shift + r])]),
                 sums: kernels(|[x, scale, shift, mean, r, dy]| {
                     let d = slope.of([x * scale + shift + r, dy]);
                     [d, d, d * (x - mean)]
                 }),
-                input: kernels(|[x, scale, k2, k3, d]| [scale * d + k2 * x + k3]),
+                input: stored(),
             };
         }
+        let forward = kernels(|[x, scale, shift]| [self.of([x * scale + shift])]);
+        if between == Between::Stored {
+            let sums = kernels(|[x, scale, shift, mean, dy]| {
+                let d = slope.of([x * scale + shift, dy]);
+                [d, d, d * (x - mean)]
+            });
+            return NormKernels { forward, sums, input: stored() };
+        }
         NormKernels {
-            forward: kernels(|[x, scale, shift]| [self.of([x * scale + shift])]),
+            forward,
             sums: kernels(|[x, scale, shift, mean, dy]| {
                 let d = slope.of([x * scale + shift, dy]);
                 [d, d * (x - mean)]

@@ -23,7 +23,7 @@ mod value;
 
 pub use value::*;
 
-use batch_norm::NormKernels;
+pub(crate) use batch_norm::{Between, NormKernels};
 pub(crate) use cuda_source::Generated;
 use graph::Program;
 use std::collections::HashMap;
@@ -44,8 +44,8 @@ pub(crate) struct Inner {
     pub(crate) forward: Kernels,
     /// The gradients with respect to the inputs whose bits are set.
     gradients: Mutex<HashMap<u32, Arc<Kernels>>>,
-    /// As the activation of a batch norm without and with a residual.
-    norms: [OnceLock<Arc<NormKernels>>; 2],
+    /// As the activation of a batch norm, for each [`Between`].
+    norms: [OnceLock<Arc<NormKernels>>; 3],
 }
 
 /// A program with the kernels that were generated for it.

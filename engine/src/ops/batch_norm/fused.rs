@@ -2,10 +2,11 @@
 use super::{BatchNorm, check};
 use crate::cpu::batch_norm as kernel;
 use crate::cuda::batch_norm::{self as gpu_kernel, Parameters, SAVED};
-use crate::fuse::{Expression, Output, Signature};
+use crate::fuse::{Between, Expression, NormKernels, Output, Signature};
 use crate::ops::fuse::Call;
 use crate::ops::gpu::OnGpu;
-use crate::{DType, Error, Result, Tensor};
+use crate::{DType, Device, Error, Result, Tensor};
+use std::sync::Arc;
 
 const OP: &str = "batch_norm_fused";
 
@@ -35,7 +36,13 @@ impl Tensor {
             None => ByChannel::on_cpu(self, c, norm, of_batch)?,
         };
         let ByChannel { scale, shift, .. } = &by_channel;
-        let passes = activation.batch_norm(residual.is_some());
+        // A processor computes: d is worth storing. A GPU waits for memory.
+        let between = match (residual, self.device()) {
+            (Some(_), _) => Between::Residual,
+            (None, Device::Cpu) => Between::Stored,
+            (None, Device::Cuda(_)) => Between::Nothing,
+        };
+        let passes = activation.batch_norm(between);
         let call = Call {
             shape: *self.shape(),
             c,
@@ -53,7 +60,8 @@ impl Tensor {
             let saved = Saved {
                 x: self.detach(),
                 residual: residual.map(Tensor::detach),
-                activation: activation.clone(),
+                passes,
+                between,
                 of_batch,
                 by_channel,
                 dtypes,
@@ -136,7 +144,8 @@ impl ByChannel {
 struct Saved {
     x: Tensor,
     residual: Option<Tensor>,
-    activation: Expression,
+    passes: Arc<NormKernels>,
+    between: Between,
     /// Mean and variance are the batch's, so that gradients flow through them.
     of_batch: bool,
     by_channel: ByChannel,
@@ -148,8 +157,7 @@ impl Saved {
     /// The gradients of x, weight, bias and residual, of those that are wanted.
     fn backward(&self, grad: Tensor, wanted: [bool; 4]) -> Result<[Option<Tensor>; 4]> {
         let ByChannel { mean, inv_std, scale, shift } = &self.by_channel;
-        let passes = self.activation.batch_norm(self.residual.is_some());
-        let d_is_stored = self.residual.is_some();
+        let (passes, d_is_stored) = (&self.passes, self.between != Between::Nothing);
         let elements = Output::Elements(self.x.dtype());
         let sums = self.call([&self.x, scale, shift, mean].into_iter().chain(&self.residual).chain([&grad]));
         let mut outputs = if d_is_stored { vec![elements] } else { vec![] };
