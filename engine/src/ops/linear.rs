@@ -90,13 +90,16 @@ impl Tensor {
     }
 }
 
+/// Operands and their names.
+type Operands<'a> = Vec<(&'static str, &'a Tensor)>;
+
 /// The operands by name, and rows, outputs and inputs of the layer.
 fn check<'a>(
     op: &'static str,
     x: &'a Tensor,
     weight: &'a Tensor,
     bias: Option<&'a Tensor>,
-) -> Result<(Vec<(&'static str, &'a Tensor)>, [usize; 3])> {
+) -> Result<(Operands<'a>, [usize; 3])> {
     let mut operands = vec![("x", x), ("weight", weight)];
     operands.extend(bias.map(|b| ("bias", b)));
     let (Some(&k), &[n, w_in]) = (x.dims().last(), weight.dims()) else {
