@@ -33,7 +33,7 @@ pub use conv_shape::ConvShape;
 pub use device::Device;
 pub use dtype::{DType, Element};
 pub use error::{Error, Operands, Result};
-pub use ops::{AttentionMask, BatchNorm, Conv2d, GlobalPool};
+pub use ops::{AttentionMask, BatchNorm, Conv2d, GlobalPool, Pending};
 pub use ops::{GradientRule, LossScaling, UpdateReport, UpdateRule, UpdateState, Updated, update};
 pub use pool_shape::Pool2d;
 pub use resampling::Interpolation;

@@ -88,6 +88,29 @@ pub(crate) fn weight_gradient(gpu: &Arc<Gpu>, s: &ConvShape, x: Slice, dy: Slice
     else_own(by_library, || convolution::weight_gradient(gpu, s, x, dy, dw))
 }
 
+/// [`weight_gradient`] for the image `max(x scale + shift, 0)`; false where cuDNN has no one kernel for it.
+pub(crate) fn weight_gradient_fused(
+    gpu: &Arc<Gpu>,
+    s: &ConvShape,
+    (x, [scale, shift]): (Slice, [Slice; 2]),
+    dy: Slice,
+    dw: Slice,
+) -> Result<bool> {
+    if !may_fuse(s, x.dtype) {
+        return Ok(false);
+    }
+    let options = options(gpu);
+    let affine = Affine { scale: scale.pointer, shift: shift.pointer };
+    was_done(gpu.bind().map(|()| {
+        let dnn = gpu.dnn()?;
+        // SAFETY: as in `forward`.
+        gpu.with_workspace(|workspace| unsafe {
+            let x_and = (x.pointer, affine);
+            dnn.weight_gradient_fused(s, x.dtype, options, x_and, dy.pointer, dw.pointer, workspace)
+        })
+    })?)
+}
+
 /// The same bits at each run, and f32 that is f32.
 fn options(gpu: &Gpu) -> ConvOptions {
     ConvOptions { tf32: false, deterministic: true, choice: gpu.plan_choice() }

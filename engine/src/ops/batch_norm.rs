@@ -1,6 +1,6 @@
 //! Batch normalisation (Ioffe and Szegedy, 2015), fused with an activation and a residual sum.
 mod fused;
-mod gpu;
+pub(super) mod gpu;
 
 use super::gpu::{OnGpu, check_parameters};
 use super::half::widened;
@@ -29,7 +29,7 @@ pub struct BatchNorm<'a> {
 }
 
 impl<'a> BatchNorm<'a> {
-    fn operands(&self) -> Vec<(&'static str, &'a Tensor)> {
+    pub(super) fn operands(&self) -> Vec<(&'static str, &'a Tensor)> {
         let mut operands = vec![];
         operands.extend(self.weight.map(|t| ("weight", t)));
         operands.extend(self.bias.map(|t| ("bias", t)));
@@ -281,7 +281,7 @@ fn narrow<T: Element>(c: usize, f: impl Fn(usize) -> f64) -> Vec<T> {
 }
 
 /// Checks the operands; the number of channels.
-fn check(x: &Tensor, norm: &BatchNorm, residual: Option<&Tensor>) -> Result<usize> {
+pub(super) fn check(x: &Tensor, norm: &BatchNorm, residual: Option<&Tensor>) -> Result<usize> {
     let parameters = norm.operands();
     let mut operands = vec![("x", x)];
     operands.extend(residual.map(|t| ("residual", t)));

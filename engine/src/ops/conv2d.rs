@@ -144,7 +144,7 @@ impl Tensor {
 }
 
 /// Checks the operands and works out the geometry.
-fn conv_shape(operands: &[(&'static str, &Tensor)], options: &Conv2d) -> Result<ConvShape> {
+pub(super) fn conv_shape(operands: &[(&'static str, &Tensor)], options: &Conv2d) -> Result<ConvShape> {
     let fail = |why: String| Err(Error::shape("conv2d", operands, why));
     let Conv2d { stride, padding, dilation, groups } = *options;
     let (x, weight) = (operands[0].1, operands[1].1);

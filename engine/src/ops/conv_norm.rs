@@ -1,4 +1,8 @@
 //! Convolution, batch norm and activation as one operation.
+mod pending;
+
+pub use pending::Pending;
+
 use crate::{Activation, BatchNorm, Conv2d, Result, Tensor};
 
 impl Tensor {

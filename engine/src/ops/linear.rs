@@ -90,8 +90,8 @@ impl Tensor {
     }
 }
 
-/// Operands by name.
-type Named<'a> = Vec<(&'static str, &'a Tensor)>;
+/// Operands and their names.
+type Operands<'a> = Vec<(&'static str, &'a Tensor)>;
 
 /// The operands by name, and rows, outputs and inputs of the layer.
 fn check<'a>(
@@ -99,7 +99,7 @@ fn check<'a>(
     x: &'a Tensor,
     weight: &'a Tensor,
     bias: Option<&'a Tensor>,
-) -> Result<(Named<'a>, [usize; 3])> {
+) -> Result<(Operands<'a>, [usize; 3])> {
     let mut operands = vec![("x", x), ("weight", weight)];
     operands.extend(bias.map(|b| ("bias", b)));
     let (Some(&k), &[n, w_in]) = (x.dims().last(), weight.dims()) else {

@@ -91,6 +91,7 @@ mod update_state;
 pub use adaptive_pool::GlobalPool;
 pub use attention::AttentionMask;
 pub use batch_norm::BatchNorm;
+pub use conv_norm::Pending;
 pub use conv2d::Conv2d;
 #[cfg(test)]
 pub(crate) use expand::broadcast_steps;

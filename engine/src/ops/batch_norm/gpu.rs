@@ -74,8 +74,31 @@ pub(super) fn forward(
     }))
 }
 
+/// What normalises `x`, `[SAVED, c]`, by the batch's statistics from its `sums`; the running ones are updated.
+pub(in crate::ops) fn fold(on: &OnGpu, x: &Tensor, sums: &Tensor, norm: &BatchNorm) -> Result<Tensor> {
+    let c = sums.dims()[1];
+    on.build([SAVED, c], DType::F32, |saved| {
+        let held = [norm.weight, norm.bias, norm.running.map(|r| r.0), norm.running.map(|r| r.1)]
+            .map(|t| t.map(Tensor::held));
+        let [weight, bias, mean, var] = held.each_ref().map(|t| t.as_ref().map(|t| t.slice()));
+        let running = mean.zip(var).map(|(mean, var)| [mean, var]);
+        let parameters = Parameters { weight, bias, running, eps: norm.eps };
+        let sums = sums.held();
+        let sums = (sums.slice(), x.numel() / c);
+        conv_norm::statistics(&on.gpu, sums, c, &parameters, norm.training.then_some(norm.momentum), saved)
+    })
+}
+
+/// `max(x scale + shift, 0)` by what [`fold`] made.
+pub(in crate::ops) fn apply_relu(on: &OnGpu, x: &Tensor, saved: &Tensor) -> Result<Tensor> {
+    on.build(*x.shape(), x.dtype(), |y| {
+        let (x, of_saved) = (x.held(), saved.held());
+        kernel::apply(&on.gpu, x.slice(), saved.dims()[1], of_saved.slice(), None, Activation::Relu, y)
+    })
+}
+
 /// What the backward pass needs.
-struct Saved {
+pub(in crate::ops) struct Saved {
     x: Tensor,
     /// With a residual and an activation: the mask of its slopes if it has one, else the residual.
     beside: Option<Tensor>,
@@ -89,8 +112,21 @@ struct Saved {
 }
 
 impl Saved {
+    /// Of `max(x scale + shift, 0)` by what [`fold`] made.
+    pub(in crate::ops) fn of_relu(x: &Tensor, saved: &Tensor, norm: &BatchNorm) -> Saved {
+        Saved {
+            x: x.detach(),
+            beside: None,
+            is_masked: false,
+            activation: Activation::Relu,
+            of_batch: true,
+            saved: saved.clone(),
+            parameters: norm.weight.or(norm.bias).map_or(DType::F32, |t| t.dtype()),
+        }
+    }
+
     /// The gradients of x, weight, bias and residual, of those that are wanted. Overwrites `grad` when nothing else holds it.
-    fn backward(&self, grad: Tensor, wanted: [bool; 4]) -> Result<[Option<Tensor>; 4]> {
+    pub(in crate::ops) fn backward(&self, grad: Tensor, wanted: [bool; 4]) -> Result<[Option<Tensor>; 4]> {
         let operands = [("x", &self.x), ("grad", &grad)];
         let on = OnGpu::back(OP, &operands)?;
         let c = self.saved.dims()[1];

@@ -111,6 +111,43 @@ fn equals_its_parts() {
 }
 
 #[test]
+fn a_pending_normalisation_equals_the_parts() {
+    // A kink after the second norm would turn a rounding into a whole term of a gradient.
+    let f = Activation::Identity;
+    for dtype in HALVES {
+        for resolved in [false, true] {
+            let second = || {
+                let weight = random(&[8, 3, 3, 16], 10, 0.0, dtype).variable();
+                (weight, BatchNorm { training: true, eps: 1e-3, ..BatchNorm::default() })
+            };
+            let of_weight = |weight: &Tensor| weight.grad().expect("a gradient");
+            let (weight, norm) = second();
+            let mut fused = Inputs::new(dtype, 0.0).run(|i| {
+                let pending = i.x.conv2d_batch_norm_pending(&i.weight, &SAME, &i.norm(true))?;
+                match resolved {
+                    true => pending.resolve()?.conv2d_batch_norm_act(&weight, &SAME, &norm, f, None),
+                    false => pending.conv2d_batch_norm_act(&weight, &SAME, &norm, f, None),
+                }
+            });
+            fused.push(of_weight(&weight));
+            let (weight, norm) = second();
+            let mut parts = Inputs::new(dtype, 0.0).run(|i| {
+                let y = i.x.conv2d(&i.weight, None, &SAME)?;
+                let y = y.batch_norm_act(&i.norm(true), Activation::Relu, None)?;
+                y.conv2d(&weight, None, &SAME)?.batch_norm_act(&norm, f, None)
+            });
+            parts.push(of_weight(&weight));
+            assert_eq!(fused.len(), parts.len());
+            for (which, (a, b)) in fused.iter().zip(&parts).enumerate() {
+                // Two layers' roundings, and steps rounded to the storage type.
+                let what = format!("{dtype}, resolved {resolved}, result {which}");
+                assert_close(&what, a, b, 4.0 * tolerance(dtype));
+            }
+        }
+    }
+}
+
+#[test]
 fn the_convolution_gives_the_sums_where_cudnn_can() {
     for dtype in HALVES {
         let (x, weight) = (random(&[2, 6, 5, 8], 1, 0.0, dtype), random(&[16, 3, 3, 8], 2, 0.0, dtype));

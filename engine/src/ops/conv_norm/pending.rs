@@ -1,0 +1,170 @@
+//! Batch norm and ReLU that the next convolution applies as it reads.
+use crate::cuda::dnn::Problem;
+use crate::ops::batch_norm::{check, gpu as norm_gpu};
+use crate::ops::conv2d::conv_shape;
+use crate::ops::gpu::OnGpu;
+use crate::{Activation, BatchNorm, Conv2d, ConvShape, DType, Result, Tensor, cuda};
+
+/// A convolution's output whose batch norm and ReLU are still to be applied: by the next convolution while it reads, which saves
+/// writing and reading the activated tensor, or by [`Pending::resolve`].
+///
+/// Experimental: nothing makes one unless asked to, until it has been timed on GPUs. In f16 the scale and the shift are rounded to
+/// f16 on the way, in bf16 each step of the normalisation to bf16.
+pub struct Pending<'a>(State<'a>);
+
+enum State<'a> {
+    Applied(Tensor),
+    Open { x: Tensor, saved: Tensor, norm: BatchNorm<'a> },
+}
+
+impl Tensor {
+    /// `relu(batch_norm(conv2d(x, weight)))`, of which the last two are left to the next convolution where the convolution gave the
+    /// statistics (see [`Tensor::conv2d_batch_norm_act`]); elsewhere they are applied at once.
+    pub fn conv2d_batch_norm_pending<'a>(
+        &self,
+        weight: &Tensor,
+        options: &Conv2d,
+        norm: &BatchNorm<'a>,
+    ) -> Result<Pending<'a>> {
+        let of_batch = norm.training || norm.running.is_none();
+        let (x, sums) = match of_batch {
+            true => self.conv2d_with_sums(weight, options)?,
+            false => (self.conv2d(weight, None, options)?, None),
+        };
+        let Some(sums) = sums else {
+            return Ok(Pending(State::Applied(x.batch_norm_act(norm, Activation::Relu, None)?)));
+        };
+        check(&x, norm, None)?;
+        let mut operands = vec![("x", &x)];
+        operands.extend(norm.operands());
+        let saved = norm_gpu::fold(&OnGpu::back("batch_norm", &operands)?, &x, &sums, norm)?;
+        Ok(Pending(State::Open { x, saved, norm: *norm }))
+    }
+}
+
+impl Pending<'_> {
+    /// The activated tensor.
+    pub fn resolve(self) -> Result<Tensor> {
+        let (x, saved, norm) = match self.0 {
+            State::Applied(y) => return Ok(y),
+            State::Open { x, saved, norm } => (x, saved, norm),
+        };
+        let operands = [("x", &x)];
+        let on = OnGpu::back("batch_norm", &operands)?;
+        let y = norm_gpu::apply_relu(&on, &x, &saved)?;
+        let inputs: Vec<&Tensor> = [&x].into_iter().chain(norm.weight).chain(norm.bias).collect();
+        Ok(y.recorded("batch_norm", &inputs, || {
+            let kept = norm_gpu::Saved::of_relu(&x, &saved, &norm);
+            let has = [true, norm.weight.is_some(), norm.bias.is_some(), false];
+            move |grad: Tensor, needs: &[bool]| {
+                let mut needs = needs.iter().copied();
+                let wanted = has.map(|has| has && needs.next().unwrap_or(false));
+                let grads = kept.backward(grad, wanted)?;
+                Ok(grads.into_iter().zip(has).filter_map(|(grad, has)| has.then_some(grad)).collect())
+            }
+        }))
+    }
+
+    /// [`Tensor::conv2d_batch_norm_act`] of the activated tensor, which is not written where cuDNN can apply it as it reads.
+    pub fn conv2d_batch_norm_act(
+        self,
+        weight: &Tensor,
+        options: &Conv2d,
+        norm: &BatchNorm,
+        activation: Activation,
+        residual: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let of_batch = norm.training || norm.running.is_none();
+        if of_batch
+            && let State::Open { x, saved, norm: pending } = &self.0
+            && let Some((y, sums)) = convolve(x, saved, pending, weight, options)?
+        {
+            return y.batch_norm_act_of(Some(&sums), norm, activation, residual);
+        }
+        self.resolve()?.conv2d_batch_norm_act(weight, options, norm, activation, residual)
+    }
+}
+
+/// The convolution of the activated x and its sums; `None` where cuDNN does not apply the normalisation as it reads.
+fn convolve(
+    x: &Tensor,
+    saved: &Tensor,
+    norm: &BatchNorm,
+    weight: &Tensor,
+    options: &Conv2d,
+) -> Result<Option<(Tensor, Tensor)>> {
+    let operands = [("x", x), ("weight", weight)];
+    crate::ops::same_dtype("conv2d", &operands)?;
+    let s = conv_shape(&operands, options)?;
+    let on = OnGpu::back("conv2d", &operands)?;
+    let affine = affine(saved, x.dtype())?;
+    let sums = on.room([2, s.c_out], DType::F32)?;
+    let y = on.room([s.n, s.out_h(), s.out_w(), s.c_out], x.dtype())?;
+    let done = {
+        let held = [x, weight, &affine[0], &affine[1], &y, &sums].map(Tensor::held);
+        let [x, w, scale, shift, y, sums] = held.each_ref().map(|t| t.slice());
+        on.named(cuda::conv2d::forward_fused(&on.gpu, &s, (x, Some([scale, shift])), w, (y, Some(sums))))?
+    };
+    if !done {
+        return Ok(None);
+    }
+    let inputs: Vec<&Tensor> = [x, weight].into_iter().chain(norm.weight).chain(norm.bias).collect();
+    let y = y.recorded("conv2d", &inputs, || {
+        let (x, saved, w) = (x.detach(), saved.clone(), weight.detach());
+        let kept = norm_gpu::Saved::of_relu(&x, &saved, norm);
+        let has = [norm.weight.is_some(), norm.bias.is_some()];
+        move |grad: Tensor, needs: &[bool]| {
+            let dw = needs[1].then(|| weight_gradient(&x, &saved, &affine, &grad, &w, &s)).transpose()?;
+            let mut rest = needs[2..].iter().copied();
+            let [of_weight, of_bias] = has.map(|has| has && rest.next().unwrap_or(false));
+            let mut grads = [None, None, None, None];
+            if needs[0] || of_weight || of_bias {
+                let operands = [("x", &x), ("weight", &w), ("grad", &grad)];
+                let on = OnGpu::back("conv2d", &operands)?;
+                let activated = on.build(*x.shape(), x.dtype(), |dx| {
+                    let (dy, w) = (grad.held(), w.held());
+                    cuda::conv2d::data_gradient(&on.gpu, &s, dy.slice(), w.slice(), dx)
+                })?;
+                grads = kept.backward(activated, [needs[0], of_weight, of_bias, false])?;
+            }
+            let [dx, of_weight, of_bias, _] = grads;
+            let of_norm = has.into_iter().zip([of_weight, of_bias]);
+            let of_norm = of_norm.filter_map(|(has, grad)| has.then_some(grad));
+            Ok([dx, dw].into_iter().chain(of_norm).collect())
+        }
+    });
+    Ok(Some((y, sums)))
+}
+
+/// Scale and shift as cuDNN takes them.
+fn affine(saved: &Tensor, dtype: DType) -> Result<[Tensor; 2]> {
+    let c = saved.dims()[1];
+    let row = |at: usize| saved.view(at * c, [c].into()).to_dtype(Problem::affine_dtype(dtype));
+    Ok([row(2)?, row(3)?])
+}
+
+/// By way of the activated image, made again, where cuDNN does not apply the normalisation as it reads.
+fn weight_gradient(
+    x: &Tensor,
+    saved: &Tensor,
+    affine: &[Tensor; 2],
+    dy: &Tensor,
+    w: &Tensor,
+    s: &ConvShape,
+) -> Result<Tensor> {
+    let operands = [("x", x), ("weight", w), ("grad", dy)];
+    let on = OnGpu::back("conv2d", &operands)?;
+    let dw = on.room(*w.shape(), w.dtype())?;
+    let done = {
+        let held = [x, &affine[0], &affine[1], dy, &dw].map(Tensor::held);
+        let [x, scale, shift, dy, dw] = held.each_ref().map(|t| t.slice());
+        on.named(cuda::conv2d::weight_gradient_fused(&on.gpu, s, (x, [scale, shift]), dy, dw))?
+    };
+    if !done {
+        let image = norm_gpu::apply_relu(&on, x, saved)?;
+        let held = [&image, dy, &dw].map(Tensor::held);
+        let [x, dy, dw] = held.each_ref().map(|t| t.slice());
+        on.named(cuda::conv2d::weight_gradient(&on.gpu, s, x, dy, dw))?;
+    }
+    Ok(dw)
+}
