@@ -3,13 +3,13 @@ use super::blas::Blas;
 use super::dnn::{Dnn, PlanChoice};
 use super::memory::Counters;
 use super::staging::Staging;
+use super::turns::{Turn, Turns};
 use super::{Buffer, Failure, LibraryError, Result, Workspace, launch::Families};
 use crate::cpu::memory::MemoryStats;
 use crate::{DType, Device};
 use cudarc::driver::sys::{CUdevice_attribute, CUmemPool_attribute, CUstream};
 use cudarc::driver::{CudaContext, CudaStream, result};
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock};
 
 /// A device with its context, its compute stream and its loaded kernels; one for each ordinal and process.
@@ -21,8 +21,7 @@ pub(crate) struct Gpu {
     pub(super) families: Families,
     pub(super) staging: Staging,
     pub(super) counters: Counters,
-    /// True while work is recorded rather than queued.
-    pub(super) capturing: AtomicBool,
+    pub(super) turns: Turns,
     /// How convolutions that are met from now on are planned.
     plan_choice: Mutex<PlanChoice>,
     blas: OnceLock<std::result::Result<Blas, LibraryError>>,
@@ -99,7 +98,7 @@ impl Gpu {
             families: Families::default(),
             staging: Staging::default(),
             counters: Counters::default(),
-            capturing: AtomicBool::new(false),
+            turns: Turns::default(),
             plan_choice: Mutex::default(),
             blas: OnceLock::new(),
             dnn: OnceLock::new(),
@@ -128,9 +127,11 @@ impl Gpu {
         self.stream.cu_stream()
     }
 
-    /// Makes its context this thread's; every raw driver call needs it.
-    pub(crate) fn bind(&self) -> Result<()> {
-        self.context.bind_to_thread().map_err(|e| Failure::driver("binding the context", e))
+    /// Makes its context this thread's, and waits while another thread records a graph; every raw driver call needs it.
+    pub(crate) fn bind(&self) -> Result<Turn<'_>> {
+        let turn = self.turns.take();
+        self.context.bind_to_thread().map_err(|e| Failure::driver("binding the context", e))?;
+        Ok(turn)
     }
 
     /// How a convolution that is met now is planned.
@@ -165,7 +166,7 @@ impl Gpu {
 
     /// Waits until all queued work is done, and reports what failed in it.
     pub(crate) fn synchronize(&self) -> Result<()> {
-        self.bind()?;
+        let _turn = self.bind()?;
         self.stream.synchronize().map_err(|e| Failure::driver("waiting for queued work", e))
     }
 }

@@ -11,7 +11,7 @@ pub(crate) fn forward(gpu: &Arc<Gpu>, s: &ConvShape, x: Slice, weight: Slice, y:
         return depthwise::forward(gpu, s, x, weight, None, y);
     }
     let options = options(gpu);
-    let by_library = gpu.bind().map(|()| {
+    let by_library = gpu.bind().map(|_turn| {
         let dnn = gpu.dnn()?;
         // SAFETY: the slices are of the shapes and dtype that the operation has checked, and in use until the stream is done.
         gpu.with_workspace(|workspace| unsafe {
@@ -40,7 +40,7 @@ pub(crate) fn forward_fused(
         let squares = sums.pointer + (s.c_out * size_of::<f32>()) as u64;
         Sums { sum: sums.pointer, squares }
     });
-    was_done(gpu.bind().map(|()| {
+    was_done(gpu.bind().map(|_turn| {
         let dnn = gpu.dnn()?;
         // SAFETY: as in `forward`.
         gpu.with_workspace(|workspace| unsafe {
@@ -62,7 +62,7 @@ pub(crate) fn data_gradient(
         return depthwise::data_gradient(gpu, s, dy, weight, dx);
     }
     let options = options(gpu);
-    let by_library = gpu.bind().map(|()| {
+    let by_library = gpu.bind().map(|_turn| {
         let dnn = gpu.dnn()?;
         // SAFETY: as in `forward`.
         gpu.with_workspace(|workspace| unsafe {
@@ -78,7 +78,7 @@ pub(crate) fn weight_gradient(gpu: &Arc<Gpu>, s: &ConvShape, x: Slice, dy: Slice
         return depthwise::weight_gradient(gpu, s, x, dy, dw);
     }
     let options = options(gpu);
-    let by_library = gpu.bind().map(|()| {
+    let by_library = gpu.bind().map(|_turn| {
         let dnn = gpu.dnn()?;
         // SAFETY: as in `forward`.
         gpu.with_workspace(|workspace| unsafe {
@@ -101,7 +101,7 @@ pub(crate) fn weight_gradient_fused(
     }
     let options = options(gpu);
     let affine = Affine { scale: scale.pointer, shift: shift.pointer };
-    was_done(gpu.bind().map(|()| {
+    was_done(gpu.bind().map(|_turn| {
         let dnn = gpu.dnn()?;
         // SAFETY: as in `forward`.
         gpu.with_workspace(|workspace| unsafe {

@@ -4,7 +4,6 @@ use crate::{Device, Result};
 use cudarc::driver::result;
 use cudarc::driver::sys::{CUgraphExec, CUgraphInstantiate_flags, CUstreamCaptureMode};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::{AcqRel, Release};
 
 /// Recorded work of a CUDA device. A replay reads and writes the very memory that the region did.
 pub struct Graph {
@@ -20,25 +19,25 @@ impl Graph {
     /// kernels and plans its convolutions; its results go into tensors made before, by [`crate::Tensor::copy_from`], and those it
     /// makes itself are gone when it ends; it reads no element of a tensor. Tensors that it uses must outlive the graph.
     ///
-    /// Errors on the CPU, in a region that copies between host and device, and while another region is recorded.
+    /// Other threads' work on the device waits meanwhile. Errors on the CPU, in a region that copies between host and device, and in a
+    /// region that is being recorded.
     pub fn capture(device: &Device, region: impl FnOnce() -> Result<()>) -> Result<Graph> {
         let named = |failure: Failure| failure.of("graph", *device, &[]);
         let Device::Cuda(ordinal) = *device else {
             return Err(named(Failure::new("only the work of a CUDA device can be recorded")));
         };
         let gpu = Gpu::get(ordinal).map_err(named)?;
-        gpu.bind().map_err(named)?;
-        if gpu.capturing.swap(true, AcqRel) {
-            return Err(named(Failure::new("another region is being recorded")));
-        }
-        let recorded = record(&gpu, region, &named);
-        gpu.capturing.store(false, Release);
-        Ok(Graph { executable: recorded?, gpu })
+        let executable = {
+            let _recording = gpu.turns.record().map_err(named)?;
+            let _turn = gpu.bind().map_err(named)?;
+            record(&gpu, region, &named)?
+        };
+        Ok(Graph { executable, gpu })
     }
 
     /// Queues the recorded work again.
     pub fn replay(&self) -> Result<()> {
-        let launched = self.gpu.bind().and_then(|()| {
+        let launched = self.gpu.bind().and_then(|_turn| {
             // SAFETY: the graph was instantiated in this context, and what it touches is alive by the promise of `capture`'s caller.
             unsafe { result::graph::launch(self.executable, self.gpu.stream()) }
                 .map_err(|e| Failure::driver("launching a graph", e))
@@ -50,7 +49,7 @@ impl Graph {
 impl Drop for Graph {
     fn drop(&mut self) {
         // A launch that is still queued keeps the graph until it is done.
-        if self.gpu.bind().is_ok() {
+        if let Ok(_turn) = self.gpu.bind() {
             // SAFETY: the executable is this value's own.
             let _ = unsafe { result::graph::exec_destroy(self.executable) };
         }

@@ -130,7 +130,7 @@ impl Gpu {
     /// Queues a kernel of a family. The arguments must be what the kernel takes, in number and size; that slices cover what the
     /// kernel touches is the launcher's care.
     pub(crate) fn launch(&self, family: &'static str, kernel: &str, grid: Grid, args: &[Arg]) -> Result<()> {
-        self.bind()?;
+        let _turn = self.bind()?;
         let image = |capability| fornax_kernels::image(family, capability);
         let k = self.family(family, image)?.kernel(family, kernel)?;
         self.launch_kernel(kernel, &k, grid, args)
@@ -138,7 +138,7 @@ impl Gpu {
 
     /// As [`Gpu::launch`], for the one kernel of a generated source, which is called as that is; compiled at its first use.
     pub(crate) fn launch_generated(&self, source: &Source, grid: Grid, args: &[Arg]) -> Result<()> {
-        self.bind()?;
+        let _turn = self.bind()?;
         let image = |capability| fornax_kernels::compile(*source, capability);
         let k = self.family(source.name, image)?.kernel(source.name, source.name)?;
         self.launch_kernel(source.name, &k, grid, args)

@@ -36,7 +36,7 @@ pub(crate) fn multiply_with(
 }
 
 fn call(gpu: &Arc<Gpu>, product: &Product, operands: Operands) -> std::result::Result<(), LibraryError> {
-    gpu.bind().map_err(|e| LibraryError::Workspace { bytes: 0, why: e.why })?;
+    let _turn = gpu.bind().map_err(|e| LibraryError::Workspace { bytes: 0, why: e.why })?;
     let blas = gpu.blas()?;
     // SAFETY: operations hand in slices of the product's extents and dtype, in use until the stream is done.
     gpu.with_workspace(|workspace| unsafe { blas.multiply(product, operands, gpu.stream(), workspace) })

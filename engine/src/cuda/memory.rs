@@ -46,7 +46,7 @@ impl Counters {
 impl Gpu {
     /// A block of at least `bytes` of arbitrary content, for work queued from now on.
     pub(crate) fn allocate(self: &Arc<Gpu>, bytes: usize) -> Result<Buffer> {
-        self.bind()?;
+        let _turn = self.bind()?;
         // SAFETY: the stream lives as long as the device. What the block holds is arbitrary, and callers write before they read.
         let pointer = unsafe { result::malloc_async(self.stream(), bytes.max(1)) }
             .map_err(|e| Failure::allocation(bytes, e))?;
@@ -63,7 +63,7 @@ impl Gpu {
 
     /// Queues a fill with bytes of zero.
     pub(crate) fn zero(&self, to: Slice) -> Result<()> {
-        self.bind()?;
+        let _turn = self.bind()?;
         // SAFETY: a slice lies inside a live block of this device.
         unsafe { result::memset_d8_async(to.pointer, 0, to.bytes(), self.stream()) }
             .map_err(|e| Failure::driver("filling memory", e))
@@ -72,7 +72,7 @@ impl Gpu {
     /// Queues a copy between slices of one length and dtype on this device.
     pub(crate) fn copy(&self, from: Slice, to: Slice) -> Result<()> {
         assert_eq!(from.bytes(), to.bytes(), "a copy keeps its length");
-        self.bind()?;
+        let _turn = self.bind()?;
         // SAFETY: both slices lie inside live blocks of this device.
         unsafe { result::memcpy_dtod_async(to.pointer, from.pointer, from.bytes(), self.stream()) }
             .map_err(|e| Failure::driver("copying on the device", e))
@@ -101,7 +101,7 @@ impl Drop for Buffer {
     fn drop(&mut self) {
         self.gpu.counters.in_use.fetch_sub(self.bytes, Relaxed);
         // A device that failed has lost its memory already; there is nobody to tell here.
-        if self.gpu.bind().is_ok() {
+        if let Ok(_turn) = self.gpu.bind() {
             // SAFETY: the block came from this stream's pool and is freed once; work queued before still has it.
             let _ = unsafe { result::free_async(self.pointer, self.gpu.stream()) };
         }

@@ -40,6 +40,7 @@ pub(crate) mod softmax;
 mod staging;
 #[cfg(test)]
 mod tests;
+mod turns;
 pub(crate) mod unary;
 mod walk;
 

@@ -3,7 +3,6 @@ use super::{Failure, Gpu, Result, Slice};
 use cudarc::driver::result;
 use cudarc::driver::sys::{CUevent, CUevent_flags};
 use std::sync::Mutex;
-use std::sync::atomic::Ordering::Acquire;
 
 /// Pinned blocks of a device, each with an event that says when its last copy was done.
 #[derive(Default)]
@@ -25,6 +24,7 @@ impl Gpu {
     /// Queues a copy to the device. `from` may change as soon as this returns.
     pub(crate) fn upload(&self, from: &[u8], to: Slice) -> Result<()> {
         assert_eq!(from.len(), to.bytes(), "a copy keeps its length");
+        let _turn = self.bind()?;
         for (i, piece) in from.chunks(BLOCK).enumerate() {
             let block = self.pinned()?;
             // SAFETY: the event of the block's last copy has passed, so its bytes are ours alone; the piece fits. The slice lies
@@ -44,6 +44,7 @@ impl Gpu {
     /// Copies from the device, waiting for the work queued before.
     pub(crate) fn download(&self, from: Slice, to: &mut [u8]) -> Result<()> {
         assert_eq!(to.len(), from.bytes(), "a copy keeps its length");
+        let _turn = self.bind()?;
         for (i, piece) in to.chunks_mut(BLOCK).enumerate() {
             let block = self.pinned()?;
             // SAFETY: as in `upload`; the stream is waited for before the bytes are read.
@@ -62,8 +63,7 @@ impl Gpu {
 
     /// A block whose last copy is done: one at rest, else a new one, else the one that has waited longest.
     fn pinned(&self) -> Result<Pinned> {
-        self.bind()?;
-        if self.capturing.load(Acquire) {
+        if self.turns.is_recording() {
             return Err(Failure::new(
                 "a graph cannot hold copies between host and device: make them before or after it",
             ));
