@@ -143,7 +143,7 @@ template <int kMoments, typename F> __device__ void update(const Chunk& chunk, c
   }
 }
 
-/// The sum over a block in a fixed tree, for thread 0.
+/// The sum over a block in a fixed tree, for thread 0; nothing for the others.
 __device__ double block_sum(double value) {
   __shared__ double shared[kThreads];
   shared[threadIdx.x] = value;
@@ -151,7 +151,7 @@ __device__ double block_sum(double value) {
     __syncthreads();
     if (threadIdx.x < half) shared[threadIdx.x] += shared[threadIdx.x + half];
   }
-  return shared[0];
+  return threadIdx.x == 0 ? shared[0] : 0;
 }
 
 /// Moves the loss scale after a look at scaled gradients; true when they overflowed.

@@ -1,7 +1,10 @@
 //! The bytes that kernels move on the emulated device in checked mode, against the least that their operations can do with.
 //!
 //! A process of its own: kernels are compiled with or without checks when they are first used.
-use fornax_engine::{Activation, BatchNorm, DType, Device, Result, Tensor};
+use fornax_engine::{
+    Activation, BatchNorm, DType, Device, GradientRule, LossScaling, Result, Tensor, UpdateRule, UpdateState,
+    Updated, update,
+};
 use fornax_kernels::emulator::{self, Options};
 use std::sync::{Mutex, MutexGuard};
 
@@ -37,7 +40,7 @@ impl Pass {
 /// Runs `f` and holds what the kernels moved meanwhile to 1.1 times the least.
 fn check(passes: &[Pass], f: impl FnOnce() -> Result<()>) {
     let before: Vec<u64> = passes.iter().map(|pass| moved(&pass.kernel)).collect();
-    f().expect("runs");
+    f().and_then(|()| GPU.synchronize()).expect("runs");
     for (Pass { kernel, least, cached }, before) in passes.iter().zip(before) {
         let bytes = moved(kernel) - before;
         assert!(bytes as usize >= *least, "{kernel} moved {bytes} bytes, fewer than {least}");
@@ -132,6 +135,42 @@ fn elementwise_kernels_move_their_operands() {
         let bytes = Tensor::full([n / 4, 4], 77.0, DType::U8, &GPU).expect("memory");
         check(&[Pass::new("normalize", dtype, n + tensor)], || {
             bytes.normalize_bytes(255, &[0.5; 4], &[0.2; 4], dtype).map(|_| ())
+        });
+    }
+}
+
+#[test]
+fn updates_are_one_pass() {
+    let _alone = alone();
+    let n = 1 << 18;
+    let (sgd, adamw) = (
+        UpdateRule::Sgd { momentum: 0.9, nesterov: true },
+        UpdateRule::AdamW { betas: [0.9, 0.999], eps: 1e-8 },
+    );
+    let gradients = GradientRule { scaling: Some(LossScaling::default()), clip_norm: Some(1.0) };
+    for (rule, kernel) in [(sgd, "sgd"), (adamw, "adamw")] {
+        let moments: Vec<Tensor> =
+            (0..rule.moments()).map(|_| Tensor::zeros([n], DType::F32, &GPU).expect("memory")).collect();
+        let [weights, gradient, ema] = [0; 3].map(|_| full(&[n], DType::F32));
+        let weights = weights.variable();
+        weights.working_copy(DType::F16).expect("a copy");
+        // The look reads the gradient. The update reads it, reads and writes weights, moments and average, and writes the copy.
+        let least = (1 + 2 * (2 + moments.len())) * n * 4 + 2 * n;
+        let look = Pass::new("gradients_look", DType::F32, n * 4);
+        // Each thread reads rate, factor and flags, which a cache has.
+        let numbers = (n >> 14) * 256 * 6 * 4;
+        check(&[look, Pass { cached: numbers, ..Pass::new(kernel, DType::F32, least) }], || {
+            let state = UpdateState::new(gradients, &GPU)?;
+            state.set_rates(0.1, 0.9)?;
+            let parameter = Updated {
+                weights: &weights,
+                gradient: &gradient,
+                moments: moments.iter().collect(),
+                ema: Some(&ema),
+                weight_decay: 0.1,
+                round: None,
+            };
+            update(&rule, &[parameter], &state)
         });
     }
 }
