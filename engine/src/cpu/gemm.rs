@@ -48,7 +48,7 @@ pub fn product<T: Real>(m: usize, n: usize, k: usize, a: (&[T], bool), b: (&[T],
 }
 
 /// Multiply-adds from which packing for the convolution's tiles pays.
-const CONVOLVE: usize = 1 << 20;
+pub const CONVOLVE: usize = 1 << 20;
 
 /// A 1×1 convolution over one column of pixels.
 fn pixels(h: usize, c_in: usize, c_out: usize) -> ConvShape {

@@ -1,6 +1,8 @@
 //! Two-dimensional convolution (cross-correlation, as in every deep learning library).
 use super::gpu::OnGpu;
 use super::half::widened;
+use crate::cpu::conv2d::pairs;
+use crate::dtype::bf16;
 use crate::{ConvShape, DType, Error, Result, Tensor, cpu, cuda};
 
 /// Options of a convolution; pairs are (vertical, horizontal).
@@ -32,6 +34,9 @@ impl Tensor {
         let s = conv_shape(&operands, options)?;
         if let Some(on) = OnGpu::of("conv2d", &operands)? {
             return self.conv2d_on(&on, weight, bias, s);
+        }
+        if self.dtype() == DType::BF16 && pairs::suits(&s) {
+            return self.conv2d_of_pairs(weight, bias, s);
         }
         if self.is_half_on_cpu() {
             let bias = widened(bias)?;
@@ -68,6 +73,40 @@ impl Tensor {
                     }
                     Ok(grads)
                 })
+            }
+        }))
+    }
+
+    /// In bf16 by the processor's own instructions.
+    fn conv2d_of_pairs(&self, weight: &Tensor, bias: Option<&Tensor>, s: ConvShape) -> Result<Tensor> {
+        let y = {
+            let (x, w) = (self.read::<bf16>()?, weight.read::<bf16>()?);
+            let b = bias.map(|b| b.read::<bf16>()).transpose()?;
+            Tensor::build([s.n, s.out_h(), s.out_w(), s.c_out], |y: &mut [bf16]| {
+                pairs::forward(&s, &x, &w, b.as_deref(), y)
+            })?
+        };
+        let mut inputs = vec![self, weight];
+        inputs.extend(bias);
+        Ok(y.recorded("conv2d", &inputs, || {
+            let (x, w, has_bias) = (self.detach(), weight.detach(), bias.is_some());
+            move |grad: Tensor, needs: &[bool]| {
+                let dy = grad.read::<bf16>()?;
+                let dx = needs[0].then(|| {
+                    let w = w.read::<bf16>()?;
+                    Tensor::build(*x.shape(), |dx: &mut [bf16]| pairs::data_gradient(&s, &dy, &w, dx))
+                });
+                let dw = needs[1].then(|| {
+                    let x = x.read::<bf16>()?;
+                    Tensor::build(*w.shape(), |dw: &mut [bf16]| pairs::weight_gradient(&s, &x, &dy, dw))
+                });
+                let mut grads = vec![dx.transpose()?, dw.transpose()?];
+                if has_bias {
+                    let pixels = s.n * s.out_h() * s.out_w();
+                    let db = needs[2].then(|| grad.reshape([pixels, s.c_out])?.sum(&[0], false));
+                    grads.push(db.transpose()?);
+                }
+                Ok(grads)
             }
         }))
     }

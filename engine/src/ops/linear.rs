@@ -4,8 +4,9 @@ mod mlp;
 
 use super::gpu::OnGpu;
 use super::half::widened;
-use crate::cpu::gemm::product;
-use crate::{Activation, Error, Result, Tensor, cpu};
+use crate::cpu::conv2d::has_bf16;
+use crate::cpu::gemm::{CONVOLVE, product};
+use crate::{Activation, Conv2d, DType, Error, Result, Tensor, cpu};
 
 impl Tensor {
     /// `y = x · wᵀ + b` over the last axis: x `[…, in]`, weight `[out, in]`, bias `[out]`, y `[…, out]`. f32, f64.
@@ -26,6 +27,15 @@ impl Tensor {
         if let Some(on) = OnGpu::of("linear", &operands)? {
             let layer = gpu::Layer { x: self, weight, bias, sizes: [m, n, k] };
             return gpu::forward(&on, &layer, activation);
+        }
+        if self.dtype() == DType::BF16 && m > 0 && m * n * k >= CONVOLVE && has_bf16() {
+            // A convolution of single pixels, which the processor has instructions for.
+            let y = self.reshape([1, m, 1, k])?.conv2d(
+                &weight.reshape([n, 1, 1, k])?,
+                bias,
+                &Conv2d::default(),
+            )?;
+            return y.reshape(shape)?.activate(activation);
         }
         if self.is_half_on_cpu() {
             let bias = widened(bias)?;

@@ -2,6 +2,7 @@
 use super::{print, table};
 use crate::Result;
 use crate::report::{Machine, bytes};
+use fornax_engine::cpu::conv2d::has_bf16;
 use fornax_engine::cuda;
 
 pub fn execute() -> Result<()> {
@@ -12,6 +13,7 @@ pub fn execute() -> Result<()> {
         ("platform", machine.platform),
         ("processor", machine.cpu),
         ("vector code", format!("{} (the widest that this processor has kernels for)", machine.simd)),
+        ("bf16", if has_bf16() { "native: products of pairs" } else { "by way of f32" }.to_string()),
         ("threads", format!("{} (change with --threads; results do not depend on it)", machine.threads)),
         ("memory", memory),
     ];

@@ -4,20 +4,20 @@ use super::Shared;
 use super::panel::Panels;
 use super::plan::{Phase, Place, Plan, append};
 use super::prefetch::Prefetch;
-use super::tile::{self, MAX_ROWS, Store, Tap};
+use super::tile::{self, MAX_ROWS, Output, Store, Tap};
 use crate::cpu::scratch;
 use rayon::prelude::*;
 use std::ops::Range;
 
 /// What every task of one convolution shares.
-pub(super) struct Job<'a> {
+pub(super) struct Job<'a, T> {
     pub(super) plan: &'a Plan,
     pub(super) panels: &'a Panels,
     pub(super) packed: &'a [f32],
     /// Padded to whole registers for each group.
     pub(super) bias: Option<&'a [f32]>,
     pub(super) source: &'a [f32],
-    pub(super) target: Shared<f32>,
+    pub(super) target: Shared<T>,
     /// Write around the caches; the target is aligned and its rows are whole registers.
     pub(super) stream: bool,
 }
@@ -51,7 +51,7 @@ struct Cut {
 /// Rows from which on tiles respect row ends, so that taps on padding rows can be dropped.
 const WIDE: usize = 20;
 
-pub(super) fn run(job: &Job) {
+pub(super) fn run<T: Output>(job: &Job<T>) {
     let plan = job.plan;
     let cut = Cut::of(plan, job.panels.columns * job.panels.groups);
     let pixels: Vec<Vec<Pixel>> = plan.phases.iter().map(|p| pixels(plan, &cut, p)).collect();
@@ -174,7 +174,14 @@ pub(super) fn pad_rows(
 }
 
 /// All phases and blocks over one band, while the source of the next, `ahead`, is fetched.
-fn run_band(job: &Job, cut: &Cut, pixels: &[Vec<Pixel>], source: &[f32], ahead: &[f32], band: &Band) {
+fn run_band<T: Output>(
+    job: &Job<T>,
+    cut: &Cut,
+    pixels: &[Vec<Pixel>],
+    source: &[f32],
+    ahead: &[f32],
+    band: &Band,
+) {
     let plan = job.plan;
     let &Band { n: n0, images, y: y0, rows } = band;
     let tiles: usize = job.panels.blocks.iter().map(|b| pixels[0].len() / job.panels.tile_rows(b)).sum();
@@ -225,7 +232,7 @@ fn run_band(job: &Job, cut: &Cut, pixels: &[Vec<Pixel>], source: &[f32], ahead: 
     }
 }
 
-impl Job<'_> {
+impl<T> Job<'_, T> {
     /// The bias of a block of columns, or null.
     pub(super) fn bias_of(&self, group: usize, column: usize) -> *const f32 {
         let padded = self.panels.registers * self.panels.level.lanes();

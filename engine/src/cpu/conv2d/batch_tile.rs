@@ -2,7 +2,7 @@
 //! padding are left out exactly, which is much of the work when a plane is 4x4 or 7x7.
 use super::band::Job;
 use super::plan::{Phase, Plan, append};
-use super::tile::{self, MAX_ROWS, Store, Tap};
+use super::tile::{self, MAX_ROWS, Output, Store, Tap};
 use rayon::prelude::*;
 
 /// Planes with at most this many grid pixels on a side gain from dropping padding.
@@ -15,7 +15,7 @@ pub(super) fn suits(plan: &Plan) -> bool {
     plan.n >= IMAGES && plan.grid.iter().all(|g| *g <= PLANE) && !plan.in_place()
 }
 
-pub(super) fn run(job: &Job) {
+pub(super) fn run<T: Output>(job: &Job<T>) {
     let plan = job.plan;
     let tiles = plan.n.div_ceil(job.panels.tile_rows(&job.panels.blocks[0]));
     // Block by block, so that neighbouring tasks share their panel.

@@ -1,8 +1,9 @@
-//! Forward pass and data gradient in f32: packs the weights and runs the plan over bands or batch tiles.
+//! Forward pass and data gradient, of words: packs the weights and runs the plan over bands or batch tiles.
 use super::band::{self, Job};
 use super::groups::Groups;
 use super::panel::Panels;
 use super::plan::Plan;
+use super::tile::Output;
 use super::{Shared, batch_tile};
 use crate::conv_shape::ConvShape;
 use crate::cpu::scratch;
@@ -14,7 +15,14 @@ const STREAM_BYTES: usize = 24 << 20;
 /// needs the 32 registers of AVX-512.
 const WIDE_ROWS: usize = 1024;
 
-pub(super) fn forward(s: &ConvShape, x: &[f32], weight: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
+/// Input channels of `s` are counted in words.
+pub(super) fn forward<T: Output>(
+    s: &ConvShape,
+    x: &[f32],
+    weight: &[f32],
+    bias: Option<&[f32]>,
+    y: &mut [T],
+) {
     let level = simd::level();
     let groups = Groups::of(s, s.group_out(), level.lanes());
     let plan = Plan::forward(s, &groups);
@@ -27,7 +35,8 @@ pub(super) fn forward(s: &ConvShape, x: &[f32], weight: &[f32], bias: Option<&[f
     });
 }
 
-pub(super) fn data_gradient(s: &ConvShape, dy: &[f32], weight: &[f32], dx: &mut [f32]) {
+/// Output channels of `s` are counted in words.
+pub(super) fn data_gradient<T: Output>(s: &ConvShape, dy: &[f32], weight: &[f32], dx: &mut [T]) {
     let level = simd::level();
     let groups = Groups::of(s, s.group_in(), level.lanes());
     let plan = Plan::data_gradient(s, &groups);
@@ -41,20 +50,20 @@ pub(super) fn data_gradient(s: &ConvShape, dy: &[f32], weight: &[f32], dx: &mut 
 }
 
 /// Whether `target`, pixels of `columns` (or a multiple), should and can be stored around the caches.
-pub(super) fn streams(level: Level, columns: usize, target: &[f32]) -> bool {
-    let register = level.lanes() * size_of::<f32>();
+pub(super) fn streams<T>(level: Level, columns: usize, target: &[T]) -> bool {
+    let register = level.lanes() * size_of::<T>();
     size_of_val(target) > STREAM_BYTES
         && (target.as_ptr() as usize).is_multiple_of(register)
         && columns.is_multiple_of(level.lanes())
 }
 
-fn run(
+fn run<T: Output>(
     plan: &Plan,
     panels: &Panels,
     packed: &[f32],
     bias: Option<&[f32]>,
     source: &[f32],
-    target: &mut [f32],
+    target: &mut [T],
 ) {
     if target.is_empty() {
         return;

@@ -7,6 +7,8 @@
 //!   gathers, [`panel`] packs the weights, [`band`] or [`batch_tile`] walks the pixels, [`tile`] is the kernel;
 //! - [`weight`] the weight gradient, over the kernel in [`outer`].
 //!
+//! [`pairs`] takes bf16 through the same plans and tiles, where the processor has instructions for it.
+//!
 //! All cuts (bands, chunks, slices) follow from the shape, so the number of threads changes no bit.
 use crate::conv_shape::ConvShape;
 use crate::dtype::{Real, as_f32, as_f32_mut};
@@ -20,6 +22,7 @@ mod depthwise_weight;
 mod generic;
 mod groups;
 mod outer;
+pub mod pairs;
 mod panel;
 mod plan;
 mod prefetch;
@@ -27,6 +30,9 @@ mod prefetch;
 mod tests;
 mod tile;
 mod weight;
+mod words;
+
+pub use words::has_bf16;
 
 /// The convolution itself:
 /// `y[n,oy,ox,o] = bias[o] + sum over ky,kx,i of x[n, oy*s+ky*d-p, ox*s+kx*d-p, i] * weight[o,ky,kx,i]`, where input
@@ -65,7 +71,7 @@ pub fn weight_gradient<T: Real>(s: &ConvShape, x: &[T], dy: &[T], dw: &mut [T]) 
     check(s, x.len(), dw.len(), dy.len());
     match (as_f32(x), as_f32(dy), as_f32_mut(dw)) {
         (Some(x), Some(dy), Some(dw)) if depthwise::suits(s) => depthwise_weight::gradient(s, x, dy, dw),
-        (Some(x), Some(dy), Some(dw)) => weight::gradient(s, x, dy, dw),
+        (Some(x), Some(dy), Some(dw)) => weight::gradient(s, weight::Operands::Floats { x, dy }, dw),
         _ => generic::weight_gradient(s, x, dy, dw),
     }
 }

@@ -1,5 +1,6 @@
 //! The register tile of the weight gradient: an outer product that is summed over pixels.
 use super::prefetch::Ahead;
+use super::words::{Floats, Multiply};
 use crate::cpu::simd::{Level, Simd, prefetch, simd_kernel};
 
 /// The pixels that a tile sums over: images of rows of columns.
@@ -41,7 +42,7 @@ pub(super) fn rows(level: Level, registers: usize) -> usize {
 /// # Safety
 /// As for [`outer`].
 #[inline(always)]
-unsafe fn products<S: Simd, const MR: usize, const NV: usize, const FULL: bool>(
+unsafe fn products<S: Simd, M: Multiply<S>, const MR: usize, const NV: usize, const FULL: bool>(
     walk: Walk,
     scalars: Factor,
     vectors: Factor,
@@ -63,7 +64,7 @@ unsafe fn products<S: Simd, const MR: usize, const NV: usize, const FULL: bool>(
                 for j in 0..MR {
                     let a = S::splat(*s.add(j));
                     for i in 0..NV {
-                        acc[j][i] = S::fma(a, v[i], acc[j][i]);
+                        acc[j][i] = M::add(a, v[i], acc[j][i]);
                     }
                 }
                 prefetch(next);
@@ -76,9 +77,37 @@ unsafe fn products<S: Simd, const MR: usize, const NV: usize, const FULL: bool>(
     acc
 }
 
+/// `sum[j][..] (+)= sum over pixels of scalars[pixel][j] * vectors[pixel][..]` for `MR` scalars and `NV` registers;
+/// fetches along `ahead`.
+///
+/// # Safety
+/// Both factors must be readable at every pixel of the walk, the sum writable; inside a function that carries the instruction set.
+#[inline(always)]
+unsafe fn add_products<S: Simd, M: Multiply<S>, const MR: usize, const NV: usize>(
+    walk: Walk,
+    scalars: Factor,
+    vectors: Factor,
+    sum: Sum,
+    ahead: Ahead,
+) {
+    // Masked loads cost the narrower levels a register and time: only where they are needed.
+    let acc = if sum.last == S::LANES {
+        products::<S, M, MR, NV, true>(walk, scalars, vectors, sum.last, ahead)
+    } else {
+        products::<S, M, MR, NV, false>(walk, scalars, vectors, sum.last, ahead)
+    };
+    for j in 0..MR {
+        for i in 0..NV {
+            let p = sum.ptr.add(j * sum.pitch + i * S::LANES);
+            let lanes = if i + 1 == NV { sum.last } else { S::LANES };
+            let before = if sum.add { S::load_first(p, lanes) } else { S::splat(0.0) };
+            S::store_first(p, lanes, S::add(before, acc[j][i]));
+        }
+    }
+}
+
 simd_kernel! {
-    /// `sum[j][..] (+)= sum over pixels of scalars[pixel][j] * vectors[pixel][..]` for `MR` scalars and `NV` registers;
-    /// fetches along `ahead`.
+    /// [`add_products`] of f32.
     ///
     /// # Safety
     /// Both factors must be readable at every pixel of the walk, the sum writable.
@@ -89,32 +118,36 @@ simd_kernel! {
         sum: Sum,
         ahead: Ahead,
     ) {
-        unsafe {
-            // Masked loads cost the narrower levels a register and time: only where they are needed.
-            let acc = if sum.last == S::LANES {
-                products::<S, MR, NV, true>(walk, scalars, vectors, sum.last, ahead)
-            } else {
-                products::<S, MR, NV, false>(walk, scalars, vectors, sum.last, ahead)
-            };
-            for j in 0..MR {
-                for i in 0..NV {
-                    let p = sum.ptr.add(j * sum.pitch + i * S::LANES);
-                    let lanes = if i + 1 == NV { sum.last } else { S::LANES };
-                    let before = if sum.add { S::load_first(p, lanes) } else { S::splat(0.0) };
-                    S::store_first(p, lanes, S::add(before, acc[j][i]));
-                }
-            }
-        }
+        unsafe { add_products::<S, Floats, MR, NV>(walk, scalars, vectors, sum, ahead) }
     }
+}
+
+/// [`add_products`] of pairs of bf16.
+///
+/// # Safety
+/// As for `outer`, on a processor with AVX-512 and its bf16 instructions.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
+unsafe fn outer_of_pairs<const MR: usize, const NV: usize>(
+    walk: Walk,
+    scalars: Factor,
+    vectors: Factor,
+    sum: Sum,
+    ahead: Ahead,
+) {
+    use crate::cpu::simd::Avx512;
+    // SAFETY: this function carries the features; the rest is the caller's promise.
+    unsafe { add_products::<Avx512, super::words::Pairs, MR, NV>(walk, scalars, vectors, sum, ahead) }
 }
 
 /// The tile of `m` scalars and `registers` registers: `m` is at most [`rows`] of the widest level.
 ///
 /// # Safety
-/// As for the kernel.
+/// As for the kernel; for `pairs` the processor has the instructions for bf16.
 #[inline]
 pub(super) unsafe fn run(
     level: Level,
+    pairs: bool,
     m: usize,
     registers: usize,
     walk: Walk,
@@ -126,6 +159,8 @@ pub(super) unsafe fn run(
     macro_rules! of {
         ($nv:literal: $($m:literal)*) => {
             match m {
+                #[cfg(target_arch = "x86_64")]
+                $($m if pairs => outer_of_pairs::<$m, $nv>(walk, scalars, vectors, sum, ahead),)*
                 $($m => outer::<$m, $nv>(level, walk, scalars, vectors, sum, ahead),)*
                 _ => unreachable!("no tile of {m} scalars by {} registers", $nv),
             }

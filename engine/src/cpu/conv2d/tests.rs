@@ -1,7 +1,7 @@
 //! Every direction against the definition, written as plain f64 loops.
 use super::*;
 use crate::cpu::simd::{self, Level};
-use crate::dtype::Element;
+use crate::dtype::{Element, bf16};
 
 /// (n, h, w, c_in, c_out, kernel, stride, padding, dilation, groups)
 type Row = (usize, usize, usize, usize, usize, [usize; 2], [usize; 2], [usize; 2], [usize; 2], usize);
@@ -204,4 +204,58 @@ fn streamed_outputs_have_the_same_bits() {
             assert!(shifted.iter().map(|v| v.to_bits()).eq(streamed), "{s:?}");
         });
     }
+}
+
+/// Results in bf16: y with bias, dx, dw. Outputs start as NaN.
+fn results_of_pairs(s: &ConvShape) -> [Vec<bf16>; 3] {
+    let [x, weight, bias, dy] =
+        inputs::<f64>(s).map(|v| v.into_iter().map(bf16::from_f64).collect::<Vec<_>>());
+    let mut out = [s.output_len(), s.input_len(), s.weight_len()].map(|len| vec![bf16::NAN; len]);
+    pairs::forward(s, &x, &weight, Some(&bias), &mut out[0]);
+    pairs::data_gradient(s, &dy, &weight, &mut out[1]);
+    pairs::weight_gradient(s, &x, &dy, &mut out[2]);
+    out
+}
+
+/// The processor's own bf16: where it has none, `suits` says so and nothing is left to test.
+#[test]
+fn pairs_of_bf16_are_the_definition_on_any_number_of_threads() {
+    let _alone = simd::exclusive();
+    assert!(!pairs::suits(&ConvShape { groups: 2, ..shape(&CASES[4]) }), "groups are widened");
+    for s in CASES.iter().map(shape).filter(pairs::suits) {
+        let inputs =
+            inputs::<f64>(&s).map(|v| v.iter().map(|v| bf16::from_f64(*v).to_f64()).collect::<Vec<_>>());
+        let want = definition(&s, &inputs[0], &inputs[1], &inputs[2], &inputs[3]);
+        let run = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a thread pool");
+            pool.install(|| results_of_pairs(&s))
+        };
+        let got = run(1);
+        let wide = |v: &[bf16]| v.iter().map(|v| v.to_f64()).collect::<Vec<f64>>();
+        // Half a unit in the last place of the largest element (2^-8 of a power of two), and the sums' own error.
+        for (what, got, want) in
+            [("y", &got[0], &want.y), ("dx", &got[1], &want.dx), ("dw", &got[2], &want.dw)]
+        {
+            assert_close(what, &s, &wide(got), want, 3.95e-3);
+        }
+        let bits = |v: [Vec<bf16>; 3]| v.map(|v| v.iter().map(|x| x.to_bits()).collect::<Vec<_>>());
+        let one = bits(got);
+        assert!(one == bits(run(2)) && one == bits(run(3)), "{s:?}");
+    }
+}
+
+#[test]
+fn pairs_of_bf16_start_anywhere() {
+    let s = shape(&CASES[4]);
+    if !pairs::suits(&s) {
+        return;
+    }
+    let x: Vec<bf16> = random::<f64>(s.input_len() + 1, 1).into_iter().map(bf16::from_f64).collect();
+    let weight: Vec<bf16> = random::<f64>(s.weight_len(), 2).into_iter().map(bf16::from_f64).collect();
+    let mut shifted = x.clone();
+    shifted.rotate_right(1);
+    let mut y = [vec![bf16::NAN; s.output_len()], vec![bf16::NAN; s.output_len()]];
+    pairs::forward(&s, &x[..s.input_len()], &weight, None, &mut y[0]);
+    pairs::forward(&s, &shifted[1..], &weight, None, &mut y[1]);
+    assert!(y[0].iter().map(|v| v.to_bits()).eq(y[1].iter().map(|v| v.to_bits())));
 }

@@ -1,5 +1,7 @@
 //! The register tile of forward and data gradient: a few pixels times a few registers of channels.
-use crate::cpu::simd::{Level, simd_kernel};
+use super::words::{Floats, Multiply};
+use crate::cpu::simd::{Level, Simd, simd_kernel};
+use crate::dtype::bf16;
 
 /// Most pixels of any tile.
 pub(super) const MAX_ROWS: usize = 12;
@@ -28,12 +30,57 @@ pub(super) fn rows(level: Level, registers: usize) -> usize {
     }
 }
 
+/// `bias[..] + sum over taps of x[j][offset + i] * panel[row + i][..]` for `MR` pixels and `NV` registers of columns.
+///
+/// # Safety
+/// As for [`run`], inside a function that carries the instruction set.
+#[inline(always)]
+unsafe fn sums<S: Simd, M: Multiply<S>, const MR: usize, const NV: usize>(
+    x: *const *const f32,
+    taps: &[Tap],
+    panel: *const f32,
+    bias: *const f32,
+) -> [[S::V; NV]; MR] {
+    let mut pixel = [std::ptr::null::<f32>(); MR];
+    for j in 0..MR {
+        pixel[j] = *x.add(j);
+    }
+    let mut acc = [[S::splat(0.0); NV]; MR];
+    if !bias.is_null() {
+        for v in 0..NV {
+            let b = S::load(bias.add(v * S::LANES));
+            for j in 0..MR {
+                acc[j][v] = b;
+            }
+        }
+    }
+    for tap in taps {
+        let mut weights = panel.add(tap.row * NV * S::LANES);
+        let mut i = tap.offset;
+        let end = tap.offset + tap.len;
+        while i < end {
+            let mut w = [S::splat(0.0); NV];
+            for v in 0..NV {
+                w[v] = S::load(weights.add(v * S::LANES));
+            }
+            for j in 0..MR {
+                let a = S::splat(*pixel[j].add(i));
+                for v in 0..NV {
+                    acc[j][v] = M::add(a, w[v], acc[j][v]);
+                }
+            }
+            weights = weights.add(NV * S::LANES);
+            i += 1;
+        }
+    }
+    acc
+}
+
 simd_kernel! {
-    /// `y[j][..] = bias[..] + sum over taps of x[j][offset + i] * panel[row + i][..]` for `MR` pixels and `NV`
-    /// registers of columns.
+    /// Writes the sums of f32.
     ///
     /// # Safety
-    /// `x` and `y` point to `MR` pointers; the panel has `NV * LANES` columns, `bias` (or null) as many elements.
+    /// As for [`run`].
     fn tile<S at level, const MR: usize, const NV: usize>(
         x: *const *const f32,
         taps: &[Tap],
@@ -43,38 +90,7 @@ simd_kernel! {
         store: Store,
     ) {
         unsafe {
-            let mut pixel = [std::ptr::null::<f32>(); MR];
-            for j in 0..MR {
-                pixel[j] = *x.add(j);
-            }
-            let mut acc = [[S::splat(0.0); NV]; MR];
-            if !bias.is_null() {
-                for v in 0..NV {
-                    let b = S::load(bias.add(v * S::LANES));
-                    for j in 0..MR {
-                        acc[j][v] = b;
-                    }
-                }
-            }
-            for tap in taps {
-                let mut weights = panel.add(tap.row * NV * S::LANES);
-                let mut i = tap.offset;
-                let end = tap.offset + tap.len;
-                while i < end {
-                    let mut w = [S::splat(0.0); NV];
-                    for v in 0..NV {
-                        w[v] = S::load(weights.add(v * S::LANES));
-                    }
-                    for j in 0..MR {
-                        let a = S::splat(*pixel[j].add(i));
-                        for v in 0..NV {
-                            acc[j][v] = S::fma(a, w[v], acc[j][v]);
-                        }
-                    }
-                    weights = weights.add(NV * S::LANES);
-                    i += 1;
-                }
-            }
+            let acc = sums::<S, Floats, MR, NV>(x, taps, panel, bias);
             if store.stream {
                 for j in 0..MR {
                     for v in 0..NV {
@@ -99,12 +115,114 @@ simd_kernel! {
     }
 }
 
+/// Writes the sums of pairs of bf16, rounded to bf16.
+///
+/// # Safety
+/// As for [`run`], on a processor with AVX-512 and its bf16 instructions.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
+unsafe fn tile_of_pairs<const MR: usize, const NV: usize>(
+    x: *const *const f32,
+    taps: &[Tap],
+    panel: *const f32,
+    bias: *const f32,
+    y: *const *mut bf16,
+    store: Store,
+) {
+    use crate::cpu::simd::Avx512;
+    use std::arch::x86_64::*;
+    // SAFETY: this function carries the features; the rest is the caller's promise.
+    unsafe {
+        let acc = sums::<Avx512, super::words::Pairs, MR, NV>(x, taps, panel, bias);
+        for j in 0..MR {
+            for v in 0..NV {
+                let p: *mut __m256i = (*y.add(j)).add(v * Avx512::LANES).cast();
+                let half = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(acc[j][v]));
+                if store.stream {
+                    _mm256_stream_si256(p, half);
+                } else if store.columns == NV * Avx512::LANES {
+                    _mm256_storeu_si256(p, half);
+                } else {
+                    let left = store.columns.saturating_sub(v * Avx512::LANES).min(Avx512::LANES);
+                    _mm256_mask_storeu_epi16(p.cast(), ((1u32 << left) - 1) as __mmask16, half);
+                }
+            }
+        }
+    }
+}
+
+/// The element of an output: it says what the words of the source and of the panel are.
+pub(super) trait Output: Copy + 'static {
+    /// The kernel.
+    ///
+    /// # Safety
+    /// As for [`run`].
+    unsafe fn tile<const MR: usize, const NV: usize>(
+        level: Level,
+        x: *const *const f32,
+        taps: &[Tap],
+        panel: *const f32,
+        bias: *const f32,
+        y: *const *mut Self,
+        store: Store,
+    );
+}
+
+impl Output for f32 {
+    #[inline(always)]
+    unsafe fn tile<const MR: usize, const NV: usize>(
+        level: Level,
+        x: *const *const f32,
+        taps: &[Tap],
+        panel: *const f32,
+        bias: *const f32,
+        y: *const *mut f32,
+        store: Store,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe { tile::<MR, NV>(level, x, taps, panel, bias, y, store) }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Output for bf16 {
+    #[inline(always)]
+    unsafe fn tile<const MR: usize, const NV: usize>(
+        _: Level,
+        x: *const *const f32,
+        taps: &[Tap],
+        panel: *const f32,
+        bias: *const f32,
+        y: *const *mut bf16,
+        store: Store,
+    ) {
+        // SAFETY: the caller's promise; only processors with the instructions are given bf16.
+        unsafe { tile_of_pairs::<MR, NV>(x, taps, panel, bias, y, store) }
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+impl Output for bf16 {
+    unsafe fn tile<const MR: usize, const NV: usize>(
+        _: Level,
+        _: *const *const f32,
+        _: &[Tap],
+        _: *const f32,
+        _: *const f32,
+        _: *const *mut bf16,
+        _: Store,
+    ) {
+        unreachable!("only processors with bf16 instructions are given bf16")
+    }
+}
+
 /// The tile of `m` pixels and `registers` registers: `m` is at most [`rows`] of the widest level.
 ///
 /// # Safety
-/// As for the kernel: `x` and `y` hold `m` pointers, the panel has `registers` registers of columns.
+/// `x` and `y` hold `m` pointers, the panel has `registers` registers of columns, `bias` (or null) as many elements. For bf16 the
+/// processor has its instructions.
 #[inline]
-pub(super) unsafe fn run(
+pub(super) unsafe fn run<T: Output>(
     level: Level,
     m: usize,
     registers: usize,
@@ -112,13 +230,13 @@ pub(super) unsafe fn run(
     taps: &[Tap],
     panel: *const f32,
     bias: *const f32,
-    y: *const *mut f32,
+    y: *const *mut T,
     store: Store,
 ) {
     macro_rules! of {
         ($nv:literal: $($m:literal)*) => {
             match m {
-                $($m => tile::<$m, $nv>(level, x, taps, panel, bias, y, store),)*
+                $($m => T::tile::<$m, $nv>(level, x, taps, panel, bias, y, store),)*
                 _ => unreachable!("no tile of {m} pixels by {} registers", $nv),
             }
         };

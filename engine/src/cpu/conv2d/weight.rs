@@ -1,16 +1,19 @@
-//! The weight gradient in f32: outer products of `dy` and `x`, held in registers over a band of pixels and added to
+//! The weight gradient: outer products of `dy` and `x`, held in registers over a band of pixels and added to
 //! the partial sum of the task's chunk of bands; partial sums are added in order.
 //!
 //! Every tap visits only the pixels whose input exists, so `x` is read in place. Only where a tap has few channels
-//! are the taps of a kernel row taken together, over rows that are copied with their horizontal padding.
+//! are the taps of a kernel row taken together, over rows that are copied with their horizontal padding. In bf16 a band is
+//! always copied, into words that pair neighbouring pixels ([`pairs`](super::pairs)).
 use super::Shared;
 use super::band::pad_rows;
 use super::groups::Groups;
 use super::outer::{self, Factor, Sum, Walk};
+use super::pairs;
 use super::prefetch::Prefetch;
 use crate::conv_shape::ConvShape;
 use crate::cpu::scratch;
 use crate::cpu::simd::{self, Level};
+use crate::dtype::bf16;
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -39,6 +42,8 @@ struct Run {
 struct Cut {
     level: Level,
     groups: Groups,
+    /// Words are pairs of neighbouring pixels in bf16.
+    pairs: bool,
     runs: Vec<Run>,
     /// Weights of one output channel of a block of groups.
     k: usize,
@@ -57,13 +62,28 @@ struct Cut {
     slices: usize,
 }
 
-/// `dw`, overwritten, from `x` and `dy`.
-pub(super) fn gradient(s: &ConvShape, x: &[f32], dy: &[f32], dw: &mut [f32]) {
-    if dy.is_empty() {
+/// Input and gradient of the output.
+#[derive(Clone, Copy)]
+pub(super) enum Operands<'a> {
+    Floats {
+        x: &'a [f32],
+        dy: &'a [f32],
+    },
+    /// On a processor with the instructions for bf16, without groups.
+    Pairs {
+        x: &'a [bf16],
+        dy: &'a [bf16],
+    },
+}
+
+/// `dw`, overwritten.
+pub(super) fn gradient(s: &ConvShape, operands: Operands, dw: &mut [f32]) {
+    if s.output_len() == 0 {
         return dw.fill(0.0);
     }
-    let s = &flattened(s);
-    let cut = Cut::of(s);
+    let pairs = matches!(operands, Operands::Pairs { .. });
+    let s = &flattened(s, pairs);
+    let cut = Cut::of(s, pairs);
     let size = cut.groups.count * cut.groups.outputs * cut.k;
     let direct = cut.chunks == 1 && !cut.swapped && cut.groups.merged == 1;
     scratch::with(if direct { 0 } else { cut.chunks * size }, |partial: &mut [f32]| {
@@ -79,9 +99,9 @@ pub(super) fn gradient(s: &ConvShape, x: &[f32], dy: &[f32], dw: &mut [f32]) {
                     part,
                     sum: sums.at(chunk * size),
                     add: band > bands.start,
-                    ahead: cut.ahead(x, dy, next),
+                    ahead: cut.ahead(operands, next),
                 };
-                run_band(s, &cut, x, dy, &mut work);
+                run_band(s, &cut, operands, &mut work);
             }
         });
         if !direct {
@@ -90,21 +110,23 @@ pub(super) fn gradient(s: &ConvShape, x: &[f32], dy: &[f32], dw: &mut [f32]) {
     });
 }
 
-/// A pointwise convolution without stride sees the batch as one tall image.
-fn flattened(s: &ConvShape) -> ConvShape {
-    if s.kernel == [1, 1] && s.stride == [1, 1] && s.padding == [0, 0] {
-        return ConvShape { n: 1, h: s.n * s.h, ..*s };
+/// A pointwise convolution without stride sees the batch as one tall image, of an even width where its pixels are paired.
+fn flattened(s: &ConvShape, pairs: bool) -> ConvShape {
+    if s.kernel != [1, 1] || s.stride != [1, 1] || s.padding != [0, 0] {
+        return *s;
     }
-    *s
+    let pixels = s.n * s.h * s.w;
+    let w = if pairs && pixels.is_multiple_of(2) { 1 << pixels.trailing_zeros().min(5) } else { s.w };
+    ConvShape { n: 1, h: pixels / w, w, ..*s }
 }
 
 impl Cut {
-    fn of(s: &ConvShape) -> Cut {
+    fn of(s: &ConvShape, pairs: bool) -> Cut {
         let level = simd::level();
         let lanes = level.lanes();
         let groups = Groups::of(s, s.group_in().max(s.group_out()), lanes);
         let joined = groups.count == 1 && s.dilation[1] == 1 && s.kernel[1] > 1 && groups.inputs < FEW;
-        let runs = runs(s, &groups, joined);
+        let runs = runs(s, &groups, joined, pairs);
         let run = runs.first().map_or(1, |r| r.len);
         // The plain layout needs no transpose at the end: swap only for a clear gain.
         let swapped = cost(level, groups.outputs, run) * 33 < cost(level, run, groups.outputs) * 32;
@@ -127,7 +149,21 @@ impl Cut {
         let parts = chunks * groups.count;
         let enough = if runs.len() > 1 && !padded { TASKS } else { TASKS / 2 };
         let slices = if parts < enough { TASKS.div_ceil(parts).min(tiles) } else { 1 };
-        Cut { level, groups, runs, k, swapped, padded, images, rows, bands, image_bands, chunks, slices }
+        Cut {
+            level,
+            groups,
+            pairs,
+            runs,
+            k,
+            swapped,
+            padded,
+            images,
+            rows,
+            bands,
+            image_bands,
+            chunks,
+            slices,
+        }
     }
 
     fn band(&self, s: &ConvShape, number: usize) -> Band {
@@ -137,7 +173,8 @@ impl Cut {
 
     /// Fetches the next band's factors, in as many shares as this band has tiles; those of a factor that other
     /// tasks need only a part of are left alone.
-    fn ahead<'a>(&self, x: &'a [f32], dy: &'a [f32], next: [Range<usize>; 2]) -> Prefetch<'a> {
+    fn ahead<'a>(&self, operands: Operands<'a>, next: [Range<usize>; 2]) -> Prefetch<'a> {
+        let Operands::Floats { x, dy } = operands else { return Prefetch::new([&[], &[]], 0) };
         let own = self.groups.outputs.div_ceil(self.slices);
         let tiles = self.runs.iter().map(|run| {
             let (vectors, scalars) = if self.swapped { (own, run.len) } else { (run.len, own) };
@@ -190,7 +227,7 @@ struct Work<'a> {
 }
 
 /// The taps, one by one or joined by kernel row, each with the output pixels whose input exists.
-fn runs(s: &ConvShape, groups: &Groups, joined: bool) -> Vec<Run> {
+fn runs(s: &ConvShape, groups: &Groups, joined: bool, pairs: bool) -> Vec<Run> {
     // Output positions `o` with `0 <= o * stride + offset < size`.
     let valid = |a: usize, offset: isize, size: usize, out: usize| {
         let steps = |distance: isize| (distance.max(0) as usize).div_ceil(s.stride[a]);
@@ -210,7 +247,8 @@ fn runs(s: &ConvShape, groups: &Groups, joined: bool) -> Vec<Run> {
         }
         for kx in 0..s.kernel[1] {
             let dx = (kx * s.dilation[1]) as isize - s.padding[1] as isize;
-            let columns = valid(1, dx, s.w, s.out_w());
+            // Pairs read the zeros of the padding.
+            let columns = if pairs { 0..s.out_w() } else { valid(1, dx, s.w, s.out_w()) };
             let row = (ky * s.kernel[1] + kx) * groups.inputs;
             runs.push(Run { dy, dx, row, len: groups.inputs, rows: rows.clone(), columns });
         }
@@ -218,12 +256,22 @@ fn runs(s: &ConvShape, groups: &Groups, joined: bool) -> Vec<Run> {
     runs
 }
 
-fn run_band(s: &ConvShape, cut: &Cut, x: &[f32], dy: &[f32], work: &mut Work) {
+fn run_band(s: &ConvShape, cut: &Cut, operands: Operands, work: &mut Work) {
     let Band { n, images, ref rows } = work.band;
+    let (x, dy) = match operands {
+        Operands::Floats { x, dy } => (x, dy),
+        Operands::Pairs { x, dy } => {
+            let rows = rows.clone();
+            return pairs::with_band(s, x, dy, n..n + images, rows, |x, dy| tiles(s, cut, x, dy, work));
+        }
+    };
+    let plane = s.out_h() * s.out_w();
+    let output =
+        Source { x: dy[n * plane * s.c_out..].as_ptr(), row: s.out_w(), image: plane, first: 0, left: 0 };
     if !cut.padded {
         let x = x[n * s.h * s.w * s.c_in..].as_ptr();
         let source = Source { x, row: s.w, image: s.h * s.w, first: 0, left: 0 };
-        return tiles(s, cut, &source, dy, work);
+        return tiles(s, cut, &source, &output, work);
     }
     let row = (s.out_w() - 1) * s.stride[1] + s.kernel[1];
     let height = (rows.len() - 1) * s.stride[0] + (s.kernel[0] - 1) * s.dilation[0] + 1;
@@ -234,23 +282,23 @@ fn run_band(s: &ConvShape, cut: &Cut, x: &[f32], dy: &[f32], work: &mut Work) {
             pad_rows(image, s.w * s.c_in, first, s.padding[1] * s.c_in, row * s.c_in, out);
         }
         let source = Source { x: copy.as_ptr(), row, image: height * row, first, left: s.padding[1] };
-        tiles(s, cut, &source, dy, work);
+        tiles(s, cut, &source, &output, work);
     });
 }
 
-/// Where a band's input lies: pixels between rows and images, the input row of its first row, and the columns of
+/// Where a factor of a band lies: pixels (or pairs) between rows and images, the row of its first row, and the columns of
 /// padding before the first pixel.
-struct Source {
-    x: *const f32,
-    row: usize,
-    image: usize,
-    first: isize,
-    left: usize,
+pub(super) struct Source {
+    pub(super) x: *const f32,
+    pub(super) row: usize,
+    pub(super) image: usize,
+    pub(super) first: isize,
+    pub(super) left: usize,
 }
 
 /// All tiles over one band.
-fn tiles(s: &ConvShape, cut: &Cut, source: &Source, dy: &[f32], work: &mut Work) {
-    let Band { n, images, ref rows } = work.band;
+fn tiles(s: &ConvShape, cut: &Cut, source: &Source, target: &Source, work: &mut Work) {
+    let Band { images, ref rows, .. } = work.band;
     let (group, slice) = (work.part / cut.slices, work.part % cut.slices);
     let outputs = cut.groups.outputs;
     let sum = work.sum.wrapping_add(group * outputs * cut.k);
@@ -258,10 +306,12 @@ fn tiles(s: &ConvShape, cut: &Cut, source: &Source, dy: &[f32], work: &mut Work)
     // Slices start on whole registers where the vectors run over the outputs.
     let unit = if cut.swapped { lanes } else { 1 };
     let units = outputs.div_ceil(unit);
+    // Pixels of a step along a row.
+    let step = if cut.pairs { 2 } else { 1 };
     let own = slice * units / cut.slices * unit..((slice + 1) * units / cut.slices * unit).min(outputs);
     for run in &cut.runs {
         let rows = rows.start.max(run.rows.start)..rows.end.min(run.rows.end);
-        let walk = Walk { images, rows: rows.len(), columns: run.columns.len() };
+        let walk = Walk { images, rows: rows.len(), columns: run.columns.len().div_ceil(step) };
         let (oy, ox) = (rows.start.min(s.out_h() - 1), run.columns.start.min(s.out_w() - 1));
         let iy = (oy * s.stride[0]) as isize + run.dy - source.first;
         let ix = (ox * s.stride[1]) as isize + run.dx + source.left as isize;
@@ -270,19 +320,20 @@ fn tiles(s: &ConvShape, cut: &Cut, source: &Source, dy: &[f32], work: &mut Work)
             ptr: source.x.wrapping_offset(start).wrapping_add(group * cut.groups.inputs),
             image: source.image * s.c_in,
             row: s.stride[0] * source.row * s.c_in,
-            pixel: s.stride[1] * s.c_in,
+            pixel: step * s.stride[1] * s.c_in,
         };
+        let start = ((oy as isize - target.first) * target.row as isize + ox as isize) * s.c_out as isize;
         let output = Factor {
-            ptr: dy[((n * s.out_h() + oy) * s.out_w() + ox) * s.c_out + group * outputs..].as_ptr(),
-            image: s.out_h() * s.out_w() * s.c_out,
-            row: s.out_w() * s.c_out,
+            ptr: target.x.wrapping_offset(start).wrapping_add(group * outputs),
+            image: target.image * s.c_out,
+            row: target.row * s.c_out,
             pixel: s.c_out,
         };
         let ahead = &mut work.ahead;
         // SAFETY: the run's pixels have their input inside the source, and the ranges lie inside a pixel's
         // channels; tasks own their part of the sum.
         unsafe {
-            let product = Product { level: cut.level, walk, add: work.add };
+            let product = Product { level: cut.level, pairs: cut.pairs, walk, add: work.add };
             if cut.swapped {
                 let sum = sum.wrapping_add(run.row * outputs);
                 product.tiles((input, 0..run.len), (output, own.clone()), sum, outputs, ahead);
@@ -297,6 +348,7 @@ fn tiles(s: &ConvShape, cut: &Cut, source: &Source, dy: &[f32], work: &mut Work)
 /// An outer product summed over pixels.
 struct Product {
     level: Level,
+    pairs: bool,
     walk: Walk,
     add: bool,
 }
@@ -327,7 +379,7 @@ impl Product {
                 let vectors = Factor { ptr: vectors.ptr.wrapping_add(v), ..vectors };
                 let sum = Sum { ptr: sum.wrapping_add(a * pitch + v), pitch, last, add: self.add };
                 let ahead = ahead.walk(self.walk.images * self.walk.rows * self.walk.columns);
-                outer::run(self.level, b - a, registers, self.walk, scalars, vectors, sum, ahead);
+                outer::run(self.level, self.pairs, b - a, registers, self.walk, scalars, vectors, sum, ahead);
             }
             v += registers * lanes;
         }

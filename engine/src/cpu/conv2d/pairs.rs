@@ -1,0 +1,110 @@
+//! Convolutions of bf16 where the processor multiplies pairs of them, with sums in f32.
+//!
+//! Forward pass and data gradient pair channels, and are those of f32 with half as many of them. The weight gradient reduces over
+//! pixels, so it copies a band of both factors into words of neighbouring pixels of a row.
+use super::weight::{self, Operands, Source};
+use super::words::{has_bf16, pair_rows, with_channel_pairs, with_row_pairs};
+use super::{check, dense};
+use crate::conv_shape::ConvShape;
+use crate::cpu::{cast, scratch};
+use crate::dtype::bf16;
+use std::ops::Range;
+
+/// True where the functions below may be called.
+pub fn suits(s: &ConvShape) -> bool {
+    has_bf16() && s.groups == 1
+}
+
+/// As [`super::forward`].
+pub fn forward(s: &ConvShape, x: &[bf16], weight: &[bf16], bias: Option<&[bf16]>, y: &mut [bf16]) {
+    check(s, x.len(), weight.len(), y.len());
+    assert!(suits(s), "the processor has no instructions for {s:?}");
+    let words = ConvShape { c_in: s.c_in.div_ceil(2), ..*s };
+    let bias = bias.map(|b| b.iter().map(|b| b.to_f32()).collect::<Vec<_>>());
+    assert!(bias.as_ref().is_none_or(|b| b.len() == s.c_out), "bias must hold c_out elements");
+    with_channel_pairs(x, s.c_in, |x| {
+        with_channel_pairs(weight, s.c_in, |weight| dense::forward(&words, x, weight, bias.as_deref(), y))
+    });
+}
+
+/// As [`super::data_gradient`].
+pub fn data_gradient(s: &ConvShape, dy: &[bf16], weight: &[bf16], dx: &mut [bf16]) {
+    check(s, dx.len(), weight.len(), dy.len());
+    assert!(suits(s), "the processor has no instructions for {s:?}");
+    let words = ConvShape { c_out: s.c_out.div_ceil(2), ..*s };
+    with_channel_pairs(dy, s.c_out, |dy| {
+        let window = s.kernel[0] * s.kernel[1] * s.c_in;
+        with_row_pairs(weight, window, |weight| dense::data_gradient(&words, dy, weight, dx))
+    });
+}
+
+/// As [`super::weight_gradient`].
+pub fn weight_gradient(s: &ConvShape, x: &[bf16], dy: &[bf16], dw: &mut [bf16]) {
+    check(s, x.len(), dw.len(), dy.len());
+    assert!(suits(s), "the processor has no instructions for {s:?}");
+    scratch::with(dw.len(), |sums: &mut [f32]| {
+        weight::gradient(s, Operands::Pairs { x, dy }, sums);
+        cast::cast(sums, dw);
+    });
+}
+
+/// Calls `f` with both factors of a band as words: for `x` the pairs that begin at each pixel of a padded row (and end a stride
+/// further on), for `dy` those of every second pixel.
+pub(super) fn with_band(
+    s: &ConvShape,
+    x: &[bf16],
+    dy: &[bf16],
+    images: Range<usize>,
+    rows: Range<usize>,
+    f: impl FnOnce(&Source, &Source),
+) {
+    let (x, dy): (&[u16], &[u16]) = (bytemuck::cast_slice(x), bytemuck::cast_slice(dy));
+    let pairs = s.out_w().div_ceil(2);
+    let row = (2 * pairs - 2) * s.stride[1] + (s.kernel[1] - 1) * s.dilation[1] + 1;
+    let height = (rows.len() - 1) * s.stride[0] + (s.kernel[0] - 1) * s.dilation[0] + 1;
+    let first = (rows.start * s.stride[0]) as isize - s.padding[0] as isize;
+    scratch::with(images.len() * height * row * s.c_in, |of_x: &mut [u32]| {
+        scratch::with(images.len() * rows.len() * pairs * s.c_out, |of_dy: &mut [u32]| {
+            let bands = of_x.chunks_exact_mut(height * row * s.c_in);
+            for (n, (of_x, of_dy)) in
+                images.clone().zip(bands.zip(of_dy.chunks_exact_mut(rows.len() * pairs * s.c_out)))
+            {
+                for (r, words) in of_x.chunks_exact_mut(row * s.c_in).enumerate() {
+                    let y = first + r as isize;
+                    words.fill(0);
+                    if (0..s.h as isize).contains(&y) {
+                        let line = &x[(n * s.h + y as usize) * s.w * s.c_in..][..s.w * s.c_in];
+                        pair_pixels(line, s.padding[1] * s.c_in, s.stride[1] * s.c_in, words);
+                    }
+                }
+                for (y, words) in rows.clone().zip(of_dy.chunks_exact_mut(pairs * s.c_out)) {
+                    let line = &dy[(n * s.out_h() + y) * s.out_w() * s.c_out..][..s.out_w() * s.c_out];
+                    pair_rows(line, s.c_out, words);
+                }
+            }
+            let x = Source { x: of_x.as_ptr().cast(), row, image: height * row, first, left: s.padding[1] };
+            let dy = Source {
+                x: of_dy.as_ptr().cast(),
+                row: pairs,
+                image: rows.len() * pairs,
+                first: rows.start as isize,
+                left: 0,
+            };
+            f(&x, &dy);
+        });
+    });
+}
+
+/// `words[i]`, zero before: the element `i` of a line that begins with `left` zeros, and the element `step` after it.
+fn pair_pixels(line: &[u16], left: usize, step: usize, words: &mut [u32]) {
+    let (len, end) = (words.len(), left + line.len());
+    let low = left.min(len)..end.min(len);
+    for (word, low) in words[low].iter_mut().zip(line) {
+        *word = u32::from(*low);
+    }
+    let skipped = step.saturating_sub(left).min(line.len());
+    let high = left.saturating_sub(step).min(len)..end.saturating_sub(step).min(len);
+    for (word, high) in words[high].iter_mut().zip(&line[skipped..]) {
+        *word |= u32::from(*high) << 16;
+    }
+}

@@ -1,0 +1,101 @@
+//! What the tiles multiply: words of 32 bits, each one number in f32 or a pair of numbers in bf16.
+//!
+//! A pair is two neighbouring channels (or, in the weight gradient, two neighbouring pixels), so an image in bf16 is an image of half as
+//! many words: plans, panels, bands and taps move words, and only the tiles look inside. Words are held as `f32`, of any bits.
+use crate::cpu::scratch;
+use crate::cpu::simd::Simd;
+use crate::dtype::bf16;
+use rayon::prelude::*;
+
+/// How two registers of words are multiplied and added to sums in f32.
+pub(super) trait Multiply<S: Simd> {
+    /// `sum + a * b`, of each word.
+    ///
+    /// # Safety
+    /// As for [`Simd`]: inside a function that carries the instruction set.
+    unsafe fn add(a: S::V, b: S::V, sum: S::V) -> S::V;
+}
+
+/// Words are f32.
+pub(super) struct Floats;
+
+impl<S: Simd> Multiply<S> for Floats {
+    #[inline(always)]
+    unsafe fn add(a: S::V, b: S::V, sum: S::V) -> S::V {
+        S::fma(a, b, sum)
+    }
+}
+
+/// Words are pairs of bf16, whose two products are added.
+#[cfg(target_arch = "x86_64")]
+pub(super) struct Pairs;
+
+#[cfg(target_arch = "x86_64")]
+impl Multiply<crate::cpu::simd::Avx512> for Pairs {
+    #[inline(always)]
+    unsafe fn add(a: Register, b: Register, sum: Register) -> Register {
+        use std::arch::x86_64::{__m512bh, _mm512_dpbf16_ps};
+        // SAFETY: registers of one size, in which every bit pattern is valid; the instruction set is the caller's promise.
+        unsafe {
+            let (a, b) =
+                (std::mem::transmute::<Register, __m512bh>(a), std::mem::transmute::<Register, __m512bh>(b));
+            _mm512_dpbf16_ps(sum, a, b)
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+type Register = std::arch::x86_64::__m512;
+
+/// True where the processor multiplies pairs of bf16.
+pub fn has_bf16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return crate::cpu::simd::level() == crate::cpu::simd::Level::Avx512
+        && is_x86_feature_detected!("avx512bf16");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+/// Pixels that a thread brings into pairs at a time.
+const CHUNK: usize = 4096;
+
+/// Calls `f` with pixels of `channels` as words: in place where they are words already, else a copy with a channel of zeros added.
+pub(super) fn with_channel_pairs<R>(x: &[bf16], channels: usize, f: impl FnOnce(&[f32]) -> R) -> R {
+    if let (true, Ok(words)) = (channels.is_multiple_of(2), bytemuck::try_cast_slice(x)) {
+        return f(words);
+    }
+    let half = channels.div_ceil(2);
+    scratch::with(x.len() / channels * half, |words: &mut [f32]| {
+        let pairs: &mut [[bf16; 2]] = bytemuck::cast_slice_mut(words);
+        pairs.par_chunks_mut(half * CHUNK).zip(x.par_chunks(channels * CHUNK)).for_each(|(to, from)| {
+            for (to, from) in to.chunks_exact_mut(half).zip(from.chunks_exact(channels)) {
+                for (to, from) in to.iter_mut().zip(from.chunks(2)) {
+                    *to = [from[0], from.get(1).copied().unwrap_or(bf16::ZERO)];
+                }
+            }
+        });
+        f(words)
+    })
+}
+
+/// Calls `f` with the words that pair neighbouring rows of `len` elements; zeros stand beside a last odd row.
+pub(super) fn with_row_pairs<R>(m: &[bf16], len: usize, f: impl FnOnce(&[f32]) -> R) -> R {
+    scratch::with((m.len() / len).div_ceil(2) * len, |words: &mut [f32]| {
+        let to: &mut [u32] = bytemuck::cast_slice_mut(words);
+        pair_rows(bytemuck::cast_slice(m), len, to);
+        f(words)
+    })
+}
+
+/// [`with_row_pairs`] into a place of its own.
+pub(super) fn pair_rows(m: &[u16], len: usize, out: &mut [u32]) {
+    for (out, rows) in out.chunks_exact_mut(len).zip(m.chunks(2 * len)) {
+        let (low, high) = rows.split_at(len);
+        if high.is_empty() {
+            out.iter_mut().zip(low).for_each(|(out, low)| *out = u32::from(*low));
+        }
+        for ((out, low), high) in out.iter_mut().zip(low).zip(high) {
+            *out = u32::from(*low) | u32::from(*high) << 16;
+        }
+    }
+}
