@@ -34,6 +34,7 @@ pub use device::Device;
 pub use dtype::{DType, Element};
 pub use error::{Error, Operands, Result};
 pub use ops::{AttentionMask, BatchNorm, Conv2d, GlobalPool, Pending};
+pub use ops::{Fill, ImageBox, ImageChange, ImagePreparation};
 pub use ops::{GradientRule, LossScaling, UpdateReport, UpdateRule, UpdateState, Updated, update};
 pub use pool_shape::Pool2d;
 pub use resampling::Interpolation;

@@ -62,6 +62,11 @@ impl Stream {
         [k0, k1, c1, c2, c3]
     }
 
+    /// The same purpose and epoch for another sample.
+    pub(crate) fn of_sample(&self, sample: u64) -> Stream {
+        Stream::new(self.key, self.counter[1], sample)
+    }
+
     /// The stream of the sample `steps` further on.
     pub fn later(&self, steps: u64) -> Stream {
         let [_, epoch, low, high] = self.counter;

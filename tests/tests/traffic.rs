@@ -1,9 +1,10 @@
 //! The bytes that kernels move on the emulated device in checked mode, against the least that their operations can do with.
 //!
 //! A process of its own: kernels are compiled with or without checks when they are first used.
+use fornax_engine::random::{Key, Stream};
 use fornax_engine::{
-    Activation, BatchNorm, DType, Device, GradientRule, LossScaling, Result, Tensor, UpdateRule, UpdateState,
-    Updated, update,
+    Activation, BatchNorm, DType, Device, Fill, GradientRule, ImageChange, ImagePreparation, LossScaling,
+    Result, Tensor, UpdateRule, UpdateState, Updated, update,
 };
 use fornax_kernels::emulator::{self, Options};
 use std::sync::{Mutex, MutexGuard};
@@ -172,5 +173,31 @@ fn updates_are_one_pass() {
             };
             update(&rule, &[parameter], &state)
         });
+    }
+}
+
+#[test]
+fn images_are_prepared_in_one_pass() {
+    let _alone = alone();
+    let [n, h, w, c] = [4, 32, 32, 3];
+    let bytes: Vec<u8> = (0..n * h * w * c).map(|i| (i % 251) as u8).collect();
+    let x = Tensor::from_vec(bytes, [n, h, w, c]).and_then(|x| x.to_device(&GPU)).expect("memory");
+    let mixed = |i: usize| ImageChange { partner: n - 1 - i, lam: 0.3, ..ImageChange::none(i) };
+    let plain: Vec<ImageChange> = (0..n).map(ImageChange::none).collect();
+    let draws = Stream::new(Key::new(1, "erase"), 0, 0);
+    let how = ImagePreparation {
+        white: 255,
+        mean: &[0.5; 3],
+        std: &[0.2; 3],
+        rounded: false,
+        fill: Fill::Zero,
+        draws,
+    };
+    for (changes, reads) in [(plain, 1), ((0..n).map(mixed).collect(), 2)] {
+        let rows = ImageChange::rows(&changes, 1).and_then(|rows| rows.to_device(&GPU)).expect("memory");
+        for dtype in [DType::F32, DType::F16] {
+            let least = x.numel() * (reads + dtype.size());
+            check(&[Pass::new("prepare", dtype, least)], || x.prepare_images(&rows, &how, dtype).map(drop));
+        }
     }
 }

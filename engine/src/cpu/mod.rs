@@ -31,6 +31,7 @@ pub mod parallel;
 pub mod permute;
 pub mod pool;
 pub mod power;
+pub mod prepare;
 pub mod reduce;
 pub mod resample;
 pub mod row_norm;

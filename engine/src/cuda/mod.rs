@@ -32,6 +32,7 @@ mod memory;
 pub(crate) mod normalize;
 pub(crate) mod optimizer;
 pub(crate) mod pool;
+pub(crate) mod prepare;
 pub(crate) mod reduce;
 mod report;
 pub(crate) mod row_norm;

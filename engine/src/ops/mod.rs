@@ -76,6 +76,7 @@ mod normalize;
 mod optimizer;
 mod permute;
 mod pool;
+mod prepare;
 mod reshape;
 mod row_norm;
 mod scan;
@@ -96,6 +97,8 @@ pub use conv2d::Conv2d;
 #[cfg(test)]
 pub(crate) use expand::broadcast_steps;
 pub use optimizer::{UpdateRule, Updated, update};
+pub(crate) use prepare::CHANGE;
+pub use prepare::{Fill, ImageBox, ImageChange, ImagePreparation};
 pub use update_state::{GradientRule, LossScaling, UpdateReport, UpdateState};
 pub(crate) use update_state::{NUMBERS, Number};
 

@@ -1,0 +1,239 @@
+//! Training images from bytes in one pass: mixup (Zhang et al., 2018), CutMix (Yun et al., 2019), normalisation, and random erasing
+//! (Zhong et al., 2020), with every choice made by the caller.
+use super::gpu::OnGpu;
+use crate::random::Stream;
+use crate::{DType, Error, Result, Tensor, cpu, cuda};
+
+const OP: &str = "prepare_images";
+
+/// Numbers of a row of changes before the boxes to erase.
+pub(crate) const CHANGE: usize = 7;
+
+/// The most boxes of an image that a GPU erases.
+const BOXES: usize = 16;
+
+/// Rows `0..1` and columns `2..3` of an image: first and one past the last of each. Nothing where they are equal.
+pub type ImageBox = [u32; 4];
+
+/// What happens to one image of a batch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ImageChange {
+    /// The image that it is mixed with.
+    pub partner: usize,
+    /// Its own share outside of the box.
+    pub lam: f32,
+    /// Where the pixels are the partner's.
+    pub cut: ImageBox,
+    /// What its draws are numbered by.
+    pub sample: u64,
+    /// What is erased.
+    pub erased: Vec<ImageBox>,
+}
+
+/// What is the same for all images of a batch.
+#[derive(Clone, Debug)]
+pub struct ImagePreparation<'a> {
+    /// The value that stands for 1.
+    pub white: u8,
+    /// Mean of each channel.
+    pub mean: &'a [f32],
+    /// Standard deviation of each channel.
+    pub std: &'a [f32],
+    /// Round mixed values to bytes, half to even, as timm's collation does.
+    pub rounded: bool,
+    /// What erased elements become, after normalisation.
+    pub fill: Fill,
+    /// Where draws come from: the key and the epoch of this stream, under each image's own sample.
+    pub draws: Stream,
+}
+
+/// What erased elements become.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fill {
+    /// 0, which is the mean (timm's `const`).
+    #[default]
+    Zero,
+    /// A normal draw for each channel of each box (`rand`).
+    Channel,
+    /// A normal draw for each element (`pixel`).
+    Element,
+}
+
+impl ImageChange {
+    /// None but normalisation.
+    pub fn none(image: usize) -> ImageChange {
+        ImageChange { partner: image, lam: 1.0, cut: [0; 4], sample: image as u64, erased: vec![] }
+    }
+
+    /// The changes of a batch, i64 `[n, 7 + 4 boxes]`, with room for so many boxes in each image. Errors when an image has more, and
+    /// when a partner does not exist.
+    pub fn rows(changes: &[ImageChange], boxes: usize) -> Result<Tensor> {
+        let mut rows = vec![];
+        for change in changes {
+            if change.partner >= changes.len() || change.erased.len() > boxes {
+                let why = format!(
+                    "image {} of {} is no partner, or {} boxes do not fit into {boxes}",
+                    change.partner,
+                    changes.len(),
+                    change.erased.len()
+                );
+                return Err(Error::value(OP, &[], why));
+            }
+            rows.extend([change.partner as i64, i64::from(change.lam.to_bits())]);
+            rows.extend(change.cut.map(i64::from));
+            rows.push(change.sample as i64);
+            let erased = change.erased.iter().copied().chain(std::iter::repeat([0; 4]));
+            rows.extend(erased.take(boxes).flatten().map(i64::from));
+        }
+        Tensor::from_vec(rows, [changes.len(), CHANGE + 4 * boxes])
+    }
+}
+
+impl Tensor {
+    /// Images of bytes `[n, h, w, c]` as numbers of a float dtype: each mixed with its partner, normalised, and erased in boxes, as the
+    /// rows of [`ImageChange::rows`] say. Reads each byte once, and the partner's where there is one. It carries no gradient.
+    /// On a GPU it takes up to four channels and 16 boxes an image, and can be recorded: the changes are read where they are, and must be those of [`ImageChange::rows`].
+    pub fn prepare_images(&self, changes: &Tensor, how: &ImagePreparation, dtype: DType) -> Result<Tensor> {
+        let operands = [("x", self), ("changes", changes)];
+        if self.dtype() != DType::U8 || changes.dtype() != DType::I64 || !dtype.is_float() {
+            return Err(Error::dtype(OP, &operands, "bytes, u8, to be made floats, and changes of i64"));
+        }
+        let &[n, h, w, c] = self.dims() else {
+            return Err(Error::shape(OP, &operands, "images must be [n, h, w, c]"));
+        };
+        let width = changes.dims().last().copied().unwrap_or_default();
+        if changes.rank() != 2
+            || changes.dims()[0] != n
+            || width < CHANGE
+            || !(width - CHANGE).is_multiple_of(4)
+        {
+            return Err(Error::shape(OP, &operands, "needs a row of changes an image"));
+        }
+        if how.mean.len() != c || how.std.len() != c {
+            let why = format!("mean and deviation must have {c} numbers, one a channel");
+            return Err(Error::shape(OP, &operands, why));
+        }
+        if let Some(on) = OnGpu::of_any(OP, &operands)? {
+            if dtype == DType::F64 || c > 4 || width > CHANGE + 4 * BOXES {
+                let accepted = "on a GPU all but f64, up to four channels, and up to 16 boxes an image";
+                return Err(Error::dtype(OP, &operands, accepted));
+            }
+            return on.build(*self.shape(), dtype, |y| {
+                let (x, changes) = (self.held(), changes.held());
+                cuda::prepare::forward(&on.gpu, x.slice(), changes.slice(), [n, h, w, c], how, y)
+            });
+        }
+        let (x, changes) = (self.read::<u8>()?, changes.read::<i64>()?);
+        if changes.chunks_exact(width).any(|row| !(0..n as i64).contains(&row[0])) {
+            return Err(Error::value(OP, &operands, "a partner does not exist"));
+        }
+        dispatch_any!(dtype, T => Tensor::build(*self.shape(), |y: &mut [T]| {
+            cpu::prepare::forward(&x, &changes, [n, h, w, c], how, y)
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Device;
+    use crate::random::Key;
+
+    const N: usize = 3;
+    const SIZE: [usize; 3] = [5, 7, 3];
+
+    fn batch() -> Tensor {
+        let bytes: Vec<u8> = (0..N * 5 * 7 * 3).map(|i| (i * 7919 % 251) as u8).collect();
+        Tensor::from_vec(bytes, [N, 5, 7, 3]).expect("memory")
+    }
+
+    fn changes() -> Vec<ImageChange> {
+        let mixed = ImageChange { partner: 2, lam: 0.25, ..ImageChange::none(0) };
+        let cut =
+            ImageChange { partner: 0, cut: [1, 3, 2, 6], erased: vec![[0, 2, 0, 3]], ..ImageChange::none(1) };
+        let erased = vec![[0, 5, 6, 7], [4, 5, 0, 7]];
+        vec![mixed, cut, ImageChange { sample: 1 << 40, erased, ..ImageChange::none(2) }]
+    }
+
+    fn preparation(fill: Fill, rounded: bool) -> ImagePreparation<'static> {
+        let draws = Stream::new(Key::new(5, "erase"), 3, 0);
+        ImagePreparation { white: 255, mean: &[0.5, 0.4, 0.3], std: &[0.2, 0.3, 0.4], rounded, fill, draws }
+    }
+
+    /// The definition, element by element.
+    fn expected(fill: Fill, rounded: bool) -> Vec<f64> {
+        let x = batch().to_vec::<u8>().expect("bytes");
+        let (how, [h, w, c]) = (preparation(fill, rounded), SIZE);
+        let inside = |b: &ImageBox, y: usize, x: usize| {
+            (b[0] as usize..b[1] as usize).contains(&y) && (b[2] as usize..b[3] as usize).contains(&x)
+        };
+        let mut out = vec![];
+        for (image, change) in changes().iter().enumerate() {
+            for i in 0..h * w * c {
+                let (channel, column, row) = (i % c, i / c % w, i / c / w);
+                let pixel = |image: usize| f64::from(x[image * h * w * c + i]);
+                let lam = f64::from(change.lam);
+                let mut v = match inside(&change.cut, row, column) {
+                    true => pixel(change.partner),
+                    false => lam * pixel(image) + (1.0 - lam) * pixel(change.partner),
+                };
+                if rounded {
+                    v = v.round_ties_even();
+                }
+                v = (v / 255.0 - f64::from(how.mean[channel])) / f64::from(how.std[channel]);
+                for (b, erased) in change.erased.iter().enumerate() {
+                    if inside(erased, row, column) {
+                        let stream = Stream::new(Key::new(5, "erase"), 3, change.sample);
+                        let draw = |i: usize| stream.at(2 * (b * h * w * c + i) as u64).normal();
+                        v = match fill {
+                            Fill::Zero => 0.0,
+                            Fill::Channel => f64::from(draw(channel)),
+                            Fill::Element => f64::from(draw(i)),
+                        };
+                    }
+                }
+                out.push(v);
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn images_are_mixed_normalised_and_erased() {
+        let device = Device::emulated(1).expect("g++ is there");
+        let rows = ImageChange::rows(&changes(), 2).expect("they fit");
+        for device in [Device::Cpu, device] {
+            let (x, rows) =
+                (batch().to_device(&device).expect("memory"), rows.to_device(&device).expect("memory"));
+            for (fill, rounded) in [(Fill::Zero, true), (Fill::Channel, false), (Fill::Element, true)] {
+                let expected = expected(fill, rounded);
+                for (dtype, tolerance) in [(DType::F32, 1e-6), (DType::F16, 1e-3), (DType::BF16, 8e-3)] {
+                    let y = x.prepare_images(&rows, &preparation(fill, rounded), dtype).expect("bytes");
+                    let y = y.to_device(&Device::Cpu).and_then(|y| y.to_dtype(DType::F64)).expect("floats");
+                    for (i, (got, want)) in y.to_vec::<f64>().expect("f64").iter().zip(&expected).enumerate()
+                    {
+                        let off = (got - want).abs();
+                        assert!(
+                            off <= tolerance * (1.0 + want.abs()),
+                            "{fill:?} {dtype} {device} {i}: {got}, {want}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let how = preparation(Fill::Zero, false);
+        assert!(ImageChange::rows(&changes(), 1).is_err(), "an image has two boxes");
+        let partner = ImageChange { partner: 9, ..ImageChange::none(0) };
+        assert!(ImageChange::rows(&[partner], 0).is_err(), "there is no tenth image");
+        let rows = ImageChange::rows(&[0, 1].map(ImageChange::none), 0).expect("they fit");
+        assert!(batch().prepare_images(&rows, &how, DType::F32).is_err(), "two rows for three images");
+        let rows = ImageChange::rows(&changes(), 2).expect("they fit");
+        assert!(batch().prepare_images(&rows, &how, DType::I64).is_err(), "numbers, not integers");
+        let short = ImagePreparation { mean: &[0.0], ..how };
+        assert!(batch().prepare_images(&rows, &short, DType::F32).is_err(), "a mean a channel");
+    }
+}

@@ -1,0 +1,112 @@
+// Training images from bytes in one pass: mixed with a partner (mixup, CutMix), normalised, and erased in boxes. Channels last.
+//
+// `changes` has a row an image: its partner; the bits of lam, a float; the box that is the partner's, as first and one past the last row
+// and column; the sample that draws are numbered by; then the boxes to erase, likewise, four numbers each.
+#include "elementwise.cuh"
+#include "philox.cuh"
+
+/// What is the same for all images of a batch.
+struct Preparation {
+  float mean[4], std[4], white;
+  /// Mixed values are rounded to bytes; erased elements are 0, one draw a channel, or a draw each.
+  int rounded, fill;
+  int boxes;
+  unsigned key[2], epoch;
+};
+
+enum { kZero, kChannel, kElement };
+enum { kPartner, kLam, kTop, kBottom, kLeft, kRight, kSample, kErase };
+
+/// The most boxes of an image that are erased.
+constexpr int kBoxes = 16;
+
+namespace {
+
+__device__ __forceinline__ bool inside(const long long* box, int y, int x) {
+  return y >= box[0] && y < box[1] && x >= box[2] && x < box[3];
+}
+
+/// Draw number `index` of a stream, standard normal by Box and Muller; two words each.
+__device__ __forceinline__ float normal(const Preparation& p, long long sample, long long index) {
+  const Draws draws = {{p.key[0], p.key[1]}, {p.epoch, (unsigned)sample, (unsigned)(sample >> 32)}};
+  unsigned words[4];
+  philox(draws, (unsigned)(index / 2), words);
+  const int at = (int)(index % 2) * 2;
+  const double u = ((double)words[at] + 1.0) * (1.0 / 4294967296.0), v = (double)words[at + 1] * (1.0 / 4294967296.0);
+  return (float)(sqrt(-2.0 * log(u)) * cos(6.283185307179586 * v));
+}
+
+__device__ __forceinline__ float by_channel(const float (&values)[4], int c) {
+  float value = values[0];
+#pragma unroll
+  for (int k = 1; k < 4; k++) value = c == k ? values[k] : value;
+  return value;
+}
+
+/// N adjacent bytes.
+template <int N> struct alignas(N) Bytes {
+  unsigned char v[N];
+};
+
+/// Elements i to i + N of an image; its changes are in shared memory.
+template <int N, typename T>
+__device__ __forceinline__ void prepare_group(const unsigned char* own, const unsigned char* partner, const long long* change, float lam,
+                                              T* y, long long i, long long size, int w, int c, const Preparation& p) {
+  const Bytes<N> mine = *reinterpret_cast<const Bytes<N>*>(own + i);
+  Bytes<N> other = mine;
+  // The partner's bytes are read only where there is something to see of them.
+  const bool cuts = change[kTop] < change[kBottom];
+  if (lam != 1 || cuts) other = *reinterpret_cast<const Bytes<N>*>(partner + i);
+  float out[N];
+#pragma unroll
+  for (int k = 0; k < N; k++) {
+    const long long at = i + k;
+    const int channel = (int)(at % c), column = (int)(at / c % w), row = (int)(at / c / w);
+    const bool theirs = cuts && inside(change + kTop, row, column);
+    float value = theirs ? other.v[k] : mine.v[k];
+    if (lam != 1) value = lam * value + (1 - lam) * other.v[k];
+    if (p.rounded) value = rintf(value);
+    value = (value / p.white - by_channel(p.mean, channel)) / by_channel(p.std, channel);
+    for (int b = 0; b < p.boxes; b++) {
+      if (!inside(change + kErase + 4 * b, row, column)) continue;
+      const long long drawn = p.fill == kChannel ? channel : at;
+      value = p.fill == kZero ? 0 : normal(p, change[kSample], b * size + drawn);
+    }
+    out[k] = value;
+  }
+  store<N>(y + i, out);
+}
+
+template <typename T>
+__device__ void prepare(const unsigned char* __restrict__ bytes, const long long* __restrict__ changes, T* __restrict__ y, int h, int w,
+                        int c, const Preparation& p) {
+  // A row of blocks has an image, whose changes are the same for all of its threads.
+  __shared__ long long change[kErase + 4 * kBoxes];
+  const int width = kErase + 4 * p.boxes, image = blockIdx.y;
+  if (threadIdx.x < width) change[threadIdx.x] = changes[(long long)image * width + threadIdx.x];
+  __syncthreads();
+  const long long size = (long long)h * w * c;
+  const unsigned char* const own = bytes + image * size;
+  const unsigned char* const partner = bytes + change[kPartner] * size;
+  const float lam = __int_as_float((int)change[kLam]);
+  constexpr int N = Pack<T>::N;
+  const bool packs = size % N == 0 && aligned(y) && reinterpret_cast<unsigned long long>(bytes) % N == 0;
+  const long long first = (long long)blockIdx.x * kThreads + threadIdx.x, step = (long long)gridDim.x * kThreads;
+  T* const to = y + image * size;
+  if (packs) {
+    for (long long i = first * N; i < size; i += step * N) prepare_group<N>(own, partner, change, lam, to, i, size, w, c, p);
+  } else {
+    for (long long i = first; i < size; i += step) prepare_group<1>(own, partner, change, lam, to, i, size, w, c, p);
+  }
+}
+
+}  // namespace
+
+#define PREPARE(T, name)                                                                                                           \
+  KERNEL prepare_##name(const unsigned char* x, const long long* changes, T* y, int h, int w, int c, Preparation p) {              \
+    prepare<T>(x, changes, y, h, w, c, p);                                                                                         \
+  }
+
+PREPARE(float, f32)
+PREPARE(half16, f16)
+PREPARE(bfloat16, bf16)
