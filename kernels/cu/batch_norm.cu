@@ -11,6 +11,7 @@
 //
 // `saved` is [4, c] floats: mean, 1 / std, scale = weight / std, shift = bias - mean * scale.
 #include "channels.cuh"
+#include "normalised.cuh"
 
 enum { kIdentity, kRelu, kRelu6, kSilu, kHardSwish };
 
@@ -84,22 +85,6 @@ __device__ void statistics(const T* __restrict__ x, float* __restrict__ partial,
   for (int t = blockIdx.x; t < tile.count; t += gridDim.x) {
     chunk_statistics(x + first * c, n, c, tile, t, partial + blockIdx.y * 2ll * c);
   }
-}
-
-/// Writes channel j of `saved`.
-template <typename P>
-__device__ void save(float* saved, int c, int j, double mean, double var, double eps, const P* weight, const P* bias) {
-  const double inv_std = 1.0 / sqrt(var + eps);
-  const double scale = (weight ? to_float(weight[j]) : 1.0f) * inv_std;
-  saved[j] = (float)mean;
-  saved[c + j] = (float)inv_std;
-  saved[2 * c + j] = (float)scale;
-  saved[3 * c + j] = (float)((bias ? to_float(bias[j]) : 0.0f) - mean * scale);
-}
-
-/// running = (1 - momentum) * running + momentum * batch
-template <typename P> __device__ void update(P* running, float momentum, double batch) {
-  *running = from_float<P>((float)((1.0 - momentum) * to_float(*running) + momentum * batch));
 }
 
 /// Merges the chunks' statistics; updates the running ones where there are any.

@@ -2,18 +2,11 @@
 //
 // mean = sum / rows and var = squares / rows - mean^2, in f64 from sums in f32. If those are off by a relative e, var is off by
 // some e * (var + 2 mean^2): a channel whose mean is 100 times its deviation keeps three digits where e is 1e-7. It is never negative.
-//
-// `saved` is [4, c] floats: mean, 1 / std, scale = weight / std, shift = bias - mean * scale.
-#include "fornax.cuh"
+#include "normalised.cuh"
 
 namespace {
 
 constexpr int kThreads = 256;
-
-/// running = (1 - momentum) * running + momentum * batch
-template <typename P> __device__ void update(P* running, float momentum, double batch) {
-  *running = from_float<P>((float)((1.0 - momentum) * to_float(*running) + momentum * batch));
-}
 
 template <typename P>
 __device__ void finalize(const float* __restrict__ sums, long long rows, int c, const P* weight, const P* bias,
@@ -24,12 +17,7 @@ __device__ void finalize(const float* __restrict__ sums, long long rows, int c, 
   const double difference = (double)sums[c + j] / rows - mean * mean;
   // Comparisons are written so that NaN passes.
   const double var = difference < 0 ? 0 : difference;
-  const double inv_std = 1.0 / sqrt(var + eps);
-  const double scale = (weight ? to_float(weight[j]) : 1.0f) * inv_std;
-  saved[j] = (float)mean;
-  saved[c + j] = (float)inv_std;
-  saved[2 * c + j] = (float)scale;
-  saved[3 * c + j] = (float)((bias ? to_float(bias[j]) : 0.0f) - mean * scale);
+  save(saved, c, j, mean, var, eps, weight, bias);
   if (running_mean) {
     update(running_mean + j, momentum, mean);
     update(running_var + j, momentum, var * rows / (rows - 1));
