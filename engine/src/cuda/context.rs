@@ -164,6 +164,19 @@ impl Gpu {
         })
     }
 
+    /// Gives memory that the pool keeps for later back to the driver, after the queued work.
+    pub(super) fn trim_pool(&self) -> Result<()> {
+        self.synchronize()?;
+        let _turn = self.bind()?;
+        let failed = |e| Failure::driver("giving memory back", e);
+        let device = result::device::get(self.ordinal as i32).map_err(failed)?;
+        // SAFETY: the pool is the device's own.
+        unsafe {
+            let pool = result::device::get_default_mem_pool(device).map_err(failed)?;
+            result::mem_pool::trim_to(pool, 0).map_err(failed)
+        }
+    }
+
     /// Waits until all queued work is done, and reports what failed in it.
     pub(crate) fn synchronize(&self) -> Result<()> {
         let _turn = self.bind()?;

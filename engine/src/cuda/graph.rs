@@ -27,6 +27,8 @@ impl Graph {
             return Err(named(Failure::new("only the work of a CUDA device can be recorded")));
         };
         let gpu = Gpu::get(ordinal).map_err(named)?;
+        // A graph has memory of its own: what the region's run before it used would lie idle beside that.
+        gpu.trim_pool().map_err(named)?;
         let executable = {
             let _recording = gpu.turns.record().map_err(named)?;
             let _turn = gpu.bind().map_err(named)?;
