@@ -93,6 +93,22 @@ def batch_norms(name, dtype):
                 operation(row, added if residual else plain, inputs, images(False), backward)
 
 
+def prepare(name, dtype):
+    n, size = of(256, 2), of(224, 6)
+    images = torch.randint(0, 256, (n, 3, size, size), device=DEVICE, dtype=torch.uint8)
+    images = images.to(memory_format=torch.channels_last)
+    mean = torch.tensor([0.485, 0.456, 0.406], device=DEVICE).view(1, 3, 1, 1) * 255
+    std = torch.tensor([0.229, 0.224, 0.225], device=DEVICE).view(1, 3, 1, 1) * 255
+
+    def run(x):
+        x = x.float()
+        y = ((0.7 * x + 0.3 * x.flip(0) - mean) / std).to(dtype)
+        y[:, :, : size // 4, : size // 4] = 0
+        return y
+
+    operation(f"prepare/{n}x{size}x{size}x3/{name}/forward", run, [images], None, False)
+
+
 def others(name, dtype):
     for backward in [False, True]:
         direction = "forward+backward" if backward else "forward"
@@ -201,6 +217,7 @@ def main():
             report("copy/1GiB", "eager", timed(lambda: b.copy_(a)), bytes=8 * n)
         del a, b
     for name, dtype in DTYPES.items():
+        prepare(name, dtype)
         batch_norms(name, dtype)
         others(name, dtype)
     for name in ["resnet50", "resnet18-cifar"]:

@@ -1,12 +1,15 @@
 //! Operations: fused, and as compositions of single ones.
 use super::{Row, Scale, Way};
 use fornax_engine::random::{Key, Stream};
-use fornax_engine::{Activation, BatchNorm, DType, Device, Result, Tensor, fuse};
+use fornax_engine::{
+    Activation, BatchNorm, DType, Device, Fill, ImageChange, ImagePreparation, Result, Tensor, fuse,
+};
 
 /// Every row, forward alone and forward with backward.
 pub fn rows(device: &Device, scale: Scale) -> Result<Vec<Row>> {
     let mut rows = vec![copy(device, scale)?];
     for dtype in [DType::F16, DType::BF16] {
+        rows.push(prepare(scale.of(256, 2), scale.of(224, 6), dtype, device)?);
         for [h, c] in [[56, 64], [28, 512], [14, 1024], [7, 2048]] {
             for residual in [false, true] {
                 for backward in [false, true] {
@@ -90,6 +93,30 @@ fn batch_norm(
         items: 0,
         ways: vec![("fused", way(true)), ("unfused", way(false))],
     })
+}
+
+/// Images from bytes: mixed by mixup, normalised, and erased in a box.
+fn prepare(n: usize, size: usize, dtype: DType, device: &Device) -> Result<Row> {
+    let shape = [n, size, size, 3];
+    let bytes: Vec<u8> = (0..shape.iter().product()).map(|i: usize| (i * 7919 % 251) as u8).collect();
+    let x = Tensor::from_vec(bytes, shape)?.to_device(device)?;
+    let side = (size / 4) as u32;
+    let change = |i: usize| ImageChange {
+        partner: n - 1 - i,
+        lam: 0.7,
+        erased: vec![[0, side, 0, side]],
+        ..ImageChange::none(i)
+    };
+    let rows = ImageChange::rows(&(0..n).map(change).collect::<Vec<_>>(), 1)?.to_device(device)?;
+    let bytes = x.numel() * (2 + dtype.size());
+    let way: Way = Box::new(move || {
+        let draws = Stream::new(Key::new(0, "erase"), 0, 0);
+        let (mean, std) = (&[0.485, 0.456, 0.406], &[0.229, 0.224, 0.225]);
+        let how = ImagePreparation { white: 255, mean, std, rounded: false, fill: Fill::Zero, draws };
+        x.prepare_images(&rows, &how, dtype).map(drop)
+    });
+    let name = format!("prepare/{n}x{size}x{size}x3/{dtype}/forward");
+    Ok(Row { name, bytes, items: 0, ways: vec![("fused", way)] })
 }
 
 fn cross_entropy(n: usize, dtype: DType, backward: bool, device: &Device) -> Result<Row> {
