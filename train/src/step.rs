@@ -40,8 +40,10 @@ pub struct Step {
     options: StepOptions,
     statistics: Option<Statistics>,
     device: Device,
+    /// Updates are recorded.
+    records: bool,
     recordings: Vec<Recording>,
-    /// Why updates are not recorded any longer.
+    /// Why they are not any longer.
     unrecordable: Option<String>,
 }
 
@@ -62,9 +64,8 @@ const RECORDINGS: usize = 4;
 impl Step {
     /// For a model on a device. Images of bytes are normalised there by the statistics.
     pub fn new(options: StepOptions, statistics: Option<Statistics>, device: Device) -> Step {
-        let graphs = options.graph != GraphUse::Never && device != Device::Cpu;
-        let unrecordable = (!graphs).then(|| "it was not asked for".to_string());
-        Step { options, statistics, device, recordings: vec![], unrecordable }
+        let records = options.graph != GraphUse::Never && device != Device::Cpu;
+        Step { options, statistics, device, records, recordings: vec![], unrecordable: None }
     }
 
     /// Images as a model takes them: normalised, if they are bytes, and in the context's precision.
@@ -79,8 +80,7 @@ impl Step {
 
     /// Why updates could not be recorded, where that was tried in vain.
     pub fn unrecordable(&self) -> Option<&str> {
-        let tried = self.options.graph != GraphUse::Never && self.device != Device::Cpu;
-        self.unrecordable.as_deref().filter(|_| tried)
+        self.unrecordable.as_deref()
     }
 
     /// One update from the mean gradient over `batches`, at a learning rate; the mean loss.
@@ -92,7 +92,7 @@ impl Step {
         lr: f64,
     ) -> Result<f64> {
         optimizer.set_rate(lr)?;
-        if self.unrecordable.is_some() {
+        if !self.records {
             let here: Vec<Batch> =
                 batches.iter().map(|b| b.to_device(&self.device)).collect::<Result<_>>()?;
             let loss = Tensor::zeros((), DType::F32, &self.device)?;
@@ -151,6 +151,7 @@ impl Step {
             Ok(graph) => recording.graph = Some(graph),
             Err(error) if self.options.graph == GraphUse::Always => return Err(error.into()),
             Err(error) => {
+                self.records = false;
                 self.unrecordable = Some(error.to_string());
                 self.recordings.clear();
             }

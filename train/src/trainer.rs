@@ -196,8 +196,7 @@ impl Trainer<'_> {
     fn update(&mut self, batches: &[Batch], lr: f64) -> Result<Updated> {
         let mut loss = self.step.run(self.model, &self.optimizer, batches, lr)?;
         let rule = *self.optimizer.gradient_rule();
-        let looked = rule.scaling.is_some() || rule.clip_norm.is_some();
-        let report = if looked { Some(self.optimizer.report()?) } else { None };
+        let report = if rule.looks() { Some(self.optimizer.report()?) } else { None };
         if let (Some(report), Some(scaling)) = (&report, &rule.scaling) {
             let was_lowest = self.told.loss_scale.is_some_and(|scale| scale <= scaling.floor);
             self.told.loss_scale = Some(report.loss_scale);

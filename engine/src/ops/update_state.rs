@@ -34,7 +34,7 @@ pub struct GradientRule {
 
 impl GradientRule {
     /// True when gradients are to be read once before the update.
-    pub(crate) const fn looks(&self) -> bool {
+    pub const fn looks(&self) -> bool {
         self.scaling.is_some() || self.clip_norm.is_some()
     }
 }

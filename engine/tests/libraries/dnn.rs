@@ -6,7 +6,7 @@ use fornax_engine::cuda::LibraryError;
 use fornax_engine::cuda::dnn::{ConvKind, ConvOptions, Dnn, PlanChoice};
 use fornax_engine::{ConvShape, DType};
 
-const PLAIN: ConvShape = ConvShape {
+pub const PLAIN: ConvShape = ConvShape {
     n: 2,
     h: 7,
     w: 5,

@@ -20,32 +20,14 @@ pub(super) fn forward(
     inputs.extend(norm.weight);
     inputs.extend(norm.bias);
     inputs.extend(residual);
-    let saved = on.room([SAVED, c], DType::F32)?;
+    let saved = folded(on, (x, sums), c, norm)?;
     let mask = keeps_mask(activation, residual, &inputs)
         .then(|| on.room([x.numel() / c, mask_bytes(c)], DType::U8))
         .transpose()?;
     let y = on.build(*x.shape(), x.dtype(), |y| {
-        let held = [norm.weight, norm.bias, norm.running.map(|r| r.0), norm.running.map(|r| r.1), residual]
-            .map(|t| t.map(Tensor::held));
-        let [weight, bias, mean, var, residual] = held.each_ref().map(|t| t.as_ref().map(|t| t.slice()));
-        let running = mean.zip(var).map(|(mean, var)| [mean, var]);
-        let parameters = Parameters { weight, bias, running, eps: norm.eps };
-        let (x, saved, mask) = (x.held(), saved.held(), mask.as_ref().map(Tensor::held));
-        let (x, saved) = (x.slice(), saved.slice());
-        match running {
-            Some(running) if !of_batch => kernel::frozen(&on.gpu, running, c, &parameters, saved)?,
-            _ => {
-                let momentum = norm.training.then_some(norm.momentum);
-                match sums {
-                    Some(sums) => {
-                        let sums = sums.held();
-                        let sums = (sums.slice(), x.len / c);
-                        conv_norm::statistics(&on.gpu, sums, c, &parameters, momentum, saved)?
-                    }
-                    None => kernel::statistics(&on.gpu, x, c, &parameters, momentum, saved)?,
-                }
-            }
-        }
+        let (x, saved) = (x.held(), saved.held());
+        let (residual, mask) = (residual.map(Tensor::held), mask.as_ref().map(Tensor::held));
+        let (x, saved, residual) = (x.slice(), saved.slice(), residual.as_ref().map(|t| t.slice()));
         match (&mask, residual) {
             (Some(mask), Some(residual)) => {
                 kernel::apply_masked(&on.gpu, x, c, [saved, residual], activation, y, mask.slice())
@@ -76,16 +58,28 @@ pub(super) fn forward(
 
 /// What normalises `x`, `[SAVED, c]`, by the batch's statistics from its `sums`; the running ones are updated.
 pub(in crate::ops) fn fold(on: &OnGpu, x: &Tensor, sums: &Tensor, norm: &BatchNorm) -> Result<Tensor> {
-    let c = sums.dims()[1];
+    folded(on, (x, Some(sums)), sums.dims()[1], norm)
+}
+
+/// What normalises `x`, `[SAVED, c]`: the batch's statistics, from its sums where these are known, or the running ones.
+fn folded(on: &OnGpu, (x, sums): (&Tensor, Option<&Tensor>), c: usize, norm: &BatchNorm) -> Result<Tensor> {
     on.build([SAVED, c], DType::F32, |saved| {
         let held = [norm.weight, norm.bias, norm.running.map(|r| r.0), norm.running.map(|r| r.1)]
             .map(|t| t.map(Tensor::held));
         let [weight, bias, mean, var] = held.each_ref().map(|t| t.as_ref().map(|t| t.slice()));
         let running = mean.zip(var).map(|(mean, var)| [mean, var]);
         let parameters = Parameters { weight, bias, running, eps: norm.eps };
-        let sums = sums.held();
-        let sums = (sums.slice(), x.numel() / c);
-        conv_norm::statistics(&on.gpu, sums, c, &parameters, norm.training.then_some(norm.momentum), saved)
+        let momentum = norm.training.then_some(norm.momentum);
+        match (sums, running) {
+            (Some(sums), _) => {
+                let (sums, rows) = (sums.held(), x.numel() / c);
+                conv_norm::statistics(&on.gpu, (sums.slice(), rows), c, &parameters, momentum, saved)
+            }
+            (None, Some(running)) if !norm.training => {
+                kernel::frozen(&on.gpu, running, c, &parameters, saved)
+            }
+            _ => kernel::statistics(&on.gpu, x.held().slice(), c, &parameters, momentum, saved),
+        }
     })
 }
 
