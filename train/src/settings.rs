@@ -1,5 +1,7 @@
 //! The settings of a training run as a user gives them: on the command line, in a YAML file, or within a checkpoint.
 //! All are optional; [`crate::config`] resolves them.
+use crate::report::EpochReport;
+use crate::schedule::{DecayFn, Sched};
 use clap::{Args, ValueEnum, value_parser};
 use fornax_nn::OptLevel;
 use serde::{Deserialize, Serialize};
@@ -75,12 +77,55 @@ pub struct Settings {
     /// Warm up before the schedule, rather than during its first epochs
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true, help_heading = "Schedule")]
     pub warmup_prefix: Option<bool>,
-    /// Learning rate at the end of the cosine [default: 0]
+    /// Learning rate at the end of cosine, tanh, poly, wsd and rsqrt; the least that plateau falls to [default: 0]
     #[arg(long, value_name = "RATE", help_heading = "Schedule", value_parser = non_negative)]
     pub min_lr: Option<f64>,
-    /// Epochs at --min-lr after the cosine [default: 0]
+    /// Epochs at --min-lr after cosine, tanh, poly, wsd or rsqrt [default: 0]
     #[arg(long, value_name = "N", help_heading = "Schedule")]
     pub cooldown_epochs: Option<u32>,
+    /// Interval of step [default: 0.3 of the epochs]; length of the decay of wsd and rsqrt, below 1 as a share [default: 0.2]
+    #[arg(long, value_name = "EPOCHS", help_heading = "Schedule", value_parser = positive)]
+    pub decay_epochs: Option<f64>,
+    /// Epochs of multistep, each of which takes effect one earlier, as in timm [default: 0.3, 0.6 and 0.9 of the epochs]
+    #[arg(long, value_name = "EPOCH", num_args = 1.., help_heading = "Schedule")]
+    pub decay_milestones: Option<Vec<u32>>,
+    /// Factor of step, multistep and plateau, exponent of poly [default: 0.1]; factor of exponential [default: 0.95] (also --dr)
+    #[arg(long, value_name = "RATE", visible_alias = "dr", help_heading = "Schedule", value_parser = positive)]
+    pub decay_rate: Option<f64>,
+    /// Epochs without improvement of --eval-metric that plateau puts up with [default: 10]
+    #[arg(long, value_name = "N", help_heading = "Schedule")]
+    pub patience_epochs: Option<u32>,
+    /// Formula of lambda, in the notation of Python: "0.95 ** epoch", "1 if epoch < 10 else 0.1"
+    #[arg(long, value_name = "FORMULA", help_heading = "Schedule")]
+    pub lr_lambda: Option<String>,
+    /// Decay of wsd [default: 1-sqrt] and rsqrt [default: linear]
+    #[arg(long, value_name = "NAME", help_heading = "Schedule")]
+    pub lr_decay_fn: Option<DecayFn>,
+    /// Epochs in which rsqrt falls to 0.71 of --lr [default: those of the warm-up]
+    #[arg(long, value_name = "EPOCHS", help_heading = "Schedule", value_parser = positive)]
+    pub lr_stable_timescale: Option<f64>,
+    /// Cycles of cosine, tanh and poly [default: 1]
+    #[arg(long, value_name = "N", help_heading = "Schedule", value_parser = value_parser!(u32).range(1..))]
+    pub lr_cycle_limit: Option<u32>,
+    /// How many times as long each cycle is as the one before [default: 1]
+    #[arg(long, value_name = "FACTOR", help_heading = "Schedule", value_parser = positive)]
+    pub lr_cycle_mul: Option<f64>,
+    /// Factor of the peak from cycle to cycle [default: 0.5]
+    #[arg(long, value_name = "FACTOR", help_heading = "Schedule", value_parser = positive)]
+    pub lr_cycle_decay: Option<f64>,
+    /// Exponent of the time in cosine and poly; above 1 the rate stays high for longer [default: 1]
+    #[arg(long, value_name = "K", help_heading = "Schedule", value_parser = positive)]
+    pub lr_k_decay: Option<f64>,
+    /// Where random factors of the rate begin, and where they end, as shares of the epochs [default: none]
+    #[arg(long, value_name = "SHARE", num_args = 1..=2, help_heading = "Schedule", value_parser = probability)]
+    pub lr_noise: Option<Vec<f64>>,
+    /// Largest deviation of such a factor from 1 [default: 0.67]
+    #[arg(long, value_name = "LIMIT", help_heading = "Schedule", value_parser = positive)]
+    pub lr_noise_pct: Option<f64>,
+    /// Standard deviation of such a factor, before the limit [default: 1]
+    #[arg(long, value_name = "STD", help_heading = "Schedule", value_parser = positive)]
+    pub lr_noise_std: Option<f64>,
+
     /// Largest norm of all gradients; beyond it they are scaled down [default: no limit]
     #[arg(long, value_name = "NORM", help_heading = "Optimizer", value_parser = positive)]
     pub clip_grad: Option<f64>,
@@ -180,16 +225,6 @@ impl From<OptLevel> for Level {
     }
 }
 
-/// Schedules.
-#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Sched {
-    /// Half a cosine down to --min-lr
-    Cosine,
-    /// --lr throughout
-    Constant,
-}
-
 /// How a learning rate grows with the batch size.
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -212,6 +247,22 @@ pub enum Metric {
     Loss,
 }
 
+impl Metric {
+    /// Its value after an epoch.
+    pub fn of(self, epoch: &EpochReport) -> f64 {
+        match self {
+            Metric::Top1 => epoch.eval_top1,
+            Metric::Top5 => epoch.eval_top5,
+            Metric::Loss => epoch.eval_loss,
+        }
+    }
+
+    /// Whether less of it is better.
+    pub fn lower_is_better(self) -> bool {
+        self == Metric::Loss
+    }
+}
+
 impl Settings {
     /// These settings, and `lower`'s where these say nothing. What only made sense beside a setting of `lower` that is
     /// replaced here goes with it: `lr` with `lr_base`, and what another optimizer or schedule does not have.
@@ -230,12 +281,23 @@ impl Settings {
                 lower.amp_dtype = None;
             }
         }
-        if self.sched == Some(Sched::Constant) {
-            (lower.min_lr, lower.cooldown_epochs) = (None, None);
+        if let Some(sched) = self.sched {
+            lower = lower.keeping(|key| sched.uses(key));
         }
         let mut merged = lower.given();
         merged.extend(self.given());
-        serde_json::from_value(merged.into()).expect("merged settings are settings")
+        Settings::of(merged)
+    }
+
+    /// Those whose name (with underscores) is kept.
+    pub fn keeping(&self, keep: impl Fn(&str) -> bool) -> Settings {
+        let mut given = self.given();
+        given.retain(|key, _| keep(key));
+        Settings::of(given)
+    }
+
+    fn of(given: serde_json::Map<String, serde_json::Value>) -> Settings {
+        serde_json::from_value(given.into()).expect("parts of settings are settings")
     }
 
     /// The settings that say something, as a YAML mapping.

@@ -4,7 +4,7 @@ use crate::data::{Batch, Loader};
 use crate::error::{Kind, Signal};
 use crate::optim::Optimizer;
 use crate::report::{EpochReport, Observer, UpdateReport};
-use crate::schedule::Schedule;
+use crate::schedule::{PlateauState, Schedule};
 use crate::settings::Metric;
 use crate::step::Step;
 use crate::{Error, Result};
@@ -28,15 +28,17 @@ pub struct State {
     pub loss_sum: f64,
     /// What each finished epoch came to.
     pub history: Vec<EpochReport>,
+    /// What a plateau of the metric led to.
+    #[serde(default, skip_serializing_if = "PlateauState::is_initial")]
+    pub plateau: PlateauState,
 }
 
 impl State {
     /// The best epoch by a metric, the earliest of equals.
     pub fn best(&self, metric: Metric) -> Option<&EpochReport> {
-        let better = |a: &EpochReport, b: &EpochReport| match metric {
-            Metric::Top1 => a.eval_top1 > b.eval_top1,
-            Metric::Top5 => a.eval_top5 > b.eval_top5,
-            Metric::Loss => a.eval_loss < b.eval_loss,
+        let better = |a: &EpochReport, b: &EpochReport| match metric.lower_is_better() {
+            true => metric.of(a) < metric.of(b),
+            false => metric.of(a) > metric.of(b),
         };
         self.history.iter().reduce(|best, row| if better(row, best) { row } else { best })
     }
@@ -152,7 +154,7 @@ impl Trainer<'_> {
             let taken: Vec<Batch> = taken.collect::<Result<_>>()?;
             waited += before.elapsed();
             let images = taken[0].target.numel();
-            let lr = self.schedule.at(self.state.epoch, self.state.update, updates);
+            let lr = self.rate(updates);
             let Updated { loss, grad_norm, loss_scale } = self.update(&taken, lr)?;
             self.state.loss_sum += loss * taken.len() as f64;
             self.state.batch = last;
@@ -178,6 +180,7 @@ impl Trainer<'_> {
             self.heed_signals()?;
         }
         let evaluation = self.evaluate()?;
+        let lr = self.rate(updates);
         let state = &mut self.state;
         state.history.push(EpochReport {
             epoch: state.epoch,
@@ -185,10 +188,18 @@ impl Trainer<'_> {
             eval_loss: evaluation.loss,
             eval_top1: evaluation.top1,
             eval_top5: evaluation.top5,
-            lr: self.schedule.at(state.epoch, state.update, updates),
+            lr,
         });
+        let metric = self.eval_metric.of(state.history.last().expect("an epoch was just added"));
+        self.schedule.observe(&mut state.plateau, state.epoch, Some(metric));
         (state.epoch, state.batch, state.loss_sum) = (state.epoch + 1, 0, 0.0);
         Ok(evaluation)
+    }
+
+    /// The rate of the next update.
+    fn rate(&self, updates_per_epoch: u64) -> f64 {
+        let State { epoch, update, plateau, .. } = &self.state;
+        self.schedule.at(*epoch, *update, updates_per_epoch) * plateau.scale
     }
 
     /// One update. A loss that is not finite ends the run, unless it is an overflow that a smaller loss scale may cure; then it counts as

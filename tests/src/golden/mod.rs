@@ -5,6 +5,7 @@
 mod compare;
 mod file;
 pub mod formula;
+pub mod loss_scale;
 mod ops_activation;
 mod ops_basic;
 mod ops_conv;
@@ -13,6 +14,7 @@ mod ops_norm;
 mod ops_pool;
 mod ops_regularizer;
 mod run;
+mod schedulers;
 mod training_trajectory;
 
 pub use compare::Mismatch;
@@ -44,6 +46,6 @@ pub const TOPICS: &[TopicCheck] = &[
     ("optim_param_groups", None),
     ("optim_trajectories", None),
     ("replica_norm", None),
-    ("schedulers", None),
+    ("schedulers", Some(schedulers::check)),
     ("training_trajectory", Some(training_trajectory::check)),
 ];

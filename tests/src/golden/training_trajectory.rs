@@ -2,7 +2,7 @@
 use super::ops_activation::named;
 use super::{Case, Outcome, Topic, formula};
 use fornax::optim::{Optimizer, parameters};
-use fornax::schedule::{Curve, Schedule};
+use fornax::schedule::{ScheduleOptions, create_scheduler};
 use fornax_engine::{DType, GradientRule, Tensor, UpdateRule, no_grad};
 use fornax_nn::loss::top_k_correct;
 use fornax_nn::models::{ResNet, ResNetConfig, Stem};
@@ -97,17 +97,16 @@ impl<'a> Run<'a> {
     fn train(&self) -> Result<(), String> {
         let (case, c) = (self.case, self.config);
         let say = |e: fornax_engine::Error| format!("{}: {e}", case.id());
-        let schedule = Schedule {
-            curve: Curve::Cosine,
+        let options = ScheduleOptions {
             lr: number(c, "lr")?,
             warmup_lr: number(c, "warmup_lr")?,
             min_lr: number(c, "min_lr")?,
             epochs: number(c, "epochs")? as u32,
             warmup_epochs: number(c, "warmup_epochs")? as u32,
-            warmup_prefix: false,
-            cooldown_epochs: 0,
             on_updates: true,
+            ..ScheduleOptions::default()
         };
+        let schedule = create_scheduler("cosine", &options).map_err(|e| format!("{}: {e}", case.id()))?;
         let optimizer = self.optimizer()?;
         let per_epoch = number(c, "updates_per_epoch")? as u64;
         let accumulate = number(c, "grad_accum_steps")? as usize;

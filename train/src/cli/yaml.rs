@@ -63,7 +63,8 @@ fn arguments(flag: &str, value: &Value) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::settings::{Opt, Sched};
+    use crate::schedule::Sched;
+    use crate::settings::Opt;
 
     #[test]
     fn values_of_every_kind_are_read() {

@@ -1,10 +1,10 @@
 //! The plots of a run, as SVG and PNG.
 use super::chart::{Chart, Series, draw};
 use super::scene::{Colour, Scene};
-use super::{confusion, raster, svg};
+use super::{EpochReport, confusion, raster, svg};
 use crate::Result;
 use crate::checkpoint::durable;
-use crate::schedule::Schedule;
+use crate::schedule::{Curve, Schedule};
 use crate::trainer::{Evaluation, State};
 use std::path::Path;
 
@@ -60,6 +60,12 @@ pub fn write_plots(
 
 /// The rate at updates spread over the run so far.
 fn rates(state: &State, schedule: &Schedule, updates_per_epoch: u64) -> Vec<(f64, f64)> {
+    if let Curve::Plateau(_) = schedule.curve {
+        // What it depended on is the past; the rate of an epoch is in the history.
+        let ends =
+            |r: &EpochReport| [r.epoch, r.epoch + 1].map(|e| (f64::from(e) * updates_per_epoch as f64, r.lr));
+        return state.history.iter().flat_map(ends).collect();
+    }
     let count = state.update.min(RATE_POINTS);
     let at = |i: u64| i * state.update.saturating_sub(1) / count.saturating_sub(1).max(1);
     let rate = |update: u64| schedule.at((update / updates_per_epoch) as u32, update, updates_per_epoch);

@@ -1,10 +1,14 @@
 //! The configuration of a run: every value settled, from the user's [`Settings`] and the defaults of the data set.
+mod effects;
+mod schedule;
+
 use crate::augment::Augment;
 use crate::data::{self, DatasetInfo};
 use crate::optim::{Optimizer, parameters};
-use crate::schedule::{Curve, Schedule};
-use crate::settings::{AmpDtype, Level, LrScale, Metric, Opt, Sched, Settings};
+use crate::schedule::{Sched, Schedule};
+use crate::settings::{AmpDtype, Level, LrScale, Metric, Opt, Settings};
 use crate::{Error, Result};
+use effects::Facts;
 use fornax_engine::{DType, GradientRule, LossScaling, UpdateRule};
 use fornax_nn::{Module, OptLevel, Precision};
 
@@ -99,34 +103,12 @@ impl Config {
         let opt = given.opt.unwrap_or(Opt::Sgd);
         let sched = given.sched.unwrap_or(Sched::Cosine);
         let precision = precision(given)?;
-        refuse_what_has_no_effect(given, opt, sched, recipe.warmup_epochs)?;
-
         let [default_lr, default_decay] = if opt == Opt::AdamW { recipe.adamw } else { recipe.sgd };
         let batch_size = given.batch_size.unwrap_or(recipe.batch_size);
         let accumulate = given.grad_accum_steps.unwrap_or(1);
-        let schedule = Schedule {
-            curve: if sched == Sched::Cosine { Curve::Cosine } else { Curve::Constant },
-            lr: given.lr.or_else(|| scaled_lr(given, opt, batch_size * accumulate)).unwrap_or(default_lr),
-            warmup_lr: given.warmup_lr.unwrap_or(1e-5),
-            min_lr: given.min_lr.unwrap_or(0.0),
-            epochs: given.epochs.unwrap_or(recipe.epochs),
-            // The recipe's warm-up must leave something of a shorter schedule.
-            warmup_epochs: given
-                .warmup_epochs
-                .unwrap_or(recipe.warmup_epochs.min(given.epochs.unwrap_or(recipe.epochs) / 4)),
-            warmup_prefix: given.warmup_prefix.unwrap_or(false),
-            cooldown_epochs: given.cooldown_epochs.unwrap_or(0),
-            on_updates: given.sched_on_updates.unwrap_or(true),
-        };
-        if schedule.warmup_epochs >= schedule.epochs && !schedule.warmup_prefix && schedule.warmup_epochs > 0
-        {
-            let (warmup, epochs) = (schedule.warmup_epochs, schedule.epochs);
-            return Err(Error::usage(format!("a warm-up of {warmup} epochs leaves nothing of {epochs}"))
-                .at("--warmup-epochs")
-                .remedy(
-                    "make it shorter, train longer, or put it before the schedule with --warmup-prefix",
-                ));
-        }
+        let lr = given.lr.or_else(|| scaled_lr(given, opt, batch_size * accumulate)).unwrap_or(default_lr);
+        let schedule = schedule::options(given, sched, &recipe, lr);
+        effects::refuse_what_has_none(&Facts { given, opt, sched, warmup: schedule.warmup_epochs })?;
         let optimizer = OptimizerConfig {
             opt,
             momentum: given.momentum.unwrap_or(0.9),
@@ -140,7 +122,7 @@ impl Config {
             model: given.model.clone().unwrap_or_else(|| recipe.model.into()),
             batch_size: batch_size as usize,
             validation_batch_size: given.validation_batch_size.unwrap_or(256) as usize,
-            schedule,
+            schedule: sched.create(&schedule)?,
             smoothing: given.smoothing.unwrap_or(recipe.smoothing),
             precision,
             clip_norm: given.clip_grad,
@@ -154,7 +136,7 @@ impl Config {
             eval_metric: given.eval_metric.unwrap_or(Metric::Top1),
             optimizer,
         };
-        config.settings = config.settled();
+        config.settings = schedule::settled(sched, &schedule).over(config.settled());
         Ok(config)
     }
 
@@ -187,12 +169,10 @@ impl Config {
         if self.optimizer.opt == Opt::AdamW { 2 } else { 1 }
     }
 
-    /// The settings with every value that has an effect filled in, and no other.
+    /// The settings with every value that has an effect filled in, and no other; those of the schedule are not here.
     fn settled(&self) -> Settings {
-        let (schedule, optimizer) = (&self.schedule, &self.optimizer);
+        let optimizer = &self.optimizer;
         let adam = optimizer.opt == Opt::AdamW;
-        let cosine = schedule.curve == Curve::Cosine;
-        let warm = schedule.warmup_epochs > 0;
         Settings {
             dataset: Some(self.dataset.name.into()),
             data_dir: self.settings.data_dir.clone(),
@@ -200,10 +180,6 @@ impl Config {
             validation_batch_size: Some(self.validation_batch_size as u32),
             model: Some(self.model.clone()),
             opt: Some(optimizer.opt),
-            lr: Some(schedule.lr),
-            lr_base: None,
-            lr_base_size: None,
-            lr_base_scale: None,
             momentum: (!adam).then_some(optimizer.momentum),
             opt_betas: adam.then_some(optimizer.betas.to_vec()),
             opt_eps: adam.then_some(optimizer.eps),
@@ -211,25 +187,17 @@ impl Config {
             smoothing: Some(self.smoothing),
             clip_grad: self.clip_norm,
             grad_accum_steps: Some(self.accumulate as u32),
-            amp: None,
             amp_dtype: self.precision.half().map(|dtype| match dtype {
                 DType::BF16 => AmpDtype::Bfloat16,
                 _ => AmpDtype::Float16,
             }),
             opt_level: Some(self.precision.level().into()),
             grad_checkpointing: Some(self.checkpointing),
-            epochs: Some(schedule.epochs),
-            sched: Some(if cosine { Sched::Cosine } else { Sched::Constant }),
-            sched_on_updates: Some(schedule.on_updates),
-            warmup_epochs: Some(schedule.warmup_epochs),
-            warmup_lr: warm.then_some(schedule.warmup_lr),
-            warmup_prefix: warm.then_some(schedule.warmup_prefix),
-            min_lr: cosine.then_some(schedule.min_lr),
-            cooldown_epochs: cosine.then_some(schedule.cooldown_epochs),
             hflip: Some(self.augment.hflip),
             shift: Some(self.augment.shift),
             seed: Some(self.seed),
             eval_metric: Some(self.eval_metric),
+            ..Settings::default()
         }
     }
 }
@@ -268,60 +236,6 @@ fn scaled_lr(given: &Settings, opt: Opt, batch_size: u32) -> Option<f64> {
         LrScale::Sqrt => ratio.sqrt(),
     };
     given.lr_base.map(|base| base * factor)
-}
-
-fn refuse_what_has_no_effect(given: &Settings, opt: Opt, sched: Sched, warmup: u32) -> Result<()> {
-    let (adam, cosine) = (opt == Opt::AdamW, sched == Sched::Cosine);
-    let cold = given.warmup_epochs.unwrap_or(warmup) == 0;
-    let no_base = given.lr_base.is_none();
-    let rules = [
-        ("--lr-base", given.lr_base.is_some() && given.lr.is_some(), "--lr is given", "give one of the two"),
-        (
-            "--lr-base-size",
-            given.lr_base_size.is_some() && no_base,
-            "--lr-base is not given",
-            "give --lr-base too",
-        ),
-        (
-            "--lr-base-scale",
-            given.lr_base_scale.is_some() && no_base,
-            "--lr-base is not given",
-            "give --lr-base too",
-        ),
-        ("--momentum", given.momentum.is_some() && adam, "adamw has betas instead", "use --opt-betas"),
-        (
-            "--opt-betas",
-            given.opt_betas.is_some() && !adam,
-            "only adamw has them",
-            "use --momentum, or --opt adamw",
-        ),
-        (
-            "--opt-eps",
-            given.opt_eps.is_some() && !adam,
-            "only adamw has it",
-            "leave it out, or use --opt adamw",
-        ),
-        ("--min-lr", given.min_lr.is_some() && !cosine, "the schedule is constant", "use --sched cosine"),
-        (
-            "--cooldown-epochs",
-            given.cooldown_epochs.is_some() && !cosine,
-            "the schedule is constant",
-            "raise --epochs",
-        ),
-        ("--warmup-lr", given.warmup_lr.is_some() && cold, "there is no warm-up", "give --warmup-epochs too"),
-        (
-            "--warmup-prefix",
-            given.warmup_prefix == Some(true) && cold,
-            "there is no warm-up",
-            "give --warmup-epochs too",
-        ),
-    ];
-    match rules.into_iter().find(|(_, broken, ..)| *broken) {
-        None => Ok(()),
-        Some((flag, _, why, remedy)) => {
-            Err(Error::usage(format!("{flag} would have no effect")).because(why).remedy(remedy))
-        }
-    }
 }
 
 fn unknown_dataset(name: &str) -> Error {
