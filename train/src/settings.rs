@@ -55,10 +55,6 @@ pub struct Settings {
     /// Weight decay; one-dimensional parameters and biases have none
     #[arg(long, value_name = "WD", help_heading = "Optimizer", value_parser = non_negative)]
     pub weight_decay: Option<f64>,
-    /// Label smoothing
-    #[arg(long, value_name = "S", help_heading = "Optimizer", value_parser = below_one)]
-    pub smoothing: Option<f64>,
-
     /// Epochs of the schedule
     #[arg(long, value_name = "N", help_heading = "Schedule", value_parser = value_parser!(u32).range(1..))]
     pub epochs: Option<u32>,
@@ -90,7 +86,7 @@ pub struct Settings {
     #[arg(long, value_name = "EPOCH", num_args = 1.., help_heading = "Schedule")]
     pub decay_milestones: Option<Vec<u32>>,
     /// Factor of step, multistep and plateau, exponent of poly [default: 0.1]; factor of exponential [default: 0.95] (also --dr)
-    #[arg(long, value_name = "RATE", visible_alias = "dr", help_heading = "Schedule", value_parser = positive)]
+    #[arg(long, value_name = "RATE", alias = "dr", help_heading = "Schedule", value_parser = positive)]
     pub decay_rate: Option<f64>,
     /// Epochs without improvement of --eval-metric that plateau puts up with [default: 10]
     #[arg(long, value_name = "N", help_heading = "Schedule")]
@@ -132,6 +128,25 @@ pub struct Settings {
     /// Batches that one update takes its gradient from [default: 1]
     #[arg(long, value_name = "N", help_heading = "Optimizer", value_parser = value_parser!(u32).range(1..=4096))]
     pub grad_accum_steps: Option<u32>,
+
+    /// Label smoothing
+    #[arg(long, value_name = "S", help_heading = "Loss", value_parser = below_one)]
+    pub smoothing: Option<f64>,
+    /// Binary cross entropy, every class by itself, instead of cross entropy; with --smoothing 0 too, unlike in timm
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true, help_heading = "Loss")]
+    pub bce_loss: Option<bool>,
+    /// Sum the binary cross entropy over classes, rather than average it
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true, help_heading = "Loss")]
+    pub bce_sum: Option<bool>,
+    /// Take smoothed or mixed labels above this for 1 and all others for 0 [default: take them as they are]
+    #[arg(long, value_name = "LABEL", help_heading = "Loss", value_parser = below_one)]
+    pub bce_target_thresh: Option<f64>,
+    /// Weight of the class that is there against each that is not [default: 1]
+    #[arg(long, value_name = "WEIGHT", help_heading = "Loss", value_parser = positive)]
+    pub bce_pos_weight: Option<f64>,
+    /// Cross entropy with a Jensen-Shannon term over augmentation splits
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true, help_heading = "Loss")]
+    pub jsd_loss: Option<bool>,
 
     /// Mixed precision: products in half precision, the rest in f32; the same as --opt-level O1
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true, help_heading = "Precision")]
@@ -280,6 +295,15 @@ impl Settings {
             if self.amp == Some(false) || self.opt_level == Some(Level::O0) {
                 lower.amp_dtype = None;
             }
+        }
+        if self.warmup_epochs == Some(0) {
+            (lower.warmup_lr, lower.warmup_prefix) = (None, None);
+        }
+        if self.lr_cycle_limit == Some(1) {
+            (lower.lr_cycle_mul, lower.lr_cycle_decay) = (None, None);
+        }
+        if self.bce_loss == Some(false) {
+            (lower.bce_sum, lower.bce_target_thresh, lower.bce_pos_weight) = (None, None, None);
         }
         if let Some(sched) = self.sched {
             lower = lower.keeping(|key| sched.uses(key));

@@ -5,22 +5,37 @@ use crate::data::{Batch, Statistics};
 use crate::optim::Optimizer;
 use fornax_engine::cuda::Graph;
 use fornax_engine::{DType, Device, Shape, Tensor};
+use fornax_nn::loss::{CrossEntropy, Loss};
 use fornax_nn::precision::Operation;
 use fornax_nn::{Context, Kind, Module, Precision, count_batch, entries};
+use std::sync::Arc;
 
 /// How an update computes.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct StepOptions {
     /// Which operation computes in which precision.
     pub precision: Precision,
-    /// Label smoothing.
-    pub smoothing: f64,
+    /// What it makes small.
+    pub loss: Arc<dyn Loss>,
     /// Compute blocks again in the backward pass, rather than keep what it needs.
     pub checkpointing: bool,
     /// Seed of what layers draw.
     pub seed: u64,
     /// Whether to record and replay.
     pub graph: GraphUse,
+}
+
+impl Default for StepOptions {
+    /// Cross entropy, in f32.
+    fn default() -> StepOptions {
+        StepOptions {
+            precision: Precision::default(),
+            loss: Arc::new(CrossEntropy::default()),
+            checkpointing: false,
+            seed: 0,
+            graph: GraphUse::default(),
+        }
+    }
 }
 
 /// Whether an update is recorded as a CUDA graph.
@@ -179,7 +194,7 @@ fn compute(
     for batch in batches {
         let images = pixels(statistics, &batch.images, &cx)?;
         let logits = model.forward(&images, &mut cx)?;
-        let loss = cx.operand(Operation::Loss, &logits)?.cross_entropy(&batch.target, options.smoothing)?;
+        let loss = options.loss.forward(&cx.operand(Operation::Loss, &logits)?, &batch.target)?;
         let loss = if batches.len() > 1 { loss.scale(share)? } else { loss };
         total = Some(match total {
             Some(total) => total.add(&loss.detach())?,

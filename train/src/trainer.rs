@@ -150,10 +150,10 @@ impl Trainer<'_> {
         while self.state.batch < batches {
             let before = Instant::now();
             let last = batches.min(self.state.batch + self.accumulate);
-            let taken = (self.state.batch..last).map(|i| self.train.batch(self.state.epoch, i));
-            let taken: Vec<Batch> = taken.collect::<Result<_>>()?;
+            let taken: Vec<Batch> =
+                (self.state.batch..last).map(|index| self.batch(index)).collect::<Result<_>>()?;
             waited += before.elapsed();
-            let images = taken[0].target.numel();
+            let images = taken[0].images.dims()[0];
             let lr = self.rate(updates);
             let Updated { loss, grad_norm, loss_scale } = self.update(&taken, lr)?;
             self.state.loss_sum += loss * taken.len() as f64;
@@ -194,6 +194,12 @@ impl Trainer<'_> {
         self.schedule.observe(&mut state.plateau, state.epoch, Some(metric));
         (state.epoch, state.batch, state.loss_sum) = (state.epoch + 1, 0, 0.0);
         Ok(evaluation)
+    }
+
+    /// A batch of the current epoch, with its target as the loss takes it.
+    fn batch(&self, index: usize) -> Result<Batch> {
+        let batch = self.train.batch(self.state.epoch, index)?;
+        Ok(Batch { target: self.step.options().loss.prepare(&batch.target, self.classes)?, ..batch })
     }
 
     /// The rate of the next update.

@@ -47,7 +47,7 @@ fn flags_and_values() {
         ("train --lr=nan", &["must be above 0"]),
         ("train --smoothing 1", &["below 1"]),
         ("train --opt sdg", &["sdg", "sgd"]),
-        ("train --sched poly", &["poly", "cosine"]),
+        ("train --sched polly", &["poly", "cosine"]),
         ("train --dataset fashion-mist", &["fashion-mist", "did you mean \"fashion-mnist\""]),
         ("train --model resnet19", &["resnet19", "did you mean \"resnet18\""]),
         ("train --batch-size 2000", &["2,000", "1,438", "choose at most"]),

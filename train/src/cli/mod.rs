@@ -4,6 +4,7 @@ mod doctor;
 mod flags;
 mod kernels;
 mod models;
+mod schedule;
 mod signals;
 mod train;
 mod yaml;
@@ -27,6 +28,8 @@ struct Cli {
 enum Command {
     /// Train a model; with no argument, on handwritten digits in less than a minute
     Train(Box<train::TrainArgs>),
+    /// Print and draw the learning rates of a run
+    Schedule(Box<schedule::ScheduleArgs>),
     /// List the models
     Models(models::ModelsArgs),
     /// List the data sets and where to get them
@@ -82,6 +85,7 @@ fn run() -> u8 {
 fn execute(command: Command) -> Result<()> {
     match command {
         Command::Train(args) => train::execute(*args),
+        Command::Schedule(args) => schedule::execute(&args),
         Command::Models(args) => models::execute(&args),
         Command::Datasets => datasets::execute(),
         Command::Kernels(command) => kernels::execute(&command),

@@ -75,6 +75,18 @@ const RULES: &[Rule] = &[
         why: "there is no noise",
         remedy: "give --lr-noise too",
     },
+    Rule {
+        settings: &["bce_sum", "bce_target_thresh", "bce_pos_weight"],
+        when: |f| f.given.bce_loss != Some(true),
+        why: "the loss is not binary cross entropy",
+        remedy: "give --bce-loss too",
+    },
+    Rule {
+        settings: &["jsd_loss"],
+        when: |_| true,
+        why: "it compares augmentations of the same images, and there are no augmentation splits yet",
+        remedy: "leave it out; fornax::nn::loss::JsdCrossEntropy is there for programs of one's own",
+    },
 ];
 
 /// Errors on the first setting that has none.

@@ -1,5 +1,6 @@
 //! The configuration of a run: every value settled, from the user's [`Settings`] and the defaults of the data set.
 mod effects;
+mod loss;
 mod schedule;
 
 use crate::augment::Augment;
@@ -10,7 +11,9 @@ use crate::settings::{AmpDtype, Level, LrScale, Metric, Opt, Settings};
 use crate::{Error, Result};
 use effects::Facts;
 use fornax_engine::{DType, GradientRule, LossScaling, UpdateRule};
+use fornax_nn::loss::Loss;
 use fornax_nn::{Module, OptLevel, Precision};
+use std::sync::Arc;
 
 /// A run's data, model and training.
 #[derive(Clone, Debug)]
@@ -27,8 +30,8 @@ pub struct Config {
     pub validation_batch_size: usize,
     /// The learning rate over time.
     pub schedule: Schedule,
-    /// Label smoothing.
-    pub smoothing: f64,
+    /// What training makes small.
+    pub loss: Arc<dyn Loss>,
     /// Which operation computes in which precision.
     pub precision: Precision,
     /// Largest norm of all gradients.
@@ -109,6 +112,7 @@ impl Config {
         let lr = given.lr.or_else(|| scaled_lr(given, opt, batch_size * accumulate)).unwrap_or(default_lr);
         let schedule = schedule::options(given, sched, &recipe, lr);
         effects::refuse_what_has_none(&Facts { given, opt, sched, warmup: schedule.warmup_epochs })?;
+        let loss = loss::settled(given, recipe.smoothing);
         let optimizer = OptimizerConfig {
             opt,
             momentum: given.momentum.unwrap_or(0.9),
@@ -123,7 +127,7 @@ impl Config {
             batch_size: batch_size as usize,
             validation_batch_size: given.validation_batch_size.unwrap_or(256) as usize,
             schedule: sched.create(&schedule)?,
-            smoothing: given.smoothing.unwrap_or(recipe.smoothing),
+            loss: loss::loss(&loss),
             precision,
             clip_norm: given.clip_grad,
             accumulate: accumulate as usize,
@@ -136,7 +140,7 @@ impl Config {
             eval_metric: given.eval_metric.unwrap_or(Metric::Top1),
             optimizer,
         };
-        config.settings = schedule::settled(sched, &schedule).over(config.settled());
+        config.settings = schedule::settled(sched, &schedule).over(loss).over(config.settled());
         Ok(config)
     }
 
@@ -169,7 +173,7 @@ impl Config {
         if self.optimizer.opt == Opt::AdamW { 2 } else { 1 }
     }
 
-    /// The settings with every value that has an effect filled in, and no other; those of the schedule are not here.
+    /// The settings with every value that has an effect filled in, and no other; those of the schedule and the loss are not here.
     fn settled(&self) -> Settings {
         let optimizer = &self.optimizer;
         let adam = optimizer.opt == Opt::AdamW;
@@ -184,7 +188,6 @@ impl Config {
             opt_betas: adam.then_some(optimizer.betas.to_vec()),
             opt_eps: adam.then_some(optimizer.eps),
             weight_decay: Some(optimizer.weight_decay),
-            smoothing: Some(self.smoothing),
             clip_grad: self.clip_norm,
             grad_accum_steps: Some(self.accumulate as u32),
             amp_dtype: self.precision.half().map(|dtype| match dtype {
@@ -252,6 +255,7 @@ fn unknown_dataset(name: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::ValueEnum;
 
     #[test]
     fn what_was_settled_settles_to_itself() {
@@ -265,7 +269,14 @@ mod tests {
                 ..Settings::default()
             },
         ];
-        for given in cases {
+        let schedules = Sched::value_variants().iter().map(|sched| Settings {
+            sched: Some(*sched),
+            warmup_epochs: (*sched == Sched::Rsqrt).then_some(2),
+            lr_lambda: (*sched == Sched::Lambda).then(|| "0.9 ** epoch".into()),
+            lr_noise: Some(vec![0.5]),
+            ..Settings::default()
+        });
+        for given in cases.into_iter().chain(schedules) {
             let once = Config::resolve(&given).expect("valid");
             let twice = Config::resolve(&once.settings).expect("what is written can be read");
             assert_eq!(once.settings, twice.settings);
@@ -287,9 +298,21 @@ mod tests {
         let both = Settings { lr: Some(0.1), lr_base: Some(0.1), ..Settings::default() };
         let cold = Settings { warmup_epochs: Some(0), warmup_lr: Some(0.1), ..Settings::default() };
         let warm = Settings { warmup_epochs: Some(5), epochs: Some(5), ..Settings::default() };
-        for (given, flag) in
-            [(adam, "--momentum"), (both, "--lr-base"), (cold, "--warmup-lr"), (warm, "--warmup-epochs")]
-        {
+        let cosine = Settings { decay_epochs: Some(3.0), ..Settings::default() };
+        let cycle = Settings { lr_cycle_decay: Some(0.9), ..Settings::default() };
+        let quiet = Settings { lr_noise_std: Some(0.1), ..Settings::default() };
+        let updates =
+            Settings { sched: Some(Sched::Plateau), sched_on_updates: Some(true), ..Settings::default() };
+        for (given, flag) in [
+            (adam, "--momentum"),
+            (both, "--lr-base"),
+            (cold, "--warmup-lr"),
+            (warm, "--warmup-epochs"),
+            (cosine, "--decay-epochs"),
+            (cycle, "--lr-cycle-decay"),
+            (quiet, "--lr-noise-std"),
+            (updates, "--sched-on-updates"),
+        ] {
             let error = Config::resolve(&given).expect_err(flag).to_string();
             assert!(error.contains(flag), "{error}");
         }

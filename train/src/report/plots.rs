@@ -41,21 +41,22 @@ pub fn write_plots(
             Series { name: "top-1", colour: Colour::BLUE, points: by_epoch(|r| r.eval_top1) },
         ],
     };
-    let rate = Chart {
-        title: "Learning rate",
-        x_label: "update",
-        y_label: "rate",
-        series: vec![Series {
-            name: "rate",
-            colour: Colour::BLUE,
-            points: rates(state, schedule, updates_per_epoch),
-        }],
-    };
     let title = format!("Confusion matrix, top-1 {:.2}%", evaluation.top1);
     write(folder, "loss", &draw(&loss))?;
     write(folder, "accuracy", &draw(&accuracy))?;
-    write(folder, "learning_rate", &draw(&rate))?;
+    write(folder, "learning_rate", &rate_chart(rates(state, schedule, updates_per_epoch)))?;
     write(folder, "confusion_matrix", &confusion::draw(&title, classes, &evaluation.confusion))
+}
+
+/// A chart of rates by update, as SVG and as PNG.
+pub fn rate_plot(points: Vec<(f64, f64)>) -> (String, Vec<u8>) {
+    let scene = rate_chart(points);
+    (svg::render(&scene), raster::render(&scene))
+}
+
+fn rate_chart(points: Vec<(f64, f64)>) -> Scene {
+    let series = vec![Series { name: "rate", colour: Colour::BLUE, points }];
+    draw(&Chart { title: "Learning rate", x_label: "update", y_label: "rate", series })
 }
 
 /// The rate at updates spread over the run so far.

@@ -112,7 +112,7 @@ pub fn execute(args: TrainArgs) -> Result<()> {
         step: Step::new(
             StepOptions {
                 precision: config.precision,
-                smoothing: config.smoothing,
+                loss: config.loss.clone(),
                 checkpointing: config.checkpointing,
                 seed: config.seed,
                 graph: graph_use(args.cuda_graph, &device)?,
