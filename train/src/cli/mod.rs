@@ -31,7 +31,7 @@ enum Command {
     /// Print and draw the learning rates of a run
     Schedule(Box<schedule::ScheduleArgs>),
     /// List the models
-    Models(models::ModelsArgs),
+    Models(Box<models::ModelsArgs>),
     /// List the data sets and where to get them
     Datasets,
     /// List the CUDA kernels, or compile them ahead of time
