@@ -88,14 +88,20 @@ struct Pair {
 
 impl Ema {
     /// An average that starts as a copy of `model`, kept in `average`, a model of the same kind, on a device.
-    pub fn new(model: &dyn Module, average: Box<dyn Module>, options: EmaOptions, device: Device) -> Result<Ema> {
+    pub fn new(
+        model: &dyn Module,
+        average: Box<dyn Module>,
+        options: EmaOptions,
+        device: Device,
+    ) -> Result<Ema> {
         move_to(&*average, &device)?;
         let (of_model, of_average) = (entries(model), entries(&*average));
         let alike = |a: &Entry, b: &Entry| a.name == b.name && a.tensor.shape() == b.tensor.shape();
         if of_model.len() != of_average.len() || !of_model.iter().zip(&of_average).all(|(a, b)| alike(a, b)) {
             return Err(Error::usage("a model is averaged in another of its kind only"));
         }
-        let pair = |(model, average): (Entry, Entry)| Pair { average: average.tensor, model: model.tensor.detach() };
+        let pair =
+            |(model, average): (Entry, Entry)| Pair { average: average.tensor, model: model.tensor.detach() };
         let pairs: Vec<Pair> = of_model.into_iter().zip(of_average).map(pair).collect();
         pairs.iter().try_for_each(|pair| pair.average.copy_from(&pair.model))?;
         let (averaged, counters) = pairs.into_iter().partition(|pair| pair.model.dtype().is_float());

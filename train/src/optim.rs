@@ -1,4 +1,6 @@
 //! The optimizer: what an update does to parameters, given their gradients and a learning rate.
+pub mod groups;
+
 use crate::Result;
 use fornax_engine::{
     DType, Device, GradientRule, Tensor, UpdateReport, UpdateRule, UpdateState, Updated, update,

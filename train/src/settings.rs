@@ -148,6 +148,19 @@ pub struct Settings {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true, help_heading = "Loss")]
     pub jsd_loss: Option<bool>,
 
+    /// Follow the model by an exponential moving average, which is judged and saved beside it
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true, help_heading = "Model average")]
+    pub model_ema: Option<bool>,
+    /// What stays of the average in an update [default: 0.9998]
+    #[arg(long, value_name = "D", help_heading = "Model average", value_parser = below_one)]
+    pub model_ema_decay: Option<f64>,
+    /// Let the decay rise from 0 over the first updates
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true, help_heading = "Model average")]
+    pub model_ema_warmup: Option<bool>,
+    /// Keep the average in the processor's memory, while the model is on another device; it is not judged then
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true, help_heading = "Model average")]
+    pub model_ema_force_cpu: Option<bool>,
+
     /// Mixed precision: products in half precision, the rest in f32; the same as --opt-level O1
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true, help_heading = "Precision")]
     pub amp: Option<bool>,
@@ -304,6 +317,9 @@ impl Settings {
         }
         if self.bce_loss == Some(false) {
             (lower.bce_sum, lower.bce_target_thresh, lower.bce_pos_weight) = (None, None, None);
+        }
+        if self.model_ema == Some(false) {
+            (lower.model_ema_decay, lower.model_ema_warmup, lower.model_ema_force_cpu) = (None, None, None);
         }
         if let Some(sched) = self.sched {
             lower = lower.keeping(|key| sched.uses(key));

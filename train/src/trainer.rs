@@ -180,6 +180,12 @@ impl Trainer<'_> {
             self.heed_signals()?;
         }
         let evaluation = self.evaluate()?;
+        if self.averaged().is_some() {
+            let Evaluation { loss, top1, top5, .. } = self.evaluate_model(self.model)?;
+            observer.note(&format!(
+                "without averaging  validation loss {loss:.4}  top-1 {top1:.2}  top-5 {top5:.2}"
+            ))?;
+        }
         let lr = self.rate(updates);
         let state = &mut self.state;
         state.history.push(EpochReport {
@@ -211,6 +217,9 @@ impl Trainer<'_> {
     /// One update. A loss that is not finite ends the run, unless it is an overflow that a smaller loss scale may cure; then it counts as
     /// the mean of the epoch so far.
     fn update(&mut self, batches: &[Batch], lr: f64) -> Result<Updated> {
+        if let Some(ema) = self.step.ema() {
+            ema.set_decay(ema.options().decay_at(self.state.update + 1))?;
+        }
         let mut loss = self.step.run(self.model, &self.optimizer, batches, lr)?;
         let rule = *self.optimizer.gradient_rule();
         let report = if rule.looks() { Some(self.optimizer.report()?) } else { None };
@@ -232,8 +241,17 @@ impl Trainer<'_> {
         })
     }
 
-    /// How well the model does now.
+    /// The average of the model, where it takes the model's place in evaluations: if there is one, on the model's device.
+    fn averaged(&self) -> Option<&dyn Module> {
+        self.step.ema().filter(|ema| ema.device() == self.device).map(|ema| ema.model())
+    }
+
+    /// How well the model does now, or its average if there is one on the model's device.
     pub fn evaluate(&self) -> Result<Evaluation> {
+        self.evaluate_model(self.averaged().unwrap_or(self.model))
+    }
+
+    fn evaluate_model(&self, model: &dyn Module) -> Result<Evaluation> {
         let mut cx = Context::eval().with_precision(self.step.options().precision);
         let (mut loss, mut top1, mut top5, mut n) = (0.0, 0, 0, 0);
         let mut confusion = vec![vec![0; self.classes]; self.classes];
@@ -243,7 +261,7 @@ impl Trainer<'_> {
             let images = batch.images.to_device(&self.device)?;
             let logits = no_grad(|| {
                 let pixels = self.step.pixels(&images, &cx)?;
-                let logits = self.model.forward(&pixels, &mut cx)?;
+                let logits = model.forward(&pixels, &mut cx)?;
                 cx.operand(Operation::Loss, &logits)
             })?;
             let images = batch.target.numel();
@@ -262,9 +280,9 @@ impl Trainer<'_> {
         Ok(Evaluation { loss: loss / n as f64, top1: percent(top1), top5: percent(top5), confusion })
     }
 
-    /// The SHA-256 of the model's and the optimizer's tensors: equal for equal states.
+    /// The SHA-256 of the tensors of the model, its optimizer and its average: equal for equal states.
     pub fn hash(&self) -> Result<String> {
-        checkpoint::hash(&checkpoint::tensors(self.model, Some(&self.optimizer))?)
+        checkpoint::hash(&checkpoint::tensors(self.model, Some(&self.optimizer), self.step.ema())?)
     }
 
     fn heed_signals(&self) -> Result<()> {

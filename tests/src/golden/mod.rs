@@ -3,6 +3,7 @@
 //! A topic is implemented by a function that runs every case of its file, whatever cases the file holds; a case or an
 //! operation that it does not know is a failure. `TOPICS` is the list of all topics.
 mod compare;
+mod ema;
 mod file;
 pub mod formula;
 pub mod loss_scale;
@@ -15,6 +16,7 @@ mod ops_loss;
 mod ops_norm;
 mod ops_pool;
 mod ops_regularizer;
+mod optim_param_groups;
 mod run;
 mod schedulers;
 mod training_trajectory;
@@ -31,7 +33,7 @@ pub type TopicCheck = (&'static str, Option<fn(&Topic) -> Outcome>);
 /// Every topic that a golden folder may hold. A topic without a check is not implemented yet; those only get fewer.
 pub const TOPICS: &[TopicCheck] = &[
     ("checkpoint_files", None),
-    ("ema", None),
+    ("ema", Some(ema::check)),
     ("grad_clip", None),
     ("images", None),
     ("mixup_modes", None),
@@ -45,7 +47,7 @@ pub const TOPICS: &[TopicCheck] = &[
     ("ops_pool", Some(ops_pool::check)),
     ("ops_regularizer", Some(ops_regularizer::check)),
     ("optim_adahessian", None),
-    ("optim_param_groups", None),
+    ("optim_param_groups", Some(optim_param_groups::check)),
     ("optim_trajectories", None),
     ("replica_norm", None),
     ("schedulers", Some(schedulers::check)),

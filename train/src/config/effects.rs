@@ -82,6 +82,12 @@ const RULES: &[Rule] = &[
         remedy: "give --bce-loss too",
     },
     Rule {
+        settings: &["model_ema_decay", "model_ema_warmup", "model_ema_force_cpu"],
+        when: |f| f.given.model_ema != Some(true),
+        why: "there is no average of the model",
+        remedy: "give --model-ema too",
+    },
+    Rule {
         settings: &["jsd_loss"],
         when: |_| true,
         why: "it compares augmentations of the same images, and there are no augmentation splits yet",

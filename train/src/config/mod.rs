@@ -5,6 +5,7 @@ mod schedule;
 
 use crate::augment::Augment;
 use crate::data::{self, DatasetInfo};
+use crate::ema::{EmaOptions, EmaWarmup};
 use crate::optim::{Optimizer, parameters};
 use crate::schedule::{Sched, Schedule};
 use crate::settings::{AmpDtype, Level, LrScale, Metric, Opt, Settings};
@@ -32,6 +33,10 @@ pub struct Config {
     pub schedule: Schedule,
     /// What training makes small.
     pub loss: Arc<dyn Loss>,
+    /// How an average follows the model.
+    pub ema: Option<EmaOptions>,
+    /// The average stays in the processor's memory.
+    pub ema_on_cpu: bool,
     /// Which operation computes in which precision.
     pub precision: Precision,
     /// Largest norm of all gradients.
@@ -128,6 +133,12 @@ impl Config {
             validation_batch_size: given.validation_batch_size.unwrap_or(256) as usize,
             schedule: sched.create(&schedule)?,
             loss: loss::loss(&loss),
+            ema: given.model_ema.unwrap_or(false).then(|| EmaOptions {
+                decay: given.model_ema_decay.unwrap_or(EmaOptions::default().decay),
+                warmup: given.model_ema_warmup.unwrap_or(false).then(EmaWarmup::default),
+                ..EmaOptions::default()
+            }),
+            ema_on_cpu: given.model_ema_force_cpu.unwrap_or(false),
             precision,
             clip_norm: given.clip_grad,
             accumulate: accumulate as usize,
@@ -188,6 +199,10 @@ impl Config {
             opt_betas: adam.then_some(optimizer.betas.to_vec()),
             opt_eps: adam.then_some(optimizer.eps),
             weight_decay: Some(optimizer.weight_decay),
+            model_ema: Some(self.ema.is_some()),
+            model_ema_decay: self.ema.map(|ema| ema.decay),
+            model_ema_warmup: self.ema.map(|ema| ema.warmup.is_some()),
+            model_ema_force_cpu: self.ema.map(|_| self.ema_on_cpu),
             clip_grad: self.clip_norm,
             grad_accum_steps: Some(self.accumulate as u32),
             amp_dtype: self.precision.half().map(|dtype| match dtype {

@@ -87,10 +87,11 @@ pub fn execute(args: TrainArgs) -> Result<()> {
     let device = args.device.open()?;
     fornax_nn::move_to(&*model, &device)?;
     let optimizer = config.optimizer(&*model)?;
+    let ema = prepare::average(&config, &data, &*model, device)?;
     let mut state = State::default();
     if let Some(checkpoint) = &checkpoint {
         resume::check_same_run(&config, &data, &checkpoint.header)?;
-        checkpoint.restore(&*model, &optimizer)?;
+        checkpoint.restore(&*model, &optimizer, ema.as_ref())?;
         state = checkpoint.header.state.clone();
     }
     destination.check()?;
@@ -119,7 +120,8 @@ pub fn execute(args: TrainArgs) -> Result<()> {
             },
             Some(data.statistics.clone()),
             device,
-        ),
+        )
+        .averaging(ema),
         accumulate: config.accumulate,
         eval_metric: config.eval_metric,
         stop: &|| signals.last(),
@@ -140,13 +142,14 @@ pub fn execute(args: TrainArgs) -> Result<()> {
 
     let mut save = |trainer: &Trainer, why: Save| -> Result<()> {
         let header = Header::new(&config.settings, &trainer.state, &data);
+        let ema = trainer.step.ema();
         if why == Save::Epoch(true) {
             durable::write(
                 &best,
-                &checkpoint::serialize(&checkpoint::tensors(trainer.model, None)?, &header)?,
+                &checkpoint::serialize(&checkpoint::tensors(trainer.model, None, ema)?, &header)?,
             )?;
         }
-        let tensors = checkpoint::tensors(trainer.model, Some(&trainer.optimizer))?;
+        let tensors = checkpoint::tensors(trainer.model, Some(&trainer.optimizer), ema)?;
         durable::write(&last, &checkpoint::serialize(&tensors, &header)?)?;
         durable::write(&path.join("summary.csv"), summary_csv(&trainer.state.history).as_bytes())
     };

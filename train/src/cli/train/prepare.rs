@@ -1,9 +1,11 @@
 //! What a run needs before it starts: threads, data, a model that takes the data, and a plan to show.
 use crate::config::Config;
 use crate::data::{self, Dataset, Loader};
+use crate::ema::Ema;
 use crate::report::{bytes, thousands};
 use crate::{Error, Result};
 use fornax_engine::{DType, Device, no_grad};
+use fornax_nn::models::Model;
 use fornax_nn::{Context, ModelOptions, Module, create_model, named_parameters};
 
 /// Sets the number of threads that kernels use.
@@ -26,16 +28,8 @@ pub fn load(config: &Config) -> Result<Dataset> {
 }
 
 /// Builds the model, and tries it on a batch of the data set.
-pub fn build(config: &Config, data: &Dataset) -> Result<Box<dyn Module>> {
-    let options = ModelOptions {
-        num_classes: data.classes.len(),
-        in_chans: data.train.size[2],
-        seed: config.seed,
-        ..ModelOptions::default()
-    };
-    let create =
-        || create_model(&config.model, &options).map_err(|e| Error::usage(e.to_string()).at("--model"));
-    let model = create()?;
+pub fn build(config: &Config, data: &Dataset) -> Result<Box<dyn Model>> {
+    let model = create(config, data)?;
     let sample = Loader::validation(&data.validation, 1).batch(0, 0)?;
     let pixels = data.statistics.normalise(&sample.images, DType::F32)?;
     no_grad(|| model.forward(&pixels, &mut Context::eval())).map_err(|e| {
@@ -44,7 +38,7 @@ pub fn build(config: &Config, data: &Dataset) -> Result<Box<dyn Module>> {
     })?;
     if config.batch_size == 1 {
         // Batch norm may refuse a single value a channel. Another model, because training changes running statistics.
-        let trial = create()?;
+        let trial = create(config, data)?;
         no_grad(|| trial.forward(&pixels, &mut Context::train())).map_err(|e| {
             Error::usage(format!("{} cannot train on one image at a time", config.model))
                 .at("--batch-size")
@@ -53,6 +47,28 @@ pub fn build(config: &Config, data: &Dataset) -> Result<Box<dyn Module>> {
         })?;
     }
     Ok(model)
+}
+
+fn create(config: &Config, data: &Dataset) -> Result<Box<dyn Model>> {
+    let options = ModelOptions {
+        num_classes: data.classes.len(),
+        in_chans: data.train.size[2],
+        seed: config.seed,
+        ..ModelOptions::default()
+    };
+    create_model(&config.model, &options).map_err(|e| Error::usage(e.to_string()).at("--model"))
+}
+
+/// The average of a model on a device, if there is to be one.
+pub fn average(config: &Config, data: &Dataset, model: &dyn Module, device: Device) -> Result<Option<Ema>> {
+    let Some(options) = config.ema else { return Ok(None) };
+    if config.ema_on_cpu && device == Device::Cpu {
+        return Err(Error::usage("--model-ema-force-cpu would have no effect")
+            .because("the run computes on the processor")
+            .remedy("leave it out, or choose another --device"));
+    }
+    let place = if config.ema_on_cpu { Device::Cpu } else { device };
+    Ema::new(model, create(config, data)?, options, place).map(Some)
 }
 
 /// What will be done, in a few lines.
