@@ -4,6 +4,7 @@ use crate::report::EpochReport;
 use crate::schedule::{DecayFn, Sched};
 use clap::{Args, ValueEnum, value_parser};
 use fornax_nn::OptLevel;
+use fornax_nn::models::Pooling;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -27,6 +28,34 @@ pub struct Settings {
     /// Model; `fornax models` lists them
     #[arg(long, value_name = "NAME", help_heading = "Model")]
     pub model: Option<String>,
+
+    /// Probability of dropout before the classifier [default: 0]
+    #[arg(long, value_name = "P", help_heading = "Model", value_parser = below_one)]
+    pub drop: Option<f64>,
+    /// Stochastic depth: probability of dropping the last block, less for those before [default: 0]
+    #[arg(long, value_name = "P", help_heading = "Model", value_parser = below_one)]
+    pub drop_path: Option<f64>,
+    /// Share of the last maps that DropBlock drops; ResNets have it [default: 0]
+    #[arg(long, value_name = "P", help_heading = "Model", value_parser = below_one)]
+    pub drop_block: Option<f64>,
+    /// Share of a batch in batch norm's running statistics [default: the model's own]
+    #[arg(long, value_name = "M", help_heading = "Model", value_parser = positive)]
+    pub bn_momentum: Option<f64>,
+    /// What batch norm adds to the variance [default: the model's own]
+    #[arg(long, value_name = "EPS", help_heading = "Model", value_parser = positive)]
+    pub bn_eps: Option<f64>,
+    /// Batch norm as in TensorFlow: momentum 0.01, eps 1e-3
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true, help_heading = "Model")]
+    pub bn_tf: Option<bool>,
+    /// How feature maps become vectors: avg, max, avgmax, catavgmax; token for transformers [default: the model's own]
+    #[arg(long, value_name = "NAME", help_heading = "Model", value_parser = pooling)]
+    pub gp: Option<String>,
+    /// Factor of the fresh classifier's weights [default: 1]
+    #[arg(long, value_name = "FACTOR", help_heading = "Model", value_parser = non_negative)]
+    pub head_init_scale: Option<f64>,
+    /// Value of the fresh classifier's biases [default: the model's own]
+    #[arg(long, value_name = "VALUE", help_heading = "Model", allow_negative_numbers = true)]
+    pub head_init_bias: Option<f64>,
 
     /// Optimizer
     #[arg(long, value_name = "NAME", help_heading = "Optimizer")]
@@ -371,6 +400,13 @@ fn positive(text: &str) -> Result<f64, String> {
 
 fn non_negative(text: &str) -> Result<f64, String> {
     number(text, |v| v >= 0.0 && v.is_finite(), "0 or more")
+}
+
+fn pooling(text: &str) -> Result<String, String> {
+    match text.parse::<Pooling>()? {
+        Pooling::None => Err("a classifier needs vectors".into()),
+        _ => Ok(text.into()),
+    }
 }
 
 fn below_one(text: &str) -> Result<f64, String> {

@@ -1,7 +1,10 @@
 //! The configuration of a run: every value settled, from the user's [`Settings`] and the defaults of the data set.
 mod effects;
 mod loss;
+mod model;
 mod schedule;
+
+pub use model::ModelConfig;
 
 use crate::augment::Augment;
 use crate::data::{self, DatasetInfo};
@@ -23,8 +26,8 @@ pub struct Config {
     pub dataset: &'static DatasetInfo,
     /// Every setting that has an effect, with its value: what `args.yaml` holds.
     pub settings: Settings,
-    /// Model name.
-    pub model: String,
+    /// The model, but for what the data decides.
+    pub model: ModelConfig,
     /// Images in a training batch.
     pub batch_size: usize,
     /// Images in a validation batch.
@@ -118,6 +121,7 @@ impl Config {
         let schedule = schedule::options(given, sched, &recipe, lr);
         effects::refuse_what_has_none(&Facts { given, opt, sched, warmup: schedule.warmup_epochs })?;
         let loss = loss::settled(given, recipe.smoothing);
+        let seed = given.seed.unwrap_or(42);
         let optimizer = OptimizerConfig {
             opt,
             momentum: given.momentum.unwrap_or(0.9),
@@ -128,7 +132,7 @@ impl Config {
         let mut config = Config {
             dataset,
             settings: given.clone(),
-            model: given.model.clone().unwrap_or_else(|| recipe.model.into()),
+            model: ModelConfig::new(given, given.model.as_deref().unwrap_or(recipe.model), seed)?,
             batch_size: batch_size as usize,
             validation_batch_size: given.validation_batch_size.unwrap_or(256) as usize,
             schedule: sched.create(&schedule)?,
@@ -147,11 +151,14 @@ impl Config {
                 shift: given.shift.unwrap_or(recipe.shift),
                 hflip: given.hflip.unwrap_or(recipe.hflip),
             },
-            seed: given.seed.unwrap_or(42),
+            seed,
             eval_metric: given.eval_metric.unwrap_or(Metric::Top1),
             optimizer,
         };
-        config.settings = schedule::settled(sched, &schedule).over(loss).over(config.settled());
+        config.settings = schedule::settled(sched, &schedule)
+            .over(loss)
+            .over(config.model.settled(given))
+            .over(config.settled());
         Ok(config)
     }
 
@@ -184,7 +191,7 @@ impl Config {
         if self.optimizer.opt == Opt::AdamW { 2 } else { 1 }
     }
 
-    /// The settings with every value that has an effect filled in, and no other; those of the schedule and the loss are not here.
+    /// The settings with every value that has an effect filled in, and no other; those of model, schedule and loss are not here.
     fn settled(&self) -> Settings {
         let optimizer = &self.optimizer;
         let adam = optimizer.opt == Opt::AdamW;
@@ -193,7 +200,6 @@ impl Config {
             data_dir: self.settings.data_dir.clone(),
             batch_size: Some(self.batch_size as u32),
             validation_batch_size: Some(self.validation_batch_size as u32),
-            model: Some(self.model.clone()),
             opt: Some(optimizer.opt),
             momentum: (!adam).then_some(optimizer.momentum),
             opt_betas: adam.then_some(optimizer.betas.to_vec()),

@@ -128,7 +128,7 @@ pub fn execute(args: TrainArgs) -> Result<()> {
         state,
         told: Told::default(),
     };
-    let name = format!("{}-{}", config.model, data.train.size[0]);
+    let name = format!("{}-{}", config.model.name, data.train.size[0]);
     let folder = RunFolder::open(&destination, &name, args.log_interval, &trainer.state)?;
     let path = folder.path().to_path_buf();
     let (best, last) = (folder.checkpoint("best"), folder.checkpoint("last"));

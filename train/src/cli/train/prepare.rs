@@ -6,7 +6,7 @@ use crate::report::{bytes, thousands};
 use crate::{Error, Result};
 use fornax_engine::{DType, Device, no_grad};
 use fornax_nn::models::Model;
-use fornax_nn::{Context, ModelOptions, Module, create_model, named_parameters};
+use fornax_nn::{Context, Module, named_parameters};
 
 /// Sets the number of threads that kernels use.
 pub fn set_threads(threads: Option<u16>) -> Result<()> {
@@ -34,13 +34,15 @@ pub fn build(config: &Config, data: &Dataset) -> Result<Box<dyn Model>> {
     let pixels = data.statistics.normalise(&sample.images, DType::F32)?;
     no_grad(|| model.forward(&pixels, &mut Context::eval())).map_err(|e| {
         let [h, w, c] = data.train.size;
-        Error::usage(format!("{} does not take images of {h}x{w}x{c}", config.model)).at("--model").because(e)
+        Error::usage(format!("{} does not take images of {h}x{w}x{c}", config.model.name))
+            .at("--model")
+            .because(e)
     })?;
     if config.batch_size == 1 {
         // Batch norm may refuse a single value a channel. Another model, because training changes running statistics.
         let trial = create(config, data)?;
         no_grad(|| trial.forward(&pixels, &mut Context::train())).map_err(|e| {
-            Error::usage(format!("{} cannot train on one image at a time", config.model))
+            Error::usage(format!("{} cannot train on one image at a time", config.model.name))
                 .at("--batch-size")
                 .because(e)
                 .remedy("choose at least 2")
@@ -50,13 +52,7 @@ pub fn build(config: &Config, data: &Dataset) -> Result<Box<dyn Model>> {
 }
 
 fn create(config: &Config, data: &Dataset) -> Result<Box<dyn Model>> {
-    let options = ModelOptions {
-        num_classes: data.classes.len(),
-        in_chans: data.train.size[2],
-        seed: config.seed,
-        ..ModelOptions::default()
-    };
-    create_model(&config.model, &options).map_err(|e| Error::usage(e.to_string()).at("--model"))
+    config.model.create(data.classes.len(), data.train.size[2])
 }
 
 /// The average of a model on a device, if there is to be one.
@@ -89,7 +85,7 @@ pub fn plan(config: &Config, data: &Dataset, model: &dyn Module, device: Device)
         count(data.train.len()),
         count(data.validation.len()),
         data.classes.len(),
-        config.model,
+        config.model.name,
         count(parameters),
         bytes(4 * parameters as u64 * (1 + config.moments())),
         config.schedule.total_epochs(),
