@@ -5,6 +5,7 @@
 mod compare;
 mod file;
 pub mod formula;
+mod grad_clip;
 mod ops_activation;
 mod ops_basic;
 mod ops_conv;
@@ -12,6 +13,7 @@ mod ops_loss;
 mod ops_norm;
 mod ops_pool;
 mod ops_regularizer;
+mod optim_trajectories;
 mod run;
 mod training_trajectory;
 
@@ -28,7 +30,7 @@ pub type TopicCheck = (&'static str, Option<fn(&Topic) -> Outcome>);
 pub const TOPICS: &[TopicCheck] = &[
     ("checkpoint_files", None),
     ("ema", None),
-    ("grad_clip", None),
+    ("grad_clip", Some(grad_clip::check)),
     ("images", None),
     ("mixup_modes", None),
     ("model_state_dicts", None),
@@ -42,7 +44,7 @@ pub const TOPICS: &[TopicCheck] = &[
     ("ops_regularizer", Some(ops_regularizer::check)),
     ("optim_adahessian", None),
     ("optim_param_groups", None),
-    ("optim_trajectories", None),
+    ("optim_trajectories", Some(optim_trajectories::check)),
     ("replica_norm", None),
     ("schedulers", None),
     ("training_trajectory", Some(training_trajectory::check)),
