@@ -7,8 +7,8 @@
 //! With an average, epochs are judged by it, as in timm: `eval_top1` and its like, and which checkpoint is the best. Where it is kept on
 //! the CPU while the model trains elsewhere, it is not evaluated.
 use crate::{Error, Result};
-use fornax_engine::fuse::{self, Expression};
-use fornax_engine::{DType, Device, Tensor, no_grad};
+use fornax_engine::fuse::{Formula, Keeps, Next};
+use fornax_engine::{Device, GradientRule, Tensor, UpdateRule, UpdateState, Updated, update};
 use fornax_nn::{Entry, Module, entries, move_to};
 
 /// How fast an average follows.
@@ -76,9 +76,12 @@ pub struct Ema {
     averaged: Vec<Pair>,
     /// Averages of whole numbers, which are on the CPU.
     counters: Vec<Pair>,
-    /// `d` and `1 - d`, f32, where the averages are: a recorded update reads them there.
-    weights: [Tensor; 2],
-    mix: Expression,
+    /// An average goes to the model as weights follow a gradient, at a rate of `1 - d`.
+    rule: UpdateRule,
+    /// Holds the rate where the averages are: a recorded update reads it there.
+    state: UpdateState,
+    /// Of the next step, or the last.
+    decay: f64,
 }
 
 struct Pair {
@@ -105,10 +108,14 @@ impl Ema {
         let pairs: Vec<Pair> = of_model.into_iter().zip(of_average).map(pair).collect();
         pairs.iter().try_for_each(|pair| pair.average.copy_from(&pair.model))?;
         let (averaged, counters) = pairs.into_iter().partition(|pair| pair.model.dtype().is_float());
-        let weight = || Tensor::zeros((), DType::F32, &device);
-        let weights = [weight()?, weight()?];
-        let mix = fuse::expression(|[average, model, keep, rest]| keep * average + rest * model);
-        Ok(Ema { options, average, device, averaged, counters, weights, mix })
+        let rule = UpdateRule::new("average", Keeps::default(), |f: &Formula| Next {
+            weight: (1.0 - f.rate()) * f.weight() + f.rate() * f.gradient(),
+            moments: vec![],
+            memory: vec![],
+            kept: None,
+        });
+        let state = UpdateState::new(GradientRule::default(), &rule, &device)?;
+        Ok(Ema { options, average, device, averaged, counters, rule, state, decay: options.decay })
     }
 
     /// How fast it follows.
@@ -127,22 +134,21 @@ impl Ema {
     }
 
     /// Sets the decay of the next step. Not to be recorded: it is what changes between replays.
-    pub fn set_decay(&self, decay: f64) -> Result<()> {
-        for (weight, value) in self.weights.iter().zip([decay, 1.0 - decay]) {
-            weight.copy_from(&Tensor::scalar(value as f32)?)?;
-        }
-        Ok(())
+    pub fn set_decay(&mut self, decay: f64) -> Result<()> {
+        self.decay = decay;
+        Ok(self.state.set_rates(1.0 - decay, 0.0)?)
     }
 
-    /// Follows the model by one step, but for counters. On the model's device it can be recorded.
+    /// Follows the model by one step, but for counters: one pass over all. On the model's device it can be recorded.
     pub fn step(&self) -> fornax_engine::Result<()> {
-        no_grad(|| {
-            let [keep, rest] = &self.weights;
-            self.averaged.iter().try_for_each(|Pair { average, model }| {
-                let model = model.to_device(&self.device)?;
-                average.copy_from(&self.mix.apply(&[&average.detach(), &model, keep, rest])?)
-            })
-        })
+        let models: Vec<Tensor> = self
+            .averaged
+            .iter()
+            .map(|pair| pair.model.to_device(&self.device))
+            .collect::<fornax_engine::Result<_>>()?;
+        let pairs = self.averaged.iter().zip(&models);
+        let all: Vec<Updated> = pairs.map(|(pair, model)| Updated::new(&pair.average, model)).collect();
+        update(&self.rule, &all, &self.state)
     }
 
     /// What a step leaves to the host: counters follow, and half copies of averages that a replayed step changed are out of date.
@@ -153,8 +159,7 @@ impl Ema {
                 average.copy_from(model)?;
                 continue;
             }
-            let [keep, rest] = [0, 1].map(|i| self.weights[i].item().map(|w| w as f32));
-            let (keep, rest) = (keep?, rest?);
+            let (keep, rest) = (self.decay as f32, (1.0 - self.decay) as f32);
             let model = model.to_vec::<i64>()?;
             for (a, m) in average.write::<i64>()?.iter_mut().zip(model) {
                 *a = (keep * *a as f32 + rest * m as f32) as i64;

@@ -90,9 +90,14 @@ impl Step {
         Step { ema, ..self }
     }
 
-    /// The average, if there is one; what changes its decay from update to update is the caller.
+    /// The average, if there is one.
     pub fn ema(&self) -> Option<&Ema> {
         self.ema.as_ref()
+    }
+
+    /// The same, for the caller to set the decay of each update.
+    pub fn ema_mut(&mut self) -> Option<&mut Ema> {
+        self.ema.as_mut()
     }
 
     /// Images as a model takes them: normalised, if they are bytes, and in the context's precision.

@@ -179,6 +179,7 @@ impl Trainer<'_> {
             })?;
             self.heed_signals()?;
         }
+        self.optimizer.sync_lookahead()?;
         let evaluation = self.evaluate()?;
         if self.averaged().is_some() {
             let Evaluation { loss, top1, top5, .. } = self.evaluate_model(self.model)?;
@@ -217,7 +218,7 @@ impl Trainer<'_> {
     /// One update. A loss that is not finite ends the run, unless it is an overflow that a smaller loss scale may cure; then it counts as
     /// the mean of the epoch so far.
     fn update(&mut self, batches: &[Batch], lr: f64) -> Result<Updated> {
-        if let Some(ema) = self.step.ema() {
+        if let Some(ema) = self.step.ema_mut() {
             ema.set_decay(ema.options().decay_at(self.state.update + 1))?;
         }
         let mut loss = self.step.run(self.model, &self.optimizer, batches, lr)?;

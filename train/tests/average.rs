@@ -1,10 +1,10 @@
 //! The average of a model: recorded and replayed as run one by one, on the device or beside it, never out of date.
 use fornax::data::Batch;
 use fornax::ema::{Ema, EmaOptions, EmaWarmup};
-use fornax::optim::{Optimizer, parameters};
+use fornax::optim::{OptimizerOptions, create_optimizer, parameters};
 use fornax::step::{GraphUse, Step, StepOptions};
 use fornax_engine::random::{Key, Stream};
-use fornax_engine::{DType, Device, GradientRule, Tensor, UpdateRule, no_grad};
+use fornax_engine::{DType, Device, GradientRule, Tensor, no_grad};
 use fornax_nn::loss::{BinaryCrossEntropy, Loss};
 use fornax_nn::models::Model;
 use fornax_nn::{
@@ -47,8 +47,9 @@ fn run(graph: GraphUse, on_cpu: bool) -> (Vec<f32>, Vec<Vec<f32>>) {
     let device = Device::emulated(1).expect("g++ is there");
     let model = model();
     move_to(&*model, &device).expect("memory");
-    let rule = UpdateRule::Sgd { momentum: 0.9, nesterov: true };
-    let optimizer = Optimizer::new(parameters(&*model, 1e-2), rule, GradientRule::default()).expect("memory");
+    let options = OptimizerOptions::default();
+    let optimizer = create_optimizer("sgd", parameters(&*model, 1e-2), &options, GradientRule::default());
+    let optimizer = optimizer.expect("an optimizer");
     let options = EmaOptions { decay: 0.8, warmup: Some(EmaWarmup::default()), ..EmaOptions::default() };
     let place = if on_cpu { Device::Cpu } else { device };
     let ema = Ema::new(&*model, self::model(), options, place).expect("of one kind");
@@ -56,7 +57,7 @@ fn run(graph: GraphUse, on_cpu: bool) -> (Vec<f32>, Vec<Vec<f32>>) {
     let mut step = Step::new(how, None, device).averaging(Some(ema));
     let mut said = vec![];
     for update in 1..=8 {
-        let ema = step.ema().expect("it was given");
+        let ema = step.ema_mut().expect("it was given");
         ema.set_decay(options.decay_at(update)).expect("a copy");
         step.run(&*model, &optimizer, &[batch(update)], 0.05).expect("runs");
         assert_eq!(step.unrecordable(), None);

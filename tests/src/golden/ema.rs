@@ -70,7 +70,7 @@ fn follow(case: &Case) -> std::result::Result<(), String> {
     let model = Tensors::zeros(topic)?;
     move_to(&model, &topic.device).map_err(|e| e.to_string())?;
     model.load(topic, 0)?;
-    let ema = Ema::new(&model, Box::new(Tensors::zeros(topic)?), options, topic.device).map_err(say)?;
+    let mut ema = Ema::new(&model, Box::new(Tensors::zeros(topic)?), options, topic.device).map_err(say)?;
     let decays = case.json["decay_per_update"].as_array().ok_or("no decay_per_update")?;
     let counts = case.json["num_batches_tracked"].as_array().ok_or("no num_batches_tracked")?;
     for (i, expected) in decays.iter().enumerate() {

@@ -1,6 +1,7 @@
 //! The sequence of loss scales of PyTorch's `GradScaler`, from gradients that overflow or do not.
 use super::Case;
-use fornax_engine::{DType, GradientRule, LossScaling, Tensor, UpdateRule, UpdateState, Updated, update};
+use fornax::optim::{OptimizerOptions, rule};
+use fornax_engine::{DType, GradientRule, LossScaling, Tensor, UpdateState, Updated, update};
 
 /// Runs a case of the operation `grad_scaler`.
 pub fn check(case: &Case) -> Result<(), String> {
@@ -36,20 +37,14 @@ fn run(
     let device = &case.topic.device;
     let tensor = |value: f64| Tensor::full([3], value, DType::F32, device);
     let (weights, buffer) = (tensor(0.0)?.variable(), tensor(0.0)?);
-    let rule = UpdateRule::Sgd { momentum: 0.0, nesterov: false };
-    let state = UpdateState::new(GradientRule { scaling: Some(scaling), clip_norm: None }, device)?;
+    let rule = rule("momentum", &OptimizerOptions::default()).expect("an optimizer");
+    let state = UpdateState::new(GradientRule { scaling: Some(scaling), clip: None }, &rule, device)?;
     let mut seen = vec![];
     for overflow in overflows {
         let scale = state.upstream().item()?;
         let gradient = tensor(if overflow.as_f64() == Some(0.0) { scale } else { f64::INFINITY })?;
-        let updated = Updated {
-            weights: &weights,
-            gradient: &gradient,
-            moments: vec![&buffer],
-            ema: None,
-            weight_decay: 0.0,
-            round: None,
-        };
+        buffer.copy_from(&tensor(0.0)?)?;
+        let updated = Updated { moments: vec![&buffer], ..Updated::new(&weights, &gradient) };
         state.set_rates(1.0, 0.0)?;
         update(&rule, &[updated], &state)?;
         seen.push((scale, weights.to_vec::<f32>()?));

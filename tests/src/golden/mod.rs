@@ -6,6 +6,7 @@ mod compare;
 mod ema;
 mod file;
 pub mod formula;
+mod grad_clip;
 pub mod loss_scale;
 mod model_state_dicts;
 mod models;
@@ -17,6 +18,7 @@ mod ops_norm;
 mod ops_pool;
 mod ops_regularizer;
 mod optim_param_groups;
+mod optim_trajectories;
 mod run;
 mod schedulers;
 mod training_trajectory;
@@ -34,7 +36,7 @@ pub type TopicCheck = (&'static str, Option<fn(&Topic) -> Outcome>);
 pub const TOPICS: &[TopicCheck] = &[
     ("checkpoint_files", None),
     ("ema", Some(ema::check)),
-    ("grad_clip", None),
+    ("grad_clip", Some(grad_clip::check)),
     ("images", None),
     ("mixup_modes", None),
     ("model_state_dicts", Some(model_state_dicts::check)),
@@ -48,7 +50,7 @@ pub const TOPICS: &[TopicCheck] = &[
     ("ops_regularizer", Some(ops_regularizer::check)),
     ("optim_adahessian", None),
     ("optim_param_groups", Some(optim_param_groups::check)),
-    ("optim_trajectories", None),
+    ("optim_trajectories", Some(optim_trajectories::check)),
     ("replica_norm", None),
     ("schedulers", Some(schedulers::check)),
     ("training_trajectory", Some(training_trajectory::check)),

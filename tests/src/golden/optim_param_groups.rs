@@ -55,7 +55,7 @@ fn alike(got: &Group, expected: &Value) -> Result<(), String> {
         names.sort();
         names
     };
-    let names = sorted(got.parameters.iter().map(|(name, _)| name.clone()).collect());
+    let names = sorted(got.parameters.iter().map(|parameter| parameter.name.clone()).collect());
     let params = expected["params"].as_array().ok_or("no params")?;
     let params = sorted(params.iter().filter_map(|name| name.as_str().map(String::from)).collect());
     if names == params { Ok(()) } else { Err(format!("a group has {names:?}, expected {params:?}")) }

@@ -1,12 +1,11 @@
 //! Settings without an effect are refused: whoever gave them expected one.
 use crate::schedule::Sched;
-use crate::settings::{Opt, Settings};
+use crate::settings::Settings;
 use crate::{Error, Result};
 
 /// What decides whether settings have an effect.
 pub(super) struct Facts<'a> {
     pub given: &'a Settings,
-    pub opt: Opt,
     pub sched: Sched,
     /// Epochs of warm-up.
     pub warmup: u32,
@@ -34,22 +33,16 @@ const RULES: &[Rule] = &[
         remedy: "give --lr-base too",
     },
     Rule {
-        settings: &["momentum"],
-        when: |f| f.opt == Opt::AdamW,
-        why: "adamw has betas instead",
-        remedy: "use --opt-betas",
+        settings: &["clip_mode"],
+        when: |f| f.given.clip_grad.is_none(),
+        why: "--clip-grad is not given",
+        remedy: "give --clip-grad too",
     },
     Rule {
-        settings: &["opt_betas"],
-        when: |f| f.opt != Opt::AdamW,
-        why: "only adamw has them",
-        remedy: "use --momentum, or --opt adamw",
-    },
-    Rule {
-        settings: &["opt_eps"],
-        when: |f| f.opt != Opt::AdamW,
-        why: "only adamw has it",
-        remedy: "leave it out, or use --opt adamw",
+        settings: &["layer_decay_min_scale", "layer_decay_no_opt_scale"],
+        when: |f| f.given.layer_decay.is_none(),
+        why: "--layer-decay is not given",
+        remedy: "give --layer-decay too",
     },
     Rule {
         settings: &["cooldown_epochs"],

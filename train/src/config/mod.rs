@@ -9,14 +9,16 @@ pub use model::ModelConfig;
 use crate::augment::Augment;
 use crate::data::{self, DatasetInfo};
 use crate::ema::{EmaOptions, EmaWarmup};
-use crate::optim::{Optimizer, parameters};
+use crate::optim::groups::{self, GroupOptions, LayerDecay};
+use crate::optim::{self, Optimizer, OptimizerName, OptimizerOptions};
 use crate::schedule::{Sched, Schedule};
-use crate::settings::{AmpDtype, Level, LrScale, Metric, Opt, Settings};
+use crate::settings::{AmpDtype, ClipMode, Level, LrScale, Metric, Settings};
 use crate::{Error, Result};
 use effects::Facts;
-use fornax_engine::{DType, GradientRule, LossScaling, UpdateRule};
+use fornax_engine::{Clip, DType, GradientRule, LossScaling, UpdateRule};
 use fornax_nn::loss::Loss;
-use fornax_nn::{Module, OptLevel, Precision};
+use fornax_nn::models::Model;
+use fornax_nn::{OptLevel, Precision};
 use std::sync::Arc;
 
 /// A run's data, model and training.
@@ -42,8 +44,8 @@ pub struct Config {
     pub ema_on_cpu: bool,
     /// Which operation computes in which precision.
     pub precision: Precision,
-    /// Largest norm of all gradients.
-    pub clip_norm: Option<f64>,
+    /// How gradients are limited.
+    pub clip: Option<Clip>,
     /// Batches that one update takes its gradient from.
     pub accumulate: usize,
     /// Compute blocks again in the backward pass.
@@ -57,13 +59,12 @@ pub struct Config {
     optimizer: OptimizerConfig,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct OptimizerConfig {
-    opt: Opt,
-    momentum: f64,
-    betas: [f64; 2],
-    eps: f64,
-    weight_decay: f64,
+    name: OptimizerName,
+    rule: UpdateRule,
+    options: OptimizerOptions,
+    groups: GroupOptions,
 }
 
 /// Defaults that suit a data set. Those of digits and fashion-mnist were found by experiment, to be accurate in little
@@ -111,24 +112,27 @@ impl Config {
         let name = given.dataset.as_deref().unwrap_or("digits");
         let dataset = data::find(name).ok_or_else(|| unknown_dataset(name))?;
         let recipe = recipe(name);
-        let opt = given.opt.unwrap_or(Opt::Sgd);
+        let name = given.opt.clone().unwrap_or_else(|| "sgd".parse().expect("an optimizer"));
         let sched = given.sched.unwrap_or(Sched::Cosine);
         let precision = precision(given)?;
-        let [default_lr, default_decay] = if opt == Opt::AdamW { recipe.adamw } else { recipe.sgd };
+        let [default_lr, default_decay] = name.like().of(recipe.sgd, recipe.adamw);
         let batch_size = given.batch_size.unwrap_or(recipe.batch_size);
         let accumulate = given.grad_accum_steps.unwrap_or(1);
-        let lr = given.lr.or_else(|| scaled_lr(given, opt, batch_size * accumulate)).unwrap_or(default_lr);
+        let lr = given.lr.or_else(|| scaled_lr(given, &name, batch_size * accumulate)).unwrap_or(default_lr);
         let schedule = schedule::options(given, sched, &recipe, lr);
-        effects::refuse_what_has_none(&Facts { given, opt, sched, warmup: schedule.warmup_epochs })?;
+        effects::refuse_what_has_none(&Facts { given, sched, warmup: schedule.warmup_epochs })?;
         let loss = loss::settled(given, recipe.smoothing);
         let seed = given.seed.unwrap_or(42);
-        let optimizer = OptimizerConfig {
-            opt,
-            momentum: given.momentum.unwrap_or(0.9),
-            betas: given.opt_betas.as_ref().map_or([0.9, 0.999], |b| [b[0], b[1]]),
-            eps: given.opt_eps.unwrap_or(1e-8),
+        let (rule, options) = optim::settled_rule(&name, &optimizer_options(given, lr))?;
+        let groups = GroupOptions {
             weight_decay: given.weight_decay.unwrap_or(default_decay),
+            layer_decay: given.layer_decay.map(|decay| LayerDecay {
+                decay,
+                min_scale: given.layer_decay_min_scale.unwrap_or(0.0),
+                no_opt_scale: given.layer_decay_no_opt_scale,
+            }),
         };
+        let optimizer = OptimizerConfig { name, rule, options, groups };
         let mut config = Config {
             dataset,
             settings: given.clone(),
@@ -144,7 +148,7 @@ impl Config {
             }),
             ema_on_cpu: given.model_ema_force_cpu.unwrap_or(false),
             precision,
-            clip_norm: given.clip_grad,
+            clip: clip(given),
             accumulate: accumulate as usize,
             checkpointing: given.grad_checkpointing.unwrap_or(false),
             augment: Augment {
@@ -163,15 +167,15 @@ impl Config {
     }
 
     /// The optimizer for a model's parameters.
-    pub fn optimizer(&self, model: &dyn Module) -> Result<Optimizer> {
-        let OptimizerConfig { opt, momentum, betas, eps, weight_decay } = self.optimizer;
-        let momentum = momentum as f32;
-        let rule = match opt {
-            Opt::Sgd | Opt::Nesterov => UpdateRule::Sgd { momentum, nesterov: true },
-            Opt::Momentum => UpdateRule::Sgd { momentum, nesterov: false },
-            Opt::AdamW => UpdateRule::AdamW { betas, eps: eps as f32 },
-        };
-        let optimizer = Optimizer::new(parameters(model, weight_decay), rule, self.gradients())?;
+    pub fn optimizer(&self, model: &dyn Model) -> Result<Optimizer> {
+        let OptimizerConfig { rule, groups, .. } = &self.optimizer;
+        let parameters = groups::parameters(model, groups);
+        if parameters.is_empty() {
+            return Err(Error::usage("nothing is left to train")
+                .at("--layer-decay-no-opt-scale")
+                .remedy("choose at most 1"));
+        }
+        let optimizer = Optimizer::new(parameters, rule.clone(), self.gradients())?;
         Ok(match self.precision.rounds_weights() {
             Some(dtype) => optimizer.rounding_to(dtype),
             None => optimizer,
@@ -182,34 +186,39 @@ impl Config {
     pub fn gradients(&self) -> GradientRule {
         GradientRule {
             scaling: self.precision.needs_loss_scaling().then(LossScaling::default),
-            clip_norm: self.clip_norm.map(|limit| limit as f32),
+            clip: self.clip,
         }
     }
 
     /// Tensors that the optimizer keeps for each parameter.
     pub fn moments(&self) -> u64 {
-        if self.optimizer.opt == Opt::AdamW { 2 } else { 1 }
+        self.optimizer.rule.keeps().moments.len() as u64
     }
 
     /// The settings with every value that has an effect filled in, and no other; those of model, schedule and loss are not here.
     fn settled(&self) -> Settings {
         let optimizer = &self.optimizer;
-        let adam = optimizer.opt == Opt::AdamW;
+        let layer_decay = optimizer.groups.layer_decay;
         Settings {
             dataset: Some(self.dataset.name.into()),
             data_dir: self.settings.data_dir.clone(),
             batch_size: Some(self.batch_size as u32),
             validation_batch_size: Some(self.validation_batch_size as u32),
-            opt: Some(optimizer.opt),
-            momentum: (!adam).then_some(optimizer.momentum),
-            opt_betas: adam.then_some(optimizer.betas.to_vec()),
-            opt_eps: adam.then_some(optimizer.eps),
-            weight_decay: Some(optimizer.weight_decay),
+            opt: Some(optimizer.name.clone()),
+            momentum: optimizer.options.momentum,
+            opt_betas: optimizer.options.betas.clone(),
+            opt_eps: optimizer.options.eps,
+            opt_kwargs: self.settings.opt_kwargs.clone(),
+            weight_decay: Some(optimizer.groups.weight_decay),
+            layer_decay: layer_decay.map(|by| by.decay),
+            layer_decay_min_scale: layer_decay.map(|by| by.min_scale),
+            layer_decay_no_opt_scale: layer_decay.and_then(|by| by.no_opt_scale),
             model_ema: Some(self.ema.is_some()),
             model_ema_decay: self.ema.map(|ema| ema.decay),
             model_ema_warmup: self.ema.map(|ema| ema.warmup.is_some()),
             model_ema_force_cpu: self.ema.map(|_| self.ema_on_cpu),
-            clip_grad: self.clip_norm,
+            clip_grad: self.settings.clip_grad,
+            clip_mode: self.settings.clip_grad.map(|_| self.settings.clip_mode.unwrap_or(ClipMode::Norm)),
             grad_accum_steps: Some(self.accumulate as u32),
             amp_dtype: self.precision.half().map(|dtype| match dtype {
                 DType::BF16 => AmpDtype::Bfloat16,
@@ -252,14 +261,36 @@ fn precision(given: &Settings) -> Result<Precision> {
 }
 
 /// timm's rule: `lr_base` times the batch size over `lr_base_size`, or the square root of that.
-fn scaled_lr(given: &Settings, opt: Opt, batch_size: u32) -> Option<f64> {
+fn scaled_lr(given: &Settings, name: &OptimizerName, batch_size: u32) -> Option<f64> {
     let ratio = f64::from(batch_size) / f64::from(given.lr_base_size.unwrap_or(256));
-    let default = if opt == Opt::AdamW { LrScale::Sqrt } else { LrScale::Linear };
+    let adaptive = ["ada", "lamb"].iter().any(|part| name.plain().contains(part));
+    let default = if adaptive { LrScale::Sqrt } else { LrScale::Linear };
     let factor = match given.lr_base_scale.unwrap_or(default) {
         LrScale::Linear => ratio,
         LrScale::Sqrt => ratio.sqrt(),
     };
     given.lr_base.map(|base| base * factor)
+}
+
+/// What the optimizer is told beside its name.
+fn optimizer_options(given: &Settings, lr: f64) -> OptimizerOptions {
+    let extra = given.opt_kwargs.iter().flatten().filter_map(|text| text.split_once('='));
+    OptimizerOptions {
+        lr: Some(lr),
+        momentum: given.momentum,
+        eps: given.opt_eps,
+        betas: given.opt_betas.clone(),
+        extra: extra.map(|(name, value)| (name.into(), value.parse().expect("checked"))).collect(),
+    }
+}
+
+fn clip(given: &Settings) -> Option<Clip> {
+    let limit = given.clip_grad? as f32;
+    Some(match given.clip_mode.unwrap_or(ClipMode::Norm) {
+        ClipMode::Norm => Clip::Norm(limit),
+        ClipMode::Value => Clip::Value(limit),
+        ClipMode::Agc => Clip::Units(limit),
+    })
 }
 
 fn unknown_dataset(name: &str) -> Error {
@@ -282,7 +313,11 @@ mod tests {
     fn what_was_settled_settles_to_itself() {
         let cases = [
             Settings::default(),
-            Settings { opt: Some(Opt::AdamW), sched: Some(Sched::Constant), ..Settings::default() },
+            Settings {
+                opt: Some("adamw".parse().expect("a name")),
+                sched: Some(Sched::Constant),
+                ..Settings::default()
+            },
             Settings {
                 lr_base: Some(0.1),
                 batch_size: Some(512),
@@ -309,13 +344,17 @@ mod tests {
     fn the_base_rate_grows_with_the_batch() {
         let given = Settings { lr_base: Some(0.1), batch_size: Some(1024), ..Settings::default() };
         assert_eq!(Config::resolve(&given).expect("valid").schedule.lr, 0.4);
-        let given = Settings { opt: Some(Opt::AdamW), ..given };
+        let given = Settings { opt: Some("adamw".parse().expect("a name")), ..given };
         assert_eq!(Config::resolve(&given).expect("valid").schedule.lr, 0.2);
     }
 
     #[test]
     fn what_has_no_effect_is_refused() {
-        let adam = Settings { opt: Some(Opt::AdamW), momentum: Some(0.9), ..Settings::default() };
+        let adam = Settings {
+            opt: Some("adamw".parse().expect("a name")),
+            momentum: Some(0.9),
+            ..Settings::default()
+        };
         let both = Settings { lr: Some(0.1), lr_base: Some(0.1), ..Settings::default() };
         let cold = Settings { warmup_epochs: Some(0), warmup_lr: Some(0.1), ..Settings::default() };
         let warm = Settings { warmup_epochs: Some(5), epochs: Some(5), ..Settings::default() };
