@@ -1,0 +1,83 @@
+//! Where weights come from, as a user names it.
+use crate::hub::{self, Hub};
+use crate::{Error, Result};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+/// The file that a folder or a repository of the hub holds weights in.
+const FILE: &str = "model.safetensors";
+const HUB: &str = "hf-hub:";
+
+/// A file, a folder, or a repository of the hub.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A file, or a folder with `model.safetensors` or one safetensors file of another name.
+    Path(PathBuf),
+    /// A repository: `hf-hub:ORGANISATION/NAME`, perhaps with `@REVISION`.
+    Hub(hub::Repository),
+}
+
+impl FromStr for Source {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Source, String> {
+        match text.strip_prefix(HUB) {
+            Some(repository) => Ok(Source::Hub(repository.parse()?)),
+            None if text.is_empty() => Err("must name a file, a folder, or hf-hub:ORGANISATION/NAME".into()),
+            None => Ok(Source::Path(text.into())),
+        }
+    }
+}
+
+impl Source {
+    /// The file, fetched first if it is the hub's and not in the cache.
+    pub fn resolve(&self, hub: &Hub) -> Result<PathBuf> {
+        match self {
+            Source::Path(path) if path.is_dir() => in_folder(path),
+            Source::Path(path) => match path.exists() {
+                true => Ok(path.clone()),
+                false => Err(Error::checkpoint("there are no such weights")
+                    .at_path(path)
+                    .because("there is neither a file nor a folder of that name")
+                    .remedy("name a safetensors file, a folder that holds one, or hf-hub:ORGANISATION/NAME")),
+            },
+            Source::Hub(repository) => hub.file(repository, FILE),
+        }
+    }
+}
+
+impl std::fmt::Display for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Source::Path(path) => path.display().fmt(f),
+            Source::Hub(repository) => write!(f, "{HUB}{repository}"),
+        }
+    }
+}
+
+fn in_folder(folder: &Path) -> Result<PathBuf> {
+    let preferred = folder.join(FILE);
+    if preferred.exists() {
+        return Ok(preferred);
+    }
+    let fail = |why: String| {
+        Error::checkpoint("the folder does not say which weights are meant")
+            .at_path(folder)
+            .because(why)
+            .remedy("name the file itself")
+    };
+    let entries = fs::read_dir(folder).map_err(|e| fail(e.to_string()))?;
+    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    let mut files: Vec<PathBuf> =
+        paths.filter(|path| path.extension().is_some_and(|e| e == "safetensors")).collect();
+    files.sort();
+    match files.as_slice() {
+        [one] => Ok(one.clone()),
+        [] => Err(fail("it holds no safetensors file".into())),
+        many => {
+            let names: Vec<_> = many.iter().filter_map(|p| Some(p.file_name()?.to_string_lossy())).collect();
+            Err(fail(format!("it holds {}: {}", many.len(), names.join(", "))))
+        }
+    }
+}
