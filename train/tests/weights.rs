@@ -13,7 +13,8 @@ fn model(
     in_chans: usize,
     seed: u64,
 ) -> impl std::ops::Deref<Target = impl Module + ?Sized> {
-    create_model("resnet8", &ModelOptions { num_classes, in_chans, seed }).expect("builds")
+    create_model("resnet8", &ModelOptions { num_classes, in_chans, seed, ..ModelOptions::default() })
+        .expect("builds")
 }
 
 fn state(model: &(impl Module + ?Sized)) -> State {
@@ -31,8 +32,14 @@ fn values(state: &State, name: &str) -> Vec<f32> {
     tensor.to_vec::<f32>().expect("f32")
 }
 
-const PRETRAINED: LoadOptions<'static> =
-    LoadOptions { classifier: "fc", first_conv: "conv1", adapt: true, strict: true, ema: false, grid: None };
+const PRETRAINED: LoadOptions<'static> = LoadOptions {
+    classifier: "fc",
+    first_conv: "conv1",
+    adapt: true,
+    strict: true,
+    ema: false,
+    img_size: None,
+};
 
 /// Loads into a model of other weights; the report, and the state before and after.
 fn loaded(

@@ -5,6 +5,7 @@ pub mod eval_transform;
 mod idx;
 mod images;
 mod loader;
+pub mod natural;
 pub mod resize;
 
 pub use images::{Images, Statistics};

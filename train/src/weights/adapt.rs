@@ -20,7 +20,7 @@ pub fn adapted(
     let read = || -> Result<Tensor> { Ok(read()?.to_dtype(DType::F32)?) };
     match (stored, needed.as_slice()) {
         (&[out, from, kh, kw], &[out_needed, to, kh_needed, kw_needed])
-            if entry.name == format!("{}.weight", options.first_conv)
+            if entry.name == weight_of(options.first_conv)
                 && [out, kh, kw] == [out_needed, kh_needed, kw_needed]
                 && from * to > 0 =>
         {
@@ -31,7 +31,7 @@ pub fn adapted(
             let has = |name: &str| entries.iter().find(|e| e.name == name).map_or(0, |e| e.tensor.dims()[1]);
             let prefix = has("cls_token") + has("reg_token");
             let old = from.checked_sub(prefix).and_then(square);
-            let new = to.checked_sub(prefix).and_then(|n| match options.grid {
+            let new = to.checked_sub(prefix).and_then(|n| match grid(entries, options) {
                 Some([h, w]) => (h * w == n).then_some([h, w]),
                 None => square(n),
             });
@@ -74,6 +74,20 @@ fn position_grid(positions: &Tensor, prefix: usize, old: [usize; 2], new: [usize
     let grid = Tensor::from_slice(grid, [1, old[0], old[1], width])?.interpolate(new, how)?;
     let all = [tokens, &grid.read::<f32>()?].concat();
     Ok(Tensor::from_vec(all, [1, prefix + new[0] * new[1], width])?)
+}
+
+/// Rows and columns of patches: how often the first convolution's window fits into the images.
+fn grid(entries: &[Entry], options: &LoadOptions<'_>) -> Option<[usize; 2]> {
+    let [h, w] = options.img_size?;
+    let patches = entries.iter().find(|e| e.name == weight_of(options.first_conv))?;
+    match torch_shape(patches)[..] {
+        [_, _, kh, kw] => Some([h / kh, w / kw]),
+        _ => None,
+    }
+}
+
+fn weight_of(layer: &str) -> String {
+    format!("{layer}.weight")
 }
 
 fn square(n: usize) -> Option<[usize; 2]> {

@@ -28,21 +28,21 @@ pub struct LoadOptions<'a> {
     pub strict: bool,
     /// Take the moving average that a checkpoint of Fornax holds, rather than the model's own weights.
     pub ema: bool,
-    /// Rows and columns of the model's position embedding, where it is not square.
-    pub grid: Option<[usize; 2]>,
+    /// Height and width of the images, by which a position embedding that is not square is understood.
+    pub img_size: Option<[usize; 2]>,
 }
 
 impl LoadOptions<'static> {
     /// As for weights to go on from: everything must be there and fit.
     pub fn exact() -> LoadOptions<'static> {
-        LoadOptions { classifier: "", first_conv: "", adapt: false, strict: true, ema: false, grid: None }
+        LoadOptions { classifier: "", first_conv: "", adapt: false, strict: true, ema: false, img_size: None }
     }
 }
 
 impl<'a> LoadOptions<'a> {
     /// As for weights that were trained for another task.
     pub fn pretrained(classifier: &'a str, first_conv: &'a str) -> LoadOptions<'a> {
-        LoadOptions { classifier, first_conv, adapt: true, strict: true, ema: false, grid: None }
+        LoadOptions { classifier, first_conv, adapt: true, strict: true, ema: false, img_size: None }
     }
 }
 

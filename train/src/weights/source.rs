@@ -1,6 +1,8 @@
 //! Where weights come from, as a user names it.
+use crate::error::Kind;
 use crate::hub::{self, Hub};
 use crate::{Error, Result};
+use fornax_nn::models::ModelInfo;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -31,6 +33,15 @@ impl FromStr for Source {
 }
 
 impl Source {
+    /// The weights that a model's authors published.
+    pub fn published(info: &ModelInfo) -> Result<Source> {
+        let id = info.hub_id().ok_or_else(|| {
+            Error::usage(format!("there are no published weights of {}", info.name))
+                .remedy("name weights of your own")
+        })?;
+        format!("{HUB}{id}").parse().map_err(|why: String| Error::new(Kind::Bug, why))
+    }
+
     /// The file, fetched first if it is the hub's and not in the cache.
     pub fn resolve(&self, hub: &Hub) -> Result<PathBuf> {
         match self {

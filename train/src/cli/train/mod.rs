@@ -4,6 +4,8 @@ mod prepare;
 mod reporters;
 mod resume;
 
+pub use prepare::set_threads;
+
 use super::print;
 use super::signals::Signals;
 use crate::checkpoint::{self, Header, durable};
