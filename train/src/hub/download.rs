@@ -203,7 +203,10 @@ fn lock(hub: &Hub, folder: &Path, etag: &str) -> io::Result<File> {
         .create(true)
         .truncate(false)
         .open(locks.join(format!("{etag}.lock")))?;
-    file.lock()?;
+    if file.try_lock().is_err() {
+        eprintln!("waiting for another process that downloads the same file");
+        file.lock()?;
+    }
     Ok(file)
 }
 

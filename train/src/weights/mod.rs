@@ -90,6 +90,7 @@ pub fn load_file(
             mismatch.other(entry, stored.dtype, &stored.shape);
         } else if stored.shape == shape {
             loads.push((entry, weights.tensor(&entry.name)?));
+            converted.extend((stored.dtype != dtype).then_some(stored.dtype));
         } else if options.adapt && in_classifier(entry, options) && stored.shape.get(1..) == shape.get(1..) {
             report.kept.push(entry.name.clone());
             report.notes.push(format!(
@@ -100,13 +101,11 @@ pub fn load_file(
             match adapt::adapted(entry, &entries, options, || weights.tensor(&entry.name), &stored.shape)? {
                 Some((tensor, note)) => {
                     loads.push((entry, tensor));
+                    converted.extend((stored.dtype != dtype).then_some(stored.dtype));
                     report.notes.push(note);
                 }
                 None => mismatch.other(entry, stored.dtype, &stored.shape),
             }
-        }
-        if stored.dtype != dtype {
-            converted.push(stored.dtype);
         }
     }
     mismatch.unexpected =

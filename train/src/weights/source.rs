@@ -2,7 +2,7 @@
 use crate::error::Kind;
 use crate::hub::{self, Hub};
 use crate::{Error, Result};
-use fornax_nn::models::ModelInfo;
+use fornax_nn::models::{self, ModelInfo};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -46,9 +46,10 @@ impl Source {
     pub fn resolve(&self, hub: &Hub) -> Result<PathBuf> {
         match self {
             Source::Path(path) if path.is_dir() => in_folder(path),
-            Source::Path(path) => match path.exists() {
-                true => Ok(path.clone()),
-                false => Err(Error::checkpoint("there are no such weights")
+            Source::Path(path) if path.exists() => Ok(path.clone()),
+            Source::Path(path) => match of_model(path) {
+                Some(source) => source?.resolve(hub),
+                None => Err(Error::checkpoint("there are no such weights")
                     .at_path(path)
                     .because("there is neither a file nor a folder of that name")
                     .remedy("name a safetensors file, a folder that holds one, or hf-hub:ORGANISATION/NAME")),
@@ -65,6 +66,17 @@ impl std::fmt::Display for Source {
             Source::Hub(repository) => write!(f, "{HUB}{repository}"),
         }
     }
+}
+
+/// The published weights that a model's name stands for, as `resnet18`, or with one of their tags, as `resnet18.a2_in1k`.
+fn of_model(name: &Path) -> Option<Result<Source>> {
+    let name = name.to_str()?;
+    let (model, tag) = name.split_once('.').map_or((name, None), |(model, tag)| (model, Some(tag)));
+    let info = models::find(model).ok()?;
+    Some(match tag {
+        Some(_) => format!("{HUB}timm/{name}").parse().map_err(Error::usage),
+        None => Source::published(info),
+    })
 }
 
 fn in_folder(folder: &Path) -> Result<PathBuf> {
@@ -90,5 +102,39 @@ fn in_folder(folder: &Path) -> Result<PathBuf> {
             let names: Vec<_> = many.iter().filter_map(|p| Some(p.file_name()?.to_string_lossy())).collect();
             Err(fail(format!("it holds {}: {}", many.len(), names.join(", "))))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_say_where_weights_are() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let hub = Hub { cache: folder.path().join("hub"), offline: true, ..Hub::new(|_| None) };
+        let resolve = |text: &str| text.parse::<Source>().expect("a source").resolve(&hub);
+        let named = |name: &str| folder.path().join(name).display().to_string();
+        let message = |text: &str| resolve(text).expect_err(text).to_string();
+
+        assert!(message(&named("none")).contains("neither a file nor a folder"));
+        assert!(message(&named("")).contains("no safetensors file"));
+        std::fs::write(named("b.safetensors"), "").expect("writes");
+        assert_eq!(resolve(&named("")).expect("one"), folder.path().join("b.safetensors"));
+        std::fs::write(named("a.safetensors"), "").expect("writes");
+        assert!(message(&named("")).contains("it holds 2: a.safetensors, b.safetensors"));
+        std::fs::write(named(FILE), "").expect("writes");
+        assert_eq!(resolve(&named("")).expect("preferred"), folder.path().join(FILE));
+
+        for (text, repository) in [
+            ("hf-hub:me/mine@v1", "me/mine@v1"),
+            ("resnet18", "timm/resnet18.a1_in1k"),
+            ("resnet18.a2_in1k", "timm/resnet18.a2_in1k"),
+        ] {
+            assert!(message(text).contains(&format!("{FILE} of {repository} is not in the cache")), "{text}");
+        }
+        assert!(message("resnet8").contains("no published weights"));
+        assert!("hf-hub:mine".parse::<Source>().is_err() && "".parse::<Source>().is_err());
+        assert_eq!("hf-hub:me/mine".parse::<Source>().expect("a source").to_string(), "hf-hub:me/mine");
     }
 }
