@@ -110,7 +110,61 @@ fn models_see_what_timm_shows_them() {
     }
 }
 
-/// A 1x1 picture of each format, made by Pillow, and what is refused.
+/// A 5x3 picture that Pillow wrote as WebP: lossless, with an alpha channel, as the first of two frames, and lossy.
+#[test]
+fn webp_is_decoded_as_pillow_does() {
+    const RGB: &str = "524946464c000000574542505650384c400000002f048000007740a46dc3878727e2feeddd8390804cc9b24c4840c6ba2c5b67\
+        fe73bc833021ce84e840511b29d07b77b93461052d684114c622fa1f35e8b3fd00";
+    const RGBA: &str = "524946464c000000574542505650384c400000002f048000107740a46dc3878727e2feeddd8390804cc9b24c4840c6ba2c5b67\
+        0073bc833021ce84e840511b29d07b77b93461052d684114c622fa1f35e8b3fd00";
+    const TWO_FRAMES: &str = "52494646e800000057454250565038580a00000002000000040000020000414e494d06000000000000000000414e4d4658\
+        000000000000000000040000020000000000025650384c400000002f048000007740a46dc3878727e2feeddd8390804cc9b24c4840\
+        c6ba2c5b67fe73bc833021ce84e840511b29d07b77b93461052d684114c622fa1f35e8b3fd00414e4d465c00000000000000000004\
+        0000020000000000005650384c440000002f0480000077a0a48d2408ed7778f1fa377a1e840464accbb21b8404449765ffff3834ff\
+        89bf72a0eac0ab3ab00205916c50ef4302a16491451599e48ae87ffce6b5a600";
+    const LOSSY: &str = "5249464660000000574542505650382054000000f001009d012a0500030001402625b002740136977b79ee0000e27fe2a2d0e1\
+        c721ab3860aa29e7ff915ffe0d53ffd3fdbbfd229a5cbbfff7521e87fe0e4c547ffa1ffe1ea5f5dffe0cefbd2ac5b0f2b2ee108000";
+    let bytes = |hex: &str| -> Vec<u8> {
+        let digits: Vec<u8> = hex.chars().filter_map(|c| Some(c.to_digit(16)? as u8)).collect();
+        digits.chunks_exact(2).map(|pair| pair[0] * 16 + pair[1]).collect()
+    };
+    let pixels: Vec<u8> = (0..45).map(|i| (i / 15 * 40 + i / 3 % 5 * 30 + i % 3 * 50) as u8).collect();
+    for hex in [RGB, RGBA, TWO_FRAMES] {
+        let picture = Picture::decode(&bytes(hex), 3).expect("decodes");
+        assert_eq!(picture, Picture { size: [3, 5, 3], pixels: pixels.clone() });
+        for cut in [10, 20, 40, 70] {
+            assert!(Picture::decode(&bytes(hex)[..cut], 3).is_err(), "{cut} bytes of it");
+        }
+    }
+    let expected = [
+        0, 59, 116, 21, 80, 137, 67, 109, 170, 103, 140, 164, 138, 179, 126, 28, 92, 148, 63, 121, 170, 112,
+        159, 191, 146, 187, 176, 149, 192, 109, 73, 135, 187, 104, 164, 189, 140, 194, 167, 157, 207, 124,
+        192, 242, 98,
+    ];
+    let lossy = Picture::decode(&bytes(LOSSY), 3).expect("decodes");
+    for (got, expected) in lossy.pixels.iter().zip(expected) {
+        assert!((i32::from(*got) - expected).abs() <= 2, "{:?}", lossy.pixels);
+    }
+}
+
+/// Grey of colours, and colours of grey, as Pillow converts them.
+#[test]
+fn channels_are_converted_as_pillow_does() {
+    let bytes = fs::read(golden().join("images/rgb.png")).expect("reads");
+    let (rgb, grey) =
+        (Picture::decode(&bytes, 3).expect("decodes"), Picture::decode(&bytes, 1).expect("decodes"));
+    assert_eq!(grey.size, [rgb.size[0], rgb.size[1], 1]);
+    for (colour, grey) in rgb.pixels.chunks_exact(3).zip(&grey.pixels) {
+        let [r, g, b] = [colour[0], colour[1], colour[2]].map(f64::from);
+        // Weights of 16 bits cannot move it further from ITU-R 601 than this.
+        assert!((0.299 * r + 0.587 * g + 0.114 * b - f64::from(*grey)).abs() <= 0.51);
+    }
+    let bytes = fs::read(golden().join("images/gray.png")).expect("reads");
+    let (rgb, grey) =
+        (Picture::decode(&bytes, 3).expect("decodes"), Picture::decode(&bytes, 1).expect("decodes"));
+    assert!(rgb.pixels.chunks_exact(3).zip(&grey.pixels).all(|(colour, grey)| colour == [*grey; 3]));
+}
+
 #[test]
 fn what_is_no_picture_is_refused() {
     let whole = |name: &str| fs::read(golden().join("images").join(name)).expect("reads");

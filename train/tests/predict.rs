@@ -151,7 +151,7 @@ fn mistakes_are_told() {
     fs::write(folder.path().join("bad.safetensors"), [1; 50]).expect("writes");
     fs::copy(&picture, folder.path().join("good.png")).expect("copies");
     let model = "--model resnet8 --weights w.safetensors";
-    let cases: [(String, i32, &[&str]); 14] = [
+    let cases: [(String, i32, &[&str]); 16] = [
         ("predict".into(), 2, &["IMAGE"]),
         (format!("predict bad.png {model}"), 3, &["bad.png", "no whole PNG"]),
         (format!("predict none.png {model}"), 3, &["none.png", "No such file"]),
@@ -173,7 +173,13 @@ fn mistakes_are_told() {
         (format!("predict good.png {model} --mean 0.5 0.5"), 2, &["--mean", "2 numbers for 1 channels"]),
         (format!("predict good.png {model} --crop-pct 0"), 2, &["--crop-pct", "above 0"]),
         ("predict good.png --model resnet8 --weights bad.safetensors".into(), 4, &["bad.safetensors"]),
-        (format!("predict --tensor w.safetensors {model}"), 3, &["w.safetensors", "`input`"]),
+        (format!("predict --tensor w.safetensors --logits l {model}"), 3, &["w.safetensors", "input"]),
+        (format!("predict --tensor w.safetensors {model}"), 2, &["--logits", "--features"]),
+        (
+            format!("predict --tensor w.safetensors --logits l --mean 0 {model}"),
+            2,
+            &["--mean", "cannot be used"],
+        ),
     ];
     for (arguments, code, parts) in cases {
         refused(folder.path(), &arguments, code, parts);

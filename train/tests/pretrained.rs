@@ -43,6 +43,17 @@ fn training_starts_from_the_weights_of_a_file() {
     let plan =
         succeed(folder.path(), "train --dry-run --initial-checkpoint o/a/checkpoints/last.safetensors");
     assert!(plan.contains("last.safetensors: ") && plan.contains("tensors loaded"), "{plan}");
+    let last = folder.path().join("o/a/checkpoints/last.safetensors");
+    let mut damaged = fs::read(&last).expect("reads");
+    let middle = damaged.len() / 4;
+    damaged[middle] ^= 1;
+    fs::write(folder.path().join("damaged.safetensors"), damaged).expect("writes");
+    refused(
+        folder.path(),
+        "train --initial-checkpoint damaged.safetensors",
+        4,
+        &["damaged.safetensors", "CRC32C"],
+    );
     fs::remove_dir_all(folder.path().join("other")).expect("removes");
     let resumed = succeed(folder.path(), "train --resume o/a --progress none --print-hash");
     assert_eq!(resumed.lines().last(), Some(other.as_str()));

@@ -208,6 +208,19 @@ fn a_damaged_file_changes_nothing() {
         assert_eq!(error.kind(), Kind::Checkpoint);
         assert!(error.to_string().contains("bad.safetensors"), "{error}");
     }
+    // Whatever is changed in the header, there is an error or a whole set of weights.
+    let header = 8 + u64::from_le_bytes(good[..8].try_into().expect("8 bytes")) as usize;
+    let mut state = 3u64;
+    for _ in 0..300 {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        let mut bad = good.clone();
+        bad[(state >> 33) as usize % header] ^= 1 << ((state >> 20) % 8);
+        std::fs::write(&path, &bad).expect("writes");
+        match load(&*target, &path, &LoadOptions::exact()) {
+            Ok(report) => assert_eq!(report.loaded, state_dict::state_dict(&*target).expect("reads").len()),
+            Err(error) => assert_eq!(error.kind(), Kind::Checkpoint, "{error}"),
+        }
+    }
     for missing in [folder.path().to_path_buf(), folder.path().join("none")] {
         assert_eq!(
             load(&*target, &missing, &LoadOptions::exact()).expect_err("no file").kind(),

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 /// What `fornax predict` accepts.
 #[derive(clap::Args)]
+#[command(disable_help_flag = true, group(clap::ArgGroup::new("numbers").multiple(true)))]
 pub struct PredictArgs {
     /// Pictures (PNG, JPEG, WebP), or folders of them
     #[arg(value_name = "IMAGE", required_unless_present = "tensor")]
@@ -70,10 +71,10 @@ pub struct PredictArgs {
     #[arg(long, help_heading = "Output")]
     json: bool,
     /// Write what the classifier gets, f32 `features` [n, d]; the metadata's `paths` is a JSON list of the pictures
-    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    #[arg(long, value_name = "FILE", group = "numbers", help_heading = "Output")]
     features: Option<PathBuf>,
     /// Write f32 `logits` [n, classes]
-    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    #[arg(long, value_name = "FILE", group = "numbers", help_heading = "Output")]
     logits: Option<PathBuf>,
 
     /// Pictures in a batch
@@ -86,9 +87,16 @@ pub struct PredictArgs {
     #[arg(long, value_name = "N", help_heading = "Run", value_parser = value_parser!(u16).range(1..))]
     threads: Option<u16>,
     /// Take numbers in place of pictures: a safetensors file with f32 `input` [n, c, h, w], as the model gets them
-    #[arg(long, value_name = "FILE", conflicts_with = "images", help_heading = "Run")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = OF_PICTURES, requires = "numbers", help_heading = "Run")]
     tensor: Option<PathBuf>,
+    /// Print help
+    #[arg(long, short, action = clap::ArgAction::HelpShort, help_heading = "Run")]
+    help: Option<bool>,
 }
+
+/// What has no effect on numbers.
+const OF_PICTURES: [&str; 8] =
+    ["images", "crop_pct", "crop_mode", "interpolation", "mean", "std", "json", "class_map"];
 
 pub fn execute(args: &PredictArgs) -> Result<()> {
     super::train::set_threads(args.threads)?;
