@@ -29,6 +29,15 @@ pub struct Settings {
     /// Model; `fornax models` lists them
     #[arg(long, value_name = "NAME", help_heading = "Model")]
     pub model: Option<String>,
+    /// Start from the model's published weights, from the hub or its cache; the head is fresh where the classes differ
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true, help_heading = "Model")]
+    pub pretrained: Option<bool>,
+    /// The same from other weights: a safetensors file, a folder that holds one, or hf-hub:ORGANISATION/NAME
+    #[arg(long, value_name = "SOURCE", help_heading = "Model")]
+    pub pretrained_path: Option<String>,
+    /// Start from the weights in this file or folder, all of which must fit
+    #[arg(long, value_name = "PATH", help_heading = "Model")]
+    pub initial_checkpoint: Option<PathBuf>,
 
     /// Probability of dropout before the classifier [default: 0]
     #[arg(long, value_name = "P", help_heading = "Model", value_parser = below_one)]
@@ -51,10 +60,10 @@ pub struct Settings {
     /// How feature maps become vectors: avg, max, avgmax, catavgmax; token for transformers [default: the model's own]
     #[arg(long, value_name = "NAME", help_heading = "Model", value_parser = pooling)]
     pub gp: Option<String>,
-    /// Factor of the fresh classifier's weights [default: 1]
+    /// Factor of the classifier's first weights and biases [default: 1]
     #[arg(long, value_name = "FACTOR", help_heading = "Model", value_parser = non_negative)]
     pub head_init_scale: Option<f64>,
-    /// Value of the fresh classifier's biases [default: the model's own]
+    /// First value of the classifier's biases [default: the model's own]
     #[arg(long, value_name = "VALUE", help_heading = "Model", allow_negative_numbers = true)]
     pub head_init_bias: Option<f64>,
 
@@ -349,6 +358,9 @@ impl Settings {
             if self.amp == Some(false) || self.opt_level == Some(Level::O0) {
                 lower.amp_dtype = None;
             }
+        }
+        if self.pretrained.is_some() || self.pretrained_path.is_some() || self.initial_checkpoint.is_some() {
+            (lower.pretrained, lower.pretrained_path, lower.initial_checkpoint) = (None, None, None);
         }
         if self.warmup_epochs == Some(0) {
             (lower.warmup_lr, lower.warmup_prefix) = (None, None);

@@ -21,6 +21,18 @@ struct Rule {
 
 const RULES: &[Rule] = &[
     Rule {
+        settings: &["pretrained_path"],
+        when: |f| f.given.initial_checkpoint.is_some() || f.given.pretrained == Some(false),
+        why: "--initial-checkpoint or --no-pretrained is given",
+        remedy: "give one of them",
+    },
+    Rule {
+        settings: &["pretrained"],
+        when: |f| f.given.initial_checkpoint.is_some(),
+        why: "--initial-checkpoint replaces all weights",
+        remedy: "give one of the two",
+    },
+    Rule {
         settings: &["lr_base"],
         when: |f| f.given.lr.is_some(),
         why: "--lr is given",

@@ -67,6 +67,9 @@ struct OptimizerConfig {
     groups: GroupOptions,
 }
 
+/// The seed of a run that has no other.
+const SEED: u64 = 42;
+
 /// Defaults that suit a data set. Those of digits and fashion-mnist were found by experiment, to be accurate in little
 /// time on a CPU; the others lean on them.
 struct Recipe {
@@ -122,7 +125,7 @@ impl Config {
         let schedule = schedule::options(given, sched, &recipe, lr);
         effects::refuse_what_has_none(&Facts { given, sched, warmup: schedule.warmup_epochs })?;
         let loss = loss::settled(given, recipe.smoothing);
-        let seed = given.seed.unwrap_or(42);
+        let seed = given.seed.unwrap_or(SEED);
         let (rule, options) = optim::settled_rule(&name, &optimizer_options(given, lr))?;
         let groups = GroupOptions {
             weight_decay: given.weight_decay.unwrap_or(default_decay),
@@ -136,7 +139,7 @@ impl Config {
         let mut config = Config {
             dataset,
             settings: given.clone(),
-            model: ModelConfig::new(given, given.model.as_deref().unwrap_or(recipe.model), seed)?,
+            model: ModelConfig::new(given, given.model.as_deref().unwrap_or(recipe.model))?,
             batch_size: batch_size as usize,
             validation_batch_size: given.validation_batch_size.unwrap_or(256) as usize,
             schedule: sched.create(&schedule)?,

@@ -1,7 +1,8 @@
 //! The model of a run: its options, and its classifier's first weights.
+use super::SEED;
 use crate::settings::Settings;
 use crate::{Error, Result};
-use fornax_engine::{DType, Device, Tensor};
+use fornax_engine::{DType, Tensor};
 use fornax_nn::models::Model;
 use fornax_nn::{ModelOptions, create_model, named_parameters};
 
@@ -29,9 +30,10 @@ const FLAGS: [(&str, &str); 6] = [
 ];
 
 impl ModelConfig {
-    pub(super) fn new(given: &Settings, name: &str, seed: u64) -> Result<ModelConfig> {
+    /// As settings say.
+    pub fn new(given: &Settings, name: &str) -> Result<ModelConfig> {
         let mut options = ModelOptions {
-            seed,
+            seed: given.seed.unwrap_or(SEED),
             drop_rate: given.drop.unwrap_or(0.0),
             drop_path_rate: given.drop_path.unwrap_or(0.0),
             drop_block_rate: given.drop_block.unwrap_or(0.0),
@@ -51,6 +53,9 @@ impl ModelConfig {
     pub(super) fn settled(&self, given: &Settings) -> Settings {
         Settings {
             model: Some(self.name.clone()),
+            pretrained: given.pretrained.filter(|_| given.pretrained_path.is_none()),
+            pretrained_path: given.pretrained_path.clone(),
+            initial_checkpoint: given.initial_checkpoint.clone(),
             drop: given.drop,
             drop_path: given.drop_path,
             drop_block: given.drop_block,
@@ -74,17 +79,22 @@ impl ModelConfig {
             }
             _ => Error::usage(error.to_string()).at("--model"),
         })?;
+        Ok(model)
+    }
+
+    /// Scales the classifier's weights and sets its biases, where that was asked for: at the beginning of a run.
+    pub fn init_head(&self, model: &dyn Model) -> Result<()> {
         let classifier = model.classifier_name();
-        for (name, tensor) in named_parameters(&*model) {
+        for (name, tensor) in named_parameters(model) {
             let part = name.strip_prefix(classifier).and_then(|rest| rest.strip_prefix('.'));
             if let (Some("weight" | "bias"), Some(scale)) = (part, self.head_init_scale) {
                 tensor.copy_from(&tensor.detach().scale(scale)?)?;
             }
             if let (Some("bias"), Some(bias)) = (part, self.head_init_bias) {
-                tensor.copy_from(&Tensor::full(*tensor.shape(), bias, DType::F32, &Device::Cpu)?)?;
+                tensor.copy_from(&Tensor::full(*tensor.shape(), bias, DType::F32, &tensor.device())?)?;
             }
         }
-        Ok(model)
+        Ok(())
     }
 }
 
@@ -93,10 +103,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fresh_classifier_is_scaled_and_its_bias_set() {
+    fn a_classifier_is_scaled_and_its_bias_set() {
         let of = |given: Settings| {
-            let config = ModelConfig::new(&given, "resnet8", 1).expect("valid");
+            let config = ModelConfig::new(&given, "resnet8").expect("valid");
             let model = config.create(5, 3).expect("a model");
+            config.init_head(&*model).expect("f32");
             let values = |end: &str| {
                 let named = named_parameters(&*model).into_iter().find(|(name, _)| name.ends_with(end));
                 named.expect("a parameter").1.to_vec::<f32>().expect("f32")
@@ -114,7 +125,7 @@ mod tests {
     #[test]
     fn what_a_model_does_not_have_names_the_flag() {
         let given = Settings { drop_block: Some(0.1), ..Settings::default() };
-        let config = ModelConfig::new(&given, "mobilenetv2_100", 1).expect("valid");
+        let config = ModelConfig::new(&given, "mobilenetv2_100").expect("valid");
         let error = config.create(5, 3).err().expect("it has no DropBlock").to_string();
         assert!(error.contains("--drop-block"), "{error}");
     }

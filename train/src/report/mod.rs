@@ -15,7 +15,7 @@ pub use clock::stamp;
 pub use folder::{Destination, RunFolder};
 pub use machine::Machine;
 pub use plots::{rate_plot, write_plots};
-pub use progress::{Mode, Progress};
+pub use progress::{Mode, Progress, Transfer};
 pub use terminal::curve as terminal_curve;
 
 use crate::Result;
