@@ -1,6 +1,6 @@
 //! Batch norm and ReLU that the next convolution applies as it reads.
 use crate::cuda::dnn::Problem;
-use crate::ops::batch_norm::{check, gpu as norm_gpu};
+use crate::ops::batch_norm::{Nonlinearity, check, gpu as norm_gpu, recorded};
 use crate::ops::conv2d::conv_shape;
 use crate::ops::gpu::OnGpu;
 use crate::{Activation, BatchNorm, Conv2d, ConvShape, DType, Result, Tensor, cuda};
@@ -52,17 +52,12 @@ impl Pending<'_> {
         let operands = [("x", &x)];
         let on = OnGpu::back("batch_norm", &operands)?;
         let y = norm_gpu::apply_relu(&on, &x, &saved)?;
-        let inputs: Vec<&Tensor> = [&x].into_iter().chain(norm.weight).chain(norm.bias).collect();
-        Ok(y.recorded("batch_norm", &inputs, || {
+        let make = || {
             let kept = norm_gpu::Saved::of_relu(&x, &saved, &norm);
-            let has = [true, norm.weight.is_some(), norm.bias.is_some(), false];
-            move |grad: Tensor, needs: &[bool]| {
-                let mut needs = needs.iter().copied();
-                let wanted = has.map(|has| has && needs.next().unwrap_or(false));
-                let grads = kept.backward(grad, wanted)?;
-                Ok(grads.into_iter().zip(has).filter_map(|(grad, has)| has.then_some(grad)).collect())
-            }
-        }))
+            move |grad: Tensor, wanted| kept.backward(grad, wanted)
+        };
+        let relu = Nonlinearity::BuiltIn(Activation::Relu);
+        Ok(recorded(y, "batch_norm", (&x, &norm, None), relu, make))
     }
 
     /// [`Tensor::conv2d_batch_norm_act`] of the activated tensor, which is not written where cuDNN can apply it as it reads.
