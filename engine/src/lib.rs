@@ -24,6 +24,7 @@ pub mod pool_shape;
 pub mod random;
 pub mod resampling;
 mod shape;
+mod shapes_only;
 mod storage;
 mod tensor;
 
@@ -39,5 +40,6 @@ pub use ops::{GradientRule, LossScaling, UpdateReport, UpdateRule, UpdateState, 
 pub use pool_shape::Pool2d;
 pub use resampling::Interpolation;
 pub use shape::{MAX_RANK, Shape};
+pub use shapes_only::shapes_only;
 pub use storage::{Read, Write};
 pub use tensor::Tensor;

@@ -145,10 +145,11 @@ impl safetensors::View for Part {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ModelOptions, create_model, named_parameters};
+    use crate::{Model, ModelOptions, create_model, named_parameters};
 
-    fn model(seed: u64) -> Box<dyn Module> {
-        create_model("resnet8", &ModelOptions { num_classes: 10, in_chans: 1, seed }).expect("builds")
+    fn model(seed: u64) -> Box<dyn Model> {
+        let options = ModelOptions { num_classes: 10, in_chans: 1, seed, ..ModelOptions::default() };
+        create_model("resnet8", &options).expect("builds")
     }
 
     fn map(state: Vec<(String, Tensor)>) -> BTreeMap<String, Tensor> {

@@ -34,7 +34,7 @@ struct Run {
 
 impl Run {
     fn new(options: StepOptions, rule: UpdateRule, scaling: Option<LossScaling>, device: Device) -> Run {
-        let small = ModelOptions { num_classes: 5, in_chans: 3, seed: 1 };
+        let small = ModelOptions { num_classes: 5, in_chans: 3, seed: 1, ..ModelOptions::default() };
         Run::of(create_model("resnet8", &small).expect("a model"), options, rule, scaling, device)
     }
 
@@ -154,7 +154,7 @@ impl Module for Dropping {
 
 fn dropping() -> Box<dyn Module> {
     let block = |c_in| Arc::new(Block(Conv2d::same(c_in, 16, 3, 1).expect("memory"), Dropout(0.5)));
-    let blocks = Sequential(vec![block(3) as Arc<dyn Module>, block(16)]);
+    let blocks = Sequential::new(vec![block(3) as Arc<dyn Module>, block(16)]);
     let model = Dropping { blocks, head: Linear::new(16, 5).expect("memory") };
     for (name, parameter) in fornax_nn::named_parameters(&model) {
         init::normal(&parameter, 0.1, &mut init::stream(1, &name)).expect("f32");

@@ -7,7 +7,7 @@ use fornax::optim::{Optimizer, parameters};
 use fornax_engine::{
     Activation, DType, Device, GlobalPool, GradientRule, Pool2d, Result, Tensor, UpdateRule,
 };
-use fornax_nn::layers::{AvgPool2d, BatchNorm2d, Conv2d, Linear, MaxPool2d};
+use fornax_nn::layers::{AvgPool2d, BatchNorm2d, BatchNormOptions, Conv2d, Linear, MaxPool2d};
 use fornax_nn::{Context, Kind, Module, Visitor, entries, init, named_parameters};
 
 const SGD: UpdateRule = UpdateRule::Sgd { momentum: 0.9, nesterov: false };
@@ -125,16 +125,16 @@ impl Built {
                 Built::Conv(Conv2d::grouped(c_in, c_out, kernel, stride, groups)?)
             }
             &Layer::BatchNorm(channels, activation) => {
-                Built::BatchNorm(BatchNorm2d::new(channels)?, engine(activation))
+                Built::BatchNorm(BatchNorm2d::new(channels, BatchNormOptions::default())?, engine(activation))
             }
             Layer::Residual { body, channels, shortcut, activation } => Built::Residual {
                 body: Network::zeros(body)?,
-                last: BatchNorm2d::new(*channels)?,
+                last: BatchNorm2d::new(*channels, BatchNormOptions::default())?,
                 shortcut: Network::zeros(shortcut)?,
                 activation: engine(*activation),
             },
-            Layer::MaxPool => Built::MaxPool(MaxPool2d(pool(3, 1))),
-            Layer::AvgPool => Built::AvgPool(AvgPool2d(pool(2, 0))),
+            Layer::MaxPool => Built::MaxPool(MaxPool2d::new(pool(3, 1))),
+            Layer::AvgPool => Built::AvgPool(AvgPool2d::new(pool(2, 0))),
             Layer::GlobalPool => Built::GlobalPool,
             &Layer::Linear(inputs, outputs) => Built::Linear(Linear::new(inputs, outputs)?),
         })

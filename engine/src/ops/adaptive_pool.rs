@@ -25,6 +25,28 @@ pub enum GlobalPool {
     FastCatAvgMax,
 }
 
+impl std::str::FromStr for GlobalPool {
+    type Err = String;
+
+    /// By timm's name.
+    fn from_str(name: &str) -> std::result::Result<GlobalPool, String> {
+        Ok(match name {
+            "avg" | "fastavg" => GlobalPool::Avg,
+            "max" => GlobalPool::Max,
+            "avgmax" => GlobalPool::AvgMax,
+            "catavgmax" => GlobalPool::CatAvgMax,
+            "fastmax" => GlobalPool::FastMax,
+            "fastavgmax" => GlobalPool::FastAvgMax,
+            "fastcatavgmax" => GlobalPool::FastCatAvgMax,
+            _ => {
+                return Err(format!(
+                    "there is no global pooling {name:?}; there are avg, max, avgmax, catavgmax and these with fast in front"
+                ));
+            }
+        })
+    }
+}
+
 impl Tensor {
     /// The means of `out` windows of images `[n, h, w, c]`: `[n, out[0], out[1], c]`.
     pub fn adaptive_avg_pool2d(&self, out: [usize; 2]) -> Result<Tensor> {

@@ -92,8 +92,10 @@ impl Tensor {
         }
         // A 16-bit dtype could not count them.
         let wide = if keep.dtype().size() == 2 { keep.to_dtype(DType::F32)? } else { keep.clone() };
-        let kept = wide.sum_all()?.item()?;
-        self.mul(&keep.scale(keep.numel() as f64 / (kept + 1e-7))?)
+        // Where the elements are: a recorded step cannot wait for the count.
+        let all = Tensor::full((), keep.numel() as f64, wide.dtype(), &wide.device())?;
+        let factor = all.div(&wide.sum_all()?.affine(1.0, 1e-7)?)?;
+        self.mul(&wide.mul(&factor)?.to_dtype(self.dtype())?)
     }
 }
 

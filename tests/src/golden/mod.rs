@@ -5,6 +5,8 @@
 mod compare;
 mod file;
 pub mod formula;
+mod model_state_dicts;
+mod models;
 mod ops_activation;
 mod ops_basic;
 mod ops_conv;
@@ -31,8 +33,8 @@ pub const TOPICS: &[TopicCheck] = &[
     ("grad_clip", None),
     ("images", None),
     ("mixup_modes", None),
-    ("model_state_dicts", None),
-    ("models", None),
+    ("model_state_dicts", Some(model_state_dicts::check)),
+    ("models", Some(models::check)),
     ("ops_activation", Some(ops_activation::check)),
     ("ops_basic", Some(ops_basic::check)),
     ("ops_conv", Some(ops_conv::check)),

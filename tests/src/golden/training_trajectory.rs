@@ -70,8 +70,9 @@ impl<'a> Run<'a> {
                     depths: &depths,
                     activation: named(case, config["act"].as_str().ok_or("no act")?)?,
                     depthwise_conv2: config["depthwise_conv2"].as_bool().unwrap_or(false),
+                    ..ResNetConfig::BASIC
                 },
-                &ModelOptions { num_classes: 10, in_chans: 1, seed: 0 },
+                &ModelOptions { num_classes: 10, in_chans: 1, ..ModelOptions::default() },
             )?;
             let salt = config["salt"].as_str().ok_or("no salt")?;
             formula::fill(&model, salt, number(config, "gain")?)?;

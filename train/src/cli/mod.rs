@@ -28,7 +28,7 @@ enum Command {
     /// Train a model; with no argument, on handwritten digits in less than a minute
     Train(Box<train::TrainArgs>),
     /// List the models
-    Models(models::ModelsArgs),
+    Models(Box<models::ModelsArgs>),
     /// List the data sets and where to get them
     Datasets,
     /// List the CUDA kernels, or compile them ahead of time

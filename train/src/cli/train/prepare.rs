@@ -27,8 +27,12 @@ pub fn load(config: &Config) -> Result<Dataset> {
 
 /// Builds the model, and tries it on a batch of the data set.
 pub fn build(config: &Config, data: &Dataset) -> Result<Box<dyn Module>> {
-    let options =
-        ModelOptions { num_classes: data.classes.len(), in_chans: data.train.size[2], seed: config.seed };
+    let options = ModelOptions {
+        num_classes: data.classes.len(),
+        in_chans: data.train.size[2],
+        seed: config.seed,
+        ..ModelOptions::default()
+    };
     let create =
         || create_model(&config.model, &options).map_err(|e| Error::usage(e.to_string()).at("--model"));
     let model = create()?;
