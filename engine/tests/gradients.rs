@@ -83,10 +83,11 @@ fn a_checkpoint_is_differentiated_like_what_it_stands_for() -> Result<()> {
     };
     let inner = w.clone();
     let plain = f(&x.scale(2.0)?, &w)?;
-    let kept = checkpoint(&x.scale(2.0)?, &[w.clone()], move |x, _| f(x, &inner))?;
-    let (plain, kept) = (second(plain)?, second(kept)?);
-    assert_eq!(plain, kept);
-    assert_eq!(plain.len(), 4);
+    let kept = checkpoint(&x.scale(2.0)?, std::slice::from_ref(&w), move |x, _| f(x, &inner))?;
+    let (plain, kept) = (second(plain)?.concat(), second(kept)?.concat());
+    assert_eq!((plain.len(), kept.len()), (12, 12));
+    // Sums add up in another order.
+    assert!(plain.iter().zip(&kept).all(|(a, b)| (a - b).abs() < 1e-12), "{kept:?}, not {plain:?}");
     Ok(())
 }
 

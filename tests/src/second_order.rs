@@ -36,8 +36,8 @@ impl Place {
     /// The same place in another dtype on a device.
     pub fn on(&self, device: &Device, dtype: DType) -> Result<Place> {
         let moved = |t: &Tensor| {
-            let moved = t.detach();
-            let moved = if t.dtype() == DType::F64 { moved.to_dtype(dtype)? } else { moved };
+            let moved = t.detach().to_device(&Device::Cpu)?;
+            let moved = if t.dtype().is_float() { moved.to_dtype(dtype)? } else { moved };
             let moved = moved.to_device(device)?;
             Ok(if t.is_variable() { moved.variable() } else { moved })
         };

@@ -2,10 +2,10 @@
 //! gradients; and on devices against the CPU.
 //!
 //! `FORNAX_TEST_DEVICES`, a list of `cpu`, `emulated` and `cuda:N`, chooses devices; the default is the emulated one.
-use fornax_engine::{Activation, BatchNorm, Conv2d, DType, GlobalPool, Result, Tensor, gradients};
+use fornax_engine::{Activation, BatchNorm, Conv2d, DType, Device, GlobalPool, Result, Tensor, gradients};
 use fornax_tests::cases::{Case, all};
 use fornax_tests::parity::devices;
-use fornax_tests::second_order::{Place, vector};
+use fornax_tests::second_order::{Place, Twice, vector};
 
 /// Operations that are differentiated once only.
 const ONCE: [&str; 1] = ["prod"];
@@ -65,38 +65,41 @@ fn an_operation_that_cannot_be_differentiated_twice_says_so() {
     }
 }
 
-/// On a device in f32 against the CPU in f64.
+/// On a device against the CPU in f64: in f32, and loosely in halves, where second gradients are made of rounded first ones.
 #[test]
 fn every_case_matches_the_cpu() {
     for device in devices() {
         let mut failures = vec![];
-        for case in cases() {
-            let place = Place::new(&case).expect("computes on the CPU");
-            let place = place.on(&device, DType::F32).expect("goes to the device");
-            let expected = place.on(&fornax_engine::Device::Cpu, DType::F64).expect("comes back");
-            let expected = expected.twice(&case).expect("computes on the CPU");
-            let parts = |got: &fornax_tests::second_order::Twice| {
-                [got.slope.clone(), got.product.clone(), got.along.clone()]
-            };
-            match place.twice(&case) {
-                Err(e) => failures.push(format!("{}: {e}", case.name())),
-                Ok(got) => {
-                    for (part, (got, expected)) in parts(&got).iter().zip(parts(&expected)).enumerate() {
-                        let scale = expected.iter().fold(1.0f64, |m, e| m.max(e.abs()));
-                        let off =
-                            got.iter().zip(&expected).map(|(g, e)| (g - e).abs() / scale).fold(0.0, f64::max);
-                        if off.is_nan() || off > 1e-4 {
-                            failures.push(format!(
-                                "{}, part {part}: off by {off:.1e} of {scale:.1e}",
-                                case.name()
-                            ));
-                        }
-                    }
+        for (dtype, tolerance) in [(DType::F32, 1e-4), (DType::F16, 2e-2), (DType::BF16, 1e-1)] {
+            for case in cases() {
+                if let Err(why) = compare(&case, dtype, &device, tolerance) {
+                    failures.push(format!("{} in {dtype}: {why}", case.name()));
                 }
             }
         }
-        assert!(failures.is_empty(), "on {device}:\n{}", failures.join("\n"));
+        assert!(failures.is_empty(), "{} on {device}:\n{}", failures.len(), failures.join("\n"));
     }
+}
+
+fn compare(case: &Case, dtype: DType, device: &Device, tolerance: f64) -> std::result::Result<(), String> {
+    let run = || -> Result<(Twice, Twice)> {
+        let place = Place::new(case)?.on(device, dtype)?;
+        Ok((place.twice(case)?, place.on(&Device::Cpu, DType::F64)?.twice(case)?))
+    };
+    let (got, expected) = run().map_err(|e| e.to_string())?;
+    let parts = [
+        ("slope", &got.slope, &expected.slope),
+        ("product", &got.product, &expected.product),
+        ("along", &got.along, &expected.along),
+    ];
+    for (part, got, expected) in parts {
+        let scale = expected.iter().fold(1.0f64, |m, e| m.max(e.abs()));
+        let off = got.iter().zip(expected).map(|(g, e)| (g - e).abs() / scale).fold(0.0, f64::max);
+        if got.iter().any(|g| g.is_nan()) || off > tolerance {
+            return Err(format!("{part} is off by {off:.1e} of {scale:.1e}"));
+        }
+    }
+    Ok(())
 }
 
 /// Two stages with batch norm of the batch, a shortcut and a strided, grouped convolution; the loss has smoothing.
@@ -124,12 +127,12 @@ impl Network {
             &[5],
         ];
         let parameter = |(i, shape): (usize, &&[usize])| {
-            let zeros = Tensor::zeros(*shape, DType::F64, &fornax_engine::Device::Cpu)?;
+            let zeros = Tensor::zeros(*shape, DType::F64, &Device::Cpu)?;
             let offset = if shape.len() == 1 && i % 3 == 1 { 1.0 } else { 0.0 };
             Ok(vector(&zeros, &format!("parameter {i}"))?.affine(0.3, offset)?.variable())
         };
         let parameters = shapes.iter().enumerate().map(parameter).collect::<Result<_>>()?;
-        let images = Tensor::zeros([3, 7, 5, 2], DType::F64, &fornax_engine::Device::Cpu)?;
+        let images = Tensor::zeros([3, 7, 5, 2], DType::F64, &Device::Cpu)?;
         let target = Tensor::from_slice(&[4i64, 0, 3], [3])?;
         Ok(Network { images: vector(&images, "images")?, target, parameters })
     }

@@ -1,4 +1,5 @@
 //! Batch norm and ReLU that the next convolution applies as it reads.
+use crate::autograd::replayed;
 use crate::cuda::dnn::Problem;
 use crate::ops::batch_norm::{Nonlinearity, check, gpu as norm_gpu, recorded};
 use crate::ops::conv2d::conv_shape;
@@ -104,7 +105,7 @@ fn convolve(
         return Ok(None);
     }
     let inputs: Vec<&Tensor> = [x, weight].into_iter().chain(norm.weight).chain(norm.bias).collect();
-    let y = y.recorded("conv2d", &inputs, || {
+    let kernels = || {
         let (x, saved, w) = (x.detach(), saved.clone(), weight.detach());
         let kept = norm_gpu::Saved::of_relu(&x, &saved, norm);
         let has = [norm.weight.is_some(), norm.bias.is_some()];
@@ -127,8 +128,21 @@ fn convolve(
             let of_norm = of_norm.filter_map(|(has, grad)| has.then_some(grad));
             Ok([dx, dw].into_iter().chain(of_norm).collect())
         }
-    });
-    Ok(Some((y, sums)))
+    };
+    let composition = || {
+        let (all, has_weight, eps) =
+            (inputs.iter().map(|t| (*t).clone()).collect::<Vec<_>>(), norm.weight.is_some(), norm.eps);
+        let (has_bias, options) = (norm.bias.is_some(), *options);
+        move |grad: Tensor, needs: &[bool]| {
+            replayed(&all.iter().collect::<Vec<_>>(), &grad, needs, |t| {
+                let (weight, bias) = (has_weight.then(|| &t[2]), has_bias.then(|| &t[t.len() - 1]));
+                // Without running statistics it is by the batch's own.
+                let norm = BatchNorm { weight, bias, eps, ..BatchNorm::default() };
+                t[0].batch_norm_act(&norm, Activation::Relu, None)?.conv2d(&t[1], None, &options)
+            })
+        }
+    };
+    Ok(Some((y.recorded_fused("conv2d", &inputs, kernels, composition), sums)))
 }
 
 /// Scale and shift as cuDNN takes them.
