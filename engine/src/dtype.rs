@@ -106,6 +106,7 @@ pub trait Real:
     fn neg_infinity() -> Self;
     fn abs(self) -> Self;
     fn sqrt(self) -> Self;
+    fn floor(self) -> Self;
     fn exp(self) -> Self;
     fn ln(self) -> Self;
     fn ln_1p(self) -> Self;
@@ -134,7 +135,7 @@ macro_rules! real {
             fn neg_infinity() -> Self {
                 $t::NEG_INFINITY
             }
-            real!(@ $t abs sqrt exp ln_1p exp_m1 tanh);
+            real!(@ $t abs sqrt floor exp ln_1p exp_m1 tanh);
             #[inline(always)]
             fn ln(self) -> Self {
                 $ln(self)

@@ -1,7 +1,6 @@
 //! The sequence of loss scales of PyTorch's `GradScaler` in the golden folder, from gradients that overflow or do not.
-use fornax_engine::{
-    DType, Device, GradientRule, LossScaling, Tensor, UpdateRule, UpdateState, Updated, update,
-};
+use fornax::optim::{OptimizerOptions, rule};
+use fornax_engine::{DType, Device, GradientRule, LossScaling, Tensor, UpdateState, Updated, update};
 use serde_json::Value;
 
 fn device_names() -> Vec<Device> {
@@ -36,9 +35,9 @@ fn check(case: &Value, device: &Device) {
     let list = |key: &str| case[key].as_array().unwrap_or_else(|| panic!("{key} in {case}"));
     let tensor = |value: f32| Tensor::full([3], f64::from(value), DType::F32, device).expect("memory");
     let (weights, buffer) = (tensor(0.0).variable(), tensor(0.0));
-    let rule = UpdateRule::Sgd { momentum: 0.0, nesterov: false };
+    let rule = rule("momentum", &OptimizerOptions::default()).expect("an optimizer");
     let state =
-        UpdateState::new(GradientRule { scaling: Some(scaling), clip_norm: None }, device).expect("memory");
+        UpdateState::new(GradientRule { scaling: Some(scaling), clip: None }, &rule, device).expect("memory");
     let mut expected = 0.0;
     let overflows = list("found_inf").iter().zip(list("scale_before_step")).zip(list("optimizer_stepped"));
     for (step, ((overflow, scale), stepped)) in overflows.enumerate() {
@@ -46,14 +45,8 @@ fn check(case: &Value, device: &Device) {
         assert_eq!(Some(scale_now), scale.as_f64(), "{} before step {step} on {device}", case["id"]);
         let overflow = overflow.as_f64() != Some(0.0);
         let gradient = tensor(if overflow { f32::INFINITY } else { scale_now as f32 });
-        let parameter = Updated {
-            weights: &weights,
-            gradient: &gradient,
-            moments: vec![&buffer],
-            ema: None,
-            weight_decay: 0.0,
-            round: None,
-        };
+        buffer.copy_from(&tensor(0.0)).expect("same shape");
+        let parameter = Updated { moments: vec![&buffer], ..Updated::new(&weights, &gradient) };
         state.set_rates(1.0, 0.0).expect("a copy");
         update(&rule, &[parameter], &state).expect("updates");
         if stepped.as_bool().expect("a bool") {

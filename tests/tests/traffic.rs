@@ -1,10 +1,11 @@
 //! The bytes that kernels move on the emulated device in checked mode, against the least that their operations can do with.
 //!
 //! A process of its own: kernels are compiled with or without checks when they are first used.
+use fornax::optim::{OptimizerOptions, rule};
 use fornax_engine::random::{Key, Stream};
 use fornax_engine::{
-    Activation, BatchNorm, DType, Device, Fill, GradientRule, ImageChange, ImagePreparation, LossScaling,
-    Result, Tensor, UpdateRule, UpdateState, Updated, update,
+    Activation, BatchNorm, Clip, DType, Device, Fill, GradientRule, ImageChange, ImagePreparation,
+    LossScaling, Result, Tensor, UpdateState, Updated, update,
 };
 use fornax_kernels::emulator::{self, Options};
 use std::sync::{Mutex, MutexGuard};
@@ -144,14 +145,12 @@ fn elementwise_kernels_move_their_operands() {
 fn updates_are_one_pass() {
     let _alone = alone();
     let n = 1 << 18;
-    let (sgd, adamw) = (
-        UpdateRule::Sgd { momentum: 0.9, nesterov: true },
-        UpdateRule::AdamW { betas: [0.9, 0.999], eps: 1e-8 },
-    );
-    let gradients = GradientRule { scaling: Some(LossScaling::default()), clip_norm: Some(1.0) };
-    for (rule, kernel) in [(sgd, "sgd"), (adamw, "adamw")] {
-        let moments: Vec<Tensor> =
-            (0..rule.moments()).map(|_| Tensor::zeros([n], DType::F32, &GPU).expect("memory")).collect();
+    let gradients = GradientRule { scaling: Some(LossScaling::default()), clip: Some(Clip::Norm(1.0)) };
+    for name in ["sgd", "adamw"] {
+        let rule = rule(name, &OptimizerOptions::default()).expect("an optimizer");
+        let moments: Vec<Tensor> = (0..rule.keeps().moments.len())
+            .map(|_| Tensor::zeros([n], DType::F32, &GPU).expect("memory"))
+            .collect();
         let [weights, gradient, ema] = [0; 3].map(|_| full(&[n], DType::F32));
         let weights = weights.variable();
         weights.working_copy(DType::F16).expect("a copy");
@@ -160,16 +159,15 @@ fn updates_are_one_pass() {
         let look = Pass::new("gradients_look", DType::F32, n * 4);
         // Each thread reads rate, factor and flags, which a cache has.
         let numbers = (n >> 14) * 256 * 6 * 4;
-        check(&[look, Pass { cached: numbers, ..Pass::new(kernel, DType::F32, least) }], || {
-            let state = UpdateState::new(gradients, &GPU)?;
+        let kernel = rule.kernels()[0].to_string();
+        check(&[look, Pass { kernel, least, cached: numbers }], || {
+            let state = UpdateState::new(gradients, &rule, &GPU)?;
             state.set_rates(0.1, 0.9)?;
             let parameter = Updated {
-                weights: &weights,
-                gradient: &gradient,
                 moments: moments.iter().collect(),
                 ema: Some(&ema),
                 weight_decay: 0.1,
-                round: None,
+                ..Updated::new(&weights, &gradient)
             };
             update(&rule, &[parameter], &state)
         });

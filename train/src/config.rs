@@ -1,11 +1,11 @@
 //! The configuration of a run: every value settled, from the user's [`Settings`] and the defaults of the data set.
 use crate::augment::Augment;
 use crate::data::{self, DatasetInfo};
-use crate::optim::{Optimizer, parameters};
+use crate::optim::{self, Optimizer, OptimizerName, OptimizerOptions, parameters};
 use crate::schedule::{Curve, Schedule};
-use crate::settings::{AmpDtype, Level, LrScale, Metric, Opt, Sched, Settings};
+use crate::settings::{AmpDtype, ClipMode, Level, LrScale, Metric, Sched, Settings};
 use crate::{Error, Result};
-use fornax_engine::{DType, GradientRule, LossScaling, UpdateRule};
+use fornax_engine::{Clip, DType, GradientRule, LossScaling, UpdateRule};
 use fornax_nn::{Module, OptLevel, Precision};
 
 /// A run's data, model and training.
@@ -27,8 +27,8 @@ pub struct Config {
     pub smoothing: f64,
     /// Which operation computes in which precision.
     pub precision: Precision,
-    /// Largest norm of all gradients.
-    pub clip_norm: Option<f64>,
+    /// How gradients are limited.
+    pub clip: Option<Clip>,
     /// Batches that one update takes its gradient from.
     pub accumulate: usize,
     /// Compute blocks again in the backward pass.
@@ -42,12 +42,11 @@ pub struct Config {
     optimizer: OptimizerConfig,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct OptimizerConfig {
-    opt: Opt,
-    momentum: f64,
-    betas: [f64; 2],
-    eps: f64,
+    name: OptimizerName,
+    rule: UpdateRule,
+    options: OptimizerOptions,
     weight_decay: f64,
 }
 
@@ -96,17 +95,17 @@ impl Config {
         let name = given.dataset.as_deref().unwrap_or("digits");
         let dataset = data::find(name).ok_or_else(|| unknown_dataset(name))?;
         let recipe = recipe(name);
-        let opt = given.opt.unwrap_or(Opt::Sgd);
+        let name = given.opt.clone().unwrap_or_else(|| "sgd".parse().expect("an optimizer"));
         let sched = given.sched.unwrap_or(Sched::Cosine);
         let precision = precision(given)?;
-        refuse_what_has_no_effect(given, opt, sched, recipe.warmup_epochs)?;
+        refuse_what_has_no_effect(given, sched, recipe.warmup_epochs)?;
 
-        let [default_lr, default_decay] = if opt == Opt::AdamW { recipe.adamw } else { recipe.sgd };
+        let [default_lr, default_decay] = name.like().of(recipe.sgd, recipe.adamw);
         let batch_size = given.batch_size.unwrap_or(recipe.batch_size);
         let accumulate = given.grad_accum_steps.unwrap_or(1);
         let schedule = Schedule {
             curve: if sched == Sched::Cosine { Curve::Cosine } else { Curve::Constant },
-            lr: given.lr.or_else(|| scaled_lr(given, opt, batch_size * accumulate)).unwrap_or(default_lr),
+            lr: given.lr.or_else(|| scaled_lr(given, &name, batch_size * accumulate)).unwrap_or(default_lr),
             warmup_lr: given.warmup_lr.unwrap_or(1e-5),
             min_lr: given.min_lr.unwrap_or(0.0),
             epochs: given.epochs.unwrap_or(recipe.epochs),
@@ -127,13 +126,9 @@ impl Config {
                     "make it shorter, train longer, or put it before the schedule with --warmup-prefix",
                 ));
         }
-        let optimizer = OptimizerConfig {
-            opt,
-            momentum: given.momentum.unwrap_or(0.9),
-            betas: given.opt_betas.as_ref().map_or([0.9, 0.999], |b| [b[0], b[1]]),
-            eps: given.opt_eps.unwrap_or(1e-8),
-            weight_decay: given.weight_decay.unwrap_or(default_decay),
-        };
+        let (rule, options) = optim::settled_rule(&name, &optimizer_options(given, schedule.lr))?;
+        let weight_decay = given.weight_decay.unwrap_or(default_decay);
+        let optimizer = OptimizerConfig { name, rule, options, weight_decay };
         let mut config = Config {
             dataset,
             settings: given.clone(),
@@ -143,7 +138,7 @@ impl Config {
             schedule,
             smoothing: given.smoothing.unwrap_or(recipe.smoothing),
             precision,
-            clip_norm: given.clip_grad,
+            clip: clip(given),
             accumulate: accumulate as usize,
             checkpointing: given.grad_checkpointing.unwrap_or(false),
             augment: Augment {
@@ -160,14 +155,8 @@ impl Config {
 
     /// The optimizer for a model's parameters.
     pub fn optimizer(&self, model: &dyn Module) -> Result<Optimizer> {
-        let OptimizerConfig { opt, momentum, betas, eps, weight_decay } = self.optimizer;
-        let momentum = momentum as f32;
-        let rule = match opt {
-            Opt::Sgd | Opt::Nesterov => UpdateRule::Sgd { momentum, nesterov: true },
-            Opt::Momentum => UpdateRule::Sgd { momentum, nesterov: false },
-            Opt::AdamW => UpdateRule::AdamW { betas, eps: eps as f32 },
-        };
-        let optimizer = Optimizer::new(parameters(model, weight_decay), rule, self.gradients())?;
+        let OptimizerConfig { rule, weight_decay, .. } = &self.optimizer;
+        let optimizer = Optimizer::new(parameters(model, *weight_decay), rule.clone(), self.gradients())?;
         Ok(match self.precision.rounds_weights() {
             Some(dtype) => optimizer.rounding_to(dtype),
             None => optimizer,
@@ -178,19 +167,18 @@ impl Config {
     pub fn gradients(&self) -> GradientRule {
         GradientRule {
             scaling: self.precision.needs_loss_scaling().then(LossScaling::default),
-            clip_norm: self.clip_norm.map(|limit| limit as f32),
+            clip: self.clip,
         }
     }
 
     /// Tensors that the optimizer keeps for each parameter.
     pub fn moments(&self) -> u64 {
-        if self.optimizer.opt == Opt::AdamW { 2 } else { 1 }
+        self.optimizer.rule.keeps().moments.len() as u64
     }
 
     /// The settings with every value that has an effect filled in, and no other.
     fn settled(&self) -> Settings {
         let (schedule, optimizer) = (&self.schedule, &self.optimizer);
-        let adam = optimizer.opt == Opt::AdamW;
         let cosine = schedule.curve == Curve::Cosine;
         let warm = schedule.warmup_epochs > 0;
         Settings {
@@ -199,17 +187,19 @@ impl Config {
             batch_size: Some(self.batch_size as u32),
             validation_batch_size: Some(self.validation_batch_size as u32),
             model: Some(self.model.clone()),
-            opt: Some(optimizer.opt),
+            opt: Some(optimizer.name.clone()),
             lr: Some(schedule.lr),
             lr_base: None,
             lr_base_size: None,
             lr_base_scale: None,
-            momentum: (!adam).then_some(optimizer.momentum),
-            opt_betas: adam.then_some(optimizer.betas.to_vec()),
-            opt_eps: adam.then_some(optimizer.eps),
+            momentum: optimizer.options.momentum,
+            opt_betas: optimizer.options.betas.clone(),
+            opt_eps: optimizer.options.eps,
+            opt_kwargs: self.settings.opt_kwargs.clone(),
             weight_decay: Some(optimizer.weight_decay),
             smoothing: Some(self.smoothing),
-            clip_grad: self.clip_norm,
+            clip_grad: self.settings.clip_grad,
+            clip_mode: self.settings.clip_grad.map(|_| self.settings.clip_mode.unwrap_or(ClipMode::Norm)),
             grad_accum_steps: Some(self.accumulate as u32),
             amp: None,
             amp_dtype: self.precision.half().map(|dtype| match dtype {
@@ -260,9 +250,10 @@ fn precision(given: &Settings) -> Result<Precision> {
 }
 
 /// timm's rule: `lr_base` times the batch size over `lr_base_size`, or the square root of that.
-fn scaled_lr(given: &Settings, opt: Opt, batch_size: u32) -> Option<f64> {
+fn scaled_lr(given: &Settings, name: &OptimizerName, batch_size: u32) -> Option<f64> {
     let ratio = f64::from(batch_size) / f64::from(given.lr_base_size.unwrap_or(256));
-    let default = if opt == Opt::AdamW { LrScale::Sqrt } else { LrScale::Linear };
+    let adaptive = ["ada", "lamb"].iter().any(|part| name.plain().contains(part));
+    let default = if adaptive { LrScale::Sqrt } else { LrScale::Linear };
     let factor = match given.lr_base_scale.unwrap_or(default) {
         LrScale::Linear => ratio,
         LrScale::Sqrt => ratio.sqrt(),
@@ -270,8 +261,29 @@ fn scaled_lr(given: &Settings, opt: Opt, batch_size: u32) -> Option<f64> {
     given.lr_base.map(|base| base * factor)
 }
 
-fn refuse_what_has_no_effect(given: &Settings, opt: Opt, sched: Sched, warmup: u32) -> Result<()> {
-    let (adam, cosine) = (opt == Opt::AdamW, sched == Sched::Cosine);
+/// What the optimizer is told beside its name.
+fn optimizer_options(given: &Settings, lr: f64) -> OptimizerOptions {
+    let extra = given.opt_kwargs.iter().flatten().filter_map(|text| text.split_once('='));
+    OptimizerOptions {
+        lr: Some(lr),
+        momentum: given.momentum,
+        eps: given.opt_eps,
+        betas: given.opt_betas.clone(),
+        extra: extra.map(|(name, value)| (name.into(), value.parse().expect("checked"))).collect(),
+    }
+}
+
+fn clip(given: &Settings) -> Option<Clip> {
+    let limit = given.clip_grad? as f32;
+    Some(match given.clip_mode.unwrap_or(ClipMode::Norm) {
+        ClipMode::Norm => Clip::Norm(limit),
+        ClipMode::Value => Clip::Value(limit),
+        ClipMode::Agc => Clip::Units(limit),
+    })
+}
+
+fn refuse_what_has_no_effect(given: &Settings, sched: Sched, warmup: u32) -> Result<()> {
+    let cosine = sched == Sched::Cosine;
     let cold = given.warmup_epochs.unwrap_or(warmup) == 0;
     let no_base = given.lr_base.is_none();
     let rules = [
@@ -288,18 +300,11 @@ fn refuse_what_has_no_effect(given: &Settings, opt: Opt, sched: Sched, warmup: u
             "--lr-base is not given",
             "give --lr-base too",
         ),
-        ("--momentum", given.momentum.is_some() && adam, "adamw has betas instead", "use --opt-betas"),
         (
-            "--opt-betas",
-            given.opt_betas.is_some() && !adam,
-            "only adamw has them",
-            "use --momentum, or --opt adamw",
-        ),
-        (
-            "--opt-eps",
-            given.opt_eps.is_some() && !adam,
-            "only adamw has it",
-            "leave it out, or use --opt adamw",
+            "--clip-mode",
+            given.clip_mode.is_some() && given.clip_grad.is_none(),
+            "--clip-grad is not given",
+            "give --clip-grad too",
         ),
         ("--min-lr", given.min_lr.is_some() && !cosine, "the schedule is constant", "use --sched cosine"),
         (
@@ -343,7 +348,11 @@ mod tests {
     fn what_was_settled_settles_to_itself() {
         let cases = [
             Settings::default(),
-            Settings { opt: Some(Opt::AdamW), sched: Some(Sched::Constant), ..Settings::default() },
+            Settings {
+                opt: Some("adamw".parse().expect("a name")),
+                sched: Some(Sched::Constant),
+                ..Settings::default()
+            },
             Settings {
                 lr_base: Some(0.1),
                 batch_size: Some(512),
@@ -363,13 +372,17 @@ mod tests {
     fn the_base_rate_grows_with_the_batch() {
         let given = Settings { lr_base: Some(0.1), batch_size: Some(1024), ..Settings::default() };
         assert_eq!(Config::resolve(&given).expect("valid").schedule.lr, 0.4);
-        let given = Settings { opt: Some(Opt::AdamW), ..given };
+        let given = Settings { opt: Some("adamw".parse().expect("a name")), ..given };
         assert_eq!(Config::resolve(&given).expect("valid").schedule.lr, 0.2);
     }
 
     #[test]
     fn what_has_no_effect_is_refused() {
-        let adam = Settings { opt: Some(Opt::AdamW), momentum: Some(0.9), ..Settings::default() };
+        let adam = Settings {
+            opt: Some("adamw".parse().expect("a name")),
+            momentum: Some(0.9),
+            ..Settings::default()
+        };
         let both = Settings { lr: Some(0.1), lr_base: Some(0.1), ..Settings::default() };
         let cold = Settings { warmup_epochs: Some(0), warmup_lr: Some(0.1), ..Settings::default() };
         let warm = Settings { warmup_epochs: Some(5), epochs: Some(5), ..Settings::default() };

@@ -1,5 +1,6 @@
 //! The settings of a training run as a user gives them: on the command line, in a YAML file, or within a checkpoint.
 //! All are optional; [`crate::config`] resolves them.
+use crate::optim::{Argument, OptimizerName};
 use clap::{Args, ValueEnum, value_parser};
 use fornax_nn::OptLevel;
 use serde::{Deserialize, Serialize};
@@ -26,9 +27,9 @@ pub struct Settings {
     #[arg(long, value_name = "NAME", help_heading = "Model")]
     pub model: Option<String>,
 
-    /// Optimizer
+    /// Optimizer, under timm's name; any may have lookahead_ before it [default: sgd]
     #[arg(long, value_name = "NAME", help_heading = "Optimizer")]
-    pub opt: Option<Opt>,
+    pub opt: Option<OptimizerName>,
     /// Learning rate at its peak
     #[arg(long, value_name = "RATE", help_heading = "Optimizer", value_parser = positive)]
     pub lr: Option<f64>,
@@ -41,15 +42,18 @@ pub struct Settings {
     /// How --lr-base grows with the batch [default: sqrt for adamw, linear otherwise]
     #[arg(long, value_name = "RULE", help_heading = "Optimizer")]
     pub lr_base_scale: Option<LrScale>,
-    /// Momentum of sgd, nesterov and momentum [default: 0.9]
+    /// Momentum of an optimizer that has it [default: 0.9]
     #[arg(long, value_name = "M", help_heading = "Optimizer", value_parser = below_one)]
     pub momentum: Option<f64>,
-    /// Decay rates of adamw's two moments [default: 0.9 0.999]
-    #[arg(long, value_name = "B", num_args = 2, help_heading = "Optimizer", value_parser = below_one)]
+    /// Decay rates of the moments of an optimizer that has them [default: the optimizer's, 0.9 0.999 for most]
+    #[arg(long, value_name = "B", num_args = 2..=3, help_heading = "Optimizer", value_parser = below_one)]
     pub opt_betas: Option<Vec<f64>>,
-    /// What adamw adds to its denominator [default: 1e-8]
+    /// What an optimizer adds to its denominator [default: the optimizer's, 1e-8 for most]
     #[arg(long, value_name = "EPS", help_heading = "Optimizer", value_parser = positive)]
     pub opt_eps: Option<f64>,
+    /// Other arguments of the optimizer, as name=value
+    #[arg(long, value_name = "NAME=VALUE", num_args = 1.., help_heading = "Optimizer", value_parser = keyword)]
+    pub opt_kwargs: Option<Vec<String>>,
     /// Weight decay; one-dimensional parameters and biases have none
     #[arg(long, value_name = "WD", help_heading = "Optimizer", value_parser = non_negative)]
     pub weight_decay: Option<f64>,
@@ -81,9 +85,12 @@ pub struct Settings {
     /// Epochs at --min-lr after the cosine [default: 0]
     #[arg(long, value_name = "N", help_heading = "Schedule")]
     pub cooldown_epochs: Option<u32>,
-    /// Largest norm of all gradients; beyond it they are scaled down [default: no limit]
-    #[arg(long, value_name = "NORM", help_heading = "Optimizer", value_parser = positive)]
+    /// Limit of gradients; what of, --clip-mode says [default: no limit]
+    #[arg(long, value_name = "LIMIT", help_heading = "Optimizer", value_parser = positive)]
     pub clip_grad: Option<f64>,
+    /// What --clip-grad limits [default: norm]
+    #[arg(long, value_name = "MODE", help_heading = "Optimizer")]
+    pub clip_mode: Option<ClipMode>,
     /// Batches that one update takes its gradient from [default: 1]
     #[arg(long, value_name = "N", help_heading = "Optimizer", value_parser = value_parser!(u32).range(1..=4096))]
     pub grad_accum_steps: Option<u32>,
@@ -116,19 +123,16 @@ pub struct Settings {
     pub eval_metric: Option<Metric>,
 }
 
-/// Optimizers, under timm's names.
+/// What gradients are limited by.
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Opt {
-    /// SGD with Nesterov momentum
-    Sgd,
-    /// The same
-    Nesterov,
-    /// SGD with classical momentum
-    Momentum,
-    /// Adam with decoupled weight decay
-    #[value(name = "adamw")]
-    AdamW,
+pub enum ClipMode {
+    /// The norm of all gradients together
+    Norm,
+    /// Each element
+    Value,
+    /// Each unit's norm, relative to that of its weights; not the classifier's
+    Agc,
 }
 
 /// Half precisions, under PyTorch's names.
@@ -219,10 +223,8 @@ impl Settings {
         if self.lr.is_some() || self.lr_base.is_some() {
             (lower.lr, lower.lr_base, lower.lr_base_size, lower.lr_base_scale) = (None, None, None, None);
         }
-        match self.opt {
-            Some(Opt::AdamW) => lower.momentum = None,
-            Some(_) => (lower.opt_betas, lower.opt_eps) = (None, None),
-            None => {}
+        if self.opt.is_some() && self.opt != lower.opt {
+            (lower.momentum, lower.opt_betas, lower.opt_eps, lower.opt_kwargs) = (None, None, None, None);
         }
         if self.amp.is_some() || self.opt_level.is_some() {
             (lower.amp, lower.opt_level) = (None, None);
@@ -263,6 +265,11 @@ fn number(text: &str, accepts: impl Fn(f64) -> bool, range: &str) -> Result<f64,
     }
 }
 
+fn keyword(text: &str) -> Result<String, String> {
+    let (_, value) = text.split_once('=').ok_or_else(|| format!("{text:?} is not name=value"))?;
+    value.parse::<Argument>().map(|_| text.to_string())
+}
+
 fn positive(text: &str) -> Result<f64, String> {
     number(text, |v| v > 0.0 && v.is_finite(), "above 0")
 }
@@ -287,7 +294,7 @@ mod tests {
     fn the_higher_layer_wins_and_takes_with_it_what_it_replaces() {
         let lower = Settings {
             lr: Some(0.1),
-            opt: Some(Opt::Sgd),
+            opt: Some("sgd".parse().expect("a name")),
             momentum: Some(0.8),
             epochs: Some(3),
             opt_betas: None,
@@ -296,8 +303,9 @@ mod tests {
         let higher = Settings { epochs: Some(4), ..Settings::default() };
         let merged = higher.over(lower.clone());
         assert_eq!(merged, Settings { epochs: Some(4), ..lower.clone() });
-        let merged = Settings { opt: Some(Opt::AdamW), ..Settings::default() }.over(lower.clone());
-        assert_eq!(merged, Settings { opt: Some(Opt::AdamW), momentum: None, ..lower.clone() });
+        let adamw: Option<OptimizerName> = Some("adamw".parse().expect("a name"));
+        let merged = Settings { opt: adamw.clone(), ..Settings::default() }.over(lower.clone());
+        assert_eq!(merged, Settings { opt: adamw, momentum: None, ..lower.clone() });
         let merged = Settings { lr_base: Some(0.2), ..Settings::default() }.over(lower.clone());
         assert_eq!(merged, Settings { lr: None, lr_base: Some(0.2), ..lower });
     }

@@ -1,17 +1,17 @@
 //! Updates: recorded and replayed against run one by one, in several precisions, accumulated, checkpointed.
 use fornax::data::Batch;
-use fornax::optim::{Optimizer, parameters};
+use fornax::optim::{Optimizer, OptimizerOptions, create_optimizer, parameters};
 use fornax::step::{GraphUse, Step, StepOptions};
 use fornax_engine::random::{Key, Stream};
-use fornax_engine::{DType, Device, GlobalPool, GradientRule, LossScaling, Tensor, UpdateRule, cuda};
+use fornax_engine::{Clip, DType, Device, GlobalPool, GradientRule, LossScaling, Tensor, cuda};
 use fornax_nn::layers::{Conv2d, Dropout, Linear, Sequential};
 use fornax_nn::{
     Context, ModelOptions, Module, OptLevel, Precision, Visitor, create_model, entries, init, move_to,
 };
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
-const SGD: UpdateRule = UpdateRule::Sgd { momentum: 0.9, nesterov: true };
-const ADAMW: UpdateRule = UpdateRule::AdamW { betas: [0.9, 0.999], eps: 1e-8 };
+const SGD: &str = "sgd";
+const ADAMW: &str = "adamw";
 
 /// While one test records, no other may copy to the device: one test at a time.
 fn one_at_a_time() -> MutexGuard<'static, ()> {
@@ -33,21 +33,23 @@ struct Run {
 }
 
 impl Run {
-    fn new(options: StepOptions, rule: UpdateRule, scaling: Option<LossScaling>, device: Device) -> Run {
+    fn new(options: StepOptions, opt: &str, scaling: Option<LossScaling>, device: Device) -> Run {
         let small = ModelOptions { num_classes: 5, in_chans: 3, seed: 1, ..ModelOptions::default() };
-        Run::of(create_model("resnet8", &small).expect("a model"), options, rule, scaling, device)
+        Run::of(create_model("resnet8", &small).expect("a model"), options, opt, scaling, device)
     }
 
     fn of(
         model: Box<dyn Module>,
         options: StepOptions,
-        rule: UpdateRule,
+        opt: &str,
         scaling: Option<LossScaling>,
         device: Device,
     ) -> Run {
         move_to(&*model, &device).expect("memory");
-        let gradients = GradientRule { scaling, clip_norm: Some(2.0) };
-        let optimizer = Optimizer::new(parameters(&*model, 1e-2), rule, gradients).expect("memory");
+        let gradients = GradientRule { scaling, clip: Some(Clip::Norm(2.0)) };
+        let optimizer =
+            create_optimizer(opt, parameters(&*model, 1e-2), &OptimizerOptions::default(), gradients)
+                .expect("memory");
         Run { model, optimizer, step: Step::new(options, None, device), losses: vec![] }
     }
 
@@ -103,9 +105,9 @@ fn twenty_replayed_updates_are_those_run_one_by_one_to_the_bit() {
         (OptLevel::O2, DType::BF16, ADAMW, None),
         (OptLevel::O3, DType::F16, SGD, scaling),
     ];
-    for (level, half, rule, scaling) in cases {
+    for (level, half, opt, scaling) in cases {
         let [replayed, eager] = [GraphUse::Always, GraphUse::Never].map(|graph| {
-            let mut run = Run::new(options(level, half, graph), rule, scaling, emulated());
+            let mut run = Run::new(options(level, half, graph), opt, scaling, emulated());
             for step in 0..20 {
                 // Another shape in between is recorded by itself; a group of two batches as well.
                 let images = if step % 7 == 3 { 3 } else { 6 };

@@ -3,15 +3,10 @@ use super::done;
 use crate::cases;
 use crate::measure::{Work, time};
 use crate::networks::{self, LEARNING_RATE, Layer};
-use fornax::optim::{Optimizer, parameters};
-use fornax_engine::{
-    Activation, DType, Device, GlobalPool, GradientRule, Pool2d, Result, Tensor, UpdateRule,
-};
+use fornax::optim::{Optimizer, OptimizerOptions, Parameter, create_optimizer, parameters};
+use fornax_engine::{Activation, DType, Device, GlobalPool, GradientRule, Pool2d, Result, Tensor};
 use fornax_nn::layers::{AvgPool2d, BatchNorm2d, BatchNormOptions, Conv2d, Linear, MaxPool2d};
 use fornax_nn::{Context, Kind, Module, Visitor, entries, init, named_parameters};
-
-const SGD: UpdateRule = UpdateRule::Sgd { momentum: 0.9, nesterov: false };
-const ADAMW: UpdateRule = UpdateRule::AdamW { betas: [0.9, 0.999], eps: 1e-8 };
 
 /// A network with its optimizer and one batch of random images.
 pub struct TrainingStep {
@@ -31,7 +26,7 @@ impl TrainingStep {
         let classes = network.classes();
         let target: Vec<i64> = (0..network.input()[0]).map(|i| (i * 7919 % classes) as i64).collect();
         TrainingStep {
-            optimizer: done(Optimizer::new(parameters(&built, 0.0), SGD, GradientRule::default())),
+            optimizer: optimizer("momentum", parameters(&built, 0.0)),
             parameters: named_parameters(&built).into_iter().map(|(_, tensor)| tensor).collect(),
             network: built,
             target: done(Tensor::from_vec(target, [images.dims()[0]])),
@@ -61,20 +56,23 @@ impl TrainingStep {
 }
 
 /// The row of one optimizer update, from gradients that stay.
-pub(super) fn update(optimizer: cases::Optimizer, network: networks::Network) -> Work {
+pub(super) fn update(which: cases::Optimizer, network: networks::Network) -> Work {
     let network = Network::new(&network.layers());
     for (name, parameter) in named_parameters(&network) {
         let gradient = done(parameter.detach().copy());
         done(init::normal(&gradient, 1.0, &mut init::stream(1, &name)));
         parameter.set_grad(Some(gradient));
     }
-    let (rule, weight_decay) = match optimizer {
-        cases::Optimizer::Sgd => (SGD, 0.0),
-        cases::Optimizer::AdamW => (ADAMW, 0.01),
+    let (name, weight_decay) = match which {
+        cases::Optimizer::Sgd => ("momentum", 0.0),
+        cases::Optimizer::AdamW => ("adamw", 0.01),
     };
-    let parameters = parameters(&network, weight_decay);
-    let optimizer = done(Optimizer::new(parameters, rule, GradientRule::default()));
+    let optimizer = optimizer(name, parameters(&network, weight_decay));
     Box::new(move || time(|| done(optimizer.update(LEARNING_RATE))))
+}
+
+fn optimizer(name: &str, parameters: Vec<Parameter>) -> Optimizer {
+    done(create_optimizer(name, parameters, &OptimizerOptions::default(), GradientRule::default()))
 }
 
 /// Layers one after the other, under the names of their positions.

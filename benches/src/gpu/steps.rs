@@ -3,9 +3,9 @@ use super::Scale;
 use crate::fornax::Network;
 use crate::networks;
 use fornax::data::Batch;
-use fornax::optim::{Optimizer, parameters};
+use fornax::optim::{Optimizer, OptimizerOptions, create_optimizer, parameters};
 use fornax::step::{GraphUse, Step, StepOptions};
-use fornax_engine::{DType, Device, GradientRule, LossScaling, Tensor, UpdateRule};
+use fornax_engine::{DType, Device, GradientRule, LossScaling, Tensor};
 use fornax_nn::{OptLevel, Precision, init, move_to};
 
 /// A network in training on a device.
@@ -29,9 +29,9 @@ impl TrainingStep {
         move_to(&built, device)?;
         let precision = half.map_or(Precision::default(), |half| Precision::new(OptLevel::O1, half));
         let scaling = precision.needs_loss_scaling().then(LossScaling::default);
-        let rule = UpdateRule::Sgd { momentum: 0.9, nesterov: false };
-        let gradients = GradientRule { scaling, clip_norm: None };
-        let optimizer = Optimizer::new(parameters(&built, 1e-4), rule, gradients)?;
+        let gradients = GradientRule { scaling, clip: None };
+        let options = OptimizerOptions::default();
+        let optimizer = create_optimizer("momentum", parameters(&built, 1e-4), &options, gradients)?;
         let [n, h, w, c] = network.input();
         let shape = [scale.of(n, 2), scale.of(h, 32), scale.of(w, 32), c];
         let images = Tensor::zeros(shape, DType::F32, &Device::Cpu)?;

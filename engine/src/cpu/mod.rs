@@ -23,6 +23,7 @@ pub mod elementary;
 pub mod expand;
 pub mod fuse;
 pub mod gemm;
+pub mod gradients;
 pub mod group_norm;
 pub mod lines;
 pub mod memory;

@@ -1,190 +1,212 @@
-//! Updates of parameters: one look at the gradients where they are scaled or clipped, and one pass over everything else.
-use crate::dtype::{DType, Element, bf16, f16};
-use crate::ops::{GradientRule, Number, UpdateRule};
-use rayon::prelude::*;
+//! Updates of parameters: the stages of a rule, each a pass over chunks of all parameters. A chunk is computed block by block, each
+//! instruction a vectorised loop, its results in registers of one block that stay in the first-level cache.
+mod stage;
 
-/// Elements that one task updates: large enough to be worth a task, whatever the number of threads.
-const PIECE: usize = 1 << 15;
+use super::gradients;
+use super::parallel::{Shared, for_each_task};
+use super::scratch;
+use crate::dtype::{DType, bf16, f16};
+use crate::fuse::UpdateRule;
+use crate::fuse::update::{Stage, Symbol, Target};
+use crate::ops::{Clip, GradientRule, Layout, Number};
+use half::slice::HalfFloatSliceExt;
+use stage::{Arrays, BLOCK, Plan, Task};
+use std::ops::Range;
 
-/// The sum of `(g * factor)^2`, infinite or NaN where a gradient is.
-pub fn sum_of_squares(gradient: &[f32], factor: f64) -> f64 {
-    let of_piece = |piece: &[f32]| {
-        let mut lanes = [0.0f64; 16];
-        let (groups, rest) = piece.as_chunks::<16>();
-        for group in groups {
-            for (lane, g) in lanes.iter_mut().zip(group) {
-                let g = f64::from(*g) * factor;
-                *lane += g * g;
-            }
-        }
-        for (lane, g) in lanes.iter_mut().zip(rest) {
-            let g = f64::from(*g) * factor;
-            *lane += g * g;
-        }
-        lanes.iter().sum::<f64>()
-    };
-    // Collected, so that the order of the sum is that of the pieces.
-    gradient.par_chunks(PIECE).map(of_piece).collect::<Vec<_>>().iter().sum()
+/// A parameter in an update.
+pub(crate) struct Parameter<'a> {
+    pub(crate) weights: &'a mut [f32],
+    pub(crate) gradient: &'a [f32],
+    pub(crate) moments: Vec<&'a mut [f32]>,
+    pub(crate) ema: Option<&'a mut [f32]>,
+    pub(crate) copy: Option<HalfCopy<'a>>,
+    pub(crate) kept: Option<&'a mut [f32]>,
+    pub(crate) decay: f32,
+    pub(crate) lr_scale: f32,
+    pub(crate) clips: bool,
+    pub(crate) round: Option<DType>,
+    pub(crate) layout: Layout,
 }
 
-/// The numbers of one update.
-#[derive(Clone, Copy, Debug)]
-pub struct Step {
-    lr: f32,
-    ema_decay: f32,
-    factor: f32,
-    size: f32,
-    root: f32,
+/// A copy of the weights in half precision.
+pub(crate) enum HalfCopy<'a> {
+    F16(&'a mut [f16]),
+    BF16(&'a mut [bf16]),
 }
 
-/// What the next update does, given the sum of squares of all gradients where somebody looked: `None` when it is skipped. Sets the loss
-/// scale and the counters accordingly. The kernel `update_decide` does the same.
-pub fn decide(
+impl Parameter<'_> {
+    /// The elements of a chunk.
+    pub(crate) fn range(&self, chunk: usize) -> Range<usize> {
+        let start = chunk * self.layout.chunk_length;
+        start..(start + self.layout.chunk_length).min(self.gradient.len())
+    }
+}
+
+/// Looks at the gradients where that is asked for, decides, and updates.
+pub(crate) fn update(
     rule: &UpdateRule,
+    parameters: &mut [Parameter],
     gradients: &GradientRule,
-    total: Option<f64>,
     numbers: &mut [f32],
     updates: &mut i64,
-) -> Option<Step> {
-    let at = |n: Number| n as usize;
-    let scale = numbers[at(Number::LossScale)];
-    let mut factor = 1.0 / f64::from(scale);
-    let mut skip = false;
-    if let Some(total) = total {
-        let norm = total.sqrt();
-        numbers[at(Number::Norm)] = norm as f32;
-        if let Some(limit) = gradients.clip_norm {
-            factor *= (f64::from(limit) / (norm + 1e-6)).min(1.0);
-        }
-        if let Some(scaling) = &gradients.scaling {
-            skip = !total.is_finite();
-            let good = if skip { 0 } else { numbers[at(Number::GoodUpdates)] as u32 + 1 };
-            let grows = good >= scaling.interval;
-            numbers[at(Number::LossScale)] = match skip {
-                true => (scale * scaling.backoff).max(scaling.floor),
-                false if grows && (scale * scaling.growth).is_finite() => scale * scaling.growth,
-                false => scale,
-            };
-            numbers[at(Number::GoodUpdates)] = if grows { 0.0 } else { good as f32 };
+) {
+    let chunks = |(p, parameter): (usize, &Parameter)| (0..parameter.layout.chunks).map(move |c| (p, c));
+    let tasks: Vec<(usize, usize)> = parameters.iter().enumerate().flat_map(chunks).collect();
+    let mut rows = 0;
+    let first_rows: Vec<usize> = parameters
+        .iter()
+        .map(|parameter| {
+            rows += parameter.layout.rows;
+            rows - parameter.layout.rows
+        })
+        .collect();
+    let mut units = vec![0.0; if matches!(gradients.clip, Some(Clip::Units(_))) { rows } else { 0 }];
+    if gradients.looks() || rule.reads_norm() {
+        let factor = 1.0 / f64::from(numbers[Number::LossScale as usize]);
+        let squares = gradients::look(parameters, &tasks, &first_rows, factor, gradients.clip, &mut units);
+        if !gradients::decide(gradients, squares, numbers) {
+            return;
         }
     }
-    numbers[at(Number::Factor)] = factor as f32;
-    numbers[at(Number::Skip)] = f32::from(u8::from(skip));
-    if skip {
-        return None;
+    let mut pass = Pass {
+        rule,
+        numbers,
+        updates: *updates + 1,
+        clip: if let Some(Clip::Value(limit)) = gradients.clip { Some(limit) } else { None },
+        tasks: &tasks,
+        first_rows: &first_rows,
+        units: &units,
+        rows: vec![0.0; rows * rule.row_sums()],
+        sums: vec![vec![0.0; rule.sums()]; parameters.len()],
+    };
+    if parameters.is_empty() {
+        return;
+    }
+    let mut memory = vec![];
+    for stage in rule.stages() {
+        memory = pass.run(stage, parameters);
     }
     *updates += 1;
-    let lr = numbers[at(Number::Rate)];
-    if let UpdateRule::AdamW { betas, .. } = rule {
-        let [correction1, correction2] = betas.map(|beta| 1.0 - beta.powf(*updates as f64));
-        numbers[at(Number::Size)] = (f64::from(lr) / correction1) as f32;
-        numbers[at(Number::Root)] = correction2.sqrt() as f32;
-    }
-    Some(Step {
-        lr,
-        ema_decay: numbers[at(Number::EmaDecay)],
-        factor: factor as f32,
-        size: numbers[at(Number::Size)],
-        root: numbers[at(Number::Root)],
-    })
+    numbers[Number::Memory as usize..][..memory.len()].copy_from_slice(&memory);
 }
 
-/// One parameter's update.
-pub struct Pass<'a> {
-    /// How weights follow.
-    pub rule: &'a UpdateRule,
-    /// The update's numbers.
-    pub step: Step,
-    /// Weight decay.
-    pub decay: f32,
-    /// Round weights to this dtype.
-    pub round: Option<DType>,
+/// One update on its way through the stages.
+struct Pass<'a> {
+    rule: &'a UpdateRule,
+    numbers: &'a [f32],
+    /// The update's number.
+    updates: i64,
+    /// Gradients are clamped to this.
+    clip: Option<f32>,
+    tasks: &'a [(usize, usize)],
+    /// The first of each parameter's rows among all.
+    first_rows: &'a [usize],
+    units: &'a [f32],
+    /// `[rows, row sums]`
+    rows: Vec<f32>,
+    /// `[parameters, sums]`
+    sums: Vec<Vec<f64>>,
 }
 
 impl Pass<'_> {
-    /// Updates weights and moments, then the average and the copy while the weights are near.
-    pub fn run<H: Element>(
-        &self,
-        weights: &mut [f32],
-        gradient: &[f32],
-        mut moments: Vec<&mut [f32]>,
-        ema: Option<&mut [f32]>,
-        copy: Option<&mut [H]>,
-    ) {
-        let second = if moments.len() > 1 { moments.pop() } else { None };
-        let first = moments.pop().expect("every rule has a moment");
-        let absent = || std::iter::repeat_with(|| None);
-        let seconds: Box<dyn Iterator<Item = Option<&mut [f32]>> + Send> = match second {
-            Some(second) => Box::new(second.chunks_mut(PIECE).map(Some)),
-            None => Box::new(absent()),
-        };
-        let emas: Box<dyn Iterator<Item = Option<&mut [f32]>> + Send> = match ema {
-            Some(ema) => Box::new(ema.chunks_mut(PIECE).map(Some)),
-            None => Box::new(absent()),
-        };
-        let copies: Box<dyn Iterator<Item = Option<&mut [H]>> + Send> = match copy {
-            Some(copy) => Box::new(copy.chunks_mut(PIECE).map(Some)),
-            None => Box::new(std::iter::repeat_with(|| None)),
-        };
-        let pieces: Vec<_> = weights
-            .chunks_mut(PIECE)
-            .zip(gradient.chunks(PIECE))
-            .zip(first.chunks_mut(PIECE))
-            .zip(seconds)
-            .zip(emas.zip(copies))
+    fn number(&self, n: Number) -> f64 {
+        f64::from(self.numbers[n as usize])
+    }
+
+    /// A number of a parameter.
+    fn symbol(&self, p: usize, parameter: &Parameter, symbol: Symbol) -> f64 {
+        let kept = |at: i64| parameter.kept.as_ref().map_or(0.0, |kept| f64::from(kept[at as usize % 2]));
+        match symbol {
+            Symbol::Updates => self.updates as f64,
+            Symbol::Rate => self.number(Number::Rate) * f64::from(parameter.lr_scale),
+            Symbol::BaseRate => self.number(Number::Rate),
+            Symbol::Decay => f64::from(parameter.decay),
+            Symbol::Norm => self.number(Number::ClippedNorm),
+            Symbol::Elements => parameter.gradient.len() as f64,
+            Symbol::RowLength => parameter.layout.row_length as f64,
+            Symbol::Axes => parameter.layout.axes as f64,
+            Symbol::Kept => kept(self.updates + 1),
+            Symbol::Memory(k) => f64::from(self.numbers[Number::Memory as usize + k]),
+            Symbol::Sum(k) => self.sums[p][k],
+            _ => unreachable!("these reach over rows or elements"),
+        }
+    }
+
+    /// Runs a stage; returns the numbers for all parameters that the last one leaves.
+    fn run(&mut self, stage: &Stage, parameters: &mut [Parameter]) -> Vec<f32> {
+        let as_given = self.number(Number::Factor) == 1.0 && self.clip.is_none() && self.units.is_empty();
+        let plan = Plan::new(stage, as_given);
+        let values: Vec<[Vec<f64>; 2]> = parameters
+            .iter()
+            .enumerate()
+            .map(|(p, parameter)| {
+                [&stage.program, &stage.tail]
+                    .map(|program| stage.numbers(program, |symbol| self.symbol(p, parameter, symbol)))
+            })
             .collect();
-        pieces.into_par_iter().for_each(|((((weights, gradient), first), second), (ema, copy))| {
-            match *self.rule {
-                UpdateRule::Sgd { momentum, nesterov } => {
-                    self.sgd(momentum, nesterov, weights, gradient, first);
-                }
-                UpdateRule::AdamW { betas, eps } => {
-                    self.adamw(betas, eps, weights, gradient, first, second.expect("two moments"));
-                }
+        let output = |p: usize, target: Target| {
+            let at = stage.targets.iter().position(|t| *t == target);
+            at.map(|at| values[p][0][stage.program.outputs[at]] as f32)
+        };
+        let memory =
+            (0..self.rule.keeps().memory.len()).filter_map(|k| output(0, Target::Memory(k))).collect();
+        for (p, parameter) in parameters.iter_mut().enumerate() {
+            if let (Some(kept), Some(value)) = (parameter.kept.as_mut(), output(p, Target::Kept)) {
+                kept[self.updates as usize % 2] = value;
             }
-            match self.round {
-                Some(DType::F16) => weights.iter_mut().for_each(|p| *p = f16::from_f32(*p).to_f32()),
-                Some(DType::BF16) => weights.iter_mut().for_each(|p| *p = bf16::from_f32(*p).to_f32()),
-                _ => {}
-            }
-            if let Some(copy) = copy {
-                copy.iter_mut().zip(weights.iter()).for_each(|(copy, p)| *copy = H::from_f64(f64::from(*p)));
-            }
-            if let Some(ema) = ema {
-                let rest = 1.0 - self.step.ema_decay;
-                for (average, p) in ema.iter_mut().zip(weights.iter()) {
-                    *average = self.step.ema_decay * *average + rest * *p;
-                }
-            }
-        });
-    }
-
-    fn sgd(&self, momentum: f32, nesterov: bool, weights: &mut [f32], gradient: &[f32], buffer: &mut [f32]) {
-        let Step { lr, factor, .. } = self.step;
-        for ((p, b), g) in weights.iter_mut().zip(buffer).zip(gradient) {
-            let g = factor * g + self.decay * *p;
-            *b = momentum * *b + g;
-            *p -= lr * if nesterov { g + momentum * *b } else { *b };
         }
-    }
-
-    fn adamw(
-        &self,
-        betas: [f64; 2],
-        eps: f32,
-        weights: &mut [f32],
-        gradient: &[f32],
-        first: &mut [f32],
-        second: &mut [f32],
-    ) {
-        let Step { lr, factor, size, root, .. } = self.step;
-        let ([beta1, beta2], [rest1, rest2]) = (betas.map(|b| b as f32), betas.map(|b| (1.0 - b) as f32));
-        let keep = (1.0 - f64::from(lr) * f64::from(self.decay)) as f32;
-        for (((p, m), v), g) in weights.iter_mut().zip(first).zip(second).zip(gradient) {
-            let g = factor * g;
-            *m = beta1 * *m + rest1 * g;
-            *v = beta2 * *v + rest2 * g * g;
-            *p = *p * keep - size * *m / (v.sqrt() / root + eps);
+        let made = plan.sums.len() + stage.tails.len();
+        let mut partial = vec![0.0f64; self.tasks.len() * made];
+        {
+            let arrays: Vec<Arrays> = parameters.iter_mut().map(Arrays::new).collect();
+            let (rows, partial) = (Shared::new(&mut self.rows), Shared::new(&mut partial));
+            let (factor, ema_decay) = (self.number(Number::Factor), self.number(Number::EmaDecay));
+            for_each_task(self.tasks.len(), |i| {
+                let (p, chunk) = self.tasks[i];
+                let [of_elements, of_rows] = &values[p];
+                scratch::with(plan.registers * BLOCK, |registers: &mut [f32]| {
+                    let task = Task {
+                        plan: &plan,
+                        arrays: &arrays[p],
+                        numbers: of_elements,
+                        end_numbers: of_rows,
+                        factor: factor as f32,
+                        clip: self.clip,
+                        units: self.units.get(self.first_rows[p]..).unwrap_or(&[]),
+                        ema_decay: ema_decay as f32,
+                        first_row: self.first_rows[p],
+                        row_sums: self.rule.row_sums(),
+                        rows: &rows,
+                        registers: Shared::new(registers),
+                    };
+                    // SAFETY: each task has its own sums.
+                    task.run(arrays[p].range(chunk), unsafe { partial.slice(i * made, made) });
+                });
+            });
         }
+        for ((p, _), partial) in self.tasks.iter().zip(partial.chunks(made.max(1))) {
+            for (k, sum) in plan.sums.iter().map(|(k, _)| k).chain(&stage.tails).zip(partial) {
+                self.sums[*p][*k] += sum;
+            }
+        }
+        memory
+    }
+}
+
+/// What follows new weights: their rounding, their copy, and their average.
+fn follow(weights: &mut [f32], round: Option<DType>, copy: Option<HalfCopy>, ema: Option<(&mut [f32], f32)>) {
+    match round {
+        Some(DType::F16) => weights.iter_mut().for_each(|p| *p = f16::from_f32(*p).to_f32()),
+        Some(DType::BF16) => weights.iter_mut().for_each(|p| *p = bf16::from_f32(*p).to_f32()),
+        _ => {}
+    }
+    match copy {
+        Some(HalfCopy::F16(copy)) => copy.convert_from_f32_slice(weights),
+        Some(HalfCopy::BF16(copy)) => copy.convert_from_f32_slice(weights),
+        None => {}
+    }
+    if let Some((ema, decay)) = ema {
+        let rest = 1.0 - decay;
+        ema.iter_mut().zip(weights.iter()).for_each(|(average, p)| *average = decay * *average + rest * *p);
     }
 }

@@ -1,26 +1,36 @@
-//! Updates of many parameters in one launch (`kernels/cu/optimizer.cu`).
-use super::{Arg, Gpu, Grid, Result, Slice, args};
+//! Updates of many parameters in one launch a stage (`kernels/cu/optimizer.cuh` and the kernels generated for rules).
+use super::{Arg, Gpu, Grid, Result, Slice};
 use crate::DType;
-use crate::ops::{GradientRule, NUMBERS, UpdateRule};
+use crate::fuse::UpdateRule;
+use crate::fuse::update::MAX_MOMENTS;
+use crate::ops::{Clip, GradientRule, Layout, NUMBERS};
+use fornax_kernels::Source;
 
-/// One parameter's elements, gradient and moments (the second is the first again where there is one), all f32 and of one length.
+/// One parameter's elements, gradient and moments, all f32 and of one length.
 pub(crate) struct Parameter<'a> {
     pub(crate) weights: Slice<'a>,
     pub(crate) gradient: Slice<'a>,
-    pub(crate) moments: [Slice<'a>; 2],
+    pub(crate) moments: Vec<Slice<'a>>,
     /// Averaged weights, f32.
     pub(crate) ema: Option<Slice<'a>>,
     /// The weights in f16 or bf16.
     pub(crate) copy: Option<Slice<'a>>,
+    /// The number that the rule keeps for it, in two places.
+    pub(crate) kept: Option<Slice<'a>>,
     pub(crate) decay: f32,
+    pub(crate) lr_scale: f32,
+    /// Adaptive clipping is for it too.
+    pub(crate) clips: bool,
     /// What the weights are rounded to.
     pub(crate) round: Option<DType>,
+    pub(crate) layout: Layout,
 }
 
-/// What an update reads and writes beside parameters: f32 `[NUMBERS]` and an i64 scalar.
+/// What an update reads and writes beside parameters: f32 `[NUMBERS]` and two i64 scalars.
 pub(crate) struct State<'a> {
     pub(crate) numbers: Slice<'a>,
     pub(crate) updates: Slice<'a>,
+    pub(crate) ticket: Slice<'a>,
 }
 
 /// Looks at the gradients where that is asked for, decides, and updates.
@@ -32,35 +42,49 @@ pub(crate) fn update(
     state: &State,
 ) -> Result<()> {
     assert_eq!(state.numbers.len, NUMBERS);
-    let launches: Vec<_> = tables(parameters).collect();
-    let all: usize = launches.iter().map(|(_, chunks)| chunks).sum();
-    let partial = gpu.allocate(if gradients.looks() { 8 * all } else { 0 })?;
-    let partial = partial.whole(DType::F64);
-    let mut first = 0;
-    if gradients.looks() {
-        for (table, chunks) in &launches {
-            let arguments = args![Arg::of(&**table), state.numbers, partial, first];
-            gpu.launch(FAMILY, "gradients_look_f32", Grid::line(*chunks, THREADS), arguments)?;
-            first += *chunks as i32;
-        }
+    let tables = tables(parameters);
+    let chunks: usize = tables.iter().map(|(_, chunks)| chunks).sum();
+    let rows: usize = parameters.iter().map(|parameter| parameter.layout.rows).sum();
+    let looks = gradients.looks() || rule.reads_norm();
+    let units = if let Some(Clip::Units(limit)) = gradients.clip { limit } else { 0.0 };
+    // What passes from launch to launch: sums by chunk, sums by row, and factors of rows.
+    let partial = gpu.allocate(8 * chunks * rule.sums().max(if looks { 2 } else { 0 }))?;
+    let by_row = gpu.allocate(4 * rows * rule.row_sums())?;
+    let of_rows = gpu.allocate(if units > 0.0 { 4 * rows } else { 0 })?;
+    let mut to = To {
+        numbers: state.numbers.pointer,
+        updates: state.updates.pointer,
+        ticket: state.ticket.pointer,
+        partial: partial.whole(DType::F64).pointer,
+        rows: by_row.whole(DType::F32).pointer,
+        units: if units > 0.0 { of_rows.whole(DType::F32).pointer } else { 0 },
+        clip_value: if let Some(Clip::Value(limit)) = gradients.clip { limit } else { 0.0 },
+        first: 0,
+        chunks: chunks as i32,
+        blocks: 0,
+    };
+    let for_each =
+        |to: &mut To, counted: bool, launch: &dyn Fn(Grid, &Table, &To) -> Result<()>| -> Result<()> {
+            to.first = 0;
+            to.blocks = if counted { chunks as i32 } else { 0 };
+            for (table, chunks) in &tables {
+                launch(Grid::line(*chunks, THREADS), table, to)?;
+                to.first += *chunks as i32;
+            }
+            Ok(())
+        };
+    if looks {
+        let decision = Decision::new(gradients, units);
+        let kernel = if units > 0.0 { "gradients_look_units_f32" } else { "gradients_look_f32" };
+        for_each(&mut to, true, &|grid, table, to| {
+            gpu.launch(FAMILY, kernel, grid, &[Arg::of(table), Arg::of(to), Arg::of(&decision)])
+        })?;
     }
-    let decision = Decision::new(rule, gradients);
-    let arguments = args![partial, first, state.numbers, state.updates, Arg::of(&decision)];
-    gpu.launch(FAMILY, "update_decide", Grid::line(1, THREADS), arguments)?;
-    for (table, chunks) in &launches {
-        let (table, grid) = (Arg::of(&**table), Grid::line(*chunks, THREADS));
-        match *rule {
-            UpdateRule::Sgd { momentum, nesterov } => {
-                let arguments = args![table, state.numbers, momentum, i32::from(nesterov)];
-                gpu.launch(FAMILY, "sgd_f32", grid, arguments)?;
-            }
-            UpdateRule::AdamW { betas, eps } => {
-                let ([beta1, beta2], [rest1, rest2]) =
-                    (betas.map(|b| b as f32), betas.map(|b| (1.0 - b) as f32));
-                let arguments = args![table, state.numbers, eps, beta1, beta2, rest1, rest2];
-                gpu.launch(FAMILY, "adamw_f32", grid, arguments)?;
-            }
-        }
+    for (stage, source) in rule.stages().iter().zip(rule.sources()) {
+        let source = Source { name: &source.kernel, text: &source.text };
+        for_each(&mut to, stage.is_last(), &|grid, table, to| {
+            gpu.launch_generated(&source, grid, &[Arg::of(table), Arg::of(to)])
+        })?;
     }
     Ok(())
 }
@@ -68,11 +92,8 @@ pub(crate) fn update(
 const FAMILY: &str = "optimizer";
 const THREADS: usize = 256;
 
-/// Elements that one block updates.
-const CHUNK: usize = 1 << 14;
-
 /// Parameters of one launch: what fits into a kernel's arguments, and more than most networks have.
-const PARAMETERS: usize = 320;
+const PARAMETERS: usize = 240;
 
 /// The twin of `struct Parameter` in the kernels.
 #[repr(C)]
@@ -80,12 +101,19 @@ const PARAMETERS: usize = 320;
 struct Entry {
     weights: u64,
     gradient: u64,
-    moments: [u64; 2],
+    moments: [u64; MAX_MOMENTS],
     ema: u64,
     copy: u64,
+    kept: u64,
     n: i64,
+    row_length: i32,
+    chunk_length: i32,
     chunk: i32,
+    row: i32,
     decay: f32,
+    rate: f32,
+    axes: i32,
+    clips: i32,
     copy_format: i32,
     round_format: i32,
 }
@@ -94,84 +122,123 @@ struct Entry {
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Table {
-    count: i32,
-    chunk: i32,
+    count: i64,
     of: [Entry; PARAMETERS],
 }
 // SAFETY: numbers only, the small ones in pairs: no padding.
 unsafe impl bytemuck::NoUninit for Table {}
 
+/// The twin of `struct Update`.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::NoUninit)]
+struct To {
+    numbers: u64,
+    updates: u64,
+    ticket: u64,
+    partial: u64,
+    rows: u64,
+    units: u64,
+    clip_value: f32,
+    first: i32,
+    chunks: i32,
+    blocks: i32,
+}
+
 /// The twin of `struct Decision`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::NoUninit)]
 struct Decision {
-    betas: [f64; 2],
     growth: f32,
     backoff: f32,
     floor: f32,
     clip_norm: f32,
+    clip_units: f32,
     interval: i32,
-    looks: i32,
     scales: i32,
-    corrects: i32,
 }
 
 impl Decision {
-    fn new(rule: &UpdateRule, gradients: &GradientRule) -> Decision {
+    fn new(gradients: &GradientRule, clip_units: f32) -> Decision {
         let scaling = gradients.scaling.unwrap_or_default();
-        let betas = if let UpdateRule::AdamW { betas, .. } = rule { *betas } else { [0.0; 2] };
         Decision {
-            betas,
             growth: scaling.growth,
             backoff: scaling.backoff,
             floor: scaling.floor,
-            clip_norm: gradients.clip_norm.unwrap_or(0.0),
+            clip_norm: if let Some(Clip::Norm(limit)) = gradients.clip { limit } else { 0.0 },
+            clip_units,
             interval: scaling.interval as i32,
-            looks: i32::from(gradients.looks()),
             scales: i32::from(gradients.scaling.is_some()),
-            corrects: i32::from(matches!(rule, UpdateRule::AdamW { .. })),
         }
     }
 }
 
 /// The tables to launch with, each with its number of chunks.
-fn tables<'a>(parameters: &'a [Parameter]) -> impl Iterator<Item = (Box<Table>, usize)> + 'a {
-    parameters.chunks(PARAMETERS).filter_map(|group| {
-        let mut table = Box::new(Table { count: 0, chunk: CHUNK as i32, of: [Entry::NONE; PARAMETERS] });
+fn tables(parameters: &[Parameter]) -> Vec<(Box<Table>, usize)> {
+    let mut row = 0;
+    let filled = |group: &[Parameter]| {
+        let mut table = Box::new(Table { count: 0, of: [Entry::NONE; PARAMETERS] });
         let mut chunks = 0;
-        for parameter in group.iter().filter(|parameter| parameter.weights.len > 0) {
-            table.of[table.count as usize] = Entry {
-                weights: parameter.weights.pointer,
-                gradient: parameter.gradient.pointer,
-                moments: parameter.moments.map(|moment| moment.pointer),
-                ema: parameter.ema.map_or(0, |ema| ema.pointer),
-                copy: parameter.copy.map_or(0, |copy| copy.pointer),
-                n: parameter.weights.len as i64,
-                chunk: chunks as i32,
-                decay: parameter.decay,
-                copy_format: format(parameter.copy.map(|copy| copy.dtype)),
-                round_format: format(parameter.round),
-            };
-            table.count += 1;
-            chunks += parameter.weights.len.div_ceil(CHUNK);
+        for parameter in group {
+            if parameter.weights.len > 0 {
+                table.of[table.count as usize] = Entry::new(parameter, chunks, row);
+                table.count += 1;
+            }
+            chunks += parameter.layout.chunks;
+            row += parameter.layout.rows;
         }
-        (chunks > 0).then_some((table, chunks))
-    })
+        (table, chunks)
+    };
+    parameters.chunks(PARAMETERS).map(filled).filter(|(_, chunks)| *chunks > 0).collect()
 }
 
 impl Entry {
     const NONE: Entry = Entry {
         weights: 0,
         gradient: 0,
-        moments: [0; 2],
+        moments: [0; MAX_MOMENTS],
         ema: 0,
         copy: 0,
+        kept: 0,
         n: 0,
+        row_length: 1,
+        chunk_length: 1,
         chunk: 0,
+        row: 0,
         decay: 0.0,
+        rate: 0.0,
+        axes: 0,
+        clips: 0,
         copy_format: 0,
         round_format: 0,
     };
+
+    /// A parameter that begins with that chunk of its launch, and that row of all.
+    fn new(parameter: &Parameter, chunk: usize, row: usize) -> Entry {
+        let mut moments = [0; MAX_MOMENTS];
+        for (to, moment) in moments.iter_mut().zip(&parameter.moments) {
+            *to = moment.pointer;
+        }
+        let layout = parameter.layout;
+        Entry {
+            weights: parameter.weights.pointer,
+            gradient: parameter.gradient.pointer,
+            moments,
+            ema: parameter.ema.map_or(0, |ema| ema.pointer),
+            copy: parameter.copy.map_or(0, |copy| copy.pointer),
+            kept: parameter.kept.map_or(0, |kept| kept.pointer),
+            n: parameter.weights.len as i64,
+            row_length: layout.row_length as i32,
+            chunk_length: layout.chunk_length as i32,
+            chunk: chunk as i32,
+            row: row as i32,
+            decay: parameter.decay,
+            rate: parameter.lr_scale,
+            axes: layout.axes as i32,
+            clips: i32::from(parameter.clips),
+            copy_format: format(parameter.copy.map(|copy| copy.dtype)),
+            round_format: format(parameter.round),
+        }
+    }
 }
 
 fn format(dtype: Option<DType>) -> i32 {

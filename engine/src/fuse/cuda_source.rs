@@ -80,52 +80,13 @@ impl Writer<'_> {
         let mut text = format!("__device__ __forceinline__ void function({}) {{\n", parameters.join(", "));
         for (i, node) in self.program.nodes.iter().enumerate() {
             if !matches!(node, Node::Input(_) | Node::Constant(_)) {
-                let _ = writeln!(text, "  const float v{i} = {};", self.formula(node));
+                let _ = writeln!(text, "  const float v{i} = {};", formula(node, |i| self.name(i)));
             }
         }
         for (o, node) in self.program.outputs.iter().enumerate() {
             let _ = writeln!(text, "  y{o} = {};", self.name(*node));
         }
         text + "}\n"
-    }
-
-    fn formula(&self, node: &Node) -> String {
-        let name = |i: usize| self.name(i);
-        match *node {
-            Node::Input(_) | Node::Constant(_) => unreachable!("they have names"),
-            Node::Unary(Unary::Neg, a) => format!("-{}", name(a)),
-            Node::Unary(f, a) => {
-                let f = match f {
-                    Unary::Neg => unreachable!("above"),
-                    Unary::Abs => "fabsf",
-                    Unary::Exp => "expf",
-                    Unary::ExpM1 => "expm1f",
-                    Unary::Ln => "logf",
-                    Unary::Sqrt => "sqrtf",
-                    Unary::Tanh => "tanhf",
-                    Unary::Sigmoid => "sigmoid",
-                    Unary::Softplus => "softplus",
-                    Unary::Erf => "erff",
-                    Unary::Relu => "relu",
-                };
-                format!("{f}({})", name(a))
-            }
-            Node::Binary(f, a, b) => {
-                let (a, b) = (name(a), name(b));
-                match f {
-                    Binary::Add => format!("{a} + {b}"),
-                    Binary::Sub => format!("{a} - {b}"),
-                    Binary::Mul => format!("{a} * {b}"),
-                    Binary::Div => format!("{a} / {b}"),
-                    Binary::Max => format!("larger({a}, {b})"),
-                    Binary::Min => format!("smaller({a}, {b})"),
-                    Binary::Pow => format!("powf({a}, {b})"),
-                    Binary::Greater => format!("{a} > {b} ? 1.0f : 0.0f"),
-                    Binary::Equal => format!("{a} == {b} ? 1.0f : 0.0f"),
-                }
-            }
-            Node::Select(c, a, b) => format!("{} != 0 ? {} : {}", name(c), name(a), name(b)),
-        }
     }
 
     /// A node as an operand.
@@ -283,7 +244,47 @@ fn c_type(dtype: DType) -> &'static str {
     }
 }
 
-fn literal(value: f32) -> String {
+/// What computes a node, in C, on floats.
+pub(super) fn formula(node: &Node, name: impl Fn(usize) -> String) -> String {
+    match *node {
+        Node::Input(_) | Node::Constant(_) => unreachable!("they have names"),
+        Node::Unary(Unary::Neg, a) => format!("-{}", name(a)),
+        Node::Unary(f, a) => {
+            let f = match f {
+                Unary::Neg => unreachable!("above"),
+                Unary::Abs => "fabsf",
+                Unary::Exp => "expf",
+                Unary::ExpM1 => "expm1f",
+                Unary::Ln => "logf",
+                Unary::Sqrt => "sqrtf",
+                Unary::Tanh => "tanhf",
+                Unary::Sigmoid => "sigmoid",
+                Unary::Softplus => "softplus",
+                Unary::Erf => "erff",
+                Unary::Relu => "relu",
+                Unary::Floor => "floorf",
+            };
+            format!("{f}({})", name(a))
+        }
+        Node::Binary(f, a, b) => {
+            let (a, b) = (name(a), name(b));
+            match f {
+                Binary::Add => format!("{a} + {b}"),
+                Binary::Sub => format!("{a} - {b}"),
+                Binary::Mul => format!("{a} * {b}"),
+                Binary::Div => format!("{a} / {b}"),
+                Binary::Max => format!("larger({a}, {b})"),
+                Binary::Min => format!("smaller({a}, {b})"),
+                Binary::Pow => format!("powf({a}, {b})"),
+                Binary::Greater => format!("{a} > {b} ? 1.0f : 0.0f"),
+                Binary::Equal => format!("{a} == {b} ? 1.0f : 0.0f"),
+            }
+        }
+        Node::Select(c, a, b) => format!("{} != 0 ? {} : {}", name(c), name(a), name(b)),
+    }
+}
+
+pub(super) fn literal(value: f32) -> String {
     if value.is_finite() {
         format!("{value:?}f")
     } else {

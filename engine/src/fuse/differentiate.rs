@@ -64,6 +64,7 @@ impl Back {
             Node::Unary(f, x) => {
                 let slope = match f {
                     Neg => return vec![(x, self.one(Neg, g))],
+                    Floor => return vec![],
                     Ln => return vec![(x, self.scaled(g, Div, x))],
                     Sqrt => {
                         let half = self.with(0.5, Mul, g);

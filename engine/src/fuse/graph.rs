@@ -16,6 +16,7 @@ pub(crate) enum Unary {
     Softplus,
     Erf,
     Relu,
+    Floor,
 }
 
 /// Functions of two numbers; comparisons give 1 or 0.
@@ -87,6 +88,11 @@ impl Graph {
     pub(crate) fn of(program: &Program) -> Graph {
         let known = program.nodes.iter().enumerate().map(|(i, node)| (*node, i)).collect();
         Graph { nodes: program.nodes.clone(), known }
+    }
+
+    /// How many nodes there are; each comes after its operands.
+    pub(crate) fn len(&self) -> usize {
+        self.nodes.len()
     }
 
     pub(crate) fn node(&self, i: usize) -> Node {

@@ -19,8 +19,11 @@ mod batch_norm;
 mod cuda_source;
 mod differentiate;
 pub(crate) mod graph;
+pub(crate) mod update;
+mod update_source;
 mod value;
 
+pub use update::{Formula, Keeps, Next, UpdateRule};
 pub use value::*;
 
 pub(crate) use batch_norm::{Between, NormKernels};
@@ -30,6 +33,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, OnceLock};
+pub(crate) use update_source::Source;
 
 use crate::DType;
 

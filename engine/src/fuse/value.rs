@@ -143,6 +143,8 @@ functions! {
     erf = Erf;
     /// `max(x, 0)`; its gradient at 0 is 0.
     relu = Relu;
+    /// The largest whole number that is not above; carries no gradient.
+    floor = Floor;
 }
 
 impl<'g> Neg for Value<'g> {

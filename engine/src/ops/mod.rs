@@ -97,10 +97,11 @@ pub use conv_norm::Pending;
 pub use conv2d::Conv2d;
 #[cfg(test)]
 pub(crate) use expand::broadcast_steps;
-pub use optimizer::{UpdateRule, Updated, update};
+pub(crate) use optimizer::Layout;
+pub use optimizer::{Updated, update};
 pub(crate) use prepare::CHANGE;
 pub use prepare::{Fill, ImageBox, ImageChange, ImagePreparation};
-pub use update_state::{GradientRule, LossScaling, UpdateReport, UpdateState};
+pub use update_state::{Clip, GradientRule, LossScaling, UpdateReport, UpdateState};
 pub(crate) use update_state::{NUMBERS, Number};
 
 use crate::{Error, Result, Tensor};

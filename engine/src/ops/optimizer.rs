@@ -1,46 +1,11 @@
 //! What an optimizer's update does to its parameters, all of them in one call. On a GPU that is a launch that looks at all gradients
-//! (where they are scaled or clipped), a small one that decides, and one that unscales, clips, updates, averages and rounds in one pass.
+//! (where they are scaled or clipped), one for each stage of the rule that makes sums, and one that unscales, clips, updates, averages and
+//! rounds in one pass.
 use super::gpu::OnGpu;
-use super::update_state::UpdateState;
+use super::update_state::{Clip, UpdateState};
 use crate::cuda::optimizer::Parameter;
-use crate::{DType, Device, Error, Result, Tensor, cpu, cuda};
-
-/// How weights follow their gradients.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum UpdateRule {
-    /// Stochastic gradient descent with momentum (Sutskever et al., 2013) in PyTorch's form, where the learning rate stays outside the
-    /// momentum buffer, with L2 weight decay: `g += decay p`, `b = momentum b + g`, `p -= lr b`, or `p -= lr (g + momentum b)`.
-    Sgd {
-        /// What stays of the momentum buffer.
-        momentum: f32,
-        /// Nesterov's form: look one step of momentum ahead.
-        nesterov: bool,
-    },
-    /// Adam with decoupled weight decay (Loshchilov and Hutter, "Decoupled weight decay regularization", 2019).
-    AdamW {
-        /// What stays of both moments, in `[0, 1)`.
-        betas: [f64; 2],
-        /// What is added to the denominator.
-        eps: f32,
-    },
-}
-
-impl UpdateRule {
-    /// Moments that it keeps for each parameter.
-    pub const fn moments(&self) -> usize {
-        match self {
-            UpdateRule::Sgd { .. } => 1,
-            UpdateRule::AdamW { .. } => 2,
-        }
-    }
-
-    fn name(&self) -> &'static str {
-        match self {
-            UpdateRule::Sgd { .. } => "sgd",
-            UpdateRule::AdamW { .. } => "adamw",
-        }
-    }
-}
+use crate::fuse::UpdateRule;
+use crate::{DType, Error, Result, Shape, Tensor, cpu, cuda};
 
 /// A parameter in an update; all tensors are f32 and of one shape.
 #[derive(Clone, Debug)]
@@ -51,10 +16,16 @@ pub struct Updated<'a> {
     pub gradient: &'a Tensor,
     /// The moments, which change; as many as the rule has.
     pub moments: Vec<&'a Tensor>,
+    /// The number that the rule keeps for the parameter: f32 `[2]`, where that of update t stands at t % 2.
+    pub kept: Option<&'a Tensor>,
     /// Averaged weights, which change: `ema = decay * ema + (1 - decay) * weights`.
     pub ema: Option<&'a Tensor>,
     /// The weight decay.
     pub weight_decay: f32,
+    /// What the learning rate is multiplied by.
+    pub lr_scale: f32,
+    /// Adaptive clipping is for this parameter too.
+    pub clips: bool,
     /// Round the weights to this dtype: they are kept in half precision, without a more precise master.
     pub round: Option<DType>,
 }
@@ -66,6 +37,7 @@ pub fn update(rule: &UpdateRule, parameters: &[Updated], state: &UpdateState) ->
     for parameter in parameters {
         check(rule, parameter)?;
         operands.extend(parameter.tensors());
+        operands.extend(parameter.kept.map(|t| ("kept", t)));
     }
     match OnGpu::of(rule.name(), &operands)? {
         Some(on) => on.named(on_gpu(&on.gpu, rule, parameters, &copies, state))?,
@@ -75,11 +47,59 @@ pub fn update(rule: &UpdateRule, parameters: &[Updated], state: &UpdateState) ->
     Ok(())
 }
 
+/// How an update cuts a parameter, by its shape alone: rows are slices of the first axis, chunks what one task works on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Layout {
+    pub(crate) row_length: usize,
+    pub(crate) rows: usize,
+    pub(crate) chunk_length: usize,
+    pub(crate) chunks: usize,
+    pub(crate) axes: usize,
+}
+
+/// Elements of a chunk, more or less where it is to hold whole rows.
+const CHUNK: usize = 1 << 14;
+
+impl Layout {
+    pub(crate) fn new(shape: &Shape, by_rows: bool) -> Layout {
+        let (n, axes) = (shape.numel(), shape.rank());
+        let rows = if axes > 1 { shape.dims()[0] } else { 1 };
+        let row_length = (n / rows.max(1)).max(1);
+        let chunk_length = match CHUNK / row_length {
+            _ if !by_rows => CHUNK,
+            // A pack of floats begins each chunk.
+            fit @ 4.. => fit / 4 * 4 * row_length,
+            fit => fit.max(1) * row_length,
+        };
+        Layout { row_length, rows, chunk_length, chunks: n.div_ceil(chunk_length), axes }
+    }
+}
+
 impl<'a> Updated<'a> {
+    /// A parameter of a rule that keeps nothing, without weight decay.
+    pub fn new(weights: &'a Tensor, gradient: &'a Tensor) -> Updated<'a> {
+        Updated {
+            weights,
+            gradient,
+            moments: vec![],
+            kept: None,
+            ema: None,
+            weight_decay: 0.0,
+            lr_scale: 1.0,
+            clips: true,
+            round: None,
+        }
+    }
+
     fn tensors(&self) -> impl Iterator<Item = (&'static str, &'a Tensor)> {
         let moments = self.moments.clone().into_iter().map(|t| ("moment", t));
         let ema = self.ema.map(|t| ("ema", t));
         [("weights", self.weights), ("gradient", self.gradient)].into_iter().chain(moments).chain(ema)
+    }
+
+    fn layout(&self, rule: &UpdateRule, state: &UpdateState) -> Layout {
+        let by_rows = rule.row_sums() > 0 || matches!(state.rule().clip, Some(Clip::Units(_)));
+        Layout::new(self.weights.shape(), by_rows)
     }
 }
 
@@ -96,9 +116,18 @@ fn check(rule: &UpdateRule, parameter: &Updated) -> Result<()> {
             "gradient, moments and average must have the shape of the weights",
         ));
     }
-    if parameter.moments.len() != rule.moments() {
-        let why = format!("the rule keeps {} moments, not {}", rule.moments(), parameter.moments.len());
+    let moments = rule.keeps().moments.len();
+    if parameter.moments.len() != moments {
+        let why = format!("the rule keeps {moments} moments, not {}", parameter.moments.len());
         return Err(Error::value(op, &operands, why));
+    }
+    let two = |t: &Tensor| t.dtype() == DType::F32 && t.dims() == [2];
+    if parameter.kept.is_some() != rule.keeps().kept.is_some() || !parameter.kept.is_none_or(two) {
+        return Err(Error::value(
+            op,
+            &operands,
+            "what the rule keeps for a parameter is f32 [2]".to_string(),
+        ));
     }
     Ok(())
 }
@@ -110,31 +139,36 @@ fn on_gpu(
     copies: &[Option<Tensor>],
     state: &UpdateState,
 ) -> cuda::Result<()> {
-    let held: Vec<_> =
-        parameters.iter().map(|p| p.tensors().map(|(_, t)| t.held()).collect::<Vec<_>>()).collect();
+    let held: Vec<Vec<_>> = parameters.iter().map(|p| p.tensors().map(|(_, t)| t.held()).collect()).collect();
     let held_copies: Vec<_> = copies.iter().map(|copy| copy.as_ref().map(Tensor::held)).collect();
+    let held_kept: Vec<_> = parameters.iter().map(|p| p.kept.map(Tensor::held)).collect();
     let tables: Vec<Parameter> = parameters
         .iter()
-        .zip(&held)
-        .zip(&held_copies)
-        .map(|((parameter, held), copy)| {
-            let slice = |i: usize| held[i].slice();
-            let moments = rule.moments();
+        .enumerate()
+        .map(|(i, parameter)| {
+            let slice = |k: usize| held[i][k].slice();
+            let moments = rule.keeps().moments.len();
             Parameter {
                 weights: slice(0),
                 gradient: slice(1),
-                moments: [slice(2), slice(1 + moments)],
+                moments: (2..2 + moments).map(slice).collect(),
                 ema: parameter.ema.map(|_| slice(2 + moments)),
-                copy: copy.as_ref().map(|copy| copy.slice()),
+                copy: held_copies[i].as_ref().map(|copy| copy.slice()),
+                kept: held_kept[i].as_ref().map(|kept| kept.slice()),
                 decay: parameter.weight_decay,
+                lr_scale: parameter.lr_scale,
+                clips: parameter.clips,
                 round: parameter.round,
+                layout: parameter.layout(rule, state),
             }
         })
         .collect();
     parameters.iter().flat_map(|p| p.tensors().skip(2)).for_each(|(_, t)| t.touch());
     parameters.iter().for_each(|p| p.weights.touch());
     let (numbers, updates) = (state.numbers().held(), state.updates().held());
-    let place = cuda::optimizer::State { numbers: numbers.slice(), updates: updates.slice() };
+    let ticket = state.ticket().held();
+    let place =
+        cuda::optimizer::State { numbers: numbers.slice(), updates: updates.slice(), ticket: ticket.slice() };
     cuda::optimizer::update(gpu, rule, &tables, state.rule(), &place)
 }
 
@@ -144,40 +178,43 @@ fn on_cpu(
     copies: &[Option<Tensor>],
     state: &UpdateState,
 ) -> Result<()> {
-    let scale = state.loss_scale().read::<f32>()?[0];
-    let mut total = None;
-    if state.rule().looks() {
-        let mut sum = 0.0;
-        for parameter in parameters {
-            sum += cpu::optimizer::sum_of_squares(&parameter.gradient.read::<f32>()?, 1.0 / f64::from(scale));
-        }
-        total = Some(sum);
-    }
-    let step = {
-        let (mut numbers, mut updates) = (state.numbers().write::<f32>()?, state.updates().write::<i64>()?);
-        cpu::optimizer::decide(rule, state.rule(), total, &mut numbers, &mut updates[0])
-    };
-    let Some(step) = step else { return Ok(()) };
+    use cpu::optimizer::{HalfCopy, Parameter};
+    let gradients = parameters.iter().map(|p| p.gradient.read::<f32>()).collect::<Result<Vec<_>>>()?;
+    let mut weights = parameters.iter().map(|p| p.weights.write::<f32>()).collect::<Result<Vec<_>>>()?;
+    let mut moments = vec![];
+    let mut averages = vec![];
+    let mut kept = vec![];
+    let (mut f16s, mut bf16s) = (vec![], vec![]);
     for (parameter, copy) in parameters.iter().zip(copies) {
-        debug_assert_eq!(parameter.weights.device(), Device::Cpu);
-        let gradient = parameter.gradient.read::<f32>()?;
-        let mut moments = parameter.moments.iter().map(|t| t.write::<f32>()).collect::<Result<Vec<_>>>()?;
-        let mut ema = parameter.ema.map(|t| t.write::<f32>()).transpose()?;
-        let pass = cpu::optimizer::Pass { rule, step, decay: parameter.weight_decay, round: parameter.round };
-        let mut weights = parameter.weights.write::<f32>()?;
-        let moments: Vec<&mut [f32]> = moments.iter_mut().map(|m| &mut m[..]).collect();
-        let ema = ema.as_deref_mut();
-        match copy.as_ref().map(|copy| copy.dtype()) {
-            Some(DType::F16) => {
-                let mut copy = copy.as_ref().expect("there is one").write::<crate::dtype::f16>()?;
-                pass.run(&mut weights, &gradient, moments, ema, Some(&mut copy[..]));
-            }
-            Some(_) => {
-                let mut copy = copy.as_ref().expect("there is one").write::<crate::dtype::bf16>()?;
-                pass.run(&mut weights, &gradient, moments, ema, Some(&mut copy[..]));
-            }
-            None => pass.run::<crate::dtype::f16>(&mut weights, &gradient, moments, ema, None),
-        }
+        moments.push(parameter.moments.iter().map(|t| t.write::<f32>()).collect::<Result<Vec<_>>>()?);
+        averages.push(parameter.ema.map(|t| t.write::<f32>()).transpose()?);
+        kept.push(parameter.kept.map(|t| t.write::<f32>()).transpose()?);
+        let of = |dtype: DType| copy.as_ref().filter(|copy| copy.dtype() == dtype);
+        f16s.push(of(DType::F16).map(|t| t.write::<crate::dtype::f16>()).transpose()?);
+        bf16s.push(of(DType::BF16).map(|t| t.write::<crate::dtype::bf16>()).transpose()?);
     }
+    let mut all: Vec<Parameter> = vec![];
+    let places = weights.iter_mut().zip(&mut moments).zip(&mut averages).zip(&mut kept);
+    let halves = f16s.iter_mut().zip(&mut bf16s);
+    for (i, ((((weights, moments), ema), kept), (half, brain))) in places.zip(halves).enumerate() {
+        let half = half.as_mut().map(|copy| HalfCopy::F16(&mut copy[..]));
+        let brain = brain.as_mut().map(|copy| HalfCopy::BF16(&mut copy[..]));
+        let parameter = &parameters[i];
+        all.push(Parameter {
+            weights: &mut weights[..],
+            gradient: &gradients[i],
+            moments: moments.iter_mut().map(|m| &mut m[..]).collect(),
+            ema: ema.as_mut().map(|ema| &mut ema[..]),
+            copy: half.or(brain),
+            kept: kept.as_mut().map(|kept| &mut kept[..]),
+            decay: parameter.weight_decay,
+            lr_scale: parameter.lr_scale,
+            clips: parameter.clips,
+            round: parameter.round,
+            layout: parameter.layout(rule, state),
+        });
+    }
+    let (mut numbers, mut updates) = (state.numbers().write::<f32>()?, state.updates().write::<i64>()?);
+    cpu::optimizer::update(rule, &mut all, state.rule(), &mut numbers, &mut updates[0]);
     Ok(())
 }

@@ -1,4 +1,6 @@
 //! What updates read and write beside parameters, in the device's memory: a recorded step that is replayed follows it.
+use crate::fuse::UpdateRule;
+use crate::fuse::update::MAX_MEMORY;
 use crate::{DType, Device, Result, Tensor};
 
 /// Dynamic loss scaling for f16 (Micikevicius et al., "Mixed precision training", 2018), as PyTorch's `GradScaler` does it: an update
@@ -28,14 +30,27 @@ impl Default for LossScaling {
 pub struct GradientRule {
     /// Gradients are those of the loss times a scale.
     pub scaling: Option<LossScaling>,
-    /// Gradients are multiplied by `clip / (norm + 1e-6)` where the norm of all of them exceeds this.
-    pub clip_norm: Option<f32>,
+    /// Gradients are limited.
+    pub clip: Option<Clip>,
+}
+
+/// How gradients are limited.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Clip {
+    /// All are multiplied by `limit / (norm + 1e-6)` where the norm of all of them exceeds the limit.
+    Norm(f32),
+    /// Each element is clamped to `-limit..=limit`.
+    Value(f32),
+    /// Adaptive clipping (Brock et al., "High-performance large-scale image recognition without normalization", 2021): the gradient of each
+    /// unit, a slice of a parameter's first axis or a parameter of one axis, has at most so many times the norm of its weights, or of
+    /// 1e-3 where that is more.
+    Units(f32),
 }
 
 impl GradientRule {
     /// True when gradients are to be read once before the update.
     pub const fn looks(&self) -> bool {
-        self.scaling.is_some() || self.clip_norm.is_some()
+        self.scaling.is_some() || matches!(self.clip, Some(Clip::Norm(_) | Clip::Units(_)))
     }
 }
 
@@ -54,10 +69,14 @@ pub struct UpdateReport {
 #[derive(Clone, Debug)]
 pub struct UpdateState {
     rule: GradientRule,
+    /// Somebody reads all gradients before the update.
+    looks: bool,
     /// f32 `[NUMBERS]`.
     numbers: Tensor,
     /// i64, a scalar: updates done, without those that were skipped.
     updates: Tensor,
+    /// Counts blocks of kernels that end; 0 between launches.
+    ticket: Tensor,
 }
 
 /// Where each number stands.
@@ -76,24 +95,29 @@ pub(crate) enum Number {
     Skip,
     /// Of the gradients, unscaled.
     Norm,
-    /// AdamW: the step, with the first moment's bias corrected.
-    Size,
-    /// AdamW: what the second moment's root is divided by to correct its bias.
-    Root,
+    /// The norm of what clipping leaves.
+    ClippedNorm,
+    /// The first of the numbers that a rule keeps for all parameters.
+    Memory,
 }
 
-pub(crate) const NUMBERS: usize = Number::Root as usize + 1;
+pub(crate) const NUMBERS: usize = Number::Memory as usize + MAX_MEMORY;
 
 impl UpdateState {
-    /// The state before the first update.
-    pub fn new(rule: GradientRule, device: &Device) -> Result<UpdateState> {
+    /// The state before the first update by a rule.
+    pub fn new(gradients: GradientRule, rule: &UpdateRule, device: &Device) -> Result<UpdateState> {
         let mut numbers = [0.0f32; NUMBERS];
-        numbers[Number::LossScale as usize] = rule.scaling.map_or(1.0, |s| s.init);
+        numbers[Number::LossScale as usize] = gradients.scaling.map_or(1.0, |s| s.init);
         numbers[Number::Factor as usize] = 1.0;
+        for (number, (_, first)) in numbers[Number::Memory as usize..].iter_mut().zip(&rule.keeps().memory) {
+            *number = *first;
+        }
         Ok(UpdateState {
-            rule,
+            rule: gradients,
+            looks: gradients.looks() || rule.reads_norm(),
             numbers: Tensor::from_slice(&numbers, [NUMBERS])?.to_device(device)?,
             updates: Tensor::zeros((), DType::I64, device)?,
+            ticket: Tensor::zeros((), DType::I64, device)?,
         })
     }
 
@@ -118,12 +142,17 @@ impl UpdateState {
         &self.updates
     }
 
+    /// A number that the rule keeps for all parameters, an f32 scalar, to be saved and restored.
+    pub fn memory(&self, i: usize) -> Tensor {
+        self.numbers.view(Number::Memory as usize + i, ().into())
+    }
+
     /// How the last update went; waits for it.
     pub fn report(&self) -> Result<UpdateReport> {
         let numbers = self.numbers.read::<f32>()?;
         let number = |n: Number| numbers[n as usize];
         Ok(UpdateReport {
-            norm: self.rule.looks().then(|| number(Number::Norm)),
+            norm: self.looks.then(|| number(Number::Norm)),
             skipped: number(Number::Skip) != 0.0,
             loss_scale: number(Number::LossScale),
         })
@@ -131,6 +160,10 @@ impl UpdateState {
 
     pub(crate) fn rule(&self) -> &GradientRule {
         &self.rule
+    }
+
+    pub(crate) fn ticket(&self) -> &Tensor {
+        &self.ticket
     }
 
     pub(crate) fn numbers(&self) -> &Tensor {

@@ -5,6 +5,7 @@
 mod compare;
 mod file;
 pub mod formula;
+mod grad_clip;
 mod model_state_dicts;
 mod models;
 mod ops_activation;
@@ -14,6 +15,7 @@ mod ops_loss;
 mod ops_norm;
 mod ops_pool;
 mod ops_regularizer;
+mod optim_trajectories;
 mod run;
 mod training_trajectory;
 
@@ -30,7 +32,7 @@ pub type TopicCheck = (&'static str, Option<fn(&Topic) -> Outcome>);
 pub const TOPICS: &[TopicCheck] = &[
     ("checkpoint_files", None),
     ("ema", None),
-    ("grad_clip", None),
+    ("grad_clip", Some(grad_clip::check)),
     ("images", None),
     ("mixup_modes", None),
     ("model_state_dicts", Some(model_state_dicts::check)),
@@ -44,7 +46,7 @@ pub const TOPICS: &[TopicCheck] = &[
     ("ops_regularizer", Some(ops_regularizer::check)),
     ("optim_adahessian", None),
     ("optim_param_groups", None),
-    ("optim_trajectories", None),
+    ("optim_trajectories", Some(optim_trajectories::check)),
     ("replica_norm", None),
     ("schedulers", None),
     ("training_trajectory", Some(training_trajectory::check)),

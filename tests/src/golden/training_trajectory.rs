@@ -1,9 +1,9 @@
 //! Small residual networks trained on the digits, step by step: loss, gradient norm, learning rate, final weights, evaluation.
 use super::ops_activation::named;
 use super::{Case, Outcome, Topic, formula};
-use fornax::optim::{Optimizer, parameters};
+use fornax::optim::{Optimizer, OptimizerOptions, create_optimizer, parameters};
 use fornax::schedule::{Curve, Schedule};
-use fornax_engine::{DType, GradientRule, Tensor, UpdateRule, no_grad};
+use fornax_engine::{Clip, DType, GradientRule, Tensor, no_grad};
 use fornax_nn::loss::top_k_correct;
 use fornax_nn::models::{ResNet, ResNetConfig, Stem};
 use fornax_nn::{Context, ModelOptions, Module, move_to, named_parameters, state_dict};
@@ -152,13 +152,11 @@ impl<'a> Run<'a> {
     fn optimizer(&self) -> Result<Optimizer, String> {
         let parameters = parameters(&self.model, number(self.config, "weight_decay")?);
         let say = |e: fornax::Error| format!("{}: {e}", self.case.id());
-        let momentum = number(self.config, "momentum")?;
-        let rule = match self.config["opt"].as_str() {
-            Some("adamw") => UpdateRule::AdamW { betas: [0.9, 0.999], eps: 1e-8 },
-            opt => UpdateRule::Sgd { momentum: momentum as f32, nesterov: opt != Some("momentum") },
-        };
-        let clip_norm = self.config["clip_grad"].as_f64().map(|limit| limit as f32);
-        Optimizer::new(parameters, rule, GradientRule { clip_norm, ..GradientRule::default() }).map_err(say)
+        let name = self.config["opt"].as_str().ok_or("no optimizer")?;
+        let momentum = (name != "adamw").then_some(number(self.config, "momentum")?);
+        let options = OptimizerOptions { momentum, ..OptimizerOptions::default() };
+        let clip = self.config["clip_grad"].as_f64().map(|limit| Clip::Norm(limit as f32));
+        create_optimizer(name, parameters, &options, GradientRule { scaling: None, clip }).map_err(say)
     }
 
     fn rows(&self, rows: &[f64]) -> fornax_engine::Result<(Tensor, Tensor)> {

@@ -63,7 +63,7 @@ fn arguments(flag: &str, value: &Value) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::settings::{Opt, Sched};
+    use crate::settings::Sched;
 
     #[test]
     fn values_of_every_kind_are_read() {
@@ -71,7 +71,7 @@ mod tests {
                     sched: 'constant'\n";
         let expected = Settings {
             epochs: Some(3),
-            opt: Some(Opt::AdamW),
+            opt: Some("adamw".parse().expect("a name")),
             lr: Some(1e-3),
             opt_betas: Some(vec![0.8, 0.9]),
             sched_on_updates: Some(false),

@@ -52,6 +52,7 @@ functions! {
     Sigmoid(x) => T::one() / (T::one() + (-x).fast_exp());
     Softplus(x) => (-x.abs()).fast_exp().fast_ln_1p() + if x < T::zero() { T::zero() } else { x };
     Erf(x) => x.fast_erf();
+    Floor(x) => x.floor();
     Relu(x) => if x < T::zero() { T::zero() } else { x };
 }
 

@@ -1,0 +1,316 @@
+//! One chunk of a parameter through one stage of a rule.
+use super::{HalfCopy, Parameter, follow};
+use crate::cpu::fuse::functions;
+use crate::cpu::parallel::Shared;
+use crate::dtype::{DType, bf16, f16};
+use crate::fuse::graph::Node;
+use crate::fuse::update::{Reach, Stage, Symbol, Target};
+use crate::ops::Layout;
+use std::ops::Range;
+
+/// Elements of a block.
+pub(super) const BLOCK: usize = 1024;
+
+/// A parameter's arrays, of which each task has its own part.
+pub(super) struct Arrays<'a> {
+    weights: Shared<f32>,
+    gradient: &'a [f32],
+    moments: Vec<Shared<f32>>,
+    ema: Option<Shared<f32>>,
+    f16: Option<Shared<f16>>,
+    bf16: Option<Shared<bf16>>,
+    round: Option<DType>,
+    layout: Layout,
+}
+
+impl<'a> Arrays<'a> {
+    pub(super) fn new(parameter: &'a mut Parameter) -> Arrays<'a> {
+        let (mut half, mut brain) = (None, None);
+        match &mut parameter.copy {
+            Some(HalfCopy::F16(copy)) => half = Some(Shared::new(copy)),
+            Some(HalfCopy::BF16(copy)) => brain = Some(Shared::new(copy)),
+            None => {}
+        }
+        Arrays {
+            weights: Shared::new(parameter.weights),
+            gradient: parameter.gradient,
+            moments: parameter.moments.iter_mut().map(|m| Shared::new(m)).collect(),
+            ema: parameter.ema.as_mut().map(|ema| Shared::new(ema)),
+            f16: half,
+            bf16: brain,
+            round: parameter.round,
+            layout: parameter.layout,
+        }
+    }
+
+    /// The elements of a chunk.
+    pub(super) fn range(&self, chunk: usize) -> Range<usize> {
+        let start = chunk * self.layout.chunk_length;
+        start..(start + self.layout.chunk_length).min(self.gradient.len())
+    }
+}
+
+/// Where the value of a node is while a block is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Weight,
+    Gradient,
+    Moment(usize),
+    Register(usize),
+}
+
+/// How a stage is run.
+pub(super) struct Plan<'a> {
+    stage: &'a Stage,
+    places: Vec<Place>,
+    /// Nodes that are the same for a whole chunk and stand in registers, and those of each block.
+    once: Vec<usize>,
+    each: Vec<usize>,
+    pub(super) registers: usize,
+    /// The sums over elements that it makes, and those by row: which, and of what node.
+    pub(super) sums: Vec<(usize, usize)>,
+    row_sums: Vec<(usize, usize)>,
+    /// How far the nodes at the end of a row reach.
+    end_reach: Vec<Reach>,
+}
+
+impl<'a> Plan<'a> {
+    /// `as_given`: gradients are taken as they are.
+    pub(super) fn new(stage: &'a Stage, as_given: bool) -> Plan<'a> {
+        let program = &stage.program;
+        let (nodes, reach) = (&program.nodes, stage.reach(program));
+        let is_element = |i: &usize| reach[*i] > Reach::Parameter;
+        let each: Vec<usize> = (0..nodes.len()).filter(is_element).collect();
+        // Numbers of the parameter that loops read; the rest of them are computed apart.
+        let mut read = vec![false; nodes.len()];
+        each.iter().for_each(|i| nodes[*i].operands().for_each(|a| read[a] = true));
+        let writes = |target: &Target| !matches!(target, Target::Memory(_) | Target::Kept);
+        let mut last = vec![0; nodes.len()];
+        for (target, node) in stage.targets.iter().zip(&program.outputs) {
+            if writes(target) {
+                (read[*node], last[*node]) = (true, usize::MAX);
+            }
+        }
+        let once: Vec<usize> = (0..nodes.len()).filter(|i| !is_element(i) && read[*i]).collect();
+        once.iter().for_each(|i| last[*i] = usize::MAX);
+        each.iter().for_each(|i| nodes[*i].operands().for_each(|a| last[a] = last[a].max(*i)));
+        let (mut places, mut free, mut registers) = (vec![Place::Register(0); nodes.len()], vec![], 0);
+        for i in once.iter().chain(&each).copied() {
+            let symbol = if let Node::Input(k) = nodes[i] { Some(stage.symbols[k]) } else { None };
+            // What goes from one array to another is kept apart, as arrays are written one after the other.
+            let moves = stage.targets.iter().zip(&program.outputs).any(|(target, node)| {
+                *node == i
+                    && !matches!((target, symbol), (Target::Moment(a), Some(Symbol::Moment(b))) if *a == b)
+            });
+            places[i] = match symbol {
+                Some(Symbol::Weight) if !moves => Place::Weight,
+                Some(Symbol::Moment(k)) if !moves => Place::Moment(k),
+                Some(Symbol::Gradient) if as_given => Place::Gradient,
+                _ => Place::Register(free.pop().unwrap_or_else(|| {
+                    registers += 1;
+                    registers - 1
+                })),
+            };
+            // After the node has its place: a loop never writes what it reads.
+            for a in nodes[i].operands().collect::<std::collections::BTreeSet<_>>() {
+                if let (Place::Register(r), true) = (places[a], last[a] == i) {
+                    free.push(r);
+                }
+            }
+        }
+        let (mut sums, mut row_sums) = (vec![], vec![]);
+        for (target, node) in stage.targets.iter().zip(&program.outputs) {
+            match target {
+                Target::Sum(k) => sums.push((*k, *node)),
+                Target::RowSum(k) => row_sums.push((*k, *node)),
+                _ => {}
+            }
+        }
+        let end_reach = stage.reach(&stage.tail);
+        Plan { stage, places, once, each, registers, sums, row_sums, end_reach }
+    }
+}
+
+/// One chunk's run.
+pub(super) struct Task<'a> {
+    pub(super) plan: &'a Plan<'a>,
+    pub(super) arrays: &'a Arrays<'a>,
+    /// Values of the nodes that reach over the parameter, of elements' programs and of that at the end of a row.
+    pub(super) numbers: &'a [f64],
+    pub(super) end_numbers: &'a [f64],
+    pub(super) factor: f32,
+    pub(super) clip: Option<f32>,
+    /// What gradients of the parameter's rows are multiplied by, from its first row on; empty where they are not.
+    pub(super) units: &'a [f32],
+    pub(super) ema_decay: f32,
+    pub(super) first_row: usize,
+    /// Sums by row that the rule makes in all its stages.
+    pub(super) row_sums: usize,
+    pub(super) rows: &'a Shared<f32>,
+    pub(super) registers: Shared<f32>,
+}
+
+impl Task<'_> {
+    /// Runs a chunk; adds to its sums, which are 0: those over elements, then those over rows.
+    pub(super) fn run(&self, chunk: Range<usize>, sums: &mut [f64]) {
+        let plan = self.plan;
+        for i in &plan.once {
+            self.target(*i, BLOCK).fill(self.numbers[*i] as f32);
+        }
+        let mut by_row = vec![0.0f64; plan.row_sums.len()];
+        for start in chunk.clone().step_by(BLOCK) {
+            let at = start..(start + BLOCK).min(chunk.end);
+            for i in &plan.each {
+                self.compute(*i, at.clone());
+            }
+            for ((_, node), sum) in plan.sums.iter().zip(&mut *sums) {
+                *sum += total(self.value(*node, at.clone()));
+            }
+            if !by_row.is_empty() {
+                self.add_rows(at.clone(), &mut by_row, &mut sums[plan.sums.len()..]);
+            }
+            if plan.stage.is_last() {
+                self.deliver(at);
+            }
+        }
+    }
+
+    /// Computes a node for a block.
+    fn compute(&self, i: usize, at: Range<usize>) {
+        let plan = self.plan;
+        let Place::Register(_) = plan.places[i] else { return };
+        let y = self.target(i, at.len());
+        let value = |node: usize| self.value(node, at.clone());
+        match plan.stage.program.nodes[i] {
+            Node::Unary(f, a) => functions::unary(f, value(a), y),
+            Node::Binary(f, a, b) => functions::binary(f, (value(a), value(b)), y),
+            Node::Select(c, a, b) => functions::select(value(c), value(a), value(b), y),
+            Node::Input(k) => match plan.stage.symbols[k] {
+                Symbol::Gradient => self.gradient(at, y),
+                Symbol::Weight => y.copy_from_slice(read(&self.arrays.weights, at)),
+                Symbol::Moment(k) => y.copy_from_slice(read(&self.arrays.moments[k], at)),
+                Symbol::RowSum(k) => self.for_each_row(at, |row, part| {
+                    y[part].fill(self.row(row)[k]);
+                }),
+                _ => unreachable!("the others are read in place or the same for all"),
+            },
+            Node::Constant(_) => unreachable!("the same for all"),
+        }
+    }
+
+    /// The gradient, unscaled and clipped.
+    fn gradient(&self, at: Range<usize>, y: &mut [f32]) {
+        let gradient = &self.arrays.gradient[at.clone()];
+        match self.factor {
+            1.0 => y.copy_from_slice(gradient),
+            factor => y.iter_mut().zip(gradient).for_each(|(y, g)| *y = factor * g),
+        }
+        if let Some(limit) = self.clip {
+            y.iter_mut().for_each(|y| *y = y.clamp(-limit, limit));
+        }
+        if !self.units.is_empty() {
+            self.for_each_row(at, |row, part| y[part].iter_mut().for_each(|y| *y *= self.units[row]));
+        }
+    }
+
+    /// Calls `f` with the rows that a block has parts of, and where these are in the block.
+    fn for_each_row(&self, at: Range<usize>, mut f: impl FnMut(usize, Range<usize>)) {
+        let length = self.arrays.layout.row_length;
+        for row in at.start / length..at.end.div_ceil(length) {
+            let part = (row * length).max(at.start)..((row + 1) * length).min(at.end);
+            f(row, part.start - at.start..part.end - at.start);
+        }
+    }
+
+    /// Adds a block to the sums of its rows; what is at its end a whole row is kept, and its end computed.
+    fn add_rows(&self, at: Range<usize>, by_row: &mut [f64], ends: &mut [f64]) {
+        let (plan, length) = (self.plan, self.arrays.layout.row_length);
+        self.for_each_row(at.clone(), |row, part| {
+            for ((_, node), sum) in plan.row_sums.iter().zip(&mut *by_row) {
+                *sum += total(&self.value(*node, at.clone())[part.clone()]);
+            }
+            if at.start + part.end < (row + 1) * length {
+                return;
+            }
+            let kept = self.row(row);
+            for ((k, _), sum) in plan.row_sums.iter().zip(&mut *by_row) {
+                kept[*k] = std::mem::take(sum) as f32;
+            }
+            let tail = &plan.stage.tail;
+            let mut values: Vec<f64> = vec![];
+            for ((node, number), reach) in tail.nodes.iter().zip(self.end_numbers).zip(&plan.end_reach) {
+                let of_row = |k: usize| match plan.stage.symbols[k] {
+                    Symbol::RowSum(k) => f64::from(kept[k]),
+                    _ => unreachable!("the others are numbers of the parameter"),
+                };
+                let of_parameter = *reach == Reach::Parameter;
+                values.push(if of_parameter { *number } else { node.value(&values, of_row) });
+            }
+            tail.outputs.iter().zip(&mut *ends).for_each(|(o, sum)| *sum += values[*o]);
+        });
+    }
+
+    /// Writes what became of a block.
+    fn deliver(&self, at: Range<usize>) {
+        let (arrays, len) = (self.arrays, at.len());
+        let outputs = self.plan.stage.targets.iter().zip(&self.plan.stage.program.outputs);
+        for (target, node) in outputs {
+            let to = match target {
+                Target::Weight => &arrays.weights,
+                Target::Moment(k) if self.plan.places[*node] != Place::Moment(*k) => &arrays.moments[*k],
+                _ => continue,
+            };
+            // SAFETY: chunks do not overlap, and the value is in a register, or is the gradient.
+            unsafe { to.slice(at.start, len) }.copy_from_slice(self.value(*node, at.clone()));
+        }
+        // SAFETY: as above, for all of them.
+        unsafe {
+            let copy = match (&arrays.f16, &arrays.bf16) {
+                (Some(copy), _) => Some(HalfCopy::F16(copy.slice(at.start, len))),
+                (_, Some(copy)) => Some(HalfCopy::BF16(copy.slice(at.start, len))),
+                _ => None,
+            };
+            let ema = arrays.ema.as_ref().map(|ema| (ema.slice(at.start, len), self.ema_decay));
+            follow(arrays.weights.slice(at.start, len), arrays.round, copy, ema);
+        }
+    }
+
+    fn value(&self, node: usize, at: Range<usize>) -> &[f32] {
+        match self.plan.places[node] {
+            Place::Weight => read(&self.arrays.weights, at),
+            Place::Gradient => &self.arrays.gradient[at],
+            Place::Moment(k) => read(&self.arrays.moments[k], at),
+            Place::Register(_) => self.target(node, at.len()),
+        }
+    }
+
+    #[allow(clippy::mut_from_ref, reason = "disjoint parts, as of Shared")]
+    fn target(&self, node: usize, len: usize) -> &mut [f32] {
+        let Place::Register(r) = self.plan.places[node] else { unreachable!("arrays are not written") };
+        // SAFETY: registers are this task's own, and the plan has no loop write to a register that it reads.
+        unsafe { self.registers.slice(r * BLOCK, len) }
+    }
+
+    /// The sums of a row.
+    #[allow(clippy::mut_from_ref, reason = "disjoint parts, as of Shared")]
+    fn row(&self, row: usize) -> &mut [f32] {
+        // SAFETY: a row belongs to one chunk, or is only read.
+        unsafe { self.rows.slice((self.first_row + row) * self.row_sums, self.row_sums) }
+    }
+}
+
+/// Part of an array.
+fn read(array: &Shared<f32>, at: Range<usize>) -> &[f32] {
+    // SAFETY: chunks do not overlap, and a task writes to arrays only when it has computed a block.
+    unsafe { array.slice(at.start, at.len()) }
+}
+
+/// The sum of a block.
+fn total(x: &[f32]) -> f64 {
+    let mut lanes = [0.0f32; 16];
+    let (groups, rest) = x.as_chunks::<16>();
+    for group in groups.iter().map(|group| &group[..]).chain([rest]) {
+        lanes.iter_mut().zip(group).for_each(|(lane, x)| *lane += x);
+    }
+    lanes.iter().map(|lane| f64::from(*lane)).sum()
+}

@@ -1,0 +1,236 @@
+//! The CUDA source of an optimizer's update: a kernel a stage, over `kernels/cu/optimizer.cuh`, which has the loops. Numbers that reach
+//! over a parameter are computed once a block, in double.
+use super::cuda_source::{formula, literal};
+use super::digest;
+use super::graph::{Node, Program};
+use super::update::{Reach, Stage, Symbol, Target, UpdateRule};
+use std::fmt::Write;
+
+/// A kernel's name and source.
+pub(crate) struct Source {
+    pub(crate) kernel: String,
+    pub(crate) text: String,
+}
+
+/// The kernels of a rule's stages.
+pub(super) fn sources(rule: &UpdateRule) -> Vec<Source> {
+    let all = rule.stages();
+    let programs: Vec<_> = all.iter().map(|s| (&s.program, &s.tail, &s.symbols)).collect();
+    let digest = digest(&programs);
+    let source = |(i, stage): (usize, &Stage)| {
+        let kernel = format!("update_{}_{digest:016x}_{i}_f32", rule.name());
+        let text = Writer { rule, stage, slots: slots(stage) }.text(&kernel);
+        Source { kernel, text }
+    };
+    all.iter().enumerate().map(source).collect()
+}
+
+/// Which number a node of each program is kept as, for those that elements and rows read, and the memory.
+fn slots(stage: &Stage) -> [Vec<Option<usize>>; 2] {
+    let mut count = 0;
+    [&stage.program, &stage.tail].map(|program| {
+        let reach = stage.reach(program);
+        let of_parameter =
+            |i: usize| reach[i] == Reach::Parameter && !matches!(program.nodes[i], Node::Constant(_));
+        let mut read = vec![false; program.nodes.len()];
+        for (node, _) in program.nodes.iter().zip(&reach).filter(|(_, reach)| **reach > Reach::Parameter) {
+            node.operands().for_each(|a| read[a] = true);
+        }
+        program.outputs.iter().for_each(|o| read[*o] = true);
+        let slot = |i: usize| {
+            (read[i] && of_parameter(i)).then(|| {
+                count += 1;
+                count - 1
+            })
+        };
+        (0..read.len()).map(slot).collect()
+    })
+}
+
+struct Writer<'a> {
+    rule: &'a UpdateRule,
+    stage: &'a Stage,
+    /// Of the elements' program and of the one at the end of a row.
+    slots: [Vec<Option<usize>>; 2],
+}
+
+impl Writer<'_> {
+    fn text(&self, kernel: &str) -> String {
+        let mut text = String::from("#include \"optimizer.cuh\"\n\nnamespace {\n\nstruct Rule {\n");
+        self.constants(&mut text);
+        text += "\n  __device__ static void numbers(const Numbers& n, float* u) {\n";
+        for (program, slots) in self.programs() {
+            text += "    {\n";
+            self.numbers(&mut text, program, slots);
+            text += "    }\n";
+        }
+        text += "  }\n\n  __device__ __forceinline__ static void element(const float* u, const In& x, Out& y) {\n";
+        self.statements(&mut text, &self.stage.program, &self.slots[0]);
+        let mut totals = 0;
+        let mut rows = 0;
+        for (target, node) in self.stage.targets.iter().zip(&self.stage.program.outputs) {
+            let value = self.name(&self.stage.program, &self.slots[0], *node);
+            let place = match target {
+                Target::Sum(_) => {
+                    totals += 1;
+                    format!("t[{}]", totals - 1)
+                }
+                Target::RowSum(_) => {
+                    rows += 1;
+                    format!("s[{}]", rows - 1)
+                }
+                Target::Weight => "w".into(),
+                Target::Moment(k) => format!("m[{k}]"),
+                Target::Memory(_) | Target::Kept => continue,
+            };
+            let _ = writeln!(text, "    y.{place} = {value};");
+        }
+        text += "  }\n\n  __device__ __forceinline__ static void end_row(const float* u, const In& x, float* totals) {\n";
+        self.statements(&mut text, &self.stage.tail, &self.slots[1]);
+        for (k, node) in self.stage.tail.outputs.iter().enumerate() {
+            let value = self.name(&self.stage.tail, &self.slots[1], *node);
+            let _ = writeln!(text, "    totals[{}] += {value};", totals + k);
+        }
+        let _ = write!(
+            text,
+            "  }}\n}};\n\n}}  // namespace\n\nKERNEL {kernel}(Parameters table, Update to) {{ stage<Rule>(table, to); }}\n"
+        );
+        text
+    }
+
+    fn programs(&self) -> [(&Program, &[Option<usize>]); 2] {
+        [(&self.stage.program, &self.slots[0]), (&self.stage.tail, &self.slots[1])]
+    }
+
+    /// What the loops need to know.
+    fn constants(&self, text: &mut String) {
+        let stage = self.stage;
+        let ids = |want: &dyn Fn(&Target) -> Option<usize>| {
+            stage.targets.iter().filter_map(want).collect::<Vec<_>>()
+        };
+        let mut totals = ids(&|t| if let Target::Sum(k) = t { Some(*k) } else { None });
+        totals.extend(&stage.tails);
+        let rows = ids(&|t| if let Target::RowSum(k) = t { Some(*k) } else { None });
+        let (mut elements, mut sums, mut element_rows, mut end_rows) = (0u32, 0u32, 0u32, 0u32);
+        for symbol in stage.reads(&stage.program) {
+            match symbol {
+                Symbol::Weight => elements |= 1,
+                Symbol::Gradient => elements |= 2,
+                Symbol::Moment(i) => elements |= 4 << i,
+                Symbol::Sum(k) => sums |= 1 << k,
+                Symbol::RowSum(k) => element_rows |= 1 << k,
+                _ => {}
+            }
+        }
+        for symbol in stage.reads(&stage.tail) {
+            match symbol {
+                Symbol::Sum(k) => sums |= 1 << k,
+                Symbol::RowSum(k) if !rows.contains(&k) => end_rows |= 1 << k,
+                _ => {}
+            }
+        }
+        let slot = |target: Target| {
+            let at = stage.targets.iter().position(|t| *t == target);
+            at.map(|i| self.slots[0][stage.program.outputs[i]].expect("a number of the parameter"))
+        };
+        let memory: Vec<usize> =
+            (0..self.rule.keeps().memory.len()).filter_map(|k| slot(Target::Memory(k))).collect();
+        let numbers = self.slots.iter().flatten().flatten().count();
+        let _ = write!(
+            text,
+            "  static constexpr int kNumbers = {numbers}, kSums = {}, kRows = {}, kTotals = {}, kRowSums = {};\n  \
+             static constexpr unsigned kReads = {elements}, kReadSums = {sums};\n  \
+             static constexpr unsigned kReadRows = {element_rows}, kEndReadsRows = {end_rows};\n  \
+             static constexpr int kWrites = {}, kMemory = {}, kKept = {};\n",
+            self.rule.sums(),
+            self.rule.row_sums(),
+            totals.len(),
+            rows.len(),
+            if stage.is_last() { self.rule.keeps().moments.len() as i32 } else { -1 },
+            memory.len(),
+            slot(Target::Kept).map_or(-1, |k| k as i32),
+        );
+        for (name, ids) in [("total", totals), ("row_sum", rows), ("memory", memory)] {
+            let choice: String =
+                ids.iter().enumerate().map(|(k, id)| format!("k == {k} ? {id} : ")).collect();
+            let _ = writeln!(text, "  __device__ static constexpr int {name}(int k) {{ return {choice}0; }}");
+        }
+    }
+
+    /// The numbers of the parameter, in double.
+    fn numbers(&self, text: &mut String, program: &Program, slots: &[Option<usize>]) {
+        let reach = self.stage.reach(program);
+        let name = |i: usize| match program.nodes[i] {
+            Node::Constant(bits) => double(f64::from_bits(bits)),
+            _ => format!("d{i}"),
+        };
+        for (i, node) in program.nodes.iter().enumerate().filter(|(i, _)| reach[*i] == Reach::Parameter) {
+            let value = match node {
+                Node::Constant(_) => continue,
+                Node::Input(k) => match self.stage.symbols[*k] {
+                    Symbol::Updates => "n.updates".into(),
+                    Symbol::Rate => "n.rate".into(),
+                    Symbol::BaseRate => "n.base_rate".into(),
+                    Symbol::Decay => "n.decay".into(),
+                    Symbol::Norm => "n.norm".into(),
+                    Symbol::Elements => "n.elements".into(),
+                    Symbol::RowLength => "n.row_length".into(),
+                    Symbol::Axes => "n.axes".into(),
+                    Symbol::Kept => "n.kept".into(),
+                    Symbol::Memory(k) => format!("n.memory[{k}]"),
+                    Symbol::Sum(k) => format!("n.sums[{k}]"),
+                    _ => unreachable!("these reach over rows or elements"),
+                },
+                node => in_double(&formula(node, name)),
+            };
+            let _ = writeln!(text, "      const double d{i} = {value};");
+        }
+        for (i, slot) in slots.iter().enumerate() {
+            if let Some(slot) = slot {
+                let _ = writeln!(text, "      u[{slot}] = (float)d{i};");
+            }
+        }
+    }
+
+    /// What is computed for each element or row.
+    fn statements(&self, text: &mut String, program: &Program, slots: &[Option<usize>]) {
+        let reach = self.stage.reach(program);
+        for (i, node) in program.nodes.iter().enumerate().filter(|(i, _)| reach[*i] > Reach::Parameter) {
+            if !matches!(node, Node::Input(_)) {
+                let value = formula(node, |a| self.name(program, slots, a));
+                let _ = writeln!(text, "    const float v{i} = {value};");
+            }
+        }
+    }
+
+    /// A node as an operand of what is computed for each element or row.
+    fn name(&self, program: &Program, slots: &[Option<usize>], i: usize) -> String {
+        if let Some(slot) = slots[i] {
+            return format!("u[{slot}]");
+        }
+        match program.nodes[i] {
+            Node::Constant(bits) => literal(f64::from_bits(bits) as f32),
+            Node::Input(k) => match self.stage.symbols[k] {
+                Symbol::Weight => "x.w".into(),
+                Symbol::Gradient => "x.g".into(),
+                Symbol::Moment(k) => format!("x.m[{k}]"),
+                Symbol::RowSum(k) => format!("x.r[{k}]"),
+                _ => unreachable!("the others are numbers of the parameter"),
+            },
+            _ => format!("v{i}"),
+        }
+    }
+}
+
+/// The formula of a float as one of a double: functions lose the `f` at their ends, literals theirs.
+fn in_double(formula: &str) -> String {
+    let mut text = formula.replace("1.0f : 0.0f", "1.0 : 0.0");
+    for f in ["fabs", "exp", "expm1", "log", "sqrt", "tanh", "erf", "pow", "floor"] {
+        text = text.replace(&format!("{f}f("), &format!("{f}("));
+    }
+    text
+}
+
+fn double(value: f64) -> String {
+    if value.is_finite() { format!("{value:?}") } else { format!("(double){}", literal(value as f32)) }
+}

@@ -1,0 +1,25 @@
+//! Adan (Xie et al., "Adan: adaptive Nesterov momentum algorithm for faster optimizing deep models", 2022).
+use super::arguments::Arguments;
+use super::terms::{Decay, Draft, cautious, correction, is_first, lerp, next};
+
+pub(super) fn adan(arguments: &mut Arguments) -> Draft {
+    let ([beta1, beta2, beta3], eps) = (arguments.betas([0.98, 0.92, 0.99]), arguments.number("eps", 1e-8));
+    let (no_prox, caution) = (arguments.flag("no_prox", false), arguments.flag("caution", false));
+    let moments = ["exp_avg", "exp_avg_sq", "exp_avg_diff", "neg_pre_grad"];
+    Draft::new("adan", &moments, move |f| {
+        let g = f.gradient();
+        let difference = is_first(f).select(0.0, f.moment(3) + g);
+        let m = lerp(f.moment(0), g, beta1);
+        let d = lerp(f.moment(2), difference, beta2);
+        let ahead = g + beta2 * difference;
+        let v = lerp(f.moment(1), ahead * ahead, beta3);
+        let denominator = v.sqrt() / correction(f, beta3).sqrt() + eps;
+        let of_moment = f.rate() / correction(f, beta1) * cautious(f, caution, m, g);
+        let step = (of_moment + f.rate() * beta2 / correction(f, beta2) * d) / denominator;
+        let weight = match no_prox {
+            true => Decay::Decoupled.weight(f) - step,
+            false => (f.weight() - step) / (1.0 + f.rate() * f.decay()),
+        };
+        next(weight, [m, v, d, -g])
+    })
+}

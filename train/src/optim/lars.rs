@@ -1,0 +1,30 @@
+//! LARS (You et al., "Large batch training of convolutional networks", 2017), and LARC, which only ever lowers the rate.
+use super::arguments::Arguments;
+use super::terms::{Draft, is_first, next};
+
+pub(super) fn lars(arguments: &mut Arguments) -> Draft {
+    let (momentum, dampening) = (arguments.number("momentum", 0.9), arguments.number("dampening", 0.0));
+    let (nesterov, eps) = (arguments.flag("nesterov", false), arguments.number("eps", 1e-8));
+    let trust_coeff = arguments.number("trust_coeff", 0.001);
+    let (trust_clip, always_adapt) =
+        (arguments.flag("trust_clip", false), arguments.flag("always_adapt", false));
+    Draft::new("lars", if momentum == 0.0 { &[] } else { &["momentum_buffer"] }, move |f| {
+        let (p, g) = (f.weight(), f.gradient());
+        let (of_weight, of_gradient) = (f.sum(p * p).sqrt(), f.sum(g * g).sqrt());
+        let ratio = trust_coeff * of_weight / (of_gradient + of_weight * f.decay() + eps);
+        let both = of_weight.greater(0.0) * of_gradient.greater(0.0);
+        let mut trust = both.select(ratio, 1.0);
+        if trust_clip {
+            trust = (trust / f.rate()).min(1.0);
+        }
+        if !always_adapt {
+            trust = f.decay().equal(0.0).select(1.0, trust);
+        }
+        let g = trust * (g + f.decay() * p);
+        if momentum == 0.0 {
+            return next(p - f.rate() * g, []);
+        }
+        let b = is_first(f).select(g, momentum * f.moment(0) + (1.0 - dampening) * g);
+        next(p - f.rate() * if nesterov { g + momentum * b } else { b }, [b])
+    })
+}

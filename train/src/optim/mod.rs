@@ -1,0 +1,258 @@
+//! Optimizers: what an update does to parameters, given their gradients and a learning rate. A file here is one formula, for every
+//! device; `registry` has the names under which users know them.
+mod adabelief;
+mod adadelta;
+mod adafactor;
+mod adagrad;
+mod adam;
+mod adamax;
+mod adan;
+mod adopt;
+mod arguments;
+mod lamb;
+mod laprop;
+mod lars;
+mod lion;
+mod lookahead;
+mod madgrad;
+mod nadam;
+mod novograd;
+mod projected;
+mod radam;
+mod registry;
+mod rmsprop;
+mod sgd;
+mod terms;
+
+pub use arguments::{Argument, OptimizerOptions};
+pub(crate) use registry::settled_rule;
+pub use registry::{Like, OptimizerName, optimizer_names, rule};
+
+use crate::Result;
+use fornax_engine::{
+    DType, Device, GradientRule, Tensor, UpdateReport, UpdateRule, UpdateState, Updated, update,
+};
+use fornax_nn::{Module, named_parameters};
+
+/// A parameter as an optimizer sees it.
+#[derive(Clone, Debug)]
+pub struct Parameter {
+    /// Its dotted name.
+    pub name: String,
+    /// Its elements and gradient.
+    pub tensor: Tensor,
+    /// Its weight decay.
+    pub weight_decay: f64,
+    /// What the learning rate is multiplied by for it.
+    pub lr_scale: f64,
+    /// Adaptive clipping is for it too.
+    pub clips: bool,
+}
+
+impl Parameter {
+    /// Without weight decay, at the learning rate itself.
+    pub fn new(name: impl Into<String>, tensor: Tensor) -> Parameter {
+        Parameter { name: name.into(), tensor, weight_decay: 0.0, lr_scale: 1.0, clips: true }
+    }
+}
+
+/// The parameters of a model. Weight decay skips those of one axis and biases, as timm's groups do; adaptive clipping skips the last
+/// two, which are taken for those of the classifier.
+pub fn parameters(model: &dyn Module, weight_decay: f64) -> Vec<Parameter> {
+    let decays = |name: &str, tensor: &Tensor| tensor.rank() > 1 && !name.ends_with(".bias");
+    let all = named_parameters(model);
+    let head = all.len().saturating_sub(2);
+    let parameter = |(i, (name, tensor)): (usize, (String, Tensor))| {
+        let weight_decay = if decays(&name, &tensor) { weight_decay } else { 0.0 };
+        Parameter { weight_decay, clips: i < head, ..Parameter::new(name, tensor) }
+    };
+    all.into_iter().enumerate().map(parameter).collect()
+}
+
+/// The optimizer of a name; see [`rule`].
+pub fn create_optimizer(
+    name: &str,
+    parameters: Vec<Parameter>,
+    options: &OptimizerOptions,
+    gradients: GradientRule,
+) -> Result<Optimizer> {
+    Optimizer::new(parameters, rule(name, options)?, gradients)
+}
+
+/// Changes parameters by their gradients.
+pub struct Optimizer {
+    parameters: Vec<Parameter>,
+    rule: UpdateRule,
+    gradients: GradientRule,
+    /// For each moment of the rule one tensor a parameter.
+    moments: Vec<Vec<Tensor>>,
+    /// The number that the rule keeps for each parameter, if it does.
+    kept: Vec<Tensor>,
+    state: UpdateState,
+    round: Option<DType>,
+}
+
+impl Optimizer {
+    /// For f32 parameters, all on one device.
+    pub fn new(parameters: Vec<Parameter>, rule: UpdateRule, gradients: GradientRule) -> Result<Optimizer> {
+        let device = parameters.first().map_or(Device::Cpu, |p| p.tensor.device());
+        let keeps = rule.keeps();
+        let filled = |value: f32| -> fornax_engine::Result<Vec<Tensor>> {
+            let full = |p: &Parameter| Tensor::full(*p.tensor.shape(), value.into(), DType::F32, &device);
+            parameters.iter().map(full).collect()
+        };
+        let moments =
+            keeps.moments.iter().map(|(_, first)| filled(*first)).collect::<fornax_engine::Result<_>>()?;
+        let kept = parameters.iter().filter(|_| keeps.kept.is_some());
+        let kept =
+            kept.map(|_| Tensor::zeros([2], DType::F32, &device)).collect::<fornax_engine::Result<_>>()?;
+        let state = UpdateState::new(gradients, &rule, &device)?;
+        Ok(Optimizer { parameters, rule, gradients, moments, kept, state, round: None })
+    }
+
+    /// Keeps the weights in half precision: rounds them after every update.
+    pub fn rounding_to(mut self, dtype: DType) -> Optimizer {
+        self.round = Some(dtype);
+        self
+    }
+
+    /// Sets the learning rate of the next update.
+    pub fn set_rate(&self, lr: f64) -> Result<()> {
+        Ok(self.state.set_rates(lr, 0.0)?)
+    }
+
+    /// What a loss's backward pass starts from: 1, or the loss scale.
+    pub fn upstream(&self) -> Tensor {
+        self.state.upstream()
+    }
+
+    /// Forgets the gradients.
+    pub fn zero_grad(&self) {
+        self.parameters.iter().for_each(|p| p.tensor.zero_grad());
+    }
+
+    /// Updates every parameter that has a gradient. Nothing is read back, so that it can be recorded.
+    pub fn step(&self) -> fornax_engine::Result<()> {
+        let gradients: Vec<Option<Tensor>> = self.parameters.iter().map(|p| p.tensor.grad()).collect();
+        let updated = |(i, parameter): (usize, &'_ Parameter)| {
+            Some(Updated {
+                moments: self.moments.iter().map(|of| &of[i]).collect(),
+                kept: self.kept.get(i),
+                weight_decay: parameter.weight_decay as f32,
+                lr_scale: parameter.lr_scale as f32,
+                clips: parameter.clips,
+                round: self.round,
+                ..Updated::new(&self.parameters[i].tensor, gradients[i].as_ref()?)
+            })
+        };
+        let all: Vec<Updated> = self.parameters.iter().enumerate().filter_map(updated).collect();
+        update(&self.rule, &all, &self.state)
+    }
+
+    /// One update at a learning rate.
+    pub fn update(&self, lr: f64) -> Result<()> {
+        self.set_rate(lr)?;
+        Ok(self.step()?)
+    }
+
+    /// Takes the weights back to between lookahead's slow copies and where they are, as at the end of an epoch; nothing for an optimizer
+    /// without lookahead. Not to be recorded.
+    pub fn sync_lookahead(&self) -> Result<()> {
+        let keeps = self.rule.keeps();
+        let Some(at) = keeps.moments.iter().position(|(name, _)| *name == lookahead::SLOW) else {
+            return Ok(());
+        };
+        let ready = keeps.memory.iter().position(|(name, _)| *name == lookahead::READY);
+        let ready = self.state.memory(ready.expect("both are kept"));
+        let has_copies = ready.to_vec::<f32>()?[0] != 0.0;
+        for (parameter, slow) in self.parameters.iter().zip(&self.moments[at]) {
+            let fast = parameter.tensor.detach();
+            if has_copies {
+                let between = slow.add(&fast.sub(slow)?.scale(lookahead::ALPHA)?)?;
+                slow.copy_from(&between)?;
+                parameter.tensor.copy_from(&between)?;
+            } else {
+                slow.copy_from(&fast)?;
+            }
+        }
+        Ok(ready.copy_from(&Tensor::scalar(1.0f32)?)?)
+    }
+
+    /// Updates done, an i64 scalar on the device.
+    pub fn updates(&self) -> &Tensor {
+        self.state.updates()
+    }
+
+    /// How the last update went; waits for it.
+    pub fn report(&self) -> Result<UpdateReport> {
+        Ok(self.state.report()?)
+    }
+
+    /// How weights follow their gradients.
+    pub fn rule(&self) -> &UpdateRule {
+        &self.rule
+    }
+
+    /// What it does to gradients before its rule.
+    pub fn gradient_rule(&self) -> &GradientRule {
+        &self.gradients
+    }
+
+    /// All that the next update reads beside parameters and gradients, under unique names. The tensors are the
+    /// optimizer's own: writing to them restores a state.
+    pub fn state(&self) -> Vec<(String, Tensor)> {
+        let keeps = self.rule.keeps();
+        let mut state = vec![("step".to_string(), self.state.updates().clone())];
+        if self.gradients.scaling.is_some() {
+            state.push(("loss_scale".to_string(), self.state.loss_scale()));
+        }
+        for (i, (name, _)) in keeps.memory.iter().enumerate() {
+            state.push((name.to_string(), self.state.memory(i)));
+        }
+        let moments = keeps.moments.iter().map(|(name, _)| *name).zip(&self.moments);
+        for (moment, tensors) in moments.chain(keeps.kept.into_iter().zip([&self.kept])) {
+            let named = self.parameters.iter().zip(tensors);
+            state.extend(named.map(|(p, t)| (format!("{moment}/{}", p.name), t.clone())));
+        }
+        state
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fornax_engine::LossScaling;
+    use std::collections::BTreeMap;
+
+    /// A state copied into a fresh optimizer continues to the same bits.
+    #[test]
+    fn a_restored_state_continues_exactly() {
+        let start = Tensor::from_slice(&[1.0f32, -2.0, 3.0], [3]).expect("shape");
+        let make = |name: &str| {
+            let tensor = start.copy().expect("memory").variable();
+            let p = vec![Parameter { weight_decay: 0.1, ..Parameter::new("w", tensor.clone()) }];
+            let scaling = Some(LossScaling { init: 1.0, interval: 2, ..LossScaling::default() });
+            let gradients = GradientRule { scaling, clip: None };
+            let options = OptimizerOptions { lr: Some(0.05), ..OptimizerOptions::default() };
+            (tensor, create_optimizer(name, p, &options, gradients).expect("a name"))
+        };
+        let advance = |(tensor, optimizer): &(Tensor, Optimizer), step: u32| {
+            let grad = [0.1 * step as f32, -0.3, 0.7];
+            tensor.set_grad(Some(Tensor::from_slice(&grad, [3]).expect("shape")));
+            optimizer.update(0.05).expect("updates");
+        };
+        for name in optimizer_names().flat_map(|name| [name.to_string(), format!("lookahead_{name}")]) {
+            let (whole, resumed) = (make(&name), make(&name));
+            (0..7).for_each(|step| advance(&whole, step));
+            resumed.0.copy_from(&whole.0).expect("same shape");
+            let saved: BTreeMap<String, Tensor> =
+                whole.1.state().into_iter().map(|(k, t)| (k, t.copy().expect("memory"))).collect();
+            resumed.1.state().iter().for_each(|(k, t)| t.copy_from(&saved[k]).expect("same shape"));
+            (7..14).for_each(|step| advance(&whole, step));
+            (7..14).for_each(|step| advance(&resumed, step));
+            let bits = |t: &Tensor| t.to_vec::<f32>().expect("f32");
+            assert_eq!(bits(&whole.0), bits(&resumed.0), "{name}");
+            assert!(bits(&whole.0).iter().all(|w| w.is_finite()), "{name}: {:?}", bits(&whole.0));
+        }
+    }
+}
