@@ -35,7 +35,7 @@ fn check(case: &Value, device: &Device) {
     let list = |key: &str| case[key].as_array().unwrap_or_else(|| panic!("{key} in {case}"));
     let tensor = |value: f32| Tensor::full([3], f64::from(value), DType::F32, device).expect("memory");
     let (weights, buffer) = (tensor(0.0).variable(), tensor(0.0));
-    let rule = rule("momentum", &OptimizerOptions::default()).expect("an optimizer");
+    let rule = rule("momentum", &OptimizerOptions::default()).expect("an optimizer").update;
     let state =
         UpdateState::new(GradientRule { scaling: Some(scaling), clip: None }, &rule, device).expect("memory");
     let mut expected = 0.0;

@@ -1,11 +1,11 @@
 //! The configuration of a run: every value settled, from the user's [`Settings`] and the defaults of the data set.
 use crate::augment::Augment;
 use crate::data::{self, DatasetInfo};
-use crate::optim::{self, Optimizer, OptimizerName, OptimizerOptions, parameters};
+use crate::optim::{self, Optimizer, OptimizerName, OptimizerOptions, Rule, parameters};
 use crate::schedule::{Curve, Schedule};
 use crate::settings::{AmpDtype, ClipMode, Level, LrScale, Metric, Sched, Settings};
 use crate::{Error, Result};
-use fornax_engine::{Clip, DType, GradientRule, LossScaling, UpdateRule};
+use fornax_engine::{Clip, DType, GradientRule, LossScaling};
 use fornax_nn::{Module, OptLevel, Precision};
 
 /// A run's data, model and training.
@@ -45,7 +45,7 @@ pub struct Config {
 #[derive(Clone, Debug)]
 struct OptimizerConfig {
     name: OptimizerName,
-    rule: UpdateRule,
+    rule: Rule,
     options: OptimizerOptions,
     weight_decay: f64,
 }
@@ -127,6 +127,11 @@ impl Config {
                 ));
         }
         let (rule, options) = optim::settled_rule(&name, &optimizer_options(given, schedule.lr))?;
+        if rule.curvature.is_some() && precision.needs_loss_scaling() {
+            return Err(Error::usage(format!("{name} does not train in f16"))
+                .because("second derivatives do not fit into it, whatever the loss is multiplied by")
+                .remedy("give --amp-dtype bfloat16 or --no-amp"));
+        }
         let weight_decay = given.weight_decay.unwrap_or(default_decay);
         let optimizer = OptimizerConfig { name, rule, options, weight_decay };
         let mut config = Config {
@@ -173,7 +178,7 @@ impl Config {
 
     /// Tensors that the optimizer keeps for each parameter.
     pub fn moments(&self) -> u64 {
-        self.optimizer.rule.keeps().moments.len() as u64
+        self.optimizer.rule.update.keeps().moments.len() as u64
     }
 
     /// The settings with every value that has an effect filled in, and no other.

@@ -4,11 +4,49 @@
 //! The diagonal is Hutchinson's estimate `z * (H z)`, where z has elements of 1 and -1 at random: its mean over z is the diagonal.
 //! `H z` is exact: the gradients are differentiated in turn, in the direction of z.
 use super::Parameter;
+use super::arguments::Arguments;
+use super::terms::{Decay, Draft, correction, lerp, next};
 use fornax_engine::random::{Key, Stream};
 use fornax_engine::{Result, Tensor, gradients, no_grad};
 
 /// Seed of the vectors z: the one that timm fixes, so that they are the same on every rank.
 const SEED: u64 = 2_147_483_647;
+
+/// What the rule keeps the estimate as.
+pub(super) const DIAGONAL: &str = "hessian";
+
+/// With decoupled weight decay. `hessian_power` 1 divides by the diagonal's root mean square, 0 by 1.
+pub(super) fn adahessian(arguments: &mut Arguments) -> Draft {
+    let ([beta1, beta2], eps) = (arguments.betas([0.9, 0.999]), arguments.number("eps", 1e-8));
+    let power = arguments.number("hessian_power", 1.0);
+    if !(0.0..=1.0).contains(&power) {
+        arguments.complain("hessian_power", format!("{power} is not in 0..=1"));
+    }
+    let curvature = Hutchinson {
+        samples: count(arguments, "n_samples") as u32,
+        every: count(arguments, "update_each"),
+        average_kernels: arguments.flag("avg_conv_kernel", false),
+    };
+    let formula = Draft::new("adahessian", &["exp_avg", "exp_hessian_diag_sq", DIAGONAL], move |f| {
+        let h = f.moment(2);
+        let m = lerp(f.moment(0), f.gradient(), beta1);
+        let v = lerp(f.moment(1), h * h, beta2);
+        let denominator = (v / correction(f, beta2)).pow(power / 2.0) + eps;
+        let step = f.rate() / correction(f, beta1) * m / denominator;
+        next(Decay::Decoupled.weight(f) - step, [m, v, h])
+    });
+    Draft { curvature: Some(curvature), ..formula }
+}
+
+/// A number of things, 1 unless another is given.
+fn count(arguments: &mut Arguments, name: &'static str) -> u64 {
+    let count = arguments.number(name, 1.0);
+    if count < 1.0 || count.fract() != 0.0 || count > f64::from(u32::MAX) {
+        arguments.complain(name, format!("{count} is not a whole number of at least 1"));
+        return 1;
+    }
+    count as u64
+}
 
 /// How the diagonal is estimated.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -84,7 +122,9 @@ pub fn rademacher(name: &str, draw: u64, like: &Tensor) -> Result<Tensor> {
     let mut signs = Vec::with_capacity(like.numel());
     while signs.len() < like.numel() {
         let bits = stream.next_u32();
-        signs.extend((0..32.min(like.numel() - signs.len())).map(|i| if bits >> i & 1 == 1 { 1.0f32 } else { -1.0 }));
+        signs.extend(
+            (0..32.min(like.numel() - signs.len())).map(|i| if bits >> i & 1 == 1 { 1.0f32 } else { -1.0 }),
+        );
     }
     Tensor::from_vec(signs, *like.shape())?.to_dtype(like.dtype())?.to_device(&like.device())
 }
@@ -106,7 +146,8 @@ pub fn diagonal(
         .collect();
     let products = gradients(&outputs, variables, keeps)?;
     no_grad(|| {
-        let estimate = |(product, z): (Option<Tensor>, &Tensor)| product.map(|p| p.detach().mul(z)).transpose();
+        let estimate =
+            |(product, z): (Option<Tensor>, &Tensor)| product.map(|p| p.detach().mul(z)).transpose();
         products.into_iter().zip(z).map(estimate).collect()
     })
 }
