@@ -135,7 +135,7 @@ pub struct OptimizerName(String);
 /// Families of optimizers that take the same learning rates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Like {
-    /// Steps as large as gradients.
+    /// Steps as large as gradients, or as they are relative to curvature.
     Sgd,
     /// Steps of one size.
     AdamW,
@@ -163,7 +163,7 @@ impl OptimizerName {
     pub fn like(&self) -> Like {
         let plain = self.plain();
         let of = |names: &[&str]| names.iter().any(|part| plain.contains(part));
-        if of(&["sgd", "momentum", "nesterov"]) { Like::Sgd } else { Like::AdamW }
+        if of(&["sgd", "momentum", "nesterov", "adahessian"]) { Like::Sgd } else { Like::AdamW }
     }
 
     fn is_wrapped(&self) -> bool {
