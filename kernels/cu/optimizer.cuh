@@ -235,7 +235,7 @@ __device__ __forceinline__ void update_group(const Parameter& of, const Update& 
 #pragma unroll
   for (int k = 0; k < N; k++) {
 #pragma unroll
-    for (int j = 0; j < R::kTotals; j++) totals[j] += out[k].t[j];
+    for (int j = 0; j < R::kTotals - R::kOfRows; j++) totals[j] += out[k].t[j];
   }
   if constexpr (R::kWrites >= 0) write<R, N>(of, i, c, out);
 }
@@ -306,7 +306,7 @@ template <typename R> __device__ void stage(const Parameters& table, const Updat
 #pragma unroll
         for (int k = 0; k < R::kRowSums; k++) sums[k] += out[0].s[k];
 #pragma unroll
-        for (int k = 0; k < R::kTotals; k++) totals[k] += out[0].t[k];
+        for (int k = 0; k < R::kTotals - R::kOfRows; k++) totals[k] += out[0].t[k];
       }
       if (rows.sum(sums)) end_row<R>(of, to, row, u, sums, totals);
     }

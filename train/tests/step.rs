@@ -104,6 +104,11 @@ fn twenty_replayed_updates_are_those_run_one_by_one_to_the_bit() {
         (OptLevel::O1, DType::F16, SGD, scaling),
         (OptLevel::O2, DType::BF16, ADAMW, None),
         (OptLevel::O3, DType::F16, SGD, scaling),
+        // Stages that read sums, norms of all gradients, and numbers that go from update to update.
+        (OptLevel::O1, DType::F16, "lookahead_lamb", scaling),
+        (OptLevel::O1, DType::BF16, "novograd", None),
+        (OptLevel::O1, DType::BF16, "cadamp", None),
+        (OptLevel::O1, DType::F16, "nadam", scaling),
     ];
     for (level, half, opt, scaling) in cases {
         let [replayed, eager] = [GraphUse::Always, GraphUse::Never].map(|graph| {

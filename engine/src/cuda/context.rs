@@ -10,6 +10,7 @@ use crate::{DType, Device};
 use cudarc::driver::sys::{CUdevice_attribute, CUmemPool_attribute, CUstream};
 use cudarc::driver::{CudaContext, CudaStream, result};
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 /// A device with its context, its compute stream and its loaded kernels; one for each ordinal and process.
@@ -22,6 +23,8 @@ pub(crate) struct Gpu {
     pub(super) staging: Staging,
     pub(super) counters: Counters,
     pub(super) turns: Turns,
+    /// Kernels of ours that were launched.
+    pub(super) launched: AtomicU64,
     /// How convolutions that are met from now on are planned.
     plan_choice: Mutex<PlanChoice>,
     blas: OnceLock<std::result::Result<Blas, LibraryError>>,
@@ -51,6 +54,12 @@ pub fn devices() -> std::result::Result<Vec<GpuInfo>, String> {
 pub fn memory_stats(device: Device) -> Option<MemoryStats> {
     let Device::Cuda(ordinal) = device else { return None };
     Some(lock().get(&ordinal)?.counters.stats())
+}
+
+/// How many of the engine's own kernels were launched or recorded on a GPU so far; 0 for the CPU.
+pub fn launches(device: Device) -> u64 {
+    let Device::Cuda(ordinal) = device else { return 0 };
+    lock().get(&ordinal).map_or(0, |gpu| gpu.launched.load(Ordering::Relaxed))
 }
 
 /// How a CUDA device's convolutions that are met from now on are planned; by heuristics unless said otherwise. Plans of shapes met
@@ -99,6 +108,7 @@ impl Gpu {
             staging: Staging::default(),
             counters: Counters::default(),
             turns: Turns::default(),
+            launched: AtomicU64::new(0),
             plan_choice: Mutex::default(),
             blas: OnceLock::new(),
             dnn: OnceLock::new(),

@@ -5,6 +5,7 @@ use cudarc::driver::{DriverError, result, sys::CUfunction_attribute};
 use fornax_kernels::{KernelError, Source};
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 /// How many blocks of how many threads run a kernel, with how many bytes of dynamic shared memory.
@@ -159,6 +160,7 @@ impl Gpu {
             unsafe { result::function::set_function_attribute(k.function, attribute, grid.shared as i32) }
                 .map_err(|e| failed("reserving shared memory for", e))?;
         }
+        self.launched.fetch_add(1, Ordering::Relaxed);
         let mut pointers: Vec<*mut c_void> =
             args.iter().map(|a| a.bytes().as_ptr().cast_mut().cast()).collect();
         let (b, t) = (grid.blocks, grid.threads);

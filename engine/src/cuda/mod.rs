@@ -45,7 +45,7 @@ mod turns;
 pub(crate) mod unary;
 mod walk;
 
-pub use context::{GpuInfo, devices, memory_stats, set_plan_choice};
+pub use context::{GpuInfo, devices, launches, memory_stats, set_plan_choice};
 pub use graph::Graph;
 pub use library::{LibraryError, Workspace};
 pub use report::{LibraryReport, libraries};

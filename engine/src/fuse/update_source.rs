@@ -138,13 +138,14 @@ impl Writer<'_> {
         let numbers = self.slots.iter().flatten().flatten().count();
         let _ = write!(
             text,
-            "  static constexpr int kNumbers = {numbers}, kSums = {}, kRows = {}, kTotals = {}, kRowSums = {};\n  \
+            "  static constexpr int kNumbers = {numbers}, kSums = {}, kRows = {}, kTotals = {}, kOfRows = {}, kRowSums = {};\n  \
              static constexpr unsigned kReads = {elements}, kReadSums = {sums};\n  \
              static constexpr unsigned kReadRows = {element_rows}, kEndReadsRows = {end_rows};\n  \
              static constexpr int kWrites = {}, kMemory = {}, kKept = {};\n",
             self.rule.sums(),
             self.rule.row_sums(),
             totals.len(),
+            stage.tails.len(),
             rows.len(),
             if stage.is_last() { self.rule.keeps().moments.len() as i32 } else { -1 },
             memory.len(),

@@ -1,0 +1,179 @@
+//! Every optimizer on the emulated device in checked mode, against the CPU; and how many kernels an update launches.
+//!
+//! A process of its own: kernels are compiled with or without checks when they are first used.
+use fornax::optim::{Argument, OptimizerOptions, Parameter, create_optimizer, optimizer_names, rule};
+use fornax_engine::{
+    Clip, DType, Device, GradientRule, LossScaling, Result, Tensor, UpdateRule, UpdateState, Updated, cuda,
+    update,
+};
+use fornax_kernels::emulator::{self, Options};
+use std::sync::{Mutex, MutexGuard};
+
+const GPU: Device = Device::Cuda(0);
+
+/// Counts are of the whole process: one test at a time.
+fn alone() -> MutexGuard<'static, ()> {
+    static LOCK: Mutex<()> = Mutex::new(());
+    let guard = LOCK.lock().unwrap_or_else(|e| e.into_inner());
+    emulator::load(&Options { checked: true, ..Options::default() }).expect("the emulated device");
+    guard
+}
+
+fn names() -> impl Iterator<Item = String> {
+    optimizer_names().map(String::from).chain(["lookahead_nadam".into(), "lookahead_adan".into()])
+}
+
+fn options() -> OptimizerOptions {
+    OptimizerOptions { lr: Some(0.02), ..OptimizerOptions::default() }
+}
+
+/// Numbers that look random, and are the same everywhere.
+fn values(shape: &[usize], seed: usize, device: &Device) -> Tensor {
+    let value = |i: usize| ((i * 7919 + seed * 104_729 + 17) % 10_007) as f32 / 5003.5 - 1.0;
+    let values: Vec<f32> = (0..shape.iter().product()).map(value).collect();
+    Tensor::from_vec(values, shape).and_then(|t| t.to_device(device)).expect("memory")
+}
+
+/// Parameters that meet every way of cutting: one element, rows of an odd length, rows in packs, long rows, several chunks.
+const SHAPES: [&[usize]; 6] = [&[1], &[37], &[6, 5], &[8, 3, 3, 4], &[3, 1100], &[40, 500]];
+
+/// A parameter with all that an update can be given.
+struct Held {
+    weights: Tensor,
+    ema: Tensor,
+    moments: Vec<Tensor>,
+    kept: Option<Tensor>,
+}
+
+impl Held {
+    fn new(i: usize, rule: &UpdateRule, device: &Device) -> Result<Held> {
+        let (shape, keeps) = (SHAPES[i], rule.keeps());
+        let weights = values(shape, i, device).variable();
+        weights.working_copy(if i % 2 == 0 { DType::F16 } else { DType::BF16 })?;
+        let full = |first: f32| Tensor::full(shape, f64::from(first), DType::F32, device);
+        let moments = keeps.moments.iter().map(|(_, first)| full(*first)).collect::<Result<_>>()?;
+        let kept = keeps.kept.map(|_| Tensor::zeros([2], DType::F32, device)).transpose()?;
+        Ok(Held { weights, ema: values(shape, i + 1, device), moments, kept })
+    }
+
+    fn updated<'a>(&'a self, i: usize, gradient: &'a Tensor) -> Updated<'a> {
+        Updated {
+            moments: self.moments.iter().collect(),
+            kept: self.kept.as_ref(),
+            ema: Some(&self.ema),
+            weight_decay: if i % 3 == 1 { 0.0 } else { 0.1 },
+            lr_scale: 1.0 / (1 + i) as f32,
+            clips: i != 2,
+            ..Updated::new(&self.weights, gradient)
+        }
+    }
+}
+
+/// What some updates leave of weights, averages and half-precision copies.
+fn run(rule: &UpdateRule, gradients: GradientRule, device: &Device) -> Result<Vec<Vec<f32>>> {
+    let state = UpdateState::new(gradients, rule, device)?;
+    let all = (0..SHAPES.len()).map(|i| Held::new(i, rule, device)).collect::<Result<Vec<_>>>()?;
+    for step in 0..7 {
+        let gradient = |i: usize| values(SHAPES[i], 31 + 7 * i + 13 * step, device).scale(16.0);
+        let now = (0..all.len()).map(gradient).collect::<Result<Vec<_>>>()?;
+        let updated: Vec<Updated> = all.iter().enumerate().map(|(i, p)| p.updated(i, &now[i])).collect();
+        state.set_rates(0.02 / (1 + step) as f64, 0.9)?;
+        update(rule, &updated, &state)?;
+    }
+    let mut left = vec![];
+    for (i, Held { weights, ema, .. }) in all.iter().enumerate() {
+        left.extend([weights.to_vec::<f32>()?, ema.to_vec::<f32>()?]);
+        let copy = weights.working_copy(if i % 2 == 0 { DType::F16 } else { DType::BF16 })?;
+        left.push(copy.to_dtype(DType::F32)?.to_vec::<f32>()?);
+    }
+    Ok(left)
+}
+
+#[test]
+fn every_optimizer_does_on_a_gpu_what_it_does_on_the_cpu() {
+    let _alone = alone();
+    let scaling = Some(LossScaling { init: 16.0, interval: 3, ..LossScaling::default() });
+    let clips = [None, Some(Clip::Norm(0.5)), Some(Clip::Value(0.3)), Some(Clip::Units(0.05))];
+    for (i, name) in names().enumerate() {
+        let rule = rule(&name, &options()).expect("an optimizer");
+        let gradients = GradientRule { scaling: scaling.filter(|_| i % 2 == 0), clip: clips[i % 4] };
+        let [on_cpu, on_gpu] = [Device::Cpu, GPU].map(|device| run(&rule, gradients, &device).expect(&name));
+        assert_eq!(emulator::take_error(), None, "{name}");
+        for (which, (cpu, gpu)) in on_cpu.iter().zip(&on_gpu).enumerate() {
+            let half = if which % 3 == 2 { 4e-3 } else { 0.0 };
+            for (k, (a, b)) in cpu.iter().zip(gpu).enumerate() {
+                let near = (a - b).abs() <= 2e-5 + (1e-4 + half) * a.abs();
+                assert!(near, "{name} {gradients:?}: array {which}, element {k}: {a} and {b}");
+            }
+        }
+    }
+}
+
+/// The shapes of ResNet-50's 161 parameters, with an eighth of its channels.
+fn resnet50() -> Vec<Vec<usize>> {
+    let mut shapes = vec![vec![8, 7, 7, 3], vec![8], vec![8]];
+    let mut input = 8;
+    for (stage, blocks) in [3, 4, 6, 3].into_iter().enumerate() {
+        let width = 8 << stage;
+        for block in 0..blocks {
+            for (out, kernel, from) in [(width, 1, input), (width, 3, width), (4 * width, 1, width)] {
+                shapes.extend([vec![out, kernel, kernel, from], vec![out], vec![out]]);
+            }
+            if block == 0 {
+                shapes.extend([vec![4 * width, 1, 1, input], vec![4 * width], vec![4 * width]]);
+            }
+            input = 4 * width;
+        }
+    }
+    shapes.extend([vec![125, input], vec![125]]);
+    assert_eq!(shapes.len(), 161);
+    shapes
+}
+
+#[test]
+fn an_update_is_at_most_three_launches() {
+    let _alone = alone();
+    let shapes = resnet50();
+    for name in names() {
+        for clip in [None, Some(Clip::Norm(1.0))] {
+            let parameter = |(i, shape): (usize, &Vec<usize>)| {
+                let tensor = values(shape, i, &GPU).variable();
+                tensor.set_grad(Some(values(shape, i + 1, &GPU)));
+                Parameter { weight_decay: 0.01, ..Parameter::new(i.to_string(), tensor) }
+            };
+            let parameters = shapes.iter().enumerate().map(parameter).collect();
+            let gradients = GradientRule { scaling: None, clip };
+            let optimizer = create_optimizer(&name, parameters, &options(), gradients).expect(&name);
+            optimizer.set_rate(0.01).expect("a copy");
+            let before = cuda::launches(GPU);
+            optimizer.step().expect("updates");
+            let launches = cuda::launches(GPU) - before;
+            // A look at all gradients, which others than LAMB do without unless gradients are clipped or scaled.
+            let look = u64::from(clip.is_some() && !optimizer.rule().name().contains("lamb"));
+            assert!(launches <= 3 + look, "{name} with {clip:?}: {launches} launches");
+        }
+    }
+}
+
+#[test]
+fn what_an_optimizer_does_not_have_is_refused() {
+    let refused = |name: &str, options: OptimizerOptions| {
+        rule(name, &options).expect_err("it is not known").to_string()
+    };
+    assert!(
+        refused("adamm", options()).contains("did you mean \"adam\"?"),
+        "{}",
+        refused("adamm", options())
+    );
+    let momentum = OptimizerOptions { momentum: Some(0.9), ..options() };
+    assert!(refused("adamw", momentum).contains("adamw has no momentum"));
+    let mut unknown = options();
+    unknown.extra.insert("nesterof".into(), Argument::Flag(true));
+    assert!(refused("sgd", unknown.clone()).contains("nesterov=true"), "{}", refused("sgd", unknown));
+    let mut wrong = options();
+    wrong.extra.insert("amsgrad".into(), Argument::Number(1.0));
+    assert!(refused("adam", wrong).contains("amsgrad"));
+    let betas = OptimizerOptions { betas: Some(vec![0.9]), ..options() };
+    assert!(refused("adam", betas).contains("there are 2"));
+    assert!(refused("adamc", OptimizerOptions::default()).contains("highest learning rate"));
+}
