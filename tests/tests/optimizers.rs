@@ -95,7 +95,7 @@ fn every_optimizer_does_on_a_gpu_what_it_does_on_the_cpu() {
     let scaling = Some(LossScaling { init: 16.0, interval: 3, ..LossScaling::default() });
     let clips = [None, Some(Clip::Norm(0.5)), Some(Clip::Value(0.3)), Some(Clip::Units(0.05))];
     for (i, name) in names().enumerate() {
-        let rule = rule(&name, &options()).expect("an optimizer");
+        let rule = rule(&name, &options()).expect("an optimizer").update;
         let gradients = GradientRule { scaling: scaling.filter(|_| i % 2 == 0), clip: clips[i % 4] };
         let [on_cpu, on_gpu] = [Device::Cpu, GPU].map(|device| run(&rule, gradients, &device).expect(&name));
         assert_eq!(emulator::take_error(), None, "{name}");
