@@ -135,6 +135,21 @@ fn it_trains_the_digits() {
 }
 
 #[test]
+fn a_resumed_run_ends_in_the_same_bits_whatever_the_threads() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let digits = "train --device cpu --progress none --output out --batch-size 128 --sched constant --warmup-epochs 0 \
+                  --print-hash --opt adahessian --opt-kwargs update_each=3";
+    let hash = |flags: &str| {
+        let text = succeed(folder.path(), &format!("{digits} {flags}"));
+        text.lines().last().expect("a line").to_string()
+    };
+    let whole = hash("--epochs 2 --experiment whole --threads 2");
+    hash("--epochs 1 --experiment parts --threads 1");
+    let resumed = hash("--epochs 2 --experiment parts --resume auto --threads 1");
+    assert_eq!(whole, resumed);
+}
+
+#[test]
 fn what_it_cannot_do_is_refused() {
     let folder = tempfile::tempdir().expect("a folder");
     for (flags, part) in [
