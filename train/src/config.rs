@@ -192,6 +192,9 @@ impl Config {
             batch_size: Some(self.batch_size as u32),
             validation_batch_size: Some(self.validation_batch_size as u32),
             model: Some(self.model.clone()),
+            pretrained: self.settings.pretrained.filter(|_| self.settings.pretrained_path.is_none()),
+            pretrained_path: self.settings.pretrained_path.clone(),
+            initial_checkpoint: self.settings.initial_checkpoint.clone(),
             opt: Some(optimizer.name.clone()),
             lr: Some(schedule.lr),
             lr_base: None,
@@ -291,7 +294,20 @@ fn refuse_what_has_no_effect(given: &Settings, sched: Sched, warmup: u32) -> Res
     let cosine = sched == Sched::Cosine;
     let cold = given.warmup_epochs.unwrap_or(warmup) == 0;
     let no_base = given.lr_base.is_none();
+    let (path, initial) = (given.pretrained_path.is_some(), given.initial_checkpoint.is_some());
     let rules = [
+        (
+            "--pretrained-path",
+            path && (initial || given.pretrained == Some(false)),
+            "--initial-checkpoint or --no-pretrained is given",
+            "give one of them",
+        ),
+        (
+            "--pretrained",
+            given.pretrained == Some(true) && initial,
+            "--initial-checkpoint replaces all weights",
+            "give one of the two",
+        ),
         ("--lr-base", given.lr_base.is_some() && given.lr.is_some(), "--lr is given", "give one of the two"),
         (
             "--lr-base-size",

@@ -26,6 +26,15 @@ pub struct Settings {
     /// Model; `fornax models` lists them
     #[arg(long, value_name = "NAME", help_heading = "Model")]
     pub model: Option<String>,
+    /// Start from the model's published weights, from the hub or its cache; the head is fresh where the classes differ
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true, help_heading = "Model")]
+    pub pretrained: Option<bool>,
+    /// The same from other weights: a safetensors file, a folder that holds one, or hf-hub:ORGANISATION/NAME
+    #[arg(long, value_name = "SOURCE", help_heading = "Model")]
+    pub pretrained_path: Option<String>,
+    /// Start from the weights in this file or folder, all of which must fit
+    #[arg(long, value_name = "PATH", help_heading = "Model")]
+    pub initial_checkpoint: Option<PathBuf>,
 
     /// Optimizer, under timm's name; any may have lookahead_ before it [default: sgd]
     #[arg(long, value_name = "NAME", help_heading = "Optimizer")]
@@ -231,6 +240,9 @@ impl Settings {
             if self.amp == Some(false) || self.opt_level == Some(Level::O0) {
                 lower.amp_dtype = None;
             }
+        }
+        if self.pretrained.is_some() || self.pretrained_path.is_some() || self.initial_checkpoint.is_some() {
+            (lower.pretrained, lower.pretrained_path, lower.initial_checkpoint) = (None, None, None);
         }
         if self.sched == Some(Sched::Constant) {
             (lower.min_lr, lower.cooldown_epochs) = (None, None);

@@ -13,12 +13,20 @@ use crate::{Error, Result};
 use fornax_engine::{DType, Tensor};
 use fornax_nn::{Module, state_dict};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 /// Version of the layout.
 const VERSION: u32 = 1;
-const OPTIMIZER: &str = "optimizer/";
+/// What names of the optimizer's tensors begin with.
+pub(crate) const OPTIMIZER: &str = "optimizer/";
+/// What names of the weights' moving average begin with.
+pub(crate) const EMA: &str = "ema/";
+const STATE: &str = "fornax.state";
+const SUMS: &str = "fornax.crc32c";
+
+/// The CRC32C of each tensor and of the state, by name.
+pub(crate) type Sums = BTreeMap<String, u32>;
 
 /// What a checkpoint says beside its tensors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -35,6 +43,9 @@ pub struct Header {
     pub classes: Vec<String>,
     /// Statistics that images are normalised with.
     pub statistics: Statistics,
+    /// Height, width and channels of the images; unknown in old files.
+    #[serde(default)]
+    pub image_size: Option<[usize; 3]>,
 }
 
 impl Header {
@@ -47,6 +58,7 @@ impl Header {
             data_crc32c: data.crc32c(),
             classes: data.classes.clone(),
             statistics: data.statistics.clone(),
+            image_size: Some(data.train.size),
         }
     }
 }
@@ -72,7 +84,7 @@ pub fn tensors(model: &dyn Module, optimizer: Option<&Optimizer>) -> Result<Vec<
 /// The bytes of a checkpoint of `tensors`, which [`tensors`] sorted.
 pub fn serialize(tensors: &[(String, Tensor)], header: &Header) -> Result<Vec<u8>> {
     let state = json(header);
-    let mut sums = BTreeMap::from([("fornax.state".to_string(), crc32c::crc32c(state.as_bytes()))]);
+    let mut sums = Sums::from([(STATE.to_string(), crc32c::crc32c(state.as_bytes()))]);
     let mut entries = serde_json::Map::new();
     let mut body = vec![];
     for (name, tensor) in tensors {
@@ -86,7 +98,7 @@ pub fn serialize(tensors: &[(String, Tensor)], header: &Header) -> Result<Vec<u8
         });
         entries.insert(name.clone(), entry);
     }
-    let metadata = serde_json::json!({ "format": "pt", "fornax.crc32c": json(&sums), "fornax.state": state });
+    let metadata = serde_json::json!({ "format": "pt", SUMS: json(&sums), STATE: state });
     let mut all = serde_json::Map::from_iter([("__metadata__".to_string(), metadata)]);
     all.extend(entries);
     let mut text = json(&all).into_bytes();
@@ -107,26 +119,10 @@ pub fn read(path: &Path) -> Result<Checkpoint> {
     };
     let bytes = std::fs::read(path).map_err(|e| fail(e.to_string()))?;
     let (tensors, metadata) = state_dict::from_safetensors(&bytes).map_err(|e| fail(e.to_string()))?;
-    let text = |key: &str| {
-        metadata
-            .get(key)
-            .ok_or_else(|| fail(format!("it was not written by fornax train: it has no {key:?}")))
-    };
-    let (state, sums) = (text("fornax.state")?, text("fornax.crc32c")?);
-    let sums: BTreeMap<String, u32> =
-        serde_json::from_str(sums).map_err(|e| fail(format!("its sums: {e}")))?;
-    let check = |name: &str, sum: u32| match sums.get(name) {
-        Some(expected) if *expected == sum => Ok(()),
-        _ => Err(fail(format!("{name} does not have the CRC32C that was recorded: the file is damaged"))),
-    };
-    check("fornax.state", crc32c::crc32c(state.as_bytes()))?;
-    let version = serde_json::from_str::<serde_json::Value>(state).map(|v| v["version"].as_u64());
-    if let Ok(Some(version)) = version
-        && version > u64::from(VERSION)
-    {
-        return Err(fail(format!("its layout is version {version}; this fornax knows up to {VERSION}")));
-    }
-    let header: Header = serde_json::from_str(state).map_err(|e| fail(format!("its state: {e}")))?;
+    let foreign = || fail("it was not written by fornax train: it says nothing of a run".into());
+    let header = header(&metadata).map_err(fail)?.ok_or_else(foreign)?;
+    let sums = sums(&metadata).map_err(fail)?.ok_or_else(foreign)?;
+    let check = |name: &str, sum: u32| check(&sums, name, sum).map_err(fail);
     if sums.len() != tensors.len() + 1 {
         return Err(fail(format!("{} tensors were recorded, {} are there", sums.len() - 1, tensors.len())));
     }
@@ -136,6 +132,33 @@ pub fn read(path: &Path) -> Result<Checkpoint> {
         check(name, crc32c::crc32c(&bytes))?;
     }
     Ok(Checkpoint { header, path: path.into(), tensors })
+}
+
+/// The recorded sums of a file of this metadata; nothing if Fornax did not write it.
+pub(crate) fn sums(metadata: &HashMap<String, String>) -> std::result::Result<Option<Sums>, String> {
+    let sums =
+        metadata.get(SUMS).map(|text| serde_json::from_str(text).map_err(|e| format!("its sums: {e}")));
+    sums.transpose()
+}
+
+/// What a file of this metadata says about its run, verified; nothing if Fornax did not write it.
+pub(crate) fn header(metadata: &HashMap<String, String>) -> std::result::Result<Option<Header>, String> {
+    let (Some(state), Some(sums)) = (metadata.get(STATE), sums(metadata)?) else { return Ok(None) };
+    check(&sums, STATE, crc32c::crc32c(state.as_bytes()))?;
+    let version = serde_json::from_str::<serde_json::Value>(state).map(|v| v["version"].as_u64());
+    if let Ok(Some(version)) = version
+        && version > u64::from(VERSION)
+    {
+        return Err(format!("its layout is version {version}; this fornax knows up to {VERSION}"));
+    }
+    serde_json::from_str(state).map(Some).map_err(|e| format!("its state: {e}"))
+}
+
+fn check(sums: &Sums, name: &str, sum: u32) -> std::result::Result<(), String> {
+    match sums.get(name) {
+        Some(expected) if *expected == sum => Ok(()),
+        _ => Err(format!("{name} does not have the CRC32C that was recorded: the file is damaged")),
+    }
 }
 
 impl Checkpoint {

@@ -4,6 +4,8 @@ mod doctor;
 mod flags;
 mod kernels;
 mod models;
+mod predict;
+mod save_weights;
 mod signals;
 mod train;
 mod yaml;
@@ -29,6 +31,8 @@ enum Command {
     Train(Box<train::TrainArgs>),
     /// List the models
     Models(Box<models::ModelsArgs>),
+    /// Say what a trained model sees in pictures
+    Predict(Box<predict::PredictArgs>),
     /// List the data sets and where to get them
     Datasets,
     /// List the CUDA kernels, or compile them ahead of time
@@ -50,6 +54,9 @@ Exit codes:
 /// Runs the command line that this process was started with.
 pub fn main() -> ExitCode {
     panic::set_hook(Box::new(|info| {
+        if crate::data::decode::is_decoding() {
+            return;
+        }
         eprintln!("fornax has a defect, please report it: {info}");
     }));
     match panic::catch_unwind(run) {
@@ -83,6 +90,7 @@ fn execute(command: Command) -> Result<()> {
     match command {
         Command::Train(args) => train::execute(*args),
         Command::Models(args) => models::execute(&args),
+        Command::Predict(args) => predict::execute(&args),
         Command::Datasets => datasets::execute(),
         Command::Kernels(command) => kernels::execute(&command),
         Command::Doctor => doctor::execute(),

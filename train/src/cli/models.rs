@@ -1,10 +1,12 @@
 //! `fornax models`: which models there are, and what their layers cost.
+use super::save_weights::save;
 use super::{print, table};
 use crate::report::{bytes, thousands};
 use crate::{Error, Result};
 use fornax_nn::ModelOptions;
 use fornax_nn::models::{self, ModelInfo, Summary, summary};
 use serde_json::json;
+use std::path::PathBuf;
 
 /// What the models are to be built for.
 #[derive(clap::Args)]
@@ -26,6 +28,20 @@ enum ModelsCommand {
         /// The model
         #[arg(value_name = "NAME")]
         name: String,
+        #[command(flatten)]
+        build: BuildArgs,
+    },
+    /// Write a model's initial weights as a safetensors file, under timm's names
+    Save {
+        /// The model
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// The file
+        #[arg(value_name = "FILE")]
+        path: PathBuf,
+        /// Seed of the weights
+        #[arg(long, value_name = "N", default_value_t = 42)]
+        seed: u64,
         #[command(flatten)]
         build: BuildArgs,
     },
@@ -53,6 +69,10 @@ struct BuildArgs {
 pub fn execute(args: &ModelsArgs) -> Result<()> {
     match &args.command {
         Some(ModelsCommand::Show { name, build }) => show(name, build),
+        Some(ModelsCommand::Save { name, path, seed, build }) => {
+            let info = models::find(name).map_err(|e| Error::usage(e.to_string()))?;
+            save(name, &ModelOptions { seed: *seed, ..build.options(info)? }, path)
+        }
         None => list(args.pattern.as_deref(), &args.build),
     }
 }
@@ -128,8 +148,8 @@ fn show(name: &str, build: &BuildArgs) -> Result<()> {
 }
 
 impl BuildArgs {
-    /// The costs of a model under these options, and the image that they are for.
-    fn cost(&self, info: &ModelInfo) -> Result<(Summary, [usize; 3])> {
+    /// The options of a model.
+    fn options(&self, info: &ModelInfo) -> Result<ModelOptions> {
         let fail = |e: fornax_nn::Error| Error::usage(format!("{}: {e}", info.name));
         let mut options = ModelOptions {
             num_classes: self.num_classes.unwrap_or(info.data.num_classes),
@@ -143,6 +163,13 @@ impl BuildArgs {
                 .ok_or_else(|| Error::usage(format!("{option:?} is not KEY=VALUE")).at("--model-kwargs"))?;
             options.set(key, value).map_err(fail)?;
         }
+        Ok(options)
+    }
+
+    /// The costs of a model under these options, and the image that they are for.
+    fn cost(&self, info: &ModelInfo) -> Result<(Summary, [usize; 3])> {
+        let fail = |e: fornax_nn::Error| Error::usage(format!("{}: {e}", info.name));
+        let options = self.options(info)?;
         let [h, w] = self.img_size.or(options.img_size).unwrap_or(info.data.input_size);
         let image = [h, w, options.in_chans];
         let model = fornax_engine::shapes_only(|| info.build(&options)).map_err(fail)?;
@@ -178,7 +205,7 @@ fn millions(n: u64) -> String {
     format!("{:.1} M", n as f64 / 1e6)
 }
 
-fn size(text: &str) -> std::result::Result<[usize; 2], String> {
+pub(super) fn size(text: &str) -> std::result::Result<[usize; 2], String> {
     let mut options = ModelOptions::default();
     options.set("img_size", text).map_err(|_| "a size is needed, as 224 or 224x160".to_string())?;
     Ok(options.img_size.unwrap_or_default())

@@ -14,7 +14,7 @@ pub use clock::stamp;
 pub use folder::{Destination, RunFolder};
 pub use machine::Machine;
 pub use plots::write_plots;
-pub use progress::{Mode, Progress};
+pub use progress::{Mode, Progress, Transfer};
 
 use crate::Result;
 use serde::{Deserialize, Serialize};

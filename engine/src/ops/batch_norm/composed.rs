@@ -43,31 +43,34 @@ where
             Ok(grads.into_iter().zip(has).filter_map(|(grad, has)| has.then_some(grad)).collect())
         }
     };
-    let mut composition = Composition {
+    let nonlinearity = match nonlinearity {
+        Nonlinearity::BuiltIn(f) if is_two_valued(f) && residual.is_some() => {
+            let x = x.detach();
+            Nonlinearity::Slopes(Box::new(move || {
+                // What the kernels make of ones.
+                let ones = Tensor::ones(*x.shape(), x.dtype(), &x.device())?;
+                let [.., slopes] = backward(ones, [false, false, false, true])?;
+                Ok(slopes.expect("it was wanted"))
+            }))
+        }
+        other => other,
+    };
+    let sees_residual = match nonlinearity {
+        Nonlinearity::BuiltIn(f) => f != Activation::Identity,
+        Nonlinearity::Expression(_) => true,
+        Nonlinearity::Slopes(_) => false,
+    };
+    let composition = Composition {
         x: x.clone(),
         weight: norm.weight.cloned(),
         bias: norm.bias.cloned(),
-        residual: residual.cloned(),
+        // The kernels keep it then, too.
+        residual: residual.filter(|_| sees_residual).cloned(),
         has_residual: residual.is_some(),
         running: norm.running.filter(|_| !norm.training).map(|(mean, var)| (mean.clone(), var.clone())),
         eps: norm.eps,
         nonlinearity,
     };
-    if let (Nonlinearity::BuiltIn(f), true) = (&composition.nonlinearity, residual.is_some()) {
-        if is_two_valued(*f) {
-            // What the kernels make of ones.
-            let x = x.detach();
-            composition.nonlinearity = Nonlinearity::Slopes(Box::new(move || {
-                let ones = Tensor::ones(*x.shape(), x.dtype(), &x.device())?;
-                let [.., slopes] = backward(ones, [false, false, false, true])?;
-                Ok(slopes.expect("it was wanted"))
-            }));
-        }
-        if !matches!(composition.nonlinearity, Nonlinearity::BuiltIn(f) if f != Activation::Identity) {
-            // The kernels do not keep it, either.
-            composition.residual = None;
-        }
-    }
     let composed = move |grad: Tensor, needs: &[bool]| composition.backward(&grad, needs);
     y.recorded_fused(op, &inputs, || kernels, || composed)
 }

@@ -4,6 +4,8 @@ mod prepare;
 mod reporters;
 mod resume;
 
+pub use prepare::set_threads;
+
 use super::print;
 use super::signals::Signals;
 use crate::checkpoint::{self, Header, durable};
@@ -85,6 +87,8 @@ pub fn execute(args: TrainArgs) -> Result<()> {
     let config = Config::resolve(&resume::layered(&args, checkpoint.as_ref())?)?;
     let data = prepare::load(&config)?;
     let model = prepare::build(&config, &data)?;
+    // A run that goes on brings its weights along.
+    let origin = if checkpoint.is_none() { prepare::load_weights(&config, &*model)? } else { None };
     let device = args.device.open()?;
     fornax_nn::move_to(&*model, &device)?;
     let optimizer = config.optimizer(&*model)?;
@@ -95,7 +99,7 @@ pub fn execute(args: TrainArgs) -> Result<()> {
         state = checkpoint.header.state.clone();
     }
     destination.check()?;
-    let plan = prepare::plan(&config, &data, &*model, device);
+    let plan = prepare::plan(&config, &data, &*model, device, origin.as_deref());
     if args.dry_run {
         print(&format!("{plan}\noutput    {}\n\n{}", destination.describe(), config.settings.to_yaml()));
         return Ok(());

@@ -1,9 +1,12 @@
 //! What a run needs before it starts: threads, data, a model that takes the data, and a plan to show.
 use crate::config::Config;
 use crate::data::{self, Dataset, Loader};
+use crate::hub::Hub;
 use crate::report::{bytes, thousands};
+use crate::weights::{self, LoadOptions, Source};
 use crate::{Error, Result};
 use fornax_engine::{DType, Device, no_grad};
+use fornax_nn::models;
 use fornax_nn::{Context, ModelOptions, Module, create_model, named_parameters};
 
 /// Sets the number of threads that kernels use.
@@ -55,8 +58,33 @@ pub fn build(config: &Config, data: &Dataset) -> Result<Box<dyn Module>> {
     Ok(model)
 }
 
+/// Loads the weights that the run starts from, if not from fresh ones; where they came from and what became of them.
+pub fn load_weights(config: &Config, model: &dyn Module) -> Result<Option<String>> {
+    let settings = &config.settings;
+    let info = models::find(&config.model).map_err(|e| Error::usage(e.to_string()).at("--model"))?;
+    let pretrained = LoadOptions::pretrained(info.data.classifier, info.data.first_conv);
+    let (source, options) =
+        match (&settings.initial_checkpoint, &settings.pretrained_path, settings.pretrained) {
+            (Some(path), ..) => (Source::Path(path.clone()), LoadOptions::exact()),
+            (None, Some(text), _) => {
+                (text.parse().map_err(|why: String| Error::usage(why).at("--pretrained-path"))?, pretrained)
+            }
+            (None, None, Some(true)) => (Source::published(info)?, pretrained),
+            (None, None, _) => return Ok(None),
+        };
+    let path = source.resolve(&Hub::from_environment())?;
+    let report = weights::load(model, &path, &options)?;
+    Ok(Some(format!("{source}: {report}")))
+}
+
 /// What will be done, in a few lines.
-pub fn plan(config: &Config, data: &Dataset, model: &dyn Module, device: Device) -> String {
+pub fn plan(
+    config: &Config,
+    data: &Dataset,
+    model: &dyn Module,
+    device: Device,
+    weights: Option<&str>,
+) -> String {
     let [h, w, c] = data.train.size;
     let parameters: usize = named_parameters(model).iter().map(|(_, tensor)| tensor.numel()).sum();
     let updates = (data.train.len() / config.batch_size).div_ceil(config.accumulate);
@@ -65,9 +93,11 @@ pub fn plan(config: &Config, data: &Dataset, model: &dyn Module, device: Device)
         None => String::new(),
     };
     let count = |n: usize| thousands(n as u64);
+    let weights =
+        weights.map_or(String::new(), |w| format!("weights   {}\n", w.replace('\n', "\n          ")));
     format!(
         "data      {}: {} images to train, {} to validate, {h}x{w}x{c}, {} classes\n\
-         model     {}: {} parameters, {} with optimizer state\n\
+         model     {}: {} parameters, {} with optimizer state\n{weights}\
          training  {} epochs of {} updates, {} images each, on {device}{precision}",
         config.dataset.name,
         count(data.train.len()),
