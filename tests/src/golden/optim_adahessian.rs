@@ -74,7 +74,10 @@ fn follow(case: &Case, parameters: &[Parameter], optimizer: &Optimizer) -> Resul
             seen[i].hess.push(row(estimate)?);
         }
         optimizer.update(lr)?;
-        parameters.iter().zip(&mut seen).try_for_each(|(p, seen)| Ok(seen.traj.push(row(&p.tensor)?)))
+        for (parameter, seen) in parameters.iter().zip(&mut seen) {
+            seen.traj.push(row(&parameter.tensor)?);
+        }
+        Ok(())
     };
     (0..steps).try_for_each(&mut step).map_err(|e| format!("{}: {e}", case.id()))?;
     Ok(seen)

@@ -37,9 +37,6 @@ fn not_yet(case: &Case) -> Vec<&'static str> {
     if c["mixup"].as_bool() == Some(true) {
         missing.push("mixup in the training loop");
     }
-    if !matches!(c["opt"].as_str(), Some("sgd" | "nesterov" | "momentum" | "adamw")) {
-        missing.push("this optimizer");
-    }
     missing
 }
 

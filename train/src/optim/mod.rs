@@ -102,10 +102,12 @@ pub struct Optimizer {
     rule: UpdateRule,
     curvature: Option<Hutchinson>,
     gradients: GradientRule,
-    /// For each moment of the rule one tensor a parameter.
+    /// For each moment of the rule one tensor a parameter; an empty one where it is factored.
     moments: Vec<Vec<Tensor>>,
     /// The number that the rule keeps for each parameter, if it does.
     kept: Vec<Tensor>,
+    /// Means of the second moment of each parameter that has it factored.
+    factors: Vec<Option<[Tensor; 2]>>,
     state: UpdateState,
     round: Option<DType>,
 }
@@ -124,13 +126,25 @@ impl Optimizer {
             let full = |p: &Parameter| Tensor::full(*p.tensor.shape(), value.into(), DType::F32, &device);
             parameters.iter().map(full).collect()
         };
-        let moments =
-            keeps.moments.iter().map(|(_, first)| filled(*first)).collect::<fornax_engine::Result<_>>()?;
+        let moments = keeps.moments.iter().map(|(_, first)| filled(*first));
+        let mut moments: Vec<Vec<Tensor>> = moments.collect::<fornax_engine::Result<_>>()?;
+        let mut factors = vec![];
+        for (i, parameter) in parameters.iter().enumerate() {
+            let axes = keeps.factored.and_then(|how| how.axes(parameter.tensor.dims()));
+            let zeros = |shape: [usize; 2]| Tensor::zeros(shape, DType::F32, &device);
+            factors.push(match axes {
+                Some([a, b, c]) => Some([zeros([a, b])?, zeros([b, c])?]),
+                None => None,
+            });
+            if axes.is_some() {
+                moments[0][i] = Tensor::zeros([0], DType::F32, &device)?;
+            }
+        }
         let kept = parameters.iter().filter(|_| keeps.kept.is_some());
         let kept =
             kept.map(|_| Tensor::zeros([2], DType::F32, &device)).collect::<fornax_engine::Result<_>>()?;
         let state = UpdateState::new(gradients, &rule, &device)?;
-        Ok(Optimizer { parameters, rule, curvature, gradients, moments, kept, state, round: None })
+        Ok(Optimizer { parameters, rule, curvature, gradients, moments, kept, factors, state, round: None })
     }
 
     /// Keeps the weights in half precision: rounds them after every update.
@@ -193,6 +207,7 @@ impl Optimizer {
             Some(Updated {
                 moments: self.moments.iter().map(|of| &of[i]).collect(),
                 kept: self.kept.get(i),
+                factors: self.factors[i].as_ref().map(|[rows, columns]| [rows, columns]),
                 weight_decay: parameter.weight_decay as f32,
                 lr_scale: parameter.lr_scale as f32,
                 clips: parameter.clips,
@@ -266,8 +281,13 @@ impl Optimizer {
         }
         let moments = keeps.moments.iter().map(|(name, _)| *name).zip(&self.moments);
         for (moment, tensors) in moments.chain(keeps.kept.into_iter().zip([&self.kept])) {
-            let named = self.parameters.iter().zip(tensors);
+            let named = self.parameters.iter().zip(tensors).filter(|(_, tensor)| tensor.numel() > 0);
             state.extend(named.map(|(p, t)| (format!("{moment}/{}", p.name), t.clone())));
+        }
+        for (parameter, factors) in self.parameters.iter().zip(&self.factors) {
+            let names = ["exp_avg_sq_row", "exp_avg_sq_col"];
+            let named = names.into_iter().zip(factors.iter().flatten());
+            state.extend(named.map(|(name, t)| (format!("{name}/{}", parameter.name), t.clone())));
         }
         state
     }
