@@ -1,5 +1,6 @@
 //! Updates of parameters: the stages of a rule, each a pass over chunks of all parameters. A chunk is computed block by block, each
 //! instruction a vectorised loop, its results in registers of one block that stay in the first-level cache.
+mod factors;
 mod stage;
 
 use super::gradients;
@@ -21,6 +22,8 @@ pub(crate) struct Parameter<'a> {
     pub(crate) ema: Option<&'a mut [f32]>,
     pub(crate) copy: Option<HalfCopy<'a>>,
     pub(crate) kept: Option<&'a mut [f32]>,
+    /// Means of the factored second moment over the last axis and over the first.
+    pub(crate) factors: Option<[&'a mut [f32]; 2]>,
     pub(crate) decay: f32,
     pub(crate) lr_scale: f32,
     pub(crate) clips: bool,
@@ -78,9 +81,13 @@ pub(crate) fn update(
         units: &units,
         rows: vec![0.0; rows * rule.row_sums()],
         sums: vec![vec![0.0; rule.sums()]; parameters.len()],
+        means: vec![vec![]; parameters.len()],
     };
     if parameters.is_empty() {
         return;
+    }
+    if let Some(factoring) = rule.keeps().factored {
+        pass.means = factors::follow(parameters, factoring, &pass);
     }
     let mut memory = vec![];
     for stage in rule.stages() {
@@ -106,6 +113,8 @@ struct Pass<'a> {
     rows: Vec<f32>,
     /// `[parameters, sums]`
     sums: Vec<Vec<f64>>,
+    /// The means of each factored second moment between first and last axis.
+    means: Vec<Vec<f32>>,
 }
 
 impl Pass<'_> {
@@ -126,6 +135,7 @@ impl Pass<'_> {
             Symbol::RowLength => parameter.layout.row_length as f64,
             Symbol::Axes => parameter.layout.axes as f64,
             Symbol::Kept => kept(self.updates + 1),
+            Symbol::IsFactored => f64::from(u8::from(parameter.factors.is_some())),
             Symbol::Memory(k) => f64::from(self.numbers[Number::Memory as usize + k]),
             Symbol::Sum(k) => self.sums[p][k],
             _ => unreachable!("these reach over rows or elements"),
@@ -175,6 +185,7 @@ impl Pass<'_> {
                         units: self.units.get(self.first_rows[p]..).unwrap_or(&[]),
                         ema_decay: ema_decay as f32,
                         first_row: self.first_rows[p],
+                        means: &self.means[p],
                         row_sums: self.rule.row_sums(),
                         rows: &rows,
                         registers: Shared::new(registers),

@@ -1,4 +1,6 @@
 //! What formulas of several optimizers have in common.
+use super::Rule;
+use super::adahessian::Hutchinson;
 use super::arguments::Arguments;
 use fornax_engine::UpdateRule;
 use fornax_engine::fuse::{Formula, Keeps, Next, Value};
@@ -8,6 +10,7 @@ pub(super) struct Draft {
     pub(super) name: &'static str,
     pub(super) keeps: Keeps,
     pub(super) formula: Box<dyn for<'g> Fn(&'g Formula) -> Next<'g>>,
+    pub(super) curvature: Option<Hutchinson>,
 }
 
 impl Draft {
@@ -18,11 +21,13 @@ impl Draft {
         formula: impl for<'g> Fn(&'g Formula) -> Next<'g> + 'static,
     ) -> Draft {
         let moments = moments.iter().map(|name| (*name, 0.0)).collect();
-        Draft { name, keeps: Keeps { moments, ..Keeps::default() }, formula: Box::new(formula) }
+        let keeps = Keeps { moments, ..Keeps::default() };
+        Draft { name, keeps, formula: Box::new(formula), curvature: None }
     }
 
-    pub(super) fn rule(self) -> UpdateRule {
-        UpdateRule::new(self.name, self.keeps, self.formula)
+    pub(super) fn rule(self) -> Rule {
+        let curvature = self.curvature;
+        Rule { update: UpdateRule::new(self.name, self.keeps, self.formula), curvature }
     }
 }
 
