@@ -50,7 +50,7 @@ impl Held {
     fn new(i: usize, rule: &UpdateRule, device: &Device) -> Result<Held> {
         let (shape, keeps) = (SHAPES[i], rule.keeps());
         let weights = values(shape, i, device).variable();
-        weights.working_copy(if i % 2 == 0 { DType::F16 } else { DType::BF16 })?;
+        weights.working_copy(if i.is_multiple_of(2) { DType::F16 } else { DType::BF16 })?;
         let full = |first: f32| Tensor::full(shape, f64::from(first), DType::F32, device);
         let mut moments = keeps.moments.iter().map(|(_, first)| full(*first)).collect::<Result<Vec<_>>>()?;
         let zeros = |shape: [usize; 2]| Tensor::zeros(shape, DType::F32, device);
@@ -93,7 +93,7 @@ fn run(rule: &UpdateRule, gradients: GradientRule, device: &Device) -> Result<Ve
     let mut left = vec![];
     for (i, Held { weights, ema, .. }) in all.iter().enumerate() {
         left.extend([weights.to_vec::<f32>()?, ema.to_vec::<f32>()?]);
-        let copy = weights.working_copy(if i % 2 == 0 { DType::F16 } else { DType::BF16 })?;
+        let copy = weights.working_copy(if i.is_multiple_of(2) { DType::F16 } else { DType::BF16 })?;
         left.push(copy.to_dtype(DType::F32)?.to_vec::<f32>()?);
     }
     Ok(left)
