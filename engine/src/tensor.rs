@@ -226,8 +226,9 @@ impl Tensor {
         Held::new(&self.0.storage, self.0.start, self.numel(), self.dtype())
     }
 
-    /// Says that the elements are being changed by work queued on their device.
-    pub(crate) fn touch(&self) {
+    /// Says that the elements are being changed by work queued on their device, such as a graph that is replayed: what was computed of
+    /// them before and kept is out of date.
+    pub fn touch(&self) {
         self.0.storage.touch();
     }
 

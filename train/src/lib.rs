@@ -25,6 +25,7 @@ pub mod cli;
 pub mod config;
 pub mod data;
 pub mod device;
+pub mod ema;
 pub mod error;
 pub mod hub;
 mod nearest;

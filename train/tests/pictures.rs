@@ -104,10 +104,31 @@ fn models_see_what_timm_shows_them() {
         };
         let input = picture(&tensors[case["input"].as_str().expect("a name")]);
         let expected = &tensors[case["output"].as_str().expect("a name")];
-        let got = transform.batch(&[transform.fit(&input)]).expect("computes").to_nchw().expect("permutes");
+        let got = transform
+            .batch(&[transform.fit(&input).expect("fits")])
+            .expect("computes")
+            .to_nchw()
+            .expect("permutes");
         assert_eq!(&got.dims()[1..], expected.dims());
         assert_close(&case, &got.to_vec::<f32>().expect("f32"), &expected.to_vec::<f32>().expect("f32"));
     }
+}
+
+/// A line that would have to be as wide as it is long before it is cropped.
+#[test]
+fn a_picture_of_absurd_proportions_is_refused() {
+    let transform = EvalTransform {
+        size: [224, 224],
+        crop_pct: 1.0,
+        crop_mode: CropMode::Center,
+        filter: Filter::Bilinear,
+        mean: vec![0.5],
+        std: vec![0.5],
+    };
+    let line = |length: usize| Picture { size: [1, length, 1], pixels: vec![9; length] };
+    assert_eq!(transform.fit(&line(100)).expect("fits").pixels, vec![9; 224 * 224]);
+    let error = transform.fit(&line(50_000_000)).expect_err("too wide");
+    assert!(error.contains("1x50000000 pixels would become 224x11200000000"), "{error}");
 }
 
 /// A 5x3 picture that Pillow wrote as WebP: lossless, with an alpha channel, as the first of two frames, and lossy.

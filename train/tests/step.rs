@@ -5,6 +5,7 @@ use fornax::step::{GraphUse, Step, StepOptions};
 use fornax_engine::random::{Key, Stream};
 use fornax_engine::{Clip, DType, Device, GlobalPool, GradientRule, LossScaling, Tensor, cuda};
 use fornax_nn::layers::{Conv2d, Dropout, Linear, Sequential};
+use fornax_nn::loss::CrossEntropy;
 use fornax_nn::{
     Context, ModelOptions, Module, OptLevel, Precision, Visitor, create_model, entries, init, move_to,
 };
@@ -92,7 +93,8 @@ fn rate(step: u64) -> f64 {
 }
 
 fn options(level: OptLevel, half: DType, graph: GraphUse) -> StepOptions {
-    StepOptions { precision: Precision::new(level, half), smoothing: 0.1, graph, ..StepOptions::default() }
+    let loss = Arc::new(CrossEntropy { smoothing: 0.1 });
+    StepOptions { precision: Precision::new(level, half), loss, graph, ..StepOptions::default() }
 }
 
 #[test]

@@ -228,3 +228,28 @@ fn a_damaged_file_changes_nothing() {
         );
     }
 }
+
+/// Positions of a square grid go to one that is not, the class token's as it is.
+#[test]
+fn positions_are_resampled_to_another_image_size() {
+    let vit = |size: [usize; 2], seed: u64| {
+        let options = ModelOptions { num_classes: 5, img_size: Some(size), seed, ..ModelOptions::default() };
+        create_model("vit_tiny_patch16_224", &options).expect("builds")
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = state(&*vit([64, 64], 1));
+    let path = write(folder.path(), &file);
+    let target = vit([48, 80], 2);
+    let options =
+        LoadOptions { img_size: Some([48, 80]), ..LoadOptions::pretrained("head", "patch_embed.proj") };
+    let report = load(&*target, &path, &options).expect("loads");
+    assert!(report.to_string().contains("pos_embed was resampled from [4, 4] to [3, 5] patches"), "{report}");
+    let (before, after) = (values(&file, "pos_embed"), values(&state(&*target), "pos_embed"));
+    assert_eq!((before.len(), after.len()), (17 * 192, 16 * 192));
+    assert_eq!(before[..192], after[..192], "the class token");
+    let mean = |values: &[f32]| values.iter().sum::<f32>() / values.len() as f32;
+    assert!((mean(&before[192..]) - mean(&after[192..])).abs() < 1e-3);
+
+    let exact = load(&*target, &path, &LoadOptions::exact()).expect_err("another size").to_string();
+    assert!(exact.contains("pos_embed is f32[1, 17, 192], the model needs f32[1, 16, 192]"), "{exact}");
+}

@@ -3,9 +3,11 @@
 //! A topic is implemented by a function that runs every case of its file, whatever cases the file holds; a case or an
 //! operation that it does not know is a failure. `TOPICS` is the list of all topics.
 mod compare;
+mod ema;
 mod file;
 pub mod formula;
 mod grad_clip;
+pub mod loss_scale;
 mod model_state_dicts;
 mod models;
 mod ops_activation;
@@ -16,8 +18,10 @@ mod ops_norm;
 mod ops_pool;
 mod ops_regularizer;
 mod optim_adahessian;
+mod optim_param_groups;
 mod optim_trajectories;
 mod run;
+mod schedulers;
 mod training_trajectory;
 
 pub use compare::Mismatch;
@@ -32,7 +36,7 @@ pub type TopicCheck = (&'static str, Option<fn(&Topic) -> Outcome>);
 /// Every topic that a golden folder may hold. A topic without a check is not implemented yet; those only get fewer.
 pub const TOPICS: &[TopicCheck] = &[
     ("checkpoint_files", None),
-    ("ema", None),
+    ("ema", Some(ema::check)),
     ("grad_clip", Some(grad_clip::check)),
     ("images", None),
     ("mixup_modes", None),
@@ -46,9 +50,9 @@ pub const TOPICS: &[TopicCheck] = &[
     ("ops_pool", Some(ops_pool::check)),
     ("ops_regularizer", Some(ops_regularizer::check)),
     ("optim_adahessian", Some(optim_adahessian::check)),
-    ("optim_param_groups", None),
+    ("optim_param_groups", Some(optim_param_groups::check)),
     ("optim_trajectories", Some(optim_trajectories::check)),
     ("replica_norm", None),
-    ("schedulers", None),
+    ("schedulers", Some(schedulers::check)),
     ("training_trajectory", Some(training_trajectory::check)),
 ];

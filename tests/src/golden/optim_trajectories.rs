@@ -100,7 +100,7 @@ fn compare(case: &Case, map: &str, step: usize, parameter: &Parameter) -> Result
     let expected = &expected.data[step * got.len()..][..got.len()];
     for (i, (got, expected)) in got.iter().zip(expected).enumerate() {
         let gap = (f64::from(*got) - expected).abs();
-        if !(gap <= atol + rtol * expected.abs()) {
+        if gap > atol + rtol * expected.abs() || gap.is_nan() {
             let (id, name) = (case.id(), &parameter.name);
             return Err(format!(
                 "{id}: update {step} of {name}[{i}]: got {got}, expected {expected}, atol {atol}"

@@ -1,11 +1,12 @@
 //! Checkpoints: one safetensors file with all that the next update reads.
 //!
-//! The model's tensors stand under timm's names and in PyTorch's shapes, the optimizer's under `optimizer/`. The
-//! metadata holds the state as JSON (`fornax.state`) and the CRC32C of that and of every tensor (`fornax.crc32c`). The
+//! The model's tensors stand under timm's names and in PyTorch's shapes, those of its average likewise under `ema/`, the optimizer's
+//! under `optimizer/`. The metadata holds the state as JSON (`fornax.state`) and the CRC32C of that and of every tensor (`fornax.crc32c`). The
 //! header is sorted, so equal states give equal files.
 pub mod durable;
 
 use crate::data::{Dataset, Statistics};
+use crate::ema::Ema;
 use crate::optim::Optimizer;
 use crate::settings::Settings;
 use crate::trainer::State;
@@ -71,9 +72,17 @@ pub struct Checkpoint {
     tensors: BTreeMap<String, Tensor>,
 }
 
-/// The tensors of a model and, if given, of its optimizer, sorted for a checkpoint.
-pub fn tensors(model: &dyn Module, optimizer: Option<&Optimizer>) -> Result<Vec<(String, Tensor)>> {
-    let mut tensors = state_dict::state_dict(model).map_err(|e| Error::checkpoint(e.to_string()))?;
+/// The tensors of a model and, if given, of its optimizer and its average, sorted for a checkpoint.
+pub fn tensors(
+    model: &dyn Module,
+    optimizer: Option<&Optimizer>,
+    ema: Option<&Ema>,
+) -> Result<Vec<(String, Tensor)>> {
+    let of_model =
+        |model: &dyn Module| state_dict::state_dict(model).map_err(|e| Error::checkpoint(e.to_string()));
+    let mut tensors = of_model(model)?;
+    let averages = ema.map(|ema| of_model(ema.model())).transpose()?.unwrap_or_default();
+    tensors.extend(averages.into_iter().map(|(name, tensor)| (format!("{EMA}{name}"), tensor)));
     let state = optimizer.map_or(vec![], |o| o.state());
     tensors.extend(state.into_iter().map(|(name, tensor)| (format!("{OPTIMIZER}{name}"), tensor)));
     // The widest first, so that each stands aligned in the file; then by name.
@@ -162,13 +171,18 @@ fn check(sums: &Sums, name: &str, sum: u32) -> std::result::Result<(), String> {
 }
 
 impl Checkpoint {
-    /// Brings a model and its optimizer to the saved state. Errors, changing nothing, when they are not of its kind.
-    pub fn restore(&self, model: &dyn Module, optimizer: &Optimizer) -> Result<()> {
+    /// Brings a model, its optimizer and its average to the saved state; an average that the checkpoint does not have becomes a copy of
+    /// the model. Errors, changing nothing, when model and optimizer are not of its kind.
+    pub fn restore(&self, model: &dyn Module, optimizer: &Optimizer, ema: Option<&Ema>) -> Result<()> {
         let fail = |why: String| {
             Error::checkpoint("the checkpoint does not fit this run").at_path(&self.path).because(why)
         };
-        let (of_optimizer, of_model): (BTreeMap<_, _>, BTreeMap<_, _>) =
+        let (of_optimizer, others): (BTreeMap<_, _>, BTreeMap<_, _>) =
             self.tensors.clone().into_iter().partition(|(name, _)| name.starts_with(OPTIMIZER));
+        let (of_ema, of_model): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            others.into_iter().partition(|(name, _)| name.starts_with(EMA));
+        let of_ema: BTreeMap<String, Tensor> =
+            of_ema.into_iter().map(|(name, tensor)| (name[EMA.len()..].to_string(), tensor)).collect();
         let mut pairs = vec![];
         // SGD's did not use to be saved, as nothing depended on it.
         let updates = Tensor::scalar(self.header.state.update as i64)?;
@@ -185,6 +199,10 @@ impl Checkpoint {
             }
         }
         state_dict::load_state_dict(model, &of_model).map_err(|e| fail(e.to_string()))?;
+        if let Some(ema) = ema {
+            let saved = if of_ema.is_empty() { &of_model } else { &of_ema };
+            state_dict::load_state_dict(ema.model(), saved).map_err(|e| fail(e.to_string()))?;
+        }
         for (tensor, saved) in pairs {
             tensor.copy_from(saved)?;
         }

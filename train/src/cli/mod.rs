@@ -6,6 +6,7 @@ mod kernels;
 mod models;
 mod predict;
 mod save_weights;
+mod schedule;
 mod signals;
 mod train;
 mod yaml;
@@ -29,6 +30,8 @@ struct Cli {
 enum Command {
     /// Train a model; with no argument, on handwritten digits in less than a minute
     Train(Box<train::TrainArgs>),
+    /// Print and draw the learning rates of a run
+    Schedule(Box<schedule::ScheduleArgs>),
     /// List the models
     Models(Box<models::ModelsArgs>),
     /// Say what a trained model sees in pictures
@@ -89,6 +92,7 @@ fn run() -> u8 {
 fn execute(command: Command) -> Result<()> {
     match command {
         Command::Train(args) => train::execute(*args),
+        Command::Schedule(args) => schedule::execute(&args),
         Command::Models(args) => models::execute(&args),
         Command::Predict(args) => predict::execute(&args),
         Command::Datasets => datasets::execute(),

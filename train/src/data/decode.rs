@@ -12,7 +12,7 @@ use zune_jpeg::JpegDecoder;
 pub const EXTENSIONS: [&str; 4] = ["png", "jpg", "jpeg", "webp"];
 
 /// The most pixels of a picture; Pillow refuses more too.
-const MAX_PIXELS: usize = 178_956_970;
+pub const MAX_PIXELS: usize = 178_956_970;
 /// The most memory for its decoded bytes.
 const MAX_BYTES: usize = 256 << 20;
 

@@ -1,5 +1,5 @@
 //! From a picture of any size to what a model takes, as timm's evaluation transform does it: resized, cropped, normalised.
-use super::decode::Picture;
+use super::decode::{MAX_PIXELS, Picture};
 use super::resize::{Filter, resize};
 use crate::Result;
 use clap::ValueEnum;
@@ -34,8 +34,8 @@ pub struct EvalTransform {
 }
 
 impl EvalTransform {
-    /// The picture in the model's size, still in bytes.
-    pub fn fit(&self, picture: &Picture) -> Picture {
+    /// The picture in the model's size, still in bytes. The error says why that cannot be made of it.
+    pub fn fit(&self, picture: &Picture) -> std::result::Result<Picture, String> {
         let [h, w, _] = picture.size;
         let scaled = self.size.map(|side| (side as f64 / self.crop_pct).floor().max(1.0));
         let size = match self.crop_mode {
@@ -55,13 +55,19 @@ impl EvalTransform {
                 [h, w].map(|side| ((side as f64 / ratio).round_ties_even() as usize).max(1))
             }
         };
+        if size[0].saturating_mul(size[1]) > MAX_PIXELS {
+            return Err(format!(
+                "{h}x{w} pixels would become {}x{} before they are cropped",
+                size[0], size[1]
+            ));
+        }
         let fill: Vec<u8> = match self.crop_mode {
             CropMode::Border => {
                 self.mean.iter().map(|m| (255.0 * f64::from(*m)).round_ties_even() as u8).collect()
             }
             _ => vec![0; picture.size[2]],
         };
-        centre(&resize(picture, size, self.filter), self.size, &fill)
+        Ok(centre(&resize(picture, size, self.filter), self.size, &fill))
     }
 
     /// Pictures of the model's size, normalised: f32 `[n, h, w, c]`.

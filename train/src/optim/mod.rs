@@ -10,6 +10,7 @@ mod adamax;
 mod adan;
 mod adopt;
 mod arguments;
+pub mod groups;
 mod lamb;
 mod laprop;
 mod lars;

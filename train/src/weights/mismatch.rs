@@ -1,8 +1,7 @@
 //! What does not fit between a file and a model, told so that a person sees why.
 use crate::nearest::nearest;
-use fornax_engine::DType;
 use fornax_nn::Entry;
-use fornax_nn::state_dict::torch_shape;
+use fornax_nn::state_dict::{Stored, torch_shape};
 
 /// How many names of a kind are told.
 const TOLD: usize = 10;
@@ -24,10 +23,14 @@ impl Mismatch {
         self.missing.is_empty() && self.unexpected.is_empty() && self.misshapen.is_empty()
     }
 
-    /// Adds an entry that the file has in another dtype or shape.
-    pub fn other(&mut self, entry: &Entry, dtype: DType, shape: &[usize]) {
-        let needed = torch_shape(entry);
-        let text = format!("is {dtype}{shape:?}, the model needs {}{needed:?}", entry.tensor.dtype());
+    /// Adds an entry of the model that the file lacks, or has in another dtype or shape.
+    pub fn add(&mut self, entry: &Entry, stored: Option<&Stored>) {
+        let Some(stored) = stored else {
+            self.missing.push(entry.name.clone());
+            return;
+        };
+        let (dtype, needed) = (entry.tensor.dtype(), torch_shape(entry));
+        let text = format!("is {}{:?}, the model needs {dtype}{needed:?}", stored.dtype, stored.shape);
         self.misshapen.push((entry.name.clone(), text));
     }
 

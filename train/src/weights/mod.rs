@@ -4,14 +4,15 @@ mod file;
 mod mismatch;
 mod source;
 
-pub use file::WeightsFile;
+pub use file::{Weights, WeightsFile};
 pub use source::Source;
 
 use crate::{Error, Result};
-use fornax_engine::DType;
+use fornax_engine::{DType, Tensor};
 use fornax_nn::state_dict::{load_entry, torch_shape};
 use fornax_nn::{Entry, Module, entries};
 use mismatch::Mismatch;
+use std::collections::HashSet;
 use std::path::Path;
 
 /// What a file may lack or have otherwise, and what of it is taken.
@@ -73,53 +74,31 @@ pub fn load_file(
     let mut report = LoadReport::default();
     let (mut mismatch, mut loads, mut converted) = (Mismatch::default(), vec![], vec![]);
     for entry in &entries {
-        let Some(stored) = weights.get(&entry.name) else {
-            // PyTorch does not ask for this counter either where a file is from before there was one.
-            if entry.name.ends_with(".num_batches_tracked") {
-                report.kept.push(entry.name.clone());
-            } else if options.adapt && in_classifier(entry, options) {
-                report.kept.push(entry.name.clone());
-                report.notes.push(format!("{} is not in the file: it keeps its initial value", entry.name));
-            } else {
-                mismatch.missing.push(entry.name.clone());
+        let stored = weights.get(&entry.name);
+        let note = match fate(entry, &entries, &weights, options)? {
+            Fate::Load(tensor, note) => {
+                converted.extend(stored.map(|s| s.dtype).filter(|dtype| *dtype != entry.tensor.dtype()));
+                loads.push((entry, tensor));
+                note
             }
-            continue;
+            Fate::Keep(note) => {
+                report.kept.push(entry.name.clone());
+                note
+            }
+            Fate::Mismatch => {
+                mismatch.add(entry, stored);
+                None
+            }
         };
-        let (dtype, shape) = (entry.tensor.dtype(), torch_shape(entry));
-        if dtype.is_float() != stored.dtype.is_float() || (!dtype.is_float() && dtype != stored.dtype) {
-            mismatch.other(entry, stored.dtype, &stored.shape);
-        } else if stored.shape == shape {
-            loads.push((entry, weights.tensor(&entry.name)?));
-            converted.extend((stored.dtype != dtype).then_some(stored.dtype));
-        } else if options.adapt && in_classifier(entry, options) && stored.shape.get(1..) == shape.get(1..) {
-            report.kept.push(entry.name.clone());
-            report.notes.push(format!(
-                "{} is for {} classes, the model has {}: it keeps its initial value",
-                entry.name, stored.shape[0], shape[0]
-            ));
-        } else {
-            match adapt::adapted(entry, &entries, options, || weights.tensor(&entry.name), &stored.shape)? {
-                Some((tensor, note)) => {
-                    loads.push((entry, tensor));
-                    converted.extend((stored.dtype != dtype).then_some(stored.dtype));
-                    report.notes.push(note);
-                }
-                None => mismatch.other(entry, stored.dtype, &stored.shape),
-            }
-        }
+        report.notes.extend(note);
     }
-    mismatch.unexpected =
-        weights.names().filter(|n| !entries.iter().any(|e| e.name == **n)).cloned().collect();
-    if options.adapt {
-        // A model without a head takes the weights of one that has it.
-        let head = |name: &String| {
-            of_layer(name, options.classifier)
-                && !entries.iter().any(|e| of_layer(&e.name, options.classifier))
-        };
-        let dropped: Vec<String> = mismatch.unexpected.extract_if(.., |name| head(name)).collect();
-        report
-            .notes
-            .extend(dropped.iter().map(|name| format!("{name} is left out: the model has no classifier")));
+    let known: HashSet<&str> = entries.iter().map(|e| e.name.as_str()).collect();
+    let headless = options.adapt && !known.iter().any(|name| of_layer(name, options.classifier));
+    for name in weights.names().filter(|name| !known.contains(name.as_str())) {
+        match headless && of_layer(name, options.classifier) {
+            true => report.notes.push(format!("{name} is left out: the model has no classifier")),
+            false => mismatch.unexpected.push(name.clone()),
+        }
     }
     if !mismatch.is_empty() {
         let text = mismatch.text(&entries);
@@ -142,8 +121,43 @@ pub fn load_file(
     Ok(report)
 }
 
-fn in_classifier(entry: &Entry, options: &LoadOptions<'_>) -> bool {
-    of_layer(&entry.name, options.classifier)
+/// What becomes of a tensor of the model.
+enum Fate {
+    /// It gets this value, with a sentence where that is not simply the stored one.
+    Load(Tensor, Option<String>),
+    /// It keeps its initial value, with a sentence where that is not as usual.
+    Keep(Option<String>),
+    /// There is nothing for it, or nothing that fits.
+    Mismatch,
+}
+
+fn fate(entry: &Entry, entries: &[Entry], weights: &Weights, options: &LoadOptions<'_>) -> Result<Fate> {
+    let name = &entry.name;
+    let in_fresh_head = options.adapt && of_layer(name, options.classifier);
+    let Some(stored) = weights.get(name) else {
+        return Ok(if in_fresh_head {
+            Fate::Keep(Some(format!("{name} is not in the file: it keeps its initial value")))
+        } else if name.ends_with(".num_batches_tracked") {
+            // PyTorch does not ask for this counter either where a file is from before there was one.
+            Fate::Keep(None)
+        } else {
+            Fate::Mismatch
+        });
+    };
+    let (dtype, shape) = (entry.tensor.dtype(), torch_shape(entry));
+    if stored.dtype != dtype && !(stored.dtype.is_float() && dtype.is_float()) {
+        return Ok(Fate::Mismatch);
+    }
+    if stored.shape == shape {
+        return Ok(Fate::Load(weights.tensor(name)?, None));
+    }
+    if in_fresh_head && stored.shape.get(1..) == shape.get(1..) {
+        let (from, to) = (stored.shape[0], shape[0]);
+        let note = format!("{name} is for {from} classes, the model has {to}: it keeps its initial value");
+        return Ok(Fate::Keep(Some(note)));
+    }
+    let adapted = adapt::adapted(entry, entries, options, || weights.tensor(name), &stored.shape)?;
+    Ok(adapted.map_or(Fate::Mismatch, |(tensor, note)| Fate::Load(tensor, Some(note))))
 }
 
 fn of_layer(name: &str, layer: &str) -> bool {

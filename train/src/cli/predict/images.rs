@@ -28,15 +28,18 @@ pub fn gather(arguments: &[PathBuf]) -> Result<Vec<PathBuf>> {
 
 /// The pictures as a model takes them, decoded by all threads.
 pub fn batch(paths: &[PathBuf], transform: &EvalTransform) -> Result<Tensor> {
-    let fitted = |path: &PathBuf| Ok(transform.fit(&read(path, transform.mean.len())?));
-    let pictures: Vec<Picture> = paths.par_iter().map(fitted).collect::<Result<_>>()?;
+    let pictures: Vec<Picture> =
+        paths.par_iter().map(|path| fitted(path, transform)).collect::<Result<_>>()?;
     transform.batch(&pictures)
 }
 
-fn read(path: &Path, channels: usize) -> Result<Picture> {
-    let bytes = std::fs::read(path).map_err(|e| e.to_string());
-    bytes.and_then(|bytes| Picture::decode(&bytes, channels)).map_err(|why| {
-        Error::data("the picture cannot be read")
+fn fitted(path: &Path, transform: &EvalTransform) -> Result<Picture> {
+    let attempt = || {
+        let bytes = std::fs::read(path).map_err(|e| e.to_string())?;
+        transform.fit(&Picture::decode(&bytes, transform.mean.len())?)
+    };
+    attempt().map_err(|why: String| {
+        Error::data("the picture cannot be used")
             .at_path(path)
             .because(why)
             .remedy("leave it out, or save it again")

@@ -1,6 +1,7 @@
 //! The model that a prediction is made with: which one, with which options, and what it wants to see.
 use super::PredictArgs;
 use crate::checkpoint::Header;
+use crate::config::ModelConfig;
 use crate::data::eval_transform::EvalTransform;
 use crate::hub::Hub;
 use crate::weights::{LoadOptions, Source, WeightsFile, load_file};
@@ -82,11 +83,13 @@ fn options(
     let extent = |name: String, axis: usize| weights.get(&name).and_then(|s| s.shape.get(axis).copied());
     let classes = extent(format!("{}.weight", info.data.classifier), 0);
     let channels = extent(format!("{}.weight", info.data.first_conv), 1);
+    // A checkpoint says how its model was changed: pooling, batch norm.
+    let trained = header.map(|header| ModelConfig::new(&header.settings, info.name)).transpose()?;
     let mut options = ModelOptions {
         num_classes: args.num_classes.or(classes).unwrap_or(0),
         in_chans: args.in_chans.or(channels).unwrap_or(3),
         img_size: args.img_size.filter(|_| info.data.fixed_input_size),
-        ..ModelOptions::default()
+        ..trained.map_or_else(ModelOptions::default, |model| model.options)
     };
     if info.data.fixed_input_size && options.img_size.is_none() {
         options.img_size = header.and_then(|header| header.image_size).map(|[h, w, _]| [h, w]);

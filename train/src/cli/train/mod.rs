@@ -89,13 +89,15 @@ pub fn execute(args: TrainArgs) -> Result<()> {
     let model = prepare::build(&config, &data)?;
     // A run that goes on brings its weights along.
     let origin = if checkpoint.is_none() { prepare::load_weights(&config, &*model)? } else { None };
+    config.model.init_head(&*model)?;
     let device = args.device.open()?;
     fornax_nn::move_to(&*model, &device)?;
     let optimizer = config.optimizer(&*model)?;
+    let ema = prepare::average(&config, &data, &*model, device)?;
     let mut state = State::default();
     if let Some(checkpoint) = &checkpoint {
         resume::check_same_run(&config, &data, &checkpoint.header)?;
-        checkpoint.restore(&*model, &optimizer)?;
+        checkpoint.restore(&*model, &optimizer, ema.as_ref())?;
         state = checkpoint.header.state.clone();
     }
     destination.check()?;
@@ -118,21 +120,22 @@ pub fn execute(args: TrainArgs) -> Result<()> {
         step: Step::new(
             StepOptions {
                 precision: config.precision,
-                smoothing: config.smoothing,
+                loss: config.loss.clone(),
                 checkpointing: config.checkpointing,
                 seed: config.seed,
                 graph,
             },
             Some(data.statistics.clone()),
             device,
-        ),
+        )
+        .averaging(ema),
         accumulate: config.accumulate,
         eval_metric: config.eval_metric,
         stop: &|| signals.last(),
         state,
         told: Told::default(),
     };
-    let name = format!("{}-{}", config.model, data.train.size[0]);
+    let name = format!("{}-{}", config.model.name, data.train.size[0]);
     let folder = RunFolder::open(&destination, &name, args.log_interval, &trainer.state)?;
     let path = folder.path().to_path_buf();
     let (best, last) = (folder.checkpoint("best"), folder.checkpoint("last"));
@@ -146,13 +149,14 @@ pub fn execute(args: TrainArgs) -> Result<()> {
 
     let mut save = |trainer: &Trainer, why: Save| -> Result<()> {
         let header = Header::new(&config.settings, &trainer.state, &data);
+        let ema = trainer.step.ema();
         if why == Save::Epoch(true) {
             durable::write(
                 &best,
-                &checkpoint::serialize(&checkpoint::tensors(trainer.model, None)?, &header)?,
+                &checkpoint::serialize(&checkpoint::tensors(trainer.model, None, ema)?, &header)?,
             )?;
         }
-        let tensors = checkpoint::tensors(trainer.model, Some(&trainer.optimizer))?;
+        let tensors = checkpoint::tensors(trainer.model, Some(&trainer.optimizer), ema)?;
         durable::write(&last, &checkpoint::serialize(&tensors, &header)?)?;
         durable::write(&path.join("summary.csv"), summary_csv(&trainer.state.history).as_bytes())
     };
