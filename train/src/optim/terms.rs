@@ -1,12 +1,14 @@
 //! What formulas of several optimizers have in common.
 use super::arguments::Arguments;
 use fornax_engine::UpdateRule;
-use fornax_engine::fuse::{Formula, Keeps, Next, Value};
+use fornax_engine::fuse::{CpuLoop, Formula, Keeps, Next, Value};
 
 /// A rule that is not finished: a wrapper may still add to it.
 pub(super) struct Draft {
     pub(super) name: &'static str,
     pub(super) keeps: Keeps,
+    /// What the CPU has for it.
+    pub(super) cpu_loop: Option<CpuLoop>,
     pub(super) formula: Box<dyn for<'g> Fn(&'g Formula) -> Next<'g>>,
 }
 
@@ -18,11 +20,20 @@ impl Draft {
         formula: impl for<'g> Fn(&'g Formula) -> Next<'g> + 'static,
     ) -> Draft {
         let moments = moments.iter().map(|name| (*name, 0.0)).collect();
-        Draft { name, keeps: Keeps { moments, ..Keeps::default() }, formula: Box::new(formula) }
+        Draft {
+            name,
+            keeps: Keeps { moments, ..Keeps::default() },
+            cpu_loop: None,
+            formula: Box::new(formula),
+        }
     }
 
     pub(super) fn rule(self) -> UpdateRule {
-        UpdateRule::new(self.name, self.keeps, self.formula)
+        let rule = UpdateRule::new(self.name, self.keeps, self.formula);
+        match self.cpu_loop {
+            Some(cpu_loop) => rule.with_cpu_loop(cpu_loop),
+            None => rule,
+        }
     }
 }
 
