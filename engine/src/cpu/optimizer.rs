@@ -1,14 +1,15 @@
 //! Updates of parameters: the stages of a rule, each a pass over chunks of all parameters. A chunk is computed block by block, each
 //! instruction a vectorised loop, its results in registers of one block that stay in the first-level cache.
 mod factors;
+mod loops;
 mod stage;
 
 use super::gradients;
 use super::parallel::{Shared, for_each_task};
 use super::scratch;
 use crate::dtype::{DType, bf16, f16};
-use crate::fuse::UpdateRule;
 use crate::fuse::update::{Stage, Symbol, Target};
+use crate::fuse::{CpuLoop, UpdateRule};
 use crate::ops::{Clip, GradientRule, Layout, Number};
 use half::slice::HalfFloatSliceExt;
 use stage::{Arrays, BLOCK, Plan, Task};
@@ -89,6 +90,11 @@ pub(crate) fn update(
     if let Some(factoring) = rule.keeps().factored {
         pass.means = factors::follow(parameters, factoring, &pass);
     }
+    if let Some(cpu_loop) = rule.cpu_loop().filter(|_| pass.clip.is_none() && units.is_empty()) {
+        pass.run_loop(cpu_loop, parameters);
+        *updates += 1;
+        return;
+    }
     let mut memory = vec![];
     for stage in rule.stages() {
         memory = pass.run(stage, parameters);
@@ -140,6 +146,23 @@ impl Pass<'_> {
             Symbol::Sum(k) => self.sums[p][k],
             _ => unreachable!("these reach over rows or elements"),
         }
+    }
+
+    /// Runs the whole of a rule that the CPU has a loop for.
+    fn run_loop(&self, cpu_loop: CpuLoop, parameters: &mut [Parameter]) {
+        let numbers = |parameter: &Parameter| loops::Numbers {
+            updates: self.updates,
+            rate: self.number(Number::Rate) * f64::from(parameter.lr_scale),
+            decay: f64::from(parameter.decay),
+            factor: self.number(Number::Factor) as f32,
+        };
+        let numbers: Vec<_> = parameters.iter().map(numbers).collect();
+        let arrays: Vec<Arrays> = parameters.iter_mut().map(Arrays::new).collect();
+        let ema_decay = self.number(Number::EmaDecay) as f32;
+        for_each_task(self.tasks.len(), |i| {
+            let (p, chunk) = self.tasks[i];
+            arrays[p].run_loop(cpu_loop, numbers[p], chunk, ema_decay);
+        });
     }
 
     /// Runs a stage; returns the numbers for all parameters that the last one leaves.

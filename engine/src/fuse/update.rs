@@ -217,6 +217,25 @@ impl Factoring {
     }
 }
 
+/// A loop that the CPU has for a formula, and takes in its place where gradients are not clipped by element or row.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum CpuLoop {
+    /// `g += decay p`, `b = momentum b + g`, `p -= rate b`, or `p -= rate (g + momentum b)`; keeps b.
+    Sgd {
+        /// What stays of the buffer.
+        momentum: f64,
+        /// Look one step of momentum ahead.
+        nesterov: bool,
+    },
+    /// Adam with decoupled weight decay; keeps both moments.
+    AdamW {
+        /// What stays of both moments.
+        betas: [f64; 2],
+        /// What is added to the denominator.
+        eps: f64,
+    },
+}
+
 /// How weights follow their gradients. Cloning copies the handle.
 #[derive(Clone)]
 pub struct UpdateRule(Arc<Inner>);
@@ -228,6 +247,7 @@ struct Inner {
     row_sums: usize,
     sums: usize,
     reads_norm: bool,
+    cpu_loop: Option<CpuLoop>,
     kernels: OnceLock<Vec<super::Source>>,
 }
 
@@ -288,8 +308,22 @@ impl UpdateRule {
             row_sums: formula.row_sums.borrow().len(),
             sums: formula.sums.borrow().len(),
             reads_norm,
+            cpu_loop: None,
             kernels: OnceLock::new(),
         }))
+    }
+
+    /// The same rule; the CPU runs it by a loop of its own.
+    ///
+    /// # Panics
+    /// When the rule was cloned before.
+    pub fn with_cpu_loop(mut self, cpu_loop: CpuLoop) -> UpdateRule {
+        Arc::get_mut(&mut self.0).expect("a new rule").cpu_loop = Some(cpu_loop);
+        self
+    }
+
+    pub(crate) fn cpu_loop(&self) -> Option<CpuLoop> {
+        self.0.cpu_loop
     }
 
     /// What it is called.

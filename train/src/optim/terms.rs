@@ -3,12 +3,14 @@ use super::Rule;
 use super::adahessian::Hutchinson;
 use super::arguments::Arguments;
 use fornax_engine::UpdateRule;
-use fornax_engine::fuse::{Formula, Keeps, Next, Value};
+use fornax_engine::fuse::{CpuLoop, Formula, Keeps, Next, Value};
 
 /// A rule that is not finished: a wrapper may still add to it.
 pub(super) struct Draft {
     pub(super) name: &'static str,
     pub(super) keeps: Keeps,
+    /// What the CPU has for it.
+    pub(super) cpu_loop: Option<CpuLoop>,
     pub(super) formula: Box<dyn for<'g> Fn(&'g Formula) -> Next<'g>>,
     pub(super) curvature: Option<Hutchinson>,
 }
@@ -22,12 +24,16 @@ impl Draft {
     ) -> Draft {
         let moments = moments.iter().map(|name| (*name, 0.0)).collect();
         let keeps = Keeps { moments, ..Keeps::default() };
-        Draft { name, keeps, formula: Box::new(formula), curvature: None }
+        Draft { name, keeps, cpu_loop: None, formula: Box::new(formula), curvature: None }
     }
 
     pub(super) fn rule(self) -> Rule {
-        let curvature = self.curvature;
-        Rule { update: UpdateRule::new(self.name, self.keeps, self.formula), curvature }
+        let update = UpdateRule::new(self.name, self.keeps, self.formula);
+        let update = match self.cpu_loop {
+            Some(cpu_loop) => update.with_cpu_loop(cpu_loop),
+            None => update,
+        };
+        Rule { update, curvature: self.curvature }
     }
 }
 

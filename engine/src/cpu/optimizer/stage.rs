@@ -1,8 +1,9 @@
 //! One chunk of a parameter through one stage of a rule.
-use super::{HalfCopy, Parameter, factors, follow};
+use super::{HalfCopy, Parameter, factors, follow, loops};
 use crate::cpu::fuse::functions;
 use crate::cpu::parallel::Shared;
 use crate::dtype::{DType, bf16, f16};
+use crate::fuse::CpuLoop;
 use crate::fuse::graph::Node;
 use crate::fuse::update::{Reach, Stage, Symbol, Target};
 use crate::ops::Layout;
@@ -42,6 +43,33 @@ impl<'a> Arrays<'a> {
             round: parameter.round,
             layout: parameter.layout,
             factors: parameter.factors.as_ref().map(|[rows, columns]| [&**rows, &**columns]),
+        }
+    }
+
+    /// Updates a chunk by a loop.
+    pub(super) fn run_loop(&self, which: CpuLoop, numbers: loops::Numbers, chunk: usize, ema_decay: f32) {
+        let at = self.range(chunk);
+        // SAFETY: chunks do not overlap.
+        unsafe {
+            let mut moments: Vec<&mut [f32]> =
+                self.moments.iter().map(|moment| moment.slice(at.start, at.len())).collect();
+            let weights = self.weights.slice(at.start, at.len());
+            loops::run(which, numbers, weights, &self.gradient[at.clone()], &mut moments);
+        }
+        self.follow(at, ema_decay);
+    }
+
+    /// What follows new weights.
+    fn follow(&self, at: Range<usize>, ema_decay: f32) {
+        // SAFETY: chunks do not overlap, and nothing else holds these parts.
+        unsafe {
+            let copy = match (&self.f16, &self.bf16) {
+                (Some(copy), _) => Some(HalfCopy::F16(copy.slice(at.start, at.len()))),
+                (_, Some(copy)) => Some(HalfCopy::BF16(copy.slice(at.start, at.len()))),
+                _ => None,
+            };
+            let ema = self.ema.as_ref().map(|ema| (ema.slice(at.start, at.len()), ema_decay));
+            follow(self.weights.slice(at.start, at.len()), self.round, copy, ema);
         }
     }
 
@@ -282,16 +310,7 @@ impl Task<'_> {
             // SAFETY: chunks do not overlap, and the value is in a register, or is the gradient.
             unsafe { to.slice(at.start, len) }.copy_from_slice(self.value(*node, at.clone()));
         }
-        // SAFETY: as above, for all of them.
-        unsafe {
-            let copy = match (&arrays.f16, &arrays.bf16) {
-                (Some(copy), _) => Some(HalfCopy::F16(copy.slice(at.start, len))),
-                (_, Some(copy)) => Some(HalfCopy::BF16(copy.slice(at.start, len))),
-                _ => None,
-            };
-            let ema = arrays.ema.as_ref().map(|ema| (ema.slice(at.start, len), self.ema_decay));
-            follow(arrays.weights.slice(at.start, len), arrays.round, copy, ema);
-        }
+        arrays.follow(at, self.ema_decay);
     }
 
     fn value(&self, node: usize, at: Range<usize>) -> &[f32] {
