@@ -30,7 +30,7 @@ mod storage;
 mod tensor;
 
 pub use activation::Activation;
-pub use autograd::{BackwardFn, Hook, checkpoint, no_grad};
+pub use autograd::{BackwardFn, Hook, checkpoint, gradients, no_grad};
 pub use conv_shape::ConvShape;
 pub use device::Device;
 pub use dtype::{DType, Element};

@@ -69,7 +69,57 @@ __device__ __forceinline__ void add_square(float g, double factor, float limit, 
   clipped += limit != 0 && square > most ? most : square;
 }
 
+/// The square of a gradient that is unscaled and clipped.
+__device__ __forceinline__ float square_at(const Parameter& of, const Update& to, long long i) {
+  float g = to.numbers[kFactor] * pointer<const float>(of.gradient)[i];
+  if (to.clip_value != 0) g = fminf(fmaxf(g, -to.clip_value), to.clip_value);
+  if (to.units) g *= to.units[of.row + (int)(i / of.row_length)];
+  return g * g;
+}
+
 }  // namespace
+
+/// How means of squares are followed: update t takes the share t^decay_rate of the new ones.
+struct Factors {
+  double decay_rate, eps;
+};
+
+/// Adafactor's factored second moment (Shazeer and Stern, 2018): follows the means of g^2 + eps over the last axis, for the lines of a
+/// block's chunk, and over the first axis, for its share of the columns.
+KERNEL factor_moments_f32(Parameters table, Update to, Factors how) {
+  const Chunk chunk(table);
+  const Parameter& of = chunk.of;
+  if (to.numbers[kSkip] != 0 || !of.moments[kRowMeans]) return;
+  __shared__ float share, shared[kThreads];
+  if (threadIdx.x == 0) share = (float)pow((double)(*to.updates + 1), how.decay_rate);
+  __syncthreads();
+  const float eps = (float)how.eps;
+  float* const lines = pointer<float>(of.moments[kRowMeans]);
+  const int end = (int)(chunk.end / of.inner);
+  for (int line = (int)(chunk.first / of.inner) + threadIdx.x / 32; line < end; line += kThreads / 32) {
+    float sum = 0;
+    for (int i = threadIdx.x % 32; i < of.inner; i += 32) sum += square_at(of, to, (long long)line * of.inner + i);
+    sum = warp_sum(sum);
+    if (threadIdx.x % 32 == 0) lines[line] += share * (sum / of.inner + eps - lines[line]);
+  }
+  float* const columns = pointer<float>(of.moments[kColumnMeans]);
+  const int rows = (int)(of.n / of.row_length), strip = (of.row_length + chunk.count() - 1) / chunk.count();
+  const int first = (blockIdx.x - of.chunk) * strip, last = min(first + strip, of.row_length);
+  for (int at = first; at < last; at += kThreads) {
+    // As many threads a column as there are, each with every so manieth row.
+    const int width = min(last - at, kThreads), lanes = kThreads / width;
+    const int column = at + threadIdx.x % width, lane = threadIdx.x / width;
+    float sum = 0;
+    for (int row = lane; row < rows && lane < lanes; row += lanes) sum += square_at(of, to, (long long)row * of.row_length + column);
+    __syncthreads();
+    shared[threadIdx.x] = sum;
+    __syncthreads();
+    if (threadIdx.x < width) {
+      for (int k = 1; k < lanes; k++) sum += shared[k * width + threadIdx.x];
+      columns[column] += share * (sum / rows + eps - columns[column]);
+    }
+  }
+}
 
 KERNEL gradients_look_f32(Parameters table, Update to, Decision d) {
   const Chunk chunk(table);

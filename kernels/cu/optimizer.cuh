@@ -23,6 +23,8 @@ struct Parameter {
   int axes, clips;
   /// Formats of the copy and of what the weights are rounded to.
   int copy_format, round_format;
+  /// Elements of the last axis, where the second moment is factored: its means over that and over the first axis are the last two moments.
+  int inner, padding;
 };
 
 struct Parameters {
@@ -44,6 +46,9 @@ struct Update {
   int first, chunks, blocks;
 };
 
+/// Moments that are means of a factored one, and the most places between first and last axis that it can have.
+constexpr int kRowMeans = kMoments - 2, kColumnMeans = kMoments - 1, kMaxMeans = 64;
+
 /// Formats of half precision.
 enum { kNoFormat, kHalf, kBfloat };
 
@@ -54,13 +59,13 @@ namespace {
 
 /// What the numbers of a parameter follow from.
 struct Numbers {
-  double updates, rate, base_rate, decay, norm, elements, row_length, axes, kept, memory[kMemory];
+  double updates, rate, base_rate, decay, norm, elements, row_length, axes, kept, is_factored, memory[kMemory];
   const double* sums;
 };
 
 /// What is known of an element, and of the row that it is in.
 struct In {
-  float w, g, m[kMoments], r[8];
+  float w, g, m[kMoments], r[8], factored;
 };
 
 /// What becomes of it, and what it adds to sums over the parameter and by row.
@@ -163,7 +168,28 @@ template <int N, typename H> __device__ __forceinline__ void store_copy(H* to, c
 /// What a launch applies to all elements alike.
 struct Common {
   float factor, ema_decay, clip_value;
+  /// Of a factored second moment.
+  const float* means;
 };
+
+/// The mean of a factored second moment at each place between first and last axis, for all threads of a block.
+__device__ void means_of(const Parameter& of, float* means) {
+  const float* const columns = pointer<const float>(of.moments[kColumnMeans]);
+  for (int b = 0; b < of.row_length / of.inner; b++) {
+    double sum = 0;
+    for (int i = threadIdx.x; i < of.inner; i += kThreads) sum += columns[b * of.inner + i];
+    sum = block_sum(sum);
+    if (threadIdx.x == 0) means[b] = (float)(sum / of.inner);
+  }
+  __syncthreads();
+}
+
+/// An element of a factored second moment.
+__device__ __forceinline__ float factored_at(const Parameter& of, long long i, const float* means) {
+  const int line = (int)(i / of.inner);
+  const float row = pointer<const float>(of.moments[kRowMeans])[line] / means[line % (of.row_length / of.inner)];
+  return row * pointer<const float>(of.moments[kColumnMeans])[i % of.row_length];
+}
 
 /// What a rule gives for N adjacent elements of a row, from i on.
 template <typename R, int N>
@@ -174,7 +200,7 @@ __device__ __forceinline__ void elements(const Parameter& of, const Update& to, 
   if constexpr ((R::kReads & 2) != 0) load<N>(pointer<const float>(of.gradient) + i, g);
 #pragma unroll
   for (int k = 0; k < kMoments; k++) {
-    if ((R::kReads & 4u << k) != 0) load<N>(pointer<const float>(of.moments[k]) + i, m[k]);
+    if ((R::kReads & 4u << k) != 0 && (!R::kFactored || of.moments[k])) load<N>(pointer<const float>(of.moments[k]) + i, m[k]);
   }
   In x = {};
   float unit = 1;
@@ -192,6 +218,7 @@ __device__ __forceinline__ void elements(const Parameter& of, const Update& to, 
     x.g = c.factor * g[k];
     if (c.clip_value != 0) x.g = fminf(fmaxf(x.g, -c.clip_value), c.clip_value);
     x.g *= unit;
+    if (R::kFactored && of.moments[kRowMeans]) x.factored = factored_at(of, i + k, c.means);
 #pragma unroll
     for (int j = 0; j < kMoments; j++) x.m[j] = m[j][k];
     R::element(u, x, out[k]);
@@ -213,7 +240,7 @@ __device__ __forceinline__ void write(const Parameter& of, long long i, const Co
   for (int j = 0; j < R::kWrites; j++) {
 #pragma unroll
     for (int k = 0; k < N; k++) v[k] = out[k].m[j];
-    store<N>(pointer<float>(of.moments[j]) + i, v);
+    if (!R::kFactored || of.moments[j]) store<N>(pointer<float>(of.moments[j]) + i, v);
   }
   if (of.copy_format == kHalf) store_copy<N>(pointer<half16>(of.copy) + i, w);
   if (of.copy_format == kBfloat) store_copy<N>(pointer<bfloat16>(of.copy) + i, w);
@@ -280,6 +307,7 @@ template <typename R> __device__ void numbers_of(const Chunk& chunk, const Updat
     n.axes = (double)of.axes;
     // Two places: what this update leaves behind does not stand where others still read.
     n.kept = of.kept ? (double)pointer<float>(of.kept)[(updates + 1) % 2] : 0;
+    n.is_factored = of.moments[kRowMeans] != 0;
     for (int k = 0; k < kMemory; k++) n.memory[k] = (double)to.numbers[kFirstMemory + k];
     n.sums = sums;
     R::numbers(n, shared);
@@ -294,7 +322,9 @@ template <typename R> __device__ void stage(const Parameters& table, const Updat
   const Parameter& of = chunk.of;
   __shared__ float u[R::kNumbers > 0 ? R::kNumbers : 1];
   numbers_of<R>(chunk, to, u);
-  const Common common = {to.numbers[kFactor], to.numbers[kEmaDecay], to.clip_value};
+  __shared__ float means[R::kFactored ? kMaxMeans : 1];
+  if (R::kFactored && of.moments[kRowMeans]) means_of(of, means);
+  const Common common = {to.numbers[kFactor], to.numbers[kEmaDecay], to.clip_value, means};
   float totals[R::kTotals > 0 ? R::kTotals : 1] = {};
   if constexpr (R::kRowSums > 0) {
     const Rows rows(chunk);

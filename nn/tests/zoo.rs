@@ -185,7 +185,8 @@ fn initial_values_have_timms_statistics() {
     let he = |fan_out: f64| (2.0 / fan_out).sqrt();
     let uniform = |fan: f64| 1.0 / (3.0 * fan).sqrt();
     // Mean and standard deviation.
-    let cases: &[(&str, &[(&str, f64, f64)])] = &[
+    type Expected = (&'static str, f64, f64);
+    let cases: &[(&str, &[Expected])] = &[
         (
             "seresnet50",
             &[

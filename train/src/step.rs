@@ -129,6 +129,13 @@ impl Step {
         lr: f64,
     ) -> Result<f64> {
         optimizer.set_rate(lr)?;
+        if self.records && optimizer.needs_graph() {
+            let why = "the optimizer differentiates the backward pass, which is not recorded";
+            if self.options.graph == GraphUse::Always {
+                return Err(fornax_engine::Error::Autograd { why: why.into() }.into());
+            }
+            (self.records, self.unrecordable) = (false, Some(why.into()));
+        }
         let loss = if self.records {
             self.run_recorded(model, optimizer, batches)?
         } else {
@@ -233,7 +240,7 @@ impl Step {
                 Some(total) => total.add(&loss.detach())?,
                 None => loss.detach(),
             });
-            loss.backward_from(&optimizer.upstream())?;
+            optimizer.backward(&loss)?;
         }
         if let Some(total) = total {
             mean_loss.copy_from(&total)?;

@@ -1,13 +1,15 @@
 //! Updates of parameters: the stages of a rule, each a pass over chunks of all parameters. A chunk is computed block by block, each
 //! instruction a vectorised loop, its results in registers of one block that stay in the first-level cache.
+mod factors;
+mod loops;
 mod stage;
 
 use super::gradients;
 use super::parallel::{Shared, for_each_task};
 use super::scratch;
 use crate::dtype::{DType, bf16, f16};
-use crate::fuse::UpdateRule;
 use crate::fuse::update::{Stage, Symbol, Target};
+use crate::fuse::{CpuLoop, UpdateRule};
 use crate::ops::{Clip, GradientRule, Layout, Number};
 use half::slice::HalfFloatSliceExt;
 use stage::{Arrays, BLOCK, Plan, Task};
@@ -21,6 +23,8 @@ pub(crate) struct Parameter<'a> {
     pub(crate) ema: Option<&'a mut [f32]>,
     pub(crate) copy: Option<HalfCopy<'a>>,
     pub(crate) kept: Option<&'a mut [f32]>,
+    /// Means of the factored second moment over the last axis and over the first.
+    pub(crate) factors: Option<[&'a mut [f32]; 2]>,
     pub(crate) decay: f32,
     pub(crate) lr_scale: f32,
     pub(crate) clips: bool,
@@ -78,8 +82,17 @@ pub(crate) fn update(
         units: &units,
         rows: vec![0.0; rows * rule.row_sums()],
         sums: vec![vec![0.0; rule.sums()]; parameters.len()],
+        means: vec![vec![]; parameters.len()],
     };
     if parameters.is_empty() {
+        return;
+    }
+    if let Some(factoring) = rule.keeps().factored {
+        pass.means = factors::follow(parameters, factoring, &pass);
+    }
+    if let Some(cpu_loop) = rule.cpu_loop().filter(|_| pass.clip.is_none() && units.is_empty()) {
+        pass.run_loop(cpu_loop, parameters);
+        *updates += 1;
         return;
     }
     let mut memory = vec![];
@@ -106,6 +119,8 @@ struct Pass<'a> {
     rows: Vec<f32>,
     /// `[parameters, sums]`
     sums: Vec<Vec<f64>>,
+    /// The means of each factored second moment between first and last axis.
+    means: Vec<Vec<f32>>,
 }
 
 impl Pass<'_> {
@@ -126,10 +141,28 @@ impl Pass<'_> {
             Symbol::RowLength => parameter.layout.row_length as f64,
             Symbol::Axes => parameter.layout.axes as f64,
             Symbol::Kept => kept(self.updates + 1),
+            Symbol::IsFactored => f64::from(u8::from(parameter.factors.is_some())),
             Symbol::Memory(k) => f64::from(self.numbers[Number::Memory as usize + k]),
             Symbol::Sum(k) => self.sums[p][k],
             _ => unreachable!("these reach over rows or elements"),
         }
+    }
+
+    /// Runs the whole of a rule that the CPU has a loop for.
+    fn run_loop(&self, cpu_loop: CpuLoop, parameters: &mut [Parameter]) {
+        let numbers = |parameter: &Parameter| loops::Numbers {
+            updates: self.updates,
+            rate: self.number(Number::Rate) * f64::from(parameter.lr_scale),
+            decay: f64::from(parameter.decay),
+            factor: self.number(Number::Factor) as f32,
+        };
+        let numbers: Vec<_> = parameters.iter().map(numbers).collect();
+        let arrays: Vec<Arrays> = parameters.iter_mut().map(Arrays::new).collect();
+        let ema_decay = self.number(Number::EmaDecay) as f32;
+        for_each_task(self.tasks.len(), |i| {
+            let (p, chunk) = self.tasks[i];
+            arrays[p].run_loop(cpu_loop, numbers[p], chunk, ema_decay);
+        });
     }
 
     /// Runs a stage; returns the numbers for all parameters that the last one leaves.
@@ -175,6 +208,7 @@ impl Pass<'_> {
                         units: self.units.get(self.first_rows[p]..).unwrap_or(&[]),
                         ema_decay: ema_decay as f32,
                         first_row: self.first_rows[p],
+                        means: &self.means[p],
                         row_sums: self.rule.row_sums(),
                         rows: &rows,
                         registers: Shared::new(registers),

@@ -17,6 +17,8 @@ pub(crate) struct Parameter<'a> {
     pub(crate) copy: Option<Slice<'a>>,
     /// The number that the rule keeps for it, in two places.
     pub(crate) kept: Option<Slice<'a>>,
+    /// Means of the factored second moment over the last axis and over the first.
+    pub(crate) factors: Option<[Slice<'a>; 2]>,
     pub(crate) decay: f32,
     pub(crate) lr_scale: f32,
     /// Adaptive clipping is for it too.
@@ -80,6 +82,13 @@ pub(crate) fn update(
             gpu.launch(FAMILY, kernel, grid, &[Arg::of(table), Arg::of(to), Arg::of(&decision)])
         })?;
     }
+    if let Some(factoring) = rule.keeps().factored.filter(|_| parameters.iter().any(|p| p.factors.is_some()))
+    {
+        let how = Factors { decay_rate: factoring.decay_rate, eps: factoring.eps };
+        for_each(&mut to, false, &|grid, table, to| {
+            gpu.launch(FAMILY, "factor_moments_f32", grid, &[Arg::of(table), Arg::of(to), Arg::of(&how)])
+        })?;
+    }
     for (stage, source) in rule.stages().iter().zip(rule.sources()) {
         let source = Source { name: &source.kernel, text: &source.text };
         for_each(&mut to, stage.is_last(), &|grid, table, to| {
@@ -116,6 +125,8 @@ struct Entry {
     clips: i32,
     copy_format: i32,
     round_format: i32,
+    inner: i32,
+    padding: i32,
 }
 
 /// The twin of `struct Parameters`.
@@ -155,6 +166,14 @@ struct Decision {
     clip_units: f32,
     interval: i32,
     scales: i32,
+}
+
+/// The twin of `struct Factors`.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::NoUninit)]
+struct Factors {
+    decay_rate: f64,
+    eps: f64,
 }
 
 impl Decision {
@@ -210,6 +229,8 @@ impl Entry {
         clips: 0,
         copy_format: 0,
         round_format: 0,
+        inner: 1,
+        padding: 0,
     };
 
     /// A parameter that begins with that chunk of its launch, and that row of all.
@@ -217,6 +238,10 @@ impl Entry {
         let mut moments = [0; MAX_MOMENTS];
         for (to, moment) in moments.iter_mut().zip(&parameter.moments) {
             *to = moment.pointer;
+        }
+        if let Some([rows, columns]) = parameter.factors {
+            (moments[0], moments[MAX_MOMENTS - 2], moments[MAX_MOMENTS - 1]) =
+                (0, rows.pointer, columns.pointer);
         }
         let layout = parameter.layout;
         Entry {
@@ -237,6 +262,8 @@ impl Entry {
             clips: i32::from(parameter.clips),
             copy_format: format(parameter.copy.map(|copy| copy.dtype)),
             round_format: format(parameter.round),
+            inner: layout.inner as i32,
+            padding: 0,
         }
     }
 }

@@ -23,7 +23,7 @@ pub(crate) mod update;
 mod update_source;
 mod value;
 
-pub use update::{Formula, Keeps, Next, UpdateRule};
+pub use update::{CpuLoop, Factoring, Formula, Keeps, Next, UpdateRule};
 pub use value::*;
 
 pub(crate) use batch_norm::{Between, NormKernels};

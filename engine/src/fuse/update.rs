@@ -27,11 +27,13 @@ pub(crate) enum Symbol {
     Axes,
     Memory(usize),
     Kept,
+    IsFactored,
     Sum(usize),
     RowSum(usize),
     Weight,
     Gradient,
     Moment(usize),
+    Factored,
 }
 
 /// How far a number reaches: one for a parameter, one for each of its rows, or one for each element.
@@ -91,6 +93,10 @@ symbols! {
     axes = Axes;
     /// The number that is kept for the parameter; 0 before the first update.
     kept = Kept;
+    /// 1 for a parameter whose second moment is factored, else 0.
+    is_factored = IsFactored;
+    /// The factored second moment after the update.
+    factored = Factored;
 }
 
 impl Formula {
@@ -179,6 +185,55 @@ pub struct Keeps {
     pub memory: Vec<(&'static str, f32)>,
     /// A number for each parameter.
     pub kept: Option<&'static str>,
+    /// The average of squares of a large parameter as its means over two axes; the parameter then lacks the first moment.
+    pub factored: Option<Factoring>,
+}
+
+/// How an average of squares is factored (Shazeer and Stern, "Adafactor", 2018): its means over the last axis and over the first one
+/// follow those of `g^2 + eps`, and their product over the mean of both stands for it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Factoring {
+    /// Update t gives the new squares the share `t^decay_rate`.
+    pub decay_rate: f64,
+    /// What is added to squares.
+    pub eps: f64,
+    /// Both axes are longer than this.
+    pub above: usize,
+}
+
+/// The most means that factored kernels have room for: positions of a convolution's window.
+const MAX_MEANS: usize = 64;
+
+impl Factoring {
+    /// The first axis, those between, and the last one, of a shape that is factored: matrices, the windows of a convolution's channels, and
+    /// tokens.
+    pub fn axes(&self, dims: &[usize]) -> Option<[usize; 3]> {
+        let axes = match *dims {
+            [a, c] | [1, a, c] => [a, 1, c],
+            [a, h, w, c] => [a, h * w, c],
+            _ => return None,
+        };
+        (axes[0] > self.above && axes[2] > self.above && axes[1] <= MAX_MEANS).then_some(axes)
+    }
+}
+
+/// A loop that the CPU has for a formula, and takes in its place where gradients are not clipped by element or row.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum CpuLoop {
+    /// `g += decay p`, `b = momentum b + g`, `p -= rate b`, or `p -= rate (g + momentum b)`; keeps b.
+    Sgd {
+        /// What stays of the buffer.
+        momentum: f64,
+        /// Look one step of momentum ahead.
+        nesterov: bool,
+    },
+    /// Adam with decoupled weight decay; keeps both moments.
+    AdamW {
+        /// What stays of both moments.
+        betas: [f64; 2],
+        /// What is added to the denominator.
+        eps: f64,
+    },
 }
 
 /// How weights follow their gradients. Cloning copies the handle.
@@ -192,6 +247,7 @@ struct Inner {
     row_sums: usize,
     sums: usize,
     reads_norm: bool,
+    cpu_loop: Option<CpuLoop>,
     kernels: OnceLock<Vec<super::Source>>,
 }
 
@@ -252,8 +308,22 @@ impl UpdateRule {
             row_sums: formula.row_sums.borrow().len(),
             sums: formula.sums.borrow().len(),
             reads_norm,
+            cpu_loop: None,
             kernels: OnceLock::new(),
         }))
+    }
+
+    /// The same rule; the CPU runs it by a loop of its own.
+    ///
+    /// # Panics
+    /// When the rule was cloned before.
+    pub fn with_cpu_loop(mut self, cpu_loop: CpuLoop) -> UpdateRule {
+        Arc::get_mut(&mut self.0).expect("a new rule").cpu_loop = Some(cpu_loop);
+        self
+    }
+
+    pub(crate) fn cpu_loop(&self) -> Option<CpuLoop> {
+        self.0.cpu_loop
     }
 
     /// What it is called.
@@ -355,7 +425,9 @@ impl Stage {
         for node in &program.nodes {
             reach.push(match node {
                 Node::Input(i) => match self.symbols[*i] {
-                    Symbol::Weight | Symbol::Gradient | Symbol::Moment(_) => Reach::Element,
+                    Symbol::Weight | Symbol::Gradient | Symbol::Moment(_) | Symbol::Factored => {
+                        Reach::Element
+                    }
                     Symbol::RowSum(_) => Reach::Row,
                     _ => Reach::Parameter,
                 },

@@ -136,12 +136,14 @@ impl Writer<'_> {
         let memory: Vec<usize> =
             (0..self.rule.keeps().memory.len()).filter_map(|k| slot(Target::Memory(k))).collect();
         let numbers = self.slots.iter().flatten().flatten().count();
+        let factored = self.rule.keeps().factored.is_some();
         let _ = write!(
             text,
             "  static constexpr int kNumbers = {numbers}, kSums = {}, kRows = {}, kTotals = {}, kOfRows = {}, kRowSums = {};\n  \
              static constexpr unsigned kReads = {elements}, kReadSums = {sums};\n  \
              static constexpr unsigned kReadRows = {element_rows}, kEndReadsRows = {end_rows};\n  \
-             static constexpr int kWrites = {}, kMemory = {}, kKept = {};\n",
+             static constexpr int kWrites = {}, kMemory = {}, kKept = {};\n  \
+             static constexpr bool kFactored = {factored};\n",
             self.rule.sums(),
             self.rule.row_sums(),
             totals.len(),
@@ -178,6 +180,7 @@ impl Writer<'_> {
                     Symbol::RowLength => "n.row_length".into(),
                     Symbol::Axes => "n.axes".into(),
                     Symbol::Kept => "n.kept".into(),
+                    Symbol::IsFactored => "n.is_factored".into(),
                     Symbol::Memory(k) => format!("n.memory[{k}]"),
                     Symbol::Sum(k) => format!("n.sums[{k}]"),
                     _ => unreachable!("these reach over rows or elements"),
@@ -215,6 +218,7 @@ impl Writer<'_> {
                 Symbol::Weight => "x.w".into(),
                 Symbol::Gradient => "x.g".into(),
                 Symbol::Moment(k) => format!("x.m[{k}]"),
+                Symbol::Factored => "x.factored".into(),
                 Symbol::RowSum(k) => format!("x.r[{k}]"),
                 _ => unreachable!("the others are numbers of the parameter"),
             },

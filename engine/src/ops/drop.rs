@@ -15,7 +15,7 @@ impl Tensor {
             return Err(Error::dtype("dropout", &operands, "a step of one i64"));
         }
         let y = self.dropped(&operands, drop_prob, stream, step)?;
-        Ok(y.recorded("dropout", &[self], || {
+        Ok(y.recorded_composed("dropout", &[self], || {
             let (stream, step) = (stream.clone(), step.cloned());
             move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.dropout(drop_prob, &stream, step.as_ref())?)])
         }))

@@ -16,6 +16,8 @@ pub struct Updated<'a> {
     pub gradient: &'a Tensor,
     /// The moments, which change; as many as the rule has.
     pub moments: Vec<&'a Tensor>,
+    /// Means of the factored second moment over the last axis and over the first; the first moment is then empty.
+    pub factors: Option<[&'a Tensor; 2]>,
     /// The number that the rule keeps for the parameter: f32 `[2]`, where that of update t stands at t % 2.
     pub kept: Option<&'a Tensor>,
     /// Averaged weights, which change: `ema = decay * ema + (1 - decay) * weights`.
@@ -38,6 +40,7 @@ pub fn update(rule: &UpdateRule, parameters: &[Updated], state: &UpdateState) ->
         check(rule, parameter)?;
         operands.extend(parameter.tensors());
         operands.extend(parameter.kept.map(|t| ("kept", t)));
+        operands.extend(parameter.factors.into_iter().flatten().map(|t| ("factor", t)));
     }
     match OnGpu::of(rule.name(), &operands)? {
         Some(on) => on.named(on_gpu(&on.gpu, rule, parameters, &copies, state))?,
@@ -55,15 +58,22 @@ pub(crate) struct Layout {
     pub(crate) chunk_length: usize,
     pub(crate) chunks: usize,
     pub(crate) axes: usize,
+    /// Elements of the last axis, of a parameter whose second moment is factored.
+    pub(crate) inner: usize,
 }
 
 /// Elements of a chunk, more or less where it is to hold whole rows.
 const CHUNK: usize = 1 << 14;
 
 impl Layout {
-    pub(crate) fn new(shape: &Shape, by_rows: bool) -> Layout {
+    /// Of a shape, in whole rows or not; `factored`, of that many rows and elements of the last axis.
+    pub(crate) fn new(shape: &Shape, by_rows: bool, factored: Option<[usize; 3]>) -> Layout {
         let (n, axes) = (shape.numel(), shape.rank());
-        let rows = if axes > 1 { shape.dims()[0] } else { 1 };
+        let rows = match factored {
+            Some([rows, ..]) => rows,
+            None if axes > 1 => shape.dims()[0],
+            None => 1,
+        };
         let row_length = (n / rows.max(1)).max(1);
         let chunk_length = match CHUNK / row_length {
             _ if !by_rows => CHUNK,
@@ -71,7 +81,8 @@ impl Layout {
             fit @ 4.. => fit / 4 * 4 * row_length,
             fit => fit.max(1) * row_length,
         };
-        Layout { row_length, rows, chunk_length, chunks: n.div_ceil(chunk_length), axes }
+        let inner = factored.map_or(1, |[_, _, inner]| inner);
+        Layout { row_length, rows, chunk_length, chunks: n.div_ceil(chunk_length), axes, inner }
     }
 }
 
@@ -82,6 +93,7 @@ impl<'a> Updated<'a> {
             weights,
             gradient,
             moments: vec![],
+            factors: None,
             kept: None,
             ema: None,
             weight_decay: 0.0,
@@ -98,8 +110,11 @@ impl<'a> Updated<'a> {
     }
 
     fn layout(&self, rule: &UpdateRule, state: &UpdateState) -> Layout {
-        let by_rows = rule.row_sums() > 0 || matches!(state.rule().clip, Some(Clip::Units(_)));
-        Layout::new(self.weights.shape(), by_rows)
+        let factoring = rule.keeps().factored.filter(|_| self.factors.is_some());
+        let factored = factoring.and_then(|factoring| factoring.axes(self.weights.dims()));
+        let by_rows =
+            rule.row_sums() > 0 || matches!(state.rule().clip, Some(Clip::Units(_))) || factored.is_some();
+        Layout::new(self.weights.shape(), by_rows, factored)
     }
 }
 
@@ -109,7 +124,10 @@ fn check(rule: &UpdateRule, parameter: &Updated) -> Result<()> {
     if operands.iter().any(|(_, t)| t.dtype() != DType::F32) {
         return Err(Error::dtype(op, &operands, "f32"));
     }
-    if operands.iter().any(|(_, t)| t.shape() != parameter.weights.shape()) {
+    // Weights and gradient come first, then the moments, of which a factored parameter lacks the first.
+    let absent = |i: usize| i == 2 && parameter.factors.is_some();
+    let other = |t: &Tensor| t.shape() != parameter.weights.shape();
+    if operands.iter().enumerate().any(|(i, (_, t))| !absent(i) && other(t)) {
         return Err(Error::shape(
             op,
             &operands,
@@ -129,6 +147,15 @@ fn check(rule: &UpdateRule, parameter: &Updated) -> Result<()> {
             "what the rule keeps for a parameter is f32 [2]".to_string(),
         ));
     }
+    if let Some([rows, columns]) = parameter.factors {
+        let axes = rule.keeps().factored.and_then(|factoring| factoring.axes(parameter.weights.dims()));
+        let lengths = axes.map(|[a, b, c]| (a * b, b * c));
+        let f32s = rows.dtype() == DType::F32 && columns.dtype() == DType::F32;
+        if lengths != Some((rows.numel(), columns.numel())) || !f32s {
+            let why = "the factors of the second moment are f32, means over the last axis and over the first";
+            return Err(Error::value(op, &operands, why));
+        }
+    }
     Ok(())
 }
 
@@ -142,6 +169,8 @@ fn on_gpu(
     let held: Vec<Vec<_>> = parameters.iter().map(|p| p.tensors().map(|(_, t)| t.held()).collect()).collect();
     let held_copies: Vec<_> = copies.iter().map(|copy| copy.as_ref().map(Tensor::held)).collect();
     let held_kept: Vec<_> = parameters.iter().map(|p| p.kept.map(Tensor::held)).collect();
+    let held_factors: Vec<_> =
+        parameters.iter().map(|p| p.factors.map(|factors| factors.map(Tensor::held))).collect();
     let tables: Vec<Parameter> = parameters
         .iter()
         .enumerate()
@@ -155,6 +184,7 @@ fn on_gpu(
                 ema: parameter.ema.map(|_| slice(2 + moments)),
                 copy: held_copies[i].as_ref().map(|copy| copy.slice()),
                 kept: held_kept[i].as_ref().map(|kept| kept.slice()),
+                factors: held_factors[i].as_ref().map(|[a, b]| [a.slice(), b.slice()]),
                 decay: parameter.weight_decay,
                 lr_scale: parameter.lr_scale,
                 clips: parameter.clips,
@@ -184,19 +214,24 @@ fn on_cpu(
     let mut moments = vec![];
     let mut averages = vec![];
     let mut kept = vec![];
+    let mut factors = vec![];
     let (mut f16s, mut bf16s) = (vec![], vec![]);
     for (parameter, copy) in parameters.iter().zip(copies) {
         moments.push(parameter.moments.iter().map(|t| t.write::<f32>()).collect::<Result<Vec<_>>>()?);
         averages.push(parameter.ema.map(|t| t.write::<f32>()).transpose()?);
         kept.push(parameter.kept.map(|t| t.write::<f32>()).transpose()?);
+        factors.push(match parameter.factors {
+            Some([rows, columns]) => Some([rows.write::<f32>()?, columns.write::<f32>()?]),
+            None => None,
+        });
         let of = |dtype: DType| copy.as_ref().filter(|copy| copy.dtype() == dtype);
         f16s.push(of(DType::F16).map(|t| t.write::<crate::dtype::f16>()).transpose()?);
         bf16s.push(of(DType::BF16).map(|t| t.write::<crate::dtype::bf16>()).transpose()?);
     }
     let mut all: Vec<Parameter> = vec![];
-    let places = weights.iter_mut().zip(&mut moments).zip(&mut averages).zip(&mut kept);
+    let places = weights.iter_mut().zip(&mut moments).zip(&mut averages).zip(&mut kept).zip(&mut factors);
     let halves = f16s.iter_mut().zip(&mut bf16s);
-    for (i, ((((weights, moments), ema), kept), (half, brain))) in places.zip(halves).enumerate() {
+    for (i, (((((weights, moments), ema), kept), factors), (half, brain))) in places.zip(halves).enumerate() {
         let half = half.as_mut().map(|copy| HalfCopy::F16(&mut copy[..]));
         let brain = brain.as_mut().map(|copy| HalfCopy::BF16(&mut copy[..]));
         let parameter = &parameters[i];
@@ -207,6 +242,7 @@ fn on_cpu(
             ema: ema.as_mut().map(|ema| &mut ema[..]),
             copy: half.or(brain),
             kept: kept.as_mut().map(|kept| &mut kept[..]),
+            factors: factors.as_mut().map(|[rows, columns]| [&mut rows[..], &mut columns[..]]),
             decay: parameter.weight_decay,
             lr_scale: parameter.lr_scale,
             clips: parameter.clips,

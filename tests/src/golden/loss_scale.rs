@@ -38,7 +38,7 @@ fn run(
     let tensor = |value: f64| Tensor::full([3], value, DType::F32, device);
     let (weights, buffer) = (tensor(0.0)?.variable(), tensor(0.0)?);
     let rule = rule("momentum", &OptimizerOptions::default()).expect("an optimizer");
-    let state = UpdateState::new(GradientRule { scaling: Some(scaling), clip: None }, &rule, device)?;
+    let state = UpdateState::new(GradientRule { scaling: Some(scaling), clip: None }, &rule.update, device)?;
     let mut seen = vec![];
     for overflow in overflows {
         let scale = state.upstream().item()?;
@@ -46,7 +46,7 @@ fn run(
         buffer.copy_from(&tensor(0.0)?)?;
         let updated = Updated { moments: vec![&buffer], ..Updated::new(&weights, &gradient) };
         state.set_rates(1.0, 0.0)?;
-        update(&rule, &[updated], &state)?;
+        update(&rule.update, &[updated], &state)?;
         seen.push((scale, weights.to_vec::<f32>()?));
     }
     seen.push((state.upstream().item()?, vec![]));

@@ -17,6 +17,7 @@ mod ops_loss;
 mod ops_norm;
 mod ops_pool;
 mod ops_regularizer;
+mod optim_adahessian;
 mod optim_param_groups;
 mod optim_trajectories;
 mod run;
@@ -48,7 +49,7 @@ pub const TOPICS: &[TopicCheck] = &[
     ("ops_norm", Some(ops_norm::check)),
     ("ops_pool", Some(ops_pool::check)),
     ("ops_regularizer", Some(ops_regularizer::check)),
-    ("optim_adahessian", None),
+    ("optim_adahessian", Some(optim_adahessian::check)),
     ("optim_param_groups", Some(optim_param_groups::check)),
     ("optim_trajectories", Some(optim_trajectories::check)),
     ("replica_norm", None),

@@ -10,12 +10,12 @@ use crate::augment::Augment;
 use crate::data::{self, DatasetInfo};
 use crate::ema::{EmaOptions, EmaWarmup};
 use crate::optim::groups::{self, GroupOptions, LayerDecay};
-use crate::optim::{self, Optimizer, OptimizerName, OptimizerOptions};
+use crate::optim::{self, Optimizer, OptimizerName, OptimizerOptions, Rule};
 use crate::schedule::{Sched, Schedule};
 use crate::settings::{AmpDtype, ClipMode, Level, LrScale, Metric, Settings};
 use crate::{Error, Result};
 use effects::Facts;
-use fornax_engine::{Clip, DType, GradientRule, LossScaling, UpdateRule};
+use fornax_engine::{Clip, DType, GradientRule, LossScaling};
 use fornax_nn::loss::Loss;
 use fornax_nn::models::Model;
 use fornax_nn::{OptLevel, Precision};
@@ -62,7 +62,7 @@ pub struct Config {
 #[derive(Clone, Debug)]
 struct OptimizerConfig {
     name: OptimizerName,
-    rule: UpdateRule,
+    rule: Rule,
     options: OptimizerOptions,
     groups: GroupOptions,
 }
@@ -135,6 +135,11 @@ impl Config {
                 no_opt_scale: given.layer_decay_no_opt_scale,
             }),
         };
+        if rule.curvature.is_some() && precision.needs_loss_scaling() {
+            return Err(Error::usage(format!("{name} does not train in f16"))
+                .because("second derivatives do not fit into it, whatever the loss is multiplied by")
+                .remedy("give --amp-dtype bfloat16 or --no-amp"));
+        }
         let optimizer = OptimizerConfig { name, rule, options, groups };
         let mut config = Config {
             dataset,
@@ -195,7 +200,7 @@ impl Config {
 
     /// Tensors that the optimizer keeps for each parameter.
     pub fn moments(&self) -> u64 {
-        self.optimizer.rule.keeps().moments.len() as u64
+        self.optimizer.rule.update.keeps().moments.len() as u64
     }
 
     /// The settings with every value that has an effect filled in, and no other; those of model, schedule and loss are not here.

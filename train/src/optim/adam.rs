@@ -2,6 +2,7 @@
 //! 2018).
 use super::arguments::Arguments;
 use super::terms::{Decay, Draft, cautious, correction, lerp, next};
+use fornax_engine::fuse::CpuLoop;
 
 /// With weight decay as a part of the gradient, unless `decoupled_weight_decay` says otherwise.
 pub(super) fn adam(arguments: &mut Arguments) -> Draft {
@@ -20,7 +21,7 @@ fn moments(name: &'static str, arguments: &mut Arguments, decay: Decay, caution:
     let ([beta1, beta2], eps) = (arguments.betas([0.9, 0.999]), arguments.number("eps", 1e-8));
     let amsgrad = arguments.flag("amsgrad", false);
     let names = ["exp_avg", "exp_avg_sq", "max_exp_avg_sq"];
-    Draft::new(name, &names[..if amsgrad { 3 } else { 2 }], move |f| {
+    let mut draft = Draft::new(name, &names[..if amsgrad { 3 } else { 2 }], move |f| {
         let g = decay.gradient(f);
         let m = lerp(f.moment(0), g, beta1);
         let v = lerp(f.moment(1), g * g, beta2);
@@ -29,5 +30,8 @@ fn moments(name: &'static str, arguments: &mut Arguments, decay: Decay, caution:
         let step = f.rate() / correction(f, beta1) * cautious(f, caution, m, g) / denominator;
         let moments = [m, v, largest];
         next(decay.weight(f) - step, &moments[..if amsgrad { 3 } else { 2 }])
-    })
+    });
+    let plain = decay == Decay::Decoupled && !amsgrad && !caution;
+    draft.cpu_loop = plain.then_some(CpuLoop::AdamW { betas: [beta1, beta2], eps });
+    draft
 }

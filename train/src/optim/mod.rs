@@ -4,6 +4,7 @@ mod adabelief;
 mod adadelta;
 mod adafactor;
 mod adagrad;
+pub mod adahessian;
 mod adam;
 mod adamax;
 mod adan;
@@ -30,6 +31,7 @@ pub(crate) use registry::settled_rule;
 pub use registry::{Like, OptimizerName, optimizer_names, rule};
 
 use crate::Result;
+use adahessian::Hutchinson;
 use fornax_engine::{
     DType, Device, GradientRule, Tensor, UpdateReport, UpdateRule, UpdateState, Updated, update,
 };
@@ -70,6 +72,21 @@ pub fn parameters(model: &dyn Module, weight_decay: f64) -> Vec<Parameter> {
     all.into_iter().enumerate().map(parameter).collect()
 }
 
+/// What an optimizer does.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// How weights follow their gradients.
+    pub update: UpdateRule,
+    /// How the Hessian's diagonal is estimated, where the update reads it.
+    pub curvature: Option<Hutchinson>,
+}
+
+impl From<UpdateRule> for Rule {
+    fn from(update: UpdateRule) -> Rule {
+        Rule { update, curvature: None }
+    }
+}
+
 /// The optimizer of a name; see [`rule`].
 pub fn create_optimizer(
     name: &str,
@@ -84,31 +101,51 @@ pub fn create_optimizer(
 pub struct Optimizer {
     parameters: Vec<Parameter>,
     rule: UpdateRule,
+    curvature: Option<Hutchinson>,
     gradients: GradientRule,
-    /// For each moment of the rule one tensor a parameter.
+    /// For each moment of the rule one tensor a parameter; an empty one where it is factored.
     moments: Vec<Vec<Tensor>>,
     /// The number that the rule keeps for each parameter, if it does.
     kept: Vec<Tensor>,
+    /// Means of the second moment of each parameter that has it factored.
+    factors: Vec<Option<[Tensor; 2]>>,
     state: UpdateState,
     round: Option<DType>,
 }
 
 impl Optimizer {
     /// For f32 parameters, all on one device.
-    pub fn new(parameters: Vec<Parameter>, rule: UpdateRule, gradients: GradientRule) -> Result<Optimizer> {
+    pub fn new(
+        parameters: Vec<Parameter>,
+        rule: impl Into<Rule>,
+        gradients: GradientRule,
+    ) -> Result<Optimizer> {
+        let Rule { update: rule, curvature } = rule.into();
         let device = parameters.first().map_or(Device::Cpu, |p| p.tensor.device());
         let keeps = rule.keeps();
         let filled = |value: f32| -> fornax_engine::Result<Vec<Tensor>> {
             let full = |p: &Parameter| Tensor::full(*p.tensor.shape(), value.into(), DType::F32, &device);
             parameters.iter().map(full).collect()
         };
-        let moments =
-            keeps.moments.iter().map(|(_, first)| filled(*first)).collect::<fornax_engine::Result<_>>()?;
+        let moments = keeps.moments.iter().map(|(_, first)| filled(*first));
+        let mut moments: Vec<Vec<Tensor>> = moments.collect::<fornax_engine::Result<_>>()?;
+        let mut factors = vec![];
+        for (i, parameter) in parameters.iter().enumerate() {
+            let axes = keeps.factored.and_then(|how| how.axes(parameter.tensor.dims()));
+            let zeros = |shape: [usize; 2]| Tensor::zeros(shape, DType::F32, &device);
+            factors.push(match axes {
+                Some([a, b, c]) => Some([zeros([a, b])?, zeros([b, c])?]),
+                None => None,
+            });
+            if axes.is_some() {
+                moments[0][i] = Tensor::zeros([0], DType::F32, &device)?;
+            }
+        }
         let kept = parameters.iter().filter(|_| keeps.kept.is_some());
         let kept =
             kept.map(|_| Tensor::zeros([2], DType::F32, &device)).collect::<fornax_engine::Result<_>>()?;
         let state = UpdateState::new(gradients, &rule, &device)?;
-        Ok(Optimizer { parameters, rule, gradients, moments, kept, state, round: None })
+        Ok(Optimizer { parameters, rule, curvature, gradients, moments, kept, factors, state, round: None })
     }
 
     /// Keeps the weights in half precision: rounds them after every update.
@@ -132,13 +169,46 @@ impl Optimizer {
         self.parameters.iter().for_each(|p| p.tensor.zero_grad());
     }
 
+    /// True when the backward pass is differentiated in turn: it must be [`Optimizer::backward`] then, and cannot be recorded.
+    pub fn needs_graph(&self) -> bool {
+        self.curvature.is_some()
+    }
+
+    /// The backward pass of a loss, by which variables collect gradients, and the optimizer what else it needs: several between
+    /// [`Optimizer::zero_grad`] and an update add up.
+    pub fn backward(&self, loss: &Tensor) -> fornax_engine::Result<()> {
+        let upstream = self.upstream();
+        let Some(curvature) = &self.curvature else { return loss.backward_from(&upstream) };
+        let updates = self.updates().item()? as u64;
+        if !curvature.is_due(updates) {
+            return loss.backward_from(&upstream);
+        }
+        let diagonals = self.diagonals();
+        if self.parameters.iter().all(|p| p.tensor.grad().is_none()) {
+            let clear = |d: &Tensor| d.copy_from(&Tensor::zeros(*d.shape(), d.dtype(), &d.device())?);
+            diagonals.iter().try_for_each(clear)?;
+        }
+        curvature.backward(loss, &upstream, &self.parameters, diagonals, updates)
+    }
+
+    /// The estimates of the Hessian's diagonal, a tensor for each parameter; none for an optimizer that needs none. The next update reads
+    /// them.
+    pub fn diagonals(&self) -> &[Tensor] {
+        let at = self.rule.keeps().moments.iter().position(|(name, _)| *name == adahessian::DIAGONAL);
+        at.map_or(&[], |at| &self.moments[at])
+    }
+
     /// Updates every parameter that has a gradient. Nothing is read back, so that it can be recorded.
     pub fn step(&self) -> fornax_engine::Result<()> {
+        if let Some(curvature) = &self.curvature {
+            self.diagonals().iter().try_for_each(|diagonal| curvature.finish(diagonal))?;
+        }
         let gradients: Vec<Option<Tensor>> = self.parameters.iter().map(|p| p.tensor.grad()).collect();
         let updated = |(i, parameter): (usize, &'_ Parameter)| {
             Some(Updated {
                 moments: self.moments.iter().map(|of| &of[i]).collect(),
                 kept: self.kept.get(i),
+                factors: self.factors[i].as_ref().map(|[rows, columns]| [rows, columns]),
                 weight_decay: parameter.weight_decay as f32,
                 lr_scale: parameter.lr_scale as f32,
                 clips: parameter.clips,
@@ -212,8 +282,13 @@ impl Optimizer {
         }
         let moments = keeps.moments.iter().map(|(name, _)| *name).zip(&self.moments);
         for (moment, tensors) in moments.chain(keeps.kept.into_iter().zip([&self.kept])) {
-            let named = self.parameters.iter().zip(tensors);
+            let named = self.parameters.iter().zip(tensors).filter(|(_, tensor)| tensor.numel() > 0);
             state.extend(named.map(|(p, t)| (format!("{moment}/{}", p.name), t.clone())));
+        }
+        for (parameter, factors) in self.parameters.iter().zip(&self.factors) {
+            let names = ["exp_avg_sq_row", "exp_avg_sq_col"];
+            let named = names.into_iter().zip(factors.iter().flatten());
+            state.extend(named.map(|(name, t)| (format!("{name}/{}", parameter.name), t.clone())));
         }
         state
     }

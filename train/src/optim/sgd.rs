@@ -2,6 +2,7 @@
 //! 2013) in PyTorch's form, where the learning rate stays outside of the buffer.
 use super::arguments::Arguments;
 use super::terms::{Decay, Draft, cautious, is_first, next};
+use fornax_engine::fuse::CpuLoop;
 
 /// With weight decay as a part of the gradient.
 pub(super) fn sgd(arguments: &mut Arguments) -> Draft {
@@ -25,7 +26,7 @@ fn momentum(
     if momentum == 0.0 {
         return Draft::new(name, &[], move |f| next(decay.weight(f) - f.rate() * decay.gradient(f), []));
     }
-    Draft::new(name, &["momentum_buffer"], move |f| {
+    let mut draft = Draft::new(name, &["momentum_buffer"], move |f| {
         let g = decay.gradient(f);
         let mut b = momentum * f.moment(0) + (1.0 - dampening) * g;
         if dampening != 0.0 {
@@ -33,5 +34,8 @@ fn momentum(
         }
         let step = if nesterov { g + momentum * b } else { b };
         next(decay.weight(f) - f.rate() * cautious(f, caution, step, g), [b])
-    })
+    });
+    let plain = decay == Decay::Gradient && dampening == 0.0;
+    draft.cpu_loop = plain.then_some(CpuLoop::Sgd { momentum, nesterov });
+    draft
 }

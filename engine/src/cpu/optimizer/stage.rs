@@ -1,8 +1,9 @@
 //! One chunk of a parameter through one stage of a rule.
-use super::{HalfCopy, Parameter, follow};
+use super::{HalfCopy, Parameter, factors, follow, loops};
 use crate::cpu::fuse::functions;
 use crate::cpu::parallel::Shared;
 use crate::dtype::{DType, bf16, f16};
+use crate::fuse::CpuLoop;
 use crate::fuse::graph::Node;
 use crate::fuse::update::{Reach, Stage, Symbol, Target};
 use crate::ops::Layout;
@@ -21,6 +22,7 @@ pub(super) struct Arrays<'a> {
     bf16: Option<Shared<bf16>>,
     round: Option<DType>,
     layout: Layout,
+    factors: Option<[&'a [f32]; 2]>,
 }
 
 impl<'a> Arrays<'a> {
@@ -40,6 +42,34 @@ impl<'a> Arrays<'a> {
             bf16: brain,
             round: parameter.round,
             layout: parameter.layout,
+            factors: parameter.factors.as_ref().map(|[rows, columns]| [&**rows, &**columns]),
+        }
+    }
+
+    /// Updates a chunk by a loop.
+    pub(super) fn run_loop(&self, which: CpuLoop, numbers: loops::Numbers, chunk: usize, ema_decay: f32) {
+        let at = self.range(chunk);
+        // SAFETY: chunks do not overlap.
+        unsafe {
+            let mut moments: Vec<&mut [f32]> =
+                self.moments.iter().map(|moment| moment.slice(at.start, at.len())).collect();
+            let weights = self.weights.slice(at.start, at.len());
+            loops::run(which, numbers, weights, &self.gradient[at.clone()], &mut moments);
+        }
+        self.follow(at, ema_decay);
+    }
+
+    /// What follows new weights.
+    fn follow(&self, at: Range<usize>, ema_decay: f32) {
+        // SAFETY: chunks do not overlap, and nothing else holds these parts.
+        unsafe {
+            let copy = match (&self.f16, &self.bf16) {
+                (Some(copy), _) => Some(HalfCopy::F16(copy.slice(at.start, at.len()))),
+                (_, Some(copy)) => Some(HalfCopy::BF16(copy.slice(at.start, at.len()))),
+                _ => None,
+            };
+            let ema = self.ema.as_ref().map(|ema| (ema.slice(at.start, at.len()), ema_decay));
+            follow(self.weights.slice(at.start, at.len()), self.round, copy, ema);
         }
     }
 
@@ -97,6 +127,8 @@ impl<'a> Plan<'a> {
         let (mut places, mut free, mut registers) = (vec![Place::Register(0); nodes.len()], vec![], 0);
         for i in once.iter().chain(&each).copied() {
             let symbol = if let Node::Input(k) = nodes[i] { Some(stage.symbols[k]) } else { None };
+            // The first moment of a rule that factors it is not there for all parameters.
+            let may_lack = stage.symbols.contains(&Symbol::Factored) && symbol == Some(Symbol::Moment(0));
             // What goes from one array to another is kept apart, as arrays are written one after the other.
             let moves = stage.targets.iter().zip(&program.outputs).any(|(target, node)| {
                 *node == i
@@ -104,7 +136,7 @@ impl<'a> Plan<'a> {
             });
             places[i] = match symbol {
                 Some(Symbol::Weight) if !moves => Place::Weight,
-                Some(Symbol::Moment(k)) if !moves => Place::Moment(k),
+                Some(Symbol::Moment(k)) if !moves && !may_lack => Place::Moment(k),
                 Some(Symbol::Gradient) if as_given => Place::Gradient,
                 _ => Place::Register(free.pop().unwrap_or_else(|| {
                     registers += 1;
@@ -146,6 +178,8 @@ pub(super) struct Task<'a> {
     pub(super) first_row: usize,
     /// Sums by row that the rule makes in all its stages.
     pub(super) row_sums: usize,
+    /// The means of a factored second moment between first and last axis.
+    pub(super) means: &'a [f32],
     pub(super) rows: &'a Shared<f32>,
     pub(super) registers: Shared<f32>,
 }
@@ -188,13 +222,25 @@ impl Task<'_> {
             Node::Input(k) => match plan.stage.symbols[k] {
                 Symbol::Gradient => self.gradient(at, y),
                 Symbol::Weight => y.copy_from_slice(read(&self.arrays.weights, at)),
-                Symbol::Moment(k) => y.copy_from_slice(read(&self.arrays.moments[k], at)),
+                Symbol::Moment(k) => self.moment(k, at, y),
+                Symbol::Factored => match self.arrays.factors {
+                    Some(factors) => factors::product(factors, self.means, &self.arrays.layout, at, y),
+                    None => y.fill(0.0),
+                },
                 Symbol::RowSum(k) => self.for_each_row(at, |row, part| {
                     y[part].fill(self.row(row)[k]);
                 }),
                 _ => unreachable!("the others are read in place or the same for all"),
             },
             Node::Constant(_) => unreachable!("the same for all"),
+        }
+    }
+
+    /// A moment, or 0 of one that a factored parameter lacks.
+    fn moment(&self, k: usize, at: Range<usize>, y: &mut [f32]) {
+        match k == 0 && self.arrays.factors.is_some() {
+            true => y.fill(0.0),
+            false => y.copy_from_slice(read(&self.arrays.moments[k], at)),
         }
     }
 
@@ -257,22 +303,14 @@ impl Task<'_> {
         for (target, node) in outputs {
             let to = match target {
                 Target::Weight => &arrays.weights,
+                Target::Moment(0) if arrays.factors.is_some() => continue,
                 Target::Moment(k) if self.plan.places[*node] != Place::Moment(*k) => &arrays.moments[*k],
                 _ => continue,
             };
             // SAFETY: chunks do not overlap, and the value is in a register, or is the gradient.
             unsafe { to.slice(at.start, len) }.copy_from_slice(self.value(*node, at.clone()));
         }
-        // SAFETY: as above, for all of them.
-        unsafe {
-            let copy = match (&arrays.f16, &arrays.bf16) {
-                (Some(copy), _) => Some(HalfCopy::F16(copy.slice(at.start, len))),
-                (_, Some(copy)) => Some(HalfCopy::BF16(copy.slice(at.start, len))),
-                _ => None,
-            };
-            let ema = arrays.ema.as_ref().map(|ema| (ema.slice(at.start, len), self.ema_decay));
-            follow(arrays.weights.slice(at.start, len), arrays.round, copy, ema);
-        }
+        arrays.follow(at, self.ema_decay);
     }
 
     fn value(&self, node: usize, at: Range<usize>) -> &[f32] {

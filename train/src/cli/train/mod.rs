@@ -11,6 +11,7 @@ use super::signals::Signals;
 use crate::checkpoint::{self, Header, durable};
 use crate::config::Config;
 use crate::data::Loader;
+use crate::optim::Optimizer;
 use crate::report::{Machine, Mode, Observer, Progress, RunFolder, summary_csv, write_plots};
 use crate::settings::Settings;
 use crate::step::{GraphUse, Step, StepOptions};
@@ -106,6 +107,7 @@ pub fn execute(args: TrainArgs) -> Result<()> {
         return Ok(());
     }
 
+    let graph = graph_use(args.cuda_graph, &device, &optimizer)?;
     let signals = Signals::listen()?;
     let mut trainer = Trainer {
         model: &*model,
@@ -121,7 +123,7 @@ pub fn execute(args: TrainArgs) -> Result<()> {
                 loss: config.loss.clone(),
                 checkpointing: config.checkpointing,
                 seed: config.seed,
-                graph: graph_use(args.cuda_graph, &device)?,
+                graph,
             },
             Some(data.statistics.clone()),
             device,
@@ -176,12 +178,16 @@ pub fn execute(args: TrainArgs) -> Result<()> {
 }
 
 /// Whether updates are recorded, which only a CUDA device can do.
-fn graph_use(asked: Option<bool>, device: &Device) -> Result<GraphUse> {
+fn graph_use(asked: Option<bool>, device: &Device, optimizer: &Optimizer) -> Result<GraphUse> {
     match (asked, device) {
         (Some(true), Device::Cpu) => Err(Error::usage("--cuda-graph would have no effect")
             .because("the run computes on the processor")
             .remedy("leave it out, or choose another --device")),
+        (Some(true), _) if optimizer.needs_graph() => Err(Error::usage("--cuda-graph cannot be had")
+            .because("the optimizer differentiates the backward pass, which is not recorded")
+            .remedy("leave it out, or choose another --opt")),
         (Some(true), _) => Ok(GraphUse::Always),
+        (None, _) if optimizer.needs_graph() => Ok(GraphUse::Never),
         (Some(false), _) => Ok(GraphUse::Never),
         (None, _) => Ok(GraphUse::WherePossible),
     }

@@ -1,0 +1,56 @@
+//! The factored second moment of Adafactor: its means over the last axis (lines) and over the first (columns).
+use super::{Parameter, Pass};
+use crate::cpu::parallel::{Shared, for_each_task};
+use crate::fuse::Factoring;
+use crate::ops::{Layout, Number};
+use std::ops::Range;
+
+/// Takes the means one update further; returns those between first and last axis, empty for what is not factored. The kernel
+/// `factor_moments` does the same.
+pub(super) fn follow(parameters: &mut [Parameter], factoring: Factoring, pass: &Pass) -> Vec<Vec<f32>> {
+    let share = (pass.updates as f64).powf(factoring.decay_rate) as f32;
+    let (eps, factor) = (factoring.eps as f32, pass.number(Number::Factor) as f32);
+    let clip = pass.clip.unwrap_or(f32::INFINITY);
+    let mut means = vec![vec![]; parameters.len()];
+    let (all, shared) = (Shared::new(parameters), Shared::new(&mut means));
+    for_each_task(pass.first_rows.len(), |p| {
+        // SAFETY: one parameter a task, and its means.
+        let (parameter, means) = unsafe { (&mut all.slice(p, 1)[0], &mut shared.slice(p, 1)[0]) };
+        let Layout { row_length, rows, inner, .. } = parameter.layout;
+        let Some([lines, columns]) = &mut parameter.factors else { return };
+        let mut sums = vec![0.0f32; row_length];
+        for (row, gradient) in parameter.gradient.chunks(row_length).enumerate() {
+            let unit = pass.units.get(pass.first_rows[p] + row).copied().unwrap_or(1.0);
+            for (b, line) in gradient.chunks(inner).enumerate() {
+                let mut sum = 0.0;
+                for (g, of_column) in line.iter().zip(&mut sums[b * inner..]) {
+                    let g = unit * (factor * g).clamp(-clip, clip);
+                    sum += f64::from(g * g);
+                    *of_column += g * g;
+                }
+                let mean = &mut lines[row * (row_length / inner) + b];
+                *mean += share * ((sum / inner as f64) as f32 + eps - *mean);
+            }
+        }
+        for (mean, sum) in columns.iter_mut().zip(&sums) {
+            *mean += share * (sum / rows as f32 + eps - *mean);
+        }
+        let mean = |line: &[f32]| (line.iter().map(|c| f64::from(*c)).sum::<f64>() / inner as f64) as f32;
+        *means = columns.chunks(inner).map(mean).collect();
+    });
+    means
+}
+
+/// Elements of the second moment that the means stand for.
+pub(super) fn product(
+    [lines, columns]: [&[f32]; 2],
+    means: &[f32],
+    layout: &Layout,
+    at: Range<usize>,
+    y: &mut [f32],
+) {
+    for (y, i) in y.iter_mut().zip(at) {
+        let line = i / layout.inner;
+        *y = lines[line] / means[line % means.len()] * columns[i % layout.row_length];
+    }
+}
