@@ -63,6 +63,7 @@ fn flags_without_an_effect_are_refused() {
     for (flags, what) in [
         ("--model-ema-decay 0.9", "give --model-ema too"),
         ("--model-ema --model-ema-force-cpu --device cpu", "computes on the processor"),
+        ("--layer-decay-min-scale 0.5", "give --layer-decay too"),
         ("--bce-sum", "give --bce-loss too"),
         ("--jsd-loss", "no augmentation splits"),
         ("--sched none --warmup-epochs 2", "would have no effect"),
@@ -101,12 +102,14 @@ fn every_schedule_trains_the_digits() {
 #[test]
 fn regularised_models_train_and_their_settings_are_kept() {
     let folder = tempfile::tempdir().expect("a folder");
-    let flags = "--drop 0.1 --drop-path 0.1 --drop-block 0.05 --bn-momentum 0.2 --bn-eps 1e-4 --gp avgmax --head-init-scale 0.1 --head-init-bias -1";
+    let flags = "--drop 0.1 --drop-path 0.1 --drop-block 0.05 --bn-momentum 0.2 --bn-eps 1e-4 --gp avgmax --head-init-scale 0.1 --head-init-bias -1 --layer-decay 0.9";
     let line = format!("train --epochs 4 {flags} --progress none --output out --experiment a --json");
     let result = json(&succeed(folder.path(), &line));
     assert!(result["top1"].as_f64().expect("a number") > 80.0, "{result}");
     let yaml = fs::read_to_string(folder.path().join("out/a/args.yaml")).expect("reads");
-    for setting in ["drop_path: 0.1", "gp: \"avgmax\"", "head_init_bias: -1", "bn_eps: 0.0001"] {
+    for setting in
+        ["drop_path: 0.1", "layer_decay: 0.9", "gp: \"avgmax\"", "head_init_bias: -1", "bn_eps: 0.0001"]
+    {
         assert!(yaml.contains(setting), "{setting} in {yaml}");
     }
 }
