@@ -42,3 +42,41 @@ pub enum Activation {
     /// `e^x`
     Exp,
 }
+
+impl std::str::FromStr for Activation {
+    type Err = String;
+
+    /// By PyTorch's or timm's name; `leaky_relu_0.2` and `elu_0.5` name their parameter.
+    fn from_str(name: &str) -> Result<Activation, String> {
+        if let Some((base, parameter)) = name.rsplit_once('_')
+            && let Ok(p) = parameter.parse::<f64>()
+        {
+            match base {
+                "leaky_relu" => return Ok(Activation::LeakyRelu(p)),
+                "elu" => return Ok(Activation::Elu(p)),
+                _ => {}
+            }
+        }
+        Ok(match name {
+            "identity" => Activation::Identity,
+            "relu" => Activation::Relu,
+            "relu6" => Activation::Relu6,
+            "silu" | "swish" => Activation::Silu,
+            "gelu" => Activation::Gelu,
+            "gelu_tanh" => Activation::GeluTanh,
+            "quick_gelu" => Activation::QuickGelu,
+            "hardswish" | "hard_swish" => Activation::HardSwish,
+            "hardsigmoid" | "hard_sigmoid" => Activation::HardSigmoid,
+            "sigmoid" => Activation::Sigmoid,
+            "mish" => Activation::Mish,
+            "tanh" => Activation::Tanh,
+            "leaky_relu" => Activation::LeakyRelu(0.01),
+            "elu" => Activation::Elu(1.0),
+            "softplus" => Activation::Softplus,
+            "selu" => Activation::Selu,
+            "hardtanh" => Activation::HardTanh,
+            "exp" => Activation::Exp,
+            _ => return Err(format!("there is no activation {name:?}")),
+        })
+    }
+}

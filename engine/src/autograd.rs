@@ -1,13 +1,20 @@
-//! Reverse-mode differentiation: the graph that operations leave behind, and the walk back through it.
+//! Reverse-mode differentiation: the graph that operations leave behind, and the ways back through it.
 //!
 //! A tensor made by an operation on tensors that require gradients holds a [`Node`]: edges to where its inputs came from
 //! and the backward function with what it saved. [`Tensor::backward`] visits nodes in reverse order of creation, adds up
-//! gradients, and drops each backward function, and with it the saved tensors, as soon as it has run.
+//! gradients, and drops each backward function, and with it the saved tensors, as soon as it has run. [`gradients`] returns those of
+//! chosen tensors, and leaves a graph behind them if asked to, so that they can be differentiated in turn.
+mod gradients;
+mod recorded;
+mod walk;
+
+pub use gradients::gradients;
+pub(crate) use gradients::replayed;
+
 use crate::{Error, Result, Shape, Tensor};
-use std::cell::Cell;
-use std::collections::{BinaryHeap, HashMap};
+use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 /// Maps the gradient of an operation's output to the gradients of its inputs, `None` where an input needs none.
 /// The second argument says which inputs need one.
@@ -41,17 +48,21 @@ where
     F: Fn(&Tensor, bool) -> Result<Tensor> + Send + Sync + 'static,
 {
     let y = no_grad(|| f(&x.detach(), false))?;
-    let mut inputs = vec![x];
-    inputs.extend(parameters);
-    Ok(y.recorded("checkpoint", &inputs, || {
-        let (kept, n) = (x.detach(), inputs.len());
+    let inputs: Vec<&Tensor> = [x].into_iter().chain(parameters).collect();
+    Ok(y.recorded_composed("checkpoint", &inputs, || {
+        let kept: Vec<Tensor> = inputs.iter().map(|t| (*t).clone()).collect();
         move |grad: Tensor, needs: &[bool]| {
-            let x = if needs[0] { kept.variable() } else { kept.clone() };
-            while_recording(true, || f(&x, true))?.backward_from(&grad)?;
-            // The parameters have theirs already.
-            let mut grads = vec![None; n];
-            grads[0] = x.grad();
-            Ok(grads)
+            let create_graph = RECORDING.get();
+            let x = match (needs[0], create_graph) {
+                (true, true) => kept[0].reshape(*kept[0].shape())?,
+                (true, false) => kept[0].detach().variable(),
+                (false, _) => kept[0].detach(),
+            };
+            let y = while_recording(true, || f(&x, true))?;
+            let all = [&x].into_iter().chain(&kept[1..]).zip(needs);
+            let wanted: Vec<&Tensor> = all.filter_map(|(t, need)| need.then_some(t)).collect();
+            let mut grads = gradients(&[(&y, &grad)], &wanted, create_graph)?.into_iter();
+            Ok(needs.iter().map(|need| if *need { grads.next().flatten() } else { None }).collect())
         }
     }))
 }
@@ -88,8 +99,24 @@ pub(crate) struct Node {
     op: &'static str,
     shape: Shape,
     inputs: Vec<Gradient>,
-    backward: Mutex<Option<Box<BackwardFn>>>,
+    backward: Mutex<Option<Arc<Backward>>>,
 }
+
+/// How an operation is differentiated.
+pub(crate) enum Backward {
+    /// By kernels that leave no graph behind: once only.
+    Once(Box<BackwardFn>),
+    /// By operations, on tensors that were saved with their place in the graph: as often as these can be.
+    Composed(Box<BackwardFn>),
+    /// By kernels and, where a graph is wanted, by the composition that stands in for them.
+    Fused { kernels: Box<BackwardFn>, composition: Box<BackwardFn> },
+    /// By its own output, which has its place in the graph where one is wanted. (A function that saved it like that would keep
+    /// itself alive.)
+    OfOutput(Tensor, Box<OutputFn>),
+}
+
+/// A [`BackwardFn`] that is first given the operation's output.
+pub(crate) type OutputFn = dyn Fn(&Tensor, Tensor, &[bool]) -> Result<Vec<Option<Tensor>>> + Send + Sync;
 
 static SEQUENCE: AtomicU64 = AtomicU64::new(0);
 
@@ -100,15 +127,7 @@ pub(crate) fn is_recorded(inputs: &[&Tensor]) -> bool {
 
 /// Records an operation, when recording is on and an input requires a gradient. `make` builds the backward function, and
 /// so saves what it needs, only then.
-pub(crate) fn record<F>(
-    op: &'static str,
-    shape: Shape,
-    inputs: &[&Tensor],
-    make: impl FnOnce() -> F,
-) -> Gradient
-where
-    F: Fn(Tensor, &[bool]) -> Result<Vec<Option<Tensor>>> + Send + Sync + 'static,
-{
+fn record(op: &'static str, shape: Shape, inputs: &[&Tensor], make: impl FnOnce() -> Backward) -> Gradient {
     if !is_recorded(inputs) {
         return Gradient::None;
     }
@@ -117,177 +136,73 @@ where
         op,
         shape,
         inputs: inputs.iter().map(|t| t.gradient().clone()).collect(),
-        backward: Mutex::new(Some(Box::new(make()))),
+        backward: Mutex::new(Some(Arc::new(make()))),
     }))
 }
 
-impl Tensor {
-    /// Differentiates this scalar: adds d self / d leaf to [`Tensor::grad`] of every leaf it depends on, and frees the graph.
-    ///
-    /// Errors: this tensor is not a scalar, depends on no leaf, or was differentiated before.
-    pub fn backward(&self) -> Result<()> {
-        if self.numel() != 1 {
-            return Err(Error::shape(
-                "backward",
-                &[("output", self)],
-                "needs a scalar; reduce it, or use backward_from with an upstream gradient",
-            ));
-        }
-        self.backward_from(&Tensor::full(*self.shape(), 1.0, self.dtype(), &self.device())?)
-    }
-
-    /// Differentiates `sum(self * upstream)`; `upstream` has the shape and dtype of this tensor.
-    pub fn backward_from(&self, upstream: &Tensor) -> Result<()> {
-        if upstream.shape() != self.shape() || upstream.dtype() != self.dtype() {
-            return Err(Error::shape(
-                "backward",
-                &[("output", self), ("upstream", upstream)],
-                "the upstream gradient must have the output's shape and dtype",
-            ));
-        }
-        let upstream = upstream.detach();
-        match self.gradient() {
-            Gradient::None => Err(Error::Autograd {
-                why: "this tensor depends on no tensor that requires a gradient".into(),
-            }),
-            Gradient::Leaf(leaf) => no_grad(|| finish(leaf, upstream)),
-            Gradient::Node(root) => no_grad(|| walk(root, upstream)),
-        }
-    }
-}
-
-/// Orders nodes by creation, newest first in a heap.
-struct ByAge(Arc<Node>);
-impl PartialEq for ByAge {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.sequence == other.0.sequence
-    }
-}
-impl Eq for ByAge {}
-impl PartialOrd for ByAge {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for ByAge {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.0.sequence.cmp(&other.0.sequence)
-    }
-}
-
-fn walk(root: &Arc<Node>, upstream: Tensor) -> Result<()> {
-    let mut pending = leaf_uses(root);
-    let mut leaf_sums: HashMap<*const Leaf, Tensor> = HashMap::new();
-    let mut sums: HashMap<u64, Tensor> = HashMap::from([(root.sequence, upstream)]);
-    let mut heap = BinaryHeap::from([ByAge(root.clone())]);
-    while let Some(ByAge(node)) = heap.pop() {
-        let grad = sums.remove(&node.sequence).expect("a node is queued with its gradient");
-        let backward = node.backward.lock().unwrap_or_else(|e| e.into_inner()).take().ok_or_else(|| {
-            Error::Autograd {
-                why: format!(
-                    "the graph behind {} was already differentiated and freed; run the forward pass again",
-                    node.op
-                ),
-            }
+impl Node {
+    /// The gradients of the inputs that need one. `keeps` leaves the graph as it is and another one behind the gradients; else the
+    /// backward function goes with what it saved, before those of the inputs run.
+    fn differentiate(
+        self: &Arc<Node>,
+        grad: Tensor,
+        needs: &[bool],
+        keeps: bool,
+    ) -> Result<Vec<Option<Tensor>>> {
+        let backward = if keeps { self.backward().clone() } else { self.backward().take() };
+        let backward = backward.ok_or_else(|| Error::Autograd {
+            why: format!(
+                "the graph behind {} was already differentiated and freed; run the forward pass again",
+                self.op
+            ),
         })?;
-        let needs: Vec<bool> = node.inputs.iter().map(|g| !matches!(g, Gradient::None)).collect();
-        let grads = backward(grad, &needs)?;
-        // What the operation saved goes here, before its inputs' backward functions run.
-        drop(backward);
-        debug_assert_eq!(grads.len(), node.inputs.len(), "{} returns a gradient for each input", node.op);
-        for (input, grad) in node.inputs.iter().zip(grads) {
-            match (input, grad) {
-                (Gradient::Node(n), Some(grad)) => {
-                    debug_assert_eq!(
-                        grad.shape(),
-                        &n.shape,
-                        "{}: gradient for the output of {}",
-                        node.op,
-                        n.op
-                    );
-                    match sums.remove(&n.sequence) {
-                        Some(sum) => sums.insert(n.sequence, sum.accumulate(grad)?),
-                        None => {
-                            heap.push(ByAge(n.clone()));
-                            sums.insert(n.sequence, grad)
-                        }
-                    };
+        let grads = match &*backward {
+            Backward::Once(_) if keeps => Err(Error::Autograd {
+                why: format!("the backward pass of {} cannot be differentiated in turn", self.op),
+            }),
+            Backward::Once(f) | Backward::Composed(f) => f(grad, needs),
+            Backward::Fused { kernels, composition } => {
+                if keeps {
+                    composition(grad, needs)
+                } else {
+                    kernels(grad, needs)
                 }
-                (Gradient::Leaf(leaf), grad) => arrive(leaf, grad, &mut pending, &mut leaf_sums)?,
-                _ => {}
             }
-        }
-    }
-    // Leaves behind branches that no gradient reached.
-    for (_, (leaf, uses)) in pending {
-        if uses > 0
-            && let Some(sum) = leaf_sums.remove(&Arc::as_ptr(&leaf))
-        {
-            finish(&leaf, sum)?;
-        }
-    }
-    Ok(())
-}
-
-/// One of a leaf's contributions is known; the last one completes its gradient.
-fn arrive(
-    leaf: &Arc<Leaf>,
-    grad: Option<Tensor>,
-    pending: &mut HashMap<*const Leaf, (Arc<Leaf>, usize)>,
-    sums: &mut HashMap<*const Leaf, Tensor>,
-) -> Result<()> {
-    let id = Arc::as_ptr(leaf);
-    let mut sum = sums.remove(&id);
-    if let Some(grad) = grad {
-        sum = Some(match sum {
-            Some(sum) => sum.accumulate(grad)?,
-            None => grad,
-        });
-    }
-    let left = pending.get_mut(&id).map(|(_, uses)| {
-        *uses -= 1;
-        *uses
-    });
-    match (sum, left) {
-        (Some(sum), Some(1..)) => {
-            sums.insert(id, sum);
-            Ok(())
-        }
-        (Some(sum), _) => finish(leaf, sum),
-        (None, _) => Ok(()),
-    }
-}
-
-/// How many edges of the graph lead to each leaf.
-fn leaf_uses(root: &Arc<Node>) -> HashMap<*const Leaf, (Arc<Leaf>, usize)> {
-    let mut uses: HashMap<*const Leaf, (Arc<Leaf>, usize)> = HashMap::new();
-    let mut seen = std::collections::HashSet::from([root.sequence]);
-    let mut stack = vec![root.clone()];
-    while let Some(node) = stack.pop() {
-        for input in &node.inputs {
-            match input {
-                Gradient::Leaf(leaf) => uses.entry(Arc::as_ptr(leaf)).or_insert((leaf.clone(), 0)).1 += 1,
-                Gradient::Node(n) if seen.insert(n.sequence) => stack.push(n.clone()),
-                _ => {}
+            Backward::OfOutput(y, f) if keeps => {
+                f(&y.with_gradient(Gradient::Node(self.clone())), grad, needs)
             }
-        }
+            Backward::OfOutput(y, f) => f(y, grad, needs),
+        }?;
+        debug_assert_eq!(grads.len(), self.inputs.len(), "{} returns a gradient for each input", self.op);
+        Ok(grads)
     }
-    uses
+
+    fn backward(&self) -> MutexGuard<'_, Option<Arc<Backward>>> {
+        self.backward.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Checks, in debug builds, what an operation says to be the gradient of this one's output.
+    fn check(&self, grad: &Tensor, by: &str) {
+        debug_assert_eq!(grad.shape(), &self.shape, "{by}: gradient for the output of {}", self.op);
+    }
 }
 
-/// Adds a complete gradient to what the leaf holds and runs its hooks.
-fn finish(leaf: &Arc<Leaf>, grad: Tensor) -> Result<()> {
-    let total = {
-        let mut slot = leaf.grad.lock().unwrap_or_else(|e| e.into_inner());
-        let total = match slot.take() {
-            Some(held) => held.accumulate(grad)?,
-            None => grad,
-        };
-        *slot = Some(total.clone());
-        total
-    };
-    for hook in leaf.hooks.lock().unwrap_or_else(|e| e.into_inner()).iter() {
-        hook(&total)?;
+thread_local! {
+    /// What dropped nodes led to, while one is being dropped.
+    static DROPPED: RefCell<Vec<Gradient>> = const { RefCell::new(vec![]) };
+    static DROPPING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Nodes are dropped one after the other: a graph of gradients can be too deep for one within the other.
+impl Drop for Node {
+    fn drop(&mut self) {
+        DROPPED.with_borrow_mut(|dropped| dropped.append(&mut self.inputs));
+        *self.backward() = None;
+        if !DROPPING.replace(true) {
+            while let Some(next) = DROPPED.with_borrow_mut(Vec::pop) {
+                drop(next);
+            }
+            DROPPING.set(false);
+        }
     }
-    Ok(())
 }

@@ -1,5 +1,5 @@
 //! The tensor: a cheap handle to dense row-major elements on a device, and its place in the graph.
-use crate::autograd::{self, Gradient, Hook, Leaf};
+use crate::autograd::{Gradient, Hook, Leaf};
 use crate::cuda::{self, Failure, Gpu, Slice};
 use crate::storage::{Held, Read, Storage, Write};
 use crate::{DType, Device, Element, Error, Result, Shape};
@@ -226,8 +226,9 @@ impl Tensor {
         Held::new(&self.0.storage, self.0.start, self.numel(), self.dtype())
     }
 
-    /// Says that the elements are being changed by work queued on their device.
-    pub(crate) fn touch(&self) {
+    /// Says that the elements are being changed by work queued on their device, such as a graph that is replayed: what was computed of
+    /// them before and kept is out of date.
+    pub fn touch(&self) {
         self.0.storage.touch();
     }
 
@@ -315,17 +316,6 @@ impl Tensor {
 
 /// For operations.
 impl Tensor {
-    /// This fresh result of an operation, recorded in the graph: `make` builds the backward function when one is needed.
-    pub(crate) fn recorded<F>(self, op: &'static str, inputs: &[&Tensor], make: impl FnOnce() -> F) -> Tensor
-    where
-        F: Fn(Tensor, &[bool]) -> Result<Vec<Option<Tensor>>> + Send + Sync + 'static,
-    {
-        match autograd::record(op, *self.shape(), inputs, make) {
-            Gradient::None => self,
-            gradient => self.with_gradient(gradient),
-        }
-    }
-
     pub(crate) fn gradient(&self) -> &Gradient {
         &self.0.gradient
     }
@@ -341,16 +331,18 @@ impl Tensor {
         Arc::strong_count(&self.0) == 1 && Arc::strong_count(&self.0.storage) == 1
     }
 
-    /// `self + other` of equal shape and dtype, in place when nothing else refers to `self`: how gradients add up.
+    /// `self + other` of equal shape and dtype, in place when nothing else refers to `self`, and neither is part of a graph: how
+    /// gradients add up.
     pub(crate) fn accumulate(self, other: Tensor) -> Result<Tensor> {
-        if self.is_sole_owner() {
+        if self.is_sole_owner() && !self.requires_grad() && !other.requires_grad() {
             self.add_in_place(&other)?;
             return Ok(self);
         }
         self.add(&other)
     }
 
-    fn with_gradient(&self, gradient: Gradient) -> Tensor {
+    /// The same elements at another place in the graph.
+    pub(crate) fn with_gradient(&self, gradient: Gradient) -> Tensor {
         Tensor::assemble(self.0.storage.clone(), self.0.start, self.0.shape, self.0.dtype, gradient)
     }
 

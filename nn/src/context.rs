@@ -1,4 +1,5 @@
 //! What a forward pass depends on beside its input.
+use crate::observe::{Label, Observation, Observer};
 use crate::precision::{Operation, Precision};
 use fornax_engine::random::{Key, Stream};
 use fornax_engine::{Error, Result, Tensor};
@@ -11,6 +12,7 @@ pub struct Context {
     checkpointing: bool,
     recomputing: bool,
     draws: Option<Draws>,
+    observer: Option<Observer>,
 }
 
 /// Where random draws come from: each use has a number, and each step its own draws under it.
@@ -42,6 +44,7 @@ impl Context {
             checkpointing: false,
             recomputing: false,
             draws: None,
+            observer: None,
         }
     }
 
@@ -59,6 +62,37 @@ impl Context {
     pub fn with_draws(self, seed: u64, step: &Tensor) -> Context {
         let key = Key::new(seed, "regularisers");
         Context { draws: Some(Draws { key, step: step.clone(), region: 0, regions: 0, used: 0 }), ..self }
+    }
+
+    /// With what the layers of these dotted names hand on kept, to be taken by [`Context::observations`]; `None` keeps that of all layers.
+    /// What is checkpointed is not observed, so nothing is.
+    pub fn observing(self, names: Option<&[&str]>) -> Context {
+        let wanted = names.map(|names| names.iter().map(|name| name.to_string()).collect());
+        Context { checkpointing: false, observer: Some(Observer { wanted, seen: vec![] }), ..self }
+    }
+
+    /// What layers handed on since the last call, in the order in which they did.
+    pub fn observations(&mut self) -> Vec<Observation> {
+        self.observer.as_mut().map(|observer| std::mem::take(&mut observer.seen)).unwrap_or_default()
+    }
+
+    /// This context after a pass that was observed, with what `before` observes and checkpoints.
+    pub(crate) fn ending_observation(self, before: &Context) -> Context {
+        Context { checkpointing: before.checkpointing, observer: before.observer.clone(), ..self }
+    }
+
+    /// True when a layer's output is to be seen: it cannot be fused away.
+    pub(crate) fn observes(&self, label: &Label) -> bool {
+        self.observer.as_ref().is_some_and(|observer| observer.wants(label))
+    }
+
+    /// A layer's output, which is on its way to the next.
+    pub(crate) fn observed(&mut self, label: &Label, output: Tensor, macs: usize) -> Tensor {
+        if let Some(observer) = self.observer.as_mut().filter(|observer| observer.wants(label)) {
+            let (name, kind) = (label.name().unwrap_or_default().into(), label.kind());
+            observer.seen.push(Observation { name, kind, output: output.clone(), macs: macs as u64 });
+        }
+        output
     }
 
     /// The draws of one use in this pass: a stream, and the step to add to its sample.
@@ -90,14 +124,6 @@ impl Context {
         match self.precision.of(operation) {
             Some(dtype) => x.to_dtype(dtype),
             None => Ok(x.clone()),
-        }
-    }
-
-    /// A parameter of an operation, in the dtype that the operation computes in.
-    pub fn parameter(&self, operation: Operation, parameter: &Tensor) -> Result<Tensor> {
-        match self.precision.of(operation) {
-            Some(dtype) => parameter.working_copy(dtype),
-            None => Ok(parameter.clone()),
         }
     }
 

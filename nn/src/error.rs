@@ -18,6 +18,14 @@ pub enum Error {
         /// The nearest names, or where to see all.
         hint: String,
     },
+    /// An option that the model does not have, or that has no such value.
+    #[error("the model does not take {option}: {why}")]
+    ModelOption {
+        /// The option and its value.
+        option: String,
+        /// What is possible.
+        why: String,
+    },
     /// The weights do not belong to the model.
     #[error("the weights do not fit the model: {}", .problems.join("; "))]
     StateDict {

@@ -33,7 +33,12 @@ pub fn trunc_normal(t: &Tensor, std: f64, draws: &mut Stream) -> Result<()> {
 /// Kaiming's normal for ReLU over the fan out of a convolution's weight `[out, kh, kw, in / groups]`:
 /// standard deviation `sqrt(2 / (out * kh * kw))` (He et al., 2015; timm's ResNets).
 pub fn kaiming_normal_fan_out(t: &Tensor, draws: &mut Stream) -> Result<()> {
-    let fan_out: usize = t.dims()[..t.rank() - 1].iter().product();
+    kaiming_normal_of_group(t, 1, draws)
+}
+
+/// The same over the fan out within a group of channels: TensorFlow's rule for grouped convolutions (timm's EfficientNets and RegNets).
+pub fn kaiming_normal_of_group(t: &Tensor, groups: usize, draws: &mut Stream) -> Result<()> {
+    let fan_out = t.dims()[..t.rank() - 1].iter().product::<usize>() / groups;
     normal(t, (2.0 / fan_out as f64).sqrt(), draws)
 }
 

@@ -10,13 +10,15 @@ pub mod layers;
 pub mod loss;
 pub mod models;
 mod module;
+pub mod observe;
 pub mod precision;
 pub mod state_dict;
 
 pub use context::Context;
 pub use error::{Error, Result};
-pub use models::{ModelOptions, create_model};
+pub use models::{Model, ModelOptions, create_model};
 pub use module::{
-    Entry, Kind, Layout, Module, Visitor, count_batch, entries, move_to, named_buffers, named_parameters,
+    Entry, Kind, Layout, Module, Visitor, count_batch, entries, layer_names, move_to, named_buffers,
+    named_parameters,
 };
 pub use precision::{OptLevel, Precision};

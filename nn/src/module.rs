@@ -1,5 +1,6 @@
 //! Modules: forward passes with named parameters and buffers.
 use crate::Context;
+use crate::observe::Label;
 use fornax_engine::{Device, Result, Tensor};
 
 /// A layer or a model.
@@ -9,6 +10,11 @@ pub trait Module: Send + Sync {
 
     /// Shows the visitor every parameter, then every buffer, then every child, in timm's order and under timm's names.
     fn visit(&self, visitor: &mut Visitor);
+
+    /// What the module is called, where its output can be observed.
+    fn label(&self) -> Option<&Label> {
+        None
+    }
 }
 
 /// Collects the entries of a module tree under dotted names.
@@ -16,6 +22,7 @@ pub trait Module: Send + Sync {
 pub struct Visitor {
     prefix: String,
     entries: Vec<Entry>,
+    names: Vec<String>,
 }
 
 /// One parameter or buffer of a module tree; the tensor is the module's own, sharing its elements and gradient.
@@ -69,6 +76,10 @@ impl Visitor {
     pub fn child(&mut self, name: &str, module: &(impl Module + ?Sized)) {
         let parent = self.prefix.len();
         self.prefix.push_str(name);
+        if let Some(label) = module.label() {
+            label.set(&self.prefix);
+            self.names.push(self.prefix.clone());
+        }
         self.prefix.push('.');
         module.visit(self);
         self.prefix.truncate(parent);
@@ -89,6 +100,13 @@ pub fn entries(module: &(impl Module + ?Sized)) -> Vec<Entry> {
     let mut visitor = Visitor::default();
     module.visit(&mut visitor);
     visitor.entries
+}
+
+/// The dotted names of all layers whose output can be observed, in the order of a visit.
+pub fn layer_names(module: &(impl Module + ?Sized)) -> Vec<String> {
+    let mut visitor = Visitor::default();
+    module.visit(&mut visitor);
+    visitor.names
 }
 
 /// Names and tensors of all parameters, in registration order.

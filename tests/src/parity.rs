@@ -1,6 +1,7 @@
 //! Cases on a device against the CPU in f64: outputs and gradients.
 use crate::cases::Case;
 use fornax_engine::{DType, Device, Result, Tensor};
+use fornax_kernels::emulator::{self, Options};
 
 /// Samples of a large case's batch.
 const BATCH: usize = 1;
@@ -13,6 +14,28 @@ fn tolerance(dtype: DType) -> f64 {
         DType::F16 => 4e-3,
         _ => 3e-2,
     }
+}
+
+/// The devices to test: those that `FORNAX_TEST_DEVICES` names but the CPU, which they are compared with. The emulated one takes the driver's place, so it is not tested beside a real one.
+///
+/// # Panics
+/// When a name is none, or the emulated device cannot be made.
+pub fn devices() -> Vec<Device> {
+    let names = std::env::var("FORNAX_TEST_DEVICES").unwrap_or_else(|_| "emulated".into());
+    let (emulated, real) = (names.contains("emulated"), names.contains("cuda"));
+    assert!(!(emulated && real), "FORNAX_TEST_DEVICES={names}: test emulated and cuda:N in two runs");
+    names
+        .split(',')
+        .filter(|name| *name != "cpu")
+        .map(|name| match name.strip_prefix("cuda:") {
+            Some(number) => Device::Cuda(number.parse().expect("cuda:N")),
+            None => {
+                assert_eq!(name, "emulated", "FORNAX_TEST_DEVICES={names}: no such device");
+                emulator::load(&Options { devices: 1, ..Options::default() }).expect("the emulated device");
+                Device::Cuda(0)
+            }
+        })
+        .collect()
 }
 
 /// Output and gradients of a case for inputs of `dtype`, computed in `computed` on a device; as f64.

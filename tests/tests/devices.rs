@@ -4,34 +4,15 @@
 //! `FORNAX_TEST_DEVICES`, a list of `cpu`, `emulated` and `cuda:N`, chooses devices; the default is the emulated one.
 use fornax_engine::cuda::Graph;
 use fornax_engine::{DType, Device, Tensor};
-use fornax_kernels::emulator::{self, Options};
+use fornax_kernels::emulator;
 use fornax_tests::cases::all;
-use fornax_tests::parity::{differences, outcome, report};
+use fornax_tests::parity::{devices, differences, outcome, report};
 use std::sync::{Mutex, MutexGuard};
 
 /// The driver that this process uses is chosen once, and its settings are of the whole process: one test at a time.
 fn one_at_a_time() -> MutexGuard<'static, ()> {
     static LOCK: Mutex<()> = Mutex::new(());
     LOCK.lock().unwrap_or_else(|e| e.into_inner())
-}
-
-/// The devices to test. The emulated one takes the driver's place, so it is not tested beside a real one.
-fn devices() -> Vec<Device> {
-    let names = std::env::var("FORNAX_TEST_DEVICES").unwrap_or_else(|_| "emulated".into());
-    let (emulated, real) = (names.contains("emulated"), names.contains("cuda"));
-    assert!(!(emulated && real), "FORNAX_TEST_DEVICES={names}: test emulated and cuda:N in two runs");
-    names
-        .split(',')
-        .filter(|name| *name != "cpu")
-        .map(|name| match name.strip_prefix("cuda:") {
-            Some(number) => Device::Cuda(number.parse().expect("cuda:N")),
-            None => {
-                assert_eq!(name, "emulated", "FORNAX_TEST_DEVICES={names}: no such device");
-                emulator::load(&Options { devices: 1, ..Options::default() }).expect("the emulated device");
-                Device::Cuda(0)
-            }
-        })
-        .collect()
 }
 
 #[test]

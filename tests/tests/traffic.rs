@@ -147,7 +147,7 @@ fn updates_are_one_pass() {
     let n = 1 << 18;
     let gradients = GradientRule { scaling: Some(LossScaling::default()), clip: Some(Clip::Norm(1.0)) };
     for name in ["sgd", "adamw"] {
-        let rule = rule(name, &OptimizerOptions::default()).expect("an optimizer");
+        let rule = rule(name, &OptimizerOptions::default()).expect("an optimizer").update;
         let moments: Vec<Tensor> = (0..rule.keeps().moments.len())
             .map(|_| Tensor::zeros([n], DType::F32, &GPU).expect("memory"))
             .collect();

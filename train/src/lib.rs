@@ -25,7 +25,9 @@ pub mod cli;
 pub mod config;
 pub mod data;
 pub mod device;
+pub mod ema;
 pub mod error;
+pub mod hub;
 mod nearest;
 pub mod optim;
 pub mod report;
@@ -33,6 +35,7 @@ pub mod schedule;
 pub mod settings;
 pub mod step;
 pub mod trainer;
+pub mod weights;
 
 pub use error::{Error, Result};
 pub use fornax_engine as engine;

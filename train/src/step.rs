@@ -2,25 +2,41 @@
 //! graph for the shapes it has, and replayed: one call in place of hundreds of launches.
 use crate::Result;
 use crate::data::{Batch, Statistics};
+use crate::ema::Ema;
 use crate::optim::Optimizer;
 use fornax_engine::cuda::Graph;
 use fornax_engine::{DType, Device, Shape, Tensor};
+use fornax_nn::loss::{CrossEntropy, Loss};
 use fornax_nn::precision::Operation;
 use fornax_nn::{Context, Kind, Module, Precision, count_batch, entries};
+use std::sync::Arc;
 
 /// How an update computes.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct StepOptions {
     /// Which operation computes in which precision.
     pub precision: Precision,
-    /// Label smoothing.
-    pub smoothing: f64,
+    /// What it makes small.
+    pub loss: Arc<dyn Loss>,
     /// Compute blocks again in the backward pass, rather than keep what it needs.
     pub checkpointing: bool,
     /// Seed of what layers draw.
     pub seed: u64,
     /// Whether to record and replay.
     pub graph: GraphUse,
+}
+
+impl Default for StepOptions {
+    /// Cross entropy, in f32.
+    fn default() -> StepOptions {
+        StepOptions {
+            precision: Precision::default(),
+            loss: Arc::new(CrossEntropy::default()),
+            checkpointing: false,
+            seed: 0,
+            graph: GraphUse::default(),
+        }
+    }
 }
 
 /// Whether an update is recorded as a CUDA graph.
@@ -40,6 +56,7 @@ pub struct Step {
     options: StepOptions,
     statistics: Option<Statistics>,
     device: Device,
+    ema: Option<Ema>,
     /// Updates are recorded.
     records: bool,
     recordings: Vec<Recording>,
@@ -65,12 +82,32 @@ impl Step {
     /// For a model on a device. Images of bytes are normalised there by the statistics.
     pub fn new(options: StepOptions, statistics: Option<Statistics>, device: Device) -> Step {
         let records = options.graph != GraphUse::Never && device != Device::Cpu;
-        Step { options, statistics, device, records, recordings: vec![], unrecordable: None }
+        Step { options, statistics, device, ema: None, records, recordings: vec![], unrecordable: None }
+    }
+
+    /// With an average that follows the model after every update.
+    pub fn averaging(self, ema: Option<Ema>) -> Step {
+        Step { ema, ..self }
+    }
+
+    /// The average, if there is one.
+    pub fn ema(&self) -> Option<&Ema> {
+        self.ema.as_ref()
+    }
+
+    /// The same, for the caller to set the decay of each update.
+    pub fn ema_mut(&mut self) -> Option<&mut Ema> {
+        self.ema.as_mut()
     }
 
     /// Images as a model takes them: normalised, if they are bytes, and in the context's precision.
     pub fn pixels(&self, images: &Tensor, cx: &Context) -> fornax_engine::Result<Tensor> {
-        pixels(self.statistics.as_ref(), images, cx)
+        match &self.statistics {
+            Some(statistics) if images.dtype() == DType::U8 => {
+                statistics.normalise(images, cx.precision().of(Operation::Input).unwrap_or(DType::F32))
+            }
+            _ => cx.operand(Operation::Input, images),
+        }
     }
 
     /// How it computes.
@@ -92,15 +129,38 @@ impl Step {
         lr: f64,
     ) -> Result<f64> {
         optimizer.set_rate(lr)?;
-        if !self.records {
+        if self.records && optimizer.needs_graph() {
+            let why = "the optimizer differentiates the backward pass, which is not recorded";
+            if self.options.graph == GraphUse::Always {
+                return Err(fornax_engine::Error::Autograd { why: why.into() }.into());
+            }
+            (self.records, self.unrecordable) = (false, Some(why.into()));
+        }
+        let loss = if self.records {
+            self.run_recorded(model, optimizer, batches)?
+        } else {
             let here: Vec<Batch> =
                 batches.iter().map(|b| b.to_device(&self.device)).collect::<Result<_>>()?;
             let loss = Tensor::zeros((), DType::F32, &self.device)?;
-            compute(&self.options, self.statistics.as_ref(), model, optimizer, &here, &loss)?;
-            return Ok(loss.item()?);
+            self.compute(model, optimizer, &here, &loss)?;
+            self.finish()?;
+            loss.item()?
+        };
+        Ok(loss)
+    }
+
+    /// What an update leaves to the host.
+    fn finish(&self) -> Result<()> {
+        let Some(ema) = &self.ema else { return Ok(()) };
+        if ema.device() != self.device {
+            ema.step()?;
         }
+        ema.finish()
+    }
+
+    fn run_recorded(&mut self, model: &dyn Module, optimizer: &Optimizer, batches: &[Batch]) -> Result<f64> {
         let index = self.recording(batches)?;
-        let recording = &mut self.recordings[index];
+        let recording = &self.recordings[index];
         for (place, batch) in recording.places.iter().zip(batches) {
             place.images.copy_from(&batch.images)?;
             place.target.copy_from(&batch.target)?;
@@ -110,11 +170,9 @@ impl Step {
                 graph.replay()?;
                 recording.places.iter().try_for_each(|_| count_batch(model))?;
             }
-            None => {
-                let (places, loss) = (&recording.places, &recording.loss);
-                compute(&self.options, self.statistics.as_ref(), model, optimizer, places, loss)?;
-            }
+            None => self.compute(model, optimizer, &recording.places, &recording.loss)?,
         }
+        self.finish()?;
         let loss = recording.loss.item()?;
         if recording.graph.is_none() {
             self.record(index, model, optimizer)?;
@@ -140,15 +198,13 @@ impl Step {
     /// Records an update that has run once. Recording passes through the modules, which then count a batch that nobody trained on.
     fn record(&mut self, index: usize, model: &dyn Module, optimizer: &Optimizer) -> Result<()> {
         let counters = counters(model)?;
-        let recording = &mut self.recordings[index];
-        let (options, statistics) = (&self.options, self.statistics.as_ref());
-        let (places, loss) = (&recording.places, &recording.loss);
-        let region = || compute(options, statistics, model, optimizer, places, loss);
+        let Recording { places, loss, .. } = &self.recordings[index];
+        let region = || self.compute(model, optimizer, places, loss);
         let recorded = Graph::capture(&self.device, region);
         optimizer.zero_grad();
         counters.iter().try_for_each(|(counter, count)| counter.copy_from(count))?;
         match recorded {
-            Ok(graph) => recording.graph = Some(graph),
+            Ok(graph) => self.recordings[index].graph = Some(graph),
             Err(error) if self.options.graph == GraphUse::Always => return Err(error.into()),
             Err(error) => {
                 self.records = false;
@@ -158,49 +214,43 @@ impl Step {
         }
         Ok(())
     }
-}
 
-/// The whole update: what is recorded.
-fn compute(
-    options: &StepOptions,
-    statistics: Option<&Statistics>,
-    model: &dyn Module,
-    optimizer: &Optimizer,
-    batches: &[Batch],
-    mean_loss: &Tensor,
-) -> fornax_engine::Result<()> {
-    optimizer.zero_grad();
-    let share = 1.0 / batches.len() as f64;
-    let mut cx = Context::train()
-        .with_precision(options.precision)
-        .with_checkpointing(options.checkpointing)
-        .with_draws(options.seed, optimizer.updates());
-    let mut total: Option<Tensor> = None;
-    for batch in batches {
-        let images = pixels(statistics, &batch.images, &cx)?;
-        let logits = model.forward(&images, &mut cx)?;
-        let loss = cx.operand(Operation::Loss, &logits)?.cross_entropy(&batch.target, options.smoothing)?;
-        let loss = if batches.len() > 1 { loss.scale(share)? } else { loss };
-        total = Some(match total {
-            Some(total) => total.add(&loss.detach())?,
-            None => loss.detach(),
-        });
-        loss.backward_from(&optimizer.upstream())?;
-    }
-    if let Some(total) = total {
-        mean_loss.copy_from(&total)?;
-    }
-    optimizer.step()?;
-    optimizer.zero_grad();
-    Ok(())
-}
-
-fn pixels(statistics: Option<&Statistics>, images: &Tensor, cx: &Context) -> fornax_engine::Result<Tensor> {
-    match statistics {
-        Some(statistics) if images.dtype() == DType::U8 => {
-            statistics.normalise(images, cx.precision().of(Operation::Input).unwrap_or(DType::F32))
+    /// The whole update: what is recorded.
+    fn compute(
+        &self,
+        model: &dyn Module,
+        optimizer: &Optimizer,
+        batches: &[Batch],
+        mean_loss: &Tensor,
+    ) -> fornax_engine::Result<()> {
+        let options = &self.options;
+        optimizer.zero_grad();
+        let share = 1.0 / batches.len() as f64;
+        let mut cx = Context::train()
+            .with_precision(options.precision)
+            .with_checkpointing(options.checkpointing)
+            .with_draws(options.seed, optimizer.updates());
+        let mut total: Option<Tensor> = None;
+        for batch in batches {
+            let images = self.pixels(&batch.images, &cx)?;
+            let logits = model.forward(&images, &mut cx)?;
+            let loss = options.loss.forward(&cx.operand(Operation::Loss, &logits)?, &batch.target)?;
+            let loss = if batches.len() > 1 { loss.scale(share)? } else { loss };
+            total = Some(match total {
+                Some(total) => total.add(&loss.detach())?,
+                None => loss.detach(),
+            });
+            optimizer.backward(&loss)?;
         }
-        _ => cx.operand(Operation::Input, images),
+        if let Some(total) = total {
+            mean_loss.copy_from(&total)?;
+        }
+        optimizer.step()?;
+        optimizer.zero_grad();
+        match &self.ema {
+            Some(ema) if ema.device() == self.device => ema.step(),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use crate::data::{Batch, Loader};
 use crate::error::{Kind, Signal};
 use crate::optim::Optimizer;
 use crate::report::{EpochReport, Observer, UpdateReport};
-use crate::schedule::Schedule;
+use crate::schedule::{PlateauState, Schedule};
 use crate::settings::Metric;
 use crate::step::Step;
 use crate::{Error, Result};
@@ -28,15 +28,17 @@ pub struct State {
     pub loss_sum: f64,
     /// What each finished epoch came to.
     pub history: Vec<EpochReport>,
+    /// What a plateau of the metric led to.
+    #[serde(default, skip_serializing_if = "PlateauState::is_initial")]
+    pub plateau: PlateauState,
 }
 
 impl State {
     /// The best epoch by a metric, the earliest of equals.
     pub fn best(&self, metric: Metric) -> Option<&EpochReport> {
-        let better = |a: &EpochReport, b: &EpochReport| match metric {
-            Metric::Top1 => a.eval_top1 > b.eval_top1,
-            Metric::Top5 => a.eval_top5 > b.eval_top5,
-            Metric::Loss => a.eval_loss < b.eval_loss,
+        let better = |a: &EpochReport, b: &EpochReport| match metric.lower_is_better() {
+            true => metric.of(a) < metric.of(b),
+            false => metric.of(a) > metric.of(b),
         };
         self.history.iter().reduce(|best, row| if better(row, best) { row } else { best })
     }
@@ -148,11 +150,11 @@ impl Trainer<'_> {
         while self.state.batch < batches {
             let before = Instant::now();
             let last = batches.min(self.state.batch + self.accumulate);
-            let taken = (self.state.batch..last).map(|i| self.train.batch(self.state.epoch, i));
-            let taken: Vec<Batch> = taken.collect::<Result<_>>()?;
+            let taken: Vec<Batch> =
+                (self.state.batch..last).map(|index| self.batch(index)).collect::<Result<_>>()?;
             waited += before.elapsed();
-            let images = taken[0].target.numel();
-            let lr = self.schedule.at(self.state.epoch, self.state.update, updates);
+            let images = taken[0].images.dims()[0];
+            let lr = self.rate(updates);
             let Updated { loss, grad_norm, loss_scale } = self.update(&taken, lr)?;
             self.state.loss_sum += loss * taken.len() as f64;
             self.state.batch = last;
@@ -177,7 +179,15 @@ impl Trainer<'_> {
             })?;
             self.heed_signals()?;
         }
+        self.optimizer.sync_lookahead()?;
         let evaluation = self.evaluate()?;
+        if self.averaged().is_some() {
+            let Evaluation { loss, top1, top5, .. } = self.evaluate_model(self.model)?;
+            observer.note(&format!(
+                "without averaging  validation loss {loss:.4}  top-1 {top1:.2}  top-5 {top5:.2}"
+            ))?;
+        }
+        let lr = self.rate(updates);
         let state = &mut self.state;
         state.history.push(EpochReport {
             epoch: state.epoch,
@@ -185,15 +195,32 @@ impl Trainer<'_> {
             eval_loss: evaluation.loss,
             eval_top1: evaluation.top1,
             eval_top5: evaluation.top5,
-            lr: self.schedule.at(state.epoch, state.update, updates),
+            lr,
         });
+        let metric = self.eval_metric.of(state.history.last().expect("an epoch was just added"));
+        self.schedule.observe(&mut state.plateau, state.epoch, Some(metric));
         (state.epoch, state.batch, state.loss_sum) = (state.epoch + 1, 0, 0.0);
         Ok(evaluation)
+    }
+
+    /// A batch of the current epoch, with its target as the loss takes it.
+    fn batch(&self, index: usize) -> Result<Batch> {
+        let batch = self.train.batch(self.state.epoch, index)?;
+        Ok(Batch { target: self.step.options().loss.prepare(&batch.target, self.classes)?, ..batch })
+    }
+
+    /// The rate of the next update.
+    fn rate(&self, updates_per_epoch: u64) -> f64 {
+        let State { epoch, update, plateau, .. } = &self.state;
+        self.schedule.at(*epoch, *update, updates_per_epoch) * plateau.scale
     }
 
     /// One update. A loss that is not finite ends the run, unless it is an overflow that a smaller loss scale may cure; then it counts as
     /// the mean of the epoch so far.
     fn update(&mut self, batches: &[Batch], lr: f64) -> Result<Updated> {
+        if let Some(ema) = self.step.ema_mut() {
+            ema.set_decay(ema.options().decay_at(self.state.update + 1))?;
+        }
         let mut loss = self.step.run(self.model, &self.optimizer, batches, lr)?;
         let rule = *self.optimizer.gradient_rule();
         let report = if rule.looks() { Some(self.optimizer.report()?) } else { None };
@@ -215,8 +242,17 @@ impl Trainer<'_> {
         })
     }
 
-    /// How well the model does now.
+    /// The average of the model, where it takes the model's place in evaluations: if there is one, on the model's device.
+    fn averaged(&self) -> Option<&dyn Module> {
+        self.step.ema().filter(|ema| ema.device() == self.device).map(|ema| ema.model())
+    }
+
+    /// How well the model does now, or its average if there is one on the model's device.
     pub fn evaluate(&self) -> Result<Evaluation> {
+        self.evaluate_model(self.averaged().unwrap_or(self.model))
+    }
+
+    fn evaluate_model(&self, model: &dyn Module) -> Result<Evaluation> {
         let mut cx = Context::eval().with_precision(self.step.options().precision);
         let (mut loss, mut top1, mut top5, mut n) = (0.0, 0, 0, 0);
         let mut confusion = vec![vec![0; self.classes]; self.classes];
@@ -226,7 +262,7 @@ impl Trainer<'_> {
             let images = batch.images.to_device(&self.device)?;
             let logits = no_grad(|| {
                 let pixels = self.step.pixels(&images, &cx)?;
-                let logits = self.model.forward(&pixels, &mut cx)?;
+                let logits = model.forward(&pixels, &mut cx)?;
                 cx.operand(Operation::Loss, &logits)
             })?;
             let images = batch.target.numel();
@@ -245,9 +281,9 @@ impl Trainer<'_> {
         Ok(Evaluation { loss: loss / n as f64, top1: percent(top1), top5: percent(top5), confusion })
     }
 
-    /// The SHA-256 of the model's and the optimizer's tensors: equal for equal states.
+    /// The SHA-256 of the tensors of the model, its optimizer and its average: equal for equal states.
     pub fn hash(&self) -> Result<String> {
-        checkpoint::hash(&checkpoint::tensors(self.model, Some(&self.optimizer))?)
+        checkpoint::hash(&checkpoint::tensors(self.model, Some(&self.optimizer), self.step.ema())?)
     }
 
     fn heed_signals(&self) -> Result<()> {

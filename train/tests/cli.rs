@@ -25,7 +25,9 @@ fn entries(folder: &Path) -> Vec<String> {
 #[test]
 fn help_is_as_recorded() {
     let folder = tempfile::tempdir().expect("a folder");
-    for (arguments, file) in [("--help", "help.txt"), ("train --help", "train-help.txt")] {
+    for (arguments, file) in
+        [("--help", "help.txt"), ("train --help", "train-help.txt"), ("predict --help", "predict-help.txt")]
+    {
         let text = succeed(folder.path(), arguments);
         let recorded = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/snapshots").join(file);
         let expected = fs::read_to_string(&recorded).unwrap_or_default();

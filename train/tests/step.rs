@@ -5,6 +5,7 @@ use fornax::step::{GraphUse, Step, StepOptions};
 use fornax_engine::random::{Key, Stream};
 use fornax_engine::{Clip, DType, Device, GlobalPool, GradientRule, LossScaling, Tensor, cuda};
 use fornax_nn::layers::{Conv2d, Dropout, Linear, Sequential};
+use fornax_nn::loss::CrossEntropy;
 use fornax_nn::{
     Context, ModelOptions, Module, OptLevel, Precision, Visitor, create_model, entries, init, move_to,
 };
@@ -34,7 +35,7 @@ struct Run {
 
 impl Run {
     fn new(options: StepOptions, opt: &str, scaling: Option<LossScaling>, device: Device) -> Run {
-        let small = ModelOptions { num_classes: 5, in_chans: 3, seed: 1 };
+        let small = ModelOptions { num_classes: 5, in_chans: 3, seed: 1, ..ModelOptions::default() };
         Run::of(create_model("resnet8", &small).expect("a model"), options, opt, scaling, device)
     }
 
@@ -92,7 +93,8 @@ fn rate(step: u64) -> f64 {
 }
 
 fn options(level: OptLevel, half: DType, graph: GraphUse) -> StepOptions {
-    StepOptions { precision: Precision::new(level, half), smoothing: 0.1, graph, ..StepOptions::default() }
+    let loss = Arc::new(CrossEntropy { smoothing: 0.1 });
+    StepOptions { precision: Precision::new(level, half), loss, graph, ..StepOptions::default() }
 }
 
 #[test]
@@ -161,7 +163,7 @@ impl Module for Dropping {
 
 fn dropping() -> Box<dyn Module> {
     let block = |c_in| Arc::new(Block(Conv2d::same(c_in, 16, 3, 1).expect("memory"), Dropout(0.5)));
-    let blocks = Sequential(vec![block(3) as Arc<dyn Module>, block(16)]);
+    let blocks = Sequential::new(vec![block(3) as Arc<dyn Module>, block(16)]);
     let model = Dropping { blocks, head: Linear::new(16, 5).expect("memory") };
     for (name, parameter) in fornax_nn::named_parameters(&model) {
         init::normal(&parameter, 0.1, &mut init::stream(1, &name)).expect("f32");

@@ -5,7 +5,7 @@ use crate::measure::{Work, time};
 use crate::networks::{self, LEARNING_RATE, Layer};
 use fornax::optim::{Optimizer, OptimizerOptions, Parameter, create_optimizer, parameters};
 use fornax_engine::{Activation, DType, Device, GlobalPool, GradientRule, Pool2d, Result, Tensor};
-use fornax_nn::layers::{AvgPool2d, BatchNorm2d, Conv2d, Linear, MaxPool2d};
+use fornax_nn::layers::{AvgPool2d, BatchNorm2d, BatchNormOptions, Conv2d, Linear, MaxPool2d};
 use fornax_nn::{Context, Kind, Module, Visitor, entries, init, named_parameters};
 
 /// A network with its optimizer and one batch of random images.
@@ -123,16 +123,16 @@ impl Built {
                 Built::Conv(Conv2d::grouped(c_in, c_out, kernel, stride, groups)?)
             }
             &Layer::BatchNorm(channels, activation) => {
-                Built::BatchNorm(BatchNorm2d::new(channels)?, engine(activation))
+                Built::BatchNorm(BatchNorm2d::new(channels, BatchNormOptions::default())?, engine(activation))
             }
             Layer::Residual { body, channels, shortcut, activation } => Built::Residual {
                 body: Network::zeros(body)?,
-                last: BatchNorm2d::new(*channels)?,
+                last: BatchNorm2d::new(*channels, BatchNormOptions::default())?,
                 shortcut: Network::zeros(shortcut)?,
                 activation: engine(*activation),
             },
-            Layer::MaxPool => Built::MaxPool(MaxPool2d(pool(3, 1))),
-            Layer::AvgPool => Built::AvgPool(AvgPool2d(pool(2, 0))),
+            Layer::MaxPool => Built::MaxPool(MaxPool2d::new(pool(3, 1))),
+            Layer::AvgPool => Built::AvgPool(AvgPool2d::new(pool(2, 0))),
             Layer::GlobalPool => Built::GlobalPool,
             &Layer::Linear(inputs, outputs) => Built::Linear(Linear::new(inputs, outputs)?),
         })

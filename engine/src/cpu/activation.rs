@@ -56,8 +56,10 @@ fn inside<T: Elementary>(x: T, low: f64, high: f64) -> T {
     if x < c(high) { above } else { T::zero() }
 }
 
-const SELU_SCALE: f64 = 1.050_700_987_355_480_5;
-const SELU_ALPHA: f64 = 1.673_263_242_354_377_2;
+/// SELU's factor.
+pub const SELU_SCALE: f64 = 1.050_700_987_355_480_5;
+/// SELU's factor below zero, within the other.
+pub const SELU_ALPHA: f64 = 1.673_263_242_354_377_2;
 const INV_SQRT_2PI: f64 = 0.398_942_280_401_432_7;
 const SQRT_2_OVER_PI: f64 = 0.797_884_560_802_865_4;
 

@@ -1,5 +1,8 @@
 //! Activations as operations.
 use super::gpu::OnGpu;
+use crate::autograd::is_recorded;
+use crate::cpu::activation::{SELU_ALPHA, SELU_SCALE};
+use crate::fuse::{Expression, expression};
 use crate::{Activation, Result, Tensor, cpu, cuda};
 
 impl Tensor {
@@ -21,21 +24,29 @@ impl Tensor {
             }),
         }?;
         // ReLU's slope can be read off its output, which the next operation keeps anyway.
-        let kept = if activation == Activation::Relu { y.clone() } else { self.detach() };
-        Ok(y.recorded("activate", &[self], || {
-            move |grad: Tensor, _: &[bool]| {
-                let dx = match OnGpu::of("activate", &[("x", &kept), ("grad", &grad)])? {
-                    Some(on) => on.build(*kept.shape(), kept.dtype(), |dx| {
-                        cuda::activation::backward(&on.gpu, activation, kept.held().slice(), grad.held().slice(), dx)
-                    }),
-                    None => dispatch_real!("activate", [("x", &kept)], T => {
-                        let (x, dy) = (kept.read::<T>()?, grad.read::<T>()?);
-                        Tensor::build(*kept.shape(), |dx: &mut [T]| cpu::activation::backward(activation, &x, &dy, dx))
-                    }),
-                }?;
-                Ok(vec![Some(dx)])
-            }
+        let kept = if activation == Activation::Relu { y.clone() } else { self.clone() };
+        Ok(y.recorded_composed("activate", &[self], || {
+            move |grad: Tensor, _: &[bool]| Ok(vec![Some(kept.slope(activation, &grad)?)])
         }))
+    }
+
+    /// `dy f'(x)`, the gradient of an activation for this x, or for ReLU its output.
+    pub(super) fn slope(&self, activation: Activation, dy: &Tensor) -> Result<Tensor> {
+        if is_recorded(&[self, dy]) {
+            return match activation {
+                Activation::Relu => dy.mul(&self.detach().greater(0.0)?),
+                _ => expression_of(activation).gradient(0).apply(&[self, dy]),
+            };
+        }
+        match OnGpu::of("activate", &[("x", self), ("grad", dy)])? {
+            Some(on) => on.build(*self.shape(), self.dtype(), |dx| {
+                cuda::activation::backward(&on.gpu, activation, self.held().slice(), dy.held().slice(), dx)
+            }),
+            None => dispatch_real!("activate", [("x", self)], T => {
+                let (x, dy) = (self.read::<T>()?, dy.read::<T>()?);
+                Tensor::build(*self.shape(), |dx: &mut [T]| cpu::activation::backward(activation, &x, &dy, dx))
+            }),
+        }
     }
 
     /// `max(x, 0)`; the gradient at 0 is 0, as in PyTorch.
@@ -66,5 +77,36 @@ impl Tensor {
     /// `e^x`.
     pub fn exp(&self) -> Result<Tensor> {
         self.activate(Activation::Exp)
+    }
+}
+
+/// An activation as an expression, which can be differentiated as often as one likes. Slopes at kinks are those of the kernels.
+fn expression_of(activation: Activation) -> Expression {
+    match activation {
+        Activation::Identity => expression(|[x]| x),
+        Activation::Relu => expression(|[x]| x.relu()),
+        Activation::Relu6 => expression(|[x]| x.greater(0.0).select(x.less(6.0).select(x, 6.0), 0.0)),
+        Activation::Silu => expression(|[x]| x.silu()),
+        Activation::Gelu => expression(|[x]| x.gelu()),
+        Activation::GeluTanh => expression(|[x]| {
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
+            0.5 * x * (1.0 + inner.tanh())
+        }),
+        Activation::QuickGelu => expression(|[x]| x * (1.702 * x).sigmoid()),
+        Activation::HardSwish => {
+            expression(|[x]| x.greater(-3.0).select(x.less(3.0).select(x * (x + 3.0) / 6.0, x), 0.0))
+        }
+        Activation::HardSigmoid => {
+            expression(|[x]| x.greater(-3.0).select(x.less(3.0).select((x + 3.0) / 6.0, 1.0), 0.0))
+        }
+        Activation::Sigmoid => expression(|[x]| x.sigmoid()),
+        Activation::Mish => expression(|[x]| x * x.softplus().tanh()),
+        Activation::Tanh => expression(|[x]| x.tanh()),
+        Activation::LeakyRelu(slope) => expression(|[x]| x.greater(0.0).select(x, slope * x)),
+        Activation::Elu(alpha) => expression(|[x]| x.greater(0.0).select(x, alpha * x.exp_m1())),
+        Activation::Softplus => expression(|[x]| x.softplus()),
+        Activation::Selu => expression(|[x]| SELU_SCALE * x.greater(0.0).select(x, SELU_ALPHA * x.exp_m1())),
+        Activation::HardTanh => expression(|[x]| x.greater(-1.0).select(x.less(1.0).select(x, 1.0), -1.0)),
+        Activation::Exp => expression(|[x]| x.exp()),
     }
 }

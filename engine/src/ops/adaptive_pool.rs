@@ -1,6 +1,7 @@
 //! Pooling to a given size: adaptive pooling, and global pooling to one pixel. Window `i` of `out` over `in` elements covers
 //! `floor(i * in / out) .. ceil((i + 1) * in / out)`.
 use super::gpu::OnGpu;
+use crate::autograd::is_recorded;
 use crate::cpu::adaptive_pool::{AdaptivePool, shared_max_backward};
 use crate::resampling::Resampling;
 use crate::{DType, Error, Result, Tensor, cuda};
@@ -24,6 +25,28 @@ pub enum GlobalPool {
     FastCatAvgMax,
 }
 
+impl std::str::FromStr for GlobalPool {
+    type Err = String;
+
+    /// By timm's name.
+    fn from_str(name: &str) -> std::result::Result<GlobalPool, String> {
+        Ok(match name {
+            "avg" | "fastavg" => GlobalPool::Avg,
+            "max" => GlobalPool::Max,
+            "avgmax" => GlobalPool::AvgMax,
+            "catavgmax" => GlobalPool::CatAvgMax,
+            "fastmax" => GlobalPool::FastMax,
+            "fastavgmax" => GlobalPool::FastAvgMax,
+            "fastcatavgmax" => GlobalPool::FastCatAvgMax,
+            _ => {
+                return Err(format!(
+                    "there is no global pooling {name:?}; there are avg, max, avgmax, catavgmax and these with fast in front"
+                ));
+            }
+        })
+    }
+}
+
 impl Tensor {
     /// The means of `out` windows of images `[n, h, w, c]`: `[n, out[0], out[1], c]`.
     pub fn adaptive_avg_pool2d(&self, out: [usize; 2]) -> Result<Tensor> {
@@ -36,16 +59,21 @@ impl Tensor {
         let y = on.build([pool.n, out[0], out[1], pool.c], self.dtype(), |y| {
             cuda::adaptive_pool::avg_forward(&on.gpu, &pool, self.held().slice(), y)
         })?;
-        Ok(y.recorded(OP, &[self], || {
-            let from = *self.shape();
-            move |grad: Tensor, _: &[bool]| {
-                let operands = [("grad", &grad)];
-                let on = OnGpu::back(OP, &operands)?;
-                let dx = on.build(from, grad.dtype(), |dx| {
-                    cuda::adaptive_pool::avg_backward(&on.gpu, &pool, grad.held().slice(), dx)
-                })?;
-                Ok(vec![Some(dx)])
-            }
+        Ok(y.recorded_composed(OP, &[self], || {
+            move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.adaptive_avg_pool2d_back(pool)?)])
+        }))
+    }
+
+    /// The gradient of [`Tensor::adaptive_avg_pool2d`] on a GPU.
+    fn adaptive_avg_pool2d_back(&self, pool: AdaptivePool) -> Result<Tensor> {
+        const OP: &str = "adaptive_avg_pool2d";
+        let operands = [("grad", self)];
+        let on = OnGpu::back(OP, &operands)?;
+        let dx = on.build([pool.n, pool.size[0], pool.size[1], pool.c], self.dtype(), |dx| {
+            cuda::adaptive_pool::avg_backward(&on.gpu, &pool, self.held().slice(), dx)
+        })?;
+        Ok(dx.recorded_composed(OP, &[self], || {
+            move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.adaptive_avg_pool2d(pool.out)?)])
         }))
     }
 
@@ -70,9 +98,12 @@ impl Tensor {
                 let x = self.read::<T>()?;
                 Tensor::build(shape, |y: &mut [T]| pool.max_forward(&x, y, &mut pixel))?
             };
-            Ok(y.recorded(OP, &[self], || {
+            Ok(y.recorded_composed(OP, &[self], || {
                 let from = *self.shape();
                 move |grad: Tensor, _: &[bool]| {
+                    if is_recorded(&[&grad]) {
+                        return Ok(vec![Some(to_chosen(&pool, &pixel, &grad)?)]);
+                    }
                     let dy = grad.read::<T>()?;
                     Ok(vec![Some(Tensor::build(from, |dx: &mut [T]| pool.max_backward(&dy, &pixel, dx))?)])
                 }
@@ -88,9 +119,13 @@ impl Tensor {
         let y = on.build(shape, self.dtype(), |y| {
             cuda::adaptive_pool::max_forward(&on.gpu, &pool, self.held().slice(), y, chosen.held().slice())
         })?;
-        Ok(y.recorded(OP, &[self], || {
+        Ok(y.recorded_composed(OP, &[self], || {
             let from = *self.shape();
             move |grad: Tensor, _: &[bool]| {
+                if is_recorded(&[&grad]) {
+                    let pixel: Vec<u32> = chosen.read::<f32>()?.iter().map(|n| n.to_bits()).collect();
+                    return Ok(vec![Some(to_chosen(&pool, &pixel, &grad)?)]);
+                }
                 let operands = [("grad", &grad)];
                 let on = OnGpu::back(OP, &operands)?;
                 let dx = on.build(from, grad.dtype(), |dx| {
@@ -137,10 +172,15 @@ impl Tensor {
             return self.widened()?.shared_global_max()?.rounded_as(self);
         }
         let y = self.detach().adaptive_max_pool2d([1, 1])?.flatten(1)?;
-        Ok(y.clone().recorded("global_pool", &[self], || {
+        Ok(y.clone().recorded_composed("global_pool", &[self], || {
             let x = self.detach();
             move |grad: Tensor, _: &[bool]| {
-                let c = grad.dims()[1];
+                let (n, c) = (grad.dims()[0], grad.dims()[1]);
+                if is_recorded(&[&grad]) {
+                    let largest = x.equal(&y.reshape([n, 1, 1, c])?)?;
+                    let share = grad.reshape([n, 1, 1, c])?.div(&largest.sum(&[1, 2], true)?)?;
+                    return Ok(vec![Some(largest.mul(&share)?)]);
+                }
                 let dx = match OnGpu::of("global_pool", &[("x", &x), ("grad", &grad)])? {
                     Some(on) => on.build(*x.shape(), x.dtype(), |dx| {
                         let held = [&x, &y, &grad].map(Tensor::held);
@@ -156,4 +196,13 @@ impl Tensor {
             }
         }))
     }
+}
+
+/// The gradient of [`Tensor::adaptive_max_pool2d`] as operations: each window's goes to the pixel that it chose.
+fn to_chosen(pool: &AdaptivePool, pixel: &[u32], dy: &Tensor) -> Result<Tensor> {
+    let AdaptivePool { n, size: [h, w], out, c } = *pool;
+    let windows = [n, out[0] * out[1], c];
+    let pixel = pixel.iter().map(|p| i64::from(*p)).collect();
+    let pixel = Tensor::from_vec(pixel, windows)?.to_device(&dy.device())?;
+    dy.reshape(windows)?.scattered(1, &pixel, [n, h * w, c].into())?.reshape([n, h, w, c])
 }

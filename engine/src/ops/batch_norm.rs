@@ -1,4 +1,5 @@
 //! Batch normalisation (Ioffe and Szegedy, 2015), fused with an activation and a residual sum.
+mod composed;
 mod fused;
 pub(super) mod gpu;
 
@@ -9,6 +10,7 @@ use crate::cpu;
 use crate::cpu::batch_norm::{self as kernel, Slope};
 use crate::cpu::elementary::Elementary;
 use crate::{Activation, Element, Error, Result, Tensor};
+pub(super) use composed::{Nonlinearity, recorded};
 
 /// Options and parameters of a batch normalisation over the last axis. Tensors are `[c]`, of the input's
 /// dtype or, on a GPU, all of f32.
@@ -147,7 +149,7 @@ fn forward<T: Elementary>(
             _ => kernel::apply(&x_data, &scale, &shift, r.as_deref(), activation, y),
         })?
     };
-    Ok(y.recorded("batch_norm", &inputs, || {
+    let make = || {
         let saved = Saved {
             x: x.detach(),
             residual: residual
@@ -162,20 +164,18 @@ fn forward<T: Elementary>(
             scale,
             shift,
         };
-        let has = [true, norm.weight.is_some(), norm.bias.is_some(), residual.is_some()];
-        move |grad: Tensor, needs: &[bool]| {
-            let mut needs = needs.iter().copied();
-            let wanted = has.map(|has| has && needs.next().unwrap_or(false));
-            let grads = saved.backward(grad, wanted)?;
-            Ok(grads.into_iter().zip(has).filter_map(|(grad, has)| has.then_some(grad)).collect())
-        }
-    }))
+        move |grad: Tensor, wanted| saved.backward(grad, wanted)
+    };
+    Ok(recorded(y, "batch_norm", (x, norm, residual), Nonlinearity::BuiltIn(activation), make))
 }
 
 /// True where forward leaves a bit an element that tells the slope: when that is 0 or 1, and x alone does not tell it.
 fn keeps_mask(activation: Activation, residual: Option<&Tensor>, inputs: &[&Tensor]) -> bool {
-    let is_two_valued = matches!(activation, Activation::Relu | Activation::Relu6);
-    is_two_valued && residual.is_some() && is_recorded(inputs)
+    is_two_valued(activation) && residual.is_some() && is_recorded(inputs)
+}
+
+fn is_two_valued(activation: Activation) -> bool {
+    matches!(activation, Activation::Relu | Activation::Relu6)
 }
 
 /// What the backward pass needs; vectors are by channel.

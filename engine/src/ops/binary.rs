@@ -1,6 +1,7 @@
 //! Broadcasting arithmetic of two tensors.
 use super::expand::broadcast_steps;
 use super::gpu::OnGpu;
+use crate::autograd::is_recorded;
 use crate::cpu::binary::{self, BinaryFn, Walk};
 use crate::{Error, Result, Tensor, cuda};
 
@@ -8,7 +9,7 @@ impl Tensor {
     /// `self + other`, broadcasting by NumPy's rule. f32, f64.
     pub fn add(&self, other: &Tensor) -> Result<Tensor> {
         let (a, b) = (*self.shape(), *other.shape());
-        Ok(self.binary::<binary::Add>("add", other)?.recorded("add", &[self, other], || {
+        Ok(self.binary::<binary::Add>("add", other)?.recorded_composed("add", &[self, other], || {
             move |grad: Tensor, needs: &[bool]| {
                 let da = needs[0].then(|| grad.sum_to(a)).transpose()?;
                 let db = needs[1].then(|| grad.sum_to(b)).transpose()?;
@@ -20,7 +21,7 @@ impl Tensor {
     /// `self - other`, broadcasting. f32, f64.
     pub fn sub(&self, other: &Tensor) -> Result<Tensor> {
         let (a, b) = (*self.shape(), *other.shape());
-        Ok(self.binary::<binary::Sub>("sub", other)?.recorded("sub", &[self, other], || {
+        Ok(self.binary::<binary::Sub>("sub", other)?.recorded_composed("sub", &[self, other], || {
             move |grad: Tensor, needs: &[bool]| {
                 let da = needs[0].then(|| grad.sum_to(a)).transpose()?;
                 let db = needs[1].then(|| grad.sum_to(b)?.neg()).transpose()?;
@@ -31,7 +32,7 @@ impl Tensor {
 
     /// `self * other`, broadcasting. f32, f64.
     pub fn mul(&self, other: &Tensor) -> Result<Tensor> {
-        Ok(self.binary::<binary::Mul>("mul", other)?.recorded("mul", &[self, other], || {
+        Ok(self.binary::<binary::Mul>("mul", other)?.recorded_composed("mul", &[self, other], || {
             let (a, b) = (self.clone(), other.clone());
             move |grad: Tensor, needs: &[bool]| {
                 let da = needs[0].then(|| grad.mul(&b)?.sum_to(a.shape())).transpose()?;
@@ -43,7 +44,7 @@ impl Tensor {
 
     /// `self / other`, broadcasting. f32, f64.
     pub fn div(&self, other: &Tensor) -> Result<Tensor> {
-        Ok(self.binary::<binary::Div>("div", other)?.recorded("div", &[self, other], || {
+        Ok(self.binary::<binary::Div>("div", other)?.recorded_composed("div", &[self, other], || {
             let (a, b) = (self.clone(), other.clone());
             move |grad: Tensor, needs: &[bool]| {
                 let over_b = grad.div(&b)?;
@@ -67,13 +68,18 @@ impl Tensor {
     /// `self` to the power `other`, broadcasting; the base is positive where the exponent needs a gradient. f32, f64.
     pub fn pow(&self, other: &Tensor) -> Result<Tensor> {
         let y = self.binary::<binary::Pow>("pow", other)?;
-        Ok(y.clone().recorded("pow", &[self, other], || {
+        Ok(y.clone().recorded_composed("pow", &[self, other], || {
             let (a, b) = (self.clone(), other.clone());
             move |grad: Tensor, needs: &[bool]| {
                 let da = needs[0]
                     .then(|| grad.mul(&b)?.mul(&a.pow(&b.affine(1.0, -1.0)?)?)?.sum_to(a.shape()))
                     .transpose()?;
-                let db = needs[1].then(|| grad.mul(&y)?.mul(&a.ln()?)?.sum_to(b.shape())).transpose()?;
+                let db = needs[1].then(|| {
+                    // The saved power has no place in the graph.
+                    let y = if is_recorded(&[&a, &b]) { &a.pow(&b)? } else { &y };
+                    grad.mul(y)?.mul(&a.ln()?)?.sum_to(b.shape())
+                });
+                let db = db.transpose()?;
                 Ok(vec![da, db])
             }
         }))
@@ -86,7 +92,7 @@ impl Tensor {
 
     /// `self` where `mask` is not 0, else 0 (even where `self` is NaN), broadcasting. f32, f64.
     pub fn keep(&self, mask: &Tensor) -> Result<Tensor> {
-        Ok(self.binary::<binary::Keep>("keep", mask)?.recorded("keep", &[self], || {
+        Ok(self.binary::<binary::Keep>("keep", mask)?.recorded_composed("keep", &[self], || {
             let (shape, mask) = (*self.shape(), mask.detach());
             move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.keep(&mask)?.sum_to(shape)?)])
         }))
@@ -115,7 +121,7 @@ impl Tensor {
     }
 
     fn extremum<F: BinaryFn>(&self, op: &'static str, other: &Tensor, smaller: bool) -> Result<Tensor> {
-        Ok(self.binary::<F>(op, other)?.recorded(op, &[self, other], || {
+        Ok(self.binary::<F>(op, other)?.recorded_composed(op, &[self, other], || {
             let (a, b) = (self.detach(), other.detach());
             move |grad: Tensor, needs: &[bool]| {
                 let share = |x: &Tensor, y: &Tensor| {

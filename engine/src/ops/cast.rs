@@ -73,7 +73,7 @@ impl Tensor {
         if !dtype.is_float() {
             return Ok(y);
         }
-        Ok(y.recorded("to_dtype", &[self], || {
+        Ok(y.recorded_composed("to_dtype", &[self], || {
             move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.to_dtype(from)?)])
         }))
     }

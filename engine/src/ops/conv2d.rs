@@ -1,4 +1,6 @@
 //! Two-dimensional convolution (cross-correlation, as in every deep learning library).
+mod gradients;
+
 use super::gpu::OnGpu;
 use super::half::widened;
 use crate::cpu::conv2d::pairs;
@@ -49,32 +51,7 @@ impl Tensor {
                 cpu::conv2d::forward(&s, &x, &w, b.as_deref(), y)
             })
         })?;
-        let mut inputs = vec![self, weight];
-        inputs.extend(bias);
-        Ok(y.recorded("conv2d", &inputs, || {
-            let (x, w, has_bias) = (self.detach(), weight.detach(), bias.is_some());
-            move |grad: Tensor, needs: &[bool]| {
-                dispatch_real!("conv2d", [("x", &x), ("weight", &w)], T => {
-                    let dy = grad.read::<T>()?;
-                    let dx = needs[0].then(|| {
-                        let w = w.read::<T>()?;
-                        Tensor::build(*x.shape(), |dx: &mut [T]| cpu::conv2d::data_gradient(&s, &dy, &w, dx))
-                    });
-                    let dw = needs[1].then(|| {
-                        let x = x.read::<T>()?;
-                        Tensor::build(*w.shape(), |dw: &mut [T]| cpu::conv2d::weight_gradient(&s, &x, &dy, dw))
-                    });
-                    let mut grads = vec![dx.transpose()?, dw.transpose()?];
-                    if has_bias {
-                        let db = needs[2].then(|| {
-                            Tensor::build([s.c_out], |db: &mut [T]| cpu::conv2d::bias_gradient(&s, &dy, db))
-                        });
-                        grads.push(db.transpose()?);
-                    }
-                    Ok(grads)
-                })
-            }
-        }))
+        Ok(y.recorded_as_conv2d(self, weight, bias, s))
     }
 
     /// In bf16 by the processor's own instructions.
@@ -86,29 +63,7 @@ impl Tensor {
                 pairs::forward(&s, &x, &w, b.as_deref(), y)
             })?
         };
-        let mut inputs = vec![self, weight];
-        inputs.extend(bias);
-        Ok(y.recorded("conv2d", &inputs, || {
-            let (x, w, has_bias) = (self.detach(), weight.detach(), bias.is_some());
-            move |grad: Tensor, needs: &[bool]| {
-                let dy = grad.read::<bf16>()?;
-                let dx = needs[0].then(|| {
-                    let w = w.read::<bf16>()?;
-                    Tensor::build(*x.shape(), |dx: &mut [bf16]| pairs::data_gradient(&s, &dy, &w, dx))
-                });
-                let dw = needs[1].then(|| {
-                    let x = x.read::<bf16>()?;
-                    Tensor::build(*w.shape(), |dw: &mut [bf16]| pairs::weight_gradient(&s, &x, &dy, dw))
-                });
-                let mut grads = vec![dx.transpose()?, dw.transpose()?];
-                if has_bias {
-                    let pixels = s.n * s.out_h() * s.out_w();
-                    let db = needs[2].then(|| grad.reshape([pixels, s.c_out])?.sum(&[0], false));
-                    grads.push(db.transpose()?);
-                }
-                Ok(grads)
-            }
-        }))
+        Ok(y.recorded_as_conv2d(self, weight, bias, s))
     }
 
     /// [`Tensor::conv2d`] without a bias and, on a GPU where cuDNN gives them with it, each output channel's sum and the sum of its
@@ -147,38 +102,6 @@ impl Tensor {
             }
         })?;
         Ok(y.recorded_as_conv2d(self, weight, bias, s))
-    }
-
-    /// This result of a convolution on a GPU, recorded in the graph.
-    fn recorded_as_conv2d(self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, s: ConvShape) -> Tensor {
-        let mut inputs = vec![x, weight];
-        inputs.extend(bias);
-        self.recorded("conv2d", &inputs, || {
-            let (x, w, has_bias) = (x.detach(), weight.detach(), bias.is_some());
-            move |grad: Tensor, needs: &[bool]| {
-                let operands = [("x", &x), ("weight", &w), ("grad", &grad)];
-                let on = OnGpu::back("conv2d", &operands)?;
-                let held = [&x, &w, &grad].map(Tensor::held);
-                let [of_x, of_w, dy] = held.each_ref().map(|t| t.slice());
-                let dx = needs[0].then(|| {
-                    on.build(*x.shape(), x.dtype(), |dx| {
-                        cuda::conv2d::data_gradient(&on.gpu, &s, dy, of_w, dx)
-                    })
-                });
-                let dw = needs[1].then(|| {
-                    on.build(*w.shape(), w.dtype(), |dw| {
-                        cuda::conv2d::weight_gradient(&on.gpu, &s, of_x, dy, dw)
-                    })
-                });
-                let mut grads = vec![dx.transpose()?, dw.transpose()?];
-                if has_bias {
-                    let pixels = s.n * s.out_h() * s.out_w();
-                    let db = needs[2].then(|| grad.reshape([pixels, s.c_out])?.sum(&[0], false));
-                    grads.push(db.transpose()?);
-                }
-                Ok(grads)
-            }
-        })
     }
 }
 

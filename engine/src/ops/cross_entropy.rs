@@ -1,5 +1,6 @@
 //! Softmax cross entropy, fused: no probability leaves the kernel.
 use super::gpu::OnGpu;
+use super::normalised::wide;
 use crate::cuda::cross_entropy::Counts;
 use crate::{DType, Error, Result, Tensor, cpu, cuda};
 
@@ -68,7 +69,8 @@ impl Tensor {
             let (x, t) = (self.read::<T>()?, target.read::<i64>()?);
             let counts = k.map(|k| Tensor::from_slice(&cpu::cross_entropy::counts(&x, &t, k), [2])).transpose()?;
             let loss = cpu::cross_entropy::forward(&x, &t, smoothing, &mut log_sums);
-            let loss = Tensor::scalar(<T as crate::Element>::from_f64(loss))?.recorded("cross_entropy", &[self], || {
+            let loss = Tensor::scalar(<T as crate::Element>::from_f64(loss))?;
+            let kernels = || {
                 let (logits, target) = (self.detach(), target.detach());
                 move |grad: Tensor, _: &[bool]| {
                     let scale = grad.item()?;
@@ -78,8 +80,9 @@ impl Tensor {
                     })?;
                     Ok(vec![Some(dx)])
                 }
-            });
-            Ok((loss, counts))
+            };
+            let composition = || composition(self, target, smoothing);
+            Ok((loss.recorded_fused("cross_entropy", &[self], kernels, composition), counts))
         })
     }
 
@@ -99,7 +102,7 @@ impl Tensor {
             let counts = k.zip(to.as_ref()).map(|(k, to)| Counts { k, to: to.slice() });
             cuda::cross_entropy::forward(&on.gpu, x, target, smoothing, log_sums, loss, counts)
         })?;
-        let loss = loss.recorded("cross_entropy", &[self], || {
+        let kernels = || {
             let (logits, target) = (self.detach(), target.detach());
             move |grad: Tensor, _: &[bool]| {
                 let operands = [("logits", &logits), ("grad", &grad)];
@@ -111,7 +114,25 @@ impl Tensor {
                 })?;
                 Ok(vec![Some(dx)])
             }
-        });
-        Ok((loss, counts))
+        };
+        let composition = || composition(self, target, smoothing);
+        Ok((loss.recorded_fused("cross_entropy", &[self], kernels, composition), counts))
+    }
+}
+
+/// The backward pass as operations: `(softmax(logits) - q) / n`, where q has `1 - s + s / classes` at the target, else `s / classes`.
+fn composition(
+    logits: &Tensor,
+    target: &Tensor,
+    smoothing: f64,
+) -> impl Fn(Tensor, &[bool]) -> Result<Vec<Option<Tensor>>> + use<> {
+    let (logits, target) = (logits.clone(), target.clone());
+    move |grad: Tensor, _: &[bool]| {
+        let (n, classes) = (logits.dims()[0], logits.dims()[1]);
+        let off = smoothing / classes as f64;
+        let wide = wide(&logits)?;
+        let q = target.one_hot(classes, 1.0 - smoothing + off, off, wide.dtype())?;
+        let d = wide.softmax(1)?.sub(&q)?.scale(1.0 / n as f64)?;
+        Ok(vec![Some(d.mul(&grad.to_dtype(d.dtype())?)?.to_dtype(logits.dtype())?)])
     }
 }

@@ -15,7 +15,7 @@ impl Tensor {
             return Err(Error::dtype("dropout", &operands, "a step of one i64"));
         }
         let y = self.dropped(&operands, drop_prob, stream, step)?;
-        Ok(y.recorded("dropout", &[self], || {
+        Ok(y.recorded_composed("dropout", &[self], || {
             let (stream, step) = (stream.clone(), step.cloned());
             move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.dropout(drop_prob, &stream, step.as_ref())?)])
         }))
@@ -92,8 +92,10 @@ impl Tensor {
         }
         // A 16-bit dtype could not count them.
         let wide = if keep.dtype().size() == 2 { keep.to_dtype(DType::F32)? } else { keep.clone() };
-        let kept = wide.sum_all()?.item()?;
-        self.mul(&keep.scale(keep.numel() as f64 / (kept + 1e-7))?)
+        // Where the elements are: a recorded step cannot wait for the count.
+        let all = Tensor::full((), keep.numel() as f64, wide.dtype(), &wide.device())?;
+        let factor = all.div(&wide.sum_all()?.affine(1.0, 1e-7)?)?;
+        self.mul(&wide.mul(&factor)?.to_dtype(self.dtype())?)
     }
 }
 

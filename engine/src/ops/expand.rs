@@ -24,7 +24,7 @@ impl Tensor {
             }),
         }?;
         let from = *self.shape();
-        Ok(y.recorded("expand", &[self], || {
+        Ok(y.recorded_composed("expand", &[self], || {
             move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.sum_to(from)?)])
         }))
     }

@@ -2,7 +2,7 @@
 use super::gpu::OnGpu;
 use crate::cpu::lines::{self, Lines};
 use crate::cuda::lines::Order;
-use crate::{DType, Error, Result, Tensor, cuda};
+use crate::{DType, Error, Result, Shape, Tensor, cuda};
 
 impl Tensor {
     /// The largest value over the given axes; equal maxima share the gradient evenly, as PyTorch's `amax`. f32, f64.
@@ -113,7 +113,7 @@ impl Tensor {
             }?;
         }
         let shape = if keep { kept } else { super::sum::removed(self.shape(), axes) };
-        Ok(y.reshape(shape)?.recorded(op, &[self], || {
+        Ok(y.reshape(shape)?.recorded_composed(op, &[self], || {
             let (x, axes) = (self.detach(), axes.to_vec());
             move |grad: Tensor, _: &[bool]| {
                 let mask = x.equal(&y)?;
@@ -162,21 +162,28 @@ impl Tensor {
                 Tensor::build(*index.shape(), |y: &mut [T]| lines::gather(lines, &x, &i, k, y))
             }),
         }?;
-        Ok(y.recorded("gather", &[self], || {
+        Ok(y.recorded_composed("gather", &[self], || {
             let index = index.clone();
-            move |grad: Tensor, _: &[bool]| {
-                let dx = match OnGpu::of("gather", &[("grad", &grad), ("index", &index)])? {
-                    Some(on) => on.build(from, grad.dtype(), |dx| {
-                        let (dy, index) = (grad.held(), index.held());
-                        cuda::lines::scatter_add(&on.gpu, lines, dy.slice(), index.slice(), k, dx)
-                    }),
-                    None => dispatch_real!("gather", [("grad", &grad)], T => {
-                        let (dy, i) = (grad.read::<T>()?, index.read::<i64>()?);
-                        Tensor::build(from, |dx: &mut [T]| lines::scatter_add(lines, &dy, &i, k, dx))
-                    }),
-                }?;
-                Ok(vec![Some(dx)])
-            }
+            move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.scattered(axis, &index, from)?)])
+        }))
+    }
+
+    /// The gradient of [`Tensor::gather`] for an x of shape `to`: each element is added where it was taken from.
+    pub(super) fn scattered(&self, axis: usize, index: &Tensor, to: Shape) -> Result<Tensor> {
+        let (lines, k) = (Lines::new(&to, axis), index.dims()[axis]);
+        let y = match OnGpu::of("gather", &[("grad", self), ("index", index)])? {
+            Some(on) => on.build(to, self.dtype(), |y| {
+                let (x, index) = (self.held(), index.held());
+                cuda::lines::scatter_add(&on.gpu, lines, x.slice(), index.slice(), k, y)
+            }),
+            None => dispatch_real!("gather", [("grad", self)], T => {
+                let (x, i) = (self.read::<T>()?, index.read::<i64>()?);
+                Tensor::build(to, |y: &mut [T]| lines::scatter_add(lines, &x, &i, k, y))
+            }),
+        }?;
+        Ok(y.recorded_composed("gather", &[self], || {
+            let index = index.clone();
+            move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.gathered(axis, &index)?)])
         }))
     }
 

@@ -41,11 +41,37 @@ impl Expression {
         let call = Call { shape, c, inputs: inputs.iter().map(Tensor::detach).collect() };
         let signature = Signature { inputs: call.signature(), outputs: vec![Output::Elements(dtype)] };
         let y = call.run(&self.0.forward, signature)?.remove(0);
-        let expression = self.clone();
-        Ok(y.recorded(OP, &inputs.iter().collect::<Vec<_>>(), || {
-            move |grad: Tensor, needs: &[bool]| call.backward(&expression, grad, needs)
-        }))
+        let (of_kernels, expression) = (self.clone(), self.clone());
+        let to = inputs.clone();
+        Ok(y.recorded_fused(
+            OP,
+            &to.iter().collect::<Vec<_>>(),
+            || move |grad: Tensor, needs: &[bool]| call.backward(&of_kernels, grad, needs),
+            || move |grad: Tensor, needs: &[bool]| composed(&expression, &inputs, &grad, needs),
+        ))
     }
+}
+
+/// The gradients of an expression as expressions themselves, of its inputs and the upstream gradient.
+fn composed(
+    expression: &Expression,
+    inputs: &[Tensor],
+    grad: &Tensor,
+    needs: &[bool],
+) -> Result<Vec<Option<Tensor>>> {
+    let wide = if grad.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
+    let of = |(i, (t, need)): (usize, (&Tensor, &bool))| {
+        need.then(|| {
+            let operands: Vec<&Tensor> = inputs.iter().chain([grad]).collect();
+            let grad = expression.gradient(i).apply(&operands)?;
+            if grad.shape() == t.shape() {
+                return grad.to_dtype(t.dtype());
+            }
+            grad.to_dtype(wide)?.sum_to(t.shape())?.to_dtype(t.dtype())
+        })
+        .transpose()
+    };
+    inputs.iter().zip(needs).enumerate().map(of).collect()
 }
 
 /// Inputs under one shape, each of them full, by channel or scalar.

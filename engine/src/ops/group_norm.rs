@@ -1,5 +1,6 @@
 //! Group normalisation (Wu and He, 2018).
 use super::gpu::{OnGpu, check_parameters};
+use super::normalised::{Normalised, Statistics, wide};
 use crate::cpu::group_norm::GroupNorm;
 use crate::{DType, Element, Error, Result, Tensor, cuda};
 
@@ -33,7 +34,7 @@ impl Tensor {
                 let (x, w, b) = (self.read::<T>()?, weight.read::<T>()?, bias.read::<T>()?);
                 Tensor::build(*self.shape(), |y: &mut [T]| norm.forward(&x, &w, &b, y, &mut stats))?
             };
-            Ok(y.recorded("group_norm", &operands.map(|(_, t)| t), || {
+            let kernels = || {
                 let (x, weight) = (self.detach(), weight.detach());
                 move |grad: Tensor, needs: &[bool]| {
                     let mut shares = vec![0.0; images * 2 * c];
@@ -51,7 +52,9 @@ impl Tensor {
                         needs[2].then(|| sum(1)).transpose()?,
                     ])
                 }
-            }))
+            };
+            let inputs = operands.map(|(_, t)| t);
+            Ok(y.recorded_fused("group_norm", &inputs, kernels, || composition(norm, self, weight)))
         })
     }
 
@@ -63,7 +66,7 @@ impl Tensor {
             let [x, weight, bias, stats] = held.each_ref().map(|t| t.slice());
             cuda::group_norm::forward(&on.gpu, &norm, x, [weight, bias], y, stats)
         })?;
-        Ok(y.recorded(OP, &[self, weight, bias], || {
+        let kernels = || {
             let (x, weight) = (self.detach(), weight.detach());
             move |grad: Tensor, needs: &[bool]| {
                 let operands = [("x", &x), ("grad", &grad)];
@@ -80,6 +83,33 @@ impl Tensor {
                 drop(held);
                 Ok(grads.into_iter().collect())
             }
-        }))
+        };
+        Ok(y.recorded_fused(OP, &[self, weight, bias], kernels, || composition(norm, self, weight)))
+    }
+}
+
+/// The backward pass as operations.
+fn composition(
+    norm: GroupNorm,
+    x: &Tensor,
+    weight: &Tensor,
+) -> impl Fn(Tensor, &[bool]) -> Result<Vec<Option<Tensor>>> + use<> {
+    let (x, weight) = (x.clone(), weight.clone());
+    move |grad: Tensor, needs: &[bool]| {
+        let GroupNorm { pixels, c, groups, eps } = norm;
+        let grouped = [x.dims()[0], pixels, groups, c / groups];
+        let normalised = Normalised::by_own(&x.reshape(grouped)?, &[1, 3], Statistics::Own, eps)?;
+        let d = wide(&grad)?.reshape(grouped)?;
+        let by_channel = |t: &Tensor| t.reshape([groups, c / groups]);
+        let total = |t: Tensor| t.sum(&[0, 1], false)?.reshape([c])?.to_dtype(weight.dtype());
+        let of_x = || {
+            let d = d.mul(&by_channel(&wide(&weight)?)?)?;
+            normalised.input_gradient(&d)?.reshape(*x.shape())?.to_dtype(x.dtype())
+        };
+        Ok(vec![
+            needs[0].then(of_x).transpose()?,
+            needs[1].then(|| total(d.mul(&normalised.value)?)).transpose()?,
+            needs[2].then(|| total(d.clone())).transpose()?,
+        ])
     }
 }

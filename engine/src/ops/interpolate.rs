@@ -48,27 +48,9 @@ impl Tensor {
                 Tensor::build(shape, |y: &mut [T]| resample(&vertical, &horizontal, c, &x, y))
             }),
         }?;
-        Ok(y.recorded(op, &[self], || {
-            let from = *self.shape();
+        Ok(y.recorded_composed(op, &[self], || {
             move |grad: Tensor, _: &[bool]| {
-                let (vertical, horizontal) = (vertical.transposed(), horizontal.transposed());
-                let dx = match OnGpu::of(op, &[("grad", &grad)])? {
-                    Some(on) => on.build(from, grad.dtype(), |dx| {
-                        cuda::interpolate::resample(
-                            &on.gpu,
-                            &vertical,
-                            &horizontal,
-                            c,
-                            grad.held().slice(),
-                            dx,
-                        )
-                    }),
-                    None => dispatch_real!(op, [("grad", &grad)], T => {
-                        let dy = grad.read::<T>()?;
-                        Tensor::build(from, |dx: &mut [T]| resample(&vertical, &horizontal, c, &dy, dx))
-                    }),
-                }?;
-                Ok(vec![Some(dx)])
+                Ok(vec![Some(grad.resampled(op, vertical.transposed(), horizontal.transposed())?)])
             }
         }))
     }

@@ -65,11 +65,9 @@ impl Tensor {
                 Ok((y, Some(z)))
             }
         })?;
-        let mut inputs = vec![self, weight];
-        inputs.extend(bias);
-        Ok(y.recorded("linear", &inputs, || {
+        let composed = Composition::of(self, weight, bias, activation, kept.as_ref());
+        let kernels = || {
             let (x, w, has_bias) = (self.detach(), weight.detach(), bias.is_some());
-            let kept = kept.map(|t| t.detach());
             move |grad: Tensor, needs: &[bool]| {
                 dispatch_real!("linear", [("x", &x), ("weight", &w)], T => {
                     let d = match &kept {
@@ -96,7 +94,52 @@ impl Tensor {
                     Ok(grads)
                 })
             }
+        };
+        let inputs: Vec<&Tensor> = [self, weight].into_iter().chain(bias).collect();
+        Ok(y.recorded_fused("linear", &inputs, kernels, || {
+            move |grad: Tensor, needs: &[bool]| composed.backward(&grad, needs)
         }))
+    }
+}
+
+/// The backward pass of a layer as operations.
+struct Composition {
+    x: Tensor,
+    weight: Tensor,
+    bias: Option<Tensor>,
+    activation: Activation,
+    /// ReLU's output, which tells its slope.
+    output: Option<Tensor>,
+}
+
+impl Composition {
+    fn of(
+        x: &Tensor,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        activation: Activation,
+        kept: Option<&Tensor>,
+    ) -> Composition {
+        let output = kept.filter(|_| activation == Activation::Relu).cloned();
+        Composition { x: x.clone(), weight: weight.clone(), bias: bias.cloned(), activation, output }
+    }
+
+    fn backward(&self, grad: &Tensor, needs: &[bool]) -> Result<Vec<Option<Tensor>>> {
+        let d = match (&self.output, self.activation) {
+            (_, Activation::Identity) => grad.clone(),
+            (Some(y), activation) => y.slope(activation, grad)?,
+            (None, activation) => self.x.linear(&self.weight, self.bias.as_ref())?.slope(activation, grad)?,
+        };
+        let (n, k) = (self.weight.dims()[0], self.weight.dims()[1]);
+        let rows = |t: &Tensor, columns: usize| t.reshape([t.numel() / columns.max(1), columns]);
+        let d = rows(&d, n)?;
+        let dx = needs[0].then(|| d.matmul(&self.weight)?.reshape(*self.x.shape()));
+        let dw = needs[1].then(|| d.matmul_transposed(&rows(&self.x, k)?, true, false));
+        let mut grads = vec![dx.transpose()?, dw.transpose()?];
+        if self.bias.is_some() {
+            grads.push(needs[2].then(|| d.sum(&[0], false)).transpose()?);
+        }
+        Ok(grads)
     }
 }
 

@@ -40,7 +40,7 @@ impl Tensor {
                 Tensor::build(plan.shape, |y: &mut [T]| plan.run(&a, &b, y))
             }),
         }?;
-        Ok(y.recorded("matmul", &[self, other], || {
+        Ok(y.recorded_composed("matmul", &[self, other], || {
             let (a, b) = (self.clone(), other.clone());
             move |grad: Tensor, needs: &[bool]| {
                 // With A = op(a), B = op(b): dA = g Bᵀ, dB = Aᵀ g, transposed back where the operand was.

@@ -72,6 +72,7 @@ mod half;
 mod interpolate;
 mod linear;
 mod matmul;
+mod normalised;
 mod normalize;
 mod optimizer;
 mod permute;

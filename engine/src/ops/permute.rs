@@ -24,7 +24,7 @@ impl Tensor {
                 Tensor::build(shape, |y: &mut [T]| cpu::permute::permute(&x, self.shape(), axes, y))
             }),
         }?;
-        Ok(y.recorded("permute", &[self], || {
+        Ok(y.recorded_composed("permute", &[self], || {
             let mut inverse = vec![0; axes.len()];
             axes.iter().enumerate().for_each(|(to, from)| inverse[*from] = to);
             move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.permute(&inverse)?)])

@@ -1,5 +1,6 @@
 //! Pooling of channels-last images.
 use super::gpu::OnGpu;
+use crate::autograd::is_recorded;
 use crate::cpu::pool as kernel;
 use crate::pool_shape::PoolShape;
 use crate::resampling::Resampling;
@@ -28,9 +29,12 @@ impl Tensor {
             let x = self.read::<T>()?;
             let index = Tensor::build(shape, |_: &mut [u8]| ())?;
             let y = Tensor::build(shape, |y: &mut [T]| kernel::max_forward(&s, &x, y, &mut index.write().expect("u8")))?;
-            Ok(y.recorded("max_pool2d", &[self], || {
+            Ok(y.recorded_composed("max_pool2d", &[self], || {
                 let from = *self.shape();
                 move |grad: Tensor, _: &[bool]| {
+                    if is_recorded(&[&grad]) {
+                        return Ok(vec![Some(to_chosen(&s, &index, &grad)?)]);
+                    }
                     let (dy, index) = (grad.read::<T>()?, index.read::<u8>()?);
                     Ok(vec![Some(Tensor::build(from, |dx: &mut [T]| kernel::max_backward(&s, &dy, &index, dx))?)])
                 }
@@ -58,9 +62,12 @@ impl Tensor {
         let y = on.build(shape, self.dtype(), |y| {
             cuda::pool::max_forward(&on.gpu, &s, self.held().slice(), y, index.held().slice())
         })?;
-        Ok(y.recorded("max_pool2d", &[self], || {
+        Ok(y.recorded_composed("max_pool2d", &[self], || {
             let from = *self.shape();
             move |grad: Tensor, _: &[bool]| {
+                if is_recorded(&[&grad]) {
+                    return Ok(vec![Some(to_chosen(&s, &index, &grad)?)]);
+                }
                 let operands = [("grad", &grad)];
                 let on = OnGpu::back("max_pool2d", &operands)?;
                 let dx = on.build(from, grad.dtype(), |dx| {
@@ -75,15 +82,22 @@ impl Tensor {
         let y = on.build([s.n, s.out[0], s.out[1], s.c], self.dtype(), |y| {
             cuda::pool::avg_forward(&on.gpu, &s, include_pad, self.held().slice(), y)
         })?;
-        Ok(y.recorded("avg_pool2d", &[self], || {
-            let from = *self.shape();
+        Ok(y.recorded_composed("avg_pool2d", &[self], || {
+            move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.avg_pool2d_back(s, include_pad)?)])
+        }))
+    }
+
+    /// The gradient of [`Tensor::avg_pool2d`] on a GPU.
+    fn avg_pool2d_back(&self, s: PoolShape, include_pad: bool) -> Result<Tensor> {
+        let operands = [("grad", self)];
+        let on = OnGpu::back("avg_pool2d", &operands)?;
+        let dx = on.build([s.n, s.size[0], s.size[1], s.c], self.dtype(), |dx| {
+            cuda::pool::avg_backward(&on.gpu, &s, include_pad, self.held().slice(), dx)
+        })?;
+        Ok(dx.recorded_composed("avg_pool2d", &[self], || {
             move |grad: Tensor, _: &[bool]| {
                 let operands = [("grad", &grad)];
-                let on = OnGpu::back("avg_pool2d", &operands)?;
-                let dx = on.build(from, grad.dtype(), |dx| {
-                    cuda::pool::avg_backward(&on.gpu, &s, include_pad, grad.held().slice(), dx)
-                })?;
-                Ok(vec![Some(dx)])
+                Ok(vec![Some(grad.avg_pool2d_on(&OnGpu::back("avg_pool2d", &operands)?, s, include_pad)?)])
             }
         }))
     }
@@ -110,6 +124,31 @@ impl Tensor {
             _ => fail(format!("a window of {:?} does not fit into {h}x{w}", pool.kernel)),
         }
     }
+}
+
+/// The gradient of [`Tensor::max_pool2d`] as operations: each window's goes to the pixel that `index` says it chose.
+fn to_chosen(s: &PoolShape, index: &Tensor, dy: &Tensor) -> Result<Tensor> {
+    let ([h, w], [oh, ow], c, width) = (s.size, s.out, s.c, s.pool.kernel[1]);
+    let (mut pixels, mut inside) = (vec![], vec![]);
+    for (i, tap) in index.to_vec::<u8>()?.into_iter().enumerate() {
+        let (ox, oy, tap) = (i / c % ow, i / c / ow % oh, usize::from(tap));
+        let at = |axis: usize, window: usize, tap: usize| {
+            let at = s.start(axis, window) + (tap * s.pool.dilation[axis]) as isize;
+            usize::try_from(at).ok().filter(|at| *at < s.size[axis])
+        };
+        // A window can lie between the pixels.
+        let pixel = at(0, oy, tap / width).zip(at(1, ox, tap % width)).map(|(iy, ix)| iy * w + ix);
+        pixels.push(pixel.unwrap_or_default() as i64);
+        inside.push(u8::from(pixel.is_some()));
+    }
+    let windows = [s.n, oh * ow, c];
+    let on_device = |t: Tensor| t.to_device(&dy.device());
+    let pixels = on_device(Tensor::from_vec(pixels, windows)?)?;
+    let mut dy = dy.reshape(windows)?;
+    if inside.contains(&0) {
+        dy = dy.keep(&on_device(Tensor::from_vec(inside, windows)?.to_dtype(dy.dtype())?)?)?;
+    }
+    dy.scattered(1, &pixels, [s.n, h * w, c].into())?.reshape([s.n, h, w, c])
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Layer normalisation (Ba et al., 2016) and RMS normalisation (Zhang and Sennrich, 2019) over the last axis.
 use super::gpu::{OnGpu, check_parameters};
 use super::half::widened;
+use super::normalised::{Normalised, Statistics, wide};
 use crate::cpu::row_norm::RowNorm;
 use crate::{DType, Error, Result, Tensor, cuda};
 
@@ -57,10 +58,7 @@ impl Tensor {
                 let x = self.read::<T>()?;
                 Tensor::build(*self.shape(), |y: &mut [T]| norm.forward(&x, w.as_deref(), b.as_deref(), y, &mut stats))?
             };
-            let mut inputs = vec![self];
-            inputs.extend(weight);
-            inputs.extend(bias);
-            Ok(y.recorded(op, &inputs, || {
+            let kernels = || {
                 let (x, has_weight, has_bias) = (self.detach(), weight.is_some(), bias.is_some());
                 move |grad: Tensor, needs: &[bool]| {
                     let (x_data, dy) = (x.read::<T>()?, grad.read::<T>()?);
@@ -75,7 +73,9 @@ impl Tensor {
                     }
                     Ok(grads)
                 }
-            }))
+            };
+            let inputs: Vec<&Tensor> = [self].into_iter().chain(weight).chain(bias).collect();
+            Ok(y.recorded_fused(op, &inputs, kernels, || composition(norm, self, weight, bias)))
         })
     }
 
@@ -95,10 +95,8 @@ impl Tensor {
             let parameters = held.each_ref().map(|t| t.as_ref().map(|t| t.slice()));
             cuda::row_norm::forward(&on.gpu, &norm, x.slice(), parameters, y, stats.slice())
         })?;
-        let mut inputs = vec![self];
-        inputs.extend(weight);
-        inputs.extend(bias);
-        Ok(y.recorded(op, &inputs, || {
+        let (of_x, of_weight, of_bias) = (self, weight, bias);
+        let kernels = || {
             let (x, weight, bias) = (self.detach(), weight.map(Tensor::detach), bias.map(|b| b.dtype()));
             move |grad: Tensor, needs: &[bool]| {
                 let operands = [("x", &x), ("grad", &grad)];
@@ -130,6 +128,37 @@ impl Tensor {
                 grads.extend(present.map(|(grad, _)| grad));
                 Ok(grads)
             }
-        }))
+        };
+        let inputs: Vec<&Tensor> = [of_x].into_iter().chain(of_weight).chain(of_bias).collect();
+        Ok(y.recorded_fused(op, &inputs, kernels, || composition(norm, of_x, of_weight, of_bias)))
+    }
+}
+
+/// The backward pass as operations.
+fn composition(
+    norm: RowNorm,
+    x: &Tensor,
+    weight: Option<&Tensor>,
+    bias: Option<&Tensor>,
+) -> impl Fn(Tensor, &[bool]) -> Result<Vec<Option<Tensor>>> + use<> {
+    let (x, weight, bias) = (x.clone(), weight.cloned(), bias.map(Tensor::dtype));
+    move |grad: Tensor, needs: &[bool]| {
+        let by = if norm.centre { Statistics::Own } else { Statistics::OwnSquare };
+        let normalised = Normalised::by_own(&x, &[x.rank() - 1], by, norm.eps)?;
+        let d = wide(&grad)?;
+        let of_x = needs[0].then(|| {
+            let d = weight.as_ref().map_or_else(|| Ok(d.clone()), |w| d.mul(&wide(w)?))?;
+            normalised.input_gradient(&d)?.to_dtype(x.dtype())
+        });
+        let mut grads = vec![of_x.transpose()?];
+        if let Some(w) = &weight {
+            let of_weight = || d.mul(&normalised.value)?.sum_to([norm.n])?.to_dtype(w.dtype());
+            grads.push(needs[1].then(of_weight).transpose()?);
+        }
+        if let Some(dtype) = bias {
+            let needed = needs[grads.len()];
+            grads.push(needed.then(|| d.sum_to([norm.n])?.to_dtype(dtype)).transpose()?);
+        }
+        Ok(grads)
     }
 }

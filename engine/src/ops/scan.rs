@@ -57,7 +57,7 @@ impl Tensor {
                 Tensor::build(*self.shape(), |y: &mut [T]| lines::cumsum(lines, &x, reverse, y))
             }),
         }?;
-        Ok(y.recorded("cumsum", &[self], || {
+        Ok(y.recorded_composed("cumsum", &[self], || {
             move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.running_sum(axis, !reverse)?)])
         }))
     }

@@ -15,19 +15,18 @@ impl Tensor {
             ));
         }
         let shape = self.shape().with(axis, len);
-        let y = if axis == 0 {
-            let row: usize = self.dims()[1..].iter().product();
-            self.view(start * row, shape)
-        } else {
+        if axis > 0 {
             let mut from = vec![0; self.rank()];
             from[axis] = start;
-            self.window(&from, shape)?
-        };
-        let end = self.dims()[axis] - start - len;
-        Ok(y.recorded("narrow", &[self], || {
+            return self.window(&from, shape);
+        }
+        let row: usize = self.dims()[1..].iter().product();
+        let y = self.view(start * row, shape);
+        let end = self.dims()[0] - start - len;
+        Ok(y.recorded_composed("narrow", &[self], || {
             move |grad: Tensor, _: &[bool]| {
                 let mut around = vec![(0, 0); grad.rank()];
-                around[axis] = (start, end);
+                around[0] = (start, end);
                 Ok(vec![Some(grad.pad(&around, 0.0)?)])
             }
         }))
@@ -46,7 +45,7 @@ impl Tensor {
         let to: Vec<usize> = pads.iter().map(|(before, _)| *before).collect();
         let y = Tensor::full(dims, value, self.dtype(), &self.device())?;
         self.copy_into(&y, &to)?;
-        Ok(y.recorded("pad", &[self], || {
+        Ok(y.recorded_composed("pad", &[self], || {
             let shape = *self.shape();
             move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.window(&to, shape)?)])
         }))
@@ -81,7 +80,7 @@ impl Tensor {
             t.copy_into(&y, &to)?;
             start += n;
         }
-        Ok(y.recorded("concat", tensors, || {
+        Ok(y.recorded_composed("concat", tensors, || {
             move |grad: Tensor, needs: &[bool]| {
                 let mut start = 0;
                 let parts = extents.iter().zip(needs).map(|(n, needed)| {
@@ -102,7 +101,9 @@ impl Tensor {
             }),
             None => self.flipped(axis),
         }?;
-        Ok(y.recorded("flip", &[self], || move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.flip(axis)?)])))
+        Ok(y.recorded_composed("flip", &[self], || {
+            move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.flip(axis)?)])
+        }))
     }
 
     /// [`Tensor::flip`] on the CPU.
@@ -121,6 +122,15 @@ impl Tensor {
 
     /// The block of shape `shape` that starts at `from`, as a copy.
     fn window(&self, from: &[usize], shape: Shape) -> Result<Tensor> {
+        Ok(self.block(from, shape)?.recorded_composed("narrow", &[self], || {
+            let ends = self.dims().iter().zip(shape.dims()).zip(from);
+            let around: Vec<(usize, usize)> =
+                ends.map(|((all, block), start)| (*start, all - start - block)).collect();
+            move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.pad(&around, 0.0)?)])
+        }))
+    }
+
+    fn block(&self, from: &[usize], shape: Shape) -> Result<Tensor> {
         let start = vec![0; from.len()];
         if let Some(on) = OnGpu::of_any("slice", &[("x", self)])? {
             return on.build(shape, self.dtype(), |y| {

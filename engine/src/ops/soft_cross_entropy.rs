@@ -1,5 +1,6 @@
 //! Cross entropies against distributions: soft targets and independent labels.
 use super::gpu::OnGpu;
+use super::normalised::wide;
 use crate::cpu::cross_entropy::counts;
 use crate::cpu::soft_cross_entropy as kernel;
 use crate::cuda::cross_entropy::Counts;
@@ -33,7 +34,8 @@ impl Tensor {
             let counts = |k| Tensor::from_slice(&counts(&x, &kernel::classes_of(&t, n), k), [2]);
             let counts = k.map(counts).transpose()?;
             let loss = kernel::soft_forward(&x, &t, &mut log_sums);
-            let loss = Tensor::scalar(<T as Element>::from_f64(loss))?.recorded("soft_target_cross_entropy", &[self], || {
+            let loss = Tensor::scalar(<T as Element>::from_f64(loss))?;
+            let kernels = || {
                 let (logits, target) = (self.detach(), target.detach());
                 move |grad: Tensor, _: &[bool]| {
                     let scale = grad.item()?;
@@ -43,8 +45,9 @@ impl Tensor {
                     })?;
                     Ok(vec![Some(dx)])
                 }
-            });
-            Ok((loss, counts))
+            };
+            let composition = || soft_composition(self, target);
+            Ok((loss.recorded_fused("soft_target_cross_entropy", &[self], kernels, composition), counts))
         })
     }
 
@@ -69,7 +72,7 @@ impl Tensor {
         let share = 1.0 / divisor as f64;
         dispatch_real!("binary_cross_entropy", [("logits", self), ("target", target)], T => {
             let loss = kernel::binary_forward(&self.read::<T>()?, &target.read()?, pos_weight) * share;
-            Ok(Tensor::scalar(<T as Element>::from_f64(loss))?.recorded("binary_cross_entropy", &[self], || {
+            let kernels = || {
                 let (logits, target) = (self.detach(), target.detach());
                 move |grad: Tensor, _: &[bool]| {
                     let scale = grad.item()? * share;
@@ -79,7 +82,10 @@ impl Tensor {
                     })?;
                     Ok(vec![Some(dx)])
                 }
-            }))
+            };
+            let composition = || binary_composition(self, target, pos_weight, divisor);
+            let loss = Tensor::scalar(<T as Element>::from_f64(loss))?;
+            Ok(loss.recorded_fused("binary_cross_entropy", &[self], kernels, composition))
         })
     }
 
@@ -116,7 +122,7 @@ impl Tensor {
             let counts = k.zip(to.as_ref()).map(|(k, to)| Counts { k, to: to.slice() });
             cuda::soft_cross_entropy::soft_forward(&on.gpu, x, target, kept, loss, counts)
         })?;
-        let loss = loss.recorded(OP, &[self], || {
+        let kernels = || {
             let (logits, target) = (self.detach(), target.detach());
             move |grad: Tensor, _: &[bool]| {
                 let operands = [("logits", &logits), ("grad", &grad)];
@@ -128,8 +134,9 @@ impl Tensor {
                 })?;
                 Ok(vec![Some(dx)])
             }
-        });
-        Ok((loss, counts))
+        };
+        let composition = || soft_composition(self, target);
+        Ok((loss.recorded_fused(OP, &[self], kernels, composition), counts))
     }
 
     fn binary_cross_entropy_on(
@@ -145,7 +152,7 @@ impl Tensor {
             let (x, target) = (x.slice(), target.slice());
             cuda::soft_cross_entropy::binary_forward(&on.gpu, x, target, pos_weight, divisor, loss)
         })?;
-        Ok(loss.recorded(OP, &[self], || {
+        let kernels = || {
             let (logits, target) = (self.detach(), target.detach());
             move |grad: Tensor, _: &[bool]| {
                 let operands = [("logits", &logits), ("grad", &grad)];
@@ -159,6 +166,37 @@ impl Tensor {
                 })?;
                 Ok(vec![Some(dx)])
             }
-        }))
+        };
+        let composition = || binary_composition(self, target, pos_weight, divisor);
+        Ok(loss.recorded_fused(OP, &[self], kernels, composition))
+    }
+}
+
+/// The backward pass as operations: `(softmax(logits) sum(t) - t) / n`.
+fn soft_composition(
+    logits: &Tensor,
+    target: &Tensor,
+) -> impl Fn(Tensor, &[bool]) -> Result<Vec<Option<Tensor>>> + use<> {
+    let (logits, target) = (logits.clone(), target.detach());
+    move |grad: Tensor, _: &[bool]| {
+        let (x, t) = (wide(&logits)?, wide(&target)?);
+        let d = x.softmax(1)?.mul(&t.sum(&[1], true)?)?.sub(&t)?.scale(1.0 / t.dims()[0] as f64)?;
+        Ok(vec![Some(d.mul(&grad.to_dtype(d.dtype())?)?.to_dtype(logits.dtype())?)])
+    }
+}
+
+/// The backward pass as operations: `((1 - t) - (1 + (pos_weight - 1) t) sigmoid(-x)) / divisor`.
+fn binary_composition(
+    logits: &Tensor,
+    target: &Tensor,
+    pos_weight: f64,
+    divisor: usize,
+) -> impl Fn(Tensor, &[bool]) -> Result<Vec<Option<Tensor>>> + use<> {
+    let (logits, target) = (logits.clone(), target.detach());
+    move |grad: Tensor, _: &[bool]| {
+        let (x, t) = (wide(&logits)?, wide(&target)?);
+        let share = t.affine(pos_weight - 1.0, 1.0)?.mul(&x.neg()?.sigmoid()?)?;
+        let d = t.affine(-1.0, 1.0)?.sub(&share)?.scale(1.0 / divisor as f64)?;
+        Ok(vec![Some(d.mul(&grad.to_dtype(d.dtype())?)?.to_dtype(logits.dtype())?)])
     }
 }

@@ -1,5 +1,6 @@
 //! Softmax and its logarithm.
 use super::gpu::OnGpu;
+use crate::autograd::is_recorded;
 use crate::{Result, Tensor, cpu, cuda};
 
 impl Tensor {
@@ -34,19 +35,28 @@ impl Tensor {
                 Tensor::build(*self.shape(), |y: &mut [T]| cpu::softmax::forward(&x, n, log, y))
             }),
         }?;
-        Ok(y.clone().recorded(op, &[self], || {
-            move |grad: Tensor, _: &[bool]| {
-                let dx = match OnGpu::of(op, &[("y", &y), ("grad", &grad)])? {
-                    Some(on) => on.build(*y.shape(), y.dtype(), |dx| {
-                        cuda::softmax::backward(&on.gpu, y.held().slice(), grad.held().slice(), n, log, dx)
-                    }),
-                    None => dispatch_real!(op, [("x", &y)], T => {
-                        let (y_data, dy) = (y.read::<T>()?, grad.read::<T>()?);
-                        Tensor::build(*y.shape(), |dx: &mut [T]| cpu::softmax::backward(&y_data, &dy, n, log, dx))
-                    }),
-                }?;
-                Ok(vec![Some(dx)])
+        Ok(y.recorded_of_output(op, &[self], move |y: &Tensor, grad: Tensor, _: &[bool]| {
+            if is_recorded(&[y, &grad]) {
+                return Ok(vec![Some(composed(y, &grad, axis, log)?)]);
             }
+            let dx = match OnGpu::of(op, &[("y", y), ("grad", &grad)])? {
+                Some(on) => on.build(*y.shape(), y.dtype(), |dx| {
+                    cuda::softmax::backward(&on.gpu, y.held().slice(), grad.held().slice(), n, log, dx)
+                }),
+                None => dispatch_real!(op, [("x", y)], T => {
+                    let (y_data, dy) = (y.read::<T>()?, grad.read::<T>()?);
+                    Tensor::build(*y.shape(), |dx: &mut [T]| cpu::softmax::backward(&y_data, &dy, n, log, dx))
+                }),
+            }?;
+            Ok(vec![Some(dx)])
         }))
+    }
+}
+
+/// `y (dy - sum(y dy))`, or `dy - e^y sum(dy)` for the logarithm, as operations.
+fn composed(y: &Tensor, dy: &Tensor, axis: usize, log: bool) -> Result<Tensor> {
+    match log {
+        false => y.mul(&dy.sub(&y.mul(dy)?.sum(&[axis], true)?)?),
+        true => dy.sub(&y.exp()?.mul(&dy.sum(&[axis], true)?)?),
     }
 }

@@ -23,7 +23,7 @@ impl Tensor {
             Ok(current)
         })?;
         let from = *self.shape();
-        let y = y.recorded("sum", &[self], || {
+        let y = y.recorded_composed("sum", &[self], || {
             move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.reshape(kept)?.expand(from)?)])
         });
         if keep { Ok(y) } else { y.reshape(removed(&from, axes)) }
@@ -73,7 +73,7 @@ impl Tensor {
                 cuda::reduce::sum(&on.gpu, y.held().slice(), extents, factor, out)
             })?;
         }
-        let y = y.recorded(op, &[self], || {
+        let y = y.recorded_composed(op, &[self], || {
             move |grad: Tensor, _: &[bool]| {
                 let grad = if factor == 1.0 { grad } else { grad.scale(factor)? };
                 Ok(vec![Some(grad.reshape(kept)?.expand(from)?)])

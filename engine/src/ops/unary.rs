@@ -6,16 +6,18 @@ use crate::{Element, Result, Tensor, cuda};
 impl Tensor {
     /// `x * factor`, with the factor rounded to the dtype. f32, f64.
     pub fn scale(&self, factor: f64) -> Result<Tensor> {
-        Ok(self.unary::<unary::Scale>("scale", factor, 0.0)?.recorded("scale", &[self], || {
+        Ok(self.unary::<unary::Scale>("scale", factor, 0.0)?.recorded_composed("scale", &[self], || {
             move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.scale(factor)?)])
         }))
     }
 
     /// `factor * x + offset`. f32, f64.
     pub fn affine(&self, factor: f64, offset: f64) -> Result<Tensor> {
-        Ok(self.unary::<unary::Affine>("affine", factor, offset)?.recorded("affine", &[self], || {
-            move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.scale(factor)?)])
-        }))
+        Ok(self.unary::<unary::Affine>("affine", factor, offset)?.recorded_composed(
+            "affine",
+            &[self],
+            || move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.scale(factor)?)]),
+        ))
     }
 
     /// `-x`. f32, f64.
@@ -25,7 +27,7 @@ impl Tensor {
 
     /// `|x|`; the gradient at 0 is 0. f32, f64.
     pub fn abs(&self) -> Result<Tensor> {
-        Ok(self.unary::<unary::Abs>("abs", 0.0, 0.0)?.recorded("abs", &[self], || {
+        Ok(self.unary::<unary::Abs>("abs", 0.0, 0.0)?.recorded_composed("abs", &[self], || {
             let x = self.detach();
             move |grad: Tensor, _: &[bool]| {
                 Ok(vec![Some(grad.mul(&x.unary::<unary::Sign>("abs", 0.0, 0.0)?)?)])
@@ -36,14 +38,14 @@ impl Tensor {
     /// The square root. f32, f64.
     pub fn sqrt(&self) -> Result<Tensor> {
         let y = self.unary::<unary::Sqrt>("sqrt", 0.0, 0.0)?;
-        Ok(y.clone().recorded("sqrt", &[self], || {
-            move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.div(&y)?.scale(0.5)?)])
+        Ok(y.recorded_of_output("sqrt", &[self], |y: &Tensor, grad: Tensor, _: &[bool]| {
+            Ok(vec![Some(grad.div(y)?.scale(0.5)?)])
         }))
     }
 
     /// The natural logarithm. f32, f64.
     pub fn ln(&self) -> Result<Tensor> {
-        Ok(self.unary::<unary::Ln>("ln", 0.0, 0.0)?.recorded("ln", &[self], || {
+        Ok(self.unary::<unary::Ln>("ln", 0.0, 0.0)?.recorded_composed("ln", &[self], || {
             let x = self.clone();
             move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.div(&x)?)])
         }))
@@ -51,7 +53,7 @@ impl Tensor {
 
     /// `x * x`. f32, f64.
     pub fn square(&self) -> Result<Tensor> {
-        Ok(self.unary::<unary::Square>("square", 0.0, 0.0)?.recorded("square", &[self], || {
+        Ok(self.unary::<unary::Square>("square", 0.0, 0.0)?.recorded_composed("square", &[self], || {
             let x = self.clone();
             move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.mul(&x)?.scale(2.0)?)])
         }))
@@ -59,7 +61,7 @@ impl Tensor {
 
     /// `x` to a constant power. f32, f64.
     pub fn powf(&self, exponent: f64) -> Result<Tensor> {
-        Ok(self.unary::<unary::Power>("powf", exponent, 0.0)?.recorded("powf", &[self], || {
+        Ok(self.unary::<unary::Power>("powf", exponent, 0.0)?.recorded_composed("powf", &[self], || {
             let x = self.clone();
             move |grad: Tensor, _: &[bool]| {
                 Ok(vec![Some(grad.mul(&x.powf(exponent - 1.0)?)?.scale(exponent)?)])
@@ -69,7 +71,7 @@ impl Tensor {
 
     /// `x` limited to `low..=high`; the gradient passes inside and at the bounds, as in PyTorch. f32, f64.
     pub fn clamp(&self, low: f64, high: f64) -> Result<Tensor> {
-        Ok(self.unary::<unary::Clamp>("clamp", low, high)?.recorded("clamp", &[self], || {
+        Ok(self.unary::<unary::Clamp>("clamp", low, high)?.recorded_composed("clamp", &[self], || {
             let x = self.detach();
             move |grad: Tensor, _: &[bool]| {
                 Ok(vec![Some(grad.mul(&x.unary::<unary::Within>("clamp", low, high)?)?)])

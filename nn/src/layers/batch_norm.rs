@@ -1,23 +1,39 @@
 //! Batch normalisation layer.
+use crate::observe::Label;
 use crate::{Context, Module, Visitor};
 use fornax_engine::{Activation, BatchNorm, DType, Device, Result, Tensor};
 
+/// What a batch norm is made with.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BatchNormOptions {
+    /// Added to the variance.
+    pub eps: f64,
+    /// Share of the batch in the running statistics; `None` averages over all batches seen.
+    pub momentum: Option<f64>,
+}
+
+impl Default for BatchNormOptions {
+    fn default() -> Self {
+        BatchNormOptions { eps: 1e-5, momentum: Some(0.1) }
+    }
+}
+
 /// Batch normalisation over all axes but the last, with PyTorch's conventions: biased variance to normalise, unbiased into
-/// the running variance, `running = (1 - momentum) * running + momentum * batch`.
+/// the running variance, `running = (1 - momentum) * running + momentum * batch`. An activation may be part of it.
 pub struct BatchNorm2d {
     weight: Tensor,
     bias: Tensor,
     running_mean: Tensor,
     running_var: Tensor,
     num_batches_tracked: Tensor,
-    /// `None` averages over all batches seen.
-    momentum: Option<f64>,
-    eps: f64,
+    options: BatchNormOptions,
+    activation: Activation,
+    label: Label,
 }
 
 impl BatchNorm2d {
-    /// Over `channels`, with eps 1e-5 and momentum 0.1; weight 1, bias 0.
-    pub fn new(channels: usize) -> Result<BatchNorm2d> {
+    /// Over `channels`; weight 1, bias 0.
+    pub fn new(channels: usize, options: BatchNormOptions) -> Result<BatchNorm2d> {
         let ones = || Tensor::ones([channels], DType::F32, &Device::Cpu);
         let zeros = || Tensor::zeros([channels], DType::F32, &Device::Cpu);
         Ok(BatchNorm2d {
@@ -26,12 +42,20 @@ impl BatchNorm2d {
             running_mean: zeros()?,
             running_var: ones()?,
             num_batches_tracked: Tensor::zeros((), DType::I64, &Device::Cpu)?,
-            momentum: Some(0.1),
-            eps: 1e-5,
+            options,
+            activation: Activation::Identity,
+            label: Label::new("BatchNorm2d"),
         })
     }
 
-    /// `activation(normalised x + residual)` as one fused operation.
+    /// With an activation of its own: timm's `BatchNormAct2d`.
+    pub fn with_activation(mut self, activation: Activation) -> BatchNorm2d {
+        self.activation = activation;
+        self.label = Label::new("BatchNormAct2d");
+        self
+    }
+
+    /// `activation(normalised x + residual)` as one fused operation. An activation of the layer's own takes the given one's place.
     pub fn forward_act(
         &self,
         x: &Tensor,
@@ -39,27 +63,49 @@ impl BatchNorm2d {
         residual: Option<&Tensor>,
         cx: &mut Context,
     ) -> Result<Tensor> {
-        self.with_options(cx, |norm| x.batch_norm_act(norm, activation, residual))
+        self.with_options(activation, x.dtype(), cx, |norm, activation| {
+            x.batch_norm_act(norm, activation, residual)
+        })
     }
 
-    /// Counts the batch in a training pass, and calls `f` with the operation's options.
-    pub(super) fn with_options<R>(&self, cx: &Context, f: impl FnOnce(&BatchNorm) -> Result<R>) -> Result<R> {
-        let mut momentum = self.momentum.unwrap_or_default();
+    /// Counts the batch in a training pass, and calls `f` with the operation's options, for an input of this dtype, and the activation to
+    /// apply.
+    pub(super) fn with_options(
+        &self,
+        activation: Activation,
+        dtype: DType,
+        cx: &mut Context,
+        f: impl FnOnce(&BatchNorm, Activation) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let own = self.activation != Activation::Identity;
+        let momentum = self.options.momentum;
+        let mut share = momentum.unwrap_or_default();
         if cx.updates_statistics() {
             let mut batches = self.num_batches_tracked.write::<i64>()?;
             batches[0] += 1;
-            momentum = self.momentum.unwrap_or(1.0 / batches[0] as f64);
+            share = momentum.unwrap_or(1.0 / batches[0] as f64);
         }
-        f(&BatchNorm {
-            weight: Some(&self.weight),
-            bias: Some(&self.bias),
+        // Halves meet f32; f64, which is for checks, meets its own kind.
+        let wide = dtype == DType::F64;
+        let converted = |t: &Tensor| if wide { t.to_dtype(dtype) } else { Ok(t.clone()) };
+        let (weight, bias) = (converted(&self.weight)?, converted(&self.bias)?);
+        let (mean, var) = (converted(&self.running_mean)?, converted(&self.running_var)?);
+        let norm = BatchNorm {
+            weight: Some(&weight),
+            bias: Some(&bias),
             // Repeated for its backward pass, it has updated them already.
-            running: (cx.updates_statistics() || !cx.training())
-                .then_some((&self.running_mean, &self.running_var)),
+            running: (cx.updates_statistics() || !cx.training()).then_some((&mean, &var)),
             training: cx.training(),
-            momentum,
-            eps: self.eps,
-        })
+            momentum: share,
+            eps: self.options.eps,
+        };
+        let y = f(&norm, if own { self.activation } else { activation })?;
+        if wide && cx.updates_statistics() {
+            self.running_mean.copy_from(&mean.to_dtype(DType::F32)?)?;
+            self.running_var.copy_from(&var.to_dtype(DType::F32)?)?;
+        }
+        // With another's activation what comes out is that layer's to show.
+        Ok(if own || activation == Activation::Identity { cx.observed(&self.label, y, 0) } else { y })
     }
 }
 
@@ -74,5 +120,9 @@ impl Module for BatchNorm2d {
         visitor.buffer("running_mean", &self.running_mean);
         visitor.buffer("running_var", &self.running_var);
         visitor.buffer("num_batches_tracked", &self.num_batches_tracked);
+    }
+
+    fn label(&self) -> Option<&Label> {
+        Some(&self.label)
     }
 }

@@ -1,5 +1,6 @@
 //! Convolution layer.
-use super::BatchNorm2d;
+use super::{BatchNorm2d, in_dtype};
+use crate::observe::Label;
 use crate::precision::Operation;
 use crate::{Context, Module, Visitor};
 use fornax_engine::{Activation, Conv2d as Options, DType, Device, Result, Tensor};
@@ -10,14 +11,15 @@ pub struct Conv2d {
     weight: Tensor,
     bias: Option<Tensor>,
     options: Options,
+    label: Label,
 }
 
 impl Conv2d {
-    /// A layer without bias, with square kernel and stride 1.
+    /// A layer without bias, with square kernel.
     pub fn new(c_in: usize, c_out: usize, kernel: usize, options: Options) -> Result<Conv2d> {
         let shape = [c_out, kernel, kernel, c_in / options.groups.max(1)];
         let weight = Tensor::zeros(shape, DType::F32, &Device::Cpu)?.variable();
-        Ok(Conv2d { weight, bias: None, options })
+        Ok(Conv2d { weight, bias: None, options, label: Label::new("Conv2d") })
     }
 
     /// The usual square layer: stride `stride`, padding that keeps the size at stride 1.
@@ -36,13 +38,26 @@ impl Conv2d {
         )
     }
 
+    /// Non-overlapping patches: kernel and stride of the same size, no padding.
+    pub fn patches(c_in: usize, c_out: usize, size: usize) -> Result<Conv2d> {
+        Conv2d::new(c_in, c_out, size, Options { stride: [size; 2], ..Options::default() })
+    }
+
+    /// With gaps in the kernel, and padding that keeps the size at stride 1.
+    pub fn dilated(mut self, dilation: usize) -> Conv2d {
+        let kernel = self.weight.dims()[1];
+        self.options.dilation = [dilation; 2];
+        self.options.padding = [dilation * (kernel - 1) / 2; 2];
+        self
+    }
+
     /// With a bias.
     pub fn with_bias(mut self) -> Result<Conv2d> {
         self.bias = Some(Tensor::zeros([self.weight.dims()[0]], DType::F32, &Device::Cpu)?.variable());
         Ok(self)
     }
 
-    /// `activation(norm(convolution) + residual)`, as one operation where the convolution has no bias.
+    /// `activation(norm(convolution) + residual)`, as one operation where the convolution has no bias and nobody watches.
     pub fn forward_norm_act(
         &self,
         x: &Tensor,
@@ -51,26 +66,35 @@ impl Conv2d {
         residual: Option<&Tensor>,
         cx: &mut Context,
     ) -> Result<Tensor> {
-        if self.bias.is_some() {
+        let norm_alone = activation != Activation::Identity || residual.is_some();
+        if norm_alone && norm.label().is_some_and(|label| cx.observes(label)) {
+            let y = norm.forward(&self.forward(x, cx)?, cx)?;
+            return residual.map_or(Ok(y.clone()), |residual| y.add(residual))?.activate(activation);
+        }
+        if self.bias.is_some() || cx.observes(&self.label) {
             return norm.forward_act(&self.forward(x, cx)?, activation, residual, cx);
         }
         let (x, weight) = self.operands(x, cx)?;
-        norm.with_options(cx, |norm| {
+        norm.with_options(activation, x.dtype(), cx, |norm, activation| {
             x.conv2d_batch_norm_act(&weight, &self.options, norm, activation, residual)
         })
     }
 
-    /// Input and weight in the dtype that the context asks for.
+    /// The input in the dtype that the context asks for, and the weight in the same.
     fn operands(&self, x: &Tensor, cx: &Context) -> Result<(Tensor, Tensor)> {
-        Ok((cx.operand(Operation::Product, x)?, cx.parameter(Operation::Product, &self.weight)?))
+        let x = cx.operand(Operation::Product, x)?;
+        let weight = in_dtype(&self.weight, x.dtype())?;
+        Ok((x, weight))
     }
 }
 
 impl Module for Conv2d {
     fn forward(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
         let (x, weight) = self.operands(x, cx)?;
-        let bias = self.bias.as_ref().map(|bias| cx.parameter(Operation::Product, bias)).transpose()?;
-        x.conv2d(&weight, bias.as_ref(), &self.options)
+        let bias = self.bias.as_ref().map(|bias| in_dtype(bias, x.dtype())).transpose()?;
+        let y = x.conv2d(&weight, bias.as_ref(), &self.options)?;
+        let macs = y.numel() * (weight.numel() / weight.dims()[0]);
+        Ok(cx.observed(&self.label, y, macs))
     }
 
     fn visit(&self, visitor: &mut Visitor) {
@@ -78,5 +102,9 @@ impl Module for Conv2d {
         if let Some(bias) = &self.bias {
             visitor.parameter("bias", bias);
         }
+    }
+
+    fn label(&self) -> Option<&Label> {
+        Some(&self.label)
     }
 }

@@ -1,8 +1,9 @@
-//! Dropout layer.
+//! Layers that drop part of what passes, in training only.
+use crate::observe::Label;
 use crate::{Context, Module, Visitor};
-use fornax_engine::{Result, Tensor};
+use fornax_engine::{DType, Result, Tensor};
 
-/// In training, each element becomes 0 with this probability, and what is left grows by as much (Srivastava et al., 2014).
+/// Each element becomes 0 with this probability, and what is left grows by as much (Srivastava et al., 2014).
 pub struct Dropout(pub f64);
 
 impl Module for Dropout {
@@ -15,4 +16,119 @@ impl Module for Dropout {
     }
 
     fn visit(&self, _: &mut Visitor) {}
+}
+
+/// Stochastic depth (Huang et al., 2016): with this probability all of a sample becomes 0, so that its block is skipped; the others grow by as
+/// much.
+pub struct DropPath {
+    rate: f64,
+    label: Label,
+}
+
+impl DropPath {
+    /// With this probability.
+    pub const fn new(rate: f64) -> DropPath {
+        DropPath { rate, label: Label::new("DropPath") }
+    }
+
+    /// True when a pass under `cx` drops something.
+    pub fn drops(&self, cx: &Context) -> bool {
+        cx.training() && self.rate > 0.0
+    }
+}
+
+impl Module for DropPath {
+    fn forward(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
+        if !self.drops(cx) {
+            return Ok(x.clone());
+        }
+        let (stream, step) = cx.draw()?;
+        let keep = Tensor::ones([x.dims()[0]], DType::F32, &x.device())?;
+        let keep = keep.dropout(self.rate, &stream, Some(&step))?.to_dtype(x.dtype())?;
+        let y = x.drop_path(&keep, self.rate, false)?;
+        Ok(cx.observed(&self.label, y, 0))
+    }
+
+    fn visit(&self, _: &mut Visitor) {}
+
+    fn label(&self) -> Option<&Label> {
+        Some(&self.label)
+    }
+}
+
+/// DropBlock (Ghiasi et al., 2018) with timm's rule: squares of `block` pixels are dropped from all channels, as many as to drop `rate` of the
+/// map, times `share`.
+pub struct DropBlock {
+    /// Part of the map that is dropped.
+    pub rate: f64,
+    /// Side of a square.
+    pub block: usize,
+    /// How much of the rate this layer takes.
+    pub share: f64,
+}
+
+impl DropBlock {
+    /// The probability of a pixel of an image of `size` to be the middle of a dropped square.
+    fn seeds(&self, size: [usize; 2]) -> f64 {
+        let axis = |n: usize| {
+            let side = self.block.min(n);
+            n as f64 / (side * (n - side + 1)) as f64
+        };
+        (self.share * self.rate * axis(size[0]) * axis(size[1])).min(1.0)
+    }
+}
+
+impl Module for DropBlock {
+    fn forward(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
+        let &[n, h, w, _] = x.dims() else { return Ok(x.clone()) };
+        if !cx.training() || self.rate == 0.0 {
+            return Ok(x.clone());
+        }
+        let (stream, step) = cx.draw()?;
+        let ones = Tensor::ones([n, h, w, 1], DType::F32, &x.device())?;
+        // What dropout keeps is at least 1.
+        let seeds = ones.dropout(1.0 - self.seeds([h, w]), &stream, Some(&step))?.clamp(0.0, 1.0)?;
+        x.drop_block(&seeds.to_dtype(x.dtype())?, self.block, true)
+    }
+
+    fn visit(&self, _: &mut Visitor) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fornax_engine::Device;
+
+    fn training() -> Context {
+        let step = Tensor::scalar(3i64).expect("memory");
+        Context::train().with_draws(7, &step)
+    }
+
+    #[test]
+    fn whole_samples_are_dropped() {
+        let x = Tensor::ones([512, 2, 1, 3], DType::F32, &Device::Cpu).expect("memory");
+        let layer = DropPath::new(0.25);
+        let y = layer.forward(&x, &mut training()).expect("drops").to_vec::<f32>().expect("f32");
+        let kept = y.chunks(6).filter(|sample| sample[0] != 0.0).count();
+        for sample in y.chunks(6) {
+            assert!(sample.iter().all(|v| *v == sample[0]), "{sample:?}");
+            assert!(sample[0] == 0.0 || (sample[0] - 4.0 / 3.0).abs() < 1e-6);
+        }
+        assert!((kept as f64 / 512.0 - 0.75).abs() < 0.08, "{kept} of 512 kept");
+        let eval = layer.forward(&x, &mut Context::eval()).expect("passes").to_vec::<f32>().expect("f32");
+        assert!(eval.iter().all(|v| *v == 1.0));
+    }
+
+    #[test]
+    fn blocks_drop_their_share_of_the_map() {
+        let x = Tensor::ones([64, 14, 14, 2], DType::F32, &Device::Cpu).expect("memory");
+        let layer = DropBlock { rate: 0.1, block: 3, share: 1.0 };
+        let y = layer.forward(&x, &mut training()).expect("drops").to_vec::<f32>().expect("f32");
+        assert!(y.chunks(2).all(|pixel| pixel[0] == pixel[1]), "channels share the mask");
+        let dropped = y.iter().filter(|v| **v == 0.0).count() as f64 / y.len() as f64;
+        assert!((0.06..0.11).contains(&dropped), "{dropped}");
+        let mean = y.iter().sum::<f32>() / y.len() as f32;
+        assert!((mean - 1.0).abs() < 1e-3, "{mean}");
+        assert!((layer.seeds([14, 14]) - 0.1 * 196.0 / (9.0 * 144.0)).abs() < 1e-12);
+    }
 }

@@ -1,4 +1,6 @@
 //! Fully connected layer.
+use super::in_dtype;
+use crate::observe::Label;
 use crate::precision::Operation;
 use crate::{Context, Module, Visitor};
 use fornax_engine::{DType, Device, Result, Tensor};
@@ -7,6 +9,7 @@ use fornax_engine::{DType, Device, Result, Tensor};
 pub struct Linear {
     weight: Tensor,
     bias: Tensor,
+    label: Label,
 }
 
 impl Linear {
@@ -15,6 +18,7 @@ impl Linear {
         Ok(Linear {
             weight: Tensor::zeros([outputs, features], DType::F32, &Device::Cpu)?.variable(),
             bias: Tensor::zeros([outputs], DType::F32, &Device::Cpu)?.variable(),
+            label: Label::new("Linear"),
         })
     }
 
@@ -22,17 +26,28 @@ impl Linear {
     pub fn features(&self) -> usize {
         self.weight.dims()[1]
     }
+
+    /// Weight and bias in the dtype of what they meet.
+    pub(super) fn parameters(&self, dtype: DType) -> Result<(Tensor, Tensor)> {
+        Ok((in_dtype(&self.weight, dtype)?, in_dtype(&self.bias, dtype)?))
+    }
 }
 
 impl Module for Linear {
     fn forward(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
         let x = cx.operand(Operation::Product, x)?;
-        let [weight, bias] = [&self.weight, &self.bias].map(|p| cx.parameter(Operation::Product, p));
-        x.linear(&weight?, Some(&bias?))
+        let (weight, bias) = self.parameters(x.dtype())?;
+        let y = x.linear(&weight, Some(&bias))?;
+        let macs = y.numel() * self.features();
+        Ok(cx.observed(&self.label, y, macs))
     }
 
     fn visit(&self, visitor: &mut Visitor) {
         visitor.parameter("weight", &self.weight);
         visitor.parameter("bias", &self.bias);
+    }
+
+    fn label(&self) -> Option<&Label> {
+        Some(&self.label)
     }
 }

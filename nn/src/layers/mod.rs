@@ -1,14 +1,36 @@
 //! Layers.
+use fornax_engine::{DType, Result, Tensor};
+
+mod activate;
+mod attention;
 mod batch_norm;
 mod conv2d;
 mod dropout;
+mod head;
+mod layer_norm;
 mod linear;
+mod mlp;
 mod pool;
 mod sequential;
+pub mod squeeze_excite;
 
-pub use batch_norm::BatchNorm2d;
+pub use activate::Activate;
+pub use attention::Attention;
+pub use batch_norm::{BatchNorm2d, BatchNormOptions};
 pub use conv2d::Conv2d;
-pub use dropout::Dropout;
+pub use dropout::{DropBlock, DropPath, Dropout};
+pub use head::ClassifierHead;
+pub use layer_norm::LayerNorm;
 pub use linear::Linear;
-pub use pool::{AvgPool2d, GlobalAvgPool, MaxPool2d};
-pub use sequential::{Activate, Sequential};
+pub use mlp::{ConvMlp, Mlp};
+pub use pool::{AvgPool2d, MaxPool2d, SelectAdaptivePool2d};
+pub use sequential::Sequential;
+pub use squeeze_excite::SqueezeExcite;
+
+/// A parameter in the dtype of what it meets: the half-precision copy that it keeps, or, for checks in f64, a converted one.
+pub(crate) fn in_dtype(parameter: &Tensor, dtype: DType) -> Result<Tensor> {
+    match dtype {
+        DType::F16 | DType::BF16 => parameter.working_copy(dtype),
+        _ => parameter.to_dtype(dtype),
+    }
+}

@@ -1,18 +1,34 @@
 //! Modules one after the other.
+use crate::observe::Label;
 use crate::{Context, Module, Visitor, named_parameters};
-use fornax_engine::{Activation, Result, Tensor, checkpoint};
+use fornax_engine::{Result, Tensor, checkpoint};
 use std::sync::Arc;
 
-/// Runs its modules in order; they are named by their position. They are the blocks of activation checkpointing.
-#[derive(Default)]
-pub struct Sequential(pub Vec<Arc<dyn Module>>);
+/// Runs its modules in order; they are named by their position, or as the caller says. They are the blocks of activation checkpointing.
+pub struct Sequential {
+    modules: Vec<(String, Arc<dyn Module>)>,
+    label: Label,
+}
+
+impl Sequential {
+    /// Of these modules, named 0, 1, 2…
+    pub fn new(modules: Vec<Arc<dyn Module>>) -> Sequential {
+        Sequential::named(modules.into_iter().enumerate().map(|(i, m)| (i.to_string(), m)).collect())
+    }
+
+    /// Of these modules, each under its name.
+    pub fn named(modules: Vec<(String, Arc<dyn Module>)>) -> Sequential {
+        Sequential { modules, label: Label::group() }
+    }
+}
 
 impl Module for Sequential {
     fn forward(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
         if !cx.checkpointing() {
-            return self.0.iter().try_fold(x.clone(), |x, module| module.forward(&x, cx));
+            let y = self.modules.iter().try_fold(x.clone(), |x, (_, module)| module.forward(&x, cx))?;
+            return Ok(cx.observed(&self.label, y, 0));
         }
-        self.0.iter().try_fold(x.clone(), |x, module| {
+        self.modules.iter().try_fold(x.clone(), |x, (_, module)| {
             let parameters: Vec<Tensor> = named_parameters(&**module).into_iter().map(|(_, t)| t).collect();
             let (module, cx) = (module.clone(), cx.next_checkpoint());
             checkpoint(&x, &parameters, move |x, again| module.forward(x, &mut cx.clone().recomputing(again)))
@@ -20,18 +36,12 @@ impl Module for Sequential {
     }
 
     fn visit(&self, visitor: &mut Visitor) {
-        for (i, module) in self.0.iter().enumerate() {
-            visitor.child(&i.to_string(), module.as_ref());
+        for (name, module) in &self.modules {
+            visitor.child(name, module.as_ref());
         }
     }
-}
 
-/// An activation as a module.
-pub struct Activate(pub Activation);
-
-impl Module for Activate {
-    fn forward(&self, x: &Tensor, _: &mut Context) -> Result<Tensor> {
-        x.activate(self.0)
+    fn label(&self) -> Option<&Label> {
+        Some(&self.label)
     }
-    fn visit(&self, _: &mut Visitor) {}
 }

@@ -1,23 +1,32 @@
 //! The model zoo.
+mod convnext;
+mod efficientnet;
+mod model;
+mod options;
 mod registry;
+mod regnet;
 mod resnet;
+mod summary;
+mod vision_transformer;
 
-pub use registry::{ModelInfo, create_model, find, models};
+pub use convnext::{ConvNeXt, ConvNeXtConfig};
+pub use efficientnet::{EfficientNet, EfficientNetConfig};
+pub use model::{FeatureExtractor, FeatureInfo, Model, WITH_PREVIOUS, init_weights};
+pub use options::{ModelOptions, Pooling};
+pub use registry::{Data, ModelInfo, create_model, find, models};
+pub use regnet::{RegNet, RegNetConfig};
 pub use resnet::{ResNet, ResNetConfig, Stem};
+pub use summary::{LayerSummary, Summary, summary};
+pub use vision_transformer::{VisionTransformer, VisionTransformerConfig};
 
-/// What a caller chooses about a model.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ModelOptions {
-    /// Classes of the head.
-    pub num_classes: usize,
-    /// Channels of the input images.
-    pub in_chans: usize,
-    /// Seed of the initial weights.
-    pub seed: u64,
+/// The multiple of `divisor` that is nearest to `channels`, at least one; the next one where that is less than `limit` of `channels`.
+fn make_divisible(channels: f64, divisor: usize, limit: f64) -> usize {
+    let half = divisor as f64 / 2.0;
+    let rounded = ((channels + half) as usize / divisor * divisor).max(divisor);
+    if (rounded as f64) < limit * channels { rounded + divisor } else { rounded }
 }
 
-impl Default for ModelOptions {
-    fn default() -> Self {
-        ModelOptions { num_classes: 1000, in_chans: 3, seed: 42 }
-    }
+/// Rates of stochastic depth for each of `blocks`, growing linearly from 0 to `rate`.
+fn drop_path_rates(rate: f64, blocks: usize) -> impl Iterator<Item = f64> {
+    (0..blocks).map(move |i| rate * i as f64 / (blocks.max(2) - 1) as f64)
 }

@@ -1,7 +1,12 @@
 //! Which models there are, and building one by name.
-use super::ModelOptions;
-use super::resnet::{self, ResNet};
-use crate::{Error, Module, Result};
+use super::convnext::{ConvNeXt, ConvNeXtConfig};
+use super::efficientnet::{EfficientNet, EfficientNetConfig};
+use super::model::{Model, init_weights};
+use super::regnet::{RegNet, RegNetConfig};
+use super::resnet::{ResNet, ResNetConfig};
+use super::vision_transformer::{VisionTransformer, VisionTransformerConfig};
+use super::{ModelOptions, convnext, efficientnet, regnet, resnet, vision_transformer};
+use crate::{Error, Result, layer_names};
 
 /// What the zoo says about a model.
 #[derive(Clone, Copy, Debug)]
@@ -10,33 +15,109 @@ pub struct ModelInfo {
     pub name: &'static str,
     /// One line about it.
     pub about: &'static str,
-    /// Height and width it was designed for.
+    /// What images it was made for.
+    pub data: Data,
+    pub(super) family: Family,
+}
+
+/// What images a model was made for, and where its weights belong: timm's default configuration.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Data {
+    /// Height and width in training.
     pub input_size: [usize; 2],
-    /// Its configuration.
-    config: &'static resnet::ResNetConfig<'static>,
+    /// Height and width in evaluation, where they differ.
+    pub test_input_size: Option<[usize; 2]>,
+    /// Other sizes need another model.
+    pub fixed_input_size: bool,
+    /// Filter that images are resized with.
+    pub interpolation: &'static str,
+    /// Part of the resized image that evaluation looks at, along each axis.
+    pub crop_pct: f64,
+    /// The same at `test_input_size`.
+    pub test_crop_pct: Option<f64>,
+    /// Which part that is.
+    pub crop_mode: &'static str,
+    /// Means of red, green and blue, of pixels in 0..1.
+    pub mean: [f64; 3],
+    /// Standard deviations of the same.
+    pub std: [f64; 3],
+    /// Classes of the published weights.
+    pub num_classes: usize,
+    /// Size of the last map at `input_size`.
+    pub pool_size: Option<[usize; 2]>,
+    /// The convolution that reads the image.
+    pub first_conv: &'static str,
+    /// The layer that gives the logits.
+    pub classifier: &'static str,
+    /// Which of its published weights is the usual one.
+    pub tag: Option<&'static str>,
+}
+
+impl Data {
+    /// ImageNet's statistics at 224 pixels, and the names of a ResNet.
+    pub const IMAGENET: Data = Data {
+        input_size: [224, 224],
+        test_input_size: None,
+        fixed_input_size: false,
+        interpolation: "bicubic",
+        crop_pct: 0.875,
+        test_crop_pct: None,
+        crop_mode: "center",
+        mean: [0.485, 0.456, 0.406],
+        std: [0.229, 0.224, 0.225],
+        num_classes: 1000,
+        pool_size: Some([7, 7]),
+        first_conv: "conv1",
+        classifier: "fc",
+        tag: None,
+    };
+}
+
+/// A family and what tells its members apart.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Family {
+    ResNet(&'static ResNetConfig<'static>),
+    EfficientNet(&'static EfficientNetConfig),
+    RegNet(&'static RegNetConfig),
+    ConvNeXt(&'static ConvNeXtConfig),
+    VisionTransformer(&'static VisionTransformerConfig),
 }
 
 impl ModelInfo {
-    /// How many parameters the model has; its weights are not drawn.
-    pub fn parameters(&self, options: &ModelOptions) -> Result<usize> {
-        let model = ResNet::new(self.config, options)?;
-        Ok(crate::named_parameters(&model).iter().map(|(_, tensor)| tensor.numel()).sum())
+    /// The model with all weights zero.
+    pub fn build(&self, options: &ModelOptions) -> Result<Box<dyn Model>> {
+        let model: Box<dyn Model> = match self.family {
+            Family::ResNet(config) => Box::new(ResNet::new(config, options)?),
+            Family::EfficientNet(config) => Box::new(EfficientNet::new(config, options)?),
+            Family::RegNet(config) => Box::new(RegNet::new(config, options)?),
+            Family::ConvNeXt(config) => Box::new(ConvNeXt::new(config, options)?),
+            Family::VisionTransformer(config) => Box::new(VisionTransformer::new(config, options)?),
+        };
+        // The first visit tells the layers their names.
+        layer_names(&*model);
+        Ok(model)
+    }
+
+    /// The published weights' name on the hub, as `timm/resnet18.a1_in1k`.
+    pub fn hub_id(&self) -> Option<String> {
+        self.data.tag.map(|tag| format!("timm/{}.{tag}", self.name))
     }
 }
 
-/// Every model, by name.
-pub fn models() -> impl Iterator<Item = ModelInfo> {
-    resnet::CONFIGS.iter().map(|(name, about, input_size, config)| ModelInfo {
-        name,
-        about,
-        input_size: *input_size,
-        config,
-    })
+/// Every model, by family.
+pub fn models() -> impl Iterator<Item = &'static ModelInfo> {
+    let families =
+        [resnet::MODELS, efficientnet::MODELS, regnet::MODELS, convnext::MODELS, vision_transformer::MODELS];
+    families.into_iter().flatten()
 }
 
-/// The entry of this name; an error that names the nearest otherwise.
-pub fn find(name: &str) -> Result<ModelInfo> {
-    models().find(|m| m.name == name).ok_or_else(|| {
+/// The entry of this name, which may be followed by the tag of its weights, as `resnet18.a1_in1k`; an error that names the nearest otherwise.
+pub fn find(name: &str) -> Result<&'static ModelInfo> {
+    let known = |info: &&ModelInfo| {
+        info.name == name
+            || name.split_once('.').is_some_and(|(base, tag)| info.name == base && info.data.tag == Some(tag))
+    };
+    models().find(known).ok_or_else(|| {
         let nearest = models().map(|m| m.name).min_by_key(|m| distance(m, name));
         let hint = match nearest {
             Some(near) if distance(near, name) <= name.len() / 2 => format!("did you mean {near:?}? "),
@@ -48,15 +129,14 @@ pub fn find(name: &str) -> Result<ModelInfo> {
 }
 
 /// Builds a model with fresh weights.
-pub fn create_model(name: &str, options: &ModelOptions) -> Result<Box<dyn Module>> {
-    let info = find(name)?;
-    let model = ResNet::new(info.config, options)?;
-    model.init_weights(options.seed)?;
-    Ok(Box::new(model))
+pub fn create_model(name: &str, options: &ModelOptions) -> Result<Box<dyn Model>> {
+    let model = find(name)?.build(options)?;
+    init_weights(&*model, options.seed)?;
+    Ok(model)
 }
 
 /// Edits (insert, delete, replace) between two names.
-fn distance(a: &str, b: &str) -> usize {
+pub(super) fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, ca) in a.chars().enumerate() {
@@ -74,23 +154,22 @@ fn distance(a: &str, b: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::named_parameters;
-
-    #[test]
-    fn parameter_counts_are_those_of_the_papers() {
-        let count = |name: &str, num_classes, in_chans| -> usize {
-            let model = create_model(name, &ModelOptions { num_classes, in_chans, seed: 1 }).expect("builds");
-            named_parameters(&*model).iter().map(|(_, t)| t.numel()).sum()
-        };
-        assert_eq!(count("resnet18", 1000, 3), 11_689_512);
-        assert_eq!(count("resnet34", 1000, 3), 21_797_672);
-        assert_eq!(count("cifar_resnet18", 10, 3), 11_173_962);
-    }
 
     #[test]
     fn an_unknown_name_is_answered_with_the_nearest() {
         let Err(error) = create_model("resnet19", &ModelOptions::default()) else { panic!("no such model") };
         assert!(error.to_string().contains("did you mean \"resnet18\"?"), "{error}");
+        assert_eq!(find("resnet18.a1_in1k").expect("its tag").name, "resnet18");
+        assert!(find("resnet18.a2_in1k").is_err());
+    }
+
+    #[test]
+    fn names_are_unique() {
+        let mut names: Vec<&str> = models().map(|m| m.name).collect();
+        let all = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), all);
     }
 
     #[test]

@@ -1,22 +1,41 @@
-//! Residual networks (He et al., "Deep residual learning for image recognition", 2016), under timm's names.
-use super::ModelOptions;
-use crate::layers::{BatchNorm2d, Conv2d, Linear, MaxPool2d, Sequential};
-use crate::{Context, Kind, Layout, Module, Visitor, entries, init};
+//! Residual networks (He et al., "Deep residual learning for image recognition", 2016) and what followed: ResNet-D (He et al., "Bag of tricks",
+//! 2019), ResNeXt (Xie et al., 2017), SE-ResNet (Hu et al., 2018), wide ResNet (Zagoruyko and Komodakis, 2016), under timm's names.
+mod block;
+mod configs;
+
+use self::block::{Block, Shape};
+use super::model::{FeatureInfo, Model};
+use super::options::{ModelOptions, Takes};
+use crate::layers::{Activate, BatchNorm2d, BatchNormOptions, ClassifierHead, Conv2d, MaxPool2d, Sequential};
+use crate::{Context, Entry, Layout, Module, Visitor, init};
+use fornax_engine::random::Stream;
 use fornax_engine::{Activation, GlobalPool, Pool2d, Result, Tensor};
 use std::sync::Arc;
+
+pub(super) use configs::MODELS;
 
 /// What tells one residual network from another.
 #[derive(Clone, Debug)]
 pub struct ResNetConfig<'a> {
     /// The first layers.
     pub stem: Stem,
-    /// Channels of each stage; every stage but the first halves the resolution.
+    /// Channels within the blocks of each stage; every stage but the first halves the resolution.
     pub widths: &'a [usize],
     /// Blocks of each stage.
     pub depths: &'a [usize],
+    /// Three convolutions in a block, the outer ones of single pixels, with four times the channels outside; rather than two.
+    pub bottleneck: bool,
+    /// Groups of channels of the middle convolution of a bottleneck.
+    pub groups: usize,
+    /// Channels of a group at the first stage's 64, growing with the stage's width.
+    pub group_width: usize,
+    /// Shortcuts average before they convolve, rather than leave out pixels.
+    pub average_down: bool,
+    /// Squeeze and excitation at the end of each block.
+    pub squeeze_excite: bool,
     /// After each normalisation but the last of a block, and after each addition.
     pub activation: Activation,
-    /// The second convolution of a block convolves each channel by itself.
+    /// The second convolution of a block of two convolves each channel by itself.
     pub depthwise_conv2: bool,
 }
 
@@ -25,177 +44,234 @@ pub struct ResNetConfig<'a> {
 pub enum Stem {
     /// 7×7 at stride 2 and a 3×3 max pool at stride 2, for images of about 224 pixels.
     Large,
+    /// Three 3×3, the first at stride 2, with 32, 32 and 64 channels, and the same pool.
+    Deep,
     /// 3×3 at stride 1, for images of 8 to 64 pixels.
     Small,
 }
 
-const fn relu(stem: Stem, widths: &'static [usize], depths: &'static [usize]) -> ResNetConfig<'static> {
-    ResNetConfig { stem, widths, depths, activation: Activation::Relu, depthwise_conv2: false }
+impl ResNetConfig<'static> {
+    /// Blocks of two plain convolutions, with ReLU.
+    pub const BASIC: ResNetConfig<'static> = ResNetConfig {
+        stem: Stem::Large,
+        widths: &[64, 128, 256, 512],
+        depths: &[2, 2, 2, 2],
+        bottleneck: false,
+        groups: 1,
+        group_width: 64,
+        average_down: false,
+        squeeze_excite: false,
+        activation: Activation::Relu,
+        depthwise_conv2: false,
+    };
 }
 
-/// Name, description, design input size and configuration.
-pub(super) const CONFIGS: &[(&str, &str, [usize; 2], ResNetConfig<'static>)] = &[
-    (
-        "resnet8",
-        "6n+2 layers, n = 1, widths 16-32-64: for 8 to 32 pixels",
-        [32, 32],
-        relu(Stem::Small, &[16, 32, 64], &[1, 1, 1]),
-    ),
-    (
-        "wide_resnet8_2",
-        "resnet8 with twice the channels",
-        [32, 32],
-        relu(Stem::Small, &[32, 64, 128], &[1, 1, 1]),
-    ),
-    (
-        "resnet20",
-        "6n+2 layers, n = 3, widths 16-32-64: for 32 pixels",
-        [32, 32],
-        relu(Stem::Small, &[16, 32, 64], &[3, 3, 3]),
-    ),
-    (
-        "cifar_resnet18",
-        "ResNet-18 with a 3x3 stem and no max pool: for 32 pixels",
-        [32, 32],
-        relu(Stem::Small, &[64, 128, 256, 512], &[2, 2, 2, 2]),
-    ),
-    ("resnet18", "ResNet-18", [224, 224], relu(Stem::Large, &[64, 128, 256, 512], &[2, 2, 2, 2])),
-    ("resnet34", "ResNet-34", [224, 224], relu(Stem::Large, &[64, 128, 256, 512], &[3, 4, 6, 3])),
-];
+impl ResNetConfig<'_> {
+    /// Channels outside of a block for each within.
+    fn expansion(&self) -> usize {
+        if self.bottleneck { 4 } else { 1 }
+    }
+}
 
-/// A residual network of basic blocks.
+/// A residual network.
 pub struct ResNet {
-    conv1: Conv2d,
+    conv1: StemConv,
     bn1: BatchNorm2d,
-    activation: Activation,
+    act1: Activate,
     maxpool: Option<MaxPool2d>,
     stages: Vec<Sequential>,
-    fc: Linear,
+    head: ClassifierHead,
+    levels: Vec<FeatureInfo>,
+    last_norm: &'static str,
 }
 
 impl ResNet {
-    /// A network with all weights zero; see [`ResNet::init_weights`].
-    pub fn new(config: &ResNetConfig, options: &ModelOptions) -> Result<ResNet> {
-        let mut channels = config.widths[0];
-        let (conv1, maxpool) = match config.stem {
-            Stem::Large => {
-                let pool = Pool2d { kernel: [3, 3], stride: [2, 2], padding: [1, 1], ..Pool2d::default() };
-                (Conv2d::same(options.in_chans, channels, 7, 2)?, Some(MaxPool2d(pool)))
-            }
-            Stem::Small => (Conv2d::same(options.in_chans, channels, 3, 1)?, None),
-        };
-        let bn1 = BatchNorm2d::new(channels)?;
+    /// A network with all weights zero; see [`super::init_weights`].
+    pub fn new(config: &ResNetConfig, options: &ModelOptions) -> crate::Result<ResNet> {
+        options.refuse_unless(Takes {
+            batch_norm: true,
+            drop_block: true,
+            output_stride: true,
+            img_size: false,
+        })?;
+        let norm = options.batch_norm();
+        let activation = options.act_layer.unwrap_or(config.activation);
+        let stem = if config.stem == Stem::Small { config.widths[0] } else { 64 };
+        let conv1 = StemConv::new(config.stem, options.in_chans, stem, activation, norm)?;
+        let pool = Pool2d { kernel: [3, 3], stride: [2, 2], padding: [1, 1], ..Pool2d::default() };
+        let mut stride: usize = if config.stem == Stem::Small { 1 } else { 4 };
+        let mut levels = vec![FeatureInfo::new("act1", stem, stride.div_ceil(2))];
+        let total: usize = config.depths.iter().sum();
+        let (mut channels, mut dilation, mut before, mut index) = (stem, 1, 1, 0);
         let mut stages = vec![];
         for (stage, (&width, &depth)) in config.widths.iter().zip(config.depths).enumerate() {
+            let mut step = if stage > 0 { 2 } else { 1 };
+            if stride >= options.output_stride {
+                dilation *= step;
+                step = 1;
+            }
+            stride *= step;
             let mut blocks: Vec<Arc<dyn Module>> = vec![];
             for block in 0..depth {
-                let stride = if stage > 0 && block == 0 { 2 } else { 1 };
-                blocks.push(Arc::new(BasicBlock::new(channels, width, stride, config)?));
-                channels = width;
+                let shape = Shape {
+                    c_in: channels,
+                    width,
+                    stride: if block == 0 { step } else { 1 },
+                    first_dilation: before,
+                    dilation,
+                    downsamples: block == 0 && (step != 1 || channels != width * config.expansion()),
+                    drop_path: options.drop_path_rate * index as f64 / (total.max(2) - 1) as f64,
+                    drop_block: (stage >= 2).then_some((options.drop_block_rate, stage)),
+                };
+                blocks.push(Arc::new(Block::new(config, activation, norm, &shape)?));
+                (channels, before) = (width * config.expansion(), dilation);
+                index += 1;
             }
-            stages.push(Sequential(blocks));
+            stages.push(Sequential::new(blocks));
+            levels.push(FeatureInfo::new(format!("layer{}", stage + 1), channels, stride));
         }
-        let fc = Linear::new(channels, options.num_classes)?;
-        Ok(ResNet { conv1, bn1, activation: config.activation, maxpool, stages, fc })
-    }
-
-    /// timm's rule: Kaiming over the fan out for convolutions, ones and zeros for batch norm with the last weight of each
-    /// block zero, so that blocks start as identities, and PyTorch's default for the classifier.
-    pub fn init_weights(&self, seed: u64) -> Result<()> {
-        for entry in entries(self).iter().filter(|e| e.kind == Kind::Parameter) {
-            let draws = &mut init::stream(seed, &entry.name);
-            if entry.layout == Layout::ConvWeight {
-                init::kaiming_normal_fan_out(&entry.tensor, draws)?;
-            } else if entry.name.starts_with("fc.") {
-                init::torch_linear(&entry.tensor, self.fc.features(), draws)?;
-            } else {
-                let last = entry.name.ends_with(".bn2.weight");
-                let one = entry.name.ends_with("weight") && !last;
-                init::constant(&entry.tensor, if one { 1.0 } else { 0.0 })?;
-            }
-        }
-        Ok(())
+        Ok(ResNet {
+            conv1,
+            bn1: BatchNorm2d::new(stem, norm)?,
+            act1: Activate::new(activation),
+            maxpool: (config.stem != Stem::Small).then_some(MaxPool2d::new(pool)),
+            stages,
+            head: ClassifierHead::new(channels, options.pool_of_maps(GlobalPool::Avg)?, options)?,
+            levels,
+            last_norm: if config.bottleneck { ".bn3.weight" } else { ".bn2.weight" },
+        })
     }
 }
 
 impl Module for ResNet {
     fn forward(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
-        let mut x = self.conv1.forward_norm_act(x, &self.bn1, self.activation, None, cx)?;
+        self.forward_head(&self.forward_features(x, cx)?, false, cx)
+    }
+
+    fn visit(&self, visitor: &mut Visitor) {
+        self.conv1.visit(visitor);
+        visitor.child("bn1", &self.bn1);
+        visitor.child("act1", &self.act1);
+        if let Some(pool) = &self.maxpool {
+            visitor.child("maxpool", pool);
+        }
+        for (i, stage) in self.stages.iter().enumerate() {
+            visitor.child(&format!("layer{}", i + 1), stage);
+        }
+        visitor.child("global_pool", &self.head.pool);
+        if let Some(fc) = self.head.classifier() {
+            visitor.child("fc", fc);
+        }
+    }
+}
+
+impl Model for ResNet {
+    fn forward_features(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
+        let x = self.conv1.forward_norm_act(x, &self.bn1, self.act1.kind(), cx)?;
+        let mut x = self.act1.fused(x, cx);
         if let Some(pool) = &self.maxpool {
             x = pool.forward(&x, cx)?;
         }
         for stage in &self.stages {
             x = stage.forward(&x, cx)?;
         }
-        self.fc.forward(&x.global_pool(GlobalPool::Avg)?, cx)
+        Ok(x)
     }
 
-    fn visit(&self, visitor: &mut Visitor) {
-        visitor.child("conv1", &self.conv1);
-        visitor.child("bn1", &self.bn1);
-        for (i, stage) in self.stages.iter().enumerate() {
-            visitor.child(&format!("layer{}", i + 1), stage);
+    fn forward_head(&self, features: &Tensor, pre_logits: bool, cx: &mut Context) -> Result<Tensor> {
+        self.head.classify(&self.head.pool.forward(features, cx)?, pre_logits, cx)
+    }
+
+    fn feature_info(&self) -> Vec<FeatureInfo> {
+        self.levels.clone()
+    }
+
+    fn head(&self) -> &ClassifierHead {
+        &self.head
+    }
+
+    fn head_mut(&mut self) -> &mut ClassifierHead {
+        &mut self.head
+    }
+
+    fn classifier_name(&self) -> &'static str {
+        "fc"
+    }
+
+    /// timm's rule: Kaiming over the fan out for convolutions, ones and zeros for batch norm with the last weight of each
+    /// block zero, so that blocks start as identities, and PyTorch's defaults for the classifier and for biases.
+    fn init(&self, parameter: &Entry, fan_in: usize, draws: &mut Stream) -> Result<()> {
+        let (name, tensor) = (parameter.name.as_str(), &parameter.tensor);
+        if parameter.layout == Layout::ConvWeight {
+            init::kaiming_normal_fan_out(tensor, draws)
+        } else if name.starts_with("fc.") || name.ends_with("fc1.bias") || name.ends_with("fc2.bias") {
+            init::torch_linear(tensor, fan_in, draws)
+        } else {
+            let one =
+                name.ends_with("weight") && !(name.starts_with("layer") && name.ends_with(self.last_norm));
+            init::constant(tensor, if one { 1.0 } else { 0.0 })
         }
-        visitor.child("fc", &self.fc);
+    }
+
+    fn depth_of(&self, parameter: &str) -> Option<Vec<usize>> {
+        if parameter.starts_with("conv1") || parameter.starts_with("bn1") {
+            return Some(vec![0]);
+        }
+        let (stage, block) = parameter.strip_prefix("layer")?.split_once('.')?;
+        Some(vec![1, stage.parse().ok()?, block.split('.').next()?.parse().ok()?])
     }
 }
 
-/// Two 3×3 convolutions and a shortcut.
-struct BasicBlock {
-    conv1: Conv2d,
-    bn1: BatchNorm2d,
-    conv2: Conv2d,
-    bn2: BatchNorm2d,
-    activation: Activation,
-    downsample: Option<Downsample>,
+/// The convolutions up to the trunk's first normalisation: one, or three.
+struct StemConv {
+    before: Vec<(Conv2d, BatchNorm2d, Activate)>,
+    last: Conv2d,
 }
 
-/// The shortcut where stride or width changes: a 1×1 convolution and its normalisation.
-struct Downsample {
-    conv: Conv2d,
-    bn: BatchNorm2d,
-}
-
-impl BasicBlock {
-    fn new(c_in: usize, c_out: usize, stride: usize, config: &ResNetConfig) -> Result<BasicBlock> {
-        let groups = if config.depthwise_conv2 { c_out } else { 1 };
-        let changes = stride != 1 || c_in != c_out;
-        Ok(BasicBlock {
-            conv1: Conv2d::same(c_in, c_out, 3, stride)?,
-            bn1: BatchNorm2d::new(c_out)?,
-            conv2: Conv2d::grouped(c_out, c_out, 3, 1, groups)?,
-            bn2: BatchNorm2d::new(c_out)?,
-            activation: config.activation,
-            downsample: changes
-                .then(|| -> Result<_> {
-                    Ok(Downsample {
-                        conv: Conv2d::same(c_in, c_out, 1, stride)?,
-                        bn: BatchNorm2d::new(c_out)?,
-                    })
-                })
-                .transpose()?,
+impl StemConv {
+    fn new(
+        stem: Stem,
+        c_in: usize,
+        c_out: usize,
+        activation: Activation,
+        norm: BatchNormOptions,
+    ) -> Result<StemConv> {
+        let layer = |c_in, stride| {
+            Ok((Conv2d::same(c_in, 32, 3, stride)?, BatchNorm2d::new(32, norm)?, Activate::new(activation)))
+        };
+        Ok(match stem {
+            Stem::Large => StemConv { before: vec![], last: Conv2d::same(c_in, c_out, 7, 2)? },
+            Stem::Small => StemConv { before: vec![], last: Conv2d::same(c_in, c_out, 3, 1)? },
+            Stem::Deep => StemConv {
+                before: vec![layer(c_in, 2)?, layer(32, 1)?],
+                last: Conv2d::same(32, c_out, 3, 1)?,
+            },
         })
     }
-}
 
-impl Module for BasicBlock {
-    fn forward(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
-        let y = self.conv1.forward_norm_act(x, &self.bn1, self.activation, None, cx)?;
-        let shortcut = match &self.downsample {
-            Some(d) => d.conv.forward_norm_act(x, &d.bn, Activation::Identity, None, cx)?,
-            None => x.clone(),
-        };
-        self.conv2.forward_norm_act(&y, &self.bn2, self.activation, Some(&shortcut), cx)
+    fn forward_norm_act(
+        &self,
+        x: &Tensor,
+        norm: &BatchNorm2d,
+        activation: Activation,
+        cx: &mut Context,
+    ) -> Result<Tensor> {
+        let x = self.before.iter().try_fold(x.clone(), |x, (conv, norm, act)| {
+            let y = conv.forward_norm_act(&x, norm, act.kind(), None, cx)?;
+            Ok(act.fused(y, cx))
+        })?;
+        self.last.forward_norm_act(&x, norm, activation, None, cx)
     }
 
     fn visit(&self, visitor: &mut Visitor) {
-        visitor.child("conv1", &self.conv1);
-        visitor.child("bn1", &self.bn1);
-        visitor.child("conv2", &self.conv2);
-        visitor.child("bn2", &self.bn2);
-        if let Some(d) = &self.downsample {
-            visitor.child("downsample.0", &d.conv);
-            visitor.child("downsample.1", &d.bn);
+        if self.before.is_empty() {
+            return visitor.child("conv1", &self.last);
         }
+        for (i, (conv, norm, act)) in self.before.iter().enumerate() {
+            visitor.child(&format!("conv1.{}", 3 * i), conv);
+            visitor.child(&format!("conv1.{}", 3 * i + 1), norm);
+            visitor.child(&format!("conv1.{}", 3 * i + 2), act);
+        }
+        visitor.child(&format!("conv1.{}", 3 * self.before.len()), &self.last);
     }
 }

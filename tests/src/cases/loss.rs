@@ -1,7 +1,7 @@
 //! Losses.
 use super::row::{fixed, x};
 use super::{Case, Values};
-use fornax_nn::loss::{BinaryCrossEntropy, JsdCrossEntropy};
+use fornax_nn::loss::{BinaryCrossEntropy, JsdCrossEntropy, Loss};
 
 pub(super) fn rows(rows: &mut Vec<Case>) {
     let logits = || x(&[4, 7]);

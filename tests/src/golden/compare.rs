@@ -27,6 +27,11 @@ impl fmt::Display for Mismatch {
 impl Case<'_> {
     /// Checks `got`, in the stored layout, against the tensor named `name` of the topic, under this case's tolerance for it.
     pub fn check_named(&self, name: &str, got: &Tensor) -> Result<(), String> {
+        self.check_loosely(name, got, 0.0)
+    }
+
+    /// The same, with `slack` times the norm of what is expected added to the tolerance.
+    pub fn check_loosely(&self, name: &str, got: &Tensor, slack: f64) -> Result<(), String> {
         let expected = self.topic.tensor(name)?;
         let fail = |what: String| Err(format!("{}: {what}", self.id()));
         if got.dims() != expected.shape {
@@ -39,7 +44,8 @@ impl Case<'_> {
         if tol.is_null() && got.dtype().is_float() {
             return fail(format!("{name}: a float result without a tolerance"));
         }
-        match compare(name, got, expected, atol, rtol) {
+        let norm = expected.data.iter().map(|v| v * v).sum::<f64>().sqrt();
+        match compare(name, got, expected, atol + slack * norm, rtol) {
             Ok(None) => Ok(()),
             Ok(Some(mismatch)) => fail(mismatch.to_string()),
             Err(e) => fail(e),

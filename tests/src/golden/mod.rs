@@ -3,9 +3,13 @@
 //! A topic is implemented by a function that runs every case of its file, whatever cases the file holds; a case or an
 //! operation that it does not know is a failure. `TOPICS` is the list of all topics.
 mod compare;
+mod ema;
 mod file;
 pub mod formula;
 mod grad_clip;
+pub mod loss_scale;
+mod model_state_dicts;
+mod models;
 mod ops_activation;
 mod ops_basic;
 mod ops_conv;
@@ -13,8 +17,11 @@ mod ops_loss;
 mod ops_norm;
 mod ops_pool;
 mod ops_regularizer;
-mod optim_trajectories;
+mod optim_adahessian;
+mod optim_param_groups;
+pub mod optim_trajectories;
 mod run;
+mod schedulers;
 mod training_trajectory;
 
 pub use compare::Mismatch;
@@ -29,12 +36,12 @@ pub type TopicCheck = (&'static str, Option<fn(&Topic) -> Outcome>);
 /// Every topic that a golden folder may hold. A topic without a check is not implemented yet; those only get fewer.
 pub const TOPICS: &[TopicCheck] = &[
     ("checkpoint_files", None),
-    ("ema", None),
+    ("ema", Some(ema::check)),
     ("grad_clip", Some(grad_clip::check)),
     ("images", None),
     ("mixup_modes", None),
-    ("model_state_dicts", None),
-    ("models", None),
+    ("model_state_dicts", Some(model_state_dicts::check)),
+    ("models", Some(models::check)),
     ("ops_activation", Some(ops_activation::check)),
     ("ops_basic", Some(ops_basic::check)),
     ("ops_conv", Some(ops_conv::check)),
@@ -42,10 +49,10 @@ pub const TOPICS: &[TopicCheck] = &[
     ("ops_norm", Some(ops_norm::check)),
     ("ops_pool", Some(ops_pool::check)),
     ("ops_regularizer", Some(ops_regularizer::check)),
-    ("optim_adahessian", None),
-    ("optim_param_groups", None),
+    ("optim_adahessian", Some(optim_adahessian::check)),
+    ("optim_param_groups", Some(optim_param_groups::check)),
     ("optim_trajectories", Some(optim_trajectories::check)),
     ("replica_norm", None),
-    ("schedulers", None),
+    ("schedulers", Some(schedulers::check)),
     ("training_trajectory", Some(training_trajectory::check)),
 ];

@@ -30,36 +30,7 @@ pub fn check(topic: &Topic) -> Outcome {
 
 /// The activation of a case's name; a number behind the last underscore is its parameter.
 pub(super) fn named(case: &Case, name: &str) -> Result<Activation, String> {
-    if let Some((base, parameter)) = name.rsplit_once('_')
-        && let Ok(p) = parameter.parse::<f64>()
-    {
-        match base {
-            "leaky_relu" => return Ok(Activation::LeakyRelu(p)),
-            "elu" => return Ok(Activation::Elu(p)),
-            _ => {}
-        }
-    }
-    Ok(match name {
-        "identity" => Activation::Identity,
-        "relu" => Activation::Relu,
-        "relu6" => Activation::Relu6,
-        "silu" => Activation::Silu,
-        "gelu" => Activation::Gelu,
-        "gelu_tanh" => Activation::GeluTanh,
-        "quick_gelu" => Activation::QuickGelu,
-        "hardswish" => Activation::HardSwish,
-        "hardsigmoid" => Activation::HardSigmoid,
-        "sigmoid" => Activation::Sigmoid,
-        "mish" => Activation::Mish,
-        "tanh" => Activation::Tanh,
-        "leaky_relu" => Activation::LeakyRelu(0.01),
-        "elu" => Activation::Elu(1.0),
-        "softplus" => Activation::Softplus,
-        "selu" => Activation::Selu,
-        "hardtanh" => Activation::HardTanh,
-        "exp" => Activation::Exp,
-        _ => return Err(format!("{}: activation {name} is not known to the test", case.id())),
-    })
+    name.parse().map_err(|e| format!("{}: {e}", case.id()))
 }
 
 /// Values and slopes at the points where the function is not differentiable, inline in the JSON document.

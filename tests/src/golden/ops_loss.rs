@@ -2,7 +2,7 @@
 use super::run::{every_case, operation};
 use super::{Case, Outcome, Topic};
 use fornax_engine::DType;
-use fornax_nn::loss::{BinaryCrossEntropy, JsdCrossEntropy, mixup_target, top_k_correct};
+use fornax_nn::loss::{BinaryCrossEntropy, JsdCrossEntropy, Loss, mixup_target, top_k_correct};
 
 /// Runs every case of the topic.
 pub fn check(topic: &Topic) -> Outcome {

@@ -18,16 +18,7 @@ pub fn check(topic: &Topic) -> Outcome {
         }
         "global_pool" => {
             case.allow_params(&["type", "flatten"])?;
-            let kind = match case.text("type")? {
-                "avg" | "fastavg" => GlobalPool::Avg,
-                "max" => GlobalPool::Max,
-                "avgmax" => GlobalPool::AvgMax,
-                "catavgmax" => GlobalPool::CatAvgMax,
-                "fastmax" => GlobalPool::FastMax,
-                "fastavgmax" => GlobalPool::FastAvgMax,
-                "fastcatavgmax" => GlobalPool::FastCatAvgMax,
-                kind => return Err(format!("{}: pooling {kind} is not known to the test", case.id())),
-            };
+            let kind: GlobalPool = case.text("type")?.parse().map_err(|e| format!("{}: {e}", case.id()))?;
             if !case.flag("flatten") {
                 return Err(format!("{}: only flattened results are known to the test", case.id()));
             }

@@ -22,6 +22,13 @@ impl Tensors {
     }
 }
 
+/// Runs `one` on every case of the topic and gathers all failures.
+pub fn each(topic: &Topic, mut one: impl FnMut(Case) -> std::result::Result<(), String>) -> Outcome {
+    let cases = topic.cases()?;
+    let failures: Vec<String> = cases.iter().filter_map(|case| one(*case).err()).collect();
+    if failures.is_empty() { Ok(cases.len()) } else { Err(failures.join("\n")) }
+}
+
 /// Runs `one` on every case of the topic, in f32 and on the CPU in f64 too, and gathers all failures.
 pub fn every_case(topic: &Topic, one: impl Fn(&Case, DType) -> std::result::Result<(), String>) -> Outcome {
     let cases = topic.cases()?;

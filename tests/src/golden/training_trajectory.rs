@@ -1,24 +1,20 @@
 //! Small residual networks trained on the digits, step by step: loss, gradient norm, learning rate, final weights, evaluation.
 use super::ops_activation::named;
 use super::{Case, Outcome, Topic, formula};
+use fornax::ema::{Ema, EmaOptions};
 use fornax::optim::{Optimizer, OptimizerOptions, create_optimizer, parameters};
-use fornax::schedule::{Curve, Schedule};
+use fornax::schedule::{ScheduleOptions, create_scheduler};
 use fornax_engine::{Clip, DType, GradientRule, Tensor, no_grad};
-use fornax_nn::loss::top_k_correct;
+use fornax_nn::loss::{BinaryCrossEntropy, CrossEntropy, Loss, mixup_target, top_k_correct};
 use fornax_nn::models::{ResNet, ResNetConfig, Stem};
 use fornax_nn::{Context, ModelOptions, Module, move_to, named_parameters, state_dict};
 use serde_json::Value;
 
-/// Runs every case of the topic that needs nothing that is still missing; those are named on stderr.
+/// Runs every case of the topic.
 pub fn check(topic: &Topic) -> Outcome {
     let mut failures = vec![];
     let mut passed = 0;
     for case in topic.cases()? {
-        let missing = not_yet(&case);
-        if !missing.is_empty() {
-            eprintln!("training_trajectory: {} needs {}: not implemented yet", case.id(), missing.join(", "));
-            continue;
-        }
         match Run::new(&case).and_then(|run| run.check()) {
             Ok(()) => passed += 1,
             Err(e) => failures.push(e),
@@ -27,23 +23,11 @@ pub fn check(topic: &Topic) -> Outcome {
     if failures.is_empty() { Ok(passed) } else { Err(failures.join("\n")) }
 }
 
-/// What a case needs and the trainer does not have yet. This list only shrinks.
-fn not_yet(case: &Case) -> Vec<&'static str> {
-    let c = &case.json["config"];
-    let mut missing = vec![];
-    if !c["ema_decay"].is_null() {
-        missing.push("an exponential moving average");
-    }
-    if c["mixup"].as_bool() == Some(true) {
-        missing.push("mixup in the training loop");
-    }
-    missing
-}
-
 struct Run<'a> {
     case: &'a Case<'a>,
     config: &'a Value,
     model: ResNet,
+    ema: Option<Ema>,
     images: Tensor,
     labels: Tensor,
 }
@@ -52,24 +36,7 @@ impl<'a> Run<'a> {
     fn new(case: &'a Case<'a>) -> Result<Run<'a>, String> {
         let config = &case.json["config"];
         let run = || -> Result<Run<'a>, Box<dyn std::error::Error>> {
-            let widths: Vec<usize> = config["widths"]
-                .as_array()
-                .ok_or("no widths")?
-                .iter()
-                .filter_map(Value::as_u64)
-                .map(|w| w as usize)
-                .collect();
-            let depths = vec![1; widths.len()];
-            let model = ResNet::new(
-                &ResNetConfig {
-                    stem: Stem::Small,
-                    widths: &widths,
-                    depths: &depths,
-                    activation: named(case, config["act"].as_str().ok_or("no act")?)?,
-                    depthwise_conv2: config["depthwise_conv2"].as_bool().unwrap_or(false),
-                },
-                &ModelOptions { num_classes: 10, in_chans: 1, seed: 0 },
-            )?;
+            let model = network(case, config)?;
             let salt = config["salt"].as_str().ok_or("no salt")?;
             formula::fill(&model, salt, number(config, "gain")?)?;
             move_to(&model, &case.topic.device)?;
@@ -80,7 +47,18 @@ impl<'a> Run<'a> {
             let images = Tensor::from_vec(pixels, [raw.shape[0], raw.shape[2], raw.shape[3], 1])?
                 .to_device(&case.topic.device)?;
             let labels = case.topic.tensor("digits/labels")?.to_tensor(DType::I64, &case.topic.device)?;
-            Ok(Run { case, config, model, images, labels })
+            let ema = match config["ema_decay"].as_f64() {
+                Some(decay) => {
+                    let options = EmaOptions { decay, ..EmaOptions::default() };
+                    let average = Box::new(network(case, config)?);
+                    let mut ema = Ema::new(&model, average, options, case.topic.device)?;
+                    // The file was made without numbers of updates, so that not even the first one copies.
+                    ema.set_decay(decay)?;
+                    Some(ema)
+                }
+                None => None,
+            };
+            Ok(Run { case, config, model, ema, images, labels })
         };
         run().map_err(|e| format!("{}: {e}", case.id()))
     }
@@ -94,17 +72,16 @@ impl<'a> Run<'a> {
     fn train(&self) -> Result<(), String> {
         let (case, c) = (self.case, self.config);
         let say = |e: fornax_engine::Error| format!("{}: {e}", case.id());
-        let schedule = Schedule {
-            curve: Curve::Cosine,
+        let options = ScheduleOptions {
             lr: number(c, "lr")?,
             warmup_lr: number(c, "warmup_lr")?,
             min_lr: number(c, "min_lr")?,
             epochs: number(c, "epochs")? as u32,
             warmup_epochs: number(c, "warmup_epochs")? as u32,
-            warmup_prefix: false,
-            cooldown_epochs: 0,
             on_updates: true,
+            ..ScheduleOptions::default()
         };
+        let schedule = create_scheduler("cosine", &options).map_err(|e| format!("{}: {e}", case.id()))?;
         let optimizer = self.optimizer()?;
         let per_epoch = number(c, "updates_per_epoch")? as u64;
         let accumulate = number(c, "grad_accum_steps")? as usize;
@@ -115,7 +92,9 @@ impl<'a> Run<'a> {
         if losses.len() * accumulate != batches.shape[0] {
             return Err(format!("{}: {} losses for {} batches", case.id(), losses.len(), batches.shape[0]));
         }
-        let smoothing = number(c, "smoothing")?;
+        let loss = self.loss()?;
+        let lam = lists("lam");
+        let say_own = |e: fornax::Error| format!("{}: {e}", case.id());
         for update in 0..losses.len() {
             let lr = schedule.at((update as u64 / per_epoch) as u32, update as u64, per_epoch);
             close(case, "lr", update, lr, &lrs[update], 1e-9)?;
@@ -124,9 +103,12 @@ impl<'a> Run<'a> {
             for micro in 0..accumulate {
                 let rows =
                     &batches.data[(update * accumulate + micro) * batches.shape[1]..][..batches.shape[1]];
-                let (x, target) = self.rows(rows).map_err(say)?;
+                let (mut x, mut target) = self.rows(rows).map_err(say)?;
+                if let Some(lam) = lam.get(update * accumulate + micro).and_then(Value::as_f64) {
+                    (x, target) = mixed(&x, &target, lam, number(c, "smoothing")?).map_err(say)?;
+                }
                 let logits = self.model.forward(&x, &mut Context::train()).map_err(say)?;
-                let loss = logits.cross_entropy(&target, smoothing).map_err(say)?;
+                let loss = loss.forward(&logits, &target).map_err(say)?;
                 total += loss.item().map_err(say)? / accumulate as f64;
                 loss.scale(1.0 / accumulate as f64).and_then(|l| l.backward()).map_err(say)?;
             }
@@ -140,9 +122,22 @@ impl<'a> Run<'a> {
                 &norms[update],
                 norm_atol[update].as_f64().unwrap_or(0.0),
             )?;
-            optimizer.update(lr).map_err(|e| format!("{}: {e}", case.id()))?;
+            optimizer.update(lr).map_err(say_own)?;
+            if let Some(ema) = &self.ema {
+                ema.step().map_err(say)?;
+                ema.finish().map_err(say_own)?;
+            }
         }
         Ok(())
+    }
+
+    fn loss(&self) -> Result<Box<dyn Loss>, String> {
+        let smoothing = number(self.config, "smoothing")?;
+        match self.config["loss"].as_str() {
+            Some("label_smoothing" | "soft_target") => Ok(Box::new(CrossEntropy { smoothing })),
+            Some("bce") => Ok(Box::new(BinaryCrossEntropy { smoothing, ..BinaryCrossEntropy::default() })),
+            other => Err(format!("{}: the loss {other:?} is not known to the test", self.case.id())),
+        }
     }
 
     fn optimizer(&self) -> Result<Optimizer, String> {
@@ -200,13 +195,48 @@ impl<'a> Run<'a> {
             self.images.narrow(0, start, len).map_err(say)?,
             self.labels.narrow(0, start, len).map_err(say)?,
         );
-        let logits = no_grad(|| self.model.forward(&x, &mut Context::eval())).map_err(say)?;
-        case.check_named(case.json["eval_logits"].as_str().unwrap_or_default(), &logits)?;
-        let loss = logits.cross_entropy(&target, 0.0).and_then(|l| l.item()).map_err(say)?;
-        close(case, "eval_loss", 0, loss, &case.json["eval_loss"], number(case.json, "eval_loss_atol")?)?;
-        let top1 = 100.0 * top_k_correct(&logits, &target, 1).map_err(say)? as f64 / len as f64;
-        close(case, "eval_top1", 0, top1, &case.json["eval_top1"], number(case.json, "eval_top1_atol")?)
+        let judged = [("eval", Some(&self.model as &dyn Module)), ("ema", self.ema.as_ref().map(Ema::model))];
+        for (which, model) in judged {
+            let Some(model) = model else { continue };
+            let expected = |what: &str| &case.json[format!("{which}_{what}")];
+            let logits = no_grad(|| model.forward(&x, &mut Context::eval())).map_err(say)?;
+            case.check_named(expected("logits").as_str().unwrap_or_default(), &logits)?;
+            let loss = logits.cross_entropy(&target, 0.0).and_then(|l| l.item()).map_err(say)?;
+            close(case, which, 0, loss, expected("loss"), number(case.json, "eval_loss_atol")?)?;
+            let top1 = 100.0 * top_k_correct(&logits, &target, 1).map_err(say)? as f64 / len as f64;
+            close(case, which, 0, top1, expected("top1"), number(case.json, "eval_top1_atol")?)?;
+        }
+        Ok(())
     }
+}
+
+/// The small network of a case, without weights.
+fn network(case: &Case, config: &Value) -> Result<ResNet, Box<dyn std::error::Error>> {
+    let widths: Vec<usize> = config["widths"]
+        .as_array()
+        .ok_or("no widths")?
+        .iter()
+        .filter_map(Value::as_u64)
+        .map(|w| w as usize)
+        .collect();
+    let depths = vec![1; widths.len()];
+    Ok(ResNet::new(
+        &ResNetConfig {
+            stem: Stem::Small,
+            widths: &widths,
+            depths: &depths,
+            activation: named(case, config["act"].as_str().ok_or("no act")?)?,
+            depthwise_conv2: config["depthwise_conv2"].as_bool().unwrap_or(false),
+            ..ResNetConfig::BASIC
+        },
+        &ModelOptions { num_classes: 10, in_chans: 1, ..ModelOptions::default() },
+    )?)
+}
+
+/// A batch mixed with itself in reverse order.
+fn mixed(x: &Tensor, target: &Tensor, lam: f64, smoothing: f64) -> fornax_engine::Result<(Tensor, Tensor)> {
+    let x = x.scale(lam)?.add(&x.flip(0)?.scale(1.0 - lam)?)?;
+    Ok((x, mixup_target(target, 10, lam, smoothing)?))
 }
 
 fn number(json: &Value, key: &str) -> Result<f64, String> {

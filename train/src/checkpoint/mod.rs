@@ -1,11 +1,12 @@
 //! Checkpoints: one safetensors file with all that the next update reads.
 //!
-//! The model's tensors stand under timm's names and in PyTorch's shapes, the optimizer's under `optimizer/`. The
-//! metadata holds the state as JSON (`fornax.state`) and the CRC32C of that and of every tensor (`fornax.crc32c`). The
+//! The model's tensors stand under timm's names and in PyTorch's shapes, those of its average likewise under `ema/`, the optimizer's
+//! under `optimizer/`. The metadata holds the state as JSON (`fornax.state`) and the CRC32C of that and of every tensor (`fornax.crc32c`). The
 //! header is sorted, so equal states give equal files.
 pub mod durable;
 
 use crate::data::{Dataset, Statistics};
+use crate::ema::Ema;
 use crate::optim::Optimizer;
 use crate::settings::Settings;
 use crate::trainer::State;
@@ -13,12 +14,20 @@ use crate::{Error, Result};
 use fornax_engine::{DType, Tensor};
 use fornax_nn::{Module, state_dict};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 /// Version of the layout.
 const VERSION: u32 = 1;
-const OPTIMIZER: &str = "optimizer/";
+/// What names of the optimizer's tensors begin with.
+pub(crate) const OPTIMIZER: &str = "optimizer/";
+/// What names of the weights' moving average begin with.
+pub(crate) const EMA: &str = "ema/";
+const STATE: &str = "fornax.state";
+const SUMS: &str = "fornax.crc32c";
+
+/// The CRC32C of each tensor and of the state, by name.
+pub(crate) type Sums = BTreeMap<String, u32>;
 
 /// What a checkpoint says beside its tensors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -35,6 +44,9 @@ pub struct Header {
     pub classes: Vec<String>,
     /// Statistics that images are normalised with.
     pub statistics: Statistics,
+    /// Height, width and channels of the images; unknown in old files.
+    #[serde(default)]
+    pub image_size: Option<[usize; 3]>,
 }
 
 impl Header {
@@ -47,6 +59,7 @@ impl Header {
             data_crc32c: data.crc32c(),
             classes: data.classes.clone(),
             statistics: data.statistics.clone(),
+            image_size: Some(data.train.size),
         }
     }
 }
@@ -59,9 +72,17 @@ pub struct Checkpoint {
     tensors: BTreeMap<String, Tensor>,
 }
 
-/// The tensors of a model and, if given, of its optimizer, sorted for a checkpoint.
-pub fn tensors(model: &dyn Module, optimizer: Option<&Optimizer>) -> Result<Vec<(String, Tensor)>> {
-    let mut tensors = state_dict::state_dict(model).map_err(|e| Error::checkpoint(e.to_string()))?;
+/// The tensors of a model and, if given, of its optimizer and its average, sorted for a checkpoint.
+pub fn tensors(
+    model: &dyn Module,
+    optimizer: Option<&Optimizer>,
+    ema: Option<&Ema>,
+) -> Result<Vec<(String, Tensor)>> {
+    let of_model =
+        |model: &dyn Module| state_dict::state_dict(model).map_err(|e| Error::checkpoint(e.to_string()));
+    let mut tensors = of_model(model)?;
+    let averages = ema.map(|ema| of_model(ema.model())).transpose()?.unwrap_or_default();
+    tensors.extend(averages.into_iter().map(|(name, tensor)| (format!("{EMA}{name}"), tensor)));
     let state = optimizer.map_or(vec![], |o| o.state());
     tensors.extend(state.into_iter().map(|(name, tensor)| (format!("{OPTIMIZER}{name}"), tensor)));
     // The widest first, so that each stands aligned in the file; then by name.
@@ -72,7 +93,7 @@ pub fn tensors(model: &dyn Module, optimizer: Option<&Optimizer>) -> Result<Vec<
 /// The bytes of a checkpoint of `tensors`, which [`tensors`] sorted.
 pub fn serialize(tensors: &[(String, Tensor)], header: &Header) -> Result<Vec<u8>> {
     let state = json(header);
-    let mut sums = BTreeMap::from([("fornax.state".to_string(), crc32c::crc32c(state.as_bytes()))]);
+    let mut sums = Sums::from([(STATE.to_string(), crc32c::crc32c(state.as_bytes()))]);
     let mut entries = serde_json::Map::new();
     let mut body = vec![];
     for (name, tensor) in tensors {
@@ -86,7 +107,7 @@ pub fn serialize(tensors: &[(String, Tensor)], header: &Header) -> Result<Vec<u8
         });
         entries.insert(name.clone(), entry);
     }
-    let metadata = serde_json::json!({ "format": "pt", "fornax.crc32c": json(&sums), "fornax.state": state });
+    let metadata = serde_json::json!({ "format": "pt", SUMS: json(&sums), STATE: state });
     let mut all = serde_json::Map::from_iter([("__metadata__".to_string(), metadata)]);
     all.extend(entries);
     let mut text = json(&all).into_bytes();
@@ -107,26 +128,10 @@ pub fn read(path: &Path) -> Result<Checkpoint> {
     };
     let bytes = std::fs::read(path).map_err(|e| fail(e.to_string()))?;
     let (tensors, metadata) = state_dict::from_safetensors(&bytes).map_err(|e| fail(e.to_string()))?;
-    let text = |key: &str| {
-        metadata
-            .get(key)
-            .ok_or_else(|| fail(format!("it was not written by fornax train: it has no {key:?}")))
-    };
-    let (state, sums) = (text("fornax.state")?, text("fornax.crc32c")?);
-    let sums: BTreeMap<String, u32> =
-        serde_json::from_str(sums).map_err(|e| fail(format!("its sums: {e}")))?;
-    let check = |name: &str, sum: u32| match sums.get(name) {
-        Some(expected) if *expected == sum => Ok(()),
-        _ => Err(fail(format!("{name} does not have the CRC32C that was recorded: the file is damaged"))),
-    };
-    check("fornax.state", crc32c::crc32c(state.as_bytes()))?;
-    let version = serde_json::from_str::<serde_json::Value>(state).map(|v| v["version"].as_u64());
-    if let Ok(Some(version)) = version
-        && version > u64::from(VERSION)
-    {
-        return Err(fail(format!("its layout is version {version}; this fornax knows up to {VERSION}")));
-    }
-    let header: Header = serde_json::from_str(state).map_err(|e| fail(format!("its state: {e}")))?;
+    let foreign = || fail("it was not written by fornax train: it says nothing of a run".into());
+    let header = header(&metadata).map_err(fail)?.ok_or_else(foreign)?;
+    let sums = sums(&metadata).map_err(fail)?.ok_or_else(foreign)?;
+    let check = |name: &str, sum: u32| check(&sums, name, sum).map_err(fail);
     if sums.len() != tensors.len() + 1 {
         return Err(fail(format!("{} tensors were recorded, {} are there", sums.len() - 1, tensors.len())));
     }
@@ -138,14 +143,46 @@ pub fn read(path: &Path) -> Result<Checkpoint> {
     Ok(Checkpoint { header, path: path.into(), tensors })
 }
 
+/// The recorded sums of a file of this metadata; nothing if Fornax did not write it.
+pub(crate) fn sums(metadata: &HashMap<String, String>) -> std::result::Result<Option<Sums>, String> {
+    let sums =
+        metadata.get(SUMS).map(|text| serde_json::from_str(text).map_err(|e| format!("its sums: {e}")));
+    sums.transpose()
+}
+
+/// What a file of this metadata says about its run, verified; nothing if Fornax did not write it.
+pub(crate) fn header(metadata: &HashMap<String, String>) -> std::result::Result<Option<Header>, String> {
+    let (Some(state), Some(sums)) = (metadata.get(STATE), sums(metadata)?) else { return Ok(None) };
+    check(&sums, STATE, crc32c::crc32c(state.as_bytes()))?;
+    let version = serde_json::from_str::<serde_json::Value>(state).map(|v| v["version"].as_u64());
+    if let Ok(Some(version)) = version
+        && version > u64::from(VERSION)
+    {
+        return Err(format!("its layout is version {version}; this fornax knows up to {VERSION}"));
+    }
+    serde_json::from_str(state).map(Some).map_err(|e| format!("its state: {e}"))
+}
+
+fn check(sums: &Sums, name: &str, sum: u32) -> std::result::Result<(), String> {
+    match sums.get(name) {
+        Some(expected) if *expected == sum => Ok(()),
+        _ => Err(format!("{name} does not have the CRC32C that was recorded: the file is damaged")),
+    }
+}
+
 impl Checkpoint {
-    /// Brings a model and its optimizer to the saved state. Errors, changing nothing, when they are not of its kind.
-    pub fn restore(&self, model: &dyn Module, optimizer: &Optimizer) -> Result<()> {
+    /// Brings a model, its optimizer and its average to the saved state; an average that the checkpoint does not have becomes a copy of
+    /// the model. Errors, changing nothing, when model and optimizer are not of its kind.
+    pub fn restore(&self, model: &dyn Module, optimizer: &Optimizer, ema: Option<&Ema>) -> Result<()> {
         let fail = |why: String| {
             Error::checkpoint("the checkpoint does not fit this run").at_path(&self.path).because(why)
         };
-        let (of_optimizer, of_model): (BTreeMap<_, _>, BTreeMap<_, _>) =
+        let (of_optimizer, others): (BTreeMap<_, _>, BTreeMap<_, _>) =
             self.tensors.clone().into_iter().partition(|(name, _)| name.starts_with(OPTIMIZER));
+        let (of_ema, of_model): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            others.into_iter().partition(|(name, _)| name.starts_with(EMA));
+        let of_ema: BTreeMap<String, Tensor> =
+            of_ema.into_iter().map(|(name, tensor)| (name[EMA.len()..].to_string(), tensor)).collect();
         let mut pairs = vec![];
         // SGD's did not use to be saved, as nothing depended on it.
         let updates = Tensor::scalar(self.header.state.update as i64)?;
@@ -162,6 +199,10 @@ impl Checkpoint {
             }
         }
         state_dict::load_state_dict(model, &of_model).map_err(|e| fail(e.to_string()))?;
+        if let Some(ema) = ema {
+            let saved = if of_ema.is_empty() { &of_model } else { &of_ema };
+            state_dict::load_state_dict(ema.model(), saved).map_err(|e| fail(e.to_string()))?;
+        }
         for (tensor, saved) in pairs {
             tensor.copy_from(saved)?;
         }

@@ -4,6 +4,9 @@ mod doctor;
 mod flags;
 mod kernels;
 mod models;
+mod predict;
+mod save_weights;
+mod schedule;
 mod signals;
 mod train;
 mod yaml;
@@ -27,8 +30,12 @@ struct Cli {
 enum Command {
     /// Train a model; with no argument, on handwritten digits in less than a minute
     Train(Box<train::TrainArgs>),
+    /// Print and draw the learning rates of a run
+    Schedule(Box<schedule::ScheduleArgs>),
     /// List the models
-    Models(models::ModelsArgs),
+    Models(Box<models::ModelsArgs>),
+    /// Say what a trained model sees in pictures
+    Predict(Box<predict::PredictArgs>),
     /// List the data sets and where to get them
     Datasets,
     /// List the CUDA kernels, or compile them ahead of time
@@ -50,6 +57,9 @@ Exit codes:
 /// Runs the command line that this process was started with.
 pub fn main() -> ExitCode {
     panic::set_hook(Box::new(|info| {
+        if crate::data::decode::is_decoding() {
+            return;
+        }
         eprintln!("fornax has a defect, please report it: {info}");
     }));
     match panic::catch_unwind(run) {
@@ -82,7 +92,9 @@ fn run() -> u8 {
 fn execute(command: Command) -> Result<()> {
     match command {
         Command::Train(args) => train::execute(*args),
+        Command::Schedule(args) => schedule::execute(&args),
         Command::Models(args) => models::execute(&args),
+        Command::Predict(args) => predict::execute(&args),
         Command::Datasets => datasets::execute(),
         Command::Kernels(command) => kernels::execute(&command),
         Command::Doctor => doctor::execute(),

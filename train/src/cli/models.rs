@@ -1,35 +1,234 @@
-//! `fornax models`.
+//! `fornax models`: which models there are, and what their layers cost.
+use super::save_weights::save;
 use super::{print, table};
-use crate::report::thousands;
+use crate::report::{bytes, thousands};
 use crate::{Error, Result};
-use fornax_nn::{ModelOptions, models};
+use fornax_nn::ModelOptions;
+use fornax_nn::models::{self, ModelInfo, Summary, summary};
+use serde_json::json;
+use std::path::PathBuf;
 
 /// What the models are to be built for.
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct ModelsArgs {
-    /// Classes that parameters are counted for
-    #[arg(long, value_name = "N", default_value_t = 10)]
-    num_classes: usize,
-    /// Channels of the images that parameters are counted for
-    #[arg(long, value_name = "C", default_value_t = 3)]
-    in_chans: usize,
+    /// Only names that match: `*` stands for any characters, `?` for one
+    #[arg(value_name = "PATTERN")]
+    pattern: Option<String>,
+    #[command(flatten)]
+    build: BuildArgs,
+    #[command(subcommand)]
+    command: Option<ModelsCommand>,
+}
+
+#[derive(clap::Subcommand)]
+enum ModelsCommand {
+    /// Print the table of a model's layers: shape, parameters, MACs, activation memory
+    Show {
+        /// The model
+        #[arg(value_name = "NAME")]
+        name: String,
+        #[command(flatten)]
+        build: BuildArgs,
+    },
+    /// Write a model's initial weights as a safetensors file, under timm's names
+    Save {
+        /// The model
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// The file
+        #[arg(value_name = "FILE")]
+        path: PathBuf,
+        /// Seed of the weights
+        #[arg(long, value_name = "N", default_value_t = 42)]
+        seed: u64,
+        #[command(flatten)]
+        build: BuildArgs,
+    },
+}
+
+#[derive(clap::Args)]
+struct BuildArgs {
+    /// Classes of the head [default: the model's own]
+    #[arg(long, value_name = "N")]
+    num_classes: Option<usize>,
+    /// Channels of the images [default: 3]
+    #[arg(long, value_name = "C")]
+    in_chans: Option<usize>,
+    /// Size of the images, as 224 or 224x160 [default: the model's own]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    img_size: Option<[usize; 2]>,
+    /// Further options of the model, as drop_path_rate=0.1
+    #[arg(long, value_name = "KEY=VALUE", num_args = 1..)]
+    model_kwargs: Vec<String>,
+    /// Print JSON, one object a line
+    #[arg(long)]
+    json: bool,
 }
 
 pub fn execute(args: &ModelsArgs) -> Result<()> {
-    let options =
-        ModelOptions { num_classes: args.num_classes, in_chans: args.in_chans, ..ModelOptions::default() };
-    let mut rows = vec![["NAME", "PARAMETERS", "DESIGNED FOR", "WHAT"].map(String::from).to_vec()];
-    for info in models::models() {
-        let parameters = info.parameters(&options).map_err(|e| Error::usage(e.to_string()))?;
-        let [h, w] = info.input_size;
+    match &args.command {
+        Some(ModelsCommand::Show { name, build }) => show(name, build),
+        Some(ModelsCommand::Save { name, path, seed, build }) => {
+            let info = models::find(name).map_err(|e| Error::usage(e.to_string()))?;
+            save(name, &ModelOptions { seed: *seed, ..build.options(info)? }, path)
+        }
+        None => list(args.pattern.as_deref(), &args.build),
+    }
+}
+
+fn list(pattern: Option<&str>, build: &BuildArgs) -> Result<()> {
+    let chosen: Vec<&ModelInfo> =
+        models::models().filter(|info| pattern.is_none_or(|p| matches(p, info.name))).collect();
+    if chosen.is_empty() {
+        let pattern = pattern.unwrap_or_default();
+        return Err(Error::usage(format!("no model's name matches {pattern:?}"))
+            .remedy("see all with `fornax models`; quote a pattern with *, as 'res*'"));
+    }
+    let mut rows = vec![["NAME", "PARAMETERS", "MACS", "INPUT", "WHAT"].map(String::from).to_vec()];
+    for info in chosen {
+        let (cost, [h, w, _]) = build.cost(info)?;
+        if build.json {
+            print(&format!(
+                "{}\n",
+                json!({ "name": info.name, "parameters": cost.parameters, "macs": cost.macs, "input": [h, w],
+                    "about": info.about, "weights": info.hub_id() })
+            ));
+        }
         rows.push(vec![
             info.name.into(),
-            thousands(parameters as u64),
+            thousands(cost.parameters as u64),
+            millions(cost.macs),
             format!("{h}x{w}"),
             info.about.into(),
         ]);
     }
-    print(&table(&rows, &[1, 2]));
-    print(&format!("\nParameters for {} classes and {} channels.\n", args.num_classes, args.in_chans));
+    if !build.json {
+        print(&table(&rows, &[1, 2, 3]));
+    }
     Ok(())
+}
+
+fn show(name: &str, build: &BuildArgs) -> Result<()> {
+    let info = models::find(name).map_err(|e| Error::usage(e.to_string()))?;
+    let (cost, [h, w, c]) = build.cost(info)?;
+    let shape = |dims: &[usize]| dims.iter().map(usize::to_string).collect::<Vec<_>>().join("x");
+    let mut rows =
+        vec![["LAYER", "KIND", "OUTPUT", "PARAMETERS", "MACS", "ACTIVATION"].map(String::from).to_vec()];
+    for layer in &cost.layers {
+        if build.json {
+            print(&format!(
+                "{}\n",
+                json!({ "layer": layer.name, "kind": layer.kind, "output": layer.output, "parameters": layer.parameters,
+                    "macs": layer.macs, "activation_bytes": layer.activation_bytes })
+            ));
+        }
+        rows.push(vec![
+            layer.name.clone(),
+            layer.kind.into(),
+            shape(&layer.output),
+            thousands(layer.parameters as u64),
+            thousands(layer.macs),
+            bytes(layer.activation_bytes),
+        ]);
+    }
+    rows.push(vec![
+        "total".into(),
+        String::new(),
+        String::new(),
+        thousands(cost.parameters as u64),
+        thousands(cost.macs),
+        bytes(cost.activation_bytes),
+    ]);
+    if !build.json {
+        print(&table(&rows, &[3, 4, 5]));
+        print(&format!("\n{name}: {}; for one image of {h}x{w}x{c}, in f32.\n", info.about));
+    }
+    Ok(())
+}
+
+impl BuildArgs {
+    /// The options of a model.
+    fn options(&self, info: &ModelInfo) -> Result<ModelOptions> {
+        let fail = |e: fornax_nn::Error| Error::usage(format!("{}: {e}", info.name));
+        let mut options = ModelOptions {
+            num_classes: self.num_classes.unwrap_or(info.data.num_classes),
+            in_chans: self.in_chans.unwrap_or(3),
+            img_size: self.img_size.filter(|_| info.data.fixed_input_size),
+            ..ModelOptions::default()
+        };
+        for option in &self.model_kwargs {
+            let (key, value) = option
+                .split_once('=')
+                .ok_or_else(|| Error::usage(format!("{option:?} is not KEY=VALUE")).at("--model-kwargs"))?;
+            options.set(key, value).map_err(fail)?;
+        }
+        Ok(options)
+    }
+
+    /// The costs of a model under these options, and the image that they are for.
+    fn cost(&self, info: &ModelInfo) -> Result<(Summary, [usize; 3])> {
+        let fail = |e: fornax_nn::Error| Error::usage(format!("{}: {e}", info.name));
+        let options = self.options(info)?;
+        let [h, w] = self.img_size.or(options.img_size).unwrap_or(info.data.input_size);
+        let image = [h, w, options.in_chans];
+        let model = fornax_engine::shapes_only(|| info.build(&options)).map_err(fail)?;
+        Ok((summary(&*model, image).map_err(fail)?, image))
+    }
+}
+
+/// `*` matches any characters, `?` one.
+fn matches(pattern: &str, name: &str) -> bool {
+    let (p, n): (Vec<char>, Vec<char>) = (pattern.chars().collect(), name.chars().collect());
+    // Where the last star stands, and the first character that it did not take.
+    let (mut i, mut j, mut star) = (0, 0, None);
+    while j < n.len() {
+        match p.get(i) {
+            Some('*') => {
+                star = Some((i, j));
+                i += 1;
+            }
+            Some(&c) if c == '?' || c == n[j] => (i, j) = (i + 1, j + 1),
+            _ => match star {
+                Some((s, taken)) => {
+                    star = Some((s, taken + 1));
+                    (i, j) = (s + 1, taken + 1);
+                }
+                None => return false,
+            },
+        }
+    }
+    p[i..].iter().all(|c| *c == '*')
+}
+
+fn millions(n: u64) -> String {
+    format!("{:.1} M", n as f64 / 1e6)
+}
+
+pub(super) fn size(text: &str) -> std::result::Result<[usize; 2], String> {
+    let mut options = ModelOptions::default();
+    options.set("img_size", text).map_err(|_| "a size is needed, as 224 or 224x160".to_string())?;
+    Ok(options.img_size.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::matches;
+
+    #[test]
+    fn patterns_match_whole_names() {
+        for (pattern, name, expected) in [
+            ("res*", "resnet18", true),
+            ("*18", "resnet18", true),
+            ("*net*d", "resnet50d", true),
+            ("resnet??", "resnet18", true),
+            ("resnet??", "resnet18d", false),
+            ("resnet18", "resnet18d", false),
+            ("*", "", true),
+            ("a*b*c", "axxbyybzzc", true),
+            ("a*b*c", "axxbyybzz", false),
+        ] {
+            assert_eq!(matches(pattern, name), expected, "{pattern} {name}");
+        }
+    }
 }

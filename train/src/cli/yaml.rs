@@ -63,7 +63,7 @@ fn arguments(flag: &str, value: &Value) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::settings::Sched;
+    use crate::schedule::Sched;
 
     #[test]
     fn values_of_every_kind_are_read() {

@@ -1,8 +1,12 @@
 //! Data sets, and the batches made from them.
+pub mod decode;
 mod digits;
+pub mod eval_transform;
 mod idx;
 mod images;
 mod loader;
+pub mod natural;
+pub mod resize;
 
 pub use images::{Images, Statistics};
 pub use loader::{Batch, Loader};

@@ -199,7 +199,7 @@ impl<'a> Arguments<'a> {
         self.asked.push((name, default.to_string()));
     }
 
-    fn complain(&mut self, name: &str, why: String) {
+    pub(super) fn complain(&mut self, name: &str, why: String) {
         let error = Error::usage(format!("{} of {} is wrong", name, self.name)).at("--opt").because(why);
         self.wrong.get_or_insert(error);
     }

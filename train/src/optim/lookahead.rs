@@ -15,11 +15,17 @@ const K: f64 = 6.0;
 pub(super) const ALPHA: f64 = 0.5;
 
 pub(super) fn lookahead(draft: Draft) -> Draft {
-    let Draft { name, mut keeps, formula, .. } = draft;
+    let Draft { name, mut keeps, formula, curvature, .. } = draft;
     let (slow, ready) = (keeps.moments.len(), keeps.memory.len());
     keeps.moments.push((SLOW, 0.0));
     keeps.memory.push((READY, 0.0));
-    Draft { name, keeps, cpu_loop: None, formula: Box::new(move |f| wrap(f, formula(f), slow, ready)) }
+    Draft {
+        name,
+        keeps,
+        formula: Box::new(move |f| wrap(f, formula(f), slow, ready)),
+        curvature,
+        cpu_loop: None,
+    }
 }
 
 fn wrap<'g>(f: &'g Formula, mut next: Next<'g>, slow: usize, ready: usize) -> Next<'g> {

@@ -1,14 +1,29 @@
 //! Optimizers: what an update does to parameters, given their gradients and a learning rate. A file here is one formula, for every
 //! device; `registry` has the names under which users know them.
+//!
+//! Names, defaults and numbers are timm's. Where timm surprises:
+//! - `sgd` is with Nesterov momentum, `momentum` without; names that begin with `c` are cautious, and those that end with `c` correct
+//!   weight decay by the highest learning rate, but `lambc` and `larc` clip trust ratios.
+//! - LAMB clips gradients by their global norm, to 1, whatever the run does: `--opt-kwargs max_grad_norm=none` has it not. LAMB and LARS
+//!   adapt the rates of parameters with weight decay only, unless `always_adapt=true`.
+//! - AdamP's and SGDP's `wd_ratio` and `nesterov` differ between timm's names and its classes: here they are those of the names.
+//! - AdaBelief's `eps` stays in its second moment, update after update.
+//! - Lookahead makes its slow copies at the first time it looks, which then changes nothing.
+//!
+//! And where this differs: an argument that an optimizer does not have is an error, also `eps`, `betas` and `momentum`; Adafactor takes
+//! the learning rates that it is given, and has none of its own; there are no optimizers of other libraries' (Apex, bitsandbytes), nor
+//! MARS, Muon and Kron.
 mod adabelief;
 mod adadelta;
 mod adafactor;
 mod adagrad;
+pub mod adahessian;
 mod adam;
 mod adamax;
 mod adan;
 mod adopt;
 mod arguments;
+pub mod groups;
 mod lamb;
 mod laprop;
 mod lars;
@@ -29,6 +44,7 @@ pub(crate) use registry::settled_rule;
 pub use registry::{Like, OptimizerName, optimizer_names, rule};
 
 use crate::Result;
+use adahessian::Hutchinson;
 use fornax_engine::{
     DType, Device, GradientRule, Tensor, UpdateReport, UpdateRule, UpdateState, Updated, update,
 };
@@ -69,6 +85,21 @@ pub fn parameters(model: &dyn Module, weight_decay: f64) -> Vec<Parameter> {
     all.into_iter().enumerate().map(parameter).collect()
 }
 
+/// What an optimizer does.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// How weights follow their gradients.
+    pub update: UpdateRule,
+    /// How the Hessian's diagonal is estimated, where the update reads it.
+    pub curvature: Option<Hutchinson>,
+}
+
+impl From<UpdateRule> for Rule {
+    fn from(update: UpdateRule) -> Rule {
+        Rule { update, curvature: None }
+    }
+}
+
 /// The optimizer of a name; see [`rule`].
 pub fn create_optimizer(
     name: &str,
@@ -83,6 +114,7 @@ pub fn create_optimizer(
 pub struct Optimizer {
     parameters: Vec<Parameter>,
     rule: UpdateRule,
+    curvature: Option<Hutchinson>,
     gradients: GradientRule,
     /// For each moment of the rule one tensor a parameter; an empty one where it is factored.
     moments: Vec<Vec<Tensor>>,
@@ -96,7 +128,12 @@ pub struct Optimizer {
 
 impl Optimizer {
     /// For f32 parameters, all on one device.
-    pub fn new(parameters: Vec<Parameter>, rule: UpdateRule, gradients: GradientRule) -> Result<Optimizer> {
+    pub fn new(
+        parameters: Vec<Parameter>,
+        rule: impl Into<Rule>,
+        gradients: GradientRule,
+    ) -> Result<Optimizer> {
+        let Rule { update: rule, curvature } = rule.into();
         let device = parameters.first().map_or(Device::Cpu, |p| p.tensor.device());
         let keeps = rule.keeps();
         let filled = |value: f32| -> fornax_engine::Result<Vec<Tensor>> {
@@ -121,7 +158,7 @@ impl Optimizer {
         let kept =
             kept.map(|_| Tensor::zeros([2], DType::F32, &device)).collect::<fornax_engine::Result<_>>()?;
         let state = UpdateState::new(gradients, &rule, &device)?;
-        Ok(Optimizer { parameters, rule, gradients, moments, kept, factors, state, round: None })
+        Ok(Optimizer { parameters, rule, curvature, gradients, moments, kept, factors, state, round: None })
     }
 
     /// Keeps the weights in half precision: rounds them after every update.
@@ -145,8 +182,40 @@ impl Optimizer {
         self.parameters.iter().for_each(|p| p.tensor.zero_grad());
     }
 
+    /// True when the backward pass is differentiated in turn: it must be [`Optimizer::backward`] then, and cannot be recorded.
+    pub fn needs_graph(&self) -> bool {
+        self.curvature.is_some()
+    }
+
+    /// The backward pass of a loss, by which variables collect gradients, and the optimizer what else it needs: several between
+    /// [`Optimizer::zero_grad`] and an update add up.
+    pub fn backward(&self, loss: &Tensor) -> fornax_engine::Result<()> {
+        let upstream = self.upstream();
+        let Some(curvature) = &self.curvature else { return loss.backward_from(&upstream) };
+        let updates = self.updates().item()? as u64;
+        if !curvature.is_due(updates) {
+            return loss.backward_from(&upstream);
+        }
+        let diagonals = self.diagonals();
+        if self.parameters.iter().all(|p| p.tensor.grad().is_none()) {
+            let clear = |d: &Tensor| d.copy_from(&Tensor::zeros(*d.shape(), d.dtype(), &d.device())?);
+            diagonals.iter().try_for_each(clear)?;
+        }
+        curvature.backward(loss, &upstream, &self.parameters, diagonals, updates)
+    }
+
+    /// The estimates of the Hessian's diagonal, a tensor for each parameter; none for an optimizer that needs none. The next update reads
+    /// them.
+    pub fn diagonals(&self) -> &[Tensor] {
+        let at = self.rule.keeps().moments.iter().position(|(name, _)| *name == adahessian::DIAGONAL);
+        at.map_or(&[], |at| &self.moments[at])
+    }
+
     /// Updates every parameter that has a gradient. Nothing is read back, so that it can be recorded.
     pub fn step(&self) -> fornax_engine::Result<()> {
+        if let Some(curvature) = &self.curvature {
+            self.diagonals().iter().try_for_each(|diagonal| curvature.finish(diagonal))?;
+        }
         let gradients: Vec<Option<Tensor>> = self.parameters.iter().map(|p| p.tensor.grad()).collect();
         let updated = |(i, parameter): (usize, &'_ Parameter)| {
             Some(Updated {

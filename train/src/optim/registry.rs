@@ -1,11 +1,13 @@
 //! Optimizers by name, under timm's names and with its defaults.
+use super::Rule;
 use super::arguments::{Arguments, OptimizerOptions};
 use super::terms::Draft;
-use super::{adabelief, adadelta, adafactor, adagrad, adam, adamax, adan, adopt, lamb, laprop, lars, lion};
+use super::{
+    adabelief, adadelta, adafactor, adagrad, adahessian, adam, adamax, adan, adopt, lamb, laprop, lars, lion,
+};
 use super::{lookahead, madgrad, nadam, novograd, projected, radam, rmsprop, sgd};
 use crate::nearest::nearest;
 use crate::{Error, Result};
-use fornax_engine::UpdateRule;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -33,6 +35,7 @@ const NAMES: &[Named] = named! {
     "adadelta" = adadelta::adadelta {};
     "adafactor" = adafactor::adafactor {};
     "adagrad" = adagrad::adagrad { eps: 1e-8 };
+    "adahessian" = adahessian::adahessian {};
     "adam" = adam::adam {};
     "adamax" = adamax::adamax {};
     "adamc" = adam::adamw { corrected_weight_decay: YES };
@@ -106,7 +109,7 @@ pub fn optimizer_names() -> impl Iterator<Item = &'static str> {
 }
 
 /// The rule of an optimizer. Errors for names that there are not, and for options that it does not have.
-pub fn rule(name: &str, options: &OptimizerOptions) -> Result<UpdateRule> {
+pub fn rule(name: &str, options: &OptimizerOptions) -> Result<Rule> {
     let unknown = |why: String| Error::usage(format!("unknown optimizer {name:?}")).at("--opt").because(why);
     Ok(settled_rule(&name.parse().map_err(unknown)?, options)?.0)
 }
@@ -115,7 +118,7 @@ pub fn rule(name: &str, options: &OptimizerOptions) -> Result<UpdateRule> {
 pub(crate) fn settled_rule(
     name: &OptimizerName,
     options: &OptimizerOptions,
-) -> Result<(UpdateRule, OptimizerOptions)> {
+) -> Result<(Rule, OptimizerOptions)> {
     let named = NAMES.iter().find(|named| named.name == name.plain()).expect("names are of optimizers");
     let mut arguments = Arguments::new(named.name, options, named.defaults);
     let draft = (named.rule)(&mut arguments);
@@ -132,7 +135,7 @@ pub struct OptimizerName(String);
 /// Families of optimizers that take the same learning rates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Like {
-    /// Steps as large as gradients.
+    /// Steps as large as gradients, or as they are relative to curvature.
     Sgd,
     /// Steps of one size.
     AdamW,
@@ -160,7 +163,7 @@ impl OptimizerName {
     pub fn like(&self) -> Like {
         let plain = self.plain();
         let of = |names: &[&str]| names.iter().any(|part| plain.contains(part));
-        if of(&["sgd", "momentum", "nesterov"]) { Like::Sgd } else { Like::AdamW }
+        if of(&["sgd", "momentum", "nesterov", "adahessian"]) { Like::Sgd } else { Like::AdamW }
     }
 
     fn is_wrapped(&self) -> bool {

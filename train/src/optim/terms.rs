@@ -1,4 +1,6 @@
 //! What formulas of several optimizers have in common.
+use super::Rule;
+use super::adahessian::Hutchinson;
 use super::arguments::Arguments;
 use fornax_engine::UpdateRule;
 use fornax_engine::fuse::{CpuLoop, Formula, Keeps, Next, Value};
@@ -10,6 +12,7 @@ pub(super) struct Draft {
     /// What the CPU has for it.
     pub(super) cpu_loop: Option<CpuLoop>,
     pub(super) formula: Box<dyn for<'g> Fn(&'g Formula) -> Next<'g>>,
+    pub(super) curvature: Option<Hutchinson>,
 }
 
 impl Draft {
@@ -20,20 +23,17 @@ impl Draft {
         formula: impl for<'g> Fn(&'g Formula) -> Next<'g> + 'static,
     ) -> Draft {
         let moments = moments.iter().map(|name| (*name, 0.0)).collect();
-        Draft {
-            name,
-            keeps: Keeps { moments, ..Keeps::default() },
-            cpu_loop: None,
-            formula: Box::new(formula),
-        }
+        let keeps = Keeps { moments, ..Keeps::default() };
+        Draft { name, keeps, formula: Box::new(formula), curvature: None, cpu_loop: None }
     }
 
-    pub(super) fn rule(self) -> UpdateRule {
-        let rule = UpdateRule::new(self.name, self.keeps, self.formula);
-        match self.cpu_loop {
-            Some(cpu_loop) => rule.with_cpu_loop(cpu_loop),
-            None => rule,
-        }
+    pub(super) fn rule(self) -> Rule {
+        let update = UpdateRule::new(self.name, self.keeps, self.formula);
+        let update = match self.cpu_loop {
+            Some(cpu_loop) => update.with_cpu_loop(cpu_loop),
+            None => update,
+        };
+        Rule { update, curvature: self.curvature }
     }
 }
 

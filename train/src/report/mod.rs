@@ -9,12 +9,14 @@ mod progress;
 mod raster;
 mod scene;
 mod svg;
+mod terminal;
 
 pub use clock::stamp;
 pub use folder::{Destination, RunFolder};
 pub use machine::Machine;
-pub use plots::write_plots;
-pub use progress::{Mode, Progress};
+pub use plots::{rate_plot, write_plots};
+pub use progress::{Mode, Progress, Transfer};
+pub use terminal::curve as terminal_curve;
 
 use crate::Result;
 use serde::{Deserialize, Serialize};

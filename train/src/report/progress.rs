@@ -82,6 +82,37 @@ impl Drop for Progress {
     }
 }
 
+/// Shows how much of a file has arrived, on a terminal; elsewhere one line says that it begins.
+pub struct Transfer(ProgressBar);
+
+impl Transfer {
+    /// A file of a name and, if known, a size in bytes.
+    pub fn start(name: &str, size: Option<u64>) -> Transfer {
+        if !io::stderr().is_terminal() {
+            let size = size.map_or(String::new(), |size| format!(", {}", super::bytes(size)));
+            line(&format!("downloading {name}{size}"));
+            return Transfer(ProgressBar::hidden());
+        }
+        let template = "{msg} {bar:30} {bytes}/{total_bytes}  {bytes_per_sec}  eta {eta}";
+        let style = ProgressStyle::with_template(template).expect("the template is valid");
+        let bar =
+            ProgressBar::with_draw_target(size, ProgressDrawTarget::stderr_with_hz(10)).with_style(style);
+        bar.set_message(name.to_string());
+        Transfer(bar)
+    }
+
+    /// So many bytes are there.
+    pub fn at(&self, bytes: u64) {
+        self.0.set_position(bytes);
+    }
+}
+
+impl Drop for Transfer {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
 /// An event with the fields of its report, for a line of JSON.
 pub(super) fn event(kind: &str, report: &impl serde::Serialize) -> serde_json::Value {
     let mut fields = serde_json::Map::from_iter([("event".to_string(), kind.into())]);

@@ -12,7 +12,6 @@ mod losses;
 mod norms;
 mod pools;
 mod reductions;
-mod updates;
 
 /// The dtypes that kernels compute with.
 const FLOATS: [DType; 3] = [DType::F32, DType::F16, DType::BF16];

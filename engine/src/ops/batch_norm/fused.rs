@@ -1,5 +1,5 @@
 //! Batch norm with an activation that is an expression: the same two passes forward and two backward, with generated kernels.
-use super::{BatchNorm, check};
+use super::{BatchNorm, Nonlinearity, check, recorded};
 use crate::cpu::batch_norm as kernel;
 use crate::cuda::batch_norm::{self as gpu_kernel, Parameters, SAVED};
 use crate::fuse::{Between, Expression, NormKernels, Output, Signature};
@@ -50,13 +50,8 @@ impl Tensor {
         };
         let signature = Signature { inputs: call.signature(), outputs: vec![Output::Elements(self.dtype())] };
         let y = call.run(&passes.forward, signature)?.remove(0);
-        let mut inputs = vec![self];
-        inputs.extend(norm.weight);
-        inputs.extend(norm.bias);
-        inputs.extend(residual);
         let dtypes = [norm.weight, norm.bias].map(|t| t.map(Tensor::dtype));
-        let has = [true, norm.weight.is_some(), norm.bias.is_some(), residual.is_some()];
-        Ok(y.recorded(OP, &inputs, || {
+        let make = || {
             let saved = Saved {
                 x: self.detach(),
                 residual: residual.map(Tensor::detach),
@@ -66,13 +61,10 @@ impl Tensor {
                 by_channel,
                 dtypes,
             };
-            move |grad: Tensor, needs: &[bool]| {
-                let mut needs = needs.iter().copied();
-                let wanted = has.map(|has| has && needs.next().unwrap_or(false));
-                let grads = saved.backward(grad, wanted)?;
-                Ok(grads.into_iter().zip(has).filter_map(|(grad, has)| has.then_some(grad)).collect())
-            }
-        }))
+            move |grad: Tensor, wanted| saved.backward(grad, wanted)
+        };
+        let nonlinearity = Nonlinearity::Expression(activation.clone());
+        Ok(recorded(y, OP, (self, norm, residual), nonlinearity, make))
     }
 }
 

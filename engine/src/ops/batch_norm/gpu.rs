@@ -1,5 +1,5 @@
 //! Batch norm on a GPU: the running statistics are updated there, and nothing waits.
-use super::{BatchNorm, keeps_mask};
+use super::{BatchNorm, Nonlinearity, keeps_mask, recorded};
 use crate::cuda::batch_norm::{self as kernel, Beside, Parameters, SAVED, mask_bytes};
 use crate::cuda::conv_norm;
 use crate::ops::gpu::OnGpu;
@@ -35,7 +35,7 @@ pub(super) fn forward(
             _ => kernel::apply(&on.gpu, x, c, saved, residual, activation, y),
         }
     })?;
-    Ok(y.recorded(OP, &inputs, || {
+    let make = || {
         let kept = Saved {
             x: x.detach(),
             is_masked: mask.is_some(),
@@ -46,14 +46,9 @@ pub(super) fn forward(
             saved,
             parameters: norm.weight.or(norm.bias).map_or(DType::F32, |t| t.dtype()),
         };
-        let has = [true, norm.weight.is_some(), norm.bias.is_some(), residual.is_some()];
-        move |grad: Tensor, needs: &[bool]| {
-            let mut needs = needs.iter().copied();
-            let wanted = has.map(|has| has && needs.next().unwrap_or(false));
-            let grads = kept.backward(grad, wanted)?;
-            Ok(grads.into_iter().zip(has).filter_map(|(grad, has)| has.then_some(grad)).collect())
-        }
-    }))
+        move |grad: Tensor, wanted| kept.backward(grad, wanted)
+    };
+    Ok(recorded(y, OP, (x, norm, residual), Nonlinearity::BuiltIn(activation), make))
 }
 
 /// What normalises `x`, `[SAVED, c]`, by the batch's statistics from its `sums`; the running ones are updated.

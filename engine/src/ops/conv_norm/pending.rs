@@ -1,6 +1,7 @@
 //! Batch norm and ReLU that the next convolution applies as it reads.
+use crate::autograd::replayed;
 use crate::cuda::dnn::Problem;
-use crate::ops::batch_norm::{check, gpu as norm_gpu};
+use crate::ops::batch_norm::{Nonlinearity, check, gpu as norm_gpu, recorded};
 use crate::ops::conv2d::conv_shape;
 use crate::ops::gpu::OnGpu;
 use crate::{Activation, BatchNorm, Conv2d, ConvShape, DType, Result, Tensor, cuda};
@@ -52,17 +53,12 @@ impl Pending<'_> {
         let operands = [("x", &x)];
         let on = OnGpu::back("batch_norm", &operands)?;
         let y = norm_gpu::apply_relu(&on, &x, &saved)?;
-        let inputs: Vec<&Tensor> = [&x].into_iter().chain(norm.weight).chain(norm.bias).collect();
-        Ok(y.recorded("batch_norm", &inputs, || {
+        let make = || {
             let kept = norm_gpu::Saved::of_relu(&x, &saved, &norm);
-            let has = [true, norm.weight.is_some(), norm.bias.is_some(), false];
-            move |grad: Tensor, needs: &[bool]| {
-                let mut needs = needs.iter().copied();
-                let wanted = has.map(|has| has && needs.next().unwrap_or(false));
-                let grads = kept.backward(grad, wanted)?;
-                Ok(grads.into_iter().zip(has).filter_map(|(grad, has)| has.then_some(grad)).collect())
-            }
-        }))
+            move |grad: Tensor, wanted| kept.backward(grad, wanted)
+        };
+        let relu = Nonlinearity::BuiltIn(Activation::Relu);
+        Ok(recorded(y, "batch_norm", (&x, &norm, None), relu, make))
     }
 
     /// [`Tensor::conv2d_batch_norm_act`] of the activated tensor, which is not written where cuDNN can apply it as it reads.
@@ -109,7 +105,7 @@ fn convolve(
         return Ok(None);
     }
     let inputs: Vec<&Tensor> = [x, weight].into_iter().chain(norm.weight).chain(norm.bias).collect();
-    let y = y.recorded("conv2d", &inputs, || {
+    let kernels = || {
         let (x, saved, w) = (x.detach(), saved.clone(), weight.detach());
         let kept = norm_gpu::Saved::of_relu(&x, &saved, norm);
         let has = [norm.weight.is_some(), norm.bias.is_some()];
@@ -132,8 +128,21 @@ fn convolve(
             let of_norm = of_norm.filter_map(|(has, grad)| has.then_some(grad));
             Ok([dx, dw].into_iter().chain(of_norm).collect())
         }
-    });
-    Ok(Some((y, sums)))
+    };
+    let composition = || {
+        let (all, has_weight, eps) =
+            (inputs.iter().map(|t| (*t).clone()).collect::<Vec<_>>(), norm.weight.is_some(), norm.eps);
+        let (has_bias, options) = (norm.bias.is_some(), *options);
+        move |grad: Tensor, needs: &[bool]| {
+            replayed(&all.iter().collect::<Vec<_>>(), &grad, needs, |t| {
+                let (weight, bias) = (has_weight.then(|| &t[2]), has_bias.then(|| &t[t.len() - 1]));
+                // Without running statistics it is by the batch's own.
+                let norm = BatchNorm { weight, bias, eps, ..BatchNorm::default() };
+                t[0].batch_norm_act(&norm, Activation::Relu, None)?.conv2d(&t[1], None, &options)
+            })
+        }
+    };
+    Ok(Some((y.recorded_fused("conv2d", &inputs, kernels, composition), sums)))
 }
 
 /// Scale and shift as cuDNN takes them.

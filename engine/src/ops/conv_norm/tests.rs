@@ -1,7 +1,7 @@
 //! The fused operations on the emulated device against the operations one after the other.
 use crate::cuda::dnn::PlanChoice;
 use crate::cuda::{Graph, set_plan_choice};
-use crate::{Activation, BatchNorm, Conv2d, DType, Device, Result, Tensor};
+use crate::{Activation, BatchNorm, Conv2d, DType, Device, Result, Tensor, gradients};
 
 pub(super) const HALVES: [DType; 2] = [DType::F16, DType::BF16];
 
@@ -143,6 +143,34 @@ fn a_pending_normalisation_equals_the_parts() {
                 let what = format!("{dtype}, resolved {resolved}, result {which}");
                 assert_close(&what, a, b, 4.0 * tolerance(dtype));
             }
+        }
+    }
+}
+
+#[test]
+fn a_pending_normalisation_leaves_a_graph_where_one_is_wanted() {
+    let dtype = DType::F16;
+    let of = |create_graph: bool, resolved: bool| -> Result<Vec<Tensor>> {
+        let i = Inputs::new(dtype, 0.0);
+        let weight = random(&[8, 3, 3, 16], 10, 0.0, dtype).variable();
+        let pending = i.x.conv2d_batch_norm_pending(&i.weight, &SAME, &i.norm(true))?;
+        let norm = BatchNorm { training: true, eps: 1e-3, ..BatchNorm::default() };
+        let y = match resolved {
+            true => pending.resolve()?.conv2d(&weight, None, &SAME)?,
+            false => pending.conv2d_batch_norm_act(&weight, &SAME, &norm, Activation::Identity, None)?,
+        };
+        let upstream = random(y.dims(), 9, 0.0, dtype);
+        let inputs = [&i.x, &i.weight, &i.scale, &i.bias, &weight];
+        let grads = gradients(&[(&y, &upstream)], &inputs, create_graph)?;
+        Ok(grads.into_iter().map(|g| g.expect("every input matters")).collect())
+    };
+    for resolved in [false, true] {
+        let kernels = of(false, resolved).expect("has gradients");
+        let composed = of(true, resolved).expect("has gradients");
+        assert!(composed.iter().all(Tensor::requires_grad));
+        for (which, (a, b)) in composed.iter().zip(&kernels).enumerate() {
+            let what = format!("resolved {resolved}, gradient {which}");
+            assert_close(&what, a, b, 4.0 * tolerance(dtype));
         }
     }
 }

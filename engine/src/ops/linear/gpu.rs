@@ -1,4 +1,5 @@
 //! Fully connected layers on a GPU: bias, activation and their gradients in the products' epilogues where cuBLASLt has them.
+use super::Composition;
 use crate::cuda::blas::{Epilogue, Product};
 use crate::cuda::{self, matmul};
 use crate::ops::gpu::OnGpu;
@@ -92,7 +93,8 @@ impl Layer<'_> {
 pub(super) fn forward(on: &OnGpu, layer: &Layer, activation: Activation) -> Result<Tensor> {
     let (y, kept) = layer.run(on, activation)?;
     let [m, n, _] = layer.sizes;
-    Ok(y.recorded("linear", &layer.inputs(), || {
+    let composed = Composition::of(layer.x, layer.weight, layer.bias, activation, kept.as_ref());
+    let kernels = || {
         // Without the slope's source nothing was to be recorded, or there is no activation.
         let (x, w, has_bias) = (layer.x.detach(), layer.weight.detach(), layer.bias.is_some());
         let kept = kept.map(|t| t.detach());
@@ -113,6 +115,9 @@ pub(super) fn forward(on: &OnGpu, layer: &Layer, activation: Activation) -> Resu
             }
             Ok(grads)
         }
+    };
+    Ok(y.recorded_fused("linear", &layer.inputs(), kernels, || {
+        move |grad: Tensor, needs: &[bool]| composed.backward(&grad, needs)
     }))
 }
 

@@ -59,7 +59,8 @@ fn fused(
     let (y, _) = Layer { x: &h, weight: w2, bias: Some(b2), sizes }.run(on, Activation::Identity)?;
     let [_, n, _] = sizes;
     let inputs = [x, w1, layer.bias.expect("the mlp's first bias"), w2, b2];
-    Ok(Some(y.recorded("mlp", &inputs, || {
+    let all = inputs.map(Tensor::clone);
+    let kernels = || {
         let (x, w1, w2) = (x.detach(), w1.detach(), w2.detach());
         move |grad: Tensor, needs: &[bool]| {
             let operands = [("x", &x), ("w1", &w1), ("w2", &w2), ("grad", &grad)];
@@ -88,5 +89,13 @@ fn fused(
             let dx = needs[0].then(|| input_gradient(&on, &d, &w1, &x)).transpose()?;
             Ok(vec![dx, dw1, db1.or(sums), dw2, db2])
         }
-    })))
+    };
+    let composition = || {
+        move |grad: Tensor, needs: &[bool]| {
+            autograd::replayed(&all.each_ref(), &grad, needs, |t| {
+                t[0].linear_act(&t[1], Some(&t[2]), activation)?.linear(&t[3], Some(&t[4]))
+            })
+        }
+    };
+    Ok(Some(y.recorded_fused("mlp", &inputs, kernels, composition)))
 }

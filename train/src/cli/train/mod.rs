@@ -4,11 +4,14 @@ mod prepare;
 mod reporters;
 mod resume;
 
+pub use prepare::set_threads;
+
 use super::print;
 use super::signals::Signals;
 use crate::checkpoint::{self, Header, durable};
 use crate::config::Config;
 use crate::data::Loader;
+use crate::optim::Optimizer;
 use crate::report::{Machine, Mode, Observer, Progress, RunFolder, summary_csv, write_plots};
 use crate::settings::Settings;
 use crate::step::{GraphUse, Step, StepOptions};
@@ -84,22 +87,27 @@ pub fn execute(args: TrainArgs) -> Result<()> {
     let config = Config::resolve(&resume::layered(&args, checkpoint.as_ref())?)?;
     let data = prepare::load(&config)?;
     let model = prepare::build(&config, &data)?;
+    // A run that goes on brings its weights along.
+    let origin = if checkpoint.is_none() { prepare::load_weights(&config, &*model)? } else { None };
+    config.model.init_head(&*model)?;
     let device = args.device.open()?;
     fornax_nn::move_to(&*model, &device)?;
     let optimizer = config.optimizer(&*model)?;
+    let ema = prepare::average(&config, &data, &*model, device)?;
     let mut state = State::default();
     if let Some(checkpoint) = &checkpoint {
         resume::check_same_run(&config, &data, &checkpoint.header)?;
-        checkpoint.restore(&*model, &optimizer)?;
+        checkpoint.restore(&*model, &optimizer, ema.as_ref())?;
         state = checkpoint.header.state.clone();
     }
     destination.check()?;
-    let plan = prepare::plan(&config, &data, &*model, device);
+    let plan = prepare::plan(&config, &data, &*model, device, origin.as_deref());
     if args.dry_run {
         print(&format!("{plan}\noutput    {}\n\n{}", destination.describe(), config.settings.to_yaml()));
         return Ok(());
     }
 
+    let graph = graph_use(args.cuda_graph, &device, &optimizer)?;
     let signals = Signals::listen()?;
     let mut trainer = Trainer {
         model: &*model,
@@ -112,21 +120,22 @@ pub fn execute(args: TrainArgs) -> Result<()> {
         step: Step::new(
             StepOptions {
                 precision: config.precision,
-                smoothing: config.smoothing,
+                loss: config.loss.clone(),
                 checkpointing: config.checkpointing,
                 seed: config.seed,
-                graph: graph_use(args.cuda_graph, &device)?,
+                graph,
             },
             Some(data.statistics.clone()),
             device,
-        ),
+        )
+        .averaging(ema),
         accumulate: config.accumulate,
         eval_metric: config.eval_metric,
         stop: &|| signals.last(),
         state,
         told: Told::default(),
     };
-    let name = format!("{}-{}", config.model, data.train.size[0]);
+    let name = format!("{}-{}", config.model.name, data.train.size[0]);
     let folder = RunFolder::open(&destination, &name, args.log_interval, &trainer.state)?;
     let path = folder.path().to_path_buf();
     let (best, last) = (folder.checkpoint("best"), folder.checkpoint("last"));
@@ -140,13 +149,14 @@ pub fn execute(args: TrainArgs) -> Result<()> {
 
     let mut save = |trainer: &Trainer, why: Save| -> Result<()> {
         let header = Header::new(&config.settings, &trainer.state, &data);
+        let ema = trainer.step.ema();
         if why == Save::Epoch(true) {
             durable::write(
                 &best,
-                &checkpoint::serialize(&checkpoint::tensors(trainer.model, None)?, &header)?,
+                &checkpoint::serialize(&checkpoint::tensors(trainer.model, None, ema)?, &header)?,
             )?;
         }
-        let tensors = checkpoint::tensors(trainer.model, Some(&trainer.optimizer))?;
+        let tensors = checkpoint::tensors(trainer.model, Some(&trainer.optimizer), ema)?;
         durable::write(&last, &checkpoint::serialize(&tensors, &header)?)?;
         durable::write(&path.join("summary.csv"), summary_csv(&trainer.state.history).as_bytes())
     };
@@ -168,12 +178,16 @@ pub fn execute(args: TrainArgs) -> Result<()> {
 }
 
 /// Whether updates are recorded, which only a CUDA device can do.
-fn graph_use(asked: Option<bool>, device: &Device) -> Result<GraphUse> {
+fn graph_use(asked: Option<bool>, device: &Device, optimizer: &Optimizer) -> Result<GraphUse> {
     match (asked, device) {
         (Some(true), Device::Cpu) => Err(Error::usage("--cuda-graph would have no effect")
             .because("the run computes on the processor")
             .remedy("leave it out, or choose another --device")),
+        (Some(true), _) if optimizer.needs_graph() => Err(Error::usage("--cuda-graph cannot be had")
+            .because("the optimizer differentiates the backward pass, which is not recorded")
+            .remedy("leave it out, or choose another --opt")),
         (Some(true), _) => Ok(GraphUse::Always),
+        (None, _) if optimizer.needs_graph() => Ok(GraphUse::Never),
         (Some(false), _) => Ok(GraphUse::Never),
         (None, _) => Ok(GraphUse::WherePossible),
     }

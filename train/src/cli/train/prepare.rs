@@ -1,10 +1,14 @@
 //! What a run needs before it starts: threads, data, a model that takes the data, and a plan to show.
 use crate::config::Config;
 use crate::data::{self, Dataset, Loader};
+use crate::ema::Ema;
+use crate::hub::Hub;
 use crate::report::{bytes, thousands};
+use crate::weights::{self, LoadOptions, Source};
 use crate::{Error, Result};
 use fornax_engine::{DType, Device, no_grad};
-use fornax_nn::{Context, ModelOptions, Module, create_model, named_parameters};
+use fornax_nn::models::{self, Model};
+use fornax_nn::{Context, Module, named_parameters};
 
 /// Sets the number of threads that kernels use.
 pub fn set_threads(threads: Option<u16>) -> Result<()> {
@@ -26,23 +30,21 @@ pub fn load(config: &Config) -> Result<Dataset> {
 }
 
 /// Builds the model, and tries it on a batch of the data set.
-pub fn build(config: &Config, data: &Dataset) -> Result<Box<dyn Module>> {
-    let options =
-        ModelOptions { num_classes: data.classes.len(), in_chans: data.train.size[2], seed: config.seed };
-    let create =
-        || create_model(&config.model, &options).map_err(|e| Error::usage(e.to_string()).at("--model"));
-    let model = create()?;
+pub fn build(config: &Config, data: &Dataset) -> Result<Box<dyn Model>> {
+    let model = create(config, data)?;
     let sample = Loader::validation(&data.validation, 1).batch(0, 0)?;
     let pixels = data.statistics.normalise(&sample.images, DType::F32)?;
     no_grad(|| model.forward(&pixels, &mut Context::eval())).map_err(|e| {
         let [h, w, c] = data.train.size;
-        Error::usage(format!("{} does not take images of {h}x{w}x{c}", config.model)).at("--model").because(e)
+        Error::usage(format!("{} does not take images of {h}x{w}x{c}", config.model.name))
+            .at("--model")
+            .because(e)
     })?;
     if config.batch_size == 1 {
         // Batch norm may refuse a single value a channel. Another model, because training changes running statistics.
-        let trial = create()?;
+        let trial = create(config, data)?;
         no_grad(|| trial.forward(&pixels, &mut Context::train())).map_err(|e| {
-            Error::usage(format!("{} cannot train on one image at a time", config.model))
+            Error::usage(format!("{} cannot train on one image at a time", config.model.name))
                 .at("--batch-size")
                 .because(e)
                 .remedy("choose at least 2")
@@ -51,8 +53,49 @@ pub fn build(config: &Config, data: &Dataset) -> Result<Box<dyn Module>> {
     Ok(model)
 }
 
+fn create(config: &Config, data: &Dataset) -> Result<Box<dyn Model>> {
+    config.model.create(data.classes.len(), data.train.size[2])
+}
+
+/// The average of a model on a device, if there is to be one.
+pub fn average(config: &Config, data: &Dataset, model: &dyn Module, device: Device) -> Result<Option<Ema>> {
+    let Some(options) = config.ema else { return Ok(None) };
+    if config.ema_on_cpu && device == Device::Cpu {
+        return Err(Error::usage("--model-ema-force-cpu would have no effect")
+            .because("the run computes on the processor")
+            .remedy("leave it out, or choose another --device"));
+    }
+    let place = if config.ema_on_cpu { Device::Cpu } else { device };
+    Ema::new(model, create(config, data)?, options, place).map(Some)
+}
+
+/// Loads the weights that the run starts from, if not from fresh ones; where they came from and what became of them.
+pub fn load_weights(config: &Config, model: &dyn Module) -> Result<Option<String>> {
+    let settings = &config.settings;
+    let info = models::find(&config.model.name).map_err(|e| Error::usage(e.to_string()).at("--model"))?;
+    let pretrained = LoadOptions::pretrained(info.data.classifier, info.data.first_conv);
+    let (source, options) =
+        match (&settings.initial_checkpoint, &settings.pretrained_path, settings.pretrained) {
+            (Some(path), ..) => (Source::Path(path.clone()), LoadOptions::exact()),
+            (None, Some(text), _) => {
+                (text.parse().map_err(|why: String| Error::usage(why).at("--pretrained-path"))?, pretrained)
+            }
+            (None, None, Some(true)) => (Source::published(info)?, pretrained),
+            (None, None, _) => return Ok(None),
+        };
+    let path = source.resolve(&Hub::from_environment())?;
+    let report = weights::load(model, &path, &options)?;
+    Ok(Some(format!("{source}: {report}")))
+}
+
 /// What will be done, in a few lines.
-pub fn plan(config: &Config, data: &Dataset, model: &dyn Module, device: Device) -> String {
+pub fn plan(
+    config: &Config,
+    data: &Dataset,
+    model: &dyn Module,
+    device: Device,
+    weights: Option<&str>,
+) -> String {
     let [h, w, c] = data.train.size;
     let parameters: usize = named_parameters(model).iter().map(|(_, tensor)| tensor.numel()).sum();
     let updates = (data.train.len() / config.batch_size).div_ceil(config.accumulate);
@@ -61,15 +104,17 @@ pub fn plan(config: &Config, data: &Dataset, model: &dyn Module, device: Device)
         None => String::new(),
     };
     let count = |n: usize| thousands(n as u64);
+    let weights =
+        weights.map_or(String::new(), |w| format!("weights   {}\n", w.replace('\n', "\n          ")));
     format!(
         "data      {}: {} images to train, {} to validate, {h}x{w}x{c}, {} classes\n\
-         model     {}: {} parameters, {} with optimizer state\n\
+         model     {}: {} parameters, {} with optimizer state\n{weights}\
          training  {} epochs of {} updates, {} images each, on {device}{precision}",
         config.dataset.name,
         count(data.train.len()),
         count(data.validation.len()),
         data.classes.len(),
-        config.model,
+        config.model.name,
         count(parameters),
         bytes(4 * parameters as u64 * (1 + config.moments())),
         config.schedule.total_epochs(),

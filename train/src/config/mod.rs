@@ -1,12 +1,25 @@
 //! The configuration of a run: every value settled, from the user's [`Settings`] and the defaults of the data set.
+mod effects;
+mod loss;
+mod model;
+mod schedule;
+
+pub use model::ModelConfig;
+
 use crate::augment::Augment;
 use crate::data::{self, DatasetInfo};
-use crate::optim::{self, Optimizer, OptimizerName, OptimizerOptions, parameters};
-use crate::schedule::{Curve, Schedule};
-use crate::settings::{AmpDtype, ClipMode, Level, LrScale, Metric, Sched, Settings};
+use crate::ema::{EmaOptions, EmaWarmup};
+use crate::optim::groups::{self, GroupOptions, LayerDecay};
+use crate::optim::{self, Optimizer, OptimizerName, OptimizerOptions, Rule};
+use crate::schedule::{Sched, Schedule};
+use crate::settings::{AmpDtype, ClipMode, Level, LrScale, Metric, Settings};
 use crate::{Error, Result};
-use fornax_engine::{Clip, DType, GradientRule, LossScaling, UpdateRule};
-use fornax_nn::{Module, OptLevel, Precision};
+use effects::Facts;
+use fornax_engine::{Clip, DType, GradientRule, LossScaling};
+use fornax_nn::loss::Loss;
+use fornax_nn::models::Model;
+use fornax_nn::{OptLevel, Precision};
+use std::sync::Arc;
 
 /// A run's data, model and training.
 #[derive(Clone, Debug)]
@@ -15,16 +28,20 @@ pub struct Config {
     pub dataset: &'static DatasetInfo,
     /// Every setting that has an effect, with its value: what `args.yaml` holds.
     pub settings: Settings,
-    /// Model name.
-    pub model: String,
+    /// The model, but for what the data decides.
+    pub model: ModelConfig,
     /// Images in a training batch.
     pub batch_size: usize,
     /// Images in a validation batch.
     pub validation_batch_size: usize,
     /// The learning rate over time.
     pub schedule: Schedule,
-    /// Label smoothing.
-    pub smoothing: f64,
+    /// What training makes small.
+    pub loss: Arc<dyn Loss>,
+    /// How an average follows the model.
+    pub ema: Option<EmaOptions>,
+    /// The average stays in the processor's memory.
+    pub ema_on_cpu: bool,
     /// Which operation computes in which precision.
     pub precision: Precision,
     /// How gradients are limited.
@@ -45,10 +62,13 @@ pub struct Config {
 #[derive(Clone, Debug)]
 struct OptimizerConfig {
     name: OptimizerName,
-    rule: UpdateRule,
+    rule: Rule,
     options: OptimizerOptions,
-    weight_decay: f64,
+    groups: GroupOptions,
 }
+
+/// The seed of a run that has no other.
+const SEED: u64 = 42;
 
 /// Defaults that suit a data set. Those of digits and fashion-mnist were found by experiment, to be accurate in little
 /// time on a CPU; the others lean on them.
@@ -98,45 +118,43 @@ impl Config {
         let name = given.opt.clone().unwrap_or_else(|| "sgd".parse().expect("an optimizer"));
         let sched = given.sched.unwrap_or(Sched::Cosine);
         let precision = precision(given)?;
-        refuse_what_has_no_effect(given, sched, recipe.warmup_epochs)?;
-
         let [default_lr, default_decay] = name.like().of(recipe.sgd, recipe.adamw);
         let batch_size = given.batch_size.unwrap_or(recipe.batch_size);
         let accumulate = given.grad_accum_steps.unwrap_or(1);
-        let schedule = Schedule {
-            curve: if sched == Sched::Cosine { Curve::Cosine } else { Curve::Constant },
-            lr: given.lr.or_else(|| scaled_lr(given, &name, batch_size * accumulate)).unwrap_or(default_lr),
-            warmup_lr: given.warmup_lr.unwrap_or(1e-5),
-            min_lr: given.min_lr.unwrap_or(0.0),
-            epochs: given.epochs.unwrap_or(recipe.epochs),
-            // The recipe's warm-up must leave something of a shorter schedule.
-            warmup_epochs: given
-                .warmup_epochs
-                .unwrap_or(recipe.warmup_epochs.min(given.epochs.unwrap_or(recipe.epochs) / 4)),
-            warmup_prefix: given.warmup_prefix.unwrap_or(false),
-            cooldown_epochs: given.cooldown_epochs.unwrap_or(0),
-            on_updates: given.sched_on_updates.unwrap_or(true),
+        let lr = given.lr.or_else(|| scaled_lr(given, &name, batch_size * accumulate)).unwrap_or(default_lr);
+        let schedule = schedule::options(given, sched, &recipe, lr);
+        effects::refuse_what_has_none(&Facts { given, sched, warmup: schedule.warmup_epochs })?;
+        let loss = loss::settled(given, recipe.smoothing);
+        let seed = given.seed.unwrap_or(SEED);
+        let (rule, options) = optim::settled_rule(&name, &optimizer_options(given, lr))?;
+        let groups = GroupOptions {
+            weight_decay: given.weight_decay.unwrap_or(default_decay),
+            layer_decay: given.layer_decay.map(|decay| LayerDecay {
+                decay,
+                min_scale: given.layer_decay_min_scale.unwrap_or(0.0),
+                no_opt_scale: given.layer_decay_no_opt_scale,
+            }),
         };
-        if schedule.warmup_epochs >= schedule.epochs && !schedule.warmup_prefix && schedule.warmup_epochs > 0
-        {
-            let (warmup, epochs) = (schedule.warmup_epochs, schedule.epochs);
-            return Err(Error::usage(format!("a warm-up of {warmup} epochs leaves nothing of {epochs}"))
-                .at("--warmup-epochs")
-                .remedy(
-                    "make it shorter, train longer, or put it before the schedule with --warmup-prefix",
-                ));
+        if rule.curvature.is_some() && precision.needs_loss_scaling() {
+            return Err(Error::usage(format!("{name} does not train in f16"))
+                .because("second derivatives do not fit into it, whatever the loss is multiplied by")
+                .remedy("give --amp-dtype bfloat16 or --no-amp"));
         }
-        let (rule, options) = optim::settled_rule(&name, &optimizer_options(given, schedule.lr))?;
-        let weight_decay = given.weight_decay.unwrap_or(default_decay);
-        let optimizer = OptimizerConfig { name, rule, options, weight_decay };
+        let optimizer = OptimizerConfig { name, rule, options, groups };
         let mut config = Config {
             dataset,
             settings: given.clone(),
-            model: given.model.clone().unwrap_or_else(|| recipe.model.into()),
+            model: ModelConfig::new(given, given.model.as_deref().unwrap_or(recipe.model))?,
             batch_size: batch_size as usize,
             validation_batch_size: given.validation_batch_size.unwrap_or(256) as usize,
-            schedule,
-            smoothing: given.smoothing.unwrap_or(recipe.smoothing),
+            schedule: sched.create(&schedule)?,
+            loss: loss::loss(&loss),
+            ema: given.model_ema.unwrap_or(false).then(|| EmaOptions {
+                decay: given.model_ema_decay.unwrap_or(EmaOptions::default().decay),
+                warmup: given.model_ema_warmup.unwrap_or(false).then(EmaWarmup::default),
+                ..EmaOptions::default()
+            }),
+            ema_on_cpu: given.model_ema_force_cpu.unwrap_or(false),
             precision,
             clip: clip(given),
             accumulate: accumulate as usize,
@@ -145,18 +163,27 @@ impl Config {
                 shift: given.shift.unwrap_or(recipe.shift),
                 hflip: given.hflip.unwrap_or(recipe.hflip),
             },
-            seed: given.seed.unwrap_or(42),
+            seed,
             eval_metric: given.eval_metric.unwrap_or(Metric::Top1),
             optimizer,
         };
-        config.settings = config.settled();
+        config.settings = schedule::settled(sched, &schedule)
+            .over(loss)
+            .over(config.model.settled(given))
+            .over(config.settled());
         Ok(config)
     }
 
     /// The optimizer for a model's parameters.
-    pub fn optimizer(&self, model: &dyn Module) -> Result<Optimizer> {
-        let OptimizerConfig { rule, weight_decay, .. } = &self.optimizer;
-        let optimizer = Optimizer::new(parameters(model, *weight_decay), rule.clone(), self.gradients())?;
+    pub fn optimizer(&self, model: &dyn Model) -> Result<Optimizer> {
+        let OptimizerConfig { rule, groups, .. } = &self.optimizer;
+        let parameters = groups::parameters(model, groups);
+        if parameters.is_empty() {
+            return Err(Error::usage("nothing is left to train")
+                .at("--layer-decay-no-opt-scale")
+                .remedy("choose at most 1"));
+        }
+        let optimizer = Optimizer::new(parameters, rule.clone(), self.gradients())?;
         Ok(match self.precision.rounds_weights() {
             Some(dtype) => optimizer.rounding_to(dtype),
             None => optimizer,
@@ -173,53 +200,45 @@ impl Config {
 
     /// Tensors that the optimizer keeps for each parameter.
     pub fn moments(&self) -> u64 {
-        self.optimizer.rule.keeps().moments.len() as u64
+        self.optimizer.rule.update.keeps().moments.len() as u64
     }
 
-    /// The settings with every value that has an effect filled in, and no other.
+    /// The settings with every value that has an effect filled in, and no other; those of model, schedule and loss are not here.
     fn settled(&self) -> Settings {
-        let (schedule, optimizer) = (&self.schedule, &self.optimizer);
-        let cosine = schedule.curve == Curve::Cosine;
-        let warm = schedule.warmup_epochs > 0;
+        let optimizer = &self.optimizer;
+        let layer_decay = optimizer.groups.layer_decay;
         Settings {
             dataset: Some(self.dataset.name.into()),
             data_dir: self.settings.data_dir.clone(),
             batch_size: Some(self.batch_size as u32),
             validation_batch_size: Some(self.validation_batch_size as u32),
-            model: Some(self.model.clone()),
             opt: Some(optimizer.name.clone()),
-            lr: Some(schedule.lr),
-            lr_base: None,
-            lr_base_size: None,
-            lr_base_scale: None,
             momentum: optimizer.options.momentum,
             opt_betas: optimizer.options.betas.clone(),
             opt_eps: optimizer.options.eps,
             opt_kwargs: self.settings.opt_kwargs.clone(),
-            weight_decay: Some(optimizer.weight_decay),
-            smoothing: Some(self.smoothing),
+            weight_decay: Some(optimizer.groups.weight_decay),
+            layer_decay: layer_decay.map(|by| by.decay),
+            layer_decay_min_scale: layer_decay.map(|by| by.min_scale),
+            layer_decay_no_opt_scale: layer_decay.and_then(|by| by.no_opt_scale),
+            model_ema: Some(self.ema.is_some()),
+            model_ema_decay: self.ema.map(|ema| ema.decay),
+            model_ema_warmup: self.ema.map(|ema| ema.warmup.is_some()),
+            model_ema_force_cpu: self.ema.map(|_| self.ema_on_cpu),
             clip_grad: self.settings.clip_grad,
             clip_mode: self.settings.clip_grad.map(|_| self.settings.clip_mode.unwrap_or(ClipMode::Norm)),
             grad_accum_steps: Some(self.accumulate as u32),
-            amp: None,
             amp_dtype: self.precision.half().map(|dtype| match dtype {
                 DType::BF16 => AmpDtype::Bfloat16,
                 _ => AmpDtype::Float16,
             }),
             opt_level: Some(self.precision.level().into()),
             grad_checkpointing: Some(self.checkpointing),
-            epochs: Some(schedule.epochs),
-            sched: Some(if cosine { Sched::Cosine } else { Sched::Constant }),
-            sched_on_updates: Some(schedule.on_updates),
-            warmup_epochs: Some(schedule.warmup_epochs),
-            warmup_lr: warm.then_some(schedule.warmup_lr),
-            warmup_prefix: warm.then_some(schedule.warmup_prefix),
-            min_lr: cosine.then_some(schedule.min_lr),
-            cooldown_epochs: cosine.then_some(schedule.cooldown_epochs),
             hflip: Some(self.augment.hflip),
             shift: Some(self.augment.shift),
             seed: Some(self.seed),
             eval_metric: Some(self.eval_metric),
+            ..Settings::default()
         }
     }
 }
@@ -282,53 +301,6 @@ fn clip(given: &Settings) -> Option<Clip> {
     })
 }
 
-fn refuse_what_has_no_effect(given: &Settings, sched: Sched, warmup: u32) -> Result<()> {
-    let cosine = sched == Sched::Cosine;
-    let cold = given.warmup_epochs.unwrap_or(warmup) == 0;
-    let no_base = given.lr_base.is_none();
-    let rules = [
-        ("--lr-base", given.lr_base.is_some() && given.lr.is_some(), "--lr is given", "give one of the two"),
-        (
-            "--lr-base-size",
-            given.lr_base_size.is_some() && no_base,
-            "--lr-base is not given",
-            "give --lr-base too",
-        ),
-        (
-            "--lr-base-scale",
-            given.lr_base_scale.is_some() && no_base,
-            "--lr-base is not given",
-            "give --lr-base too",
-        ),
-        (
-            "--clip-mode",
-            given.clip_mode.is_some() && given.clip_grad.is_none(),
-            "--clip-grad is not given",
-            "give --clip-grad too",
-        ),
-        ("--min-lr", given.min_lr.is_some() && !cosine, "the schedule is constant", "use --sched cosine"),
-        (
-            "--cooldown-epochs",
-            given.cooldown_epochs.is_some() && !cosine,
-            "the schedule is constant",
-            "raise --epochs",
-        ),
-        ("--warmup-lr", given.warmup_lr.is_some() && cold, "there is no warm-up", "give --warmup-epochs too"),
-        (
-            "--warmup-prefix",
-            given.warmup_prefix == Some(true) && cold,
-            "there is no warm-up",
-            "give --warmup-epochs too",
-        ),
-    ];
-    match rules.into_iter().find(|(_, broken, ..)| *broken) {
-        None => Ok(()),
-        Some((flag, _, why, remedy)) => {
-            Err(Error::usage(format!("{flag} would have no effect")).because(why).remedy(remedy))
-        }
-    }
-}
-
 fn unknown_dataset(name: &str) -> Error {
     let names: Vec<&str> = data::DATASETS.iter().map(|d| d.name).collect();
     let error = Error::usage(format!("there is no data set {name:?}")).at("--dataset");
@@ -343,6 +315,7 @@ fn unknown_dataset(name: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::ValueEnum;
 
     #[test]
     fn what_was_settled_settles_to_itself() {
@@ -360,7 +333,14 @@ mod tests {
                 ..Settings::default()
             },
         ];
-        for given in cases {
+        let schedules = Sched::value_variants().iter().map(|sched| Settings {
+            sched: Some(*sched),
+            warmup_epochs: (*sched == Sched::Rsqrt).then_some(2),
+            lr_lambda: (*sched == Sched::Lambda).then(|| "0.9 ** epoch".into()),
+            lr_noise: Some(vec![0.5]),
+            ..Settings::default()
+        });
+        for given in cases.into_iter().chain(schedules) {
             let once = Config::resolve(&given).expect("valid");
             let twice = Config::resolve(&once.settings).expect("what is written can be read");
             assert_eq!(once.settings, twice.settings);
@@ -386,9 +366,21 @@ mod tests {
         let both = Settings { lr: Some(0.1), lr_base: Some(0.1), ..Settings::default() };
         let cold = Settings { warmup_epochs: Some(0), warmup_lr: Some(0.1), ..Settings::default() };
         let warm = Settings { warmup_epochs: Some(5), epochs: Some(5), ..Settings::default() };
-        for (given, flag) in
-            [(adam, "--momentum"), (both, "--lr-base"), (cold, "--warmup-lr"), (warm, "--warmup-epochs")]
-        {
+        let cosine = Settings { decay_epochs: Some(3.0), ..Settings::default() };
+        let cycle = Settings { lr_cycle_decay: Some(0.9), ..Settings::default() };
+        let quiet = Settings { lr_noise_std: Some(0.1), ..Settings::default() };
+        let updates =
+            Settings { sched: Some(Sched::Plateau), sched_on_updates: Some(true), ..Settings::default() };
+        for (given, flag) in [
+            (adam, "--momentum"),
+            (both, "--lr-base"),
+            (cold, "--warmup-lr"),
+            (warm, "--warmup-epochs"),
+            (cosine, "--decay-epochs"),
+            (cycle, "--lr-cycle-decay"),
+            (quiet, "--lr-noise-std"),
+            (updates, "--sched-on-updates"),
+        ] {
             let error = Config::resolve(&given).expect_err(flag).to_string();
             assert!(error.contains(flag), "{error}");
         }

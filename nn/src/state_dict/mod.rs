@@ -1,4 +1,8 @@
 //! State dicts: a model's parameters and buffers under timm's names and in PyTorch's shapes, to and from safetensors.
+mod file;
+
+pub use file::{Stored, TensorFile};
+
 use crate::{Entry, Error, Layout, Module, Result, entries};
 use fornax_engine::{DType, Element, Tensor};
 use std::collections::{BTreeMap, HashMap};
@@ -15,19 +19,15 @@ pub fn load_state_dict(module: &(impl Module + ?Sized), state: &BTreeMap<String,
     let mut problems = vec![];
     let mut loads = vec![];
     for entry in &entries {
-        let expected = to_torch(entry)?;
+        let (dtype, shape) = (entry.tensor.dtype(), torch_shape(entry));
         match state.get(&entry.name) {
             None => problems.push(format!("{} is missing", entry.name)),
-            Some(t) if t.shape() != expected.shape() || t.dtype() != expected.dtype() => {
-                problems.push(format!(
-                    "{} is {}{}, the model needs {}{}",
-                    entry.name,
-                    t.dtype(),
-                    t.shape(),
-                    expected.dtype(),
-                    expected.shape()
-                ))
-            }
+            Some(t) if t.dims() != shape || t.dtype() != dtype => problems.push(format!(
+                "{} is {}{}, the model needs {dtype}{shape:?}",
+                entry.name,
+                t.dtype(),
+                t.shape()
+            )),
             Some(t) => loads.push((entry, t)),
         }
     }
@@ -37,14 +37,24 @@ pub fn load_state_dict(module: &(impl Module + ?Sized), state: &BTreeMap<String,
     if !problems.is_empty() {
         return Err(Error::StateDict { problems });
     }
-    for (entry, tensor) in loads {
-        let tensor = match entry.layout {
-            Layout::Same => tensor.clone(),
-            Layout::ConvWeight => Tensor::from_nchw(tensor)?,
-        };
-        entry.tensor.copy_from(&tensor)?;
+    loads.into_iter().try_for_each(|(entry, tensor)| load_entry(entry, tensor))
+}
+
+/// The shape of an entry in PyTorch.
+pub fn torch_shape(entry: &Entry) -> Vec<usize> {
+    match (entry.layout, entry.tensor.dims()) {
+        (Layout::ConvWeight, &[out, kh, kw, inputs]) => vec![out, inputs, kh, kw],
+        (_, dims) => dims.to_vec(),
     }
-    Ok(())
+}
+
+/// Copies a tensor in PyTorch's shape into an entry, whose dtype it has.
+pub fn load_entry(entry: &Entry, tensor: &Tensor) -> Result<()> {
+    let tensor = match entry.layout {
+        Layout::Same => tensor.clone(),
+        Layout::ConvWeight => Tensor::from_nchw(tensor)?,
+    };
+    Ok(entry.tensor.copy_from(&tensor)?)
 }
 
 /// A safetensors file of the given tensors, with string metadata; the same state gives the same bytes.
@@ -59,34 +69,10 @@ pub fn to_safetensors<'a>(
 
 /// The tensors of a safetensors file, and its metadata. Everything about the file is checked before a tensor is made.
 pub fn from_safetensors(bytes: &[u8]) -> Result<(BTreeMap<String, Tensor>, HashMap<String, String>)> {
-    let fail = |e: safetensors::SafeTensorError| Error::Safetensors(e.to_string());
-    let (_, header) = safetensors::SafeTensors::read_metadata(bytes).map_err(fail)?;
-    let file = safetensors::SafeTensors::deserialize(bytes).map_err(fail)?;
-    let mut tensors = BTreeMap::new();
-    for (name, view) in file.tensors() {
-        if view.shape().len() > fornax_engine::MAX_RANK {
-            return Err(Error::Safetensors(format!(
-                "{name} has {} axes; at most {} are supported",
-                view.shape().len(),
-                fornax_engine::MAX_RANK
-            )));
-        }
-        let tensor = match view.dtype() {
-            safetensors::Dtype::F32 => decode::<f32>(&view),
-            safetensors::Dtype::F64 => decode::<f64>(&view),
-            safetensors::Dtype::F16 => decode::<fornax_engine::dtype::f16>(&view),
-            safetensors::Dtype::BF16 => decode::<fornax_engine::dtype::bf16>(&view),
-            safetensors::Dtype::I64 => decode::<i64>(&view),
-            safetensors::Dtype::U8 | safetensors::Dtype::BOOL => decode::<u8>(&view),
-            other => {
-                return Err(Error::Safetensors(format!(
-                    "{name} has dtype {other:?}, which is not supported"
-                )));
-            }
-        }?;
-        tensors.insert(name, tensor);
-    }
-    Ok((tensors, header.metadata().clone().unwrap_or_default()))
+    let file = TensorFile::parse(bytes)?;
+    let read = |name: &String| Ok((name.clone(), file.tensor(name)?));
+    let tensors = file.tensors().keys().map(read).collect::<Result<_>>()?;
+    Ok((tensors, file.metadata().clone()))
 }
 
 fn to_torch(entry: &Entry) -> Result<Tensor> {
@@ -95,12 +81,6 @@ fn to_torch(entry: &Entry) -> Result<Tensor> {
         Layout::Same => tensor,
         Layout::ConvWeight => tensor.to_nchw()?,
     })
-}
-
-fn decode<T: Element>(view: &safetensors::tensor::TensorView<'_>) -> Result<Tensor> {
-    Ok(Tensor::build(view.shape(), |out: &mut [T]| {
-        bytemuck::cast_slice_mut(out).copy_from_slice(view.data())
-    })?)
 }
 
 /// A tensor's bytes as the safetensors writer wants them.
@@ -145,10 +125,11 @@ impl safetensors::View for Part {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ModelOptions, create_model, named_parameters};
+    use crate::{Model, ModelOptions, create_model, named_parameters};
 
-    fn model(seed: u64) -> Box<dyn Module> {
-        create_model("resnet8", &ModelOptions { num_classes: 10, in_chans: 1, seed }).expect("builds")
+    fn model(seed: u64) -> Box<dyn Model> {
+        let options = ModelOptions { num_classes: 10, in_chans: 1, seed, ..ModelOptions::default() };
+        create_model("resnet8", &options).expect("builds")
     }
 
     fn map(state: Vec<(String, Tensor)>) -> BTreeMap<String, Tensor> {

@@ -1,0 +1,104 @@
+//! The gradients of a convolution. Each is linear in two tensors, as the convolution is, and its own gradients are made of the same
+//! three operations: so a convolution can be differentiated as often as one likes.
+use super::Conv2d;
+use crate::autograd::is_recorded;
+use crate::cpu::conv2d::pairs;
+use crate::dtype::bf16;
+use crate::ops::gpu::OnGpu;
+use crate::{ConvShape, DType, Device, Result, Tensor, cpu, cuda};
+
+impl Tensor {
+    /// This result of a convolution, recorded in the graph.
+    pub(super) fn recorded_as_conv2d(
+        self,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        s: ConvShape,
+    ) -> Tensor {
+        let inputs: Vec<&Tensor> = [x, weight].into_iter().chain(bias).collect();
+        self.recorded_composed("conv2d", &inputs, || {
+            let (x, w, has_bias) = (x.clone(), weight.clone(), bias.is_some());
+            move |grad: Tensor, needs: &[bool]| {
+                let dx = needs[0].then(|| grad.conv2d_input_gradient(&w, s)).transpose()?;
+                let dw = needs[1].then(|| x.conv2d_weight_gradient(&grad, s)).transpose()?;
+                let mut grads = vec![dx, dw];
+                if has_bias {
+                    grads.push(needs[2].then(|| bias_gradient(&grad, &s)).transpose()?);
+                }
+                Ok(grads)
+            }
+        })
+    }
+
+    /// The gradient of a convolution's input, for this gradient of its output.
+    fn conv2d_input_gradient(&self, weight: &Tensor, s: ConvShape) -> Result<Tensor> {
+        let shape = [s.n, s.h, s.w, s.c_in];
+        let operands = [("grad", self), ("weight", weight)];
+        let dx = if let Some(on) = OnGpu::of("conv2d", &operands)? {
+            on.build(shape, self.dtype(), |dx| {
+                let (dy, w) = (self.held(), weight.held());
+                cuda::conv2d::data_gradient(&on.gpu, &s, dy.slice(), w.slice(), dx)
+            })?
+        } else if self.dtype() == DType::BF16 {
+            let (dy, w) = (self.read::<bf16>()?, weight.read::<bf16>()?);
+            Tensor::build(shape, |dx: &mut [bf16]| pairs::data_gradient(&s, &dy, &w, dx))?
+        } else {
+            dispatch_real!("conv2d", [("grad", self), ("weight", weight)], T => {
+                let (dy, w) = (self.read::<T>()?, weight.read::<T>()?);
+                Tensor::build(shape, |dx: &mut [T]| cpu::conv2d::data_gradient(&s, &dy, &w, dx))
+            })?
+        };
+        Ok(dx.recorded_composed("conv2d", &[self, weight], || {
+            let (dy, w) = (self.clone(), weight.clone());
+            move |grad: Tensor, needs: &[bool]| {
+                let of_dy = needs[0].then(|| grad.conv2d(&w, None, &options(&s))).transpose()?;
+                let of_w = needs[1].then(|| grad.conv2d_weight_gradient(&dy, s)).transpose()?;
+                Ok(vec![of_dy, of_w])
+            }
+        }))
+    }
+
+    /// The gradient of a convolution's weight, for this input and the gradient of its output.
+    fn conv2d_weight_gradient(&self, dy: &Tensor, s: ConvShape) -> Result<Tensor> {
+        let shape = [s.c_out, s.kernel[0], s.kernel[1], s.group_in()];
+        let operands = [("x", self), ("grad", dy)];
+        let dw = if let Some(on) = OnGpu::of("conv2d", &operands)? {
+            on.build(shape, self.dtype(), |dw| {
+                let (x, dy) = (self.held(), dy.held());
+                cuda::conv2d::weight_gradient(&on.gpu, &s, x.slice(), dy.slice(), dw)
+            })?
+        } else if self.dtype() == DType::BF16 {
+            let (x, dy) = (self.read::<bf16>()?, dy.read::<bf16>()?);
+            Tensor::build(shape, |dw: &mut [bf16]| pairs::weight_gradient(&s, &x, &dy, dw))?
+        } else {
+            dispatch_real!("conv2d", [("x", self), ("grad", dy)], T => {
+                let (x, dy) = (self.read::<T>()?, dy.read::<T>()?);
+                Tensor::build(shape, |dw: &mut [T]| cpu::conv2d::weight_gradient(&s, &x, &dy, dw))
+            })?
+        };
+        Ok(dw.recorded_composed("conv2d", &[self, dy], || {
+            let (x, dy) = (self.clone(), dy.clone());
+            move |grad: Tensor, needs: &[bool]| {
+                let of_x = needs[0].then(|| dy.conv2d_input_gradient(&grad, s)).transpose()?;
+                let of_dy = needs[1].then(|| x.conv2d(&grad, None, &options(&s))).transpose()?;
+                Ok(vec![of_x, of_dy])
+            }
+        }))
+    }
+}
+
+fn bias_gradient(dy: &Tensor, s: &ConvShape) -> Result<Tensor> {
+    let has_kernel = dy.device() == Device::Cpu && matches!(dy.dtype(), DType::F32 | DType::F64);
+    if !has_kernel || is_recorded(&[dy]) {
+        return dy.reshape([s.n * s.out_h() * s.out_w(), s.c_out])?.sum(&[0], false);
+    }
+    dispatch_real!("conv2d", [("grad", dy)], T => {
+        let dy = dy.read::<T>()?;
+        Tensor::build([s.c_out], |db: &mut [T]| cpu::conv2d::bias_gradient(s, &dy, db))
+    })
+}
+
+fn options(s: &ConvShape) -> Conv2d {
+    Conv2d { stride: s.stride, padding: s.padding, dilation: s.dilation, groups: s.groups }
+}

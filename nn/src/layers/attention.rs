@@ -1,0 +1,49 @@
+//! Multi-head self-attention (Vaswani et al., 2017).
+use super::Linear;
+use crate::observe::Label;
+use crate::precision::Operation;
+use crate::{Context, Module, Visitor};
+use fornax_engine::{AttentionMask, Result, Tensor};
+
+/// Each token `[n, l, c]` looks at all of them, with several heads side by side.
+pub struct Attention {
+    qkv: Linear,
+    proj: Linear,
+    heads: usize,
+    label: Label,
+}
+
+impl Attention {
+    /// Over `features`, which the heads share evenly.
+    pub fn new(features: usize, heads: usize) -> Result<Attention> {
+        let (qkv, proj) = (Linear::new(features, 3 * features)?, Linear::new(features, features)?);
+        Ok(Attention { qkv, proj, heads, label: Label::new("Attention") })
+    }
+}
+
+impl Module for Attention {
+    fn forward(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
+        let qkv = self.qkv.forward(x, cx)?;
+        let &[n, l, c3] = qkv.dims() else {
+            return Err(fornax_engine::Error::shape("attention", &[("x", x)], "needs tokens [n, l, c]"));
+        };
+        let (c, d) = (c3 / 3, c3 / 3 / self.heads);
+        // [3, n, heads, l, d]
+        let parts = qkv.reshape([n, l, 3, self.heads, d])?.permute(&[2, 0, 3, 1, 4])?;
+        let part = |i: usize| parts.narrow(0, i, 1)?.reshape([n, self.heads, l, d]);
+        let (q, k, v) = (part(0)?, part(1)?, part(2)?);
+        let y = cx.operand(Operation::Product, &q)?.attention(&k, &v, AttentionMask::None, None)?;
+        let y = y.permute(&[0, 2, 1, 3])?.reshape([n, l, c])?;
+        let y = cx.observed(&self.label, y, 2 * n * l * l * c);
+        self.proj.forward(&y, cx)
+    }
+
+    fn visit(&self, visitor: &mut Visitor) {
+        visitor.child("qkv", &self.qkv);
+        visitor.child("proj", &self.proj);
+    }
+
+    fn label(&self) -> Option<&Label> {
+        Some(&self.label)
+    }
+}

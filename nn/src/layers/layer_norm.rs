@@ -1,0 +1,44 @@
+//! Layer normalisation layer.
+use super::in_dtype;
+use crate::observe::Label;
+use crate::precision::Operation;
+use crate::{Context, Module, Visitor};
+use fornax_engine::{DType, Device, Result, Tensor};
+
+/// Layer normalisation over the last axis; on images that is over the channels of each pixel. Weight 1, bias 0.
+pub struct LayerNorm {
+    weight: Tensor,
+    bias: Tensor,
+    eps: f64,
+    label: Label,
+}
+
+impl LayerNorm {
+    /// Over `channels`.
+    pub fn new(channels: usize, eps: f64) -> Result<LayerNorm> {
+        Ok(LayerNorm {
+            weight: Tensor::ones([channels], DType::F32, &Device::Cpu)?.variable(),
+            bias: Tensor::zeros([channels], DType::F32, &Device::Cpu)?.variable(),
+            eps,
+            label: Label::new("LayerNorm"),
+        })
+    }
+}
+
+impl Module for LayerNorm {
+    fn forward(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
+        let x = cx.operand(Operation::RowNorm, x)?;
+        let [weight, bias] = [&self.weight, &self.bias].map(|p| in_dtype(p, x.dtype()));
+        let y = x.layer_norm(Some(&weight?), Some(&bias?), self.eps)?;
+        Ok(cx.observed(&self.label, y, 0))
+    }
+
+    fn visit(&self, visitor: &mut Visitor) {
+        visitor.parameter("weight", &self.weight);
+        visitor.parameter("bias", &self.bias);
+    }
+
+    fn label(&self) -> Option<&Label> {
+        Some(&self.label)
+    }
+}

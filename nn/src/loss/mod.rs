@@ -1,0 +1,86 @@
+//! Losses of classifiers, with timm's conventions, and accuracy.
+//!
+//! A [`Loss`] compares logits with targets; those of one's own are implementations of the trait, and [`Weighted`] adds several up.
+//! timm chooses by a chain of flags whose last link is plain cross entropy, so that `--bce-loss --smoothing 0` trains with that; in
+//! Fornax `--bce-loss` is [`BinaryCrossEntropy`] whatever the smoothing.
+mod binary;
+mod cross_entropy;
+mod jsd;
+mod target;
+mod weighted;
+
+pub use binary::BinaryCrossEntropy;
+pub use cross_entropy::CrossEntropy;
+pub use jsd::JsdCrossEntropy;
+pub use target::mixup_target;
+pub use weighted::Weighted;
+
+use fornax_engine::{Result, Tensor};
+use std::fmt::Debug;
+
+/// What a model is trained to make small.
+pub trait Loss: Debug + Send + Sync {
+    /// The loss, a scalar, of logits `[n, classes]` against class indices `[n]` (i64) or rows `[n, classes]`.
+    fn forward(&self, logits: &Tensor, target: &Tensor) -> Result<Tensor>;
+
+    /// Class indices on the CPU in the form that [`Loss::forward`] takes without waiting for a device.
+    fn prepare(&self, target: &Tensor, _classes: usize) -> Result<Tensor> {
+        Ok(target.clone())
+    }
+}
+
+/// How many rows of logits `[n, classes]` have their class (i64, `[n]`) among the `k` largest; `k` is limited to the classes.
+/// The lower class wins a tie.
+pub fn top_k_correct(logits: &Tensor, target: &Tensor, k: usize) -> Result<usize> {
+    let classes = target::classes_of(logits)?;
+    let (best, target) = (logits.detach().top_k(k.min(classes), 1, false)?.1, target.read::<i64>()?);
+    let best = best.read::<i64>()?;
+    Ok(best.chunks_exact(k.min(classes)).zip(target.iter()).filter(|(best, t)| best.contains(t)).count())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    fn logits() -> Tensor {
+        Tensor::from_slice(&[0.5f32, -1.0, 2.0, 0.1, 0.2, -0.3], [2, 3]).expect("shape").variable()
+    }
+
+    #[test]
+    fn weighted_losses_add_up_and_so_do_their_gradients() {
+        let target = Tensor::from_slice(&[2i64, 0], [2]).expect("shape");
+        let (ce, bce) = (CrossEntropy { smoothing: 0.1 }, BinaryCrossEntropy::default());
+        let both = Weighted::new(vec![(0.5, Arc::new(ce)), (2.0, Arc::new(bce))]).expect("finite");
+        let gradient = |loss: &dyn Loss| {
+            let x = logits();
+            let value = loss.forward(&x, &target).expect("a loss");
+            value.backward().expect("a gradient");
+            (value.item().expect("a number"), x.grad().expect("a gradient").to_vec::<f32>().expect("f32"))
+        };
+        let (a, b, sum) = (gradient(&ce), gradient(&bce), gradient(&both));
+        assert!((sum.0 - (0.5 * a.0 + 2.0 * b.0)).abs() < 1e-6);
+        for (i, got) in sum.1.iter().enumerate() {
+            assert!((got - (0.5 * a.1[i] + 2.0 * b.1[i])).abs() < 1e-6);
+        }
+        let terms = both.terms(&logits(), &target).expect("terms");
+        assert_eq!(terms.len(), 2);
+        assert!(Weighted::new(vec![]).is_err() && Weighted::new(vec![(f64::NAN, Arc::new(ce))]).is_err());
+    }
+
+    #[test]
+    fn a_prepared_target_gives_the_same_loss() {
+        let target = Tensor::from_slice(&[2i64, 0], [2]).expect("shape");
+        let thresholds = [None, Some(0.2)];
+        for target_threshold in thresholds {
+            let loss = BinaryCrossEntropy { target_threshold, ..BinaryCrossEntropy::default() };
+            let prepared = loss.prepare(&target, 3).expect("rows");
+            assert_eq!(prepared.dims(), [2, 3]);
+            let of =
+                |target: &Tensor| loss.forward(&logits(), target).and_then(|l| l.item()).expect("a loss");
+            assert_eq!(of(&target), of(&prepared));
+        }
+        let plain = CrossEntropy::default();
+        assert_eq!(plain.prepare(&target, 3).expect("indices").to_vec::<i64>().expect("i64"), [2, 0]);
+    }
+}

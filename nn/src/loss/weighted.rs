@@ -1,0 +1,31 @@
+//! Several losses at once.
+use super::Loss;
+use fornax_engine::{Error, Result, Tensor};
+use std::sync::Arc;
+
+/// The sum of losses of the same logits and targets, each times a weight.
+#[derive(Clone, Debug)]
+pub struct Weighted(Vec<(f64, Arc<dyn Loss>)>);
+
+impl Weighted {
+    /// Of at least one loss, with finite weights.
+    pub fn new(terms: Vec<(f64, Arc<dyn Loss>)>) -> Result<Weighted> {
+        match !terms.is_empty() && terms.iter().all(|(weight, _)| weight.is_finite()) {
+            true => Ok(Weighted(terms)),
+            false => Err(Error::value("weighted loss", &[], "needs at least one loss, and finite weights")),
+        }
+    }
+
+    /// Each loss by itself, times its weight, in the order in which they were given; their sum is the loss.
+    pub fn terms(&self, logits: &Tensor, target: &Tensor) -> Result<Vec<Tensor>> {
+        self.0.iter().map(|(weight, loss)| loss.forward(logits, target)?.scale(*weight)).collect()
+    }
+}
+
+impl Loss for Weighted {
+    fn forward(&self, logits: &Tensor, target: &Tensor) -> Result<Tensor> {
+        let terms = self.terms(logits, target)?;
+        let (first, rest) = terms.split_first().expect("checked when it was made");
+        rest.iter().try_fold(first.clone(), |sum, term| sum.add(term))
+    }
+}

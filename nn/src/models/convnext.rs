@@ -1,0 +1,315 @@
+//! ConvNeXt (Liu et al., "A ConvNet for the 2020s", 2022), under timm's names.
+use super::drop_path_rates;
+use super::model::{FeatureInfo, Model};
+use super::options::{ModelOptions, Takes, refuse};
+use super::registry::{Data, Family, ModelInfo};
+use crate::layers::{ClassifierHead, Conv2d, ConvMlp, DropPath, LayerNorm, Mlp, Sequential, in_dtype};
+use crate::observe::Label;
+use crate::{Context, Entry, Module, Visitor, init};
+use fornax_engine::random::Stream;
+use fornax_engine::{Activation, Conv2d as ConvOptions, DType, Device, GlobalPool, Result, Tensor};
+use std::sync::Arc;
+
+/// What tells one ConvNeXt from another.
+#[derive(Clone, Copy, Debug)]
+pub struct ConvNeXtConfig {
+    /// Blocks of each stage.
+    pub depths: [usize; 4],
+    /// Channels of each stage.
+    pub dims: [usize; 4],
+    /// The two layers at the end of a block are convolutions, whose weights have four axes.
+    pub conv_mlp: bool,
+}
+
+const EPS: f64 = 1e-6;
+const LAYER_SCALE: f32 = 1e-6;
+
+/// Recipes that train at 224 pixels and evaluate at 288.
+const DATA: Data = Data {
+    test_input_size: Some([288, 288]),
+    test_crop_pct: Some(0.95),
+    first_conv: "stem.0",
+    classifier: "head.fc",
+    ..Data::IMAGENET
+};
+const FINE_TUNED: Data =
+    Data { crop_pct: 0.95, test_crop_pct: Some(1.0), tag: Some("in12k_ft_in1k"), ..DATA };
+
+const fn config(depths: [usize; 4], width: usize, conv_mlp: bool) -> ConvNeXtConfig {
+    ConvNeXtConfig { depths, dims: [width, 2 * width, 4 * width, 8 * width], conv_mlp }
+}
+
+const fn model(
+    name: &'static str,
+    about: &'static str,
+    config: &'static ConvNeXtConfig,
+    data: Data,
+) -> ModelInfo {
+    ModelInfo { name, about, family: Family::ConvNeXt(config), data }
+}
+
+/// Every model of the family.
+pub(super) const MODELS: &[ModelInfo] = &[
+    model(
+        "convnext_atto",
+        "ConvNeXt of width 40",
+        &config([2, 2, 6, 2], 40, true),
+        Data { tag: Some("d2_in1k"), ..DATA },
+    ),
+    model(
+        "convnext_femto",
+        "ConvNeXt of width 48",
+        &config([2, 2, 6, 2], 48, true),
+        Data { tag: Some("d1_in1k"), ..DATA },
+    ),
+    model(
+        "convnext_pico",
+        "ConvNeXt of width 64",
+        &config([2, 2, 6, 2], 64, true),
+        Data { tag: Some("d1_in1k"), ..DATA },
+    ),
+    model("convnext_nano", "ConvNeXt of width 80", &config([2, 2, 8, 2], 80, true), FINE_TUNED),
+    model("convnext_tiny", "ConvNeXt-T", &config([3, 3, 9, 3], 96, false), FINE_TUNED),
+    model("convnext_small", "ConvNeXt-S", &config([3, 3, 27, 3], 96, false), FINE_TUNED),
+    model(
+        "convnext_base",
+        "ConvNeXt-B",
+        &config([3, 3, 27, 3], 128, false),
+        Data { test_crop_pct: Some(1.0), tag: Some("fb_in22k_ft_in1k"), ..DATA },
+    ),
+];
+
+/// A ConvNeXt.
+pub struct ConvNeXt {
+    stem: (Conv2d, LayerNorm),
+    stages: Vec<Stage>,
+    norm: LayerNorm,
+    head: ClassifierHead,
+    levels: Vec<FeatureInfo>,
+}
+
+impl ConvNeXt {
+    /// A network with all weights zero; see [`super::init_weights`].
+    pub fn new(config: &ConvNeXtConfig, options: &ModelOptions) -> crate::Result<ConvNeXt> {
+        options.refuse_unless(Takes { output_stride: true, ..Takes::default() })?;
+        let pool = options.pool_of_maps(GlobalPool::Avg)?;
+        if matches!(pool, Some(GlobalPool::CatAvgMax | GlobalPool::FastCatAvgMax)) {
+            return Err(refuse("global_pool=catavgmax", "its last normalisation is as wide as its maps"));
+        }
+        let activation = options.act_layer.unwrap_or(Activation::Gelu);
+        let mut rates = drop_path_rates(options.drop_path_rate, config.depths.iter().sum());
+        let (mut channels, mut stride, mut dilation) = (config.dims[0], 4, 1);
+        let (mut stages, mut levels) = (vec![], vec![]);
+        for (i, (&depth, &width)) in config.depths.iter().zip(&config.dims).enumerate() {
+            let mut step = if i > 0 { 2 } else { 1 };
+            if stride >= options.output_stride && step > 1 {
+                (dilation, step) = (dilation * step, 1);
+            }
+            stride *= step;
+            let downsample = match i {
+                0 => None,
+                _ => Some(Downsample::new(channels, width, step, dilation)?),
+            };
+            let mut blocks: Vec<Arc<dyn Module>> = vec![];
+            for drop_path in rates.by_ref().take(depth) {
+                blocks.push(Arc::new(Block::new(config, activation, width, dilation, drop_path)?));
+            }
+            channels = width;
+            stages.push(Stage { downsample, blocks: Sequential::new(blocks), label: Label::group() });
+            levels.push(FeatureInfo::new(format!("stages.{i}"), channels, stride));
+        }
+        Ok(ConvNeXt {
+            stem: (
+                Conv2d::patches(options.in_chans, config.dims[0], 4)?.with_bias()?,
+                LayerNorm::new(config.dims[0], EPS)?,
+            ),
+            stages,
+            norm: LayerNorm::new(channels, EPS)?,
+            head: ClassifierHead::new(channels, pool, options)?,
+            levels,
+        })
+    }
+}
+
+impl Module for ConvNeXt {
+    fn forward(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
+        self.forward_head(&self.forward_features(x, cx)?, false, cx)
+    }
+
+    fn visit(&self, visitor: &mut Visitor) {
+        visitor.child("stem.0", &self.stem.0);
+        visitor.child("stem.1", &self.stem.1);
+        for (i, stage) in self.stages.iter().enumerate() {
+            visitor.child(&format!("stages.{i}"), stage);
+        }
+        visitor.child("head.global_pool", &self.head.pool);
+        visitor.child("head.norm", &self.norm);
+        if let Some(fc) = self.head.classifier() {
+            visitor.child("head.fc", fc);
+        }
+    }
+}
+
+impl Model for ConvNeXt {
+    fn forward_features(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
+        let x = self.stem.1.forward(&self.stem.0.forward(x, cx)?, cx)?;
+        self.stages.iter().try_fold(x, |x, stage| stage.forward(&x, cx))
+    }
+
+    fn forward_head(&self, features: &Tensor, pre_logits: bool, cx: &mut Context) -> Result<Tensor> {
+        let pooled = self.norm.forward(&self.head.pool.forward(features, cx)?, cx)?;
+        self.head.classify(&pooled, pre_logits, cx)
+    }
+
+    fn feature_info(&self) -> Vec<FeatureInfo> {
+        self.levels.clone()
+    }
+
+    fn head(&self) -> &ClassifierHead {
+        &self.head
+    }
+
+    fn head_mut(&mut self) -> &mut ClassifierHead {
+        &mut self.head
+    }
+
+    fn classifier_name(&self) -> &'static str {
+        "head.fc"
+    }
+
+    /// timm's rule: a truncated normal of 0.02 for convolutions and linear layers, zero biases, layer scales of 1e-6.
+    fn init(&self, parameter: &Entry, _: usize, draws: &mut Stream) -> Result<()> {
+        let (name, tensor) = (parameter.name.as_str(), &parameter.tensor);
+        if tensor.rank() > 1 {
+            init::trunc_normal(tensor, 0.02, draws)
+        } else if name.ends_with("gamma") {
+            init::constant(tensor, LAYER_SCALE)
+        } else {
+            init::constant(tensor, if name.ends_with("weight") { 1.0 } else { 0.0 })
+        }
+    }
+
+    fn depth_of(&self, parameter: &str) -> Option<Vec<usize>> {
+        if parameter.starts_with("stem") {
+            return Some(vec![0]);
+        }
+        let mut parts = parameter.strip_prefix("stages.")?.split('.');
+        let stage = parts.next()?.parse().ok()?;
+        let block = if parts.next()? == "blocks" { parts.next()?.parse().ok()? } else { 0 };
+        Some(vec![1, stage, block])
+    }
+}
+
+/// Blocks of one width.
+struct Stage {
+    downsample: Option<Downsample>,
+    blocks: Sequential,
+    label: Label,
+}
+
+impl Module for Stage {
+    fn forward(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
+        let x = self.downsample.as_ref().map_or(Ok(x.clone()), |downsample| downsample.forward(x, cx))?;
+        let y = self.blocks.forward(&x, cx)?;
+        Ok(cx.observed(&self.label, y, 0))
+    }
+
+    fn visit(&self, visitor: &mut Visitor) {
+        if let Some(downsample) = &self.downsample {
+            visitor.child("downsample", downsample);
+        }
+        visitor.child("blocks", &self.blocks);
+    }
+
+    fn label(&self) -> Option<&Label> {
+        Some(&self.label)
+    }
+}
+
+/// A normalisation and a 2×2 convolution, at stride 2 or dilated.
+struct Downsample {
+    norm: LayerNorm,
+    conv: Conv2d,
+    /// Rows and columns of zeros before and after the image.
+    pad: (usize, usize),
+}
+
+impl Downsample {
+    fn new(c_in: usize, c_out: usize, stride: usize, dilation: usize) -> Result<Downsample> {
+        // The convolution before a stage of dilation 4 has the one of the stage before.
+        let own = if dilation > 2 { 2 } else { 1 };
+        let options = ConvOptions { stride: [stride; 2], dilation: [own; 2], ..ConvOptions::default() };
+        let pad = if dilation > 1 { (own / 2, own - own / 2) } else { (0, 0) };
+        let conv = Conv2d::new(c_in, c_out, 2, options)?.with_bias()?;
+        Ok(Downsample { norm: LayerNorm::new(c_in, EPS)?, conv, pad })
+    }
+}
+
+impl Module for Downsample {
+    fn forward(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
+        let mut x = self.norm.forward(x, cx)?;
+        if self.pad != (0, 0) {
+            x = x.pad(&[(0, 0), self.pad, self.pad, (0, 0)], 0.0)?;
+        }
+        self.conv.forward(&x, cx)
+    }
+
+    fn visit(&self, visitor: &mut Visitor) {
+        visitor.child("0", &self.norm);
+        visitor.child("1", &self.conv);
+    }
+}
+
+/// A 7×7 convolution of each channel by itself, a normalisation, two layers over the channels, a scale for each channel, and a shortcut.
+struct Block {
+    conv_dw: Conv2d,
+    norm: LayerNorm,
+    mlp: Box<dyn Module>,
+    gamma: Tensor,
+    drop_path: DropPath,
+    label: Label,
+}
+
+impl Block {
+    fn new(
+        config: &ConvNeXtConfig,
+        activation: Activation,
+        width: usize,
+        dilation: usize,
+        drop_path: f64,
+    ) -> Result<Block> {
+        Ok(Block {
+            conv_dw: Conv2d::grouped(width, width, 7, 1, width)?.dilated(dilation).with_bias()?,
+            norm: LayerNorm::new(width, EPS)?,
+            mlp: match config.conv_mlp {
+                true => Box::new(ConvMlp::new(width, 4 * width, activation)?),
+                false => Box::new(Mlp::new(width, 4 * width, activation)?),
+            },
+            gamma: Tensor::zeros([width], DType::F32, &Device::Cpu)?.variable(),
+            drop_path: DropPath::new(drop_path),
+            label: Label::group(),
+        })
+    }
+}
+
+impl Module for Block {
+    fn forward(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
+        let y = self.norm.forward(&self.conv_dw.forward(x, cx)?, cx)?;
+        let y = self.mlp.forward(&y, cx)?;
+        let y = y.mul(&in_dtype(&self.gamma, y.dtype())?)?;
+        let y = self.drop_path.forward(&y, cx)?.to_dtype(x.dtype())?.add(x)?;
+        Ok(cx.observed(&self.label, y, 0))
+    }
+
+    fn visit(&self, visitor: &mut Visitor) {
+        visitor.parameter("gamma", &self.gamma);
+        visitor.child("conv_dw", &self.conv_dw);
+        visitor.child("norm", &self.norm);
+        visitor.child("mlp", &*self.mlp);
+        visitor.child("drop_path", &self.drop_path);
+    }
+
+    fn label(&self) -> Option<&Label> {
+        Some(&self.label)
+    }
+}

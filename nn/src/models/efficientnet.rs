@@ -1,0 +1,261 @@
+//! Networks of inverted residuals: MobileNetV2 (Sandler et al., 2018), MobileNetV3 (Howard et al., 2019), EfficientNet (Tan and Le, 2019),
+//! under timm's names.
+mod block;
+mod configs;
+
+use self::block::{ConvBnAct, InvertedResidual, Shape};
+use super::make_divisible;
+use super::model::{FeatureInfo, Model, WITH_PREVIOUS};
+use super::options::{ModelOptions, Takes};
+use crate::layers::{Activate, BatchNorm2d, ClassifierHead, Conv2d, Sequential};
+use crate::{Context, Entry, Layout, Module, Visitor, init};
+use fornax_engine::random::Stream;
+use fornax_engine::{Activation, GlobalPool, Result, Tensor};
+use std::sync::Arc;
+
+pub(super) use configs::MODELS;
+
+/// What tells one network from another.
+#[derive(Clone, Copy, Debug)]
+pub struct EfficientNetConfig {
+    /// The stages, each of one or more kinds of blocks.
+    pub stages: &'static [&'static [Blocks]],
+    /// Channels of the first convolution.
+    pub stem: usize,
+    /// Channels of the last convolution.
+    pub features: usize,
+    /// The last convolution comes after pooling, without normalisation (MobileNetV3), rather than before.
+    pub pools_first: bool,
+    /// All channels are multiplied by this, and rounded to multiples of 8.
+    pub width: f64,
+    /// Blocks of a stage are multiplied by this, and rounded up.
+    pub depth: f64,
+    /// After each normalisation but the last of a block.
+    pub activation: Activation,
+}
+
+/// Blocks of a kind, one after the other.
+#[derive(Clone, Copy, Debug)]
+pub struct Blocks {
+    /// Which kind.
+    pub kind: Kind,
+    /// How many.
+    pub repeats: usize,
+    /// Side of the middle convolution's kernel.
+    pub kernel: usize,
+    /// Stride of the first.
+    pub stride: usize,
+    /// Channels within for each of the input.
+    pub expand: f64,
+    /// Channels of the output.
+    pub channels: usize,
+    /// Squeeze and excitation to a quarter of the channels.
+    pub squeeze_excite: bool,
+    /// ReLU whatever the model's activation is.
+    pub relu: bool,
+}
+
+/// Kinds of blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A convolution of each channel by itself, then of single pixels.
+    DepthwiseSeparable,
+    /// The same with a convolution of single pixels before.
+    InvertedResidual,
+    /// A convolution.
+    ConvBnAct,
+}
+
+impl EfficientNetConfig {
+    fn rounded(&self, channels: usize) -> usize {
+        make_divisible(channels as f64 * self.width, 8, 0.9)
+    }
+}
+
+/// A network of inverted residuals.
+pub struct EfficientNet {
+    conv_stem: Conv2d,
+    bn1: BatchNorm2d,
+    blocks: Sequential,
+    conv_head: Conv2d,
+    /// The normalisation after the last convolution, or, where it follows pooling, its activation.
+    after_head: AfterHead,
+    head: ClassifierHead,
+    levels: Vec<FeatureInfo>,
+}
+
+enum AfterHead {
+    Norm(BatchNorm2d),
+    Activation(Activate),
+}
+
+impl EfficientNet {
+    /// A network with all weights zero; see [`super::init_weights`].
+    pub fn new(config: &EfficientNetConfig, options: &ModelOptions) -> crate::Result<EfficientNet> {
+        options.refuse_unless(Takes {
+            batch_norm: true,
+            output_stride: !config.pools_first,
+            ..Takes::default()
+        })?;
+        let norm = options.batch_norm();
+        let activation = options.act_layer.unwrap_or(config.activation);
+        let stem = config.rounded(config.stem);
+        let repeats = |b: &Blocks| (b.repeats as f64 * config.depth).ceil() as usize;
+        let total: usize = config.stages.iter().flat_map(|stage| stage.iter()).map(repeats).sum();
+        let first_stride = |stage: usize| config.stages.get(stage).map_or(2, |stage| stage[0].stride);
+        let (mut channels, mut stride, mut dilation, mut index) = (stem, 2, 1, 0);
+        let mut levels = vec![];
+        if first_stride(0) > 1 {
+            levels.push(FeatureInfo::new("bn1", stem, stride));
+        }
+        let mut stages: Vec<Arc<dyn Module>> = vec![];
+        for (i, stage) in config.stages.iter().enumerate() {
+            let mut blocks: Vec<Arc<dyn Module>> = vec![];
+            for (kind, of_kind) in stage.iter().flat_map(|b| (0..repeats(b)).map(move |i| (b, i))) {
+                let mut step = if of_kind == 0 && blocks.is_empty() { kind.stride } else { 1 };
+                let mut next_dilation = dilation;
+                if step > 1 && stride * step > options.output_stride {
+                    (next_dilation, step) = (dilation * step, 1);
+                }
+                stride *= step;
+                let shape = Shape {
+                    c_in: channels,
+                    c_out: config.rounded(kind.channels),
+                    stride: step,
+                    dilation,
+                    drop_path: options.drop_path_rate * index as f64 / total as f64,
+                    activation: if kind.relu { Activation::Relu } else { activation },
+                    mobile_v3: config.pools_first,
+                };
+                blocks.push(match kind.kind {
+                    Kind::ConvBnAct => Arc::new(ConvBnAct::new(kind, norm, &shape)?),
+                    _ => Arc::new(InvertedResidual::new(kind, norm, &shape)?),
+                });
+                (channels, dilation) = (shape.c_out, next_dilation);
+                index += 1;
+            }
+            stages.push(Arc::new(Sequential::new(blocks)));
+            if first_stride(i + 1) > 1 {
+                levels.push(FeatureInfo::new(format!("blocks.{i}"), channels, stride));
+            }
+        }
+        let pool = options.pool_of_maps(GlobalPool::Avg)?;
+        let (conv_head, after_head, head) = if config.pools_first {
+            let bare = ModelOptions { num_classes: 0, ..options.clone() };
+            let head = ClassifierHead::new(channels, pool, &bare)?.with_hidden(config.features, options)?;
+            let conv = Conv2d::same(head.pooled(), config.features, 1, 1)?.with_bias()?;
+            (conv, AfterHead::Activation(Activate::new(activation)), head)
+        } else {
+            let features = config.rounded(config.features).max(config.features);
+            let norm = BatchNorm2d::new(features, norm)?.with_activation(activation);
+            let head = ClassifierHead::new(features, pool, options)?;
+            (Conv2d::same(channels, features, 1, 1)?, AfterHead::Norm(norm), head)
+        };
+        Ok(EfficientNet {
+            conv_stem: Conv2d::same(options.in_chans, stem, 3, 2)?,
+            bn1: BatchNorm2d::new(stem, norm)?.with_activation(activation),
+            blocks: Sequential::new(stages),
+            conv_head,
+            after_head,
+            head,
+            levels,
+        })
+    }
+}
+
+impl Module for EfficientNet {
+    fn forward(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
+        self.forward_head(&self.forward_features(x, cx)?, false, cx)
+    }
+
+    fn visit(&self, visitor: &mut Visitor) {
+        visitor.child("conv_stem", &self.conv_stem);
+        visitor.child("bn1", &self.bn1);
+        visitor.child("blocks", &self.blocks);
+        match &self.after_head {
+            AfterHead::Norm(norm) => {
+                visitor.child("conv_head", &self.conv_head);
+                visitor.child("bn2", norm);
+                visitor.child("global_pool", &self.head.pool);
+            }
+            AfterHead::Activation(act) => {
+                visitor.child("global_pool", &self.head.pool);
+                visitor.child("conv_head", &self.conv_head);
+                visitor.child("act2", act);
+            }
+        }
+        if let Some(classifier) = self.head.classifier() {
+            visitor.child("classifier", classifier);
+        }
+    }
+}
+
+impl Model for EfficientNet {
+    fn forward_features(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
+        let x = self.conv_stem.forward_norm_act(x, &self.bn1, Activation::Identity, None, cx)?;
+        let x = self.blocks.forward(&x, cx)?;
+        match &self.after_head {
+            AfterHead::Norm(norm) => {
+                self.conv_head.forward_norm_act(&x, norm, Activation::Identity, None, cx)
+            }
+            AfterHead::Activation(_) => Ok(x),
+        }
+    }
+
+    fn forward_head(&self, features: &Tensor, pre_logits: bool, cx: &mut Context) -> Result<Tensor> {
+        let mut x = self.head.pool.forward(features, cx)?;
+        if let AfterHead::Activation(act) = &self.after_head {
+            if self.head.pool.kind.is_some() {
+                x = x.reshape([x.dims()[0], 1, 1, x.dims()[1]])?;
+            }
+            x = act.forward(&self.conv_head.forward(&x, cx)?, cx)?;
+            if self.head.pool.kind.is_some() {
+                x = x.flatten(1)?;
+            }
+        }
+        self.head.classify(&x, pre_logits, cx)
+    }
+
+    fn feature_info(&self) -> Vec<FeatureInfo> {
+        self.levels.clone()
+    }
+
+    fn head(&self) -> &ClassifierHead {
+        &self.head
+    }
+
+    fn head_mut(&mut self) -> &mut ClassifierHead {
+        &mut self.head
+    }
+
+    fn classifier_name(&self) -> &'static str {
+        "classifier"
+    }
+
+    /// TensorFlow's rule, as timm has it: Kaiming over the fan out of a group for convolutions, ones and zeros for batch norm, a uniform
+    /// distribution of `1 / sqrt(classes)` for the classifier, zero biases.
+    fn init(&self, parameter: &Entry, _: usize, draws: &mut Stream) -> Result<()> {
+        let (name, tensor) = (parameter.name.as_str(), &parameter.tensor);
+        if parameter.layout == Layout::ConvWeight {
+            let groups = if name.ends_with("conv_dw.weight") { tensor.dims()[0] } else { 1 };
+            init::kaiming_normal_of_group(tensor, groups, draws)
+        } else if name == "classifier.weight" {
+            init::uniform(tensor, 1.0 / (tensor.dims()[0] as f64).sqrt(), draws)
+        } else {
+            init::constant(tensor, if name.ends_with("weight") { 1.0 } else { 0.0 })
+        }
+    }
+
+    fn depth_of(&self, parameter: &str) -> Option<Vec<usize>> {
+        if parameter.starts_with("conv_stem") || parameter.starts_with("bn1") {
+            return Some(vec![0]);
+        }
+        if let (true, AfterHead::Norm(_)) =
+            (parameter.starts_with("conv_head") || parameter.starts_with("bn2"), &self.after_head)
+        {
+            return Some(vec![1, WITH_PREVIOUS]);
+        }
+        let mut parts = parameter.strip_prefix("blocks.")?.split('.');
+        Some(vec![1, parts.next()?.parse().ok()?, parts.next()?.parse().ok()?])
+    }
+}

@@ -1,0 +1,146 @@
+//! The blocks of networks of inverted residuals.
+use super::{Blocks, Kind};
+use crate::layers::squeeze_excite::Names;
+use crate::layers::{BatchNorm2d, BatchNormOptions, Conv2d, DropPath, SqueezeExcite};
+use crate::models::make_divisible;
+use crate::observe::Label;
+use crate::{Context, Module, Visitor};
+use fornax_engine::{Activation, Result, Tensor};
+
+/// Where a block stands.
+pub(super) struct Shape {
+    pub c_in: usize,
+    pub c_out: usize,
+    pub stride: usize,
+    pub dilation: usize,
+    pub drop_path: f64,
+    pub activation: Activation,
+    /// Squeeze and excitation is MobileNetV3's: of the channels within, rounded to multiples of 8, with ReLU and a hard gate.
+    pub mobile_v3: bool,
+}
+
+/// A convolution of single pixels, one of each channel by itself, squeeze and excitation, another of single pixels, and a shortcut where
+/// the shape stays. The first is absent in a depthwise separable block.
+pub(super) struct InvertedResidual {
+    expand: Option<(Conv2d, BatchNorm2d)>,
+    depthwise: (Conv2d, BatchNorm2d),
+    se: Option<SqueezeExcite>,
+    project: (Conv2d, BatchNorm2d),
+    skips: bool,
+    drop_path: DropPath,
+    label: Label,
+}
+
+impl InvertedResidual {
+    pub fn new(blocks: &Blocks, norm: BatchNormOptions, shape: &Shape) -> Result<InvertedResidual> {
+        let &Shape { c_in, c_out, stride, dilation, drop_path, activation, mobile_v3 } = shape;
+        let expands = blocks.kind == Kind::InvertedResidual;
+        let inner = if expands { make_divisible(c_in as f64 * blocks.expand, 8, 0.9) } else { c_in };
+        let active = |channels| {
+            Ok::<_, fornax_engine::Error>(BatchNorm2d::new(channels, norm)?.with_activation(activation))
+        };
+        let se = || match mobile_v3 {
+            true => {
+                let reduced = make_divisible(inner as f64 * 0.25, 8, 0.9);
+                SqueezeExcite::new(Names::Conv, inner, reduced, Activation::Relu, Activation::HardSigmoid)
+            }
+            false => {
+                let ratio = 0.25 / if expands { blocks.expand } else { 1.0 };
+                let reduced = (inner as f64 * ratio).round_ties_even() as usize;
+                SqueezeExcite::new(Names::Conv, inner, reduced, activation, Activation::Sigmoid)
+            }
+        };
+        Ok(InvertedResidual {
+            expand: match expands {
+                true => Some((Conv2d::same(c_in, inner, 1, 1)?, active(inner)?)),
+                false => None,
+            },
+            depthwise: (
+                Conv2d::grouped(inner, inner, blocks.kernel, stride, inner)?.dilated(dilation),
+                active(inner)?,
+            ),
+            se: blocks.squeeze_excite.then(se).transpose()?,
+            project: (Conv2d::same(inner, c_out, 1, 1)?, BatchNorm2d::new(c_out, norm)?),
+            skips: stride == 1 && c_in == c_out,
+            drop_path: DropPath::new(drop_path),
+            label: Label::group(),
+        })
+    }
+}
+
+impl Module for InvertedResidual {
+    fn forward(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
+        let none = Activation::Identity;
+        let mut y = x.clone();
+        if let Some((conv, norm)) = &self.expand {
+            y = conv.forward_norm_act(&y, norm, none, None, cx)?;
+        }
+        y = self.depthwise.0.forward_norm_act(&y, &self.depthwise.1, none, None, cx)?;
+        if let Some(se) = &self.se {
+            y = se.forward(&y, cx)?;
+        }
+        let (conv, norm) = &self.project;
+        let y = if self.skips && self.drop_path.drops(cx) {
+            let y = conv.forward_norm_act(&y, norm, none, None, cx)?;
+            self.drop_path.forward(&y, cx)?.add(x)?
+        } else {
+            conv.forward_norm_act(&y, norm, none, self.skips.then_some(x), cx)?
+        };
+        Ok(cx.observed(&self.label, y, 0))
+    }
+
+    fn visit(&self, visitor: &mut Visitor) {
+        let mut norms = 0;
+        let mut both = |visitor: &mut Visitor, name: &str, (conv, norm): &(Conv2d, BatchNorm2d)| {
+            norms += 1;
+            visitor.child(name, conv);
+            visitor.child(&format!("bn{norms}"), norm);
+        };
+        if let Some(expand) = &self.expand {
+            both(visitor, "conv_pw", expand);
+        }
+        both(visitor, "conv_dw", &self.depthwise);
+        if let Some(se) = &self.se {
+            visitor.child("se", se);
+        }
+        both(visitor, if self.expand.is_some() { "conv_pwl" } else { "conv_pw" }, &self.project);
+        visitor.child("drop_path", &self.drop_path);
+    }
+
+    fn label(&self) -> Option<&Label> {
+        Some(&self.label)
+    }
+}
+
+/// A convolution, its normalisation and activation.
+pub(super) struct ConvBnAct {
+    conv: Conv2d,
+    bn1: BatchNorm2d,
+    label: Label,
+}
+
+impl ConvBnAct {
+    pub fn new(blocks: &Blocks, norm: BatchNormOptions, shape: &Shape) -> Result<ConvBnAct> {
+        Ok(ConvBnAct {
+            conv: Conv2d::same(shape.c_in, shape.c_out, blocks.kernel, shape.stride)?.dilated(shape.dilation),
+            bn1: BatchNorm2d::new(shape.c_out, norm)?.with_activation(shape.activation),
+            label: Label::group(),
+        })
+    }
+}
+
+impl Module for ConvBnAct {
+    fn forward(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
+        let y = self.conv.forward_norm_act(x, &self.bn1, Activation::Identity, None, cx)?;
+        Ok(cx.observed(&self.label, y, 0))
+    }
+
+    fn visit(&self, visitor: &mut Visitor) {
+        visitor.child("conv", &self.conv);
+        visitor.child("bn1", &self.bn1);
+    }
+
+    fn label(&self) -> Option<&Label> {
+        Some(&self.label)
+    }
+}

@@ -1,0 +1,232 @@
+//! What a caller chooses about a model.
+use crate::layers::BatchNormOptions;
+use crate::{Error, Result};
+use fornax_engine::{Activation, GlobalPool};
+use std::str::FromStr;
+
+/// What a caller chooses about a model: timm's arguments of `create_model`. A model refuses what it does not have.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelOptions {
+    /// Classes of the head; 0 for no head: the model gives its pooled features.
+    pub num_classes: usize,
+    /// Channels of the input images.
+    pub in_chans: usize,
+    /// Seed of the initial weights.
+    pub seed: u64,
+    /// Height and width of the images, where the model depends on them.
+    pub img_size: Option<[usize; 2]>,
+    /// How feature maps become vectors.
+    pub global_pool: Pooling,
+    /// Probability of dropout before the classifier.
+    pub drop_rate: f64,
+    /// Stochastic depth: probability of dropping the last block, growing linearly over the blocks.
+    pub drop_path_rate: f64,
+    /// DropBlock in the last two stages.
+    pub drop_block_rate: f64,
+    /// What batch norm adds to the variance, if not the model's own.
+    pub bn_eps: Option<f64>,
+    /// Share of a batch in batch norm's running statistics, if not the model's own.
+    pub bn_momentum: Option<f64>,
+    /// TensorFlow's defaults for batch norm: eps 1e-3, momentum 0.01. The two above win.
+    pub bn_tf: bool,
+    /// Pixels of the image to one of the last map: 32, or 16 or 8 with dilated convolutions in place of strides.
+    pub output_stride: usize,
+    /// Another activation than the model's own.
+    pub act_layer: Option<Activation>,
+}
+
+/// How feature maps become vectors.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pooling {
+    /// The model's own way.
+    #[default]
+    Own,
+    /// Not at all: the model ends with its feature maps.
+    None,
+    /// The class token's features.
+    Token,
+    /// Over all pixels or patches.
+    Global(GlobalPool),
+}
+
+impl FromStr for Pooling {
+    type Err = String;
+
+    fn from_str(name: &str) -> std::result::Result<Pooling, String> {
+        match name {
+            "" | "none" => Ok(Pooling::None),
+            "token" => Ok(Pooling::Token),
+            name => name.parse().map(Pooling::Global),
+        }
+    }
+}
+
+impl Default for ModelOptions {
+    fn default() -> Self {
+        ModelOptions {
+            num_classes: 1000,
+            in_chans: 3,
+            seed: 42,
+            img_size: None,
+            global_pool: Pooling::Own,
+            drop_rate: 0.0,
+            drop_path_rate: 0.0,
+            drop_block_rate: 0.0,
+            bn_eps: None,
+            bn_momentum: None,
+            bn_tf: false,
+            output_stride: 32,
+            act_layer: None,
+        }
+    }
+}
+
+impl ModelOptions {
+    /// For so many classes.
+    pub fn classes(num_classes: usize) -> ModelOptions {
+        ModelOptions { num_classes, ..ModelOptions::default() }
+    }
+
+    /// The names that [`ModelOptions::set`] knows.
+    pub const NAMES: [&'static str; 13] = [
+        "num_classes",
+        "in_chans",
+        "seed",
+        "img_size",
+        "global_pool",
+        "drop_rate",
+        "drop_path_rate",
+        "drop_block_rate",
+        "bn_eps",
+        "bn_momentum",
+        "bn_tf",
+        "output_stride",
+        "act_layer",
+    ];
+
+    /// Sets an option by timm's name; the value as text. A size is one number, or height and width with an `x` between them.
+    pub fn set(&mut self, name: &str, value: &str) -> Result<()> {
+        let refuse = |why: String| Error::ModelOption { option: format!("{name}={value}"), why };
+        fn parse<T: FromStr>(value: &str, what: &str) -> std::result::Result<T, String> {
+            value.parse().map_err(|_| format!("{what} is needed"))
+        }
+        let rate = || match parse::<f64>(value, "a probability")? {
+            rate if (0.0..1.0).contains(&rate) => Ok(rate),
+            _ => Err("a probability of at least 0 and below 1 is needed".to_string()),
+        };
+        let whole = || parse::<usize>(value, "a whole number");
+        let positive = || match parse::<f64>(value, "a number")? {
+            number if number > 0.0 && number.is_finite() => Ok(number),
+            _ => Err("a number above 0 is needed".to_string()),
+        };
+        let set = |options: &mut ModelOptions| -> std::result::Result<(), String> {
+            match name {
+                "num_classes" => options.num_classes = whole()?,
+                "in_chans" => options.in_chans = whole()?,
+                "seed" => options.seed = parse(value, "a whole number")?,
+                "img_size" => options.img_size = Some(size(value)?),
+                "global_pool" => options.global_pool = value.parse()?,
+                "drop_rate" => options.drop_rate = rate()?,
+                "drop_path_rate" => options.drop_path_rate = rate()?,
+                "drop_block_rate" => options.drop_block_rate = rate()?,
+                "bn_eps" => options.bn_eps = Some(positive()?),
+                "bn_momentum" => options.bn_momentum = Some(positive()?),
+                "bn_tf" => options.bn_tf = parse(&value.to_lowercase(), "true or false")?,
+                "output_stride" => options.output_stride = whole()?,
+                "act_layer" => options.act_layer = Some(value.parse()?),
+                _ => return Err(format!("there are: {}", ModelOptions::NAMES.join(", "))),
+            }
+            Ok(())
+        };
+        set(self).map_err(refuse)
+    }
+
+    /// How batch norm is made.
+    pub(super) fn batch_norm(&self) -> BatchNormOptions {
+        let own = match self.bn_tf {
+            true => BatchNormOptions { eps: 1e-3, momentum: Some(0.01) },
+            false => BatchNormOptions::default(),
+        };
+        BatchNormOptions { eps: self.bn_eps.unwrap_or(own.eps), momentum: self.bn_momentum.or(own.momentum) }
+    }
+
+    /// The pooling of a model that has no class token and pools `own` unless told otherwise.
+    pub(super) fn pool_of_maps(&self, own: GlobalPool) -> Result<Option<GlobalPool>> {
+        match self.global_pool {
+            Pooling::Own => Ok(Some(own)),
+            Pooling::None => Ok(None),
+            Pooling::Global(kind) => Ok(Some(kind)),
+            Pooling::Token => Err(refuse("global_pool=token", "it has no class token")),
+        }
+    }
+
+    /// Refuses what a family does not have.
+    pub(super) fn refuse_unless(&self, takes: Takes) -> Result<()> {
+        let (bn, block, stride) = (takes.batch_norm, takes.drop_block, takes.output_stride);
+        let rules = [
+            ("bn_eps", !bn && self.bn_eps.is_some(), "it has no batch norm"),
+            ("bn_momentum", !bn && self.bn_momentum.is_some(), "it has no batch norm"),
+            ("bn_tf", !bn && self.bn_tf, "it has no batch norm"),
+            ("drop_block_rate", !block && self.drop_block_rate > 0.0, "only ResNets have it"),
+            ("output_stride", !stride && self.output_stride != 32, "its strides are fixed"),
+            ("output_stride", ![8, 16, 32].contains(&self.output_stride), "it is 8, 16 or 32"),
+            ("img_size", !takes.img_size && self.img_size.is_some(), "it takes images of any size"),
+            ("in_chans", self.in_chans == 0, "images have at least one channel"),
+        ];
+        match rules.into_iter().find(|(_, broken, _)| *broken) {
+            Some((option, _, why)) => Err(refuse(option, why)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What a family of models has options for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Takes {
+    pub batch_norm: bool,
+    pub drop_block: bool,
+    pub output_stride: bool,
+    pub img_size: bool,
+}
+
+pub(super) fn refuse(option: &str, why: &str) -> Error {
+    Error::ModelOption { option: option.into(), why: why.into() }
+}
+
+fn size(value: &str) -> std::result::Result<[usize; 2], String> {
+    let (h, w) = value.split_once('x').unwrap_or((value, value));
+    match (h.parse(), w.parse()) {
+        (Ok(h), Ok(w)) if h > 0 && w > 0 => Ok([h, w]),
+        _ => Err("a size is needed, as 224 or 224x160".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_set_by_timms_names() {
+        let mut options = ModelOptions::default();
+        for (name, value) in [
+            ("num_classes", "7"),
+            ("global_pool", "catavgmax"),
+            ("drop_path_rate", "0.1"),
+            ("bn_tf", "True"),
+            ("bn_momentum", "0.2"),
+            ("img_size", "64x96"),
+            ("act_layer", "silu"),
+        ] {
+            options.set(name, value).expect(name);
+        }
+        assert_eq!((options.num_classes, options.img_size), (7, Some([64, 96])));
+        assert_eq!(options.global_pool, Pooling::Global(GlobalPool::CatAvgMax));
+        assert_eq!(options.batch_norm(), BatchNormOptions { eps: 1e-3, momentum: Some(0.2) });
+        for (name, value) in
+            [("drop_rate", "1"), ("classes", "7"), ("global_pool", "median"), ("img_size", "0")]
+        {
+            let error = options.set(name, value).expect_err(name).to_string();
+            assert!(error.contains(&format!("{name}={value}")), "{error}");
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! RegNet (Radosavovic et al., "Designing network design spaces", 2020), with squeeze and excitation (RegNetY), under timm's names.
+use super::drop_path_rates;
+use super::model::{FeatureInfo, Model};
+use super::options::{ModelOptions, Takes};
+use super::registry::{Data, Family, ModelInfo};
+use crate::layers::squeeze_excite::Names;
+use crate::layers::{
+    Activate, BatchNorm2d, BatchNormOptions, ClassifierHead, Conv2d, DropPath, Sequential, SqueezeExcite,
+};
+use crate::observe::Label;
+use crate::{Context, Entry, Layout, Module, Visitor, init};
+use fornax_engine::random::Stream;
+use fornax_engine::{Activation, GlobalPool, Result, Tensor};
+use std::sync::Arc;
+
+/// What tells one RegNet from another: widths of blocks follow `w0 + wa * i`, rounded to powers of `wm` and multiples of 8.
+#[derive(Clone, Copy, Debug)]
+pub struct RegNetConfig {
+    /// Width of the first block.
+    pub w0: usize,
+    /// Growth of the width from block to block.
+    pub wa: f64,
+    /// Ratio of one stage's width to the one before.
+    pub wm: f64,
+    /// Channels of a convolution group.
+    pub group_size: usize,
+    /// Blocks in all.
+    pub depth: usize,
+    /// Channels of squeeze and excitation for each of a block's input.
+    pub se_ratio: f64,
+}
+
+const STEM: usize = 32;
+const DATA: Data = Data { first_conv: "stem.conv", classifier: "head.fc", ..Data::IMAGENET };
+const WIDE_CROP: Data = Data { crop_pct: 0.965, tag: Some("tv2_in1k"), ..DATA };
+const PYCLS: Data = Data { tag: Some("pycls_in1k"), ..DATA };
+
+const fn config(w0: usize, wa: f64, wm: f64, group_size: usize, depth: usize) -> RegNetConfig {
+    RegNetConfig { w0, wa, wm, group_size, depth, se_ratio: 0.25 }
+}
+
+const fn model(
+    name: &'static str,
+    about: &'static str,
+    config: &'static RegNetConfig,
+    data: Data,
+) -> ModelInfo {
+    ModelInfo { name, about, family: Family::RegNet(config), data }
+}
+
+/// Every model of the family.
+pub(super) const MODELS: &[ModelInfo] = &[
+    model("regnety_002", "RegNetY of 200 million MACs", &config(24, 36.44, 2.49, 8, 13), PYCLS),
+    model("regnety_004", "RegNetY of 400 million MACs", &config(48, 27.89, 2.09, 8, 16), WIDE_CROP),
+    model("regnety_006", "RegNetY of 600 million MACs", &config(48, 32.54, 2.32, 16, 15), PYCLS),
+    model("regnety_008", "RegNetY of 800 million MACs", &config(56, 38.84, 2.4, 16, 14), PYCLS),
+    model("regnety_016", "RegNetY of 1.6 billion MACs", &config(48, 20.71, 2.65, 24, 27), WIDE_CROP),
+];
+
+impl RegNetConfig {
+    /// Width and depth of each stage.
+    fn stages(&self) -> Vec<(usize, usize)> {
+        let mut stages: Vec<(usize, usize)> = vec![];
+        for block in 0..self.depth {
+            let width = block as f64 * self.wa + self.w0 as f64;
+            let power = ((width / self.w0 as f64).ln() / self.wm.ln()).round_ties_even();
+            let width = (self.w0 as f64 * self.wm.powf(power) / 8.0).round_ties_even() as usize * 8;
+            match stages.last_mut() {
+                Some((last, depth)) if *last == width => *depth += 1,
+                _ => stages.push((width, 1)),
+            }
+        }
+        stages
+    }
+
+    /// A width that whole groups fill.
+    fn grouped(&self, width: usize) -> usize {
+        let group = self.group_size.min(width);
+        (width as f64 / group as f64).round_ties_even() as usize * group
+    }
+}
+
+/// A RegNet.
+pub struct RegNet {
+    stem: ConvNormAct,
+    stages: Vec<Sequential>,
+    head: ClassifierHead,
+    levels: Vec<FeatureInfo>,
+}
+
+impl RegNet {
+    /// A network with all weights zero; see [`super::init_weights`].
+    pub fn new(config: &RegNetConfig, options: &ModelOptions) -> crate::Result<RegNet> {
+        options.refuse_unless(Takes { batch_norm: true, output_stride: true, ..Takes::default() })?;
+        let norm = options.batch_norm();
+        let act = options.act_layer.unwrap_or(Activation::Relu);
+        let stem = ConvNormAct::new(Conv2d::same(options.in_chans, STEM, 3, 2)?, STEM, act, norm)?;
+        let mut levels = vec![FeatureInfo::new("stem", STEM, 2)];
+        let mut rates = drop_path_rates(options.drop_path_rate, config.depth);
+        let (mut channels, mut stride, mut dilation, mut stages) = (STEM, 2, 1, vec![]);
+        for (i, (width, depth)) in config.stages().into_iter().enumerate() {
+            let width = config.grouped(width);
+            let before = dilation;
+            let step = if stride >= options.output_stride { 1 } else { 2 };
+            (stride, dilation) = if step == 1 { (stride, dilation * 2) } else { (stride * 2, dilation) };
+            let mut blocks = vec![];
+            for (block, drop_path) in (0..depth).zip(&mut rates) {
+                let first = block == 0;
+                let shape = Shape {
+                    c_in: channels,
+                    c_out: width,
+                    stride: if first { step } else { 1 },
+                    dilation: if first { before } else { dilation },
+                    drop_path,
+                };
+                let block: Arc<dyn Module> = Arc::new(Bottleneck::new(config, act, norm, &shape)?);
+                blocks.push((format!("b{}", blocks.len() + 1), block));
+                channels = width;
+            }
+            stages.push(Sequential::named(blocks));
+            levels.push(FeatureInfo::new(format!("s{}", i + 1), width, stride));
+        }
+        let head = ClassifierHead::new(channels, options.pool_of_maps(GlobalPool::Avg)?, options)?;
+        Ok(RegNet { stem, stages, head, levels })
+    }
+}
+
+impl Module for RegNet {
+    fn forward(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
+        self.forward_head(&self.forward_features(x, cx)?, false, cx)
+    }
+
+    fn visit(&self, visitor: &mut Visitor) {
+        visitor.child("stem", &self.stem);
+        for (i, stage) in self.stages.iter().enumerate() {
+            visitor.child(&format!("s{}", i + 1), stage);
+        }
+        visitor.child("head.global_pool", &self.head.pool);
+        if let Some(fc) = self.head.classifier() {
+            visitor.child("head.fc", fc);
+        }
+    }
+}
+
+impl Model for RegNet {
+    fn forward_features(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
+        let x = self.stem.forward(x, cx)?;
+        self.stages.iter().try_fold(x, |x, stage| stage.forward(&x, cx))
+    }
+
+    fn forward_head(&self, features: &Tensor, pre_logits: bool, cx: &mut Context) -> Result<Tensor> {
+        self.head.classify(&self.head.pool.forward(features, cx)?, pre_logits, cx)
+    }
+
+    fn feature_info(&self) -> Vec<FeatureInfo> {
+        self.levels.clone()
+    }
+
+    fn head(&self) -> &ClassifierHead {
+        &self.head
+    }
+
+    fn head_mut(&mut self) -> &mut ClassifierHead {
+        &mut self.head
+    }
+
+    fn classifier_name(&self) -> &'static str {
+        "head.fc"
+    }
+
+    /// timm's rule: Kaiming over the fan out of a group for convolutions, a normal of 0.01 for the classifier, zero biases, and the last batch norm
+    /// weight of each block zero.
+    fn init(&self, parameter: &Entry, _: usize, draws: &mut Stream) -> Result<()> {
+        let (name, tensor) = (parameter.name.as_str(), &parameter.tensor);
+        if parameter.layout == Layout::ConvWeight {
+            // Of the grouped convolutions, whose inputs are a group's.
+            let groups =
+                if name.ends_with("conv2.conv.weight") { tensor.dims()[0] / tensor.dims()[3] } else { 1 };
+            init::kaiming_normal_of_group(tensor, groups, draws)
+        } else if name == "head.fc.weight" {
+            init::normal(tensor, 0.01, draws)
+        } else {
+            let one = name.ends_with("weight") && !name.ends_with("conv3.bn.weight");
+            init::constant(tensor, if one { 1.0 } else { 0.0 })
+        }
+    }
+
+    fn depth_of(&self, parameter: &str) -> Option<Vec<usize>> {
+        if parameter.starts_with("stem") {
+            return Some(vec![0]);
+        }
+        let mut parts = parameter.split('.');
+        let stage = parts.next()?.strip_prefix('s')?.parse().ok()?;
+        let block = parts.next()?.strip_prefix('b')?.parse().ok()?;
+        Some(vec![1, stage, block])
+    }
+}
+
+/// A convolution and its normalisation, with an activation or without: timm's `ConvNormAct`.
+struct ConvNormAct {
+    conv: Conv2d,
+    bn: BatchNorm2d,
+    label: Label,
+}
+
+impl ConvNormAct {
+    fn new(conv: Conv2d, channels: usize, act: Activation, norm: BatchNormOptions) -> Result<ConvNormAct> {
+        let bn = BatchNorm2d::new(channels, norm)?.with_activation(act);
+        Ok(ConvNormAct { conv, bn, label: Label::group() })
+    }
+}
+
+impl Module for ConvNormAct {
+    fn forward(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
+        let y = self.conv.forward_norm_act(x, &self.bn, Activation::Identity, None, cx)?;
+        Ok(cx.observed(&self.label, y, 0))
+    }
+
+    fn visit(&self, visitor: &mut Visitor) {
+        visitor.child("conv", &self.conv);
+        visitor.child("bn", &self.bn);
+    }
+
+    fn label(&self) -> Option<&Label> {
+        Some(&self.label)
+    }
+}
+
+/// Where a block stands.
+struct Shape {
+    c_in: usize,
+    c_out: usize,
+    stride: usize,
+    dilation: usize,
+    drop_path: f64,
+}
+
+/// 1×1, 3×3 in groups, squeeze and excitation, 1×1, and a shortcut.
+struct Bottleneck {
+    conv1: ConvNormAct,
+    conv2: ConvNormAct,
+    se: SqueezeExcite,
+    conv3: ConvNormAct,
+    act3: Activate,
+    downsample: Option<ConvNormAct>,
+    drop_path: DropPath,
+    label: Label,
+}
+
+impl Bottleneck {
+    fn new(
+        config: &RegNetConfig,
+        act: Activation,
+        norm: BatchNormOptions,
+        shape: &Shape,
+    ) -> Result<Bottleneck> {
+        let &Shape { c_in, c_out, stride, dilation, drop_path } = shape;
+        let groups = c_out / config.group_size.min(c_out);
+        let reduced = (c_in as f64 * config.se_ratio).round_ties_even() as usize;
+        let middle = Conv2d::grouped(c_out, c_out, 3, stride, groups)?.dilated(dilation);
+        let down =
+            || ConvNormAct::new(Conv2d::same(c_in, c_out, 1, stride)?, c_out, Activation::Identity, norm);
+        Ok(Bottleneck {
+            conv1: ConvNormAct::new(Conv2d::same(c_in, c_out, 1, 1)?, c_out, act, norm)?,
+            conv2: ConvNormAct::new(middle, c_out, act, norm)?,
+            se: SqueezeExcite::new(Names::Fc, c_out, reduced, act, Activation::Sigmoid)?,
+            conv3: ConvNormAct::new(Conv2d::same(c_out, c_out, 1, 1)?, c_out, Activation::Identity, norm)?,
+            act3: Activate::new(act),
+            downsample: (c_in != c_out || stride != 1).then(down).transpose()?,
+            drop_path: DropPath::new(drop_path),
+            label: Label::group(),
+        })
+    }
+}
+
+impl Module for Bottleneck {
+    fn forward(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
+        let y = self.conv2.forward(&self.conv1.forward(x, cx)?, cx)?;
+        let y = self.se.forward(&y, cx)?;
+        let shortcut = self.downsample.as_ref().map_or(Ok(x.clone()), |down| down.forward(x, cx))?;
+        let watched = self.conv3.label().is_some_and(|label| cx.observes(label));
+        let y = if self.drop_path.drops(cx) || watched {
+            let y = self.drop_path.forward(&self.conv3.forward(&y, cx)?, cx)?;
+            self.act3.forward(&y.add(&shortcut)?, cx)?
+        } else {
+            let (conv, bn) = (&self.conv3.conv, &self.conv3.bn);
+            let y = conv.forward_norm_act(&y, bn, self.act3.kind(), Some(&shortcut), cx)?;
+            self.act3.fused(y, cx)
+        };
+        Ok(cx.observed(&self.label, y, 0))
+    }
+
+    fn visit(&self, visitor: &mut Visitor) {
+        visitor.child("conv1", &self.conv1);
+        visitor.child("conv2", &self.conv2);
+        visitor.child("se", &self.se);
+        visitor.child("conv3", &self.conv3);
+        visitor.child("act3", &self.act3);
+        if let Some(downsample) = &self.downsample {
+            visitor.child("downsample", downsample);
+        }
+        visitor.child("drop_path", &self.drop_path);
+    }
+
+    fn label(&self) -> Option<&Label> {
+        Some(&self.label)
+    }
+}

@@ -1,0 +1,190 @@
+//! The blocks of residual networks.
+use super::ResNetConfig;
+use crate::layers::squeeze_excite::Names;
+use crate::layers::{
+    Activate, AvgPool2d, BatchNorm2d, BatchNormOptions, Conv2d, DropBlock, DropPath, SqueezeExcite,
+};
+use crate::models::make_divisible;
+use crate::observe::Label;
+use crate::{Context, Module, Visitor};
+use fornax_engine::{Activation, Pool2d, Result, Tensor};
+
+/// Where a block stands.
+pub(super) struct Shape {
+    pub c_in: usize,
+    /// Channels within.
+    pub width: usize,
+    pub stride: usize,
+    /// Dilation of the convolution that has the stride, and of the others.
+    pub first_dilation: usize,
+    pub dilation: usize,
+    /// The shortcut convolves.
+    pub downsamples: bool,
+    pub drop_path: f64,
+    /// The rate and the stage that it is for.
+    pub drop_block: Option<(f64, usize)>,
+}
+
+/// Two or three convolutions, each with its normalisation, and a shortcut.
+pub(super) struct Block {
+    convs: Vec<(Conv2d, BatchNorm2d, Activate)>,
+    /// After the convolution that has the stride.
+    drop_block: Option<DropBlock>,
+    /// Which convolution that is.
+    strided: usize,
+    se: Option<SqueezeExcite>,
+    drop_path: DropPath,
+    downsample: Option<Downsample>,
+    label: Label,
+}
+
+/// The shortcut where stride or width changes: a 1×1 convolution and its normalisation, after an average or not.
+struct Downsample {
+    averages: bool,
+    pool: Option<AvgPool2d>,
+    conv: Conv2d,
+    bn: BatchNorm2d,
+}
+
+impl Block {
+    pub fn new(
+        config: &ResNetConfig,
+        activation: Activation,
+        norm: BatchNormOptions,
+        shape: &Shape,
+    ) -> Result<Block> {
+        let &Shape { c_in, width, stride, first_dilation, dilation, .. } = shape;
+        let c_out = width * config.expansion();
+        let layers = match config.bottleneck {
+            true => {
+                let inner = width * config.group_width / 64 * config.groups;
+                vec![
+                    (Conv2d::same(c_in, inner, 1, 1)?, inner),
+                    (Conv2d::grouped(inner, inner, 3, stride, config.groups)?.dilated(first_dilation), inner),
+                    (Conv2d::same(inner, c_out, 1, 1)?, c_out),
+                ]
+            }
+            false => {
+                let groups = if config.depthwise_conv2 { c_out } else { 1 };
+                vec![
+                    (Conv2d::same(c_in, width, 3, stride)?.dilated(first_dilation), width),
+                    (Conv2d::grouped(width, c_out, 3, 1, groups)?.dilated(dilation), c_out),
+                ]
+            }
+        };
+        let with_norm =
+            |(conv, channels)| Ok((conv, BatchNorm2d::new(channels, norm)?, Activate::new(activation)));
+        let se = |c: usize| {
+            let reduced = make_divisible(c as f64 / 16.0, 8, 0.0);
+            SqueezeExcite::new(Names::Fc, c, reduced, Activation::Relu, Activation::Sigmoid)
+        };
+        let drop_block = shape.drop_block.filter(|(rate, _)| *rate > 0.0).map(|(rate, stage)| match stage {
+            2 => DropBlock { rate, block: 5, share: 0.25 },
+            _ => DropBlock { rate, block: 3, share: 1.0 },
+        });
+        Ok(Block {
+            convs: layers.into_iter().map(with_norm).collect::<Result<_>>()?,
+            drop_block,
+            strided: usize::from(config.bottleneck),
+            se: config.squeeze_excite.then(|| se(c_out)).transpose()?,
+            drop_path: DropPath::new(shape.drop_path),
+            downsample: match shape.downsamples {
+                true => Some(Downsample::new(config, norm, shape, c_out)?),
+                false => None,
+            },
+            label: Label::group(),
+        })
+    }
+}
+
+impl Module for Block {
+    fn forward(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
+        let mut y = x.clone();
+        let ((last_conv, last_norm, last_act), before) =
+            self.convs.split_last().expect("blocks have convolutions");
+        for (i, (conv, norm, act)) in before.iter().enumerate() {
+            let drops = self.drop_block.as_ref().filter(|_| i == self.strided);
+            y = match drops {
+                Some(drop) if cx.training() => {
+                    let y = conv.forward_norm_act(&y, norm, Activation::Identity, None, cx)?;
+                    act.forward(&drop.forward(&y, cx)?, cx)?
+                }
+                _ => {
+                    let y = conv.forward_norm_act(&y, norm, act.kind(), None, cx)?;
+                    act.fused(y, cx)
+                }
+            };
+        }
+        let plain = self.se.is_none() && !self.drop_path.drops(cx);
+        let y = if plain {
+            let shortcut = self.shortcut(x, cx)?;
+            let y = last_conv.forward_norm_act(&y, last_norm, last_act.kind(), Some(&shortcut), cx)?;
+            last_act.fused(y, cx)
+        } else {
+            let mut y = last_conv.forward_norm_act(&y, last_norm, Activation::Identity, None, cx)?;
+            if let Some(se) = &self.se {
+                y = se.forward(&y, cx)?;
+            }
+            y = self.drop_path.forward(&y, cx)?;
+            last_act.forward(&y.add(&self.shortcut(x, cx)?)?, cx)?
+        };
+        Ok(cx.observed(&self.label, y, 0))
+    }
+
+    fn visit(&self, visitor: &mut Visitor) {
+        for (i, (conv, norm, act)) in self.convs.iter().enumerate() {
+            visitor.child(&format!("conv{}", i + 1), conv);
+            visitor.child(&format!("bn{}", i + 1), norm);
+            if let Some(se) = self.se.as_ref().filter(|_| i + 1 == self.convs.len()) {
+                visitor.child("se", se);
+            }
+            visitor.child(&format!("act{}", i + 1), act);
+        }
+        if let Some(downsample) = &self.downsample {
+            visitor.child("downsample", downsample);
+        }
+        visitor.child("drop_path", &self.drop_path);
+    }
+
+    fn label(&self) -> Option<&Label> {
+        Some(&self.label)
+    }
+}
+
+impl Block {
+    fn shortcut(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
+        self.downsample.as_ref().map_or(Ok(x.clone()), |downsample| downsample.forward(x, cx))
+    }
+}
+
+impl Downsample {
+    fn new(config: &ResNetConfig, norm: BatchNormOptions, shape: &Shape, c_out: usize) -> Result<Downsample> {
+        let averages = config.average_down;
+        let pool = match (averages, shape.stride, shape.dilation) {
+            (false, ..) | (true, 1, 1) => None,
+            (true, 1, _) => Some(AvgPool2d::keeping_size()),
+            (true, stride, _) => {
+                Some(AvgPool2d::new(Pool2d { stride: [stride; 2], ceil_mode: true, ..Pool2d::default() }))
+            }
+        };
+        let stride = if averages { 1 } else { shape.stride };
+        let conv = Conv2d::same(shape.c_in, c_out, 1, stride)?;
+        Ok(Downsample { averages, pool, conv, bn: BatchNorm2d::new(c_out, norm)? })
+    }
+}
+
+impl Module for Downsample {
+    fn forward(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
+        let averaged = self.pool.as_ref().map_or(Ok(x.clone()), |pool| pool.forward(x, cx))?;
+        self.conv.forward_norm_act(&averaged, &self.bn, Activation::Identity, None, cx)
+    }
+
+    fn visit(&self, visitor: &mut Visitor) {
+        let first = usize::from(self.averages);
+        if let Some(pool) = &self.pool {
+            visitor.child("0", pool);
+        }
+        visitor.child(&first.to_string(), &self.conv);
+        visitor.child(&(first + 1).to_string(), &self.bn);
+    }
+}

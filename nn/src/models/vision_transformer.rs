@@ -1,0 +1,288 @@
+//! Vision transformers (Dosovitskiy et al., "An image is worth 16x16 words", 2021), under timm's names.
+use super::drop_path_rates;
+use super::model::{FeatureInfo, Model, WITH_PREVIOUS};
+use super::options::{ModelOptions, Pooling, Takes, refuse};
+use super::registry::{Data, Family, ModelInfo};
+use crate::layers::{Attention, ClassifierHead, Conv2d, DropPath, LayerNorm, Mlp, Sequential, in_dtype};
+use crate::observe::Label;
+use crate::precision::Operation;
+use crate::{Context, Entry, Layout, Module, Visitor, init};
+use fornax_engine::random::Stream;
+use fornax_engine::{Activation, DType, Device, GlobalPool, Result, Tensor};
+use std::sync::Arc;
+
+/// What tells one vision transformer from another.
+#[derive(Clone, Copy, Debug)]
+pub struct VisionTransformerConfig {
+    /// Side of a patch, in pixels.
+    pub patch: usize,
+    /// Features of a token.
+    pub width: usize,
+    /// Blocks.
+    pub depth: usize,
+    /// Heads of the attention.
+    pub heads: usize,
+}
+
+const EPS: f64 = 1e-6;
+const DATA: Data = Data {
+    fixed_input_size: true,
+    crop_pct: 0.9,
+    mean: [0.5; 3],
+    std: [0.5; 3],
+    pool_size: None,
+    first_conv: "patch_embed.proj",
+    classifier: "head",
+    tag: Some("augreg_in21k_ft_in1k"),
+    ..Data::IMAGENET
+};
+
+const fn config(width: usize, heads: usize) -> VisionTransformerConfig {
+    VisionTransformerConfig { patch: 16, width, depth: 12, heads }
+}
+
+const fn model(
+    name: &'static str,
+    about: &'static str,
+    config: &'static VisionTransformerConfig,
+    data: Data,
+) -> ModelInfo {
+    ModelInfo { name, about, family: Family::VisionTransformer(config), data }
+}
+
+/// Every model of the family.
+pub(super) const MODELS: &[ModelInfo] = &[
+    model("vit_tiny_patch16_224", "ViT-Ti/16", &config(192, 3), DATA),
+    model("vit_small_patch16_224", "ViT-S/16", &config(384, 6), DATA),
+    model(
+        "vit_base_patch16_224",
+        "ViT-B/16",
+        &config(768, 12),
+        Data { tag: Some("augreg2_in21k_ft_in1k"), ..DATA },
+    ),
+];
+
+/// A vision transformer.
+pub struct VisionTransformer {
+    cls_token: Tensor,
+    pos_embed: Tensor,
+    patch_embed: Conv2d,
+    patch: usize,
+    image: [usize; 2],
+    blocks: Sequential,
+    depth: usize,
+    /// Over all tokens before pooling; after it where patches are pooled.
+    norm: LayerNorm,
+    pooling: Pooling,
+    head: ClassifierHead,
+}
+
+impl VisionTransformer {
+    /// A network with all weights zero; see [`super::init_weights`].
+    pub fn new(config: &VisionTransformerConfig, options: &ModelOptions) -> crate::Result<VisionTransformer> {
+        options.refuse_unless(Takes { img_size: true, ..Takes::default() })?;
+        let &VisionTransformerConfig { patch, width, depth, heads } = config;
+        let image = options.img_size.unwrap_or(DATA.input_size);
+        if image.iter().any(|side| !side.is_multiple_of(patch)) {
+            let size = format!("img_size={}x{}", image[0], image[1]);
+            return Err(refuse(&size, &format!("patches of {patch} pixels do not fill it")));
+        }
+        let pooling = match options.global_pool {
+            Pooling::Own => Pooling::Token,
+            Pooling::Global(GlobalPool::CatAvgMax | GlobalPool::FastCatAvgMax) => {
+                return Err(refuse("global_pool=catavgmax", "its last normalisation is as wide as a token"));
+            }
+            // The maximum over tokens shares its gradient among equals.
+            Pooling::Global(GlobalPool::Max) => Pooling::Global(GlobalPool::FastMax),
+            Pooling::Global(GlobalPool::AvgMax) => Pooling::Global(GlobalPool::FastAvgMax),
+            other => other,
+        };
+        let kind = match pooling {
+            Pooling::Global(kind) => Some(kind),
+            _ => None,
+        };
+        let activation = options.act_layer.unwrap_or(Activation::Gelu);
+        let blocks = drop_path_rates(options.drop_path_rate, depth)
+            .map(|rate| Ok(Arc::new(Block::new(width, heads, activation, rate)?) as Arc<dyn Module>))
+            .collect::<Result<Vec<_>>>()?;
+        let tokens = 1 + image[0] / patch * (image[1] / patch);
+        let zeros = |tokens: usize| Tensor::zeros([1, tokens, width], DType::F32, &Device::Cpu);
+        Ok(VisionTransformer {
+            cls_token: zeros(1)?.variable(),
+            pos_embed: zeros(tokens)?.variable(),
+            patch_embed: Conv2d::patches(options.in_chans, width, patch)?.with_bias()?,
+            patch,
+            image,
+            blocks: Sequential::new(blocks),
+            depth,
+            norm: LayerNorm::new(width, EPS)?,
+            pooling,
+            head: ClassifierHead::new(width, kind, options)?,
+        })
+    }
+
+    fn norm_name(&self) -> &'static str {
+        if matches!(self.pooling, Pooling::Global(_)) { "fc_norm" } else { "norm" }
+    }
+}
+
+impl Module for VisionTransformer {
+    fn forward(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
+        self.forward_head(&self.forward_features(x, cx)?, false, cx)
+    }
+
+    fn visit(&self, visitor: &mut Visitor) {
+        visitor.parameter("cls_token", &self.cls_token);
+        visitor.parameter("pos_embed", &self.pos_embed);
+        visitor.child("patch_embed.proj", &self.patch_embed);
+        visitor.child("blocks", &self.blocks);
+        visitor.child(self.norm_name(), &self.norm);
+        if let Some(head) = self.head.classifier() {
+            visitor.child("head", head);
+        }
+    }
+}
+
+impl Model for VisionTransformer {
+    fn forward_features(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
+        let operands = [("x", x), ("pos_embed", &self.pos_embed)];
+        if x.rank() != 4 || x.dims()[1..3] != self.image {
+            let [h, w] = self.image;
+            let why = format!("the model was made for images of {h}x{w} pixels: see img_size");
+            return Err(fornax_engine::Error::shape("vision transformer", &operands, why));
+        }
+        let patches = self.patch_embed.forward(x, cx)?;
+        let &[n, h, w, c] = patches.dims() else { unreachable!("convolutions give images") };
+        // The sum of all blocks is kept as precise as normalisation is.
+        let patches = cx.operand(Operation::RowNorm, &patches)?.reshape([n, h * w, c])?;
+        let token = in_dtype(&self.cls_token, patches.dtype())?.expand([n, 1, c])?;
+        let tokens = Tensor::concat(&[&token, &patches], 1)?;
+        let tokens = tokens.add(&in_dtype(&self.pos_embed, tokens.dtype())?)?;
+        let tokens = self.blocks.forward(&tokens, cx)?;
+        match self.pooling {
+            Pooling::Global(_) => Ok(tokens),
+            _ => self.norm.forward(&tokens, cx),
+        }
+    }
+
+    fn forward_head(&self, features: &Tensor, pre_logits: bool, cx: &mut Context) -> Result<Tensor> {
+        let &[_, tokens, _] = features.dims() else {
+            return Err(fornax_engine::Error::shape(
+                "vision transformer",
+                &[("features", features)],
+                "tokens [n, l, c]",
+            ));
+        };
+        let pooled = match self.pooling {
+            Pooling::Token => features.narrow(1, 0, 1)?.flatten(1)?,
+            Pooling::Global(_) => {
+                let patches = features.narrow(1, 1, tokens - 1)?;
+                let &[n, l, c] = patches.dims() else { unreachable!("a part of tokens") };
+                let pooled = self.head.pool.forward(&patches.reshape([n, l, 1, c])?, cx)?;
+                self.norm.forward(&pooled, cx)?
+            }
+            _ => features.clone(),
+        };
+        self.head.classify(&pooled, pre_logits, cx)
+    }
+
+    fn feature_info(&self) -> Vec<FeatureInfo> {
+        (0..self.depth)
+            .map(|i| FeatureInfo::new(format!("blocks.{i}"), self.head.channels(), self.patch))
+            .collect()
+    }
+
+    fn head(&self) -> &ClassifierHead {
+        &self.head
+    }
+
+    fn head_mut(&mut self) -> &mut ClassifierHead {
+        &mut self.head
+    }
+
+    fn classifier_name(&self) -> &'static str {
+        "head"
+    }
+
+    /// timm's rule: a truncated normal of 0.02 for linear layers and positions, nearly nothing for the class token, zero biases, and PyTorch's
+    /// default for the convolution.
+    fn init(&self, parameter: &Entry, fan_in: usize, draws: &mut Stream) -> Result<()> {
+        let (name, tensor) = (parameter.name.as_str(), &parameter.tensor);
+        if parameter.layout == Layout::ConvWeight || name == "patch_embed.proj.bias" {
+            init::torch_linear(tensor, fan_in, draws)
+        } else if name == "cls_token" {
+            init::normal(tensor, 1e-6, draws)
+        } else if tensor.rank() > 1 {
+            init::trunc_normal(tensor, 0.02, draws)
+        } else {
+            init::constant(tensor, if name.ends_with("weight") { 1.0 } else { 0.0 })
+        }
+    }
+
+    fn no_weight_decay(&self) -> &'static [&'static str] {
+        &["pos_embed", "cls_token"]
+    }
+
+    fn depth_of(&self, parameter: &str) -> Option<Vec<usize>> {
+        if ["cls_token", "pos_embed", "patch_embed"].iter().any(|stem| parameter.starts_with(stem)) {
+            return Some(vec![0]);
+        }
+        if parameter.starts_with("norm") {
+            return Some(vec![1, WITH_PREVIOUS]);
+        }
+        Some(vec![1, parameter.strip_prefix("blocks.")?.split('.').next()?.parse().ok()?])
+    }
+
+    fn as_map(&self, output: &Tensor, image: [usize; 2]) -> Result<Tensor> {
+        let &[n, tokens, c] = output.dims() else { return Ok(output.clone()) };
+        output.narrow(1, 1, tokens - 1)?.reshape([n, image[0] / self.patch, image[1] / self.patch, c])
+    }
+}
+
+/// Attention and two layers over the features, each after a normalisation and with a shortcut.
+struct Block {
+    norm1: LayerNorm,
+    attn: Attention,
+    drop_path1: DropPath,
+    norm2: LayerNorm,
+    mlp: Mlp,
+    drop_path2: DropPath,
+    label: Label,
+}
+
+impl Block {
+    fn new(width: usize, heads: usize, activation: Activation, drop_path: f64) -> Result<Block> {
+        Ok(Block {
+            norm1: LayerNorm::new(width, EPS)?,
+            attn: Attention::new(width, heads)?,
+            drop_path1: DropPath::new(drop_path),
+            norm2: LayerNorm::new(width, EPS)?,
+            mlp: Mlp::new(width, 4 * width, activation)?,
+            drop_path2: DropPath::new(drop_path),
+            label: Label::group(),
+        })
+    }
+}
+
+impl Module for Block {
+    fn forward(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
+        let y = self.attn.forward(&self.norm1.forward(x, cx)?, cx)?;
+        let x = self.drop_path1.forward(&y, cx)?.to_dtype(x.dtype())?.add(x)?;
+        let y = self.mlp.forward(&self.norm2.forward(&x, cx)?, cx)?;
+        let y = self.drop_path2.forward(&y, cx)?.to_dtype(x.dtype())?.add(&x)?;
+        Ok(cx.observed(&self.label, y, 0))
+    }
+
+    fn visit(&self, visitor: &mut Visitor) {
+        visitor.child("norm1", &self.norm1);
+        visitor.child("attn", &self.attn);
+        visitor.child("drop_path1", &self.drop_path1);
+        visitor.child("norm2", &self.norm2);
+        visitor.child("mlp", &self.mlp);
+        visitor.child("drop_path2", &self.drop_path2);
+    }
+
+    fn label(&self) -> Option<&Label> {
+        Some(&self.label)
+    }
+}

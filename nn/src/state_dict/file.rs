@@ -1,0 +1,317 @@
+//! Reading safetensors: eight bytes with the header's length, the header as JSON, then the elements. The header is only believed after
+//! every offset, shape and dtype in it was found to agree with the others and with the length of the file.
+use crate::{Error, Result};
+use fornax_engine::dtype::{bf16, f16};
+use fornax_engine::{DType, Element, MAX_RANK, Tensor};
+use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::ops::Range;
+
+/// The longest header that is read; the limit of other readers too.
+const MAX_HEADER: usize = 100_000_000;
+
+/// A safetensors file, all of it in memory or mapped; tensors are made when asked for.
+pub struct TensorFile<'a> {
+    elements: &'a [u8],
+    tensors: BTreeMap<String, Stored>,
+    metadata: HashMap<String, String>,
+}
+
+/// What the header says about a tensor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// The dtype that its elements are read as.
+    pub dtype: DType,
+    /// Extents, outermost first.
+    pub shape: Vec<usize>,
+    bytes: Range<usize>,
+}
+
+impl<'a> TensorFile<'a> {
+    /// Checks the header against itself and the length of the file; no tensor is made.
+    pub fn parse(file: &'a [u8]) -> Result<TensorFile<'a>> {
+        let (length, rest) = file
+            .split_first_chunk::<8>()
+            .ok_or_else(|| fail(format!("it is {} bytes long; a header has 8 and more", file.len())))?;
+        let length = u64::from_le_bytes(*length);
+        let header = usize::try_from(length).ok().filter(|n| *n <= MAX_HEADER);
+        let (header, elements) = header.and_then(|n| rest.split_at_checked(n)).ok_or_else(|| {
+            fail(format!(
+                "its header would be {length} bytes long; {} follow, and at most {MAX_HEADER} are read",
+                rest.len()
+            ))
+        })?;
+        let header: Header =
+            serde_json::from_slice(header).map_err(|e| fail(format!("its header is not understood: {e}")))?;
+        let mut tensors = BTreeMap::new();
+        for (name, entry) in header.tensors {
+            tensors.insert(name.clone(), entry.checked(&name)?);
+        }
+        let mut extents: Vec<(&str, &Range<usize>)> =
+            tensors.iter().map(|(name, stored)| (name.as_str(), &stored.bytes)).collect();
+        extents.sort_by_key(|(_, bytes)| (bytes.start, bytes.end));
+        let mut end = 0;
+        for (name, bytes) in extents {
+            if bytes.start != end {
+                let what = if bytes.start < end { "overlap" } else { "leave a gap after" };
+                return Err(fail(format!(
+                    "the elements of {name} {what} those before: they begin at byte {}, not {end}",
+                    bytes.start
+                )));
+            }
+            end = bytes.end;
+        }
+        if end != elements.len() {
+            let what = if end > elements.len() { "it is truncated" } else { "bytes follow the last tensor" };
+            return Err(fail(format!("{what}: its tensors take {end} bytes, {} are there", elements.len())));
+        }
+        Ok(TensorFile { elements, tensors, metadata: header.metadata })
+    }
+
+    /// What the file says beside its tensors.
+    pub fn metadata(&self) -> &HashMap<String, String> {
+        &self.metadata
+    }
+
+    /// The tensors that the file holds, by name.
+    pub fn tensors(&self) -> &BTreeMap<String, Stored> {
+        &self.tensors
+    }
+
+    /// A tensor's elements as they are stored, little-endian.
+    pub fn bytes(&self, name: &str) -> Result<&'a [u8]> {
+        Ok(&self.elements[self.stored(name)?.bytes.clone()])
+    }
+
+    /// A copy of a tensor.
+    pub fn tensor(&self, name: &str) -> Result<Tensor> {
+        let (stored, bytes) = (self.stored(name)?, self.bytes(name)?);
+        match stored.dtype {
+            DType::F32 => decode::<f32>(&stored.shape, bytes),
+            DType::F64 => decode::<f64>(&stored.shape, bytes),
+            DType::F16 => decode::<f16>(&stored.shape, bytes),
+            DType::BF16 => decode::<bf16>(&stored.shape, bytes),
+            DType::I64 => decode::<i64>(&stored.shape, bytes),
+            DType::U8 => decode::<u8>(&stored.shape, bytes),
+        }
+    }
+
+    fn stored(&self, name: &str) -> Result<&Stored> {
+        self.tensors.get(name).ok_or_else(|| fail(format!("it holds no {name}")))
+    }
+}
+
+fn fail(why: String) -> Error {
+    Error::Safetensors(why)
+}
+
+fn decode<T: Element>(shape: &[usize], bytes: &[u8]) -> Result<Tensor> {
+    Ok(Tensor::build(shape, |out: &mut [T]| bytemuck::cast_slice_mut(out).copy_from_slice(bytes))?)
+}
+
+struct Header {
+    tensors: Vec<(String, Entry)>,
+    metadata: HashMap<String, String>,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    dtype: String,
+    shape: Vec<u64>,
+    data_offsets: [u64; 2],
+}
+
+impl Entry {
+    fn checked(self, name: &str) -> Result<Stored> {
+        let dtype = match self.dtype.as_str() {
+            "F32" => DType::F32,
+            "F64" => DType::F64,
+            "F16" => DType::F16,
+            "BF16" => DType::BF16,
+            "I64" => DType::I64,
+            "U8" | "BOOL" => DType::U8,
+            other => {
+                let known = "F32, F64, F16, BF16, I64, U8 and BOOL are";
+                return Err(fail(format!("{name} has dtype {other:?}, which is not supported; {known}")));
+            }
+        };
+        if self.shape.len() > MAX_RANK {
+            return Err(fail(format!(
+                "{name} has {} axes; at most {MAX_RANK} are supported",
+                self.shape.len()
+            )));
+        }
+        let size = self.shape.iter().try_fold(dtype.size() as u64, |size, n| size.checked_mul(*n));
+        let [start, end] = self.data_offsets;
+        match (size, end.checked_sub(start)) {
+            (Some(size), Some(length)) if size == length => {}
+            (size, _) => {
+                let size = size.map_or("more than there can be".into(), |s| s.to_string());
+                return Err(fail(format!(
+                    "{name} {dtype}{:?} takes {size} bytes, but its elements go from byte {start} to {end}",
+                    self.shape
+                )));
+            }
+        }
+        let narrow =
+            |n: u64| usize::try_from(n).map_err(|_| fail(format!("{name} is beyond this machine's memory")));
+        Ok(Stored {
+            dtype,
+            shape: self.shape.iter().map(|n| narrow(*n)).collect::<Result<_>>()?,
+            bytes: narrow(start)?..narrow(end)?,
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for Header {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Header, D::Error> {
+        deserializer.deserialize_map(HeaderVisitor)
+    }
+}
+
+/// Reads the header by hand, because a map type would keep one of two entries of the same name and say nothing.
+struct HeaderVisitor;
+
+impl<'de> Visitor<'de> for HeaderVisitor {
+    type Value = Header;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a map of tensors")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Header, A::Error> {
+        let (mut tensors, mut metadata, mut names) = (vec![], None, std::collections::HashSet::new());
+        while let Some(name) = map.next_key::<String>()? {
+            if !names.insert(name.clone()) {
+                return Err(de::Error::custom(format!("{name} stands there twice")));
+            }
+            match name.as_str() {
+                "__metadata__" => metadata = map.next_value()?,
+                _ => tensors.push((name, map.next_value()?)),
+            }
+        }
+        Ok(Header { tensors, metadata: metadata.unwrap_or_default() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(header: &str, elements: usize) -> Vec<u8> {
+        let mut file = (header.len() as u64).to_le_bytes().to_vec();
+        file.extend(header.as_bytes());
+        file.resize(file.len() + elements, 7);
+        file
+    }
+
+    #[test]
+    fn a_whole_file_is_read() {
+        let header = r#"{"__metadata__":{"format":"pt"},
+            "b":{"dtype":"U8","shape":[2,0,3],"data_offsets":[8,8]},
+            "a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},
+            "c":{"dtype":"BOOL","shape":[],"data_offsets":[8,9]}}   "#;
+        let bytes = file(header, 9);
+        let file = TensorFile::parse(&bytes).expect("whole");
+        assert_eq!(file.metadata()["format"], "pt");
+        assert_eq!(file.tensors().keys().collect::<Vec<_>>(), ["a", "b", "c"]);
+        assert_eq!(file.tensor("b").expect("empty").dims(), [2, 0, 3]);
+        assert_eq!(file.tensor("c").expect("a flag").to_vec::<u8>().expect("u8"), [7]);
+        assert_eq!(file.bytes("a").expect("bytes"), [7; 8]);
+        assert!(file.tensor("d").is_err());
+    }
+
+    #[test]
+    fn a_file_that_contradicts_itself_is_refused() {
+        let one = |dtype: &str, shape: &str, start: u64, end: u64| {
+            format!(r#"{{"a":{{"dtype":"{dtype}","shape":{shape},"data_offsets":[{start},{end}]}}}}"#)
+        };
+        let two = |a: [u64; 2], b: [u64; 2]| {
+            let entry = |name: &str, o: [u64; 2]| {
+                let n = o[1].saturating_sub(o[0]);
+                format!(r#""{name}":{{"dtype":"U8","shape":[{n}],"data_offsets":[{},{}]}}"#, o[0], o[1])
+            };
+            format!("{{{},{}}}", entry("a", a), entry("b", b))
+        };
+        // Nine extents that add up to 2^64: their end would come out as 0.
+        let around: Vec<String> = (0..8u64)
+            .map(|i| {
+                let (start, end) = (i << 61, (i << 61).saturating_add(1 << 61));
+                format!(r#""{i}":{{"dtype":"U8","shape":[{}],"data_offsets":[{start},{end}]}}"#, end - start)
+            })
+            .collect();
+        let a = one("F32", "[2]", 0, 8);
+        let cases = [
+            (file(&a, 7), "truncated"),
+            (file(&a, 9), "bytes follow"),
+            (file(&one("F32", "[3]", 0, 8), 8), "takes 12 bytes"),
+            (file(&one("F32", "[2]", 8, 0), 8), "takes 8 bytes"),
+            (file(&one("F32", "[2]", 4, 12), 12), "leave a gap"),
+            (file(&two([0, 6], [4, 8]), 8), "overlap"),
+            (file(&two([0, 4], [4, 2]), 8), "takes 0 bytes"),
+            (file(&two([0, 4], [0, 4]), 4), "overlap"),
+            (file(&one("F32", "[4294967296,4294967296,4294967296]", 0, 8), 8), "more than there can be"),
+            (file(&one("U8", "[18446744073709551615]", 0, u64::MAX), 8), "truncated"),
+            (file(&format!("{{{}}}", around.join(",")), 0), "truncated"),
+            (file(&one("F32", "[1,1,1,1,1,1,2]", 0, 8), 8), "7 axes"),
+            (file(&one("F32", "[-2]", 0, 8), 8), "not understood"),
+            (file(&one("F32", "[2.0]", 0, 8), 8), "not understood"),
+            (file(&one("C64", "[1]", 0, 8), 8), "C64"),
+            (file(&one("F8_E4M3", "[8]", 0, 8), 8), "F8_E4M3"),
+            (file(&format!("{}, {}}}", &a[..a.len() - 1], &a[1..a.len() - 1]), 8), "a stands there twice"),
+            (file(r#"{"__metadata__":{},"__metadata__":{}}"#, 0), "__metadata__ stands there twice"),
+            (file(r#"{"__metadata__":{"a":1}}"#, 0), "not understood"),
+            (file(r#"{"a":{"dtype":"F32","shape":[2]}}"#, 8), "data_offsets"),
+            (file("[]", 0), "not understood"),
+            (file("", 0), "not understood"),
+            (file(&"[".repeat(100_000), 0), "not understood"),
+            (file("{\"\u{0}\":1}", 0), "not understood"),
+            (vec![], "0 bytes"),
+            (vec![1; 7], "7 bytes"),
+            (u64::MAX.to_le_bytes().to_vec(), "18446744073709551615"),
+            ((MAX_HEADER as u64 + 1).to_le_bytes().to_vec(), "at most"),
+            (b"PK\x03\x04 a pickle in a zip file".to_vec(), "header would be"),
+        ];
+        for (bytes, part) in cases {
+            let Err(error) = TensorFile::parse(&bytes) else { panic!("{part}: accepted") };
+            assert!(error.to_string().contains(part), "{part}: {error}");
+        }
+    }
+
+    #[test]
+    fn no_change_of_a_file_makes_it_panic_or_read_elsewhere() {
+        let good = file(
+            r#"{"a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},"b":{"dtype":"I64","shape":[1],"data_offsets":[24,32]}}"#,
+            32,
+        );
+        let mut state = 1u64;
+        let mut random = |n: usize| {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 33) as usize % n
+        };
+        let mut accepted = 0;
+        for _ in 0..20_000 {
+            let mut bad = good.clone();
+            for _ in 0..=random(3) {
+                let at = random(bad.len());
+                match random(4) {
+                    0 => bad[at] ^= 1 << random(8),
+                    1 => bad[at] = b"0123456789,:[]{}\"-eF"[random(20)],
+                    2 => bad.truncate(at + 1),
+                    _ => bad.insert(at, b"90]}"[random(4)]),
+                }
+            }
+            if let Ok(file) = TensorFile::parse(&bad) {
+                accepted += 1;
+                for (name, stored) in file.tensors() {
+                    let tensor = file.tensor(name).expect("what was accepted can be read");
+                    assert_eq!(tensor.dims(), stored.shape);
+                }
+            }
+        }
+        // Changed names and elements make other files that are whole.
+        assert!(accepted < 10_000, "{accepted}");
+    }
+}

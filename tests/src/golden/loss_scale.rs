@@ -1,0 +1,54 @@
+//! The sequence of loss scales of PyTorch's `GradScaler`, from gradients that overflow or do not.
+use super::Case;
+use fornax::optim::{OptimizerOptions, rule};
+use fornax_engine::{DType, GradientRule, LossScaling, Tensor, UpdateState, Updated, update};
+
+/// Runs a case of the operation `grad_scaler`.
+pub fn check(case: &Case) -> Result<(), String> {
+    let number = |key: &str| case.json["args"][key].as_f64().ok_or(format!("no {key}"));
+    let scaling = LossScaling {
+        init: number("init_scale")? as f32,
+        growth: number("growth_factor")? as f32,
+        backoff: number("backoff_factor")? as f32,
+        interval: number("growth_interval")? as u32,
+        ..LossScaling::default()
+    };
+    let list = |key: &str| case.json[key].as_array().ok_or(format!("no {key}"));
+    let (overflows, scales, stepped) =
+        (list("found_inf")?, list("scale_before_step")?, list("optimizer_stepped")?);
+    let seen = run(case, scaling, overflows).map_err(|e| e.to_string())?;
+    let mut weight = 0.0;
+    for (i, (scale, after)) in seen[..overflows.len()].iter().enumerate() {
+        weight -= if stepped[i] == true { 1.0 } else { 0.0 };
+        if Some(*scale) != scales[i].as_f64() || *after != [weight; 3] {
+            return Err(format!("update {i}: the scale was {scale}, the weights are {after:?}"));
+        }
+    }
+    let last = seen[overflows.len()].0;
+    if Some(last) == case.json["scale_final"].as_f64() { Ok(()) } else { Err(format!("it ends with {last}")) }
+}
+
+/// The scale before each update and the weights after it, which fall by 1 unless it is skipped; the last scale.
+fn run(
+    case: &Case,
+    scaling: LossScaling,
+    overflows: &[serde_json::Value],
+) -> fornax_engine::Result<Vec<(f64, Vec<f32>)>> {
+    let device = &case.topic.device;
+    let tensor = |value: f64| Tensor::full([3], value, DType::F32, device);
+    let (weights, buffer) = (tensor(0.0)?.variable(), tensor(0.0)?);
+    let rule = rule("momentum", &OptimizerOptions::default()).expect("an optimizer");
+    let state = UpdateState::new(GradientRule { scaling: Some(scaling), clip: None }, &rule.update, device)?;
+    let mut seen = vec![];
+    for overflow in overflows {
+        let scale = state.upstream().item()?;
+        let gradient = tensor(if overflow.as_f64() == Some(0.0) { scale } else { f64::INFINITY })?;
+        buffer.copy_from(&tensor(0.0)?)?;
+        let updated = Updated { moments: vec![&buffer], ..Updated::new(&weights, &gradient) };
+        state.set_rates(1.0, 0.0)?;
+        update(&rule.update, &[updated], &state)?;
+        seen.push((scale, weights.to_vec::<f32>()?));
+    }
+    seen.push((state.upstream().item()?, vec![]));
+    Ok(seen)
+}

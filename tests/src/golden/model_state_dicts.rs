@@ -1,0 +1,84 @@
+//! Names and shapes of parameters and buffers, and the default data configuration of whole models.
+use super::{Case, Outcome, Topic};
+use fornax_nn::models::{Data, ModelInfo, find};
+use fornax_nn::{Kind, Layout, ModelOptions, entries};
+use serde_json::{Value, json};
+
+/// Runs every case of the topic.
+pub fn check(topic: &Topic) -> Outcome {
+    super::run::each(topic, |case| {
+        let info = find(case.id()).map_err(|e| format!("{}: {e}", case.id()))?;
+        names(&case, info)?;
+        configuration(&case, info)
+    })
+}
+
+fn names(case: &Case, info: &ModelInfo) -> Result<(), String> {
+    let say = |e: fornax_nn::Error| format!("{}: {e}", case.id());
+    let model = info.build(&ModelOptions::default()).map_err(say)?;
+    let all = entries(&*model);
+    let of = |kind: Kind| -> Vec<Value> {
+        all.iter()
+            .filter(|e| e.kind == kind)
+            .map(|e| match (e.layout, e.tensor.dims()) {
+                (Layout::ConvWeight, &[o, h, w, i]) => json!([e.name, [o, i, h, w]]),
+                (_, dims) => json!([e.name, dims]),
+            })
+            .collect()
+    };
+    same(case, "parameters", &json!(of(Kind::Parameter)), &case.json["parameters"])?;
+    same(case, "buffers", &json!(of(Kind::Buffer)), &case.json["buffers"])?;
+    if !case.json["state_dict_order"].is_null() {
+        let order: Vec<&str> = all.iter().map(|e| e.name.as_str()).collect();
+        same(case, "state_dict_order", &json!(order), &case.json["state_dict_order"])?;
+    }
+    let count: usize = all.iter().filter(|e| e.kind == Kind::Parameter).map(|e| e.tensor.numel()).sum();
+    same(case, "param_count", &json!(count), &case.json["param_count"])?;
+    same(case, "num_features", &json!(model.num_features()), &case.json["num_features"])?;
+    same(case, "head_hidden_size", &json!(model.head_hidden_size()), &case.json["head_hidden_size"])
+}
+
+/// Every key that the case lists.
+fn configuration(case: &Case, info: &ModelInfo) -> Result<(), String> {
+    let Data { input_size: [h, w], .. } = info.data;
+    let known = json!({
+        "input_size": [3, h, w],
+        "test_input_size": info.data.test_input_size.map(|[h, w]| [3, h, w]),
+        "fixed_input_size": info.data.fixed_input_size,
+        "interpolation": info.data.interpolation,
+        "crop_pct": info.data.crop_pct,
+        "test_crop_pct": info.data.test_crop_pct,
+        "crop_mode": info.data.crop_mode,
+        "mean": info.data.mean,
+        "std": info.data.std,
+        "num_classes": info.data.num_classes,
+        "pool_size": info.data.pool_size,
+        "first_conv": info.data.first_conv,
+        "classifier": info.data.classifier,
+    });
+    let listed =
+        case.json["default_cfg"].as_object().ok_or_else(|| format!("{}: no default_cfg", case.id()))?;
+    for (key, expected) in listed {
+        let got = known.get(key).ok_or_else(|| format!("{}: {key} is not known to the test", case.id()))?;
+        same(case, key, got, expected)?;
+    }
+    // What the case leaves out is nothing here either.
+    match known.as_object().into_iter().flatten().find(|(key, v)| !v.is_null() && !listed.contains_key(*key))
+    {
+        Some((key, value)) => Err(format!("{}: {key} is {value}, the case has none", case.id())),
+        None => Ok(()),
+    }
+}
+
+fn same(case: &Case, what: &str, got: &Value, expected: &Value) -> Result<(), String> {
+    if got == expected {
+        return Ok(());
+    }
+    let (empty, at) = (vec![], |list: &Value, i: usize| list.get(i).cloned().unwrap_or_default());
+    let (a, b) = (got.as_array().unwrap_or(&empty), expected.as_array().unwrap_or(&empty));
+    let first = (0..a.len().max(b.len())).find(|&i| a.get(i) != b.get(i));
+    Err(match first {
+        Some(i) => format!("{}: {what}[{i}] is {}, expected {}", case.id(), at(got, i), at(expected, i)),
+        None => format!("{}: {what} is {got}, expected {expected}", case.id()),
+    })
+}

@@ -1,0 +1,197 @@
+//! Gradients of gradients: Hessian-vector products of every case of the table, and of a network, against finite differences of
+//! gradients; and on devices against the CPU.
+//!
+//! `FORNAX_TEST_DEVICES`, a list of `cpu`, `emulated` and `cuda:N`, chooses devices; the default is the emulated one.
+use fornax_engine::{Activation, BatchNorm, Conv2d, DType, Device, GlobalPool, Result, Tensor, gradients};
+use fornax_tests::cases::{Case, all};
+use fornax_tests::parity::devices;
+use fornax_tests::second_order::{Place, Twice, vector};
+
+/// Operations that are differentiated once only.
+const ONCE: [&str; 1] = ["prod"];
+
+/// The step of finite differences.
+const STEP: f64 = 1e-5;
+
+fn cases() -> impl Iterator<Item = Case> {
+    all().into_iter().filter(|case| !case.large && !ONCE.contains(&case.op))
+}
+
+fn expect_close(name: &str, what: &str, got: &[f64], expected: &[f64], tolerance: f64) {
+    assert_eq!(got.len(), expected.len(), "{name}: {what}");
+    let scale = expected.iter().fold(1.0f64, |m, e| m.max(e.abs()));
+    for (i, (got, expected)) in got.iter().zip(expected).enumerate() {
+        let near = (got - expected).abs() <= tolerance * scale;
+        assert!(near, "{name}: {what}, element {i}: {got}, not {expected}");
+    }
+}
+
+/// `(above - below) / 2 STEP`
+fn difference(above: &[f64], below: &[f64]) -> Vec<f64> {
+    above.iter().zip(below).map(|(a, b)| (a - b) / (2.0 * STEP)).collect()
+}
+
+#[test]
+fn hessian_vector_products_match_finite_differences() {
+    let (mut checked, mut bent) = (0, 0);
+    for case in cases() {
+        let name = case.name();
+        let run = || -> Result<bool> {
+            let place = Place::new(&case)?;
+            let got = place.twice(&case)?;
+            let (_, slope) = place.once(&case)?;
+            place.step(&case, STEP)?;
+            let above = place.once(&case)?;
+            place.step(&case, -2.0 * STEP)?;
+            let below = place.once(&case)?;
+            let (along, product) = (difference(&above.0, &below.0), difference(&above.1, &below.1));
+            expect_close(&name, "a gradient that leaves a graph", &got.slope, &slope, 1e-12);
+            expect_close(&name, "the Hessian times a vector", &got.product, &product, 1e-6);
+            expect_close(&name, "the output along a vector", &got.along, &along, 1e-6);
+            Ok(product.iter().any(|p| p.abs() > 1e-3))
+        };
+        checked += 1;
+        bent += usize::from(run().unwrap_or_else(|e| panic!("{name}: {e}")));
+    }
+    assert!(checked > 300 && bent > 150, "only {checked} cases were checked, {bent} of them not linear");
+}
+
+#[test]
+fn an_operation_that_cannot_be_differentiated_twice_says_so() {
+    for op in ONCE {
+        let case = all().into_iter().find(|case| case.op == op).expect("it is in the table");
+        let error = Place::new(&case).and_then(|place| place.twice(&case)).expect_err("it cannot");
+        assert!(error.to_string().contains(op), "{error}");
+    }
+}
+
+/// On a device against the CPU in f64: in f32, and loosely in halves, where second gradients are made of rounded first ones.
+#[test]
+fn every_case_matches_the_cpu() {
+    for device in devices() {
+        let mut failures = vec![];
+        for (dtype, tolerance) in [(DType::F32, 1e-4), (DType::F16, 2e-2), (DType::BF16, 1e-1)] {
+            for case in cases() {
+                if let Err(why) = compare(&case, dtype, &device, tolerance) {
+                    failures.push(format!("{} in {dtype}: {why}", case.name()));
+                }
+            }
+        }
+        assert!(failures.is_empty(), "{} on {device}:\n{}", failures.len(), failures.join("\n"));
+    }
+}
+
+fn compare(case: &Case, dtype: DType, device: &Device, tolerance: f64) -> std::result::Result<(), String> {
+    let run = || -> Result<(Twice, Twice)> {
+        let place = Place::new(case)?.on(device, dtype)?;
+        Ok((place.twice(case)?, place.on(&Device::Cpu, DType::F64)?.twice(case)?))
+    };
+    let (got, expected) = run().map_err(|e| e.to_string())?;
+    let parts = [
+        ("slope", &got.slope, &expected.slope),
+        ("product", &got.product, &expected.product),
+        ("along", &got.along, &expected.along),
+    ];
+    for (part, got, expected) in parts {
+        let scale = expected.iter().fold(1.0f64, |m, e| m.max(e.abs()));
+        let off = got.iter().zip(expected).map(|(g, e)| (g - e).abs() / scale).fold(0.0, f64::max);
+        if got.iter().any(|g| g.is_nan()) || off > tolerance {
+            return Err(format!("{part} is off by {off:.1e} of {scale:.1e}"));
+        }
+    }
+    Ok(())
+}
+
+/// Two stages with batch norm of the batch, a shortcut and a strided, grouped convolution; the loss has smoothing.
+struct Network {
+    images: Tensor,
+    target: Tensor,
+    parameters: Vec<Tensor>,
+}
+
+impl Network {
+    fn new() -> Result<Network> {
+        let shapes: [&[usize]; 13] = [
+            &[6, 3, 3, 2],
+            &[6],
+            &[6],
+            &[6, 3, 3, 6],
+            &[6],
+            &[6],
+            &[8, 3, 3, 3],
+            &[8],
+            &[8],
+            &[8, 1, 1, 6],
+            &[8],
+            &[5, 8],
+            &[5],
+        ];
+        let parameter = |(i, shape): (usize, &&[usize])| {
+            let zeros = Tensor::zeros(*shape, DType::F64, &Device::Cpu)?;
+            let offset = if shape.len() == 1 && i % 3 == 1 { 1.0 } else { 0.0 };
+            Ok(vector(&zeros, &format!("parameter {i}"))?.affine(0.3, offset)?.variable())
+        };
+        let parameters = shapes.iter().enumerate().map(parameter).collect::<Result<_>>()?;
+        let images = Tensor::zeros([3, 7, 5, 2], DType::F64, &Device::Cpu)?;
+        let target = Tensor::from_slice(&[4i64, 0, 3], [3])?;
+        Ok(Network { images: vector(&images, "images")?, target, parameters })
+    }
+
+    fn loss(&self) -> Result<Tensor> {
+        let p = &self.parameters;
+        let norm = |weight, bias| BatchNorm {
+            weight: Some(weight),
+            bias,
+            training: true,
+            eps: 1e-5,
+            ..BatchNorm::default()
+        };
+        let same = Conv2d { padding: [1, 1], ..Conv2d::default() };
+        let relu = Activation::Relu;
+        let x = self.images.conv2d_batch_norm_act(&p[0], &same, &norm(&p[1], Some(&p[2])), relu, None)?;
+        let x = x.conv2d_batch_norm_act(&p[3], &same, &norm(&p[4], Some(&p[5])), relu, Some(&x))?;
+        let halved = Conv2d { stride: [2, 2], ..same };
+        let shortcut = x.conv2d(&p[9], None, &Conv2d { stride: [2, 2], ..Conv2d::default() })?;
+        let shortcut = shortcut.batch_norm(&norm(&p[10], None))?;
+        let grouped = Conv2d { groups: 2, ..halved };
+        let x = x.conv2d_batch_norm_act(
+            &p[6],
+            &grouped,
+            &norm(&p[7], Some(&p[8])),
+            Activation::Silu,
+            Some(&shortcut),
+        )?;
+        x.global_pool(GlobalPool::Avg)?.linear(&p[11], Some(&p[12]))?.cross_entropy(&self.target, 0.1)
+    }
+
+    fn gradients(&self, create_graph: bool) -> Result<Vec<Tensor>> {
+        let one = Tensor::scalar(1.0f64)?;
+        let wanted: Vec<&Tensor> = self.parameters.iter().collect();
+        let grads = gradients(&[(&self.loss()?, &one)], &wanted, create_graph)?;
+        Ok(grads.into_iter().map(|g| g.expect("every parameter matters")).collect())
+    }
+}
+
+#[test]
+fn the_hessian_of_a_network_times_a_vector_matches_finite_differences() -> Result<()> {
+    let network = Network::new()?;
+    let v: Vec<Tensor> = network.parameters.iter().map(|p| vector(p, "v")).collect::<Result<_>>()?;
+    let slopes = network.gradients(true)?;
+    let outputs: Vec<(&Tensor, &Tensor)> = slopes.iter().zip(&v).collect();
+    let wanted: Vec<&Tensor> = network.parameters.iter().collect();
+    let products = gradients(&outputs, &wanted, false)?;
+    let at = |by: f64| -> Result<Vec<Tensor>> {
+        for (p, v) in network.parameters.iter().zip(&v) {
+            p.copy_from(&p.detach().add(&v.scale(by)?)?)?;
+        }
+        network.gradients(false)
+    };
+    let (above, below) = (at(STEP)?, at(-2.0 * STEP)?);
+    for (i, product) in products.into_iter().enumerate() {
+        let got = product.expect("every parameter matters").to_vec::<f64>()?;
+        let expected = difference(&above[i].to_vec()?, &below[i].to_vec()?);
+        assert!(expected.iter().any(|e| e.abs() > 1e-4), "parameter {i} is bent");
+        expect_close(&format!("parameter {i}"), "the Hessian times a vector", &got, &expected, 1e-6);
+    }
+    Ok(())
+}

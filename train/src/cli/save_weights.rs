@@ -1,0 +1,25 @@
+//! `fornax models save`: a model's initial weights as a file, to start from or to compare with.
+use super::print;
+use crate::checkpoint::durable;
+use crate::{Error, Result};
+use fornax_nn::models::create_model;
+use fornax_nn::{ModelOptions, state_dict};
+use std::collections::HashMap;
+use std::path::Path;
+
+/// Draws the weights of a model and writes them under timm's names, in PyTorch's shapes.
+pub fn save(name: &str, options: &ModelOptions, path: &Path) -> Result<()> {
+    let fail = |e: fornax_nn::Error| Error::usage(format!("{name}: {e}"));
+    let model = create_model(name, options).map_err(fail)?;
+    let state = state_dict::state_dict(&*model).map_err(fail)?;
+    let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
+    let bytes = state_dict::to_safetensors(&state, Some(metadata)).map_err(fail)?;
+    durable::write(path, &bytes)?;
+    print(&format!(
+        "{} tensors of {name}, drawn with seed {}: {}\n",
+        state.len(),
+        options.seed,
+        path.display()
+    ));
+    Ok(())
+}

@@ -1,0 +1,76 @@
+//! The schedule of a run: its options from settings, and settings from its options.
+use super::Recipe;
+use crate::schedule::{Cycles, DecayFn, Sched, ScheduleOptions};
+use crate::settings::{Metric, Settings};
+
+/// What the schedule is made of, every value settled.
+pub(super) fn options(given: &Settings, sched: Sched, recipe: &Recipe, lr: f64) -> ScheduleOptions {
+    let epochs = given.epochs.unwrap_or(recipe.epochs);
+    let or = ScheduleOptions::default();
+    ScheduleOptions {
+        lr,
+        epochs,
+        // The recipe's warm-up must leave something of a shorter schedule.
+        warmup_epochs: given.warmup_epochs.unwrap_or(recipe.warmup_epochs.min(epochs / 4)),
+        warmup_lr: given.warmup_lr.unwrap_or(or.warmup_lr),
+        warmup_prefix: given.warmup_prefix.unwrap_or(or.warmup_prefix),
+        min_lr: given.min_lr.unwrap_or(or.min_lr),
+        cooldown_epochs: given.cooldown_epochs.unwrap_or(or.cooldown_epochs),
+        decay_epochs: given.decay_epochs.or(Some(sched.default_decay_epochs(epochs))),
+        decay_milestones: given.decay_milestones.clone().or(Some(Sched::default_milestones(epochs))),
+        decay_rate: given.decay_rate.or(Some(sched.default_decay_rate())),
+        patience_epochs: given.patience_epochs.unwrap_or(or.patience_epochs),
+        lower_is_better: given.eval_metric.is_some_and(Metric::lower_is_better),
+        lambda: given.lr_lambda.clone(),
+        decay_fn: given.lr_decay_fn.or(Some(match sched {
+            Sched::Rsqrt => DecayFn::Linear,
+            _ => DecayFn::Root,
+        })),
+        stable_timescale: given.lr_stable_timescale,
+        cycles: Cycles {
+            mul: given.lr_cycle_mul.unwrap_or(or.cycles.mul),
+            decay: given.lr_cycle_decay.unwrap_or(or.cycles.decay),
+            limit: given.lr_cycle_limit.unwrap_or(or.cycles.limit),
+        },
+        k_decay: given.lr_k_decay.unwrap_or(or.k_decay),
+        noise: given.lr_noise.clone(),
+        noise_pct: given.lr_noise_pct.unwrap_or(or.noise_pct),
+        noise_std: given.lr_noise_std.unwrap_or(or.noise_std),
+        noise_seed: given.seed.unwrap_or(or.noise_seed),
+        on_updates: given.sched_on_updates.unwrap_or(sched != Sched::Plateau),
+    }
+}
+
+/// The settings of a schedule that have an effect.
+pub(super) fn settled(sched: Sched, options: &ScheduleOptions) -> Settings {
+    let ScheduleOptions { cycles, .. } = options;
+    let warm = options.warmup_epochs > 0;
+    let (again, noisy) = (cycles.limit > 1, options.noise.is_some());
+    let all = Settings {
+        sched: Some(sched),
+        lr: Some(options.lr),
+        epochs: Some(options.epochs),
+        sched_on_updates: Some(options.on_updates),
+        warmup_epochs: Some(options.warmup_epochs),
+        warmup_lr: warm.then_some(options.warmup_lr),
+        warmup_prefix: warm.then_some(options.warmup_prefix),
+        min_lr: Some(options.min_lr),
+        cooldown_epochs: Some(options.cooldown_epochs),
+        decay_epochs: options.decay_epochs,
+        decay_milestones: options.decay_milestones.clone(),
+        decay_rate: options.decay_rate,
+        patience_epochs: Some(options.patience_epochs),
+        lr_lambda: options.lambda.clone(),
+        lr_decay_fn: options.decay_fn,
+        lr_stable_timescale: options.stable_timescale,
+        lr_cycle_limit: Some(cycles.limit),
+        lr_cycle_mul: again.then_some(cycles.mul),
+        lr_cycle_decay: again.then_some(cycles.decay),
+        lr_k_decay: Some(options.k_decay),
+        lr_noise: options.noise.clone(),
+        lr_noise_pct: noisy.then_some(options.noise_pct),
+        lr_noise_std: noisy.then_some(options.noise_std),
+        ..Settings::default()
+    };
+    all.keeping(|key| sched.uses(key))
+}

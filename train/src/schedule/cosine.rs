@@ -1,0 +1,23 @@
+//! Half a cosine from the peak to the end value.
+use super::{Cycles, Place};
+use std::f64::consts::PI;
+
+/// `min + (peak - min) (1 + cos(pi t^k / T^k)) / 2` (Loshchilov and Hutter, "SGDR", 2017; k-decay: Zhang and Li, 2020).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Cosine {
+    /// How often.
+    pub cycles: Cycles,
+    /// At the end.
+    pub min_lr: f64,
+    /// The exponent `k`: above 1 the rate stays high for longer.
+    pub k_decay: f64,
+}
+
+impl Cosine {
+    pub(super) fn at(&self, place: &Place) -> f64 {
+        let (min, k) = (self.min_lr, self.k_decay);
+        self.cycles
+            .position(place)
+            .map_or(min, |p| min + 0.5 * (p.peak - min) * (1.0 + (PI * p.t.powf(k) / p.length.powf(k)).cos()))
+    }
+}

@@ -1,0 +1,96 @@
+//! The average of a model: recorded and replayed as run one by one, on the device or beside it, never out of date.
+use fornax::data::Batch;
+use fornax::ema::{Ema, EmaOptions, EmaWarmup};
+use fornax::optim::{OptimizerOptions, create_optimizer, parameters};
+use fornax::step::{GraphUse, Step, StepOptions};
+use fornax_engine::random::{Key, Stream};
+use fornax_engine::{DType, Device, GradientRule, Tensor, no_grad};
+use fornax_nn::loss::{BinaryCrossEntropy, Loss};
+use fornax_nn::models::Model;
+use fornax_nn::{
+    Context, ModelOptions, Module, OptLevel, Precision, create_model, entries, move_to, state_dict,
+};
+use std::sync::Arc;
+
+const LOSS: BinaryCrossEntropy = BinaryCrossEntropy {
+    smoothing: 0.1,
+    target_threshold: Some(0.2),
+    sum_classes: true,
+    pos_weight: Some(2.0),
+};
+
+fn model() -> Box<dyn Model> {
+    create_model("resnet8", &ModelOptions { seed: 1, ..ModelOptions::classes(5) }).expect("a model")
+}
+
+fn batch(seed: u64) -> Batch {
+    let mut draws = Stream::new(Key::new(seed, "images"), 0, 0);
+    let target = Tensor::from_vec((0..6).map(|_| i64::from(draws.below(5))).collect(), [6]).expect("memory");
+    let pixels: Vec<f32> = (0..6 * 8 * 8 * 3).map(|_| draws.normal()).collect();
+    let images = Tensor::from_vec(pixels, [6, 8, 8, 3]).expect("memory");
+    Batch { images, target: LOSS.prepare(&target, 5).expect("rows") }
+}
+
+fn precision() -> Precision {
+    Precision::new(OptLevel::O1, DType::BF16)
+}
+
+fn logits(model: &dyn Module, device: &Device) -> Vec<f32> {
+    let x = batch(99).images.to_device(device).expect("memory");
+    let mut cx = Context::eval().with_precision(precision());
+    let y = no_grad(|| model.forward(&x, &mut cx)).expect("a pass");
+    y.to_dtype(DType::F32).and_then(|y| y.to_vec::<f32>()).expect("f32")
+}
+
+/// After eight updates: every element of the average, and what it says to an image after each half of them.
+fn run(graph: GraphUse, on_cpu: bool) -> (Vec<f32>, Vec<Vec<f32>>) {
+    let device = Device::emulated(1).expect("g++ is there");
+    let model = model();
+    move_to(&*model, &device).expect("memory");
+    let options = OptimizerOptions::default();
+    let optimizer = create_optimizer("sgd", parameters(&*model, 1e-2), &options, GradientRule::default());
+    let optimizer = optimizer.expect("an optimizer");
+    let options = EmaOptions { decay: 0.8, warmup: Some(EmaWarmup::default()), ..EmaOptions::default() };
+    let place = if on_cpu { Device::Cpu } else { device };
+    let ema = Ema::new(&*model, self::model(), options, place).expect("of one kind");
+    let how = StepOptions { precision: precision(), loss: Arc::new(LOSS), graph, ..StepOptions::default() };
+    let mut step = Step::new(how, None, device).averaging(Some(ema));
+    let mut said = vec![];
+    for update in 1..=8 {
+        let ema = step.ema_mut().expect("it was given");
+        ema.set_decay(options.decay_at(update)).expect("a copy");
+        step.run(&*model, &optimizer, &[batch(update)], 0.05).expect("runs");
+        assert_eq!(step.unrecordable(), None);
+        if update % 4 == 0 {
+            said.push(logits(step.ema().expect("it was given").model(), &place));
+        }
+    }
+    let average = step.ema().expect("it was given").model();
+    let fresh = self::model();
+    let state = state_dict::state_dict(average).expect("a state").into_iter().collect();
+    state_dict::load_state_dict(&*fresh, &state).expect("loads");
+    move_to(&*fresh, &place).expect("memory");
+    assert_eq!(said[1], logits(&*fresh, &place), "half copies of the average are out of date");
+    assert_ne!(said[0], said[1]);
+    let counter = entries(average).into_iter().find(|e| e.name.ends_with("num_batches_tracked"));
+    assert_eq!(counter.expect("batch norm counts").tensor.to_vec::<i64>().expect("i64"), [8]);
+    let floats = entries(average).into_iter().filter(|e| e.tensor.dtype() == DType::F32);
+    (floats.flat_map(|e| e.tensor.to_vec::<f32>().expect("f32")).collect(), said)
+}
+
+#[test]
+fn an_average_is_the_same_replayed_run_one_by_one_and_beside_the_device() {
+    let (replayed, eager, beside) =
+        (run(GraphUse::Always, false), run(GraphUse::Never, false), run(GraphUse::Always, true));
+    assert!(replayed == eager, "a replayed average differs");
+    for (a, b) in replayed.0.iter().zip(&beside.0) {
+        // The processor may round once where the device rounds twice.
+        assert!((a - b).abs() <= 1e-6 * (1.0 + a.abs()), "{a}, {b}");
+    }
+}
+
+#[test]
+fn another_kind_of_model_is_refused() {
+    let other = create_model("resnet18", &ModelOptions::classes(5)).expect("a model");
+    assert!(Ema::new(&*model(), other, EmaOptions::default(), Device::Cpu).is_err());
+}

@@ -1,0 +1,187 @@
+//! `fornax predict` and `fornax models save`, as people use them.
+mod common;
+
+use common::{run, stderr, succeed};
+use fornax::engine::{Tensor, no_grad};
+use fornax::nn::state_dict::{from_safetensors, to_safetensors};
+use fornax::nn::{Context, ModelOptions, create_model};
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn images() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/images")
+}
+
+fn tensor(path: &Path, name: &str) -> Tensor {
+    let (tensors, _) = from_safetensors(&fs::read(path).expect("reads")).expect("safetensors");
+    tensors[name].clone()
+}
+
+/// A folder with weights of a resnet8 for ten classes of grey images, and its model.
+fn saved(folder: &Path) -> Box<dyn fornax::nn::models::Model> {
+    succeed(folder, "models save resnet8 w.safetensors --num-classes 10 --in-chans 1 --seed 5");
+    let options = ModelOptions { num_classes: 10, in_chans: 1, seed: 5, ..ModelOptions::default() };
+    create_model("resnet8", &options).expect("builds")
+}
+
+#[track_caller]
+fn refused(folder: &Path, arguments: &str, code: i32, parts: &[&str]) {
+    let output = run(folder, arguments);
+    let message = stderr(&output);
+    assert_eq!(output.status.code(), Some(code), "{arguments}: {message}");
+    for part in parts {
+        assert!(message.contains(part), "{arguments}: {part:?} is missing in\n{message}");
+    }
+    assert!(output.stdout.is_empty(), "{arguments} wrote results");
+}
+
+#[test]
+fn a_checkpoint_knows_all_that_a_prediction_needs() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let quick = "--epochs 1 --batch-size 256 --warmup-epochs 0 --progress none --output o --experiment a";
+    succeed(folder.path(), &format!("train {quick}"));
+    let weights = "--weights o/a/checkpoints/best.safetensors";
+    let pictures = images();
+    let text = succeed(folder.path(), &format!("predict {} {weights} --topk 3", pictures.display()));
+    assert_eq!(text.matches(" %  ").count(), 30, "three of ten pictures: {text}");
+    // In natural order, by name.
+    let names: Vec<&str> = text.lines().filter(|l| !l.starts_with(' ')).collect();
+    assert!(names[0].ends_with("exif_rotated.jpg") && names[9].ends_with("rgba.png"), "{names:?}");
+
+    let lines = succeed(
+        folder.path(),
+        &format!(
+            "predict {}/gray.png {}/rgb.png {weights} --json --topk 99",
+            pictures.display(),
+            pictures.display()
+        ),
+    );
+    for line in lines.lines() {
+        let value: Value = serde_json::from_str(line).expect("JSON");
+        let top = value["topk"].as_array().expect("a list");
+        let sum: f64 = top.iter().map(|c| c["probability"].as_f64().expect("a number")).sum();
+        assert_eq!(
+            (top.len(), top[0]["name"].as_str()),
+            (10, top[0]["class"].as_u64().map(|c| c.to_string()).as_deref())
+        );
+        assert!((sum - 1.0).abs() < 1e-9);
+    }
+    assert_eq!(lines.lines().count(), 2);
+    let ema = format!("predict {}/gray.png {weights} --use-ema", pictures.display());
+    refused(folder.path(), &ema, 4, &["best.safetensors", "no moving average"]);
+}
+
+#[test]
+fn numbers_give_the_logits_and_features_of_the_model() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let model = saved(folder.path());
+    let values: Vec<f32> = (0..7 * 81).map(|i| (i as f32 * 0.7).sin()).collect();
+    let input = Tensor::from_vec(values, [7, 1, 9, 9]).expect("memory");
+    let bytes = to_safetensors(&[("input".to_string(), input.clone())], None).expect("writes");
+    fs::write(folder.path().join("x.safetensors"), bytes).expect("writes");
+    let x = Tensor::from_nchw(&input).expect("permutes");
+    let expected = no_grad(|| model.forward(&x, &mut Context::eval())).expect("computes");
+    for batch in [7, 3] {
+        let text = succeed(
+            folder.path(),
+            &format!(
+                "predict --tensor x.safetensors --model resnet8 --weights w.safetensors --logits l.safetensors \
+                 --features f.safetensors --batch-size {batch} --device cpu"
+            ),
+        );
+        assert_eq!(text, "");
+        let logits = tensor(&folder.path().join("l.safetensors"), "logits");
+        assert_eq!(logits.dims(), [7, 10]);
+        for (a, b) in logits.to_vec::<f32>().expect("f32").iter().zip(expected.to_vec::<f32>().expect("f32"))
+        {
+            assert!((a - b).abs() <= 1e-5, "{a} {b}");
+        }
+        assert_eq!(tensor(&folder.path().join("f.safetensors"), "features").dims(), [7, 64]);
+    }
+}
+
+#[test]
+fn features_are_written_with_the_names_of_their_pictures() {
+    let folder = tempfile::tempdir().expect("a folder");
+    saved(folder.path());
+    let pictures = images();
+    let text = succeed(
+        folder.path(),
+        &format!(
+            "predict {} --model resnet8 --weights w.safetensors --num-classes 0 --in-chans 3 --features f.safetensors",
+            pictures.display()
+        ),
+    );
+    assert_eq!(text, "", "a model without classes has nothing to print");
+    let bytes = fs::read(folder.path().join("f.safetensors")).expect("reads");
+    let (tensors, metadata) = from_safetensors(&bytes).expect("safetensors");
+    assert_eq!(tensors["features"].dims(), [10, 64]);
+    let paths: Vec<String> = serde_json::from_str(&metadata["paths"]).expect("a list");
+    assert_eq!(paths.len(), 10);
+    assert!(paths[1].ends_with("gray.jpg"), "{paths:?}");
+}
+
+#[test]
+fn class_names_come_from_a_map() {
+    let folder = tempfile::tempdir().expect("a folder");
+    saved(folder.path());
+    let names: Vec<String> = (0..10).map(|i| format!("thing {i}")).collect();
+    fs::write(folder.path().join("names.txt"), names.join("\n")).expect("writes");
+    fs::write(folder.path().join("short.txt"), "a\nb\n").expect("writes");
+    let picture = images().join("gray.png");
+    let predict = format!("predict {} --model resnet8 --weights w.safetensors", picture.display());
+    let text = succeed(folder.path(), &format!("{predict} --class-map names.txt"));
+    assert_eq!(text.matches("thing ").count(), 5, "{text}");
+    refused(
+        folder.path(),
+        &format!("{predict} --class-map short.txt"),
+        2,
+        &["short.txt", "2 lines", "10 classes"],
+    );
+}
+
+#[test]
+fn mistakes_are_told() {
+    let folder = tempfile::tempdir().expect("a folder");
+    saved(folder.path());
+    let picture = images().join("gray.png");
+    fs::create_dir(folder.path().join("empty")).expect("creates");
+    fs::write(folder.path().join("bad.png"), &fs::read(&picture).expect("reads")[..300]).expect("writes");
+    fs::write(folder.path().join("bad.safetensors"), [1; 50]).expect("writes");
+    fs::copy(&picture, folder.path().join("good.png")).expect("copies");
+    let model = "--model resnet8 --weights w.safetensors";
+    let cases: [(String, i32, &[&str]); 16] = [
+        ("predict".into(), 2, &["IMAGE"]),
+        (format!("predict bad.png {model}"), 3, &["bad.png", "no whole PNG"]),
+        (format!("predict none.png {model}"), 3, &["none.png", "No such file"]),
+        (format!("predict w.safetensors {model}"), 3, &["w.safetensors", "neither a PNG"]),
+        (format!("predict empty {model}"), 3, &["empty", "no file in it"]),
+        ("predict good.png".into(), 2, &["neither --weights nor --model"]),
+        ("predict good.png --weights w.safetensors".into(), 2, &["--model is needed"]),
+        (
+            "predict good.png --model resnet19 --weights w.safetensors".into(),
+            2,
+            &["did you mean \"resnet18\""],
+        ),
+        (
+            "predict good.png --model resnet20 --weights w.safetensors".into(),
+            4,
+            &["w.safetensors", "missing"],
+        ),
+        (format!("predict good.png {model} --num-classes 7"), 4, &["fc.weight", "needs f32[7, 64]"]),
+        (format!("predict good.png {model} --mean 0.5 0.5"), 2, &["--mean", "2 numbers for 1 channels"]),
+        (format!("predict good.png {model} --crop-pct 0"), 2, &["--crop-pct", "above 0"]),
+        ("predict good.png --model resnet8 --weights bad.safetensors".into(), 4, &["bad.safetensors"]),
+        (format!("predict --tensor w.safetensors --logits l {model}"), 3, &["w.safetensors", "input"]),
+        (format!("predict --tensor w.safetensors {model}"), 2, &["--logits", "--features"]),
+        (
+            format!("predict --tensor w.safetensors --logits l --mean 0 {model}"),
+            2,
+            &["--mean", "cannot be used"],
+        ),
+    ];
+    for (arguments, code, parts) in cases {
+        refused(folder.path(), &arguments, code, parts);
+    }
+}

@@ -1,0 +1,123 @@
+//! `fornax train` and `fornax predict` from weights that are there already.
+mod common;
+#[cfg(feature = "download")]
+#[path = "common/server.rs"]
+mod server;
+
+use common::{run, stderr, succeed};
+use std::fs;
+use std::path::Path;
+
+const QUICK: &str =
+    "train --epochs 1 --batch-size 256 --warmup-epochs 0 --progress none --output o --print-hash";
+
+fn hash(folder: &Path, arguments: &str) -> String {
+    let stdout = succeed(folder, &format!("{QUICK} {arguments}"));
+    stdout.lines().last().expect("a line").to_string()
+}
+
+#[track_caller]
+fn refused(folder: &Path, arguments: &str, code: i32, parts: &[&str]) {
+    let output = run(folder, arguments);
+    assert_eq!(output.status.code(), Some(code), "{arguments}: {}", stderr(&output));
+    for part in parts {
+        assert!(stderr(&output).contains(part), "{arguments}: {part:?} is missing in\n{}", stderr(&output));
+    }
+}
+
+/// The weights that a run draws, given to it as a file, make the same run; others make another.
+#[test]
+fn training_starts_from_the_weights_of_a_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let save = "models save resnet8 --num-classes 10 --in-chans 1";
+    succeed(folder.path(), &format!("{save} same.safetensors --seed 42"));
+    fs::create_dir(folder.path().join("other")).expect("creates");
+    succeed(folder.path(), &format!("{save} other/w.safetensors --seed 5"));
+    let fresh = hash(folder.path(), "");
+    assert_eq!(fresh, hash(folder.path(), "--initial-checkpoint same.safetensors"));
+    assert_eq!(fresh, hash(folder.path(), "--pretrained-path same.safetensors"));
+    let other = hash(folder.path(), "--initial-checkpoint other --experiment a");
+    assert_ne!(fresh, other);
+
+    // A checkpoint is weights too, and a run that goes on does not begin again.
+    let plan =
+        succeed(folder.path(), "train --dry-run --initial-checkpoint o/a/checkpoints/last.safetensors");
+    assert!(plan.contains("last.safetensors: ") && plan.contains("tensors loaded"), "{plan}");
+    let last = folder.path().join("o/a/checkpoints/last.safetensors");
+    let mut damaged = fs::read(&last).expect("reads");
+    let middle = damaged.len() / 4;
+    damaged[middle] ^= 1;
+    fs::write(folder.path().join("damaged.safetensors"), damaged).expect("writes");
+    refused(
+        folder.path(),
+        "train --initial-checkpoint damaged.safetensors",
+        4,
+        &["damaged.safetensors", "CRC32C"],
+    );
+    fs::remove_dir_all(folder.path().join("other")).expect("removes");
+    let resumed = succeed(folder.path(), "train --resume o/a --progress none --print-hash");
+    assert_eq!(resumed.lines().last(), Some(other.as_str()));
+}
+
+#[test]
+fn other_classes_and_channels_are_adapted_and_told() {
+    let folder = tempfile::tempdir().expect("a folder");
+    succeed(folder.path(), "models save resnet8 w.safetensors --num-classes 7 --in-chans 3");
+    let plan = succeed(folder.path(), "train --dry-run --pretrained-path w.safetensors");
+    for part in [
+        "weights   w.safetensors: ",
+        "conv1.weight was adapted from 3 to 1 input channels",
+        "fc.weight is for 7 classes, the model has 10: it keeps its initial value",
+        "pretrained_path: \"w.safetensors\"",
+    ] {
+        assert!(plan.contains(part), "{part} in {plan}");
+    }
+    let cases: [(&str, i32, &[&str]); 6] = [
+        ("--initial-checkpoint w.safetensors", 4, &["w.safetensors", "fc.weight is f32[7, 64]"]),
+        ("--initial-checkpoint none", 4, &["none", "neither a file nor a folder"]),
+        ("--initial-checkpoint w.safetensors --pretrained", 2, &["--pretrained would have no effect"]),
+        ("--initial-checkpoint a --pretrained-path b", 2, &["--pretrained-path would have no effect"]),
+        ("--pretrained-path hf-hub:nobody", 2, &["--pretrained-path", "ORGANISATION/NAME"]),
+        ("--pretrained", 2, &["no published weights of resnet8"]),
+    ];
+    for (arguments, code, parts) in cases {
+        refused(folder.path(), &format!("train {arguments}"), code, parts);
+    }
+    assert!(!folder.path().join("output").exists(), "nothing was left behind");
+}
+
+/// The published weights come from the hub that `HF_ENDPOINT` names, once.
+#[cfg(feature = "download")]
+#[test]
+fn published_weights_come_from_the_hub() {
+    use server::{Response, Server};
+    let folder = tempfile::tempdir().expect("a folder");
+    succeed(folder.path(), "models save resnet18 w.safetensors --seed 7");
+    let body = fs::read(folder.path().join("w.safetensors")).expect("reads");
+    let server = Server::start(move |_| {
+        Response { body: body.clone(), ..Response::status(200) }
+            .header("x-repo-commit", "0123456789abcdef0123456789abcdef01234567")
+            .header("etag", "\"aabbcc\"")
+    });
+    let predict = |endpoint: &str, offline: &str| {
+        let picture = format!("{}/../tests/golden/images/rgb.png", env!("CARGO_MANIFEST_DIR"));
+        common::command(folder.path(), &format!("predict {picture} --model resnet18"))
+            .env("HF_ENDPOINT", endpoint)
+            .env("HF_HOME", folder.path().join("hf"))
+            .env("HF_HUB_OFFLINE", offline)
+            .env_remove("HF_HUB_CACHE")
+            .env_remove("HF_TOKEN")
+            .output()
+            .expect("starts")
+    };
+    let output = predict(&server.url, "1");
+    assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
+    assert!(stderr(&output).contains("HF_HUB_OFFLINE"), "{}", stderr(&output));
+    let output = predict(&server.url, "");
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(server.requests()[0].header("authorization"), None, "there is no token");
+    assert_eq!(server.requests()[0].path, "/timm/resnet18.a1_in1k/resolve/main/model.safetensors");
+    let again = predict("http://127.0.0.1:9", "1");
+    assert_eq!((again.status.code(), again.stdout), (Some(0), output.stdout));
+    assert_eq!(server.requests().len(), 2, "HEAD and GET");
+}

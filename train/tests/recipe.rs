@@ -1,0 +1,112 @@
+//! Losses and averages in whole runs.
+mod common;
+
+use common::{run, stderr, succeed};
+use serde_json::Value;
+use std::fs;
+
+fn json(stdout: &str) -> Value {
+    serde_json::from_str(stdout.lines().last().expect("a line")).expect("JSON")
+}
+
+#[test]
+fn binary_cross_entropy_learns_the_digits_with_and_without_smoothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    // An average over all elements has small gradients, and takes a higher rate.
+    for flags in
+        ["--smoothing 0 --lr 1", "--smoothing 0.1 --bce-sum --bce-target-thresh 0.2 --bce-pos-weight 2"]
+    {
+        let line = format!("train --epochs 8 --bce-loss {flags} --progress none --output out --json");
+        let result = json(&succeed(folder.path(), &line));
+        assert!(result["top1"].as_f64().expect("a number") >= 95.0, "{flags}: {result}");
+    }
+}
+
+/// A run in two parts ends with the bits of one that never stopped, its average included; epochs are judged by the average.
+#[test]
+fn an_average_is_judged_saved_and_resumed_exactly() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let flags = "train --batch-size 128 --sched constant --model-ema --model-ema-decay 0.99 --output out --print-hash";
+    let whole = succeed(folder.path(), &format!("{flags} --epochs 4 --experiment whole --progress none"));
+    succeed(
+        folder.path(),
+        &format!("{flags} --epochs 2 --experiment parts --progress none --warmup-epochs 1"),
+    );
+    let resumed = succeed(folder.path(), "train --resume out/parts --epochs 4 --progress none --print-hash");
+    assert_eq!(whole.lines().last(), resumed.lines().last());
+    let bytes = fs::read(folder.path().join("out/whole/checkpoints/last.safetensors")).expect("reads");
+    let length = u64::from_le_bytes(bytes[..8].try_into().expect("8 bytes")) as usize;
+    let header: Value = serde_json::from_slice(&bytes[8..8 + length]).expect("JSON");
+    assert!(!header["ema/conv1.weight"].is_null() && !header["ema/bn1.running_mean"].is_null());
+
+    let plain = succeed(
+        folder.path(),
+        &format!(
+            "{} --epochs 4 --experiment plain --progress none",
+            flags.replace("--model-ema --model-ema-decay 0.99", "")
+        ),
+    );
+    assert_ne!(whole.lines().last(), plain.lines().last());
+    let column = |run: &str, i: usize| {
+        let text = fs::read_to_string(folder.path().join(format!("out/{run}/summary.csv"))).expect("reads");
+        text.lines().skip(1).map(|l| l.split(',').nth(i).expect("a column").to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(column("whole", 1), column("plain", 1), "an average changes nothing of the training");
+    assert_ne!(column("whole", 2), column("plain", 2), "epochs are judged by the average");
+    let log = fs::read_to_string(folder.path().join("out/whole/log.txt")).expect("reads");
+    assert_eq!(log.matches("without averaging").count(), 4, "{log}");
+}
+
+#[test]
+fn flags_without_an_effect_are_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (flags, what) in [
+        ("--model-ema-decay 0.9", "give --model-ema too"),
+        ("--model-ema --model-ema-force-cpu --device cpu", "computes on the processor"),
+        ("--bce-sum", "give --bce-loss too"),
+        ("--jsd-loss", "no augmentation splits"),
+        ("--sched none --warmup-epochs 2", "would have no effect"),
+    ] {
+        let output = run(folder.path(), &format!("train {flags}"));
+        assert_eq!(output.status.code(), Some(2), "{flags}");
+        assert!(stderr(&output).contains(what), "{flags}: {}", stderr(&output));
+    }
+}
+
+/// Every name of --sched, with settings that suit a short run.
+#[test]
+fn every_schedule_trains_the_digits() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for flags in [
+        "cosine",
+        "cosine --lr-cycle-limit 2 --epochs 6",
+        "tanh",
+        "step",
+        "multistep",
+        "poly --decay-rate 1",
+        "plateau --patience-epochs 1 --decay-rate 0.3",
+        "exponential --decay-rate 0.8",
+        "lambda --lr-lambda 0.8**epoch",
+        "wsd",
+        "rsqrt",
+        "constant",
+        "none --lr 0.03",
+    ] {
+        let line = format!("train --epochs 12 --sched {flags} --progress none --output out --json");
+        let result = json(&succeed(folder.path(), &line));
+        assert!(result["best_top1"].as_f64().expect("a number") >= 95.0, "{flags}: {result}");
+    }
+}
+
+#[test]
+fn regularised_models_train_and_their_settings_are_kept() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let flags = "--drop 0.1 --drop-path 0.1 --drop-block 0.05 --bn-momentum 0.2 --bn-eps 1e-4 --gp avgmax --head-init-scale 0.1 --head-init-bias -1";
+    let line = format!("train --epochs 4 {flags} --progress none --output out --experiment a --json");
+    let result = json(&succeed(folder.path(), &line));
+    assert!(result["top1"].as_f64().expect("a number") > 80.0, "{result}");
+    let yaml = fs::read_to_string(folder.path().join("out/a/args.yaml")).expect("reads");
+    for setting in ["drop_path: 0.1", "gp: \"avgmax\"", "head_init_bias: -1", "bn_eps: 0.0001"] {
+        assert!(yaml.contains(setting), "{setting} in {yaml}");
+    }
+}
