@@ -12,7 +12,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let options = OptimizerOptions { lr: Some(0.1), ..OptimizerOptions::default() };
     for name in names {
-        let rule = rule(&name, &options)?;
+        let rule = rule(&name, &options)?.update;
         for (i, text) in rule.cuda_sources().iter().enumerate() {
             std::fs::write(folder.join(format!("{name}_{i}.cu")), text)?;
         }
