@@ -7,6 +7,8 @@ use fornax_engine::{
     update,
 };
 use fornax_kernels::emulator::{self, Options};
+use fornax_tests::golden::{Topic, optim_trajectories};
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard};
 
 const GPU: Device = Device::Cuda(0);
@@ -50,7 +52,7 @@ impl Held {
     fn new(i: usize, rule: &UpdateRule, device: &Device) -> Result<Held> {
         let (shape, keeps) = (SHAPES[i], rule.keeps());
         let weights = values(shape, i, device).variable();
-        weights.working_copy(if i.is_multiple_of(2) { DType::F16 } else { DType::BF16 })?;
+        weights.working_copy(half(i))?;
         let full = |first: f32| Tensor::full(shape, f64::from(first), DType::F32, device);
         let mut moments = keeps.moments.iter().map(|(_, first)| full(*first)).collect::<Result<Vec<_>>>()?;
         let zeros = |shape: [usize; 2]| Tensor::zeros(shape, DType::F32, device);
@@ -79,6 +81,11 @@ impl Held {
     }
 }
 
+/// The dtype of a parameter's copy.
+fn half(i: usize) -> DType {
+    [DType::F16, DType::BF16][i % 2]
+}
+
 /// What some updates leave of weights, averages and half-precision copies.
 fn run(rule: &UpdateRule, gradients: GradientRule, device: &Device) -> Result<Vec<Vec<f32>>> {
     let state = UpdateState::new(gradients, rule, device)?;
@@ -93,10 +100,23 @@ fn run(rule: &UpdateRule, gradients: GradientRule, device: &Device) -> Result<Ve
     let mut left = vec![];
     for (i, Held { weights, ema, .. }) in all.iter().enumerate() {
         left.extend([weights.to_vec::<f32>()?, ema.to_vec::<f32>()?]);
-        let copy = weights.working_copy(if i.is_multiple_of(2) { DType::F16 } else { DType::BF16 })?;
+        let copy = weights.working_copy(half(i))?;
         left.push(copy.to_dtype(DType::F32)?.to_vec::<f32>()?);
     }
     Ok(left)
+}
+
+/// Every name, with PyTorch's and timm's numbers (`tests/data/optimizers.py`).
+#[test]
+fn every_optimizer_goes_where_it_goes_in_timm() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("data");
+    let topic = Topic::load(&folder, "optimizers", Device::Cpu).expect("the file");
+    let cases = optim_trajectories::check(&topic).unwrap_or_else(|e| panic!("{e}"));
+    assert!(cases > optimizer_names().count());
+    for name in optimizer_names().filter(|name| *name != "adahessian") {
+        let known = topic.cases().expect("cases").iter().any(|case| case.json["optimizer"] == name);
+        assert!(known, "{name} has no case");
+    }
 }
 
 /// Where the CPU has a loop of its own, a clamp that clamps nothing has it run the formula instead.
@@ -123,7 +143,8 @@ fn every_optimizer_does_on_a_gpu_what_it_does_on_the_cpu() {
     let clips = [None, Some(Clip::Norm(0.5)), Some(Clip::Value(0.3)), Some(Clip::Units(0.05))];
     for (i, name) in names().enumerate() {
         let rule = rule(&name, &options()).expect("an optimizer").update;
-        let gradients = GradientRule { scaling: scaling.filter(|_| i % 2 == 0), clip: clips[i % 4] };
+        let gradients =
+            GradientRule { scaling: scaling.filter(|_| half(i) == DType::F16), clip: clips[i % 4] };
         let [on_cpu, on_gpu] = [Device::Cpu, GPU].map(|device| run(&rule, gradients, &device).expect(&name));
         assert_eq!(emulator::take_error(), None, "{name}");
         for (which, (cpu, gpu)) in on_cpu.iter().zip(&on_gpu).enumerate() {

@@ -12,8 +12,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let options = OptimizerOptions { lr: Some(0.1), ..OptimizerOptions::default() };
     for name in names {
-        let rule = rule(&name, &options)?;
-        for (i, text) in rule.update.cuda_sources().iter().enumerate() {
+        let rule = rule(&name, &options)?.update;
+        for (i, text) in rule.cuda_sources().iter().enumerate() {
             std::fs::write(folder.join(format!("{name}_{i}.cu")), text)?;
         }
     }

@@ -19,7 +19,7 @@ mod ops_pool;
 mod ops_regularizer;
 mod optim_adahessian;
 mod optim_param_groups;
-mod optim_trajectories;
+pub mod optim_trajectories;
 mod run;
 mod schedulers;
 mod training_trajectory;

@@ -49,7 +49,8 @@ fn parameters(case: &Case) -> Result<Vec<Parameter>, String> {
     let named = case.topic.json["parameters"].as_object().ok_or("no parameters")?;
     let parameter = |name: &String| -> Result<Parameter, String> {
         let raw = case.topic.tensor(&format!("init/{name}"))?;
-        let tensor = raw.to_tensor(DType::F32, &case.topic.device).map_err(|e| e.to_string())?.variable();
+        let tensor = raw.to_tensor(DType::F32, &case.topic.device).and_then(channels_last);
+        let tensor = tensor.map_err(|e| e.to_string())?.variable();
         let decays = tensor.rank() > 1 && !name.ends_with(".bias");
         Ok(Parameter { weight_decay: if decays { decay } else { 0.0 }, ..Parameter::new(name, tensor) })
     };
@@ -86,7 +87,17 @@ fn options(case: &Case) -> Result<OptimizerOptions, String> {
 /// The elements of a step.
 fn part(all: &[f64], step: usize, like: &Tensor) -> fornax_engine::Result<Tensor> {
     let n = like.numel();
-    Tensor::from_slice(&all[step * n..][..n], *like.shape())?.to_dtype(DType::F32)?.to_device(&like.device())
+    let part = &all[step * n..][..n];
+    let tensor = match *like.dims() {
+        [o, h, w, i] => Tensor::from_nchw(&Tensor::from_slice(part, [o, i, h, w])?)?,
+        _ => Tensor::from_slice(part, *like.shape())?,
+    };
+    tensor.to_dtype(DType::F32)?.to_device(&like.device())
+}
+
+/// Convolutions' weights have their input channels last.
+fn channels_last(tensor: Tensor) -> fornax_engine::Result<Tensor> {
+    if tensor.rank() == 4 { Tensor::from_nchw(&tensor) } else { Ok(tensor) }
 }
 
 fn compare(case: &Case, map: &str, step: usize, parameter: &Parameter) -> Result<(), String> {
@@ -96,7 +107,11 @@ fn compare(case: &Case, map: &str, step: usize, parameter: &Parameter) -> Result
     let (Some(atol), Some(rtol)) = (bound("atol"), bound("rtol")) else {
         return Err(format!("{}: no tolerance for {name}", case.id()));
     };
-    let got = parameter.tensor.to_vec::<f32>().map_err(|e| format!("{}: {e}", case.id()))?;
+    let stored = match parameter.tensor.rank() {
+        4 => parameter.tensor.to_nchw(),
+        _ => Ok(parameter.tensor.clone()),
+    };
+    let got = stored.and_then(|t| t.to_vec::<f32>()).map_err(|e| format!("{}: {e}", case.id()))?;
     let expected = &expected.data[step * got.len()..][..got.len()];
     for (i, (got, expected)) in got.iter().zip(expected).enumerate() {
         let gap = (f64::from(*got) - expected).abs();

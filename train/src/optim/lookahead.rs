@@ -22,9 +22,9 @@ pub(super) fn lookahead(draft: Draft) -> Draft {
     Draft {
         name,
         keeps,
-        cpu_loop: None,
         formula: Box::new(move |f| wrap(f, formula(f), slow, ready)),
         curvature,
+        cpu_loop: None,
     }
 }
 

@@ -1,5 +1,18 @@
 //! Optimizers: what an update does to parameters, given their gradients and a learning rate. A file here is one formula, for every
 //! device; `registry` has the names under which users know them.
+//!
+//! Names, defaults and numbers are timm's. Where timm surprises:
+//! - `sgd` is with Nesterov momentum, `momentum` without; names that begin with `c` are cautious, and those that end with `c` correct
+//!   weight decay by the highest learning rate, but `lambc` and `larc` clip trust ratios.
+//! - LAMB clips gradients by their global norm, to 1, whatever the run does: `--opt-kwargs max_grad_norm=none` has it not. LAMB and LARS
+//!   adapt the rates of parameters with weight decay only, unless `always_adapt=true`.
+//! - AdamP's and SGDP's `wd_ratio` and `nesterov` differ between timm's names and its classes: here they are those of the names.
+//! - AdaBelief's `eps` stays in its second moment, update after update.
+//! - Lookahead makes its slow copies at the first time it looks, which then changes nothing.
+//!
+//! And where this differs: an argument that an optimizer does not have is an error, also `eps`, `betas` and `momentum`; Adafactor takes
+//! the learning rates that it is given, and has none of its own; there are no optimizers of other libraries' (Apex, bitsandbytes), nor
+//! MARS, Muon and Kron.
 mod adabelief;
 mod adadelta;
 mod adafactor;

@@ -24,7 +24,7 @@ impl Draft {
     ) -> Draft {
         let moments = moments.iter().map(|name| (*name, 0.0)).collect();
         let keeps = Keeps { moments, ..Keeps::default() };
-        Draft { name, keeps, cpu_loop: None, formula: Box::new(formula), curvature: None }
+        Draft { name, keeps, formula: Box::new(formula), curvature: None, cpu_loop: None }
     }
 
     pub(super) fn rule(self) -> Rule {
