@@ -141,7 +141,8 @@ fn every_optimizer_does_on_a_gpu_what_it_does_on_the_cpu() {
     let _alone = alone();
     let scaling = Some(LossScaling { init: 16.0, interval: 3, ..LossScaling::default() });
     let clips = [None, Some(Clip::Norm(0.5)), Some(Clip::Value(0.3)), Some(Clip::Units(0.05))];
-    for (i, name) in names().enumerate() {
+    // AdaHessian reads a curvature, which its own tests give it.
+    for (i, name) in names().filter(|name| name != "adahessian").enumerate() {
         let rule = rule(&name, &options()).expect("an optimizer").update;
         let gradients =
             GradientRule { scaling: scaling.filter(|_| half(i) == DType::F16), clip: clips[i % 4] };
