@@ -74,6 +74,19 @@ fn flags_without_an_effect_are_refused() {
     }
 }
 
+/// Every name of --opt, with the learning rate and weight decay that it begins with; LARS with another trust coefficient.
+#[test]
+fn every_optimizer_trains_the_digits() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let wrapped = ["lookahead_sgd", "lookahead_adamw"];
+    for name in fornax::optim::optimizer_names().chain(wrapped) {
+        let trust = if name.contains("lar") { "--opt-kwargs trust_coeff=0.02" } else { "" };
+        let line = format!("train --epochs 10 --opt {name} {trust} --progress none --output out --json");
+        let result = json(&succeed(folder.path(), &line));
+        assert!(result["best_top1"].as_f64().expect("a number") >= 95.0, "{name}: {result}");
+    }
+}
+
 /// Every name of --sched, with settings that suit a short run.
 #[test]
 fn every_schedule_trains_the_digits() {

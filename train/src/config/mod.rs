@@ -118,7 +118,7 @@ impl Config {
         let name = given.opt.clone().unwrap_or_else(|| "sgd".parse().expect("an optimizer"));
         let sched = given.sched.unwrap_or(Sched::Cosine);
         let precision = precision(given)?;
-        let [default_lr, default_decay] = name.like().of(recipe.sgd, recipe.adamw);
+        let [default_lr, default_decay] = name.rates(recipe.sgd, recipe.adamw);
         let batch_size = given.batch_size.unwrap_or(recipe.batch_size);
         let accumulate = given.grad_accum_steps.unwrap_or(1);
         let lr = given.lr.or_else(|| scaled_lr(given, &name, batch_size * accumulate)).unwrap_or(default_lr);

@@ -41,7 +41,7 @@ mod terms;
 
 pub use arguments::{Argument, OptimizerOptions};
 pub(crate) use registry::settled_rule;
-pub use registry::{Like, OptimizerName, optimizer_names, rule};
+pub use registry::{OptimizerName, optimizer_names, rule};
 
 use crate::Result;
 use adahessian::Hutchinson;

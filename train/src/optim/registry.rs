@@ -132,23 +132,29 @@ pub(crate) fn settled_rule(
 #[serde(try_from = "String", into = "String")]
 pub struct OptimizerName(String);
 
+/// Which optimizers want another learning rate than AdamW's where nobody chose one: a part of their names, whether a rate is told as SGD's or as
+/// AdamW's, and how many times that. Weight decay is the same family's. The first that fits holds.
+const RATES: &[(&str, Like, f64)] = &[
+    ("sgd", Like::Sgd, 1.0),
+    ("momentum", Like::Sgd, 1.0),
+    ("nesterov", Like::Sgd, 1.0),
+    ("adahessian", Like::Sgd, 1.0),
+    ("adadelta", Like::Sgd, 20.0),
+    ("lar", Like::Sgd, 5.0),
+    ("adagrad", Like::AdamW, 10.0),
+    ("lamb", Like::AdamW, 7.0),
+    ("adan", Like::AdamW, 3.0),
+    ("radam", Like::AdamW, 3.0),
+    ("novograd", Like::AdamW, 3.0),
+];
+
 /// Families of optimizers that take the same learning rates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Like {
-    /// Steps as large as gradients, or as they are relative to curvature.
+enum Like {
+    /// Steps as large as gradients.
     Sgd,
     /// Steps of one size.
     AdamW,
-}
-
-impl Like {
-    /// What is said of one of them.
-    pub fn of<T>(self, sgd: T, adamw: T) -> T {
-        match self {
-            Like::Sgd => sgd,
-            Like::AdamW => adamw,
-        }
-    }
 }
 
 const LOOKAHEAD: &str = "lookahead_";
@@ -159,11 +165,12 @@ impl OptimizerName {
         self.0.strip_prefix(LOOKAHEAD).unwrap_or(&self.0)
     }
 
-    /// Whose learning rate and weight decay suit it.
-    pub fn like(&self) -> Like {
-        let plain = self.plain();
-        let of = |names: &[&str]| names.iter().any(|part| plain.contains(part));
-        if of(&["sgd", "momentum", "nesterov", "adahessian"]) { Like::Sgd } else { Like::AdamW }
+    /// A learning rate and weight decay to begin with, given those that suit SGD and AdamW.
+    pub fn rates(&self, sgd: [f64; 2], adamw: [f64; 2]) -> [f64; 2] {
+        let known = RATES.iter().find(|(part, ..)| self.plain().contains(part));
+        let (like, factor) = known.map_or((Like::AdamW, 1.0), |(_, like, factor)| (*like, *factor));
+        let [lr, decay] = if like == Like::Sgd { sgd } else { adamw };
+        [factor * lr, decay]
     }
 
     fn is_wrapped(&self) -> bool {

@@ -1,0 +1,90 @@
+//! Every loss trains the digits, through the library: also those whose targets only mixing and augmentation splits make.
+use fornax::augment::Augment;
+use fornax::data::{self, Batch, Loader};
+use fornax::optim::{OptimizerOptions, create_optimizer, parameters};
+use fornax::step::{Step, StepOptions};
+use fornax_engine::{DType, Device, GradientRule, Tensor, no_grad};
+use fornax_nn::loss::{
+    BinaryCrossEntropy, CrossEntropy, JsdCrossEntropy, Loss, Weighted, mixup_target, top_k_correct,
+};
+use fornax_nn::{Context, ModelOptions, create_model};
+use std::sync::Arc;
+
+const SEED: u64 = 3;
+const EPOCHS: u32 = 8;
+
+/// Trains with a loss on batches that `change` makes of the loader's; top-1 in percent.
+fn train(loss: Arc<dyn Loss>, change: impl Fn(Batch) -> Batch) -> f64 {
+    let data = data::load(data::find("digits").expect("embedded"), None).expect("reads");
+    let augment = Augment { shift: 1, hflip: 0.0 };
+    let loader = Loader::training(&data.train, 32, SEED, augment);
+    let options = ModelOptions { num_classes: 10, in_chans: 1, seed: SEED, ..ModelOptions::default() };
+    let model = create_model("resnet8", &options).expect("builds");
+    let optimizer = create_optimizer(
+        "adamw",
+        parameters(&*model, 0.05),
+        &OptimizerOptions::default(),
+        GradientRule::default(),
+    )
+    .expect("an optimizer");
+    let options = StepOptions { loss, ..StepOptions::default() };
+    let mut step = Step::new(options, Some(data.statistics.clone()), Device::Cpu);
+    for epoch in 0..EPOCHS {
+        let lr = 3e-3 * (1.0 - f64::from(epoch) / f64::from(EPOCHS));
+        for i in 0..loader.batches() {
+            let batch = change(loader.batch(epoch, i).expect("a batch"));
+            step.run(&*model, &optimizer, &[batch], lr).expect("runs");
+        }
+    }
+    let validation = Loader::validation(&data.validation, 1000).batch(0, 0).expect("a batch");
+    let images = data.statistics.normalise(&validation.images, DType::F32).expect("bytes");
+    let logits = no_grad(|| model.forward(&images, &mut Context::eval())).expect("runs");
+    let right = top_k_correct(&logits, &validation.target, 1).expect("counts");
+    100.0 * right as f64 / validation.target.numel() as f64
+}
+
+#[track_caller]
+fn learns(loss: impl Loss + 'static, change: impl Fn(Batch) -> Batch) {
+    let name = format!("{loss:?}");
+    let top1 = train(Arc::new(loss), change);
+    assert!(top1 >= 95.0, "{name}: {top1}");
+}
+
+fn as_it_is(batch: Batch) -> Batch {
+    batch
+}
+
+#[test]
+fn losses_of_class_indices() {
+    learns(CrossEntropy::default(), as_it_is);
+    learns(CrossEntropy { smoothing: 0.1 }, as_it_is);
+    learns(BinaryCrossEntropy::default(), as_it_is);
+    let sum: Arc<dyn Loss> = Arc::new(CrossEntropy { smoothing: 0.1 });
+    let terms = vec![(0.5, sum), (2.0, Arc::new(BinaryCrossEntropy::default()) as Arc<dyn Loss>)];
+    learns(Weighted::new(terms).expect("finite"), as_it_is);
+}
+
+/// Rows of probabilities, as mixing makes them.
+#[test]
+fn losses_of_soft_targets() {
+    let rows = |batch: Batch| {
+        let target = mixup_target(&batch.target, 10, 1.0, 0.1).expect("rows");
+        Batch { target, ..batch }
+    };
+    learns(CrossEntropy::default(), rows);
+    learns(BinaryCrossEntropy::default(), rows);
+}
+
+/// Images, and then the same ones dimmed.
+#[test]
+fn consistency_between_augmentations() {
+    let splits = |batch: Batch| {
+        let dim: Vec<u8> = batch.images.to_vec::<u8>().expect("bytes").iter().map(|v| v - v / 4).collect();
+        let dim = Tensor::from_vec(dim, *batch.images.shape()).expect("the same shape");
+        Batch {
+            images: Tensor::concat(&[&batch.images, &dim], 0).expect("the same shapes"),
+            target: Tensor::concat(&[&batch.target, &batch.target], 0).expect("the same shapes"),
+        }
+    };
+    learns(JsdCrossEntropy { num_splits: 2, alpha: 12.0, smoothing: 0.1 }, splits);
+}
