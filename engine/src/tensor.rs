@@ -44,6 +44,14 @@ impl Tensor {
     /// Every element `value`, rounded to the dtype.
     pub fn full(shape: impl Into<Shape>, value: f64, dtype: DType, device: &Device) -> Result<Tensor> {
         let shape = shape.into();
+        if let Device::Cuda(ordinal) = *device
+            && dtype != DType::F64
+        {
+            // Where it is needed: a recorded step holds no copies from the host.
+            return Gpu::get(ordinal)
+                .and_then(|gpu| Tensor::build_on(&gpu, shape, dtype, |y| cuda::copy::fill(&gpu, y, value)))
+                .map_err(|e| e.of("full", *device, &[]));
+        }
         crate::ops::dispatch_any!(dtype, T => Tensor::build(shape, |out: &mut [T]| out.fill(T::from_f64(value))))?
             .to_device(device)
     }

@@ -4,7 +4,7 @@ use fornax::optim::{Optimizer, OptimizerOptions, create_optimizer, parameters};
 use fornax::step::{GraphUse, Step, StepOptions};
 use fornax_engine::random::{Key, Stream};
 use fornax_engine::{Clip, DType, Device, GlobalPool, GradientRule, LossScaling, Tensor, cuda};
-use fornax_nn::layers::{Conv2d, Dropout, Linear, Sequential};
+use fornax_nn::layers::{Conv2d, DropBlock, DropPath, Dropout, Linear, Sequential};
 use fornax_nn::loss::CrossEntropy;
 use fornax_nn::{
     Context, ModelOptions, Module, OptLevel, Precision, Visitor, create_model, entries, init, move_to,
@@ -132,18 +132,18 @@ fn twenty_replayed_updates_are_those_run_one_by_one_to_the_bit() {
     }
 }
 
-/// Blocks of a convolution and dropout, which are checkpointed, and a classifier.
+/// Blocks of a convolution and of layers that drop something, which are checkpointed, and a classifier.
 struct Dropping {
     blocks: Sequential,
     head: Linear,
 }
 
-struct Block(Conv2d, Dropout);
+struct Block(Conv2d, [Box<dyn Module>; 3]);
 
 impl Module for Block {
     fn forward(&self, x: &Tensor, cx: &mut Context) -> fornax_engine::Result<Tensor> {
         let y = self.0.forward(x, cx)?;
-        self.1.forward(&y, cx)?.relu()
+        self.1.iter().try_fold(y, |y, drop| drop.forward(&y, cx))?.relu()
     }
     fn visit(&self, visitor: &mut Visitor) {
         visitor.child("conv", &self.0);
@@ -162,7 +162,12 @@ impl Module for Dropping {
 }
 
 fn dropping() -> Box<dyn Module> {
-    let block = |c_in| Arc::new(Block(Conv2d::same(c_in, 16, 3, 1).expect("memory"), Dropout(0.5)));
+    let block = |c_in| {
+        let squares = DropBlock { rate: 0.1, block: 3, share: 1.0 };
+        let drops: [Box<dyn Module>; 3] =
+            [Box::new(Dropout(0.5)), Box::new(DropPath::new(0.2)), Box::new(squares)];
+        Arc::new(Block(Conv2d::same(c_in, 16, 3, 1).expect("memory"), drops))
+    };
     let blocks = Sequential::new(vec![block(3) as Arc<dyn Module>, block(16)]);
     let model = Dropping { blocks, head: Linear::new(16, 5).expect("memory") };
     for (name, parameter) in fornax_nn::named_parameters(&model) {
