@@ -1,4 +1,4 @@
-//! Matrix products by the `gemm` crate, cut into blocks of the output by shape.
+//! Matrix multiplication (GEMM) by the crates `gemm-f32` and `gemm-f64`, cut into blocks of the output by shape.
 use super::conv2d;
 use super::parallel::{Shared, for_each_task};
 use crate::dtype::Real;
@@ -90,16 +90,9 @@ pub fn gemm<T: Real>(m: usize, n: usize, k: usize, a: Matrix<T>, b: Matrix<T>, a
         let (a, b) = (Matrix { data: &a.data[a0..], ..a }, Matrix { data: &b.data[b0..], ..b });
         // SAFETY: the operands cover their extents (checked above); tasks write disjoint blocks of `c`.
         unsafe {
-            block_product(
-                rows.len(),
-                cols.len(),
-                k,
-                a,
-                b,
-                add,
-                out.as_mut_ptr().add(rows.start * n + cols.start),
-                n,
-            )
+            let ptr = out.as_mut_ptr().add(rows.start * n + cols.start);
+            let c = StridedMatrix { ptr, row_step: n, col_step: 1 };
+            gemm_serial(rows.len(), cols.len(), k, a.into(), b.into(), add, c)
         };
     });
 }
@@ -124,46 +117,82 @@ pub fn gemm_batch<'a, T: Real>(
             let (a, b) = operands(i);
             assert!(a.covers(m, k) && b.covers(k, n), "operands are too short for {m}x{k} times {k}x{n}");
             // SAFETY: the operands cover their extents; each entry has its own matrix of `c`.
-            unsafe { block_product(m, n, k, a, b, false, out.as_mut_ptr().add(i * m * n), n) };
+            unsafe {
+                let c = StridedMatrix { ptr: out.as_mut_ptr().add(i * m * n), row_step: n, col_step: 1 };
+                gemm_serial(m, n, k, a.into(), b.into(), false, c)
+            };
         }
     });
 }
 
-/// One product on this thread, into rows of `c` that are `c_step` apart.
-unsafe fn block_product<T: Real>(
+/// A matrix in memory.
+#[derive(Clone, Copy)]
+pub struct StridedMatrix<T> {
+    /// First element.
+    pub ptr: *mut T,
+    /// Elements from a row to the next.
+    pub row_step: usize,
+    /// Elements from a column to the next.
+    pub col_step: usize,
+}
+
+impl<T> From<Matrix<'_, T>> for StridedMatrix<T> {
+    fn from(matrix: Matrix<T>) -> Self {
+        let Matrix { data, row_step, col_step } = matrix;
+        StridedMatrix { ptr: data.as_ptr().cast_mut(), row_step, col_step }
+    }
+}
+
+/// `c = a · b`, or `c += a · b` with `add`, for `[m, k]` times `[k, n]`, on this thread: the caller has cut the work already.
+///
+/// # Safety
+/// The matrices must be readable (`c`: writable, and apart from the others) over their whole extent.
+pub unsafe fn gemm_serial<T: Real>(
     m: usize,
     n: usize,
     k: usize,
-    a: Matrix<T>,
-    b: Matrix<T>,
+    a: StridedMatrix<T>,
+    b: StridedMatrix<T>,
     add: bool,
-    c: *mut T,
-    c_step: usize,
+    c: StridedMatrix<T>,
 ) {
-    let (one, none) = (T::one(), gemm::Parallelism::None);
-    let (ap, a_col, a_row) = (a.data.as_ptr(), a.col_step as isize, a.row_step as isize);
-    let (bp, b_col, b_row) = (b.data.as_ptr(), b.col_step as isize, b.row_step as isize);
-    gemm::gemm(
-        m,
-        n,
-        k,
-        c,
-        1,
-        c_step as isize,
-        add,
-        ap,
-        a_col,
-        a_row,
-        bp,
-        b_col,
-        b_row,
-        one,
-        one,
-        false,
-        false,
-        false,
-        none,
-    );
+    // The register tiles want a column-major output; a row-major one is the transpose of bᵀ · aᵀ.
+    let transpose = c.col_step < c.row_step;
+    let flip = |x: StridedMatrix<T>| StridedMatrix { row_step: x.col_step, col_step: x.row_step, ..x };
+    let (m, n, a, b, c) = if transpose { (n, m, flip(b), flip(a), flip(c)) } else { (m, n, a, b, c) };
+    macro_rules! call {
+        ($gemm:expr, $type:ty) => {
+            $gemm(
+                m,
+                n,
+                k,
+                c.ptr.cast::<$type>(),
+                c.col_step as isize,
+                c.row_step as isize,
+                add,
+                a.ptr.cast::<$type>().cast_const(),
+                a.col_step as isize,
+                a.row_step as isize,
+                b.ptr.cast::<$type>().cast_const(),
+                b.col_step as isize,
+                b.row_step as isize,
+                1.0,
+                1.0,
+                false,
+                false,
+                false,
+                gemm_common::Parallelism::None,
+            )
+        };
+    }
+    // SAFETY: the caller vouches for the matrices, and T is the type of its DTYPE.
+    unsafe {
+        match T::DTYPE {
+            DType::F32 => call!(gemm_f32::gemm::f32::get_gemm_fn(), f32),
+            DType::F64 => call!(gemm_f64::gemm::f64::get_gemm_fn(), f64),
+            other => unreachable!("CPU kernels compute in f32 and f64, not {other}"),
+        }
+    }
 }
 
 #[cfg(test)]

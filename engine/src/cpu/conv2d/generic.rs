@@ -2,6 +2,7 @@
 //! float types.
 use super::Shared;
 use crate::conv_shape::ConvShape;
+use crate::cpu::gemm::{StridedMatrix, gemm_serial};
 use crate::cpu::scratch;
 use crate::dtype::Real;
 use rayon::prelude::*;
@@ -29,11 +30,19 @@ pub(super) fn forward<T: Real>(s: &ConvShape, x: &[T], weight: &[T], bias: Optio
         scratch::with(pixels * k, |columns: &mut [T]| {
             for g in 0..s.groups {
                 gather(s, &x[n * image..][..image], g, b * bands.rows, columns);
-                let dst = Matrix { ptr: band[g * s.group_out()..].as_mut_ptr(), rs: s.c_out, cs: 1 };
-                let lhs = Matrix { ptr: columns.as_mut_ptr(), rs: k, cs: 1 };
-                let rhs = Matrix { ptr: weight[g * s.group_out() * k..].as_ptr().cast_mut(), rs: 1, cs: k };
+                let dst = StridedMatrix {
+                    ptr: band[g * s.group_out()..].as_mut_ptr(),
+                    row_step: s.c_out,
+                    col_step: 1,
+                };
+                let lhs = StridedMatrix { ptr: columns.as_mut_ptr(), row_step: k, col_step: 1 };
+                let rhs = StridedMatrix {
+                    ptr: weight[g * s.group_out() * k..].as_ptr().cast_mut(),
+                    row_step: 1,
+                    col_step: k,
+                };
                 // SAFETY: `columns` is [pixels, k], the group's weights [group_out, k], `band` [pixels, c_out].
-                unsafe { add_product(pixels, s.group_out(), k, dst, lhs, rhs) };
+                unsafe { gemm_serial(pixels, s.group_out(), k, lhs, rhs, true, dst) };
             }
         });
     });
@@ -53,12 +62,19 @@ pub(super) fn data_gradient<T: Real>(s: &ConvShape, dy: &[T], weight: &[T], dx: 
                 for g in 0..s.groups {
                     columns.fill(T::zero());
                     let first = (n * out_h + y0) * out_w * s.c_out + g * s.group_out();
-                    let dst = Matrix { ptr: columns.as_mut_ptr(), rs: k, cs: 1 };
-                    let lhs = Matrix { ptr: dy[first..].as_ptr().cast_mut(), rs: s.c_out, cs: 1 };
-                    let rhs =
-                        Matrix { ptr: weight[g * s.group_out() * k..].as_ptr().cast_mut(), rs: k, cs: 1 };
+                    let dst = StridedMatrix { ptr: columns.as_mut_ptr(), row_step: k, col_step: 1 };
+                    let lhs = StridedMatrix {
+                        ptr: dy[first..].as_ptr().cast_mut(),
+                        row_step: s.c_out,
+                        col_step: 1,
+                    };
+                    let rhs = StridedMatrix {
+                        ptr: weight[g * s.group_out() * k..].as_ptr().cast_mut(),
+                        row_step: k,
+                        col_step: 1,
+                    };
                     // SAFETY: as in `forward`, with the window as the result.
-                    unsafe { add_product(pixels, k, s.group_out(), dst, lhs, rhs) };
+                    unsafe { gemm_serial(pixels, k, s.group_out(), lhs, rhs, true, dst) };
                     scatter(s, columns, g, y0, dx);
                 }
             });
@@ -86,11 +102,19 @@ pub(super) fn weight_gradient<T: Real>(s: &ConvShape, x: &[T], dy: &[T], dw: &mu
                         for g in 0..s.groups {
                             gather(s, &x[n * image..][..image], g, y0, columns);
                             let first = (n * out_h + y0) * out_w * s.c_out + g * s.group_out();
-                            let dst = Matrix { ptr: sum[g * s.group_out() * k..].as_mut_ptr(), rs: k, cs: 1 };
-                            let lhs = Matrix { ptr: dy[first..].as_ptr().cast_mut(), rs: 1, cs: s.c_out };
-                            let rhs = Matrix { ptr: columns.as_mut_ptr(), rs: k, cs: 1 };
+                            let dst = StridedMatrix {
+                                ptr: sum[g * s.group_out() * k..].as_mut_ptr(),
+                                row_step: k,
+                                col_step: 1,
+                            };
+                            let lhs = StridedMatrix {
+                                ptr: dy[first..].as_ptr().cast_mut(),
+                                row_step: 1,
+                                col_step: s.c_out,
+                            };
+                            let rhs = StridedMatrix { ptr: columns.as_mut_ptr(), row_step: k, col_step: 1 };
                             // SAFETY: as in `forward`, with the weights as the result.
-                            unsafe { add_product(s.group_out(), k, pixels, dst, lhs, rhs) };
+                            unsafe { gemm_serial(s.group_out(), k, pixels, lhs, rhs, true, dst) };
                         }
                     });
                 }
@@ -164,25 +188,4 @@ fn scatter<T: Real>(s: &ConvShape, columns: &[T], g: usize, y0: usize, dx: &mut 
             *a += *b;
         }
     });
-}
-
-/// A matrix in memory: first element, distance between rows and between columns.
-struct Matrix<T> {
-    ptr: *mut T,
-    rs: usize,
-    cs: usize,
-}
-
-/// `dst += lhs * rhs` for `[m,k]` times `[k,n]`, on this thread: the caller has cut the work already.
-///
-/// # Safety
-/// The matrices must be readable (`dst`: writable, and apart from the others) over their whole extent.
-unsafe fn add_product<T: Real>(m: usize, n: usize, k: usize, dst: Matrix<T>, lhs: Matrix<T>, rhs: Matrix<T>) {
-    let one = T::one();
-    let [d, l, r] = [&dst, &lhs, &rhs].map(|a| (a.cs as isize, a.rs as isize));
-    let none = gemm::Parallelism::None;
-    gemm::gemm(
-        m, n, k, dst.ptr, d.0, d.1, true, lhs.ptr, l.0, l.1, rhs.ptr, r.0, r.1, one, one, false, false,
-        false, none,
-    );
 }
