@@ -2,7 +2,7 @@
 use super::{print, table, yaml};
 use crate::checkpoint::durable;
 use crate::config::Config;
-use crate::report::{rate_plot, terminal_curve};
+use crate::report::{Figure, lr_figure, terminal_curve};
 use crate::schedule::{Curve, Schedule};
 use crate::settings::Settings;
 use crate::{Error, Result};
@@ -164,7 +164,7 @@ impl Rates<'_> {
 }
 
 fn draw(rates: &Rates, path: &Path) -> Result<()> {
-    let (svg, png) = rate_plot(rates.sampled());
+    let Figure { svg, png } = lr_figure(rates.sampled());
     match path.extension().and_then(|extension| extension.to_str()) {
         Some("svg") => durable::write(path, svg.as_bytes()),
         Some("png") => durable::write(path, &png),

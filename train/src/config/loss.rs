@@ -16,6 +16,15 @@ pub(super) fn settled(given: &Settings, smoothing: f64) -> Settings {
     }
 }
 
+/// Name of the training loss and its label smoothing, for titles and legends.
+pub(super) fn name(settled: &Settings) -> String {
+    let name = if settled.bce_loss == Some(true) { "binary cross entropy" } else { "cross entropy" };
+    match settled.smoothing {
+        Some(smoothing) if smoothing > 0.0 => format!("{name}, smoothing {smoothing}"),
+        _ => name.into(),
+    }
+}
+
 /// The loss that settled settings name.
 pub(super) fn loss(settled: &Settings) -> Arc<dyn Loss> {
     let smoothing = settled.smoothing.unwrap_or(0.0);

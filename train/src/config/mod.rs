@@ -38,6 +38,8 @@ pub struct Config {
     pub schedule: Schedule,
     /// What training makes small.
     pub loss: Arc<dyn Loss>,
+    /// Name of the training loss and its label smoothing.
+    pub loss_name: String,
     /// How an average follows the model.
     pub ema: Option<EmaOptions>,
     /// The average stays in the processor's memory.
@@ -149,6 +151,7 @@ impl Config {
             validation_batch_size: given.validation_batch_size.unwrap_or(256) as usize,
             schedule: sched.create(&schedule)?,
             loss: loss::loss(&loss),
+            loss_name: loss::name(&loss),
             ema: given.model_ema.unwrap_or(false).then(|| EmaOptions {
                 decay: given.model_ema_decay.unwrap_or(EmaOptions::default().decay),
                 warmup: given.model_ema_warmup.unwrap_or(false).then(EmaWarmup::default),

@@ -1,6 +1,7 @@
 //! The order in which people list names: runs of digits count as numbers, and case does not.
 use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
+use walkdir::WalkDir;
 
 /// Compares two names.
 pub fn compare(a: &str, b: &str) -> Ordering {
@@ -23,17 +24,13 @@ pub fn compare(a: &str, b: &str) -> Ordering {
 
 /// The files in a folder and those below it with one of these endings, in natural order.
 pub fn files(folder: &Path, endings: &[&str]) -> std::io::Result<Vec<PathBuf>> {
-    let (mut found, mut folders) = (vec![], vec![folder.to_path_buf()]);
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder)? {
-            let path = entry?.path();
-            let ending = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
-            // A link to a folder is not followed: it may lead back up.
-            if path.is_dir() && !path.is_symlink() {
-                folders.push(path);
-            } else if endings.contains(&ending.as_str()) {
-                found.push(path);
-            }
+    let mut found = vec![];
+    // Links to folders are not followed: they may lead back up.
+    for entry in WalkDir::new(folder) {
+        let path = entry?.into_path();
+        let ending = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
+        if endings.contains(&ending.as_str()) && !path.is_dir() {
+            found.push(path);
         }
     }
     found.sort_by(|a, b| compare(&a.to_string_lossy(), &b.to_string_lossy()));

@@ -1,5 +1,5 @@
 //! The folder of a run: `args.yaml env.json summary.csv metrics.jsonl log.txt plots/ checkpoints/`.
-use super::{EpochReport, Machine, Observer, UpdateReport, progress::event, stamp};
+use super::{EpochReport, Machine, Observer, UpdateReport, progress::event, timestamp};
 use crate::checkpoint::durable;
 use crate::settings::Settings;
 use crate::trainer::State;
@@ -108,7 +108,7 @@ impl RunFolder {
         let title = "# The settings of this run; `fornax train -c` with this file trains it again.\n";
         let yaml = format!("{title}{}", settings.to_yaml());
         let mut env = serde_json::to_value(machine).expect("plain values have a JSON form");
-        env["started"] = stamp().into();
+        env["started"] = timestamp().into();
         env["command"] = std::env::args().collect::<Vec<_>>().into();
         durable::write(&self.path.join("args.yaml"), yaml.as_bytes())?;
         durable::write(&self.path.join("env.json"), format!("{env:#}\n").as_bytes())
@@ -160,7 +160,7 @@ fn create(path: &Path) -> Result<bool> {
 
 fn create_dated(parent: &Path, name: &str) -> Result<(PathBuf, bool)> {
     create(parent)?;
-    let base = format!("{}-{name}", stamp());
+    let base = format!("{}-{name}", timestamp());
     let names = std::iter::once(base.clone()).chain((2..100).map(|i| format!("{base}-{i}")));
     for name in names {
         let path = parent.join(name);

@@ -1,20 +1,15 @@
 //! What a run tells: progress on the terminal, files in its folder, plots.
-mod chart;
 mod clock;
-mod confusion;
 mod folder;
 mod machine;
 mod plots;
 mod progress;
-mod raster;
-mod scene;
-mod svg;
 mod terminal;
 
-pub use clock::stamp;
+pub use clock::timestamp;
 pub use folder::{Destination, RunFolder};
 pub use machine::Machine;
-pub use plots::{rate_plot, write_plots};
+pub use plots::{Figure, lr_figure, write_plots};
 pub use progress::{Mode, Progress, Transfer};
 pub use terminal::curve as terminal_curve;
 

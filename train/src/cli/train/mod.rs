@@ -169,7 +169,15 @@ pub fn execute(args: TrainArgs) -> Result<()> {
 
     let updates_per_epoch = batches.div_ceil(config.accumulate as u64);
     let plots = path.join("plots");
-    write_plots(&plots, &trainer.state, &config.schedule, updates_per_epoch, &data.classes, &evaluation)?;
+    write_plots(
+        &plots,
+        &trainer.state,
+        &config.schedule,
+        updates_per_epoch,
+        &config.loss_name,
+        &data.classes,
+        &evaluation,
+    )?;
     drop(reporters);
     let images = (batches_done(&trainer.state) - first) * config.batch_size as u64;
     let outcome = outcome::Outcome { evaluation, seconds, images_per_second: images as f64 / seconds, path };
