@@ -75,8 +75,8 @@ fn main() {
     let mut args = std::env::args().skip(1);
     let pattern = args.next().unwrap_or_default();
     match args.next().as_deref() {
-        Some("avx2") => simd::limit_to(Level::Avx2),
-        Some("portable") => simd::limit_to(Level::Portable),
+        Some("avx2") => simd::set_max_level(Level::Avx2),
+        Some("portable") => simd::set_max_level(Level::Portable),
         Some(other) => return eprintln!("no level is called {other}: avx2 or portable"),
         None => {}
     }

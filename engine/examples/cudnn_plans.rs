@@ -8,8 +8,10 @@
 #[path = "../tests/libraries/refusals.rs"]
 mod refusals;
 
-use fornax_engine::cuda::blas::{Epilogue, Product, describe};
-use fornax_engine::cuda::dnn::{ConvKind, ConvOptions, DeviceProperties, Fusion, Planner, Problem};
+use fornax_engine::cuda::cublaslt::{Epilogue, Gemm, check_descriptors};
+use fornax_engine::cuda::cudnn::{
+    ConvEngineOptions, ConvFusion, ConvKind, ConvPlanner, ConvProblem, DeviceProperties,
+};
 use fornax_engine::{ConvShape, DType};
 use std::error::Error;
 use std::process::ExitCode;
@@ -35,7 +37,8 @@ const PRECISIONS: [(&str, DType, bool); 4] = [
 fn main() -> Result<ExitCode, Box<dyn Error>> {
     let mut failures = 0;
     for file in std::env::args().skip(1) {
-        let planner = Planner::deviceless(DeviceProperties::from_json(&std::fs::read_to_string(&file)?)?)?;
+        let planner =
+            ConvPlanner::deviceless(DeviceProperties::from_json(&std::fs::read_to_string(&file)?)?)?;
         println!("{file}, cuDNN {}, batch {BATCH}, {IMAGE} x {IMAGE}", planner.version());
         println!(
             "{:<12} {:<5} {:<15} {:>6} {:>8} {:>6} {:>9} {:>9} {:>14}",
@@ -44,13 +47,13 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         for network in [resnet50(), mobilenet_v2()] {
             for (precision, dtype, tf32) in PRECISIONS {
                 for kind in ConvKind::ALL {
-                    let options = ConvOptions { tf32, deterministic: true, ..Default::default() };
-                    failures += row(&planner, &network, precision, |shape| Problem {
+                    let options = ConvEngineOptions { tf32, deterministic: true, ..Default::default() };
+                    failures += row(&planner, &network, precision, |shape| ConvProblem {
                         kind,
                         shape,
                         dtype,
                         alignment: 16,
-                        fusion: Fusion::default(),
+                        fusion: ConvFusion::default(),
                         options,
                     });
                 }
@@ -70,10 +73,10 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
 }
 
 /// The fusions: a name, the computation, and the storage types that cuDNN has no kernel for.
-const FUSIONS: [(&str, ConvKind, Fusion, &[DType]); 4] = {
-    let statistics = Fusion { normalize: false, statistics: true };
-    let normalize = Fusion { normalize: true, statistics: false };
-    let both = Fusion { normalize: true, statistics: true };
+const FUSIONS: [(&str, ConvKind, ConvFusion, &[DType]); 4] = {
+    let statistics = ConvFusion { normalize: false, statistics: true };
+    let normalize = ConvFusion { normalize: true, statistics: false };
+    let both = ConvFusion { normalize: true, statistics: true };
     [
         ("+ statistics", ConvKind::Forward, statistics, &[]),
         ("normalised +", ConvKind::Forward, both, &[]),
@@ -83,14 +86,14 @@ const FUSIONS: [(&str, ConvKind, Fusion, &[DType]); 4] = {
 };
 
 /// Plans the fusions of ResNet-50's convolutions that have channels in multiples of 8; the number of wrong answers.
-fn fused_rows(planner: &Planner) -> usize {
+fn fused_rows(planner: &ConvPlanner) -> usize {
     let mut failures = 0;
     let mut network = resnet50();
     network.layers.retain(|shape| shape.c_in.is_multiple_of(8));
     for (precision, dtype) in [("f16", DType::F16), ("bf16", DType::BF16)] {
         for (name, kind, fusion, lacking) in FUSIONS {
-            let options = ConvOptions { deterministic: true, ..Default::default() };
-            let problem = |shape| Problem { kind, shape, dtype, alignment: 16, fusion, options };
+            let options = ConvEngineOptions { deterministic: true, ..Default::default() };
+            let problem = |shape| ConvProblem { kind, shape, dtype, alignment: 16, fusion, options };
             let (plans, refused) = count(planner, &network, name, precision, problem);
             if lacking.contains(&dtype) {
                 println!("    refused, as expected: {}", refused.len());
@@ -109,22 +112,22 @@ fn describe_products() -> usize {
     let mut failures = 0;
     for (_, dtype, tf32) in PRECISIONS {
         let beside = [
-            Epilogue::BiasReluMask,
-            Epilogue::BiasGeluTanhInput,
-            Epilogue::ReluSlopeSum,
-            Epilogue::GeluTanhSlopeSum,
+            Epilogue::BiasReluAux,
+            Epilogue::BiasGeluTanhAux,
+            Epilogue::DreluBgrad,
+            Epilogue::DgeluTanhBgrad,
         ];
         let alone =
-            [Epilogue::None, Epilogue::Bias, Epilogue::BiasRelu, Epilogue::BiasGeluTanh, Epilogue::SumA];
+            [Epilogue::None, Epilogue::Bias, Epilogue::BiasRelu, Epilogue::BiasGeluTanh, Epilogue::BgradA];
         for epilogue in alone.into_iter().chain(beside) {
-            let product = Product {
+            let product = Gemm {
                 batch: if beside.contains(&epilogue) { 1 } else { 3 },
                 transpose_b: true,
                 tf32,
                 epilogue,
-                ..Product::new(dtype, 32, 1000, 2048)
+                ..Gemm::new(dtype, 32, 1000, 2048)
             };
-            if let Err(e) = describe(&product) {
+            if let Err(e) = check_descriptors(&product) {
                 println!("FAILED: {e} ({product})");
                 failures += 1;
             }
@@ -135,10 +138,10 @@ fn describe_products() -> usize {
 
 /// Plans one computation of every distinct convolution of a network, and prints a line; the number of failures.
 fn row(
-    planner: &Planner,
+    planner: &ConvPlanner,
     network: &Network,
     precision: &str,
-    problem: impl Fn(ConvShape) -> Problem,
+    problem: impl Fn(ConvShape) -> ConvProblem,
 ) -> usize {
     let kind = problem(network.layers[0]).kind.to_string();
     let (_, refused) = count(planner, network, &kind, precision, problem);
@@ -148,11 +151,11 @@ fn row(
 
 /// As [`row`]; how many plans there are, and why there are no others.
 fn count(
-    planner: &Planner,
+    planner: &ConvPlanner,
     network: &Network,
     what: &str,
     precision: &str,
-    problem: impl Fn(ConvShape) -> Problem,
+    problem: impl Fn(ConvShape) -> ConvProblem,
 ) -> (usize, Vec<String>) {
     let layers = &network.layers;
     let first_time = layers.iter().enumerate().filter(|(i, shape)| !layers[..*i].contains(shape));

@@ -1,5 +1,5 @@
 //! A new activation fused into batch norm: `cargo run --release -p fornax-engine --example fuse_batch_norm [emulated]`.
-use fornax_engine::random::{Key, Stream};
+use fornax_engine::random::{RngKey, RngStream};
 use fornax_engine::{BatchNorm, DType, Device, Result, Tensor, fuse};
 
 fn main() -> Result<()> {
@@ -7,7 +7,7 @@ fn main() -> Result<()> {
     let device = if is_emulated { Device::emulated(1)? } else { Device::Cpu };
     // Serf (Nag et al., 2021): x erf(softplus(x)).
     let serf = fuse::expression(|[x]| x * fuse::erf(fuse::softplus(x)));
-    let mut draws = Stream::new(Key::new(1, "example"), 0, 0);
+    let mut draws = RngStream::new(RngKey::new(1, "example"), 0, 0);
     let values: Vec<f32> = (0..16 * 28 * 28 * 64).map(|_| draws.normal()).collect();
     let images = Tensor::from_vec(values, [16, 28, 28, 64])?.to_device(&device)?;
     let weight = Tensor::ones([64], DType::F32, &device)?;

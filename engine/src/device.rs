@@ -22,7 +22,7 @@ impl Device {
     /// The first of `count` CUDA devices that this machine's processor emulates. It must be asked for before any other CUDA
     /// device: the emulation takes the driver's place for the whole process.
     pub fn emulated(count: usize) -> Result<Device> {
-        let options = fornax_kernels::emulator::Options { devices: count, ..Default::default() };
+        let options = fornax_kernels::emulator::EmulatorOptions { devices: count, ..Default::default() };
         fornax_kernels::emulator::load(&options).map_err(|e| Error::Device {
             op: "emulated device",
             device: Device::Cuda(0),
@@ -36,7 +36,7 @@ impl Device {
     pub fn synchronize(&self) -> Result<()> {
         let Device::Cuda(ordinal) = *self else { return Ok(()) };
         let gpu = crate::cuda::Gpu::get(ordinal);
-        gpu.and_then(|gpu| gpu.synchronize()).map_err(|e| e.of("synchronize", *self, &[]))
+        gpu.and_then(|gpu| gpu.synchronize()).map_err(|e| e.with_op_context("synchronize", *self, &[]))
     }
 }
 

@@ -2,7 +2,7 @@
 
 /// Windows of a pooling; pairs are (vertical, horizontal).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pool2d {
+pub struct Pool2dOptions {
     /// Height and width of a window.
     pub kernel: [usize; 2],
     /// Distance between windows.
@@ -15,13 +15,13 @@ pub struct Pool2d {
     pub ceil_mode: bool,
 }
 
-impl Default for Pool2d {
+impl Default for Pool2dOptions {
     fn default() -> Self {
-        Pool2d { kernel: [2, 2], stride: [2, 2], padding: [0, 0], dilation: [1, 1], ceil_mode: false }
+        Pool2dOptions { kernel: [2, 2], stride: [2, 2], padding: [0, 0], dilation: [1, 1], ceil_mode: false }
     }
 }
 
-impl Pool2d {
+impl Pool2dOptions {
     /// Number of windows along an axis (0 vertical, 1 horizontal) of an image of `size`, or `None` when not even one fits.
     pub fn windows(&self, axis: usize, size: usize) -> Option<usize> {
         let (k, s, p, d) = (self.kernel[axis], self.stride[axis], self.padding[axis], self.dilation[axis]);
@@ -47,7 +47,7 @@ pub struct PoolShape {
     /// Channels.
     pub c: usize,
     /// The windows.
-    pub pool: Pool2d,
+    pub pool: Pool2dOptions,
 }
 
 impl PoolShape {
@@ -82,12 +82,12 @@ mod tests {
 
     #[test]
     fn ceil_mode_drops_a_window_that_lies_in_the_padding() {
-        let pool = |kernel, stride, padding, ceil_mode| Pool2d {
+        let pool = |kernel, stride, padding, ceil_mode| Pool2dOptions {
             kernel: [kernel; 2],
             stride: [stride; 2],
             padding: [padding; 2],
             ceil_mode,
-            ..Pool2d::default()
+            ..Pool2dOptions::default()
         };
         assert_eq!(pool(3, 2, 1, false).windows(0, 7), Some(4));
         assert_eq!(pool(2, 2, 0, true).windows(0, 7), Some(4));

@@ -21,17 +21,17 @@ pub fn philox4x32_10(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
 
 /// What a sequence of draws is for: a seed and a purpose ("shuffle", "init/conv1.weight").
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Key([u32; 2]);
+pub struct RngKey([u32; 2]);
 
-impl Key {
+impl RngKey {
     /// The key of a purpose under a seed. The purpose is hashed (FNV-1a, 64 bits) and mixed with the seed by Philox.
-    pub fn new(seed: u64, purpose: &str) -> Key {
+    pub fn new(seed: u64, purpose: &str) -> RngKey {
         let hash = purpose
             .bytes()
             .fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
         let [a, b, ..] =
             philox4x32_10([hash as u32, (hash >> 32) as u32, 0, 0], [seed as u32, (seed >> 32) as u32]);
-        Key([a, b])
+        RngKey([a, b])
     }
 
     /// The four words of one counter under this key.
@@ -42,40 +42,40 @@ impl Key {
 
 /// The draws that belong to one (epoch, sample), in order. At most 2^32 blocks of four words.
 #[derive(Clone, Debug)]
-pub struct Stream {
-    key: Key,
+pub struct RngStream {
+    key: RngKey,
     counter: [u32; 4],
     words: [u32; 4],
     used: usize,
 }
 
-impl Stream {
+impl RngStream {
     /// The stream of one sample in one epoch.
-    pub fn new(key: Key, epoch: u32, sample: u64) -> Stream {
-        Stream { key, counter: [0, epoch, sample as u32, (sample >> 32) as u32], words: [0; 4], used: 4 }
+    pub fn new(key: RngKey, epoch: u32, sample: u64) -> RngStream {
+        RngStream { key, counter: [0, epoch, sample as u32, (sample >> 32) as u32], words: [0; 4], used: 4 }
     }
 
     /// Where its draws come from: the key's words, and the counter's but for the first, which numbers blocks of four draws. For kernels
     /// that make the same draws; a stream that was drawn from already is at the same place.
-    pub(crate) fn place(&self) -> [u32; 5] {
+    pub(crate) fn key_and_counter(&self) -> [u32; 5] {
         let ([k0, k1], [_, c1, c2, c3]) = (self.key.0, self.counter);
         [k0, k1, c1, c2, c3]
     }
 
     /// The same purpose and epoch for another sample.
-    pub(crate) fn of_sample(&self, sample: u64) -> Stream {
-        Stream::new(self.key, self.counter[1], sample)
+    pub(crate) fn for_sample(&self, sample: u64) -> RngStream {
+        RngStream::new(self.key, self.counter[1], sample)
     }
 
     /// The stream of the sample `steps` further on.
-    pub fn later(&self, steps: u64) -> Stream {
+    pub fn skip_samples(&self, steps: u64) -> RngStream {
         let [_, epoch, low, high] = self.counter;
         let sample = (u64::from(high) << 32 | u64::from(low)).wrapping_add(steps);
-        Stream::new(self.key, epoch, sample)
+        RngStream::new(self.key, epoch, sample)
     }
 
     /// The same stream with draw number `index` of 32 bits as its next.
-    pub fn at(&self, index: u64) -> Stream {
+    pub fn at(&self, index: u64) -> RngStream {
         let mut stream = self.clone();
         (stream.counter[0], stream.used) = ((index / 4) as u32, 4);
         for _ in 0..index % 4 {
@@ -121,13 +121,13 @@ impl Stream {
 pub struct Permutation {
     n: u64,
     half_bits: u32,
-    key: Key,
+    key: RngKey,
     epoch: u32,
 }
 
 impl Permutation {
     /// The permutation of `0..n` for one epoch.
-    pub fn new(n: u64, key: Key, epoch: u32) -> Permutation {
+    pub fn new(n: u64, key: RngKey, epoch: u32) -> Permutation {
         let bits = 64 - n.saturating_sub(1).leading_zeros();
         Permutation { n, half_bits: bits.div_ceil(2).max(1), key, epoch }
     }
@@ -178,13 +178,13 @@ mod tests {
     #[test]
     fn a_permutation_hits_every_element_once_and_depends_on_key_and_epoch() {
         for n in [1u64, 2, 3, 10, 359, 1000] {
-            let p = Permutation::new(n, Key::new(42, "shuffle"), 0);
+            let p = Permutation::new(n, RngKey::new(42, "shuffle"), 0);
             let mut seen: Vec<u64> = (0..n).map(|i| p.get(i)).collect();
             seen.sort_unstable();
             assert_eq!(seen, (0..n).collect::<Vec<_>>());
         }
         let order = |seed, epoch| {
-            let p = Permutation::new(1000, Key::new(seed, "shuffle"), epoch);
+            let p = Permutation::new(1000, RngKey::new(seed, "shuffle"), epoch);
             (0..1000).map(|i| p.get(i)).collect::<Vec<_>>()
         };
         assert_ne!(order(42, 0), order(42, 1));
@@ -194,7 +194,7 @@ mod tests {
 
     #[test]
     fn a_stream_can_be_entered_anywhere() {
-        let whole = Stream::new(Key::new(7, "anywhere"), 2, 5);
+        let whole = RngStream::new(RngKey::new(7, "anywhere"), 2, 5);
         let draws: Vec<u32> = std::iter::repeat_with({
             let mut s = whole.clone();
             move || s.next_u32()
@@ -208,7 +208,7 @@ mod tests {
 
     #[test]
     fn draws_have_the_moments_of_their_distributions() {
-        let mut s = Stream::new(Key::new(7, "moments"), 0, 0);
+        let mut s = RngStream::new(RngKey::new(7, "moments"), 0, 0);
         let n = 100_000;
         let u: Vec<f64> = (0..n).map(|_| f64::from(s.uniform())).collect();
         let z: Vec<f64> = (0..n).map(|_| f64::from(s.normal())).collect();

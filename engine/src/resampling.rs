@@ -26,12 +26,12 @@ pub enum Interpolation {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Resampling {
     inputs: usize,
-    rows: Vec<Band>,
+    rows: Vec<ResamplingBand>,
 }
 
 /// One output element: its first input element, and the weights of that one and those that follow.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Band {
+pub struct ResamplingBand {
     /// First input element.
     pub start: usize,
     /// Weights, from `start` on; empty where no input element counts.
@@ -52,7 +52,7 @@ impl Resampling {
             false => (i as f64 + 0.5) * scale(false) - 0.5,
         };
         let rows = (0..outputs).map(|i| match how {
-            Interpolation::Nearest => Band { start: i * inputs / outputs, weights: vec![1.0] },
+            Interpolation::Nearest => ResamplingBand { start: i * inputs / outputs, weights: vec![1.0] },
             Interpolation::Bilinear { align_corners, antialias: true } => {
                 antialiased(inputs, i, scale(align_corners), 1.0, |x| (1.0 - x).max(0.0))
             }
@@ -73,7 +73,7 @@ impl Resampling {
     pub fn adaptive_mean(inputs: usize, outputs: usize) -> Resampling {
         let rows = (0..outputs).map(|i| {
             let window = adaptive_window(inputs, outputs, i);
-            Band { start: window.start, weights: vec![1.0 / window.len() as f64; window.len()] }
+            ResamplingBand { start: window.start, weights: vec![1.0 / window.len() as f64; window.len()] }
         });
         Resampling { inputs, rows: rows.collect() }
     }
@@ -88,7 +88,7 @@ impl Resampling {
             let padded = end.min((s.size[axis] + s.pool.padding[axis]) as isize) - start;
             let places: Vec<usize> = inside.map(|(_, at)| at).collect();
             let divisor = if count_include_pad { padded as usize } else { places.len() };
-            Band {
+            ResamplingBand {
                 start: places.first().copied().unwrap_or(0),
                 weights: vec![1.0 / divisor as f64; places.len()],
             }
@@ -98,8 +98,8 @@ impl Resampling {
 
     /// The map of gradients: output elements to input elements, with the same weights.
     pub fn transposed(&self) -> Resampling {
-        let empty = || Band { start: 0, weights: vec![] };
-        let mut rows: Vec<Band> = (0..self.inputs).map(|_| empty()).collect();
+        let empty = || ResamplingBand { start: 0, weights: vec![] };
+        let mut rows: Vec<ResamplingBand> = (0..self.inputs).map(|_| empty()).collect();
         for (i, band) in self.rows.iter().enumerate() {
             for (k, weight) in band.weights.iter().enumerate() {
                 let row = &mut rows[band.start + k];
@@ -120,7 +120,7 @@ impl Resampling {
     }
 
     /// The output elements.
-    pub fn rows(&self) -> &[Band] {
+    pub fn rows(&self) -> &[ResamplingBand] {
         &self.rows
     }
 }
@@ -131,7 +131,12 @@ pub fn adaptive_window(inputs: usize, outputs: usize, i: usize) -> std::ops::Ran
 }
 
 /// Weights of the elements at `floor(at) + taps` by their distance from `at`; those beyond an edge fall to the edge's element.
-fn clamped(inputs: usize, at: f64, taps: std::ops::Range<isize>, filter: impl Fn(f64) -> f64) -> Band {
+fn clamped(
+    inputs: usize,
+    at: f64,
+    taps: std::ops::Range<isize>,
+    filter: impl Fn(f64) -> f64,
+) -> ResamplingBand {
     let floor = at.floor();
     let place = |tap: isize| (floor as isize + tap).clamp(0, inputs as isize - 1) as usize;
     let start = place(taps.start);
@@ -139,11 +144,17 @@ fn clamped(inputs: usize, at: f64, taps: std::ops::Range<isize>, filter: impl Fn
     for tap in taps {
         weights[place(tap) - start] += filter((at - floor - tap as f64).abs());
     }
-    Band { start, weights }
+    ResamplingBand { start, weights }
 }
 
 /// The filter of radius `radius`, widened by `scale` when shrinking, cut at the edges and normalised (as PyTorch and Pillow).
-fn antialiased(inputs: usize, i: usize, scale: f64, radius: f64, filter: impl Fn(f64) -> f64) -> Band {
+fn antialiased(
+    inputs: usize,
+    i: usize,
+    scale: f64,
+    radius: f64,
+    filter: impl Fn(f64) -> f64,
+) -> ResamplingBand {
     let widen = scale.max(1.0);
     let centre = scale * (i as f64 + 0.5);
     let start = ((centre - radius * widen + 0.5) as usize).min(inputs - 1);
@@ -154,7 +165,7 @@ fn antialiased(inputs: usize, i: usize, scale: f64, radius: f64, filter: impl Fn
     if total != 0.0 {
         weights.iter_mut().for_each(|w| *w /= total);
     }
-    Band { start, weights }
+    ResamplingBand { start, weights }
 }
 
 /// Keys' cubic convolution kernel (1981) at distance `x`.

@@ -1,6 +1,6 @@
 //! The memory behind tensors: one block on a device, shared by views, read and written under a lock.
 use crate::cpu::memory::CpuBuffer;
-use crate::cuda::{Buffer, Failure, Gpu, Slice};
+use crate::cuda::{CudaError, DeviceBuffer, DeviceSlice, Gpu};
 use crate::{DType, Device, Element, Result, shapes_only};
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
@@ -19,7 +19,7 @@ pub(crate) struct Storage {
 /// What holds the elements.
 pub(crate) enum Block {
     Cpu(CpuBuffer),
-    Cuda(Buffer),
+    Cuda(DeviceBuffer),
 }
 
 impl Storage {
@@ -33,8 +33,12 @@ impl Storage {
     }
 
     /// A block of device memory of arbitrary content.
-    pub(crate) fn on_gpu(gpu: &Arc<Gpu>, len: usize, dtype: DType) -> std::result::Result<Storage, Failure> {
-        Ok(Storage::of(Block::Cuda(gpu.scratch(len, dtype)?)))
+    pub(crate) fn on_gpu(
+        gpu: &Arc<Gpu>,
+        len: usize,
+        dtype: DType,
+    ) -> std::result::Result<Storage, CudaError> {
+        Ok(Storage::of(Block::Cuda(gpu.empty(len, dtype)?)))
     }
 
     pub(crate) fn device(&self) -> Device {
@@ -75,7 +79,7 @@ impl Storage {
     pub(crate) fn len(&self, dtype: DType) -> usize {
         match &*self.block() {
             Block::Cpu(buffer) => buffer.as_slice::<u8>().len() / dtype.size(),
-            Block::Cuda(buffer) => buffer.whole(dtype).len,
+            Block::Cuda(buffer) => buffer.as_slice(dtype).len,
         }
     }
 
@@ -118,7 +122,7 @@ impl<'a, T: Element> Read<'a, T> {
         storage: &'a Storage,
         start: usize,
         len: usize,
-    ) -> Result<std::result::Result<Read<'a, T>, Failure>> {
+    ) -> Result<std::result::Result<Read<'a, T>, CudaError>> {
         let guard = storage.block();
         let Block::Cuda(buffer) = &*guard else {
             return Ok(Ok(Read { bytes: Bytes::Shared(guard), start, len, element: PhantomData }));
@@ -189,7 +193,7 @@ impl<'a> Held<'a> {
         Held { guard: storage.block(), start, len, dtype }
     }
 
-    pub(crate) fn slice(&self) -> Slice<'_> {
+    pub(crate) fn slice(&self) -> DeviceSlice<'_> {
         self.buffer().slice(self.start, self.len, self.dtype)
     }
 
@@ -197,7 +201,7 @@ impl<'a> Held<'a> {
         self.buffer().gpu()
     }
 
-    fn buffer(&self) -> &Buffer {
+    fn buffer(&self) -> &DeviceBuffer {
         let Block::Cuda(buffer) = &*self.guard else { panic!("a launcher was handed elements on the CPU") };
         buffer
     }

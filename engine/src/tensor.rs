@@ -1,6 +1,6 @@
 //! The tensor: a cheap handle to dense row-major elements on a device, and its place in the graph.
 use crate::autograd::{Gradient, Hook, Leaf};
-use crate::cuda::{self, Failure, Gpu, Slice};
+use crate::cuda::{self, CudaError, DeviceSlice, Gpu};
 use crate::storage::{Held, Read, Storage, Write};
 use crate::{DType, Device, Element, Error, Result, Shape};
 use std::fmt;
@@ -50,7 +50,7 @@ impl Tensor {
             // Where it is needed: a recorded step holds no copies from the host.
             return Gpu::get(ordinal)
                 .and_then(|gpu| Tensor::build_on(&gpu, shape, dtype, |y| cuda::copy::fill(&gpu, y, value)))
-                .map_err(|e| e.of("full", *device, &[]));
+                .map_err(|e| e.with_op_context("full", *device, &[]));
         }
         crate::ops::dispatch_any!(dtype, T => Tensor::build(shape, |out: &mut [T]| out.fill(T::from_f64(value))))?
             .to_device(device)
@@ -78,7 +78,7 @@ impl Tensor {
         gpu: &Arc<Gpu>,
         shape: impl Into<Shape>,
         dtype: DType,
-        fill: impl FnOnce(Slice) -> cuda::Result<()>,
+        fill: impl FnOnce(DeviceSlice) -> cuda::Result<()>,
     ) -> cuda::Result<Tensor> {
         let shape = shape.into();
         let storage = Arc::new(Storage::on_gpu(gpu, shape.numel(), dtype)?);
@@ -136,7 +136,10 @@ impl Tensor {
     pub fn write<T: Element>(&self) -> Result<Write<'_, T>> {
         self.check_element::<T>("write")?;
         Write::new(&self.0.storage, self.0.start, self.numel()).ok_or_else(|| {
-            self.failed("write", Failure::new("only elements on the CPU are written in place; use copy_from"))
+            self.failed(
+                "write",
+                CudaError::new("only elements on the CPU are written in place; use copy_from"),
+            )
         })
     }
 
@@ -165,12 +168,12 @@ impl Tensor {
         match (self.device(), source.device()) {
             (Device::Cuda(a), Device::Cuda(b)) if a == b => {
                 let (to, from) = (self.held(), source.held());
-                self.touch();
+                self.bump_version();
                 to.gpu().copy(from.slice(), to.slice()).map_err(|e| self.failed("copy_from", e))
             }
             (Device::Cuda(_), _) => crate::ops::dispatch_any!(self.dtype(), T => {
                 let (data, to) = (source.read::<T>()?, self.held());
-                self.touch();
+                self.bump_version();
                 let uploaded = to.gpu().upload(bytemuck::cast_slice(&data), to.slice());
                 uploaded.map_err(|e| self.failed("copy_from", e))
             }),
@@ -208,7 +211,7 @@ impl Tensor {
             Device::Cuda(ordinal) => {
                 let room = Gpu::get(ordinal)
                     .and_then(|gpu| Tensor::build_on(&gpu, *self.shape(), self.dtype(), |_| Ok(())));
-                room.map_err(|e| e.of("to_device", *device, &[("x", self)]))?
+                room.map_err(|e| e.with_op_context("to_device", *device, &[("x", self)]))?
             }
         };
         to.copy_from(&self.detach())?;
@@ -236,7 +239,7 @@ impl Tensor {
 
     /// Says that the elements are being changed by work queued on their device, such as a graph that is replayed: what was computed of
     /// them before and kept is out of date.
-    pub fn touch(&self) {
+    pub fn bump_version(&self) {
         self.0.storage.touch();
     }
 
@@ -245,8 +248,8 @@ impl Tensor {
         self.0.storage.version()
     }
 
-    fn failed(&self, op: &'static str, failure: Failure) -> Error {
-        failure.of(op, self.device(), &[("self", self)])
+    fn failed(&self, op: &'static str, failure: CudaError) -> Error {
+        failure.with_op_context(op, self.device(), &[("self", self)])
     }
 
     fn check_element<T: Element>(&self, op: &'static str) -> Result<()> {

@@ -16,7 +16,7 @@ fn gradients_of_several_uses_and_several_passes_add_up() -> Result<()> {
     let y = x.mul(&x)?.add(&x)?;
     y.sum_all()?.backward()?;
     assert_eq!(grad(&x), [3.0, -3.0, 7.0]);
-    x.scale(2.0)?.sum_all()?.backward()?;
+    x.mul_scalar(2.0)?.sum_all()?.backward()?;
     assert_eq!(grad(&x), [5.0, -1.0, 9.0], "a second pass adds to the first");
     x.zero_grad();
     assert!(x.grad().is_none());
@@ -27,7 +27,7 @@ fn gradients_of_several_uses_and_several_passes_add_up() -> Result<()> {
 fn adding_up_does_not_write_into_a_shared_gradient() -> Result<()> {
     let (a, b) = (variable(&[1.0]), variable(&[1.0]));
     // Both leaves receive the same upstream tensor; a then receives more.
-    let y = a.add(&b)?.add(&a.scale(10.0)?)?;
+    let y = a.add(&b)?.add(&a.mul_scalar(10.0)?)?;
     y.sum_all()?.backward()?;
     assert_eq!((grad(&a), grad(&b)), (vec![11.0], vec![1.0]));
     Ok(())
@@ -36,10 +36,10 @@ fn adding_up_does_not_write_into_a_shared_gradient() -> Result<()> {
 #[test]
 fn nothing_is_recorded_inside_no_grad() -> Result<()> {
     let x = variable(&[1.0]);
-    let y = no_grad(|| x.scale(2.0))?;
+    let y = no_grad(|| x.mul_scalar(2.0))?;
     assert!(!y.requires_grad());
     assert!(matches!(y.sum_all()?.backward(), Err(Error::Autograd { .. })));
-    assert!(x.scale(2.0)?.requires_grad(), "recording is on again");
+    assert!(x.mul_scalar(2.0)?.requires_grad(), "recording is on again");
     Ok(())
 }
 
@@ -90,7 +90,7 @@ fn a_branch_without_gradient_does_not_hold_a_hook_back() -> Result<()> {
 #[test]
 fn backward_needs_a_scalar_or_an_upstream_gradient_of_its_shape() -> Result<()> {
     let x = variable(&[1.0, 2.0]);
-    let y = x.scale(3.0)?;
+    let y = x.mul_scalar(3.0)?;
     assert!(y.backward().expect_err("two elements").to_string().contains("needs a scalar"));
     let wrong = Tensor::ones([3], DType::F32, &Device::Cpu)?;
     assert!(
@@ -119,7 +119,7 @@ fn errors_name_operation_shapes_dtypes_and_device() -> Result<()> {
     assert_eq!(e, "add: the shapes do not broadcast (got self: f32[2, 3] on cpu, other: f32[4] on cpu)");
     let e = a.add(&b.to_dtype(DType::F64)?).expect_err("mixed").to_string();
     assert!(e.contains("add: accepts operands of one dtype") && e.contains("other: f64[4]"), "{e}");
-    let e = a.to_dtype(DType::U8)?.scale(2.0).expect_err("u8").to_string();
+    let e = a.to_dtype(DType::U8)?.mul_scalar(2.0).expect_err("u8").to_string();
     assert!(e.contains("scale: accepts f32, or f64"), "{e}");
     let e = a.read::<f64>().err().expect("f32 is not f64").to_string();
     assert!(e.contains("read: accepts f64"), "{e}");

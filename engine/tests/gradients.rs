@@ -82,8 +82,8 @@ fn a_checkpoint_is_differentiated_like_what_it_stands_for() -> Result<()> {
         first.iter().chain(second.iter().flatten()).map(Tensor::to_vec).collect()
     };
     let inner = w.clone();
-    let plain = f(&x.scale(2.0)?, &w)?;
-    let kept = checkpoint(&x.scale(2.0)?, std::slice::from_ref(&w), move |x, _| f(x, &inner))?;
+    let plain = f(&x.mul_scalar(2.0)?, &w)?;
+    let kept = checkpoint(&x.mul_scalar(2.0)?, std::slice::from_ref(&w), move |x, _| f(x, &inner))?;
     let (plain, kept) = (second(plain)?.concat(), second(kept)?.concat());
     assert_eq!((plain.len(), kept.len()), (12, 12));
     // Sums add up in another order.

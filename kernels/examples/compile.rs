@@ -1,6 +1,6 @@
 //! Compiles families of kernels with NVRTC, as devices would have them: `compile LIBNVRTC CAPABILITIES [FAMILY…]`, such as `compile
 //! libnvrtc.so.13 8.0,9.0`; without a family's name, all. Ends with 1 when a source is refused, or when an image lacks a kernel.
-use fornax_kernels::{Family, Nvrtc, families};
+use fornax_kernels::{Family, Nvrtc, kernel_modules};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,7 +12,7 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     let is_chosen = |family: &&Family| chosen.is_empty() || chosen.iter().any(|name| name == family.name);
-    let families: Vec<&Family> = families().iter().filter(is_chosen).collect();
+    let families: Vec<&Family> = kernel_modules().iter().filter(is_chosen).collect();
     let nvrtc = match Nvrtc::open(Path::new(library)) {
         Ok(nvrtc) => nvrtc,
         Err(error) => {

@@ -17,7 +17,7 @@ use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW, Symbol};
 
 /// How many emulated devices there are, and how they run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Options {
+pub struct EmulatorOptions {
     /// The number of devices.
     pub devices: usize,
     /// The order in which threads, blocks and streams run: 0 ascending and as late as possible, 1 descending and as early as
@@ -27,9 +27,9 @@ pub struct Options {
     pub checked: bool,
 }
 
-impl Default for Options {
+impl Default for EmulatorOptions {
     fn default() -> Self {
-        Options { devices: 1, order: 0, checked: false }
+        EmulatorOptions { devices: 1, order: 0, checked: false }
     }
 }
 
@@ -94,7 +94,7 @@ pub enum EmulatorError {
 
 /// Loads the emulated device. To be called before anything of cudarc, which otherwise finds the real driver, or none, and
 /// remembers that. A second call changes order and mode; the number of devices stays.
-pub fn load(options: &Options) -> Result<(), EmulatorError> {
+pub fn load(options: &EmulatorOptions) -> Result<(), EmulatorError> {
     if !(1..=64).contains(&options.devices) {
         return Err(EmulatorError::BadDeviceCount(options.devices));
     }

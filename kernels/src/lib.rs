@@ -13,11 +13,11 @@ mod names;
 mod registry;
 
 pub use compile::{KernelError, Nvrtc, Target};
-pub use registry::{Family, Source, families, family};
+pub use registry::{Family, Source, family, kernel_modules};
 
 /// What the driver of a device of that compute capability (major, minor) loads for a family: a CUBIN, PTX or a fatbin; for the
 /// emulated device, once it is loaded, an image of its own.
-pub fn image(name: &str, capability: (u32, u32)) -> Result<Vec<u8>, KernelError> {
+pub fn module_image(name: &str, capability: (u32, u32)) -> Result<Vec<u8>, KernelError> {
     let family = family(name).ok_or_else(|| KernelError::UnknownFamily(name.to_string()))?;
     match family.embedded(capability).filter(|_| !is_emulated()) {
         Some(embedded) => Ok(embedded.to_vec()),
@@ -25,7 +25,7 @@ pub fn image(name: &str, capability: (u32, u32)) -> Result<Vec<u8>, KernelError>
     }
 }
 
-/// As [`image`], for a source that is no family: compiled by NVRTC at its first use, and cached.
+/// As [`module_image`], for a source that is no family: compiled by NVRTC at its first use, and cached.
 pub fn compile<'a>(source: impl Into<Source<'a>>, capability: (u32, u32)) -> Result<Vec<u8>, KernelError> {
     let (source, nvrtc) = (source.into(), Nvrtc::shared()?);
     let target = nvrtc.target(capability);

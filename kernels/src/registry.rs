@@ -21,7 +21,7 @@ pub struct Family {
 }
 
 /// All families, by name.
-pub fn families() -> &'static [Family] {
+pub fn kernel_modules() -> &'static [Family] {
     FAMILIES
 }
 
@@ -96,7 +96,7 @@ mod tests {
 
     #[test]
     fn every_header_that_is_included_exists() {
-        for family in families() {
+        for family in kernel_modules() {
             let texts = family.headers().into_iter().map(|(_, text)| text).chain([family.source]);
             for name in texts.flat_map(includes) {
                 assert!(HEADERS.iter().any(|(known, _)| *known == name), "{} includes {name}", family.name);
@@ -106,8 +106,8 @@ mod tests {
 
     #[test]
     fn no_kernel_has_two_homes() {
-        let mut names: Vec<String> = families().iter().flat_map(Family::kernels).collect();
-        assert!(families().iter().all(|family| !family.kernels().is_empty()));
+        let mut names: Vec<String> = kernel_modules().iter().flat_map(Family::kernels).collect();
+        assert!(kernel_modules().iter().all(|family| !family.kernels().is_empty()));
         let count = names.len();
         names.sort();
         names.dedup();

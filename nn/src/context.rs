@@ -1,7 +1,7 @@
 //! What a forward pass depends on beside its input.
 use crate::observe::{Label, Observation, Observer};
 use crate::precision::{Operation, Precision};
-use fornax_engine::random::{Key, Stream};
+use fornax_engine::random::{RngKey, RngStream};
 use fornax_engine::{Error, Result, Tensor};
 
 /// Handed down through every [`crate::Module::forward`]; no module holds a mode of its own.
@@ -18,7 +18,7 @@ pub struct Context {
 /// Where random draws come from: each use has a number, and each step its own draws under it.
 #[derive(Clone, Debug)]
 struct Draws {
-    key: Key,
+    key: RngKey,
     /// i64 scalar.
     step: Tensor,
     /// 0 outside of checkpointed blocks; these are numbered.
@@ -59,8 +59,8 @@ impl Context {
     }
 
     /// With random draws under a seed, other ones at each `step`: an i64 scalar on the device that computes, where it is read.
-    pub fn with_draws(self, seed: u64, step: &Tensor) -> Context {
-        let key = Key::new(seed, "regularisers");
+    pub fn with_seed(self, seed: u64, step: &Tensor) -> Context {
+        let key = RngKey::new(seed, "regularisers");
         Context { draws: Some(Draws { key, step: step.clone(), region: 0, regions: 0, used: 0 }), ..self }
     }
 
@@ -96,12 +96,12 @@ impl Context {
     }
 
     /// The draws of one use in this pass: a stream, and the step to add to its sample.
-    pub fn draw(&mut self) -> Result<(Stream, Tensor)> {
+    pub fn draw(&mut self) -> Result<(RngStream, Tensor)> {
         let draws = self.draws.as_mut().ok_or_else(|| Error::Autograd {
             why: "a layer that draws at random needs a context with a seed: see Context::with_draws".into(),
         })?;
         draws.used += 1;
-        Ok((Stream::new(draws.key, draws.region, draws.used << STEPS), draws.step.clone()))
+        Ok((RngStream::new(draws.key, draws.region, draws.used << STEPS), draws.step.clone()))
     }
 
     /// True in a training pass.
@@ -120,8 +120,8 @@ impl Context {
     }
 
     /// An operand of an operation, in the dtype that the operation computes in.
-    pub fn operand(&self, operation: Operation, x: &Tensor) -> Result<Tensor> {
-        match self.precision.of(operation) {
+    pub fn autocast(&self, operation: Operation, x: &Tensor) -> Result<Tensor> {
+        match self.precision.dtype_for(operation) {
             Some(dtype) => x.to_dtype(dtype),
             None => Ok(x.clone()),
         }

@@ -1,25 +1,25 @@
 //! Initial values of parameters. Every draw is a function of the seed, the parameter's name and the element's index.
 
-use fornax_engine::random::{Key, Stream};
+use fornax_engine::random::{RngKey, RngStream};
 use fornax_engine::{Result, Tensor};
 
 /// The stream of draws for a parameter of this name.
-pub fn stream(seed: u64, name: &str) -> Stream {
-    Stream::new(Key::new(seed, &format!("init/{name}")), 0, 0)
+pub fn rng(seed: u64, name: &str) -> RngStream {
+    RngStream::new(RngKey::new(seed, &format!("init/{name}")), 0, 0)
 }
 
 /// Normal with standard deviation `std`.
-pub fn normal(t: &Tensor, std: f64, draws: &mut Stream) -> Result<()> {
+pub fn normal(t: &Tensor, std: f64, draws: &mut RngStream) -> Result<()> {
     fill(t, || draws.normal() * std as f32)
 }
 
 /// Uniform in `[-bound, bound)`.
-pub fn uniform(t: &Tensor, bound: f64, draws: &mut Stream) -> Result<()> {
+pub fn uniform(t: &Tensor, bound: f64, draws: &mut RngStream) -> Result<()> {
     fill(t, || (2.0 * draws.uniform() - 1.0) * bound as f32)
 }
 
 /// Normal with standard deviation `std`, redrawn outside `[-2, 2]` (an absolute bound, as timm's `trunc_normal_`).
-pub fn trunc_normal(t: &Tensor, std: f64, draws: &mut Stream) -> Result<()> {
+pub fn trunc_normal(t: &Tensor, std: f64, draws: &mut RngStream) -> Result<()> {
     fill(t, || {
         loop {
             let v = draws.normal() * std as f32;
@@ -32,18 +32,18 @@ pub fn trunc_normal(t: &Tensor, std: f64, draws: &mut Stream) -> Result<()> {
 
 /// Kaiming's normal for ReLU over the fan out of a convolution's weight `[out, kh, kw, in / groups]`:
 /// standard deviation `sqrt(2 / (out * kh * kw))` (He et al., 2015; timm's ResNets).
-pub fn kaiming_normal_fan_out(t: &Tensor, draws: &mut Stream) -> Result<()> {
+pub fn kaiming_normal_fan_out(t: &Tensor, draws: &mut RngStream) -> Result<()> {
     kaiming_normal_of_group(t, 1, draws)
 }
 
 /// The same over the fan out within a group of channels: TensorFlow's rule for grouped convolutions (timm's EfficientNets and RegNets).
-pub fn kaiming_normal_of_group(t: &Tensor, groups: usize, draws: &mut Stream) -> Result<()> {
+pub fn kaiming_normal_of_group(t: &Tensor, groups: usize, draws: &mut RngStream) -> Result<()> {
     let fan_out = t.dims()[..t.rank() - 1].iter().product::<usize>() / groups;
     normal(t, (2.0 / fan_out as f64).sqrt(), draws)
 }
 
 /// PyTorch's default for linear layers: uniform in `±1 / sqrt(fan in)`, for weight and bias alike.
-pub fn torch_linear(t: &Tensor, fan_in: usize, draws: &mut Stream) -> Result<()> {
+pub fn linear_default(t: &Tensor, fan_in: usize, draws: &mut RngStream) -> Result<()> {
     uniform(t, 1.0 / (fan_in as f64).sqrt(), draws)
 }
 
@@ -74,8 +74,8 @@ mod tests {
     fn every_rule_has_its_spread() {
         let t = Tensor::zeros([64, 3, 3, 128], DType::F32, &Device::Cpu).expect("memory");
         let n = t.numel() as f64;
-        let check = |name: &str, std: f64, max: f64, f: &dyn Fn(&mut Stream)| {
-            f(&mut stream(1, name));
+        let check = |name: &str, std: f64, max: f64, f: &dyn Fn(&mut RngStream)| {
+            f(&mut rng(1, name));
             let (mean, got, largest) = moments(&t);
             assert!(mean.abs() < 5.0 * std / n.sqrt(), "{name}: mean {mean}");
             assert!((got / std - 1.0).abs() < 0.02, "{name}: std {got}, expected {std}");
@@ -84,14 +84,14 @@ mod tests {
         let he = (2.0 / (64.0 * 9.0f64)).sqrt();
         check("kaiming", he, 7.0 * he, &|s| kaiming_normal_fan_out(&t, s).expect("f32"));
         let bound = 1.0 / 50f64.sqrt();
-        check("linear", bound / 3f64.sqrt(), bound, &|s| torch_linear(&t, 50, s).expect("f32"));
+        check("linear", bound / 3f64.sqrt(), bound, &|s| linear_default(&t, 50, s).expect("f32"));
         // A standard normal cut at two standard deviations has the standard deviation 0.8796.
         check("trunc", 0.8796, 2.0, &|s| trunc_normal(&t, 1.0, s).expect("f32"));
     }
 
     #[test]
     fn draws_follow_seed_and_name() {
-        let draw = |seed, name| stream(seed, name).normal();
+        let draw = |seed, name| rng(seed, name).normal();
         assert_eq!(draw(1, "conv1.weight"), draw(1, "conv1.weight"));
         assert_ne!(draw(1, "conv1.weight"), draw(2, "conv1.weight"));
         assert_ne!(draw(1, "conv1.weight"), draw(1, "conv2.weight"));

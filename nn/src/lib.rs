@@ -18,7 +18,7 @@ pub use context::Context;
 pub use error::{Error, Result};
 pub use models::{Model, ModelOptions, create_model};
 pub use module::{
-    Entry, Kind, Layout, Module, Visitor, count_batch, entries, layer_names, move_to, named_buffers,
-    named_parameters,
+    Module, StateEntry, StateKind, StateLayout, Visitor, increment_num_batches_tracked, layer_names, move_to,
+    named_buffers, named_parameters, state_entries,
 };
 pub use precision::{OptLevel, Precision};

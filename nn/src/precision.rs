@@ -35,11 +35,11 @@ pub enum Operation {
     /// The images that enter a model.
     Input,
     /// Convolution, linear, matrix product, attention.
-    Product,
+    MatMul,
     /// Layer norm, group norm, softmax.
     RowNorm,
     /// Batch norm, activation, addition, pooling, dropout.
-    Follow,
+    Inherit,
     /// Logits and the loss.
     Loss,
 }
@@ -74,18 +74,18 @@ impl Precision {
     }
 
     /// What an operation converts its operands to; `None` when it takes them as they come.
-    pub fn of(&self, operation: Operation) -> Option<DType> {
+    pub fn dtype_for(&self, operation: Operation) -> Option<DType> {
         use OptLevel::{O0, O1, O2, O3};
         match (operation, self.level) {
-            (Operation::Follow, _) | (_, O0) => None,
+            (Operation::Inherit, _) | (_, O0) => None,
             (Operation::Loss, _) | (Operation::Input | Operation::RowNorm, O1) => Some(DType::F32),
             (Operation::RowNorm, O2 | O3) => None,
-            (Operation::Input, O2 | O3) | (Operation::Product, _) => Some(self.half),
+            (Operation::Input, O2 | O3) | (Operation::MatMul, _) => Some(self.half),
         }
     }
 
     /// What weights are rounded to after each update, where no more precise ones are kept.
-    pub fn rounds_weights(&self) -> Option<DType> {
+    pub fn weight_rounding(&self) -> Option<DType> {
         (self.level == OptLevel::O3).then_some(self.half)
     }
 
@@ -95,7 +95,7 @@ impl Precision {
     }
 
     /// The dtype of half precision, where there is any.
-    pub fn half(&self) -> Option<DType> {
+    pub fn half_dtype(&self) -> Option<DType> {
         (self.level != OptLevel::O0).then_some(self.half)
     }
 }
@@ -109,17 +109,17 @@ mod tests {
         let (f32, half) = (Some(DType::F32), Some(DType::BF16));
         let rows = [
             (Operation::Input, [None, f32, half, half]),
-            (Operation::Product, [None, half, half, half]),
+            (Operation::MatMul, [None, half, half, half]),
             (Operation::RowNorm, [None, f32, None, None]),
-            (Operation::Follow, [None; 4]),
+            (Operation::Inherit, [None; 4]),
             (Operation::Loss, [None, f32, f32, f32]),
         ];
         let levels = [OptLevel::O0, OptLevel::O1, OptLevel::O2, OptLevel::O3];
         for (operation, expected) in rows {
-            let got = levels.map(|level| Precision::new(level, DType::BF16).of(operation));
+            let got = levels.map(|level| Precision::new(level, DType::BF16).dtype_for(operation));
             assert_eq!(got, expected, "{operation:?}");
         }
-        let rounding = levels.map(|level| Precision::new(level, DType::F16).rounds_weights());
+        let rounding = levels.map(|level| Precision::new(level, DType::F16).weight_rounding());
         assert_eq!(rounding, [None, None, None, Some(DType::F16)]);
         let scaling = levels.map(|level| Precision::new(level, DType::F16).needs_loss_scaling());
         assert_eq!(scaling, [false, true, true, true]);

@@ -1,13 +1,15 @@
 //! What every model of the zoo can do, whatever its weights: shapes, options, heads, features, costs, initial values.
 use fornax_engine::{Activation, DType, Device, GlobalPool, Tensor, shapes_only};
 use fornax_nn::layers::Linear;
-use fornax_nn::models::{FeatureExtractor, ModelInfo, Pooling, create_model, find, models, summary};
-use fornax_nn::{Context, Model, ModelOptions, entries, layer_names, named_parameters};
+use fornax_nn::models::{
+    FeatureExtractor, ModelInfo, Pooling, create_model, find_model, list_models, summary,
+};
+use fornax_nn::{Context, Model, ModelOptions, layer_names, named_parameters, state_entries};
 use std::sync::Arc;
 
 /// Options for small images.
 fn small(info: &ModelInfo, options: ModelOptions) -> ModelOptions {
-    ModelOptions { img_size: info.data.fixed_input_size.then_some([64, 64]), ..options }
+    ModelOptions { img_size: info.pretrained_cfg.fixed_input_size.then_some([64, 64]), ..options }
 }
 
 fn images(n: usize, c: usize) -> Tensor {
@@ -22,7 +24,7 @@ fn values(t: &Tensor) -> Vec<f32> {
 #[test]
 fn every_model_gives_its_features_and_its_pyramid() {
     shapes_only(|| {
-        for info in models() {
+        for info in list_models() {
             let options =
                 small(info, ModelOptions { num_classes: 0, in_chans: 1, ..ModelOptions::default() });
             let model = info.build(&options).expect(info.name);
@@ -42,17 +44,17 @@ fn every_model_gives_its_features_and_its_pyramid() {
 
 #[test]
 fn every_model_names_its_first_convolution_and_its_classifier() {
-    for info in models() {
+    for info in list_models() {
         let model = shapes_only(|| info.build(&ModelOptions::default())).expect(info.name);
-        let names: Vec<String> = entries(&*model).into_iter().map(|e| e.name).collect();
-        for layer in [info.data.first_conv, info.data.classifier] {
+        let names: Vec<String> = state_entries(&*model).into_iter().map(|e| e.name).collect();
+        for layer in [info.pretrained_cfg.first_conv, info.pretrained_cfg.classifier] {
             assert!(names.contains(&format!("{layer}.weight")), "{}: {layer}", info.name);
         }
-        assert_eq!(model.classifier_name(), info.data.classifier);
+        assert_eq!(model.classifier_name(), info.pretrained_cfg.classifier);
         // Depths run from the input to the head, which has none.
-        let depth = |layer: &str| model.depth_of(&format!("{layer}.weight"));
-        assert_eq!(depth(info.data.first_conv), Some(vec![0]), "{}", info.name);
-        assert_eq!(depth(info.data.classifier), None, "{}", info.name);
+        let depth = |layer: &str| model.layer_group(&format!("{layer}.weight"));
+        assert_eq!(depth(info.pretrained_cfg.first_conv), Some(vec![0]), "{}", info.name);
+        assert_eq!(depth(info.pretrained_cfg.classifier), None, "{}", info.name);
     }
 }
 
@@ -62,7 +64,7 @@ fn dilation_keeps_the_last_maps_large() {
         for stride in [8, 16] {
             let options = ModelOptions { output_stride: stride, ..ModelOptions::default() };
             shapes_only(|| {
-                let model = find(name).and_then(|info| info.build(&options)).expect(name);
+                let model = find_model(name).and_then(|info| info.build(&options)).expect(name);
                 let x = Tensor::zeros([1, 64, 64, 3], DType::F32, &Device::Cpu).expect("memory");
                 let map = model.forward_features(&x, &mut Context::eval()).expect(name);
                 assert_eq!(map.dims()[1..3], [64 / stride; 2], "{name} at {stride}");
@@ -90,7 +92,7 @@ fn options_that_a_model_does_not_have_are_refused() {
     ] {
         let mut options = ModelOptions::default();
         options.set(option, value).expect("a value");
-        let Err(error) = shapes_only(|| find(name).and_then(|info| info.build(&options))) else {
+        let Err(error) = shapes_only(|| find_model(name).and_then(|info| info.build(&options))) else {
             panic!("{name} took {option}={value}")
         };
         assert!(error.to_string().contains(option), "{name}: {error}");
@@ -157,7 +159,8 @@ fn costs_are_those_of_the_papers() {
         ("mobilenetv2_100", 300_774_272),
         ("vit_tiny_patch16_224", 1_074_000_000 + attention),
     ] {
-        let model = shapes_only(|| find(name).and_then(|i| i.build(&ModelOptions::default()))).expect(name);
+        let model =
+            shapes_only(|| find_model(name).and_then(|i| i.build(&ModelOptions::default()))).expect(name);
         let cost = summary(&*model, [224, 224, 3]).expect(name);
         let ratio = cost.macs as f64 / macs as f64;
         assert!((ratio - 1.0).abs() < 5e-3, "{name}: {} MACs, expected {macs}", cost.macs);
@@ -265,7 +268,7 @@ fn stochastic_depth_and_drop_block_act_in_training_only() {
         options.set(option, "0.5").expect("a rate");
         let build = |options: &ModelOptions| {
             let model = create_model(name, options).expect(name);
-            for e in entries(&*model)
+            for e in state_entries(&*model)
                 .iter()
                 .filter(|e| ["bn2.weight", "gamma"].iter().any(|end| e.name.ends_with(end)))
             {
@@ -279,7 +282,7 @@ fn stochastic_depth_and_drop_block_act_in_training_only() {
         let run = |model: &dyn Model, mut cx: Context| values(&model.forward(&x, &mut cx).expect(name));
         assert_eq!(run(&*model, Context::eval()), run(&*plain, Context::eval()), "{name} {option}");
         let training =
-            |step: i64| run(&*model, Context::train().with_draws(1, &Tensor::scalar(step).expect("memory")));
+            |step: i64| run(&*model, Context::train().with_seed(1, &Tensor::scalar(step).expect("memory")));
         let first = training(0);
         assert_eq!(first, training(0), "{name} {option}: draws follow from seed and step");
         assert_ne!(first, training(1), "{name} {option}: and change with the step");

@@ -1,7 +1,7 @@
 //! Cases on a device against the CPU in f64: outputs and gradients.
 use crate::cases::Case;
 use fornax_engine::{DType, Device, Result, Tensor};
-use fornax_kernels::emulator::{self, Options};
+use fornax_kernels::emulator::{self, EmulatorOptions};
 
 /// Samples of a large case's batch.
 const BATCH: usize = 1;
@@ -31,7 +31,8 @@ pub fn devices() -> Vec<Device> {
             Some(number) => Device::Cuda(number.parse().expect("cuda:N")),
             None => {
                 assert_eq!(name, "emulated", "FORNAX_TEST_DEVICES={names}: no such device");
-                emulator::load(&Options { devices: 1, ..Options::default() }).expect("the emulated device");
+                emulator::load(&EmulatorOptions { devices: 1, ..EmulatorOptions::default() })
+                    .expect("the emulated device");
                 Device::Cuda(0)
             }
         })

@@ -1,6 +1,6 @@
 //! Gradients of gradients of cases: by the graph that a backward pass leaves behind.
 use crate::cases::Case;
-use fornax_engine::random::{Key, Stream};
+use fornax_engine::random::{RngKey, RngStream};
 use fornax_engine::{DType, Device, Result, Tensor, gradients};
 
 /// A case at a place in f64: its inputs x, an upstream gradient u, and a vector v for each input that has a gradient.
@@ -50,7 +50,7 @@ impl Place {
         variables(case, &self.x)
             .iter()
             .zip(&self.v)
-            .try_for_each(|(t, v)| t.copy_from(&t.detach().add(&v.scale(by)?)?))
+            .try_for_each(|(t, v)| t.copy_from(&t.detach().add(&v.mul_scalar(by)?)?))
     }
 
     /// The output and the gradients of `sum(y u)`, by the kernels of a backward pass that leaves no graph; flattened.
@@ -80,7 +80,7 @@ impl Place {
 
 /// A random vector for a tensor.
 pub fn vector(like: &Tensor, name: &str) -> Result<Tensor> {
-    let mut draws = Stream::new(Key::new(7, name), 0, 0);
+    let mut draws = RngStream::new(RngKey::new(7, name), 0, 0);
     let data: Vec<f64> = (0..like.numel()).map(|_| f64::from(draws.normal())).collect();
     Tensor::from_vec(data, *like.shape())
 }

@@ -2,7 +2,7 @@
 //! in three orders of its threads (`devices_checked` runs it with its memory checked).
 //!
 //! `FORNAX_TEST_DEVICES`, a list of `cpu`, `emulated` and `cuda:N`, chooses devices; the default is the emulated one.
-use fornax_engine::cuda::Graph;
+use fornax_engine::cuda::CudaGraph;
 use fornax_engine::{DType, Device, Tensor};
 use fornax_kernels::emulator;
 use fornax_tests::cases::all;
@@ -81,7 +81,7 @@ fn a_graph_replays_what_it_recorded() {
         step().expect("runs");
         let after_one = [1.0, -2.0, -4.0];
         assert_eq!(values(), after_one);
-        let graph = Graph::capture(&device, step).expect("records");
+        let graph = CudaGraph::capture(&device, step).expect("records");
         assert_eq!(values(), after_one, "recording does nothing");
         (0..3).for_each(|_| graph.replay().expect("replays"));
         assert_eq!(values(), [1.0, -2.0, 3.0]);
@@ -89,10 +89,10 @@ fn a_graph_replays_what_it_recorded() {
         graph.replay().expect("replays");
         assert_eq!(values(), [0.0, 0.0, 28.0], "a replay reads what is there now");
 
-        let error = Graph::capture(&device, || state.read::<f32>().map(|_| ())).err().expect("an error");
+        let error = CudaGraph::capture(&device, || state.read::<f32>().map(|_| ())).err().expect("an error");
         assert!(error.to_string().contains("between host and device"), "{error}");
         step().expect("the device goes on");
         assert_eq!(values(), [0.0, 0.0, 203.0]);
     }
-    assert!(Graph::capture(&Device::Cpu, || Ok(())).is_err());
+    assert!(CudaGraph::capture(&Device::Cpu, || Ok(())).is_err());
 }

@@ -3,13 +3,14 @@
 //!
 //! A process of its own: kernels are compiled with or without checks when they are first used.
 use fornax_engine::{DType, Device};
-use fornax_kernels::emulator::{self, Options};
+use fornax_kernels::emulator::{self, EmulatorOptions};
 use fornax_tests::cases::all;
 use fornax_tests::parity::{differences, report};
 
 #[test]
 fn every_case_is_clean() {
-    emulator::load(&Options { checked: true, ..Options::default() }).expect("the emulated device");
+    emulator::load(&EmulatorOptions { checked: true, ..EmulatorOptions::default() })
+        .expect("the emulated device");
     let device = Device::Cuda(0);
     let of_size = |large: bool| all().into_iter().filter(move |case| case.large == large).collect::<Vec<_>>();
     let small = of_size(false);

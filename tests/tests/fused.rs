@@ -1,8 +1,8 @@
 //! Generated kernels on the emulated device in checked mode: how many bytes they move, and what their source looks like.
-use fornax_engine::cuda::Graph;
+use fornax_engine::cuda::CudaGraph;
 use fornax_engine::fuse::{self, Broadcast::*, Expression, expression, sigmoid};
 use fornax_engine::{DType, Device, Tensor};
-use fornax_kernels::emulator::{self, Options};
+use fornax_kernels::emulator::{self, EmulatorOptions};
 use fornax_tests::cases::all;
 use fornax_tests::parity::{differences, report};
 
@@ -28,7 +28,7 @@ fn check_traffic(f: &Expression, lie: &[fuse::Broadcast], images: [usize; 4], dt
     };
     let inputs: Vec<Tensor> = lie.iter().map(tensor).collect();
     let described: Vec<_> = lie.iter().map(|lies| (dtype, *lies)).collect();
-    let sources = [f.cuda_source(&described), f.cuda_source_of_gradients(&described)];
+    let sources = [f.cuda_source(&described), f.cuda_gradient_source(&described)];
     let before = sources.each_ref().map(|source| bytes(source));
     let y = f.apply(&inputs.iter().collect::<Vec<_>>()).expect("runs");
     y.backward_from(&y.detach()).expect("runs");
@@ -48,7 +48,8 @@ fn check_traffic(f: &Expression, lie: &[fuse::Broadcast], images: [usize; 4], dt
 
 #[test]
 fn generated_kernels_move_no_more_bytes_than_they_must() {
-    emulator::load(&Options { checked: true, ..Options::default() }).expect("the emulated device");
+    emulator::load(&EmulatorOptions { checked: true, ..EmulatorOptions::default() })
+        .expect("the emulated device");
     let fused: Vec<_> = all().into_iter().filter(|case| case.op.contains("fuse") && !case.large).collect();
     report(differences(fused.iter(), &[DType::F32, DType::F16, DType::BF16], &Device::Cuda(0)), 100);
     for dtype in [DType::F32, DType::F16] {
@@ -72,7 +73,7 @@ fn the_source_can_be_read() {
         source
             .contains("const half16* __restrict__ p0, const float* __restrict__ p1, half16* __restrict__ q0")
     );
-    let back = swish.cuda_source_of_gradients(&[(DType::F16, Full), (DType::F32, Channel)]);
+    let back = swish.cuda_gradient_source(&[(DType::F16, Full), (DType::F32, Channel)]);
     assert_eq!(back.matches("sigmoid(").count(), 1, "{back}");
     assert!(back.contains("sum_over_rows(totals, tile.lanes)"), "{back}");
     let literals =
@@ -84,7 +85,8 @@ fn the_source_can_be_read() {
 }
 
 fn emulated() -> Device {
-    emulator::load(&Options { checked: true, ..Options::default() }).expect("the emulated device");
+    emulator::load(&EmulatorOptions { checked: true, ..EmulatorOptions::default() })
+        .expect("the emulated device");
     Device::Cuda(0)
 }
 
@@ -137,7 +139,7 @@ fn a_graph_replays_a_generated_kernel() {
     let f = expression(|[state, rate]| state * rate + 1.0);
     let step = || state.copy_from(&f.apply(&[&state, &rate])?);
     step().expect("runs");
-    let graph = Graph::capture(&device, step).expect("records");
+    let graph = CudaGraph::capture(&device, step).expect("records");
     (0..2).for_each(|_| graph.replay().expect("replays"));
     assert_eq!(state.to_vec::<f32>().expect("f32"), [1.875, -9.0, -2.0]);
 }
@@ -165,7 +167,7 @@ fn errors_name_what_does_not_fit() {
 fn gradients_stay_small_and_finite() {
     let steps = |n: usize| {
         let f = expression(|[x]| (0..n).fold(x, |y, _| sigmoid(y) * y));
-        f.cuda_source_of_gradients(&[(DType::F32, Full)]).matches("const float v").count()
+        f.cuda_gradient_source(&[(DType::F32, Full)]).matches("const float v").count()
     };
     assert_eq!(steps(40) - steps(20), 2 * (steps(20) - steps(10)), "each step adds the same");
     // Where e^x overflows, the branch that is not taken gives 0 rather than NaN.

@@ -2,7 +2,7 @@
 //!
 //! `FORNAX_GOLDEN` names another folder; `FORNAX_TEST_DEVICES` (default `cpu`) chooses devices. A topic that is not
 //! implemented yet is listed as ignored, and fails when it is asked for by name.
-use fornax::device::Choice;
+use fornax::device::DeviceSpec;
 use fornax_engine::Device;
 use fornax_tests::golden::{TOPICS, Topic, folder};
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -29,7 +29,7 @@ fn main() {
 }
 
 fn device_of(name: &str) -> Result<Device, Failed> {
-    let choice: Choice = name.parse().map_err(|e| format!("FORNAX_TEST_DEVICES: {name} {e}"))?;
+    let choice: DeviceSpec = name.parse().map_err(|e| format!("FORNAX_TEST_DEVICES: {name} {e}"))?;
     Ok(choice.open().map_err(|e| e.to_string())?)
 }
 

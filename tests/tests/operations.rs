@@ -86,7 +86,7 @@ fn f32_matches_f64_at_every_level_and_thread_count() {
         let expected = outcome(&case, DType::F64).unwrap_or_else(|e| panic!("{name}: {e}"));
         let levels: &[Level] = if case.large { &[widest] } else { &[Level::Portable, Level::Avx2, widest] };
         for level in levels {
-            simd::limit_to(*level);
+            simd::set_max_level(*level);
             let runs: Vec<_> = pools
                 .iter()
                 .map(|pool| {
@@ -111,7 +111,7 @@ fn f32_matches_f64_at_every_level_and_thread_count() {
                 );
             }
         }
-        simd::limit_to(widest);
+        simd::set_max_level(widest);
     }
 }
 

@@ -1,12 +1,12 @@
 //! Every optimizer on the emulated device in checked mode, against the CPU; and how many kernels an update launches.
 //!
 //! A process of its own: kernels are compiled with or without checks when they are first used.
-use fornax::optim::{Argument, OptimizerOptions, Parameter, create_optimizer, optimizer_names, rule};
+use fornax::optim::{KwargValue, OptimizerOptions, Parameter, create_optimizer, optimizer_names, rule};
 use fornax_engine::{
-    Clip, DType, Device, GradientRule, LossScaling, Result, Tensor, UpdateRule, UpdateState, Updated, cuda,
-    update,
+    DType, Device, GradClip, GradientRule, LossScaling, Result, Tensor, UpdateOperands, UpdateRule,
+    UpdateState, cuda, update,
 };
-use fornax_kernels::emulator::{self, Options};
+use fornax_kernels::emulator::{self, EmulatorOptions};
 use fornax_tests::golden::{Topic, optim_trajectories};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard};
@@ -17,7 +17,8 @@ const GPU: Device = Device::Cuda(0);
 fn alone() -> MutexGuard<'static, ()> {
     static LOCK: Mutex<()> = Mutex::new(());
     let guard = LOCK.lock().unwrap_or_else(|e| e.into_inner());
-    emulator::load(&Options { checked: true, ..Options::default() }).expect("the emulated device");
+    emulator::load(&EmulatorOptions { checked: true, ..EmulatorOptions::default() })
+        .expect("the emulated device");
     guard
 }
 
@@ -50,9 +51,9 @@ struct Held {
 
 impl Held {
     fn new(i: usize, rule: &UpdateRule, device: &Device) -> Result<Held> {
-        let (shape, keeps) = (SHAPES[i], rule.keeps());
+        let (shape, keeps) = (SHAPES[i], rule.state_spec());
         let weights = values(shape, i, device).variable();
-        weights.working_copy(half(i))?;
+        weights.cached_cast(half(i))?;
         let full = |first: f32| Tensor::full(shape, f64::from(first), DType::F32, device);
         let mut moments = keeps.moments.iter().map(|(_, first)| full(*first)).collect::<Result<Vec<_>>>()?;
         let zeros = |shape: [usize; 2]| Tensor::zeros(shape, DType::F32, device);
@@ -63,20 +64,20 @@ impl Held {
         if factors.is_some() {
             moments[0] = Tensor::zeros([0], DType::F32, device)?;
         }
-        let kept = keeps.kept.map(|_| Tensor::zeros([2], DType::F32, device)).transpose()?;
+        let kept = keeps.param_scalar.map(|_| Tensor::zeros([2], DType::F32, device)).transpose()?;
         Ok(Held { weights, ema: values(shape, i + 1, device), moments, kept, factors })
     }
 
-    fn updated<'a>(&'a self, i: usize, gradient: &'a Tensor) -> Updated<'a> {
-        Updated {
+    fn updated<'a>(&'a self, i: usize, gradient: &'a Tensor) -> UpdateOperands<'a> {
+        UpdateOperands {
             moments: self.moments.iter().collect(),
-            kept: self.kept.as_ref(),
+            param_scalar: self.kept.as_ref(),
             factors: self.factors.as_ref().map(|[rows, columns]| [rows, columns]),
             ema: Some(&self.ema),
             weight_decay: if i % 3 == 1 { 0.0 } else { 0.1 },
             lr_scale: 1.0 / (1 + i) as f32,
-            clips: i != 2,
-            ..Updated::new(&self.weights, gradient)
+            adaptive_clip: i != 2,
+            ..UpdateOperands::new(&self.weights, gradient)
         }
     }
 }
@@ -91,16 +92,17 @@ fn run(rule: &UpdateRule, gradients: GradientRule, device: &Device) -> Result<Ve
     let state = UpdateState::new(gradients, rule, device)?;
     let all = (0..SHAPES.len()).map(|i| Held::new(i, rule, device)).collect::<Result<Vec<_>>>()?;
     for step in 0..7 {
-        let gradient = |i: usize| values(SHAPES[i], 31 + 7 * i + 13 * step, device).scale(16.0);
+        let gradient = |i: usize| values(SHAPES[i], 31 + 7 * i + 13 * step, device).mul_scalar(16.0);
         let now = (0..all.len()).map(gradient).collect::<Result<Vec<_>>>()?;
-        let updated: Vec<Updated> = all.iter().enumerate().map(|(i, p)| p.updated(i, &now[i])).collect();
-        state.set_rates(0.02 / (1 + step) as f64, 0.9)?;
+        let updated: Vec<UpdateOperands> =
+            all.iter().enumerate().map(|(i, p)| p.updated(i, &now[i])).collect();
+        state.set_lr(0.02 / (1 + step) as f64, 0.9)?;
         update(rule, &updated, &state)?;
     }
     let mut left = vec![];
     for (i, Held { weights, ema, .. }) in all.iter().enumerate() {
         left.extend([weights.to_vec::<f32>()?, ema.to_vec::<f32>()?]);
-        let copy = weights.working_copy(half(i))?;
+        let copy = weights.cached_cast(half(i))?;
         left.push(copy.to_dtype(DType::F32)?.to_vec::<f32>()?);
     }
     Ok(left)
@@ -124,7 +126,7 @@ fn every_optimizer_goes_where_it_goes_in_timm() {
 fn loops_do_what_their_formulas_say() {
     for name in ["sgd", "momentum", "adamw"] {
         let rule = rule(name, &options()).expect("an optimizer").update;
-        let [by_loop, by_formula] = [None, Some(Clip::Value(1e9))]
+        let [by_loop, by_formula] = [None, Some(GradClip::Value(1e9))]
             .map(|clip| run(&rule, GradientRule { scaling: None, clip }, &Device::Cpu).expect(name));
         for (a, b) in by_loop.iter().flatten().zip(by_formula.iter().flatten()) {
             assert!((a - b).abs() <= 1e-6 + 8.2e-3 * a.abs(), "{name}: {a} and {b}");
@@ -139,8 +141,8 @@ fn loops_do_what_their_formulas_say() {
 #[test]
 fn every_optimizer_does_on_a_gpu_what_it_does_on_the_cpu() {
     let _alone = alone();
-    let scaling = Some(LossScaling { init: 16.0, interval: 3, ..LossScaling::default() });
-    let clips = [None, Some(Clip::Norm(0.5)), Some(Clip::Value(0.3)), Some(Clip::Units(0.05))];
+    let scaling = Some(LossScaling { init_scale: 16.0, growth_interval: 3, ..LossScaling::default() });
+    let clips = [None, Some(GradClip::Norm(0.5)), Some(GradClip::Value(0.3)), Some(GradClip::Agc(0.05))];
     // AdaHessian reads a curvature, which its own tests give it.
     for (i, name) in names().filter(|name| name != "adahessian").enumerate() {
         let rule = rule(&name, &options()).expect("an optimizer").update;
@@ -184,7 +186,7 @@ fn an_update_is_at_most_three_launches() {
     let _alone = alone();
     let shapes = resnet50();
     for name in names() {
-        for clip in [None, Some(Clip::Norm(1.0))] {
+        for clip in [None, Some(GradClip::Norm(1.0))] {
             let parameter = |(i, shape): (usize, &Vec<usize>)| {
                 let tensor = values(shape, i, &GPU).variable();
                 tensor.set_grad(Some(values(shape, i + 1, &GPU)));
@@ -193,10 +195,10 @@ fn an_update_is_at_most_three_launches() {
             let parameters = shapes.iter().enumerate().map(parameter).collect();
             let gradients = GradientRule { scaling: None, clip };
             let optimizer = create_optimizer(&name, parameters, &options(), gradients).expect(&name);
-            optimizer.set_rate(0.01).expect("a copy");
-            let before = cuda::launches(GPU);
+            optimizer.set_lr(0.01).expect("a copy");
+            let before = cuda::launch_count(GPU);
             optimizer.step().expect("updates");
-            let launches = cuda::launches(GPU) - before;
+            let launches = cuda::launch_count(GPU) - before;
             // A look at all gradients, which others than LAMB do without unless gradients are clipped or scaled.
             let look = u64::from(clip.is_some() && !optimizer.rule().name().contains("lamb"));
             assert!(launches <= 3 + look, "{name} with {clip:?}: {launches} launches");
@@ -217,10 +219,10 @@ fn what_an_optimizer_does_not_have_is_refused() {
     let momentum = OptimizerOptions { momentum: Some(0.9), ..options() };
     assert!(refused("adamw", momentum).contains("adamw has no momentum"));
     let mut unknown = options();
-    unknown.extra.insert("nesterof".into(), Argument::Flag(true));
+    unknown.kwargs.insert("nesterof".into(), KwargValue::Bool(true));
     assert!(refused("sgd", unknown.clone()).contains("nesterov=true"), "{}", refused("sgd", unknown));
     let mut wrong = options();
-    wrong.extra.insert("amsgrad".into(), Argument::Number(1.0));
+    wrong.kwargs.insert("amsgrad".into(), KwargValue::Number(1.0));
     assert!(refused("adam", wrong).contains("amsgrad"));
     let betas = OptimizerOptions { betas: Some(vec![0.9]), ..options() };
     assert!(refused("adam", betas).contains("there are 2"));

@@ -1,6 +1,6 @@
 //! The golden folder's mixed batches of bytes through the one pass that prepares training images, to the byte.
-use fornax_engine::random::{Key, Stream};
-use fornax_engine::{DType, Device, Fill, ImageChange, ImagePreparation, Tensor};
+use fornax_engine::random::{RngKey, RngStream};
+use fornax_engine::{DType, Device, EraseMode, ImageChange, ImagePreparation, Tensor};
 use fornax_tests::golden::{Case, Topic, folder};
 
 /// Changes of a batch of `n` for the choices of a case. A box stands for the entry that it belongs to; with it, pixels are not blended.
@@ -38,8 +38,8 @@ fn check(case: &Case, device: &Device) -> Result<(), String> {
         mean: &vec![0.0; c],
         std: &vec![1.0; c],
         rounded: true,
-        fill: Fill::Zero,
-        draws: Stream::new(Key::new(0, ""), 0, 0),
+        erase_mode: EraseMode::Const,
+        rng: RngStream::new(RngKey::new(0, ""), 0, 0),
     };
     let rows =
         ImageChange::rows(&changes(case, n)?, 0).and_then(|rows| rows.to_device(device)).map_err(say)?;

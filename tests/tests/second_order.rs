@@ -2,7 +2,9 @@
 //! gradients; and on devices against the CPU.
 //!
 //! `FORNAX_TEST_DEVICES`, a list of `cpu`, `emulated` and `cuda:N`, chooses devices; the default is the emulated one.
-use fornax_engine::{Activation, BatchNorm, Conv2d, DType, Device, GlobalPool, Result, Tensor, gradients};
+use fornax_engine::{
+    Activation, BatchNorm, Conv2dOptions, DType, Device, GlobalPool, Result, Tensor, gradients,
+};
 use fornax_tests::cases::{Case, all};
 use fornax_tests::parity::devices;
 use fornax_tests::second_order::{Place, Twice, vector};
@@ -146,14 +148,15 @@ impl Network {
             eps: 1e-5,
             ..BatchNorm::default()
         };
-        let same = Conv2d { padding: [1, 1], ..Conv2d::default() };
+        let same = Conv2dOptions { padding: [1, 1], ..Conv2dOptions::default() };
         let relu = Activation::Relu;
         let x = self.images.conv2d_batch_norm_act(&p[0], &same, &norm(&p[1], Some(&p[2])), relu, None)?;
         let x = x.conv2d_batch_norm_act(&p[3], &same, &norm(&p[4], Some(&p[5])), relu, Some(&x))?;
-        let halved = Conv2d { stride: [2, 2], ..same };
-        let shortcut = x.conv2d(&p[9], None, &Conv2d { stride: [2, 2], ..Conv2d::default() })?;
+        let halved = Conv2dOptions { stride: [2, 2], ..same };
+        let shortcut =
+            x.conv2d(&p[9], None, &Conv2dOptions { stride: [2, 2], ..Conv2dOptions::default() })?;
         let shortcut = shortcut.batch_norm(&norm(&p[10], None))?;
-        let grouped = Conv2d { groups: 2, ..halved };
+        let grouped = Conv2dOptions { groups: 2, ..halved };
         let x = x.conv2d_batch_norm_act(
             &p[6],
             &grouped,
@@ -182,7 +185,7 @@ fn the_hessian_of_a_network_times_a_vector_matches_finite_differences() -> Resul
     let products = gradients(&outputs, &wanted, false)?;
     let at = |by: f64| -> Result<Vec<Tensor>> {
         for (p, v) in network.parameters.iter().zip(&v) {
-            p.copy_from(&p.detach().add(&v.scale(by)?)?)?;
+            p.copy_from(&p.detach().add(&v.mul_scalar(by)?)?)?;
         }
         network.gradients(false)
     };

@@ -46,7 +46,7 @@ impl Network {
 
     fn step(&self, along: &[Tensor], by: f64) -> Result<()> {
         let mut each = self.parameters.iter().zip(along);
-        each.try_for_each(|(p, v)| p.copy_from(&p.detach().add(&v.scale(by)?)?))
+        each.try_for_each(|(p, v)| p.copy_from(&p.detach().add(&v.mul_scalar(by)?)?))
     }
 }
 
@@ -76,7 +76,7 @@ fn every_family_is_differentiated_twice() -> Result<()> {
                 got.detach().sub(expected)?.l2_norm(&(0..got.rank()).collect::<Vec<_>>(), false)?.item()?;
             assert!(gap < 1e-4 * norm, "{name}: gradient {i} is off by {gap} of {norm}");
         }
-        let v: Vec<Tensor> = kernels.iter().map(|g| g.scale(1.0 / norm)).collect::<Result<_>>()?;
+        let v: Vec<Tensor> = kernels.iter().map(|g| g.mul_scalar(1.0 / norm)).collect::<Result<_>>()?;
         let outputs: Vec<(&Tensor, &Tensor)> = slopes.iter().zip(&v).collect();
         let products = gradients(&outputs, &network.wanted(), false)?;
         let products: Vec<Tensor> = products.into_iter().map(|p| p.expect("every slope is bent")).collect();

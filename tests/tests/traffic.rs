@@ -2,12 +2,12 @@
 //!
 //! A process of its own: kernels are compiled with or without checks when they are first used.
 use fornax::optim::{OptimizerOptions, rule};
-use fornax_engine::random::{Key, Stream};
+use fornax_engine::random::{RngKey, RngStream};
 use fornax_engine::{
-    Activation, BatchNorm, Clip, DType, Device, Fill, GradientRule, ImageChange, ImagePreparation,
-    LossScaling, Result, Tensor, UpdateState, Updated, update,
+    Activation, BatchNorm, DType, Device, EraseMode, GradClip, GradientRule, ImageChange, ImagePreparation,
+    LossScaling, Result, Tensor, UpdateOperands, UpdateState, update,
 };
-use fornax_kernels::emulator::{self, Options};
+use fornax_kernels::emulator::{self, EmulatorOptions};
 use std::sync::{Mutex, MutexGuard};
 
 const GPU: Device = Device::Cuda(0);
@@ -16,7 +16,8 @@ const GPU: Device = Device::Cuda(0);
 fn alone() -> MutexGuard<'static, ()> {
     static LOCK: Mutex<()> = Mutex::new(());
     let guard = LOCK.lock().unwrap_or_else(|e| e.into_inner());
-    emulator::load(&Options { checked: true, ..Options::default() }).expect("the emulated device");
+    emulator::load(&EmulatorOptions { checked: true, ..EmulatorOptions::default() })
+        .expect("the emulated device");
     guard
 }
 
@@ -145,15 +146,15 @@ fn elementwise_kernels_move_their_operands() {
 fn updates_are_one_pass() {
     let _alone = alone();
     let n = 1 << 18;
-    let gradients = GradientRule { scaling: Some(LossScaling::default()), clip: Some(Clip::Norm(1.0)) };
+    let gradients = GradientRule { scaling: Some(LossScaling::default()), clip: Some(GradClip::Norm(1.0)) };
     for name in ["sgd", "adamw"] {
         let rule = rule(name, &OptimizerOptions::default()).expect("an optimizer").update;
-        let moments: Vec<Tensor> = (0..rule.keeps().moments.len())
+        let moments: Vec<Tensor> = (0..rule.state_spec().moments.len())
             .map(|_| Tensor::zeros([n], DType::F32, &GPU).expect("memory"))
             .collect();
         let [weights, gradient, ema] = [0; 3].map(|_| full(&[n], DType::F32));
         let weights = weights.variable();
-        weights.working_copy(DType::F16).expect("a copy");
+        weights.cached_cast(DType::F16).expect("a copy");
         // The look reads the gradient. The update reads it, reads and writes weights, moments and average, and writes the copy.
         let least = (1 + 2 * (2 + moments.len())) * n * 4 + 2 * n;
         let look = Pass::new("gradients_look", DType::F32, n * 4);
@@ -162,12 +163,12 @@ fn updates_are_one_pass() {
         let kernel = rule.kernels()[0].to_string();
         check(&[look, Pass { kernel, least, cached: numbers }], || {
             let state = UpdateState::new(gradients, &rule, &GPU)?;
-            state.set_rates(0.1, 0.9)?;
-            let parameter = Updated {
+            state.set_lr(0.1, 0.9)?;
+            let parameter = UpdateOperands {
                 moments: moments.iter().collect(),
                 ema: Some(&ema),
                 weight_decay: 0.1,
-                ..Updated::new(&weights, &gradient)
+                ..UpdateOperands::new(&weights, &gradient)
             };
             update(&rule, &[parameter], &state)
         });
@@ -182,14 +183,14 @@ fn images_are_prepared_in_one_pass() {
     let x = Tensor::from_vec(bytes, [n, h, w, c]).and_then(|x| x.to_device(&GPU)).expect("memory");
     let mixed = |i: usize| ImageChange { partner: n - 1 - i, lam: 0.3, ..ImageChange::none(i) };
     let plain: Vec<ImageChange> = (0..n).map(ImageChange::none).collect();
-    let draws = Stream::new(Key::new(1, "erase"), 0, 0);
+    let draws = RngStream::new(RngKey::new(1, "erase"), 0, 0);
     let how = ImagePreparation {
         white: 255,
         mean: &[0.5; 3],
         std: &[0.2; 3],
         rounded: false,
-        fill: Fill::Zero,
-        draws,
+        erase_mode: EraseMode::Const,
+        rng: draws,
     };
     for (changes, reads) in [(plain, 1), ((0..n).map(mixed).collect(), 2)] {
         let rows = ImageChange::rows(&changes, 1).and_then(|rows| rows.to_device(&GPU)).expect("memory");

@@ -2,8 +2,8 @@
 use fornax::optim::{OptimizerOptions, rule};
 use fornax_engine::dtype::{bf16, f16};
 use fornax_engine::{
-    Clip, DType, Device, GradientRule, LossScaling, Tensor, UpdateReport, UpdateRule, UpdateState, Updated,
-    update,
+    DType, Device, GradClip, GradientRule, LossScaling, Tensor, UpdateOperands, UpdateRule, UpdateState,
+    UpdateStats, update,
 };
 
 fn named(name: &str) -> UpdateRule {
@@ -45,7 +45,7 @@ impl Model {
             || lengths().iter().map(|n| Tensor::zeros([*n], DType::F32, &device).expect("memory")).collect();
         Model {
             weights: make(1).iter().map(Tensor::variable).collect(),
-            moments: rule.keeps().moments.iter().map(|_| zeros()).collect(),
+            moments: rule.state_spec().moments.iter().map(|_| zeros()).collect(),
             ema: make(2),
             state: UpdateState::new(gradients, rule, &device).expect("memory"),
             shift,
@@ -64,16 +64,16 @@ impl Model {
                 place(&values, self.shift, &self.device)
             })
             .collect();
-        let parameters: Vec<Updated> = (0..self.weights.len())
-            .map(|i| Updated {
+        let parameters: Vec<UpdateOperands> = (0..self.weights.len())
+            .map(|i| UpdateOperands {
                 moments: self.moments.iter().map(|of| &of[i]).collect(),
                 ema: (i % 3 == 0).then_some(&self.ema[i]),
                 weight_decay: if i % 2 == 0 { 1e-2 } else { 0.0 },
-                round,
-                ..Updated::new(&self.weights[i], &gradients[i])
+                round_to: round,
+                ..UpdateOperands::new(&self.weights[i], &gradients[i])
             })
             .collect();
-        self.state.set_rates(0.1 / seed as f64, 0.75).expect("a copy");
+        self.state.set_lr(0.1 / seed as f64, 0.75).expect("a copy");
         update(rule, &parameters, &self.state).expect("updates");
     }
 
@@ -106,7 +106,7 @@ fn assert_same(a: &Model, b: &Model, what: &str) {
 
 #[test]
 fn the_device_updates_as_the_cpu_does() {
-    let scaled = GradientRule { scaling: Some(LossScaling::default()), clip: Some(Clip::Norm(30.0)) };
+    let scaled = GradientRule { scaling: Some(LossScaling::default()), clip: Some(GradClip::Norm(30.0)) };
     for name in ["sgd", "momentum", "adamw"] {
         let rule = named(name);
         for gradients in [GradientRule::default(), scaled] {
@@ -117,9 +117,9 @@ fn the_device_updates_as_the_cpu_does() {
                 }
                 let [ours, theirs] = &models;
                 assert_same(ours, theirs, &format!("{name} {gradients:?} shift {shift}"));
-                let [a, b] = [ours, theirs].map(|m| m.state.report().expect("a report"));
+                let [a, b] = [ours, theirs].map(|m| m.state.stats().expect("a report"));
                 assert_eq!((a.skipped, a.loss_scale), (b.skipped, b.loss_scale));
-                if let (Some(a), Some(b)) = (a.norm, b.norm) {
+                if let (Some(a), Some(b)) = (a.grad_norm, b.grad_norm) {
                     assert!((a - b).abs() <= 1e-6 * b, "norms {a} and {b}");
                 }
                 assert_eq!(ours.state.updates().to_vec::<i64>().expect("i64"), [3]);
@@ -130,12 +130,13 @@ fn the_device_updates_as_the_cpu_does() {
 
 #[test]
 fn an_overflow_skips_the_update_and_halves_the_scale() {
-    let scaling = LossScaling { init: 8.0, interval: 2, floor: 2.0, ..LossScaling::default() };
+    let scaling =
+        LossScaling { init_scale: 8.0, growth_interval: 2, min_scale: 2.0, ..LossScaling::default() };
     let gradients = GradientRule { scaling: Some(scaling), clip: None };
     let adamw = named("adamw");
     for device in [device(), Device::Cpu] {
         let model = Model::new(device, &adamw, gradients, 0);
-        let report = || model.state.report().expect("a report");
+        let report = || model.state.stats().expect("a report");
         let scale_after = |seed, odd| {
             model.step(&adamw, seed, odd, None);
             (report().loss_scale, report().skipped)
@@ -161,11 +162,11 @@ fn gradients_of_a_scaled_loss_give_the_update_of_the_plain_one() {
     for device in [device(), Device::Cpu] {
         let plain = Model::new(device, &sgd(), GradientRule::default(), 0);
         plain.step(&sgd(), 1, 0.5, None);
-        let scaling = Some(LossScaling { init: 1.0, ..LossScaling::default() });
+        let scaling = Some(LossScaling { init_scale: 1.0, ..LossScaling::default() });
         let scaled = Model::new(device, &sgd(), GradientRule { scaling, clip: None }, 0);
         scaled.step(&sgd(), 1, 0.5, None);
         assert_eq!(plain.values(), scaled.values());
-        let UpdateReport { norm, skipped, loss_scale } = scaled.state.report().expect("a report");
+        let UpdateStats { grad_norm: norm, skipped, loss_scale } = scaled.state.stats().expect("a report");
         let squares = |i: usize, n: usize| -> f64 {
             let mut values = random(n, 1000 + i);
             if i == 0 {
@@ -191,7 +192,7 @@ fn working_copies_follow_without_a_cast() {
             for round in [None, Some(dtype)] {
                 let model = Model::new(device, &sgd(), GradientRule::default(), 0);
                 let copies: Vec<Tensor> =
-                    model.weights.iter().map(|w| w.working_copy(dtype).expect("a copy")).collect();
+                    model.weights.iter().map(|w| w.cached_cast(dtype).expect("a copy")).collect();
                 model.step(&sgd(), 1, 0.5, round);
                 for (weights, copy) in model.weights.iter().zip(&copies) {
                     // The copy from before the update, which wrote into it.
@@ -204,7 +205,7 @@ fn working_copies_follow_without_a_cast() {
                 first
                     .copy_from(&Tensor::full([5], 0.5, DType::F32, &device).expect("memory"))
                     .expect("a copy");
-                let copy = first.working_copy(dtype).and_then(|c| c.to_dtype(DType::F32)).expect("a copy");
+                let copy = first.cached_cast(dtype).and_then(|c| c.to_dtype(DType::F32)).expect("a copy");
                 assert_eq!(copy.to_vec::<f32>().expect("f32"), [0.5; 5], "a change from elsewhere is seen");
             }
         }

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 /// What `--device` asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Choice {
+pub enum DeviceSpec {
     /// The first CUDA device if there is one, else the processor.
     Auto,
     /// The processor.
@@ -17,23 +17,23 @@ pub enum Choice {
     Emulated(usize),
 }
 
-impl FromStr for Choice {
+impl FromStr for DeviceSpec {
     type Err = String;
 
-    fn from_str(text: &str) -> std::result::Result<Choice, String> {
+    fn from_str(text: &str) -> std::result::Result<DeviceSpec, String> {
         let (name, number) = text.split_once(':').map_or((text, None), |(name, number)| (name, Some(number)));
         let number = number.map(str::parse::<usize>).transpose().ok();
         match (name, number) {
-            ("auto", Some(None)) => Ok(Choice::Auto),
-            ("cpu", Some(None)) => Ok(Choice::Cpu),
-            ("cuda", Some(number)) => Ok(Choice::Cuda(number.unwrap_or(0))),
-            ("emulated", Some(number)) if number != Some(0) => Ok(Choice::Emulated(number.unwrap_or(1))),
+            ("auto", Some(None)) => Ok(DeviceSpec::Auto),
+            ("cpu", Some(None)) => Ok(DeviceSpec::Cpu),
+            ("cuda", Some(number)) => Ok(DeviceSpec::Cuda(number.unwrap_or(0))),
+            ("emulated", Some(number)) if number != Some(0) => Ok(DeviceSpec::Emulated(number.unwrap_or(1))),
             _ => Err("must be auto, cpu, cuda, cuda:N or emulated, emulated:COUNT".into()),
         }
     }
 }
 
-impl Choice {
+impl DeviceSpec {
     /// The device, ready to be used.
     pub fn open(self) -> Result<Device> {
         let unusable = |why: String| {
@@ -43,16 +43,16 @@ impl Choice {
                 .remedy("`fornax doctor` shows what there is; --device cpu works everywhere")
         };
         match self {
-            Choice::Auto => Ok(Device::best()),
-            Choice::Cpu => Ok(Device::Cpu),
-            Choice::Cuda(ordinal) => {
+            DeviceSpec::Auto => Ok(Device::best()),
+            DeviceSpec::Cpu => Ok(Device::Cpu),
+            DeviceSpec::Cuda(ordinal) => {
                 let count = cuda::devices().map_err(unusable)?.len();
                 if ordinal >= count {
                     return Err(unusable(format!("there is no cuda:{ordinal} among {count} CUDA devices")));
                 }
                 Ok(Device::Cuda(ordinal))
             }
-            Choice::Emulated(count) => Device::emulated(count).map_err(|e| unusable(e.to_string())),
+            DeviceSpec::Emulated(count) => Device::emulated(count).map_err(|e| unusable(e.to_string())),
         }
     }
 }
@@ -63,13 +63,13 @@ mod tests {
 
     #[test]
     fn names_are_read() {
-        let read = |text: &str| text.parse::<Choice>().ok();
-        assert_eq!(read("auto"), Some(Choice::Auto));
-        assert_eq!(read("cpu"), Some(Choice::Cpu));
-        assert_eq!((read("cuda"), read("cuda:3")), (Some(Choice::Cuda(0)), Some(Choice::Cuda(3))));
+        let read = |text: &str| text.parse::<DeviceSpec>().ok();
+        assert_eq!(read("auto"), Some(DeviceSpec::Auto));
+        assert_eq!(read("cpu"), Some(DeviceSpec::Cpu));
+        assert_eq!((read("cuda"), read("cuda:3")), (Some(DeviceSpec::Cuda(0)), Some(DeviceSpec::Cuda(3))));
         assert_eq!(
             (read("emulated"), read("emulated:2")),
-            (Some(Choice::Emulated(1)), Some(Choice::Emulated(2)))
+            (Some(DeviceSpec::Emulated(1)), Some(DeviceSpec::Emulated(2)))
         );
         for wrong in ["", "gpu", "cpu:0", "cuda:", "cuda:x", "emulated:0", "cuda:-1"] {
             assert_eq!(read(wrong), None, "{wrong}");

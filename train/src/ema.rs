@@ -7,9 +7,9 @@
 //! With an average, epochs are judged by it, as in timm: `eval_top1` and its like, and which checkpoint is the best. Where it is kept on
 //! the CPU while the model trains elsewhere, it is not evaluated.
 use crate::{Error, Result};
-use fornax_engine::fuse::{Formula, Keeps, Next};
-use fornax_engine::{Device, GradientRule, Tensor, UpdateRule, UpdateState, Updated, update};
-use fornax_nn::{Entry, Module, entries, move_to};
+use fornax_engine::fuse::{Formula, NextState, OptimizerStateSpec};
+use fornax_engine::{Device, GradientRule, Tensor, UpdateOperands, UpdateRule, UpdateState, update};
+use fornax_nn::{Module, StateEntry, move_to, state_entries};
 
 /// How fast an average follows.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -19,9 +19,9 @@ pub struct EmaOptions {
     /// The decay rises from 0 to its value.
     pub warmup: Option<EmaWarmup>,
     /// Updates before that the model is copied.
-    pub update_after: u64,
+    pub update_after_step: u64,
     /// Counters are averaged too, and rounded towards 0, as timm's `ModelEmaV2` does: that of batches lags behind or stays at 0.
-    pub averages_counters: bool,
+    pub average_integer_buffers: bool,
 }
 
 /// A decay of `1 - (1 + updates / gamma)^-power`, within bounds.
@@ -38,7 +38,7 @@ pub struct EmaWarmup {
 impl Default for EmaOptions {
     /// timm's: 0.9998 without a warm-up.
     fn default() -> EmaOptions {
-        EmaOptions { decay: 0.9998, warmup: None, update_after: 0, averages_counters: false }
+        EmaOptions { decay: 0.9998, warmup: None, update_after_step: 0, average_integer_buffers: false }
     }
 }
 
@@ -51,12 +51,12 @@ impl Default for EmaWarmup {
 impl EmaOptions {
     /// timm's `ModelEmaV2`, which has no warm-up and whose updates are not numbered: [`Ema::set_decay`] with the decay itself.
     pub fn v2(decay: f64) -> EmaOptions {
-        EmaOptions { decay, averages_counters: true, ..EmaOptions::default() }
+        EmaOptions { decay, average_integer_buffers: true, ..EmaOptions::default() }
     }
 
     /// The decay of an update, counted from 1.
     pub fn decay_at(&self, update: u64) -> f64 {
-        let since = update.saturating_sub(self.update_after + 1);
+        let since = update.saturating_sub(self.update_after_step + 1);
         match self.warmup {
             _ if since == 0 => 0.0,
             None => self.decay,
@@ -98,21 +98,23 @@ impl Ema {
         device: Device,
     ) -> Result<Ema> {
         move_to(&*average, &device)?;
-        let (of_model, of_average) = (entries(model), entries(&*average));
-        let alike = |a: &Entry, b: &Entry| a.name == b.name && a.tensor.shape() == b.tensor.shape();
+        let (of_model, of_average) = (state_entries(model), state_entries(&*average));
+        let alike = |a: &StateEntry, b: &StateEntry| a.name == b.name && a.tensor.shape() == b.tensor.shape();
         if of_model.len() != of_average.len() || !of_model.iter().zip(&of_average).all(|(a, b)| alike(a, b)) {
             return Err(Error::usage("a model is averaged in another of its kind only"));
         }
-        let pair =
-            |(model, average): (Entry, Entry)| Pair { average: average.tensor, model: model.tensor.detach() };
+        let pair = |(model, average): (StateEntry, StateEntry)| Pair {
+            average: average.tensor,
+            model: model.tensor.detach(),
+        };
         let pairs: Vec<Pair> = of_model.into_iter().zip(of_average).map(pair).collect();
         pairs.iter().try_for_each(|pair| pair.average.copy_from(&pair.model))?;
         let (averaged, counters) = pairs.into_iter().partition(|pair| pair.model.dtype().is_float());
-        let rule = UpdateRule::new("average", Keeps::default(), |f: &Formula| Next {
-            weight: (1.0 - f.rate()) * f.weight() + f.rate() * f.gradient(),
+        let rule = UpdateRule::new("average", OptimizerStateSpec::default(), |f: &Formula| NextState {
+            weight: (1.0 - f.lr()) * f.weight() + f.lr() * f.gradient(),
             moments: vec![],
-            memory: vec![],
-            kept: None,
+            shared_scalars: vec![],
+            param_scalar: None,
         });
         let state = UpdateState::new(GradientRule::default(), &rule, &device)?;
         Ok(Ema { options, average, device, averaged, counters, rule, state, decay: options.decay })
@@ -136,26 +138,27 @@ impl Ema {
     /// Sets the decay of the next step. Not to be recorded: it is what changes between replays.
     pub fn set_decay(&mut self, decay: f64) -> Result<()> {
         self.decay = decay;
-        Ok(self.state.set_rates(1.0 - decay, 0.0)?)
+        Ok(self.state.set_lr(1.0 - decay, 0.0)?)
     }
 
     /// Follows the model by one step, but for counters: one pass over all. On the model's device it can be recorded.
-    pub fn step(&self) -> fornax_engine::Result<()> {
+    pub fn update(&self) -> fornax_engine::Result<()> {
         let models: Vec<Tensor> = self
             .averaged
             .iter()
             .map(|pair| pair.model.to_device(&self.device))
             .collect::<fornax_engine::Result<_>>()?;
         let pairs = self.averaged.iter().zip(&models);
-        let all: Vec<Updated> = pairs.map(|(pair, model)| Updated::new(&pair.average, model)).collect();
+        let all: Vec<UpdateOperands> =
+            pairs.map(|(pair, model)| UpdateOperands::new(&pair.average, model)).collect();
         update(&self.rule, &all, &self.state)
     }
 
     /// What a step leaves to the host: counters follow, and half copies of averages that a replayed step changed are out of date.
-    pub fn finish(&self) -> Result<()> {
-        self.averaged.iter().for_each(|pair| pair.average.touch());
+    pub fn finish_update(&self) -> Result<()> {
+        self.averaged.iter().for_each(|pair| pair.average.bump_version());
         for Pair { average, model } in &self.counters {
-            if !self.options.averages_counters {
+            if !self.options.average_integer_buffers {
                 average.copy_from(model)?;
                 continue;
             }
@@ -177,7 +180,7 @@ mod tests {
     fn the_decay_rises_and_is_bounded() {
         let plain = EmaOptions { decay: 0.9, ..EmaOptions::default() };
         assert_eq!([1, 2, 3].map(|u| plain.decay_at(u)), [0.0, 0.9, 0.9]);
-        let late = EmaOptions { update_after: 2, ..plain };
+        let late = EmaOptions { update_after_step: 2, ..plain };
         assert_eq!([1, 2, 3, 4].map(|u| late.decay_at(u)), [0.0, 0.0, 0.0, 0.9]);
         let warm = EmaOptions { warmup: Some(EmaWarmup::default()), ..plain };
         let decays: Vec<f64> = (1..200).map(|u| warm.decay_at(u)).collect();

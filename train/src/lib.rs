@@ -33,7 +33,7 @@ pub mod optim;
 pub mod report;
 pub mod schedule;
 pub mod settings;
-pub mod step;
+pub mod train_step;
 pub mod trainer;
 pub mod weights;
 

@@ -1,7 +1,7 @@
 //! The settings of a training run as a user gives them: on the command line, in a YAML file, or within a checkpoint.
 //! All are optional; [`crate::config`] resolves them.
-use crate::optim::{Argument, OptimizerName};
-use crate::report::EpochReport;
+use crate::optim::{KwargValue, OptimizerName};
+use crate::report::EpochMetrics;
 use crate::schedule::{DecayFn, Sched};
 use clap::{Args, ValueEnum, value_parser};
 use fornax_nn::OptLevel;
@@ -329,7 +329,7 @@ pub enum Metric {
 
 impl Metric {
     /// Its value after an epoch.
-    pub fn of(self, epoch: &EpochReport) -> f64 {
+    pub fn of(self, epoch: &EpochMetrics) -> f64 {
         match self {
             Metric::Top1 => epoch.eval_top1,
             Metric::Top5 => epoch.eval_top5,
@@ -420,7 +420,7 @@ fn number(text: &str, accepts: impl Fn(f64) -> bool, range: &str) -> Result<f64,
 
 fn keyword(text: &str) -> Result<String, String> {
     let (_, value) = text.split_once('=').ok_or_else(|| format!("{text:?} is not name=value"))?;
-    value.parse::<Argument>().map(|_| text.to_string())
+    value.parse::<KwargValue>().map(|_| text.to_string())
 }
 
 fn positive(text: &str) -> Result<f64, String> {

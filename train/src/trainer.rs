@@ -3,10 +3,10 @@ use crate::checkpoint;
 use crate::data::{Batch, Loader};
 use crate::error::{Kind, Signal};
 use crate::optim::Optimizer;
-use crate::report::{EpochReport, Observer, UpdateReport};
+use crate::report::{EpochMetrics, Observer, UpdateReport};
 use crate::schedule::{PlateauState, Schedule};
 use crate::settings::Metric;
-use crate::step::Step;
+use crate::train_step::TrainStep;
 use crate::{Error, Result};
 use fornax_engine::{Device, Tensor, no_grad};
 use fornax_nn::precision::Operation;
@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 /// Where a run stands. With model and optimizer it decides all that follows; no clock enters it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct State {
+pub struct TrainerState {
     /// Epochs that are done, validation included.
     pub epoch: u32,
     /// Batches done of the next epoch.
@@ -27,16 +27,16 @@ pub struct State {
     /// Sum of the losses of those batches.
     pub loss_sum: f64,
     /// What each finished epoch came to.
-    pub history: Vec<EpochReport>,
+    pub history: Vec<EpochMetrics>,
     /// What a plateau of the metric led to.
     #[serde(default, skip_serializing_if = "PlateauState::is_initial")]
     pub plateau: PlateauState,
 }
 
-impl State {
+impl TrainerState {
     /// The best epoch by a metric, the earliest of equals.
-    pub fn best(&self, metric: Metric) -> Option<&EpochReport> {
-        let better = |a: &EpochReport, b: &EpochReport| match metric.lower_is_better() {
+    pub fn best(&self, metric: Metric) -> Option<&EpochMetrics> {
+        let better = |a: &EpochMetrics, b: &EpochMetrics| match metric.lower_is_better() {
             true => metric.of(a) < metric.of(b),
             false => metric.of(a) > metric.of(b),
         };
@@ -92,7 +92,7 @@ pub struct Trainer<'a> {
     /// Number of classes.
     pub classes: usize,
     /// How updates compute.
-    pub step: Step,
+    pub step: TrainStep,
     /// Batches that one update takes its gradient from.
     pub accumulate: usize,
     /// What ranks epochs.
@@ -100,7 +100,7 @@ pub struct Trainer<'a> {
     /// Asked after every batch: a signal that wants the run to stop.
     pub stop: &'a dyn Fn() -> Option<Signal>,
     /// Where the run stands.
-    pub state: State,
+    pub state: TrainerState,
     /// What updates told so far.
     pub told: Told,
 }
@@ -189,7 +189,7 @@ impl Trainer<'_> {
         }
         let lr = self.rate(updates);
         let state = &mut self.state;
-        state.history.push(EpochReport {
+        state.history.push(EpochMetrics {
             epoch: state.epoch,
             train_loss: state.loss_sum / batches as f64,
             eval_loss: evaluation.loss,
@@ -211,8 +211,8 @@ impl Trainer<'_> {
 
     /// The rate of the next update.
     fn rate(&self, updates_per_epoch: u64) -> f64 {
-        let State { epoch, update, plateau, .. } = &self.state;
-        self.schedule.at(*epoch, *update, updates_per_epoch) * plateau.scale
+        let TrainerState { epoch, update, plateau, .. } = &self.state;
+        self.schedule.lr_at(*epoch, *update, updates_per_epoch) * plateau.scale
     }
 
     /// One update. A loss that is not finite ends the run, unless it is an overflow that a smaller loss scale may cure; then it counts as
@@ -223,9 +223,9 @@ impl Trainer<'_> {
         }
         let mut loss = self.step.run(self.model, &self.optimizer, batches, lr)?;
         let rule = *self.optimizer.gradient_rule();
-        let report = if rule.looks() { Some(self.optimizer.report()?) } else { None };
+        let report = if rule.computes_grad_norm() { Some(self.optimizer.report()?) } else { None };
         if let (Some(report), Some(scaling)) = (&report, &rule.scaling) {
-            let was_lowest = self.told.loss_scale.is_some_and(|scale| scale <= scaling.floor);
+            let was_lowest = self.told.loss_scale.is_some_and(|scale| scale <= scaling.min_scale);
             self.told.loss_scale = Some(report.loss_scale);
             if report.skipped && !was_lowest && !loss.is_finite() {
                 loss = self.state.loss_sum / self.state.batch.max(1) as f64;
@@ -237,7 +237,7 @@ impl Trainer<'_> {
         self.check_finite(loss, "training")?;
         Ok(Updated {
             loss,
-            grad_norm: report.and_then(|report| report.norm),
+            grad_norm: report.and_then(|report| report.grad_norm),
             loss_scale: rule.scaling.and(report.map(|report| report.loss_scale)),
         })
     }
@@ -263,7 +263,7 @@ impl Trainer<'_> {
             let logits = no_grad(|| {
                 let pixels = self.step.pixels(&images, &cx)?;
                 let logits = model.forward(&pixels, &mut cx)?;
-                cx.operand(Operation::Loss, &logits)
+                cx.autocast(Operation::Loss, &logits)
             })?;
             let images = batch.target.numel();
             let target = batch.target.to_device(&self.device)?;
@@ -337,7 +337,7 @@ mod tests {
 
     #[test]
     fn the_earliest_of_equal_epochs_is_best() {
-        let row = |epoch, top1, loss| EpochReport {
+        let row = |epoch, top1, loss| EpochMetrics {
             epoch,
             train_loss: 0.0,
             eval_loss: loss,
@@ -345,12 +345,12 @@ mod tests {
             eval_top5: 0.0,
             lr: 0.1,
         };
-        let state = State {
+        let state = TrainerState {
             history: vec![row(0, 50.0, 1.0), row(1, 60.0, 0.9), row(2, 60.0, 0.8)],
-            ..State::default()
+            ..TrainerState::default()
         };
         assert_eq!(state.best(Metric::Top1).map(|r| r.epoch), Some(1));
         assert_eq!(state.best(Metric::Loss).map(|r| r.epoch), Some(2));
-        assert_eq!(State::default().best(Metric::Loss), None);
+        assert_eq!(TrainerState::default().best(Metric::Loss), None);
     }
 }

@@ -4,15 +4,15 @@ mod common;
 use common::{run, stderr, succeed};
 use fornax::data::Batch;
 use fornax::optim::adahessian::rademacher;
-use fornax::optim::{Argument, Optimizer, OptimizerOptions, Parameter, create_optimizer, parameters};
-use fornax::step::{GraphUse, Step, StepOptions};
+use fornax::optim::{KwargValue, Optimizer, OptimizerOptions, Parameter, create_optimizer, parameters};
+use fornax::train_step::{CudaGraphMode, TrainStep, TrainStepOptions};
 use fornax_engine::{DType, Device, GradientRule, Tensor};
 use fornax_nn::{Context, ModelOptions, create_model, move_to};
 use serde_json::Value;
 
-fn optimizer(parameters: Vec<Parameter>, extra: &[(&str, Argument)]) -> Optimizer {
+fn optimizer(parameters: Vec<Parameter>, extra: &[(&str, KwargValue)]) -> Optimizer {
     let extra = extra.iter().map(|(name, value)| (name.to_string(), *value)).collect();
-    let options = OptimizerOptions { extra, ..OptimizerOptions::default() };
+    let options = OptimizerOptions { kwargs: extra, ..OptimizerOptions::default() };
     create_optimizer("adahessian", parameters, &options, GradientRule::default()).expect("an optimizer")
 }
 
@@ -21,7 +21,7 @@ fn values(t: &Tensor) -> Vec<f32> {
 }
 
 /// A weight `[2, 1, 2, 1]` whose Hessian is diagonal: that of `sum(c w^4)`.
-fn bowl(extra: &[(&str, Argument)]) -> (Tensor, Tensor, Optimizer) {
+fn bowl(extra: &[(&str, KwargValue)]) -> (Tensor, Tensor, Optimizer) {
     let w = Tensor::from_slice(&[1.0f32, -2.0, 0.5, 3.0], [2, 1, 2, 1]).expect("fits").variable();
     let c = Tensor::from_slice(&[1.0f32, -1.0, 4.0, 0.5], [2, 1, 2, 1]).expect("fits");
     let optimizer = optimizer(vec![Parameter::new("w", w.clone())], extra);
@@ -35,14 +35,14 @@ fn loss(w: &Tensor, c: &Tensor) -> Tensor {
 #[test]
 fn a_diagonal_hessian_is_estimated_exactly_and_batches_add_up() {
     for samples in [1.0, 3.0] {
-        let (w, c, optimizer) = bowl(&[("n_samples", Argument::Number(samples))]);
+        let (w, c, optimizer) = bowl(&[("n_samples", KwargValue::Number(samples))]);
         let expected = [12.0f32, -48.0, 12.0, 54.0];
         for batches in [1, 2] {
             optimizer.zero_grad();
             (0..batches).for_each(|_| optimizer.backward(&loss(&w, &c)).expect("differentiates"));
             let factor = batches as f32;
             assert_eq!(values(&w.grad().expect("a gradient")), [4.0, 32.0, 2.0, 54.0].map(|g| g * factor));
-            let got = values(&optimizer.diagonals()[0]);
+            let got = values(&optimizer.hessian_diagonals()[0]);
             let near = got.iter().zip(expected).all(|(g, e)| (g - e * factor).abs() < 1e-4);
             assert!(near, "{batches} batches: {got:?}");
         }
@@ -51,21 +51,21 @@ fn a_diagonal_hessian_is_estimated_exactly_and_batches_add_up() {
 
 #[test]
 fn an_estimate_can_serve_several_updates_and_be_averaged_over_kernels() {
-    let (w, c, optimizer) = bowl(&[("update_each", Argument::Number(2.0))]);
+    let (w, c, optimizer) = bowl(&[("update_each", KwargValue::Number(2.0))]);
     let mut seen = vec![];
     for _ in 0..3 {
         optimizer.zero_grad();
         optimizer.backward(&loss(&w, &c)).expect("differentiates");
-        seen.push(values(&optimizer.diagonals()[0]));
+        seen.push(values(&optimizer.hessian_diagonals()[0]));
         optimizer.update(0.01).expect("updates");
     }
     assert_eq!(seen[0], seen[1]);
     assert_ne!(seen[1], seen[2]);
 
-    let (w, c, optimizer) = bowl(&[("avg_conv_kernel", Argument::Flag(true))]);
+    let (w, c, optimizer) = bowl(&[("avg_conv_kernel", KwargValue::Bool(true))]);
     optimizer.backward(&loss(&w, &c)).expect("differentiates");
     optimizer.update(0.01).expect("updates");
-    assert_eq!(values(&optimizer.diagonals()[0]), [30.0, 30.0, 33.0, 33.0]);
+    assert_eq!(values(&optimizer.hessian_diagonals()[0]), [30.0, 30.0, 33.0, 33.0]);
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn backward(device: Device) -> Vec<(String, Vec<f32>, Vec<f32>)> {
     let logits = model.forward(&images, &mut Context::train()).expect("computes");
     let loss = logits.cross_entropy(&target.expect("memory"), 0.1).expect("computes");
     optimizer.backward(&loss).expect("differentiates");
-    let each = parameters.iter().zip(optimizer.diagonals());
+    let each = parameters.iter().zip(optimizer.hessian_diagonals());
     each.map(|(p, h)| (p.name.clone(), values(&p.tensor.grad().expect("a gradient")), values(h))).collect()
 }
 
@@ -118,9 +118,11 @@ fn a_device_estimates_what_the_cpu_does_and_records_nothing() {
         images: Tensor::ones([2, 8, 8, 3], DType::F32, &Device::Cpu).expect("memory"),
         target: Tensor::from_slice(&[1i64, 2], [2]).expect("memory"),
     };
-    let step = |graph| Step::new(StepOptions { graph, ..StepOptions::default() }, None, device);
+    let step = |graph| {
+        TrainStep::new(TrainStepOptions { cuda_graph: graph, ..TrainStepOptions::default() }, None, device)
+    };
     let error =
-        step(GraphUse::Always).run(&*model, &optimizer, &[batch], 0.1).expect_err("cannot be recorded");
+        step(CudaGraphMode::Always).run(&*model, &optimizer, &[batch], 0.1).expect_err("cannot be recorded");
     assert!(error.to_string().contains("differentiates the backward pass"), "{error}");
 }
 

@@ -2,13 +2,13 @@
 use fornax::data::Batch;
 use fornax::ema::{Ema, EmaOptions, EmaWarmup};
 use fornax::optim::{OptimizerOptions, create_optimizer, parameters};
-use fornax::step::{GraphUse, Step, StepOptions};
-use fornax_engine::random::{Key, Stream};
+use fornax::train_step::{CudaGraphMode, TrainStep, TrainStepOptions};
+use fornax_engine::random::{RngKey, RngStream};
 use fornax_engine::{DType, Device, GradientRule, Tensor, no_grad};
 use fornax_nn::loss::{BinaryCrossEntropy, Loss};
 use fornax_nn::models::Model;
 use fornax_nn::{
-    Context, ModelOptions, Module, OptLevel, Precision, create_model, entries, move_to, state_dict,
+    Context, ModelOptions, Module, OptLevel, Precision, create_model, move_to, state_dict, state_entries,
 };
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ fn model() -> Box<dyn Model> {
 }
 
 fn batch(seed: u64) -> Batch {
-    let mut draws = Stream::new(Key::new(seed, "images"), 0, 0);
+    let mut draws = RngStream::new(RngKey::new(seed, "images"), 0, 0);
     let target = Tensor::from_vec((0..6).map(|_| i64::from(draws.below(5))).collect(), [6]).expect("memory");
     let pixels: Vec<f32> = (0..6 * 8 * 8 * 3).map(|_| draws.normal()).collect();
     let images = Tensor::from_vec(pixels, [6, 8, 8, 3]).expect("memory");
@@ -43,7 +43,7 @@ fn logits(model: &dyn Module, device: &Device) -> Vec<f32> {
 }
 
 /// After eight updates: every element of the average, and what it says to an image after each half of them.
-fn run(graph: GraphUse, on_cpu: bool) -> (Vec<f32>, Vec<Vec<f32>>) {
+fn run(graph: CudaGraphMode, on_cpu: bool) -> (Vec<f32>, Vec<Vec<f32>>) {
     let device = Device::emulated(1).expect("g++ is there");
     let model = model();
     move_to(&*model, &device).expect("memory");
@@ -53,8 +53,13 @@ fn run(graph: GraphUse, on_cpu: bool) -> (Vec<f32>, Vec<Vec<f32>>) {
     let options = EmaOptions { decay: 0.8, warmup: Some(EmaWarmup::default()), ..EmaOptions::default() };
     let place = if on_cpu { Device::Cpu } else { device };
     let ema = Ema::new(&*model, self::model(), options, place).expect("of one kind");
-    let how = StepOptions { precision: precision(), loss: Arc::new(LOSS), graph, ..StepOptions::default() };
-    let mut step = Step::new(how, None, device).averaging(Some(ema));
+    let how = TrainStepOptions {
+        precision: precision(),
+        loss: Arc::new(LOSS),
+        cuda_graph: graph,
+        ..TrainStepOptions::default()
+    };
+    let mut step = TrainStep::new(how, None, device).averaging(Some(ema));
     let mut said = vec![];
     for update in 1..=8 {
         let ema = step.ema_mut().expect("it was given");
@@ -72,16 +77,19 @@ fn run(graph: GraphUse, on_cpu: bool) -> (Vec<f32>, Vec<Vec<f32>>) {
     move_to(&*fresh, &place).expect("memory");
     assert_eq!(said[1], logits(&*fresh, &place), "half copies of the average are out of date");
     assert_ne!(said[0], said[1]);
-    let counter = entries(average).into_iter().find(|e| e.name.ends_with("num_batches_tracked"));
+    let counter = state_entries(average).into_iter().find(|e| e.name.ends_with("num_batches_tracked"));
     assert_eq!(counter.expect("batch norm counts").tensor.to_vec::<i64>().expect("i64"), [8]);
-    let floats = entries(average).into_iter().filter(|e| e.tensor.dtype() == DType::F32);
+    let floats = state_entries(average).into_iter().filter(|e| e.tensor.dtype() == DType::F32);
     (floats.flat_map(|e| e.tensor.to_vec::<f32>().expect("f32")).collect(), said)
 }
 
 #[test]
 fn an_average_is_the_same_replayed_run_one_by_one_and_beside_the_device() {
-    let (replayed, eager, beside) =
-        (run(GraphUse::Always, false), run(GraphUse::Never, false), run(GraphUse::Always, true));
+    let (replayed, eager, beside) = (
+        run(CudaGraphMode::Always, false),
+        run(CudaGraphMode::Never, false),
+        run(CudaGraphMode::Always, true),
+    );
     assert!(replayed == eager, "a replayed average differs");
     for (a, b) in replayed.0.iter().zip(&beside.0) {
         // The processor may round once where the device rounds twice.

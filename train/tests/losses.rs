@@ -2,10 +2,10 @@
 use fornax::augment::Augment;
 use fornax::data::{self, Batch, Loader};
 use fornax::optim::{OptimizerOptions, create_optimizer, parameters};
-use fornax::step::{Step, StepOptions};
+use fornax::train_step::{TrainStep, TrainStepOptions};
 use fornax_engine::{DType, Device, GradientRule, Tensor, no_grad};
 use fornax_nn::loss::{
-    BinaryCrossEntropy, CrossEntropy, JsdCrossEntropy, Loss, Weighted, mixup_target, top_k_correct,
+    BinaryCrossEntropy, CrossEntropy, JsdCrossEntropy, Loss, WeightedLoss, mixup_target, top_k_correct,
 };
 use fornax_nn::{Context, ModelOptions, create_model};
 use std::sync::Arc;
@@ -27,8 +27,8 @@ fn train(loss: Arc<dyn Loss>, change: impl Fn(Batch) -> Batch) -> f64 {
         GradientRule::default(),
     )
     .expect("an optimizer");
-    let options = StepOptions { loss, ..StepOptions::default() };
-    let mut step = Step::new(options, Some(data.statistics.clone()), Device::Cpu);
+    let options = TrainStepOptions { loss, ..TrainStepOptions::default() };
+    let mut step = TrainStep::new(options, Some(data.statistics.clone()), Device::Cpu);
     for epoch in 0..EPOCHS {
         let lr = 3e-3 * (1.0 - f64::from(epoch) / f64::from(EPOCHS));
         for i in 0..loader.batches() {
@@ -61,7 +61,7 @@ fn losses_of_class_indices() {
     learns(BinaryCrossEntropy::default(), as_it_is);
     let sum: Arc<dyn Loss> = Arc::new(CrossEntropy { smoothing: 0.1 });
     let terms = vec![(0.5, sum), (2.0, Arc::new(BinaryCrossEntropy::default()) as Arc<dyn Loss>)];
-    learns(Weighted::new(terms).expect("finite"), as_it_is);
+    learns(WeightedLoss::new(terms).expect("finite"), as_it_is);
 }
 
 /// Rows of probabilities, as mixing makes them.

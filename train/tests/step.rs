@@ -1,13 +1,13 @@
 //! Updates: recorded and replayed against run one by one, in several precisions, accumulated, checkpointed.
 use fornax::data::Batch;
 use fornax::optim::{Optimizer, OptimizerOptions, create_optimizer, parameters};
-use fornax::step::{GraphUse, Step, StepOptions};
-use fornax_engine::random::{Key, Stream};
-use fornax_engine::{Clip, DType, Device, GlobalPool, GradientRule, LossScaling, Tensor, cuda};
+use fornax::train_step::{CudaGraphMode, TrainStep, TrainStepOptions};
+use fornax_engine::random::{RngKey, RngStream};
+use fornax_engine::{DType, Device, GlobalPool, GradClip, GradientRule, LossScaling, Tensor, cuda};
 use fornax_nn::layers::{Conv2d, DropBlock, DropPath, Dropout, Linear, Sequential};
 use fornax_nn::loss::CrossEntropy;
 use fornax_nn::{
-    Context, ModelOptions, Module, OptLevel, Precision, Visitor, create_model, entries, init, move_to,
+    Context, ModelOptions, Module, OptLevel, Precision, Visitor, create_model, init, move_to, state_entries,
 };
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
@@ -29,29 +29,29 @@ fn emulated() -> Device {
 struct Run {
     model: Box<dyn Module>,
     optimizer: Optimizer,
-    step: Step,
+    step: TrainStep,
     losses: Vec<f64>,
 }
 
 impl Run {
-    fn new(options: StepOptions, opt: &str, scaling: Option<LossScaling>, device: Device) -> Run {
+    fn new(options: TrainStepOptions, opt: &str, scaling: Option<LossScaling>, device: Device) -> Run {
         let small = ModelOptions { num_classes: 5, in_chans: 3, seed: 1, ..ModelOptions::default() };
         Run::of(create_model("resnet8", &small).expect("a model"), options, opt, scaling, device)
     }
 
     fn of(
         model: Box<dyn Module>,
-        options: StepOptions,
+        options: TrainStepOptions,
         opt: &str,
         scaling: Option<LossScaling>,
         device: Device,
     ) -> Run {
         move_to(&*model, &device).expect("memory");
-        let gradients = GradientRule { scaling, clip: Some(Clip::Norm(2.0)) };
+        let gradients = GradientRule { scaling, clip: Some(GradClip::Norm(2.0)) };
         let optimizer =
             create_optimizer(opt, parameters(&*model, 1e-2), &OptimizerOptions::default(), gradients)
                 .expect("memory");
-        Run { model, optimizer, step: Step::new(options, None, device), losses: vec![] }
+        Run { model, optimizer, step: TrainStep::new(options, None, device), losses: vec![] }
     }
 
     fn step(&mut self, batches: &[Batch], lr: f64) -> &mut Run {
@@ -63,8 +63,8 @@ impl Run {
 
     /// Every bit of the model and the optimizer.
     fn bits(&self) -> Vec<(String, Vec<u64>)> {
-        let model = entries(&*self.model).into_iter().map(|e| (e.name, e.tensor));
-        let all = model.chain(self.optimizer.state());
+        let model = state_entries(&*self.model).into_iter().map(|e| (e.name, e.tensor));
+        let all = model.chain(self.optimizer.state_dict());
         all.map(|(name, tensor)| {
             let bits = match tensor.dtype() {
                 DType::I64 => tensor.to_vec::<i64>().expect("i64").iter().map(|v| *v as u64).collect(),
@@ -78,7 +78,7 @@ impl Run {
 
 /// A batch of random images whose class shows in their mean.
 fn batch(seed: u64, images: usize) -> Batch {
-    let mut draws = Stream::new(Key::new(seed, "images"), 0, 0);
+    let mut draws = RngStream::new(RngKey::new(seed, "images"), 0, 0);
     let target: Vec<i64> = (0..images).map(|_| i64::from(draws.below(5))).collect();
     let pixels = target.iter().flat_map(|t| vec![*t as f32 / 2.0 - 1.0; 8 * 8 * 3]).collect::<Vec<_>>();
     let pixels: Vec<f32> = pixels.into_iter().map(|p| p + 0.5 * draws.normal()).collect();
@@ -92,15 +92,20 @@ fn rate(step: u64) -> f64 {
     0.05 / (1.0 + step as f64)
 }
 
-fn options(level: OptLevel, half: DType, graph: GraphUse) -> StepOptions {
+fn options(level: OptLevel, half: DType, graph: CudaGraphMode) -> TrainStepOptions {
     let loss = Arc::new(CrossEntropy { smoothing: 0.1 });
-    StepOptions { precision: Precision::new(level, half), loss, graph, ..StepOptions::default() }
+    TrainStepOptions {
+        precision: Precision::new(level, half),
+        loss,
+        cuda_graph: graph,
+        ..TrainStepOptions::default()
+    }
 }
 
 #[test]
 fn twenty_replayed_updates_are_those_run_one_by_one_to_the_bit() {
     let _alone = one_at_a_time();
-    let scaling = Some(LossScaling { init: 1024.0, interval: 6, ..LossScaling::default() });
+    let scaling = Some(LossScaling { init_scale: 1024.0, growth_interval: 6, ..LossScaling::default() });
     let cases = [
         (OptLevel::O0, DType::F16, ADAMW, None),
         (OptLevel::O1, DType::F16, SGD, scaling),
@@ -113,7 +118,7 @@ fn twenty_replayed_updates_are_those_run_one_by_one_to_the_bit() {
         (OptLevel::O1, DType::F16, "nadam", scaling),
     ];
     for (level, half, opt, scaling) in cases {
-        let [replayed, eager] = [GraphUse::Always, GraphUse::Never].map(|graph| {
+        let [replayed, eager] = [CudaGraphMode::Always, CudaGraphMode::Never].map(|graph| {
             let mut run = Run::new(options(level, half, graph), opt, scaling, emulated());
             for step in 0..20 {
                 // Another shape in between is recorded by itself; a group of two batches as well.
@@ -163,7 +168,7 @@ impl Module for Dropping {
 
 fn dropping() -> Box<dyn Module> {
     let block = |c_in| {
-        let squares = DropBlock { rate: 0.1, block: 3, share: 1.0 };
+        let squares = DropBlock { drop_prob: 0.1, block_size: 3, gamma_scale: 1.0 };
         let drops: [Box<dyn Module>; 3] =
             [Box::new(Dropout(0.5)), Box::new(DropPath::new(0.2)), Box::new(squares)];
         Arc::new(Block(Conv2d::same(c_in, 16, 3, 1).expect("memory"), drops))
@@ -171,7 +176,7 @@ fn dropping() -> Box<dyn Module> {
     let blocks = Sequential::new(vec![block(3) as Arc<dyn Module>, block(16)]);
     let model = Dropping { blocks, head: Linear::new(16, 5).expect("memory") };
     for (name, parameter) in fornax_nn::named_parameters(&model) {
-        init::normal(&parameter, 0.1, &mut init::stream(1, &name)).expect("f32");
+        init::normal(&parameter, 0.1, &mut init::rng(1, &name)).expect("f32");
     }
     Box::new(model)
 }
@@ -180,7 +185,8 @@ fn dropping() -> Box<dyn Module> {
 fn random_draws_are_other_ones_at_each_step_and_the_same_when_replayed_or_repeated() {
     let _alone = one_at_a_time();
     let run = |graph, checkpointing, device| {
-        let options = StepOptions { graph, checkpointing, seed: 7, ..StepOptions::default() };
+        let options =
+            TrainStepOptions { cuda_graph: graph, checkpointing, seed: 7, ..TrainStepOptions::default() };
         let mut run = Run::of(dropping(), options, SGD, None, device);
         // At a rate of nothing only the draws differ.
         (0..4).for_each(|_| {
@@ -192,11 +198,11 @@ fn random_draws_are_other_ones_at_each_step_and_the_same_when_replayed_or_repeat
         run
     };
     for checkpointing in [false, true] {
-        let eager = run(GraphUse::Never, checkpointing, emulated());
-        let replayed = run(GraphUse::Always, checkpointing, emulated());
+        let eager = run(CudaGraphMode::Never, checkpointing, emulated());
+        let replayed = run(CudaGraphMode::Always, checkpointing, emulated());
         assert_eq!(eager.losses, replayed.losses);
         assert_eq!(eager.bits(), replayed.bits());
-        let on_cpu = run(GraphUse::Never, checkpointing, Device::Cpu);
+        let on_cpu = run(CudaGraphMode::Never, checkpointing, Device::Cpu);
         for (a, b) in eager.losses.iter().zip(&on_cpu.losses) {
             assert!((a - b).abs() < 1e-5, "{:?} {:?}", eager.losses, on_cpu.losses);
         }
@@ -210,8 +216,8 @@ fn random_draws_are_other_ones_at_each_step_and_the_same_when_replayed_or_repeat
 #[test]
 fn an_overflow_leaves_a_replayed_update_out() {
     let _alone = one_at_a_time();
-    let scaling = LossScaling { init: 1e30, ..LossScaling::default() };
-    for graph in [GraphUse::Always, GraphUse::Never] {
+    let scaling = LossScaling { init_scale: 1e30, ..LossScaling::default() };
+    for graph in [CudaGraphMode::Always, CudaGraphMode::Never] {
         let mut run = Run::new(options(OptLevel::O1, DType::F16, graph), SGD, Some(scaling), emulated());
         let weights = || -> Vec<Vec<f32>> {
             let all = fornax_nn::named_parameters(&*run.model).into_iter();
@@ -237,8 +243,8 @@ fn batches_accumulate_to_the_gradient_of_their_mean() {
     let (half, device) = (batch(1, 4), Device::Cpu);
     let twice = |t: &Tensor| Tensor::concat(&[t, t], 0).expect("memory");
     let whole = Batch { images: twice(&half.images), target: twice(&half.target) };
-    let mut once = Run::new(StepOptions::default(), SGD, None, device);
-    let mut parts = Run::new(StepOptions::default(), SGD, None, device);
+    let mut once = Run::new(TrainStepOptions::default(), SGD, None, device);
+    let mut parts = Run::new(TrainStepOptions::default(), SGD, None, device);
     once.step(&[whole], 0.1);
     parts.step(&[half.clone(), half], 0.1);
     assert!((once.losses[0] - parts.losses[0]).abs() < 1e-6, "{:?} {:?}", once.losses, parts.losses);
@@ -258,8 +264,12 @@ fn blocks_computed_again_give_the_same_bits_and_hold_less_memory() {
     let _alone = one_at_a_time();
     for device in [Device::Cpu, emulated()] {
         let [kept, again] = [false, true].map(|checkpointing| {
-            let mut run =
-                Run::new(StepOptions { checkpointing, ..StepOptions::default() }, SGD, None, device);
+            let mut run = Run::new(
+                TrainStepOptions { checkpointing, ..TrainStepOptions::default() },
+                SGD,
+                None,
+                device,
+            );
             (0..5).for_each(|step| {
                 run.step(&[batch(step, 6)], rate(step));
             });

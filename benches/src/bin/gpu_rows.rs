@@ -1,7 +1,7 @@
 //! `gpu_rows DEVICE [--smoke] [PATTERN]`: measures the GPU's rows whose name contains the pattern, one JSON line each. DEVICE is cuda,
 //! cuda:N or emulated.
-use fornax::device::Choice;
-use fornax::step::GraphUse;
+use fornax::device::DeviceSpec;
+use fornax::train_step::CudaGraphMode;
 use fornax_benches::gpu::steps::TrainingStep;
 use fornax_benches::gpu::{Scale, measure, operations};
 use fornax_benches::networks::Network;
@@ -20,7 +20,7 @@ fn main() -> Outcome<()> {
         [device, pattern] => (device, pattern.as_str()),
         _ => return Err("usage: gpu_rows DEVICE [--smoke] [PATTERN]".into()),
     };
-    let device = device.parse::<Choice>()?.open()?;
+    let device = device.parse::<DeviceSpec>()?.open()?;
     for mut row in operations::rows(&device, scale)? {
         if !row.name.contains(pattern) {
             continue;
@@ -45,7 +45,7 @@ fn main() -> Outcome<()> {
 
 /// A training step run one by one, and replayed as a graph.
 fn step(network: Network, half: Option<DType>, name: &str, device: &Device, scale: Scale) -> Outcome<()> {
-    for (way, graph) in [("fornax-eager", GraphUse::Never), ("fornax-graph", GraphUse::Always)] {
+    for (way, graph) in [("fornax-eager", CudaGraphMode::Never), ("fornax-graph", CudaGraphMode::Always)] {
         let mut step = TrainingStep::new(network, half, graph, device, scale)?;
         // The second run records the graph.
         let first = (0..3).try_fold(f64::NAN, |_, _| step.run())?;

@@ -4,9 +4,9 @@ use crate::cases;
 use crate::measure::{Work, time};
 use crate::networks::{self, LEARNING_RATE, Layer};
 use fornax::optim::{Optimizer, OptimizerOptions, Parameter, create_optimizer, parameters};
-use fornax_engine::{Activation, DType, Device, GlobalPool, GradientRule, Pool2d, Result, Tensor};
+use fornax_engine::{Activation, DType, Device, GlobalPool, GradientRule, Pool2dOptions, Result, Tensor};
 use fornax_nn::layers::{AvgPool2d, BatchNorm2d, BatchNormOptions, Conv2d, Linear, MaxPool2d};
-use fornax_nn::{Context, Kind, Module, Visitor, entries, init, named_parameters};
+use fornax_nn::{Context, Module, StateKind, Visitor, init, named_parameters, state_entries};
 
 /// A network with its optimizer and one batch of random images.
 pub struct TrainingStep {
@@ -22,7 +22,7 @@ impl TrainingStep {
     pub fn new(network: networks::Network) -> Self {
         let built = Network::new(&network.layers());
         let images = done(Tensor::zeros(network.input(), DType::F32, &Device::Cpu));
-        done(init::normal(&images, 1.0, &mut init::stream(0, "images")));
+        done(init::normal(&images, 1.0, &mut init::rng(0, "images")));
         let classes = network.classes();
         let target: Vec<i64> = (0..network.input()[0]).map(|i| (i * 7919 % classes) as i64).collect();
         TrainingStep {
@@ -60,7 +60,7 @@ pub(super) fn update(which: cases::Optimizer, network: networks::Network) -> Wor
     let network = Network::new(&network.layers());
     for (name, parameter) in named_parameters(&network) {
         let gradient = done(parameter.detach().copy());
-        done(init::normal(&gradient, 1.0, &mut init::stream(1, &name)));
+        done(init::normal(&gradient, 1.0, &mut init::rng(1, &name)));
         parameter.set_grad(Some(gradient));
     }
     let (name, weight_decay) = match which {
@@ -93,11 +93,11 @@ impl Network {
     /// The network with timm's initial values.
     pub fn new(layers: &[Layer]) -> Network {
         let network = done(Network::zeros(layers));
-        for entry in entries(&network).iter().filter(|entry| entry.kind == Kind::Parameter) {
-            let draws = &mut init::stream(0, &entry.name);
+        for entry in state_entries(&network).iter().filter(|entry| entry.kind == StateKind::Parameter) {
+            let draws = &mut init::rng(0, &entry.name);
             done(match entry.tensor.rank() {
                 4 => init::kaiming_normal_fan_out(&entry.tensor, draws),
-                2 => init::torch_linear(&entry.tensor, entry.tensor.dims()[1], draws),
+                2 => init::linear_default(&entry.tensor, entry.tensor.dims()[1], draws),
                 _ if entry.name.ends_with("weight") => init::constant(&entry.tensor, 1.0),
                 _ => init::constant(&entry.tensor, 0.0),
             });
@@ -112,11 +112,11 @@ impl Network {
 
 impl Built {
     fn zeros(layer: &Layer) -> Result<Built> {
-        let pool = |kernel, padding| Pool2d {
+        let pool = |kernel, padding| Pool2dOptions {
             kernel: [kernel; 2],
             stride: [2; 2],
             padding: [padding; 2],
-            ..Pool2d::default()
+            ..Pool2dOptions::default()
         };
         Ok(match layer {
             &Layer::Conv { c_in, c_out, kernel, stride, groups } => {

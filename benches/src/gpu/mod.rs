@@ -3,7 +3,7 @@
 pub mod operations;
 pub mod steps;
 
-use fornax_engine::cuda::Graph;
+use fornax_engine::cuda::CudaGraph;
 use fornax_engine::{Device, Result};
 use std::time::Instant;
 
@@ -45,7 +45,7 @@ pub fn measure(row: &mut Row, device: &Device, recorded: bool, scale: Scale) -> 
         (0..2).try_for_each(|_| way())?;
         device.synchronize()?;
         if recorded {
-            let graph = Graph::capture(device, &mut *way)?;
+            let graph = CudaGraph::capture(device, &mut *way)?;
             turns.push(Box::new(move || graph.replay()));
         } else {
             turns.push(Box::new(way));

@@ -1,8 +1,8 @@
 //! Operations: fused, and as compositions of single ones.
 use super::{Row, Scale, Way};
-use fornax_engine::random::{Key, Stream};
+use fornax_engine::random::{RngKey, RngStream};
 use fornax_engine::{
-    Activation, BatchNorm, DType, Device, Fill, ImageChange, ImagePreparation, Result, Tensor, fuse,
+    Activation, BatchNorm, DType, Device, EraseMode, ImageChange, ImagePreparation, Result, Tensor, fuse,
 };
 
 /// Every row, forward alone and forward with backward.
@@ -104,15 +104,22 @@ fn prepare(n: usize, size: usize, dtype: DType, device: &Device) -> Result<Row> 
     let change = |i: usize| ImageChange {
         partner: n - 1 - i,
         lam: 0.7,
-        erased: vec![[0, side, 0, side]],
+        erase_boxes: vec![[0, side, 0, side]],
         ..ImageChange::none(i)
     };
     let rows = ImageChange::rows(&(0..n).map(change).collect::<Vec<_>>(), 1)?.to_device(device)?;
     let bytes = x.numel() * (2 + dtype.size());
     let way: Way = Box::new(move || {
-        let draws = Stream::new(Key::new(0, "erase"), 0, 0);
+        let draws = RngStream::new(RngKey::new(0, "erase"), 0, 0);
         let (mean, std) = (&[0.485, 0.456, 0.406], &[0.229, 0.224, 0.225]);
-        let how = ImagePreparation { white: 255, mean, std, rounded: false, fill: Fill::Zero, draws };
+        let how = ImagePreparation {
+            white: 255,
+            mean,
+            std,
+            rounded: false,
+            erase_mode: EraseMode::Const,
+            rng: draws,
+        };
         x.prepare_images(&rows, &how, dtype).map(drop)
     });
     let name = format!("prepare/{n}x{size}x{size}x3/{dtype}/forward");
@@ -132,8 +139,8 @@ fn cross_entropy(n: usize, dtype: DType, backward: bool, device: &Device) -> Res
                 x.cross_entropy(&target, 0.1)?
             } else {
                 let log = x.to_dtype(DType::F32)?.log_softmax(1)?;
-                let nll = log.mul(&one_hot)?.sum_all()?.scale(-0.9 / n as f64)?;
-                nll.add(&log.sum_all()?.scale(-0.1 / (n * CLASSES) as f64)?)?
+                let nll = log.mul(&one_hot)?.sum_all()?.mul_scalar(-0.9 / n as f64)?;
+                nll.add(&log.sum_all()?.mul_scalar(-0.1 / (n * CLASSES) as f64)?)?
             };
             if backward {
                 // Any scalar on the device will do for an upstream gradient.
@@ -202,7 +209,7 @@ fn expression(n: usize, dtype: DType, backward: bool, device: &Device) -> Result
 /// The two layers of a vision transformer's block, with GELU by tanh between them.
 fn mlp(rows: usize, dtype: DType, backward: bool, device: &Device) -> Result<Row> {
     const WIDTH: usize = 384;
-    let tensor = |shape: &[usize]| random(shape, dtype, device)?.scale(0.05).map(|t| t.variable());
+    let tensor = |shape: &[usize]| random(shape, dtype, device)?.mul_scalar(0.05).map(|t| t.variable());
     let (x, dy) = (tensor(&[rows, WIDTH])?, random(&[rows, WIDTH], dtype, device)?);
     let parameters = [
         tensor(&[4 * WIDTH, WIDTH])?,
@@ -236,7 +243,7 @@ fn direction(backward: bool) -> &'static str {
 fn random(shape: &[usize], dtype: DType, device: &Device) -> Result<Tensor> {
     let n = shape.iter().product();
     // A period of random numbers is as good as all, and quick to make.
-    let mut draws = Stream::new(Key::new(0, "rows"), 0, 0);
+    let mut draws = RngStream::new(RngKey::new(0, "rows"), 0, 0);
     let period: Vec<f32> = (0..65_521).map(|_| draws.normal()).collect();
     let values: Vec<f32> = period.iter().copied().cycle().take(n).collect();
     Tensor::from_vec(values, shape)?.to_device(device)?.to_dtype(dtype)

@@ -4,7 +4,7 @@ use crate::fornax::Network;
 use crate::networks;
 use fornax::data::Batch;
 use fornax::optim::{Optimizer, OptimizerOptions, create_optimizer, parameters};
-use fornax::step::{GraphUse, Step, StepOptions};
+use fornax::train_step::{CudaGraphMode, TrainStep, TrainStepOptions};
 use fornax_engine::{DType, Device, GradientRule, LossScaling, Tensor};
 use fornax_nn::{OptLevel, Precision, init, move_to};
 
@@ -12,7 +12,7 @@ use fornax_nn::{OptLevel, Precision, init, move_to};
 pub struct TrainingStep {
     network: Network,
     optimizer: Optimizer,
-    step: Step,
+    step: TrainStep,
     batch: Batch,
 }
 
@@ -21,7 +21,7 @@ impl TrainingStep {
     pub fn new(
         network: networks::Network,
         half: Option<DType>,
-        graph: GraphUse,
+        graph: CudaGraphMode,
         device: &Device,
         scale: Scale,
     ) -> Result<TrainingStep, fornax::Error> {
@@ -35,10 +35,14 @@ impl TrainingStep {
         let [n, h, w, c] = network.input();
         let shape = [scale.of(n, 2), scale.of(h, 32), scale.of(w, 32), c];
         let images = Tensor::zeros(shape, DType::F32, &Device::Cpu)?;
-        init::normal(&images, 1.0, &mut init::stream(0, "images"))?;
+        init::normal(&images, 1.0, &mut init::rng(0, "images"))?;
         let target: Vec<i64> = (0..shape[0]).map(|i| (i * 7919 % network.classes()) as i64).collect();
         let batch = Batch { images, target: Tensor::from_vec(target, [shape[0]])? }.to_device(device)?;
-        let step = Step::new(StepOptions { precision, graph, ..StepOptions::default() }, None, *device);
+        let step = TrainStep::new(
+            TrainStepOptions { precision, cuda_graph: graph, ..TrainStepOptions::default() },
+            None,
+            *device,
+        );
         Ok(TrainingStep { network: built, optimizer, step, batch })
     }
 

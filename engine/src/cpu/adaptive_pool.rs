@@ -1,6 +1,6 @@
 //! Adaptive max pooling of channels-last images, up to the maximum of a whole image.
 use super::elementary::Elementary;
-use super::parallel::{Shared, for_each_task};
+use super::parallel::{DisjointSlice, for_each_task};
 use super::scratch;
 use super::vectorized::vectorized;
 use super::window_max::WindowRow;
@@ -25,7 +25,7 @@ impl AdaptivePool {
     pub fn max_forward<T: Elementary>(&self, x: &[T], y: &mut [T], pixel: &mut [u32]) {
         let ([h, w], [oh, ow], c) = (self.size, self.out, self.c);
         let (image, row) = (h * w * c, ow * c);
-        let (y, pixel) = (Shared::new(y), Shared::new(pixel));
+        let (y, pixel) = (DisjointSlice::new(y), DisjointSlice::new(pixel));
         let columns: Vec<Vec<(usize, usize)>> =
             (0..ow).map(|ox| adaptive_window(w, ow, ox).map(|ix| (ix, ix)).collect()).collect();
         for_each_task(self.n * oh, |task| {
@@ -45,7 +45,7 @@ impl AdaptivePool {
     pub fn max_backward<T: Elementary>(&self, dy: &[T], pixel: &[u32], dx: &mut [T]) {
         let (image, out, c) =
             (self.size[0] * self.size[1] * self.c, self.out[0] * self.out[1] * self.c, self.c);
-        let dx = Shared::new(dx);
+        let dx = DisjointSlice::new(dx);
         for_each_task(self.n, |n| {
             // SAFETY: each image belongs to one task.
             let dx = unsafe { dx.slice(n * image, image) };
@@ -58,10 +58,10 @@ impl AdaptivePool {
 }
 
 /// The gradient of each image's maximum `y` `[n, c]`, shared evenly by the pixels that equal it.
-pub fn shared_max_backward<T: Elementary>(x: &[T], y: &[T], dy: &[T], c: usize, dx: &mut [T]) {
+pub fn amax_backward<T: Elementary>(x: &[T], y: &[T], dy: &[T], c: usize, dx: &mut [T]) {
     let images = y.len() / c;
     let image = x.len() / images.max(1);
-    let dx = Shared::new(dx);
+    let dx = DisjointSlice::new(dx);
     for_each_task(images, |n| {
         // SAFETY: each image belongs to one task.
         let dx = unsafe { dx.slice(n * image, image) };
@@ -110,7 +110,7 @@ mod tests {
     #[test]
     fn equal_maxima_share_the_gradient() {
         let mut dx = [9.0f64; 4];
-        shared_max_backward(&[3.0, 1.0, 3.0, 3.0], &[3.0], &[6.0], 1, &mut dx);
+        amax_backward(&[3.0, 1.0, 3.0, 3.0], &[3.0], &[6.0], 1, &mut dx);
         assert_eq!(dx, [2.0, 0.0, 2.0, 2.0]);
     }
 }

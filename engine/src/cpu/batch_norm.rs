@@ -4,7 +4,7 @@
 //! then `dx = k1 * d + k2 * x + k3`. Rows are cut into chunks by shape; chunk results are merged in f64 in order.
 use super::activation::{ActivationFn, with_activation};
 use super::elementary::Elementary;
-use super::parallel::{GRAIN, Shared, for_each_task};
+use super::parallel::{DisjointSlice, GRAIN, for_each_task};
 use super::vectorized::vectorized;
 use crate::Activation;
 use std::ops::Range;
@@ -17,7 +17,7 @@ pub fn statistics<T: Elementary>(x: &[T], c: usize) -> (Vec<f64>, Vec<f64>) {
     let per_chunk = chunk_rows(c);
     let chunks = rows.div_ceil(per_chunk);
     let mut partial = vec![T::zero(); chunks * 2 * c];
-    let out = Shared::new(&mut partial);
+    let out = DisjointSlice::new(&mut partial);
     for_each_task(chunks, |i| {
         let n = per_chunk.min(rows - i * per_chunk);
         // SAFETY: each chunk has its own sums.
@@ -53,7 +53,7 @@ pub fn apply<T: Elementary>(
     y: &mut [T],
 ) {
     let c = scale.len();
-    let out = Shared::new(y);
+    let out = DisjointSlice::new(y);
     for_chunks(x.len(), c, |_, at| {
         // SAFETY: chunks do not overlap.
         let y = unsafe { out.slice(at.start, at.len()) };
@@ -78,7 +78,7 @@ pub fn apply_masked<T: Elementary>(
     mask: &mut [u8],
 ) {
     let c = scale.len();
-    let (out, mask) = (Shared::new(y), Shared::new(mask));
+    let (out, mask) = (DisjointSlice::new(y), DisjointSlice::new(mask));
     for_chunks(x.len(), c, |_, chunk| {
         for at in blocks(chunk, c) {
             // SAFETY: blocks do not overlap, and start at whole bytes.
@@ -94,7 +94,7 @@ pub fn apply_masked<T: Elementary>(
 
 /// What tells the slope of the activation at an element, beside the normalised value.
 #[derive(Clone, Copy)]
-pub enum Slope<'a, T> {
+pub enum DerivativeOperand<'a, T> {
     /// The normalised value alone.
     Input,
     /// The normalised value plus the residual.
@@ -104,7 +104,7 @@ pub enum Slope<'a, T> {
 }
 
 /// One batch norm's operands in the backward pass.
-pub struct Backward<'a, T> {
+pub struct BatchNormBackward<'a, T> {
     /// Input.
     pub x: &'a [T],
     /// `weight / std` by channel.
@@ -114,10 +114,10 @@ pub struct Backward<'a, T> {
     /// The activation.
     pub activation: Activation,
     /// Where its slope comes from.
-    pub slope: Slope<'a, T>,
+    pub derivative: DerivativeOperand<'a, T>,
 }
 
-impl<T: Elementary> Backward<'_, T> {
+impl<T: Elementary> BatchNormBackward<'_, T> {
     /// Per channel, in f64: the sum of `d = dy * f'` and of `d * (x - mean)`; for `Slope::Input`.
     pub fn sums(&self, dy: &[T], mean: &[T]) -> (Vec<f64>, Vec<f64>) {
         self.merged(|at, sums, products| {
@@ -129,7 +129,7 @@ impl<T: Elementary> Backward<'_, T> {
 
     /// `dx = k1 * d + k2 * x + k3` by channel, for `Slope::Input`. Without `dy`, `dx` holds it already.
     pub fn input_gradient(&self, dy: Option<&[T]>, [k1, k2, k3]: [&[T]; 3], dx: &mut [T]) {
-        let dx = Shared::new(dx);
+        let dx = DisjointSlice::new(dx);
         for_chunks(self.x.len(), self.scale.len(), |_, chunk| {
             for at in blocks(chunk, self.scale.len()) {
                 // SAFETY: blocks do not overlap.
@@ -144,7 +144,7 @@ impl<T: Elementary> Backward<'_, T> {
 
     /// `d = dy * f'` and its [`Backward::sums`]. Without `dy`, `d` holds it already.
     pub fn gradient_and_sums(&self, dy: Option<&[T]>, mean: &[T], d: &mut [T]) -> (Vec<f64>, Vec<f64>) {
-        let d = Shared::new(d);
+        let d = DisjointSlice::new(d);
         self.merged(|chunk, sums, products| {
             for at in blocks(chunk, self.scale.len()) {
                 // SAFETY: blocks do not overlap.
@@ -153,10 +153,10 @@ impl<T: Elementary> Backward<'_, T> {
                     d.copy_from_slice(&dy[at.clone()]);
                 }
                 let x = &self.x[at.clone()];
-                with_activation!(fused self.activation, f => match self.slope {
-                    Slope::Input => slope_rows(x, self.scale, self.shift, f, d),
-                    Slope::Residual(r) => slope_rows_residual(x, &r[at], self.scale, self.shift, f, d),
-                    Slope::Mask(mask) => keep_where(&mask[at.start / 8..], d),
+                with_activation!(fused self.activation, f => match self.derivative {
+                    DerivativeOperand::Input => slope_rows(x, self.scale, self.shift, f, d),
+                    DerivativeOperand::Residual(r) => slope_rows_residual(x, &r[at], self.scale, self.shift, f, d),
+                    DerivativeOperand::Mask(mask) => keep_where(&mask[at.start / 8..], d),
                 });
                 add_sums(x, d, self.scale, self.shift, mean, super::activation::Identity, sums, products);
             }
@@ -168,7 +168,7 @@ impl<T: Elementary> Backward<'_, T> {
         let c = self.scale.len();
         let chunks = (self.x.len() / c).div_ceil(chunk_rows(c));
         let mut partial = vec![T::zero(); chunks * 2 * c];
-        let out = Shared::new(&mut partial);
+        let out = DisjointSlice::new(&mut partial);
         for_chunks(self.x.len(), c, |i, at| {
             // SAFETY: each chunk has its own sums.
             let (sums, products) = unsafe { out.slice(i * 2 * c, 2 * c) }.split_at_mut(c);
@@ -187,7 +187,7 @@ impl<T: Elementary> Backward<'_, T> {
 
 /// `dx = k1 * d + k2 * x + k3` by channel.
 pub fn combine<T: Elementary>(x: &[T], d: &[T], [k1, k2, k3]: [&[T]; 3], dx: &mut [T]) {
-    let dx = Shared::new(dx);
+    let dx = DisjointSlice::new(dx);
     for_chunks(x.len(), k1.len(), |_, at| {
         // SAFETY: chunks do not overlap.
         let dx = unsafe { dx.slice(at.start, at.len()) };
@@ -197,7 +197,7 @@ pub fn combine<T: Elementary>(x: &[T], d: &[T], [k1, k2, k3]: [&[T]; 3], dx: &mu
 
 /// [`combine`] where `dx` holds `d`.
 pub fn combine_in_place<T: Elementary>(x: &[T], [k1, k2, k3]: [&[T]; 3], dx: &mut [T]) {
-    let dx = Shared::new(dx);
+    let dx = DisjointSlice::new(dx);
     for_chunks(x.len(), k1.len(), |_, at| {
         // SAFETY: chunks do not overlap.
         let dx = unsafe { dx.slice(at.start, at.len()) };
@@ -398,8 +398,11 @@ mod tests {
         let [scale, shift, mean, k1, k2, k3] = [4, 5, 6, 7, 8, 9].map(|seed| narrow(&values(c, seed)));
         let k = [&k1[..], &k2[..], &k3[..]];
         for activation in [Activation::Identity, Activation::Relu, Activation::Silu] {
-            for slope in [Slope::Input, Slope::Residual(&r), Slope::Mask(&mask)] {
-                let pass = Backward { x: &x, scale: &scale, shift: &shift, activation, slope };
+            for slope in
+                [DerivativeOperand::Input, DerivativeOperand::Residual(&r), DerivativeOperand::Mask(&mask)]
+            {
+                let pass =
+                    BatchNormBackward { x: &x, scale: &scale, shift: &shift, activation, derivative: slope };
                 let mut d = vec![f32::NAN; x.len()];
                 let sums = pass.gradient_and_sums(Some(&dy), &mean, &mut d);
                 let mut own = dy.clone();
@@ -409,7 +412,7 @@ mod tests {
                 combine(&x, &d, k, &mut dx);
                 combine_in_place(&x, k, &mut own);
                 assert_eq!(own, dx);
-                if let Slope::Input = slope {
+                if let DerivativeOperand::Input = slope {
                     assert_eq!(pass.sums(&dy, &mean), sums);
                     own.copy_from_slice(&dy);
                     pass.input_gradient(None, k, &mut own);

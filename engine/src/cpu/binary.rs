@@ -1,5 +1,5 @@
 //! Elementwise functions of two operands that broadcast against each other.
-use super::parallel::{GRAIN, Shared, for_each_task};
+use super::parallel::{DisjointSlice, GRAIN, for_each_task};
 use super::vectorized::vectorized;
 use crate::dtype::Real;
 
@@ -46,24 +46,24 @@ binary! {
     /// `a` to the power `b`.
     Pow = "pow", (a, b) => a.powf(b);
     /// The share of the gradient of `max(a, b)` that goes to `a`: 1, 0, or half at a tie.
-    GreaterShare = "greater_share", (a, b) => if a > b { T::one() } else if a == b { T::from_f64(0.5) } else { T::zero() };
+    Heaviside = "greater_share", (a, b) => if a > b { T::one() } else if a == b { T::from_f64(0.5) } else { T::zero() };
     /// `b ? a : 0`: keeps what a mask of ones and zeros keeps, NaN in `a` or not.
-    Keep = "keep", (a, b) => if b == T::zero() { T::zero() } else { a };
+    Masked = "keep", (a, b) => if b == T::zero() { T::zero() } else { a };
     /// 1 where equal, else 0.
     Equal = "equal", (a, b) => if a == b { T::one() } else { T::zero() };
 }
 
 /// How two operands walk under a result: rows of `inner` elements, where each operand advances by its step (0 or 1), and
 /// outer axes with their own steps.
-pub struct Walk {
+pub struct BroadcastLayout {
     outer: Vec<(usize, usize, usize)>,
     inner: usize,
     steps: (usize, usize),
 }
 
-impl Walk {
+impl BroadcastLayout {
     /// From the result's extents and the operands' steps along each (0 where repeated). Neighbouring axes are merged.
-    pub fn new(extents: &[usize], a: &[usize], b: &[usize]) -> Walk {
+    pub fn new(extents: &[usize], a: &[usize], b: &[usize]) -> BroadcastLayout {
         let mut axes: Vec<(usize, usize, usize)> = vec![];
         for ((&n, &sa), &sb) in extents.iter().zip(a).zip(b).filter(|((n, _), _)| **n != 1) {
             match axes.last_mut() {
@@ -73,12 +73,14 @@ impl Walk {
             }
         }
         match axes.pop() {
-            Some((inner, sa, sb)) if sa <= 1 && sb <= 1 => Walk { outer: axes, inner, steps: (sa, sb) },
+            Some((inner, sa, sb)) if sa <= 1 && sb <= 1 => {
+                BroadcastLayout { outer: axes, inner, steps: (sa, sb) }
+            }
             Some(axis) => {
                 axes.push(axis);
-                Walk { outer: axes, inner: 1, steps: (0, 0) }
+                BroadcastLayout { outer: axes, inner: 1, steps: (0, 0) }
             }
-            None => Walk { outer: vec![], inner: 1, steps: (0, 0) },
+            None => BroadcastLayout { outer: vec![], inner: 1, steps: (0, 0) },
         }
     }
 
@@ -105,10 +107,10 @@ impl Walk {
 }
 
 /// `y = F(a, b)` along a walk.
-pub fn forward<T: Real, F: BinaryFn>(walk: &Walk, a: &[T], b: &[T], y: &mut [T]) {
+pub fn forward<T: Real, F: BinaryFn>(walk: &BroadcastLayout, a: &[T], b: &[T], y: &mut [T]) {
     let inner = walk.inner;
     let rows = y.len() / inner.max(1);
-    let out = Shared::new(y);
+    let out = DisjointSlice::new(y);
     if rows == 1 {
         // One long row: cut along it.
         let (sa, sb) = walk.steps;

@@ -1,6 +1,6 @@
 //! Softmax cross entropy with label smoothing over rows of logits.
 use super::elementary::Elementary;
-use super::parallel::{GRAIN, Shared, for_each_task};
+use super::parallel::{DisjointSlice, GRAIN, for_each_task};
 use super::softmax::max_of;
 use super::vectorized::vectorized;
 
@@ -8,7 +8,7 @@ use super::vectorized::vectorized;
 pub fn forward<T: Elementary>(x: &[T], target: &[i64], smoothing: f64, log_sums: &mut [T]) -> f64 {
     let (n, classes) = (target.len(), x.len() / target.len());
     let mut losses = vec![0.0f64; n];
-    let (out, sums) = (Shared::new(&mut losses), Shared::new(log_sums));
+    let (out, sums) = (DisjointSlice::new(&mut losses), DisjointSlice::new(log_sums));
     for_each_row(n, classes, |row| {
         let x = &x[row * classes..][..classes];
         let log_sum = log_sum_exp(x);
@@ -38,7 +38,7 @@ pub fn backward<T: Elementary>(
     let (n, classes) = (target.len(), x.len() / target.len());
     let scale = T::from_f64(scale / n as f64);
     let (on, off) = (T::from_f64(1.0 - smoothing), T::from_f64(smoothing / classes as f64));
-    let out = Shared::new(dx);
+    let out = DisjointSlice::new(dx);
     for_each_row(n, classes, |row| {
         // SAFETY: each row belongs to one task.
         let dx = unsafe { out.slice(row * classes, classes) };
@@ -48,10 +48,10 @@ pub fn backward<T: Elementary>(
 }
 
 /// How many rows have their target among the 1 and among the `k` highest logits: of equal ones, the lower class is the higher.
-pub fn counts<T: Elementary>(x: &[T], target: &[i64], k: usize) -> [i64; 2] {
+pub fn top_k_counts<T: Elementary>(x: &[T], target: &[i64], k: usize) -> [i64; 2] {
     let (n, classes) = (target.len(), x.len() / target.len());
     let mut ranks = vec![0; n];
-    let out = Shared::new(&mut ranks);
+    let out = DisjointSlice::new(&mut ranks);
     for_each_row(n, classes, |row| {
         // SAFETY: each row belongs to one task.
         unsafe { out.slice(row, 1)[0] = rank(&x[row * classes..][..classes], target[row] as usize) };

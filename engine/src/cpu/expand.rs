@@ -1,14 +1,14 @@
 //! Repetition along axes.
-use super::binary::Walk;
-use super::parallel::{GRAIN, Shared, for_each_task};
+use super::binary::BroadcastLayout;
+use super::parallel::{DisjointSlice, GRAIN, for_each_task};
 use crate::Element;
 
 /// `y` from `x` along a walk whose first operand is `x`.
-pub fn forward<T: Element>(walk: &Walk, x: &[T], y: &mut [T]) {
+pub fn forward<T: Element>(walk: &BroadcastLayout, x: &[T], y: &mut [T]) {
     let inner = walk.inner();
     let rows = y.len() / inner.max(1);
     let per_task = (GRAIN / inner.max(1)).max(1);
-    let out = Shared::new(y);
+    let out = DisjointSlice::new(y);
     for_each_task(rows.div_ceil(per_task), |task| {
         for r in task * per_task..rows.min((task + 1) * per_task) {
             let start = walk.start(r).0;

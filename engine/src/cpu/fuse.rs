@@ -3,7 +3,7 @@
 pub mod functions;
 
 use super::elementary::Elementary;
-use super::parallel::{GRAIN, Shared, for_each_task};
+use super::parallel::{DisjointSlice, GRAIN, for_each_task};
 use super::scratch;
 use crate::dtype::{as_f32, as_f32_mut, bf16, f16};
 use crate::fuse::graph::{Node, Program};
@@ -14,7 +14,7 @@ use std::ops::Range;
 const BLOCK: usize = 1024;
 
 /// An input of a program.
-pub enum Source<'a, T> {
+pub enum ProgramInput<'a, T> {
     /// An element for each of the result.
     Elements(&'a [T]),
     /// The same in f16, for arithmetic in f32.
@@ -28,7 +28,7 @@ pub enum Source<'a, T> {
 }
 
 /// An output of a program.
-pub enum Sink<'a, T> {
+pub enum ProgramOutput<'a, T> {
     /// Every element.
     Elements(&'a mut [T]),
     /// The same, rounded from f32 to f16.
@@ -42,29 +42,29 @@ pub enum Sink<'a, T> {
 /// Runs a program for rows of `c` channels, `len` elements in all.
 pub(crate) fn run<T: Elementary>(
     program: &Program,
-    sources: &[Source<T>],
+    sources: &[ProgramInput<T>],
     c: usize,
     len: usize,
-    sinks: Vec<Sink<T>>,
+    sinks: Vec<ProgramOutput<T>>,
 ) {
     if len == 0 {
         return;
     }
-    let sums = sinks.iter().filter(|sink| matches!(sink, Sink::Sums(_))).count();
+    let sums = sinks.iter().filter(|sink| matches!(sink, ProgramOutput::Sums(_))).count();
     // Sums of many rows are cut finer, so that each stays precise.
     let chunk_rows = if sums > 0 { (GRAIN / c).clamp(16, 256) } else { (GRAIN / c).max(1) };
     let chunk = chunk_rows * c;
     let chunks = len.div_ceil(chunk);
     let mut partial = vec![T::zero(); chunks * sums * c];
-    let shared = Shared::new(&mut partial);
+    let shared = DisjointSlice::new(&mut partial);
     let mut totals = vec![];
     let outs: Vec<Out<T>> = sinks
         .into_iter()
         .map(|sink| match sink {
-            Sink::Elements(y) => Out::Elements(Shared::new(y)),
-            Sink::F16(y) => Out::F16(Shared::new(y)),
-            Sink::BF16(y) => Out::BF16(Shared::new(y)),
-            Sink::Sums(total) => {
+            ProgramOutput::Elements(y) => Out::Elements(DisjointSlice::new(y)),
+            ProgramOutput::F16(y) => Out::F16(DisjointSlice::new(y)),
+            ProgramOutput::BF16(y) => Out::BF16(DisjointSlice::new(y)),
+            ProgramOutput::Sums(total) => {
                 totals.push(total);
                 Out::Sums(totals.len() - 1)
             }
@@ -75,7 +75,7 @@ pub(crate) fn run<T: Elementary>(
         // SAFETY: each chunk has its own sums.
         let sums = unsafe { shared.slice(i * sums * c, sums * c) };
         scratch::with(plan.registers * BLOCK, |registers: &mut [T]| {
-            let block = Block { plan: &plan, registers: Shared::new(registers), outs: &outs };
+            let block = Block { plan: &plan, registers: DisjointSlice::new(registers), outs: &outs };
             block.run_chunk(i * chunk..len.min((i + 1) * chunk), sums);
         });
     });
@@ -89,9 +89,9 @@ pub(crate) fn run<T: Elementary>(
 }
 
 enum Out<T> {
-    Elements(Shared<T>),
-    F16(Shared<f16>),
-    BF16(Shared<bf16>),
+    Elements(DisjointSlice<T>),
+    F16(DisjointSlice<f16>),
+    BF16(DisjointSlice<bf16>),
     /// Which of the sums.
     Sums(usize),
 }
@@ -111,7 +111,7 @@ enum Place {
 /// How a program is run for given kinds of inputs and outputs.
 struct Plan<'a, T> {
     program: &'a Program,
-    sources: &'a [Source<'a, T>],
+    sources: &'a [ProgramInput<'a, T>],
     c: usize,
     places: Vec<Place>,
     /// Nodes that are the same for all blocks, to be computed once a chunk; and the others.
@@ -121,15 +121,20 @@ struct Plan<'a, T> {
 }
 
 impl<'a, T: Elementary> Plan<'a, T> {
-    fn new(program: &'a Program, sources: &'a [Source<'a, T>], c: usize, outs: &[Out<T>]) -> Plan<'a, T> {
+    fn new(
+        program: &'a Program,
+        sources: &'a [ProgramInput<'a, T>],
+        c: usize,
+        outs: &[Out<T>],
+    ) -> Plan<'a, T> {
         let nodes = &program.nodes;
         let mut uniform: Vec<bool> = vec![];
         for node in nodes {
             let is = match node {
                 Node::Input(i) => match &sources[*i] {
-                    Source::Scalar(_) => true,
-                    Source::Channels(_) => c <= BLOCK,
-                    Source::Elements(_) | Source::F16(_) | Source::BF16(_) => false,
+                    ProgramInput::Scalar(_) => true,
+                    ProgramInput::Channels(_) => c <= BLOCK,
+                    ProgramInput::Elements(_) | ProgramInput::F16(_) | ProgramInput::BF16(_) => false,
                 },
                 _ => node.operands().all(|a| uniform[a]),
             };
@@ -152,8 +157,8 @@ impl<'a, T: Elementary> Plan<'a, T> {
         for i in once.iter().chain(&each).copied() {
             let into = program.outputs.iter().position(|o| *o == i);
             places[i] = match (nodes[i], into) {
-                (Node::Input(k), _) if matches!(sources[k], Source::Elements(_)) => Place::Input(k),
-                (Node::Input(k), _) if matches!(sources[k], Source::Channels(_)) && c > BLOCK => {
+                (Node::Input(k), _) if matches!(sources[k], ProgramInput::Elements(_)) => Place::Input(k),
+                (Node::Input(k), _) if matches!(sources[k], ProgramInput::Channels(_)) && c > BLOCK => {
                     Place::Channels(k)
                 }
                 (_, Some(o)) if !uniform[i] && matches!(outs[o], Out::Elements(_)) => Place::Output(o),
@@ -175,7 +180,7 @@ impl<'a, T: Elementary> Plan<'a, T> {
 /// One task's registers.
 struct Block<'a, T> {
     plan: &'a Plan<'a, T>,
-    registers: Shared<T>,
+    registers: DisjointSlice<T>,
     outs: &'a [Out<T>],
 }
 
@@ -213,13 +218,13 @@ impl<T: Elementary> Block<'_, T> {
             Node::Binary(f, a, b) => functions::binary(f, (value(a), value(b)), y),
             Node::Select(c, a, b) => functions::select(value(c), value(a), value(b), y),
             Node::Input(k) => match &self.plan.sources[k] {
-                Source::Elements(x) => y.copy_from_slice(&x[at]),
-                Source::F16(x) => x[at].convert_to_f32_slice(floats_mut(y)),
-                Source::BF16(x) => x[at].convert_to_f32_slice(floats_mut(y)),
-                Source::Channels(x) => {
+                ProgramInput::Elements(x) => y.copy_from_slice(&x[at]),
+                ProgramInput::F16(x) => x[at].convert_to_f32_slice(floats_mut(y)),
+                ProgramInput::BF16(x) => x[at].convert_to_f32_slice(floats_mut(y)),
+                ProgramInput::Channels(x) => {
                     y.chunks_mut(x.len()).for_each(|row| row.copy_from_slice(&x[..row.len()]))
                 }
-                Source::Scalar(x) => y.fill(*x),
+                ProgramInput::Scalar(x) => y.fill(*x),
             },
         }
     }
@@ -252,11 +257,11 @@ impl<T: Elementary> Block<'_, T> {
         let plan = self.plan;
         match plan.places[node] {
             Place::Input(k) => match &plan.sources[k] {
-                Source::Elements(x) => &x[at],
+                ProgramInput::Elements(x) => &x[at],
                 _ => unreachable!("only elements are read in place"),
             },
             Place::Channels(k) => match &plan.sources[k] {
-                Source::Channels(x) => &x[at.start % plan.c..][..at.len()],
+                ProgramInput::Channels(x) => &x[at.start % plan.c..][..at.len()],
                 _ => unreachable!("only channels are"),
             },
             place => self.target(place, at),

@@ -1,6 +1,6 @@
 //! Matrix multiplication (GEMM) by the crates `gemm-f32` and `gemm-f64`, cut into blocks of the output by shape.
 use super::conv2d;
-use super::parallel::{Shared, for_each_task};
+use super::parallel::{DisjointSlice, for_each_task};
 use crate::dtype::Real;
 use crate::{ConvShape, DType};
 
@@ -32,9 +32,9 @@ impl<'a, T> Matrix<'a, T> {
 ///
 /// Large f32 products run as 1×1 convolutions, whose register tiles beat the general product: `x · wᵀ` is the forward pass over
 /// `m` pixels, `dy · w` the data gradient, `dyᵀ · x` the weight gradient.
-pub fn product<T: Real>(m: usize, n: usize, k: usize, a: (&[T], bool), b: (&[T], bool), c: &mut [T]) {
+pub fn matmul<T: Real>(m: usize, n: usize, k: usize, a: (&[T], bool), b: (&[T], bool), c: &mut [T]) {
     let ((a, a_transposed), (b, b_transposed)) = (a, b);
-    if m * n * k >= CONVOLVE && T::DTYPE == DType::F32 {
+    if m * n * k >= CONV_MIN_MACS && T::DTYPE == DType::F32 {
         match (a_transposed, b_transposed) {
             (false, true) => return conv2d::forward(&pixels(m, k, n), a, b, None, c),
             (false, false) => return conv2d::data_gradient(&pixels(m, n, k), a, b, c),
@@ -48,7 +48,7 @@ pub fn product<T: Real>(m: usize, n: usize, k: usize, a: (&[T], bool), b: (&[T],
 }
 
 /// Multiply-adds from which packing for the convolution's tiles pays.
-pub const CONVOLVE: usize = 1 << 20;
+pub const CONV_MIN_MACS: usize = 1 << 20;
 
 /// A 1×1 convolution over one column of pixels.
 fn pixels(h: usize, c_in: usize, c_out: usize) -> ConvShape {
@@ -82,7 +82,7 @@ pub fn gemm<T: Real>(m: usize, n: usize, k: usize, a: Matrix<T>, b: Matrix<T>, a
     // Blocks along the longer side of about four million multiply-adds, in whole register tiles.
     let (side, other) = (m.max(n), m.min(n));
     let block = ((1 << 22) / (other * k)).max(1).next_multiple_of(48).min(side);
-    let out = Shared::new(c);
+    let out = DisjointSlice::new(c);
     for_each_task(side.div_ceil(block), |task| {
         let (start, end) = (task * block, ((task + 1) * block).min(side));
         let (rows, cols) = if m >= n { (start..end, 0..n) } else { (0..m, start..end) };
@@ -111,7 +111,7 @@ pub fn gemm_batch<'a, T: Real>(
         return c.fill(T::zero());
     }
     let per_task = ((1 << 20) / (m * n * k)).max(1);
-    let out = Shared::new(c);
+    let out = DisjointSlice::new(c);
     for_each_task(batch.div_ceil(per_task), |task| {
         for i in task * per_task..batch.min((task + 1) * per_task) {
             let (a, b) = operands(i);
@@ -210,7 +210,7 @@ mod tests {
             let mb = if tb { Matrix::transposed(&b, k) } else { Matrix::row_major(&b, n) };
             let (mut expected, mut c) = (vec![0.0; m * n], vec![f32::NAN; m * n]);
             gemm(m, n, k, ma, mb, false, &mut expected);
-            product(m, n, k, (&a, ta), (&b, tb), &mut c);
+            matmul(m, n, k, (&a, ta), (&b, tb), &mut c);
             assert_eq!(c, expected, "whole numbers: every order of summation gives the same");
         }
     }
@@ -232,7 +232,7 @@ mod tests {
                 let mb = if tb { Matrix::transposed(&bt, k) } else { Matrix::row_major(&b, n) };
                 let mut c = vec![1.0; m * n];
                 let (pa, pb) = (if ta { &at } else { &a }, if tb { &bt } else { &b });
-                product(m, n, k, (pa, ta), (pb, tb), &mut c);
+                matmul(m, n, k, (pa, ta), (pb, tb), &mut c);
                 assert_eq!(c, expected, "product {m}x{n}x{k} {ta} {tb}");
                 gemm(m, n, k, ma, mb, false, &mut c);
                 assert_eq!(c, expected, "{m}x{n}x{k} {ta} {tb}");

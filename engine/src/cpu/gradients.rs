@@ -1,7 +1,7 @@
 //! What an update knows of gradients before a rule sees them: their norm, overflow, the loss scale, and how they are clipped.
-use super::optimizer::Parameter;
-use super::parallel::{Shared, for_each_task};
-use crate::ops::{Clip, GradientRule, Number};
+use super::optimizer::OptimizerParameter;
+use super::parallel::{DisjointSlice, for_each_task};
+use crate::ops::{GradClip, GradientRule, UpdateScalar};
 
 /// Sums of squares of gradients, unscaled: of all, and of what clipping elements or rows leaves.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -15,28 +15,28 @@ pub struct Squares {
 /// Looks at all gradients, `tasks` of (parameter, chunk), and fills `units`: what the gradient of each row is multiplied by. The kernels
 /// `gradients_look` do the same.
 pub(crate) fn look(
-    parameters: &[Parameter],
+    parameters: &[OptimizerParameter],
     tasks: &[(usize, usize)],
     first_rows: &[usize],
     factor: f64,
-    clip: Option<Clip>,
+    clip: Option<GradClip>,
     units: &mut [f32],
 ) -> Squares {
     let mut partial = vec![Squares::default(); tasks.len()];
-    let (shared, units) = (Shared::new(&mut partial), Shared::new(units));
+    let (shared, units) = (DisjointSlice::new(&mut partial), DisjointSlice::new(units));
     for_each_task(tasks.len(), |i| {
         let (p, chunk) = tasks[i];
         let (parameter, range) = (&parameters[p], parameters[p].range(chunk));
         // SAFETY: one element a task.
         let sum = &mut unsafe { shared.slice(i, 1) }[0];
-        if let Some(Clip::Units(limit)) = clip {
+        if let Some(GradClip::Agc(limit)) = clip {
             let length = parameter.layout.row_length;
             for row in range.start / length..range.end / length {
                 let at = row * length..(row + 1) * length;
                 let squares = squares(&parameter.gradient[at.clone()], factor);
                 let most = limit * (squares_of(&parameter.weights[at]).sqrt() as f32).max(1e-3);
                 let norm = squares.sqrt() as f32;
-                let within = !parameter.clips || norm < most;
+                let within = !parameter.adaptive_clip || norm < most;
                 let unit = if within { 1.0 } else { most / norm.max(1e-6) };
                 // SAFETY: a row belongs to one chunk.
                 let place = unsafe { units.slice(first_rows[p] + row, 1) };
@@ -47,7 +47,9 @@ pub(crate) fn look(
         } else {
             sum.all = squares(&parameter.gradient[range.clone()], factor);
             sum.clipped = match clip {
-                Some(Clip::Value(limit)) => clamped_squares(&parameter.gradient[range], factor, limit.into()),
+                Some(GradClip::Value(limit)) => {
+                    clamped_squares(&parameter.gradient[range], factor, limit.into())
+                }
                 _ => sum.all,
             };
         }
@@ -60,12 +62,12 @@ pub(crate) fn look(
 /// Sets what the next update does, given what a look saw: the factor of all gradients, the loss scale and its counter; false when the
 /// update is skipped.
 pub fn decide(gradients: &GradientRule, squares: Squares, numbers: &mut [f32]) -> bool {
-    let at = |n: Number| n as usize;
-    let scale = numbers[at(Number::LossScale)];
+    let at = |n: UpdateScalar| n as usize;
+    let scale = numbers[at(UpdateScalar::LossScale)];
     let (mut factor, norm) = (1.0 / f64::from(scale), squares.all.sqrt());
     let mut left = squares.clipped.sqrt();
-    numbers[at(Number::Norm)] = norm as f32;
-    if let Some(Clip::Norm(limit)) = gradients.clip {
+    numbers[at(UpdateScalar::GradNorm)] = norm as f32;
+    if let Some(GradClip::Norm(limit)) = gradients.clip {
         let clip = (f64::from(limit) / (norm + 1e-6)).min(1.0);
         factor *= clip;
         left *= clip;
@@ -73,18 +75,18 @@ pub fn decide(gradients: &GradientRule, squares: Squares, numbers: &mut [f32]) -
     let mut skip = false;
     if let Some(scaling) = &gradients.scaling {
         skip = !squares.all.is_finite();
-        let good = if skip { 0 } else { numbers[at(Number::GoodUpdates)] as u32 + 1 };
-        let grows = good >= scaling.interval;
-        numbers[at(Number::LossScale)] = match skip {
-            true => (scale * scaling.backoff).max(scaling.floor),
-            false if grows && (scale * scaling.growth).is_finite() => scale * scaling.growth,
+        let good = if skip { 0 } else { numbers[at(UpdateScalar::GoodUpdates)] as u32 + 1 };
+        let grows = good >= scaling.growth_interval;
+        numbers[at(UpdateScalar::LossScale)] = match skip {
+            true => (scale * scaling.backoff_factor).max(scaling.min_scale),
+            false if grows && (scale * scaling.growth_factor).is_finite() => scale * scaling.growth_factor,
             false => scale,
         };
-        numbers[at(Number::GoodUpdates)] = if grows { 0.0 } else { good as f32 };
+        numbers[at(UpdateScalar::GoodUpdates)] = if grows { 0.0 } else { good as f32 };
     }
-    numbers[at(Number::Factor)] = factor as f32;
-    numbers[at(Number::Skip)] = f32::from(u8::from(skip));
-    numbers[at(Number::ClippedNorm)] = left as f32;
+    numbers[at(UpdateScalar::GradFactor)] = factor as f32;
+    numbers[at(UpdateScalar::Skip)] = f32::from(u8::from(skip));
+    numbers[at(UpdateScalar::ClippedNorm)] = left as f32;
     !skip
 }
 

@@ -1,6 +1,6 @@
 //! Group norm of images: statistics over the pixels and a group's channels of each image.
 use super::elementary::Elementary;
-use super::parallel::{Shared, for_each_task};
+use super::parallel::{DisjointSlice, for_each_task};
 use super::vectorized::vectorized;
 
 /// Extents of a group norm over images of `pixels` rows of `c` channels.
@@ -20,7 +20,7 @@ impl GroupNorm {
     /// `y = (x - mean) * inv * weight + bias`; `stats` receives mean and inv of each image's groups.
     pub fn forward<T: Elementary>(&self, x: &[T], weight: &[T], bias: &[T], y: &mut [T], stats: &mut [f64]) {
         let (image, width) = (self.pixels * self.c, self.c / self.groups);
-        let (y, stats) = (Shared::new(y), Shared::new(stats));
+        let (y, stats) = (DisjointSlice::new(y), DisjointSlice::new(stats));
         for_each_task(x.len() / image, |i| {
             let x = &x[i * image..][..image];
             let zero = vec![T::zero(); self.c];
@@ -66,7 +66,7 @@ impl GroupNorm {
     ) {
         let (image, width) = (self.pixels * self.c, self.c / self.groups);
         let count = (self.pixels * width) as f64;
-        let (dx, shares) = (Shared::new(dx), Shared::new(shares));
+        let (dx, shares) = (DisjointSlice::new(dx), DisjointSlice::new(shares));
         for_each_task(x.len() / image, |i| {
             let (x, dy) = (&x[i * image..][..image], &dy[i * image..][..image]);
             let stats = &stats[i * 2 * self.groups..][..2 * self.groups];

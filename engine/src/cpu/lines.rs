@@ -1,6 +1,6 @@
 //! Functions of the lines along one axis of `[outer, n, inner]`: extremes, products, running sums, order.
 use super::elementary::Elementary;
-use super::parallel::{GRAIN, Shared, for_each_task};
+use super::parallel::{DisjointSlice, GRAIN, for_each_task};
 use super::softmax::fold;
 use super::vectorized::vectorized;
 use crate::dtype::Real;
@@ -51,7 +51,7 @@ impl Lines {
 
 /// The index of the largest (or smallest) element of each line, the first among equals; NaN counts as the extreme.
 pub fn arg_extreme<T: Real>(lines: Lines, x: &[T], smallest: bool, index: &mut [i64]) {
-    let out = Shared::new(index);
+    let out = DisjointSlice::new(index);
     lines.for_each(|line, start| {
         let (mut at, mut best) = (0, x[start]);
         for j in 1..lines.n {
@@ -68,7 +68,7 @@ pub fn arg_extreme<T: Real>(lines: Lines, x: &[T], smallest: bool, index: &mut [
 
 /// The largest (or smallest) element of each line; NaN wins.
 pub fn extreme<T: Elementary>(lines: Lines, x: &[T], smallest: bool, y: &mut [T]) {
-    let out = Shared::new(y);
+    let out = DisjointSlice::new(y);
     let (n, inner) = (lines.n, lines.inner);
     if inner == 1 {
         return lines.for_each(|line, start| {
@@ -115,7 +115,7 @@ fn lesser<T: Elementary>(a: T, b: T) -> T {
 
 /// `y[line, j] = x[line, index[line, j]]`, with `k` indices a line.
 pub fn gather<T: Element>(lines: Lines, x: &[T], index: &[i64], k: usize, y: &mut [T]) {
-    let out = Shared::new(y);
+    let out = DisjointSlice::new(y);
     let taken = Lines { n: k, ..lines };
     taken.for_each(|line, start| {
         let from = lines.start(line);
@@ -130,7 +130,7 @@ pub fn gather<T: Element>(lines: Lines, x: &[T], index: &[i64], k: usize, y: &mu
 /// The transpose of [`gather`]: `y` is zeroed, then `y[line, index[line, j]] += x[line, j]` in order of `j`.
 pub fn scatter_add<T: Real>(lines: Lines, x: &[T], index: &[i64], k: usize, y: &mut [T]) {
     y.fill(T::zero());
-    let out = Shared::new(y);
+    let out = DisjointSlice::new(y);
     let taken = Lines { n: k, ..lines };
     taken.for_each(|line, start| {
         let to = lines.start(line);
@@ -144,7 +144,7 @@ pub fn scatter_add<T: Real>(lines: Lines, x: &[T], index: &[i64], k: usize, y: &
 
 /// Indices of the `k` largest (or smallest) elements of each line, best first, the lower index first among equals.
 pub fn top_k<T: Real>(lines: Lines, x: &[T], k: usize, smallest: bool, index: &mut [i64]) {
-    let out = Shared::new(index);
+    let out = DisjointSlice::new(index);
     let taken = Lines { n: k, ..lines };
     lines.for_each(|line, start| {
         let value = |j: &usize| x[start + j * lines.inner];
@@ -174,7 +174,7 @@ pub fn top_k<T: Real>(lines: Lines, x: &[T], k: usize, smallest: bool, index: &m
 
 /// Running sums along each line, from the other end when `reverse`.
 pub fn cumsum<T: Real>(lines: Lines, x: &[T], reverse: bool, y: &mut [T]) {
-    let out = Shared::new(y);
+    let out = DisjointSlice::new(y);
     lines.for_each(|_, start| {
         let mut sum = 0.0f64;
         for j in 0..lines.n {
@@ -187,8 +187,8 @@ pub fn cumsum<T: Real>(lines: Lines, x: &[T], reverse: bool, y: &mut [T]) {
 }
 
 /// The product of each line.
-pub fn product<T: Real>(lines: Lines, x: &[T], y: &mut [T]) {
-    let out = Shared::new(y);
+pub fn prod<T: Real>(lines: Lines, x: &[T], y: &mut [T]) {
+    let out = DisjointSlice::new(y);
     lines.for_each(|line, start| {
         let product: f64 = (0..lines.n).map(|j| x[start + j * lines.inner].to_f64()).product();
         // SAFETY: each line belongs to one task.
@@ -197,8 +197,8 @@ pub fn product<T: Real>(lines: Lines, x: &[T], y: &mut [T]) {
 }
 
 /// `dx[line, j] = dy[line] * product of the line's other elements`, without dividing: zeros are fine.
-pub fn product_backward<T: Real>(lines: Lines, x: &[T], dy: &[T], dx: &mut [T]) {
-    let out = Shared::new(dx);
+pub fn prod_backward<T: Real>(lines: Lines, x: &[T], dy: &[T], dx: &mut [T]) {
+    let out = DisjointSlice::new(dx);
     lines.for_each(|line, start| {
         let at = |j: usize| start + j * lines.inner;
         let mut before = dy[line].to_f64();

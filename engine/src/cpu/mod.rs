@@ -12,13 +12,13 @@
 pub mod activation;
 pub mod adaptive_pool;
 pub mod add;
-pub mod affine;
 pub mod batch_norm;
+pub mod bias_act;
 pub mod binary;
 pub mod cast;
 pub mod conv2d;
 pub mod cross_entropy;
-pub mod drop;
+pub mod dropout;
 pub mod elementary;
 pub mod expand;
 pub mod fuse;

@@ -5,40 +5,40 @@ mod loops;
 mod stage;
 
 use super::gradients;
-use super::parallel::{Shared, for_each_task};
+use super::parallel::{DisjointSlice, for_each_task};
 use super::scratch;
 use crate::dtype::{DType, bf16, f16};
 use crate::fuse::update::{Stage, Symbol, Target};
 use crate::fuse::{CpuLoop, UpdateRule};
-use crate::ops::{Clip, GradientRule, Layout, Number};
+use crate::ops::{ChunkLayout, GradClip, GradientRule, UpdateScalar};
 use half::slice::HalfFloatSliceExt;
 use stage::{Arrays, BLOCK, Plan, Task};
 use std::ops::Range;
 
 /// A parameter in an update.
-pub(crate) struct Parameter<'a> {
+pub(crate) struct OptimizerParameter<'a> {
     pub(crate) weights: &'a mut [f32],
     pub(crate) gradient: &'a [f32],
     pub(crate) moments: Vec<&'a mut [f32]>,
     pub(crate) ema: Option<&'a mut [f32]>,
-    pub(crate) copy: Option<HalfCopy<'a>>,
-    pub(crate) kept: Option<&'a mut [f32]>,
+    pub(crate) low_precision: Option<LowPrecisionCopy<'a>>,
+    pub(crate) param_scalar: Option<&'a mut [f32]>,
     /// Means of the factored second moment over the last axis and over the first.
     pub(crate) factors: Option<[&'a mut [f32]; 2]>,
-    pub(crate) decay: f32,
+    pub(crate) weight_decay: f32,
     pub(crate) lr_scale: f32,
-    pub(crate) clips: bool,
-    pub(crate) round: Option<DType>,
-    pub(crate) layout: Layout,
+    pub(crate) adaptive_clip: bool,
+    pub(crate) round_to: Option<DType>,
+    pub(crate) layout: ChunkLayout,
 }
 
 /// A copy of the weights in half precision.
-pub(crate) enum HalfCopy<'a> {
+pub(crate) enum LowPrecisionCopy<'a> {
     F16(&'a mut [f16]),
     BF16(&'a mut [bf16]),
 }
 
-impl Parameter<'_> {
+impl OptimizerParameter<'_> {
     /// The elements of a chunk.
     pub(crate) fn range(&self, chunk: usize) -> Range<usize> {
         let start = chunk * self.layout.chunk_length;
@@ -49,12 +49,13 @@ impl Parameter<'_> {
 /// Looks at the gradients where that is asked for, decides, and updates.
 pub(crate) fn update(
     rule: &UpdateRule,
-    parameters: &mut [Parameter],
+    parameters: &mut [OptimizerParameter],
     gradients: &GradientRule,
     numbers: &mut [f32],
     updates: &mut i64,
 ) {
-    let chunks = |(p, parameter): (usize, &Parameter)| (0..parameter.layout.chunks).map(move |c| (p, c));
+    let chunks =
+        |(p, parameter): (usize, &OptimizerParameter)| (0..parameter.layout.chunks).map(move |c| (p, c));
     let tasks: Vec<(usize, usize)> = parameters.iter().enumerate().flat_map(chunks).collect();
     let mut rows = 0;
     let first_rows: Vec<usize> = parameters
@@ -64,9 +65,9 @@ pub(crate) fn update(
             rows - parameter.layout.rows
         })
         .collect();
-    let mut units = vec![0.0; if matches!(gradients.clip, Some(Clip::Units(_))) { rows } else { 0 }];
-    if gradients.looks() || rule.reads_norm() {
-        let factor = 1.0 / f64::from(numbers[Number::LossScale as usize]);
+    let mut units = vec![0.0; if matches!(gradients.clip, Some(GradClip::Agc(_))) { rows } else { 0 }];
+    if gradients.computes_grad_norm() || rule.reads_norm() {
+        let factor = 1.0 / f64::from(numbers[UpdateScalar::LossScale as usize]);
         let squares = gradients::look(parameters, &tasks, &first_rows, factor, gradients.clip, &mut units);
         if !gradients::decide(gradients, squares, numbers) {
             return;
@@ -76,7 +77,7 @@ pub(crate) fn update(
         rule,
         numbers,
         updates: *updates + 1,
-        clip: if let Some(Clip::Value(limit)) = gradients.clip { Some(limit) } else { None },
+        clip: if let Some(GradClip::Value(limit)) = gradients.clip { Some(limit) } else { None },
         tasks: &tasks,
         first_rows: &first_rows,
         units: &units,
@@ -87,7 +88,7 @@ pub(crate) fn update(
     if parameters.is_empty() {
         return;
     }
-    if let Some(factoring) = rule.keeps().factored {
+    if let Some(factoring) = rule.state_spec().factored {
         pass.means = factors::follow(parameters, factoring, &pass);
     }
     if let Some(cpu_loop) = rule.cpu_loop().filter(|_| pass.clip.is_none() && units.is_empty()) {
@@ -100,7 +101,7 @@ pub(crate) fn update(
         memory = pass.run(stage, parameters);
     }
     *updates += 1;
-    numbers[Number::Memory as usize..][..memory.len()].copy_from_slice(&memory);
+    numbers[UpdateScalar::SharedScalars as usize..][..memory.len()].copy_from_slice(&memory);
 }
 
 /// One update on its way through the stages.
@@ -124,41 +125,42 @@ struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    fn number(&self, n: Number) -> f64 {
+    fn number(&self, n: UpdateScalar) -> f64 {
         f64::from(self.numbers[n as usize])
     }
 
     /// A number of a parameter.
-    fn symbol(&self, p: usize, parameter: &Parameter, symbol: Symbol) -> f64 {
-        let kept = |at: i64| parameter.kept.as_ref().map_or(0.0, |kept| f64::from(kept[at as usize % 2]));
+    fn symbol(&self, p: usize, parameter: &OptimizerParameter, symbol: Symbol) -> f64 {
+        let kept =
+            |at: i64| parameter.param_scalar.as_ref().map_or(0.0, |kept| f64::from(kept[at as usize % 2]));
         match symbol {
             Symbol::Updates => self.updates as f64,
-            Symbol::Rate => self.number(Number::Rate) * f64::from(parameter.lr_scale),
-            Symbol::BaseRate => self.number(Number::Rate),
-            Symbol::Decay => f64::from(parameter.decay),
-            Symbol::Norm => self.number(Number::ClippedNorm),
+            Symbol::Rate => self.number(UpdateScalar::Lr) * f64::from(parameter.lr_scale),
+            Symbol::BaseRate => self.number(UpdateScalar::Lr),
+            Symbol::Decay => f64::from(parameter.weight_decay),
+            Symbol::Norm => self.number(UpdateScalar::ClippedNorm),
             Symbol::Elements => parameter.gradient.len() as f64,
             Symbol::RowLength => parameter.layout.row_length as f64,
             Symbol::Axes => parameter.layout.axes as f64,
             Symbol::Kept => kept(self.updates + 1),
             Symbol::IsFactored => f64::from(u8::from(parameter.factors.is_some())),
-            Symbol::Memory(k) => f64::from(self.numbers[Number::Memory as usize + k]),
+            Symbol::Memory(k) => f64::from(self.numbers[UpdateScalar::SharedScalars as usize + k]),
             Symbol::Sum(k) => self.sums[p][k],
             _ => unreachable!("these reach over rows or elements"),
         }
     }
 
     /// Runs the whole of a rule that the CPU has a loop for.
-    fn run_loop(&self, cpu_loop: CpuLoop, parameters: &mut [Parameter]) {
-        let numbers = |parameter: &Parameter| loops::Numbers {
+    fn run_loop(&self, cpu_loop: CpuLoop, parameters: &mut [OptimizerParameter]) {
+        let numbers = |parameter: &OptimizerParameter| loops::Numbers {
             updates: self.updates,
-            rate: self.number(Number::Rate) * f64::from(parameter.lr_scale),
-            decay: f64::from(parameter.decay),
-            factor: self.number(Number::Factor) as f32,
+            rate: self.number(UpdateScalar::Lr) * f64::from(parameter.lr_scale),
+            decay: f64::from(parameter.weight_decay),
+            factor: self.number(UpdateScalar::GradFactor) as f32,
         };
         let numbers: Vec<_> = parameters.iter().map(numbers).collect();
         let arrays: Vec<Arrays> = parameters.iter_mut().map(Arrays::new).collect();
-        let ema_decay = self.number(Number::EmaDecay) as f32;
+        let ema_decay = self.number(UpdateScalar::EmaDecay) as f32;
         for_each_task(self.tasks.len(), |i| {
             let (p, chunk) = self.tasks[i];
             arrays[p].run_loop(cpu_loop, numbers[p], chunk, ema_decay);
@@ -166,8 +168,9 @@ impl Pass<'_> {
     }
 
     /// Runs a stage; returns the numbers for all parameters that the last one leaves.
-    fn run(&mut self, stage: &Stage, parameters: &mut [Parameter]) -> Vec<f32> {
-        let as_given = self.number(Number::Factor) == 1.0 && self.clip.is_none() && self.units.is_empty();
+    fn run(&mut self, stage: &Stage, parameters: &mut [OptimizerParameter]) -> Vec<f32> {
+        let as_given =
+            self.number(UpdateScalar::GradFactor) == 1.0 && self.clip.is_none() && self.units.is_empty();
         let plan = Plan::new(stage, as_given);
         let values: Vec<[Vec<f64>; 2]> = parameters
             .iter()
@@ -181,10 +184,11 @@ impl Pass<'_> {
             let at = stage.targets.iter().position(|t| *t == target);
             at.map(|at| values[p][0][stage.program.outputs[at]] as f32)
         };
-        let memory =
-            (0..self.rule.keeps().memory.len()).filter_map(|k| output(0, Target::Memory(k))).collect();
+        let memory = (0..self.rule.state_spec().shared_scalars.len())
+            .filter_map(|k| output(0, Target::Memory(k)))
+            .collect();
         for (p, parameter) in parameters.iter_mut().enumerate() {
-            if let (Some(kept), Some(value)) = (parameter.kept.as_mut(), output(p, Target::Kept)) {
+            if let (Some(kept), Some(value)) = (parameter.param_scalar.as_mut(), output(p, Target::Kept)) {
                 kept[self.updates as usize % 2] = value;
             }
         }
@@ -192,8 +196,9 @@ impl Pass<'_> {
         let mut partial = vec![0.0f64; self.tasks.len() * made];
         {
             let arrays: Vec<Arrays> = parameters.iter_mut().map(Arrays::new).collect();
-            let (rows, partial) = (Shared::new(&mut self.rows), Shared::new(&mut partial));
-            let (factor, ema_decay) = (self.number(Number::Factor), self.number(Number::EmaDecay));
+            let (rows, partial) = (DisjointSlice::new(&mut self.rows), DisjointSlice::new(&mut partial));
+            let (factor, ema_decay) =
+                (self.number(UpdateScalar::GradFactor), self.number(UpdateScalar::EmaDecay));
             for_each_task(self.tasks.len(), |i| {
                 let (p, chunk) = self.tasks[i];
                 let [of_elements, of_rows] = &values[p];
@@ -211,7 +216,7 @@ impl Pass<'_> {
                         means: &self.means[p],
                         row_sums: self.rule.row_sums(),
                         rows: &rows,
-                        registers: Shared::new(registers),
+                        registers: DisjointSlice::new(registers),
                     };
                     // SAFETY: each task has its own sums.
                     task.run(arrays[p].range(chunk), unsafe { partial.slice(i * made, made) });
@@ -228,15 +233,20 @@ impl Pass<'_> {
 }
 
 /// What follows new weights: their rounding, their copy, and their average.
-fn follow(weights: &mut [f32], round: Option<DType>, copy: Option<HalfCopy>, ema: Option<(&mut [f32], f32)>) {
+fn follow(
+    weights: &mut [f32],
+    round: Option<DType>,
+    copy: Option<LowPrecisionCopy>,
+    ema: Option<(&mut [f32], f32)>,
+) {
     match round {
         Some(DType::F16) => weights.iter_mut().for_each(|p| *p = f16::from_f32(*p).to_f32()),
         Some(DType::BF16) => weights.iter_mut().for_each(|p| *p = bf16::from_f32(*p).to_f32()),
         _ => {}
     }
     match copy {
-        Some(HalfCopy::F16(copy)) => copy.convert_from_f32_slice(weights),
-        Some(HalfCopy::BF16(copy)) => copy.convert_from_f32_slice(weights),
+        Some(LowPrecisionCopy::F16(copy)) => copy.convert_from_f32_slice(weights),
+        Some(LowPrecisionCopy::BF16(copy)) => copy.convert_from_f32_slice(weights),
         None => {}
     }
     if let Some((ema, decay)) = ema {

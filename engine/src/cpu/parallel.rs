@@ -10,7 +10,7 @@ pub fn for_each_piece<T: Send>(out: &mut [T], f: impl Fn(usize, &mut [T]) + Sync
     if len <= GRAIN {
         return f(0, out);
     }
-    let out = Shared::new(out);
+    let out = DisjointSlice::new(out);
     for_each_task(len.div_ceil(GRAIN), |i| {
         // SAFETY: pieces do not overlap.
         f(i * GRAIN, unsafe { out.slice(i * GRAIN, GRAIN.min(len - i * GRAIN)) });
@@ -31,16 +31,16 @@ fn in_parallel(tasks: usize, f: &(dyn Fn(usize) + Sync)) {
 }
 
 /// A mutable slice that tasks write disjoint parts of.
-pub struct Shared<T>(*mut T, usize);
+pub struct DisjointSlice<T>(*mut T, usize);
 // SAFETY: access goes through `slice`, whose callers promise disjoint ranges.
-unsafe impl<T: Send> Send for Shared<T> {}
+unsafe impl<T: Send> Send for DisjointSlice<T> {}
 // SAFETY: as above.
-unsafe impl<T: Send> Sync for Shared<T> {}
+unsafe impl<T: Send> Sync for DisjointSlice<T> {}
 
-impl<T> Shared<T> {
+impl<T> DisjointSlice<T> {
     /// Wraps a slice for the tasks of one parallel call.
-    pub fn new(slice: &mut [T]) -> Shared<T> {
-        Shared(slice.as_mut_ptr(), slice.len())
+    pub fn new(slice: &mut [T]) -> DisjointSlice<T> {
+        DisjointSlice(slice.as_mut_ptr(), slice.len())
     }
 
     /// `len` elements from `start`.

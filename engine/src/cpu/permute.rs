@@ -1,5 +1,5 @@
 //! Reordering of axes.
-use super::parallel::{GRAIN, Shared, for_each_task};
+use super::parallel::{DisjointSlice, GRAIN, for_each_task};
 use crate::{Element, Shape};
 
 /// `y[i0, i1, …] = x` with axis `a` of `y` being axis `axes[a]` of `x`, whose shape is `from`.
@@ -13,7 +13,7 @@ pub fn permute<T: Element>(x: &[T], from: &Shape, axes: &[usize], y: &mut [T]) {
     let inner_step = steps[steps.len() - 1];
     let rows = y.len() / inner.max(1);
     let rows_per_task = (GRAIN / inner.max(1)).max(1);
-    let out = Shared::new(y);
+    let out = DisjointSlice::new(y);
     for_each_task(rows.div_ceil(rows_per_task), |task| {
         for row in task * rows_per_task..rows.min((task + 1) * rows_per_task) {
             let (mut rest, mut source) = (row, 0);

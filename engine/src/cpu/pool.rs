@@ -1,6 +1,6 @@
 //! Max pooling of channels-last images. The backward pass gathers: each input pixel looks at the windows that cover it.
 use super::elementary::Elementary;
-use super::parallel::{Shared, for_each_task};
+use super::parallel::{DisjointSlice, for_each_task};
 use super::scratch;
 use super::vectorized::vectorized;
 use super::window_max::WindowRow;
@@ -10,7 +10,7 @@ use crate::pool_shape::PoolShape;
 /// The largest element of each window and which one it was (its index within the window), the first among equals; NaN wins.
 pub fn max_forward<T: Elementary>(s: &PoolShape, x: &[T], y: &mut [T], index: &mut [u8]) {
     let (row, image) = (s.out[1] * s.c, s.size[0] * s.size[1] * s.c);
-    let (y, index) = (Shared::new(y), Shared::new(index));
+    let (y, index) = (DisjointSlice::new(y), DisjointSlice::new(index));
     // The columns under a window are the same for every row: work them out once.
     let columns: Vec<Vec<(usize, usize)>> = (0..s.out[1]).map(|ox| s.taps(1, ox).collect()).collect();
     for_each_task(s.n * s.out[0], |task| {
@@ -32,7 +32,7 @@ pub fn max_forward<T: Elementary>(s: &PoolShape, x: &[T], y: &mut [T], index: &m
 /// Each pixel's gradient: the sum over the windows that chose it.
 pub fn max_backward<T: Elementary>(s: &PoolShape, dy: &[T], index: &[u8], dx: &mut [T]) {
     let (row, image) = (s.size[1] * s.c, s.out[0] * s.out[1] * s.c);
-    let dx = Shared::new(dx);
+    let dx = DisjointSlice::new(dx);
     let columns: Vec<Vec<(usize, usize)>> = (0..s.size[1]).map(|ix| s.covering(1, ix).collect()).collect();
     for_each_task(s.n * s.size[0], |task| {
         let (n, iy) = (task / s.size[0], task % s.size[0]);
@@ -74,11 +74,15 @@ vectorized! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Pool2d;
+    use crate::Pool2dOptions;
 
     fn shape(kernel: usize, stride: usize, padding: usize, c: usize) -> PoolShape {
-        let pool =
-            Pool2d { kernel: [kernel; 2], stride: [stride; 2], padding: [padding; 2], ..Pool2d::default() };
+        let pool = Pool2dOptions {
+            kernel: [kernel; 2],
+            stride: [stride; 2],
+            padding: [padding; 2],
+            ..Pool2dOptions::default()
+        };
         let out = [5, 7].map(|size| pool.windows(0, size).expect("fits"));
         PoolShape { n: 2, size: [5, 7], out, c, pool }
     }

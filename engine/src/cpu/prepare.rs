@@ -1,7 +1,7 @@
 //! Training images from bytes in one pass: mixed with a partner, normalised, erased in boxes.
-use super::parallel::{Shared, for_each_task};
+use super::parallel::{DisjointSlice, for_each_task};
 use crate::Element;
-use crate::ops::{CHANGE, Fill, ImagePreparation};
+use crate::ops::{CHANGE_HEADER_LEN, EraseMode, ImagePreparation};
 
 /// Images `[n, h, w, c]`, changed as the rows of `changes` say: the kernel `prepare` does the same.
 pub fn forward<T: Element>(
@@ -12,7 +12,7 @@ pub fn forward<T: Element>(
     y: &mut [T],
 ) {
     let size = h * w * c;
-    let out = Shared::new(y);
+    let out = DisjointSlice::new(y);
     for_each_task(n, |image| {
         let change = &changes[image * (changes.len() / n)..][..changes.len() / n];
         let own = &x[image * size..][..size];
@@ -32,7 +32,7 @@ fn one<T: Element>(
     y: &mut [T],
 ) {
     let lam = f32::from_bits(change[1] as u32);
-    let draws = how.draws.of_sample(change[6] as u64);
+    let draws = how.rng.for_sample(change[6] as u64);
     let inside = |at: &[i64], row: usize, column: usize| {
         (at[0]..at[1]).contains(&(row as i64)) && (at[2]..at[3]).contains(&(column as i64))
     };
@@ -49,13 +49,13 @@ fn one<T: Element>(
             value = value.round_ties_even();
         }
         value = (value / f32::from(how.white) - how.mean[channel]) / how.std[channel];
-        for (b, erased) in change[CHANGE..].chunks_exact(4).enumerate() {
+        for (b, erased) in change[CHANGE_HEADER_LEN..].chunks_exact(4).enumerate() {
             if inside(erased, row, column) {
                 let index = |i: usize| 2 * (b * own.len() + i) as u64;
-                value = match how.fill {
-                    Fill::Zero => 0.0,
-                    Fill::Channel => draws.at(index(channel)).normal(),
-                    Fill::Element => draws.at(index(i)).normal(),
+                value = match how.erase_mode {
+                    EraseMode::Const => 0.0,
+                    EraseMode::Rand => draws.at(index(channel)).normal(),
+                    EraseMode::Pixel => draws.at(index(i)).normal(),
                 };
             }
         }

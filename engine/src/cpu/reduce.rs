@@ -1,5 +1,5 @@
 //! Sums over one axis of `[outer, n, inner]`, in pieces of fixed size that are merged in order.
-use super::parallel::{Shared, for_each_task};
+use super::parallel::{DisjointSlice, for_each_task};
 use super::softmax::fold;
 use super::vectorized::vectorized;
 use crate::dtype::Real;
@@ -16,7 +16,7 @@ pub fn sum<T: Real>(x: &[T], outer: usize, n: usize, inner: usize, y: &mut [T]) 
     if outer == 1 {
         return column_sums(x, inner, y);
     }
-    let out = Shared::new(y);
+    let out = DisjointSlice::new(y);
     for_each_task(outer, |o| {
         // SAFETY: each task has its own rows.
         let y = unsafe { out.slice(o * inner, inner) };
@@ -30,7 +30,7 @@ pub fn column_sums<T: Real>(x: &[T], columns: usize, y: &mut [T]) {
     let piece = (ROWS * columns).max(1);
     let pieces = x.len().div_ceil(piece);
     let mut partial = vec![T::zero(); pieces * columns];
-    let out = Shared::new(&mut partial);
+    let out = DisjointSlice::new(&mut partial);
     for_each_task(pieces, |i| {
         // SAFETY: each task has its own row of partial sums.
         let sums = unsafe { out.slice(i * columns, columns) };
@@ -43,7 +43,7 @@ pub fn column_sums<T: Real>(x: &[T], columns: usize, y: &mut [T]) {
 pub fn sum_all<T: Real>(x: &[T]) -> f64 {
     let piece = super::parallel::GRAIN;
     let mut partial = vec![0.0f64; x.len().div_ceil(piece)];
-    let out = Shared::new(&mut partial);
+    let out = DisjointSlice::new(&mut partial);
     for_each_task(x.len().div_ceil(piece), |i| {
         // SAFETY: one element a task.
         unsafe { out.slice(i, 1)[0] = lanes_sum(&x[i * piece..x.len().min((i + 1) * piece)]) };
@@ -58,7 +58,7 @@ fn row_sums<T: Real>(x: &[T], n: usize, y: &mut [T]) {
     }
     let rows = (super::parallel::GRAIN / n.max(1)).max(1);
     let count = y.len();
-    let out = Shared::new(y);
+    let out = DisjointSlice::new(y);
     for_each_task(count.div_ceil(rows), |task| {
         let (start, end) = (task * rows, count.min((task + 1) * rows));
         // SAFETY: each row belongs to one task.

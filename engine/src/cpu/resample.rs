@@ -1,10 +1,10 @@
 //! Resampling of images `[n, h, w, c]` along both axes in one pass: an output row is a weighted sum of input rows, kept in
 //! cache, and its pixels are weighted sums of that row's.
 use super::elementary::Elementary;
-use super::parallel::{Shared, for_each_task};
+use super::parallel::{DisjointSlice, for_each_task};
 use super::scratch;
 use super::vectorized::vectorized;
-use crate::resampling::{Band, Resampling};
+use crate::resampling::{Resampling, ResamplingBand};
 
 /// `y[n, i, j, c] = sum over k, l of vertical[i, k] * horizontal[j, l] * x[n, k, l, c]`.
 pub fn resample<T: Elementary>(
@@ -16,7 +16,7 @@ pub fn resample<T: Elementary>(
 ) {
     let (row, out_row) = (horizontal.inputs() * c, horizontal.rows().len() * c);
     let (image, out_rows) = (vertical.inputs() * row, vertical.rows().len());
-    let out = Shared::new(y);
+    let out = DisjointSlice::new(y);
     for_each_task(x.len() / image.max(1) * out_rows, |task| {
         let (n, i) = (task / out_rows, task % out_rows);
         // SAFETY: each output row belongs to one task.
@@ -30,7 +30,7 @@ pub fn resample<T: Elementary>(
 
 vectorized! {
     /// The weighted sum of the band's rows; rows have the length of `sum`.
-    fn weighted_rows<T: Elementary>(band: &Band, x: &[T], sum: &mut [T]) {
+    fn weighted_rows<T: Elementary>(band: &ResamplingBand, x: &[T], sum: &mut [T]) {
         sum.fill(T::zero());
         for (row, weight) in x.chunks_exact(sum.len()).skip(band.start).zip(&band.weights) {
             let weight = T::from_f64(*weight);
@@ -43,7 +43,7 @@ vectorized! {
 
 vectorized! {
     /// Each pixel of `y` as the weighted sum of its band's pixels in the row `x`.
-    fn weighted_pixels<T: Elementary>(bands: &[Band], c: usize, x: &[T], y: &mut [T]) {
+    fn weighted_pixels<T: Elementary>(bands: &[ResamplingBand], c: usize, x: &[T], y: &mut [T]) {
         for (band, y) in bands.iter().zip(y.chunks_exact_mut(c)) {
             y.fill(T::zero());
             for (pixel, weight) in x.chunks_exact(c).skip(band.start).zip(&band.weights) {

@@ -1,6 +1,6 @@
 //! Layer norm and RMS norm of rows.
 use super::elementary::Elementary;
-use super::parallel::{GRAIN, Shared, for_each_task};
+use super::parallel::{DisjointSlice, GRAIN, for_each_task};
 use super::softmax::fold;
 use super::vectorized::vectorized;
 
@@ -26,7 +26,7 @@ impl RowNorm {
         stats: &mut [T],
     ) {
         let n = self.n;
-        let (y, stats) = (Shared::new(y), Shared::new(stats));
+        let (y, stats) = (DisjointSlice::new(y), DisjointSlice::new(stats));
         self.for_rows(x.len(), |r| {
             let x = &x[r * n..][..n];
             let mean = if self.centre { row_sum(x).to_f64() / n as f64 } else { 0.0 };
@@ -56,7 +56,7 @@ impl RowNorm {
         dx: &mut [T],
     ) {
         let n = self.n;
-        let dx = Shared::new(dx);
+        let dx = DisjointSlice::new(dx);
         self.for_rows(x.len(), |r| {
             // SAFETY: each row belongs to one task.
             let dx = unsafe { dx.slice(r * n, n) };
@@ -74,7 +74,7 @@ impl RowNorm {
         let chunk = (GRAIN / n).clamp(16, 256) * n;
         let chunks = x.len().div_ceil(chunk);
         let mut partial = vec![T::zero(); chunks * 2 * n];
-        let out = Shared::new(&mut partial);
+        let out = DisjointSlice::new(&mut partial);
         for_each_task(chunks, |i| {
             let at = i * chunk..x.len().min((i + 1) * chunk);
             // SAFETY: each chunk has its own sums.

@@ -46,7 +46,7 @@ pub fn level() -> Level {
 }
 
 /// Uses at most `limit` from now on, in the whole process. For tests and benches that compare levels.
-pub fn limit_to(limit: Level) {
+pub fn set_max_level(limit: Level) {
     LEVEL.store(limit.min(detect()) as u8, Ordering::Relaxed);
 }
 
@@ -508,7 +508,7 @@ mod tests {
         let _alone = exclusive();
         let detected = level();
         for limit in [Level::Portable, Level::Avx2, Level::Avx512] {
-            limit_to(limit);
+            set_max_level(limit);
             for n in [0usize, 1, 7, 8, 15, 16, 37] {
                 let x: Vec<f32> = (0..n).map(|i| i as f32).collect();
                 let mut y = vec![-1.0f32; n + 20];
@@ -519,6 +519,6 @@ mod tests {
                 assert!(y[n..].iter().all(|v| *v == -1.0), "{limit:?} wrote past {n}");
             }
         }
-        limit_to(detected);
+        set_max_level(detected);
     }
 }

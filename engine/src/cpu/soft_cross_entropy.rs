@@ -1,14 +1,14 @@
 //! Cross entropies against distributions.
 use super::cross_entropy::{for_each_row, log_sum_exp};
 use super::elementary::Elementary;
-use super::parallel::{GRAIN, Shared, for_each_piece, for_each_task};
+use super::parallel::{DisjointSlice, GRAIN, for_each_piece, for_each_task};
 use super::vectorized::vectorized;
 
 /// The mean over rows of `-sum(t * log softmax(x))`; `log_sums[row]` receives `log(sum(exp(row)))`.
 pub fn soft_forward<T: Elementary>(x: &[T], target: &[T], log_sums: &mut [T]) -> f64 {
     let (n, classes) = (log_sums.len(), x.len() / log_sums.len());
     let mut losses = vec![0.0f64; n];
-    let (out, sums) = (Shared::new(&mut losses), Shared::new(log_sums));
+    let (out, sums) = (DisjointSlice::new(&mut losses), DisjointSlice::new(log_sums));
     for_each_row(n, classes, |row| {
         let (x, t) = (&x[row * classes..][..classes], &target[row * classes..][..classes]);
         let log_sum = log_sum_exp(x);
@@ -23,7 +23,7 @@ pub fn soft_forward<T: Elementary>(x: &[T], target: &[T], log_sums: &mut [T]) ->
 }
 
 /// The most probable class of each of `n` rows, the lowest of equal ones.
-pub fn classes_of<T: Elementary>(target: &[T], n: usize) -> Vec<i64> {
+pub fn argmax_rows<T: Elementary>(target: &[T], n: usize) -> Vec<i64> {
     let best = |row: &[T]| (1..row.len()).fold(0, |best, j| if row[j] > row[best] { j } else { best });
     target.chunks_exact(target.len() / n).map(|row| best(row) as i64).collect()
 }
@@ -32,7 +32,7 @@ pub fn classes_of<T: Elementary>(target: &[T], n: usize) -> Vec<i64> {
 pub fn soft_backward<T: Elementary>(x: &[T], target: &[T], log_sums: &[T], scale: f64, dx: &mut [T]) {
     let (n, classes) = (log_sums.len(), x.len() / log_sums.len());
     let scale = T::from_f64(scale / n as f64);
-    let out = Shared::new(dx);
+    let out = DisjointSlice::new(dx);
     for_each_row(n, classes, |row| {
         let (x, t) = (&x[row * classes..][..classes], &target[row * classes..][..classes]);
         // SAFETY: each row belongs to one task.
@@ -46,7 +46,7 @@ pub fn binary_forward<T: Elementary>(x: &[T], target: &[T], pos_weight: f64) -> 
     let extra = T::from_f64(pos_weight - 1.0);
     let pieces = x.len().div_ceil(GRAIN);
     let mut partial = vec![0.0f64; pieces];
-    let out = Shared::new(&mut partial);
+    let out = DisjointSlice::new(&mut partial);
     for_each_task(pieces, |i| {
         let range = i * GRAIN..x.len().min((i + 1) * GRAIN);
         // SAFETY: one element a task.

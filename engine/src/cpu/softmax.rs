@@ -1,6 +1,6 @@
 //! Softmax and log-softmax of lines.
 use super::elementary::Elementary;
-use super::parallel::{GRAIN, Shared, for_each_task};
+use super::parallel::{DisjointSlice, GRAIN, for_each_task};
 use super::vectorized::vectorized;
 use crate::dtype::Real;
 
@@ -21,7 +21,7 @@ fn for_rows<T: Elementary>(len: usize, n: usize, out: &mut [T], f: impl Fn(usize
     let rows = len / n.max(1);
     // An exponential costs about as much as four copies.
     let per_task = (GRAIN / 4 / n.max(1)).max(1);
-    let out = Shared::new(out);
+    let out = DisjointSlice::new(out);
     for_each_task(rows.div_ceil(per_task), |task| {
         for r in task * per_task..rows.min((task + 1) * per_task) {
             // SAFETY: each row belongs to one task.

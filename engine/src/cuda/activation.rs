@@ -1,10 +1,10 @@
 //! Activations and their gradients (`kernels/cu/activation.cu`).
 use super::walk::packs;
-use super::{Gpu, Grid, Result, Slice, args};
+use super::{DeviceSlice, Gpu, Grid, Result, args};
 use crate::Activation;
 
 /// `y = f(x)`, which may be in place.
-pub(crate) fn forward(gpu: &Gpu, f: Activation, x: Slice, y: Slice) -> Result<()> {
+pub(crate) fn forward(gpu: &Gpu, f: Activation, x: DeviceSlice, y: DeviceSlice) -> Result<()> {
     if x.len == 0 {
         return Ok(());
     }
@@ -13,7 +13,13 @@ pub(crate) fn forward(gpu: &Gpu, f: Activation, x: Slice, y: Slice) -> Result<()
 }
 
 /// `dx = dy f'(x)`; `dx` may be `dy`.
-pub(crate) fn backward(gpu: &Gpu, f: Activation, x: Slice, dy: Slice, dx: Slice) -> Result<()> {
+pub(crate) fn backward(
+    gpu: &Gpu,
+    f: Activation,
+    x: DeviceSlice,
+    dy: DeviceSlice,
+    dx: DeviceSlice,
+) -> Result<()> {
     if x.len == 0 {
         return Ok(());
     }

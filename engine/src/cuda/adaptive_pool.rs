@@ -1,11 +1,11 @@
 //! Pooling of images to a given size (`kernels/cu/adaptive_pool.cu`).
 use super::channels::{grid, pack, pixel_grid};
-use super::{Arg, Gpu, Grid, Result, Slice, args};
+use super::{Arg, DeviceSlice, Gpu, Grid, Result, args};
 use crate::DType;
 use crate::cpu::adaptive_pool::AdaptivePool;
 
 /// The mean of each window.
-pub(crate) fn avg_forward(gpu: &Gpu, s: &AdaptivePool, x: Slice, y: Slice) -> Result<()> {
+pub(crate) fn avg_forward(gpu: &Gpu, s: &AdaptivePool, x: DeviceSlice, y: DeviceSlice) -> Result<()> {
     let shape = geometry(s);
     let args = args![x, y, windows(s), Arg::of(&shape)];
     gpu.launch(
@@ -17,7 +17,7 @@ pub(crate) fn avg_forward(gpu: &Gpu, s: &AdaptivePool, x: Slice, y: Slice) -> Re
 }
 
 /// Each pixel's share of the gradients of the windows that cover it.
-pub(crate) fn avg_backward(gpu: &Gpu, s: &AdaptivePool, dy: Slice, dx: Slice) -> Result<()> {
+pub(crate) fn avg_backward(gpu: &Gpu, s: &AdaptivePool, dy: DeviceSlice, dx: DeviceSlice) -> Result<()> {
     let rows = s.n * s.size[0];
     let grid = pixel_grid(rows, s.size[1], s.c, dy.dtype);
     let kernel = format!("adaptive_avg_pool_bwd_{}", dy.dtype);
@@ -25,7 +25,13 @@ pub(crate) fn avg_backward(gpu: &Gpu, s: &AdaptivePool, dy: Slice, dx: Slice) ->
 }
 
 /// The largest element of each window, and in `chosen`, of 4 bytes a window and channel, its pixel.
-pub(crate) fn max_forward(gpu: &Gpu, s: &AdaptivePool, x: Slice, y: Slice, chosen: Slice) -> Result<()> {
+pub(crate) fn max_forward(
+    gpu: &Gpu,
+    s: &AdaptivePool,
+    x: DeviceSlice,
+    y: DeviceSlice,
+    chosen: DeviceSlice,
+) -> Result<()> {
     let shape = geometry(s);
     let args = args![x, y, chosen, windows(s), Arg::of(&shape)];
     gpu.launch(
@@ -37,7 +43,13 @@ pub(crate) fn max_forward(gpu: &Gpu, s: &AdaptivePool, x: Slice, y: Slice, chose
 }
 
 /// Each pixel's gradient: the sum over the windows that chose it.
-pub(crate) fn max_backward(gpu: &Gpu, s: &AdaptivePool, dy: Slice, chosen: Slice, dx: Slice) -> Result<()> {
+pub(crate) fn max_backward(
+    gpu: &Gpu,
+    s: &AdaptivePool,
+    dy: DeviceSlice,
+    chosen: DeviceSlice,
+    dx: DeviceSlice,
+) -> Result<()> {
     let rows = s.n * s.size[0];
     let grid = pixel_grid(rows, s.size[1], s.c, dy.dtype);
     let kernel = format!("adaptive_max_pool_bwd_{}", dy.dtype);
@@ -45,13 +57,13 @@ pub(crate) fn max_backward(gpu: &Gpu, s: &AdaptivePool, dy: Slice, chosen: Slice
 }
 
 /// The gradient of each image's maximum `y` `[n, c]`, shared evenly by the pixels that equal it.
-pub(crate) fn shared_max_backward(
+pub(crate) fn amax_backward(
     gpu: &Gpu,
     c: usize,
-    x: Slice,
-    y: Slice,
-    dy: Slice,
-    dx: Slice,
+    x: DeviceSlice,
+    y: DeviceSlice,
+    dy: DeviceSlice,
+    dx: DeviceSlice,
 ) -> Result<()> {
     let images = y.len / c;
     let pixels = x.len / y.len;

@@ -1,20 +1,20 @@
 //! Batch norm with activation and residual (`kernels/cu/batch_norm.cu`): a pass of statistics and one that applies them; back, a
 //! pass of sums and one that applies those.
 use super::channels::{Chunks, THREADS, merge_grid};
-use super::{Arg, Gpu, Grid, Result, Slice, args};
+use super::{Arg, DeviceSlice, Gpu, Grid, Result, args};
 use crate::{Activation, DType};
 use std::sync::Arc;
 
 /// Parameters and running statistics, each `[c]` and all of one dtype, and eps.
 #[derive(Clone, Copy)]
-pub(crate) struct Parameters<'a> {
-    pub(crate) weight: Option<Slice<'a>>,
-    pub(crate) bias: Option<Slice<'a>>,
-    pub(crate) running: Option<[Slice<'a>; 2]>,
+pub(crate) struct BatchNormParameters<'a> {
+    pub(crate) weight: Option<DeviceSlice<'a>>,
+    pub(crate) bias: Option<DeviceSlice<'a>>,
+    pub(crate) running: Option<[DeviceSlice<'a>; 2]>,
     pub(crate) eps: f64,
 }
 
-impl Parameters<'_> {
+impl BatchNormParameters<'_> {
     pub(super) fn dtype(&self) -> DType {
         let running = self.running.map(|[mean, _]| mean);
         self.weight.or(self.bias).or(running).map_or(DType::F32, |slice| slice.dtype)
@@ -22,21 +22,21 @@ impl Parameters<'_> {
 }
 
 /// What forward hands to backward: `[4, c]` floats, the mean, 1 / std, scale and shift of each channel.
-pub(crate) const SAVED: usize = 4;
+pub(crate) const SAVED_ROWS: usize = 4;
 
 /// Mean and variance of the batch, folded into `saved`; the running ones follow by `momentum` where it is given.
 pub(crate) fn statistics(
     gpu: &Arc<Gpu>,
-    x: Slice,
+    x: DeviceSlice,
     c: usize,
-    parameters: &Parameters,
+    parameters: &BatchNormParameters,
     momentum: Option<f64>,
-    saved: Slice,
+    saved: DeviceSlice,
 ) -> Result<()> {
     let rows = x.len / c;
     let chunks = Chunks::of_sums(rows, c, x.dtype);
-    let partial = gpu.scratch(chunks.count * 2 * c, DType::F32)?;
-    let partial = partial.whole(DType::F32);
+    let partial = gpu.empty(chunks.count * 2 * c, DType::F32)?;
+    let partial = partial.as_slice(DType::F32);
     let kernel = format!("batch_norm_statistics_{}", x.dtype);
     gpu.launch(FAMILY, &kernel, chunks.grid(), args![x, partial, rows, c as i32, chunks.rows as i32])?;
     let updated = parameters.running.filter(|_| momentum.is_some());
@@ -62,12 +62,12 @@ pub(crate) fn statistics(
 }
 
 /// The running statistics, folded into `saved`.
-pub(crate) fn frozen(
+pub(crate) fn frozen_statistics(
     gpu: &Gpu,
-    [mean, var]: [Slice; 2],
+    [mean, var]: [DeviceSlice; 2],
     c: usize,
-    parameters: &Parameters,
-    saved: Slice,
+    parameters: &BatchNormParameters,
+    saved: DeviceSlice,
 ) -> Result<()> {
     let (weight, bias) = (Arg::optional(parameters.weight), Arg::optional(parameters.bias));
     let args = args![mean, var, weight, bias, parameters.eps as f32, c as i32, saved];
@@ -83,12 +83,12 @@ pub(crate) fn mask_bytes(c: usize) -> usize {
 /// `y = f(x * scale + shift + residual)`
 pub(crate) fn apply(
     gpu: &Gpu,
-    x: Slice,
+    x: DeviceSlice,
     c: usize,
-    saved: Slice,
-    residual: Option<Slice>,
+    saved: DeviceSlice,
+    residual: Option<DeviceSlice>,
     f: Activation,
-    y: Slice,
+    y: DeviceSlice,
 ) -> Result<()> {
     let rows = x.len / c;
     let chunks = Chunks::of_elements(rows, c, x.dtype);
@@ -100,12 +100,12 @@ pub(crate) fn apply(
 /// As [`apply`], of ReLU or ReLU6 after a residual; `mask`, rows of [`mask_bytes`], tells where the slope is 1.
 pub(crate) fn apply_masked(
     gpu: &Gpu,
-    x: Slice,
+    x: DeviceSlice,
     c: usize,
-    [saved, residual]: [Slice; 2],
+    [saved, residual]: [DeviceSlice; 2],
     f: Activation,
-    y: Slice,
-    mask: Slice,
+    y: DeviceSlice,
+    mask: DeviceSlice,
 ) -> Result<()> {
     let rows = x.len / c;
     let chunks = Chunks::elements_of_packs(rows, mask_bytes(c));
@@ -115,51 +115,51 @@ pub(crate) fn apply_masked(
 
 /// What tells the slope of the activation at an element, beside the normalised value.
 #[derive(Clone, Copy)]
-pub(crate) enum Beside<'a> {
-    Nothing,
-    Residual(Slice<'a>),
+pub(crate) enum DerivativeSource<'a> {
+    None,
+    Residual(DeviceSlice<'a>),
     /// The mask that [`apply_masked`] wrote.
-    Mask(Slice<'a>),
+    Mask(DeviceSlice<'a>),
 }
 
 /// One batch norm's operands in the backward pass.
-pub(crate) struct Backward<'a> {
+pub(crate) struct BatchNormBackward<'a> {
     pub(crate) gpu: &'a Arc<Gpu>,
-    pub(crate) x: Slice<'a>,
+    pub(crate) x: DeviceSlice<'a>,
     pub(crate) c: usize,
-    pub(crate) saved: Slice<'a>,
+    pub(crate) saved: DeviceSlice<'a>,
     pub(crate) activation: Activation,
     /// Mean and variance are the batch's, so that gradients flow through them.
-    pub(crate) of_batch: bool,
+    pub(crate) batch_statistics: bool,
 }
 
-impl Backward<'_> {
+impl BatchNormBackward<'_> {
     /// The gradients of weight and bias, `d = dy * f'` where it is asked for (a mask asks for it; it may be `dy`), and `factors` `[2, c]` floats for
     /// [`Backward::input_gradient`].
-    pub(crate) fn sums(
+    pub(crate) fn reduce(
         &self,
-        dy: Slice,
-        beside: Beside,
-        d: Option<Slice>,
-        [dweight, dbias]: [Option<Slice>; 2],
-        factors: Slice,
+        dy: DeviceSlice,
+        beside: DerivativeSource,
+        d: Option<DeviceSlice>,
+        [dweight, dbias]: [Option<DeviceSlice>; 2],
+        factors: DeviceSlice,
     ) -> Result<()> {
         let (c, rows) = (self.c, self.x.len / self.c);
         let chunks = match beside {
-            Beside::Mask(_) => Chunks::sums_of_packs(rows, mask_bytes(c)),
+            DerivativeSource::Mask(_) => Chunks::sums_of_packs(rows, mask_bytes(c)),
             _ => Chunks::of_sums(rows, c, self.x.dtype),
         };
-        let partial = self.gpu.scratch(chunks.count * 2 * c, DType::F32)?;
-        let partial = partial.whole(DType::F32);
+        let partial = self.gpu.empty(chunks.count * 2 * c, DType::F32)?;
+        let partial = partial.as_slice(DType::F32);
         let (x, saved, per_chunk) = (self.x, self.saved, chunks.rows as i32);
         let d = Arg::optional(d);
-        if let Beside::Mask(mask) = beside {
+        if let DerivativeSource::Mask(mask) = beside {
             let kernel = format!("batch_norm_masked_sums_bwd_{}", x.dtype);
             let args = args![x, dy, mask, saved, d, partial, rows, c as i32, per_chunk];
             self.gpu.launch(FAMILY, &kernel, chunks.grid(), args)?;
         } else {
             let residual = match beside {
-                Beside::Residual(residual) => Some(residual),
+                DerivativeSource::Residual(residual) => Some(residual),
                 _ => None,
             };
             let kernel = format!("batch_norm_sums_bwd_{}", x.dtype);
@@ -178,7 +178,7 @@ impl Backward<'_> {
                 rows,
                 c as i32,
                 self.saved,
-                i32::from(self.of_batch),
+                i32::from(self.batch_statistics),
                 Arg::optional(dweight),
                 Arg::optional(dbias),
                 factors,
@@ -187,7 +187,13 @@ impl Backward<'_> {
     }
 
     /// The input's gradient, which may be `dy`, from `dy` (`f` is then the activation) or from `d` (`f` is the identity).
-    pub(crate) fn input_gradient(&self, dy: Slice, factors: Slice, f: Activation, dx: Slice) -> Result<()> {
+    pub(crate) fn input_gradient(
+        &self,
+        dy: DeviceSlice,
+        factors: DeviceSlice,
+        f: Activation,
+        dx: DeviceSlice,
+    ) -> Result<()> {
         let (c, rows) = (self.c, self.x.len / self.c);
         let chunks = Chunks::of_elements(rows, c, self.x.dtype);
         let args = args![

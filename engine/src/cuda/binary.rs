@@ -1,6 +1,6 @@
 //! Broadcasting functions of two elements (`kernels/cu/binary.cu`).
 use super::walk::{Walk, packs};
-use super::{Arg, Gpu, Grid, Result, Slice, args};
+use super::{Arg, DeviceSlice, Gpu, Grid, Result, args};
 use crate::Shape;
 
 /// `y = f(a, b)`, where `f` names a kernel, for operands that walk under the result by these steps (0 where repeated). When nothing is
@@ -9,9 +9,9 @@ pub(crate) fn forward(
     gpu: &Gpu,
     f: &str,
     shape: &Shape,
-    (a, a_steps): (Slice, &[usize]),
-    (b, b_steps): (Slice, &[usize]),
-    y: Slice,
+    (a, a_steps): (DeviceSlice, &[usize]),
+    (b, b_steps): (DeviceSlice, &[usize]),
+    y: DeviceSlice,
 ) -> Result<()> {
     let steps = a_steps.iter().zip(b_steps).map(|(a, b)| (*a as isize, *b as isize));
     let walk = Walk::new(shape.iter().zip(steps).map(|(extent, (a, b))| (*extent, a, b)), 0, 0);
@@ -26,7 +26,7 @@ pub(crate) fn forward(
 }
 
 /// `y = f(a, b)` for operands of one shape; y may be either.
-pub(crate) fn same_shape(gpu: &Gpu, f: &str, a: Slice, b: Slice, y: Slice) -> Result<()> {
+pub(crate) fn same_shape(gpu: &Gpu, f: &str, a: DeviceSlice, b: DeviceSlice, y: DeviceSlice) -> Result<()> {
     if y.len == 0 {
         return Ok(());
     }
@@ -34,7 +34,7 @@ pub(crate) fn same_shape(gpu: &Gpu, f: &str, a: Slice, b: Slice, y: Slice) -> Re
 }
 
 /// Adds a vector to every row of `y`, in place.
-pub(crate) fn add_to_rows(gpu: &Gpu, y: Slice, vector: Slice) -> Result<()> {
+pub(crate) fn add_to_rows(gpu: &Gpu, y: DeviceSlice, vector: DeviceSlice) -> Result<()> {
     if y.len == 0 {
         return Ok(());
     }

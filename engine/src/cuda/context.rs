@@ -1,10 +1,10 @@
 //! One GPU: its context, its stream, and what is known of it.
-use super::blas::Blas;
-use super::dnn::{Dnn, PlanChoice};
+use super::cublaslt::CublasLt;
+use super::cudnn::{ConvPlanChoice, Cudnn};
 use super::memory::Counters;
 use super::staging::Staging;
 use super::turns::{Turn, Turns};
-use super::{Buffer, Failure, LibraryError, Result, Workspace, launch::Families};
+use super::{CudaError, DeviceBuffer, LibraryError, Result, Workspace, launch::Families};
 use crate::cpu::memory::MemoryStats;
 use crate::{DType, Device};
 use cudarc::driver::sys::{CUdevice_attribute, CUmemPool_attribute, CUstream};
@@ -26,9 +26,9 @@ pub(crate) struct Gpu {
     /// Kernels of ours that were launched.
     pub(super) launched: AtomicU64,
     /// How convolutions that are met from now on are planned.
-    plan_choice: Mutex<PlanChoice>,
-    blas: OnceLock<std::result::Result<Blas, LibraryError>>,
-    dnn: OnceLock<std::result::Result<Dnn, LibraryError>>,
+    plan_choice: Mutex<ConvPlanChoice>,
+    blas: OnceLock<std::result::Result<CublasLt, LibraryError>>,
+    dnn: OnceLock<std::result::Result<Cudnn, LibraryError>>,
 }
 
 /// What a driver says of a device.
@@ -57,7 +57,7 @@ pub fn memory_stats(device: Device) -> Option<MemoryStats> {
 }
 
 /// How many of the engine's own kernels were launched or recorded on a GPU so far; 0 for the CPU.
-pub fn launches(device: Device) -> u64 {
+pub fn launch_count(device: Device) -> u64 {
     let Device::Cuda(ordinal) = device else { return 0 };
     lock().get(&ordinal).map_or(0, |gpu| gpu.launched.load(Ordering::Relaxed))
 }
@@ -68,10 +68,10 @@ pub fn launches(device: Device) -> u64 {
 /// [`PlanChoice::Timed`] runs several when a shape is first met, which takes some of their times and waits for the device. Each
 /// gives the same bits every time, but which one wins, and so the last bits, can differ from one process to the next. A shape
 /// that is first met while a [`super::Graph`] is recorded is an error, by either choice.
-pub fn set_plan_choice(device: &Device, choice: PlanChoice) -> crate::Result<()> {
-    let named = |failure: Failure| failure.of("set_plan_choice", *device, &[]);
+pub fn set_conv_plan_choice(device: &Device, choice: ConvPlanChoice) -> crate::Result<()> {
+    let named = |failure: CudaError| failure.with_op_context("set_plan_choice", *device, &[]);
     let Device::Cuda(ordinal) = *device else {
-        return Err(named(Failure::new("only convolutions of a CUDA device are planned")));
+        return Err(named(CudaError::new("only convolutions of a CUDA device are planned")));
     };
     let gpu = Gpu::get(ordinal).map_err(named)?;
     *gpu.plan_choice.lock().unwrap_or_else(|e| e.into_inner()) = choice;
@@ -92,12 +92,12 @@ impl Gpu {
         }
         let count = device_count()?;
         if ordinal >= count {
-            return Err(Failure::new(format!(
+            return Err(CudaError::new(format!(
                 "there is no cuda:{ordinal}: this machine has {count} CUDA device(s), numbered from 0"
             )));
         }
-        let context = CudaContext::new(ordinal).map_err(|e| Failure::driver("opening the device", e))?;
-        let stream = context.new_stream().map_err(|e| Failure::driver("creating a stream", e))?;
+        let context = CudaContext::new(ordinal).map_err(|e| CudaError::driver("opening the device", e))?;
+        let stream = context.new_stream().map_err(|e| CudaError::driver("creating a stream", e))?;
         keep_pool(ordinal)?;
         let gpu = Gpu {
             ordinal,
@@ -140,24 +140,24 @@ impl Gpu {
     /// Makes its context this thread's, and waits while another thread records a graph; every raw driver call needs it.
     pub(crate) fn bind(&self) -> Result<Turn<'_>> {
         let turn = self.turns.take();
-        self.context.bind_to_thread().map_err(|e| Failure::driver("binding the context", e))?;
+        self.context.bind_to_thread().map_err(|e| CudaError::driver("binding the context", e))?;
         Ok(turn)
     }
 
     /// How a convolution that is met now is planned.
-    pub(super) fn plan_choice(&self) -> PlanChoice {
+    pub(super) fn plan_choice(&self) -> ConvPlanChoice {
         *self.plan_choice.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     /// cuBLASLt on this device, opened at its first use.
-    pub(super) fn blas(&self) -> std::result::Result<&Blas, LibraryError> {
-        self.blas.get_or_init(Blas::new).as_ref().map_err(Clone::clone)
+    pub(super) fn blas(&self) -> std::result::Result<&CublasLt, LibraryError> {
+        self.blas.get_or_init(CublasLt::new).as_ref().map_err(Clone::clone)
     }
 
     /// cuDNN on this device's stream, opened at its first use.
-    pub(super) fn dnn(&self) -> std::result::Result<&Dnn, LibraryError> {
+    pub(super) fn dnn(&self) -> std::result::Result<&Cudnn, LibraryError> {
         // SAFETY: the stream is alive as long as this value, and callers have bound its context.
-        self.dnn.get_or_init(|| unsafe { Dnn::new(self.stream()) }).as_ref().map_err(Clone::clone)
+        self.dnn.get_or_init(|| unsafe { Cudnn::new(self.stream()) }).as_ref().map_err(Clone::clone)
     }
 
     /// Runs a library call with workspaces, each of which may be reused by what is queued after the call.
@@ -165,10 +165,10 @@ impl Gpu {
         self: &Arc<Gpu>,
         call: impl FnOnce(&mut Workspace) -> std::result::Result<(), LibraryError>,
     ) -> std::result::Result<(), LibraryError> {
-        let mut held: Vec<Buffer> = vec![];
+        let mut held: Vec<DeviceBuffer> = vec![];
         call(&mut |bytes| {
             let buffer = self.allocate(bytes).map_err(|e| LibraryError::Workspace { bytes, why: e.why })?;
-            let pointer = buffer.whole(DType::U8).pointer;
+            let pointer = buffer.as_slice(DType::U8).pointer;
             held.push(buffer);
             Ok(pointer)
         })
@@ -178,7 +178,7 @@ impl Gpu {
     pub(super) fn trim_pool(&self) -> Result<()> {
         self.synchronize()?;
         let _turn = self.bind()?;
-        let failed = |e| Failure::driver("giving memory back", e);
+        let failed = |e| CudaError::driver("giving memory back", e);
         let device = result::device::get(self.ordinal as i32).map_err(failed)?;
         // SAFETY: the pool is the device's own.
         unsafe {
@@ -190,27 +190,27 @@ impl Gpu {
     /// Waits until all queued work is done, and reports what failed in it.
     pub(crate) fn synchronize(&self) -> Result<()> {
         let _turn = self.bind()?;
-        self.stream.synchronize().map_err(|e| Failure::driver("waiting for queued work", e))
+        self.stream.synchronize().map_err(|e| CudaError::driver("waiting for queued work", e))
     }
 }
 
 fn device_count() -> Result<usize> {
     // SAFETY: loads the driver library, whose initialisers are the driver's own.
     if !unsafe { cudarc::driver::sys::is_culib_present() } {
-        return Err(Failure::new(
+        return Err(CudaError::new(
             "no CUDA driver was found (libcuda.so.1): install NVIDIA's driver, or use --device cpu or --device emulated",
         ));
     }
-    result::init().map_err(|e| Failure::driver("starting the CUDA driver", e))?;
-    let count = result::device::get_count().map_err(|e| Failure::driver("counting devices", e))?;
+    result::init().map_err(|e| CudaError::driver("starting the CUDA driver", e))?;
+    let count = result::device::get_count().map_err(|e| CudaError::driver("counting devices", e))?;
     if count == 0 {
-        return Err(Failure::new("the CUDA driver finds no device: nvidia-smi shows what it sees"));
+        return Err(CudaError::new("the CUDA driver finds no device: nvidia-smi shows what it sees"));
     }
     Ok(count as usize)
 }
 
 fn info(ordinal: usize) -> Result<GpuInfo> {
-    let failed = |e| Failure::driver("asking for the device's properties", e);
+    let failed = |e| CudaError::driver("asking for the device's properties", e);
     let device = result::device::get(ordinal as i32).map_err(failed)?;
     // SAFETY: the device was just handed out by the driver.
     let attribute = |a| unsafe { result::device::get_attribute(device, a) }.map(|v| v as u32).map_err(failed);
@@ -228,7 +228,7 @@ fn info(ordinal: usize) -> Result<GpuInfo> {
 
 /// By default the pool gives its memory back at each synchronisation; a training loop asks for the same blocks again.
 fn keep_pool(ordinal: usize) -> Result<()> {
-    let failed = |e| Failure::driver("keeping the memory pool", e);
+    let failed = |e| CudaError::driver("keeping the memory pool", e);
     let device = result::device::get(ordinal as i32).map_err(failed)?;
     let mut keep = u64::MAX;
     // SAFETY: the pool is the device's own, and the attribute takes a u64.

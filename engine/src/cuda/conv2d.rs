@@ -1,12 +1,18 @@
 //! A convolution by whoever does it best: our own kernels for a depthwise one, cuDNN for the rest, and our plain kernel where cuDNN
 //! has no engine.
-use super::dnn::{Affine, ConvOptions, Sums};
-use super::{Gpu, LibraryError, Result, Slice, convolution, depthwise};
+use super::cudnn::{ChannelAffine, ChannelSums, ConvEngineOptions};
+use super::{DeviceSlice, Gpu, LibraryError, Result, convolution, depthwise};
 use crate::{ConvShape, DType};
 use std::sync::Arc;
 
 /// `y`, without a bias.
-pub(crate) fn forward(gpu: &Arc<Gpu>, s: &ConvShape, x: Slice, weight: Slice, y: Slice) -> Result<()> {
+pub(crate) fn forward(
+    gpu: &Arc<Gpu>,
+    s: &ConvShape,
+    x: DeviceSlice,
+    weight: DeviceSlice,
+    y: DeviceSlice,
+) -> Result<()> {
     if depthwise::suits(s, x.dtype) {
         return depthwise::forward(gpu, s, x, weight, None, y);
     }
@@ -27,18 +33,18 @@ pub(crate) fn forward(gpu: &Arc<Gpu>, s: &ConvShape, x: Slice, weight: Slice, y:
 pub(crate) fn forward_fused(
     gpu: &Arc<Gpu>,
     s: &ConvShape,
-    (x, affine): (Slice, Option<[Slice; 2]>),
-    weight: Slice,
-    (y, sums): (Slice, Option<Slice>),
+    (x, affine): (DeviceSlice, Option<[DeviceSlice; 2]>),
+    weight: DeviceSlice,
+    (y, sums): (DeviceSlice, Option<DeviceSlice>),
 ) -> Result<bool> {
     if !may_fuse(s, x.dtype) {
         return Ok(false);
     }
     let options = options(gpu);
-    let affine = affine.map(|[scale, shift]| Affine { scale: scale.pointer, shift: shift.pointer });
+    let affine = affine.map(|[scale, shift]| ChannelAffine { scale: scale.pointer, shift: shift.pointer });
     let sums = sums.map(|sums| {
         let squares = sums.pointer + (s.c_out * size_of::<f32>()) as u64;
-        Sums { sum: sums.pointer, squares }
+        ChannelSums { sum: sums.pointer, squares }
     });
     was_done(gpu.bind().map(|_turn| {
         let dnn = gpu.dnn()?;
@@ -54,9 +60,9 @@ pub(crate) fn forward_fused(
 pub(crate) fn data_gradient(
     gpu: &Arc<Gpu>,
     s: &ConvShape,
-    dy: Slice,
-    weight: Slice,
-    dx: Slice,
+    dy: DeviceSlice,
+    weight: DeviceSlice,
+    dx: DeviceSlice,
 ) -> Result<()> {
     if depthwise::suits(s, dy.dtype) {
         return depthwise::data_gradient(gpu, s, dy, weight, dx);
@@ -73,7 +79,13 @@ pub(crate) fn data_gradient(
 }
 
 /// The gradient of the weight.
-pub(crate) fn weight_gradient(gpu: &Arc<Gpu>, s: &ConvShape, x: Slice, dy: Slice, dw: Slice) -> Result<()> {
+pub(crate) fn weight_gradient(
+    gpu: &Arc<Gpu>,
+    s: &ConvShape,
+    x: DeviceSlice,
+    dy: DeviceSlice,
+    dw: DeviceSlice,
+) -> Result<()> {
     if depthwise::suits(s, x.dtype) {
         return depthwise::weight_gradient(gpu, s, x, dy, dw);
     }
@@ -92,15 +104,15 @@ pub(crate) fn weight_gradient(gpu: &Arc<Gpu>, s: &ConvShape, x: Slice, dy: Slice
 pub(crate) fn weight_gradient_fused(
     gpu: &Arc<Gpu>,
     s: &ConvShape,
-    (x, [scale, shift]): (Slice, [Slice; 2]),
-    dy: Slice,
-    dw: Slice,
+    (x, [scale, shift]): (DeviceSlice, [DeviceSlice; 2]),
+    dy: DeviceSlice,
+    dw: DeviceSlice,
 ) -> Result<bool> {
     if !may_fuse(s, x.dtype) {
         return Ok(false);
     }
     let options = options(gpu);
-    let affine = Affine { scale: scale.pointer, shift: shift.pointer };
+    let affine = ChannelAffine { scale: scale.pointer, shift: shift.pointer };
     was_done(gpu.bind().map(|_turn| {
         let dnn = gpu.dnn()?;
         // SAFETY: as in `forward`.
@@ -112,8 +124,8 @@ pub(crate) fn weight_gradient_fused(
 }
 
 /// The same bits at each run, and f32 that is f32.
-fn options(gpu: &Gpu) -> ConvOptions {
-    ConvOptions { tf32: false, deterministic: true, choice: gpu.plan_choice() }
+fn options(gpu: &Gpu) -> ConvEngineOptions {
+    ConvEngineOptions { tf32: false, deterministic: true, choice: gpu.plan_choice() }
 }
 
 /// Whether cuDNN may fuse something with the convolution: what its precompiled engines want. Strict f32 it cannot promise.

@@ -1,15 +1,15 @@
 //! Batch norm's statistics from the sums that a convolution left (`kernels/cu/conv_norm.cu`).
-use super::batch_norm::Parameters;
-use super::{Arg, Gpu, Grid, Result, Slice, args};
+use super::batch_norm::BatchNormParameters;
+use super::{Arg, DeviceSlice, Gpu, Grid, Result, args};
 
 /// As [`super::batch_norm::statistics`], from `sums` `[2, c]` of `rows` rows: each channel's sum, and the sum of its squares.
 pub(crate) fn statistics(
     gpu: &Gpu,
-    (sums, rows): (Slice, usize),
+    (sums, rows): (DeviceSlice, usize),
     c: usize,
-    parameters: &Parameters,
+    parameters: &BatchNormParameters,
     momentum: Option<f64>,
-    saved: Slice,
+    saved: DeviceSlice,
 ) -> Result<()> {
     let updated = parameters.running.filter(|_| momentum.is_some());
     let args = args![

@@ -1,6 +1,6 @@
 //! Plain convolution of any geometry and groups (`kernels/cu/convolution.cu`): what results of cuDNN are compared with, and the way
 //! where cuDNN refuses.
-use super::{Arg, Gpu, Grid, Result, Slice, args};
+use super::{Arg, DeviceSlice, Gpu, Grid, Result, args};
 use crate::{ConvShape, DType};
 use std::sync::Arc;
 
@@ -8,10 +8,10 @@ use std::sync::Arc;
 pub(crate) fn forward(
     gpu: &Gpu,
     s: &ConvShape,
-    x: Slice,
-    weight: Slice,
-    bias: Option<Slice>,
-    y: Slice,
+    x: DeviceSlice,
+    weight: DeviceSlice,
+    bias: Option<DeviceSlice>,
+    y: DeviceSlice,
 ) -> Result<()> {
     let shape = geometry(s);
     let args = args![x, weight, Arg::optional(bias), y, Arg::of(&shape)];
@@ -20,7 +20,13 @@ pub(crate) fn forward(
 }
 
 /// The gradient of the input.
-pub(crate) fn data_gradient(gpu: &Gpu, s: &ConvShape, dy: Slice, weight: Slice, dx: Slice) -> Result<()> {
+pub(crate) fn data_gradient(
+    gpu: &Gpu,
+    s: &ConvShape,
+    dy: DeviceSlice,
+    weight: DeviceSlice,
+    dx: DeviceSlice,
+) -> Result<()> {
     let shape = geometry(s);
     let args = args![dy, weight, dx, Arg::of(&shape)];
     let grid = tiles(s.n * s.h * s.w, s.group_in(), s.groups);
@@ -28,13 +34,19 @@ pub(crate) fn data_gradient(gpu: &Gpu, s: &ConvShape, dy: Slice, weight: Slice, 
 }
 
 /// The gradient of the weight. Its sum over pixels is cut into splits where the weight alone is too few blocks.
-pub(crate) fn weight_gradient(gpu: &Arc<Gpu>, s: &ConvShape, x: Slice, dy: Slice, dw: Slice) -> Result<()> {
+pub(crate) fn weight_gradient(
+    gpu: &Arc<Gpu>,
+    s: &ConvShape,
+    x: DeviceSlice,
+    dy: DeviceSlice,
+    dw: DeviceSlice,
+) -> Result<()> {
     let (columns, pixels) = (s.kernel[0] * s.kernel[1] * s.group_in(), s.n * s.out_h() * s.out_w());
     let blocks = s.group_out().div_ceil(TILE) * columns.div_ceil(TILE) * s.groups;
     let splits = (512 / blocks).clamp(1, pixels.div_ceil(256).max(1));
     let split_pixels = pixels.div_ceil(splits);
-    let partial = gpu.scratch(splits * dw.len, DType::F32)?;
-    let partial = partial.whole(DType::F32);
+    let partial = gpu.empty(splits * dw.len, DType::F32)?;
+    let partial = partial.as_slice(DType::F32);
     let shape = geometry(s);
     let args = args![x, dy, partial, split_pixels, Arg::of(&shape)];
     let grid = tiles(s.group_out(), columns, s.groups * splits);

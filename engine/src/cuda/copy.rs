@@ -1,10 +1,10 @@
 //! Moving elements of any dtype (`kernels/cu/copy.cu`).
 use super::walk::{Walk, int, packs};
-use super::{Arg, Gpu, Grid, Result, Slice, args};
+use super::{Arg, DeviceSlice, Gpu, Grid, Result, args};
 use crate::{DType, Element, Shape};
 
 /// Every element `value`, rounded to the dtype.
-pub(crate) fn fill(gpu: &Gpu, y: Slice, value: f64) -> Result<()> {
+pub(crate) fn fill(gpu: &Gpu, y: DeviceSlice, value: f64) -> Result<()> {
     if y.len == 0 {
         return Ok(());
     }
@@ -19,7 +19,7 @@ pub(crate) fn fill(gpu: &Gpu, y: Slice, value: f64) -> Result<()> {
 }
 
 /// Axis `a` of y is axis `axes[a]` of x, whose shape is `from`.
-pub(crate) fn permute(gpu: &Gpu, x: Slice, from: &Shape, axes: &[usize], y: Slice) -> Result<()> {
+pub(crate) fn permute(gpu: &Gpu, x: DeviceSlice, from: &Shape, axes: &[usize], y: DeviceSlice) -> Result<()> {
     let (x_steps, extents) = (from.strides(), axes.iter().map(|axis| from[*axis]));
     let to = Shape::new(&extents.collect::<Vec<_>>());
     let y_steps = to.strides();
@@ -28,17 +28,17 @@ pub(crate) fn permute(gpu: &Gpu, x: Slice, from: &Shape, axes: &[usize], y: Slic
 }
 
 /// y of shape `to`, where x advances by `steps` (0 where it is repeated).
-pub(crate) fn expand(gpu: &Gpu, x: Slice, steps: &[usize], to: &Shape, y: Slice) -> Result<()> {
+pub(crate) fn expand(gpu: &Gpu, x: DeviceSlice, steps: &[usize], to: &Shape, y: DeviceSlice) -> Result<()> {
     let y_steps = to.strides();
     let axes = (0..to.rank()).map(|a| (to[a], steps[a] as isize, y_steps[a] as isize));
     run(gpu, x, y, &Walk::new(axes, 0, 0))
 }
 
 /// Copies the block of extents `block` at `from` in x, of shape `x_shape`, to `to` in y, of shape `y_shape`.
-pub(crate) fn block(
+pub(crate) fn copy_block(
     gpu: &Gpu,
-    (x, x_shape, from): (Slice, &Shape, &[usize]),
-    (y, y_shape, to): (Slice, &Shape, &[usize]),
+    (x, x_shape, from): (DeviceSlice, &Shape, &[usize]),
+    (y, y_shape, to): (DeviceSlice, &Shape, &[usize]),
     block: &Shape,
 ) -> Result<()> {
     let (x_steps, y_steps) = (x_shape.strides(), y_shape.strides());
@@ -48,7 +48,7 @@ pub(crate) fn block(
 }
 
 /// Axis `axis` of x, whose shape is `shape`, in reverse order.
-pub(crate) fn flip(gpu: &Gpu, x: Slice, shape: &Shape, axis: usize, y: Slice) -> Result<()> {
+pub(crate) fn flip(gpu: &Gpu, x: DeviceSlice, shape: &Shape, axis: usize, y: DeviceSlice) -> Result<()> {
     let strides = shape.strides();
     let last = shape[axis].saturating_sub(1) * strides[axis];
     let axes = (0..shape.rank()).map(|a| {
@@ -58,7 +58,7 @@ pub(crate) fn flip(gpu: &Gpu, x: Slice, shape: &Shape, axis: usize, y: Slice) ->
     run(gpu, x, y, &Walk::new(axes, last, 0))
 }
 
-fn run(gpu: &Gpu, x: Slice, y: Slice, walk: &Walk) -> Result<()> {
+fn run(gpu: &Gpu, x: DeviceSlice, y: DeviceSlice, walk: &Walk) -> Result<()> {
     if walk.is_empty() {
         return Ok(());
     }

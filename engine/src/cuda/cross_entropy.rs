@@ -1,25 +1,25 @@
 //! Softmax cross entropy against class indices (`kernels/cu/cross_entropy.cu`).
 use super::channels::{THREADS, is_long, row_grid};
-use super::{Arg, Gpu, Grid, Result, Slice, args};
+use super::{Arg, DeviceSlice, Gpu, Grid, Result, args};
 use crate::DType;
 use std::sync::Arc;
 
 /// Where to count the rows whose target is among the `k` highest logits: `[2]` i64, for 1 and for k.
 #[derive(Clone, Copy)]
-pub(crate) struct Counts<'a> {
+pub(crate) struct TopKCounts<'a> {
     pub(crate) k: usize,
-    pub(crate) to: Slice<'a>,
+    pub(crate) counts: DeviceSlice<'a>,
 }
 
 /// The mean loss over rows, one f32; `log_sums`, a float a row, for backward.
 pub(crate) fn forward(
     gpu: &Arc<Gpu>,
-    x: Slice,
-    target: Slice,
+    x: DeviceSlice,
+    target: DeviceSlice,
     smoothing: f64,
-    log_sums: Slice,
-    loss: Slice,
-    counts: Option<Counts>,
+    log_sums: DeviceSlice,
+    loss: DeviceSlice,
+    counts: Option<TopKCounts>,
 ) -> Result<()> {
     let (rows, classes) = (target.len, x.len / target.len);
     mean_of(gpu, rows, loss, counts, |losses, ranks| {
@@ -33,16 +33,17 @@ pub(crate) fn forward(
 pub(super) fn mean_of(
     gpu: &Arc<Gpu>,
     rows: usize,
-    loss: Slice,
-    counts: Option<Counts>,
-    forward: impl FnOnce(Slice, Option<Slice>) -> Result<()>,
+    loss: DeviceSlice,
+    counts: Option<TopKCounts>,
+    forward: impl FnOnce(DeviceSlice, Option<DeviceSlice>) -> Result<()>,
 ) -> Result<()> {
-    let losses = gpu.scratch(rows, DType::F32)?;
-    let ranks = counts.map(|_| gpu.scratch(rows, DType::F32)).transpose()?;
-    let (losses, ranks) = (losses.whole(DType::F32), ranks.as_ref().map(|ranks| ranks.whole(DType::F32)));
+    let losses = gpu.empty(rows, DType::F32)?;
+    let ranks = counts.map(|_| gpu.empty(rows, DType::F32)).transpose()?;
+    let (losses, ranks) =
+        (losses.as_slice(DType::F32), ranks.as_ref().map(|ranks| ranks.as_slice(DType::F32)));
     forward(losses, ranks)?;
     let k = counts.map_or(0, |counts| counts.k.min(i32::MAX as usize) as i32);
-    let counts = Arg::optional(counts.map(|counts| counts.to));
+    let counts = Arg::optional(counts.map(|counts| counts.counts));
     let args = args![losses, Arg::optional(ranks), rows, k, loss, counts];
     gpu.launch(FAMILY, "cross_entropy_mean", Grid::line(1, THREADS), args)
 }
@@ -50,12 +51,12 @@ pub(super) fn mean_of(
 /// `dx = (softmax(x) - smoothed one-hot) * grad / rows`; `grad` is one f32.
 pub(crate) fn backward(
     gpu: &Gpu,
-    x: Slice,
-    target: Slice,
+    x: DeviceSlice,
+    target: DeviceSlice,
     smoothing: f64,
-    log_sums: Slice,
-    grad: Slice,
-    dx: Slice,
+    log_sums: DeviceSlice,
+    grad: DeviceSlice,
+    dx: DeviceSlice,
 ) -> Result<()> {
     let (rows, classes) = (target.len, x.len / target.len);
     let args = args![x, target, log_sums, grad, dx, rows, classes as i32, smoothing as f32];

@@ -1,6 +1,6 @@
 //! Depthwise convolution (`kernels/cu/depthwise.cu`).
 use super::channels::{THREADS, merge_grid};
-use super::{Arg, Gpu, Grid, Result, Slice, args};
+use super::{Arg, DeviceSlice, Gpu, Grid, Result, args};
 use crate::{ConvShape, DType};
 use std::sync::Arc;
 
@@ -14,10 +14,10 @@ pub(crate) fn suits(s: &ConvShape, dtype: DType) -> bool {
 pub(crate) fn forward(
     gpu: &Gpu,
     s: &ConvShape,
-    x: Slice,
-    weight: Slice,
-    bias: Option<Slice>,
-    y: Slice,
+    x: DeviceSlice,
+    weight: DeviceSlice,
+    bias: Option<DeviceSlice>,
+    y: DeviceSlice,
 ) -> Result<()> {
     let cut = Cut::new(s, s.c_out, x.dtype);
     let (kind, items) = match usual(s) {
@@ -30,7 +30,13 @@ pub(crate) fn forward(
 }
 
 /// The gradient of the input.
-pub(crate) fn data_gradient(gpu: &Gpu, s: &ConvShape, dy: Slice, weight: Slice, dx: Slice) -> Result<()> {
+pub(crate) fn data_gradient(
+    gpu: &Gpu,
+    s: &ConvShape,
+    dy: DeviceSlice,
+    weight: DeviceSlice,
+    dx: DeviceSlice,
+) -> Result<()> {
     let cut = Cut::new(s, s.c_in, dy.dtype);
     if let Some(kind) = usual(s).filter(|_| s.stride == [1, 1]) {
         let shape = geometry(s, cut.lanes, Turn::Backward);
@@ -45,7 +51,13 @@ pub(crate) fn data_gradient(gpu: &Gpu, s: &ConvShape, dy: Slice, weight: Slice, 
 }
 
 /// The gradient of the weight.
-pub(crate) fn weight_gradient(gpu: &Arc<Gpu>, s: &ConvShape, x: Slice, dy: Slice, dw: Slice) -> Result<()> {
+pub(crate) fn weight_gradient(
+    gpu: &Arc<Gpu>,
+    s: &ConvShape,
+    x: DeviceSlice,
+    dy: DeviceSlice,
+    dw: DeviceSlice,
+) -> Result<()> {
     let cut = Cut::new(s, s.c_out, x.dtype);
     let taps = s.kernel[0] * s.kernel[1];
     // Blocks for different rows of the kernel, or taps, each go over all pixels. Of a 3x3 kernel a thread holds every tap.
@@ -57,8 +69,8 @@ pub(crate) fn weight_gradient(gpu: &Arc<Gpu>, s: &ConvShape, x: Slice, dy: Slice
     let items = s.n * s.out_h() * s.out_w().div_ceil(strip);
     let chunk = cut.chunk(items, parts);
     let chunks = items.div_ceil(chunk);
-    let partial = gpu.scratch(chunks * taps * s.c_out, DType::F32)?;
-    let partial = partial.whole(DType::F32);
+    let partial = gpu.empty(chunks * taps * s.c_out, DType::F32)?;
+    let partial = partial.as_slice(DType::F32);
     let mut grid = Grid::line(chunks, THREADS);
     grid.blocks = [chunks as u32, cut.tiles as u32, parts as u32];
     let shape = geometry(s, cut.lanes, Turn::Forward);

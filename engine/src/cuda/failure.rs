@@ -6,21 +6,21 @@ use std::fmt;
 
 /// A refused call, before the operation that made it is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Failure {
+pub(crate) struct CudaError {
     /// The call and what it answered.
     pub(crate) why: String,
     /// Bytes of the request, when memory was what lacked.
     pub(crate) bytes: Option<usize>,
 }
 
-impl Failure {
+impl CudaError {
     /// A failure in words.
-    pub(crate) fn new(why: impl Into<String>) -> Failure {
-        Failure { why: why.into(), bytes: None }
+    pub(crate) fn new(why: impl Into<String>) -> CudaError {
+        CudaError { why: why.into(), bytes: None }
     }
 
     /// A driver call that was refused. The emulated device says more than a number; a real one names the error.
-    pub(crate) fn driver(call: impl fmt::Display, error: DriverError) -> Failure {
+    pub(crate) fn driver(call: impl fmt::Display, error: DriverError) -> CudaError {
         let text = |s: std::result::Result<&std::ffi::CStr, DriverError>| {
             s.map_or_else(|_| String::from("unknown error"), |s| s.to_string_lossy().into_owned())
         };
@@ -28,17 +28,22 @@ impl Failure {
             Some(message) => format!("{call}: {message}"),
             None => format!("{call}: {} ({})", text(error.error_string()), text(error.error_name())),
         };
-        Failure { why, bytes: None }
+        CudaError { why, bytes: None }
     }
 
     /// A refused allocation of `bytes`.
-    pub(crate) fn allocation(bytes: usize, error: DriverError) -> Failure {
+    pub(crate) fn allocation(bytes: usize, error: DriverError) -> CudaError {
         let bytes = (error.0 == CUresult::CUDA_ERROR_OUT_OF_MEMORY).then_some(bytes);
-        Failure { bytes, ..Failure::driver("allocating memory", error) }
+        CudaError { bytes, ..CudaError::driver("allocating memory", error) }
     }
 
     /// As the engine's error of an operation.
-    pub(crate) fn of(self, op: &'static str, device: Device, operands: &[(&'static str, &Tensor)]) -> Error {
+    pub(crate) fn with_op_context(
+        self,
+        op: &'static str,
+        device: Device,
+        operands: &[(&'static str, &Tensor)],
+    ) -> Error {
         match self.bytes {
             Some(bytes) => Error::OutOfMemory {
                 device,
@@ -50,17 +55,17 @@ impl Failure {
     }
 }
 
-impl From<LibraryError> for Failure {
-    fn from(error: LibraryError) -> Failure {
+impl From<LibraryError> for CudaError {
+    fn from(error: LibraryError) -> CudaError {
         let bytes = match error {
             LibraryError::Workspace { bytes, .. } => Some(bytes),
             _ => None,
         };
-        Failure { why: error.to_string(), bytes }
+        CudaError { why: error.to_string(), bytes }
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for CudaError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.why)
     }

@@ -1,13 +1,13 @@
 //! Generated pointwise kernels (`kernels/cu/fuse.cuh` is what they include).
 use super::channels::Chunks;
 use super::walk::packs;
-use super::{Arg, Gpu, Grid, Result, Slice};
+use super::{Arg, DeviceSlice, Gpu, Grid, Result};
 use crate::DType;
-use crate::fuse::Generated;
+use crate::fuse::GeneratedKernel;
 use fornax_kernels::Source;
 
 /// How many partial results the sums of rows of `c` channels have, for a first input of that dtype.
-pub(crate) fn partial_sums(len: usize, c: usize, dtype: DType) -> usize {
+pub(crate) fn num_partial_sums(len: usize, c: usize, dtype: DType) -> usize {
     Chunks::of_sums(len / c, c, dtype).count
 }
 
@@ -15,11 +15,11 @@ pub(crate) fn partial_sums(len: usize, c: usize, dtype: DType) -> usize {
 /// sums over rows.
 pub(crate) fn run(
     gpu: &Gpu,
-    generated: &Generated,
+    generated: &GeneratedKernel,
     (c, len): (usize, usize),
-    inputs: &[Slice],
-    outputs: &[Slice],
-    partial: Option<Slice>,
+    inputs: &[DeviceSlice],
+    outputs: &[DeviceSlice],
+    partial: Option<DeviceSlice>,
 ) -> Result<()> {
     if len == 0 {
         return Ok(());

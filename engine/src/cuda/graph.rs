@@ -1,30 +1,30 @@
 //! CUDA graphs: a region's work recorded once, and replayed by one call.
-use super::{Failure, Gpu};
+use super::{CudaError, Gpu};
 use crate::{Device, Result};
 use cudarc::driver::result;
 use cudarc::driver::sys::{CUgraphExec, CUgraphInstantiate_flags, CUstreamCaptureMode};
 use std::sync::Arc;
 
 /// Recorded work of a CUDA device. A replay reads and writes the very memory that the region did.
-pub struct Graph {
+pub struct CudaGraph {
     gpu: Arc<Gpu>,
     executable: CUgraphExec,
 }
 
 // SAFETY: an executable graph is a handle that any thread may launch, one at a time; launches go through one stream.
-unsafe impl Send for Graph {}
+unsafe impl Send for CudaGraph {}
 
-impl Graph {
+impl CudaGraph {
     /// Records what `region` queues on a CUDA device, without doing it. The region is to be run once before, which compiles its
     /// kernels and plans its convolutions; its results go into tensors made before, by [`crate::Tensor::copy_from`], and those it
     /// makes itself are gone when it ends; it reads no element of a tensor. Tensors that it uses must outlive the graph.
     ///
     /// Other threads' work on the device waits meanwhile. Errors on the CPU, in a region that copies between host and device, and in a
     /// region that is being recorded.
-    pub fn capture(device: &Device, region: impl FnOnce() -> Result<()>) -> Result<Graph> {
-        let named = |failure: Failure| failure.of("graph", *device, &[]);
+    pub fn capture(device: &Device, region: impl FnOnce() -> Result<()>) -> Result<CudaGraph> {
+        let named = |failure: CudaError| failure.with_op_context("graph", *device, &[]);
         let Device::Cuda(ordinal) = *device else {
-            return Err(named(Failure::new("only the work of a CUDA device can be recorded")));
+            return Err(named(CudaError::new("only the work of a CUDA device can be recorded")));
         };
         let gpu = Gpu::get(ordinal).map_err(named)?;
         // A graph has memory of its own: what the region's run before it used would lie idle beside that.
@@ -34,7 +34,7 @@ impl Graph {
             let _turn = gpu.bind().map_err(named)?;
             record(&gpu, region, &named)?
         };
-        Ok(Graph { executable, gpu })
+        Ok(CudaGraph { executable, gpu })
     }
 
     /// Queues the recorded work again.
@@ -42,13 +42,13 @@ impl Graph {
         let launched = self.gpu.bind().and_then(|_turn| {
             // SAFETY: the graph was instantiated in this context, and what it touches is alive by the promise of `capture`'s caller.
             unsafe { result::graph::launch(self.executable, self.gpu.stream()) }
-                .map_err(|e| Failure::driver("launching a graph", e))
+                .map_err(|e| CudaError::driver("launching a graph", e))
         });
-        launched.map_err(|e| e.of("graph", self.gpu.device(), &[]))
+        launched.map_err(|e| e.with_op_context("graph", self.gpu.device(), &[]))
     }
 }
 
-impl Drop for Graph {
+impl Drop for CudaGraph {
     fn drop(&mut self) {
         // A launch that is still queued keeps the graph until it is done.
         if let Ok(_turn) = self.gpu.bind() {
@@ -61,9 +61,9 @@ impl Drop for Graph {
 fn record(
     gpu: &Gpu,
     region: impl FnOnce() -> Result<()>,
-    named: &dyn Fn(Failure) -> crate::Error,
+    named: &dyn Fn(CudaError) -> crate::Error,
 ) -> Result<CUgraphExec> {
-    let driver = |call: &str, error| named(Failure::driver(call, error));
+    let driver = |call: &str, error| named(CudaError::driver(call, error));
     // SAFETY: the stream is alive, and records until `end_capture`.
     unsafe {
         result::stream::begin_capture(gpu.stream(), CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
@@ -75,7 +75,7 @@ fn record(
     done?;
     let graph = ended.map_err(|e| driver("ending to record", e))?;
     if graph.is_null() {
-        return Err(named(Failure::new("a call of the region cannot be recorded")));
+        return Err(named(CudaError::new("a call of the region cannot be recorded")));
     }
     // SAFETY: the graph is whole; its executable form does not need it any longer.
     unsafe {

@@ -1,7 +1,7 @@
 //! Group norm of images (`kernels/cu/group_norm.cu`).
 use super::channels::{Chunks, THREADS, merge_grid};
 use super::row_norm::is_wide;
-use super::{Arg, Gpu, Grid, Result, Slice, args};
+use super::{Arg, DeviceSlice, Gpu, Grid, Result, args};
 use crate::DType;
 use crate::cpu::group_norm::GroupNorm;
 use std::sync::Arc;
@@ -11,14 +11,14 @@ use std::sync::Arc;
 pub(crate) fn forward(
     gpu: &Arc<Gpu>,
     norm: &GroupNorm,
-    x: Slice,
-    [weight, bias]: [Slice; 2],
-    y: Slice,
-    stats: Slice,
+    x: DeviceSlice,
+    [weight, bias]: [DeviceSlice; 2],
+    y: DeviceSlice,
+    stats: DeviceSlice,
 ) -> Result<()> {
     let cut = Cut::new(norm, x);
-    let partial = gpu.scratch(cut.partial_len(), DType::F32)?;
-    let partial = partial.whole(DType::F32);
+    let partial = gpu.empty(cut.partial_len(), DType::F32)?;
+    let partial = partial.as_slice(DType::F32);
     let geometry = cut.geometry();
     let kernel = format!("group_norm_statistics_{}", x.dtype);
     gpu.launch(FAMILY, &kernel, cut.grid(), args![x, partial, Arg::of(&geometry)])?;
@@ -32,13 +32,13 @@ pub(crate) fn forward(
 pub(crate) fn backward(
     gpu: &Arc<Gpu>,
     norm: &GroupNorm,
-    [x, dy, weight, stats]: [Slice; 4],
-    dx: Option<Slice>,
-    [dweight, dbias]: [Option<Slice>; 2],
+    [x, dy, weight, stats]: [DeviceSlice; 4],
+    dx: Option<DeviceSlice>,
+    [dweight, dbias]: [Option<DeviceSlice>; 2],
 ) -> Result<()> {
     let cut = Cut::new(norm, x);
-    let partial = gpu.scratch(cut.partial_len(), DType::F32)?;
-    let partial = partial.whole(DType::F32);
+    let partial = gpu.empty(cut.partial_len(), DType::F32)?;
+    let partial = partial.as_slice(DType::F32);
     let geometry = cut.geometry();
     let args = args![x, dy, stats, partial, Arg::of(&geometry)];
     gpu.launch(FAMILY, &format!("group_norm_sums_bwd_{}", x.dtype), cut.grid(), args)?;
@@ -48,8 +48,8 @@ pub(crate) fn backward(
         gpu.launch(FAMILY, &kernel, merge_grid(norm.c), args)?;
     }
     let Some(dx) = dx else { return Ok(()) };
-    let factors = gpu.scratch(cut.images * norm.groups * 2, DType::F32)?;
-    let factors = factors.whole(DType::F32);
+    let factors = gpu.empty(cut.images * norm.groups * 2, DType::F32)?;
+    let factors = factors.as_slice(DType::F32);
     let kernel = format!("group_norm_input_bwd_{}", weight.dtype);
     gpu.launch(FAMILY, &kernel, cut.by_group(), args![partial, weight, stats, factors, Arg::of(&geometry)])?;
     let args = args![x, dy, weight, stats, factors, dx, is_wide(Some(weight)), Arg::of(&geometry)];
@@ -69,7 +69,7 @@ struct Cut<'a> {
 }
 
 impl Cut<'_> {
-    fn new<'a>(norm: &'a GroupNorm, x: Slice) -> Cut<'a> {
+    fn new<'a>(norm: &'a GroupNorm, x: DeviceSlice) -> Cut<'a> {
         let images = x.len / norm.pixels / norm.c;
         let chunks = Chunks::cut(norm.pixels, norm.c, x.dtype, (BLOCKS / images).max(1));
         Cut { norm, images, chunks }

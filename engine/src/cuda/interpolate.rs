@@ -1,6 +1,6 @@
 //! Resampling of images along both axes (`kernels/cu/interpolate.cu`), by the same tables of weights as on the CPU.
 use super::channels::pixel_grid;
-use super::{Arg, Buffer, Gpu, Result, Slice, args};
+use super::{Arg, DeviceBuffer, DeviceSlice, Gpu, Result, args};
 use crate::DType;
 use crate::resampling::Resampling;
 use std::sync::Arc;
@@ -11,8 +11,8 @@ pub(crate) fn resample(
     vertical: &Resampling,
     horizontal: &Resampling,
     c: usize,
-    x: Slice,
-    y: Slice,
+    x: DeviceSlice,
+    y: DeviceSlice,
 ) -> Result<()> {
     let (up, across) = (Table::new(gpu, vertical)?, Table::new(gpu, horizontal)?);
     let size = [vertical.rows().len(), horizontal.rows().len()];
@@ -31,7 +31,7 @@ pub(crate) fn resample(
 
 /// One axis on the device: of each output the first input and the number of inputs, as the bits of integers, and their weights.
 struct Table {
-    buffer: Buffer,
+    buffer: DeviceBuffer,
     stride: usize,
 }
 
@@ -45,12 +45,12 @@ impl Table {
                 *to = (*weight as f32).to_bits();
             }
         }
-        let buffer = gpu.scratch(table.len(), DType::F32)?;
-        gpu.upload(bytemuck::cast_slice(&table), buffer.whole(DType::F32))?;
+        let buffer = gpu.empty(table.len(), DType::F32)?;
+        gpu.upload(bytemuck::cast_slice(&table), buffer.as_slice(DType::F32))?;
         Ok(Table { buffer, stride })
     }
 
-    fn slice(&self) -> Slice<'_> {
-        self.buffer.whole(DType::F32)
+    fn slice(&self) -> DeviceSlice<'_> {
+        self.buffer.as_slice(DType::F32)
     }
 }

@@ -1,5 +1,5 @@
 //! Kernel launches with their arguments checked: a family is compiled and loaded at its first use.
-use super::{Failure, Gpu, Result, Slice};
+use super::{CudaError, DeviceSlice, Gpu, Result};
 use cudarc::driver::sys::{CUfunction, CUresult, cuFuncGetParamInfo};
 use cudarc::driver::{DriverError, result, sys::CUfunction_attribute};
 use fornax_kernels::{KernelError, Source};
@@ -46,7 +46,7 @@ impl<'a> Arg<'a> {
     }
 
     /// A pointer that may be absent.
-    pub(crate) fn optional(slice: Option<Slice>) -> Arg<'static> {
+    pub(crate) fn optional(slice: Option<DeviceSlice>) -> Arg<'static> {
         Arg(Bytes::Eight(slice.map_or(0, |s| s.pointer).to_ne_bytes()))
     }
 
@@ -59,13 +59,13 @@ impl<'a> Arg<'a> {
     }
 }
 
-impl From<Slice<'_>> for Arg<'static> {
-    fn from(slice: Slice) -> Self {
+impl From<DeviceSlice<'_>> for Arg<'static> {
+    fn from(slice: DeviceSlice) -> Self {
         Arg(Bytes::Eight(slice.pointer.to_ne_bytes()))
     }
 }
-impl From<&Slice<'_>> for Arg<'static> {
-    fn from(slice: &Slice) -> Self {
+impl From<&DeviceSlice<'_>> for Arg<'static> {
+    fn from(slice: &DeviceSlice) -> Self {
         Arg::from(*slice)
     }
 }
@@ -132,7 +132,7 @@ impl Gpu {
     /// kernel touches is the launcher's care.
     pub(crate) fn launch(&self, family: &'static str, kernel: &str, grid: Grid, args: &[Arg]) -> Result<()> {
         let _turn = self.bind()?;
-        let image = |capability| fornax_kernels::image(family, capability);
+        let image = |capability| fornax_kernels::module_image(family, capability);
         let k = self.family(family, image)?.kernel(family, kernel)?;
         self.launch_kernel(kernel, &k, grid, args)
     }
@@ -146,10 +146,10 @@ impl Gpu {
     }
 
     fn launch_kernel(&self, kernel: &str, k: &Kernel, grid: Grid, args: &[Arg]) -> Result<()> {
-        let failed = |call: &str, e: DriverError| Failure::driver(format!("{call} kernel {kernel}"), e);
+        let failed = |call: &str, e: DriverError| CudaError::driver(format!("{call} kernel {kernel}"), e);
         let given: Vec<usize> = args.iter().map(|a| a.bytes().len()).collect();
         if given[..] != k.parameters[..] {
-            return Err(Failure::new(format!(
+            return Err(CudaError::new(format!(
                 "kernel {kernel} takes arguments of {:?} bytes, and was given {given:?}",
                 k.parameters
             )));
@@ -189,10 +189,10 @@ impl Gpu {
             return Ok(family.clone());
         }
         let image = image(self.info().capability)
-            .map_err(|e| Failure::new(format!("the kernels of {name} are not available: {e}")))?;
+            .map_err(|e| CudaError::new(format!("the kernels of {name} are not available: {e}")))?;
         // SAFETY: the image is a whole cubin or fatbin, which the driver checks.
         let module = unsafe { result::module::load_data(image.as_ptr().cast()) }
-            .map_err(|e| Failure::driver(format!("loading the kernels of {name}"), e))?;
+            .map_err(|e| CudaError::driver(format!("loading the kernels of {name}"), e))?;
         let family = Arc::new(Family { module: Module(module), kernels: Mutex::default() });
         families.insert(name.to_string(), family.clone());
         Ok(family)
@@ -208,7 +208,7 @@ impl Family {
         let c_name = CString::new(name).expect("a kernel's name has no NUL");
         // SAFETY: the module is never unloaded.
         let function = unsafe { result::module::get_function(self.module.0, c_name) }
-            .map_err(|e| Failure::driver(format!("looking up kernel {name} of {family}"), e))?;
+            .map_err(|e| CudaError::driver(format!("looking up kernel {name} of {family}"), e))?;
         let mut parameters = vec![];
         let (mut offset, mut size) = (0, 0);
         // SAFETY: the function is alive and both places are ours; past the last parameter the call is refused.

@@ -1,13 +1,13 @@
 //! Operations along the lines of an axis (`kernels/cu/lines.cu`): extremes, indexing, running sums and products.
 use super::walk::int;
-use super::{Arg, Gpu, Grid, Result, Slice, args};
+use super::{Arg, DeviceSlice, Gpu, Grid, Result, args};
 use crate::DType;
 use crate::cpu::lines::Lines;
 use std::sync::Arc;
 
 /// Which elements are the first of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Order {
+pub(crate) struct SortOrder {
     /// Smaller ones before larger ones.
     pub(crate) smallest: bool,
     /// NaN before all others, or behind them.
@@ -15,14 +15,14 @@ pub(crate) struct Order {
 }
 
 /// The first `k` elements of each line and their indices (i64), those of lower index first among equals. Either may be left out.
-pub(crate) fn select(
+pub(crate) fn top_k(
     gpu: &Gpu,
     lines: Lines,
-    x: Slice,
+    x: DeviceSlice,
     k: usize,
-    order: Order,
-    values: Option<Slice>,
-    indices: Option<Slice>,
+    order: SortOrder,
+    values: Option<DeviceSlice>,
+    indices: Option<DeviceSlice>,
 ) -> Result<()> {
     if lines.count() * k == 0 {
         return Ok(());
@@ -48,7 +48,14 @@ pub(crate) fn select(
 }
 
 /// `y[line, j] = x[line, index[line, j]]`, with `k` indices a line, each within it.
-pub(crate) fn gather(gpu: &Gpu, lines: Lines, x: Slice, index: Slice, k: usize, y: Slice) -> Result<()> {
+pub(crate) fn gather(
+    gpu: &Gpu,
+    lines: Lines,
+    x: DeviceSlice,
+    index: DeviceSlice,
+    k: usize,
+    y: DeviceSlice,
+) -> Result<()> {
     if y.len == 0 {
         return Ok(());
     }
@@ -61,10 +68,10 @@ pub(crate) fn gather(gpu: &Gpu, lines: Lines, x: Slice, index: Slice, k: usize, 
 pub(crate) fn scatter_add(
     gpu: &Gpu,
     lines: Lines,
-    dy: Slice,
-    index: Slice,
+    dy: DeviceSlice,
+    index: DeviceSlice,
     k: usize,
-    dx: Slice,
+    dx: DeviceSlice,
 ) -> Result<()> {
     if dx.len == 0 {
         return Ok(());
@@ -75,7 +82,13 @@ pub(crate) fn scatter_add(
 }
 
 /// `y[row, class]` is `on` at the class of the row, else `off`.
-pub(crate) fn one_hot(gpu: &Gpu, index: Slice, classes: usize, [on, off]: [f64; 2], y: Slice) -> Result<()> {
+pub(crate) fn one_hot(
+    gpu: &Gpu,
+    index: DeviceSlice,
+    classes: usize,
+    [on, off]: [f64; 2],
+    y: DeviceSlice,
+) -> Result<()> {
     if y.len == 0 {
         return Ok(());
     }
@@ -84,7 +97,7 @@ pub(crate) fn one_hot(gpu: &Gpu, index: Slice, classes: usize, [on, off]: [f64; 
 }
 
 /// Running sums along each line, from the other end when `reverse`.
-pub(crate) fn cumsum(gpu: &Gpu, lines: Lines, x: Slice, reverse: bool, y: Slice) -> Result<()> {
+pub(crate) fn cumsum(gpu: &Gpu, lines: Lines, x: DeviceSlice, reverse: bool, y: DeviceSlice) -> Result<()> {
     if x.len == 0 {
         return Ok(());
     }
@@ -94,7 +107,7 @@ pub(crate) fn cumsum(gpu: &Gpu, lines: Lines, x: Slice, reverse: bool, y: Slice)
 }
 
 /// The product of each line.
-pub(crate) fn product(gpu: &Gpu, lines: Lines, x: Slice, y: Slice) -> Result<()> {
+pub(crate) fn prod(gpu: &Gpu, lines: Lines, x: DeviceSlice, y: DeviceSlice) -> Result<()> {
     if y.len == 0 {
         return Ok(());
     }
@@ -104,14 +117,20 @@ pub(crate) fn product(gpu: &Gpu, lines: Lines, x: Slice, y: Slice) -> Result<()>
 }
 
 /// `dx[line, j] = dy[line]` times the product of the line's other elements.
-pub(crate) fn product_backward(gpu: &Arc<Gpu>, lines: Lines, x: Slice, dy: Slice, dx: Slice) -> Result<()> {
+pub(crate) fn prod_backward(
+    gpu: &Arc<Gpu>,
+    lines: Lines,
+    x: DeviceSlice,
+    dy: DeviceSlice,
+    dx: DeviceSlice,
+) -> Result<()> {
     if x.len == 0 {
         return Ok(());
     }
     // Eight bytes an element, for products in double precision.
-    let behind = gpu.scratch(x.len, DType::F64)?;
+    let behind = gpu.empty(x.len, DType::F64)?;
     let [count, n, inner] = numbers(lines)?;
-    let arguments = args![x, dy, dx, behind.whole(DType::F64), count, n, inner];
+    let arguments = args![x, dy, dx, behind.as_slice(DType::F64), count, n, inner];
     gpu.launch(FAMILY, &format!("product_bwd_{}", x.dtype), Grid::stride(lines.count()), arguments)
 }
 

@@ -3,8 +3,8 @@
 //! A `Gpu` owns one context and one compute stream; every launch, copy and allocation of the engine goes into that stream, so
 //! work happens in the order in which it was asked for, and memory may be freed as soon as its last use was queued.
 //! Launchers are plain functions over slices and shapes; they know no tensor.
-pub mod blas;
-pub mod dnn;
+pub mod cublaslt;
+pub mod cudnn;
 
 pub(crate) mod activation;
 pub(crate) mod adaptive_pool;
@@ -18,7 +18,7 @@ pub(crate) mod convolution;
 pub(crate) mod copy;
 pub(crate) mod cross_entropy;
 pub(crate) mod depthwise;
-pub(crate) mod drop;
+pub(crate) mod dropout;
 mod failure;
 pub(crate) mod fuse;
 mod graph;
@@ -45,15 +45,15 @@ mod turns;
 pub(crate) mod unary;
 mod walk;
 
-pub use context::{GpuInfo, devices, launches, memory_stats, set_plan_choice};
-pub use graph::Graph;
+pub use context::{GpuInfo, devices, launch_count, memory_stats, set_conv_plan_choice};
+pub use graph::CudaGraph;
 pub use library::{LibraryError, Workspace};
 pub use report::{LibraryReport, libraries};
 
 pub(crate) use context::Gpu;
-pub(crate) use failure::Failure;
+pub(crate) use failure::CudaError;
 pub(crate) use launch::{Arg, Grid, args};
-pub(crate) use memory::{Buffer, Slice};
+pub(crate) use memory::{DeviceBuffer, DeviceSlice};
 
 /// The result of a call that a GPU may refuse.
-pub(crate) type Result<T> = std::result::Result<T, Failure>;
+pub(crate) type Result<T> = std::result::Result<T, CudaError>;

@@ -1,6 +1,6 @@
 //! Images of bytes as numbers (`kernels/cu/normalize.cu`).
 use super::walk::{int, packs};
-use super::{Arg, Gpu, Grid, Result, Slice, args};
+use super::{Arg, DeviceSlice, Gpu, Grid, Result, args};
 use crate::DType;
 use std::sync::Arc;
 
@@ -8,10 +8,10 @@ use std::sync::Arc;
 /// which can be recorded; more are uploaded.
 pub(crate) fn forward(
     gpu: &Arc<Gpu>,
-    x: Slice,
+    x: DeviceSlice,
     white: f32,
     [mean, std]: [&[f32]; 2],
-    y: Slice,
+    y: DeviceSlice,
 ) -> Result<()> {
     if x.len == 0 {
         return Ok(());
@@ -21,8 +21,8 @@ pub(crate) fn forward(
         let arguments = args![x, y, x.len, channels, white, Arg::of(&few)];
         return gpu.launch(FAMILY, &format!("normalize_{}", y.dtype), grid, arguments);
     }
-    let [of_mean, of_std] = [gpu.scratch(mean.len(), DType::F32)?, gpu.scratch(std.len(), DType::F32)?];
-    let [to_mean, to_std] = [of_mean.whole(DType::F32), of_std.whole(DType::F32)];
+    let [of_mean, of_std] = [gpu.empty(mean.len(), DType::F32)?, gpu.empty(std.len(), DType::F32)?];
+    let [to_mean, to_std] = [of_mean.as_slice(DType::F32), of_std.as_slice(DType::F32)];
     gpu.upload(bytemuck::cast_slice(mean), to_mean)?;
     gpu.upload(bytemuck::cast_slice(std), to_std)?;
     let arguments = args![x, y, x.len, channels, white, to_mean, to_std];

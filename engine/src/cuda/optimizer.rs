@@ -1,54 +1,54 @@
 //! Updates of many parameters in one launch a stage (`kernels/cu/optimizer.cuh` and the kernels generated for rules).
-use super::{Arg, Gpu, Grid, Result, Slice};
+use super::{Arg, DeviceSlice, Gpu, Grid, Result};
 use crate::DType;
 use crate::fuse::UpdateRule;
 use crate::fuse::update::MAX_MOMENTS;
-use crate::ops::{Clip, GradientRule, Layout, NUMBERS};
+use crate::ops::{ChunkLayout, GradClip, GradientRule, UPDATE_SCALARS};
 use fornax_kernels::Source;
 
 /// One parameter's elements, gradient and moments, all f32 and of one length.
-pub(crate) struct Parameter<'a> {
-    pub(crate) weights: Slice<'a>,
-    pub(crate) gradient: Slice<'a>,
-    pub(crate) moments: Vec<Slice<'a>>,
+pub(crate) struct ParameterUpdate<'a> {
+    pub(crate) weights: DeviceSlice<'a>,
+    pub(crate) gradient: DeviceSlice<'a>,
+    pub(crate) moments: Vec<DeviceSlice<'a>>,
     /// Averaged weights, f32.
-    pub(crate) ema: Option<Slice<'a>>,
+    pub(crate) ema: Option<DeviceSlice<'a>>,
     /// The weights in f16 or bf16.
-    pub(crate) copy: Option<Slice<'a>>,
+    pub(crate) low_precision: Option<DeviceSlice<'a>>,
     /// The number that the rule keeps for it, in two places.
-    pub(crate) kept: Option<Slice<'a>>,
+    pub(crate) param_scalar: Option<DeviceSlice<'a>>,
     /// Means of the factored second moment over the last axis and over the first.
-    pub(crate) factors: Option<[Slice<'a>; 2]>,
-    pub(crate) decay: f32,
+    pub(crate) factors: Option<[DeviceSlice<'a>; 2]>,
+    pub(crate) weight_decay: f32,
     pub(crate) lr_scale: f32,
     /// Adaptive clipping is for it too.
-    pub(crate) clips: bool,
+    pub(crate) adaptive_clip: bool,
     /// What the weights are rounded to.
-    pub(crate) round: Option<DType>,
-    pub(crate) layout: Layout,
+    pub(crate) round_to: Option<DType>,
+    pub(crate) layout: ChunkLayout,
 }
 
 /// What an update reads and writes beside parameters: f32 `[NUMBERS]` and two i64 scalars.
-pub(crate) struct State<'a> {
-    pub(crate) numbers: Slice<'a>,
-    pub(crate) updates: Slice<'a>,
-    pub(crate) ticket: Slice<'a>,
+pub(crate) struct OptimizerState<'a> {
+    pub(crate) numbers: DeviceSlice<'a>,
+    pub(crate) updates: DeviceSlice<'a>,
+    pub(crate) ticket: DeviceSlice<'a>,
 }
 
 /// Looks at the gradients where that is asked for, decides, and updates.
 pub(crate) fn update(
     gpu: &std::sync::Arc<Gpu>,
     rule: &UpdateRule,
-    parameters: &[Parameter],
+    parameters: &[ParameterUpdate],
     gradients: &GradientRule,
-    state: &State,
+    state: &OptimizerState,
 ) -> Result<()> {
-    assert_eq!(state.numbers.len, NUMBERS);
+    assert_eq!(state.numbers.len, UPDATE_SCALARS);
     let tables = tables(parameters);
     let chunks: usize = tables.iter().map(|(_, chunks)| chunks).sum();
     let rows: usize = parameters.iter().map(|parameter| parameter.layout.rows).sum();
-    let looks = gradients.looks() || rule.reads_norm();
-    let units = if let Some(Clip::Units(limit)) = gradients.clip { limit } else { 0.0 };
+    let looks = gradients.computes_grad_norm() || rule.reads_norm();
+    let units = if let Some(GradClip::Agc(limit)) = gradients.clip { limit } else { 0.0 };
     // What passes from launch to launch: sums by chunk, sums by row, and factors of rows.
     let partial = gpu.allocate(8 * chunks * rule.sums().max(if looks { 2 } else { 0 }))?;
     let by_row = gpu.allocate(4 * rows * rule.row_sums())?;
@@ -57,10 +57,10 @@ pub(crate) fn update(
         numbers: state.numbers.pointer,
         updates: state.updates.pointer,
         ticket: state.ticket.pointer,
-        partial: partial.whole(DType::F64).pointer,
-        rows: by_row.whole(DType::F32).pointer,
-        units: if units > 0.0 { of_rows.whole(DType::F32).pointer } else { 0 },
-        clip_value: if let Some(Clip::Value(limit)) = gradients.clip { limit } else { 0.0 },
+        partial: partial.as_slice(DType::F64).pointer,
+        rows: by_row.as_slice(DType::F32).pointer,
+        units: if units > 0.0 { of_rows.as_slice(DType::F32).pointer } else { 0 },
+        clip_value: if let Some(GradClip::Value(limit)) = gradients.clip { limit } else { 0.0 },
         first: 0,
         chunks: chunks as i32,
         blocks: 0,
@@ -82,7 +82,8 @@ pub(crate) fn update(
             gpu.launch(FAMILY, kernel, grid, &[Arg::of(table), Arg::of(to), Arg::of(&decision)])
         })?;
     }
-    if let Some(factoring) = rule.keeps().factored.filter(|_| parameters.iter().any(|p| p.factors.is_some()))
+    if let Some(factoring) =
+        rule.state_spec().factored.filter(|_| parameters.iter().any(|p| p.factors.is_some()))
     {
         let how = Factors { decay_rate: factoring.decay_rate, eps: factoring.eps };
         for_each(&mut to, false, &|grid, table, to| {
@@ -180,21 +181,21 @@ impl Decision {
     fn new(gradients: &GradientRule, clip_units: f32) -> Decision {
         let scaling = gradients.scaling.unwrap_or_default();
         Decision {
-            growth: scaling.growth,
-            backoff: scaling.backoff,
-            floor: scaling.floor,
-            clip_norm: if let Some(Clip::Norm(limit)) = gradients.clip { limit } else { 0.0 },
+            growth: scaling.growth_factor,
+            backoff: scaling.backoff_factor,
+            floor: scaling.min_scale,
+            clip_norm: if let Some(GradClip::Norm(limit)) = gradients.clip { limit } else { 0.0 },
             clip_units,
-            interval: scaling.interval as i32,
+            interval: scaling.growth_interval as i32,
             scales: i32::from(gradients.scaling.is_some()),
         }
     }
 }
 
 /// The tables to launch with, each with its number of chunks.
-fn tables(parameters: &[Parameter]) -> Vec<(Box<Table>, usize)> {
+fn tables(parameters: &[ParameterUpdate]) -> Vec<(Box<Table>, usize)> {
     let mut row = 0;
-    let filled = |group: &[Parameter]| {
+    let filled = |group: &[ParameterUpdate]| {
         let mut table = Box::new(Table { count: 0, of: [Entry::NONE; PARAMETERS] });
         let mut chunks = 0;
         for parameter in group {
@@ -234,7 +235,7 @@ impl Entry {
     };
 
     /// A parameter that begins with that chunk of its launch, and that row of all.
-    fn new(parameter: &Parameter, chunk: usize, row: usize) -> Entry {
+    fn new(parameter: &ParameterUpdate, chunk: usize, row: usize) -> Entry {
         let mut moments = [0; MAX_MOMENTS];
         for (to, moment) in moments.iter_mut().zip(&parameter.moments) {
             *to = moment.pointer;
@@ -249,19 +250,19 @@ impl Entry {
             gradient: parameter.gradient.pointer,
             moments,
             ema: parameter.ema.map_or(0, |ema| ema.pointer),
-            copy: parameter.copy.map_or(0, |copy| copy.pointer),
-            kept: parameter.kept.map_or(0, |kept| kept.pointer),
+            copy: parameter.low_precision.map_or(0, |copy| copy.pointer),
+            kept: parameter.param_scalar.map_or(0, |kept| kept.pointer),
             n: parameter.weights.len as i64,
             row_length: layout.row_length as i32,
             chunk_length: layout.chunk_length as i32,
             chunk: chunk as i32,
             row: row as i32,
-            decay: parameter.decay,
+            decay: parameter.weight_decay,
             rate: parameter.lr_scale,
             axes: layout.axes as i32,
-            clips: i32::from(parameter.clips),
-            copy_format: format(parameter.copy.map(|copy| copy.dtype)),
-            round_format: format(parameter.round),
+            clips: i32::from(parameter.adaptive_clip),
+            copy_format: format(parameter.low_precision.map(|copy| copy.dtype)),
+            round_format: format(parameter.round_to),
             inner: layout.inner as i32,
             padding: 0,
         }

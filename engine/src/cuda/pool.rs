@@ -1,10 +1,16 @@
 //! Max and average pooling of images (`kernels/cu/pool.cu`).
 use super::channels::pixel_grid;
-use super::{Arg, Gpu, Result, Slice, args};
+use super::{Arg, DeviceSlice, Gpu, Result, args};
 use crate::pool_shape::PoolShape;
 
 /// The largest element of each window, and which one it was.
-pub(crate) fn max_forward(gpu: &Gpu, s: &PoolShape, x: Slice, y: Slice, index: Slice) -> Result<()> {
+pub(crate) fn max_forward(
+    gpu: &Gpu,
+    s: &PoolShape,
+    x: DeviceSlice,
+    y: DeviceSlice,
+    index: DeviceSlice,
+) -> Result<()> {
     let rows = s.n * s.out[0];
     let grid = pixel_grid(rows, s.out[1], s.c, x.dtype);
     let kernel = format!("max_pool_fwd_{}", x.dtype);
@@ -12,7 +18,13 @@ pub(crate) fn max_forward(gpu: &Gpu, s: &PoolShape, x: Slice, y: Slice, index: S
 }
 
 /// Each pixel's gradient: the sum over the windows that chose it.
-pub(crate) fn max_backward(gpu: &Gpu, s: &PoolShape, dy: Slice, index: Slice, dx: Slice) -> Result<()> {
+pub(crate) fn max_backward(
+    gpu: &Gpu,
+    s: &PoolShape,
+    dy: DeviceSlice,
+    index: DeviceSlice,
+    dx: DeviceSlice,
+) -> Result<()> {
     let rows = s.n * s.size[0];
     let grid = pixel_grid(rows, s.size[1], s.c, dy.dtype);
     let kernel = format!("max_pool_bwd_{}", dy.dtype);
@@ -20,7 +32,13 @@ pub(crate) fn max_backward(gpu: &Gpu, s: &PoolShape, dy: Slice, index: Slice, dx
 }
 
 /// The mean of each window; with `include_pad` the padding counts.
-pub(crate) fn avg_forward(gpu: &Gpu, s: &PoolShape, include_pad: bool, x: Slice, y: Slice) -> Result<()> {
+pub(crate) fn avg_forward(
+    gpu: &Gpu,
+    s: &PoolShape,
+    include_pad: bool,
+    x: DeviceSlice,
+    y: DeviceSlice,
+) -> Result<()> {
     let rows = s.n * s.out[0];
     let grid = pixel_grid(rows, s.out[1], s.c, x.dtype);
     let kernel = format!("avg_pool_fwd_{}", x.dtype);
@@ -28,7 +46,13 @@ pub(crate) fn avg_forward(gpu: &Gpu, s: &PoolShape, include_pad: bool, x: Slice,
 }
 
 /// Each pixel's share of the gradients of the windows that cover it.
-pub(crate) fn avg_backward(gpu: &Gpu, s: &PoolShape, include_pad: bool, dy: Slice, dx: Slice) -> Result<()> {
+pub(crate) fn avg_backward(
+    gpu: &Gpu,
+    s: &PoolShape,
+    include_pad: bool,
+    dy: DeviceSlice,
+    dx: DeviceSlice,
+) -> Result<()> {
     let rows = s.n * s.size[0];
     let grid = pixel_grid(rows, s.size[1], s.c, dy.dtype);
     let kernel = format!("avg_pool_bwd_{}", dy.dtype);

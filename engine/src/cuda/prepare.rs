@@ -1,33 +1,33 @@
 //! Training images from bytes in one pass (`kernels/cu/prepare.cu`).
 use super::walk::int;
-use super::{Arg, Gpu, Grid, Result, Slice, args};
-use crate::ops::{CHANGE, Fill, ImagePreparation};
+use super::{Arg, DeviceSlice, Gpu, Grid, Result, args};
+use crate::ops::{CHANGE_HEADER_LEN, EraseMode, ImagePreparation};
 
 /// Images `[n, h, w, c]` of up to four channels, changed as the rows of `changes` say.
 pub(crate) fn forward(
     gpu: &Gpu,
-    x: Slice,
-    changes: Slice,
+    x: DeviceSlice,
+    changes: DeviceSlice,
     [n, h, w, c]: [usize; 4],
     how: &ImagePreparation,
-    y: Slice,
+    y: DeviceSlice,
 ) -> Result<()> {
     if x.len == 0 {
         return Ok(());
     }
     let four = |values: &[f32]| std::array::from_fn(|k| values.get(k).copied().unwrap_or(1.0));
-    let [k0, k1, epoch, ..] = how.draws.place();
+    let [k0, k1, epoch, ..] = how.rng.key_and_counter();
     let preparation = Preparation {
         mean: four(how.mean),
         std: four(how.std),
         white: f32::from(how.white),
         rounded: i32::from(how.rounded),
-        fill: match how.fill {
-            Fill::Zero => 0,
-            Fill::Channel => 1,
-            Fill::Element => 2,
+        fill: match how.erase_mode {
+            EraseMode::Const => 0,
+            EraseMode::Rand => 1,
+            EraseMode::Pixel => 2,
         },
-        boxes: int((changes.len / n - CHANGE) / 4)?,
+        boxes: int((changes.len / n - CHANGE_HEADER_LEN) / 4)?,
         key: [k0, k1],
         epoch,
     };

@@ -1,17 +1,17 @@
 //! Sums over an axis (`kernels/cu/reduce.cu`), cut by shape: in one launch, or in two with the chunks' sums in f32 between.
 use super::channels::{THREADS, is_long, row_grid};
 use super::walk::int;
-use super::{Gpu, Grid, Result, Slice, args, copy};
+use super::{DeviceSlice, Gpu, Grid, Result, args, copy};
 use crate::DType;
 use std::sync::Arc;
 
 /// `y[o, i] = factor * sum over j of x[o, j, i]`, for x `[outer, n, inner]`. Of f32 and a 16-bit dtype, either may be y's and x's.
 pub(crate) fn sum(
     gpu: &Arc<Gpu>,
-    x: Slice,
+    x: DeviceSlice,
     [outer, n, inner]: [usize; 3],
     factor: f64,
-    y: Slice,
+    y: DeviceSlice,
 ) -> Result<()> {
     if outer * inner == 0 {
         return Ok(());
@@ -24,8 +24,8 @@ pub(crate) fn sum(
     if chunks == 1 {
         return pass(gpu, x, [outer, n, inner], n, factor, y);
     }
-    let partial = gpu.scratch(outer * chunks * inner, DType::F32)?;
-    let partial = partial.whole(DType::F32);
+    let partial = gpu.empty(outer * chunks * inner, DType::F32)?;
+    let partial = partial.as_slice(DType::F32);
     pass(gpu, x, [outer, n, inner], cut, 1.0, partial)?;
     pass(gpu, partial, [outer, chunks, inner], chunks, factor, y)
 }
@@ -33,11 +33,11 @@ pub(crate) fn sum(
 /// Sums of chunks of `chunk` elements: out `[outer, chunks, inner]`.
 fn pass(
     gpu: &Gpu,
-    x: Slice,
+    x: DeviceSlice,
     [outer, n, inner]: [usize; 3],
     chunk: usize,
     factor: f64,
-    out: Slice,
+    out: DeviceSlice,
 ) -> Result<()> {
     let dtypes = format!("{}_{}", x.dtype, out.dtype);
     let chunks = n.div_ceil(chunk);
@@ -80,7 +80,7 @@ struct Columns {
 }
 
 impl Columns {
-    fn new(inner: usize, x: Slice) -> Columns {
+    fn new(inner: usize, x: DeviceSlice) -> Columns {
         let pack = 16 / x.dtype.size();
         let packed = inner.is_multiple_of(pack) && x.pointer.is_multiple_of(16);
         let packs = if packed { inner / pack } else { inner };

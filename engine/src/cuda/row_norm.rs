@@ -1,6 +1,6 @@
 //! Layer norm and RMS norm of rows (`kernels/cu/row_norm.cu`).
 use super::channels::{Chunks, is_long, merge_grid, row_grid};
-use super::{Arg, Gpu, Result, Slice, args};
+use super::{Arg, DeviceSlice, Gpu, Result, args};
 use crate::DType;
 use crate::cpu::row_norm::RowNorm;
 use std::sync::Arc;
@@ -10,10 +10,10 @@ use std::sync::Arc;
 pub(crate) fn forward(
     gpu: &Gpu,
     norm: &RowNorm,
-    x: Slice,
-    [weight, bias]: [Option<Slice>; 2],
-    y: Slice,
-    stats: Slice,
+    x: DeviceSlice,
+    [weight, bias]: [Option<DeviceSlice>; 2],
+    y: DeviceSlice,
+    stats: DeviceSlice,
 ) -> Result<()> {
     let rows = x.len / norm.n;
     let args = args![
@@ -36,11 +36,11 @@ pub(crate) fn forward(
 pub(crate) fn backward(
     gpu: &Gpu,
     norm: &RowNorm,
-    x: Slice,
-    dy: Slice,
-    weight: Option<Slice>,
-    stats: Slice,
-    dx: Slice,
+    x: DeviceSlice,
+    dy: DeviceSlice,
+    weight: Option<DeviceSlice>,
+    stats: DeviceSlice,
+    dx: DeviceSlice,
 ) -> Result<()> {
     let rows = x.len / norm.n;
     let (centre, long) = (i32::from(norm.centre), i32::from(is_long(norm.n)));
@@ -53,16 +53,16 @@ pub(crate) fn backward(
 pub(crate) fn parameter_gradients(
     gpu: &Arc<Gpu>,
     norm: &RowNorm,
-    x: Slice,
-    dy: Slice,
-    stats: Slice,
-    [dweight, dbias]: [Option<Slice>; 2],
+    x: DeviceSlice,
+    dy: DeviceSlice,
+    stats: DeviceSlice,
+    [dweight, dbias]: [Option<DeviceSlice>; 2],
 ) -> Result<()> {
     let Some(dtype) = dweight.or(dbias).map(|slice| slice.dtype) else { return Ok(()) };
     let (n, rows) = (norm.n, x.len / norm.n);
     let chunks = Chunks::of_sums(rows, n, x.dtype);
-    let partial = gpu.scratch(chunks.count * 2 * n, DType::F32)?;
-    let partial = partial.whole(DType::F32);
+    let partial = gpu.empty(chunks.count * 2 * n, DType::F32)?;
+    let partial = partial.as_slice(DType::F32);
     let args = args![x, dy, stats, partial, rows, n as i32, chunks.rows as i32];
     gpu.launch(FAMILY, &format!("row_norm_sums_bwd_{}", x.dtype), chunks.grid(), args)?;
     let (dweight, dbias) = (Arg::optional(dweight), Arg::optional(dbias));
@@ -73,6 +73,6 @@ pub(crate) fn parameter_gradients(
 const FAMILY: &str = "row_norm";
 
 /// 1 when parameters are floats whatever x is.
-pub(super) fn is_wide(parameter: Option<Slice>) -> i32 {
+pub(super) fn is_wide(parameter: Option<DeviceSlice>) -> i32 {
     i32::from(parameter.is_some_and(|slice| slice.dtype == DType::F32))
 }

@@ -1,16 +1,23 @@
 //! Softmax and log-softmax of rows (`kernels/cu/softmax.cu`).
 use super::channels::{is_long, row_grid};
-use super::{Gpu, Result, Slice, args};
+use super::{DeviceSlice, Gpu, Result, args};
 
 /// `y = softmax(x)` (or its logarithm) of consecutive rows of `n`.
-pub(crate) fn forward(gpu: &Gpu, x: Slice, n: usize, log: bool, y: Slice) -> Result<()> {
+pub(crate) fn forward(gpu: &Gpu, x: DeviceSlice, n: usize, log: bool, y: DeviceSlice) -> Result<()> {
     let rows = x.len / n;
     let args = args![x, y, rows, n as i32, i32::from(log), i32::from(is_long(n))];
     gpu.launch("softmax", &format!("softmax_fwd_{}", x.dtype), row_grid(rows, n), args)
 }
 
 /// `dx = y (dy - sum(dy y))`, or for the logarithm `dx = dy - e^y sum(dy)`.
-pub(crate) fn backward(gpu: &Gpu, y: Slice, dy: Slice, n: usize, log: bool, dx: Slice) -> Result<()> {
+pub(crate) fn backward(
+    gpu: &Gpu,
+    y: DeviceSlice,
+    dy: DeviceSlice,
+    n: usize,
+    log: bool,
+    dx: DeviceSlice,
+) -> Result<()> {
     let rows = y.len / n;
     let args = args![y, dy, dx, rows, n as i32, i32::from(log), i32::from(is_long(n))];
     gpu.launch("softmax", &format!("softmax_bwd_{}", y.dtype), row_grid(rows, n), args)

@@ -1,5 +1,5 @@
 //! Copies between host and device through pinned blocks, so that an upload returns before the device has taken it.
-use super::{Failure, Gpu, Result, Slice};
+use super::{CudaError, DeviceSlice, Gpu, Result};
 use cudarc::driver::result;
 use cudarc::driver::sys::{CUevent, CUevent_flags};
 use std::sync::Mutex;
@@ -22,7 +22,7 @@ unsafe impl Send for Pinned {}
 
 impl Gpu {
     /// Queues a copy to the device. `from` may change as soon as this returns.
-    pub(crate) fn upload(&self, from: &[u8], to: Slice) -> Result<()> {
+    pub(crate) fn upload(&self, from: &[u8], to: DeviceSlice) -> Result<()> {
         assert_eq!(from.len(), to.bytes(), "a copy keeps its length");
         let _turn = self.bind()?;
         for (i, piece) in from.chunks(BLOCK).enumerate() {
@@ -36,13 +36,13 @@ impl Gpu {
                     .and_then(|()| result::event::record(block.done, self.stream()))
             };
             self.give_back(block);
-            queued.map_err(|e| Failure::driver("copying to the device", e))?;
+            queued.map_err(|e| CudaError::driver("copying to the device", e))?;
         }
         Ok(())
     }
 
     /// Copies from the device, waiting for the work queued before.
-    pub(crate) fn download(&self, from: Slice, to: &mut [u8]) -> Result<()> {
+    pub(crate) fn download(&self, from: DeviceSlice, to: &mut [u8]) -> Result<()> {
         assert_eq!(to.len(), from.bytes(), "a copy keeps its length");
         let _turn = self.bind()?;
         for (i, piece) in to.chunks_mut(BLOCK).enumerate() {
@@ -56,7 +56,7 @@ impl Gpu {
                     .map(|()| piece.copy_from_slice(host))
             };
             self.give_back(block);
-            copied.map_err(|e| Failure::driver("copying from the device", e))?;
+            copied.map_err(|e| CudaError::driver("copying from the device", e))?;
         }
         Ok(())
     }
@@ -64,7 +64,7 @@ impl Gpu {
     /// A block whose last copy is done: one at rest, else a new one, else the one that has waited longest.
     fn pinned(&self) -> Result<Pinned> {
         if self.turns.is_recording() {
-            return Err(Failure::new(
+            return Err(CudaError::new(
                 "a graph cannot hold copies between host and device: make them before or after it",
             ));
         }
@@ -81,7 +81,7 @@ impl Gpu {
         let Some(block) = taken else { return new_block() };
         // SAFETY: as above.
         unsafe { result::event::synchronize(block.done) }
-            .map_err(|e| Failure::driver("waiting for an earlier copy", e))?;
+            .map_err(|e| CudaError::driver("waiting for an earlier copy", e))?;
         Ok(block)
     }
 
@@ -93,9 +93,9 @@ impl Gpu {
 fn new_block() -> Result<Pinned> {
     // SAFETY: a new block and a new event, which nobody else knows. No flags: cached, so that the host reads it at full speed.
     unsafe {
-        let host = result::malloc_host(BLOCK, 0).map_err(|e| Failure::driver("pinning host memory", e))?;
+        let host = result::malloc_host(BLOCK, 0).map_err(|e| CudaError::driver("pinning host memory", e))?;
         let done = result::event::create(CUevent_flags::CU_EVENT_DISABLE_TIMING)
-            .map_err(|e| Failure::driver("creating an event", e))?;
+            .map_err(|e| CudaError::driver("creating an event", e))?;
         Ok(Pinned { host: host.cast(), done })
     }
 }

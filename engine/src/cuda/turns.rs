@@ -1,6 +1,6 @@
 //! Who may use a device's stream: every thread, or, while a region is recorded as a graph, the one that records it. What another thread
 //! queued meanwhile would be recorded instead of done.
-use super::{Failure, Result};
+use super::{CudaError, Result};
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::thread::{self, ThreadId};
 
@@ -46,7 +46,7 @@ impl Turns {
         let me = thread::current().id();
         let mut state = self.lock();
         if state.recording == Some(me) {
-            return Err(Failure::new("another region is being recorded"));
+            return Err(CudaError::new("another region is being recorded"));
         }
         while state.recording.is_some() || state.calls > 0 {
             state = self.changed.wait(state).unwrap_or_else(|e| e.into_inner());

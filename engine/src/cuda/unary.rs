@@ -1,9 +1,9 @@
 //! Functions of an element and two numbers (`kernels/cu/unary.cu`), and casts (`kernels/cu/cast.cu`).
 use super::walk::packs;
-use super::{Gpu, Grid, Result, Slice, args};
+use super::{DeviceSlice, Gpu, Grid, Result, args};
 
 /// `y = f(x, p, q)`, where `f` names a kernel; `y` may be `x`.
-pub(crate) fn forward(gpu: &Gpu, f: &str, x: Slice, p: f64, q: f64, y: Slice) -> Result<()> {
+pub(crate) fn forward(gpu: &Gpu, f: &str, x: DeviceSlice, p: f64, q: f64, y: DeviceSlice) -> Result<()> {
     if x.len == 0 {
         return Ok(());
     }
@@ -12,7 +12,7 @@ pub(crate) fn forward(gpu: &Gpu, f: &str, x: Slice, p: f64, q: f64, y: Slice) ->
 }
 
 /// `y = x` in y's dtype, which is another than x's.
-pub(crate) fn cast(gpu: &Gpu, x: Slice, y: Slice) -> Result<()> {
+pub(crate) fn cast(gpu: &Gpu, x: DeviceSlice, y: DeviceSlice) -> Result<()> {
     if x.len == 0 {
         return Ok(());
     }

@@ -1,5 +1,5 @@
 //! How kernels walk two arrays side by side (`kernels/cu/walk.cuh`): axes merged as far as they go, and large walks cut up.
-use super::{Failure, Grid, Result, Slice};
+use super::{CudaError, DeviceSlice, Grid, Result};
 use crate::{DType, MAX_RANK};
 
 /// Elements in rows, and where each lies in two arrays, `a` and `b`; the twin of `struct Walk` in the kernels.
@@ -157,12 +157,12 @@ impl Walk {
 /// A number that kernels take in 32 bits.
 pub(super) fn int(value: usize) -> Result<i32> {
     i32::try_from(value).map_err(|_| {
-        Failure::new(format!("an extent of {value} is more than kernels count: it is 2^31 - 1 at most"))
+        CudaError::new(format!("an extent of {value} is more than kernels count: it is 2^31 - 1 at most"))
     })
 }
 
 /// Elements that a loop over packs has for a dense array.
-pub(super) fn packs(slice: Slice) -> usize {
+pub(super) fn packs(slice: DeviceSlice) -> usize {
     slice.len.div_ceil(16 / slice.dtype.size())
 }
 

@@ -3,21 +3,21 @@
 //! Without channels the loop is flat. With them a block walks rows as those of batch norm do (`channels.cuh`): what is by channel is
 //! loaded once for many rows, and sums over rows go to partial results, `[chunks, sums, c]`, that are added up afterwards.
 use super::graph::{Binary, Node, Program, Unary};
-use super::{Broadcast, Output, Signature, digest};
+use super::{Broadcast, KernelOutput, KernelSignature, digest};
 use crate::DType;
 use std::fmt::Write;
 
 /// A kernel's name and source.
 #[derive(Debug)]
-pub(crate) struct Generated {
+pub(crate) struct GeneratedKernel {
     pub(crate) kernel: String,
     pub(crate) source: String,
     /// It numbers elements one by one, and takes their count; else rows, channels and rows of a chunk.
     pub(crate) is_flat: bool,
 }
 
-impl Generated {
-    pub(crate) fn new(program: &Program, signature: &Signature) -> Generated {
+impl GeneratedKernel {
+    pub(crate) fn new(program: &Program, signature: &KernelSignature) -> GeneratedKernel {
         let is_flat = signature.is_flat();
         let kernel = format!("fused_{:016x}_{}", digest(&(program, signature)), signature.inputs[0].0);
         let writer = Writer { program, signature };
@@ -42,13 +42,13 @@ impl Generated {
         let source = format!(
             "#include \"fuse.cuh\"\n\nnamespace {{\n\n{function}\n{body}\n}}  // namespace\n\n{main}"
         );
-        Generated { kernel, source, is_flat }
+        GeneratedKernel { kernel, source, is_flat }
     }
 }
 
 struct Writer<'a> {
     program: &'a Program,
-    signature: &'a Signature,
+    signature: &'a KernelSignature,
 }
 
 impl Writer<'_> {
@@ -64,12 +64,14 @@ impl Writer<'_> {
 
     /// The outputs that are written element by element.
     fn elements(&self) -> impl Iterator<Item = usize> {
-        let is = |o: &usize| self.signature.outputs[*o] != Output::Sums;
+        let is = |o: &usize| self.signature.outputs[*o] != KernelOutput::Sums;
         (0..self.signature.outputs.len()).filter(is)
     }
 
     fn sums(&self) -> Vec<usize> {
-        (0..self.signature.outputs.len()).filter(|o| self.signature.outputs[*o] == Output::Sums).collect()
+        (0..self.signature.outputs.len())
+            .filter(|o| self.signature.outputs[*o] == KernelOutput::Sums)
+            .collect()
     }
 
     /// `y0, … = f(x0, …)` for single numbers.
@@ -184,8 +186,8 @@ impl Writer<'_> {
         let inputs = self.signature.inputs.iter().enumerate();
         let inputs = inputs.map(|(i, (dtype, _))| format!("const {}* __restrict__ p{i}", c_type(*dtype)));
         let outputs = self.elements().map(|o| match self.signature.outputs[o] {
-            Output::Elements(dtype) => format!("{}* __restrict__ q{o}", c_type(dtype)),
-            Output::Sums => unreachable!("only elements"),
+            KernelOutput::Elements(dtype) => format!("{}* __restrict__ q{o}", c_type(dtype)),
+            KernelOutput::Sums => unreachable!("only elements"),
         });
         let partial = (!self.sums().is_empty()).then(|| "float* __restrict__ partial".to_string());
         inputs.chain(outputs).chain(partial).collect::<Vec<_>>().join(", ")
@@ -214,7 +216,7 @@ impl Writer<'_> {
             _ => pointer(self.signature.inputs[i].0, format!("p{i}")),
         });
         let outputs = self.elements().map(|o| match self.signature.outputs[o] {
-            Output::Elements(dtype) if how.is_empty() => format!("{}* q{o}", c_type(dtype)),
+            KernelOutput::Elements(dtype) if how.is_empty() => format!("{}* q{o}", c_type(dtype)),
             _ => format!("q{o}"),
         });
         inputs.chain(outputs).collect::<Vec<_>>().join(", ")

@@ -23,17 +23,17 @@ pub(crate) mod update;
 mod update_source;
 mod value;
 
-pub use update::{CpuLoop, Factoring, Formula, Keeps, Next, UpdateRule};
+pub use update::{CpuLoop, Factoring, Formula, NextState, OptimizerStateSpec, UpdateRule};
 pub use value::*;
 
-pub(crate) use batch_norm::{Between, NormKernels};
-pub(crate) use cuda_source::Generated;
+pub(crate) use batch_norm::{BatchNormKernels, GradStorage};
+pub(crate) use cuda_source::GeneratedKernel;
 use graph::Program;
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, OnceLock};
-pub(crate) use update_source::Source;
+pub(crate) use update_source::UpdateKernel;
 
 use crate::DType;
 
@@ -45,17 +45,17 @@ pub const MAX_INPUTS: usize = 8;
 pub struct Expression(pub(crate) Arc<Inner>);
 
 pub(crate) struct Inner {
-    pub(crate) forward: Kernels,
+    pub(crate) forward: ProgramKernels,
     /// The gradients with respect to the inputs whose bits are set.
-    gradients: Mutex<HashMap<u32, Arc<Kernels>>>,
+    gradients: Mutex<HashMap<u32, Arc<ProgramKernels>>>,
     /// As the activation of a batch norm, for each [`Between`].
-    norms: [OnceLock<Arc<NormKernels>>; 3],
+    norms: [OnceLock<Arc<BatchNormKernels>>; 3],
 }
 
 /// A program with the kernels that were generated for it.
-pub(crate) struct Kernels {
+pub(crate) struct ProgramKernels {
     pub(crate) program: Program,
-    generated: Mutex<HashMap<Signature, Arc<Generated>>>,
+    generated: Mutex<HashMap<KernelSignature, Arc<GeneratedKernel>>>,
 }
 
 /// How an input lies under the output.
@@ -71,7 +71,7 @@ pub enum Broadcast {
 
 /// What an output of a kernel is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Output {
+pub(crate) enum KernelOutput {
     /// Every element, in a dtype.
     Elements(DType),
     /// Sums over rows for each channel.
@@ -80,9 +80,9 @@ pub(crate) enum Output {
 
 /// What a kernel is generated for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Signature {
+pub(crate) struct KernelSignature {
     pub(crate) inputs: Vec<(DType, Broadcast)>,
-    pub(crate) outputs: Vec<Output>,
+    pub(crate) outputs: Vec<KernelOutput>,
 }
 
 /// The expression that `f` writes: a function of up to [`MAX_INPUTS`] numbers, made of operators, `f64`s, the methods of [`Value`] and
@@ -95,7 +95,7 @@ pub fn expression<const N: usize>(f: impl for<'g> FnOnce([Value<'g>; N]) -> Valu
 impl Expression {
     fn made(program: Program) -> Expression {
         Expression(Arc::new(Inner {
-            forward: Kernels::of(program),
+            forward: ProgramKernels::of(program),
             gradients: Mutex::default(),
             norms: Default::default(),
         }))
@@ -128,61 +128,64 @@ impl Expression {
 
     /// The CUDA source that runs this expression for inputs of these dtypes; the output has the first one's.
     pub fn cuda_source(&self, inputs: &[(DType, Broadcast)]) -> String {
-        let outputs = vec![Output::Elements(inputs[0].0)];
-        self.0.forward.generated(Signature { inputs: inputs.to_vec(), outputs }).source.clone()
+        let outputs = vec![KernelOutput::Elements(inputs[0].0)];
+        self.0.forward.generated(KernelSignature { inputs: inputs.to_vec(), outputs }).source.clone()
     }
 
     /// The CUDA source that computes the gradients of all inputs: those of [`Expression::cuda_source`].
-    pub fn cuda_source_of_gradients(&self, inputs: &[(DType, Broadcast)]) -> String {
+    pub fn cuda_gradient_source(&self, inputs: &[(DType, Broadcast)]) -> String {
         let all = (1 << self.inputs()) - 1;
-        self.gradients(all).generated(Signature::back(inputs, all)).source.clone()
+        self.gradients(all).generated(KernelSignature::backward(inputs, all)).source.clone()
     }
 
     /// The gradients with respect to the inputs whose bits are set, as one program.
-    pub(crate) fn gradients(&self, wanted: u32) -> Arc<Kernels> {
+    pub(crate) fn gradients(&self, wanted: u32) -> Arc<ProgramKernels> {
         let mut known = self.0.gradients.lock().unwrap_or_else(|e| e.into_inner());
         let derive = || {
             let wanted: Vec<bool> = (0..self.inputs()).map(|i| wanted >> i & 1 == 1).collect();
-            Arc::new(Kernels::of(differentiate::gradients(&self.0.forward.program, &wanted)))
+            Arc::new(ProgramKernels::of(differentiate::gradients(&self.0.forward.program, &wanted)))
         };
         known.entry(wanted).or_insert_with(derive).clone()
     }
 }
 
-impl Kernels {
-    fn of(program: Program) -> Kernels {
-        Kernels { program, generated: Mutex::default() }
+impl ProgramKernels {
+    fn of(program: Program) -> ProgramKernels {
+        ProgramKernels { program, generated: Mutex::default() }
     }
 
     /// The kernel for a signature.
-    pub(crate) fn generated(&self, signature: Signature) -> Arc<Generated> {
+    pub(crate) fn generated(&self, signature: KernelSignature) -> Arc<GeneratedKernel> {
         let mut known = self.generated.lock().unwrap_or_else(|e| e.into_inner());
         if let Some(generated) = known.get(&signature) {
             return generated.clone();
         }
-        let generated = Arc::new(Generated::new(&self.program, &signature));
+        let generated = Arc::new(GeneratedKernel::new(&self.program, &signature));
         known.insert(signature, generated.clone());
         generated
     }
 }
 
-impl Signature {
+impl KernelSignature {
     /// That of the gradients of the wanted inputs: the upstream gradient has the first input's dtype, the gradient of a repeated
     /// input is a sum.
-    pub(crate) fn back(inputs: &[(DType, Broadcast)], wanted: u32) -> Signature {
+    pub(crate) fn backward(inputs: &[(DType, Broadcast)], wanted: u32) -> KernelSignature {
         let outputs =
             inputs.iter().enumerate().filter(|(i, _)| wanted >> i & 1 == 1).map(|(_, input)| match input {
-                (dtype, Broadcast::Full) => Output::Elements(*dtype),
-                _ => Output::Sums,
+                (dtype, Broadcast::Full) => KernelOutput::Elements(*dtype),
+                _ => KernelOutput::Sums,
             });
         let upstream = (inputs[0].0, Broadcast::Full);
-        Signature { outputs: outputs.collect(), inputs: inputs.iter().copied().chain([upstream]).collect() }
+        KernelSignature {
+            outputs: outputs.collect(),
+            inputs: inputs.iter().copied().chain([upstream]).collect(),
+        }
     }
 
     /// True when elements are not to be numbered by row and channel.
     pub(crate) fn is_flat(&self) -> bool {
         self.inputs.iter().all(|(_, broadcast)| *broadcast != Broadcast::Channel)
-            && self.outputs.iter().all(|output| *output != Output::Sums)
+            && self.outputs.iter().all(|output| *output != KernelOutput::Sums)
     }
 }
 

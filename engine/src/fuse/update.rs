@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 pub(crate) const MAX_MOMENTS: usize = 5;
 
 /// The most numbers that a rule keeps for all parameters together.
-pub(crate) const MAX_MEMORY: usize = 3;
+pub(crate) const MAX_SHARED_SCALARS: usize = 3;
 
 /// What a formula reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -76,23 +76,23 @@ symbols! {
     /// Their gradients, unscaled and clipped.
     gradient = Gradient;
     /// The update's number; the first is 1.
-    updates = Updates;
+    step = Updates;
     /// The parameter's learning rate.
-    rate = Rate;
+    lr = Rate;
     /// The learning rate without the parameter's own factor.
-    base_rate = BaseRate;
+    base_lr = BaseRate;
     /// The parameter's weight decay.
-    decay = Decay;
+    weight_decay = Decay;
     /// The norm of all parameters' gradients, unscaled and clipped.
-    norm = Norm;
+    grad_norm = Norm;
     /// How many elements the parameter has.
-    elements = Elements;
+    numel = Elements;
     /// How many elements a row has.
     row_length = RowLength;
     /// How many axes the parameter has.
-    axes = Axes;
+    ndim = Axes;
     /// The number that is kept for the parameter; 0 before the first update.
-    kept = Kept;
+    param_scalar = Kept;
     /// 1 for a parameter whose second moment is factored, else 0.
     is_factored = IsFactored;
     /// The factored second moment after the update.
@@ -106,12 +106,12 @@ impl Formula {
     }
 
     /// A number that is kept for all parameters, before the update.
-    pub fn memory(&self, i: usize) -> Value<'_> {
+    pub fn shared_scalar(&self, i: usize) -> Value<'_> {
         self.read(Symbol::Memory(i))
     }
 
     /// A constant.
-    pub fn number(&self, value: f64) -> Value<'_> {
+    pub fn constant(&self, value: f64) -> Value<'_> {
         self.value(self.graph.borrow_mut().constant(value))
     }
 
@@ -122,7 +122,7 @@ impl Formula {
 
     /// The mean over the parameter's elements.
     pub fn mean<'g>(&'g self, x: Value<'g>) -> Value<'g> {
-        self.sum(x) / self.elements()
+        self.sum(x) / self.numel()
     }
 
     /// For each row, the sum over its elements.
@@ -165,26 +165,26 @@ impl Formula {
 }
 
 /// What an update leaves behind.
-pub struct Next<'g> {
+pub struct NextState<'g> {
     /// The elements.
     pub weight: Value<'g>,
     /// The moments, in order.
     pub moments: Vec<Value<'g>>,
     /// The numbers for all parameters together, which follow from themselves, the update's number and the base rate.
-    pub memory: Vec<Value<'g>>,
+    pub shared_scalars: Vec<Value<'g>>,
     /// The number that is kept for the parameter.
-    pub kept: Option<Value<'g>>,
+    pub param_scalar: Option<Value<'g>>,
 }
 
 /// What a rule keeps between updates, under the names that a checkpoint gives it.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Keeps {
+pub struct OptimizerStateSpec {
     /// Moments, each with an element for every one of the parameter, and their first values.
     pub moments: Vec<(&'static str, f32)>,
     /// Numbers for all parameters together, and their first values.
-    pub memory: Vec<(&'static str, f32)>,
+    pub shared_scalars: Vec<(&'static str, f32)>,
     /// A number for each parameter.
-    pub kept: Option<&'static str>,
+    pub param_scalar: Option<&'static str>,
     /// The average of squares of a large parameter as its means over two axes; the parameter then lacks the first moment.
     pub factored: Option<Factoring>,
 }
@@ -198,7 +198,7 @@ pub struct Factoring {
     /// What is added to squares.
     pub eps: f64,
     /// Both axes are longer than this.
-    pub above: usize,
+    pub min_dim_size_to_factor: usize,
 }
 
 /// The most means that factored kernels have room for: positions of a convolution's window.
@@ -213,7 +213,10 @@ impl Factoring {
             [a, h, w, c] => [a, h * w, c],
             _ => return None,
         };
-        (axes[0] > self.above && axes[2] > self.above && axes[1] <= MAX_MEANS).then_some(axes)
+        (axes[0] > self.min_dim_size_to_factor
+            && axes[2] > self.min_dim_size_to_factor
+            && axes[1] <= MAX_MEANS)
+            .then_some(axes)
     }
 }
 
@@ -242,13 +245,13 @@ pub struct UpdateRule(Arc<Inner>);
 
 struct Inner {
     name: &'static str,
-    keeps: Keeps,
+    keeps: OptimizerStateSpec,
     stages: Vec<Stage>,
     row_sums: usize,
     sums: usize,
     reads_norm: bool,
     cpu_loop: Option<CpuLoop>,
-    kernels: OnceLock<Vec<super::Source>>,
+    kernels: OnceLock<Vec<super::UpdateKernel>>,
 }
 
 /// One pass over all elements.
@@ -283,22 +286,26 @@ impl UpdateRule {
     /// When what it leaves behind is not what it keeps.
     pub fn new(
         name: &'static str,
-        keeps: Keeps,
-        f: impl for<'g> FnOnce(&'g Formula) -> Next<'g>,
+        keeps: OptimizerStateSpec,
+        f: impl for<'g> FnOnce(&'g Formula) -> NextState<'g>,
     ) -> UpdateRule {
         let formula = Formula::default();
         let next = f(&formula);
         assert_eq!(next.moments.len(), keeps.moments.len(), "{name}: a value for each moment");
-        assert_eq!(next.memory.len(), keeps.memory.len(), "{name}: a value for each number");
-        assert_eq!(next.kept.is_some(), keeps.kept.is_some(), "{name}: a value for the kept number");
+        assert_eq!(next.shared_scalars.len(), keeps.shared_scalars.len(), "{name}: a value for each number");
+        assert_eq!(
+            next.param_scalar.is_some(),
+            keeps.param_scalar.is_some(),
+            "{name}: a value for the kept number"
+        );
         assert!(
-            keeps.moments.len() <= MAX_MOMENTS && keeps.memory.len() <= MAX_MEMORY,
+            keeps.moments.len() <= MAX_MOMENTS && keeps.shared_scalars.len() <= MAX_SHARED_SCALARS,
             "{name} keeps too much"
         );
         let mut outputs = vec![(Target::Weight, next.weight.node)];
         outputs.extend(next.moments.iter().enumerate().map(|(i, v)| (Target::Moment(i), v.node)));
-        outputs.extend(next.memory.iter().enumerate().map(|(i, v)| (Target::Memory(i), v.node)));
-        outputs.extend(next.kept.iter().map(|v| (Target::Kept, v.node)));
+        outputs.extend(next.shared_scalars.iter().enumerate().map(|(i, v)| (Target::Memory(i), v.node)));
+        outputs.extend(next.param_scalar.iter().map(|v| (Target::Kept, v.node)));
         let reads_norm = formula.read.borrow().contains(&Symbol::Norm);
         let stages = formula.stages(&outputs);
         UpdateRule(Arc::new(Inner {
@@ -332,7 +339,7 @@ impl UpdateRule {
     }
 
     /// What it keeps between updates.
-    pub fn keeps(&self) -> &Keeps {
+    pub fn state_spec(&self) -> &OptimizerStateSpec {
         &self.0.keeps
     }
 
@@ -346,7 +353,7 @@ impl UpdateRule {
         self.sources().iter().map(|source| source.text.as_str()).collect()
     }
 
-    pub(crate) fn sources(&self) -> &[super::Source] {
+    pub(crate) fn sources(&self) -> &[super::UpdateKernel] {
         self.0.kernels.get_or_init(|| super::update_source::sources(self))
     }
 

@@ -7,20 +7,20 @@ use super::update::{Reach, Stage, Symbol, Target, UpdateRule};
 use std::fmt::Write;
 
 /// A kernel's name and source.
-pub(crate) struct Source {
+pub(crate) struct UpdateKernel {
     pub(crate) kernel: String,
     pub(crate) text: String,
 }
 
 /// The kernels of a rule's stages.
-pub(super) fn sources(rule: &UpdateRule) -> Vec<Source> {
+pub(super) fn sources(rule: &UpdateRule) -> Vec<UpdateKernel> {
     let all = rule.stages();
     let programs: Vec<_> = all.iter().map(|s| (&s.program, &s.tail, &s.symbols)).collect();
     let digest = digest(&programs);
     let source = |(i, stage): (usize, &Stage)| {
         let kernel = format!("update_{}_{digest:016x}_{i}_f32", rule.name());
         let text = Writer { rule, stage, slots: slots(stage) }.text(&kernel);
-        Source { kernel, text }
+        UpdateKernel { kernel, text }
     };
     all.iter().enumerate().map(source).collect()
 }
@@ -133,10 +133,11 @@ impl Writer<'_> {
             let at = stage.targets.iter().position(|t| *t == target);
             at.map(|i| self.slots[0][stage.program.outputs[i]].expect("a number of the parameter"))
         };
-        let memory: Vec<usize> =
-            (0..self.rule.keeps().memory.len()).filter_map(|k| slot(Target::Memory(k))).collect();
+        let memory: Vec<usize> = (0..self.rule.state_spec().shared_scalars.len())
+            .filter_map(|k| slot(Target::Memory(k)))
+            .collect();
         let numbers = self.slots.iter().flatten().flatten().count();
-        let factored = self.rule.keeps().factored.is_some();
+        let factored = self.rule.state_spec().factored.is_some();
         let _ = write!(
             text,
             "  static constexpr int kNumbers = {numbers}, kSums = {}, kRows = {}, kTotals = {}, kOfRows = {}, kRowSums = {};\n  \
@@ -149,7 +150,7 @@ impl Writer<'_> {
             totals.len(),
             stage.tails.len(),
             rows.len(),
-            if stage.is_last() { self.rule.keeps().moments.len() as i32 } else { -1 },
+            if stage.is_last() { self.rule.state_spec().moments.len() as i32 } else { -1 },
             memory.len(),
             slot(Target::Kept).map_or(-1, |k| k as i32),
         );

@@ -2,7 +2,7 @@
 //! `floor(i * in / out) .. ceil((i + 1) * in / out)`.
 use super::gpu::OnGpu;
 use crate::autograd::is_recorded;
-use crate::cpu::adaptive_pool::{AdaptivePool, shared_max_backward};
+use crate::cpu::adaptive_pool::{AdaptivePool, amax_backward};
 use crate::resampling::Resampling;
 use crate::{DType, Error, Result, Tensor, cuda};
 
@@ -159,8 +159,8 @@ impl Tensor {
             GlobalPool::Avg => avg(),
             GlobalPool::Max => max(),
             GlobalPool::FastMax => shared(),
-            GlobalPool::AvgMax => avg()?.add(&max()?)?.scale(0.5),
-            GlobalPool::FastAvgMax => avg()?.add(&shared()?)?.scale(0.5),
+            GlobalPool::AvgMax => avg()?.add(&max()?)?.mul_scalar(0.5),
+            GlobalPool::FastAvgMax => avg()?.add(&shared()?)?.mul_scalar(0.5),
             GlobalPool::CatAvgMax => Tensor::concat(&[&avg()?, &max()?], 1),
             GlobalPool::FastCatAvgMax => Tensor::concat(&[&avg()?, &shared()?], 1),
         }
@@ -185,11 +185,11 @@ impl Tensor {
                     Some(on) => on.build(*x.shape(), x.dtype(), |dx| {
                         let held = [&x, &y, &grad].map(Tensor::held);
                         let [x, y, dy] = held.each_ref().map(|t| t.slice());
-                        cuda::adaptive_pool::shared_max_backward(&on.gpu, c, x, y, dy, dx)
+                        cuda::adaptive_pool::amax_backward(&on.gpu, c, x, y, dy, dx)
                     }),
                     None => dispatch_real!("global_pool", [("x", &x)], T => {
                         let (x_data, y, dy) = (x.read::<T>()?, y.read::<T>()?, grad.read::<T>()?);
-                        Tensor::build(*x.shape(), |dx: &mut [T]| shared_max_backward(&x_data, &y, &dy, c, dx))
+                        Tensor::build(*x.shape(), |dx: &mut [T]| amax_backward(&x_data, &y, &dy, c, dx))
                     }),
                 }?;
                 Ok(vec![Some(dx)])

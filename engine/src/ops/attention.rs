@@ -34,7 +34,7 @@ impl Tensor {
             ));
         };
         let scores =
-            self.scale(scale.unwrap_or(1.0 / (d as f64).sqrt()))?.matmul_transposed(k, false, true)?;
+            self.mul_scalar(scale.unwrap_or(1.0 / (d as f64).sqrt()))?.matmul_transposed(k, false, true)?;
         let scores = match mask {
             AttentionMask::None => scores,
             AttentionMask::Causal => {

@@ -7,7 +7,7 @@ use super::gpu::{OnGpu, check_parameters};
 use super::half::widened;
 use crate::autograd::is_recorded;
 use crate::cpu;
-use crate::cpu::batch_norm::{self as kernel, Slope};
+use crate::cpu::batch_norm::{self as kernel, DerivativeOperand};
 use crate::cpu::elementary::Elementary;
 use crate::{Activation, Element, Error, Result, Tensor};
 pub(super) use composed::{Nonlinearity, recorded};
@@ -202,17 +202,17 @@ impl<T: Elementary> Saved<T> {
         let mask = self.mask.as_ref().map(|t| t.read::<u8>()).transpose()?;
         let residual = self.residual.as_ref().map(|t| t.read::<T>()).transpose()?;
         let slope = match (&mask, &residual) {
-            (Some(mask), _) => Slope::Mask(&mask[..]),
-            (None, Some(r)) => Slope::Residual(&r[..]),
-            (None, None) => Slope::Input,
+            (Some(mask), _) => DerivativeOperand::Mask(&mask[..]),
+            (None, Some(r)) => DerivativeOperand::Residual(&r[..]),
+            (None, None) => DerivativeOperand::Input,
         };
         let (scale, shift, activation) = (&self.scale[..], &self.shift[..], self.activation);
-        let pass = kernel::Backward { x: &x, scale, shift, activation, slope };
+        let pass = kernel::BatchNormBackward { x: &x, scale, shift, activation, derivative: slope };
 
         let mean: Vec<T> = narrow(c, |j| self.mean[j]);
         // Without an activation d is dy, and the residual's gradient too. Where d is cheap to recompute from x, it is not stored.
         let is_identity = activation == Activation::Identity;
-        let by_input = matches!(slope, Slope::Input);
+        let by_input = matches!(slope, DerivativeOperand::Input);
         let recompute = is_identity || (by_input && activation != Activation::Silu);
         let (d, (sums, products)) = if recompute {
             let sums = pass.sums(&grad.read::<T>()?, &mean);

@@ -2,7 +2,7 @@
 use super::expand::broadcast_steps;
 use super::gpu::OnGpu;
 use crate::autograd::is_recorded;
-use crate::cpu::binary::{self, BinaryFn, Walk};
+use crate::cpu::binary::{self, BinaryFn, BroadcastLayout};
 use crate::{Error, Result, Tensor, cuda};
 
 impl Tensor {
@@ -92,7 +92,7 @@ impl Tensor {
 
     /// `self` where `mask` is not 0, else 0 (even where `self` is NaN), broadcasting. f32, f64.
     pub fn keep(&self, mask: &Tensor) -> Result<Tensor> {
-        Ok(self.binary::<binary::Keep>("keep", mask)?.recorded_composed("keep", &[self], || {
+        Ok(self.binary::<binary::Masked>("keep", mask)?.recorded_composed("keep", &[self], || {
             let (shape, mask) = (*self.shape(), mask.detach());
             move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.keep(&mask)?.sum_to(shape)?)])
         }))
@@ -126,7 +126,7 @@ impl Tensor {
             move |grad: Tensor, needs: &[bool]| {
                 let share = |x: &Tensor, y: &Tensor| {
                     let (hi, lo) = if smaller { (y, x) } else { (x, y) };
-                    grad.mul(&hi.binary::<binary::GreaterShare>(op, lo)?)?.sum_to(x.shape())
+                    grad.mul(&hi.binary::<binary::Heaviside>(op, lo)?)?.sum_to(x.shape())
                 };
                 let da = needs[0].then(|| share(&a, &b)).transpose()?;
                 let db = needs[1].then(|| share(&b, &a)).transpose()?;
@@ -154,7 +154,7 @@ impl Tensor {
             let (a, b) = (self.detach().widened()?, other.detach().widened()?);
             return a.binary::<F>(op, &b)?.rounded_as(self);
         }
-        let walk = Walk::new(&shape, &a_steps, &b_steps);
+        let walk = BroadcastLayout::new(&shape, &a_steps, &b_steps);
         dispatch_real!(op, [("self", self), ("other", other)], T => {
             let (a, b) = (self.read::<T>()?, other.read::<T>()?);
             Tensor::build(shape, |y: &mut [T]| binary::forward::<T, F>(&walk, &a, &b, y))

@@ -30,7 +30,7 @@ impl Tensor {
 
     /// The same values in another float dtype, as a variable keeps them until it changes: what layers compute with in mixed
     /// precision. Anything but a variable is converted each time.
-    pub fn working_copy(&self, dtype: DType) -> Result<Tensor> {
+    pub fn cached_cast(&self, dtype: DType) -> Result<Tensor> {
         let Gradient::Leaf(leaf) = self.gradient() else { return self.to_dtype(dtype) };
         if dtype == self.dtype() {
             return Ok(self.clone());

@@ -3,13 +3,13 @@ mod gradients;
 
 use super::gpu::OnGpu;
 use super::half::widened;
-use crate::cpu::conv2d::pairs;
+use crate::cpu::conv2d::bf16_pairs;
 use crate::dtype::bf16;
 use crate::{ConvShape, DType, Error, Result, Tensor, cpu, cuda};
 
 /// Options of a convolution; pairs are (vertical, horizontal).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Conv2d {
+pub struct Conv2dOptions {
     /// Distance between windows.
     pub stride: [usize; 2],
     /// Zeros added on each side.
@@ -20,16 +20,16 @@ pub struct Conv2d {
     pub groups: usize,
 }
 
-impl Default for Conv2d {
+impl Default for Conv2dOptions {
     fn default() -> Self {
-        Conv2d { stride: [1, 1], padding: [0, 0], dilation: [1, 1], groups: 1 }
+        Conv2dOptions { stride: [1, 1], padding: [0, 0], dilation: [1, 1], groups: 1 }
     }
 }
 
 impl Tensor {
     /// Convolves images `[n, h, w, c]` with a weight `[out, kh, kw, c / groups]` and adds a bias `[out]`; the result is
     /// `[n, h', w', out]` with `h' = (h + 2p - d(kh-1) - 1) / s + 1`.
-    pub fn conv2d(&self, weight: &Tensor, bias: Option<&Tensor>, options: &Conv2d) -> Result<Tensor> {
+    pub fn conv2d(&self, weight: &Tensor, bias: Option<&Tensor>, options: &Conv2dOptions) -> Result<Tensor> {
         let mut operands = vec![("x", self), ("weight", weight)];
         operands.extend(bias.map(|b| ("bias", b)));
         super::same_dtype("conv2d", &operands)?;
@@ -37,7 +37,7 @@ impl Tensor {
         if let Some(on) = OnGpu::of("conv2d", &operands)? {
             return self.conv2d_on(&on, weight, bias, s);
         }
-        if self.dtype() == DType::BF16 && pairs::suits(&s) {
+        if self.dtype() == DType::BF16 && bf16_pairs::supports(&s) {
             return self.conv2d_of_pairs(weight, bias, s);
         }
         if self.is_half_on_cpu() {
@@ -60,7 +60,7 @@ impl Tensor {
             let (x, w) = (self.read::<bf16>()?, weight.read::<bf16>()?);
             let b = bias.map(|b| b.read::<bf16>()).transpose()?;
             Tensor::build([s.n, s.out_h(), s.out_w(), s.c_out], |y: &mut [bf16]| {
-                pairs::forward(&s, &x, &w, b.as_deref(), y)
+                bf16_pairs::forward(&s, &x, &w, b.as_deref(), y)
             })?
         };
         Ok(y.recorded_as_conv2d(self, weight, bias, s))
@@ -71,7 +71,7 @@ impl Tensor {
     pub(super) fn conv2d_with_sums(
         &self,
         weight: &Tensor,
-        options: &Conv2d,
+        options: &Conv2dOptions,
     ) -> Result<(Tensor, Option<Tensor>)> {
         let operands = [("x", self), ("weight", weight)];
         super::same_dtype("conv2d", &operands)?;
@@ -106,9 +106,9 @@ impl Tensor {
 }
 
 /// Checks the operands and works out the geometry.
-pub(super) fn conv_shape(operands: &[(&'static str, &Tensor)], options: &Conv2d) -> Result<ConvShape> {
+pub(super) fn conv_shape(operands: &[(&'static str, &Tensor)], options: &Conv2dOptions) -> Result<ConvShape> {
     let fail = |why: String| Err(Error::shape("conv2d", operands, why));
-    let Conv2d { stride, padding, dilation, groups } = *options;
+    let Conv2dOptions { stride, padding, dilation, groups } = *options;
     let (x, weight) = (operands[0].1, operands[1].1);
     let (&[n, h, w, c_in], &[c_out, kh, kw, group_in]) = (x.dims(), weight.dims()) else {
         return fail("needs x [n, h, w, c] and weight [out, kh, kw, c / groups]".into());

@@ -3,7 +3,7 @@ mod pending;
 
 pub use pending::Pending;
 
-use crate::{Activation, BatchNorm, Conv2d, Result, Tensor};
+use crate::{Activation, BatchNorm, Conv2dOptions, Result, Tensor};
 
 impl Tensor {
     /// `activation(batch_norm(conv2d(x, weight)) + residual)`, as [`Tensor::conv2d`] and [`Tensor::batch_norm_act`] one after the
@@ -16,7 +16,7 @@ impl Tensor {
     pub fn conv2d_batch_norm_act(
         &self,
         weight: &Tensor,
-        options: &Conv2d,
+        options: &Conv2dOptions,
         norm: &BatchNorm,
         activation: Activation,
         residual: Option<&Tensor>,

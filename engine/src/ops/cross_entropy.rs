@@ -1,7 +1,7 @@
 //! Softmax cross entropy, fused: no probability leaves the kernel.
 use super::gpu::OnGpu;
 use super::normalised::wide;
-use crate::cuda::cross_entropy::Counts;
+use crate::cuda::cross_entropy::TopKCounts;
 use crate::{DType, Error, Result, Tensor, cpu, cuda};
 
 impl Tensor {
@@ -67,7 +67,7 @@ impl Tensor {
         dispatch_real!("cross_entropy", [("logits", self), ("target", target)], T => {
             let mut log_sums = vec![T::default(); n];
             let (x, t) = (self.read::<T>()?, target.read::<i64>()?);
-            let counts = k.map(|k| Tensor::from_slice(&cpu::cross_entropy::counts(&x, &t, k), [2])).transpose()?;
+            let counts = k.map(|k| Tensor::from_slice(&cpu::cross_entropy::top_k_counts(&x, &t, k), [2])).transpose()?;
             let loss = cpu::cross_entropy::forward(&x, &t, smoothing, &mut log_sums);
             let loss = Tensor::scalar(<T as crate::Element>::from_f64(loss))?;
             let kernels = || {
@@ -99,7 +99,7 @@ impl Tensor {
             let (x, target, log_sums) = (self.held(), target.held(), log_sums.held());
             let (x, target, log_sums) = (x.slice(), target.slice(), log_sums.slice());
             let to = counts.as_ref().map(Tensor::held);
-            let counts = k.zip(to.as_ref()).map(|(k, to)| Counts { k, to: to.slice() });
+            let counts = k.zip(to.as_ref()).map(|(k, to)| TopKCounts { k, counts: to.slice() });
             cuda::cross_entropy::forward(&on.gpu, x, target, smoothing, log_sums, loss, counts)
         })?;
         let kernels = || {
@@ -132,7 +132,7 @@ fn composition(
         let off = smoothing / classes as f64;
         let wide = wide(&logits)?;
         let q = target.one_hot(classes, 1.0 - smoothing + off, off, wide.dtype())?;
-        let d = wide.softmax(1)?.sub(&q)?.scale(1.0 / n as f64)?;
+        let d = wide.softmax(1)?.sub(&q)?.mul_scalar(1.0 / n as f64)?;
         Ok(vec![Some(d.mul(&grad.to_dtype(d.dtype())?)?.to_dtype(logits.dtype())?)])
     }
 }

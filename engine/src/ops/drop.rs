@@ -1,13 +1,13 @@
 //! Stochastic regularisers, with the random draw given by the caller.
 use super::gpu::OnGpu;
-use crate::random::Stream;
-use crate::{DType, Error, Pool2d, Result, Tensor, cpu, cuda};
+use crate::random::RngStream;
+use crate::{DType, Error, Pool2dOptions, Result, Tensor, cpu, cuda};
 
 impl Tensor {
     /// Dropout (Srivastava et al., 2014): each element is 0 with probability `drop_prob`, else multiplied by `1 / (1 - drop_prob)`.
     /// Element `i` goes by draw `i` of the stream, on every device, and is drawn again in the backward pass. `step`, an i64 scalar that
     /// stays as it is until then, is added to the stream's sample where the draws are made: a recorded step that is replayed draws anew.
-    pub fn dropout(&self, drop_prob: f64, stream: &Stream, step: Option<&Tensor>) -> Result<Tensor> {
+    pub fn dropout(&self, drop_prob: f64, stream: &RngStream, step: Option<&Tensor>) -> Result<Tensor> {
         let mut operands = vec![("x", self)];
         operands.extend(step.map(|step| ("step", step)));
         check_probability("dropout", &operands, drop_prob)?;
@@ -25,7 +25,7 @@ impl Tensor {
         &self,
         operands: &[(&'static str, &Tensor)],
         drop_prob: f64,
-        stream: &Stream,
+        stream: &RngStream,
         step: Option<&Tensor>,
     ) -> Result<Tensor> {
         let (keep, factor) = (1.0 - drop_prob, 1.0 / (1.0 - drop_prob));
@@ -33,11 +33,11 @@ impl Tensor {
             let step = step.map(Tensor::held);
             let step = step.as_ref().map(|step| step.slice());
             return on.build(*self.shape(), self.dtype(), |y| {
-                cuda::drop::forward(&on.gpu, self.held().slice(), stream, step, keep, factor, y)
+                cuda::dropout::forward(&on.gpu, self.held().slice(), stream, step, keep, factor, y)
             });
         }
         let stream = &match step {
-            Some(step) => stream.later(step.read::<i64>()?[0] as u64),
+            Some(step) => stream.skip_samples(step.read::<i64>()?[0] as u64),
             None => stream.clone(),
         };
         if self.is_half_on_cpu() {
@@ -45,7 +45,7 @@ impl Tensor {
         }
         dispatch_real!("dropout", [("x", self)], T => {
             let (x, factor) = (self.read::<T>()?, <T as crate::Element>::from_f64(factor));
-            Tensor::build(*self.shape(), |y: &mut [T]| cpu::drop::forward(&x, stream, keep, factor, y))
+            Tensor::build(*self.shape(), |y: &mut [T]| cpu::dropout::forward(&x, stream, keep, factor, y))
         })
     }
 
@@ -60,7 +60,7 @@ impl Tensor {
         let factor = if scale_by_keep { 1.0 / (1.0 - drop_prob) } else { 1.0 };
         let mut shape = vec![1; self.rank()];
         shape[0] = keep.numel();
-        self.mul(&keep.detach().scale(factor)?.reshape(shape)?)
+        self.mul(&keep.detach().mul_scalar(factor)?.reshape(shape)?)
     }
 
     /// DropBlock (Ghiasi et al., 2018): around each seed (1 in `seeds`, else 0) a square of `block_size` pixels is dropped, and
@@ -81,8 +81,12 @@ impl Tensor {
             ));
         }
         let kernel = [block_size.min(h), block_size.min(w)];
-        let pool =
-            Pool2d { kernel, stride: [1, 1], padding: [kernel[0] / 2, kernel[1] / 2], ..Pool2d::default() };
+        let pool = Pool2dOptions {
+            kernel,
+            stride: [1, 1],
+            padding: [kernel[0] / 2, kernel[1] / 2],
+            ..Pool2dOptions::default()
+        };
         let dropped = seeds.detach().max_pool2d(&pool)?;
         let even = |k: usize| usize::from(k.is_multiple_of(2));
         let dropped = dropped.narrow(1, even(kernel[0]), h)?.narrow(2, even(kernel[1]), w)?;
@@ -109,11 +113,11 @@ fn check_probability(op: &'static str, operands: &[(&'static str, &Tensor)], dro
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::random::Key;
+    use crate::random::RngKey;
 
     #[test]
     fn dropout_keeps_the_mean_and_drops_the_same_gradients() {
-        let stream = Stream::new(Key::new(1, "dropout"), 3, 4);
+        let stream = RngStream::new(RngKey::new(1, "dropout"), 3, 4);
         let x = Tensor::ones([100_000], DType::F32, &crate::Device::Cpu).expect("memory").variable();
         let y = x.dropout(0.25, &stream, None).expect("floats");
         let values = y.to_vec::<f32>().expect("f32");

@@ -1,6 +1,6 @@
 //! Repetition along axes of extent 1, the inverse of a sum.
 use super::gpu::OnGpu;
-use crate::cpu::binary::Walk;
+use crate::cpu::binary::BroadcastLayout;
 use crate::{Error, Result, Shape, Tensor, cpu, cuda};
 
 impl Tensor {
@@ -19,7 +19,7 @@ impl Tensor {
                 cuda::copy::expand(&on.gpu, self.held().slice(), &steps, &shape, y)
             }),
             None => dispatch_any!(self.dtype(), T => {
-                let (x, walk) = (self.read::<T>()?, Walk::new(&shape, &steps, &steps));
+                let (x, walk) = (self.read::<T>()?, BroadcastLayout::new(&shape, &steps, &steps));
                 Tensor::build(shape, |y: &mut [T]| cpu::expand::forward(&walk, &x, y))
             }),
         }?;

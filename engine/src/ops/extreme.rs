@@ -1,7 +1,7 @@
 //! Largest and smallest values, where they are, and the k best.
 use super::gpu::OnGpu;
 use crate::cpu::lines::{self, Lines};
-use crate::cuda::lines::Order;
+use crate::cuda::lines::SortOrder;
 use crate::{DType, Error, Result, Shape, Tensor, cuda};
 
 impl Tensor {
@@ -52,8 +52,8 @@ impl Tensor {
         let index = match OnGpu::of("top_k", &[("x", self)])? {
             Some(on) => on.build(shape, DType::I64, |index| {
                 // NaN is the largest.
-                let order = Order { smallest, nan_first: !smallest };
-                cuda::lines::select(&on.gpu, lines, self.held().slice(), k, order, None, Some(index))
+                let order = SortOrder { smallest, nan_first: !smallest };
+                cuda::lines::top_k(&on.gpu, lines, self.held().slice(), k, order, None, Some(index))
             }),
             None => dispatch_real!("top_k", [("x", self)], T => {
                 let x = self.read::<T>()?;
@@ -78,8 +78,8 @@ impl Tensor {
         let lines = Lines::new(self.shape(), axis);
         if let Some(on) = OnGpu::of(op, &[("x", self)])? {
             return on.build(self.shape().with(axis, 1), DType::I64, |index| {
-                let order = Order { smallest, nan_first: true };
-                cuda::lines::select(&on.gpu, lines, self.held().slice(), 1, order, None, Some(index))
+                let order = SortOrder { smallest, nan_first: true };
+                cuda::lines::top_k(&on.gpu, lines, self.held().slice(), 1, order, None, Some(index))
             });
         }
         let wide = self.widened()?;
@@ -103,8 +103,8 @@ impl Tensor {
             let shape = y.shape().with(*axis, 1);
             y = match OnGpu::of(op, &[("x", self)])? {
                 Some(on) => on.build(shape, self.dtype(), |out| {
-                    let order = Order { smallest, nan_first: true };
-                    cuda::lines::select(&on.gpu, lines, y.held().slice(), 1, order, Some(out), None)
+                    let order = SortOrder { smallest, nan_first: true };
+                    cuda::lines::top_k(&on.gpu, lines, y.held().slice(), 1, order, Some(out), None)
                 }),
                 None => dispatch_real!(op, [("x", self)], T => {
                     let x = y.read::<T>()?;

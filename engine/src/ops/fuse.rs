@@ -1,9 +1,9 @@
 //! Expressions as operations.
 use super::gpu::OnGpu;
 use crate::cpu::elementary::Elementary;
-use crate::cpu::fuse::{self as cpu, Sink, Source};
+use crate::cpu::fuse::{self as cpu, ProgramInput, ProgramOutput};
 use crate::dtype::{bf16, f16};
-use crate::fuse::{Broadcast, Expression, Kernels, MAX_INPUTS, Output, Signature};
+use crate::fuse::{Broadcast, Expression, KernelOutput, KernelSignature, MAX_INPUTS, ProgramKernels};
 use crate::{DType, Device, Element, Error, Read, Result, Shape, Tensor, Write, cuda};
 
 const OP: &str = "fuse";
@@ -39,7 +39,8 @@ impl Expression {
             |t: &&Tensor| if lies(t, &shape, c).is_some() { Ok((*t).clone()) } else { t.expand(shape) };
         let inputs: Vec<Tensor> = inputs.iter().map(expanded).collect::<Result<_>>()?;
         let call = Call { shape, c, inputs: inputs.iter().map(Tensor::detach).collect() };
-        let signature = Signature { inputs: call.signature(), outputs: vec![Output::Elements(dtype)] };
+        let signature =
+            KernelSignature { inputs: call.signature(), outputs: vec![KernelOutput::Elements(dtype)] };
         let y = call.run(&self.0.forward, signature)?.remove(0);
         let (of_kernels, expression) = (self.clone(), self.clone());
         let to = inputs.clone();
@@ -89,7 +90,7 @@ impl Call {
 
     fn backward(&self, expression: &Expression, grad: Tensor, needs: &[bool]) -> Result<Vec<Option<Tensor>>> {
         let wanted = needs.iter().enumerate().fold(0, |bits, (i, need)| bits | u32::from(*need) << i);
-        let signature = Signature::back(&self.signature(), wanted);
+        let signature = KernelSignature::backward(&self.signature(), wanted);
         let inputs = self.inputs.iter().cloned().chain([grad]).collect();
         let call = Call { shape: self.shape, c: self.c, inputs };
         let mut grads = call.run(&expression.gradients(wanted), signature)?.into_iter();
@@ -109,7 +110,7 @@ impl Call {
     }
 
     /// The outputs: of the whole shape, or `[c]` sums in f32 or f64.
-    pub(super) fn run(&self, kernels: &Kernels, signature: Signature) -> Result<Vec<Tensor>> {
+    pub(super) fn run(&self, kernels: &ProgramKernels, signature: KernelSignature) -> Result<Vec<Tensor>> {
         let operands: Vec<(&'static str, &Tensor)> =
             NAMES.into_iter().chain(["gradient"]).zip(&self.inputs).collect();
         match OnGpu::of(OP, &operands)? {
@@ -119,14 +120,19 @@ impl Call {
         }
     }
 
-    fn run_on(&self, on: &OnGpu, kernels: &Kernels, signature: Signature) -> Result<Vec<Tensor>> {
+    fn run_on(
+        &self,
+        on: &OnGpu,
+        kernels: &ProgramKernels,
+        signature: KernelSignature,
+    ) -> Result<Vec<Tensor>> {
         let (c, len, dtype) = (self.c, self.shape.numel(), self.inputs[0].dtype());
-        let sums = signature.outputs.iter().filter(|output| **output == Output::Sums).count();
+        let sums = signature.outputs.iter().filter(|output| **output == KernelOutput::Sums).count();
         let elements: Vec<Tensor> = (signature.outputs.iter())
-            .filter_map(|output| if let Output::Elements(dtype) = output { Some(*dtype) } else { None })
+            .filter_map(|output| if let KernelOutput::Elements(dtype) = output { Some(*dtype) } else { None })
             .map(|dtype| on.room(self.shape, dtype))
             .collect::<Result<_>>()?;
-        let count = cuda::fuse::partial_sums(len, c, dtype);
+        let count = cuda::fuse::num_partial_sums(len, c, dtype);
         let partial = (sums > 0).then(|| on.room([count, sums, c], DType::F32)).transpose()?;
         {
             let held: Vec<_> =
@@ -147,7 +153,7 @@ impl Call {
         let total = partial.map(|partial| partial.sum(&[0], false)).transpose()?;
         let (mut elements, mut summed) = (elements.into_iter(), 0..sums);
         let each = signature.outputs.iter().map(|output| match (output, &total) {
-            (Output::Sums, Some(total)) => {
+            (KernelOutput::Sums, Some(total)) => {
                 let k = summed.next().expect("one for each");
                 total.narrow(0, k, 1)?.reshape([c])
             }
@@ -156,19 +162,23 @@ impl Call {
         each.collect()
     }
 
-    fn run_here<T: Elementary>(&self, kernels: &Kernels, signature: &Signature) -> Result<Vec<Tensor>> {
+    fn run_here<T: Elementary>(
+        &self,
+        kernels: &ProgramKernels,
+        signature: &KernelSignature,
+    ) -> Result<Vec<Tensor>> {
         let (c, len) = (self.c, self.shape.numel());
-        let room = |output: &Output| match output {
-            Output::Elements(dtype) => {
+        let room = |output: &KernelOutput| match output {
+            KernelOutput::Elements(dtype) => {
                 dispatch_any!(*dtype, T => Tensor::build(self.shape, |_: &mut [T]| ()))
             }
-            Output::Sums => Tensor::build([c], |_: &mut [f64]| ()),
+            KernelOutput::Sums => Tensor::build([c], |_: &mut [f64]| ()),
         };
         let outputs: Vec<Tensor> = signature.outputs.iter().map(room).collect::<Result<_>>()?;
         {
             let inputs: Vec<Input> = self.inputs.iter().map(Input::of).collect::<Result<_>>()?;
             let lie = signature.inputs.iter().map(|(_, broadcast)| *broadcast);
-            let sources: Vec<Source<T>> =
+            let sources: Vec<ProgramInput<T>> =
                 inputs.iter().zip(lie).map(|(input, lies)| input.source(lies)).collect();
             let mut written: Vec<Written> = outputs.iter().map(Written::of).collect::<Result<_>>()?;
             let sinks =
@@ -197,7 +207,7 @@ impl<'a> Input<'a> {
         })
     }
 
-    fn source<T: Elementary>(&self, lies: Broadcast) -> Source<'_, T> {
+    fn source<T: Elementary>(&self, lies: Broadcast) -> ProgramInput<'_, T> {
         fn few<T: Element>(values: &[impl Element]) -> Vec<T> {
             values.iter().map(|v| T::from_f64(v.to_f64())).collect()
         }
@@ -209,16 +219,16 @@ impl<'a> Input<'a> {
                 Input::F64(x) => few(x),
             };
             return if lies == Broadcast::Scalar {
-                Source::Scalar(values[0])
+                ProgramInput::Scalar(values[0])
             } else {
-                Source::Channels(values)
+                ProgramInput::Channels(values)
             };
         }
         match self {
-            Input::F32(x) => Source::Elements(bytemuck::cast_slice(x)),
-            Input::F64(x) => Source::Elements(bytemuck::cast_slice(x)),
-            Input::F16(x) => Source::F16(x),
-            Input::BF16(x) => Source::BF16(x),
+            Input::F32(x) => ProgramInput::Elements(bytemuck::cast_slice(x)),
+            Input::F64(x) => ProgramInput::Elements(bytemuck::cast_slice(x)),
+            Input::F16(x) => ProgramInput::F16(x),
+            Input::BF16(x) => ProgramInput::BF16(x),
         }
     }
 }
@@ -241,15 +251,15 @@ impl<'a> Written<'a> {
         })
     }
 
-    fn sink<T: Elementary>(&mut self, output: Output) -> Sink<'_, T> {
+    fn sink<T: Elementary>(&mut self, output: KernelOutput) -> ProgramOutput<'_, T> {
         match self {
-            Written::F32(y) => Sink::Elements(bytemuck::cast_slice_mut(y)),
+            Written::F32(y) => ProgramOutput::Elements(bytemuck::cast_slice_mut(y)),
             Written::F64(y) => match output {
-                Output::Sums => Sink::Sums(y),
-                Output::Elements(_) => Sink::Elements(bytemuck::cast_slice_mut(y)),
+                KernelOutput::Sums => ProgramOutput::Sums(y),
+                KernelOutput::Elements(_) => ProgramOutput::Elements(bytemuck::cast_slice_mut(y)),
             },
-            Written::F16(y) => Sink::F16(y),
-            Written::BF16(y) => Sink::BF16(y),
+            Written::F16(y) => ProgramOutput::F16(y),
+            Written::BF16(y) => ProgramOutput::BF16(y),
         }
     }
 }

@@ -1,5 +1,5 @@
 //! What the branches of operations for a GPU share: where to run, room for results, and errors that name the operands.
-use crate::cuda::{self, Gpu, Slice};
+use crate::cuda::{self, DeviceSlice, Gpu};
 use crate::error::Operands;
 use crate::{DType, Device, Error, Result, Shape, Tensor};
 use std::sync::Arc;
@@ -47,7 +47,7 @@ impl<'a> OnGpu<'a> {
         &self,
         shape: impl Into<Shape>,
         dtype: DType,
-        fill: impl FnOnce(Slice) -> cuda::Result<()>,
+        fill: impl FnOnce(DeviceSlice) -> cuda::Result<()>,
     ) -> Result<Tensor> {
         self.named(Tensor::build_on(&self.gpu, shape, dtype, fill))
     }
@@ -59,7 +59,7 @@ impl<'a> OnGpu<'a> {
 
     /// A call's result, its failure as an error of this operation.
     pub fn named<T>(&self, result: cuda::Result<T>) -> Result<T> {
-        result.map_err(|failure| failure.of(self.op, self.gpu.device(), self.operands))
+        result.map_err(|failure| failure.with_op_context(self.op, self.gpu.device(), self.operands))
     }
 }
 

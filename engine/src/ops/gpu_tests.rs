@@ -1,6 +1,7 @@
 //! Operations through tensors and the graph on the emulated device, against the CPU.
 use crate::{
-    Activation, BatchNorm, Conv2d, DType, Device, Error, GlobalPool, Interpolation, Pool2d, Result, Tensor,
+    Activation, BatchNorm, Conv2dOptions, DType, Device, Error, GlobalPool, Interpolation, Pool2dOptions,
+    Result, Tensor,
 };
 
 fn device() -> Device {
@@ -127,7 +128,7 @@ fn batch_norm_with_residual_is_its_composition() {
 #[test]
 fn pools_and_resampling() {
     let x = [random([2, 7, 6, 8], 1)];
-    let pool = Pool2d { kernel: [3, 3], padding: [1, 1], ceil_mode: true, ..Pool2d::default() };
+    let pool = Pool2dOptions { kernel: [3, 3], padding: [1, 1], ceil_mode: true, ..Pool2dOptions::default() };
     assert_agrees("max pooling", &x, |t| t[0].max_pool2d(&pool));
     assert_agrees("average pooling", &x, |t| t[0].avg_pool2d(&pool, true));
     assert_agrees("adaptive average", &x, |t| t[0].adaptive_avg_pool2d([3, 4]));
@@ -189,11 +190,13 @@ fn losses_count_the_rows_whose_class_is_among_the_highest() {
 
 #[test]
 fn convolutions() {
-    let options = Conv2d { stride: [2, 1], padding: [1, 1], ..Conv2d::default() };
+    let options = Conv2dOptions { stride: [2, 1], padding: [1, 1], ..Conv2dOptions::default() };
     let inputs = [random([2, 7, 6, 8], 1), random([12, 3, 3, 4], 2)];
-    assert_agrees("grouped", &inputs, |t| t[0].conv2d(&t[1], None, &Conv2d { groups: 2, ..options }));
+    assert_agrees("grouped", &inputs, |t| t[0].conv2d(&t[1], None, &Conv2dOptions { groups: 2, ..options }));
     let inputs = [random([2, 7, 6, 8], 1), random([8, 3, 3, 1], 2)];
-    assert_agrees("depthwise", &inputs, |t| t[0].conv2d(&t[1], None, &Conv2d { groups: 8, ..options }));
+    assert_agrees("depthwise", &inputs, |t| {
+        t[0].conv2d(&t[1], None, &Conv2dOptions { groups: 8, ..options })
+    });
 }
 
 #[test]

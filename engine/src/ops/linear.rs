@@ -5,8 +5,8 @@ mod mlp;
 use super::gpu::OnGpu;
 use super::half::widened;
 use crate::cpu::conv2d::has_bf16;
-use crate::cpu::gemm::{CONVOLVE, product};
-use crate::{Activation, Conv2d, DType, Error, Result, Tensor, cpu};
+use crate::cpu::gemm::{CONV_MIN_MACS, matmul};
+use crate::{Activation, Conv2dOptions, DType, Error, Result, Tensor, cpu};
 
 impl Tensor {
     /// `y = x · wᵀ + b` over the last axis: x `[…, in]`, weight `[out, in]`, bias `[out]`, y `[…, out]`. f32, f64.
@@ -28,12 +28,12 @@ impl Tensor {
             let layer = gpu::Layer { x: self, weight, bias, sizes: [m, n, k] };
             return gpu::forward(&on, &layer, activation);
         }
-        if self.dtype() == DType::BF16 && m > 0 && m * n * k >= CONVOLVE && has_bf16() {
+        if self.dtype() == DType::BF16 && m > 0 && m * n * k >= CONV_MIN_MACS && has_bf16() {
             // A convolution of single pixels, which the processor has instructions for.
             let y = self.reshape([1, m, 1, k])?.conv2d(
                 &weight.reshape([n, 1, 1, k])?,
                 bias,
-                &Conv2d::default(),
+                &Conv2dOptions::default(),
             )?;
             return y.reshape(shape)?.activate(activation);
         }
@@ -52,15 +52,15 @@ impl Tensor {
             let b = b.as_deref();
             if is_relu || activation == Activation::Identity {
                 let y = Tensor::build(shape, |y: &mut [T]| {
-                    product(m, n, k, (&x, false), (&w, true), y);
-                    cpu::affine::add_bias(b, is_relu, n, y);
+                    matmul(m, n, k, (&x, false), (&w, true), y);
+                    cpu::bias_act::add_bias(b, is_relu, n, y);
                 })?;
                 Ok((y.clone(), is_relu.then_some(y)))
             } else {
-                let z = Tensor::build(shape, |z: &mut [T]| product(m, n, k, (&x, false), (&w, true), z))?;
+                let z = Tensor::build(shape, |z: &mut [T]| matmul(m, n, k, (&x, false), (&w, true), z))?;
                 let y = {
                     let mut z = z.write::<T>()?;
-                    Tensor::build(shape, |y: &mut [T]| cpu::affine::add_bias_activate(activation, b, n, &mut z, y))?
+                    Tensor::build(shape, |y: &mut [T]| cpu::bias_act::add_bias_activate(activation, b, n, &mut z, y))?
                 };
                 Ok((y, Some(z)))
             }
@@ -80,11 +80,11 @@ impl Tensor {
                     let dy = d.read::<T>()?;
                     let dx = needs[0].then(|| {
                         let w = w.read::<T>()?;
-                        Tensor::build(*x.shape(), |dx: &mut [T]| product(m, k, n, (&dy, false), (&w, false), dx))
+                        Tensor::build(*x.shape(), |dx: &mut [T]| matmul(m, k, n, (&dy, false), (&w, false), dx))
                     });
                     let dw = needs[1].then(|| {
                         let x = x.read::<T>()?;
-                        Tensor::build(*w.shape(), |dw: &mut [T]| product(n, k, m, (&dy, true), (&x, false), dw))
+                        Tensor::build(*w.shape(), |dw: &mut [T]| matmul(n, k, m, (&dy, true), (&x, false), dw))
                     });
                     let mut grads = vec![dx.transpose()?, dw.transpose()?];
                     if has_bias {

@@ -1,9 +1,9 @@
 //! Matrix products, batched and broadcasting.
 use super::expand::broadcast_steps;
 use super::gpu::OnGpu;
-use crate::cpu::gemm::{Matrix, gemm_batch, product};
-use crate::cuda::blas::Product;
-use crate::cuda::{self, Gpu, Slice};
+use crate::cpu::gemm::{Matrix, gemm_batch, matmul};
+use crate::cuda::cublaslt::Gemm;
+use crate::cuda::{self, DeviceSlice, Gpu};
 use crate::dtype::Real;
 use crate::{Error, Result, Shape, Tensor};
 use std::sync::Arc;
@@ -151,28 +151,28 @@ impl Plan {
         };
         if let [(ia, ib)] = self.starts[..] {
             let (a, b) = (&a[ia..ia + m * k], &b[ib..ib + k * n]);
-            return product(m, n, k, (a, self.transpose.0), (b, self.transpose.1), y);
+            return matmul(m, n, k, (a, self.transpose.0), (b, self.transpose.1), y);
         }
         gemm_batch(m, n, k, self.starts.len(), operands, y);
     }
 
     /// On a GPU: one batched product where the batch's operands lie evenly apart, else one for each entry.
-    fn run_on(&self, gpu: &Arc<Gpu>, a: Slice, b: Slice, y: Slice) -> cuda::Result<()> {
+    fn run_on(&self, gpu: &Arc<Gpu>, a: DeviceSlice, b: DeviceSlice, y: DeviceSlice) -> cuda::Result<()> {
         let (m, n, k) = (self.m, self.n, self.k);
-        let one = Product {
+        let one = Gemm {
             transpose_a: self.transpose.0,
             transpose_b: self.transpose.1,
-            ..Product::new(y.dtype, m, n, k)
+            ..Gemm::new(y.dtype, m, n, k)
         };
         let (step_a, step_b) = self.starts.get(1).copied().unwrap_or_default();
         let even = |(i, s): (usize, &(usize, usize))| *s == (i * step_a, i * step_b);
         if self.starts.iter().enumerate().all(even) {
-            let product = Product { batch: self.starts.len(), step_a, step_b, ..one };
-            return cuda::matmul::multiply(gpu, &product, a, b, y);
+            let product = Gemm { batch: self.starts.len(), stride_a: step_a, stride_b: step_b, ..one };
+            return cuda::matmul::gemm(gpu, &product, a, b, y);
         }
         for (i, (at_a, at_b)) in self.starts.iter().enumerate() {
-            let (a, b) = (a.part(*at_a, m * k), b.part(*at_b, k * n));
-            cuda::matmul::multiply(gpu, &one, a, b, y.part(i * m * n, m * n))?;
+            let (a, b) = (a.subslice(*at_a, m * k), b.subslice(*at_b, k * n));
+            cuda::matmul::gemm(gpu, &one, a, b, y.subslice(i * m * n, m * n))?;
         }
         Ok(())
     }

@@ -94,15 +94,15 @@ pub use adaptive_pool::GlobalPool;
 pub use attention::AttentionMask;
 pub use batch_norm::BatchNorm;
 pub use conv_norm::Pending;
-pub use conv2d::Conv2d;
+pub use conv2d::Conv2dOptions;
 #[cfg(test)]
 pub(crate) use expand::broadcast_steps;
-pub(crate) use optimizer::Layout;
-pub use optimizer::{Updated, update};
-pub(crate) use prepare::CHANGE;
-pub use prepare::{Fill, ImageBox, ImageChange, ImagePreparation};
-pub use update_state::{Clip, GradientRule, LossScaling, UpdateReport, UpdateState};
-pub(crate) use update_state::{NUMBERS, Number};
+pub(crate) use optimizer::ChunkLayout;
+pub use optimizer::{UpdateOperands, update};
+pub(crate) use prepare::CHANGE_HEADER_LEN;
+pub use prepare::{EraseMode, ImageBox, ImageChange, ImagePreparation};
+pub use update_state::{GradClip, GradientRule, LossScaling, UpdateState, UpdateStats};
+pub(crate) use update_state::{UPDATE_SCALARS, UpdateScalar};
 
 use crate::{Error, Result, Tensor};
 

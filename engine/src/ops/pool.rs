@@ -4,11 +4,11 @@ use crate::autograd::is_recorded;
 use crate::cpu::pool as kernel;
 use crate::pool_shape::PoolShape;
 use crate::resampling::Resampling;
-use crate::{DType, Error, Pool2d, Result, Tensor, cuda};
+use crate::{DType, Error, Pool2dOptions, Result, Tensor, cuda};
 
 impl Tensor {
     /// The largest element of each window of images `[n, h, w, c]`; the first among equals gets the gradient, NaN wins.
-    pub fn max_pool2d(&self, pool: &Pool2d) -> Result<Tensor> {
+    pub fn max_pool2d(&self, pool: &Pool2dOptions) -> Result<Tensor> {
         let s = self.pool_shape("max_pool2d", pool)?;
         if pool.kernel[0] * pool.kernel[1] > 256 {
             // Which element of a window was the largest is remembered in a byte.
@@ -44,7 +44,7 @@ impl Tensor {
 
     /// The mean of each window of images `[n, h, w, c]`. Windows that reach over the edge divide by the elements inside, or with
     /// `count_include_pad` also by those in the padding (never by those that only `ceil_mode` adds).
-    pub fn avg_pool2d(&self, pool: &Pool2d, count_include_pad: bool) -> Result<Tensor> {
+    pub fn avg_pool2d(&self, pool: &Pool2dOptions, count_include_pad: bool) -> Result<Tensor> {
         let s = self.pool_shape("avg_pool2d", pool)?;
         if pool.dilation != [1, 1] {
             return Err(Error::value("avg_pool2d", &[("x", self)], "average pooling has no dilation"));
@@ -102,7 +102,7 @@ impl Tensor {
         }))
     }
 
-    fn pool_shape(&self, op: &'static str, pool: &Pool2d) -> Result<PoolShape> {
+    fn pool_shape(&self, op: &'static str, pool: &Pool2dOptions) -> Result<PoolShape> {
         let fail = |why: String| Err(Error::shape(op, &[("x", self)], why));
         let &[n, h, w, c] = self.dims() else {
             return fail("needs images [n, h, w, c]".into());
@@ -163,12 +163,15 @@ mod tests {
     #[test]
     fn what_cannot_be_pooled_is_a_typed_error() {
         let x = images([1, 4, 4, 2]);
-        let refused = |pool: Pool2d| matches!(x.max_pool2d(&pool), Err(Error::Shape { .. }));
-        assert!(refused(Pool2d { kernel: [5, 5], ..Pool2d::default() }));
-        assert!(refused(Pool2d { padding: [2, 2], ..Pool2d::default() }));
-        assert!(refused(Pool2d { stride: [0, 1], ..Pool2d::default() }));
-        assert!(matches!(images([1, 4, 4, 0]).max_pool2d(&Pool2d::default()), Err(Error::Shape { .. })));
-        let dilated = Pool2d { dilation: [2, 1], ..Pool2d::default() };
+        let refused = |pool: Pool2dOptions| matches!(x.max_pool2d(&pool), Err(Error::Shape { .. }));
+        assert!(refused(Pool2dOptions { kernel: [5, 5], ..Pool2dOptions::default() }));
+        assert!(refused(Pool2dOptions { padding: [2, 2], ..Pool2dOptions::default() }));
+        assert!(refused(Pool2dOptions { stride: [0, 1], ..Pool2dOptions::default() }));
+        assert!(matches!(
+            images([1, 4, 4, 0]).max_pool2d(&Pool2dOptions::default()),
+            Err(Error::Shape { .. })
+        ));
+        let dilated = Pool2dOptions { dilation: [2, 1], ..Pool2dOptions::default() };
         assert!(matches!(x.avg_pool2d(&dilated, true), Err(Error::Value { .. })));
         assert!(matches!(x.adaptive_max_pool2d([0, 1]), Err(Error::Shape { .. })));
         assert!(matches!(x.interpolate([2, 0], Interpolation::Nearest), Err(Error::Shape { .. })));
@@ -177,7 +180,7 @@ mod tests {
 
     #[test]
     fn a_window_between_the_pixels_is_minus_infinity_in_both_dtypes() {
-        let pool = Pool2d { padding: [1, 1], dilation: [2, 2], ..Pool2d::default() };
+        let pool = Pool2dOptions { padding: [1, 1], dilation: [2, 2], ..Pool2dOptions::default() };
         for dtype in [DType::F32, DType::F64] {
             let x = Tensor::ones([1, 1, 1, 3], dtype, &Device::Cpu).expect("memory").variable();
             let y = x.max_pool2d(&pool).expect("one window").sum_all().expect("a sum");

@@ -1,13 +1,13 @@
 //! Training images from bytes in one pass: mixup (Zhang et al., 2018), CutMix (Yun et al., 2019), normalisation, and random erasing
 //! (Zhong et al., 2020), with every choice made by the caller.
 use super::gpu::OnGpu;
-use crate::random::Stream;
+use crate::random::RngStream;
 use crate::{DType, Error, Result, Tensor, cpu, cuda};
 
 const OP: &str = "prepare_images";
 
 /// Numbers of a row of changes before the boxes to erase.
-pub(crate) const CHANGE: usize = 7;
+pub(crate) const CHANGE_HEADER_LEN: usize = 7;
 
 /// The most boxes of an image that a GPU erases.
 const BOXES: usize = 16;
@@ -27,7 +27,7 @@ pub struct ImageChange {
     /// What its draws are numbered by.
     pub sample: u64,
     /// What is erased.
-    pub erased: Vec<ImageBox>,
+    pub erase_boxes: Vec<ImageBox>,
 }
 
 /// What is the same for all images of a batch.
@@ -42,27 +42,27 @@ pub struct ImagePreparation<'a> {
     /// Round mixed values to bytes, half to even, as timm's collation does.
     pub rounded: bool,
     /// What erased elements become, after normalisation.
-    pub fill: Fill,
+    pub erase_mode: EraseMode,
     /// Where draws come from: the key and the epoch of this stream, under each image's own sample.
-    pub draws: Stream,
+    pub rng: RngStream,
 }
 
 /// What erased elements become.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Fill {
+pub enum EraseMode {
     /// 0, which is the mean (timm's `const`).
     #[default]
-    Zero,
+    Const,
     /// A normal draw for each channel of each box (`rand`).
-    Channel,
+    Rand,
     /// A normal draw for each element (`pixel`).
-    Element,
+    Pixel,
 }
 
 impl ImageChange {
     /// None but normalisation.
     pub fn none(image: usize) -> ImageChange {
-        ImageChange { partner: image, lam: 1.0, cut: [0; 4], sample: image as u64, erased: vec![] }
+        ImageChange { partner: image, lam: 1.0, cut: [0; 4], sample: image as u64, erase_boxes: vec![] }
     }
 
     /// The changes of a batch, i64 `[n, 7 + 4 boxes]`, with room for so many boxes in each image. Errors when an image has more, and
@@ -70,22 +70,22 @@ impl ImageChange {
     pub fn rows(changes: &[ImageChange], boxes: usize) -> Result<Tensor> {
         let mut rows = vec![];
         for change in changes {
-            if change.partner >= changes.len() || change.erased.len() > boxes {
+            if change.partner >= changes.len() || change.erase_boxes.len() > boxes {
                 let why = format!(
                     "image {} of {} is no partner, or {} boxes do not fit into {boxes}",
                     change.partner,
                     changes.len(),
-                    change.erased.len()
+                    change.erase_boxes.len()
                 );
                 return Err(Error::value(OP, &[], why));
             }
             rows.extend([change.partner as i64, i64::from(change.lam.to_bits())]);
             rows.extend(change.cut.map(i64::from));
             rows.push(change.sample as i64);
-            let erased = change.erased.iter().copied().chain(std::iter::repeat([0; 4]));
+            let erased = change.erase_boxes.iter().copied().chain(std::iter::repeat([0; 4]));
             rows.extend(erased.take(boxes).flatten().map(i64::from));
         }
-        Tensor::from_vec(rows, [changes.len(), CHANGE + 4 * boxes])
+        Tensor::from_vec(rows, [changes.len(), CHANGE_HEADER_LEN + 4 * boxes])
     }
 }
 
@@ -104,8 +104,8 @@ impl Tensor {
         let width = changes.dims().last().copied().unwrap_or_default();
         if changes.rank() != 2
             || changes.dims()[0] != n
-            || width < CHANGE
-            || !(width - CHANGE).is_multiple_of(4)
+            || width < CHANGE_HEADER_LEN
+            || !(width - CHANGE_HEADER_LEN).is_multiple_of(4)
         {
             return Err(Error::shape(OP, &operands, "needs a row of changes an image"));
         }
@@ -114,7 +114,7 @@ impl Tensor {
             return Err(Error::shape(OP, &operands, why));
         }
         if let Some(on) = OnGpu::of_any(OP, &operands)? {
-            if dtype == DType::F64 || c > 4 || width > CHANGE + 4 * BOXES {
+            if dtype == DType::F64 || c > 4 || width > CHANGE_HEADER_LEN + 4 * BOXES {
                 let accepted = "on a GPU all but f64, up to four channels, and up to 16 boxes an image";
                 return Err(Error::dtype(OP, &operands, accepted));
             }
@@ -137,7 +137,7 @@ impl Tensor {
 mod tests {
     use super::*;
     use crate::Device;
-    use crate::random::Key;
+    use crate::random::RngKey;
 
     const N: usize = 3;
     const SIZE: [usize; 3] = [5, 7, 3];
@@ -149,19 +149,30 @@ mod tests {
 
     fn changes() -> Vec<ImageChange> {
         let mixed = ImageChange { partner: 2, lam: 0.25, ..ImageChange::none(0) };
-        let cut =
-            ImageChange { partner: 0, cut: [1, 3, 2, 6], erased: vec![[0, 2, 0, 3]], ..ImageChange::none(1) };
-        let erased = vec![[0, 5, 6, 7], [4, 5, 0, 7]];
-        vec![mixed, cut, ImageChange { sample: 1 << 40, erased, ..ImageChange::none(2) }]
+        let cut = ImageChange {
+            partner: 0,
+            cut: [1, 3, 2, 6],
+            erase_boxes: vec![[0, 2, 0, 3]],
+            ..ImageChange::none(1)
+        };
+        let erase_boxes = vec![[0, 5, 6, 7], [4, 5, 0, 7]];
+        vec![mixed, cut, ImageChange { sample: 1 << 40, erase_boxes, ..ImageChange::none(2) }]
     }
 
-    fn preparation(fill: Fill, rounded: bool) -> ImagePreparation<'static> {
-        let draws = Stream::new(Key::new(5, "erase"), 3, 0);
-        ImagePreparation { white: 255, mean: &[0.5, 0.4, 0.3], std: &[0.2, 0.3, 0.4], rounded, fill, draws }
+    fn preparation(fill: EraseMode, rounded: bool) -> ImagePreparation<'static> {
+        let draws = RngStream::new(RngKey::new(5, "erase"), 3, 0);
+        ImagePreparation {
+            white: 255,
+            mean: &[0.5, 0.4, 0.3],
+            std: &[0.2, 0.3, 0.4],
+            rounded,
+            erase_mode: fill,
+            rng: draws,
+        }
     }
 
     /// The definition, element by element.
-    fn expected(fill: Fill, rounded: bool) -> Vec<f64> {
+    fn expected(fill: EraseMode, rounded: bool) -> Vec<f64> {
         let x = batch().to_vec::<u8>().expect("bytes");
         let (how, [h, w, c]) = (preparation(fill, rounded), SIZE);
         let inside = |b: &ImageBox, y: usize, x: usize| {
@@ -181,14 +192,14 @@ mod tests {
                     v = v.round_ties_even();
                 }
                 v = (v / 255.0 - f64::from(how.mean[channel])) / f64::from(how.std[channel]);
-                for (b, erased) in change.erased.iter().enumerate() {
+                for (b, erased) in change.erase_boxes.iter().enumerate() {
                     if inside(erased, row, column) {
-                        let stream = Stream::new(Key::new(5, "erase"), 3, change.sample);
+                        let stream = RngStream::new(RngKey::new(5, "erase"), 3, change.sample);
                         let draw = |i: usize| stream.at(2 * (b * h * w * c + i) as u64).normal();
                         v = match fill {
-                            Fill::Zero => 0.0,
-                            Fill::Channel => f64::from(draw(channel)),
-                            Fill::Element => f64::from(draw(i)),
+                            EraseMode::Const => 0.0,
+                            EraseMode::Rand => f64::from(draw(channel)),
+                            EraseMode::Pixel => f64::from(draw(i)),
                         };
                     }
                 }
@@ -205,7 +216,9 @@ mod tests {
         for device in [Device::Cpu, device] {
             let (x, rows) =
                 (batch().to_device(&device).expect("memory"), rows.to_device(&device).expect("memory"));
-            for (fill, rounded) in [(Fill::Zero, true), (Fill::Channel, false), (Fill::Element, true)] {
+            for (fill, rounded) in
+                [(EraseMode::Const, true), (EraseMode::Rand, false), (EraseMode::Pixel, true)]
+            {
                 let expected = expected(fill, rounded);
                 for (dtype, tolerance) in [(DType::F32, 1e-6), (DType::F16, 1e-3), (DType::BF16, 8e-3)] {
                     let y = x.prepare_images(&rows, &preparation(fill, rounded), dtype).expect("bytes");
@@ -225,7 +238,7 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_refused() {
-        let how = preparation(Fill::Zero, false);
+        let how = preparation(EraseMode::Const, false);
         assert!(ImageChange::rows(&changes(), 1).is_err(), "an image has two boxes");
         let partner = ImageChange { partner: 9, ..ImageChange::none(0) };
         assert!(ImageChange::rows(&[partner], 0).is_err(), "there is no tenth image");

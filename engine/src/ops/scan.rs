@@ -13,11 +13,12 @@ impl Tensor {
         let lines = Lines::new(self.shape(), axis);
         let shape = self.shape().without(axis);
         let y = match OnGpu::of("prod", &[("x", self)])? {
-            Some(on) => on
-                .build(shape, self.dtype(), |y| cuda::lines::product(&on.gpu, lines, self.held().slice(), y)),
+            Some(on) => {
+                on.build(shape, self.dtype(), |y| cuda::lines::prod(&on.gpu, lines, self.held().slice(), y))
+            }
             None => dispatch_real!("prod", [("x", self)], T => {
                 let x = self.read::<T>()?;
-                Tensor::build(shape, |y: &mut [T]| lines::product(lines, &x, y))
+                Tensor::build(shape, |y: &mut [T]| lines::prod(lines, &x, y))
             }),
         }?;
         Ok(y.recorded("prod", &[self], || {
@@ -25,11 +26,11 @@ impl Tensor {
             move |grad: Tensor, _: &[bool]| {
                 let dx = match OnGpu::of("prod", &[("x", &x), ("grad", &grad)])? {
                     Some(on) => on.build(*x.shape(), x.dtype(), |dx| {
-                        cuda::lines::product_backward(&on.gpu, lines, x.held().slice(), grad.held().slice(), dx)
+                        cuda::lines::prod_backward(&on.gpu, lines, x.held().slice(), grad.held().slice(), dx)
                     }),
                     None => dispatch_real!("prod", [("x", &x)], T => {
                         let (x_data, dy) = (x.read::<T>()?, grad.read::<T>()?);
-                        Tensor::build(*x.shape(), |dx: &mut [T]| lines::product_backward(lines, &x_data, &dy, dx))
+                        Tensor::build(*x.shape(), |dx: &mut [T]| lines::prod_backward(lines, &x_data, &dy, dx))
                     }),
                 }?;
                 Ok(vec![Some(dx)])

@@ -1,6 +1,6 @@
 //! Cutting, joining and padding along axes.
 use super::gpu::OnGpu;
-use crate::cpu::parallel::{GRAIN, Shared, for_each_task};
+use crate::cpu::parallel::{DisjointSlice, GRAIN, for_each_task};
 use crate::{Error, Result, Shape, Tensor, cuda};
 
 impl Tensor {
@@ -135,7 +135,7 @@ impl Tensor {
         if let Some(on) = OnGpu::of_any("slice", &[("x", self)])? {
             return on.build(shape, self.dtype(), |y| {
                 let x = self.held();
-                cuda::copy::block(&on.gpu, (x.slice(), self.shape(), from), (y, &shape, &start), &shape)
+                cuda::copy::copy_block(&on.gpu, (x.slice(), self.shape(), from), (y, &shape, &start), &shape)
             });
         }
         dispatch_any!(self.dtype(), T => {
@@ -149,7 +149,7 @@ impl Tensor {
         if let Some(on) = OnGpu::of_any("slice", &[("x", self), ("y", y)])? {
             let (x, into, start) = (self.held(), y.held(), vec![0; to.len()]);
             let (x, into) = ((x.slice(), self.shape(), &start[..]), (into.slice(), y.shape(), to));
-            return on.named(cuda::copy::block(&on.gpu, x, into, self.shape()));
+            return on.named(cuda::copy::copy_block(&on.gpu, x, into, self.shape()));
         }
         dispatch_any!(self.dtype(), T => {
             let x = self.read::<T>()?;
@@ -188,7 +188,7 @@ fn copy_block<T: crate::Element>(
     let (x0, y0) = (base(&x_steps, from), base(&y_steps, to));
     let rows = block.numel() / row;
     let per_task = (GRAIN / row).max(1);
-    let out = Shared::new(y);
+    let out = DisjointSlice::new(y);
     for_each_task(rows.div_ceil(per_task), |task| {
         for r in task * per_task..rows.min((task + 1) * per_task) {
             let (mut rest, mut i, mut j) = (r, x0, y0);

@@ -1,9 +1,9 @@
 //! Cross entropies against distributions: soft targets and independent labels.
 use super::gpu::OnGpu;
 use super::normalised::wide;
-use crate::cpu::cross_entropy::counts;
+use crate::cpu::cross_entropy::top_k_counts;
 use crate::cpu::soft_cross_entropy as kernel;
-use crate::cuda::cross_entropy::Counts;
+use crate::cuda::cross_entropy::TopKCounts;
 use crate::{DType, Element, Error, Result, Tensor, cuda};
 
 impl Tensor {
@@ -31,7 +31,7 @@ impl Tensor {
         dispatch_real!("soft_target_cross_entropy", [("logits", self), ("target", target)], T => {
             let mut log_sums = vec![T::default(); n];
             let (x, t) = (self.read::<T>()?, target.read::<T>()?);
-            let counts = |k| Tensor::from_slice(&counts(&x, &kernel::classes_of(&t, n), k), [2]);
+            let counts = |k| Tensor::from_slice(&top_k_counts(&x, &kernel::argmax_rows(&t, n), k), [2]);
             let counts = k.map(counts).transpose()?;
             let loss = kernel::soft_forward(&x, &t, &mut log_sums);
             let loss = Tensor::scalar(<T as Element>::from_f64(loss))?;
@@ -119,7 +119,7 @@ impl Tensor {
             let held = [self, target, &kept].map(Tensor::held);
             let [x, target, kept] = held.each_ref().map(|t| t.slice());
             let to = counts.as_ref().map(Tensor::held);
-            let counts = k.zip(to.as_ref()).map(|(k, to)| Counts { k, to: to.slice() });
+            let counts = k.zip(to.as_ref()).map(|(k, to)| TopKCounts { k, counts: to.slice() });
             cuda::soft_cross_entropy::soft_forward(&on.gpu, x, target, kept, loss, counts)
         })?;
         let kernels = || {
@@ -180,7 +180,7 @@ fn soft_composition(
     let (logits, target) = (logits.clone(), target.detach());
     move |grad: Tensor, _: &[bool]| {
         let (x, t) = (wide(&logits)?, wide(&target)?);
-        let d = x.softmax(1)?.mul(&t.sum(&[1], true)?)?.sub(&t)?.scale(1.0 / t.dims()[0] as f64)?;
+        let d = x.softmax(1)?.mul(&t.sum(&[1], true)?)?.sub(&t)?.mul_scalar(1.0 / t.dims()[0] as f64)?;
         Ok(vec![Some(d.mul(&grad.to_dtype(d.dtype())?)?.to_dtype(logits.dtype())?)])
     }
 }
@@ -196,7 +196,7 @@ fn binary_composition(
     move |grad: Tensor, _: &[bool]| {
         let (x, t) = (wide(&logits)?, wide(&target)?);
         let share = t.affine(pos_weight - 1.0, 1.0)?.mul(&x.neg()?.sigmoid()?)?;
-        let d = t.affine(-1.0, 1.0)?.sub(&share)?.scale(1.0 / divisor as f64)?;
+        let d = t.affine(-1.0, 1.0)?.sub(&share)?.mul_scalar(1.0 / divisor as f64)?;
         Ok(vec![Some(d.mul(&grad.to_dtype(d.dtype())?)?.to_dtype(logits.dtype())?)])
     }
 }

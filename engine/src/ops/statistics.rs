@@ -15,7 +15,7 @@ impl Tensor {
             ));
         }
         let centred = self.sub(&self.mean(axes, true)?)?;
-        centred.square()?.sum(axes, keep)?.scale(1.0 / (count - correction) as f64)
+        centred.square()?.sum(axes, keep)?.mul_scalar(1.0 / (count - correction) as f64)
     }
 
     /// The square root of [`Tensor::var`].

@@ -37,7 +37,7 @@ impl Tensor {
             // In one pass: the sum itself may be too large for a 16-bit dtype.
             return self.sum_on(&on, "mean", axes, keep, 1.0 / count as f64);
         }
-        let mean = self.widened()?.sum(axes, keep)?.scale(1.0 / count as f64)?;
+        let mean = self.widened()?.sum(axes, keep)?.mul_scalar(1.0 / count as f64)?;
         mean.rounded_as(self)
     }
 
@@ -64,7 +64,7 @@ impl Tensor {
         let mut y = self.detach();
         let mut passes = passes(&from, axes).into_iter().peekable();
         if passes.peek().is_none() && factor != 1.0 {
-            return self.scale(factor);
+            return self.mul_scalar(factor);
         }
         while let Some((shape, extents)) = passes.next() {
             let is_last = passes.peek().is_none();
@@ -75,7 +75,7 @@ impl Tensor {
         }
         let y = y.recorded_composed(op, &[self], || {
             move |grad: Tensor, _: &[bool]| {
-                let grad = if factor == 1.0 { grad } else { grad.scale(factor)? };
+                let grad = if factor == 1.0 { grad } else { grad.mul_scalar(factor)? };
                 Ok(vec![Some(grad.reshape(kept)?.expand(from)?)])
             }
         });

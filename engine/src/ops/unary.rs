@@ -5,9 +5,9 @@ use crate::{Element, Result, Tensor, cuda};
 
 impl Tensor {
     /// `x * factor`, with the factor rounded to the dtype. f32, f64.
-    pub fn scale(&self, factor: f64) -> Result<Tensor> {
-        Ok(self.unary::<unary::Scale>("scale", factor, 0.0)?.recorded_composed("scale", &[self], || {
-            move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.scale(factor)?)])
+    pub fn mul_scalar(&self, factor: f64) -> Result<Tensor> {
+        Ok(self.unary::<unary::MulScalar>("scale", factor, 0.0)?.recorded_composed("scale", &[self], || {
+            move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.mul_scalar(factor)?)])
         }))
     }
 
@@ -16,13 +16,13 @@ impl Tensor {
         Ok(self.unary::<unary::Affine>("affine", factor, offset)?.recorded_composed(
             "affine",
             &[self],
-            || move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.scale(factor)?)]),
+            || move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.mul_scalar(factor)?)]),
         ))
     }
 
     /// `-x`. f32, f64.
     pub fn neg(&self) -> Result<Tensor> {
-        self.scale(-1.0)
+        self.mul_scalar(-1.0)
     }
 
     /// `|x|`; the gradient at 0 is 0. f32, f64.
@@ -39,7 +39,7 @@ impl Tensor {
     pub fn sqrt(&self) -> Result<Tensor> {
         let y = self.unary::<unary::Sqrt>("sqrt", 0.0, 0.0)?;
         Ok(y.recorded_of_output("sqrt", &[self], |y: &Tensor, grad: Tensor, _: &[bool]| {
-            Ok(vec![Some(grad.div(y)?.scale(0.5)?)])
+            Ok(vec![Some(grad.div(y)?.mul_scalar(0.5)?)])
         }))
     }
 
@@ -55,16 +55,16 @@ impl Tensor {
     pub fn square(&self) -> Result<Tensor> {
         Ok(self.unary::<unary::Square>("square", 0.0, 0.0)?.recorded_composed("square", &[self], || {
             let x = self.clone();
-            move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.mul(&x)?.scale(2.0)?)])
+            move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.mul(&x)?.mul_scalar(2.0)?)])
         }))
     }
 
     /// `x` to a constant power. f32, f64.
     pub fn powf(&self, exponent: f64) -> Result<Tensor> {
-        Ok(self.unary::<unary::Power>("powf", exponent, 0.0)?.recorded_composed("powf", &[self], || {
+        Ok(self.unary::<unary::PowScalar>("powf", exponent, 0.0)?.recorded_composed("powf", &[self], || {
             let x = self.clone();
             move |grad: Tensor, _: &[bool]| {
-                Ok(vec![Some(grad.mul(&x.powf(exponent - 1.0)?)?.scale(exponent)?)])
+                Ok(vec![Some(grad.mul(&x.powf(exponent - 1.0)?)?.mul_scalar(exponent)?)])
             }
         }))
     }

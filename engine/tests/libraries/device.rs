@@ -18,7 +18,7 @@ pub struct Block {
 
 impl Device {
     pub fn open() -> Device {
-        emulator::load(&emulator::Options { checked: true, ..Default::default() }).unwrap();
+        emulator::load(&emulator::EmulatorOptions { checked: true, ..Default::default() }).unwrap();
         Device { stream: CudaContext::new(0).unwrap().new_stream().unwrap() }
     }
 

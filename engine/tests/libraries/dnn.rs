@@ -3,7 +3,7 @@ use crate::device::{Block, Device};
 use crate::numbers::{DTYPES, draw, error, from_bytes, to_bytes};
 use crate::refusals;
 use fornax_engine::cuda::LibraryError;
-use fornax_engine::cuda::dnn::{ConvKind, ConvOptions, Dnn, PlanChoice};
+use fornax_engine::cuda::cudnn::{ConvEngineOptions, ConvKind, ConvPlanChoice, Cudnn};
 use fornax_engine::{ConvShape, DType};
 
 pub const PLAIN: ConvShape = ConvShape {
@@ -81,14 +81,14 @@ fn place(kind: ConvKind) -> usize {
 
 struct Bench {
     device: Device,
-    dnn: Dnn,
+    dnn: Cudnn,
 }
 
 impl Bench {
     fn new() -> Bench {
         let device = Device::open();
         // SAFETY: the device outlives `dnn`, and opening it made its context current.
-        let dnn = unsafe { Dnn::new(device.stream()) }.unwrap();
+        let dnn = unsafe { Cudnn::new(device.stream()) }.unwrap();
         Bench { device, dnn }
     }
 
@@ -98,7 +98,7 @@ impl Bench {
         kind: ConvKind,
         s: &ConvShape,
         dtype: DType,
-        options: ConvOptions,
+        options: ConvEngineOptions,
         tensors: &[Vec<f64>; 3],
         offset: usize,
     ) -> Result<Vec<f64>, LibraryError> {
@@ -128,7 +128,14 @@ impl Bench {
     }
 
     /// The error of one kind against plain loops; at most 1 is right.
-    fn error(&self, kind: ConvKind, s: &ConvShape, dtype: DType, options: ConvOptions, offset: usize) -> f64 {
+    fn error(
+        &self,
+        kind: ConvKind,
+        s: &ConvShape,
+        dtype: DType,
+        options: ConvEngineOptions,
+        offset: usize,
+    ) -> f64 {
         let tensors = operands(s, dtype);
         let (want, scale) = plain(kind, s, &tensors);
         let got = self.run(kind, s, dtype, options, &tensors, offset).unwrap();
@@ -148,7 +155,7 @@ fn matches_plain_loops() {
             for kind in ConvKind::ALL {
                 // Twice: the second call takes the plan that the first one kept.
                 for call in 0..2 {
-                    let worst = bench.error(kind, &s, dtype, ConvOptions::default(), 0);
+                    let worst = bench.error(kind, &s, dtype, ConvEngineOptions::default(), 0);
                     assert!(worst <= 1.0, "{kind} {dtype} {s:?}: {worst} times the tolerance at call {call}");
                 }
             }
@@ -161,7 +168,7 @@ fn takes_views_that_are_not_aligned() {
     let bench = Bench::new();
     for dtype in DTYPES {
         for kind in ConvKind::ALL {
-            let worst = bench.error(kind, &PLAIN, dtype, ConvOptions::default(), dtype.size());
+            let worst = bench.error(kind, &PLAIN, dtype, ConvEngineOptions::default(), dtype.size());
             assert!(worst <= 1.0, "{kind} {dtype}: {worst} times the tolerance");
         }
     }
@@ -172,7 +179,8 @@ fn rounds_to_tf32_only_where_allowed() {
     let bench = Bench::new();
     let s = ConvShape { c_in: 64, c_out: 32, ..PLAIN };
     for kind in ConvKind::ALL {
-        let error = |tf32| bench.error(kind, &s, DType::F32, ConvOptions { tf32, ..Default::default() }, 0);
+        let error =
+            |tf32| bench.error(kind, &s, DType::F32, ConvEngineOptions { tf32, ..Default::default() }, 0);
         let (strict, rounded) = (error(false), error(true));
         assert!(strict <= 1.0, "{kind}: {strict} times the tolerance");
         // TF32 keeps 10 bits of each operand: sums are off by some 2^-11 of their terms, the tolerance is 2^-20.
@@ -183,8 +191,8 @@ fn rounds_to_tf32_only_where_allowed() {
 #[test]
 fn times_candidates_and_is_deterministic() {
     let bench = Bench::new();
-    let choice = PlanChoice::Timed { candidates: 10, workspace: 1 << 30 };
-    let options = ConvOptions { choice, deterministic: true, ..Default::default() };
+    let choice = ConvPlanChoice::Benchmark { candidates: 10, workspace: 1 << 30 };
+    let options = ConvEngineOptions { choice, deterministic: true, ..Default::default() };
     let s = ConvShape { dilation: [2, 2], padding: [2, 2], ..PLAIN };
     for dtype in DTYPES {
         for kind in ConvKind::ALL {
@@ -210,8 +218,14 @@ fn refuses_other_dtypes_and_empty_tensors() {
     let bench = Bench::new();
     let empty = ConvShape { n: 0, ..PLAIN };
     for (s, dtype) in [(PLAIN, DType::F64), (PLAIN, DType::I64), (empty, DType::F32)] {
-        let refusal =
-            bench.run(ConvKind::Forward, &s, dtype, ConvOptions::default(), &operands(&s, DType::F32), 0);
+        let refusal = bench.run(
+            ConvKind::Forward,
+            &s,
+            dtype,
+            ConvEngineOptions::default(),
+            &operands(&s, DType::F32),
+            0,
+        );
         assert!(matches!(refusal, Err(LibraryError::Unsupported { .. })), "{dtype}: {refusal:?}");
     }
 }
@@ -222,7 +236,7 @@ fn passes_on_that_there_is_no_workspace() {
     let [x, w, y] = operands(&PLAIN, DType::F32).map(|t| bench.device.upload(&to_bytes(&t, DType::F32), 0));
     let workspace = &mut |bytes: usize| Err(LibraryError::Workspace { bytes, why: "none left".into() });
     // One engine is left by these options, and it works in some memory.
-    let options = ConvOptions { deterministic: true, ..Default::default() };
+    let options = ConvEngineOptions { deterministic: true, ..Default::default() };
     // SAFETY: the blocks have the shape's sizes.
     let refusal = unsafe {
         bench.dnn.weight_gradient(

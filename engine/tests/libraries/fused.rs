@@ -3,11 +3,14 @@ use crate::device::{Block, Device};
 use crate::dnn::{PLAIN, plain};
 use crate::numbers::{draw, error, from_bytes, round, to_bytes};
 use fornax_engine::cuda::LibraryError;
-use fornax_engine::cuda::dnn::{Affine, ConvKind, ConvOptions, Dnn, PlanChoice, Problem, Sums};
+use fornax_engine::cuda::cudnn::{
+    ChannelAffine, ChannelSums, ConvEngineOptions, ConvKind, ConvPlanChoice, ConvProblem, Cudnn,
+};
 use fornax_engine::{ConvShape, DType};
 
 const WHOLE: ConvShape = ConvShape { c_in: 8, c_out: 16, ..PLAIN };
-const OPTIONS: ConvOptions = ConvOptions { tf32: false, deterministic: true, choice: PlanChoice::Heuristic };
+const OPTIONS: ConvEngineOptions =
+    ConvEngineOptions { tf32: false, deterministic: true, choice: ConvPlanChoice::Heuristic };
 
 struct Values {
     tensors: [Vec<f64>; 3],
@@ -44,23 +47,23 @@ struct Outcome {
 fn run(
     kind: ConvKind,
     s: &ConvShape,
-    (dtype, options): (DType, ConvOptions),
+    (dtype, options): (DType, ConvEngineOptions),
     values: &Values,
     (normalize, statistics): (bool, bool),
 ) -> Result<Outcome, LibraryError> {
     let device = Device::open();
     // SAFETY: the device outlives `dnn`, and opening it made its context current.
-    let dnn = unsafe { Dnn::new(device.stream()) }.unwrap();
+    let dnn = unsafe { Cudnn::new(device.stream()) }.unwrap();
     let upload = |values: &[f64], dtype| device.upload(&to_bytes(values, dtype), 0);
     let [mut tensors, of_affine] =
         [values.tensors.clone(), [values.scale.clone(), values.shift.clone(), vec![]]];
     let place = if kind == ConvKind::Forward { 2 } else { 1 };
     tensors[place].fill(f64::NAN);
     let [x, w, y] = tensors.each_ref().map(|t| upload(t, dtype));
-    let [scale, shift, _] = of_affine.each_ref().map(|t| upload(t, Problem::affine_dtype(dtype)));
+    let [scale, shift, _] = of_affine.each_ref().map(|t| upload(t, ConvProblem::affine_dtype(dtype)));
     let [sum, squares] = [(); 2].map(|()| upload(&vec![f64::NAN; s.c_out], DType::F32));
-    let affine = Affine { scale: scale.pointer(), shift: shift.pointer() };
-    let sums = Sums { sum: sum.pointer(), squares: squares.pointer() };
+    let affine = ChannelAffine { scale: scale.pointer(), shift: shift.pointer() };
+    let sums = ChannelSums { sum: sum.pointer(), squares: squares.pointer() };
     let mut held: Vec<Block> = Vec::new();
     let workspace = &mut |bytes: usize| {
         held.push(device.allocate(bytes, 0));
@@ -96,7 +99,7 @@ fn between(dtype: DType, is_precompiled: bool) -> DType {
 
 #[test]
 fn statistics_are_those_of_the_output() {
-    let tf32 = ConvOptions { tf32: true, ..OPTIONS };
+    let tf32 = ConvEngineOptions { tf32: true, ..OPTIONS };
     let odd = ConvShape { c_in: 3, c_out: 5, stride: [2, 2], ..WHOLE };
     for s in [WHOLE, odd, ConvShape { groups: 2, ..WHOLE }] {
         for (dtype, options) in [(DType::F16, OPTIONS), (DType::BF16, OPTIONS), (DType::F32, tf32)] {

@@ -1,14 +1,14 @@
 //! Test values: drawn, rounded to a dtype, turned to bytes and back, compared.
 use fornax_engine::DType;
 use fornax_engine::dtype::{bf16, f16};
-use fornax_engine::random::{Key, Stream};
+use fornax_engine::random::{RngKey, RngStream};
 
 /// The dtypes that both libraries take.
 pub const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 
 /// `len` values between -1 and 1 that `dtype` holds exactly.
 pub fn draw(seed: u64, len: usize, dtype: DType) -> Vec<f64> {
-    let mut stream = Stream::new(Key::new(seed, "operands"), 0, 0);
+    let mut stream = RngStream::new(RngKey::new(seed, "operands"), 0, 0);
     (0..len).map(|_| round(f64::from(stream.uniform()) * 2.0 - 1.0, dtype)).collect()
 }
 

@@ -3,7 +3,7 @@
 use cudarc::driver::sys::{self, CUresult};
 use cudarc::driver::{CudaContext, DriverError, LaunchConfig, PushKernelArg};
 use cudarc::nvrtc::{CompileError, CompileOptions, Ptx, compile_ptx_with_opts};
-use fornax_kernels::emulator::{self, EmulatorError, Options};
+use fornax_kernels::emulator::{self, EmulatorError, EmulatorOptions};
 
 use super::support::{CORRECT, emulated, grid, kernel, module};
 
@@ -20,7 +20,7 @@ fn devices() {
     let error = CudaContext::new(2).unwrap_err();
     assert_eq!(error, DriverError(CUresult::CUDA_ERROR_INVALID_DEVICE));
     assert!(error.to_string().contains("invalid device ordinal"), "{error}");
-    let again = emulator::load(&Options { devices: 3, order: 0, checked: false });
+    let again = emulator::load(&EmulatorOptions { devices: 3, order: 0, checked: false });
     assert!(matches!(again, Err(EmulatorError::DeviceCount { loaded: 2, asked: 3 })), "{again:?}");
 }
 

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::{CudaContext, CudaFunction, CudaModule, LaunchConfig};
 use cudarc::nvrtc::{CompileOptions, compile_ptx_with_opts};
-use fornax_kernels::emulator::{self, Options};
+use fornax_kernels::emulator::{self, EmulatorOptions};
 
 pub const CORRECT: &str = include_str!("correct.cu");
 pub const PLANTED: &str = include_str!("planted.cu");
@@ -15,7 +15,7 @@ pub struct Emulated(#[expect(dead_code)] MutexGuard<'static, ()>);
 pub fn emulated(order: u64, checked: bool) -> Emulated {
     static TURN: Mutex<()> = Mutex::new(());
     let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    emulator::load(&Options { devices: 2, order, checked }).unwrap();
+    emulator::load(&EmulatorOptions { devices: 2, order, checked }).unwrap();
     emulator::take_error();
     Emulated(turn)
 }

@@ -32,7 +32,7 @@ impl Module for Attention {
         let parts = qkv.reshape([n, l, 3, self.heads, d])?.permute(&[2, 0, 3, 1, 4])?;
         let part = |i: usize| parts.narrow(0, i, 1)?.reshape([n, self.heads, l, d]);
         let (q, k, v) = (part(0)?, part(1)?, part(2)?);
-        let y = cx.operand(Operation::Product, &q)?.attention(&k, &v, AttentionMask::None, None)?;
+        let y = cx.autocast(Operation::MatMul, &q)?.attention(&k, &v, AttentionMask::None, None)?;
         let y = y.permute(&[0, 2, 1, 3])?.reshape([n, l, c])?;
         let y = cx.observed(&self.label, y, 2 * n * l * l * c);
         self.proj.forward(&y, cx)

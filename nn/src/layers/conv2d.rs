@@ -3,7 +3,7 @@ use super::{BatchNorm2d, in_dtype};
 use crate::observe::Label;
 use crate::precision::Operation;
 use crate::{Context, Module, Visitor};
-use fornax_engine::{Activation, Conv2d as Options, DType, Device, Result, Tensor};
+use fornax_engine::{Activation, Conv2dOptions as Options, DType, Device, Result, Tensor};
 
 /// A convolution over `[n, h, w, c]` with a weight `[out, kh, kw, in / groups]` and an optional bias. Parameters start at
 /// zero; [`crate::init`] fills them.
@@ -82,7 +82,7 @@ impl Conv2d {
 
     /// The input in the dtype that the context asks for, and the weight in the same.
     fn operands(&self, x: &Tensor, cx: &Context) -> Result<(Tensor, Tensor)> {
-        let x = cx.operand(Operation::Product, x)?;
+        let x = cx.autocast(Operation::MatMul, x)?;
         let weight = in_dtype(&self.weight, x.dtype())?;
         Ok((x, weight))
     }

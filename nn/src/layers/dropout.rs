@@ -60,35 +60,35 @@ impl Module for DropPath {
 /// map, times `share`.
 pub struct DropBlock {
     /// Part of the map that is dropped.
-    pub rate: f64,
+    pub drop_prob: f64,
     /// Side of a square.
-    pub block: usize,
+    pub block_size: usize,
     /// How much of the rate this layer takes.
-    pub share: f64,
+    pub gamma_scale: f64,
 }
 
 impl DropBlock {
     /// The probability of a pixel of an image of `size` to be the middle of a dropped square.
     fn seeds(&self, size: [usize; 2]) -> f64 {
         let axis = |n: usize| {
-            let side = self.block.min(n);
+            let side = self.block_size.min(n);
             n as f64 / (side * (n - side + 1)) as f64
         };
-        (self.share * self.rate * axis(size[0]) * axis(size[1])).min(1.0)
+        (self.gamma_scale * self.drop_prob * axis(size[0]) * axis(size[1])).min(1.0)
     }
 }
 
 impl Module for DropBlock {
     fn forward(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
         let &[n, h, w, _] = x.dims() else { return Ok(x.clone()) };
-        if !cx.training() || self.rate == 0.0 {
+        if !cx.training() || self.drop_prob == 0.0 {
             return Ok(x.clone());
         }
         let (stream, step) = cx.draw()?;
         let ones = Tensor::ones([n, h, w, 1], DType::F32, &x.device())?;
         // What dropout keeps is at least 1.
         let seeds = ones.dropout(1.0 - self.seeds([h, w]), &stream, Some(&step))?.clamp(0.0, 1.0)?;
-        x.drop_block(&seeds.to_dtype(x.dtype())?, self.block, true)
+        x.drop_block(&seeds.to_dtype(x.dtype())?, self.block_size, true)
     }
 
     fn visit(&self, _: &mut Visitor) {}
@@ -101,7 +101,7 @@ mod tests {
 
     fn training() -> Context {
         let step = Tensor::scalar(3i64).expect("memory");
-        Context::train().with_draws(7, &step)
+        Context::train().with_seed(7, &step)
     }
 
     #[test]
@@ -122,7 +122,7 @@ mod tests {
     #[test]
     fn blocks_drop_their_share_of_the_map() {
         let x = Tensor::ones([64, 14, 14, 2], DType::F32, &Device::Cpu).expect("memory");
-        let layer = DropBlock { rate: 0.1, block: 3, share: 1.0 };
+        let layer = DropBlock { drop_prob: 0.1, block_size: 3, gamma_scale: 1.0 };
         let y = layer.forward(&x, &mut training()).expect("drops").to_vec::<f32>().expect("f32");
         assert!(y.chunks(2).all(|pixel| pixel[0] == pixel[1]), "channels share the mask");
         let dropped = y.iter().filter(|v| **v == 0.0).count() as f64 / y.len() as f64;

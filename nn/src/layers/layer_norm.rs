@@ -27,7 +27,7 @@ impl LayerNorm {
 
 impl Module for LayerNorm {
     fn forward(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
-        let x = cx.operand(Operation::RowNorm, x)?;
+        let x = cx.autocast(Operation::RowNorm, x)?;
         let [weight, bias] = [&self.weight, &self.bias].map(|p| in_dtype(p, x.dtype()));
         let y = x.layer_norm(Some(&weight?), Some(&bias?), self.eps)?;
         Ok(cx.observed(&self.label, y, 0))

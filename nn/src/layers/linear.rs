@@ -35,7 +35,7 @@ impl Linear {
 
 impl Module for Linear {
     fn forward(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
-        let x = cx.operand(Operation::Product, x)?;
+        let x = cx.autocast(Operation::MatMul, x)?;
         let (weight, bias) = self.parameters(x.dtype())?;
         let y = x.linear(&weight, Some(&bias))?;
         let macs = y.numel() * self.features();

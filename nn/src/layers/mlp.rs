@@ -29,7 +29,7 @@ impl Module for Mlp {
             let hidden = self.activation.forward(&self.fc1.forward(x, cx)?, cx)?;
             return self.fc2.forward(&hidden, cx);
         }
-        let x = cx.operand(Operation::Product, x)?;
+        let x = cx.autocast(Operation::MatMul, x)?;
         let ((w1, b1), (w2, b2)) = (self.fc1.parameters(x.dtype())?, self.fc2.parameters(x.dtype())?);
         x.mlp((&w1, &b1), self.activation.kind(), (&w2, &b2))
     }

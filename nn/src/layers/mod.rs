@@ -30,7 +30,7 @@ pub use squeeze_excite::SqueezeExcite;
 /// A parameter in the dtype of what it meets: the half-precision copy that it keeps, or, for checks in f64, a converted one.
 pub(crate) fn in_dtype(parameter: &Tensor, dtype: DType) -> Result<Tensor> {
     match dtype {
-        DType::F16 | DType::BF16 => parameter.working_copy(dtype),
+        DType::F16 | DType::BF16 => parameter.cached_cast(dtype),
         _ => parameter.to_dtype(dtype),
     }
 }

@@ -1,17 +1,17 @@
 //! Pooling layers.
 use crate::observe::Label;
 use crate::{Context, Module, Visitor};
-use fornax_engine::{GlobalPool, Pool2d, Result, Tensor};
+use fornax_engine::{GlobalPool, Pool2dOptions, Result, Tensor};
 
 /// Largest value of each window.
 pub struct MaxPool2d {
-    pool: Pool2d,
+    pool: Pool2dOptions,
     label: Label,
 }
 
 impl MaxPool2d {
     /// Over these windows.
-    pub const fn new(pool: Pool2d) -> MaxPool2d {
+    pub const fn new(pool: Pool2dOptions) -> MaxPool2d {
         MaxPool2d { pool, label: Label::new("MaxPool2d") }
     }
 }
@@ -29,21 +29,21 @@ impl Module for MaxPool2d {
 
 /// Mean of each window; padding does not count.
 pub struct AvgPool2d {
-    pool: Pool2d,
+    pool: Pool2dOptions,
     same: bool,
     label: Label,
 }
 
 impl AvgPool2d {
     /// Over these windows.
-    pub const fn new(pool: Pool2d) -> AvgPool2d {
+    pub const fn new(pool: Pool2dOptions) -> AvgPool2d {
         AvgPool2d { pool, same: false, label: Label::new("AvgPool2d") }
     }
 
     /// 2×2 windows at stride 1 over the image with a row and a column of zeros after it, which count: the size stays (timm's
     /// `AvgPool2dSame`).
     pub fn keeping_size() -> AvgPool2d {
-        let pool = Pool2d { kernel: [2, 2], stride: [1, 1], ..Pool2d::default() };
+        let pool = Pool2dOptions { kernel: [2, 2], stride: [1, 1], ..Pool2dOptions::default() };
         AvgPool2d { pool, same: true, label: Label::new("AvgPool2d") }
     }
 }

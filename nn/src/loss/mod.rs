@@ -13,7 +13,7 @@ pub use binary::BinaryCrossEntropy;
 pub use cross_entropy::CrossEntropy;
 pub use jsd::JsdCrossEntropy;
 pub use target::mixup_target;
-pub use weighted::Weighted;
+pub use weighted::WeightedLoss;
 
 use fornax_engine::{Result, Tensor};
 use std::fmt::Debug;
@@ -51,7 +51,7 @@ mod tests {
     fn weighted_losses_add_up_and_so_do_their_gradients() {
         let target = Tensor::from_slice(&[2i64, 0], [2]).expect("shape");
         let (ce, bce) = (CrossEntropy { smoothing: 0.1 }, BinaryCrossEntropy::default());
-        let both = Weighted::new(vec![(0.5, Arc::new(ce)), (2.0, Arc::new(bce))]).expect("finite");
+        let both = WeightedLoss::new(vec![(0.5, Arc::new(ce)), (2.0, Arc::new(bce))]).expect("finite");
         let gradient = |loss: &dyn Loss| {
             let x = logits();
             let value = loss.forward(&x, &target).expect("a loss");
@@ -65,7 +65,9 @@ mod tests {
         }
         let terms = both.terms(&logits(), &target).expect("terms");
         assert_eq!(terms.len(), 2);
-        assert!(Weighted::new(vec![]).is_err() && Weighted::new(vec![(f64::NAN, Arc::new(ce))]).is_err());
+        assert!(
+            WeightedLoss::new(vec![]).is_err() && WeightedLoss::new(vec![(f64::NAN, Arc::new(ce))]).is_err()
+        );
     }
 
     #[test]

@@ -6,7 +6,7 @@ use fornax_engine::{DType, Device, Error, Result, Tensor};
 pub fn mixup_target(target: &Tensor, classes: usize, lam: f64, smoothing: f64) -> Result<Tensor> {
     // In f64, which only the CPU has, so that rows add up to one.
     let rows = smoothed(&target.to_device(&Device::Cpu)?, classes, smoothing, DType::F64)?;
-    let mixed = rows.scale(lam)?.add(&rows.flip(0)?.scale(1.0 - lam)?)?;
+    let mixed = rows.mul_scalar(lam)?.add(&rows.flip(0)?.mul_scalar(1.0 - lam)?)?;
     mixed.to_dtype(DType::F32)?.to_device(&target.device())
 }
 

@@ -5,24 +5,24 @@ use std::sync::Arc;
 
 /// The sum of losses of the same logits and targets, each times a weight.
 #[derive(Clone, Debug)]
-pub struct Weighted(Vec<(f64, Arc<dyn Loss>)>);
+pub struct WeightedLoss(Vec<(f64, Arc<dyn Loss>)>);
 
-impl Weighted {
+impl WeightedLoss {
     /// Of at least one loss, with finite weights.
-    pub fn new(terms: Vec<(f64, Arc<dyn Loss>)>) -> Result<Weighted> {
+    pub fn new(terms: Vec<(f64, Arc<dyn Loss>)>) -> Result<WeightedLoss> {
         match !terms.is_empty() && terms.iter().all(|(weight, _)| weight.is_finite()) {
-            true => Ok(Weighted(terms)),
+            true => Ok(WeightedLoss(terms)),
             false => Err(Error::value("weighted loss", &[], "needs at least one loss, and finite weights")),
         }
     }
 
     /// Each loss by itself, times its weight, in the order in which they were given; their sum is the loss.
     pub fn terms(&self, logits: &Tensor, target: &Tensor) -> Result<Vec<Tensor>> {
-        self.0.iter().map(|(weight, loss)| loss.forward(logits, target)?.scale(*weight)).collect()
+        self.0.iter().map(|(weight, loss)| loss.forward(logits, target)?.mul_scalar(*weight)).collect()
     }
 }
 
-impl Loss for Weighted {
+impl Loss for WeightedLoss {
     fn forward(&self, logits: &Tensor, target: &Tensor) -> Result<Tensor> {
         let terms = self.terms(logits, target)?;
         let (first, rest) = terms.split_first().expect("checked when it was made");

@@ -2,12 +2,12 @@
 use super::drop_path_rates;
 use super::model::{FeatureInfo, Model};
 use super::options::{ModelOptions, Takes, refuse};
-use super::registry::{Data, Family, ModelInfo};
+use super::registry::{Family, ModelInfo, PretrainedCfg};
 use crate::layers::{ClassifierHead, Conv2d, ConvMlp, DropPath, LayerNorm, Mlp, Sequential, in_dtype};
 use crate::observe::Label;
-use crate::{Context, Entry, Module, Visitor, init};
-use fornax_engine::random::Stream;
-use fornax_engine::{Activation, Conv2d as ConvOptions, DType, Device, GlobalPool, Result, Tensor};
+use crate::{Context, Module, StateEntry, Visitor, init};
+use fornax_engine::random::RngStream;
+use fornax_engine::{Activation, Conv2dOptions as ConvOptions, DType, Device, GlobalPool, Result, Tensor};
 use std::sync::Arc;
 
 /// What tells one ConvNeXt from another.
@@ -25,15 +25,15 @@ const EPS: f64 = 1e-6;
 const LAYER_SCALE: f32 = 1e-6;
 
 /// Recipes that train at 224 pixels and evaluate at 288.
-const DATA: Data = Data {
+const DATA: PretrainedCfg = PretrainedCfg {
     test_input_size: Some([288, 288]),
     test_crop_pct: Some(0.95),
     first_conv: "stem.0",
     classifier: "head.fc",
-    ..Data::IMAGENET
+    ..PretrainedCfg::IMAGENET
 };
-const FINE_TUNED: Data =
-    Data { crop_pct: 0.95, test_crop_pct: Some(1.0), tag: Some("in12k_ft_in1k"), ..DATA };
+const FINE_TUNED: PretrainedCfg =
+    PretrainedCfg { crop_pct: 0.95, test_crop_pct: Some(1.0), tag: Some("in12k_ft_in1k"), ..DATA };
 
 const fn config(depths: [usize; 4], width: usize, conv_mlp: bool) -> ConvNeXtConfig {
     ConvNeXtConfig { depths, dims: [width, 2 * width, 4 * width, 8 * width], conv_mlp }
@@ -43,9 +43,9 @@ const fn model(
     name: &'static str,
     about: &'static str,
     config: &'static ConvNeXtConfig,
-    data: Data,
+    data: PretrainedCfg,
 ) -> ModelInfo {
-    ModelInfo { name, about, family: Family::ConvNeXt(config), data }
+    ModelInfo { name, description: about, family: Family::ConvNeXt(config), pretrained_cfg: data }
 }
 
 /// Every model of the family.
@@ -54,19 +54,19 @@ pub(super) const MODELS: &[ModelInfo] = &[
         "convnext_atto",
         "ConvNeXt of width 40",
         &config([2, 2, 6, 2], 40, true),
-        Data { tag: Some("d2_in1k"), ..DATA },
+        PretrainedCfg { tag: Some("d2_in1k"), ..DATA },
     ),
     model(
         "convnext_femto",
         "ConvNeXt of width 48",
         &config([2, 2, 6, 2], 48, true),
-        Data { tag: Some("d1_in1k"), ..DATA },
+        PretrainedCfg { tag: Some("d1_in1k"), ..DATA },
     ),
     model(
         "convnext_pico",
         "ConvNeXt of width 64",
         &config([2, 2, 6, 2], 64, true),
-        Data { tag: Some("d1_in1k"), ..DATA },
+        PretrainedCfg { tag: Some("d1_in1k"), ..DATA },
     ),
     model("convnext_nano", "ConvNeXt of width 80", &config([2, 2, 8, 2], 80, true), FINE_TUNED),
     model("convnext_tiny", "ConvNeXt-T", &config([3, 3, 9, 3], 96, false), FINE_TUNED),
@@ -75,7 +75,7 @@ pub(super) const MODELS: &[ModelInfo] = &[
         "convnext_base",
         "ConvNeXt-B",
         &config([3, 3, 27, 3], 128, false),
-        Data { test_crop_pct: Some(1.0), tag: Some("fb_in22k_ft_in1k"), ..DATA },
+        PretrainedCfg { test_crop_pct: Some(1.0), tag: Some("fb_in22k_ft_in1k"), ..DATA },
     ),
 ];
 
@@ -178,7 +178,7 @@ impl Model for ConvNeXt {
     }
 
     /// timm's rule: a truncated normal of 0.02 for convolutions and linear layers, zero biases, layer scales of 1e-6.
-    fn init(&self, parameter: &Entry, _: usize, draws: &mut Stream) -> Result<()> {
+    fn init(&self, parameter: &StateEntry, _: usize, draws: &mut RngStream) -> Result<()> {
         let (name, tensor) = (parameter.name.as_str(), &parameter.tensor);
         if tensor.rank() > 1 {
             init::trunc_normal(tensor, 0.02, draws)
@@ -189,7 +189,7 @@ impl Model for ConvNeXt {
         }
     }
 
-    fn depth_of(&self, parameter: &str) -> Option<Vec<usize>> {
+    fn layer_group(&self, parameter: &str) -> Option<Vec<usize>> {
         if parameter.starts_with("stem") {
             return Some(vec![0]);
         }

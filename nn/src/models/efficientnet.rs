@@ -5,11 +5,11 @@ mod configs;
 
 use self::block::{ConvBnAct, InvertedResidual, Shape};
 use super::make_divisible;
-use super::model::{FeatureInfo, Model, WITH_PREVIOUS};
+use super::model::{FeatureInfo, MATCH_PREV_GROUP, Model};
 use super::options::{ModelOptions, Takes};
 use crate::layers::{Activate, BatchNorm2d, ClassifierHead, Conv2d, Sequential};
-use crate::{Context, Entry, Layout, Module, Visitor, init};
-use fornax_engine::random::Stream;
+use crate::{Context, Module, StateEntry, StateLayout, Visitor, init};
+use fornax_engine::random::RngStream;
 use fornax_engine::{Activation, GlobalPool, Result, Tensor};
 use std::sync::Arc;
 
@@ -234,9 +234,9 @@ impl Model for EfficientNet {
 
     /// TensorFlow's rule, as timm has it: Kaiming over the fan out of a group for convolutions, ones and zeros for batch norm, a uniform
     /// distribution of `1 / sqrt(classes)` for the classifier, zero biases.
-    fn init(&self, parameter: &Entry, _: usize, draws: &mut Stream) -> Result<()> {
+    fn init(&self, parameter: &StateEntry, _: usize, draws: &mut RngStream) -> Result<()> {
         let (name, tensor) = (parameter.name.as_str(), &parameter.tensor);
-        if parameter.layout == Layout::ConvWeight {
+        if parameter.layout == StateLayout::ConvWeight {
             let groups = if name.ends_with("conv_dw.weight") { tensor.dims()[0] } else { 1 };
             init::kaiming_normal_of_group(tensor, groups, draws)
         } else if name == "classifier.weight" {
@@ -246,14 +246,14 @@ impl Model for EfficientNet {
         }
     }
 
-    fn depth_of(&self, parameter: &str) -> Option<Vec<usize>> {
+    fn layer_group(&self, parameter: &str) -> Option<Vec<usize>> {
         if parameter.starts_with("conv_stem") || parameter.starts_with("bn1") {
             return Some(vec![0]);
         }
         if let (true, AfterHead::Norm(_)) =
             (parameter.starts_with("conv_head") || parameter.starts_with("bn2"), &self.after_head)
         {
-            return Some(vec![1, WITH_PREVIOUS]);
+            return Some(vec![1, MATCH_PREV_GROUP]);
         }
         let mut parts = parameter.strip_prefix("blocks.")?.split('.');
         Some(vec![1, parts.next()?.parse().ok()?, parts.next()?.parse().ok()?])

@@ -11,12 +11,12 @@ mod vision_transformer;
 
 pub use convnext::{ConvNeXt, ConvNeXtConfig};
 pub use efficientnet::{EfficientNet, EfficientNetConfig};
-pub use model::{FeatureExtractor, FeatureInfo, Model, WITH_PREVIOUS, init_weights};
+pub use model::{FeatureExtractor, FeatureInfo, MATCH_PREV_GROUP, Model, init_weights};
 pub use options::{ModelOptions, Pooling};
-pub use registry::{Data, ModelInfo, create_model, find, models};
+pub use registry::{ModelInfo, PretrainedCfg, create_model, find_model, list_models};
 pub use regnet::{RegNet, RegNetConfig};
-pub use resnet::{ResNet, ResNetConfig, Stem};
-pub use summary::{LayerSummary, Summary, summary};
+pub use resnet::{ResNet, ResNetConfig, ResNetStem};
+pub use summary::{LayerSummary, ModelSummary, summary};
 pub use vision_transformer::{VisionTransformer, VisionTransformerConfig};
 
 /// The multiple of `divisor` that is nearest to `channels`, at least one; the next one where that is less than `limit` of `channels`.

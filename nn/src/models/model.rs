@@ -1,8 +1,8 @@
 //! What every model of the zoo can do beside a forward pass.
 use crate::layers::ClassifierHead;
-use crate::{Context, Entry, Error, Kind, Module, Result, entries, init, layer_names};
+use crate::{Context, Error, Module, Result, StateEntry, StateKind, init, layer_names, state_entries};
 use fornax_engine::Tensor;
-use fornax_engine::random::Stream;
+use fornax_engine::random::RngStream;
 use std::sync::Arc;
 
 /// A model for classifying images: features, then a head.
@@ -31,7 +31,8 @@ pub trait Model: Module {
     fn classifier_name(&self) -> &'static str;
 
     /// Gives a parameter its initial value. `fan_in` is how many inputs an output of its layer sums over.
-    fn init(&self, parameter: &Entry, fan_in: usize, draws: &mut Stream) -> fornax_engine::Result<()>;
+    fn init(&self, parameter: &StateEntry, fan_in: usize, draws: &mut RngStream)
+    -> fornax_engine::Result<()>;
 
     /// Ends of the names of parameters that weight decay leaves alone, beside biases and those of one axis.
     fn no_weight_decay(&self) -> &'static [&'static str] {
@@ -41,7 +42,7 @@ pub trait Model: Module {
     /// Where a parameter stands from the input to the head, for learning rates that fall with the depth, as numbers in lexical order: equal ones are
     /// one layer, and what ends with [`WITH_PREVIOUS`] belongs to the layer before. `None`
     /// for what belongs to the last layer.
-    fn depth_of(&self, parameter: &str) -> Option<Vec<usize>>;
+    fn layer_group(&self, parameter: &str) -> Option<Vec<usize>>;
 
     /// An observed layer's output as a feature map `[n, h, w, c]`, of an image of the given height and width.
     fn as_map(&self, output: &Tensor, image: [usize; 2]) -> fornax_engine::Result<Tensor> {
@@ -51,7 +52,7 @@ pub trait Model: Module {
 }
 
 /// In [`Model::depth_of`]: as deep as the layer before.
-pub const WITH_PREVIOUS: usize = 99_999;
+pub const MATCH_PREV_GROUP: usize = 99_999;
 
 /// A level of a feature pyramid.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,12 +78,14 @@ pub fn init_weights(model: &dyn Model, seed: u64) -> fornax_engine::Result<()> {
 
 fn init_where(model: &dyn Model, seed: u64, which: impl Fn(&str) -> bool) -> fornax_engine::Result<()> {
     let mut fan_in = 0;
-    for parameter in entries(model).into_iter().filter(|e| e.kind == Kind::Parameter && which(&e.name)) {
+    for parameter in
+        state_entries(model).into_iter().filter(|e| e.kind == StateKind::Parameter && which(&e.name))
+    {
         if parameter.tensor.rank() > 1 {
             // A layer's bias follows its weight.
             fan_in = parameter.tensor.dims()[1..].iter().product();
         }
-        model.init(&parameter, fan_in, &mut init::stream(seed, &parameter.name))?;
+        model.init(&parameter, fan_in, &mut init::rng(seed, &parameter.name))?;
     }
     Ok(())
 }

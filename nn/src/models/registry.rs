@@ -14,15 +14,15 @@ pub struct ModelInfo {
     /// The name to ask for.
     pub name: &'static str,
     /// One line about it.
-    pub about: &'static str,
+    pub description: &'static str,
     /// What images it was made for.
-    pub data: Data,
+    pub pretrained_cfg: PretrainedCfg,
     pub(super) family: Family,
 }
 
 /// What images a model was made for, and where its weights belong: timm's default configuration.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Data {
+pub struct PretrainedCfg {
     /// Height and width in training.
     pub input_size: [usize; 2],
     /// Height and width in evaluation, where they differ.
@@ -53,9 +53,9 @@ pub struct Data {
     pub tag: Option<&'static str>,
 }
 
-impl Data {
+impl PretrainedCfg {
     /// ImageNet's statistics at 224 pixels, and the names of a ResNet.
-    pub const IMAGENET: Data = Data {
+    pub const IMAGENET: PretrainedCfg = PretrainedCfg {
         input_size: [224, 224],
         test_input_size: None,
         fixed_input_size: false,
@@ -100,37 +100,39 @@ impl ModelInfo {
 
     /// The published weights' name on the hub, as `timm/resnet18.a1_in1k`.
     pub fn hub_id(&self) -> Option<String> {
-        self.data.tag.map(|tag| format!("timm/{}.{tag}", self.name))
+        self.pretrained_cfg.tag.map(|tag| format!("timm/{}.{tag}", self.name))
     }
 }
 
 /// Every model, by family.
-pub fn models() -> impl Iterator<Item = &'static ModelInfo> {
+pub fn list_models() -> impl Iterator<Item = &'static ModelInfo> {
     let families =
         [resnet::MODELS, efficientnet::MODELS, regnet::MODELS, convnext::MODELS, vision_transformer::MODELS];
     families.into_iter().flatten()
 }
 
 /// The entry of this name, which may be followed by the tag of its weights, as `resnet18.a1_in1k`; an error that names the nearest otherwise.
-pub fn find(name: &str) -> Result<&'static ModelInfo> {
+pub fn find_model(name: &str) -> Result<&'static ModelInfo> {
     let known = |info: &&ModelInfo| {
         info.name == name
-            || name.split_once('.').is_some_and(|(base, tag)| info.name == base && info.data.tag == Some(tag))
+            || name
+                .split_once('.')
+                .is_some_and(|(base, tag)| info.name == base && info.pretrained_cfg.tag == Some(tag))
     };
-    models().find(known).ok_or_else(|| {
-        let nearest = models().map(|m| m.name).min_by_key(|m| distance(m, name));
+    list_models().find(known).ok_or_else(|| {
+        let nearest = list_models().map(|m| m.name).min_by_key(|m| distance(m, name));
         let hint = match nearest {
             Some(near) if distance(near, name) <= name.len() / 2 => format!("did you mean {near:?}? "),
             _ => String::new(),
         };
-        let names: Vec<&str> = models().map(|m| m.name).collect();
+        let names: Vec<&str> = list_models().map(|m| m.name).collect();
         Error::UnknownModel { name: name.into(), hint: format!("{hint}there are: {}", names.join(", ")) }
     })
 }
 
 /// Builds a model with fresh weights.
 pub fn create_model(name: &str, options: &ModelOptions) -> Result<Box<dyn Model>> {
-    let model = find(name)?.build(options)?;
+    let model = find_model(name)?.build(options)?;
     init_weights(&*model, options.seed)?;
     Ok(model)
 }
@@ -159,13 +161,13 @@ mod tests {
     fn an_unknown_name_is_answered_with_the_nearest() {
         let Err(error) = create_model("resnet19", &ModelOptions::default()) else { panic!("no such model") };
         assert!(error.to_string().contains("did you mean \"resnet18\"?"), "{error}");
-        assert_eq!(find("resnet18.a1_in1k").expect("its tag").name, "resnet18");
-        assert!(find("resnet18.a2_in1k").is_err());
+        assert_eq!(find_model("resnet18.a1_in1k").expect("its tag").name, "resnet18");
+        assert!(find_model("resnet18.a2_in1k").is_err());
     }
 
     #[test]
     fn names_are_unique() {
-        let mut names: Vec<&str> = models().map(|m| m.name).collect();
+        let mut names: Vec<&str> = list_models().map(|m| m.name).collect();
         let all = names.len();
         names.sort_unstable();
         names.dedup();

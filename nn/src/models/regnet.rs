@@ -2,14 +2,14 @@
 use super::drop_path_rates;
 use super::model::{FeatureInfo, Model};
 use super::options::{ModelOptions, Takes};
-use super::registry::{Data, Family, ModelInfo};
+use super::registry::{Family, ModelInfo, PretrainedCfg};
 use crate::layers::squeeze_excite::Names;
 use crate::layers::{
     Activate, BatchNorm2d, BatchNormOptions, ClassifierHead, Conv2d, DropPath, Sequential, SqueezeExcite,
 };
 use crate::observe::Label;
-use crate::{Context, Entry, Layout, Module, Visitor, init};
-use fornax_engine::random::Stream;
+use crate::{Context, Module, StateEntry, StateLayout, Visitor, init};
+use fornax_engine::random::RngStream;
 use fornax_engine::{Activation, GlobalPool, Result, Tensor};
 use std::sync::Arc;
 
@@ -31,9 +31,10 @@ pub struct RegNetConfig {
 }
 
 const STEM: usize = 32;
-const DATA: Data = Data { first_conv: "stem.conv", classifier: "head.fc", ..Data::IMAGENET };
-const WIDE_CROP: Data = Data { crop_pct: 0.965, tag: Some("tv2_in1k"), ..DATA };
-const PYCLS: Data = Data { tag: Some("pycls_in1k"), ..DATA };
+const DATA: PretrainedCfg =
+    PretrainedCfg { first_conv: "stem.conv", classifier: "head.fc", ..PretrainedCfg::IMAGENET };
+const WIDE_CROP: PretrainedCfg = PretrainedCfg { crop_pct: 0.965, tag: Some("tv2_in1k"), ..DATA };
+const PYCLS: PretrainedCfg = PretrainedCfg { tag: Some("pycls_in1k"), ..DATA };
 
 const fn config(w0: usize, wa: f64, wm: f64, group_size: usize, depth: usize) -> RegNetConfig {
     RegNetConfig { w0, wa, wm, group_size, depth, se_ratio: 0.25 }
@@ -43,9 +44,9 @@ const fn model(
     name: &'static str,
     about: &'static str,
     config: &'static RegNetConfig,
-    data: Data,
+    data: PretrainedCfg,
 ) -> ModelInfo {
-    ModelInfo { name, about, family: Family::RegNet(config), data }
+    ModelInfo { name, description: about, family: Family::RegNet(config), pretrained_cfg: data }
 }
 
 /// Every model of the family.
@@ -170,9 +171,9 @@ impl Model for RegNet {
 
     /// timm's rule: Kaiming over the fan out of a group for convolutions, a normal of 0.01 for the classifier, zero biases, and the last batch norm
     /// weight of each block zero.
-    fn init(&self, parameter: &Entry, _: usize, draws: &mut Stream) -> Result<()> {
+    fn init(&self, parameter: &StateEntry, _: usize, draws: &mut RngStream) -> Result<()> {
         let (name, tensor) = (parameter.name.as_str(), &parameter.tensor);
-        if parameter.layout == Layout::ConvWeight {
+        if parameter.layout == StateLayout::ConvWeight {
             // Of the grouped convolutions, whose inputs are a group's.
             let groups =
                 if name.ends_with("conv2.conv.weight") { tensor.dims()[0] / tensor.dims()[3] } else { 1 };
@@ -185,7 +186,7 @@ impl Model for RegNet {
         }
     }
 
-    fn depth_of(&self, parameter: &str) -> Option<Vec<usize>> {
+    fn layer_group(&self, parameter: &str) -> Option<Vec<usize>> {
         if parameter.starts_with("stem") {
             return Some(vec![0]);
         }

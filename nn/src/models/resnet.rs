@@ -7,9 +7,9 @@ use self::block::{Block, Shape};
 use super::model::{FeatureInfo, Model};
 use super::options::{ModelOptions, Takes};
 use crate::layers::{Activate, BatchNorm2d, BatchNormOptions, ClassifierHead, Conv2d, MaxPool2d, Sequential};
-use crate::{Context, Entry, Layout, Module, Visitor, init};
-use fornax_engine::random::Stream;
-use fornax_engine::{Activation, GlobalPool, Pool2d, Result, Tensor};
+use crate::{Context, Module, StateEntry, StateLayout, Visitor, init};
+use fornax_engine::random::RngStream;
+use fornax_engine::{Activation, GlobalPool, Pool2dOptions, Result, Tensor};
 use std::sync::Arc;
 
 pub(super) use configs::MODELS;
@@ -18,7 +18,7 @@ pub(super) use configs::MODELS;
 #[derive(Clone, Debug)]
 pub struct ResNetConfig<'a> {
     /// The first layers.
-    pub stem: Stem,
+    pub stem: ResNetStem,
     /// Channels within the blocks of each stage; every stage but the first halves the resolution.
     pub widths: &'a [usize],
     /// Blocks of each stage.
@@ -41,7 +41,7 @@ pub struct ResNetConfig<'a> {
 
 /// The first layers of a residual network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stem {
+pub enum ResNetStem {
     /// 7×7 at stride 2 and a 3×3 max pool at stride 2, for images of about 224 pixels.
     Large,
     /// Three 3×3, the first at stride 2, with 32, 32 and 64 channels, and the same pool.
@@ -53,7 +53,7 @@ pub enum Stem {
 impl ResNetConfig<'static> {
     /// Blocks of two plain convolutions, with ReLU.
     pub const BASIC: ResNetConfig<'static> = ResNetConfig {
-        stem: Stem::Large,
+        stem: ResNetStem::Large,
         widths: &[64, 128, 256, 512],
         depths: &[2, 2, 2, 2],
         bottleneck: false,
@@ -96,10 +96,11 @@ impl ResNet {
         })?;
         let norm = options.batch_norm();
         let activation = options.act_layer.unwrap_or(config.activation);
-        let stem = if config.stem == Stem::Small { config.widths[0] } else { 64 };
+        let stem = if config.stem == ResNetStem::Small { config.widths[0] } else { 64 };
         let conv1 = StemConv::new(config.stem, options.in_chans, stem, activation, norm)?;
-        let pool = Pool2d { kernel: [3, 3], stride: [2, 2], padding: [1, 1], ..Pool2d::default() };
-        let mut stride: usize = if config.stem == Stem::Small { 1 } else { 4 };
+        let pool =
+            Pool2dOptions { kernel: [3, 3], stride: [2, 2], padding: [1, 1], ..Pool2dOptions::default() };
+        let mut stride: usize = if config.stem == ResNetStem::Small { 1 } else { 4 };
         let mut levels = vec![FeatureInfo::new("act1", stem, stride.div_ceil(2))];
         let total: usize = config.depths.iter().sum();
         let (mut channels, mut dilation, mut before, mut index) = (stem, 1, 1, 0);
@@ -134,7 +135,7 @@ impl ResNet {
             conv1,
             bn1: BatchNorm2d::new(stem, norm)?,
             act1: Activate::new(activation),
-            maxpool: (config.stem != Stem::Small).then_some(MaxPool2d::new(pool)),
+            maxpool: (config.stem != ResNetStem::Small).then_some(MaxPool2d::new(pool)),
             stages,
             head: ClassifierHead::new(channels, options.pool_of_maps(GlobalPool::Avg)?, options)?,
             levels,
@@ -200,12 +201,12 @@ impl Model for ResNet {
 
     /// timm's rule: Kaiming over the fan out for convolutions, ones and zeros for batch norm with the last weight of each
     /// block zero, so that blocks start as identities, and PyTorch's defaults for the classifier and for biases.
-    fn init(&self, parameter: &Entry, fan_in: usize, draws: &mut Stream) -> Result<()> {
+    fn init(&self, parameter: &StateEntry, fan_in: usize, draws: &mut RngStream) -> Result<()> {
         let (name, tensor) = (parameter.name.as_str(), &parameter.tensor);
-        if parameter.layout == Layout::ConvWeight {
+        if parameter.layout == StateLayout::ConvWeight {
             init::kaiming_normal_fan_out(tensor, draws)
         } else if name.starts_with("fc.") || name.ends_with("fc1.bias") || name.ends_with("fc2.bias") {
-            init::torch_linear(tensor, fan_in, draws)
+            init::linear_default(tensor, fan_in, draws)
         } else {
             let one =
                 name.ends_with("weight") && !(name.starts_with("layer") && name.ends_with(self.last_norm));
@@ -213,7 +214,7 @@ impl Model for ResNet {
         }
     }
 
-    fn depth_of(&self, parameter: &str) -> Option<Vec<usize>> {
+    fn layer_group(&self, parameter: &str) -> Option<Vec<usize>> {
         if parameter.starts_with("conv1") || parameter.starts_with("bn1") {
             return Some(vec![0]);
         }
@@ -230,7 +231,7 @@ struct StemConv {
 
 impl StemConv {
     fn new(
-        stem: Stem,
+        stem: ResNetStem,
         c_in: usize,
         c_out: usize,
         activation: Activation,
@@ -240,9 +241,9 @@ impl StemConv {
             Ok((Conv2d::same(c_in, 32, 3, stride)?, BatchNorm2d::new(32, norm)?, Activate::new(activation)))
         };
         Ok(match stem {
-            Stem::Large => StemConv { before: vec![], last: Conv2d::same(c_in, c_out, 7, 2)? },
-            Stem::Small => StemConv { before: vec![], last: Conv2d::same(c_in, c_out, 3, 1)? },
-            Stem::Deep => StemConv {
+            ResNetStem::Large => StemConv { before: vec![], last: Conv2d::same(c_in, c_out, 7, 2)? },
+            ResNetStem::Small => StemConv { before: vec![], last: Conv2d::same(c_in, c_out, 3, 1)? },
+            ResNetStem::Deep => StemConv {
                 before: vec![layer(c_in, 2)?, layer(32, 1)?],
                 last: Conv2d::same(32, c_out, 3, 1)?,
             },

@@ -22,7 +22,7 @@ pub struct LayerSummary {
 
 /// A model in a pass over one image.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Summary {
+pub struct ModelSummary {
     /// The layers, in the order in which they work.
     pub layers: Vec<LayerSummary>,
     /// Of all layers, and of what belongs to none.
@@ -34,7 +34,7 @@ pub struct Summary {
 }
 
 /// Counts what a model costs for an image `[height, width, channels]`. Nothing is computed but shapes; the model is on the CPU.
-pub fn summary(model: &dyn Model, image: [usize; 3]) -> Result<Summary> {
+pub fn summary(model: &dyn Model, image: [usize; 3]) -> Result<ModelSummary> {
     let [h, w, c] = image;
     let mut cx = Context::eval().observing(None);
     let parameters = named_parameters(model);
@@ -61,7 +61,7 @@ pub fn summary(model: &dyn Model, image: [usize; 3]) -> Result<Summary> {
             name: o.name,
         })
         .collect();
-    Ok(Summary {
+    Ok(ModelSummary {
         parameters: parameters.iter().map(|(_, t)| t.numel()).sum(),
         macs: layers.iter().map(|l| l.macs).sum(),
         activation_bytes: layers.iter().map(|l| l.activation_bytes).sum(),

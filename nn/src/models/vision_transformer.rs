@@ -1,13 +1,13 @@
 //! Vision transformers (Dosovitskiy et al., "An image is worth 16x16 words", 2021), under timm's names.
 use super::drop_path_rates;
-use super::model::{FeatureInfo, Model, WITH_PREVIOUS};
+use super::model::{FeatureInfo, MATCH_PREV_GROUP, Model};
 use super::options::{ModelOptions, Pooling, Takes, refuse};
-use super::registry::{Data, Family, ModelInfo};
+use super::registry::{Family, ModelInfo, PretrainedCfg};
 use crate::layers::{Attention, ClassifierHead, Conv2d, DropPath, LayerNorm, Mlp, Sequential, in_dtype};
 use crate::observe::Label;
 use crate::precision::Operation;
-use crate::{Context, Entry, Layout, Module, Visitor, init};
-use fornax_engine::random::Stream;
+use crate::{Context, Module, StateEntry, StateLayout, Visitor, init};
+use fornax_engine::random::RngStream;
 use fornax_engine::{Activation, DType, Device, GlobalPool, Result, Tensor};
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ pub struct VisionTransformerConfig {
 }
 
 const EPS: f64 = 1e-6;
-const DATA: Data = Data {
+const DATA: PretrainedCfg = PretrainedCfg {
     fixed_input_size: true,
     crop_pct: 0.9,
     mean: [0.5; 3],
@@ -34,7 +34,7 @@ const DATA: Data = Data {
     first_conv: "patch_embed.proj",
     classifier: "head",
     tag: Some("augreg_in21k_ft_in1k"),
-    ..Data::IMAGENET
+    ..PretrainedCfg::IMAGENET
 };
 
 const fn config(width: usize, heads: usize) -> VisionTransformerConfig {
@@ -45,9 +45,9 @@ const fn model(
     name: &'static str,
     about: &'static str,
     config: &'static VisionTransformerConfig,
-    data: Data,
+    data: PretrainedCfg,
 ) -> ModelInfo {
-    ModelInfo { name, about, family: Family::VisionTransformer(config), data }
+    ModelInfo { name, description: about, family: Family::VisionTransformer(config), pretrained_cfg: data }
 }
 
 /// Every model of the family.
@@ -58,7 +58,7 @@ pub(super) const MODELS: &[ModelInfo] = &[
         "vit_base_patch16_224",
         "ViT-B/16",
         &config(768, 12),
-        Data { tag: Some("augreg2_in21k_ft_in1k"), ..DATA },
+        PretrainedCfg { tag: Some("augreg2_in21k_ft_in1k"), ..DATA },
     ),
 ];
 
@@ -154,7 +154,7 @@ impl Model for VisionTransformer {
         let patches = self.patch_embed.forward(x, cx)?;
         let &[n, h, w, c] = patches.dims() else { unreachable!("convolutions give images") };
         // The sum of all blocks is kept as precise as normalisation is.
-        let patches = cx.operand(Operation::RowNorm, &patches)?.reshape([n, h * w, c])?;
+        let patches = cx.autocast(Operation::RowNorm, &patches)?.reshape([n, h * w, c])?;
         let token = in_dtype(&self.cls_token, patches.dtype())?.expand([n, 1, c])?;
         let tokens = Tensor::concat(&[&token, &patches], 1)?;
         let tokens = tokens.add(&in_dtype(&self.pos_embed, tokens.dtype())?)?;
@@ -206,10 +206,10 @@ impl Model for VisionTransformer {
 
     /// timm's rule: a truncated normal of 0.02 for linear layers and positions, nearly nothing for the class token, zero biases, and PyTorch's
     /// default for the convolution.
-    fn init(&self, parameter: &Entry, fan_in: usize, draws: &mut Stream) -> Result<()> {
+    fn init(&self, parameter: &StateEntry, fan_in: usize, draws: &mut RngStream) -> Result<()> {
         let (name, tensor) = (parameter.name.as_str(), &parameter.tensor);
-        if parameter.layout == Layout::ConvWeight || name == "patch_embed.proj.bias" {
-            init::torch_linear(tensor, fan_in, draws)
+        if parameter.layout == StateLayout::ConvWeight || name == "patch_embed.proj.bias" {
+            init::linear_default(tensor, fan_in, draws)
         } else if name == "cls_token" {
             init::normal(tensor, 1e-6, draws)
         } else if tensor.rank() > 1 {
@@ -223,12 +223,12 @@ impl Model for VisionTransformer {
         &["pos_embed", "cls_token"]
     }
 
-    fn depth_of(&self, parameter: &str) -> Option<Vec<usize>> {
+    fn layer_group(&self, parameter: &str) -> Option<Vec<usize>> {
         if ["cls_token", "pos_embed", "patch_embed"].iter().any(|stem| parameter.starts_with(stem)) {
             return Some(vec![0]);
         }
         if parameter.starts_with("norm") {
-            return Some(vec![1, WITH_PREVIOUS]);
+            return Some(vec![1, MATCH_PREV_GROUP]);
         }
         Some(vec![1, parameter.strip_prefix("blocks.")?.split('.').next()?.parse().ok()?])
     }

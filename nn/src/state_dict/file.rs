@@ -12,15 +12,15 @@ use std::ops::Range;
 const MAX_HEADER: usize = 100_000_000;
 
 /// A safetensors file, all of it in memory or mapped; tensors are made when asked for.
-pub struct TensorFile<'a> {
+pub struct SafetensorsFile<'a> {
     elements: &'a [u8],
-    tensors: BTreeMap<String, Stored>,
+    tensors: BTreeMap<String, TensorInfo>,
     metadata: HashMap<String, String>,
 }
 
 /// What the header says about a tensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stored {
+pub struct TensorInfo {
     /// The dtype that its elements are read as.
     pub dtype: DType,
     /// Extents, outermost first.
@@ -28,9 +28,9 @@ pub struct Stored {
     bytes: Range<usize>,
 }
 
-impl<'a> TensorFile<'a> {
+impl<'a> SafetensorsFile<'a> {
     /// Checks the header against itself and the length of the file; no tensor is made.
-    pub fn parse(file: &'a [u8]) -> Result<TensorFile<'a>> {
+    pub fn parse(file: &'a [u8]) -> Result<SafetensorsFile<'a>> {
         let (length, rest) = file
             .split_first_chunk::<8>()
             .ok_or_else(|| fail(format!("it is {} bytes long; a header has 8 and more", file.len())))?;
@@ -66,7 +66,7 @@ impl<'a> TensorFile<'a> {
             let what = if end > elements.len() { "it is truncated" } else { "bytes follow the last tensor" };
             return Err(fail(format!("{what}: its tensors take {end} bytes, {} are there", elements.len())));
         }
-        Ok(TensorFile { elements, tensors, metadata: header.metadata })
+        Ok(SafetensorsFile { elements, tensors, metadata: header.metadata })
     }
 
     /// What the file says beside its tensors.
@@ -75,7 +75,7 @@ impl<'a> TensorFile<'a> {
     }
 
     /// The tensors that the file holds, by name.
-    pub fn tensors(&self) -> &BTreeMap<String, Stored> {
+    pub fn tensors(&self) -> &BTreeMap<String, TensorInfo> {
         &self.tensors
     }
 
@@ -97,7 +97,7 @@ impl<'a> TensorFile<'a> {
         }
     }
 
-    fn stored(&self, name: &str) -> Result<&Stored> {
+    fn stored(&self, name: &str) -> Result<&TensorInfo> {
         self.tensors.get(name).ok_or_else(|| fail(format!("it holds no {name}")))
     }
 }
@@ -124,7 +124,7 @@ struct Entry {
 }
 
 impl Entry {
-    fn checked(self, name: &str) -> Result<Stored> {
+    fn checked(self, name: &str) -> Result<TensorInfo> {
         let dtype = match self.dtype.as_str() {
             "F32" => DType::F32,
             "F64" => DType::F64,
@@ -157,7 +157,7 @@ impl Entry {
         }
         let narrow =
             |n: u64| usize::try_from(n).map_err(|_| fail(format!("{name} is beyond this machine's memory")));
-        Ok(Stored {
+        Ok(TensorInfo {
             dtype,
             shape: self.shape.iter().map(|n| narrow(*n)).collect::<Result<_>>()?,
             bytes: narrow(start)?..narrow(end)?,
@@ -214,7 +214,7 @@ mod tests {
             "a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},
             "c":{"dtype":"BOOL","shape":[],"data_offsets":[8,9]}}   "#;
         let bytes = file(header, 9);
-        let file = TensorFile::parse(&bytes).expect("whole");
+        let file = SafetensorsFile::parse(&bytes).expect("whole");
         assert_eq!(file.metadata()["format"], "pt");
         assert_eq!(file.tensors().keys().collect::<Vec<_>>(), ["a", "b", "c"]);
         assert_eq!(file.tensor("b").expect("empty").dims(), [2, 0, 3]);
@@ -275,7 +275,7 @@ mod tests {
             (b"PK\x03\x04 a pickle in a zip file".to_vec(), "header would be"),
         ];
         for (bytes, part) in cases {
-            let Err(error) = TensorFile::parse(&bytes) else { panic!("{part}: accepted") };
+            let Err(error) = SafetensorsFile::parse(&bytes) else { panic!("{part}: accepted") };
             assert!(error.to_string().contains(part), "{part}: {error}");
         }
     }
@@ -303,7 +303,7 @@ mod tests {
                     _ => bad.insert(at, b"90]}"[random(4)]),
                 }
             }
-            if let Ok(file) = TensorFile::parse(&bad) {
+            if let Ok(file) = SafetensorsFile::parse(&bad) {
                 accepted += 1;
                 for (name, stored) in file.tensors() {
                     let tensor = file.tensor(name).expect("what was accepted can be read");

@@ -1,21 +1,21 @@
 //! State dicts: a model's parameters and buffers under timm's names and in PyTorch's shapes, to and from safetensors.
 mod file;
 
-pub use file::{Stored, TensorFile};
+pub use file::{SafetensorsFile, TensorInfo};
 
-use crate::{Entry, Error, Layout, Module, Result, entries};
+use crate::{Error, Module, Result, StateEntry, StateLayout, state_entries};
 use fornax_engine::{DType, Element, Tensor};
 use std::collections::{BTreeMap, HashMap};
 
 /// Names and tensors in PyTorch's shapes, in registration order. The tensors are copies where the layout differs.
 pub fn state_dict(module: &(impl Module + ?Sized)) -> Result<Vec<(String, Tensor)>> {
-    entries(module).into_iter().map(|e| Ok((e.name.clone(), to_torch(&e)?))).collect()
+    state_entries(module).into_iter().map(|e| Ok((e.name.clone(), to_torch(&e)?))).collect()
 }
 
 /// Copies tensors in PyTorch's shapes into a model. Strict: every name must be there, none more, each of the model's shape and
 /// dtype; otherwise nothing is changed and the error lists all that does not fit.
 pub fn load_state_dict(module: &(impl Module + ?Sized), state: &BTreeMap<String, Tensor>) -> Result<()> {
-    let entries = entries(module);
+    let entries = state_entries(module);
     let mut problems = vec![];
     let mut loads = vec![];
     for entry in &entries {
@@ -41,18 +41,18 @@ pub fn load_state_dict(module: &(impl Module + ?Sized), state: &BTreeMap<String,
 }
 
 /// The shape of an entry in PyTorch.
-pub fn torch_shape(entry: &Entry) -> Vec<usize> {
+pub fn torch_shape(entry: &StateEntry) -> Vec<usize> {
     match (entry.layout, entry.tensor.dims()) {
-        (Layout::ConvWeight, &[out, kh, kw, inputs]) => vec![out, inputs, kh, kw],
+        (StateLayout::ConvWeight, &[out, kh, kw, inputs]) => vec![out, inputs, kh, kw],
         (_, dims) => dims.to_vec(),
     }
 }
 
 /// Copies a tensor in PyTorch's shape into an entry, whose dtype it has.
-pub fn load_entry(entry: &Entry, tensor: &Tensor) -> Result<()> {
+pub fn load_entry(entry: &StateEntry, tensor: &Tensor) -> Result<()> {
     let tensor = match entry.layout {
-        Layout::Same => tensor.clone(),
-        Layout::ConvWeight => Tensor::from_nchw(tensor)?,
+        StateLayout::Same => tensor.clone(),
+        StateLayout::ConvWeight => Tensor::from_nchw(tensor)?,
     };
     Ok(entry.tensor.copy_from(&tensor)?)
 }
@@ -69,17 +69,17 @@ pub fn to_safetensors<'a>(
 
 /// The tensors of a safetensors file, and its metadata. Everything about the file is checked before a tensor is made.
 pub fn from_safetensors(bytes: &[u8]) -> Result<(BTreeMap<String, Tensor>, HashMap<String, String>)> {
-    let file = TensorFile::parse(bytes)?;
+    let file = SafetensorsFile::parse(bytes)?;
     let read = |name: &String| Ok((name.clone(), file.tensor(name)?));
     let tensors = file.tensors().keys().map(read).collect::<Result<_>>()?;
     Ok((tensors, file.metadata().clone()))
 }
 
-fn to_torch(entry: &Entry) -> Result<Tensor> {
+fn to_torch(entry: &StateEntry) -> Result<Tensor> {
     let tensor = entry.tensor.detach();
     Ok(match entry.layout {
-        Layout::Same => tensor,
-        Layout::ConvWeight => tensor.to_nchw()?,
+        StateLayout::Same => tensor,
+        StateLayout::ConvWeight => tensor.to_nchw()?,
     })
 }
 

@@ -47,7 +47,7 @@ fn arithmetic(rows: &mut Vec<Case>) {
     }
     type Unary = fn(&Tensor) -> fornax_engine::Result<Tensor>;
     let unary: [(&'static str, Unary, Values); 9] = [
-        ("scale", |t| t.scale(-1.5), Values::Normal),
+        ("scale", |t| t.mul_scalar(-1.5), Values::Normal),
         ("affine", |t| t.affine(2.0, 0.25), Values::Normal),
         ("abs", Tensor::abs, Values::Normal),
         ("sqrt", Tensor::sqrt, Values::Positive),

@@ -1,7 +1,7 @@
 //! Convolutions: small ones of every kind, and those of the timed networks.
 use super::Case;
 use super::row::x;
-use fornax_engine::{Activation, BatchNorm, Conv2d, ConvShape};
+use fornax_engine::{Activation, BatchNorm, Conv2dOptions, ConvShape};
 
 pub(super) fn rows(rows: &mut Vec<Case>) {
     let plain = ConvShape {
@@ -95,7 +95,8 @@ fn conv(variant: String, s: ConvShape, bias: bool) -> Case {
     if bias {
         inputs.push(x(&[s.c_out]));
     }
-    let options = Conv2d { stride: s.stride, padding: s.padding, dilation: s.dilation, groups: s.groups };
+    let options =
+        Conv2dOptions { stride: s.stride, padding: s.padding, dilation: s.dilation, groups: s.groups };
     Case::new("conv2d", variant, inputs, move |t| t[0].conv2d(&t[1], t.get(2), &options))
         .with("stride", s.stride[0] as f64)
         .with("padding", s.padding[0] as f64)
@@ -109,7 +110,8 @@ fn conv_norm(variant: &str, s: ConvShape, residual: bool) -> Case {
     if residual {
         inputs.push(x(&[s.n, s.out_h(), s.out_w(), s.c_out]));
     }
-    let options = Conv2d { stride: s.stride, padding: s.padding, dilation: s.dilation, groups: s.groups };
+    let options =
+        Conv2dOptions { stride: s.stride, padding: s.padding, dilation: s.dilation, groups: s.groups };
     Case::new("conv2d-batch-norm", variant, inputs, move |t| {
         let norm = BatchNorm {
             weight: Some(&t[2]),

@@ -1,7 +1,7 @@
 //! Pooling and interpolation.
 use super::row::{of, x};
 use super::{Case, Values};
-use fornax_engine::{GlobalPool, Interpolation, Pool2d};
+use fornax_engine::{GlobalPool, Interpolation, Pool2dOptions};
 
 pub(super) fn rows(rows: &mut Vec<Case>) {
     windows(rows);
@@ -10,21 +10,21 @@ pub(super) fn rows(rows: &mut Vec<Case>) {
 }
 
 fn windows(rows: &mut Vec<Case>) {
-    let pool = |kernel, stride, padding, dilation, ceil_mode| Pool2d {
+    let pool = |kernel, stride, padding, dilation, ceil_mode| Pool2dOptions {
         kernel: [kernel; 2],
         stride: [stride; 2],
         padding: [padding; 2],
         dilation: [dilation; 2],
         ceil_mode,
     };
-    let (s2p1, halves) = (pool(3, 2, 1, 1, false), Pool2d::default());
+    let (s2p1, halves) = (pool(3, 2, 1, 1, false), Pool2dOptions::default());
     let small = [
         ("3x3s2p1", s2p1),
-        ("3x3s2p1-ceil", Pool2d { ceil_mode: true, ..s2p1 }),
+        ("3x3s2p1-ceil", Pool2dOptions { ceil_mode: true, ..s2p1 }),
         ("2x2s2", halves),
-        ("2x2s2-ceil", Pool2d { ceil_mode: true, ..halves }),
+        ("2x2s2-ceil", Pool2dOptions { ceil_mode: true, ..halves }),
         ("3x3s1p1", pool(3, 1, 1, 1, false)),
-        ("rectangular", Pool2d { kernel: [1, 3], stride: [2, 1], padding: [0, 1], ..halves }),
+        ("rectangular", Pool2dOptions { kernel: [1, 3], stride: [2, 1], padding: [0, 1], ..halves }),
     ];
     let dilated = [("3x3s1-dilated", pool(3, 1, 1, 2, false))];
     for (name, pool) in small.into_iter().chain(dilated) {

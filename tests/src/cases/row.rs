@@ -1,5 +1,5 @@
 //! What a row of the table is, and making its tensors.
-use fornax_engine::random::{Key, Stream};
+use fornax_engine::random::{RngKey, RngStream};
 use fornax_engine::{DType, Result, Tensor};
 
 /// An operation with its shapes and options.
@@ -97,7 +97,7 @@ impl Case {
             if input.batched {
                 input.shape[0] = input.shape[0].min(batch);
             }
-            input.tensor(Stream::new(Key::new(i as u64, &self.name()), 0, 0), dtype)
+            input.tensor(RngStream::new(RngKey::new(i as u64, &self.name()), 0, 0), dtype)
         };
         self.inputs.iter().enumerate().map(tensor).collect()
     }
@@ -110,12 +110,12 @@ impl Case {
             differentiable: false,
             batched: false,
         };
-        input.tensor(Stream::new(Key::new(99, &self.name()), 0, 0), dtype)
+        input.tensor(RngStream::new(RngKey::new(99, &self.name()), 0, 0), dtype)
     }
 }
 
 impl Input {
-    fn tensor(&self, mut draws: Stream, dtype: DType) -> Result<Tensor> {
+    fn tensor(&self, mut draws: RngStream, dtype: DType) -> Result<Tensor> {
         let n: usize = self.shape.iter().product();
         let data: Vec<f32> = match self.values {
             Values::Normal => (0..n).map(|_| draws.normal()).collect(),

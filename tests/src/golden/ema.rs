@@ -2,7 +2,7 @@
 use super::{Case, Outcome, Raw, Topic};
 use fornax::ema::{Ema, EmaOptions, EmaWarmup};
 use fornax_engine::{DType, Result, Tensor};
-use fornax_nn::{Context, Module, Visitor, entries, move_to};
+use fornax_nn::{Context, Module, Visitor, move_to, state_entries};
 
 /// Runs every case of the topic.
 pub fn check(topic: &Topic) -> Outcome {
@@ -81,9 +81,9 @@ fn follow(case: &Case) -> std::result::Result<(), String> {
         }
         model.load(topic, i + 1)?;
         ema.set_decay(decay).map_err(say)?;
-        ema.step().map_err(|e| e.to_string())?;
-        ema.finish().map_err(say)?;
-        for entry in entries(ema.model()) {
+        ema.update().map_err(|e| e.to_string())?;
+        ema.finish_update().map_err(say)?;
+        for entry in state_entries(ema.model()) {
             if entry.name == COUNTER {
                 let count = entry.tensor.item().map_err(|e| e.to_string())?;
                 if Some(count) != counts[i].as_f64() {
@@ -116,7 +116,8 @@ fn follow(case: &Case) -> std::result::Result<(), String> {
 }
 
 fn options(case: &Case) -> std::result::Result<EmaOptions, String> {
-    let mut options = EmaOptions { averages_counters: case.json["version"] == "v2", ..EmaOptions::default() };
+    let mut options =
+        EmaOptions { average_integer_buffers: case.json["version"] == "v2", ..EmaOptions::default() };
     let (mut warmup, mut warms) = (EmaWarmup::default(), false);
     for (key, value) in case.json["args"].as_object().ok_or("no args")? {
         let number = || value.as_f64().ok_or(format!("{key} is not a number"));
@@ -126,7 +127,7 @@ fn options(case: &Case) -> std::result::Result<EmaOptions, String> {
             "warmup_gamma" => warmup.gamma = number()?,
             "warmup_power" => warmup.power = number()?,
             "min_decay" => warmup.min_decay = number()?,
-            "update_after_step" => options.update_after = number()? as u64,
+            "update_after_step" => options.update_after_step = number()? as u64,
             _ => return Err(format!("argument {key} is not known to the test")),
         }
     }

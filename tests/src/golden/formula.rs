@@ -1,6 +1,6 @@
 //! Formula tensors: weights and inputs that follow from names and indices (the golden folder's README).
 use fornax_engine::{DType, Result, Tensor};
-use fornax_nn::{Layout, Module, entries};
+use fornax_nn::{Module, StateLayout, state_entries};
 
 /// The integer below 2^24 of a name and an index.
 pub fn u24(name: &str, index: u32) -> u32 {
@@ -43,19 +43,19 @@ pub fn entry(salt: &str, gain: f64, name: &str, shape: &[usize]) -> Vec<f32> {
 
 /// Gives every parameter and buffer of a model its formula value; counters become 0.
 pub fn fill(module: &(impl Module + ?Sized), salt: &str, gain: f64) -> Result<()> {
-    for e in entries(module) {
+    for e in state_entries(module) {
         if e.name.ends_with("num_batches_tracked") {
             e.tensor.write::<i64>()?[0] = 0;
             continue;
         }
         let torch = match e.layout {
-            Layout::Same => *e.tensor.shape(),
-            Layout::ConvWeight => *e.tensor.detach().to_nchw()?.shape(),
+            StateLayout::Same => *e.tensor.shape(),
+            StateLayout::ConvWeight => *e.tensor.detach().to_nchw()?.shape(),
         };
         let value = Tensor::from_vec(entry(salt, gain, &e.name, &torch), torch)?.to_dtype(DType::F32)?;
         e.tensor.copy_from(&match e.layout {
-            Layout::Same => value,
-            Layout::ConvWeight => Tensor::from_nchw(&value)?,
+            StateLayout::Same => value,
+            StateLayout::ConvWeight => Tensor::from_nchw(&value)?,
         })?;
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! Gradients clipped by their norm, by value and adaptively, as an update by plain SGD at rate 1 shows them.
 use super::{Case, Outcome, Topic};
 use fornax::optim::{OptimizerOptions, Parameter, create_optimizer};
-use fornax_engine::{Clip, DType, GradientRule};
+use fornax_engine::{DType, GradClip, GradientRule};
 
 /// Runs every case.
 pub fn check(topic: &Topic) -> Outcome {
@@ -14,9 +14,9 @@ fn run(case: &Case) -> Result<(), String> {
     let say = |e: &dyn std::fmt::Display| format!("{}: {e}", case.id());
     let limit = case.json["value"].as_f64().ok_or_else(|| say(&"no limit"))? as f32;
     let clip = match case.json["mode"].as_str() {
-        Some("norm") => Clip::Norm(limit),
-        Some("value") => Clip::Value(limit),
-        Some("agc") => Clip::Units(limit),
+        Some("norm") => GradClip::Norm(limit),
+        Some("value") => GradClip::Value(limit),
+        Some("agc") => GradClip::Agc(limit),
         mode => return Err(say(&format!("clips by {mode:?}"))),
     };
     let (mut parameters, mut buffers) = (vec![], vec![]);
@@ -36,7 +36,7 @@ fn run(case: &Case) -> Result<(), String> {
     let optimizer = create_optimizer("momentum", parameters, &OptimizerOptions::default(), gradients);
     let optimizer = optimizer.map_err(|e| say(&e))?;
     optimizer.update(1.0).map_err(|e| say(&e))?;
-    let state = optimizer.state();
+    let state = optimizer.state_dict();
     for (name, buffer) in case.roles("clipped").into_iter().zip(buffers) {
         let found = state.iter().find(|(key, _)| *key == buffer);
         let (_, clipped) = found.ok_or_else(|| say(&format!("no {buffer}")))?;
@@ -44,7 +44,7 @@ fn run(case: &Case) -> Result<(), String> {
     }
     if let Some(norm) = case.json["total_norm_before"].as_f64() {
         let report = optimizer.report().map_err(|e| say(&e))?;
-        let got = f64::from(report.norm.ok_or_else(|| say(&"no norm"))?);
+        let got = f64::from(report.grad_norm.ok_or_else(|| say(&"no norm"))?);
         if (got - norm).abs() > 1e-5 * norm {
             return Err(say(&format!("the norm is {got}, expected {norm}")));
         }

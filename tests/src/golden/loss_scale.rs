@@ -1,16 +1,16 @@
 //! The sequence of loss scales of PyTorch's `GradScaler`, from gradients that overflow or do not.
 use super::Case;
 use fornax::optim::{OptimizerOptions, rule};
-use fornax_engine::{DType, GradientRule, LossScaling, Tensor, UpdateState, Updated, update};
+use fornax_engine::{DType, GradientRule, LossScaling, Tensor, UpdateOperands, UpdateState, update};
 
 /// Runs a case of the operation `grad_scaler`.
 pub fn check(case: &Case) -> Result<(), String> {
     let number = |key: &str| case.json["args"][key].as_f64().ok_or(format!("no {key}"));
     let scaling = LossScaling {
-        init: number("init_scale")? as f32,
-        growth: number("growth_factor")? as f32,
-        backoff: number("backoff_factor")? as f32,
-        interval: number("growth_interval")? as u32,
+        init_scale: number("init_scale")? as f32,
+        growth_factor: number("growth_factor")? as f32,
+        backoff_factor: number("backoff_factor")? as f32,
+        growth_interval: number("growth_interval")? as u32,
         ..LossScaling::default()
     };
     let list = |key: &str| case.json[key].as_array().ok_or(format!("no {key}"));
@@ -44,8 +44,8 @@ fn run(
         let scale = state.upstream().item()?;
         let gradient = tensor(if overflow.as_f64() == Some(0.0) { scale } else { f64::INFINITY })?;
         buffer.copy_from(&tensor(0.0)?)?;
-        let updated = Updated { moments: vec![&buffer], ..Updated::new(&weights, &gradient) };
-        state.set_rates(1.0, 0.0)?;
+        let updated = UpdateOperands { moments: vec![&buffer], ..UpdateOperands::new(&weights, &gradient) };
+        state.set_lr(1.0, 0.0)?;
         update(&rule.update, &[updated], &state)?;
         seen.push((scale, weights.to_vec::<f32>()?));
     }

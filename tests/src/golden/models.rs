@@ -4,8 +4,8 @@
 //! side and change gradients by jumps, so these get what the case says is the worst error of f32 on top.
 use super::{Case, Outcome, Topic, formula};
 use fornax_engine::{DType, Device, Tensor, no_grad};
-use fornax_nn::models::{FeatureExtractor, Model, find};
-use fornax_nn::{Context, Layout, ModelOptions, entries, move_to};
+use fornax_nn::models::{FeatureExtractor, Model, find_model};
+use fornax_nn::{Context, ModelOptions, StateLayout, move_to, state_entries};
 use serde_json::Value;
 
 /// Runs every case of the topic on the CPU; on another device one model of each family, the emulated one being slow.
@@ -50,12 +50,12 @@ impl<'a> Run<'a> {
         for (name, value) in case.json["create_kwargs"].as_object().ok_or("no create_kwargs")? {
             options.set(name, &value.as_str().map_or_else(|| value.to_string(), String::from))?;
         }
-        let model = find(text("model")?)?.build(&options)?;
+        let model = find_model(text("model")?)?.build(&options)?;
         let salt = text("salt")?;
         formula::fill(&*model, salt, case.json["gain"].as_f64().ok_or("no gain")?)?;
-        let count: usize = entries(&*model)
+        let count: usize = state_entries(&*model)
             .iter()
-            .filter(|e| e.kind == fornax_nn::Kind::Parameter)
+            .filter(|e| e.kind == fornax_nn::StateKind::Parameter)
             .map(|e| e.tensor.numel())
             .sum();
         if Some(count as u64) != case.json["param_count"].as_u64() {
@@ -108,13 +108,13 @@ impl<'a> Run<'a> {
         let loss = logits.cross_entropy(&self.target, 0.1)?;
         train.number("loss", loss.item()?, "loss_tol")?;
         loss.backward()?;
-        let stored = |layout: Layout, t: &Tensor| match layout {
-            Layout::Same => Ok(t.clone()),
-            Layout::ConvWeight => t.to_nchw(),
+        let stored = |layout: StateLayout, t: &Tensor| match layout {
+            StateLayout::Same => Ok(t.clone()),
+            StateLayout::ConvWeight => t.to_nchw(),
         };
         let (mut total, mut probed, mut statistics) = (0.0, 0, 0);
-        for e in entries(&*self.model) {
-            if e.kind == fornax_nn::Kind::Buffer {
+        for e in state_entries(&*self.model) {
+            if e.kind == fornax_nn::StateKind::Buffer {
                 let probe = &train.json["running_stats"][&e.name];
                 if !probe.is_null() {
                     Part { slack: 0.0, ..train }.probe_list(&e.name, probe, &e.tensor)?;
@@ -154,10 +154,11 @@ fn pyramid(case: &Case, model: Box<dyn Model>, x: &Tensor) -> Result<(), Anythin
         .map(|m| all.iter().position(|i| i.module == *m).map(|i| i as isize).ok_or(format!("no level {m}")))
         .collect::<Result<_, _>>()?;
     // Training has moved the statistics.
-    let statistics = entries(&*model);
+    let statistics = state_entries(&*model);
     let (salt, gain) =
         (case.json["salt"].as_str().unwrap_or_default(), case.json["gain"].as_f64().unwrap_or(0.0));
-    for e in statistics.iter().filter(|e| e.kind == fornax_nn::Kind::Buffer && e.tensor.dtype() == DType::F32)
+    for e in
+        statistics.iter().filter(|e| e.kind == fornax_nn::StateKind::Buffer && e.tensor.dtype() == DType::F32)
     {
         let value = formula::entry(salt, gain, &e.name, e.tensor.dims());
         e.tensor.copy_from(&Tensor::from_vec(value, *e.tensor.shape())?)?;

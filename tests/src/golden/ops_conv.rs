@@ -1,14 +1,14 @@
 //! Convolutions and linear layers.
 use super::run::{every_case, operation};
 use super::{Outcome, Topic};
-use fornax_engine::{Conv2d, Tensor};
+use fornax_engine::{Conv2dOptions, Tensor};
 
 /// Runs every case of the topic.
 pub fn check(topic: &Topic) -> Outcome {
     every_case(topic, |case, dtype| match case.op() {
         "conv2d" => {
             case.allow_params(&["stride", "padding", "dilation", "groups", "bias"])?;
-            let options = Conv2d {
+            let options = Conv2dOptions {
                 stride: case.pair("stride")?,
                 padding: case.pair("padding")?,
                 dilation: case.pair("dilation")?,
@@ -25,8 +25,11 @@ pub fn check(topic: &Topic) -> Outcome {
         }
         "conv2d_ws" => {
             case.allow_params(&["eps", "stride", "padding"])?;
-            let options =
-                Conv2d { stride: case.pair("stride")?, padding: case.pair("padding")?, ..Conv2d::default() };
+            let options = Conv2dOptions {
+                stride: case.pair("stride")?,
+                padding: case.pair("padding")?,
+                ..Conv2dOptions::default()
+            };
             let eps = case.number("eps")?;
             operation(case, dtype, |t| {
                 let (x, w) = (Tensor::from_nchw(t.get("x"))?, Tensor::from_nchw(t.get("weight"))?);

@@ -1,14 +1,14 @@
 //! Pooling and interpolation; stored images are NCHW.
 use super::run::{every_case, operation};
 use super::{Case, Outcome, Topic};
-use fornax_engine::{DType, GlobalPool, Interpolation, Pool2d, Result, Tensor};
+use fornax_engine::{DType, GlobalPool, Interpolation, Pool2dOptions, Result, Tensor};
 
 /// Runs every case of the topic.
 pub fn check(topic: &Topic) -> Outcome {
     every_case(topic, |case, dtype| match case.op() {
         "max_pool2d" => {
             case.allow_params(&["kernel", "stride", "padding", "dilation", "ceil_mode"])?;
-            let pool = Pool2d { dilation: case.pair("dilation")?, ..windows(case)? };
+            let pool = Pool2dOptions { dilation: case.pair("dilation")?, ..windows(case)? };
             on_images(case, dtype, |x| x.max_pool2d(&pool)?.to_nchw())
         }
         "avg_pool2d" => {
@@ -49,13 +49,13 @@ pub fn check(topic: &Topic) -> Outcome {
     })
 }
 
-fn windows(case: &Case) -> std::result::Result<Pool2d, String> {
-    Ok(Pool2d {
+fn windows(case: &Case) -> std::result::Result<Pool2dOptions, String> {
+    Ok(Pool2dOptions {
         kernel: case.pair("kernel")?,
         stride: case.pair("stride")?,
         padding: case.pair("padding")?,
         ceil_mode: case.flag("ceil_mode"),
-        ..Pool2d::default()
+        ..Pool2dOptions::default()
     })
 }
 

@@ -1,8 +1,8 @@
 //! AdaHessian on a network of two layers, with the random vectors of the file: gradients, the Hessian's diagonal as estimated, and
 //! parameters after every update.
 use super::{Case, Outcome, Topic};
-use fornax::optim::adahessian::diagonal;
-use fornax::optim::{Argument, Optimizer, OptimizerOptions, Parameter, create_optimizer};
+use fornax::optim::adahessian::hessian_diagonal;
+use fornax::optim::{KwargValue, Optimizer, OptimizerOptions, Parameter, create_optimizer};
 use fornax_engine::{DType, GradientRule, Tensor, gradients};
 
 /// Runs every case.
@@ -64,12 +64,12 @@ fn follow(case: &Case, parameters: &[Parameter], optimizer: &Optimizer) -> Resul
         let slopes = gradients(&[(&loss, &optimizer.upstream())], &variables, true)?;
         let of_step = |z: &Tensor| z.narrow(0, at, 1)?.reshape(z.dims()[1..].to_vec());
         let z = vectors.iter().map(of_step).collect::<fornax_engine::Result<Vec<_>>>()?;
-        let estimates = diagonal(&slopes, &variables, &z, false)?;
+        let estimates = hessian_diagonal(&slopes, &variables, &z, false)?;
         for (i, (slope, estimate)) in slopes.iter().zip(&estimates).enumerate() {
             let (slope, estimate) =
                 (slope.as_ref().expect("it matters"), estimate.as_ref().expect("it is bent"));
             parameters[i].tensor.set_grad(Some(slope.detach()));
-            optimizer.diagonals()[i].copy_from(estimate)?;
+            optimizer.hessian_diagonals()[i].copy_from(estimate)?;
             seen[i].grads.push(row(slope)?);
             seen[i].hess.push(row(estimate)?);
         }
@@ -108,7 +108,7 @@ fn options(case: &Case) -> Result<OptimizerOptions, String> {
                 options.betas = Some(betas.iter().filter_map(|b| b.as_f64()).collect());
             }
             _ => {
-                options.extra.insert(name.into(), Argument::Number(number(case, name)?));
+                options.kwargs.insert(name.into(), KwargValue::Number(number(case, name)?));
             }
         }
     }

@@ -1,8 +1,8 @@
 //! Which parameters share weight decay and learning rate, for whole models.
 use super::{Case, Outcome, Topic};
-use fornax::optim::groups::{Group, GroupOptions, LayerDecay, groups};
+use fornax::optim::param_groups::{LayerDecay, ParamGroup, ParamGroupOptions, param_groups};
 use fornax_nn::ModelOptions;
-use fornax_nn::models::find;
+use fornax_nn::models::find_model;
 use serde_json::Value;
 
 /// Runs every case of the topic.
@@ -14,7 +14,8 @@ pub fn check(topic: &Topic) -> Outcome {
 }
 
 fn of_model(case: &Case) -> Result<(), String> {
-    let model = find(case.id()).and_then(|m| m.build(&ModelOptions::default())).map_err(|e| e.to_string())?;
+    let model =
+        find_model(case.id()).and_then(|m| m.build(&ModelOptions::default())).map_err(|e| e.to_string())?;
     for (key, expected) in case.json.as_object().ok_or("not an object")? {
         let layer_decay = match (key.as_str(), key.strip_prefix("layer_decay_")) {
             ("id", _) => continue,
@@ -27,8 +28,8 @@ fn of_model(case: &Case) -> Result<(), String> {
         };
         let expected = expected.as_array().ok_or(format!("{key} is not a list"))?;
         let decays = expected.iter().filter_map(|group| group["weight_decay"].as_f64());
-        let options = GroupOptions { weight_decay: decays.fold(0.0, f64::max), layer_decay };
-        let got = groups(&*model, &options);
+        let options = ParamGroupOptions { weight_decay: decays.fold(0.0, f64::max), layer_decay };
+        let got = param_groups(&*model, &options);
         if got.len() != expected.len() {
             return Err(format!("{key}: {} groups, expected {}", got.len(), expected.len()));
         }
@@ -40,7 +41,7 @@ fn of_model(case: &Case) -> Result<(), String> {
 }
 
 /// Names are compared as sets: the file has them sorted.
-fn alike(got: &Group, expected: &Value) -> Result<(), String> {
+fn alike(got: &ParamGroup, expected: &Value) -> Result<(), String> {
     let near = |got: f64, key: &str, default: f64| {
         let expected = expected[key].as_f64().unwrap_or(default);
         if (got - expected).abs() <= 1e-12 {

@@ -1,6 +1,6 @@
 //! Optimizers with given gradients, compared after every one of twenty updates.
 use super::{Case, Outcome, Topic};
-use fornax::optim::{Argument, Optimizer, OptimizerOptions, Parameter, create_optimizer};
+use fornax::optim::{KwargValue, Optimizer, OptimizerOptions, Parameter, create_optimizer};
 use fornax_engine::{DType, GradientRule, Tensor};
 use serde_json::Value;
 
@@ -71,13 +71,13 @@ fn options(case: &Case) -> Result<OptimizerOptions, String> {
             }
             (name, value) => {
                 let value = match value {
-                    Value::Bool(flag) => Argument::Flag(*flag),
-                    Value::Null => Argument::None,
-                    value => Argument::Number(
+                    Value::Bool(flag) => KwargValue::Bool(*flag),
+                    Value::Null => KwargValue::None,
+                    value => KwargValue::Number(
                         value.as_f64().ok_or_else(|| format!("{}: {name} is not a number", case.id()))?,
                     ),
                 };
-                options.extra.insert(name.into(), value);
+                options.kwargs.insert(name.into(), value);
             }
         }
     }

@@ -34,8 +34,8 @@ fn rates(case: &Case) -> Result<(), String> {
     for (t, row) in rows.iter().enumerate() {
         let epoch = if schedule.on_updates { t as u64 / per_epoch } else { t as u64 } as u32;
         let rate = match &noise {
-            Some(table) => schedule.at_with(epoch, t as u64, per_epoch, |t| table[t as usize]),
-            None => schedule.at(epoch, t as u64, per_epoch),
+            Some(table) => schedule.lr_at_with_noise(epoch, t as u64, per_epoch, |t| table[t as usize]),
+            None => schedule.lr_at(epoch, t as u64, per_epoch),
         };
         groups(case, rate * plateau.scale, row).map_err(|e| format!("at {t}: {e}"))?;
         if let Some(metrics) = metrics {
@@ -48,7 +48,7 @@ fn rates(case: &Case) -> Result<(), String> {
 fn resumed(case: &Case) -> Result<(), String> {
     let (schedule, per_epoch) = schedule(case)?;
     let epoch = case.json["start_epoch"].as_u64().ok_or("no start_epoch")?;
-    groups(case, schedule.at(epoch as u32, epoch * per_epoch, per_epoch), &case.json["lr_after_resume"])
+    groups(case, schedule.lr_at(epoch as u32, epoch * per_epoch, per_epoch), &case.json["lr_after_resume"])
 }
 
 /// The rates of the two groups; those of a plateau were made without a scale.

@@ -4,9 +4,9 @@ use super::{Case, Outcome, Topic, formula};
 use fornax::ema::{Ema, EmaOptions};
 use fornax::optim::{Optimizer, OptimizerOptions, create_optimizer, parameters};
 use fornax::schedule::{ScheduleOptions, create_scheduler};
-use fornax_engine::{Clip, DType, GradientRule, Tensor, no_grad};
+use fornax_engine::{DType, GradClip, GradientRule, Tensor, no_grad};
 use fornax_nn::loss::{BinaryCrossEntropy, CrossEntropy, Loss, mixup_target, top_k_correct};
-use fornax_nn::models::{ResNet, ResNetConfig, Stem};
+use fornax_nn::models::{ResNet, ResNetConfig, ResNetStem};
 use fornax_nn::{Context, ModelOptions, Module, move_to, named_parameters, state_dict};
 use serde_json::Value;
 
@@ -96,7 +96,7 @@ impl<'a> Run<'a> {
         let lam = lists("lam");
         let say_own = |e: fornax::Error| format!("{}: {e}", case.id());
         for update in 0..losses.len() {
-            let lr = schedule.at((update as u64 / per_epoch) as u32, update as u64, per_epoch);
+            let lr = schedule.lr_at((update as u64 / per_epoch) as u32, update as u64, per_epoch);
             close(case, "lr", update, lr, &lrs[update], 1e-9)?;
             named_parameters(&self.model).iter().for_each(|(_, p)| p.zero_grad());
             let mut total = 0.0;
@@ -110,7 +110,7 @@ impl<'a> Run<'a> {
                 let logits = self.model.forward(&x, &mut Context::train()).map_err(say)?;
                 let loss = loss.forward(&logits, &target).map_err(say)?;
                 total += loss.item().map_err(say)? / accumulate as f64;
-                loss.scale(1.0 / accumulate as f64).and_then(|l| l.backward()).map_err(say)?;
+                loss.mul_scalar(1.0 / accumulate as f64).and_then(|l| l.backward()).map_err(say)?;
             }
             close(case, "loss", update, total, &losses[update], loss_atol[update].as_f64().unwrap_or(0.0))?;
             let norm = self.gradient_norm().map_err(say)?;
@@ -124,8 +124,8 @@ impl<'a> Run<'a> {
             )?;
             optimizer.update(lr).map_err(say_own)?;
             if let Some(ema) = &self.ema {
-                ema.step().map_err(say)?;
-                ema.finish().map_err(say_own)?;
+                ema.update().map_err(say)?;
+                ema.finish_update().map_err(say_own)?;
             }
         }
         Ok(())
@@ -146,7 +146,7 @@ impl<'a> Run<'a> {
         let name = self.config["opt"].as_str().ok_or("no optimizer")?;
         let momentum = (name != "adamw").then_some(number(self.config, "momentum")?);
         let options = OptimizerOptions { momentum, ..OptimizerOptions::default() };
-        let clip = self.config["clip_grad"].as_f64().map(|limit| Clip::Norm(limit as f32));
+        let clip = self.config["clip_grad"].as_f64().map(|limit| GradClip::Norm(limit as f32));
         create_optimizer(name, parameters, &options, GradientRule { scaling: None, clip }).map_err(say)
     }
 
@@ -222,7 +222,7 @@ fn network(case: &Case, config: &Value) -> Result<ResNet, Box<dyn std::error::Er
     let depths = vec![1; widths.len()];
     Ok(ResNet::new(
         &ResNetConfig {
-            stem: Stem::Small,
+            stem: ResNetStem::Small,
             widths: &widths,
             depths: &depths,
             activation: named(case, config["act"].as_str().ok_or("no act")?)?,
@@ -235,7 +235,7 @@ fn network(case: &Case, config: &Value) -> Result<ResNet, Box<dyn std::error::Er
 
 /// A batch mixed with itself in reverse order.
 fn mixed(x: &Tensor, target: &Tensor, lam: f64, smoothing: f64) -> fornax_engine::Result<(Tensor, Tensor)> {
-    let x = x.scale(lam)?.add(&x.flip(0)?.scale(1.0 - lam)?)?;
+    let x = x.mul_scalar(lam)?.add(&x.flip(0)?.mul_scalar(1.0 - lam)?)?;
     Ok((x, mixup_target(target, 10, lam, smoothing)?))
 }
 

@@ -18,7 +18,7 @@ pub struct PixelBox {
 
 /// `lam * x + (1 - lam) * reversed batch of x`.
 pub fn mixup_batch(x: &Tensor, lam: f64) -> Result<Tensor> {
-    x.scale(lam)?.add(&x.flip(0)?.scale(1.0 - lam)?)
+    x.mul_scalar(lam)?.add(&x.flip(0)?.mul_scalar(1.0 - lam)?)
 }
 
 /// The batch `[n, h, w, c]` with the pixels of the box taken from the partners.

@@ -1,5 +1,5 @@
 //! Random changes to training images, each a pure function of (seed, epoch, sample).
-use fornax_engine::random::{Key, Stream};
+use fornax_engine::random::{RngKey, RngStream};
 
 /// Which changes are made, and how strong.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -12,12 +12,12 @@ pub struct Augment {
 
 impl Augment {
     /// The key of the draws of a run.
-    pub fn key(seed: u64) -> Key {
-        Key::new(seed, "augment")
+    pub fn key(seed: u64) -> RngKey {
+        RngKey::new(seed, "augment")
     }
 
     /// Writes the changed `image` of `[h, w, c]` to `out`, with the draws of one sample in one epoch.
-    pub fn apply(&self, image: &[u8], [h, w, c]: [usize; 3], draws: &mut Stream, out: &mut [u8]) {
+    pub fn apply(&self, image: &[u8], [h, w, c]: [usize; 3], draws: &mut RngStream, out: &mut [u8]) {
         let range = 2 * self.shift + 1;
         let mut shift = || i64::from(draws.below(range)) - i64::from(self.shift);
         let (dy, dx) = (shift(), shift());
@@ -43,7 +43,7 @@ mod tests {
 
     fn apply(augment: Augment, image: &[u8], size: [usize; 3], sample: u64) -> Vec<u8> {
         let mut out = vec![255; image.len()];
-        augment.apply(image, size, &mut Stream::new(Augment::key(1), 0, sample), &mut out);
+        augment.apply(image, size, &mut RngStream::new(Augment::key(1), 0, sample), &mut out);
         out
     }
 

@@ -9,7 +9,7 @@ use crate::data::{Dataset, Statistics};
 use crate::ema::Ema;
 use crate::optim::Optimizer;
 use crate::settings::Settings;
-use crate::trainer::State;
+use crate::trainer::TrainerState;
 use crate::{Error, Result};
 use fornax_engine::{DType, Tensor};
 use fornax_nn::{Module, state_dict};
@@ -37,7 +37,7 @@ pub struct Header {
     /// The run's settings.
     pub settings: Settings,
     /// Where the run stands.
-    pub state: State,
+    pub state: TrainerState,
     /// Of the data set's images and labels.
     pub data_crc32c: u32,
     /// Names of the classes, in the order of the logits.
@@ -51,7 +51,7 @@ pub struct Header {
 
 impl Header {
     /// The header of a run at a state.
-    pub fn new(settings: &Settings, state: &State, data: &Dataset) -> Header {
+    pub fn new(settings: &Settings, state: &TrainerState, data: &Dataset) -> Header {
         Header {
             version: VERSION,
             settings: settings.clone(),
@@ -83,7 +83,7 @@ pub fn tensors(
     let mut tensors = of_model(model)?;
     let averages = ema.map(|ema| of_model(ema.model())).transpose()?.unwrap_or_default();
     tensors.extend(averages.into_iter().map(|(name, tensor)| (format!("{EMA}{name}"), tensor)));
-    let state = optimizer.map_or(vec![], |o| o.state());
+    let state = optimizer.map_or(vec![], |o| o.state_dict());
     tensors.extend(state.into_iter().map(|(name, tensor)| (format!("{OPTIMIZER}{name}"), tensor)));
     // The widest first, so that each stands aligned in the file; then by name.
     tensors.sort_by(|a, b| b.1.dtype().size().cmp(&a.1.dtype().size()).then_with(|| a.0.cmp(&b.0)));
@@ -186,7 +186,7 @@ impl Checkpoint {
         let mut pairs = vec![];
         // SGD's did not use to be saved, as nothing depended on it.
         let updates = Tensor::scalar(self.header.state.update as i64)?;
-        for (name, tensor) in optimizer.state() {
+        for (name, tensor) in optimizer.state_dict() {
             let saved = of_optimizer.get(&format!("{OPTIMIZER}{name}"));
             match saved.filter(|s| s.shape() == tensor.shape() && s.dtype() == tensor.dtype()) {
                 Some(saved) => pairs.push((tensor, saved)),

@@ -4,7 +4,7 @@ use crate::error::Kind;
 use crate::{Error, Result};
 use clap::Subcommand;
 use fornax_engine::cuda;
-use fornax_kernels::{cache, families, image};
+use fornax_kernels::{cache, kernel_modules, module_image};
 
 /// What to do with them.
 #[derive(Subcommand)]
@@ -29,7 +29,7 @@ pub fn execute(command: &KernelsCommand) -> Result<()> {
 
 fn list() {
     let mut rows = vec![["FAMILY", "KERNELS"].map(String::from).to_vec()];
-    for family in families() {
+    for family in kernel_modules() {
         for (i, kernel) in family.kernels().into_iter().enumerate() {
             rows.push(vec![if i == 0 { family.name.into() } else { String::new() }, kernel]);
         }
@@ -51,10 +51,10 @@ fn build(arch: Option<(u32, u32)>) -> Result<()> {
     capabilities.dedup();
     for (major, minor) in capabilities {
         let mut total = 0;
-        for family in families() {
-            total += image(family.name, (major, minor)).map_err(|e| unusable(e.to_string()))?.len();
+        for family in kernel_modules() {
+            total += module_image(family.name, (major, minor)).map_err(|e| unusable(e.to_string()))?.len();
         }
-        let (count, cache) = (families().len(), cache::folder());
+        let (count, cache) = (kernel_modules().len(), cache::folder());
         print(&format!(
             "{count} families for compute capability {major}.{minor}: {total} bytes, cached in {}\n",
             cache.display()

@@ -4,7 +4,7 @@ use super::{print, table};
 use crate::report::{bytes, thousands};
 use crate::{Error, Result};
 use fornax_nn::ModelOptions;
-use fornax_nn::models::{self, ModelInfo, Summary, summary};
+use fornax_nn::models::{self, ModelInfo, ModelSummary, summary};
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -70,7 +70,7 @@ pub fn execute(args: &ModelsArgs) -> Result<()> {
     match &args.command {
         Some(ModelsCommand::Show { name, build }) => show(name, build),
         Some(ModelsCommand::Save { name, path, seed, build }) => {
-            let info = models::find(name).map_err(|e| Error::usage(e.to_string()))?;
+            let info = models::find_model(name).map_err(|e| Error::usage(e.to_string()))?;
             save(name, &ModelOptions { seed: *seed, ..build.options(info)? }, path)
         }
         None => list(args.pattern.as_deref(), &args.build),
@@ -79,7 +79,7 @@ pub fn execute(args: &ModelsArgs) -> Result<()> {
 
 fn list(pattern: Option<&str>, build: &BuildArgs) -> Result<()> {
     let chosen: Vec<&ModelInfo> =
-        models::models().filter(|info| pattern.is_none_or(|p| matches(p, info.name))).collect();
+        models::list_models().filter(|info| pattern.is_none_or(|p| matches(p, info.name))).collect();
     if chosen.is_empty() {
         let pattern = pattern.unwrap_or_default();
         return Err(Error::usage(format!("no model's name matches {pattern:?}"))
@@ -92,7 +92,7 @@ fn list(pattern: Option<&str>, build: &BuildArgs) -> Result<()> {
             print(&format!(
                 "{}\n",
                 json!({ "name": info.name, "parameters": cost.parameters, "macs": cost.macs, "input": [h, w],
-                    "about": info.about, "weights": info.hub_id() })
+                    "about": info.description, "weights": info.hub_id() })
             ));
         }
         rows.push(vec![
@@ -100,7 +100,7 @@ fn list(pattern: Option<&str>, build: &BuildArgs) -> Result<()> {
             thousands(cost.parameters as u64),
             millions(cost.macs),
             format!("{h}x{w}"),
-            info.about.into(),
+            info.description.into(),
         ]);
     }
     if !build.json {
@@ -110,7 +110,7 @@ fn list(pattern: Option<&str>, build: &BuildArgs) -> Result<()> {
 }
 
 fn show(name: &str, build: &BuildArgs) -> Result<()> {
-    let info = models::find(name).map_err(|e| Error::usage(e.to_string()))?;
+    let info = models::find_model(name).map_err(|e| Error::usage(e.to_string()))?;
     let (cost, [h, w, c]) = build.cost(info)?;
     let shape = |dims: &[usize]| dims.iter().map(usize::to_string).collect::<Vec<_>>().join("x");
     let mut rows =
@@ -142,7 +142,7 @@ fn show(name: &str, build: &BuildArgs) -> Result<()> {
     ]);
     if !build.json {
         print(&table(&rows, &[3, 4, 5]));
-        print(&format!("\n{name}: {}; for one image of {h}x{w}x{c}, in f32.\n", info.about));
+        print(&format!("\n{name}: {}; for one image of {h}x{w}x{c}, in f32.\n", info.description));
     }
     Ok(())
 }
@@ -152,9 +152,9 @@ impl BuildArgs {
     fn options(&self, info: &ModelInfo) -> Result<ModelOptions> {
         let fail = |e: fornax_nn::Error| Error::usage(format!("{}: {e}", info.name));
         let mut options = ModelOptions {
-            num_classes: self.num_classes.unwrap_or(info.data.num_classes),
+            num_classes: self.num_classes.unwrap_or(info.pretrained_cfg.num_classes),
             in_chans: self.in_chans.unwrap_or(3),
-            img_size: self.img_size.filter(|_| info.data.fixed_input_size),
+            img_size: self.img_size.filter(|_| info.pretrained_cfg.fixed_input_size),
             ..ModelOptions::default()
         };
         for option in &self.model_kwargs {
@@ -167,10 +167,10 @@ impl BuildArgs {
     }
 
     /// The costs of a model under these options, and the image that they are for.
-    fn cost(&self, info: &ModelInfo) -> Result<(Summary, [usize; 3])> {
+    fn cost(&self, info: &ModelInfo) -> Result<(ModelSummary, [usize; 3])> {
         let fail = |e: fornax_nn::Error| Error::usage(format!("{}: {e}", info.name));
         let options = self.options(info)?;
-        let [h, w] = self.img_size.or(options.img_size).unwrap_or(info.data.input_size);
+        let [h, w] = self.img_size.or(options.img_size).unwrap_or(info.pretrained_cfg.input_size);
         let image = [h, w, options.in_chans];
         let model = fornax_engine::shapes_only(|| info.build(&options)).map_err(fail)?;
         Ok((summary(&*model, image).map_err(fail)?, image))

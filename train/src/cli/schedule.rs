@@ -106,7 +106,7 @@ impl Rates<'_> {
     }
 
     fn at(&self, update: u64) -> f64 {
-        self.schedule.at((update / self.updates_per_epoch) as u32, update, self.updates_per_epoch)
+        self.schedule.lr_at((update / self.updates_per_epoch) as u32, update, self.updates_per_epoch)
     }
 
     /// The updates at which the rate may change.

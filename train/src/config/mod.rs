@@ -9,13 +9,13 @@ pub use model::ModelConfig;
 use crate::augment::Augment;
 use crate::data::{self, DatasetInfo};
 use crate::ema::{EmaOptions, EmaWarmup};
-use crate::optim::groups::{self, GroupOptions, LayerDecay};
+use crate::optim::param_groups::{self, LayerDecay, ParamGroupOptions};
 use crate::optim::{self, Optimizer, OptimizerName, OptimizerOptions, Rule};
 use crate::schedule::{Sched, Schedule};
 use crate::settings::{AmpDtype, ClipMode, Level, LrScale, Metric, Settings};
 use crate::{Error, Result};
 use effects::Facts;
-use fornax_engine::{Clip, DType, GradientRule, LossScaling};
+use fornax_engine::{DType, GradClip, GradientRule, LossScaling};
 use fornax_nn::loss::Loss;
 use fornax_nn::models::Model;
 use fornax_nn::{OptLevel, Precision};
@@ -47,7 +47,7 @@ pub struct Config {
     /// Which operation computes in which precision.
     pub precision: Precision,
     /// How gradients are limited.
-    pub clip: Option<Clip>,
+    pub clip: Option<GradClip>,
     /// Batches that one update takes its gradient from.
     pub accumulate: usize,
     /// Compute blocks again in the backward pass.
@@ -66,7 +66,7 @@ struct OptimizerConfig {
     name: OptimizerName,
     rule: Rule,
     options: OptimizerOptions,
-    groups: GroupOptions,
+    groups: ParamGroupOptions,
 }
 
 /// The seed of a run that has no other.
@@ -129,7 +129,7 @@ impl Config {
         let loss = loss::settled(given, recipe.smoothing);
         let seed = given.seed.unwrap_or(SEED);
         let (rule, options) = optim::settled_rule(&name, &optimizer_options(given, lr))?;
-        let groups = GroupOptions {
+        let groups = ParamGroupOptions {
             weight_decay: given.weight_decay.unwrap_or(default_decay),
             layer_decay: given.layer_decay.map(|decay| LayerDecay {
                 decay,
@@ -180,14 +180,14 @@ impl Config {
     /// The optimizer for a model's parameters.
     pub fn optimizer(&self, model: &dyn Model) -> Result<Optimizer> {
         let OptimizerConfig { rule, groups, .. } = &self.optimizer;
-        let parameters = groups::parameters(model, groups);
+        let parameters = param_groups::parameters(model, groups);
         if parameters.is_empty() {
             return Err(Error::usage("nothing is left to train")
                 .at("--layer-decay-no-opt-scale")
                 .remedy("choose at most 1"));
         }
         let optimizer = Optimizer::new(parameters, rule.clone(), self.gradients())?;
-        Ok(match self.precision.rounds_weights() {
+        Ok(match self.precision.weight_rounding() {
             Some(dtype) => optimizer.rounding_to(dtype),
             None => optimizer,
         })
@@ -203,7 +203,7 @@ impl Config {
 
     /// Tensors that the optimizer keeps for each parameter.
     pub fn moments(&self) -> u64 {
-        self.optimizer.rule.update.keeps().moments.len() as u64
+        self.optimizer.rule.update.state_spec().moments.len() as u64
     }
 
     /// The settings with every value that has an effect filled in, and no other; those of model, schedule and loss are not here.
@@ -231,7 +231,7 @@ impl Config {
             clip_grad: self.settings.clip_grad,
             clip_mode: self.settings.clip_grad.map(|_| self.settings.clip_mode.unwrap_or(ClipMode::Norm)),
             grad_accum_steps: Some(self.accumulate as u32),
-            amp_dtype: self.precision.half().map(|dtype| match dtype {
+            amp_dtype: self.precision.half_dtype().map(|dtype| match dtype {
                 DType::BF16 => AmpDtype::Bfloat16,
                 _ => AmpDtype::Float16,
             }),
@@ -291,16 +291,16 @@ fn optimizer_options(given: &Settings, lr: f64) -> OptimizerOptions {
         momentum: given.momentum,
         eps: given.opt_eps,
         betas: given.opt_betas.clone(),
-        extra: extra.map(|(name, value)| (name.into(), value.parse().expect("checked"))).collect(),
+        kwargs: extra.map(|(name, value)| (name.into(), value.parse().expect("checked"))).collect(),
     }
 }
 
-fn clip(given: &Settings) -> Option<Clip> {
+fn clip(given: &Settings) -> Option<GradClip> {
     let limit = given.clip_grad? as f32;
     Some(match given.clip_mode.unwrap_or(ClipMode::Norm) {
-        ClipMode::Norm => Clip::Norm(limit),
-        ClipMode::Value => Clip::Value(limit),
-        ClipMode::Agc => Clip::Units(limit),
+        ClipMode::Norm => GradClip::Norm(limit),
+        ClipMode::Value => GradClip::Value(limit),
+        ClipMode::Agc => GradClip::Agc(limit),
     })
 }
 

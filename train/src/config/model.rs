@@ -88,7 +88,7 @@ impl ModelConfig {
         for (name, tensor) in named_parameters(model) {
             let part = name.strip_prefix(classifier).and_then(|rest| rest.strip_prefix('.'));
             if let (Some("weight" | "bias"), Some(scale)) = (part, self.head_init_scale) {
-                tensor.copy_from(&tensor.detach().scale(scale)?)?;
+                tensor.copy_from(&tensor.detach().mul_scalar(scale)?)?;
             }
             if let (Some("bias"), Some(bias)) = (part, self.head_init_bias) {
                 tensor.copy_from(&Tensor::full(*tensor.shape(), bias, DType::F32, &tensor.device())?)?;

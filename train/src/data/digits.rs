@@ -1,7 +1,7 @@
 //! The handwritten digits that come with the program, and their held-back fifth.
 use super::{Images, idx};
 use crate::Result;
-use fornax_engine::random::{Key, Permutation};
+use fornax_engine::random::{Permutation, RngKey};
 use std::path::Path;
 
 const IMAGES: &[u8] = include_bytes!("../../assets/digits/images-idx3-ubyte.gz");
@@ -22,7 +22,8 @@ pub fn split(labels: &[u8]) -> (Vec<usize>, Vec<usize>) {
     let (mut train, mut validation) = (vec![], vec![]);
     for class in 0..10u8 {
         let members: Vec<usize> = (0..labels.len()).filter(|i| labels[*i] == class).collect();
-        let order = Permutation::new(members.len() as u64, Key::new(0, "digits/held-back"), u32::from(class));
+        let order =
+            Permutation::new(members.len() as u64, RngKey::new(0, "digits/held-back"), u32::from(class));
         let held_back = (members.len() + 2) / 5;
         for position in 0..members.len() {
             let chosen = members[order.get(position as u64) as usize];

@@ -2,7 +2,7 @@
 use super::Images;
 use crate::Result;
 use crate::augment::Augment;
-use fornax_engine::random::{Key, Permutation, Stream};
+use fornax_engine::random::{Permutation, RngKey, RngStream};
 use fornax_engine::{Device, Tensor};
 
 /// Images and their classes.
@@ -60,7 +60,7 @@ impl<'a> Loader<'a> {
         let positions = first..self.images.len().min(first + self.batch_size);
         let samples: Vec<usize> = match self.training {
             Some((seed, _)) => {
-                let order = Permutation::new(self.images.len() as u64, Key::new(seed, "shuffle"), epoch);
+                let order = Permutation::new(self.images.len() as u64, RngKey::new(seed, "shuffle"), epoch);
                 positions.map(|p| order.get(p as u64) as usize).collect()
             }
             None => positions.collect(),
@@ -71,7 +71,7 @@ impl<'a> Loader<'a> {
                 let image = self.images.image(*sample);
                 match self.training {
                     Some((seed, augment)) => {
-                        let mut draws = Stream::new(Augment::key(seed), epoch, *sample as u64);
+                        let mut draws = RngStream::new(Augment::key(seed), epoch, *sample as u64);
                         augment.apply(image, self.images.size, &mut draws, out);
                     }
                     None => out.copy_from_slice(image),

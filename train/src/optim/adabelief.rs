@@ -18,16 +18,16 @@ pub(super) fn adabelief(arguments: &mut Arguments) -> Draft {
         // As published code has it, eps stays in the moment.
         let v = lerp(f.moment(1), surprise * surprise, beta2) + eps;
         let largest = if amsgrad { f.moment(2).max(v) } else { v };
-        let rate = f.rate() / correction(f, beta1);
+        let rate = f.lr() / correction(f, beta1);
         let step = if rectify {
             let (length, rectification) = rectification(f, beta2);
             let adapted = rate * rectification * correction(f, beta2).sqrt() * m / (v.sqrt() + eps);
-            let plain = if degenerated_to_sgd { rate * m } else { f.number(0.0) };
+            let plain = if degenerated_to_sgd { rate * m } else { f.constant(0.0) };
             length.less(5.0).select(plain, adapted)
         } else {
             rate * m / (largest.sqrt() / correction(f, beta2).sqrt() + eps)
         };
-        let keep = if decoupled && fixed { 1.0 - f.decay() } else { decay.keep(f) };
+        let keep = if decoupled && fixed { 1.0 - f.weight_decay() } else { decay.keep(f) };
         next(f.weight() * keep - step, &[m, v, largest][..count])
     })
 }

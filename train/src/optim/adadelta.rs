@@ -8,6 +8,6 @@ pub(super) fn adadelta(arguments: &mut Arguments) -> Draft {
         let g = Decay::Gradient.gradient(f);
         let v = lerp(f.moment(0), g * g, rho);
         let delta = (f.moment(1) + eps).sqrt() / (v + eps).sqrt() * g;
-        next(f.weight() - f.rate() * delta, [v, lerp(f.moment(1), delta * delta, rho)])
+        next(f.weight() - f.lr() * delta, [v, lerp(f.moment(1), delta * delta, rho)])
     })
 }

@@ -13,11 +13,11 @@ pub(super) fn adafactor(arguments: &mut Arguments) -> Draft {
     let names = ["exp_avg_sq", "exp_avg"];
     let mut draft = Draft::new("adafactor", &names[..if beta1.is_some() { 2 } else { 1 }], move |f| {
         let g = f.gradient();
-        let share = f.updates().pow(decay_rate);
+        let share = f.step().pow(decay_rate);
         let full = f.moment(0) + share * (g * g + eps - f.moment(0));
         let u = g * f.is_factored().select(f.factored(), full).rsqrt();
         let rms = f.mean(u * u).sqrt();
-        let step = f.rate() * u / (rms / clip).max(1.0);
+        let step = f.lr() * u / (rms / clip).max(1.0);
         let p = Decay::Decoupled.weight(f);
         match beta1 {
             None => next(p - step, [full]),
@@ -27,6 +27,6 @@ pub(super) fn adafactor(arguments: &mut Arguments) -> Draft {
             }
         }
     });
-    draft.keeps.factored = Some(Factoring { decay_rate, eps, above });
+    draft.keeps.factored = Some(Factoring { decay_rate, eps, min_dim_size_to_factor: above });
     draft
 }

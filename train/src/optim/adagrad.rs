@@ -8,7 +8,7 @@ pub(super) fn adagrad(arguments: &mut Arguments) -> Draft {
     let mut draft = Draft::new("adagrad", &["sum"], move |f| {
         let g = Decay::Gradient.gradient(f);
         let sum = f.moment(0) + g * g;
-        let rate = f.rate() / (1.0 + (f.updates() - 1.0) * lr_decay);
+        let rate = f.lr() / (1.0 + (f.step() - 1.0) * lr_decay);
         next(f.weight() - rate * g / (sum.sqrt() + eps), [sum])
     });
     draft.keeps.moments[0].1 = first as f32;

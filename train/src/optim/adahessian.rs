@@ -6,7 +6,7 @@
 use super::Parameter;
 use super::arguments::Arguments;
 use super::terms::{Decay, Draft, correction, lerp, next};
-use fornax_engine::random::{Key, Stream};
+use fornax_engine::random::{RngKey, RngStream};
 use fornax_engine::{Result, Tensor, gradients, no_grad};
 
 /// Seed of the vectors z: the one that timm fixes, so that they are the same on every rank.
@@ -32,7 +32,7 @@ pub(super) fn adahessian(arguments: &mut Arguments) -> Draft {
         let m = lerp(f.moment(0), f.gradient(), beta1);
         let v = lerp(f.moment(1), h * h, beta2);
         let denominator = (v / correction(f, beta2)).pow(power / 2.0) + eps;
-        let step = f.rate() / correction(f, beta1) * m / denominator;
+        let step = f.lr() / correction(f, beta1) * m / denominator;
         next(Decay::Decoupled.weight(f) - step, [m, v, h])
     });
     Draft { curvature: Some(curvature), ..formula }
@@ -88,10 +88,10 @@ impl Hutchinson {
             let z: Vec<Tensor> =
                 parameters.iter().map(|p| rademacher(&p.name, draw, &p.tensor)).collect::<Result<_>>()?;
             let keeps = sample + 1 < self.samples;
-            let estimates = diagonal(&slopes, &variables, &z, keeps)?;
+            let estimates = hessian_diagonal(&slopes, &variables, &z, keeps)?;
             for (diagonal, estimate) in diagonals.iter().zip(estimates) {
                 let Some(estimate) = estimate else { continue };
-                let share = estimate.scale(1.0 / f64::from(self.samples))?.div(upstream)?;
+                let share = estimate.mul_scalar(1.0 / f64::from(self.samples))?.div(upstream)?;
                 diagonal.copy_from(&diagonal.add(&share)?)?;
             }
         }
@@ -118,7 +118,7 @@ impl Hutchinson {
 
 /// Elements of 1 and -1, by draw and name.
 pub fn rademacher(name: &str, draw: u64, like: &Tensor) -> Result<Tensor> {
-    let mut stream = Stream::new(Key::new(SEED, name), 0, draw);
+    let mut stream = RngStream::new(RngKey::new(SEED, name), 0, draw);
     let mut signs = Vec::with_capacity(like.numel());
     while signs.len() < like.numel() {
         let bits = stream.next_u32();
@@ -131,7 +131,7 @@ pub fn rademacher(name: &str, draw: u64, like: &Tensor) -> Result<Tensor> {
 
 /// `z * (H z)` for each variable, where `slopes` are gradients that can be differentiated in turn; `None` where a variable has none.
 /// Frees the slopes' graph unless it `keeps` it.
-pub fn diagonal(
+pub fn hessian_diagonal(
     slopes: &[Option<Tensor>],
     variables: &[&Tensor],
     z: &[Tensor],

@@ -27,7 +27,7 @@ fn moments(name: &'static str, arguments: &mut Arguments, decay: Decay, caution:
         let v = lerp(f.moment(1), g * g, beta2);
         let largest = if amsgrad { f.moment(2).max(v) } else { v };
         let denominator = largest.sqrt() / correction(f, beta2).sqrt() + eps;
-        let step = f.rate() / correction(f, beta1) * cautious(f, caution, m, g) / denominator;
+        let step = f.lr() / correction(f, beta1) * cautious(f, caution, m, g) / denominator;
         let moments = [m, v, largest];
         next(decay.weight(f) - step, &moments[..if amsgrad { 3 } else { 2 }])
     });

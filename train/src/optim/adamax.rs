@@ -8,6 +8,6 @@ pub(super) fn adamax(arguments: &mut Arguments) -> Draft {
         let g = Decay::Gradient.gradient(f);
         let m = lerp(f.moment(0), g, beta1);
         let largest = (beta2 * f.moment(1)).max(g.abs() + eps);
-        next(f.weight() - f.rate() / correction(f, beta1) * m / largest, [m, largest])
+        next(f.weight() - f.lr() / correction(f, beta1) * m / largest, [m, largest])
     })
 }

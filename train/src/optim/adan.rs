@@ -14,11 +14,11 @@ pub(super) fn adan(arguments: &mut Arguments) -> Draft {
         let ahead = g + beta2 * difference;
         let v = lerp(f.moment(1), ahead * ahead, beta3);
         let denominator = v.sqrt() / correction(f, beta3).sqrt() + eps;
-        let of_moment = f.rate() / correction(f, beta1) * cautious(f, caution, m, g);
-        let step = (of_moment + f.rate() * beta2 / correction(f, beta2) * d) / denominator;
+        let of_moment = f.lr() / correction(f, beta1) * cautious(f, caution, m, g);
+        let step = (of_moment + f.lr() * beta2 / correction(f, beta2) * d) / denominator;
         let weight = match no_prox {
             true => Decay::Decoupled.weight(f) - step,
-            false => (f.weight() - step) / (1.0 + f.rate() * f.decay()),
+            false => (f.weight() - step) / (1.0 + f.lr() * f.weight_decay()),
         };
         next(weight, [m, v, d, -g])
     })

@@ -12,11 +12,11 @@ pub(super) fn adopt(arguments: &mut Arguments) -> Draft {
         let (g, first) = (decay.gradient(f), is_first(f));
         let mut normed = g / f.moment(1).sqrt().max(eps);
         if let Some(exponent) = clip {
-            let limit = (f.updates() - 1.0).pow(exponent);
+            let limit = (f.step() - 1.0).pow(exponent);
             normed = normed.min(limit).max(-limit);
         }
         let m = lerp(f.moment(0), normed, beta1);
-        let weight = decay.weight(f) - f.rate() * cautious(f, caution, m, g);
+        let weight = decay.weight(f) - f.lr() * cautious(f, caution, m, g);
         let v = first.select(f.moment(1) + g * g, lerp(f.moment(1), g * g, beta2));
         next(first.select(f.weight(), weight), [first.select(f.moment(0), m), v])
     })

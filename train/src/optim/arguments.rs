@@ -6,37 +6,37 @@ use std::str::FromStr;
 
 /// The value of one of an optimizer's arguments.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Argument {
+pub enum KwargValue {
     /// A number.
     Number(f64),
     /// Yes or no.
-    Flag(bool),
+    Bool(bool),
     /// What an argument that can be left out is without: `none`.
     None,
 }
 
-impl FromStr for Argument {
+impl FromStr for KwargValue {
     type Err = String;
 
-    fn from_str(text: &str) -> std::result::Result<Argument, String> {
+    fn from_str(text: &str) -> std::result::Result<KwargValue, String> {
         match text.to_ascii_lowercase().as_str() {
-            "true" => Ok(Argument::Flag(true)),
-            "false" => Ok(Argument::Flag(false)),
-            "none" => Ok(Argument::None),
+            "true" => Ok(KwargValue::Bool(true)),
+            "false" => Ok(KwargValue::Bool(false)),
+            "none" => Ok(KwargValue::None),
             text => match text.parse() {
-                Ok(number) => Ok(Argument::Number(number)),
+                Ok(number) => Ok(KwargValue::Number(number)),
                 Err(_) => Err(format!("{text:?} is not a number, true, false or none")),
             },
         }
     }
 }
 
-impl fmt::Display for Argument {
+impl fmt::Display for KwargValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Argument::Number(number) => write!(f, "{number}"),
-            Argument::Flag(flag) => write!(f, "{flag}"),
-            Argument::None => write!(f, "none"),
+            KwargValue::Number(number) => write!(f, "{number}"),
+            KwargValue::Bool(flag) => write!(f, "{flag}"),
+            KwargValue::None => write!(f, "none"),
         }
     }
 }
@@ -53,7 +53,7 @@ pub struct OptimizerOptions {
     /// What stays of the moments.
     pub betas: Option<Vec<f64>>,
     /// The arguments that only some optimizers have, by name.
-    pub extra: BTreeMap<String, Argument>,
+    pub kwargs: BTreeMap<String, KwargValue>,
 }
 
 /// The arguments of one optimizer: what the user gave, else the name's own defaults, else those of the rule. It notes what the rule
@@ -83,12 +83,12 @@ impl<'a> Arguments<'a> {
     /// A number that can be `none`.
     pub(super) fn optional(&mut self, name: &'static str, default: Option<f64>) -> Option<f64> {
         let default = self.default(name).or(default);
-        self.ask(name, default.map_or(Argument::None, Argument::Number));
+        self.ask(name, default.map_or(KwargValue::None, KwargValue::Number));
         let value = match self.given(name) {
             None => default,
-            Some(Argument::Number(number)) => Some(number),
-            Some(Argument::None) => None,
-            Some(Argument::Flag(_)) => {
+            Some(KwargValue::Number(number)) => Some(number),
+            Some(KwargValue::None) => None,
+            Some(KwargValue::Bool(_)) => {
                 self.complain(name, "it is a number".into());
                 default
             }
@@ -104,10 +104,10 @@ impl<'a> Arguments<'a> {
     /// Yes or no.
     pub(super) fn flag(&mut self, name: &'static str, default: bool) -> bool {
         let default = self.default(name).map_or(default, |value| value != 0.0);
-        self.ask(name, Argument::Flag(default));
+        self.ask(name, KwargValue::Bool(default));
         match self.given(name) {
             None => default,
-            Some(Argument::Flag(flag)) => flag,
+            Some(KwargValue::Bool(flag)) => flag,
             Some(_) => {
                 self.complain(name, "it is true or false".into());
                 default
@@ -166,7 +166,7 @@ impl<'a> Arguments<'a> {
             ("--opt-eps", "eps", options.eps.is_some()),
             ("--opt-betas", "betas", options.betas.is_some()),
         ];
-        let extra = options.extra.keys().map(|name| ("--opt-kwargs", name.as_str(), true));
+        let extra = options.kwargs.keys().map(|name| ("--opt-kwargs", name.as_str(), true));
         let unknown = |name: &str| self.asked.iter().all(|(asked, _)| *asked != name);
         let Some((flag, name, _)) =
             named.into_iter().chain(extra).find(|(_, name, given)| *given && unknown(name))
@@ -186,16 +186,16 @@ impl<'a> Arguments<'a> {
         Some(default.1)
     }
 
-    fn given(&self, name: &str) -> Option<Argument> {
+    fn given(&self, name: &str) -> Option<KwargValue> {
         let named = match name {
             "momentum" => self.options.momentum,
             "eps" => self.options.eps,
             _ => None,
         };
-        named.map(Argument::Number).or_else(|| self.options.extra.get(name).copied())
+        named.map(KwargValue::Number).or_else(|| self.options.kwargs.get(name).copied())
     }
 
-    fn ask(&mut self, name: &'static str, default: Argument) {
+    fn ask(&mut self, name: &'static str, default: KwargValue) {
         self.asked.push((name, default.to_string()));
     }
 

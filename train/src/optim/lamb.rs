@@ -15,21 +15,21 @@ pub(super) fn lamb(arguments: &mut Arguments) -> Draft {
     let decay = Decay::named(arguments, "decoupled_decay", false);
     Draft::new("lamb", &["exp_avg", "exp_avg_sq"], move |f| {
         let g = match max_grad_norm {
-            Some(limit) => f.gradient() / (f.norm() / limit).max(1.0),
+            Some(limit) => f.gradient() / (f.grad_norm() / limit).max(1.0),
             None => f.gradient(),
         };
         let m = beta1 * f.moment(0) + if averaged { (1.0 - beta1) * g } else { g };
         let v = lerp(f.moment(1), g * g, beta2);
-        let corrected = |beta| if corrects { correction(f, beta) } else { f.number(1.0) };
+        let corrected = |beta| if corrects { correction(f, beta) } else { f.constant(1.0) };
         let mut u = m / corrected(beta1) / (v.sqrt() / corrected(beta2).sqrt() + eps);
-        let mut scale = f.number(1.0);
+        let mut scale = f.constant(1.0);
         if caution {
             let agrees = (u * g).greater(0.0);
             u = u * agrees;
             scale = 1.0 / f.mean(agrees).max(1e-3);
         }
         let p = decay.weight(f);
-        let decays = if decay == Decay::Gradient { f.decay() } else { f.number(0.0) };
+        let decays = if decay == Decay::Gradient { f.weight_decay() } else { f.constant(0.0) };
         let step = scale * u + decays * f.weight();
         // The square of the step's norm, from sums that do not need the scale.
         let squares = match caution {
@@ -45,8 +45,8 @@ pub(super) fn lamb(arguments: &mut Arguments) -> Draft {
             trust = trust.min(1.0);
         }
         if !always_adapt {
-            trust = f.decay().equal(0.0).select(1.0, trust);
+            trust = f.weight_decay().equal(0.0).select(1.0, trust);
         }
-        next(p - f.rate() * trust * step, [m, v])
+        next(p - f.lr() * trust * step, [m, v])
     })
 }

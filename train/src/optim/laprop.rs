@@ -9,15 +9,15 @@ pub(super) fn laprop(arguments: &mut Arguments) -> Draft {
         let g = f.gradient();
         let v = lerp(f.moment(1), g * g, beta2);
         let denominator = (v / correction(f, beta2)).sqrt() + eps;
-        let m = beta1 * f.moment(0) + f.rate() * (1.0 - beta1) * g / denominator;
+        let m = beta1 * f.moment(0) + f.lr() * (1.0 - beta1) * g / denominator;
         // The first moment holds rates: its bias is that of an average of them.
-        let rate = lerp(f.memory(0), f.base_rate(), beta1);
-        let unbiased = rate.equal(0.0).select(0.0, f.base_rate() / rate);
+        let rate = lerp(f.shared_scalar(0), f.base_lr(), beta1);
+        let unbiased = rate.equal(0.0).select(0.0, f.base_lr() / rate);
         let weight = (f.weight() - unbiased * cautious(f, caution, m, g)) * decay.keep(f);
         let mut next = next(weight, [m, v]);
-        next.memory.push(rate);
+        next.shared_scalars.push(rate);
         next
     });
-    draft.keeps.memory.push(("exp_avg_lr_1", 0.0));
+    draft.keeps.shared_scalars.push(("exp_avg_lr_1", 0.0));
     draft
 }

@@ -11,20 +11,20 @@ pub(super) fn lars(arguments: &mut Arguments) -> Draft {
     Draft::new("lars", if momentum == 0.0 { &[] } else { &["momentum_buffer"] }, move |f| {
         let (p, g) = (f.weight(), f.gradient());
         let (of_weight, of_gradient) = (f.sum(p * p).sqrt(), f.sum(g * g).sqrt());
-        let ratio = trust_coeff * of_weight / (of_gradient + of_weight * f.decay() + eps);
+        let ratio = trust_coeff * of_weight / (of_gradient + of_weight * f.weight_decay() + eps);
         let both = of_weight.greater(0.0) * of_gradient.greater(0.0);
         let mut trust = both.select(ratio, 1.0);
         if trust_clip {
-            trust = (trust / f.rate()).min(1.0);
+            trust = (trust / f.lr()).min(1.0);
         }
         if !always_adapt {
-            trust = f.decay().equal(0.0).select(1.0, trust);
+            trust = f.weight_decay().equal(0.0).select(1.0, trust);
         }
-        let g = trust * (g + f.decay() * p);
+        let g = trust * (g + f.weight_decay() * p);
         if momentum == 0.0 {
-            return next(p - f.rate() * g, []);
+            return next(p - f.lr() * g, []);
         }
         let b = is_first(f).select(g, momentum * f.moment(0) + (1.0 - dampening) * g);
-        next(p - f.rate() * if nesterov { g + momentum * b } else { b }, [b])
+        next(p - f.lr() * if nesterov { g + momentum * b } else { b }, [b])
     })
 }

@@ -9,6 +9,6 @@ pub(super) fn lion(arguments: &mut Arguments) -> Draft {
         let g = f.gradient();
         let ahead = lerp(f.moment(0), g, beta1);
         let sign = ahead.greater(0.0) - ahead.less(0.0);
-        next(decay.weight(f) - f.rate() * cautious(f, caution, sign, g), [lerp(f.moment(0), g, beta2)])
+        next(decay.weight(f) - f.lr() * cautious(f, caution, sign, g), [lerp(f.moment(0), g, beta2)])
     })
 }

@@ -2,7 +2,7 @@
 //! to between slow copies of them and where they are. As in timm, slow copies are made at the first of these times, which then changes
 //! nothing.
 use super::terms::Draft;
-use fornax_engine::fuse::{Formula, Next};
+use fornax_engine::fuse::{Formula, NextState};
 
 /// What a rule keeps for lookahead: slow weights for each parameter, and whether there are any.
 pub(super) const SLOW: &str = "lookahead_slow_buff";
@@ -16,9 +16,9 @@ pub(super) const ALPHA: f64 = 0.5;
 
 pub(super) fn lookahead(draft: Draft) -> Draft {
     let Draft { name, mut keeps, formula, curvature, .. } = draft;
-    let (slow, ready) = (keeps.moments.len(), keeps.memory.len());
+    let (slow, ready) = (keeps.moments.len(), keeps.shared_scalars.len());
     keeps.moments.push((SLOW, 0.0));
-    keeps.memory.push((READY, 0.0));
+    keeps.shared_scalars.push((READY, 0.0));
     Draft {
         name,
         keeps,
@@ -28,13 +28,13 @@ pub(super) fn lookahead(draft: Draft) -> Draft {
     }
 }
 
-fn wrap<'g>(f: &'g Formula, mut next: Next<'g>, slow: usize, ready: usize) -> Next<'g> {
-    let rounds = f.updates() / K;
+fn wrap<'g>(f: &'g Formula, mut next: NextState<'g>, slow: usize, ready: usize) -> NextState<'g> {
+    let rounds = f.step() / K;
     let syncs = rounds.equal(rounds.floor());
-    let start = f.memory(ready).select(f.moment(slow), next.weight);
+    let start = f.shared_scalar(ready).select(f.moment(slow), next.weight);
     let between = start + ALPHA * (next.weight - start);
     next.weight = syncs.select(between, next.weight);
     next.moments.push(syncs.select(between, f.moment(slow)));
-    next.memory.push(f.memory(ready).max(syncs));
+    next.shared_scalars.push(f.shared_scalar(ready).max(syncs));
     next
 }

@@ -12,7 +12,7 @@ pub(super) fn madgrad(arguments: &mut Arguments) -> Draft {
     Draft::new("madgrad", &names[..if momentum == 0.0 { 2 } else { 3 }], move |f| {
         let (g, p) = (decay.gradient(f), decay.weight(f));
         let root = |squares| cube_root(squares) + eps;
-        let scale = (f.rate() + eps) * f.updates().sqrt();
+        let scale = (f.lr() + eps) * f.step().sqrt();
         let squares = f.moment(0) + scale * g * g;
         let sum = f.moment(1) + scale * g;
         if momentum == 0.0 {

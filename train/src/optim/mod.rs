@@ -23,7 +23,6 @@ mod adamax;
 mod adan;
 mod adopt;
 mod arguments;
-pub mod groups;
 mod lamb;
 mod laprop;
 mod lars;
@@ -32,6 +31,7 @@ mod lookahead;
 mod madgrad;
 mod nadam;
 mod novograd;
+pub mod param_groups;
 mod projected;
 mod radam;
 mod registry;
@@ -39,14 +39,14 @@ mod rmsprop;
 mod sgd;
 mod terms;
 
-pub use arguments::{Argument, OptimizerOptions};
+pub use arguments::{KwargValue, OptimizerOptions};
 pub(crate) use registry::settled_rule;
 pub use registry::{OptimizerName, optimizer_names, rule};
 
 use crate::Result;
 use adahessian::Hutchinson;
 use fornax_engine::{
-    DType, Device, GradientRule, Tensor, UpdateReport, UpdateRule, UpdateState, Updated, update,
+    DType, Device, GradientRule, Tensor, UpdateOperands, UpdateRule, UpdateState, UpdateStats, update,
 };
 use fornax_nn::{Module, named_parameters};
 
@@ -135,7 +135,7 @@ impl Optimizer {
     ) -> Result<Optimizer> {
         let Rule { update: rule, curvature } = rule.into();
         let device = parameters.first().map_or(Device::Cpu, |p| p.tensor.device());
-        let keeps = rule.keeps();
+        let keeps = rule.state_spec();
         let filled = |value: f32| -> fornax_engine::Result<Vec<Tensor>> {
             let full = |p: &Parameter| Tensor::full(*p.tensor.shape(), value.into(), DType::F32, &device);
             parameters.iter().map(full).collect()
@@ -154,7 +154,7 @@ impl Optimizer {
                 moments[0][i] = Tensor::zeros([0], DType::F32, &device)?;
             }
         }
-        let kept = parameters.iter().filter(|_| keeps.kept.is_some());
+        let kept = parameters.iter().filter(|_| keeps.param_scalar.is_some());
         let kept =
             kept.map(|_| Tensor::zeros([2], DType::F32, &device)).collect::<fornax_engine::Result<_>>()?;
         let state = UpdateState::new(gradients, &rule, &device)?;
@@ -168,8 +168,8 @@ impl Optimizer {
     }
 
     /// Sets the learning rate of the next update.
-    pub fn set_rate(&self, lr: f64) -> Result<()> {
-        Ok(self.state.set_rates(lr, 0.0)?)
+    pub fn set_lr(&self, lr: f64) -> Result<()> {
+        Ok(self.state.set_lr(lr, 0.0)?)
     }
 
     /// What a loss's backward pass starts from: 1, or the loss scale.
@@ -196,7 +196,7 @@ impl Optimizer {
         if !curvature.is_due(updates) {
             return loss.backward_from(&upstream);
         }
-        let diagonals = self.diagonals();
+        let diagonals = self.hessian_diagonals();
         if self.parameters.iter().all(|p| p.tensor.grad().is_none()) {
             let clear = |d: &Tensor| d.copy_from(&Tensor::zeros(*d.shape(), d.dtype(), &d.device())?);
             diagonals.iter().try_for_each(clear)?;
@@ -206,53 +206,53 @@ impl Optimizer {
 
     /// The estimates of the Hessian's diagonal, a tensor for each parameter; none for an optimizer that needs none. The next update reads
     /// them.
-    pub fn diagonals(&self) -> &[Tensor] {
-        let at = self.rule.keeps().moments.iter().position(|(name, _)| *name == adahessian::DIAGONAL);
+    pub fn hessian_diagonals(&self) -> &[Tensor] {
+        let at = self.rule.state_spec().moments.iter().position(|(name, _)| *name == adahessian::DIAGONAL);
         at.map_or(&[], |at| &self.moments[at])
     }
 
     /// Updates every parameter that has a gradient. Nothing is read back, so that it can be recorded.
     pub fn step(&self) -> fornax_engine::Result<()> {
         if let Some(curvature) = &self.curvature {
-            self.diagonals().iter().try_for_each(|diagonal| curvature.finish(diagonal))?;
+            self.hessian_diagonals().iter().try_for_each(|diagonal| curvature.finish(diagonal))?;
         }
         let gradients: Vec<Option<Tensor>> = self.parameters.iter().map(|p| p.tensor.grad()).collect();
         let updated = |(i, parameter): (usize, &'_ Parameter)| {
-            Some(Updated {
+            Some(UpdateOperands {
                 moments: self.moments.iter().map(|of| &of[i]).collect(),
-                kept: self.kept.get(i),
+                param_scalar: self.kept.get(i),
                 factors: self.factors[i].as_ref().map(|[rows, columns]| [rows, columns]),
                 weight_decay: parameter.weight_decay as f32,
                 lr_scale: parameter.lr_scale as f32,
-                clips: parameter.clips,
-                round: self.round,
-                ..Updated::new(&self.parameters[i].tensor, gradients[i].as_ref()?)
+                adaptive_clip: parameter.clips,
+                round_to: self.round,
+                ..UpdateOperands::new(&self.parameters[i].tensor, gradients[i].as_ref()?)
             })
         };
-        let all: Vec<Updated> = self.parameters.iter().enumerate().filter_map(updated).collect();
+        let all: Vec<UpdateOperands> = self.parameters.iter().enumerate().filter_map(updated).collect();
         update(&self.rule, &all, &self.state)
     }
 
     /// One update at a learning rate.
     pub fn update(&self, lr: f64) -> Result<()> {
-        self.set_rate(lr)?;
+        self.set_lr(lr)?;
         Ok(self.step()?)
     }
 
     /// Takes the weights back to between lookahead's slow copies and where they are, as at the end of an epoch; nothing for an optimizer
     /// without lookahead. Not to be recorded.
     pub fn sync_lookahead(&self) -> Result<()> {
-        let keeps = self.rule.keeps();
+        let keeps = self.rule.state_spec();
         let Some(at) = keeps.moments.iter().position(|(name, _)| *name == lookahead::SLOW) else {
             return Ok(());
         };
-        let ready = keeps.memory.iter().position(|(name, _)| *name == lookahead::READY);
-        let ready = self.state.memory(ready.expect("both are kept"));
+        let ready = keeps.shared_scalars.iter().position(|(name, _)| *name == lookahead::READY);
+        let ready = self.state.shared_scalar(ready.expect("both are kept"));
         let has_copies = ready.to_vec::<f32>()?[0] != 0.0;
         for (parameter, slow) in self.parameters.iter().zip(&self.moments[at]) {
             let fast = parameter.tensor.detach();
             if has_copies {
-                let between = slow.add(&fast.sub(slow)?.scale(lookahead::ALPHA)?)?;
+                let between = slow.add(&fast.sub(slow)?.mul_scalar(lookahead::ALPHA)?)?;
                 slow.copy_from(&between)?;
                 parameter.tensor.copy_from(&between)?;
             } else {
@@ -268,8 +268,8 @@ impl Optimizer {
     }
 
     /// How the last update went; waits for it.
-    pub fn report(&self) -> Result<UpdateReport> {
-        Ok(self.state.report()?)
+    pub fn report(&self) -> Result<UpdateStats> {
+        Ok(self.state.stats()?)
     }
 
     /// How weights follow their gradients.
@@ -284,17 +284,17 @@ impl Optimizer {
 
     /// All that the next update reads beside parameters and gradients, under unique names. The tensors are the
     /// optimizer's own: writing to them restores a state.
-    pub fn state(&self) -> Vec<(String, Tensor)> {
-        let keeps = self.rule.keeps();
+    pub fn state_dict(&self) -> Vec<(String, Tensor)> {
+        let keeps = self.rule.state_spec();
         let mut state = vec![("step".to_string(), self.state.updates().clone())];
         if self.gradients.scaling.is_some() {
             state.push(("loss_scale".to_string(), self.state.loss_scale()));
         }
-        for (i, (name, _)) in keeps.memory.iter().enumerate() {
-            state.push((name.to_string(), self.state.memory(i)));
+        for (i, (name, _)) in keeps.shared_scalars.iter().enumerate() {
+            state.push((name.to_string(), self.state.shared_scalar(i)));
         }
         let moments = keeps.moments.iter().map(|(name, _)| *name).zip(&self.moments);
-        for (moment, tensors) in moments.chain(keeps.kept.into_iter().zip([&self.kept])) {
+        for (moment, tensors) in moments.chain(keeps.param_scalar.into_iter().zip([&self.kept])) {
             let named = self.parameters.iter().zip(tensors).filter(|(_, tensor)| tensor.numel() > 0);
             state.extend(named.map(|(p, t)| (format!("{moment}/{}", p.name), t.clone())));
         }
@@ -320,7 +320,7 @@ mod tests {
         let make = |name: &str| {
             let tensor = start.copy().expect("memory").variable();
             let p = vec![Parameter { weight_decay: 0.1, ..Parameter::new("w", tensor.clone()) }];
-            let scaling = Some(LossScaling { init: 1.0, interval: 2, ..LossScaling::default() });
+            let scaling = Some(LossScaling { init_scale: 1.0, growth_interval: 2, ..LossScaling::default() });
             let gradients = GradientRule { scaling, clip: None };
             let options = OptimizerOptions { lr: Some(0.05), ..OptimizerOptions::default() };
             (tensor, create_optimizer(name, p, &options, gradients).expect("a name"))
@@ -335,8 +335,8 @@ mod tests {
             (0..7).for_each(|step| advance(&whole, step));
             resumed.0.copy_from(&whole.0).expect("same shape");
             let saved: BTreeMap<String, Tensor> =
-                whole.1.state().into_iter().map(|(k, t)| (k, t.copy().expect("memory"))).collect();
-            resumed.1.state().iter().for_each(|(k, t)| t.copy_from(&saved[k]).expect("same shape"));
+                whole.1.state_dict().into_iter().map(|(k, t)| (k, t.copy().expect("memory"))).collect();
+            resumed.1.state_dict().iter().for_each(|(k, t)| t.copy_from(&saved[k]).expect("same shape"));
             (7..14).for_each(|step| advance(&whole, step));
             (7..14).for_each(|step| advance(&resumed, step));
             let bits = |t: &Tensor| t.to_vec::<f32>().expect("f32");

@@ -13,17 +13,17 @@ pub(super) fn nadam(arguments: &mut Arguments) -> Draft {
         let m = lerp(f.moment(0), g, beta1);
         let v = lerp(f.moment(1), g * g, beta2);
         let denominator = (v / correction(f, beta2)).sqrt() + eps;
-        let momentum = |t| beta1 * (1.0 - 0.5 * f.number(0.96).pow(t * momentum_decay));
-        let (now, later) = (momentum(f.updates()), momentum(f.updates() + 1.0));
-        let product = f.memory(0) * now;
-        let of_gradient = f.rate() * (1.0 - now) / (1.0 - product);
-        let of_moment = f.rate() * later / (1.0 - product * later);
+        let momentum = |t| beta1 * (1.0 - 0.5 * f.constant(0.96).pow(t * momentum_decay));
+        let (now, later) = (momentum(f.step()), momentum(f.step() + 1.0));
+        let product = f.shared_scalar(0) * now;
+        let of_gradient = f.lr() * (1.0 - now) / (1.0 - product);
+        let of_moment = f.lr() * later / (1.0 - product * later);
         let weight = decay.weight(f) - of_gradient * g / denominator - of_moment * m / denominator;
         let mut next = next(weight, [m, v]);
-        next.memory.push(product);
+        next.shared_scalars.push(product);
         next
     });
-    draft.keeps.memory.push(("mu_product", 1.0));
+    draft.keeps.shared_scalars.push(("mu_product", 1.0));
     draft
 }
 
@@ -37,6 +37,6 @@ pub(super) fn nadamw(arguments: &mut Arguments) -> Draft {
         let v = lerp(f.moment(1), g * g, beta2);
         let denominator = v.sqrt() / correction(f, beta2).sqrt() + eps;
         let ahead = cautious(f, caution, lerp(m, g, beta1), g);
-        next(decay.weight(f) - f.rate() / correction(f, beta1) * ahead / denominator, [m, v])
+        next(decay.weight(f) - f.lr() / correction(f, beta1) * ahead / denominator, [m, v])
     })
 }

@@ -9,16 +9,16 @@ pub(super) fn novograd(arguments: &mut Arguments) -> Draft {
     let decay = Decay::named(arguments, "decoupled_decay", false);
     let mut draft = Draft::new("novograd", &["exp_avg"], move |f| {
         let squares = f.sum(f.gradient() * f.gradient());
-        let v = f.kept().equal(0.0).select(squares, lerp(f.kept(), squares, beta2));
+        let v = f.param_scalar().equal(0.0).select(squares, lerp(f.param_scalar(), squares, beta2));
         let mut g = f.gradient() / (v.sqrt() + eps);
         if decay == Decay::Gradient {
-            g = g + f.decay() * f.weight();
+            g = g + f.weight_decay() * f.weight();
         }
         let m = beta1 * f.moment(0) + if averaged { (1.0 - beta1) * g } else { g };
-        let mut next = next(decay.weight(f) - f.rate() * m, [m]);
-        next.kept = Some(v);
+        let mut next = next(decay.weight(f) - f.lr() * m, [m]);
+        next.param_scalar = Some(v);
         next
     });
-    draft.keeps.kept = Some("exp_avg_sq");
+    draft.keeps.param_scalar = Some("exp_avg_sq");
     draft
 }

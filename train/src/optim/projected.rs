@@ -15,8 +15,8 @@ pub(super) fn adamp(arguments: &mut Arguments) -> Draft {
         let direction = if nesterov { lerp(m, g, beta1) } else { m };
         let step = direction / (v.sqrt() / correction(f, beta2).sqrt() + eps);
         let (step, ratio) = projection.of(f, step);
-        let weight = f.weight() * (1.0 - f.rate() * f.decay() * ratio);
-        next(weight - f.rate() / correction(f, beta1) * step, [m, v])
+        let weight = f.weight() * (1.0 - f.lr() * f.weight_decay() * ratio);
+        next(weight - f.lr() / correction(f, beta1) * step, [m, v])
     })
 }
 
@@ -29,8 +29,8 @@ pub(super) fn sgdp(arguments: &mut Arguments) -> Draft {
         let g = f.gradient();
         let b = momentum * f.moment(0) + (1.0 - dampening) * g;
         let (step, ratio) = projection.of(f, if nesterov { g + momentum * b } else { b });
-        let weight = f.weight() * (1.0 - f.rate() * f.decay() * ratio / (1.0 - momentum));
-        next(weight - f.rate() * step, [b])
+        let weight = f.weight() * (1.0 - f.lr() * f.weight_decay() * ratio / (1.0 - momentum));
+        next(weight - f.lr() * step, [b])
     })
 }
 
@@ -60,10 +60,10 @@ impl Projection {
             pg.abs() / (pp.sqrt().max(self.eps) * gg.sqrt().max(self.eps))
         };
         let slanted = 1.0 - cosine(pg, pp, gg).less(self.delta / f.row_length().sqrt());
-        let matrix = f.axes().greater(1.0);
+        let matrix = f.ndim().greater(1.0);
         let by_row = matrix * f.sum_of_rows(slanted).equal(0.0);
         let [all_pg, all_pp, all_gg, all_ps] = [pg, pp, gg, ps].map(|x| f.sum_of_rows(x));
-        let as_whole = matrix * cosine(all_pg, all_pp, all_gg).less(self.delta / f.elements().sqrt());
+        let as_whole = matrix * cosine(all_pg, all_pp, all_gg).less(self.delta / f.numel().sqrt());
         let projected = by_row.max(as_whole);
         // The part along the weights of what has these inner products with them, by weights.
         let squared = |pp: Value<'g>| (pp.sqrt() + self.eps).square();

@@ -14,7 +14,7 @@ pub(super) fn radam(arguments: &mut Arguments) -> Draft {
         let m = lerp(f.moment(0), g, beta1);
         let v = lerp(f.moment(1), g * g, beta2);
         let (length, rectification) = rectification(f, beta2);
-        let rate = f.rate() / correction(f, beta1);
+        let rate = f.lr() / correction(f, beta1);
         let adapted = rate * rectification * correction(f, beta2).sqrt() * m / (v.sqrt() + eps);
         next(decay.weight(f) - length.greater(5.0).select(adapted, rate * m), [m, v])
     })
@@ -24,7 +24,7 @@ pub(super) fn radam(arguments: &mut Arguments) -> Draft {
 pub(super) fn rectification(f: &Formula, beta2: f64) -> (Value<'_>, Value<'_>) {
     let longest = 2.0 / (1.0 - beta2) - 1.0;
     let correction = correction(f, beta2);
-    let length = longest - 2.0 * f.updates() * (1.0 - correction) / correction;
+    let length = longest - 2.0 * f.step() * (1.0 - correction) / correction;
     let variance = (length - 4.0) * (length - 2.0) * longest / ((longest - 4.0) * (longest - 2.0) * length);
     (length, variance.sqrt())
 }

@@ -46,13 +46,13 @@ impl Kind {
                 variance = v - mean * mean;
             }
             let root = if self.tensorflow { (variance + eps).sqrt() } else { variance.sqrt() + eps };
-            let mut step = f.rate() * g / root;
+            let mut step = f.lr() * g / root;
             if momentum > 0.0 {
                 let before = momentum * f.moment(moments.len());
                 let buffer = if self.lr_in_momentum { before + step } else { before + g / root };
                 moments.push(buffer);
                 let caught = cautious(f, self.caution, buffer, g);
-                step = if self.lr_in_momentum { caught } else { f.rate() * caught };
+                step = if self.lr_in_momentum { caught } else { f.lr() * caught };
             }
             next(decay.weight(f) - step, moments)
         })

@@ -24,7 +24,7 @@ fn momentum(
     let nesterov = arguments.flag("nesterov", false);
     let (decay, caution) = (decay(arguments), caution(arguments));
     if momentum == 0.0 {
-        return Draft::new(name, &[], move |f| next(decay.weight(f) - f.rate() * decay.gradient(f), []));
+        return Draft::new(name, &[], move |f| next(decay.weight(f) - f.lr() * decay.gradient(f), []));
     }
     let mut draft = Draft::new(name, &["momentum_buffer"], move |f| {
         let g = decay.gradient(f);
@@ -33,7 +33,7 @@ fn momentum(
             b = is_first(f).select(g, b);
         }
         let step = if nesterov { g + momentum * b } else { b };
-        next(decay.weight(f) - f.rate() * cautious(f, caution, step, g), [b])
+        next(decay.weight(f) - f.lr() * cautious(f, caution, step, g), [b])
     });
     let plain = decay == Decay::Gradient && dampening == 0.0;
     draft.cpu_loop = plain.then_some(CpuLoop::Sgd { momentum, nesterov });

@@ -3,15 +3,15 @@ use super::Rule;
 use super::adahessian::Hutchinson;
 use super::arguments::Arguments;
 use fornax_engine::UpdateRule;
-use fornax_engine::fuse::{CpuLoop, Formula, Keeps, Next, Value};
+use fornax_engine::fuse::{CpuLoop, Formula, NextState, OptimizerStateSpec, Value};
 
 /// A rule that is not finished: a wrapper may still add to it.
 pub(super) struct Draft {
     pub(super) name: &'static str,
-    pub(super) keeps: Keeps,
+    pub(super) keeps: OptimizerStateSpec,
     /// What the CPU has for it.
     pub(super) cpu_loop: Option<CpuLoop>,
-    pub(super) formula: Box<dyn for<'g> Fn(&'g Formula) -> Next<'g>>,
+    pub(super) formula: Box<dyn for<'g> Fn(&'g Formula) -> NextState<'g>>,
     pub(super) curvature: Option<Hutchinson>,
 }
 
@@ -20,10 +20,10 @@ impl Draft {
     pub(super) fn new(
         name: &'static str,
         moments: &[&'static str],
-        formula: impl for<'g> Fn(&'g Formula) -> Next<'g> + 'static,
+        formula: impl for<'g> Fn(&'g Formula) -> NextState<'g> + 'static,
     ) -> Draft {
         let moments = moments.iter().map(|name| (*name, 0.0)).collect();
-        let keeps = Keeps { moments, ..Keeps::default() };
+        let keeps = OptimizerStateSpec { moments, ..OptimizerStateSpec::default() };
         Draft { name, keeps, formula: Box::new(formula), curvature: None, cpu_loop: None }
     }
 
@@ -38,8 +38,8 @@ impl Draft {
 }
 
 /// The next elements and moments of a rule that keeps nothing else.
-pub(super) fn next<'g>(weight: Value<'g>, moments: impl Into<Vec<Value<'g>>>) -> Next<'g> {
-    Next { weight, moments: moments.into(), memory: vec![], kept: None }
+pub(super) fn next<'g>(weight: Value<'g>, moments: impl Into<Vec<Value<'g>>>) -> NextState<'g> {
+    NextState { weight, moments: moments.into(), shared_scalars: vec![], param_scalar: None }
 }
 
 /// What stays of `old`, and the rest of `new`.
@@ -49,12 +49,12 @@ pub(super) fn lerp<'g>(old: Value<'g>, new: Value<'g>, stays: f64) -> Value<'g> 
 
 /// A beta's bias in a moment that began with 0: `1 - beta^t`.
 pub(super) fn correction(f: &Formula, beta: f64) -> Value<'_> {
-    1.0 - f.number(beta).pow(f.updates())
+    1.0 - f.constant(beta).pow(f.step())
 }
 
 /// 1 in the first update, else 0.
 pub(super) fn is_first(f: &Formula) -> Value<'_> {
-    f.updates().equal(1.0)
+    f.step().equal(1.0)
 }
 
 /// How weight decay reaches the weights.
@@ -82,7 +82,7 @@ impl Decay {
     /// The gradient with what decay adds to it.
     pub(super) fn gradient<'g>(self, f: &'g Formula) -> Value<'g> {
         match self {
-            Decay::Gradient => f.gradient() + f.decay() * f.weight(),
+            Decay::Gradient => f.gradient() + f.weight_decay() * f.weight(),
             _ => f.gradient(),
         }
     }
@@ -90,9 +90,9 @@ impl Decay {
     /// What stays of the weights.
     pub(super) fn keep(self, f: &Formula) -> Value<'_> {
         match self {
-            Decay::Gradient => f.number(1.0),
-            Decay::Decoupled => 1.0 - f.rate() * f.decay(),
-            Decay::Corrected(peak) => 1.0 - f.rate() * f.rate() / peak * f.decay(),
+            Decay::Gradient => f.constant(1.0),
+            Decay::Decoupled => 1.0 - f.lr() * f.weight_decay(),
+            Decay::Corrected(peak) => 1.0 - f.lr() * f.lr() / peak * f.weight_decay(),
         }
     }
 

@@ -1,8 +1,8 @@
 //! The folder of a run: `args.yaml env.json summary.csv metrics.jsonl log.txt plots/ checkpoints/`.
-use super::{EpochReport, Machine, Observer, UpdateReport, progress::event, timestamp};
+use super::{EpochMetrics, Machine, Observer, UpdateReport, progress::event, timestamp};
 use crate::checkpoint::durable;
 use crate::settings::Settings;
-use crate::trainer::State;
+use crate::trainer::TrainerState;
 use crate::{Error, Result};
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
@@ -67,7 +67,7 @@ impl RunFolder {
         destination: &Destination,
         name: &str,
         log_interval: u64,
-        state: &State,
+        state: &TrainerState,
     ) -> Result<RunFolder> {
         destination.check()?;
         let (path, created) = match destination {
@@ -128,7 +128,7 @@ impl Observer for RunFolder {
         Ok(())
     }
 
-    fn epoch(&mut self, report: &EpochReport, best: bool) -> Result<()> {
+    fn epoch(&mut self, report: &EpochMetrics, best: bool) -> Result<()> {
         self.append(&report.line(best), &event("epoch", report))
     }
 
@@ -193,7 +193,7 @@ fn append_to(path: &Path) -> Result<File> {
 }
 
 /// Drops what an interrupted run recorded past the state that it goes on from.
-fn keep_metrics_to(path: &Path, state: &State) -> Result<()> {
+fn keep_metrics_to(path: &Path, state: &TrainerState) -> Result<()> {
     let Ok(text) = fs::read_to_string(path) else { return Ok(()) };
     let counts = |line: &&str| match serde_json::from_str::<serde_json::Value>(line) {
         Ok(event) if event["event"] == "update" => event["update"].as_u64() <= Some(state.update),
@@ -220,7 +220,7 @@ mod tests {
     fn a_used_folder_is_refused_and_replaced_only_when_asked() {
         let root = tempfile::tempdir().expect("a folder");
         let path = root.path().join("run");
-        let open = |destination| RunFolder::open(&destination, "m", 1, &State::default());
+        let open = |destination| RunFolder::open(&destination, "m", 1, &TrainerState::default());
         open(Destination::New(path.clone())).expect("new");
         fs::write(path.join("mine.txt"), "mine").expect("writes");
         fs::write(path.join("checkpoints/last.safetensors"), "old").expect("writes");
@@ -236,7 +236,7 @@ mod tests {
         let root = tempfile::tempdir().expect("a folder");
         let destination = Destination::Dated(root.path().into());
         for _ in 0..3 {
-            RunFolder::open(&destination, "m-8", 1, &State::default()).expect("new");
+            RunFolder::open(&destination, "m-8", 1, &TrainerState::default()).expect("new");
         }
         assert_eq!(entries(root.path()).len(), 3);
     }
@@ -252,7 +252,8 @@ mod tests {
         let kept = [line("update", 0, 5), line("epoch", 0, 0), line("update", 1, 8)].concat();
         let lost = [line("update", 1, 9), line("epoch", 1, 0), "{\"ev".into()].concat();
         fs::write(&path, format!("{kept}{lost}")).expect("writes");
-        keep_metrics_to(&path, &State { epoch: 1, batch: 3, update: 8, ..State::default() }).expect("writes");
+        keep_metrics_to(&path, &TrainerState { epoch: 1, batch: 3, update: 8, ..TrainerState::default() })
+            .expect("writes");
         assert_eq!(fs::read_to_string(&path).expect("reads"), kept);
     }
 }

@@ -22,7 +22,7 @@ pub trait Observer {
     fn update(&mut self, report: &UpdateReport) -> Result<()>;
 
     /// An epoch was done and saved; `best` when none was better before.
-    fn epoch(&mut self, report: &EpochReport, best: bool) -> Result<()>;
+    fn epoch(&mut self, report: &EpochMetrics, best: bool) -> Result<()>;
 
     /// Something a person should know.
     fn note(&mut self, text: &str) -> Result<()>;
@@ -60,7 +60,7 @@ pub struct UpdateReport {
 /// One epoch: a row of `summary.csv`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct EpochReport {
+pub struct EpochMetrics {
     /// Counted from 0.
     pub epoch: u32,
     /// Mean training loss.
@@ -93,7 +93,7 @@ impl UpdateReport {
     }
 }
 
-impl EpochReport {
+impl EpochMetrics {
     /// One line for a person.
     pub fn line(&self, best: bool) -> String {
         format!(
@@ -109,7 +109,7 @@ impl EpochReport {
 }
 
 /// `summary.csv`: timm's columns and line ends.
-pub fn summary_csv(history: &[EpochReport]) -> String {
+pub fn summary_csv(history: &[EpochMetrics]) -> String {
     let mut text = "epoch,train_loss,eval_loss,eval_top1,eval_top5,lr\r\n".to_string();
     for r in history {
         let columns = [r.train_loss, r.eval_loss, r.eval_top1, r.eval_top5, r.lr].map(|v| v.to_string());
@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn the_summary_has_the_columns_of_timm() {
-        let row = EpochReport {
+        let row = EpochMetrics {
             epoch: 0,
             train_loss: 1.5,
             eval_loss: 0.25,

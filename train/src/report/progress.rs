@@ -1,5 +1,5 @@
 //! Progress on stderr: a bar on a terminal, lines in a pipe.
-use super::{EpochReport, Observer, UpdateReport, thousands};
+use super::{EpochMetrics, Observer, UpdateReport, thousands};
 use crate::Result;
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -65,7 +65,7 @@ impl Observer for Progress {
         Ok(())
     }
 
-    fn epoch(&mut self, report: &EpochReport, best: bool) -> Result<()> {
+    fn epoch(&mut self, report: &EpochMetrics, best: bool) -> Result<()> {
         self.say(&report.line(best), || event("epoch", report));
         Ok(())
     }

@@ -128,14 +128,14 @@ impl Schedule {
 
     /// The rate of update `update` (counted from 0 over the whole run) in `epoch`, at so many updates an epoch. That of a plateau is
     /// this times [`PlateauState::scale`].
-    pub fn at(&self, epoch: u32, update: u64, updates_per_epoch: u64) -> f64 {
-        self.at_with(epoch, update, updates_per_epoch, |t| {
+    pub fn lr_at(&self, epoch: u32, update: u64, updates_per_epoch: u64) -> f64 {
+        self.lr_at_with_noise(epoch, update, updates_per_epoch, |t| {
             self.noise.as_ref().map_or(0.0, |noise| noise.draw(t))
         })
     }
 
     /// As [`Schedule::at`], with the draw of noise at `t` from elsewhere.
-    pub fn at_with(
+    pub fn lr_at_with_noise(
         &self,
         epoch: u32,
         update: u64,
@@ -209,7 +209,7 @@ mod tests {
         let options =
             ScheduleOptions { lr: 1.0, warmup_lr: 0.0, epochs: 8, warmup_epochs: 2, ..Default::default() };
         let schedule = create_scheduler("constant", &options).expect("valid");
-        let rates: Vec<f64> = (0..5).map(|epoch| schedule.at(epoch, 0, 1)).collect();
+        let rates: Vec<f64> = (0..5).map(|epoch| schedule.lr_at(epoch, 0, 1)).collect();
         assert_eq!(rates, [0.0, 0.5, 1.0, 1.0, 1.0]);
     }
 
@@ -218,13 +218,13 @@ mod tests {
     fn exponential_and_lambda_are_factors_of_the_epoch() {
         let options = ScheduleOptions { lr: 2.0, decay_rate: Some(0.5), epochs: 4, ..Default::default() };
         let exponential = create_scheduler("exponential", &options).expect("valid");
-        let rates: Vec<f64> = (0..4).map(|epoch| exponential.at(epoch, 0, 1)).collect();
+        let rates: Vec<f64> = (0..4).map(|epoch| exponential.lr_at(epoch, 0, 1)).collect();
         assert_eq!(rates, [2.0, 1.0, 0.5, 0.25]);
         let lambda = ScheduleOptions { lambda: Some("0.5 ** epoch".into()), decay_rate: None, ..options };
         let lambda = create_scheduler("lambda", &lambda).expect("valid");
-        assert_eq!((0..4).map(|epoch| lambda.at(epoch, 0, 1)).collect::<Vec<_>>(), rates);
+        assert_eq!((0..4).map(|epoch| lambda.lr_at(epoch, 0, 1)).collect::<Vec<_>>(), rates);
         let by_update = Schedule { on_updates: true, ..exponential };
-        assert_eq!(by_update.at(0, 2, 4), 2.0 * 0.5f64.sqrt());
+        assert_eq!(by_update.lr_at(0, 2, 4), 2.0 * 0.5f64.sqrt());
     }
 
     #[test]
@@ -237,7 +237,7 @@ mod tests {
             let shifted = create_scheduler(name, &shifted).expect(name);
             assert_eq!(shifted.total_epochs(), plain.total_epochs() + 3);
             for epoch in 1..10 {
-                assert_eq!(plain.at(epoch, 0, 1), shifted.at(epoch + 3, 0, 1), "{name} at {epoch}");
+                assert_eq!(plain.lr_at(epoch, 0, 1), shifted.lr_at(epoch + 3, 0, 1), "{name} at {epoch}");
             }
         }
     }

@@ -1,5 +1,5 @@
 //! Noise on the learning rate.
-use fornax_engine::random::{Key, Stream};
+use fornax_engine::random::{RngKey, RngStream};
 
 /// Multiplies rates by `1 + n`, with `n` normal and redrawn until its magnitude is below a limit.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -27,7 +27,7 @@ impl Noise {
 
     /// The noise at `t`.
     pub(super) fn draw(&self, t: u64) -> f64 {
-        let mut stream = Stream::new(Key::new(self.seed, "lr noise"), 0, t);
+        let mut stream = RngStream::new(RngKey::new(self.seed, "lr noise"), 0, t);
         let mut draws = (0..Self::DRAWS).map(|_| f64::from(stream.normal()) * self.std);
         match draws.find(|n| n.abs() < self.pct) {
             Some(noise) => noise,

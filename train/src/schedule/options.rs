@@ -380,7 +380,7 @@ mod tests {
             };
             let name = sched.name();
             let schedule = create_scheduler(&name, &options).expect("valid");
-            let (middle, last) = (schedule.at(3, 0, 1), schedule.at(19, 0, 1));
+            let (middle, last) = (schedule.lr_at(3, 0, 1), schedule.lr_at(19, 0, 1));
             match sched {
                 Sched::Constant | Sched::None | Sched::Plateau => assert_eq!(middle, last),
                 _ => assert!(last < middle, "{name}"),

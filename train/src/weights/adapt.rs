@@ -2,13 +2,13 @@
 use super::LoadOptions;
 use crate::Result;
 use fornax_engine::{DType, Interpolation, Tensor};
-use fornax_nn::Entry;
+use fornax_nn::StateEntry;
 use fornax_nn::state_dict::torch_shape;
 
 /// The tensor in the shape that the model needs and a sentence about it, where there is a rule for that.
 pub fn adapted(
-    entry: &Entry,
-    entries: &[Entry],
+    entry: &StateEntry,
+    entries: &[StateEntry],
     options: &LoadOptions<'_>,
     read: impl Fn() -> Result<Tensor>,
     stored: &[usize],
@@ -77,7 +77,7 @@ fn position_grid(positions: &Tensor, prefix: usize, old: [usize; 2], new: [usize
 }
 
 /// Rows and columns of patches: how often the first convolution's window fits into the images.
-fn grid(entries: &[Entry], options: &LoadOptions<'_>) -> Option<[usize; 2]> {
+fn grid(entries: &[StateEntry], options: &LoadOptions<'_>) -> Option<[usize; 2]> {
     let [h, w] = options.img_size?;
     let patches = entries.iter().find(|e| e.name == weight_of(options.first_conv))?;
     match torch_shape(patches)[..] {

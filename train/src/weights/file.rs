@@ -2,7 +2,7 @@
 use crate::checkpoint;
 use crate::{Error, Result};
 use fornax_engine::{MappedFile, Tensor};
-use fornax_nn::state_dict::{Stored, TensorFile};
+use fornax_nn::state_dict::{SafetensorsFile, TensorInfo};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -18,7 +18,7 @@ pub struct WeightsFile {
 /// The weights of a model in a file, under the model's names.
 pub struct Weights<'a> {
     path: &'a Path,
-    file: TensorFile<'a>,
+    file: SafetensorsFile<'a>,
     /// The name in the file of each of the model's names.
     names: BTreeMap<String, String>,
     sums: Option<checkpoint::Sums>,
@@ -69,8 +69,8 @@ impl WeightsFile {
         Ok(Weights { path: &self.path, file, names, sums })
     }
 
-    fn parse(&self) -> Result<TensorFile<'_>> {
-        TensorFile::parse(&self.bytes).map_err(|e| unusable(&self.path, e))
+    fn parse(&self) -> Result<SafetensorsFile<'_>> {
+        SafetensorsFile::parse(&self.bytes).map_err(|e| unusable(&self.path, e))
     }
 }
 
@@ -81,7 +81,7 @@ impl Weights<'_> {
     }
 
     /// What is stored under a name of the model.
-    pub fn get(&self, name: &str) -> Option<&Stored> {
+    pub fn get(&self, name: &str) -> Option<&TensorInfo> {
         self.file.tensors().get(self.names.get(name)?)
     }
 

@@ -1,7 +1,7 @@
 //! What does not fit between a file and a model, told so that a person sees why.
 use crate::nearest::nearest;
-use fornax_nn::Entry;
-use fornax_nn::state_dict::{Stored, torch_shape};
+use fornax_nn::StateEntry;
+use fornax_nn::state_dict::{TensorInfo, torch_shape};
 
 /// How many names of a kind are told.
 const TOLD: usize = 10;
@@ -24,7 +24,7 @@ impl Mismatch {
     }
 
     /// Adds an entry of the model that the file lacks, or has in another dtype or shape.
-    pub fn add(&mut self, entry: &Entry, stored: Option<&Stored>) {
+    pub fn add(&mut self, entry: &StateEntry, stored: Option<&TensorInfo>) {
         let Some(stored) = stored else {
             self.missing.push(entry.name.clone());
             return;
@@ -35,7 +35,7 @@ impl Mismatch {
     }
 
     /// A line for each kind, with at most ten names and for each the nearest that it may have been meant to be.
-    pub fn text(&self, entries: &[Entry]) -> String {
+    pub fn text(&self, entries: &[StateEntry]) -> String {
         let near =
             |name: &str, all: &[String], where_: &str| match nearest(name, all.iter().map(String::as_str)) {
                 Some(near) => format!("{name} ({where_} {near})"),

@@ -10,7 +10,7 @@ pub use source::Source;
 use crate::{Error, Result};
 use fornax_engine::{DType, Tensor};
 use fornax_nn::state_dict::{load_entry, torch_shape};
-use fornax_nn::{Entry, Module, entries};
+use fornax_nn::{Module, StateEntry, state_entries};
 use mismatch::Mismatch;
 use std::collections::HashSet;
 use std::path::Path;
@@ -69,7 +69,7 @@ pub fn load_file(
     file: &WeightsFile,
     options: &LoadOptions<'_>,
 ) -> Result<LoadReport> {
-    let entries = entries(model);
+    let entries = state_entries(model);
     let weights = file.weights(options.ema)?;
     let mut report = LoadReport::default();
     let (mut mismatch, mut loads, mut converted) = (Mismatch::default(), vec![], vec![]);
@@ -131,7 +131,12 @@ enum Fate {
     Mismatch,
 }
 
-fn fate(entry: &Entry, entries: &[Entry], weights: &Weights, options: &LoadOptions<'_>) -> Result<Fate> {
+fn fate(
+    entry: &StateEntry,
+    entries: &[StateEntry],
+    weights: &Weights,
+    options: &LoadOptions<'_>,
+) -> Result<Fate> {
     let name = &entry.name;
     let in_fresh_head = options.adapt && of_layer(name, options.classifier);
     let Some(stored) = weights.get(name) else {

@@ -72,7 +72,7 @@ impl std::fmt::Display for Source {
 fn of_model(name: &Path) -> Option<Result<Source>> {
     let name = name.to_str()?;
     let (model, tag) = name.split_once('.').map_or((name, None), |(model, tag)| (model, Some(tag)));
-    let info = models::find(model).ok()?;
+    let info = models::find_model(model).ok()?;
     Some(match tag {
         Some(_) => format!("{HUB}timm/{name}").parse().map_err(Error::usage),
         None => Source::published(info),

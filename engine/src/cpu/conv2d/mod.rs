@@ -15,6 +15,7 @@ use crate::dtype::{Real, as_f32, as_f32_mut};
 
 mod band;
 mod batch_tile;
+pub mod bf16_pairs;
 mod bias;
 mod dense;
 mod depthwise;
@@ -22,7 +23,6 @@ mod depthwise_weight;
 mod generic;
 mod groups;
 mod outer;
-pub mod pairs;
 mod panel;
 mod plan;
 mod prefetch;

@@ -163,11 +163,11 @@ fn every_direction_is_the_definition_at_every_level() {
         let want = definition(&s, &x, &weight, &bias, &dy);
         compare::<f64>(&s, &want, 1e-12);
         for level in [Level::Portable, Level::Avx2, Level::Avx512] {
-            simd::limit_to(level);
+            simd::set_max_level(level);
             compare::<f32>(&s, &want, 2e-5);
         }
     }
-    simd::limit_to(detected);
+    simd::set_max_level(detected);
 }
 
 #[test]
@@ -211,9 +211,9 @@ fn results_of_pairs(s: &ConvShape) -> [Vec<bf16>; 3] {
     let [x, weight, bias, dy] =
         inputs::<f64>(s).map(|v| v.into_iter().map(bf16::from_f64).collect::<Vec<_>>());
     let mut out = [s.output_len(), s.input_len(), s.weight_len()].map(|len| vec![bf16::NAN; len]);
-    pairs::forward(s, &x, &weight, Some(&bias), &mut out[0]);
-    pairs::data_gradient(s, &dy, &weight, &mut out[1]);
-    pairs::weight_gradient(s, &x, &dy, &mut out[2]);
+    bf16_pairs::forward(s, &x, &weight, Some(&bias), &mut out[0]);
+    bf16_pairs::data_gradient(s, &dy, &weight, &mut out[1]);
+    bf16_pairs::weight_gradient(s, &x, &dy, &mut out[2]);
     out
 }
 
@@ -221,8 +221,8 @@ fn results_of_pairs(s: &ConvShape) -> [Vec<bf16>; 3] {
 #[test]
 fn pairs_of_bf16_are_the_definition_on_any_number_of_threads() {
     let _alone = simd::exclusive();
-    assert!(!pairs::suits(&ConvShape { groups: 2, ..shape(&CASES[4]) }), "groups are widened");
-    for s in CASES.iter().map(shape).filter(pairs::suits) {
+    assert!(!bf16_pairs::supports(&ConvShape { groups: 2, ..shape(&CASES[4]) }), "groups are widened");
+    for s in CASES.iter().map(shape).filter(bf16_pairs::supports) {
         let inputs =
             inputs::<f64>(&s).map(|v| v.iter().map(|v| bf16::from_f64(*v).to_f64()).collect::<Vec<_>>());
         let want = definition(&s, &inputs[0], &inputs[1], &inputs[2], &inputs[3]);
@@ -247,7 +247,7 @@ fn pairs_of_bf16_are_the_definition_on_any_number_of_threads() {
 #[test]
 fn pairs_of_bf16_start_anywhere() {
     let s = shape(&CASES[4]);
-    if !pairs::suits(&s) {
+    if !bf16_pairs::supports(&s) {
         return;
     }
     let x: Vec<bf16> = random::<f64>(s.input_len() + 1, 1).into_iter().map(bf16::from_f64).collect();
@@ -255,7 +255,7 @@ fn pairs_of_bf16_start_anywhere() {
     let mut shifted = x.clone();
     shifted.rotate_right(1);
     let mut y = [vec![bf16::NAN; s.output_len()], vec![bf16::NAN; s.output_len()]];
-    pairs::forward(&s, &x[..s.input_len()], &weight, None, &mut y[0]);
-    pairs::forward(&s, &shifted[1..], &weight, None, &mut y[1]);
+    bf16_pairs::forward(&s, &x[..s.input_len()], &weight, None, &mut y[0]);
+    bf16_pairs::forward(&s, &shifted[1..], &weight, None, &mut y[1]);
     assert!(y[0].iter().map(|v| v.to_bits()).eq(y[1].iter().map(|v| v.to_bits())));
 }

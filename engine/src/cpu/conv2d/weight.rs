@@ -6,9 +6,9 @@
 //! always copied, into words that pair neighbouring pixels ([`pairs`](super::pairs)).
 use super::Shared;
 use super::band::pad_rows;
+use super::bf16_pairs;
 use super::groups::Groups;
 use super::outer::{self, Factor, Sum, Walk};
-use super::pairs;
 use super::prefetch::Prefetch;
 use crate::conv_shape::ConvShape;
 use crate::cpu::scratch;
@@ -262,7 +262,7 @@ fn run_band(s: &ConvShape, cut: &Cut, operands: Operands, work: &mut Work) {
         Operands::Floats { x, dy } => (x, dy),
         Operands::Pairs { x, dy } => {
             let rows = rows.clone();
-            return pairs::with_band(s, x, dy, n..n + images, rows, |x, dy| tiles(s, cut, x, dy, work));
+            return bf16_pairs::with_band(s, x, dy, n..n + images, rows, |x, dy| tiles(s, cut, x, dy, work));
         }
     };
     let plane = s.out_h() * s.out_w();

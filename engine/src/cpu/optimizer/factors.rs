@@ -1,22 +1,26 @@
 //! The factored second moment of Adafactor: its means over the last axis (lines) and over the first (columns).
-use super::{Parameter, Pass};
-use crate::cpu::parallel::{Shared, for_each_task};
+use super::{OptimizerParameter, Pass};
+use crate::cpu::parallel::{DisjointSlice, for_each_task};
 use crate::fuse::Factoring;
-use crate::ops::{Layout, Number};
+use crate::ops::{ChunkLayout, UpdateScalar};
 use std::ops::Range;
 
 /// Takes the means one update further; returns those between first and last axis, empty for what is not factored. The kernel
 /// `factor_moments` does the same.
-pub(super) fn follow(parameters: &mut [Parameter], factoring: Factoring, pass: &Pass) -> Vec<Vec<f32>> {
+pub(super) fn follow(
+    parameters: &mut [OptimizerParameter],
+    factoring: Factoring,
+    pass: &Pass,
+) -> Vec<Vec<f32>> {
     let share = (pass.updates as f64).powf(factoring.decay_rate) as f32;
-    let (eps, factor) = (factoring.eps as f32, pass.number(Number::Factor) as f32);
+    let (eps, factor) = (factoring.eps as f32, pass.number(UpdateScalar::GradFactor) as f32);
     let clip = pass.clip.unwrap_or(f32::INFINITY);
     let mut means = vec![vec![]; parameters.len()];
-    let (all, shared) = (Shared::new(parameters), Shared::new(&mut means));
+    let (all, shared) = (DisjointSlice::new(parameters), DisjointSlice::new(&mut means));
     for_each_task(pass.first_rows.len(), |p| {
         // SAFETY: one parameter a task, and its means.
         let (parameter, means) = unsafe { (&mut all.slice(p, 1)[0], &mut shared.slice(p, 1)[0]) };
-        let Layout { row_length, rows, inner, .. } = parameter.layout;
+        let ChunkLayout { row_length, rows, inner, .. } = parameter.layout;
         let Some([lines, columns]) = &mut parameter.factors else { return };
         let mut sums = vec![0.0f32; row_length];
         for (row, gradient) in parameter.gradient.chunks(row_length).enumerate() {
@@ -45,7 +49,7 @@ pub(super) fn follow(parameters: &mut [Parameter], factoring: Factoring, pass: &
 pub(super) fn product(
     [lines, columns]: [&[f32]; 2],
     means: &[f32],
-    layout: &Layout,
+    layout: &ChunkLayout,
     at: Range<usize>,
     y: &mut [f32],
 ) {

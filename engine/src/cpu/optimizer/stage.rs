@@ -1,12 +1,12 @@
 //! One chunk of a parameter through one stage of a rule.
-use super::{HalfCopy, Parameter, factors, follow, loops};
+use super::{LowPrecisionCopy, OptimizerParameter, factors, follow, loops};
 use crate::cpu::fuse::functions;
-use crate::cpu::parallel::Shared;
+use crate::cpu::parallel::DisjointSlice;
 use crate::dtype::{DType, bf16, f16};
 use crate::fuse::CpuLoop;
 use crate::fuse::graph::Node;
 use crate::fuse::update::{Reach, Stage, Symbol, Target};
-use crate::ops::Layout;
+use crate::ops::ChunkLayout;
 use std::ops::Range;
 
 /// Elements of a block.
@@ -14,33 +14,33 @@ pub(super) const BLOCK: usize = 1024;
 
 /// A parameter's arrays, of which each task has its own part.
 pub(super) struct Arrays<'a> {
-    weights: Shared<f32>,
+    weights: DisjointSlice<f32>,
     gradient: &'a [f32],
-    moments: Vec<Shared<f32>>,
-    ema: Option<Shared<f32>>,
-    f16: Option<Shared<f16>>,
-    bf16: Option<Shared<bf16>>,
+    moments: Vec<DisjointSlice<f32>>,
+    ema: Option<DisjointSlice<f32>>,
+    f16: Option<DisjointSlice<f16>>,
+    bf16: Option<DisjointSlice<bf16>>,
     round: Option<DType>,
-    layout: Layout,
+    layout: ChunkLayout,
     factors: Option<[&'a [f32]; 2]>,
 }
 
 impl<'a> Arrays<'a> {
-    pub(super) fn new(parameter: &'a mut Parameter) -> Arrays<'a> {
+    pub(super) fn new(parameter: &'a mut OptimizerParameter) -> Arrays<'a> {
         let (mut half, mut brain) = (None, None);
-        match &mut parameter.copy {
-            Some(HalfCopy::F16(copy)) => half = Some(Shared::new(copy)),
-            Some(HalfCopy::BF16(copy)) => brain = Some(Shared::new(copy)),
+        match &mut parameter.low_precision {
+            Some(LowPrecisionCopy::F16(copy)) => half = Some(DisjointSlice::new(copy)),
+            Some(LowPrecisionCopy::BF16(copy)) => brain = Some(DisjointSlice::new(copy)),
             None => {}
         }
         Arrays {
-            weights: Shared::new(parameter.weights),
+            weights: DisjointSlice::new(parameter.weights),
             gradient: parameter.gradient,
-            moments: parameter.moments.iter_mut().map(|m| Shared::new(m)).collect(),
-            ema: parameter.ema.as_mut().map(|ema| Shared::new(ema)),
+            moments: parameter.moments.iter_mut().map(|m| DisjointSlice::new(m)).collect(),
+            ema: parameter.ema.as_mut().map(|ema| DisjointSlice::new(ema)),
             f16: half,
             bf16: brain,
-            round: parameter.round,
+            round: parameter.round_to,
             layout: parameter.layout,
             factors: parameter.factors.as_ref().map(|[rows, columns]| [&**rows, &**columns]),
         }
@@ -64,8 +64,8 @@ impl<'a> Arrays<'a> {
         // SAFETY: chunks do not overlap, and nothing else holds these parts.
         unsafe {
             let copy = match (&self.f16, &self.bf16) {
-                (Some(copy), _) => Some(HalfCopy::F16(copy.slice(at.start, at.len()))),
-                (_, Some(copy)) => Some(HalfCopy::BF16(copy.slice(at.start, at.len()))),
+                (Some(copy), _) => Some(LowPrecisionCopy::F16(copy.slice(at.start, at.len()))),
+                (_, Some(copy)) => Some(LowPrecisionCopy::BF16(copy.slice(at.start, at.len()))),
                 _ => None,
             };
             let ema = self.ema.as_ref().map(|ema| (ema.slice(at.start, at.len()), ema_decay));
@@ -180,8 +180,8 @@ pub(super) struct Task<'a> {
     pub(super) row_sums: usize,
     /// The means of a factored second moment between first and last axis.
     pub(super) means: &'a [f32],
-    pub(super) rows: &'a Shared<f32>,
-    pub(super) registers: Shared<f32>,
+    pub(super) rows: &'a DisjointSlice<f32>,
+    pub(super) registers: DisjointSlice<f32>,
 }
 
 impl Task<'_> {
@@ -338,7 +338,7 @@ impl Task<'_> {
 }
 
 /// Part of an array.
-fn read(array: &Shared<f32>, at: Range<usize>) -> &[f32] {
+fn read(array: &DisjointSlice<f32>, at: Range<usize>) -> &[f32] {
     // SAFETY: chunks do not overlap, and a task writes to arrays only when it has computed a block.
     unsafe { array.slice(at.start, at.len()) }
 }

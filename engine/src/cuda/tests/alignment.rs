@@ -1,14 +1,14 @@
 //! Views that start where no pack of 16 bytes does: each kernel gives what it gives for a tensor of its own.
 use super::{Array, FLOATS, gpu};
 use crate::cpu::adaptive_pool::AdaptivePool;
-use crate::cuda::batch_norm::{self, Parameters, SAVED};
-use crate::cuda::{Slice, adaptive_pool, depthwise, pool, softmax};
+use crate::cuda::batch_norm::{self, BatchNormParameters, SAVED_ROWS};
+use crate::cuda::{DeviceSlice, adaptive_pool, depthwise, pool, softmax};
 use crate::pool_shape::PoolShape;
-use crate::{Activation, ConvShape, DType, Pool2d};
+use crate::{Activation, ConvShape, DType, Pool2dOptions};
 
 /// Runs `kernel(x, y)` on x and y and on shifted copies of them.
 #[track_caller]
-fn assert_same(what: &str, dtype: DType, len: usize, out: usize, kernel: impl Fn(Slice, Slice)) {
+fn assert_same(what: &str, dtype: DType, len: usize, out: usize, kernel: impl Fn(DeviceSlice, DeviceSlice)) {
     let (x, y) = (Array::random(len, 1, dtype), Array::room(out, dtype));
     let (shifted, y_shifted) = (x.shifted(), y.shifted());
     kernel(x.slice(), y.slice());
@@ -18,7 +18,7 @@ fn assert_same(what: &str, dtype: DType, len: usize, out: usize, kernel: impl Fn
 
 #[test]
 fn kernels_take_views_at_odd_places() {
-    let pool = Pool2d::default();
+    let pool = Pool2dOptions::default();
     let s = PoolShape { n: 2, size: [6, 8], out: [3, 4], c: 8, pool };
     let adaptive = AdaptivePool { n: 2, size: [6, 8], out: [1, 1], c: 8 };
     let conv = ConvShape {
@@ -48,8 +48,8 @@ fn kernels_take_views_at_odd_places() {
         assert_same("depthwise convolution", dtype, len, len, |x, y| {
             depthwise::forward(gpu(), &conv, x, weight.slice(), None, y).expect("launches")
         });
-        let saved = Array::room(SAVED * 8, DType::F32);
-        let parameters = Parameters { weight: None, bias: None, running: None, eps: 1e-5 };
+        let saved = Array::room(SAVED_ROWS * 8, DType::F32);
+        let parameters = BatchNormParameters { weight: None, bias: None, running: None, eps: 1e-5 };
         assert_same("batch norm", dtype, len, len, |x, y| {
             batch_norm::statistics(gpu(), x, 8, &parameters, None, saved.slice()).expect("launches");
             let none = Activation::Identity;

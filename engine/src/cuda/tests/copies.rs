@@ -1,6 +1,6 @@
 //! Filling and moving elements of every dtype.
 use super::{Array, gpu};
-use crate::cpu::binary::Walk;
+use crate::cpu::binary::BroadcastLayout;
 use crate::cuda::copy;
 use crate::{DType, Shape, cpu};
 
@@ -64,7 +64,7 @@ fn repetition() {
             let (x, y) = (numbered(from.numel(), dtype), room(to.numel(), dtype));
             copy::expand(gpu(), x.slice(), &steps, &to, y.slice()).expect("launches");
             let mut expected = vec![0.0; to.numel()];
-            cpu::expand::forward(&Walk::new(&to, &steps, &steps), &x.values, &mut expected);
+            cpu::expand::forward(&BroadcastLayout::new(&to, &steps, &steps), &x.values, &mut expected);
             assert_eq!(y.now(), expected, "{from} to {to}, {dtype}");
         }
     }
@@ -82,7 +82,7 @@ fn blocks() {
             let [x_shape, y_shape, block] = [x_dims, y_dims, block].map(|dims| Shape::new(&dims));
             let (x, y) = (numbered(x_shape.numel(), dtype), room(y_shape.numel(), dtype));
             let (source, sink) = ((x.slice(), &x_shape, &from[..]), (y.slice(), &y_shape, &to[..]));
-            copy::block(gpu(), source, sink, &block).expect("launches");
+            copy::copy_block(gpu(), source, sink, &block).expect("launches");
             let mut expected = vec![0.0; y_shape.numel()];
             for i in 0..block[0] {
                 for j in 0..block[1] {

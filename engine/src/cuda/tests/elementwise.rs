@@ -1,9 +1,9 @@
 //! Functions of single elements, broadcasting ones, casts, dropout and normalisation.
 use super::{Array, FLOATS, gpu};
-use crate::cpu::binary::{self, BinaryFn, Walk};
+use crate::cpu::binary::{self, BinaryFn, BroadcastLayout};
 use crate::cpu::unary::{self, UnaryFn};
-use crate::cuda::{activation, binary as launch, drop, normalize, unary as one};
-use crate::random::{Key, Stream};
+use crate::cuda::{activation, binary as launch, dropout, normalize, unary as one};
+use crate::random::{RngKey, RngStream};
 use crate::{Activation, DType, Shape, cpu};
 
 /// Lengths in packs, with a rest, and longer than one round of a grid.
@@ -26,13 +26,13 @@ fn check_unary<F: UnaryFn>(p: f64, q: f64, positive: bool) {
 #[test]
 fn functions_of_one_operand() {
     check_unary::<unary::Affine>(1.5, -0.25, false);
-    check_unary::<unary::Scale>(-3.0, 0.0, false);
+    check_unary::<unary::MulScalar>(-3.0, 0.0, false);
     check_unary::<unary::Abs>(0.0, 0.0, false);
     check_unary::<unary::Sign>(0.0, 0.0, false);
     check_unary::<unary::Sqrt>(0.0, 0.0, true);
     check_unary::<unary::Ln>(0.0, 0.0, true);
     check_unary::<unary::Square>(0.0, 0.0, false);
-    check_unary::<unary::Power>(2.5, 0.0, true);
+    check_unary::<unary::PowScalar>(2.5, 0.0, true);
     check_unary::<unary::Clamp>(-0.5, 0.75, false);
     check_unary::<unary::Within>(-0.5, 0.75, false);
     check_unary::<unary::Greater>(0.25, 0.0, false);
@@ -124,7 +124,7 @@ fn check_binary<F: BinaryFn>(a: &[usize], b: &[usize], positive: bool) {
         launch::forward(gpu(), F::KERNEL, &shape, operands.0, operands.1, y.slice()).expect("launches");
         let mut expected = vec![0.0; shape.numel()];
         binary::forward::<f64, F>(
-            &Walk::new(&shape, &a_steps, &b_steps),
+            &BroadcastLayout::new(&shape, &a_steps, &b_steps),
             &x.values,
             &w.values,
             &mut expected,
@@ -142,9 +142,9 @@ fn functions_of_two_operands() {
     check_binary::<binary::Maximum>(&[257], &[257], false);
     check_binary::<binary::Minimum>(&[257], &[257], false);
     check_binary::<binary::Pow>(&[64], &[64], true);
-    check_binary::<binary::GreaterShare>(&[64], &[64], false);
+    check_binary::<binary::Heaviside>(&[64], &[64], false);
     check_binary::<binary::Equal>(&[64], &[64], false);
-    check_binary::<binary::Keep>(&[64], &[64], false);
+    check_binary::<binary::Masked>(&[64], &[64], false);
 }
 
 #[test]
@@ -224,11 +224,12 @@ fn casts_round_truncate_and_saturate() {
 fn dropout_draws_what_the_cpu_draws() {
     for dtype in FLOATS {
         for len in [1, 6, 257, 40_000] {
-            let (x, stream) = (Array::random(len, 1, dtype), Stream::new(Key::new(3, "dropout"), 2, 1 << 40));
+            let (x, stream) =
+                (Array::random(len, 1, dtype), RngStream::new(RngKey::new(3, "dropout"), 2, 1 << 40));
             let y = Array::room(len, dtype);
-            drop::forward(gpu(), x.slice(), &stream, None, 0.7, 1.0 / 0.7, y.slice()).expect("launches");
+            dropout::forward(gpu(), x.slice(), &stream, None, 0.7, 1.0 / 0.7, y.slice()).expect("launches");
             let mut expected = vec![0.0; len];
-            cpu::drop::forward(&x.values, &stream, 0.7, 1.0 / 0.7, &mut expected);
+            cpu::dropout::forward(&x.values, &stream, 0.7, 1.0 / 0.7, &mut expected);
             y.assert_close(&expected, "dropout");
             assert!(len < 257 || (0.25..0.35).contains(&(now_zero(&y) as f64 / len as f64)));
         }

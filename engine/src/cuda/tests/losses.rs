@@ -1,6 +1,6 @@
 //! Softmax and the cross entropies.
 use super::{Array, FLOATS, gpu};
-use crate::cuda::cross_entropy::Counts;
+use crate::cuda::cross_entropy::TopKCounts;
 use crate::cuda::{cross_entropy, soft_cross_entropy, softmax};
 use crate::{DType, cpu};
 
@@ -63,12 +63,12 @@ fn cross_entropy_with_and_without_smoothing() {
                     smoothing,
                     log_sums.slice(),
                     loss.slice(),
-                    Some(Counts { k: 3, to: counts.slice() }),
+                    Some(TopKCounts { k: 3, counts: counts.slice() }),
                 )
                 .expect("launches");
                 let indices: Vec<i64> = target.values.iter().map(|t| *t as i64).collect();
                 counts.assert_close(
-                    &cpu::cross_entropy::counts(&x.values, &indices, 3).map(|n| n as f64),
+                    &cpu::cross_entropy::top_k_counts(&x.values, &indices, 3).map(|n| n as f64),
                     &what,
                 );
                 let mut sums = vec![0.0; rows];
@@ -127,12 +127,12 @@ fn soft_targets_and_binary_labels() {
                 target.slice(),
                 kept.slice(),
                 soft_loss.slice(),
-                Some(Counts { k: 3, to: counts.slice() }),
+                Some(TopKCounts { k: 3, counts: counts.slice() }),
             )
             .expect("launches");
-            let classes_of = cpu::soft_cross_entropy::classes_of(&target.values, rows);
+            let classes_of = cpu::soft_cross_entropy::argmax_rows(&target.values, rows);
             counts.assert_close(
-                &cpu::cross_entropy::counts(&x.values, &classes_of, 3).map(|n| n as f64),
+                &cpu::cross_entropy::top_k_counts(&x.values, &classes_of, 3).map(|n| n as f64),
                 &what,
             );
             let total = cpu::soft_cross_entropy::soft_forward(&x.values, &target.values, &mut sums);

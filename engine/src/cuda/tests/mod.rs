@@ -1,5 +1,5 @@
 //! Launchers on the emulated device, in each dtype, against the CPU's kernels in f64.
-use super::{Buffer, Gpu, Slice};
+use super::{DeviceBuffer, DeviceSlice, Gpu};
 use crate::{DType, Element};
 use half::{bf16, f16};
 use std::sync::{Arc, OnceLock};
@@ -27,7 +27,7 @@ fn gpu() -> &'static Arc<Gpu> {
 
 /// An array on the device and, in f64, what rounding to its dtype left of its values.
 struct Array {
-    buffer: Buffer,
+    buffer: DeviceBuffer,
     start: usize,
     dtype: DType,
     values: Vec<f64>,
@@ -47,7 +47,7 @@ impl Array {
             DType::U8 => bytes::<u8>(&values),
             _ => bytes::<f32>(&values),
         };
-        let buffer = gpu().scratch(values.len(), dtype).expect("memory");
+        let buffer = gpu().empty(values.len(), dtype).expect("memory");
         gpu().upload(&bytes, buffer.slice(0, values.len(), dtype)).expect("a copy");
         Array { buffer, start: 0, dtype, values }
     }
@@ -64,7 +64,7 @@ impl Array {
 
     /// The same values one element further on in memory, where no pack of 16 bytes begins.
     fn shifted(&self) -> Array {
-        let buffer = gpu().scratch(self.values.len() + 1, self.dtype).expect("memory");
+        let buffer = gpu().empty(self.values.len() + 1, self.dtype).expect("memory");
         gpu().copy(self.slice(), buffer.slice(1, self.values.len(), self.dtype)).expect("a copy");
         Array { buffer, start: 1, values: self.values.clone(), ..*self }
     }
@@ -74,7 +74,7 @@ impl Array {
         Array::new(vec![f64::NAN; len], dtype)
     }
 
-    fn slice(&self) -> Slice<'_> {
+    fn slice(&self) -> DeviceSlice<'_> {
         self.buffer.slice(self.start, self.values.len(), self.dtype)
     }
 

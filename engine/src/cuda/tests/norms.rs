@@ -1,7 +1,9 @@
 //! Batch, group, layer and RMS norm.
 use super::{Array, FLOATS, gpu};
 use crate::cpu;
-use crate::cuda::batch_norm::{self, Backward, Beside, Parameters, SAVED, mask_bytes};
+use crate::cuda::batch_norm::{
+    self, BatchNormBackward, BatchNormParameters, DerivativeSource, SAVED_ROWS, mask_bytes,
+};
 use crate::cuda::{group_norm, row_norm};
 use crate::{Activation, DType};
 
@@ -49,8 +51,8 @@ fn batch_norm_case(
     let residual = with_residual.then(|| Array::random(len, 3, dtype));
     let (weight, bias) = (Array::random(c, 4, of), Array::random(c, 5, of));
     let (mean, var) = (Array::random(c, 6, of), Array::new((0..c).map(|j| 1.0 + j as f64 / 7.0), of));
-    let (saved, y) = (Array::room(SAVED * c, DType::F32), Array::room(len, dtype));
-    let parameters = Parameters {
+    let (saved, y) = (Array::room(SAVED_ROWS * c, DType::F32), Array::room(len, dtype));
+    let parameters = BatchNormParameters {
         weight: Some(weight.slice()),
         bias: Some(bias.slice()),
         running: Some([mean.slice(), var.slice()]),
@@ -93,21 +95,35 @@ fn batch_norm_case(
             weight.values[j] * inv[j] * (d[i] - db[j] / n - hat(i) * dw[j] / n)
         })
         .collect();
-    let backward =
-        Backward { gpu: gpu(), x: x.slice(), c, saved: saved.slice(), activation: f, of_batch: true };
+    let backward = BatchNormBackward {
+        gpu: gpu(),
+        x: x.slice(),
+        c,
+        saved: saved.slice(),
+        activation: f,
+        batch_statistics: true,
+    };
     let (dweight, dbias) = (Array::room(c, of), Array::room(c, of));
     let (factors, dx, dres) =
         (Array::room(2 * c, DType::F32), Array::room(len, dtype), Array::room(len, dtype));
     let parameters = [Some(dweight.slice()), Some(dbias.slice())];
     if let Some(residual) = &residual {
-        let beside = if is_masked { Beside::Mask(mask.slice()) } else { Beside::Residual(residual.slice()) };
-        backward.sums(dy.slice(), beside, Some(dres.slice()), parameters, factors.slice()).expect("launches");
+        let beside = if is_masked {
+            DerivativeSource::Mask(mask.slice())
+        } else {
+            DerivativeSource::Residual(residual.slice())
+        };
+        backward
+            .reduce(dy.slice(), beside, Some(dres.slice()), parameters, factors.slice())
+            .expect("launches");
         backward
             .input_gradient(dres.slice(), factors.slice(), Activation::Identity, dx.slice())
             .expect("launches");
         dres.assert_close(&d, &what);
     } else {
-        backward.sums(dy.slice(), Beside::Nothing, None, parameters, factors.slice()).expect("launches");
+        backward
+            .reduce(dy.slice(), DerivativeSource::None, None, parameters, factors.slice())
+            .expect("launches");
         backward.input_gradient(dy.slice(), factors.slice(), f, dx.slice()).expect("launches");
     }
     dweight.assert_close(&dw, &what);
@@ -119,8 +135,8 @@ fn batch_norm_case(
 fn statistics_survive_a_large_offset() {
     let (rows, c) = (3000, 3);
     let x = Array::new((0..rows * c).map(|i| 1e4 + f64::from(i as u32 * 7919 % 13) - 6.0), DType::F32);
-    let saved = Array::room(SAVED * c, DType::F32);
-    let parameters = Parameters { weight: None, bias: None, running: None, eps: 0.0 };
+    let saved = Array::room(SAVED_ROWS * c, DType::F32);
+    let parameters = BatchNormParameters { weight: None, bias: None, running: None, eps: 0.0 };
     batch_norm::statistics(gpu(), x.slice(), c, &parameters, None, saved.slice()).expect("launches");
     let (mean, var) = cpu::batch_norm::statistics(&x.values, c);
     let saved = saved.now();
@@ -137,20 +153,28 @@ fn a_frozen_batch_norm_uses_the_running_statistics() {
     for dtype in FLOATS {
         let (x, dy) = (Array::random(rows * c, 1, dtype), Array::random(rows * c, 2, dtype));
         let (mean, var) = (Array::random(c, 3, dtype), Array::new((0..c).map(|j| 1.0 + j as f64), dtype));
-        let (saved, y) = (Array::room(SAVED * c, DType::F32), Array::room(rows * c, dtype));
+        let (saved, y) = (Array::room(SAVED_ROWS * c, DType::F32), Array::room(rows * c, dtype));
         let running = [mean.slice(), var.slice()];
-        let parameters = Parameters { weight: None, bias: None, running: Some(running), eps: 1e-5 };
-        batch_norm::frozen(gpu(), running, c, &parameters, saved.slice()).expect("launches");
+        let parameters = BatchNormParameters { weight: None, bias: None, running: Some(running), eps: 1e-5 };
+        batch_norm::frozen_statistics(gpu(), running, c, &parameters, saved.slice()).expect("launches");
         batch_norm::apply(gpu(), x.slice(), c, saved.slice(), None, Activation::Identity, y.slice())
             .expect("launches");
         let inv = |i: usize| 1.0 / (var.values[i % c] + 1e-5).sqrt();
         let expected: Vec<f64> = (0..rows * c).map(|i| (x.values[i] - mean.values[i % c]) * inv(i)).collect();
         y.assert_close(&expected, "frozen");
         let activation = Activation::Identity;
-        let backward =
-            Backward { gpu: gpu(), x: x.slice(), c, saved: saved.slice(), activation, of_batch: false };
+        let backward = BatchNormBackward {
+            gpu: gpu(),
+            x: x.slice(),
+            c,
+            saved: saved.slice(),
+            activation,
+            batch_statistics: false,
+        };
         let factors = Array::room(2 * c, DType::F32);
-        backward.sums(dy.slice(), Beside::Nothing, None, [None, None], factors.slice()).expect("launches");
+        backward
+            .reduce(dy.slice(), DerivativeSource::None, None, [None, None], factors.slice())
+            .expect("launches");
         backward.input_gradient(dy.slice(), factors.slice(), activation, dy.slice()).expect("launches");
         let expected: Vec<f64> = (0..rows * c).map(|i| dy.values[i] * inv(i)).collect();
         dy.assert_close(&expected, "frozen, in place");

@@ -1,14 +1,14 @@
 //! Pooling, adaptive pooling and interpolation.
 use super::{Array, FLOATS, gpu};
-use crate::cpu::adaptive_pool::{AdaptivePool, shared_max_backward};
+use crate::cpu::adaptive_pool::{AdaptivePool, amax_backward};
 use crate::cpu::resample::resample;
 use crate::cuda::{adaptive_pool, interpolate, pool};
 use crate::pool_shape::PoolShape;
 use crate::resampling::{Interpolation, Resampling};
-use crate::{DType, Pool2d, cpu};
+use crate::{DType, Pool2dOptions, cpu};
 
 fn shapes() -> impl Iterator<Item = PoolShape> {
-    let pool = |kernel, stride, padding, dilation, ceil_mode| Pool2d {
+    let pool = |kernel, stride, padding, dilation, ceil_mode| Pool2dOptions {
         kernel: [kernel, kernel + 1],
         stride: [stride, stride],
         padding: [padding, padding],
@@ -127,10 +127,10 @@ fn equal_maxima_share_the_gradient() {
                 |n: usize, j: usize| (0..30).map(|p| x.values[(n * 30 + p) * c + j]).fold(0.0, f64::max);
             let y = Array::new((0..2 * c).map(|i| max(i / c, i % c)), dtype);
             let (dy, dx) = (Array::random(2 * c, 1, dtype), Array::room(2 * 30 * c, dtype));
-            adaptive_pool::shared_max_backward(gpu(), c, x.slice(), y.slice(), dy.slice(), dx.slice())
+            adaptive_pool::amax_backward(gpu(), c, x.slice(), y.slice(), dy.slice(), dx.slice())
                 .expect("launches");
             let mut expected = vec![0.0; 2 * 30 * c];
-            shared_max_backward(&x.values, &y.values, &dy.values, c, &mut expected);
+            amax_backward(&x.values, &y.values, &dy.values, c, &mut expected);
             dx.assert_close(&expected, &format!("{c} channels"));
         }
     }

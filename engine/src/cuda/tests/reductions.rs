@@ -1,7 +1,7 @@
 //! Sums, and operations along the lines of an axis.
 use super::{Array, FLOATS, gpu};
 use crate::cpu::lines::{self as on_cpu, Lines};
-use crate::cuda::lines::{self, Order};
+use crate::cuda::lines::{self, SortOrder};
 use crate::cuda::reduce;
 use crate::{DType, cpu};
 
@@ -75,9 +75,9 @@ fn extremes_and_where_they_are() {
                 let x = tied(lines, dtype, nan);
                 let (values, index) =
                     (Array::room(lines.count(), dtype), Array::new(vec![-1.0; lines.count()], DType::I64));
-                let order = Order { smallest, nan_first: true };
+                let order = SortOrder { smallest, nan_first: true };
                 let outputs = (Some(values.slice()), Some(index.slice()));
-                lines::select(gpu(), lines, x.slice(), 1, order, outputs.0, outputs.1).expect("launches");
+                lines::top_k(gpu(), lines, x.slice(), 1, order, outputs.0, outputs.1).expect("launches");
                 let (mut expected, mut place) = (vec![0.0; lines.count()], vec![0; lines.count()]);
                 on_cpu::extreme(lines, &x.values, smallest, &mut expected);
                 on_cpu::arg_extreme(lines, &x.values, smallest, &mut place);
@@ -95,9 +95,8 @@ fn the_k_best_in_order() {
             for (smallest, nan) in [(false, false), (true, false), (false, true), (true, true)] {
                 let (k, x) = (lines.n.min(5), tied(lines, dtype, nan));
                 let index = Array::new(vec![-1.0; lines.count() * k], DType::I64);
-                let order = Order { smallest, nan_first: !smallest };
-                lines::select(gpu(), lines, x.slice(), k, order, None, Some(index.slice()))
-                    .expect("launches");
+                let order = SortOrder { smallest, nan_first: !smallest };
+                lines::top_k(gpu(), lines, x.slice(), k, order, None, Some(index.slice())).expect("launches");
                 let mut expected = vec![0; lines.count() * k];
                 on_cpu::top_k(lines, &x.values, k, smallest, &mut expected);
                 let expected: Vec<f64> = expected.iter().map(|i| *i as f64).collect();
@@ -160,14 +159,14 @@ fn running_sums_and_products() {
             let near = |(i, v): (usize, &f64)| if i == 1 { 0.0 } else { 1.0 + v * 0.01 };
             let x = Array::new(x.values.iter().enumerate().map(near), dtype);
             let (y, dy) = (Array::room(lines.count(), dtype), Array::random(lines.count(), 2, dtype));
-            lines::product(gpu(), lines, x.slice(), y.slice()).expect("launches");
+            lines::prod(gpu(), lines, x.slice(), y.slice()).expect("launches");
             let mut expected = vec![0.0; lines.count()];
-            on_cpu::product(lines, &x.values, &mut expected);
+            on_cpu::prod(lines, &x.values, &mut expected);
             y.assert_close(&expected, &what);
             let dx = Array::room(x.values.len(), dtype);
-            lines::product_backward(gpu(), lines, x.slice(), dy.slice(), dx.slice()).expect("launches");
+            lines::prod_backward(gpu(), lines, x.slice(), dy.slice(), dx.slice()).expect("launches");
             let mut expected = vec![0.0; x.values.len()];
-            on_cpu::product_backward(lines, &x.values, &dy.values, &mut expected);
+            on_cpu::prod_backward(lines, &x.values, &dy.values, &mut expected);
             dx.assert_close(&expected, &what);
         }
     }

@@ -1,8 +1,8 @@
 //! Batch norm with an activation that is an expression: the same two passes forward and two backward, with generated kernels.
 use super::{BatchNorm, Nonlinearity, check, recorded};
 use crate::cpu::batch_norm as kernel;
-use crate::cuda::batch_norm::{self as gpu_kernel, Parameters, SAVED};
-use crate::fuse::{Between, Expression, NormKernels, Output, Signature};
+use crate::cuda::batch_norm::{self as gpu_kernel, BatchNormParameters, SAVED_ROWS};
+use crate::fuse::{BatchNormKernels, Expression, GradStorage, KernelOutput, KernelSignature};
 use crate::ops::fuse::Call;
 use crate::ops::gpu::OnGpu;
 use crate::{DType, Device, Error, Result, Tensor};
@@ -38,9 +38,9 @@ impl Tensor {
         let ByChannel { scale, shift, .. } = &by_channel;
         // A processor computes: d is worth storing. A GPU waits for memory.
         let between = match (residual, self.device()) {
-            (Some(_), _) => Between::Residual,
-            (None, Device::Cpu) => Between::Stored,
-            (None, Device::Cuda(_)) => Between::Nothing,
+            (Some(_), _) => GradStorage::Residual,
+            (None, Device::Cpu) => GradStorage::Stored,
+            (None, Device::Cuda(_)) => GradStorage::Recomputed,
         };
         let passes = activation.batch_norm(between);
         let call = Call {
@@ -48,7 +48,8 @@ impl Tensor {
             c,
             inputs: [self, scale, shift].into_iter().chain(residual).map(Tensor::detach).collect(),
         };
-        let signature = Signature { inputs: call.signature(), outputs: vec![Output::Elements(self.dtype())] };
+        let signature =
+            KernelSignature { inputs: call.signature(), outputs: vec![KernelOutput::Elements(self.dtype())] };
         let y = call.run(&passes.forward, signature)?.remove(0);
         let dtypes = [norm.weight, norm.bias].map(|t| t.map(Tensor::dtype));
         let make = || {
@@ -81,18 +82,20 @@ struct ByChannel {
 impl ByChannel {
     /// As [`ByChannel::on_cpu`], by the kernels of the handwritten batch norm.
     fn on_gpu(on: &OnGpu, x: &Tensor, c: usize, norm: &BatchNorm, of_batch: bool) -> Result<ByChannel> {
-        let saved = on.room([SAVED, c], DType::F32)?;
+        let saved = on.room([SAVED_ROWS, c], DType::F32)?;
         {
             let held = [norm.weight, norm.bias, norm.running.map(|r| r.0), norm.running.map(|r| r.1)]
                 .map(|t| t.map(Tensor::held));
             let [weight, bias, mean, var] = held.each_ref().map(|t| t.as_ref().map(|t| t.slice()));
             let running = mean.zip(var).map(|(mean, var)| [mean, var]);
-            let parameters = Parameters { weight, bias, running, eps: norm.eps };
+            let parameters = BatchNormParameters { weight, bias, running, eps: norm.eps };
             let (x, saved) = (x.held(), saved.held());
             let (x, saved) = (x.slice(), saved.slice());
             let momentum = norm.training.then_some(norm.momentum);
             on.named(match running {
-                Some(running) if !of_batch => gpu_kernel::frozen(&on.gpu, running, c, &parameters, saved),
+                Some(running) if !of_batch => {
+                    gpu_kernel::frozen_statistics(&on.gpu, running, c, &parameters, saved)
+                }
                 _ => gpu_kernel::statistics(&on.gpu, x, c, &parameters, momentum, saved),
             })?;
         }
@@ -136,8 +139,8 @@ impl ByChannel {
 struct Saved {
     x: Tensor,
     residual: Option<Tensor>,
-    passes: Arc<NormKernels>,
-    between: Between,
+    passes: Arc<BatchNormKernels>,
+    between: GradStorage,
     /// Mean and variance are the batch's, so that gradients flow through them.
     of_batch: bool,
     by_channel: ByChannel,
@@ -149,13 +152,13 @@ impl Saved {
     /// The gradients of x, weight, bias and residual, of those that are wanted.
     fn backward(&self, grad: Tensor, wanted: [bool; 4]) -> Result<[Option<Tensor>; 4]> {
         let ByChannel { mean, inv_std, scale, shift } = &self.by_channel;
-        let (passes, d_is_stored) = (&self.passes, self.between != Between::Nothing);
-        let elements = Output::Elements(self.x.dtype());
+        let (passes, d_is_stored) = (&self.passes, self.between != GradStorage::Recomputed);
+        let elements = KernelOutput::Elements(self.x.dtype());
         let sums = self.call([&self.x, scale, shift, mean].into_iter().chain(&self.residual).chain([&grad]));
         let mut outputs = if d_is_stored { vec![elements] } else { vec![] };
-        outputs.extend([Output::Sums; 2]);
+        outputs.extend([KernelOutput::Sums; 2]);
         let mut results =
-            sums.run(&passes.sums, Signature { inputs: sums.signature(), outputs })?.into_iter();
+            sums.run(&passes.sums, KernelSignature { inputs: sums.signature(), outputs })?.into_iter();
         let d = if d_is_stored { results.next() } else { None };
         let mut next = || results.next().expect("both sums").to_dtype(mean.dtype());
         let (sum, product) = (next()?, next()?);
@@ -163,13 +166,13 @@ impl Saved {
         let dx = wanted[0].then(|| {
             // The batch's own statistics hand the sums of d and of d * (x - mean) on to dx.
             let share = if self.of_batch { mean.numel() as f64 / self.x.numel() as f64 } else { 0.0 };
-            let k2 = scale.mul(&inv_std.square()?)?.mul(&product)?.scale(-share)?;
-            let k3 = scale.mul(&sum)?.scale(-share)?.sub(&k2.mul(mean)?)?;
+            let k2 = scale.mul(&inv_std.square()?)?.mul(&product)?.mul_scalar(-share)?;
+            let k3 = scale.mul(&sum)?.mul_scalar(-share)?.sub(&k2.mul(mean)?)?;
             let input = match &d {
                 Some(d) => self.call([&self.x, scale, &k2, &k3, d]),
                 None => self.call([&self.x, scale, shift, &k2, &k3, &grad]),
             };
-            let signature = Signature { inputs: input.signature(), outputs: vec![elements] };
+            let signature = KernelSignature { inputs: input.signature(), outputs: vec![elements] };
             Ok(input.run(&passes.input, signature)?.remove(0))
         });
         let of = |k: usize, value: &dyn Fn() -> Result<Tensor>| {

@@ -1,6 +1,8 @@
 //! Batch norm on a GPU: the running statistics are updated there, and nothing waits.
 use super::{BatchNorm, Nonlinearity, keeps_mask, recorded};
-use crate::cuda::batch_norm::{self as kernel, Beside, Parameters, SAVED, mask_bytes};
+use crate::cuda::batch_norm::{
+    self as kernel, BatchNormParameters, DerivativeSource, SAVED_ROWS, mask_bytes,
+};
 use crate::cuda::conv_norm;
 use crate::ops::gpu::OnGpu;
 use crate::{Activation, DType, Result, Tensor};
@@ -58,12 +60,12 @@ pub(in crate::ops) fn fold(on: &OnGpu, x: &Tensor, sums: &Tensor, norm: &BatchNo
 
 /// What normalises `x`, `[SAVED, c]`: the batch's statistics, from its sums where these are known, or the running ones.
 fn folded(on: &OnGpu, (x, sums): (&Tensor, Option<&Tensor>), c: usize, norm: &BatchNorm) -> Result<Tensor> {
-    on.build([SAVED, c], DType::F32, |saved| {
+    on.build([SAVED_ROWS, c], DType::F32, |saved| {
         let held = [norm.weight, norm.bias, norm.running.map(|r| r.0), norm.running.map(|r| r.1)]
             .map(|t| t.map(Tensor::held));
         let [weight, bias, mean, var] = held.each_ref().map(|t| t.as_ref().map(|t| t.slice()));
         let running = mean.zip(var).map(|(mean, var)| [mean, var]);
-        let parameters = Parameters { weight, bias, running, eps: norm.eps };
+        let parameters = BatchNormParameters { weight, bias, running, eps: norm.eps };
         let momentum = norm.training.then_some(norm.momentum);
         match (sums, running) {
             (Some(sums), _) => {
@@ -71,7 +73,7 @@ fn folded(on: &OnGpu, (x, sums): (&Tensor, Option<&Tensor>), c: usize, norm: &Ba
                 conv_norm::statistics(&on.gpu, (sums.slice(), rows), c, &parameters, momentum, saved)
             }
             (None, Some(running)) if !norm.training => {
-                kernel::frozen(&on.gpu, running, c, &parameters, saved)
+                kernel::frozen_statistics(&on.gpu, running, c, &parameters, saved)
             }
             _ => kernel::statistics(&on.gpu, x.held().slice(), c, &parameters, momentum, saved),
         }
@@ -120,13 +122,13 @@ impl Saved {
         let on = OnGpu::back(OP, &operands)?;
         let c = self.saved.dims()[1];
         let (x, saved) = (self.x.held(), self.saved.held());
-        let pass = kernel::Backward {
+        let pass = kernel::BatchNormBackward {
             gpu: &on.gpu,
             x: x.slice(),
             c,
             saved: saved.slice(),
             activation: self.activation,
-            of_batch: self.of_batch,
+            batch_statistics: self.of_batch,
         };
         let vector = |wanted: bool| wanted.then(|| on.room([c], self.parameters)).transpose();
         let [dweight, dbias] = [vector(wanted[1])?, vector(wanted[2])?];
@@ -141,12 +143,12 @@ impl Saved {
             let [beside, dweight, dbias, apart] = held.each_ref().map(|t| t.as_ref().map(|t| t.slice()));
             let (dy, factors) = (grad.held(), factors.held());
             let beside = match beside {
-                None => Beside::Nothing,
-                Some(mask) if self.is_masked => Beside::Mask(mask),
-                Some(residual) => Beside::Residual(residual),
+                None => DerivativeSource::None,
+                Some(mask) if self.is_masked => DerivativeSource::Mask(mask),
+                Some(residual) => DerivativeSource::Residual(residual),
             };
             let d = stores.then(|| apart.unwrap_or(dy.slice()));
-            on.named(pass.sums(dy.slice(), beside, d, [dweight, dbias], factors.slice()))?;
+            on.named(pass.reduce(dy.slice(), beside, d, [dweight, dbias], factors.slice()))?;
         }
         let f = if stores { Activation::Identity } else { self.activation };
         let can_overwrite = (is_ours || apart.is_some()) && !wanted[3];

@@ -1,8 +1,8 @@
 //! The gradients of a convolution. Each is linear in two tensors, as the convolution is, and its own gradients are made of the same
 //! three operations: so a convolution can be differentiated as often as one likes.
-use super::Conv2d;
+use super::Conv2dOptions;
 use crate::autograd::is_recorded;
-use crate::cpu::conv2d::pairs;
+use crate::cpu::conv2d::bf16_pairs;
 use crate::dtype::bf16;
 use crate::ops::gpu::OnGpu;
 use crate::{ConvShape, DType, Device, Result, Tensor, cpu, cuda};
@@ -42,7 +42,7 @@ impl Tensor {
             })?
         } else if self.dtype() == DType::BF16 {
             let (dy, w) = (self.read::<bf16>()?, weight.read::<bf16>()?);
-            Tensor::build(shape, |dx: &mut [bf16]| pairs::data_gradient(&s, &dy, &w, dx))?
+            Tensor::build(shape, |dx: &mut [bf16]| bf16_pairs::data_gradient(&s, &dy, &w, dx))?
         } else {
             dispatch_real!("conv2d", [("grad", self), ("weight", weight)], T => {
                 let (dy, w) = (self.read::<T>()?, weight.read::<T>()?);
@@ -70,7 +70,7 @@ impl Tensor {
             })?
         } else if self.dtype() == DType::BF16 {
             let (x, dy) = (self.read::<bf16>()?, dy.read::<bf16>()?);
-            Tensor::build(shape, |dw: &mut [bf16]| pairs::weight_gradient(&s, &x, &dy, dw))?
+            Tensor::build(shape, |dw: &mut [bf16]| bf16_pairs::weight_gradient(&s, &x, &dy, dw))?
         } else {
             dispatch_real!("conv2d", [("x", self), ("grad", dy)], T => {
                 let (x, dy) = (self.read::<T>()?, dy.read::<T>()?);
@@ -99,6 +99,6 @@ fn bias_gradient(dy: &Tensor, s: &ConvShape) -> Result<Tensor> {
     })
 }
 
-fn options(s: &ConvShape) -> Conv2d {
-    Conv2d { stride: s.stride, padding: s.padding, dilation: s.dilation, groups: s.groups }
+fn options(s: &ConvShape) -> Conv2dOptions {
+    Conv2dOptions { stride: s.stride, padding: s.padding, dilation: s.dilation, groups: s.groups }
 }

@@ -1,10 +1,10 @@
 //! Batch norm and ReLU that the next convolution applies as it reads.
 use crate::autograd::replayed;
-use crate::cuda::dnn::Problem;
+use crate::cuda::cudnn::ConvProblem;
 use crate::ops::batch_norm::{Nonlinearity, check, gpu as norm_gpu, recorded};
 use crate::ops::conv2d::conv_shape;
 use crate::ops::gpu::OnGpu;
-use crate::{Activation, BatchNorm, Conv2d, ConvShape, DType, Result, Tensor, cuda};
+use crate::{Activation, BatchNorm, Conv2dOptions, ConvShape, DType, Result, Tensor, cuda};
 
 /// A convolution's output whose batch norm and ReLU are still to be applied: by the next convolution while it reads, which saves
 /// writing and reading the activated tensor, or by [`Pending::resolve`].
@@ -24,7 +24,7 @@ impl Tensor {
     pub fn conv2d_batch_norm_pending<'a>(
         &self,
         weight: &Tensor,
-        options: &Conv2d,
+        options: &Conv2dOptions,
         norm: &BatchNorm<'a>,
     ) -> Result<Pending<'a>> {
         let of_batch = norm.training || norm.running.is_none();
@@ -65,7 +65,7 @@ impl Pending<'_> {
     pub fn conv2d_batch_norm_act(
         self,
         weight: &Tensor,
-        options: &Conv2d,
+        options: &Conv2dOptions,
         norm: &BatchNorm,
         activation: Activation,
         residual: Option<&Tensor>,
@@ -87,7 +87,7 @@ fn convolve(
     saved: &Tensor,
     norm: &BatchNorm,
     weight: &Tensor,
-    options: &Conv2d,
+    options: &Conv2dOptions,
 ) -> Result<Option<(Tensor, Tensor)>> {
     let operands = [("x", x), ("weight", weight)];
     crate::ops::same_dtype("conv2d", &operands)?;
@@ -148,7 +148,7 @@ fn convolve(
 /// Scale and shift as cuDNN takes them.
 fn affine(saved: &Tensor, dtype: DType) -> Result<[Tensor; 2]> {
     let c = saved.dims()[1];
-    let row = |at: usize| saved.view(at * c, [c].into()).to_dtype(Problem::affine_dtype(dtype));
+    let row = |at: usize| saved.view(at * c, [c].into()).to_dtype(ConvProblem::affine_dtype(dtype));
     Ok([row(2)?, row(3)?])
 }
 

@@ -1,7 +1,7 @@
 //! The fused operations on the emulated device against the operations one after the other.
-use crate::cuda::dnn::PlanChoice;
-use crate::cuda::{Graph, set_plan_choice};
-use crate::{Activation, BatchNorm, Conv2d, DType, Device, Result, Tensor, gradients};
+use crate::cuda::cudnn::ConvPlanChoice;
+use crate::cuda::{CudaGraph, set_conv_plan_choice};
+use crate::{Activation, BatchNorm, Conv2dOptions, DType, Device, Result, Tensor, gradients};
 
 pub(super) const HALVES: [DType; 2] = [DType::F16, DType::BF16];
 
@@ -82,7 +82,7 @@ impl Inputs {
     }
 }
 
-const SAME: Conv2d = Conv2d { stride: [1, 1], padding: [1, 1], dilation: [1, 1], groups: 1 };
+const SAME: Conv2dOptions = Conv2dOptions { stride: [1, 1], padding: [1, 1], dilation: [1, 1], groups: 1 };
 
 #[test]
 fn equals_its_parts() {
@@ -193,7 +193,7 @@ fn the_convolution_gives_the_sums_where_cudnn_can() {
         let groups = c_in / group_in;
         let (x, weight) =
             (random(&[1, 4, 4, c_in], 1, 0.0, dtype), random(&[16, 1, 1, group_in], 2, 0.0, dtype));
-        let options = Conv2d { groups, ..Conv2d::default() };
+        let options = Conv2dOptions { groups, ..Conv2dOptions::default() };
         assert!(x.conv2d_with_sums(&weight, &options).expect("runs").1.is_none(), "{dtype} {c_in} {groups}");
     }
 }
@@ -207,9 +207,11 @@ fn a_mean_far_from_zero_leaves_the_variance_right() {
             let point = random(&[16, 1, 1, 8], 2, 0.0, dtype);
             let (y, norm) = (&inputs.x, inputs.norm(true));
             match fused {
-                true => y.conv2d_batch_norm_act(&point, &Conv2d::default(), &norm, Activation::Relu, None),
+                true => {
+                    y.conv2d_batch_norm_act(&point, &Conv2dOptions::default(), &norm, Activation::Relu, None)
+                }
                 false => y
-                    .conv2d(&point, None, &Conv2d::default())
+                    .conv2d(&point, None, &Conv2dOptions::default())
                     .and_then(|y| y.batch_norm_act(&norm, Activation::Relu, None)),
             }
             .expect("runs");
@@ -227,14 +229,15 @@ fn plans_can_be_timed_but_not_while_work_is_recorded() {
     let x = random(&[1, 9, 9, 8], 1, 0.0, DType::F16);
     let weight = random(&[8, 3, 3, 8], 2, 0.0, DType::F16);
     let heuristic = values(&x.conv2d(&weight, None, &SAME).expect("runs"));
-    let timed = PlanChoice::Timed { candidates: 10, workspace: 1 << 30 };
-    set_plan_choice(&here, timed).expect("a device");
-    let refusal = Graph::capture(&here, || x.conv2d(&weight, None, &SAME).map(drop)).err().expect("an error");
+    let timed = ConvPlanChoice::Benchmark { candidates: 10, workspace: 1 << 30 };
+    set_conv_plan_choice(&here, timed).expect("a device");
+    let refusal =
+        CudaGraph::capture(&here, || x.conv2d(&weight, None, &SAME).map(drop)).err().expect("an error");
     let chosen = x.conv2d(&weight, None, &SAME).map(|y| values(&y));
-    let recorded = Graph::capture(&here, || x.conv2d(&weight, None, &SAME).map(drop));
-    set_plan_choice(&here, PlanChoice::Heuristic).expect("a device");
+    let recorded = CudaGraph::capture(&here, || x.conv2d(&weight, None, &SAME).map(drop));
+    set_conv_plan_choice(&here, ConvPlanChoice::Heuristic).expect("a device");
     assert!(refusal.to_string().contains("no plan was made yet"), "{refusal}");
     assert_eq!(chosen.expect("runs").len(), heuristic.len());
     recorded.expect("records what is planned");
-    assert!(set_plan_choice(&Device::Cpu, timed).is_err());
+    assert!(set_conv_plan_choice(&Device::Cpu, timed).is_err());
 }

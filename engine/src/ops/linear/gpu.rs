@@ -1,6 +1,6 @@
 //! Fully connected layers on a GPU: bias, activation and their gradients in the products' epilogues where cuBLASLt has them.
 use super::Composition;
-use crate::cuda::blas::{Epilogue, Product};
+use crate::cuda::cublaslt::{Epilogue, Gemm};
 use crate::cuda::{self, matmul};
 use crate::ops::gpu::OnGpu;
 use crate::{Activation, DType, Result, Tensor, autograd};
@@ -18,9 +18,9 @@ impl Layer<'_> {
         [self.x, self.weight].into_iter().chain(self.bias).collect()
     }
 
-    fn product(&self) -> Product {
+    fn product(&self) -> Gemm {
         let [m, n, k] = self.sizes;
-        Product { transpose_b: true, ..Product::new(self.x.dtype(), m, n, k) }
+        Gemm { transpose_b: true, ..Gemm::new(self.x.dtype(), m, n, k) }
     }
 
     fn output(&self, on: &OnGpu) -> Result<Tensor> {
@@ -39,7 +39,7 @@ impl Layer<'_> {
         let held = [self.x, self.weight, y, bias].map(Tensor::held);
         let beside = beside.map(Tensor::held);
         let (slices, beside) = (held.each_ref().map(|t| t.slice()), beside.as_ref().map(|t| t.slice()));
-        on.named(matmul::multiply_with(&on.gpu, &self.product(), epilogue, slices, beside))
+        on.named(matmul::gemm_with_epilogue(&on.gpu, &self.product(), epilogue, slices, beside))
     }
 
     /// `x wᵀ + b`
@@ -48,7 +48,7 @@ impl Layer<'_> {
         if !self.multiply(on, Epilogue::Bias, &y, None)? {
             let held = [self.x, self.weight, &y].map(Tensor::held);
             let [of_x, of_w, of_y] = held.each_ref().map(|t| t.slice());
-            on.named(matmul::multiply(&on.gpu, &self.product(), of_x, of_w, of_y))?;
+            on.named(matmul::gemm(&on.gpu, &self.product(), of_x, of_w, of_y))?;
             if let Some(bias) = self.bias {
                 on.named(cuda::binary::add_to_rows(&on.gpu, of_y, bias.held().slice()))?;
             }
@@ -69,7 +69,7 @@ impl Layer<'_> {
             // The library's GELU is the approximation.
             Activation::GeluTanh if autograd::is_recorded(&self.inputs()) => {
                 let (y, seen) = (self.output(on)?, self.output(on)?);
-                if self.multiply(on, Epilogue::BiasGeluTanhInput, &y, Some(&seen))? {
+                if self.multiply(on, Epilogue::BiasGeluTanhAux, &y, Some(&seen))? {
                     return Ok((y, Some(seen)));
                 }
             }
@@ -133,7 +133,7 @@ pub(super) fn input_gradient(on: &OnGpu, d: &Tensor, w: &Tensor, x: &Tensor) -> 
     let (&[m, n], &[_, k]) = (d.dims(), w.dims()) else { unreachable!("matrices") };
     on.build(*x.shape(), x.dtype(), |dx| {
         let (d, w) = (d.held(), w.held());
-        matmul::multiply(&on.gpu, &Product::new(x.dtype(), m, k, n), d.slice(), w.slice(), dx)
+        matmul::gemm(&on.gpu, &Gemm::new(x.dtype(), m, k, n), d.slice(), w.slice(), dx)
     })
 }
 
@@ -150,15 +150,15 @@ pub(super) fn weight_gradients(
     let db = wants_bias.then(|| on.room([n], dtype)).transpose()?;
     let mut summed = false;
     let dw = wants_weight.then(|| {
-        let product = Product { transpose_a: true, ..Product::new(x.dtype(), n, k, m) };
+        let product = Gemm { transpose_a: true, ..Gemm::new(x.dtype(), n, k, m) };
         on.build([n, k], dtype, |dw| {
             let (d, x) = (d.held(), x.held());
             if let Some(db) = &db {
                 let db = db.held();
                 let slices = [d.slice(), x.slice(), dw, db.slice()];
-                summed = matmul::multiply_with(&on.gpu, &product, Epilogue::SumA, slices, None)?;
+                summed = matmul::gemm_with_epilogue(&on.gpu, &product, Epilogue::BgradA, slices, None)?;
             }
-            if summed { Ok(()) } else { matmul::multiply(&on.gpu, &product, d.slice(), x.slice(), dw) }
+            if summed { Ok(()) } else { matmul::gemm(&on.gpu, &product, d.slice(), x.slice(), dw) }
         })
     });
     let dw = dw.transpose()?;

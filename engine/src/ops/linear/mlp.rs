@@ -1,7 +1,7 @@
 //! Two fully connected layers with an activation between them.
 use super::check;
 use super::gpu::{Layer, input_gradient, slope, weight_gradients};
-use crate::cuda::blas::{Epilogue, Product};
+use crate::cuda::cublaslt::{Epilogue, Gemm};
 use crate::cuda::matmul;
 use crate::ops::gpu::OnGpu;
 use crate::{Activation, DType, Result, Tensor, autograd};
@@ -18,8 +18,8 @@ impl Tensor {
     ) -> Result<Tensor> {
         let inputs = [self, w1, b1, w2, b2];
         let epilogues = match activation {
-            Activation::Relu => Some((Epilogue::BiasReluMask, Epilogue::ReluSlopeSum)),
-            Activation::GeluTanh => Some((Epilogue::BiasGeluTanhInput, Epilogue::GeluTanhSlopeSum)),
+            Activation::Relu => Some((Epilogue::BiasReluAux, Epilogue::DreluBgrad)),
+            Activation::GeluTanh => Some((Epilogue::BiasGeluTanhAux, Epilogue::DgeluTanhBgrad)),
             _ => None,
         };
         if let (Some(epilogues), true) = (epilogues, autograd::is_recorded(&inputs)) {
@@ -47,9 +47,9 @@ fn fused(
     let (x, w1) = (layer.x, layer.weight);
     let dtype = x.dtype();
     let h = on.room(x.shape().with(x.rank() - 1, hidden), dtype)?;
-    let product = Product { epilogue: ahead, ..Product::new(dtype, m, hidden, 0) };
+    let product = Gemm { epilogue: ahead, ..Gemm::new(dtype, m, hidden, 0) };
     let beside = match ahead {
-        Epilogue::BiasReluMask => on.room([product.beside_len()], DType::U8)?,
+        Epilogue::BiasReluAux => on.room([product.aux_bytes()], DType::U8)?,
         _ => on.room([m, hidden], dtype)?,
     };
     if !layer.multiply(on, ahead, &h, Some(&beside))? {
@@ -71,11 +71,17 @@ fn fused(
                 return Ok(vec![None, None, None, dw2, db2]);
             }
             let (d, db1) = (on.room([m, hidden], dtype)?, on.room([hidden], dtype)?);
-            let product = Product::new(dtype, m, hidden, n);
+            let product = Gemm::new(dtype, m, hidden, n);
             let summed = {
                 let held = [&dy, &w2, &d, &db1].map(Tensor::held);
                 let slices = held.each_ref().map(|t| t.slice());
-                on.named(matmul::multiply_with(&on.gpu, &product, back, slices, Some(beside.held().slice())))?
+                on.named(matmul::gemm_with_epilogue(
+                    &on.gpu,
+                    &product,
+                    back,
+                    slices,
+                    Some(beside.held().slice()),
+                ))?
             };
             let (d, db1) = match summed {
                 true => (d, Some(db1)),

@@ -1,6 +1,6 @@
 //! Which networks of inverted residuals there are.
 use super::{Blocks, EfficientNetConfig, Kind};
-use crate::models::registry::{Data, Family, ModelInfo};
+use crate::models::registry::{Family, ModelInfo, PretrainedCfg};
 use fornax_engine::Activation;
 
 /// Depthwise separable blocks.
@@ -94,15 +94,16 @@ const fn scaled(width: f64, depth: f64) -> EfficientNetConfig {
     EfficientNetConfig { width, depth, ..B0 }
 }
 
-const DATA: Data = Data { first_conv: "conv_stem", classifier: "classifier", ..Data::IMAGENET };
+const DATA: PretrainedCfg =
+    PretrainedCfg { first_conv: "conv_stem", classifier: "classifier", ..PretrainedCfg::IMAGENET };
 
-const fn tag(tag: &'static str, data: Data) -> Data {
-    Data { tag: Some(tag), ..data }
+const fn tag(tag: &'static str, data: PretrainedCfg) -> PretrainedCfg {
+    PretrainedCfg { tag: Some(tag), ..data }
 }
 
 /// Trained at one size, evaluated at another with the whole image.
-const fn sizes(train: usize, test: usize, pool: usize) -> Data {
-    Data {
+const fn sizes(train: usize, test: usize, pool: usize) -> PretrainedCfg {
+    PretrainedCfg {
         input_size: [train, train],
         test_input_size: Some([test, test]),
         test_crop_pct: Some(1.0),
@@ -115,9 +116,9 @@ const fn model(
     name: &'static str,
     about: &'static str,
     config: &'static EfficientNetConfig,
-    data: Data,
+    data: PretrainedCfg,
 ) -> ModelInfo {
-    ModelInfo { name, about, family: Family::EfficientNet(config), data }
+    ModelInfo { name, description: about, family: Family::EfficientNet(config), pretrained_cfg: data }
 }
 
 /// Every model of the family.
@@ -132,7 +133,7 @@ pub(crate) const MODELS: &[ModelInfo] = &[
         &scaled(1.0, 1.1),
         tag(
             "ra4_e3600_r240_in1k",
-            Data { crop_pct: 0.9, mean: [0.5; 3], std: [0.5; 3], ..sizes(240, 288, 8) },
+            PretrainedCfg { crop_pct: 0.9, mean: [0.5; 3], std: [0.5; 3], ..sizes(240, 288, 8) },
         ),
     ),
     model("efficientnet_b2", "EfficientNet-B2", &scaled(1.1, 1.2), tag("ra_in1k", sizes(256, 288, 8))),

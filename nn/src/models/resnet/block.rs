@@ -7,7 +7,7 @@ use crate::layers::{
 use crate::models::make_divisible;
 use crate::observe::Label;
 use crate::{Context, Module, Visitor};
-use fornax_engine::{Activation, Pool2d, Result, Tensor};
+use fornax_engine::{Activation, Pool2dOptions, Result, Tensor};
 
 /// Where a block stands.
 pub(super) struct Shape {
@@ -79,8 +79,8 @@ impl Block {
             SqueezeExcite::new(Names::Fc, c, reduced, Activation::Relu, Activation::Sigmoid)
         };
         let drop_block = shape.drop_block.filter(|(rate, _)| *rate > 0.0).map(|(rate, stage)| match stage {
-            2 => DropBlock { rate, block: 5, share: 0.25 },
-            _ => DropBlock { rate, block: 3, share: 1.0 },
+            2 => DropBlock { drop_prob: rate, block_size: 5, gamma_scale: 0.25 },
+            _ => DropBlock { drop_prob: rate, block_size: 3, gamma_scale: 1.0 },
         });
         Ok(Block {
             convs: layers.into_iter().map(with_norm).collect::<Result<_>>()?,
@@ -163,9 +163,11 @@ impl Downsample {
         let pool = match (averages, shape.stride, shape.dilation) {
             (false, ..) | (true, 1, 1) => None,
             (true, 1, _) => Some(AvgPool2d::keeping_size()),
-            (true, stride, _) => {
-                Some(AvgPool2d::new(Pool2d { stride: [stride; 2], ceil_mode: true, ..Pool2d::default() }))
-            }
+            (true, stride, _) => Some(AvgPool2d::new(Pool2dOptions {
+                stride: [stride; 2],
+                ceil_mode: true,
+                ..Pool2dOptions::default()
+            })),
         };
         let stride = if averages { 1 } else { shape.stride };
         let conv = Conv2d::same(shape.c_in, c_out, 1, stride)?;

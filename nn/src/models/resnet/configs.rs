@@ -1,6 +1,6 @@
 //! Which residual networks there are.
-use super::{ResNetConfig, Stem};
-use crate::models::registry::{Data, Family, ModelInfo};
+use super::{ResNetConfig, ResNetStem};
+use crate::models::registry::{Family, ModelInfo, PretrainedCfg};
 
 const BASIC: ResNetConfig<'static> = ResNetConfig::BASIC;
 const R34: ResNetConfig<'static> = ResNetConfig { depths: &[3, 4, 6, 3], ..BASIC };
@@ -8,31 +8,35 @@ const R50: ResNetConfig<'static> = ResNetConfig { bottleneck: true, ..R34 };
 const R101: ResNetConfig<'static> = ResNetConfig { depths: &[3, 4, 23, 3], ..R50 };
 const R152: ResNetConfig<'static> = ResNetConfig { depths: &[3, 8, 36, 3], ..R50 };
 const SMALL: ResNetConfig<'static> =
-    ResNetConfig { stem: Stem::Small, widths: &[16, 32, 64], depths: &[1, 1, 1], ..BASIC };
+    ResNetConfig { stem: ResNetStem::Small, widths: &[16, 32, 64], depths: &[1, 1, 1], ..BASIC };
 
 const fn d(config: ResNetConfig<'static>) -> ResNetConfig<'static> {
-    ResNetConfig { stem: Stem::Deep, average_down: true, ..config }
+    ResNetConfig { stem: ResNetStem::Deep, average_down: true, ..config }
 }
 
 const fn model(
     name: &'static str,
     about: &'static str,
     config: &'static ResNetConfig<'static>,
-    data: Data,
+    data: PretrainedCfg,
 ) -> ModelInfo {
-    ModelInfo { name, about, family: Family::ResNet(config), data }
+    ModelInfo { name, description: about, family: Family::ResNet(config), pretrained_cfg: data }
 }
 
 /// Recipes of 2021 evaluate at 288 pixels.
-const A1: Data =
-    Data { test_input_size: Some([288, 288]), crop_pct: 0.95, test_crop_pct: Some(1.0), ..Data::IMAGENET };
-const D: Data = Data {
+const A1: PretrainedCfg = PretrainedCfg {
+    test_input_size: Some([288, 288]),
+    crop_pct: 0.95,
+    test_crop_pct: Some(1.0),
+    ..PretrainedCfg::IMAGENET
+};
+const D: PretrainedCfg = PretrainedCfg {
     test_input_size: Some([288, 288]),
     test_crop_pct: Some(0.95),
     first_conv: "conv1.0",
-    ..Data::IMAGENET
+    ..PretrainedCfg::IMAGENET
 };
-const LARGE_D: Data = Data {
+const LARGE_D: PretrainedCfg = PretrainedCfg {
     input_size: [256, 256],
     test_input_size: Some([320, 320]),
     crop_pct: 0.95,
@@ -40,11 +44,16 @@ const LARGE_D: Data = Data {
     pool_size: Some([8, 8]),
     ..D
 };
-const CIFAR: Data =
-    Data { input_size: [32, 32], pool_size: None, crop_pct: 1.0, num_classes: 10, ..Data::IMAGENET };
+const CIFAR: PretrainedCfg = PretrainedCfg {
+    input_size: [32, 32],
+    pool_size: None,
+    crop_pct: 1.0,
+    num_classes: 10,
+    ..PretrainedCfg::IMAGENET
+};
 
-const fn tag(data: Data, tag: &'static str) -> Data {
-    Data { tag: Some(tag), ..data }
+const fn tag(data: PretrainedCfg, tag: &'static str) -> PretrainedCfg {
+    PretrainedCfg { tag: Some(tag), ..data }
 }
 
 /// Every model of the family.
@@ -75,7 +84,7 @@ pub(crate) const MODELS: &[ModelInfo] = &[
         "wide_resnet50_2",
         "ResNet-50 with twice the channels within blocks",
         &ResNetConfig { group_width: 128, ..R50 },
-        tag(Data { first_conv: "conv1", ..D }, "racm_in1k"),
+        tag(PretrainedCfg { first_conv: "conv1", ..D }, "racm_in1k"),
     ),
     model("resnet8", "6n+2 layers, n = 1, widths 16-32-64: for 8 to 32 pixels", &SMALL, CIFAR),
     model(
@@ -93,7 +102,7 @@ pub(crate) const MODELS: &[ModelInfo] = &[
     model(
         "cifar_resnet18",
         "ResNet-18 with a 3x3 stem and no max pool: for 32 pixels",
-        &ResNetConfig { stem: Stem::Small, ..BASIC },
+        &ResNetConfig { stem: ResNetStem::Small, ..BASIC },
         CIFAR,
     ),
 ];

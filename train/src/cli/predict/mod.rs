@@ -10,7 +10,7 @@ use crate::weights::Source;
 use crate::{Error, Result};
 use clap::value_parser;
 use fornax_engine::{Device, MappedFile, Tensor, no_grad};
-use fornax_nn::state_dict::{TensorFile, to_safetensors};
+use fornax_nn::state_dict::{SafetensorsFile, to_safetensors};
 use fornax_nn::{Context, move_to};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -82,7 +82,7 @@ pub struct PredictArgs {
     batch_size: u32,
     /// Where to compute, as for `fornax train`
     #[arg(long, value_name = "DEVICE", default_value = "auto", help_heading = "Run")]
-    device: crate::device::Choice,
+    device: crate::device::DeviceSpec,
     /// Threads [default: one for each processor]; results do not depend on it
     #[arg(long, value_name = "N", help_heading = "Run", value_parser = value_parser!(u16).range(1..))]
     threads: Option<u16>,
@@ -194,7 +194,7 @@ fn read_tensor(path: &Path) -> Result<Tensor> {
         Error::data("the input cannot be read").at_path(path).because(why).remedy(wanted)
     };
     let bytes = MappedFile::open(path).map_err(|e| fail(e.to_string()))?;
-    let input = TensorFile::parse(&bytes).and_then(|file| file.tensor("input"));
+    let input = SafetensorsFile::parse(&bytes).and_then(|file| file.tensor("input"));
     let input = input.map_err(|e| fail(e.to_string()))?;
     match input.dims() {
         [_, _, _, _] if input.dtype() == fornax_engine::DType::F32 && input.numel() > 0 => {

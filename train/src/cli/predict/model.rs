@@ -8,7 +8,7 @@ use crate::weights::{LoadOptions, Source, WeightsFile, load_file};
 use crate::{Error, Result};
 use clap::ValueEnum;
 use fornax_nn::ModelOptions;
-use fornax_nn::models::{Model, ModelInfo, find};
+use fornax_nn::models::{Model, ModelInfo, find_model};
 
 /// A model with its weights, and how pictures are shown to it.
 pub struct Predictor {
@@ -26,7 +26,7 @@ pub struct Predictor {
 
 /// Builds the model that the arguments ask for, and loads its weights.
 pub fn load(args: &PredictArgs) -> Result<Predictor> {
-    let find = |name: &str| find(name).map_err(|e| Error::usage(e.to_string()).at("--model"));
+    let find = |name: &str| find_model(name).map_err(|e| Error::usage(e.to_string()).at("--model"));
     let named = args.model.as_deref().map(find).transpose()?;
     let source = source(args, named)?;
     let file = WeightsFile::open(&source.resolve(&Hub::from_environment())?)?;
@@ -43,14 +43,14 @@ pub fn load(args: &PredictArgs) -> Result<Predictor> {
     let options = options(args, info, header.as_ref(), &file)?;
     let img_size = options.img_size.or(args.img_size);
     let img_size = img_size.or_else(|| header.as_ref()?.image_size.map(|[h, w, _]| [h, w]));
-    let size = img_size.unwrap_or(info.data.input_size);
+    let size = img_size.unwrap_or(info.pretrained_cfg.input_size);
     let model = info.build(&options).map_err(|e| Error::usage(format!("{}: {e}", info.name)))?;
     let load = LoadOptions {
         // A prediction of a head that was never trained is worth nothing: only its absence is accepted.
-        classifier: if options.num_classes == 0 { info.data.classifier } else { "" },
+        classifier: if options.num_classes == 0 { info.pretrained_cfg.classifier } else { "" },
         ema: args.use_ema,
         img_size: Some(size),
-        ..LoadOptions::pretrained("", info.data.first_conv)
+        ..LoadOptions::pretrained("", info.pretrained_cfg.first_conv)
     };
     let report = load_file(&*model, &file, &load)?;
     report.notes.iter().for_each(|note| eprintln!("{note}"));
@@ -81,17 +81,17 @@ fn options(
 ) -> Result<ModelOptions> {
     let weights = file.weights(args.use_ema)?;
     let extent = |name: String, axis: usize| weights.get(&name).and_then(|s| s.shape.get(axis).copied());
-    let classes = extent(format!("{}.weight", info.data.classifier), 0);
-    let channels = extent(format!("{}.weight", info.data.first_conv), 1);
+    let classes = extent(format!("{}.weight", info.pretrained_cfg.classifier), 0);
+    let channels = extent(format!("{}.weight", info.pretrained_cfg.first_conv), 1);
     // A checkpoint says how its model was changed: pooling, batch norm.
     let trained = header.map(|header| ModelConfig::new(&header.settings, info.name)).transpose()?;
     let mut options = ModelOptions {
         num_classes: args.num_classes.or(classes).unwrap_or(0),
         in_chans: args.in_chans.or(channels).unwrap_or(3),
-        img_size: args.img_size.filter(|_| info.data.fixed_input_size),
+        img_size: args.img_size.filter(|_| info.pretrained_cfg.fixed_input_size),
         ..trained.map_or_else(ModelOptions::default, |model| model.options)
     };
-    if info.data.fixed_input_size && options.img_size.is_none() {
+    if info.pretrained_cfg.fixed_input_size && options.img_size.is_none() {
         options.img_size = header.and_then(|header| header.image_size).map(|[h, w, _]| [h, w]);
     }
     for option in &args.model_kwargs {
@@ -131,20 +131,21 @@ fn transform(
     };
     let known = |text: &str| format!("{text:?} in the table of models is known");
     let statistics = header.map(|header| &header.statistics);
-    let own_crop = if header.is_some_and(|h| h.image_size.is_some()) { 1.0 } else { info.data.crop_pct };
+    let own_crop =
+        if header.is_some_and(|h| h.image_size.is_some()) { 1.0 } else { info.pretrained_cfg.crop_pct };
     Ok(EvalTransform {
         size,
         crop_pct: args.crop_pct.unwrap_or(own_crop),
         crop_mode: args.crop_mode.unwrap_or_else(|| {
-            ValueEnum::from_str(info.data.crop_mode, true)
-                .unwrap_or_else(|_| panic!("{}", known(info.data.crop_mode)))
+            ValueEnum::from_str(info.pretrained_cfg.crop_mode, true)
+                .unwrap_or_else(|_| panic!("{}", known(info.pretrained_cfg.crop_mode)))
         }),
         filter: args.interpolation.unwrap_or_else(|| {
-            ValueEnum::from_str(info.data.interpolation, true)
-                .unwrap_or_else(|_| panic!("{}", known(info.data.interpolation)))
+            ValueEnum::from_str(info.pretrained_cfg.interpolation, true)
+                .unwrap_or_else(|_| panic!("{}", known(info.pretrained_cfg.interpolation)))
         }),
-        mean: given("--mean", &args.mean, own(statistics.map(|s| &s.mean), info.data.mean))?,
-        std: given("--std", &args.std, own(statistics.map(|s| &s.std), info.data.std))?,
+        mean: given("--mean", &args.mean, own(statistics.map(|s| &s.mean), info.pretrained_cfg.mean))?,
+        std: given("--std", &args.std, own(statistics.map(|s| &s.std), info.pretrained_cfg.std))?,
     })
 }
 

@@ -14,8 +14,8 @@ use crate::data::Loader;
 use crate::optim::Optimizer;
 use crate::report::{Machine, Mode, Observer, Progress, RunFolder, summary_csv, write_plots};
 use crate::settings::Settings;
-use crate::step::{GraphUse, Step, StepOptions};
-use crate::trainer::{Save, State, Told, Trainer};
+use crate::train_step::{CudaGraphMode, TrainStep, TrainStepOptions};
+use crate::trainer::{Save, Told, Trainer, TrainerState};
 use crate::{Error, Result};
 use clap::value_parser;
 use fornax_engine::Device;
@@ -45,7 +45,7 @@ pub struct TrainArgs {
     /// Where to compute: auto (the first CUDA device, else the processor), cpu, cuda, cuda:N, or emulated (a CUDA device
     /// that the processor imitates, slowly: to test kernels)
     #[arg(long, value_name = "DEVICE", default_value = "auto", help_heading = "Run")]
-    device: crate::device::Choice,
+    device: crate::device::DeviceSpec,
     /// Record each update as a CUDA graph and replay it [default: where it works, on a CUDA device]; results do not depend on it
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true, help_heading = "Run")]
     cuda_graph: Option<bool>,
@@ -94,7 +94,7 @@ pub fn execute(args: TrainArgs) -> Result<()> {
     fornax_nn::move_to(&*model, &device)?;
     let optimizer = config.optimizer(&*model)?;
     let ema = prepare::average(&config, &data, &*model, device)?;
-    let mut state = State::default();
+    let mut state = TrainerState::default();
     if let Some(checkpoint) = &checkpoint {
         resume::check_same_run(&config, &data, &checkpoint.header)?;
         checkpoint.restore(&*model, &optimizer, ema.as_ref())?;
@@ -117,13 +117,13 @@ pub fn execute(args: TrainArgs) -> Result<()> {
         train: Loader::training(&data.train, config.batch_size, config.seed, config.augment),
         validation: Loader::validation(&data.validation, config.validation_batch_size),
         classes: data.classes.len(),
-        step: Step::new(
-            StepOptions {
+        step: TrainStep::new(
+            TrainStepOptions {
                 precision: config.precision,
                 loss: config.loss.clone(),
                 checkpointing: config.checkpointing,
                 seed: config.seed,
-                graph,
+                cuda_graph: graph,
             },
             Some(data.statistics.clone()),
             device,
@@ -143,7 +143,7 @@ pub fn execute(args: TrainArgs) -> Result<()> {
     let mut reporters = reporters::Reporters::new(Progress::new(args.progress, args.log_interval), folder);
     reporters.note(&format!("{plan}\noutput    {}", path.display()))?;
     if checkpoint.is_some() {
-        let State { epoch, update, .. } = trainer.state;
+        let TrainerState { epoch, update, .. } = trainer.state;
         reporters.note(&format!("resuming after {epoch} epochs and {update} updates"))?;
     }
 
@@ -161,7 +161,7 @@ pub fn execute(args: TrainArgs) -> Result<()> {
         durable::write(&path.join("summary.csv"), summary_csv(&trainer.state.history).as_bytes())
     };
     let batches = trainer.train.batches() as u64;
-    let batches_done = |state: &State| u64::from(state.epoch) * batches + state.batch as u64;
+    let batches_done = |state: &TrainerState| u64::from(state.epoch) * batches + state.batch as u64;
     let (first, started) = (batches_done(&trainer.state), Instant::now());
     let result = trainer.run(&mut reporters, &mut save);
     let evaluation = result.map_err(|error| outcome::explain(error, &trainer.state, &path))?;
@@ -186,7 +186,7 @@ pub fn execute(args: TrainArgs) -> Result<()> {
 }
 
 /// Whether updates are recorded, which only a CUDA device can do.
-fn graph_use(asked: Option<bool>, device: &Device, optimizer: &Optimizer) -> Result<GraphUse> {
+fn graph_use(asked: Option<bool>, device: &Device, optimizer: &Optimizer) -> Result<CudaGraphMode> {
     match (asked, device) {
         (Some(true), Device::Cpu) => Err(Error::usage("--cuda-graph would have no effect")
             .because("the run computes on the processor")
@@ -194,9 +194,9 @@ fn graph_use(asked: Option<bool>, device: &Device, optimizer: &Optimizer) -> Res
         (Some(true), _) if optimizer.needs_graph() => Err(Error::usage("--cuda-graph cannot be had")
             .because("the optimizer differentiates the backward pass, which is not recorded")
             .remedy("leave it out, or choose another --opt")),
-        (Some(true), _) => Ok(GraphUse::Always),
-        (None, _) if optimizer.needs_graph() => Ok(GraphUse::Never),
-        (Some(false), _) => Ok(GraphUse::Never),
-        (None, _) => Ok(GraphUse::WherePossible),
+        (Some(true), _) => Ok(CudaGraphMode::Always),
+        (None, _) if optimizer.needs_graph() => Ok(CudaGraphMode::Never),
+        (Some(false), _) => Ok(CudaGraphMode::Never),
+        (None, _) => Ok(CudaGraphMode::WherePossible),
     }
 }

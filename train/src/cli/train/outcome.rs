@@ -1,6 +1,6 @@
 //! What a run ends with: results on stdout, or an error that says how to go on.
 use crate::error::Kind;
-use crate::trainer::{Evaluation, State, Trainer};
+use crate::trainer::{Evaluation, Trainer, TrainerState};
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
 
@@ -55,7 +55,7 @@ impl Outcome {
 }
 
 /// The error of a run that did not end well, with where its state is.
-pub fn explain(error: Error, state: &State, path: &Path) -> Error {
+pub fn explain(error: Error, state: &TrainerState, path: &Path) -> Error {
     match error.kind() {
         Kind::Interrupted(_) => error
             .at_path(path)

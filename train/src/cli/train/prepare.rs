@@ -72,8 +72,9 @@ pub fn average(config: &Config, data: &Dataset, model: &dyn Module, device: Devi
 /// Loads the weights that the run starts from, if not from fresh ones; where they came from and what became of them.
 pub fn load_weights(config: &Config, model: &dyn Module) -> Result<Option<String>> {
     let settings = &config.settings;
-    let info = models::find(&config.model.name).map_err(|e| Error::usage(e.to_string()).at("--model"))?;
-    let pretrained = LoadOptions::pretrained(info.data.classifier, info.data.first_conv);
+    let info =
+        models::find_model(&config.model.name).map_err(|e| Error::usage(e.to_string()).at("--model"))?;
+    let pretrained = LoadOptions::pretrained(info.pretrained_cfg.classifier, info.pretrained_cfg.first_conv);
     let (source, options) =
         match (&settings.initial_checkpoint, &settings.pretrained_path, settings.pretrained) {
             (Some(path), ..) => (Source::Path(path.clone()), LoadOptions::exact()),
@@ -99,7 +100,7 @@ pub fn plan(
     let [h, w, c] = data.train.size;
     let parameters: usize = named_parameters(model).iter().map(|(_, tensor)| tensor.numel()).sum();
     let updates = (data.train.len() / config.batch_size).div_ceil(config.accumulate);
-    let precision = match config.precision.half() {
+    let precision = match config.precision.half_dtype() {
         Some(half) => format!(", in {half} at level {:?}", config.precision.level()),
         None => String::new(),
     };

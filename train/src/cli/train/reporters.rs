@@ -1,5 +1,5 @@
 //! Progress on the terminal and in the run's folder, together.
-use crate::report::{EpochReport, Observer, Progress, RunFolder, UpdateReport};
+use crate::report::{EpochMetrics, Observer, Progress, RunFolder, UpdateReport};
 use crate::{Error, Result};
 
 /// Tells both. When the folder can no longer be written, it says so once and training goes on.
@@ -31,7 +31,7 @@ impl Observer for Reporters {
         self.progress.update(report)
     }
 
-    fn epoch(&mut self, report: &EpochReport, best: bool) -> Result<()> {
+    fn epoch(&mut self, report: &EpochMetrics, best: bool) -> Result<()> {
         self.record(|folder| folder.epoch(report, best))?;
         self.progress.epoch(report, best)
     }

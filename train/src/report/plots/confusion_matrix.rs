@@ -4,8 +4,8 @@ use super::figure::{Drawing, DrawingError, FAINT, INK, Scale};
 use super::{BLUE, ORANGE};
 use plotters::coord::Shift;
 use plotters::prelude::*;
-use plotters::style::text_anchor::{HPos, VPos};
 use plotters::style::FontTransform;
+use plotters::style::text_anchor::{HPos, VPos};
 
 /// A confusion matrix: a row for each true class, a column for each predicted one, shaded by the fraction of the row.
 pub struct ConfusionMatrix<'a> {

@@ -5,11 +5,11 @@ mod line_chart;
 
 pub use figure::Figure;
 
-use super::EpochReport;
+use super::EpochMetrics;
 use crate::Result;
 use crate::checkpoint::durable;
 use crate::schedule::{Curve, Schedule};
-use crate::trainer::{Evaluation, State};
+use crate::trainer::{Evaluation, TrainerState};
 use confusion_matrix::ConfusionMatrix;
 use line_chart::{LineChart, Series};
 use plotters::style::RGBColor;
@@ -24,14 +24,14 @@ const LR_POINTS: u64 = 600;
 /// loss.
 pub fn write_plots(
     folder: &Path,
-    state: &State,
+    state: &TrainerState,
     schedule: &Schedule,
     updates_per_epoch: u64,
     loss: &str,
     classes: &[String],
     evaluation: &Evaluation,
 ) -> Result<()> {
-    let by_epoch = |value: fn(&EpochReport) -> f64| {
+    let by_epoch = |value: fn(&EpochMetrics) -> f64| {
         state.history.iter().map(|r| (f64::from(r.epoch + 1), value(r))).collect::<Vec<_>>()
     };
     let losses = LineChart {
@@ -76,15 +76,16 @@ pub fn lr_figure(points: Vec<(f64, f64)>) -> Figure {
 }
 
 /// The learning rate at updates spread over the run so far.
-fn lr_history(state: &State, schedule: &Schedule, updates_per_epoch: u64) -> Vec<(f64, f64)> {
+fn lr_history(state: &TrainerState, schedule: &Schedule, updates_per_epoch: u64) -> Vec<(f64, f64)> {
     if let Curve::Plateau(_) = schedule.curve {
         // It followed the metric, so only the history has it.
-        let ends =
-            |r: &EpochReport| [r.epoch, r.epoch + 1].map(|e| (f64::from(e) * updates_per_epoch as f64, r.lr));
+        let ends = |r: &EpochMetrics| {
+            [r.epoch, r.epoch + 1].map(|e| (f64::from(e) * updates_per_epoch as f64, r.lr))
+        };
         return state.history.iter().flat_map(ends).collect();
     }
     let count = state.update.min(LR_POINTS);
     let at = |i: u64| i * state.update.saturating_sub(1) / count.saturating_sub(1).max(1);
-    let lr = |update: u64| schedule.at((update / updates_per_epoch) as u32, update, updates_per_epoch);
+    let lr = |update: u64| schedule.lr_at((update / updates_per_epoch) as u32, update, updates_per_epoch);
     (0..count).map(at).map(|update| (update as f64, lr(update))).collect()
 }

@@ -1,13 +1,13 @@
 //! Groups of parameters: which of them weight decay leaves alone, and how learning rates fall with the depth.
 use super::Parameter;
 use fornax_engine::Tensor;
-use fornax_nn::models::{Model, WITH_PREVIOUS};
+use fornax_nn::models::{MATCH_PREV_GROUP, Model};
 use fornax_nn::named_parameters;
 use std::collections::BTreeSet;
 
 /// How parameters are treated.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct GroupOptions {
+pub struct ParamGroupOptions {
     /// Weight decay. It skips parameters of one axis, biases, and those that the model names.
     pub weight_decay: f64,
     /// Learning rates by depth.
@@ -27,7 +27,7 @@ pub struct LayerDecay {
 
 /// Parameters that are treated alike.
 #[derive(Clone, Debug)]
-pub struct Group {
+pub struct ParamGroup {
     /// Their weight decay.
     pub weight_decay: f64,
     /// What the learning rate is multiplied by.
@@ -38,20 +38,20 @@ pub struct Group {
 
 /// The parameters of a model that are to be trained, in its order. Adaptive clipping skips the last two of the model, which are taken
 /// for those of the classifier.
-pub fn parameters(model: &dyn Model, options: &GroupOptions) -> Vec<Parameter> {
+pub fn parameters(model: &dyn Model, options: &ParamGroupOptions) -> Vec<Parameter> {
     treated(model, options).into_iter().map(|(_, parameter)| parameter).collect()
 }
 
 /// The same in groups: without layer decay those without weight decay come first; with it, groups come in the order of their first
 /// parameters.
-pub fn groups(model: &dyn Model, options: &GroupOptions) -> Vec<Group> {
-    let mut groups: Vec<(usize, Group)> = vec![];
+pub fn param_groups(model: &dyn Model, options: &ParamGroupOptions) -> Vec<ParamGroup> {
+    let mut groups: Vec<(usize, ParamGroup)> = vec![];
     for (depth, parameter) in treated(model, options) {
         let Parameter { weight_decay, lr_scale, .. } = parameter;
-        let alike = |(d, g): &&mut (usize, Group)| *d == depth && g.weight_decay == weight_decay;
+        let alike = |(d, g): &&mut (usize, ParamGroup)| *d == depth && g.weight_decay == weight_decay;
         match groups.iter_mut().find(alike) {
             Some((_, group)) => group.parameters.push(parameter),
-            None => groups.push((depth, Group { weight_decay, lr_scale, parameters: vec![parameter] })),
+            None => groups.push((depth, ParamGroup { weight_decay, lr_scale, parameters: vec![parameter] })),
         }
     }
     if options.layer_decay.is_none() {
@@ -61,7 +61,7 @@ pub fn groups(model: &dyn Model, options: &GroupOptions) -> Vec<Group> {
 }
 
 /// Each parameter with its layer, which is 0 where layers do not matter.
-fn treated(model: &dyn Model, options: &GroupOptions) -> Vec<(usize, Parameter)> {
+fn treated(model: &dyn Model, options: &ParamGroupOptions) -> Vec<(usize, Parameter)> {
     let all = named_parameters(model);
     let depths = depths(model, all.iter().map(|(name, _)| name.as_str()));
     let last = depths.iter().copied().max().unwrap_or(0);
@@ -83,9 +83,9 @@ fn treated(model: &dyn Model, options: &GroupOptions) -> Vec<(usize, Parameter)>
 
 /// The layer of each parameter, counted from the input.
 fn depths<'a>(model: &dyn Model, names: impl Iterator<Item = &'a str>) -> Vec<usize> {
-    let places: Vec<Option<Vec<usize>>> = names.map(|name| model.depth_of(name)).collect();
+    let places: Vec<Option<Vec<usize>>> = names.map(|name| model.layer_group(name)).collect();
     let sorted: BTreeSet<&Vec<usize>> = places.iter().flatten().collect();
-    let joins = |place: &Vec<usize>| place.last() == Some(&WITH_PREVIOUS);
+    let joins = |place: &Vec<usize>| place.last() == Some(&MATCH_PREV_GROUP);
     let layers = |upto: Option<&Vec<usize>>| {
         sorted.iter().filter(|place| !joins(place) && upto.is_none_or(|upto| **place <= upto)).count()
     };
@@ -101,14 +101,14 @@ mod tests {
     #[test]
     fn scales_have_a_floor_and_what_lies_below_a_limit_is_not_trained() {
         let model = create_model("resnet18", &ModelOptions::classes(3)).expect("a model");
-        let options = |min_scale, no_opt_scale| GroupOptions {
+        let options = |min_scale, no_opt_scale| ParamGroupOptions {
             weight_decay: 0.1,
             layer_decay: Some(LayerDecay { decay: 0.5, min_scale, no_opt_scale }),
         };
-        let floored = groups(&*model, &options(0.2, None));
+        let floored = param_groups(&*model, &options(0.2, None));
         assert_eq!(floored[0].lr_scale, 0.2);
         assert_eq!(floored.last().map(|g| g.lr_scale), Some(1.0));
-        let few = groups(&*model, &options(0.0, Some(0.3)));
+        let few = param_groups(&*model, &options(0.0, Some(0.3)));
         let names: Vec<&str> = few.iter().flat_map(|g| &g.parameters).map(|p| p.name.as_str()).collect();
         assert!(names.iter().all(|n| n.starts_with("layer4.1") || n.starts_with("fc")), "{names:?}");
         assert_eq!(names.len(), 8);

@@ -33,7 +33,7 @@ impl fmt::Display for ConvKind {
 
 /// What a convolution computes on its way, beside itself; as a graph that cuDNN has one kernel for, or none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
-pub struct Fusion {
+pub struct ConvFusion {
     /// The image is read as `max(image * scale + shift, 0)`, with a scale and a shift for each channel, by the forward pass or the
     /// weight's gradient. Padding is 0 after it.
     pub normalize: bool,
@@ -43,24 +43,24 @@ pub struct Fusion {
 
 /// Which engines may be taken, and how one is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
-pub struct ConvOptions {
+pub struct ConvEngineOptions {
     /// f32 operands may be rounded to TF32 (10 bits of precision) for the tensor cores.
     pub tf32: bool,
     /// Only engines that give the same bits each time.
     pub deterministic: bool,
     /// How the engine is chosen.
-    pub choice: PlanChoice,
+    pub choice: ConvPlanChoice,
 }
 
 /// How an engine is chosen among those that are allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
-pub enum PlanChoice {
+pub enum ConvPlanChoice {
     /// cuDNN's heuristics: the first configuration that builds and runs.
     #[default]
     Heuristic,
     /// The fastest of the first `candidates` (PyTorch times 10) whose workspace is at most `workspace` bytes, timed when a
     /// problem is first met.
-    Timed {
+    Benchmark {
         /// How many are timed.
         candidates: usize,
         /// The most bytes that one may work in.
@@ -70,7 +70,7 @@ pub enum PlanChoice {
 
 /// One convolution to plan: the key under which its plan is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Problem {
+pub struct ConvProblem {
     /// Which computation.
     pub kind: ConvKind,
     /// Shapes and options of the convolution.
@@ -80,12 +80,12 @@ pub struct Problem {
     /// Bytes to which all three tensors are aligned: a power of two, at most 16. Below 16 no tensor core is used.
     pub alignment: usize,
     /// What else is computed.
-    pub fusion: Fusion,
+    pub fusion: ConvFusion,
     /// Liberties.
-    pub options: ConvOptions,
+    pub options: ConvEngineOptions,
 }
 
-impl Problem {
+impl ConvProblem {
     pub(super) fn data_type(&self) -> Result<DataType, LibraryError> {
         data_type(self.dtype).map_err(|_| unsupported(self))
     }
@@ -116,7 +116,7 @@ pub(super) fn data_type(dtype: DType) -> Result<DataType, LibraryError> {
     }
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for ConvProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (s, [kh, kw]) = (&self.shape, self.shape.kernel);
         write!(f, "convolution {} of {} [{}, {}, {}, {}]", self.kind, self.dtype, s.n, s.h, s.w, s.c_in)?;

@@ -3,7 +3,7 @@
 //! would say so directly, but does not work with the bias epilogues.)
 use super::api::{Algorithm, Api};
 use super::opaque::{Layout, LayoutName, Matmul, MatmulName, Preference, PreferenceName};
-use super::product::{Alignments, Epilogue, Operands, Product};
+use super::product::{Alignments, Epilogue, Gemm, GemmOperands};
 use super::{TRIES, WORKSPACE_LIMIT};
 use crate::cuda::library::LibraryError;
 use cudarc::cublaslt::sys::cublasLtReductionScheme_t as Scheme;
@@ -13,8 +13,8 @@ use std::ffi::c_void;
 /// The descriptors of one product.
 pub(super) struct Call<'a> {
     api: &'static Api,
-    product: &'a Product,
-    operands: Operands,
+    product: &'a Gemm,
+    operands: GemmOperands,
     matmul: Matmul,
     a: Layout,
     b: Layout,
@@ -24,8 +24,8 @@ pub(super) struct Call<'a> {
 impl Call<'_> {
     pub(super) fn new<'a>(
         api: &'static Api,
-        product: &'a Product,
-        operands: Operands,
+        product: &'a Gemm,
+        operands: GemmOperands,
     ) -> Result<Call<'a>, LibraryError> {
         let p = product;
         // CUBLAS_OP_N is 0, CUBLAS_OP_T is 1.
@@ -34,11 +34,11 @@ impl Call<'_> {
             .set(MatmulName::CUBLASLT_MATMUL_DESC_TRANSB, i32::from(p.transpose_a))?
             .set(MatmulName::CUBLASLT_MATMUL_DESC_EPILOGUE, p.epilogue.code() as u32)?;
         if p.epilogue != Epilogue::None {
-            matmul = matmul.set(MatmulName::CUBLASLT_MATMUL_DESC_BIAS_POINTER, operands.vector)?;
+            matmul = matmul.set(MatmulName::CUBLASLT_MATMUL_DESC_BIAS_POINTER, operands.bias)?;
         }
         if p.beside_step() != 0 {
             matmul = matmul
-                .set(MatmulName::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, operands.beside)?
+                .set(MatmulName::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, operands.aux)?
                 .set(MatmulName::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, p.beside_step() as i64)?;
         }
         // The layout of a stored row-major matrix [r, c], each batch entry `step` elements on.
@@ -56,8 +56,8 @@ impl Call<'_> {
             product,
             operands,
             matmul,
-            a: stored(p.transpose_a, p.rows, p.inner, p.step_a)?,
-            b: stored(p.transpose_b, p.inner, p.cols, p.step_b)?,
+            a: stored(p.transpose_a, p.rows, p.inner, p.stride_a)?,
+            b: stored(p.transpose_b, p.inner, p.cols, p.stride_b)?,
             d: layout(p.rows, p.cols, p.rows * p.cols)?,
         })
     }

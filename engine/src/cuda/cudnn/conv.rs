@@ -2,8 +2,8 @@
 use super::api::{Api, unplanned, unsupported};
 use super::descriptor::{Descriptor, DevicePointer, HandleValue, Kind, Name};
 use super::graph::{IMAGE, OUTPUT, SCALE, SHIFT, SQUARES, SUM, WEIGHT};
-use super::planner::{ALL, FIRST_THEN_ALL, Plan, Planner};
-use super::problem::{ConvKind, ConvOptions, Fusion, PlanChoice, Problem};
+use super::planner::{ALL, ConvPlanner, FIRST_THEN_ALL, Plan};
+use super::problem::{ConvEngineOptions, ConvFusion, ConvKind, ConvPlanChoice, ConvProblem};
 use super::timing::Stopwatch;
 use crate::cuda::library::{LibraryError, Workspace};
 use crate::{ConvShape, DType};
@@ -14,7 +14,7 @@ use std::ffi::c_void;
 use std::sync::{Mutex, PoisonError};
 
 /// cuDNN on one stream of one device.
-pub struct Dnn {
+pub struct Cudnn {
     api: &'static Api,
     stream: CUstream,
     // A handle and its plans must not be used by two threads at once.
@@ -24,8 +24,8 @@ pub struct Dnn {
 struct State {
     // Before the handle: plans are destroyed first.
     // `None` where no engine takes the problem.
-    plans: HashMap<Problem, Option<Plan>>,
-    planner: Planner,
+    plans: HashMap<ConvProblem, Option<Plan>>,
+    planner: ConvPlanner,
     handle: Handle,
 }
 
@@ -36,9 +36,9 @@ struct Handle {
 
 // SAFETY: cuDNN's handles and plans belong to a context, not to a thread; the mutex lets one thread at a time use them. A stream
 // may be named by any thread.
-unsafe impl Send for Dnn {}
+unsafe impl Send for Cudnn {}
 // SAFETY: as above.
-unsafe impl Sync for Dnn {}
+unsafe impl Sync for Cudnn {}
 
 impl Drop for Handle {
     fn drop(&mut self) {
@@ -49,7 +49,7 @@ impl Drop for Handle {
 
 /// The device addresses of a scale and a shift for each channel of an image, in [`Problem::affine_dtype`].
 #[derive(Clone, Copy, Debug)]
-pub struct Affine {
+pub struct ChannelAffine {
     /// Of the scale.
     pub scale: CUdeviceptr,
     /// Of the shift.
@@ -58,7 +58,7 @@ pub struct Affine {
 
 /// The device addresses that receive, in f32, what an output's channels add up to.
 #[derive(Clone, Copy, Debug)]
-pub struct Sums {
+pub struct ChannelSums {
     /// Of the sums.
     pub sum: CUdeviceptr,
     /// Of the sums of squares.
@@ -71,16 +71,16 @@ struct Tensors {
     image: CUdeviceptr,
     weight: CUdeviceptr,
     output: CUdeviceptr,
-    affine: Option<Affine>,
-    sums: Option<Sums>,
+    affine: Option<ChannelAffine>,
+    sums: Option<ChannelSums>,
 }
 
-impl Dnn {
+impl Cudnn {
     /// Opens cuDNN for `stream`, whose context must be current, and is to outlive this value.
     ///
     /// # Safety
     /// `stream` must be a live stream of the current context.
-    pub unsafe fn new(stream: CUstream) -> Result<Dnn, LibraryError> {
+    pub unsafe fn new(stream: CUstream) -> Result<Cudnn, LibraryError> {
         let api = Api::get()?;
         let mut raw = std::ptr::null_mut();
         // SAFETY: the library writes one pointer.
@@ -90,8 +90,8 @@ impl Dnn {
         // SAFETY: the caller's stream is alive.
         let status = unsafe { (api.set_stream)(raw, stream.cast()) };
         api.check(status, || "choosing the stream".into())?;
-        let planner = Planner::with_handle(api, HandleValue(raw));
-        Ok(Dnn { api, stream, state: Mutex::new(State { plans: HashMap::new(), planner, handle }) })
+        let planner = ConvPlanner::with_handle(api, HandleValue(raw));
+        Ok(Cudnn { api, stream, state: Mutex::new(State { plans: HashMap::new(), planner, handle }) })
     }
 
     /// cuDNN's version, as 10000 major + 100 minor + patch.
@@ -109,7 +109,7 @@ impl Dnn {
         &self,
         shape: &ConvShape,
         dtype: DType,
-        options: ConvOptions,
+        options: ConvEngineOptions,
         x: CUdeviceptr,
         w: CUdeviceptr,
         y: CUdeviceptr,
@@ -128,7 +128,7 @@ impl Dnn {
         &self,
         shape: &ConvShape,
         dtype: DType,
-        options: ConvOptions,
+        options: ConvEngineOptions,
         dy: CUdeviceptr,
         w: CUdeviceptr,
         dx: CUdeviceptr,
@@ -147,7 +147,7 @@ impl Dnn {
         &self,
         shape: &ConvShape,
         dtype: DType,
-        options: ConvOptions,
+        options: ConvEngineOptions,
         x: CUdeviceptr,
         dy: CUdeviceptr,
         dw: CUdeviceptr,
@@ -167,10 +167,10 @@ impl Dnn {
         &self,
         shape: &ConvShape,
         dtype: DType,
-        options: ConvOptions,
-        (x, affine): (CUdeviceptr, Option<Affine>),
+        options: ConvEngineOptions,
+        (x, affine): (CUdeviceptr, Option<ChannelAffine>),
         w: CUdeviceptr,
-        (y, sums): (CUdeviceptr, Option<Sums>),
+        (y, sums): (CUdeviceptr, Option<ChannelSums>),
         workspace: &mut Workspace,
     ) -> Result<(), LibraryError> {
         let tensors = Tensors { image: x, weight: w, output: y, affine, sums };
@@ -186,8 +186,8 @@ impl Dnn {
         &self,
         shape: &ConvShape,
         dtype: DType,
-        options: ConvOptions,
-        (x, affine): (CUdeviceptr, Affine),
+        options: ConvEngineOptions,
+        (x, affine): (CUdeviceptr, ChannelAffine),
         dy: CUdeviceptr,
         dw: CUdeviceptr,
         workspace: &mut Workspace,
@@ -204,17 +204,17 @@ impl Dnn {
         kind: ConvKind,
         shape: &ConvShape,
         dtype: DType,
-        options: ConvOptions,
+        options: ConvEngineOptions,
         tensors: Tensors,
         workspace: &mut Workspace,
     ) -> Result<(), LibraryError> {
         let (alignment, fusion) = (tensors.alignment(), tensors.fusion());
-        let problem = Problem { kind, shape: *shape, dtype, alignment, fusion, options };
+        let problem = ConvProblem { kind, shape: *shape, dtype, alignment, fusion, options };
         if shape.input_len() == 0 || shape.weight_len() == 0 || shape.output_len() == 0 {
             return Err(unsupported(format!("empty tensor: {problem}")));
         }
         // Engines that are compiled for a graph do not say whether they round to TF32.
-        if fusion != Fusion::default() && dtype == DType::F32 && !options.tf32 {
+        if fusion != ConvFusion::default() && dtype == DType::F32 && !options.tf32 {
             return Err(unsupported(problem));
         }
         // A panic elsewhere leaves plans complete: they are stored whole or not at all.
@@ -228,8 +228,8 @@ impl Dnn {
         }
         let execute = |plan: &Plan| self.execute(&state.handle, plan, tensors, workspace);
         let found = match options.choice {
-            PlanChoice::Heuristic => first_that_runs(&state.planner, &problem, execute),
-            PlanChoice::Timed { candidates, workspace } => {
+            ConvPlanChoice::Heuristic => first_that_runs(&state.planner, &problem, execute),
+            ConvPlanChoice::Benchmark { candidates, workspace } => {
                 let stopwatch = Stopwatch::new(self.stream)?;
                 fastest(&state.planner, &problem, candidates, workspace, stopwatch, execute)
             }
@@ -242,7 +242,7 @@ impl Dnn {
             // A fusion that cannot be compiled is one that cuDNN lacks: there is another way.
             Err(e)
                 if is_refusal(&e)
-                    || fusion != Fusion::default() && matches!(e, LibraryError::Call { .. }) =>
+                    || fusion != ConvFusion::default() && matches!(e, LibraryError::Call { .. }) =>
             {
                 state.plans.insert(problem, None);
                 Err(if is_refusal(&e) { e } else { unsupported(problem) })
@@ -303,8 +303,8 @@ impl Tensors {
         1 << self.named().fold(16, |all, (_, pointer)| all | pointer).trailing_zeros()
     }
 
-    fn fusion(&self) -> Fusion {
-        Fusion { normalize: self.affine.is_some(), statistics: self.sums.is_some() }
+    fn fusion(&self) -> ConvFusion {
+        ConvFusion { normalize: self.affine.is_some(), statistics: self.sums.is_some() }
     }
 }
 
@@ -314,8 +314,8 @@ fn is_refusal(error: &LibraryError) -> bool {
 
 /// The first plan that builds and runs.
 fn first_that_runs(
-    planner: &Planner,
-    problem: &Problem,
+    planner: &ConvPlanner,
+    problem: &ConvProblem,
     mut execute: impl FnMut(&Plan) -> Result<(), LibraryError>,
 ) -> Result<Plan, LibraryError> {
     let graph = planner.describe(problem)?;
@@ -331,8 +331,8 @@ fn first_that_runs(
 
 /// The fastest of the first `candidates` plans that work in at most `workspace` bytes.
 fn fastest(
-    planner: &Planner,
-    problem: &Problem,
+    planner: &ConvPlanner,
+    problem: &ConvProblem,
     candidates: usize,
     workspace: usize,
     stopwatch: Stopwatch,

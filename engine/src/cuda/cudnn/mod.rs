@@ -14,7 +14,7 @@ mod planner;
 mod problem;
 mod timing;
 
-pub use conv::{Affine, Dnn, Sums};
+pub use conv::{ChannelAffine, ChannelSums, Cudnn};
 pub use device_properties::DeviceProperties;
-pub use planner::{Planner, Survey};
-pub use problem::{ConvKind, ConvOptions, Fusion, PlanChoice, Problem};
+pub use planner::{ConvPlanner, Survey};
+pub use problem::{ConvEngineOptions, ConvFusion, ConvKind, ConvPlanChoice, ConvProblem};

@@ -1,7 +1,7 @@
 //! A convolution as a cuDNN operation graph: one operation on three tensors, and those that are fused with it.
 use super::api::Api;
 use super::descriptor::{Child, Descriptor, HandleValue, Kind, Name};
-use super::problem::{ConvKind, Problem, data_type};
+use super::problem::{ConvKind, ConvProblem, data_type};
 use crate::cuda::library::LibraryError;
 use cudarc::cudnn::sys::{cudnnConvolutionMode_t as Mode, cudnnDataType_t as DataType};
 use cudarc::cudnn::sys::{cudnnGenStatsMode_t as Statistics, cudnnPointwiseMode_t as Pointwise};
@@ -25,7 +25,7 @@ pub(super) const SQUARES: i64 = 7;
 /// Describes `problem`; a handle is given where there is a device.
 pub(super) fn describe(
     api: &'static Api,
-    problem: &Problem,
+    problem: &ConvProblem,
     handle: Option<HandleValue>,
 ) -> Result<Descriptor, LibraryError> {
     let operations = operations(api, problem)?;
@@ -39,7 +39,7 @@ pub(super) fn describe(
 }
 
 /// The convolution, what normalises its image before it, and what sums its output up after it.
-fn operations(api: &'static Api, problem: &Problem) -> Result<Vec<Descriptor>, LibraryError> {
+fn operations(api: &'static Api, problem: &ConvProblem) -> Result<Vec<Descriptor>, LibraryError> {
     let s = &problem.shape;
     let (c_in, c_out, group_in) = (s.c_in as i64, s.c_out as i64, s.group_in() as i64);
     let (n, h, w, out_h, out_w) = (s.n as i64, s.h as i64, s.w as i64, s.out_h() as i64, s.out_w() as i64);
@@ -51,7 +51,7 @@ fn operations(api: &'static Api, problem: &Problem) -> Result<Vec<Descriptor>, L
     let names = Names::of(problem.kind);
     let mut operations = Vec::new();
     let image = if problem.fusion.normalize {
-        let of_affine = data_type(Problem::affine_dtype(problem.dtype))?;
+        let of_affine = data_type(ConvProblem::affine_dtype(problem.dtype))?;
         let [scale, shift] = [SCALE, SHIFT].map(|id| tensor(id, of_affine, [1, c_in, 1, 1]));
         let steps =
             [(Pointwise::CUDNN_POINTWISE_MUL, Some(scale?)), (Pointwise::CUDNN_POINTWISE_ADD, Some(shift?))];
@@ -123,7 +123,7 @@ fn pointwise(
 /// A tensor whose dimensions are given as cuDNN wants them (n, c, h, w) and whose strides say channels-last.
 fn tensor(
     api: &'static Api,
-    problem: &Problem,
+    problem: &ConvProblem,
     id: i64,
     data_type: DataType,
     [n, c, h, w]: [i64; 4],
@@ -137,7 +137,7 @@ fn tensor(
 }
 
 /// The geometry. Groups are no attribute: cuDNN divides the image's channels by the weight's.
-fn convolution(api: &'static Api, problem: &Problem) -> Result<Descriptor, LibraryError> {
+fn convolution(api: &'static Api, problem: &ConvProblem) -> Result<Descriptor, LibraryError> {
     let pair = |[v, h]: [usize; 2]| [v as i64, h as i64];
     let s = &problem.shape;
     Descriptor::new(api, Kind::CUDNN_BACKEND_CONVOLUTION_DESCRIPTOR)?

@@ -1,10 +1,10 @@
 //! Dropout with draws that are numbered, so that any piece can make its own.
 use super::parallel::for_each_piece;
 use crate::dtype::Real;
-use crate::random::Stream;
+use crate::random::RngStream;
 
 /// `y[i] = x[i] * factor` where draw `i` of the stream is below `keep`, else 0.
-pub fn forward<T: Real>(x: &[T], stream: &Stream, keep: f64, factor: T, y: &mut [T]) {
+pub fn forward<T: Real>(x: &[T], stream: &RngStream, keep: f64, factor: T, y: &mut [T]) {
     for_each_piece(y, |start, y| {
         let mut draws = stream.at(start as u64);
         for (i, y) in y.iter_mut().enumerate() {

@@ -17,7 +17,7 @@ use std::collections::HashMap;
 use std::ffi::c_void;
 use std::sync::{Mutex, PoisonError};
 
-pub use product::{Epilogue, Operands, Product};
+pub use product::{Epilogue, Gemm, GemmOperands};
 
 /// The most bytes that a product works in.
 pub const WORKSPACE_LIMIT: usize = 32 << 20;
@@ -26,27 +26,27 @@ pub const WORKSPACE_LIMIT: usize = 32 << 20;
 const TRIES: usize = 4;
 
 /// cuBLASLt on one device.
-pub struct Blas {
+pub struct CublasLt {
     api: &'static Api,
     handle: *mut c_void,
     // What was found for each product at each alignment; `None` where the library has nothing.
-    algorithms: Mutex<HashMap<(Product, product::Alignments), Option<Algorithm>>>,
+    algorithms: Mutex<HashMap<(Gemm, product::Alignments), Option<Algorithm>>>,
 }
 
 // SAFETY: a cuBLASLt handle may be used by any thread, and by several at once.
-unsafe impl Send for Blas {}
+unsafe impl Send for CublasLt {}
 // SAFETY: as above.
-unsafe impl Sync for Blas {}
+unsafe impl Sync for CublasLt {}
 
-impl Blas {
+impl CublasLt {
     /// Opens cuBLASLt for the current context, which is to outlive this value.
-    pub fn new() -> Result<Blas, LibraryError> {
+    pub fn new() -> Result<CublasLt, LibraryError> {
         let api = Api::get()?;
         let mut handle = std::ptr::null_mut();
         // SAFETY: the library writes one pointer.
         let status = unsafe { (api.create)(&mut handle) };
         api.check(status, || "creating a handle".into())?;
-        Ok(Blas { api, handle, algorithms: Mutex::default() })
+        Ok(CublasLt { api, handle, algorithms: Mutex::default() })
     }
 
     /// cuBLASLt's version, as 10000 major + 100 minor + patch.
@@ -61,10 +61,10 @@ impl Blas {
     /// # Safety
     /// The pointers must be device memory of the product's extents and dtype, free of other use until the stream has got
     /// there; `stream` must belong to the context of [`Blas::new`], which must be current.
-    pub unsafe fn multiply(
+    pub unsafe fn matmul(
         &self,
-        product: &Product,
-        operands: Operands,
+        product: &Gemm,
+        operands: GemmOperands,
         stream: CUstream,
         workspace: &mut Workspace,
     ) -> Result<(), LibraryError> {
@@ -72,10 +72,10 @@ impl Blas {
             return Err(unsupported(format!("empty matrix: {product}")));
         }
         // No preference covers their alignment: an algorithm may read 16 bytes at once.
-        if product.epilogue != Epilogue::None && !(operands.vector | operands.beside).is_multiple_of(16) {
+        if product.epilogue != Epilogue::None && !(operands.bias | operands.aux).is_multiple_of(16) {
             return Err(unsupported(format!("vector or mask that is not aligned to 16 bytes: {product}")));
         }
-        let is_gelu = matches!(product.epilogue, Epilogue::BiasGeluTanhInput | Epilogue::GeluTanhSlopeSum);
+        let is_gelu = matches!(product.epilogue, Epilogue::BiasGeluTanhAux | Epilogue::DgeluTanhBgrad);
         if product.beside_step() != 0 && product.batch > 1 || is_gelu && !product.cols.is_multiple_of(8) {
             return Err(unsupported(product));
         }
@@ -117,12 +117,12 @@ impl Blas {
 }
 
 /// Describes `product` to the library as a call would, which needs no device; an error where the description is refused.
-pub fn describe(product: &Product) -> Result<(), LibraryError> {
-    let operands = Operands { a: 256, b: 256, d: 256, vector: 256, beside: 256 };
+pub fn check_descriptors(product: &Gemm) -> Result<(), LibraryError> {
+    let operands = GemmOperands { a: 256, b: 256, d: 256, bias: 256, aux: 256 };
     Call::new(Api::get()?, product, operands)?.preference(operands.alignments()).map(drop)
 }
 
-impl Drop for Blas {
+impl Drop for CublasLt {
     fn drop(&mut self) {
         // SAFETY: the handle is this value's own.
         unsafe { (self.api.destroy)(self.handle) };

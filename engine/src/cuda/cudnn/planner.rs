@@ -3,14 +3,14 @@ use super::api::{Api, unsupported};
 use super::descriptor::{Child, Descriptor, HandleValue, Kind, Name, Note};
 use super::device_properties::DeviceProperties;
 use super::graph::describe;
-use super::problem::{ConvOptions, Problem};
+use super::problem::{ConvEngineOptions, ConvProblem};
 use crate::DType;
 use crate::cuda::library::LibraryError;
 use cudarc::cudnn::sys::cudnnBackendHeurMode_t as Mode;
 use cudarc::cudnn::sys::cudnnBackendNumericalNote_t as Numerical;
 
 /// Asks cuDNN for engines and builds plans, for one device.
-pub struct Planner {
+pub struct ConvPlanner {
     api: &'static Api,
     target: Target,
 }
@@ -51,10 +51,10 @@ pub struct Survey {
     pub workspace: usize,
 }
 
-impl Planner {
+impl ConvPlanner {
     /// A planner for a device that need not be there.
-    pub fn deviceless(properties: DeviceProperties) -> Result<Planner, LibraryError> {
-        Ok(Planner { api: Api::get()?, target: Target::Properties(properties) })
+    pub fn deviceless(properties: DeviceProperties) -> Result<ConvPlanner, LibraryError> {
+        Ok(ConvPlanner { api: Api::get()?, target: Target::Properties(properties) })
     }
 
     /// cuDNN's version, as 10000 major + 100 minor + patch.
@@ -64,12 +64,12 @@ impl Planner {
     }
 
     /// A planner for the device of a cuDNN handle, which must outlive it.
-    pub(super) fn with_handle(api: &'static Api, handle: HandleValue) -> Planner {
-        Planner { api, target: Target::Handle(handle) }
+    pub(super) fn with_handle(api: &'static Api, handle: HandleValue) -> ConvPlanner {
+        ConvPlanner { api, target: Target::Handle(handle) }
     }
 
     /// Counts the configurations for `problem` and builds the plan that heuristics choose for it.
-    pub fn survey(&self, problem: &Problem) -> Result<Survey, LibraryError> {
+    pub fn survey(&self, problem: &ConvProblem) -> Result<Survey, LibraryError> {
         let graph = self.describe(problem)?;
         let mut survey = Survey { offered: 0, allowed: 0, workspace: self.first_plan(problem)?.workspace };
         for search in ALL {
@@ -82,7 +82,7 @@ impl Planner {
         Ok(survey)
     }
 
-    fn first_plan(&self, problem: &Problem) -> Result<Plan, LibraryError> {
+    fn first_plan(&self, problem: &ConvProblem) -> Result<Plan, LibraryError> {
         let graph = self.describe(problem)?;
         let mut refusal = unsupported(problem);
         for plan in self.plans(problem, &graph, &FIRST_THEN_ALL) {
@@ -95,7 +95,7 @@ impl Planner {
     }
 
     /// The operation graph of `problem`.
-    pub(super) fn describe(&self, problem: &Problem) -> Result<Descriptor, LibraryError> {
+    pub(super) fn describe(&self, problem: &ConvProblem) -> Result<Descriptor, LibraryError> {
         let handle = match self.target {
             Target::Handle(handle) => Some(handle),
             Target::Properties(_) => None,
@@ -107,7 +107,7 @@ impl Planner {
     /// handed out can still fail here: then the next may do.
     pub(super) fn plans<'a>(
         &'a self,
-        problem: &'a Problem,
+        problem: &'a ConvProblem,
         graph: &'a Descriptor,
         searches: &'a [Search],
     ) -> impl Iterator<Item = Result<Plan, LibraryError>> + 'a {
@@ -158,8 +158,8 @@ impl Planner {
 
     /// Whether a configuration's engine keeps the rules: never inputs of less precision or sums in less than f32; no atomics
     /// where the same bits are wanted; and no tensor cores for strict f32, where they would mean TF32.
-    fn is_allowed(&self, configuration: &Descriptor, problem: &Problem) -> Result<bool, LibraryError> {
-        let ConvOptions { tf32, deterministic, .. } = problem.options;
+    fn is_allowed(&self, configuration: &Descriptor, problem: &ConvProblem) -> Result<bool, LibraryError> {
+        let ConvEngineOptions { tf32, deterministic, .. } = problem.options;
         let forbidden = [
             (true, Numerical::CUDNN_NUMERICAL_NOTE_DOWN_CONVERT_INPUTS),
             (true, Numerical::CUDNN_NUMERICAL_NOTE_REDUCED_PRECISION_REDUCTION),

@@ -4,16 +4,16 @@ use crate::Result;
 use crate::data::{Batch, Statistics};
 use crate::ema::Ema;
 use crate::optim::Optimizer;
-use fornax_engine::cuda::Graph;
+use fornax_engine::cuda::CudaGraph;
 use fornax_engine::{DType, Device, Shape, Tensor};
 use fornax_nn::loss::{CrossEntropy, Loss};
 use fornax_nn::precision::Operation;
-use fornax_nn::{Context, Kind, Module, Precision, count_batch, entries};
+use fornax_nn::{Context, Module, Precision, StateKind, increment_num_batches_tracked, state_entries};
 use std::sync::Arc;
 
 /// How an update computes.
 #[derive(Clone, Debug)]
-pub struct StepOptions {
+pub struct TrainStepOptions {
     /// Which operation computes in which precision.
     pub precision: Precision,
     /// What it makes small.
@@ -23,25 +23,25 @@ pub struct StepOptions {
     /// Seed of what layers draw.
     pub seed: u64,
     /// Whether to record and replay.
-    pub graph: GraphUse,
+    pub cuda_graph: CudaGraphMode,
 }
 
-impl Default for StepOptions {
+impl Default for TrainStepOptions {
     /// Cross entropy, in f32.
-    fn default() -> StepOptions {
-        StepOptions {
+    fn default() -> TrainStepOptions {
+        TrainStepOptions {
             precision: Precision::default(),
             loss: Arc::new(CrossEntropy::default()),
             checkpointing: false,
             seed: 0,
-            graph: GraphUse::default(),
+            cuda_graph: CudaGraphMode::default(),
         }
     }
 }
 
 /// Whether an update is recorded as a CUDA graph.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum GraphUse {
+pub enum CudaGraphMode {
     /// On a CUDA device, unless something in the update cannot be recorded.
     #[default]
     WherePossible,
@@ -52,8 +52,8 @@ pub enum GraphUse {
 }
 
 /// Runs updates, and keeps their recordings.
-pub struct Step {
-    options: StepOptions,
+pub struct TrainStep {
+    options: TrainStepOptions,
     statistics: Option<Statistics>,
     device: Device,
     ema: Option<Ema>,
@@ -72,22 +72,22 @@ struct Recording {
     /// Where the loss is left, f32, a scalar.
     loss: Tensor,
     /// Once it has run; before, its kernels may have to be compiled and its convolutions to be planned.
-    graph: Option<Graph>,
+    graph: Option<CudaGraph>,
 }
 
 /// Recordings that are kept: those of full batches, and of what is left at the end of an epoch.
 const RECORDINGS: usize = 4;
 
-impl Step {
+impl TrainStep {
     /// For a model on a device. Images of bytes are normalised there by the statistics.
-    pub fn new(options: StepOptions, statistics: Option<Statistics>, device: Device) -> Step {
-        let records = options.graph != GraphUse::Never && device != Device::Cpu;
-        Step { options, statistics, device, ema: None, records, recordings: vec![], unrecordable: None }
+    pub fn new(options: TrainStepOptions, statistics: Option<Statistics>, device: Device) -> TrainStep {
+        let records = options.cuda_graph != CudaGraphMode::Never && device != Device::Cpu;
+        TrainStep { options, statistics, device, ema: None, records, recordings: vec![], unrecordable: None }
     }
 
     /// With an average that follows the model after every update.
-    pub fn averaging(self, ema: Option<Ema>) -> Step {
-        Step { ema, ..self }
+    pub fn averaging(self, ema: Option<Ema>) -> TrainStep {
+        TrainStep { ema, ..self }
     }
 
     /// The average, if there is one.
@@ -104,14 +104,14 @@ impl Step {
     pub fn pixels(&self, images: &Tensor, cx: &Context) -> fornax_engine::Result<Tensor> {
         match &self.statistics {
             Some(statistics) if images.dtype() == DType::U8 => {
-                statistics.normalise(images, cx.precision().of(Operation::Input).unwrap_or(DType::F32))
+                statistics.normalise(images, cx.precision().dtype_for(Operation::Input).unwrap_or(DType::F32))
             }
-            _ => cx.operand(Operation::Input, images),
+            _ => cx.autocast(Operation::Input, images),
         }
     }
 
     /// How it computes.
-    pub fn options(&self) -> &StepOptions {
+    pub fn options(&self) -> &TrainStepOptions {
         &self.options
     }
 
@@ -128,10 +128,10 @@ impl Step {
         batches: &[Batch],
         lr: f64,
     ) -> Result<f64> {
-        optimizer.set_rate(lr)?;
+        optimizer.set_lr(lr)?;
         if self.records && optimizer.needs_graph() {
             let why = "the optimizer differentiates the backward pass, which is not recorded";
-            if self.options.graph == GraphUse::Always {
+            if self.options.cuda_graph == CudaGraphMode::Always {
                 return Err(fornax_engine::Error::Autograd { why: why.into() }.into());
             }
             (self.records, self.unrecordable) = (false, Some(why.into()));
@@ -153,9 +153,9 @@ impl Step {
     fn finish(&self) -> Result<()> {
         let Some(ema) = &self.ema else { return Ok(()) };
         if ema.device() != self.device {
-            ema.step()?;
+            ema.update()?;
         }
-        ema.finish()
+        ema.finish_update()
     }
 
     fn run_recorded(&mut self, model: &dyn Module, optimizer: &Optimizer, batches: &[Batch]) -> Result<f64> {
@@ -168,7 +168,7 @@ impl Step {
         match &recording.graph {
             Some(graph) => {
                 graph.replay()?;
-                recording.places.iter().try_for_each(|_| count_batch(model))?;
+                recording.places.iter().try_for_each(|_| increment_num_batches_tracked(model))?;
             }
             None => self.compute(model, optimizer, &recording.places, &recording.loss)?,
         }
@@ -200,12 +200,12 @@ impl Step {
         let counters = counters(model)?;
         let Recording { places, loss, .. } = &self.recordings[index];
         let region = || self.compute(model, optimizer, places, loss);
-        let recorded = Graph::capture(&self.device, region);
+        let recorded = CudaGraph::capture(&self.device, region);
         optimizer.zero_grad();
         counters.iter().try_for_each(|(counter, count)| counter.copy_from(count))?;
         match recorded {
             Ok(graph) => self.recordings[index].graph = Some(graph),
-            Err(error) if self.options.graph == GraphUse::Always => return Err(error.into()),
+            Err(error) if self.options.cuda_graph == CudaGraphMode::Always => return Err(error.into()),
             Err(error) => {
                 self.records = false;
                 self.unrecordable = Some(error.to_string());
@@ -229,13 +229,13 @@ impl Step {
         let mut cx = Context::train()
             .with_precision(options.precision)
             .with_checkpointing(options.checkpointing)
-            .with_draws(options.seed, optimizer.updates());
+            .with_seed(options.seed, optimizer.updates());
         let mut total: Option<Tensor> = None;
         for batch in batches {
             let images = self.pixels(&batch.images, &cx)?;
             let logits = model.forward(&images, &mut cx)?;
-            let loss = options.loss.forward(&cx.operand(Operation::Loss, &logits)?, &batch.target)?;
-            let loss = if batches.len() > 1 { loss.scale(share)? } else { loss };
+            let loss = options.loss.forward(&cx.autocast(Operation::Loss, &logits)?, &batch.target)?;
+            let loss = if batches.len() > 1 { loss.mul_scalar(share)? } else { loss };
             total = Some(match total {
                 Some(total) => total.add(&loss.detach())?,
                 None => loss.detach(),
@@ -248,7 +248,7 @@ impl Step {
         optimizer.step()?;
         optimizer.zero_grad();
         match &self.ema {
-            Some(ema) if ema.device() == self.device => ema.step(),
+            Some(ema) if ema.device() == self.device => ema.update(),
             _ => Ok(()),
         }
     }
@@ -256,8 +256,9 @@ impl Step {
 
 /// The modules' counters, each with a copy of its value.
 fn counters(model: &dyn Module) -> Result<Vec<(Tensor, Tensor)>> {
-    let buffers =
-        entries(model).into_iter().filter(|e| e.kind == Kind::Buffer && !e.tensor.dtype().is_float());
+    let buffers = state_entries(model)
+        .into_iter()
+        .filter(|e| e.kind == StateKind::Buffer && !e.tensor.dtype().is_float());
     let copied = buffers.map(|e| e.tensor.copy().map(|copy| (e.tensor, copy)));
     Ok(copied.collect::<fornax_engine::Result<_>>()?)
 }

@@ -1,7 +1,7 @@
 //! What follows the product of a fully connected layer: the bias and the activation, in one pass over rows.
 use super::activation;
 use super::elementary::Elementary;
-use super::parallel::{GRAIN, Shared, for_each_task};
+use super::parallel::{DisjointSlice, GRAIN, for_each_task};
 use crate::Activation;
 
 /// Adds `bias` to each row of `y`, in place, and with `relu` takes what is below 0 for 0.
@@ -21,8 +21,8 @@ pub fn add_bias_activate<T: Elementary>(
     if z.is_empty() {
         return;
     }
-    let (z, rows, step) = (Shared::new(z), y.len() / row_len, GRAIN.div_ceil(row_len));
-    let y = Shared::new(y);
+    let (z, rows, step) = (DisjointSlice::new(z), y.len() / row_len, GRAIN.div_ceil(row_len));
+    let y = DisjointSlice::new(y);
     for_each_task(rows.div_ceil(step), |task| {
         for row in task * step..rows.min((task + 1) * step) {
             // SAFETY: a row belongs to one task.
@@ -49,7 +49,7 @@ fn for_each_rows<T: Send>(row_len: usize, y: &mut [T], f: impl Fn(&mut [T]) + Sy
         return;
     }
     let piece = GRAIN.div_ceil(row_len) * row_len;
-    let (len, y) = (y.len(), Shared::new(y));
+    let (len, y) = (y.len(), DisjointSlice::new(y));
     for_each_task(len.div_ceil(piece), |i| {
         // SAFETY: pieces do not overlap.
         f(unsafe { y.slice(i * piece, piece.min(len - i * piece)) });
