@@ -1,4 +1,4 @@
-//! In-place sum: how gradients add up.
+//! In-place addition, for accumulating gradients.
 use super::parallel::for_each_piece;
 use super::vectorized::vectorized;
 use crate::dtype::Real;

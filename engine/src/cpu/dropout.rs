@@ -1,9 +1,9 @@
-//! Dropout with draws that are numbered, so that any piece can make its own.
+//! Dropout with counter-based random numbers, so that each chunk generates its own.
 use super::parallel::for_each_piece;
 use crate::dtype::Real;
 use crate::random::RngStream;
 
-/// `y[i] = x[i] * factor` where draw `i` of the stream is below `keep`, else 0.
+/// `y[i] = x[i] * factor` if sample `i` of the stream is below `keep_prob`, else 0.
 pub fn forward<T: Real>(x: &[T], stream: &RngStream, keep: f64, factor: T, y: &mut [T]) {
     for_each_piece(y, |start, y| {
         let mut draws = stream.at(start as u64);

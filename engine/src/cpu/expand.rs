@@ -1,9 +1,9 @@
-//! Repetition along axes.
+//! Broadcast copy.
 use super::binary::BroadcastLayout;
 use super::parallel::{DisjointSlice, GRAIN, for_each_task};
 use crate::Element;
 
-/// `y` from `x` along a walk whose first operand is `x`.
+/// Copies `x` to `y` with broadcasting. `x` is the first operand of `layout`.
 pub fn forward<T: Element>(walk: &BroadcastLayout, x: &[T], y: &mut [T]) {
     let inner = walk.inner();
     let rows = y.len() / inner.max(1);

@@ -1,5 +1,5 @@
-//! Expressions over arrays: a program is run block by block, each instruction a vectorised loop, its results in registers of one
-//! block that stay in the first-level cache. Work is cut into whole rows of channels, by shapes alone.
+//! Interpreter of fused expressions. A program runs block by block: each instruction is a vectorised loop, and its result stays in a
+//! block-sized register in the L1 cache. Work is split into whole rows of channels, by shapes alone.
 pub mod functions;
 
 use super::elementary::Elementary;
@@ -10,36 +10,36 @@ use crate::fuse::graph::{Node, Program};
 use half::slice::HalfFloatSliceExt;
 use std::ops::Range;
 
-/// Elements of a block.
+/// Elements per block.
 const BLOCK: usize = 1024;
 
-/// An input of a program.
+/// Input of a program.
 pub enum ProgramInput<'a, T> {
-    /// An element for each of the result.
+    /// One element per output element.
     Elements(&'a [T]),
-    /// The same in f16, for arithmetic in f32.
+    /// One f16 element per output element, computed with in f32.
     F16(&'a [f16]),
-    /// The same in bf16, for arithmetic in f32.
+    /// One bf16 element per output element, computed with in f32.
     BF16(&'a [bf16]),
-    /// An element for each channel.
+    /// One element per channel.
     Channels(Vec<T>),
-    /// One for all.
+    /// A scalar.
     Scalar(T),
 }
 
-/// An output of a program.
+/// Output of a program.
 pub enum ProgramOutput<'a, T> {
     /// Every element.
     Elements(&'a mut [T]),
-    /// The same, rounded from f32 to f16.
+    /// Every element, rounded from f32 to f16.
     F16(&'a mut [f16]),
-    /// The same, rounded from f32 to bf16.
+    /// Every element, rounded from f32 to bf16.
     BF16(&'a mut [bf16]),
-    /// The sum over rows for each channel.
+    /// Per-channel sums over rows.
     Sums(&'a mut [f64]),
 }
 
-/// Runs a program for rows of `c` channels, `len` elements in all.
+/// Runs a program over rows of `c` channels, `len` elements in total.
 pub(crate) fn run<T: Elementary>(
     program: &Program,
     sources: &[ProgramInput<T>],
@@ -51,7 +51,7 @@ pub(crate) fn run<T: Elementary>(
         return;
     }
     let sums = sinks.iter().filter(|sink| matches!(sink, ProgramOutput::Sums(_))).count();
-    // Sums of many rows are cut finer, so that each stays precise.
+    // Sums over rows use smaller chunks, so that each stays precise.
     let chunk_rows = if sums > 0 { (GRAIN / c).clamp(16, 256) } else { (GRAIN / c).max(1) };
     let chunk = chunk_rows * c;
     let chunks = len.div_ceil(chunk);
@@ -92,29 +92,29 @@ enum Out<T> {
     Elements(DisjointSlice<T>),
     F16(DisjointSlice<f16>),
     BF16(DisjointSlice<bf16>),
-    /// Which of the sums.
+    /// Index of the sum.
     Sums(usize),
 }
 
-/// Where the value of a node is while a block is computed.
+/// Location of a node's value while a block is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
-    /// In the elements of an input.
+    /// Elements of an input.
     Input(usize),
-    /// In the channels of an input, of which the block covers a part.
+    /// Channels of an input, of which the block covers a part.
     Channels(usize),
-    /// In the elements of an output.
+    /// Elements of an output.
     Output(usize),
     Register(usize),
 }
 
-/// How a program is run for given kinds of inputs and outputs.
+/// Register allocation and schedule of a program, for given kinds of inputs and outputs.
 struct Plan<'a, T> {
     program: &'a Program,
     sources: &'a [ProgramInput<'a, T>],
     c: usize,
     places: Vec<Place>,
-    /// Nodes that are the same for all blocks, to be computed once a chunk; and the others.
+    /// Nodes with the same value in all blocks, computed once per chunk, and the other nodes.
     once: Vec<usize>,
     each: Vec<usize>,
     registers: usize,
@@ -141,7 +141,7 @@ impl<'a, T: Elementary> Plan<'a, T> {
             uniform.push(is);
         }
         let (once, each): (Vec<usize>, Vec<usize>) = (0..nodes.len()).partition(|i| uniform[*i]);
-        // The last use of each node; outputs are used at the end, and what is computed once for ever.
+        // Last use of each node. Outputs, and nodes computed once per chunk, are never freed.
         let mut last: Vec<usize> = uniform.iter().map(|u| if *u { usize::MAX } else { 0 }).collect();
         for i in &each {
             nodes[*i].operands().for_each(|a| last[a] = last[a].max(*i));
@@ -164,7 +164,7 @@ impl<'a, T: Elementary> Plan<'a, T> {
                 (_, Some(o)) if !uniform[i] && matches!(outs[o], Out::Elements(_)) => Place::Output(o),
                 _ => register(&mut free),
             };
-            // After the node has its place: a loop never writes what it reads.
+            // Free operands after the node has its location, so that a loop never writes what it reads.
             for a in nodes[i].operands().collect::<std::collections::BTreeSet<_>>() {
                 if let Place::Register(r) = places[a]
                     && last[a] == i
@@ -177,7 +177,7 @@ impl<'a, T: Elementary> Plan<'a, T> {
     }
 }
 
-/// One task's registers.
+/// State of one task: its registers.
 struct Block<'a, T> {
     plan: &'a Plan<'a, T>,
     registers: DisjointSlice<T>,
@@ -185,10 +185,10 @@ struct Block<'a, T> {
 }
 
 impl<T: Elementary> Block<'_, T> {
-    /// Runs whole rows; adds to their sums, `[sums, c]`, which are 0.
+    /// Runs whole rows, and adds to their sums `[sums, c]`, which are zero on entry.
     fn run_chunk(&self, at: Range<usize>, sums: &mut [T]) {
         let c = self.plan.c;
-        // Blocks begin with a row, or lie within one.
+        // Blocks start at a row, or lie within one.
         let (span, step) = if c <= BLOCK { (at.len(), BLOCK / c * c) } else { (c, BLOCK) };
         for i in &self.plan.once {
             self.compute(*i, 0..step.min(at.len()));
@@ -229,7 +229,7 @@ impl<T: Elementary> Block<'_, T> {
         }
     }
 
-    /// Hands the outputs of a block over.
+    /// Stores the outputs of a block.
     fn deliver(&self, at: Range<usize>, sums: &mut [T]) {
         let c = self.plan.c;
         for (o, (node, out)) in self.plan.program.outputs.iter().zip(self.outs).enumerate() {
@@ -258,23 +258,23 @@ impl<T: Elementary> Block<'_, T> {
         match plan.places[node] {
             Place::Input(k) => match &plan.sources[k] {
                 ProgramInput::Elements(x) => &x[at],
-                _ => unreachable!("only elements are read in place"),
+                _ => unreachable!("only full inputs are read in place"),
             },
             Place::Channels(k) => match &plan.sources[k] {
                 ProgramInput::Channels(x) => &x[at.start % plan.c..][..at.len()],
-                _ => unreachable!("only channels are"),
+                _ => unreachable!("not a channel input"),
             },
             place => self.target(place, at),
         }
     }
 
-    #[allow(clippy::mut_from_ref, reason = "disjoint parts, as of Shared")]
+    #[allow(clippy::mut_from_ref, reason = "disjoint parts, as in DisjointSlice")]
     fn target(&self, place: Place, at: Range<usize>) -> &mut [T] {
         match place {
-            // SAFETY: registers are this task's own, and the plan has no loop write to a register that it reads.
+            // SAFETY: registers belong to this task, and no loop of the plan writes a register that it reads.
             Place::Register(r) => unsafe { self.registers.slice(r * BLOCK, at.len()) },
             Place::Output(o) => match &self.outs[o] {
-                // SAFETY: blocks do not overlap, and each output is written by one node, before others read it.
+                // SAFETY: blocks do not overlap, and each output is written by one node before others read it.
                 Out::Elements(y) => unsafe { y.slice(at.start, at.len()) },
                 _ => unreachable!("only elements are written in place"),
             },
@@ -284,9 +284,9 @@ impl<T: Elementary> Block<'_, T> {
 }
 
 fn floats<T: Elementary>(x: &[T]) -> &[f32] {
-    as_f32(x).expect("16-bit elements are computed with in f32")
+    as_f32(x).expect("f16 and bf16 are computed in f32")
 }
 
 fn floats_mut<T: Elementary>(x: &mut [T]) -> &mut [f32] {
-    as_f32_mut(x).expect("16-bit elements are computed with in f32")
+    as_f32_mut(x).expect("f16 and bf16 are computed in f32")
 }

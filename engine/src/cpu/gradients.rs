@@ -1,19 +1,19 @@
-//! What an update knows of gradients before a rule sees them: their norm, overflow, the loss scale, and how they are clipped.
+//! Gradient norm, overflow check, loss scaling and gradient clipping, before the update rule runs.
 use super::optimizer::OptimizerParameter;
 use super::parallel::{DisjointSlice, for_each_task};
 use crate::ops::{GradClip, GradientRule, UpdateScalar};
 
-/// Sums of squares of gradients, unscaled: of all, and of what clipping elements or rows leaves.
+/// Sums of squares of the unscaled gradients, before and after clipping by value or by unit.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Squares {
-    /// Infinite or NaN where a gradient is.
+    /// Before clipping. Infinite or NaN if a gradient is.
     pub all: f64,
-    /// Never more.
+    /// After clipping by value or by unit (AGC); never larger.
     pub clipped: f64,
 }
 
-/// Looks at all gradients, `tasks` of (parameter, chunk), and fills `units`: what the gradient of each row is multiplied by. The kernels
-/// `gradients_look` do the same.
+/// Computes the sums of squares of all gradients, in `tasks` of (parameter, chunk), and fills `units` with the AGC factor of each row.
+/// The `gradients_look` CUDA kernels do the same.
 pub(crate) fn look(
     parameters: &[OptimizerParameter],
     tasks: &[(usize, usize)],
@@ -27,7 +27,7 @@ pub(crate) fn look(
     for_each_task(tasks.len(), |i| {
         let (p, chunk) = tasks[i];
         let (parameter, range) = (&parameters[p], parameters[p].range(chunk));
-        // SAFETY: one element a task.
+        // SAFETY: one element per task.
         let sum = &mut unsafe { shared.slice(i, 1) }[0];
         if let Some(GradClip::Agc(limit)) = clip {
             let length = parameter.layout.row_length;
@@ -59,8 +59,8 @@ pub(crate) fn look(
     partial.iter().fold(Squares::default(), add)
 }
 
-/// Sets what the next update does, given what a look saw: the factor of all gradients, the loss scale and its counter; false when the
-/// update is skipped.
+/// Sets the scalars of the next update from the gradient norms: the common factor of all gradients, the loss scale and its growth
+/// counter. Returns false if the update is skipped because of an overflow.
 pub fn decide(gradients: &GradientRule, squares: Squares, numbers: &mut [f32]) -> bool {
     let at = |n: UpdateScalar| n as usize;
     let scale = numbers[at(UpdateScalar::LossScale)];
@@ -94,7 +94,7 @@ fn squares_of(x: &[f32]) -> f64 {
     squares(x, 1.0)
 }
 
-/// The sum of `(g * factor)^2`.
+/// Sum of `(g * factor)^2`.
 fn squares(gradient: &[f32], factor: f64) -> f64 {
     let mut lanes = [0.0f64; 16];
     let (groups, rest) = gradient.as_chunks::<16>();
@@ -107,7 +107,7 @@ fn squares(gradient: &[f32], factor: f64) -> f64 {
     lanes.iter().sum()
 }
 
-/// The same where no `g * factor` is further from 0 than the limit.
+/// Sum of `clamp(g * factor, -limit, limit)^2`.
 fn clamped_squares(gradient: &[f32], factor: f64, limit: f64) -> f64 {
     gradient.iter().map(|g| (f64::from(*g) * factor).clamp(-limit, limit)).map(|g| g * g).sum()
 }

@@ -1,5 +1,5 @@
-//! Updates of parameters: the stages of a rule, each a pass over chunks of all parameters. A chunk is computed block by block, each
-//! instruction a vectorised loop, its results in registers of one block that stay in the first-level cache.
+//! Optimizer step: runs the stages of an update rule, each a pass over chunks of all parameters. A chunk is computed block by block:
+//! each instruction is a vectorised loop, and its result stays in a block-sized register in the L1 cache.
 mod factors;
 mod loops;
 mod stage;
@@ -15,7 +15,7 @@ use half::slice::HalfFloatSliceExt;
 use stage::{Arrays, BLOCK, Plan, Task};
 use std::ops::Range;
 
-/// A parameter in an update.
+/// Operands of one parameter's update.
 pub(crate) struct OptimizerParameter<'a> {
     pub(crate) weights: &'a mut [f32],
     pub(crate) gradient: &'a [f32],
@@ -23,7 +23,7 @@ pub(crate) struct OptimizerParameter<'a> {
     pub(crate) ema: Option<&'a mut [f32]>,
     pub(crate) low_precision: Option<LowPrecisionCopy<'a>>,
     pub(crate) param_scalar: Option<&'a mut [f32]>,
-    /// Means of the factored second moment over the last axis and over the first.
+    /// Factored second moment: means over the last axis and over the first axis.
     pub(crate) factors: Option<[&'a mut [f32]; 2]>,
     pub(crate) weight_decay: f32,
     pub(crate) lr_scale: f32,
@@ -32,21 +32,21 @@ pub(crate) struct OptimizerParameter<'a> {
     pub(crate) layout: ChunkLayout,
 }
 
-/// A copy of the weights in half precision.
+/// Low-precision copy of a parameter.
 pub(crate) enum LowPrecisionCopy<'a> {
     F16(&'a mut [f16]),
     BF16(&'a mut [bf16]),
 }
 
 impl OptimizerParameter<'_> {
-    /// The elements of a chunk.
+    /// Element range of a chunk.
     pub(crate) fn range(&self, chunk: usize) -> Range<usize> {
         let start = chunk * self.layout.chunk_length;
         start..(start + self.layout.chunk_length).min(self.gradient.len())
     }
 }
 
-/// Looks at the gradients where that is asked for, decides, and updates.
+/// Computes the gradient norm if needed, updates the loss scale, and updates the parameters unless the update is skipped.
 pub(crate) fn update(
     rule: &UpdateRule,
     parameters: &mut [OptimizerParameter],
@@ -104,23 +104,23 @@ pub(crate) fn update(
     numbers[UpdateScalar::SharedScalars as usize..][..memory.len()].copy_from_slice(&memory);
 }
 
-/// One update on its way through the stages.
+/// State of one update across its stages.
 struct Pass<'a> {
     rule: &'a UpdateRule,
     numbers: &'a [f32],
-    /// The update's number.
+    /// Number of this update, starting at 1.
     updates: i64,
-    /// Gradients are clamped to this.
+    /// Clamp of the gradients (clip by value).
     clip: Option<f32>,
     tasks: &'a [(usize, usize)],
-    /// The first of each parameter's rows among all.
+    /// Index of each parameter's first row among the rows of all parameters.
     first_rows: &'a [usize],
     units: &'a [f32],
     /// `[rows, row sums]`
     rows: Vec<f32>,
     /// `[parameters, sums]`
     sums: Vec<Vec<f64>>,
-    /// The means of each factored second moment between first and last axis.
+    /// Mean of each factored second moment over both axes, per position in between.
     means: Vec<Vec<f32>>,
 }
 
@@ -129,7 +129,7 @@ impl Pass<'_> {
         f64::from(self.numbers[n as usize])
     }
 
-    /// A number of a parameter.
+    /// Value of a symbol with parameter scope.
     fn symbol(&self, p: usize, parameter: &OptimizerParameter, symbol: Symbol) -> f64 {
         let kept =
             |at: i64| parameter.param_scalar.as_ref().map_or(0.0, |kept| f64::from(kept[at as usize % 2]));
@@ -146,11 +146,11 @@ impl Pass<'_> {
             Symbol::IsFactored => f64::from(u8::from(parameter.factors.is_some())),
             Symbol::Memory(k) => f64::from(self.numbers[UpdateScalar::SharedScalars as usize + k]),
             Symbol::Sum(k) => self.sums[p][k],
-            _ => unreachable!("these reach over rows or elements"),
+            _ => unreachable!("not a scalar of the parameter"),
         }
     }
 
-    /// Runs the whole of a rule that the CPU has a loop for.
+    /// Runs a rule that has a dedicated CPU loop.
     fn run_loop(&self, cpu_loop: CpuLoop, parameters: &mut [OptimizerParameter]) {
         let numbers = |parameter: &OptimizerParameter| loops::Numbers {
             updates: self.updates,
@@ -167,7 +167,7 @@ impl Pass<'_> {
         });
     }
 
-    /// Runs a stage; returns the numbers for all parameters that the last one leaves.
+    /// Runs a stage. Returns the shared scalars that the last stage produces.
     fn run(&mut self, stage: &Stage, parameters: &mut [OptimizerParameter]) -> Vec<f32> {
         let as_given =
             self.number(UpdateScalar::GradFactor) == 1.0 && self.clip.is_none() && self.units.is_empty();
@@ -232,7 +232,7 @@ impl Pass<'_> {
     }
 }
 
-/// What follows new weights: their rounding, their copy, and their average.
+/// Rounds new weights, refreshes their low-precision copy, and updates their EMA.
 fn follow(
     weights: &mut [f32],
     round: Option<DType>,

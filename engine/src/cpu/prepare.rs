@@ -1,9 +1,9 @@
-//! Training images from bytes in one pass: mixed with a partner, normalised, erased in boxes.
+//! Batch preparation of u8 images in one pass: mixup or cutmix with a partner image, normalisation, random erasing.
 use super::parallel::{DisjointSlice, for_each_task};
 use crate::Element;
 use crate::ops::{CHANGE_HEADER_LEN, EraseMode, ImagePreparation};
 
-/// Images `[n, h, w, c]`, changed as the rows of `changes` say: the kernel `prepare` does the same.
+/// Prepares images `[n, h, w, c]`, each according to its row of `changes`. The `prepare` CUDA kernel does the same.
 pub fn forward<T: Element>(
     x: &[u8],
     changes: &[i64],
@@ -17,7 +17,7 @@ pub fn forward<T: Element>(
         let change = &changes[image * (changes.len() / n)..][..changes.len() / n];
         let own = &x[image * size..][..size];
         let partner = &x[change[0] as usize * size..][..size];
-        // SAFETY: each image is its own.
+        // SAFETY: each image belongs to one task.
         let y = unsafe { out.slice(image * size, size) };
         one(own, partner, change, [w, c], how, y);
     });

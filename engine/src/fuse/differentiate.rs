@@ -1,8 +1,8 @@
-//! Symbolic differentiation: the gradients of an expression as expressions of its inputs and the upstream gradient.
+//! Symbolic reverse-mode differentiation: the gradients of an expression as expressions of its inputs and the upstream gradient.
 use super::graph::{Binary, Graph, Node, Program, Unary};
 
-/// The gradients of a program's one output with respect to the wanted inputs, in their order. Its inputs are those of the program
-/// and, last, the upstream gradient. Where the output does not depend on an input, the gradient is the constant 0.
+/// Program of the gradients of a program's single output with respect to the wanted inputs, in order. Its inputs are the inputs of
+/// `program` followed by the upstream gradient. The gradient of an input that the output does not depend on is the constant 0.
 pub(crate) fn gradients(program: &Program, wanted: &[bool]) -> Program {
     let mut back = Back { graph: Graph::of(program), grads: vec![None; program.nodes.len()] };
     let upstream = back.graph.input(program.inputs);
@@ -29,7 +29,7 @@ pub(crate) fn gradients(program: &Program, wanted: &[bool]) -> Program {
     back.graph.program(program.inputs + 1, &outputs)
 }
 
-/// Which nodes depend on a wanted input.
+/// Marks the nodes that depend on a wanted input.
 fn depends(program: &Program, wanted: &[bool]) -> Vec<bool> {
     let mut matters: Vec<bool> = vec![];
     for node in &program.nodes {
@@ -45,7 +45,7 @@ fn depends(program: &Program, wanted: &[bool]) -> Vec<bool> {
 
 struct Back {
     graph: Graph,
-    /// The gradient of each node of the program, as far as its uses were seen.
+    /// Gradient of each node of the program, accumulated over the uses visited so far.
     grads: Vec<Option<usize>>,
 }
 
@@ -55,7 +55,7 @@ impl Back {
         self.grads[node] = Some(sum);
     }
 
-    /// What the gradient `g` of node `y` gives to each of its operands.
+    /// Vector-Jacobian product: the contributions of the gradient `g` of node `y` to the gradients of its operands.
     fn through(&mut self, y: usize, g: usize) -> Vec<(usize, usize)> {
         use Binary::*;
         use Unary::*;
@@ -129,7 +129,7 @@ impl Back {
         }
     }
 
-    /// `g` where `a > b`, half of it at a tie, else 0.
+    /// `g` where `a > b`, `g / 2` at a tie, else 0.
     fn share(&mut self, g: usize, a: usize, b: usize) -> usize {
         let (half, zero) = (self.with(0.5, Binary::Mul, g), self.constant(0.0));
         let (greater, equal) =
@@ -138,7 +138,7 @@ impl Back {
         self.graph.select(greater, g, rest)
     }
 
-    /// `g * factor` or `g / factor`. Where a select has made `g` zero it stays zero, even where the factor is infinite.
+    /// `g * factor` or `g / factor`. Zeros that a select put into `g` stay zero, even if the factor is infinite.
     fn scaled(&mut self, g: usize, f: Binary, factor: usize) -> usize {
         if let Node::Select(c, a, b) = self.graph.node(g) {
             let is_zero = |i: usize| self.graph.value(i) == Some(0.0);

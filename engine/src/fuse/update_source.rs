@@ -1,18 +1,18 @@
-//! The CUDA source of an optimizer's update: a kernel a stage, over `kernels/cu/optimizer.cuh`, which has the loops. Numbers that reach
-//! over a parameter are computed once a block, in double.
+//! CUDA code generation for update rules: one kernel per stage, on top of the loops in `kernels/cu/optimizer.cuh`. Per-parameter values
+//! are computed once per thread block, in double.
 use super::cuda_source::{formula, literal};
 use super::digest;
 use super::graph::{Node, Program};
 use super::update::{Reach, Stage, Symbol, Target, UpdateRule};
 use std::fmt::Write;
 
-/// A kernel's name and source.
+/// Name and source of the kernel of one stage.
 pub(crate) struct UpdateKernel {
     pub(crate) kernel: String,
     pub(crate) text: String,
 }
 
-/// The kernels of a rule's stages.
+/// Kernels of a rule's stages.
 pub(super) fn sources(rule: &UpdateRule) -> Vec<UpdateKernel> {
     let all = rule.stages();
     let programs: Vec<_> = all.iter().map(|s| (&s.program, &s.tail, &s.symbols)).collect();
@@ -25,7 +25,7 @@ pub(super) fn sources(rule: &UpdateRule) -> Vec<UpdateKernel> {
     all.iter().enumerate().map(source).collect()
 }
 
-/// Which number a node of each program is kept as, for those that elements and rows read, and the memory.
+/// Slot of each per-parameter node that elements, rows or outputs read, for both programs of a stage.
 fn slots(stage: &Stage) -> [Vec<Option<usize>>; 2] {
     let mut count = 0;
     [&stage.program, &stage.tail].map(|program| {
@@ -50,7 +50,7 @@ fn slots(stage: &Stage) -> [Vec<Option<usize>>; 2] {
 struct Writer<'a> {
     rule: &'a UpdateRule,
     stage: &'a Stage,
-    /// Of the elements' program and of the one at the end of a row.
+    /// Slots of the elementwise program and of the row-end program.
     slots: [Vec<Option<usize>>; 2],
 }
 
@@ -102,7 +102,7 @@ impl Writer<'_> {
         [(&self.stage.program, &self.slots[0]), (&self.stage.tail, &self.slots[1])]
     }
 
-    /// What the loops need to know.
+    /// Compile-time constants of the loops.
     fn constants(&self, text: &mut String) {
         let stage = self.stage;
         let ids = |want: &dyn Fn(&Target) -> Option<usize>| {
@@ -131,7 +131,7 @@ impl Writer<'_> {
         }
         let slot = |target: Target| {
             let at = stage.targets.iter().position(|t| *t == target);
-            at.map(|i| self.slots[0][stage.program.outputs[i]].expect("a number of the parameter"))
+            at.map(|i| self.slots[0][stage.program.outputs[i]].expect("a scalar of the parameter"))
         };
         let memory: Vec<usize> = (0..self.rule.state_spec().shared_scalars.len())
             .filter_map(|k| slot(Target::Memory(k)))
@@ -161,7 +161,7 @@ impl Writer<'_> {
         }
     }
 
-    /// The numbers of the parameter, in double.
+    /// Per-parameter values, in double.
     fn numbers(&self, text: &mut String, program: &Program, slots: &[Option<usize>]) {
         let reach = self.stage.reach(program);
         let name = |i: usize| match program.nodes[i] {
@@ -184,7 +184,7 @@ impl Writer<'_> {
                     Symbol::IsFactored => "n.is_factored".into(),
                     Symbol::Memory(k) => format!("n.memory[{k}]"),
                     Symbol::Sum(k) => format!("n.sums[{k}]"),
-                    _ => unreachable!("these reach over rows or elements"),
+                    _ => unreachable!("not a scalar of the parameter"),
                 },
                 node => in_double(&formula(node, name)),
             };
@@ -197,7 +197,7 @@ impl Writer<'_> {
         }
     }
 
-    /// What is computed for each element or row.
+    /// Statements per element or row.
     fn statements(&self, text: &mut String, program: &Program, slots: &[Option<usize>]) {
         let reach = self.stage.reach(program);
         for (i, node) in program.nodes.iter().enumerate().filter(|(i, _)| reach[*i] > Reach::Parameter) {
@@ -208,7 +208,7 @@ impl Writer<'_> {
         }
     }
 
-    /// A node as an operand of what is computed for each element or row.
+    /// Operand expression of a node in per-element or per-row code.
     fn name(&self, program: &Program, slots: &[Option<usize>], i: usize) -> String {
         if let Some(slot) = slots[i] {
             return format!("u[{slot}]");
@@ -221,14 +221,14 @@ impl Writer<'_> {
                 Symbol::Moment(k) => format!("x.m[{k}]"),
                 Symbol::Factored => "x.factored".into(),
                 Symbol::RowSum(k) => format!("x.r[{k}]"),
-                _ => unreachable!("the others are numbers of the parameter"),
+                _ => unreachable!("scalars of the parameter have slots"),
             },
             _ => format!("v{i}"),
         }
     }
 }
 
-/// The formula of a float as one of a double: functions lose the `f` at their ends, literals theirs.
+/// Converts a float expression to double: removes the `f` suffix of functions and literals.
 fn in_double(formula: &str) -> String {
     let mut text = formula.replace("1.0f : 0.0f", "1.0 : 0.0");
     for f in ["fabs", "exp", "expm1", "log", "sqrt", "tanh", "erf", "pow", "floor"] {

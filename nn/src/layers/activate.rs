@@ -1,26 +1,26 @@
-//! An activation as a layer.
-use crate::observe::Label;
+//! Activation layer.
+use crate::capture::Label;
 use crate::{Context, Module, Visitor};
 use fornax_engine::{Activation, Result, Tensor};
 
-/// Applies an activation. Where it is fused into the operation before it, it only gives its name to what comes out.
+/// Activation function. Where it is fused into the preceding operation, the layer only labels the output.
 pub struct Activate {
     kind: Activation,
     label: Label,
 }
 
 impl Activate {
-    /// A layer of this activation.
+    /// Layer with this activation.
     pub const fn new(kind: Activation) -> Activate {
         Activate { kind, label: Label::new("Activation") }
     }
 
-    /// Which activation it is.
+    /// The activation function.
     pub fn kind(&self) -> Activation {
         self.kind
     }
 
-    /// What an operation that has the activation fused into it gave.
+    /// Passes on the output `y` of an operation with the activation fused into it.
     pub fn fused(&self, y: Tensor, cx: &mut Context) -> Tensor {
         cx.observed(&self.label, y, 0)
     }

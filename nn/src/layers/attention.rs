@@ -1,11 +1,12 @@
 //! Multi-head self-attention (Vaswani et al., 2017).
 use super::Linear;
-use crate::observe::Label;
+use crate::capture::Label;
 use crate::precision::Operation;
 use crate::{Context, Module, Visitor};
 use fornax_engine::{AttentionMask, Result, Tensor};
 
-/// Each token `[n, l, c]` looks at all of them, with several heads side by side.
+/// Multi-head self-attention over tokens `[n, l, c]`: `softmax(q kᵀ / sqrt(d)) v` for each head of `d = c / heads` features, with
+/// `qkv` and `proj` as linear layers with bias. Dtypes: f32, f64, f16, bf16. timm's `Attention`.
 pub struct Attention {
     qkv: Linear,
     proj: Linear,
@@ -14,7 +15,7 @@ pub struct Attention {
 }
 
 impl Attention {
-    /// Over `features`, which the heads share evenly.
+    /// Attention over `features` features, split evenly over the heads.
     pub fn new(features: usize, heads: usize) -> Result<Attention> {
         let (qkv, proj) = (Linear::new(features, 3 * features)?, Linear::new(features, features)?);
         Ok(Attention { qkv, proj, heads, label: Label::new("Attention") })

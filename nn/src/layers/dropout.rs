@@ -1,9 +1,9 @@
-//! Layers that drop part of what passes, in training only.
-use crate::observe::Label;
+//! Dropout, stochastic depth and DropBlock, active only in training.
+use crate::capture::Label;
 use crate::{Context, Module, Visitor};
 use fornax_engine::{DType, Result, Tensor};
 
-/// Each element becomes 0 with this probability, and what is left grows by as much (Srivastava et al., 2014).
+/// Dropout (Srivastava et al., 2014): zeroes each element with probability `p`, and scales the others by `1 / (1 - p)`.
 pub struct Dropout(pub f64);
 
 impl Module for Dropout {
@@ -18,20 +18,20 @@ impl Module for Dropout {
     fn visit(&self, _: &mut Visitor) {}
 }
 
-/// Stochastic depth (Huang et al., 2016): with this probability all of a sample becomes 0, so that its block is skipped; the others grow by as
-/// much.
+/// Stochastic depth (Huang et al., 2016): zeroes all elements of a sample with probability `drop_prob`, which skips the residual block,
+/// and scales the other samples by `1 / (1 - drop_prob)`. timm's `DropPath`.
 pub struct DropPath {
     rate: f64,
     label: Label,
 }
 
 impl DropPath {
-    /// With this probability.
+    /// Stochastic depth with probability `drop_prob`.
     pub const fn new(rate: f64) -> DropPath {
         DropPath { rate, label: Label::new("DropPath") }
     }
 
-    /// True when a pass under `cx` drops something.
+    /// True if the layer drops samples in this pass.
     pub fn drops(&self, cx: &Context) -> bool {
         cx.training() && self.rate > 0.0
     }
@@ -56,19 +56,19 @@ impl Module for DropPath {
     }
 }
 
-/// DropBlock (Ghiasi et al., 2018) with timm's rule: squares of `block` pixels are dropped from all channels, as many as to drop `rate` of the
-/// map, times `share`.
+/// DropBlock (Ghiasi et al., 2018), as timm's `DropBlock2d`: drops squares of `block_size` pixels from all channels, such that a fraction
+/// of about `drop_prob * gamma_scale` of the feature map is dropped.
 pub struct DropBlock {
-    /// Part of the map that is dropped.
+    /// Fraction of the feature map to drop.
     pub drop_prob: f64,
-    /// Side of a square.
+    /// Side of a square, in pixels.
     pub block_size: usize,
-    /// How much of the rate this layer takes.
+    /// Factor of the probability of a square.
     pub gamma_scale: f64,
 }
 
 impl DropBlock {
-    /// The probability of a pixel of an image of `size` to be the middle of a dropped square.
+    /// Probability of a pixel to be the centre of a dropped square, for a feature map of `size`: timm's gamma.
     fn seeds(&self, size: [usize; 2]) -> f64 {
         let axis = |n: usize| {
             let side = self.block_size.min(n);
@@ -86,7 +86,7 @@ impl Module for DropBlock {
         }
         let (stream, step) = cx.draw()?;
         let ones = Tensor::ones([n, h, w, 1], DType::F32, &x.device())?;
-        // What dropout keeps is at least 1.
+        // Dropout scales ones to at least 1.
         let seeds = ones.dropout(1.0 - self.seeds([h, w]), &stream, Some(&step))?.clamp(0.0, 1.0)?;
         x.drop_block(&seeds.to_dtype(x.dtype())?, self.block_size, true)
     }
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn whole_samples_are_dropped() {
+    fn drop_path_drops_whole_samples() {
         let x = Tensor::ones([512, 2, 1, 3], DType::F32, &Device::Cpu).expect("memory");
         let layer = DropPath::new(0.25);
         let y = layer.forward(&x, &mut training()).expect("drops").to_vec::<f32>().expect("f32");
@@ -120,13 +120,13 @@ mod tests {
     }
 
     #[test]
-    fn blocks_drop_their_share_of_the_map() {
+    fn drop_block_drops_expected_fraction_of_the_map() {
         let x = Tensor::ones([64, 14, 14, 2], DType::F32, &Device::Cpu).expect("memory");
         let layer = DropBlock { drop_prob: 0.1, block_size: 3, gamma_scale: 1.0 };
         let y = layer.forward(&x, &mut training()).expect("drops").to_vec::<f32>().expect("f32");
         assert!(y.chunks(2).all(|pixel| pixel[0] == pixel[1]), "channels share the mask");
         let dropped = y.iter().filter(|v| **v == 0.0).count() as f64 / y.len() as f64;
-        // Squares overlap, and those at the edges are cut.
+        // Squares overlap, and are clipped at the edges.
         assert!((0.08..0.14).contains(&dropped), "{dropped}");
         let mean = y.iter().sum::<f32>() / y.len() as f32;
         assert!((mean - 1.0).abs() < 1e-3, "{mean}");

@@ -1,11 +1,12 @@
 //! Layer normalisation layer.
 use super::in_dtype;
-use crate::observe::Label;
+use crate::capture::Label;
 use crate::precision::Operation;
 use crate::{Context, Module, Visitor};
 use fornax_engine::{DType, Device, Result, Tensor};
 
-/// Layer normalisation over the last axis; on images that is over the channels of each pixel. Weight 1, bias 0.
+/// Layer normalisation over the last axis (Ba et al., 2016); on images, over the channels of each pixel, as timm's `LayerNorm2d`.
+/// Parameters are f32, with weight 1 and bias 0; the input is f32, f64, f16 or bf16.
 pub struct LayerNorm {
     weight: Tensor,
     bias: Tensor,
@@ -14,7 +15,7 @@ pub struct LayerNorm {
 }
 
 impl LayerNorm {
-    /// Over `channels`.
+    /// Layer norm over `channels` channels.
     pub fn new(channels: usize, eps: f64) -> Result<LayerNorm> {
         Ok(LayerNorm {
             weight: Tensor::ones([channels], DType::F32, &Device::Cpu)?.variable(),

@@ -1,16 +1,16 @@
 //! Pooling layers.
-use crate::observe::Label;
+use crate::capture::Label;
 use crate::{Context, Module, Visitor};
 use fornax_engine::{GlobalPool, Pool2dOptions, Result, Tensor};
 
-/// Largest value of each window.
+/// 2-D max pooling.
 pub struct MaxPool2d {
     pool: Pool2dOptions,
     label: Label,
 }
 
 impl MaxPool2d {
-    /// Over these windows.
+    /// Layer with the given kernel, stride and padding.
     pub const fn new(pool: Pool2dOptions) -> MaxPool2d {
         MaxPool2d { pool, label: Label::new("MaxPool2d") }
     }
@@ -27,7 +27,7 @@ impl Module for MaxPool2d {
     }
 }
 
-/// Mean of each window; padding does not count.
+/// 2-D average pooling with `count_include_pad=False`.
 pub struct AvgPool2d {
     pool: Pool2dOptions,
     same: bool,
@@ -35,13 +35,13 @@ pub struct AvgPool2d {
 }
 
 impl AvgPool2d {
-    /// Over these windows.
+    /// Layer with the given kernel, stride and padding.
     pub const fn new(pool: Pool2dOptions) -> AvgPool2d {
         AvgPool2d { pool, same: false, label: Label::new("AvgPool2d") }
     }
 
-    /// 2×2 windows at stride 1 over the image with a row and a column of zeros after it, which count: the size stays (timm's
-    /// `AvgPool2dSame`).
+    /// 2×2 average pooling at stride 1 with "same" padding: a row and a column of zeros at the end, included in the average. timm's
+    /// `AvgPool2dSame`.
     pub fn keeping_size() -> AvgPool2d {
         let pool = Pool2dOptions { kernel: [2, 2], stride: [1, 1], ..Pool2dOptions::default() };
         AvgPool2d { pool, same: true, label: Label::new("AvgPool2d") }
@@ -63,20 +63,21 @@ impl Module for AvgPool2d {
     }
 }
 
-/// Pools all pixels: `[n, h, w, c]` to `[n, c]`, or twice the channels for [`GlobalPool::CatAvgMax`]; or leaves them as they are.
+/// Global pooling from `[n, h, w, c]` to `[n, c]`, or `[n, 2c]` for [`GlobalPool::CatAvgMax`]; or no pooling. timm's
+/// `SelectAdaptivePool2d`.
 pub struct SelectAdaptivePool2d {
-    /// `None` for no pooling.
+    /// Type of pooling; `None` for no pooling.
     pub kind: Option<GlobalPool>,
     label: Label,
 }
 
 impl SelectAdaptivePool2d {
-    /// Of this kind.
+    /// Layer with this type of pooling.
     pub const fn new(kind: Option<GlobalPool>) -> SelectAdaptivePool2d {
         SelectAdaptivePool2d { kind, label: Label::new("GlobalPool") }
     }
 
-    /// Channels that come out for each that goes in.
+    /// Output channels per input channel: timm's `feat_mult`.
     pub fn multiplier(&self) -> usize {
         match self.kind {
             Some(GlobalPool::CatAvgMax | GlobalPool::FastCatAvgMax) => 2,

@@ -1,22 +1,22 @@
-//! Modules one after the other.
-use crate::observe::Label;
+//! Sequential container.
+use crate::capture::Label;
 use crate::{Context, Module, Visitor, named_parameters};
 use fornax_engine::{Result, Tensor, checkpoint};
 use std::sync::Arc;
 
-/// Runs its modules in order; they are named by their position, or as the caller says. They are the blocks of activation checkpointing.
+/// Sequential container of modules, named by position or by the caller. Each module is one block of activation checkpointing.
 pub struct Sequential {
     modules: Vec<(String, Arc<dyn Module>)>,
     label: Label,
 }
 
 impl Sequential {
-    /// Of these modules, named 0, 1, 2…
+    /// Container of modules named `0`, `1`, `2`, …
     pub fn new(modules: Vec<Arc<dyn Module>>) -> Sequential {
         Sequential::named(modules.into_iter().enumerate().map(|(i, m)| (i.to_string(), m)).collect())
     }
 
-    /// Of these modules, each under its name.
+    /// Container of named modules.
     pub fn named(modules: Vec<(String, Arc<dyn Module>)>) -> Sequential {
         Sequential { modules, label: Label::group() }
     }

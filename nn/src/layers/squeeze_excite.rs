@@ -1,9 +1,10 @@
-//! Squeeze and excitation (Hu et al., 2018).
+//! Squeeze-and-excitation (Hu et al., 2018).
 use super::{Activate, Conv2d};
 use crate::{Context, Module, Visitor};
 use fornax_engine::{Activation, GlobalPool, Result, Tensor};
 
-/// Weighs each channel by what all channels' means say: `x * gate(expand(activation(reduce(mean x))))`.
+/// Squeeze-and-excitation: `x * gate(expand(activation(reduce(mean(x)))))`, with the mean over all pixels and 1×1 convolutions `reduce`
+/// and `expand`.
 pub struct SqueezeExcite {
     names: Names,
     reduce: Conv2d,
@@ -12,17 +13,17 @@ pub struct SqueezeExcite {
     gate: Activate,
 }
 
-/// What timm calls the parts.
+/// Names of the submodules in timm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Names {
     /// `fc1`, `act`, `fc2`, `gate`: ResNet, RegNet.
     Fc,
-    /// `conv_reduce`, `act1`, `conv_expand`, `gate`: the family of EfficientNet.
+    /// `conv_reduce`, `act1`, `conv_expand`, `gate`: EfficientNet, MobileNetV3.
     Conv,
 }
 
 impl SqueezeExcite {
-    /// Over `channels`, reduced to `reduced` in between.
+    /// Layer over `channels` channels, with `reduced` channels in between.
     pub fn new(
         names: Names,
         channels: usize,

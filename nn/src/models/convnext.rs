@@ -1,30 +1,30 @@
-//! ConvNeXt (Liu et al., "A ConvNet for the 2020s", 2022), under timm's names.
+//! ConvNeXt (Liu et al., "A ConvNet for the 2020s", 2022), with timm's names.
 use super::drop_path_rates;
 use super::model::{FeatureInfo, Model};
 use super::options::{ModelOptions, Takes, refuse};
 use super::registry::{Family, ModelInfo, PretrainedCfg};
+use crate::capture::Label;
 use crate::layers::{ClassifierHead, Conv2d, ConvMlp, DropPath, LayerNorm, Mlp, Sequential, in_dtype};
-use crate::observe::Label;
 use crate::{Context, Module, StateEntry, Visitor, init};
 use fornax_engine::random::RngStream;
 use fornax_engine::{Activation, Conv2dOptions as ConvOptions, DType, Device, GlobalPool, Result, Tensor};
 use std::sync::Arc;
 
-/// What tells one ConvNeXt from another.
+/// Architecture of a ConvNeXt.
 #[derive(Clone, Copy, Debug)]
 pub struct ConvNeXtConfig {
-    /// Blocks of each stage.
+    /// Number of blocks of each stage.
     pub depths: [usize; 4],
     /// Channels of each stage.
     pub dims: [usize; 4],
-    /// The two layers at the end of a block are convolutions, whose weights have four axes.
+    /// The MLP of a block consists of 1×1 convolutions, whose weights have four axes.
     pub conv_mlp: bool,
 }
 
 const EPS: f64 = 1e-6;
 const LAYER_SCALE: f32 = 1e-6;
 
-/// Recipes that train at 224 pixels and evaluate at 288.
+/// Trained at 224 pixels, evaluated at 288.
 const DATA: PretrainedCfg = PretrainedCfg {
     test_input_size: Some([288, 288]),
     test_crop_pct: Some(0.95),
@@ -48,7 +48,7 @@ const fn model(
     ModelInfo { name, description: about, family: Family::ConvNeXt(config), pretrained_cfg: data }
 }
 
-/// Every model of the family.
+/// All ConvNeXt models.
 pub(super) const MODELS: &[ModelInfo] = &[
     model(
         "convnext_atto",
@@ -79,7 +79,7 @@ pub(super) const MODELS: &[ModelInfo] = &[
     ),
 ];
 
-/// A ConvNeXt.
+/// ConvNeXt.
 pub struct ConvNeXt {
     stem: (Conv2d, LayerNorm),
     stages: Vec<Stage>,
@@ -89,12 +89,15 @@ pub struct ConvNeXt {
 }
 
 impl ConvNeXt {
-    /// A network with all weights zero; see [`super::init_weights`].
+    /// Model with all weights zero; see [`super::init_weights`].
     pub fn new(config: &ConvNeXtConfig, options: &ModelOptions) -> crate::Result<ConvNeXt> {
         options.refuse_unless(Takes { output_stride: true, ..Takes::default() })?;
         let pool = options.pool_of_maps(GlobalPool::Avg)?;
         if matches!(pool, Some(GlobalPool::CatAvgMax | GlobalPool::FastCatAvgMax)) {
-            return Err(refuse("global_pool=catavgmax", "its last normalisation is as wide as its maps"));
+            return Err(refuse(
+                "global_pool=catavgmax",
+                "the norm after pooling has the width of the feature maps",
+            ));
         }
         let activation = options.act_layer.unwrap_or(Activation::Gelu);
         let mut rates = drop_path_rates(options.drop_path_rate, config.depths.iter().sum());
@@ -177,7 +180,7 @@ impl Model for ConvNeXt {
         "head.fc"
     }
 
-    /// timm's rule: a truncated normal of 0.02 for convolutions and linear layers, zero biases, layer scales of 1e-6.
+    /// timm's initialisation: truncated normal with std 0.02 for convolutions and linear layers, zero biases, layer scale 1e-6.
     fn init(&self, parameter: &StateEntry, _: usize, draws: &mut RngStream) -> Result<()> {
         let (name, tensor) = (parameter.name.as_str(), &parameter.tensor);
         if tensor.rank() > 1 {
@@ -200,7 +203,7 @@ impl Model for ConvNeXt {
     }
 }
 
-/// Blocks of one width.
+/// Stage: downsampling and blocks of one width.
 struct Stage {
     downsample: Option<Downsample>,
     blocks: Sequential,
@@ -226,17 +229,17 @@ impl Module for Stage {
     }
 }
 
-/// A normalisation and a 2×2 convolution, at stride 2 or dilated.
+/// Downsampling layer: layer norm and 2×2 convolution, at stride 2 or dilated.
 struct Downsample {
     norm: LayerNorm,
     conv: Conv2d,
-    /// Rows and columns of zeros before and after the image.
+    /// Zero padding before and after the image, along both axes.
     pad: (usize, usize),
 }
 
 impl Downsample {
     fn new(c_in: usize, c_out: usize, stride: usize, dilation: usize) -> Result<Downsample> {
-        // The convolution before a stage of dilation 4 has the one of the stage before.
+        // The convolution before a stage with dilation 4 has the dilation of the previous stage, 2.
         let own = if dilation > 2 { 2 } else { 1 };
         let options = ConvOptions { stride: [stride; 2], dilation: [own; 2], ..ConvOptions::default() };
         let pad = if dilation > 1 { (own / 2, own - own / 2) } else { (0, 0) };
@@ -260,7 +263,7 @@ impl Module for Downsample {
     }
 }
 
-/// A 7×7 convolution of each channel by itself, a normalisation, two layers over the channels, a scale for each channel, and a shortcut.
+/// ConvNeXt block: 7×7 depthwise convolution, layer norm, MLP over the channels, layer scale, and a residual connection.
 struct Block {
     conv_dw: Conv2d,
     norm: LayerNorm,

@@ -1,5 +1,5 @@
-//! Networks of inverted residuals: MobileNetV2 (Sandler et al., 2018), MobileNetV3 (Howard et al., 2019), EfficientNet (Tan and Le, 2019),
-//! under timm's names.
+//! Networks of inverted residuals, with timm's names: MobileNetV2 (Sandler et al., 2018), MobileNetV3 (Howard et al., 2019),
+//! EfficientNet (Tan and Le, 2019).
 mod block;
 mod configs;
 
@@ -15,54 +15,54 @@ use std::sync::Arc;
 
 pub(super) use configs::MODELS;
 
-/// What tells one network from another.
+/// Architecture of an EfficientNet, MobileNetV2 or MobileNetV3.
 #[derive(Clone, Copy, Debug)]
 pub struct EfficientNetConfig {
-    /// The stages, each of one or more kinds of blocks.
+    /// Stages, each of one or more groups of blocks.
     pub stages: &'static [&'static [Blocks]],
-    /// Channels of the first convolution.
+    /// Output channels of the first convolution.
     pub stem: usize,
-    /// Channels of the last convolution.
+    /// Output channels of the last convolution.
     pub features: usize,
-    /// The last convolution comes after pooling, without normalisation (MobileNetV3), rather than before.
+    /// The last convolution follows pooling and has no norm (MobileNetV3), instead of preceding it.
     pub pools_first: bool,
-    /// All channels are multiplied by this, and rounded to multiples of 8.
+    /// Channel multiplier. Products are rounded to multiples of 8.
     pub width: f64,
-    /// Blocks of a stage are multiplied by this, and rounded up.
+    /// Depth multiplier. Products are rounded up.
     pub depth: f64,
-    /// After each normalisation but the last of a block.
+    /// Activation after each norm but the last of a block.
     pub activation: Activation,
 }
 
-/// Blocks of a kind, one after the other.
+/// Group of consecutive blocks of one type.
 #[derive(Clone, Copy, Debug)]
 pub struct Blocks {
-    /// Which kind.
+    /// Type of the blocks.
     pub kind: Kind,
-    /// How many.
+    /// Number of blocks.
     pub repeats: usize,
-    /// Side of the middle convolution's kernel.
+    /// Kernel size of the middle convolution.
     pub kernel: usize,
-    /// Stride of the first.
+    /// Stride of the first block.
     pub stride: usize,
-    /// Channels within for each of the input.
+    /// Expansion ratio of the inner channels.
     pub expand: f64,
-    /// Channels of the output.
+    /// Output channels.
     pub channels: usize,
-    /// Squeeze and excitation to a quarter of the channels.
+    /// Squeeze-and-excitation with a reduction to a quarter of the channels.
     pub squeeze_excite: bool,
-    /// ReLU whatever the model's activation is.
+    /// Use ReLU instead of the model's activation.
     pub relu: bool,
 }
 
-/// Kinds of blocks.
+/// Types of blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// A convolution of each channel by itself, then of single pixels.
+    /// Depthwise and pointwise convolution.
     DepthwiseSeparable,
-    /// The same with a convolution of single pixels before.
+    /// Pointwise, depthwise and pointwise convolution (MBConv).
     InvertedResidual,
-    /// A convolution.
+    /// Convolution, batch norm and activation.
     ConvBnAct,
 }
 
@@ -72,13 +72,13 @@ impl EfficientNetConfig {
     }
 }
 
-/// A network of inverted residuals.
+/// EfficientNet, MobileNetV2 or MobileNetV3.
 pub struct EfficientNet {
     conv_stem: Conv2d,
     bn1: BatchNorm2d,
     blocks: Sequential,
     conv_head: Conv2d,
-    /// The normalisation after the last convolution, or, where it follows pooling, its activation.
+    /// Norm after the last convolution, or its activation if the convolution follows pooling.
     after_head: AfterHead,
     head: ClassifierHead,
     levels: Vec<FeatureInfo>,
@@ -90,7 +90,7 @@ enum AfterHead {
 }
 
 impl EfficientNet {
-    /// A network with all weights zero; see [`super::init_weights`].
+    /// Model with all weights zero; see [`super::init_weights`].
     pub fn new(config: &EfficientNetConfig, options: &ModelOptions) -> crate::Result<EfficientNet> {
         options.refuse_unless(Takes {
             batch_norm: true,
@@ -232,8 +232,8 @@ impl Model for EfficientNet {
         "classifier"
     }
 
-    /// TensorFlow's rule, as timm has it: Kaiming over the fan out of a group for convolutions, ones and zeros for batch norm, a uniform
-    /// distribution of `1 / sqrt(classes)` for the classifier, zero biases.
+    /// timm's (TensorFlow's) initialisation: Kaiming normal over the fan out of a group for convolutions, ones and zeros for batch norm,
+    /// uniform in `±1 / sqrt(classes)` for the classifier, zero biases.
     fn init(&self, parameter: &StateEntry, _: usize, draws: &mut RngStream) -> Result<()> {
         let (name, tensor) = (parameter.name.as_str(), &parameter.tensor);
         if parameter.layout == StateLayout::ConvWeight {

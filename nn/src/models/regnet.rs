@@ -1,32 +1,33 @@
-//! RegNet (Radosavovic et al., "Designing network design spaces", 2020), with squeeze and excitation (RegNetY), under timm's names.
+//! RegNet (Radosavovic et al., "Designing network design spaces", 2020) with squeeze-and-excitation (RegNetY), with timm's names.
 use super::drop_path_rates;
 use super::model::{FeatureInfo, Model};
 use super::options::{ModelOptions, Takes};
 use super::registry::{Family, ModelInfo, PretrainedCfg};
+use crate::capture::Label;
 use crate::layers::squeeze_excite::Names;
 use crate::layers::{
     Activate, BatchNorm2d, BatchNormOptions, ClassifierHead, Conv2d, DropPath, Sequential, SqueezeExcite,
 };
-use crate::observe::Label;
 use crate::{Context, Module, StateEntry, StateLayout, Visitor, init};
 use fornax_engine::random::RngStream;
 use fornax_engine::{Activation, GlobalPool, Result, Tensor};
 use std::sync::Arc;
 
-/// What tells one RegNet from another: widths of blocks follow `w0 + wa * i`, rounded to powers of `wm` and multiples of 8.
+/// Architecture of a RegNet. The width of block `i` is `w0 + wa * i`, quantised to `w0` times a power of `wm` and rounded to a multiple
+/// of 8.
 #[derive(Clone, Copy, Debug)]
 pub struct RegNetConfig {
     /// Width of the first block.
     pub w0: usize,
-    /// Growth of the width from block to block.
+    /// Increase of the width per block.
     pub wa: f64,
-    /// Ratio of one stage's width to the one before.
+    /// Ratio of the widths of consecutive stages.
     pub wm: f64,
-    /// Channels of a convolution group.
+    /// Channels per convolution group.
     pub group_size: usize,
-    /// Blocks in all.
+    /// Total number of blocks.
     pub depth: usize,
-    /// Channels of squeeze and excitation for each of a block's input.
+    /// Ratio of the squeeze-and-excitation channels to a block's input channels.
     pub se_ratio: f64,
 }
 
@@ -49,7 +50,7 @@ const fn model(
     ModelInfo { name, description: about, family: Family::RegNet(config), pretrained_cfg: data }
 }
 
-/// Every model of the family.
+/// All RegNet models.
 pub(super) const MODELS: &[ModelInfo] = &[
     model("regnety_002", "RegNetY of 200 million MACs", &config(24, 36.44, 2.49, 8, 13), PYCLS),
     model("regnety_004", "RegNetY of 400 million MACs", &config(48, 27.89, 2.09, 8, 16), WIDE_CROP),
@@ -74,14 +75,14 @@ impl RegNetConfig {
         stages
     }
 
-    /// A width that whole groups fill.
+    /// Width rounded to a multiple of the group size.
     fn grouped(&self, width: usize) -> usize {
         let group = self.group_size.min(width);
         (width as f64 / group as f64).round_ties_even() as usize * group
     }
 }
 
-/// A RegNet.
+/// RegNet.
 pub struct RegNet {
     stem: ConvNormAct,
     stages: Vec<Sequential>,
@@ -90,7 +91,7 @@ pub struct RegNet {
 }
 
 impl RegNet {
-    /// A network with all weights zero; see [`super::init_weights`].
+    /// Model with all weights zero; see [`super::init_weights`].
     pub fn new(config: &RegNetConfig, options: &ModelOptions) -> crate::Result<RegNet> {
         options.refuse_unless(Takes { batch_norm: true, output_stride: true, ..Takes::default() })?;
         let norm = options.batch_norm();
@@ -169,12 +170,12 @@ impl Model for RegNet {
         "head.fc"
     }
 
-    /// timm's rule: Kaiming over the fan out of a group for convolutions, a normal of 0.01 for the classifier, zero biases, and the last batch norm
-    /// weight of each block zero.
+    /// timm's initialisation: Kaiming normal over the fan out of a group for convolutions, normal with std 0.01 for the classifier, zero
+    /// biases, and zero for the last batch norm weight of each block.
     fn init(&self, parameter: &StateEntry, _: usize, draws: &mut RngStream) -> Result<()> {
         let (name, tensor) = (parameter.name.as_str(), &parameter.tensor);
         if parameter.layout == StateLayout::ConvWeight {
-            // Of the grouped convolutions, whose inputs are a group's.
+            // For grouped convolutions, the input axis of the weight is one group.
             let groups =
                 if name.ends_with("conv2.conv.weight") { tensor.dims()[0] / tensor.dims()[3] } else { 1 };
             init::kaiming_normal_of_group(tensor, groups, draws)
@@ -197,7 +198,7 @@ impl Model for RegNet {
     }
 }
 
-/// A convolution and its normalisation, with an activation or without: timm's `ConvNormAct`.
+/// Convolution, batch norm and optional activation: timm's `ConvNormAct`.
 struct ConvNormAct {
     conv: Conv2d,
     bn: BatchNorm2d,
@@ -227,7 +228,7 @@ impl Module for ConvNormAct {
     }
 }
 
-/// Where a block stands.
+/// Arguments of one block.
 struct Shape {
     c_in: usize,
     c_out: usize,
@@ -236,7 +237,7 @@ struct Shape {
     drop_path: f64,
 }
 
-/// 1×1, 3×3 in groups, squeeze and excitation, 1×1, and a shortcut.
+/// Bottleneck block: 1×1 convolution, grouped 3×3 convolution, squeeze-and-excitation, 1×1 convolution, and a residual connection.
 struct Bottleneck {
     conv1: ConvNormAct,
     conv2: ConvNormAct,

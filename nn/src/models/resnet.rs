@@ -1,5 +1,5 @@
-//! Residual networks (He et al., "Deep residual learning for image recognition", 2016) and what followed: ResNet-D (He et al., "Bag of tricks",
-//! 2019), ResNeXt (Xie et al., 2017), SE-ResNet (Hu et al., 2018), wide ResNet (Zagoruyko and Komodakis, 2016), under timm's names.
+//! Residual networks (He et al., "Deep residual learning for image recognition", 2016) and variants, with timm's names: ResNet-D (He et al.,
+//! "Bag of tricks", 2019), ResNeXt (Xie et al., 2017), SE-ResNet (Hu et al., 2018), wide ResNet (Zagoruyko and Komodakis, 2016).
 mod block;
 mod configs;
 
@@ -14,44 +14,44 @@ use std::sync::Arc;
 
 pub(super) use configs::MODELS;
 
-/// What tells one residual network from another.
+/// Architecture of a residual network.
 #[derive(Clone, Debug)]
 pub struct ResNetConfig<'a> {
-    /// The first layers.
+    /// Stem type.
     pub stem: ResNetStem,
-    /// Channels within the blocks of each stage; every stage but the first halves the resolution.
+    /// Inner channels of the blocks of each stage. Every stage but the first halves the resolution.
     pub widths: &'a [usize],
-    /// Blocks of each stage.
+    /// Number of blocks of each stage.
     pub depths: &'a [usize],
-    /// Three convolutions in a block, the outer ones of single pixels, with four times the channels outside; rather than two.
+    /// Bottleneck blocks (1×1, 3×3, 1×1 with expansion 4) instead of basic blocks (3×3, 3×3).
     pub bottleneck: bool,
-    /// Groups of channels of the middle convolution of a bottleneck.
+    /// Channel groups of the 3×3 convolution of a bottleneck: timm's `cardinality`.
     pub groups: usize,
-    /// Channels of a group at the first stage's 64, growing with the stage's width.
+    /// Channels per group in the first stage, scaled with the stage's width: timm's `base_width`.
     pub group_width: usize,
-    /// Shortcuts average before they convolve, rather than leave out pixels.
+    /// Average pooling in the downsampling shortcut, instead of a strided convolution: timm's `avg_down`.
     pub average_down: bool,
-    /// Squeeze and excitation at the end of each block.
+    /// Squeeze-and-excitation at the end of each block.
     pub squeeze_excite: bool,
-    /// After each normalisation but the last of a block, and after each addition.
+    /// Activation after each norm but the last of a block, and after each residual addition.
     pub activation: Activation,
-    /// The second convolution of a block of two convolves each channel by itself.
+    /// The second convolution of a basic block is depthwise.
     pub depthwise_conv2: bool,
 }
 
-/// The first layers of a residual network.
+/// Stem of a residual network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResNetStem {
-    /// 7×7 at stride 2 and a 3×3 max pool at stride 2, for images of about 224 pixels.
+    /// 7×7 convolution at stride 2 and 3×3 max pooling at stride 2, for images of about 224 pixels.
     Large,
-    /// Three 3×3, the first at stride 2, with 32, 32 and 64 channels, and the same pool.
+    /// Three 3×3 convolutions with 32, 32 and 64 channels, the first at stride 2, and 3×3 max pooling at stride 2.
     Deep,
-    /// 3×3 at stride 1, for images of 8 to 64 pixels.
+    /// 3×3 convolution at stride 1, for images of 8 to 64 pixels.
     Small,
 }
 
 impl ResNetConfig<'static> {
-    /// Blocks of two plain convolutions, with ReLU.
+    /// ResNet-18: basic blocks with ReLU.
     pub const BASIC: ResNetConfig<'static> = ResNetConfig {
         stem: ResNetStem::Large,
         widths: &[64, 128, 256, 512],
@@ -67,13 +67,13 @@ impl ResNetConfig<'static> {
 }
 
 impl ResNetConfig<'_> {
-    /// Channels outside of a block for each within.
+    /// Ratio of a block's output channels to its inner channels.
     fn expansion(&self) -> usize {
         if self.bottleneck { 4 } else { 1 }
     }
 }
 
-/// A residual network.
+/// Residual network.
 pub struct ResNet {
     conv1: StemConv,
     bn1: BatchNorm2d,
@@ -86,7 +86,7 @@ pub struct ResNet {
 }
 
 impl ResNet {
-    /// A network with all weights zero; see [`super::init_weights`].
+    /// Model with all weights zero; see [`super::init_weights`].
     pub fn new(config: &ResNetConfig, options: &ModelOptions) -> crate::Result<ResNet> {
         options.refuse_unless(Takes {
             batch_norm: true,
@@ -199,8 +199,8 @@ impl Model for ResNet {
         "fc"
     }
 
-    /// timm's rule: Kaiming over the fan out for convolutions, ones and zeros for batch norm with the last weight of each
-    /// block zero, so that blocks start as identities, and PyTorch's defaults for the classifier and for biases.
+    /// timm's initialisation: Kaiming normal over the fan out for convolutions, ones and zeros for batch norm, zero for the last batch norm
+    /// weight of each block (`zero_init_last`), and PyTorch's defaults for the classifier and for biases.
     fn init(&self, parameter: &StateEntry, fan_in: usize, draws: &mut RngStream) -> Result<()> {
         let (name, tensor) = (parameter.name.as_str(), &parameter.tensor);
         if parameter.layout == StateLayout::ConvWeight {
@@ -223,7 +223,7 @@ impl Model for ResNet {
     }
 }
 
-/// The convolutions up to the trunk's first normalisation: one, or three.
+/// Convolutions of the stem, one or three, up to the norm `bn1`.
 struct StemConv {
     before: Vec<(Conv2d, BatchNorm2d, Activate)>,
     last: Conv2d,

@@ -1,5 +1,5 @@
-//! A plan run band by band: a few rows of pixels at a time, copied with their padding into scratch that stays in
-//! the second-level cache while all blocks of channels pass over it.
+//! Executes a [`ConvPlan`] band by band. A band is a few rows of pixels, copied with padding into scratch memory that stays in the
+//! L2 cache while all column blocks are computed from it.
 use super::Shared;
 use super::panel::Panels;
 use super::plan::{Phase, Place, Plan, append};
@@ -9,46 +9,46 @@ use crate::cpu::scratch;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// What every task of one convolution shares.
+/// Operands shared by all tasks of one convolution.
 pub(super) struct Job<'a, T> {
     pub(super) plan: &'a Plan,
     pub(super) panels: &'a Panels,
     pub(super) packed: &'a [f32],
-    /// Padded to whole registers for each group.
+    /// Bias, padded to whole registers in each group.
     pub(super) bias: Option<&'a [f32]>,
     pub(super) source: &'a [f32],
     pub(super) target: Shared<T>,
-    /// Write around the caches; the target is aligned and its rows are whole registers.
+    /// Use non-temporal stores. The target is aligned and its rows are whole registers.
     pub(super) stream: bool,
 }
 
-/// A grid pixel of a band: its place in the band's source and in the target, from the first pixel on.
+/// Offsets of a grid pixel in the band's source and in the target, relative to the first pixel.
 #[derive(Clone, Copy)]
 struct Pixel {
     source: u32,
     target: u32,
 }
 
-/// Pixels in a row of tiles that share a list of taps.
+/// Consecutive pixels with the same list of taps.
 struct Segment {
     pixels: Range<usize>,
     taps: Range<usize>,
 }
 
-/// How the grid is cut: `images` whole images a task, or `rows` grid rows of one image.
+/// Partition of the grid into tasks: `images` whole images each, or `rows` grid rows of one image.
 struct Cut {
     images: usize,
     rows: usize,
-    /// Bands of an image, or of a group of images.
+    /// Bands per image, or per group of images.
     bands: usize,
-    /// Whether bands read the source in place.
+    /// Bands read the source in place, without a copy.
     in_place: bool,
-    /// Distance between rows of a band's source, in pixels, and between its images.
+    /// Distance between rows of a band's source, and between its images, in pixels.
     row: usize,
     image: usize,
 }
 
-/// Rows from which on tiles respect row ends, so that taps on padding rows can be dropped.
+/// Row length from which on tiles end at row ends, so that taps on padding rows can be dropped.
 const WIDE: usize = 20;
 
 pub(super) fn run<T: Output>(job: &Job<T>) {
@@ -59,7 +59,7 @@ pub(super) fn run<T: Output>(job: &Job<T>) {
     (0..tasks).into_par_iter().with_max_len(1).for_each(|task| {
         let band = cut.band(plan, task);
         let [h, w, c] = plan.source;
-        // Neighbouring tasks mostly run one after the other on the same thread.
+        // Neighbouring tasks mostly run consecutively on the same thread.
         let ahead: &[f32] =
             if task + 1 < tasks { &job.source[cut.band(plan, task + 1).source(plan)] } else { &[] };
         if cut.in_place {
@@ -79,7 +79,7 @@ pub(super) fn run<T: Output>(job: &Job<T>) {
     });
 }
 
-/// The part of the grid that one task computes: images `n..n + images`, rows `y..y + rows`.
+/// Part of the grid computed by one task: images `n..n + images`, rows `y..y + rows`.
 struct Band {
     n: usize,
     images: usize,
@@ -88,7 +88,7 @@ struct Band {
 }
 
 impl Band {
-    /// The elements of the source that the band reads.
+    /// Source elements read by the band.
     fn source(&self, plan: &Plan) -> Range<usize> {
         let [h, w, c] = plan.source;
         let first = (self.y * plan.step[0]).saturating_sub(plan.pad[0]).min(h);
@@ -98,19 +98,19 @@ impl Band {
 }
 
 impl Cut {
-    /// The part of task number `task`.
+    /// Band of task `task`.
     fn band(&self, plan: &Plan, task: usize) -> Band {
         let (n, y) = (task / self.bands * self.images, task % self.bands * self.rows);
         Band { n, y, images: self.images.min(plan.n - n), rows: self.rows.min(plan.grid[0] - y) }
     }
 
-    /// About 224 pixels a band: fewer where their source would leave the cache or there are few in all, more where a pixel
-    /// costs little.
+    /// About 224 pixels per band: fewer where their source would exceed the cache or the total is small, more where a pixel is
+    /// cheap.
     fn of(plan: &Plan, columns: usize) -> Cut {
         let bytes = plan.source[2] * plan.step[0] * plan.step[1] * size_of::<f32>();
         let cheap = (1 << 19) / (plan.reduction() * columns).max(1);
         let plane = plan.grid[0] * plan.grid[1];
-        // At least sixteen bands where that leaves a few tiles each: fewer cannot be shared out evenly.
+        // At least sixteen bands where that leaves a few tiles each: fewer cannot be balanced over threads.
         let share = (plan.n * plane).div_ceil(16).next_multiple_of(12).max(48);
         let target = cheap.clamp(224, 2048).min((400 << 10) / bytes).max(96).min(share);
         let (images, rows) = if plane >= target {
@@ -128,7 +128,7 @@ impl Cut {
     }
 }
 
-/// The pixels of a whole task; smaller tasks use the first ones.
+/// Pixel offsets of a full task. Smaller tasks use a prefix.
 fn pixels(plan: &Plan, cut: &Cut, phase: &Phase) -> Vec<Pixel> {
     let [height, width] = plan.extent(phase);
     let narrow = |offset: usize| u32::try_from(offset).expect("a band holds fewer than 2^32 elements");
@@ -148,8 +148,8 @@ fn pixels(plan: &Plan, cut: &Cut, phase: &Phase) -> Vec<Pixel> {
     pixels
 }
 
-/// Copies rows `first..` of an image (`pitch` elements a row) to rows of `out_pitch`, `left` elements in, with zeros
-/// wherever the image ends.
+/// Copies rows `first..` of an image with `pitch` elements per row to rows of `out_pitch` elements, shifted by `left` elements and
+/// zero-padded outside the image.
 pub(super) fn pad_rows(
     image: &[f32],
     pitch: usize,
@@ -173,7 +173,7 @@ pub(super) fn pad_rows(
     }
 }
 
-/// All phases and blocks over one band, while the source of the next, `ahead`, is fetched.
+/// Computes all phases and column blocks of one band, and prefetches `ahead`, the source of the next band.
 fn run_band<T: Output>(
     job: &Job<T>,
     cut: &Cut,
@@ -189,7 +189,7 @@ fn run_band<T: Output>(
     let mut ahead = Prefetch::new([ahead, &[]], tiles * plan.phases.len());
     for (phase, pixels) in plan.phases.iter().zip(pixels) {
         let [height, width] = plan.extent(phase);
-        // Fewer rows only in a task of one image; fewer images only in one of whole images.
+        // A last task with fewer rows has one image; one with fewer images has whole images.
         let count = images * rows.min(height.saturating_sub(y0)) * width;
         let mut taps = Vec::with_capacity(phase.taps.len());
         let segments = segments(plan, cut, phase, y0, count, width, &mut taps);
@@ -214,8 +214,8 @@ fn run_band<T: Output>(
                         from[j] = x.wrapping_add(pixel.source as usize);
                         to[j] = y.wrapping_add(pixel.target as usize);
                     }
-                    // SAFETY: pixels lie in the band and, with the segment's taps, read only source rows that
-                    // exist there; tasks own their target rows; the panel has the block's width.
+                    // SAFETY: pixels lie in the band, and the segment's taps read only source rows that exist in
+                    // it; each task owns its target rows; the panel has the block's width.
                     unsafe {
                         let (from, to) = (from.as_ptr(), to.as_ptr());
                         let taps = &taps[segment.taps.clone()];
@@ -227,23 +227,23 @@ fn run_band<T: Output>(
         }
     }
     if job.stream {
-        // SAFETY: the level is one that the processor has.
+        // SAFETY: the CPU supports the level.
         unsafe { tile::fence(job.panels.level) };
     }
 }
 
 impl<T> Job<'_, T> {
-    /// The bias of a block of columns, or null.
+    /// Pointer to the bias of a column block, or null.
     pub(super) fn bias_of(&self, group: usize, column: usize) -> *const f32 {
         let padded = self.panels.registers * self.panels.level.lanes();
         self.bias.map_or(std::ptr::null(), |b| b[group * padded + column..].as_ptr())
     }
 }
 
-/// Cuts the pixels of a band into segments, and fills `taps` with the runs that they use.
+/// Splits the pixels of a band into segments, and appends the runs of taps they use to `taps`.
 ///
-/// Neighbouring rows that lose the same taps to padding form a segment. Narrow rows form one segment, whose tiles
-/// cross row ends and read the zeros of the padding instead.
+/// Neighbouring rows with the same taps outside the source form a segment. Narrow rows form a single segment, whose tiles cross
+/// row ends and read the zeros of the padding.
 fn segments(
     plan: &Plan,
     cut: &Cut,
@@ -269,7 +269,7 @@ fn segments(
     let mut segments: Vec<Segment> = Vec::new();
     let mut last = None;
     for y in 0..count / width {
-        // Taps are in order of rows, up or down, so those inside the source are neighbours.
+        // Taps are sorted by row, ascending or descending, so the taps inside the source are contiguous.
         let inside = |tap: &Place| {
             let row = (y0 + y) * plan.step[0] + tap.dy;
             row >= plan.pad[0] && row - plan.pad[0] < plan.source[0]

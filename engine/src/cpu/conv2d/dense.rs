@@ -1,4 +1,4 @@
-//! Forward pass and data gradient, of words: packs the weights and runs the plan over bands or batch tiles.
+//! Forward pass and data gradient on 32-bit words: packs the weights and executes the plan over bands or batch tiles.
 use super::band::{self, Job};
 use super::groups::Groups;
 use super::panel::Panels;
@@ -9,13 +9,13 @@ use crate::conv_shape::ConvShape;
 use crate::cpu::scratch;
 use crate::cpu::simd::{self, Level};
 
-/// Outputs beyond this size are stored around the caches: the next operation would not find them there.
+/// Outputs beyond this size use non-temporal stores: they would not stay in the caches until the next operation.
 const STREAM_BYTES: usize = 24 << 20;
-/// The widest tile loads least, as long as its panel stays in the second-level cache: 1-10 % faster up to here. It
-/// needs the 32 registers of AVX-512.
+/// Most panel rows for tiles of four registers. They load least and are 1-10 % faster while the panel stays in the L2 cache. They
+/// need the 32 registers of AVX-512.
 const WIDE_ROWS: usize = 1024;
 
-/// Input channels of `s` are counted in words.
+/// Forward pass. The input channels of `s` are counted in words.
 pub(super) fn forward<T: Output>(
     s: &ConvShape,
     x: &[f32],
@@ -35,7 +35,7 @@ pub(super) fn forward<T: Output>(
     });
 }
 
-/// Output channels of `s` are counted in words.
+/// Data gradient. The output channels of `s` are counted in words.
 pub(super) fn data_gradient<T: Output>(s: &ConvShape, dy: &[f32], weight: &[f32], dx: &mut [T]) {
     let level = simd::level();
     let groups = Groups::of(s, s.group_in(), level.lanes());
@@ -49,7 +49,7 @@ pub(super) fn data_gradient<T: Output>(s: &ConvShape, dy: &[f32], weight: &[f32]
     });
 }
 
-/// Whether `target`, pixels of `columns` (or a multiple), should and can be stored around the caches.
+/// True if non-temporal stores to `target`, with `columns` (or a multiple) elements per pixel, are possible and worthwhile.
 pub(super) fn streams<T>(level: Level, columns: usize, target: &[T]) -> bool {
     let register = level.lanes() * size_of::<T>();
     size_of_val(target) > STREAM_BYTES

@@ -1,6 +1,6 @@
-//! Depthwise convolution, and groups of 2, 4 or 8 channels, in f32: forward and data gradient. The plan's taps are
-//! single channels, vectorised over all channels; a group's other channels come from neighbouring lanes. The source
-//! is read in place; pixels near the border have fewer taps.
+//! Depthwise convolution, and grouped convolution with 2, 4 or 8 channels per group, in f32: forward pass and data gradient. The
+//! plan's taps are single channels, vectorised over all channels; the other channels of a group are read from neighbouring lanes.
+//! The source is read in place, and pixels near the border have fewer taps.
 use super::Shared;
 use super::dense;
 use super::groups::Groups;
@@ -12,34 +12,34 @@ use crate::cpu::simd::{self, Level, simd_kernel};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Most pixels that are computed together.
+/// Most pixels computed together.
 const PIXELS: usize = 8;
-/// Multiply-adds from which on a band of rows is worth a task.
+/// Fewest multiply-adds of a task.
 const TASK: usize = 1 << 18;
-/// Each channel by itself.
+/// Groups of a single channel.
 const SINGLE: Groups = Groups { count: 1, merged: 1, inputs: 1, outputs: 1 };
 
-/// Widest group that these kernels know.
+/// Most channels per group.
 const WIDEST: usize = 8;
 
-/// True for the shapes of this module: groups of 1, 2, 4 or 8 channels with as many outputs.
+/// True for groups of 1, 2, 4 or 8 input channels with as many output channels.
 pub(super) fn suits(s: &ConvShape) -> bool {
     let g = s.group_in();
     s.groups > 1 && g == s.group_out() && g <= WIDEST && g.is_power_of_two()
 }
 
 pub(super) fn forward(s: &ConvShape, x: &[f32], weight: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
-    // The weight of output channel `o` and input channel `i` of its group, to row `i` and column `o`.
+    // The weight of output channel `o` and input channel `i` of its group goes to row `i`, column `o`.
     run(&Plan::forward(s, &SINGLE), s.group_in(), x, weight, bias, y, |o, i| (i, o));
 }
 
 pub(super) fn data_gradient(s: &ConvShape, dy: &[f32], weight: &[f32], dx: &mut [f32]) {
     let g = s.group_in();
-    // The same seen from the input: the row is the output channel's number in the group.
+    // Transposed: the row is the index of the output channel in its group.
     run(&Plan::data_gradient(s, &SINGLE), g, dy, weight, None, dx, |o, i| (o % g, o / g * g + i));
 }
 
-/// `LANES[log2 g][i]`: for each lane, lane `i` of its group of `g` lanes.
+/// `LANES[log2 g][i]`: for each lane, the index of lane `i` of its group of `g` lanes.
 pub(super) static LANES: [[[i32; 16]; WIDEST]; 4] = {
     let mut lanes = [[[0; 16]; WIDEST]; 4];
     let mut n = 0;
@@ -51,7 +51,7 @@ pub(super) static LANES: [[[i32; 16]; WIDEST]; 4] = {
     lanes
 };
 
-/// One tap of a pixel: the source element and the weights of the first channel.
+/// Offsets of one tap in the source and in the weights, for the first channel.
 #[derive(Clone, Copy)]
 struct Tap {
     source: usize,
@@ -63,7 +63,7 @@ simd_kernel! {
     /// weights[weight + i * channels + c]` for `P` pixels and all channels.
     ///
     /// # Safety
-    /// Taps must lie in the source for every pixel; `weights` hold `G * channels` a tap, `bias` (or null) `channels`.
+    /// Taps must lie in the source for every pixel. `weights` holds `G * channels` elements per tap; `bias` holds `channels` or is null.
     fn pixels<S at level, const P: usize, const G: usize>(
         x: *const f32,
         x_pixel: usize,
@@ -126,22 +126,22 @@ simd_kernel! {
     }
 }
 
-/// What all bands of one convolution share.
+/// Operands shared by all bands of one convolution.
 struct Job<'a> {
     plan: &'a Plan,
     level: Level,
-    /// Channels of a group.
+    /// Channels per group.
     width: usize,
     source: &'a [f32],
     weights: &'a [f32],
     bias: Option<&'a [f32]>,
     target: Shared<f32>,
     stream: bool,
-    /// The source is mostly not in cache.
+    /// The source is too large for the cache.
     far: bool,
 }
 
-/// Grid columns of a phase that share their taps (numbers into the phase's list).
+/// Grid columns of a phase with the same taps, as indices into the phase's list.
 struct Columns {
     range: Range<usize>,
     taps: Vec<usize>,
@@ -186,14 +186,14 @@ fn run(
                 band(&job, phase, columns, n, y0..end);
             }
             if stream {
-                // SAFETY: the level is one that the processor has.
+                // SAFETY: the CPU supports the level.
                 unsafe { super::tile::fence(level) };
             }
         });
     });
 }
 
-/// Cuts the grid columns of a phase where the set of taps inside the source changes.
+/// Splits the grid columns of a phase where the set of taps inside the source changes.
 fn columns(plan: &Plan, phase: &Phase) -> Vec<Columns> {
     let mut columns: Vec<Columns> = Vec::new();
     for x in 0..plan.extent(phase)[1] {
@@ -210,7 +210,7 @@ fn columns(plan: &Plan, phase: &Phase) -> Vec<Columns> {
     columns
 }
 
-/// Grid rows `rows` of one phase of image `n`.
+/// Computes grid rows `rows` of one phase of image `n`.
 fn band(job: &Job, phase: &Phase, columns: &[Columns], n: usize, rows: Range<usize>) {
     let plan = job.plan;
     let [height, width, channels] = plan.source;
@@ -218,12 +218,12 @@ fn band(job: &Job, phase: &Phase, columns: &[Columns], n: usize, rows: Range<usi
     let mut taps: Vec<Tap> = Vec::with_capacity(phase.taps.len());
     let tiles: usize = columns.iter().map(|c| c.range.len().div_ceil(PIXELS)).sum();
     for gy in rows {
-        // The row above which the taps' offsets count; it and its first columns may lie outside the image.
+        // Source row of tap offset 0. It and its first columns may lie outside the image.
         let top = (gy * plan.step[0]) as isize - plan.pad[0] as isize;
         let base =
             image.as_ptr().wrapping_offset((top * width as isize - plan.pad[1] as isize) * channels as isize);
         let oy = gy * plan.spread[0] + phase.origin[0];
-        // The source rows that the next grid row reads and this one does not.
+        // First source row that grid row `gy` does not read.
         let new = |gy: usize| (gy * plan.step[0] + plan.span[0]).saturating_sub(plan.pad[0]).min(height);
         let next: &[f32] =
             if job.far { &image[new(gy) * width * channels..new(gy + 1) * width * channels] } else { &[] };
@@ -243,18 +243,18 @@ fn band(job: &Job, phase: &Phase, columns: &[Columns], n: usize, rows: Range<usi
                 let x = base.wrapping_add(a * plan.step[1] * channels);
                 let ox = a * plan.spread[1] + phase.origin[1];
                 let y = job.target.at(((n * plan.target[0] + oy) * plan.target[1] + ox) * channels);
-                // SAFETY: every tap lies inside the image for all pixels of the part, and the task owns the target
-                // rows.
+                // SAFETY: every tap lies inside the image for all pixels of this column range, and the task owns
+                // its target rows.
                 unsafe { tile(job, b - a, x, &taps, y) };
             }
         }
     }
 }
 
-/// The kernel for `m` pixels of the job.
+/// Runs the kernel for `m` pixels.
 ///
 /// # Safety
-/// As for the kernel.
+/// The conditions of [`pixels`].
 unsafe fn tile(job: &Job, m: usize, x: *const f32, taps: &[Tap], y: *mut f32) {
     let (plan, level, weights, stream) = (job.plan, job.level, job.weights.as_ptr(), job.stream);
     let channels = plan.target[2];

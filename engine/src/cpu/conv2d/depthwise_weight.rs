@@ -1,5 +1,5 @@
-//! The weight gradient of a depthwise convolution (and of groups of 2, 4 or 8 channels) in f32: the sums of a few
-//! neighbouring taps are held in registers, one register of output channels at a time, while `dy` and `x` pass by.
+//! Weight gradient of depthwise convolution, and of grouped convolution with 2, 4 or 8 channels per group, in f32. The sums of a few
+//! neighbouring taps stay in registers, one register of output channels at a time, while `dy` and `x` are streamed.
 use super::Shared;
 use super::depthwise::LANES;
 use super::prefetch::{Ahead, Prefetch, is_far};
@@ -9,18 +9,17 @@ use crate::cpu::simd::{self, Level, prefetch, simd_kernel};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Pixels that a kernel call sums over: enough to pay for reading and writing the sums, few enough for the
-/// first-level cache.
+/// Pixels summed per kernel call: enough to pay for reading and writing the sums, few enough for the L1 cache.
 const PIXELS: usize = 56;
-/// Partial sums of the batch, each over neighbouring rows.
+/// Number of partial sums over the batch, each over consecutive rows.
 const CHUNKS: usize = 32;
 
-/// Positions of one axis: for each tap, the outputs whose input exists.
+/// Valid positions along one axis: for each tap, the outputs whose input lies inside the image.
 struct Axis {
     valid: Vec<Range<usize>>,
 }
 
-/// A rectangle of output pixels and a rectangle of taps that all have their input there.
+/// Rectangle of output pixels and rectangle of taps whose inputs all lie inside the image.
 struct Patch {
     rows: Range<usize>,
     columns: Range<usize>,
@@ -30,10 +29,10 @@ struct Patch {
 
 simd_kernel! {
     /// `sum[((r*kw + k) * G + i) * channels + c] += sum over pixels of dy[c] * x[r * tap_row + k * tap_pixel + channel i
-    /// of c's group]` for `R` by `K` taps and `i < G`, fetching along `ahead`.
+    /// of c's group]` for `R` by `K` taps and `i < G`. Prefetches along `ahead`.
     ///
     /// # Safety
-    /// All pixels and taps must exist in the three arrays.
+    /// All pixels and taps must lie inside the three arrays.
     fn taps<S at level, const R: usize, const K: usize, const G: usize>(
         x: *const f32,
         x_steps: [usize; 2],
@@ -94,7 +93,7 @@ simd_kernel! {
     }
 }
 
-/// `dw`, overwritten, from `x` and `dy`.
+/// Weight gradient from `x` and `dy`. `dw` is overwritten.
 pub(super) fn gradient(s: &ConvShape, x: &[f32], dy: &[f32], dw: &mut [f32]) {
     let level = simd::level();
     let (taps, width) = (s.kernel[0] * s.kernel[1], s.group_in());
@@ -125,7 +124,7 @@ pub(super) fn gradient(s: &ConvShape, x: &[f32], dy: &[f32], dw: &mut [f32]) {
                             ky: ky.clone(),
                             kx: kx.clone(),
                         };
-                        // The first patch is the largest by far.
+                        // The first patch is by far the largest: it carries the prefetches.
                         add(s, level, n, &patch, x, dy, sum, next.take());
                     }
                 }
@@ -145,8 +144,8 @@ pub(super) fn gradient(s: &ConvShape, x: &[f32], dy: &[f32], dw: &mut [f32]) {
     });
 }
 
-/// What the `step` output rows from `row` on (numbered through the batch) read and those before do not: the two halves
-/// of their input, and their part of `dy`, as a walk of the kernel over as many rows.
+/// Prefetch cursors for the `step` output rows from `row` on (counted over the whole batch): the first and second half of the input
+/// rows that earlier rows have not read, and the rows of `dy`, spread over one kernel call on as many rows.
 fn ahead(s: &ConvShape, row: usize, step: usize, x: &[f32], dy: &[f32]) -> [Ahead; 3] {
     let clip = |m: &[f32], pitch: usize, first: usize, rows: usize| {
         let end = m.len() / pitch;
@@ -162,7 +161,7 @@ fn ahead(s: &ConvShape, row: usize, step: usize, x: &[f32], dy: &[f32]) -> [Ahea
     [lower, upper, output].map(|region| Prefetch::new([region, &[]], 1).walk(walk))
 }
 
-/// Kernel rows whose taps are summed together: as many as the registers hold.
+/// Kernel rows summed together: as many as fit in registers.
 fn max_rows(kernel_width: usize, group: usize) -> usize {
     match (kernel_width, group) {
         (3, 1) => 3,
@@ -189,8 +188,8 @@ impl Axis {
     }
 }
 
-/// Covers every (tap, position) pair of an axis exactly once: up to `most` neighbouring taps over the positions that
-/// all of them have, then each tap alone over what is left of its own.
+/// Covers every valid (tap, position) pair of an axis exactly once: up to `most` neighbouring taps over their common positions, then
+/// each tap alone over its remaining positions.
 fn patches_of(axis: &Axis, most: usize) -> Vec<(Range<usize>, Range<usize>)> {
     let mut patches = Vec::new();
     for k0 in (0..axis.valid.len()).step_by(most) {
@@ -209,7 +208,7 @@ fn patches_of(axis: &Axis, most: usize) -> Vec<(Range<usize>, Range<usize>)> {
     patches
 }
 
-/// Adds one patch to the sums `[tap][channel]`.
+/// Accumulates one patch into the sums `[tap][channel]`.
 fn add(
     s: &ConvShape,
     level: Level,
@@ -235,14 +234,14 @@ fn add(
     macro_rules! of {
         ($($r:literal x $k:literal x $g:literal)*) => {
             match (patch.ky.len(), patch.kx.len(), g) {
-                // SAFETY: the patch's inputs and outputs exist, by construction of the valid ranges.
+                // SAFETY: the patch's inputs and outputs lie inside the arrays, by construction of the valid ranges.
                 $(($r, $k, $g) => unsafe {
                     let to = sum[first..].as_mut_ptr();
                     taps::<$r, $k, $g>(level, input, x_steps, tap_steps, output, dy_row, size, c, to, kw, ahead)
                 },)*
                 (1, 1, _) => unreachable!("no kernel for groups of {g} channels"),
                 _ => {
-                    // No kernel of this size: tap by tap.
+                    // No kernel of this size: process each tap alone.
                     for (ky, kx) in patch.ky.clone().flat_map(|ky| patch.kx.clone().map(move |kx| (ky, kx))) {
                         let (rows, columns) = (patch.rows.clone(), patch.columns.clone());
                         let single = Patch { rows, columns, ky: ky..ky + 1, kx: kx..kx + 1 };

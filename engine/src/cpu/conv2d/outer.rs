@@ -1,9 +1,9 @@
-//! The register tile of the weight gradient: an outer product that is summed over pixels.
+//! Register tile of the weight gradient: an outer product summed over pixels.
 use super::prefetch::Ahead;
 use super::words::{Floats, Multiply};
 use crate::cpu::simd::{Level, Simd, prefetch, simd_kernel};
 
-/// The pixels that a tile sums over: images of rows of columns.
+/// Extents of the pixels that a tile sums over.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Walk {
     pub(super) images: usize,
@@ -11,7 +11,7 @@ pub(super) struct Walk {
     pub(super) columns: usize,
 }
 
-/// One of the two factors: first element, and the distance between images, rows and pixels.
+/// Operand of the outer product: first element, and the strides of images, rows and pixels.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Factor {
     pub(super) ptr: *const f32,
@@ -20,7 +20,7 @@ pub(super) struct Factor {
     pub(super) pixel: usize,
 }
 
-/// Where the sums go: rows `pitch` apart, `last` lanes in the last register; added to what is there, or not.
+/// Destination of the sums: rows `pitch` apart, `last` lanes in the last register. With `add`, sums are accumulated.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sum {
     pub(super) ptr: *mut f32,
@@ -29,7 +29,7 @@ pub(super) struct Sum {
     pub(super) add: bool,
 }
 
-/// Scalars of a full tile that is `registers` wide.
+/// Scalars of a full tile of `registers` registers.
 pub(super) fn rows(level: Level, registers: usize) -> usize {
     match level {
         Level::Avx512 => [12, 12, 8][registers - 1],
@@ -37,10 +37,10 @@ pub(super) fn rows(level: Level, registers: usize) -> usize {
     }
 }
 
-/// The sums of [`outer`], over vectors that are `FULL` or end with `last` lanes.
+/// Sums of [`outer`], over vectors of full registers (`FULL`) or with `last` lanes in the last one.
 ///
 /// # Safety
-/// As for [`outer`].
+/// The conditions of [`outer`].
 #[inline(always)]
 unsafe fn products<S: Simd, M: Multiply<S>, const MR: usize, const NV: usize, const FULL: bool>(
     walk: Walk,
@@ -77,11 +77,11 @@ unsafe fn products<S: Simd, M: Multiply<S>, const MR: usize, const NV: usize, co
     acc
 }
 
-/// `sum[j][..] (+)= sum over pixels of scalars[pixel][j] * vectors[pixel][..]` for `MR` scalars and `NV` registers;
-/// fetches along `ahead`.
+/// `sum[j][..] (+)= sum over pixels of scalars[pixel][j] * vectors[pixel][..]` for `MR` scalars and `NV` registers. Prefetches along
+/// `ahead`.
 ///
 /// # Safety
-/// Both factors must be readable at every pixel of the walk, the sum writable; inside a function that carries the instruction set.
+/// Both operands must be readable at every pixel of the loop, the sum writable. Only inside a function that enables the instruction set.
 #[inline(always)]
 unsafe fn add_products<S: Simd, M: Multiply<S>, const MR: usize, const NV: usize>(
     walk: Walk,
@@ -90,7 +90,7 @@ unsafe fn add_products<S: Simd, M: Multiply<S>, const MR: usize, const NV: usize
     sum: Sum,
     ahead: Ahead,
 ) {
-    // Masked loads cost the narrower levels a register and time: only where they are needed.
+    // Masked loads cost AVX2 a register and time: use them only where needed.
     let acc = if sum.last == S::LANES {
         products::<S, M, MR, NV, true>(walk, scalars, vectors, sum.last, ahead)
     } else {
@@ -110,7 +110,7 @@ simd_kernel! {
     /// [`add_products`] of f32.
     ///
     /// # Safety
-    /// Both factors must be readable at every pixel of the walk, the sum writable.
+    /// Both operands must be readable at every pixel of the loop, the sum writable.
     fn outer<S at level, const MR: usize, const NV: usize>(
         walk: Walk,
         scalars: Factor,
@@ -125,7 +125,7 @@ simd_kernel! {
 /// [`add_products`] of pairs of bf16.
 ///
 /// # Safety
-/// As for `outer`, on a processor with AVX-512 and its bf16 instructions.
+/// The conditions of [`outer`], on a CPU with AVX-512 BF16.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
 unsafe fn outer_of_pairs<const MR: usize, const NV: usize>(
@@ -136,14 +136,14 @@ unsafe fn outer_of_pairs<const MR: usize, const NV: usize>(
     ahead: Ahead,
 ) {
     use crate::cpu::simd::Avx512;
-    // SAFETY: this function carries the features; the rest is the caller's promise.
+    // SAFETY: this function enables the features; the rest is the caller's obligation.
     unsafe { add_products::<Avx512, super::words::Pairs, MR, NV>(walk, scalars, vectors, sum, ahead) }
 }
 
-/// The tile of `m` scalars and `registers` registers: `m` is at most [`rows`] of the widest level.
+/// Runs the tile of `m` scalars by `registers` registers. `m` is at most [`rows`] of the widest level.
 ///
 /// # Safety
-/// As for the kernel; for `pairs` the processor has the instructions for bf16.
+/// The conditions of [`outer`]. With `pairs`, the CPU must have AVX-512 BF16.
 #[inline]
 pub(super) unsafe fn run(
     level: Level,

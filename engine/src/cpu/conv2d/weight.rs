@@ -1,9 +1,9 @@
-//! The weight gradient: outer products of `dy` and `x`, held in registers over a band of pixels and added to
-//! the partial sum of the task's chunk of bands; partial sums are added in order.
+//! Weight gradient: outer products of `dy` and `x`, accumulated in registers over a band of pixels and added to the partial sum of the
+//! task's chunk of bands. Partial sums are added in order.
 //!
-//! Every tap visits only the pixels whose input exists, so `x` is read in place. Only where a tap has few channels
-//! are the taps of a kernel row taken together, over rows that are copied with their horizontal padding. In bf16 a band is
-//! always copied, into words that pair neighbouring pixels ([`pairs`](super::pairs)).
+//! Every tap visits only the pixels whose input lies inside the image, so `x` is read in place. Where a tap has few channels, the taps
+//! of a kernel row are joined, over rows copied with horizontal padding. In bf16 a band is always copied to words that pair
+//! neighbouring pixels (see [`bf16_pairs`]).
 use super::Shared;
 use super::band::pad_rows;
 use super::bf16_pairs;
@@ -17,19 +17,19 @@ use crate::dtype::bf16;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Pixels of a band: both factors mostly stay in the second-level cache while all tiles pass over it. Fewer would
-/// read and write the sums too often.
+/// Pixels per band: both operands mostly stay in the L2 cache while all tiles are computed. Fewer pixels would read and write the sums
+/// too often.
 const PIXELS: usize = 224;
-/// Fewer channels than this in a tap are taken together with those of its neighbours.
+/// Taps with fewer channels than this are joined with their neighbours.
 const FEW: usize = 16;
-/// Elements of all partial sums together, for up to half of the tasks; a quarter of it for more.
+/// Limit of the total elements of all partial sums for up to half of [`TASKS`] chunks; a quarter of it for more chunks.
 const PARTIAL: usize = 1 << 19;
-/// Tasks that the work is cut into where the weights allow it.
+/// Target number of tasks.
 const TASKS: usize = 16;
 
-/// A run of weights `row .. row + len` of every output channel, and the output pixels that feed it.
+/// Run of weights `row..row + len` of every output channel, and the output pixels that contribute to it.
 struct Run {
-    /// Input row and column of the first output pixel (of an unpadded window), which may lie outside.
+    /// Input row and column of the run's first tap for output pixel (0, 0). They may lie outside the image.
     dy: isize,
     dx: isize,
     row: usize,
@@ -38,45 +38,45 @@ struct Run {
     columns: Range<usize>,
 }
 
-/// How the work of one weight gradient is cut.
+/// Partition of the work of one weight gradient.
 struct Cut {
     level: Level,
     groups: Groups,
-    /// Words are pairs of neighbouring pixels in bf16.
+    /// Operands are bf16, in words that pair neighbouring pixels.
     pairs: bool,
     runs: Vec<Run>,
-    /// Weights of one output channel of a block of groups.
+    /// Weights per output channel of a block of groups.
     k: usize,
-    /// Vectors run over output channels and scalars over the window, instead of the other way round.
+    /// Vectors run over output channels and scalars over the window, instead of the reverse.
     swapped: bool,
-    /// Rows are copied with their padding.
+    /// Rows are copied with padding.
     padded: bool,
-    /// Images and output rows of a band; how many bands there are, and how many in an image.
+    /// Images and output rows per band, number of bands in total and per image.
     images: usize,
     rows: usize,
     bands: usize,
     image_bands: usize,
-    /// Partial sums, each over neighbouring bands.
+    /// Number of partial sums, each over consecutive bands.
     chunks: usize,
-    /// Slices of the output channels of a block.
+    /// Number of slices of the output channels of a block.
     slices: usize,
 }
 
-/// Input and gradient of the output.
+/// Input and output gradient.
 #[derive(Clone, Copy)]
 pub(super) enum Operands<'a> {
     Floats {
         x: &'a [f32],
         dy: &'a [f32],
     },
-    /// On a processor with the instructions for bf16, without groups.
+    /// bf16, on CPUs with bf16 instructions, without groups.
     Pairs {
         x: &'a [bf16],
         dy: &'a [bf16],
     },
 }
 
-/// `dw`, overwritten.
+/// Weight gradient. `dw` is overwritten.
 pub(super) fn gradient(s: &ConvShape, operands: Operands, dw: &mut [f32]) {
     if s.output_len() == 0 {
         return dw.fill(0.0);
@@ -110,7 +110,7 @@ pub(super) fn gradient(s: &ConvShape, operands: Operands, dw: &mut [f32]) {
     });
 }
 
-/// A pointwise convolution without stride sees the batch as one tall image, of an even width where its pixels are paired.
+/// Treats the batch of a 1x1 convolution without stride as one tall image, of even width if pixels are paired.
 fn flattened(s: &ConvShape, pairs: bool) -> ConvShape {
     if s.kernel != [1, 1] || s.stride != [1, 1] || s.padding != [0, 0] {
         return *s;
@@ -128,7 +128,7 @@ impl Cut {
         let joined = groups.count == 1 && s.dilation[1] == 1 && s.kernel[1] > 1 && groups.inputs < FEW;
         let runs = runs(s, &groups, joined, pairs);
         let run = runs.first().map_or(1, |r| r.len);
-        // The plain layout needs no transpose at the end: swap only for a clear gain.
+        // The unswapped layout needs no final transpose: swap only for a clear gain.
         let swapped = cost(level, groups.outputs, run) * 33 < cost(level, run, groups.outputs) * 32;
         let plane = s.out_h() * s.out_w();
         let (images, rows) = if plane >= PIXELS {
@@ -145,7 +145,7 @@ impl Cut {
         let most = if swapped { 2 * lanes } else { outer::rows(level, 2) };
         let tiles = groups.outputs.div_ceil(most);
         let padded = joined && s.padding[1] > 0;
-        // Every slice reads (and, where padded, copies) all of `x`: not for few multiplications a pixel.
+        // Every slice reads (and, if padded, copies) all of `x`: it must have enough multiplications per pixel.
         let parts = chunks * groups.count;
         let enough = if runs.len() > 1 && !padded { TASKS } else { TASKS / 2 };
         let slices = if parts < enough { TASKS.div_ceil(parts).min(tiles) } else { 1 };
@@ -171,8 +171,8 @@ impl Cut {
         Band { n, images: self.images.min(s.n - n), rows: y..(y + self.rows).min(s.out_h()) }
     }
 
-    /// Fetches the next band's factors, in as many shares as this band has tiles; those of a factor that other
-    /// tasks need only a part of are left alone.
+    /// Prefetch of the next band's operands, in as many parts as this band has tiles. Operands of which this task needs only a part are
+    /// skipped.
     fn ahead<'a>(&self, operands: Operands<'a>, next: [Range<usize>; 2]) -> Prefetch<'a> {
         let Operands::Floats { x, dy } = operands else { return Prefetch::new([&[], &[]], 0) };
         let own = self.groups.outputs.div_ceil(self.slices);
@@ -188,14 +188,14 @@ impl Cut {
     }
 }
 
-/// What a pixel costs in multiplications, and half as much for each load, when registers run over `vectors`.
+/// Cost of a pixel when registers run over `vectors`: 2 per multiplication, 1 per load.
 fn cost(level: Level, vectors: usize, scalars: usize) -> usize {
     let registers = vectors.div_ceil(level.lanes());
     let loads = scalars.div_ceil(outer::rows(level, 2)) * registers + registers.div_ceil(2) * scalars;
     registers * scalars * 2 + loads
 }
 
-/// Images and output rows that are summed together.
+/// Images and output rows summed together.
 struct Band {
     n: usize,
     images: usize,
@@ -203,7 +203,7 @@ struct Band {
 }
 
 impl Band {
-    /// The elements of `x` and of `dy` that the band reads.
+    /// Elements of `x` and of `dy` read by the band.
     fn sources(&self, s: &ConvShape) -> [Range<usize>; 2] {
         let last_image = self.n + self.images - 1;
         let input = |row: usize| row.saturating_sub(s.padding[0]).min(s.h);
@@ -217,7 +217,7 @@ impl Band {
     }
 }
 
-/// One band for one part: a block of groups and a slice of its outputs.
+/// One band of one part, which is a slice of the outputs of a block of groups.
 struct Work<'a> {
     band: Band,
     part: usize,
@@ -226,7 +226,7 @@ struct Work<'a> {
     ahead: Prefetch<'a>,
 }
 
-/// The taps, one by one or joined by kernel row, each with the output pixels whose input exists.
+/// Runs of taps, single or joined by kernel row, each with the output pixels whose input lies inside the image.
 fn runs(s: &ConvShape, groups: &Groups, joined: bool, pairs: bool) -> Vec<Run> {
     // Output positions `o` with `0 <= o * stride + offset < size`.
     let valid = |a: usize, offset: isize, size: usize, out: usize| {
@@ -286,7 +286,7 @@ fn run_band(s: &ConvShape, cut: &Cut, operands: Operands, work: &mut Work) {
     });
 }
 
-/// Where a factor of a band lies: pixels (or pairs) between rows and images, the row of its first row, and the columns of
+/// Memory layout of one operand of a band: pointer, row and image stride in pixels (or pairs), index of its first row, and columns of
 /// padding before the first pixel.
 pub(super) struct Source {
     pub(super) x: *const f32,
@@ -296,17 +296,17 @@ pub(super) struct Source {
     pub(super) left: usize,
 }
 
-/// All tiles over one band.
+/// Computes all tiles of one band.
 fn tiles(s: &ConvShape, cut: &Cut, source: &Source, target: &Source, work: &mut Work) {
     let Band { images, ref rows, .. } = work.band;
     let (group, slice) = (work.part / cut.slices, work.part % cut.slices);
     let outputs = cut.groups.outputs;
     let sum = work.sum.wrapping_add(group * outputs * cut.k);
     let lanes = cut.level.lanes();
-    // Slices start on whole registers where the vectors run over the outputs.
+    // Slices start on whole registers if the vectors run over the outputs.
     let unit = if cut.swapped { lanes } else { 1 };
     let units = outputs.div_ceil(unit);
-    // Pixels of a step along a row.
+    // Pixels per step along a row.
     let step = if cut.pairs { 2 } else { 1 };
     let own = slice * units / cut.slices * unit..((slice + 1) * units / cut.slices * unit).min(outputs);
     for run in &cut.runs {
@@ -330,8 +330,8 @@ fn tiles(s: &ConvShape, cut: &Cut, source: &Source, target: &Source, work: &mut 
             pixel: s.c_out,
         };
         let ahead = &mut work.ahead;
-        // SAFETY: the run's pixels have their input inside the source, and the ranges lie inside a pixel's
-        // channels; tasks own their part of the sum.
+        // SAFETY: the inputs of the run's pixels lie inside the source, and the ranges inside a pixel's
+        // channels; each task owns its part of the sum.
         unsafe {
             let product = Product { level: cut.level, pairs: cut.pairs, walk, add: work.add };
             if cut.swapped {
@@ -345,7 +345,7 @@ fn tiles(s: &ConvShape, cut: &Cut, source: &Source, target: &Source, work: &mut 
     }
 }
 
-/// An outer product summed over pixels.
+/// Outer product summed over pixels.
 struct Product {
     level: Level,
     pairs: bool,
@@ -354,10 +354,10 @@ struct Product {
 }
 
 impl Product {
-    /// `sum[j * pitch + v] (+)=` the product of scalar `j` and vector element `v`, tile by tile.
+    /// `sum[j * pitch + v] (+)= sum over pixels of scalars[j] * vectors[v]`, tile by tile.
     ///
     /// # Safety
-    /// As for [`outer::run`], over the ranges of both factors.
+    /// The conditions of [`outer::run`], over the ranges of both operands.
     unsafe fn tiles(
         &self,
         (scalars, from): (Factor, Range<usize>),
@@ -386,7 +386,7 @@ impl Product {
     }
 }
 
-/// Adds the partial sums in order and brings them into the layout of the weight.
+/// Adds the partial sums in order, and transposes the result to the layout of the weight.
 fn reduce(s: &ConvShape, cut: &Cut, partial: &[f32], size: usize, dw: &mut [f32]) {
     let g = &cut.groups;
     let k = s.kernel[0] * s.kernel[1] * s.group_in();

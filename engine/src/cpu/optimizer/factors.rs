@@ -1,12 +1,12 @@
-//! The factored second moment of Adafactor: its means over the last axis (lines) and over the first (columns).
+//! Factored second moment of Adafactor: means over the last axis (`lines`) and over the first axis (`columns`).
 use super::{OptimizerParameter, Pass};
 use crate::cpu::parallel::{DisjointSlice, for_each_task};
 use crate::fuse::Factoring;
 use crate::ops::{ChunkLayout, UpdateScalar};
 use std::ops::Range;
 
-/// Takes the means one update further; returns those between first and last axis, empty for what is not factored. The kernel
-/// `factor_moments` does the same.
+/// Updates the factored second moments. Returns their means over both axes, one per position in between; empty for parameters that are
+/// not factored. The `factor_moments` CUDA kernel does the same.
 pub(super) fn follow(
     parameters: &mut [OptimizerParameter],
     factoring: Factoring,
@@ -18,7 +18,7 @@ pub(super) fn follow(
     let mut means = vec![vec![]; parameters.len()];
     let (all, shared) = (DisjointSlice::new(parameters), DisjointSlice::new(&mut means));
     for_each_task(pass.first_rows.len(), |p| {
-        // SAFETY: one parameter a task, and its means.
+        // SAFETY: each task has one parameter and its means.
         let (parameter, means) = unsafe { (&mut all.slice(p, 1)[0], &mut shared.slice(p, 1)[0]) };
         let ChunkLayout { row_length, rows, inner, .. } = parameter.layout;
         let Some([lines, columns]) = &mut parameter.factors else { return };
@@ -45,7 +45,7 @@ pub(super) fn follow(
     means
 }
 
-/// Elements of the second moment that the means stand for.
+/// Reconstructs elements `at` of the second moment: `lines / mean * columns`.
 pub(super) fn product(
     [lines, columns]: [&[f32]; 2],
     means: &[f32],

@@ -1,17 +1,16 @@
-//! Loops of their own for the rules that training uses most: what their formulas say, in one pass over registers rather than one a
-//! term. The numbers of a parameter come with them.
+//! Dedicated loops for the most used update rules: the whole formula in one pass, instead of one pass per term.
 use crate::cpu::vectorized::vectorized;
 use crate::dtype::Real;
 use crate::fuse::CpuLoop;
 
-/// What a loop needs to know of a parameter.
+/// Scalars of a parameter for a dedicated loop.
 #[derive(Clone, Copy)]
 pub(super) struct Numbers {
-    /// The update's number; the first is 1.
+    /// Number of this update, starting at 1.
     pub(super) updates: i64,
     pub(super) rate: f64,
     pub(super) decay: f64,
-    /// What gradients are multiplied by.
+    /// Factor of the gradients.
     pub(super) factor: f32,
 }
 
@@ -41,7 +40,7 @@ pub(super) fn run(
             let numbers = [n.factor, keep, beta1, rest1, beta2, rest2, size, root, eps as f32];
             adamw(numbers, weights, gradient, first, second);
         }
-        _ => unreachable!("the rule keeps what its loop is for"),
+        _ => unreachable!("the rule has the state that its loop needs"),
     }
 }
 

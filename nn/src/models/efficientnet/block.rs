@@ -1,13 +1,13 @@
-//! The blocks of networks of inverted residuals.
+//! Blocks of EfficientNet, MobileNetV2 and MobileNetV3.
 use super::{Blocks, Kind};
+use crate::capture::Label;
 use crate::layers::squeeze_excite::Names;
 use crate::layers::{BatchNorm2d, BatchNormOptions, Conv2d, DropPath, SqueezeExcite};
 use crate::models::make_divisible;
-use crate::observe::Label;
 use crate::{Context, Module, Visitor};
 use fornax_engine::{Activation, Result, Tensor};
 
-/// Where a block stands.
+/// Arguments of one block.
 pub(super) struct Shape {
     pub c_in: usize,
     pub c_out: usize,
@@ -15,12 +15,12 @@ pub(super) struct Shape {
     pub dilation: usize,
     pub drop_path: f64,
     pub activation: Activation,
-    /// Squeeze and excitation is MobileNetV3's: of the channels within, rounded to multiples of 8, with ReLU and a hard gate.
+    /// Squeeze-and-excitation as in MobileNetV3: reduction of the inner channels, rounded to multiples of 8, with ReLU and hard sigmoid.
     pub mobile_v3: bool,
 }
 
-/// A convolution of single pixels, one of each channel by itself, squeeze and excitation, another of single pixels, and a shortcut where
-/// the shape stays. The first is absent in a depthwise separable block.
+/// Inverted residual block: pointwise convolution, depthwise convolution, squeeze-and-excitation, pointwise convolution, and a residual
+/// connection if the shape is unchanged. Depthwise separable blocks omit the first convolution.
 pub(super) struct InvertedResidual {
     expand: Option<(Conv2d, BatchNorm2d)>,
     depthwise: (Conv2d, BatchNorm2d),
@@ -112,7 +112,7 @@ impl Module for InvertedResidual {
     }
 }
 
-/// A convolution, its normalisation and activation.
+/// Convolution, batch norm and activation.
 pub(super) struct ConvBnAct {
     conv: Conv2d,
     bn1: BatchNorm2d,

@@ -1,36 +1,36 @@
-//! The blocks of residual networks.
+//! Blocks of residual networks.
 use super::ResNetConfig;
+use crate::capture::Label;
 use crate::layers::squeeze_excite::Names;
 use crate::layers::{
     Activate, AvgPool2d, BatchNorm2d, BatchNormOptions, Conv2d, DropBlock, DropPath, SqueezeExcite,
 };
 use crate::models::make_divisible;
-use crate::observe::Label;
 use crate::{Context, Module, Visitor};
 use fornax_engine::{Activation, Pool2dOptions, Result, Tensor};
 
-/// Where a block stands.
+/// Arguments of one block.
 pub(super) struct Shape {
     pub c_in: usize,
-    /// Channels within.
+    /// Inner channels.
     pub width: usize,
     pub stride: usize,
-    /// Dilation of the convolution that has the stride, and of the others.
+    /// Dilation of the strided convolution, and of the others.
     pub first_dilation: usize,
     pub dilation: usize,
-    /// The shortcut convolves.
+    /// The shortcut has a convolution.
     pub downsamples: bool,
     pub drop_path: f64,
-    /// The rate and the stage that it is for.
+    /// DropBlock probability and index of the stage.
     pub drop_block: Option<(f64, usize)>,
 }
 
-/// Two or three convolutions, each with its normalisation, and a shortcut.
+/// Residual block of two (timm's `BasicBlock`) or three (timm's `Bottleneck`) convolutions with batch norm, and a shortcut.
 pub(super) struct Block {
     convs: Vec<(Conv2d, BatchNorm2d, Activate)>,
-    /// After the convolution that has the stride.
+    /// DropBlock after the strided convolution.
     drop_block: Option<DropBlock>,
-    /// Which convolution that is.
+    /// Index of the strided convolution.
     strided: usize,
     se: Option<SqueezeExcite>,
     drop_path: DropPath,
@@ -38,7 +38,7 @@ pub(super) struct Block {
     label: Label,
 }
 
-/// The shortcut where stride or width changes: a 1×1 convolution and its normalisation, after an average or not.
+/// Shortcut with a change of stride or width: optional average pooling, 1×1 convolution and batch norm.
 struct Downsample {
     averages: bool,
     pool: Option<AvgPool2d>,
@@ -101,7 +101,7 @@ impl Module for Block {
     fn forward(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
         let mut y = x.clone();
         let ((last_conv, last_norm, last_act), before) =
-            self.convs.split_last().expect("blocks have convolutions");
+            self.convs.split_last().expect("a block has convolutions");
         for (i, (conv, norm, act)) in before.iter().enumerate() {
             let drops = self.drop_block.as_ref().filter(|_| i == self.strided);
             y = match drops {

@@ -1,8 +1,8 @@
-//! Watching a forward pass: what each named layer hands on.
+//! Capture of layer outputs in a forward pass, as with PyTorch's forward hooks.
 use fornax_engine::Tensor;
 use std::sync::OnceLock;
 
-/// What a layer is called in its model. The first visit of the model fills in the name.
+/// Name and type of a layer. The first visit of the model sets the name.
 #[derive(Debug)]
 pub struct Label {
     kind: &'static str,
@@ -10,22 +10,22 @@ pub struct Label {
 }
 
 impl Label {
-    /// Of a layer of this kind.
+    /// Info of a layer of this type.
     pub const fn new(kind: &'static str) -> Label {
         Label { kind, name: OnceLock::new() }
     }
 
-    /// Of a module that consists of others.
+    /// Info of a container of other modules.
     pub const fn group() -> Label {
         Label::new("")
     }
 
-    /// The dotted name; none before the first visit.
+    /// Dotted name; `None` before the first visit.
     pub fn name(&self) -> Option<&str> {
         self.name.get().map(String::as_str)
     }
 
-    /// The layer's kind; empty for a module that consists of others.
+    /// Layer type; empty for containers.
     pub fn kind(&self) -> &'static str {
         self.kind
     }
@@ -35,23 +35,23 @@ impl Label {
     }
 }
 
-/// What a layer handed on.
+/// Captured output of a layer.
 #[derive(Clone, Debug)]
 pub struct Observation {
-    /// The layer's dotted name.
+    /// Dotted name of the layer.
     pub name: String,
-    /// Its kind; empty for a module that consists of others.
+    /// Type of the layer; empty for containers.
     pub kind: &'static str,
-    /// Its output.
+    /// The output.
     pub output: Tensor,
-    /// Multiplications followed by an addition that the layer takes.
+    /// Multiply-accumulate operations of the layer.
     pub macs: u64,
 }
 
-/// Collects observations in a [`crate::Context`].
+/// Captured outputs of a [`crate::Context`].
 #[derive(Clone, Debug)]
 pub(crate) struct Observer {
-    /// `None` for all.
+    /// Names of the layers to capture; `None` for all layers.
     pub wanted: Option<Vec<String>>,
     pub seen: Vec<Observation>,
 }
