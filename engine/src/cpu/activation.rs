@@ -8,11 +8,11 @@ pub trait ActivationFn: Copy + Send + Sync + 'static {
     /// `f(x)`.
     fn value<T: Elementary>(self, x: T) -> T;
     /// `f'(x)`.
-    fn slope<T: Elementary>(self, x: T) -> T;
+    fn derivative<T: Elementary>(self, x: T) -> T;
 }
 
 macro_rules! activations {
-    ($($name:ident $(($p:ident))? [$s:ident, $x:ident] => $value:expr, $slope:expr;)*) => {$(
+    ($($name:ident $(($p:ident))? [$s:ident, $x:ident] => $value:expr, $derivative:expr;)*) => {$(
         #[allow(missing_docs, reason = "named and documented by crate::Activation")]
         #[derive(Clone, Copy)]
         pub struct $name $((pub $p))?;
@@ -24,10 +24,10 @@ macro_rules! activations {
                 $value
             }
             #[inline(always)]
-            fn slope<T: Elementary>(self, $x: T) -> T {
+            fn derivative<T: Elementary>(self, $x: T) -> T {
                 let ($s, _) = (self, $x);
                 let _ = $s;
-                $slope
+                $derivative
             }
         }
     )*};
@@ -154,19 +154,19 @@ pub(crate) use with_activation;
 
 /// `y = f(x)`.
 pub fn forward<T: Elementary>(f: crate::Activation, x: &[T], y: &mut [T]) {
-    with_activation!(f, f => for_each_piece(y, |start, y| values(f, &x[start..start + y.len()], y)));
+    with_activation!(f, f => for_each_piece(y, |start, y| forward_slice(f, &x[start..start + y.len()], y)));
 }
 
 /// `dx = dy * f'(x)`.
 pub fn backward<T: Elementary>(f: crate::Activation, x: &[T], dy: &[T], dx: &mut [T]) {
     with_activation!(f, f => for_each_piece(dx, |start, dx| {
         let end = start + dx.len();
-        slopes(f, &x[start..end], &dy[start..end], dx);
+        backward_slice(f, &x[start..end], &dy[start..end], dx);
     }));
 }
 
 vectorized! {
-    wide fn values<T: Elementary, F: ActivationFn>(f: F, x: &[T], y: &mut [T]) {
+    wide fn forward_slice<T: Elementary, F: ActivationFn>(f: F, x: &[T], y: &mut [T]) {
         for (y, x) in y.iter_mut().zip(x) {
             *y = f.value(*x);
         }
@@ -174,9 +174,9 @@ vectorized! {
 }
 
 vectorized! {
-    wide fn slopes<T: Elementary, F: ActivationFn>(f: F, x: &[T], dy: &[T], dx: &mut [T]) {
+    wide fn backward_slice<T: Elementary, F: ActivationFn>(f: F, x: &[T], dy: &[T], dx: &mut [T]) {
         for ((dx, x), dy) in dx.iter_mut().zip(x).zip(dy) {
-            *dx = *dy * f.slope(*x);
+            *dx = *dy * f.derivative(*x);
         }
     }
 }

@@ -65,25 +65,25 @@ pub fn amax_backward<T: Elementary>(x: &[T], y: &[T], dy: &[T], c: usize, dx: &m
     for_each_task(images, |n| {
         // SAFETY: each image belongs to one task.
         let dx = unsafe { dx.slice(n * image, image) };
-        let mut share = vec![T::zero(); c];
-        share_of_equals(&x[n * image..][..image], &y[n * c..][..c], &dy[n * c..][..c], &mut share, dx);
+        let mut fraction = vec![T::zero(); c];
+        amax_backward_image(&x[n * image..][..image], &y[n * c..][..c], &dy[n * c..][..c], &mut fraction, dx);
     });
 }
 
 vectorized! {
-    fn share_of_equals<T: Elementary>(x: &[T], y: &[T], dy: &[T], share: &mut [T], dx: &mut [T]) {
+    fn amax_backward_image<T: Elementary>(x: &[T], y: &[T], dy: &[T], fraction: &mut [T], dx: &mut [T]) {
         let c = y.len();
         for x in x.chunks_exact(c) {
             for j in 0..c {
-                share[j] += if x[j] == y[j] { T::one() } else { T::zero() };
+                fraction[j] += if x[j] == y[j] { T::one() } else { T::zero() };
             }
         }
         for j in 0..c {
-            share[j] = dy[j] / share[j];
+            fraction[j] = dy[j] / fraction[j];
         }
         for (x, dx) in x.chunks_exact(c).zip(dx.chunks_exact_mut(c)) {
             for j in 0..c {
-                dx[j] = if x[j] == y[j] { share[j] } else { T::zero() };
+                dx[j] = if x[j] == y[j] { fraction[j] } else { T::zero() };
             }
         }
     }

@@ -88,7 +88,7 @@ pub fn apply_masked<T: Elementary>(
                 unsafe { (out.slice(at.start, at.len()), mask.slice(at.start / 8, at.len().div_ceil(8))) };
             with_activation!(fused f, f => {
                 apply_rows_residual(&x[at.clone()], &residual[at], scale, shift, f, y);
-                pack_slopes(y, f, mask)
+                pack_derivatives(y, f, mask)
             });
         }
     });
@@ -157,9 +157,9 @@ impl<T: Elementary> BatchNormBackward<'_, T> {
                 }
                 let x = &self.x[at.clone()];
                 with_activation!(fused self.activation, f => match self.derivative {
-                    DerivativeOperand::Input => slope_rows(x, self.scale, self.shift, f, d),
-                    DerivativeOperand::Residual(r) => slope_rows_residual(x, &r[at], self.scale, self.shift, f, d),
-                    DerivativeOperand::Mask(mask) => keep_where(&mask[at.start / 8..], d),
+                    DerivativeOperand::Input => activation_grad_rows(x, self.scale, self.shift, f, d),
+                    DerivativeOperand::Residual(r) => activation_grad_rows_residual(x, &r[at], self.scale, self.shift, f, d),
+                    DerivativeOperand::Mask(mask) => apply_mask(&mask[at.start / 8..], d),
                 });
                 add_sums(x, d, self.scale, self.shift, mean, super::activation::Identity, sums, products);
             }
@@ -275,27 +275,27 @@ rows!(apply_rows_residual: by_element(x, r) by_channel(scale, shift), f, writes(
     y[j] = f.value(x[j] * scale[j] + shift[j] + r[j]);
 });
 rows!(dx_rows: by_element(x) by_channel(scale, shift, k1, k2, k3), f, writes(dx), |j| {
-    let d = dx[j] * f.slope(x[j] * scale[j] + shift[j]);
+    let d = dx[j] * f.derivative(x[j] * scale[j] + shift[j]);
     dx[j] = k1[j] * d + k2[j] * x[j] + k3[j];
 });
-rows!(slope_rows: by_element(x) by_channel(scale, shift), f, writes(d), |j| {
-    d[j] *= f.slope(x[j] * scale[j] + shift[j]);
+rows!(activation_grad_rows: by_element(x) by_channel(scale, shift), f, writes(d), |j| {
+    d[j] *= f.derivative(x[j] * scale[j] + shift[j]);
 });
-rows!(slope_rows_residual: by_element(x, r) by_channel(scale, shift), f, writes(d), |j| {
-    d[j] *= f.slope(x[j] * scale[j] + shift[j] + r[j]);
+rows!(activation_grad_rows_residual: by_element(x, r) by_channel(scale, shift), f, writes(d), |j| {
+    d[j] *= f.derivative(x[j] * scale[j] + shift[j] + r[j]);
 });
 
 vectorized! {
     /// Bit mask of the outputs with a non-zero derivative, eight to a byte, the first in the lowest bit.
-    wide fn pack_slopes<T: Elementary, F: ActivationFn>(y: &[T], f: F, mask: &mut [u8]) {
+    wide fn pack_derivatives<T: Elementary, F: ActivationFn>(y: &[T], f: F, mask: &mut [u8]) {
         let eights = y.chunks_exact(8);
         if let [.., last] = &mut mask[..] {
-            *last = eights.remainder().iter().rev().fold(0, |bits, y| bits << 1 | u8::from(f.slope(*y) != T::zero()));
+            *last = eights.remainder().iter().rev().fold(0, |bits, y| bits << 1 | u8::from(f.derivative(*y) != T::zero()));
         }
         for (byte, y) in mask.iter_mut().zip(eights) {
             let mut bits = 0;
             for k in 0..8 {
-                bits |= u8::from(f.slope(y[k]) != T::zero()) << k;
+                bits |= u8::from(f.derivative(y[k]) != T::zero()) << k;
             }
             *byte = bits;
         }
@@ -304,7 +304,7 @@ vectorized! {
 
 vectorized! {
     /// Multiplies `d` by the bits of the mask.
-    wide fn keep_where<T: Elementary>(mask: &[u8], d: &mut [T]) {
+    wide fn apply_mask<T: Elementary>(mask: &[u8], d: &mut [T]) {
         let mut eights = d.chunks_exact_mut(8);
         let whole = eights.len();
         for (bits, d) in mask.iter().zip(&mut eights) {
@@ -350,7 +350,7 @@ vectorized! {
         let (sums, products, scale, shift) = (&mut sums[..c], &mut products[..c], &scale[..c], &shift[..c]);
         for (x, dy) in x.chunks_exact(c).zip(dy.chunks_exact(c)) {
             for j in 0..c {
-                let d = dy[j] * f.slope(x[j] * scale[j] + shift[j]);
+                let d = dy[j] * f.derivative(x[j] * scale[j] + shift[j]);
                 sums[j] += d;
                 products[j] += d * (x[j] - mean[j]);
             }
@@ -401,28 +401,33 @@ mod tests {
         let [scale, shift, mean, k1, k2, k3] = [4, 5, 6, 7, 8, 9].map(|seed| narrow(&values(c, seed)));
         let k = [&k1[..], &k2[..], &k3[..]];
         for activation in [Activation::Identity, Activation::Relu, Activation::Silu] {
-            for slope in
+            for derivative in
                 [DerivativeOperand::Input, DerivativeOperand::Residual(&r), DerivativeOperand::Mask(&mask)]
             {
-                let pass =
-                    BatchNormBackward { x: &x, scale: &scale, shift: &shift, activation, derivative: slope };
+                let pass = BatchNormBackward {
+                    x: &x,
+                    scale: &scale,
+                    shift: &shift,
+                    activation,
+                    derivative: derivative,
+                };
                 let mut d = vec![f32::NAN; x.len()];
                 let sums = pass.gradient_and_sums(Some(&dy), &mean, &mut d);
-                let mut own = dy.clone();
-                assert_eq!(pass.gradient_and_sums(None, &mean, &mut own), sums);
-                assert_eq!(own, d);
+                let mut in_place = dy.clone();
+                assert_eq!(pass.gradient_and_sums(None, &mean, &mut in_place), sums);
+                assert_eq!(in_place, d);
                 let mut dx = vec![f32::NAN; x.len()];
                 combine(&x, &d, k, &mut dx);
-                combine_in_place(&x, k, &mut own);
-                assert_eq!(own, dx);
-                if let DerivativeOperand::Input = slope {
+                combine_in_place(&x, k, &mut in_place);
+                assert_eq!(in_place, dx);
+                if let DerivativeOperand::Input = derivative {
                     assert_eq!(pass.sums(&dy, &mean), sums);
-                    own.copy_from_slice(&dy);
-                    pass.input_gradient(None, k, &mut own);
-                    assert_eq!(own, dx);
-                    own.fill(f32::NAN);
-                    pass.input_gradient(Some(&dy), k, &mut own);
-                    assert_eq!(own, dx);
+                    in_place.copy_from_slice(&dy);
+                    pass.input_gradient(None, k, &mut in_place);
+                    assert_eq!(in_place, dx);
+                    in_place.fill(f32::NAN);
+                    pass.input_gradient(Some(&dy), k, &mut in_place);
+                    assert_eq!(in_place, dx);
                 }
             }
         }
@@ -439,7 +444,7 @@ mod tests {
                 apply(&x, &scale, &shift, Some(&r), f, &mut expected);
                 assert_eq!(y, expected);
                 let mut d = vec![1.0f32; x.len()];
-                keep_where(&mask, &mut d);
+                apply_mask(&mask, &mut d);
                 for (i, (d, y)) in d.iter().zip(&y).enumerate() {
                     let is_inside = *y > 0.0 && (f == Activation::Relu || *y < 6.0);
                     assert_eq!(*d == 1.0, is_inside, "c {c} {f:?}: element {i}, {y}");

@@ -108,13 +108,13 @@ impl BroadcastLayout {
 }
 
 /// `y = F(a, b)` with broadcasting.
-pub fn forward<T: Real, F: BinaryFn>(walk: &BroadcastLayout, a: &[T], b: &[T], y: &mut [T]) {
-    let inner = walk.inner;
+pub fn forward<T: Real, F: BinaryFn>(layout: &BroadcastLayout, a: &[T], b: &[T], y: &mut [T]) {
+    let inner = layout.inner;
     let rows = y.len() / inner.max(1);
     let out = DisjointSlice::new(y);
     if rows == 1 {
         // One long row: split it.
-        let (sa, sb) = walk.steps;
+        let (sa, sb) = layout.steps;
         return for_each_task(inner.div_ceil(GRAIN), |task| {
             let (start, len) = (task * GRAIN, GRAIN.min(inner - task * GRAIN));
             // SAFETY: pieces do not overlap.
@@ -125,10 +125,10 @@ pub fn forward<T: Real, F: BinaryFn>(walk: &BroadcastLayout, a: &[T], b: &[T], y
     let rows_per_task = (GRAIN / inner.max(1)).max(1);
     for_each_task(rows.div_ceil(rows_per_task), |task| {
         for r in task * rows_per_task..rows.min((task + 1) * rows_per_task) {
-            let (i, j) = walk.start(r);
+            let (i, j) = layout.start(r);
             // SAFETY: each row belongs to one task.
             let y = unsafe { out.slice(r * inner, inner) };
-            row::<T, F>(&a[i..], walk.steps.0, &b[j..], walk.steps.1, y);
+            row::<T, F>(&a[i..], layout.steps.0, &b[j..], layout.steps.1, y);
         }
     });
 }

@@ -85,9 +85,9 @@ vectorized! {
 vectorized! {
     /// Rank of the target: the number of logits that rank before it.
     fn rank<T: Elementary>(x: &[T], target: usize) -> usize {
-        let own = x[target];
-        let or_equal = x[..target].iter().map(|v| usize::from(*v >= own)).sum::<usize>();
-        or_equal + x[target..].iter().map(|v| usize::from(*v > own)).sum::<usize>()
+        let target_logit = x[target];
+        let or_equal = x[..target].iter().map(|v| usize::from(*v >= target_logit)).sum::<usize>();
+        or_equal + x[target..].iter().map(|v| usize::from(*v > target_logit)).sum::<usize>()
     }
 }
 

@@ -4,12 +4,12 @@ use crate::dtype::Real;
 use crate::random::RngStream;
 
 /// `y[i] = x[i] * factor` if sample `i` of the stream is below `keep_prob`, else 0.
-pub fn forward<T: Real>(x: &[T], stream: &RngStream, keep: f64, factor: T, y: &mut [T]) {
+pub fn forward<T: Real>(x: &[T], stream: &RngStream, keep_prob: f64, factor: T, y: &mut [T]) {
     for_each_piece(y, |start, y| {
-        let mut draws = stream.at(start as u64);
+        let mut rng = stream.at(start as u64);
         for (i, y) in y.iter_mut().enumerate() {
-            let kept = draws.uniform() < keep as f32;
-            *y = if kept { x[start + i] * factor } else { T::zero() };
+            let keep = rng.uniform() < keep_prob as f32;
+            *y = if keep { x[start + i] * factor } else { T::zero() };
         }
     });
 }

@@ -58,24 +58,25 @@ pub(crate) fn run<T: Elementary>(
     let mut partial = vec![T::zero(); chunks * sums * c];
     let shared = DisjointSlice::new(&mut partial);
     let mut totals = vec![];
-    let outs: Vec<Out<T>> = sinks
+    let outputs: Vec<OutputSlice<T>> = sinks
         .into_iter()
         .map(|sink| match sink {
-            ProgramOutput::Elements(y) => Out::Elements(DisjointSlice::new(y)),
-            ProgramOutput::F16(y) => Out::F16(DisjointSlice::new(y)),
-            ProgramOutput::BF16(y) => Out::BF16(DisjointSlice::new(y)),
+            ProgramOutput::Elements(y) => OutputSlice::Elements(DisjointSlice::new(y)),
+            ProgramOutput::F16(y) => OutputSlice::F16(DisjointSlice::new(y)),
+            ProgramOutput::BF16(y) => OutputSlice::BF16(DisjointSlice::new(y)),
             ProgramOutput::Sums(total) => {
                 totals.push(total);
-                Out::Sums(totals.len() - 1)
+                OutputSlice::Sums(totals.len() - 1)
             }
         })
         .collect();
-    let plan = Plan::new(program, sources, c, &outs);
+    let plan = ProgramPlan::new(program, sources, c, &outputs);
     for_each_task(chunks, |i| {
         // SAFETY: each chunk has its own sums.
         let sums = unsafe { shared.slice(i * sums * c, sums * c) };
         scratch::with(plan.registers * BLOCK, |registers: &mut [T]| {
-            let block = Block { plan: &plan, registers: DisjointSlice::new(registers), outs: &outs };
+            let block =
+                BlockRunner { plan: &plan, registers: DisjointSlice::new(registers), outputs: &outputs };
             block.run_chunk(i * chunk..len.min((i + 1) * chunk), sums);
         });
     });
@@ -88,7 +89,7 @@ pub(crate) fn run<T: Elementary>(
     }
 }
 
-enum Out<T> {
+enum OutputSlice<T> {
     Elements(DisjointSlice<T>),
     F16(DisjointSlice<f16>),
     BF16(DisjointSlice<bf16>),
@@ -98,7 +99,7 @@ enum Out<T> {
 
 /// Location of a node's value while a block is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum ValueLocation {
     /// Elements of an input.
     Input(usize),
     /// Channels of an input, of which the block covers a part.
@@ -109,24 +110,24 @@ enum Place {
 }
 
 /// Register allocation and schedule of a program, for given kinds of inputs and outputs.
-struct Plan<'a, T> {
+struct ProgramPlan<'a, T> {
     program: &'a Program,
     sources: &'a [ProgramInput<'a, T>],
     c: usize,
-    places: Vec<Place>,
+    locations: Vec<ValueLocation>,
     /// Nodes with the same value in all blocks, computed once per chunk, and the other nodes.
     once: Vec<usize>,
     each: Vec<usize>,
     registers: usize,
 }
 
-impl<'a, T: Elementary> Plan<'a, T> {
+impl<'a, T: Elementary> ProgramPlan<'a, T> {
     fn new(
         program: &'a Program,
         sources: &'a [ProgramInput<'a, T>],
         c: usize,
-        outs: &[Out<T>],
-    ) -> Plan<'a, T> {
+        outputs: &[OutputSlice<T>],
+    ) -> ProgramPlan<'a, T> {
         let nodes = &program.nodes;
         let mut uniform: Vec<bool> = vec![];
         for node in nodes {
@@ -147,44 +148,49 @@ impl<'a, T: Elementary> Plan<'a, T> {
             nodes[*i].operands().for_each(|a| last[a] = last[a].max(*i));
         }
         program.outputs.iter().for_each(|o| last[*o] = usize::MAX);
-        let (mut places, mut free, mut registers) = (vec![Place::Register(0); nodes.len()], vec![], 0);
+        let (mut locations, mut free, mut registers) =
+            (vec![ValueLocation::Register(0); nodes.len()], vec![], 0);
         let mut register = |free: &mut Vec<usize>| {
-            Place::Register(free.pop().unwrap_or_else(|| {
+            ValueLocation::Register(free.pop().unwrap_or_else(|| {
                 registers += 1;
                 registers - 1
             }))
         };
         for i in once.iter().chain(&each).copied() {
             let into = program.outputs.iter().position(|o| *o == i);
-            places[i] = match (nodes[i], into) {
-                (Node::Input(k), _) if matches!(sources[k], ProgramInput::Elements(_)) => Place::Input(k),
-                (Node::Input(k), _) if matches!(sources[k], ProgramInput::Channels(_)) && c > BLOCK => {
-                    Place::Channels(k)
+            locations[i] = match (nodes[i], into) {
+                (Node::Input(k), _) if matches!(sources[k], ProgramInput::Elements(_)) => {
+                    ValueLocation::Input(k)
                 }
-                (_, Some(o)) if !uniform[i] && matches!(outs[o], Out::Elements(_)) => Place::Output(o),
+                (Node::Input(k), _) if matches!(sources[k], ProgramInput::Channels(_)) && c > BLOCK => {
+                    ValueLocation::Channels(k)
+                }
+                (_, Some(o)) if !uniform[i] && matches!(outputs[o], OutputSlice::Elements(_)) => {
+                    ValueLocation::Output(o)
+                }
                 _ => register(&mut free),
             };
             // Free operands after the node has its location, so that a loop never writes what it reads.
             for a in nodes[i].operands().collect::<std::collections::BTreeSet<_>>() {
-                if let Place::Register(r) = places[a]
+                if let ValueLocation::Register(r) = locations[a]
                     && last[a] == i
                 {
                     free.push(r);
                 }
             }
         }
-        Plan { program, sources, c, places, once, each, registers }
+        ProgramPlan { program, sources, c, locations, once, each, registers }
     }
 }
 
 /// State of one task: its registers.
-struct Block<'a, T> {
-    plan: &'a Plan<'a, T>,
+struct BlockRunner<'a, T> {
+    plan: &'a ProgramPlan<'a, T>,
     registers: DisjointSlice<T>,
-    outs: &'a [Out<T>],
+    outputs: &'a [OutputSlice<T>],
 }
 
-impl<T: Elementary> Block<'_, T> {
+impl<T: Elementary> BlockRunner<'_, T> {
     /// Runs whole rows, and adds to their sums `[sums, c]`, which are zero on entry.
     fn run_chunk(&self, at: Range<usize>, sums: &mut [T]) {
         let c = self.plan.c;
@@ -199,18 +205,18 @@ impl<T: Elementary> Block<'_, T> {
                 for i in &self.plan.each {
                     self.compute(*i, block.clone());
                 }
-                self.deliver(block, sums);
+                self.store_outputs(block, sums);
             }
         }
     }
 
     /// Computes a node for a block.
     fn compute(&self, i: usize, at: Range<usize>) {
-        let place = self.plan.places[i];
-        if matches!(place, Place::Input(_) | Place::Channels(_)) {
+        let location = self.plan.locations[i];
+        if matches!(location, ValueLocation::Input(_) | ValueLocation::Channels(_)) {
             return;
         }
-        let y = self.target(place, at.clone());
+        let y = self.target(location, at.clone());
         let value = |node: usize| self.value(node, at.clone());
         match self.plan.program.nodes[i] {
             Node::Constant(bits) => y.fill(T::from_f64(f64::from_bits(bits))),
@@ -230,22 +236,24 @@ impl<T: Elementary> Block<'_, T> {
     }
 
     /// Stores the outputs of a block.
-    fn deliver(&self, at: Range<usize>, sums: &mut [T]) {
+    fn store_outputs(&self, at: Range<usize>, sums: &mut [T]) {
         let c = self.plan.c;
-        for (o, (node, out)) in self.plan.program.outputs.iter().zip(self.outs).enumerate() {
+        for (o, (node, out)) in self.plan.program.outputs.iter().zip(self.outputs).enumerate() {
             let value = self.value(*node, at.clone());
             match out {
-                Out::Elements(_) if self.plan.places[*node] == Place::Output(o) => {}
-                Out::Elements(_) => self.target(Place::Output(o), at.clone()).copy_from_slice(value),
-                Out::F16(y) => {
+                OutputSlice::Elements(_) if self.plan.locations[*node] == ValueLocation::Output(o) => {}
+                OutputSlice::Elements(_) => {
+                    self.target(ValueLocation::Output(o), at.clone()).copy_from_slice(value)
+                }
+                OutputSlice::F16(y) => {
                     // SAFETY: blocks do not overlap.
                     unsafe { y.slice(at.start, at.len()) }.convert_from_f32_slice(floats(value));
                 }
-                Out::BF16(y) => {
+                OutputSlice::BF16(y) => {
                     // SAFETY: blocks do not overlap.
                     unsafe { y.slice(at.start, at.len()) }.convert_from_f32_slice(floats(value));
                 }
-                Out::Sums(k) => {
+                OutputSlice::Sums(k) => {
                     let first = if c <= BLOCK { 0 } else { at.start % c };
                     functions::add_rows(value, &mut sums[k * c + first..][..at.len().min(c)]);
                 }
@@ -255,30 +263,30 @@ impl<T: Elementary> Block<'_, T> {
 
     fn value(&self, node: usize, at: Range<usize>) -> &[T] {
         let plan = self.plan;
-        match plan.places[node] {
-            Place::Input(k) => match &plan.sources[k] {
+        match plan.locations[node] {
+            ValueLocation::Input(k) => match &plan.sources[k] {
                 ProgramInput::Elements(x) => &x[at],
                 _ => unreachable!("only full inputs are read in place"),
             },
-            Place::Channels(k) => match &plan.sources[k] {
+            ValueLocation::Channels(k) => match &plan.sources[k] {
                 ProgramInput::Channels(x) => &x[at.start % plan.c..][..at.len()],
                 _ => unreachable!("not a channel input"),
             },
-            place => self.target(place, at),
+            location => self.target(location, at),
         }
     }
 
     #[allow(clippy::mut_from_ref, reason = "disjoint parts, as in DisjointSlice")]
-    fn target(&self, place: Place, at: Range<usize>) -> &mut [T] {
-        match place {
+    fn target(&self, location: ValueLocation, at: Range<usize>) -> &mut [T] {
+        match location {
             // SAFETY: registers belong to this task, and no loop of the plan writes a register that it reads.
-            Place::Register(r) => unsafe { self.registers.slice(r * BLOCK, at.len()) },
-            Place::Output(o) => match &self.outs[o] {
+            ValueLocation::Register(r) => unsafe { self.registers.slice(r * BLOCK, at.len()) },
+            ValueLocation::Output(o) => match &self.outputs[o] {
                 // SAFETY: blocks do not overlap, and each output is written by one node before others read it.
-                Out::Elements(y) => unsafe { y.slice(at.start, at.len()) },
-                _ => unreachable!("only elements are written in place"),
+                OutputSlice::Elements(y) => unsafe { y.slice(at.start, at.len()) },
+                _ => unreachable!("only full outputs are written in place"),
             },
-            Place::Input(_) | Place::Channels(_) => unreachable!("inputs are not written"),
+            ValueLocation::Input(_) | ValueLocation::Channels(_) => unreachable!("inputs are not written"),
         }
     }
 }

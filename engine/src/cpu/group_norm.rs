@@ -62,11 +62,11 @@ impl GroupNorm {
         weight: &[T],
         stats: &[f64],
         dx: &mut [T],
-        shares: &mut [f64],
+        contributions: &mut [f64],
     ) {
         let (image, width) = (self.pixels * self.c, self.c / self.groups);
         let count = (self.pixels * width) as f64;
-        let (dx, shares) = (DisjointSlice::new(dx), DisjointSlice::new(shares));
+        let (dx, contributions) = (DisjointSlice::new(dx), DisjointSlice::new(contributions));
         for_each_task(x.len() / image, |i| {
             let (x, dy) = (&x[i * image..][..image], &dy[i * image..][..image]);
             let stats = &stats[i * 2 * self.groups..][..2 * self.groups];
@@ -74,8 +74,8 @@ impl GroupNorm {
             let (mut sums, mut products) = (vec![T::zero(); self.c], vec![T::zero(); self.c]);
             channel_sums(dy, x, &mean, &mut sums, &mut products);
             // SAFETY: each image belongs to one task.
-            let (dx, shares) =
-                unsafe { (dx.slice(i * image, image), shares.slice(i * 2 * self.c, 2 * self.c)) };
+            let (dx, contributions) =
+                unsafe { (dx.slice(i * image, image), contributions.slice(i * 2 * self.c, 2 * self.c)) };
             let [mut k1, mut k2, mut k3] = [(); 3].map(|()| vec![T::zero(); self.c]);
             for g in 0..self.groups {
                 let channels = g * width..(g + 1) * width;
@@ -83,13 +83,13 @@ impl GroupNorm {
                 let weighted =
                     |v: &[T]| channels.clone().map(|j| weight[j].to_f64() * v[j].to_f64()).sum::<f64>();
                 let (a, b) = (weighted(&sums), weighted(&products));
-                let slope = -inv.powi(3) * b / count;
+                let k = -inv.powi(3) * b / count;
                 for j in channels.clone() {
                     k1[j] = T::from_f64(inv * weight[j].to_f64());
-                    k2[j] = T::from_f64(slope);
-                    k3[j] = T::from_f64(-inv * a / count - slope * group_mean);
-                    shares[j] = products[j].to_f64() * inv;
-                    shares[self.c + j] = sums[j].to_f64();
+                    k2[j] = T::from_f64(k);
+                    k3[j] = T::from_f64(-inv * a / count - k * group_mean);
+                    contributions[j] = products[j].to_f64() * inv;
+                    contributions[self.c + j] = sums[j].to_f64();
                 }
             }
             affine_rows(dy, x, &k1, &k2, &k3, dx);

@@ -83,7 +83,7 @@ pub fn extreme<T: Elementary>(lines: Lines, x: &[T], smallest: bool, y: &mut [T]
         let y = unsafe { out.slice(o * inner, inner) };
         y.copy_from_slice(&x[o * n * inner..][..inner]);
         for j in 1..n {
-            keep_extreme(&x[(o * n + j) * inner..][..inner], smallest, y);
+            update_extreme(&x[(o * n + j) * inner..][..inner], smallest, y);
         }
     });
 }
@@ -95,7 +95,7 @@ vectorized! {
 }
 
 vectorized! {
-    fn keep_extreme<T: Elementary>(x: &[T], smallest: bool, y: &mut [T]) {
+    fn update_extreme<T: Elementary>(x: &[T], smallest: bool, y: &mut [T]) {
         for (y, x) in y.iter_mut().zip(x) {
             *y = if smallest { lesser(*y, *x) } else { greater(*y, *x) };
         }
@@ -117,8 +117,8 @@ fn lesser<T: Elementary>(a: T, b: T) -> T {
 /// `y[line, j] = x[line, index[line, j]]`, with `k` indices a line.
 pub fn gather<T: Element>(lines: Lines, x: &[T], index: &[i64], k: usize, y: &mut [T]) {
     let out = DisjointSlice::new(y);
-    let taken = Lines { n: k, ..lines };
-    taken.for_each(|line, start| {
+    let output_lines = Lines { n: k, ..lines };
+    output_lines.for_each(|line, start| {
         let from = lines.start(line);
         for j in 0..k {
             let at = start + j * lines.inner;
@@ -132,8 +132,8 @@ pub fn gather<T: Element>(lines: Lines, x: &[T], index: &[i64], k: usize, y: &mu
 pub fn scatter_add<T: Real>(lines: Lines, x: &[T], index: &[i64], k: usize, y: &mut [T]) {
     y.fill(T::zero());
     let out = DisjointSlice::new(y);
-    let taken = Lines { n: k, ..lines };
-    taken.for_each(|line, start| {
+    let output_lines = Lines { n: k, ..lines };
+    output_lines.for_each(|line, start| {
         let to = lines.start(line);
         for j in 0..k {
             let at = start + j * lines.inner;
@@ -146,7 +146,7 @@ pub fn scatter_add<T: Real>(lines: Lines, x: &[T], index: &[i64], k: usize, y: &
 /// Indices of the `k` largest (or smallest) elements of each line in sorted order; of equal elements the lower index comes first.
 pub fn top_k<T: Real>(lines: Lines, x: &[T], k: usize, smallest: bool, index: &mut [i64]) {
     let out = DisjointSlice::new(index);
-    let taken = Lines { n: k, ..lines };
+    let output_lines = Lines { n: k, ..lines };
     lines.for_each(|line, start| {
         let value = |j: &usize| x[start + j * lines.inner];
         let mut order: Vec<usize> = (0..lines.n).collect();
@@ -165,7 +165,7 @@ pub fn top_k<T: Real>(lines: Lines, x: &[T], k: usize, smallest: bool, index: &m
             order.select_nth_unstable_by(k - 1, best_first);
         }
         order[..k].sort_unstable_by(best_first);
-        let to = taken.start(line);
+        let to = output_lines.start(line);
         for (j, at) in order[..k].iter().enumerate() {
             // SAFETY: each line belongs to one task.
             unsafe { out.slice(to + j * lines.inner, 1)[0] = *at as i64 };

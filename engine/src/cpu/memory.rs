@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ptr::NonNull;
 use std::sync::Mutex;
 
-const HUGE: usize = 2 << 20;
+const HUGE_PAGE: usize = 2 << 20;
 const ALIGN: usize = 64;
 
 /// Memory statistics of one device, in bytes.
@@ -30,10 +30,10 @@ pub fn memory_stats() -> MemoryStats {
 }
 
 /// Releases all cached blocks to the system.
-pub fn release_unused_memory() {
+pub fn empty_cache() {
     let mut pool = lock();
     for (class, blocks) in std::mem::take(&mut pool.free) {
-        for Block(p) in blocks {
+        for MemoryBlock(p) in blocks {
             pool.stats.reserved -= class;
             // SAFETY: the block came from `alloc` with this layout and nothing refers to it.
             unsafe { dealloc(p.as_ptr(), layout(class)) };
@@ -43,20 +43,20 @@ pub fn release_unused_memory() {
 
 /// Owned block of initialised bytes, 64-byte aligned, with at least 64 readable bytes past its end.
 pub struct CpuBuffer {
-    block: Block,
+    block: MemoryBlock,
     class: usize,
     bytes: usize,
 }
 
 #[derive(Clone, Copy)]
-struct Block(NonNull<u8>);
+struct MemoryBlock(NonNull<u8>);
 // SAFETY: a block is plain memory with a single owner.
-unsafe impl Send for Block {}
+unsafe impl Send for MemoryBlock {}
 // SAFETY: as above; shared access is to plain bytes.
-unsafe impl Sync for Block {}
+unsafe impl Sync for MemoryBlock {}
 
 struct Pool {
-    free: BTreeMap<usize, Vec<Block>>,
+    free: BTreeMap<usize, Vec<MemoryBlock>>,
     stats: MemoryStats,
 }
 
@@ -77,7 +77,7 @@ fn size_class(bytes: usize) -> usize {
 }
 
 fn layout(class: usize) -> Layout {
-    let align = if class >= HUGE { HUGE } else { ALIGN };
+    let align = if class >= HUGE_PAGE { HUGE_PAGE } else { ALIGN };
     Layout::from_size_align(class, align).expect("a size class fits the address space")
 }
 
@@ -153,18 +153,18 @@ impl Drop for CpuBuffer {
     }
 }
 
-fn system_alloc(class: usize) -> Option<Block> {
-    if class > isize::MAX as usize - HUGE {
+fn system_alloc(class: usize) -> Option<MemoryBlock> {
+    if class > isize::MAX as usize - HUGE_PAGE {
         return None;
     }
     // SAFETY: the layout has a non-zero size.
     let p = NonNull::new(unsafe { alloc(layout(class)) })?;
     #[cfg(target_os = "linux")]
-    if class >= HUGE {
+    if class >= HUGE_PAGE {
         // SAFETY: the range is our own fresh allocation; the advice changes no content, and failure is harmless.
         unsafe { libc::madvise(p.as_ptr().cast(), class, libc::MADV_HUGEPAGE) };
     }
-    Some(Block(p))
+    Some(MemoryBlock(p))
 }
 
 #[cfg(test)]

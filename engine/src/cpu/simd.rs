@@ -64,7 +64,7 @@ pub fn prefetch(p: *const f32) {
 
 /// Lock for tests that set the level or compare bits, because the level is global to the process.
 #[cfg(test)]
-pub(crate) fn exclusive() -> std::sync::MutexGuard<'static, ()> {
+pub(crate) fn lock_level() -> std::sync::MutexGuard<'static, ()> {
     static LOCK: std::sync::Mutex<()> = std::sync::Mutex::new(());
     LOCK.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
@@ -123,7 +123,7 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     /// Lane-wise `a > b ? x : y`; `y` where `a` or `b` is NaN.
     unsafe fn select_gt(a: Self::V, b: Self::V, x: Self::V, y: Self::V) -> Self::V;
     /// Permutation: lane `l` of the result is lane `lanes[l]` of `v`. `lanes` holds `LANES` indices below `LANES`.
-    unsafe fn pick(v: Self::V, lanes: *const i32) -> Self::V;
+    unsafe fn permute(v: Self::V, lanes: *const i32) -> Self::V;
     /// Sum of the lanes, in a fixed order.
     unsafe fn sum(v: Self::V) -> f32;
 }
@@ -216,7 +216,7 @@ unsafe impl Simd for Portable {
         lanes!(i => if a[i] > b[i] { x[i] } else { y[i] })
     }
     #[inline(always)]
-    unsafe fn pick(v: [f32; 8], lanes: *const i32) -> [f32; 8] {
+    unsafe fn permute(v: [f32; 8], lanes: *const i32) -> [f32; 8] {
         lanes!(i => v[unsafe { *lanes.add(i) as usize } & 7])
     }
     #[inline(always)]
@@ -319,7 +319,7 @@ mod x86 {
             unsafe { _mm256_blendv_ps(y, x, _mm256_cmp_ps::<_CMP_GT_OQ>(a, b)) }
         }
         #[inline(always)]
-        unsafe fn pick(v: __m256, lanes: *const i32) -> __m256 {
+        unsafe fn permute(v: __m256, lanes: *const i32) -> __m256 {
             unsafe { _mm256_permutevar8x32_ps(v, _mm256_loadu_si256(lanes.cast())) }
         }
         #[inline(always)]
@@ -402,7 +402,7 @@ mod x86 {
             unsafe { _mm512_mask_mov_ps(y, _mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b), x) }
         }
         #[inline(always)]
-        unsafe fn pick(v: __m512, lanes: *const i32) -> __m512 {
+        unsafe fn permute(v: __m512, lanes: *const i32) -> __m512 {
             unsafe { _mm512_permutexvar_ps(_mm512_loadu_si512(lanes.cast()), v) }
         }
         #[inline(always)]
@@ -502,7 +502,7 @@ mod tests {
 
     #[test]
     fn every_level_gives_the_same_result_and_does_not_write_past_the_end() {
-        let _alone = exclusive();
+        let _guard = lock_level();
         let detected = level();
         for limit in [Level::Portable, Level::Avx2, Level::Avx512] {
             set_max_level(limit);

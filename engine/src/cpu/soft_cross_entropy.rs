@@ -94,9 +94,9 @@ vectorized! {
 
 vectorized! {
     wide fn soft_row_backward<T: Elementary>(x: &[T], t: &[T], log_sum: T, scale: T, dx: &mut [T]) {
-        let mass = sum_of(t, t, |t, _| t);
+        let target_sum = sum_of(t, t, |t, _| t);
         for ((dx, x), t) in dx.iter_mut().zip(x).zip(t) {
-            *dx = ((*x - log_sum).fast_exp() * mass - *t) * scale;
+            *dx = ((*x - log_sum).fast_exp() * target_sum - *t) * scale;
         }
     }
 }

@@ -51,12 +51,12 @@ unary! {
 
 /// `y = F(x, p, q)`.
 pub fn forward<T: Real, F: UnaryFn>(x: &[T], p: T, q: T, y: &mut [T]) {
-    for_each_piece(y, |start, y| piece::<T, F>(&x[start..start + y.len()], p, q, y));
+    for_each_piece(y, |start, y| apply_chunk::<T, F>(&x[start..start + y.len()], p, q, y));
 }
 
 vectorized! {
-    /// One piece of the result.
-    wide fn piece<T: Real, F: UnaryFn>(x: &[T], p: T, q: T, y: &mut [T]) {
+    /// One chunk of the result.
+    wide fn apply_chunk<T: Real, F: UnaryFn>(x: &[T], p: T, q: T, y: &mut [T]) {
         for (y, x) in y.iter_mut().zip(x) {
             *y = F::apply(*x, p, q);
         }

@@ -33,22 +33,22 @@ impl Expression {
     }
 
     fn passes(&self, between: GradStorage) -> BatchNormKernels {
-        let slope = self.gradient(0);
+        let derivative = self.gradient(0);
         let stored = || kernels(|[x, scale, k2, k3, d]| [scale * d + k2 * x + k3]);
         if between == GradStorage::Residual {
             return BatchNormKernels {
-                forward: kernels(|[x, scale, shift, r]| [self.of([x * scale + shift + r])]),
+                forward: kernels(|[x, scale, shift, r]| [self.call([x * scale + shift + r])]),
                 sums: kernels(|[x, scale, shift, mean, r, dy]| {
-                    let d = slope.of([x * scale + shift + r, dy]);
+                    let d = derivative.call([x * scale + shift + r, dy]);
                     [d, d, d * (x - mean)]
                 }),
                 input: stored(),
             };
         }
-        let forward = kernels(|[x, scale, shift]| [self.of([x * scale + shift])]);
+        let forward = kernels(|[x, scale, shift]| [self.call([x * scale + shift])]);
         if between == GradStorage::Stored {
             let sums = kernels(|[x, scale, shift, mean, dy]| {
-                let d = slope.of([x * scale + shift, dy]);
+                let d = derivative.call([x * scale + shift, dy]);
                 [d, d, d * (x - mean)]
             });
             return BatchNormKernels { forward, sums, input: stored() };
@@ -56,11 +56,11 @@ impl Expression {
         BatchNormKernels {
             forward,
             sums: kernels(|[x, scale, shift, mean, dy]| {
-                let d = slope.of([x * scale + shift, dy]);
+                let d = derivative.call([x * scale + shift, dy]);
                 [d, d * (x - mean)]
             }),
             input: kernels(|[x, scale, shift, k2, k3, dy]| {
-                [scale * slope.of([x * scale + shift, dy]) + k2 * x + k3]
+                [scale * derivative.call([x * scale + shift, dy]) + k2 * x + k3]
             }),
         }
     }
@@ -69,7 +69,7 @@ impl Expression {
 fn kernels<const N: usize, const M: usize>(
     f: impl for<'g> FnOnce([Value<'g>; N]) -> [Value<'g>; M],
 ) -> ProgramKernels {
-    ProgramKernels::of(program(f))
+    ProgramKernels::new(program(f))
 }
 
 /// Traces a function of [`Value`]s to a program.

@@ -21,7 +21,7 @@ impl GeneratedKernel {
     pub(crate) fn new(program: &Program, signature: &KernelSignature) -> GeneratedKernel {
         let is_flat = signature.is_flat();
         let kernel = format!("fused_{:016x}_{}", digest(&(program, signature)), signature.inputs[0].0);
-        let writer = Writer { program, signature };
+        let writer = KernelWriter { program, signature };
         let (function, body) = (writer.function(), if is_flat { writer.flat() } else { writer.rows() });
         let (parameters, names) = (writer.parameters(), writer.names());
         let (pack, aligned) = (writer.pack(), writer.aligned());
@@ -47,12 +47,12 @@ impl GeneratedKernel {
     }
 }
 
-struct Writer<'a> {
+struct KernelWriter<'a> {
     program: &'a Program,
     signature: &'a KernelSignature,
 }
 
-impl Writer<'_> {
+impl KernelWriter<'_> {
     /// Inputs read by the program, with their broadcast.
     fn inputs(&self) -> impl Iterator<Item = (usize, Broadcast)> {
         let used = |i: &usize| self.program.nodes.contains(&Node::Input(*i));

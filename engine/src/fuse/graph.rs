@@ -80,14 +80,14 @@ pub(crate) struct Program {
 #[derive(Default)]
 pub(crate) struct Graph {
     nodes: Vec<Node>,
-    known: HashMap<Node, usize>,
+    interned: HashMap<Node, usize>,
 }
 
 impl Graph {
     /// Graph with the nodes of a program at the same indices.
-    pub(crate) fn of(program: &Program) -> Graph {
-        let known = program.nodes.iter().enumerate().map(|(i, node)| (*node, i)).collect();
-        Graph { nodes: program.nodes.clone(), known }
+    pub(crate) fn from_program(program: &Program) -> Graph {
+        let interned = program.nodes.iter().enumerate().map(|(i, node)| (*node, i)).collect();
+        Graph { nodes: program.nodes.clone(), interned }
     }
 
     /// Number of nodes, which are in topological order.
@@ -184,7 +184,7 @@ impl Graph {
 
     fn intern(&mut self, node: Node) -> usize {
         let nodes = &mut self.nodes;
-        *self.known.entry(node).or_insert_with(|| {
+        *self.interned.entry(node).or_insert_with(|| {
             nodes.push(node);
             nodes.len() - 1
         })

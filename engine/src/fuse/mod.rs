@@ -89,13 +89,13 @@ pub(crate) struct KernelSignature {
 /// [`Value`] and the functions of this module.
 pub fn expression<const N: usize>(f: impl for<'g> FnOnce([Value<'g>; N]) -> Value<'g>) -> Expression {
     const { assert!(N > 0 && N <= MAX_INPUTS, "an expression has 1 to 8 inputs") };
-    Expression::made(batch_norm::program(|inputs| [f(inputs)]))
+    Expression::from_program(batch_norm::program(|inputs| [f(inputs)]))
 }
 
 impl Expression {
-    fn made(program: Program) -> Expression {
+    fn from_program(program: Program) -> Expression {
         Expression(Arc::new(Inner {
-            forward: ProgramKernels::of(program),
+            forward: ProgramKernels::new(program),
             gradients: Mutex::default(),
             norms: Default::default(),
         }))
@@ -110,7 +110,7 @@ impl Expression {
     ///
     /// # Panics
     /// If the number of values differs from the number of inputs.
-    pub fn of<'g, const N: usize>(&self, inputs: [Value<'g>; N]) -> Value<'g> {
+    pub fn call<'g, const N: usize>(&self, inputs: [Value<'g>; N]) -> Value<'g> {
         assert_eq!(self.inputs(), N, "an expression of {} inputs was called with {N}", self.inputs());
         let mut graph = inputs[0].graph.borrow_mut();
         let nodes = graph.inline(&self.0.forward.program, &inputs.map(|value| value.node));
@@ -123,7 +123,7 @@ impl Expression {
     /// If the input does not exist.
     pub fn gradient(&self, input: usize) -> Expression {
         assert!(input < self.inputs(), "an expression of {} inputs has no input {input}", self.inputs());
-        Expression::made(self.gradients(1 << input).program.clone())
+        Expression::from_program(self.gradients(1 << input).program.clone())
     }
 
     /// CUDA source of this expression for inputs of the given dtypes and broadcasts. The output has the first input's dtype.
@@ -143,14 +143,14 @@ impl Expression {
         let mut known = self.0.gradients.lock().unwrap_or_else(|e| e.into_inner());
         let derive = || {
             let wanted: Vec<bool> = (0..self.inputs()).map(|i| wanted >> i & 1 == 1).collect();
-            Arc::new(ProgramKernels::of(differentiate::gradients(&self.0.forward.program, &wanted)))
+            Arc::new(ProgramKernels::new(differentiate::gradients(&self.0.forward.program, &wanted)))
         };
         known.entry(wanted).or_insert_with(derive).clone()
     }
 }
 
 impl ProgramKernels {
-    fn of(program: Program) -> ProgramKernels {
+    fn new(program: Program) -> ProgramKernels {
         ProgramKernels { program, generated: Mutex::default() }
     }
 

@@ -17,16 +17,16 @@ pub(crate) const MAX_SHARED_SCALARS: usize = 3;
 /// Input of a formula.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Symbol {
-    Updates,
-    Rate,
-    BaseRate,
-    Decay,
-    Norm,
-    Elements,
+    Step,
+    Lr,
+    BaseLr,
+    WeightDecay,
+    GradNorm,
+    Numel,
     RowLength,
-    Axes,
-    Memory(usize),
-    Kept,
+    Ndim,
+    SharedScalar(usize),
+    ParamScalar,
     IsFactored,
     Sum(usize),
     RowSum(usize),
@@ -38,7 +38,7 @@ pub(crate) enum Symbol {
 
 /// Scope of a value: one per parameter, one per row, or one per element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Reach {
+pub(crate) enum Scope {
     Parameter,
     Row,
     Element,
@@ -51,12 +51,12 @@ pub struct Formula {
     graph: RefCell<Graph>,
     read: RefCell<Vec<Symbol>>,
     /// Nodes summed over the parameter, and nodes summed over each row.
-    sums: RefCell<Vec<Summed>>,
+    sums: RefCell<Vec<SumTerm>>,
     row_sums: RefCell<Vec<usize>>,
 }
 
 #[derive(Clone, Copy)]
-struct Summed {
+struct SumTerm {
     node: usize,
     of_rows: bool,
 }
@@ -76,23 +76,23 @@ symbols! {
     /// Gradient, unscaled and clipped.
     gradient = Gradient;
     /// Step count; 1 in the first update.
-    step = Updates;
+    step = Step;
     /// Learning rate of the parameter.
-    lr = Rate;
+    lr = Lr;
     /// Learning rate without the parameter's `lr_scale`.
-    base_lr = BaseRate;
+    base_lr = BaseLr;
     /// Weight decay of the parameter.
-    weight_decay = Decay;
+    weight_decay = WeightDecay;
     /// Norm of the gradients of all parameters, unscaled and clipped.
-    grad_norm = Norm;
+    grad_norm = GradNorm;
     /// Number of elements of the parameter.
-    numel = Elements;
+    numel = Numel;
     /// Number of elements per row.
     row_length = RowLength;
     /// Number of axes of the parameter.
-    ndim = Axes;
+    ndim = Ndim;
     /// Scalar state of the parameter; 0 before the first update.
-    param_scalar = Kept;
+    param_scalar = ParamScalar;
     /// 1 for parameters with a factored second moment, else 0.
     is_factored = IsFactored;
     /// Factored second moment after the update.
@@ -107,7 +107,7 @@ impl Formula {
 
     /// Scalar state `i` shared by all parameters, before the update.
     pub fn shared_scalar(&self, i: usize) -> Value<'_> {
-        self.read(Symbol::Memory(i))
+        self.read(Symbol::SharedScalar(i))
     }
 
     /// Constant.
@@ -117,7 +117,7 @@ impl Formula {
 
     /// Sum over the parameter's elements.
     pub fn sum<'g>(&'g self, x: Value<'g>) -> Value<'g> {
-        self.summed(Summed { node: x.node, of_rows: false })
+        self.sum_of_term(SumTerm { node: x.node, of_rows: false })
     }
 
     /// Mean over the parameter's elements.
@@ -137,14 +137,14 @@ impl Formula {
 
     /// Sum over the parameter's rows of an expression of row sums and per-parameter values.
     pub fn sum_of_rows<'g>(&'g self, x: Value<'g>) -> Value<'g> {
-        self.summed(Summed { node: x.node, of_rows: true })
+        self.sum_of_term(SumTerm { node: x.node, of_rows: true })
     }
 
-    fn summed(&self, summed: Summed) -> Value<'_> {
+    fn sum_of_term(&self, term: SumTerm) -> Value<'_> {
         let mut sums = self.sums.borrow_mut();
-        let same = |s: &Summed| (s.node, s.of_rows) == (summed.node, summed.of_rows);
+        let same = |s: &SumTerm| (s.node, s.of_rows) == (term.node, term.of_rows);
         let k = sums.iter().position(same).unwrap_or_else(|| {
-            sums.push(summed);
+            sums.push(term);
             sums.len() - 1
         });
         self.read(Symbol::Sum(k))
@@ -261,9 +261,9 @@ pub(crate) struct Stage {
     /// Destination of each output of the program.
     pub(crate) targets: Vec<Target>,
     /// Program run at the end of each row, when its sums are known. Its outputs are terms of sums over rows.
-    pub(crate) tail: Program,
-    /// Index of the sum of each output of `tail`.
-    pub(crate) tails: Vec<usize>,
+    pub(crate) row_end: Program,
+    /// Index of the sum of each output of `row_end`.
+    pub(crate) row_end_sums: Vec<usize>,
 }
 
 /// Destination of an output of a stage's program.
@@ -275,8 +275,8 @@ pub(crate) enum Target {
     RowSum(usize),
     Weight,
     Moment(usize),
-    Memory(usize),
-    Kept,
+    SharedScalar(usize),
+    ParamScalar,
 }
 
 impl UpdateRule {
@@ -304,9 +304,10 @@ impl UpdateRule {
         );
         let mut outputs = vec![(Target::Weight, next.weight.node)];
         outputs.extend(next.moments.iter().enumerate().map(|(i, v)| (Target::Moment(i), v.node)));
-        outputs.extend(next.shared_scalars.iter().enumerate().map(|(i, v)| (Target::Memory(i), v.node)));
-        outputs.extend(next.param_scalar.iter().map(|v| (Target::Kept, v.node)));
-        let reads_norm = formula.read.borrow().contains(&Symbol::Norm);
+        outputs
+            .extend(next.shared_scalars.iter().enumerate().map(|(i, v)| (Target::SharedScalar(i), v.node)));
+        outputs.extend(next.param_scalar.iter().map(|v| (Target::ParamScalar, v.node)));
+        let reads_norm = formula.read.borrow().contains(&Symbol::GradNorm);
         let stages = formula.stages(&outputs);
         UpdateRule(Arc::new(Inner {
             name,
@@ -411,14 +412,14 @@ impl Formula {
                 wanted.extend(outputs);
             }
             let of_rows = sums.iter().enumerate().filter(|(_, sum)| sum.of_rows && known[sum.node] == s + 1);
-            let (tails, ends): (Vec<_>, Vec<_>) = of_rows.map(|(k, sum)| (k, sum.node)).unzip();
+            let (row_end_sums, ends): (Vec<_>, Vec<_>) = of_rows.map(|(k, sum)| (k, sum.node)).unzip();
             let (targets, nodes): (Vec<_>, Vec<_>) = wanted.into_iter().unzip();
             Stage {
                 symbols: read.clone(),
                 program: graph.program(read.len(), &nodes),
                 targets,
-                tail: graph.program(read.len(), &ends),
-                tails,
+                row_end: graph.program(read.len(), &ends),
+                row_end_sums,
             }
         };
         (0..=last).map(stage).collect()
@@ -427,29 +428,29 @@ impl Formula {
 
 impl Stage {
     /// Scope of each node of a program of this stage.
-    pub(crate) fn reach(&self, program: &Program) -> Vec<Reach> {
-        let mut reach: Vec<Reach> = vec![];
+    pub(crate) fn scopes(&self, program: &Program) -> Vec<Scope> {
+        let mut scopes: Vec<Scope> = vec![];
         for node in &program.nodes {
-            reach.push(match node {
+            scopes.push(match node {
                 Node::Input(i) => match self.symbols[*i] {
                     Symbol::Weight | Symbol::Gradient | Symbol::Moment(_) | Symbol::Factored => {
-                        Reach::Element
+                        Scope::Element
                     }
-                    Symbol::RowSum(_) => Reach::Row,
-                    _ => Reach::Parameter,
+                    Symbol::RowSum(_) => Scope::Row,
+                    _ => Scope::Parameter,
                 },
-                _ => node.operands().map(|a| reach[a]).max().unwrap_or(Reach::Parameter),
+                _ => node.operands().map(|a| scopes[a]).max().unwrap_or(Scope::Parameter),
             });
         }
-        reach
+        scopes
     }
 
     /// Values of the nodes with parameter scope, in f64; NaN for the others.
-    pub(crate) fn numbers(&self, program: &Program, symbol: impl Fn(Symbol) -> f64) -> Vec<f64> {
-        let reach = self.reach(program);
+    pub(crate) fn parameter_values(&self, program: &Program, symbol: impl Fn(Symbol) -> f64) -> Vec<f64> {
+        let scopes = self.scopes(program);
         let mut values: Vec<f64> = vec![];
-        for (node, reach) in program.nodes.iter().zip(&reach) {
-            let known = *reach == Reach::Parameter;
+        for (node, scope) in program.nodes.iter().zip(&scopes) {
+            let known = *scope == Scope::Parameter;
             values.push(if known { node.value(&values, |i| symbol(self.symbols[i])) } else { f64::NAN });
         }
         values

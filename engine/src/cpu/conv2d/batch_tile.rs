@@ -1,21 +1,21 @@
 //! Executes a [`ConvPlan`] over small images: a tile is the same pixel of up to twelve images. Nothing is copied, and every tap on
 //! padding is skipped, which saves much of the work on planes of 4x4 or 7x7 pixels.
-use super::band::Job;
-use super::plan::{Phase, Plan, append};
-use super::tile::{self, MAX_ROWS, Output, Store, Tap};
+use super::band::ConvJob;
+use super::plan::{ConvPlan, Phase, append};
+use super::tile::{self, MAX_ROWS, Tap, TileOutput, TileStore};
 use rayon::prelude::*;
 
 /// Largest side, in grid pixels, of the planes that gain from skipping padding.
-const PLANE: usize = 16;
+const MAX_PLANE: usize = 16;
 /// Smallest batch: fewer images leave the tile too empty.
-const IMAGES: usize = 6;
+const MIN_IMAGES: usize = 6;
 
 /// True if the batch is large enough, the plane small enough, and some taps lie on padding.
-pub(super) fn suits(plan: &Plan) -> bool {
-    plan.n >= IMAGES && plan.grid.iter().all(|g| *g <= PLANE) && !plan.in_place()
+pub(super) fn supports(plan: &ConvPlan) -> bool {
+    plan.n >= MIN_IMAGES && plan.grid.iter().all(|g| *g <= MAX_PLANE) && !plan.in_place()
 }
 
-pub(super) fn run<T: Output>(job: &Job<T>) {
+pub(super) fn run<T: TileOutput>(job: &ConvJob<T>) {
     let plan = job.plan;
     let tiles = plan.n.div_ceil(job.panels.tile_rows(&job.panels.blocks[0]));
     // Block-major order, so that neighbouring tasks share their panel.
@@ -28,7 +28,7 @@ pub(super) fn run<T: Output>(job: &Job<T>) {
         let [th, tw, tc] = plan.target;
         let panel = job.packed[job.panels.start(block)..].as_ptr();
         let bias = job.bias_of(block.group, column);
-        let store = Store { columns, stream: job.stream };
+        let store = TileStore { columns, stream: job.stream };
         let most = job.panels.tile_rows(block);
         let mut taps = Vec::new();
         for phase in &plan.phases {
@@ -61,7 +61,7 @@ pub(super) fn run<T: Output>(job: &Job<T>) {
 }
 
 /// Collects the runs of taps of a grid pixel that lie inside the source.
-fn collect(plan: &Plan, phase: &Phase, grid: [usize; 2], taps: &mut Vec<Tap>) {
+fn collect(plan: &ConvPlan, phase: &Phase, grid: [usize; 2], taps: &mut Vec<Tap>) {
     taps.clear();
     for tap in &phase.taps {
         let y = (grid[0] * plan.step[0] + tap.dy).wrapping_sub(plan.pad[0]);

@@ -2,7 +2,7 @@
 //!
 //! The forward pass and the data gradient pair channels, and run as f32 convolutions of half as many channels. The weight gradient
 //! reduces over pixels, so it copies a band of both operands into words that pair neighbouring pixels of a row.
-use super::weight::{self, Operands, Source};
+use super::weight::{self, BandOperand, WeightGradOperands};
 use super::words::{has_bf16, pair_rows, with_channel_pairs, with_row_pairs};
 use super::{check, dense};
 use crate::conv_shape::ConvShape;
@@ -43,7 +43,7 @@ pub fn weight_gradient(s: &ConvShape, x: &[bf16], dy: &[bf16], dw: &mut [bf16]) 
     check(s, x.len(), dw.len(), dy.len());
     assert!(supports(s), "the processor has no instructions for {s:?}");
     scratch::with(dw.len(), |sums: &mut [f32]| {
-        weight::gradient(s, Operands::Pairs { x, dy }, sums);
+        weight::gradient(s, WeightGradOperands::Bf16 { x, dy }, sums);
         cast::cast(sums, dw);
     });
 }
@@ -56,7 +56,7 @@ pub(super) fn with_band(
     dy: &[bf16],
     images: Range<usize>,
     rows: Range<usize>,
-    f: impl FnOnce(&Source, &Source),
+    f: impl FnOnce(&BandOperand, &BandOperand),
 ) {
     let (x, dy): (&[u16], &[u16]) = (bytemuck::cast_slice(x), bytemuck::cast_slice(dy));
     let pairs = s.out_w().div_ceil(2);
@@ -82,8 +82,9 @@ pub(super) fn with_band(
                     pair_rows(line, s.c_out, words);
                 }
             }
-            let x = Source { x: of_x.as_ptr().cast(), row, image: height * row, first, left: s.padding[1] };
-            let dy = Source {
+            let x =
+                BandOperand { x: of_x.as_ptr().cast(), row, image: height * row, first, left: s.padding[1] };
+            let dy = BandOperand {
                 x: of_dy.as_ptr().cast(),
                 row: pairs,
                 image: rows.len() * pairs,

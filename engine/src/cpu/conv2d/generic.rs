@@ -1,5 +1,5 @@
 //! Convolution by im2col and GEMM, a band of output rows at a time. Supports every shape, in f32 and f64.
-use super::Shared;
+use super::SharedPtr;
 use crate::conv_shape::ConvShape;
 use crate::cpu::gemm::{StridedMatrix, gemm_serial};
 use crate::cpu::scratch;
@@ -28,7 +28,7 @@ pub(super) fn forward<T: Real>(s: &ConvShape, x: &[T], weight: &[T], bias: Optio
         }
         scratch::with(pixels * k, |columns: &mut [T]| {
             for g in 0..s.groups {
-                gather(s, &x[n * image..][..image], g, b * bands.rows, columns);
+                im2col(s, &x[n * image..][..image], g, b * bands.rows, columns);
                 let dst = StridedMatrix {
                     ptr: band[g * s.group_out()..].as_mut_ptr(),
                     row_step: s.c_out,
@@ -74,7 +74,7 @@ pub(super) fn data_gradient<T: Real>(s: &ConvShape, dy: &[T], weight: &[T], dx: 
                     };
                     // SAFETY: as in `forward`, with `columns` as the result.
                     unsafe { gemm_serial(pixels, k, s.group_out(), lhs, rhs, true, dst) };
-                    scatter(s, columns, g, y0, dx);
+                    col2im(s, columns, g, y0, dx);
                 }
             });
         }
@@ -89,7 +89,7 @@ pub(super) fn weight_gradient<T: Real>(s: &ConvShape, x: &[T], dy: &[T], dw: &mu
     let chunks = s.n.clamp(1, 8);
     let size = dw.len();
     scratch::with(chunks * size, |partial: &mut [T]| {
-        let shared = Shared(partial.as_mut_ptr());
+        let shared = SharedPtr(partial.as_mut_ptr());
         (0..chunks).into_par_iter().with_max_len(1).for_each(|chunk| {
             // SAFETY: each chunk has its own part of the buffer.
             let sum = unsafe { std::slice::from_raw_parts_mut(shared.at(chunk * size), size) };
@@ -99,7 +99,7 @@ pub(super) fn weight_gradient<T: Real>(s: &ConvShape, x: &[T], dy: &[T], dw: &mu
                     let pixels = bands.rows.min(out_h - y0) * out_w;
                     scratch::with(pixels * k, |columns: &mut [T]| {
                         for g in 0..s.groups {
-                            gather(s, &x[n * image..][..image], g, y0, columns);
+                            im2col(s, &x[n * image..][..image], g, y0, columns);
                             let first = (n * out_h + y0) * out_w * s.c_out + g * s.group_out();
                             let dst = StridedMatrix {
                                 ptr: sum[g * s.group_out() * k..].as_mut_ptr(),
@@ -170,7 +170,7 @@ fn taps(s: &ConvShape, g: usize, y0: usize, len: usize, mut f: impl FnMut(usize,
 }
 
 /// Copies the windows of a band of one image to the rows of `columns`.
-fn gather<T: Real>(s: &ConvShape, x: &[T], g: usize, y0: usize, columns: &mut [T]) {
+fn im2col<T: Real>(s: &ConvShape, x: &[T], g: usize, y0: usize, columns: &mut [T]) {
     let c = s.group_in();
     taps(s, g, y0, columns.len(), |column, input| match input {
         Some(i) => columns[column..][..c].copy_from_slice(&x[i..][..c]),
@@ -179,7 +179,7 @@ fn gather<T: Real>(s: &ConvShape, x: &[T], g: usize, y0: usize, columns: &mut [T
 }
 
 /// Adds each window of a band to its pixels of `dx`.
-fn scatter<T: Real>(s: &ConvShape, columns: &[T], g: usize, y0: usize, dx: &mut [T]) {
+fn col2im<T: Real>(s: &ConvShape, columns: &[T], g: usize, y0: usize, dx: &mut [T]) {
     let c = s.group_in();
     taps(s, g, y0, columns.len(), |column, input| {
         let Some(i) = input else { return };

@@ -47,7 +47,7 @@ pub fn forward<T: Real>(s: &ConvShape, x: &[T], weight: &[T], bias: Option<&[T]>
     check(s, x.len(), weight.len(), y.len());
     assert!(bias.is_none_or(|b| b.len() == s.c_out), "bias must hold c_out elements");
     match (as_f32(x), as_f32(weight), as_f32_mut(y)) {
-        (Some(x), Some(weight), Some(y)) if depthwise::suits(s) => {
+        (Some(x), Some(weight), Some(y)) if depthwise::supports(s) => {
             depthwise::forward(s, x, weight, bias.and_then(as_f32), y)
         }
         (Some(x), Some(weight), Some(y)) => dense::forward(s, x, weight, bias.and_then(as_f32), y),
@@ -60,7 +60,7 @@ pub fn forward<T: Real>(s: &ConvShape, x: &[T], weight: &[T], bias: Option<&[T]>
 pub fn data_gradient<T: Real>(s: &ConvShape, dy: &[T], weight: &[T], dx: &mut [T]) {
     check(s, dx.len(), weight.len(), dy.len());
     match (as_f32(dy), as_f32(weight), as_f32_mut(dx)) {
-        (Some(dy), Some(weight), Some(dx)) if depthwise::suits(s) => {
+        (Some(dy), Some(weight), Some(dx)) if depthwise::supports(s) => {
             depthwise::data_gradient(s, dy, weight, dx)
         }
         (Some(dy), Some(weight), Some(dx)) => dense::data_gradient(s, dy, weight, dx),
@@ -73,8 +73,8 @@ pub fn data_gradient<T: Real>(s: &ConvShape, dy: &[T], weight: &[T], dx: &mut [T
 pub fn weight_gradient<T: Real>(s: &ConvShape, x: &[T], dy: &[T], dw: &mut [T]) {
     check(s, x.len(), dw.len(), dy.len());
     match (as_f32(x), as_f32(dy), as_f32_mut(dw)) {
-        (Some(x), Some(dy), Some(dw)) if depthwise::suits(s) => depthwise_weight::gradient(s, x, dy, dw),
-        (Some(x), Some(dy), Some(dw)) => weight::gradient(s, weight::Operands::Floats { x, dy }, dw),
+        (Some(x), Some(dy), Some(dw)) if depthwise::supports(s) => depthwise_weight::gradient(s, x, dy, dw),
+        (Some(x), Some(dy), Some(dw)) => weight::gradient(s, weight::WeightGradOperands::F32 { x, dy }, dw),
         _ => generic::weight_gradient(s, x, dy, dw),
     }
 }
@@ -97,22 +97,22 @@ fn check(s: &ConvShape, input: usize, weight: usize, output: usize) {
 }
 
 /// Pointer shared by tasks. Each task writes its own part, which no other task accesses.
-struct Shared<T>(*mut T);
+struct SharedPtr<T>(*mut T);
 
-impl<T> Clone for Shared<T> {
+impl<T> Clone for SharedPtr<T> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<T> Copy for Shared<T> {}
+impl<T> Copy for SharedPtr<T> {}
 
 // SAFETY: tasks access disjoint parts, as the type requires.
-unsafe impl<T> Send for Shared<T> {}
+unsafe impl<T> Send for SharedPtr<T> {}
 // SAFETY: as above.
-unsafe impl<T> Sync for Shared<T> {}
+unsafe impl<T> Sync for SharedPtr<T> {}
 
-impl<T> Shared<T> {
+impl<T> SharedPtr<T> {
     /// Pointer advanced by `offset` elements. A method, so that closures capture the wrapper and not the bare pointer.
     #[inline(always)]
     fn at(self, offset: usize) -> *mut T {

@@ -1,6 +1,6 @@
 //! Weights packed in the order in which the tiles read them, `[column block][tap][channel][column]`, zero-padded to whole registers.
 //! They are packed at each call: a transpose for the forward pass, row copies for the data gradient.
-use super::Shared;
+use super::SharedPtr;
 use super::groups::Groups;
 use super::tile;
 use crate::conv_shape::ConvShape;
@@ -8,11 +8,11 @@ use crate::cpu::simd::Level;
 use rayon::prelude::*;
 
 /// Fewest weights for packing in parallel.
-const PARALLEL: usize = 1 << 15;
+const MIN_PARALLEL: usize = 1 << 15;
 
 /// Columns covered by one tile.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Block {
+pub(super) struct ColumnBlock {
     /// Group of the columns.
     pub(super) group: usize,
     /// First register, counted within the group.
@@ -24,7 +24,7 @@ pub(super) struct Block {
 /// Columns of all groups, split into blocks.
 pub(super) struct Panels {
     pub(super) level: Level,
-    pub(super) blocks: Vec<Block>,
+    pub(super) blocks: Vec<ColumnBlock>,
     pub(super) groups: usize,
     /// Columns per group.
     pub(super) columns: usize,
@@ -49,7 +49,7 @@ impl Panels {
                     1 | 3 => left,
                     _ => 2,
                 };
-                blocks.push(Block { group, first, registers: width });
+                blocks.push(ColumnBlock { group, first, registers: width });
                 first += width;
             }
         }
@@ -62,18 +62,18 @@ impl Panels {
     }
 
     /// First element of a block's panel.
-    pub(super) fn start(&self, block: &Block) -> usize {
+    pub(super) fn start(&self, block: &ColumnBlock) -> usize {
         (block.group * self.registers + block.first) * self.level.lanes() * self.rows
     }
 
     /// First column of a block within its group, and number of columns.
-    pub(super) fn range(&self, block: &Block) -> (usize, usize) {
+    pub(super) fn range(&self, block: &ColumnBlock) -> (usize, usize) {
         let first = block.first * self.level.lanes();
         (first, (block.registers * self.level.lanes()).min(self.columns - first))
     }
 
     /// Pixels of a full tile of this block.
-    pub(super) fn tile_rows(&self, block: &Block) -> usize {
+    pub(super) fn tile_rows(&self, block: &ColumnBlock) -> usize {
         tile::rows(self.level, block.registers)
     }
 
@@ -114,28 +114,28 @@ impl Panels {
             for (row, line) in out.chunks_exact_mut(width).enumerate() {
                 let (tap, o) = (row / g.outputs, row % g.outputs);
                 // The input channels of this output channel's group, as columns of the block.
-                let own = o / s.group_out() * inner;
-                let (a, b) = (own.max(first), (own + inner).min(first + columns));
+                let group_start = o / s.group_out() * inner;
+                let (a, b) = (group_start.max(first), (group_start + inner).min(first + columns));
                 if b - a.min(b) < width {
                     line.fill(0.0);
                 }
                 if a < b {
-                    let source = ((block.group * g.outputs + o) * taps + tap) * inner + a - own;
+                    let source = ((block.group * g.outputs + o) * taps + tap) * inner + a - group_start;
                     line[a - first..b - first].copy_from_slice(&weight[source..][..b - a]);
                 }
             }
         });
     }
 
-    fn for_each(&self, out: &mut [f32], fill: impl Fn(&Block, &mut [f32]) + Sync) {
+    fn for_each(&self, out: &mut [f32], fill: impl Fn(&ColumnBlock, &mut [f32]) + Sync) {
         assert!(out.len() >= self.len());
-        let shared = Shared(out.as_mut_ptr());
-        let one = |block: &Block| {
+        let shared = SharedPtr(out.as_mut_ptr());
+        let one = |block: &ColumnBlock| {
             let len = block.registers * self.level.lanes() * self.rows;
             // SAFETY: panels are consecutive, do not overlap, and end at `len()`.
             fill(block, unsafe { std::slice::from_raw_parts_mut(shared.at(self.start(block)), len) })
         };
-        if self.len() < PARALLEL {
+        if self.len() < MIN_PARALLEL {
             self.blocks.iter().for_each(one);
         } else {
             self.blocks.par_iter().for_each(one);

@@ -7,7 +7,7 @@ use crate::conv_shape::ConvShape;
 /// pixel `(gy * spread + origin, ...)`. The forward pass has one phase. The data gradient of a strided convolution has one phase per
 /// residue of the target pixel, with the taps that reach it, so that nothing is scattered.
 #[derive(Debug)]
-pub(super) struct Plan {
+pub(super) struct ConvPlan {
     pub(super) n: usize,
     /// Height, width, channels of the source image.
     pub(super) source: [usize; 3],
@@ -29,27 +29,27 @@ pub(super) struct Plan {
 #[derive(Debug)]
 pub(super) struct Phase {
     pub(super) origin: [usize; 2],
-    pub(super) taps: Vec<Place>,
+    pub(super) taps: Vec<TapPosition>,
 }
 
 /// One tap: its position in the padded source, and its first row in the weight panel.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Place {
+pub(super) struct TapPosition {
     pub(super) dy: usize,
     pub(super) dx: usize,
     pub(super) row: usize,
 }
 
-impl Plan {
+impl ConvPlan {
     /// Plan that computes `y` from `x`.
-    pub(super) fn forward(s: &ConvShape, g: &Groups) -> Plan {
+    pub(super) fn forward(s: &ConvShape, g: &Groups) -> ConvPlan {
         let extent = |a: usize| s.dilation[a] * (s.kernel[a] - 1) + 1;
-        let taps = pairs(s.kernel).map(|[ky, kx]| Place {
+        let taps = pairs(s.kernel).map(|[ky, kx]| TapPosition {
             dy: ky * s.dilation[0],
             dx: kx * s.dilation[1],
             row: (ky * s.kernel[1] + kx) * g.inputs,
         });
-        Plan {
+        ConvPlan {
             n: s.n,
             source: [s.h, s.w, s.c_in],
             target: [s.out_h(), s.out_w(), s.c_out],
@@ -65,7 +65,7 @@ impl Plan {
     }
 
     /// Plan that computes `dx` from `dy`: input pixel `i` receives output pixel `(i + p - k*d) / s` where that is an integer.
-    pub(super) fn data_gradient(s: &ConvShape, g: &Groups) -> Plan {
+    pub(super) fn data_gradient(s: &ConvShape, g: &Groups) -> ConvPlan {
         // Source offset of tap `k` for target residue `r`, if the tap reaches it.
         let reach = |a: usize, r: usize, k: usize| {
             let t = (r + s.padding[a]) as isize - (k * s.dilation[a]) as isize;
@@ -81,7 +81,7 @@ impl Plan {
         for origin in pairs(s.stride) {
             let taps = pairs(s.kernel).filter_map(|[ky, kx]| {
                 let (ty, tx) = (reach(0, origin[0], ky)?, reach(1, origin[1], kx)?);
-                Some(Place {
+                Some(TapPosition {
                     dy: (ty - bounds[0].0) as usize,
                     dx: (tx - bounds[1].0) as usize,
                     row: (ky * s.kernel[1] + kx) * g.outputs,
@@ -89,7 +89,7 @@ impl Plan {
             });
             phases.push(Phase { origin, taps: taps.collect() });
         }
-        Plan {
+        ConvPlan {
             n: s.n,
             source: [s.out_h(), s.out_w(), s.c_out],
             target: [s.h, s.w, s.c_in],
@@ -125,7 +125,7 @@ impl Plan {
     }
 
     /// Treats the batch as one tall image where images need no padding between them, so that bands can cross images.
-    fn flattened(mut self) -> Plan {
+    fn flattened(mut self) -> ConvPlan {
         if self.span == [1, 1] && self.step == [1, 1] && self.spread == [1, 1] && self.in_place() {
             self.source[0] *= self.n;
             self.target[0] *= self.n;

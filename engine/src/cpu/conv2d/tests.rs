@@ -4,9 +4,9 @@ use crate::cpu::simd::{self, Level};
 use crate::dtype::{Element, bf16};
 
 /// (n, h, w, c_in, c_out, kernel, stride, padding, dilation, groups)
-type Row = (usize, usize, usize, usize, usize, [usize; 2], [usize; 2], [usize; 2], [usize; 2], usize);
+type CaseRow = (usize, usize, usize, usize, usize, [usize; 2], [usize; 2], [usize; 2], [usize; 2], usize);
 
-const CASES: &[Row] = &[
+const CASES: &[CaseRow] = &[
     // Few input channels: common stems.
     (2, 9, 10, 1, 32, [3, 3], [1, 1], [1, 1], [1, 1], 1),
     (2, 17, 15, 3, 40, [7, 7], [2, 2], [3, 3], [1, 1], 1),
@@ -62,7 +62,7 @@ const CASES: &[Row] = &[
     (2, 9, 6, 8, 8, [4, 2], [3, 2], [5, 1], [1, 2], 8),
 ];
 
-fn shape(row: &Row) -> ConvShape {
+fn shape(row: &CaseRow) -> ConvShape {
     let &(n, h, w, c_in, c_out, kernel, stride, padding, dilation, groups) = row;
     ConvShape { n, h, w, c_in, c_out, kernel, stride, padding, dilation, groups }
 }
@@ -156,7 +156,7 @@ fn compare<T: Real>(s: &ConvShape, want: &Expected, tolerance: f64) {
 /// One test for all levels, because the level is global to the process.
 #[test]
 fn forward_and_gradients_match_definition_at_every_simd_level() {
-    let _alone = simd::exclusive();
+    let _guard = simd::lock_level();
     let detected = simd::level();
     for s in CASES.iter().map(shape) {
         let [x, weight, bias, dy] = inputs::<f64>(&s);
@@ -172,7 +172,7 @@ fn forward_and_gradients_match_definition_at_every_simd_level() {
 
 #[test]
 fn results_are_bitwise_equal_for_any_number_of_threads() {
-    let _alone = simd::exclusive();
+    let _guard = simd::lock_level();
     for s in CASES.iter().map(shape) {
         let run = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a thread pool");
@@ -186,8 +186,8 @@ fn results_are_bitwise_equal_for_any_number_of_threads() {
 /// Outputs larger than the last-level cache use non-temporal stores only if they are aligned.
 #[test]
 fn non_temporal_stores_give_the_same_bits() {
-    let _alone = simd::exclusive();
-    let side = |row: Row| shape(&row);
+    let _guard = simd::lock_level();
+    let side = |row: CaseRow| shape(&row);
     let shapes = [
         side((2, 400, 340, 2, 32, [1, 1], [1, 1], [0, 0], [1, 1], 1)),
         side((2, 400, 340, 2, 32, [3, 3], [1, 1], [1, 1], [1, 1], 1)),
@@ -207,7 +207,7 @@ fn non_temporal_stores_give_the_same_bits() {
 }
 
 /// y with bias, dx, dw in bf16. Outputs start as NaN.
-fn results_of_pairs(s: &ConvShape) -> [Vec<bf16>; 3] {
+fn results_bf16(s: &ConvShape) -> [Vec<bf16>; 3] {
     let [x, weight, bias, dy] =
         inputs::<f64>(s).map(|v| v.into_iter().map(bf16::from_f64).collect::<Vec<_>>());
     let mut out = [s.output_len(), s.input_len(), s.weight_len()].map(|len| vec![bf16::NAN; len]);
@@ -220,7 +220,7 @@ fn results_of_pairs(s: &ConvShape) -> [Vec<bf16>; 3] {
 /// Tests nothing on CPUs without bf16 instructions.
 #[test]
 fn bf16_pairs_match_definition_on_any_number_of_threads() {
-    let _alone = simd::exclusive();
+    let _guard = simd::lock_level();
     assert!(!bf16_pairs::supports(&ConvShape { groups: 2, ..shape(&CASES[4]) }), "groups are widened");
     for s in CASES.iter().map(shape).filter(bf16_pairs::supports) {
         let inputs =
@@ -228,7 +228,7 @@ fn bf16_pairs_match_definition_on_any_number_of_threads() {
         let want = definition(&s, &inputs[0], &inputs[1], &inputs[2], &inputs[3]);
         let run = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a thread pool");
-            pool.install(|| results_of_pairs(&s))
+            pool.install(|| results_bf16(&s))
         };
         let got = run(1);
         let wide = |v: &[bf16]| v.iter().map(|v| v.to_f64()).collect::<Vec<f64>>();

@@ -1,5 +1,5 @@
 //! Register tile of the forward pass and the data gradient: a few pixels by a few registers of channels.
-use super::words::{Floats, Multiply};
+use super::words::{F32Words, WordMulAdd};
 use crate::cpu::simd::{Level, Simd, simd_kernel};
 use crate::dtype::bf16;
 
@@ -17,7 +17,7 @@ pub(super) struct Tap {
 
 /// How a tile is stored: number of valid columns, and whether to use non-temporal stores.
 #[derive(Clone, Copy)]
-pub(super) struct Store {
+pub(super) struct TileStore {
     pub(super) columns: usize,
     pub(super) stream: bool,
 }
@@ -35,7 +35,7 @@ pub(super) fn rows(level: Level, registers: usize) -> usize {
 /// # Safety
 /// The conditions of [`run`], inside a function that enables the instruction set.
 #[inline(always)]
-unsafe fn sums<S: Simd, M: Multiply<S>, const MR: usize, const NV: usize>(
+unsafe fn sums<S: Simd, M: WordMulAdd<S>, const MR: usize, const NV: usize>(
     x: *const *const f32,
     taps: &[Tap],
     panel: *const f32,
@@ -87,10 +87,10 @@ simd_kernel! {
         panel: *const f32,
         bias: *const f32,
         y: *const *mut f32,
-        store: Store,
+        store: TileStore,
     ) {
         unsafe {
-            let acc = sums::<S, Floats, MR, NV>(x, taps, panel, bias);
+            let acc = sums::<S, F32Words, MR, NV>(x, taps, panel, bias);
             if store.stream {
                 for j in 0..MR {
                     for v in 0..NV {
@@ -121,19 +121,19 @@ simd_kernel! {
 /// The conditions of [`run`], on a CPU with AVX-512 BF16.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
-unsafe fn tile_of_pairs<const MR: usize, const NV: usize>(
+unsafe fn tile_bf16<const MR: usize, const NV: usize>(
     x: *const *const f32,
     taps: &[Tap],
     panel: *const f32,
     bias: *const f32,
     y: *const *mut bf16,
-    store: Store,
+    store: TileStore,
 ) {
     use crate::cpu::simd::Avx512;
     use std::arch::x86_64::*;
     // SAFETY: this function enables the features; the rest is the caller's obligation.
     unsafe {
-        let acc = sums::<Avx512, super::words::Pairs, MR, NV>(x, taps, panel, bias);
+        let acc = sums::<Avx512, super::words::Bf16Pairs, MR, NV>(x, taps, panel, bias);
         for j in 0..MR {
             for v in 0..NV {
                 let p: *mut __m256i = (*y.add(j)).add(v * Avx512::LANES).cast();
@@ -152,7 +152,7 @@ unsafe fn tile_of_pairs<const MR: usize, const NV: usize>(
 }
 
 /// Output element of a tile. It determines the content of the words of source and panel.
-pub(super) trait Output: Copy + 'static {
+pub(super) trait TileOutput: Copy + 'static {
     /// Runs the kernel.
     ///
     /// # Safety
@@ -164,11 +164,11 @@ pub(super) trait Output: Copy + 'static {
         panel: *const f32,
         bias: *const f32,
         y: *const *mut Self,
-        store: Store,
+        store: TileStore,
     );
 }
 
-impl Output for f32 {
+impl TileOutput for f32 {
     #[inline(always)]
     unsafe fn tile<const MR: usize, const NV: usize>(
         level: Level,
@@ -177,7 +177,7 @@ impl Output for f32 {
         panel: *const f32,
         bias: *const f32,
         y: *const *mut f32,
-        store: Store,
+        store: TileStore,
     ) {
         // SAFETY: the caller's obligation.
         unsafe { tile::<MR, NV>(level, x, taps, panel, bias, y, store) }
@@ -185,7 +185,7 @@ impl Output for f32 {
 }
 
 #[cfg(target_arch = "x86_64")]
-impl Output for bf16 {
+impl TileOutput for bf16 {
     #[inline(always)]
     unsafe fn tile<const MR: usize, const NV: usize>(
         _: Level,
@@ -194,15 +194,15 @@ impl Output for bf16 {
         panel: *const f32,
         bias: *const f32,
         y: *const *mut bf16,
-        store: Store,
+        store: TileStore,
     ) {
         // SAFETY: the caller's obligation; bf16 is only used on CPUs with the instructions.
-        unsafe { tile_of_pairs::<MR, NV>(x, taps, panel, bias, y, store) }
+        unsafe { tile_bf16::<MR, NV>(x, taps, panel, bias, y, store) }
     }
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-impl Output for bf16 {
+impl TileOutput for bf16 {
     unsafe fn tile<const MR: usize, const NV: usize>(
         _: Level,
         _: *const *const f32,
@@ -210,7 +210,7 @@ impl Output for bf16 {
         _: *const f32,
         _: *const f32,
         _: *const *mut bf16,
-        _: Store,
+        _: TileStore,
     ) {
         unreachable!("bf16 tiles need a CPU with bf16 instructions")
     }
@@ -222,7 +222,7 @@ impl Output for bf16 {
 /// `x` and `y` hold `m` pointers, the panel has `registers` registers of columns, and `bias` as many elements or is null. bf16 needs a
 /// CPU with AVX-512 BF16.
 #[inline]
-pub(super) unsafe fn run<T: Output>(
+pub(super) unsafe fn run<T: TileOutput>(
     level: Level,
     m: usize,
     registers: usize,
@@ -231,7 +231,7 @@ pub(super) unsafe fn run<T: Output>(
     panel: *const f32,
     bias: *const f32,
     y: *const *mut T,
-    store: Store,
+    store: TileStore,
 ) {
     macro_rules! of {
         ($nv:literal: $($m:literal)*) => {

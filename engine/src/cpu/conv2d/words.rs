@@ -8,7 +8,7 @@ use crate::dtype::bf16;
 use rayon::prelude::*;
 
 /// Multiply-add of two registers of words with accumulation in f32.
-pub(super) trait Multiply<S: Simd> {
+pub(super) trait WordMulAdd<S: Simd> {
     /// `sum + a * b` for each word.
     ///
     /// # Safety
@@ -17,9 +17,9 @@ pub(super) trait Multiply<S: Simd> {
 }
 
 /// Words of one f32.
-pub(super) struct Floats;
+pub(super) struct F32Words;
 
-impl<S: Simd> Multiply<S> for Floats {
+impl<S: Simd> WordMulAdd<S> for F32Words {
     #[inline(always)]
     unsafe fn add(a: S::V, b: S::V, sum: S::V) -> S::V {
         S::fma(a, b, sum)
@@ -28,10 +28,10 @@ impl<S: Simd> Multiply<S> for Floats {
 
 /// Words of two bf16, whose two products are added.
 #[cfg(target_arch = "x86_64")]
-pub(super) struct Pairs;
+pub(super) struct Bf16Pairs;
 
 #[cfg(target_arch = "x86_64")]
-impl Multiply<crate::cpu::simd::Avx512> for Pairs {
+impl WordMulAdd<crate::cpu::simd::Avx512> for Bf16Pairs {
     #[inline(always)]
     unsafe fn add(a: Register, b: Register, sum: Register) -> Register {
         use std::arch::x86_64::{__m512bh, _mm512_dpbf16_ps};

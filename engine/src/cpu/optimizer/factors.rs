@@ -1,5 +1,5 @@
 //! Factored second moment of Adafactor: means over the last axis (`lines`) and over the first axis (`columns`).
-use super::{OptimizerParameter, Pass};
+use super::{OptimizerParameter, UpdatePass};
 use crate::cpu::parallel::{DisjointSlice, for_each_task};
 use crate::fuse::Factoring;
 use crate::ops::{ChunkLayout, UpdateScalar};
@@ -7,13 +7,13 @@ use std::ops::Range;
 
 /// Updates the factored second moments. Returns their means over both axes, one per position in between; empty for parameters that are
 /// not factored. The `factor_moments` CUDA kernel does the same.
-pub(super) fn follow(
+pub(super) fn update_factors(
     parameters: &mut [OptimizerParameter],
     factoring: Factoring,
-    pass: &Pass,
+    pass: &UpdatePass,
 ) -> Vec<Vec<f32>> {
-    let share = (pass.updates as f64).powf(factoring.decay_rate) as f32;
-    let (eps, factor) = (factoring.eps as f32, pass.number(UpdateScalar::GradFactor) as f32);
+    let weight = (pass.step as f64).powf(factoring.decay_rate) as f32;
+    let (eps, factor) = (factoring.eps as f32, pass.scalar(UpdateScalar::GradFactor) as f32);
     let clip = pass.clip.unwrap_or(f32::INFINITY);
     let mut means = vec![vec![]; parameters.len()];
     let (all, shared) = (DisjointSlice::new(parameters), DisjointSlice::new(&mut means));
@@ -24,20 +24,20 @@ pub(super) fn follow(
         let Some([lines, columns]) = &mut parameter.factors else { return };
         let mut sums = vec![0.0f32; row_length];
         for (row, gradient) in parameter.gradient.chunks(row_length).enumerate() {
-            let unit = pass.units.get(pass.first_rows[p] + row).copied().unwrap_or(1.0);
+            let agc_factor = pass.agc_factors.get(pass.first_rows[p] + row).copied().unwrap_or(1.0);
             for (b, line) in gradient.chunks(inner).enumerate() {
                 let mut sum = 0.0;
                 for (g, of_column) in line.iter().zip(&mut sums[b * inner..]) {
-                    let g = unit * (factor * g).clamp(-clip, clip);
+                    let g = agc_factor * (factor * g).clamp(-clip, clip);
                     sum += f64::from(g * g);
                     *of_column += g * g;
                 }
                 let mean = &mut lines[row * (row_length / inner) + b];
-                *mean += share * ((sum / inner as f64) as f32 + eps - *mean);
+                *mean += weight * ((sum / inner as f64) as f32 + eps - *mean);
             }
         }
         for (mean, sum) in columns.iter_mut().zip(&sums) {
-            *mean += share * (sum / rows as f32 + eps - *mean);
+            *mean += weight * (sum / rows as f32 + eps - *mean);
         }
         let mean = |line: &[f32]| (line.iter().map(|c| f64::from(*c)).sum::<f64>() / inner as f64) as f32;
         *means = columns.chunks(inner).map(mean).collect();
@@ -46,7 +46,7 @@ pub(super) fn follow(
 }
 
 /// Reconstructs elements `at` of the second moment: `lines / mean * columns`.
-pub(super) fn product(
+pub(super) fn reconstruct(
     [lines, columns]: [&[f32]; 2],
     means: &[f32],
     layout: &ChunkLayout,
