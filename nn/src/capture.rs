@@ -4,20 +4,20 @@ use std::sync::OnceLock;
 
 /// Name and type of a layer. The first visit of the model sets the name.
 #[derive(Debug)]
-pub struct Label {
+pub struct LayerInfo {
     kind: &'static str,
     name: OnceLock<String>,
 }
 
-impl Label {
+impl LayerInfo {
     /// Info of a layer of this type.
-    pub const fn new(kind: &'static str) -> Label {
-        Label { kind, name: OnceLock::new() }
+    pub const fn new(kind: &'static str) -> LayerInfo {
+        LayerInfo { kind, name: OnceLock::new() }
     }
 
     /// Info of a container of other modules.
-    pub const fn group() -> Label {
-        Label::new("")
+    pub const fn container() -> LayerInfo {
+        LayerInfo::new("")
     }
 
     /// Dotted name; `None` before the first visit.
@@ -37,7 +37,7 @@ impl Label {
 
 /// Captured output of a layer.
 #[derive(Clone, Debug)]
-pub struct Observation {
+pub struct CapturedOutput {
     /// Dotted name of the layer.
     pub name: String,
     /// Type of the layer; empty for containers.
@@ -50,15 +50,15 @@ pub struct Observation {
 
 /// Captured outputs of a [`crate::Context`].
 #[derive(Clone, Debug)]
-pub(crate) struct Observer {
+pub(crate) struct OutputCapture {
     /// Names of the layers to capture; `None` for all layers.
     pub wanted: Option<Vec<String>>,
-    pub seen: Vec<Observation>,
+    pub outputs: Vec<CapturedOutput>,
 }
 
-impl Observer {
-    pub fn wants(&self, label: &Label) -> bool {
-        match (&self.wanted, label.name()) {
+impl OutputCapture {
+    pub fn matches(&self, info: &LayerInfo) -> bool {
+        match (&self.wanted, info.name()) {
             (None, Some(_)) => true,
             (Some(wanted), Some(name)) => wanted.iter().any(|w| w == name),
             (_, None) => false,

@@ -1,5 +1,5 @@
 //! Context of a forward pass: training mode, precision, random numbers, activation checkpointing, output capture.
-use crate::capture::{Label, Observation, Observer};
+use crate::capture::{CapturedOutput, LayerInfo, OutputCapture};
 use crate::precision::{Operation, Precision};
 use fornax_engine::random::{RngKey, RngStream};
 use fornax_engine::{Error, Result, Tensor};
@@ -11,24 +11,24 @@ pub struct Context {
     precision: Precision,
     checkpointing: bool,
     recomputing: bool,
-    draws: Option<Draws>,
-    observer: Option<Observer>,
+    rng: Option<RngState>,
+    capture: Option<OutputCapture>,
 }
 
 /// State of the random number generator. Each use in a pass has an index, and each step its own samples under that index.
 #[derive(Clone, Debug)]
-struct Draws {
+struct RngState {
     key: RngKey,
     /// i64 scalar.
     step: Tensor,
     /// Index of the checkpointed block, starting at 1; 0 outside of checkpointed blocks.
-    region: u32,
-    regions: u32,
-    used: u64,
+    checkpoint_block: u32,
+    checkpoint_blocks: u32,
+    uses: u64,
 }
 
 /// log2 of the number of steps for which each use has distinct samples.
-const STEPS: u32 = 40;
+const LOG2_STEPS: u32 = 40;
 
 impl Context {
     /// Context for training, as `model.train()`: batch norm uses batch statistics and updates its running statistics.
@@ -43,8 +43,8 @@ impl Context {
             precision: Precision::default(),
             checkpointing: false,
             recomputing: false,
-            draws: None,
-            observer: None,
+            rng: None,
+            capture: None,
         }
     }
 
@@ -59,40 +59,49 @@ impl Context {
         Context { checkpointing, ..self }
     }
 
-    /// Seeds the random numbers of dropout and stochastic depth. They depend on the seed and on `step`, an i64 scalar on the device of the
+    /// Seeds the random numbers of dropout, stochastic depth and DropBlock. They depend on the seed and on `step`, an i64 scalar on the device of the
     /// model, which is read there.
     pub fn with_seed(self, seed: u64, step: &Tensor) -> Context {
         let key = RngKey::new(seed, "regularisers");
-        Context { draws: Some(Draws { key, step: step.clone(), region: 0, regions: 0, used: 0 }), ..self }
+        Context {
+            rng: Some(RngState {
+                key,
+                step: step.clone(),
+                checkpoint_block: 0,
+                checkpoint_blocks: 0,
+                uses: 0,
+            }),
+            ..self
+        }
     }
 
     /// Captures the outputs of the layers with these dotted names, or of all layers for `None`; see [`Context::take_captured`]. Disables
     /// activation checkpointing, because outputs of checkpointed blocks are not captured.
-    pub fn observing(self, names: Option<&[&str]>) -> Context {
+    pub fn with_output_capture(self, names: Option<&[&str]>) -> Context {
         let wanted = names.map(|names| names.iter().map(|name| name.to_string()).collect());
-        Context { checkpointing: false, observer: Some(Observer { wanted, seen: vec![] }), ..self }
+        Context { checkpointing: false, capture: Some(OutputCapture { wanted, outputs: vec![] }), ..self }
     }
 
     /// Takes the outputs captured since the last call, in execution order.
-    pub fn observations(&mut self) -> Vec<Observation> {
-        self.observer.as_mut().map(|observer| std::mem::take(&mut observer.seen)).unwrap_or_default()
+    pub fn take_captured(&mut self) -> Vec<CapturedOutput> {
+        self.capture.as_mut().map(|capture| std::mem::take(&mut capture.outputs)).unwrap_or_default()
     }
 
     /// This context with the capture and checkpointing settings of `before`.
-    pub(crate) fn ending_observation(self, before: &Context) -> Context {
-        Context { checkpointing: before.checkpointing, observer: before.observer.clone(), ..self }
+    pub(crate) fn restore_capture(self, before: &Context) -> Context {
+        Context { checkpointing: before.checkpointing, capture: before.capture.clone(), ..self }
     }
 
     /// True if the layer's output is captured, so that it must not be fused away.
-    pub(crate) fn observes(&self, label: &Label) -> bool {
-        self.observer.as_ref().is_some_and(|observer| observer.wants(label))
+    pub(crate) fn captures(&self, info: &LayerInfo) -> bool {
+        self.capture.as_ref().is_some_and(|capture| capture.matches(info))
     }
 
     /// Captures a layer's output if requested, and returns it.
-    pub(crate) fn observed(&mut self, label: &Label, output: Tensor, macs: usize) -> Tensor {
-        if let Some(observer) = self.observer.as_mut().filter(|observer| observer.wants(label)) {
-            let (name, kind) = (label.name().unwrap_or_default().into(), label.kind());
-            observer.seen.push(Observation { name, kind, output: output.clone(), macs: macs as u64 });
+    pub(crate) fn capture(&mut self, info: &LayerInfo, output: Tensor, macs: usize) -> Tensor {
+        if let Some(capture) = self.capture.as_mut().filter(|capture| capture.matches(info)) {
+            let (name, kind) = (info.name().unwrap_or_default().into(), info.kind());
+            capture.outputs.push(CapturedOutput { name, kind, output: output.clone(), macs: macs as u64 });
         }
         output
     }
@@ -101,12 +110,12 @@ impl Context {
     ///
     /// # Errors
     /// If the context has no seed.
-    pub fn draw(&mut self) -> Result<(RngStream, Tensor)> {
-        let draws = self.draws.as_mut().ok_or_else(|| Error::Autograd {
+    pub fn next_rng(&mut self) -> Result<(RngStream, Tensor)> {
+        let rng = self.rng.as_mut().ok_or_else(|| Error::Autograd {
             why: "a layer with random numbers needs a context with a seed; see Context::with_seed".into(),
         })?;
-        draws.used += 1;
-        Ok((RngStream::new(draws.key, draws.region, draws.used << STEPS), draws.step.clone()))
+        rng.uses += 1;
+        Ok((RngStream::new(rng.key, rng.checkpoint_block, rng.uses << LOG2_STEPS), rng.step.clone()))
     }
 
     /// True for a training pass.
@@ -139,11 +148,11 @@ impl Context {
 
     /// Context of the next checkpointed block.
     pub(crate) fn next_checkpoint(&mut self) -> Context {
-        if let Some(draws) = &mut self.draws {
-            draws.regions += 1;
+        if let Some(rng) = &mut self.rng {
+            rng.checkpoint_blocks += 1;
         }
-        let draws = self.draws.clone().map(|d| Draws { region: d.regions, used: 0, ..d });
-        Context { checkpointing: false, draws, ..self.clone() }
+        let rng = self.rng.clone().map(|d| RngState { checkpoint_block: d.checkpoint_blocks, uses: 0, ..d });
+        Context { checkpointing: false, rng, ..self.clone() }
     }
 
     /// Marks the pass as a recomputation if `again` is set.

@@ -9,20 +9,20 @@ pub fn rng(seed: u64, name: &str) -> RngStream {
 }
 
 /// Normal distribution with mean 0 and standard deviation `std`: PyTorch's `normal_`.
-pub fn normal(t: &Tensor, std: f64, draws: &mut RngStream) -> Result<()> {
-    fill(t, || draws.normal() * std as f32)
+pub fn normal(t: &Tensor, std: f64, rng: &mut RngStream) -> Result<()> {
+    fill(t, || rng.normal() * std as f32)
 }
 
 /// Uniform distribution in `[-bound, bound)`: PyTorch's `uniform_`.
-pub fn uniform(t: &Tensor, bound: f64, draws: &mut RngStream) -> Result<()> {
-    fill(t, || (2.0 * draws.uniform() - 1.0) * bound as f32)
+pub fn uniform(t: &Tensor, bound: f64, rng: &mut RngStream) -> Result<()> {
+    fill(t, || (2.0 * rng.uniform() - 1.0) * bound as f32)
 }
 
 /// Normal distribution with standard deviation `std`, truncated to `[-2, 2]`. As in timm's `trunc_normal_`, the bounds are absolute.
-pub fn trunc_normal(t: &Tensor, std: f64, draws: &mut RngStream) -> Result<()> {
+pub fn trunc_normal(t: &Tensor, std: f64, rng: &mut RngStream) -> Result<()> {
     fill(t, || {
         loop {
-            let v = draws.normal() * std as f32;
+            let v = rng.normal() * std as f32;
             if v.abs() <= 2.0 {
                 return v;
             }
@@ -32,20 +32,20 @@ pub fn trunc_normal(t: &Tensor, std: f64, draws: &mut RngStream) -> Result<()> {
 
 /// Kaiming normal for ReLU with `mode="fan_out"`, for a convolution weight `[out, kh, kw, in / groups]`: standard deviation
 /// `sqrt(2 / (out * kh * kw))` (He et al., 2015). Used by timm's ResNets.
-pub fn kaiming_normal_fan_out(t: &Tensor, draws: &mut RngStream) -> Result<()> {
-    kaiming_normal_of_group(t, 1, draws)
+pub fn kaiming_normal_fan_out(t: &Tensor, rng: &mut RngStream) -> Result<()> {
+    kaiming_normal_fan_out_grouped(t, 1, rng)
 }
 
 /// Kaiming normal over the fan out of one channel group, `out * kh * kw / groups`, as in TensorFlow. Used by timm's EfficientNets and
 /// RegNets.
-pub fn kaiming_normal_of_group(t: &Tensor, groups: usize, draws: &mut RngStream) -> Result<()> {
+pub fn kaiming_normal_fan_out_grouped(t: &Tensor, groups: usize, rng: &mut RngStream) -> Result<()> {
     let fan_out = t.dims()[..t.rank() - 1].iter().product::<usize>() / groups;
-    normal(t, (2.0 / fan_out as f64).sqrt(), draws)
+    normal(t, (2.0 / fan_out as f64).sqrt(), rng)
 }
 
 /// PyTorch's default for weight and bias of linear layers: uniform in `±1 / sqrt(fan_in)`.
-pub fn linear_default(t: &Tensor, fan_in: usize, draws: &mut RngStream) -> Result<()> {
-    uniform(t, 1.0 / (fan_in as f64).sqrt(), draws)
+pub fn linear_default(t: &Tensor, fan_in: usize, rng: &mut RngStream) -> Result<()> {
+    uniform(t, 1.0 / (fan_in as f64).sqrt(), rng)
 }
 
 /// Fills the tensor with `value`.

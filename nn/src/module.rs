@@ -1,6 +1,6 @@
 //! Module trait, and access to named parameters and buffers.
 use crate::Context;
-use crate::capture::Label;
+use crate::capture::LayerInfo;
 use fornax_engine::{Device, Result, Tensor};
 
 /// Layer or model: PyTorch's `nn.Module`.
@@ -12,7 +12,7 @@ pub trait Module: Send + Sync {
     fn visit(&self, visitor: &mut Visitor);
 
     /// Name and type of the module; `None` if its output cannot be captured.
-    fn label(&self) -> Option<&Label> {
+    fn layer_info(&self) -> Option<&LayerInfo> {
         None
     }
 }
@@ -76,7 +76,7 @@ impl Visitor {
     pub fn child(&mut self, name: &str, module: &(impl Module + ?Sized)) {
         let parent = self.prefix.len();
         self.prefix.push_str(name);
-        if let Some(label) = module.label() {
+        if let Some(label) = module.layer_info() {
             label.set(&self.prefix);
             self.names.push(self.prefix.clone());
         }

@@ -141,11 +141,12 @@ fn intermediates_are_captured_by_name_without_changing_the_output() {
     };
     let logits = model.forward(&x, &mut cx).expect("runs");
     let layers = ["fc", "bn1", "act1", "layer2.0.downsample.1", "global_pool"];
-    let found = model.intermediates(&x, &layers, &mut cx).expect("all are there");
+    let found = model.forward_intermediates(&x, &layers, &mut cx).expect("all are there");
     close(&found[0], &logits, "logits");
     close(&found[1].silu().expect("f32"), &found[2], "activation");
     assert_eq!((found[3].dims(), found[4].dims()), (&[2, 32, 32, 32][..], &[2, 64][..]));
-    let error = model.intermediates(&x, &["layer1.0.conv3"], &mut cx).expect_err("no such layer").to_string();
+    let error =
+        model.forward_intermediates(&x, &["layer1.0.conv3"], &mut cx).expect_err("no such layer").to_string();
     assert!(error.contains("layer1.0.conv3") && error.contains("did you mean"), "{error}");
 }
 

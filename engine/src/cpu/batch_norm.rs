@@ -404,13 +404,7 @@ mod tests {
             for derivative in
                 [DerivativeOperand::Input, DerivativeOperand::Residual(&r), DerivativeOperand::Mask(&mask)]
             {
-                let pass = BatchNormBackward {
-                    x: &x,
-                    scale: &scale,
-                    shift: &shift,
-                    activation,
-                    derivative: derivative,
-                };
+                let pass = BatchNormBackward { x: &x, scale: &scale, shift: &shift, activation, derivative };
                 let mut d = vec![f32::NAN; x.len()];
                 let sums = pass.gradient_and_sums(Some(&dy), &mean, &mut d);
                 let mut in_place = dy.clone();

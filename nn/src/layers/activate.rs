@@ -1,18 +1,18 @@
 //! Activation layer.
-use crate::capture::Label;
+use crate::capture::LayerInfo;
 use crate::{Context, Module, Visitor};
 use fornax_engine::{Activation, Result, Tensor};
 
 /// Activation function. Where it is fused into the preceding operation, the layer only labels the output.
 pub struct Activate {
     kind: Activation,
-    label: Label,
+    info: LayerInfo,
 }
 
 impl Activate {
     /// Layer with this activation.
     pub const fn new(kind: Activation) -> Activate {
-        Activate { kind, label: Label::new("Activation") }
+        Activate { kind, info: LayerInfo::new("Activation") }
     }
 
     /// The activation function.
@@ -21,20 +21,20 @@ impl Activate {
     }
 
     /// Passes on the output `y` of an operation with the activation fused into it.
-    pub fn fused(&self, y: Tensor, cx: &mut Context) -> Tensor {
-        cx.observed(&self.label, y, 0)
+    pub fn capture_fused(&self, y: Tensor, cx: &mut Context) -> Tensor {
+        cx.capture(&self.info, y, 0)
     }
 }
 
 impl Module for Activate {
     fn forward(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
         let y = x.activate(self.kind)?;
-        Ok(self.fused(y, cx))
+        Ok(self.capture_fused(y, cx))
     }
 
     fn visit(&self, _: &mut Visitor) {}
 
-    fn label(&self) -> Option<&Label> {
-        Some(&self.label)
+    fn layer_info(&self) -> Option<&LayerInfo> {
+        Some(&self.info)
     }
 }

@@ -1,6 +1,6 @@
 //! Multi-head self-attention (Vaswani et al., 2017).
 use super::Linear;
-use crate::capture::Label;
+use crate::capture::LayerInfo;
 use crate::precision::Operation;
 use crate::{Context, Module, Visitor};
 use fornax_engine::{AttentionMask, Result, Tensor};
@@ -11,14 +11,14 @@ pub struct Attention {
     qkv: Linear,
     proj: Linear,
     heads: usize,
-    label: Label,
+    info: LayerInfo,
 }
 
 impl Attention {
     /// Attention over `features` features, split evenly over the heads.
     pub fn new(features: usize, heads: usize) -> Result<Attention> {
         let (qkv, proj) = (Linear::new(features, 3 * features)?, Linear::new(features, features)?);
-        Ok(Attention { qkv, proj, heads, label: Label::new("Attention") })
+        Ok(Attention { qkv, proj, heads, info: LayerInfo::new("Attention") })
     }
 }
 
@@ -35,7 +35,7 @@ impl Module for Attention {
         let (q, k, v) = (part(0)?, part(1)?, part(2)?);
         let y = cx.autocast(Operation::MatMul, &q)?.attention(&k, &v, AttentionMask::None, None)?;
         let y = y.permute(&[0, 2, 1, 3])?.reshape([n, l, c])?;
-        let y = cx.observed(&self.label, y, 2 * n * l * l * c);
+        let y = cx.capture(&self.info, y, 2 * n * l * l * c);
         self.proj.forward(&y, cx)
     }
 
@@ -44,7 +44,7 @@ impl Module for Attention {
         visitor.child("proj", &self.proj);
     }
 
-    fn label(&self) -> Option<&Label> {
-        Some(&self.label)
+    fn layer_info(&self) -> Option<&LayerInfo> {
+        Some(&self.info)
     }
 }

@@ -1,5 +1,5 @@
 //! Batch normalisation layer.
-use crate::capture::Label;
+use crate::capture::LayerInfo;
 use crate::{Context, Module, Visitor};
 use fornax_engine::{Activation, BatchNorm, DType, Device, Result, Tensor};
 
@@ -31,7 +31,7 @@ pub struct BatchNorm2d {
     num_batches_tracked: Tensor,
     options: BatchNormOptions,
     activation: Activation,
-    label: Label,
+    info: LayerInfo,
 }
 
 impl BatchNorm2d {
@@ -47,14 +47,14 @@ impl BatchNorm2d {
             num_batches_tracked: Tensor::zeros((), DType::I64, &Device::Cpu)?,
             options,
             activation: Activation::Identity,
-            label: Label::new("BatchNorm2d"),
+            info: LayerInfo::new("BatchNorm2d"),
         })
     }
 
     /// Adds an activation, as timm's `BatchNormAct2d`.
     pub fn with_activation(mut self, activation: Activation) -> BatchNorm2d {
         self.activation = activation;
-        self.label = Label::new("BatchNormAct2d");
+        self.info = LayerInfo::new("BatchNormAct2d");
         self
     }
 
@@ -80,17 +80,17 @@ impl BatchNorm2d {
         cx: &mut Context,
         f: impl FnOnce(&BatchNorm, Activation) -> Result<Tensor>,
     ) -> Result<Tensor> {
-        let own = self.activation != Activation::Identity;
+        let has_activation = self.activation != Activation::Identity;
         let momentum = self.options.momentum;
-        let mut share = momentum.unwrap_or_default();
+        let mut average_factor = momentum.unwrap_or_default();
         if cx.updates_statistics() {
             let mut batches = self.num_batches_tracked.write::<i64>()?;
             batches[0] += 1;
-            share = momentum.unwrap_or(1.0 / batches[0] as f64);
+            average_factor = momentum.unwrap_or(1.0 / batches[0] as f64);
         }
         // f16 and bf16 inputs use f32 parameters; f64, which is for tests, needs f64 parameters.
-        let wide = dtype == DType::F64;
-        let converted = |t: &Tensor| if wide { t.to_dtype(dtype) } else { Ok(t.clone()) };
+        let is_f64 = dtype == DType::F64;
+        let converted = |t: &Tensor| if is_f64 { t.to_dtype(dtype) } else { Ok(t.clone()) };
         let (weight, bias) = (converted(&self.weight)?, converted(&self.bias)?);
         let (mean, var) = (converted(&self.running_mean)?, converted(&self.running_var)?);
         let norm = BatchNorm {
@@ -99,16 +99,20 @@ impl BatchNorm2d {
             // A recomputation for the backward pass must not update them again.
             running: (cx.updates_statistics() || !cx.training()).then_some((&mean, &var)),
             training: cx.training(),
-            momentum: share,
+            momentum: average_factor,
             eps: self.options.eps,
         };
-        let y = f(&norm, if own { self.activation } else { activation })?;
-        if wide && cx.updates_statistics() {
+        let y = f(&norm, if has_activation { self.activation } else { activation })?;
+        if is_f64 && cx.updates_statistics() {
             self.running_mean.copy_from(&mean.to_dtype(DType::F32)?)?;
             self.running_var.copy_from(&var.to_dtype(DType::F32)?)?;
         }
         // With the activation of another layer, the output belongs to that layer.
-        Ok(if own || activation == Activation::Identity { cx.observed(&self.label, y, 0) } else { y })
+        Ok(if has_activation || activation == Activation::Identity {
+            cx.capture(&self.info, y, 0)
+        } else {
+            y
+        })
     }
 }
 
@@ -125,7 +129,7 @@ impl Module for BatchNorm2d {
         visitor.buffer("num_batches_tracked", &self.num_batches_tracked);
     }
 
-    fn label(&self) -> Option<&Label> {
-        Some(&self.label)
+    fn layer_info(&self) -> Option<&LayerInfo> {
+        Some(&self.info)
     }
 }

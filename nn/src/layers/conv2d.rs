@@ -1,6 +1,6 @@
 //! Convolution layer.
 use super::{BatchNorm2d, in_dtype};
-use crate::capture::Label;
+use crate::capture::LayerInfo;
 use crate::precision::Operation;
 use crate::{Context, Module, Visitor};
 use fornax_engine::{Activation, Conv2dOptions as Options, DType, Device, Result, Tensor};
@@ -11,7 +11,7 @@ pub struct Conv2d {
     weight: Tensor,
     bias: Option<Tensor>,
     options: Options,
-    label: Label,
+    info: LayerInfo,
 }
 
 impl Conv2d {
@@ -19,7 +19,7 @@ impl Conv2d {
     pub fn new(c_in: usize, c_out: usize, kernel: usize, options: Options) -> Result<Conv2d> {
         let shape = [c_out, kernel, kernel, c_in / options.groups.max(1)];
         let weight = Tensor::zeros(shape, DType::F32, &Device::Cpu)?.variable();
-        Ok(Conv2d { weight, bias: None, options, label: Label::new("Conv2d") })
+        Ok(Conv2d { weight, bias: None, options, info: LayerInfo::new("Conv2d") })
     }
 
     /// Convolution with stride `stride` and "same" padding, `(kernel - 1) / 2`.
@@ -39,7 +39,7 @@ impl Conv2d {
     }
 
     /// Convolution over non-overlapping patches: kernel and stride `size`, no padding.
-    pub fn patches(c_in: usize, c_out: usize, size: usize) -> Result<Conv2d> {
+    pub fn patchify(c_in: usize, c_out: usize, size: usize) -> Result<Conv2d> {
         Conv2d::new(c_in, c_out, size, Options { stride: [size; 2], ..Options::default() })
     }
 
@@ -66,12 +66,12 @@ impl Conv2d {
         residual: Option<&Tensor>,
         cx: &mut Context,
     ) -> Result<Tensor> {
-        let norm_alone = activation != Activation::Identity || residual.is_some();
-        if norm_alone && norm.label().is_some_and(|label| cx.observes(label)) {
+        let norm_captured = activation != Activation::Identity || residual.is_some();
+        if norm_captured && norm.layer_info().is_some_and(|info| cx.captures(info)) {
             let y = norm.forward(&self.forward(x, cx)?, cx)?;
             return residual.map_or(Ok(y.clone()), |residual| y.add(residual))?.activate(activation);
         }
-        if self.bias.is_some() || cx.observes(&self.label) {
+        if self.bias.is_some() || cx.captures(&self.info) {
             return norm.forward_act(&self.forward(x, cx)?, activation, residual, cx);
         }
         let (x, weight) = self.operands(x, cx)?;
@@ -94,7 +94,7 @@ impl Module for Conv2d {
         let bias = self.bias.as_ref().map(|bias| in_dtype(bias, x.dtype())).transpose()?;
         let y = x.conv2d(&weight, bias.as_ref(), &self.options)?;
         let macs = y.numel() * (weight.numel() / weight.dims()[0]);
-        Ok(cx.observed(&self.label, y, macs))
+        Ok(cx.capture(&self.info, y, macs))
     }
 
     fn visit(&self, visitor: &mut Visitor) {
@@ -104,7 +104,7 @@ impl Module for Conv2d {
         }
     }
 
-    fn label(&self) -> Option<&Label> {
-        Some(&self.label)
+    fn layer_info(&self) -> Option<&LayerInfo> {
+        Some(&self.info)
     }
 }

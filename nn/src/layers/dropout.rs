@@ -1,5 +1,5 @@
 //! Dropout, stochastic depth and DropBlock, active only in training.
-use crate::capture::Label;
+use crate::capture::LayerInfo;
 use crate::{Context, Module, Visitor};
 use fornax_engine::{DType, Result, Tensor};
 
@@ -11,7 +11,7 @@ impl Module for Dropout {
         if !cx.training() || self.0 == 0.0 {
             return Ok(x.clone());
         }
-        let (stream, step) = cx.draw()?;
+        let (stream, step) = cx.next_rng()?;
         x.dropout(self.0, &stream, Some(&step))
     }
 
@@ -21,38 +21,38 @@ impl Module for Dropout {
 /// Stochastic depth (Huang et al., 2016): zeroes all elements of a sample with probability `drop_prob`, which skips the residual block,
 /// and scales the other samples by `1 / (1 - drop_prob)`. timm's `DropPath`.
 pub struct DropPath {
-    rate: f64,
-    label: Label,
+    drop_prob: f64,
+    info: LayerInfo,
 }
 
 impl DropPath {
     /// Stochastic depth with probability `drop_prob`.
-    pub const fn new(rate: f64) -> DropPath {
-        DropPath { rate, label: Label::new("DropPath") }
+    pub const fn new(drop_prob: f64) -> DropPath {
+        DropPath { drop_prob, info: LayerInfo::new("DropPath") }
     }
 
     /// True if the layer drops samples in this pass.
-    pub fn drops(&self, cx: &Context) -> bool {
-        cx.training() && self.rate > 0.0
+    pub fn is_active(&self, cx: &Context) -> bool {
+        cx.training() && self.drop_prob > 0.0
     }
 }
 
 impl Module for DropPath {
     fn forward(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
-        if !self.drops(cx) {
+        if !self.is_active(cx) {
             return Ok(x.clone());
         }
-        let (stream, step) = cx.draw()?;
-        let keep = Tensor::ones([x.dims()[0]], DType::F32, &x.device())?;
-        let keep = keep.dropout(self.rate, &stream, Some(&step))?.to_dtype(x.dtype())?;
-        let y = x.drop_path(&keep, self.rate, false)?;
-        Ok(cx.observed(&self.label, y, 0))
+        let (stream, step) = cx.next_rng()?;
+        let mask = Tensor::ones([x.dims()[0]], DType::F32, &x.device())?;
+        let mask = mask.dropout(self.drop_prob, &stream, Some(&step))?.to_dtype(x.dtype())?;
+        let y = x.drop_path(&mask, self.drop_prob, false)?;
+        Ok(cx.capture(&self.info, y, 0))
     }
 
     fn visit(&self, _: &mut Visitor) {}
 
-    fn label(&self) -> Option<&Label> {
-        Some(&self.label)
+    fn layer_info(&self) -> Option<&LayerInfo> {
+        Some(&self.info)
     }
 }
 
@@ -84,7 +84,7 @@ impl Module for DropBlock {
         if !cx.training() || self.drop_prob == 0.0 {
             return Ok(x.clone());
         }
-        let (stream, step) = cx.draw()?;
+        let (stream, step) = cx.next_rng()?;
         let ones = Tensor::ones([n, h, w, 1], DType::F32, &x.device())?;
         // Dropout scales ones to at least 1.
         let seeds = ones.dropout(1.0 - self.seeds([h, w]), &stream, Some(&step))?.clamp(0.0, 1.0)?;

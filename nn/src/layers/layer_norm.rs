@@ -1,6 +1,6 @@
 //! Layer normalisation layer.
 use super::in_dtype;
-use crate::capture::Label;
+use crate::capture::LayerInfo;
 use crate::precision::Operation;
 use crate::{Context, Module, Visitor};
 use fornax_engine::{DType, Device, Result, Tensor};
@@ -11,7 +11,7 @@ pub struct LayerNorm {
     weight: Tensor,
     bias: Tensor,
     eps: f64,
-    label: Label,
+    info: LayerInfo,
 }
 
 impl LayerNorm {
@@ -21,7 +21,7 @@ impl LayerNorm {
             weight: Tensor::ones([channels], DType::F32, &Device::Cpu)?.variable(),
             bias: Tensor::zeros([channels], DType::F32, &Device::Cpu)?.variable(),
             eps,
-            label: Label::new("LayerNorm"),
+            info: LayerInfo::new("LayerNorm"),
         })
     }
 }
@@ -31,7 +31,7 @@ impl Module for LayerNorm {
         let x = cx.autocast(Operation::RowNorm, x)?;
         let [weight, bias] = [&self.weight, &self.bias].map(|p| in_dtype(p, x.dtype()));
         let y = x.layer_norm(Some(&weight?), Some(&bias?), self.eps)?;
-        Ok(cx.observed(&self.label, y, 0))
+        Ok(cx.capture(&self.info, y, 0))
     }
 
     fn visit(&self, visitor: &mut Visitor) {
@@ -39,7 +39,7 @@ impl Module for LayerNorm {
         visitor.parameter("bias", &self.bias);
     }
 
-    fn label(&self) -> Option<&Label> {
-        Some(&self.label)
+    fn layer_info(&self) -> Option<&LayerInfo> {
+        Some(&self.info)
     }
 }

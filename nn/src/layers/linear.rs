@@ -1,6 +1,6 @@
 //! Fully connected layer.
 use super::in_dtype;
-use crate::capture::Label;
+use crate::capture::LayerInfo;
 use crate::precision::Operation;
 use crate::{Context, Module, Visitor};
 use fornax_engine::{DType, Device, Result, Tensor};
@@ -10,7 +10,7 @@ use fornax_engine::{DType, Device, Result, Tensor};
 pub struct Linear {
     weight: Tensor,
     bias: Tensor,
-    label: Label,
+    info: LayerInfo,
 }
 
 impl Linear {
@@ -19,7 +19,7 @@ impl Linear {
         Ok(Linear {
             weight: Tensor::zeros([outputs, features], DType::F32, &Device::Cpu)?.variable(),
             bias: Tensor::zeros([outputs], DType::F32, &Device::Cpu)?.variable(),
-            label: Label::new("Linear"),
+            info: LayerInfo::new("Linear"),
         })
     }
 
@@ -40,7 +40,7 @@ impl Module for Linear {
         let (weight, bias) = self.parameters(x.dtype())?;
         let y = x.linear(&weight, Some(&bias))?;
         let macs = y.numel() * self.features();
-        Ok(cx.observed(&self.label, y, macs))
+        Ok(cx.capture(&self.info, y, macs))
     }
 
     fn visit(&self, visitor: &mut Visitor) {
@@ -48,7 +48,7 @@ impl Module for Linear {
         visitor.parameter("bias", &self.bias);
     }
 
-    fn label(&self) -> Option<&Label> {
-        Some(&self.label)
+    fn layer_info(&self) -> Option<&LayerInfo> {
+        Some(&self.info)
     }
 }

@@ -24,8 +24,8 @@ impl Mlp {
 
 impl Module for Mlp {
     fn forward(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
-        let watched = [self.fc1.label(), self.activation.label(), self.fc2.label()];
-        if watched.into_iter().flatten().any(|label| cx.observes(label)) {
+        let captured = [self.fc1.layer_info(), self.activation.layer_info(), self.fc2.layer_info()];
+        if captured.into_iter().flatten().any(|info| cx.captures(info)) {
             let hidden = self.activation.forward(&self.fc1.forward(x, cx)?, cx)?;
             return self.fc2.forward(&hidden, cx);
         }

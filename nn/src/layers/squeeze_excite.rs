@@ -6,7 +6,7 @@ use fornax_engine::{Activation, GlobalPool, Result, Tensor};
 /// Squeeze-and-excitation: `x * gate(expand(activation(reduce(mean(x)))))`, with the mean over all pixels and 1×1 convolutions `reduce`
 /// and `expand`.
 pub struct SqueezeExcite {
-    names: Names,
+    names: SqueezeExciteNames,
     reduce: Conv2d,
     activation: Activate,
     expand: Conv2d,
@@ -15,7 +15,7 @@ pub struct SqueezeExcite {
 
 /// Names of the submodules in timm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Names {
+pub enum SqueezeExciteNames {
     /// `fc1`, `act`, `fc2`, `gate`: ResNet, RegNet.
     Fc,
     /// `conv_reduce`, `act1`, `conv_expand`, `gate`: EfficientNet, MobileNetV3.
@@ -25,7 +25,7 @@ pub enum Names {
 impl SqueezeExcite {
     /// Layer over `channels` channels, with `reduced` channels in between.
     pub fn new(
-        names: Names,
+        names: SqueezeExciteNames,
         channels: usize,
         reduced: usize,
         activation: Activation,
@@ -52,8 +52,8 @@ impl Module for SqueezeExcite {
 
     fn visit(&self, visitor: &mut Visitor) {
         let [reduce, activation, expand] = match self.names {
-            Names::Fc => ["fc1", "act", "fc2"],
-            Names::Conv => ["conv_reduce", "act1", "conv_expand"],
+            SqueezeExciteNames::Fc => ["fc1", "act", "fc2"],
+            SqueezeExciteNames::Conv => ["conv_reduce", "act1", "conv_expand"],
         };
         visitor.child(reduce, &self.reduce);
         visitor.child(activation, &self.activation);

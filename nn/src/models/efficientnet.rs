@@ -3,10 +3,10 @@
 mod block;
 mod configs;
 
-use self::block::{ConvBnAct, InvertedResidual, Shape};
+use self::block::{BlockArgs, ConvBnAct, InvertedResidual};
 use super::make_divisible;
 use super::model::{FeatureInfo, MATCH_PREV_GROUP, Model};
-use super::options::{ModelOptions, Takes};
+use super::options::{ModelOptions, SupportedOptions};
 use crate::layers::{Activate, BatchNorm2d, ClassifierHead, Conv2d, Sequential};
 use crate::{Context, Module, StateEntry, StateLayout, Visitor, init};
 use fornax_engine::random::RngStream;
@@ -19,7 +19,7 @@ pub(super) use configs::MODELS;
 #[derive(Clone, Copy, Debug)]
 pub struct EfficientNetConfig {
     /// Stages, each of one or more groups of blocks.
-    pub stages: &'static [&'static [Blocks]],
+    pub stages: &'static [&'static [BlockGroup]],
     /// Output channels of the first convolution.
     pub stem: usize,
     /// Output channels of the last convolution.
@@ -36,9 +36,9 @@ pub struct EfficientNetConfig {
 
 /// Group of consecutive blocks of one type.
 #[derive(Clone, Copy, Debug)]
-pub struct Blocks {
+pub struct BlockGroup {
     /// Type of the blocks.
-    pub kind: Kind,
+    pub kind: BlockType,
     /// Number of blocks.
     pub repeats: usize,
     /// Kernel size of the middle convolution.
@@ -57,7 +57,7 @@ pub struct Blocks {
 
 /// Types of blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum BlockType {
     /// Depthwise and pointwise convolution.
     DepthwiseSeparable,
     /// Pointwise, depthwise and pointwise convolution (MBConv).
@@ -92,15 +92,15 @@ enum AfterHead {
 impl EfficientNet {
     /// Model with all weights zero; see [`super::init_weights`].
     pub fn new(config: &EfficientNetConfig, options: &ModelOptions) -> crate::Result<EfficientNet> {
-        options.refuse_unless(Takes {
+        options.check_supported(SupportedOptions {
             batch_norm: true,
             output_stride: !config.pools_first,
-            ..Takes::default()
+            ..SupportedOptions::default()
         })?;
         let norm = options.batch_norm();
         let activation = options.act_layer.unwrap_or(config.activation);
         let stem = config.rounded(config.stem);
-        let repeats = |b: &Blocks| (b.repeats as f64 * config.depth).ceil() as usize;
+        let repeats = |b: &BlockGroup| (b.repeats as f64 * config.depth).ceil() as usize;
         let total: usize = config.stages.iter().flat_map(|stage| stage.iter()).map(repeats).sum();
         let first_stride = |stage: usize| config.stages.get(stage).map_or(2, |stage| stage[0].stride);
         let (mut channels, mut stride, mut dilation, mut index) = (stem, 2, 1, 0);
@@ -118,7 +118,7 @@ impl EfficientNet {
                     (next_dilation, step) = (dilation * step, 1);
                 }
                 stride *= step;
-                let shape = Shape {
+                let args = BlockArgs {
                     c_in: channels,
                     c_out: config.rounded(kind.channels),
                     stride: step,
@@ -128,10 +128,10 @@ impl EfficientNet {
                     mobile_v3: config.pools_first,
                 };
                 blocks.push(match kind.kind {
-                    Kind::ConvBnAct => Arc::new(ConvBnAct::new(kind, norm, &shape)?),
-                    _ => Arc::new(InvertedResidual::new(kind, norm, &shape)?),
+                    BlockType::ConvBnAct => Arc::new(ConvBnAct::new(kind, norm, &args)?),
+                    _ => Arc::new(InvertedResidual::new(kind, norm, &args)?),
                 });
-                (channels, dilation) = (shape.c_out, next_dilation);
+                (channels, dilation) = (args.c_out, next_dilation);
                 index += 1;
             }
             stages.push(Arc::new(Sequential::new(blocks)));
@@ -139,7 +139,7 @@ impl EfficientNet {
                 levels.push(FeatureInfo::new(format!("blocks.{i}"), channels, stride));
             }
         }
-        let pool = options.pool_of_maps(GlobalPool::Avg)?;
+        let pool = options.pool_type(GlobalPool::Avg)?;
         let (conv_head, after_head, head) = if config.pools_first {
             let bare = ModelOptions { num_classes: 0, ..options.clone() };
             let head = ClassifierHead::new(channels, pool, &bare)?.with_hidden(config.features, options)?;
@@ -234,13 +234,13 @@ impl Model for EfficientNet {
 
     /// timm's (TensorFlow's) initialisation: Kaiming normal over the fan out of a group for convolutions, ones and zeros for batch norm,
     /// uniform in `±1 / sqrt(classes)` for the classifier, zero biases.
-    fn init(&self, parameter: &StateEntry, _: usize, draws: &mut RngStream) -> Result<()> {
+    fn init_parameter(&self, parameter: &StateEntry, _: usize, rng: &mut RngStream) -> Result<()> {
         let (name, tensor) = (parameter.name.as_str(), &parameter.tensor);
         if parameter.layout == StateLayout::ConvWeight {
             let groups = if name.ends_with("conv_dw.weight") { tensor.dims()[0] } else { 1 };
-            init::kaiming_normal_of_group(tensor, groups, draws)
+            init::kaiming_normal_fan_out_grouped(tensor, groups, rng)
         } else if name == "classifier.weight" {
-            init::uniform(tensor, 1.0 / (tensor.dims()[0] as f64).sqrt(), draws)
+            init::uniform(tensor, 1.0 / (tensor.dims()[0] as f64).sqrt(), rng)
         } else {
             init::constant(tensor, if name.ends_with("weight") { 1.0 } else { 0.0 })
         }

@@ -31,8 +31,12 @@ pub trait Model: Module {
     fn classifier_name(&self) -> &'static str;
 
     /// Initialises a parameter. `fan_in` is the fan-in of its layer.
-    fn init(&self, parameter: &StateEntry, fan_in: usize, draws: &mut RngStream)
-    -> fornax_engine::Result<()>;
+    fn init_parameter(
+        &self,
+        parameter: &StateEntry,
+        fan_in: usize,
+        rng: &mut RngStream,
+    ) -> fornax_engine::Result<()>;
 
     /// Name suffixes of parameters without weight decay, in addition to biases and parameters of one axis. timm's `no_weight_decay`.
     fn no_weight_decay(&self) -> &'static [&'static str] {
@@ -44,7 +48,7 @@ pub trait Model: Module {
     fn layer_group(&self, parameter: &str) -> Option<Vec<usize>>;
 
     /// Converts a captured layer output to a feature map `[n, h, w, c]`, for images of the given height and width.
-    fn as_map(&self, output: &Tensor, image: [usize; 2]) -> fornax_engine::Result<Tensor> {
+    fn to_feature_map(&self, output: &Tensor, image: [usize; 2]) -> fornax_engine::Result<Tensor> {
         let _ = image;
         Ok(output.clone())
     }
@@ -84,7 +88,7 @@ fn init_where(model: &dyn Model, seed: u64, which: impl Fn(&str) -> bool) -> for
             // A layer's bias follows its weight, and uses its fan-in.
             fan_in = parameter.tensor.dims()[1..].iter().product();
         }
-        model.init(&parameter, fan_in, &mut init::rng(seed, &parameter.name))?;
+        model.init_parameter(&parameter, fan_in, &mut init::rng(seed, &parameter.name))?;
     }
     Ok(())
 }
@@ -118,8 +122,13 @@ impl dyn Model + '_ {
     }
 
     /// Outputs of the named layers in a forward pass, in the given order. Names are dotted, as in [`crate::layer_names`].
-    pub fn intermediates(&self, x: &Tensor, layers: &[&str], cx: &mut Context) -> Result<Vec<Tensor>> {
-        observe(self, layers, cx, |cx| self.forward(x, cx))
+    pub fn forward_intermediates(
+        &self,
+        x: &Tensor,
+        layers: &[&str],
+        cx: &mut Context,
+    ) -> Result<Vec<Tensor>> {
+        capture_outputs(self, layers, cx, |cx| self.forward(x, cx))
     }
 }
 
@@ -162,26 +171,29 @@ impl FeatureExtractor {
     /// Feature maps `[n, h, w, c]`, one per level.
     pub fn forward(&self, x: &Tensor, cx: &mut Context) -> Result<Vec<Tensor>> {
         let layers: Vec<&str> = self.levels.iter().map(|level| level.module.as_str()).collect();
-        let found = observe(&*self.model, &layers, cx, |cx| self.model.forward_features(x, cx))?;
+        let outputs = capture_outputs(&*self.model, &layers, cx, |cx| self.model.forward_features(x, cx))?;
         let image = [x.dims()[1], x.dims()[2]];
-        Ok(found.iter().map(|t| self.model.as_map(t, image)).collect::<fornax_engine::Result<_>>()?)
+        Ok(outputs
+            .iter()
+            .map(|t| self.model.to_feature_map(t, image))
+            .collect::<fornax_engine::Result<_>>()?)
     }
 }
 
-fn observe(
+fn capture_outputs(
     model: &dyn Model,
     layers: &[&str],
     cx: &mut Context,
     pass: impl FnOnce(&mut Context) -> fornax_engine::Result<Tensor>,
 ) -> Result<Vec<Tensor>> {
     let all = layer_names(model);
-    let mut observing = cx.clone().observing(Some(layers));
-    pass(&mut observing)?;
-    let seen = observing.observations();
-    *cx = observing.ending_observation(cx);
+    let mut capturing = cx.clone().with_output_capture(Some(layers));
+    pass(&mut capturing)?;
+    let outputs = capturing.take_captured();
+    *cx = capturing.restore_capture(cx);
     let find = |layer: &&str| {
         // The last output of a layer that runs several times.
-        seen.iter().rfind(|o| o.name == **layer).map(|o| o.output.clone()).ok_or_else(|| {
+        outputs.iter().rfind(|o| o.name == **layer).map(|o| o.output.clone()).ok_or_else(|| {
             let near = all.iter().min_by_key(|name| super::registry::distance(name, layer));
             let hint = near.map(|near| format!("did you mean {near:?}?")).unwrap_or_default();
             let why = format!("no layer of this name runs in the forward pass; {hint}");

@@ -41,7 +41,7 @@ pub struct ModelOptions {
 pub enum Pooling {
     /// The model's default.
     #[default]
-    Own,
+    Default,
     /// No pooling: the output is a feature map.
     None,
     /// Features of the class token.
@@ -69,7 +69,7 @@ impl Default for ModelOptions {
             in_chans: 3,
             seed: 42,
             img_size: None,
-            global_pool: Pooling::Own,
+            global_pool: Pooling::Default,
             drop_rate: 0.0,
             drop_path_rate: 0.0,
             drop_block_rate: 0.0,
@@ -107,7 +107,7 @@ impl ModelOptions {
 
     /// Sets an option by timm's name from text. Sizes are one number, or height and width separated by `x`.
     pub fn set(&mut self, name: &str, value: &str) -> Result<()> {
-        let refuse = |why: String| Error::ModelOption { option: format!("{name}={value}"), why };
+        let invalid = |why: String| Error::ModelOption { option: format!("{name}={value}"), why };
         fn parse<T: FromStr>(value: &str, what: &str) -> std::result::Result<T, String> {
             value.parse().map_err(|_| format!("expected {what}"))
         }
@@ -144,7 +144,7 @@ impl ModelOptions {
             }
             Ok(())
         };
-        set(self).map_err(refuse)
+        set(self).map_err(invalid)
     }
 
     /// Hyperparameters of batch norm.
@@ -157,18 +157,18 @@ impl ModelOptions {
     }
 
     /// Pooling type of a model without class token, whose default is `own`.
-    pub(super) fn pool_of_maps(&self, own: GlobalPool) -> Result<Option<GlobalPool>> {
+    pub(super) fn pool_type(&self, own: GlobalPool) -> Result<Option<GlobalPool>> {
         match self.global_pool {
-            Pooling::Own => Ok(Some(own)),
+            Pooling::Default => Ok(Some(own)),
             Pooling::None => Ok(None),
             Pooling::Global(kind) => Ok(Some(kind)),
-            Pooling::Token => Err(refuse("global_pool=token", "the model has no class token")),
+            Pooling::Token => Err(unsupported("global_pool=token", "the model has no class token")),
         }
     }
 
     /// Checks that every option that differs from its default is supported.
-    pub(super) fn refuse_unless(&self, takes: Takes) -> Result<()> {
-        let (bn, block, stride) = (takes.batch_norm, takes.drop_block, takes.output_stride);
+    pub(super) fn check_supported(&self, supported: SupportedOptions) -> Result<()> {
+        let (bn, block, stride) = (supported.batch_norm, supported.drop_block, supported.output_stride);
         let rules = [
             ("bn_eps", !bn && self.bn_eps.is_some(), "the model has no batch norm"),
             ("bn_momentum", !bn && self.bn_momentum.is_some(), "the model has no batch norm"),
@@ -176,11 +176,15 @@ impl ModelOptions {
             ("drop_block_rate", !block && self.drop_block_rate > 0.0, "only ResNets support DropBlock"),
             ("output_stride", !stride && self.output_stride != 32, "the strides of the model are fixed"),
             ("output_stride", ![8, 16, 32].contains(&self.output_stride), "expected 8, 16 or 32"),
-            ("img_size", !takes.img_size && self.img_size.is_some(), "the model accepts images of any size"),
+            (
+                "img_size",
+                !supported.img_size && self.img_size.is_some(),
+                "the model accepts images of any size",
+            ),
             ("in_chans", self.in_chans == 0, "expected at least one channel"),
         ];
         match rules.into_iter().find(|(_, broken, _)| *broken) {
-            Some((option, _, why)) => Err(refuse(option, why)),
+            Some((option, _, why)) => Err(unsupported(option, why)),
             None => Ok(()),
         }
     }
@@ -188,14 +192,14 @@ impl ModelOptions {
 
 /// Optional features that an architecture supports.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Takes {
+pub(super) struct SupportedOptions {
     pub batch_norm: bool,
     pub drop_block: bool,
     pub output_stride: bool,
     pub img_size: bool,
 }
 
-pub(super) fn refuse(option: &str, why: &str) -> Error {
+pub(super) fn unsupported(option: &str, why: &str) -> Error {
     Error::ModelOption { option: option.into(), why: why.into() }
 }
 

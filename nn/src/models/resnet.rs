@@ -3,9 +3,9 @@
 mod block;
 mod configs;
 
-use self::block::{Block, Shape};
+use self::block::{ResidualBlock, ResidualBlockArgs};
 use super::model::{FeatureInfo, Model};
-use super::options::{ModelOptions, Takes};
+use super::options::{ModelOptions, SupportedOptions};
 use crate::layers::{Activate, BatchNorm2d, BatchNormOptions, ClassifierHead, Conv2d, MaxPool2d, Sequential};
 use crate::{Context, Module, StateEntry, StateLayout, Visitor, init};
 use fornax_engine::random::RngStream;
@@ -88,7 +88,7 @@ pub struct ResNet {
 impl ResNet {
     /// Model with all weights zero; see [`super::init_weights`].
     pub fn new(config: &ResNetConfig, options: &ModelOptions) -> crate::Result<ResNet> {
-        options.refuse_unless(Takes {
+        options.check_supported(SupportedOptions {
             batch_norm: true,
             drop_block: true,
             output_stride: true,
@@ -114,7 +114,7 @@ impl ResNet {
             stride *= step;
             let mut blocks: Vec<Arc<dyn Module>> = vec![];
             for block in 0..depth {
-                let shape = Shape {
+                let args = ResidualBlockArgs {
                     c_in: channels,
                     width,
                     stride: if block == 0 { step } else { 1 },
@@ -124,7 +124,7 @@ impl ResNet {
                     drop_path: options.drop_path_rate * index as f64 / (total.max(2) - 1) as f64,
                     drop_block: (stage >= 2).then_some((options.drop_block_rate, stage)),
                 };
-                blocks.push(Arc::new(Block::new(config, activation, norm, &shape)?));
+                blocks.push(Arc::new(ResidualBlock::new(config, activation, norm, &args)?));
                 (channels, before) = (width * config.expansion(), dilation);
                 index += 1;
             }
@@ -137,7 +137,7 @@ impl ResNet {
             act1: Activate::new(activation),
             maxpool: (config.stem != ResNetStem::Small).then_some(MaxPool2d::new(pool)),
             stages,
-            head: ClassifierHead::new(channels, options.pool_of_maps(GlobalPool::Avg)?, options)?,
+            head: ClassifierHead::new(channels, options.pool_type(GlobalPool::Avg)?, options)?,
             levels,
             last_norm: if config.bottleneck { ".bn3.weight" } else { ".bn2.weight" },
         })
@@ -169,7 +169,7 @@ impl Module for ResNet {
 impl Model for ResNet {
     fn forward_features(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
         let x = self.conv1.forward_norm_act(x, &self.bn1, self.act1.kind(), cx)?;
-        let mut x = self.act1.fused(x, cx);
+        let mut x = self.act1.capture_fused(x, cx);
         if let Some(pool) = &self.maxpool {
             x = pool.forward(&x, cx)?;
         }
@@ -201,12 +201,12 @@ impl Model for ResNet {
 
     /// timm's initialisation: Kaiming normal over the fan out for convolutions, ones and zeros for batch norm, zero for the last batch norm
     /// weight of each block (`zero_init_last`), and PyTorch's defaults for the classifier and for biases.
-    fn init(&self, parameter: &StateEntry, fan_in: usize, draws: &mut RngStream) -> Result<()> {
+    fn init_parameter(&self, parameter: &StateEntry, fan_in: usize, rng: &mut RngStream) -> Result<()> {
         let (name, tensor) = (parameter.name.as_str(), &parameter.tensor);
         if parameter.layout == StateLayout::ConvWeight {
-            init::kaiming_normal_fan_out(tensor, draws)
+            init::kaiming_normal_fan_out(tensor, rng)
         } else if name.starts_with("fc.") || name.ends_with("fc1.bias") || name.ends_with("fc2.bias") {
-            init::linear_default(tensor, fan_in, draws)
+            init::linear_default(tensor, fan_in, rng)
         } else {
             let one =
                 name.ends_with("weight") && !(name.starts_with("layer") && name.ends_with(self.last_norm));
@@ -259,7 +259,7 @@ impl StemConv {
     ) -> Result<Tensor> {
         let x = self.before.iter().try_fold(x.clone(), |x, (conv, norm, act)| {
             let y = conv.forward_norm_act(&x, norm, act.kind(), None, cx)?;
-            Ok(act.fused(y, cx))
+            Ok(act.capture_fused(y, cx))
         })?;
         self.last.forward_norm_act(&x, norm, activation, None, cx)
     }

@@ -36,7 +36,7 @@ pub struct ModelSummary {
 /// Cost of a model on the CPU for an image `[height, width, channels]`. Only shapes are computed.
 pub fn summary(model: &dyn Model, image: [usize; 3]) -> Result<ModelSummary> {
     let [h, w, c] = image;
-    let mut cx = Context::eval().observing(None);
+    let mut cx = Context::eval().with_output_capture(None);
     let parameters = named_parameters(model);
     let pass = || -> Result<()> {
         let x = Tensor::zeros([1, h, w, c], DType::F32, &Device::Cpu)?;
@@ -49,7 +49,7 @@ pub fn summary(model: &dyn Model, image: [usize; 3]) -> Result<ModelSummary> {
         parameters.iter().filter(|(name, _)| of_layer(name)).map(|(_, t)| t.numel()).sum()
     };
     let layers: Vec<LayerSummary> = cx
-        .observations()
+        .take_captured()
         .into_iter()
         .filter(|o| !o.kind.is_empty())
         .map(|o| LayerSummary {

@@ -1,9 +1,9 @@
 //! Vision transformers (Dosovitskiy et al., "An image is worth 16x16 words", 2021), with timm's names.
 use super::drop_path_rates;
 use super::model::{FeatureInfo, MATCH_PREV_GROUP, Model};
-use super::options::{ModelOptions, Pooling, Takes, refuse};
+use super::options::{ModelOptions, Pooling, SupportedOptions, unsupported};
 use super::registry::{Family, ModelInfo, PretrainedCfg};
-use crate::capture::Label;
+use crate::capture::LayerInfo;
 use crate::layers::{Attention, ClassifierHead, Conv2d, DropPath, LayerNorm, Mlp, Sequential, in_dtype};
 use crate::precision::Operation;
 use crate::{Context, Module, StateEntry, StateLayout, Visitor, init};
@@ -80,17 +80,17 @@ pub struct VisionTransformer {
 impl VisionTransformer {
     /// Model with all weights zero; see [`super::init_weights`].
     pub fn new(config: &VisionTransformerConfig, options: &ModelOptions) -> crate::Result<VisionTransformer> {
-        options.refuse_unless(Takes { img_size: true, ..Takes::default() })?;
+        options.check_supported(SupportedOptions { img_size: true, ..SupportedOptions::default() })?;
         let &VisionTransformerConfig { patch, width, depth, heads } = config;
         let image = options.img_size.unwrap_or(DATA.input_size);
         if image.iter().any(|side| !side.is_multiple_of(patch)) {
             let size = format!("img_size={}x{}", image[0], image[1]);
-            return Err(refuse(&size, &format!("expected multiples of the patch size, {patch}")));
+            return Err(unsupported(&size, &format!("expected multiples of the patch size, {patch}")));
         }
         let pooling = match options.global_pool {
-            Pooling::Own => Pooling::Token,
+            Pooling::Default => Pooling::Token,
             Pooling::Global(GlobalPool::CatAvgMax | GlobalPool::FastCatAvgMax) => {
-                return Err(refuse(
+                return Err(unsupported(
                     "global_pool=catavgmax",
                     "the norm after pooling has the width of a token",
                 ));
@@ -106,14 +106,16 @@ impl VisionTransformer {
         };
         let activation = options.act_layer.unwrap_or(Activation::Gelu);
         let blocks = drop_path_rates(options.drop_path_rate, depth)
-            .map(|rate| Ok(Arc::new(Block::new(width, heads, activation, rate)?) as Arc<dyn Module>))
+            .map(|rate| {
+                Ok(Arc::new(TransformerBlock::new(width, heads, activation, rate)?) as Arc<dyn Module>)
+            })
             .collect::<Result<Vec<_>>>()?;
         let tokens = 1 + image[0] / patch * (image[1] / patch);
         let zeros = |tokens: usize| Tensor::zeros([1, tokens, width], DType::F32, &Device::Cpu);
         Ok(VisionTransformer {
             cls_token: zeros(1)?.variable(),
             pos_embed: zeros(tokens)?.variable(),
-            patch_embed: Conv2d::patches(options.in_chans, width, patch)?.with_bias()?,
+            patch_embed: Conv2d::patchify(options.in_chans, width, patch)?.with_bias()?,
             patch,
             image,
             blocks: Sequential::new(blocks),
@@ -209,14 +211,14 @@ impl Model for VisionTransformer {
 
     /// timm's initialisation: truncated normal with std 0.02 for linear layers and the position embedding, normal with std 1e-6 for the class
     /// token, zero biases, and PyTorch's default for the patch embedding.
-    fn init(&self, parameter: &StateEntry, fan_in: usize, draws: &mut RngStream) -> Result<()> {
+    fn init_parameter(&self, parameter: &StateEntry, fan_in: usize, rng: &mut RngStream) -> Result<()> {
         let (name, tensor) = (parameter.name.as_str(), &parameter.tensor);
         if parameter.layout == StateLayout::ConvWeight || name == "patch_embed.proj.bias" {
-            init::linear_default(tensor, fan_in, draws)
+            init::linear_default(tensor, fan_in, rng)
         } else if name == "cls_token" {
-            init::normal(tensor, 1e-6, draws)
+            init::normal(tensor, 1e-6, rng)
         } else if tensor.rank() > 1 {
-            init::trunc_normal(tensor, 0.02, draws)
+            init::trunc_normal(tensor, 0.02, rng)
         } else {
             init::constant(tensor, if name.ends_with("weight") { 1.0 } else { 0.0 })
         }
@@ -236,44 +238,44 @@ impl Model for VisionTransformer {
         Some(vec![1, parameter.strip_prefix("blocks.")?.split('.').next()?.parse().ok()?])
     }
 
-    fn as_map(&self, output: &Tensor, image: [usize; 2]) -> Result<Tensor> {
+    fn to_feature_map(&self, output: &Tensor, image: [usize; 2]) -> Result<Tensor> {
         let &[n, tokens, c] = output.dims() else { return Ok(output.clone()) };
         output.narrow(1, 1, tokens - 1)?.reshape([n, image[0] / self.patch, image[1] / self.patch, c])
     }
 }
 
 /// Transformer block with pre-norm: attention and MLP, each after a layer norm and with a residual connection.
-struct Block {
+struct TransformerBlock {
     norm1: LayerNorm,
     attn: Attention,
     drop_path1: DropPath,
     norm2: LayerNorm,
     mlp: Mlp,
     drop_path2: DropPath,
-    label: Label,
+    info: LayerInfo,
 }
 
-impl Block {
-    fn new(width: usize, heads: usize, activation: Activation, drop_path: f64) -> Result<Block> {
-        Ok(Block {
+impl TransformerBlock {
+    fn new(width: usize, heads: usize, activation: Activation, drop_path: f64) -> Result<TransformerBlock> {
+        Ok(TransformerBlock {
             norm1: LayerNorm::new(width, EPS)?,
             attn: Attention::new(width, heads)?,
             drop_path1: DropPath::new(drop_path),
             norm2: LayerNorm::new(width, EPS)?,
             mlp: Mlp::new(width, 4 * width, activation)?,
             drop_path2: DropPath::new(drop_path),
-            label: Label::group(),
+            info: LayerInfo::container(),
         })
     }
 }
 
-impl Module for Block {
+impl Module for TransformerBlock {
     fn forward(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
         let y = self.attn.forward(&self.norm1.forward(x, cx)?, cx)?;
         let x = self.drop_path1.forward(&y, cx)?.to_dtype(x.dtype())?.add(x)?;
         let y = self.mlp.forward(&self.norm2.forward(&x, cx)?, cx)?;
         let y = self.drop_path2.forward(&y, cx)?.to_dtype(x.dtype())?.add(&x)?;
-        Ok(cx.observed(&self.label, y, 0))
+        Ok(cx.capture(&self.info, y, 0))
     }
 
     fn visit(&self, visitor: &mut Visitor) {
@@ -285,7 +287,7 @@ impl Module for Block {
         visitor.child("drop_path2", &self.drop_path2);
     }
 
-    fn label(&self) -> Option<&Label> {
-        Some(&self.label)
+    fn layer_info(&self) -> Option<&LayerInfo> {
+        Some(&self.info)
     }
 }

@@ -64,9 +64,11 @@ pub fn to_safetensors<'a>(
     tensors: impl IntoIterator<Item = &'a (String, Tensor)>,
     metadata: Option<HashMap<String, String>>,
 ) -> Result<Vec<u8>> {
-    let parts: Vec<(&str, Part)> =
-        tensors.into_iter().map(|(name, t)| Ok((name.as_str(), Part::new(t)?))).collect::<Result<_>>()?;
-    safetensors::serialize(parts, metadata).map_err(|e| Error::Safetensors(e.to_string()))
+    let data: Vec<(&str, TensorData)> = tensors
+        .into_iter()
+        .map(|(name, t)| Ok((name.as_str(), TensorData::new(t)?)))
+        .collect::<Result<_>>()?;
+    safetensors::serialize(data, metadata).map_err(|e| Error::Safetensors(e.to_string()))
 }
 
 /// Tensors and metadata of a safetensors file. The whole file is validated before a tensor is created.
@@ -86,14 +88,14 @@ fn to_torch(entry: &StateEntry) -> Result<Tensor> {
 }
 
 /// Tensor data for the safetensors writer.
-struct Part {
+struct TensorData {
     dtype: safetensors::Dtype,
     shape: Vec<usize>,
     bytes: Vec<u8>,
 }
 
-impl Part {
-    fn new(t: &Tensor) -> Result<Part> {
+impl TensorData {
+    fn new(t: &Tensor) -> Result<TensorData> {
         fn bytes<T: Element>(t: &Tensor) -> Result<Vec<u8>> {
             Ok(bytemuck::cast_slice(&t.read::<T>()?).to_vec())
         }
@@ -105,11 +107,11 @@ impl Part {
             DType::I64 => (safetensors::Dtype::I64, bytes::<i64>(t)?),
             DType::U8 => (safetensors::Dtype::U8, bytes::<u8>(t)?),
         };
-        Ok(Part { dtype, shape: t.dims().to_vec(), bytes })
+        Ok(TensorData { dtype, shape: t.dims().to_vec(), bytes })
     }
 }
 
-impl safetensors::View for Part {
+impl safetensors::View for TensorData {
     fn dtype(&self) -> safetensors::Dtype {
         self.dtype
     }

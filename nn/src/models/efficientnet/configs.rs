@@ -1,31 +1,31 @@
 //! Configurations of EfficientNet, MobileNetV2 and MobileNetV3.
-use super::{Blocks, EfficientNetConfig, Kind};
+use super::{BlockGroup, BlockType, EfficientNetConfig};
 use crate::models::registry::{Family, ModelInfo, PretrainedCfg};
 use fornax_engine::Activation;
 
 /// Depthwise separable blocks: timm's `ds`.
-const fn ds(repeats: usize, kernel: usize, stride: usize, channels: usize) -> Blocks {
-    Blocks { kind: Kind::DepthwiseSeparable, ..ir(repeats, kernel, stride, 1.0, channels) }
+const fn ds(repeats: usize, kernel: usize, stride: usize, channels: usize) -> BlockGroup {
+    BlockGroup { kind: BlockType::DepthwiseSeparable, ..ir(repeats, kernel, stride, 1.0, channels) }
 }
 
 /// Inverted residual blocks: timm's `ir`.
-const fn ir(repeats: usize, kernel: usize, stride: usize, expand: f64, channels: usize) -> Blocks {
-    let kind = Kind::InvertedResidual;
-    Blocks { kind, repeats, kernel, stride, expand, channels, squeeze_excite: false, relu: false }
+const fn ir(repeats: usize, kernel: usize, stride: usize, expand: f64, channels: usize) -> BlockGroup {
+    let kind = BlockType::InvertedResidual;
+    BlockGroup { kind, repeats, kernel, stride, expand, channels, squeeze_excite: false, relu: false }
 }
 
 /// 1×1 convolution: timm's `cn`.
-const fn cn(channels: usize) -> Blocks {
-    Blocks { kind: Kind::ConvBnAct, ..ir(1, 1, 1, 1.0, channels) }
+const fn cn(channels: usize) -> BlockGroup {
+    BlockGroup { kind: BlockType::ConvBnAct, ..ir(1, 1, 1, 1.0, channels) }
 }
 
-impl Blocks {
-    const fn se(self) -> Blocks {
-        Blocks { squeeze_excite: true, ..self }
+impl BlockGroup {
+    const fn se(self) -> BlockGroup {
+        BlockGroup { squeeze_excite: true, ..self }
     }
 
-    const fn re(self) -> Blocks {
-        Blocks { relu: true, ..self }
+    const fn re(self) -> BlockGroup {
+        BlockGroup { relu: true, ..self }
     }
 }
 
