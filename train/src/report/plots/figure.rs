@@ -1,6 +1,6 @@
 //! Rendering a drawing as SVG and PNG.
-use crate::data::decode::Picture;
-use crate::data::resize::{Filter, resize};
+use crate::data::decode::Image;
+use crate::data::resize::{ResizeFilter, resize};
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
@@ -97,8 +97,8 @@ fn png(drawing: &impl Drawing) -> Vec<u8> {
     let root = BitMapBackend::with_buffer(&mut pixels, size).into_drawing_area();
     draw(drawing, &root, Scale((PNG_SCALE * OVERSAMPLING) as u32));
     drop(root);
-    let large = Picture { size: [large_height, large_width, 3], pixels };
-    let image = resize(&large, [height, width], Filter::Box);
+    let large = Image { size: [large_height, large_width, 3], pixels };
+    let image = resize(&large, [height, width], ResizeFilter::Box);
 
     let mut file = vec![];
     let mut encoder = png::Encoder::new(&mut file, width as u32, height as u32);
