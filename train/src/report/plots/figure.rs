@@ -1,6 +1,6 @@
 //! Rendering a drawing as SVG and PNG.
-use crate::data::decode::Picture;
-use crate::data::resize::{Filter, resize};
+use crate::data::decode::Image;
+use crate::data::resize::{ResizeFilter, resize};
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
@@ -104,9 +104,9 @@ fn png(drawing: &impl Drawing) -> Vec<u8> {
     let root = BitMapBackend::with_buffer(&mut pixels, (large_width, large_height)).into_drawing_area();
     draw(drawing, &root);
     drop(root);
-    let large = Picture { size: [large_height as usize, large_width as usize, 3], pixels };
+    let large = Image { size: [large_height as usize, large_width as usize, 3], pixels };
     let (width, height) = (drawing.size().0 * PNG_SCALE, drawing.size().1 * PNG_SCALE);
-    let image = resize(&large, [height as usize, width as usize], Filter::Box);
+    let image = resize(&large, [height as usize, width as usize], ResizeFilter::Box);
 
     let mut file = vec![];
     let mut encoder = png::Encoder::new(&mut file, width, height);
