@@ -92,9 +92,9 @@ mod tests {
 
     #[test]
     fn random_values_depend_on_seed_and_name() {
-        let draw = |seed, name| rng(seed, name).normal();
-        assert_eq!(draw(1, "conv1.weight"), draw(1, "conv1.weight"));
-        assert_ne!(draw(1, "conv1.weight"), draw(2, "conv1.weight"));
-        assert_ne!(draw(1, "conv1.weight"), draw(1, "conv2.weight"));
+        let sample = |seed, name| rng(seed, name).normal();
+        assert_eq!(sample(1, "conv1.weight"), sample(1, "conv1.weight"));
+        assert_ne!(sample(1, "conv1.weight"), sample(2, "conv1.weight"));
+        assert_ne!(sample(1, "conv1.weight"), sample(1, "conv2.weight"));
     }
 }

@@ -141,7 +141,7 @@ fn intermediates_are_captured_by_name_without_changing_the_output() {
     };
     let logits = model.forward(&x, &mut cx).expect("runs");
     let layers = ["fc", "bn1", "act1", "layer2.0.downsample.1", "global_pool"];
-    let found = model.forward_intermediates(&x, &layers, &mut cx).expect("all are there");
+    let found = model.forward_intermediates(&x, &layers, &mut cx).expect("all layers exist");
     close(&found[0], &logits, "logits");
     close(&found[1].silu().expect("f32"), &found[2], "activation");
     assert_eq!((found[3].dims(), found[4].dims()), (&[2, 32, 32, 32][..], &[2, 64][..]));
@@ -266,7 +266,7 @@ fn drop_path_and_drop_block_are_active_only_in_training() {
         [("resnet18", "drop_path_rate"), ("resnet18", "drop_block_rate"), ("convnext_atto", "drop_path_rate")]
     {
         let mut options = ModelOptions::classes(4);
-        options.set(option, "0.5").expect("a rate");
+        options.set(option, "0.5").expect("a probability");
         let build = |options: &ModelOptions| {
             let model = create_model(name, options).expect(name);
             for e in state_entries(&*model)

@@ -233,7 +233,7 @@ mod tests {
                 let mut c = vec![1.0; m * n];
                 let (pa, pb) = (if ta { &at } else { &a }, if tb { &bt } else { &b });
                 matmul(m, n, k, (pa, ta), (pb, tb), &mut c);
-                assert_eq!(c, expected, "product {m}x{n}x{k} {ta} {tb}");
+                assert_eq!(c, expected, "matmul {m}x{n}x{k} {ta} {tb}");
                 gemm(m, n, k, ma, mb, false, &mut c);
                 assert_eq!(c, expected, "{m}x{n}x{k} {ta} {tb}");
                 gemm(m, n, k, ma, mb, true, &mut c);

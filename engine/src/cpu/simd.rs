@@ -1,7 +1,7 @@
 //! SIMD abstraction over vector registers of f32: a kernel is written once and compiled for AVX-512, AVX2 and plain Rust. The widest
 //! level that the CPU supports is chosen at run time.
 //!
-//! A kernel is declared with [`simd_kernel!`]. All of its code must be inlined into the function with the `target_feature` attribute: no
+//! A kernel is declared with `simd_kernel!`. All of its code must be inlined into the function with the `target_feature` attribute: no
 //! `std::array::from_fn`, no closures, no calls to functions that are not `#[inline(always)]`.
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -29,7 +29,7 @@ impl Level {
     }
 }
 
-/// The level in use: the widest that the processor has, unless [`limit_to`] set a lower one.
+/// The level in use: the widest that the CPU supports, or the limit set by [`set_max_level`].
 #[inline]
 pub fn level() -> Level {
     match LEVEL.load(Ordering::Relaxed) {
@@ -44,7 +44,7 @@ pub fn level() -> Level {
     }
 }
 
-/// Uses at most `limit` from now on, in the whole process. For tests and benches that compare levels.
+/// Limits the level of the whole process. For tests and benches that compare levels.
 pub fn set_max_level(limit: Level) {
     LEVEL.store(limit.min(detect()) as u8, Ordering::Relaxed);
 }
@@ -90,7 +90,7 @@ fn detect() -> Level {
 /// Register of f32 lanes and its operations.
 ///
 /// # Safety
-/// Methods may only be called where the instruction set of the implementing type is available: inside a [`simd_kernel!`]. Pointers must be
+/// Methods may only be called where the instruction set of the implementing type is available: inside a `simd_kernel!`. Pointers must be
 /// valid for the lanes that are read or written. Only [`Simd::stream`] requires alignment.
 #[allow(missing_docs, reason = "each method is the vector operation of its name")]
 pub unsafe trait Simd: Copy + Send + Sync + 'static {

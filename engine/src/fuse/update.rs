@@ -49,7 +49,7 @@ pub(crate) enum Scope {
 #[derive(Default)]
 pub struct Formula {
     graph: RefCell<Graph>,
-    read: RefCell<Vec<Symbol>>,
+    symbols: RefCell<Vec<Symbol>>,
     /// Nodes summed over the parameter, and nodes summed over each row.
     sums: RefCell<Vec<SumTerm>>,
     row_sums: RefCell<Vec<usize>>,
@@ -151,7 +151,7 @@ impl Formula {
     }
 
     fn read(&self, symbol: Symbol) -> Value<'_> {
-        let mut read = self.read.borrow_mut();
+        let mut read = self.symbols.borrow_mut();
         let i = read.iter().position(|s| *s == symbol).unwrap_or_else(|| {
             read.push(symbol);
             read.len() - 1
@@ -245,7 +245,7 @@ pub struct UpdateRule(Arc<Inner>);
 
 struct Inner {
     name: &'static str,
-    keeps: OptimizerStateSpec,
+    state_spec: OptimizerStateSpec,
     stages: Vec<Stage>,
     row_sums: usize,
     sums: usize,
@@ -286,32 +286,36 @@ impl UpdateRule {
     /// If the formula's results do not match the state specification, or the state is too large.
     pub fn new(
         name: &'static str,
-        keeps: OptimizerStateSpec,
+        state_spec: OptimizerStateSpec,
         f: impl for<'g> FnOnce(&'g Formula) -> NextState<'g>,
     ) -> UpdateRule {
         let formula = Formula::default();
         let next = f(&formula);
-        assert_eq!(next.moments.len(), keeps.moments.len(), "{name}: a value for each moment");
-        assert_eq!(next.shared_scalars.len(), keeps.shared_scalars.len(), "{name}: a value for each number");
+        assert_eq!(next.moments.len(), state_spec.moments.len(), "{name}: one value per moment");
+        assert_eq!(
+            next.shared_scalars.len(),
+            state_spec.shared_scalars.len(),
+            "{name}: one value per shared scalar"
+        );
         assert_eq!(
             next.param_scalar.is_some(),
-            keeps.param_scalar.is_some(),
-            "{name}: a value for the kept number"
+            state_spec.param_scalar.is_some(),
+            "{name}: a parameter scalar needs a value"
         );
         assert!(
-            keeps.moments.len() <= MAX_MOMENTS && keeps.shared_scalars.len() <= MAX_SHARED_SCALARS,
-            "{name} keeps too much"
+            state_spec.moments.len() <= MAX_MOMENTS && state_spec.shared_scalars.len() <= MAX_SHARED_SCALARS,
+            "{name}: at most {MAX_MOMENTS} moments and {MAX_SHARED_SCALARS} shared scalars"
         );
         let mut outputs = vec![(Target::Weight, next.weight.node)];
         outputs.extend(next.moments.iter().enumerate().map(|(i, v)| (Target::Moment(i), v.node)));
         outputs
             .extend(next.shared_scalars.iter().enumerate().map(|(i, v)| (Target::SharedScalar(i), v.node)));
         outputs.extend(next.param_scalar.iter().map(|v| (Target::ParamScalar, v.node)));
-        let reads_norm = formula.read.borrow().contains(&Symbol::GradNorm);
+        let reads_norm = formula.symbols.borrow().contains(&Symbol::GradNorm);
         let stages = formula.stages(&outputs);
         UpdateRule(Arc::new(Inner {
             name,
-            keeps,
+            state_spec,
             stages,
             row_sums: formula.row_sums.borrow().len(),
             sums: formula.sums.borrow().len(),
@@ -341,7 +345,7 @@ impl UpdateRule {
 
     /// Optimizer state of the rule.
     pub fn state_spec(&self) -> &OptimizerStateSpec {
-        &self.0.keeps
+        &self.0.state_spec
     }
 
     /// Names of the rule's CUDA kernels, in launch order.
@@ -380,13 +384,16 @@ impl UpdateRule {
 
 impl fmt::Debug for UpdateRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("UpdateRule").field("name", &self.0.name).field("keeps", &self.0.keeps).finish()
+        f.debug_struct("UpdateRule")
+            .field("name", &self.0.name)
+            .field("state_spec", &self.0.state_spec)
+            .finish()
     }
 }
 
 impl Formula {
     fn stages(&self, outputs: &[(Target, usize)]) -> Vec<Stage> {
-        let (read, sums, row_sums) = (self.read.borrow(), self.sums.borrow(), self.row_sums.borrow());
+        let (read, sums, row_sums) = (self.symbols.borrow(), self.sums.borrow(), self.row_sums.borrow());
         let graph = self.graph.borrow();
         // Sums depend on earlier nodes only, so one pass finds the stage in which each node is known.
         let mut known: Vec<usize> = vec![];

@@ -27,7 +27,7 @@ fn make_divisible(channels: f64, divisor: usize, limit: f64) -> usize {
     if (rounded as f64) < limit * channels { rounded + divisor } else { rounded }
 }
 
-/// Stochastic depth probabilities of `blocks` blocks, increasing linearly from 0 to `rate`.
-fn drop_path_rates(rate: f64, blocks: usize) -> impl Iterator<Item = f64> {
-    (0..blocks).map(move |i| rate * i as f64 / (blocks.max(2) - 1) as f64)
+/// Stochastic depth probabilities of `blocks` blocks, increasing linearly from 0 to `drop_path_rate`.
+fn drop_path_rates(drop_path_rate: f64, blocks: usize) -> impl Iterator<Item = f64> {
+    (0..blocks).map(move |i| drop_path_rate * i as f64 / (blocks.max(2) - 1) as f64)
 }

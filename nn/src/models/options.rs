@@ -111,8 +111,8 @@ impl ModelOptions {
         fn parse<T: FromStr>(value: &str, what: &str) -> std::result::Result<T, String> {
             value.parse().map_err(|_| format!("expected {what}"))
         }
-        let rate = || match parse::<f64>(value, "a probability")? {
-            rate if (0.0..1.0).contains(&rate) => Ok(rate),
+        let probability = || match parse::<f64>(value, "a probability")? {
+            probability if (0.0..1.0).contains(&probability) => Ok(probability),
             _ => Err("expected a probability of at least 0 and below 1".to_string()),
         };
         let whole = || parse::<usize>(value, "a non-negative integer");
@@ -127,9 +127,9 @@ impl ModelOptions {
                 "seed" => options.seed = parse(value, "a non-negative integer")?,
                 "img_size" => options.img_size = Some(size(value)?),
                 "global_pool" => options.global_pool = value.parse()?,
-                "drop_rate" => options.drop_rate = rate()?,
-                "drop_path_rate" => options.drop_path_rate = rate()?,
-                "drop_block_rate" => options.drop_block_rate = rate()?,
+                "drop_rate" => options.drop_rate = probability()?,
+                "drop_path_rate" => options.drop_path_rate = probability()?,
+                "drop_block_rate" => options.drop_block_rate = probability()?,
                 "bn_eps" => options.bn_eps = Some(positive()?),
                 "bn_momentum" => options.bn_momentum = Some(positive()?),
                 "bn_tf" => options.bn_tf = parse(&value.to_lowercase(), "true or false")?,
@@ -149,17 +149,20 @@ impl ModelOptions {
 
     /// Hyperparameters of batch norm.
     pub(super) fn batch_norm(&self) -> BatchNormOptions {
-        let own = match self.bn_tf {
+        let default = match self.bn_tf {
             true => BatchNormOptions { eps: 1e-3, momentum: Some(0.01) },
             false => BatchNormOptions::default(),
         };
-        BatchNormOptions { eps: self.bn_eps.unwrap_or(own.eps), momentum: self.bn_momentum.or(own.momentum) }
+        BatchNormOptions {
+            eps: self.bn_eps.unwrap_or(default.eps),
+            momentum: self.bn_momentum.or(default.momentum),
+        }
     }
 
-    /// Pooling type of a model without class token, whose default is `own`.
-    pub(super) fn pool_type(&self, own: GlobalPool) -> Result<Option<GlobalPool>> {
+    /// Pooling type of a model without class token.
+    pub(super) fn pool_type(&self, default: GlobalPool) -> Result<Option<GlobalPool>> {
         match self.global_pool {
-            Pooling::Default => Ok(Some(own)),
+            Pooling::Default => Ok(Some(default)),
             Pooling::None => Ok(None),
             Pooling::Global(kind) => Ok(Some(kind)),
             Pooling::Token => Err(unsupported("global_pool=token", "the model has no class token")),

@@ -48,7 +48,7 @@ struct BandSplit {
     image: usize,
 }
 
-/// Row length from which on tiles end at row ends, so that taps on padding rows can be dropped.
+/// Smallest row length for which tiles end at row ends, so that taps on padding rows can be skipped.
 const MIN_SEGMENT_WIDTH: usize = 20;
 
 pub(super) fn run<T: TileOutput>(job: &ConvJob<T>) {

@@ -18,7 +18,7 @@ pub fn supports(s: &ConvShape) -> bool {
 /// [`super::forward`] in bf16.
 pub fn forward(s: &ConvShape, x: &[bf16], weight: &[bf16], bias: Option<&[bf16]>, y: &mut [bf16]) {
     check(s, x.len(), weight.len(), y.len());
-    assert!(supports(s), "the processor has no instructions for {s:?}");
+    assert!(supports(s), "bf16 convolution needs AVX-512 BF16 and groups = 1, got {s:?}");
     let words = ConvShape { c_in: s.c_in.div_ceil(2), ..*s };
     let bias = bias.map(|b| b.iter().map(|b| b.to_f32()).collect::<Vec<_>>());
     assert!(bias.as_ref().is_none_or(|b| b.len() == s.c_out), "bias must hold c_out elements");
@@ -30,7 +30,7 @@ pub fn forward(s: &ConvShape, x: &[bf16], weight: &[bf16], bias: Option<&[bf16]>
 /// [`super::data_gradient`] in bf16.
 pub fn data_gradient(s: &ConvShape, dy: &[bf16], weight: &[bf16], dx: &mut [bf16]) {
     check(s, dx.len(), weight.len(), dy.len());
-    assert!(supports(s), "the processor has no instructions for {s:?}");
+    assert!(supports(s), "bf16 convolution needs AVX-512 BF16 and groups = 1, got {s:?}");
     let words = ConvShape { c_out: s.c_out.div_ceil(2), ..*s };
     with_channel_pairs(dy, s.c_out, |dy| {
         let window = s.kernel[0] * s.kernel[1] * s.c_in;
@@ -41,7 +41,7 @@ pub fn data_gradient(s: &ConvShape, dy: &[bf16], weight: &[bf16], dx: &mut [bf16
 /// [`super::weight_gradient`] in bf16.
 pub fn weight_gradient(s: &ConvShape, x: &[bf16], dy: &[bf16], dw: &mut [bf16]) {
     check(s, x.len(), dw.len(), dy.len());
-    assert!(supports(s), "the processor has no instructions for {s:?}");
+    assert!(supports(s), "bf16 convolution needs AVX-512 BF16 and groups = 1, got {s:?}");
     scratch::with(dw.len(), |sums: &mut [f32]| {
         weight::gradient(s, WeightGradOperands::Bf16 { x, dy }, sums);
         cast::cast(sums, dw);

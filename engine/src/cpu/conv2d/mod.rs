@@ -1,13 +1,13 @@
 //! 2-D convolution, channels-last: forward, data gradient, weight gradient, bias gradient.
 //!
-//! f64 uses [`generic`], im2col and GEMM, which is also the reference. In f32:
+//! f64 uses `generic`, im2col and GEMM, which is also the reference. In f32:
 //!
-//! - [`depthwise`] and [`depthwise_weight`] compute groups of 1, 2, 4 and 8 channels, vectorised over all channels;
-//! - [`dense`] computes every other forward pass and data gradient: a [`plan`] lists the source pixels that each target pixel
-//!   gathers, [`panel`] packs the weights, [`band`] or [`batch_tile`] iterates over the pixels, [`tile`] is the kernel;
-//! - [`weight`] computes every other weight gradient, with the kernel in [`outer`].
+//! - `depthwise` and `depthwise_weight` compute groups of 1, 2, 4 and 8 channels, vectorised over all channels;
+//! - `dense` computes every other forward pass and data gradient: a `plan` lists the source pixels that each target pixel
+//!   gathers, `panel` packs the weights, `band` or `batch_tile` iterates over the pixels, `tile` is the kernel;
+//! - `weight` computes every other weight gradient, with the kernel in `outer`.
 //!
-//! [`bf16_pairs`] computes bf16 with the same plans and tiles, on CPUs with bf16 instructions.
+//! `bf16_pairs` computes bf16 with the same plans and tiles, on CPUs with bf16 instructions.
 //!
 //! The partition (bands, chunks, slices) depends on the shape alone, so results do not depend on the number of threads.
 use crate::conv_shape::ConvShape;
