@@ -46,9 +46,9 @@ binary! {
     /// `a` to the power `b`.
     Pow = "pow", (a, b) => a.powf(b);
     /// The share of the gradient of `max(a, b)` that goes to `a`: 1, 0, or half at a tie.
-    Heaviside = "greater_share", (a, b) => if a > b { T::one() } else if a == b { T::from_f64(0.5) } else { T::zero() };
+    Heaviside = "heaviside", (a, b) => if a > b { T::one() } else if a == b { T::from_f64(0.5) } else { T::zero() };
     /// `b ? a : 0`: keeps what a mask of ones and zeros keeps, NaN in `a` or not.
-    Masked = "keep", (a, b) => if b == T::zero() { T::zero() } else { a };
+    Masked = "masked", (a, b) => if b == T::zero() { T::zero() } else { a };
     /// 1 where equal, else 0.
     Equal = "equal", (a, b) => if a == b { T::one() } else { T::zero() };
 }

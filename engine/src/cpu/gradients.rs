@@ -13,7 +13,7 @@ pub struct Squares {
 }
 
 /// Looks at all gradients, `tasks` of (parameter, chunk), and fills `units`: what the gradient of each row is multiplied by. The kernels
-/// `gradients_look` do the same.
+/// `gradient_norm` do the same.
 pub(crate) fn look(
     parameters: &[OptimizerParameter],
     tasks: &[(usize, usize)],
