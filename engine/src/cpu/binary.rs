@@ -46,9 +46,9 @@ binary! {
     /// `a` to the power `b`.
     Pow = "pow", (a, b) => a.powf(b);
     /// `heaviside(a - b, 0.5)`: derivative of `max(a, b)` with respect to `a`. 1, 0, or 0.5 at a tie.
-    Heaviside = "greater_share", (a, b) => if a > b { T::one() } else if a == b { T::from_f64(0.5) } else { T::zero() };
+    Heaviside = "heaviside", (a, b) => if a > b { T::one() } else if a == b { T::from_f64(0.5) } else { T::zero() };
     /// `b ? a : 0`, for a mask `b` of ones and zeros. NaN in `a` is masked too.
-    Masked = "keep", (a, b) => if b == T::zero() { T::zero() } else { a };
+    Masked = "masked", (a, b) => if b == T::zero() { T::zero() } else { a };
     /// 1 where equal, else 0.
     Equal = "equal", (a, b) => if a == b { T::one() } else { T::zero() };
 }

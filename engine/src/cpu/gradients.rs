@@ -13,7 +13,7 @@ pub struct GradSquares {
 }
 
 /// Computes the sums of squares of all gradients, in `tasks` of (parameter, chunk), and fills `agc_factors` with the AGC factor of each row.
-/// The `gradients_look` CUDA kernels do the same.
+/// The `gradient_norm` CUDA kernels do the same.
 pub(crate) fn compute_squares(
     parameters: &[OptimizerParameter],
     tasks: &[(usize, usize)],

@@ -28,7 +28,7 @@ unary! {
     /// `p * x + q`
     Affine = "affine", (x, p, q) => p * x + q;
     /// `p * x`
-    MulScalar = "scale", (x, p, _q) => p * x;
+    MulScalar = "mul_scalar", (x, p, _q) => p * x;
     /// `|x|`
     Abs = "abs", (x, _p, _q) => x.abs();
     /// Sign of `x`, 0 at 0.
@@ -40,7 +40,7 @@ unary! {
     /// `x * x`
     Square = "square", (x, _p, _q) => x * x;
     /// `x` to the power `p`.
-    PowScalar = "power", (x, p, _q) => x.powf(p);
+    PowScalar = "pow_scalar", (x, p, _q) => x.powf(p);
     /// `x` clamped to `p..=q`; NaN stays NaN.
     Clamp = "clamp", (x, p, q) => if x < p { p } else if x > q { q } else { x };
     /// 1 where `p <= x <= q`, else 0.

@@ -27,7 +27,7 @@ impl GeneratedKernel {
         let (pack, aligned) = (writer.pack(), writer.aligned());
         let main = if is_flat {
             format!(
-                "KERNEL {kernel}({parameters}, long long n) {{\n  constexpr int N = {pack};\n  const Stride loop;\n  \
+                "KERNEL {kernel}({parameters}, long long n) {{\n  constexpr int N = {pack};\n  const GridStride loop;\n  \
                  const long long packs = {aligned} ? n / N : 0;\n{}  \
                  for (long long i = loop.first; i < packs; i += loop.step) element<N>({names}, i * N);\n  \
                  for (long long i = packs * N + loop.first; i < n; i += loop.step) element<1>({names}, i);\n}}\n",

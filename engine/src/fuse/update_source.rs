@@ -58,7 +58,7 @@ impl UpdateKernelWriter<'_> {
     fn text(&self, kernel: &str) -> String {
         let mut text = String::from("#include \"optimizer.cuh\"\n\nnamespace {\n\nstruct Rule {\n");
         self.constants(&mut text);
-        text += "\n  __device__ static void numbers(const Numbers& n, float* u) {\n";
+        text += "\n  __device__ static void scalars(const RuleScalars& n, float* u) {\n";
         for (program, slots) in self.programs() {
             text += "    {\n";
             self.numbers(&mut text, program, slots);
@@ -93,7 +93,7 @@ impl UpdateKernelWriter<'_> {
         }
         let _ = write!(
             text,
-            "  }}\n}};\n\n}}  // namespace\n\nKERNEL {kernel}(Parameters table, Update to) {{ stage<Rule>(table, to); }}\n"
+            "  }}\n}};\n\n}}  // namespace\n\nKERNEL {kernel}(ParameterTable table, UpdateArgs args) {{ stage<Rule>(table, args); }}\n"
         );
         text
     }
@@ -140,10 +140,10 @@ impl UpdateKernelWriter<'_> {
         let factored = self.rule.state_spec().factored.is_some();
         let _ = write!(
             text,
-            "  static constexpr int kNumbers = {numbers}, kSums = {}, kRows = {}, kTotals = {}, kOfRows = {}, kRowSums = {};\n  \
+            "  static constexpr int kScalars = {numbers}, kSums = {}, kRows = {}, kTotals = {}, kOfRows = {}, kRowSums = {};\n  \
              static constexpr unsigned kReads = {elements}, kReadSums = {sums};\n  \
              static constexpr unsigned kReadRows = {element_rows}, kEndReadsRows = {end_rows};\n  \
-             static constexpr int kWrites = {}, kMemory = {}, kKept = {};\n  \
+             static constexpr int kWrites = {}, kSharedScalars = {}, kParamScalar = {};\n  \
              static constexpr bool kFactored = {factored};\n",
             self.rule.sums(),
             self.rule.row_sums(),
@@ -154,7 +154,7 @@ impl UpdateKernelWriter<'_> {
             memory.len(),
             slot(Target::ParamScalar).map_or(-1, |k| k as i32),
         );
-        for (name, ids) in [("total", totals), ("row_sum", rows), ("memory", memory)] {
+        for (name, ids) in [("total", totals), ("row_sum", rows), ("shared_scalar", memory)] {
             let choice: String =
                 ids.iter().enumerate().map(|(k, id)| format!("k == {k} ? {id} : ")).collect();
             let _ = writeln!(text, "  __device__ static constexpr int {name}(int k) {{ return {choice}0; }}");
@@ -172,17 +172,17 @@ impl UpdateKernelWriter<'_> {
             let value = match node {
                 Node::Constant(_) => continue,
                 Node::Input(k) => match self.stage.symbols[*k] {
-                    Symbol::Step => "n.updates".into(),
-                    Symbol::Lr => "n.rate".into(),
-                    Symbol::BaseLr => "n.base_rate".into(),
-                    Symbol::WeightDecay => "n.decay".into(),
-                    Symbol::GradNorm => "n.norm".into(),
-                    Symbol::Numel => "n.elements".into(),
+                    Symbol::Step => "n.step".into(),
+                    Symbol::Lr => "n.lr".into(),
+                    Symbol::BaseLr => "n.base_lr".into(),
+                    Symbol::WeightDecay => "n.weight_decay".into(),
+                    Symbol::GradNorm => "n.grad_norm".into(),
+                    Symbol::Numel => "n.numel".into(),
                     Symbol::RowLength => "n.row_length".into(),
-                    Symbol::Ndim => "n.axes".into(),
-                    Symbol::ParamScalar => "n.kept".into(),
+                    Symbol::Ndim => "n.ndim".into(),
+                    Symbol::ParamScalar => "n.param_scalar".into(),
                     Symbol::IsFactored => "n.is_factored".into(),
-                    Symbol::SharedScalar(k) => format!("n.memory[{k}]"),
+                    Symbol::SharedScalar(k) => format!("n.shared_scalars[{k}]"),
                     Symbol::Sum(k) => format!("n.sums[{k}]"),
                     _ => unreachable!("not a scalar of the parameter"),
                 },

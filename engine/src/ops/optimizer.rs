@@ -200,8 +200,8 @@ fn on_gpu(
     let (numbers, updates) = (state.numbers().held(), state.updates().held());
     let ticket = state.ticket().held();
     let place = cuda::optimizer::OptimizerState {
-        numbers: numbers.slice(),
-        updates: updates.slice(),
+        scalars: numbers.slice(),
+        step: updates.slice(),
         ticket: ticket.slice(),
     };
     cuda::optimizer::update(gpu, rule, &tables, state.rule(), &place)
