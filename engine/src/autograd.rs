@@ -5,11 +5,11 @@
 //! gradients, and drops each backward function, and with it the saved tensors, as soon as it has run. [`gradients`] returns those of
 //! chosen tensors, and leaves a graph behind them if asked to, so that they can be differentiated in turn.
 mod gradients;
-mod recorded;
-mod walk;
+mod leaf_backward;
+mod with_backward;
 
 pub use gradients::gradients;
-pub(crate) use gradients::replayed;
+pub(crate) use gradients::recomputed_gradients;
 
 use crate::{Error, Result, Shape, Tensor};
 use std::cell::{Cell, RefCell};
@@ -25,18 +25,18 @@ pub type Hook = Box<dyn Fn(&Tensor) -> Result<()> + Send + Sync>;
 
 /// Runs `f` with no operation recorded on this thread.
 pub fn no_grad<R>(f: impl FnOnce() -> R) -> R {
-    while_recording(false, f)
+    with_grad_enabled(false, f)
 }
 
 /// Runs `f` with operations recorded, or not, on this thread.
-fn while_recording<R>(recording: bool, f: impl FnOnce() -> R) -> R {
+fn with_grad_enabled<R>(recording: bool, f: impl FnOnce() -> R) -> R {
     struct Restore(bool);
     impl Drop for Restore {
         fn drop(&mut self) {
-            RECORDING.set(self.0);
+            GRAD_ENABLED.set(self.0);
         }
     }
-    let _restore = Restore(RECORDING.replace(recording));
+    let _restore = Restore(GRAD_ENABLED.replace(recording));
     f()
 }
 
@@ -49,16 +49,16 @@ where
 {
     let y = no_grad(|| f(&x.detach(), false))?;
     let inputs: Vec<&Tensor> = [x].into_iter().chain(parameters).collect();
-    Ok(y.recorded_composed("checkpoint", &inputs, || {
+    Ok(y.with_composed_backward("checkpoint", &inputs, || {
         let kept: Vec<Tensor> = inputs.iter().map(|t| (*t).clone()).collect();
         move |grad: Tensor, needs: &[bool]| {
-            let create_graph = RECORDING.get();
+            let create_graph = GRAD_ENABLED.get();
             let x = match (needs[0], create_graph) {
                 (true, true) => kept[0].reshape(*kept[0].shape())?,
                 (true, false) => kept[0].detach().variable(),
                 (false, _) => kept[0].detach(),
             };
-            let y = while_recording(true, || f(&x, true))?;
+            let y = with_grad_enabled(true, || f(&x, true))?;
             let all = [&x].into_iter().chain(&kept[1..]).zip(needs);
             let wanted: Vec<&Tensor> = all.filter_map(|(t, need)| need.then_some(t)).collect();
             let mut grads = gradients(&[(&y, &grad)], &wanted, create_graph)?.into_iter();
@@ -68,12 +68,12 @@ where
 }
 
 thread_local! {
-    static RECORDING: Cell<bool> = const { Cell::new(true) };
+    static GRAD_ENABLED: Cell<bool> = const { Cell::new(true) };
 }
 
 /// How a tensor takes part in differentiation.
 #[derive(Clone, Default)]
-pub(crate) enum Gradient {
+pub(crate) enum AutogradMeta {
     /// Not at all.
     #[default]
     None,
@@ -89,7 +89,7 @@ pub(crate) struct Leaf {
     pub(crate) grad: Mutex<Option<Tensor>>,
     pub(crate) hooks: Mutex<Vec<Hook>>,
     /// The variable in another dtype, with the version of its elements that this is a copy of.
-    pub(crate) working_copy: Mutex<Option<(Tensor, u64)>>,
+    pub(crate) autocast_cache: Mutex<Option<(Tensor, u64)>>,
 }
 
 /// One recorded operation.
@@ -98,7 +98,7 @@ pub(crate) struct Node {
     sequence: u64,
     op: &'static str,
     shape: Shape,
-    inputs: Vec<Gradient>,
+    inputs: Vec<AutogradMeta>,
     backward: Mutex<Option<Arc<Backward>>>,
 }
 
@@ -112,30 +112,36 @@ pub(crate) enum Backward {
     Fused { kernels: Box<BackwardFn>, composition: Box<BackwardFn> },
     /// By its own output, which has its place in the graph where one is wanted. (A function that saved it like that would keep
     /// itself alive.)
-    OfOutput(Tensor, Box<OutputFn>),
+    FromOutput(Tensor, Box<OutputBackwardFn>),
 }
 
 /// A [`BackwardFn`] that is first given the operation's output.
-pub(crate) type OutputFn = dyn Fn(&Tensor, Tensor, &[bool]) -> Result<Vec<Option<Tensor>>> + Send + Sync;
+pub(crate) type OutputBackwardFn =
+    dyn Fn(&Tensor, Tensor, &[bool]) -> Result<Vec<Option<Tensor>>> + Send + Sync;
 
 static SEQUENCE: AtomicU64 = AtomicU64::new(0);
 
 /// True when an operation on these inputs would be recorded: for those that leave something for their backward pass.
-pub(crate) fn is_recorded(inputs: &[&Tensor]) -> bool {
-    RECORDING.get() && inputs.iter().any(|t| t.requires_grad())
+pub(crate) fn is_tracked(inputs: &[&Tensor]) -> bool {
+    GRAD_ENABLED.get() && inputs.iter().any(|t| t.requires_grad())
 }
 
 /// Records an operation, when recording is on and an input requires a gradient. `make` builds the backward function, and
 /// so saves what it needs, only then.
-fn record(op: &'static str, shape: Shape, inputs: &[&Tensor], make: impl FnOnce() -> Backward) -> Gradient {
-    if !is_recorded(inputs) {
-        return Gradient::None;
+fn track(
+    op: &'static str,
+    shape: Shape,
+    inputs: &[&Tensor],
+    make: impl FnOnce() -> Backward,
+) -> AutogradMeta {
+    if !is_tracked(inputs) {
+        return AutogradMeta::None;
     }
-    Gradient::Node(Arc::new(Node {
+    AutogradMeta::Node(Arc::new(Node {
         sequence: SEQUENCE.fetch_add(1, Ordering::Relaxed),
         op,
         shape,
-        inputs: inputs.iter().map(|t| t.gradient().clone()).collect(),
+        inputs: inputs.iter().map(|t| t.autograd_meta().clone()).collect(),
         backward: Mutex::new(Some(Arc::new(make()))),
     }))
 }
@@ -168,10 +174,10 @@ impl Node {
                     kernels(grad, needs)
                 }
             }
-            Backward::OfOutput(y, f) if keeps => {
-                f(&y.with_gradient(Gradient::Node(self.clone())), grad, needs)
+            Backward::FromOutput(y, f) if keeps => {
+                f(&y.with_autograd_meta(AutogradMeta::Node(self.clone())), grad, needs)
             }
-            Backward::OfOutput(y, f) => f(y, grad, needs),
+            Backward::FromOutput(y, f) => f(y, grad, needs),
         }?;
         debug_assert_eq!(grads.len(), self.inputs.len(), "{} returns a gradient for each input", self.op);
         Ok(grads)
@@ -182,14 +188,14 @@ impl Node {
     }
 
     /// Checks, in debug builds, what an operation says to be the gradient of this one's output.
-    fn check(&self, grad: &Tensor, by: &str) {
+    fn check_shape(&self, grad: &Tensor, by: &str) {
         debug_assert_eq!(grad.shape(), &self.shape, "{by}: gradient for the output of {}", self.op);
     }
 }
 
 thread_local! {
     /// What dropped nodes led to, while one is being dropped.
-    static DROPPED: RefCell<Vec<Gradient>> = const { RefCell::new(vec![]) };
+    static DROPPED: RefCell<Vec<AutogradMeta>> = const { RefCell::new(vec![]) };
     static DROPPING: Cell<bool> = const { Cell::new(false) };
 }
 

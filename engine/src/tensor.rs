@@ -1,7 +1,7 @@
 //! The tensor: a cheap handle to dense row-major elements on a device, and its place in the graph.
-use crate::autograd::{Gradient, Hook, Leaf};
+use crate::autograd::{AutogradMeta, Hook, Leaf};
 use crate::cuda::{self, CudaError, DeviceSlice, Gpu};
-use crate::storage::{Held, Read, Storage, Write};
+use crate::storage::{DeviceView, ReadGuard, Storage, WriteGuard};
 use crate::{DType, Device, Element, Error, Result, Shape};
 use std::fmt;
 use std::sync::Arc;
@@ -13,10 +13,10 @@ pub struct Tensor(Arc<Inner>);
 struct Inner {
     storage: Arc<Storage>,
     /// First element within the storage: views share it.
-    start: usize,
+    offset: usize,
     shape: Shape,
     dtype: DType,
-    gradient: Gradient,
+    autograd_meta: AutogradMeta,
 }
 
 /// Constructors.
@@ -70,7 +70,7 @@ impl Tensor {
     pub fn build<T: Element>(shape: impl Into<Shape>, fill: impl FnOnce(&mut [T])) -> Result<Tensor> {
         let shape = shape.into();
         let storage = Storage::build(shape.numel(), fill)?;
-        Ok(Tensor::assemble(Arc::new(storage), 0, shape, T::DTYPE, Gradient::None))
+        Ok(Tensor::assemble(Arc::new(storage), 0, shape, T::DTYPE, AutogradMeta::None))
     }
 
     /// A tensor on a GPU whose elements `fill` queues to be written, all of them.
@@ -82,8 +82,8 @@ impl Tensor {
     ) -> cuda::Result<Tensor> {
         let shape = shape.into();
         let storage = Arc::new(Storage::on_gpu(gpu, shape.numel(), dtype)?);
-        let tensor = Tensor::assemble(storage, 0, shape, dtype, Gradient::None);
-        fill(tensor.held().slice())?;
+        let tensor = Tensor::assemble(storage, 0, shape, dtype, AutogradMeta::None);
+        fill(tensor.device_view().slice())?;
         Ok(tensor)
     }
 }
@@ -125,18 +125,18 @@ impl Tensor {
 impl Tensor {
     /// The elements, for as long as the guard lives; a copy of them when they are on another device than the CPU, after the
     /// work queued there. Errors when `T` is not the tensor's dtype.
-    pub fn read<T: Element>(&self) -> Result<Read<'_, T>> {
+    pub fn read<T: Element>(&self) -> Result<ReadGuard<'_, T>> {
         self.check_element::<T>("read")?;
-        Read::new(&self.0.storage, self.0.start, self.numel())?.map_err(|e| self.failed("read", e))
+        ReadGuard::new(&self.0.storage, self.0.offset, self.numel())?.map_err(|e| self.error("read", e))
     }
 
     /// The elements, to change in place: for optimizers and state dicts. What an operation saved for its backward pass
     /// changes with them. The guard holds the tensor's lock; reading the same tensor meanwhile waits for ever.
     /// Errors when they are not on the CPU: see [`Tensor::copy_from`].
-    pub fn write<T: Element>(&self) -> Result<Write<'_, T>> {
+    pub fn write<T: Element>(&self) -> Result<WriteGuard<'_, T>> {
         self.check_element::<T>("write")?;
-        Write::new(&self.0.storage, self.0.start, self.numel()).ok_or_else(|| {
-            self.failed(
+        WriteGuard::new(&self.0.storage, self.0.offset, self.numel()).ok_or_else(|| {
+            self.error(
                 "write",
                 CudaError::new("only elements on the CPU are written in place; use copy_from"),
             )
@@ -167,15 +167,15 @@ impl Tensor {
         }
         match (self.device(), source.device()) {
             (Device::Cuda(a), Device::Cuda(b)) if a == b => {
-                let (to, from) = (self.held(), source.held());
+                let (to, from) = (self.device_view(), source.device_view());
                 self.bump_version();
-                to.gpu().copy(from.slice(), to.slice()).map_err(|e| self.failed("copy_from", e))
+                to.gpu().copy(from.slice(), to.slice()).map_err(|e| self.error("copy_from", e))
             }
             (Device::Cuda(_), _) => crate::ops::dispatch_any!(self.dtype(), T => {
-                let (data, to) = (source.read::<T>()?, self.held());
+                let (data, to) = (source.read::<T>()?, self.device_view());
                 self.bump_version();
                 let uploaded = to.gpu().upload(bytemuck::cast_slice(&data), to.slice());
-                uploaded.map_err(|e| self.failed("copy_from", e))
+                uploaded.map_err(|e| self.error("copy_from", e))
             }),
             (Device::Cpu, _) => crate::ops::dispatch_any!(self.dtype(), T => {
                 let data = source.to_vec::<T>()?;
@@ -192,15 +192,16 @@ impl Tensor {
             return Ok(());
         }
         let whole = self.0.storage.len(self.dtype());
-        let all = Tensor::assemble(self.0.storage.clone(), 0, [whole].into(), self.dtype(), Gradient::None);
-        let moved = all.copied_to(device)?;
+        let all =
+            Tensor::assemble(self.0.storage.clone(), 0, [whole].into(), self.dtype(), AutogradMeta::None);
+        let moved = all.copy_to_device(device)?;
         let sole = Arc::into_inner(moved.0).and_then(|inner| Arc::into_inner(inner.storage));
-        self.0.storage.replace(sole.expect("a fresh copy has one owner").into_block());
+        self.0.storage.replace(sole.expect("a fresh copy has one owner").into_buffer());
         Ok(())
     }
 
     /// A tensor with elements of its own on a device, outside the graph.
-    pub(crate) fn copied_to(&self, device: &Device) -> Result<Tensor> {
+    pub(crate) fn copy_to_device(&self, device: &Device) -> Result<Tensor> {
         let to = match *device {
             Device::Cpu => {
                 crate::ops::dispatch_any!(self.dtype(), T => Tensor::build(*self.shape(), |_: &mut [T]| ()))?
@@ -221,7 +222,7 @@ impl Tensor {
     /// A tensor with elements of its own, outside the graph.
     pub fn copy(&self) -> Result<Tensor> {
         if self.device() != Device::Cpu {
-            return self.copied_to(&self.device());
+            return self.copy_to_device(&self.device());
         }
         crate::ops::dispatch_any!(self.dtype(), T => {
             let data = self.read::<T>()?;
@@ -233,14 +234,14 @@ impl Tensor {
     ///
     /// # Panics
     /// When they are on the CPU.
-    pub(crate) fn held(&self) -> Held<'_> {
-        Held::new(&self.0.storage, self.0.start, self.numel(), self.dtype())
+    pub(crate) fn device_view(&self) -> DeviceView<'_> {
+        DeviceView::new(&self.0.storage, self.0.offset, self.numel(), self.dtype())
     }
 
     /// Says that the elements are being changed by work queued on their device, such as a graph that is replayed: what was computed of
     /// them before and kept is out of date.
     pub fn bump_version(&self) {
-        self.0.storage.touch();
+        self.0.storage.bump_version();
     }
 
     /// Which state of the elements this is: another one after every change.
@@ -248,7 +249,7 @@ impl Tensor {
         self.0.storage.version()
     }
 
-    fn failed(&self, op: &'static str, failure: CudaError) -> Error {
+    fn error(&self, op: &'static str, failure: CudaError) -> Error {
         failure.with_op_context(op, self.device(), &[("self", self)])
     }
 
@@ -276,27 +277,27 @@ impl Tensor {
     /// When the dtype is not a float.
     pub fn variable(&self) -> Tensor {
         assert!(self.dtype().is_float(), "a tensor of {} cannot require a gradient", self.dtype());
-        self.with_gradient(Gradient::Leaf(Arc::new(Leaf::default())))
+        self.with_autograd_meta(AutogradMeta::Leaf(Arc::new(Leaf::default())))
     }
 
     /// The same elements outside the graph.
     pub fn detach(&self) -> Tensor {
-        if self.requires_grad() { self.with_gradient(Gradient::None) } else { self.clone() }
+        if self.requires_grad() { self.with_autograd_meta(AutogradMeta::None) } else { self.clone() }
     }
 
     /// True for a variable and for what was computed from one.
     pub fn requires_grad(&self) -> bool {
-        !matches!(self.0.gradient, Gradient::None)
+        !matches!(self.0.autograd_meta, AutogradMeta::None)
     }
 
     /// True for a variable itself.
     pub fn is_variable(&self) -> bool {
-        matches!(self.0.gradient, Gradient::Leaf(_))
+        matches!(self.0.autograd_meta, AutogradMeta::Leaf(_))
     }
 
     /// The gradient that backward passes have collected in this variable since [`Tensor::zero_grad`].
     pub fn grad(&self) -> Option<Tensor> {
-        let Gradient::Leaf(leaf) = &self.0.gradient else { return None };
+        let AutogradMeta::Leaf(leaf) = &self.0.autograd_meta else { return None };
         leaf.grad.lock().unwrap_or_else(|e| e.into_inner()).clone()
     }
 
@@ -307,7 +308,7 @@ impl Tensor {
 
     /// Replaces the collected gradient of this variable; anything else has none to replace.
     pub fn set_grad(&self, grad: Option<Tensor>) {
-        if let Gradient::Leaf(leaf) = &self.0.gradient {
+        if let AutogradMeta::Leaf(leaf) = &self.0.autograd_meta {
             *leaf.grad.lock().unwrap_or_else(|e| e.into_inner()) = grad;
         }
     }
@@ -315,8 +316,8 @@ impl Tensor {
     /// Calls `hook` with this variable's gradient whenever a backward pass has added up all of it. Errors on anything
     /// but a variable.
     pub fn register_hook(&self, hook: Hook) -> Result<()> {
-        match &self.0.gradient {
-            Gradient::Leaf(leaf) => {
+        match &self.0.autograd_meta {
+            AutogradMeta::Leaf(leaf) => {
                 leaf.hooks.lock().unwrap_or_else(|e| e.into_inner()).push(hook);
                 Ok(())
             }
@@ -327,14 +328,20 @@ impl Tensor {
 
 /// For operations.
 impl Tensor {
-    pub(crate) fn gradient(&self) -> &Gradient {
-        &self.0.gradient
+    pub(crate) fn autograd_meta(&self) -> &AutogradMeta {
+        &self.0.autograd_meta
     }
 
     /// A view of the same elements from `start` (relative to this tensor), outside the graph.
     pub(crate) fn view(&self, start: usize, shape: Shape) -> Tensor {
         debug_assert!(start + shape.numel() <= self.numel());
-        Tensor::assemble(self.0.storage.clone(), self.0.start + start, shape, self.dtype(), Gradient::None)
+        Tensor::assemble(
+            self.0.storage.clone(),
+            self.0.offset + start,
+            shape,
+            self.dtype(),
+            AutogradMeta::None,
+        )
     }
 
     /// True when nothing else refers to these elements: an operation that was handed them may overwrite them.
@@ -353,8 +360,8 @@ impl Tensor {
     }
 
     /// The same elements at another place in the graph.
-    pub(crate) fn with_gradient(&self, gradient: Gradient) -> Tensor {
-        Tensor::assemble(self.0.storage.clone(), self.0.start, self.0.shape, self.0.dtype, gradient)
+    pub(crate) fn with_autograd_meta(&self, gradient: AutogradMeta) -> Tensor {
+        Tensor::assemble(self.0.storage.clone(), self.0.offset, self.0.shape, self.0.dtype, gradient)
     }
 
     fn assemble(
@@ -362,9 +369,9 @@ impl Tensor {
         start: usize,
         shape: Shape,
         dtype: DType,
-        gradient: Gradient,
+        gradient: AutogradMeta,
     ) -> Tensor {
-        Tensor(Arc::new(Inner { storage, start, shape, dtype, gradient }))
+        Tensor(Arc::new(Inner { storage, offset: start, shape, dtype, autograd_meta: gradient }))
     }
 }
 

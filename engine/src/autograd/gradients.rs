@@ -1,6 +1,6 @@
 //! The way back that returns the gradients of chosen tensors, and can leave a graph behind them.
-use super::walk::check_upstream;
-use super::{Gradient, Node, while_recording};
+use super::leaf_backward::check_upstream;
+use super::{AutogradMeta, Node, with_grad_enabled};
 use crate::{Error, Result, Tensor};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -36,38 +36,39 @@ pub fn gradients(
     if let Some(i) = inputs.iter().position(|t| !t.requires_grad()) {
         return Err(Error::Autograd { why: format!("input {i} of gradients requires none") });
     }
-    let wanted: HashSet<Place> = inputs.iter().filter_map(|t| Place::of(t.gradient())).collect();
-    let path = Path::new(outputs.iter().map(|(output, _)| *output), wanted);
-    while_recording(create_graph, || {
-        let mut sums = Sums::default();
+    let wanted: HashSet<GradientKey> =
+        inputs.iter().filter_map(|t| GradientKey::of(t.autograd_meta())).collect();
+    let path = Subgraph::new(outputs.iter().map(|(output, _)| *output), wanted);
+    with_grad_enabled(create_graph, || {
+        let mut sums = GradientSums::default();
         for (output, upstream) in outputs {
             let upstream = if create_graph { (*upstream).clone() } else { upstream.detach() };
-            path.add(output.gradient(), upstream, &mut sums)?;
+            path.add(output.autograd_meta(), upstream, &mut sums)?;
         }
         for node in path.nodes.iter().rev() {
-            let place = Place::Node(node.sequence);
+            let place = GradientKey::Node(node.sequence);
             let grad = match path.wanted.contains(&place) {
                 true => sums.get(&place).cloned(),
                 false => sums.remove(&place),
             };
             let Some(grad) = grad else { continue };
-            let needs: Vec<bool> = node.inputs.iter().map(|input| path.leads(input)).collect();
+            let needs: Vec<bool> = node.inputs.iter().map(|input| path.needs_gradient(input)).collect();
             let grads = node.differentiate(grad, &needs, create_graph)?;
             for (input, grad) in node.inputs.iter().zip(grads) {
                 let Some(grad) = grad else { continue };
-                if let Gradient::Node(n) = input {
-                    n.check(&grad, node.op);
+                if let AutogradMeta::Node(n) = input {
+                    n.check_shape(&grad, node.op);
                 }
                 path.add(input, grad, &mut sums)?;
             }
         }
-        Ok(inputs.iter().map(|t| sums.get(&Place::of(t.gradient())?).cloned()).collect())
+        Ok(inputs.iter().map(|t| sums.get(&GradientKey::of(t.autograd_meta())?).cloned()).collect())
     })
 }
 
 /// The gradients of `sum(f(inputs) * grad)` with respect to the inputs that need one, by differentiating what `f` is composed of. For a
 /// backward function that is to leave a graph: f runs again, on stand-ins for the inputs, so that the way back ends at them.
-pub(crate) fn replayed(
+pub(crate) fn recomputed_gradients(
     inputs: &[&Tensor],
     grad: &Tensor,
     needs: &[bool],
@@ -83,45 +84,45 @@ pub(crate) fn replayed(
 
 /// What a gradient belongs to.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-enum Place {
+enum GradientKey {
     /// A variable, by its address.
     Leaf(usize),
     /// The output of an operation, by its number.
     Node(u64),
 }
 
-impl Place {
-    fn of(gradient: &Gradient) -> Option<Place> {
+impl GradientKey {
+    fn of(gradient: &AutogradMeta) -> Option<GradientKey> {
         match gradient {
-            Gradient::None => None,
-            Gradient::Leaf(leaf) => Some(Place::Leaf(Arc::as_ptr(leaf) as usize)),
-            Gradient::Node(node) => Some(Place::Node(node.sequence)),
+            AutogradMeta::None => None,
+            AutogradMeta::Leaf(leaf) => Some(GradientKey::Leaf(Arc::as_ptr(leaf) as usize)),
+            AutogradMeta::Node(node) => Some(GradientKey::Node(node.sequence)),
         }
     }
 }
 
 /// Gradients as far as they are added up.
-type Sums = HashMap<Place, Tensor>;
+type GradientSums = HashMap<GradientKey, Tensor>;
 
 /// The operations between outputs and what is wanted.
-struct Path {
-    wanted: HashSet<Place>,
+struct Subgraph {
+    wanted: HashSet<GradientKey>,
     /// In order of creation.
     nodes: Vec<Arc<Node>>,
     /// Their numbers.
-    numbers: HashSet<u64>,
+    sequences: HashSet<u64>,
 }
 
-impl Path {
-    fn new<'a>(outputs: impl Iterator<Item = &'a Tensor>, wanted: HashSet<Place>) -> Path {
+impl Subgraph {
+    fn new<'a>(outputs: impl Iterator<Item = &'a Tensor>, wanted: HashSet<GradientKey>) -> Subgraph {
         // Operations before all that is wanted lead nowhere, unless variables are wanted, which have no place in the order.
-        let number = |place: &Place| if let Place::Node(number) = place { *number } else { 0 };
+        let number = |place: &GradientKey| if let GradientKey::Node(number) = place { *number } else { 0 };
         let first = wanted.iter().map(number).min().unwrap_or_default();
         let mut seen = HashSet::new();
-        let mut stack: Vec<Gradient> = outputs.map(|t| t.gradient().clone()).collect();
+        let mut stack: Vec<AutogradMeta> = outputs.map(|t| t.autograd_meta().clone()).collect();
         let mut nodes = vec![];
         while let Some(next) = stack.pop() {
-            if let Gradient::Node(node) = next
+            if let AutogradMeta::Node(node) = next
                 && node.sequence >= first
                 && seen.insert(node.sequence)
             {
@@ -130,10 +131,10 @@ impl Path {
             }
         }
         nodes.sort_by_key(|node| node.sequence);
-        let mut path = Path { wanted, nodes: vec![], numbers: HashSet::new() };
+        let mut path = Subgraph { wanted, nodes: vec![], sequences: HashSet::new() };
         for node in nodes {
-            if node.inputs.iter().any(|input| path.leads(input)) {
-                path.numbers.insert(node.sequence);
+            if node.inputs.iter().any(|input| path.needs_gradient(input)) {
+                path.sequences.insert(node.sequence);
                 path.nodes.push(node);
             }
         }
@@ -141,13 +142,13 @@ impl Path {
     }
 
     /// True for what is wanted, and for what depends on it.
-    fn leads(&self, gradient: &Gradient) -> bool {
-        let Some(place) = Place::of(gradient) else { return false };
-        self.wanted.contains(&place) || matches!(place, Place::Node(n) if self.numbers.contains(&n))
+    fn needs_gradient(&self, gradient: &AutogradMeta) -> bool {
+        let Some(place) = GradientKey::of(gradient) else { return false };
+        self.wanted.contains(&place) || matches!(place, GradientKey::Node(n) if self.sequences.contains(&n))
     }
 
-    fn add(&self, to: &Gradient, grad: Tensor, sums: &mut Sums) -> Result<()> {
-        if let Some(place) = Place::of(to).filter(|_| self.leads(to)) {
+    fn add(&self, to: &AutogradMeta, grad: Tensor, sums: &mut GradientSums) -> Result<()> {
+        if let Some(place) = GradientKey::of(to).filter(|_| self.needs_gradient(to)) {
             let sum = match sums.remove(&place) {
                 Some(sum) => sum.accumulate(grad)?,
                 None => grad,

@@ -1,6 +1,6 @@
 //! Activations as operations.
 use super::gpu::OnGpu;
-use crate::autograd::is_recorded;
+use crate::autograd::is_tracked;
 use crate::cpu::activation::{SELU_ALPHA, SELU_SCALE};
 use crate::fuse::{Expression, expression};
 use crate::{Activation, Result, Tensor, cpu, cuda};
@@ -16,7 +16,7 @@ impl Tensor {
         }
         let y = match OnGpu::of("activate", &[("x", self)])? {
             Some(on) => on.build(*self.shape(), self.dtype(), |y| {
-                cuda::activation::forward(&on.gpu, activation, self.held().slice(), y)
+                cuda::activation::forward(&on.gpu, activation, self.device_view().slice(), y)
             }),
             None => dispatch_real!("activate", [("x", self)], T => {
                 let x = self.read::<T>()?;
@@ -25,14 +25,14 @@ impl Tensor {
         }?;
         // ReLU's slope can be read off its output, which the next operation keeps anyway.
         let kept = if activation == Activation::Relu { y.clone() } else { self.clone() };
-        Ok(y.recorded_composed("activate", &[self], || {
-            move |grad: Tensor, _: &[bool]| Ok(vec![Some(kept.slope(activation, &grad)?)])
+        Ok(y.with_composed_backward("activate", &[self], || {
+            move |grad: Tensor, _: &[bool]| Ok(vec![Some(kept.activation_gradient(activation, &grad)?)])
         }))
     }
 
     /// `dy f'(x)`, the gradient of an activation for this x, or for ReLU its output.
-    pub(super) fn slope(&self, activation: Activation, dy: &Tensor) -> Result<Tensor> {
-        if is_recorded(&[self, dy]) {
+    pub(super) fn activation_gradient(&self, activation: Activation, dy: &Tensor) -> Result<Tensor> {
+        if is_tracked(&[self, dy]) {
             return match activation {
                 Activation::Relu => dy.mul(&self.detach().greater(0.0)?),
                 _ => expression_of(activation).gradient(0).apply(&[self, dy]),
@@ -40,7 +40,13 @@ impl Tensor {
         }
         match OnGpu::of("activate", &[("x", self), ("grad", dy)])? {
             Some(on) => on.build(*self.shape(), self.dtype(), |dx| {
-                cuda::activation::backward(&on.gpu, activation, self.held().slice(), dy.held().slice(), dx)
+                cuda::activation::backward(
+                    &on.gpu,
+                    activation,
+                    self.device_view().slice(),
+                    dy.device_view().slice(),
+                    dx,
+                )
             }),
             None => dispatch_real!("activate", [("x", self)], T => {
                 let (x, dy) = (self.read::<T>()?, dy.read::<T>()?);

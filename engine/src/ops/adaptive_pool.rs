@@ -1,7 +1,7 @@
 //! Pooling to a given size: adaptive pooling, and global pooling to one pixel. Window `i` of `out` over `in` elements covers
 //! `floor(i * in / out) .. ceil((i + 1) * in / out)`.
 use super::gpu::OnGpu;
-use crate::autograd::is_recorded;
+use crate::autograd::is_tracked;
 use crate::cpu::adaptive_pool::{AdaptivePool, amax_backward};
 use crate::resampling::Resampling;
 use crate::{DType, Error, Result, Tensor, cuda};
@@ -57,22 +57,22 @@ impl Tensor {
         };
         let pool = self.adaptive_pool(OP, out)?;
         let y = on.build([pool.n, out[0], out[1], pool.c], self.dtype(), |y| {
-            cuda::adaptive_pool::avg_forward(&on.gpu, &pool, self.held().slice(), y)
+            cuda::adaptive_pool::avg_forward(&on.gpu, &pool, self.device_view().slice(), y)
         })?;
-        Ok(y.recorded_composed(OP, &[self], || {
-            move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.adaptive_avg_pool2d_back(pool)?)])
+        Ok(y.with_composed_backward(OP, &[self], || {
+            move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.adaptive_avg_pool2d_backward(pool)?)])
         }))
     }
 
     /// The gradient of [`Tensor::adaptive_avg_pool2d`] on a GPU.
-    fn adaptive_avg_pool2d_back(&self, pool: AdaptivePool) -> Result<Tensor> {
+    fn adaptive_avg_pool2d_backward(&self, pool: AdaptivePool) -> Result<Tensor> {
         const OP: &str = "adaptive_avg_pool2d";
         let operands = [("grad", self)];
-        let on = OnGpu::back(OP, &operands)?;
+        let on = OnGpu::for_backward(OP, &operands)?;
         let dx = on.build([pool.n, pool.size[0], pool.size[1], pool.c], self.dtype(), |dx| {
-            cuda::adaptive_pool::avg_backward(&on.gpu, &pool, self.held().slice(), dx)
+            cuda::adaptive_pool::avg_backward(&on.gpu, &pool, self.device_view().slice(), dx)
         })?;
-        Ok(dx.recorded_composed(OP, &[self], || {
+        Ok(dx.with_composed_backward(OP, &[self], || {
             move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.adaptive_avg_pool2d(pool.out)?)])
         }))
     }
@@ -83,7 +83,7 @@ impl Tensor {
         const OP: &str = "adaptive_max_pool2d";
         let pool = self.adaptive_pool(OP, out)?;
         if let Some(on) = OnGpu::of(OP, &[("x", self)])? {
-            return self.adaptive_max_pool2d_on(&on, pool);
+            return self.adaptive_max_pool2d_gpu(&on, pool);
         }
         if self.is_half_on_cpu() {
             return self.widened()?.adaptive_max_pool2d(out)?.rounded_as(self);
@@ -98,11 +98,11 @@ impl Tensor {
                 let x = self.read::<T>()?;
                 Tensor::build(shape, |y: &mut [T]| pool.max_forward(&x, y, &mut pixel))?
             };
-            Ok(y.recorded_composed(OP, &[self], || {
+            Ok(y.with_composed_backward(OP, &[self], || {
                 let from = *self.shape();
                 move |grad: Tensor, _: &[bool]| {
-                    if is_recorded(&[&grad]) {
-                        return Ok(vec![Some(to_chosen(&pool, &pixel, &grad)?)]);
+                    if is_tracked(&[&grad]) {
+                        return Ok(vec![Some(scatter_to_argmax(&pool, &pixel, &grad)?)]);
                     }
                     let dy = grad.read::<T>()?;
                     Ok(vec![Some(Tensor::build(from, |dx: &mut [T]| pool.max_backward(&dy, &pixel, dx))?)])
@@ -111,25 +111,31 @@ impl Tensor {
         })
     }
 
-    fn adaptive_max_pool2d_on(&self, on: &OnGpu, pool: AdaptivePool) -> Result<Tensor> {
+    fn adaptive_max_pool2d_gpu(&self, on: &OnGpu, pool: AdaptivePool) -> Result<Tensor> {
         const OP: &str = "adaptive_max_pool2d";
         let shape = [pool.n, pool.out[0], pool.out[1], pool.c];
         // The number of a pixel takes the room of a float.
-        let chosen = on.room(shape, DType::F32)?;
+        let chosen = on.empty(shape, DType::F32)?;
         let y = on.build(shape, self.dtype(), |y| {
-            cuda::adaptive_pool::max_forward(&on.gpu, &pool, self.held().slice(), y, chosen.held().slice())
+            cuda::adaptive_pool::max_forward(
+                &on.gpu,
+                &pool,
+                self.device_view().slice(),
+                y,
+                chosen.device_view().slice(),
+            )
         })?;
-        Ok(y.recorded_composed(OP, &[self], || {
+        Ok(y.with_composed_backward(OP, &[self], || {
             let from = *self.shape();
             move |grad: Tensor, _: &[bool]| {
-                if is_recorded(&[&grad]) {
+                if is_tracked(&[&grad]) {
                     let pixel: Vec<u32> = chosen.read::<f32>()?.iter().map(|n| n.to_bits()).collect();
-                    return Ok(vec![Some(to_chosen(&pool, &pixel, &grad)?)]);
+                    return Ok(vec![Some(scatter_to_argmax(&pool, &pixel, &grad)?)]);
                 }
                 let operands = [("grad", &grad)];
-                let on = OnGpu::back(OP, &operands)?;
+                let on = OnGpu::for_backward(OP, &operands)?;
                 let dx = on.build(from, grad.dtype(), |dx| {
-                    let (dy, chosen) = (grad.held(), chosen.held());
+                    let (dy, chosen) = (grad.device_view(), chosen.device_view());
                     cuda::adaptive_pool::max_backward(&on.gpu, &pool, dy.slice(), chosen.slice(), dx)
                 })?;
                 Ok(vec![Some(dx)])
@@ -154,7 +160,7 @@ impl Tensor {
         let vector = |y: Tensor| y.flatten(1);
         let avg = || vector(self.adaptive_avg_pool2d([1, 1])?);
         let max = || vector(self.adaptive_max_pool2d([1, 1])?);
-        let shared = || self.shared_global_max();
+        let shared = || self.global_amax();
         match kind {
             GlobalPool::Avg => avg(),
             GlobalPool::Max => max(),
@@ -167,23 +173,23 @@ impl Tensor {
     }
 
     /// The maximum of each image, `[n, c]`, whose gradient equal pixels share.
-    fn shared_global_max(&self) -> Result<Tensor> {
+    fn global_amax(&self) -> Result<Tensor> {
         if self.is_half_on_cpu() {
-            return self.widened()?.shared_global_max()?.rounded_as(self);
+            return self.widened()?.global_amax()?.rounded_as(self);
         }
         let y = self.detach().adaptive_max_pool2d([1, 1])?.flatten(1)?;
-        Ok(y.clone().recorded_composed("global_pool", &[self], || {
+        Ok(y.clone().with_composed_backward("global_pool", &[self], || {
             let x = self.detach();
             move |grad: Tensor, _: &[bool]| {
                 let (n, c) = (grad.dims()[0], grad.dims()[1]);
-                if is_recorded(&[&grad]) {
+                if is_tracked(&[&grad]) {
                     let largest = x.equal(&y.reshape([n, 1, 1, c])?)?;
                     let share = grad.reshape([n, 1, 1, c])?.div(&largest.sum(&[1, 2], true)?)?;
                     return Ok(vec![Some(largest.mul(&share)?)]);
                 }
                 let dx = match OnGpu::of("global_pool", &[("x", &x), ("grad", &grad)])? {
                     Some(on) => on.build(*x.shape(), x.dtype(), |dx| {
-                        let held = [&x, &y, &grad].map(Tensor::held);
+                        let held = [&x, &y, &grad].map(Tensor::device_view);
                         let [x, y, dy] = held.each_ref().map(|t| t.slice());
                         cuda::adaptive_pool::amax_backward(&on.gpu, c, x, y, dy, dx)
                     }),
@@ -199,10 +205,10 @@ impl Tensor {
 }
 
 /// The gradient of [`Tensor::adaptive_max_pool2d`] as operations: each window's goes to the pixel that it chose.
-fn to_chosen(pool: &AdaptivePool, pixel: &[u32], dy: &Tensor) -> Result<Tensor> {
+fn scatter_to_argmax(pool: &AdaptivePool, pixel: &[u32], dy: &Tensor) -> Result<Tensor> {
     let AdaptivePool { n, size: [h, w], out, c } = *pool;
     let windows = [n, out[0] * out[1], c];
     let pixel = pixel.iter().map(|p| i64::from(*p)).collect();
     let pixel = Tensor::from_vec(pixel, windows)?.to_device(&dy.device())?;
-    dy.reshape(windows)?.scattered(1, &pixel, [n, h * w, c].into())?.reshape([n, h, w, c])
+    dy.reshape(windows)?.scatter_add(1, &pixel, [n, h * w, c].into())?.reshape([n, h, w, c])
 }

@@ -10,9 +10,9 @@ pub enum AttentionMask<'a> {
     /// Those at or before the query's own position.
     Causal,
     /// Those where a `[…, queries, keys]` tensor of u8 is not 0.
-    Keep(&'a Tensor),
+    Bool(&'a Tensor),
     /// All, with a float tensor added to the scaled scores.
-    Add(&'a Tensor),
+    Additive(&'a Tensor),
 }
 
 impl Tensor {
@@ -39,17 +39,17 @@ impl Tensor {
             AttentionMask::None => scores,
             AttentionMask::Causal => {
                 let keep: Vec<u8> = (0..l * s).map(|i| u8::from(i % s <= i / s)).collect();
-                scores.add(&openness(&Tensor::from_vec(keep, [l, s])?, self)?)?
+                scores.add(&additive_mask(&Tensor::from_vec(keep, [l, s])?, self)?)?
             }
-            AttentionMask::Keep(keep) => scores.add(&openness(keep, self)?)?,
-            AttentionMask::Add(bias) => scores.add(bias)?,
+            AttentionMask::Bool(keep) => scores.add(&additive_mask(keep, self)?)?,
+            AttentionMask::Additive(bias) => scores.add(bias)?,
         };
         scores.softmax(scores.rank() - 1)?.matmul(v)
     }
 }
 
 /// 0 where a key may be seen, minus infinity where not; of the dtype and on the device of `like`.
-fn openness(keep: &Tensor, like: &Tensor) -> Result<Tensor> {
+fn additive_mask(keep: &Tensor, like: &Tensor) -> Result<Tensor> {
     if keep.dtype() != DType::U8 {
         return Err(Error::dtype("attention", &[("mask", keep)], "a mask of u8"));
     }

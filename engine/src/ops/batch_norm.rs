@@ -5,12 +5,12 @@ pub(super) mod gpu;
 
 use super::gpu::{OnGpu, check_parameters};
 use super::half::widened;
-use crate::autograd::is_recorded;
+use crate::autograd::is_tracked;
 use crate::cpu;
 use crate::cpu::batch_norm::{self as kernel, DerivativeOperand};
 use crate::cpu::elementary::Elementary;
 use crate::{Activation, Element, Error, Result, Tensor};
-pub(super) use composed::{Nonlinearity, recorded};
+pub(super) use composed::{Nonlinearity, with_batch_norm_backward};
 
 /// Options and parameters of a batch normalisation over the last axis. Tensors are `[c]`, of the input's
 /// dtype or, on a GPU, all of f32.
@@ -80,14 +80,14 @@ impl Tensor {
             return gpu::forward(&on, (self, sums), c, norm, activation, residual);
         }
         if self.is_half_on_cpu() {
-            return by_way_of_f32(self, norm, activation, residual);
+            return forward_via_f32(self, norm, activation, residual);
         }
         dispatch_real!("batch_norm", [("x", self)], T => forward::<T>(self, c, norm, activation, residual))
     }
 }
 
 /// Of x in half precision on the CPU.
-fn by_way_of_f32(
+fn forward_via_f32(
     x: &Tensor,
     norm: &BatchNorm,
     activation: Activation,
@@ -122,23 +122,23 @@ fn forward<T: Elementary>(
 ) -> Result<Tensor> {
     let of_batch = norm.training || norm.running.is_none();
     let (mean, var) = match norm.running {
-        Some((mean, var)) if !of_batch => (wide::<T>(mean)?, wide::<T>(var)?),
+        Some((mean, var)) if !of_batch => (to_f64::<T>(mean)?, to_f64::<T>(var)?),
         _ => kernel::statistics(&x.read::<T>()?, c),
     };
     if norm.training {
         update_running::<T>(norm, x.numel() / c, &mean, &var)?;
     }
     let inv_std: Vec<f64> = var.iter().map(|v| 1.0 / (v + norm.eps).sqrt()).collect();
-    let weight = norm.weight.map_or_else(|| Ok(vec![1.0; c]), wide::<T>)?;
-    let bias = norm.bias.map_or_else(|| Ok(vec![0.0; c]), wide::<T>)?;
-    let scale = narrow(c, |j| weight[j] * inv_std[j]);
-    let shift = narrow(c, |j| bias[j] - mean[j] * weight[j] * inv_std[j]);
+    let weight = norm.weight.map_or_else(|| Ok(vec![1.0; c]), to_f64::<T>)?;
+    let bias = norm.bias.map_or_else(|| Ok(vec![0.0; c]), to_f64::<T>)?;
+    let scale = from_f64(c, |j| weight[j] * inv_std[j]);
+    let shift = from_f64(c, |j| bias[j] - mean[j] * weight[j] * inv_std[j]);
     let mut inputs = vec![x];
     inputs.extend(norm.weight);
     inputs.extend(norm.bias);
     inputs.extend(residual);
     // Every byte is written with y.
-    let mask = keeps_mask(activation, residual, &inputs)
+    let mask = saves_mask(activation, residual, &inputs)
         .then(|| Tensor::build([x.numel().div_ceil(8)], |_: &mut [u8]| ()))
         .transpose()?;
     let y = {
@@ -150,14 +150,14 @@ fn forward<T: Elementary>(
         })?
     };
     let make = || {
-        let saved = Saved {
+        let saved = SavedForBackward {
             x: x.detach(),
             residual: residual
                 .filter(|_| mask.is_none() && activation != Activation::Identity)
                 .map(Tensor::detach),
             mask,
             activation,
-            of_batch,
+            batch_statistics: of_batch,
             mean,
             inv_std,
             weight,
@@ -166,27 +166,33 @@ fn forward<T: Elementary>(
         };
         move |grad: Tensor, wanted| saved.backward(grad, wanted)
     };
-    Ok(recorded(y, "batch_norm", (x, norm, residual), Nonlinearity::BuiltIn(activation), make))
+    Ok(with_batch_norm_backward(
+        y,
+        "batch_norm",
+        (x, norm, residual),
+        Nonlinearity::BuiltIn(activation),
+        make,
+    ))
 }
 
 /// True where forward leaves a bit an element that tells the slope: when that is 0 or 1, and x alone does not tell it.
-fn keeps_mask(activation: Activation, residual: Option<&Tensor>, inputs: &[&Tensor]) -> bool {
-    is_two_valued(activation) && residual.is_some() && is_recorded(inputs)
+fn saves_mask(activation: Activation, residual: Option<&Tensor>, inputs: &[&Tensor]) -> bool {
+    has_binary_derivative(activation) && residual.is_some() && is_tracked(inputs)
 }
 
-fn is_two_valued(activation: Activation) -> bool {
+fn has_binary_derivative(activation: Activation) -> bool {
     matches!(activation, Activation::Relu | Activation::Relu6)
 }
 
 /// What the backward pass needs; vectors are by channel.
-struct Saved<T> {
+struct SavedForBackward<T> {
     x: Tensor,
     /// With a residual and an activation, one of the two: a bit an element that tells the slope, or the residual.
     mask: Option<Tensor>,
     residual: Option<Tensor>,
     activation: Activation,
     /// Mean and variance are the batch's, so that gradients flow through them.
-    of_batch: bool,
+    batch_statistics: bool,
     mean: Vec<f64>,
     inv_std: Vec<f64>,
     weight: Vec<f64>,
@@ -194,7 +200,7 @@ struct Saved<T> {
     shift: Vec<T>,
 }
 
-impl<T: Elementary> Saved<T> {
+impl<T: Elementary> SavedForBackward<T> {
     /// The gradients of x, weight, bias and residual, of those that are wanted. Overwrites `grad` when nothing else holds it.
     fn backward(&self, grad: Tensor, wanted: [bool; 4]) -> Result<[Option<Tensor>; 4]> {
         let c = self.scale.len();
@@ -209,7 +215,7 @@ impl<T: Elementary> Saved<T> {
         let (scale, shift, activation) = (&self.scale[..], &self.shift[..], self.activation);
         let pass = kernel::BatchNormBackward { x: &x, scale, shift, activation, derivative: slope };
 
-        let mean: Vec<T> = narrow(c, |j| self.mean[j]);
+        let mean: Vec<T> = from_f64(c, |j| self.mean[j]);
         // Without an activation d is dy, and the residual's gradient too. Where d is cheap to recompute from x, it is not stored.
         let is_identity = activation == Activation::Identity;
         let by_input = matches!(slope, DerivativeOperand::Input);
@@ -224,14 +230,16 @@ impl<T: Elementary> Saved<T> {
         // The batch's own statistics hand the sums of d and of d * (x - mean) on to dx.
         let n = (x.len() / c) as f64;
         let g = |j: usize| self.weight[j] * self.inv_std[j];
-        let through =
-            |j: usize| if self.of_batch { -g(j) * self.inv_std[j].powi(2) * products[j] / n } else { 0.0 };
-        let offset =
-            |j: usize| if self.of_batch { -g(j) * sums[j] / n - through(j) * self.mean[j] } else { 0.0 };
-        let [k1, k2, k3] = [narrow::<T>(c, g), narrow(c, through), narrow(c, offset)];
+        let through = |j: usize| {
+            if self.batch_statistics { -g(j) * self.inv_std[j].powi(2) * products[j] / n } else { 0.0 }
+        };
+        let offset = |j: usize| {
+            if self.batch_statistics { -g(j) * sums[j] / n - through(j) * self.mean[j] } else { 0.0 }
+        };
+        let [k1, k2, k3] = [from_f64::<T>(c, g), from_f64(c, through), from_f64(c, offset)];
         let k = [&k1[..], &k2[..], &k3[..]];
         let vector = |wanted: bool, f: &dyn Fn(usize) -> f64| {
-            wanted.then(|| Tensor::from_vec(narrow::<T>(c, f), [c])).transpose()
+            wanted.then(|| Tensor::from_vec(from_f64::<T>(c, f), [c])).transpose()
         };
         let weight = vector(wanted[1], &|j| products[j] * self.inv_std[j])?;
         let bias = vector(wanted[2], &|j| sums[j])?;
@@ -272,11 +280,11 @@ fn update_running<T: Element>(norm: &BatchNorm, rows: usize, mean: &[f64], var: 
     Ok(())
 }
 
-fn wide<T: Element>(t: &Tensor) -> Result<Vec<f64>> {
+fn to_f64<T: Element>(t: &Tensor) -> Result<Vec<f64>> {
     Ok(t.read::<T>()?.iter().map(|v| v.to_f64()).collect())
 }
 
-fn narrow<T: Element>(c: usize, f: impl Fn(usize) -> f64) -> Vec<T> {
+fn from_f64<T: Element>(c: usize, f: impl Fn(usize) -> f64) -> Vec<T> {
     (0..c).map(|j| T::from_f64(f(j))).collect()
 }
 

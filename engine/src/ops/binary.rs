@@ -1,7 +1,7 @@
 //! Broadcasting arithmetic of two tensors.
 use super::expand::broadcast_steps;
 use super::gpu::OnGpu;
-use crate::autograd::is_recorded;
+use crate::autograd::is_tracked;
 use crate::cpu::binary::{self, BinaryFn, BroadcastLayout};
 use crate::{Error, Result, Tensor, cuda};
 
@@ -9,7 +9,7 @@ impl Tensor {
     /// `self + other`, broadcasting by NumPy's rule. f32, f64.
     pub fn add(&self, other: &Tensor) -> Result<Tensor> {
         let (a, b) = (*self.shape(), *other.shape());
-        Ok(self.binary::<binary::Add>("add", other)?.recorded_composed("add", &[self, other], || {
+        Ok(self.binary::<binary::Add>("add", other)?.with_composed_backward("add", &[self, other], || {
             move |grad: Tensor, needs: &[bool]| {
                 let da = needs[0].then(|| grad.sum_to(a)).transpose()?;
                 let db = needs[1].then(|| grad.sum_to(b)).transpose()?;
@@ -21,7 +21,7 @@ impl Tensor {
     /// `self - other`, broadcasting. f32, f64.
     pub fn sub(&self, other: &Tensor) -> Result<Tensor> {
         let (a, b) = (*self.shape(), *other.shape());
-        Ok(self.binary::<binary::Sub>("sub", other)?.recorded_composed("sub", &[self, other], || {
+        Ok(self.binary::<binary::Sub>("sub", other)?.with_composed_backward("sub", &[self, other], || {
             move |grad: Tensor, needs: &[bool]| {
                 let da = needs[0].then(|| grad.sum_to(a)).transpose()?;
                 let db = needs[1].then(|| grad.sum_to(b)?.neg()).transpose()?;
@@ -32,7 +32,7 @@ impl Tensor {
 
     /// `self * other`, broadcasting. f32, f64.
     pub fn mul(&self, other: &Tensor) -> Result<Tensor> {
-        Ok(self.binary::<binary::Mul>("mul", other)?.recorded_composed("mul", &[self, other], || {
+        Ok(self.binary::<binary::Mul>("mul", other)?.with_composed_backward("mul", &[self, other], || {
             let (a, b) = (self.clone(), other.clone());
             move |grad: Tensor, needs: &[bool]| {
                 let da = needs[0].then(|| grad.mul(&b)?.sum_to(a.shape())).transpose()?;
@@ -44,7 +44,7 @@ impl Tensor {
 
     /// `self / other`, broadcasting. f32, f64.
     pub fn div(&self, other: &Tensor) -> Result<Tensor> {
-        Ok(self.binary::<binary::Div>("div", other)?.recorded_composed("div", &[self, other], || {
+        Ok(self.binary::<binary::Div>("div", other)?.with_composed_backward("div", &[self, other], || {
             let (a, b) = (self.clone(), other.clone());
             move |grad: Tensor, needs: &[bool]| {
                 let over_b = grad.div(&b)?;
@@ -68,7 +68,7 @@ impl Tensor {
     /// `self` to the power `other`, broadcasting; the base is positive where the exponent needs a gradient. f32, f64.
     pub fn pow(&self, other: &Tensor) -> Result<Tensor> {
         let y = self.binary::<binary::Pow>("pow", other)?;
-        Ok(y.clone().recorded_composed("pow", &[self, other], || {
+        Ok(y.clone().with_composed_backward("pow", &[self, other], || {
             let (a, b) = (self.clone(), other.clone());
             move |grad: Tensor, needs: &[bool]| {
                 let da = needs[0]
@@ -76,7 +76,7 @@ impl Tensor {
                     .transpose()?;
                 let db = needs[1].then(|| {
                     // The saved power has no place in the graph.
-                    let y = if is_recorded(&[&a, &b]) { &a.pow(&b)? } else { &y };
+                    let y = if is_tracked(&[&a, &b]) { &a.pow(&b)? } else { &y };
                     grad.mul(y)?.mul(&a.ln()?)?.sum_to(b.shape())
                 });
                 let db = db.transpose()?;
@@ -91,10 +91,10 @@ impl Tensor {
     }
 
     /// `self` where `mask` is not 0, else 0 (even where `self` is NaN), broadcasting. f32, f64.
-    pub fn keep(&self, mask: &Tensor) -> Result<Tensor> {
-        Ok(self.binary::<binary::Masked>("keep", mask)?.recorded_composed("keep", &[self], || {
+    pub fn masked(&self, mask: &Tensor) -> Result<Tensor> {
+        Ok(self.binary::<binary::Masked>("keep", mask)?.with_composed_backward("keep", &[self], || {
             let (shape, mask) = (*self.shape(), mask.detach());
-            move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.keep(&mask)?.sum_to(shape)?)])
+            move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.masked(&mask)?.sum_to(shape)?)])
         }))
     }
 
@@ -108,8 +108,14 @@ impl Tensor {
             ));
         }
         if let Some(on) = OnGpu::of("add", &[("self", self), ("other", other)])? {
-            let (a, b) = (self.held(), other.held());
-            return on.named(cuda::binary::same_shape(&on.gpu, "add", a.slice(), b.slice(), a.slice()));
+            let (a, b) = (self.device_view(), other.device_view());
+            return on.with_op_context(cuda::binary::same_shape(
+                &on.gpu,
+                "add",
+                a.slice(),
+                b.slice(),
+                a.slice(),
+            ));
         }
         if self.is_half_on_cpu() {
             return self.copy_from(&self.detach().add(&other.detach())?);
@@ -121,7 +127,7 @@ impl Tensor {
     }
 
     fn extremum<F: BinaryFn>(&self, op: &'static str, other: &Tensor, smaller: bool) -> Result<Tensor> {
-        Ok(self.binary::<F>(op, other)?.recorded_composed(op, &[self, other], || {
+        Ok(self.binary::<F>(op, other)?.with_composed_backward(op, &[self, other], || {
             let (a, b) = (self.detach(), other.detach());
             move |grad: Tensor, needs: &[bool]| {
                 let share = |x: &Tensor, y: &Tensor| {
@@ -145,7 +151,7 @@ impl Tensor {
         let (a_steps, b_steps) = (steps(self), steps(other));
         if let Some(on) = OnGpu::of(op, &operands)? {
             return on.build(shape, self.dtype(), |y| {
-                let (a, b) = (self.held(), other.held());
+                let (a, b) = (self.device_view(), other.device_view());
                 let (a, b) = ((a.slice(), &a_steps[..]), (b.slice(), &b_steps[..]));
                 cuda::binary::forward(&on.gpu, F::KERNEL, &shape, a, b, y)
             });

@@ -35,10 +35,10 @@ impl Tensor {
         super::same_dtype("conv2d", &operands)?;
         let s = conv_shape(&operands, options)?;
         if let Some(on) = OnGpu::of("conv2d", &operands)? {
-            return self.conv2d_on(&on, weight, bias, s);
+            return self.conv2d_gpu(&on, weight, bias, s);
         }
         if self.dtype() == DType::BF16 && bf16_pairs::supports(&s) {
-            return self.conv2d_of_pairs(weight, bias, s);
+            return self.conv2d_bf16(weight, bias, s);
         }
         if self.is_half_on_cpu() {
             let bias = widened(bias)?;
@@ -51,11 +51,11 @@ impl Tensor {
                 cpu::conv2d::forward(&s, &x, &w, b.as_deref(), y)
             })
         })?;
-        Ok(y.recorded_as_conv2d(self, weight, bias, s))
+        Ok(y.with_conv2d_backward(self, weight, bias, s))
     }
 
     /// In bf16 by the processor's own instructions.
-    fn conv2d_of_pairs(&self, weight: &Tensor, bias: Option<&Tensor>, s: ConvShape) -> Result<Tensor> {
+    fn conv2d_bf16(&self, weight: &Tensor, bias: Option<&Tensor>, s: ConvShape) -> Result<Tensor> {
         let y = {
             let (x, w) = (self.read::<bf16>()?, weight.read::<bf16>()?);
             let b = bias.map(|b| b.read::<bf16>()).transpose()?;
@@ -63,7 +63,7 @@ impl Tensor {
                 bf16_pairs::forward(&s, &x, &w, b.as_deref(), y)
             })?
         };
-        Ok(y.recorded_as_conv2d(self, weight, bias, s))
+        Ok(y.with_conv2d_backward(self, weight, bias, s))
     }
 
     /// [`Tensor::conv2d`] without a bias and, on a GPU where cuDNN gives them with it, each output channel's sum and the sum of its
@@ -79,29 +79,29 @@ impl Tensor {
         let Some(on) = OnGpu::of("conv2d", &operands)? else {
             return Ok((self.conv2d(weight, None, options)?, None));
         };
-        let sums = on.room([2, s.c_out], DType::F32)?;
-        let y = on.room([s.n, s.out_h(), s.out_w(), s.c_out], self.dtype())?;
+        let sums = on.empty([2, s.c_out], DType::F32)?;
+        let y = on.empty([s.n, s.out_h(), s.out_w(), s.c_out], self.dtype())?;
         let given = {
-            let held = [self, weight, &y, &sums].map(Tensor::held);
+            let held = [self, weight, &y, &sums].map(Tensor::device_view);
             let [x, w, of_y, of_sums] = held.each_ref().map(|t| t.slice());
-            on.named(cuda::conv2d::forward_fused(&on.gpu, &s, (x, None), w, (of_y, Some(of_sums))))?
+            on.with_op_context(cuda::conv2d::forward_fused(&on.gpu, &s, (x, None), w, (of_y, Some(of_sums))))?
         };
         match given {
-            true => Ok((y.recorded_as_conv2d(self, weight, None, s), Some(sums))),
-            false => Ok((self.conv2d_on(&on, weight, None, s)?, None)),
+            true => Ok((y.with_conv2d_backward(self, weight, None, s), Some(sums))),
+            false => Ok((self.conv2d_gpu(&on, weight, None, s)?, None)),
         }
     }
 
-    fn conv2d_on(&self, on: &OnGpu, weight: &Tensor, bias: Option<&Tensor>, s: ConvShape) -> Result<Tensor> {
+    fn conv2d_gpu(&self, on: &OnGpu, weight: &Tensor, bias: Option<&Tensor>, s: ConvShape) -> Result<Tensor> {
         let y = on.build([s.n, s.out_h(), s.out_w(), s.c_out], self.dtype(), |y| {
-            let (x, w) = (self.held(), weight.held());
+            let (x, w) = (self.device_view(), weight.device_view());
             cuda::conv2d::forward(&on.gpu, &s, x.slice(), w.slice(), y)?;
             match bias {
-                Some(bias) => cuda::binary::add_to_rows(&on.gpu, y, bias.held().slice()),
+                Some(bias) => cuda::binary::add_to_rows(&on.gpu, y, bias.device_view().slice()),
                 None => Ok(()),
             }
         })?;
-        Ok(y.recorded_as_conv2d(self, weight, bias, s))
+        Ok(y.with_conv2d_backward(self, weight, bias, s))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Convolution, batch norm and activation as one operation.
 mod pending;
 
-pub use pending::Pending;
+pub use pending::PendingBatchNorm;
 
 use crate::{Activation, BatchNorm, Conv2dOptions, Result, Tensor};
 

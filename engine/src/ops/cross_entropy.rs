@@ -1,6 +1,6 @@
 //! Softmax cross entropy, fused: no probability leaves the kernel.
 use super::gpu::OnGpu;
-use super::normalised::wide;
+use super::normalised::to_compute_dtype;
 use crate::cuda::cross_entropy::TopKCounts;
 use crate::{DType, Error, Result, Tensor, cpu, cuda};
 
@@ -52,7 +52,7 @@ impl Tensor {
             ));
         }
         if let Some(on) = OnGpu::of("cross_entropy", &operands)? {
-            return self.cross_entropy_on(&on, target, smoothing, k);
+            return self.cross_entropy_gpu(&on, target, smoothing, k);
         }
         if let Some(bad) = target.read::<i64>()?.iter().find(|t| !(0..classes as i64).contains(*t)) {
             return Err(Error::value(
@@ -82,23 +82,23 @@ impl Tensor {
                 }
             };
             let composition = || composition(self, target, smoothing);
-            Ok((loss.recorded_fused("cross_entropy", &[self], kernels, composition), counts))
+            Ok((loss.with_fused_backward("cross_entropy", &[self], kernels, composition), counts))
         })
     }
 
-    fn cross_entropy_on(
+    fn cross_entropy_gpu(
         &self,
         on: &OnGpu,
         target: &Tensor,
         smoothing: f64,
         k: Option<usize>,
     ) -> Result<(Tensor, Option<Tensor>)> {
-        let log_sums = on.room(*target.shape(), DType::F32)?;
-        let counts = k.map(|_| on.room([2], DType::I64)).transpose()?;
+        let log_sums = on.empty(*target.shape(), DType::F32)?;
+        let counts = k.map(|_| on.empty([2], DType::I64)).transpose()?;
         let loss = on.build((), DType::F32, |loss| {
-            let (x, target, log_sums) = (self.held(), target.held(), log_sums.held());
+            let (x, target, log_sums) = (self.device_view(), target.device_view(), log_sums.device_view());
             let (x, target, log_sums) = (x.slice(), target.slice(), log_sums.slice());
-            let to = counts.as_ref().map(Tensor::held);
+            let to = counts.as_ref().map(Tensor::device_view);
             let counts = k.zip(to.as_ref()).map(|(k, to)| TopKCounts { k, counts: to.slice() });
             cuda::cross_entropy::forward(&on.gpu, x, target, smoothing, log_sums, loss, counts)
         })?;
@@ -106,9 +106,9 @@ impl Tensor {
             let (logits, target) = (self.detach(), target.detach());
             move |grad: Tensor, _: &[bool]| {
                 let operands = [("logits", &logits), ("grad", &grad)];
-                let on = OnGpu::back("cross_entropy", &operands)?;
+                let on = OnGpu::for_backward("cross_entropy", &operands)?;
                 let dx = on.build(*logits.shape(), logits.dtype(), |dx| {
-                    let held = [&logits, &target, &log_sums, &grad].map(Tensor::held);
+                    let held = [&logits, &target, &log_sums, &grad].map(Tensor::device_view);
                     let [x, target, log_sums, grad] = held.each_ref().map(|t| t.slice());
                     cuda::cross_entropy::backward(&on.gpu, x, target, smoothing, log_sums, grad, dx)
                 })?;
@@ -116,7 +116,7 @@ impl Tensor {
             }
         };
         let composition = || composition(self, target, smoothing);
-        Ok((loss.recorded_fused("cross_entropy", &[self], kernels, composition), counts))
+        Ok((loss.with_fused_backward("cross_entropy", &[self], kernels, composition), counts))
     }
 }
 
@@ -130,7 +130,7 @@ fn composition(
     move |grad: Tensor, _: &[bool]| {
         let (n, classes) = (logits.dims()[0], logits.dims()[1]);
         let off = smoothing / classes as f64;
-        let wide = wide(&logits)?;
+        let wide = to_compute_dtype(&logits)?;
         let q = target.one_hot(classes, 1.0 - smoothing + off, off, wide.dtype())?;
         let d = wide.softmax(1)?.sub(&q)?.mul_scalar(1.0 / n as f64)?;
         Ok(vec![Some(d.mul(&grad.to_dtype(d.dtype())?)?.to_dtype(logits.dtype())?)])

@@ -16,7 +16,7 @@ impl Tensor {
         let steps = broadcast_steps(self.shape(), &shape);
         let y = match OnGpu::of_any("expand", &[("x", self)])? {
             Some(on) => on.build(shape, self.dtype(), |y| {
-                cuda::copy::expand(&on.gpu, self.held().slice(), &steps, &shape, y)
+                cuda::copy::expand(&on.gpu, self.device_view().slice(), &steps, &shape, y)
             }),
             None => dispatch_any!(self.dtype(), T => {
                 let (x, walk) = (self.read::<T>()?, BroadcastLayout::new(&shape, &steps, &steps));
@@ -24,7 +24,7 @@ impl Tensor {
             }),
         }?;
         let from = *self.shape();
-        Ok(y.recorded_composed("expand", &[self], || {
+        Ok(y.with_composed_backward("expand", &[self], || {
             move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.sum_to(from)?)])
         }))
     }

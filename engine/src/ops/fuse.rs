@@ -4,7 +4,7 @@ use crate::cpu::elementary::Elementary;
 use crate::cpu::fuse::{self as cpu, ProgramInput, ProgramOutput};
 use crate::dtype::{bf16, f16};
 use crate::fuse::{Broadcast, Expression, KernelOutput, KernelSignature, MAX_INPUTS, ProgramKernels};
-use crate::{DType, Device, Element, Error, Read, Result, Shape, Tensor, Write, cuda};
+use crate::{DType, Device, Element, Error, ReadGuard, Result, Shape, Tensor, WriteGuard, cuda};
 
 const OP: &str = "fuse";
 
@@ -35,16 +35,17 @@ impl Expression {
             return Err(Error::shape(OP, &operands, "the shapes do not broadcast"));
         };
         let c = channels(&shape, inputs);
-        let expanded =
-            |t: &&Tensor| if lies(t, &shape, c).is_some() { Ok((*t).clone()) } else { t.expand(shape) };
+        let expanded = |t: &&Tensor| {
+            if broadcast_kind(t, &shape, c).is_some() { Ok((*t).clone()) } else { t.expand(shape) }
+        };
         let inputs: Vec<Tensor> = inputs.iter().map(expanded).collect::<Result<_>>()?;
-        let call = Call { shape, c, inputs: inputs.iter().map(Tensor::detach).collect() };
+        let call = FusedCall { shape, c, inputs: inputs.iter().map(Tensor::detach).collect() };
         let signature =
             KernelSignature { inputs: call.signature(), outputs: vec![KernelOutput::Elements(dtype)] };
         let y = call.run(&self.0.forward, signature)?.remove(0);
         let (of_kernels, expression) = (self.clone(), self.clone());
         let to = inputs.clone();
-        Ok(y.recorded_fused(
+        Ok(y.with_fused_backward(
             OP,
             &to.iter().collect::<Vec<_>>(),
             || move |grad: Tensor, needs: &[bool]| call.backward(&of_kernels, grad, needs),
@@ -76,15 +77,16 @@ fn composed(
 }
 
 /// Inputs under one shape, each of them full, by channel or scalar.
-pub(super) struct Call {
+pub(super) struct FusedCall {
     pub(super) shape: Shape,
     pub(super) c: usize,
     pub(super) inputs: Vec<Tensor>,
 }
 
-impl Call {
+impl FusedCall {
     pub(super) fn signature(&self) -> Vec<(DType, Broadcast)> {
-        let of = |t: &Tensor| (t.dtype(), lies(t, &self.shape, self.c).expect("others were expanded"));
+        let of =
+            |t: &Tensor| (t.dtype(), broadcast_kind(t, &self.shape, self.c).expect("others were expanded"));
         self.inputs.iter().map(of).collect()
     }
 
@@ -92,7 +94,7 @@ impl Call {
         let wanted = needs.iter().enumerate().fold(0, |bits, (i, need)| bits | u32::from(*need) << i);
         let signature = KernelSignature::backward(&self.signature(), wanted);
         let inputs = self.inputs.iter().cloned().chain([grad]).collect();
-        let call = Call { shape: self.shape, c: self.c, inputs };
+        let call = FusedCall { shape: self.shape, c: self.c, inputs };
         let mut grads = call.run(&expression.gradients(wanted), signature)?.into_iter();
         let of = |(t, need): (&Tensor, &bool)| {
             need.then(|| {
@@ -114,13 +116,13 @@ impl Call {
         let operands: Vec<(&'static str, &Tensor)> =
             NAMES.into_iter().chain(["gradient"]).zip(&self.inputs).collect();
         match OnGpu::of(OP, &operands)? {
-            Some(on) => self.run_on(&on, kernels, signature),
-            None if self.inputs[0].dtype() == DType::F64 => self.run_here::<f64>(kernels, &signature),
-            None => self.run_here::<f32>(kernels, &signature),
+            Some(on) => self.run_gpu(&on, kernels, signature),
+            None if self.inputs[0].dtype() == DType::F64 => self.run_cpu::<f64>(kernels, &signature),
+            None => self.run_cpu::<f32>(kernels, &signature),
         }
     }
 
-    fn run_on(
+    fn run_gpu(
         &self,
         on: &OnGpu,
         kernels: &ProgramKernels,
@@ -130,18 +132,18 @@ impl Call {
         let sums = signature.outputs.iter().filter(|output| **output == KernelOutput::Sums).count();
         let elements: Vec<Tensor> = (signature.outputs.iter())
             .filter_map(|output| if let KernelOutput::Elements(dtype) = output { Some(*dtype) } else { None })
-            .map(|dtype| on.room(self.shape, dtype))
+            .map(|dtype| on.empty(self.shape, dtype))
             .collect::<Result<_>>()?;
         let count = cuda::fuse::num_partial_sums(len, c, dtype);
-        let partial = (sums > 0).then(|| on.room([count, sums, c], DType::F32)).transpose()?;
+        let partial = (sums > 0).then(|| on.empty([count, sums, c], DType::F32)).transpose()?;
         {
             let held: Vec<_> =
-                self.inputs.iter().chain(&elements).chain(&partial).map(Tensor::held).collect();
+                self.inputs.iter().chain(&elements).chain(&partial).map(Tensor::device_view).collect();
             let slices: Vec<_> = held.iter().map(|held| held.slice()).collect();
             let (inputs, rest) = slices.split_at(self.inputs.len());
             let (outputs, partial) = rest.split_at(elements.len());
             let generated = kernels.generated(signature.clone());
-            on.named(cuda::fuse::run(
+            on.with_op_context(cuda::fuse::run(
                 &on.gpu,
                 &generated,
                 (c, len),
@@ -162,7 +164,7 @@ impl Call {
         each.collect()
     }
 
-    fn run_here<T: Elementary>(
+    fn run_cpu<T: Elementary>(
         &self,
         kernels: &ProgramKernels,
         signature: &KernelSignature,
@@ -176,11 +178,11 @@ impl Call {
         };
         let outputs: Vec<Tensor> = signature.outputs.iter().map(room).collect::<Result<_>>()?;
         {
-            let inputs: Vec<Input> = self.inputs.iter().map(Input::of).collect::<Result<_>>()?;
+            let inputs: Vec<HostInput> = self.inputs.iter().map(HostInput::of).collect::<Result<_>>()?;
             let lie = signature.inputs.iter().map(|(_, broadcast)| *broadcast);
             let sources: Vec<ProgramInput<T>> =
                 inputs.iter().zip(lie).map(|(input, lies)| input.source(lies)).collect();
-            let mut written: Vec<Written> = outputs.iter().map(Written::of).collect::<Result<_>>()?;
+            let mut written: Vec<HostOutput> = outputs.iter().map(HostOutput::of).collect::<Result<_>>()?;
             let sinks =
                 written.iter_mut().zip(&signature.outputs).map(|(to, output)| to.sink(*output)).collect();
             cpu::run(&kernels.program, &sources, c, len, sinks);
@@ -190,20 +192,20 @@ impl Call {
 }
 
 /// The elements of an input in host memory.
-enum Input<'a> {
-    F32(Read<'a, f32>),
-    F16(Read<'a, f16>),
-    BF16(Read<'a, bf16>),
-    F64(Read<'a, f64>),
+enum HostInput<'a> {
+    F32(ReadGuard<'a, f32>),
+    F16(ReadGuard<'a, f16>),
+    BF16(ReadGuard<'a, bf16>),
+    F64(ReadGuard<'a, f64>),
 }
 
-impl<'a> Input<'a> {
-    fn of(t: &'a Tensor) -> Result<Input<'a>> {
+impl<'a> HostInput<'a> {
+    fn of(t: &'a Tensor) -> Result<HostInput<'a>> {
         Ok(match t.dtype() {
-            DType::F16 => Input::F16(t.read()?),
-            DType::BF16 => Input::BF16(t.read()?),
-            DType::F64 => Input::F64(t.read()?),
-            _ => Input::F32(t.read()?),
+            DType::F16 => HostInput::F16(t.read()?),
+            DType::BF16 => HostInput::BF16(t.read()?),
+            DType::F64 => HostInput::F64(t.read()?),
+            _ => HostInput::F32(t.read()?),
         })
     }
 
@@ -213,10 +215,10 @@ impl<'a> Input<'a> {
         }
         if lies != Broadcast::Full {
             let values: Vec<T> = match self {
-                Input::F32(x) => few(x),
-                Input::F16(x) => few(x),
-                Input::BF16(x) => few(x),
-                Input::F64(x) => few(x),
+                HostInput::F32(x) => few(x),
+                HostInput::F16(x) => few(x),
+                HostInput::BF16(x) => few(x),
+                HostInput::F64(x) => few(x),
             };
             return if lies == Broadcast::Scalar {
                 ProgramInput::Scalar(values[0])
@@ -225,41 +227,41 @@ impl<'a> Input<'a> {
             };
         }
         match self {
-            Input::F32(x) => ProgramInput::Elements(bytemuck::cast_slice(x)),
-            Input::F64(x) => ProgramInput::Elements(bytemuck::cast_slice(x)),
-            Input::F16(x) => ProgramInput::F16(x),
-            Input::BF16(x) => ProgramInput::BF16(x),
+            HostInput::F32(x) => ProgramInput::Elements(bytemuck::cast_slice(x)),
+            HostInput::F64(x) => ProgramInput::Elements(bytemuck::cast_slice(x)),
+            HostInput::F16(x) => ProgramInput::F16(x),
+            HostInput::BF16(x) => ProgramInput::BF16(x),
         }
     }
 }
 
 /// The elements of an output in host memory.
-enum Written<'a> {
-    F32(Write<'a, f32>),
-    F16(Write<'a, f16>),
-    BF16(Write<'a, bf16>),
-    F64(Write<'a, f64>),
+enum HostOutput<'a> {
+    F32(WriteGuard<'a, f32>),
+    F16(WriteGuard<'a, f16>),
+    BF16(WriteGuard<'a, bf16>),
+    F64(WriteGuard<'a, f64>),
 }
 
-impl<'a> Written<'a> {
-    fn of(t: &'a Tensor) -> Result<Written<'a>> {
+impl<'a> HostOutput<'a> {
+    fn of(t: &'a Tensor) -> Result<HostOutput<'a>> {
         Ok(match t.dtype() {
-            DType::F16 => Written::F16(t.write()?),
-            DType::BF16 => Written::BF16(t.write()?),
-            DType::F64 => Written::F64(t.write()?),
-            _ => Written::F32(t.write()?),
+            DType::F16 => HostOutput::F16(t.write()?),
+            DType::BF16 => HostOutput::BF16(t.write()?),
+            DType::F64 => HostOutput::F64(t.write()?),
+            _ => HostOutput::F32(t.write()?),
         })
     }
 
     fn sink<T: Elementary>(&mut self, output: KernelOutput) -> ProgramOutput<'_, T> {
         match self {
-            Written::F32(y) => ProgramOutput::Elements(bytemuck::cast_slice_mut(y)),
-            Written::F64(y) => match output {
+            HostOutput::F32(y) => ProgramOutput::Elements(bytemuck::cast_slice_mut(y)),
+            HostOutput::F64(y) => match output {
                 KernelOutput::Sums => ProgramOutput::Sums(y),
                 KernelOutput::Elements(_) => ProgramOutput::Elements(bytemuck::cast_slice_mut(y)),
             },
-            Written::F16(y) => ProgramOutput::F16(y),
-            Written::BF16(y) => ProgramOutput::BF16(y),
+            HostOutput::F16(y) => ProgramOutput::F16(y),
+            HostOutput::BF16(y) => ProgramOutput::BF16(y),
         }
     }
 }
@@ -273,7 +275,7 @@ fn channels(shape: &Shape, inputs: &[&Tensor]) -> usize {
 }
 
 /// How a tensor lies under a shape with so many channels; `None` when it must be expanded.
-fn lies(t: &Tensor, shape: &Shape, c: usize) -> Option<Broadcast> {
+fn broadcast_kind(t: &Tensor, shape: &Shape, c: usize) -> Option<Broadcast> {
     if t.numel() == shape.numel() && is_suffix(t, shape) {
         Some(Broadcast::Full)
     } else if t.numel() == 1 {

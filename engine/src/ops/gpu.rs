@@ -31,11 +31,11 @@ impl<'a> OnGpu<'a> {
             return Err(Error::Device { op, device, operands: Operands::of(operands), why });
         }
         let Device::Cuda(_) = device else { return Ok(None) };
-        Ok(Some(OnGpu { gpu: x.held().gpu().clone(), op, operands }))
+        Ok(Some(OnGpu { gpu: x.device_view().gpu().clone(), op, operands }))
     }
 
     /// As [`OnGpu::of`], for a backward pass whose forward pass ran on a GPU.
-    pub fn back(op: &'static str, operands: &'a [(&'static str, &'a Tensor)]) -> Result<OnGpu<'a>> {
+    pub fn for_backward(op: &'static str, operands: &'a [(&'static str, &'a Tensor)]) -> Result<OnGpu<'a>> {
         OnGpu::of(op, operands)?.ok_or_else(|| {
             let why = "the forward pass ran on a GPU, and its tensors have left it".to_string();
             Error::Device { op, device: Device::Cpu, operands: Operands::of(operands), why }
@@ -49,16 +49,16 @@ impl<'a> OnGpu<'a> {
         dtype: DType,
         fill: impl FnOnce(DeviceSlice) -> cuda::Result<()>,
     ) -> Result<Tensor> {
-        self.named(Tensor::build_on(&self.gpu, shape, dtype, fill))
+        self.with_op_context(Tensor::build_on(&self.gpu, shape, dtype, fill))
     }
 
     /// A tensor of arbitrary content, to be written by the work queued next.
-    pub fn room(&self, shape: impl Into<Shape>, dtype: DType) -> Result<Tensor> {
+    pub fn empty(&self, shape: impl Into<Shape>, dtype: DType) -> Result<Tensor> {
         self.build(shape, dtype, |_| Ok(()))
     }
 
     /// A call's result, its failure as an error of this operation.
-    pub fn named<T>(&self, result: cuda::Result<T>) -> Result<T> {
+    pub fn with_op_context<T>(&self, result: cuda::Result<T>) -> Result<T> {
         result.map_err(|failure| failure.with_op_context(self.op, self.gpu.device(), self.operands))
     }
 }

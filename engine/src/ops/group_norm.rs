@@ -1,6 +1,6 @@
 //! Group normalisation (Wu and He, 2018).
 use super::gpu::{OnGpu, check_parameters};
-use super::normalised::{Normalised, Statistics, wide};
+use super::normalised::{NormStatistics, Normalised, to_compute_dtype};
 use crate::cpu::group_norm::GroupNorm;
 use crate::{DType, Element, Error, Result, Tensor, cuda};
 
@@ -22,7 +22,7 @@ impl Tensor {
         let images = self.dims()[0];
         let norm = GroupNorm { pixels: self.numel() / images / c, c, groups, eps };
         if let Some(on) = OnGpu::of("group_norm", &operands)? {
-            return self.group_norm_on(&on, norm, weight, bias);
+            return self.group_norm_gpu(&on, norm, weight, bias);
         }
         if self.is_half_on_cpu() {
             let (weight, bias) = (weight.widened()?, bias.widened()?);
@@ -54,15 +54,15 @@ impl Tensor {
                 }
             };
             let inputs = operands.map(|(_, t)| t);
-            Ok(y.recorded_fused("group_norm", &inputs, kernels, || composition(norm, self, weight)))
+            Ok(y.with_fused_backward("group_norm", &inputs, kernels, || composition(norm, self, weight)))
         })
     }
 
-    fn group_norm_on(&self, on: &OnGpu, norm: GroupNorm, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    fn group_norm_gpu(&self, on: &OnGpu, norm: GroupNorm, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
         const OP: &str = "group_norm";
-        let stats = on.room([self.dims()[0], norm.groups, 2], DType::F32)?;
+        let stats = on.empty([self.dims()[0], norm.groups, 2], DType::F32)?;
         let y = on.build(*self.shape(), self.dtype(), |y| {
-            let held = [self, weight, bias, &stats].map(Tensor::held);
+            let held = [self, weight, bias, &stats].map(Tensor::device_view);
             let [x, weight, bias, stats] = held.each_ref().map(|t| t.slice());
             cuda::group_norm::forward(&on.gpu, &norm, x, [weight, bias], y, stats)
         })?;
@@ -70,21 +70,27 @@ impl Tensor {
             let (x, weight) = (self.detach(), weight.detach());
             move |grad: Tensor, needs: &[bool]| {
                 let operands = [("x", &x), ("grad", &grad)];
-                let on = OnGpu::back(OP, &operands)?;
+                let on = OnGpu::for_backward(OP, &operands)?;
                 let room = |i: usize, like: &Tensor| {
-                    needs[i].then(|| on.room(*like.shape(), like.dtype())).transpose()
+                    needs[i].then(|| on.empty(*like.shape(), like.dtype())).transpose()
                 };
                 let grads = [room(0, &x)?, room(1, &weight)?, room(2, &weight)?];
-                let held = grads.each_ref().map(|t| t.as_ref().map(Tensor::held));
+                let held = grads.each_ref().map(|t| t.as_ref().map(Tensor::device_view));
                 let [dx, dweight, dbias] = held.each_ref().map(|t| t.as_ref().map(|t| t.slice()));
-                let of = [&x, &grad, &weight, &stats].map(Tensor::held);
+                let of = [&x, &grad, &weight, &stats].map(Tensor::device_view);
                 let operands = of.each_ref().map(|t| t.slice());
-                on.named(cuda::group_norm::backward(&on.gpu, &norm, operands, dx, [dweight, dbias]))?;
+                on.with_op_context(cuda::group_norm::backward(
+                    &on.gpu,
+                    &norm,
+                    operands,
+                    dx,
+                    [dweight, dbias],
+                ))?;
                 drop(held);
                 Ok(grads.into_iter().collect())
             }
         };
-        Ok(y.recorded_fused(OP, &[self, weight, bias], kernels, || composition(norm, self, weight)))
+        Ok(y.with_fused_backward(OP, &[self, weight, bias], kernels, || composition(norm, self, weight)))
     }
 }
 
@@ -98,12 +104,17 @@ fn composition(
     move |grad: Tensor, needs: &[bool]| {
         let GroupNorm { pixels, c, groups, eps } = norm;
         let grouped = [x.dims()[0], pixels, groups, c / groups];
-        let normalised = Normalised::by_own(&x.reshape(grouped)?, &[1, 3], Statistics::Own, eps)?;
-        let d = wide(&grad)?.reshape(grouped)?;
+        let normalised = Normalised::by_input_statistics(
+            &x.reshape(grouped)?,
+            &[1, 3],
+            NormStatistics::MeanVariance,
+            eps,
+        )?;
+        let d = to_compute_dtype(&grad)?.reshape(grouped)?;
         let by_channel = |t: &Tensor| t.reshape([groups, c / groups]);
         let total = |t: Tensor| t.sum(&[0, 1], false)?.reshape([c])?.to_dtype(weight.dtype());
         let of_x = || {
-            let d = d.mul(&by_channel(&wide(&weight)?)?)?;
+            let d = d.mul(&by_channel(&to_compute_dtype(&weight)?)?)?;
             normalised.input_gradient(&d)?.reshape(*x.shape())?.to_dtype(x.dtype())
         };
         Ok(vec![

@@ -41,14 +41,14 @@ impl Tensor {
         let shape = [n, vertical.rows().len(), horizontal.rows().len(), c];
         let y = match OnGpu::of(op, &[("x", self)])? {
             Some(on) => on.build(shape, self.dtype(), |y| {
-                cuda::interpolate::resample(&on.gpu, &vertical, &horizontal, c, self.held().slice(), y)
+                cuda::interpolate::resample(&on.gpu, &vertical, &horizontal, c, self.device_view().slice(), y)
             }),
             None => dispatch_real!(op, [("x", self)], T => {
                 let x = self.read::<T>()?;
                 Tensor::build(shape, |y: &mut [T]| resample(&vertical, &horizontal, c, &x, y))
             }),
         }?;
-        Ok(y.recorded_composed(op, &[self], || {
+        Ok(y.with_composed_backward(op, &[self], || {
             move |grad: Tensor, _: &[bool]| {
                 Ok(vec![Some(grad.resampled(op, vertical.transposed(), horizontal.transposed())?)])
             }

@@ -25,7 +25,7 @@ impl Tensor {
         let (operands, [m, n, k]) = check("linear", self, weight, bias)?;
         let shape = self.shape().with(self.rank() - 1, n);
         if let Some(on) = OnGpu::of("linear", &operands)? {
-            let layer = gpu::Layer { x: self, weight, bias, sizes: [m, n, k] };
+            let layer = gpu::LinearLayer { x: self, weight, bias, sizes: [m, n, k] };
             return gpu::forward(&on, &layer, activation);
         }
         if self.dtype() == DType::BF16 && m > 0 && m * n * k >= CONV_MIN_MACS && has_bf16() {
@@ -65,7 +65,7 @@ impl Tensor {
                 Ok((y, Some(z)))
             }
         })?;
-        let composed = Composition::of(self, weight, bias, activation, kept.as_ref());
+        let composed = ComposedBackward::of(self, weight, bias, activation, kept.as_ref());
         let kernels = || {
             let (x, w, has_bias) = (self.detach(), weight.detach(), bias.is_some());
             move |grad: Tensor, needs: &[bool]| {
@@ -96,14 +96,14 @@ impl Tensor {
             }
         };
         let inputs: Vec<&Tensor> = [self, weight].into_iter().chain(bias).collect();
-        Ok(y.recorded_fused("linear", &inputs, kernels, || {
+        Ok(y.with_fused_backward("linear", &inputs, kernels, || {
             move |grad: Tensor, needs: &[bool]| composed.backward(&grad, needs)
         }))
     }
 }
 
 /// The backward pass of a layer as operations.
-struct Composition {
+struct ComposedBackward {
     x: Tensor,
     weight: Tensor,
     bias: Option<Tensor>,
@@ -112,23 +112,25 @@ struct Composition {
     output: Option<Tensor>,
 }
 
-impl Composition {
+impl ComposedBackward {
     fn of(
         x: &Tensor,
         weight: &Tensor,
         bias: Option<&Tensor>,
         activation: Activation,
         kept: Option<&Tensor>,
-    ) -> Composition {
+    ) -> ComposedBackward {
         let output = kept.filter(|_| activation == Activation::Relu).cloned();
-        Composition { x: x.clone(), weight: weight.clone(), bias: bias.cloned(), activation, output }
+        ComposedBackward { x: x.clone(), weight: weight.clone(), bias: bias.cloned(), activation, output }
     }
 
     fn backward(&self, grad: &Tensor, needs: &[bool]) -> Result<Vec<Option<Tensor>>> {
         let d = match (&self.output, self.activation) {
             (_, Activation::Identity) => grad.clone(),
-            (Some(y), activation) => y.slope(activation, grad)?,
-            (None, activation) => self.x.linear(&self.weight, self.bias.as_ref())?.slope(activation, grad)?,
+            (Some(y), activation) => y.activation_gradient(activation, grad)?,
+            (None, activation) => {
+                self.x.linear(&self.weight, self.bias.as_ref())?.activation_gradient(activation, grad)?
+            }
         };
         let (n, k) = (self.weight.dims()[0], self.weight.dims()[1]);
         let rows = |t: &Tensor, columns: usize| t.reshape([t.numel() / columns.max(1), columns]);

@@ -23,24 +23,24 @@ impl Tensor {
             return Err(Error::shape("matmul", &operands, "a scalar has no rows: use mul"));
         }
         if self.rank() == 1 || other.rank() == 1 {
-            return self.with_vectors(other, transpose_a, transpose_b);
+            return self.matmul_vectors(other, transpose_a, transpose_b);
         }
         if self.is_half_on_cpu() {
             let y = self.widened()?.matmul_transposed(&other.widened()?, transpose_a, transpose_b)?;
             return y.rounded_as(self);
         }
-        let plan = Plan::new(self, other, transpose_a, transpose_b)?;
+        let plan = BatchedMatmul::new(self, other, transpose_a, transpose_b)?;
         let y = match OnGpu::of("matmul", &operands)? {
             Some(on) => on.build(plan.shape, self.dtype(), |y| {
-                let (a, b) = (self.held(), other.held());
-                plan.run_on(&on.gpu, a.slice(), b.slice(), y)
+                let (a, b) = (self.device_view(), other.device_view());
+                plan.run_gpu(&on.gpu, a.slice(), b.slice(), y)
             }),
             None => dispatch_real!("matmul", [("a", self), ("b", other)], T => {
                 let (a, b) = (self.read::<T>()?, other.read::<T>()?);
                 Tensor::build(plan.shape, |y: &mut [T]| plan.run(&a, &b, y))
             }),
         }?;
-        Ok(y.recorded_composed("matmul", &[self, other], || {
+        Ok(y.with_composed_backward("matmul", &[self, other], || {
             let (a, b) = (self.clone(), other.clone());
             move |grad: Tensor, needs: &[bool]| {
                 // With A = op(a), B = op(b): dA = g Bᵀ, dB = Aᵀ g, transposed back where the operand was.
@@ -63,7 +63,7 @@ impl Tensor {
         }))
     }
 
-    fn with_vectors(&self, other: &Tensor, transpose_a: bool, transpose_b: bool) -> Result<Tensor> {
+    fn matmul_vectors(&self, other: &Tensor, transpose_a: bool, transpose_b: bool) -> Result<Tensor> {
         let lift = |t: &Tensor, left: bool| match t.dims() {
             &[n] => t.reshape(if left { [1, n] } else { [n, 1] }),
             _ => Ok(t.clone()),
@@ -86,7 +86,7 @@ impl Tensor {
 }
 
 /// Extents of a batched product and where each batch entry's operands start.
-struct Plan {
+struct BatchedMatmul {
     m: usize,
     n: usize,
     k: usize,
@@ -97,8 +97,8 @@ struct Plan {
     starts: Vec<(usize, usize)>,
 }
 
-impl Plan {
-    fn new(a: &Tensor, b: &Tensor, transpose_a: bool, transpose_b: bool) -> Result<Plan> {
+impl BatchedMatmul {
+    fn new(a: &Tensor, b: &Tensor, transpose_a: bool, transpose_b: bool) -> Result<BatchedMatmul> {
         let matrix = |t: &Tensor| (t.dims()[t.rank() - 2], t.dims()[t.rank() - 1]);
         let ((a_rows, a_cols), (b_rows, b_cols)) = (matrix(a), matrix(b));
         let (m, k) = if transpose_a { (a_cols, a_rows) } else { (a_rows, a_cols) };
@@ -124,7 +124,7 @@ impl Plan {
             .collect();
         let mut dims = batch.dims().to_vec();
         dims.extend([m, n]);
-        Ok(Plan {
+        Ok(BatchedMatmul {
             m,
             n,
             k,
@@ -157,7 +157,7 @@ impl Plan {
     }
 
     /// On a GPU: one batched product where the batch's operands lie evenly apart, else one for each entry.
-    fn run_on(&self, gpu: &Arc<Gpu>, a: DeviceSlice, b: DeviceSlice, y: DeviceSlice) -> cuda::Result<()> {
+    fn run_gpu(&self, gpu: &Arc<Gpu>, a: DeviceSlice, b: DeviceSlice, y: DeviceSlice) -> cuda::Result<()> {
         let (m, n, k) = (self.m, self.n, self.k);
         let one = Gemm {
             transpose_a: self.transpose.0,

@@ -60,9 +60,9 @@ mod cast;
 mod conv2d;
 mod conv_norm;
 mod cross_entropy;
-mod drop;
+mod dropout;
 mod expand;
-mod extreme;
+mod extrema;
 mod fuse;
 mod gpu;
 #[cfg(test)]
@@ -93,7 +93,7 @@ mod update_state;
 pub use adaptive_pool::GlobalPool;
 pub use attention::AttentionMask;
 pub use batch_norm::BatchNorm;
-pub use conv_norm::Pending;
+pub use conv_norm::PendingBatchNorm;
 pub use conv2d::Conv2dOptions;
 #[cfg(test)]
 pub(crate) use expand::broadcast_steps;

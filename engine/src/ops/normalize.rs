@@ -24,7 +24,13 @@ impl Tensor {
                 return Err(Error::dtype("normalize_bytes", &operands, "all but f64 on a GPU"));
             }
             return on.build(*self.shape(), dtype, |y| {
-                cuda::normalize::forward(&on.gpu, self.held().slice(), f32::from(white), [mean, std], y)
+                cuda::normalize::forward(
+                    &on.gpu,
+                    self.device_view().slice(),
+                    f32::from(white),
+                    [mean, std],
+                    y,
+                )
             });
         }
         // A byte has few values: each channel's results are looked up.

@@ -34,8 +34,8 @@ pub struct UpdateOperands<'a> {
 
 /// Updates parameters by a rule, at the rates that `state` holds, unless a gradient is not finite and losses are scaled.
 pub fn update(rule: &UpdateRule, parameters: &[UpdateOperands], state: &UpdateState) -> Result<()> {
-    let copies: Vec<Option<Tensor>> = parameters.iter().map(|p| p.weights.kept_copy()).collect();
-    let mut operands = vec![("state", state.numbers())];
+    let copies: Vec<Option<Tensor>> = parameters.iter().map(|p| p.weights.autocast_cache()).collect();
+    let mut operands = vec![("state", state.scalars())];
     for parameter in parameters {
         check(rule, parameter)?;
         operands.extend(parameter.tensors());
@@ -43,10 +43,10 @@ pub fn update(rule: &UpdateRule, parameters: &[UpdateOperands], state: &UpdateSt
         operands.extend(parameter.factors.into_iter().flatten().map(|t| ("factor", t)));
     }
     match OnGpu::of(rule.name(), &operands)? {
-        Some(on) => on.named(on_gpu(&on.gpu, rule, parameters, &copies, state))?,
-        None => on_cpu(rule, parameters, &copies, state)?,
+        Some(on) => on.with_op_context(update_on_gpu(&on.gpu, rule, parameters, &copies, state))?,
+        None => update_on_cpu(rule, parameters, &copies, state)?,
     }
-    parameters.iter().for_each(|p| p.weights.renew_kept_copy());
+    parameters.iter().for_each(|p| p.weights.mark_autocast_cache_current());
     Ok(())
 }
 
@@ -161,18 +161,19 @@ fn check(rule: &UpdateRule, parameter: &UpdateOperands) -> Result<()> {
     Ok(())
 }
 
-fn on_gpu(
+fn update_on_gpu(
     gpu: &std::sync::Arc<cuda::Gpu>,
     rule: &UpdateRule,
     parameters: &[UpdateOperands],
     copies: &[Option<Tensor>],
     state: &UpdateState,
 ) -> cuda::Result<()> {
-    let held: Vec<Vec<_>> = parameters.iter().map(|p| p.tensors().map(|(_, t)| t.held()).collect()).collect();
-    let held_copies: Vec<_> = copies.iter().map(|copy| copy.as_ref().map(Tensor::held)).collect();
-    let held_kept: Vec<_> = parameters.iter().map(|p| p.param_scalar.map(Tensor::held)).collect();
+    let held: Vec<Vec<_>> =
+        parameters.iter().map(|p| p.tensors().map(|(_, t)| t.device_view()).collect()).collect();
+    let held_copies: Vec<_> = copies.iter().map(|copy| copy.as_ref().map(Tensor::device_view)).collect();
+    let held_kept: Vec<_> = parameters.iter().map(|p| p.param_scalar.map(Tensor::device_view)).collect();
     let held_factors: Vec<_> =
-        parameters.iter().map(|p| p.factors.map(|factors| factors.map(Tensor::held))).collect();
+        parameters.iter().map(|p| p.factors.map(|factors| factors.map(Tensor::device_view))).collect();
     let tables: Vec<ParameterUpdate> = parameters
         .iter()
         .enumerate()
@@ -197,8 +198,8 @@ fn on_gpu(
         .collect();
     parameters.iter().flat_map(|p| p.tensors().skip(2)).for_each(|(_, t)| t.bump_version());
     parameters.iter().for_each(|p| p.weights.bump_version());
-    let (numbers, updates) = (state.numbers().held(), state.updates().held());
-    let ticket = state.ticket().held();
+    let (numbers, updates) = (state.scalars().device_view(), state.updates().device_view());
+    let ticket = state.ticket().device_view();
     let place = cuda::optimizer::OptimizerState {
         numbers: numbers.slice(),
         updates: updates.slice(),
@@ -207,7 +208,7 @@ fn on_gpu(
     cuda::optimizer::update(gpu, rule, &tables, state.rule(), &place)
 }
 
-fn on_cpu(
+fn update_on_cpu(
     rule: &UpdateRule,
     parameters: &[UpdateOperands],
     copies: &[Option<Tensor>],
@@ -255,7 +256,7 @@ fn on_cpu(
             layout: parameter.layout(rule, state),
         });
     }
-    let (mut numbers, mut updates) = (state.numbers().write::<f32>()?, state.updates().write::<i64>()?);
+    let (mut numbers, mut updates) = (state.scalars().write::<f32>()?, state.updates().write::<i64>()?);
     cpu::optimizer::update(rule, &mut all, state.rule(), &mut numbers, &mut updates[0]);
     Ok(())
 }

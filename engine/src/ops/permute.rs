@@ -17,14 +17,14 @@ impl Tensor {
         let shape = Shape::new(&axes.iter().map(|a| self.dims()[*a]).collect::<Vec<_>>());
         let y = match OnGpu::of_any("permute", &[("self", self)])? {
             Some(on) => on.build(shape, self.dtype(), |y| {
-                cuda::copy::permute(&on.gpu, self.held().slice(), self.shape(), axes, y)
+                cuda::copy::permute(&on.gpu, self.device_view().slice(), self.shape(), axes, y)
             }),
             None => dispatch_any!(self.dtype(), T => {
                 let x = self.read::<T>()?;
                 Tensor::build(shape, |y: &mut [T]| cpu::permute::permute(&x, self.shape(), axes, y))
             }),
         }?;
-        Ok(y.recorded_composed("permute", &[self], || {
+        Ok(y.with_composed_backward("permute", &[self], || {
             let mut inverse = vec![0; axes.len()];
             axes.iter().enumerate().for_each(|(to, from)| inverse[*from] = to);
             move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.permute(&inverse)?)])

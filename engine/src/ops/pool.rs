@@ -1,6 +1,6 @@
 //! Pooling of channels-last images.
 use super::gpu::OnGpu;
-use crate::autograd::is_recorded;
+use crate::autograd::is_tracked;
 use crate::cpu::pool as kernel;
 use crate::pool_shape::PoolShape;
 use crate::resampling::Resampling;
@@ -19,7 +19,7 @@ impl Tensor {
             ));
         }
         if let Some(on) = OnGpu::of("max_pool2d", &[("x", self)])? {
-            return self.max_pool2d_on(&on, s);
+            return self.max_pool2d_gpu(&on, s);
         }
         if self.is_half_on_cpu() {
             return self.widened()?.max_pool2d(pool)?.rounded_as(self);
@@ -29,11 +29,11 @@ impl Tensor {
             let x = self.read::<T>()?;
             let index = Tensor::build(shape, |_: &mut [u8]| ())?;
             let y = Tensor::build(shape, |y: &mut [T]| kernel::max_forward(&s, &x, y, &mut index.write().expect("u8")))?;
-            Ok(y.recorded_composed("max_pool2d", &[self], || {
+            Ok(y.with_composed_backward("max_pool2d", &[self], || {
                 let from = *self.shape();
                 move |grad: Tensor, _: &[bool]| {
-                    if is_recorded(&[&grad]) {
-                        return Ok(vec![Some(to_chosen(&s, &index, &grad)?)]);
+                    if is_tracked(&[&grad]) {
+                        return Ok(vec![Some(scatter_to_argmax(&s, &index, &grad)?)]);
                     }
                     let (dy, index) = (grad.read::<T>()?, index.read::<u8>()?);
                     Ok(vec![Some(Tensor::build(from, |dx: &mut [T]| kernel::max_backward(&s, &dy, &index, dx))?)])
@@ -50,54 +50,64 @@ impl Tensor {
             return Err(Error::value("avg_pool2d", &[("x", self)], "average pooling has no dilation"));
         }
         if let Some(on) = OnGpu::of("avg_pool2d", &[("x", self)])? {
-            return self.avg_pool2d_on(&on, s, count_include_pad);
+            return self.avg_pool2d_gpu(&on, s, count_include_pad);
         }
         let axis = |axis: usize| Resampling::window_mean(&s, axis, count_include_pad);
         self.resampled("avg_pool2d", axis(0), axis(1))
     }
 
-    fn max_pool2d_on(&self, on: &OnGpu, s: PoolShape) -> Result<Tensor> {
+    fn max_pool2d_gpu(&self, on: &OnGpu, s: PoolShape) -> Result<Tensor> {
         let shape = [s.n, s.out[0], s.out[1], s.c];
-        let index = on.room(shape, DType::U8)?;
+        let index = on.empty(shape, DType::U8)?;
         let y = on.build(shape, self.dtype(), |y| {
-            cuda::pool::max_forward(&on.gpu, &s, self.held().slice(), y, index.held().slice())
+            cuda::pool::max_forward(&on.gpu, &s, self.device_view().slice(), y, index.device_view().slice())
         })?;
-        Ok(y.recorded_composed("max_pool2d", &[self], || {
+        Ok(y.with_composed_backward("max_pool2d", &[self], || {
             let from = *self.shape();
             move |grad: Tensor, _: &[bool]| {
-                if is_recorded(&[&grad]) {
-                    return Ok(vec![Some(to_chosen(&s, &index, &grad)?)]);
+                if is_tracked(&[&grad]) {
+                    return Ok(vec![Some(scatter_to_argmax(&s, &index, &grad)?)]);
                 }
                 let operands = [("grad", &grad)];
-                let on = OnGpu::back("max_pool2d", &operands)?;
+                let on = OnGpu::for_backward("max_pool2d", &operands)?;
                 let dx = on.build(from, grad.dtype(), |dx| {
-                    cuda::pool::max_backward(&on.gpu, &s, grad.held().slice(), index.held().slice(), dx)
+                    cuda::pool::max_backward(
+                        &on.gpu,
+                        &s,
+                        grad.device_view().slice(),
+                        index.device_view().slice(),
+                        dx,
+                    )
                 })?;
                 Ok(vec![Some(dx)])
             }
         }))
     }
 
-    fn avg_pool2d_on(&self, on: &OnGpu, s: PoolShape, include_pad: bool) -> Result<Tensor> {
+    fn avg_pool2d_gpu(&self, on: &OnGpu, s: PoolShape, include_pad: bool) -> Result<Tensor> {
         let y = on.build([s.n, s.out[0], s.out[1], s.c], self.dtype(), |y| {
-            cuda::pool::avg_forward(&on.gpu, &s, include_pad, self.held().slice(), y)
+            cuda::pool::avg_forward(&on.gpu, &s, include_pad, self.device_view().slice(), y)
         })?;
-        Ok(y.recorded_composed("avg_pool2d", &[self], || {
-            move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.avg_pool2d_back(s, include_pad)?)])
+        Ok(y.with_composed_backward("avg_pool2d", &[self], || {
+            move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.avg_pool2d_backward(s, include_pad)?)])
         }))
     }
 
     /// The gradient of [`Tensor::avg_pool2d`] on a GPU.
-    fn avg_pool2d_back(&self, s: PoolShape, include_pad: bool) -> Result<Tensor> {
+    fn avg_pool2d_backward(&self, s: PoolShape, include_pad: bool) -> Result<Tensor> {
         let operands = [("grad", self)];
-        let on = OnGpu::back("avg_pool2d", &operands)?;
+        let on = OnGpu::for_backward("avg_pool2d", &operands)?;
         let dx = on.build([s.n, s.size[0], s.size[1], s.c], self.dtype(), |dx| {
-            cuda::pool::avg_backward(&on.gpu, &s, include_pad, self.held().slice(), dx)
+            cuda::pool::avg_backward(&on.gpu, &s, include_pad, self.device_view().slice(), dx)
         })?;
-        Ok(dx.recorded_composed("avg_pool2d", &[self], || {
+        Ok(dx.with_composed_backward("avg_pool2d", &[self], || {
             move |grad: Tensor, _: &[bool]| {
                 let operands = [("grad", &grad)];
-                Ok(vec![Some(grad.avg_pool2d_on(&OnGpu::back("avg_pool2d", &operands)?, s, include_pad)?)])
+                Ok(vec![Some(grad.avg_pool2d_gpu(
+                    &OnGpu::for_backward("avg_pool2d", &operands)?,
+                    s,
+                    include_pad,
+                )?)])
             }
         }))
     }
@@ -127,7 +137,7 @@ impl Tensor {
 }
 
 /// The gradient of [`Tensor::max_pool2d`] as operations: each window's goes to the pixel that `index` says it chose.
-fn to_chosen(s: &PoolShape, index: &Tensor, dy: &Tensor) -> Result<Tensor> {
+fn scatter_to_argmax(s: &PoolShape, index: &Tensor, dy: &Tensor) -> Result<Tensor> {
     let ([h, w], [oh, ow], c, width) = (s.size, s.out, s.c, s.pool.kernel[1]);
     let (mut pixels, mut inside) = (vec![], vec![]);
     for (i, tap) in index.to_vec::<u8>()?.into_iter().enumerate() {
@@ -146,9 +156,9 @@ fn to_chosen(s: &PoolShape, index: &Tensor, dy: &Tensor) -> Result<Tensor> {
     let pixels = on_device(Tensor::from_vec(pixels, windows)?)?;
     let mut dy = dy.reshape(windows)?;
     if inside.contains(&0) {
-        dy = dy.keep(&on_device(Tensor::from_vec(inside, windows)?.to_dtype(dy.dtype())?)?)?;
+        dy = dy.masked(&on_device(Tensor::from_vec(inside, windows)?.to_dtype(dy.dtype())?)?)?;
     }
-    dy.scattered(1, &pixels, [s.n, h * w, c].into())?.reshape([s.n, h, w, c])
+    dy.scatter_add(1, &pixels, [s.n, h * w, c].into())?.reshape([s.n, h, w, c])
 }
 
 #[cfg(test)]

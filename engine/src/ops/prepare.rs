@@ -10,7 +10,7 @@ const OP: &str = "prepare_images";
 pub(crate) const CHANGE_HEADER_LEN: usize = 7;
 
 /// The most boxes of an image that a GPU erases.
-const BOXES: usize = 16;
+const MAX_ERASE_BOXES: usize = 16;
 
 /// Rows `0..1` and columns `2..3` of an image: first and one past the last of each. Nothing where they are equal.
 pub type ImageBox = [u32; 4];
@@ -23,7 +23,7 @@ pub struct ImageChange {
     /// Its own share outside of the box.
     pub lam: f32,
     /// Where the pixels are the partner's.
-    pub cut: ImageBox,
+    pub cutmix_box: ImageBox,
     /// What its draws are numbered by.
     pub sample: u64,
     /// What is erased.
@@ -62,7 +62,13 @@ pub enum EraseMode {
 impl ImageChange {
     /// None but normalisation.
     pub fn none(image: usize) -> ImageChange {
-        ImageChange { partner: image, lam: 1.0, cut: [0; 4], sample: image as u64, erase_boxes: vec![] }
+        ImageChange {
+            partner: image,
+            lam: 1.0,
+            cutmix_box: [0; 4],
+            sample: image as u64,
+            erase_boxes: vec![],
+        }
     }
 
     /// The changes of a batch, i64 `[n, 7 + 4 boxes]`, with room for so many boxes in each image. Errors when an image has more, and
@@ -80,7 +86,7 @@ impl ImageChange {
                 return Err(Error::value(OP, &[], why));
             }
             rows.extend([change.partner as i64, i64::from(change.lam.to_bits())]);
-            rows.extend(change.cut.map(i64::from));
+            rows.extend(change.cutmix_box.map(i64::from));
             rows.push(change.sample as i64);
             let erased = change.erase_boxes.iter().copied().chain(std::iter::repeat([0; 4]));
             rows.extend(erased.take(boxes).flatten().map(i64::from));
@@ -114,12 +120,12 @@ impl Tensor {
             return Err(Error::shape(OP, &operands, why));
         }
         if let Some(on) = OnGpu::of_any(OP, &operands)? {
-            if dtype == DType::F64 || c > 4 || width > CHANGE_HEADER_LEN + 4 * BOXES {
+            if dtype == DType::F64 || c > 4 || width > CHANGE_HEADER_LEN + 4 * MAX_ERASE_BOXES {
                 let accepted = "on a GPU all but f64, up to four channels, and up to 16 boxes an image";
                 return Err(Error::dtype(OP, &operands, accepted));
             }
             return on.build(*self.shape(), dtype, |y| {
-                let (x, changes) = (self.held(), changes.held());
+                let (x, changes) = (self.device_view(), changes.device_view());
                 cuda::prepare::forward(&on.gpu, x.slice(), changes.slice(), [n, h, w, c], how, y)
             });
         }
@@ -151,7 +157,7 @@ mod tests {
         let mixed = ImageChange { partner: 2, lam: 0.25, ..ImageChange::none(0) };
         let cut = ImageChange {
             partner: 0,
-            cut: [1, 3, 2, 6],
+            cutmix_box: [1, 3, 2, 6],
             erase_boxes: vec![[0, 2, 0, 3]],
             ..ImageChange::none(1)
         };
@@ -184,7 +190,7 @@ mod tests {
                 let (channel, column, row) = (i % c, i / c % w, i / c / w);
                 let pixel = |image: usize| f64::from(x[image * h * w * c + i]);
                 let lam = f64::from(change.lam);
-                let mut v = match inside(&change.cut, row, column) {
+                let mut v = match inside(&change.cutmix_box, row, column) {
                     true => pixel(change.partner),
                     false => lam * pixel(image) + (1.0 - lam) * pixel(change.partner),
                 };

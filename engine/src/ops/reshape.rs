@@ -13,7 +13,7 @@ impl Tensor {
             ));
         }
         let from = *self.shape();
-        Ok(self.view(0, shape).recorded_composed("reshape", &[self], || {
+        Ok(self.view(0, shape).with_composed_backward("reshape", &[self], || {
             move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.reshape(from)?)])
         }))
     }

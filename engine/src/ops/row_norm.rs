@@ -1,7 +1,7 @@
 //! Layer normalisation (Ba et al., 2016) and RMS normalisation (Zhang and Sennrich, 2019) over the last axis.
 use super::gpu::{OnGpu, check_parameters};
 use super::half::widened;
-use super::normalised::{Normalised, Statistics, wide};
+use super::normalised::{NormStatistics, Normalised, to_compute_dtype};
 use crate::cpu::row_norm::RowNorm;
 use crate::{DType, Error, Result, Tensor, cuda};
 
@@ -41,7 +41,7 @@ impl Tensor {
         }
         let norm = RowNorm { n, centre, eps };
         if let Some(on) = OnGpu::of(op, &operands)? {
-            return self.row_norm_on(&on, op, norm, weight, bias);
+            return self.row_norm_gpu(&on, op, norm, weight, bias);
         }
         if self.is_half_on_cpu() {
             let (weight, bias) = (widened(weight)?, widened(bias)?);
@@ -75,11 +75,11 @@ impl Tensor {
                 }
             };
             let inputs: Vec<&Tensor> = [self].into_iter().chain(weight).chain(bias).collect();
-            Ok(y.recorded_fused(op, &inputs, kernels, || composition(norm, self, weight, bias)))
+            Ok(y.with_fused_backward(op, &inputs, kernels, || composition(norm, self, weight, bias)))
         })
     }
 
-    fn row_norm_on(
+    fn row_norm_gpu(
         &self,
         on: &OnGpu,
         op: &'static str,
@@ -88,10 +88,10 @@ impl Tensor {
         bias: Option<&Tensor>,
     ) -> Result<Tensor> {
         let n = norm.n;
-        let stats = on.room([self.numel() / n, 2], DType::F32)?;
+        let stats = on.empty([self.numel() / n, 2], DType::F32)?;
         let y = on.build(*self.shape(), self.dtype(), |y| {
-            let (x, stats) = (self.held(), stats.held());
-            let held = [weight, bias].map(|t| t.map(Tensor::held));
+            let (x, stats) = (self.device_view(), stats.device_view());
+            let held = [weight, bias].map(|t| t.map(Tensor::device_view));
             let parameters = held.each_ref().map(|t| t.as_ref().map(|t| t.slice()));
             cuda::row_norm::forward(&on.gpu, &norm, x.slice(), parameters, y, stats.slice())
         })?;
@@ -100,12 +100,12 @@ impl Tensor {
             let (x, weight, bias) = (self.detach(), weight.map(Tensor::detach), bias.map(|b| b.dtype()));
             move |grad: Tensor, needs: &[bool]| {
                 let operands = [("x", &x), ("grad", &grad)];
-                let on = OnGpu::back(op, &operands)?;
-                let (of_x, dy, stats) = (x.held(), grad.held(), stats.held());
+                let on = OnGpu::for_backward(op, &operands)?;
+                let (of_x, dy, stats) = (x.device_view(), grad.device_view(), stats.device_view());
                 let (of_x, dy, stats) = (of_x.slice(), dy.slice(), stats.slice());
                 let dx = needs[0].then(|| {
                     on.build(*x.shape(), x.dtype(), |dx| {
-                        let weight = weight.as_ref().map(Tensor::held);
+                        let weight = weight.as_ref().map(Tensor::device_view);
                         let weight = weight.as_ref().map(|w| w.slice());
                         cuda::row_norm::backward(&on.gpu, &norm, of_x, dy, weight, stats, dx)
                     })
@@ -117,12 +117,14 @@ impl Tensor {
                 for (parameter, dtype) in parameters.iter_mut().zip(dtypes) {
                     let Some(dtype) = dtype else { continue };
                     if needs.next() == Some(&true) {
-                        *parameter = Some(on.room([n], dtype)?);
+                        *parameter = Some(on.empty([n], dtype)?);
                     }
                 }
-                let held = parameters.each_ref().map(|t| t.as_ref().map(Tensor::held));
+                let held = parameters.each_ref().map(|t| t.as_ref().map(Tensor::device_view));
                 let wanted = held.each_ref().map(|t| t.as_ref().map(|t| t.slice()));
-                on.named(cuda::row_norm::parameter_gradients(&on.gpu, &norm, of_x, dy, stats, wanted))?;
+                on.with_op_context(cuda::row_norm::parameter_gradients(
+                    &on.gpu, &norm, of_x, dy, stats, wanted,
+                ))?;
                 drop(held);
                 let present = parameters.into_iter().zip(dtypes).filter(|(_, dtype)| dtype.is_some());
                 grads.extend(present.map(|(grad, _)| grad));
@@ -130,7 +132,7 @@ impl Tensor {
             }
         };
         let inputs: Vec<&Tensor> = [of_x].into_iter().chain(of_weight).chain(of_bias).collect();
-        Ok(y.recorded_fused(op, &inputs, kernels, || composition(norm, of_x, of_weight, of_bias)))
+        Ok(y.with_fused_backward(op, &inputs, kernels, || composition(norm, of_x, of_weight, of_bias)))
     }
 }
 
@@ -143,11 +145,11 @@ fn composition(
 ) -> impl Fn(Tensor, &[bool]) -> Result<Vec<Option<Tensor>>> + use<> {
     let (x, weight, bias) = (x.clone(), weight.cloned(), bias.map(Tensor::dtype));
     move |grad: Tensor, needs: &[bool]| {
-        let by = if norm.centre { Statistics::Own } else { Statistics::OwnSquare };
-        let normalised = Normalised::by_own(&x, &[x.rank() - 1], by, norm.eps)?;
-        let d = wide(&grad)?;
+        let by = if norm.centre { NormStatistics::MeanVariance } else { NormStatistics::MeanSquare };
+        let normalised = Normalised::by_input_statistics(&x, &[x.rank() - 1], by, norm.eps)?;
+        let d = to_compute_dtype(&grad)?;
         let of_x = needs[0].then(|| {
-            let d = weight.as_ref().map_or_else(|| Ok(d.clone()), |w| d.mul(&wide(w)?))?;
+            let d = weight.as_ref().map_or_else(|| Ok(d.clone()), |w| d.mul(&to_compute_dtype(w)?))?;
             normalised.input_gradient(&d)?.to_dtype(x.dtype())
         });
         let mut grads = vec![of_x.transpose()?];

@@ -13,20 +13,20 @@ impl Tensor {
         let lines = Lines::new(self.shape(), axis);
         let shape = self.shape().without(axis);
         let y = match OnGpu::of("prod", &[("x", self)])? {
-            Some(on) => {
-                on.build(shape, self.dtype(), |y| cuda::lines::prod(&on.gpu, lines, self.held().slice(), y))
-            }
+            Some(on) => on.build(shape, self.dtype(), |y| {
+                cuda::lines::prod(&on.gpu, lines, self.device_view().slice(), y)
+            }),
             None => dispatch_real!("prod", [("x", self)], T => {
                 let x = self.read::<T>()?;
                 Tensor::build(shape, |y: &mut [T]| lines::prod(lines, &x, y))
             }),
         }?;
-        Ok(y.recorded("prod", &[self], || {
+        Ok(y.with_backward("prod", &[self], || {
             let x = self.detach();
             move |grad: Tensor, _: &[bool]| {
                 let dx = match OnGpu::of("prod", &[("x", &x), ("grad", &grad)])? {
                     Some(on) => on.build(*x.shape(), x.dtype(), |dx| {
-                        cuda::lines::prod_backward(&on.gpu, lines, x.held().slice(), grad.held().slice(), dx)
+                        cuda::lines::prod_backward(&on.gpu, lines, x.device_view().slice(), grad.device_view().slice(), dx)
                     }),
                     None => dispatch_real!("prod", [("x", &x)], T => {
                         let (x_data, dy) = (x.read::<T>()?, grad.read::<T>()?);
@@ -51,14 +51,14 @@ impl Tensor {
         let lines = Lines::new(self.shape(), axis);
         let y = match OnGpu::of("cumsum", &[("x", self)])? {
             Some(on) => on.build(*self.shape(), self.dtype(), |y| {
-                cuda::lines::cumsum(&on.gpu, lines, self.held().slice(), reverse, y)
+                cuda::lines::cumsum(&on.gpu, lines, self.device_view().slice(), reverse, y)
             }),
             None => dispatch_real!("cumsum", [("x", self)], T => {
                 let x = self.read::<T>()?;
                 Tensor::build(*self.shape(), |y: &mut [T]| lines::cumsum(lines, &x, reverse, y))
             }),
         }?;
-        Ok(y.recorded_composed("cumsum", &[self], || {
+        Ok(y.with_composed_backward("cumsum", &[self], || {
             move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.running_sum(axis, !reverse)?)])
         }))
     }

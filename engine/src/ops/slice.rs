@@ -23,7 +23,7 @@ impl Tensor {
         let row: usize = self.dims()[1..].iter().product();
         let y = self.view(start * row, shape);
         let end = self.dims()[0] - start - len;
-        Ok(y.recorded_composed("narrow", &[self], || {
+        Ok(y.with_composed_backward("narrow", &[self], || {
             move |grad: Tensor, _: &[bool]| {
                 let mut around = vec![(0, 0); grad.rank()];
                 around[0] = (start, end);
@@ -45,7 +45,7 @@ impl Tensor {
         let to: Vec<usize> = pads.iter().map(|(before, _)| *before).collect();
         let y = Tensor::full(dims, value, self.dtype(), &self.device())?;
         self.copy_into(&y, &to)?;
-        Ok(y.recorded_composed("pad", &[self], || {
+        Ok(y.with_composed_backward("pad", &[self], || {
             let shape = *self.shape();
             move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.window(&to, shape)?)])
         }))
@@ -70,7 +70,7 @@ impl Tensor {
         let shape = first.shape().with(axis, extents.iter().sum());
         // The parts cover it: nothing need be filled in.
         let y = match OnGpu::of_any("concat", &named)? {
-            Some(on) => on.room(shape, first.dtype()),
+            Some(on) => on.empty(shape, first.dtype()),
             None => dispatch_any!(first.dtype(), T => Tensor::build(shape, |_: &mut [T]| ())),
         }?;
         let mut start = 0;
@@ -80,7 +80,7 @@ impl Tensor {
             t.copy_into(&y, &to)?;
             start += n;
         }
-        Ok(y.recorded_composed("concat", tensors, || {
+        Ok(y.with_composed_backward("concat", tensors, || {
             move |grad: Tensor, needs: &[bool]| {
                 let mut start = 0;
                 let parts = extents.iter().zip(needs).map(|(n, needed)| {
@@ -97,11 +97,11 @@ impl Tensor {
         self.check_axis("flip", axis)?;
         let y = match OnGpu::of_any("flip", &[("x", self)])? {
             Some(on) => on.build(*self.shape(), self.dtype(), |y| {
-                cuda::copy::flip(&on.gpu, self.held().slice(), self.shape(), axis, y)
+                cuda::copy::flip(&on.gpu, self.device_view().slice(), self.shape(), axis, y)
             }),
             None => self.flipped(axis),
         }?;
-        Ok(y.recorded_composed("flip", &[self], || {
+        Ok(y.with_composed_backward("flip", &[self], || {
             move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.flip(axis)?)])
         }))
     }
@@ -122,7 +122,7 @@ impl Tensor {
 
     /// The block of shape `shape` that starts at `from`, as a copy.
     fn window(&self, from: &[usize], shape: Shape) -> Result<Tensor> {
-        Ok(self.block(from, shape)?.recorded_composed("narrow", &[self], || {
+        Ok(self.block(from, shape)?.with_composed_backward("narrow", &[self], || {
             let ends = self.dims().iter().zip(shape.dims()).zip(from);
             let around: Vec<(usize, usize)> =
                 ends.map(|((all, block), start)| (*start, all - start - block)).collect();
@@ -134,7 +134,7 @@ impl Tensor {
         let start = vec![0; from.len()];
         if let Some(on) = OnGpu::of_any("slice", &[("x", self)])? {
             return on.build(shape, self.dtype(), |y| {
-                let x = self.held();
+                let x = self.device_view();
                 cuda::copy::copy_block(&on.gpu, (x.slice(), self.shape(), from), (y, &shape, &start), &shape)
             });
         }
@@ -147,9 +147,9 @@ impl Tensor {
     /// Writes this tensor into `y` at `to`.
     fn copy_into(&self, y: &Tensor, to: &[usize]) -> Result<()> {
         if let Some(on) = OnGpu::of_any("slice", &[("x", self), ("y", y)])? {
-            let (x, into, start) = (self.held(), y.held(), vec![0; to.len()]);
+            let (x, into, start) = (self.device_view(), y.device_view(), vec![0; to.len()]);
             let (x, into) = ((x.slice(), self.shape(), &start[..]), (into.slice(), y.shape(), to));
-            return on.named(cuda::copy::copy_block(&on.gpu, x, into, self.shape()));
+            return on.with_op_context(cuda::copy::copy_block(&on.gpu, x, into, self.shape()));
         }
         dispatch_any!(self.dtype(), T => {
             let x = self.read::<T>()?;

@@ -1,6 +1,6 @@
 //! Cross entropies against distributions: soft targets and independent labels.
 use super::gpu::OnGpu;
-use super::normalised::wide;
+use super::normalised::to_compute_dtype;
 use crate::cpu::cross_entropy::top_k_counts;
 use crate::cpu::soft_cross_entropy as kernel;
 use crate::cuda::cross_entropy::TopKCounts;
@@ -23,7 +23,7 @@ impl Tensor {
     fn soft_cross_entropy(&self, target: &Tensor, k: Option<usize>) -> Result<(Tensor, Option<Tensor>)> {
         let (n, _) = self.check_dense_target("soft_target_cross_entropy", target)?;
         if let Some(on) = OnGpu::of("soft_target_cross_entropy", &[("logits", self), ("target", target)])? {
-            return self.soft_target_cross_entropy_on(&on, target, n, k);
+            return self.soft_target_cross_entropy_gpu(&on, target, n, k);
         }
         if self.is_half_on_cpu() {
             return self.widened()?.soft_cross_entropy(&target.widened()?, k);
@@ -47,7 +47,7 @@ impl Tensor {
                 }
             };
             let composition = || soft_composition(self, target);
-            Ok((loss.recorded_fused("soft_target_cross_entropy", &[self], kernels, composition), counts))
+            Ok((loss.with_fused_backward("soft_target_cross_entropy", &[self], kernels, composition), counts))
         })
     }
 
@@ -63,7 +63,7 @@ impl Tensor {
         let (n, _) = self.check_dense_target("binary_cross_entropy", target)?;
         let divisor = if sum_classes { n } else { self.numel() };
         if let Some(on) = OnGpu::of("binary_cross_entropy", &[("logits", self), ("target", target)])? {
-            return self.binary_cross_entropy_on(&on, target, pos_weight, divisor);
+            return self.binary_cross_entropy_gpu(&on, target, pos_weight, divisor);
         }
         if self.is_half_on_cpu() {
             let target = target.widened()?;
@@ -85,7 +85,7 @@ impl Tensor {
             };
             let composition = || binary_composition(self, target, pos_weight, divisor);
             let loss = Tensor::scalar(<T as Element>::from_f64(loss))?;
-            Ok(loss.recorded_fused("binary_cross_entropy", &[self], kernels, composition))
+            Ok(loss.with_fused_backward("binary_cross_entropy", &[self], kernels, composition))
         })
     }
 
@@ -105,7 +105,7 @@ impl Tensor {
 
 /// On a GPU.
 impl Tensor {
-    fn soft_target_cross_entropy_on(
+    fn soft_target_cross_entropy_gpu(
         &self,
         on: &OnGpu,
         target: &Tensor,
@@ -113,12 +113,12 @@ impl Tensor {
         k: Option<usize>,
     ) -> Result<(Tensor, Option<Tensor>)> {
         const OP: &str = "soft_target_cross_entropy";
-        let kept = on.room([2, n], DType::F32)?;
-        let counts = k.map(|_| on.room([2], DType::I64)).transpose()?;
+        let kept = on.empty([2, n], DType::F32)?;
+        let counts = k.map(|_| on.empty([2], DType::I64)).transpose()?;
         let loss = on.build((), DType::F32, |loss| {
-            let held = [self, target, &kept].map(Tensor::held);
+            let held = [self, target, &kept].map(Tensor::device_view);
             let [x, target, kept] = held.each_ref().map(|t| t.slice());
-            let to = counts.as_ref().map(Tensor::held);
+            let to = counts.as_ref().map(Tensor::device_view);
             let counts = k.zip(to.as_ref()).map(|(k, to)| TopKCounts { k, counts: to.slice() });
             cuda::soft_cross_entropy::soft_forward(&on.gpu, x, target, kept, loss, counts)
         })?;
@@ -126,9 +126,9 @@ impl Tensor {
             let (logits, target) = (self.detach(), target.detach());
             move |grad: Tensor, _: &[bool]| {
                 let operands = [("logits", &logits), ("grad", &grad)];
-                let on = OnGpu::back(OP, &operands)?;
+                let on = OnGpu::for_backward(OP, &operands)?;
                 let dx = on.build(*logits.shape(), logits.dtype(), |dx| {
-                    let held = [&logits, &target, &kept, &grad].map(Tensor::held);
+                    let held = [&logits, &target, &kept, &grad].map(Tensor::device_view);
                     let [x, target, kept, grad] = held.each_ref().map(|t| t.slice());
                     cuda::soft_cross_entropy::soft_backward(&on.gpu, x, target, kept, grad, dx)
                 })?;
@@ -136,10 +136,10 @@ impl Tensor {
             }
         };
         let composition = || soft_composition(self, target);
-        Ok((loss.recorded_fused(OP, &[self], kernels, composition), counts))
+        Ok((loss.with_fused_backward(OP, &[self], kernels, composition), counts))
     }
 
-    fn binary_cross_entropy_on(
+    fn binary_cross_entropy_gpu(
         &self,
         on: &OnGpu,
         target: &Tensor,
@@ -148,7 +148,7 @@ impl Tensor {
     ) -> Result<Tensor> {
         const OP: &str = "binary_cross_entropy";
         let loss = on.build((), self.dtype(), |loss| {
-            let (x, target) = (self.held(), target.held());
+            let (x, target) = (self.device_view(), target.device_view());
             let (x, target) = (x.slice(), target.slice());
             cuda::soft_cross_entropy::binary_forward(&on.gpu, x, target, pos_weight, divisor, loss)
         })?;
@@ -156,9 +156,9 @@ impl Tensor {
             let (logits, target) = (self.detach(), target.detach());
             move |grad: Tensor, _: &[bool]| {
                 let operands = [("logits", &logits), ("grad", &grad)];
-                let on = OnGpu::back(OP, &operands)?;
+                let on = OnGpu::for_backward(OP, &operands)?;
                 let dx = on.build(*logits.shape(), logits.dtype(), |dx| {
-                    let held = [&logits, &target, &grad].map(Tensor::held);
+                    let held = [&logits, &target, &grad].map(Tensor::device_view);
                     let [x, target, grad] = held.each_ref().map(|t| t.slice());
                     cuda::soft_cross_entropy::binary_backward(
                         &on.gpu, x, target, pos_weight, divisor, grad, dx,
@@ -168,7 +168,7 @@ impl Tensor {
             }
         };
         let composition = || binary_composition(self, target, pos_weight, divisor);
-        Ok(loss.recorded_fused(OP, &[self], kernels, composition))
+        Ok(loss.with_fused_backward(OP, &[self], kernels, composition))
     }
 }
 
@@ -179,7 +179,7 @@ fn soft_composition(
 ) -> impl Fn(Tensor, &[bool]) -> Result<Vec<Option<Tensor>>> + use<> {
     let (logits, target) = (logits.clone(), target.detach());
     move |grad: Tensor, _: &[bool]| {
-        let (x, t) = (wide(&logits)?, wide(&target)?);
+        let (x, t) = (to_compute_dtype(&logits)?, to_compute_dtype(&target)?);
         let d = x.softmax(1)?.mul(&t.sum(&[1], true)?)?.sub(&t)?.mul_scalar(1.0 / t.dims()[0] as f64)?;
         Ok(vec![Some(d.mul(&grad.to_dtype(d.dtype())?)?.to_dtype(logits.dtype())?)])
     }
@@ -194,7 +194,7 @@ fn binary_composition(
 ) -> impl Fn(Tensor, &[bool]) -> Result<Vec<Option<Tensor>>> + use<> {
     let (logits, target) = (logits.clone(), target.detach());
     move |grad: Tensor, _: &[bool]| {
-        let (x, t) = (wide(&logits)?, wide(&target)?);
+        let (x, t) = (to_compute_dtype(&logits)?, to_compute_dtype(&target)?);
         let share = t.affine(pos_weight - 1.0, 1.0)?.mul(&x.neg()?.sigmoid()?)?;
         let d = t.affine(-1.0, 1.0)?.sub(&share)?.mul_scalar(1.0 / divisor as f64)?;
         Ok(vec![Some(d.mul(&grad.to_dtype(d.dtype())?)?.to_dtype(logits.dtype())?)])

@@ -1,6 +1,6 @@
 //! Softmax and its logarithm.
 use super::gpu::OnGpu;
-use crate::autograd::is_recorded;
+use crate::autograd::is_tracked;
 use crate::{Result, Tensor, cpu, cuda};
 
 impl Tensor {
@@ -28,20 +28,27 @@ impl Tensor {
         let n = self.dims()[axis];
         let y = match OnGpu::of(op, &[("x", self)])? {
             Some(on) => on.build(*self.shape(), self.dtype(), |y| {
-                cuda::softmax::forward(&on.gpu, self.held().slice(), n, log, y)
+                cuda::softmax::forward(&on.gpu, self.device_view().slice(), n, log, y)
             }),
             None => dispatch_real!(op, [("x", self)], T => {
                 let x = self.read::<T>()?;
                 Tensor::build(*self.shape(), |y: &mut [T]| cpu::softmax::forward(&x, n, log, y))
             }),
         }?;
-        Ok(y.recorded_of_output(op, &[self], move |y: &Tensor, grad: Tensor, _: &[bool]| {
-            if is_recorded(&[y, &grad]) {
+        Ok(y.with_output_backward(op, &[self], move |y: &Tensor, grad: Tensor, _: &[bool]| {
+            if is_tracked(&[y, &grad]) {
                 return Ok(vec![Some(composed(y, &grad, axis, log)?)]);
             }
             let dx = match OnGpu::of(op, &[("y", y), ("grad", &grad)])? {
                 Some(on) => on.build(*y.shape(), y.dtype(), |dx| {
-                    cuda::softmax::backward(&on.gpu, y.held().slice(), grad.held().slice(), n, log, dx)
+                    cuda::softmax::backward(
+                        &on.gpu,
+                        y.device_view().slice(),
+                        grad.device_view().slice(),
+                        n,
+                        log,
+                        dx,
+                    )
                 }),
                 None => dispatch_real!(op, [("x", y)], T => {
                     let (y_data, dy) = (y.read::<T>()?, grad.read::<T>()?);

@@ -7,7 +7,7 @@ impl Tensor {
     pub fn sum(&self, axes: &[usize], keep: bool) -> Result<Tensor> {
         let kept = self.reduced_shape("sum", axes)?;
         if let Some(on) = OnGpu::of("sum", &[("x", self)])? {
-            return self.sum_on(&on, "sum", axes, keep, 1.0);
+            return self.sum_gpu(&on, "sum", axes, keep, 1.0);
         }
         if self.is_half_on_cpu() {
             return self.widened()?.sum(axes, keep)?.rounded_as(self);
@@ -23,10 +23,10 @@ impl Tensor {
             Ok(current)
         })?;
         let from = *self.shape();
-        let y = y.recorded_composed("sum", &[self], || {
+        let y = y.with_composed_backward("sum", &[self], || {
             move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.reshape(kept)?.expand(from)?)])
         });
-        if keep { Ok(y) } else { y.reshape(removed(&from, axes)) }
+        if keep { Ok(y) } else { y.reshape(without_axes(&from, axes)) }
     }
 
     /// The mean over the given axes; with `keep` they stay as extents of 1.
@@ -35,7 +35,7 @@ impl Tensor {
         let count: usize = axes.iter().map(|a| self.dims()[*a]).product();
         if let Some(on) = OnGpu::of("mean", &[("x", self)])? {
             // In one pass: the sum itself may be too large for a 16-bit dtype.
-            return self.sum_on(&on, "mean", axes, keep, 1.0 / count as f64);
+            return self.sum_gpu(&on, "mean", axes, keep, 1.0 / count as f64);
         }
         let mean = self.widened()?.sum(axes, keep)?.mul_scalar(1.0 / count as f64)?;
         mean.rounded_as(self)
@@ -52,7 +52,7 @@ impl Tensor {
     }
 
     /// The sum times a factor; between passes it stays in f32.
-    fn sum_on(
+    fn sum_gpu(
         &self,
         on: &OnGpu,
         op: &'static str,
@@ -70,16 +70,16 @@ impl Tensor {
             let is_last = passes.peek().is_none();
             let (dtype, factor) = if is_last { (self.dtype(), factor) } else { (DType::F32, 1.0) };
             y = on.build(shape, dtype, |out| {
-                cuda::reduce::sum(&on.gpu, y.held().slice(), extents, factor, out)
+                cuda::reduce::sum(&on.gpu, y.device_view().slice(), extents, factor, out)
             })?;
         }
-        let y = y.recorded_composed(op, &[self], || {
+        let y = y.with_composed_backward(op, &[self], || {
             move |grad: Tensor, _: &[bool]| {
                 let grad = if factor == 1.0 { grad } else { grad.mul_scalar(factor)? };
                 Ok(vec![Some(grad.reshape(kept)?.expand(from)?)])
             }
         });
-        if keep { Ok(y) } else { y.reshape(removed(&from, axes)) }
+        if keep { Ok(y) } else { y.reshape(without_axes(&from, axes)) }
     }
 
     /// This shape with the given axes reduced to 1; an error when one does not exist or stands twice.
@@ -116,7 +116,7 @@ fn passes(shape: &Shape, axes: &[usize]) -> Vec<(Shape, [usize; 3])> {
 }
 
 /// A shape without some of its axes.
-pub(crate) fn removed(shape: &Shape, axes: &[usize]) -> Shape {
+pub(crate) fn without_axes(shape: &Shape, axes: &[usize]) -> Shape {
     let dims: Vec<usize> =
         shape.dims().iter().enumerate().filter(|(a, _)| !axes.contains(a)).map(|(_, d)| *d).collect();
     Shape::new(&dims)

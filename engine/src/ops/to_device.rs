@@ -8,7 +8,7 @@ impl Tensor {
         if self.device() == *device {
             return Ok(self.clone());
         }
-        Ok(self.copied_to(device)?.recorded_composed("to_device", &[self], || {
+        Ok(self.copy_to_device(device)?.with_composed_backward("to_device", &[self], || {
             let back = self.device();
             move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.to_device(&back)?)])
         }))

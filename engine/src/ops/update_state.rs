@@ -76,9 +76,9 @@ pub struct UpdateStats {
 pub struct UpdateState {
     rule: GradientRule,
     /// Somebody reads all gradients before the update.
-    looks: bool,
+    computes_grad_norm: bool,
     /// f32 `[NUMBERS]`.
-    numbers: Tensor,
+    scalars: Tensor,
     /// i64, a scalar: updates done, without those that were skipped.
     updates: Tensor,
     /// Counts blocks of kernels that end; 0 between launches.
@@ -94,7 +94,7 @@ pub(crate) enum UpdateScalar {
     EmaDecay,
     LossScale,
     /// Updates since the last overflow or growth.
-    GoodUpdates,
+    GrowthTracker,
     /// What gradients are multiplied by.
     GradFactor,
     /// 1 to leave parameters as they are.
@@ -122,8 +122,8 @@ impl UpdateState {
         }
         Ok(UpdateState {
             rule: gradients,
-            looks: gradients.computes_grad_norm() || rule.reads_norm(),
-            numbers: Tensor::from_slice(&numbers, [UPDATE_SCALARS])?.to_device(device)?,
+            computes_grad_norm: gradients.computes_grad_norm() || rule.reads_norm(),
+            scalars: Tensor::from_slice(&numbers, [UPDATE_SCALARS])?.to_device(device)?,
             updates: Tensor::zeros((), DType::I64, device)?,
             ticket: Tensor::zeros((), DType::I64, device)?,
         })
@@ -132,17 +132,17 @@ impl UpdateState {
     /// Sets the learning rate and what stays of averaged weights in the next update. Not to be recorded: it is what changes between replays.
     pub fn set_lr(&self, lr: f64, ema_decay: f64) -> Result<()> {
         let rates = Tensor::from_slice(&[lr as f32, ema_decay as f32], [2])?;
-        self.numbers.view(0, [2].into()).copy_from(&rates)
+        self.scalars.view(0, [2].into()).copy_from(&rates)
     }
 
     /// What the backward pass of a loss starts from: the loss scale, a scalar.
     pub fn upstream(&self) -> Tensor {
-        self.numbers.view(UpdateScalar::LossScale as usize, ().into())
+        self.scalars.view(UpdateScalar::LossScale as usize, ().into())
     }
 
     /// The loss scale and the updates since it last changed, f32 `[2]`, to be saved and restored.
     pub fn loss_scale(&self) -> Tensor {
-        self.numbers.view(UpdateScalar::LossScale as usize, [2].into())
+        self.scalars.view(UpdateScalar::LossScale as usize, [2].into())
     }
 
     /// Updates done, an i64 scalar, to be saved and restored.
@@ -152,15 +152,15 @@ impl UpdateState {
 
     /// A number that the rule keeps for all parameters, an f32 scalar, to be saved and restored.
     pub fn shared_scalar(&self, i: usize) -> Tensor {
-        self.numbers.view(UpdateScalar::SharedScalars as usize + i, ().into())
+        self.scalars.view(UpdateScalar::SharedScalars as usize + i, ().into())
     }
 
     /// How the last update went; waits for it.
     pub fn stats(&self) -> Result<UpdateStats> {
-        let numbers = self.numbers.read::<f32>()?;
+        let numbers = self.scalars.read::<f32>()?;
         let number = |n: UpdateScalar| numbers[n as usize];
         Ok(UpdateStats {
-            grad_norm: self.looks.then(|| number(UpdateScalar::GradNorm)),
+            grad_norm: self.computes_grad_norm.then(|| number(UpdateScalar::GradNorm)),
             skipped: number(UpdateScalar::Skip) != 0.0,
             loss_scale: number(UpdateScalar::LossScale),
         })
@@ -174,7 +174,7 @@ impl UpdateState {
         &self.ticket
     }
 
-    pub(crate) fn numbers(&self) -> &Tensor {
-        &self.numbers
+    pub(crate) fn scalars(&self) -> &Tensor {
+        &self.scalars
     }
 }

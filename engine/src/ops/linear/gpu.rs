@@ -1,34 +1,34 @@
 //! Fully connected layers on a GPU: bias, activation and their gradients in the products' epilogues where cuBLASLt has them.
-use super::Composition;
+use super::ComposedBackward;
 use crate::cuda::cublaslt::{Epilogue, Gemm};
 use crate::cuda::{self, matmul};
 use crate::ops::gpu::OnGpu;
 use crate::{Activation, DType, Result, Tensor, autograd};
 
 /// A layer's operands on a GPU; x has `m` rows of `k` features, the weight is `[n, k]`.
-pub(super) struct Layer<'a> {
+pub(super) struct LinearLayer<'a> {
     pub(super) x: &'a Tensor,
     pub(super) weight: &'a Tensor,
     pub(super) bias: Option<&'a Tensor>,
     pub(super) sizes: [usize; 3],
 }
 
-impl Layer<'_> {
+impl LinearLayer<'_> {
     fn inputs(&self) -> Vec<&Tensor> {
         [self.x, self.weight].into_iter().chain(self.bias).collect()
     }
 
-    fn product(&self) -> Gemm {
+    fn gemm(&self) -> Gemm {
         let [m, n, k] = self.sizes;
         Gemm { transpose_b: true, ..Gemm::new(self.x.dtype(), m, n, k) }
     }
 
     fn output(&self, on: &OnGpu) -> Result<Tensor> {
-        on.room(self.x.shape().with(self.x.rank() - 1, self.sizes[1]), self.x.dtype())
+        on.empty(self.x.shape().with(self.x.rank() - 1, self.sizes[1]), self.x.dtype())
     }
 
     /// The product into `y` with an epilogue that takes the bias; false where there is no bias or no such epilogue.
-    pub(super) fn multiply(
+    pub(super) fn gemm_with_epilogue(
         &self,
         on: &OnGpu,
         epilogue: Epilogue,
@@ -36,46 +36,46 @@ impl Layer<'_> {
         beside: Option<&Tensor>,
     ) -> Result<bool> {
         let Some(bias) = self.bias else { return Ok(false) };
-        let held = [self.x, self.weight, y, bias].map(Tensor::held);
-        let beside = beside.map(Tensor::held);
+        let held = [self.x, self.weight, y, bias].map(Tensor::device_view);
+        let beside = beside.map(Tensor::device_view);
         let (slices, beside) = (held.each_ref().map(|t| t.slice()), beside.as_ref().map(|t| t.slice()));
-        on.named(matmul::gemm_with_epilogue(&on.gpu, &self.product(), epilogue, slices, beside))
+        on.with_op_context(matmul::gemm_with_epilogue(&on.gpu, &self.gemm(), epilogue, slices, beside))
     }
 
     /// `x wᵀ + b`
     fn affine(&self, on: &OnGpu) -> Result<Tensor> {
         let y = self.output(on)?;
-        if !self.multiply(on, Epilogue::Bias, &y, None)? {
-            let held = [self.x, self.weight, &y].map(Tensor::held);
+        if !self.gemm_with_epilogue(on, Epilogue::Bias, &y, None)? {
+            let held = [self.x, self.weight, &y].map(Tensor::device_view);
             let [of_x, of_w, of_y] = held.each_ref().map(|t| t.slice());
-            on.named(matmul::gemm(&on.gpu, &self.product(), of_x, of_w, of_y))?;
+            on.with_op_context(matmul::gemm(&on.gpu, &self.gemm(), of_x, of_w, of_y))?;
             if let Some(bias) = self.bias {
-                on.named(cuda::binary::add_to_rows(&on.gpu, of_y, bias.held().slice()))?;
+                on.with_op_context(cuda::binary::add_to_rows(&on.gpu, of_y, bias.device_view().slice()))?;
             }
         }
         Ok(y)
     }
 
     /// The output, and what tells the activation's slope: nothing, the output, or what the activation saw.
-    pub(super) fn run(&self, on: &OnGpu, activation: Activation) -> Result<(Tensor, Option<Tensor>)> {
+    pub(super) fn forward(&self, on: &OnGpu, activation: Activation) -> Result<(Tensor, Option<Tensor>)> {
         match activation {
             Activation::Identity => return Ok((self.affine(on)?, None)),
             Activation::Relu => {
                 let y = self.output(on)?;
-                if self.multiply(on, Epilogue::BiasRelu, &y, None)? {
+                if self.gemm_with_epilogue(on, Epilogue::BiasRelu, &y, None)? {
                     return Ok((y.clone(), Some(y)));
                 }
             }
             // The library's GELU is the approximation.
-            Activation::GeluTanh if autograd::is_recorded(&self.inputs()) => {
+            Activation::GeluTanh if autograd::is_tracked(&self.inputs()) => {
                 let (y, seen) = (self.output(on)?, self.output(on)?);
-                if self.multiply(on, Epilogue::BiasGeluTanhAux, &y, Some(&seen))? {
+                if self.gemm_with_epilogue(on, Epilogue::BiasGeluTanhAux, &y, Some(&seen))? {
                     return Ok((y, Some(seen)));
                 }
             }
             Activation::GeluTanh => {
                 let y = self.output(on)?;
-                if self.multiply(on, Epilogue::BiasGeluTanh, &y, None)? {
+                if self.gemm_with_epilogue(on, Epilogue::BiasGeluTanh, &y, None)? {
                     return Ok((y, None));
                 }
             }
@@ -83,26 +83,26 @@ impl Layer<'_> {
         }
         let seen = self.affine(on)?;
         let y = on.build(*seen.shape(), seen.dtype(), |y| {
-            cuda::activation::forward(&on.gpu, activation, seen.held().slice(), y)
+            cuda::activation::forward(&on.gpu, activation, seen.device_view().slice(), y)
         })?;
         let kept = if activation == Activation::Relu { y.clone() } else { seen };
         Ok((y, Some(kept)))
     }
 }
 
-pub(super) fn forward(on: &OnGpu, layer: &Layer, activation: Activation) -> Result<Tensor> {
-    let (y, kept) = layer.run(on, activation)?;
+pub(super) fn forward(on: &OnGpu, layer: &LinearLayer, activation: Activation) -> Result<Tensor> {
+    let (y, kept) = layer.forward(on, activation)?;
     let [m, n, _] = layer.sizes;
-    let composed = Composition::of(layer.x, layer.weight, layer.bias, activation, kept.as_ref());
+    let composed = ComposedBackward::of(layer.x, layer.weight, layer.bias, activation, kept.as_ref());
     let kernels = || {
         // Without the slope's source nothing was to be recorded, or there is no activation.
         let (x, w, has_bias) = (layer.x.detach(), layer.weight.detach(), layer.bias.is_some());
         let kept = kept.map(|t| t.detach());
         move |grad: Tensor, needs: &[bool]| {
             let operands = [("x", &x), ("weight", &w), ("grad", &grad)];
-            let on = OnGpu::back("linear", &operands)?;
+            let on = OnGpu::for_backward("linear", &operands)?;
             let d = match &kept {
-                Some(kept) => slope(&on, activation, kept, &grad)?,
+                Some(kept) => activation_gradient(&on, activation, kept, &grad)?,
                 None => grad.clone(),
             };
             let d = d.reshape([m, n])?;
@@ -116,15 +116,26 @@ pub(super) fn forward(on: &OnGpu, layer: &Layer, activation: Activation) -> Resu
             Ok(grads)
         }
     };
-    Ok(y.recorded_fused("linear", &layer.inputs(), kernels, || {
+    Ok(y.with_fused_backward("linear", &layer.inputs(), kernels, || {
         move |grad: Tensor, needs: &[bool]| composed.backward(&grad, needs)
     }))
 }
 
 /// `dy f'`, by what was kept.
-pub(super) fn slope(on: &OnGpu, activation: Activation, kept: &Tensor, dy: &Tensor) -> Result<Tensor> {
+pub(super) fn activation_gradient(
+    on: &OnGpu,
+    activation: Activation,
+    kept: &Tensor,
+    dy: &Tensor,
+) -> Result<Tensor> {
     on.build(*kept.shape(), kept.dtype(), |d| {
-        cuda::activation::backward(&on.gpu, activation, kept.held().slice(), dy.held().slice(), d)
+        cuda::activation::backward(
+            &on.gpu,
+            activation,
+            kept.device_view().slice(),
+            dy.device_view().slice(),
+            d,
+        )
     })
 }
 
@@ -132,7 +143,7 @@ pub(super) fn slope(on: &OnGpu, activation: Activation, kept: &Tensor, dy: &Tens
 pub(super) fn input_gradient(on: &OnGpu, d: &Tensor, w: &Tensor, x: &Tensor) -> Result<Tensor> {
     let (&[m, n], &[_, k]) = (d.dims(), w.dims()) else { unreachable!("matrices") };
     on.build(*x.shape(), x.dtype(), |dx| {
-        let (d, w) = (d.held(), w.held());
+        let (d, w) = (d.device_view(), w.device_view());
         matmul::gemm(&on.gpu, &Gemm::new(x.dtype(), m, k, n), d.slice(), w.slice(), dx)
     })
 }
@@ -147,14 +158,14 @@ pub(super) fn weight_gradients(
 ) -> Result<(Option<Tensor>, Option<Tensor>)> {
     let &[m, n] = d.dims() else { unreachable!("a matrix") };
     let k = x.dims().last().copied().unwrap_or_default();
-    let db = wants_bias.then(|| on.room([n], dtype)).transpose()?;
+    let db = wants_bias.then(|| on.empty([n], dtype)).transpose()?;
     let mut summed = false;
     let dw = wants_weight.then(|| {
         let product = Gemm { transpose_a: true, ..Gemm::new(x.dtype(), n, k, m) };
         on.build([n, k], dtype, |dw| {
-            let (d, x) = (d.held(), x.held());
+            let (d, x) = (d.device_view(), x.device_view());
             if let Some(db) = &db {
-                let db = db.held();
+                let db = db.device_view();
                 let slices = [d.slice(), x.slice(), dw, db.slice()];
                 summed = matmul::gemm_with_epilogue(&on.gpu, &product, Epilogue::BgradA, slices, None)?;
             }

@@ -14,14 +14,14 @@ impl Tensor {
         if step.is_some_and(|step| step.dtype() != DType::I64 || step.numel() != 1) {
             return Err(Error::dtype("dropout", &operands, "a step of one i64"));
         }
-        let y = self.dropped(&operands, drop_prob, stream, step)?;
-        Ok(y.recorded_composed("dropout", &[self], || {
+        let y = self.dropout_forward(&operands, drop_prob, stream, step)?;
+        Ok(y.with_composed_backward("dropout", &[self], || {
             let (stream, step) = (stream.clone(), step.cloned());
             move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.dropout(drop_prob, &stream, step.as_ref())?)])
         }))
     }
 
-    fn dropped(
+    fn dropout_forward(
         &self,
         operands: &[(&'static str, &Tensor)],
         drop_prob: f64,
@@ -30,10 +30,10 @@ impl Tensor {
     ) -> Result<Tensor> {
         let (keep, factor) = (1.0 - drop_prob, 1.0 / (1.0 - drop_prob));
         if let Some(on) = OnGpu::of("dropout", operands)? {
-            let step = step.map(Tensor::held);
+            let step = step.map(Tensor::device_view);
             let step = step.as_ref().map(|step| step.slice());
             return on.build(*self.shape(), self.dtype(), |y| {
-                cuda::dropout::forward(&on.gpu, self.held().slice(), stream, step, keep, factor, y)
+                cuda::dropout::forward(&on.gpu, self.device_view().slice(), stream, step, keep, factor, y)
             });
         }
         let stream = &match step {

@@ -7,30 +7,30 @@ use crate::{DType, Error, Result, Shape, Tensor, cuda};
 impl Tensor {
     /// The largest value over the given axes; equal maxima share the gradient evenly, as PyTorch's `amax`. f32, f64.
     pub fn amax(&self, axes: &[usize], keep: bool) -> Result<Tensor> {
-        self.extreme("amax", axes, keep, false)
+        self.reduce_extremum("amax", axes, keep, false)
     }
 
     /// The smallest value over the given axes; equal minima share the gradient evenly, as PyTorch's `amin`. f32, f64.
     pub fn amin(&self, axes: &[usize], keep: bool) -> Result<Tensor> {
-        self.extreme("amin", axes, keep, true)
+        self.reduce_extremum("amin", axes, keep, true)
     }
 
     /// The largest value along an axis and its index (i64), the first among equals, which gets the whole gradient. f32, f64.
     pub fn max_with_index(&self, axis: usize) -> Result<(Tensor, Tensor)> {
-        let index = self.arg_extreme("max_with_index", axis, false)?;
-        let values = self.gathered(axis, &index)?;
+        let index = self.arg_extremum("max_with_index", axis, false)?;
+        let values = self.gather_unchecked(axis, &index)?;
         let shape = self.shape().without(axis);
         Ok((values.reshape(shape)?, index.reshape(shape)?))
     }
 
     /// The index (i64) of the largest value along an axis, the first among equals. f32, f64.
     pub fn argmax(&self, axis: usize) -> Result<Tensor> {
-        self.arg_extreme("argmax", axis, false)?.reshape(self.shape().without(axis))
+        self.arg_extremum("argmax", axis, false)?.reshape(self.shape().without(axis))
     }
 
     /// The index (i64) of the smallest value along an axis, the first among equals. f32, f64.
     pub fn argmin(&self, axis: usize) -> Result<Tensor> {
-        self.arg_extreme("argmin", axis, true)?.reshape(self.shape().without(axis))
+        self.arg_extremum("argmin", axis, true)?.reshape(self.shape().without(axis))
     }
 
     /// The `k` largest (or smallest) values along an axis, best first, and their indices (i64). f32, f64.
@@ -53,14 +53,14 @@ impl Tensor {
             Some(on) => on.build(shape, DType::I64, |index| {
                 // NaN is the largest.
                 let order = SortOrder { smallest, nan_first: !smallest };
-                cuda::lines::top_k(&on.gpu, lines, self.held().slice(), k, order, None, Some(index))
+                cuda::lines::top_k(&on.gpu, lines, self.device_view().slice(), k, order, None, Some(index))
             }),
             None => dispatch_real!("top_k", [("x", self)], T => {
                 let x = self.read::<T>()?;
                 Tensor::build(shape, |i: &mut [i64]| lines::top_k(lines, &x, k, smallest, i))
             }),
         }?;
-        Ok((self.gathered(axis, &index)?, index))
+        Ok((self.gather_unchecked(axis, &index)?, index))
     }
 
     pub(crate) fn check_axis(&self, op: &'static str, axis: usize) -> Result<()> {
@@ -70,7 +70,7 @@ impl Tensor {
         Err(Error::shape(op, &[("x", self)], format!("there is no axis {axis}")))
     }
 
-    fn arg_extreme(&self, op: &'static str, axis: usize, smallest: bool) -> Result<Tensor> {
+    fn arg_extremum(&self, op: &'static str, axis: usize, smallest: bool) -> Result<Tensor> {
         self.check_axis(op, axis)?;
         if self.dims()[axis] == 0 {
             return Err(Error::shape(op, &[("x", self)], format!("axis {axis} is empty")));
@@ -79,7 +79,7 @@ impl Tensor {
         if let Some(on) = OnGpu::of(op, &[("x", self)])? {
             return on.build(self.shape().with(axis, 1), DType::I64, |index| {
                 let order = SortOrder { smallest, nan_first: true };
-                cuda::lines::top_k(&on.gpu, lines, self.held().slice(), 1, order, None, Some(index))
+                cuda::lines::top_k(&on.gpu, lines, self.device_view().slice(), 1, order, None, Some(index))
             });
         }
         let wide = self.widened()?;
@@ -89,10 +89,16 @@ impl Tensor {
         })
     }
 
-    fn extreme(&self, op: &'static str, axes: &[usize], keep: bool, smallest: bool) -> Result<Tensor> {
+    fn reduce_extremum(
+        &self,
+        op: &'static str,
+        axes: &[usize],
+        keep: bool,
+        smallest: bool,
+    ) -> Result<Tensor> {
         let kept = self.reduced_shape(op, axes)?;
         if self.is_half_on_cpu() {
-            return self.widened()?.extreme(op, axes, keep, smallest)?.rounded_as(self);
+            return self.widened()?.reduce_extremum(op, axes, keep, smallest)?.rounded_as(self);
         }
         let mut y = self.detach();
         for axis in axes {
@@ -104,7 +110,7 @@ impl Tensor {
             y = match OnGpu::of(op, &[("x", self)])? {
                 Some(on) => on.build(shape, self.dtype(), |out| {
                     let order = SortOrder { smallest, nan_first: true };
-                    cuda::lines::top_k(&on.gpu, lines, y.held().slice(), 1, order, Some(out), None)
+                    cuda::lines::top_k(&on.gpu, lines, y.device_view().slice(), 1, order, Some(out), None)
                 }),
                 None => dispatch_real!(op, [("x", self)], T => {
                     let x = y.read::<T>()?;
@@ -112,8 +118,8 @@ impl Tensor {
                 }),
             }?;
         }
-        let shape = if keep { kept } else { super::sum::removed(self.shape(), axes) };
-        Ok(y.reshape(shape)?.recorded_composed(op, &[self], || {
+        let shape = if keep { kept } else { super::sum::without_axes(self.shape(), axes) };
+        Ok(y.reshape(shape)?.with_composed_backward(op, &[self], || {
             let (x, axes) = (self.detach(), axes.to_vec());
             move |grad: Tensor, _: &[bool]| {
                 let mask = x.equal(&y)?;
@@ -144,36 +150,43 @@ impl Tensor {
         if let Some(bad) = index.read::<i64>()?.iter().find(|i| !(0..n as i64).contains(*i)) {
             return Err(Error::value("gather", &operands, format!("index {bad} is not in 0..{n}")));
         }
-        self.gathered(axis, index)
+        self.gather_unchecked(axis, index)
     }
 
     /// [`Tensor::gather`] with indices that are known to be right.
-    fn gathered(&self, axis: usize, index: &Tensor) -> Result<Tensor> {
+    fn gather_unchecked(&self, axis: usize, index: &Tensor) -> Result<Tensor> {
         if self.is_half_on_cpu() {
-            return self.widened()?.gathered(axis, index)?.rounded_as(self);
+            return self.widened()?.gather_unchecked(axis, index)?.rounded_as(self);
         }
         let (lines, from, k) = (Lines::new(self.shape(), axis), *self.shape(), index.dims()[axis]);
         let y = match OnGpu::of("gather", &[("x", self), ("index", index)])? {
             Some(on) => on.build(*index.shape(), self.dtype(), |y| {
-                cuda::lines::gather(&on.gpu, lines, self.held().slice(), index.held().slice(), k, y)
+                cuda::lines::gather(
+                    &on.gpu,
+                    lines,
+                    self.device_view().slice(),
+                    index.device_view().slice(),
+                    k,
+                    y,
+                )
             }),
             None => dispatch_real!("gather", [("x", self)], T => {
                 let (x, i) = (self.read::<T>()?, index.read::<i64>()?);
                 Tensor::build(*index.shape(), |y: &mut [T]| lines::gather(lines, &x, &i, k, y))
             }),
         }?;
-        Ok(y.recorded_composed("gather", &[self], || {
+        Ok(y.with_composed_backward("gather", &[self], || {
             let index = index.clone();
-            move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.scattered(axis, &index, from)?)])
+            move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.scatter_add(axis, &index, from)?)])
         }))
     }
 
     /// The gradient of [`Tensor::gather`] for an x of shape `to`: each element is added where it was taken from.
-    pub(super) fn scattered(&self, axis: usize, index: &Tensor, to: Shape) -> Result<Tensor> {
+    pub(super) fn scatter_add(&self, axis: usize, index: &Tensor, to: Shape) -> Result<Tensor> {
         let (lines, k) = (Lines::new(&to, axis), index.dims()[axis]);
         let y = match OnGpu::of("gather", &[("grad", self), ("index", index)])? {
             Some(on) => on.build(to, self.dtype(), |y| {
-                let (x, index) = (self.held(), index.held());
+                let (x, index) = (self.device_view(), index.device_view());
                 cuda::lines::scatter_add(&on.gpu, lines, x.slice(), index.slice(), k, y)
             }),
             None => dispatch_real!("gather", [("grad", self)], T => {
@@ -181,9 +194,9 @@ impl Tensor {
                 Tensor::build(to, |y: &mut [T]| lines::scatter_add(lines, &x, &i, k, y))
             }),
         }?;
-        Ok(y.recorded_composed("gather", &[self], || {
+        Ok(y.with_composed_backward("gather", &[self], || {
             let index = index.clone();
-            move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.gathered(axis, &index)?)])
+            move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.gather_unchecked(axis, &index)?)])
         }))
     }
 
@@ -210,7 +223,7 @@ impl Tensor {
             && matches!(dtype, DType::F32 | DType::F16 | DType::BF16)
         {
             return place.build(dims, dtype, |y| {
-                cuda::lines::one_hot(&place.gpu, self.held().slice(), classes, [on, off], y)
+                cuda::lines::one_hot(&place.gpu, self.device_view().slice(), classes, [on, off], y)
             });
         }
         let rows = Tensor::build(dims, |y: &mut [f64]| {
