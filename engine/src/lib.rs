@@ -1,4 +1,4 @@
-//! Tensors, reverse-mode autograd and CPU kernels for training image models.
+//! Tensors, reverse-mode autograd, and operations on the CPU and on CUDA devices for training image models.
 //!
 //! ```
 //! use fornax_engine::{Tensor, Result};

@@ -1,4 +1,4 @@
-//! The memory behind tensors: one block on a device, shared by views, read and written under a lock.
+//! The memory behind tensors: one buffer on a device, shared by views, read and written under a lock.
 use crate::cpu::memory::CpuBuffer;
 use crate::cuda::{CudaError, DeviceBuffer, DeviceSlice, Gpu};
 use crate::{DType, Device, Element, Result, shapes_only};
@@ -7,23 +7,23 @@ use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// A block of memory on a device. It can move: all tensors that share it move with it.
+/// A buffer on a device. It can move to another device: all tensors that share it move with it.
 pub(crate) struct Storage {
-    /// Which device holds the block, readable without its lock: 0 is the CPU, i + 1 is CUDA device i.
+    /// Device of the buffer, readable without its lock: 0 is the CPU, i + 1 is CUDA device i.
     device_index: AtomicUsize,
-    /// Grows with every change of the elements that is not their first writing: copies made of them tell by it whether they are still true.
+    /// Version counter: incremented by every change after the elements were first written. The autocast cache is valid for one version.
     version: AtomicU64,
     buffer: RwLock<StorageBuffer>,
 }
 
-/// What holds the elements.
+/// The buffer of a storage.
 pub(crate) enum StorageBuffer {
     Cpu(CpuBuffer),
     Cuda(DeviceBuffer),
 }
 
 impl Storage {
-    /// A block of host memory for `len` elements of `T`, filled by `fill`.
+    /// Host memory for `len` elements of `T`, filled by `fill`.
     pub(crate) fn build<T: Element>(len: usize, fill: impl FnOnce(&mut [T])) -> Result<Storage> {
         let mut buffer = CpuBuffer::new(len * std::mem::size_of::<T>())?;
         if !shapes_only::is_active() {
@@ -32,7 +32,7 @@ impl Storage {
         Ok(Storage::of(StorageBuffer::Cpu(buffer)))
     }
 
-    /// A block of device memory of arbitrary content.
+    /// Device memory of arbitrary content.
     pub(crate) fn on_gpu(
         gpu: &Arc<Gpu>,
         len: usize,
@@ -48,34 +48,34 @@ impl Storage {
         }
     }
 
-    /// The block, to read. A panic while writing leaves plain numbers: the lock's poison carries no news.
+    /// The buffer, locked for reading. A poisoned lock is ignored: a panic while writing leaves valid numbers.
     pub(crate) fn buffer(&self) -> RwLockReadGuard<'_, StorageBuffer> {
         self.buffer.read().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// Which state of the elements this is.
+    /// The version counter.
     pub(crate) fn version(&self) -> u64 {
         self.version.load(Ordering::Acquire)
     }
 
-    /// The elements change.
+    /// Increments the version counter.
     pub(crate) fn bump_version(&self) {
         self.version.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// The block, to change.
+    /// The buffer, locked for writing.
     pub(crate) fn buffer_mut(&self) -> RwLockWriteGuard<'_, StorageBuffer> {
         self.buffer.write().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// Puts another block, of the same elements, in this one's place.
-    pub(crate) fn replace(&self, block: StorageBuffer) {
+    /// Replaces the buffer with one of the same elements on another device.
+    pub(crate) fn replace(&self, buffer: StorageBuffer) {
         let mut guard = self.buffer_mut();
-        self.device_index.store(device_index(&block), Ordering::Release);
-        *guard = block;
+        self.device_index.store(device_index(&buffer), Ordering::Release);
+        *guard = buffer;
     }
 
-    /// Elements of `dtype` that it has room for: those that it was made with.
+    /// Capacity in elements of `dtype`.
     pub(crate) fn len(&self, dtype: DType) -> usize {
         match &*self.buffer() {
             StorageBuffer::Cpu(buffer) => buffer.as_slice::<u8>().len() / dtype.size(),
@@ -87,23 +87,23 @@ impl Storage {
         self.buffer.into_inner().unwrap_or_else(|e| e.into_inner())
     }
 
-    fn of(block: StorageBuffer) -> Storage {
+    fn of(buffer: StorageBuffer) -> Storage {
         Storage {
-            device_index: AtomicUsize::new(device_index(&block)),
+            device_index: AtomicUsize::new(device_index(&buffer)),
             version: AtomicU64::new(0),
-            buffer: RwLock::new(block),
+            buffer: RwLock::new(buffer),
         }
     }
 }
 
-fn device_index(block: &StorageBuffer) -> usize {
-    match block {
+fn device_index(buffer: &StorageBuffer) -> usize {
+    match buffer {
         StorageBuffer::Cpu(_) => 0,
         StorageBuffer::Cuda(buffer) => buffer.gpu().ordinal() + 1,
     }
 }
 
-/// The elements of a tensor, to read; holds the tensor's lock, or a copy of what is on another device.
+/// Read access to the elements of a tensor: holds the tensor's lock, or a host copy of elements on a GPU.
 pub struct ReadGuard<'a, T> {
     bytes: Bytes<'a>,
     start: usize,
@@ -117,7 +117,7 @@ enum Bytes<'a> {
 }
 
 impl<'a, T: Element> ReadGuard<'a, T> {
-    /// `len` elements from `start` on, of host memory as they are, of device memory as a copy.
+    /// `len` elements from `start` on: borrowed from host memory, or copied from device memory.
     pub(crate) fn new(
         storage: &'a Storage,
         start: usize,
@@ -144,7 +144,7 @@ impl<T: Element> Deref for ReadGuard<'_, T> {
     }
 }
 
-/// The elements of a tensor in host memory, to write in place; holds the tensor's lock alone.
+/// Write access to the elements of a tensor in host memory; holds the tensor's lock exclusively.
 pub struct WriteGuard<'a, T> {
     guard: RwLockWriteGuard<'a, StorageBuffer>,
     start: usize,
@@ -153,7 +153,7 @@ pub struct WriteGuard<'a, T> {
 }
 
 impl<'a, T: Element> WriteGuard<'a, T> {
-    /// `len` elements from `start` on; `None` when they are not in host memory.
+    /// `len` elements from `start` on, or `None` when they are not in host memory.
     pub(crate) fn new(storage: &'a Storage, start: usize, len: usize) -> Option<WriteGuard<'a, T>> {
         let guard = storage.buffer_mut();
         storage.bump_version();
@@ -176,18 +176,18 @@ impl<T: Element> Deref for WriteGuard<'_, T> {
 impl<T: Element> DerefMut for WriteGuard<'_, T> {
     fn deref_mut(&mut self) -> &mut [T] {
         let StorageBuffer::Cpu(buffer) = &mut *self.guard else {
-            unreachable!("checked when the guard was made")
+            unreachable!("the guard was made for host memory")
         };
         &mut buffer.as_mut_slice()[self.start..self.start + self.len]
     }
 }
 
 fn cpu_buffer(block: &StorageBuffer) -> &CpuBuffer {
-    let StorageBuffer::Cpu(buffer) = block else { unreachable!("checked when the guard was made") };
+    let StorageBuffer::Cpu(buffer) = block else { unreachable!("the guard was made for host memory") };
     buffer
 }
 
-/// The elements of a tensor in device memory, for launchers; while it lives they stay where they are.
+/// The elements of a tensor in device memory, for kernel launchers. Holds the read lock, so that they cannot move meanwhile.
 pub(crate) struct DeviceView<'a> {
     guard: RwLockReadGuard<'a, StorageBuffer>,
     start: usize,
@@ -210,7 +210,7 @@ impl<'a> DeviceView<'a> {
 
     fn buffer(&self) -> &DeviceBuffer {
         let StorageBuffer::Cuda(buffer) = &*self.guard else {
-            panic!("a launcher was handed elements on the CPU")
+            panic!("a kernel launcher received a tensor on the CPU")
         };
         buffer
     }

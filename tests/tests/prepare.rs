@@ -60,7 +60,7 @@ fn check(case: &GoldenCase, device: &Device) -> Result<(), String> {
 #[test]
 fn mixed_bytes_are_those_of_timm() {
     let topic = Topic::load(&folder(), "mixup_modes", Device::Cpu).expect("reads");
-    let devices = [Device::Cpu, Device::emulated(1).expect("g++ is there")];
+    let devices = [Device::Cpu, Device::emulated(1).expect("g++ is installed")];
     let mut checked = 0;
     for case in topic.cases().expect("cases") {
         // Batches of floats were mixed after normalisation, in f64: the rows of `prepare_images` take bytes.

@@ -92,7 +92,7 @@ fn place(values: &[f32], shift: usize, device: &Device) -> Tensor {
 }
 
 fn device() -> Device {
-    Device::emulated(1).expect("g++ is there")
+    Device::emulated(1).expect("g++ is installed")
 }
 
 #[track_caller]

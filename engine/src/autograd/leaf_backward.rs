@@ -1,13 +1,13 @@
-//! The way back that leaves gradients in variables, and frees the graph as it goes.
+//! The leaf-gradient backward pass: accumulates gradients in the variables, and frees the graph.
 use super::{AutogradMeta, Leaf, Node, no_grad};
 use crate::{Error, Result, Tensor};
 use std::collections::{BinaryHeap, HashMap};
 use std::sync::Arc;
 
 impl Tensor {
-    /// Differentiates this scalar: adds d self / d leaf to [`Tensor::grad`] of every leaf it depends on, and frees the graph.
+    /// Backward pass from this scalar: adds d self / d leaf to [`Tensor::grad`] of every leaf it depends on, and frees the graph.
     ///
-    /// Errors: this tensor is not a scalar, depends on no leaf, or was differentiated before.
+    /// Errors: this tensor is not a scalar, requires no gradient, or its graph was freed before.
     pub fn backward(&self) -> Result<()> {
         if self.numel() != 1 {
             return Err(Error::shape(
@@ -19,13 +19,14 @@ impl Tensor {
         self.backward_from(&Tensor::full(*self.shape(), 1.0, self.dtype(), &self.device())?)
     }
 
-    /// Differentiates `sum(self * upstream)`; `upstream` has the shape and dtype of this tensor.
+    /// Backward pass from `sum(self * upstream)`; `upstream` must have the shape and dtype of this tensor.
     pub fn backward_from(&self, upstream: &Tensor) -> Result<()> {
         check_upstream(self, upstream)?;
         let upstream = upstream.detach();
         match self.autograd_meta() {
             AutogradMeta::None => Err(Error::Autograd {
-                why: "this tensor depends on no tensor that requires a gradient".into(),
+                why: "this tensor does not require a gradient; compute it from a variable, outside no_grad"
+                    .into(),
             }),
             AutogradMeta::Leaf(leaf) => no_grad(|| accumulate_grad(leaf, upstream)),
             AutogradMeta::Node(root) => no_grad(|| run_backward(root, upstream)),
@@ -33,7 +34,7 @@ impl Tensor {
     }
 }
 
-/// An error unless an upstream gradient is one for this output.
+/// Errors unless the upstream gradient has the output's shape and dtype.
 pub(super) fn check_upstream(output: &Tensor, upstream: &Tensor) -> Result<()> {
     if upstream.shape() == output.shape() && upstream.dtype() == output.dtype() {
         return Ok(());
@@ -45,7 +46,7 @@ pub(super) fn check_upstream(output: &Tensor, upstream: &Tensor) -> Result<()> {
     ))
 }
 
-/// Orders nodes by creation, newest first in a heap.
+/// A node ordered by its sequence number: a heap pops the newest first.
 struct BySequence(Arc<Node>);
 impl PartialEq for BySequence {
     fn eq(&self, other: &Self) -> bool {
@@ -92,7 +93,7 @@ fn run_backward(root: &Arc<Node>, upstream: Tensor) -> Result<()> {
             }
         }
     }
-    // Leaves behind branches that no gradient reached.
+    // Leaves with branches that no gradient reached.
     for (_, (leaf, uses)) in pending {
         if uses > 0
             && let Some(sum) = leaf_sums.remove(&Arc::as_ptr(&leaf))
@@ -103,7 +104,7 @@ fn run_backward(root: &Arc<Node>, upstream: Tensor) -> Result<()> {
     Ok(())
 }
 
-/// One of a leaf's contributions is known; the last one completes its gradient.
+/// Adds one contribution to a leaf's gradient; the last one completes it.
 fn add_leaf_contribution(
     leaf: &Arc<Leaf>,
     grad: Option<Tensor>,
@@ -132,7 +133,7 @@ fn add_leaf_contribution(
     }
 }
 
-/// How many edges of the graph lead to each leaf.
+/// The number of edges of the graph that lead to each leaf.
 fn count_leaf_edges(root: &Arc<Node>) -> HashMap<*const Leaf, (Arc<Leaf>, usize)> {
     let mut uses: HashMap<*const Leaf, (Arc<Leaf>, usize)> = HashMap::new();
     let mut seen = std::collections::HashSet::from([root.sequence]);
@@ -149,12 +150,12 @@ fn count_leaf_edges(root: &Arc<Node>) -> HashMap<*const Leaf, (Arc<Leaf>, usize)
     uses
 }
 
-/// Adds a complete gradient to what the leaf holds and runs its hooks.
+/// Adds a complete gradient to the leaf's accumulated one, and runs its hooks.
 fn accumulate_grad(leaf: &Arc<Leaf>, grad: Tensor) -> Result<()> {
     let total = {
         let mut slot = leaf.grad.lock().unwrap_or_else(|e| e.into_inner());
         let total = match slot.take() {
-            Some(held) => held.accumulate(grad)?,
+            Some(old) => old.accumulate(grad)?,
             None => grad,
         };
         *slot = Some(total.clone());

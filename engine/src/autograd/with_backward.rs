@@ -1,11 +1,11 @@
-//! How operations put their results into the graph, by what their backward functions are made of.
+//! Adding the result of an operation to the graph with its backward function.
 use super::{AutogradMeta, Backward, track};
 use crate::{Result, Tensor};
 
-/// For operations.
+/// Used by operations.
 impl Tensor {
-    /// This fresh result of an operation, recorded in the graph: `make` builds the backward function when one is needed. Its kernels
-    /// leave no graph behind, so the operation is differentiated once only.
+    /// Adds this result of an operation to the graph. `make` builds the backward function, and is called only if the operation is
+    /// tracked. The function runs untracked kernels, so the operation has first derivatives only.
     pub(crate) fn with_backward<F>(
         self,
         op: &'static str,
@@ -18,8 +18,8 @@ impl Tensor {
         self.tracked(op, inputs, || Backward::Once(Box::new(make())))
     }
 
-    /// As [`Tensor::recorded`], with a backward function that can be differentiated in turn: it is made of operations that can, and
-    /// saved tensors as they are in the graph, not detached.
+    /// As [`Tensor::with_backward`], for a backward function that is differentiable itself: it is composed of differentiable
+    /// operations, and saves its tensors without detaching them.
     pub(crate) fn with_composed_backward<F>(
         self,
         op: &'static str,
@@ -32,8 +32,8 @@ impl Tensor {
         self.tracked(op, inputs, || Backward::Composed(Box::new(make())))
     }
 
-    /// As [`Tensor::recorded`], with a second backward function, like that of [`Tensor::recorded_composed`], which stands in for the
-    /// first one where it is to be differentiated in turn. What it saves should be kept anyway.
+    /// As [`Tensor::with_backward`], with a second backward function `composition`, like that of [`Tensor::with_composed_backward`],
+    /// which replaces `kernels` with `create_graph`. It should save only tensors that are alive anyway.
     pub(crate) fn with_fused_backward<F, G>(
         self,
         op: &'static str,
@@ -51,8 +51,8 @@ impl Tensor {
         })
     }
 
-    /// As [`Tensor::recorded_composed`], for a backward function of the output, which it is given. The output requires a gradient
-    /// where the function is to be differentiated in turn.
+    /// As [`Tensor::with_composed_backward`], for a backward function that needs the output, which is its first argument. With
+    /// `create_graph` that output requires a gradient.
     pub(crate) fn with_output_backward<F>(self, op: &'static str, inputs: &[&Tensor], backward: F) -> Tensor
     where
         F: Fn(&Tensor, Tensor, &[bool]) -> Result<Vec<Option<Tensor>>> + Send + Sync + 'static,
@@ -64,7 +64,7 @@ impl Tensor {
     fn tracked(self, op: &'static str, inputs: &[&Tensor], make: impl FnOnce() -> Backward) -> Tensor {
         match track(op, *self.shape(), inputs, make) {
             AutogradMeta::None => self,
-            gradient => self.with_autograd_meta(gradient),
+            meta => self.with_autograd_meta(meta),
         }
     }
 }

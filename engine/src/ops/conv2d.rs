@@ -10,13 +10,13 @@ use crate::{ConvShape, DType, Error, Result, Tensor, cpu, cuda};
 /// Options of a convolution; pairs are (vertical, horizontal).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Conv2dOptions {
-    /// Distance between windows.
+    /// Step between windows.
     pub stride: [usize; 2],
     /// Zeros added on each side.
     pub padding: [usize; 2],
-    /// Distance between the taps of a window.
+    /// Spacing between kernel elements.
     pub dilation: [usize; 2],
-    /// Channel groups that are convolved apart.
+    /// Channel groups, convolved independently.
     pub groups: usize,
 }
 
@@ -28,7 +28,7 @@ impl Default for Conv2dOptions {
 
 impl Tensor {
     /// Convolves images `[n, h, w, c]` with a weight `[out, kh, kw, c / groups]` and adds a bias `[out]`; the result is
-    /// `[n, h', w', out]` with `h' = (h + 2p - d(kh-1) - 1) / s + 1`.
+    /// `[n, h', w', out]` with `h' = (h + 2p - d(kh-1) - 1) / s + 1`. All operands have one dtype: f32, f16, bf16, or f64 on the CPU.
     pub fn conv2d(&self, weight: &Tensor, bias: Option<&Tensor>, options: &Conv2dOptions) -> Result<Tensor> {
         let mut operands = vec![("x", self), ("weight", weight)];
         operands.extend(bias.map(|b| ("bias", b)));
@@ -54,7 +54,7 @@ impl Tensor {
         Ok(y.with_conv2d_backward(self, weight, bias, s))
     }
 
-    /// In bf16 by the processor's own instructions.
+    /// On the CPU with its bf16 instructions.
     fn conv2d_bf16(&self, weight: &Tensor, bias: Option<&Tensor>, s: ConvShape) -> Result<Tensor> {
         let y = {
             let (x, w) = (self.read::<bf16>()?, weight.read::<bf16>()?);
@@ -66,8 +66,8 @@ impl Tensor {
         Ok(y.with_conv2d_backward(self, weight, bias, s))
     }
 
-    /// [`Tensor::conv2d`] without a bias and, on a GPU where cuDNN gives them with it, each output channel's sum and the sum of its
-    /// squares: `[2, out]`, in f32.
+    /// [`Tensor::conv2d`] without a bias and, on a GPU where cuDNN computes them in the same kernel, the sum and the sum of squares of
+    /// each output channel: `[2, out]`, in f32.
     pub(super) fn conv2d_with_sums(
         &self,
         weight: &Tensor,
@@ -81,12 +81,12 @@ impl Tensor {
         };
         let sums = on.empty([2, s.c_out], DType::F32)?;
         let y = on.empty([s.n, s.out_h(), s.out_w(), s.c_out], self.dtype())?;
-        let given = {
-            let held = [self, weight, &y, &sums].map(Tensor::device_view);
-            let [x, w, of_y, of_sums] = held.each_ref().map(|t| t.slice());
+        let has_sums = {
+            let views = [self, weight, &y, &sums].map(Tensor::device_view);
+            let [x, w, of_y, of_sums] = views.each_ref().map(|t| t.slice());
             on.with_op_context(cuda::conv2d::forward_fused(&on.gpu, &s, (x, None), w, (of_y, Some(of_sums))))?
         };
-        match given {
+        match has_sums {
             true => Ok((y.with_conv2d_backward(self, weight, None, s), Some(sums))),
             false => Ok((self.conv2d_gpu(&on, weight, None, s)?, None)),
         }
@@ -105,7 +105,7 @@ impl Tensor {
     }
 }
 
-/// Checks the operands and works out the geometry.
+/// Checks the operands and returns the geometry.
 pub(super) fn conv_shape(operands: &[(&'static str, &Tensor)], options: &Conv2dOptions) -> Result<ConvShape> {
     let fail = |why: String| Err(Error::shape("conv2d", operands, why));
     let Conv2dOptions { stride, padding, dilation, groups } = *options;
@@ -118,7 +118,7 @@ pub(super) fn conv_shape(operands: &[(&'static str, &Tensor)], options: &Conv2dO
     }
     if c_in % groups != 0 || c_out % groups != 0 || c_in / groups != group_in {
         return fail(format!(
-            "{c_in} input channels in {groups} groups need a weight of {} input channels and outputs in whole groups",
+            "{c_in} input channels in {groups} groups need a weight with {} input channels, and output channels divisible by the groups",
             c_in / groups
         ));
     }
@@ -129,7 +129,7 @@ pub(super) fn conv_shape(operands: &[(&'static str, &Tensor)], options: &Conv2dO
         let extent = dilation[axis] * ([kh, kw][axis] - 1) + 1;
         if size + 2 * padding[axis] < extent {
             return fail(format!(
-                "a window of {extent} does not fit into {size} with padding {}",
+                "a kernel extent of {extent} exceeds the input size of {size} with padding {}",
                 padding[axis]
             ));
         }

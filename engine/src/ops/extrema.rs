@@ -1,21 +1,24 @@
-//! Largest and smallest values, where they are, and the k best.
+//! Maxima and minima with their indices, top-k, and gathering by index.
 use super::gpu::OnGpu;
 use crate::cpu::lines::{self, Lines};
 use crate::cuda::lines::SortOrder;
 use crate::{DType, Error, Result, Shape, Tensor, cuda};
 
 impl Tensor {
-    /// The largest value over the given axes; equal maxima share the gradient evenly, as PyTorch's `amax`. f32, f64.
-    pub fn amax(&self, axes: &[usize], keep: bool) -> Result<Tensor> {
-        self.reduce_extremum("amax", axes, keep, false)
+    /// Maximum over the given axes; the gradient is divided evenly among equal maxima, as in PyTorch's `amax`. f32, f16, bf16; f64 on the
+    /// CPU.
+    pub fn amax(&self, axes: &[usize], keepdim: bool) -> Result<Tensor> {
+        self.reduce_extremum("amax", axes, keepdim, false)
     }
 
-    /// The smallest value over the given axes; equal minima share the gradient evenly, as PyTorch's `amin`. f32, f64.
-    pub fn amin(&self, axes: &[usize], keep: bool) -> Result<Tensor> {
-        self.reduce_extremum("amin", axes, keep, true)
+    /// Minimum over the given axes; the gradient is divided evenly among equal minima, as in PyTorch's `amin`. f32, f16, bf16; f64 on the
+    /// CPU.
+    pub fn amin(&self, axes: &[usize], keepdim: bool) -> Result<Tensor> {
+        self.reduce_extremum("amin", axes, keepdim, true)
     }
 
-    /// The largest value along an axis and its index (i64), the first among equals, which gets the whole gradient. f32, f64.
+    /// Maximum along an axis and its index (i64). Of equal maxima the first is chosen, and gets the whole gradient. f32, f16, bf16; f64 on
+    /// the CPU.
     pub fn max_with_index(&self, axis: usize) -> Result<(Tensor, Tensor)> {
         let index = self.arg_extremum("max_with_index", axis, false)?;
         let values = self.gather_unchecked(axis, &index)?;
@@ -23,17 +26,17 @@ impl Tensor {
         Ok((values.reshape(shape)?, index.reshape(shape)?))
     }
 
-    /// The index (i64) of the largest value along an axis, the first among equals. f32, f64.
+    /// Index (i64) of the maximum along an axis, the first of equal maxima. f32, f16, bf16; f64 on the CPU.
     pub fn argmax(&self, axis: usize) -> Result<Tensor> {
         self.arg_extremum("argmax", axis, false)?.reshape(self.shape().without(axis))
     }
 
-    /// The index (i64) of the smallest value along an axis, the first among equals. f32, f64.
+    /// Index (i64) of the minimum along an axis, the first of equal minima. f32, f16, bf16; f64 on the CPU.
     pub fn argmin(&self, axis: usize) -> Result<Tensor> {
         self.arg_extremum("argmin", axis, true)?.reshape(self.shape().without(axis))
     }
 
-    /// The `k` largest (or smallest) values along an axis, best first, and their indices (i64). f32, f64.
+    /// The `k` largest (or smallest) values along an axis in sorted order, and their indices (i64). f32, f16, bf16; f64 on the CPU.
     pub fn top_k(&self, k: usize, axis: usize, smallest: bool) -> Result<(Tensor, Tensor)> {
         self.check_axis("top_k", axis)?;
         if k > self.dims()[axis] {
@@ -51,7 +54,7 @@ impl Tensor {
         let shape = self.shape().with(axis, k);
         let index = match OnGpu::of("top_k", &[("x", self)])? {
             Some(on) => on.build(shape, DType::I64, |index| {
-                // NaN is the largest.
+                // NaN counts as the largest value.
                 let order = SortOrder { smallest, nan_first: !smallest };
                 cuda::lines::top_k(&on.gpu, lines, self.device_view().slice(), k, order, None, Some(index))
             }),
@@ -93,12 +96,12 @@ impl Tensor {
         &self,
         op: &'static str,
         axes: &[usize],
-        keep: bool,
+        keepdim: bool,
         smallest: bool,
     ) -> Result<Tensor> {
-        let kept = self.reduced_shape(op, axes)?;
+        let reduced = self.reduced_shape(op, axes)?;
         if self.is_half_on_cpu() {
-            return self.widened()?.reduce_extremum(op, axes, keep, smallest)?.rounded_as(self);
+            return self.widened()?.reduce_extremum(op, axes, keepdim, smallest)?.rounded_as(self);
         }
         let mut y = self.detach();
         for axis in axes {
@@ -118,20 +121,21 @@ impl Tensor {
                 }),
             }?;
         }
-        let shape = if keep { kept } else { super::sum::without_axes(self.shape(), axes) };
+        let shape = if keepdim { reduced } else { super::sum::without_axes(self.shape(), axes) };
         Ok(y.reshape(shape)?.with_composed_backward(op, &[self], || {
             let (x, axes) = (self.detach(), axes.to_vec());
             move |grad: Tensor, _: &[bool]| {
                 let mask = x.equal(&y)?;
-                let share = grad.reshape(kept)?.div(&mask.sum(&axes, true)?)?;
-                Ok(vec![Some(mask.mul(&share)?)])
+                let each = grad.reshape(reduced)?.div(&mask.sum(&axes, true)?)?;
+                Ok(vec![Some(mask.mul(&each)?)])
             }
         }))
     }
 }
 
 impl Tensor {
-    /// `y[.., j, ..] = x[.., index[.., j, ..], ..]` along an axis: `index` (i64) has the shape of `x` but for that axis. f32, f64.
+    /// `y[.., j, ..] = x[.., index[.., j, ..], ..]` along an axis: `index` (i64) has the shape of `x` except along that axis. f32, f16, bf16;
+    /// f64 on the CPU. An index out of range is an error: the indices are read back to the host.
     pub fn gather(&self, axis: usize, index: &Tensor) -> Result<Tensor> {
         let operands = [("x", self), ("index", index)];
         self.check_axis("gather", axis)?;
@@ -143,7 +147,7 @@ impl Tensor {
             return Err(Error::shape(
                 "gather",
                 &operands,
-                format!("the index must have the shape of x but for axis {axis}"),
+                format!("the index must have the shape of x except along axis {axis}"),
             ));
         }
         let n = self.dims()[axis];
@@ -153,7 +157,7 @@ impl Tensor {
         self.gather_unchecked(axis, index)
     }
 
-    /// [`Tensor::gather`] with indices that are known to be right.
+    /// [`Tensor::gather`] without checking the indices.
     fn gather_unchecked(&self, axis: usize, index: &Tensor) -> Result<Tensor> {
         if self.is_half_on_cpu() {
             return self.widened()?.gather_unchecked(axis, index)?.rounded_as(self);
@@ -181,7 +185,7 @@ impl Tensor {
         }))
     }
 
-    /// The gradient of [`Tensor::gather`] for an x of shape `to`: each element is added where it was taken from.
+    /// The gradient of [`Tensor::gather`] for an x of shape `to`: adds each element at the index it was gathered from.
     pub(super) fn scatter_add(&self, axis: usize, index: &Tensor, to: Shape) -> Result<Tensor> {
         let (lines, k) = (Lines::new(&to, axis), index.dims()[axis]);
         let y = match OnGpu::of("gather", &[("grad", self), ("index", index)])? {
@@ -200,13 +204,14 @@ impl Tensor {
         }))
     }
 
-    /// Class indices (i64, any shape) as rows of `classes` numbers: `on` at the class, `off` elsewhere.
+    /// One-hot encoding of class indices (i64, any shape) along a new last axis of `classes` elements: `on` at the class, `off` elsewhere.
+    /// Any dtype; f64 on the CPU only. The indices are read back to the host.
     pub fn one_hot(&self, classes: usize, on: f64, off: f64, dtype: DType) -> Result<Tensor> {
         if self.dtype() != DType::I64 || self.rank() >= crate::MAX_RANK {
             return Err(Error::dtype(
                 "one_hot",
                 &[("index", self)],
-                "class indices of i64 with an axis to spare",
+                "class indices of i64 with less than MAX_RANK axes",
             ));
         }
         let index = self.read::<i64>()?;
@@ -219,11 +224,11 @@ impl Tensor {
         }
         let mut dims = self.dims().to_vec();
         dims.push(classes);
-        if let Some(place) = OnGpu::of_any("one_hot", &[("index", self)])?
+        if let Some(gpu) = OnGpu::of_any("one_hot", &[("index", self)])?
             && matches!(dtype, DType::F32 | DType::F16 | DType::BF16)
         {
-            return place.build(dims, dtype, |y| {
-                cuda::lines::one_hot(&place.gpu, self.device_view().slice(), classes, [on, off], y)
+            return gpu.build(dims, dtype, |y| {
+                cuda::lines::one_hot(&gpu.gpu, self.device_view().slice(), classes, [on, off], y)
             });
         }
         let rows = Tensor::build(dims, |y: &mut [f64]| {

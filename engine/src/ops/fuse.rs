@@ -1,4 +1,4 @@
-//! Expressions as operations.
+//! Fused elementwise expressions as operations.
 use super::gpu::OnGpu;
 use crate::cpu::elementary::Elementary;
 use crate::cpu::fuse::{self as cpu, ProgramInput, ProgramOutput};
@@ -8,14 +8,14 @@ use crate::{DType, Device, Element, Error, ReadGuard, Result, Shape, Tensor, Wri
 
 const OP: &str = "fuse";
 
-/// What operands are called in errors.
+/// Names of the operands in errors.
 const NAMES: [&str; MAX_INPUTS] =
     ["input 0", "input 1", "input 2", "input 3", "input 4", "input 5", "input 6", "input 7"];
 
 impl Expression {
-    /// The expression of every element, as one operation. Inputs broadcast against each other by NumPy's rule; those that are
-    /// scalars, or vectors over the last axis (or axes), are read as such, others that are repeated are first expanded. Arithmetic is
-    /// in f32 (f64 for f64). The result has the first input's dtype; the others have it too, or f32 beside 16-bit ones.
+    /// Applies the expression elementwise, as one operation. Inputs broadcast by NumPy's rule; scalars and vectors over the last axis (or
+    /// axes) are read directly, other broadcast inputs are expanded first. f32, f16, bf16; f64 on the CPU. All inputs have the dtype of the
+    /// first, or may be f32 if it is f16 or bf16; the result has its dtype. Arithmetic is in f32, for f64 in f64.
     pub fn apply(&self, inputs: &[&Tensor]) -> Result<Tensor> {
         let operands: Vec<(&'static str, &Tensor)> = NAMES.into_iter().zip(inputs.iter().copied()).collect();
         if inputs.len() != self.inputs() {
@@ -23,9 +23,9 @@ impl Expression {
             return Err(Error::value(OP, &operands, why));
         }
         let dtype = inputs[0].dtype();
-        let beside = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
-        if !dtype.is_float() || inputs.iter().any(|t| t.dtype() != dtype && t.dtype() != beside) {
-            let accepted = "floats of the first one's dtype, or f32 beside a first one of f16 or bf16";
+        let compute_dtype = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
+        if !dtype.is_float() || inputs.iter().any(|t| t.dtype() != dtype && t.dtype() != compute_dtype) {
+            let accepted = "floats of the first one's dtype, or f32 where the first one is f16 or bf16";
             return Err(Error::dtype(OP, &operands, accepted));
         }
         let on_gpu = OnGpu::of(OP, &operands)?.is_some();
@@ -54,7 +54,7 @@ impl Expression {
     }
 }
 
-/// The gradients of an expression as expressions themselves, of its inputs and the upstream gradient.
+/// The gradients of an expression, as expressions of its inputs and the upstream gradient.
 fn composed(
     expression: &Expression,
     inputs: &[Tensor],
@@ -76,7 +76,7 @@ fn composed(
     inputs.iter().zip(needs).enumerate().map(of).collect()
 }
 
-/// Inputs under one shape, each of them full, by channel or scalar.
+/// Inputs broadcast to one shape; each is full, per channel, or a scalar.
 pub(super) struct FusedCall {
     pub(super) shape: Shape,
     pub(super) c: usize,
@@ -102,7 +102,7 @@ impl FusedCall {
                 if grad.shape() == t.shape() {
                     return grad.to_dtype(t.dtype());
                 }
-                // Sums by channel, of a scalar or of fewer axes than the channels lie in.
+                // Per-channel sums, for a scalar or an input of fewer axes than the channels span.
                 let grad = if t.numel() == 1 { grad.sum_all()? } else { grad };
                 grad.reshape(*t.shape())?.to_dtype(t.dtype())
             })
@@ -111,7 +111,7 @@ impl FusedCall {
         self.inputs.iter().zip(needs).map(of).collect()
     }
 
-    /// The outputs: of the whole shape, or `[c]` sums in f32 or f64.
+    /// Runs the kernels. The outputs have the full shape, or are `[c]` sums: f32 on a GPU, f64 on the CPU.
     pub(super) fn run(&self, kernels: &ProgramKernels, signature: KernelSignature) -> Result<Vec<Tensor>> {
         let operands: Vec<(&'static str, &Tensor)> =
             NAMES.into_iter().chain(["gradient"]).zip(&self.inputs).collect();
@@ -137,9 +137,9 @@ impl FusedCall {
         let count = cuda::fuse::num_partial_sums(len, c, dtype);
         let partial = (sums > 0).then(|| on.empty([count, sums, c], DType::F32)).transpose()?;
         {
-            let held: Vec<_> =
+            let views: Vec<_> =
                 self.inputs.iter().chain(&elements).chain(&partial).map(Tensor::device_view).collect();
-            let slices: Vec<_> = held.iter().map(|held| held.slice()).collect();
+            let slices: Vec<_> = views.iter().map(|views| views.slice()).collect();
             let (inputs, rest) = slices.split_at(self.inputs.len());
             let (outputs, partial) = rest.split_at(elements.len());
             let generated = kernels.generated(signature.clone());
@@ -153,10 +153,10 @@ impl FusedCall {
             ))?;
         }
         let total = partial.map(|partial| partial.sum(&[0], false)).transpose()?;
-        let (mut elements, mut summed) = (elements.into_iter(), 0..sums);
+        let (mut elements, mut sum_rows) = (elements.into_iter(), 0..sums);
         let each = signature.outputs.iter().map(|output| match (output, &total) {
             (KernelOutput::Sums, Some(total)) => {
-                let k = summed.next().expect("one for each");
+                let k = sum_rows.next().expect("one for each");
                 total.narrow(0, k, 1)?.reshape([c])
             }
             _ => Ok(elements.next().expect("one for each")),
@@ -170,18 +170,18 @@ impl FusedCall {
         signature: &KernelSignature,
     ) -> Result<Vec<Tensor>> {
         let (c, len) = (self.c, self.shape.numel());
-        let room = |output: &KernelOutput| match output {
+        let empty = |output: &KernelOutput| match output {
             KernelOutput::Elements(dtype) => {
                 dispatch_any!(*dtype, T => Tensor::build(self.shape, |_: &mut [T]| ()))
             }
             KernelOutput::Sums => Tensor::build([c], |_: &mut [f64]| ()),
         };
-        let outputs: Vec<Tensor> = signature.outputs.iter().map(room).collect::<Result<_>>()?;
+        let outputs: Vec<Tensor> = signature.outputs.iter().map(empty).collect::<Result<_>>()?;
         {
             let inputs: Vec<HostInput> = self.inputs.iter().map(HostInput::of).collect::<Result<_>>()?;
-            let lie = signature.inputs.iter().map(|(_, broadcast)| *broadcast);
+            let broadcasts = signature.inputs.iter().map(|(_, broadcast)| *broadcast);
             let sources: Vec<ProgramInput<T>> =
-                inputs.iter().zip(lie).map(|(input, lies)| input.source(lies)).collect();
+                inputs.iter().zip(broadcasts).map(|(input, broadcast)| input.source(broadcast)).collect();
             let mut written: Vec<HostOutput> = outputs.iter().map(HostOutput::of).collect::<Result<_>>()?;
             let sinks =
                 written.iter_mut().zip(&signature.outputs).map(|(to, output)| to.sink(*output)).collect();
@@ -209,18 +209,18 @@ impl<'a> HostInput<'a> {
         })
     }
 
-    fn source<T: Elementary>(&self, lies: Broadcast) -> ProgramInput<'_, T> {
+    fn source<T: Elementary>(&self, broadcast: Broadcast) -> ProgramInput<'_, T> {
         fn few<T: Element>(values: &[impl Element]) -> Vec<T> {
             values.iter().map(|v| T::from_f64(v.to_f64())).collect()
         }
-        if lies != Broadcast::Full {
+        if broadcast != Broadcast::Full {
             let values: Vec<T> = match self {
                 HostInput::F32(x) => few(x),
                 HostInput::F16(x) => few(x),
                 HostInput::BF16(x) => few(x),
                 HostInput::F64(x) => few(x),
             };
-            return if lies == Broadcast::Scalar {
+            return if broadcast == Broadcast::Scalar {
                 ProgramInput::Scalar(values[0])
             } else {
                 ProgramInput::Channels(values)
@@ -266,15 +266,15 @@ impl<'a> HostOutput<'a> {
     }
 }
 
-/// The channels that inputs repeat over rows: the extent of the shortest that covers the last axes of the shape, but not all. Without
-/// such an input, the last axis.
+/// Number of channels: the size of the smallest input that covers the last axes of the shape but not all of them. Without such an input,
+/// the extent of the last axis.
 fn channels(shape: &Shape, inputs: &[&Tensor]) -> usize {
     let of = inputs.iter().filter(|t| is_suffix(t, shape) && t.numel() > 1 && t.numel() < shape.numel());
     let last = shape.last().copied().unwrap_or(1);
     of.map(|t| t.numel()).min().unwrap_or(last).max(1)
 }
 
-/// How a tensor lies under a shape with so many channels; `None` when it must be expanded.
+/// How a tensor broadcasts to a shape with `c` channels, or `None` when it must be expanded first.
 fn broadcast_kind(t: &Tensor, shape: &Shape, c: usize) -> Option<Broadcast> {
     if t.numel() == shape.numel() && is_suffix(t, shape) {
         Some(Broadcast::Full)
@@ -287,7 +287,7 @@ fn broadcast_kind(t: &Tensor, shape: &Shape, c: usize) -> Option<Broadcast> {
     }
 }
 
-/// True when a tensor's extents, but for leading ones, are the last of a shape.
+/// True when a tensor's extents, without leading ones, are the last extents of a shape.
 fn is_suffix(t: &Tensor, shape: &Shape) -> bool {
     let leading = t.dims().iter().take_while(|extent| **extent == 1).count();
     shape.ends_with(&t.dims()[leading..])

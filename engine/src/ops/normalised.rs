@@ -1,7 +1,7 @@
-//! Normalisation as operations: what stands in for the fused norms where their gradients are to be differentiated in turn.
+//! Normalisation as a composition of operations, which replaces the fused norms with `create_graph`.
 use crate::{DType, Result, Tensor};
 
-/// `(x - mean) / sqrt(var + eps)` over some axes, in the dtype of arithmetic.
+/// `(x - mean) / sqrt(var + eps)` over some axes, in the compute dtype.
 pub(super) struct Normalised {
     pub(super) value: Tensor,
     /// `1 / sqrt(var + eps)`
@@ -10,19 +10,19 @@ pub(super) struct Normalised {
     by: NormStatistics,
 }
 
-/// What x is normalised by.
+/// Statistics that x is normalised by.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum NormStatistics {
-    /// Its own mean and variance.
+    /// Mean and variance of x.
     MeanVariance,
-    /// Its own mean square.
+    /// Mean square of x.
     MeanSquare,
-    /// Numbers that do not depend on it.
+    /// Constants.
     Fixed,
 }
 
 impl Normalised {
-    /// By statistics of x itself.
+    /// x normalised by statistics of x.
     pub(super) fn by_input_statistics(
         x: &Tensor,
         axes: &[usize],
@@ -35,7 +35,7 @@ impl Normalised {
         Ok(Normalised { value: centred.mul(&inv)?, inv_std: inv, axes: axes.to_vec(), by })
     }
 
-    /// By a fixed mean and variance.
+    /// x normalised by a constant mean and variance.
     pub(super) fn by_fixed_statistics(
         x: &Tensor,
         mean: &Tensor,
@@ -47,7 +47,7 @@ impl Normalised {
         Ok(Normalised { value, inv_std: inv, axes: vec![], by: NormStatistics::Fixed })
     }
 
-    /// The gradient of x, for this gradient of the value.
+    /// The gradient of x for the gradient `d` of the value.
     pub(super) fn input_gradient(&self, d: &Tensor) -> Result<Tensor> {
         if self.by == NormStatistics::Fixed {
             return d.mul(&self.inv_std);
@@ -65,7 +65,7 @@ fn inverse_root(var: &Tensor, eps: f64) -> Result<Tensor> {
     var.affine(1.0, eps)?.powf(-0.5)
 }
 
-/// A tensor in the dtype of arithmetic: f32, or f64.
+/// A tensor cast to the compute dtype: f64 for f64, else f32.
 pub(super) fn to_compute_dtype(t: &Tensor) -> Result<Tensor> {
     t.to_dtype(if t.dtype() == DType::F64 { DType::F64 } else { DType::F32 })
 }

@@ -1,4 +1,4 @@
-//! Reordering of axes, and the border between channels-last and the NCHW of other tools.
+//! Permutation of axes, and conversion between channels-last and NCHW.
 use super::gpu::OnGpu;
 use crate::{Error, Result, Shape, Tensor, cpu, cuda};
 
@@ -11,7 +11,7 @@ impl Tensor {
             return Err(Error::shape(
                 "permute",
                 &[("self", self)],
-                format!("axes {axes:?} are not each axis once"),
+                format!("axes {axes:?} must contain each axis once"),
             ));
         }
         let shape = Shape::new(&axes.iter().map(|a| self.dims()[*a]).collect::<Vec<_>>());
@@ -31,7 +31,7 @@ impl Tensor {
         }))
     }
 
-    /// The last two axes swapped.
+    /// Swaps the last two axes; a dense copy. Any dtype.
     pub fn transpose(&self) -> Result<Tensor> {
         let rank = self.rank();
         if rank < 2 {
@@ -42,13 +42,13 @@ impl Tensor {
         self.permute(&axes)
     }
 
-    /// From `[N, C, H, W]` (or a weight `[out, in, kh, kw]`) to channels-last.
+    /// Converts `[N, C, H, W]` (or a weight `[out, in, kh, kw]`) to channels-last. Any dtype.
     pub fn from_nchw(nchw: &Tensor) -> Result<Tensor> {
         nchw.check_images("from_nchw")?;
         nchw.permute(&[0, 2, 3, 1])
     }
 
-    /// From channels-last to `[N, C, H, W]` (or a weight to `[out, in, kh, kw]`).
+    /// Converts channels-last to `[N, C, H, W]` (or a weight to `[out, in, kh, kw]`). Any dtype.
     pub fn to_nchw(&self) -> Result<Tensor> {
         self.check_images("to_nchw")?;
         self.permute(&[0, 3, 1, 2])

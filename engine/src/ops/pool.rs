@@ -7,15 +7,16 @@ use crate::resampling::Resampling;
 use crate::{DType, Error, Pool2dOptions, Result, Tensor, cuda};
 
 impl Tensor {
-    /// The largest element of each window of images `[n, h, w, c]`; the first among equals gets the gradient, NaN wins.
+    /// Max pooling of images `[n, h, w, c]` over windows of at most 256 elements. Of equal maxima the first gets the gradient; NaN
+    /// propagates. f32, f16, bf16; f64 on the CPU.
     pub fn max_pool2d(&self, pool: &Pool2dOptions) -> Result<Tensor> {
         let s = self.pool_shape("max_pool2d", pool)?;
         if pool.kernel[0] * pool.kernel[1] > 256 {
-            // Which element of a window was the largest is remembered in a byte.
+            // The index of the maximum within its window is stored in a byte.
             return Err(Error::value(
                 "max_pool2d",
                 &[("x", self)],
-                "a window has at most 256 elements; see global_pool for a whole image",
+                "a window must have at most 256 elements; use global_pool for a whole image",
             ));
         }
         if let Some(on) = OnGpu::of("max_pool2d", &[("x", self)])? {
@@ -42,12 +43,16 @@ impl Tensor {
         })
     }
 
-    /// The mean of each window of images `[n, h, w, c]`. Windows that reach over the edge divide by the elements inside, or with
-    /// `count_include_pad` also by those in the padding (never by those that only `ceil_mode` adds).
+    /// Average pooling of images `[n, h, w, c]`. A window that reaches over the edge divides by the number of elements inside the image;
+    /// with `count_include_pad` padding counts too, but never the elements that only `ceil_mode` adds. f32, f16, bf16; f64 on the CPU.
     pub fn avg_pool2d(&self, pool: &Pool2dOptions, count_include_pad: bool) -> Result<Tensor> {
         let s = self.pool_shape("avg_pool2d", pool)?;
         if pool.dilation != [1, 1] {
-            return Err(Error::value("avg_pool2d", &[("x", self)], "average pooling has no dilation"));
+            return Err(Error::value(
+                "avg_pool2d",
+                &[("x", self)],
+                "average pooling does not support dilation; it must be [1, 1]",
+            ));
         }
         if let Some(on) = OnGpu::of("avg_pool2d", &[("x", self)])? {
             return self.avg_pool2d_gpu(&on, s, count_include_pad);
@@ -125,18 +130,19 @@ impl Tensor {
         }
         if (0..2).any(|a| pool.padding[a] > pool.kernel[a] / 2) {
             return fail(format!(
-                "padding {:?} is more than half of the kernel {:?}",
+                "padding {:?} must be at most half of the kernel {:?}",
                 pool.padding, pool.kernel
             ));
         }
         match (pool.windows(0, h), pool.windows(1, w)) {
             (Some(oh), Some(ow)) => Ok(PoolShape { n, size: [h, w], out: [oh, ow], c, pool: *pool }),
-            _ => fail(format!("a window of {:?} does not fit into {h}x{w}", pool.kernel)),
+            _ => fail(format!("a kernel of {:?} does not fit into {h}x{w} with its padding", pool.kernel)),
         }
     }
 }
 
-/// The gradient of [`Tensor::max_pool2d`] as operations: each window's goes to the pixel that `index` says it chose.
+/// The gradient of [`Tensor::max_pool2d`] as operations: adds each window's gradient to the pixel at `index`, the position of the maximum
+/// within the window.
 fn scatter_to_argmax(s: &PoolShape, index: &Tensor, dy: &Tensor) -> Result<Tensor> {
     let ([h, w], [oh, ow], c, width) = (s.size, s.out, s.c, s.pool.kernel[1]);
     let (mut pixels, mut inside) = (vec![], vec![]);
@@ -146,7 +152,7 @@ fn scatter_to_argmax(s: &PoolShape, index: &Tensor, dy: &Tensor) -> Result<Tenso
             let at = s.start(axis, window) + (tap * s.pool.dilation[axis]) as isize;
             usize::try_from(at).ok().filter(|at| *at < s.size[axis])
         };
-        // A window can lie between the pixels.
+        // With dilation a window can contain no pixel.
         let pixel = at(0, oy, tap / width).zip(at(1, ox, tap % width)).map(|(iy, ix)| iy * w + ix);
         pixels.push(pixel.unwrap_or_default() as i64);
         inside.push(u8::from(pixel.is_some()));
@@ -171,12 +177,12 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_pooled_is_a_typed_error() {
+    fn invalid_pooling_is_a_typed_error() {
         let x = images([1, 4, 4, 2]);
-        let refused = |pool: Pool2dOptions| matches!(x.max_pool2d(&pool), Err(Error::Shape { .. }));
-        assert!(refused(Pool2dOptions { kernel: [5, 5], ..Pool2dOptions::default() }));
-        assert!(refused(Pool2dOptions { padding: [2, 2], ..Pool2dOptions::default() }));
-        assert!(refused(Pool2dOptions { stride: [0, 1], ..Pool2dOptions::default() }));
+        let is_rejected = |pool: Pool2dOptions| matches!(x.max_pool2d(&pool), Err(Error::Shape { .. }));
+        assert!(is_rejected(Pool2dOptions { kernel: [5, 5], ..Pool2dOptions::default() }));
+        assert!(is_rejected(Pool2dOptions { padding: [2, 2], ..Pool2dOptions::default() }));
+        assert!(is_rejected(Pool2dOptions { stride: [0, 1], ..Pool2dOptions::default() }));
         assert!(matches!(
             images([1, 4, 4, 0]).max_pool2d(&Pool2dOptions::default()),
             Err(Error::Shape { .. })
@@ -189,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_between_the_pixels_is_minus_infinity_in_both_dtypes() {
+    fn max_pool_window_without_pixels_is_minus_infinity() {
         let pool = Pool2dOptions { padding: [1, 1], dilation: [2, 2], ..Pool2dOptions::default() };
         for dtype in [DType::F32, DType::F64] {
             let x = Tensor::ones([1, 1, 1, 3], dtype, &Device::Cpu).expect("memory").variable();
@@ -202,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn training_on_one_value_a_channel_is_an_error() {
+    fn batch_norm_training_on_one_value_per_channel_is_an_error() {
         let norm = BatchNorm { training: true, ..BatchNorm::default() };
         assert!(matches!(images([1, 1, 1, 3]).batch_norm(&norm), Err(Error::Shape { .. })));
     }

@@ -6,19 +6,20 @@ use crate::cpu::row_norm::RowNorm;
 use crate::{DType, Error, Result, Tensor, cuda};
 
 impl Tensor {
-    /// `(x - mean) / sqrt(var + eps) * weight + bias` over the last axis, with the biased variance; weight and bias `[c]`.
-    /// On images `[n, h, w, c]` that is a normalisation over channels at each pixel.
+    /// Layer normalisation `(x - mean) / sqrt(var + eps) * weight + bias` over the last axis, with the biased variance; x `[…, c]`, weight
+    /// and bias `[c]`. Images `[n, h, w, c]` are normalised over channels at each pixel, as by timm's `LayerNorm2d`. f32, f16, bf16; f64 on the
+    /// CPU. Parameters have the dtype of x, or are f32 if it is f16 or bf16.
     pub fn layer_norm(&self, weight: Option<&Tensor>, bias: Option<&Tensor>, eps: f64) -> Result<Tensor> {
         self.row_norm("layer_norm", weight, bias, true, eps)
     }
 
-    /// `x / sqrt(mean(x²) + eps) * weight` over the last axis; weight `[c]`.
+    /// RMS normalisation `x / sqrt(mean(x²) + eps) * weight` over the last axis; weight `[c]`. Dtypes as for [`Tensor::layer_norm`].
     pub fn rms_norm(&self, weight: Option<&Tensor>, eps: f64) -> Result<Tensor> {
         self.row_norm("rms_norm", weight, None, false, eps)
     }
 
-    /// Each output channel of a convolution's weight `[out, …]` with mean 0 and variance 1 (weight standardisation, Qiao et al.,
-    /// 2019; biased variance, as timm).
+    /// Weight standardisation (Qiao et al., 2019): normalises each output channel of a convolution's weight `[out, …]` to mean 0 and
+    /// (biased) variance 1, as timm does. Dtypes as for [`Tensor::layer_norm`].
     pub fn standardize_weight(&self, eps: f64) -> Result<Tensor> {
         self.flatten(1)?.layer_norm(None, None, eps)?.reshape(*self.shape())
     }
@@ -91,8 +92,8 @@ impl Tensor {
         let stats = on.empty([self.numel() / n, 2], DType::F32)?;
         let y = on.build(*self.shape(), self.dtype(), |y| {
             let (x, stats) = (self.device_view(), stats.device_view());
-            let held = [weight, bias].map(|t| t.map(Tensor::device_view));
-            let parameters = held.each_ref().map(|t| t.as_ref().map(|t| t.slice()));
+            let views = [weight, bias].map(|t| t.map(Tensor::device_view));
+            let parameters = views.each_ref().map(|t| t.as_ref().map(|t| t.slice()));
             cuda::row_norm::forward(&on.gpu, &norm, x.slice(), parameters, y, stats.slice())
         })?;
         let (of_x, of_weight, of_bias) = (self, weight, bias);
@@ -120,12 +121,12 @@ impl Tensor {
                         *parameter = Some(on.empty([n], dtype)?);
                     }
                 }
-                let held = parameters.each_ref().map(|t| t.as_ref().map(Tensor::device_view));
-                let wanted = held.each_ref().map(|t| t.as_ref().map(|t| t.slice()));
+                let views = parameters.each_ref().map(|t| t.as_ref().map(Tensor::device_view));
+                let wanted = views.each_ref().map(|t| t.as_ref().map(|t| t.slice()));
                 on.with_op_context(cuda::row_norm::parameter_gradients(
                     &on.gpu, &norm, of_x, dy, stats, wanted,
                 ))?;
-                drop(held);
+                drop(views);
                 let present = parameters.into_iter().zip(dtypes).filter(|(_, dtype)| dtype.is_some());
                 grads.extend(present.map(|(grad, _)| grad));
                 Ok(grads)

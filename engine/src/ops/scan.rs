@@ -1,10 +1,10 @@
-//! Products and running sums along an axis.
+//! Product and cumulative sum along an axis.
 use super::gpu::OnGpu;
 use crate::cpu::lines::{self, Lines};
 use crate::{Result, Tensor, cuda};
 
 impl Tensor {
-    /// The product along an axis; right where elements are zero, too. f32, f64.
+    /// Product along an axis; its gradient is exact where elements are zero. First derivatives only. f32, f16, bf16; f64 on the CPU.
     pub fn prod(&self, axis: usize) -> Result<Tensor> {
         self.check_axis("prod", axis)?;
         if self.is_half_on_cpu() {
@@ -38,15 +38,15 @@ impl Tensor {
         }))
     }
 
-    /// Running sums along an axis: `y[j] = x[0] + … + x[j]`. f32, f64.
+    /// Cumulative sum along an axis: `y[j] = x[0] + … + x[j]`. f32, f16, bf16; f64 on the CPU.
     pub fn cumsum(&self, axis: usize) -> Result<Tensor> {
-        self.running_sum(axis, false)
+        self.cumsum_directed(axis, false)
     }
 
-    fn running_sum(&self, axis: usize, reverse: bool) -> Result<Tensor> {
+    fn cumsum_directed(&self, axis: usize, reverse: bool) -> Result<Tensor> {
         self.check_axis("cumsum", axis)?;
         if self.is_half_on_cpu() {
-            return self.widened()?.running_sum(axis, reverse)?.rounded_as(self);
+            return self.widened()?.cumsum_directed(axis, reverse)?.rounded_as(self);
         }
         let lines = Lines::new(self.shape(), axis);
         let y = match OnGpu::of("cumsum", &[("x", self)])? {
@@ -59,7 +59,7 @@ impl Tensor {
             }),
         }?;
         Ok(y.with_composed_backward("cumsum", &[self], || {
-            move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.running_sum(axis, !reverse)?)])
+            move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.cumsum_directed(axis, !reverse)?)])
         }))
     }
 }

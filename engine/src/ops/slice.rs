@@ -1,17 +1,17 @@
-//! Cutting, joining and padding along axes.
+//! Slicing, concatenating, padding and flipping along axes.
 use super::gpu::OnGpu;
 use crate::cpu::parallel::{DisjointSlice, GRAIN, for_each_task};
 use crate::{Error, Result, Shape, Tensor, cuda};
 
 impl Tensor {
-    /// Elements `start .. start + len` of an axis. A view for the first axis, a copy for others. Any dtype.
+    /// Elements `start .. start + len` of an axis: a view for axis 0, a copy for others. Any dtype.
     pub fn narrow(&self, axis: usize, start: usize, len: usize) -> Result<Tensor> {
         self.check_axis("narrow", axis)?;
         if start + len > self.dims()[axis] {
             return Err(Error::shape(
                 "narrow",
                 &[("x", self)],
-                format!("{start}..{} is not within axis {axis}", start + len),
+                format!("{start}..{} is out of range for axis {axis}", start + len),
             ));
         }
         let shape = self.shape().with(axis, len);
@@ -32,13 +32,13 @@ impl Tensor {
         }))
     }
 
-    /// `pads[a].0` elements of `value` before and `pads[a].1` after each axis. f32, f64.
+    /// Pads each axis `a` with `pads[a].0` elements of `value` before and `pads[a].1` after. Any dtype; f64 on the CPU only.
     pub fn pad(&self, pads: &[(usize, usize)], value: f64) -> Result<Tensor> {
         if pads.len() != self.rank() {
             return Err(Error::shape(
                 "pad",
                 &[("x", self)],
-                format!("needs a pair for each axis, not {}", pads.len()),
+                format!("needs one pair for each of {} axes, not {}", self.rank(), pads.len()),
             ));
         }
         let dims: Vec<usize> = self.dims().iter().zip(pads).map(|(d, (a, b))| d + a + b).collect();
@@ -51,7 +51,7 @@ impl Tensor {
         }))
     }
 
-    /// Joins tensors along an axis; they agree in all others. Any dtype.
+    /// Concatenates tensors of one dtype along an axis; their other extents must be equal. Any dtype.
     pub fn concat(tensors: &[&Tensor], axis: usize) -> Result<Tensor> {
         let Some(first) = tensors.first() else {
             let operands = crate::error::Operands(vec![]);
@@ -64,11 +64,15 @@ impl Tensor {
             .iter()
             .any(|t| t.rank() != first.rank() || t.shape().with(axis, 0) != first.shape().with(axis, 0))
         {
-            return Err(Error::shape("concat", &named, format!("extents must agree but for axis {axis}")));
+            return Err(Error::shape(
+                "concat",
+                &named,
+                format!("extents must be equal except along axis {axis}"),
+            ));
         }
         let extents: Vec<usize> = tensors.iter().map(|t| t.dims()[axis]).collect();
         let shape = first.shape().with(axis, extents.iter().sum());
-        // The parts cover it: nothing need be filled in.
+        // The parts cover every element.
         let y = match OnGpu::of_any("concat", &named)? {
             Some(on) => on.empty(shape, first.dtype()),
             None => dispatch_any!(first.dtype(), T => Tensor::build(shape, |_: &mut [T]| ())),
@@ -92,7 +96,7 @@ impl Tensor {
         }))
     }
 
-    /// The elements of an axis in reverse order. Any dtype.
+    /// Reverses the order of elements along an axis. Any dtype.
     pub fn flip(&self, axis: usize) -> Result<Tensor> {
         self.check_axis("flip", axis)?;
         let y = match OnGpu::of_any("flip", &[("x", self)])? {
@@ -120,7 +124,7 @@ impl Tensor {
         })
     }
 
-    /// The block of shape `shape` that starts at `from`, as a copy.
+    /// A copy of the block of shape `shape` that starts at `from`.
     fn window(&self, from: &[usize], shape: Shape) -> Result<Tensor> {
         Ok(self.block(from, shape)?.with_composed_backward("narrow", &[self], || {
             let ends = self.dims().iter().zip(shape.dims()).zip(from);
@@ -173,7 +177,7 @@ fn copy_block<T: crate::Element>(
         return;
     }
     let rank = block.rank();
-    // Axes that are whole in both are part of the row.
+    // Trailing axes that the block covers entirely are merged into the row.
     let mut split = rank;
     let mut row = 1;
     while split > 0 {

@@ -4,17 +4,17 @@ use crate::autograd::is_tracked;
 use crate::{Result, Tensor, cpu, cuda};
 
 impl Tensor {
-    /// `e^x / sum(e^x)` along an axis, shifted by the maximum so that it does not overflow. Floats.
+    /// `e^x / sum(e^x)` along an axis, shifted by the maximum to avoid overflow. f32, f16, bf16; f64 on the CPU.
     pub fn softmax(&self, axis: usize) -> Result<Tensor> {
         self.along_last("softmax", axis, false)
     }
 
-    /// The logarithm of [`Tensor::softmax`]. f32, f64.
+    /// Logarithm of [`Tensor::softmax`]. f32, f16, bf16; f64 on the CPU.
     pub fn log_softmax(&self, axis: usize) -> Result<Tensor> {
         self.along_last("log_softmax", axis, true)
     }
 
-    /// The kernel works on the last axis; another one is brought there and back.
+    /// The kernels work on the last axis; another axis is permuted there and back.
     fn along_last(&self, op: &'static str, axis: usize, log: bool) -> Result<Tensor> {
         self.check_axis(op, axis)?;
         if axis + 1 != self.rank() {
@@ -60,7 +60,7 @@ impl Tensor {
     }
 }
 
-/// `y (dy - sum(y dy))`, or `dy - e^y sum(dy)` for the logarithm, as operations.
+/// The backward pass as operations: `y (dy - sum(y dy))`, or `dy - e^y sum(dy)` for log-softmax.
 fn composed(y: &Tensor, dy: &Tensor, axis: usize, log: bool) -> Result<Tensor> {
     match log {
         false => y.mul(&dy.sub(&y.mul(dy)?.sum(&[axis], true)?)?),

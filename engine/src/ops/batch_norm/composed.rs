@@ -1,4 +1,4 @@
-//! The backward pass of batch norm as operations, for where it is to be differentiated in turn.
+//! The backward pass of batch norm as a composition of operations, for `create_graph`.
 use super::{BatchNorm, has_binary_derivative};
 use crate::autograd::is_tracked;
 use crate::fuse::Expression;
@@ -6,18 +6,18 @@ use crate::ops::normalised::{NormStatistics, Normalised, to_compute_dtype};
 use crate::{Activation, Result, Tensor};
 use std::sync::Arc;
 
-/// What follows the normalisation.
+/// Activation after the normalisation and the residual addition.
 pub(in crate::ops) enum Nonlinearity {
-    /// A built-in activation, of the sum with the residual.
+    /// A built-in activation.
     BuiltIn(Activation),
-    /// An expression, of that sum.
+    /// An expression of one input.
     Expression(Expression),
-    /// Any whose slopes do not change with x: the function returns them.
+    /// A piecewise linear activation: the function returns its derivative for every element, which is constant in x.
     Derivatives(Box<dyn Fn() -> Result<Tensor> + Send + Sync>),
 }
 
-/// This fresh result of a batch norm, recorded in the graph. `make` builds the backward pass by kernels: the gradients of x, weight,
-/// bias and residual, of those that are wanted.
+/// Adds this result of a batch norm to the graph. `make` builds the backward pass by kernels, which returns the wanted gradients of x,
+/// weight, bias and residual.
 pub(in crate::ops) fn with_batch_norm_backward<F>(
     y: Tensor,
     op: &'static str,
@@ -47,15 +47,15 @@ where
         Nonlinearity::BuiltIn(f) if has_binary_derivative(f) && residual.is_some() => {
             let x = x.detach();
             Nonlinearity::Derivatives(Box::new(move || {
-                // What the kernels make of ones.
+                // The gradient of the residual for a dy of ones.
                 let ones = Tensor::ones(*x.shape(), x.dtype(), &x.device())?;
-                let [.., slopes] = backward(ones, [false, false, false, true])?;
-                Ok(slopes.expect("it was wanted"))
+                let [.., derivatives] = backward(ones, [false, false, false, true])?;
+                Ok(derivatives.expect("it was wanted"))
             }))
         }
         other => other,
     };
-    let sees_residual = match nonlinearity {
+    let saves_residual = match nonlinearity {
         Nonlinearity::BuiltIn(f) => f != Activation::Identity,
         Nonlinearity::Expression(_) => true,
         Nonlinearity::Derivatives(_) => false,
@@ -64,8 +64,8 @@ where
         x: x.clone(),
         weight: norm.weight.cloned(),
         bias: norm.bias.cloned(),
-        // The kernels keep it then, too.
-        residual: residual.filter(|_| sees_residual).cloned(),
+        // The kernels save it in these cases, too.
+        residual: residual.filter(|_| saves_residual).cloned(),
         has_residual: residual.is_some(),
         running: norm.running.filter(|_| !norm.training).map(|(mean, var)| (mean.clone(), var.clone())),
         eps: norm.eps,
@@ -75,21 +75,21 @@ where
     y.with_fused_backward(op, &inputs, || kernels, || composed)
 }
 
-/// What the backward pass needs, with its place in the graph.
+/// Tensors saved for the backward pass, not detached from the graph.
 struct ComposedBackward {
     x: Tensor,
     weight: Option<Tensor>,
     bias: Option<Tensor>,
     residual: Option<Tensor>,
     has_residual: bool,
-    /// Where the batch is not normalised by its own statistics.
+    /// Running mean and variance, in evaluation.
     running: Option<(Tensor, Tensor)>,
     eps: f64,
     nonlinearity: Nonlinearity,
 }
 
 impl ComposedBackward {
-    /// The gradients of x and of what there is of weight, bias and residual, of those that are needed.
+    /// The gradients of x and of those of weight, bias and residual that are present; `None` where not needed.
     fn backward(&self, grad: &Tensor, needs: &[bool]) -> Result<Vec<Option<Tensor>>> {
         let axes: Vec<usize> = (0..self.x.rank() - 1).collect();
         let normalised = match &self.running {
@@ -119,17 +119,17 @@ impl ComposedBackward {
         Ok(grads)
     }
 
-    /// The gradient of the normalised, scaled and shifted x.
+    /// The gradient of the activation's input.
     fn nonlinearity_gradient(&self, value: &Tensor, grad: &Tensor) -> Result<Tensor> {
         match &self.nonlinearity {
             Nonlinearity::BuiltIn(Activation::Identity) => Ok(grad.clone()),
             Nonlinearity::BuiltIn(activation) => self.sum(value)?.activation_gradient(*activation, grad),
             Nonlinearity::Expression(f) => f.gradient(0).apply(&[&self.sum(value)?, grad]),
-            Nonlinearity::Derivatives(slopes) => grad.mul(&to_compute_dtype(&slopes()?)?),
+            Nonlinearity::Derivatives(derivatives) => grad.mul(&to_compute_dtype(&derivatives()?)?),
         }
     }
 
-    /// The normalised x scaled and shifted, and the residual: what an activation sees.
+    /// The activation's input: normalised x, scaled and shifted, plus the residual.
     fn sum(&self, value: &Tensor) -> Result<Tensor> {
         let mut sum = value.clone();
         if let Some(weight) = &self.weight {

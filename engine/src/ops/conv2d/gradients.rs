@@ -1,5 +1,5 @@
-//! The gradients of a convolution. Each is linear in two tensors, as the convolution is, and its own gradients are made of the same
-//! three operations: so a convolution can be differentiated as often as one likes.
+//! The gradients of a convolution. Each is bilinear in two tensors, as the convolution is, and its gradients are composed of the same
+//! three operations, so a convolution has derivatives of any order.
 use super::Conv2dOptions;
 use crate::autograd::is_tracked;
 use crate::cpu::conv2d::bf16_pairs;
@@ -8,7 +8,7 @@ use crate::ops::gpu::OnGpu;
 use crate::{ConvShape, DType, Device, Result, Tensor, cpu, cuda};
 
 impl Tensor {
-    /// This result of a convolution, recorded in the graph.
+    /// Adds this result of a convolution to the graph.
     pub(super) fn with_conv2d_backward(
         self,
         x: &Tensor,
@@ -31,7 +31,7 @@ impl Tensor {
         })
     }
 
-    /// The gradient of a convolution's input, for this gradient of its output.
+    /// The gradient of a convolution's input; `self` is the gradient of its output.
     fn conv2d_input_gradient(&self, weight: &Tensor, s: ConvShape) -> Result<Tensor> {
         let shape = [s.n, s.h, s.w, s.c_in];
         let operands = [("grad", self), ("weight", weight)];
@@ -59,7 +59,7 @@ impl Tensor {
         }))
     }
 
-    /// The gradient of a convolution's weight, for this input and the gradient of its output.
+    /// The gradient of a convolution's weight; `self` is its input, `dy` the gradient of its output.
     fn conv2d_weight_gradient(&self, dy: &Tensor, s: ConvShape) -> Result<Tensor> {
         let shape = [s.c_out, s.kernel[0], s.kernel[1], s.group_in()];
         let operands = [("x", self), ("grad", dy)];

@@ -1,4 +1,4 @@
-//! Two fully connected layers with an activation between them.
+//! MLP: two linear layers with an activation between them.
 use super::check;
 use super::gpu::{LinearLayer, activation_gradient, input_gradient, weight_gradients};
 use crate::cuda::cublaslt::{Epilogue, Gemm};
@@ -7,9 +7,9 @@ use crate::ops::gpu::OnGpu;
 use crate::{Activation, DType, Result, Tensor, autograd};
 
 impl Tensor {
-    /// `activation(x · w1ᵀ + b1) · w2ᵀ + b2`: x `[…, in]`, w1 `[hidden, in]`, w2 `[out, hidden]`. The same as two calls of
-    /// [`Tensor::linear_act`]; on a GPU, for ReLU and GELU's approximation by tanh, the product that carries the gradient through
-    /// w2 multiplies it by the activation's slope and sums the gradient of b1 on the way.
+    /// `activation(x · w1ᵀ + b1) · w2ᵀ + b2`: x `[…, in]`, w1 `[hidden, in]`, w2 `[out, hidden]`; dtypes as for [`Tensor::linear`]. The
+    /// result is that of two calls of [`Tensor::linear_act`]. On a GPU, for ReLU and GELU's tanh approximation, the backward matmul with
+    /// w2 also multiplies by the activation's derivative and computes the gradient of b1, in its epilogue.
     pub fn mlp(
         &self,
         (w1, b1): (&Tensor, &Tensor),
@@ -35,24 +35,24 @@ impl Tensor {
     }
 }
 
-/// `None` where cuBLASLt lacks the forward epilogue for the hidden layer.
+/// The fused MLP, or `None` where cuBLASLt lacks the forward epilogue for the hidden layer.
 fn fused(
     on: &OnGpu,
     layer: &LinearLayer,
     activation: Activation,
-    (ahead, back): (Epilogue, Epilogue),
+    (forward_epilogue, backward_epilogue): (Epilogue, Epilogue),
     (w2, b2): (&Tensor, &Tensor),
 ) -> Result<Option<Tensor>> {
     let [m, hidden, _] = layer.sizes;
     let (x, w1) = (layer.x, layer.weight);
     let dtype = x.dtype();
     let h = on.empty(x.shape().with(x.rank() - 1, hidden), dtype)?;
-    let product = Gemm { epilogue: ahead, ..Gemm::new(dtype, m, hidden, 0) };
-    let beside = match ahead {
-        Epilogue::BiasReluAux => on.empty([product.aux_bytes()], DType::U8)?,
+    let gemm = Gemm { epilogue: forward_epilogue, ..Gemm::new(dtype, m, hidden, 0) };
+    let aux = match forward_epilogue {
+        Epilogue::BiasReluAux => on.empty([gemm.aux_bytes()], DType::U8)?,
         _ => on.empty([m, hidden], dtype)?,
     };
-    if !layer.gemm_with_epilogue(on, ahead, &h, Some(&beside))? {
+    if !layer.gemm_with_epilogue(on, forward_epilogue, &h, Some(&aux))? {
         return Ok(None);
     }
     let (_, sizes) = check("mlp", &h, w2, Some(b2))?;
@@ -72,24 +72,24 @@ fn fused(
                 return Ok(vec![None, None, None, dw2, db2]);
             }
             let (d, db1) = (on.empty([m, hidden], dtype)?, on.empty([hidden], dtype)?);
-            let product = Gemm::new(dtype, m, hidden, n);
+            let gemm = Gemm::new(dtype, m, hidden, n);
             let summed = {
-                let held = [&dy, &w2, &d, &db1].map(Tensor::device_view);
-                let slices = held.each_ref().map(|t| t.slice());
+                let views = [&dy, &w2, &d, &db1].map(Tensor::device_view);
+                let slices = views.each_ref().map(|t| t.slice());
                 on.with_op_context(matmul::gemm_with_epilogue(
                     &on.gpu,
-                    &product,
-                    back,
+                    &gemm,
+                    backward_epilogue,
                     slices,
-                    Some(beside.device_view().slice()),
+                    Some(aux.device_view().slice()),
                 ))?
             };
             let (d, db1) = match summed {
                 true => (d, Some(db1)),
                 false => {
                     let dh = input_gradient(&on, &dy, &w2, &h)?;
-                    let kept = if activation == Activation::Relu { &h } else { &beside };
-                    (activation_gradient(&on, activation, kept, &dh)?.reshape([m, hidden])?, None)
+                    let saved = if activation == Activation::Relu { &h } else { &aux };
+                    (activation_gradient(&on, activation, saved, &dh)?.reshape([m, hidden])?, None)
                 }
             };
             let (dw1, sums) = weight_gradients(&on, &d, &x, [needs[1], needs[2] && !summed], dtype)?;
