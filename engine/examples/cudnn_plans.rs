@@ -5,8 +5,8 @@
 //! ```text
 //! cudnn_plans DEVICE.json...
 //! ```
-#[path = "../tests/libraries/refusals.rs"]
-mod refusals;
+#[path = "../tests/libraries/cudnn_errors.rs"]
+mod cudnn_errors;
 
 use fornax_engine::cuda::cublaslt::{Epilogue, Gemm, check_descriptors};
 use fornax_engine::cuda::cudnn::{
@@ -63,7 +63,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     }
     // SAFETY: the library is open already, and has no preconditions.
     let cudnn = unsafe { libloading::Library::new("libcudnn.so.9") }?;
-    for difference in refusals::differences(&cudnn) {
+    for difference in cudnn_errors::differences(&cudnn) {
         println!("FAILED: the emulated device's cuDNN refuses otherwise: {difference}");
         failures += 1;
     }

@@ -4,7 +4,7 @@ use fornax_engine::random::{RngKey, RngStream};
 use fornax_engine::{DType, Device, Result, Tensor, gradients};
 
 /// A case at a place in f64: its inputs x, an upstream gradient u, and a vector v for each input that has a gradient.
-pub struct Place {
+pub struct EvaluationPoint {
     /// The inputs.
     pub x: Vec<Tensor>,
     /// The upstream gradient, a variable.
@@ -15,26 +15,26 @@ pub struct Place {
 
 /// What a case gives, each flattened.
 #[derive(Debug)]
-pub struct Twice {
+pub struct Derivatives {
     /// The gradients of `sum(y u)`.
-    pub slope: Vec<f64>,
+    pub gradient: Vec<f64>,
     /// The gradients of `sum(slope v)`: the Hessian of `sum(y u)` times v.
-    pub product: Vec<f64>,
+    pub hvp: Vec<f64>,
     /// The gradient of `sum(slope v)` with respect to u: what y changes by along v.
-    pub along: Vec<f64>,
+    pub jvp: Vec<f64>,
 }
 
-impl Place {
+impl EvaluationPoint {
     /// Random numbers, the same at each call.
-    pub fn new(case: &Case) -> Result<Place> {
+    pub fn new(case: &Case) -> Result<EvaluationPoint> {
         let x = case.tensors(DType::F64)?;
         let u = case.upstream(&(case.run)(&x)?, DType::F64)?.variable();
         let v = variables(case, &x).into_iter().map(|t| vector(t, &case.name())).collect::<Result<_>>()?;
-        Ok(Place { x, u, v })
+        Ok(EvaluationPoint { x, u, v })
     }
 
     /// The same place in another dtype on a device.
-    pub fn on(&self, device: &Device, dtype: DType) -> Result<Place> {
+    pub fn to(&self, device: &Device, dtype: DType) -> Result<EvaluationPoint> {
         let moved = |t: &Tensor| {
             let moved = t.detach().to_device(&Device::Cpu)?;
             let moved = if t.dtype().is_float() { moved.to_dtype(dtype)? } else { moved };
@@ -42,7 +42,7 @@ impl Place {
             Ok(if t.is_variable() { moved.variable() } else { moved })
         };
         let all = |list: &[Tensor]| list.iter().map(moved).collect::<Result<_>>();
-        Ok(Place { x: all(&self.x)?, u: moved(&self.u)?, v: all(&self.v)? })
+        Ok(EvaluationPoint { x: all(&self.x)?, u: moved(&self.u)?, v: all(&self.v)? })
     }
 
     /// Moves x along v.
@@ -54,14 +54,14 @@ impl Place {
     }
 
     /// The output and the gradients of `sum(y u)`, by the kernels of a backward pass that leaves no graph; flattened.
-    pub fn once(&self, case: &Case) -> Result<(Vec<f64>, Vec<f64>)> {
+    pub fn first_order(&self, case: &Case) -> Result<(Vec<f64>, Vec<f64>)> {
         let y = (case.run)(&self.x)?;
         let slopes = gradients(&[(&y, &self.u)], &variables(case, &self.x), false)?;
         Ok((values(&y)?, flat(slopes.iter().flatten())?))
     }
 
     /// First and second gradients.
-    pub fn twice(&self, case: &Case) -> Result<Twice> {
+    pub fn second_order(&self, case: &Case) -> Result<Derivatives> {
         let variables = variables(case, &self.x);
         let slopes = gradients(&[(&(case.run)(&self.x)?, &self.u)], &variables, true)?;
         let slopes: Vec<Tensor> = slopes.into_iter().map(|g| g.expect("every input matters")).collect();
@@ -74,7 +74,7 @@ impl Place {
             .map(|(g, t)| g.map_or_else(|| Tensor::zeros(*t.shape(), t.dtype(), &t.device()), Ok))
             .collect::<Result<_>>()?;
         let (along, product) = seconds.split_last().expect("that of u");
-        Ok(Twice { slope: flat(&slopes)?, product: flat(product)?, along: values(along)? })
+        Ok(Derivatives { gradient: flat(&slopes)?, hvp: flat(product)?, jvp: values(along)? })
     }
 }
 

@@ -4,7 +4,7 @@ use fornax_tests::golden::{Topic, folder, loss_scale};
 
 #[test]
 fn scales_follow_those_of_pytorch() {
-    for device in [Device::Cpu, Device::emulated(1).expect("g++ is there")] {
+    for device in [Device::Cpu, Device::emulated(1).expect("g++ is installed")] {
         let topic = Topic::load(&folder(), "schedulers", device).expect("reads");
         let cases = topic.cases().expect("cases").into_iter().filter(|case| case.op() == "grad_scaler");
         let cases: Vec<_> = cases.collect();

@@ -41,7 +41,7 @@ fn values(shape: &[usize], seed: usize, device: &Device) -> Tensor {
 const SHAPES: [&[usize]; 7] = [&[1], &[37], &[6, 5], &[8, 3, 3, 4], &[3, 1100], &[40, 500], &[20, 3, 3, 19]];
 
 /// A parameter with all that an update can be given.
-struct Held {
+struct TestParameter {
     weights: Tensor,
     ema: Tensor,
     moments: Vec<Tensor>,
@@ -49,8 +49,8 @@ struct Held {
     factors: Option<[Tensor; 2]>,
 }
 
-impl Held {
-    fn new(i: usize, rule: &UpdateRule, device: &Device) -> Result<Held> {
+impl TestParameter {
+    fn new(i: usize, rule: &UpdateRule, device: &Device) -> Result<TestParameter> {
         let (shape, keeps) = (SHAPES[i], rule.state_spec());
         let weights = values(shape, i, device).variable();
         weights.cached_cast(half(i))?;
@@ -65,7 +65,7 @@ impl Held {
             moments[0] = Tensor::zeros([0], DType::F32, device)?;
         }
         let kept = keeps.param_scalar.map(|_| Tensor::zeros([2], DType::F32, device)).transpose()?;
-        Ok(Held { weights, ema: values(shape, i + 1, device), moments, kept, factors })
+        Ok(TestParameter { weights, ema: values(shape, i + 1, device), moments, kept, factors })
     }
 
     fn updated<'a>(&'a self, i: usize, gradient: &'a Tensor) -> UpdateOperands<'a> {
@@ -90,7 +90,7 @@ fn half(i: usize) -> DType {
 /// What some updates leave of weights, averages and half-precision copies.
 fn run(rule: &UpdateRule, gradients: GradientRule, device: &Device) -> Result<Vec<Vec<f32>>> {
     let state = UpdateState::new(gradients, rule, device)?;
-    let all = (0..SHAPES.len()).map(|i| Held::new(i, rule, device)).collect::<Result<Vec<_>>>()?;
+    let all = (0..SHAPES.len()).map(|i| TestParameter::new(i, rule, device)).collect::<Result<Vec<_>>>()?;
     for step in 0..7 {
         let gradient = |i: usize| values(SHAPES[i], 31 + 7 * i + 13 * step, device).mul_scalar(16.0);
         let now = (0..all.len()).map(gradient).collect::<Result<Vec<_>>>()?;
@@ -100,7 +100,7 @@ fn run(rule: &UpdateRule, gradients: GradientRule, device: &Device) -> Result<Ve
         update(rule, &updated, &state)?;
     }
     let mut left = vec![];
-    for (i, Held { weights, ema, .. }) in all.iter().enumerate() {
+    for (i, TestParameter { weights, ema, .. }) in all.iter().enumerate() {
         left.extend([weights.to_vec::<f32>()?, ema.to_vec::<f32>()?]);
         let copy = weights.cached_cast(half(i))?;
         left.push(copy.to_dtype(DType::F32)?.to_vec::<f32>()?);

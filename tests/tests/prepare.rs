@@ -1,10 +1,10 @@
 //! The golden folder's mixed batches of bytes through the one pass that prepares training images, to the byte.
 use fornax_engine::random::{RngKey, RngStream};
 use fornax_engine::{DType, Device, EraseMode, ImageChange, ImagePreparation, Tensor};
-use fornax_tests::golden::{Case, Topic, folder};
+use fornax_tests::golden::{GoldenCase, Topic, folder};
 
 /// Changes of a batch of `n` for the choices of a case. A box stands for the entry that it belongs to; with it, pixels are not blended.
-fn changes(case: &Case, n: usize) -> Result<Vec<ImageChange>, String> {
+fn changes(case: &GoldenCase, n: usize) -> Result<Vec<ImageChange>, String> {
     let mode = case.text("mode")?;
     let list = |name: &str| case.param(name).as_array().cloned().ok_or(format!("{}: no {name}", case.id()));
     let (lams, cuts, boxes) = (list("lam")?, list("use_cutmix")?, list("boxes_yl_yh_xl_xh")?);
@@ -19,14 +19,14 @@ fn changes(case: &Case, n: usize) -> Result<Vec<ImageChange>, String> {
         let mut change = ImageChange { partner: n - 1 - i, lam, ..ImageChange::none(i) };
         if cuts[entry].as_bool().ok_or("use_cutmix")? && lam != 1.0 {
             let side = |k: usize| boxes[entry][k].as_u64().map(|v| v as u32).ok_or("a box");
-            change = ImageChange { lam: 1.0, cut: [side(0)?, side(1)?, side(2)?, side(3)?], ..change };
+            change = ImageChange { lam: 1.0, cutmix_box: [side(0)?, side(1)?, side(2)?, side(3)?], ..change };
         }
         Ok(change)
     };
     (0..n).map(of).collect()
 }
 
-fn check(case: &Case, device: &Device) -> Result<(), String> {
+fn check(case: &GoldenCase, device: &Device) -> Result<(), String> {
     let say = |e: fornax_engine::Error| format!("{}: {e}", case.id());
     let load = |map: &str| case.tensor(map, "x")?.to_tensor(DType::U8, &Device::Cpu).map_err(say);
     // Bytes stand for themselves: channels first or last, mixing is the same.
@@ -60,7 +60,7 @@ fn check(case: &Case, device: &Device) -> Result<(), String> {
 #[test]
 fn mixed_bytes_are_those_of_timm() {
     let topic = Topic::load(&folder(), "mixup_modes", Device::Cpu).expect("reads");
-    let devices = [Device::Cpu, Device::emulated(1).expect("g++ is there")];
+    let devices = [Device::Cpu, Device::emulated(1).expect("g++ is installed")];
     let mut checked = 0;
     for case in topic.cases().expect("cases") {
         // Batches of floats were mixed after normalisation, in f64: the rows of `prepare_images` take bytes.

@@ -7,7 +7,7 @@ use fornax_engine::{
 };
 use fornax_tests::cases::{Case, all};
 use fornax_tests::parity::devices;
-use fornax_tests::second_order::{Place, Twice, vector};
+use fornax_tests::second_order::{Derivatives, EvaluationPoint, vector};
 
 /// Operations that are differentiated once only.
 const ONCE: [&str; 1] = ["prod"];
@@ -39,17 +39,17 @@ fn hessian_vector_products_match_finite_differences() {
     for case in cases() {
         let name = case.name();
         let run = || -> Result<bool> {
-            let place = Place::new(&case)?;
-            let got = place.twice(&case)?;
-            let (_, slope) = place.once(&case)?;
+            let place = EvaluationPoint::new(&case)?;
+            let got = place.second_order(&case)?;
+            let (_, slope) = place.first_order(&case)?;
             place.step(&case, STEP)?;
-            let above = place.once(&case)?;
+            let above = place.first_order(&case)?;
             place.step(&case, -2.0 * STEP)?;
-            let below = place.once(&case)?;
+            let below = place.first_order(&case)?;
             let (along, product) = (difference(&above.0, &below.0), difference(&above.1, &below.1));
-            expect_close(&name, "a gradient that leaves a graph", &got.slope, &slope, 1e-12);
-            expect_close(&name, "the Hessian times a vector", &got.product, &product, 1e-6);
-            expect_close(&name, "the output along a vector", &got.along, &along, 1e-6);
+            expect_close(&name, "a gradient that leaves a graph", &got.gradient, &slope, 1e-12);
+            expect_close(&name, "the Hessian times a vector", &got.hvp, &product, 1e-6);
+            expect_close(&name, "the output along a vector", &got.jvp, &along, 1e-6);
             Ok(product.iter().any(|p| p.abs() > 1e-3))
         };
         checked += 1;
@@ -62,7 +62,8 @@ fn hessian_vector_products_match_finite_differences() {
 fn an_operation_that_cannot_be_differentiated_twice_says_so() {
     for op in ONCE {
         let case = all().into_iter().find(|case| case.op == op).expect("it is in the table");
-        let error = Place::new(&case).and_then(|place| place.twice(&case)).expect_err("it cannot");
+        let error =
+            EvaluationPoint::new(&case).and_then(|place| place.second_order(&case)).expect_err("it cannot");
         assert!(error.to_string().contains(op), "{error}");
     }
 }
@@ -84,15 +85,15 @@ fn every_case_matches_f64_in_other_dtypes_and_on_devices() {
 }
 
 fn compare(case: &Case, dtype: DType, device: &Device, tolerance: f64) -> std::result::Result<(), String> {
-    let run = || -> Result<(Twice, Twice)> {
-        let place = Place::new(case)?.on(device, dtype)?;
-        Ok((place.twice(case)?, place.on(&Device::Cpu, DType::F64)?.twice(case)?))
+    let run = || -> Result<(Derivatives, Derivatives)> {
+        let place = EvaluationPoint::new(case)?.to(device, dtype)?;
+        Ok((place.second_order(case)?, place.to(&Device::Cpu, DType::F64)?.second_order(case)?))
     };
     let (got, expected) = run().map_err(|e| e.to_string())?;
     let parts = [
-        ("slope", &got.slope, &expected.slope),
-        ("product", &got.product, &expected.product),
-        ("along", &got.along, &expected.along),
+        ("slope", &got.gradient, &expected.gradient),
+        ("product", &got.hvp, &expected.hvp),
+        ("along", &got.jvp, &expected.jvp),
     ];
     for (part, got, expected) in parts {
         let scale = expected.iter().fold(1.0f64, |m, e| m.max(e.abs()));

@@ -28,23 +28,23 @@ fn moved(kernel: &str) -> u64 {
 }
 
 /// A kernel, the fewest bytes that it can move, and what it may read beside them because a cache has it.
-struct Pass {
+struct KernelTraffic {
     kernel: String,
     least: usize,
     cached: usize,
 }
 
-impl Pass {
-    fn new(kernel: &str, dtype: DType, least: usize) -> Pass {
-        Pass { kernel: format!("{kernel}_{dtype}"), least, cached: 0 }
+impl KernelTraffic {
+    fn new(kernel: &str, dtype: DType, least: usize) -> KernelTraffic {
+        KernelTraffic { kernel: format!("{kernel}_{dtype}"), least, cached: 0 }
     }
 }
 
 /// Runs `f` and holds what the kernels moved meanwhile to 1.1 times the least.
-fn check(passes: &[Pass], f: impl FnOnce() -> Result<()>) {
+fn check(passes: &[KernelTraffic], f: impl FnOnce() -> Result<()>) {
     let before: Vec<u64> = passes.iter().map(|pass| moved(&pass.kernel)).collect();
     f().and_then(|()| GPU.synchronize()).expect("runs");
-    for (Pass { kernel, least, cached }, before) in passes.iter().zip(before) {
+    for (KernelTraffic { kernel, least, cached }, before) in passes.iter().zip(before) {
         let bytes = moved(kernel) - before;
         assert!(bytes as usize >= *least, "{kernel} moved {bytes} bytes, fewer than {least}");
         let most = 1.1 * *least as f64 + *cached as f64;
@@ -67,9 +67,9 @@ fn batch_norms_read_and_write_each_element_once_a_pass() {
     let n: usize = shape.iter().product();
     for dtype in [DType::F32, DType::F16] {
         let (tensor, bits) = (n * dtype.size(), n / 8);
-        let pass = |kernel: &str, tensors: usize, extra: usize, vectors: usize| Pass {
+        let pass = |kernel: &str, tensors: usize, extra: usize, vectors: usize| KernelTraffic {
             cached: vectors * n,
-            ..Pass::new(&format!("batch_norm_{kernel}"), dtype, tensors * tensor + extra)
+            ..KernelTraffic::new(&format!("batch_norm_{kernel}"), dtype, tensors * tensor + extra)
         };
         let run = |f: Activation, residual: bool| -> Result<()> {
             let [x, r] = [full(&shape, dtype).variable(), full(&shape, dtype).variable()];
@@ -106,8 +106,8 @@ fn losses_read_the_logits_once() {
         let logits = full(&[rows, classes], dtype).variable();
         // Logits; logits and their gradient. A row's class and sums are a few bytes.
         let passes = [
-            Pass::new("cross_entropy_fwd", dtype, tensor),
-            Pass::new("cross_entropy_bwd", dtype, 2 * tensor),
+            KernelTraffic::new("cross_entropy_fwd", dtype, tensor),
+            KernelTraffic::new("cross_entropy_bwd", dtype, 2 * tensor),
         ];
         check(&passes, || {
             let target: Vec<i64> = (0..rows as i64).collect();
@@ -116,8 +116,8 @@ fn losses_read_the_logits_once() {
         });
         // The targets too.
         let passes = [
-            Pass::new("soft_cross_entropy_fwd", dtype, 2 * tensor),
-            Pass::new("soft_cross_entropy_bwd", dtype, 3 * tensor),
+            KernelTraffic::new("soft_cross_entropy_fwd", dtype, 2 * tensor),
+            KernelTraffic::new("soft_cross_entropy_bwd", dtype, 3 * tensor),
         ];
         check(&passes, || logits.soft_target_cross_entropy(&full(&[rows, classes], dtype))?.backward());
     }
@@ -129,14 +129,17 @@ fn elementwise_kernels_move_their_operands() {
     let n = 1 << 18;
     for dtype in [DType::F32, DType::F16] {
         let tensor = n * dtype.size();
-        let passes = [Pass::new("silu_fwd", dtype, 2 * tensor), Pass::new("silu_bwd", dtype, 3 * tensor)];
+        let passes = [
+            KernelTraffic::new("silu_fwd", dtype, 2 * tensor),
+            KernelTraffic::new("silu_bwd", dtype, 3 * tensor),
+        ];
         check(&passes, || {
             let y = full(&[n], dtype).variable().activate(Activation::Silu)?;
             y.backward_from(&full(&[n], dtype))
         });
         // A byte becomes a number; mean and standard deviation come with the launch.
         let bytes = Tensor::full([n / 4, 4], 77.0, DType::U8, &GPU).expect("memory");
-        check(&[Pass::new("normalize", dtype, n + tensor)], || {
+        check(&[KernelTraffic::new("normalize", dtype, n + tensor)], || {
             bytes.normalize_bytes(255, &[0.5; 4], &[0.2; 4], dtype).map(|_| ())
         });
     }
@@ -157,11 +160,11 @@ fn updates_are_one_pass() {
         weights.cached_cast(DType::F16).expect("a copy");
         // The look reads the gradient. The update reads it, reads and writes weights, moments and average, and writes the copy.
         let least = (1 + 2 * (2 + moments.len())) * n * 4 + 2 * n;
-        let look = Pass::new("gradient_norm", DType::F32, n * 4);
+        let look = KernelTraffic::new("gradient_norm", DType::F32, n * 4);
         // Each thread reads rate, factor and flags, which a cache has.
         let numbers = (n >> 14) * 256 * 6 * 4;
         let kernel = rule.kernels()[0].to_string();
-        check(&[look, Pass { kernel, least, cached: numbers }], || {
+        check(&[look, KernelTraffic { kernel, least, cached: numbers }], || {
             let state = UpdateState::new(gradients, &rule, &GPU)?;
             state.set_lr(0.1, 0.9)?;
             let parameter = UpdateOperands {
@@ -196,7 +199,9 @@ fn images_are_prepared_in_one_pass() {
         let rows = ImageChange::rows(&changes, 1).and_then(|rows| rows.to_device(&GPU)).expect("memory");
         for dtype in [DType::F32, DType::F16] {
             let least = x.numel() * (reads + dtype.size());
-            check(&[Pass::new("prepare", dtype, least)], || x.prepare_images(&rows, &how, dtype).map(drop));
+            check(&[KernelTraffic::new("prepare", dtype, least)], || {
+                x.prepare_images(&rows, &how, dtype).map(drop)
+            });
         }
     }
 }

@@ -26,7 +26,7 @@ fn random(len: usize, seed: usize) -> Vec<f32> {
 }
 
 /// Parameters on a device with all that an update changes.
-struct Model {
+struct TestModel {
     weights: Vec<Tensor>,
     moments: Vec<Vec<Tensor>>,
     ema: Vec<Tensor>,
@@ -36,14 +36,14 @@ struct Model {
     device: Device,
 }
 
-impl Model {
-    fn new(device: Device, rule: &UpdateRule, gradients: GradientRule, shift: usize) -> Model {
+impl TestModel {
+    fn new(device: Device, rule: &UpdateRule, gradients: GradientRule, shift: usize) -> TestModel {
         let make = |seed: usize| -> Vec<Tensor> {
             lengths().iter().enumerate().map(|(i, n)| place(&random(*n, i + seed), shift, &device)).collect()
         };
         let zeros =
             || lengths().iter().map(|n| Tensor::zeros([*n], DType::F32, &device).expect("memory")).collect();
-        Model {
+        TestModel {
             weights: make(1).iter().map(Tensor::variable).collect(),
             moments: rule.state_spec().moments.iter().map(|_| zeros()).collect(),
             ema: make(2),
@@ -92,11 +92,11 @@ fn place(values: &[f32], shift: usize, device: &Device) -> Tensor {
 }
 
 fn device() -> Device {
-    Device::emulated(1).expect("g++ is there")
+    Device::emulated(1).expect("g++ is installed")
 }
 
 #[track_caller]
-fn assert_same(a: &Model, b: &Model, what: &str) {
+fn assert_same(a: &TestModel, b: &TestModel, what: &str) {
     for (i, (a, b)) in a.values().iter().zip(b.values()).enumerate() {
         for (x, y) in a.iter().zip(&b) {
             assert!((x - y).abs() <= 1e-6 * (1.0 + y.abs()), "{what}: tensor {i} has {x}, the CPU {y}");
@@ -111,7 +111,7 @@ fn the_device_updates_as_the_cpu_does() {
         let rule = named(name);
         for gradients in [GradientRule::default(), scaled] {
             for shift in [0, 1] {
-                let models = [device(), Device::Cpu].map(|d| Model::new(d, &rule, gradients, shift));
+                let models = [device(), Device::Cpu].map(|d| TestModel::new(d, &rule, gradients, shift));
                 for model in &models {
                     (1..4).for_each(|seed| model.step(&rule, seed, 0.25, None));
                 }
@@ -135,7 +135,7 @@ fn an_overflow_skips_the_update_and_halves_the_scale() {
     let gradients = GradientRule { scaling: Some(scaling), clip: None };
     let adamw = named("adamw");
     for device in [device(), Device::Cpu] {
-        let model = Model::new(device, &adamw, gradients, 0);
+        let model = TestModel::new(device, &adamw, gradients, 0);
         let report = || model.state.stats().expect("a report");
         let scale_after = |seed, odd| {
             model.step(&adamw, seed, odd, None);
@@ -160,10 +160,10 @@ fn an_overflow_skips_the_update_and_halves_the_scale() {
 #[test]
 fn gradients_of_a_scaled_loss_give_the_update_of_the_plain_one() {
     for device in [device(), Device::Cpu] {
-        let plain = Model::new(device, &sgd(), GradientRule::default(), 0);
+        let plain = TestModel::new(device, &sgd(), GradientRule::default(), 0);
         plain.step(&sgd(), 1, 0.5, None);
         let scaling = Some(LossScaling { init_scale: 1.0, ..LossScaling::default() });
-        let scaled = Model::new(device, &sgd(), GradientRule { scaling, clip: None }, 0);
+        let scaled = TestModel::new(device, &sgd(), GradientRule { scaling, clip: None }, 0);
         scaled.step(&sgd(), 1, 0.5, None);
         assert_eq!(plain.values(), scaled.values());
         let UpdateStats { grad_norm: norm, skipped, loss_scale } = scaled.state.stats().expect("a report");
@@ -190,7 +190,7 @@ fn working_copies_follow_without_a_cast() {
                 _ => bf16::from_f32(v).to_f32(),
             };
             for round in [None, Some(dtype)] {
-                let model = Model::new(device, &sgd(), GradientRule::default(), 0);
+                let model = TestModel::new(device, &sgd(), GradientRule::default(), 0);
                 let copies: Vec<Tensor> =
                     model.weights.iter().map(|w| w.cached_cast(dtype).expect("a copy")).collect();
                 model.step(&sgd(), 1, 0.5, round);

@@ -76,14 +76,14 @@ pub fn update_loss_scale(gradients: &GradientRule, squares: GradSquares, scalars
     let mut skip = false;
     if let Some(scaling) = &gradients.scaling {
         skip = !squares.all.is_finite();
-        let good = if skip { 0 } else { scalars[at(UpdateScalar::GoodUpdates)] as u32 + 1 };
+        let good = if skip { 0 } else { scalars[at(UpdateScalar::GrowthTracker)] as u32 + 1 };
         let grows = good >= scaling.growth_interval;
         scalars[at(UpdateScalar::LossScale)] = match skip {
             true => (scale * scaling.backoff_factor).max(scaling.min_scale),
             false if grows && (scale * scaling.growth_factor).is_finite() => scale * scaling.growth_factor,
             false => scale,
         };
-        scalars[at(UpdateScalar::GoodUpdates)] = if grows { 0.0 } else { good as f32 };
+        scalars[at(UpdateScalar::GrowthTracker)] = if grows { 0.0 } else { good as f32 };
     }
     scalars[at(UpdateScalar::GradFactor)] = factor as f32;
     scalars[at(UpdateScalar::Skip)] = f32::from(u8::from(skip));

@@ -1,5 +1,5 @@
 //! Arithmetic, reductions, order, matrix products, shapes.
-use super::row::{fixed, of, x};
+use super::case::{fixed, of, x};
 use super::{Case, Values};
 use fornax_engine::{Activation, AttentionMask, DType, Device, Tensor};
 
@@ -62,7 +62,7 @@ fn arithmetic(rows: &mut Vec<Case>) {
         rows.push(Case::new(op, "large", vec![of(&[16, 56, 56, 64], values)], move |t| f(&t[0])).large());
     }
     let mask = fixed(&[3, 1, 5], Values::Mask);
-    rows.push(Case::new("keep", "broadcast", vec![x(&[3, 2, 5]), mask], |t| t[0].keep(&t[1])));
+    rows.push(Case::new("keep", "broadcast", vec![x(&[3, 2, 5]), mask], |t| t[0].masked(&t[1])));
 }
 
 fn reductions(rows: &mut Vec<Case>) {

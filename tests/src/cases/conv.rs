@@ -1,6 +1,6 @@
 //! Convolutions: small ones of every kind, and those of the timed networks.
 use super::Case;
-use super::row::x;
+use super::case::x;
 use fornax_engine::{Activation, BatchNorm, Conv2dOptions, ConvShape};
 
 pub(super) fn rows(rows: &mut Vec<Case>) {
@@ -98,9 +98,9 @@ fn conv(variant: String, s: ConvShape, bias: bool) -> Case {
     let options =
         Conv2dOptions { stride: s.stride, padding: s.padding, dilation: s.dilation, groups: s.groups };
     Case::new("conv2d", variant, inputs, move |t| t[0].conv2d(&t[1], t.get(2), &options))
-        .with("stride", s.stride[0] as f64)
-        .with("padding", s.padding[0] as f64)
-        .with("groups", s.groups as f64)
+        .with_option("stride", s.stride[0] as f64)
+        .with_option("padding", s.padding[0] as f64)
+        .with_option("groups", s.groups as f64)
 }
 
 /// Convolution, batch norm in training, residual and activation as one operation.

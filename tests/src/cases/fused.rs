@@ -1,5 +1,5 @@
 //! Fused expressions.
-use super::row::{of, x};
+use super::case::{of, x};
 use super::{Case, Input, Values};
 use fornax_engine::fuse::{self, Expression, expression, sigmoid, softplus, tanh};
 use fornax_engine::{BatchNorm, Tensor};

@@ -1,5 +1,5 @@
 //! Activations, normalisations, softmax.
-use super::row::{of, x};
+use super::case::{of, x};
 use super::{Case, Values};
 use fornax_engine::{Activation, BatchNorm, Tensor};
 
@@ -71,8 +71,8 @@ fn batch_norms(rows: &mut Vec<Case>) {
         x(&[2, 3, 3, 5]),
         x(&[5]),
         x(&[5]),
-        super::row::fixed(&[5], Values::Normal),
-        super::row::fixed(&[5], Values::Positive),
+        super::case::fixed(&[5], Values::Normal),
+        super::case::fixed(&[5], Values::Positive),
     ];
     rows.push(Case::new("batch_norm", "running", running, |t| {
         let running = Some((&t[3], &t[4]));

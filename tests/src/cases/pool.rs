@@ -1,5 +1,5 @@
 //! Pooling and interpolation.
-use super::row::{of, x};
+use super::case::{of, x};
 use super::{Case, Values};
 use fornax_engine::{GlobalPool, Interpolation, Pool2dOptions};
 

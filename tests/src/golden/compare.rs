@@ -1,5 +1,5 @@
 //! Comparing a result with a stored tensor under the file's tolerance.
-use super::{Case, Raw};
+use super::{GoldenCase, StoredTensor};
 use fornax_engine::{DType, Device, Tensor};
 use std::fmt;
 
@@ -24,14 +24,14 @@ impl fmt::Display for Mismatch {
     }
 }
 
-impl Case<'_> {
+impl GoldenCase<'_> {
     /// Checks `got`, in the stored layout, against the tensor named `name` of the topic, under this case's tolerance for it.
     pub fn check_named(&self, name: &str, got: &Tensor) -> Result<(), String> {
-        self.check_loosely(name, got, 0.0)
+        self.check_with_slack(name, got, 0.0)
     }
 
     /// The same, with `slack` times the norm of what is expected added to the tolerance.
-    pub fn check_loosely(&self, name: &str, got: &Tensor, slack: f64) -> Result<(), String> {
+    pub fn check_with_slack(&self, name: &str, got: &Tensor, slack: f64) -> Result<(), String> {
         let expected = self.topic.tensor(name)?;
         let fail = |what: String| Err(format!("{}: {what}", self.id()));
         if got.dims() != expected.shape {
@@ -64,7 +64,7 @@ impl Case<'_> {
 fn compare(
     name: &str,
     got: &Tensor,
-    expected: &Raw,
+    expected: &StoredTensor,
     atol: f64,
     rtol: f64,
 ) -> Result<Option<Mismatch>, String> {

@@ -21,12 +21,12 @@ pub struct Topic {
     /// Where its cases are computed.
     pub device: Device,
     /// The tensors by name.
-    pub tensors: BTreeMap<String, Raw>,
+    pub tensors: BTreeMap<String, StoredTensor>,
 }
 
 /// A stored tensor, every value as f64 (all stored dtypes fit exactly but i64 beyond 2^53).
 #[derive(Clone, Debug)]
-pub struct Raw {
+pub struct StoredTensor {
     /// The stored dtype; i32 counts as i64, a mask as u8.
     pub dtype: DType,
     /// Extents as stored: NCHW for images unless the case says otherwise.
@@ -37,7 +37,7 @@ pub struct Raw {
 
 /// One case of a topic.
 #[derive(Clone, Copy)]
-pub struct Case<'a> {
+pub struct GoldenCase<'a> {
     /// The topic it belongs to.
     pub topic: &'a Topic,
     /// Its JSON object.
@@ -58,29 +58,29 @@ impl Topic {
     }
 
     /// Its cases; an empty or missing list is an error, so that no topic passes by being empty.
-    pub fn cases(&self) -> Result<Vec<Case<'_>>, String> {
+    pub fn cases(&self) -> Result<Vec<GoldenCase<'_>>, String> {
         match self.json["cases"].as_array() {
             Some(list) if !list.is_empty() => {
-                Ok(list.iter().map(|json| Case { topic: self, json }).collect())
+                Ok(list.iter().map(|json| GoldenCase { topic: self, json }).collect())
             }
             _ => Err(format!("{}: no cases", self.name)),
         }
     }
 
     /// A tensor by name.
-    pub fn tensor(&self, name: &str) -> Result<&Raw, String> {
+    pub fn tensor(&self, name: &str) -> Result<&StoredTensor, String> {
         self.tensors.get(name).ok_or_else(|| format!("{}: no tensor {name}", self.name))
     }
 }
 
-impl Raw {
+impl StoredTensor {
     /// As a tensor of the given dtype on a device.
     pub fn to_tensor(&self, dtype: DType, device: &Device) -> Result<Tensor, Error> {
         Tensor::from_slice(&self.data, self.shape.as_slice())?.to_dtype(dtype)?.to_device(device)
     }
 }
 
-impl<'a> Case<'a> {
+impl<'a> GoldenCase<'a> {
     /// The case's unique name.
     pub fn id(&self) -> &'a str {
         self.json["id"].as_str().unwrap_or("(no id)")
@@ -92,7 +92,7 @@ impl<'a> Case<'a> {
     }
 
     /// The tensor that plays `role` in `map` ("inputs", "outputs", "grads", "upstream", "buffers_in", "buffers_out").
-    pub fn tensor(&self, map: &str, role: &str) -> Result<&'a Raw, String> {
+    pub fn tensor(&self, map: &str, role: &str) -> Result<&'a StoredTensor, String> {
         let name = self.json[map][role].as_str().ok_or_else(|| format!("{}: no {map}.{role}", self.id()))?;
         self.topic.tensor(name)
     }
@@ -149,7 +149,7 @@ impl<'a> Case<'a> {
     }
 }
 
-fn read_tensors(path: &Path) -> Result<BTreeMap<String, Raw>, String> {
+fn read_tensors(path: &Path) -> Result<BTreeMap<String, StoredTensor>, String> {
     let bytes = std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()))?;
     let file =
         safetensors::SafeTensors::deserialize(&bytes).map_err(|e| format!("{}: {e}", path.display()))?;
@@ -159,7 +159,7 @@ fn read_tensors(path: &Path) -> Result<BTreeMap<String, Raw>, String> {
             let (dtype, data) = decode(view.dtype(), view.data()).ok_or_else(|| {
                 format!("{}: {name} has dtype {:?}, which no case uses", path.display(), view.dtype())
             })?;
-            Ok((name, Raw { dtype, shape: view.shape().to_vec(), data }))
+            Ok((name, StoredTensor { dtype, shape: view.shape().to_vec(), data }))
         })
         .collect()
 }

@@ -25,7 +25,7 @@ mod schedulers;
 mod training_trajectory;
 
 pub use compare::Mismatch;
-pub use file::{Case, Raw, Topic, folder};
+pub use file::{GoldenCase, StoredTensor, Topic, folder};
 
 /// What a topic's check returns: how many cases passed, or every failure in words.
 pub type Outcome = Result<usize, String>;

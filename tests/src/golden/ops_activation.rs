@@ -1,15 +1,15 @@
 //! Activations, their slopes at kinks, softmax and log-softmax.
-use super::run::{every_case, operation};
-use super::{Case, Outcome, Topic};
+use super::run::{check_each_case_and_dtype, check_operation};
+use super::{GoldenCase, Outcome, Topic};
 use fornax_engine::{Activation, DType, Device, Tensor};
 
 /// Runs every case of the topic.
 pub fn check(topic: &Topic) -> Outcome {
-    every_case(topic, |case, dtype| match case.op() {
+    check_each_case_and_dtype(topic, |case, dtype| match case.op() {
         "softmax" | "log_softmax" => {
             case.allow_params(&["dim"])?;
             let (dim, log) = (case.number("dim")? as isize, case.op() == "log_softmax");
-            operation(case, dtype, |t| {
+            check_operation(case, dtype, |t| {
                 let x = t.get("x");
                 let axis = dim.rem_euclid(x.rank() as isize) as usize;
                 Ok(vec![("y", if log { x.log_softmax(axis)? } else { x.softmax(axis)? })])
@@ -21,7 +21,7 @@ pub fn check(topic: &Topic) -> Outcome {
                 Some(name) => kink(case, dtype, named(case, name)?),
                 None => {
                     let f = named(case, op)?;
-                    operation(case, dtype, |t| Ok(vec![("y", t.get("x").activate(f)?)]))
+                    check_operation(case, dtype, |t| Ok(vec![("y", t.get("x").activate(f)?)]))
                 }
             }
         }
@@ -29,12 +29,12 @@ pub fn check(topic: &Topic) -> Outcome {
 }
 
 /// The activation of a case's name; a number behind the last underscore is its parameter.
-pub(super) fn named(case: &Case, name: &str) -> Result<Activation, String> {
+pub(super) fn named(case: &GoldenCase, name: &str) -> Result<Activation, String> {
     name.parse().map_err(|e| format!("{}: {e}", case.id()))
 }
 
 /// Values and slopes at the points where the function is not differentiable, inline in the JSON document.
-fn kink(case: &Case, dtype: DType, f: Activation) -> Result<(), String> {
+fn kink(case: &GoldenCase, dtype: DType, f: Activation) -> Result<(), String> {
     let list = |key: &str| -> Result<Vec<f64>, String> {
         let values = case.json[key].as_array().ok_or_else(|| format!("{}: no {key}", case.id()))?;
         Ok(values.iter().filter_map(|v| v.as_f64()).collect())

@@ -1,6 +1,6 @@
 //! AdaHessian on a network of two layers, with the random vectors of the file: gradients, the Hessian's diagonal as estimated, and
 //! parameters after every update.
-use super::{Case, Outcome, Topic};
+use super::{GoldenCase, Outcome, Topic};
 use fornax::optim::adahessian::hessian_diagonal;
 use fornax::optim::{KwargValue, Optimizer, OptimizerOptions, Parameter, create_optimizer};
 use fornax_engine::{DType, GradientRule, Tensor, gradients};
@@ -14,13 +14,13 @@ pub fn check(topic: &Topic) -> Outcome {
 
 /// What a parameter was at each step, one after the other: its gradient, its estimate, and itself after the update.
 #[derive(Default)]
-struct Seen {
+struct ParameterHistory {
     grads: Vec<Tensor>,
     hess: Vec<Tensor>,
     traj: Vec<Tensor>,
 }
 
-fn run(case: &Case) -> Result<(), String> {
+fn run(case: &GoldenCase) -> Result<(), String> {
     let say = |e: fornax::Error| format!("{}: {e}", case.id());
     let names = case.roles("z");
     let parameter = |name: &&str| -> Result<Parameter, String> {
@@ -31,7 +31,7 @@ fn run(case: &Case) -> Result<(), String> {
     let parameters: Vec<Parameter> = names.iter().map(parameter).collect::<Result<_, _>>()?;
     let optimizer =
         create_optimizer("adahessian", parameters.clone(), &options(case)?, GradientRule::default());
-    let seen = follow(case, &parameters, &optimizer.map_err(say)?)?;
+    let seen = train(case, &parameters, &optimizer.map_err(say)?)?;
     for (name, seen) in names.iter().zip(&seen) {
         for (map, steps) in [("grads", &seen.grads), ("hess", &seen.hess), ("traj", &seen.traj)] {
             let all = Tensor::concat(&steps.iter().collect::<Vec<_>>(), 0).map_err(|e| say(e.into()))?;
@@ -42,7 +42,11 @@ fn run(case: &Case) -> Result<(), String> {
 }
 
 /// Trains, and notes every step.
-fn follow(case: &Case, parameters: &[Parameter], optimizer: &Optimizer) -> Result<Vec<Seen>, String> {
+fn train(
+    case: &GoldenCase,
+    parameters: &[Parameter],
+    optimizer: &Optimizer,
+) -> Result<Vec<ParameterHistory>, String> {
     let topic = case.topic;
     let role = |name: &str| topic.json["inputs"][name].as_str().ok_or(format!("no input {name}"));
     let (x, y) = (input(case, role("x")?)?, input(case, role("y")?)?);
@@ -57,7 +61,7 @@ fn follow(case: &Case, parameters: &[Parameter], optimizer: &Optimizer) -> Resul
         .collect::<Result<_, _>>()?;
     let steps = topic.json["steps"].as_u64().ok_or("no number of steps")? as usize;
     let lr = number(case, "lr")?;
-    let mut seen: Vec<Seen> = parameters.iter().map(|_| Seen::default()).collect();
+    let mut seen: Vec<ParameterHistory> = parameters.iter().map(|_| ParameterHistory::default()).collect();
     let mut step = |at: usize| -> fornax::Result<()> {
         let loss = x.linear(w1, Some(b1))?.tanh()?.linear(w2, None)?.sub(&y)?.square()?.mean_all()?;
         let variables: Vec<&Tensor> = parameters.iter().map(|p| &p.tensor).collect();
@@ -89,15 +93,15 @@ fn row(t: &Tensor) -> fornax_engine::Result<Tensor> {
     t.detach().copy()?.reshape(shape)
 }
 
-fn input(case: &Case, name: &str) -> Result<Tensor, String> {
+fn input(case: &GoldenCase, name: &str) -> Result<Tensor, String> {
     case.topic.tensor(name)?.to_tensor(DType::F32, &case.topic.device).map_err(|e| e.to_string())
 }
 
-fn number(case: &Case, name: &str) -> Result<f64, String> {
+fn number(case: &GoldenCase, name: &str) -> Result<f64, String> {
     case.json["args"][name].as_f64().ok_or_else(|| format!("{}: {name} is not a number", case.id()))
 }
 
-fn options(case: &Case) -> Result<OptimizerOptions, String> {
+fn options(case: &GoldenCase) -> Result<OptimizerOptions, String> {
     let mut options = OptimizerOptions::default();
     for name in case.roles("args") {
         match name {

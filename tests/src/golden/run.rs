@@ -1,13 +1,13 @@
 //! Running an operation's case: forward, backward with the stored upstream gradient, and every comparison.
-use super::{Case, Outcome, Topic};
+use super::{GoldenCase, Outcome, Topic};
 use fornax_engine::{DType, Device, Result, Tensor};
 use std::collections::BTreeMap;
 
 /// The tensors of a case by role: inputs as variables where the file has their gradient, buffers to be updated in place.
 /// All in the stored layout; a runner converts at the border with [`Tensor::from_nchw`] and [`Tensor::to_nchw`].
-pub struct Tensors(BTreeMap<String, Tensor>);
+pub struct CaseTensors(BTreeMap<String, Tensor>);
 
-impl Tensors {
+impl CaseTensors {
     /// The input or buffer of this role.
     ///
     /// # Panics
@@ -23,14 +23,20 @@ impl Tensors {
 }
 
 /// Runs `one` on every case of the topic and gathers all failures.
-pub fn each(topic: &Topic, mut one: impl FnMut(Case) -> std::result::Result<(), String>) -> Outcome {
+pub fn check_each_case(
+    topic: &Topic,
+    mut one: impl FnMut(GoldenCase) -> std::result::Result<(), String>,
+) -> Outcome {
     let cases = topic.cases()?;
     let failures: Vec<String> = cases.iter().filter_map(|case| one(*case).err()).collect();
     if failures.is_empty() { Ok(cases.len()) } else { Err(failures.join("\n")) }
 }
 
 /// Runs `one` on every case of the topic, in f32 and on the CPU in f64 too, and gathers all failures.
-pub fn every_case(topic: &Topic, one: impl Fn(&Case, DType) -> std::result::Result<(), String>) -> Outcome {
+pub fn check_each_case_and_dtype(
+    topic: &Topic,
+    one: impl Fn(&GoldenCase, DType) -> std::result::Result<(), String>,
+) -> Outcome {
     let cases = topic.cases()?;
     // Only the CPU computes in f64.
     let on_cpu = topic.device == Device::Cpu;
@@ -47,10 +53,10 @@ pub fn every_case(topic: &Topic, one: impl Fn(&Case, DType) -> std::result::Resu
 }
 
 /// Runs an operation's case in `dtype`: `forward` maps the case's tensors to its outputs by role.
-pub fn operation(
-    case: &Case,
+pub fn check_operation(
+    case: &GoldenCase,
     dtype: DType,
-    forward: impl Fn(&Tensors) -> Result<Vec<(&'static str, Tensor)>>,
+    forward: impl Fn(&CaseTensors) -> Result<Vec<(&'static str, Tensor)>>,
 ) -> std::result::Result<(), String> {
     let device = &case.topic.device;
     let say = |e: fornax_engine::Error| format!("{}: {e}", case.id());
@@ -70,7 +76,7 @@ pub fn operation(
         let buffer = case.tensor("buffers_in", role)?.to_tensor(dtype, device).map_err(say)?;
         tensors.insert(role.to_string(), buffer);
     }
-    let tensors = Tensors(tensors);
+    let tensors = CaseTensors(tensors);
     let outputs = forward(&tensors).map_err(say)?;
     let expected = case.roles("outputs");
     if let Some(role) = expected.iter().find(|r| !outputs.iter().any(|(o, _)| o == *r)) {

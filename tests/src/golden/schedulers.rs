@@ -1,5 +1,5 @@
 //! Learning rates in force during each epoch or update, after a resumption, and under a plateau of the metric.
-use super::{Case, Outcome, Topic, loss_scale};
+use super::{GoldenCase, Outcome, Topic, loss_scale};
 use fornax::schedule::{Cycles, DecayFn, PlateauState, Schedule, ScheduleOptions, create_scheduler};
 use serde_json::Value;
 
@@ -21,7 +21,7 @@ pub fn check(topic: &Topic) -> Outcome {
     if failures.is_empty() { Ok(cases.len()) } else { Err(failures.join("\n")) }
 }
 
-fn rates(case: &Case) -> Result<(), String> {
+fn rates(case: &GoldenCase) -> Result<(), String> {
     let (schedule, per_epoch) = schedule(case)?;
     if u64::from(schedule.total_epochs()) != case.json["total_epochs"].as_u64().ok_or("no total_epochs")? {
         return Err(format!("{} epochs in all", schedule.total_epochs()));
@@ -45,14 +45,14 @@ fn rates(case: &Case) -> Result<(), String> {
     Ok(())
 }
 
-fn resumed(case: &Case) -> Result<(), String> {
+fn resumed(case: &GoldenCase) -> Result<(), String> {
     let (schedule, per_epoch) = schedule(case)?;
     let epoch = case.json["start_epoch"].as_u64().ok_or("no start_epoch")?;
     groups(case, schedule.lr_at(epoch as u32, epoch * per_epoch, per_epoch), &case.json["lr_after_resume"])
 }
 
 /// The rates of the two groups; those of a plateau were made without a scale.
-fn groups(case: &Case, rate: f64, row: &Value) -> Result<(), String> {
+fn groups(case: &GoldenCase, rate: f64, row: &Value) -> Result<(), String> {
     let scale = |group: &Value| group.as_f64().filter(|_| case.json["metrics"].is_null()).unwrap_or(1.0);
     let tolerance = |which: &str| case.json["tol"][which].as_f64().ok_or("no tolerance");
     for (i, group) in case.topic.json["group_lr_scale"].as_array().ok_or("no groups")?.iter().enumerate() {
@@ -65,7 +65,7 @@ fn groups(case: &Case, rate: f64, row: &Value) -> Result<(), String> {
     Ok(())
 }
 
-fn schedule(case: &Case) -> Result<(Schedule, u64), String> {
+fn schedule(case: &GoldenCase) -> Result<(Schedule, u64), String> {
     let args = case.json["args"].as_object().ok_or("no args")?;
     let mut name = "cosine";
     let mut per_epoch = case.json["updates_per_epoch"].as_u64().unwrap_or(1);

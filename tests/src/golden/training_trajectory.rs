@@ -1,6 +1,6 @@
 //! Small residual networks trained on the digits, step by step: loss, gradient norm, learning rate, final weights, evaluation.
 use super::ops_activation::named;
-use super::{Case, Outcome, Topic, formula};
+use super::{GoldenCase, Outcome, Topic, formula};
 use fornax::ema::{Ema, EmaOptions};
 use fornax::optim::{Optimizer, OptimizerOptions, create_optimizer, parameters};
 use fornax::schedule::{ScheduleOptions, create_scheduler};
@@ -15,7 +15,7 @@ pub fn check(topic: &Topic) -> Outcome {
     let mut failures = vec![];
     let mut passed = 0;
     for case in topic.cases()? {
-        match Run::new(&case).and_then(|run| run.check()) {
+        match TrainingRun::new(&case).and_then(|run| run.check()) {
             Ok(()) => passed += 1,
             Err(e) => failures.push(e),
         }
@@ -23,8 +23,8 @@ pub fn check(topic: &Topic) -> Outcome {
     if failures.is_empty() { Ok(passed) } else { Err(failures.join("\n")) }
 }
 
-struct Run<'a> {
-    case: &'a Case<'a>,
+struct TrainingRun<'a> {
+    case: &'a GoldenCase<'a>,
     config: &'a Value,
     model: ResNet,
     ema: Option<Ema>,
@@ -32,10 +32,10 @@ struct Run<'a> {
     labels: Tensor,
 }
 
-impl<'a> Run<'a> {
-    fn new(case: &'a Case<'a>) -> Result<Run<'a>, String> {
+impl<'a> TrainingRun<'a> {
+    fn new(case: &'a GoldenCase<'a>) -> Result<TrainingRun<'a>, String> {
         let config = &case.json["config"];
-        let run = || -> Result<Run<'a>, Box<dyn std::error::Error>> {
+        let run = || -> Result<TrainingRun<'a>, Box<dyn std::error::Error>> {
             let model = network(case, config)?;
             let salt = config["salt"].as_str().ok_or("no salt")?;
             formula::fill(&model, salt, number(config, "gain")?)?;
@@ -58,7 +58,7 @@ impl<'a> Run<'a> {
                 }
                 None => None,
             };
-            Ok(Run { case, config, model, ema, images, labels })
+            Ok(TrainingRun { case, config, model, ema, images, labels })
         };
         run().map_err(|e| format!("{}: {e}", case.id()))
     }
@@ -211,7 +211,7 @@ impl<'a> Run<'a> {
 }
 
 /// The small network of a case, without weights.
-fn network(case: &Case, config: &Value) -> Result<ResNet, Box<dyn std::error::Error>> {
+fn network(case: &GoldenCase, config: &Value) -> Result<ResNet, Box<dyn std::error::Error>> {
     let widths: Vec<usize> = config["widths"]
         .as_array()
         .ok_or("no widths")?
@@ -243,7 +243,14 @@ fn number(json: &Value, key: &str) -> Result<f64, String> {
     json[key].as_f64().ok_or_else(|| format!("{key} is not a number"))
 }
 
-fn close(case: &Case, what: &str, step: usize, got: f64, expected: &Value, atol: f64) -> Result<(), String> {
+fn close(
+    case: &GoldenCase,
+    what: &str,
+    step: usize,
+    got: f64,
+    expected: &Value,
+    atol: f64,
+) -> Result<(), String> {
     let expected = expected.as_f64().unwrap_or(f64::NAN);
     if (got - expected).abs() <= atol + 1e-5 * expected.abs() {
         return Ok(());

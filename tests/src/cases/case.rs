@@ -75,7 +75,7 @@ impl Case {
     }
 
     /// With an option by name.
-    pub fn with(mut self, name: &'static str, value: f64) -> Case {
+    pub fn with_option(mut self, name: &'static str, value: f64) -> Case {
         self.options.push((name, value));
         self
     }

@@ -1,6 +1,6 @@
 //! Convolutions of an image that is normalised as it is read, and with the statistics of their output.
+use crate::cudnn::{PLAIN, plain};
 use crate::device::{Block, Device};
-use crate::dnn::{PLAIN, plain};
 use crate::numbers::{draw, error, from_bytes, round, to_bytes};
 use fornax_engine::cuda::LibraryError;
 use fornax_engine::cuda::cudnn::{

@@ -1,7 +1,7 @@
 //! Convolutions: odd sizes, strides, padding, dilation, groups, views that are not aligned, and what is refused.
+use crate::cudnn_errors;
 use crate::device::{Block, Device};
 use crate::numbers::{DTYPES, draw, error, from_bytes, to_bytes};
-use crate::refusals;
 use fornax_engine::cuda::LibraryError;
 use fornax_engine::cuda::cudnn::{ConvEngineOptions, ConvKind, ConvPlanChoice, Cudnn};
 use fornax_engine::{ConvShape, DType};
@@ -210,7 +210,7 @@ fn refuses_what_the_real_library_refuses() {
     Device::open();
     // SAFETY: the library was opened by the device already.
     let cudnn = unsafe { libloading::Library::new("libcudnn.so.9") }.unwrap();
-    assert_eq!(refusals::differences(&cudnn), [""; 0]);
+    assert_eq!(cudnn_errors::differences(&cudnn), [""; 0]);
 }
 
 #[test]
