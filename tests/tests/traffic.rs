@@ -160,7 +160,7 @@ fn updates_are_one_pass() {
         weights.cached_cast(DType::F16).expect("a copy");
         // The look reads the gradient. The update reads it, reads and writes weights, moments and average, and writes the copy.
         let least = (1 + 2 * (2 + moments.len())) * n * 4 + 2 * n;
-        let look = KernelTraffic::new("gradients_look", DType::F32, n * 4);
+        let look = KernelTraffic::new("gradient_norm", DType::F32, n * 4);
         // Each thread reads rate, factor and flags, which a cache has.
         let numbers = (n >> 14) * 256 * 6 * 4;
         let kernel = rule.kernels()[0].to_string();

@@ -1,19 +1,19 @@
-//! Where a run computes: `--device`.
-use crate::error::Kind;
+//! Device selection: `--device`.
+use crate::error::ErrorKind;
 use crate::{Error, Result};
 use fornax_engine::{Device, cuda};
 use std::str::FromStr;
 
-/// What `--device` asks for.
+/// Device string of `--device`, parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceSpec {
-    /// The first CUDA device if there is one, else the processor.
+    /// The first CUDA device if there is one, else the CPU.
     Auto,
-    /// The processor.
+    /// The CPU.
     Cpu,
-    /// A CUDA device by its number.
+    /// A CUDA device by its ordinal.
     Cuda(usize),
-    /// The first of so many CUDA devices that the processor emulates.
+    /// The first of this many emulated CUDA devices, whose kernels run on the CPU.
     Emulated(usize),
 }
 
@@ -28,19 +28,19 @@ impl FromStr for DeviceSpec {
             ("cpu", Some(None)) => Ok(DeviceSpec::Cpu),
             ("cuda", Some(number)) => Ok(DeviceSpec::Cuda(number.unwrap_or(0))),
             ("emulated", Some(number)) if number != Some(0) => Ok(DeviceSpec::Emulated(number.unwrap_or(1))),
-            _ => Err("must be auto, cpu, cuda, cuda:N or emulated, emulated:COUNT".into()),
+            _ => Err("must be auto, cpu, cuda, cuda:N, emulated or emulated:COUNT".into()),
         }
     }
 }
 
 impl DeviceSpec {
-    /// The device, ready to be used.
+    /// Opens the device. Errors if it does not exist or cannot be initialised.
     pub fn open(self) -> Result<Device> {
         let unusable = |why: String| {
-            Error::new(Kind::Device, "the device cannot be used")
+            Error::new(ErrorKind::Device, "the device cannot be used")
                 .at("--device")
                 .because(why)
-                .remedy("`fornax doctor` shows what there is; --device cpu works everywhere")
+                .remedy("`fornax doctor` lists what is available; --device cpu works everywhere")
         };
         match self {
             DeviceSpec::Auto => Ok(Device::best()),
@@ -48,7 +48,9 @@ impl DeviceSpec {
             DeviceSpec::Cuda(ordinal) => {
                 let count = cuda::devices().map_err(unusable)?.len();
                 if ordinal >= count {
-                    return Err(unusable(format!("there is no cuda:{ordinal} among {count} CUDA devices")));
+                    return Err(unusable(format!(
+                        "cuda:{ordinal} does not exist; this machine has {count} CUDA devices"
+                    )));
                 }
                 Ok(Device::Cuda(ordinal))
             }
@@ -62,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_read() {
+    fn device_strings_are_parsed() {
         let read = |text: &str| text.parse::<DeviceSpec>().ok();
         assert_eq!(read("auto"), Some(DeviceSpec::Auto));
         assert_eq!(read("cpu"), Some(DeviceSpec::Cpu));

@@ -1,42 +1,42 @@
-//! The exponential moving average of a model: what is often better than the model that it follows.
+//! Exponential moving average (EMA) of a model's weights.
 //!
-//! After every update `average = d * average + (1 - d) * model`, over parameters and the running statistics of batch norm; counters
-//! are copied. The decay `d` is that of timm's `ModelEmaV3`: the first update copies the model; with a warm-up `d` then rises from 0 to
-//! its value; a run of few updates should have it, or a lower decay.
+//! After every update `ema = d * ema + (1 - d) * weight`, over parameters and the running statistics of batch norm; integer buffers
+//! are copied. The decay `d` follows timm's `ModelEmaV3`: the first update copies the model; with a warmup `d` then rises from 0 to
+//! its value. A run of few updates needs the warmup or a lower decay.
 //!
-//! With an average, epochs are judged by it, as in timm: `eval_top1` and its like, and which checkpoint is the best. Where it is kept on
-//! the CPU while the model trains elsewhere, it is not evaluated.
+//! As in timm, the EMA weights replace the model's own in validation: `eval_top1` and the other metrics, and the choice of the best
+//! checkpoint. EMA weights kept on the CPU while the model trains on another device are not evaluated.
 use crate::{Error, Result};
 use fornax_engine::fuse::{Formula, NextState, OptimizerStateSpec};
 use fornax_engine::{Device, GradientRule, Tensor, UpdateOperands, UpdateRule, UpdateState, update};
 use fornax_nn::{Module, StateEntry, move_to, state_entries};
 
-/// How fast an average follows.
+/// Decay of an exponential moving average.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct EmaOptions {
-    /// What stays of the average in an update.
+    /// Decay per update.
     pub decay: f64,
-    /// The decay rises from 0 to its value.
+    /// Warmup of the decay from 0; `None` for a constant decay.
     pub warmup: Option<EmaWarmup>,
-    /// Updates before that the model is copied.
+    /// Updates at the start of a run that copy the model.
     pub update_after_step: u64,
-    /// Counters are averaged too, and rounded towards 0, as timm's `ModelEmaV2` does: that of batches lags behind or stays at 0.
+    /// Averages integer buffers too, rounding towards 0, as timm's `ModelEmaV2` does: `num_batches_tracked` then lags behind or stays at 0.
     pub average_integer_buffers: bool,
 }
 
-/// A decay of `1 - (1 + updates / gamma)^-power`, within bounds.
+/// Decay warmup: `1 - (1 + updates / gamma)^-power`, between `min_decay` and the decay.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct EmaWarmup {
-    /// Above 1 the decay rises more slowly.
+    /// Inverse rate; larger values raise the decay more slowly.
     pub gamma: f64,
-    /// Above 2/3 the decay rises more quickly.
+    /// Exponent; larger values raise the decay faster. 2/3 suits runs of a million updates and more.
     pub power: f64,
-    /// The least decay.
+    /// Minimum decay.
     pub min_decay: f64,
 }
 
 impl Default for EmaOptions {
-    /// timm's: 0.9998 without a warm-up.
+    /// timm's defaults: 0.9998 without a warmup.
     fn default() -> EmaOptions {
         EmaOptions { decay: 0.9998, warmup: None, update_after_step: 0, average_integer_buffers: false }
     }
@@ -49,12 +49,12 @@ impl Default for EmaWarmup {
 }
 
 impl EmaOptions {
-    /// timm's `ModelEmaV2`, which has no warm-up and whose updates are not numbered: [`Ema::set_decay`] with the decay itself.
+    /// Options of timm's `ModelEmaV2`, which has neither warmup nor update numbers: call [`Ema::set_decay`] with the decay itself.
     pub fn v2(decay: f64) -> EmaOptions {
         EmaOptions { decay, average_integer_buffers: true, ..EmaOptions::default() }
     }
 
-    /// The decay of an update, counted from 1.
+    /// The decay of update `update`, counted from 1.
     pub fn decay_at(&self, update: u64) -> f64 {
         let since = update.saturating_sub(self.update_after_step + 1);
         match self.warmup {
@@ -67,105 +67,107 @@ impl EmaOptions {
     }
 }
 
-/// A model that follows another one.
+/// Exponential moving average of a model, in a second model of the same architecture.
 pub struct Ema {
     options: EmaOptions,
-    average: Box<dyn Module>,
+    ema_model: Box<dyn Module>,
     device: Device,
-    /// Averages of floats.
-    averaged: Vec<Pair>,
-    /// Averages of whole numbers, which are on the CPU.
-    counters: Vec<Pair>,
-    /// An average goes to the model as weights follow a gradient, at a rate of `1 - d`.
+    /// Float parameters and buffers.
+    float_pairs: Vec<Pair>,
+    /// Integer buffers, on the CPU.
+    integer_pairs: Vec<Pair>,
+    /// The EMA as an update rule: learning rate `1 - d`, with the model's weights in place of gradients.
     rule: UpdateRule,
-    /// Holds the rate where the averages are: a recorded update reads it there.
+    /// Holds `1 - d` in device memory, where a captured update reads it.
     state: UpdateState,
-    /// Of the next step, or the last.
+    /// Decay of the next update, or of the last.
     decay: f64,
 }
 
 struct Pair {
-    average: Tensor,
+    ema: Tensor,
     model: Tensor,
 }
 
 impl Ema {
-    /// An average that starts as a copy of `model`, kept in `average`, a model of the same kind, on a device.
+    /// Creates an EMA of `model` that starts as a copy of it and is stored in `ema_model`, a model of the same architecture, on `device`.
+    /// Errors if names or shapes of their tensors differ.
     pub fn new(
         model: &dyn Module,
-        average: Box<dyn Module>,
+        ema_model: Box<dyn Module>,
         options: EmaOptions,
         device: Device,
     ) -> Result<Ema> {
-        move_to(&*average, &device)?;
-        let (of_model, of_average) = (state_entries(model), state_entries(&*average));
-        let alike = |a: &StateEntry, b: &StateEntry| a.name == b.name && a.tensor.shape() == b.tensor.shape();
-        if of_model.len() != of_average.len() || !of_model.iter().zip(&of_average).all(|(a, b)| alike(a, b)) {
-            return Err(Error::usage("a model is averaged in another of its kind only"));
+        move_to(&*ema_model, &device)?;
+        let (model_entries, ema_entries) = (state_entries(model), state_entries(&*ema_model));
+        let matches =
+            |a: &StateEntry, b: &StateEntry| a.name == b.name && a.tensor.shape() == b.tensor.shape();
+        if model_entries.len() != ema_entries.len()
+            || !model_entries.iter().zip(&ema_entries).all(|(a, b)| matches(a, b))
+        {
+            return Err(Error::usage("the EMA model has other tensors than the model"));
         }
-        let pair = |(model, average): (StateEntry, StateEntry)| Pair {
-            average: average.tensor,
-            model: model.tensor.detach(),
-        };
-        let pairs: Vec<Pair> = of_model.into_iter().zip(of_average).map(pair).collect();
-        pairs.iter().try_for_each(|pair| pair.average.copy_from(&pair.model))?;
-        let (averaged, counters) = pairs.into_iter().partition(|pair| pair.model.dtype().is_float());
-        let rule = UpdateRule::new("average", OptimizerStateSpec::default(), |f: &Formula| NextState {
+        let pair =
+            |(model, ema): (StateEntry, StateEntry)| Pair { ema: ema.tensor, model: model.tensor.detach() };
+        let pairs: Vec<Pair> = model_entries.into_iter().zip(ema_entries).map(pair).collect();
+        pairs.iter().try_for_each(|pair| pair.ema.copy_from(&pair.model))?;
+        let (float_pairs, integer_pairs) = pairs.into_iter().partition(|pair| pair.model.dtype().is_float());
+        let rule = UpdateRule::new("ema", OptimizerStateSpec::default(), |f: &Formula| NextState {
             weight: (1.0 - f.lr()) * f.weight() + f.lr() * f.gradient(),
             moments: vec![],
             shared_scalars: vec![],
             param_scalar: None,
         });
         let state = UpdateState::new(GradientRule::default(), &rule, &device)?;
-        Ok(Ema { options, average, device, averaged, counters, rule, state, decay: options.decay })
+        Ok(Ema { options, ema_model, device, float_pairs, integer_pairs, rule, state, decay: options.decay })
     }
 
-    /// How fast it follows.
+    /// The decay options.
     pub fn options(&self) -> &EmaOptions {
         &self.options
     }
 
-    /// The averaged model.
+    /// The model with the EMA weights.
     pub fn model(&self) -> &dyn Module {
-        &*self.average
+        &*self.ema_model
     }
 
-    /// Where it is.
+    /// Device of the EMA weights.
     pub fn device(&self) -> Device {
         self.device
     }
 
-    /// Sets the decay of the next step. Not to be recorded: it is what changes between replays.
+    /// Sets the decay of the next update. Must not be captured: the decay changes between replays.
     pub fn set_decay(&mut self, decay: f64) -> Result<()> {
         self.decay = decay;
         Ok(self.state.set_lr(1.0 - decay, 0.0)?)
     }
 
-    /// Follows the model by one step, but for counters: one pass over all. On the model's device it can be recorded.
+    /// Updates the float tensors in one pass. On the model's device it can be captured in a CUDA graph.
     pub fn update(&self) -> fornax_engine::Result<()> {
         let models: Vec<Tensor> = self
-            .averaged
+            .float_pairs
             .iter()
             .map(|pair| pair.model.to_device(&self.device))
             .collect::<fornax_engine::Result<_>>()?;
-        let pairs = self.averaged.iter().zip(&models);
+        let pairs = self.float_pairs.iter().zip(&models);
         let all: Vec<UpdateOperands> =
-            pairs.map(|(pair, model)| UpdateOperands::new(&pair.average, model)).collect();
+            pairs.map(|(pair, model)| UpdateOperands::new(&pair.ema, model)).collect();
         update(&self.rule, &all, &self.state)
     }
 
-    /// What a step leaves to the host: counters follow, and half copies of averages that a replayed step changed are out of date.
+    /// Finishes an update on the host: updates integer buffers, and invalidates low-precision copies of tensors that a replay changed.
     pub fn finish_update(&self) -> Result<()> {
-        self.averaged.iter().for_each(|pair| pair.average.bump_version());
-        for Pair { average, model } in &self.counters {
+        self.float_pairs.iter().for_each(|pair| pair.ema.bump_version());
+        for Pair { ema, model } in &self.integer_pairs {
             if !self.options.average_integer_buffers {
-                average.copy_from(model)?;
+                ema.copy_from(model)?;
                 continue;
             }
-            let (keep, rest) = (self.decay as f32, (1.0 - self.decay) as f32);
+            let (decay, rest) = (self.decay as f32, (1.0 - self.decay) as f32);
             let model = model.to_vec::<i64>()?;
-            for (a, m) in average.write::<i64>()?.iter_mut().zip(model) {
-                *a = (keep * *a as f32 + rest * m as f32) as i64;
+            for (a, m) in ema.write::<i64>()?.iter_mut().zip(model) {
+                *a = (decay * *a as f32 + rest * m as f32) as i64;
             }
         }
         Ok(())
@@ -177,7 +179,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_decay_rises_and_is_bounded() {
+    fn decay_warms_up_within_bounds() {
         let plain = EmaOptions { decay: 0.9, ..EmaOptions::default() };
         assert_eq!([1, 2, 3].map(|u| plain.decay_at(u)), [0.0, 0.9, 0.9]);
         let late = EmaOptions { update_after_step: 2, ..plain };
@@ -185,7 +187,7 @@ mod tests {
         let warm = EmaOptions { warmup: Some(EmaWarmup::default()), ..plain };
         let decays: Vec<f64> = (1..200).map(|u| warm.decay_at(u)).collect();
         assert!(decays.is_sorted() && decays[1] < 0.4 && decays[198] == 0.9);
-        let least = EmaWarmup { min_decay: 0.5, ..EmaWarmup::default() };
-        assert_eq!(EmaOptions { warmup: Some(least), ..plain }.decay_at(2), 0.5);
+        let bounded = EmaWarmup { min_decay: 0.5, ..EmaWarmup::default() };
+        assert_eq!(EmaOptions { warmup: Some(bounded), ..plain }.decay_at(2), 0.5);
     }
 }

@@ -1,122 +1,132 @@
-//! What can go wrong in a run, and the exit code that each kind ends with.
+//! Errors of a run and their exit codes.
 use std::fmt;
+use std::io;
 use std::path::Path;
 
 /// The result of a fallible call of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// An error for a person to read: what failed, where, why, and what to do about it.
+/// User-facing error: what failed, where, why, and the remedy.
 #[derive(Debug)]
 pub struct Error {
-    kind: Kind,
+    kind: ErrorKind,
     what: String,
     place: Option<String>,
     why: Option<String>,
     remedy: Option<String>,
 }
 
-/// What an error is about.
+/// Error category; it decides the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Kind {
+pub enum ErrorKind {
     /// A flag, a value or a configuration file is wrong.
     Usage,
-    /// The data set is missing or damaged.
+    /// The dataset is missing or damaged.
     Data,
     /// A checkpoint cannot be used.
     Checkpoint,
     /// The loss is infinite or not a number.
     NonFinite,
-    /// The allocator refused.
+    /// Out of memory.
     Memory,
     /// A file or folder cannot be written.
     Disk,
     /// A device, its driver or one of its libraries cannot be used or failed.
     Device,
-    /// The engine refused what the trainer asked of it: a defect of Fornax.
+    /// The engine rejected a call of the trainer: a bug in Fornax.
     Bug,
-    /// A signal asked the run to stop, and its state is saved.
+    /// A signal interrupted the run; a checkpoint is saved.
     Interrupted(Signal),
 }
 
-/// A signal that ends a run.
+/// Signal that interrupts a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
-    /// Ctrl-C.
+    /// SIGINT: Ctrl-C.
     Interrupt,
-    /// What `kill` and batch systems send.
+    /// SIGTERM, sent by `kill` and by batch systems.
     Terminate,
 }
 
-impl Kind {
-    /// The exit code of a command that ends with this error.
+impl ErrorKind {
+    /// Exit code of a command that ends with this error.
     pub fn exit_code(self) -> u8 {
         match self {
-            Kind::Usage => 2,
-            Kind::Data => 3,
-            Kind::Checkpoint => 4,
-            Kind::NonFinite => 5,
-            Kind::Memory => 6,
-            Kind::Disk => 7,
-            Kind::Device => 9,
-            Kind::Bug => 70,
-            Kind::Interrupted(Signal::Interrupt) => 130,
-            Kind::Interrupted(Signal::Terminate) => 143,
+            ErrorKind::Usage => 2,
+            ErrorKind::Data => 3,
+            ErrorKind::Checkpoint => 4,
+            ErrorKind::NonFinite => 5,
+            ErrorKind::Memory => 6,
+            ErrorKind::Disk => 7,
+            ErrorKind::Device => 9,
+            ErrorKind::Bug => 70,
+            ErrorKind::Interrupted(Signal::Interrupt) => 130,
+            ErrorKind::Interrupted(Signal::Terminate) => 143,
         }
     }
 }
 
 impl Error {
-    /// An error of a kind; `what` is a sentence without a full stop.
-    pub fn new(kind: Kind, what: impl Into<String>) -> Error {
+    /// Creates an error; `what` is a sentence without a full stop.
+    pub fn new(kind: ErrorKind, what: impl Into<String>) -> Error {
         Error { kind, what: what.into(), place: None, why: None, remedy: None }
     }
 
-    /// A wrong flag, value or configuration file.
+    /// Creates an error about a wrong flag, value or configuration file.
     pub fn usage(what: impl Into<String>) -> Error {
-        Error::new(Kind::Usage, what)
+        Error::new(ErrorKind::Usage, what)
     }
 
-    /// A missing or damaged data set.
+    /// Creates an error about a missing or damaged dataset.
     pub fn data(what: impl Into<String>) -> Error {
-        Error::new(Kind::Data, what)
+        Error::new(ErrorKind::Data, what)
     }
 
-    /// A checkpoint that cannot be used.
+    /// Creates an error about a checkpoint that cannot be used.
     pub fn checkpoint(what: impl Into<String>) -> Error {
-        Error::new(Kind::Checkpoint, what)
+        Error::new(ErrorKind::Checkpoint, what)
     }
 
-    /// A file or folder that cannot be written.
+    /// Creates an error about a file or folder that cannot be written.
     pub fn disk(what: impl Into<String>) -> Error {
-        Error::new(Kind::Disk, what)
+        Error::new(ErrorKind::Disk, what)
     }
 
-    /// Names the file, flag or line that it is about.
+    /// Creates an error about a file that cannot be read.
+    pub fn unreadable(kind: ErrorKind, what: impl Into<String>, path: &Path, error: &io::Error) -> Error {
+        let unreadable = Error::new(kind, what).at_path(path);
+        match error.kind() {
+            io::ErrorKind::NotFound => unreadable.because("no such file").remedy("check the path"),
+            _ => unreadable.because(error).remedy("check the path and its permissions"),
+        }
+    }
+
+    /// Sets the location: a file, flag or line.
     pub fn at(mut self, place: impl fmt::Display) -> Error {
         self.place = Some(place.to_string());
         self
     }
 
-    /// Names the file that it is about.
+    /// Sets the location to a file.
     pub fn at_path(self, path: &Path) -> Error {
         self.at(path.display())
     }
 
-    /// Says why.
+    /// Sets the reason.
     pub fn because(mut self, why: impl fmt::Display) -> Error {
         self.why = Some(why.to_string());
         self
     }
 
-    /// Says what to do.
+    /// Sets the remedy.
     pub fn remedy(mut self, remedy: impl Into<String>) -> Error {
         self.remedy = Some(remedy.into());
         self
     }
 
-    /// What it is about.
-    pub fn kind(&self) -> Kind {
+    /// The error's category.
+    pub fn kind(&self) -> ErrorKind {
         self.kind
     }
 }
@@ -139,9 +149,9 @@ impl std::error::Error for Error {}
 impl From<fornax_engine::Error> for Error {
     fn from(error: fornax_engine::Error) -> Error {
         let kind = match error {
-            fornax_engine::Error::OutOfMemory { .. } => Kind::Memory,
-            fornax_engine::Error::Device { .. } => Kind::Device,
-            _ => Kind::Bug,
+            fornax_engine::Error::OutOfMemory { .. } => ErrorKind::Memory,
+            fornax_engine::Error::Device { .. } => ErrorKind::Device,
+            _ => ErrorKind::Bug,
         };
         Error::new(kind, error.to_string())
     }
@@ -152,14 +162,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_says_what_where_why_and_what_to_do() {
+    fn display_shows_what_where_why_and_remedy() {
         let error = Error::data("the images cannot be read")
             .at_path(Path::new("/d/t"))
             .because("it ends early\nat byte 9")
-            .remedy("get it again");
+            .remedy("download it again");
         assert_eq!(
             error.to_string(),
-            "the images cannot be read\n  where  /d/t\n  why    it ends early\n         at byte 9\n  to do  get it again"
+            "the images cannot be read\n  where  /d/t\n  why    it ends early\n         at byte 9\n  to do  download it again"
         );
         assert_eq!(error.kind().exit_code(), 3);
     }

@@ -1,8 +1,8 @@
-//! Training image models from one binary.
+//! Trainer for image models: library and `fornax` command.
 //!
-//! [`data`] makes batches, a model of [`nn`] turns them into losses, an [optimizer](optim) at the rate of a
-//! [schedule] updates the parameters; the [trainer] does that for as many epochs as the [configuration](config) says,
-//! saves [checkpoints](checkpoint) and [reports](report). [`cli`] is the `fornax` command.
+//! [`data`] makes batches, a model of [`nn`] computes the loss, an [optimizer](optim) with the learning rate of a
+//! [schedule] updates the parameters. The [trainer] repeats this for the epochs of the [configuration](config),
+//! saves [checkpoints](checkpoint) and calls back the [reports](report). [`cli`] is the `fornax` command.
 //!
 //! ```
 //! use fornax::engine::{DType, Device, Tensor};

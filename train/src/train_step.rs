@@ -1,7 +1,7 @@
-//! One update of a run: forward and backward passes over its batches, and the optimizer. On a CUDA device all of it is recorded as a
-//! graph for the shapes it has, and replayed: one call in place of hundreds of launches.
+//! Training step: forward and backward passes over the batches of one update, and the optimizer. On a CUDA device the step is captured
+//! as a CUDA graph for each set of batch shapes and replayed: one call instead of hundreds of kernel launches.
 use crate::Result;
-use crate::data::{Batch, Statistics};
+use crate::data::{Batch, ChannelStats};
 use crate::ema::Ema;
 use crate::optim::Optimizer;
 use fornax_engine::cuda::CudaGraph;
@@ -11,23 +11,23 @@ use fornax_nn::precision::Operation;
 use fornax_nn::{Context, Module, Precision, StateKind, increment_num_batches_tracked, state_entries};
 use std::sync::Arc;
 
-/// How an update computes.
+/// Options of a training step.
 #[derive(Clone, Debug)]
 pub struct TrainStepOptions {
-    /// Which operation computes in which precision.
+    /// Mixed precision: the dtype of each kind of operation.
     pub precision: Precision,
-    /// What it makes small.
+    /// Loss function.
     pub loss: Arc<dyn Loss>,
-    /// Compute blocks again in the backward pass, rather than keep what it needs.
+    /// Gradient checkpointing: recompute blocks in the backward pass instead of storing their activations.
     pub checkpointing: bool,
-    /// Seed of what layers draw.
+    /// Seed of random layers such as dropout.
     pub seed: u64,
-    /// Whether to record and replay.
+    /// CUDA graph capture.
     pub cuda_graph: CudaGraphMode,
 }
 
 impl Default for TrainStepOptions {
-    /// Cross entropy, in f32.
+    /// Cross entropy in f32.
     fn default() -> TrainStepOptions {
         TrainStepOptions {
             precision: Precision::default(),
@@ -39,69 +39,77 @@ impl Default for TrainStepOptions {
     }
 }
 
-/// Whether an update is recorded as a CUDA graph.
+/// CUDA graph capture of training steps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CudaGraphMode {
-    /// On a CUDA device, unless something in the update cannot be recorded.
+    /// Capture on a CUDA device; run eagerly if the step cannot be captured.
     #[default]
-    WherePossible,
-    /// Or it is an error.
+    Auto,
+    /// Capture on a CUDA device; error if the step cannot be captured.
     Always,
-    /// Never.
+    /// Run eagerly.
     Never,
 }
 
-/// Runs updates, and keeps their recordings.
+/// Runs training steps and caches their CUDA graphs.
 pub struct TrainStep {
     options: TrainStepOptions,
-    statistics: Option<Statistics>,
+    statistics: Option<ChannelStats>,
     device: Device,
     ema: Option<Ema>,
-    /// Updates are recorded.
-    records: bool,
-    recordings: Vec<Recording>,
-    /// Why they are not any longer.
-    unrecordable: Option<String>,
+    /// Steps are captured.
+    capture_enabled: bool,
+    captured_steps: Vec<CapturedStep>,
+    /// Why steps are no longer captured.
+    capture_error: Option<String>,
 }
 
-/// An update of batches of given shapes.
-struct Recording {
+/// Training step for batches of given shapes.
+struct CapturedStep {
     shapes: Vec<Shape>,
-    /// Where each batch is put before it runs.
-    places: Vec<Batch>,
-    /// Where the loss is left, f32, a scalar.
+    /// Static inputs: each batch is copied into them before the step runs.
+    inputs: Vec<Batch>,
+    /// Output: the mean loss, an f32 scalar.
     loss: Tensor,
-    /// Once it has run; before, its kernels may have to be compiled and its convolutions to be planned.
+    /// The CUDA graph, captured after the first eager run, which compiles kernels and plans convolutions.
     graph: Option<CudaGraph>,
 }
 
-/// Recordings that are kept: those of full batches, and of what is left at the end of an epoch.
-const RECORDINGS: usize = 4;
+/// Maximum number of cached CUDA graphs: enough for full batches and the remainder of an epoch.
+const MAX_CAPTURED_STEPS: usize = 4;
 
 impl TrainStep {
-    /// For a model on a device. Images of bytes are normalised there by the statistics.
-    pub fn new(options: TrainStepOptions, statistics: Option<Statistics>, device: Device) -> TrainStep {
-        let records = options.cuda_graph != CudaGraphMode::Never && device != Device::Cpu;
-        TrainStep { options, statistics, device, ema: None, records, recordings: vec![], unrecordable: None }
+    /// Creates a training step for a model on `device`. u8 images are normalised there with `statistics`.
+    pub fn new(options: TrainStepOptions, statistics: Option<ChannelStats>, device: Device) -> TrainStep {
+        let capture_enabled = options.cuda_graph != CudaGraphMode::Never && device != Device::Cpu;
+        TrainStep {
+            options,
+            statistics,
+            device,
+            ema: None,
+            capture_enabled,
+            captured_steps: vec![],
+            capture_error: None,
+        }
     }
 
-    /// With an average that follows the model after every update.
-    pub fn averaging(self, ema: Option<Ema>) -> TrainStep {
+    /// Adds an EMA that is updated after every update of the model.
+    pub fn with_ema(self, ema: Option<Ema>) -> TrainStep {
         TrainStep { ema, ..self }
     }
 
-    /// The average, if there is one.
+    /// The EMA, if there is one.
     pub fn ema(&self) -> Option<&Ema> {
         self.ema.as_ref()
     }
 
-    /// The same, for the caller to set the decay of each update.
+    /// The EMA, mutable: the caller sets the decay of each update.
     pub fn ema_mut(&mut self) -> Option<&mut Ema> {
         self.ema.as_mut()
     }
 
-    /// Images as a model takes them: normalised, if they are bytes, and in the context's precision.
-    pub fn pixels(&self, images: &Tensor, cx: &Context) -> fornax_engine::Result<Tensor> {
+    /// The model's input: `images` cast to the precision of `cx`, after normalisation if they are u8.
+    pub fn prepare_images(&self, images: &Tensor, cx: &Context) -> fornax_engine::Result<Tensor> {
         match &self.statistics {
             Some(statistics) if images.dtype() == DType::U8 => {
                 statistics.normalise(images, cx.precision().dtype_for(Operation::Input).unwrap_or(DType::F32))
@@ -110,17 +118,17 @@ impl TrainStep {
         }
     }
 
-    /// How it computes.
+    /// The options.
     pub fn options(&self) -> &TrainStepOptions {
         &self.options
     }
 
-    /// Why updates could not be recorded, where that was tried in vain.
-    pub fn unrecordable(&self) -> Option<&str> {
-        self.unrecordable.as_deref()
+    /// Why steps could not be captured, after a failed attempt.
+    pub fn capture_error(&self) -> Option<&str> {
+        self.capture_error.as_deref()
     }
 
-    /// One update from the mean gradient over `batches`, at a learning rate; the mean loss.
+    /// Runs one update with the mean gradient over `batches` at learning rate `lr`; returns the mean loss.
     pub fn run(
         &mut self,
         model: &dyn Module,
@@ -129,28 +137,28 @@ impl TrainStep {
         lr: f64,
     ) -> Result<f64> {
         optimizer.set_lr(lr)?;
-        if self.records && optimizer.needs_graph() {
-            let why = "the optimizer differentiates the backward pass, which is not recorded";
+        if self.capture_enabled && optimizer.is_second_order() {
+            let why = "the optimizer differentiates the backward pass, which cannot be captured";
             if self.options.cuda_graph == CudaGraphMode::Always {
                 return Err(fornax_engine::Error::Autograd { why: why.into() }.into());
             }
-            (self.records, self.unrecordable) = (false, Some(why.into()));
+            (self.capture_enabled, self.capture_error) = (false, Some(why.into()));
         }
-        let loss = if self.records {
-            self.run_recorded(model, optimizer, batches)?
+        let loss = if self.capture_enabled {
+            self.run_captured(model, optimizer, batches)?
         } else {
-            let here: Vec<Batch> =
+            let inputs: Vec<Batch> =
                 batches.iter().map(|b| b.to_device(&self.device)).collect::<Result<_>>()?;
             let loss = Tensor::zeros((), DType::F32, &self.device)?;
-            self.compute(model, optimizer, &here, &loss)?;
-            self.finish()?;
+            self.compute(model, optimizer, &inputs, &loss)?;
+            self.finish_update()?;
             loss.item()?
         };
         Ok(loss)
     }
 
-    /// What an update leaves to the host.
-    fn finish(&self) -> Result<()> {
+    /// Finishes an update on the host.
+    fn finish_update(&self) -> Result<()> {
         let Some(ema) = &self.ema else { return Ok(()) };
         if ema.device() != self.device {
             ema.update()?;
@@ -158,64 +166,64 @@ impl TrainStep {
         ema.finish_update()
     }
 
-    fn run_recorded(&mut self, model: &dyn Module, optimizer: &Optimizer, batches: &[Batch]) -> Result<f64> {
-        let index = self.recording(batches)?;
-        let recording = &self.recordings[index];
-        for (place, batch) in recording.places.iter().zip(batches) {
-            place.images.copy_from(&batch.images)?;
-            place.target.copy_from(&batch.target)?;
+    fn run_captured(&mut self, model: &dyn Module, optimizer: &Optimizer, batches: &[Batch]) -> Result<f64> {
+        let index = self.captured_step(batches)?;
+        let step = &self.captured_steps[index];
+        for (input, batch) in step.inputs.iter().zip(batches) {
+            input.images.copy_from(&batch.images)?;
+            input.target.copy_from(&batch.target)?;
         }
-        match &recording.graph {
+        match &step.graph {
             Some(graph) => {
                 graph.replay()?;
-                recording.places.iter().try_for_each(|_| increment_num_batches_tracked(model))?;
+                step.inputs.iter().try_for_each(|_| increment_num_batches_tracked(model))?;
             }
-            None => self.compute(model, optimizer, &recording.places, &recording.loss)?,
+            None => self.compute(model, optimizer, &step.inputs, &step.loss)?,
         }
-        self.finish()?;
-        let loss = recording.loss.item()?;
-        if recording.graph.is_none() {
-            self.record(index, model, optimizer)?;
+        self.finish_update()?;
+        let loss = step.loss.item()?;
+        if step.graph.is_none() {
+            self.capture(index, model, optimizer)?;
         }
         Ok(loss)
     }
 
-    /// The recording for batches of these shapes, with room for them.
-    fn recording(&mut self, batches: &[Batch]) -> Result<usize> {
+    /// Index of the captured step for batches of these shapes; allocates its static inputs if it is new.
+    fn captured_step(&mut self, batches: &[Batch]) -> Result<usize> {
         let shapes: Vec<Shape> = batches.iter().map(|b| *b.images.shape()).collect();
-        if let Some(index) = self.recordings.iter().position(|r| r.shapes == shapes) {
+        if let Some(index) = self.captured_steps.iter().position(|step| step.shapes == shapes) {
             return Ok(index);
         }
-        if self.recordings.len() == RECORDINGS {
-            self.recordings.remove(0);
+        if self.captured_steps.len() == MAX_CAPTURED_STEPS {
+            self.captured_steps.remove(0);
         }
-        let places = batches.iter().map(|b| b.to_device(&self.device)).collect::<Result<_>>()?;
+        let inputs = batches.iter().map(|b| b.to_device(&self.device)).collect::<Result<_>>()?;
         let loss = Tensor::zeros((), DType::F32, &self.device)?;
-        self.recordings.push(Recording { shapes, places, loss, graph: None });
-        Ok(self.recordings.len() - 1)
+        self.captured_steps.push(CapturedStep { shapes, inputs, loss, graph: None });
+        Ok(self.captured_steps.len() - 1)
     }
 
-    /// Records an update that has run once. Recording passes through the modules, which then count a batch that nobody trained on.
-    fn record(&mut self, index: usize, model: &dyn Module, optimizer: &Optimizer) -> Result<()> {
+    /// Captures a step that has run eagerly once. Capturing runs the modules' forward, so it restores `num_batches_tracked` afterwards.
+    fn capture(&mut self, index: usize, model: &dyn Module, optimizer: &Optimizer) -> Result<()> {
         let counters = counters(model)?;
-        let Recording { places, loss, .. } = &self.recordings[index];
-        let region = || self.compute(model, optimizer, places, loss);
-        let recorded = CudaGraph::capture(&self.device, region);
+        let CapturedStep { inputs, loss, .. } = &self.captured_steps[index];
+        let region = || self.compute(model, optimizer, inputs, loss);
+        let captured = CudaGraph::capture(&self.device, region);
         optimizer.zero_grad();
         counters.iter().try_for_each(|(counter, count)| counter.copy_from(count))?;
-        match recorded {
-            Ok(graph) => self.recordings[index].graph = Some(graph),
+        match captured {
+            Ok(graph) => self.captured_steps[index].graph = Some(graph),
             Err(error) if self.options.cuda_graph == CudaGraphMode::Always => return Err(error.into()),
             Err(error) => {
-                self.records = false;
-                self.unrecordable = Some(error.to_string());
-                self.recordings.clear();
+                self.capture_enabled = false;
+                self.capture_error = Some(error.to_string());
+                self.captured_steps.clear();
             }
         }
         Ok(())
     }
 
-    /// The whole update: what is recorded.
+    /// The whole step, as it is captured: forward, backward, optimizer, EMA.
     fn compute(
         &self,
         model: &dyn Module,
@@ -225,17 +233,17 @@ impl TrainStep {
     ) -> fornax_engine::Result<()> {
         let options = &self.options;
         optimizer.zero_grad();
-        let share = 1.0 / batches.len() as f64;
+        let scale = 1.0 / batches.len() as f64;
         let mut cx = Context::train()
             .with_precision(options.precision)
             .with_checkpointing(options.checkpointing)
             .with_seed(options.seed, optimizer.updates());
         let mut total: Option<Tensor> = None;
         for batch in batches {
-            let images = self.pixels(&batch.images, &cx)?;
+            let images = self.prepare_images(&batch.images, &cx)?;
             let logits = model.forward(&images, &mut cx)?;
             let loss = options.loss.forward(&cx.autocast(Operation::Loss, &logits)?, &batch.target)?;
-            let loss = if batches.len() > 1 { loss.mul_scalar(share)? } else { loss };
+            let loss = if batches.len() > 1 { loss.mul_scalar(scale)? } else { loss };
             total = Some(match total {
                 Some(total) => total.add(&loss.detach())?,
                 None => loss.detach(),
@@ -254,7 +262,7 @@ impl TrainStep {
     }
 }
 
-/// The modules' counters, each with a copy of its value.
+/// The modules' integer buffers (`num_batches_tracked`), each with a copy of its value.
 fn counters(model: &dyn Module) -> Result<Vec<(Tensor, Tensor)>> {
     let buffers = state_entries(model)
         .into_iter()

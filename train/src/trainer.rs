@@ -1,11 +1,11 @@
-//! The training loop: epochs of updates, each followed by validation, from any state to the end or to a signal.
+//! Training loop: epochs of updates, each followed by validation, from any state until the last epoch or a signal.
 use crate::checkpoint;
 use crate::data::{Batch, Loader};
-use crate::error::{Kind, Signal};
+use crate::error::{ErrorKind, Signal};
 use crate::optim::Optimizer;
-use crate::report::{EpochMetrics, Observer, UpdateReport};
+use crate::report::{Callback, EpochMetrics, UpdateMetrics};
 use crate::schedule::{PlateauState, Schedule};
-use crate::settings::Metric;
+use crate::settings::EvalMetric;
 use crate::train_step::TrainStep;
 use crate::{Error, Result};
 use fornax_engine::{Device, Tensor, no_grad};
@@ -14,126 +14,126 @@ use fornax_nn::{Context, Module};
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 
-/// Where a run stands. With model and optimizer it decides all that follows; no clock enters it.
+/// Progress of a run. Together with model and optimizer it determines the rest of the run; no clock enters it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainerState {
-    /// Epochs that are done, validation included.
+    /// Finished epochs, validation included.
     pub epoch: u32,
-    /// Batches done of the next epoch.
+    /// Finished batches of the current epoch.
     pub batch: usize,
-    /// Updates done in all.
+    /// Finished updates of the run.
     pub update: u64,
-    /// Sum of the losses of those batches.
+    /// Sum of the losses of the current epoch's finished batches.
     pub loss_sum: f64,
-    /// What each finished epoch came to.
+    /// Metrics of each finished epoch.
     pub history: Vec<EpochMetrics>,
-    /// What a plateau of the metric led to.
+    /// State of the `plateau` schedule.
     #[serde(default, skip_serializing_if = "PlateauState::is_initial")]
     pub plateau: PlateauState,
 }
 
 impl TrainerState {
-    /// The best epoch by a metric, the earliest of equals.
-    pub fn best(&self, metric: Metric) -> Option<&EpochMetrics> {
+    /// The best epoch by a metric; the earliest of equals.
+    pub fn best(&self, metric: EvalMetric) -> Option<&EpochMetrics> {
         let better = |a: &EpochMetrics, b: &EpochMetrics| match metric.lower_is_better() {
-            true => metric.of(a) < metric.of(b),
-            false => metric.of(a) > metric.of(b),
+            true => metric.value(a) < metric.value(b),
+            false => metric.value(a) > metric.value(b),
         };
         self.history.iter().reduce(|best, row| if better(row, best) { row } else { best })
     }
 }
 
-/// What updates told, in this process.
+/// Status of the updates of this process.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Told {
-    /// Why they are not recorded.
-    why_unrecorded: bool,
-    /// The loss scale after the last one.
+pub struct UpdateStatus {
+    /// The reason for not capturing updates was reported.
+    capture_error_reported: bool,
+    /// Loss scale after the last update.
     loss_scale: Option<f32>,
 }
 
-/// How well a model does on the validation images.
+/// Validation results.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Evaluation {
-    /// Mean cross entropy, without smoothing.
+    /// Mean cross entropy, without label smoothing.
     pub loss: f64,
-    /// Percent of images whose class has the highest logit.
+    /// Top-1 accuracy in percent.
     pub top1: f64,
-    /// Percent of images whose class is among the five highest logits.
+    /// Top-5 accuracy in percent.
     pub top5: f64,
-    /// Images of class `row` taken for class `column`, row by row.
+    /// Confusion matrix, row by row: images of class `row` predicted as class `column`.
     pub confusion: Vec<Vec<u64>>,
 }
 
-/// Why a state is saved.
+/// Reason for saving a checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Save {
-    /// The run starts, or a signal stops it.
-    State,
-    /// An epoch ended; true when it is the best so far.
-    Epoch(bool),
+pub enum SaveReason {
+    /// The run starts, or a signal interrupts it.
+    StartOrInterrupt,
+    /// An epoch ended; true if it is the best so far.
+    EpochEnd(bool),
 }
 
-/// Everything that a run trains with.
+/// Trainer of one run.
 pub struct Trainer<'a> {
     /// The model.
     pub model: &'a dyn Module,
-    /// Where the model is, and its batches go.
+    /// Device of the model; batches are copied to it.
     pub device: Device,
-    /// What changes its parameters.
+    /// The optimizer.
     pub optimizer: Optimizer,
-    /// At which rate.
+    /// The learning-rate schedule.
     pub schedule: &'a Schedule,
-    /// Batches to learn from.
+    /// Training batches.
     pub train: Loader<'a>,
-    /// Batches to be judged by.
+    /// Validation batches.
     pub validation: Loader<'a>,
     /// Number of classes.
-    pub classes: usize,
-    /// How updates compute.
+    pub num_classes: usize,
+    /// The training step.
     pub step: TrainStep,
-    /// Batches that one update takes its gradient from.
-    pub accumulate: usize,
-    /// What ranks epochs.
-    pub eval_metric: Metric,
-    /// Asked after every batch: a signal that wants the run to stop.
-    pub stop: &'a dyn Fn() -> Option<Signal>,
-    /// Where the run stands.
+    /// Gradient accumulation steps: batches per update.
+    pub grad_accum_steps: usize,
+    /// Metric that ranks epochs.
+    pub eval_metric: EvalMetric,
+    /// Returns the signal that interrupts the run, if one arrived; polled after every update and validation batch.
+    pub interrupt: &'a dyn Fn() -> Option<Signal>,
+    /// Progress of the run.
     pub state: TrainerState,
-    /// What updates told so far.
-    pub told: Told,
+    /// Status of the updates so far.
+    pub status: UpdateStatus,
 }
 
 impl Trainer<'_> {
-    /// Trains to the last epoch and returns the last evaluation. `save` is handed the trainer whenever its state should
-    /// outlive the process. A signal ends the run with [`Kind::Interrupted`], after saving.
+    /// Trains to the last epoch and returns the last evaluation. Calls `save` at the start, after every epoch, and when a signal
+    /// interrupts the run, which then ends with [`ErrorKind::Interrupted`].
     pub fn run(
         &mut self,
-        observer: &mut dyn Observer,
-        save: &mut dyn FnMut(&Trainer, Save) -> Result<()>,
+        callback: &mut dyn Callback,
+        save: &mut dyn FnMut(&Trainer, SaveReason) -> Result<()>,
     ) -> Result<Evaluation> {
-        save(self, Save::State)?;
+        save(self, SaveReason::StartOrInterrupt)?;
         let mut last = None;
         while self.state.epoch < self.schedule.total_epochs() {
-            let evaluation = match self.epoch(observer) {
-                Err(error) if matches!(error.kind(), Kind::Interrupted(_)) => {
-                    save(self, Save::State)?;
+            let evaluation = match self.epoch(callback) {
+                Err(error) if matches!(error.kind(), ErrorKind::Interrupted(_)) => {
+                    save(self, SaveReason::StartOrInterrupt)?;
                     return Err(error);
                 }
                 other => other?,
             };
             let best = self.state.best(self.eval_metric).map(|row| row.epoch) == Some(self.state.epoch - 1);
-            observer.epoch(self.state.history.last().expect("an epoch was just added"), best)?;
-            if let Err(error) = save(self, Save::Epoch(best)) {
-                // A full disk may have room again at the end of the next epoch; what was saved before is still there.
+            callback.on_epoch_end(self.state.history.last().expect("an epoch was just added"), best)?;
+            if let Err(error) = save(self, SaveReason::EpochEnd(best)) {
+                // A full disk may have space again at the end of the next epoch; earlier checkpoints are still there.
                 match self.state.epoch < self.schedule.total_epochs() {
-                    true => observer.note(&format!("warning: {error}"))?,
+                    true => callback.on_message(&format!("warning: {error}"))?,
                     false => return Err(error),
                 }
             }
             last = Some(evaluation);
-            self.heed_signals()?;
+            self.check_interrupt()?;
         }
         match last {
             Some(evaluation) => Ok(evaluation),
@@ -141,30 +141,30 @@ impl Trainer<'_> {
         }
     }
 
-    /// The rest of the current epoch, and its validation.
-    fn epoch(&mut self, observer: &mut dyn Observer) -> Result<Evaluation> {
+    /// Trains the rest of the current epoch and validates.
+    fn epoch(&mut self, callback: &mut dyn Callback) -> Result<Evaluation> {
         let batches = self.train.batches();
-        let updates = batches.div_ceil(self.accumulate) as u64;
+        let updates = batches.div_ceil(self.grad_accum_steps) as u64;
         let started = Instant::now();
         let (first, mut waited) = (self.state.batch, Duration::ZERO);
         while self.state.batch < batches {
             let before = Instant::now();
-            let last = batches.min(self.state.batch + self.accumulate);
-            let taken: Vec<Batch> =
+            let last = batches.min(self.state.batch + self.grad_accum_steps);
+            let inputs: Vec<Batch> =
                 (self.state.batch..last).map(|index| self.batch(index)).collect::<Result<_>>()?;
             waited += before.elapsed();
-            let images = taken[0].images.dims()[0];
-            let lr = self.rate(updates);
-            let Updated { loss, grad_norm, loss_scale } = self.update(&taken, lr)?;
-            self.state.loss_sum += loss * taken.len() as f64;
+            let images = inputs[0].images.dims()[0];
+            let lr = self.lr(updates);
+            let UpdateResult { loss, grad_norm, loss_scale } = self.update(&inputs, lr)?;
+            self.state.loss_sum += loss * inputs.len() as f64;
             self.state.batch = last;
             self.state.update += 1;
-            if let Some(why) = self.step.unrecordable().filter(|_| !self.told.why_unrecorded) {
-                observer.note(&format!("updates are not recorded as a CUDA graph: {why}"))?;
-                self.told.why_unrecorded = true;
+            if let Some(why) = self.step.capture_error().filter(|_| !self.status.capture_error_reported) {
+                callback.on_message(&format!("updates are not captured as a CUDA graph: {why}"))?;
+                self.status.capture_error_reported = true;
             }
             let elapsed = started.elapsed().as_secs_f64();
-            observer.update(&UpdateReport {
+            callback.on_update(&UpdateMetrics {
                 epoch: self.state.epoch,
                 epochs: self.schedule.total_epochs(),
                 batch: self.state.batch,
@@ -177,17 +177,17 @@ impl Trainer<'_> {
                 images_per_second: ((self.state.batch - first) * images) as f64 / elapsed,
                 data_wait: waited.as_secs_f64() / elapsed,
             })?;
-            self.heed_signals()?;
+            self.check_interrupt()?;
         }
         self.optimizer.sync_lookahead()?;
         let evaluation = self.evaluate()?;
-        if self.averaged().is_some() {
+        if self.ema_model().is_some() {
             let Evaluation { loss, top1, top5, .. } = self.evaluate_model(self.model)?;
-            observer.note(&format!(
-                "without averaging  validation loss {loss:.4}  top-1 {top1:.2}  top-5 {top5:.2}"
+            callback.on_message(&format!(
+                "without EMA  validation loss {loss:.4}  top-1 {top1:.2}  top-5 {top5:.2}"
             ))?;
         }
-        let lr = self.rate(updates);
+        let lr = self.lr(updates);
         let state = &mut self.state;
         state.history.push(EpochMetrics {
             epoch: state.epoch,
@@ -197,71 +197,71 @@ impl Trainer<'_> {
             eval_top5: evaluation.top5,
             lr,
         });
-        let metric = self.eval_metric.of(state.history.last().expect("an epoch was just added"));
+        let metric = self.eval_metric.value(state.history.last().expect("an epoch was just added"));
         self.schedule.observe(&mut state.plateau, state.epoch, Some(metric));
         (state.epoch, state.batch, state.loss_sum) = (state.epoch + 1, 0, 0.0);
         Ok(evaluation)
     }
 
-    /// A batch of the current epoch, with its target as the loss takes it.
+    /// A batch of the current epoch, with its target prepared for the loss.
     fn batch(&self, index: usize) -> Result<Batch> {
         let batch = self.train.batch(self.state.epoch, index)?;
-        Ok(Batch { target: self.step.options().loss.prepare(&batch.target, self.classes)?, ..batch })
+        Ok(Batch { target: self.step.options().loss.prepare(&batch.target, self.num_classes)?, ..batch })
     }
 
-    /// The rate of the next update.
-    fn rate(&self, updates_per_epoch: u64) -> f64 {
+    /// Learning rate of the next update.
+    fn lr(&self, updates_per_epoch: u64) -> f64 {
         let TrainerState { epoch, update, plateau, .. } = &self.state;
         self.schedule.lr_at(*epoch, *update, updates_per_epoch) * plateau.scale
     }
 
-    /// One update. A loss that is not finite ends the run, unless it is an overflow that a smaller loss scale may cure; then it counts as
-    /// the mean of the epoch so far.
-    fn update(&mut self, batches: &[Batch], lr: f64) -> Result<Updated> {
+    /// Runs one update. A non-finite loss ends the run, unless a smaller loss scale may cure the overflow; it then counts as the mean of
+    /// the epoch so far.
+    fn update(&mut self, batches: &[Batch], lr: f64) -> Result<UpdateResult> {
         if let Some(ema) = self.step.ema_mut() {
             ema.set_decay(ema.options().decay_at(self.state.update + 1))?;
         }
         let mut loss = self.step.run(self.model, &self.optimizer, batches, lr)?;
         let rule = *self.optimizer.gradient_rule();
-        let report = if rule.computes_grad_norm() { Some(self.optimizer.report()?) } else { None };
-        if let (Some(report), Some(scaling)) = (&report, &rule.scaling) {
-            let was_lowest = self.told.loss_scale.is_some_and(|scale| scale <= scaling.min_scale);
-            self.told.loss_scale = Some(report.loss_scale);
-            if report.skipped && !was_lowest && !loss.is_finite() {
+        let stats = if rule.computes_grad_norm() { Some(self.optimizer.stats()?) } else { None };
+        if let (Some(stats), Some(scaling)) = (&stats, &rule.scaling) {
+            let was_lowest = self.status.loss_scale.is_some_and(|scale| scale <= scaling.min_scale);
+            self.status.loss_scale = Some(stats.loss_scale);
+            if stats.skipped && !was_lowest && !loss.is_finite() {
                 loss = self.state.loss_sum / self.state.batch.max(1) as f64;
             }
-            if report.skipped && was_lowest {
+            if stats.skipped && was_lowest {
                 self.check_finite(f64::NAN, "training")?;
             }
         }
         self.check_finite(loss, "training")?;
-        Ok(Updated {
+        Ok(UpdateResult {
             loss,
-            grad_norm: report.and_then(|report| report.grad_norm),
-            loss_scale: rule.scaling.and(report.map(|report| report.loss_scale)),
+            grad_norm: stats.and_then(|stats| stats.grad_norm),
+            loss_scale: rule.scaling.and(stats.map(|stats| stats.loss_scale)),
         })
     }
 
-    /// The average of the model, where it takes the model's place in evaluations: if there is one, on the model's device.
-    fn averaged(&self) -> Option<&dyn Module> {
+    /// The EMA model, if there is one on the model's device: it replaces the model in evaluations.
+    fn ema_model(&self) -> Option<&dyn Module> {
         self.step.ema().filter(|ema| ema.device() == self.device).map(|ema| ema.model())
     }
 
-    /// How well the model does now, or its average if there is one on the model's device.
+    /// Evaluates the EMA model if there is one on the model's device, else the model.
     pub fn evaluate(&self) -> Result<Evaluation> {
-        self.evaluate_model(self.averaged().unwrap_or(self.model))
+        self.evaluate_model(self.ema_model().unwrap_or(self.model))
     }
 
     fn evaluate_model(&self, model: &dyn Module) -> Result<Evaluation> {
         let mut cx = Context::eval().with_precision(self.step.options().precision);
         let (mut loss, mut top1, mut top5, mut n) = (0.0, 0, 0, 0);
-        let mut confusion = vec![vec![0; self.classes]; self.classes];
+        let mut confusion = vec![vec![0; self.num_classes]; self.num_classes];
         for index in 0..self.validation.batches() {
-            self.heed_signals()?;
+            self.check_interrupt()?;
             let batch = self.validation.batch(0, index)?;
             let images = batch.images.to_device(&self.device)?;
             let logits = no_grad(|| {
-                let pixels = self.step.pixels(&images, &cx)?;
+                let pixels = self.step.prepare_images(&images, &cx)?;
                 let logits = model.forward(&pixels, &mut cx)?;
                 cx.autocast(Operation::Loss, &logits)
             })?;
@@ -269,11 +269,11 @@ impl Trainer<'_> {
             let target = batch.target.to_device(&self.device)?;
             loss += logits.cross_entropy(&target, 0.0)?.item()? * images as f64;
             n += images;
-            for (row, target) in rows(&logits, self.classes)?.iter().zip(batch.target.to_vec::<i64>()?) {
-                let (rank, guess) = rank(row, target as usize);
+            for (row, target) in rows(&logits, self.num_classes)?.iter().zip(batch.target.to_vec::<i64>()?) {
+                let (rank, predicted) = rank(row, target as usize);
                 top1 += u64::from(rank < 1);
                 top5 += u64::from(rank < 5);
-                confusion[target as usize][guess] += 1;
+                confusion[target as usize][predicted] += 1;
             }
         }
         self.check_finite(loss, "validation")?;
@@ -281,15 +281,15 @@ impl Trainer<'_> {
         Ok(Evaluation { loss: loss / n as f64, top1: percent(top1), top5: percent(top5), confusion })
     }
 
-    /// The SHA-256 of the tensors of the model, its optimizer and its average: equal for equal states.
+    /// SHA-256 of the tensors of model, optimizer and EMA: equal for equal states.
     pub fn hash(&self) -> Result<String> {
         checkpoint::hash(&checkpoint::tensors(self.model, Some(&self.optimizer), self.step.ema())?)
     }
 
-    fn heed_signals(&self) -> Result<()> {
-        match (self.stop)() {
+    fn check_interrupt(&self) -> Result<()> {
+        match (self.interrupt)() {
             None => Ok(()),
-            Some(signal) => Err(Error::new(Kind::Interrupted(signal), "the run was asked to stop")),
+            Some(signal) => Err(Error::new(ErrorKind::Interrupted(signal), "the run was interrupted")),
         }
     }
 
@@ -297,15 +297,15 @@ impl Trainer<'_> {
         if loss.is_finite() {
             return Ok(());
         }
-        let place = format!("epoch {}, after {} updates", self.state.epoch + 1, self.state.update);
-        Err(Error::new(Kind::NonFinite, format!("the {which} loss is {loss}")).at(place).remedy(
-            "lower --lr or lengthen --warmup-epochs; the last checkpoint is from before the loss became so",
+        let location = format!("epoch {}, after {} updates", self.state.epoch + 1, self.state.update);
+        Err(Error::new(ErrorKind::NonFinite, format!("the {which} loss is {loss}")).at(location).remedy(
+            "lower --lr or raise --warmup-epochs; the last checkpoint was saved before the loss became non-finite",
         ))
     }
 }
 
-/// What an update came to.
-struct Updated {
+/// Result of one update.
+struct UpdateResult {
     loss: f64,
     grad_norm: Option<f32>,
     loss_scale: Option<f32>,
@@ -315,12 +315,12 @@ fn rows(logits: &Tensor, classes: usize) -> Result<Vec<Vec<f32>>> {
     Ok(logits.read::<f32>()?.chunks_exact(classes).map(<[f32]>::to_vec).collect())
 }
 
-/// How many logits are above that of `target` (of equals, the lower class counts as above), and the class of the highest.
+/// The rank of `target` among the logits, from 0 (among equals the lower class ranks first), and the class with the highest logit.
 fn rank(logits: &[f32], target: usize) -> (usize, usize) {
     let above = |a: usize, b: usize| logits[a] > logits[b] || (logits[a] == logits[b] && a < b);
     let rank = (0..logits.len()).filter(|class| above(*class, target)).count();
-    let guess = (0..logits.len()).reduce(|best, class| if above(class, best) { class } else { best });
-    (rank, guess.unwrap_or(0))
+    let predicted = (0..logits.len()).reduce(|best, class| if above(class, best) { class } else { best });
+    (rank, predicted.unwrap_or(0))
 }
 
 #[cfg(test)]
@@ -328,7 +328,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranks_count_what_is_above() {
+    fn rank_counts_higher_logits() {
         let logits = [0.5, 2.0, 1.0, 2.0];
         assert_eq!(rank(&logits, 1), (0, 1));
         assert_eq!(rank(&logits, 3), (1, 1));
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn the_earliest_of_equal_epochs_is_best() {
+    fn earliest_of_equal_epochs_is_best() {
         let row = |epoch, top1, loss| EpochMetrics {
             epoch,
             train_loss: 0.0,
@@ -349,8 +349,8 @@ mod tests {
             history: vec![row(0, 50.0, 1.0), row(1, 60.0, 0.9), row(2, 60.0, 0.8)],
             ..TrainerState::default()
         };
-        assert_eq!(state.best(Metric::Top1).map(|r| r.epoch), Some(1));
-        assert_eq!(state.best(Metric::Loss).map(|r| r.epoch), Some(2));
-        assert_eq!(TrainerState::default().best(Metric::Loss), None);
+        assert_eq!(state.best(EvalMetric::Top1).map(|r| r.epoch), Some(1));
+        assert_eq!(state.best(EvalMetric::Loss).map(|r| r.epoch), Some(2));
+        assert_eq!(TrainerState::default().best(EvalMetric::Loss), None);
     }
 }

@@ -1,4 +1,4 @@
-//! AdaHessian, whose updates differentiate the backward pass.
+//! AdaHessian: second-order updates, which differentiate the backward pass.
 mod common;
 
 use common::{run, stderr, succeed};
@@ -20,7 +20,7 @@ fn values(t: &Tensor) -> Vec<f32> {
     t.to_device(&Device::Cpu).and_then(|t| t.to_vec()).expect("f32")
 }
 
-/// A weight `[2, 1, 2, 1]` whose Hessian is diagonal: that of `sum(c w^4)`.
+/// A weight `[2, 1, 2, 1]`, coefficients `c` and an optimizer for the loss `sum(c w^4)`, whose Hessian is diagonal.
 fn bowl(extra: &[(&str, KwargValue)]) -> (Tensor, Tensor, Optimizer) {
     let w = Tensor::from_slice(&[1.0f32, -2.0, 0.5, 3.0], [2, 1, 2, 1]).expect("fits").variable();
     let c = Tensor::from_slice(&[1.0f32, -1.0, 4.0, 0.5], [2, 1, 2, 1]).expect("fits");
@@ -33,7 +33,7 @@ fn loss(w: &Tensor, c: &Tensor) -> Tensor {
 }
 
 #[test]
-fn a_diagonal_hessian_is_estimated_exactly_and_batches_add_up() {
+fn diagonal_hessian_is_estimated_exactly_and_accumulates_over_batches() {
     for samples in [1.0, 3.0] {
         let (w, c, optimizer) = bowl(&[("n_samples", KwargValue::Number(samples))]);
         let expected = [12.0f32, -48.0, 12.0, 54.0];
@@ -50,7 +50,7 @@ fn a_diagonal_hessian_is_estimated_exactly_and_batches_add_up() {
 }
 
 #[test]
-fn an_estimate_can_serve_several_updates_and_be_averaged_over_kernels() {
+fn estimate_is_reused_and_averaged_over_kernels() {
     let (w, c, optimizer) = bowl(&[("update_each", KwargValue::Number(2.0))]);
     let mut seen = vec![];
     for _ in 0..3 {
@@ -69,7 +69,7 @@ fn an_estimate_can_serve_several_updates_and_be_averaged_over_kernels() {
 }
 
 #[test]
-fn the_random_vectors_depend_on_name_and_draw_alone() {
+fn rademacher_vectors_depend_on_name_and_sample_index() {
     let like = Tensor::zeros([1000], DType::F32, &Device::Cpu).expect("memory");
     let of = |name: &str, draw: u64| values(&rademacher(name, draw, &like).expect("memory"));
     let (a, sum) = (of("a", 0), of("a", 0).iter().sum::<f32>());
@@ -99,7 +99,7 @@ fn backward(device: Device) -> Vec<(String, Vec<f32>, Vec<f32>)> {
 }
 
 #[test]
-fn a_device_estimates_what_the_cpu_does_and_records_nothing() {
+fn device_estimate_matches_cpu_and_capture_is_rejected() {
     let device = Device::emulated(1).expect("g++ is there");
     let off = |got: &[f32], expected: &[f32]| {
         let largest = expected.iter().fold(1e-3f32, |m, e| m.max(e.abs()));
@@ -122,12 +122,12 @@ fn a_device_estimates_what_the_cpu_does_and_records_nothing() {
         TrainStep::new(TrainStepOptions { cuda_graph: graph, ..TrainStepOptions::default() }, None, device)
     };
     let error =
-        step(CudaGraphMode::Always).run(&*model, &optimizer, &[batch], 0.1).expect_err("cannot be recorded");
+        step(CudaGraphMode::Always).run(&*model, &optimizer, &[batch], 0.1).expect_err("cannot be captured");
     assert!(error.to_string().contains("differentiates the backward pass"), "{error}");
 }
 
 #[test]
-fn it_trains_the_digits() {
+fn adahessian_trains_digits() {
     let folder = tempfile::tempdir().expect("a folder");
     let digits = "train --device cpu --progress none --output out --json --opt adahessian --epochs 8";
     let text = succeed(folder.path(), digits);
@@ -137,7 +137,7 @@ fn it_trains_the_digits() {
 }
 
 #[test]
-fn a_resumed_run_ends_in_the_same_bits_whatever_the_threads() {
+fn resume_matches_uninterrupted_run_with_any_number_of_threads() {
     let folder = tempfile::tempdir().expect("a folder");
     let digits = "train --device cpu --progress none --output out --batch-size 128 --sched constant --warmup-epochs 0 \
                   --print-hash --opt adahessian --opt-kwargs update_each=3";
@@ -152,7 +152,7 @@ fn a_resumed_run_ends_in_the_same_bits_whatever_the_threads() {
 }
 
 #[test]
-fn what_it_cannot_do_is_refused() {
+fn unsupported_options_are_rejected() {
     let folder = tempfile::tempdir().expect("a folder");
     for (flags, part) in [
         ("--amp", "does not train in f16"),

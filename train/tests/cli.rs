@@ -1,4 +1,4 @@
-//! The `fornax` command as people use it.
+//! The `fornax` command: help, output files, determinism, resuming, precedence of settings, progress.
 mod common;
 
 use common::{command, run, stderr, succeed};
@@ -21,9 +21,9 @@ fn entries(folder: &Path) -> Vec<String> {
     names
 }
 
-/// The help text, to be read whole when it changes.
+/// Snapshots of the help texts; read them whole when they change.
 #[test]
-fn help_is_as_recorded() {
+fn help_matches_snapshots() {
     let folder = tempfile::tempdir().expect("a folder");
     for (arguments, file) in
         [("--help", "help.txt"), ("train --help", "train-help.txt"), ("predict --help", "predict-help.txt")]
@@ -36,7 +36,7 @@ fn help_is_as_recorded() {
 }
 
 #[test]
-fn a_run_leaves_the_files_that_are_promised() {
+fn run_writes_documented_files() {
     let folder = tempfile::tempdir().expect("a folder");
     let result = json(&succeed(folder.path(), &format!("{QUICK} --experiment a --json")));
     for key in ["top1", "top5", "loss", "epochs", "seconds", "images_per_second", "output"] {
@@ -57,7 +57,7 @@ fn a_run_leaves_the_files_that_are_promised() {
     assert_eq!(summary.matches("\r\n").count(), 2);
 }
 
-/// `args.yaml` trains the same run again; threads and spelling make no difference, the seed does.
+/// `args.yaml` reproduces the run bit for bit; the number of threads makes no difference, the seed does.
 #[test]
 fn equal_settings_give_equal_bits() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -80,10 +80,10 @@ fn equal_settings_give_equal_bits() {
     );
 }
 
-/// A run that is killed in the middle of an epoch, or asked to stop, ends with the bits of one that never stopped.
+/// A run that is interrupted or killed within an epoch and resumed ends with the same bits as an uninterrupted one.
 #[cfg(unix)]
 #[test]
-fn a_resumed_run_ends_with_the_same_bits() {
+fn resume_mid_epoch_matches_uninterrupted_run() {
     let folder = tempfile::tempdir().expect("a folder");
     let settings = "--epochs 4 --batch-size 64 --output out --log-interval 1 --print-hash";
     let whole = succeed(folder.path(), &format!("train {settings} --experiment whole --progress none"));
@@ -92,7 +92,7 @@ fn a_resumed_run_ends_with_the_same_bits() {
         let mut child = command(folder.path(), &again).spawn().expect("starts");
         let metrics = folder.path().join(format!("out/{signal}/metrics.jsonl"));
         let started = Instant::now();
-        // Some way into the second epoch.
+        // Into the second epoch.
         while fs::read_to_string(&metrics).unwrap_or_default().lines().count() < 30 {
             assert!(started.elapsed() < Duration::from_secs(120), "no progress");
             std::thread::sleep(Duration::from_millis(2));
@@ -112,7 +112,7 @@ fn a_resumed_run_ends_with_the_same_bits() {
 }
 
 #[test]
-fn the_command_line_wins_over_files_and_files_over_defaults() {
+fn command_line_overrides_files_and_files_override_defaults() {
     let folder = tempfile::tempdir().expect("a folder");
     fs::write(folder.path().join("a.yaml"), "epochs: 7\nlr: 0.5\nseed: 1\n").expect("writes");
     fs::write(folder.path().join("b.yaml"), "lr: 0.25\n").expect("writes");
@@ -124,7 +124,7 @@ fn the_command_line_wins_over_files_and_files_over_defaults() {
 }
 
 #[test]
-fn progress_goes_to_stderr_in_the_form_that_is_asked_for() {
+fn progress_goes_to_stderr_in_the_chosen_mode() {
     let folder = tempfile::tempdir().expect("a folder");
     let show = |mode: &str| {
         let output = run(folder.path(), &format!("{} --log-interval 1", QUICK.replace("none", mode)));
@@ -141,13 +141,13 @@ fn progress_goes_to_stderr_in_the_form_that_is_asked_for() {
 }
 
 #[test]
-fn the_lists_tell_what_there_is() {
+fn lists_show_models_datasets_libraries_and_kernels() {
     let folder = tempfile::tempdir().expect("a folder");
     assert!(succeed(folder.path(), "models").contains("resnet18"));
     assert!(succeed(folder.path(), "models --num-classes 1000").contains("11,689,512"));
     assert!(succeed(folder.path(), "datasets").contains("fashion-mnist"));
     let doctor = succeed(folder.path(), "doctor");
-    for what in ["vector code", "driver", "NVRTC", "cuBLASLt", "cuDNN"] {
+    for what in ["SIMD", "driver", "NVRTC", "cuBLASLt", "cuDNN"] {
         assert!(doctor.contains(what), "{what} in {doctor}");
     }
     assert!(succeed(folder.path(), "kernels list").contains("batch_norm"));

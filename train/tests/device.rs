@@ -1,4 +1,4 @@
-//! `--device`: training on the emulated CUDA device, and what is said where there is no device.
+//! `--device`: training on the emulated CUDA device, and errors for missing devices.
 mod common;
 
 use common::{run, stderr, succeed};
@@ -8,7 +8,7 @@ use std::path::Path;
 
 const EPOCH: &str = "train --epochs 1 --warmup-epochs 0 --progress none --log-interval 1 --output out";
 
-/// The loss of every update of a run, as its running mean within the epoch.
+/// The running mean of the loss within the epoch, after every update of a run.
 fn losses(run: &Path) -> Vec<f64> {
     let lines = fs::read_to_string(run.join("metrics.jsonl")).expect("reads");
     let events = lines.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
@@ -16,7 +16,7 @@ fn losses(run: &Path) -> Vec<f64> {
 }
 
 #[test]
-fn the_emulated_device_trains_step_by_step_as_the_processor_does() {
+fn emulated_device_matches_cpu_losses() {
     let folder = tempfile::tempdir().expect("a folder");
     succeed(folder.path(), &format!("{EPOCH} --device cpu --experiment cpu"));
     succeed(folder.path(), &format!("{EPOCH} --device emulated --experiment emulated"));
@@ -24,14 +24,14 @@ fn the_emulated_device_trains_step_by_step_as_the_processor_does() {
     assert_eq!(on_cpu.len(), 44);
     assert_eq!(emulated.len(), 44);
     for (update, (cpu, emulated)) in on_cpu.iter().zip(&emulated).enumerate() {
-        // Rounding differs, and training amplifies it from update to update; much, once a ReLU falls on another side of its kink.
+        // Rounding differs, and training amplifies the difference, strongly once a ReLU input changes its sign.
         let tolerance = if update < 12 { 2e-6 } else { 2e-3 };
         assert!((cpu - emulated).abs() <= tolerance * cpu, "update {update}: {cpu} and {emulated}");
     }
 }
 
 #[test]
-fn a_run_on_a_device_repeats_and_resumes_to_the_same_bits() {
+fn resume_on_device_matches_uninterrupted_run() {
     let folder = tempfile::tempdir().expect("a folder");
     let hash = |arguments: &str| {
         let out = succeed(folder.path(), arguments);
@@ -40,7 +40,7 @@ fn a_run_on_a_device_repeats_and_resumes_to_the_same_bits() {
     let two = EPOCH.replace("--epochs 1", "--epochs 2") + " --batch-size 128 --device emulated --print-hash";
     let whole = hash(&format!("{two} --experiment whole"));
     assert_eq!(whole.len(), 64, "{whole}");
-    // As if stopped after the first of two epochs: a constant rate makes the epochs of both runs the same.
+    // As if interrupted after the first of two epochs: with a constant learning rate the first epochs of both runs are equal.
     let constant = format!("{two} --sched constant");
     let expected = hash(&format!("{constant} --experiment constant"));
     let first = constant.replace("--epochs 2", "--epochs 1");
@@ -51,7 +51,7 @@ fn a_run_on_a_device_repeats_and_resumes_to_the_same_bits() {
 }
 
 #[test]
-fn a_missing_device_is_one_clear_error() {
+fn missing_device_is_rejected() {
     let folder = tempfile::tempdir().expect("a folder");
     for device in ["cuda:63", "emulated:65"] {
         let output = run(folder.path(), &format!("train --device {device}"));

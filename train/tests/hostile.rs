@@ -1,13 +1,13 @@
-//! Wrong input: one clear error each, the documented exit code, and nothing left behind.
+//! Invalid input: one clear error each, the documented exit code, and no files left behind.
 mod common;
 
 use common::{run, stderr, succeed};
 use std::fs;
 use std::path::Path;
 
-/// Runs with bad input: the exit code, the parts of the message, and that no folder was made.
+/// Runs with invalid input; checks the exit code, the parts of the message, and that no file was created.
 #[track_caller]
-fn refused(folder: &Path, arguments: &str, code: i32, parts: &[&str]) {
+fn assert_rejected(folder: &Path, arguments: &str, code: i32, parts: &[&str]) {
     let before = tree(folder);
     let output = run(folder, arguments);
     let message = stderr(&output);
@@ -37,7 +37,7 @@ fn tree(folder: &Path) -> Vec<String> {
 }
 
 #[test]
-fn flags_and_values() {
+fn invalid_flags_and_values_are_rejected() {
     let folder = tempfile::tempdir().expect("a folder");
     let cases: [(&str, &[&str]); 17] = [
         ("train --epoch 3", &["--epoch", "--epochs"]),
@@ -53,18 +53,18 @@ fn flags_and_values() {
         ("train --batch-size 2000", &["2,000", "1,438", "choose at most"]),
         ("train --model resnet18 --batch-size 1", &["cannot train on one image", "choose at least 2"]),
         ("train --opt adamw --momentum 0.9", &["adamw has no momentum"]),
-        ("train --experiment a/b", &["is not a folder's name"]),
+        ("train --experiment a/b", &["is not a folder name"]),
         ("train --overwrite", &["--overwrite would have no effect", "--experiment"]),
         ("train --resume auto", &["--resume auto needs --experiment"]),
         ("train --data-dir x", &["--data-dir has no effect"]),
     ];
     for (arguments, parts) in cases {
-        refused(folder.path(), arguments, 2, parts);
+        assert_rejected(folder.path(), arguments, 2, parts);
     }
 }
 
 #[test]
-fn configuration_files() {
+fn invalid_configuration_files_are_rejected() {
     let folder = tempfile::tempdir().expect("a folder");
     let cases: [(&str, &[&str]); 4] = [
         ("lr: 0.1\nbatchsize: 8\n", &["c.yaml, line 2", "did you mean \"batch_size\""]),
@@ -74,12 +74,12 @@ fn configuration_files() {
     ];
     for (text, parts) in cases {
         fs::write(folder.path().join("c.yaml"), text).expect("writes");
-        refused(folder.path(), "train -c c.yaml", 2, parts);
+        assert_rejected(folder.path(), "train -c c.yaml", 2, parts);
     }
-    refused(folder.path(), "train -c none.yaml", 2, &["none.yaml", "No such file"]);
+    assert_rejected(folder.path(), "train -c none.yaml", 2, &["none.yaml", "no such file", "check the path"]);
 }
 
-/// Four images to train and to validate, as IDX files; `change` may damage one.
+/// Writes IDX files of four training and four validation images; `change` may damage a file.
 fn idx(folder: &Path, change: impl Fn(&str, Vec<u8>) -> Vec<u8>) {
     for split in ["train", "t10k"] {
         let words = |words: &[u32]| words.iter().flat_map(|w| w.to_be_bytes()).collect::<Vec<u8>>();
@@ -92,12 +92,12 @@ fn idx(folder: &Path, change: impl Fn(&str, Vec<u8>) -> Vec<u8>) {
 }
 
 #[test]
-fn data_files() {
+fn invalid_data_files_are_rejected() {
     let folder = tempfile::tempdir().expect("a folder");
     let train = "train --dataset mnist --data-dir .";
-    refused(folder.path(), "train --dataset mnist", 2, &["needs --data-dir", "source"]);
-    refused(folder.path(), "train --dataset mnist --data-dir gone", 3, &["gone", "no such folder"]);
-    refused(folder.path(), train, 3, &["neither train-images-idx3-ubyte nor", "fornax datasets"]);
+    assert_rejected(folder.path(), "train --dataset mnist", 2, &["needs --data-dir", "source"]);
+    assert_rejected(folder.path(), "train --dataset mnist --data-dir gone", 3, &["gone", "no such folder"]);
+    assert_rejected(folder.path(), train, 3, &["neither train-images-idx3-ubyte nor", "fornax datasets"]);
     type Change = fn(&mut Vec<u8>);
     let cases: [(&str, Change, &[&str]); 5] = [
         (
@@ -107,7 +107,7 @@ fn data_files() {
         ),
         ("t10k-images-idx3-ubyte", |b| b[3] = 1, &["magic number is 0x00000801", "0x00000803"]),
         ("train-labels-idx1-ubyte", |b| b[8] = 10, &["train-labels", "label 0 is out of range", "it is 10"]),
-        ("train-labels-idx1-ubyte", |b| b[7] = 3, &["more bytes follow"]),
+        ("train-labels-idx1-ubyte", |b| b[7] = 3, &["too long"]),
         ("t10k-images-idx3-ubyte", |b| b[..2].copy_from_slice(&[0x1f, 0x8b]), &["t10k-images-idx3-ubyte"]),
     ];
     for (file, change, parts) in cases {
@@ -117,38 +117,43 @@ fn data_files() {
             }
             bytes
         });
-        refused(folder.path(), &format!("{train} --batch-size 4"), 3, parts);
+        assert_rejected(folder.path(), &format!("{train} --batch-size 4"), 3, parts);
     }
     idx(folder.path(), |_, bytes| bytes);
-    refused(folder.path(), train, 2, &["larger than the data set", "4 images"]);
+    assert_rejected(folder.path(), train, 2, &["larger than the dataset", "4 training images"]);
     let quick = "--batch-size 4 --epochs 1 --warmup-epochs 0 --progress none --output out";
     assert!(
         succeed(folder.path(), &format!("{train} {quick}")).contains("after 1 epochs"),
-        "the whole files train"
+        "the undamaged files train"
     );
 }
 
 #[test]
-fn output_folders() {
+fn unusable_output_folders_are_rejected() {
     let folder = tempfile::tempdir().expect("a folder");
     let quick = "train --epochs 1 --batch-size 512 --warmup-epochs 0 --progress none --output";
     fs::create_dir_all(folder.path().join("out/used")).expect("creates");
     fs::write(folder.path().join("out/used/mine"), "mine").expect("writes");
-    refused(
+    assert_rejected(
         folder.path(),
         &format!("{quick} out --experiment used"),
         2,
         &["out/used", "--overwrite", "--resume"],
     );
-    refused(folder.path(), &format!("{quick} out/used --experiment mine"), 2, &["is a file"]);
-    refused(folder.path(), &format!("{quick} out/used/mine --experiment x"), 7, &["out/used/mine/x"]);
-    refused(folder.path(), &format!("{quick} /proc/fornax"), 7, &["cannot be written", "/proc/fornax"]);
+    assert_rejected(folder.path(), &format!("{quick} out/used --experiment mine"), 2, &["is a file"]);
+    assert_rejected(folder.path(), &format!("{quick} out/used/mine --experiment x"), 7, &["out/used/mine/x"]);
+    assert_rejected(
+        folder.path(),
+        &format!("{quick} /proc/fornax"),
+        7,
+        &["cannot be written", "/proc/fornax"],
+    );
     succeed(folder.path(), &format!("{quick} out --experiment used --overwrite"));
     assert_eq!(fs::read_to_string(folder.path().join("out/used/mine")).expect("still there"), "mine");
 }
 
 #[test]
-fn checkpoints() {
+fn unusable_checkpoints_are_rejected() {
     let folder = tempfile::tempdir().expect("a folder");
     succeed(
         folder.path(),
@@ -156,36 +161,41 @@ fn checkpoints() {
     );
     let last = folder.path().join("o/a/checkpoints/last.safetensors");
     let good = fs::read(&last).expect("reads");
-    refused(folder.path(), "train --resume none", 4, &["none", "No such file"]);
-    refused(folder.path(), "train --resume o/a/args.yaml", 4, &["args.yaml", "safetensors"]);
-    refused(
+    assert_rejected(folder.path(), "train --resume none", 4, &["none", "no such file", "check the path"]);
+    assert_rejected(folder.path(), "train --resume o/a/args.yaml", 4, &["args.yaml", "safetensors"]);
+    assert_rejected(
         folder.path(),
         "train --resume o/a/checkpoints/best.safetensors",
         4,
         &["lacks the optimizer", "last.safetensors"],
     );
-    refused(folder.path(), "train --resume o/a --model resnet20", 2, &["--model cannot change", "resnet8"]);
-    refused(folder.path(), "train --resume o/a --seed 1", 2, &["--seed cannot change"]);
-    refused(folder.path(), "train --resume o/a --output x", 2, &["--output would have no effect"]);
+    assert_rejected(
+        folder.path(),
+        "train --resume o/a --model resnet20",
+        2,
+        &["--model cannot change", "resnet8"],
+    );
+    assert_rejected(folder.path(), "train --resume o/a --seed 1", 2, &["--seed cannot change"]);
+    assert_rejected(folder.path(), "train --resume o/a --output x", 2, &["--output would have no effect"]);
     for cut in [0, 7, 1000, good.len() - 1] {
         fs::write(&last, &good[..cut]).expect("writes");
-        refused(folder.path(), "train --resume o/a", 4, &["last.safetensors", "start over"]);
+        assert_rejected(folder.path(), "train --resume o/a", 4, &["last.safetensors", "start over"]);
     }
-    // A bit in the middle of the elements, and one in the state.
+    // Flip a bit in the tensors and one in the state.
     let state = good.windows(7).position(|w| w == b"version").expect("the state");
     for at in [good.len() / 2, good.len() - 1, state + 2] {
         let mut bad = good.clone();
         bad[at] ^= 1;
         fs::write(&last, &bad).expect("writes");
-        refused(folder.path(), "train --resume o/a", 4, &["last.safetensors", "CRC32C"]);
+        assert_rejected(folder.path(), "train --resume o/a", 4, &["last.safetensors", "CRC32C"]);
     }
     fs::write(&last, &good).expect("writes");
     succeed(folder.path(), "train --resume o/a --epochs 1 --progress none");
 }
 
-/// A learning rate that is far too high ends the run with its own exit code, and a checkpoint from before is whole.
+/// A far too high learning rate ends the run with its own exit code and leaves a valid checkpoint.
 #[test]
-fn a_loss_that_explodes() {
+fn non_finite_loss_ends_run_and_keeps_checkpoint() {
     let folder = tempfile::tempdir().expect("a folder");
     let output =
         run(folder.path(), "train --lr 1e30 --warmup-epochs 0 --progress none --output o --experiment a");

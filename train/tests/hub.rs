@@ -1,10 +1,10 @@
-//! Downloads from a hub that runs on this machine and misbehaves on request.
+//! Downloads from a local hub server with injected failures.
 #![cfg(feature = "download")]
 #[path = "common/server.rs"]
 mod server;
 
 use fornax::Error;
-use fornax::error::Kind;
+use fornax::error::ErrorKind;
 use fornax::hub::{Hub, Repository};
 use server::{Request, Response, Server};
 use sha2::{Digest, Sha256};
@@ -26,14 +26,20 @@ fn sha256(bytes: &[u8]) -> String {
 
 fn hub(cache: &Path, endpoint: &str) -> Hub {
     let (endpoint, patience) = (endpoint.to_string(), Duration::from_millis(1));
-    Hub { cache: cache.join("hub"), endpoint, token: Some("secret".into()), offline: false, patience }
+    Hub {
+        cache: cache.join("hub"),
+        endpoint,
+        token: Some("secret".into()),
+        offline: false,
+        retry_delay: patience,
+    }
 }
 
 fn repository(text: &str) -> Repository {
     text.parse().expect("a repository")
 }
 
-/// What a hub says about a file that lies elsewhere.
+/// The hub's response for a file stored on another server.
 fn linked(location: &str) -> Response {
     let content = content();
     Response::status(302)
@@ -43,7 +49,7 @@ fn linked(location: &str) -> Response {
         .header("x-linked-size", content.len())
 }
 
-/// The part of a content that a request asks for.
+/// The response to a range request.
 fn part(request: &Request, content: &[u8]) -> Response {
     let range =
         request.header("range").and_then(|r| r.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
@@ -58,14 +64,14 @@ fn part(request: &Request, content: &[u8]) -> Response {
     }
 }
 
-/// A hub and the server beside it that holds the contents, which answers as `serve` says.
+/// A hub, and the storage server that holds the contents and responds with `serve`.
 fn servers(serve: impl Fn(&Request) -> Response + Send + 'static) -> (Server, Server) {
     let store = Server::start(serve);
     let location = format!("{}/store/blob", store.url);
     (Server::start(move |_| linked(&location)), store)
 }
 
-/// Downloads into a fresh cache.
+/// Downloads into an empty cache.
 fn download(hub_url: &str) -> (tempfile::TempDir, fornax::Result<PathBuf>) {
     let folder = tempfile::tempdir().expect("a folder");
     let result = hub(folder.path(), hub_url).file(&repository("timm/net.tag"), FILE);
@@ -73,9 +79,9 @@ fn download(hub_url: &str) -> (tempfile::TempDir, fornax::Result<PathBuf>) {
 }
 
 #[track_caller]
-fn failed(result: fornax::Result<PathBuf>, parts: &[&str]) -> Error {
+fn assert_fails(result: fornax::Result<PathBuf>, parts: &[&str]) -> Error {
     let error = result.expect_err("cannot be downloaded");
-    assert_eq!(error.kind(), Kind::Checkpoint);
+    assert_eq!(error.kind(), ErrorKind::Checkpoint);
     for part in parts {
         assert!(error.to_string().contains(part), "{part:?} is missing in {error}");
     }
@@ -83,7 +89,7 @@ fn failed(result: fornax::Result<PathBuf>, parts: &[&str]) -> Error {
 }
 
 #[test]
-fn a_file_comes_into_the_cache_once_and_is_found_without_the_network() {
+fn file_is_downloaded_once_and_then_served_from_cache() {
     let (hub_server, store) = servers(|request| part(request, &content()));
     let (folder, path) = download(&hub_server.url);
     let path = path.expect("downloads");
@@ -93,19 +99,19 @@ fn a_file_comes_into_the_cache_once_and_is_found_without_the_network() {
     let blob = Path::new("../../blobs").join(sha256(&content()));
     assert_eq!(fs::read_link(&path).expect("a link"), blob);
     assert_eq!(fs::read_to_string(root.join("refs/main")).expect("reads"), COMMIT);
-    assert_eq!(fs::read_dir(root.join("blobs")).expect("lists").count(), 1, "nothing incomplete is left");
+    assert_eq!(fs::read_dir(root.join("blobs")).expect("lists").count(), 1, "no .incomplete file is left");
 
-    let [head] = hub_server.requests().try_into().expect("one question");
+    let [head] = hub_server.requests().try_into().expect("one request");
     assert_eq!(
         (head.method.as_str(), head.path.as_str()),
         ("HEAD", "/timm/net.tag/resolve/main/model.safetensors")
     );
     assert_eq!(head.header("authorization"), Some("Bearer secret"));
-    let [get] = store.requests().try_into().expect("one answer");
+    let [get] = store.requests().try_into().expect("one request");
     assert_eq!(get.path, "/store/blob");
-    assert_eq!(get.header("authorization"), None, "the token is for the hub alone");
+    assert_eq!(get.header("authorization"), None, "the token is sent to the hub only");
 
-    // Again, by branch and by commit, offline and with a hub that is gone.
+    // Again, by branch and by commit, offline and with an unreachable hub.
     let offline = Hub { offline: true, ..hub(folder.path(), &hub_server.url) };
     let gone = hub(folder.path(), "http://127.0.0.1:9");
     for name in ["timm/net.tag", &format!("timm/net.tag@{COMMIT}")] {
@@ -113,11 +119,14 @@ fn a_file_comes_into_the_cache_once_and_is_found_without_the_network() {
         assert_eq!(gone.file(&repository(name), FILE).expect("cached"), path);
     }
     assert_eq!((hub_server.requests().len(), store.requests().len()), (1, 1));
-    failed(offline.file(&repository("timm/net.tag"), "other"), &["HF_HUB_OFFLINE", "--weights FILE"]);
-    failed(offline.file(&repository("timm/net.tag@v2"), FILE), &["timm/net.tag@v2", "not in the cache"]);
+    assert_fails(offline.file(&repository("timm/net.tag"), "other"), &["HF_HUB_OFFLINE", "--weights FILE"]);
+    assert_fails(
+        offline.file(&repository("timm/net.tag@v2"), FILE),
+        &["timm/net.tag@v2", "not in the cache"],
+    );
 }
 
-/// A small file that the hub serves itself, in a repository that was renamed.
+/// A small file that the hub serves itself, in a renamed repository.
 #[test]
 fn redirects_within_the_hub_keep_the_token() {
     let server = Server::start(|request| match request.path.strip_prefix("/new/name/") {
@@ -134,7 +143,7 @@ fn redirects_within_the_hub_keep_the_token() {
 }
 
 #[test]
-fn a_connection_that_breaks_is_resumed_where_it_broke() {
+fn interrupted_download_is_resumed() {
     let served = AtomicUsize::new(0);
     let (hub_server, store) = servers(move |request| {
         let cut =
@@ -150,12 +159,12 @@ fn a_connection_that_breaks_is_resumed_where_it_broke() {
 }
 
 #[test]
-fn what_an_earlier_run_left_is_used_or_replaced() {
+fn incomplete_file_of_earlier_run_is_resumed_or_replaced() {
     let whole = content();
     let cases: [(Vec<u8>, &[Option<&str>]); 4] = [
         (whole[..1000].to_vec(), &[Some("bytes=1000-")]),
         (whole.clone(), &[]),
-        // Longer than the file can be: from the beginning.
+        // Longer than the file: start over.
         ([&whole[..], b"more"].concat(), &[None]),
         (vec![], &[None]),
     ];
@@ -173,7 +182,7 @@ fn what_an_earlier_run_left_is_used_or_replaced() {
 }
 
 #[test]
-fn a_server_without_ranges_begins_again() {
+fn server_without_ranges_restarts_download() {
     let served = AtomicUsize::new(0);
     let (hub_server, store) = servers(move |_| Response {
         body: content(),
@@ -186,14 +195,14 @@ fn a_server_without_ranges_begins_again() {
 }
 
 #[test]
-fn contents_of_another_hash_or_size_are_not_kept() {
+fn wrong_hash_or_size_is_rejected() {
     let mut wrong = content();
     wrong[77] ^= 1;
     let longer = [content(), vec![0]].concat();
     for (body, part_of_message) in [(wrong, "its SHA-256 is"), (longer, "800001 bytes arrived")] {
         let (hub_server, _store) = servers(move |_| Response { body: body.clone(), ..Response::status(200) });
         let (folder, result) = download(&hub_server.url);
-        failed(result, &[part_of_message, "the hub speaks of"]);
+        assert_fails(result, &[part_of_message, "the hub announced"]);
         let root = folder.path().join("hub/models--timm--net.tag");
         assert_eq!(fs::read_dir(root.join("blobs")).expect("lists").count(), 0);
         assert!(!root.join("snapshots").join(COMMIT).join(FILE).exists());
@@ -201,7 +210,7 @@ fn contents_of_another_hash_or_size_are_not_kept() {
 }
 
 #[test]
-fn refusals_say_what_to_do() {
+fn http_errors_have_a_remedy() {
     let cases: [(u16, &[&str], usize); 5] = [
         (401, &["401", "HF_TOKEN"], 1),
         (403, &["403", "ask for access"], 1),
@@ -212,21 +221,21 @@ fn refusals_say_what_to_do() {
     for (status, parts, asked) in cases {
         let server = Server::start(move |_| Response::status(status));
         let (folder, result) = download(&server.url);
-        let error = failed(result, parts);
+        let error = assert_fails(result, parts);
         assert!(error.to_string().contains(&server.url), "{error}");
         assert_eq!(server.requests().len(), asked, "{status}");
         assert!(!folder.path().join("hub").exists(), "nothing is written");
     }
     let (_folder, result) = download("http://127.0.0.1:9");
-    failed(result, &["127.0.0.1:9", "4 times in a row", "HTTPS_PROXY"]);
-    // The hub answers, the store does not.
+    assert_fails(result, &["127.0.0.1:9", "4 times in a row", "HTTPS_PROXY"]);
+    // The hub responds, the storage server does not.
     let (hub_server, store) = servers(|_| Response::status(503));
-    failed(download(&hub_server.url).1, &["503", "4 times in a row"]);
+    assert_fails(download(&hub_server.url).1, &["503", "4 times in a row"]);
     assert_eq!(store.requests().len(), 4);
 }
 
 #[test]
-fn a_server_that_is_no_hub_is_refused() {
+fn server_that_is_not_a_hub_is_rejected() {
     let commit = |r: Response| r.header("x-repo-commit", COMMIT);
     type Answer = Box<dyn Fn(&Request) -> Response + Send>;
     let cases: [(Answer, &str); 5] = [
@@ -242,18 +251,18 @@ fn a_server_that_is_no_hub_is_refused() {
     for (answer, part) in cases {
         let server = Server::start(answer);
         let (folder, result) = download(&server.url);
-        failed(result, &[part]);
+        assert_fails(result, &[part]);
         assert_eq!(fs::read_dir(folder.path()).expect("lists").count(), 0, "nothing is written");
     }
 }
 
 #[test]
-fn a_cache_that_cannot_be_written_is_named() {
+fn unwritable_cache_is_rejected() {
     let (hub_server, _store) = servers(|request| part(request, &content()));
     let folder = tempfile::tempdir().expect("a folder");
     fs::write(folder.path().join("hub"), "a file").expect("writes");
     let error =
         hub(folder.path(), &hub_server.url).file(&repository("timm/net.tag"), FILE).expect_err("no folder");
-    assert_eq!(error.kind(), Kind::Disk);
+    assert_eq!(error.kind(), ErrorKind::Disk);
     assert!(error.to_string().contains("HF_HUB_CACHE"), "{error}");
 }

@@ -1,4 +1,4 @@
-//! Every loss trains the digits, through the library: also those whose targets only mixing and augmentation splits make.
+//! Every loss trains the digits through the library, including losses of soft targets and of augmentation splits.
 use fornax::augment::Augment;
 use fornax::data::{self, Batch, Loader};
 use fornax::optim::{OptimizerOptions, create_optimizer, parameters};
@@ -13,7 +13,7 @@ use std::sync::Arc;
 const SEED: u64 = 3;
 const EPOCHS: u32 = 8;
 
-/// Trains with a loss on batches that `change` makes of the loader's; top-1 in percent.
+/// Trains with a loss on the loader's batches, transformed by `change`; returns top-1 accuracy in percent.
 fn train(loss: Arc<dyn Loss>, change: impl Fn(Batch) -> Batch) -> f64 {
     let data = data::load(data::find("digits").expect("embedded"), None).expect("reads");
     let augment = Augment { shift: 1, hflip: 0.0 };
@@ -44,7 +44,7 @@ fn train(loss: Arc<dyn Loss>, change: impl Fn(Batch) -> Batch) -> f64 {
 }
 
 #[track_caller]
-fn learns(loss: impl Loss + 'static, change: impl Fn(Batch) -> Batch) {
+fn assert_trains(loss: impl Loss + 'static, change: impl Fn(Batch) -> Batch) {
     let name = format!("{loss:?}");
     let top1 = train(Arc::new(loss), change);
     assert!(top1 >= 95.0, "{name}: {top1}");
@@ -55,29 +55,29 @@ fn as_it_is(batch: Batch) -> Batch {
 }
 
 #[test]
-fn losses_of_class_indices() {
-    learns(CrossEntropy::default(), as_it_is);
-    learns(CrossEntropy { smoothing: 0.1 }, as_it_is);
-    learns(BinaryCrossEntropy::default(), as_it_is);
+fn losses_of_class_indices_train_digits() {
+    assert_trains(CrossEntropy::default(), as_it_is);
+    assert_trains(CrossEntropy { smoothing: 0.1 }, as_it_is);
+    assert_trains(BinaryCrossEntropy::default(), as_it_is);
     let sum: Arc<dyn Loss> = Arc::new(CrossEntropy { smoothing: 0.1 });
     let terms = vec![(0.5, sum), (2.0, Arc::new(BinaryCrossEntropy::default()) as Arc<dyn Loss>)];
-    learns(WeightedLoss::new(terms).expect("finite"), as_it_is);
+    assert_trains(WeightedLoss::new(terms).expect("finite"), as_it_is);
 }
 
-/// Rows of probabilities, as mixing makes them.
+/// Targets are class probabilities, as produced by mixup.
 #[test]
-fn losses_of_soft_targets() {
+fn losses_of_soft_targets_train_digits() {
     let rows = |batch: Batch| {
         let target = mixup_target(&batch.target, 10, 1.0, 0.1).expect("rows");
         Batch { target, ..batch }
     };
-    learns(CrossEntropy::default(), rows);
-    learns(BinaryCrossEntropy::default(), rows);
+    assert_trains(CrossEntropy::default(), rows);
+    assert_trains(BinaryCrossEntropy::default(), rows);
 }
 
-/// Images, and then the same ones dimmed.
+/// Two splits: the images, and the same images darkened.
 #[test]
-fn consistency_between_augmentations() {
+fn jsd_loss_of_two_splits_trains_digits() {
     let splits = |batch: Batch| {
         let dim: Vec<u8> = batch.images.to_vec::<u8>().expect("bytes").iter().map(|v| v - v / 4).collect();
         let dim = Tensor::from_vec(dim, *batch.images.shape()).expect("the same shape");
@@ -86,5 +86,5 @@ fn consistency_between_augmentations() {
             target: Tensor::concat(&[&batch.target, &batch.target], 0).expect("the same shapes"),
         }
     };
-    learns(JsdCrossEntropy { num_splits: 2, alpha: 12.0, smoothing: 0.1 }, splits);
+    assert_trains(JsdCrossEntropy { num_splits: 2, alpha: 12.0, smoothing: 0.1 }, splits);
 }

@@ -1,4 +1,4 @@
-//! `--amp` and its kin, from the command line.
+//! Mixed precision, loss scaling and gradient checkpointing from the command line.
 mod common;
 
 use common::{run, stderr, succeed};
@@ -15,7 +15,7 @@ fn top1(folder: &Path, flags: &str) -> f64 {
 }
 
 #[test]
-fn every_level_trains_the_digits_about_as_well_as_f32() {
+fn every_opt_level_trains_digits_about_as_well_as_f32() {
     let folder = tempfile::tempdir().expect("a folder");
     let full = top1(folder.path(), "");
     for flags in
@@ -28,7 +28,7 @@ fn every_level_trains_the_digits_about_as_well_as_f32() {
 }
 
 #[test]
-fn a_resumed_run_has_the_loss_scale_and_ends_in_the_same_bits() {
+fn resume_restores_loss_scale_and_matches_uninterrupted_run() {
     let folder = tempfile::tempdir().expect("a folder");
     let digits = "train --device cpu --progress none --output out --batch-size 64 --sched constant --warmup-epochs 0 --print-hash";
     let hash = |flags: &str| succeed(folder.path(), flags).lines().last().expect("a line").to_string();
@@ -43,13 +43,13 @@ fn a_resumed_run_has_the_loss_scale_and_ends_in_the_same_bits() {
         assert_eq!(resumed, whole, "{flags}");
         assert_ne!(first, whole);
     }
-    // A scale that is lost would begin anew.
+    // A lost loss scale would restart at its initial value.
     let header = fs::read(folder.path().join("out/whole/checkpoints/last.safetensors")).expect("reads");
     assert!(String::from_utf8_lossy(&header).contains("optimizer/loss_scale"));
 }
 
 #[test]
-fn updates_tell_the_loss_scale_and_the_norm() {
+fn metrics_report_loss_scale_and_grad_norm() {
     let folder = tempfile::tempdir().expect("a folder");
     succeed(folder.path(), &format!("{DIGITS} --epochs 1 --amp --log-interval 1 --experiment a"));
     let lines = fs::read_to_string(folder.path().join("out/a/metrics.jsonl")).expect("reads");
@@ -67,7 +67,7 @@ fn updates_tell_the_loss_scale_and_the_norm() {
 }
 
 #[test]
-fn contradictions_and_flags_without_effect_are_refused() {
+fn contradictory_flags_and_flags_without_effect_are_rejected() {
     let folder = tempfile::tempdir().expect("a folder");
     for (flags, word) in [
         ("--amp-dtype bfloat16", "--amp-dtype"),

@@ -1,4 +1,4 @@
-//! `fornax predict` and `fornax models save`, as people use them.
+//! `fornax predict` and `fornax models save`.
 mod common;
 
 use common::{run, stderr, succeed};
@@ -18,7 +18,7 @@ fn tensor(path: &Path, name: &str) -> Tensor {
     tensors[name].clone()
 }
 
-/// A folder with weights of a resnet8 for ten classes of grey images, and its model.
+/// Saves weights of a resnet8 for ten classes of grey images to a folder, and returns the model.
 fn saved(folder: &Path) -> Box<dyn fornax::nn::models::Model> {
     succeed(folder, "models save resnet8 w.safetensors --num-classes 10 --in-chans 1 --seed 5");
     let options = ModelOptions { num_classes: 10, in_chans: 1, seed: 5, ..ModelOptions::default() };
@@ -26,7 +26,7 @@ fn saved(folder: &Path) -> Box<dyn fornax::nn::models::Model> {
 }
 
 #[track_caller]
-fn refused(folder: &Path, arguments: &str, code: i32, parts: &[&str]) {
+fn assert_rejected(folder: &Path, arguments: &str, code: i32, parts: &[&str]) {
     let output = run(folder, arguments);
     let message = stderr(&output);
     assert_eq!(output.status.code(), Some(code), "{arguments}: {message}");
@@ -37,14 +37,14 @@ fn refused(folder: &Path, arguments: &str, code: i32, parts: &[&str]) {
 }
 
 #[test]
-fn a_checkpoint_knows_all_that_a_prediction_needs() {
+fn checkpoint_is_sufficient_for_predictions() {
     let folder = tempfile::tempdir().expect("a folder");
     let quick = "--epochs 1 --batch-size 256 --warmup-epochs 0 --progress none --output o --experiment a";
     succeed(folder.path(), &format!("train {quick}"));
     let weights = "--weights o/a/checkpoints/best.safetensors";
     let pictures = images();
     let text = succeed(folder.path(), &format!("predict {} {weights} --topk 3", pictures.display()));
-    assert_eq!(text.matches(" %  ").count(), 30, "three of ten pictures: {text}");
+    assert_eq!(text.matches(" %  ").count(), 30, "three classes for each of ten images: {text}");
     // In natural order, by name.
     let names: Vec<&str> = text.lines().filter(|l| !l.starts_with(' ')).collect();
     assert!(names[0].ends_with("exif_rotated.jpg") && names[9].ends_with("rgba.png"), "{names:?}");
@@ -69,11 +69,11 @@ fn a_checkpoint_knows_all_that_a_prediction_needs() {
     }
     assert_eq!(lines.lines().count(), 2);
     let ema = format!("predict {}/gray.png {weights} --use-ema", pictures.display());
-    refused(folder.path(), &ema, 4, &["best.safetensors", "no moving average"]);
+    assert_rejected(folder.path(), &ema, 4, &["best.safetensors", "no EMA weights"]);
 }
 
 #[test]
-fn numbers_give_the_logits_and_features_of_the_model() {
+fn tensor_input_gives_logits_and_features_of_the_model() {
     let folder = tempfile::tempdir().expect("a folder");
     let model = saved(folder.path());
     let values: Vec<f32> = (0..7 * 81).map(|i| (i as f32 * 0.7).sin()).collect();
@@ -102,7 +102,7 @@ fn numbers_give_the_logits_and_features_of_the_model() {
 }
 
 #[test]
-fn features_are_written_with_the_names_of_their_pictures() {
+fn features_are_written_with_image_paths() {
     let folder = tempfile::tempdir().expect("a folder");
     saved(folder.path());
     let pictures = images();
@@ -123,7 +123,7 @@ fn features_are_written_with_the_names_of_their_pictures() {
 }
 
 #[test]
-fn class_names_come_from_a_map() {
+fn class_names_come_from_class_map() {
     let folder = tempfile::tempdir().expect("a folder");
     saved(folder.path());
     let names: Vec<String> = (0..10).map(|i| format!("thing {i}")).collect();
@@ -133,7 +133,7 @@ fn class_names_come_from_a_map() {
     let predict = format!("predict {} --model resnet8 --weights w.safetensors", picture.display());
     let text = succeed(folder.path(), &format!("{predict} --class-map names.txt"));
     assert_eq!(text.matches("thing ").count(), 5, "{text}");
-    refused(
+    assert_rejected(
         folder.path(),
         &format!("{predict} --class-map short.txt"),
         2,
@@ -142,7 +142,7 @@ fn class_names_come_from_a_map() {
 }
 
 #[test]
-fn mistakes_are_told() {
+fn invalid_arguments_and_files_are_rejected() {
     let folder = tempfile::tempdir().expect("a folder");
     saved(folder.path());
     let picture = images().join("gray.png");
@@ -153,8 +153,8 @@ fn mistakes_are_told() {
     let model = "--model resnet8 --weights w.safetensors";
     let cases: [(String, i32, &[&str]); 16] = [
         ("predict".into(), 2, &["IMAGE"]),
-        (format!("predict bad.png {model}"), 3, &["bad.png", "no whole PNG"]),
-        (format!("predict none.png {model}"), 3, &["none.png", "No such file"]),
+        (format!("predict bad.png {model}"), 3, &["bad.png", "the PNG is truncated"]),
+        (format!("predict none.png {model}"), 3, &["none.png", "no such file", "check the path"]),
         (format!("predict w.safetensors {model}"), 3, &["w.safetensors", "neither a PNG"]),
         (format!("predict empty {model}"), 3, &["empty", "no file in it"]),
         ("predict good.png".into(), 2, &["neither --weights nor --model"]),
@@ -182,6 +182,6 @@ fn mistakes_are_told() {
         ),
     ];
     for (arguments, code, parts) in cases {
-        refused(folder.path(), &arguments, code, parts);
+        assert_rejected(folder.path(), &arguments, code, parts);
     }
 }

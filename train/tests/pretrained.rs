@@ -1,4 +1,4 @@
-//! `fornax train` and `fornax predict` from weights that are there already.
+//! `fornax train` and `fornax predict` with initial and pretrained weights.
 mod common;
 #[cfg(feature = "download")]
 #[path = "common/server.rs"]
@@ -17,7 +17,7 @@ fn hash(folder: &Path, arguments: &str) -> String {
 }
 
 #[track_caller]
-fn refused(folder: &Path, arguments: &str, code: i32, parts: &[&str]) {
+fn assert_rejected(folder: &Path, arguments: &str, code: i32, parts: &[&str]) {
     let output = run(folder, arguments);
     assert_eq!(output.status.code(), Some(code), "{arguments}: {}", stderr(&output));
     for part in parts {
@@ -25,9 +25,9 @@ fn refused(folder: &Path, arguments: &str, code: i32, parts: &[&str]) {
     }
 }
 
-/// The weights that a run draws, given to it as a file, make the same run; others make another.
+/// A run's own initial weights, loaded from a file, reproduce the run; other weights do not.
 #[test]
-fn training_starts_from_the_weights_of_a_file() {
+fn training_starts_from_weights_of_a_file() {
     let folder = tempfile::tempdir().expect("a folder");
     let save = "models save resnet8 --num-classes 10 --in-chans 1";
     succeed(folder.path(), &format!("{save} same.safetensors --seed 42"));
@@ -39,7 +39,7 @@ fn training_starts_from_the_weights_of_a_file() {
     let other = hash(folder.path(), "--initial-checkpoint other --experiment a");
     assert_ne!(fresh, other);
 
-    // A checkpoint is weights too, and a run that goes on does not begin again.
+    // A checkpoint also serves as initial weights, and a resumed run does not reload them.
     let plan =
         succeed(folder.path(), "train --dry-run --initial-checkpoint o/a/checkpoints/last.safetensors");
     assert!(plan.contains("last.safetensors: ") && plan.contains("tensors loaded"), "{plan}");
@@ -48,7 +48,7 @@ fn training_starts_from_the_weights_of_a_file() {
     let middle = damaged.len() / 4;
     damaged[middle] ^= 1;
     fs::write(folder.path().join("damaged.safetensors"), damaged).expect("writes");
-    refused(
+    assert_rejected(
         folder.path(),
         "train --initial-checkpoint damaged.safetensors",
         4,
@@ -60,7 +60,7 @@ fn training_starts_from_the_weights_of_a_file() {
 }
 
 #[test]
-fn other_classes_and_channels_are_adapted_and_told() {
+fn other_classes_and_channels_are_adapted_and_reported() {
     let folder = tempfile::tempdir().expect("a folder");
     succeed(folder.path(), "models save resnet8 w.safetensors --num-classes 7 --in-chans 3");
     let plan = succeed(folder.path(), "train --dry-run --pretrained-path w.safetensors");
@@ -74,22 +74,22 @@ fn other_classes_and_channels_are_adapted_and_told() {
     }
     let cases: [(&str, i32, &[&str]); 6] = [
         ("--initial-checkpoint w.safetensors", 4, &["w.safetensors", "fc.weight is f32[7, 64]"]),
-        ("--initial-checkpoint none", 4, &["none", "neither a file nor a folder"]),
+        ("--initial-checkpoint none", 4, &["none", "no such file or folder", "check the path"]),
         ("--initial-checkpoint w.safetensors --pretrained", 2, &["--pretrained would have no effect"]),
         ("--initial-checkpoint a --pretrained-path b", 2, &["--pretrained-path would have no effect"]),
         ("--pretrained-path hf-hub:nobody", 2, &["--pretrained-path", "ORGANISATION/NAME"]),
         ("--pretrained", 2, &["no published weights of resnet8"]),
     ];
     for (arguments, code, parts) in cases {
-        refused(folder.path(), &format!("train {arguments}"), code, parts);
+        assert_rejected(folder.path(), &format!("train {arguments}"), code, parts);
     }
-    assert!(!folder.path().join("output").exists(), "nothing was left behind");
+    assert!(!folder.path().join("output").exists(), "no files are left behind");
 }
 
-/// The published weights come from the hub that `HF_ENDPOINT` names, once.
+/// Published weights are downloaded from the hub at `HF_ENDPOINT`, once.
 #[cfg(feature = "download")]
 #[test]
-fn published_weights_come_from_the_hub() {
+fn published_weights_are_downloaded_from_the_hub() {
     use server::{Response, Server};
     let folder = tempfile::tempdir().expect("a folder");
     succeed(folder.path(), "models save resnet18 w.safetensors --seed 7");
@@ -115,7 +115,7 @@ fn published_weights_come_from_the_hub() {
     assert!(stderr(&output).contains("HF_HUB_OFFLINE"), "{}", stderr(&output));
     let output = predict(&server.url, "");
     assert!(output.status.success(), "{}", stderr(&output));
-    assert_eq!(server.requests()[0].header("authorization"), None, "there is no token");
+    assert_eq!(server.requests()[0].header("authorization"), None, "no token is configured");
     assert_eq!(server.requests()[0].path, "/timm/resnet18.a1_in1k/resolve/main/model.safetensors");
     let again = predict("http://127.0.0.1:9", "1");
     assert_eq!((again.status.code(), again.stdout), (Some(0), output.stdout));

@@ -1,4 +1,4 @@
-//! Losses and averages in whole runs.
+//! Losses, EMA, optimizers, schedules and regularisation in whole runs.
 mod common;
 
 use common::{run, stderr, succeed};
@@ -11,9 +11,9 @@ fn json(stdout: &str) -> Value {
 }
 
 #[test]
-fn binary_cross_entropy_learns_the_digits_with_and_without_smoothing() {
+fn bce_trains_digits_with_and_without_smoothing() {
     let folder = tempfile::tempdir().expect("a folder");
-    // An average over all elements has small gradients, and takes a higher rate.
+    // The mean over all elements has small gradients and needs a higher learning rate.
     for flags in
         ["--smoothing 0 --lr 1", "--smoothing 0.1 --bce-sum --bce-target-thresh 0.2 --bce-pos-weight 2"]
     {
@@ -23,9 +23,9 @@ fn binary_cross_entropy_learns_the_digits_with_and_without_smoothing() {
     }
 }
 
-/// A run in two parts ends with the bits of one that never stopped, its average included; epochs are judged by the average.
+/// A resumed run ends with the same bits as an uninterrupted one, EMA included; the EMA weights are evaluated.
 #[test]
-fn an_average_is_judged_saved_and_resumed_exactly() {
+fn ema_is_evaluated_saved_and_resumed_exactly() {
     let folder = tempfile::tempdir().expect("a folder");
     let flags = "train --batch-size 128 --sched constant --model-ema --model-ema-decay 0.99 --output out --print-hash";
     let whole = succeed(folder.path(), &format!("{flags} --epochs 4 --experiment whole --progress none"));
@@ -52,18 +52,18 @@ fn an_average_is_judged_saved_and_resumed_exactly() {
         let text = fs::read_to_string(folder.path().join(format!("out/{run}/summary.csv"))).expect("reads");
         text.lines().skip(1).map(|l| l.split(',').nth(i).expect("a column").to_string()).collect::<Vec<_>>()
     };
-    assert_eq!(column("whole", 1), column("plain", 1), "an average changes nothing of the training");
-    assert_ne!(column("whole", 2), column("plain", 2), "epochs are judged by the average");
+    assert_eq!(column("whole", 1), column("plain", 1), "the EMA does not change the training");
+    assert_ne!(column("whole", 2), column("plain", 2), "the EMA weights are evaluated");
     let log = fs::read_to_string(folder.path().join("out/whole/log.txt")).expect("reads");
-    assert_eq!(log.matches("without averaging").count(), 4, "{log}");
+    assert_eq!(log.matches("without EMA").count(), 4, "{log}");
 }
 
 #[test]
-fn flags_without_an_effect_are_refused() {
+fn flags_without_effect_are_rejected() {
     let folder = tempfile::tempdir().expect("a folder");
     for (flags, what) in [
         ("--model-ema-decay 0.9", "give --model-ema too"),
-        ("--model-ema --model-ema-force-cpu --device cpu", "computes on the processor"),
+        ("--model-ema --model-ema-force-cpu --device cpu", "computes on the CPU"),
         ("--layer-decay-min-scale 0.5", "give --layer-decay too"),
         ("--bce-sum", "give --bce-loss too"),
         ("--jsd-loss", "no augmentation splits"),
@@ -75,19 +75,19 @@ fn flags_without_an_effect_are_refused() {
     }
 }
 
-/// Every name of --opt, with the learning rate and weight decay that it begins with; LARS with another trust coefficient.
+/// Every --opt with its default learning rate and weight decay; LARS with another trust coefficient.
 #[test]
-fn every_optimizer_trains_the_digits() {
+fn every_optimizer_trains_digits() {
     let wrapped = ["lookahead_sgd", "lookahead_adamw"];
     let flags = fornax::optim::optimizer_names().chain(wrapped).map(|name| {
         let trust = if name.contains("lar") { " --opt-kwargs trust_coeff=0.02" } else { "" };
         format!("--epochs 10 --opt {name}{trust}")
     });
-    all_train_the_digits(flags.collect());
+    assert_all_train_digits(flags.collect());
 }
 
-/// Runs with these flags, as many at a time as there are cores; each reaches 95 %.
-fn all_train_the_digits(flags: Vec<String>) {
+/// Trains the digits with each of these flags, one run per core at a time; each run reaches 95 %.
+fn assert_all_train_digits(flags: Vec<String>) {
     let (folder, next) = (tempfile::tempdir().expect("a folder"), AtomicUsize::new(0));
     let work = || {
         while let Some(flags) = flags.get(next.fetch_add(1, Ordering::Relaxed)) {
@@ -100,9 +100,9 @@ fn all_train_the_digits(flags: Vec<String>) {
     std::thread::scope(|scope| (0..cores).for_each(|_| drop(scope.spawn(work))));
 }
 
-/// Every name of --sched, with settings that suit a short run.
+/// Every --sched, with settings for a short run.
 #[test]
-fn every_schedule_trains_the_digits() {
+fn every_schedule_trains_digits() {
     let flags = [
         "cosine",
         "cosine --lr-cycle-limit 2 --epochs 6",
@@ -118,11 +118,11 @@ fn every_schedule_trains_the_digits() {
         "constant",
         "none --lr 0.03",
     ];
-    all_train_the_digits(flags.map(|flags| format!("--epochs 12 --sched {flags}")).into());
+    assert_all_train_digits(flags.map(|flags| format!("--epochs 12 --sched {flags}")).into());
 }
 
 #[test]
-fn regularised_models_train_and_their_settings_are_kept() {
+fn regularised_models_train_and_save_their_settings() {
     let folder = tempfile::tempdir().expect("a folder");
     let flags = "--drop 0.1 --drop-path 0.1 --drop-block 0.05 --bn-momentum 0.2 --bn-eps 1e-4 --gp avgmax --head-init-scale 0.1 --head-init-bias -1 --layer-decay 0.9";
     let line = format!("train --epochs 4 {flags} --progress none --output out --experiment a --json");

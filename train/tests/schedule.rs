@@ -1,4 +1,4 @@
-//! `fornax schedule` as people use it, and schedules in a run.
+//! `fornax schedule`, and schedules in a run.
 mod common;
 
 use common::{run, stderr, succeed};
@@ -6,7 +6,7 @@ use serde_json::Value;
 use std::fs;
 
 #[test]
-fn rates_are_printed_as_text_table_and_json_and_drawn() {
+fn schedule_is_printed_as_text_csv_and_json_and_plotted() {
     let folder = tempfile::tempdir().expect("a folder");
     let flags =
         "schedule --epochs 4 --updates-per-epoch 5 --lr 0.1 --warmup-epochs 0 --sched step --decay-epochs 2";
@@ -23,7 +23,7 @@ fn rates_are_printed_as_text_table_and_json_and_drawn() {
 }
 
 #[test]
-fn a_runs_settings_show_its_schedule() {
+fn schedule_reads_settings_of_a_run_and_rejects_unrelated_flags() {
     let folder = tempfile::tempdir().expect("a folder");
     fs::write(folder.path().join("a.yaml"), "model: resnet8\nepochs: 3\nsched: constant\nlr: 0.5\n")
         .expect("writes");
@@ -41,9 +41,9 @@ fn a_runs_settings_show_its_schedule() {
     }
 }
 
-/// The plateau's state is a part of the checkpoint: a run in two parts has the rates, and the bits, of one that never stopped.
+/// The plateau's state is part of the checkpoint: a resumed run has the learning rates and bits of an uninterrupted one.
 #[test]
-fn a_plateau_is_resumed_exactly() {
+fn plateau_resume_matches_uninterrupted_run() {
     let folder = tempfile::tempdir().expect("a folder");
     let flags = "train --epochs 8 --batch-size 256 --warmup-epochs 0 --sched plateau --patience-epochs 0 --lr 0.3 --decay-rate 0.1 \
                  --eval-metric loss --output out --progress none --print-hash";

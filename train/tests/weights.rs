@@ -1,7 +1,7 @@
-//! Weights from files into models.
+//! Loading weights from safetensors files into models.
 use fornax::engine::dtype::{bf16, f16};
 use fornax::engine::{DType, Tensor};
-use fornax::error::Kind;
+use fornax::error::ErrorKind;
 use fornax::nn::{ModelOptions, Module, create_model, state_dict};
 use fornax::weights::{LoadOptions, LoadReport, load};
 use std::path::{Path, PathBuf};
@@ -41,7 +41,7 @@ const PRETRAINED: LoadOptions<'static> = LoadOptions {
     img_size: None,
 };
 
-/// Loads into a model of other weights; the report, and the state before and after.
+/// Loads a file into a model with other weights; returns the report, and the state before and after.
 fn loaded(
     file: &State,
     classes: usize,
@@ -55,13 +55,13 @@ fn loaded(
     (report, before, state(&*target))
 }
 
-/// The message of weights that are refused, after checking that the model is as it was.
-fn refused(file: &State, options: &LoadOptions) -> String {
+/// The error message for weights that do not fit, after checking that the model is unchanged.
+fn rejection(file: &State, options: &LoadOptions) -> String {
     let folder = tempfile::tempdir().expect("a folder");
     let target = model(10, 3, 2);
     let before = state(&*target);
     let error = load(&*target, &write(folder.path(), file), options).expect_err("does not fit");
-    assert_eq!(error.kind(), Kind::Checkpoint);
+    assert_eq!(error.kind(), ErrorKind::Checkpoint);
     for ((name, a), (_, b)) in before.iter().zip(state(&*target)) {
         if a.dtype() == DType::F32 {
             assert_eq!(a.to_vec::<f32>().expect("f32"), b.to_vec::<f32>().expect("f32"), "{name} changed");
@@ -73,7 +73,7 @@ fn refused(file: &State, options: &LoadOptions) -> String {
 }
 
 #[test]
-fn the_same_model_takes_all() {
+fn all_tensors_of_the_same_model_are_loaded() {
     let file = state(&*model(10, 3, 1));
     let (report, _, after) = loaded(&file, 10, 3, &LoadOptions::exact());
     assert_eq!((report.loaded, report.kept.len(), report.notes.len()), (file.len(), 0, 0));
@@ -85,7 +85,7 @@ fn the_same_model_takes_all() {
 }
 
 #[test]
-fn wrappers_are_stripped_and_half_weights_widened() {
+fn wrapper_prefixes_are_stripped_and_dtypes_converted() {
     let file = state(&*model(10, 3, 1));
     let dtypes = [DType::F16, DType::BF16, DType::F64, DType::F32];
     let wrapped: State = (file.iter().enumerate())
@@ -117,16 +117,16 @@ fn wrappers_are_stripped_and_half_weights_widened() {
 }
 
 #[test]
-fn two_names_for_one_tensor_are_refused() {
+fn duplicate_names_of_a_tensor_are_rejected() {
     let mut file = state(&*model(10, 3, 1));
     let (name, tensor) = file[0].clone();
     file.push((format!("module.{name}"), tensor));
-    let text = refused(&file, &LoadOptions::exact());
+    let text = rejection(&file, &LoadOptions::exact());
     assert!(text.contains("are both conv1.weight"), "{text}");
 }
 
 #[test]
-fn another_number_of_classes_leaves_the_head_as_it_was() {
+fn other_number_of_classes_keeps_initial_classifier() {
     let file = state(&*model(7, 3, 1));
     let (report, before, after) = loaded(&file, 10, 3, &PRETRAINED);
     assert_eq!(report.kept, ["fc.weight", "fc.bias"]);
@@ -134,7 +134,7 @@ fn another_number_of_classes_leaves_the_head_as_it_was() {
     assert_eq!(values(&before, "fc.weight"), values(&after, "fc.weight"));
     assert_eq!(values(&file, "conv1.weight"), values(&after, "conv1.weight"));
 
-    let text = refused(&file, &LoadOptions::exact());
+    let text = rejection(&file, &LoadOptions::exact());
     assert!(text.contains("fc.weight is f32[7, 64], the model needs f32[10, 64]"), "{text}");
 
     let without: State = file.into_iter().filter(|(name, _)| !name.starts_with("fc.")).collect();
@@ -146,7 +146,7 @@ fn another_number_of_classes_leaves_the_head_as_it_was() {
 }
 
 #[test]
-fn the_first_convolution_is_adapted_to_the_channels() {
+fn first_convolution_is_adapted_to_input_channels() {
     let file = state(&*model(10, 3, 1));
     let rgb = values(&file, "conv1.weight");
     let (report, _, after) = loaded(&file, 10, 1, &PRETRAINED);
@@ -155,23 +155,23 @@ fn the_first_convolution_is_adapted_to_the_channels() {
         let (o, at) = (i / 9, i % 9);
         assert_eq!(sum, rgb[o * 27 + at] + rgb[o * 27 + 9 + at] + rgb[o * 27 + 18 + at]);
     }
-    let text = refused(&state(&*model(10, 1, 1)), &LoadOptions::exact());
+    let text = rejection(&state(&*model(10, 1, 1)), &LoadOptions::exact());
     assert!(text.contains("conv1.weight is f32[16, 1, 3, 3], the model needs f32[16, 3, 3, 3]"), "{text}");
 }
 
 #[test]
-fn what_does_not_fit_is_told_with_the_nearest_name_and_not_at_length() {
+fn mismatches_are_listed_briefly_with_similar_names() {
     let file = state(&*model(10, 3, 1));
     let renamed: State = file.iter().map(|(n, t)| (n.replace("fc.bias", "fc.bais"), t.clone())).collect();
-    let text = refused(&renamed, &PRETRAINED);
+    let text = rejection(&renamed, &PRETRAINED);
     assert!(text.contains("1 not part of the model: fc.bais (the model has fc.bias)"), "{text}");
 
     let other: State = file.iter().map(|(n, t)| (n.replace("layer", "stage"), t.clone())).collect();
-    let text = refused(&other, &PRETRAINED);
+    let text = rejection(&other, &PRETRAINED);
     assert!(text.contains("missing: ") && text.contains("(the file has stage1.0."), "{text}");
     assert!(text.contains("… and ") && text.contains(" more"), "{text}");
 
-    // Not strict: what fits is taken, and the rest told.
+    // Not strict: matching tensors are loaded, the rest is reported.
     let (report, before, after) = loaded(&other, 10, 3, &LoadOptions { strict: false, ..PRETRAINED });
     assert!(report.to_string().contains("not part of the model: stage1.0.bn1.bias"), "{report}");
     assert_eq!(values(&after, "conv1.weight"), values(&file, "conv1.weight"));
@@ -179,7 +179,7 @@ fn what_does_not_fit_is_told_with_the_nearest_name_and_not_at_length() {
 }
 
 #[test]
-fn a_counter_may_be_missing_and_a_wrong_dtype_may_not() {
+fn missing_counter_is_accepted_and_wrong_dtype_is_rejected() {
     let file = state(&*model(10, 3, 1));
     let old: State = file.iter().filter(|(n, _)| !n.ends_with("num_batches_tracked")).cloned().collect();
     let (report, ..) = loaded(&old, 10, 3, &LoadOptions::exact());
@@ -192,12 +192,12 @@ fn a_counter_may_be_missing_and_a_wrong_dtype_may_not() {
             _ => (name.clone(), tensor.clone()),
         })
         .collect();
-    let text = refused(&counted, &PRETRAINED);
+    let text = rejection(&counted, &PRETRAINED);
     assert!(text.contains("fc.bias is i64[10], the model needs f32[10]"), "{text}");
 }
 
 #[test]
-fn a_damaged_file_changes_nothing() {
+fn damaged_file_is_rejected_and_model_unchanged() {
     let folder = tempfile::tempdir().expect("a folder");
     let good = std::fs::read(write(folder.path(), &state(&*model(10, 3, 1)))).expect("reads");
     let target = model(10, 3, 2);
@@ -205,10 +205,10 @@ fn a_damaged_file_changes_nothing() {
     for cut in [0, 1, 7, 8, 9, 500, good.len() - 1] {
         std::fs::write(&path, &good[..cut]).expect("writes");
         let error = load(&*target, &path, &LoadOptions::exact()).expect_err("cut");
-        assert_eq!(error.kind(), Kind::Checkpoint);
+        assert_eq!(error.kind(), ErrorKind::Checkpoint);
         assert!(error.to_string().contains("bad.safetensors"), "{error}");
     }
-    // Whatever is changed in the header, there is an error or a whole set of weights.
+    // Any change of the header gives an error or a complete set of weights.
     let header = 8 + u64::from_le_bytes(good[..8].try_into().expect("8 bytes")) as usize;
     let mut state = 3u64;
     for _ in 0..300 {
@@ -218,20 +218,20 @@ fn a_damaged_file_changes_nothing() {
         std::fs::write(&path, &bad).expect("writes");
         match load(&*target, &path, &LoadOptions::exact()) {
             Ok(report) => assert_eq!(report.loaded, state_dict::state_dict(&*target).expect("reads").len()),
-            Err(error) => assert_eq!(error.kind(), Kind::Checkpoint, "{error}"),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::Checkpoint, "{error}"),
         }
     }
     for missing in [folder.path().to_path_buf(), folder.path().join("none")] {
         assert_eq!(
             load(&*target, &missing, &LoadOptions::exact()).expect_err("no file").kind(),
-            Kind::Checkpoint
+            ErrorKind::Checkpoint
         );
     }
 }
 
-/// Positions of a square grid go to one that is not, the class token's as it is.
+/// The position embedding of a square grid is resampled to a rectangular one; the class token's is kept.
 #[test]
-fn positions_are_resampled_to_another_image_size() {
+fn pos_embed_is_resampled_to_another_image_size() {
     let vit = |size: [usize; 2], seed: u64| {
         let options = ModelOptions { num_classes: 5, img_size: Some(size), seed, ..ModelOptions::default() };
         create_model("vit_tiny_patch16_224", &options).expect("builds")

@@ -204,8 +204,8 @@ fn update_on_gpu(
     let (scalars, updates) = (state.scalars().device_view(), state.updates().device_view());
     let ticket = state.ticket().device_view();
     let device_state = cuda::optimizer::OptimizerState {
-        numbers: scalars.slice(),
-        updates: updates.slice(),
+        scalars: scalars.slice(),
+        step: updates.slice(),
         ticket: ticket.slice(),
     };
     cuda::optimizer::update(gpu, rule, &tables, state.rule(), &device_state)

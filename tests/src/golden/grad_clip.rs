@@ -43,7 +43,7 @@ fn run(case: &GoldenCase) -> Result<(), String> {
         case.check("clipped", name, clipped)?;
     }
     if let Some(norm) = case.json["total_norm_before"].as_f64() {
-        let report = optimizer.report().map_err(|e| say(&e))?;
+        let report = optimizer.stats().map_err(|e| say(&e))?;
         let got = f64::from(report.grad_norm.ok_or_else(|| say(&"no norm"))?);
         if (got - norm).abs() > 1e-5 * norm {
             return Err(say(&format!("the norm is {got}, expected {norm}")));

@@ -1,6 +1,6 @@
-//! Mixup (Zhang et al., 2018) and CutMix (Yun et al., 2019) over a batch, with the random draws given by the caller.
+//! Mixup (Zhang et al., 2018) and CutMix (Yun et al., 2019) over a batch; the caller supplies the random numbers.
 //!
-//! As in timm, the partner of sample `i` is sample `n - 1 - i` of the batch as it was.
+//! As in timm, sample `i` is mixed with sample `n - 1 - i` of the original batch.
 use fornax_engine::{Result, Tensor};
 
 /// Rows `top..bottom` and columns `left..right` of an image.
@@ -16,12 +16,12 @@ pub struct PixelBox {
     pub right: usize,
 }
 
-/// `lam * x + (1 - lam) * reversed batch of x`.
+/// Mixup: `lam * x + (1 - lam) * x.flip(0)`.
 pub fn mixup_batch(x: &Tensor, lam: f64) -> Result<Tensor> {
     x.mul_scalar(lam)?.add(&x.flip(0)?.mul_scalar(1.0 - lam)?)
 }
 
-/// The batch `[n, h, w, c]` with the pixels of the box taken from the partners.
+/// CutMix: the batch `[n, h, w, c]` with the pixels of the box taken from `x.flip(0)`.
 pub fn cutmix_batch(x: &Tensor, cut: &PixelBox) -> Result<Tensor> {
     let (h, w) = (x.dims()[1], x.dims()[2]);
     let band = |x: &Tensor| x.narrow(1, cut.top, cut.bottom - cut.top);
@@ -37,7 +37,8 @@ pub fn cutmix_batch(x: &Tensor, cut: &PixelBox) -> Result<Tensor> {
     Tensor::concat(&[&x.narrow(1, 0, cut.top)?, &mixed, &x.narrow(1, cut.bottom, h - cut.bottom)?], 1)
 }
 
-/// The box for a share `lam` kept of an `h × w` image, centred at (`cy`, `cx`) and clipped, and the share that is really kept.
+/// CutMix box centred at (`cy`, `cx`) of an `h × w` image for a mixing ratio `lam`, clipped to the image, and `lam` corrected to the
+/// clipped area.
 pub fn cutmix_box(h: usize, w: usize, lam: f64, cy: usize, cx: usize) -> (PixelBox, f64) {
     let ratio = (1.0 - lam).sqrt();
     let side = |size: usize, centre: usize| {

@@ -1,5 +1,5 @@
-//! Augmentation of batches.
+//! Augmentation of training images and batches.
 pub mod mixing;
-mod placement;
+mod shift_flip;
 
-pub use placement::Augment;
+pub use shift_flip::Augment;

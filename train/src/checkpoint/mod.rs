@@ -1,12 +1,13 @@
-//! Checkpoints: one safetensors file with all that the next update reads.
+//! Checkpoints: one safetensors file with the complete state of a run.
 //!
-//! The model's tensors stand under timm's names and in PyTorch's shapes, those of its average likewise under `ema/`, the optimizer's
-//! under `optimizer/`. The metadata holds the state as JSON (`fornax.state`) and the CRC32C of that and of every tensor (`fornax.crc32c`). The
-//! header is sorted, so equal states give equal files.
+//! The model's tensors have timm's names and PyTorch's shapes; the EMA weights have the same names under `ema/`, the optimizer's state
+//! tensors are under `optimizer/`. The metadata holds the state as JSON (`fornax.state`) and the CRC32C of it and of every tensor
+//! (`fornax.crc32c`). The header is sorted, so equal states give equal files.
 pub mod durable;
 
-use crate::data::{Dataset, Statistics};
+use crate::data::{ChannelStats, Dataset};
 use crate::ema::Ema;
+use crate::error::ErrorKind;
 use crate::optim::Optimizer;
 use crate::settings::Settings;
 use crate::trainer::TrainerState;
@@ -17,42 +18,42 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-/// Version of the layout.
+/// Version of the file layout.
 const VERSION: u32 = 1;
-/// What names of the optimizer's tensors begin with.
+/// Name prefix of the optimizer's tensors.
 pub(crate) const OPTIMIZER: &str = "optimizer/";
-/// What names of the weights' moving average begin with.
+/// Name prefix of the EMA weights.
 pub(crate) const EMA: &str = "ema/";
 const STATE: &str = "fornax.state";
-const SUMS: &str = "fornax.crc32c";
+const CHECKSUMS: &str = "fornax.crc32c";
 
-/// The CRC32C of each tensor and of the state, by name.
-pub(crate) type Sums = BTreeMap<String, u32>;
+/// CRC32C of each tensor and of the state, by name.
+pub(crate) type Checksums = BTreeMap<String, u32>;
 
-/// What a checkpoint says beside its tensors.
+/// Metadata of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Header {
-    /// Version of the layout; see [`read`].
+pub struct CheckpointHeader {
+    /// Version of the file layout; see [`read`].
     version: u32,
     /// The run's settings.
     pub settings: Settings,
-    /// Where the run stands.
+    /// Progress of the run.
     pub state: TrainerState,
-    /// Of the data set's images and labels.
+    /// CRC32C of the dataset's images and labels.
     pub data_crc32c: u32,
     /// Names of the classes, in the order of the logits.
     pub classes: Vec<String>,
-    /// Statistics that images are normalised with.
-    pub statistics: Statistics,
-    /// Height, width and channels of the images; unknown in old files.
+    /// Mean and standard deviation for the normalisation of images.
+    pub statistics: ChannelStats,
+    /// Height, width and channels of the images; `None` in files of older versions.
     #[serde(default)]
     pub image_size: Option<[usize; 3]>,
 }
 
-impl Header {
-    /// The header of a run at a state.
-    pub fn new(settings: &Settings, state: &TrainerState, data: &Dataset) -> Header {
-        Header {
+impl CheckpointHeader {
+    /// Creates the metadata of a run in a given state.
+    pub fn new(settings: &Settings, state: &TrainerState, data: &Dataset) -> CheckpointHeader {
+        CheckpointHeader {
             version: VERSION,
             settings: settings.clone(),
             state: state.clone(),
@@ -64,15 +65,15 @@ impl Header {
     }
 }
 
-/// A checkpoint that was read, and found whole.
+/// Checkpoint read from a file, with verified checksums.
 pub struct Checkpoint {
-    /// What it says.
-    pub header: Header,
+    /// The metadata.
+    pub header: CheckpointHeader,
     path: PathBuf,
     tensors: BTreeMap<String, Tensor>,
 }
 
-/// The tensors of a model and, if given, of its optimizer and its average, sorted for a checkpoint.
+/// The tensors of a model and, if given, of its optimizer and its EMA, sorted for a checkpoint.
 pub fn tensors(
     model: &dyn Module,
     optimizer: Option<&Optimizer>,
@@ -85,15 +86,15 @@ pub fn tensors(
     tensors.extend(averages.into_iter().map(|(name, tensor)| (format!("{EMA}{name}"), tensor)));
     let state = optimizer.map_or(vec![], |o| o.state_dict());
     tensors.extend(state.into_iter().map(|(name, tensor)| (format!("{OPTIMIZER}{name}"), tensor)));
-    // The widest first, so that each stands aligned in the file; then by name.
+    // Widest dtype first, so that each tensor is aligned in the file; then by name.
     tensors.sort_by(|a, b| b.1.dtype().size().cmp(&a.1.dtype().size()).then_with(|| a.0.cmp(&b.0)));
     Ok(tensors)
 }
 
-/// The bytes of a checkpoint of `tensors`, which [`tensors`] sorted.
-pub fn serialize(tensors: &[(String, Tensor)], header: &Header) -> Result<Vec<u8>> {
+/// Serializes a checkpoint of `tensors`, as sorted by [`tensors`].
+pub fn serialize(tensors: &[(String, Tensor)], header: &CheckpointHeader) -> Result<Vec<u8>> {
     let state = json(header);
-    let mut sums = Sums::from([(STATE.to_string(), crc32c::crc32c(state.as_bytes()))]);
+    let mut sums = Checksums::from([(STATE.to_string(), crc32c::crc32c(state.as_bytes()))]);
     let mut entries = serde_json::Map::new();
     let mut body = vec![];
     for (name, tensor) in tensors {
@@ -107,7 +108,7 @@ pub fn serialize(tensors: &[(String, Tensor)], header: &Header) -> Result<Vec<u8
         });
         entries.insert(name.clone(), entry);
     }
-    let metadata = serde_json::json!({ "format": "pt", SUMS: json(&sums), STATE: state });
+    let metadata = serde_json::json!({ "format": "pt", CHECKSUMS: json(&sums), STATE: state });
     let mut all = serde_json::Map::from_iter([("__metadata__".to_string(), metadata)]);
     all.extend(entries);
     let mut text = json(&all).into_bytes();
@@ -118,22 +119,23 @@ pub fn serialize(tensors: &[(String, Tensor)], header: &Header) -> Result<Vec<u8
     Ok(file)
 }
 
-/// Reads a checkpoint and verifies every sum.
+/// Reads a checkpoint and verifies every checksum.
 pub fn read(path: &Path) -> Result<Checkpoint> {
     let fail = |why: String| {
         Error::checkpoint("the checkpoint cannot be used")
             .at_path(path)
             .because(why)
-            .remedy("name another with --resume, or start over without it")
+            .remedy("give another checkpoint to --resume, or start over without --resume")
     };
-    let bytes = std::fs::read(path).map_err(|e| fail(e.to_string()))?;
+    let bytes = std::fs::read(path)
+        .map_err(|e| Error::unreadable(ErrorKind::Checkpoint, "the checkpoint cannot be read", path, &e))?;
     let (tensors, metadata) = state_dict::from_safetensors(&bytes).map_err(|e| fail(e.to_string()))?;
-    let foreign = || fail("it was not written by fornax train: it says nothing of a run".into());
+    let foreign = || fail("it was not written by fornax train: it has no training state".into());
     let header = header(&metadata).map_err(fail)?.ok_or_else(foreign)?;
-    let sums = sums(&metadata).map_err(fail)?.ok_or_else(foreign)?;
-    let check = |name: &str, sum: u32| check(&sums, name, sum).map_err(fail);
+    let sums = checksums(&metadata).map_err(fail)?.ok_or_else(foreign)?;
+    let check = |name: &str, sum: u32| verify_checksum(&sums, name, sum).map_err(fail);
     if sums.len() != tensors.len() + 1 {
-        return Err(fail(format!("{} tensors were recorded, {} are there", sums.len() - 1, tensors.len())));
+        return Err(fail(format!("it has {} tensors, expected {}", tensors.len(), sums.len() - 1)));
     }
     for (name, tensor) in &tensors {
         let mut bytes = vec![];
@@ -143,36 +145,40 @@ pub fn read(path: &Path) -> Result<Checkpoint> {
     Ok(Checkpoint { header, path: path.into(), tensors })
 }
 
-/// The recorded sums of a file of this metadata; nothing if Fornax did not write it.
-pub(crate) fn sums(metadata: &HashMap<String, String>) -> std::result::Result<Option<Sums>, String> {
+/// The checksums in a file's metadata; `None` if Fornax did not write the file.
+pub(crate) fn checksums(
+    metadata: &HashMap<String, String>,
+) -> std::result::Result<Option<Checksums>, String> {
     let sums =
-        metadata.get(SUMS).map(|text| serde_json::from_str(text).map_err(|e| format!("its sums: {e}")));
+        metadata.get(CHECKSUMS).map(|text| serde_json::from_str(text).map_err(|e| format!("its sums: {e}")));
     sums.transpose()
 }
 
-/// What a file of this metadata says about its run, verified; nothing if Fornax did not write it.
-pub(crate) fn header(metadata: &HashMap<String, String>) -> std::result::Result<Option<Header>, String> {
-    let (Some(state), Some(sums)) = (metadata.get(STATE), sums(metadata)?) else { return Ok(None) };
-    check(&sums, STATE, crc32c::crc32c(state.as_bytes()))?;
+/// The verified training state in a file's metadata; `None` if Fornax did not write the file.
+pub(crate) fn header(
+    metadata: &HashMap<String, String>,
+) -> std::result::Result<Option<CheckpointHeader>, String> {
+    let (Some(state), Some(sums)) = (metadata.get(STATE), checksums(metadata)?) else { return Ok(None) };
+    verify_checksum(&sums, STATE, crc32c::crc32c(state.as_bytes()))?;
     let version = serde_json::from_str::<serde_json::Value>(state).map(|v| v["version"].as_u64());
     if let Ok(Some(version)) = version
         && version > u64::from(VERSION)
     {
-        return Err(format!("its layout is version {version}; this fornax knows up to {VERSION}"));
+        return Err(format!("its layout is version {version}; this version of fornax reads up to {VERSION}"));
     }
     serde_json::from_str(state).map(Some).map_err(|e| format!("its state: {e}"))
 }
 
-fn check(sums: &Sums, name: &str, sum: u32) -> std::result::Result<(), String> {
+fn verify_checksum(sums: &Checksums, name: &str, sum: u32) -> std::result::Result<(), String> {
     match sums.get(name) {
         Some(expected) if *expected == sum => Ok(()),
-        _ => Err(format!("{name} does not have the CRC32C that was recorded: the file is damaged")),
+        _ => Err(format!("the CRC32C of {name} does not match: the file is damaged")),
     }
 }
 
 impl Checkpoint {
-    /// Brings a model, its optimizer and its average to the saved state; an average that the checkpoint does not have becomes a copy of
-    /// the model. Errors, changing nothing, when model and optimizer are not of its kind.
+    /// Restores a model, its optimizer and its EMA; if the checkpoint has no EMA, the EMA becomes a copy of the model. Errors without
+    /// changing anything if names, shapes or dtypes differ.
     pub fn restore(&self, model: &dyn Module, optimizer: &Optimizer, ema: Option<&Ema>) -> Result<()> {
         let fail = |why: String| {
             Error::checkpoint("the checkpoint does not fit this run").at_path(&self.path).because(why)
@@ -184,7 +190,7 @@ impl Checkpoint {
         let of_ema: BTreeMap<String, Tensor> =
             of_ema.into_iter().map(|(name, tensor)| (name[EMA.len()..].to_string(), tensor)).collect();
         let mut pairs = vec![];
-        // SGD's did not use to be saved, as nothing depended on it.
+        // Older versions did not save SGD's step counter, as nothing depended on it.
         let updates = Tensor::scalar(self.header.state.update as i64)?;
         for (name, tensor) in optimizer.state_dict() {
             let saved = of_optimizer.get(&format!("{OPTIMIZER}{name}"));
@@ -194,7 +200,7 @@ impl Checkpoint {
                 None => {
                     let remedy =
                         "resume from checkpoints/last.safetensors, which holds the optimizer's state";
-                    return Err(fail(format!("it lacks the optimizer's {name}")).remedy(remedy));
+                    return Err(fail(format!("it lacks the optimizer's state {name}")).remedy(remedy));
                 }
             }
         }
@@ -221,7 +227,7 @@ fn append(out: &mut Vec<u8>, tensor: &Tensor) -> Result<()> {
         DType::F64 => tensor.read::<f64>()?.iter().for_each(|v| out.extend(v.to_le_bytes())),
         DType::I64 => tensor.read::<i64>()?.iter().for_each(|v| out.extend(v.to_le_bytes())),
         DType::U8 => out.extend_from_slice(&tensor.read::<u8>()?),
-        half => return Err(Error::checkpoint(format!("checkpoints do not hold tensors of {half}"))),
+        half => return Err(Error::checkpoint(format!("a checkpoint cannot hold tensors of dtype {half}"))),
     }
     Ok(())
 }

@@ -11,17 +11,17 @@ pub fn execute() -> Result<()> {
     let rows = [
         ("fornax", machine.fornax.to_string()),
         ("platform", machine.platform),
-        ("processor", machine.cpu),
-        ("vector code", format!("{} (the widest that this processor has kernels for)", machine.simd)),
-        ("bf16", if has_bf16() { "native: products of pairs" } else { "by way of f32" }.to_string()),
-        ("threads", format!("{} (change with --threads; results do not depend on it)", machine.threads)),
+        ("CPU", machine.cpu),
+        ("SIMD", format!("{} (widest level with kernels on this CPU)", machine.simd)),
+        ("bf16", if has_bf16() { "native dot product instructions" } else { "emulated in f32" }.to_string()),
+        ("threads", format!("{} (set with --threads; results do not depend on it)", machine.threads)),
         ("memory", memory),
     ];
     let mut rows = rows.map(|(name, value)| vec![name.to_string(), value]).to_vec();
     for library in cuda::libraries() {
         let found = library.found.map_or_else(
             |why| format!("not usable: {why}"),
-            |(version, place)| format!("{version}, found as {place}"),
+            |(version, path)| format!("{version}, loaded from {path}"),
         );
         rows.push(vec![library.name.into(), found]);
     }

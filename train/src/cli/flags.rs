@@ -1,9 +1,9 @@
-//! Spellings of flags: `--batch_size` for `--batch-size`, `--no-json` for `--json=false`, timm's `-vb`.
+//! Alternative spellings of flags: `--batch_size` for `--batch-size`, `--no-json` for `--json=false`, timm's `-vb`.
 use clap::Command;
 use std::any::TypeId;
 use std::ffi::OsString;
 
-/// The arguments with every flag in the spelling that the commands declare.
+/// Rewrites every flag to its declared spelling.
 pub fn normalise(arguments: impl IntoIterator<Item = OsString>, command: &Command) -> Vec<OsString> {
     let switches: Vec<&str> = command
         .get_subcommands()
@@ -15,14 +15,14 @@ pub fn normalise(arguments: impl IntoIterator<Item = OsString>, command: &Comman
     let mut spell = |argument: OsString| {
         verbatim |= argument == "--";
         match argument.to_str() {
-            Some(text) if !verbatim => spelled(text, &switches).map_or(argument, OsString::from),
+            Some(text) if !verbatim => normalised(text, &switches).map_or(argument, OsString::from),
             _ => argument,
         }
     };
     arguments.into_iter().map(&mut spell).collect()
 }
 
-fn spelled(argument: &str, switches: &[&str]) -> Option<String> {
+fn normalised(argument: &str, switches: &[&str]) -> Option<String> {
     if let Some(rest) = argument.strip_prefix("-vb") {
         return Some(format!("--validation-batch-size{rest}"));
     }
@@ -45,12 +45,12 @@ mod tests {
 
     fn normalised(arguments: &[&str]) -> Vec<String> {
         let arguments = arguments.iter().map(OsString::from);
-        let spelled = normalise(arguments, &super::super::Cli::command());
-        spelled.into_iter().map(|a| a.to_string_lossy().into_owned()).collect()
+        let all = normalise(arguments, &super::super::Cli::command());
+        all.into_iter().map(|a| a.to_string_lossy().into_owned()).collect()
     }
 
     #[test]
-    fn flags_are_respelled_and_values_are_not() {
+    fn flags_are_normalised_and_values_are_not() {
         assert_eq!(
             normalised(&[
                 "fornax",
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn only_switches_can_be_negated_and_a_double_dash_ends_flags() {
+    fn only_boolean_flags_are_negated_and_double_dash_ends_flags() {
         assert_eq!(normalised(&["--no-epochs", "--no-json=true"]), ["--no-epochs", "--no-json=true"]);
         assert_eq!(normalised(&["--", "--a_b"]), ["--", "--a_b"]);
     }

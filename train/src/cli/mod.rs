@@ -1,4 +1,4 @@
-//! The `fornax` command: what it accepts, and the exit code it ends with.
+//! Command line of `fornax`: subcommands, error output and exit codes.
 mod datasets;
 mod doctor;
 mod flags;
@@ -12,7 +12,7 @@ mod train;
 mod yaml;
 
 use crate::Result;
-use crate::error::Kind;
+use crate::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::panic;
 use std::process::ExitCode;
@@ -28,43 +28,43 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Train a model; with no argument, on handwritten digits in less than a minute
+    /// Train a model; by default on handwritten digits, in less than a minute
     Train(Box<train::TrainArgs>),
-    /// Print and draw the learning rates of a run
+    /// Print and plot the learning-rate schedule of a run
     Schedule(Box<schedule::ScheduleArgs>),
-    /// List the models
+    /// List the models, show their layers, or save initial weights
     Models(Box<models::ModelsArgs>),
-    /// Say what a trained model sees in pictures
+    /// Classify images with a trained model
     Predict(Box<predict::PredictArgs>),
-    /// List the data sets and where to get them
+    /// List the datasets and their sources
     Datasets,
     /// List the CUDA kernels, or compile them ahead of time
     #[command(subcommand)]
     Kernels(kernels::KernelsCommand),
-    /// Say what this machine offers and what Fornax makes of it
+    /// Show hardware and libraries
     Doctor,
 }
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0 done                     5 non-finite loss
-  2 wrong usage              6 out of memory
-  3 data missing or damaged  7 disk full or not writable
-  4 checkpoint unusable      9 device unusable
- 70 a defect of fornax
-  130 stopped by Ctrl-C, 143 by SIGTERM: the state is saved";
+    0 success                     5 non-finite loss
+    2 usage or configuration      6 out of memory
+    3 dataset missing or damaged  7 disk full or not writable
+    4 checkpoint unusable         9 device unusable
+   70 internal error (a bug in fornax)
+  130 interrupted by Ctrl-C, 143 terminated by SIGTERM; a checkpoint is saved";
 
-/// Runs the command line that this process was started with.
+/// Runs the command line of this process.
 pub fn main() -> ExitCode {
     panic::set_hook(Box::new(|info| {
         if crate::data::decode::is_decoding() {
             return;
         }
-        eprintln!("fornax has a defect, please report it: {info}");
+        eprintln!("internal error, please report this bug: {info}");
     }));
     match panic::catch_unwind(run) {
         Ok(code) => ExitCode::from(code),
-        Err(_) => ExitCode::from(Kind::Bug.exit_code()),
+        Err(_) => ExitCode::from(ErrorKind::Bug.exit_code()),
     }
 }
 
@@ -83,7 +83,8 @@ fn run() -> u8 {
     match execute(cli.command) {
         Ok(()) => 0,
         Err(error) => {
-            eprintln!("error: {error}");
+            let prefix = if matches!(error.kind(), ErrorKind::Interrupted(_)) { "" } else { "error: " };
+            eprintln!("{prefix}{error}");
             error.kind().exit_code()
         }
     }
@@ -101,13 +102,13 @@ fn execute(command: Command) -> Result<()> {
     }
 }
 
-/// Writes results to stdout; a reader that closed the pipe has read enough.
+/// Writes results to stdout; a closed pipe is not an error.
 fn print(text: &str) {
     use std::io::Write;
     std::io::stdout().write_all(text.as_bytes()).ok();
 }
 
-/// Columns padded to their widest entry, two spaces apart; numbers to the right.
+/// Formats rows as a table; the columns in `right` are right-aligned.
 fn table(rows: &[Vec<String>], right: &[usize]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let length = |cell: &String| cell.chars().count();
@@ -131,12 +132,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_consistent() {
+    fn clap_definitions_are_consistent() {
         Cli::command().debug_assert();
     }
 
     #[test]
-    fn columns_line_up() {
+    fn table_columns_are_aligned() {
         let rows = [vec!["a".to_string(), "10".into(), "x".into()], vec!["bbb".into(), "7".into()]];
         assert_eq!(table(&rows, &[1]), "a    10  x\nbbb   7\n");
     }

@@ -1,4 +1,4 @@
-//! `fornax models`: which models there are, and what their layers cost.
+//! `fornax models`: list of models, table of layers with their costs, initial weights.
 use super::save_weights::save;
 use super::{print, table};
 use crate::report::{bytes, thousands};
@@ -8,11 +8,11 @@ use fornax_nn::models::{self, ModelInfo, ModelSummary, summary};
 use serde_json::json;
 use std::path::PathBuf;
 
-/// What the models are to be built for.
+/// Arguments of `fornax models`.
 #[derive(clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct ModelsArgs {
-    /// Only names that match: `*` stands for any characters, `?` for one
+    /// Glob pattern of model names: `*` matches any characters, `?` one
     #[arg(value_name = "PATTERN")]
     pattern: Option<String>,
     #[command(flatten)]
@@ -23,23 +23,23 @@ pub struct ModelsArgs {
 
 #[derive(clap::Subcommand)]
 enum ModelsCommand {
-    /// Print the table of a model's layers: shape, parameters, MACs, activation memory
+    /// Show a model's layers: output shape, parameters, MACs, activation memory
     Show {
-        /// The model
+        /// Model name
         #[arg(value_name = "NAME")]
         name: String,
         #[command(flatten)]
         build: BuildArgs,
     },
-    /// Write a model's initial weights as a safetensors file, under timm's names
+    /// Save a model's initial weights as safetensors, with timm's tensor names
     Save {
-        /// The model
+        /// Model name
         #[arg(value_name = "NAME")]
         name: String,
-        /// The file
+        /// Output file
         #[arg(value_name = "FILE")]
         path: PathBuf,
-        /// Seed of the weights
+        /// Random seed of the weights
         #[arg(long, value_name = "N", default_value_t = 42)]
         seed: u64,
         #[command(flatten)]
@@ -49,19 +49,19 @@ enum ModelsCommand {
 
 #[derive(clap::Args)]
 struct BuildArgs {
-    /// Classes of the head [default: the model's own]
+    /// Number of classes [default: the model's own]
     #[arg(long, value_name = "N")]
     num_classes: Option<usize>,
-    /// Channels of the images [default: 3]
+    /// Input channels [default: 3]
     #[arg(long, value_name = "C")]
     in_chans: Option<usize>,
-    /// Size of the images, as 224 or 224x160 [default: the model's own]
+    /// Image size: 224, or height x width as 224x160 [default: the model's own]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     img_size: Option<[usize; 2]>,
-    /// Further options of the model, as drop_path_rate=0.1
+    /// Further model options, such as drop_path_rate=0.1
     #[arg(long, value_name = "KEY=VALUE", num_args = 1..)]
     model_kwargs: Vec<String>,
-    /// Print JSON, one object a line
+    /// Print JSON, one object per line
     #[arg(long)]
     json: bool,
 }
@@ -83,9 +83,9 @@ fn list(pattern: Option<&str>, build: &BuildArgs) -> Result<()> {
     if chosen.is_empty() {
         let pattern = pattern.unwrap_or_default();
         return Err(Error::usage(format!("no model's name matches {pattern:?}"))
-            .remedy("see all with `fornax models`; quote a pattern with *, as 'res*'"));
+            .remedy("`fornax models` lists all names; quote a pattern with *, as in 'res*'"));
     }
-    let mut rows = vec![["NAME", "PARAMETERS", "MACS", "INPUT", "WHAT"].map(String::from).to_vec()];
+    let mut rows = vec![["NAME", "PARAMETERS", "MACS", "INPUT", "DESCRIPTION"].map(String::from).to_vec()];
     for info in chosen {
         let (cost, [h, w, _]) = build.cost(info)?;
         if build.json {
@@ -114,7 +114,7 @@ fn show(name: &str, build: &BuildArgs) -> Result<()> {
     let (cost, [h, w, c]) = build.cost(info)?;
     let shape = |dims: &[usize]| dims.iter().map(usize::to_string).collect::<Vec<_>>().join("x");
     let mut rows =
-        vec![["LAYER", "KIND", "OUTPUT", "PARAMETERS", "MACS", "ACTIVATION"].map(String::from).to_vec()];
+        vec![["LAYER", "TYPE", "OUTPUT", "PARAMETERS", "MACS", "ACTIVATIONS"].map(String::from).to_vec()];
     for layer in &cost.layers {
         if build.json {
             print(&format!(
@@ -148,7 +148,7 @@ fn show(name: &str, build: &BuildArgs) -> Result<()> {
 }
 
 impl BuildArgs {
-    /// The options of a model.
+    /// Model options from the arguments.
     fn options(&self, info: &ModelInfo) -> Result<ModelOptions> {
         let fail = |e: fornax_nn::Error| Error::usage(format!("{}: {e}", info.name));
         let mut options = ModelOptions {
@@ -166,7 +166,7 @@ impl BuildArgs {
         Ok(options)
     }
 
-    /// The costs of a model under these options, and the image that they are for.
+    /// Costs of a model with these options, and the image size `[h, w, c]` that they are for.
     fn cost(&self, info: &ModelInfo) -> Result<(ModelSummary, [usize; 3])> {
         let fail = |e: fornax_nn::Error| Error::usage(format!("{}: {e}", info.name));
         let options = self.options(info)?;
@@ -177,10 +177,10 @@ impl BuildArgs {
     }
 }
 
-/// `*` matches any characters, `?` one.
+/// Glob match: `*` matches any characters, `?` one.
 fn matches(pattern: &str, name: &str) -> bool {
     let (p, n): (Vec<char>, Vec<char>) = (pattern.chars().collect(), name.chars().collect());
-    // Where the last star stands, and the first character that it did not take.
+    // Position of the last star, and of the first character after its match.
     let (mut i, mut j, mut star) = (0, 0, None);
     while j < n.len() {
         match p.get(i) {
@@ -207,7 +207,7 @@ fn millions(n: u64) -> String {
 
 pub(super) fn size(text: &str) -> std::result::Result<[usize; 2], String> {
     let mut options = ModelOptions::default();
-    options.set("img_size", text).map_err(|_| "a size is needed, as 224 or 224x160".to_string())?;
+    options.set("img_size", text).map_err(|_| "must be a size, such as 224 or 224x160".to_string())?;
     Ok(options.img_size.unwrap_or_default())
 }
 

@@ -1,4 +1,4 @@
-//! `fornax models save`: a model's initial weights as a file, to start from or to compare with.
+//! `fornax models save`: initial weights of a model as a safetensors file.
 use super::print;
 use crate::checkpoint::durable;
 use crate::{Error, Result};
@@ -7,7 +7,7 @@ use fornax_nn::{ModelOptions, state_dict};
 use std::collections::HashMap;
 use std::path::Path;
 
-/// Draws the weights of a model and writes them under timm's names, in PyTorch's shapes.
+/// Initialises a model and writes its weights with timm's names and PyTorch's shapes.
 pub fn save(name: &str, options: &ModelOptions, path: &Path) -> Result<()> {
     let fail = |e: fornax_nn::Error| Error::usage(format!("{name}: {e}"));
     let model = create_model(name, options).map_err(fail)?;
@@ -16,7 +16,7 @@ pub fn save(name: &str, options: &ModelOptions, path: &Path) -> Result<()> {
     let bytes = state_dict::to_safetensors(&state, Some(metadata)).map_err(fail)?;
     durable::write(path, &bytes)?;
     print(&format!(
-        "{} tensors of {name}, drawn with seed {}: {}\n",
+        "saved {} tensors of {name}, initialised with seed {}, to {}\n",
         state.len(),
         options.seed,
         path.display()

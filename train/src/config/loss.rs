@@ -1,10 +1,10 @@
-//! The loss of a run: its settings, and what they make.
+//! Loss function of a run: its settings, and the loss built from them.
 use crate::settings::Settings;
 use fornax_nn::loss::{BinaryCrossEntropy, CrossEntropy, Loss};
 use std::sync::Arc;
 
-/// The settings of the loss that have an effect.
-pub(super) fn settled(given: &Settings, smoothing: f64) -> Settings {
+/// Resolved settings of the loss, without those that have no effect.
+pub(super) fn resolved(given: &Settings, smoothing: f64) -> Settings {
     let binary = given.bce_loss.unwrap_or(false);
     Settings {
         smoothing: Some(given.smoothing.unwrap_or(smoothing)),
@@ -17,23 +17,23 @@ pub(super) fn settled(given: &Settings, smoothing: f64) -> Settings {
 }
 
 /// Name of the training loss and its label smoothing, for titles and legends.
-pub(super) fn name(settled: &Settings) -> String {
-    let name = if settled.bce_loss == Some(true) { "binary cross entropy" } else { "cross entropy" };
-    match settled.smoothing {
+pub(super) fn name(resolved: &Settings) -> String {
+    let name = if resolved.bce_loss == Some(true) { "binary cross entropy" } else { "cross entropy" };
+    match resolved.smoothing {
         Some(smoothing) if smoothing > 0.0 => format!("{name}, smoothing {smoothing}"),
         _ => name.into(),
     }
 }
 
-/// The loss that settled settings name.
-pub(super) fn loss(settled: &Settings) -> Arc<dyn Loss> {
-    let smoothing = settled.smoothing.unwrap_or(0.0);
-    match settled.bce_loss {
+/// Builds the loss from resolved settings.
+pub(super) fn loss(resolved: &Settings) -> Arc<dyn Loss> {
+    let smoothing = resolved.smoothing.unwrap_or(0.0);
+    match resolved.bce_loss {
         Some(true) => Arc::new(BinaryCrossEntropy {
             smoothing,
-            target_threshold: settled.bce_target_thresh,
-            sum_classes: settled.bce_sum == Some(true),
-            pos_weight: settled.bce_pos_weight,
+            target_threshold: resolved.bce_target_thresh,
+            sum_classes: resolved.bce_sum == Some(true),
+            pos_weight: resolved.bce_pos_weight,
         }),
         _ => Arc::new(CrossEntropy { smoothing }),
     }

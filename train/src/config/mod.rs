@@ -1,5 +1,5 @@
-//! The configuration of a run: every value settled, from the user's [`Settings`] and the defaults of the data set.
-mod effects;
+//! Configuration of a run: every value resolved from the user's [`Settings`] and the dataset's defaults.
+mod ignored_flags;
 mod loss;
 mod model;
 mod schedule;
@@ -10,78 +10,78 @@ use crate::augment::Augment;
 use crate::data::{self, DatasetInfo};
 use crate::ema::{EmaOptions, EmaWarmup};
 use crate::optim::param_groups::{self, LayerDecay, ParamGroupOptions};
-use crate::optim::{self, Optimizer, OptimizerName, OptimizerOptions, Rule};
+use crate::optim::{self, Optimizer, OptimizerName, OptimizerOptions, OptimizerRule};
 use crate::schedule::{Sched, Schedule};
-use crate::settings::{AmpDtype, ClipMode, Level, LrScale, Metric, Settings};
+use crate::settings::{AmpDtype, ClipMode, EvalMetric, LrScale, OptLevelArg, Settings};
 use crate::{Error, Result};
-use effects::Facts;
 use fornax_engine::{DType, GradClip, GradientRule, LossScaling};
 use fornax_nn::loss::Loss;
 use fornax_nn::models::Model;
 use fornax_nn::{OptLevel, Precision};
+use ignored_flags::FlagContext;
 use std::sync::Arc;
 
-/// A run's data, model and training.
+/// Resolved configuration of a run.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The data set.
+    /// The dataset.
     pub dataset: &'static DatasetInfo,
-    /// Every setting that has an effect, with its value: what `args.yaml` holds.
+    /// Every setting that has an effect, with its value: the content of `args.yaml`.
     pub settings: Settings,
-    /// The model, but for what the data decides.
+    /// The model, without the number of classes and channels.
     pub model: ModelConfig,
-    /// Images in a training batch.
+    /// Training batch size, in images.
     pub batch_size: usize,
-    /// Images in a validation batch.
+    /// Validation batch size, in images.
     pub validation_batch_size: usize,
-    /// The learning rate over time.
+    /// Learning-rate schedule.
     pub schedule: Schedule,
-    /// What training makes small.
+    /// Training loss.
     pub loss: Arc<dyn Loss>,
     /// Name of the training loss and its label smoothing.
     pub loss_name: String,
-    /// How an average follows the model.
+    /// Exponential moving average of the weights.
     pub ema: Option<EmaOptions>,
-    /// The average stays in the processor's memory.
+    /// Keeps the EMA weights on the CPU.
     pub ema_on_cpu: bool,
-    /// Which operation computes in which precision.
+    /// Mixed precision: the dtype of each kind of operation.
     pub precision: Precision,
-    /// How gradients are limited.
+    /// Gradient clipping.
     pub clip: Option<GradClip>,
-    /// Batches that one update takes its gradient from.
-    pub accumulate: usize,
-    /// Compute blocks again in the backward pass.
+    /// Gradient accumulation steps: batches per update.
+    pub grad_accum_steps: usize,
+    /// Gradient checkpointing: recompute blocks in the backward pass.
     pub checkpointing: bool,
-    /// Changes to training images.
+    /// Augmentation of training images.
     pub augment: Augment,
-    /// Seed of all draws.
+    /// Seed of all random numbers.
     pub seed: u64,
-    /// What ranks checkpoints.
-    pub eval_metric: Metric,
+    /// Metric that ranks checkpoints.
+    pub eval_metric: EvalMetric,
     optimizer: OptimizerConfig,
 }
 
 #[derive(Clone, Debug)]
 struct OptimizerConfig {
     name: OptimizerName,
-    rule: Rule,
+    rule: OptimizerRule,
     options: OptimizerOptions,
-    groups: ParamGroupOptions,
+    param_groups: ParamGroupOptions,
 }
 
-/// The seed of a run that has no other.
-const SEED: u64 = 42;
+/// Default seed.
+const DEFAULT_SEED: u64 = 42;
 
-/// Defaults that suit a data set. Those of digits and fashion-mnist were found by experiment, to be accurate in little
-/// time on a CPU; the others lean on them.
+/// Default recipe of a dataset. The recipes of digits and fashion-mnist were tuned for accuracy in little CPU time; the others
+/// derive from them.
 struct Recipe {
     model: &'static str,
     batch_size: u32,
     epochs: u32,
     warmup_epochs: u32,
-    /// Learning rate and weight decay for SGD.
+    /// Learning rate and weight decay of SGD.
     sgd: [f64; 2],
-    /// Learning rate and weight decay for AdamW.
+    /// Learning rate and weight decay of AdamW.
     adamw: [f64; 2],
     smoothing: f64,
     shift: u32,
@@ -105,14 +105,14 @@ const MNIST: Recipe = Recipe { epochs: 5, warmup_epochs: 1, ..SMALL };
 fn recipe(dataset: &str) -> Recipe {
     match dataset {
         "digits" => SMALL,
-        // Five epochs are too few to profit from shifts or smoothing.
+        // Five epochs are too few to benefit from shifts or smoothing.
         "fashion-mnist" => Recipe { hflip: 0.5, shift: 0, smoothing: 0.0, ..MNIST },
         _ => MNIST,
     }
 }
 
 impl Config {
-    /// Settles every value. Errors on what has no effect or contradicts itself.
+    /// Resolves every value. Errors on settings without effect and on contradictions.
     pub fn resolve(given: &Settings) -> Result<Config> {
         let name = given.dataset.as_deref().unwrap_or("digits");
         let dataset = data::find(name).ok_or_else(|| unknown_dataset(name))?;
@@ -120,16 +120,21 @@ impl Config {
         let name = given.opt.clone().unwrap_or_else(|| "sgd".parse().expect("an optimizer"));
         let sched = given.sched.unwrap_or(Sched::Cosine);
         let precision = precision(given)?;
-        let [default_lr, default_decay] = name.rates(recipe.sgd, recipe.adamw);
+        let [default_lr, default_decay] = name.default_lr_and_weight_decay(recipe.sgd, recipe.adamw);
         let batch_size = given.batch_size.unwrap_or(recipe.batch_size);
-        let accumulate = given.grad_accum_steps.unwrap_or(1);
-        let lr = given.lr.or_else(|| scaled_lr(given, &name, batch_size * accumulate)).unwrap_or(default_lr);
+        let grad_accum_steps = given.grad_accum_steps.unwrap_or(1);
+        let lr =
+            given.lr.or_else(|| scaled_lr(given, &name, batch_size * grad_accum_steps)).unwrap_or(default_lr);
         let schedule = schedule::options(given, sched, &recipe, lr);
-        effects::refuse_what_has_none(&Facts { given, sched, warmup: schedule.warmup_epochs })?;
-        let loss = loss::settled(given, recipe.smoothing);
-        let seed = given.seed.unwrap_or(SEED);
-        let (rule, options) = optim::settled_rule(&name, &optimizer_options(given, lr))?;
-        let groups = ParamGroupOptions {
+        ignored_flags::reject_ignored_flags(&FlagContext {
+            given,
+            sched,
+            warmup_epochs: schedule.warmup_epochs,
+        })?;
+        let loss = loss::resolved(given, recipe.smoothing);
+        let seed = given.seed.unwrap_or(DEFAULT_SEED);
+        let (rule, options) = optim::resolve_rule(&name, &optimizer_options(given, lr))?;
+        let param_groups = ParamGroupOptions {
             weight_decay: given.weight_decay.unwrap_or(default_decay),
             layer_decay: given.layer_decay.map(|decay| LayerDecay {
                 decay,
@@ -137,12 +142,12 @@ impl Config {
                 no_opt_scale: given.layer_decay_no_opt_scale,
             }),
         };
-        if rule.curvature.is_some() && precision.needs_loss_scaling() {
+        if rule.hessian.is_some() && precision.needs_loss_scaling() {
             return Err(Error::usage(format!("{name} does not train in f16"))
-                .because("second derivatives do not fit into it, whatever the loss is multiplied by")
+                .because("second derivatives overflow f16 at any loss scale")
                 .remedy("give --amp-dtype bfloat16 or --no-amp"));
         }
-        let optimizer = OptimizerConfig { name, rule, options, groups };
+        let optimizer = OptimizerConfig { name, rule, options, param_groups };
         let mut config = Config {
             dataset,
             settings: given.clone(),
@@ -160,56 +165,56 @@ impl Config {
             ema_on_cpu: given.model_ema_force_cpu.unwrap_or(false),
             precision,
             clip: clip(given),
-            accumulate: accumulate as usize,
+            grad_accum_steps: grad_accum_steps as usize,
             checkpointing: given.grad_checkpointing.unwrap_or(false),
             augment: Augment {
                 shift: given.shift.unwrap_or(recipe.shift),
                 hflip: given.hflip.unwrap_or(recipe.hflip),
             },
             seed,
-            eval_metric: given.eval_metric.unwrap_or(Metric::Top1),
+            eval_metric: given.eval_metric.unwrap_or(EvalMetric::Top1),
             optimizer,
         };
-        config.settings = schedule::settled(sched, &schedule)
+        config.settings = schedule::resolved(sched, &schedule)
             .over(loss)
-            .over(config.model.settled(given))
-            .over(config.settled());
+            .over(config.model.resolved(given))
+            .over(config.resolved());
         Ok(config)
     }
 
-    /// The optimizer for a model's parameters.
+    /// Creates the optimizer for a model's parameters.
     pub fn optimizer(&self, model: &dyn Model) -> Result<Optimizer> {
-        let OptimizerConfig { rule, groups, .. } = &self.optimizer;
-        let parameters = param_groups::parameters(model, groups);
+        let OptimizerConfig { rule, param_groups, .. } = &self.optimizer;
+        let parameters = param_groups::parameters(model, param_groups);
         if parameters.is_empty() {
-            return Err(Error::usage("nothing is left to train")
+            return Err(Error::usage("every layer is frozen")
                 .at("--layer-decay-no-opt-scale")
                 .remedy("choose at most 1"));
         }
-        let optimizer = Optimizer::new(parameters, rule.clone(), self.gradients())?;
+        let optimizer = Optimizer::new(parameters, rule.clone(), self.gradient_rule())?;
         Ok(match self.precision.weight_rounding() {
-            Some(dtype) => optimizer.rounding_to(dtype),
+            Some(dtype) => optimizer.with_rounded_weights(dtype),
             None => optimizer,
         })
     }
 
-    /// How an update treats gradients before its rule.
-    pub fn gradients(&self) -> GradientRule {
+    /// Gradient processing before the update rule: loss scaling and clipping.
+    pub fn gradient_rule(&self) -> GradientRule {
         GradientRule {
             scaling: self.precision.needs_loss_scaling().then(LossScaling::default),
             clip: self.clip,
         }
     }
 
-    /// Tensors that the optimizer keeps for each parameter.
-    pub fn moments(&self) -> u64 {
+    /// Optimizer state tensors per parameter.
+    pub fn state_tensors_per_parameter(&self) -> u64 {
         self.optimizer.rule.update.state_spec().moments.len() as u64
     }
 
-    /// The settings with every value that has an effect filled in, and no other; those of model, schedule and loss are not here.
-    fn settled(&self) -> Settings {
+    /// Resolved settings that have an effect, without those of model, schedule and loss.
+    fn resolved(&self) -> Settings {
         let optimizer = &self.optimizer;
-        let layer_decay = optimizer.groups.layer_decay;
+        let layer_decay = optimizer.param_groups.layer_decay;
         Settings {
             dataset: Some(self.dataset.name.into()),
             data_dir: self.settings.data_dir.clone(),
@@ -220,7 +225,7 @@ impl Config {
             opt_betas: optimizer.options.betas.clone(),
             opt_eps: optimizer.options.eps,
             opt_kwargs: self.settings.opt_kwargs.clone(),
-            weight_decay: Some(optimizer.groups.weight_decay),
+            weight_decay: Some(optimizer.param_groups.weight_decay),
             layer_decay: layer_decay.map(|by| by.decay),
             layer_decay_min_scale: layer_decay.map(|by| by.min_scale),
             layer_decay_no_opt_scale: layer_decay.and_then(|by| by.no_opt_scale),
@@ -230,7 +235,7 @@ impl Config {
             model_ema_force_cpu: self.ema.map(|_| self.ema_on_cpu),
             clip_grad: self.settings.clip_grad,
             clip_mode: self.settings.clip_grad.map(|_| self.settings.clip_mode.unwrap_or(ClipMode::Norm)),
-            grad_accum_steps: Some(self.accumulate as u32),
+            grad_accum_steps: Some(self.grad_accum_steps as u32),
             amp_dtype: self.precision.half_dtype().map(|dtype| match dtype {
                 DType::BF16 => AmpDtype::Bfloat16,
                 _ => AmpDtype::Float16,
@@ -246,13 +251,13 @@ impl Config {
     }
 }
 
-/// `--amp` is level O1, in f16 unless another dtype is named.
+/// Resolves `--amp`, `--amp-dtype` and `--opt-level`: `--amp` is level O1; f16 is the default dtype.
 fn precision(given: &Settings) -> Result<Precision> {
     let level = match (given.amp, given.opt_level) {
-        (Some(true), Some(Level::O0)) => {
+        (Some(true), Some(OptLevelArg::O0)) => {
             return Err(Error::usage("--amp contradicts --opt-level O0").remedy("give one of the two"));
         }
-        (Some(false), Some(level)) if level != Level::O0 => {
+        (Some(false), Some(level)) if level != OptLevelArg::O0 => {
             return Err(Error::usage("--no-amp contradicts --opt-level").remedy("give one of the two"));
         }
         (_, Some(level)) => level.into(),
@@ -271,10 +276,10 @@ fn precision(given: &Settings) -> Result<Precision> {
     Ok(Precision::new(level, half))
 }
 
-/// timm's rule: `lr_base` times the batch size over `lr_base_size`, or the square root of that.
+/// timm's rule: `lr_base` times the ratio `batch_size / lr_base_size`, or times its square root.
 fn scaled_lr(given: &Settings, name: &OptimizerName, batch_size: u32) -> Option<f64> {
     let ratio = f64::from(batch_size) / f64::from(given.lr_base_size.unwrap_or(256));
-    let adaptive = ["ada", "lamb"].iter().any(|part| name.plain().contains(part));
+    let adaptive = ["ada", "lamb"].iter().any(|part| name.base_name().contains(part));
     let default = if adaptive { LrScale::Sqrt } else { LrScale::Linear };
     let factor = match given.lr_base_scale.unwrap_or(default) {
         LrScale::Linear => ratio,
@@ -283,15 +288,15 @@ fn scaled_lr(given: &Settings, name: &OptimizerName, batch_size: u32) -> Option<
     given.lr_base.map(|base| base * factor)
 }
 
-/// What the optimizer is told beside its name.
+/// Optimizer options from settings.
 fn optimizer_options(given: &Settings, lr: f64) -> OptimizerOptions {
-    let extra = given.opt_kwargs.iter().flatten().filter_map(|text| text.split_once('='));
+    let kwargs = given.opt_kwargs.iter().flatten().filter_map(|text| text.split_once('='));
     OptimizerOptions {
         lr: Some(lr),
         momentum: given.momentum,
         eps: given.opt_eps,
         betas: given.opt_betas.clone(),
-        kwargs: extra.map(|(name, value)| (name.into(), value.parse().expect("checked"))).collect(),
+        kwargs: kwargs.map(|(name, value)| (name.into(), value.parse().expect("checked"))).collect(),
     }
 }
 
@@ -306,8 +311,8 @@ fn clip(given: &Settings) -> Option<GradClip> {
 
 fn unknown_dataset(name: &str) -> Error {
     let names: Vec<&str> = data::DATASETS.iter().map(|d| d.name).collect();
-    let error = Error::usage(format!("there is no data set {name:?}")).at("--dataset");
-    error.because(format!("there are: {}", names.join(", "))).remedy(
+    let error = Error::usage(format!("unknown dataset {name:?}")).at("--dataset");
+    error.because(format!("the datasets are {}", names.join(", "))).remedy(
         match crate::nearest::nearest(name, names) {
             Some(near) => format!("did you mean {near:?}?"),
             None => "choose one of these".into(),
@@ -321,7 +326,7 @@ mod tests {
     use clap::ValueEnum;
 
     #[test]
-    fn what_was_settled_settles_to_itself() {
+    fn resolved_settings_resolve_to_themselves() {
         let cases = [
             Settings::default(),
             Settings {
@@ -345,14 +350,14 @@ mod tests {
         });
         for given in cases.into_iter().chain(schedules) {
             let once = Config::resolve(&given).expect("valid");
-            let twice = Config::resolve(&once.settings).expect("what is written can be read");
+            let twice = Config::resolve(&once.settings).expect("resolved settings are valid");
             assert_eq!(once.settings, twice.settings);
             assert_eq!(once.schedule, twice.schedule);
         }
     }
 
     #[test]
-    fn the_base_rate_grows_with_the_batch() {
+    fn lr_base_scales_with_batch_size() {
         let given = Settings { lr_base: Some(0.1), batch_size: Some(1024), ..Settings::default() };
         assert_eq!(Config::resolve(&given).expect("valid").schedule.lr, 0.4);
         let given = Settings { opt: Some("adamw".parse().expect("a name")), ..given };
@@ -360,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_effect_is_refused() {
+    fn flags_without_effect_are_rejected() {
         let adam = Settings {
             opt: Some("adamw".parse().expect("a name")),
             momentum: Some(0.9),

@@ -1,25 +1,25 @@
-//! The model of a run: its options, and its classifier's first weights.
-use super::SEED;
+//! Model of a run: its options and the initialisation of its classifier.
+use super::DEFAULT_SEED;
 use crate::settings::Settings;
 use crate::{Error, Result};
 use fornax_engine::{DType, Tensor};
 use fornax_nn::models::Model;
 use fornax_nn::{ModelOptions, create_model, named_parameters};
 
-/// A model, but for what the data decides.
+/// Model configuration, without the number of classes and channels, which the dataset decides.
 #[derive(Clone, Debug)]
 pub struct ModelConfig {
-    /// Its name.
+    /// Model name.
     pub name: String,
-    /// Its options.
+    /// Model options.
     pub options: ModelOptions,
-    /// Factor of the classifier's weights and biases.
+    /// Scale of the classifier's initial weights and biases.
     pub head_init_scale: Option<f64>,
-    /// Value of the classifier's biases.
+    /// Initial value of the classifier's biases.
     pub head_init_bias: Option<f64>,
 }
 
-/// Flags of options, by their names in the library.
+/// Flags of model options, by the option's name in `fornax_nn`.
 const FLAGS: [(&str, &str); 6] = [
     ("drop_block_rate", "--drop-block"),
     ("drop_path_rate", "--drop-path"),
@@ -30,10 +30,10 @@ const FLAGS: [(&str, &str); 6] = [
 ];
 
 impl ModelConfig {
-    /// As settings say.
+    /// Creates the configuration from settings.
     pub fn new(given: &Settings, name: &str) -> Result<ModelConfig> {
         let mut options = ModelOptions {
-            seed: given.seed.unwrap_or(SEED),
+            seed: given.seed.unwrap_or(DEFAULT_SEED),
             drop_rate: given.drop.unwrap_or(0.0),
             drop_path_rate: given.drop_path.unwrap_or(0.0),
             drop_block_rate: given.drop_block.unwrap_or(0.0),
@@ -49,8 +49,8 @@ impl ModelConfig {
         Ok(ModelConfig { name: name.into(), options, head_init_scale, head_init_bias })
     }
 
-    /// The settings that it was made of.
-    pub(super) fn settled(&self, given: &Settings) -> Settings {
+    /// Resolved settings of the model.
+    pub(super) fn resolved(&self, given: &Settings) -> Settings {
         Settings {
             model: Some(self.name.clone()),
             pretrained: given.pretrained.filter(|_| given.pretrained_path.is_none()),
@@ -69,7 +69,7 @@ impl ModelConfig {
         }
     }
 
-    /// The model with fresh weights, for so many classes and channels.
+    /// Builds the model with initial weights.
     pub fn create(&self, num_classes: usize, in_chans: usize) -> Result<Box<dyn Model>> {
         let options = ModelOptions { num_classes, in_chans, ..self.options.clone() };
         let model = create_model(&self.name, &options).map_err(|error| match &error {
@@ -82,7 +82,7 @@ impl ModelConfig {
         Ok(model)
     }
 
-    /// Scales the classifier's weights and sets its biases, where that was asked for: at the beginning of a run.
+    /// Applies `--head-init-scale` and `--head-init-bias` to the classifier, at the start of a run.
     pub fn init_head(&self, model: &dyn Model) -> Result<()> {
         let classifier = model.classifier_name();
         for (name, tensor) in named_parameters(model) {
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_classifier_is_scaled_and_its_bias_set() {
+    fn head_init_scales_classifier_and_sets_bias() {
         let of = |given: Settings| {
             let config = ModelConfig::new(&given, "resnet8").expect("valid");
             let model = config.create(5, 3).expect("a model");
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_model_does_not_have_names_the_flag() {
+    fn unsupported_model_option_names_its_flag() {
         let given = Settings { drop_block: Some(0.1), ..Settings::default() };
         let config = ModelConfig::new(&given, "mobilenetv2_100").expect("valid");
         let error = config.create(5, 3).err().expect("it has no DropBlock").to_string();

@@ -1,16 +1,16 @@
-//! The schedule of a run: its options from settings, and settings from its options.
+//! Learning-rate schedule of a run: options from settings, and resolved settings from options.
 use super::Recipe;
 use crate::schedule::{Cycles, DecayFn, Sched, ScheduleOptions};
-use crate::settings::{Metric, Settings};
+use crate::settings::{EvalMetric, Settings};
 
-/// What the schedule is made of, every value settled.
+/// Schedule options with every value resolved.
 pub(super) fn options(given: &Settings, sched: Sched, recipe: &Recipe, lr: f64) -> ScheduleOptions {
     let epochs = given.epochs.unwrap_or(recipe.epochs);
     let or = ScheduleOptions::default();
     ScheduleOptions {
         lr,
         epochs,
-        // The recipe's warm-up must leave something of a shorter schedule.
+        // The recipe's warmup must stay shorter than a short schedule.
         warmup_epochs: given.warmup_epochs.unwrap_or(recipe.warmup_epochs.min(epochs / 4)),
         warmup_lr: given.warmup_lr.unwrap_or(or.warmup_lr),
         warmup_prefix: given.warmup_prefix.unwrap_or(or.warmup_prefix),
@@ -20,11 +20,11 @@ pub(super) fn options(given: &Settings, sched: Sched, recipe: &Recipe, lr: f64) 
         decay_milestones: given.decay_milestones.clone().or(Some(Sched::default_milestones(epochs))),
         decay_rate: given.decay_rate.or(Some(sched.default_decay_rate())),
         patience_epochs: given.patience_epochs.unwrap_or(or.patience_epochs),
-        lower_is_better: given.eval_metric.is_some_and(Metric::lower_is_better),
+        lower_is_better: given.eval_metric.is_some_and(EvalMetric::lower_is_better),
         lambda: given.lr_lambda.clone(),
         decay_fn: given.lr_decay_fn.or(Some(match sched {
             Sched::Rsqrt => DecayFn::Linear,
-            _ => DecayFn::Root,
+            _ => DecayFn::OneMinusSqrt,
         })),
         stable_timescale: given.lr_stable_timescale,
         cycles: Cycles {
@@ -41,8 +41,8 @@ pub(super) fn options(given: &Settings, sched: Sched, recipe: &Recipe, lr: f64) 
     }
 }
 
-/// The settings of a schedule that have an effect.
-pub(super) fn settled(sched: Sched, options: &ScheduleOptions) -> Settings {
+/// Resolved settings of a schedule, without those that have no effect.
+pub(super) fn resolved(sched: Sched, options: &ScheduleOptions) -> Settings {
     let ScheduleOptions { cycles, .. } = options;
     let warm = options.warmup_epochs > 0;
     let (again, noisy) = (cycles.limit > 1, options.noise.is_some());
@@ -72,5 +72,5 @@ pub(super) fn settled(sched: Sched, options: &ScheduleOptions) -> Settings {
         lr_noise_std: noisy.then_some(options.noise_std),
         ..Settings::default()
     };
-    all.keeping(|key| sched.uses(key))
+    all.filtered(|key| sched.uses(key))
 }

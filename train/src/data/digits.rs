@@ -1,5 +1,5 @@
-//! The handwritten digits that come with the program, and their held-back fifth.
-use super::{Images, idx};
+//! Handwritten digits included in the program, and their split into training and validation.
+use super::{LabelledImages, idx};
 use crate::Result;
 use fornax_engine::random::{Permutation, RngKey};
 use std::path::Path;
@@ -7,27 +7,27 @@ use std::path::Path;
 const IMAGES: &[u8] = include_bytes!("../../assets/digits/images-idx3-ubyte.gz");
 const LABELS: &[u8] = include_bytes!("../../assets/digits/labels-idx1-ubyte.gz");
 
-/// The value of full ink.
-pub const WHITE: u8 = 16;
+/// Maximum pixel value.
+pub const MAX_VALUE: u8 = 16;
 
-/// All 1,797 images of 8x8 pixels, in their published order.
-pub fn read() -> Result<Images> {
-    let name = Path::new("the digits within the program");
-    idx::pair(IMAGES, name, LABELS, name)
+/// Reads all 1,797 images of 8x8 pixels, in their published order.
+pub fn read() -> Result<LabelledImages> {
+    let name = Path::new("the included digits");
+    idx::read_pair(IMAGES, name, LABELS, name)
 }
 
-/// Positions for training and for validation: of each class a fifth is held back, chosen by a keyed permutation that is
-/// the same whatever the run's seed, so that results of different runs compare.
+/// Indices for training and for validation. A fifth of each class is for validation, chosen by a keyed permutation that does not depend
+/// on the run's seed, so that results of different runs are comparable.
 pub fn split(labels: &[u8]) -> (Vec<usize>, Vec<usize>) {
     let (mut train, mut validation) = (vec![], vec![]);
     for class in 0..10u8 {
         let members: Vec<usize> = (0..labels.len()).filter(|i| labels[*i] == class).collect();
         let order =
             Permutation::new(members.len() as u64, RngKey::new(0, "digits/held-back"), u32::from(class));
-        let held_back = (members.len() + 2) / 5;
+        let held_out = (members.len() + 2) / 5;
         for position in 0..members.len() {
             let chosen = members[order.get(position as u64) as usize];
-            if position < held_back { validation.push(chosen) } else { train.push(chosen) }
+            if position < held_out { validation.push(chosen) } else { train.push(chosen) }
         }
     }
     train.sort_unstable();
@@ -40,16 +40,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_digits_are_whole() {
+    fn included_digits_are_complete() {
         let digits = read().expect("embedded");
         assert_eq!((digits.len(), digits.size), (1797, [8, 8, 1]));
-        assert_eq!(digits.pixels.iter().max(), Some(&WHITE));
+        assert_eq!(digits.pixels.iter().max(), Some(&MAX_VALUE));
         let counts: Vec<usize> = (0..10).map(|c| digits.labels.iter().filter(|l| **l == c).count()).collect();
         assert_eq!(counts, [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]);
     }
 
     #[test]
-    fn the_split_is_a_stratified_partition() {
+    fn split_is_a_stratified_partition() {
         let labels = read().expect("embedded").labels;
         let (train, validation) = split(&labels);
         let mut all = [train.clone(), validation.clone()].concat();
@@ -57,10 +57,10 @@ mod tests {
         assert_eq!(all, (0..1797).collect::<Vec<_>>());
         for class in 0..10 {
             let members = labels.iter().filter(|l| **l == class).count() as f64;
-            let held = validation.iter().filter(|i| labels[**i] == class).count() as f64;
-            assert!((held - members / 5.0).abs() <= 0.5, "class {class}: {held} of {members}");
+            let held_out = validation.iter().filter(|i| labels[**i] == class).count() as f64;
+            assert!((held_out - members / 5.0).abs() <= 0.5, "class {class}: {held_out} of {members}");
         }
-        // Pinned: results of different versions compare only while the same images are held back.
+        // Pinned: results of different versions are comparable only with the same split.
         assert_eq!((train.len(), validation.len()), (1438, 359));
     }
 }

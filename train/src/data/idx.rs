@@ -1,35 +1,41 @@
-//! IDX files, the format of MNIST and its family: a magic number, big-endian extents, bytes; gzipped or not.
-use super::Images;
+//! IDX files, the format of MNIST: a magic number, big-endian dimensions, bytes; gzipped or not.
+use super::LabelledImages;
 use crate::{Error, Result};
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
-/// Reads `<split>-images` and `<split>-labels` of a folder, `split` being "train" or "t10k". Names may end in
-/// `-idx3-ubyte` or `.idx3-ubyte`, and in `.gz`.
-pub fn read_split(folder: &Path, split: &str) -> Result<Images> {
+/// Reads `<split>-images` and `<split>-labels` of a folder; `split` is "train" or "t10k". Names end in `-idx3-ubyte` or `.idx3-ubyte`
+/// (labels: `idx1`), optionally followed by `.gz`.
+pub fn read_split(folder: &Path, split: &str) -> Result<LabelledImages> {
     let images = find(folder, &format!("{split}-images"), "idx3")?;
     let labels = find(folder, &format!("{split}-labels"), "idx1")?;
-    pair(open(&images)?, &images, open(&labels)?, &labels)
+    read_pair(open(&images)?, &images, open(&labels)?, &labels)
 }
 
-/// The file of a folder that holds the labels of a split, for error messages.
+/// Path of the labels of a split, for error messages.
 pub fn labels_path(folder: &Path, split: &str) -> PathBuf {
     find(folder, &format!("{split}-labels"), "idx1").unwrap_or_else(|_| folder.to_path_buf())
 }
 
-/// Labelled images from two streams, which may be gzipped; the paths are for error messages.
-pub fn pair(images: impl Read, images_path: &Path, labels: impl Read, labels_path: &Path) -> Result<Images> {
+/// Reads labelled images from two streams, gzipped or not; the paths are for error messages.
+pub fn read_pair(
+    images: impl Read,
+    images_path: &Path,
+    labels: impl Read,
+    labels_path: &Path,
+) -> Result<LabelledImages> {
     let (extents, pixels) = read(images, images_path, "images", &[3, 4])?;
     let (_, labels) = read(labels, labels_path, "labels", &[1])?;
-    let images = Images { size: [extents[1], extents[2], *extents.get(3).unwrap_or(&1)], pixels, labels };
+    let images =
+        LabelledImages { size: [extents[1], extents[2], *extents.get(3).unwrap_or(&1)], pixels, labels };
     if extents[0] != images.len() {
         return Err(Error::data(format!("{} images but {} labels", extents[0], images.len()))
             .at(format!("{} and {}", images_path.display(), labels_path.display()))
             .remedy("use two files of the same split"));
     }
     if images.is_empty() || images.image_len() == 0 {
-        return Err(Error::data("the data set is empty").at_path(images_path));
+        return Err(Error::data("the dataset is empty").at_path(images_path));
     }
     Ok(images)
 }
@@ -41,33 +47,33 @@ fn find(folder: &Path, stem: &str, kind: &str) -> Result<PathBuf> {
         let why = if folder.is_dir() {
             format!("neither {0} nor {0}.gz is in this folder", names[0])
         } else {
-            "there is no such folder".into()
+            "no such folder".into()
         };
         Error::data(format!("{} not found", if kind == "idx3" { "images" } else { "labels" }))
             .at_path(folder)
             .because(why)
-            .remedy("name the folder that holds the files with --data-dir; `fornax datasets` lists what is needed")
+            .remedy("give the folder of the files with --data-dir; `fornax datasets` lists the files")
     })
 }
 
 fn open(path: &Path) -> Result<BufReader<File>> {
     let file =
-        File::open(path).map_err(|e| Error::data("a file cannot be opened").at_path(path).because(e))?;
+        File::open(path).map_err(|e| Error::data("the file cannot be opened").at_path(path).because(e))?;
     Ok(BufReader::new(file))
 }
 
-/// Extents and bytes of a stream; `axes` lists the numbers of axes that are welcome.
+/// Reads the dimensions and bytes of a stream; `axes` lists the accepted numbers of dimensions.
 fn read(stream: impl Read, path: &Path, content: &str, axes: &[usize]) -> Result<(Vec<usize>, Vec<u8>)> {
     let fail = |why: String| {
         Error::data(format!("the {content} cannot be read"))
             .at_path(path)
             .because(why)
-            .remedy("get the file again, and check its size against the source's")
+            .remedy("download the file again and compare its size with the source's")
     };
     let mut stream = decompressed(stream).map_err(|e| fail(e.to_string()))?;
     let mut word = || -> Result<u32> {
         let mut bytes = [0; 4];
-        stream.read_exact(&mut bytes).map_err(|e| fail(format!("its header is cut short: {e}")))?;
+        stream.read_exact(&mut bytes).map_err(|e| fail(format!("its header is truncated: {e}")))?;
         Ok(u32::from_be_bytes(bytes))
     };
     let magic = word()?;
@@ -81,27 +87,27 @@ fn read(stream: impl Read, path: &Path, content: &str, axes: &[usize]) -> Result
     let extents = (0..rank).map(|_| Ok(word()? as usize)).collect::<Result<Vec<_>>>()?;
     let expected = extents
         .iter()
-        .try_fold(1usize, |product, extent| product.checked_mul(*extent))
-        .ok_or_else(|| fail(format!("its header promises the impossible extents {extents:?}")))?;
+        .try_fold(1usize, |n, extent| n.checked_mul(*extent))
+        .ok_or_else(|| fail(format!("its header has impossible dimensions {extents:?}")))?;
     let mut bytes = vec![];
-    // One byte more than promised shows whether something follows.
+    // One byte more than announced shows whether the file is too long.
     stream.take(expected as u64 + 1).read_to_end(&mut bytes).map_err(|e| fail(e.to_string()))?;
     if bytes.len() < expected {
         return Err(fail(format!("it is truncated: {} of {expected} bytes after the header", bytes.len())));
     }
     if bytes.len() > expected {
-        return Err(fail(format!("more bytes follow the {expected} that its header {extents:?} promises")));
+        return Err(fail(format!("it is too long: more than {expected} bytes after the header {extents:?}")));
     }
     Ok((extents, bytes))
 }
 
-/// The stream itself, or what it holds when it begins as gzip does.
+/// The stream, decompressed if it is gzip.
 fn decompressed<'a>(mut stream: impl Read + 'a) -> std::io::Result<Box<dyn Read + 'a>> {
     let mut start = vec![];
     stream.by_ref().take(2).read_to_end(&mut start)?;
     let gzip = start == [0x1f, 0x8b];
-    let whole = std::io::Cursor::new(start).chain(stream);
-    Ok(if gzip { Box::new(flate2::read::MultiGzDecoder::new(whole)) } else { Box::new(whole) })
+    let stream = std::io::Cursor::new(start).chain(stream);
+    Ok(if gzip { Box::new(flate2::read::MultiGzDecoder::new(stream)) } else { Box::new(stream) })
 }
 
 #[cfg(test)]
@@ -122,8 +128,8 @@ mod tests {
             .collect()
     }
 
-    fn pair_of(images: &[u8], labels: &[u8]) -> Result<Images> {
-        pair(images, Path::new("images"), labels, Path::new("labels"))
+    fn pair_of(images: &[u8], labels: &[u8]) -> Result<LabelledImages> {
+        read_pair(images, Path::new("images"), labels, Path::new("labels"))
     }
 
     #[test]
@@ -138,28 +144,28 @@ mod tests {
     }
 
     #[test]
-    fn every_damage_has_its_message() {
+    fn damaged_files_are_rejected_with_a_specific_message() {
         let good = images([2, 1, 2], &[1, 2, 3, 4]);
         let two = labels(&[0, 1]);
         let cases: [(&[u8], &[u8], &str); 8] = [
-            (&good[..9], &two, "header is cut short"),
-            (&[], &two, "header is cut short"),
+            (&good[..9], &two, "header is truncated"),
+            (&[], &two, "header is truncated"),
             (&good[..18], &two, "truncated: 2 of 4"),
-            (&[&good[..], &[9]].concat(), &two, "more bytes follow"),
+            (&[&good[..], &[9]].concat(), &two, "too long"),
             (&two, &two, "magic number is 0x00000801; IDX images start with 0x00000803"),
             (&good, &labels(&[1]), "2 images but 1 labels"),
-            (&images([u32::MAX; 3], &[]), &two, "impossible extents"),
+            (&images([u32::MAX; 3], &[]), &two, "impossible dimensions"),
             (&images([0, 1, 1], &[]), &labels(&[]), "empty"),
         ];
         for (images, labels, expected) in cases {
             let error = pair_of(images, labels).expect_err(expected);
             assert!(error.to_string().contains(expected), "{error}");
-            assert_eq!(error.kind(), crate::error::Kind::Data);
+            assert_eq!(error.kind(), crate::error::ErrorKind::Data);
         }
     }
 
     #[test]
-    fn no_cut_or_changed_byte_panics() {
+    fn truncated_and_corrupted_files_do_not_panic() {
         let good = images([2, 1, 2], &[1, 2, 3, 4]);
         let two = labels(&[0, 1]);
         for i in 0..good.len() {
@@ -167,7 +173,7 @@ mod tests {
             for bit in 0..8 {
                 let mut bad = good.clone();
                 bad[i] ^= 1 << bit;
-                // Changed pixels are as good as any; a changed header is an error.
+                // Changed pixels are valid; a changed header is an error.
                 assert_eq!(pair_of(&bad, &two).is_err(), i < 16, "byte {i} bit {bit}");
             }
         }

@@ -1,16 +1,16 @@
-//! Batches: which images, in which order, changed how, as tensors.
-use super::Images;
+//! Data loader: shuffling, augmentation and batching.
+use super::LabelledImages;
 use crate::Result;
 use crate::augment::Augment;
 use fornax_engine::random::{Permutation, RngKey, RngStream};
 use fornax_engine::{Device, Tensor};
 
-/// Images and their classes.
+/// A batch of images and targets.
 #[derive(Clone, Debug)]
 pub struct Batch {
-    /// `[n, h, w, c]`: bytes, to be normalised where they are computed with, or numbers that are so already.
+    /// Images `[n, h, w, c]`: u8, normalised later on the device, or floats that are already normalised.
     pub images: Tensor,
-    /// i64 `[n]`.
+    /// Targets: class indices, i64 `[n]`, or class probabilities `[n, classes]`.
     pub target: Tensor,
 }
 
@@ -21,23 +21,28 @@ impl Batch {
     }
 }
 
-/// Makes the batches of a split. A batch is a pure function of (seed, epoch, index): the loader has no state.
+/// Loader of one split. A batch is a pure function of (seed, epoch, index): the loader has no state.
 #[derive(Clone, Copy, Debug)]
 pub struct Loader<'a> {
-    images: &'a Images,
+    images: &'a LabelledImages,
     batch_size: usize,
-    /// Seed and changes; without them the order is that of the files, and the last batch may be smaller.
+    /// Seed and augmentation; `None` for images in file order with a smaller last batch.
     training: Option<(u64, Augment)>,
 }
 
 impl<'a> Loader<'a> {
-    /// Shuffled, changed batches of equal size; what is left over at the end of an epoch is dropped.
-    pub fn training(images: &'a Images, batch_size: usize, seed: u64, augment: Augment) -> Loader<'a> {
+    /// Creates a training loader: shuffled and augmented batches of equal size; the remainder of an epoch is dropped.
+    pub fn training(
+        images: &'a LabelledImages,
+        batch_size: usize,
+        seed: u64,
+        augment: Augment,
+    ) -> Loader<'a> {
         Loader { images, batch_size, training: Some((seed, augment)) }
     }
 
-    /// Every image once, in order, unchanged.
-    pub fn validation(images: &'a Images, batch_size: usize) -> Loader<'a> {
+    /// Creates a validation loader: every image once, in order, unchanged.
+    pub fn validation(images: &'a LabelledImages, batch_size: usize) -> Loader<'a> {
         Loader { images, batch_size, training: None }
     }
 
@@ -71,8 +76,8 @@ impl<'a> Loader<'a> {
                 let image = self.images.image(*sample);
                 match self.training {
                     Some((seed, augment)) => {
-                        let mut draws = RngStream::new(Augment::key(seed), epoch, *sample as u64);
-                        augment.apply(image, self.images.size, &mut draws, out);
+                        let mut rng = RngStream::new(Augment::key(seed), epoch, *sample as u64);
+                        augment.apply(image, self.images.size, &mut rng, out);
                     }
                     None => out.copy_from_slice(image),
                 }
@@ -88,8 +93,8 @@ mod tests {
     use super::*;
 
     /// Ten images of one pixel, whose value is the label.
-    fn images() -> Images {
-        Images { size: [1, 1, 1], pixels: (0..10).collect(), labels: (0..10).collect() }
+    fn images() -> LabelledImages {
+        LabelledImages { size: [1, 1, 1], pixels: (0..10).collect(), labels: (0..10).collect() }
     }
 
     fn labels(loader: &Loader, epoch: u32) -> Vec<i64> {
@@ -99,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn validation_sees_every_image_once_in_order() {
+    fn validation_yields_every_image_once_in_order() {
         let images = images();
         let loader = Loader::validation(&images, 4);
         assert_eq!((loader.batches(), loader.samples()), (3, 10));
@@ -110,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn training_shuffles_by_seed_and_epoch_and_drops_the_rest() {
+    fn training_shuffles_by_seed_and_epoch_and_drops_remainder() {
         let images = images();
         let order = |seed, epoch| {
             let loader = Loader::training(&images, 4, seed, Augment::default());
@@ -123,6 +128,6 @@ mod tests {
         assert_ne!(once, order(2, 0));
         once.sort_unstable();
         once.dedup();
-        assert_eq!(once.len(), 8, "no image comes twice");
+        assert_eq!(once.len(), 8, "no image occurs twice");
     }
 }

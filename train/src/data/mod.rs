@@ -1,4 +1,4 @@
-//! Data sets, and the batches made from them.
+//! Datasets, image decoding and transforms, and batch loading.
 pub mod decode;
 mod digits;
 pub mod eval_transform;
@@ -8,53 +8,53 @@ mod loader;
 pub mod natural;
 pub mod resize;
 
-pub use images::{Images, Statistics};
+pub use images::{ChannelStats, LabelledImages};
 pub use loader::{Batch, Loader};
 
 use crate::{Error, Result};
 use std::path::Path;
 
-/// A data set in memory.
+/// Dataset in memory.
 #[derive(Clone, Debug)]
 pub struct Dataset {
-    /// What the model learns from.
-    pub train: Images,
-    /// What the model is judged by.
-    pub validation: Images,
-    /// A name for each class.
+    /// Training split.
+    pub train: LabelledImages,
+    /// Validation split.
+    pub validation: LabelledImages,
+    /// Class names.
     pub classes: Vec<String>,
     /// Mean and standard deviation of the training images.
-    pub statistics: Statistics,
+    pub statistics: ChannelStats,
 }
 
 impl Dataset {
-    /// The CRC32C of all images and labels, by which a checkpoint knows its data set.
+    /// CRC32C of all images and labels, by which a checkpoint identifies its dataset.
     pub fn crc32c(&self) -> u32 {
         let parts = [&self.train, &self.validation].into_iter().flat_map(|i| [&i.pixels, &i.labels]);
         parts.fold(0, |sum, part| crc32c::crc32c_append(sum, part))
     }
 }
 
-/// What is known about a data set before it is read.
+/// Registry entry of a dataset.
 #[derive(Debug)]
 pub struct DatasetInfo {
-    /// The name for `--dataset`.
+    /// Name for `--dataset`.
     pub name: &'static str,
-    /// One line about it.
+    /// One-line description.
     pub about: &'static str,
-    /// Where to get it, and its licence.
+    /// Download location and licence.
     pub source: &'static str,
-    /// Whether files are needed (`--data-dir`).
+    /// True if the dataset is read from files (`--data-dir`).
     pub needs_files: bool,
-    /// Names of its classes; empty when the files say how many there are.
+    /// Class names; empty if the number of classes follows from the labels.
     pub classes: &'static [&'static str],
 }
 
-/// Every data set that [`load`] knows.
+/// All datasets.
 pub const DATASETS: &[DatasetInfo] = &[
     DatasetInfo {
         name: "digits",
-        about: "1,797 handwritten digits of 8x8 pixels; comes with the program",
+        about: "1,797 handwritten digits of 8x8 pixels; included in the program",
         source: "E. Alpaydin, C. Kaynak, UCI Machine Learning Repository, CC BY 4.0",
         needs_files: false,
         classes: DIGITS,
@@ -94,7 +94,7 @@ pub const DATASETS: &[DatasetInfo] = &[
     DatasetInfo {
         name: "idx",
         about: "any images in IDX files named as MNIST's",
-        source: "yours",
+        source: "your own files",
         needs_files: true,
         classes: &[],
     },
@@ -102,24 +102,24 @@ pub const DATASETS: &[DatasetInfo] = &[
 
 const DIGITS: &[&str] = &["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
 
-/// The entry of this name.
+/// The dataset of this name.
 pub fn find(name: &str) -> Option<&'static DatasetInfo> {
     DATASETS.iter().find(|d| d.name == name)
 }
 
-/// Reads and checks a data set. `folder` holds its files when it [needs](DatasetInfo::needs_files) them.
+/// Reads and checks a dataset from the files in `folder`, if it [needs](DatasetInfo::needs_files) files.
 pub fn load(info: &DatasetInfo, folder: Option<&Path>) -> Result<Dataset> {
     match (info.needs_files, folder) {
         (false, None) => {
             let all = digits::read()?;
             let (train, validation) = digits::split(&all.labels);
-            dataset(info, all.select(train), all.select(validation), digits::WHITE)
+            dataset(info, all.select(train), all.select(validation), digits::MAX_VALUE)
         }
         (true, Some(folder)) => {
             let (train, validation) = (idx::read_split(folder, "train")?, idx::read_split(folder, "t10k")?);
             if train.size != validation.size {
                 let why = format!("{:?} to train, {:?} to validate", train.size, validation.size);
-                let what = "the images of the two splits differ in size";
+                let what = "the training and validation images differ in size";
                 return Err(Error::data(what).at_path(folder).because(why));
             }
             let classes = if info.classes.is_empty() { classes_of(&train) } else { info.classes.len() };
@@ -129,26 +129,31 @@ pub fn load(info: &DatasetInfo, folder: Option<&Path>) -> Result<Dataset> {
             dataset(info, train, validation, 255)
         }
         (true, None) => Err(Error::usage(format!("--dataset {} needs --data-dir", info.name))
-            .because("its files do not come with the program")
-            .remedy(format!("name the folder that holds them; source: {}", info.source))),
+            .because("its files are not included in the program")
+            .remedy(format!("download it and give its folder with --data-dir; source: {}", info.source))),
         (false, Some(folder)) => {
             Err(Error::usage(format!("--data-dir has no effect on --dataset {}", info.name))
                 .at_path(folder)
-                .because("this data set comes with the program")
-                .remedy("leave --data-dir out, or name the data set of that folder with --dataset"))
+                .because("this dataset is included in the program")
+                .remedy("leave --data-dir out, or choose the folder's dataset with --dataset"))
         }
     }
 }
 
-fn dataset(info: &DatasetInfo, train: Images, validation: Images, white: u8) -> Result<Dataset> {
+fn dataset(
+    info: &DatasetInfo,
+    train: LabelledImages,
+    validation: LabelledImages,
+    white: u8,
+) -> Result<Dataset> {
     let classes = match info.classes {
         [] => (0..classes_of(&train)).map(|c| c.to_string()).collect(),
         names => names.iter().map(|name| name.to_string()).collect(),
     };
-    let statistics = Statistics::of(&train, white);
+    let statistics = ChannelStats::of(&train, white);
     Ok(Dataset { train, validation, classes, statistics })
 }
 
-fn classes_of(images: &Images) -> usize {
+fn classes_of(images: &LabelledImages) -> usize {
     images.labels.iter().max().map_or(0, |label| usize::from(*label) + 1)
 }

@@ -1,9 +1,9 @@
-//! The order in which people list names: runs of digits count as numbers, and case does not.
+//! Natural sort order of names: runs of digits compare as numbers, case is ignored.
 use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
 use walkdir::WalkDir;
 
-/// Compares two names.
+/// Compares two names in natural order.
 pub fn compare(a: &str, b: &str) -> Ordering {
     let (lower_a, lower_b) = (a.to_lowercase(), b.to_lowercase());
     let (mut rest_a, mut rest_b) = (lower_a.as_str(), lower_b.as_str());
@@ -18,7 +18,7 @@ pub fn compare(a: &str, b: &str) -> Ordering {
         }
         (rest_a, rest_b) = (after_a, after_b);
     }
-    // What is equal but for case and zeros still has one order.
+    // Names that differ only in case or leading zeros still have a total order.
     rest_a.cmp(rest_b).then_with(|| a.cmp(b))
 }
 
@@ -37,7 +37,7 @@ pub fn files(folder: &Path, endings: &[&str]) -> std::io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// The digits that a text begins with, or what is before the next ones; and what follows.
+/// Splits a text after its leading run of digits or of non-digits.
 fn run(text: &str) -> (&str, &str) {
     let digits = text.starts_with(|c: char| c.is_ascii_digit());
     text.split_at(text.find(|c: char| c.is_ascii_digit() != digits).unwrap_or(text.len()))
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_count_as_numbers() {
+    fn runs_of_digits_compare_as_numbers() {
         let mut names =
             ["b", "a10", "a9", "A1", "a01b", "a1a", "10", "9", "a", "99999999999999999999999", "a 2"];
         names.sort_by(|a, b| compare(a, b));

@@ -1,5 +1,5 @@
-//! Files of the Hugging Face hub, kept in the cache that its other clients use too. What is in the cache is used as it is, without a
-//! network; what is not is downloaded.
+//! Files of the Hugging Face hub, in the cache that its other clients share. A cached file is used without network access; other files
+//! are downloaded.
 mod cache;
 #[cfg(feature = "download")]
 mod download;
@@ -13,40 +13,41 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// Where the hub is unless `HF_ENDPOINT` says otherwise.
+/// Default of `HF_ENDPOINT`.
 const ENDPOINT: &str = "https://huggingface.co";
 
-/// The hub as this machine's environment describes it.
+/// Access to the hub: cache, server and credentials.
 #[derive(Clone)]
 pub struct Hub {
-    /// Folder of the cache.
+    /// Cache folder.
     pub cache: PathBuf,
-    /// Address of the server.
+    /// URL of the server.
     pub endpoint: String,
-    /// Proof of who asks, for what is not public.
+    /// Access token for repositories that are not public.
     pub token: Option<String>,
-    /// Never use the network.
+    /// Use only the cache.
     pub offline: bool,
-    /// Wait before the second attempt; twice that before the third.
-    pub patience: Duration,
+    /// Delay before the second attempt; it doubles with each further attempt.
+    pub retry_delay: Duration,
 }
 
-/// A repository of models at a revision.
+/// Model repository at a revision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Repository {
     /// `organisation/name`.
     pub id: String,
-    /// A branch, a tag or a commit.
+    /// Branch, tag or commit.
     pub revision: String,
 }
 
 impl Hub {
-    /// From the process's environment: `HF_HUB_CACHE`, `HF_HOME`, `XDG_CACHE_HOME`, `HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE`.
+    /// Configures access from the process's environment variables: `HF_HUB_CACHE`, `HF_HOME`, `XDG_CACHE_HOME`, `HF_ENDPOINT`, `HF_TOKEN`,
+    /// `HF_TOKEN_PATH`, `HF_HUB_OFFLINE`.
     pub fn from_environment() -> Hub {
         Hub::new(|name| std::env::var_os(name).filter(|value| !value.is_empty()))
     }
 
-    /// From variables that are looked up by name.
+    /// Configures access from variables that `variable` looks up by name.
     pub fn new(variable: impl Fn(&str) -> Option<OsString>) -> Hub {
         let path = |name: &str| variable(name).map(PathBuf::from);
         let text = |name: &str| variable(name).and_then(|value| value.into_string().ok());
@@ -63,11 +64,11 @@ impl Hub {
             endpoint: text("HF_ENDPOINT").unwrap_or_else(|| ENDPOINT.into()).trim_end_matches('/').into(),
             token: token.map(|token| token.trim().to_string()).filter(|token| !token.is_empty()),
             offline: text("HF_HUB_OFFLINE").is_some_and(offline),
-            patience: Duration::from_secs(1),
+            retry_delay: Duration::from_secs(1),
         }
     }
 
-    /// A file of a repository: from the cache if it is there, else downloaded into it.
+    /// Path of a repository's file in the cache; downloads it if needed.
     pub fn file(&self, repository: &Repository, file: &str) -> Result<PathBuf> {
         if let Some(path) = self.cached(repository, file) {
             return Ok(path);
@@ -78,15 +79,15 @@ impl Hub {
                 .because(why)
         };
         if self.offline {
-            return Err(missing("HF_HUB_OFFLINE forbids to download it".into()).remedy(
-                "unset HF_HUB_OFFLINE, or bring the file here by other means and name it with --weights FILE",
+            return Err(missing("HF_HUB_OFFLINE is set".into()).remedy(
+                "unset HF_HUB_OFFLINE, or download the file by other means and give it with --weights FILE",
             ));
         }
         #[cfg(feature = "download")]
         return download::download(self, repository, file);
         #[cfg(not(feature = "download"))]
-        Err(missing("this fornax was built without its feature \"download\"".into()).remedy(
-            "download the file by other means and name it with --weights FILE, or build with that feature",
+        Err(missing("this binary was built without the feature \"download\"".into()).remedy(
+            "download the file by other means and give it with --weights FILE, or build with that feature",
         ))
     }
 }
@@ -123,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_environment_says_where_the_cache_is() {
+    fn environment_variables_configure_the_hub() {
         let hub = |variables: &[(&str, &str)]| {
             Hub::new(|name| variables.iter().find(|v| v.0 == name).map(|v| OsString::from(v.1)))
         };
@@ -134,20 +135,20 @@ mod tests {
         assert_eq!(cache(&[("HF_HUB_CACHE", "/c"), ("HF_HOME", "/f")]), "/c");
         let plain = hub(&[("HOME", "/nowhere")]);
         assert_eq!((plain.endpoint.as_str(), plain.offline, plain.token), (ENDPOINT, false, None));
-        let told = hub(&[
+        let configured = hub(&[
             ("HF_ENDPOINT", "http://a:1/"),
             ("HF_HUB_OFFLINE", "TRUE"),
             ("HF_TOKEN", " t\n"),
             ("HOME", "/"),
         ]);
         assert_eq!(
-            (told.endpoint.as_str(), told.offline, told.token.as_deref()),
+            (configured.endpoint.as_str(), configured.offline, configured.token.as_deref()),
             ("http://a:1", true, Some("t"))
         );
     }
 
     #[test]
-    fn repositories_are_named_with_care() {
+    fn repository_names_are_validated() {
         let read = |text: &str| text.parse::<Repository>().ok().map(|r| (r.id, r.revision));
         assert_eq!(read("timm/resnet18.a1_in1k"), Some(("timm/resnet18.a1_in1k".into(), "main".into())));
         assert_eq!(read("a/b@v1"), Some(("a/b".into(), "v1".into())));

@@ -1,10 +1,10 @@
 //! LAMB (You et al., "Large batch optimization for deep learning: training BERT in 76 minutes", 2020).
 //!
-//! Gradients are clipped by their global norm, to 1 unless `max_grad_norm` says otherwise, whether or not the run clips them.
+//! Gradients are clipped by their global norm to `max_grad_norm` (default 1), independently of `--clip-grad`.
 use super::arguments::Arguments;
-use super::terms::{Decay, Draft, correction, lerp, next};
+use super::terms::{RuleBuilder, WeightDecay, bias_correction, lerp, next_state};
 
-pub(super) fn lamb(arguments: &mut Arguments) -> Draft {
+pub(super) fn lamb(arguments: &mut Arguments) -> RuleBuilder {
     let ([beta1, beta2], eps) = (arguments.betas([0.9, 0.999]), arguments.number("eps", 1e-6));
     let (corrects, averaged) =
         (arguments.flag("bias_correction", true), arguments.flag("grad_averaging", true));
@@ -12,15 +12,15 @@ pub(super) fn lamb(arguments: &mut Arguments) -> Draft {
     let (trust_clip, always_adapt) =
         (arguments.flag("trust_clip", false), arguments.flag("always_adapt", false));
     let caution = arguments.flag("caution", false);
-    let decay = Decay::named(arguments, "decoupled_decay", false);
-    Draft::new("lamb", &["exp_avg", "exp_avg_sq"], move |f| {
+    let decay = WeightDecay::from_flag(arguments, "decoupled_decay", false);
+    RuleBuilder::new("lamb", &["exp_avg", "exp_avg_sq"], move |f| {
         let g = match max_grad_norm {
             Some(limit) => f.gradient() / (f.grad_norm() / limit).max(1.0),
             None => f.gradient(),
         };
         let m = beta1 * f.moment(0) + if averaged { (1.0 - beta1) * g } else { g };
         let v = lerp(f.moment(1), g * g, beta2);
-        let corrected = |beta| if corrects { correction(f, beta) } else { f.constant(1.0) };
+        let corrected = |beta| if corrects { bias_correction(f, beta) } else { f.constant(1.0) };
         let mut u = m / corrected(beta1) / (v.sqrt() / corrected(beta2).sqrt() + eps);
         let mut scale = f.constant(1.0);
         if caution {
@@ -28,10 +28,10 @@ pub(super) fn lamb(arguments: &mut Arguments) -> Draft {
             u = u * agrees;
             scale = 1.0 / f.mean(agrees).max(1e-3);
         }
-        let p = decay.weight(f);
-        let decays = if decay == Decay::Gradient { f.weight_decay() } else { f.constant(0.0) };
+        let p = decay.decayed_weight(f);
+        let decays = if decay == WeightDecay::L2 { f.weight_decay() } else { f.constant(0.0) };
         let step = scale * u + decays * f.weight();
-        // The square of the step's norm, from sums that do not need the scale.
+        // The squared norm of the step, from sums that do not depend on the scale.
         let squares = match caution {
             false => f.sum(step * step),
             true => {
@@ -47,6 +47,6 @@ pub(super) fn lamb(arguments: &mut Arguments) -> Draft {
         if !always_adapt {
             trust = f.weight_decay().equal(0.0).select(1.0, trust);
         }
-        next(p - f.lr() * trust * step, [m, v])
+        next_state(p - f.lr() * trust * step, [m, v])
     })
 }

@@ -1,14 +1,15 @@
-//! LARS (You et al., "Large batch training of convolutional networks", 2017), and LARC, which only ever lowers the rate.
+//! LARS (You et al., "Large batch training of convolutional networks", 2017), and LARC, which clips the adapted learning rate at the
+//! given one.
 use super::arguments::Arguments;
-use super::terms::{Draft, is_first, next};
+use super::terms::{RuleBuilder, is_first, next_state};
 
-pub(super) fn lars(arguments: &mut Arguments) -> Draft {
+pub(super) fn lars(arguments: &mut Arguments) -> RuleBuilder {
     let (momentum, dampening) = (arguments.number("momentum", 0.9), arguments.number("dampening", 0.0));
     let (nesterov, eps) = (arguments.flag("nesterov", false), arguments.number("eps", 1e-8));
     let trust_coeff = arguments.number("trust_coeff", 0.001);
     let (trust_clip, always_adapt) =
         (arguments.flag("trust_clip", false), arguments.flag("always_adapt", false));
-    Draft::new("lars", if momentum == 0.0 { &[] } else { &["momentum_buffer"] }, move |f| {
+    RuleBuilder::new("lars", if momentum == 0.0 { &[] } else { &["momentum_buffer"] }, move |f| {
         let (p, g) = (f.weight(), f.gradient());
         let (of_weight, of_gradient) = (f.sum(p * p).sqrt(), f.sum(g * g).sqrt());
         let ratio = trust_coeff * of_weight / (of_gradient + of_weight * f.weight_decay() + eps);
@@ -22,9 +23,9 @@ pub(super) fn lars(arguments: &mut Arguments) -> Draft {
         }
         let g = trust * (g + f.weight_decay() * p);
         if momentum == 0.0 {
-            return next(p - f.lr() * g, []);
+            return next_state(p - f.lr() * g, []);
         }
         let b = is_first(f).select(g, momentum * f.moment(0) + (1.0 - dampening) * g);
-        next(p - f.lr() * if nesterov { g + momentum * b } else { b }, [b])
+        next_state(p - f.lr() * if nesterov { g + momentum * b } else { b }, [b])
     })
 }

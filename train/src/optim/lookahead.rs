@@ -1,29 +1,29 @@
-//! Lookahead (Zhang et al., "Lookahead optimizer: k steps forward, 1 step back", 2019) around any rule: every k updates the weights go back
-//! to between slow copies of them and where they are. As in timm, slow copies are made at the first of these times, which then changes
-//! nothing.
-use super::terms::Draft;
+//! Lookahead (Zhang et al., "Lookahead optimizer: k steps forward, 1 step back", 2019) around any optimizer: every k updates
+//! `slow += alpha * (fast - slow); fast = slow`. As in timm, the slow weights are created at the first synchronisation, which therefore
+//! changes nothing.
+use super::terms::RuleBuilder;
 use fornax_engine::fuse::{Formula, NextState};
 
-/// What a rule keeps for lookahead: slow weights for each parameter, and whether there are any.
+/// Names of Lookahead's state: the slow weights of each parameter, and whether they exist.
 pub(super) const SLOW: &str = "lookahead_slow_buff";
 pub(super) const READY: &str = "lookahead_ready";
 
-/// Updates from one look to the next.
+/// Updates between synchronisations.
 const K: f64 = 6.0;
 
-/// How far slow weights go.
+/// Step size of the slow weights.
 pub(super) const ALPHA: f64 = 0.5;
 
-pub(super) fn lookahead(draft: Draft) -> Draft {
-    let Draft { name, mut keeps, formula, curvature, .. } = draft;
-    let (slow, ready) = (keeps.moments.len(), keeps.shared_scalars.len());
-    keeps.moments.push((SLOW, 0.0));
-    keeps.shared_scalars.push((READY, 0.0));
-    Draft {
+pub(super) fn lookahead(builder: RuleBuilder) -> RuleBuilder {
+    let RuleBuilder { name, mut state_spec, formula, hessian, .. } = builder;
+    let (slow, ready) = (state_spec.moments.len(), state_spec.shared_scalars.len());
+    state_spec.moments.push((SLOW, 0.0));
+    state_spec.shared_scalars.push((READY, 0.0));
+    RuleBuilder {
         name,
-        keeps,
+        state_spec,
         formula: Box::new(move |f| wrap(f, formula(f), slow, ready)),
-        curvature,
+        hessian,
         cpu_loop: None,
     }
 }

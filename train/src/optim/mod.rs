@@ -1,18 +1,17 @@
-//! Optimizers: what an update does to parameters, given their gradients and a learning rate. A file here is one formula, for every
-//! device; `registry` has the names under which users know them.
+//! Optimizers. Each file holds one update formula, which every device runs; `registry` maps timm's names to them.
 //!
-//! Names, defaults and numbers are timm's. Where timm surprises:
-//! - `sgd` is with Nesterov momentum, `momentum` without; names that begin with `c` are cautious, and those that end with `c` correct
-//!   weight decay by the highest learning rate, but `lambc` and `larc` clip trust ratios.
-//! - LAMB clips gradients by their global norm, to 1, whatever the run does: `--opt-kwargs max_grad_norm=none` has it not. LAMB and LARS
-//!   adapt the rates of parameters with weight decay only, unless `always_adapt=true`.
-//! - AdamP's and SGDP's `wd_ratio` and `nesterov` differ between timm's names and its classes: here they are those of the names.
-//! - AdaBelief's `eps` stays in its second moment, update after update.
-//! - Lookahead makes its slow copies at the first time it looks, which then changes nothing.
+//! Names, defaults and results are timm's. Surprising properties of timm's optimizers:
+//! - `sgd` uses Nesterov momentum, `momentum` does not; the prefix `c` means cautious updates, the suffix `c` corrected weight decay
+//!   (relative to the peak learning rate), except in `lambc` and `larc`, where it means clipped trust ratios.
+//! - LAMB clips gradients by their global norm to 1, independently of `--clip-grad`; `--opt-kwargs max_grad_norm=none` disables it. LAMB
+//!   and LARS adapt the learning rate only of parameters with weight decay, unless `always_adapt=true`.
+//! - The defaults of `wd_ratio` and `nesterov` in AdamP and SGDP differ between timm's factory and its classes; these are the factory's.
+//! - AdaBelief adds `eps` to its second moment at every update.
+//! - Lookahead creates its slow weights at the first synchronisation, which therefore changes nothing.
 //!
-//! And where this differs: an argument that an optimizer does not have is an error, also `eps`, `betas` and `momentum`; Adafactor takes
-//! the learning rates that it is given, and has none of its own; there are no optimizers of other libraries' (Apex, bitsandbytes), nor
-//! MARS, Muon and Kron.
+//! Differences from timm: an argument that an optimizer does not have is an error, including `eps`, `betas` and `momentum`; Adafactor
+//! uses the given learning rate and computes none itself; the optimizers of other libraries (Apex, bitsandbytes), MARS, Muon and Kron
+//! are missing.
 mod adabelief;
 mod adadelta;
 mod adafactor;
@@ -40,7 +39,7 @@ mod sgd;
 mod terms;
 
 pub use arguments::{KwargValue, OptimizerOptions};
-pub(crate) use registry::settled_rule;
+pub(crate) use registry::resolve_rule;
 pub use registry::{OptimizerName, optimizer_names, rule};
 
 use crate::Result;
@@ -50,57 +49,57 @@ use fornax_engine::{
 };
 use fornax_nn::{Module, named_parameters};
 
-/// A parameter as an optimizer sees it.
+/// Parameter with its optimizer settings.
 #[derive(Clone, Debug)]
 pub struct Parameter {
-    /// Its dotted name.
+    /// Dotted name.
     pub name: String,
-    /// Its elements and gradient.
+    /// The tensor, which holds the gradient too.
     pub tensor: Tensor,
-    /// Its weight decay.
+    /// Weight decay.
     pub weight_decay: f64,
-    /// What the learning rate is multiplied by for it.
+    /// Multiplier of the learning rate.
     pub lr_scale: f64,
-    /// Adaptive clipping is for it too.
-    pub clips: bool,
+    /// Adaptive gradient clipping applies.
+    pub adaptive_clip: bool,
 }
 
 impl Parameter {
-    /// Without weight decay, at the learning rate itself.
+    /// Creates a parameter without weight decay and with `lr_scale` 1.
     pub fn new(name: impl Into<String>, tensor: Tensor) -> Parameter {
-        Parameter { name: name.into(), tensor, weight_decay: 0.0, lr_scale: 1.0, clips: true }
+        Parameter { name: name.into(), tensor, weight_decay: 0.0, lr_scale: 1.0, adaptive_clip: true }
     }
 }
 
-/// The parameters of a model. Weight decay skips those of one axis and biases, as timm's groups do; adaptive clipping skips the last
-/// two, which are taken for those of the classifier.
+/// The parameters of a model. As in timm, weight decay skips biases and one-dimensional parameters, and adaptive clipping skips the last
+/// two parameters, which are assumed to be the classifier's.
 pub fn parameters(model: &dyn Module, weight_decay: f64) -> Vec<Parameter> {
     let decays = |name: &str, tensor: &Tensor| tensor.rank() > 1 && !name.ends_with(".bias");
     let all = named_parameters(model);
     let head = all.len().saturating_sub(2);
     let parameter = |(i, (name, tensor)): (usize, (String, Tensor))| {
         let weight_decay = if decays(&name, &tensor) { weight_decay } else { 0.0 };
-        Parameter { weight_decay, clips: i < head, ..Parameter::new(name, tensor) }
+        Parameter { weight_decay, adaptive_clip: i < head, ..Parameter::new(name, tensor) }
     };
     all.into_iter().enumerate().map(parameter).collect()
 }
 
-/// What an optimizer does.
+/// Update formula of an optimizer.
 #[derive(Clone, Debug)]
-pub struct Rule {
-    /// How weights follow their gradients.
+pub struct OptimizerRule {
+    /// The update rule.
     pub update: UpdateRule,
-    /// How the Hessian's diagonal is estimated, where the update reads it.
-    pub curvature: Option<Hutchinson>,
+    /// Estimator of the Hessian's diagonal, if the update rule reads it.
+    pub hessian: Option<Hutchinson>,
 }
 
-impl From<UpdateRule> for Rule {
-    fn from(update: UpdateRule) -> Rule {
-        Rule { update, curvature: None }
+impl From<UpdateRule> for OptimizerRule {
+    fn from(update: UpdateRule) -> OptimizerRule {
+        OptimizerRule { update, hessian: None }
     }
 }
 
-/// The optimizer of a name; see [`rule`].
+/// Creates the optimizer of a name; see [`rule`] for errors.
 pub fn create_optimizer(
     name: &str,
     parameters: Vec<Parameter>,
@@ -110,41 +109,41 @@ pub fn create_optimizer(
     Optimizer::new(parameters, rule(name, options)?, gradients)
 }
 
-/// Changes parameters by their gradients.
+/// Optimizer: updates parameters from their gradients.
 pub struct Optimizer {
     parameters: Vec<Parameter>,
     rule: UpdateRule,
-    curvature: Option<Hutchinson>,
+    hessian: Option<Hutchinson>,
     gradients: GradientRule,
-    /// For each moment of the rule one tensor a parameter; an empty one where it is factored.
+    /// For each moment of the rule, one tensor per parameter; empty where the moment is factored.
     moments: Vec<Vec<Tensor>>,
-    /// The number that the rule keeps for each parameter, if it does.
-    kept: Vec<Tensor>,
-    /// Means of the second moment of each parameter that has it factored.
+    /// The rule's scalar state per parameter, if it has one.
+    param_scalars: Vec<Tensor>,
+    /// Row and column means of each parameter whose second moment is factored.
     factors: Vec<Option<[Tensor; 2]>>,
     state: UpdateState,
-    round: Option<DType>,
+    round_to: Option<DType>,
 }
 
 impl Optimizer {
-    /// For f32 parameters, all on one device.
+    /// Creates an optimizer of f32 parameters, all on one device.
     pub fn new(
         parameters: Vec<Parameter>,
-        rule: impl Into<Rule>,
+        rule: impl Into<OptimizerRule>,
         gradients: GradientRule,
     ) -> Result<Optimizer> {
-        let Rule { update: rule, curvature } = rule.into();
+        let OptimizerRule { update: rule, hessian } = rule.into();
         let device = parameters.first().map_or(Device::Cpu, |p| p.tensor.device());
-        let keeps = rule.state_spec();
+        let state_spec = rule.state_spec();
         let filled = |value: f32| -> fornax_engine::Result<Vec<Tensor>> {
             let full = |p: &Parameter| Tensor::full(*p.tensor.shape(), value.into(), DType::F32, &device);
             parameters.iter().map(full).collect()
         };
-        let moments = keeps.moments.iter().map(|(_, first)| filled(*first));
+        let moments = state_spec.moments.iter().map(|(_, first)| filled(*first));
         let mut moments: Vec<Vec<Tensor>> = moments.collect::<fornax_engine::Result<_>>()?;
         let mut factors = vec![];
         for (i, parameter) in parameters.iter().enumerate() {
-            let axes = keeps.factored.and_then(|how| how.axes(parameter.tensor.dims()));
+            let axes = state_spec.factored.and_then(|how| how.axes(parameter.tensor.dims()));
             let zeros = |shape: [usize; 2]| Tensor::zeros(shape, DType::F32, &device);
             factors.push(match axes {
                 Some([a, b, c]) => Some([zeros([a, b])?, zeros([b, c])?]),
@@ -154,16 +153,27 @@ impl Optimizer {
                 moments[0][i] = Tensor::zeros([0], DType::F32, &device)?;
             }
         }
-        let kept = parameters.iter().filter(|_| keeps.param_scalar.is_some());
-        let kept =
-            kept.map(|_| Tensor::zeros([2], DType::F32, &device)).collect::<fornax_engine::Result<_>>()?;
+        let param_scalars = parameters.iter().filter(|_| state_spec.param_scalar.is_some());
+        let param_scalars = param_scalars
+            .map(|_| Tensor::zeros([2], DType::F32, &device))
+            .collect::<fornax_engine::Result<_>>()?;
         let state = UpdateState::new(gradients, &rule, &device)?;
-        Ok(Optimizer { parameters, rule, curvature, gradients, moments, kept, factors, state, round: None })
+        Ok(Optimizer {
+            parameters,
+            rule,
+            hessian,
+            gradients,
+            moments,
+            param_scalars,
+            factors,
+            state,
+            round_to: None,
+        })
     }
 
-    /// Keeps the weights in half precision: rounds them after every update.
-    pub fn rounding_to(mut self, dtype: DType) -> Optimizer {
-        self.round = Some(dtype);
+    /// Rounds the weights to `dtype` after every update (pure half precision).
+    pub fn with_rounded_weights(mut self, dtype: DType) -> Optimizer {
+        self.round_to = Some(dtype);
         self
     }
 
@@ -172,28 +182,28 @@ impl Optimizer {
         Ok(self.state.set_lr(lr, 0.0)?)
     }
 
-    /// What a loss's backward pass starts from: 1, or the loss scale.
+    /// Upstream gradient of the loss: 1, or the loss scale.
     pub fn upstream(&self) -> Tensor {
         self.state.upstream()
     }
 
-    /// Forgets the gradients.
+    /// Clears the gradients.
     pub fn zero_grad(&self) {
         self.parameters.iter().for_each(|p| p.tensor.zero_grad());
     }
 
-    /// True when the backward pass is differentiated in turn: it must be [`Optimizer::backward`] then, and cannot be recorded.
-    pub fn needs_graph(&self) -> bool {
-        self.curvature.is_some()
+    /// True for second-order optimizers: they need [`Optimizer::backward`], which differentiates the backward pass (`create_graph`) and
+    /// cannot be captured.
+    pub fn is_second_order(&self) -> bool {
+        self.hessian.is_some()
     }
 
-    /// The backward pass of a loss, by which variables collect gradients, and the optimizer what else it needs: several between
-    /// [`Optimizer::zero_grad`] and an update add up.
+    /// Runs the backward pass of a loss: accumulates gradients and, for a second-order optimizer, estimates of the Hessian's diagonal.
     pub fn backward(&self, loss: &Tensor) -> fornax_engine::Result<()> {
         let upstream = self.upstream();
-        let Some(curvature) = &self.curvature else { return loss.backward_from(&upstream) };
+        let Some(hessian) = &self.hessian else { return loss.backward_from(&upstream) };
         let updates = self.updates().item()? as u64;
-        if !curvature.is_due(updates) {
+        if !hessian.is_due(updates) {
             return loss.backward_from(&upstream);
         }
         let diagonals = self.hessian_diagonals();
@@ -201,31 +211,32 @@ impl Optimizer {
             let clear = |d: &Tensor| d.copy_from(&Tensor::zeros(*d.shape(), d.dtype(), &d.device())?);
             diagonals.iter().try_for_each(clear)?;
         }
-        curvature.backward(loss, &upstream, &self.parameters, diagonals, updates)
+        hessian.backward(loss, &upstream, &self.parameters, diagonals, updates)
     }
 
-    /// The estimates of the Hessian's diagonal, a tensor for each parameter; none for an optimizer that needs none. The next update reads
-    /// them.
+    /// Estimates of the Hessian's diagonal, one tensor per parameter, which the next update reads; empty for a first-order optimizer.
     pub fn hessian_diagonals(&self) -> &[Tensor] {
         let at = self.rule.state_spec().moments.iter().position(|(name, _)| *name == adahessian::DIAGONAL);
         at.map_or(&[], |at| &self.moments[at])
     }
 
-    /// Updates every parameter that has a gradient. Nothing is read back, so that it can be recorded.
+    /// Updates every parameter that has a gradient. Reads nothing back to the host, so it can be captured.
     pub fn step(&self) -> fornax_engine::Result<()> {
-        if let Some(curvature) = &self.curvature {
-            self.hessian_diagonals().iter().try_for_each(|diagonal| curvature.finish(diagonal))?;
+        if let Some(hessian) = &self.hessian {
+            self.hessian_diagonals()
+                .iter()
+                .try_for_each(|diagonal| hessian.average_over_kernels(diagonal))?;
         }
         let gradients: Vec<Option<Tensor>> = self.parameters.iter().map(|p| p.tensor.grad()).collect();
         let updated = |(i, parameter): (usize, &'_ Parameter)| {
             Some(UpdateOperands {
                 moments: self.moments.iter().map(|of| &of[i]).collect(),
-                param_scalar: self.kept.get(i),
+                param_scalar: self.param_scalars.get(i),
                 factors: self.factors[i].as_ref().map(|[rows, columns]| [rows, columns]),
                 weight_decay: parameter.weight_decay as f32,
                 lr_scale: parameter.lr_scale as f32,
-                adaptive_clip: parameter.clips,
-                round_to: self.round,
+                adaptive_clip: parameter.adaptive_clip,
+                round_to: self.round_to,
                 ..UpdateOperands::new(&self.parameters[i].tensor, gradients[i].as_ref()?)
             })
         };
@@ -233,21 +244,20 @@ impl Optimizer {
         update(&self.rule, &all, &self.state)
     }
 
-    /// One update at a learning rate.
+    /// Sets the learning rate and runs one update.
     pub fn update(&self, lr: f64) -> Result<()> {
         self.set_lr(lr)?;
         Ok(self.step()?)
     }
 
-    /// Takes the weights back to between lookahead's slow copies and where they are, as at the end of an epoch; nothing for an optimizer
-    /// without lookahead. Not to be recorded.
+    /// Synchronises Lookahead's slow and fast weights, as at the end of an epoch; no effect without Lookahead. Must not be captured.
     pub fn sync_lookahead(&self) -> Result<()> {
-        let keeps = self.rule.state_spec();
-        let Some(at) = keeps.moments.iter().position(|(name, _)| *name == lookahead::SLOW) else {
+        let state_spec = self.rule.state_spec();
+        let Some(at) = state_spec.moments.iter().position(|(name, _)| *name == lookahead::SLOW) else {
             return Ok(());
         };
-        let ready = keeps.shared_scalars.iter().position(|(name, _)| *name == lookahead::READY);
-        let ready = self.state.shared_scalar(ready.expect("both are kept"));
+        let ready = state_spec.shared_scalars.iter().position(|(name, _)| *name == lookahead::READY);
+        let ready = self.state.shared_scalar(ready.expect("both are in the spec"));
         let has_copies = ready.to_vec::<f32>()?[0] != 0.0;
         for (parameter, slow) in self.parameters.iter().zip(&self.moments[at]) {
             let fast = parameter.tensor.detach();
@@ -262,39 +272,40 @@ impl Optimizer {
         Ok(ready.copy_from(&Tensor::scalar(1.0f32)?)?)
     }
 
-    /// Updates done, an i64 scalar on the device.
+    /// Number of updates, an i64 scalar on the device.
     pub fn updates(&self) -> &Tensor {
         self.state.updates()
     }
 
-    /// How the last update went; waits for it.
-    pub fn report(&self) -> Result<UpdateStats> {
+    /// Statistics of the last update; waits for the device.
+    pub fn stats(&self) -> Result<UpdateStats> {
         Ok(self.state.stats()?)
     }
 
-    /// How weights follow their gradients.
+    /// The update rule.
     pub fn rule(&self) -> &UpdateRule {
         &self.rule
     }
 
-    /// What it does to gradients before its rule.
+    /// Gradient processing before the update rule: loss scaling and clipping.
     pub fn gradient_rule(&self) -> &GradientRule {
         &self.gradients
     }
 
-    /// All that the next update reads beside parameters and gradients, under unique names. The tensors are the
-    /// optimizer's own: writing to them restores a state.
+    /// The optimizer's state tensors under unique names: everything that the next update reads besides parameters and gradients. The
+    /// tensors are shared: writing to them restores a state.
     pub fn state_dict(&self) -> Vec<(String, Tensor)> {
-        let keeps = self.rule.state_spec();
+        let state_spec = self.rule.state_spec();
         let mut state = vec![("step".to_string(), self.state.updates().clone())];
         if self.gradients.scaling.is_some() {
             state.push(("loss_scale".to_string(), self.state.loss_scale()));
         }
-        for (i, (name, _)) in keeps.shared_scalars.iter().enumerate() {
+        for (i, (name, _)) in state_spec.shared_scalars.iter().enumerate() {
             state.push((name.to_string(), self.state.shared_scalar(i)));
         }
-        let moments = keeps.moments.iter().map(|(name, _)| *name).zip(&self.moments);
-        for (moment, tensors) in moments.chain(keeps.param_scalar.into_iter().zip([&self.kept])) {
+        let moments = state_spec.moments.iter().map(|(name, _)| *name).zip(&self.moments);
+        for (moment, tensors) in moments.chain(state_spec.param_scalar.into_iter().zip([&self.param_scalars]))
+        {
             let named = self.parameters.iter().zip(tensors).filter(|(_, tensor)| tensor.numel() > 0);
             state.extend(named.map(|(p, t)| (format!("{moment}/{}", p.name), t.clone())));
         }
@@ -313,9 +324,8 @@ mod tests {
     use fornax_engine::LossScaling;
     use std::collections::BTreeMap;
 
-    /// A state copied into a fresh optimizer continues to the same bits.
     #[test]
-    fn a_restored_state_continues_exactly() {
+    fn restored_state_continues_bit_for_bit() {
         let start = Tensor::from_slice(&[1.0f32, -2.0, 3.0], [3]).expect("shape");
         let make = |name: &str| {
             let tensor = start.copy().expect("memory").variable();

@@ -1,52 +1,52 @@
-//! Groups of parameters: which of them weight decay leaves alone, and how learning rates fall with the depth.
+//! Parameter groups: weight decay and layer-wise learning-rate decay.
 use super::Parameter;
 use fornax_engine::Tensor;
 use fornax_nn::models::{MATCH_PREV_GROUP, Model};
 use fornax_nn::named_parameters;
 use std::collections::BTreeSet;
 
-/// How parameters are treated.
+/// Options of parameter groups.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ParamGroupOptions {
-    /// Weight decay. It skips parameters of one axis, biases, and those that the model names.
+    /// Weight decay. It skips biases, one-dimensional parameters, and the model's `no_weight_decay` names.
     pub weight_decay: f64,
-    /// Learning rates by depth.
+    /// Layer-wise learning-rate decay.
     pub layer_decay: Option<LayerDecay>,
 }
 
-/// Learning rates that fall by a factor from each layer to the one before it (Bao et al., "BEiT", 2022).
+/// Layer-wise learning-rate decay: a factor from each layer to the one before it (Bao et al., "BEiT", 2022).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LayerDecay {
     /// The factor.
     pub decay: f64,
-    /// No rate is multiplied by less.
+    /// Minimum learning-rate scale.
     pub min_scale: f64,
-    /// What would be multiplied by less is not trained at all.
+    /// Layers with a scale below this are frozen.
     pub no_opt_scale: Option<f64>,
 }
 
-/// Parameters that are treated alike.
+/// Parameters with the same weight decay and learning-rate scale.
 #[derive(Clone, Debug)]
 pub struct ParamGroup {
-    /// Their weight decay.
+    /// Weight decay.
     pub weight_decay: f64,
-    /// What the learning rate is multiplied by.
+    /// Multiplier of the learning rate.
     pub lr_scale: f64,
-    /// In the model's order.
+    /// The parameters in the model's order.
     pub parameters: Vec<Parameter>,
 }
 
-/// The parameters of a model that are to be trained, in its order. Adaptive clipping skips the last two of the model, which are taken
-/// for those of the classifier.
+/// The trained parameters of a model, in its order. Adaptive clipping skips the model's last two parameters, which are assumed to be the
+/// classifier's.
 pub fn parameters(model: &dyn Model, options: &ParamGroupOptions) -> Vec<Parameter> {
-    treated(model, options).into_iter().map(|(_, parameter)| parameter).collect()
+    with_layer_ids(model, options).into_iter().map(|(_, parameter)| parameter).collect()
 }
 
-/// The same in groups: without layer decay those without weight decay come first; with it, groups come in the order of their first
-/// parameters.
+/// The trained parameters in groups. Without layer decay, the group without weight decay comes first; with it, groups are in the order
+/// of their first parameters.
 pub fn param_groups(model: &dyn Model, options: &ParamGroupOptions) -> Vec<ParamGroup> {
     let mut groups: Vec<(usize, ParamGroup)> = vec![];
-    for (depth, parameter) in treated(model, options) {
+    for (depth, parameter) in with_layer_ids(model, options) {
         let Parameter { weight_decay, lr_scale, .. } = parameter;
         let alike = |(d, g): &&mut (usize, ParamGroup)| *d == depth && g.weight_decay == weight_decay;
         match groups.iter_mut().find(alike) {
@@ -60,37 +60,40 @@ pub fn param_groups(model: &dyn Model, options: &ParamGroupOptions) -> Vec<Param
     groups.into_iter().map(|(_, group)| group).collect()
 }
 
-/// Each parameter with its layer, which is 0 where layers do not matter.
-fn treated(model: &dyn Model, options: &ParamGroupOptions) -> Vec<(usize, Parameter)> {
+/// Each trained parameter with its layer id, which is 0 without layer decay.
+fn with_layer_ids(model: &dyn Model, options: &ParamGroupOptions) -> Vec<(usize, Parameter)> {
     let all = named_parameters(model);
-    let depths = depths(model, all.iter().map(|(name, _)| name.as_str()));
-    let last = depths.iter().copied().max().unwrap_or(0);
+    let layer_ids = layer_ids(model, all.iter().map(|(name, _)| name.as_str()));
+    let last = layer_ids.iter().copied().max().unwrap_or(0);
     let head = all.len().saturating_sub(2);
-    let left_alone = |name: &str| model.no_weight_decay().iter().any(|end| name.ends_with(end));
-    let treat = |(i, (name, tensor)): (usize, (String, Tensor))| {
-        let decays = tensor.rank() > 1 && !name.ends_with(".bias") && !left_alone(&name);
+    let excluded = |name: &str| model.no_weight_decay().iter().any(|end| name.ends_with(end));
+    let to_parameter = |(i, (name, tensor)): (usize, (String, Tensor))| {
+        let decays = tensor.rank() > 1 && !name.ends_with(".bias") && !excluded(&name);
         let weight_decay = if decays { options.weight_decay } else { 0.0 };
-        let plain = Parameter { weight_decay, clips: i < head, ..Parameter::new(name, tensor) };
+        let plain = Parameter { weight_decay, adaptive_clip: i < head, ..Parameter::new(name, tensor) };
         let Some(LayerDecay { decay, min_scale, no_opt_scale }) = options.layer_decay else {
             return Some((0, plain));
         };
-        let lr_scale = decay.powi((last - depths[i]) as i32).max(min_scale);
+        let lr_scale = decay.powi((last - layer_ids[i]) as i32).max(min_scale);
         let trained = no_opt_scale.is_none_or(|least| lr_scale >= least);
-        trained.then_some((depths[i], Parameter { lr_scale, ..plain }))
+        trained.then_some((layer_ids[i], Parameter { lr_scale, ..plain }))
     };
-    all.into_iter().enumerate().filter_map(treat).collect()
+    all.into_iter().enumerate().filter_map(to_parameter).collect()
 }
 
-/// The layer of each parameter, counted from the input.
-fn depths<'a>(model: &dyn Model, names: impl Iterator<Item = &'a str>) -> Vec<usize> {
-    let places: Vec<Option<Vec<usize>>> = names.map(|name| model.layer_group(name)).collect();
-    let sorted: BTreeSet<&Vec<usize>> = places.iter().flatten().collect();
+/// The layer id of each parameter, counted from the input.
+fn layer_ids<'a>(model: &dyn Model, names: impl Iterator<Item = &'a str>) -> Vec<usize> {
+    let layer_groups: Vec<Option<Vec<usize>>> = names.map(|name| model.layer_group(name)).collect();
+    let sorted: BTreeSet<&Vec<usize>> = layer_groups.iter().flatten().collect();
     let joins = |place: &Vec<usize>| place.last() == Some(&MATCH_PREV_GROUP);
     let layers = |upto: Option<&Vec<usize>>| {
         sorted.iter().filter(|place| !joins(place) && upto.is_none_or(|upto| **place <= upto)).count()
     };
-    // What has no place comes after all that have one.
-    places.iter().map(|place| place.as_ref().map_or(layers(None) + 1, |p| layers(Some(p))) - 1).collect()
+    // Parameters outside of any layer group come last.
+    layer_groups
+        .iter()
+        .map(|place| place.as_ref().map_or(layers(None) + 1, |p| layers(Some(p))) - 1)
+        .collect()
 }
 
 #[cfg(test)]
@@ -99,7 +102,7 @@ mod tests {
     use fornax_nn::{ModelOptions, create_model};
 
     #[test]
-    fn scales_have_a_floor_and_what_lies_below_a_limit_is_not_trained() {
+    fn min_scale_bounds_and_no_opt_scale_freezes() {
         let model = create_model("resnet18", &ModelOptions::classes(3)).expect("a model");
         let options = |min_scale, no_opt_scale| ParamGroupOptions {
             weight_decay: 0.1,

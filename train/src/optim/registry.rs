@@ -1,7 +1,7 @@
-//! Optimizers by name, under timm's names and with its defaults.
-use super::Rule;
+//! Optimizers by timm's names, with timm's defaults.
+use super::OptimizerRule;
 use super::arguments::{Arguments, OptimizerOptions};
-use super::terms::Draft;
+use super::terms::RuleBuilder;
 use super::{
     adabelief, adadelta, adafactor, adagrad, adahessian, adam, adamax, adan, adopt, lamb, laprop, lars, lion,
 };
@@ -12,25 +12,25 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
-/// One name: its rule, and what it settles of the rule's arguments unless the user says otherwise.
-struct Named {
+/// Registry entry: a name, its update formula, and the defaults that differ from the formula's own.
+struct RegistryEntry {
     name: &'static str,
-    rule: fn(&mut Arguments) -> Draft,
+    rule: fn(&mut Arguments) -> RuleBuilder,
     defaults: &'static [(&'static str, f64)],
 }
 
-macro_rules! named {
+macro_rules! registry {
     ($($name:literal = $rule:path { $($argument:ident: $value:expr),* $(,)? };)*) => {
-        &[$(Named { name: $name, rule: $rule, defaults: &[$((stringify!($argument), $value)),*] }),*]
+        &[$(RegistryEntry { name: $name, rule: $rule, defaults: &[$((stringify!($argument), $value)),*] }),*]
     };
 }
 
-/// What flags are as defaults.
-const YES: f64 = 1.0;
+/// A flag that defaults to true.
+const TRUE: f64 = 1.0;
 
-/// All names, in the order of the alphabet. Those that begin with `c` are cautious; those that end with `c` correct weight decay, but
-/// for `lambc` and `larc`, which clip trust ratios.
-const NAMES: &[Named] = named! {
+/// All optimizers in alphabetical order. The prefix `c` means cautious, the suffix `c` corrected weight decay, except in `lambc` and
+/// `larc`, which clip trust ratios.
+const REGISTRY: &[RegistryEntry] = registry! {
     "adabelief" = adabelief::adabelief { rectify: 0.0 };
     "adadelta" = adadelta::adadelta {};
     "adafactor" = adafactor::adafactor {};
@@ -38,143 +38,144 @@ const NAMES: &[Named] = named! {
     "adahessian" = adahessian::adahessian {};
     "adam" = adam::adam {};
     "adamax" = adamax::adamax {};
-    "adamc" = adam::adamw { corrected_weight_decay: YES };
-    "adamp" = projected::adamp { wd_ratio: 0.01, nesterov: YES };
+    "adamc" = adam::adamw { corrected_weight_decay: TRUE };
+    "adamp" = projected::adamp { wd_ratio: 0.01, nesterov: TRUE };
     "adamw" = adam::adamw {};
     "adamwlegacy" = adam::adamw {};
     "adan" = adan::adan {};
-    "adanw" = adan::adan { no_prox: YES };
+    "adanw" = adan::adan { no_prox: TRUE };
     "adopt" = adopt::adopt {};
-    "adoptc" = adopt::adopt { decoupled: YES, corrected_weight_decay: YES };
-    "adoptw" = adopt::adopt { decoupled: YES };
-    "cadamc" = adam::adamw { caution: YES, corrected_weight_decay: YES };
-    "cadamp" = projected::adamp { wd_ratio: 0.01, nesterov: YES, caution: YES };
-    "cadamw" = adam::adamw { caution: YES };
-    "cadan" = adan::adan { caution: YES };
-    "cadanw" = adan::adan { caution: YES, no_prox: YES };
-    "cadopt" = adopt::adopt { caution: YES };
-    "cadoptc" = adopt::adopt { decoupled: YES, caution: YES, corrected_weight_decay: YES };
-    "cadoptw" = adopt::adopt { decoupled: YES, caution: YES };
-    "clamb" = lamb::lamb { caution: YES };
-    "clambw" = lamb::lamb { caution: YES, decoupled_decay: YES };
-    "claprop" = laprop::laprop { caution: YES };
-    "clion" = lion::lion { caution: YES };
-    "clionc" = lion::lion { caution: YES, corrected_weight_decay: YES };
-    "cnadamc" = nadam::nadamw { caution: YES, corrected_weight_decay: YES };
-    "cnadamw" = nadam::nadamw { caution: YES };
-    "crmsproptf" = rmsprop::rmsprop_tf { alpha: 0.9, caution: YES };
-    "csgdc" = sgd::sgdw { nesterov: YES, caution: YES, corrected_weight_decay: YES };
-    "csgdp" = projected::sgdp { nesterov: YES, caution: YES };
-    "csgdw" = sgd::sgdw { nesterov: YES, caution: YES };
+    "adoptc" = adopt::adopt { decoupled: TRUE, corrected_weight_decay: TRUE };
+    "adoptw" = adopt::adopt { decoupled: TRUE };
+    "cadamc" = adam::adamw { caution: TRUE, corrected_weight_decay: TRUE };
+    "cadamp" = projected::adamp { wd_ratio: 0.01, nesterov: TRUE, caution: TRUE };
+    "cadamw" = adam::adamw { caution: TRUE };
+    "cadan" = adan::adan { caution: TRUE };
+    "cadanw" = adan::adan { caution: TRUE, no_prox: TRUE };
+    "cadopt" = adopt::adopt { caution: TRUE };
+    "cadoptc" = adopt::adopt { decoupled: TRUE, caution: TRUE, corrected_weight_decay: TRUE };
+    "cadoptw" = adopt::adopt { decoupled: TRUE, caution: TRUE };
+    "clamb" = lamb::lamb { caution: TRUE };
+    "clambw" = lamb::lamb { caution: TRUE, decoupled_decay: TRUE };
+    "claprop" = laprop::laprop { caution: TRUE };
+    "clion" = lion::lion { caution: TRUE };
+    "clionc" = lion::lion { caution: TRUE, corrected_weight_decay: TRUE };
+    "cnadamc" = nadam::nadamw { caution: TRUE, corrected_weight_decay: TRUE };
+    "cnadamw" = nadam::nadamw { caution: TRUE };
+    "crmsproptf" = rmsprop::rmsprop_tf { alpha: 0.9, caution: TRUE };
+    "csgdc" = sgd::sgdw { nesterov: TRUE, caution: TRUE, corrected_weight_decay: TRUE };
+    "csgdp" = projected::sgdp { nesterov: TRUE, caution: TRUE };
+    "csgdw" = sgd::sgdw { nesterov: TRUE, caution: TRUE };
     "lamb" = lamb::lamb {};
-    "lambc" = lamb::lamb { trust_clip: YES };
-    "lambcd" = lamb::lamb { decoupled_decay: YES, corrected_weight_decay: YES };
-    "lambcw" = lamb::lamb { trust_clip: YES, decoupled_decay: YES };
-    "lambw" = lamb::lamb { decoupled_decay: YES };
+    "lambc" = lamb::lamb { trust_clip: TRUE };
+    "lambcd" = lamb::lamb { decoupled_decay: TRUE, corrected_weight_decay: TRUE };
+    "lambcw" = lamb::lamb { trust_clip: TRUE, decoupled_decay: TRUE };
+    "lambw" = lamb::lamb { decoupled_decay: TRUE };
     "laprop" = laprop::laprop {};
-    "lapropc" = laprop::laprop { corrected_weight_decay: YES };
-    "larc" = lars::lars { trust_clip: YES };
+    "lapropc" = laprop::laprop { corrected_weight_decay: TRUE };
+    "larc" = lars::lars { trust_clip: TRUE };
     "lars" = lars::lars {};
     "lion" = lion::lion {};
-    "lionc" = lion::lion { corrected_weight_decay: YES };
+    "lionc" = lion::lion { corrected_weight_decay: TRUE };
     "madgrad" = madgrad::madgrad {};
-    "madgradw" = madgrad::madgrad { decoupled_decay: YES };
+    "madgradw" = madgrad::madgrad { decoupled_decay: TRUE };
     "momentum" = sgd::sgd {};
     "nadam" = nadam::nadam {};
-    "nadamc" = nadam::nadamw { corrected_weight_decay: YES };
+    "nadamc" = nadam::nadamw { corrected_weight_decay: TRUE };
     "nadamw" = nadam::nadamw {};
-    "nesterov" = sgd::sgd { nesterov: YES };
-    "nesterovw" = sgd::sgdw { nesterov: YES };
-    "nlarc" = lars::lars { nesterov: YES, trust_clip: YES };
-    "nlars" = lars::lars { nesterov: YES };
+    "nesterov" = sgd::sgd { nesterov: TRUE };
+    "nesterovw" = sgd::sgdw { nesterov: TRUE };
+    "nlarc" = lars::lars { nesterov: TRUE, trust_clip: TRUE };
+    "nlars" = lars::lars { nesterov: TRUE };
     "novograd" = novograd::novograd {};
-    "novogradc" = novograd::novograd { decoupled_decay: YES, corrected_weight_decay: YES };
-    "novogradw" = novograd::novograd { decoupled_decay: YES };
-    "radabelief" = adabelief::adabelief { rectify: YES };
+    "novogradc" = novograd::novograd { decoupled_decay: TRUE, corrected_weight_decay: TRUE };
+    "novogradw" = novograd::novograd { decoupled_decay: TRUE };
+    "radabelief" = adabelief::adabelief { rectify: TRUE };
     "radam" = radam::radam {};
-    "radamw" = radam::radam { decoupled_weight_decay: YES };
+    "radamw" = radam::radam { decoupled_weight_decay: TRUE };
     "rmsprop" = rmsprop::rmsprop { alpha: 0.9 };
     "rmsproptf" = rmsprop::rmsprop_tf { alpha: 0.9 };
-    "rmsproptfc" = rmsprop::rmsprop_tf { alpha: 0.9, decoupled_decay: YES, corrected_weight_decay: YES };
-    "rmsproptfw" = rmsprop::rmsprop_tf { alpha: 0.9, decoupled_decay: YES };
-    "sgd" = sgd::sgd { nesterov: YES };
-    "sgdc" = sgd::sgdw { nesterov: YES, corrected_weight_decay: YES };
-    "sgdp" = projected::sgdp { nesterov: YES };
-    "sgdw" = sgd::sgdw { nesterov: YES };
+    "rmsproptfc" = rmsprop::rmsprop_tf { alpha: 0.9, decoupled_decay: TRUE, corrected_weight_decay: TRUE };
+    "rmsproptfw" = rmsprop::rmsprop_tf { alpha: 0.9, decoupled_decay: TRUE };
+    "sgd" = sgd::sgd { nesterov: TRUE };
+    "sgdc" = sgd::sgdw { nesterov: TRUE, corrected_weight_decay: TRUE };
+    "sgdp" = projected::sgdp { nesterov: TRUE };
+    "sgdw" = sgd::sgdw { nesterov: TRUE };
 };
 
-/// The names of all optimizers, each of which may have `lookahead_` before it.
+/// The names of all optimizers; each may have the prefix `lookahead_`.
 pub fn optimizer_names() -> impl Iterator<Item = &'static str> {
-    NAMES.iter().map(|named| named.name)
+    REGISTRY.iter().map(|entry| entry.name)
 }
 
-/// The rule of an optimizer. Errors for names that there are not, and for options that it does not have.
-pub fn rule(name: &str, options: &OptimizerOptions) -> Result<Rule> {
+/// The update formula of an optimizer. Errors for an unknown name and for options that the optimizer does not have.
+pub fn rule(name: &str, options: &OptimizerOptions) -> Result<OptimizerRule> {
     let unknown = |why: String| Error::usage(format!("unknown optimizer {name:?}")).at("--opt").because(why);
-    Ok(settled_rule(&name.parse().map_err(unknown)?, options)?.0)
+    Ok(resolve_rule(&name.parse().map_err(unknown)?, options)?.0)
 }
 
-/// The rule, and the options with the values that it takes for momentum, eps and betas.
-pub(crate) fn settled_rule(
+/// The update formula, and the options with momentum, eps and betas resolved.
+pub(crate) fn resolve_rule(
     name: &OptimizerName,
     options: &OptimizerOptions,
-) -> Result<(Rule, OptimizerOptions)> {
-    let named = NAMES.iter().find(|named| named.name == name.plain()).expect("names are of optimizers");
-    let mut arguments = Arguments::new(named.name, options, named.defaults);
-    let draft = (named.rule)(&mut arguments);
-    let settled = arguments.settle()?;
-    let draft = if name.is_wrapped() { lookahead::lookahead(draft) } else { draft };
-    Ok((draft.rule(), settled))
+) -> Result<(OptimizerRule, OptimizerOptions)> {
+    let entry =
+        REGISTRY.iter().find(|entry| entry.name == name.base_name()).expect("names are of optimizers");
+    let mut arguments = Arguments::new(entry.name, options, entry.defaults);
+    let builder = (entry.rule)(&mut arguments);
+    let resolved = arguments.finish()?;
+    let builder = if name.has_lookahead() { lookahead::lookahead(builder) } else { builder };
+    Ok((builder.build(), resolved))
 }
 
-/// The name of an optimizer, in lower case, perhaps with `lookahead_` before it.
+/// Name of an optimizer in lower case, optionally with the prefix `lookahead_`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct OptimizerName(String);
 
-/// Which optimizers want another learning rate than AdamW's where nobody chose one: a part of their names, whether a rate is told as SGD's or as
-/// AdamW's, and how many times that. Weight decay is the same family's. The first that fits holds.
-const RATES: &[(&str, Like, f64)] = &[
-    ("sgd", Like::Sgd, 1.0),
-    ("momentum", Like::Sgd, 1.0),
-    ("nesterov", Like::Sgd, 1.0),
-    ("adahessian", Like::Sgd, 1.0),
-    ("adadelta", Like::Sgd, 20.0),
-    ("lar", Like::Sgd, 5.0),
-    ("adagrad", Like::AdamW, 10.0),
-    ("lamb", Like::AdamW, 7.0),
-    ("adan", Like::AdamW, 3.0),
-    ("radam", Like::AdamW, 3.0),
-    ("novograd", Like::AdamW, 3.0),
+/// Optimizers whose default learning rate is not AdamW's: a substring of the name, the recipe to start from, and a multiplier of its
+/// learning rate. Weight decay is the recipe's. The first match wins.
+const DEFAULT_LRS: &[(&str, BaseRecipe, f64)] = &[
+    ("sgd", BaseRecipe::Sgd, 1.0),
+    ("momentum", BaseRecipe::Sgd, 1.0),
+    ("nesterov", BaseRecipe::Sgd, 1.0),
+    ("adahessian", BaseRecipe::Sgd, 1.0),
+    ("adadelta", BaseRecipe::Sgd, 20.0),
+    ("lar", BaseRecipe::Sgd, 5.0),
+    ("adagrad", BaseRecipe::AdamW, 10.0),
+    ("lamb", BaseRecipe::AdamW, 7.0),
+    ("adan", BaseRecipe::AdamW, 3.0),
+    ("radam", BaseRecipe::AdamW, 3.0),
+    ("novograd", BaseRecipe::AdamW, 3.0),
 ];
 
-/// Families of optimizers that take the same learning rates.
+/// Recipe whose learning rate and weight decay an optimizer starts from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Like {
-    /// Steps as large as gradients.
+enum BaseRecipe {
+    /// Steps proportional to the gradient.
     Sgd,
-    /// Steps of one size.
+    /// Steps normalised by the second moment.
     AdamW,
 }
 
-const LOOKAHEAD: &str = "lookahead_";
+const LOOKAHEAD_PREFIX: &str = "lookahead_";
 
 impl OptimizerName {
-    /// Without the wrapper.
-    pub fn plain(&self) -> &str {
-        self.0.strip_prefix(LOOKAHEAD).unwrap_or(&self.0)
+    /// The name without the prefix `lookahead_`.
+    pub fn base_name(&self) -> &str {
+        self.0.strip_prefix(LOOKAHEAD_PREFIX).unwrap_or(&self.0)
     }
 
-    /// A learning rate and weight decay to begin with, given those that suit SGD and AdamW.
-    pub fn rates(&self, sgd: [f64; 2], adamw: [f64; 2]) -> [f64; 2] {
-        let known = RATES.iter().find(|(part, ..)| self.plain().contains(part));
-        let (like, factor) = known.map_or((Like::AdamW, 1.0), |(_, like, factor)| (*like, *factor));
-        let [lr, decay] = if like == Like::Sgd { sgd } else { adamw };
+    /// Default learning rate and weight decay, derived from those of SGD and AdamW.
+    pub fn default_lr_and_weight_decay(&self, sgd: [f64; 2], adamw: [f64; 2]) -> [f64; 2] {
+        let known = DEFAULT_LRS.iter().find(|(part, ..)| self.base_name().contains(part));
+        let (like, factor) = known.map_or((BaseRecipe::AdamW, 1.0), |(_, like, factor)| (*like, *factor));
+        let [lr, decay] = if like == BaseRecipe::Sgd { sgd } else { adamw };
         [factor * lr, decay]
     }
 
-    fn is_wrapped(&self) -> bool {
-        self.0.starts_with(LOOKAHEAD)
+    fn has_lookahead(&self) -> bool {
+        self.0.starts_with(LOOKAHEAD_PREFIX)
     }
 }
 
@@ -183,14 +184,14 @@ impl FromStr for OptimizerName {
 
     fn from_str(text: &str) -> std::result::Result<OptimizerName, String> {
         let name = OptimizerName(text.to_ascii_lowercase());
-        if NAMES.iter().any(|named| named.name == name.plain()) {
+        if REGISTRY.iter().any(|entry| entry.name == name.base_name()) {
             return Ok(name);
         }
         let names: Vec<&str> = optimizer_names().collect();
-        let meant = nearest(name.plain(), optimizer_names());
+        let meant = nearest(name.base_name(), optimizer_names());
         let meant = meant.map_or(String::new(), |meant| format!("; did you mean {meant:?}?"));
         Err(format!(
-            "there is no such optimizer{meant} There are {}, each also after {LOOKAHEAD}",
+            "there is no such optimizer{meant} The optimizers are {}, each optionally with the prefix {LOOKAHEAD_PREFIX}",
             names.join(", ")
         ))
     }

@@ -1,54 +1,54 @@
-//! What formulas of several optimizers have in common.
-use super::Rule;
+//! Terms that several optimizers share.
+use super::OptimizerRule;
 use super::adahessian::Hutchinson;
 use super::arguments::Arguments;
 use fornax_engine::UpdateRule;
 use fornax_engine::fuse::{CpuLoop, Formula, NextState, OptimizerStateSpec, Value};
 
-/// A rule that is not finished: a wrapper may still add to it.
-pub(super) struct Draft {
+/// Update formula under construction; Lookahead wraps it.
+pub(super) struct RuleBuilder {
     pub(super) name: &'static str,
-    pub(super) keeps: OptimizerStateSpec,
-    /// What the CPU has for it.
+    pub(super) state_spec: OptimizerStateSpec,
+    /// The CPU's hand-written loop for it, if any.
     pub(super) cpu_loop: Option<CpuLoop>,
     pub(super) formula: Box<dyn for<'g> Fn(&'g Formula) -> NextState<'g>>,
-    pub(super) curvature: Option<Hutchinson>,
+    pub(super) hessian: Option<Hutchinson>,
 }
 
-impl Draft {
-    /// A rule that keeps these moments, which begin with 0.
+impl RuleBuilder {
+    /// Creates a formula with these moments, initialised to 0.
     pub(super) fn new(
         name: &'static str,
         moments: &[&'static str],
         formula: impl for<'g> Fn(&'g Formula) -> NextState<'g> + 'static,
-    ) -> Draft {
+    ) -> RuleBuilder {
         let moments = moments.iter().map(|name| (*name, 0.0)).collect();
-        let keeps = OptimizerStateSpec { moments, ..OptimizerStateSpec::default() };
-        Draft { name, keeps, formula: Box::new(formula), curvature: None, cpu_loop: None }
+        let state_spec = OptimizerStateSpec { moments, ..OptimizerStateSpec::default() };
+        RuleBuilder { name, state_spec, formula: Box::new(formula), hessian: None, cpu_loop: None }
     }
 
-    pub(super) fn rule(self) -> Rule {
-        let update = UpdateRule::new(self.name, self.keeps, self.formula);
+    pub(super) fn build(self) -> OptimizerRule {
+        let update = UpdateRule::new(self.name, self.state_spec, self.formula);
         let update = match self.cpu_loop {
             Some(cpu_loop) => update.with_cpu_loop(cpu_loop),
             None => update,
         };
-        Rule { update, curvature: self.curvature }
+        OptimizerRule { update, hessian: self.hessian }
     }
 }
 
-/// The next elements and moments of a rule that keeps nothing else.
-pub(super) fn next<'g>(weight: Value<'g>, moments: impl Into<Vec<Value<'g>>>) -> NextState<'g> {
+/// The next weights and moments of a formula without other state.
+pub(super) fn next_state<'g>(weight: Value<'g>, moments: impl Into<Vec<Value<'g>>>) -> NextState<'g> {
     NextState { weight, moments: moments.into(), shared_scalars: vec![], param_scalar: None }
 }
 
-/// What stays of `old`, and the rest of `new`.
-pub(super) fn lerp<'g>(old: Value<'g>, new: Value<'g>, stays: f64) -> Value<'g> {
-    stays * old + (1.0 - stays) * new
+/// `beta * old + (1 - beta) * new`: one step of an exponential moving average.
+pub(super) fn lerp<'g>(old: Value<'g>, new: Value<'g>, beta: f64) -> Value<'g> {
+    beta * old + (1.0 - beta) * new
 }
 
-/// A beta's bias in a moment that began with 0: `1 - beta^t`.
-pub(super) fn correction(f: &Formula, beta: f64) -> Value<'_> {
+/// Bias correction of a moment that started at 0: `1 - beta^t`.
+pub(super) fn bias_correction(f: &Formula, beta: f64) -> Value<'_> {
     1.0 - f.constant(beta).pow(f.step())
 }
 
@@ -57,53 +57,53 @@ pub(super) fn is_first(f: &Formula) -> Value<'_> {
     f.step().equal(1.0)
 }
 
-/// How weight decay reaches the weights.
+/// Kind of weight decay.
 #[derive(Clone, Copy, PartialEq)]
-pub(super) enum Decay {
-    /// As a part of the gradient: L2 regularisation.
-    Gradient,
-    /// Weights shrink beside the step.
+pub(super) enum WeightDecay {
+    /// L2 regularisation: added to the gradient.
+    L2,
+    /// Decoupled: `w *= 1 - lr * wd`.
     Decoupled,
-    /// The same, by the square of the rate over the highest rate.
+    /// Decoupled and corrected: `w *= 1 - lr^2 / peak_lr * wd`, with the peak learning rate.
     Corrected(f64),
 }
 
-impl Decay {
-    /// Decoupled, and corrected when that is asked for.
-    pub(super) fn decoupled(arguments: &mut Arguments) -> Decay {
-        arguments.peak_rate().map_or(Decay::Decoupled, Decay::Corrected)
+impl WeightDecay {
+    /// Decoupled, or corrected if the argument `corrected_weight_decay` is set.
+    pub(super) fn decoupled(arguments: &mut Arguments) -> WeightDecay {
+        arguments.peak_lr().map_or(WeightDecay::Decoupled, WeightDecay::Corrected)
     }
 
-    /// Decoupled where the flag of that name says so.
-    pub(super) fn named(arguments: &mut Arguments, flag: &'static str, default: bool) -> Decay {
-        if arguments.flag(flag, default) { Decay::decoupled(arguments) } else { Decay::Gradient }
+    /// Decoupled (or corrected) if the argument `flag` is set, else L2.
+    pub(super) fn from_flag(arguments: &mut Arguments, flag: &'static str, default: bool) -> WeightDecay {
+        if arguments.flag(flag, default) { WeightDecay::decoupled(arguments) } else { WeightDecay::L2 }
     }
 
-    /// The gradient with what decay adds to it.
+    /// The gradient, plus `wd * w` for L2.
     pub(super) fn gradient<'g>(self, f: &'g Formula) -> Value<'g> {
         match self {
-            Decay::Gradient => f.gradient() + f.weight_decay() * f.weight(),
+            WeightDecay::L2 => f.gradient() + f.weight_decay() * f.weight(),
             _ => f.gradient(),
         }
     }
 
-    /// What stays of the weights.
-    pub(super) fn keep(self, f: &Formula) -> Value<'_> {
+    /// The factor of decoupled decay; 1 for L2.
+    pub(super) fn factor(self, f: &Formula) -> Value<'_> {
         match self {
-            Decay::Gradient => f.constant(1.0),
-            Decay::Decoupled => 1.0 - f.lr() * f.weight_decay(),
-            Decay::Corrected(peak) => 1.0 - f.lr() * f.lr() / peak * f.weight_decay(),
+            WeightDecay::L2 => f.constant(1.0),
+            WeightDecay::Decoupled => 1.0 - f.lr() * f.weight_decay(),
+            WeightDecay::Corrected(peak) => 1.0 - f.lr() * f.lr() / peak * f.weight_decay(),
         }
     }
 
-    /// The weights after decay, before the step.
-    pub(super) fn weight(self, f: &Formula) -> Value<'_> {
-        f.weight() * self.keep(f)
+    /// The weights after decoupled decay, before the step.
+    pub(super) fn decayed_weight(self, f: &Formula) -> Value<'_> {
+        f.weight() * self.factor(f)
     }
 }
 
-/// The update where it agrees in sign with the gradient, and 0 elsewhere, with the mean size kept (Liang et al., "Cautious optimizers:
-/// improving training with one line of code", 2024).
+/// Cautious update: 0 where the signs of update and gradient differ, rescaled by the fraction that remains (Liang et al., "Cautious
+/// optimizers: improving training with one line of code", 2024).
 pub(super) fn cautious<'g>(
     f: &'g Formula,
     caution: bool,

@@ -1,5 +1,5 @@
-//! The folder of a run: `args.yaml env.json summary.csv metrics.jsonl log.txt plots/ checkpoints/`.
-use super::{EpochMetrics, Machine, Observer, UpdateReport, progress::event, timestamp};
+//! Folder of a run: `args.yaml env.json summary.csv metrics.jsonl log.txt plots/ checkpoints/`.
+use super::{Callback, EpochMetrics, Machine, UpdateMetrics, progress::event, timestamp};
 use crate::checkpoint::durable;
 use crate::settings::Settings;
 use crate::trainer::TrainerState;
@@ -8,7 +8,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-/// Where a run's folder goes.
+/// Location of a run's folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Destination {
     /// A new folder `YYYYMMDD-HHMMSS-<model>-<size>` within this one.
@@ -17,11 +17,11 @@ pub enum Destination {
     New(PathBuf),
     /// This folder; an earlier run in it is replaced.
     Overwrite(PathBuf),
-    /// This folder, whose run goes on.
+    /// This folder; its run is resumed.
     Resume(PathBuf),
 }
 
-/// The files of a run.
+/// Files of a run.
 #[derive(Debug)]
 pub struct RunFolder {
     path: PathBuf,
@@ -34,22 +34,26 @@ const FILES: [&str; 5] = ["args.yaml", "env.json", "summary.csv", "metrics.jsonl
 const FOLDERS: [&str; 2] = ["plots", "checkpoints"];
 
 impl Destination {
-    /// Errors when the folder cannot be used; creates nothing.
+    /// Checks that the folder can be used; creates nothing.
     pub fn check(&self) -> Result<()> {
         match self {
-            Destination::New(path) if !is_vacant(path) => {
-                Err(Error::usage("the output folder is not empty").at_path(path).remedy(
-                    "choose another --experiment, continue its run with --resume, or replace it with --overwrite",
-                ))
-            }
+            Destination::New(path) if !is_missing_or_empty(path) => Err(Error::usage(
+                "the output folder is not empty",
+            )
+            .at_path(path)
+            .remedy(
+                "choose another --experiment, resume its run with --resume, or replace it with --overwrite",
+            )),
             Destination::New(path) | Destination::Overwrite(path) if path.exists() && !path.is_dir() => {
-                Err(Error::usage("the output folder is a file").at_path(path).remedy("choose another"))
+                Err(Error::usage("the output folder is a file")
+                    .at_path(path)
+                    .remedy("choose another --experiment"))
             }
             _ => Ok(()),
         }
     }
 
-    /// The folder, as far as it is known before it is created.
+    /// Path of the folder, with placeholders for parts that are known when it is created.
     pub fn describe(&self) -> String {
         match self {
             Destination::Dated(path) => path.join("<date>-<time>-<model>-<size>").display().to_string(),
@@ -61,8 +65,8 @@ impl Destination {
 }
 
 impl RunFolder {
-    /// Creates or reopens the folder for a run that stands at `state`: what an interrupted run recorded after that is
-    /// dropped from `metrics.jsonl`. On failure nothing new is left behind.
+    /// Creates or reopens the folder for a run in state `state`; events that an interrupted run logged after that state are removed from
+    /// `metrics.jsonl`. On failure a new folder is removed again.
     pub fn open(
         destination: &Destination,
         name: &str,
@@ -73,32 +77,32 @@ impl RunFolder {
         let (path, created) = match destination {
             Destination::Dated(parent) => create_dated(parent, name)?,
             Destination::New(path) | Destination::Overwrite(path) | Destination::Resume(path) => {
-                (path.clone(), create(path)?)
+                (path.clone(), create_folder(path)?)
             }
         };
         let opened = (|| {
             if let Destination::Overwrite(_) = destination {
                 clear(&path)?;
             }
-            FOLDERS.iter().try_for_each(|name| create(&path.join(name)).map(|_| ()))?;
+            FOLDERS.iter().try_for_each(|name| create_folder(&path.join(name)).map(|_| ()))?;
             let path = fs::canonicalize(&path).map_err(|e| cannot_write(&path, e))?;
-            keep_metrics_to(&path.join("metrics.jsonl"), state)?;
+            truncate_metrics(&path.join("metrics.jsonl"), state)?;
             let (log, metrics) = (append_to(&path.join("log.txt"))?, append_to(&path.join("metrics.jsonl"))?);
             Ok(RunFolder { path, log, metrics, log_interval })
         })();
         if opened.is_err() && created {
-            // Best effort: the error of interest is the one at hand.
+            // Best effort: the first error is the one to report.
             fs::remove_dir_all(&path).ok();
         }
         opened
     }
 
-    /// Its absolute path.
+    /// Absolute path of the folder.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// A checkpoint's path: `last` or `best`.
+    /// Path of the checkpoint `last` or `best`.
     pub fn checkpoint(&self, name: &str) -> PathBuf {
         self.path.join("checkpoints").join(format!("{name}.safetensors"))
     }
@@ -120,19 +124,19 @@ impl RunFolder {
     }
 }
 
-impl Observer for RunFolder {
-    fn update(&mut self, report: &UpdateReport) -> Result<()> {
-        if report.update.is_multiple_of(self.log_interval) {
-            self.append(&report.line(), &event("update", report))?;
+impl Callback for RunFolder {
+    fn on_update(&mut self, metrics: &UpdateMetrics) -> Result<()> {
+        if metrics.update.is_multiple_of(self.log_interval) {
+            self.append(&metrics.line(), &event("update", metrics))?;
         }
         Ok(())
     }
 
-    fn epoch(&mut self, report: &EpochMetrics, best: bool) -> Result<()> {
-        self.append(&report.line(best), &event("epoch", report))
+    fn on_epoch_end(&mut self, metrics: &EpochMetrics, best: bool) -> Result<()> {
+        self.append(&metrics.line(best), &event("epoch", metrics))
     }
 
-    fn note(&mut self, text: &str) -> Result<()> {
+    fn on_message(&mut self, text: &str) -> Result<()> {
         writeln!(self.log, "{text}").map_err(|e| cannot_write(&self.path, e))
     }
 }
@@ -144,22 +148,22 @@ fn cannot_write(path: &Path, error: std::io::Error) -> Error {
         .remedy("choose another with --output, or make this one writable")
 }
 
-fn is_vacant(path: &Path) -> bool {
+fn is_missing_or_empty(path: &Path) -> bool {
     match fs::read_dir(path) {
         Ok(mut entries) => entries.next().is_none(),
         Err(error) => error.kind() == ErrorKind::NotFound || !path.is_dir(),
     }
 }
 
-/// Creates a folder and what is above it; true when it was not there.
-fn create(path: &Path) -> Result<bool> {
+/// Creates a folder and its parents; true if it did not exist.
+fn create_folder(path: &Path) -> Result<bool> {
     let new = !path.exists();
     fs::create_dir_all(path).map_err(|e| cannot_write(path, e))?;
     Ok(new)
 }
 
 fn create_dated(parent: &Path, name: &str) -> Result<(PathBuf, bool)> {
-    create(parent)?;
+    create_folder(parent)?;
     let base = format!("{}-{name}", timestamp());
     let names = std::iter::once(base.clone()).chain((2..100).map(|i| format!("{base}-{i}")));
     for name in names {
@@ -172,10 +176,10 @@ fn create_dated(parent: &Path, name: &str) -> Result<(PathBuf, bool)> {
     }
     Err(Error::disk("a hundred runs started within this second")
         .at_path(parent)
-        .remedy("name it with --experiment"))
+        .remedy("give the run a name with --experiment"))
 }
 
-/// Removes what a run leaves in its folder, and nothing else.
+/// Removes the files of a run from its folder, and nothing else.
 fn clear(path: &Path) -> Result<()> {
     let files = FILES.iter().map(|name| fs::remove_file(path.join(name)));
     let folders = FOLDERS.iter().map(|name| fs::remove_dir_all(path.join(name)));
@@ -192,8 +196,8 @@ fn append_to(path: &Path) -> Result<File> {
     OpenOptions::new().create(true).append(true).open(path).map_err(|e| cannot_write(path, e))
 }
 
-/// Drops what an interrupted run recorded past the state that it goes on from.
-fn keep_metrics_to(path: &Path, state: &TrainerState) -> Result<()> {
+/// Removes events from `metrics.jsonl` that an interrupted run logged after the state that it resumes from.
+fn truncate_metrics(path: &Path, state: &TrainerState) -> Result<()> {
     let Ok(text) = fs::read_to_string(path) else { return Ok(()) };
     let counts = |line: &&str| match serde_json::from_str::<serde_json::Value>(line) {
         Ok(event) if event["event"] == "update" => event["update"].as_u64() <= Some(state.update),
@@ -217,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_used_folder_is_refused_and_replaced_only_when_asked() {
+    fn used_folder_is_rejected_unless_overwrite() {
         let root = tempfile::tempdir().expect("a folder");
         let path = root.path().join("run");
         let open = |destination| RunFolder::open(&destination, "m", 1, &TrainerState::default());
@@ -225,14 +229,14 @@ mod tests {
         fs::write(path.join("mine.txt"), "mine").expect("writes");
         fs::write(path.join("checkpoints/last.safetensors"), "old").expect("writes");
         let error = open(Destination::New(path.clone())).expect_err("used");
-        assert_eq!(error.kind(), crate::error::Kind::Usage);
-        open(Destination::Overwrite(path.clone())).expect("asked for");
+        assert_eq!(error.kind(), crate::error::ErrorKind::Usage);
+        open(Destination::Overwrite(path.clone())).expect("overwrites");
         assert_eq!(entries(&path), ["checkpoints", "log.txt", "metrics.jsonl", "mine.txt", "plots"]);
         assert!(entries(&path.join("checkpoints")).is_empty());
     }
 
     #[test]
-    fn dated_folders_of_one_second_differ() {
+    fn dated_folders_of_the_same_second_differ() {
         let root = tempfile::tempdir().expect("a folder");
         let destination = Destination::Dated(root.path().into());
         for _ in 0..3 {
@@ -242,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn metrics_past_the_state_are_dropped() {
+    fn metrics_after_the_state_are_removed() {
         let root = tempfile::tempdir().expect("a folder");
         let path = root.path().join("metrics.jsonl");
         let line = |event: &str, epoch: u32, update: u64| match event {
@@ -252,7 +256,7 @@ mod tests {
         let kept = [line("update", 0, 5), line("epoch", 0, 0), line("update", 1, 8)].concat();
         let lost = [line("update", 1, 9), line("epoch", 1, 0), "{\"ev".into()].concat();
         fs::write(&path, format!("{kept}{lost}")).expect("writes");
-        keep_metrics_to(&path, &TrainerState { epoch: 1, batch: 3, update: 8, ..TrainerState::default() })
+        truncate_metrics(&path, &TrainerState { epoch: 1, batch: 3, update: 8, ..TrainerState::default() })
             .expect("writes");
         assert_eq!(fs::read_to_string(&path).expect("reads"), kept);
     }

@@ -1,27 +1,27 @@
-//! The machine that a run is on.
+//! Description of the machine.
 use fornax_engine::cpu::simd;
 use serde::Serialize;
 use std::fs;
 
-/// What `env.json` and `fornax doctor` say.
+/// Machine and software versions, for `env.json` and `fornax doctor`.
 #[derive(Clone, Debug, Serialize)]
 pub struct Machine {
     /// Version of Fornax.
     pub fornax: &'static str,
     /// Operating system and architecture.
     pub platform: String,
-    /// Model name of the processor.
+    /// Model name of the CPU.
     pub cpu: String,
-    /// The widest vector instructions that kernels use here.
+    /// Widest SIMD instruction set that kernels use.
     pub simd: String,
-    /// Threads that kernels use.
+    /// Number of CPU threads.
     pub threads: usize,
-    /// Bytes of main memory.
+    /// Main memory in bytes.
     pub memory: u64,
 }
 
 impl Machine {
-    /// This one.
+    /// Detects this machine.
     pub fn detect() -> Machine {
         let unknown = || "unknown".to_string();
         Machine {
@@ -35,7 +35,7 @@ impl Machine {
     }
 }
 
-/// Bytes of main memory that this process holds; 0 where that cannot be told.
+/// Resident memory of this process in bytes; 0 if unknown.
 pub fn resident_memory() -> u64 {
     field("/proc/self/status", "VmRSS").as_deref().and_then(kibibytes).unwrap_or(0)
 }
@@ -47,7 +47,7 @@ fn field(path: &str, name: &str) -> Option<String> {
     Some(value.trim().to_string())
 }
 
-/// `"123 kB"` in bytes.
+/// Parses `"123 kB"` into bytes.
 fn kibibytes(text: &str) -> Option<u64> {
     text.split_whitespace().next()?.parse::<u64>().ok().map(|k| k * 1024)
 }
@@ -57,14 +57,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_is_counted_in_bytes() {
+    fn kibibytes_are_converted_to_bytes() {
         assert_eq!(kibibytes("2 kB"), Some(2048));
         assert_eq!(kibibytes("?"), None);
     }
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn this_machine_is_known() {
+    fn memory_and_threads_are_detected() {
         let machine = Machine::detect();
         assert!(machine.memory > 1 << 24 && machine.threads > 0, "{machine:?}");
         assert!((1 << 20..machine.memory).contains(&resident_memory()));

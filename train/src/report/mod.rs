@@ -1,4 +1,4 @@
-//! What a run tells: progress on the terminal, files in its folder, plots.
+//! Reporting of a run: progress on the terminal, files in its folder, plots.
 mod clock;
 mod folder;
 mod machine;
@@ -10,73 +10,73 @@ pub use clock::timestamp;
 pub use folder::{Destination, RunFolder};
 pub use machine::Machine;
 pub use plots::{Figure, lr_figure, write_plots};
-pub use progress::{Mode, Progress, Transfer};
+pub use progress::{DownloadProgress, Progress, ProgressMode};
 pub use terminal::curve as terminal_curve;
 
 use crate::Result;
 use serde::{Deserialize, Serialize};
 
-/// Told of what happens in a run.
-pub trait Observer {
-    /// An update was done.
-    fn update(&mut self, report: &UpdateReport) -> Result<()>;
+/// Callback of the trainer.
+pub trait Callback {
+    /// Called after every update.
+    fn on_update(&mut self, metrics: &UpdateMetrics) -> Result<()>;
 
-    /// An epoch was done and saved; `best` when none was better before.
-    fn epoch(&mut self, report: &EpochMetrics, best: bool) -> Result<()>;
+    /// Called after every epoch; `best` if it is the best so far.
+    fn on_epoch_end(&mut self, metrics: &EpochMetrics, best: bool) -> Result<()>;
 
-    /// Something a person should know.
-    fn note(&mut self, text: &str) -> Result<()>;
+    /// Called with a message for the user.
+    fn on_message(&mut self, text: &str) -> Result<()>;
 }
 
-/// One update.
+/// Metrics of one update.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct UpdateReport {
-    /// Epochs done before it.
+pub struct UpdateMetrics {
+    /// Finished epochs.
     pub epoch: u32,
-    /// Epochs in all.
+    /// Total epochs.
     pub epochs: u32,
-    /// Batches of the epoch done, this one included.
+    /// Finished batches of the epoch, this update's included.
     pub batch: usize,
-    /// Batches in an epoch.
+    /// Batches per epoch.
     pub batches: usize,
-    /// Updates done, this one included.
+    /// Finished updates, this one included.
     pub update: u64,
     /// Mean loss of the epoch so far.
     pub loss: f64,
     /// Learning rate.
     pub lr: f64,
-    /// Norm of all gradients before clipping, where they were looked at.
+    /// Total gradient norm before clipping, if it was computed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grad_norm: Option<f32>,
-    /// What the next loss is multiplied by, where losses are scaled.
+    /// Loss scale of the next update, with loss scaling.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loss_scale: Option<f32>,
-    /// Mean speed in the epoch so far.
+    /// Mean throughput of the epoch so far.
     pub images_per_second: f64,
-    /// Share of the time that went into making batches.
+    /// Fraction of the time spent waiting for batches.
     pub data_wait: f64,
 }
 
-/// One epoch: a row of `summary.csv`.
+/// Metrics of one epoch: a row of `summary.csv`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EpochMetrics {
-    /// Counted from 0.
+    /// Epoch, counted from 0.
     pub epoch: u32,
     /// Mean training loss.
     pub train_loss: f64,
-    /// Mean validation loss, without smoothing.
+    /// Mean validation cross entropy, without label smoothing.
     pub eval_loss: f64,
-    /// Percent.
+    /// Top-1 accuracy in percent.
     pub eval_top1: f64,
-    /// Percent.
+    /// Top-5 accuracy in percent.
     pub eval_top5: f64,
     /// Learning rate after the epoch's last update.
     pub lr: f64,
 }
 
-impl UpdateReport {
-    /// One line for a person.
+impl UpdateMetrics {
+    /// The log line.
     pub fn line(&self) -> String {
         format!(
             "epoch {}/{}  batch {}/{}  loss {:.4}  {} images/s  lr {:.3e}  data {:.0}%  memory {}",
@@ -94,7 +94,7 @@ impl UpdateReport {
 }
 
 impl EpochMetrics {
-    /// One line for a person.
+    /// The log line.
     pub fn line(&self, best: bool) -> String {
         format!(
             "epoch {} done  train loss {:.4}  validation loss {:.4}  top-1 {:.2}  top-5 {:.2}{}",
@@ -108,7 +108,7 @@ impl EpochMetrics {
     }
 }
 
-/// `summary.csv`: timm's columns and line ends.
+/// Content of `summary.csv`, with timm's columns and line ends.
 pub fn summary_csv(history: &[EpochMetrics]) -> String {
     let mut text = "epoch,train_loss,eval_loss,eval_top1,eval_top5,lr\r\n".to_string();
     for r in history {
@@ -118,7 +118,7 @@ pub fn summary_csv(history: &[EpochMetrics]) -> String {
     text
 }
 
-/// `1234567` as `1,234,567`.
+/// Formats `1234567` as `1,234,567`.
 pub fn thousands(n: u64) -> String {
     let digits = n.to_string();
     let mut text = String::new();
@@ -131,7 +131,7 @@ pub fn thousands(n: u64) -> String {
     text
 }
 
-/// A number of bytes in the unit that suits it.
+/// Formats a number of bytes with a binary unit, such as `1.5 KiB`.
 pub fn bytes(n: u64) -> String {
     let (value, unit) = match n {
         0..1024 => return format!("{n} B"),
@@ -147,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_read_well() {
+    fn numbers_and_bytes_are_formatted() {
         assert_eq!(
             (thousands(7), thousands(1000), thousands(1_234_567)),
             ("7".into(), "1,000".into(), "1,234,567".into())
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn the_summary_has_the_columns_of_timm() {
+    fn summary_csv_has_timm_columns() {
         let row = EpochMetrics {
             epoch: 0,
             train_loss: 1.5,

@@ -1,13 +1,13 @@
-//! Progress on stderr: a bar on a terminal, lines in a pipe.
-use super::{EpochMetrics, Observer, UpdateReport, thousands};
+//! Progress on stderr: a bar on a terminal, plain lines otherwise.
+use super::{Callback, EpochMetrics, UpdateMetrics, thousands};
 use crate::Result;
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{self, IsTerminal, Write};
 
-/// How progress is shown.
+/// Progress display.
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
+pub enum ProgressMode {
     /// A bar on a terminal, lines otherwise
     Auto,
     /// A bar that redraws at most ten times a second
@@ -16,62 +16,63 @@ pub enum Mode {
     Plain,
     /// Lines of JSON
     Json,
-    /// Nothing but warnings and errors
+    /// Errors only
     None,
 }
 
 /// Shows progress on stderr.
 pub struct Progress {
-    mode: Mode,
+    mode: ProgressMode,
     bar: ProgressBar,
     log_interval: u64,
 }
 
 impl Progress {
-    /// Progress in a mode, with a line for every `log_interval` updates where there are lines.
-    pub fn new(mode: Mode, log_interval: u64) -> Progress {
+    /// Creates a progress display; in line modes it writes a line every `log_interval` updates.
+    pub fn new(mode: ProgressMode, log_interval: u64) -> Progress {
         let mode = match mode {
-            Mode::Auto if io::stderr().is_terminal() => Mode::Bar,
-            Mode::Auto => Mode::Plain,
+            ProgressMode::Auto if io::stderr().is_terminal() => ProgressMode::Bar,
+            ProgressMode::Auto => ProgressMode::Plain,
             chosen => chosen,
         };
-        let bar = if mode == Mode::Bar { styled_bar() } else { ProgressBar::hidden() };
+        let bar = if mode == ProgressMode::Bar { styled_bar() } else { ProgressBar::hidden() };
         Progress { mode, bar, log_interval }
     }
 
-    fn say(&self, text: &str, event: impl FnOnce() -> serde_json::Value) {
+    fn write(&self, text: &str, event: impl FnOnce() -> serde_json::Value) {
         match self.mode {
-            Mode::Bar => self.bar.suspend(|| line(text)),
-            Mode::Plain => line(text),
-            Mode::Json => line(&event().to_string()),
-            Mode::Auto | Mode::None => {}
+            ProgressMode::Bar => self.bar.suspend(|| write_line(text)),
+            ProgressMode::Plain => write_line(text),
+            ProgressMode::Json => write_line(&event().to_string()),
+            ProgressMode::Auto | ProgressMode::None => {}
         }
     }
 }
 
-impl Observer for Progress {
-    fn update(&mut self, report: &UpdateReport) -> Result<()> {
-        if self.mode == Mode::Bar {
-            if self.bar.length() != Some(report.batches as u64) {
-                self.bar.set_length(report.batches as u64);
+impl Callback for Progress {
+    fn on_update(&mut self, metrics: &UpdateMetrics) -> Result<()> {
+        if self.mode == ProgressMode::Bar {
+            if self.bar.length() != Some(metrics.batches as u64) {
+                self.bar.set_length(metrics.batches as u64);
             }
-            self.bar.set_prefix(format!("{}/{}", report.epoch + 1, report.epochs));
-            let speed = thousands(report.images_per_second.round() as u64);
-            self.bar.set_message(format!("loss {:.4}  lr {:.2e}  {speed} images/s", report.loss, report.lr));
-            self.bar.set_position(report.batch as u64);
-        } else if report.update.is_multiple_of(self.log_interval) {
-            self.say(&report.line(), || event("update", report));
+            self.bar.set_prefix(format!("{}/{}", metrics.epoch + 1, metrics.epochs));
+            let speed = thousands(metrics.images_per_second.round() as u64);
+            self.bar
+                .set_message(format!("loss {:.4}  lr {:.2e}  {speed} images/s", metrics.loss, metrics.lr));
+            self.bar.set_position(metrics.batch as u64);
+        } else if metrics.update.is_multiple_of(self.log_interval) {
+            self.write(&metrics.line(), || event("update", metrics));
         }
         Ok(())
     }
 
-    fn epoch(&mut self, report: &EpochMetrics, best: bool) -> Result<()> {
-        self.say(&report.line(best), || event("epoch", report));
+    fn on_epoch_end(&mut self, metrics: &EpochMetrics, best: bool) -> Result<()> {
+        self.write(&metrics.line(best), || event("epoch", metrics));
         Ok(())
     }
 
-    fn note(&mut self, text: &str) -> Result<()> {
-        self.say(text, || serde_json::json!({ "event": "note", "text": text }));
+    fn on_message(&mut self, text: &str) -> Result<()> {
+        self.write(text, || serde_json::json!({ "event": "note", "text": text }));
         Ok(())
     }
 }
@@ -82,42 +83,42 @@ impl Drop for Progress {
     }
 }
 
-/// Shows how much of a file has arrived, on a terminal; elsewhere one line says that it begins.
-pub struct Transfer(ProgressBar);
+/// Progress of a download: a bar on a terminal, one line at the start otherwise.
+pub struct DownloadProgress(ProgressBar);
 
-impl Transfer {
-    /// A file of a name and, if known, a size in bytes.
-    pub fn start(name: &str, size: Option<u64>) -> Transfer {
+impl DownloadProgress {
+    /// Starts the display for a file with this name and, if known, size in bytes.
+    pub fn start(name: &str, size: Option<u64>) -> DownloadProgress {
         if !io::stderr().is_terminal() {
             let size = size.map_or(String::new(), |size| format!(", {}", super::bytes(size)));
-            line(&format!("downloading {name}{size}"));
-            return Transfer(ProgressBar::hidden());
+            write_line(&format!("downloading {name}{size}"));
+            return DownloadProgress(ProgressBar::hidden());
         }
         let template = "{msg} {bar:30} {bytes}/{total_bytes}  {bytes_per_sec}  eta {eta}";
         let style = ProgressStyle::with_template(template).expect("the template is valid");
         let bar =
             ProgressBar::with_draw_target(size, ProgressDrawTarget::stderr_with_hz(10)).with_style(style);
         bar.set_message(name.to_string());
-        Transfer(bar)
+        DownloadProgress(bar)
     }
 
-    /// So many bytes are there.
-    pub fn at(&self, bytes: u64) {
+    /// Sets the number of bytes received.
+    pub fn set_received(&self, bytes: u64) {
         self.0.set_position(bytes);
     }
 }
 
-impl Drop for Transfer {
+impl Drop for DownloadProgress {
     fn drop(&mut self) {
         self.0.finish_and_clear();
     }
 }
 
-/// An event with the fields of its report, for a line of JSON.
-pub(super) fn event(kind: &str, report: &impl serde::Serialize) -> serde_json::Value {
+/// JSON event with the fields of its metrics.
+pub(super) fn event(kind: &str, metrics: &impl serde::Serialize) -> serde_json::Value {
     let mut fields = serde_json::Map::from_iter([("event".to_string(), kind.into())]);
-    if let Ok(serde_json::Value::Object(report)) = serde_json::to_value(report) {
-        fields.extend(report);
+    if let Ok(serde_json::Value::Object(metrics)) = serde_json::to_value(metrics) {
+        fields.extend(metrics);
     }
     fields.into()
 }
@@ -133,7 +134,7 @@ fn styled_bar() -> ProgressBar {
     ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr_with_hz(10)).with_style(style)
 }
 
-/// A closed stderr is no reason to stop training.
-fn line(text: &str) {
+/// Writes a line to stderr; a closed stderr is not an error.
+fn write_line(text: &str) {
     writeln!(io::stderr(), "{text}").ok();
 }

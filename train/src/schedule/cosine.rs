@@ -1,20 +1,20 @@
 //! Half a cosine from the peak to the end value.
-use super::{Cycles, Place};
+use super::{CurveTime, Cycles};
 use std::f64::consts::PI;
 
 /// `min + (peak - min) (1 + cos(pi t^k / T^k)) / 2` (Loshchilov and Hutter, "SGDR", 2017; k-decay: Zhang and Li, 2020).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Cosine {
-    /// How often.
+    /// Cycles.
     pub cycles: Cycles,
-    /// At the end.
+    /// Learning rate at the end.
     pub min_lr: f64,
-    /// The exponent `k`: above 1 the rate stays high for longer.
+    /// The exponent `k`: above 1 the learning rate stays high for longer.
     pub k_decay: f64,
 }
 
 impl Cosine {
-    pub(super) fn at(&self, place: &Place) -> f64 {
+    pub(super) fn at(&self, place: &CurveTime) -> f64 {
         let (min, k) = (self.min_lr, self.k_decay);
         self.cycles
             .position(place)

@@ -1,36 +1,36 @@
-//! Cycles: a curve that starts again, longer and lower.
-use super::Place;
+//! Cycles: restarts of a curve.
+use super::CurveTime;
 
-/// How often a curve is run through, and how that changes it (Loshchilov and Hutter, "SGDR", 2017).
+/// Number, lengths and peaks of the cycles of a curve (Loshchilov and Hutter, "SGDR", 2017).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Cycles {
-    /// Each cycle is so many times as long as the one before; above 0.
+    /// Multiplier of the length from cycle to cycle; above 0.
     pub mul: f64,
-    /// The peak of each cycle is so many times that of the one before.
+    /// Multiplier of the peak from cycle to cycle.
     pub decay: f64,
-    /// Cycles in all; after the last the rate is at its end value.
+    /// Number of cycles; after the last one the learning rate stays at its end value.
     pub limit: u32,
 }
 
 impl Default for Cycles {
-    /// One.
+    /// One cycle.
     fn default() -> Cycles {
         Cycles { mul: 1.0, decay: 1.0, limit: 1 }
     }
 }
 
-/// Where in a cycle.
+/// Position within a cycle.
 pub(super) struct Position {
-    /// Since the cycle began.
+    /// Time since the start of the cycle.
     pub t: f64,
-    /// Of the cycle.
+    /// Length of the cycle.
     pub length: f64,
-    /// Of the cycle.
+    /// Peak of the cycle.
     pub peak: f64,
 }
 
 impl Cycles {
-    /// Epochs of all cycles, when the first has so many.
+    /// Total epochs of all cycles, given the length of the first.
     pub fn epochs(&self, first: u32) -> u32 {
         let (first, limit) = (f64::from(first), f64::from(self.limit));
         let total = match self.mul {
@@ -41,7 +41,7 @@ impl Cycles {
     }
 
     /// Where `place` lies; `None` after the last cycle.
-    pub(super) fn position(&self, place: &Place) -> Option<Position> {
+    pub(super) fn position(&self, place: &CurveTime) -> Option<Position> {
         let (t, first) = (place.t, place.length);
         let (cycle, length, begin) = match self.mul {
             1.0 => {
@@ -49,7 +49,7 @@ impl Cycles {
                 (cycle, first, first * cycle)
             }
             mul => {
-                // timm's expressions: at the very border of two cycles the logarithm decides.
+                // timm's expression: exactly at the boundary of two cycles, the rounding of the logarithm decides.
                 let cycle = ((1.0 - t / first * (1.0 - mul)).ln() / mul.ln()).floor();
                 let longer = mul.powf(cycle);
                 (cycle, longer * first, (1.0 - longer) / (1.0 - mul) * first)

@@ -1,15 +1,15 @@
 //! A factor every epoch.
-use super::Place;
+use super::CurveTime;
 
-/// `lr rate^epoch`; between epochs too when the rate changes on updates.
+/// `lr * decay_rate^epoch`, with a fractional epoch if the schedule steps on updates.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Exponential {
-    /// The factor.
+    /// Decay factor per epoch.
     pub decay_rate: f64,
 }
 
 impl Exponential {
-    pub(super) fn at(&self, place: &Place) -> f64 {
+    pub(super) fn at(&self, place: &CurveTime) -> f64 {
         place.lr * self.decay_rate.powf(place.t / place.epoch)
     }
 }

@@ -1,12 +1,12 @@
-//! Formulas of the epoch, in the notation of Python: what PyTorch's `LambdaLR` is given as a function.
+//! Python expressions of the epoch: the counterpart of the function passed to PyTorch's `LambdaLR`.
 use crate::{Error, Result};
 use std::fmt;
 use std::iter::Peekable;
 use std::str::Chars;
 
-/// A formula such as `0.95 ** epoch` or `1 if epoch < 10 else max(0.1, 1 - epoch / epochs)`.
+/// Expression such as `0.95 ** epoch` or `1 if epoch < 10 else max(0.1, 1 - epoch / epochs)`.
 ///
-/// It knows numbers, `epoch` (counted from 0 where the schedule begins, with a fraction where the rate changes on updates), `epochs` (those of
+/// Supported are numbers, `epoch` (from 0 at the start of the schedule, fractional if the schedule steps on updates), `epochs` (length of
 /// the schedule), `pi`, `+ - * / // % **`, comparisons, `a if condition else b`, and `min max abs exp log sqrt sin cos floor`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Expression {
@@ -20,7 +20,7 @@ enum Node {
     Epoch,
     Epochs,
     Call(Function, Vec<Node>),
-    /// Where the first is not 0 the second, else the third.
+    /// `[condition, then, otherwise]`: `then` if the condition is not 0.
     If(Box<[Node; 3]>),
 }
 
@@ -30,7 +30,7 @@ const fn truth(b: bool) -> f64 {
     if b { 1.0 } else { 0.0 }
 }
 
-/// Called by name; the number is that of arguments.
+/// Functions: name, number of arguments, implementation.
 const FUNCTIONS: &[Function] = &[
     ("min", 2, |x| x[0].min(x[1])),
     ("max", 2, |x| x[0].max(x[1])),
@@ -43,7 +43,7 @@ const FUNCTIONS: &[Function] = &[
     ("floor", 1, |x| x[0].floor()),
 ];
 
-/// Between two operands, those that bind the least first; of one row, from left to right.
+/// Binary operators by precedence, lowest first; each row is left-associative.
 const OPERATORS: &[&[Function]] = &[
     &[
         ("<=", 2, |x| truth(x[0] <= x[1])),
@@ -64,22 +64,22 @@ const OPERATORS: &[&[Function]] = &[
 const POWER: Function = ("**", 2, |x| x[0].powf(x[1]));
 const NEGATE: Function = ("-", 1, |x| -x[0]);
 
-/// Formulas that nest deeper are refused.
-const DEPTH: u32 = 50;
+/// Maximum nesting depth.
+const MAX_DEPTH: u32 = 50;
 
 impl Expression {
-    /// Reads a formula. Errors name what was not understood.
+    /// Parses an expression. Errors name the offending token.
     pub fn parse(text: &str) -> Result<Expression> {
-        let words = words(text)?;
-        let mut parser = Parser { words: &words, depth: 0 };
+        let tokens = tokenize(text)?;
+        let mut parser = Parser { tokens: &tokens, depth: 0 };
         let root = parser.conditional()?;
-        match parser.words.first() {
+        match parser.tokens.first() {
             None => Ok(Expression { text: text.into(), root }),
-            Some(word) => Err(wrong(format!("{word:?} is not expected"))),
+            Some(word) => Err(syntax_error(format!("{word:?} is not expected"))),
         }
     }
 
-    /// Its value.
+    /// Evaluates the expression.
     pub(super) fn at(&self, epoch: f64, epochs: f64) -> f64 {
         self.root.at(epoch, epochs)
     }
@@ -108,27 +108,27 @@ impl Node {
     }
 }
 
-/// What is left to read.
+/// Recursive-descent parser over the remaining tokens.
 struct Parser<'a> {
-    words: &'a [String],
+    tokens: &'a [String],
     depth: u32,
 }
 
 impl Parser<'_> {
-    fn accept(&mut self, word: &str) -> bool {
-        let found = self.words.first().is_some_and(|w| w == word);
-        self.words = &self.words[usize::from(found)..];
+    fn accept(&mut self, token: &str) -> bool {
+        let found = self.tokens.first().is_some_and(|w| w == token);
+        self.tokens = &self.tokens[usize::from(found)..];
         found
     }
 
-    fn expect(&mut self, word: &str) -> Result<()> {
-        if self.accept(word) { Ok(()) } else { Err(wrong(format!("{word:?} is missing"))) }
+    fn expect(&mut self, token: &str) -> Result<()> {
+        if self.accept(token) { Ok(()) } else { Err(syntax_error(format!("{token:?} is missing"))) }
     }
 
     fn nested(&mut self, read: impl FnOnce(&mut Self) -> Result<Node>) -> Result<Node> {
         self.depth += 1;
-        if self.depth > DEPTH {
-            return Err(wrong("it nests too deeply".into()));
+        if self.depth > MAX_DEPTH {
+            return Err(syntax_error("it nests too deeply".into()));
         }
         let node = read(self);
         self.depth -= 1;
@@ -156,7 +156,7 @@ impl Parser<'_> {
         Ok(left)
     }
 
-    /// A sign binds less than a power: `-2 ** 2` is -4.
+    /// Unary minus has lower precedence than `**`: `-2 ** 2` is -4.
     fn unary(&mut self) -> Result<Node> {
         if self.accept("-") {
             return Ok(Node::Call(NEGATE, vec![self.nested(Self::unary)?]));
@@ -169,11 +169,11 @@ impl Parser<'_> {
     }
 
     fn atom(&mut self) -> Result<Node> {
-        let Some((word, rest)) = self.words.split_first() else {
-            return Err(wrong("it ends too early".into()));
+        let Some((token, rest)) = self.tokens.split_first() else {
+            return Err(syntax_error("it ends too early".into()));
         };
-        self.words = rest;
-        match word.as_str() {
+        self.tokens = rest;
+        match token.as_str() {
             "(" => {
                 let inner = self.nested(Self::conditional)?;
                 self.expect(")")?;
@@ -184,12 +184,12 @@ impl Parser<'_> {
             "pi" => Ok(Node::Number(std::f64::consts::PI)),
             name => match FUNCTIONS.iter().find(|(known, ..)| *known == name) {
                 Some(function) => self.call(*function),
-                // Names of letters may be numbers to Rust: infinity, nan.
+                // Rust parses some names as numbers: infinity, nan.
                 None => match name.parse() {
                     Ok(number) if !name.starts_with(char::is_alphabetic) => Ok(Node::Number(number)),
                     _ => {
                         let names: Vec<&str> = FUNCTIONS.iter().map(|(name, ..)| *name).collect();
-                        Err(wrong(format!("{name:?} is not known"))
+                        Err(syntax_error(format!("{name:?} is not known"))
                             .remedy(format!("there are: epoch, epochs, pi, {}", names.join(", "))))
                     }
                 },
@@ -207,43 +207,45 @@ impl Parser<'_> {
         match function {
             (_, count, _) if count == arguments.len() => Ok(Node::Call(function, arguments)),
             (name, count, _) => {
-                Err(wrong(format!("{name} takes {count} arguments, not {}", arguments.len())))
+                Err(syntax_error(format!("{name} takes {count} arguments, not {}", arguments.len())))
             }
         }
     }
 }
 
-/// Names, numbers and operators.
-fn words(text: &str) -> Result<Vec<String>> {
-    let mut words = vec![];
+/// Splits an expression into names, numbers and operators.
+fn tokenize(text: &str) -> Result<Vec<String>> {
+    let mut tokens = vec![];
     let mut rest = text.chars().peekable();
     while let Some(first) = rest.next() {
-        let mut word = String::from(first);
+        let mut token = String::from(first);
         match first {
             c if c.is_whitespace() => continue,
-            c if c.is_ascii_alphabetic() => take(&mut rest, &mut word, |_, c| c.is_ascii_alphanumeric()),
-            c if c.is_ascii_digit() || c == '.' => take(&mut rest, &mut word, |word, c| {
+            c if c.is_ascii_alphabetic() => {
+                take_while(&mut rest, &mut token, |_, c| c.is_ascii_alphanumeric())
+            }
+            c if c.is_ascii_digit() || c == '.' => take_while(&mut rest, &mut token, |word, c| {
                 let exponent = matches!(c, '+' | '-') && word.ends_with(['e', 'E']);
                 c.is_ascii_alphanumeric() || c == '.' || exponent
             }),
-            '*' | '/' => take(&mut rest, &mut word, |word, c| word.len() == 1 && word.starts_with(c)),
-            '<' | '>' | '=' | '!' => take(&mut rest, &mut word, |word, c| word.len() == 1 && c == '='),
+            '*' | '/' => take_while(&mut rest, &mut token, |word, c| word.len() == 1 && word.starts_with(c)),
+            '<' | '>' | '=' | '!' => take_while(&mut rest, &mut token, |word, c| word.len() == 1 && c == '='),
             '+' | '-' | '%' | '(' | ')' | ',' => {}
-            other => return Err(wrong(format!("{other:?} is not known"))),
+            other => return Err(syntax_error(format!("{other:?} is not known"))),
         }
-        words.push(word);
+        tokens.push(token);
     }
-    Ok(words)
+    Ok(tokens)
 }
 
-fn take(rest: &mut Peekable<Chars>, word: &mut String, belongs: impl Fn(&str, char) -> bool) {
-    while let Some(next) = rest.next_if(|c| belongs(word, *c)) {
-        word.push(next);
+fn take_while(rest: &mut Peekable<Chars>, token: &mut String, belongs: impl Fn(&str, char) -> bool) {
+    while let Some(next) = rest.next_if(|c| belongs(token, *c)) {
+        token.push(next);
     }
 }
 
-fn wrong(why: String) -> Error {
-    Error::usage("the formula of the learning rate cannot be read").at("--lr-lambda").because(why)
+fn syntax_error(why: String) -> Error {
+    Error::usage("the learning-rate expression cannot be parsed").at("--lr-lambda").because(why)
 }
 
 #[cfg(test)]
@@ -255,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn formulas_are_read_as_python_reads_them() {
+    fn expressions_evaluate_as_in_python() {
         let cases = [
             ("0.95**epoch", 0.95f64.powf(7.0)),
             ("1e-2 * 2 + 3", 3.02),
@@ -279,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_formula_is_refused() {
+    fn malformed_expressions_are_rejected() {
         let deep = "(".repeat(100_000);
         let signs = "-".repeat(100_000);
         let cases = [

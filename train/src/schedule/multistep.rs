@@ -1,17 +1,17 @@
 //! A factor at given epochs.
-use super::Place;
+use super::CurveTime;
 
-/// `lr rate^(milestones m with m <= t + 1)`: as in timm, a milestone takes effect an epoch (or an update) before it.
+/// `lr * decay_rate^(number of milestones m <= t + 1)`: as in timm, a milestone takes effect an epoch (or an update) early.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MultiStep {
-    /// Epochs, rising.
+    /// Epochs in ascending order.
     pub milestones: Vec<u32>,
-    /// The factor.
+    /// Decay factor.
     pub decay_rate: f64,
 }
 
 impl MultiStep {
-    pub(super) fn at(&self, place: &Place) -> f64 {
+    pub(super) fn at(&self, place: &CurveTime) -> f64 {
         let passed = |m: &&u32| f64::from(**m) * place.epoch <= place.t + 1.0;
         place.lr * self.decay_rate.powi(self.milestones.iter().filter(passed).count() as i32)
     }

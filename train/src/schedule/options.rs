@@ -1,14 +1,14 @@
-//! Schedules by name.
+//! Schedules by name, with their options and checks.
 use super::{
-    Cosine, Curve, Cycles, Exponential, Expression, MultiStep, Noise, Plateau, Poly, Schedule, Stable, Step,
-    Tanh, Wsd,
+    Cosine, Curve, Cycles, Exponential, Expression, MultiStep, Noise, Plateau, Poly, Schedule, StablePhase,
+    StepDecay, Tanh, Wsd,
 };
 use crate::nearest::nearest;
 use crate::{Error, Result};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-/// Schedules, under timm's names.
+/// Learning-rate schedule, by timm's name.
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Sched {
@@ -21,7 +21,7 @@ pub enum Sched {
     /// Times --decay-rate at each of --decay-milestones
     #[value(name = "multistep")]
     MultiStep,
-    /// What remains of the epochs, to the power of --decay-rate
+    /// The remaining fraction of the epochs, to the power of --decay-rate
     Poly,
     /// Times --decay-rate when the metric has not improved for --patience-epochs
     Plateau,
@@ -29,17 +29,17 @@ pub enum Sched {
     Exponential,
     /// Times --lr-lambda
     Lambda,
-    /// --lr, and a decay during the last --decay-epochs
+    /// Warmup, stable, decay: --lr, and a decay during the last --decay-epochs
     Wsd,
-    /// Falling with the root of the time, and a decay during the last --decay-epochs
+    /// Reciprocal square root of the time, and a decay during the last --decay-epochs
     Rsqrt,
     /// --lr throughout
     Constant,
-    /// --lr throughout, without a warm-up
+    /// --lr throughout, without warmup
     None,
 }
 
-/// Settings that only some schedules have.
+/// Settings that only some schedules use.
 const USED_BY: &[(&[&str], &[Sched])] = {
     use Sched::*;
     &[
@@ -65,68 +65,68 @@ const USED_BY: &[(&[&str], &[Sched])] = {
     ]
 };
 
-/// How a decay at the end goes from 1 to 0.
+/// Shape of the final decay from 1 to 0.
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DecayFn {
-    /// A straight line
+    /// Linear
     Linear,
     /// 1 - sqrt(x)
     #[value(name = "1-sqrt")]
     #[serde(rename = "1-sqrt")]
-    Root,
+    OneMinusSqrt,
     /// Half a cosine
     Cosine,
     /// An exponential, shifted to end at 0
     Exp,
 }
 
-/// What a schedule may need; those that a name does not need are not looked at. Defaults are timm's, but see [the module](super).
+/// Options of all schedules; each schedule ignores the options it does not use. Defaults are timm's, except as noted in [the module](super).
 #[derive(Clone, Debug, PartialEq)]
 pub struct ScheduleOptions {
-    /// Learning rate at its peak.
+    /// Peak learning rate.
     pub lr: f64,
     /// Epochs of the schedule, or of its first cycle.
     pub epochs: u32,
-    /// Epochs of linear warm-up.
+    /// Epochs of linear warmup.
     pub warmup_epochs: u32,
-    /// Learning rate at the start of the warm-up.
+    /// Learning rate at the start of the warmup.
     pub warmup_lr: f64,
-    /// Warm up before the schedule, rather than during its first epochs.
+    /// Runs the warmup before the schedule instead of during its first epochs.
     pub warmup_prefix: bool,
-    /// Learning rate at the end: cosine, tanh, poly, wsd, rsqrt, plateau.
+    /// Minimum learning rate: end value of cosine, tanh, poly, wsd and rsqrt, lower bound of plateau.
     pub min_lr: f64,
     /// Epochs at `min_lr` after the schedule: cosine, tanh, poly, wsd, rsqrt.
     pub cooldown_epochs: u32,
-    /// Interval of step; length of the decay of wsd and rsqrt, below 1 as a share.
+    /// Epoch interval of step; decay length of wsd and rsqrt, a fraction if below 1.
     pub decay_epochs: Option<f64>,
-    /// Epochs of multistep.
+    /// Decay epochs of multistep.
     pub decay_milestones: Option<Vec<u32>>,
-    /// Factor of step, multistep, plateau and exponential, exponent of poly.
+    /// Decay factor of step, multistep, plateau and exponential, power of poly.
     pub decay_rate: Option<f64>,
-    /// Epochs without improvement that plateau puts up with.
+    /// Patience of plateau: epochs without improvement.
     pub patience_epochs: u32,
-    /// Plateau's metric is better when it is lower.
+    /// A lower metric of plateau is better.
     pub lower_is_better: bool,
-    /// Formula of lambda.
+    /// Expression of lambda.
     pub lambda: Option<String>,
-    /// Decay of wsd and rsqrt.
+    /// Decay function of wsd and rsqrt.
     pub decay_fn: Option<DecayFn>,
-    /// In epochs, of rsqrt; the warm-up's length by default.
+    /// Timescale of rsqrt in epochs; `None` for the length of the warmup.
     pub stable_timescale: Option<f64>,
     /// Cycles of cosine, tanh and poly.
     pub cycles: Cycles,
-    /// Exponent of the time in cosine and poly.
+    /// k-decay exponent of cosine and poly.
     pub k_decay: f64,
-    /// Where noise begins and, with a second number, ends, as shares of `epochs`.
+    /// Start and optional end of the noise, as fractions of `epochs`.
     pub noise: Option<Vec<f64>>,
-    /// Noise is redrawn until it is below this.
+    /// Limit of the noise's magnitude; samples beyond it are rejected.
     pub noise_pct: f64,
-    /// Standard deviation of noise.
+    /// Standard deviation of the noise.
     pub noise_std: f64,
-    /// Seed of noise.
+    /// Seed of the noise.
     pub noise_seed: u64,
-    /// The rate changes after every update, rather than every epoch.
+    /// Steps after every update instead of every epoch.
     pub on_updates: bool,
 }
 
@@ -159,13 +159,13 @@ impl Default for ScheduleOptions {
     }
 }
 
-/// The schedule of a name: one of [`Sched`]'s, in lower case.
+/// Creates the schedule of a name, one of [`Sched`]'s in lower case. Errors on unknown names and inconsistent options.
 pub fn create_scheduler(name: &str, options: &ScheduleOptions) -> Result<Schedule> {
     let named = Sched::from_str(name, true).map_err(|_| {
         let names: Vec<String> = Sched::value_variants().iter().map(|sched| sched.name()).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        let error = Error::usage(format!("there is no schedule {name:?}")).at("--sched");
-        error.because(format!("there are: {}", names.join(", "))).remedy(match nearest(name, names) {
+        let error = Error::usage(format!("unknown schedule {name:?}")).at("--sched");
+        error.because(format!("the schedules are {}", names.join(", "))).remedy(match nearest(name, names) {
             Some(near) => format!("did you mean {near:?}?"),
             None => "choose one of these".into(),
         })
@@ -174,18 +174,19 @@ pub fn create_scheduler(name: &str, options: &ScheduleOptions) -> Result<Schedul
 }
 
 impl Sched {
-    /// The schedule of this name.
+    /// Creates the schedule.
     pub fn create(self, options: &ScheduleOptions) -> Result<Schedule> {
-        let cold = self == Sched::None;
-        let cools = matches!(self, Sched::Cosine | Sched::Tanh | Sched::Poly | Sched::Wsd | Sched::Rsqrt);
+        let no_warmup = self == Sched::None;
+        let has_cooldown =
+            matches!(self, Sched::Cosine | Sched::Tanh | Sched::Poly | Sched::Wsd | Sched::Rsqrt);
         let schedule = Schedule {
             curve: self.curve(options)?,
             lr: options.lr,
             epochs: options.epochs,
-            warmup_epochs: if cold { 0 } else { options.warmup_epochs },
+            warmup_epochs: if no_warmup { 0 } else { options.warmup_epochs },
             warmup_lr: options.warmup_lr,
             warmup_prefix: options.warmup_prefix,
-            cooldown_epochs: if cools { options.cooldown_epochs } else { 0 },
+            cooldown_epochs: if has_cooldown { options.cooldown_epochs } else { 0 },
             noise: options.noise()?,
             on_updates: options.on_updates,
         };
@@ -193,35 +194,35 @@ impl Sched {
         Ok(schedule)
     }
 
-    /// Whether a setting, by its name with underscores, has an effect on this schedule, or on other things than schedules.
+    /// True if a setting, by its name with underscores, affects this schedule or something other than schedules.
     pub fn uses(self, setting: &str) -> bool {
         let own = USED_BY.iter().find(|(settings, _)| settings.contains(&setting));
         own.is_none_or(|(_, schedules)| schedules.contains(&self))
     }
 
-    /// The names of the schedules that have a setting.
+    /// The names of the schedules that use a setting.
     pub fn users_of(setting: &str) -> Vec<String> {
         Sched::value_variants().iter().filter(|sched| sched.uses(setting)).map(|sched| sched.name()).collect()
     }
 
-    /// Its name.
+    /// The schedule's name.
     pub fn name(self) -> String {
         self.to_possible_value().map_or(String::new(), |value| value.get_name().to_string())
     }
 
-    /// The factor or exponent that is taken where none is given.
+    /// Default decay factor, or power of poly.
     pub fn default_decay_rate(self) -> f64 {
         if self == Sched::Exponential { 0.95 } else { 0.1 }
     }
 
-    /// The interval or length that is taken where none is given: timm's 90 of 300 epochs for step, a fifth for the decay of wsd and rsqrt.
+    /// Default interval of step (timm's 90 of 300 epochs) and decay length of wsd and rsqrt (a fifth).
     pub fn default_decay_epochs(self, epochs: u32) -> f64 {
-        if self == Sched::Step { f64::from(share(epochs, 0.3)) } else { 0.2 }
+        if self == Sched::Step { f64::from(fraction_of(epochs, 0.3)) } else { 0.2 }
     }
 
-    /// The milestones that are taken where none are given: timm's 90, 180 and 270 of 300 epochs.
+    /// Default milestones: timm's 90, 180 and 270 of 300 epochs.
     pub fn default_milestones(epochs: u32) -> Vec<u32> {
-        let mut milestones: Vec<u32> = [0.3, 0.6, 0.9].into_iter().map(|s| share(epochs, s)).collect();
+        let mut milestones: Vec<u32> = [0.3, 0.6, 0.9].into_iter().map(|s| fraction_of(epochs, s)).collect();
         milestones.dedup();
         milestones
     }
@@ -238,7 +239,7 @@ impl Sched {
             Sched::Cosine => Curve::Cosine(Cosine { cycles, min_lr, k_decay }),
             Sched::Tanh => Curve::Tanh(Tanh { cycles, min_lr }),
             Sched::Poly => Curve::Poly(Poly { cycles, min_lr, power: decay_rate, k_decay }),
-            Sched::Step => Curve::Step(Step { decay_epochs, decay_rate }),
+            Sched::Step => Curve::Step(StepDecay { decay_epochs, decay_rate }),
             Sched::MultiStep => {
                 let milestones =
                     o.decay_milestones.clone().unwrap_or_else(|| Self::default_milestones(o.epochs));
@@ -248,12 +249,14 @@ impl Sched {
             Sched::Lambda => match &o.lambda {
                 Some(text) => Curve::Lambda(Expression::parse(text)?),
                 None => {
-                    let error = Error::usage("the schedule lambda needs a formula").at("--sched lambda");
-                    return Err(error.remedy("give one with --lr-lambda, such as \"0.95 ** epoch\""));
+                    let error = Error::usage("the schedule lambda needs an expression").at("--sched lambda");
+                    return Err(error.remedy("give it with --lr-lambda, such as \"0.95 ** epoch\""));
                 }
             },
-            Sched::Wsd => wsd(Stable::Constant, DecayFn::Root),
-            Sched::Rsqrt => wsd(Stable::ReciprocalRoot { timescale: o.stable_timescale }, DecayFn::Linear),
+            Sched::Wsd => wsd(StablePhase::Constant, DecayFn::OneMinusSqrt),
+            Sched::Rsqrt => {
+                wsd(StablePhase::ReciprocalRoot { timescale: o.stable_timescale }, DecayFn::Linear)
+            }
             Sched::Plateau => Curve::Plateau(Plateau {
                 decay_rate,
                 patience: o.patience_epochs,
@@ -271,9 +274,9 @@ impl ScheduleOptions {
             Some(&[from]) => (from, None),
             Some(&[from, to]) if from < to => (from, Some(to)),
             Some(other) => {
-                return Err(Error::usage(format!("{other:?} is no range"))
+                return Err(Error::usage(format!("{other:?} is not a range"))
                     .at("--lr-noise")
-                    .remedy("give where noise begins, or where it begins and where it ends"));
+                    .remedy("give the start, or the start and a larger end, as fractions of the epochs"));
             }
         };
         Ok(Some(Noise { from, to, pct: self.noise_pct, std: self.noise_std, seed: self.noise_seed }))
@@ -284,19 +287,20 @@ impl Schedule {
     fn check(&self) -> Result<()> {
         let (warmup, epochs) = (self.warmup_epochs, self.epochs);
         if warmup >= epochs && !self.warmup_prefix && warmup > 0 {
-            let remedy = "make it shorter, train longer, or put it before the schedule with --warmup-prefix";
-            return Err(Error::usage(format!("a warm-up of {warmup} epochs leaves nothing of {epochs}"))
-                .at("--warmup-epochs")
-                .remedy(remedy));
+            return Err(Error::usage(format!("--warmup-epochs ({warmup}) must be below --epochs ({epochs})"))
+                .because("the warmup replaces the first epochs of the schedule")
+                .remedy("lower --warmup-epochs, raise --epochs, or run the warmup before the schedule with --warmup-prefix"));
         }
         match &self.curve {
             Curve::Plateau(_) if self.on_updates => {
-                Err(Error::usage("a plateau is looked for after epochs only")
+                Err(Error::usage("the schedule plateau steps after epochs only")
                     .at("--sched-on-updates")
-                    .remedy("leave it out"))
+                    .remedy("leave --sched-on-updates out"))
             }
             Curve::MultiStep(MultiStep { milestones, .. }) if !milestones.is_sorted() => {
-                Err(Error::usage("milestones must rise").at("--decay-milestones").remedy("sort them"))
+                Err(Error::usage("milestones must be in ascending order")
+                    .at("--decay-milestones")
+                    .remedy("sort them"))
             }
             Curve::Lambda(factor) => self.check_factor(factor),
             Curve::Wsd(wsd) => self.check_decay(wsd),
@@ -313,31 +317,31 @@ impl Schedule {
         let value = factor.at(f64::from(epoch), f64::from(self.epochs));
         Err(Error::usage(format!("{factor} is {value} at epoch {epoch}"))
             .at("--lr-lambda")
-            .because("a learning rate is a number and not below 0"))
+            .because("a learning rate must be finite and at least 0"))
     }
 
     fn check_decay(&self, wsd: &Wsd) -> Result<()> {
-        if wsd.stable == (Stable::ReciprocalRoot { timescale: None }) && self.warmup_epochs == 0 {
-            return Err(Error::usage("rsqrt needs a time scale")
-                .because("without a warm-up there is none to take")
+        if wsd.stable == (StablePhase::ReciprocalRoot { timescale: None }) && self.warmup_epochs == 0 {
+            return Err(Error::usage("the schedule rsqrt needs a timescale")
+                .because("its default is the length of the warmup, which is 0")
                 .remedy("give --lr-stable-timescale or --warmup-epochs"));
         }
         let length = f64::from(self.epochs - if self.warmup_prefix { 0 } else { self.warmup_epochs });
         let decay = wsd.decay_length(length, 1.0);
-        // A share of few epochs may be nothing of an epoch, and yet many updates.
+        // A small fraction may round to 0 epochs and still be many updates.
         if decay > length || (decay <= 0.0 && !(self.on_updates && wsd.decay_epochs > 0.0)) {
-            return Err(Error::usage(format!("a decay of {decay} epochs does not fit into {length}"))
+            return Err(Error::usage(format!("a decay of {decay} epochs does not fit into {length} epochs"))
                 .at("--decay-epochs")
-                .because("these are the epochs after the warm-up")
-                .remedy("give epochs, or a share of them below 1"));
+                .because("the decay ends the schedule and must fit between the warmup and the last epoch")
+                .remedy("give 1 to that many epochs, or a fraction below 1"));
         }
         Ok(())
     }
 }
 
-/// A share of epochs, at least one.
-fn share(epochs: u32, share: f64) -> u32 {
-    ((f64::from(epochs) * share).round() as u32).max(1)
+/// A fraction of the epochs, rounded, at least 1.
+fn fraction_of(epochs: u32, fraction: f64) -> u32 {
+    ((f64::from(epochs) * fraction).round() as u32).max(1)
 }
 
 #[cfg(test)]
@@ -345,23 +349,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_makes_no_schedule_is_refused() {
+    fn inconsistent_options_are_rejected() {
         let options = ScheduleOptions { epochs: 10, ..Default::default() };
         let cases = [
             ("cosin", options.clone(), "did you mean \"cosine\""),
-            ("lambda", options.clone(), "needs a formula"),
+            ("lambda", options.clone(), "needs an expression"),
             ("lambda", ScheduleOptions { lambda: Some("5 - epoch".into()), ..options.clone() }, "at epoch 6"),
-            ("rsqrt", options.clone(), "time scale"),
+            ("rsqrt", options.clone(), "timescale"),
             ("wsd", ScheduleOptions { decay_epochs: Some(11.0), ..options.clone() }, "does not fit"),
             ("wsd", ScheduleOptions { decay_epochs: Some(0.01), ..options.clone() }, "does not fit"),
             ("plateau", ScheduleOptions { on_updates: true, ..options.clone() }, "after epochs only"),
             (
                 "multistep",
                 ScheduleOptions { decay_milestones: Some(vec![3, 2]), ..options.clone() },
-                "must rise",
+                "ascending order",
             ),
-            ("cosine", ScheduleOptions { noise: Some(vec![0.5, 0.4]), ..options.clone() }, "no range"),
-            ("cosine", ScheduleOptions { warmup_epochs: 10, ..options.clone() }, "leaves nothing"),
+            ("cosine", ScheduleOptions { noise: Some(vec![0.5, 0.4]), ..options.clone() }, "not a range"),
+            (
+                "cosine",
+                ScheduleOptions { warmup_epochs: 10, ..options.clone() },
+                "--warmup-epochs (10) must be below --epochs (10)",
+            ),
         ];
         for (name, options, what) in cases {
             let error = create_scheduler(name, &options).expect_err(name).to_string();
@@ -370,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn every_name_makes_a_schedule_that_decays_or_is_constant() {
+    fn every_schedule_decays_or_is_constant() {
         for sched in Sched::value_variants() {
             let options = ScheduleOptions {
                 epochs: 20,

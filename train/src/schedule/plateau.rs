@@ -1,28 +1,28 @@
-//! A factor whenever the metric stops improving.
+//! Reduction of the learning rate when the metric stops improving.
 use serde::{Deserialize, Serialize};
 
-/// Reduces the rate when the metric has not improved for more than `patience` epochs in a row, as PyTorch's `ReduceLROnPlateau`.
+/// Reduces the learning rate when the metric has not improved for more than `patience` epochs in a row, as PyTorch's `ReduceLROnPlateau`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Plateau {
-    /// The factor.
+    /// Decay factor.
     pub decay_rate: f64,
-    /// Epochs without improvement that are put up with.
+    /// Patience: epochs without improvement before a reduction.
     pub patience: u32,
-    /// The rate falls no further.
+    /// Lower bound of the learning rate.
     pub min_lr: f64,
     /// A lower metric is better.
     pub lower_is_better: bool,
 }
 
-/// What a plateau remembers between epochs.
+/// State of a plateau schedule.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PlateauState {
-    /// What rates are multiplied by.
+    /// Multiplier of the learning rate.
     pub scale: f64,
     /// The best metric so far.
     pub best: Option<f64>,
-    /// Epochs since then, or since the last reduction.
+    /// Epochs without improvement since the best metric or the last reduction.
     pub bad_epochs: u32,
 }
 
@@ -32,13 +32,13 @@ impl Default for PlateauState {
     }
 }
 
-/// Changes of the metric below this share of it are no improvement.
+/// Relative changes of the metric below this are no improvement.
 const THRESHOLD: f64 = 1e-4;
-/// Reductions of the rate below this are not made.
-const LEAST_REDUCTION: f64 = 1e-8;
+/// Reductions of the learning rate below this are skipped (PyTorch's `eps`).
+const MIN_REDUCTION: f64 = 1e-8;
 
 impl PlateauState {
-    /// True before anything was observed, and for schedules that observe nothing.
+    /// True for the initial state, which other schedules never leave.
     pub fn is_initial(&self) -> bool {
         *self == PlateauState::default()
     }
@@ -56,7 +56,7 @@ impl PlateauState {
         if self.bad_epochs > plateau.patience {
             let now = lr * self.scale;
             let next = (now * plateau.decay_rate).max(plateau.min_lr);
-            if now - next > LEAST_REDUCTION {
+            if now - next > MIN_REDUCTION {
                 self.scale = next / lr;
             }
             self.bad_epochs = 0;

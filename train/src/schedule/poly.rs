@@ -1,21 +1,21 @@
-//! A power of the time that remains.
-use super::{Cycles, Place};
+//! A power of the remaining time.
+use super::{CurveTime, Cycles};
 
 /// `min + (peak - min) (1 - t^k / T^k)^power`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Poly {
-    /// How often.
+    /// Cycles.
     pub cycles: Cycles,
-    /// At the end.
+    /// Learning rate at the end.
     pub min_lr: f64,
-    /// 1 for a straight line; below, the rate stays high for longer. timm's flag for it is `--decay-rate`.
+    /// 1 for a linear decay; below 1 the learning rate stays high for longer. timm's flag is `--decay-rate`.
     pub power: f64,
-    /// The exponent `k`.
+    /// The k-decay exponent `k`.
     pub k_decay: f64,
 }
 
 impl Poly {
-    pub(super) fn at(&self, place: &Place) -> f64 {
+    pub(super) fn at(&self, place: &CurveTime) -> f64 {
         let (min, k) = (self.min_lr, self.k_decay);
         self.cycles
             .position(place)

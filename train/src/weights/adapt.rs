@@ -1,12 +1,12 @@
-//! Weights made for other images: other channels, another grid of patches.
+//! Adaptation of pretrained weights to other input channels and another patch grid.
 use super::LoadOptions;
 use crate::Result;
 use fornax_engine::{DType, Interpolation, Tensor};
 use fornax_nn::StateEntry;
 use fornax_nn::state_dict::torch_shape;
 
-/// The tensor in the shape that the model needs and a sentence about it, where there is a rule for that.
-pub fn adapted(
+/// The stored tensor adapted to the model's shape, with a note about it; `None` if it cannot be adapted.
+pub fn adapt_tensor(
     entry: &StateEntry,
     entries: &[StateEntry],
     options: &LoadOptions<'_>,
@@ -25,28 +25,28 @@ pub fn adapted(
                 && from * to > 0 =>
         {
             let note = format!("{} was adapted from {from} to {to} input channels", entry.name);
-            Ok(Some((input_channels(&read()?, to)?, note)))
+            Ok(Some((adapt_input_conv(&read()?, to)?, note)))
         }
         (&[1, from, width], &[1, to, width_needed]) if entry.name == "pos_embed" && width == width_needed => {
             let has = |name: &str| entries.iter().find(|e| e.name == name).map_or(0, |e| e.tensor.dims()[1]);
             let prefix = has("cls_token") + has("reg_token");
             let old = from.checked_sub(prefix).and_then(square);
-            let new = to.checked_sub(prefix).and_then(|n| match grid(entries, options) {
+            let new = to.checked_sub(prefix).and_then(|n| match patch_grid(entries, options) {
                 Some([h, w]) => (h * w == n).then_some([h, w]),
                 None => square(n),
             });
             let (Some(old), Some(new)) = (old, new) else { return Ok(None) };
             let note = format!("pos_embed was resampled from {old:?} to {new:?} patches");
-            Ok(Some((position_grid(&read()?, prefix, old, new)?, note)))
+            Ok(Some((resample_pos_embed(&read()?, prefix, old, new)?, note)))
         }
         _ => Ok(None),
     }
 }
 
-/// A convolution's weight `[out, in, kh, kw]` for `to` input channels, as timm adapts it: one channel gets the sum over all; more are
-/// filled by repeating, scaled so that the response to grey images stays what it was.
-fn input_channels(weight: &Tensor, to: usize) -> Result<Tensor> {
-    let &[out, from, kh, kw] = weight.dims() else { unreachable!("the caller has looked at the shape") };
+/// Adapts a convolution's weight `[out, in, kh, kw]` to `to` input channels as timm does: a single channel is the sum over all; otherwise
+/// channels are repeated and scaled by `in / to`, which preserves the response to grey images.
+fn adapt_input_conv(weight: &Tensor, to: usize) -> Result<Tensor> {
+    let &[out, from, kh, kw] = weight.dims() else { unreachable!("the caller checks the shape") };
     let (values, area) = (weight.read::<f32>()?, kh * kw);
     let plane = |o: usize, i: usize| &values[(o * from + i) * area..][..area];
     let scale = (from as f64 / to as f64) as f32;
@@ -65,8 +65,8 @@ fn input_channels(weight: &Tensor, to: usize) -> Result<Tensor> {
     })?)
 }
 
-/// A position embedding `[1, prefix + h * w, width]` for another grid: bicubic with antialiasing, the prefix tokens as they are.
-fn position_grid(positions: &Tensor, prefix: usize, old: [usize; 2], new: [usize; 2]) -> Result<Tensor> {
+/// Resamples a position embedding `[1, prefix + h * w, width]` to another patch grid: bicubic with antialiasing; prefix tokens are kept.
+fn resample_pos_embed(positions: &Tensor, prefix: usize, old: [usize; 2], new: [usize; 2]) -> Result<Tensor> {
     let width = positions.dims()[2];
     let values = positions.read::<f32>()?;
     let (tokens, grid) = values.split_at(prefix * width);
@@ -76,8 +76,8 @@ fn position_grid(positions: &Tensor, prefix: usize, old: [usize; 2], new: [usize
     Ok(Tensor::from_vec(all, [1, prefix + new[0] * new[1], width])?)
 }
 
-/// Rows and columns of patches: how often the first convolution's window fits into the images.
-fn grid(entries: &[StateEntry], options: &LoadOptions<'_>) -> Option<[usize; 2]> {
+/// Rows and columns of the patch grid: the image size divided by the first convolution's kernel size.
+fn patch_grid(entries: &[StateEntry], options: &LoadOptions<'_>) -> Option<[usize; 2]> {
     let [h, w] = options.img_size?;
     let patches = entries.iter().find(|e| e.name == weight_of(options.first_conv))?;
     match torch_shape(patches)[..] {
@@ -142,7 +142,7 @@ mod tests {
             ),
         ];
         for (to, expected) in cases {
-            let adapted = input_channels(&weight, to).expect("adapts");
+            let adapted = adapt_input_conv(&weight, to).expect("adapts");
             assert_eq!(adapted.dims(), [2, to, 1, 2]);
             assert_near(&adapted, expected, 2e-7);
         }
@@ -174,9 +174,9 @@ mod tests {
             1.2004124,
             0.48991048,
         ];
-        assert_near(&position_grid(&positions, 1, [2, 2], [3, 3]).expect("resamples"), &expected, 2e-6);
+        assert_near(&resample_pos_embed(&positions, 1, [2, 2], [3, 3]).expect("resamples"), &expected, 2e-6);
         let positions = Tensor::from_vec(sines(17), [1, 17, 1]).expect("memory");
         let expected = [0.0, 0.029030528, 0.21770233, 0.09684941, 0.22416383, 0.02694799, -0.20858195];
-        assert_near(&position_grid(&positions, 1, [4, 4], [2, 3]).expect("resamples"), &expected, 2e-6);
+        assert_near(&resample_pos_embed(&positions, 1, [4, 4], [2, 3]).expect("resamples"), &expected, 2e-6);
     }
 }

@@ -1,4 +1,4 @@
-//! The weights in a file: which of its tensors they are, and under which names.
+//! Weights in a safetensors file: selection and names of its tensors.
 use crate::checkpoint;
 use crate::{Error, Result};
 use fornax_engine::{MappedFile, Tensor};
@@ -6,22 +6,22 @@ use fornax_nn::state_dict::{SafetensorsFile, TensorInfo};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// Names of wrappers that PyTorch puts before those of the model: data parallelism and compilation.
+/// Name prefixes added by PyTorch's wrappers: `DistributedDataParallel` and `torch.compile`.
 const WRAPPERS: [&str; 2] = ["module.", "_orig_mod."];
 
-/// A safetensors file mapped into memory, its header not looked at yet.
+/// Safetensors file mapped into memory, with its header not parsed yet.
 pub struct WeightsFile {
     path: PathBuf,
     bytes: MappedFile,
 }
 
-/// The weights of a model in a file, under the model's names.
+/// Weights of a model in a file, by the model's names.
 pub struct Weights<'a> {
     path: &'a Path,
     file: SafetensorsFile<'a>,
-    /// The name in the file of each of the model's names.
+    /// Name in the file, by the model's name.
     names: BTreeMap<String, String>,
-    sums: Option<checkpoint::Sums>,
+    checksums: Option<checkpoint::Checksums>,
 }
 
 impl WeightsFile {
@@ -31,20 +31,20 @@ impl WeightsFile {
         Ok(WeightsFile { path: path.into(), bytes })
     }
 
-    /// Where it lies.
+    /// Path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What it says about the run that wrote it, if Fornax did.
-    pub fn run(&self) -> Result<Option<checkpoint::Header>> {
+    /// Checkpoint metadata, if Fornax wrote the file.
+    pub fn checkpoint_header(&self) -> Result<Option<checkpoint::CheckpointHeader>> {
         checkpoint::header(self.parse()?.metadata()).map_err(|why| unusable(&self.path, why))
     }
 
-    /// Its weights: all of its tensors, or of a checkpoint of Fornax those of the model or its moving average.
+    /// The weights: all tensors of the file, or the model's or its EMA's tensors of a Fornax checkpoint.
     pub fn weights(&self, ema: bool) -> Result<Weights<'_>> {
         let file = self.parse()?;
-        let sums = checkpoint::sums(file.metadata()).map_err(|why| unusable(&self.path, why))?;
+        let sums = checkpoint::checksums(file.metadata()).map_err(|why| unusable(&self.path, why))?;
         let mut names = BTreeMap::new();
         for stored in file.tensors().keys() {
             let of_average = stored.strip_prefix(checkpoint::EMA);
@@ -54,7 +54,7 @@ impl WeightsFile {
                 (true, false) if of_average.is_some() || stored.starts_with(checkpoint::OPTIMIZER) => None,
                 (true, false) => Some(stored.as_str()),
             };
-            let Some(name) = name.map(unwrapped) else { continue };
+            let Some(name) = name.map(strip_wrappers) else { continue };
             if let Some(other) = names.insert(name.to_string(), stored.clone()) {
                 return Err(unusable(
                     &self.path,
@@ -63,10 +63,10 @@ impl WeightsFile {
             }
         }
         if ema && (sums.is_none() || names.is_empty()) {
-            let remedy = "leave --use-ema out, or name a checkpoint of a run with --model-ema";
-            return Err(unusable(&self.path, "it holds no moving average of the weights").remedy(remedy));
+            let remedy = "leave --use-ema out, or give a checkpoint of a run with --model-ema";
+            return Err(unusable(&self.path, "it has no EMA weights").remedy(remedy));
         }
-        Ok(Weights { path: &self.path, file, names, sums })
+        Ok(Weights { path: &self.path, file, names, checksums: sums })
     }
 
     fn parse(&self) -> Result<SafetensorsFile<'_>> {
@@ -75,32 +75,32 @@ impl WeightsFile {
 }
 
 impl Weights<'_> {
-    /// The model's names that have a tensor here.
+    /// The names of all weights, without wrapper prefixes.
     pub fn names(&self) -> impl Iterator<Item = &String> {
         self.names.keys()
     }
 
-    /// What is stored under a name of the model.
+    /// Dtype and shape of a stored tensor.
     pub fn get(&self, name: &str) -> Option<&TensorInfo> {
         self.file.tensors().get(self.names.get(name)?)
     }
 
-    /// The tensor under a name that has one. Its sum is verified where one was recorded.
+    /// Reads a stored tensor and verifies its checksum, if there is one. Panics if there is no tensor of this name.
     pub fn tensor(&self, name: &str) -> Result<Tensor> {
         let stored = &self.names[name];
         let fail = |e: fornax_nn::Error| unusable(self.path, e);
         let bytes = self.file.bytes(stored).map_err(fail)?;
-        if let Some(sums) = &self.sums
+        if let Some(sums) = &self.checksums
             && sums.get(stored) != Some(&crc32c::crc32c(bytes))
         {
-            let why = format!("{stored} does not have the CRC32C that was recorded: the file is damaged");
+            let why = format!("the CRC32C of {stored} does not match: the file is damaged");
             return Err(unusable(self.path, why));
         }
         self.file.tensor(stored).map_err(fail)
     }
 }
 
-fn unwrapped(mut name: &str) -> &str {
+fn strip_wrappers(mut name: &str) -> &str {
     while let Some(rest) = WRAPPERS.iter().find_map(|wrapper| name.strip_prefix(wrapper)) {
         name = rest;
     }
@@ -111,5 +111,5 @@ fn unusable(path: &Path, why: impl std::fmt::Display) -> Error {
     Error::checkpoint("the weights cannot be used")
         .at_path(path)
         .because(why)
-        .remedy("weights are read from safetensors files only; get the file again or name another")
+        .remedy("weights must be in safetensors format; download the file again, or give another one")
 }

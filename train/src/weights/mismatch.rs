@@ -1,29 +1,29 @@
-//! What does not fit between a file and a model, told so that a person sees why.
+//! Report of mismatches between the tensors of a file and of a model.
 use crate::nearest::nearest;
 use fornax_nn::StateEntry;
 use fornax_nn::state_dict::{TensorInfo, torch_shape};
 
-/// How many names of a kind are told.
-const TOLD: usize = 10;
+/// Maximum number of names listed per kind of mismatch.
+const MAX_NAMES: usize = 10;
 
-/// Names that do not fit, by what is wrong with them.
+/// Mismatched tensor names by kind of mismatch.
 #[derive(Default)]
 pub struct Mismatch {
     /// In the model, not in the file.
     pub missing: Vec<String>,
     /// In the file, not in the model.
     pub unexpected: Vec<String>,
-    /// In both, with what they are.
-    pub misshapen: Vec<(String, String)>,
+    /// In both, with different dtype or shape, and a description.
+    pub mismatched: Vec<(String, String)>,
 }
 
 impl Mismatch {
-    /// True when all fits.
+    /// True if everything matches.
     pub fn is_empty(&self) -> bool {
-        self.missing.is_empty() && self.unexpected.is_empty() && self.misshapen.is_empty()
+        self.missing.is_empty() && self.unexpected.is_empty() && self.mismatched.is_empty()
     }
 
-    /// Adds an entry of the model that the file lacks, or has in another dtype or shape.
+    /// Adds a tensor of the model that is missing in the file or has another dtype or shape there.
     pub fn add(&mut self, entry: &StateEntry, stored: Option<&TensorInfo>) {
         let Some(stored) = stored else {
             self.missing.push(entry.name.clone());
@@ -31,10 +31,10 @@ impl Mismatch {
         };
         let (dtype, needed) = (entry.tensor.dtype(), torch_shape(entry));
         let text = format!("is {}{:?}, the model needs {dtype}{needed:?}", stored.dtype, stored.shape);
-        self.misshapen.push((entry.name.clone(), text));
+        self.mismatched.push((entry.name.clone(), text));
     }
 
-    /// A line for each kind, with at most ten names and for each the nearest that it may have been meant to be.
+    /// One line per kind of mismatch, with at most ten names, each with the most similar name of the other side.
     pub fn text(&self, entries: &[StateEntry]) -> String {
         let near =
             |name: &str, all: &[String], where_: &str| match nearest(name, all.iter().map(String::as_str)) {
@@ -42,24 +42,24 @@ impl Mismatch {
                 None => name.to_string(),
             };
         let names: Vec<String> = entries.iter().map(|e| e.name.clone()).collect();
-        // What the other side has and this one does not is the better guess; the whole model the next best.
+        // Suggest a missing name first, else any name of the model.
         let candidates = if self.missing.is_empty() { &names } else { &self.missing };
         let missing = self.missing.iter().map(|name| near(name, &self.unexpected, "the file has"));
         let unexpected = self.unexpected.iter().map(|name| near(name, candidates, "the model has"));
-        let misshapen = self.misshapen.iter().map(|(name, text)| format!("{name} {text}"));
+        let misshapen = self.mismatched.iter().map(|(name, text)| format!("{name} {text}"));
         let lines = [
-            told("missing", self.missing.len(), missing),
-            told("not part of the model", self.unexpected.len(), unexpected),
-            told("of another dtype or shape", self.misshapen.len(), misshapen),
+            summary_line("missing", self.missing.len(), missing),
+            summary_line("not part of the model", self.unexpected.len(), unexpected),
+            summary_line("of another dtype or shape", self.mismatched.len(), misshapen),
         ];
         lines.into_iter().flatten().collect::<Vec<_>>().join("\n")
     }
 }
 
-fn told(what: &str, count: usize, items: impl Iterator<Item = String>) -> Option<String> {
-    let mut text = items.take(TOLD).collect::<Vec<_>>().join(", ");
-    if count > TOLD {
-        text += &format!(", … and {} more", count - TOLD);
+fn summary_line(what: &str, count: usize, items: impl Iterator<Item = String>) -> Option<String> {
+    let mut text = items.take(MAX_NAMES).collect::<Vec<_>>().join(", ");
+    if count > MAX_NAMES {
+        text += &format!(", … and {} more", count - MAX_NAMES);
     }
     (count > 0).then(|| format!("{count} {what}: {text}"))
 }

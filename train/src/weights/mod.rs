@@ -1,11 +1,11 @@
-//! Weights from elsewhere: files of timm's names and PyTorch's shapes, made by timm or by Fornax, into a model.
+//! Loading of weights from safetensors files with timm's names and PyTorch's shapes, written by timm or Fornax.
 mod adapt;
 mod file;
 mod mismatch;
 mod source;
 
 pub use file::{Weights, WeightsFile};
-pub use source::Source;
+pub use source::WeightsSource;
 
 use crate::{Error, Result};
 use fornax_engine::{DType, Tensor};
@@ -15,55 +15,55 @@ use mismatch::Mismatch;
 use std::collections::HashSet;
 use std::path::Path;
 
-/// What a file may lack or have otherwise, and what of it is taken.
+/// Options for loading weights.
 #[derive(Clone, Debug)]
 pub struct LoadOptions<'a> {
     /// Name of the model's classifier, such as `fc`.
     pub classifier: &'a str,
-    /// Name of the convolution that reads the images, such as `conv1`.
+    /// Name of the first convolution, such as `conv1`.
     pub first_conv: &'a str,
-    /// Weights of another task are welcome: a classifier of other classes is left as it was initialised, the first convolution is
-    /// adapted to other channels, and position embeddings to another grid. Otherwise all of these are errors.
+    /// Adapts weights of another task: keeps the initial classifier if the number of classes differs, adapts the first convolution to other
+    /// input channels, and resamples position embeddings. If false, these mismatches are errors.
     pub adapt: bool,
-    /// Missing, unexpected and misshapen tensors are errors; otherwise they are reported and left out.
+    /// Rejects missing and unexpected tensors and those of another shape; if false, they are reported and skipped.
     pub strict: bool,
-    /// Take the moving average that a checkpoint of Fornax holds, rather than the model's own weights.
+    /// Loads the EMA weights of a Fornax checkpoint instead of the model's own.
     pub ema: bool,
-    /// Height and width of the images, by which a position embedding that is not square is understood.
+    /// Height and width of the images, needed for a position embedding of a grid that is not square.
     pub img_size: Option<[usize; 2]>,
 }
 
 impl LoadOptions<'static> {
-    /// As for weights to go on from: everything must be there and fit.
+    /// Options for `--initial-checkpoint`: every tensor must match.
     pub fn exact() -> LoadOptions<'static> {
         LoadOptions { classifier: "", first_conv: "", adapt: false, strict: true, ema: false, img_size: None }
     }
 }
 
 impl<'a> LoadOptions<'a> {
-    /// As for weights that were trained for another task.
+    /// Options for pretrained weights, possibly of another task.
     pub fn pretrained(classifier: &'a str, first_conv: &'a str) -> LoadOptions<'a> {
         LoadOptions { classifier, first_conv, adapt: true, strict: true, ema: false, img_size: None }
     }
 }
 
-/// What became of a file's tensors.
+/// Result of loading weights.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LoadReport {
     /// Tensors of the model that were loaded.
     pub loaded: usize,
-    /// Tensors of the model that keep their initial value.
+    /// Names of the model's tensors that keep their initial value.
     pub kept: Vec<String>,
-    /// What was adapted, converted or left out, a sentence each.
+    /// Notes on adapted, converted and skipped tensors.
     pub notes: Vec<String>,
 }
 
-/// Loads a safetensors file into a model. Nothing of the model changes unless all of the file is found to be in order.
+/// Loads a safetensors file into a model. On an error the model is unchanged.
 pub fn load(model: &(impl Module + ?Sized), path: &Path, options: &LoadOptions<'_>) -> Result<LoadReport> {
     load_file(model, &WeightsFile::open(path)?, options)
 }
 
-/// The same for a file that is open already.
+/// As [`load`], for an open file.
 pub fn load_file(
     model: &(impl Module + ?Sized),
     file: &WeightsFile,
@@ -75,17 +75,17 @@ pub fn load_file(
     let (mut mismatch, mut loads, mut converted) = (Mismatch::default(), vec![], vec![]);
     for entry in &entries {
         let stored = weights.get(&entry.name);
-        let note = match fate(entry, &entries, &weights, options)? {
-            Fate::Load(tensor, note) => {
+        let note = match load_action(entry, &entries, &weights, options)? {
+            LoadAction::Load(tensor, note) => {
                 converted.extend(stored.map(|s| s.dtype).filter(|dtype| *dtype != entry.tensor.dtype()));
                 loads.push((entry, tensor));
                 note
             }
-            Fate::Keep(note) => {
+            LoadAction::Keep(note) => {
                 report.kept.push(entry.name.clone());
                 note
             }
-            Fate::Mismatch => {
+            LoadAction::Mismatch => {
                 mismatch.add(entry, stored);
                 None
             }
@@ -93,10 +93,10 @@ pub fn load_file(
         report.notes.extend(note);
     }
     let known: HashSet<&str> = entries.iter().map(|e| e.name.as_str()).collect();
-    let headless = options.adapt && !known.iter().any(|name| of_layer(name, options.classifier));
+    let headless = options.adapt && !known.iter().any(|name| belongs_to_layer(name, options.classifier));
     for name in weights.names().filter(|name| !known.contains(name.as_str())) {
-        match headless && of_layer(name, options.classifier) {
-            true => report.notes.push(format!("{name} is left out: the model has no classifier")),
+        match headless && belongs_to_layer(name, options.classifier) {
+            true => report.notes.push(format!("{name} is skipped: the model has no classifier")),
             false => mismatch.unexpected.push(name.clone()),
         }
     }
@@ -106,11 +106,11 @@ pub fn load_file(
             return Err(Error::checkpoint("the weights do not fit the model")
                 .at_path(file.path())
                 .because(text)
-                .remedy("name the model that they were made for with --model, or other weights"));
+                .remedy("choose the matching model with --model, or give other weights"));
         }
         report.notes.extend(text.lines().map(String::from));
         report.kept.extend(mismatch.missing);
-        report.kept.extend(mismatch.misshapen.into_iter().map(|(name, _)| name));
+        report.kept.extend(mismatch.mismatched.into_iter().map(|(name, _)| name));
     }
     report.notes.extend(conversions(&converted));
     report.loaded = loads.len();
@@ -121,51 +121,51 @@ pub fn load_file(
     Ok(report)
 }
 
-/// What becomes of a tensor of the model.
-enum Fate {
-    /// It gets this value, with a sentence where that is not simply the stored one.
+/// Loading decision for one tensor of the model.
+enum LoadAction {
+    /// Load this value, with a note if it was adapted.
     Load(Tensor, Option<String>),
-    /// It keeps its initial value, with a sentence where that is not as usual.
+    /// Keep the initial value, with a note if that is unusual.
     Keep(Option<String>),
-    /// There is nothing for it, or nothing that fits.
+    /// Missing, or of another dtype or shape.
     Mismatch,
 }
 
-fn fate(
+fn load_action(
     entry: &StateEntry,
     entries: &[StateEntry],
     weights: &Weights,
     options: &LoadOptions<'_>,
-) -> Result<Fate> {
+) -> Result<LoadAction> {
     let name = &entry.name;
-    let in_fresh_head = options.adapt && of_layer(name, options.classifier);
+    let in_fresh_head = options.adapt && belongs_to_layer(name, options.classifier);
     let Some(stored) = weights.get(name) else {
         return Ok(if in_fresh_head {
-            Fate::Keep(Some(format!("{name} is not in the file: it keeps its initial value")))
+            LoadAction::Keep(Some(format!("{name} is not in the file: it keeps its initial value")))
         } else if name.ends_with(".num_batches_tracked") {
-            // PyTorch does not ask for this counter either where a file is from before there was one.
-            Fate::Keep(None)
+            // Files of old PyTorch versions lack this counter; PyTorch accepts that too.
+            LoadAction::Keep(None)
         } else {
-            Fate::Mismatch
+            LoadAction::Mismatch
         });
     };
     let (dtype, shape) = (entry.tensor.dtype(), torch_shape(entry));
     if stored.dtype != dtype && !(stored.dtype.is_float() && dtype.is_float()) {
-        return Ok(Fate::Mismatch);
+        return Ok(LoadAction::Mismatch);
     }
     if stored.shape == shape {
-        return Ok(Fate::Load(weights.tensor(name)?, None));
+        return Ok(LoadAction::Load(weights.tensor(name)?, None));
     }
     if in_fresh_head && stored.shape.get(1..) == shape.get(1..) {
         let (from, to) = (stored.shape[0], shape[0]);
         let note = format!("{name} is for {from} classes, the model has {to}: it keeps its initial value");
-        return Ok(Fate::Keep(Some(note)));
+        return Ok(LoadAction::Keep(Some(note)));
     }
-    let adapted = adapt::adapted(entry, entries, options, || weights.tensor(name), &stored.shape)?;
-    Ok(adapted.map_or(Fate::Mismatch, |(tensor, note)| Fate::Load(tensor, Some(note))))
+    let adapted = adapt::adapt_tensor(entry, entries, options, || weights.tensor(name), &stored.shape)?;
+    Ok(adapted.map_or(LoadAction::Mismatch, |(tensor, note)| LoadAction::Load(tensor, Some(note))))
 }
 
-fn of_layer(name: &str, layer: &str) -> bool {
+fn belongs_to_layer(name: &str, layer: &str) -> bool {
     name.strip_prefix(layer).is_some_and(|rest| !layer.is_empty() && rest.starts_with('.'))
 }
 
@@ -176,7 +176,7 @@ fn conversions(converted: &[DType]) -> Vec<String> {
     dtypes.map(|d| format!("{} tensors of {d} were {} to f32", count(d), verb(d))).collect()
 }
 
-/// What became of the weights, in lines for a person.
+/// A summary for the user, one line per note.
 impl std::fmt::Display for LoadReport {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} tensors loaded", self.loaded)?;

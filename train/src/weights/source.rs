@@ -1,5 +1,5 @@
-//! Where weights come from, as a user names it.
-use crate::error::Kind;
+//! Sources of weights: a file, a folder, or a repository of the hub.
+use crate::error::ErrorKind;
 use crate::hub::{self, Hub};
 use crate::{Error, Result};
 use fornax_nn::models::{self, ModelInfo};
@@ -7,88 +7,88 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-/// The file that a folder or a repository of the hub holds weights in.
-const FILE: &str = "model.safetensors";
+/// Default name of the weights file in a folder or a repository.
+const WEIGHTS_FILE: &str = "model.safetensors";
 const HUB: &str = "hf-hub:";
 
-/// A file, a folder, or a repository of the hub.
+/// Source of weights.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
+pub enum WeightsSource {
     /// A file, or a folder with `model.safetensors` or one safetensors file of another name.
     Path(PathBuf),
-    /// A repository: `hf-hub:ORGANISATION/NAME`, perhaps with `@REVISION`.
+    /// A repository: `hf-hub:ORGANISATION/NAME`, optionally with `@REVISION`.
     Hub(hub::Repository),
 }
 
-impl FromStr for Source {
+impl FromStr for WeightsSource {
     type Err = String;
 
-    fn from_str(text: &str) -> std::result::Result<Source, String> {
+    fn from_str(text: &str) -> std::result::Result<WeightsSource, String> {
         match text.strip_prefix(HUB) {
-            Some(repository) => Ok(Source::Hub(repository.parse()?)),
-            None if text.is_empty() => Err("must name a file, a folder, or hf-hub:ORGANISATION/NAME".into()),
-            None => Ok(Source::Path(text.into())),
+            Some(repository) => Ok(WeightsSource::Hub(repository.parse()?)),
+            None if text.is_empty() => Err("must be a file, a folder, or hf-hub:ORGANISATION/NAME".into()),
+            None => Ok(WeightsSource::Path(text.into())),
         }
     }
 }
 
-impl Source {
-    /// The weights that a model's authors published.
-    pub fn published(info: &ModelInfo) -> Result<Source> {
+impl WeightsSource {
+    /// The published pretrained weights of a model. Errors if there are none.
+    pub fn published(info: &ModelInfo) -> Result<WeightsSource> {
         let id = info.hub_id().ok_or_else(|| {
             Error::usage(format!("there are no published weights of {}", info.name))
-                .remedy("name weights of your own")
+                .remedy("give weights of your own, or choose another model")
         })?;
-        format!("{HUB}{id}").parse().map_err(|why: String| Error::new(Kind::Bug, why))
+        format!("{HUB}{id}").parse().map_err(|why: String| Error::new(ErrorKind::Bug, why))
     }
 
-    /// The file, fetched first if it is the hub's and not in the cache.
+    /// Path of the weights file; downloads it if it is on the hub and not in the cache.
     pub fn resolve(&self, hub: &Hub) -> Result<PathBuf> {
         match self {
-            Source::Path(path) if path.is_dir() => in_folder(path),
-            Source::Path(path) if path.exists() => Ok(path.clone()),
-            Source::Path(path) => match of_model(path) {
+            WeightsSource::Path(path) if path.is_dir() => weights_in_folder(path),
+            WeightsSource::Path(path) if path.exists() => Ok(path.clone()),
+            WeightsSource::Path(path) => match published_for_name(path) {
                 Some(source) => source?.resolve(hub),
-                None => Err(Error::checkpoint("there are no such weights")
+                None => Err(Error::checkpoint("the weights do not exist")
                     .at_path(path)
-                    .because("there is neither a file nor a folder of that name")
-                    .remedy("name a safetensors file, a folder that holds one, or hf-hub:ORGANISATION/NAME")),
+                    .because("no such file or folder")
+                    .remedy("check the path, or give hf-hub:ORGANISATION/NAME")),
             },
-            Source::Hub(repository) => hub.file(repository, FILE),
+            WeightsSource::Hub(repository) => hub.file(repository, WEIGHTS_FILE),
         }
     }
 }
 
-impl std::fmt::Display for Source {
+impl std::fmt::Display for WeightsSource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Source::Path(path) => path.display().fmt(f),
-            Source::Hub(repository) => write!(f, "{HUB}{repository}"),
+            WeightsSource::Path(path) => path.display().fmt(f),
+            WeightsSource::Hub(repository) => write!(f, "{HUB}{repository}"),
         }
     }
 }
 
-/// The published weights that a model's name stands for, as `resnet18`, or with one of their tags, as `resnet18.a2_in1k`.
-fn of_model(name: &Path) -> Option<Result<Source>> {
+/// The published weights for a model name such as `resnet18`, or with a tag such as `resnet18.a2_in1k`.
+fn published_for_name(name: &Path) -> Option<Result<WeightsSource>> {
     let name = name.to_str()?;
     let (model, tag) = name.split_once('.').map_or((name, None), |(model, tag)| (model, Some(tag)));
     let info = models::find_model(model).ok()?;
     Some(match tag {
         Some(_) => format!("{HUB}timm/{name}").parse().map_err(Error::usage),
-        None => Source::published(info),
+        None => WeightsSource::published(info),
     })
 }
 
-fn in_folder(folder: &Path) -> Result<PathBuf> {
-    let preferred = folder.join(FILE);
+fn weights_in_folder(folder: &Path) -> Result<PathBuf> {
+    let preferred = folder.join(WEIGHTS_FILE);
     if preferred.exists() {
         return Ok(preferred);
     }
     let fail = |why: String| {
-        Error::checkpoint("the folder does not say which weights are meant")
+        Error::checkpoint("the folder does not hold exactly one weights file")
             .at_path(folder)
             .because(why)
-            .remedy("name the file itself")
+            .remedy("give the path of the file itself")
     };
     let entries = fs::read_dir(folder).map_err(|e| fail(e.to_string()))?;
     let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
@@ -110,31 +110,37 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_say_where_weights_are() {
+    fn sources_resolve_to_files() {
         let folder = tempfile::tempdir().expect("a folder");
         let hub = Hub { cache: folder.path().join("hub"), offline: true, ..Hub::new(|_| None) };
-        let resolve = |text: &str| text.parse::<Source>().expect("a source").resolve(&hub);
+        let resolve = |text: &str| text.parse::<WeightsSource>().expect("a source").resolve(&hub);
         let named = |name: &str| folder.path().join(name).display().to_string();
         let message = |text: &str| resolve(text).expect_err(text).to_string();
 
-        assert!(message(&named("none")).contains("neither a file nor a folder"));
+        assert!(message(&named("none")).contains("no such file or folder"));
         assert!(message(&named("")).contains("no safetensors file"));
         std::fs::write(named("b.safetensors"), "").expect("writes");
         assert_eq!(resolve(&named("")).expect("one"), folder.path().join("b.safetensors"));
         std::fs::write(named("a.safetensors"), "").expect("writes");
         assert!(message(&named("")).contains("it holds 2: a.safetensors, b.safetensors"));
-        std::fs::write(named(FILE), "").expect("writes");
-        assert_eq!(resolve(&named("")).expect("preferred"), folder.path().join(FILE));
+        std::fs::write(named(WEIGHTS_FILE), "").expect("writes");
+        assert_eq!(resolve(&named("")).expect("preferred"), folder.path().join(WEIGHTS_FILE));
 
         for (text, repository) in [
             ("hf-hub:me/mine@v1", "me/mine@v1"),
             ("resnet18", "timm/resnet18.a1_in1k"),
             ("resnet18.a2_in1k", "timm/resnet18.a2_in1k"),
         ] {
-            assert!(message(text).contains(&format!("{FILE} of {repository} is not in the cache")), "{text}");
+            assert!(
+                message(text).contains(&format!("{WEIGHTS_FILE} of {repository} is not in the cache")),
+                "{text}"
+            );
         }
         assert!(message("resnet8").contains("no published weights"));
-        assert!("hf-hub:mine".parse::<Source>().is_err() && "".parse::<Source>().is_err());
-        assert_eq!("hf-hub:me/mine".parse::<Source>().expect("a source").to_string(), "hf-hub:me/mine");
+        assert!("hf-hub:mine".parse::<WeightsSource>().is_err() && "".parse::<WeightsSource>().is_err());
+        assert_eq!(
+            "hf-hub:me/mine".parse::<WeightsSource>().expect("a source").to_string(),
+            "hf-hub:me/mine"
+        );
     }
 }

@@ -1,9 +1,9 @@
-//! A small HTTP server on this machine, which answers as a test wants it to.
+//! A local HTTP server with responses defined by the test.
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
-/// What was asked.
+/// HTTP request.
 #[derive(Clone, Debug)]
 pub struct Request {
     pub method: String,
@@ -17,13 +17,13 @@ impl Request {
     }
 }
 
-/// What is answered.
+/// HTTP response.
 #[derive(Clone, Debug, Default)]
 pub struct Response {
     pub status: u16,
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
-    /// Close the connection after so many bytes of the body, though all were announced.
+    /// Close the connection after this many bytes of the body, although all were announced.
     pub cut: Option<usize>,
 }
 
@@ -38,7 +38,7 @@ impl Response {
     }
 }
 
-/// A server that lives as long as the test's process.
+/// Server that runs until the test process ends.
 pub struct Server {
     /// `http://address:port`.
     pub url: String,
@@ -55,14 +55,14 @@ impl Server {
             for stream in listener.incoming().flatten() {
                 let Some(request) = read(&stream) else { continue };
                 seen.lock().expect("no panic").push(request.clone());
-                // Who has read enough closes the connection.
+                // The client may close the connection early.
                 send(&stream, &request, &answer(&request)).ok();
             }
         });
         Server { url, requests }
     }
 
-    /// What was asked so far.
+    /// The requests so far.
     pub fn requests(&self) -> Vec<Request> {
         self.requests.lock().expect("no panic").clone()
     }

@@ -1,12 +1,13 @@
-//! `fornax predict`: what a trained model says about pictures.
+//! `fornax predict`: classify images with a trained model.
 mod images;
 mod model;
 mod output;
 
 use crate::checkpoint::durable;
 use crate::data::eval_transform::CropMode;
-use crate::data::resize::Filter;
-use crate::weights::Source;
+use crate::data::resize::ResizeFilter;
+use crate::error::ErrorKind;
+use crate::weights::WeightsSource;
 use crate::{Error, Result};
 use clap::value_parser;
 use fornax_engine::{Device, MappedFile, Tensor, no_grad};
@@ -15,94 +16,94 @@ use fornax_nn::{Context, move_to};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-/// What `fornax predict` accepts.
+/// Arguments of `fornax predict`.
 #[derive(clap::Args)]
 #[command(disable_help_flag = true, group(clap::ArgGroup::new("numbers").multiple(true)))]
 pub struct PredictArgs {
-    /// Pictures (PNG, JPEG, WebP), or folders of them
+    /// Images (PNG, JPEG, WebP), or folders of images
     #[arg(value_name = "IMAGE", required_unless_present = "tensor")]
     images: Vec<PathBuf>,
 
-    /// Model; `fornax models` lists them [default: the one that a checkpoint of fornax train is of]
+    /// Model architecture name; `fornax models` lists them [default: the checkpoint's model]
     #[arg(long, value_name = "NAME", help_heading = "Model")]
     model: Option<String>,
-    /// A safetensors file, a folder that holds one, or hf-hub:ORGANISATION/NAME [default: the model's published ones]
+    /// Weights: a safetensors file, a folder, or hf-hub:ORGANISATION/NAME [default: the model's published weights]
     #[arg(long, value_name = "SOURCE", help_heading = "Model")]
-    weights: Option<Source>,
-    /// Take the moving average that a checkpoint holds, rather than the model's own weights
+    weights: Option<WeightsSource>,
+    /// Use the EMA weights of a checkpoint
     #[arg(long, help_heading = "Model")]
     use_ema: bool,
-    /// Classes of the head; 0 for none [default: as many as the weights have]
+    /// Number of classes; 0 for no classifier [default: as in the weights]
     #[arg(long, value_name = "N", help_heading = "Model")]
     num_classes: Option<usize>,
-    /// Channels of the images, to which the weights are adapted [default: as many as the weights have]
+    /// Input channels; the first convolution is adapted to them [default: as in the weights]
     #[arg(long, value_name = "C", help_heading = "Model")]
     in_chans: Option<usize>,
-    /// Further options of the model, as global_pool=max
+    /// Further model options, such as global_pool=max
     #[arg(long, value_name = "KEY=VALUE", num_args = 1.., help_heading = "Model")]
     model_kwargs: Vec<String>,
-    /// Names of the classes, one a line, in the order of the logits
+    /// File of class names, one per line, in the order of the logits [default: as in the checkpoint]
     #[arg(long, value_name = "FILE", help_heading = "Model")]
     class_map: Option<PathBuf>,
 
-    /// Size that pictures are brought to, as 224 or 224x160 [default: the model's own]
+    /// Image size: 224, or height x width as 224x160 [default: the model's own]
     #[arg(long, value_name = "SIZE", value_parser = super::models::size, help_heading = "Images")]
     img_size: Option<[usize; 2]>,
-    /// Part of the resized side that is kept [default: the model's own]
-    #[arg(long, value_name = "P", value_parser = share, help_heading = "Images")]
+    /// Centre-crop fraction of the resized image [default: the model's own]
+    #[arg(long, value_name = "P", value_parser = crop_fraction, help_heading = "Images")]
     crop_pct: Option<f64>,
-    /// What is cut off or filled up to reach the aspect ratio [default: the model's own]
+    /// Crop mode [default: the model's own]
     #[arg(long, value_name = "MODE", help_heading = "Images")]
     crop_mode: Option<CropMode>,
-    /// Filter that pictures are resized with [default: the model's own]
+    /// Resize interpolation [default: the model's own]
     #[arg(long, value_name = "FILTER", help_heading = "Images")]
-    interpolation: Option<Filter>,
-    /// Mean of values from 0 to 1, for all channels or for each [default: the model's own]
+    interpolation: Option<ResizeFilter>,
+    /// Normalisation mean for values in 0..1, one for all channels or one per channel [default: the model's own]
     #[arg(long, value_name = "M", num_args = 1.., value_parser = finite, help_heading = "Images")]
     mean: Option<Vec<f32>>,
-    /// Standard deviation of the same [default: the model's own]
+    /// Normalisation standard deviation, one for all channels or one per channel [default: the model's own]
     #[arg(long, value_name = "S", num_args = 1.., value_parser = positive, help_heading = "Images")]
     std: Option<Vec<f32>>,
 
-    /// Classes to print
+    /// Number of top classes to print
     #[arg(long, value_name = "K", default_value_t = 5, value_parser = value_parser!(u32).range(1..), help_heading = "Output")]
     topk: u32,
-    /// Print one JSON object a picture
+    /// Print one JSON object per image
     #[arg(long, help_heading = "Output")]
     json: bool,
-    /// Write what the classifier gets, f32 `features` [n, d]; the metadata's `paths` is a JSON list of the pictures
+    /// Write the classifier's input as safetensors: f32 `features` [n, d], with the image paths as JSON in the metadata `paths`
     #[arg(long, value_name = "FILE", group = "numbers", help_heading = "Output")]
     features: Option<PathBuf>,
-    /// Write f32 `logits` [n, classes]
+    /// Write the logits as safetensors: f32 `logits` [n, classes]
     #[arg(long, value_name = "FILE", group = "numbers", help_heading = "Output")]
     logits: Option<PathBuf>,
 
-    /// Pictures in a batch
+    /// Batch size, in images
     #[arg(long, short = 'b', value_name = "N", default_value_t = 32, value_parser = value_parser!(u32).range(1..), help_heading = "Run")]
     batch_size: u32,
-    /// Where to compute, as for `fornax train`
+    /// Device, as for `fornax train`
     #[arg(long, value_name = "DEVICE", default_value = "auto", help_heading = "Run")]
     device: crate::device::DeviceSpec,
-    /// Threads [default: one for each processor]; results do not depend on it
+    /// CPU threads; results do not depend on it [default: one per logical CPU]
     #[arg(long, value_name = "N", help_heading = "Run", value_parser = value_parser!(u16).range(1..))]
     threads: Option<u16>,
-    /// Take numbers in place of pictures: a safetensors file with f32 `input` [n, c, h, w], as the model gets them
-    #[arg(long, value_name = "FILE", conflicts_with_all = OF_PICTURES, requires = "numbers", help_heading = "Run")]
+    /// Preprocessed input in place of images: a safetensors file with f32 `input` [n, c, h, w]
+    #[arg(long, value_name = "FILE", conflicts_with_all = IMAGE_ARGUMENTS, requires = "numbers", help_heading = "Run")]
     tensor: Option<PathBuf>,
     /// Print help
     #[arg(long, short, action = clap::ArgAction::HelpShort, help_heading = "Run")]
     help: Option<bool>,
 }
 
-/// What has no effect on numbers.
-const OF_PICTURES: [&str; 8] =
+/// Arguments that conflict with `--tensor`.
+const IMAGE_ARGUMENTS: [&str; 8] =
     ["images", "crop_pct", "crop_mode", "interpolation", "mean", "std", "json", "class_map"];
 
 pub fn execute(args: &PredictArgs) -> Result<()> {
     super::train::set_threads(args.threads)?;
     let inputs = match &args.tensor {
         Some(path) => Inputs::Tensor(read_tensor(path)?),
-        None => Inputs::Pictures(images::gather(&args.images)?),
+        None => Inputs::Images(images::collect_paths(&args.images)?),
     };
     let predictor = model::load(args)?;
     let device = args.device.open()?;
@@ -113,7 +114,7 @@ pub fn execute(args: &PredictArgs) -> Result<()> {
         let count = batch.min(inputs.len() - first);
         let x = match &inputs {
             Inputs::Tensor(all) => all.narrow(0, first, count)?,
-            Inputs::Pictures(paths) => images::batch(&paths[first..][..count], &predictor.transform)?,
+            Inputs::Images(paths) => images::batch(&paths[first..][..count], &predictor.transform)?,
         };
         let out = forward(&predictor, &x, &device)?;
         if args.tensor.is_none() && predictor.classes > 0 {
@@ -143,26 +144,26 @@ pub fn execute(args: &PredictArgs) -> Result<()> {
 enum Inputs {
     /// f32 `[n, h, w, c]`.
     Tensor(Tensor),
-    Pictures(Vec<PathBuf>),
+    Images(Vec<PathBuf>),
 }
 
 impl Inputs {
     fn len(&self) -> usize {
         match self {
             Inputs::Tensor(all) => all.dims()[0],
-            Inputs::Pictures(paths) => paths.len(),
+            Inputs::Images(paths) => paths.len(),
         }
     }
 
     fn name(&self, i: usize) -> String {
         match self {
             Inputs::Tensor(_) => i.to_string(),
-            Inputs::Pictures(paths) => paths[i].display().to_string(),
+            Inputs::Images(paths) => paths[i].display().to_string(),
         }
     }
 }
 
-/// What a model says about a batch, on the CPU.
+/// Model outputs for a batch, on the CPU.
 struct Outputs {
     features: Tensor,
     logits: Tensor,
@@ -180,7 +181,7 @@ fn forward(predictor: &model::Predictor, x: &Tensor, device: &Device) -> Result<
     no_grad(both).map_err(|e| match e {
         fornax_engine::Error::Shape { .. } | fornax_engine::Error::Value { .. } => {
             let [h, w, c] = [1, 2, 3].map(|axis| x.dims()[axis]);
-            Error::usage(format!("{} does not take images of {h}x{w}x{c}", predictor.name))
+            Error::usage(format!("{} does not accept images of {h}x{w}x{c}", predictor.name))
                 .because(e)
                 .remedy("choose another --img-size")
         }
@@ -190,10 +191,11 @@ fn forward(predictor: &model::Predictor, x: &Tensor, device: &Device) -> Result<
 
 fn read_tensor(path: &Path) -> Result<Tensor> {
     let fail = |why: String| {
-        let wanted = "it needs a safetensors file with f32 `input` [n, c, h, w]";
+        let wanted = "give a safetensors file with f32 `input` [n, c, h, w]";
         Error::data("the input cannot be read").at_path(path).because(why).remedy(wanted)
     };
-    let bytes = MappedFile::open(path).map_err(|e| fail(e.to_string()))?;
+    let bytes = MappedFile::open(path)
+        .map_err(|e| Error::unreadable(ErrorKind::Data, "the input cannot be read", path, &e))?;
     let input = SafetensorsFile::parse(&bytes).and_then(|file| file.tensor("input"));
     let input = input.map_err(|e| fail(e.to_string()))?;
     match input.dims() {
@@ -208,7 +210,7 @@ fn number(text: &str, accepts: impl Fn(f64) -> bool, range: &str) -> std::result
     text.parse().ok().filter(|v| accepts(*v)).ok_or_else(|| format!("must be a number {range}"))
 }
 
-fn share(text: &str) -> std::result::Result<f64, String> {
+fn crop_fraction(text: &str) -> std::result::Result<f64, String> {
     number(text, |v| v > 0.0 && v <= 1.0, "above 0, at most 1")
 }
 

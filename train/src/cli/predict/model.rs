@@ -1,43 +1,44 @@
-//! The model that a prediction is made with: which one, with which options, and what it wants to see.
+//! Model of a prediction: architecture, options, weights and input transform.
 use super::PredictArgs;
-use crate::checkpoint::Header;
+use crate::checkpoint::CheckpointHeader;
 use crate::config::ModelConfig;
 use crate::data::eval_transform::EvalTransform;
+use crate::error::ErrorKind;
 use crate::hub::Hub;
-use crate::weights::{LoadOptions, Source, WeightsFile, load_file};
+use crate::weights::{LoadOptions, WeightsFile, WeightsSource, load_file};
 use crate::{Error, Result};
 use clap::ValueEnum;
 use fornax_nn::ModelOptions;
 use fornax_nn::models::{Model, ModelInfo, find_model};
 
-/// A model with its weights, and how pictures are shown to it.
+/// Model with weights and input transform.
 pub struct Predictor {
-    /// Its name.
+    /// Model name.
     pub name: &'static str,
     /// The model, on the CPU.
     pub model: Box<dyn Model>,
-    /// Its classes; 0 without a head.
+    /// Number of classes; 0 without a classifier.
     pub classes: usize,
-    /// Their names, as far as they are known.
+    /// Class names; empty if unknown.
     pub names: Vec<String>,
-    /// What is done to pictures.
+    /// Evaluation transform of the images.
     pub transform: EvalTransform,
 }
 
-/// Builds the model that the arguments ask for, and loads its weights.
+/// Builds the model of the arguments and loads its weights.
 pub fn load(args: &PredictArgs) -> Result<Predictor> {
     let find = |name: &str| find_model(name).map_err(|e| Error::usage(e.to_string()).at("--model"));
     let named = args.model.as_deref().map(find).transpose()?;
     let source = source(args, named)?;
     let file = WeightsFile::open(&source.resolve(&Hub::from_environment())?)?;
-    let header = file.run()?;
+    let header = file.checkpoint_header()?;
     let info = match (named, &header) {
         (Some(info), _) => info,
         (None, Some(header)) => find(header.settings.model.as_deref().unwrap_or_default())?,
         (None, None) => {
             return Err(Error::usage("--model is needed")
-                .because("these weights do not say which model they are of")
-                .remedy("name it; `fornax models` lists them"));
+                .because("the weights file does not name its model")
+                .remedy("give the model's name with --model; `fornax models` lists them"));
         }
     };
     let options = options(args, info, header.as_ref(), &file)?;
@@ -46,7 +47,7 @@ pub fn load(args: &PredictArgs) -> Result<Predictor> {
     let size = img_size.unwrap_or(info.pretrained_cfg.input_size);
     let model = info.build(&options).map_err(|e| Error::usage(format!("{}: {e}", info.name)))?;
     let load = LoadOptions {
-        // A prediction of a head that was never trained is worth nothing: only its absence is accepted.
+        // Predictions of an untrained classifier are worthless, so it may only be absent.
         classifier: if options.num_classes == 0 { info.pretrained_cfg.classifier } else { "" },
         ema: args.use_ema,
         img_size: Some(size),
@@ -63,27 +64,27 @@ pub fn load(args: &PredictArgs) -> Result<Predictor> {
     })
 }
 
-fn source(args: &PredictArgs, named: Option<&ModelInfo>) -> Result<Source> {
+fn source(args: &PredictArgs, named: Option<&ModelInfo>) -> Result<WeightsSource> {
     match (&args.weights, named) {
         (Some(source), _) => Ok(source.clone()),
-        (None, Some(info)) => Source::published(info),
+        (None, Some(info)) => WeightsSource::published(info),
         (None, None) => Err(Error::usage("neither --weights nor --model is given")
-            .remedy("name a checkpoint with --weights, or a model with --model for its published weights")),
+            .remedy("give a checkpoint with --weights, or a model with --model for its published weights")),
     }
 }
 
-/// What was asked for, else what the weights are for.
+/// Model options: those of the arguments, else those of the weights.
 fn options(
     args: &PredictArgs,
     info: &ModelInfo,
-    header: Option<&Header>,
+    header: Option<&CheckpointHeader>,
     file: &WeightsFile,
 ) -> Result<ModelOptions> {
     let weights = file.weights(args.use_ema)?;
     let extent = |name: String, axis: usize| weights.get(&name).and_then(|s| s.shape.get(axis).copied());
     let classes = extent(format!("{}.weight", info.pretrained_cfg.classifier), 0);
     let channels = extent(format!("{}.weight", info.pretrained_cfg.first_conv), 1);
-    // A checkpoint says how its model was changed: pooling, batch norm.
+    // A checkpoint holds the model's options: pooling, batch norm.
     let trained = header.map(|header| ModelConfig::new(&header.settings, info.name)).transpose()?;
     let mut options = ModelOptions {
         num_classes: args.num_classes.or(classes).unwrap_or(0),
@@ -106,18 +107,18 @@ fn options(
 fn transform(
     args: &PredictArgs,
     info: &ModelInfo,
-    header: Option<&Header>,
+    header: Option<&CheckpointHeader>,
     size: [usize; 2],
     channels: usize,
 ) -> Result<EvalTransform> {
     if args.tensor.is_none() && channels != 1 && channels != 3 {
-        return Err(Error::usage(format!("pictures do not have {channels} channels"))
+        return Err(Error::usage(format!("images have 1 or 3 channels, not {channels}"))
             .at("--in-chans")
-            .remedy("give numbers with --tensor"));
+            .remedy("give the input with --tensor"));
     }
     let own = |of_run: Option<&Vec<f32>>, of_model: [f64; 3]| match of_run {
         Some(values) if values.len() == channels => values.clone(),
-        // Grey is all three at once.
+        // Grey: the mean over the three channels.
         _ if channels == 1 => vec![(of_model.iter().sum::<f64>() / 3.0) as f32],
         _ => of_model.map(|v| v as f32).to_vec(),
     };
@@ -149,16 +150,17 @@ fn transform(
     })
 }
 
-fn names(args: &PredictArgs, header: Option<&Header>, classes: usize) -> Result<Vec<String>> {
+fn names(args: &PredictArgs, header: Option<&CheckpointHeader>, classes: usize) -> Result<Vec<String>> {
     let Some(path) = &args.class_map else {
         let names = header.map_or(vec![], |header| header.classes.clone());
         return Ok(if names.len() == classes { names } else { vec![] });
     };
     let fail = |why: String| Error::usage("the class map cannot be used").at_path(path).because(why);
-    let text = std::fs::read_to_string(path).map_err(|e| fail(e.to_string()))?;
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| Error::unreadable(ErrorKind::Usage, "the class map cannot be read", path, &e))?;
     let names: Vec<String> = text.lines().map(|line| line.trim().to_string()).collect();
     match names.len() == classes {
         true => Ok(names),
-        false => Err(fail(format!("it has {} lines, the model {classes} classes", names.len()))),
+        false => Err(fail(format!("it has {} lines, but the model has {classes} classes", names.len()))),
     }
 }

@@ -1,23 +1,23 @@
-//! What a run ends with: results on stdout, or an error that says how to go on.
-use crate::error::Kind;
+//! End of a run: results on stdout, or an error with instructions for resuming.
+use crate::error::{ErrorKind, Signal};
 use crate::trainer::{Evaluation, Trainer, TrainerState};
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
 
 /// The results of a run.
 pub struct Outcome {
-    /// Of the last epoch.
+    /// Validation results of the last epoch.
     pub evaluation: Evaluation,
-    /// From the first update to the last evaluation, in this process.
+    /// Wall-clock time of this process from the first update to the last evaluation.
     pub seconds: f64,
-    /// Training images per second of those.
+    /// Training images per second of `seconds`.
     pub images_per_second: f64,
     /// The run's folder.
     pub path: PathBuf,
 }
 
 impl Outcome {
-    /// What goes to stdout.
+    /// The text for stdout.
     pub fn text(&self, trainer: &Trainer, json: bool, print_hash: bool) -> Result<String> {
         let best = trainer.state.best(trainer.eval_metric);
         let hash = if print_hash { Some(trainer.hash()?) } else { None };
@@ -54,13 +54,18 @@ impl Outcome {
     }
 }
 
-/// The error of a run that did not end well, with where its state is.
+/// The error of a failed run; an interruption gets the saved checkpoint and the command that resumes it.
 pub fn explain(error: Error, state: &TrainerState, path: &Path) -> Error {
     match error.kind() {
-        Kind::Interrupted(_) => error
-            .at_path(path)
-            .because(format!("a signal came; the state after {} updates is saved", state.update))
-            .remedy(format!("continue with `fornax train --resume {}`", path.display())),
+        ErrorKind::Interrupted(signal) => {
+            let what = match signal {
+                Signal::Interrupt => "Interrupted (Ctrl-C)",
+                Signal::Terminate => "Terminated (SIGTERM)",
+            };
+            Error::new(error.kind(), format!("{what}; checkpoint saved at update {}", state.update))
+                .at_path(path)
+                .remedy(format!("resume with `fornax train --resume {}`", path.display()))
+        }
         _ => error,
     }
 }

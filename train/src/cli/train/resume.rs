@@ -1,6 +1,6 @@
-//! Where a run's folder goes, and what a run that goes on brings along.
+//! Output folder of a run, and the checkpoint of a resumed run.
 use super::TrainArgs;
-use crate::checkpoint::{self, Checkpoint, Header};
+use crate::checkpoint::{self, Checkpoint, CheckpointHeader};
 use crate::cli::yaml;
 use crate::config::Config;
 use crate::data::Dataset;
@@ -9,20 +9,17 @@ use crate::settings::Settings;
 use crate::{Error, Result};
 use std::path::{Component, Path, PathBuf};
 
-/// The run's folder, and the checkpoint to go on from.
+/// The run's folder, and the checkpoint to resume from.
 pub fn destination(args: &TrainArgs) -> Result<(Destination, Option<Checkpoint>)> {
     let output = || args.output.clone().unwrap_or_else(|| "output/train".into());
-    let named = args.experiment.as_ref().map(|name| experiment(&output(), name)).transpose()?;
+    let named = args.experiment.as_ref().map(|name| experiment_folder(&output(), name)).transpose()?;
     let Some(resume) = &args.resume else {
         let destination = match (named, args.overwrite) {
             (Some(path), true) => Destination::Overwrite(path),
             (Some(path), false) => Destination::New(path),
             (None, false) => Destination::Dated(output()),
             (None, true) => {
-                return Err(no_effect(
-                    "--overwrite",
-                    "without --experiment every run gets a folder of its own",
-                ));
+                return Err(no_effect("--overwrite", "without --experiment every run gets a new folder"));
             }
         };
         return Ok((destination, None));
@@ -31,13 +28,13 @@ pub fn destination(args: &TrainArgs) -> Result<(Destination, Option<Checkpoint>)
         return Err(no_effect("--overwrite", "--resume continues the run in that folder"));
     }
     if resume.as_os_str() == "auto" {
-        let why = "it continues the run of that name, if there is one";
+        let why = "it resumes the run of that name, if it exists";
         let folder = named.ok_or_else(|| {
             Error::usage("--resume auto needs --experiment")
                 .because(why)
                 .remedy("name the run with --experiment")
         })?;
-        let last = last(&folder);
+        let last = last_checkpoint(&folder);
         return match last.exists() {
             true => Ok((Destination::Resume(folder), Some(checkpoint::read(&last)?))),
             false => Ok((Destination::New(folder), None)),
@@ -48,20 +45,20 @@ pub fn destination(args: &TrainArgs) -> Result<(Destination, Option<Checkpoint>)
     {
         return Err(no_effect(flag.0, "--resume continues a run in its own folder"));
     }
-    let path = if resume.is_dir() { last(resume) } else { resume.clone() };
+    let path = if resume.is_dir() { last_checkpoint(resume) } else { resume.clone() };
     let checkpoint = checkpoint::read(&path)?;
     let absolute = std::fs::canonicalize(&path).unwrap_or(path);
     match absolute.parent().filter(|folder| folder.ends_with("checkpoints")).and_then(Path::parent) {
         Some(folder) => Ok((Destination::Resume(folder.into()), Some(checkpoint))),
-        None => Err(Error::checkpoint("the checkpoint does not lie in the folder of a run")
+        None => Err(Error::checkpoint("the checkpoint is not in a run's folder")
             .at_path(&absolute)
-            .because("a run is continued in its own folder, which holds it under checkpoints/")
-            .remedy("name a run's folder, or a file in its checkpoints/")),
+            .because("a run is resumed in its own folder, which has its checkpoints in checkpoints/")
+            .remedy("give a run's folder, or a file in its checkpoints/ folder")),
     }
 }
 
-/// The settings of the checkpoint, of every configuration file and of the command line; the later wins.
-pub fn layered(args: &TrainArgs, checkpoint: Option<&Checkpoint>) -> Result<Settings> {
+/// Merges the settings of the checkpoint, of every configuration file and of the command line; later ones win.
+pub fn merged_settings(args: &TrainArgs, checkpoint: Option<&Checkpoint>) -> Result<Settings> {
     let mut settings = checkpoint.map_or_else(Settings::default, |c| c.header.settings.clone());
     for path in &args.config {
         settings = yaml::read(path)?.over(settings);
@@ -69,8 +66,8 @@ pub fn layered(args: &TrainArgs, checkpoint: Option<&Checkpoint>) -> Result<Sett
     Ok(args.settings.clone().over(settings))
 }
 
-/// Errors when a run that goes on would not be the run that it was.
-pub fn check_same_run(config: &Config, data: &Dataset, header: &Header) -> Result<()> {
+/// Checks that a resumed run has the checkpoint's dataset, model, batch size, optimizer and seed.
+pub fn check_same_run(config: &Config, data: &Dataset, header: &CheckpointHeader) -> Result<()> {
     let (now, then) = (&config.settings.given(), &header.settings.given());
     let fixed = ["dataset", "model", "batch_size", "opt", "seed"];
     if let Some(key) = fixed.into_iter().find(|key| now.get(*key) != then.get(*key)) {
@@ -86,24 +83,24 @@ pub fn check_same_run(config: &Config, data: &Dataset, header: &Header) -> Resul
     }
     if data.crc32c() != header.data_crc32c || data.classes != header.classes {
         let why = "its images or labels differ from those that the checkpoint was made with";
-        return Err(Error::data("the data set has changed")
+        return Err(Error::data("the dataset has changed")
             .because(why)
             .remedy("restore it, or start a new run"));
     }
     Ok(())
 }
 
-fn last(folder: &Path) -> PathBuf {
+fn last_checkpoint(folder: &Path) -> PathBuf {
     folder.join("checkpoints").join("last.safetensors")
 }
 
-fn experiment(output: &Path, name: &str) -> Result<PathBuf> {
+fn experiment_folder(output: &Path, name: &str) -> Result<PathBuf> {
     let mut parts = Path::new(name).components();
     match (parts.next(), parts.next()) {
         (Some(Component::Normal(_)), None) => Ok(output.join(name)),
-        _ => Err(Error::usage(format!("{name:?} is not a folder's name"))
+        _ => Err(Error::usage(format!("{name:?} is not a folder name"))
             .at("--experiment")
-            .remedy("give a plain name here, and where it goes with --output")),
+            .remedy("give a name without slashes, and its parent folder with --output")),
     }
 }
 

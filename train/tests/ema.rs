@@ -1,4 +1,4 @@
-//! The average of a model: recorded and replayed as run one by one, on the device or beside it, never out of date.
+//! EMA of a model: captured and replayed, eager, on the device and on the CPU.
 use fornax::data::Batch;
 use fornax::ema::{Ema, EmaOptions, EmaWarmup};
 use fornax::optim::{OptimizerOptions, create_optimizer, parameters};
@@ -42,7 +42,7 @@ fn logits(model: &dyn Module, device: &Device) -> Vec<f32> {
     y.to_dtype(DType::F32).and_then(|y| y.to_vec::<f32>()).expect("f32")
 }
 
-/// After eight updates: every element of the average, and what it says to an image after each half of them.
+/// Every element of the EMA weights after eight updates, and the EMA model's logits after four and after eight.
 fn run(graph: CudaGraphMode, on_cpu: bool) -> (Vec<f32>, Vec<Vec<f32>>) {
     let device = Device::emulated(1).expect("g++ is there");
     let model = model();
@@ -59,13 +59,13 @@ fn run(graph: CudaGraphMode, on_cpu: bool) -> (Vec<f32>, Vec<Vec<f32>>) {
         cuda_graph: graph,
         ..TrainStepOptions::default()
     };
-    let mut step = TrainStep::new(how, None, device).averaging(Some(ema));
+    let mut step = TrainStep::new(how, None, device).with_ema(Some(ema));
     let mut said = vec![];
     for update in 1..=8 {
         let ema = step.ema_mut().expect("it was given");
         ema.set_decay(options.decay_at(update)).expect("a copy");
         step.run(&*model, &optimizer, &[batch(update)], 0.05).expect("runs");
-        assert_eq!(step.unrecordable(), None);
+        assert_eq!(step.capture_error(), None);
         if update % 4 == 0 {
             said.push(logits(step.ema().expect("it was given").model(), &place));
         }
@@ -75,7 +75,7 @@ fn run(graph: CudaGraphMode, on_cpu: bool) -> (Vec<f32>, Vec<Vec<f32>>) {
     let state = state_dict::state_dict(average).expect("a state").into_iter().collect();
     state_dict::load_state_dict(&*fresh, &state).expect("loads");
     move_to(&*fresh, &place).expect("memory");
-    assert_eq!(said[1], logits(&*fresh, &place), "half copies of the average are out of date");
+    assert_eq!(said[1], logits(&*fresh, &place), "low-precision copies of the EMA weights are out of date");
     assert_ne!(said[0], said[1]);
     let counter = state_entries(average).into_iter().find(|e| e.name.ends_with("num_batches_tracked"));
     assert_eq!(counter.expect("batch norm counts").tensor.to_vec::<i64>().expect("i64"), [8]);
@@ -84,21 +84,21 @@ fn run(graph: CudaGraphMode, on_cpu: bool) -> (Vec<f32>, Vec<Vec<f32>>) {
 }
 
 #[test]
-fn an_average_is_the_same_replayed_run_one_by_one_and_beside_the_device() {
+fn ema_is_equal_replayed_eager_and_on_cpu() {
     let (replayed, eager, beside) = (
         run(CudaGraphMode::Always, false),
         run(CudaGraphMode::Never, false),
         run(CudaGraphMode::Always, true),
     );
-    assert!(replayed == eager, "a replayed average differs");
+    assert!(replayed == eager, "the replayed EMA differs");
     for (a, b) in replayed.0.iter().zip(&beside.0) {
-        // The processor may round once where the device rounds twice.
+        // The CPU may round once where the device rounds twice.
         assert!((a - b).abs() <= 1e-6 * (1.0 + a.abs()), "{a}, {b}");
     }
 }
 
 #[test]
-fn another_kind_of_model_is_refused() {
+fn ema_of_another_architecture_is_rejected() {
     let other = create_model("resnet18", &ModelOptions::classes(5)).expect("a model");
     assert!(Ema::new(&*model(), other, EmaOptions::default(), Device::Cpu).is_err());
 }

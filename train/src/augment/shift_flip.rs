@@ -1,27 +1,27 @@
-//! Random changes to training images, each a pure function of (seed, epoch, sample).
+//! Random shift and horizontal flip of training images: a pure function of (seed, epoch, sample).
 use fornax_engine::random::{RngKey, RngStream};
 
-/// Which changes are made, and how strong.
+/// Augmentation options.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Augment {
-    /// Largest shift along each axis, in pixels; what comes into view is black.
+    /// Maximum shift along each axis, in pixels; uncovered pixels are black.
     pub shift: u32,
     /// Probability of a horizontal flip.
     pub hflip: f64,
 }
 
 impl Augment {
-    /// The key of the draws of a run.
+    /// Random key of a run's augmentation.
     pub fn key(seed: u64) -> RngKey {
         RngKey::new(seed, "augment")
     }
 
-    /// Writes the changed `image` of `[h, w, c]` to `out`, with the draws of one sample in one epoch.
-    pub fn apply(&self, image: &[u8], [h, w, c]: [usize; 3], draws: &mut RngStream, out: &mut [u8]) {
+    /// Writes the augmented `image` of `[h, w, c]` to `out`, with the random numbers of one sample in one epoch.
+    pub fn apply(&self, image: &[u8], [h, w, c]: [usize; 3], rng: &mut RngStream, out: &mut [u8]) {
         let range = 2 * self.shift + 1;
-        let mut shift = || i64::from(draws.below(range)) - i64::from(self.shift);
+        let mut shift = || i64::from(rng.below(range)) - i64::from(self.shift);
         let (dy, dx) = (shift(), shift());
-        let flip = f64::from(draws.uniform()) < self.hflip;
+        let flip = f64::from(rng.uniform()) < self.hflip;
         for y in 0..h {
             for x in 0..w {
                 let unflipped = if flip { w - 1 - x } else { x };
@@ -48,19 +48,19 @@ mod tests {
     }
 
     #[test]
-    fn nothing_changes_by_default() {
+    fn default_options_change_nothing() {
         let image: Vec<u8> = (0..12).collect();
         assert_eq!(apply(Augment::default(), &image, [2, 3, 2], 0), image);
     }
 
     #[test]
-    fn a_certain_flip_mirrors_rows_and_keeps_channels() {
+    fn flip_mirrors_rows_and_keeps_channels() {
         let augment = Augment { hflip: 1.0, shift: 0 };
         assert_eq!(apply(augment, &[1, 2, 3, 4, 5, 6, 7, 8], [2, 2, 2], 0), [3, 4, 1, 2, 7, 8, 5, 6]);
     }
 
     #[test]
-    fn shifts_reach_every_place_within_range() {
+    fn shifts_cover_their_whole_range() {
         let mut centre = vec![0; 25];
         centre[12] = 9;
         let mut seen = [0; 25];

@@ -1,4 +1,4 @@
-//! Updates: recorded and replayed against run one by one, in several precisions, accumulated, checkpointed.
+//! Training steps: CUDA graph replay against eager, mixed precision, gradient accumulation, gradient checkpointing.
 use fornax::data::Batch;
 use fornax::optim::{Optimizer, OptimizerOptions, create_optimizer, parameters};
 use fornax::train_step::{CudaGraphMode, TrainStep, TrainStepOptions};
@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 const SGD: &str = "sgd";
 const ADAMW: &str = "adamw";
 
-/// While one test records, no other may copy to the device: one test at a time.
+/// Runs one test at a time: while one test captures, no other may copy to the device.
 fn one_at_a_time() -> MutexGuard<'static, ()> {
     static LOCK: Mutex<()> = Mutex::new(());
     LOCK.lock().unwrap_or_else(|e| e.into_inner())
@@ -25,7 +25,7 @@ fn emulated() -> Device {
     *DEVICE.get_or_init(|| Device::emulated(1).expect("g++ is there"))
 }
 
-/// A model in training.
+/// Model, optimizer and training step.
 struct Run {
     model: Box<dyn Module>,
     optimizer: Optimizer,
@@ -56,12 +56,12 @@ impl Run {
 
     fn step(&mut self, batches: &[Batch], lr: f64) -> &mut Run {
         let loss = self.step.run(&*self.model, &self.optimizer, batches, lr).expect("runs");
-        assert_eq!(self.step.unrecordable(), None);
+        assert_eq!(self.step.capture_error(), None);
         self.losses.push(loss);
         self
     }
 
-    /// Every bit of the model and the optimizer.
+    /// Every bit of the state of model and optimizer.
     fn bits(&self) -> Vec<(String, Vec<u64>)> {
         let model = state_entries(&*self.model).into_iter().map(|e| (e.name, e.tensor));
         let all = model.chain(self.optimizer.state_dict());
@@ -76,7 +76,7 @@ impl Run {
     }
 }
 
-/// A batch of random images whose class shows in their mean.
+/// A batch of random images whose mean depends on the class.
 fn batch(seed: u64, images: usize) -> Batch {
     let mut draws = RngStream::new(RngKey::new(seed, "images"), 0, 0);
     let target: Vec<i64> = (0..images).map(|_| i64::from(draws.below(5))).collect();
@@ -103,7 +103,7 @@ fn options(level: OptLevel, half: DType, graph: CudaGraphMode) -> TrainStepOptio
 }
 
 #[test]
-fn twenty_replayed_updates_are_those_run_one_by_one_to_the_bit() {
+fn replayed_steps_match_eager_steps_bit_for_bit() {
     let _alone = one_at_a_time();
     let scaling = Some(LossScaling { init_scale: 1024.0, growth_interval: 6, ..LossScaling::default() });
     let cases = [
@@ -111,7 +111,7 @@ fn twenty_replayed_updates_are_those_run_one_by_one_to_the_bit() {
         (OptLevel::O1, DType::F16, SGD, scaling),
         (OptLevel::O2, DType::BF16, ADAMW, None),
         (OptLevel::O3, DType::F16, SGD, scaling),
-        // Stages that read sums, norms of all gradients, and numbers that go from update to update.
+        // Update rules with reductions, the global gradient norm, and scalar state.
         (OptLevel::O1, DType::F16, "lookahead_lamb", scaling),
         (OptLevel::O1, DType::BF16, "novograd", None),
         (OptLevel::O1, DType::BF16, "cadamp", None),
@@ -121,7 +121,7 @@ fn twenty_replayed_updates_are_those_run_one_by_one_to_the_bit() {
         let [replayed, eager] = [CudaGraphMode::Always, CudaGraphMode::Never].map(|graph| {
             let mut run = Run::new(options(level, half, graph), opt, scaling, emulated());
             for step in 0..20 {
-                // Another shape in between is recorded by itself; a group of two batches as well.
+                // Another batch shape in between has its own graph, and so has a pair of accumulated batches.
                 let images = if step % 7 == 3 { 3 } else { 6 };
                 let batches: Vec<Batch> =
                     (0..1 + step % 7 / 5).map(|i| batch(2 * step + i, images)).collect();
@@ -137,7 +137,7 @@ fn twenty_replayed_updates_are_those_run_one_by_one_to_the_bit() {
     }
 }
 
-/// Blocks of a convolution and of layers that drop something, which are checkpointed, and a classifier.
+/// Checkpointed blocks of a convolution and dropout layers, and a classifier.
 struct Dropping {
     blocks: Sequential,
     head: Linear,
@@ -182,13 +182,13 @@ fn dropping() -> Box<dyn Module> {
 }
 
 #[test]
-fn random_draws_are_other_ones_at_each_step_and_the_same_when_replayed_or_repeated() {
+fn dropout_masks_differ_between_steps_and_are_equal_when_replayed_or_recomputed() {
     let _alone = one_at_a_time();
     let run = |graph, checkpointing, device| {
         let options =
             TrainStepOptions { cuda_graph: graph, checkpointing, seed: 7, ..TrainStepOptions::default() };
         let mut run = Run::of(dropping(), options, SGD, None, device);
-        // At a rate of nothing only the draws differ.
+        // With learning rate 0 only the dropout masks differ.
         (0..4).for_each(|_| {
             run.step(&[batch(1, 6)], 0.0);
         });
@@ -214,7 +214,7 @@ fn random_draws_are_other_ones_at_each_step_and_the_same_when_replayed_or_repeat
 }
 
 #[test]
-fn an_overflow_leaves_a_replayed_update_out() {
+fn overflow_skips_replayed_update() {
     let _alone = one_at_a_time();
     let scaling = LossScaling { init_scale: 1e30, ..LossScaling::default() };
     for graph in [CudaGraphMode::Always, CudaGraphMode::Never] {
@@ -227,7 +227,7 @@ fn an_overflow_leaves_a_replayed_update_out() {
         for step in 1..=4 {
             let loss = run.step.run(&*run.model, &run.optimizer, &[batch(step, 4)], 0.1).expect("runs");
             assert!(loss.is_finite());
-            let report = run.optimizer.report().expect("a report");
+            let report = run.optimizer.stats().expect("a report");
             let expected = 1e30f32 * 0.5f32.powi(step as i32);
             assert_eq!((report.skipped, report.loss_scale), (true, expected), "{graph:?}");
         }
@@ -236,10 +236,9 @@ fn an_overflow_leaves_a_replayed_update_out() {
 }
 
 #[test]
-fn batches_accumulate_to_the_gradient_of_their_mean() {
+fn accumulated_batches_match_one_large_batch() {
     let _alone = one_at_a_time();
-    // Without the running statistics, which see other batches, two halves give the update of the whole where batch norm sees the same:
-    // here both halves are equal.
+    // Batch norm normalises each batch separately, so both batches are equal here; running statistics are not compared.
     let (half, device) = (batch(1, 4), Device::Cpu);
     let twice = |t: &Tensor| Tensor::concat(&[t, t], 0).expect("memory");
     let whole = Batch { images: twice(&half.images), target: twice(&half.target) };
@@ -260,7 +259,7 @@ fn batches_accumulate_to_the_gradient_of_their_mean() {
 }
 
 #[test]
-fn blocks_computed_again_give_the_same_bits_and_hold_less_memory() {
+fn grad_checkpointing_gives_equal_bits_and_uses_less_memory() {
     let _alone = one_at_a_time();
     for device in [Device::Cpu, emulated()] {
         let [kept, again] = [false, true].map(|checkpointing| {
@@ -286,7 +285,7 @@ fn blocks_computed_again_give_the_same_bits_and_hold_less_memory() {
                 held
             };
             let (all, inputs) = (held(&kept), held(&again));
-            assert!(inputs < all / 2, "{inputs} bytes of {all} are held");
+            assert!(inputs < all / 2, "{inputs} bytes of {all} are in use");
         }
         assert_eq!(kept.losses, again.losses, "{device}");
         assert_eq!(kept.bits(), again.bits(), "{device}");

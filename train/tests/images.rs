@@ -1,7 +1,7 @@
-//! Decoding, resizing and the evaluation transform against Pillow and timm: the cases of the golden folder.
-use fornax::data::decode::Picture;
+//! Image decoding, resizing and the evaluation transform against Pillow and timm: cases of the golden folder.
+use fornax::data::decode::Image;
 use fornax::data::eval_transform::{CropMode, EvalTransform};
-use fornax::data::resize::{Filter, resize};
+use fornax::data::resize::{ResizeFilter, resize};
 use fornax::engine::Tensor;
 use fornax::nn::state_dict::from_safetensors;
 use serde_json::Value;
@@ -13,7 +13,7 @@ fn golden() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/golden")
 }
 
-/// The cases of an operation, and all tensors.
+/// The golden cases of an operation, and all tensors.
 fn cases(op: &str) -> (Vec<Value>, BTreeMap<String, Tensor>) {
     let text = fs::read_to_string(golden().join("images.json")).expect("the golden folder");
     let document: Value = serde_json::from_str(&text).expect("JSON");
@@ -24,12 +24,12 @@ fn cases(op: &str) -> (Vec<Value>, BTreeMap<String, Tensor>) {
     (cases, from_safetensors(&bytes).expect("safetensors").0)
 }
 
-fn picture(tensor: &Tensor) -> Picture {
+fn picture(tensor: &Tensor) -> Image {
     let &[h, w, c] = tensor.dims() else { panic!("not an image") };
-    Picture { size: [h, w, c], pixels: tensor.to_vec::<u8>().expect("bytes") }
+    Image { size: [h, w, c], pixels: tensor.to_vec::<u8>().expect("bytes") }
 }
 
-/// Checks against a case's tolerance of single values and of their mean.
+/// Checks against a case's tolerances: largest and mean absolute difference.
 #[track_caller]
 fn assert_close(case: &Value, got: &[f32], expected: &[f32]) {
     assert_eq!(got.len(), expected.len(), "{}", case["id"]);
@@ -50,24 +50,24 @@ fn floats(bytes: &[u8]) -> Vec<f32> {
     bytes.iter().map(|b| f32::from(*b)).collect()
 }
 
-fn filter(name: &Value) -> Filter {
+fn filter(name: &Value) -> ResizeFilter {
     clap::ValueEnum::from_str(name.as_str().expect("a name"), false).expect("a filter")
 }
 
 #[test]
-fn files_are_decoded_as_pillow_does() {
+fn decoded_files_match_pillow() {
     let (cases, tensors) = cases("decode");
     for case in cases {
         let bytes = fs::read(golden().join(case["file"].as_str().expect("a path"))).expect("reads");
         let expected = picture(&tensors[case["rgb"].as_str().expect("a name")]);
-        let got = Picture::decode(&bytes, 3).expect("decodes");
+        let got = Image::decode(&bytes, 3).expect("decodes");
         assert_eq!(got.size, expected.size, "{}", case["id"]);
         assert_close(&case, &floats(&got.pixels), &floats(&expected.pixels));
     }
 }
 
 #[test]
-fn sizes_change_as_pillow_changes_them() {
+fn resized_images_match_pillow_bit_for_bit() {
     let (cases, tensors) = cases("resize");
     for case in cases {
         let (input, output) = (&case["input"], &case["output"]);
@@ -81,7 +81,7 @@ fn sizes_change_as_pillow_changes_them() {
 }
 
 #[test]
-fn models_see_what_timm_shows_them() {
+fn eval_transform_matches_timm() {
     let (cases, tensors) = cases("eval_transform");
     for case in cases {
         let params = &case["params"];
@@ -105,7 +105,7 @@ fn models_see_what_timm_shows_them() {
         let input = picture(&tensors[case["input"].as_str().expect("a name")]);
         let expected = &tensors[case["output"].as_str().expect("a name")];
         let got = transform
-            .batch(&[transform.fit(&input).expect("fits")])
+            .batch(&[transform.resize_and_crop(&input).expect("fits")])
             .expect("computes")
             .to_nchw()
             .expect("permutes");
@@ -114,26 +114,26 @@ fn models_see_what_timm_shows_them() {
     }
 }
 
-/// A line that would have to be as wide as it is long before it is cropped.
+/// An image of one row would be resized to a huge image before the crop.
 #[test]
-fn a_picture_of_absurd_proportions_is_refused() {
+fn image_of_extreme_aspect_ratio_is_rejected() {
     let transform = EvalTransform {
         size: [224, 224],
         crop_pct: 1.0,
         crop_mode: CropMode::Center,
-        filter: Filter::Bilinear,
+        filter: ResizeFilter::Bilinear,
         mean: vec![0.5],
         std: vec![0.5],
     };
-    let line = |length: usize| Picture { size: [1, length, 1], pixels: vec![9; length] };
-    assert_eq!(transform.fit(&line(100)).expect("fits").pixels, vec![9; 224 * 224]);
-    let error = transform.fit(&line(50_000_000)).expect_err("too wide");
-    assert!(error.contains("1x50000000 pixels would become 224x11200000000"), "{error}");
+    let line = |length: usize| Image { size: [1, length, 1], pixels: vec![9; length] };
+    assert_eq!(transform.resize_and_crop(&line(100)).expect("fits").pixels, vec![9; 224 * 224]);
+    let error = transform.resize_and_crop(&line(50_000_000)).expect_err("too wide");
+    assert!(error.contains("1x50000000 pixels would be resized to 224x11200000000"), "{error}");
 }
 
-/// A 5x3 picture that Pillow wrote as WebP: lossless, with an alpha channel, as the first of two frames, and lossy.
+/// A 5x3 image that Pillow wrote as WebP: lossless, with an alpha channel, as the first of two frames, and lossy.
 #[test]
-fn webp_is_decoded_as_pillow_does() {
+fn decoded_webp_matches_pillow() {
     const RGB: &str = "524946464c000000574542505650384c400000002f048000007740a46dc3878727e2feeddd8390804cc9b24c4840c6ba2c5b67\
         fe73bc833021ce84e840511b29d07b77b93461052d684114c622fa1f35e8b3fd00";
     const RGBA: &str = "524946464c000000574542505650384c400000002f048000107740a46dc3878727e2feeddd8390804cc9b24c4840c6ba2c5b67\
@@ -151,10 +151,10 @@ fn webp_is_decoded_as_pillow_does() {
     };
     let pixels: Vec<u8> = (0..45).map(|i| (i / 15 * 40 + i / 3 % 5 * 30 + i % 3 * 50) as u8).collect();
     for hex in [RGB, RGBA, TWO_FRAMES] {
-        let picture = Picture::decode(&bytes(hex), 3).expect("decodes");
-        assert_eq!(picture, Picture { size: [3, 5, 3], pixels: pixels.clone() });
+        let picture = Image::decode(&bytes(hex), 3).expect("decodes");
+        assert_eq!(picture, Image { size: [3, 5, 3], pixels: pixels.clone() });
         for cut in [10, 20, 40, 70] {
-            assert!(Picture::decode(&bytes(hex)[..cut], 3).is_err(), "{cut} bytes of it");
+            assert!(Image::decode(&bytes(hex)[..cut], 3).is_err(), "{cut} bytes of it");
         }
     }
     let expected = [
@@ -162,40 +162,40 @@ fn webp_is_decoded_as_pillow_does() {
         159, 191, 146, 187, 176, 149, 192, 109, 73, 135, 187, 104, 164, 189, 140, 194, 167, 157, 207, 124,
         192, 242, 98,
     ];
-    let lossy = Picture::decode(&bytes(LOSSY), 3).expect("decodes");
+    let lossy = Image::decode(&bytes(LOSSY), 3).expect("decodes");
     for (got, expected) in lossy.pixels.iter().zip(expected) {
         assert!((i32::from(*got) - expected).abs() <= 2, "{:?}", lossy.pixels);
     }
 }
 
-/// Grey of colours, and colours of grey, as Pillow converts them.
+/// RGB to grey, and grey to RGB.
 #[test]
-fn channels_are_converted_as_pillow_does() {
+fn channel_conversion_matches_pillow() {
     let bytes = fs::read(golden().join("images/rgb.png")).expect("reads");
     let (rgb, grey) =
-        (Picture::decode(&bytes, 3).expect("decodes"), Picture::decode(&bytes, 1).expect("decodes"));
+        (Image::decode(&bytes, 3).expect("decodes"), Image::decode(&bytes, 1).expect("decodes"));
     assert_eq!(grey.size, [rgb.size[0], rgb.size[1], 1]);
     for (colour, grey) in rgb.pixels.chunks_exact(3).zip(&grey.pixels) {
         let [r, g, b] = [colour[0], colour[1], colour[2]].map(f64::from);
-        // Weights of 16 bits cannot move it further from ITU-R 601 than this.
+        // Bound of the error of 16-bit ITU-R 601 weights.
         assert!((0.299 * r + 0.587 * g + 0.114 * b - f64::from(*grey)).abs() <= 0.51);
     }
     let bytes = fs::read(golden().join("images/gray.png")).expect("reads");
     let (rgb, grey) =
-        (Picture::decode(&bytes, 3).expect("decodes"), Picture::decode(&bytes, 1).expect("decodes"));
+        (Image::decode(&bytes, 3).expect("decodes"), Image::decode(&bytes, 1).expect("decodes"));
     assert!(rgb.pixels.chunks_exact(3).zip(&grey.pixels).all(|(colour, grey)| colour == [*grey; 3]));
 }
 
 #[test]
-fn what_is_no_picture_is_refused() {
+fn truncated_and_corrupted_images_are_rejected() {
     let whole = |name: &str| fs::read(golden().join("images").join(name)).expect("reads");
     for name in ["rgb.png", "photo_q90.jpg", "progressive.jpg", "palette.png"] {
         let good = whole(name);
         for part in [1, 2, 3, 10] {
             let cut = &good[..good.len() * part / 11];
-            assert!(Picture::decode(cut, 3).is_err(), "{name}: {part}/11 of it");
+            assert!(Image::decode(cut, 3).is_err(), "{name}: {part}/11 of it");
         }
-        // Whatever is changed, there is a picture or an error.
+        // Any change gives an image or an error, never a panic.
         let mut state = 7u64;
         for _ in 0..400 {
             let mut bad = good.clone();
@@ -204,15 +204,15 @@ fn what_is_no_picture_is_refused() {
                 let at = (state >> 33) as usize % bad.len();
                 bad[at] = (state >> 20) as u8;
             }
-            if let Ok(picture) = Picture::decode(&bad, 3) {
+            if let Ok(picture) = Image::decode(&bad, 3) {
                 assert_eq!(picture.pixels.len(), picture.size.iter().product::<usize>());
             }
         }
     }
-    // A header that promises more than anybody has memory for.
+    // A decompression bomb: the header announces 65536x65536 pixels.
     let mut bomb = whole("rgb.png");
     bomb[16..24].copy_from_slice(&[0, 1, 0, 0, 0, 1, 0, 0]);
-    assert!(Picture::decode(&bomb, 3).is_err());
-    assert_eq!(Picture::decode(b"", 3), Err("it is empty".into()));
-    assert!(Picture::decode(b"GIF89a", 3).expect_err("GIF").contains("neither"));
+    assert!(Image::decode(&bomb, 3).is_err());
+    assert_eq!(Image::decode(b"", 3), Err("it is empty".into()));
+    assert!(Image::decode(b"GIF89a", 3).expect_err("GIF").contains("neither"));
 }
