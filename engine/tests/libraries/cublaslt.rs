@@ -280,7 +280,7 @@ fn unsupported_gemms_are_rejected() {
             assert!(matches!(result, Err(LibraryError::Unsupported { .. })), "{p}");
         }
     }
-    let bias = Gemm { epilogue: Epilogue::Bias, ..p };
+    let with_bias = Gemm { epilogue: Epilogue::Bias, ..p };
     let bias = fixture.device.upload(&[0; 32], 4);
     let operands = GemmOperands { a: 256, b: 256, d: 256, bias: bias.pointer(), aux: 0 };
     // SAFETY: the call is rejected before it reads anything.
