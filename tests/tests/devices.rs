@@ -81,7 +81,7 @@ fn cuda_graph_replays_the_captured_work() {
         step().expect("runs");
         let after_one = [1.0, -2.0, -4.0];
         assert_eq!(values(), after_one);
-        let graph = CudaGraph::capture(&device, step).expect("records");
+        let graph = CudaGraph::capture(&device, step).expect("captures");
         assert_eq!(values(), after_one, "capturing runs nothing");
         (0..3).for_each(|_| graph.replay().expect("replays"));
         assert_eq!(values(), [1.0, -2.0, 3.0]);
@@ -91,7 +91,7 @@ fn cuda_graph_replays_the_captured_work() {
 
         let error = CudaGraph::capture(&device, || state.read::<f32>().map(|_| ())).err().expect("an error");
         assert!(error.to_string().contains("between host and device"), "{error}");
-        step().expect("the device goes on");
+        step().expect("the device still works");
         assert_eq!(values(), [0.0, 0.0, 203.0]);
     }
     assert!(CudaGraph::capture(&Device::Cpu, || Ok(())).is_err());

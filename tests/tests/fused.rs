@@ -139,7 +139,7 @@ fn cuda_graph_replays_a_generated_kernel() {
     let f = expression(|[state, factor]| state * factor + 1.0);
     let step = || state.copy_from(&f.apply(&[&state, &factor])?);
     step().expect("runs");
-    let graph = CudaGraph::capture(&device, step).expect("records");
+    let graph = CudaGraph::capture(&device, step).expect("captures");
     (0..2).for_each(|_| graph.replay().expect("replays"));
     assert_eq!(state.to_vec::<f32>().expect("f32"), [1.875, -9.0, -2.0]);
 }

@@ -46,33 +46,33 @@ struct TestParameter {
     weights: Tensor,
     ema: Tensor,
     moments: Vec<Tensor>,
-    kept: Option<Tensor>,
+    param_scalar: Option<Tensor>,
     factors: Option<[Tensor; 2]>,
 }
 
 impl TestParameter {
     fn new(i: usize, rule: &UpdateRule, device: &Device) -> Result<TestParameter> {
-        let (shape, keeps) = (SHAPES[i], rule.state_spec());
+        let (shape, spec) = (SHAPES[i], rule.state_spec());
         let weights = values(shape, i, device).variable();
         weights.cached_cast(half_dtype(i))?;
         let full = |first: f32| Tensor::full(shape, f64::from(first), DType::F32, device);
-        let mut moments = keeps.moments.iter().map(|(_, first)| full(*first)).collect::<Result<Vec<_>>>()?;
+        let mut moments = spec.moments.iter().map(|(_, first)| full(*first)).collect::<Result<Vec<_>>>()?;
         let zeros = |shape: [usize; 2]| Tensor::zeros(shape, DType::F32, device);
-        let factors = match keeps.factored.and_then(|how| how.axes(shape)) {
+        let factors = match spec.factored.and_then(|how| how.axes(shape)) {
             Some([a, b, c]) => Some([zeros([a, b])?, zeros([b, c])?]),
             None => None,
         };
         if factors.is_some() {
             moments[0] = Tensor::zeros([0], DType::F32, device)?;
         }
-        let kept = keeps.param_scalar.map(|_| Tensor::zeros([2], DType::F32, device)).transpose()?;
-        Ok(TestParameter { weights, ema: values(shape, i + 1, device), moments, kept, factors })
+        let param_scalar = spec.param_scalar.map(|_| Tensor::zeros([2], DType::F32, device)).transpose()?;
+        Ok(TestParameter { weights, ema: values(shape, i + 1, device), moments, param_scalar, factors })
     }
 
     fn updated<'a>(&'a self, i: usize, gradient: &'a Tensor) -> UpdateOperands<'a> {
         UpdateOperands {
             moments: self.moments.iter().collect(),
-            param_scalar: self.kept.as_ref(),
+            param_scalar: self.param_scalar.as_ref(),
             factors: self.factors.as_ref().map(|[rows, columns]| [rows, columns]),
             ema: Some(&self.ema),
             weight_decay: if i % 3 == 1 { 0.0 } else { 0.1 },
@@ -100,13 +100,13 @@ fn run(rule: &UpdateRule, gradients: GradientRule, device: &Device) -> Result<Ve
         state.set_lr(0.02 / (1 + step) as f64, 0.9)?;
         update(rule, &updated, &state)?;
     }
-    let mut left = vec![];
+    let mut results = vec![];
     for (i, TestParameter { weights, ema, .. }) in all.iter().enumerate() {
-        left.extend([weights.to_vec::<f32>()?, ema.to_vec::<f32>()?]);
+        results.extend([weights.to_vec::<f32>()?, ema.to_vec::<f32>()?]);
         let copy = weights.cached_cast(half_dtype(i))?;
-        left.push(copy.to_dtype(DType::F32)?.to_vec::<f32>()?);
+        results.push(copy.to_dtype(DType::F32)?.to_vec::<f32>()?);
     }
-    Ok(left)
+    Ok(results)
 }
 
 /// Every optimizer name against PyTorch and timm (`tests/data/optimizers.py`).

@@ -6,7 +6,7 @@ use fornax_engine::{DType, Result, Tensor};
 pub struct Case {
     /// Name of the operation.
     pub op: &'static str,
-    /// Name of the row among those of the operation; `op/variant` is unique.
+    /// Name of the row within the operation; `op/variant` is unique.
     pub variant: String,
     /// The operands.
     pub inputs: Vec<Input>,

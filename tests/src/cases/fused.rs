@@ -36,7 +36,7 @@ fn expressions() -> Vec<(&'static str, &'static str, Expression)> {
 
 pub(super) fn rows(rows: &mut Vec<Case>) {
     batch_norms(rows);
-    for (name, lie, f) in expressions() {
+    for (name, broadcasts, f) in expressions() {
         // Values with no integer kink nearby.
         let input = |images: &[usize], which: char| match which {
             'f' => of(images, Values::Distinct),
@@ -44,14 +44,16 @@ pub(super) fn rows(rows: &mut Vec<Case>) {
             _ => x(&[]),
         };
         for c in [3, 8, 17] {
-            let inputs = lie.chars().map(|which| input(&[2, 3, c], which)).collect();
+            let inputs = broadcasts.chars().map(|which| input(&[2, 3, c], which)).collect();
             rows.push(case(format!("{name}-c{c}"), inputs, f.clone()));
         }
         let images = [16, 56, 56, 64];
-        let inputs =
-            lie.chars().map(|which| if which == 'f' { x(&images) } else { input(&images, which) }).collect();
+        let inputs = broadcasts
+            .chars()
+            .map(|which| if which == 'f' { x(&images) } else { input(&images, which) })
+            .collect();
         let batched: Vec<usize> =
-            lie.chars().enumerate().filter(|(_, which)| *which == 'f').map(|(i, _)| i).collect();
+            broadcasts.chars().enumerate().filter(|(_, which)| *which == 'f').map(|(i, _)| i).collect();
         if ["silu", "swish", "glu", "scale-shift-residual"].contains(&name) {
             rows.push(case(format!("{name}-large"), inputs, f).large_in(&batched));
         }

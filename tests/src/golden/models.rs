@@ -10,17 +10,17 @@ use serde_json::Value;
 
 /// Runs every case of the topic on the CPU, and one model of each architecture on other devices, as the emulated one is slow.
 pub fn check(topic: &Topic) -> Outcome {
-    let mut families = vec![];
+    let mut architectures = vec![];
     super::run::check_each_case(topic, |case| {
         let name = case.json["model"].as_str().unwrap_or_default();
-        let family: String = name.chars().take_while(|c| c.is_ascii_alphabetic()).collect();
-        let first = !families.contains(&family);
+        let architecture: String = name.chars().take_while(|c| c.is_ascii_alphabetic()).collect();
+        let first = !architectures.contains(&architecture);
         let dtypes: &[DType] = match topic.device {
             Device::Cpu => &[DType::F64, DType::F32],
             _ if first => &[DType::F32],
             _ => &[],
         };
-        families.push(family);
+        architectures.push(architecture);
         dtypes
             .iter()
             .try_for_each(|dtype| ModelRun::new(&case, *dtype)?.check().map_err(|e| format!("[{dtype}] {e}")))
