@@ -1,4 +1,4 @@
-//! Losses.
+//! Loss functions.
 use super::case::{fixed, x};
 use super::{Case, Values};
 use fornax_nn::loss::{BinaryCrossEntropy, JsdCrossEntropy, Loss};

@@ -37,7 +37,7 @@ fn activations(rows: &mut Vec<Case>) {
         ("exp", Exp),
     ];
     for (name, f) in all {
-        // Multiples of 1/16 beside the kinks at whole numbers, from -8 to 8.
+        // Values from -8 to 8, with no integer kink nearby.
         let distinct = vec![of(&[4, 64], Values::Distinct)];
         rows.push(Case::new("activate", name, distinct, move |t| t[0].activate(f)));
         let large = vec![x(&[16, 56, 56, 64])];
@@ -95,7 +95,7 @@ fn batch_norms(rows: &mut Vec<Case>) {
     }
 }
 
-/// Input, weight, bias and perhaps a residual, in training mode.
+/// Batch norm of input, weight, bias and optionally a residual, in training mode.
 fn batch_norm(variant: String, inputs: Vec<super::Input>, f: Activation) -> Case {
     Case::new("batch_norm", variant, inputs, move |t| {
         t[0].batch_norm_act(&with_parameters(t, true), f, t.get(3))

@@ -1,4 +1,4 @@
-//! Averages of a model's parameters and buffers over a sequence of states.
+//! EMA of a model's parameters and buffers over a sequence of states.
 use super::{GoldenCase, Outcome, StoredTensor, Topic};
 use fornax::ema::{Ema, EmaOptions, EmaWarmup};
 use fornax_engine::{DType, Result, Tensor};
@@ -14,7 +14,7 @@ pub fn check(topic: &Topic) -> Outcome {
     if failures.is_empty() { Ok(cases.len()) } else { Err(failures.join("\n")) }
 }
 
-/// Tensors by name, and a counter of batches.
+/// Model of named tensors and `num_batches_tracked`.
 struct TensorModel(Vec<(String, Tensor)>);
 
 const COUNTER: &str = "bn.num_batches_tracked";
@@ -30,7 +30,7 @@ impl Module for TensorModel {
 }
 
 impl TensorModel {
-    /// Those of a sequence, zero.
+    /// The tensors of the topic's sequence, as zeros.
     fn zeros(topic: &Topic) -> std::result::Result<TensorModel, String> {
         let sequences = topic.json["model_sequence"].as_object().ok_or("no model_sequence")?;
         let mut tensors = vec![];
@@ -43,7 +43,7 @@ impl TensorModel {
         Ok(TensorModel(tensors))
     }
 
-    /// Brings them to a state of the sequence.
+    /// Loads a state of the sequence.
     fn load(&self, topic: &Topic, index: usize) -> std::result::Result<(), String> {
         let say = |e: fornax_engine::Error| e.to_string();
         for (name, tensor) in &self.0 {

@@ -1,4 +1,4 @@
-//! Gradients clipped by their norm, by value and adaptively, as an update by plain SGD at rate 1 shows them.
+//! Gradient clipping by norm, by value and adaptively (AGC), as seen in the momentum buffer after one update.
 use super::{GoldenCase, Outcome, Topic};
 use fornax::optim::{OptimizerOptions, Parameter, create_optimizer};
 use fornax_engine::{DType, GradClip, GradientRule};

@@ -1,4 +1,4 @@
-//! The sequence of loss scales of PyTorch's `GradScaler`, from gradients that overflow or do not.
+//! Sequences of loss scales of PyTorch's `GradScaler`, for gradients with and without overflow.
 use super::GoldenCase;
 use fornax::optim::{OptimizerOptions, rule};
 use fornax_engine::{DType, GradientRule, LossScaling, Tensor, UpdateOperands, UpdateState, update};
@@ -28,7 +28,7 @@ pub fn check(case: &GoldenCase) -> Result<(), String> {
     if Some(last) == case.json["scale_final"].as_f64() { Ok(()) } else { Err(format!("it ends with {last}")) }
 }
 
-/// The scale before each update and the weights after it, which fall by 1 unless it is skipped; the last scale.
+/// The scale before each update and the weights after it, which decrease by 1 unless the update is skipped; then the final scale.
 fn run(
     case: &GoldenCase,
     scaling: LossScaling,

@@ -62,7 +62,7 @@ fn configuration(case: &GoldenCase, info: &ModelInfo) -> Result<(), String> {
         let got = known.get(key).ok_or_else(|| format!("{}: {key} is not known to the test", case.id()))?;
         same(case, key, got, expected)?;
     }
-    // What the case leaves out is nothing here either.
+    // Keys that the case omits must be null here.
     match known.as_object().into_iter().flatten().find(|(key, v)| !v.is_null() && !listed.contains_key(*key))
     {
         Some((key, value)) => Err(format!("{}: {key} is {value}, the case has none", case.id())),

@@ -1,26 +1,26 @@
 //! Whole models with formula weights: evaluation, feature pyramid, one training step.
 //!
-//! In f64 every number must be within the file's tolerance. In f32 a pre-activation within rounding distance of ReLU's kink may fall on either
-//! side and change gradients by jumps, so these get what the case says is the worst error of f32 on top.
+//! In f64 every number must be within the file's tolerance. In f32 a pre-activation within rounding distance of ReLU's kink may fall on
+//! either side and change gradients by jumps, so the tolerance of gradients is increased by the case's worst f32 error.
 use super::{GoldenCase, Outcome, Topic, formula};
 use fornax_engine::{DType, Device, Tensor, no_grad};
 use fornax_nn::models::{FeatureExtractor, Model, find_model};
 use fornax_nn::{Context, ModelOptions, StateLayout, move_to, state_entries};
 use serde_json::Value;
 
-/// Runs every case of the topic on the CPU; on another device one model of each family, the emulated one being slow.
+/// Runs every case of the topic on the CPU, and one model of each architecture on other devices, as the emulated one is slow.
 pub fn check(topic: &Topic) -> Outcome {
-    let mut families = vec![];
+    let mut architectures = vec![];
     super::run::check_each_case(topic, |case| {
         let name = case.json["model"].as_str().unwrap_or_default();
-        let family: String = name.chars().take_while(|c| c.is_ascii_alphabetic()).collect();
-        let first = !families.contains(&family);
+        let architecture: String = name.chars().take_while(|c| c.is_ascii_alphabetic()).collect();
+        let first = !architectures.contains(&architecture);
         let dtypes: &[DType] = match topic.device {
             Device::Cpu => &[DType::F64, DType::F32],
             _ if first => &[DType::F32],
             _ => &[],
         };
-        families.push(family);
+        architectures.push(architecture);
         dtypes
             .iter()
             .try_for_each(|dtype| ModelRun::new(&case, *dtype)?.check().map_err(|e| format!("[{dtype}] {e}")))
@@ -32,7 +32,7 @@ struct ModelRun<'a> {
     model: Box<dyn Model>,
     x: Tensor,
     target: Tensor,
-    /// Added to the tolerance of gradients, relative to their size.
+    /// Added to the tolerance of gradients, relative to their norm.
     slack: f64,
 }
 
@@ -144,7 +144,7 @@ impl<'a> ModelRun<'a> {
     }
 }
 
-/// The levels that the case lists, by a feature extractor over just these.
+/// The feature levels that the case lists, by a feature extractor of these levels.
 fn pyramid(case: &GoldenCase, model: Box<dyn Model>, x: &Tensor) -> Result<(), BoxError> {
     let levels = case.json["features_only"].as_array().ok_or("no features_only")?;
     let all = model.feature_info();
@@ -153,7 +153,7 @@ fn pyramid(case: &GoldenCase, model: Box<dyn Model>, x: &Tensor) -> Result<(), B
         .iter()
         .map(|m| all.iter().position(|i| i.module == *m).map(|i| i as isize).ok_or(format!("no level {m}")))
         .collect::<Result<_, _>>()?;
-    // Training has moved the statistics.
+    // The training step has updated the running statistics.
     let statistics = state_entries(&*model);
     let (salt, gain) =
         (case.json["salt"].as_str().unwrap_or_default(), case.json["gain"].as_f64().unwrap_or(0.0));
@@ -180,16 +180,16 @@ fn pyramid(case: &GoldenCase, model: Box<dyn Model>, x: &Tensor) -> Result<(), B
     Ok(())
 }
 
-/// A part of a case: values beside a map of tolerances.
+/// Section of a case: values and their tolerances.
 struct CasePart<'a> {
     case: &'a GoldenCase<'a>,
     json: &'a Value,
-    /// Added to the tolerance of gradients, relative to their size.
+    /// Added to the tolerance of gradients, relative to their norm.
     slack: f64,
 }
 
 impl CasePart<'_> {
-    /// Against the tensor that the part names under `key`.
+    /// Compares with the tensor named under `key`.
     fn compare(&self, key: &str, got: &Tensor) -> Result<(), BoxError> {
         let name = self.json[key].as_str().ok_or_else(|| format!("no {key}"))?;
         Ok(GoldenCase { topic: self.case.topic, json: self.json }
@@ -197,7 +197,7 @@ impl CasePart<'_> {
             .map_err(|e| e.replacen("(no id)", self.case.id(), 1))?)
     }
 
-    /// Against the tensor under `map.name`, where there is one.
+    /// Compares with the tensor under `map.name`, if there is one.
     fn compare_full(&self, map: &str, name: &str, got: &Tensor) -> Result<(), BoxError> {
         let Some(stored) = self.json[map][name].as_str() else { return Ok(()) };
         Ok(GoldenCase { topic: self.case.topic, json: self.json }
@@ -210,7 +210,7 @@ impl CasePart<'_> {
         within(key, got, number(key)?, number(tolerance)?)
     }
 
-    /// A probe under `key`, with its tolerances beside it.
+    /// Compares with the probe under `key`, which includes its tolerances.
     fn probe(&self, key: &str, salt: &str, got: &Tensor) -> Result<(), BoxError> {
         CasePart { json: &self.json[key], ..*self }.probe_here(key, salt, got)
     }
@@ -226,7 +226,7 @@ impl CasePart<'_> {
         self.within(what, &expected, &serde_json::json!(keys.map(|key| &self.json["tol"][key])), salt, got)
     }
 
-    /// A probe as a list: three values and their tolerances.
+    /// Compares with a probe stored as a list: three values and their tolerances.
     fn probe_list(&self, name: &str, list: &Value, got: &Tensor) -> Result<(), BoxError> {
         self.within(name, list, &list[3], &format!("probe/{name}"), got)
     }
@@ -240,7 +240,7 @@ impl CasePart<'_> {
         got: &Tensor,
     ) -> Result<(), BoxError> {
         let number = |v: &Value| v.as_f64().ok_or_else(|| format!("{what}: no probe"));
-        // How far an error of `slack` times the norm can move the norm, the sum, and the product with numbers in -1..1.
+        // Bounds on the change of the norm, the sum and the dot product for an error of `slack` times the norm.
         let (slack, root) = (self.slack * number(&expected[0])?, (got.numel() as f64).sqrt());
         let reach = [slack, slack * root, slack * root / 3f64.sqrt()];
         for (i, got) in probes(salt, got)?.into_iter().enumerate() {
@@ -251,7 +251,7 @@ impl CasePart<'_> {
     }
 }
 
-/// Square root of the sum of squares, sum, and the product with a formula tensor.
+/// L2 norm, sum, and dot product with a formula tensor.
 fn probes(salt: &str, t: &Tensor) -> Result<[f64; 3], BoxError> {
     let all = values(t)?;
     let squares: f64 = all.iter().map(|v| v * v).sum();

@@ -1,4 +1,4 @@
-//! Broadcasting arithmetic, reductions, order, matrix products, attention.
+//! Broadcasting arithmetic, reductions, sorting, matmuls, attention.
 use super::run::{CaseTensors, check_each_case_and_dtype, check_operation};
 use super::{GoldenCase, Outcome, Topic};
 use fornax_engine::{AttentionMask, DType, Result, Tensor};
@@ -80,7 +80,7 @@ fn attention(case: &GoldenCase, dtype: DType) -> std::result::Result<(), String>
     })
 }
 
-/// `<what>_<axes>[_keep]`: axes are `all`, `last`, or `d` and digits.
+/// A reduction named `<function>_<axes>[_keep]`; the axes are `all`, `last`, or `d` and digits.
 fn reduction(case: &GoldenCase, dtype: DType) -> std::result::Result<(), String> {
     case.allow_params(&[])?;
     let unknown = || format!("{}: operation {} is not known to the test", case.id(), case.op());

@@ -1,4 +1,4 @@
-//! Losses of classifiers, accuracy, mixed targets.
+//! Classification losses, accuracy, and mixup targets.
 use super::run::{check_each_case_and_dtype, check_operation};
 use super::{GoldenCase, Outcome, Topic};
 use fornax_engine::DType;

@@ -59,7 +59,7 @@ fn batch_norm(case: &GoldenCase, dtype: DType) -> std::result::Result<(), String
     check_operation(case, dtype, |t| {
         let mut momentum = case.param("momentum").as_f64();
         if let (true, Some(batches)) = (training, t.find("num_batches_tracked")) {
-            // What the layer does: count the batch; without a momentum average over all so far.
+            // As the layer does: count the batch; without a momentum use the cumulative average.
             let mut batches = batches.write::<i64>()?;
             batches[0] += 1;
             momentum = momentum.or(Some(1.0 / batches[0] as f64));

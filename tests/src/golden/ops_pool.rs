@@ -59,7 +59,7 @@ fn windows(case: &GoldenCase) -> std::result::Result<Pool2dOptions, String> {
     })
 }
 
-/// Runs a case whose operation maps channels-last images to the stored output.
+/// Checks a case whose operation maps channels-last images to the stored output.
 fn on_images(
     case: &GoldenCase,
     dtype: DType,

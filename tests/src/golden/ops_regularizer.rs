@@ -1,4 +1,4 @@
-//! Drop path, drop block, and mixed batches, with the random draw supplied.
+//! Drop path, DropBlock, mixup and CutMix, with the random choices given in the file.
 use super::run::{check_each_case_and_dtype, check_operation};
 use super::{GoldenCase, Outcome, Topic};
 use fornax::augment::mixing::{PixelBox, cutmix_batch, cutmix_box, mixup_batch};

@@ -1,5 +1,5 @@
-//! AdaHessian on a network of two layers, with the random vectors of the file: gradients, the Hessian's diagonal as estimated, and
-//! parameters after every update.
+//! AdaHessian on a two-layer network, with the random vectors of the file: gradients, estimated Hessian diagonals, and parameters after
+//! every update.
 use super::{GoldenCase, Outcome, Topic};
 use fornax::optim::adahessian::hessian_diagonal;
 use fornax::optim::{KwargValue, Optimizer, OptimizerOptions, Parameter, create_optimizer};
@@ -12,7 +12,7 @@ pub fn check(topic: &Topic) -> Outcome {
     if failures.is_empty() { Ok(cases.len()) } else { Err(failures.join("\n")) }
 }
 
-/// What a parameter was at each step, one after the other: its gradient, its estimate, and itself after the update.
+/// History of a parameter over the steps: gradients, Hessian estimates, and values after the update.
 #[derive(Default)]
 struct ParameterHistory {
     grads: Vec<Tensor>,
@@ -41,7 +41,7 @@ fn run(case: &GoldenCase) -> Result<(), String> {
     Ok(())
 }
 
-/// Trains, and notes every step.
+/// Trains the network and returns the history of each parameter.
 fn train(
     case: &GoldenCase,
     parameters: &[Parameter],
@@ -65,16 +65,18 @@ fn train(
     let mut step = |at: usize| -> fornax::Result<()> {
         let loss = x.linear(w1, Some(b1))?.tanh()?.linear(w2, None)?.sub(&y)?.square()?.mean_all()?;
         let variables: Vec<&Tensor> = parameters.iter().map(|p| &p.tensor).collect();
-        let slopes = gradients(&[(&loss, &optimizer.upstream())], &variables, true)?;
+        let grads = gradients(&[(&loss, &optimizer.upstream())], &variables, true)?;
         let of_step = |z: &Tensor| z.narrow(0, at, 1)?.reshape(z.dims()[1..].to_vec());
         let z = vectors.iter().map(of_step).collect::<fornax_engine::Result<Vec<_>>>()?;
-        let estimates = hessian_diagonal(&slopes, &variables, &z, false)?;
-        for (i, (slope, estimate)) in slopes.iter().zip(&estimates).enumerate() {
-            let (slope, estimate) =
-                (slope.as_ref().expect("it matters"), estimate.as_ref().expect("it is bent"));
-            parameters[i].tensor.set_grad(Some(slope.detach()));
+        let estimates = hessian_diagonal(&grads, &variables, &z, false)?;
+        for (i, (grad, estimate)) in grads.iter().zip(&estimates).enumerate() {
+            let (grad, estimate) = (
+                grad.as_ref().expect("the loss depends on it"),
+                estimate.as_ref().expect("the gradient depends on it"),
+            );
+            parameters[i].tensor.set_grad(Some(grad.detach()));
             optimizer.hessian_diagonals()[i].copy_from(estimate)?;
-            seen[i].grads.push(row(slope)?);
+            seen[i].grads.push(row(grad)?);
             seen[i].hess.push(row(estimate)?);
         }
         optimizer.update(lr)?;
@@ -87,7 +89,7 @@ fn train(
     Ok(seen)
 }
 
-/// A copy with an axis before the others.
+/// A copy with an additional first axis.
 fn row(t: &Tensor) -> fornax_engine::Result<Tensor> {
     let shape: Vec<usize> = [1].into_iter().chain(t.dims().iter().copied()).collect();
     t.detach().copy()?.reshape(shape)
@@ -108,7 +110,7 @@ fn options(case: &GoldenCase) -> Result<OptimizerOptions, String> {
             "lr" | "weight_decay" => {}
             "eps" => options.eps = Some(number(case, name)?),
             "betas" => {
-                let betas = case.json["args"][name].as_array().ok_or("betas are no list")?;
+                let betas = case.json["args"][name].as_array().ok_or("betas is not a list")?;
                 options.betas = Some(betas.iter().filter_map(|b| b.as_f64()).collect());
             }
             _ => {

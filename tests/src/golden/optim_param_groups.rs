@@ -1,4 +1,4 @@
-//! Which parameters share weight decay and learning rate, for whole models.
+//! Parameter groups of whole models: weight decay, and learning-rate scale by layer.
 use super::{GoldenCase, Outcome, Topic};
 use fornax::optim::param_groups::{LayerDecay, ParamGroup, ParamGroupOptions, param_groups};
 use fornax_nn::ModelOptions;
@@ -40,7 +40,7 @@ fn of_model(case: &GoldenCase) -> Result<(), String> {
     Ok(())
 }
 
-/// Names are compared as sets: the file has them sorted.
+/// Compares two groups; names as sets, since the file has them sorted.
 fn alike(got: &ParamGroup, expected: &Value) -> Result<(), String> {
     let near = |got: f64, key: &str, default: f64| {
         let expected = expected[key].as_f64().unwrap_or(default);

@@ -1,4 +1,4 @@
-//! Optimizers with given gradients, compared after every one of twenty updates.
+//! Optimizers with given gradients, compared after every update.
 use super::{GoldenCase, Outcome, Topic};
 use fornax::optim::{KwargValue, Optimizer, OptimizerOptions, Parameter, create_optimizer};
 use fornax_engine::{DType, GradientRule, Tensor};
@@ -19,7 +19,7 @@ fn run(case: &GoldenCase) -> Result<(), String> {
     let name = case.json["optimizer"].as_str().ok_or_else(|| say(&"no optimizer"))?;
     let optimizer = create_optimizer(name, parameters.clone(), &options(case)?, GradientRule::default());
     let optimizer = optimizer.map_err(|e| say(&e))?;
-    let factors = topic.json["lr_factor"].as_array().ok_or_else(|| say(&"no factors of the rate"))?;
+    let factors = topic.json["lr_factor"].as_array().ok_or_else(|| say(&"no lr_factor"))?;
     for (step, factor) in factors.iter().enumerate() {
         for parameter in &parameters {
             let all = topic.tensor(&format!("grads/{}", parameter.name))?;
@@ -38,7 +38,7 @@ fn run(case: &GoldenCase) -> Result<(), String> {
     Ok(())
 }
 
-/// Lookahead's step at the end of an epoch.
+/// Lookahead's synchronisation at the end of an epoch.
 fn sync(case: &GoldenCase, optimizer: &Optimizer, parameters: &[Parameter]) -> Result<(), String> {
     optimizer.sync_lookahead().map_err(|e| format!("{}: {e}", case.id()))?;
     parameters.iter().try_for_each(|parameter| compare(case, "final_synced", 0, parameter))
@@ -84,7 +84,7 @@ fn options(case: &GoldenCase) -> Result<OptimizerOptions, String> {
     Ok(options)
 }
 
-/// The elements of a step.
+/// The elements of one step, in the layout of `like`.
 fn part(all: &[f64], step: usize, like: &Tensor) -> fornax_engine::Result<Tensor> {
     let n = like.numel();
     let part = &all[step * n..][..n];
@@ -95,7 +95,7 @@ fn part(all: &[f64], step: usize, like: &Tensor) -> fornax_engine::Result<Tensor
     tensor.to_dtype(DType::F32)?.to_device(&like.device())
 }
 
-/// Convolutions' weights have their input channels last.
+/// Converts a convolution's weight to channels-last.
 fn channels_last(tensor: Tensor) -> fornax_engine::Result<Tensor> {
     if tensor.rank() == 4 { Tensor::from_nchw(&tensor) } else { Ok(tensor) }
 }

@@ -1,10 +1,10 @@
-//! Running an operation's case: forward, backward with the stored upstream gradient, and every comparison.
+//! Runs cases of an operation: forward pass, backward pass with the stored upstream gradient, and all comparisons.
 use super::{GoldenCase, Outcome, Topic};
 use fornax_engine::{DType, Device, Result, Tensor};
 use std::collections::BTreeMap;
 
-/// The tensors of a case by role: inputs as variables where the file has their gradient, buffers to be updated in place.
-/// All in the stored layout; a runner converts at the border with [`Tensor::from_nchw`] and [`Tensor::to_nchw`].
+/// The tensors of a case by role: inputs, as variables where the file has their gradient, and buffers, which are updated in place.
+/// All are in the stored layout; convert with [`Tensor::from_nchw`] and [`Tensor::to_nchw`].
 pub struct CaseTensors(BTreeMap<String, Tensor>);
 
 impl CaseTensors {
@@ -16,13 +16,13 @@ impl CaseTensors {
         self.find(role).unwrap_or_else(|| panic!("the case has no tensor {role}"))
     }
 
-    /// The input or buffer of this role, if the case has one.
+    /// The input or buffer of this role, or `None`.
     pub fn find(&self, role: &str) -> Option<&Tensor> {
         self.0.get(role)
     }
 }
 
-/// Runs `one` on every case of the topic and gathers all failures.
+/// Runs `one` on every case of the topic and collects all failures.
 pub fn check_each_case(
     topic: &Topic,
     mut one: impl FnMut(GoldenCase) -> std::result::Result<(), String>,
@@ -32,7 +32,7 @@ pub fn check_each_case(
     if failures.is_empty() { Ok(cases.len()) } else { Err(failures.join("\n")) }
 }
 
-/// Runs `one` on every case of the topic, in f32 and on the CPU in f64 too, and gathers all failures.
+/// Runs `one` on every case of the topic in f32, on the CPU in f64 too, and collects all failures.
 pub fn check_each_case_and_dtype(
     topic: &Topic,
     one: impl Fn(&GoldenCase, DType) -> std::result::Result<(), String>,
@@ -52,7 +52,7 @@ pub fn check_each_case_and_dtype(
     if failures.is_empty() { Ok(cases.len()) } else { Err(failures.join("\n")) }
 }
 
-/// Runs an operation's case in `dtype`: `forward` maps the case's tensors to its outputs by role.
+/// Checks a case of an operation in `dtype`; `forward` maps the case's tensors to its outputs by role.
 pub fn check_operation(
     case: &GoldenCase,
     dtype: DType,
@@ -64,13 +64,13 @@ pub fn check_operation(
     for role in case.roles("inputs") {
         let raw = case.tensor("inputs", role)?;
         let differentiable = case.has("grads", role);
-        // Class indices and masks keep their dtype.
+        // Class indices and masks are not converted.
         let tensor =
             raw.to_tensor(if raw.dtype.is_float() { dtype } else { raw.dtype }, device).map_err(say)?;
         tensors.insert(role.to_string(), if differentiable { tensor.variable() } else { tensor });
     }
     for role in case.roles("buffers_in") {
-        // Counters stay where they are read and written.
+        // Counters are on the CPU, where the forward function updates them.
         let counter = role == "num_batches_tracked";
         let (dtype, device) = if counter { (DType::I64, &Device::Cpu) } else { (dtype, device) };
         let buffer = case.tensor("buffers_in", role)?.to_tensor(dtype, device).map_err(say)?;

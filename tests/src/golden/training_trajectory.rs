@@ -43,7 +43,7 @@ impl<'a> TrainingRun<'a> {
             let (mean, std) = (number(config, "mean")?, number(config, "std")?);
             let raw = case.topic.tensor("digits/images")?;
             let pixels: Vec<f32> = raw.data.iter().map(|p| ((p / 16.0 - mean) / std) as f32).collect();
-            // One channel: NCHW and NHWC are the same.
+            // With one channel NCHW and NHWC are the same.
             let images = Tensor::from_vec(pixels, [raw.shape[0], raw.shape[2], raw.shape[3], 1])?
                 .to_device(&case.topic.device)?;
             let labels = case.topic.tensor("digits/labels")?.to_tensor(DType::I64, &case.topic.device)?;
@@ -52,7 +52,7 @@ impl<'a> TrainingRun<'a> {
                     let options = EmaOptions { decay, ..EmaOptions::default() };
                     let average = Box::new(network(case, config)?);
                     let mut ema = Ema::new(&model, average, options, case.topic.device)?;
-                    // The file was made without numbers of updates, so that not even the first one copies.
+                    // The file was made with a constant decay, so that the first update does not copy.
                     ema.set_decay(decay)?;
                     Some(ema)
                 }
@@ -162,7 +162,7 @@ impl<'a> TrainingRun<'a> {
     fn gradient_norm(&self) -> fornax_engine::Result<f64> {
         let mut sum = 0.0;
         for (_, p) in named_parameters(&self.model) {
-            let grad = p.grad().expect("every parameter takes part");
+            let grad = p.grad().expect("the loss depends on every parameter");
             sum += grad.read::<f32>()?.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>();
         }
         Ok(sum.sqrt())
@@ -195,8 +195,9 @@ impl<'a> TrainingRun<'a> {
             self.images.narrow(0, start, len).map_err(say)?,
             self.labels.narrow(0, start, len).map_err(say)?,
         );
-        let judged = [("eval", Some(&self.model as &dyn Module)), ("ema", self.ema.as_ref().map(Ema::model))];
-        for (which, model) in judged {
+        let evaluated =
+            [("eval", Some(&self.model as &dyn Module)), ("ema", self.ema.as_ref().map(Ema::model))];
+        for (which, model) in evaluated {
             let Some(model) = model else { continue };
             let expected = |what: &str| &case.json[format!("{which}_{what}")];
             let logits = no_grad(|| model.forward(&x, &mut Context::eval())).map_err(say)?;
@@ -210,7 +211,7 @@ impl<'a> TrainingRun<'a> {
     }
 }
 
-/// The small network of a case, without weights.
+/// The small network of a case, with default weights.
 fn network(case: &GoldenCase, config: &Value) -> Result<ResNet, Box<dyn std::error::Error>> {
     let widths: Vec<usize> = config["widths"]
         .as_array()
@@ -233,7 +234,7 @@ fn network(case: &GoldenCase, config: &Value) -> Result<ResNet, Box<dyn std::err
     )?)
 }
 
-/// A batch mixed with itself in reverse order.
+/// Mixup of a batch with itself in reverse order.
 fn mixed(x: &Tensor, target: &Tensor, lam: f64, smoothing: f64) -> fornax_engine::Result<(Tensor, Tensor)> {
     let x = x.mul_scalar(lam)?.add(&x.flip(0)?.mul_scalar(1.0 - lam)?)?;
     Ok((x, mixup_target(target, 10, lam, smoothing)?))
