@@ -33,7 +33,7 @@ pub(crate) fn gemm_with_epilogue(
         return Ok(false);
     }
     let aux = aux.map_or(0, |slice| slice.pointer);
-    let operands = GemmOperands { a: a.pointer, b: b.pointer, d: d.pointer, bias: bias.pointer, aux: aux };
+    let operands = GemmOperands { a: a.pointer, b: b.pointer, d: d.pointer, bias: bias.pointer, aux };
     match call(gpu, &Gemm { epilogue, ..*gemm }, operands) {
         Ok(()) => Ok(true),
         Err(LibraryError::Unsupported { .. }) => Ok(false),
