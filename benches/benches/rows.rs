@@ -1,6 +1,6 @@
-//! `cargo bench -p fornax-benches -- PATTERN`: Fornax alone, by criterion. With `--features libtorch`: both, side by side.
+//! `cargo bench -p fornax-benches -- PATTERN`: Fornax alone, by criterion. With `--features libtorch`: Fornax and libtorch, interleaved.
 //!
-//! Both run on `RAYON_NUM_THREADS` threads, by default one a core.
+//! Both run on `RAYON_NUM_THREADS` threads, one per core by default.
 
 #[cfg(not(feature = "libtorch"))]
 fn main() {
@@ -10,12 +10,12 @@ fn main() {
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_secs(2))
         .configure_from_args();
-    for row in fornax_benches::cases::all() {
-        // Made when the first measurement asks for it: rows that the pattern leaves out cost nothing.
-        let mut work = None;
+    for row in fornax_benches::rows::all() {
+        // Prepared at the first measurement, so that rows that the pattern excludes cost nothing.
+        let mut prepared = None;
         criterion.bench_function(&row.to_string(), |bencher| {
-            let work = work.get_or_insert_with(|| fornax_benches::fornax::prepare(&row));
-            bencher.iter_custom(|runs| Duration::from_secs_f64((0..runs).map(|_| work().wall).sum()));
+            let run = prepared.get_or_insert_with(|| fornax_benches::fornax::prepare(&row));
+            bencher.iter_custom(|runs| Duration::from_secs_f64((0..runs).map(|_| run().wall).sum()));
         });
     }
     criterion.final_summary();
@@ -23,79 +23,89 @@ fn main() {
 
 #[cfg(feature = "libtorch")]
 fn main() -> std::io::Result<()> {
-    side_by_side::run(&side_by_side::Options::from_args())
+    comparison::run(&comparison::Options::from_args())
 }
 
 #[cfg(feature = "libtorch")]
-mod side_by_side {
-    use fornax_benches::measure::{Effort, measure};
-    use fornax_benches::report::{Finding, Report, Run, Side};
-    use fornax_benches::{cases, fornax, libtorch};
+mod comparison {
+    use fornax_benches::measure::{MeasureOptions, measure};
+    use fornax_benches::report::{ResultWriter, RowResult, RunConditions, SideResult};
+    use fornax_benches::{fornax, libtorch, rows};
     use std::path::Path;
 
-    /// What `cargo bench … -- [PATTERN…] [--rounds N] [--turn SECONDS]` asks for.
+    /// Options of `cargo bench … -- [PATTERN…] [--rounds N] [--turn SECONDS]`.
     pub struct Options {
-        /// A row is run when its name contains one of these, or there are none.
+        /// Substrings of the names of rows to run; all rows if empty.
         patterns: Vec<String>,
-        effort: Effort,
+        measure: MeasureOptions,
     }
 
     impl Options {
-        /// From the command line; ends the process when it makes no sense.
+        /// Parses the command line; exits with a usage error if it is invalid.
         pub fn from_args() -> Self {
-            let mut options = Options { patterns: vec![], effort: Effort { rounds: 7, turn: 0.2 } };
+            let mut options =
+                Options { patterns: vec![], measure: MeasureOptions { rounds: 7, min_seconds: 0.2 } };
             let mut args = std::env::args().skip(1);
             while let Some(arg) = args.next() {
                 let mut value =
-                    |name: &str| args.next().unwrap_or_else(|| refuse(&format!("{name} needs a value")));
+                    |name: &str| args.next().unwrap_or_else(|| usage_error(&format!("{name} needs a value")));
                 match arg.as_str() {
-                    // Cargo's own.
+                    // Passed by cargo.
                     "--bench" => {}
-                    "--rounds" => options.effort.rounds = number(&value("--rounds")),
-                    "--turn" => options.effort.turn = number(&value("--turn")),
-                    flag if flag.starts_with('-') => refuse(&format!("unknown option {flag}")),
+                    "--rounds" => options.measure.rounds = number(&value("--rounds")),
+                    "--turn" => options.measure.min_seconds = number(&value("--turn")),
+                    flag if flag.starts_with('-') => usage_error(&format!("unknown option {flag}")),
                     pattern => options.patterns.push(pattern.to_string()),
                 }
             }
-            if options.effort.rounds < 5 {
-                refuse("--rounds must be at least 5");
+            if options.measure.rounds < 5 {
+                usage_error("--rounds must be at least 5");
             }
             options
         }
 
-        fn wants(&self, row: &str) -> bool {
+        fn selects(&self, row: &str) -> bool {
             self.patterns.is_empty() || self.patterns.iter().any(|pattern| row.contains(pattern))
         }
     }
 
-    /// Measures and reports the rows that are asked for.
+    /// Measures the selected rows and writes their results.
     pub fn run(options: &Options) -> std::io::Result<()> {
         let threads = rayon::current_num_threads();
         if std::env::var("OMP_WAIT_POLICY").is_err() {
-            eprintln!("OMP_WAIT_POLICY is not set: libtorch's idle threads will spin while Fornax runs.");
-            eprintln!("scripts/bench-libtorch sets it, and what else makes libtorch fast.");
+            eprintln!(
+                "warning: OMP_WAIT_POLICY is not set, so libtorch's idle threads spin while Fornax runs."
+            );
+            eprintln!("Run scripts/bench-libtorch, which sets it and tunes libtorch's allocator.");
         }
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bench-rows");
-        let mut report = Report::open(&folder.join(format!("threads-{threads}.jsonl")))?;
-        for row in cases::all().iter().filter(|row| options.wants(&row.to_string())) {
+        let mut results = ResultWriter::open(&folder.join(format!("threads-{threads}.jsonl")))?;
+        for row in rows::all().iter().filter(|row| options.selects(&row.to_string())) {
             let mut sides = vec![fornax::prepare(row)];
             let (layouts, peers): (Vec<_>, Vec<_>) = libtorch::prepare(row, threads).into_iter().unzip();
             sides.extend(peers);
-            let measured = measure(&mut sides, options.effort);
+            let measured = measure(&mut sides, options.measure);
             let (ours, theirs) = measured.times.split_first().expect("Fornax is the first side");
-            let peers = layouts.iter().zip(theirs).map(|(layout, &time)| Side::new(layout.name(), time));
-            let run = Run { threads, rounds: options.effort.rounds, others: measured.others };
-            report.add(&Finding::new(row, Side::new("Fornax", *ours), peers.collect(), run))?;
+            let peers =
+                layouts.iter().zip(theirs).map(|(layout, &time)| SideResult::new(layout.name(), time));
+            let conditions =
+                RunConditions { threads, rounds: options.measure.rounds, other_load: measured.other_load };
+            results.add(&RowResult::new(
+                row,
+                SideResult::new("Fornax", *ours),
+                peers.collect(),
+                conditions,
+            ))?;
         }
         Ok(())
     }
 
     fn number<T: std::str::FromStr>(text: &str) -> T {
-        text.parse().unwrap_or_else(|_| refuse(&format!("{text} is not a number")))
+        text.parse().unwrap_or_else(|_| usage_error(&format!("{text} is not a number")))
     }
 
-    fn refuse(why: &str) -> ! {
-        eprintln!("{why}\nusage: [PATTERN…] [--rounds N] [--turn SECONDS]");
+    fn usage_error(message: &str) -> ! {
+        eprintln!("error: {message}\nusage: [PATTERN…] [--rounds N] [--turn SECONDS]");
         std::process::exit(2);
     }
 }

@@ -1,9 +1,8 @@
-//! What Fornax's speed is measured on, and how; the feature `libtorch` runs the same work through libtorch beside it.
+//! Benchmarks of Fornax; the feature `libtorch` compares them with libtorch.
 //!
-//! [`cases`] is the table of rows, [`networks`] describes the networks of the step rows as data, [`measure`] times the
-//! sides of a row in turn, [`report`] prints and records what it found. A row's name is a path
-//! (`conv2d/…/forward`, `step/resnet18-b16`), so that a pattern chooses a family or a single row.
-pub mod cases;
+//! [`rows`] is the table of rows, [`networks`] describes the networks of the step rows as data, [`measure`] times the sides of a row,
+//! interleaved, and [`report`] prints and stores the results. A row's name is a path (`conv2d/…/forward`, `step/resnet18-b16`), so that a
+//! pattern selects a group or a single row.
 pub mod fornax;
 pub mod gpu;
 #[cfg(feature = "libtorch")]
@@ -12,3 +11,4 @@ pub mod machine;
 pub mod measure;
 pub mod networks;
 pub mod report;
+pub mod rows;

@@ -1,18 +1,18 @@
-//! Times the sides of a row in turn, A B A B …, so that whatever else the machine does hits all of them.
-use crate::machine::busy_seconds;
+//! Interleaved timing of the sides of a row, A B A B …, so that other load on the machine affects all of them.
+use crate::machine::busy_cpu_seconds;
 use rustix::time::{ClockId, clock_gettime};
 use std::ops::{AddAssign, Sub};
 use std::time::Instant;
 
-/// One run of a row on one side: does what is needed and returns the time of the part that the row is about.
-pub type Work = Box<dyn FnMut() -> Time>;
+/// Runs a row once on one side and returns the time of the part that the row measures.
+pub type TimedRun = Box<dyn FnMut() -> Time>;
 
-/// Seconds that a piece of work took.
+/// Duration in seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd)]
 pub struct Time {
-    /// On the clock.
+    /// Wall-clock time.
     pub wall: f64,
-    /// On the processors, all threads together: not lengthened by other processes, but blind to waiting.
+    /// CPU time of all threads: excludes other processes, and waiting.
     pub cpu: f64,
 }
 
@@ -30,7 +30,7 @@ impl Sub for Time {
     }
 }
 
-/// Times `f`, dropping its result included: giving memory back is a part of the work.
+/// Times `f` and the drop of its result, since freeing memory is part of the work.
 pub fn time<R>(f: impl FnOnce() -> R) -> Time {
     let (wall, cpu) = (Instant::now(), cpu_seconds());
     drop(f());
@@ -42,63 +42,66 @@ fn cpu_seconds() -> f64 {
     t.tv_sec as f64 + t.tv_nsec as f64 * 1e-9
 }
 
-/// How long to measure.
+/// Rounds and duration of a measurement.
 #[derive(Clone, Copy, Debug)]
-pub struct Effort {
-    /// How often the sides take turns; the result is the median over the rounds.
+pub struct MeasureOptions {
+    /// Number of interleaved rounds; the result is the median over the rounds.
     pub rounds: usize,
-    /// Least seconds that one side's turn repeats its work for.
-    pub turn: f64,
+    /// Minimum seconds of each side per round; its run is repeated accordingly.
+    pub min_seconds: f64,
 }
 
-/// What [`measure`] found.
+/// Result of [`measure`].
 #[derive(Clone, Debug)]
-pub struct Measured {
-    /// The median time of one run of each side.
+pub struct Measurement {
+    /// Median time of a run of each side.
     pub times: Vec<Time>,
-    /// How many processors other processes kept busy meanwhile, on average: above a tenth, trust the ratio more than the
-    /// times, and the processor time more than the clock.
-    pub others: f64,
+    /// Average number of CPUs that other processes used during the measurement. Above 0.1 the ratio is more reliable than the times, and
+    /// CPU time more reliable than wall-clock time.
+    pub other_load: f64,
 }
 
-/// Measures every side of a row.
-pub fn measure(sides: &mut [Work], effort: Effort) -> Measured {
-    let repeats: Vec<usize> = sides.iter_mut().map(|work| warm_up(work, effort.turn)).collect();
-    let (started, busy, own) = (Instant::now(), busy_seconds(), cpu_seconds());
-    let mut turns = vec![Vec::with_capacity(effort.rounds); sides.len()];
-    for _ in 0..effort.rounds {
-        for (side, work) in sides.iter_mut().enumerate() {
+/// Times every side of a row, interleaved.
+pub fn measure(sides: &mut [TimedRun], options: MeasureOptions) -> Measurement {
+    let repeats: Vec<usize> = sides.iter_mut().map(|run| warm_up(run, options.min_seconds)).collect();
+    let (started, busy, own) = (Instant::now(), busy_cpu_seconds(), cpu_seconds());
+    let mut rounds = vec![Vec::with_capacity(options.rounds); sides.len()];
+    for _ in 0..options.rounds {
+        for (side, run) in sides.iter_mut().enumerate() {
             let mut sum = Time::default();
             for _ in 0..repeats[side] {
-                sum += work();
+                sum += run();
             }
             let n = repeats[side] as f64;
-            turns[side].push(Time { wall: sum.wall / n, cpu: sum.cpu / n });
+            rounds[side].push(Time { wall: sum.wall / n, cpu: sum.cpu / n });
         }
     }
-    let others = (busy_seconds() - busy) - (cpu_seconds() - own);
-    let times = turns.iter().map(|turns| Time {
-        wall: median(turns.iter().map(|t| t.wall)),
-        cpu: median(turns.iter().map(|t| t.cpu)),
+    let other_load = (busy_cpu_seconds() - busy) - (cpu_seconds() - own);
+    let times = rounds.iter().map(|rounds| Time {
+        wall: median(rounds.iter().map(|t| t.wall)),
+        cpu: median(rounds.iter().map(|t| t.cpu)),
     });
-    Measured { times: times.collect(), others: (others / started.elapsed().as_secs_f64()).max(0.0) }
+    Measurement {
+        times: times.collect(),
+        other_load: (other_load / started.elapsed().as_secs_f64()).max(0.0),
+    }
 }
 
-/// Runs `work` until its time has settled, and returns how often it fits into a turn.
-fn warm_up(work: &mut Work, turn: f64) -> usize {
+/// Warms up a side and returns its number of runs per round.
+fn warm_up(run: &mut TimedRun, min_seconds: f64) -> usize {
     // The first runs pack weights, grow memory pools and choose kernels.
     for _ in 0..2 {
-        work();
+        run();
     }
     let started = Instant::now();
     let mut runs = 0;
-    while runs == 0 || (started.elapsed().as_secs_f64() < turn && runs < 1000) {
-        work();
+    while runs == 0 || (started.elapsed().as_secs_f64() < min_seconds && runs < 1000) {
+        run();
         runs += 1;
     }
-    // By what a run costs as a whole, untimed parts included.
-    let cost = started.elapsed().as_secs_f64() / runs as f64;
-    ((turn / cost).ceil() as usize).clamp(1, 1000)
+    // Includes the untimed parts of a run.
+    let seconds_per_run = started.elapsed().as_secs_f64() / runs as f64;
+    ((min_seconds / seconds_per_run).ceil() as usize).clamp(1, 1000)
 }
 
 fn median(values: impl Iterator<Item = f64>) -> f64 {
@@ -113,14 +116,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sides_take_turns_and_the_median_ignores_an_outlier() {
-        let side = |times: Vec<f64>| -> Work {
+    fn median_over_interleaved_rounds_ignores_outlier() {
+        let side = |times: Vec<f64>| -> TimedRun {
             let mut next = times.into_iter().cycle();
             Box::new(move || Time { wall: next.next().unwrap(), cpu: 1.0 })
         };
-        // Three runs of warm-up (a turn of no length is one run), then five rounds.
+        // Three warm-up runs, then five rounds of one run each.
         let mut sides = [side(vec![0.0, 0.0, 0.0, 1.0, 2.0, 90.0, 4.0, 3.0]), side(vec![5.0; 8])];
-        let found = measure(&mut sides, Effort { rounds: 5, turn: 0.0 });
+        let found = measure(&mut sides, MeasureOptions { rounds: 5, min_seconds: 0.0 });
         assert_eq!(found.times, [Time { wall: 3.0, cpu: 1.0 }, Time { wall: 5.0, cpu: 1.0 }]);
     }
 }

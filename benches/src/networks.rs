@@ -1,12 +1,12 @@
-//! The networks of the step rows, as data: each side builds its layers from the same description.
+//! Networks of the step rows, as data: each side builds its layers from the same description.
 
-/// Of the step and update rows: small, so that parameters stay where a step costs what it costs in training.
+/// Learning rate of the step and update rows; small, so that parameters and activations keep realistic values.
 pub const LEARNING_RATE: f64 = 1e-3;
 
-/// One layer, or one residual block.
+/// Layer or residual block.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Layer {
-    /// Convolution without bias, square kernel, padding `kernel / 2`.
+pub enum LayerSpec {
+    /// Convolution without bias, with a square kernel and padding `kernel / 2`.
     Conv {
         /// Input channels.
         c_in: usize,
@@ -14,7 +14,7 @@ pub enum Layer {
         c_out: usize,
         /// Kernel height and width.
         kernel: usize,
-        /// Distance between windows.
+        /// Stride.
         stride: usize,
         /// Channel groups; `c_in` for depthwise.
         groups: usize,
@@ -23,13 +23,13 @@ pub enum Layer {
     BatchNorm(usize, Activation),
     /// `activation(batch_norm(body(x)) + shortcut(x))`; an empty shortcut is the identity.
     Residual {
-        /// The layers before the last batch norm.
-        body: Vec<Layer>,
+        /// Layers before the last batch norm.
+        body: Vec<LayerSpec>,
         /// Channels of the last batch norm, which adds the shortcut.
         channels: usize,
-        /// The layers of the shortcut.
-        shortcut: Vec<Layer>,
-        /// What follows the addition.
+        /// Layers of the shortcut.
+        shortcut: Vec<LayerSpec>,
+        /// Activation after the addition.
         activation: Activation,
     },
     /// Max pooling, 3×3 windows, stride 2, padding 1.
@@ -38,14 +38,14 @@ pub enum Layer {
     AvgPool,
     /// Mean over height and width: `[n, h, w, c]` to `[n, c]`.
     GlobalPool,
-    /// Fully connected with bias, from and to so many features.
+    /// Fully connected layer with bias: input and output features.
     Linear(usize, usize),
 }
 
-/// What follows a batch norm.
+/// Activation after a batch norm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
-    /// Nothing.
+    /// No activation.
     Identity,
     /// `max(x, 0)`.
     Relu,
@@ -53,7 +53,7 @@ pub enum Activation {
     Relu6,
 }
 
-/// A network and the images that it is measured on.
+/// Network with the image size and batch size of its row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Network {
     /// Three 3×3 convolutions on 28×28×1, batch 256.
@@ -64,14 +64,14 @@ pub enum Network {
     Resnet18,
     /// timm's `resnet50d` at 224, batch 8.
     Resnet50d,
-    /// timm's `resnet50` at 224, batch 256: for GPUs.
+    /// timm's `resnet50` at 224, batch 256; GPU rows only.
     Resnet50,
     /// timm's `mobilenetv2_100` at 224, batch 16.
     MobileNetV2,
 }
 
 impl Network {
-    /// Those of the CPU's tables, in their order.
+    /// Networks of the CPU rows, in the order of the tables.
     pub const ALL: [Network; 5] = [
         Network::SmallCnn,
         Network::Resnet18Cifar,
@@ -80,7 +80,7 @@ impl Network {
         Network::MobileNetV2,
     ];
 
-    /// Name in rows and on the command line.
+    /// Name in row names and on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Network::SmallCnn => "small-cnn",
@@ -92,7 +92,7 @@ impl Network {
         }
     }
 
-    /// Extents of the batch, `[n, h, w, c]`.
+    /// Shape of the batch, `[n, h, w, c]`.
     pub fn input(self) -> [usize; 4] {
         match self {
             Network::SmallCnn => [256, 28, 28, 1],
@@ -111,14 +111,14 @@ impl Network {
         }
     }
 
-    /// The layers, input first.
-    pub fn layers(self) -> Vec<Layer> {
+    /// Layers, from input to output.
+    pub fn layers(self) -> Vec<LayerSpec> {
         match self {
             Network::SmallCnn => small_cnn(),
             Network::Resnet18Cifar => resnet18(conv_bn(3, 64, 3, 1), self.classes()),
             Network::Resnet18 => {
                 let mut stem = conv_bn(3, 64, 7, 2);
-                stem.push(Layer::MaxPool);
+                stem.push(LayerSpec::MaxPool);
                 resnet18(stem, self.classes())
             }
             Network::Resnet50d => resnet50d(),
@@ -128,31 +128,31 @@ impl Network {
     }
 }
 
-/// Number of trained parameters.
-pub fn parameters(layers: &[Layer]) -> usize {
+/// Number of trainable parameters.
+pub fn parameter_count(layers: &[LayerSpec]) -> usize {
     layers
         .iter()
         .map(|layer| match layer {
-            Layer::Conv { c_in, c_out, kernel, groups, .. } => c_out * kernel * kernel * (c_in / groups),
-            Layer::BatchNorm(channels, _) => 2 * channels,
-            Layer::Residual { body, channels, shortcut, .. } => {
-                parameters(body) + 2 * channels + parameters(shortcut)
+            LayerSpec::Conv { c_in, c_out, kernel, groups, .. } => c_out * kernel * kernel * (c_in / groups),
+            LayerSpec::BatchNorm(channels, _) => 2 * channels,
+            LayerSpec::Residual { body, channels, shortcut, .. } => {
+                parameter_count(body) + 2 * channels + parameter_count(shortcut)
             }
-            Layer::Linear(inputs, outputs) => (inputs + 1) * outputs,
-            Layer::MaxPool | Layer::AvgPool | Layer::GlobalPool => 0,
+            LayerSpec::Linear(inputs, outputs) => (inputs + 1) * outputs,
+            LayerSpec::MaxPool | LayerSpec::AvgPool | LayerSpec::GlobalPool => 0,
         })
         .sum()
 }
 
-fn small_cnn() -> Vec<Layer> {
+fn small_cnn() -> Vec<LayerSpec> {
     let mut layers = conv_bn(1, 32, 3, 1);
     layers.extend(conv_bn(32, 64, 3, 2));
     layers.extend(conv_bn(64, 128, 3, 2));
-    layers.extend([Layer::GlobalPool, Layer::Linear(128, 10)]);
+    layers.extend([LayerSpec::GlobalPool, LayerSpec::Linear(128, 10)]);
     layers
 }
 
-fn resnet18(stem: Vec<Layer>, classes: usize) -> Vec<Layer> {
+fn resnet18(stem: Vec<LayerSpec>, classes: usize) -> Vec<LayerSpec> {
     let mut layers = stem;
     let mut c_in = 64;
     for (stage, c_out) in [64, 128, 256, 512].into_iter().enumerate() {
@@ -163,18 +163,23 @@ fn resnet18(stem: Vec<Layer>, classes: usize) -> Vec<Layer> {
             let shortcut = if c_in == c_out {
                 vec![]
             } else {
-                vec![conv(c_in, c_out, 1, stride), Layer::BatchNorm(c_out, Activation::Identity)]
+                vec![conv(c_in, c_out, 1, stride), LayerSpec::BatchNorm(c_out, Activation::Identity)]
             };
-            layers.push(Layer::Residual { body, channels: c_out, shortcut, activation: Activation::Relu });
+            layers.push(LayerSpec::Residual {
+                body,
+                channels: c_out,
+                shortcut,
+                activation: Activation::Relu,
+            });
             c_in = c_out;
         }
     }
-    layers.extend([Layer::GlobalPool, Layer::Linear(512, classes)]);
+    layers.extend([LayerSpec::GlobalPool, LayerSpec::Linear(512, classes)]);
     layers
 }
 
-/// timm's `resnet50d`: a stem of three 3×3 convolutions, and 2×2 averages before a strided shortcut's 1×1 convolution.
-fn resnet50d() -> Vec<Layer> {
+/// timm's `resnet50d`: a stem of three 3×3 convolutions, and 2×2 average pooling before a strided shortcut's 1×1 convolution.
+fn resnet50d() -> Vec<LayerSpec> {
     let mut stem = conv_bn(3, 32, 3, 2);
     stem.extend(conv_bn(32, 32, 3, 1));
     stem.extend(conv_bn(32, 64, 3, 1));
@@ -182,14 +187,15 @@ fn resnet50d() -> Vec<Layer> {
 }
 
 /// timm's `resnet50`.
-fn resnet50() -> Vec<Layer> {
+fn resnet50() -> Vec<LayerSpec> {
     bottlenecks(conv_bn(3, 64, 7, 2), false)
 }
 
-/// The stages of ResNet-50 behind a stem; `averages` puts 2×2 averages before a strided shortcut's convolution, which is strided otherwise.
-fn bottlenecks(stem: Vec<Layer>, averages: bool) -> Vec<Layer> {
+/// Stages of ResNet-50 after a stem. With `avg_down`, a strided shortcut is 2×2 average pooling and a 1×1 convolution, otherwise a strided
+/// 1×1 convolution.
+fn bottlenecks(stem: Vec<LayerSpec>, avg_down: bool) -> Vec<LayerSpec> {
     let mut layers = stem;
-    layers.push(Layer::MaxPool);
+    layers.push(LayerSpec::MaxPool);
     let mut c_in = 64;
     for (stage, (width, blocks)) in [(64, 3), (128, 4), (256, 6), (512, 3)].into_iter().enumerate() {
         let c_out = 4 * width;
@@ -199,24 +205,29 @@ fn bottlenecks(stem: Vec<Layer>, averages: bool) -> Vec<Layer> {
             body.extend(conv_bn(width, width, 3, stride));
             body.push(conv(width, c_out, 1, 1));
             let mut shortcut = vec![];
-            if stride == 2 && averages {
-                shortcut.push(Layer::AvgPool);
+            if stride == 2 && avg_down {
+                shortcut.push(LayerSpec::AvgPool);
             }
             if block == 0 {
-                shortcut.push(conv(c_in, c_out, 1, if averages { 1 } else { stride }));
-                shortcut.push(Layer::BatchNorm(c_out, Activation::Identity));
+                shortcut.push(conv(c_in, c_out, 1, if avg_down { 1 } else { stride }));
+                shortcut.push(LayerSpec::BatchNorm(c_out, Activation::Identity));
             }
-            layers.push(Layer::Residual { body, channels: c_out, shortcut, activation: Activation::Relu });
+            layers.push(LayerSpec::Residual {
+                body,
+                channels: c_out,
+                shortcut,
+                activation: Activation::Relu,
+            });
             c_in = c_out;
         }
     }
-    layers.extend([Layer::GlobalPool, Layer::Linear(2048, 1000)]);
+    layers.extend([LayerSpec::GlobalPool, LayerSpec::Linear(2048, 1000)]);
     layers
 }
 
 /// timm's `mobilenetv2_100`: inverted residuals, no activation after the projection.
-fn mobilenet_v2() -> Vec<Layer> {
-    let bn6 = |channels| Layer::BatchNorm(channels, Activation::Relu6);
+fn mobilenet_v2() -> Vec<LayerSpec> {
+    let bn6 = |channels| LayerSpec::BatchNorm(channels, Activation::Relu6);
     let mut layers = vec![conv(3, 32, 3, 2), bn6(32)];
     let mut c_in = 32;
     let stages = [
@@ -233,28 +244,28 @@ fn mobilenet_v2() -> Vec<Layer> {
             let stride = if block == 0 { first_stride } else { 1 };
             let width = expansion * c_in;
             let mut body = if expansion > 1 { vec![conv(c_in, width, 1, 1), bn6(width)] } else { vec![] };
-            body.push(Layer::Conv { c_in: width, c_out: width, kernel: 3, stride, groups: width });
+            body.push(LayerSpec::Conv { c_in: width, c_out: width, kernel: 3, stride, groups: width });
             body.extend([bn6(width), conv(width, c_out, 1, 1)]);
             if stride == 1 && c_in == c_out {
                 let activation = Activation::Identity;
-                layers.push(Layer::Residual { body, channels: c_out, shortcut: vec![], activation });
+                layers.push(LayerSpec::Residual { body, channels: c_out, shortcut: vec![], activation });
             } else {
                 layers.extend(body);
-                layers.push(Layer::BatchNorm(c_out, Activation::Identity));
+                layers.push(LayerSpec::BatchNorm(c_out, Activation::Identity));
             }
             c_in = c_out;
         }
     }
-    layers.extend([conv(320, 1280, 1, 1), bn6(1280), Layer::GlobalPool, Layer::Linear(1280, 1000)]);
+    layers.extend([conv(320, 1280, 1, 1), bn6(1280), LayerSpec::GlobalPool, LayerSpec::Linear(1280, 1000)]);
     layers
 }
 
-fn conv(c_in: usize, c_out: usize, kernel: usize, stride: usize) -> Layer {
-    Layer::Conv { c_in, c_out, kernel, stride, groups: 1 }
+fn conv(c_in: usize, c_out: usize, kernel: usize, stride: usize) -> LayerSpec {
+    LayerSpec::Conv { c_in, c_out, kernel, stride, groups: 1 }
 }
 
-fn conv_bn(c_in: usize, c_out: usize, kernel: usize, stride: usize) -> Vec<Layer> {
-    vec![conv(c_in, c_out, kernel, stride), Layer::BatchNorm(c_out, Activation::Relu)]
+fn conv_bn(c_in: usize, c_out: usize, kernel: usize, stride: usize) -> Vec<LayerSpec> {
+    vec![conv(c_in, c_out, kernel, stride), LayerSpec::BatchNorm(c_out, Activation::Relu)]
 }
 
 #[cfg(test)]
@@ -262,9 +273,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parameter_counts_are_those_of_the_reference_models() {
-        let counts = Network::ALL.map(|network| parameters(&network.layers()));
+    fn parameter_counts_match_reference_models() {
+        let counts = Network::ALL.map(|network| parameter_count(&network.layers()));
         assert_eq!(counts, [94_186, 11_173_962, 11_689_512, 25_576_264, 3_504_872]);
-        assert_eq!(parameters(&Network::Resnet50.layers()), 25_557_032);
+        assert_eq!(parameter_count(&Network::Resnet50.layers()), 25_557_032);
     }
 }

@@ -1,15 +1,14 @@
-/* A libcuda.so.1 with nothing behind it: enough for cuDNN to load, to answer heuristics and to build plans on a machine that
- * has no driver. There is no device; but the module loader says that it succeeded, so that the kernels that cuDNN compiles at
- * run time count as loaded. */
+/* Stub of libcuda.so.1 with which cuDNN loads, runs its heuristics and builds plans on a machine without a driver. It has no
+ * device, but module loading succeeds, so that kernels that cuDNN compiles at run time count as loaded. */
 
 enum { SUCCESS = 0, NO_DEVICE = 100 };
 
-/* What pointers to modules, functions and kernels that are never used point to. */
+/* Dummy handle of modules, functions and kernels. */
 static void *const nothing = (void *)8;
 
 #define NO_DEVICE_FOR(name) int name(void) { return NO_DEVICE; }
 
-/* Needed by cuDNN's libraries in order to load at all. */
+/* Symbols that cuDNN's libraries are linked against. */
 NO_DEVICE_FOR(cuGetErrorString)
 NO_DEVICE_FOR(cuTensorMapEncodeIm2col)
 NO_DEVICE_FOR(cuTensorMapEncodeTiled)
@@ -31,7 +30,7 @@ int cuModuleUnload(void *module) {
     return SUCCESS;
 }
 
-/* Looked up by name when heuristics or plans are asked for. */
+/* Symbols that heuristics and plans look up by name. */
 int cuLibraryLoadData(void **library, const void *code) {
     (void)code;
     *library = nothing;

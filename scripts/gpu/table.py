@@ -1,4 +1,4 @@
-"""One Markdown table from the JSON lines of gpu_rows and torch_rows: milliseconds, ratios, and shares of the copy's bandwidth."""
+"""Markdown tables from the JSON lines of gpu_rows and torch_rows.py: milliseconds, ratios, and fractions of the copy bandwidth."""
 import json
 import sys
 
@@ -10,39 +10,39 @@ def main(paths):
             if not line.startswith("{"):
                 continue
             entry = json.loads(line)
-            row = rows.setdefault(entry["row"], {"bytes": 0, "items": 0, "ways": {}})
-            row["ways"][entry["way"]] = entry["seconds"]
+            row = rows.setdefault(entry["row"], {"bytes": 0, "items": 0, "variants": {}})
+            row["variants"][entry["variant"]] = entry["seconds"]
             for key in ["bytes", "items"]:
                 row[key] = max(row[key], entry.get(key) or 0)
     copy = rows.get("copy/1GiB")
-    ceiling = copy["bytes"] / copy["ways"]["fornax-fused"] if copy else None
+    copy_bandwidth = copy["bytes"] / copy["variants"]["fornax-fused"] if copy else None
     operations = {name: row for name, row in rows.items() if not name.startswith("step/")}
     print("## Operations\n")
-    print("Milliseconds; a ratio above 1 means that Fornax, fused, is faster. The share is of the bandwidth of a copy within the device's")
-    print("memory, for the fewest bytes that the operation can move.\n")
-    print("| row | fused | unfused | torch eager | torch.compile | to eager | to compile | share of copy |")
+    print("Milliseconds; above a ratio of 1, fused Fornax is faster. The last column is the effective bandwidth, for the minimum number of")
+    print("bytes that the operation moves, as a fraction of the bandwidth of a copy within device memory.\n")
+    print("| row | fused | unfused | torch eager | torch.compile | eager ratio | compile ratio | fraction of copy bandwidth |")
     print("|---|--:|--:|--:|--:|--:|--:|--:|")
     for name, row in operations.items():
-        ways = row["ways"]
-        fused = ways.get("fornax-fused")
-        cells = [milliseconds(ways.get(w)) for w in ["fornax-fused", "fornax-unfused", "torch-eager", "torch-compile"]]
-        cells += [ratio(ways.get("torch-eager"), fused), ratio(ways.get("torch-compile"), fused)]
-        share = f"{100 * row['bytes'] / fused / ceiling:.0f}%" if fused and ceiling and row["bytes"] else ""
-        print(f"| {name} | " + " | ".join(cells + [share]) + " |")
+        seconds = row["variants"]
+        fused = seconds.get("fornax-fused")
+        cells = [milliseconds(seconds.get(v)) for v in ["fornax-fused", "fornax-unfused", "torch-eager", "torch-compile"]]
+        cells += [ratio(seconds.get("torch-eager"), fused), ratio(seconds.get("torch-compile"), fused)]
+        fraction = f"{100 * row['bytes'] / fused / copy_bandwidth:.0f}%" if fused and copy_bandwidth and row["bytes"] else ""
+        print(f"| {name} | " + " | ".join(cells + [fraction]) + " |")
     if copy:
-        print(f"\nCopy: {ceiling / 1e9:,.0f} GB/s.")
+        print(f"\nCopy: {copy_bandwidth / 1e9:,.0f} GB/s.")
     print("\n## Training steps\n")
-    print("Images per second.\n")
-    print("| row | eager | graph | torch eager | torch.compile | graph to eager | graph to compile |")
+    print("Images per second; above a ratio of 1, Fornax with a CUDA graph is faster.\n")
+    print("| row | eager | CUDA graph | torch eager | torch.compile | eager ratio | compile ratio |")
     print("|---|--:|--:|--:|--:|--:|--:|")
     for name, row in rows.items():
         if not name.startswith("step/"):
             continue
-        ways = row["ways"]
+        seconds = row["variants"]
         order = ["fornax-eager", "fornax-graph", "torch-eager", "torch-compile"]
-        cells = [f"{row['items'] / ways[w]:,.0f}" if w in ways else "" for w in order]
-        graph = ways.get("fornax-graph")
-        cells += [ratio(ways.get("torch-eager"), graph), ratio(ways.get("torch-compile"), graph)]
+        cells = [f"{row['items'] / seconds[v]:,.0f}" if v in seconds else "" for v in order]
+        graph = seconds.get("fornax-graph")
+        cells += [ratio(seconds.get("torch-eager"), graph), ratio(seconds.get("torch-compile"), graph)]
         print(f"| {name} | " + " | ".join(cells) + " |")
 
 

@@ -1,4 +1,4 @@
-"""The rows of gpu_rows through PyTorch: eager, channels-last, and torch.compile; one JSON line each."""
+"""Runs the rows of gpu_rows in PyTorch, channels-last, eager and with torch.compile; prints one JSON line each."""
 import json
 import statistics
 import sys
@@ -13,37 +13,37 @@ DEVICE = "cpu" if SMOKE else "cuda"
 DTYPES = {"f16": torch.float16, "bf16": torch.bfloat16}
 
 
-def of(full, smoke):
+def size_of(full, smoke):
     return smoke if SMOKE else full
 
 
-def wait():
+def synchronize():
     if DEVICE == "cuda":
         torch.cuda.synchronize()
 
 
-def timed(work, least=0.03):
-    """Seconds of one run: the median over rounds."""
-    for _ in range(of(5, 1)):
+def timed(work, min_seconds=0.03):
+    """Seconds of one run, the median over rounds."""
+    for _ in range(size_of(5, 1)):
         work()
-    wait()
+    synchronize()
 
     def runs(n):
         start = time.perf_counter()
         for _ in range(n):
             work()
-        wait()
+        synchronize()
         return (time.perf_counter() - start) / n
 
-    n = of(max(1, int(least / max(runs(1), 1e-7))), 1)
-    return statistics.median(runs(n) for _ in range(of(7, 1)))
+    n = size_of(max(1, int(min_seconds / max(runs(1), 1e-7))), 1)
+    return statistics.median(runs(n) for _ in range(size_of(7, 1)))
 
 
-def report(row, way, seconds, **more):
-    print(json.dumps({"row": row, "way": f"torch-{way}", "seconds": seconds, **more}), flush=True)
+def report(row, variant, seconds, **more):
+    print(json.dumps({"row": row, "variant": f"torch-{variant}", "seconds": seconds, **more}), flush=True)
 
 
-def ways(function):
+def variants(function):
     yield "eager", function
     if not SMOKE:
         torch._dynamo.reset()
@@ -53,15 +53,14 @@ def ways(function):
 def operation(row, function, inputs, upstream, backward):
     if PATTERN not in row:
         return
-    for way, run in ways(function):
+    for variant, run in variants(function):
         def work():
             y = run(*inputs)
             if backward:
                 torch.autograd.grad(y, [t for t in inputs if t.requires_grad], upstream if y.dim() else None)
 
-        # Gradients are asked for or not recorded at all.
         with torch.set_grad_enabled(backward):
-            report(row, way, timed(work))
+            report(row, variant, timed(work))
 
 
 def random(*shape, dtype, grad=True):
@@ -70,7 +69,7 @@ def random(*shape, dtype, grad=True):
 
 def batch_norms(name, dtype):
     for h, c in [(56, 64), (28, 512), (14, 1024), (7, 2048)]:
-        n, h = of(256, 2), of(h, 3)
+        n, h = size_of(256, 2), size_of(h, 3)
         for residual in [False, True]:
             for backward in [False, True]:
                 def images(grad=True):
@@ -94,7 +93,7 @@ def batch_norms(name, dtype):
 
 
 def prepare(name, dtype):
-    n, size = of(256, 2), of(224, 6)
+    n, size = size_of(256, 2), size_of(224, 6)
     images = torch.randint(0, 256, (n, 3, size, size), device=DEVICE, dtype=torch.uint8)
     images = images.to(memory_format=torch.channels_last)
     mean = torch.tensor([0.485, 0.456, 0.406], device=DEVICE).view(1, 3, 1, 1) * 255
@@ -112,18 +111,18 @@ def prepare(name, dtype):
 def others(name, dtype):
     for backward in [False, True]:
         direction = "forward+backward" if backward else "forward"
-        n = of(1024, 4)
+        n = size_of(1024, 4)
         target = torch.arange(n, device=DEVICE) * 7919 % 1000
         logits = random(n, 1000, dtype=dtype)
         loss = lambda x: F.cross_entropy(x.float(), target, label_smoothing=0.1)
         operation(f"cross_entropy/{n}x1000/{name}/{direction}", loss, [logits], None, backward)
-        n = of(256, 1)
+        n = size_of(256, 1)
         x, dy = random(n, 28, 28, 256, dtype=dtype), random(n, 28, 28, 256, dtype=dtype, grad=False)
         operation(f"silu/{n}x28x28x256/{name}/{direction}", F.silu, [x], dy, backward)
         r, scale, shift = random(n, 28, 28, 256, dtype=dtype), random(256, dtype=dtype), random(256, dtype=dtype)
         expression = lambda x, s, b, r: F.silu(x * s + b) + r
         operation(f"expression/{n}x28x28x256/{name}/{direction}", expression, [x, scale, shift, r], dy, backward)
-        n = of(256 * 196, 4)
+        n = size_of(256 * 196, 4)
         w1, b1 = random(1536, 384, dtype=dtype), random(1536, dtype=dtype)
         w2, b2 = random(384, 1536, dtype=dtype), random(384, dtype=dtype)
         x, dy = random(n, 384, dtype=dtype), random(n, 384, dtype=dtype, grad=False)
@@ -183,14 +182,14 @@ def step(name, half, dtype):
     if PATTERN not in row:
         return
     n, size = {"resnet50": (256, 224), "resnet18-cifar": (64, 32)}[name]
-    n, size = of(n, 2), of(size, 32)
-    for way in ["eager"] if SMOKE else ["eager", "compile"]:
+    n, size = size_of(n, 2), size_of(size, 32)
+    for variant in ["eager"] if SMOKE else ["eager", "compile"]:
         torch.manual_seed(0)
         torch._dynamo.reset()
         model, classes = network(name)
         parameters = sum(p.numel() for p in model.parameters())
         assert parameters == {"resnet50": 25_557_032, "resnet18-cifar": 11_173_962}[name], parameters
-        run = model if way == "eager" else torch.compile(model, mode="max-autotune")
+        run = model if variant == "eager" else torch.compile(model, mode="max-autotune")
         optimizer = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9, weight_decay=1e-4, fused=not SMOKE)
         scaler = torch.amp.GradScaler(DEVICE, enabled=dtype == torch.float16 and not SMOKE)
         images = torch.randn(n, 3, size, size, device=DEVICE).to(memory_format=torch.channels_last)
@@ -205,13 +204,13 @@ def step(name, half, dtype):
             scaler.update()
             return loss.item()
 
-        report(row, way, timed(work, least=1.0), items=n)
+        report(row, variant, timed(work, min_seconds=1.0), items=n)
 
 
 def main():
     torch.backends.cudnn.benchmark = True
     with torch.no_grad():
-        n = of(256 << 20, 1 << 10)
+        n = size_of(256 << 20, 1 << 10)
         a, b = torch.zeros(n, device=DEVICE), torch.empty(n, device=DEVICE)
         if PATTERN in "copy/1GiB":
             report("copy/1GiB", "eager", timed(lambda: b.copy_(a)), bytes=8 * n)

@@ -1,14 +1,14 @@
-//! Memory of a network's training steps on one side, in a process of its own.
+//! Memory of a network's training steps on one side, in a separate process.
 //!
 //!     step_memory SIDE NETWORK [STEPS]
 //!
-//! SIDE is `fornax`, or `libtorch-nhwc` or `libtorch-nchw` with the feature `libtorch`. Prints one JSON line: the peak
-//! after all steps, and page faults and growth a step after three steps of warm-up.
+//! SIDE is `fornax`, or `libtorch-nhwc` or `libtorch-nchw` with the feature `libtorch`. STEPS defaults to 10. Prints one JSON line: peak
+//! memory after all steps, and page faults and growth per step after three warm-up steps.
 use fornax_benches::fornax;
 use fornax_benches::machine::{memory, page_faults, peak_memory};
 use fornax_benches::networks::Network;
 
-/// Steps before faults and growth count: the first fill pools, and every parameter's momentum.
+/// Warm-up steps, which fill memory pools and allocate momentum.
 const WARM_UP: u64 = 3;
 
 fn main() {
@@ -23,7 +23,7 @@ fn main() {
     for _ in 0..WARM_UP {
         step();
     }
-    let (faults, held) = (page_faults(), memory());
+    let (start_faults, start_memory) = (page_faults(), memory());
     let mut loss = f64::NAN;
     for _ in 0..steps {
         loss = step();
@@ -33,14 +33,14 @@ fn main() {
         "network": network.name(),
         "steps": steps,
         "peak_bytes": peak_memory(),
-        "page_faults_a_step": (page_faults() - faults) as f64 / steps as f64,
-        "growth_bytes_a_step": (memory() as f64 - held as f64) / steps as f64,
+        "page_faults_per_step": (page_faults() - start_faults) as f64 / steps as f64,
+        "growth_bytes_per_step": (memory() as f64 - start_memory as f64) / steps as f64,
         "loss": loss,
     });
     println!("{row}");
 }
 
-/// One training step of a side, which returns the loss.
+/// Function that runs a training step of a side and returns the loss.
 fn side_of(side: &str, network: Network) -> Box<dyn FnMut() -> f64> {
     match side {
         "fornax" => {

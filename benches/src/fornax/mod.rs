@@ -1,28 +1,28 @@
-//! Every row through Fornax.
+//! Rows in Fornax.
 mod network;
 
-pub use network::{Network, TrainingStep};
+pub use network::{Sequential, TrainingStep};
 
-use crate::cases::{Pass, Row};
-use crate::measure::{Work, time};
+use crate::measure::{TimedRun, time};
+use crate::rows::{Pass, Row};
 use fornax_engine::{DType, Tensor, no_grad};
 use fornax_tests::cases::Case;
 use std::rc::Rc;
 
-/// The row, ready to run on rayon's threads.
-pub fn prepare(row: &Row) -> Work {
+/// Prepares a row to run on rayon's threads.
+pub fn prepare(row: &Row) -> TimedRun {
     match row {
         Row::Step(network) => {
             let mut step = TrainingStep::new(*network);
             Box::new(move || time(|| step.run()))
         }
-        Row::Update(optimizer, network) => network::update(*optimizer, *network),
+        Row::Update(optimizer, network) => network::update_run(*optimizer, *network),
         Row::Operation(case, pass) => operation(case.clone(), *pass),
     }
 }
 
-fn operation(case: Rc<Case>, pass: Pass) -> Work {
-    let mut operands = done(case.tensors(DType::F32));
+fn operation(case: Rc<Case>, pass: Pass) -> TimedRun {
+    let mut operands = unwrap(case.tensors(DType::F32));
     if let Pass::BackwardTo(chosen) = pass {
         operands = operands
             .iter()
@@ -31,18 +31,18 @@ fn operation(case: Rc<Case>, pass: Pass) -> Work {
             .collect();
     }
     if pass == Pass::Forward {
-        return Box::new(move || no_grad(|| time(|| done((case.run)(&operands)))));
+        return Box::new(move || no_grad(|| time(|| unwrap((case.run)(&operands)))));
     }
-    let upstream = no_grad(|| done(case.upstream(&done((case.run)(&operands)), DType::F32)));
+    let upstream = no_grad(|| unwrap(case.upstream(&unwrap((case.run)(&operands)), DType::F32)));
     Box::new(move || {
-        let y = done((case.run)(&operands));
-        let spent = time(|| done(y.backward_from(&upstream)));
+        let y = unwrap((case.run)(&operands));
+        let elapsed = time(|| unwrap(y.backward_from(&upstream)));
         operands.iter().for_each(Tensor::zero_grad);
-        spent
+        elapsed
     })
 }
 
-/// A bench has nobody to hand an error to.
-fn done<T, E: std::fmt::Display>(result: Result<T, E>) -> T {
+/// Unwraps a result; panics with the error's message.
+fn unwrap<T, E: std::fmt::Display>(result: Result<T, E>) -> T {
     result.unwrap_or_else(|error| panic!("{error}"))
 }

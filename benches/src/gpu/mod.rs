@@ -1,5 +1,5 @@
-//! What is measured on a GPU: fused operations beside their compositions, and training steps. `scripts/gpu-suite` runs the same rows
-//! through PyTorch in the same minutes, and makes one table of both.
+//! Rows for GPUs: fused operations compared with compositions of single operations, and training steps. `scripts/gpu-suite` also runs them
+//! in PyTorch and writes a table of both.
 pub mod operations;
 pub mod steps;
 
@@ -7,67 +7,65 @@ use fornax_engine::cuda::CudaGraph;
 use fornax_engine::{Device, Result};
 use std::time::Instant;
 
-/// One row: the same work done in several ways.
-pub struct Row {
-    /// Its name, which PyTorch's side uses too.
+/// Row of the GPU benchmarks: the same computation in several variants.
+pub struct GpuRow {
+    /// Name, the same as in `scripts/gpu/torch_rows.py`.
     pub name: String,
-    /// The fewest bytes that the work moves; 0 where that says nothing.
+    /// Minimum number of bytes that the computation moves; 0 if bandwidth does not bound it.
     pub bytes: usize,
-    /// What a time is divided into for a speed, in units of `unit`: images, say.
-    pub items: usize,
-    /// The ways, by name.
-    pub ways: Vec<(&'static str, Way)>,
+    /// Variants by name.
+    pub variants: Vec<(&'static str, Variant)>,
 }
 
-/// Does the work once on a device, without waiting for it.
-pub type Way = Box<dyn FnMut() -> Result<()>>;
+/// Queues the computation once on a device, without synchronising.
+pub type Variant = Box<dyn FnMut() -> Result<()>>;
 
-/// Sizes to measure with.
+/// Problem sizes of the rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scale {
-    /// Those of a training run on a large GPU.
+pub enum ProblemSize {
+    /// Sizes of a training run on a large GPU.
     Full,
-    /// So small that the emulated device runs every row: it shows that the suite works, and no speed.
+    /// Small sizes, with which the emulated device tests the suite; their times are meaningless.
     Smoke,
 }
 
-impl Scale {
-    pub(crate) fn of(self, full: usize, smoke: usize) -> usize {
-        if self == Scale::Full { full } else { smoke }
+impl ProblemSize {
+    pub(crate) fn pick(self, full: usize, smoke: usize) -> usize {
+        if self == ProblemSize::Full { full } else { smoke }
     }
 }
 
-/// Seconds that one run of each way takes: the median of rounds in which all ways take turns.
-pub fn measure(row: &mut Row, device: &Device, recorded: bool, scale: Scale) -> Result<Vec<f64>> {
-    let mut turns: Vec<Box<dyn FnMut() -> Result<()> + '_>> = vec![];
-    for (_, way) in &mut row.ways {
+/// Seconds per run of each variant: medians over interleaved rounds. With `capture`, each variant is captured as a CUDA graph and replayed.
+pub fn measure(row: &mut GpuRow, device: &Device, capture: bool, size: ProblemSize) -> Result<Vec<f64>> {
+    let mut runs: Vec<Box<dyn FnMut() -> Result<()> + '_>> = vec![];
+    for (_, variant) in &mut row.variants {
         // Compiles kernels, plans convolutions, fills the memory pool.
-        (0..2).try_for_each(|_| way())?;
+        (0..2).try_for_each(|_| variant())?;
         device.synchronize()?;
-        if recorded {
-            let graph = CudaGraph::capture(device, &mut *way)?;
-            turns.push(Box::new(move || graph.replay()));
+        if capture {
+            let graph = CudaGraph::capture(device, &mut *variant)?;
+            runs.push(Box::new(move || graph.replay()));
         } else {
-            turns.push(Box::new(way));
+            runs.push(Box::new(variant));
         }
     }
-    let ways = turns.len();
-    let mut timed = |turn: usize, runs: usize| -> Result<f64> {
+    let variants = runs.len();
+    let mut timed = |variant: usize, repeats: usize| -> Result<f64> {
         let started = Instant::now();
-        (0..runs).try_for_each(|_| turns[turn]())?;
+        (0..repeats).try_for_each(|_| runs[variant]())?;
         device.synchronize()?;
-        Ok(started.elapsed().as_secs_f64() / runs as f64)
+        Ok(started.elapsed().as_secs_f64() / repeats as f64)
     };
-    let mut runs: Vec<usize> = vec![];
-    for turn in 0..ways {
-        let once = timed(turn, 1)?.max(1e-7);
-        runs.push(if scale == Scale::Full { (0.03 / once).ceil() as usize } else { 1 });
+    let mut repeats: Vec<usize> = vec![];
+    for variant in 0..variants {
+        let once = timed(variant, 1)?.max(1e-7);
+        repeats.push(if size == ProblemSize::Full { (0.03 / once).ceil() as usize } else { 1 });
     }
-    let rounds = scale.of(7, 1);
-    let mut times = vec![vec![]; runs.len()];
+    let rounds = size.pick(7, 1);
+    let mut times = vec![vec![]; repeats.len()];
     for _ in 0..rounds {
-        for (turn, runs) in runs.iter().enumerate() {
-            times[turn].push(timed(turn, *runs)?);
+        for (variant, repeats) in repeats.iter().enumerate() {
+            times[variant].push(timed(variant, *repeats)?);
         }
     }
     Ok(times.into_iter().map(median).collect())

@@ -1,39 +1,39 @@
-//! Operations: fused, and as compositions of single ones.
-use super::{Row, Scale, Way};
+//! Operations, fused and as compositions of single operations.
+use super::{GpuRow, ProblemSize, Variant};
 use fornax_engine::random::{RngKey, RngStream};
 use fornax_engine::{
     Activation, BatchNorm, DType, Device, EraseMode, ImageChange, ImagePreparation, Result, Tensor, fuse,
 };
 
-/// Every row, forward alone and forward with backward.
-pub fn rows(device: &Device, scale: Scale) -> Result<Vec<Row>> {
-    let mut rows = vec![copy(device, scale)?];
+/// All rows, forward alone and forward with backward.
+pub fn rows(device: &Device, size: ProblemSize) -> Result<Vec<GpuRow>> {
+    let mut rows = vec![copy(device, size)?];
     for dtype in [DType::F16, DType::BF16] {
-        rows.push(prepare(scale.of(256, 2), scale.of(224, 6), dtype, device)?);
+        rows.push(prepare(size.pick(256, 2), size.pick(224, 6), dtype, device)?);
         for [h, c] in [[56, 64], [28, 512], [14, 1024], [7, 2048]] {
             for residual in [false, true] {
                 for backward in [false, true] {
-                    let shape = [scale.of(256, 2), scale.of(h, 3), scale.of(h, 3), c];
+                    let shape = [size.pick(256, 2), size.pick(h, 3), size.pick(h, 3), c];
                     rows.push(batch_norm(shape, dtype, residual, backward, device)?);
                 }
             }
         }
         for backward in [false, true] {
-            rows.push(cross_entropy(scale.of(1024, 4), dtype, backward, device)?);
-            rows.push(activation(scale.of(256, 1), dtype, backward, device)?);
-            rows.push(expression(scale.of(256, 1), dtype, backward, device)?);
-            rows.push(mlp(scale.of(256 * 196, 4), dtype, backward, device)?);
+            rows.push(cross_entropy(size.pick(1024, 4), dtype, backward, device)?);
+            rows.push(activation(size.pick(256, 1), dtype, backward, device)?);
+            rows.push(expression(size.pick(256, 1), dtype, backward, device)?);
+            rows.push(mlp(size.pick(256 * 196, 4), dtype, backward, device)?);
         }
     }
     Ok(rows)
 }
 
-/// The ceiling: a copy within the device's memory.
-fn copy(device: &Device, scale: Scale) -> Result<Row> {
-    let n = scale.of(256 << 20, 1 << 10);
+/// Copy within device memory, the maximum bandwidth.
+fn copy(device: &Device, size: ProblemSize) -> Result<GpuRow> {
+    let n = size.pick(256 << 20, 1 << 10);
     let [from, to] = [Tensor::zeros([n], DType::F32, device)?, Tensor::zeros([n], DType::F32, device)?];
-    let way: Way = Box::new(move || to.copy_from(&from));
-    Ok(Row { name: "copy/1GiB".into(), bytes: 8 * n, items: 0, ways: vec![("fused", way)] })
+    let variant: Variant = Box::new(move || to.copy_from(&from));
+    Ok(GpuRow { name: "copy/1GiB".into(), bytes: 8 * n, variants: vec![("fused", variant)] })
 }
 
 fn batch_norm(
@@ -42,7 +42,7 @@ fn batch_norm(
     residual: bool,
     backward: bool,
     device: &Device,
-) -> Result<Row> {
+) -> Result<GpuRow> {
     let [n, h, w, c] = shape;
     let size = n * h * w * c * dtype.size();
     let x = random(&shape, dtype, device)?.variable();
@@ -51,7 +51,7 @@ fn batch_norm(
     let vector = |value| Tensor::full([c], value, DType::F32, device);
     let (weight, bias) = (vector(1.0)?.variable(), vector(0.5)?.variable());
     let (mean, var) = (vector(0.0)?, vector(1.0)?);
-    let way = |fused: bool| -> Way {
+    let variant = |fused: bool| -> Variant {
         let (x, r, dy) = (x.clone(), r.clone(), dy.clone());
         let (weight, bias, mean, var) = (weight.clone(), bias.clone(), mean.clone(), var.clone());
         Box::new(move || {
@@ -78,8 +78,8 @@ fn batch_norm(
             Ok(())
         })
     };
-    // Forward: x twice, the residual, y. Backward: x and dy twice, dx, and the residual's gradient, which the second pass reads for dy.
-    // The masks are a sixteenth.
+    // Forward: x twice, the residual, y. Backward: x and dy twice, dx, and the residual's gradient, which the second pass reads in place of
+    // dy. Masks, a sixteenth of x, are not counted.
     let forward = 3 + usize::from(residual);
     let passes = forward + if backward { 5 + usize::from(residual) } else { 0 };
     let name = format!(
@@ -87,16 +87,15 @@ fn batch_norm(
         if residual { "_add" } else { "" },
         direction(backward)
     );
-    Ok(Row {
+    Ok(GpuRow {
         name,
         bytes: passes * size,
-        items: 0,
-        ways: vec![("fused", way(true)), ("unfused", way(false))],
+        variants: vec![("fused", variant(true)), ("unfused", variant(false))],
     })
 }
 
-/// Images from bytes: mixed by mixup, normalised, and erased in a box.
-fn prepare(n: usize, size: usize, dtype: DType, device: &Device) -> Result<Row> {
+/// Image preparation from bytes: mixup, normalisation and random erasing of a box.
+fn prepare(n: usize, size: usize, dtype: DType, device: &Device) -> Result<GpuRow> {
     let shape = [n, size, size, 3];
     let bytes: Vec<u8> = (0..shape.iter().product()).map(|i: usize| (i * 7919 % 251) as u8).collect();
     let x = Tensor::from_vec(bytes, shape)?.to_device(device)?;
@@ -109,30 +108,24 @@ fn prepare(n: usize, size: usize, dtype: DType, device: &Device) -> Result<Row> 
     };
     let rows = ImageChange::rows(&(0..n).map(change).collect::<Vec<_>>(), 1)?.to_device(device)?;
     let bytes = x.numel() * (2 + dtype.size());
-    let way: Way = Box::new(move || {
-        let draws = RngStream::new(RngKey::new(0, "erase"), 0, 0);
+    let variant: Variant = Box::new(move || {
+        let rng = RngStream::new(RngKey::new(0, "erase"), 0, 0);
         let (mean, std) = (&[0.485, 0.456, 0.406], &[0.229, 0.224, 0.225]);
-        let how = ImagePreparation {
-            white: 255,
-            mean,
-            std,
-            rounded: false,
-            erase_mode: EraseMode::Const,
-            rng: draws,
-        };
+        let how =
+            ImagePreparation { white: 255, mean, std, rounded: false, erase_mode: EraseMode::Const, rng };
         x.prepare_images(&rows, &how, dtype).map(drop)
     });
     let name = format!("prepare/{n}x{size}x{size}x3/{dtype}/forward");
-    Ok(Row { name, bytes, items: 0, ways: vec![("fused", way)] })
+    Ok(GpuRow { name, bytes, variants: vec![("fused", variant)] })
 }
 
-fn cross_entropy(n: usize, dtype: DType, backward: bool, device: &Device) -> Result<Row> {
+fn cross_entropy(n: usize, dtype: DType, backward: bool, device: &Device) -> Result<GpuRow> {
     const CLASSES: usize = 1000;
     let x = random(&[n, CLASSES], dtype, device)?.variable();
     let classes: Vec<i64> = (0..n).map(|i| (i * 7919 % CLASSES) as i64).collect();
     let target = Tensor::from_vec(classes, [n])?.to_device(device)?;
     let one_hot = target.one_hot(CLASSES, 1.0, 0.0, DType::F32)?;
-    let way = |fused: bool| -> Way {
+    let variant = |fused: bool| -> Variant {
         let (x, target, one_hot) = (x.clone(), target.clone(), one_hot.clone());
         Box::new(move || {
             let loss = if fused {
@@ -143,7 +136,7 @@ fn cross_entropy(n: usize, dtype: DType, backward: bool, device: &Device) -> Res
                 nll.add(&log.sum_all()?.mul_scalar(-0.1 / (n * CLASSES) as f64)?)?
             };
             if backward {
-                // Any scalar on the device will do for an upstream gradient.
+                // The upstream gradient's value does not matter.
                 loss.backward_from(&loss.detach())?;
                 x.zero_grad();
             }
@@ -153,14 +146,14 @@ fn cross_entropy(n: usize, dtype: DType, backward: bool, device: &Device) -> Res
     let passes = if backward { 3 } else { 1 };
     let name = format!("cross_entropy/{n}x{CLASSES}/{dtype}/{}", direction(backward));
     let bytes = passes * n * CLASSES * dtype.size();
-    Ok(Row { name, bytes, items: 0, ways: vec![("fused", way(true)), ("unfused", way(false))] })
+    Ok(GpuRow { name, bytes, variants: vec![("fused", variant(true)), ("unfused", variant(false))] })
 }
 
-fn activation(n: usize, dtype: DType, backward: bool, device: &Device) -> Result<Row> {
+fn activation(n: usize, dtype: DType, backward: bool, device: &Device) -> Result<GpuRow> {
     let shape = [n, 28, 28, 256];
     let (x, dy) = (random(&shape, dtype, device)?.variable(), random(&shape, dtype, device)?);
     let bytes = x.numel() * dtype.size() * if backward { 5 } else { 2 };
-    let way = |fused: bool| -> Way {
+    let variant = |fused: bool| -> Variant {
         let (x, dy) = (x.clone(), dy.clone());
         Box::new(move || {
             let y = if fused { x.silu()? } else { x.mul(&x.sigmoid()?)? };
@@ -172,22 +165,22 @@ fn activation(n: usize, dtype: DType, backward: bool, device: &Device) -> Result
         })
     };
     let name = format!("silu/{n}x28x28x256/{dtype}/{}", direction(backward));
-    Ok(Row { name, bytes, items: 0, ways: vec![("fused", way(true)), ("unfused", way(false))] })
+    Ok(GpuRow { name, bytes, variants: vec![("fused", variant(true)), ("unfused", variant(false))] })
 }
 
-/// What nobody wrote a kernel for: `silu(x * scale + shift) + r`, scale and shift by channel, as one generated kernel.
-fn expression(n: usize, dtype: DType, backward: bool, device: &Device) -> Result<Row> {
+/// Fused expression `silu(x * scale + shift) + r`, with scale and shift by channel, as one generated kernel.
+fn expression(n: usize, dtype: DType, backward: bool, device: &Device) -> Result<GpuRow> {
     let shape = [n, 28, 28, 256];
     let tensor = |shape: &[usize]| random(shape, dtype, device).map(|t| t.variable());
     let (x, r, dy) = (tensor(&shape)?, tensor(&shape)?, random(&shape, dtype, device)?);
     let (scale, shift) = (tensor(&[256])?, tensor(&[256])?);
-    // x, r, y; x, r, dy, dx, dr. The gradient of r is that of y, which nothing need copy.
+    // Forward: x, r, y. Backward: x, dy, dx; the gradient of r is dy itself, without a copy.
     let bytes = x.numel() * dtype.size() * if backward { 6 } else { 3 };
     let fused = fuse::expression(|[x, scale, shift, r]| {
         let z = x * scale + shift;
         z * fuse::sigmoid(z) + r
     });
-    let way = |is_fused: bool| -> Way {
+    let variant = |is_fused: bool| -> Variant {
         let (x, r, dy, scale, shift) = (x.clone(), r.clone(), dy.clone(), scale.clone(), shift.clone());
         let fused = fused.clone();
         Box::new(move || {
@@ -203,11 +196,11 @@ fn expression(n: usize, dtype: DType, backward: bool, device: &Device) -> Result
         })
     };
     let name = format!("expression/{n}x28x28x256/{dtype}/{}", direction(backward));
-    Ok(Row { name, bytes, items: 0, ways: vec![("fused", way(true)), ("unfused", way(false))] })
+    Ok(GpuRow { name, bytes, variants: vec![("fused", variant(true)), ("unfused", variant(false))] })
 }
 
-/// The two layers of a vision transformer's block, with GELU by tanh between them.
-fn mlp(rows: usize, dtype: DType, backward: bool, device: &Device) -> Result<Row> {
+/// MLP of a vision transformer block: two linear layers with tanh-approximated GELU between them.
+fn mlp(rows: usize, dtype: DType, backward: bool, device: &Device) -> Result<GpuRow> {
     const WIDTH: usize = 384;
     let tensor = |shape: &[usize]| random(shape, dtype, device)?.mul_scalar(0.05).map(|t| t.variable());
     let (x, dy) = (tensor(&[rows, WIDTH])?, random(&[rows, WIDTH], dtype, device)?);
@@ -217,7 +210,7 @@ fn mlp(rows: usize, dtype: DType, backward: bool, device: &Device) -> Result<Row
         tensor(&[WIDTH, 4 * WIDTH])?,
         tensor(&[WIDTH])?,
     ];
-    let way = |fused: bool| -> Way {
+    let variant = |fused: bool| -> Variant {
         let (x, dy, [w1, b1, w2, b2]) = (x.clone(), dy.clone(), parameters.clone());
         Box::new(move || {
             let gelu = Activation::GeluTanh;
@@ -233,7 +226,7 @@ fn mlp(rows: usize, dtype: DType, backward: bool, device: &Device) -> Result<Row
         })
     };
     let name = format!("mlp/{rows}x{WIDTH}/{dtype}/{}", direction(backward));
-    Ok(Row { name, bytes: 0, items: 0, ways: vec![("fused", way(true)), ("unfused", way(false))] })
+    Ok(GpuRow { name, bytes: 0, variants: vec![("fused", variant(true)), ("unfused", variant(false))] })
 }
 
 fn direction(backward: bool) -> &'static str {
@@ -242,9 +235,9 @@ fn direction(backward: bool) -> &'static str {
 
 fn random(shape: &[usize], dtype: DType, device: &Device) -> Result<Tensor> {
     let n = shape.iter().product();
-    // A period of random numbers is as good as all, and quick to make.
-    let mut draws = RngStream::new(RngKey::new(0, "rows"), 0, 0);
-    let period: Vec<f32> = (0..65_521).map(|_| draws.normal()).collect();
+    // Repeats a sequence of random numbers, which is faster than sampling every element.
+    let mut rng = RngStream::new(RngKey::new(0, "rows"), 0, 0);
+    let period: Vec<f32> = (0..65_521).map(|_| rng.normal()).collect();
     let values: Vec<f32> = period.iter().copied().cycle().take(n).collect();
     Tensor::from_vec(values, shape)?.to_device(device)?.to_dtype(dtype)
 }

@@ -1,10 +1,10 @@
-//! libtorch's counterparts of activations, normalisations, pooling and interpolation. Images are `[n, c, h, w]` here.
-use super::operation::Function;
+//! Activations, normalisations, pooling and interpolation in libtorch. Images are `[n, c, h, w]`.
+use super::operation::OperationFn;
 use fornax_tests::cases::Case;
 use tch::{Kind, Tensor};
 
-/// The counterpart of a case of these families; constants are those of the table.
-pub(super) fn counterpart(case: &Case) -> Option<Function> {
+/// libtorch's counterpart of a case with one of these operations; constants equal the table's.
+pub(super) fn counterpart(case: &Case) -> Option<OperationFn> {
     let variant = case.variant.as_str();
     match case.op {
         "activate" => Some(Box::new(activation(variant.trim_end_matches("-large"))?)),
@@ -47,7 +47,7 @@ fn activation(name: &str) -> Option<fn(&[Tensor]) -> Tensor> {
         "sigmoid" => |t| t[0].sigmoid(),
         "mish" => |t| t[0].mish(),
         "tanh" => |t| t[0].tanh(),
-        // tch's leaky_relu takes no slope.
+        // tch's leaky_relu has no negative_slope argument.
         "leaky_relu" => |t| t[0].prelu(&Tensor::from_slice(&[0.1f32])),
         "softplus" => |t| t[0].softplus(),
         "selu" => |t| t[0].selu(),
@@ -57,7 +57,7 @@ fn activation(name: &str) -> Option<fn(&[Tensor]) -> Tensor> {
     })
 }
 
-/// In place, as timm's models have it.
+/// In-place activation, as in timm's models.
 fn activation_in_place(name: &str) -> Option<fn(Tensor) -> Tensor> {
     Some(match name {
         "relu" => |mut y| y.relu_(),
@@ -75,7 +75,7 @@ fn batch_norm(t: &[Tensor], residual: bool, activate: fn(Tensor) -> Tensor) -> T
     activate(y)
 }
 
-/// Kernel, stride and padding of a pool.
+/// Kernel, stride and padding of a pooling case.
 fn window(variant: &str) -> ([i64; 2], [i64; 2], [i64; 2]) {
     if variant.starts_with("3x3s2p1") { ([3; 2], [2; 2], [1; 2]) } else { ([2; 2], [2; 2], [0; 2]) }
 }
@@ -105,7 +105,7 @@ fn global_pool(name: &str) -> Option<fn(&[Tensor]) -> Tensor> {
     })
 }
 
-/// To 56×56, twice the size of the table's images.
+/// Interpolation to 56×56, twice the size of the table's images.
 fn interpolation(name: &str) -> Option<fn(&[Tensor]) -> Tensor> {
     const SIZE: [i64; 2] = [56, 56];
     Some(match name {

@@ -1,7 +1,7 @@
-//! The peer: the rows through libtorch, by tch.
+//! Rows in libtorch, by tch.
 //!
-//! Images reach libtorch as `[n, c, h, w]` in either memory order. tch has no `memory_format`; a contiguous
-//! `[n, h, w, c]` tensor seen through `permute` is what PyTorch calls channels-last, and libtorch's operations keep to it.
+//! Images are `[n, c, h, w]` in either memory format. tch has no `memory_format`; `permute` of a contiguous `[n, h, w, c]` tensor has
+//! PyTorch's channels-last strides, which libtorch's operations preserve.
 mod image;
 mod network;
 mod operation;
@@ -9,16 +9,16 @@ mod operation;
 pub use network::TrainingStep;
 pub use operation::Operation;
 
-use crate::cases::{Pass, Row};
-use crate::measure::{Time, Work, time};
+use crate::measure::{Time, TimedRun, time};
+use crate::rows::{Pass, Row};
 use tch::{Device, Kind, Tensor};
 
-/// Memory order of image batches and convolution weights.
+/// Memory format of image batches and convolution weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
-    /// Row-major as `[n, h, w, c]` and `[out, kh, kw, in]`.
+    /// Contiguous as `[n, h, w, c]` and `[out, kh, kw, in]`.
     ChannelsLast,
-    /// Row-major as `[n, c, h, w]` and `[out, in, kh, kw]`: libtorch's default.
+    /// Contiguous as `[n, c, h, w]` and `[out, in, kh, kw]`: libtorch's default.
     ChannelsFirst,
 }
 
@@ -31,13 +31,13 @@ impl Layout {
         }
     }
 
-    /// A row-major `[n, h, w, c]` tensor as `[n, c, h, w]` in this order in memory.
+    /// Converts a contiguous `[n, h, w, c]` tensor to `[n, c, h, w]` in this memory format.
     fn arrange(self, nhwc: &Tensor) -> Tensor {
         let nchw = nhwc.permute([0, 3, 1, 2]);
         match self {
             Layout::ChannelsLast => nchw,
-            // The view sets the strides of a row-major tensor: a 1×1 kernel is row-major in both senses, and with the
-            // other strides libtorch would take it, and then the images, as channels-last.
+            // The view sets default strides. A 1×1 kernel is contiguous in both formats, and with the other strides libtorch would treat
+            // it, and then the images, as channels-last.
             Layout::ChannelsFirst => nchw.contiguous().view(-1).view(nchw.size().as_slice()),
         }
     }
@@ -45,12 +45,12 @@ impl Layout {
 
 const FLOAT: (Kind, Device) = (Kind::Float, Device::Cpu);
 
-/// Operations whose gradient libtorch returns as a view, expanded, permuted or narrowed, for the next operation to pay for.
-const VIEWED: [&str; 3] = ["sum", "permute", "concat"];
+/// Operations whose gradient libtorch returns as a view (expanded, permuted or narrowed), which does no work.
+const VIEW_GRADIENT_OPS: [&str; 3] = ["sum", "permute", "concat"];
 
-/// The row in each layout in which it differs, ready to run on `threads` threads; the better one is the peer. Empty
-/// when libtorch has no such operation, or does none of its work.
-pub fn prepare(row: &Row, threads: usize) -> Vec<(Layout, Work)> {
+/// Prepares a row in each memory format that makes a difference, to run on `threads` threads. Empty if libtorch lacks the operation or
+/// returns a view.
+pub fn prepare(row: &Row, threads: usize) -> Vec<(Layout, TimedRun)> {
     tch::set_num_threads(threads as i32);
     tch::manual_seed(0);
     let layouts = [Layout::ChannelsLast, Layout::ChannelsFirst];
@@ -58,22 +58,22 @@ pub fn prepare(row: &Row, threads: usize) -> Vec<(Layout, Work)> {
         Row::Step(network) => layouts
             .map(|layout| {
                 let mut step = TrainingStep::new(*network, layout);
-                (layout, Box::new(move || time(|| step.run())) as Work)
+                (layout, Box::new(move || time(|| step.run())) as TimedRun)
             })
             .into(),
         Row::Update(optimizer, network) => vec![(layouts[0], network::update(*optimizer, *network))],
         Row::Operation(case, pass) => {
-            if *pass != Pass::Forward && VIEWED.contains(&case.op) {
+            if *pass != Pass::Forward && VIEW_GRADIENT_OPS.contains(&case.op) {
                 return vec![];
             }
-            let count = if Operation::is_of_images(case) { 2 } else { 1 };
+            let count = if Operation::has_image_layout(case) { 2 } else { 1 };
             let prepare = |&layout| Some((layout, timed(Operation::new(case, layout)?, *pass)));
             layouts[..count].iter().filter_map(prepare).collect()
         }
     }
 }
 
-fn timed(operation: Operation, pass: Pass) -> Work {
+fn timed(operation: Operation, pass: Pass) -> TimedRun {
     match pass {
         Pass::Forward => Box::new(move || tch::no_grad(|| time(|| operation.run()))),
         Pass::Backward => backward(operation.with_gradients(|_| true)),
@@ -81,11 +81,11 @@ fn timed(operation: Operation, pass: Pass) -> Work {
     }
 }
 
-/// The row of a backward pass from an upstream gradient to the operands that have one.
+/// Prepares the row of a backward pass from an upstream gradient to the operands that require a gradient.
 ///
-/// tch cannot hand an upstream gradient to `autograd::grad`, so the graph ends in `sum(y * upstream)`, whose backward
-/// writes `1 * upstream`. What that takes is measured by itself each time and subtracted.
-fn backward(operation: Operation) -> Work {
+/// tch cannot pass an upstream gradient to `autograd::grad`, so the graph ends in `sum(y * upstream)`, whose backward pass writes
+/// `1 * upstream`. Each run also measures that alone, and subtracts it.
+fn backward(operation: Operation) -> TimedRun {
     let (upstream, alone) = tch::no_grad(|| {
         let y = operation.run();
         (y.randn_like(), y.randn_like().set_requires_grad(true))
@@ -100,15 +100,15 @@ fn backward(operation: Operation) -> Work {
     })
 }
 
-/// `sum(y * upstream)`, over both in memory order, which is the same.
+/// `sum(y * upstream)`, in the memory order that both tensors share.
 fn weighted_sum(y: &Tensor, upstream: &Tensor) -> Tensor {
     in_memory_order(y).dot(&in_memory_order(upstream))
 }
 
-/// The elements as one axis, without a copy.
+/// View of the elements as one axis, in memory order.
 ///
 /// # Panics
-/// When the tensor is neither row-major nor channels-last: then an operation left the layout that is being measured.
+/// If the tensor is neither contiguous nor channels-last, since an operation then changed the layout that is measured.
 fn in_memory_order(t: &Tensor) -> Tensor {
     if t.is_contiguous() { t.view(-1) } else { t.permute([0, 2, 3, 1]).view(-1) }
 }

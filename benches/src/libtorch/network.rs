@@ -1,16 +1,16 @@
-//! Training steps of the networks, and optimizer updates of their parameters.
+//! Training steps of the networks, and optimizer updates of their parameters, in libtorch.
 use super::{FLOAT, Layout, weighted_sum};
-use crate::cases::Optimizer;
-use crate::measure::{Work, time};
-use crate::networks::{Activation, LEARNING_RATE, Layer, Network};
+use crate::measure::{TimedRun, time};
+use crate::networks::{Activation, LEARNING_RATE, LayerSpec, Network};
+use crate::rows::Optimizer;
 use tch::nn::{self, OptimizerConfig, VarStore};
 use tch::{Kind, Reduction, Tensor};
 
-/// A network with its optimizer and one batch of random images.
+/// Network with optimizer and one batch of random images.
 pub struct TrainingStep {
     layout: Layout,
-    layers: Vec<Built>,
-    /// In the order of the layers, which is Fornax's.
+    layers: Vec<Layer>,
+    /// Parameters in the order of the layers, which is Fornax's.
     parameters: Vec<Tensor>,
     optimizer: nn::Optimizer,
     images: Tensor,
@@ -18,19 +18,19 @@ pub struct TrainingStep {
 }
 
 impl TrainingStep {
-    /// Builds the network in libtorch.
+    /// Builds the network.
     pub fn new(network: Network, layout: Layout) -> Self {
         let mut builder = Builder { layout, variables: VarStore::new(FLOAT.1), parameters: vec![] };
         let layers = builder.layers(&network.layers());
         let sgd = nn::sgd(0.9, 0.0, 0.0, false);
-        let optimizer = sgd.build(&builder.variables, LEARNING_RATE).expect("SGD takes these variables");
+        let optimizer = sgd.build(&builder.variables, LEARNING_RATE).expect("SGD accepts these variables");
         let images = layout.arrange(&Tensor::randn(network.input().map(|extent| extent as i64), FLOAT));
         let target =
             Tensor::randint(network.classes() as i64, [network.input()[0] as i64], (Kind::Int64, FLOAT.1));
         TrainingStep { layout, layers, parameters: builder.parameters, optimizer, images, target }
     }
 
-    /// Takes over parameters in the order of the layers, images and class indices, all as Fornax holds them: channels-last.
+    /// Copies parameters in the order of the layers, images and class indices, all in Fornax's channels-last layout.
     pub fn copy_from(&mut self, parameters: &[Vec<f32>], images: &[f32], target: &[i64]) {
         assert_eq!(self.parameters.len(), parameters.len());
         tch::no_grad(|| {
@@ -44,7 +44,7 @@ impl TrainingStep {
         self.target = Tensor::from_slice(target);
     }
 
-    /// The elements of each parameter, in the order of the layers, as Fornax holds them.
+    /// Elements of each parameter, in the order of the layers and in Fornax's layout.
     pub fn parameters(&self) -> Vec<Vec<f32>> {
         let elements = |t: &Tensor| {
             Vec::<f32>::try_from(self.as_fornax(t).contiguous().view(-1)).expect("parameters are f32")
@@ -52,7 +52,7 @@ impl TrainingStep {
         self.parameters.iter().map(elements).collect()
     }
 
-    /// A view of a parameter with Fornax's order of axes.
+    /// View of a parameter with Fornax's order of axes.
     fn as_fornax(&self, parameter: &Tensor) -> Tensor {
         let values = parameter.detach();
         match self.layout {
@@ -61,7 +61,7 @@ impl TrainingStep {
         }
     }
 
-    /// Forward, cross entropy, backward, update; returns the loss.
+    /// Runs forward pass, cross entropy, backward pass and update; returns the loss.
     pub fn run(&mut self) -> f64 {
         let logits = forward(&self.layers, self.layout, self.images.shallow_clone());
         let loss = logits.cross_entropy_loss::<&Tensor>(&self.target, None, Reduction::Mean, -100, 0.0);
@@ -72,8 +72,8 @@ impl TrainingStep {
     }
 }
 
-/// The row of one optimizer update, from gradients that stay.
-pub(super) fn update(optimizer: Optimizer, network: Network) -> Work {
+/// Prepares the row of an optimizer update, with constant gradients.
+pub(super) fn update(optimizer: Optimizer, network: Network) -> TimedRun {
     let mut builder =
         Builder { layout: Layout::ChannelsLast, variables: VarStore::new(FLOAT.1), parameters: vec![] };
     builder.layers(&network.layers());
@@ -81,18 +81,18 @@ pub(super) fn update(optimizer: Optimizer, network: Network) -> Work {
         Optimizer::Sgd => nn::sgd(0.9, 0.0, 0.0, false).build(&builder.variables, LEARNING_RATE),
         Optimizer::AdamW => nn::adamw(0.9, 0.999, 0.01).build(&builder.variables, LEARNING_RATE),
     }
-    .expect("the optimizer takes these variables");
+    .expect("the optimizer accepts these variables");
     for variable in builder.variables.trainable_variables() {
         weighted_sum(&variable, &variable.randn_like()).backward();
     }
     Box::new(move || time(|| optimizer.step()))
 }
 
-/// A layer with its parameters.
-enum Built {
+/// Layer with its parameters.
+enum Layer {
     Conv { weight: Tensor, stride: i64, padding: i64, groups: i64 },
     BatchNorm(BatchNorm, Activation),
-    Residual { body: Vec<Built>, last: BatchNorm, shortcut: Vec<Built>, activation: Activation },
+    Residual { body: Vec<Layer>, last: BatchNorm, shortcut: Vec<Layer>, activation: Activation },
     MaxPool,
     AvgPool,
     GlobalPool,
@@ -120,37 +120,37 @@ struct Builder {
 }
 
 impl Builder {
-    fn layers(&mut self, layers: &[Layer]) -> Vec<Built> {
+    fn layers(&mut self, layers: &[LayerSpec]) -> Vec<Layer> {
         layers.iter().map(|layer| self.layer(layer)).collect()
     }
 
-    fn layer(&mut self, layer: &Layer) -> Built {
+    fn layer(&mut self, layer: &LayerSpec) -> Layer {
         match layer {
-            &Layer::Conv { c_in, c_out, kernel, stride, groups } => {
+            &LayerSpec::Conv { c_in, c_out, kernel, stride, groups } => {
                 let weight = self.conv_weight(c_out as i64, kernel as i64, (c_in / groups) as i64);
-                Built::Conv {
+                Layer::Conv {
                     weight,
                     stride: stride as i64,
                     padding: kernel as i64 / 2,
                     groups: groups as i64,
                 }
             }
-            &Layer::BatchNorm(channels, activation) => {
-                Built::BatchNorm(self.batch_norm(channels), activation)
+            &LayerSpec::BatchNorm(channels, activation) => {
+                Layer::BatchNorm(self.batch_norm(channels), activation)
             }
-            Layer::Residual { body, channels, shortcut, activation } => Built::Residual {
+            LayerSpec::Residual { body, channels, shortcut, activation } => Layer::Residual {
                 body: self.layers(body),
                 last: self.batch_norm(*channels),
                 shortcut: self.layers(shortcut),
                 activation: *activation,
             },
-            Layer::MaxPool => Built::MaxPool,
-            Layer::AvgPool => Built::AvgPool,
-            Layer::GlobalPool => Built::GlobalPool,
-            &Layer::Linear(inputs, outputs) => {
+            LayerSpec::MaxPool => Layer::MaxPool,
+            LayerSpec::AvgPool => Layer::AvgPool,
+            LayerSpec::GlobalPool => Layer::GlobalPool,
+            &LayerSpec::Linear(inputs, outputs) => {
                 let scale = (inputs as f64).powf(-0.5);
                 let weight = Tensor::randn([outputs as i64, inputs as i64], FLOAT) * scale;
-                Built::Linear {
+                Layer::Linear {
                     weight: self.variable(weight),
                     bias: self.variable(Tensor::zeros([outputs as i64], FLOAT)),
                 }
@@ -158,7 +158,7 @@ impl Builder {
         }
     }
 
-    /// A variable that is contiguous in the chosen order, so that gradients, which arrive in it, need no copy.
+    /// Convolution weight that is contiguous in the chosen layout, so that its gradient has the same layout and needs no copy.
     fn conv_weight(&mut self, c_out: i64, kernel: i64, group_in: i64) -> Tensor {
         let shape = match self.layout {
             Layout::ChannelsLast => [c_out, kernel, kernel, group_in],
@@ -186,9 +186,9 @@ impl Builder {
     }
 }
 
-fn forward(layers: &[Built], layout: Layout, x: Tensor) -> Tensor {
+fn forward(layers: &[Layer], layout: Layout, x: Tensor) -> Tensor {
     layers.iter().fold(x, |x, layer| match layer {
-        Built::Conv { weight, stride, padding, groups } => {
+        Layer::Conv { weight, stride, padding, groups } => {
             let weight = match layout {
                 Layout::ChannelsLast => &weight.permute([0, 3, 1, 2]),
                 Layout::ChannelsFirst => weight,
@@ -196,20 +196,20 @@ fn forward(layers: &[Built], layout: Layout, x: Tensor) -> Tensor {
             let [stride, padding] = [[*stride; 2], [*padding; 2]];
             x.conv2d(weight, None::<&Tensor>, stride, padding, [1, 1], *groups)
         }
-        Built::BatchNorm(norm, activation) => activate(norm.forward(&x), *activation),
-        Built::Residual { body, last, shortcut, activation } => {
+        Layer::BatchNorm(norm, activation) => activate(norm.forward(&x), *activation),
+        Layer::Residual { body, last, shortcut, activation } => {
             let shortcut = forward(shortcut, layout, x.shallow_clone());
             let mut y = last.forward(&forward(body, layout, x));
             activate(y.g_add_(&shortcut), *activation)
         }
-        Built::MaxPool => x.max_pool2d([3, 3], [2, 2], [1, 1], [1, 1], false),
-        Built::AvgPool => x.avg_pool2d([2, 2], [2, 2], [0, 0], false, true, None),
-        Built::GlobalPool => x.adaptive_avg_pool2d([1, 1]).flatten(1, -1),
-        Built::Linear { weight, bias } => x.linear(weight, Some(bias)),
+        Layer::MaxPool => x.max_pool2d([3, 3], [2, 2], [1, 1], [1, 1], false),
+        Layer::AvgPool => x.avg_pool2d([2, 2], [2, 2], [0, 0], false, true, None),
+        Layer::GlobalPool => x.adaptive_avg_pool2d([1, 1]).flatten(1, -1),
+        Layer::Linear { weight, bias } => x.linear(weight, Some(bias)),
     })
 }
 
-/// In place, as timm's models have it.
+/// In-place activation, as in timm's models.
 fn activate(mut x: Tensor, activation: Activation) -> Tensor {
     match activation {
         Activation::Identity => x,

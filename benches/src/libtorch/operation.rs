@@ -1,45 +1,45 @@
-//! Single operations: libtorch's counterpart of each timed row of the table of cases, on the same numbers.
+//! Single operations: libtorch's counterparts of the large cases, on the same operands.
 use super::{Layout, image, weighted_sum};
-use crate::cases::option;
+use crate::rows::option;
 use fornax_engine::DType;
 use fornax_tests::cases::Case;
 use tch::{Kind, Reduction, Tensor};
 
-/// From operands to the result.
-pub(super) type Function = Box<dyn Fn(&[Tensor]) -> Tensor>;
+/// Computes the result from the operands.
+pub(super) type OperationFn = Box<dyn Fn(&[Tensor]) -> Tensor>;
 
-/// An operation with its operands.
+/// Operation with its operands.
 pub struct Operation {
     layout: Option<Layout>,
     operands: Vec<Tensor>,
     differentiable: Vec<bool>,
-    run: Function,
+    run: OperationFn,
 }
 
 impl Operation {
-    /// The counterpart of a case, in a layout; none when there is no counterpart.
+    /// libtorch's counterpart of a case, in a layout; `None` if it has no counterpart.
     pub fn new(case: &Case, layout: Layout) -> Option<Operation> {
         let run = counterpart(case)?;
-        let layout = Self::is_of_images(case).then_some(layout);
+        let layout = Self::has_image_layout(case).then_some(layout);
         let operands = case.tensors(DType::F32).unwrap_or_else(|error| panic!("{error}"));
         let operands = operands.iter().map(|operand| arranged(layout, from_fornax(operand))).collect();
         let differentiable = case.inputs.iter().map(|input| input.differentiable).collect();
         Some(Operation { layout, operands, differentiable, run })
     }
 
-    /// True when axes of rank-4 operands have the meaning `[n, h, w, c]`, so that layouts differ.
-    pub fn is_of_images(case: &Case) -> bool {
-        let families =
+    /// True if rank-4 operands are images `[n, h, w, c]`, so that layouts differ.
+    pub fn has_image_layout(case: &Case) -> bool {
+        let image_ops =
             ["conv2d", "batch_norm", "group_norm", "max_pool", "avg_pool", "global_pool", "interpolate"];
-        families.iter().any(|family| case.op.starts_with(family))
+        image_ops.iter().any(|op| case.op.starts_with(op))
     }
 
-    /// The result.
+    /// Computes the result.
     pub fn run(&self) -> Tensor {
         (self.run)(&self.operands)
     }
 
-    /// The result, and the gradients of `sum(result * upstream)`, all as Fornax holds them: row-major, channels-last.
+    /// Result, and gradients of `sum(result * upstream)`, all in Fornax's layout: contiguous, channels-last.
     pub fn differentiate(self, upstream: &fornax_engine::Tensor) -> Vec<Vec<f32>> {
         let operation = self.with_gradients(|_| true);
         let y = operation.run();
@@ -57,7 +57,7 @@ impl Operation {
         std::iter::once(&y).chain(&gradients).map(elements).collect()
     }
 
-    /// With gradients for those differentiable operands that are chosen by position.
+    /// Sets `requires_grad` of the differentiable operands whose positions are chosen.
     pub fn with_gradients(mut self, chosen: impl Fn(usize) -> bool) -> Operation {
         for (i, operand) in self.operands.iter_mut().enumerate() {
             *operand = operand.set_requires_grad(self.differentiable[i] && chosen(i));
@@ -65,7 +65,7 @@ impl Operation {
         self
     }
 
-    /// The operands with gradients.
+    /// Operands that require a gradient.
     pub fn variables(&self) -> Vec<&Tensor> {
         self.operands.iter().filter(|operand| operand.requires_grad()).collect()
     }
@@ -86,8 +86,8 @@ fn from_fornax(t: &fornax_engine::Tensor) -> Tensor {
     flat.view(t.dims().iter().map(|&extent| extent as i64).collect::<Vec<_>>().as_slice())
 }
 
-/// What libtorch calls a case's operation; constants are those of the table.
-fn counterpart(case: &Case) -> Option<Function> {
+/// libtorch's counterpart of a case; constants equal the table's.
+fn counterpart(case: &Case) -> Option<OperationFn> {
     let run: fn(&[Tensor]) -> Tensor = match (case.op, case.variant.as_str()) {
         ("conv2d", _) => return Some(conv2d(case)),
         ("add", _) => |t| &t[0] + &t[1],
@@ -118,7 +118,7 @@ fn counterpart(case: &Case) -> Option<Function> {
         },
         ("permute", "nchw-large") => |t| t[0].permute([0, 2, 3, 1]).contiguous(),
         ("concat", "channels-large") => |t| Tensor::cat(t, 3),
-        // Of class indices and of probabilities alike.
+        // Accepts class indices and probabilities.
         ("cross_entropy" | "soft_target_cross_entropy", _) => {
             |t| t[0].cross_entropy_loss(&t[1], None::<&Tensor>, Reduction::Mean, -100, 0.0)
         }
@@ -130,7 +130,7 @@ fn counterpart(case: &Case) -> Option<Function> {
     Some(Box::new(run))
 }
 
-fn conv2d(case: &Case) -> Function {
+fn conv2d(case: &Case) -> OperationFn {
     let [stride, padding, groups] = ["stride", "padding", "groups"].map(|name| option(case, name) as i64);
     Box::new(move |t| t[0].conv2d(&t[1], t.get(2), [stride; 2], [padding; 2], [1, 1], groups))
 }
