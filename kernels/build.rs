@@ -1,5 +1,5 @@
-//! Lists the sources of `cu/`, and compiles them for the usual devices when nvcc is found. Without nvcc, or when it fails, kernels are
-//! compiled at run time: nothing here stops a build.
+//! Embeds the sources in `cu/` and, if nvcc is found, compiles them ahead of time for common architectures. Without nvcc, or when it
+//! fails, kernels are compiled at run time; this script never fails a build.
 use std::env;
 use std::fmt::Write;
 use std::fs;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Devices with machine code of their own; newer ones translate PTX for compute_80.
+/// Architectures with machine code of their own; newer devices use the PTX for compute_80.
 const ARCHITECTURES: [&str; 4] = [
     "arch=compute_80,code=[sm_80,compute_80]",
     "arch=compute_90,code=sm_90",
@@ -30,15 +30,18 @@ fn main() {
     let with_ending = |ending: &str| {
         files.iter().filter(|path| path.extension().is_some_and(|e| e == ending)).cloned().collect::<Vec<_>>()
     };
-    let families = with_ending("cu");
-    let fatbins = compile_all(&families, &out);
+    let modules = with_ending("cu");
+    let fatbins = compile_all(&modules, &out);
 
-    let mut text = String::from("static FAMILIES: &[Family] = &[\n");
-    for (path, fatbin) in families.iter().zip(fatbins) {
+    let mut text = String::from("static KERNEL_MODULES: &[KernelModule] = &[\n");
+    for (path, fatbin) in modules.iter().zip(fatbins) {
         let name = path.file_stem().expect("it has a name");
         let fatbin = fatbin.map_or("None".to_string(), |path| format!("Some(include_bytes!({path:?}))"));
-        writeln!(text, "    Family {{ name: {name:?}, source: include_str!({path:?}), fatbin: {fatbin} }},")
-            .unwrap();
+        writeln!(
+            text,
+            "    KernelModule {{ name: {name:?}, source: include_str!({path:?}), fatbin: {fatbin} }},"
+        )
+        .unwrap();
     }
     text.push_str("];\nstatic HEADERS: &[(&str, &str)] = &[\n");
     for path in with_ending("cuh") {
@@ -46,23 +49,23 @@ fn main() {
         writeln!(text, "    ({name:?}, include_str!({path:?})),").unwrap();
     }
     text.push_str("];\n");
-    fs::write(out.join("families.rs"), text).expect("the build's folder can be written");
+    fs::write(out.join("kernel_modules.rs"), text).expect("the build's folder can be written");
 }
 
-/// A fatbin for each source; none of them without nvcc.
-fn compile_all(families: &[PathBuf], out: &Path) -> Vec<Option<PathBuf>> {
-    let Some((nvcc, architectures)) = find_nvcc() else { return vec![None; families.len()] };
+/// Compiles each source to a fatbin; `None` for each without nvcc.
+fn compile_all(modules: &[PathBuf], out: &Path) -> Vec<Option<PathBuf>> {
+    let Some((nvcc, architectures)) = find_nvcc() else { return vec![None; modules.len()] };
     let next = AtomicUsize::new(0);
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
     let work = || {
         let mut done = vec![];
         loop {
             let i = next.fetch_add(1, Ordering::Relaxed);
-            let Some(source) = families.get(i) else { return done };
+            let Some(source) = modules.get(i) else { return done };
             done.push((i, compile(&nvcc, &architectures, source, out)));
         }
     };
-    let mut fatbins = vec![None; families.len()];
+    let mut fatbins = vec![None; modules.len()];
     std::thread::scope(|scope| {
         let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
         for (i, fatbin) in workers.into_iter().flat_map(|worker| worker.join().expect("no panic")) {
@@ -86,7 +89,7 @@ fn compile(nvcc: &Path, architectures: &[&str], source: &Path, out: &Path) -> Op
             let said =
                 String::from_utf8_lossy(&output.stderr).lines().take(5).collect::<Vec<_>>().join(" | ");
             println!(
-                "cargo::warning=nvcc refused {}, which will be compiled at run time: {said}",
+                "cargo::warning=nvcc failed on {}, which will be compiled at run time: {said}",
                 source.display()
             );
             None
@@ -95,7 +98,7 @@ fn compile(nvcc: &Path, architectures: &[&str], source: &Path, out: &Path) -> Op
     }
 }
 
-/// nvcc of NVCC, CUDA_HOME, CUDA_PATH or the PATH, and those architectures that it knows.
+/// Finds nvcc by NVCC, CUDA_HOME, CUDA_PATH or PATH, and the architectures that it supports.
 fn find_nvcc() -> Option<(PathBuf, Vec<&'static str>)> {
     let named = env::var_os("NVCC").filter(|path| !path.is_empty()).map(PathBuf::from);
     let homes = ["CUDA_HOME", "CUDA_PATH"]

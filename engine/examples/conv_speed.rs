@@ -1,23 +1,23 @@
-//! Times every direction of the convolutions that image models spend their time in:
+//! Times the forward pass and both gradients of the convolutions of common image models:
 //!
 //! ```text
 //! cargo run --release -p fornax-engine --example conv_speed [PATTERN [avx2|portable]]
 //! ```
 //!
-//! prints milliseconds and GFLOP/s of the rows whose name contains PATTERN, at most at the given level, and next to them how many times faster
-//! that is than PyTorch 2.11 (oneDNN, two Zen 4 cores, two threads), where that is known. Times are process CPU time
-//! divided by the number of threads, the median of several calls, so that other work on the machine disturbs little.
+//! prints milliseconds and GFLOP/s of the rows whose name contains PATTERN, limited to the given SIMD level, and the speedup over
+//! PyTorch 2.11 (oneDNN, two Zen 4 cores, two threads) where it was measured. Times are process CPU time divided by the number of
+//! threads, the median of several calls, which is robust against other load on the machine.
 use fornax_engine::conv_shape::ConvShape;
 use fornax_engine::cpu::simd::{self, Level};
 use fornax_engine::cpu::{conv2d, scratch};
 
-/// Milliseconds of PyTorch for forward, data and weight gradient; 0 where not measured.
-type Peer = [f64; 3];
+/// PyTorch's milliseconds for the forward pass, data gradient and weight gradient; 0 where not measured.
+type PytorchTimes = [f64; 3];
 
-const UNKNOWN: Peer = [0.0; 3];
+const UNKNOWN: PytorchTimes = [0.0; 3];
 
 /// Batch, side of the square input, input and output channels, kernel, stride, groups.
-const SHAPES: &[(&str, [usize; 7], Peer)] = &[
+const SHAPES: &[(&str, [usize; 7], PytorchTimes)] = &[
     ("resnet18 3x3 64->64 @56", [16, 56, 64, 64, 3, 1, 1], [16.2, 16.2, 18.6]),
     ("resnet18 3x3 128->128 @28", [16, 28, 128, 128, 3, 1, 1], [15.7, 15.8, 17.1]),
     ("resnet18 3x3 256->256 @14", [16, 14, 256, 256, 3, 1, 1], [15.1, 15.1, 16.4]),
@@ -77,23 +77,23 @@ fn main() {
     match args.next().as_deref() {
         Some("avx2") => simd::set_max_level(Level::Avx2),
         Some("portable") => simd::set_max_level(Level::Portable),
-        Some(other) => return eprintln!("no level is called {other}: avx2 or portable"),
+        Some(other) => return eprintln!("unknown SIMD level {other}; choose avx2 or portable"),
         None => {}
     }
-    for (name, row, peer) in SHAPES.iter().filter(|(name, ..)| name.contains(&pattern)) {
+    for (name, row, pytorch) in SHAPES.iter().filter(|(name, ..)| name.contains(&pattern)) {
         let s = shape(*row);
-        println!("{name:32} {}", measure(&s, peer));
+        println!("{name:32} {}", measure(&s, pytorch));
     }
 }
 
 fn shape([n, side, c_in, c_out, kernel, stride, groups]: [usize; 7]) -> ConvShape {
-    // Whole patches take no padding, everything else keeps its size.
+    // Patch embeddings have no padding; other convolutions keep the size.
     let padding = if kernel == stride { 0 } else { kernel / 2 };
     let [kernel, stride, padding, dilation] = [kernel, stride, padding, 1].map(|v| [v; 2]);
     ConvShape { n, h: side, w: side, c_in, c_out, kernel, stride, padding, dilation, groups }
 }
 
-fn measure(s: &ConvShape, peer: &Peer) -> String {
+fn measure(s: &ConvShape, pytorch: &PytorchTimes) -> String {
     let lens = [s.input_len(), s.weight_len(), s.output_len(), s.input_len(), s.weight_len(), s.output_len()];
     scratch::with(lens.iter().map(|l| l.next_multiple_of(16)).sum(), |all: &mut [f32]| {
         let mut seed = 1u64;
@@ -114,11 +114,11 @@ fn measure(s: &ConvShape, peer: &Peer) -> String {
             time(|| conv2d::weight_gradient(s, x, dy, dw)),
         ];
         let flops = 2.0 * s.macs() as f64;
-        let cell = |(ms, peer): (&f64, &f64)| {
-            let ratio = if *peer > 0.0 { format!("{:.2}x", peer / ms) } else { String::new() };
+        let cell = |(ms, pytorch): (&f64, &f64)| {
+            let ratio = if *pytorch > 0.0 { format!("{:.2}x", pytorch / ms) } else { String::new() };
             format!("| {ms:7.3} ms {:4.0} {ratio:6}", flops / ms / 1e6)
         };
-        times.iter().zip(peer).map(cell).collect::<Vec<_>>().join(" ")
+        times.iter().zip(pytorch).map(cell).collect::<Vec<_>>().join(" ")
     })
 }
 

@@ -1,12 +1,12 @@
-//! Builds cuDNN's plans for every convolution of ResNet-50 and MobileNetV2, for devices that are described in files and need
-//! not be there, and describes matrix products to cuBLASLt; `scripts/check-cudnn` sets the libraries up and runs it. Fails if
-//! a plan cannot be built, or if cuDNN refuses other mistakes than the emulated device's does.
+//! Builds cuDNN's plans for every convolution of ResNet-50 and MobileNetV2, for devices that are described in files and need not be
+//! present, and creates cuBLASLt's descriptors of matmuls. `scripts/check-cudnn` installs the libraries and runs it. Fails if a plan
+//! cannot be built, or if cuDNN's status codes differ from the emulated device's.
 //!
 //! ```text
 //! cudnn_plans DEVICE.json...
 //! ```
-#[path = "../tests/libraries/refusals.rs"]
-mod refusals;
+#[path = "../tests/libraries/cudnn_errors.rs"]
+mod cudnn_errors;
 
 use fornax_engine::cuda::cublaslt::{Epilogue, Gemm, check_descriptors};
 use fornax_engine::cuda::cudnn::{
@@ -19,14 +19,14 @@ use std::process::ExitCode;
 const BATCH: usize = 32;
 const IMAGE: usize = 224;
 
-/// A network's convolutions in order, repetitions included.
+/// A network's convolutions in order, including repetitions.
 struct Network {
     name: &'static str,
     layers: Vec<ConvShape>,
     size: usize,
 }
 
-/// A storage type and whether its tensor cores may round.
+/// Name, storage dtype, and whether tensor cores may round to TF32.
 const PRECISIONS: [(&str, DType, bool); 4] = [
     ("f16", DType::F16, false),
     ("bf16", DType::BF16, false),
@@ -63,16 +63,16 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     }
     // SAFETY: the library is open already, and has no preconditions.
     let cudnn = unsafe { libloading::Library::new("libcudnn.so.9") }?;
-    for difference in refusals::differences(&cudnn) {
-        println!("FAILED: the emulated device's cuDNN refuses otherwise: {difference}");
+    for difference in cudnn_errors::differences(&cudnn) {
+        println!("FAILED: unlike the emulated device's cuDNN: {difference}");
         failures += 1;
     }
-    failures += describe_products();
+    failures += check_gemms();
     println!("{failures} failed");
     Ok(if failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The fusions: a name, the computation, and the storage types that cuDNN has no kernel for.
+/// The fusions: a name, the computation, and the storage dtypes that cuDNN does not support.
 const FUSIONS: [(&str, ConvKind, ConvFusion, &[DType]); 4] = {
     let statistics = ConvFusion { normalize: false, statistics: true };
     let normalize = ConvFusion { normalize: true, statistics: false };
@@ -85,50 +85,50 @@ const FUSIONS: [(&str, ConvKind, ConvFusion, &[DType]); 4] = {
     ]
 };
 
-/// Plans the fusions of ResNet-50's convolutions that have channels in multiples of 8; the number of wrong answers.
+/// Plans the fusions of ResNet-50's convolutions that have channels in multiples of 8; the number of unexpected results.
 fn fused_rows(planner: &ConvPlanner) -> usize {
     let mut failures = 0;
     let mut network = resnet50();
     network.layers.retain(|shape| shape.c_in.is_multiple_of(8));
     for (precision, dtype) in [("f16", DType::F16), ("bf16", DType::BF16)] {
-        for (name, kind, fusion, lacking) in FUSIONS {
+        for (name, kind, fusion, unsupported_dtypes) in FUSIONS {
             let options = ConvEngineOptions { deterministic: true, ..Default::default() };
             let problem = |shape| ConvProblem { kind, shape, dtype, alignment: 16, fusion, options };
-            let (plans, refused) = count(planner, &network, name, precision, problem);
-            if lacking.contains(&dtype) {
-                println!("    refused, as expected: {}", refused.len());
+            let (plans, unsupported) = count(planner, &network, name, precision, problem);
+            if unsupported_dtypes.contains(&dtype) {
+                println!("    unsupported, as expected: {}", unsupported.len());
                 failures += usize::from(plans != 0);
             } else {
-                refused.iter().for_each(|why| println!("    FAILED: {why}"));
-                failures += refused.len();
+                unsupported.iter().for_each(|why| println!("    FAILED: {why}"));
+                failures += unsupported.len();
             }
         }
     }
     failures
 }
 
-/// Describes matrix products to cuBLASLt, which chooses algorithms only where there is a device; the number of failures.
-fn describe_products() -> usize {
+/// Creates cuBLASLt's descriptors of matmuls (it selects algorithms only on a device); the number of failures.
+fn check_gemms() -> usize {
     let mut failures = 0;
     for (_, dtype, tf32) in PRECISIONS {
-        let beside = [
+        let with_aux = [
             Epilogue::BiasReluAux,
             Epilogue::BiasGeluTanhAux,
             Epilogue::DreluBgrad,
             Epilogue::DgeluTanhBgrad,
         ];
-        let alone =
+        let without_aux =
             [Epilogue::None, Epilogue::Bias, Epilogue::BiasRelu, Epilogue::BiasGeluTanh, Epilogue::BgradA];
-        for epilogue in alone.into_iter().chain(beside) {
-            let product = Gemm {
-                batch: if beside.contains(&epilogue) { 1 } else { 3 },
+        for epilogue in without_aux.into_iter().chain(with_aux) {
+            let gemm = Gemm {
+                batch: if with_aux.contains(&epilogue) { 1 } else { 3 },
                 transpose_b: true,
                 tf32,
                 epilogue,
                 ..Gemm::new(dtype, 32, 1000, 2048)
             };
-            if let Err(e) = check_descriptors(&product) {
-                println!("FAILED: {e} ({product})");
+            if let Err(e) = check_descriptors(&gemm) {
+                println!("FAILED: {e} ({gemm})");
                 failures += 1;
             }
         }
@@ -136,7 +136,7 @@ fn describe_products() -> usize {
     failures
 }
 
-/// Plans one computation of every distinct convolution of a network, and prints a line; the number of failures.
+/// Plans every distinct convolution of a network for one computation, and prints a line; the number of failures.
 fn row(
     planner: &ConvPlanner,
     network: &Network,
@@ -144,12 +144,12 @@ fn row(
     problem: impl Fn(ConvShape) -> ConvProblem,
 ) -> usize {
     let kind = problem(network.layers[0]).kind.to_string();
-    let (_, refused) = count(planner, network, &kind, precision, problem);
-    refused.iter().for_each(|why| println!("    FAILED: {why}"));
-    refused.len()
+    let (_, unsupported) = count(planner, network, &kind, precision, problem);
+    unsupported.iter().for_each(|why| println!("    FAILED: {why}"));
+    unsupported.len()
 }
 
-/// As [`row`]; how many plans there are, and why there are no others.
+/// As [`row`]; the number of plans, and the errors of the convolutions without one.
 fn count(
     planner: &ConvPlanner,
     network: &Network,
@@ -158,10 +158,10 @@ fn count(
     problem: impl Fn(ConvShape) -> ConvProblem,
 ) -> (usize, Vec<String>) {
     let layers = &network.layers;
-    let first_time = layers.iter().enumerate().filter(|(i, shape)| !layers[..*i].contains(shape));
-    let distinct: Vec<ConvShape> = first_time.map(|(_, shape)| *shape).collect();
+    let unique = layers.iter().enumerate().filter(|(i, shape)| !layers[..*i].contains(shape));
+    let distinct: Vec<ConvShape> = unique.map(|(_, shape)| *shape).collect();
     let (mut offered, mut allowed, mut workspace, mut plans) = (Range::default(), Range::default(), 0, 0);
-    let mut refused = Vec::new();
+    let mut unsupported = Vec::new();
     for shape in &distinct {
         match planner.survey(&problem(*shape)) {
             Ok(survey) => {
@@ -170,7 +170,7 @@ fn count(
                 workspace = workspace.max(survey.workspace);
                 plans += 1;
             }
-            Err(e) => refused.push(format!("{e} ({})", problem(*shape))),
+            Err(e) => unsupported.push(format!("{e} ({})", problem(*shape))),
         }
     }
     println!(
@@ -183,24 +183,24 @@ fn count(
         allowed.to_string(),
         workspace as f64 / 1048576.0
     );
-    (plans, refused)
+    (plans, unsupported)
 }
 
-/// The least and the most of several counts.
+/// Minimum and maximum of several counts.
 #[derive(Default)]
 struct Range(Option<(usize, usize)>);
 
 impl Range {
     fn add(&mut self, value: usize) {
-        let (least, most) = self.0.unwrap_or((value, value));
-        self.0 = Some((least.min(value), most.max(value)));
+        let (min, max) = self.0.unwrap_or((value, value));
+        self.0 = Some((min.min(value), max.max(value)));
     }
 }
 
 impl std::fmt::Display for Range {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.0 {
-            Some((least, most)) => f.pad(&format!("{least}-{most}")),
+            Some((min, max)) => f.pad(&format!("{min}-{max}")),
             None => f.pad("none"),
         }
     }
@@ -259,7 +259,7 @@ impl Network {
         Network { name, layers: Vec::new(), size: IMAGE }
     }
 
-    /// Adds a square convolution that keeps the size but for its stride; its output channels.
+    /// Adds a square convolution with "same" padding and returns its output channels.
     fn conv(&mut self, c_in: usize, c_out: usize, kernel: usize, stride: usize, groups: usize) -> usize {
         let shape = ConvShape {
             n: BATCH,

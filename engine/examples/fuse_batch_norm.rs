@@ -1,14 +1,14 @@
-//! A new activation fused into batch norm: `cargo run --release -p fornax-engine --example fuse_batch_norm [emulated]`.
+//! Fuses a new activation into batch norm: `cargo run --release -p fornax-engine --example fuse_batch_norm [emulated]`.
 use fornax_engine::random::{RngKey, RngStream};
 use fornax_engine::{BatchNorm, DType, Device, Result, Tensor, fuse};
 
 fn main() -> Result<()> {
-    let is_emulated = std::env::args().nth(1).is_some_and(|device| device == "emulated");
-    let device = if is_emulated { Device::emulated(1)? } else { Device::Cpu };
+    let emulated = std::env::args().nth(1).is_some_and(|device| device == "emulated");
+    let device = if emulated { Device::emulated(1)? } else { Device::Cpu };
     // Serf (Nag et al., 2021): x erf(softplus(x)).
     let serf = fuse::expression(|[x]| x * fuse::erf(fuse::softplus(x)));
-    let mut draws = RngStream::new(RngKey::new(1, "example"), 0, 0);
-    let values: Vec<f32> = (0..16 * 28 * 28 * 64).map(|_| draws.normal()).collect();
+    let mut rng = RngStream::new(RngKey::new(1, "example"), 0, 0);
+    let values: Vec<f32> = (0..16 * 28 * 28 * 64).map(|_| rng.normal()).collect();
     let images = Tensor::from_vec(values, [16, 28, 28, 64])?.to_device(&device)?;
     let weight = Tensor::ones([64], DType::F32, &device)?;
     let norm = BatchNorm { weight: Some(&weight), training: true, eps: 1e-5, ..BatchNorm::default() };
@@ -21,8 +21,8 @@ fn main() -> Result<()> {
     };
     for _ in 0..3 {
         let fused = run(&|x| x.batch_norm_fused(&norm, &serf, None))?;
-        let apart = run(&|x| serf.apply(&[&x.batch_norm(&norm)?]))?;
-        assert!(fused.iter().zip(&apart).all(|(a, b)| (a - b).abs() <= 1e-4), "gradients agree");
+        let separate = run(&|x| serf.apply(&[&x.batch_norm(&norm)?]))?;
+        assert!(fused.iter().zip(&separate).all(|(a, b)| (a - b).abs() <= 1e-4), "gradients agree");
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
-//! The activations: which there are.
+//! Activation functions.
 
-/// An elementwise nonlinearity. Sub-gradients at kinks are PyTorch's.
+/// An elementwise activation function. Subgradients at kinks are PyTorch's.
 #[derive(Clone, Copy, Debug, PartialEq, Default)]
 #[non_exhaustive]
 pub enum Activation {
@@ -15,7 +15,7 @@ pub enum Activation {
     Silu,
     /// `x Φ(x)`, with the error function
     Gelu,
-    /// GELU's approximation by tanh
+    /// GELU's tanh approximation
     GeluTanh,
     /// `x sigmoid(1.702 x)`
     QuickGelu,
@@ -29,7 +29,7 @@ pub enum Activation {
     Mish,
     /// The hyperbolic tangent
     Tanh,
-    /// `x` above zero, `slope * x` below
+    /// `x` above zero, `negative_slope * x` below
     LeakyRelu(f64),
     /// `x` above zero, `alpha (e^x - 1)` below
     Elu(f64),
@@ -37,7 +37,7 @@ pub enum Activation {
     Softplus,
     /// `1.0507 * (x above zero, 1.67326 (e^x - 1) below)`
     Selu,
-    /// `x` limited to -1..1
+    /// `x` clamped to -1..1
     HardTanh,
     /// `e^x`
     Exp,
@@ -46,7 +46,7 @@ pub enum Activation {
 impl std::str::FromStr for Activation {
     type Err = String;
 
-    /// By PyTorch's or timm's name; `leaky_relu_0.2` and `elu_0.5` name their parameter.
+    /// Parses PyTorch's or timm's name; a number after `leaky_relu_` or `elu_` is the parameter, as in `leaky_relu_0.2`.
     fn from_str(name: &str) -> Result<Activation, String> {
         if let Some((base, parameter)) = name.rsplit_once('_')
             && let Ok(p) = parameter.parse::<f64>()
@@ -76,7 +76,11 @@ impl std::str::FromStr for Activation {
             "selu" => Activation::Selu,
             "hardtanh" => Activation::HardTanh,
             "exp" => Activation::Exp,
-            _ => return Err(format!("there is no activation {name:?}")),
+            _ => {
+                return Err(format!(
+                    "unknown activation {name:?}; use a name of PyTorch or timm, such as relu, silu, gelu or hard_swish"
+                ));
+            }
         })
     }
 }

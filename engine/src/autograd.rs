@@ -1,65 +1,65 @@
-//! Reverse-mode differentiation: the graph that operations leave behind, and the ways back through it.
+//! Reverse-mode automatic differentiation: the graph of tracked operations, and the backward passes through it.
 //!
-//! A tensor made by an operation on tensors that require gradients holds a [`Node`]: edges to where its inputs came from
-//! and the backward function with what it saved. [`Tensor::backward`] visits nodes in reverse order of creation, adds up
-//! gradients, and drops each backward function, and with it the saved tensors, as soon as it has run. [`gradients`] returns those of
-//! chosen tensors, and leaves a graph behind them if asked to, so that they can be differentiated in turn.
+//! The result of an operation on tensors that require gradients holds a [`Node`]: edges to the nodes of its inputs, and the backward
+//! function with its saved tensors. [`Tensor::backward`] visits nodes in reverse order of creation, accumulates gradients in the
+//! leaves, and drops each backward function and its saved tensors as soon as it has run. [`gradients()`] returns the gradients of chosen
+//! tensors instead, and can track their computation, so that they can be differentiated again.
 mod gradients;
-mod recorded;
-mod walk;
+mod leaf_backward;
+mod with_backward;
 
 pub use gradients::gradients;
-pub(crate) use gradients::replayed;
+pub(crate) use gradients::recomputed_gradients;
 
 use crate::{Error, Result, Shape, Tensor};
 use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-/// Maps the gradient of an operation's output to the gradients of its inputs, `None` where an input needs none.
-/// The second argument says which inputs need one.
+/// Backward function of an operation: maps the gradient of its output to the gradients of its inputs. The second argument marks
+/// the inputs that need a gradient; the others get `None`.
 pub type BackwardFn = dyn Fn(Tensor, &[bool]) -> Result<Vec<Option<Tensor>>> + Send + Sync;
 
-/// Called with a leaf's gradient once all of it has been added up in a backward pass.
+/// Function that is called with a leaf's gradient once a backward pass has accumulated all of it.
 pub type Hook = Box<dyn Fn(&Tensor) -> Result<()> + Send + Sync>;
 
-/// Runs `f` with no operation recorded on this thread.
+/// Runs `f` with gradient tracking disabled on this thread, as PyTorch's `no_grad`.
 pub fn no_grad<R>(f: impl FnOnce() -> R) -> R {
-    while_recording(false, f)
+    with_grad_enabled(false, f)
 }
 
-/// Runs `f` with operations recorded, or not, on this thread.
-fn while_recording<R>(recording: bool, f: impl FnOnce() -> R) -> R {
+/// Runs `f` with gradient tracking enabled or disabled on this thread.
+fn with_grad_enabled<R>(enabled: bool, f: impl FnOnce() -> R) -> R {
     struct Restore(bool);
     impl Drop for Restore {
         fn drop(&mut self) {
-            RECORDING.set(self.0);
+            GRAD_ENABLED.set(self.0);
         }
     }
-    let _restore = Restore(RECORDING.replace(recording));
+    let _restore = Restore(GRAD_ENABLED.replace(enabled));
     f()
 }
 
-/// `f(x)`, of which nothing is kept for the backward pass but x: that runs `f` again (Chen et al., "Training deep nets with
-/// sublinear memory cost", 2016). `parameters` are the variables that `f` reads; they collect their gradients as ever. `f` must give
-/// the same bits each time, and is told by its second argument when it runs again, so that running statistics change once.
+/// `f(x)` with gradient checkpointing: only x is saved, and the backward pass recomputes `f` (Chen et al., "Training deep nets with
+/// sublinear memory cost", 2016). `parameters` are the variables that `f` reads; they receive gradients as usual. `f` must be
+/// deterministic. Its second argument is true when it is recomputed, so that running statistics are updated only once.
 pub fn checkpoint<F>(x: &Tensor, parameters: &[Tensor], f: F) -> Result<Tensor>
 where
     F: Fn(&Tensor, bool) -> Result<Tensor> + Send + Sync + 'static,
 {
     let y = no_grad(|| f(&x.detach(), false))?;
     let inputs: Vec<&Tensor> = [x].into_iter().chain(parameters).collect();
-    Ok(y.recorded_composed("checkpoint", &inputs, || {
-        let kept: Vec<Tensor> = inputs.iter().map(|t| (*t).clone()).collect();
+    Ok(y.with_composed_backward("checkpoint", &inputs, || {
+        let saved: Vec<Tensor> = inputs.iter().map(|t| (*t).clone()).collect();
         move |grad: Tensor, needs: &[bool]| {
-            let create_graph = RECORDING.get();
+            let create_graph = GRAD_ENABLED.get();
             let x = match (needs[0], create_graph) {
-                (true, true) => kept[0].reshape(*kept[0].shape())?,
-                (true, false) => kept[0].detach().variable(),
-                (false, _) => kept[0].detach(),
+                (true, true) => saved[0].reshape(*saved[0].shape())?,
+                (true, false) => saved[0].detach().variable(),
+                (false, _) => saved[0].detach(),
             };
-            let y = while_recording(true, || f(&x, true))?;
-            let all = [&x].into_iter().chain(&kept[1..]).zip(needs);
+            let y = with_grad_enabled(true, || f(&x, true))?;
+            let all = [&x].into_iter().chain(&saved[1..]).zip(needs);
             let wanted: Vec<&Tensor> = all.filter_map(|(t, need)| need.then_some(t)).collect();
             let mut grads = gradients(&[(&y, &grad)], &wanted, create_graph)?.into_iter();
             Ok(needs.iter().map(|need| if *need { grads.next().flatten() } else { None }).collect())
@@ -68,110 +68,119 @@ where
 }
 
 thread_local! {
-    static RECORDING: Cell<bool> = const { Cell::new(true) };
+    static GRAD_ENABLED: Cell<bool> = const { Cell::new(true) };
 }
 
-/// How a tensor takes part in differentiation.
+/// Autograd metadata of a tensor.
 #[derive(Clone, Default)]
-pub(crate) enum Gradient {
-    /// Not at all.
+pub(crate) enum AutogradMeta {
+    /// Requires no gradient.
     #[default]
     None,
-    /// As a variable that collects a gradient.
+    /// A variable, which accumulates a gradient.
     Leaf(Arc<Leaf>),
-    /// As the result of an operation.
+    /// The output of a tracked operation.
     Node(Arc<Node>),
 }
 
-/// A variable's collected gradient and its hooks. The variable's values are elsewhere, so that a graph does not hold them.
+/// A variable's accumulated gradient and its hooks. It does not hold the variable's elements, so that a graph does not keep them alive.
 #[derive(Default)]
 pub(crate) struct Leaf {
     pub(crate) grad: Mutex<Option<Tensor>>,
     pub(crate) hooks: Mutex<Vec<Hook>>,
-    /// The variable in another dtype, with the version of its elements that this is a copy of.
-    pub(crate) working_copy: Mutex<Option<(Tensor, u64)>>,
+    /// Autocast cache: the variable cast to another dtype, and the version of the elements that it was cast from.
+    pub(crate) autocast_cache: Mutex<Option<(Tensor, u64)>>,
 }
 
-/// One recorded operation.
+/// A tracked operation.
 pub(crate) struct Node {
-    /// Grows with creation: an operation comes after all that it depends on.
+    /// Number in order of creation: larger than those of the operations it depends on.
     sequence: u64,
     op: &'static str,
     shape: Shape,
-    inputs: Vec<Gradient>,
+    inputs: Vec<AutogradMeta>,
     backward: Mutex<Option<Arc<Backward>>>,
 }
 
-/// How an operation is differentiated.
+/// The backward function of an operation, and whether it supports `create_graph`.
 pub(crate) enum Backward {
-    /// By kernels that leave no graph behind: once only.
+    /// Kernels, which are not tracked: first derivatives only.
     Once(Box<BackwardFn>),
-    /// By operations, on tensors that were saved with their place in the graph: as often as these can be.
+    /// A composition of operations, on saved tensors that are still in the graph: derivatives of any order.
     Composed(Box<BackwardFn>),
-    /// By kernels and, where a graph is wanted, by the composition that stands in for them.
+    /// Kernels, and an equivalent composition of operations that replaces them with `create_graph`.
     Fused { kernels: Box<BackwardFn>, composition: Box<BackwardFn> },
-    /// By its own output, which has its place in the graph where one is wanted. (A function that saved it like that would keep
-    /// itself alive.)
-    OfOutput(Tensor, Box<OutputFn>),
+    /// A function of the operation's own output, which is passed to it. (Saving a tracked output in the function would be a reference
+    /// cycle.)
+    FromOutput(Tensor, Box<OutputBackwardFn>),
 }
 
-/// A [`BackwardFn`] that is first given the operation's output.
-pub(crate) type OutputFn = dyn Fn(&Tensor, Tensor, &[bool]) -> Result<Vec<Option<Tensor>>> + Send + Sync;
+/// A [`BackwardFn`] whose first argument is the operation's output.
+pub(crate) type OutputBackwardFn =
+    dyn Fn(&Tensor, Tensor, &[bool]) -> Result<Vec<Option<Tensor>>> + Send + Sync;
 
 static SEQUENCE: AtomicU64 = AtomicU64::new(0);
 
-/// True when an operation on these inputs would be recorded: for those that leave something for their backward pass.
-pub(crate) fn is_recorded(inputs: &[&Tensor]) -> bool {
-    RECORDING.get() && inputs.iter().any(|t| t.requires_grad())
+/// True when an operation on these inputs is tracked: gradients are enabled, and an input requires one.
+pub(crate) fn is_tracked(inputs: &[&Tensor]) -> bool {
+    GRAD_ENABLED.get() && inputs.iter().any(|t| t.requires_grad())
 }
 
-/// Records an operation, when recording is on and an input requires a gradient. `make` builds the backward function, and
-/// so saves what it needs, only then.
-fn record(op: &'static str, shape: Shape, inputs: &[&Tensor], make: impl FnOnce() -> Backward) -> Gradient {
-    if !is_recorded(inputs) {
-        return Gradient::None;
+/// Adds an operation to the graph if it [is tracked](is_tracked). Only then is `make` called, which builds the backward function and
+/// saves its tensors.
+fn track(
+    op: &'static str,
+    shape: Shape,
+    inputs: &[&Tensor],
+    make: impl FnOnce() -> Backward,
+) -> AutogradMeta {
+    if !is_tracked(inputs) {
+        return AutogradMeta::None;
     }
-    Gradient::Node(Arc::new(Node {
+    AutogradMeta::Node(Arc::new(Node {
         sequence: SEQUENCE.fetch_add(1, Ordering::Relaxed),
         op,
         shape,
-        inputs: inputs.iter().map(|t| t.gradient().clone()).collect(),
+        inputs: inputs.iter().map(|t| t.autograd_meta().clone()).collect(),
         backward: Mutex::new(Some(Arc::new(make()))),
     }))
 }
 
 impl Node {
-    /// The gradients of the inputs that need one. `keeps` leaves the graph as it is and another one behind the gradients; else the
-    /// backward function goes with what it saved, before those of the inputs run.
+    /// The gradients of the inputs that need one. With `create_graph` the backward function stays, and the gradients are tracked;
+    /// otherwise it is dropped with its saved tensors before the backward functions of the inputs run.
     fn differentiate(
         self: &Arc<Node>,
         grad: Tensor,
         needs: &[bool],
-        keeps: bool,
+        create_graph: bool,
     ) -> Result<Vec<Option<Tensor>>> {
-        let backward = if keeps { self.backward().clone() } else { self.backward().take() };
+        let backward = if create_graph { self.backward().clone() } else { self.backward().take() };
         let backward = backward.ok_or_else(|| Error::Autograd {
             why: format!(
-                "the graph behind {} was already differentiated and freed; run the forward pass again",
+                "the graph of {} was already differentiated and freed; run the forward pass again",
                 self.op
             ),
         })?;
         let grads = match &*backward {
-            Backward::Once(_) if keeps => Err(Error::Autograd {
-                why: format!("the backward pass of {} cannot be differentiated in turn", self.op),
+            Backward::Once(_) if create_graph => Err(Error::Autograd {
+                why: format!(
+                    "{} has no second derivative; call gradients with create_graph = false",
+                    self.op
+                ),
             }),
             Backward::Once(f) | Backward::Composed(f) => f(grad, needs),
             Backward::Fused { kernels, composition } => {
-                if keeps {
+                if create_graph {
                     composition(grad, needs)
                 } else {
                     kernels(grad, needs)
                 }
             }
-            Backward::OfOutput(y, f) if keeps => {
-                f(&y.with_gradient(Gradient::Node(self.clone())), grad, needs)
+            Backward::FromOutput(y, f) if create_graph => {
+                f(&y.with_autograd_meta(AutogradMeta::Node(self.clone())), grad, needs)
             }
-            Backward::OfOutput(y, f) => f(y, grad, needs),
+            Backward::FromOutput(y, f) => f(y, grad, needs),
         }?;
         debug_assert_eq!(grads.len(), self.inputs.len(), "{} returns a gradient for each input", self.op);
         Ok(grads)
@@ -181,19 +190,19 @@ impl Node {
         self.backward.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// Checks, in debug builds, what an operation says to be the gradient of this one's output.
-    fn check(&self, grad: &Tensor, by: &str) {
+    /// Checks the shape of this operation's output gradient in debug builds; `by` is the operation that computed it.
+    fn check_shape(&self, grad: &Tensor, by: &str) {
         debug_assert_eq!(grad.shape(), &self.shape, "{by}: gradient for the output of {}", self.op);
     }
 }
 
 thread_local! {
-    /// What dropped nodes led to, while one is being dropped.
-    static DROPPED: RefCell<Vec<Gradient>> = const { RefCell::new(vec![]) };
+    /// Inputs of dropped nodes that are still to be dropped.
+    static DROPPED: RefCell<Vec<AutogradMeta>> = const { RefCell::new(vec![]) };
     static DROPPING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Nodes are dropped one after the other: a graph of gradients can be too deep for one within the other.
+/// Nodes are dropped iteratively: recursion would overflow the stack on a deep graph.
 impl Drop for Node {
     fn drop(&mut self) {
         DROPPED.with_borrow_mut(|dropped| dropped.append(&mut self.inputs));

@@ -4,7 +4,7 @@
 /// output `[n, out_h, out_w, c_out]`. Pairs are (vertical, horizontal).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ConvShape {
-    /// Images in the batch.
+    /// Batch size.
     pub n: usize,
     /// Input height in pixels.
     pub h: usize,
@@ -16,11 +16,11 @@ pub struct ConvShape {
     pub c_out: usize,
     /// Kernel height and width.
     pub kernel: [usize; 2],
-    /// Distance between windows.
+    /// Step between windows.
     pub stride: [usize; 2],
     /// Rows and columns of zeros on each side.
     pub padding: [usize; 2],
-    /// Distance between the taps of a window.
+    /// Spacing between kernel elements.
     pub dilation: [usize; 2],
     /// Channel groups; `c_in` for a depthwise convolution.
     pub groups: usize,
@@ -37,17 +37,17 @@ impl ConvShape {
         self.out(self.w, 1)
     }
 
-    /// Input channels of one group: the last axis of the weight.
+    /// Input channels per group: the last axis of the weight.
     pub const fn group_in(&self) -> usize {
         self.c_in / self.groups
     }
 
-    /// Output channels of one group.
+    /// Output channels per group.
     pub const fn group_out(&self) -> usize {
         self.c_out / self.groups
     }
 
-    /// True when every channel is convolved by itself (`groups == c_in`, any multiplier).
+    /// True for a depthwise convolution (`groups == c_in`, any channel multiplier).
     pub const fn is_depthwise(&self) -> bool {
         self.groups == self.c_in && self.groups > 1
     }
@@ -67,7 +67,7 @@ impl ConvShape {
         self.n * self.out_h() * self.out_w() * self.c_out
     }
 
-    /// Multiply-adds of the forward pass, taps on padding included.
+    /// Multiply-accumulates (MACs) of the forward pass, those on padding included.
     pub const fn macs(&self) -> usize {
         self.output_len() * self.kernel[0] * self.kernel[1] * self.group_in()
     }

@@ -1,4 +1,4 @@
-//! Where a tensor lives.
+//! Devices.
 use crate::{Error, Operands, Result};
 use std::fmt;
 
@@ -6,10 +6,10 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Device {
-    /// The processor and its memory.
+    /// The CPU and host memory.
     #[default]
     Cpu,
-    /// The CUDA device of that number.
+    /// The CUDA device of this ordinal.
     Cuda(usize),
 }
 
@@ -19,8 +19,8 @@ impl Device {
         if crate::cuda::devices().is_ok() { Device::Cuda(0) } else { Device::Cpu }
     }
 
-    /// The first of `count` CUDA devices that this machine's processor emulates. It must be asked for before any other CUDA
-    /// device: the emulation takes the driver's place for the whole process.
+    /// Loads the emulated CUDA driver, which runs kernels on the CPU, with `count` devices, and returns the first one. Call it before
+    /// any CUDA device is used: the emulation replaces the driver for the whole process.
     pub fn emulated(count: usize) -> Result<Device> {
         let options = fornax_kernels::emulator::EmulatorOptions { devices: count, ..Default::default() };
         fornax_kernels::emulator::load(&options).map_err(|e| Error::Device {
@@ -32,7 +32,7 @@ impl Device {
         Ok(Device::Cuda(0))
     }
 
-    /// Waits until all work queued on the device is done, and reports what failed in it.
+    /// Waits for all work queued on the device. Errors when some of it failed.
     pub fn synchronize(&self) -> Result<()> {
         let Device::Cuda(ordinal) = *self else { return Ok(()) };
         let gpu = crate::cuda::Gpu::get(ordinal);

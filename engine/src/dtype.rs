@@ -1,4 +1,4 @@
-//! Element types: which there are, and how Rust types map to them.
+//! Element types, and the Rust types they correspond to.
 use std::fmt;
 
 pub use half::{bf16, f16};
@@ -6,13 +6,13 @@ pub use half::{bf16, f16};
 /// The element type of a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DType {
-    /// IEEE single precision: parameters and the default for everything.
+    /// IEEE single precision: the default, and the dtype of parameters.
     F32,
     /// IEEE half precision.
     F16,
-    /// bfloat16: the range of f32 with 8 bits of precision.
+    /// bfloat16: the exponent range of f32 with 8 bits of precision.
     BF16,
-    /// IEEE double precision, for gradient checks on the CPU.
+    /// IEEE double precision, on the CPU only: for gradient checks.
     F64,
     /// Class indices and counters.
     I64,
@@ -78,14 +78,14 @@ macro_rules! element {
 }
 element!(f32, F32, |v| v as f32, f64::from);
 element!(f64, F64, |v| v, |v| v);
-// By way of f32: `from_f64` of these types looks at the upper half of the f64 only, and so takes for a tie what is none.
+// Rounded by way of f32: `from_f64` of these types reads only the upper half of the f64, and mistakes other values for ties.
 element!(f16, F16, |v| f16::from_f32(v as f32), f16::to_f64);
 element!(bf16, BF16, |v| bf16::from_f32(v as f32), bf16::to_f64);
 element!(i64, I64, |v| v as i64, |v| v as f64);
 element!(u8, U8, |v| v as u8, f64::from);
 
-/// A float that CPU kernels compute in: f32, with vectorised paths, or f64, the plain reference.
-#[allow(missing_docs, reason = "each method is that of f32 and f64 of the same name")]
+/// A float type in which CPU kernels compute: f32, with vectorised paths, or f64, the plain reference.
+#[allow(missing_docs, reason = "each method is the method of f32 and f64 of the same name")]
 pub trait Real:
     Element
     + PartialOrd
@@ -169,12 +169,12 @@ macro_rules! real {
 real!(f32, crate::cpu::power::ln, crate::cpu::power::powf);
 real!(f64, f64::ln, f64::powf);
 
-/// `x` as f32 when `T` is f32: the door from a generic kernel to its vectorised form.
+/// `x` as f32 when `T` is f32: from a generic kernel to its vectorised form.
 pub fn as_f32<T: Element>(x: &[T]) -> Option<&[f32]> {
     (T::DTYPE == DType::F32).then(|| bytemuck::cast_slice(x))
 }
 
-/// `x` as f32 when `T` is f32, to write to.
+/// `x` as mutable f32 when `T` is f32.
 pub fn as_f32_mut<T: Element>(x: &mut [T]) -> Option<&mut [f32]> {
     if T::DTYPE == DType::F32 { Some(bytemuck::cast_slice_mut(x)) } else { None }
 }
@@ -184,8 +184,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn halves_are_rounded_from_all_bits() {
-        // Numbers in the middle between two neighbours, and just above it by the last bit of an f32.
+    fn f64_to_half_precision_rounds_to_nearest_even() {
+        // Midpoints between two neighbours, and the next f32 above a midpoint.
         let middle = |bits: i32| 1.0 + 2f32.powi(-bits);
         let above = |bits: i32| f64::from(f32::from_bits(middle(bits).to_bits() + 1));
         assert_eq!(bf16::from_f64(middle(8).into()).to_f64(), 1.0, "a tie goes to the even neighbour");

@@ -1,4 +1,4 @@
-//! What can go wrong in the engine: every error names the operation, its operands and what would have been accepted.
+//! Errors of the engine. Each names the operation, its operands and what would have been accepted.
 use crate::{DType, Device, Shape, Tensor};
 use std::fmt;
 
@@ -14,59 +14,59 @@ pub enum Error {
     Shape {
         /// The operation.
         op: &'static str,
-        /// Its tensors.
+        /// Its operands.
         operands: Operands,
-        /// What does not fit, and what would.
+        /// The mismatch, and what would be accepted.
         why: String,
     },
-    /// A dtype that the operation does not take.
+    /// The operation does not support the dtype.
     #[error("{op}: accepts {accepted} (got {operands})")]
     DType {
         /// The operation.
         op: &'static str,
-        /// Its tensors.
+        /// Its operands.
         operands: Operands,
-        /// What it takes.
+        /// The accepted dtypes.
         accepted: &'static str,
     },
-    /// An option or an element that is out of range.
+    /// An option or an element is out of range.
     #[error("{op}: {why} (got {operands})")]
     Value {
         /// The operation.
         op: &'static str,
-        /// Its tensors.
+        /// Its operands.
         operands: Operands,
-        /// What is wrong, and what would be right.
+        /// The invalid value, and the valid range.
         why: String,
     },
-    /// A device, its driver or one of its libraries refused or failed.
+    /// A device, its driver or one of its libraries reported an error.
     #[error("{op} on {device}: {why} (got {operands})")]
     Device {
         /// The operation.
         op: &'static str,
-        /// Where it ran.
+        /// The device it ran on.
         device: Device,
-        /// Its tensors.
+        /// Its operands.
         operands: Operands,
-        /// What was refused, and what to do.
+        /// The cause, and the remedy.
         why: String,
     },
-    /// The graph cannot be walked.
+    /// A tensor cannot be differentiated.
     #[error("backward: {why}")]
     Autograd {
-        /// What is wrong, and what to do.
+        /// The cause, and the remedy.
         why: String,
     },
-    /// The allocator refused.
+    /// An allocation failed.
     #[error(
-        "out of memory on {device}: {bytes} bytes more were asked for, {in_use} are in use; lower the batch size or the image size"
+        "out of memory on {device}: tried to allocate {bytes} bytes with {in_use} in use; lower the batch size or the image size"
     )]
     OutOfMemory {
-        /// Which device.
+        /// The device.
         device: Device,
         /// Bytes of the request.
         bytes: usize,
-        /// Bytes held by tensors at that moment.
+        /// Bytes in use by tensors at that moment.
         in_use: usize,
     },
 }
@@ -88,7 +88,7 @@ impl Error {
     }
 }
 
-/// Names, dtypes, shapes and devices of an operation's tensors, as they stand in an error.
+/// Names, dtypes, shapes and devices of an operation's operands, for error messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Operands(pub Vec<(&'static str, DType, Shape, Device)>);
 
@@ -104,6 +104,6 @@ impl fmt::Display for Operands {
             let comma = if i > 0 { ", " } else { "" };
             write!(f, "{comma}{name}: {dtype}{shape} on {device}")?;
         }
-        if self.0.is_empty() { f.write_str("no tensor") } else { Ok(()) }
+        if self.0.is_empty() { f.write_str("no tensors") } else { Ok(()) }
     }
 }

@@ -1,4 +1,4 @@
-//! Tensors, reverse-mode autograd and CPU kernels for training image models.
+//! Tensors, reverse-mode autograd, and operations on the CPU and on CUDA devices for training image models.
 //!
 //! ```
 //! use fornax_engine::{Tensor, Result};
@@ -37,12 +37,12 @@ pub use dtype::{DType, Element};
 pub use error::{Error, Operands, Result};
 pub use fuse::UpdateRule;
 pub use mapped::MappedFile;
-pub use ops::{AttentionMask, BatchNorm, Conv2dOptions, GlobalPool, Pending};
+pub use ops::{AttentionMask, BatchNorm, Conv2dOptions, GlobalPool, PendingBatchNorm};
 pub use ops::{EraseMode, ImageBox, ImageChange, ImagePreparation};
 pub use ops::{GradClip, GradientRule, LossScaling, UpdateOperands, UpdateState, UpdateStats, update};
 pub use pool_shape::Pool2dOptions;
 pub use resampling::Interpolation;
 pub use shape::{MAX_RANK, Shape};
 pub use shapes_only::shapes_only;
-pub use storage::{Read, Write};
+pub use storage::{ReadGuard, WriteGuard};
 pub use tensor::Tensor;

@@ -1,15 +1,15 @@
 //! The geometry of 2-D pooling, shared by the operations and their kernels.
 
-/// Windows of a pooling; pairs are (vertical, horizontal).
+/// Options of 2-D pooling; pairs are (vertical, horizontal).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pool2dOptions {
-    /// Height and width of a window.
+    /// Kernel height and width.
     pub kernel: [usize; 2],
-    /// Distance between windows.
+    /// Step between windows.
     pub stride: [usize; 2],
-    /// Rows and columns outside the image that windows may cover, on each side; at most half of the kernel.
+    /// Rows and columns of implicit padding on each side; at most half of the kernel.
     pub padding: [usize; 2],
-    /// Distance between the elements of a window.
+    /// Spacing between the elements of a window.
     pub dilation: [usize; 2],
     /// Round the number of windows up; the last one still starts within the image or its left padding.
     pub ceil_mode: bool,
@@ -25,9 +25,9 @@ impl Pool2dOptions {
     /// Number of windows along an axis (0 vertical, 1 horizontal) of an image of `size`, or `None` when not even one fits.
     pub fn windows(&self, axis: usize, size: usize) -> Option<usize> {
         let (k, s, p, d) = (self.kernel[axis], self.stride[axis], self.padding[axis], self.dilation[axis]);
-        let room = (size + 2 * p).checked_sub(d * (k - 1) + 1)?;
-        let mut n = if self.ceil_mode { room.div_ceil(s) } else { room / s } + 1;
-        // PyTorch's rule: no window lies wholly in the padding on the right.
+        let span = (size + 2 * p).checked_sub(d * (k - 1) + 1)?;
+        let mut n = if self.ceil_mode { span.div_ceil(s) } else { span / s } + 1;
+        // PyTorch's rule: no window lies entirely in the padding on the right.
         if self.ceil_mode && (n - 1) * s >= size + p {
             n -= 1;
         }
@@ -35,23 +35,23 @@ impl Pool2dOptions {
     }
 }
 
-/// A pooling of a batch of images.
+/// Shapes and options of one pooling of images `[n, size[0], size[1], c]` to `[n, out[0], out[1], c]`.
 #[derive(Clone, Copy, Debug)]
 pub struct PoolShape {
-    /// Images.
+    /// Batch size.
     pub n: usize,
     /// Input height and width.
     pub size: [usize; 2],
-    /// Windows, vertical and horizontal.
+    /// Output height and width.
     pub out: [usize; 2],
     /// Channels.
     pub c: usize,
-    /// The windows.
+    /// Options.
     pub pool: Pool2dOptions,
 }
 
 impl PoolShape {
-    /// First row (or column) of window `i`, counted from the image's edge: negative in the padding.
+    /// First row (or column) of window `i`, relative to the image's edge: negative in the padding.
     pub fn start(&self, axis: usize, i: usize) -> isize {
         (i * self.pool.stride[axis]) as isize - self.pool.padding[axis] as isize
     }
@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ceil_mode_drops_a_window_that_lies_in_the_padding() {
+    fn ceil_mode_drops_a_window_that_starts_in_the_padding() {
         let pool = |kernel, stride, padding, ceil_mode| Pool2dOptions {
             kernel: [kernel; 2],
             stride: [stride; 2],

@@ -1,6 +1,6 @@
 //! Counter-based random numbers: Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
 //!
-//! A draw is a pure function of (seed, purpose, epoch, sample, index), never of a thread, a worker or a rank.
+//! A random number is a pure function of (seed, purpose, epoch, sample, index), never of a thread, a worker or a rank.
 
 /// Ten rounds of Philox4x32: four random words for a counter and a key.
 pub fn philox4x32_10(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
@@ -19,7 +19,7 @@ pub fn philox4x32_10(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
     [c0, c1, c2, c3]
 }
 
-/// What a sequence of draws is for: a seed and a purpose ("shuffle", "init/conv1.weight").
+/// Key of a random number generator: a seed and a purpose ("shuffle", "init/conv1.weight").
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RngKey([u32; 2]);
 
@@ -40,7 +40,7 @@ impl RngKey {
     }
 }
 
-/// The draws that belong to one (epoch, sample), in order. At most 2^32 blocks of four words.
+/// Random number generator of one (epoch, sample). At most 2^32 blocks of four words.
 #[derive(Clone, Debug)]
 pub struct RngStream {
     key: RngKey,
@@ -50,31 +50,31 @@ pub struct RngStream {
 }
 
 impl RngStream {
-    /// The stream of one sample in one epoch.
+    /// The generator of one sample in one epoch.
     pub fn new(key: RngKey, epoch: u32, sample: u64) -> RngStream {
         RngStream { key, counter: [0, epoch, sample as u32, (sample >> 32) as u32], words: [0; 4], used: 4 }
     }
 
-    /// Where its draws come from: the key's words, and the counter's but for the first, which numbers blocks of four draws. For kernels
-    /// that make the same draws; a stream that was drawn from already is at the same place.
+    /// The two words of the key and the last three of the counter, whose first word numbers blocks of four words. For kernels that
+    /// generate the same numbers. Independent of the position in the stream.
     pub(crate) fn key_and_counter(&self) -> [u32; 5] {
         let ([k0, k1], [_, c1, c2, c3]) = (self.key.0, self.counter);
         [k0, k1, c1, c2, c3]
     }
 
-    /// The same purpose and epoch for another sample.
+    /// The generator of another sample, with the same key and epoch.
     pub(crate) fn for_sample(&self, sample: u64) -> RngStream {
         RngStream::new(self.key, self.counter[1], sample)
     }
 
-    /// The stream of the sample `steps` further on.
+    /// The generator of the sample `steps` further on.
     pub fn skip_samples(&self, steps: u64) -> RngStream {
         let [_, epoch, low, high] = self.counter;
         let sample = (u64::from(high) << 32 | u64::from(low)).wrapping_add(steps);
         RngStream::new(self.key, epoch, sample)
     }
 
-    /// The same stream with draw number `index` of 32 bits as its next.
+    /// The same generator positioned at word `index`.
     pub fn at(&self, index: u64) -> RngStream {
         let mut stream = self.clone();
         (stream.counter[0], stream.used) = ((index / 4) as u32, 4);
@@ -84,7 +84,7 @@ impl RngStream {
         stream
     }
 
-    /// 32 random bits.
+    /// Next 32 random bits.
     pub fn next_u32(&mut self) -> u32 {
         if self.used == 4 {
             self.words = self.key.words(self.counter);
@@ -100,12 +100,12 @@ impl RngStream {
         (self.next_u32() >> 8) as f32 * (1.0 / (1 << 24) as f32)
     }
 
-    /// A uniform integer in `0..n`, by the high word of a product: the bias is below n / 2^32.
+    /// A uniform integer in `0..n`, the high word of a product: the bias is below n / 2^32.
     pub fn below(&mut self, n: u32) -> u32 {
         ((u64::from(self.next_u32()) * u64::from(n)) >> 32) as u32
     }
 
-    /// Standard normal, by Box and Muller; two words a draw.
+    /// Standard normal, by the Box-Muller transform; uses two words.
     pub fn normal(&mut self) -> f32 {
         // (0, 1], so that the logarithm is finite.
         let u = (f64::from(self.next_u32()) + 1.0) * (1.0 / 4_294_967_296.0);
@@ -114,9 +114,9 @@ impl RngStream {
     }
 }
 
-/// A keyed permutation of `0..n`: where each position of a shuffled epoch comes from, in O(1) and without a table.
+/// A keyed permutation of `0..n`, evaluated at any position in O(1) without a table, for shuffling.
 ///
-/// A Feistel network over the next even number of bits, walked until it lands below `n`.
+/// A Feistel network over the next even number of bits, applied until the result is below `n` (cycle walking).
 #[derive(Clone, Copy, Debug)]
 pub struct Permutation {
     n: u64,
@@ -163,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn philox_matches_the_known_answers_of_random123() {
+    fn philox_matches_the_test_vectors_of_random123() {
         assert_eq!(philox4x32_10([0; 4], [0; 2]), [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);
         assert_eq!(
             philox4x32_10([u32::MAX; 4], [u32::MAX; 2]),
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_permutation_hits_every_element_once_and_depends_on_key_and_epoch() {
+    fn permutation_is_a_bijection_that_depends_on_key_and_epoch() {
         for n in [1u64, 2, 3, 10, 359, 1000] {
             let p = Permutation::new(n, RngKey::new(42, "shuffle"), 0);
             let mut seen: Vec<u64> = (0..n).map(|i| p.get(i)).collect();
@@ -193,21 +193,21 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_can_be_entered_anywhere() {
+    fn stream_can_be_positioned_at_any_word() {
         let whole = RngStream::new(RngKey::new(7, "anywhere"), 2, 5);
-        let draws: Vec<u32> = std::iter::repeat_with({
+        let words: Vec<u32> = std::iter::repeat_with({
             let mut s = whole.clone();
             move || s.next_u32()
         })
         .take(20)
         .collect();
-        for (i, draw) in draws.iter().enumerate() {
-            assert_eq!(whole.at(i as u64).next_u32(), *draw);
+        for (i, word) in words.iter().enumerate() {
+            assert_eq!(whole.at(i as u64).next_u32(), *word);
         }
     }
 
     #[test]
-    fn draws_have_the_moments_of_their_distributions() {
+    fn samples_have_the_moments_of_their_distributions() {
         let mut s = RngStream::new(RngKey::new(7, "moments"), 0, 0);
         let n = 100_000;
         let u: Vec<f64> = (0..n).map(|_| f64::from(s.uniform())).collect();

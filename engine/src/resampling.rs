@@ -1,16 +1,16 @@
-//! Resampling of one axis as a banded matrix: interpolation, average pooling, and their transposes.
+//! Resampling along one axis as a banded matrix: interpolation, average pooling, and their transposes.
 use crate::pool_shape::PoolShape;
 
-/// How [`crate::Tensor::interpolate`] finds values between pixels; PyTorch's conventions.
+/// Interpolation mode of [`crate::Tensor::interpolate`]; PyTorch's conventions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interpolation {
-    /// The pixel that the output pixel's upper left corner lies in.
+    /// Input pixel under the output pixel's upper left corner.
     Nearest,
-    /// Between the two nearest pixels of each axis.
+    /// Linear interpolation between the two nearest pixels of each axis.
     Bilinear {
-        /// The centres of the corner pixels stay where they are, rather than the image's edges.
+        /// Align the centres of the corner pixels instead of the image's edges.
         align_corners: bool,
-        /// Widen the filter when shrinking, so that every input pixel counts.
+        /// Widen the filter when downsampling, so that every input pixel contributes.
         antialias: bool,
     },
     /// Keys' cubic convolution over the four nearest pixels of each axis: a = -0.75, with `antialias` -0.5.
@@ -22,31 +22,31 @@ pub enum Interpolation {
     },
 }
 
-/// Each output element as a weighted sum of neighbouring input elements: a matrix `[outputs, inputs]` of one band a row.
+/// Output elements as weighted sums of neighbouring input elements: a matrix `[outputs, inputs]` with one band per row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Resampling {
     inputs: usize,
     rows: Vec<ResamplingBand>,
 }
 
-/// One output element: its first input element, and the weights of that one and those that follow.
+/// Row of a [`Resampling`]: the weights of consecutive input elements.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ResamplingBand {
     /// First input element.
     pub start: usize,
-    /// Weights, from `start` on; empty where no input element counts.
+    /// Weights of the input elements from `start` on; empty where none contributes.
     pub weights: Vec<f64>,
 }
 
 impl Resampling {
-    /// Interpolates `inputs` elements to `outputs`; both at least 1.
+    /// Interpolation of `inputs` elements to `outputs`; both at least 1.
     pub fn interpolation(inputs: usize, outputs: usize, how: Interpolation) -> Resampling {
         let scale = |align_corners: bool| match (align_corners, outputs) {
             (false, _) => inputs as f64 / outputs as f64,
             (true, 1) => 0.0,
             (true, _) => (inputs - 1) as f64 / (outputs - 1) as f64,
         };
-        // Where an output's centre lies among the input's centres.
+        // Position of an output's centre, in units of the input's centres.
         let source = |i: usize, align_corners: bool| match align_corners {
             true => i as f64 * scale(true),
             false => (i as f64 + 0.5) * scale(false) - 0.5,
@@ -78,25 +78,25 @@ impl Resampling {
         Resampling { inputs, rows: rows.collect() }
     }
 
-    /// The means of a pooling's windows along an axis. Those that reach over an edge divide by the elements inside, or with
-    /// `count_include_pad` also by those in the padding, but never by those that only `ceil_mode` adds.
+    /// The means of a pooling's windows along an axis. A window that reaches over an edge divides by the number of elements inside the
+    /// image; with `count_include_pad` padding counts too, but never the elements that only `ceil_mode` adds.
     pub fn window_mean(s: &PoolShape, axis: usize, count_include_pad: bool) -> Resampling {
         let rows = (0..s.out[axis]).map(|i| {
             let inside = s.taps(axis, i);
             let start = s.start(axis, i);
             let end = start + s.pool.kernel[axis] as isize;
             let padded = end.min((s.size[axis] + s.pool.padding[axis]) as isize) - start;
-            let places: Vec<usize> = inside.map(|(_, at)| at).collect();
-            let divisor = if count_include_pad { padded as usize } else { places.len() };
+            let positions: Vec<usize> = inside.map(|(_, at)| at).collect();
+            let divisor = if count_include_pad { padded as usize } else { positions.len() };
             ResamplingBand {
-                start: places.first().copied().unwrap_or(0),
-                weights: vec![1.0 / divisor as f64; places.len()],
+                start: positions.first().copied().unwrap_or(0),
+                weights: vec![1.0 / divisor as f64; positions.len()],
             }
         });
         Resampling { inputs: s.size[axis], rows: rows.collect() }
     }
 
-    /// The map of gradients: output elements to input elements, with the same weights.
+    /// The transposed matrix, which maps gradients of the output to gradients of the input.
     pub fn transposed(&self) -> Resampling {
         let empty = || ResamplingBand { start: 0, weights: vec![] };
         let mut rows: Vec<ResamplingBand> = (0..self.inputs).map(|_| empty()).collect();
@@ -106,7 +106,7 @@ impl Resampling {
                 if row.weights.is_empty() {
                     row.start = i;
                 }
-                // Outputs in between that do not use this element, which only happens with weights of exactly 0.
+                // Rows in between without this element: only where its weight is exactly 0.
                 row.weights.resize(i - row.start, 0.0);
                 row.weights.push(*weight);
             }
@@ -119,7 +119,7 @@ impl Resampling {
         self.inputs
     }
 
-    /// The output elements.
+    /// Rows of the matrix, one for each output element.
     pub fn rows(&self) -> &[ResamplingBand] {
         &self.rows
     }
@@ -130,7 +130,7 @@ pub fn adaptive_window(inputs: usize, outputs: usize, i: usize) -> std::ops::Ran
     i * inputs / outputs..((i + 1) * inputs).div_ceil(outputs)
 }
 
-/// Weights of the elements at `floor(at) + taps` by their distance from `at`; those beyond an edge fall to the edge's element.
+/// Weights of the elements at `floor(at) + taps` by their distance from `at`; positions beyond an edge are clamped to it.
 fn clamped(
     inputs: usize,
     at: f64,
@@ -138,16 +138,16 @@ fn clamped(
     filter: impl Fn(f64) -> f64,
 ) -> ResamplingBand {
     let floor = at.floor();
-    let place = |tap: isize| (floor as isize + tap).clamp(0, inputs as isize - 1) as usize;
-    let start = place(taps.start);
-    let mut weights = vec![0.0; place(taps.end - 1) - start + 1];
+    let index = |tap: isize| (floor as isize + tap).clamp(0, inputs as isize - 1) as usize;
+    let start = index(taps.start);
+    let mut weights = vec![0.0; index(taps.end - 1) - start + 1];
     for tap in taps {
-        weights[place(tap) - start] += filter((at - floor - tap as f64).abs());
+        weights[index(tap) - start] += filter((at - floor - tap as f64).abs());
     }
     ResamplingBand { start, weights }
 }
 
-/// The filter of radius `radius`, widened by `scale` when shrinking, cut at the edges and normalised (as PyTorch and Pillow).
+/// The filter of radius `radius`, widened by `scale` when downsampling, cut off at the edges and normalised, as in PyTorch and Pillow.
 fn antialiased(
     inputs: usize,
     i: usize,
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn weights_of_an_output_add_up_to_one_and_stay_inside() {
+    fn weights_of_an_output_sum_to_one_and_lie_inside_the_input() {
         for (inputs, outputs) in [(1, 1), (1, 5), (5, 1), (7, 3), (3, 7), (6, 6), (14, 24)] {
             let kinds = every_kind().into_iter().map(|k| Resampling::interpolation(inputs, outputs, k));
             for r in kinds.chain([Resampling::adaptive_mean(inputs, outputs)]) {
@@ -205,9 +205,9 @@ mod tests {
     }
 
     #[test]
-    fn the_same_size_is_the_identity_without_align_corners_or_with() {
+    fn interpolation_to_the_same_size_is_the_identity() {
         for kind in every_kind() {
-            // Aligned corners put the widened filter's centre half a pixel off: PyTorch's definition.
+            // With align_corners the antialiasing filter's centre is half a pixel off, by PyTorch's definition.
             if let Interpolation::Bilinear { align_corners: true, antialias: true }
             | Interpolation::Bicubic { align_corners: true, antialias: true } = kind
             {
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_transpose_has_the_same_weights() {
+    fn transposed_has_the_same_weights() {
         for kind in every_kind() {
             for (inputs, outputs) in [(7, 3), (3, 7), (4, 4)] {
                 let forward = Resampling::interpolation(inputs, outputs, kind);

@@ -2,10 +2,10 @@
 use std::fmt;
 use std::ops::Deref;
 
-/// The most axes that a tensor can have.
+/// Maximum number of axes of a tensor.
 pub const MAX_RANK: usize = 6;
 
-/// Extents of a dense row-major tensor, outermost first; a plain value of at most [`MAX_RANK`] axes that derefs to a slice.
+/// Extents of a dense row-major tensor, outermost first: a `Copy` value of at most [`MAX_RANK`] axes that dereferences to a slice.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Shape {
     dims: [usize; MAX_RANK],
@@ -16,7 +16,7 @@ impl Shape {
     /// A shape of the given extents.
     ///
     /// # Panics
-    /// Past [`MAX_RANK`] axes.
+    /// When there are more than [`MAX_RANK`] axes.
     pub fn new(dims: &[usize]) -> Self {
         assert!(dims.len() <= MAX_RANK, "a tensor has at most {MAX_RANK} axes, not {}", dims.len());
         let mut shape = Shape { dims: [0; MAX_RANK], rank: dims.len() as u8 };

@@ -1,12 +1,12 @@
-//! Computing shapes without values.
+//! Shape inference without values, as on PyTorch's meta device.
 use std::cell::Cell;
 
 thread_local! {
     static ACTIVE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs `f` with operations on the CPU giving tensors of the right shape and of arbitrary content: what a model's layers cost is counted
-/// without paying for it. Memory is reserved, and not touched.
+/// Runs `f` while operations on the CPU only infer shapes: their results have the right shape and arbitrary content. Used to count the
+/// cost of a model's layers. Memory is reserved, but never written.
 pub fn shapes_only<R>(f: impl FnOnce() -> R) -> R {
     struct Restore(bool);
     impl Drop for Restore {
@@ -29,14 +29,14 @@ mod tests {
     use crate::{DType, Device, Tensor};
 
     #[test]
-    fn shapes_come_without_values() {
-        let product = || {
+    fn shapes_are_inferred_without_computing() {
+        let matmul = || {
             let a = Tensor::ones([2, 3], DType::F32, &Device::Cpu)?;
             a.matmul(&Tensor::ones([3, 4], DType::F32, &Device::Cpu)?)
         };
-        let counted = shapes_only(product).expect("shapes fit");
+        let counted = shapes_only(matmul).expect("shapes fit");
         assert_eq!(counted.dims(), [2, 4]);
-        let computed = product().expect("shapes fit");
+        let computed = matmul().expect("shapes fit");
         assert_eq!(computed.to_vec::<f32>().expect("f32"), [3.0; 8]);
     }
 }

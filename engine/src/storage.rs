@@ -1,4 +1,4 @@
-//! The memory behind tensors: one block on a device, shared by views, read and written under a lock.
+//! The memory behind tensors: one buffer on a device, shared by views, read and written under a lock.
 use crate::cpu::memory::CpuBuffer;
 use crate::cuda::{CudaError, DeviceBuffer, DeviceSlice, Gpu};
 use crate::{DType, Device, Element, Result, shapes_only};
@@ -7,104 +7,104 @@ use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// A block of memory on a device. It can move: all tensors that share it move with it.
+/// A buffer on a device. It can move to another device: all tensors that share it move with it.
 pub(crate) struct Storage {
-    /// Which device holds the block, readable without its lock: 0 is the CPU, i + 1 is CUDA device i.
-    place: AtomicUsize,
-    /// Grows with every change of the elements that is not their first writing: copies made of them tell by it whether they are still true.
+    /// Device of the buffer, readable without its lock: 0 is the CPU, i + 1 is CUDA device i.
+    device_index: AtomicUsize,
+    /// Version counter: incremented by every change after the elements were first written. The autocast cache is valid for one version.
     version: AtomicU64,
-    block: RwLock<Block>,
+    buffer: RwLock<StorageBuffer>,
 }
 
-/// What holds the elements.
-pub(crate) enum Block {
+/// The buffer of a storage.
+pub(crate) enum StorageBuffer {
     Cpu(CpuBuffer),
     Cuda(DeviceBuffer),
 }
 
 impl Storage {
-    /// A block of host memory for `len` elements of `T`, filled by `fill`.
+    /// Host memory for `len` elements of `T`, filled by `fill`.
     pub(crate) fn build<T: Element>(len: usize, fill: impl FnOnce(&mut [T])) -> Result<Storage> {
         let mut buffer = CpuBuffer::new(len * std::mem::size_of::<T>())?;
         if !shapes_only::is_active() {
             fill(buffer.as_mut_slice());
         }
-        Ok(Storage::of(Block::Cpu(buffer)))
+        Ok(Storage::of(StorageBuffer::Cpu(buffer)))
     }
 
-    /// A block of device memory of arbitrary content.
+    /// Device memory of arbitrary content.
     pub(crate) fn on_gpu(
         gpu: &Arc<Gpu>,
         len: usize,
         dtype: DType,
     ) -> std::result::Result<Storage, CudaError> {
-        Ok(Storage::of(Block::Cuda(gpu.empty(len, dtype)?)))
+        Ok(Storage::of(StorageBuffer::Cuda(gpu.empty(len, dtype)?)))
     }
 
     pub(crate) fn device(&self) -> Device {
-        match self.place.load(Ordering::Acquire) {
+        match self.device_index.load(Ordering::Acquire) {
             0 => Device::Cpu,
             i => Device::Cuda(i - 1),
         }
     }
 
-    /// The block, to read. A panic while writing leaves plain numbers: the lock's poison carries no news.
-    pub(crate) fn block(&self) -> RwLockReadGuard<'_, Block> {
-        self.block.read().unwrap_or_else(|e| e.into_inner())
+    /// The buffer, locked for reading. A poisoned lock is ignored: a panic while writing leaves valid numbers.
+    pub(crate) fn buffer(&self) -> RwLockReadGuard<'_, StorageBuffer> {
+        self.buffer.read().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// Which state of the elements this is.
+    /// The version counter.
     pub(crate) fn version(&self) -> u64 {
         self.version.load(Ordering::Acquire)
     }
 
-    /// The elements change.
-    pub(crate) fn touch(&self) {
+    /// Increments the version counter.
+    pub(crate) fn bump_version(&self) {
         self.version.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// The block, to change.
-    pub(crate) fn block_mut(&self) -> RwLockWriteGuard<'_, Block> {
-        self.block.write().unwrap_or_else(|e| e.into_inner())
+    /// The buffer, locked for writing.
+    pub(crate) fn buffer_mut(&self) -> RwLockWriteGuard<'_, StorageBuffer> {
+        self.buffer.write().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// Puts another block, of the same elements, in this one's place.
-    pub(crate) fn replace(&self, block: Block) {
-        let mut guard = self.block_mut();
-        self.place.store(place(&block), Ordering::Release);
-        *guard = block;
+    /// Replaces the buffer with one of the same elements on another device.
+    pub(crate) fn replace(&self, buffer: StorageBuffer) {
+        let mut guard = self.buffer_mut();
+        self.device_index.store(device_index(&buffer), Ordering::Release);
+        *guard = buffer;
     }
 
-    /// Elements of `dtype` that it has room for: those that it was made with.
+    /// Capacity in elements of `dtype`.
     pub(crate) fn len(&self, dtype: DType) -> usize {
-        match &*self.block() {
-            Block::Cpu(buffer) => buffer.as_slice::<u8>().len() / dtype.size(),
-            Block::Cuda(buffer) => buffer.as_slice(dtype).len,
+        match &*self.buffer() {
+            StorageBuffer::Cpu(buffer) => buffer.as_slice::<u8>().len() / dtype.size(),
+            StorageBuffer::Cuda(buffer) => buffer.as_slice(dtype).len,
         }
     }
 
-    pub(crate) fn into_block(self) -> Block {
-        self.block.into_inner().unwrap_or_else(|e| e.into_inner())
+    pub(crate) fn into_buffer(self) -> StorageBuffer {
+        self.buffer.into_inner().unwrap_or_else(|e| e.into_inner())
     }
 
-    fn of(block: Block) -> Storage {
+    fn of(buffer: StorageBuffer) -> Storage {
         Storage {
-            place: AtomicUsize::new(place(&block)),
+            device_index: AtomicUsize::new(device_index(&buffer)),
             version: AtomicU64::new(0),
-            block: RwLock::new(block),
+            buffer: RwLock::new(buffer),
         }
     }
 }
 
-fn place(block: &Block) -> usize {
-    match block {
-        Block::Cpu(_) => 0,
-        Block::Cuda(buffer) => buffer.gpu().ordinal() + 1,
+fn device_index(buffer: &StorageBuffer) -> usize {
+    match buffer {
+        StorageBuffer::Cpu(_) => 0,
+        StorageBuffer::Cuda(buffer) => buffer.gpu().ordinal() + 1,
     }
 }
 
-/// The elements of a tensor, to read; holds the tensor's lock, or a copy of what is on another device.
-pub struct Read<'a, T> {
+/// Read access to the elements of a tensor: holds the tensor's lock, or a host copy of elements on a GPU.
+pub struct ReadGuard<'a, T> {
     bytes: Bytes<'a>,
     start: usize,
     len: usize,
@@ -112,85 +112,92 @@ pub struct Read<'a, T> {
 }
 
 enum Bytes<'a> {
-    Shared(RwLockReadGuard<'a, Block>),
+    Shared(RwLockReadGuard<'a, StorageBuffer>),
     Copied(CpuBuffer),
 }
 
-impl<'a, T: Element> Read<'a, T> {
-    /// `len` elements from `start` on, of host memory as they are, of device memory as a copy.
+impl<'a, T: Element> ReadGuard<'a, T> {
+    /// `len` elements from `start` on: borrowed from host memory, or copied from device memory.
     pub(crate) fn new(
         storage: &'a Storage,
         start: usize,
         len: usize,
-    ) -> Result<std::result::Result<Read<'a, T>, CudaError>> {
-        let guard = storage.block();
-        let Block::Cuda(buffer) = &*guard else {
-            return Ok(Ok(Read { bytes: Bytes::Shared(guard), start, len, element: PhantomData }));
+    ) -> Result<std::result::Result<ReadGuard<'a, T>, CudaError>> {
+        let guard = storage.buffer();
+        let StorageBuffer::Cuda(buffer) = &*guard else {
+            return Ok(Ok(ReadGuard { bytes: Bytes::Shared(guard), start, len, element: PhantomData }));
         };
         let mut copy = CpuBuffer::new(len * std::mem::size_of::<T>())?;
         let downloaded = buffer.gpu().download(buffer.slice(start, len, T::DTYPE), copy.as_mut_slice());
-        Ok(downloaded.map(|()| Read { bytes: Bytes::Copied(copy), start: 0, len, element: PhantomData }))
+        Ok(downloaded.map(|()| ReadGuard { bytes: Bytes::Copied(copy), start: 0, len, element: PhantomData }))
     }
 }
 
-impl<T: Element> Deref for Read<'_, T> {
+impl<T: Element> Deref for ReadGuard<'_, T> {
     type Target = [T];
     fn deref(&self) -> &[T] {
         let buffer = match &self.bytes {
             Bytes::Copied(buffer) => buffer,
-            Bytes::Shared(guard) => host(guard),
+            Bytes::Shared(guard) => cpu_buffer(guard),
         };
         &buffer.as_slice()[self.start..self.start + self.len]
     }
 }
 
-/// The elements of a tensor in host memory, to write in place; holds the tensor's lock alone.
-pub struct Write<'a, T> {
-    guard: RwLockWriteGuard<'a, Block>,
+/// Write access to the elements of a tensor in host memory; holds the tensor's lock exclusively.
+pub struct WriteGuard<'a, T> {
+    guard: RwLockWriteGuard<'a, StorageBuffer>,
     start: usize,
     len: usize,
     element: PhantomData<T>,
 }
 
-impl<'a, T: Element> Write<'a, T> {
-    /// `len` elements from `start` on; `None` when they are not in host memory.
-    pub(crate) fn new(storage: &'a Storage, start: usize, len: usize) -> Option<Write<'a, T>> {
-        let guard = storage.block_mut();
-        storage.touch();
-        matches!(&*guard, Block::Cpu(_)).then_some(Write { guard, start, len, element: PhantomData })
+impl<'a, T: Element> WriteGuard<'a, T> {
+    /// `len` elements from `start` on, or `None` when they are not in host memory.
+    pub(crate) fn new(storage: &'a Storage, start: usize, len: usize) -> Option<WriteGuard<'a, T>> {
+        let guard = storage.buffer_mut();
+        storage.bump_version();
+        matches!(&*guard, StorageBuffer::Cpu(_)).then_some(WriteGuard {
+            guard,
+            start,
+            len,
+            element: PhantomData,
+        })
     }
 }
 
-impl<T: Element> Deref for Write<'_, T> {
+impl<T: Element> Deref for WriteGuard<'_, T> {
     type Target = [T];
     fn deref(&self) -> &[T] {
-        &host(&self.guard).as_slice()[self.start..self.start + self.len]
+        &cpu_buffer(&self.guard).as_slice()[self.start..self.start + self.len]
     }
 }
 
-impl<T: Element> DerefMut for Write<'_, T> {
+impl<T: Element> DerefMut for WriteGuard<'_, T> {
     fn deref_mut(&mut self) -> &mut [T] {
-        let Block::Cpu(buffer) = &mut *self.guard else { unreachable!("checked when the guard was made") };
+        let StorageBuffer::Cpu(buffer) = &mut *self.guard else {
+            unreachable!("the guard was made for host memory")
+        };
         &mut buffer.as_mut_slice()[self.start..self.start + self.len]
     }
 }
 
-fn host(block: &Block) -> &CpuBuffer {
-    let Block::Cpu(buffer) = block else { unreachable!("checked when the guard was made") };
+fn cpu_buffer(block: &StorageBuffer) -> &CpuBuffer {
+    let StorageBuffer::Cpu(buffer) = block else { unreachable!("the guard was made for host memory") };
     buffer
 }
 
-/// The elements of a tensor in device memory, for launchers; while it lives they stay where they are.
-pub(crate) struct Held<'a> {
-    guard: RwLockReadGuard<'a, Block>,
+/// The elements of a tensor in device memory, for kernel launchers. Holds the read lock, so that they cannot move meanwhile.
+pub(crate) struct DeviceView<'a> {
+    guard: RwLockReadGuard<'a, StorageBuffer>,
     start: usize,
     len: usize,
     dtype: DType,
 }
 
-impl<'a> Held<'a> {
-    pub(crate) fn new(storage: &'a Storage, start: usize, len: usize, dtype: DType) -> Held<'a> {
-        Held { guard: storage.block(), start, len, dtype }
+impl<'a> DeviceView<'a> {
+    pub(crate) fn new(storage: &'a Storage, start: usize, len: usize, dtype: DType) -> DeviceView<'a> {
+        DeviceView { guard: storage.buffer(), start, len, dtype }
     }
 
     pub(crate) fn slice(&self) -> DeviceSlice<'_> {
@@ -202,7 +209,9 @@ impl<'a> Held<'a> {
     }
 
     fn buffer(&self) -> &DeviceBuffer {
-        let Block::Cuda(buffer) = &*self.guard else { panic!("a launcher was handed elements on the CPU") };
+        let StorageBuffer::Cuda(buffer) = &*self.guard else {
+            panic!("a kernel launcher received a tensor on the CPU")
+        };
         buffer
     }
 }

@@ -1,7 +1,7 @@
-//! The tensor: a cheap handle to dense row-major elements on a device, and its place in the graph.
-use crate::autograd::{Gradient, Hook, Leaf};
+//! The tensor: a cheap handle to dense row-major elements on a device, with its autograd metadata.
+use crate::autograd::{AutogradMeta, Hook, Leaf};
 use crate::cuda::{self, CudaError, DeviceSlice, Gpu};
-use crate::storage::{Held, Read, Storage, Write};
+use crate::storage::{DeviceView, ReadGuard, Storage, WriteGuard};
 use crate::{DType, Device, Element, Error, Result, Shape};
 use std::fmt;
 use std::sync::Arc;
@@ -12,11 +12,11 @@ pub struct Tensor(Arc<Inner>);
 
 struct Inner {
     storage: Arc<Storage>,
-    /// First element within the storage: views share it.
-    start: usize,
+    /// Index of the first element within the storage, which views share.
+    offset: usize,
     shape: Shape,
     dtype: DType,
-    gradient: Gradient,
+    autograd_meta: AutogradMeta,
 }
 
 /// Constructors.
@@ -36,18 +36,18 @@ impl Tensor {
         Tensor::from_slice(&data, shape)
     }
 
-    /// A tensor without axes.
+    /// A tensor without axes (rank 0).
     pub fn scalar<T: Element>(value: T) -> Result<Tensor> {
         Tensor::from_slice(&[value], ())
     }
 
-    /// Every element `value`, rounded to the dtype.
+    /// A tensor whose elements are all `value`, rounded to the dtype. Any dtype; f64 on the CPU only.
     pub fn full(shape: impl Into<Shape>, value: f64, dtype: DType, device: &Device) -> Result<Tensor> {
         let shape = shape.into();
         if let Device::Cuda(ordinal) = *device
             && dtype != DType::F64
         {
-            // Where it is needed: a recorded step holds no copies from the host.
+            // Filled on the device: a captured CUDA graph contains no copies from the host.
             return Gpu::get(ordinal)
                 .and_then(|gpu| Tensor::build_on(&gpu, shape, dtype, |y| cuda::copy::fill(&gpu, y, value)))
                 .map_err(|e| e.with_op_context("full", *device, &[]));
@@ -56,24 +56,24 @@ impl Tensor {
             .to_device(device)
     }
 
-    /// Zeros.
+    /// A tensor of zeros.
     pub fn zeros(shape: impl Into<Shape>, dtype: DType, device: &Device) -> Result<Tensor> {
         Tensor::full(shape, 0.0, dtype, device)
     }
 
-    /// Ones.
+    /// A tensor of ones.
     pub fn ones(shape: impl Into<Shape>, dtype: DType, device: &Device) -> Result<Tensor> {
         Tensor::full(shape, 1.0, dtype, device)
     }
 
-    /// A CPU tensor whose elements `fill` writes; it is handed memory of arbitrary content and must write all of it.
+    /// A CPU tensor whose elements `fill` writes. The memory it receives has arbitrary content; it must write all of it.
     pub fn build<T: Element>(shape: impl Into<Shape>, fill: impl FnOnce(&mut [T])) -> Result<Tensor> {
         let shape = shape.into();
         let storage = Storage::build(shape.numel(), fill)?;
-        Ok(Tensor::assemble(Arc::new(storage), 0, shape, T::DTYPE, Gradient::None))
+        Ok(Tensor::assemble(Arc::new(storage), 0, shape, T::DTYPE, AutogradMeta::None))
     }
 
-    /// A tensor on a GPU whose elements `fill` queues to be written, all of them.
+    /// A tensor on a GPU. `fill` queues the kernels that write all of its elements.
     pub(crate) fn build_on(
         gpu: &Arc<Gpu>,
         shape: impl Into<Shape>,
@@ -82,13 +82,13 @@ impl Tensor {
     ) -> cuda::Result<Tensor> {
         let shape = shape.into();
         let storage = Arc::new(Storage::on_gpu(gpu, shape.numel(), dtype)?);
-        let tensor = Tensor::assemble(storage, 0, shape, dtype, Gradient::None);
-        fill(tensor.held().slice())?;
+        let tensor = Tensor::assemble(storage, 0, shape, dtype, AutogradMeta::None);
+        fill(tensor.device_view().slice())?;
         Ok(tensor)
     }
 }
 
-/// What it is.
+/// Shape, dtype and device.
 impl Tensor {
     /// Extents, outermost first.
     pub fn shape(&self) -> &Shape {
@@ -115,30 +115,30 @@ impl Tensor {
         self.0.dtype
     }
 
-    /// Where it lives.
+    /// Device of the elements.
     pub fn device(&self) -> Device {
         self.0.storage.device()
     }
 }
 
-/// Its elements.
+/// Access to the elements.
 impl Tensor {
-    /// The elements, for as long as the guard lives; a copy of them when they are on another device than the CPU, after the
-    /// work queued there. Errors when `T` is not the tensor's dtype.
-    pub fn read<T: Element>(&self) -> Result<Read<'_, T>> {
+    /// Borrows the elements for reading. Elements on a GPU are copied to the host, after the work queued there.
+    /// Errors when `T` is not the tensor's dtype.
+    pub fn read<T: Element>(&self) -> Result<ReadGuard<'_, T>> {
         self.check_element::<T>("read")?;
-        Read::new(&self.0.storage, self.0.start, self.numel())?.map_err(|e| self.failed("read", e))
+        ReadGuard::new(&self.0.storage, self.0.offset, self.numel())?.map_err(|e| self.error("read", e))
     }
 
-    /// The elements, to change in place: for optimizers and state dicts. What an operation saved for its backward pass
-    /// changes with them. The guard holds the tensor's lock; reading the same tensor meanwhile waits for ever.
-    /// Errors when they are not on the CPU: see [`Tensor::copy_from`].
-    pub fn write<T: Element>(&self) -> Result<Write<'_, T>> {
+    /// Borrows the elements for writing in place, for optimizers and state dicts. Tensors that an operation saved for its
+    /// backward pass change with them. The guard holds the tensor's lock: reading the same tensor before it is dropped deadlocks.
+    /// Errors when `T` is not the tensor's dtype, or the elements are on a GPU: see [`Tensor::copy_from`].
+    pub fn write<T: Element>(&self) -> Result<WriteGuard<'_, T>> {
         self.check_element::<T>("write")?;
-        Write::new(&self.0.storage, self.0.start, self.numel()).ok_or_else(|| {
-            self.failed(
+        WriteGuard::new(&self.0.storage, self.0.offset, self.numel()).ok_or_else(|| {
+            self.error(
                 "write",
-                CudaError::new("only elements on the CPU are written in place; use copy_from"),
+                CudaError::new("only elements on the CPU can be written in place; use copy_from"),
             )
         })
     }
@@ -156,7 +156,7 @@ impl Tensor {
         crate::ops::dispatch_any!(self.dtype(), T => Ok(self.read::<T>()?[0].to_f64()))
     }
 
-    /// Overwrites the elements with those of `source`, which has the same shape and dtype.
+    /// Overwrites the elements with those of `source`, which must have the same shape and dtype; any device.
     pub fn copy_from(&self, source: &Tensor) -> Result<()> {
         if source.shape() != self.shape() || source.dtype() != self.dtype() {
             return Err(Error::shape(
@@ -167,15 +167,15 @@ impl Tensor {
         }
         match (self.device(), source.device()) {
             (Device::Cuda(a), Device::Cuda(b)) if a == b => {
-                let (to, from) = (self.held(), source.held());
+                let (to, from) = (self.device_view(), source.device_view());
                 self.bump_version();
-                to.gpu().copy(from.slice(), to.slice()).map_err(|e| self.failed("copy_from", e))
+                to.gpu().copy(from.slice(), to.slice()).map_err(|e| self.error("copy_from", e))
             }
             (Device::Cuda(_), _) => crate::ops::dispatch_any!(self.dtype(), T => {
-                let (data, to) = (source.read::<T>()?, self.held());
+                let (data, to) = (source.read::<T>()?, self.device_view());
                 self.bump_version();
                 let uploaded = to.gpu().upload(bytemuck::cast_slice(&data), to.slice());
-                uploaded.map_err(|e| self.failed("copy_from", e))
+                uploaded.map_err(|e| self.error("copy_from", e))
             }),
             (Device::Cpu, _) => crate::ops::dispatch_any!(self.dtype(), T => {
                 let data = source.to_vec::<T>()?;
@@ -185,43 +185,44 @@ impl Tensor {
         }
     }
 
-    /// Moves the elements to a device, and with them every tensor that shares them: how a model goes to a GPU. Operations on
-    /// those tensors must not run meanwhile.
+    /// Moves the elements to a device in place. Every tensor that shares them moves too; this is how a model is moved to a GPU.
+    /// Operations on those tensors must not run meanwhile.
     pub fn move_to(&self, device: &Device) -> Result<()> {
         if self.device() == *device {
             return Ok(());
         }
         let whole = self.0.storage.len(self.dtype());
-        let all = Tensor::assemble(self.0.storage.clone(), 0, [whole].into(), self.dtype(), Gradient::None);
-        let moved = all.copied_to(device)?;
+        let all =
+            Tensor::assemble(self.0.storage.clone(), 0, [whole].into(), self.dtype(), AutogradMeta::None);
+        let moved = all.copy_to_device(device)?;
         let sole = Arc::into_inner(moved.0).and_then(|inner| Arc::into_inner(inner.storage));
-        self.0.storage.replace(sole.expect("a fresh copy has one owner").into_block());
+        self.0.storage.replace(sole.expect("a fresh copy has one owner").into_buffer());
         Ok(())
     }
 
-    /// A tensor with elements of its own on a device, outside the graph.
-    pub(crate) fn copied_to(&self, device: &Device) -> Result<Tensor> {
+    /// A copy of the elements on a device, outside the graph.
+    pub(crate) fn copy_to_device(&self, device: &Device) -> Result<Tensor> {
         let to = match *device {
             Device::Cpu => {
                 crate::ops::dispatch_any!(self.dtype(), T => Tensor::build(*self.shape(), |_: &mut [T]| ()))?
             }
             Device::Cuda(_) if self.dtype() == DType::F64 => {
-                return Err(Error::dtype("to_device", &[("x", self)], "all but f64 on a GPU"));
+                return Err(Error::dtype("to_device", &[("x", self)], "every dtype but f64 on a GPU"));
             }
             Device::Cuda(ordinal) => {
-                let room = Gpu::get(ordinal)
+                let empty = Gpu::get(ordinal)
                     .and_then(|gpu| Tensor::build_on(&gpu, *self.shape(), self.dtype(), |_| Ok(())));
-                room.map_err(|e| e.with_op_context("to_device", *device, &[("x", self)]))?
+                empty.map_err(|e| e.with_op_context("to_device", *device, &[("x", self)]))?
             }
         };
         to.copy_from(&self.detach())?;
         Ok(to)
     }
 
-    /// A tensor with elements of its own, outside the graph.
+    /// A copy of the elements on the same device, outside the graph.
     pub fn copy(&self) -> Result<Tensor> {
         if self.device() != Device::Cpu {
-            return self.copied_to(&self.device());
+            return self.copy_to_device(&self.device());
         }
         crate::ops::dispatch_any!(self.dtype(), T => {
             let data = self.read::<T>()?;
@@ -229,26 +230,26 @@ impl Tensor {
         })
     }
 
-    /// The elements in device memory, for launchers.
+    /// A view of the elements in device memory, for kernel launchers.
     ///
     /// # Panics
-    /// When they are on the CPU.
-    pub(crate) fn held(&self) -> Held<'_> {
-        Held::new(&self.0.storage, self.0.start, self.numel(), self.dtype())
+    /// When its slice is taken and the elements are on the CPU.
+    pub(crate) fn device_view(&self) -> DeviceView<'_> {
+        DeviceView::new(&self.0.storage, self.0.offset, self.numel(), self.dtype())
     }
 
-    /// Says that the elements are being changed by work queued on their device, such as a graph that is replayed: what was computed of
-    /// them before and kept is out of date.
+    /// Increments the version counter of the elements, which invalidates their autocast cache. Call it when work queued on the device,
+    /// such as the replay of a CUDA graph, changes them.
     pub fn bump_version(&self) {
-        self.0.storage.touch();
+        self.0.storage.bump_version();
     }
 
-    /// Which state of the elements this is: another one after every change.
+    /// The version counter of the elements: it grows with every change.
     pub(crate) fn version(&self) -> u64 {
         self.0.storage.version()
     }
 
-    fn failed(&self, op: &'static str, failure: CudaError) -> Error {
+    fn error(&self, op: &'static str, failure: CudaError) -> Error {
         failure.with_op_context(op, self.device(), &[("self", self)])
     }
 
@@ -268,82 +269,90 @@ impl Tensor {
     }
 }
 
-/// Its place in the graph.
+/// Autograd.
 impl Tensor {
-    /// This tensor as a variable: a leaf whose gradient backward passes collect. Shares the elements.
+    /// This tensor as a variable: a leaf that requires a gradient, which backward passes accumulate. Shares the elements.
     ///
     /// # Panics
     /// When the dtype is not a float.
     pub fn variable(&self) -> Tensor {
         assert!(self.dtype().is_float(), "a tensor of {} cannot require a gradient", self.dtype());
-        self.with_gradient(Gradient::Leaf(Arc::new(Leaf::default())))
+        self.with_autograd_meta(AutogradMeta::Leaf(Arc::new(Leaf::default())))
     }
 
-    /// The same elements outside the graph.
+    /// A tensor of the same elements outside the graph.
     pub fn detach(&self) -> Tensor {
-        if self.requires_grad() { self.with_gradient(Gradient::None) } else { self.clone() }
+        if self.requires_grad() { self.with_autograd_meta(AutogradMeta::None) } else { self.clone() }
     }
 
-    /// True for a variable and for what was computed from one.
+    /// True for a variable and for every tensor computed from one.
     pub fn requires_grad(&self) -> bool {
-        !matches!(self.0.gradient, Gradient::None)
+        !matches!(self.0.autograd_meta, AutogradMeta::None)
     }
 
     /// True for a variable itself.
     pub fn is_variable(&self) -> bool {
-        matches!(self.0.gradient, Gradient::Leaf(_))
+        matches!(self.0.autograd_meta, AutogradMeta::Leaf(_))
     }
 
-    /// The gradient that backward passes have collected in this variable since [`Tensor::zero_grad`].
+    /// The gradient that backward passes have accumulated in this variable since [`Tensor::zero_grad`].
     pub fn grad(&self) -> Option<Tensor> {
-        let Gradient::Leaf(leaf) = &self.0.gradient else { return None };
+        let AutogradMeta::Leaf(leaf) = &self.0.autograd_meta else { return None };
         leaf.grad.lock().unwrap_or_else(|e| e.into_inner()).clone()
     }
 
-    /// Forgets the collected gradient.
+    /// Resets the accumulated gradient to `None`.
     pub fn zero_grad(&self) {
         self.set_grad(None);
     }
 
-    /// Replaces the collected gradient of this variable; anything else has none to replace.
+    /// Replaces the accumulated gradient of this variable. No effect on a tensor that is not a variable.
     pub fn set_grad(&self, grad: Option<Tensor>) {
-        if let Gradient::Leaf(leaf) = &self.0.gradient {
+        if let AutogradMeta::Leaf(leaf) = &self.0.autograd_meta {
             *leaf.grad.lock().unwrap_or_else(|e| e.into_inner()) = grad;
         }
     }
 
-    /// Calls `hook` with this variable's gradient whenever a backward pass has added up all of it. Errors on anything
-    /// but a variable.
+    /// Registers a hook that is called with this variable's gradient once a backward pass has accumulated all of it.
+    /// Errors on a tensor that is not a variable.
     pub fn register_hook(&self, hook: Hook) -> Result<()> {
-        match &self.0.gradient {
-            Gradient::Leaf(leaf) => {
+        match &self.0.autograd_meta {
+            AutogradMeta::Leaf(leaf) => {
                 leaf.hooks.lock().unwrap_or_else(|e| e.into_inner()).push(hook);
                 Ok(())
             }
-            _ => Err(Error::Autograd { why: "only a variable's gradient can be hooked".into() }),
+            _ => Err(Error::Autograd {
+                why: "a hook can only be registered on a variable; this tensor is not one".into(),
+            }),
         }
     }
 }
 
-/// For operations.
+/// Used by operations.
 impl Tensor {
-    pub(crate) fn gradient(&self) -> &Gradient {
-        &self.0.gradient
+    pub(crate) fn autograd_meta(&self) -> &AutogradMeta {
+        &self.0.autograd_meta
     }
 
     /// A view of the same elements from `start` (relative to this tensor), outside the graph.
     pub(crate) fn view(&self, start: usize, shape: Shape) -> Tensor {
         debug_assert!(start + shape.numel() <= self.numel());
-        Tensor::assemble(self.0.storage.clone(), self.0.start + start, shape, self.dtype(), Gradient::None)
+        Tensor::assemble(
+            self.0.storage.clone(),
+            self.0.offset + start,
+            shape,
+            self.dtype(),
+            AutogradMeta::None,
+        )
     }
 
-    /// True when nothing else refers to these elements: an operation that was handed them may overwrite them.
+    /// True when nothing else refers to these elements, so that an operation that owns this tensor may overwrite them.
     pub(crate) fn is_sole_owner(&self) -> bool {
         Arc::strong_count(&self.0) == 1 && Arc::strong_count(&self.0.storage) == 1
     }
 
-    /// `self + other` of equal shape and dtype, in place when nothing else refers to `self`, and neither is part of a graph: how
-    /// gradients add up.
+    /// `self + other` for equal shapes and dtypes, in place when nothing else refers to `self` and neither requires a gradient.
+    /// Gradients are accumulated with it.
     pub(crate) fn accumulate(self, other: Tensor) -> Result<Tensor> {
         if self.is_sole_owner() && !self.requires_grad() && !other.requires_grad() {
             self.add_in_place(&other)?;
@@ -352,9 +361,9 @@ impl Tensor {
         self.add(&other)
     }
 
-    /// The same elements at another place in the graph.
-    pub(crate) fn with_gradient(&self, gradient: Gradient) -> Tensor {
-        Tensor::assemble(self.0.storage.clone(), self.0.start, self.0.shape, self.0.dtype, gradient)
+    /// A tensor of the same elements with other autograd metadata.
+    pub(crate) fn with_autograd_meta(&self, gradient: AutogradMeta) -> Tensor {
+        Tensor::assemble(self.0.storage.clone(), self.0.offset, self.0.shape, self.0.dtype, gradient)
     }
 
     fn assemble(
@@ -362,9 +371,9 @@ impl Tensor {
         start: usize,
         shape: Shape,
         dtype: DType,
-        gradient: Gradient,
+        gradient: AutogradMeta,
     ) -> Tensor {
-        Tensor(Arc::new(Inner { storage, start, shape, dtype, gradient }))
+        Tensor(Arc::new(Inner { storage, offset: start, shape, dtype, autograd_meta: gradient }))
     }
 }
 

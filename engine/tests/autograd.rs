@@ -1,4 +1,4 @@
-//! What the graph promises: accumulation, scopes, freeing, hooks, errors.
+//! Autograd: gradient accumulation, `no_grad`, freeing of the graph, hooks, errors; views, casts and memory.
 use fornax_engine::{DType, Device, Error, Result, Tensor, no_grad};
 use std::sync::{Arc, Mutex};
 
@@ -11,7 +11,7 @@ fn grad(t: &Tensor) -> Vec<f32> {
 }
 
 #[test]
-fn gradients_of_several_uses_and_several_passes_add_up() -> Result<()> {
+fn gradients_accumulate_over_uses_and_backward_passes() -> Result<()> {
     let x = variable(&[1.0, -2.0, 3.0]);
     let y = x.mul(&x)?.add(&x)?;
     y.sum_all()?.backward()?;
@@ -24,7 +24,7 @@ fn gradients_of_several_uses_and_several_passes_add_up() -> Result<()> {
 }
 
 #[test]
-fn adding_up_does_not_write_into_a_shared_gradient() -> Result<()> {
+fn accumulation_does_not_overwrite_a_shared_gradient() -> Result<()> {
     let (a, b) = (variable(&[1.0]), variable(&[1.0]));
     // Both leaves receive the same upstream tensor; a then receives more.
     let y = a.add(&b)?.add(&a.mul_scalar(10.0)?)?;
@@ -34,17 +34,17 @@ fn adding_up_does_not_write_into_a_shared_gradient() -> Result<()> {
 }
 
 #[test]
-fn nothing_is_recorded_inside_no_grad() -> Result<()> {
+fn operations_inside_no_grad_are_not_tracked() -> Result<()> {
     let x = variable(&[1.0]);
     let y = no_grad(|| x.mul_scalar(2.0))?;
     assert!(!y.requires_grad());
     assert!(matches!(y.sum_all()?.backward(), Err(Error::Autograd { .. })));
-    assert!(x.mul_scalar(2.0)?.requires_grad(), "recording is on again");
+    assert!(x.mul_scalar(2.0)?.requires_grad(), "tracking is enabled again");
     Ok(())
 }
 
 #[test]
-fn a_graph_is_freed_by_its_backward_pass() -> Result<()> {
+fn second_backward_pass_through_a_freed_graph_is_an_error() -> Result<()> {
     let x = variable(&[1.0, 2.0]);
     let loss = x.square()?.sum_all()?;
     loss.backward()?;
@@ -54,7 +54,7 @@ fn a_graph_is_freed_by_its_backward_pass() -> Result<()> {
 }
 
 #[test]
-fn a_hook_sees_the_finished_gradient_before_earlier_layers_run() -> Result<()> {
+fn hook_receives_the_complete_gradient_before_earlier_layers_run() -> Result<()> {
     let seen = Arc::new(Mutex::new(Vec::<(&str, Vec<f32>)>::new()));
     let (a, b) = (variable(&[2.0]), variable(&[3.0]));
     for (name, leaf) in [("a", &a), ("b", &b)] {
@@ -73,7 +73,7 @@ fn a_hook_sees_the_finished_gradient_before_earlier_layers_run() -> Result<()> {
 }
 
 #[test]
-fn a_branch_without_gradient_does_not_hold_a_hook_back() -> Result<()> {
+fn hook_runs_although_a_branch_has_no_gradient() -> Result<()> {
     let count = Arc::new(Mutex::new(0));
     let x = variable(&[2.0]);
     let c = count.clone();
@@ -88,7 +88,7 @@ fn a_branch_without_gradient_does_not_hold_a_hook_back() -> Result<()> {
 }
 
 #[test]
-fn backward_needs_a_scalar_or_an_upstream_gradient_of_its_shape() -> Result<()> {
+fn backward_requires_a_scalar_or_an_upstream_gradient_of_its_shape() -> Result<()> {
     let x = variable(&[1.0, 2.0]);
     let y = x.mul_scalar(3.0)?;
     assert!(y.backward().expect_err("two elements").to_string().contains("needs a scalar"));
@@ -120,7 +120,7 @@ fn errors_name_operation_shapes_dtypes_and_device() -> Result<()> {
     let e = a.add(&b.to_dtype(DType::F64)?).expect_err("mixed").to_string();
     assert!(e.contains("add: accepts operands of one dtype") && e.contains("other: f64[4]"), "{e}");
     let e = a.to_dtype(DType::U8)?.mul_scalar(2.0).expect_err("u8").to_string();
-    assert!(e.contains("scale: accepts f32, or f64"), "{e}");
+    assert!(e.contains("mul_scalar: accepts f32, f16, bf16 or f64"), "{e}");
     let e = a.read::<f64>().err().expect("f32 is not f64").to_string();
     assert!(e.contains("read: accepts f64"), "{e}");
     let classes = Tensor::from_slice(&[0i64, 3], [2])?;
@@ -147,7 +147,7 @@ fn casts_round_to_nearest_even_and_saturate() -> Result<()> {
 }
 
 #[test]
-fn memory_is_flat_over_steps() -> Result<()> {
+fn memory_does_not_grow_over_steps() -> Result<()> {
     use fornax_engine::cpu::memory::memory_stats;
     let w = Tensor::full([64, 512], 0.01, DType::F32, &Device::Cpu)?.variable();
     let step = || -> Result<()> {
@@ -159,7 +159,7 @@ fn memory_is_flat_over_steps() -> Result<()> {
     (0..3).try_for_each(|_| step())?;
     let warm = memory_stats();
     (0..20).try_for_each(|_| step())?;
-    // Other tests run in this process too: they are small, so the large blocks tell.
+    // Other tests in this process use memory too, but much less than one step of this one.
     let now = memory_stats();
     assert!(now.reserved < warm.reserved + (4 << 20), "{warm:?} then {now:?}");
     assert!(now.peak_in_use >= warm.peak_in_use);

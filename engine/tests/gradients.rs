@@ -1,4 +1,4 @@
-//! What `gradients` promises: what it returns, what it keeps and frees, its errors, and higher orders.
+//! `gradients`: its results, retaining and freeing of the graph, errors, and higher-order derivatives.
 use fornax_engine::{Activation, Error, Result, Tensor, checkpoint, gradients};
 
 fn variable(data: &[f64]) -> Tensor {
@@ -14,7 +14,7 @@ fn gradient(y: &Tensor, x: &Tensor, create_graph: bool) -> Result<Tensor> {
 }
 
 #[test]
-fn gradients_are_returned_and_not_collected() -> Result<()> {
+fn gradients_are_returned_and_not_accumulated() -> Result<()> {
     let (a, b, c) = (variable(&[1.0, 2.0]), variable(&[3.0, 4.0]), variable(&[5.0]));
     let middle = a.mul(&b)?;
     let y = middle.square()?.sum_all()?;
@@ -22,14 +22,14 @@ fn gradients_are_returned_and_not_collected() -> Result<()> {
     let grads = gradients(&[(&y, &one), (&y, &one)], &[&a, &middle, &c], false)?;
     let values: Vec<Option<Vec<f64>>> =
         grads.iter().map(|g| g.as_ref().map(|g| g.to_vec().expect("f64"))).collect();
-    // Two outputs add up; a result between has a gradient like a variable; c does not matter.
+    // Two outputs add up; an intermediate result has a gradient like a variable; nothing depends on c.
     assert_eq!(values, [Some(vec![36.0, 128.0]), Some(vec![12.0, 32.0]), None]);
     assert!(a.grad().is_none() && b.grad().is_none());
     Ok(())
 }
 
 #[test]
-fn a_polynomial_is_differentiated_until_nothing_is_left() -> Result<()> {
+fn polynomial_has_derivatives_of_every_order() -> Result<()> {
     let x = variable(&[2.0, -1.0]);
     let mut y = x.powf(4.0)?;
     for expected in [[32.0, -4.0], [48.0, 12.0], [48.0, -24.0], [24.0, 24.0], [0.0, 0.0]] {
@@ -41,7 +41,7 @@ fn a_polynomial_is_differentiated_until_nothing_is_left() -> Result<()> {
 }
 
 #[test]
-fn a_graph_stays_where_it_is_to_be_differentiated_again() -> Result<()> {
+fn create_graph_retains_the_graph() -> Result<()> {
     let x = variable(&[1.0, 2.0]);
     let y = x.square()?.sum_all()?;
     let first = gradient(&y, &x, true)?;
@@ -49,28 +49,28 @@ fn a_graph_stays_where_it_is_to_be_differentiated_again() -> Result<()> {
     assert!(!gradient(&y, &x, false)?.requires_grad());
     let error = gradient(&y, &x, true).expect_err("freed").to_string();
     assert!(error.contains("already differentiated"), "{error}");
-    assert_eq!(gradient(&first, &x, false)?.to_vec::<f64>()?, [2.0, 2.0], "its own graph is there");
+    assert_eq!(gradient(&first, &x, false)?.to_vec::<f64>()?, [2.0, 2.0], "the gradient has its own graph");
     Ok(())
 }
 
 #[test]
-fn what_cannot_be_differentiated_is_an_error() -> Result<()> {
+fn unsupported_derivatives_are_errors() -> Result<()> {
     let (x, constant) = (variable(&[1.0, 2.0]), variable(&[3.0]).detach());
     let y = x.prod(0)?;
-    let says = |result: Result<Tensor>, what: &str| {
-        let error = result.expect_err("it cannot");
+    let fails_with = |result: Result<Tensor>, what: &str| {
+        let error = result.expect_err("not differentiable");
         assert!(matches!(error, Error::Autograd { .. }) && error.to_string().contains(what), "{error}");
     };
-    says(gradient(&y, &x, true), "prod");
-    says(gradient(&y, &constant, false), "input 0");
+    fails_with(gradient(&y, &x, true), "prod");
+    fails_with(gradient(&y, &constant, false), "input 0");
     assert!(matches!(gradients(&[(&y, &x)], &[&x], false), Err(Error::Shape { .. })));
-    // It can be once.
+    // The first derivative is supported.
     assert_eq!(gradient(&y, &x, false)?.to_vec::<f64>()?, [2.0, 1.0]);
     Ok(())
 }
 
 #[test]
-fn a_checkpoint_is_differentiated_like_what_it_stands_for() -> Result<()> {
+fn checkpoint_has_the_derivatives_of_its_function() -> Result<()> {
     let (x, w) = (variable(&[0.3, -0.7, 1.1]), variable(&[1.5, -0.4, 0.8]));
     let f = |x: &Tensor, w: &Tensor| x.mul(w)?.tanh()?.mul(w);
     let second = |y: Tensor| -> Result<Vec<Vec<f64>>> {
@@ -83,17 +83,20 @@ fn a_checkpoint_is_differentiated_like_what_it_stands_for() -> Result<()> {
     };
     let inner = w.clone();
     let plain = f(&x.mul_scalar(2.0)?, &w)?;
-    let kept = checkpoint(&x.mul_scalar(2.0)?, std::slice::from_ref(&w), move |x, _| f(x, &inner))?;
-    let (plain, kept) = (second(plain)?.concat(), second(kept)?.concat());
-    assert_eq!((plain.len(), kept.len()), (12, 12));
+    let checkpointed = checkpoint(&x.mul_scalar(2.0)?, std::slice::from_ref(&w), move |x, _| f(x, &inner))?;
+    let (plain, checkpointed) = (second(plain)?.concat(), second(checkpointed)?.concat());
+    assert_eq!((plain.len(), checkpointed.len()), (12, 12));
     // Sums add up in another order.
-    assert!(plain.iter().zip(&kept).all(|(a, b)| (a - b).abs() < 1e-12), "{kept:?}, not {plain:?}");
+    assert!(
+        plain.iter().zip(&checkpointed).all(|(a, b)| (a - b).abs() < 1e-12),
+        "{checkpointed:?}, not {plain:?}"
+    );
     Ok(())
 }
 
-/// Every activation, three times over, against differences of the second derivative.
+/// The third derivative of every activation against finite differences of the second.
 #[test]
-fn activations_have_third_derivatives() -> Result<()> {
+fn third_derivatives_of_activations_match_finite_differences() -> Result<()> {
     use Activation::*;
     const STEP: f64 = 1e-5;
     for f in [Silu, Gelu, GeluTanh, QuickGelu, HardSwish, Sigmoid, Mish, Tanh, Elu(0.7), Softplus, Selu, Exp]
@@ -112,7 +115,7 @@ fn activations_have_third_derivatives() -> Result<()> {
 }
 
 #[test]
-fn a_graph_of_any_depth_can_be_dropped() -> Result<()> {
+fn deep_graph_is_dropped_without_stack_overflow() -> Result<()> {
     let mut y = variable(&[1.0]);
     for _ in 0..100_000 {
         y = y.mul(&y)?.sqrt()?;

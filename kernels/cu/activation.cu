@@ -1,15 +1,15 @@
-// Activations, y = f(x), and their gradients, dx = dy f'(x). `p` is the slope of leaky ReLU and alpha of ELU. Sub-gradients at kinks are
-// PyTorch's. Each has `p`, which most ignore.
+// Activations, y = f(x), and their gradients, dx = dy f'(x). Every function has a parameter `p`; only leaky ReLU (negative slope) and
+// ELU (alpha) read it. Sub-gradients at kinks are PyTorch's.
 #include "elementwise.cuh"
 
 #define VALUE __device__ __forceinline__ float value(float x) const
-#define SLOPE __device__ __forceinline__ float slope(float x) const
+#define DERIVATIVE __device__ __forceinline__ float derivative(float x) const
 
 namespace {
 
 __device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 
-// Comparisons are written so that NaN passes.
+// Comparisons are written so that NaN propagates.
 __device__ __forceinline__ float clamp(float x, float low, float high) {
   x = x < low ? low : x;
   return x > high ? high : x;
@@ -25,19 +25,19 @@ constexpr float kCubic = 0.044715f, kQuick = 1.702f;
 struct Relu {
   float p;
   VALUE { return x < 0 ? 0 : x; }
-  SLOPE { return x > 0 ? 1 : 0; }
+  DERIVATIVE { return x > 0 ? 1 : 0; }
 };
 
 struct Relu6 {
   float p;
   VALUE { return clamp(x, 0, 6); }
-  SLOPE { return inside(x, 0, 6); }
+  DERIVATIVE { return inside(x, 0, 6); }
 };
 
 struct Silu {
   float p;
   VALUE { return x * sigmoid(x); }
-  SLOPE {
+  DERIVATIVE {
     const float s = sigmoid(x);
     return s * (1 + x * (1 - s));
   }
@@ -46,14 +46,14 @@ struct Silu {
 struct Gelu {
   float p;
   VALUE { return 0.5f * x * (1 + erff(x * kInvSqrt2)); }
-  SLOPE { return 0.5f * (1 + erff(x * kInvSqrt2)) + x * kInvSqrt2Pi * expf(-0.5f * x * x); }
+  DERIVATIVE { return 0.5f * (1 + erff(x * kInvSqrt2)) + x * kInvSqrt2Pi * expf(-0.5f * x * x); }
 };
 
 struct GeluTanh {
   float p;
   __device__ __forceinline__ static float tanh_of(float x) { return tanhf(kSqrt2OverPi * (x + kCubic * x * x * x)); }
   VALUE { return 0.5f * x * (1 + tanh_of(x)); }
-  SLOPE {
+  DERIVATIVE {
     const float t = tanh_of(x);
     return 0.5f * (1 + t) + 0.5f * x * (1 - t * t) * kSqrt2OverPi * (1 + 3 * kCubic * x * x);
   }
@@ -62,7 +62,7 @@ struct GeluTanh {
 struct QuickGelu {
   float p;
   VALUE { return x * sigmoid(kQuick * x); }
-  SLOPE {
+  DERIVATIVE {
     const float s = sigmoid(kQuick * x);
     return s * (1 + kQuick * x * (1 - s));
   }
@@ -71,7 +71,7 @@ struct QuickGelu {
 struct HardSwish {
   float p;
   VALUE { return x * clamp(x + 3, 0, 6) * (1.0f / 6); }
-  SLOPE {
+  DERIVATIVE {
     const float low = x > -3 ? x * (1.0f / 3) + 0.5f : 0;
     return x < 3 ? low : 1;
   }
@@ -80,13 +80,13 @@ struct HardSwish {
 struct HardSigmoid {
   float p;
   VALUE { return clamp(x + 3, 0, 6) * (1.0f / 6); }
-  SLOPE { return inside(x, -3, 3) * (1.0f / 6); }
+  DERIVATIVE { return inside(x, -3, 3) * (1.0f / 6); }
 };
 
 struct Sigmoid {
   float p;
   VALUE { return sigmoid(x); }
-  SLOPE {
+  DERIVATIVE {
     const float s = sigmoid(x);
     return s * (1 - s);
   }
@@ -99,7 +99,7 @@ struct Mish {
     const float e = expf(x > 20 ? 20 : x), n = e * (e + 2);
     return x * n / (n + 2);
   }
-  SLOPE {
+  DERIVATIVE {
     const float e = expf(x > 20 ? 20 : x), n = e * (e + 2), t = n / (n + 2);
     return t + x * (1 - t * t) * (e / (1 + e));
   }
@@ -108,7 +108,7 @@ struct Mish {
 struct Tanh {
   float p;
   VALUE { return tanhf(x); }
-  SLOPE {
+  DERIVATIVE {
     const float t = tanhf(x);
     return 1 - t * t;
   }
@@ -117,37 +117,37 @@ struct Tanh {
 struct LeakyRelu {
   float p;
   VALUE { return x > 0 ? x : x * p; }
-  SLOPE { return x > 0 ? 1 : p; }
+  DERIVATIVE { return x > 0 ? 1 : p; }
 };
 
 struct Elu {
   float p;
   VALUE { return x > 0 ? x : p * expm1f(x); }
-  SLOPE { return x > 0 ? 1 : p * expf(x); }
+  DERIVATIVE { return x > 0 ? 1 : p * expf(x); }
 };
 
 struct Softplus {
   float p;
   VALUE { return log1pf(expf(-fabsf(x))) + (x < 0 ? 0 : x); }
-  SLOPE { return sigmoid(x); }
+  DERIVATIVE { return sigmoid(x); }
 };
 
 struct Selu {
   float p;
   VALUE { return kSeluScale * (x > 0 ? x : kSeluAlpha * expm1f(x)); }
-  SLOPE { return kSeluScale * (x > 0 ? 1 : kSeluAlpha * expf(x)); }
+  DERIVATIVE { return kSeluScale * (x > 0 ? 1 : kSeluAlpha * expf(x)); }
 };
 
 struct HardTanh {
   float p;
   VALUE { return clamp(x, -1, 1); }
-  SLOPE { return inside(x, -1, 1); }
+  DERIVATIVE { return inside(x, -1, 1); }
 };
 
 struct Exp {
   float p;
   VALUE { return expf(x); }
-  SLOPE { return expf(x); }
+  DERIVATIVE { return expf(x); }
 };
 
 template <typename F> struct Value {
@@ -155,16 +155,16 @@ template <typename F> struct Value {
   __device__ __forceinline__ float operator()(float x) const { return f.value(x); }
 };
 
-template <typename F> struct Slope {
+template <typename F> struct Derivative {
   F f;
-  __device__ __forceinline__ float operator()(float x, float dy) const { return dy * f.slope(x); }
+  __device__ __forceinline__ float operator()(float x, float dy) const { return dy * f.derivative(x); }
 };
 
 }  // namespace
 
 #define TYPED(F, f, T, name)                                                                       \
   KERNEL f##_fwd_##name(const T* x, T* y, long long n, float p) { map(x, y, n, Value<F>{F{p}}); }  \
-  KERNEL f##_bwd_##name(const T* x, const T* dy, T* dx, long long n, float p) { map_pairs(x, dy, dx, n, Slope<F>{F{p}}); }
+  KERNEL f##_bwd_##name(const T* x, const T* dy, T* dx, long long n, float p) { map_pairs(x, dy, dx, n, Derivative<F>{F{p}}); }
 #define KERNELS(F, f)       \
   TYPED(F, f, float, f32)   \
   TYPED(F, f, half16, f16)  \

@@ -1,18 +1,18 @@
-// Pooling of channels-last images to a given size, down to one pixel. Window i of `out` over `in` elements covers
+// Adaptive pooling of channels-last images to a given output size, down to one pixel. Window i of `out` over `in` elements covers
 // floor(i * in / out) .. ceil((i + 1) * in / out).
 //
-// Forward: a block has one window, its threads the window's pixels and channels (`Tile`); blockIdx.y walks windows. Backward: a
-// thread has V channels of one input pixel and gathers from the windows that cover it.
+// Forward: a block reduces one window, its threads spread over the window's pixels and channels (`Tile`); blockIdx.y strides over
+// windows. Backward: a thread handles V channels of one input pixel and gathers from the windows that cover it.
 #include "channels.cuh"
 
-/// Images of `size` pixels to be reduced to `out` windows; pairs are (vertical, horizontal).
+/// Input size, output size and channels; pairs are (vertical, horizontal).
 struct AdaptivePool {
   int size[2], out[2], c;
 };
 
 namespace {
 
-/// The elements first .. last of window `i` along an axis.
+/// Elements [first, last) of window `i` along an axis.
 struct Range {
   int first, last;
   __device__ Range(int in, int out, int i) {
@@ -22,21 +22,21 @@ struct Range {
   __device__ int length() const { return last - first; }
 };
 
-/// The windows that cover element `i`: the inverse of Range.
+/// Windows [first, last) that cover element `i`: the inverse of Range.
 struct Covering : Range {
   __device__ Covering(int in, int out, int i) : Range(out, in, i) {}
 };
 
-/// The pixels of one window of one image.
-struct WindowOf {
+/// Pixels of one window of one image.
+struct WindowPixels {
   Range vertical, horizontal;
   long long image;
-  __device__ WindowOf(const AdaptivePool& p, long long window)
+  __device__ WindowPixels(const AdaptivePool& p, long long window)
       : vertical(p.size[0], p.out[0], (int)(window / p.out[1] % p.out[0])),
         horizontal(p.size[1], p.out[1], (int)(window % p.out[1])),
         image(window / p.out[1] / p.out[0] * p.size[0] * p.size[1]) {}
   __device__ int pixels() const { return vertical.length() * horizontal.length(); }
-  /// The number within the image of the window's pixel `i`.
+  /// Index within the image of the window's pixel `i`.
   __device__ int pixel(const AdaptivePool& p, int i) const {
     const int width = horizontal.length();
     return (vertical.first + i / width) * p.size[1] + horizontal.first + i % width;
@@ -47,7 +47,7 @@ template <typename T, int V>
 __device__ void avg_forward(const T* __restrict__ x, T* __restrict__ y, long long windows, AdaptivePool p) {
   const Tile<V> tile(p.c);
   for (long long window = blockIdx.y; window < windows; window += gridDim.y) {
-    const WindowOf w(p, window);
+    const WindowPixels w(p, window);
     for (int t = blockIdx.x; t < tile.count; t += gridDim.x) {
       const int at = tile.channel(t);
       float sum[V] = {};
@@ -94,13 +94,13 @@ __device__ void avg_backward(const T* __restrict__ dy, T* __restrict__ dx, long 
   }
 }
 
-/// Whether the element (v, pixel) goes before (best, chosen): larger, NaN before all, the first of equals, the last of NaN.
-__device__ __forceinline__ bool goes_before(float v, int pixel, float best, int chosen) {
+/// True when element (v, pixel) replaces (best, chosen): the larger value, NaN above all, the first of equals, the last of several NaN.
+__device__ __forceinline__ bool takes_precedence(float v, int pixel, float best, int chosen) {
   if (v != v) return best == best || pixel > chosen;
   return v > best || (v == best && pixel < chosen);
 }
 
-/// The largest element of each window, and its pixel within the image.
+/// Maximum of each window, and the index of its pixel within the image.
 template <typename T, int V>
 __device__ void max_forward(const T* __restrict__ x, T* __restrict__ y, int* __restrict__ chosen, long long windows, AdaptivePool p) {
   __shared__ float shared_best[kThreads];
@@ -108,7 +108,7 @@ __device__ void max_forward(const T* __restrict__ x, T* __restrict__ y, int* __r
   const Tile<V> tile(p.c);
   const int thread = threadIdx.x;
   for (long long window = blockIdx.y; window < windows; window += gridDim.y) {
-    const WindowOf w(p, window);
+    const WindowPixels w(p, window);
     for (int t = blockIdx.x; t < tile.count; t += gridDim.x) {
       const int at = tile.channel(t);
       float best[V];
@@ -116,7 +116,7 @@ __device__ void max_forward(const T* __restrict__ x, T* __restrict__ y, int* __r
 #pragma unroll
       for (int k = 0; k < V; k++) {
         best[k] = __int_as_float(0xff800000);
-        // Rows without a pixel come after every pixel of the image; a window of -infinity has its first one.
+        // Threads without a pixel use an index past the image; a window of -infinity yields its first pixel.
         pixel[k] = tile.row < w.pixels() ? w.pixel(p, tile.row) : 0x7fffffff;
       }
       if (at < p.c) {
@@ -126,7 +126,7 @@ __device__ void max_forward(const T* __restrict__ x, T* __restrict__ y, int* __r
           load<V>(x + (w.image + number) * p.c + at, v);
 #pragma unroll
           for (int k = 0; k < V; k++) {
-            if (goes_before(v[k], number, best[k], pixel[k])) {
+            if (takes_precedence(v[k], number, best[k], pixel[k])) {
               best[k] = v[k];
               pixel[k] = number;
             }
@@ -140,7 +140,7 @@ __device__ void max_forward(const T* __restrict__ x, T* __restrict__ y, int* __r
         for (int half = tile.rows / 2; half > 0; half /= 2) {
           __syncthreads();
           const int other = thread + half * tile.lanes;
-          if (tile.row < half && goes_before(shared_best[other], shared_pixel[other], shared_best[thread], shared_pixel[thread])) {
+          if (tile.row < half && takes_precedence(shared_best[other], shared_pixel[other], shared_best[thread], shared_pixel[thread])) {
             shared_best[thread] = shared_best[other];
             shared_pixel[thread] = shared_pixel[other];
           }
@@ -158,7 +158,7 @@ __device__ void max_forward(const T* __restrict__ x, T* __restrict__ y, int* __r
   }
 }
 
-/// The sum over the windows that chose the pixel.
+/// dx: the sum of dy over the windows whose maximum is this pixel.
 template <typename T, int V>
 __device__ void max_backward(const T* __restrict__ dy, const int* __restrict__ chosen, T* __restrict__ dx, long long rows, AdaptivePool p) {
   const int packs = p.c / V;
@@ -184,11 +184,11 @@ __device__ void max_backward(const T* __restrict__ dy, const int* __restrict__ c
   }
 }
 
-/// The gradient of each image's maximum y [n, c], shared evenly by the pixels that equal it.
+/// Gradient of a global maximum y [n, c], distributed evenly between the pixels that equal it, as PyTorch's amax does.
 template <typename T, int V>
-__device__ void shared_max_backward(const T* __restrict__ x, const T* __restrict__ y, const T* __restrict__ dy, T* __restrict__ dx,
+__device__ void amax_backward(const T* __restrict__ x, const T* __restrict__ y, const T* __restrict__ dy, T* __restrict__ dx,
                                     long long images, int pixels, int c) {
-  __shared__ float shares[kLanes][V];
+  __shared__ float pixel_grad[kLanes][V];
   const Tile<V> tile(c);
   for (long long n = blockIdx.y; n < images; n += gridDim.y) {
     for (int t = blockIdx.x; t < tile.count; t += gridDim.x) {
@@ -208,7 +208,7 @@ __device__ void shared_max_backward(const T* __restrict__ x, const T* __restrict
         float g[V];
         load<V>(dy + n * c + at, g);
 #pragma unroll
-        for (int k = 0; k < V; k++) shares[tile.lane][k] = g[k] / equals[k];
+        for (int k = 0; k < V; k++) pixel_grad[tile.lane][k] = g[k] / equals[k];
       }
       __syncthreads();
       if (at < c) {
@@ -216,7 +216,7 @@ __device__ void shared_max_backward(const T* __restrict__ x, const T* __restrict
           float v[V];
           load<V>(x + (n * pixels + i) * c + at, v);
 #pragma unroll
-          for (int k = 0; k < V; k++) v[k] = v[k] == max[k] ? shares[tile.lane][k] : 0;
+          for (int k = 0; k < V; k++) v[k] = v[k] == max[k] ? pixel_grad[tile.lane][k] : 0;
           store<V>(dx + (n * pixels + i) * c + at, v);
         }
       }
@@ -227,27 +227,27 @@ __device__ void shared_max_backward(const T* __restrict__ x, const T* __restrict
 
 }  // namespace
 
-#define ADAPTIVE_POOL(T, name)                                                                                              \
-  KERNEL adaptive_avg_pool_fwd_##name(const T* x, T* y, long long windows, AdaptivePool p) {                                   \
-    if (in_packs<T>(p.c, aligned(x) && aligned(y))) avg_forward<T, Pack<T>::N>(x, y, windows, p);                           \
-    else avg_forward<T, 1>(x, y, windows, p);                                                                               \
-  }                                                                                                                         \
-  KERNEL adaptive_avg_pool_bwd_##name(const T* dy, T* dx, long long rows, AdaptivePool p) {                                    \
-    if (in_packs<T>(p.c, aligned(dy) && aligned(dx))) avg_backward<T, Pack<T>::N>(dy, dx, rows, p);                         \
-    else avg_backward<T, 1>(dy, dx, rows, p);                                                                               \
-  }                                                                                                                         \
-  KERNEL adaptive_max_pool_fwd_##name(const T* x, T* y, int* chosen, long long windows, AdaptivePool p) {                      \
-    if (in_packs<T>(p.c, aligned(x) && aligned(y))) max_forward<T, Pack<T>::N>(x, y, chosen, windows, p);                   \
-    else max_forward<T, 1>(x, y, chosen, windows, p);                                                                       \
-  }                                                                                                                         \
-  KERNEL adaptive_max_pool_bwd_##name(const T* dy, const int* chosen, T* dx, long long rows, AdaptivePool p) {                 \
-    if (in_packs<T>(p.c, aligned(dy) && aligned(dx))) max_backward<T, Pack<T>::N>(dy, chosen, dx, rows, p);                 \
-    else max_backward<T, 1>(dy, chosen, dx, rows, p);                                                                       \
-  }                                                                                                                         \
-  KERNEL shared_max_pool_bwd_##name(const T* x, const T* y, const T* dy, T* dx, long long images, int pixels, int c) {         \
-    if (in_packs<T>(c, aligned(x) && aligned(y) && aligned(dy) && aligned(dx)))                                             \
-      shared_max_backward<T, Pack<T>::N>(x, y, dy, dx, images, pixels, c);                                                  \
-    else shared_max_backward<T, 1>(x, y, dy, dx, images, pixels, c);                                                        \
+#define ADAPTIVE_POOL(T, name)                                                                                    \
+  KERNEL adaptive_avg_pool_fwd_##name(const T* x, T* y, long long windows, AdaptivePool p) {                      \
+    if (in_packs<T>(p.c, aligned(x) && aligned(y))) avg_forward<T, Pack<T>::N>(x, y, windows, p);                 \
+    else avg_forward<T, 1>(x, y, windows, p);                                                                     \
+  }                                                                                                               \
+  KERNEL adaptive_avg_pool_bwd_##name(const T* dy, T* dx, long long rows, AdaptivePool p) {                       \
+    if (in_packs<T>(p.c, aligned(dy) && aligned(dx))) avg_backward<T, Pack<T>::N>(dy, dx, rows, p);               \
+    else avg_backward<T, 1>(dy, dx, rows, p);                                                                     \
+  }                                                                                                               \
+  KERNEL adaptive_max_pool_fwd_##name(const T* x, T* y, int* chosen, long long windows, AdaptivePool p) {         \
+    if (in_packs<T>(p.c, aligned(x) && aligned(y))) max_forward<T, Pack<T>::N>(x, y, chosen, windows, p);         \
+    else max_forward<T, 1>(x, y, chosen, windows, p);                                                             \
+  }                                                                                                               \
+  KERNEL adaptive_max_pool_bwd_##name(const T* dy, const int* chosen, T* dx, long long rows, AdaptivePool p) {    \
+    if (in_packs<T>(p.c, aligned(dy) && aligned(dx))) max_backward<T, Pack<T>::N>(dy, chosen, dx, rows, p);       \
+    else max_backward<T, 1>(dy, chosen, dx, rows, p);                                                             \
+  }                                                                                                               \
+  KERNEL amax_pool_bwd_##name(const T* x, const T* y, const T* dy, T* dx, long long images, int pixels, int c) {  \
+    if (in_packs<T>(c, aligned(x) && aligned(y) && aligned(dy) && aligned(dx)))                                   \
+      amax_backward<T, Pack<T>::N>(x, y, dy, dx, images, pixels, c);                                              \
+    else amax_backward<T, 1>(x, y, dy, dx, images, pixels, c);                                                    \
   }
 
 ADAPTIVE_POOL(float, f32)

@@ -1,17 +1,17 @@
-// Batch normalisation of rows of channels (Ioffe and Szegedy, 2015), fused with an activation and a residual.
+// Batch normalization of rows of channels (Ioffe and Szegedy, 2015), fused with an activation and a residual.
 //
-// Forward: one pass of statistics over chunks of rows, a small kernel that merges them and folds mean, variance, weight and bias
-// into a scale and a shift, and one pass that applies these. Backward: one pass of sums of d = dy * f' and d * (x - mean), their
-// merging, and one pass dx = k1 * d + k2 * x + k3. Chunks are cut by shape and merged in order.
+// Forward: one pass computes partial statistics over chunks of rows; a small kernel merges them and folds mean, variance, weight and
+// bias into a scale and a shift; one pass applies these. Backward: one pass computes the sums of d = dy * f' and d * (x - mean), a small
+// kernel merges them, and one pass computes dx = k1 * d + k2 * x + k3. Chunks depend on the shape alone and are merged in order.
 //
-// The slope f' has to be known twice on the way back. Without a residual it follows from x, which both passes read anyway: they
-// move x, dy and x, dy, dx, and less is not possible. With a residual the sum would have to be formed from x and the residual again,
-// or told from y; for ReLU and ReLU6 forward leaves one bit an element instead, 1/32 of a tensor of floats. The first pass then
-// reads x, dy and the bits and writes d, the residual's gradient; the second reads x and d and writes dx.
+// Both backward passes need the derivative f'. Without a residual they recompute it from x, which they read anyway: the passes move
+// x, dy and x, dy, dx, the minimum. With a residual, recomputing would read the residual again. For ReLU and ReLU6 the forward pass
+// therefore stores one bit per element, 1/32 of an f32 tensor. The first backward pass then reads x, dy and the bits and writes d, the
+// residual's gradient; the second reads x and d and writes dx.
 //
 // `saved` is [4, c] floats: mean, 1 / std, scale = weight / std, shift = bias - mean * scale.
 #include "channels.cuh"
-#include "normalised.cuh"
+#include "batch_norm.cuh"
 
 enum { kIdentity, kRelu, kRelu6, kSilu, kHardSwish };
 
@@ -19,7 +19,7 @@ namespace {
 
 __device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 
-// Comparisons are written so that NaN passes.
+// Comparisons are written so that NaN propagates.
 __device__ __forceinline__ float clamp(float x, float low, float high) {
   x = x < low ? low : x;
   return x > high ? high : x;
@@ -48,7 +48,7 @@ template <int V> __device__ __forceinline__ void activate(int f, float (&x)[V]) 
 }
 
 /// d *= f'(x)
-template <int V> __device__ __forceinline__ void multiply_by_slope(int f, const float (&x)[V], float (&d)[V]) {
+template <int V> __device__ __forceinline__ void multiply_by_derivative(int f, const float (&x)[V], float (&d)[V]) {
   switch (f) {
     case kRelu:
 #pragma unroll
@@ -76,7 +76,7 @@ template <int V> __device__ __forceinline__ void multiply_by_slope(int f, const 
   }
 }
 
-/// partial[chunk][2][c]: mean of each channel over the rows of chunk blockIdx.y, and the sum of squared distances from it.
+/// partial[chunk][2][c]: mean of each channel over the rows of chunk blockIdx.y, and the sum of squared deviations from it (M2).
 template <typename T, int V>
 __device__ void statistics(const T* __restrict__ x, float* __restrict__ partial, long long rows, int c, int chunk_rows) {
   const Tile<V> tile(c);
@@ -87,7 +87,7 @@ __device__ void statistics(const T* __restrict__ x, float* __restrict__ partial,
   }
 }
 
-/// Merges the chunks' statistics; updates the running ones where there are any.
+/// Merges the partial statistics into `saved` and updates the running statistics, if any.
 template <typename P>
 __device__ void finalize(const float* __restrict__ partial, int chunks, long long rows, int chunk_rows, int c, const P* weight,
                          const P* bias, P* running_mean, P* running_var, float momentum, float eps, float* saved) {
@@ -105,10 +105,10 @@ __device__ void finalize(const float* __restrict__ partial, int chunks, long lon
   }
   m2 = merge(m2);
   if (chunk == 0 && j < c) {
-    save(saved, c, j, mean, m2 / rows, eps, weight, bias);
+    save_channel(saved, c, j, mean, m2 / rows, eps, weight, bias);
     if (running_mean) {
-      update(running_mean + j, momentum, mean);
-      update(running_var + j, momentum, m2 / (rows - 1));
+      update_running(running_mean + j, momentum, mean);
+      update_running(running_var + j, momentum, m2 / (rows - 1));
     }
   }
 }
@@ -140,18 +140,18 @@ __device__ void apply(const T* __restrict__ x, const float* __restrict__ saved, 
   }
 }
 
-/// d = dy * f'(z), z being the normalised x, plus the residual where there is one.
+/// d = dy * f'(z), with z = x * scale + shift + residual; a null residual counts as 0.
 template <typename T, int V>
-__device__ __forceinline__ void slope(int f, const T* residual, long long i, const float (&x)[V], const float (&scale)[V],
+__device__ __forceinline__ void activation_grad(int f, const T* residual, long long i, const float (&x)[V], const float (&scale)[V],
                                       const float (&shift)[V], float (&d)[V]) {
   float z[V] = {};
   if (residual) load<V>(residual + i, z);
 #pragma unroll
   for (int k = 0; k < V; k++) z[k] += fmaf(x[k], scale[k], shift[k]);
-  multiply_by_slope(f, z, d);
+  multiply_by_derivative(f, z, d);
 }
 
-/// partial[chunk][2][c]: the sums over a chunk's rows of d and of d * (x - mean). Writes d where asked to; it may be dy.
+/// partial[chunk][2][c]: sums over a chunk's rows of d and of d * (x - mean). Also writes d unless it is null; d may alias dy.
 template <typename T, int V>
 __device__ void sums(const T* __restrict__ x, const T* dy, const T* __restrict__ residual, const float* __restrict__ saved,
                      T* d, float* __restrict__ partial, long long rows, int c, int chunk_rows, int f) {
@@ -172,7 +172,7 @@ __device__ void sums(const T* __restrict__ x, const T* dy, const T* __restrict__
         float v[V], g[V];
         load<V>(x + i, v);
         load<V>(dy + i, g);
-        if (f != kIdentity) slope<T, V>(f, residual, i, v, scale, shift, g);
+        if (f != kIdentity) activation_grad<T, V>(f, residual, i, v, scale, shift, g);
         if (d) store<V>(d + i, g);
 #pragma unroll
         for (int k = 0; k < V; k++) {
@@ -193,10 +193,10 @@ __device__ void sums(const T* __restrict__ x, const T* dy, const T* __restrict__
   }
 }
 
-/// Adjacent channels whose slopes are the bits of one byte; a row of the mask has ceil(c / 8) bytes, the first channel in the lowest bit.
+/// Channels per byte of the ReLU mask; a row of the mask has ceil(c / 8) bytes, the first channel in the lowest bit.
 constexpr int kBits = 8;
 
-/// Eight adjacent values of a row, of which `n` are in it: in packs, or one by one with zeros for the others.
+/// Loads eight adjacent values of a row: by packs, or one by one, with zeros past the `n` that are left in the row.
 template <bool kPacked, typename T> __device__ __forceinline__ void load_eight(const T* from, int n, float (&to)[kBits]) {
 #pragma unroll
   for (int k = 0; k < kBits; k += Pack<T>::N) {
@@ -211,7 +211,7 @@ template <bool kPacked, typename T> __device__ __forceinline__ void load_eight(c
   }
 }
 
-/// Rounds those of eight adjacent values that are in the row.
+/// Rounds and stores eight adjacent values of a row: by packs, or one by one, at most the `n` that are left in the row.
 template <bool kPacked, typename T> __device__ __forceinline__ void store_eight(T* to, int n, const float (&from)[kBits]) {
 #pragma unroll
   for (int k = 0; k < kBits; k += Pack<T>::N) {
@@ -229,7 +229,7 @@ template <bool kPacked, typename T> __device__ __forceinline__ void store_eight(
   }
 }
 
-/// As `apply`, for ReLU and ReLU6; also writes where their slope is 1.
+/// `apply` for ReLU and ReLU6 with a residual; also writes the mask, whose bits are the derivative (0 or 1).
 template <typename T, bool kPacked>
 __device__ void apply_masked(const T* __restrict__ x, const float* __restrict__ saved, const T* __restrict__ residual,
                              T* __restrict__ y, unsigned char* __restrict__ mask, long long rows, int c, int chunk_rows, int f) {
@@ -261,7 +261,7 @@ __device__ void apply_masked(const T* __restrict__ x, const float* __restrict__ 
   }
 }
 
-/// As `sums`, where d is dy at the bits of the mask that are set, else 0.
+/// `sums` with d = dy where the mask's bit is set, else 0.
 template <typename T, bool kPacked>
 __device__ void sums_masked(const T* __restrict__ x, const T* dy, const unsigned char* __restrict__ mask,
                             const float* __restrict__ saved, T* d, float* __restrict__ partial, long long rows, int c,
@@ -304,30 +304,30 @@ __device__ void sums_masked(const T* __restrict__ x, const T* dy, const unsigned
   }
 }
 
-/// Merges the chunks' sums into the gradients of weight and bias, and into k2 and k3 (`factors`, [2, c]), which are 0 when mean
-/// and variance are not the batch's. Absent gradients are null.
+/// Merges the partial sums into the gradients of weight and bias (null: not wanted) and into k2 and k3 (`factors`, [2, c]), which
+/// are 0 when mean and variance are running statistics.
 template <typename P>
 __device__ void finalize_sums(const float* __restrict__ partial, int chunks, long long rows, int c,
-                              const float* __restrict__ saved, int of_batch, P* dweight, P* dbias, float* factors) {
+                              const float* __restrict__ saved, int batch_statistics, P* dweight, P* dbias, float* factors) {
   const int j = blockIdx.x * kMergeLanes + threadIdx.x % kMergeLanes;
   const int chunk = threadIdx.x / kMergeLanes, step = kThreads / kMergeLanes;
-  double sum = 0, product = 0;
+  double sum = 0, dot = 0;
   for (int i = chunk; i < chunks && j < c; i += step) {
     sum += partial[i * 2ll * c + j];
-    product += partial[i * 2ll * c + c + j];
+    dot += partial[i * 2ll * c + c + j];
   }
   sum = merge(sum);
-  product = merge(product);
+  dot = merge(dot);
   if (chunk != 0 || j >= c) return;
   const double mean = saved[j], inv_std = saved[c + j], scale = saved[2 * c + j];
-  const double k2 = -scale * inv_std * inv_std * product / rows;
-  factors[j] = of_batch ? (float)k2 : 0;
-  factors[c + j] = of_batch ? (float)(-scale * sum / rows - k2 * mean) : 0;
-  if (dweight) dweight[j] = from_float<P>((float)(product * inv_std));
+  const double k2 = -scale * inv_std * inv_std * dot / rows;
+  factors[j] = batch_statistics ? (float)k2 : 0;
+  factors[c + j] = batch_statistics ? (float)(-scale * sum / rows - k2 * mean) : 0;
+  if (dweight) dweight[j] = from_float<P>((float)(dot * inv_std));
   if (dbias) dbias[j] = from_float<P>((float)sum);
 }
 
-/// dx = scale * d + k2 * x + k3, with d = dy * f'(normalised x). dx may be dy.
+/// dx = scale * d + k2 * x + k3, with d = dy * f'(x * scale + shift). dx may alias dy.
 template <typename T, int V>
 __device__ void input_gradient(const T* __restrict__ x, const T* dy, const float* __restrict__ saved,
                                const float* __restrict__ factors, T* dx, long long rows, int c, int chunk_rows, int f) {
@@ -348,7 +348,7 @@ __device__ void input_gradient(const T* __restrict__ x, const T* dy, const float
       float v[V], g[V];
       load<V>(x + i, v);
       load<V>(dy + i, g);
-      if (f != kIdentity) slope<T, V>(f, nullptr, i, v, scale, shift, g);
+      if (f != kIdentity) activation_grad<T, V>(f, nullptr, i, v, scale, shift, g);
 #pragma unroll
       for (int k = 0; k < V; k++) g[k] = fmaf(scale[k], g[k], fmaf(k2[k], v[k], k3[k]));
       store<V>(dx + i, g);
@@ -358,54 +358,54 @@ __device__ void input_gradient(const T* __restrict__ x, const T* dy, const float
 
 }  // namespace
 
-#define BY_ELEMENT(T, name)                                                                                                   \
+#define BY_ELEMENT(T, name)                                                                                                      \
   KERNEL batch_norm_statistics_##name(const T* x, float* partial, long long rows, int c, int chunk_rows) {                       \
-    if (in_packs<T>(c, aligned(x))) statistics<T, Pack<T>::N>(x, partial, rows, c, chunk_rows);                               \
-    else statistics<T, 1>(x, partial, rows, c, chunk_rows);                                                                   \
-  }                                                                                                                           \
+    if (in_packs<T>(c, aligned(x))) statistics<T, Pack<T>::N>(x, partial, rows, c, chunk_rows);                                  \
+    else statistics<T, 1>(x, partial, rows, c, chunk_rows);                                                                      \
+  }                                                                                                                              \
   KERNEL batch_norm_fwd_##name(const T* x, const float* saved, const T* residual, T* y, long long rows, int c, int chunk_rows,   \
-                            int f) {                                                                                          \
-    if (in_packs<T>(c, aligned(x) && aligned(residual) && aligned(y)))                                                        \
-      apply<T, Pack<T>::N>(x, saved, residual, y, rows, c, chunk_rows, f);                                                    \
-    else apply<T, 1>(x, saved, residual, y, rows, c, chunk_rows, f);                                                          \
-  }                                                                                                                           \
+                            int f) {                                                                                             \
+    if (in_packs<T>(c, aligned(x) && aligned(residual) && aligned(y)))                                                           \
+      apply<T, Pack<T>::N>(x, saved, residual, y, rows, c, chunk_rows, f);                                                       \
+    else apply<T, 1>(x, saved, residual, y, rows, c, chunk_rows, f);                                                             \
+  }                                                                                                                              \
   KERNEL batch_norm_sums_bwd_##name(const T* x, const T* dy, const T* residual, const float* saved, T* d, float* partial,        \
-                                 long long rows, int c, int chunk_rows, int f) {                                              \
-    if (in_packs<T>(c, aligned(x) && aligned(dy) && aligned(residual) && aligned(d)))                                         \
-      sums<T, Pack<T>::N>(x, dy, residual, saved, d, partial, rows, c, chunk_rows, f);                                        \
-    else sums<T, 1>(x, dy, residual, saved, d, partial, rows, c, chunk_rows, f);                                              \
-  }                                                                                                                           \
-  KERNEL batch_norm_masked_fwd_##name(const T* x, const float* saved, const T* residual, T* y, unsigned char* mask,           \
-                                   long long rows, int c, int chunk_rows, int f) {                                            \
-    if (c % kBits == 0 && aligned(x) && aligned(residual) && aligned(y))                                                      \
-      apply_masked<T, true>(x, saved, residual, y, mask, rows, c, chunk_rows, f);                                             \
-    else apply_masked<T, false>(x, saved, residual, y, mask, rows, c, chunk_rows, f);                                         \
-  }                                                                                                                           \
-  KERNEL batch_norm_masked_sums_bwd_##name(const T* x, const T* dy, const unsigned char* mask, const float* saved, T* d,      \
-                                        float* partial, long long rows, int c, int chunk_rows) {                              \
-    if (c % kBits == 0 && aligned(x) && aligned(dy) && aligned(d))                                                            \
-      sums_masked<T, true>(x, dy, mask, saved, d, partial, rows, c, chunk_rows);                                              \
-    else sums_masked<T, false>(x, dy, mask, saved, d, partial, rows, c, chunk_rows);                                          \
-  }                                                                                                                           \
+                                 long long rows, int c, int chunk_rows, int f) {                                                 \
+    if (in_packs<T>(c, aligned(x) && aligned(dy) && aligned(residual) && aligned(d)))                                            \
+      sums<T, Pack<T>::N>(x, dy, residual, saved, d, partial, rows, c, chunk_rows, f);                                           \
+    else sums<T, 1>(x, dy, residual, saved, d, partial, rows, c, chunk_rows, f);                                                 \
+  }                                                                                                                              \
+  KERNEL batch_norm_masked_fwd_##name(const T* x, const float* saved, const T* residual, T* y, unsigned char* mask,              \
+                                   long long rows, int c, int chunk_rows, int f) {                                               \
+    if (c % kBits == 0 && aligned(x) && aligned(residual) && aligned(y))                                                         \
+      apply_masked<T, true>(x, saved, residual, y, mask, rows, c, chunk_rows, f);                                                \
+    else apply_masked<T, false>(x, saved, residual, y, mask, rows, c, chunk_rows, f);                                            \
+  }                                                                                                                              \
+  KERNEL batch_norm_masked_sums_bwd_##name(const T* x, const T* dy, const unsigned char* mask, const float* saved, T* d,         \
+                                        float* partial, long long rows, int c, int chunk_rows) {                                 \
+    if (c % kBits == 0 && aligned(x) && aligned(dy) && aligned(d))                                                               \
+      sums_masked<T, true>(x, dy, mask, saved, d, partial, rows, c, chunk_rows);                                                 \
+    else sums_masked<T, false>(x, dy, mask, saved, d, partial, rows, c, chunk_rows);                                             \
+  }                                                                                                                              \
   KERNEL batch_norm_bwd_##name(const T* x, const T* dy, const float* saved, const float* factors, T* dx, long long rows, int c,  \
-                            int chunk_rows, int f) {                                                                          \
-    if (in_packs<T>(c, aligned(x) && aligned(dy) && aligned(dx)))                                                             \
-      input_gradient<T, Pack<T>::N>(x, dy, saved, factors, dx, rows, c, chunk_rows, f);                                       \
-    else input_gradient<T, 1>(x, dy, saved, factors, dx, rows, c, chunk_rows, f);                                             \
+                            int chunk_rows, int f) {                                                                             \
+    if (in_packs<T>(c, aligned(x) && aligned(dy) && aligned(dx)))                                                                \
+      input_gradient<T, Pack<T>::N>(x, dy, saved, factors, dx, rows, c, chunk_rows, f);                                          \
+    else input_gradient<T, 1>(x, dy, saved, factors, dx, rows, c, chunk_rows, f);                                                \
   }
 
-#define BY_PARAMETER(P, name)                                                                                                 \
-  KERNEL batch_norm_finalize_##name(const float* partial, int chunks, long long rows, int chunk_rows, int c, const P* weight,    \
-                                 const P* bias, P* running_mean, P* running_var, float momentum, float eps, float* saved) {   \
-    finalize<P>(partial, chunks, rows, chunk_rows, c, weight, bias, running_mean, running_var, momentum, eps, saved);         \
-  }                                                                                                                           \
-  KERNEL batch_norm_frozen_##name(const P* mean, const P* var, const P* weight, const P* bias, float eps, int c, float* saved) { \
-    const int j = blockIdx.x * kThreads + threadIdx.x;                                                                        \
-    if (j < c) save<P>(saved, c, j, to_float(mean[j]), to_float(var[j]), eps, weight, bias);                                  \
-  }                                                                                                                           \
-  KERNEL batch_norm_finalize_bwd_##name(const float* partial, int chunks, long long rows, int c, const float* saved,             \
-                                     int of_batch, P* dweight, P* dbias, float* factors) {                                    \
-    finalize_sums<P>(partial, chunks, rows, c, saved, of_batch, dweight, dbias, factors);                                     \
+#define BY_PARAMETER(P, name)                                                                                                     \
+  KERNEL batch_norm_finalize_##name(const float* partial, int chunks, long long rows, int chunk_rows, int c, const P* weight,     \
+                                 const P* bias, P* running_mean, P* running_var, float momentum, float eps, float* saved) {       \
+    finalize<P>(partial, chunks, rows, chunk_rows, c, weight, bias, running_mean, running_var, momentum, eps, saved);             \
+  }                                                                                                                               \
+  KERNEL batch_norm_frozen_##name(const P* mean, const P* var, const P* weight, const P* bias, float eps, int c, float* saved) {  \
+    const int j = blockIdx.x * kThreads + threadIdx.x;                                                                            \
+    if (j < c) save_channel<P>(saved, c, j, to_float(mean[j]), to_float(var[j]), eps, weight, bias);                              \
+  }                                                                                                                               \
+  KERNEL batch_norm_finalize_bwd_##name(const float* partial, int chunks, long long rows, int c, const float* saved,              \
+                                     int batch_statistics, P* dweight, P* dbias, float* factors) {                                \
+    finalize_sums<P>(partial, chunks, rows, c, saved, batch_statistics, dweight, dbias, factors);                                 \
   }
 
 BY_ELEMENT(float, f32)

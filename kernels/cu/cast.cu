@@ -1,5 +1,5 @@
-// Conversion between element types, by way of float: rounded to nearest even between floats, truncated towards zero and saturated
-// into integers, where NaN becomes 0.
+// Conversion between element types by way of float: to a floating-point type rounded to nearest even, to an integer truncated towards
+// zero and saturated, with NaN as 0.
 #include "fornax.cuh"
 
 namespace {
@@ -25,7 +25,7 @@ template <> __device__ __forceinline__ unsigned char narrow<unsigned char>(float
   return x > 0 ? (unsigned char)(int)fminf(x, 255) : 0;
 }
 
-/// As many elements as 16 bytes hold of the larger type, read and written at once.
+/// N adjacent elements, read and written at once; N is the number of elements of the larger type in 16 bytes.
 template <typename T, int N> struct alignas(N * sizeof(T)) Group {
   T v[N];
   __device__ static bool fits(const void* p) { return reinterpret_cast<unsigned long long>(p) % sizeof(Group) == 0; }

@@ -1,17 +1,17 @@
-// Channels-last data as a block of threads sees it: rows of channels, a few adjacent channels a thread.
+// Access to channels-last data as rows of channels, with V adjacent channels per thread.
 #pragma once
 #include "fornax.cuh"
 
-/// Threads of every block that uses this header.
+/// Threads per block in all kernels that include this header.
 constexpr int kThreads = 256;
 
-/// A kernel of such blocks. Two on a multiprocessor are enough to keep memory busy, and leave each thread 128 registers.
+/// Kernel with kThreads threads per block. Two blocks per multiprocessor keep memory busy and leave each thread 128 registers.
 #define KERNEL extern "C" __global__ void __launch_bounds__(kThreads, 2)
 
-/// The most threads side by side in a row of a block.
+/// Maximum number of threads along the channels of a block.
 constexpr int kLanes = 32;
 
-/// V adjacent elements as floats; one element, or a whole pack of 16 bytes.
+/// Loads V adjacent elements as floats: one element (V = 1), or a pack of 16 bytes.
 template <int V, typename T> __device__ __forceinline__ void load(const T* from, float (&to)[V]) {
   if constexpr (V == 1) {
     to[0] = to_float(*from);
@@ -22,7 +22,7 @@ template <int V, typename T> __device__ __forceinline__ void load(const T* from,
   }
 }
 
-/// Rounds V floats to adjacent elements.
+/// Rounds V floats and stores them as adjacent elements.
 template <int V, typename T> __device__ __forceinline__ void store(T* to, const float (&from)[V]) {
   if constexpr (V == 1) {
     *to = from_float<T>(from[0]);
@@ -34,7 +34,7 @@ template <int V, typename T> __device__ __forceinline__ void store(T* to, const 
   }
 }
 
-/// V adjacent floats: parameters by channel, which start at a multiple of 16 bytes where V is a pack.
+/// Loads V adjacent floats, such as per-channel parameters; aligned to 16 bytes if V > 1.
 template <int V> __device__ __forceinline__ void load_floats(const float* from, float (&to)[V]) {
   if constexpr (V == 1) {
     to[0] = *from;
@@ -50,16 +50,16 @@ template <int V> __device__ __forceinline__ void load_floats(const float* from, 
   }
 }
 
-/// True where a pointer stands at a multiple of 16 bytes, as null does.
+/// True when a pointer is a multiple of 16 bytes; null is.
 __device__ __forceinline__ bool aligned(const void* p) { return (reinterpret_cast<unsigned long long>(p) & 15) == 0; }
 
-/// True where rows of `c` elements can be read in packs, given that the tensors are `aligned`.
+/// True when rows of `c` elements can be read in packs; `aligned` says whether the tensors are.
 template <typename T> __device__ __forceinline__ bool in_packs(int c, bool aligned) {
   return aligned && c % Pack<T>::N == 0;
 }
 
-/// A block as a grid of threads over rows of channels: `lanes` threads side by side, V channels each, in `rows` rows. Narrow
-/// rows take few lanes, so that every thread has work. Channels fall into `count` tiles as wide as a block.
+/// Mapping of a block's threads to rows of channels: `lanes` threads along the channels, V channels each, by `rows` rows. Narrow
+/// rows get few lanes, so that every thread has work. The channels are divided into `count` tiles, each as wide as a block.
 template <int V> struct Tile {
   int lanes, rows, lane, row, count;
 
@@ -73,11 +73,11 @@ template <int V> struct Tile {
     count = (packs + lanes - 1) / lanes;
   }
 
-  /// The first channel of this thread in a tile; beyond the last one for threads without work.
+  /// First channel of this thread in a tile; at least c for threads without work.
   __device__ int channel(int tile) const { return (tile * lanes + lane) * V; }
 };
 
-/// Adds each of K values over the rows of a tile, in a fixed tree; the totals are left with the threads of row 0.
+/// Sums each of K values over the rows of a tile, in a fixed tree; the threads of row 0 receive the totals.
 template <int K> __device__ void sum_over_rows(float (&values)[K], int lanes) {
   constexpr int kSlice = K < 8 ? K : 8;
   __shared__ float shared[kSlice][kThreads];
@@ -103,8 +103,8 @@ template <int K> __device__ void sum_over_rows(float (&values)[K], int lanes) {
   }
 }
 
-/// Of each channel of a tile the mean over n rows, to out[channel], and the sum of squared distances from it, to out[c + channel].
-/// Distances are first taken from the first row, so that a large common offset costs no precision.
+/// Writes for each channel of a tile the mean over n rows to out[channel] and the sum of squared deviations from it (M2) to
+/// out[c + channel]. Values are first shifted by the first row, so that a large common offset costs no precision.
 template <typename T, int V> __device__ void chunk_statistics(const T* x, int n, int c, const Tile<V>& tile, int t, float* out) {
   const int at = tile.channel(t);
   float from[V], sums[2 * V] = {};
@@ -133,10 +133,10 @@ template <typename T, int V> __device__ void chunk_statistics(const T* x, int n,
   }
 }
 
-/// Adjacent channels of a block that merges the results of chunks; its other threads stand at one chunk after the other.
+/// Adjacent channels per block in kernels that merge partial results; the rest of the block's threads spread over the chunks.
 constexpr int kMergeLanes = 16;
 
-/// The sum of `value` over the threads of each channel, for every thread, in a fixed tree.
+/// Sum of `value` over the threads of each channel, returned to every thread, in a fixed tree.
 __device__ inline double merge(double value) {
   __shared__ double shared[kThreads];
   const int t = threadIdx.x;

@@ -1,8 +1,8 @@
-// From the sums of a convolution's output channels, and of their squares, to what batch normalisation applies.
+// Batch norm statistics from the per-channel sums and sums of squares that a fused convolution returns.
 //
-// mean = sum / rows and var = squares / rows - mean^2, in f64 from sums in f32. If those are off by a relative e, var is off by
-// some e * (var + 2 mean^2): a channel whose mean is 100 times its deviation keeps three digits where e is 1e-7. It is never negative.
-#include "normalised.cuh"
+// mean = sum / rows and var = squares / rows - mean^2, in f64 from f32 sums. A relative error e of the sums gives an error of about
+// e * (var + 2 mean^2) in var: with e = 1e-7, a channel whose mean is 100 standard deviations keeps three digits. var is clamped at 0.
+#include "batch_norm.cuh"
 
 namespace {
 
@@ -15,12 +15,12 @@ __device__ void finalize(const float* __restrict__ sums, long long rows, int c, 
   if (j >= c) return;
   const double mean = (double)sums[j] / rows;
   const double difference = (double)sums[c + j] / rows - mean * mean;
-  // Comparisons are written so that NaN passes.
+  // Comparisons are written so that NaN propagates.
   const double var = difference < 0 ? 0 : difference;
-  save(saved, c, j, mean, var, eps, weight, bias);
+  save_channel(saved, c, j, mean, var, eps, weight, bias);
   if (running_mean) {
-    update(running_mean + j, momentum, mean);
-    update(running_var + j, momentum, var * rows / (rows - 1));
+    update_running(running_mean + j, momentum, mean);
+    update_running(running_var + j, momentum, var * rows / (rows - 1));
   }
 }
 
@@ -28,10 +28,10 @@ __device__ void finalize(const float* __restrict__ sums, long long rows, int c, 
 
 #define KERNEL extern "C" __global__ void __launch_bounds__(kThreads)
 
-#define BY_PARAMETER(P, name)                                                                                              \
-  KERNEL conv_norm_finalize_##name(const float* sums, long long rows, int c, const P* weight, const P* bias,                \
-                                   P* running_mean, P* running_var, float momentum, float eps, float* saved) {              \
-    finalize<P>(sums, rows, c, weight, bias, running_mean, running_var, momentum, eps, saved);                              \
+#define BY_PARAMETER(P, name)                                                                                   \
+  KERNEL conv_norm_finalize_##name(const float* sums, long long rows, int c, const P* weight, const P* bias,    \
+                                   P* running_mean, P* running_var, float momentum, float eps, float* saved) {  \
+    finalize<P>(sums, rows, c, weight, bias, running_mean, running_var, momentum, eps, saved);                  \
   }
 
 BY_PARAMETER(float, f32)

@@ -1,6 +1,6 @@
-// Moving elements: filling, copying between places with steps of their own (permutation, repetition, cutting, joining, reversal), and
-// transposition through shared memory. Elements are numbers of 8 to 64 bits that nobody looks into.
-#include "walk.cuh"
+// Data movement: fill, strided copies (permute, expand, slice, concatenate, flip), and transposition through shared memory. Elements are
+// opaque values of 8 to 64 bits.
+#include "strided_pair.cuh"
 
 namespace {
 
@@ -11,7 +11,7 @@ typedef unsigned long long b64;
 
 template <typename T> __device__ void fill(T* y, long long n, T value) {
   constexpr int N = Pack<T>::N;
-  const Stride loop;
+  const GridStride loop;
   const long long packs = aligned(y) ? n / N : 0;
   Pack<T> pack;
 #pragma unroll
@@ -20,15 +20,15 @@ template <typename T> __device__ void fill(T* y, long long n, T value) {
   for (long long i = packs * N + loop.first; i < n; i += loop.step) y[i] = value;
 }
 
-/// Rows of y, which is array b, are dense; those of x may be repeated, or have any step.
-template <typename T> __device__ void walk_copy(const T* __restrict__ x, T* __restrict__ y, const Walk& walk) {
+/// Copies x (array a, any strides) to y (array b, dense within rows).
+template <typename T> __device__ void strided_copy(const T* __restrict__ x, T* __restrict__ y, const StridedPair& pair) {
   constexpr int N = Pack<T>::N;
-  const Stride loop;
-  const bool repeats = walk.a_step == 0;
+  const GridStride loop;
+  const bool repeats = pair.a_stride == 0;
   long long in_x, in_y;
-  if (walk.packed && aligned(y) && (repeats || aligned(x))) {
-    for (long long i = loop.first * N; i < walk.n; i += loop.step * N) {
-      walk.locate(i, in_x, in_y);
+  if (pair.packed && aligned(y) && (repeats || aligned(x))) {
+    for (long long i = loop.first * N; i < pair.n; i += loop.step * N) {
+      pair.locate(i, in_x, in_y);
       Pack<T> pack;
       if (repeats) {
 #pragma unroll
@@ -40,17 +40,17 @@ template <typename T> __device__ void walk_copy(const T* __restrict__ x, T* __re
     }
     return;
   }
-  for (long long i = loop.first; i < walk.n; i += loop.step) {
-    walk.locate(i, in_x, in_y);
+  for (long long i = loop.first; i < pair.n; i += loop.step) {
+    pair.locate(i, in_x, in_y);
     y[in_y] = x[in_x];
   }
 }
 
 constexpr int kTile = 32;
 
-/// y[batch, columns, rows] = x[batch, rows, columns]: a block moves a square tile, so that it reads and writes along rows.
+/// y[batch, columns, rows] = x[batch, rows, columns]. A block moves square tiles, so that both reads and writes are coalesced.
 template <typename T> __device__ void transpose(const T* __restrict__ x, T* __restrict__ y, long long batch, int rows, int columns) {
-  // An odd width, so that a column falls into different banks.
+  // The odd width avoids bank conflicts along a column.
   __shared__ T tile[kTile][kTile + 1];
   const int across = (columns + kTile - 1) / kTile, down = (rows + kTile - 1) / kTile;
   const int lane = threadIdx.x % kTile, line = threadIdx.x / kTile;
@@ -72,7 +72,7 @@ template <typename T> __device__ void transpose(const T* __restrict__ x, T* __re
 
 #define COPY(T)                                                                              \
   KERNEL fill_##T(T* y, long long n, unsigned long long value) { fill<T>(y, n, (T)value); }  \
-  KERNEL copy_##T(const T* x, T* y, Walk walk) { walk_copy<T>(x, y, walk); }                 \
+  KERNEL copy_##T(const T* x, T* y, StridedPair pair) { strided_copy<T>(x, y, pair); }       \
   KERNEL transpose_##T(const T* x, T* y, long long batch, int rows, int columns) {           \
     transpose<T>(x, y, batch, rows, columns);                                                \
   }

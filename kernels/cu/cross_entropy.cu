@@ -1,10 +1,9 @@
 // Softmax cross entropy against class indices, with label smoothing s (Szegedy et al., 2016): a row's loss is
-// (1 - s) * (log_sum - x[target]) + s * (log_sum - mean(x)), log_sum being log(sum(e^x)), which the backward pass needs again.
+// (1 - s) * (log_sum - x[target]) + s * (log_sum - mean(x)), with log_sum = log(sum(e^x)), which is saved for the backward pass.
 //
-// The forward pass reads each logit once, and counts on the way how many are above the target's; the backward pass reads and writes
-// each once.
+// The forward pass reads each logit once and also counts the logits above the target's; the backward pass reads and writes each once.
 //
-// A target outside 0..classes makes its row's loss and gradient NaN: nothing is read out of bounds, and nothing goes unnoticed.
+// A target outside 0..classes makes its row's loss and gradient NaN: nothing is read out of bounds, and the error is visible.
 #include "rows.cuh"
 
 namespace {
@@ -36,7 +35,7 @@ __device__ void forward(const T* __restrict__ x, const long long* __restrict__ t
     if (team.thread == 0) {
       const float log_sum = total.log_sum();
       const float nll = log_sum - rank.value;
-      // Without smoothing the mean does not count, be it infinite.
+      // Without smoothing the mean is ignored, even if it is infinite.
       const float uniform = smoothing == 0 ? 0 : smoothing * (log_sum - sum / classes);
       losses[row] = (1 - smoothing) * nll + uniform;
       log_sums[row] = log_sum;
@@ -45,7 +44,7 @@ __device__ void forward(const T* __restrict__ x, const long long* __restrict__ t
   }
 }
 
-/// loss = the mean of the rows' losses, and where ranks are given counts = how many of them are below 1 and below k: by one block.
+/// loss = mean of the rows' losses. With ranks, counts = [ranks below 1, ranks below k]: correct top-1 and top-k. Runs in one block.
 __device__ void mean(const float* __restrict__ losses, const float* __restrict__ ranks, long long rows, int k, float* loss,
                      long long* counts) {
   scaled_sum(losses, rows, 1.0 / rows, loss);

@@ -1,28 +1,28 @@
-// Depthwise convolution of channels-last images: output channel o is input channel o / multiplier convolved with its own kernel.
+// Depthwise convolution of channels-last images: output channel o is input channel o / multiplier convolved with a kernel of its own.
 //
-// The usual kernels (3, 5 and 7 square, undilated, multiplier 1) walk strips of a few output pixels, so that an input pixel is loaded
-// once for the outputs of a strip that it counts for, and a weight once for the strip; the `any` kernels take everything else. The
-// data gradient at stride 1 is a forward pass over dy with the kernel turned round. Weights stand in shared memory as floats, by tap
-// and channel. Weight gradients are summed over chunks of the pixels, and those in order.
+// The specialized kernels (3, 5 and 7 square, undilated, multiplier 1) process strips of a few output pixels, so that an input pixel is
+// loaded once for all outputs of a strip, and a weight once per strip; the `generic` kernels handle all other shapes. The data gradient
+// at stride 1 is a forward pass over dy with the kernel flipped. Weights are staged in shared memory as floats, by tap and channel.
+// Weight gradients are summed over chunks of the pixels, then over the chunks in order.
 #include "channels.cuh"
 
-/// What is convolved; pairs are (vertical, horizontal). `lanes` packs of channels stand side by side in a block.
+/// Shape of a depthwise convolution; pairs are (vertical, horizontal). A block has `lanes` threads along the channels, a pack each.
 struct Depthwise {
   int n, in[2], out[2], c_in, c_out;
   int kernel[2], stride[2], padding[2], dilation[2];
   int lanes;
-  /// The kernel is turned round.
-  int turned;
+  /// Nonzero to flip the kernel along both axes.
+  int flipped;
 };
 
 namespace {
 
 constexpr int kStrip = 4;
 
-/// The threads of a block over the channels of tile `blockIdx.y`, and over rows of work. Its width does not depend on V.
-template <typename T, int V> struct Place {
+/// Mapping of a block's threads to the channels of tile `blockIdx.y` and to rows of work. Its width in channels does not depend on V.
+template <typename T, int V> struct ThreadMap {
   int lanes, lane, row, rows, at, multiplier;
-  __device__ explicit Place(const Depthwise& s) {
+  __device__ explicit ThreadMap(const Depthwise& s) {
     lanes = V == 1 ? s.lanes * Pack<T>::N : s.lanes;
     lane = threadIdx.x % lanes;
     row = threadIdx.x / lanes;
@@ -32,21 +32,21 @@ template <typename T, int V> struct Place {
   }
 };
 
-/// Where channel `channel` of tap `tap` stands in shared memory: groups of four, so that a warp reads without conflicts.
+/// Shared-memory index of channel `channel` of tap `tap`: channels in groups of four, so that a warp reads without bank conflicts.
 template <int V> __device__ __forceinline__ int slot(int tap, int channel, int lanes) {
   if constexpr (V == 1) return tap * lanes + channel;
   const int lane = channel / V, k = channel % V;
   return ((tap * (V / 4) + k / 4) * lanes + lane) * 4 + k % 4;
 }
 
-/// Brings the weights [channels, taps] of `channels` channels from `first` on to shared memory.
+/// Copies the weights [channels, taps] of channels first .. first + channels to shared memory.
 template <typename T, int V>
-__device__ void stage(const T* __restrict__ weight, float* shared, int first, int channels, int lanes, const Depthwise& s) {
+__device__ void stage_weights(const T* __restrict__ weight, float* shared, int first, int channels, int lanes, const Depthwise& s) {
   const int taps = s.kernel[0] * s.kernel[1];
   for (int i = threadIdx.x; i < channels * taps; i += kThreads) {
     const int channel = i / taps, tap = i - channel * taps;
     const float w = first + channel < s.c_out ? to_float(weight[(long long)first * taps + i]) : 0;
-    shared[slot<V>(s.turned ? taps - 1 - tap : tap, channel, lanes)] = w;
+    shared[slot<V>(s.flipped ? taps - 1 - tap : tap, channel, lanes)] = w;
   }
   __syncthreads();
 }
@@ -66,18 +66,18 @@ template <int V> __device__ __forceinline__ void load_weights(const float* share
   }
 }
 
-/// Strips of outputs of a square kernel K at stride S.
+/// Forward pass of a square kernel K at stride S, in strips of kStrip output pixels.
 template <typename T, int V, int K, int S>
 __device__ void strips_forward(const T* __restrict__ x, const T* __restrict__ weight, const T* __restrict__ bias, T* __restrict__ y, Depthwise s) {
   DYN_SHARED(float, shared);
-  const Place<T, V> place(s);
-  const int c = s.c_out, at = place.at;
-  stage<T, V>(weight, shared, at - place.lane * V, place.lanes * V, place.lanes, s);
+  const ThreadMap<T, V> map(s);
+  const int c = s.c_out, at = map.at;
+  stage_weights<T, V>(weight, shared, at - map.lane * V, map.lanes * V, map.lanes, s);
   if (at >= c) return;
   float offset[V] = {};
   if (bias) load<V>(bias + at, offset);
   const int per_row = (s.out[1] + kStrip - 1) / kStrip, strips = s.n * s.out[0] * per_row;
-  for (int strip = blockIdx.x * place.rows + place.row; strip < strips; strip += gridDim.x * place.rows) {
+  for (int strip = blockIdx.x * map.rows + map.row; strip < strips; strip += gridDim.x * map.rows) {
     const int row = strip / per_row, ox = (strip - row * per_row) * kStrip, image = row / s.out[0];
     const int iy = (row - image * s.out[0]) * S - s.padding[0], ix = ox * S - s.padding[1];
     float sums[kStrip][V];
@@ -92,7 +92,7 @@ __device__ void strips_forward(const T* __restrict__ x, const T* __restrict__ we
       const T* line = x + ((long long)image * s.in[0] + iy + ky) * s.in[1] * c + at;
       float w[K][V];
 #pragma unroll
-      for (int kx = 0; kx < K; kx++) load_weights<V>(shared, ky * K + kx, place.lane, place.lanes, w[kx]);
+      for (int kx = 0; kx < K; kx++) load_weights<V>(shared, ky * K + kx, map.lane, map.lanes, w[kx]);
 #pragma unroll
       for (int i = 0; i < (kStrip - 1) * S + K; i++) {
         if (ix + i < 0 || ix + i >= s.in[1]) continue;
@@ -113,16 +113,16 @@ __device__ void strips_forward(const T* __restrict__ x, const T* __restrict__ we
   }
 }
 
-/// One output pixel at a time.
+/// Forward pass of any kernel, one output pixel at a time.
 template <typename T, int V>
-__device__ void any_forward(const T* __restrict__ x, const T* __restrict__ weight, const T* __restrict__ bias, T* __restrict__ y, Depthwise s) {
+__device__ void generic_forward(const T* __restrict__ x, const T* __restrict__ weight, const T* __restrict__ bias, T* __restrict__ y, Depthwise s) {
   DYN_SHARED(float, shared);
-  const Place<T, V> place(s);
-  const int at = place.at, from = at / place.multiplier;
-  stage<T, V>(weight, shared, at - place.lane * V, place.lanes * V, place.lanes, s);
+  const ThreadMap<T, V> map(s);
+  const int at = map.at, from = at / map.multiplier;
+  stage_weights<T, V>(weight, shared, at - map.lane * V, map.lanes * V, map.lanes, s);
   if (at >= s.c_out) return;
   const int pixels = s.n * s.out[0] * s.out[1];
-  for (int pixel = blockIdx.x * place.rows + place.row; pixel < pixels; pixel += gridDim.x * place.rows) {
+  for (int pixel = blockIdx.x * map.rows + map.row; pixel < pixels; pixel += gridDim.x * map.rows) {
     const int row = pixel / s.out[1], ox = pixel - row * s.out[1], image = row / s.out[0], oy = row - image * s.out[0];
     float sum[V] = {};
     if (bias) load<V>(bias + at, sum);
@@ -134,7 +134,7 @@ __device__ void any_forward(const T* __restrict__ x, const T* __restrict__ weigh
         if (ix < 0 || ix >= s.in[1]) continue;
         float v[V], w[V];
         load<V>(x + (((long long)image * s.in[0] + iy) * s.in[1] + ix) * s.c_in + from, v);
-        load_weights<V>(shared, ky * s.kernel[1] + kx, place.lane, place.lanes, w);
+        load_weights<V>(shared, ky * s.kernel[1] + kx, map.lane, map.lanes, w);
 #pragma unroll
         for (int k = 0; k < V; k++) sum[k] = fmaf(v[k], w[k], sum[k]);
       }
@@ -143,16 +143,16 @@ __device__ void any_forward(const T* __restrict__ x, const T* __restrict__ weigh
   }
 }
 
-/// One input pixel at a time gathers from the windows that cover it, and from each output channel of its own.
+/// Data gradient, one input pixel at a time: gathers from the windows that cover it and all output channels of its input channel.
 template <typename T, int V>
-__device__ void any_data_gradient(const T* __restrict__ dy, const T* __restrict__ weight, T* __restrict__ dx, Depthwise s) {
+__device__ void generic_data_gradient(const T* __restrict__ dy, const T* __restrict__ weight, T* __restrict__ dx, Depthwise s) {
   DYN_SHARED(float, shared);
-  const Place<T, V> place(s);
-  const int at = place.at, m = place.multiplier;
-  stage<T, V>(weight, shared, (at - place.lane * V) * m, place.lanes * V * m, place.lanes * m, s);
+  const ThreadMap<T, V> map(s);
+  const int at = map.at, m = map.multiplier;
+  stage_weights<T, V>(weight, shared, (at - map.lane * V) * m, map.lanes * V * m, map.lanes * m, s);
   if (at >= s.c_in) return;
   const int pixels = s.n * s.in[0] * s.in[1];
-  for (int pixel = blockIdx.x * place.rows + place.row; pixel < pixels; pixel += gridDim.x * place.rows) {
+  for (int pixel = blockIdx.x * map.rows + map.row; pixel < pixels; pixel += gridDim.x * map.rows) {
     const int row = pixel / s.in[1], ix = pixel - row * s.in[1], image = row / s.in[0], iy = row - image * s.in[0];
     float sum[V] = {};
     for (int ky = 0; ky < s.kernel[0]; ky++) {
@@ -164,7 +164,7 @@ __device__ void any_data_gradient(const T* __restrict__ dy, const T* __restrict_
         for (int o = 0; o < m; o++) {
           float g[V], w[V];
           load<V>(dy + (((long long)image * s.out[0] + oy) * s.out[1] + ox) * s.c_out + at * m + o, g);
-          load_weights<V>(shared, ky * s.kernel[1] + kx, place.lane * m + o, place.lanes * m, w);
+          load_weights<V>(shared, ky * s.kernel[1] + kx, map.lane * m + o, map.lanes * m, w);
 #pragma unroll
           for (int k = 0; k < V; k++) sum[k] = fmaf(g[k], w[k], sum[k]);
         }
@@ -174,18 +174,18 @@ __device__ void any_data_gradient(const T* __restrict__ dy, const T* __restrict_
   }
 }
 
-/// partial[chunk][taps][c]: the weight gradient of a square kernel K at stride S over the strips of chunk blockIdx.x. A block has
-/// ROWS rows of the kernel, those from blockIdx.z * ROWS on.
+/// partial[chunk][taps][c]: weight gradient of a square kernel K at stride S over the strips of chunk blockIdx.x. A block computes
+/// ROWS rows of the kernel, starting at blockIdx.z * ROWS.
 template <typename T, int V, int K, int S, int ROWS>
 __device__ void strips_weight_gradient(const T* __restrict__ x, const T* __restrict__ dy, float* __restrict__ partial, int chunk, Depthwise s) {
   constexpr int kOutputs = ROWS > 1 ? 2 : 4;
-  const Place<T, V> place(s);
-  const int c = s.c_out, at = place.at, top = blockIdx.z * ROWS;
+  const ThreadMap<T, V> map(s);
+  const int c = s.c_out, at = map.at, top = blockIdx.z * ROWS;
   const int per_row = (s.out[1] + kOutputs - 1) / kOutputs, strips = s.n * s.out[0] * per_row;
   const int last = min(strips, (int)(blockIdx.x + 1) * chunk);
   float sums[ROWS * K * V] = {};
   if (at < c) {
-    for (int strip = blockIdx.x * chunk + place.row; strip < last; strip += place.rows) {
+    for (int strip = blockIdx.x * chunk + map.row; strip < last; strip += map.rows) {
       const int row = strip / per_row, ox = (strip - row * per_row) * kOutputs, image = row / s.out[0];
       const int iy = (row - image * s.out[0]) * S - s.padding[0] + top, ix = ox * S - s.padding[1];
       float g[kOutputs][V] = {};
@@ -215,8 +215,8 @@ __device__ void strips_weight_gradient(const T* __restrict__ x, const T* __restr
       }
     }
   }
-  sum_over_rows(sums, place.lanes);
-  if (at >= c || place.row > 0) return;
+  sum_over_rows(sums, map.lanes);
+  if (at >= c || map.row > 0) return;
 #pragma unroll
   for (int tap = 0; tap < ROWS * K; tap++) {
     float* out = partial + ((long long)blockIdx.x * K * K + top * K + tap) * c + at;
@@ -225,15 +225,15 @@ __device__ void strips_weight_gradient(const T* __restrict__ x, const T* __restr
   }
 }
 
-/// The same for tap blockIdx.z of any kernel, over the output pixels of chunk blockIdx.x.
+/// partial[chunk][taps][c]: weight gradient for tap blockIdx.z of any kernel, over the output pixels of chunk blockIdx.x.
 template <typename T, int V>
-__device__ void any_weight_gradient(const T* __restrict__ x, const T* __restrict__ dy, float* __restrict__ partial, int chunk, Depthwise s) {
-  const Place<T, V> place(s);
-  const int at = place.at, from = at / place.multiplier, tap = blockIdx.z, ky = tap / s.kernel[1], kx = tap - ky * s.kernel[1];
+__device__ void generic_weight_gradient(const T* __restrict__ x, const T* __restrict__ dy, float* __restrict__ partial, int chunk, Depthwise s) {
+  const ThreadMap<T, V> map(s);
+  const int at = map.at, from = at / map.multiplier, tap = blockIdx.z, ky = tap / s.kernel[1], kx = tap - ky * s.kernel[1];
   const int last = min(s.n * s.out[0] * s.out[1], (int)(blockIdx.x + 1) * chunk);
   float sum[V] = {};
   if (at < s.c_out) {
-    for (int pixel = blockIdx.x * chunk + place.row; pixel < last; pixel += place.rows) {
+    for (int pixel = blockIdx.x * chunk + map.row; pixel < last; pixel += map.rows) {
       const int row = pixel / s.out[1], ox = pixel - row * s.out[1], image = row / s.out[0], oy = row - image * s.out[0];
       const int iy = oy * s.stride[0] - s.padding[0] + ky * s.dilation[0];
       const int ix = ox * s.stride[1] - s.padding[1] + kx * s.dilation[1];
@@ -245,13 +245,13 @@ __device__ void any_weight_gradient(const T* __restrict__ x, const T* __restrict
       for (int k = 0; k < V; k++) sum[k] = fmaf(v[k], g[k], sum[k]);
     }
   }
-  sum_over_rows(sum, place.lanes);
-  if (at >= s.c_out || place.row > 0) return;
+  sum_over_rows(sum, map.lanes);
+  if (at >= s.c_out || map.row > 0) return;
 #pragma unroll
   for (int k = 0; k < V; k++) partial[((long long)blockIdx.x * gridDim.z + tap) * s.c_out + at + k] = sum[k];
 }
 
-/// dw[channel][tap]: the sum over the chunks.
+/// dw[channel][tap] = sum over chunks of partial[chunk][tap][channel]
 template <typename T> __device__ void finalize(const float* __restrict__ partial, int chunks, int taps, int c, T* __restrict__ dw) {
   const int i = blockIdx.x * kMergeLanes + threadIdx.x % kMergeLanes, len = taps * c;
   double sum = 0;
@@ -264,7 +264,7 @@ template <typename T> __device__ void finalize(const float* __restrict__ partial
 
 }  // namespace
 
-/// True where V channels of both tensors, and of the bias, can be read at once.
+/// True when packs of channels of both tensors can be read at once.
 #define IN_PACKS(T, a, b) (s.c_in == s.c_out && in_packs<T>(s.c_in, aligned(a) && aligned(b)))
 
 #define STRIPS(T, name, K, S)                                                                                                  \
@@ -278,26 +278,26 @@ template <typename T> __device__ void finalize(const float* __restrict__ partial
     else strips_weight_gradient<T, 1, K, S, kRows>(x, dy, partial, chunk, s);                                                  \
   }
 
-#define DEPTHWISE(T, name)                                                                                                     \
-  STRIPS(T, name, 3, 1)                                                                                                        \
-  STRIPS(T, name, 3, 2)                                                                                                        \
-  STRIPS(T, name, 5, 1)                                                                                                        \
-  STRIPS(T, name, 5, 2)                                                                                                        \
-  STRIPS(T, name, 7, 1)                                                                                                        \
-  KERNEL depthwise_any_fwd_##name(const T* x, const T* weight, const T* bias, T* y, Depthwise s) {                             \
-    if (IN_PACKS(T, x, y) && aligned(bias)) any_forward<T, Pack<T>::N>(x, weight, bias, y, s);                                 \
-    else any_forward<T, 1>(x, weight, bias, y, s);                                                                             \
-  }                                                                                                                            \
-  KERNEL depthwise_any_data_bwd_##name(const T* dy, const T* weight, T* dx, Depthwise s) {                                     \
-    if (IN_PACKS(T, dy, dx)) any_data_gradient<T, Pack<T>::N>(dy, weight, dx, s);                                              \
-    else any_data_gradient<T, 1>(dy, weight, dx, s);                                                                           \
-  }                                                                                                                            \
-  KERNEL depthwise_any_weight_bwd_##name(const T* x, const T* dy, float* partial, int chunk, Depthwise s) {                    \
-    if (IN_PACKS(T, x, dy)) any_weight_gradient<T, Pack<T>::N>(x, dy, partial, chunk, s);                                      \
-    else any_weight_gradient<T, 1>(x, dy, partial, chunk, s);                                                                  \
-  }                                                                                                                            \
-  KERNEL depthwise_finalize_bwd_##name(const float* partial, int chunks, int taps, int c, T* dw) {                             \
-    finalize<T>(partial, chunks, taps, c, dw);                                                                                 \
+#define DEPTHWISE(T, name)                                                                                       \
+  STRIPS(T, name, 3, 1)                                                                                          \
+  STRIPS(T, name, 3, 2)                                                                                          \
+  STRIPS(T, name, 5, 1)                                                                                          \
+  STRIPS(T, name, 5, 2)                                                                                          \
+  STRIPS(T, name, 7, 1)                                                                                          \
+  KERNEL depthwise_generic_fwd_##name(const T* x, const T* weight, const T* bias, T* y, Depthwise s) {           \
+    if (IN_PACKS(T, x, y) && aligned(bias)) generic_forward<T, Pack<T>::N>(x, weight, bias, y, s);               \
+    else generic_forward<T, 1>(x, weight, bias, y, s);                                                           \
+  }                                                                                                              \
+  KERNEL depthwise_generic_data_bwd_##name(const T* dy, const T* weight, T* dx, Depthwise s) {                   \
+    if (IN_PACKS(T, dy, dx)) generic_data_gradient<T, Pack<T>::N>(dy, weight, dx, s);                            \
+    else generic_data_gradient<T, 1>(dy, weight, dx, s);                                                         \
+  }                                                                                                              \
+  KERNEL depthwise_generic_weight_bwd_##name(const T* x, const T* dy, float* partial, int chunk, Depthwise s) {  \
+    if (IN_PACKS(T, x, dy)) generic_weight_gradient<T, Pack<T>::N>(x, dy, partial, chunk, s);                    \
+    else generic_weight_gradient<T, 1>(x, dy, partial, chunk, s);                                                \
+  }                                                                                                              \
+  KERNEL depthwise_finalize_bwd_##name(const float* partial, int chunks, int taps, int c, T* dw) {               \
+    finalize<T>(partial, chunks, taps, c, dw);                                                                   \
   }
 
 DEPTHWISE(float, f32)

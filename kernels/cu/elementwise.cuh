@@ -1,17 +1,17 @@
-// Functions of single elements over dense arrays: packs of 16 bytes where every array begins with one, the rest by elements.
+// Elementwise loops over dense arrays: by packs of 16 bytes where every array is aligned to 16 bytes, otherwise and at the end by elements.
 #pragma once
 #include "channels.cuh"
 
-/// The first of a thread's items in a loop over all, and the distance to its next.
-struct Stride {
+/// Grid-stride loop: a thread's first item and the distance to its next.
+struct GridStride {
   long long first = (long long)blockIdx.x * kThreads + threadIdx.x;
   long long step = (long long)gridDim.x * kThreads;
 };
 
-/// y = f(x), which may be in place.
+/// y = f(x); y may alias x.
 template <typename T, typename F> __device__ void map(const T* x, T* y, long long n, const F& f) {
   constexpr int N = Pack<T>::N;
-  const Stride loop;
+  const GridStride loop;
   const long long packs = aligned(x) && aligned(y) ? n / N : 0;
   for (long long i = loop.first; i < packs; i += loop.step) {
     float v[N];
@@ -23,10 +23,10 @@ template <typename T, typename F> __device__ void map(const T* x, T* y, long lon
   for (long long i = packs * N + loop.first; i < n; i += loop.step) y[i] = from_float<T>(f(to_float(x[i])));
 }
 
-/// y = f(a, b), which may be in the place of either.
+/// y = f(a, b); y may alias a or b.
 template <typename T, typename F> __device__ void map_pairs(const T* a, const T* b, T* y, long long n, const F& f) {
   constexpr int N = Pack<T>::N;
-  const Stride loop;
+  const GridStride loop;
   const long long packs = aligned(a) && aligned(b) && aligned(y) ? n / N : 0;
   for (long long i = loop.first; i < packs; i += loop.step) {
     float v[N], w[N];

@@ -1,20 +1,20 @@
-// What every kernel includes: the element types with their conversions, and accesses of 16 bytes. It includes nothing itself, so that
-// NVRTC needs no folder of headers. Arithmetic is done in float; 16-bit types are for storage.
+// Common header of all kernels: element types with their conversions, and 16-byte accesses. It has no includes, so that NVRTC needs no
+// include directory. Arithmetic is done in float; 16-bit types are for storage.
 #pragma once
 
 #ifndef FORNAX_EMULATED
-/// Dynamic shared memory of a launch as an array of T. The emulated device brings its own.
+/// Dynamic shared memory of a launch as an array of T. The emulated device has its own definition.
 #define DYN_SHARED(T, name)                                         \
   extern __shared__ __align__(16) unsigned char dynamic_shared[];   \
   T* name = reinterpret_cast<T*>(dynamic_shared)
 #endif
 
-/// IEEE half precision.
+/// IEEE half precision (f16).
 struct half16 {
   unsigned short bits;
 };
 
-/// The upper half of a float.
+/// bfloat16: the upper 16 bits of a float.
 struct bfloat16 {
   unsigned short bits;
 };
@@ -35,7 +35,7 @@ __device__ __forceinline__ float to_float(half16 x) {
 #endif
 }
 
-/// The nearest T, of two equally near the even one.
+/// Conversion to T, rounded to nearest even.
 template <typename T> __device__ __forceinline__ T from_float(float x);
 
 template <> __device__ __forceinline__ float from_float<float>(float x) { return x; }
@@ -62,13 +62,13 @@ template <> __device__ __forceinline__ bfloat16 from_float<bfloat16>(float x) {
   return result;
 }
 
-/// As many elements as 16 bytes hold, read and written at once.
+/// Vector of 16 bytes: N adjacent elements, read and written at once.
 template <typename T> struct __align__(16) Pack {
   static constexpr int N = 16 / sizeof(T);
   T v[N];
 
-  /// The pack at `from`, a multiple of 16 bytes.
+  /// Loads the pack at `from`, which is aligned to 16 bytes.
   __device__ __forceinline__ static Pack load(const T* from) { return *reinterpret_cast<const Pack*>(from); }
-  /// Writes it to `to`, a multiple of 16 bytes.
+  /// Stores the pack at `to`, which is aligned to 16 bytes.
   __device__ __forceinline__ void store(T* to) const { *reinterpret_cast<Pack*>(to) = *this; }
 };

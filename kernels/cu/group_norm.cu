@@ -1,26 +1,27 @@
-// Group normalisation (Wu and He, 2018) of images of `pixels` rows of c channels: over all pixels and the channels of a group.
+// Group normalization (Wu and He, 2018) of images of `pixels` rows of c channels: over all pixels and the channels of a group.
 //
-// Forward: one pass of statistics by image, chunk of pixels and channel; a small kernel that merges those of a group; one pass that
-// applies them. Backward: one pass of sums, their merging by group (for dx) and over images (for the parameters), and one pass.
+// Forward: one pass computes partial statistics by image, chunk of pixels and channel; a small kernel merges them by group; one pass
+// applies them. Backward: one pass computes partial sums, small kernels merge them by group (for dx) and over images (for weight and
+// bias), and one pass computes dx.
 //
-// `stats` is [images, groups, 2] floats: mean and inv = 1 / std. Weight and bias have x's type, or are floats where `wide`.
+// `stats` is [images, groups, 2] floats: mean and inv = 1 / std. Weight and bias have x's type, or are floats if `f32_params`.
 #include "rows.cuh"
 
-/// Images and their cuts; a chunk is a run of pixels of one image.
+/// Shape and division into chunks; a chunk is a run of consecutive pixels of one image.
 struct GroupNorm {
   int images, pixels, c, groups, chunks, chunk_pixels;
 
-  /// Pixels of a chunk: the last one of an image may be short.
+  /// Pixels of a chunk; the last chunk of an image may be shorter.
   __device__ int pixels_of(int chunk) const { return min(chunk_pixels, pixels - chunk * chunk_pixels); }
 };
 
 namespace {
 
-template <typename T> __device__ __forceinline__ float parameter(const void* p, int wide, int j) {
-  return wide ? static_cast<const float*>(p)[j] : to_float(static_cast<const T*>(p)[j]);
+template <typename T> __device__ __forceinline__ float parameter(const void* p, int f32_params, int j) {
+  return f32_params ? static_cast<const float*>(p)[j] : to_float(static_cast<const T*>(p)[j]);
 }
 
-/// The chunk of pixels of one image that blockIdx.x names.
+/// Chunk of one image with index blockIdx.x.
 struct Chunk {
   int image;
   long long first;
@@ -33,7 +34,7 @@ struct Chunk {
   }
 };
 
-/// partial[image][chunk][2][c]: the mean of a channel over a chunk, and the sum of squared distances from it.
+/// partial[image][chunk][2][c]: mean of a channel over a chunk, and the sum of squared deviations from it (M2).
 template <typename T, int V> __device__ void statistics(const T* __restrict__ x, float* __restrict__ partial, GroupNorm s) {
   const Chunk chunk(s);
   const Tile<V> tile(s.c);
@@ -42,7 +43,7 @@ template <typename T, int V> __device__ void statistics(const T* __restrict__ x,
   }
 }
 
-/// Merges the partial statistics of one image's group, a block each.
+/// Merges the partial statistics of one group of one image per block.
 __device__ void finalize(const float* __restrict__ partial, float eps, float* __restrict__ stats, const GroupNorm& s) {
   const int width = s.c / s.groups, image = blockIdx.x / s.groups, group = blockIdx.x % s.groups;
   const float* of_image = partial + (long long)image * s.chunks * 2 * s.c + group * width;
@@ -67,7 +68,7 @@ __device__ void finalize(const float* __restrict__ partial, float eps, float* __
 
 template <typename T, int V>
 __device__ void apply(const T* __restrict__ x, const void* weight, const void* bias, const float* __restrict__ stats,
-                      T* __restrict__ y, int wide, GroupNorm s) {
+                      T* __restrict__ y, int f32_params, GroupNorm s) {
   const Tile<V> tile(s.c);
   const Chunk chunk(s);
   for (int t = blockIdx.y; t < tile.count; t += gridDim.y) {
@@ -77,22 +78,22 @@ __device__ void apply(const T* __restrict__ x, const void* weight, const void* b
 #pragma unroll
     for (int k = 0; k < V; k++) {
       const float* of_group = stats + 2 * ((long long)chunk.image * s.groups + (at + k) / (s.c / s.groups));
-      scale[k] = parameter<T>(weight, wide, at + k) * of_group[1];
-      shift[k] = parameter<T>(bias, wide, at + k) - of_group[0] * scale[k];
+      scale[k] = parameter<T>(weight, f32_params, at + k) * of_group[1];
+      shift[k] = parameter<T>(bias, f32_params, at + k) - of_group[0] * scale[k];
     }
 #pragma unroll 2
     for (int i = tile.row; i < chunk.pixels; i += tile.rows) {
-      const long long place = (chunk.first + i) * s.c + at;
+      const long long offset = (chunk.first + i) * s.c + at;
       float v[V];
-      load<V>(x + place, v);
+      load<V>(x + offset, v);
 #pragma unroll
       for (int k = 0; k < V; k++) v[k] = fmaf(v[k], scale[k], shift[k]);
-      store<V>(y + place, v);
+      store<V>(y + offset, v);
     }
   }
 }
 
-/// partial[image][chunk][2][c]: the sums over a chunk of dy and of dy * (x - mean).
+/// partial[image][chunk][2][c]: sums over a chunk of dy and of dy * (x - mean).
 template <typename T, int V>
 __device__ void sums(const T* __restrict__ x, const T* __restrict__ dy, const float* __restrict__ stats, float* __restrict__ partial,
                      GroupNorm s) {
@@ -107,10 +108,10 @@ __device__ void sums(const T* __restrict__ x, const T* __restrict__ dy, const fl
       for (int k = 0; k < V; k++) mean[k] = stats[2 * ((long long)chunk.image * s.groups + (at + k) / (s.c / s.groups))];
 #pragma unroll 2
       for (int i = tile.row; i < chunk.pixels; i += tile.rows) {
-        const long long place = (chunk.first + i) * s.c + at;
+        const long long offset = (chunk.first + i) * s.c + at;
         float v[V], g[V];
-        load<V>(x + place, v);
-        load<V>(dy + place, g);
+        load<V>(x + offset, v);
+        load<V>(dy + offset, g);
 #pragma unroll
         for (int k = 0; k < V; k++) {
           totals[k] += g[k];
@@ -130,30 +131,30 @@ __device__ void sums(const T* __restrict__ x, const T* __restrict__ dy, const fl
   }
 }
 
-/// factors[image][group][2]: k2 and k3 of dx = k1 * dy + k2 * x + k3, a block each.
+/// factors[image][group][2]: k2 and k3 of dx = k1 * dy + k2 * x + k3; one group of one image per block.
 template <typename P>
 __device__ void finalize_input(const float* __restrict__ partial, const P* __restrict__ weight, const float* __restrict__ stats,
                                float* __restrict__ factors, const GroupNorm& s) {
   const int width = s.c / s.groups, image = blockIdx.x / s.groups, group = blockIdx.x % s.groups;
   const float* of_image = partial + (long long)image * s.chunks * 2 * s.c + group * width;
-  double sum = 0, product = 0;
+  double sum = 0, dot = 0;
   for (int i = threadIdx.x; i < s.chunks * width; i += kThreads) {
     const float* at = of_image + i / width * 2ll * s.c + i % width;
     const float w = to_float(weight[group * width + i % width]);
     sum += w * at[0];
-    product += w * at[s.c];
+    dot += w * at[s.c];
   }
   sum = block_sum(sum);
-  product = block_sum(product);
+  dot = block_sum(dot);
   if (threadIdx.x == 0) {
     const double mean = stats[2ll * blockIdx.x], inv = stats[2ll * blockIdx.x + 1], count = (double)s.pixels * width;
-    const double k2 = -inv * inv * inv * product / count;
+    const double k2 = -inv * inv * inv * dot / count;
     factors[2ll * blockIdx.x] = (float)k2;
     factors[2ll * blockIdx.x + 1] = (float)(-inv * sum / count - k2 * mean);
   }
 }
 
-/// The gradients of weight and bias: the sums over all images and chunks.
+/// Gradients of weight and bias (null: not wanted): sums over all images and chunks.
 template <typename P>
 __device__ void finalize_parameters(const float* __restrict__ partial, const float* __restrict__ stats, P* dweight, P* dbias, const GroupNorm& s) {
   const int j = blockIdx.x * kMergeLanes + threadIdx.x % kMergeLanes;
@@ -172,7 +173,7 @@ __device__ void finalize_parameters(const float* __restrict__ partial, const flo
 
 template <typename T, int V>
 __device__ void input_gradient(const T* __restrict__ x, const T* __restrict__ dy, const void* weight, const float* __restrict__ stats,
-                               const float* __restrict__ factors, T* __restrict__ dx, int wide, GroupNorm s) {
+                               const float* __restrict__ factors, T* __restrict__ dx, int f32_params, GroupNorm s) {
   const Tile<V> tile(s.c);
   const Chunk chunk(s);
   for (int t = blockIdx.y; t < tile.count; t += gridDim.y) {
@@ -182,19 +183,19 @@ __device__ void input_gradient(const T* __restrict__ x, const T* __restrict__ dy
 #pragma unroll
     for (int k = 0; k < V; k++) {
       const long long group = (long long)chunk.image * s.groups + (at + k) / (s.c / s.groups);
-      k1[k] = parameter<T>(weight, wide, at + k) * stats[2 * group + 1];
+      k1[k] = parameter<T>(weight, f32_params, at + k) * stats[2 * group + 1];
       k2[k] = factors[2 * group];
       k3[k] = factors[2 * group + 1];
     }
 #pragma unroll 2
     for (int i = tile.row; i < chunk.pixels; i += tile.rows) {
-      const long long place = (chunk.first + i) * s.c + at;
+      const long long offset = (chunk.first + i) * s.c + at;
       float v[V], g[V];
-      load<V>(x + place, v);
-      load<V>(dy + place, g);
+      load<V>(x + offset, v);
+      load<V>(dy + offset, g);
 #pragma unroll
       for (int k = 0; k < V; k++) g[k] = fmaf(k1[k], g[k], fmaf(k2[k], v[k], k3[k]));
-      store<V>(dx + place, g);
+      store<V>(dx + offset, g);
     }
   }
 }
@@ -208,10 +209,10 @@ KERNEL group_norm_finalize_f32(const float* partial, float eps, float* stats, Gr
     if (in_packs<T>(s.c, aligned(x))) statistics<T, Pack<T>::N>(x, partial, s);                                             \
     else statistics<T, 1>(x, partial, s);                                                                                   \
   }                                                                                                                         \
-  KERNEL group_norm_fwd_##name(const T* x, const void* weight, const void* bias, const float* stats, T* y, int wide,        \
+  KERNEL group_norm_fwd_##name(const T* x, const void* weight, const void* bias, const float* stats, T* y, int f32_params,  \
                                GroupNorm s) {                                                                               \
-    if (in_packs<T>(s.c, aligned(x) && aligned(y))) apply<T, Pack<T>::N>(x, weight, bias, stats, y, wide, s);               \
-    else apply<T, 1>(x, weight, bias, stats, y, wide, s);                                                                   \
+    if (in_packs<T>(s.c, aligned(x) && aligned(y))) apply<T, Pack<T>::N>(x, weight, bias, stats, y, f32_params, s);         \
+    else apply<T, 1>(x, weight, bias, stats, y, f32_params, s);                                                             \
   }                                                                                                                         \
   KERNEL group_norm_sums_bwd_##name(const T* x, const T* dy, const float* stats, float* partial, GroupNorm s) {             \
     if (in_packs<T>(s.c, aligned(x) && aligned(dy))) sums<T, Pack<T>::N>(x, dy, stats, partial, s);                         \
@@ -225,10 +226,10 @@ KERNEL group_norm_finalize_f32(const float* partial, float eps, float* stats, Gr
     finalize_parameters<T>(partial, stats, dweight, dbias, s);                                                              \
   }                                                                                                                         \
   KERNEL group_norm_bwd_##name(const T* x, const T* dy, const void* weight, const float* stats, const float* factors,       \
-                               T* dx, int wide, GroupNorm s) {                                                              \
+                               T* dx, int f32_params, GroupNorm s) {                                                        \
     if (in_packs<T>(s.c, aligned(x) && aligned(dy) && aligned(dx)))                                                         \
-      input_gradient<T, Pack<T>::N>(x, dy, weight, stats, factors, dx, wide, s);                                            \
-    else input_gradient<T, 1>(x, dy, weight, stats, factors, dx, wide, s);                                                  \
+      input_gradient<T, Pack<T>::N>(x, dy, weight, stats, factors, dx, f32_params, s);                                      \
+    else input_gradient<T, 1>(x, dy, weight, stats, factors, dx, f32_params, s);                                            \
   }
 
 GROUP_NORM(float, f32)

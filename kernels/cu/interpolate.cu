@@ -1,16 +1,16 @@
-// Resampling of channels-last images along both axes: interpolation and its transpose, which is the backward pass. Each axis comes as
-// a table, one row of `stride` floats an output: the first input and the number of inputs, both as integer bits, then their weights.
+// Resampling of channels-last images along both axes: interpolation and its transpose, the backward pass. Each axis is described by a
+// table with one row of `stride` floats per output: first input and number of inputs, both as integer bits, then the weights.
 #include "channels.cuh"
 
-/// Extents of the images and strides of the tables; pairs are (vertical, horizontal).
+/// Channels, image sizes and table strides; pairs are (vertical, horizontal).
 struct Resampling {
   int c, inputs[2], outputs[2], stride[2];
 };
 
 namespace {
 
-/// y[n, i, j, c] = sum over k, l of vertical[i, k] * horizontal[j, l] * x[n, k, l, c]. A thread has V channels of one pixel; blockIdx.x
-/// walks the pixels of a row, blockIdx.y the rows of all images.
+/// y[n, i, j, c] = sum over k, l of vertical[i, k] * horizontal[j, l] * x[n, k, l, c]. A thread handles V channels of one pixel;
+/// blockIdx.x strides over the pixels of a row, blockIdx.y over the rows of all images.
 template <typename T, int V>
 __device__ void resample(const T* __restrict__ x, T* __restrict__ y, long long rows, const float* __restrict__ vertical,
                          const float* __restrict__ horizontal, const Resampling& s) {
@@ -24,15 +24,15 @@ __device__ void resample(const T* __restrict__ x, T* __restrict__ y, long long r
       float sum[V] = {};
       for (int k = 0; k < __float_as_int(up[1]); k++) {
         const T* line = x + ((top + k) * s.inputs[1] + __float_as_int(across[0])) * s.c + j;
-        float of_row[V] = {};
+        float row_sum[V] = {};
         for (int l = 0; l < __float_as_int(across[1]); l++) {
           float v[V];
           load<V>(line + (long long)l * s.c, v);
 #pragma unroll
-          for (int q = 0; q < V; q++) of_row[q] = fmaf(across[2 + l], v[q], of_row[q]);
+          for (int q = 0; q < V; q++) row_sum[q] = fmaf(across[2 + l], v[q], row_sum[q]);
         }
 #pragma unroll
-        for (int q = 0; q < V; q++) sum[q] = fmaf(up[2 + k], of_row[q], sum[q]);
+        for (int q = 0; q < V; q++) sum[q] = fmaf(up[2 + k], row_sum[q], sum[q]);
       }
       store<V>(y + (row * s.outputs[1] + pixel) * s.c + j, sum);
     }

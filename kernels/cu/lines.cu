@@ -1,26 +1,27 @@
-// Lines along the middle axis of [outer, n, inner]: the best elements and where they are, elements by index, running sums and products.
+// Operations along the middle axis of [outer, n, inner]: top-k, gather, scatter-add, one-hot, cumulative sum, product. A line is a
+// 1-d slice of n elements along that axis.
 #include "elementwise.cuh"
 
 namespace {
 
-/// Adjacent lines differ in inner, then in outer.
+/// Shape of the lines; line index = outer index * inner + inner index.
 struct Lines {
   long long count;
   int n, inner;
-  /// The first element of a line of `length` elements.
+  /// Offset of the first element of a line, for lines of `length` elements.
   __device__ __forceinline__ long long start(long long line, long long length) const {
     return line / inner * length * inner + line % inner;
   }
 };
 
-/// An element of a line; index -1 for none.
+/// Element of a line; index -1 for none.
 struct Candidate {
   float value;
   int index;
 };
 
-/// An order of a line's elements without ties: by value, NaN at one end, then by index.
-struct Order {
+/// Strict order of a line's elements: by value, NaN first or last, then by index.
+struct SortOrder {
   bool smallest, nan_first;
 
   __device__ __forceinline__ bool before(const Candidate& a, const Candidate& b) const {
@@ -36,10 +37,10 @@ struct Order {
   }
 };
 
-/// The k first elements of each line in an order. A block has `lanes` adjacent lines, and shares out each of them among its other
-/// threads. Each round finds the best of those that come behind the last one found: no scratch, for the small k of a top-k.
+/// First k elements of each line in an order. A block handles `lanes` adjacent lines, each with kThreads / lanes threads. Each of k rounds
+/// finds the first element after the last one found, which needs no workspace and suits small k.
 template <typename T>
-__device__ void select(const T* __restrict__ x, T* values, long long* indices, Lines lines, int k, int lanes, Order order) {
+__device__ void top_k(const T* __restrict__ x, T* values, long long* indices, Lines lines, int k, int lanes, SortOrder order) {
   __shared__ Candidate shared[kThreads];
   const int lane = threadIdx.x % lanes, side = kThreads / lanes, row = threadIdx.x / lanes;
   for (long long first = (long long)blockIdx.x * lanes; first < lines.count; first += (long long)gridDim.x * lanes) {
@@ -72,17 +73,17 @@ __device__ void select(const T* __restrict__ x, T* values, long long* indices, L
 /// y[line, j] = x[line, index[line, j]], with k indices a line.
 template <typename T>
 __device__ void gather(const T* __restrict__ x, const long long* __restrict__ index, T* __restrict__ y, Lines lines, int k) {
-  const Stride loop;
+  const GridStride loop;
   for (long long i = loop.first; i < lines.count * k; i += loop.step) {
     const long long row = i / lines.inner, column = i - row * lines.inner;
     y[i] = x[(row / k * lines.n + index[i]) * lines.inner + column];
   }
 }
 
-/// The transpose of gather: a thread adds up its line in the order of j, so that equal indices do not race.
+/// Transpose of gather: dx[line, index[line, j]] += dy[line, j]. One thread sums a line in the order of j, so that equal indices do not race.
 template <typename T>
-__device__ void scatter(const T* __restrict__ dy, const long long* __restrict__ index, T* __restrict__ dx, Lines lines, int k) {
-  const Stride loop;
+__device__ void scatter_add(const T* __restrict__ dy, const long long* __restrict__ index, T* __restrict__ dx, Lines lines, int k) {
+  const GridStride loop;
   for (long long line = loop.first; line < lines.count; line += loop.step) {
     const long long from = lines.start(line, k), to = lines.start(line, lines.n);
     for (int j = 0; j < lines.n; j++) dx[to + (long long)j * lines.inner] = from_float<T>(0);
@@ -97,16 +98,16 @@ __device__ void scatter(const T* __restrict__ dy, const long long* __restrict__ 
 /// y[row, class] = on at class index[row], else off.
 template <typename T>
 __device__ void one_hot(const long long* __restrict__ index, T* __restrict__ y, long long rows, int classes, float on, float off) {
-  const Stride loop;
+  const GridStride loop;
   for (long long i = loop.first; i < rows * classes; i += loop.step) {
     const long long row = i / classes;
     y[i] = from_float<T>(i - row * classes == index[row] ? on : off);
   }
 }
 
-/// Running sums, from the other end when `reverse`.
+/// Cumulative sum along each line, from the last element to the first when `reverse`.
 template <typename T> __device__ void cumsum(const T* __restrict__ x, T* __restrict__ y, Lines lines, int reverse) {
-  const Stride loop;
+  const GridStride loop;
   for (long long line = loop.first; line < lines.count; line += loop.step) {
     const long long start = lines.start(line, lines.n);
     double sum = 0;
@@ -118,8 +119,8 @@ template <typename T> __device__ void cumsum(const T* __restrict__ x, T* __restr
   }
 }
 
-template <typename T> __device__ void product(const T* __restrict__ x, T* __restrict__ y, Lines lines) {
-  const Stride loop;
+template <typename T> __device__ void prod(const T* __restrict__ x, T* __restrict__ y, Lines lines) {
+  const GridStride loop;
   for (long long line = loop.first; line < lines.count; line += loop.step) {
     const long long start = lines.start(line, lines.n);
     double all = 1;
@@ -128,22 +129,22 @@ template <typename T> __device__ void product(const T* __restrict__ x, T* __rest
   }
 }
 
-/// dx[line, j] = dy[line] * the product of the line's other elements, without dividing: zeros are fine. `after` holds, for each element,
-/// the product of those behind it.
+/// dx[line, j] = dy[line] * product of the line's other elements, without a division, so that zeros are exact. `suffix` receives, for each
+/// element, the product of the elements after it.
 template <typename T>
-__device__ void product_backward(const T* __restrict__ x, const T* __restrict__ dy, T* __restrict__ dx, double* __restrict__ after, Lines lines) {
-  const Stride loop;
+__device__ void prod_backward(const T* __restrict__ x, const T* __restrict__ dy, T* __restrict__ dx, double* __restrict__ suffix, Lines lines) {
+  const GridStride loop;
   for (long long line = loop.first; line < lines.count; line += loop.step) {
     const long long start = lines.start(line, lines.n);
-    double behind = 1, before = to_float(dy[line]);
+    double suffix_prod = 1, before = to_float(dy[line]);
     for (int j = lines.n - 1; j >= 0; j--) {
       const long long at = start + (long long)j * lines.inner;
-      after[at] = behind;
-      behind *= to_float(x[at]);
+      suffix[at] = suffix_prod;
+      suffix_prod *= to_float(x[at]);
     }
     for (int j = 0; j < lines.n; j++) {
       const long long at = start + (long long)j * lines.inner;
-      dx[at] = from_float<T>((float)(before * after[at]));
+      dx[at] = from_float<T>((float)(before * suffix[at]));
       before *= to_float(x[at]);
     }
   }
@@ -151,26 +152,26 @@ __device__ void product_backward(const T* __restrict__ x, const T* __restrict__ 
 
 }  // namespace
 
-#define LINES(T, name)                                                                                                     \
-  KERNEL select_##name(const T* x, T* values, long long* indices, long long count, int n, int inner, int k, int lanes,     \
-                       int smallest, int nan_first) {                                                                      \
-    select<T>(x, values, indices, {count, n, inner}, k, lanes, {smallest != 0, nan_first != 0});                           \
-  }                                                                                                                        \
-  KERNEL gather_fwd_##name(const T* x, const long long* index, T* y, long long count, int n, int inner, int k) {           \
-    gather<T>(x, index, y, {count, n, inner}, k);                                                                          \
-  }                                                                                                                        \
-  KERNEL gather_bwd_##name(const T* dy, const long long* index, T* dx, long long count, int n, int inner, int k) {         \
-    scatter<T>(dy, index, dx, {count, n, inner}, k);                                                                       \
-  }                                                                                                                        \
-  KERNEL one_hot_##name(const long long* index, T* y, long long rows, int classes, float on, float off) {                  \
-    one_hot<T>(index, y, rows, classes, on, off);                                                                          \
-  }                                                                                                                        \
-  KERNEL cumsum_##name(const T* x, T* y, long long count, int n, int inner, int reverse) {                                 \
-    cumsum<T>(x, y, {count, n, inner}, reverse);                                                                           \
-  }                                                                                                                        \
-  KERNEL product_fwd_##name(const T* x, T* y, long long count, int n, int inner) { product<T>(x, y, {count, n, inner}); }  \
-  KERNEL product_bwd_##name(const T* x, const T* dy, T* dx, double* after, long long count, int n, int inner) {            \
-    product_backward<T>(x, dy, dx, after, {count, n, inner});                                                              \
+#define LINES(T, name)                                                                                                 \
+  KERNEL top_k_##name(const T* x, T* values, long long* indices, long long count, int n, int inner, int k, int lanes,  \
+                       int smallest, int nan_first) {                                                                  \
+    top_k<T>(x, values, indices, {count, n, inner}, k, lanes, {smallest != 0, nan_first != 0});                        \
+  }                                                                                                                    \
+  KERNEL gather_fwd_##name(const T* x, const long long* index, T* y, long long count, int n, int inner, int k) {       \
+    gather<T>(x, index, y, {count, n, inner}, k);                                                                      \
+  }                                                                                                                    \
+  KERNEL gather_bwd_##name(const T* dy, const long long* index, T* dx, long long count, int n, int inner, int k) {     \
+    scatter_add<T>(dy, index, dx, {count, n, inner}, k);                                                               \
+  }                                                                                                                    \
+  KERNEL one_hot_##name(const long long* index, T* y, long long rows, int classes, float on, float off) {              \
+    one_hot<T>(index, y, rows, classes, on, off);                                                                      \
+  }                                                                                                                    \
+  KERNEL cumsum_##name(const T* x, T* y, long long count, int n, int inner, int reverse) {                             \
+    cumsum<T>(x, y, {count, n, inner}, reverse);                                                                       \
+  }                                                                                                                    \
+  KERNEL prod_fwd_##name(const T* x, T* y, long long count, int n, int inner) { prod<T>(x, y, {count, n, inner}); }    \
+  KERNEL prod_bwd_##name(const T* x, const T* dy, T* dx, double* suffix, long long count, int n, int inner) {          \
+    prod_backward<T>(x, dy, dx, suffix, {count, n, inner});                                                            \
   }
 
 LINES(float, f32)

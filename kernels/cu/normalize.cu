@@ -1,17 +1,17 @@
-// Images of bytes as numbers: y = (x / white - mean) / std by channel, channels last.
+// Normalization of u8 images, channels last: y = (x / max_value - mean) / std by channel.
 #include "elementwise.cuh"
 
 namespace {
 
-/// Mean and standard deviation of few channels, handed over with the launch: a recorded launch keeps them.
-struct Few {
-  static constexpr int kMost = 4;
-  float mean[kMost], std[kMost];
+/// Mean and standard deviation of up to four channels, passed by value: a captured launch keeps them.
+struct InlineMeanStd {
+  static constexpr int kMaxChannels = 4;
+  float mean[kMaxChannels], std[kMaxChannels];
 
   __device__ __forceinline__ float operator()(float value, int channel) const {
     float m = mean[0], s = std[0];
 #pragma unroll
-    for (int k = 1; k < kMost; k++) {
+    for (int k = 1; k < kMaxChannels; k++) {
       m = channel == k ? mean[k] : m;
       s = channel == k ? std[k] : s;
     }
@@ -19,8 +19,8 @@ struct Few {
   }
 };
 
-/// Those of any number of channels.
-struct Many {
+/// Mean and standard deviation of any number of channels, in device memory.
+struct DeviceMeanStd {
   const float* __restrict__ mean;
   const float* __restrict__ std;
 
@@ -28,10 +28,10 @@ struct Many {
 };
 
 template <typename T, typename Channels>
-__device__ void normalize(const unsigned char* __restrict__ x, T* __restrict__ y, long long n, int c, float white,
+__device__ void normalize(const unsigned char* __restrict__ x, T* __restrict__ y, long long n, int c, float max_value,
                           const Channels& channels) {
   constexpr int N = Pack<T>::N;
-  const Stride loop;
+  const GridStride loop;
   const bool packs = aligned(y) && reinterpret_cast<unsigned long long>(x) % N == 0;
   const long long whole = packs ? n / N : 0;
   for (long long i = loop.first; i < whole; i += loop.step) {
@@ -41,25 +41,25 @@ __device__ void normalize(const unsigned char* __restrict__ x, T* __restrict__ y
     Pack<T> pack;
 #pragma unroll
     for (int k = 0; k < N; k++) {
-      pack.v[k] = from_float<T>(channels((float)bytes.v[k] / white, channel));
+      pack.v[k] = from_float<T>(channels((float)bytes.v[k] / max_value, channel));
       channel = channel + 1 == c ? 0 : channel + 1;
     }
     pack.store(y + i * N);
   }
   for (long long i = whole * N + loop.first; i < n; i += loop.step) {
-    y[i] = from_float<T>(channels((float)x[i] / white, (int)(i % c)));
+    y[i] = from_float<T>(channels((float)x[i] / max_value, (int)(i % c)));
   }
 }
 
 }  // namespace
 
 #define NORMALIZE(T, name)                                                                                                    \
-  KERNEL normalize_##name(const unsigned char* x, T* y, long long n, int c, float white, Few channels) {                      \
-    normalize<T>(x, y, n, c, white, channels);                                                                                \
+  KERNEL normalize_##name(const unsigned char* x, T* y, long long n, int c, float max_value, InlineMeanStd channels) {        \
+    normalize<T>(x, y, n, c, max_value, channels);                                                                            \
   }                                                                                                                           \
-  KERNEL normalize_many_##name(const unsigned char* x, T* y, long long n, int c, float white, const float* mean,              \
+  KERNEL normalize_device_stats_##name(const unsigned char* x, T* y, long long n, int c, float max_value, const float* mean,  \
                                const float* std) {                                                                            \
-    normalize<T>(x, y, n, c, white, Many{mean, std});                                                                         \
+    normalize<T>(x, y, n, c, max_value, DeviceMeanStd{mean, std});                                                            \
   }
 
 NORMALIZE(float, f32)

@@ -1,130 +1,132 @@
-// What an update knows of gradients before a rule sees them. Where they are scaled or clipped, `gradients_look` sums their squares by
-// chunks, and by rows for adaptive clipping (Brock et al., "High-performance large-scale image recognition without normalization", 2021).
-// The last block merges these, finds overflow, moves the loss scale, and leaves the factor of all gradients.
+// Gradient norm, gradient clipping and dynamic loss scaling, before the optimizer's rule runs. If gradients are scaled or clipped,
+// `gradient_norm` sums their squares by chunks, and by rows for adaptive gradient clipping (AGC; Brock et al., "High-performance
+// large-scale image recognition without normalization", 2021). The last block merges the sums, detects overflow, updates the loss scale,
+// and stores the factor of all gradients.
 #include "optimizer.cuh"
 
-/// How a look treats gradients; zero for what is not asked for.
-struct Decision {
-  float growth, backoff, floor, clip_norm, clip_units;
-  int interval, scales;
+/// Loss scaling and gradient clipping; 0 disables a kind of clipping.
+struct GradOptions {
+  float growth_factor, backoff_factor, min_scale, clip_norm, agc_clip;
+  int growth_interval, loss_scaling;
 };
 
 namespace {
 
-/// Moves the loss scale after a look at scaled gradients; true when they overflowed.
-__device__ bool scale_next(const Decision& d, double total, float* numbers) {
-  const float scale = numbers[kLossScale];
+/// Updates the loss scale; true when a gradient overflowed.
+__device__ bool update_loss_scale(const GradOptions& o, double total, float* scalars) {
+  const float scale = scalars[kLossScale];
   const bool overflow = !(total - total == 0);
-  const int good = overflow ? 0 : (int)numbers[kGoodUpdates] + 1;
-  const bool grows = good >= d.interval;
-  const float grown = scale * d.growth;
-  if (overflow) numbers[kLossScale] = fmaxf(scale * d.backoff, d.floor);
-  else if (grows && grown - grown == 0) numbers[kLossScale] = grown;
-  numbers[kGoodUpdates] = grows ? 0 : good;
+  const int good = overflow ? 0 : (int)scalars[kGoodUpdates] + 1;
+  const bool grows = good >= o.growth_interval;
+  const float grown = scale * o.growth_factor;
+  if (overflow) scalars[kLossScale] = fmaxf(scale * o.backoff_factor, o.min_scale);
+  else if (grows && grown - grown == 0) scalars[kLossScale] = grown;
+  scalars[kGoodUpdates] = grows ? 0 : good;
   return overflow;
 }
 
-/// What the next update does, given sums of squares of the gradients, unscaled, and of what clipping elements or rows leaves of them. The
-/// CPU's `decide` does the same.
-__device__ void decide(const Decision& d, double total, double clipped, float* numbers) {
-  double factor = 1.0 / (double)numbers[kLossScale];
-  double norm = sqrt(total), left = sqrt(clipped);
-  numbers[kNorm] = (float)norm;
-  if (d.clip_norm > 0) {
-    const double clip = (double)d.clip_norm / (norm + 1e-6);
+/// Sets gradient norm, gradient factor and the skip flag from the sums of squares of the unscaled gradients before (`total`) and after
+/// (`clipped`) clipping by value or AGC. `decide` on the CPU does the same.
+__device__ void decide(const GradOptions& o, double total, double clipped, float* scalars) {
+  double factor = 1.0 / (double)scalars[kLossScale];
+  double norm = sqrt(total), clipped_norm = sqrt(clipped);
+  scalars[kGradNorm] = (float)norm;
+  if (o.clip_norm > 0) {
+    const double clip = (double)o.clip_norm / (norm + 1e-6);
     if (clip < 1) {
       factor *= clip;
-      left *= clip;
+      clipped_norm *= clip;
     }
   }
-  const bool skip = d.scales && scale_next(d, total, numbers);
-  numbers[kFactor] = (float)factor;
-  numbers[kSkip] = skip ? 1 : 0;
-  numbers[kClippedNorm] = (float)left;
+  const bool skip = o.loss_scaling && update_loss_scale(o, total, scalars);
+  scalars[kGradFactor] = (float)factor;
+  scalars[kSkip] = skip ? 1 : 0;
+  scalars[kClippedNorm] = (float)clipped_norm;
 }
 
-/// Ends a look: keeps the block's sums, and decides in the last block.
-__device__ void end_look(const Update& to, const Decision& d, double total, double clipped) {
+/// Stores the block's sums; the last block merges those of all blocks and calls `decide`.
+__device__ void finish_norm(const UpdateArgs& args, const GradOptions& o, double total, double clipped) {
   total = block_sum(total);
   clipped = block_sum(clipped);
   if (threadIdx.x == 0) {
-    to.partial[to.first + blockIdx.x] = total;
-    to.partial[to.chunks + to.first + blockIdx.x] = clipped;
+    args.partial[args.first_chunk + blockIdx.x] = total;
+    args.partial[args.chunks + args.first_chunk + blockIdx.x] = clipped;
   }
-  if (!is_last(to.ticket, to.blocks)) return;
+  if (!is_last(args.ticket, args.blocks)) return;
   double sums[2] = {};
-  for (int i = threadIdx.x; i < to.chunks; i += kThreads) {
-    sums[0] += to.partial[i];
-    sums[1] += to.partial[to.chunks + i];
+  for (int i = threadIdx.x; i < args.chunks; i += kThreads) {
+    sums[0] += args.partial[i];
+    sums[1] += args.partial[args.chunks + i];
   }
   total = block_sum(sums[0]);
   clipped = block_sum(sums[1]);
-  if (threadIdx.x == 0) decide(d, total, clipped, to.numbers);
+  if (threadIdx.x == 0) decide(o, total, clipped, args.scalars);
 }
 
-/// Adds the squares of a gradient, and of what is left of it when it is clamped.
+/// Adds the square of an unscaled gradient to `total`, and that of the gradient clamped to +-limit to `clipped`.
 __device__ __forceinline__ void add_square(float g, double factor, float limit, double& total, double& clipped) {
   const double square = (g * factor) * (g * factor), most = (double)limit * (double)limit;
   total += square;
   clipped += limit != 0 && square > most ? most : square;
 }
 
-/// The square of a gradient that is unscaled and clipped.
-__device__ __forceinline__ float square_at(const Parameter& of, const Update& to, long long i) {
-  float g = to.numbers[kFactor] * pointer<const float>(of.gradient)[i];
-  if (to.clip_value != 0) g = fminf(fmaxf(g, -to.clip_value), to.clip_value);
-  if (to.units) g *= to.units[of.row + (int)(i / of.row_length)];
+/// Square of gradient i, unscaled and clipped.
+__device__ __forceinline__ float square_at(const Parameter& of, const UpdateArgs& args, long long i) {
+  float g = args.scalars[kGradFactor] * pointer<const float>(of.gradient)[i];
+  if (args.clip_value != 0) g = fminf(fmaxf(g, -args.clip_value), args.clip_value);
+  if (args.agc_scale) g *= args.agc_scale[of.row + (int)(i / of.row_length)];
   return g * g;
 }
 
 }  // namespace
 
-/// How means of squares are followed: update t takes the share t^decay_rate of the new ones.
-struct Factors {
+/// Options of a factored second moment: the running means move by t^decay_rate towards the new ones at step t.
+struct FactoredOptions {
   double decay_rate, eps;
 };
 
-/// Adafactor's factored second moment (Shazeer and Stern, 2018): follows the means of g^2 + eps over the last axis, for the lines of a
-/// block's chunk, and over the first axis, for its share of the columns.
-KERNEL factor_moments_f32(Parameters table, Update to, Factors how) {
+/// Adafactor's factored second moment (Shazeer and Stern, 2018): running means of g^2 + eps over the last axis, for the lines of a
+/// block's chunk, and over the first axis, for the block's range of columns.
+KERNEL factor_moments_f32(ParameterTable table, UpdateArgs args, FactoredOptions options) {
   const Chunk chunk(table);
   const Parameter& of = chunk.of;
-  if (to.numbers[kSkip] != 0 || !of.moments[kRowMeans]) return;
-  __shared__ float share, shared[kThreads];
-  if (threadIdx.x == 0) share = (float)pow((double)(*to.updates + 1), how.decay_rate);
+  if (args.scalars[kSkip] != 0 || !of.moments[kRowMeans]) return;
+  __shared__ float new_weight, shared[kThreads];
+  if (threadIdx.x == 0) new_weight = (float)pow((double)(*args.step + 1), options.decay_rate);
   __syncthreads();
-  const float eps = (float)how.eps;
+  const float eps = (float)options.eps;
   float* const lines = pointer<float>(of.moments[kRowMeans]);
   const int end = (int)(chunk.end / of.inner);
   for (int line = (int)(chunk.first / of.inner) + threadIdx.x / 32; line < end; line += kThreads / 32) {
     float sum = 0;
-    for (int i = threadIdx.x % 32; i < of.inner; i += 32) sum += square_at(of, to, (long long)line * of.inner + i);
+    for (int i = threadIdx.x % 32; i < of.inner; i += 32) sum += square_at(of, args, (long long)line * of.inner + i);
     sum = warp_sum(sum);
-    if (threadIdx.x % 32 == 0) lines[line] += share * (sum / of.inner + eps - lines[line]);
+    if (threadIdx.x % 32 == 0) lines[line] += new_weight * (sum / of.inner + eps - lines[line]);
   }
   float* const columns = pointer<float>(of.moments[kColumnMeans]);
   const int rows = (int)(of.n / of.row_length), strip = (of.row_length + chunk.count() - 1) / chunk.count();
   const int first = (blockIdx.x - of.chunk) * strip, last = min(first + strip, of.row_length);
   for (int at = first; at < last; at += kThreads) {
-    // As many threads a column as there are, each with every so manieth row.
+    // Each column gets `lanes` threads; a thread takes every `lanes`-th row.
     const int width = min(last - at, kThreads), lanes = kThreads / width;
     const int column = at + threadIdx.x % width, lane = threadIdx.x / width;
     float sum = 0;
-    for (int row = lane; row < rows && lane < lanes; row += lanes) sum += square_at(of, to, (long long)row * of.row_length + column);
+    for (int row = lane; row < rows && lane < lanes; row += lanes) sum += square_at(of, args, (long long)row * of.row_length + column);
     __syncthreads();
     shared[threadIdx.x] = sum;
     __syncthreads();
     if (threadIdx.x < width) {
       for (int k = 1; k < lanes; k++) sum += shared[k * width + threadIdx.x];
-      columns[column] += share * (sum / rows + eps - columns[column]);
+      columns[column] += new_weight * (sum / rows + eps - columns[column]);
     }
   }
 }
 
-KERNEL gradients_look_f32(Parameters table, Update to, Decision d) {
+/// Norm of all gradients, and loss scaling and clipping decisions.
+KERNEL gradient_norm_f32(ParameterTable table, UpdateArgs args, GradOptions options) {
   const Chunk chunk(table);
   const float* const g = pointer<const float>(chunk.of.gradient);
-  const double factor = 1.0 / (double)to.numbers[kLossScale];
+  const double factor = 1.0 / (double)args.scalars[kLossScale];
   constexpr int N = Pack<float>::N;
   const long long split = aligned(g + chunk.first) ? chunk.end - (chunk.end - chunk.first) % N : chunk.first;
   double total = 0, clipped = 0;
@@ -132,19 +134,19 @@ KERNEL gradients_look_f32(Parameters table, Update to, Decision d) {
     float v[N];
     load<N>(g + i, v);
 #pragma unroll
-    for (int k = 0; k < N; k++) add_square(v[k], factor, to.clip_value, total, clipped);
+    for (int k = 0; k < N; k++) add_square(v[k], factor, args.clip_value, total, clipped);
   }
-  for (long long i = split + threadIdx.x; i < chunk.end; i += kThreads) add_square(g[i], factor, to.clip_value, total, clipped);
-  end_look(to, d, total, clipped);
+  for (long long i = split + threadIdx.x; i < chunk.end; i += kThreads) add_square(g[i], factor, args.clip_value, total, clipped);
+  finish_norm(args, options, total, clipped);
 }
 
-/// As `gradients_look`, and units[row]: what the gradient of a row is multiplied by, such that its norm is at most `clip_units` times that
-/// of the row's weights.
-KERNEL gradients_look_units_f32(Parameters table, Update to, Decision d) {
+/// `gradient_norm` with adaptive gradient clipping: also stores agc_scale[row] such that the gradient norm of a row is at most `agc_clip`
+/// times the norm of its weights (at least 1e-3).
+KERNEL gradient_norm_agc_f32(ParameterTable table, UpdateArgs args, GradOptions options) {
   const Chunk chunk(table);
   const float* const g = pointer<const float>(chunk.of.gradient);
   const float* const w = pointer<const float>(chunk.of.weights);
-  const double factor = 1.0 / (double)to.numbers[kLossScale];
+  const double factor = 1.0 / (double)args.scalars[kLossScale];
   const Rows rows(chunk);
   double total = 0, clipped = 0;
   for (int row = rows.first; row < rows.end; row += rows.step) {
@@ -156,11 +158,11 @@ KERNEL gradients_look_units_f32(Parameters table, Update to, Decision d) {
       sums[1] += w[at] * w[at];
     }
     if (!rows.sum(sums)) continue;
-    const float norm = sqrtf(sums[0]), limit = d.clip_units * fmaxf(sqrtf(sums[1]), 1e-3f);
-    const float unit = chunk.of.clips && !(norm < limit) ? limit / fmaxf(norm, 1e-6f) : 1.0f;
-    to.units[chunk.of.row + row] = unit;
+    const float norm = sqrtf(sums[0]), limit = options.agc_clip * fmaxf(sqrtf(sums[1]), 1e-3f);
+    const float agc_scale = chunk.of.adaptive_clip && !(norm < limit) ? limit / fmaxf(norm, 1e-6f) : 1.0f;
+    args.agc_scale[chunk.of.row + row] = agc_scale;
     total += sums[0];
-    clipped += (double)sums[0] * unit * unit;
+    clipped += (double)sums[0] * agc_scale * agc_scale;
   }
-  end_look(to, d, total, clipped);
+  finish_norm(args, options, total, clipped);
 }

@@ -1,74 +1,73 @@
-// Updates of many f32 parameters in one launch. The table of parameters travels by value, so that a captured launch holds all it needs;
-// what changes from step to step (rates, loss scale, counters) is in memory.
+// Multi-tensor optimizer updates: many f32 parameters in one launch. The parameter table is passed by value, so that a captured launch is
+// self-contained; values that change from step to step (learning rate, loss scale, step count) are in device memory.
 //
-// A rule runs in stages: all but the last add up numbers over parameters and their rows, the last writes weights, moments, average and
-// half-precision copy in one pass. A stage is `stage<Rule>`, whose Rule is generated (`engine/src/fuse/update_source.rs`): the numbers of a
-// parameter, computed once a block in double, and functions of single elements. Sums are merged by each block that reads them, in an
-// order that shapes give; the last block to end counts the update.
+// A rule runs in stages. All but the last compute sums over parameters and their rows; the last writes weights, moments, EMA and
+// low-precision copy in one pass. A stage is `stage<Rule>` with a generated Rule (`engine/src/fuse/update_source.rs`): the scalars of a
+// parameter, computed once per block in double, and functions of single elements. Sums are merged by each block that reads them, in an
+// order that depends on shapes alone; the last block to finish increments the step count.
 #pragma once
 #include "fuse.cuh"
 
-constexpr int kParameters = 240, kMoments = 5, kMemory = 3;
+constexpr int kParameters = 240, kMoments = 5, kMaxSharedScalars = 3;
 
-/// A parameter as an update sees it: addresses of its elements, gradient, moments, average, copy in half precision and of the number
-/// kept for it, null for what there is not.
+/// One parameter: addresses of its weights, gradient, moments, EMA, low-precision copy and per-parameter scalar (null if absent).
 struct Parameter {
-  unsigned long long weights, gradient, moments[kMoments], ema, copy, kept;
+  unsigned long long weights, gradient, moments[kMoments], ema, low_precision, param_scalar;
   long long n;
-  /// Elements of a row, and of a chunk, which is what a block works on.
+  /// Elements of a row, and of a chunk; a block processes one chunk.
   int row_length, chunk_length;
-  /// The first of the launch's chunks that are its own, and the first of all parameters' rows.
+  /// Index of its first chunk within the launch, and of its first row among the rows of all parameters.
   int chunk, row;
-  float decay, rate;
-  int axes, clips;
-  /// Formats of the copy and of what the weights are rounded to.
-  int copy_format, round_format;
-  /// Elements of the last axis, where the second moment is factored: its means over that and over the first axis are the last two moments.
+  float weight_decay, lr_scale;
+  int ndim, adaptive_clip;
+  /// Formats of the low-precision copy and of the weights, if these are to be rounded.
+  int low_precision_format, round_format;
+  /// Length of the last axis, if the second moment is factored; the last two moments are then its means over the last and first axis.
   int inner, padding;
 };
 
-struct Parameters {
+struct ParameterTable {
   long long count;
-  Parameter of[kParameters];
+  Parameter entries[kParameters];
 };
 
-/// What an update reads and writes beside parameters: `partial` sums by chunk, `rows` of sums, and what each row's gradient is multiplied
-/// by, `units`, or null.
-struct Update {
-  float* numbers;
-  long long* updates;
+/// Arguments of an update besides the parameters. `partial` holds partial sums by chunk, `row_sums` sums by row, and `agc_scale`, unless
+/// it is null, the gradient multiplier of each row by adaptive gradient clipping.
+struct UpdateArgs {
+  float* scalars;
+  long long* step;
   unsigned* ticket;
   double* partial;
-  float *rows, *units;
-  /// Gradients are clamped to this, if it is not 0.
+  float *row_sums, *agc_scale;
+  /// Gradients are clamped to +-clip_value unless it is 0.
   float clip_value;
-  /// The first chunk of this launch among all; how many there are; the blocks that take a ticket, or 0.
-  int first, chunks, blocks;
+  /// Index of this launch's first chunk among those of all launches; number of all chunks; number of blocks that take a ticket, or 0.
+  int first_chunk, chunks, blocks;
 };
 
-/// Moments that are means of a factored one, and the most places between first and last axis that it can have.
+/// Moments that hold the row and column means of a factored second moment, and the maximum product of its axes between first and last.
 constexpr int kRowMeans = kMoments - 2, kColumnMeans = kMoments - 1, kMaxMeans = 64;
 
-/// Formats of half precision.
+/// Half-precision formats.
 enum { kNoFormat, kHalf, kBfloat };
 
-/// Places in the numbers of an update.
-enum { kRate, kEmaDecay, kLossScale, kGoodUpdates, kFactor, kSkip, kNorm, kClippedNorm, kFirstMemory };
+/// Indices of `UpdateArgs::scalars`, as `UpdateScalar` in `engine/src/ops/update_state.rs`.
+enum { kLr, kEmaDecay, kLossScale, kGoodUpdates, kGradFactor, kSkip, kGradNorm, kClippedNorm, kFirstSharedScalar };
 
 namespace {
 
-/// What the numbers of a parameter follow from.
-struct Numbers {
-  double updates, rate, base_rate, decay, norm, elements, row_length, axes, kept, is_factored, memory[kMemory];
+/// Inputs of a rule's scalar computations for one parameter.
+struct RuleScalars {
+  double step, lr, base_lr, weight_decay, grad_norm, numel, row_length, ndim, param_scalar, is_factored, shared_scalars[kMaxSharedScalars];
   const double* sums;
 };
 
-/// What is known of an element, and of the row that it is in.
+/// Inputs of a rule for one element: weight, gradient, moments, sums of its row, and its factored second moment.
 struct In {
   float w, g, m[kMoments], r[8], factored;
 };
 
-/// What becomes of it, and what it adds to sums over the parameter and by row.
+/// Outputs of a rule for one element: weight, moments, and its contributions to sums over the parameter (t) and over the row (s).
 struct Out {
   float w, m[kMoments], t[8], s[8];
 };
@@ -78,32 +77,32 @@ __device__ __forceinline__ double smaller(double a, double b) { return a != a ||
 
 template <typename T> __device__ __forceinline__ T* pointer(unsigned long long address) { return reinterpret_cast<T*>(address); }
 
-/// The parameter that a chunk belongs to: the last that begins at or before it.
-__device__ __forceinline__ int owner(const Parameters& table, int chunk) {
+/// Index of the parameter that a chunk belongs to: the last one whose first chunk is at or before it.
+__device__ __forceinline__ int parameter_of_chunk(const ParameterTable& table, int chunk) {
   int low = 0, high = (int)table.count - 1;
   while (low < high) {
     const int middle = (low + high + 1) / 2;
-    if (table.of[middle].chunk <= chunk) low = middle;
+    if (table.entries[middle].chunk <= chunk) low = middle;
     else high = middle - 1;
   }
   return low;
 }
 
-/// The elements of block blockIdx.x: one chunk of one parameter.
+/// Chunk of block blockIdx.x: elements [first, end) of one parameter.
 struct Chunk {
   const Parameter& of;
   long long first, end;
 
-  __device__ explicit Chunk(const Parameters& table) : of(table.of[owner(table, blockIdx.x)]) {
+  __device__ explicit Chunk(const ParameterTable& table) : of(table.entries[parameter_of_chunk(table, blockIdx.x)]) {
     first = (long long)(blockIdx.x - of.chunk) * of.chunk_length;
     end = first + of.chunk_length < of.n ? first + of.chunk_length : of.n;
   }
 
-  /// Chunks of its parameter.
+  /// Number of chunks of its parameter.
   __device__ int count() const { return (int)((of.n + of.chunk_length - 1) / of.chunk_length); }
 };
 
-/// The sum over a block in a fixed tree, for thread 0; nothing for the others.
+/// Sum over a block in a fixed tree, returned to thread 0; 0 for the others.
 __device__ double block_sum(double value) {
   __shared__ double shared[kThreads];
   __syncthreads();
@@ -115,13 +114,13 @@ __device__ double block_sum(double value) {
   return threadIdx.x == 0 ? shared[0] : 0;
 }
 
-/// The sum over a warp in a fixed tree, for lane 0.
+/// Sum over a warp in a fixed tree, valid in lane 0.
 __device__ __forceinline__ float warp_sum(float value) {
   for (int step = 16; step > 0; step /= 2) value += __shfl_down_sync(0xffffffffu, value, step);
   return value;
 }
 
-/// True for the last of so many blocks to come here, which sees what the others wrote before.
+/// True in the last of `blocks` blocks to arrive, which then sees all earlier writes of the others.
 __device__ bool is_last(unsigned* ticket, int blocks) {
   __shared__ int last;
   __syncthreads();
@@ -134,7 +133,7 @@ __device__ bool is_last(unsigned* ticket, int blocks) {
   return last != 0;
 }
 
-/// The rows of a chunk as a thread sees them: each is walked by as many threads as it has work for.
+/// Mapping of a block's threads to the rows of a chunk: a warp per row, or the whole block for rows of 1024 elements and more.
 struct Rows {
   int first, end, step, lane, lanes;
 
@@ -147,7 +146,7 @@ struct Rows {
     step = kThreads / lanes;
   }
 
-  /// Adds K values over the threads of a row, in a fixed tree; true for the one that has the sums.
+  /// Sums K values over the threads of a row, in a fixed tree; true in the thread that receives the sums.
   template <int K> __device__ bool sum(float (&values)[K]) const {
 #pragma unroll
     for (int k = 0; k < K; k++) values[k] = lanes == 32 ? warp_sum(values[k]) : (float)block_sum(values[k]);
@@ -155,8 +154,8 @@ struct Rows {
   }
 };
 
-/// N adjacent values of a half-precision copy; N is 1 or 4, and 4 of them stand at a multiple of 8 bytes.
-template <int N, typename H> __device__ __forceinline__ void store_copy(H* to, const float (&from)[N]) {
+/// Rounds and stores N adjacent values of a low-precision copy; N is 1 or 4, and 4 values are aligned to 8 bytes.
+template <int N, typename H> __device__ __forceinline__ void store_low_precision(H* to, const float (&from)[N]) {
   struct alignas(N * sizeof(H)) Group {
     H v[N];
   } group;
@@ -165,15 +164,15 @@ template <int N, typename H> __device__ __forceinline__ void store_copy(H* to, c
   *reinterpret_cast<Group*>(to) = group;
 }
 
-/// What a launch applies to all elements alike.
+/// Values that are the same for all elements of a block.
 struct Common {
-  float factor, ema_decay, clip_value;
-  /// Of a factored second moment.
+  float grad_factor, ema_decay, clip_value;
+  /// Means of the column means of a factored second moment.
   const float* means;
 };
 
-/// The mean of a factored second moment at each place between first and last axis, for all threads of a block.
-__device__ void means_of(const Parameter& of, float* means) {
+/// Means of a factored second moment over first and last axis, one per index of the axes between; visible to all threads of the block.
+__device__ void factored_means(const Parameter& of, float* means) {
   const float* const columns = pointer<const float>(of.moments[kColumnMeans]);
   for (int b = 0; b < of.row_length / of.inner; b++) {
     double sum = 0;
@@ -184,16 +183,16 @@ __device__ void means_of(const Parameter& of, float* means) {
   __syncthreads();
 }
 
-/// An element of a factored second moment.
+/// Element i of the second moment, from its factors.
 __device__ __forceinline__ float factored_at(const Parameter& of, long long i, const float* means) {
   const int line = (int)(i / of.inner);
   const float row = pointer<const float>(of.moments[kRowMeans])[line] / means[line % (of.row_length / of.inner)];
   return row * pointer<const float>(of.moments[kColumnMeans])[i % of.row_length];
 }
 
-/// What a rule gives for N adjacent elements of a row, from i on.
+/// Evaluates a rule for N adjacent elements of a row, starting at i.
 template <typename R, int N>
-__device__ __forceinline__ void elements(const Parameter& of, const Update& to, long long i, const float* u, const Common& c,
+__device__ __forceinline__ void evaluate(const Parameter& of, const UpdateArgs& args, long long i, const float* u, const Common& c,
                                          Out (&out)[N]) {
   float w[N] = {}, g[N] = {}, m[kMoments][N] = {};
   if constexpr ((R::kReads & 1) != 0) load<N>(pointer<const float>(of.weights) + i, w);
@@ -203,21 +202,21 @@ __device__ __forceinline__ void elements(const Parameter& of, const Update& to, 
     if ((R::kReads & 4u << k) != 0 && (!R::kFactored || of.moments[k])) load<N>(pointer<const float>(of.moments[k]) + i, m[k]);
   }
   In x = {};
-  float unit = 1;
-  if (R::kReadRows != 0 || to.units) {
+  float agc_scale = 1;
+  if (R::kReadRows != 0 || args.agc_scale) {
     const long long row = of.row + (int)(i / of.row_length);
-    if (to.units) unit = to.units[row];
+    if (args.agc_scale) agc_scale = args.agc_scale[row];
 #pragma unroll
     for (int k = 0; k < R::kRows; k++) {
-      if ((R::kReadRows & 1u << k) != 0) x.r[k] = to.rows[row * R::kRows + k];
+      if ((R::kReadRows & 1u << k) != 0) x.r[k] = args.row_sums[row * R::kRows + k];
     }
   }
 #pragma unroll
   for (int k = 0; k < N; k++) {
     x.w = w[k];
-    x.g = c.factor * g[k];
+    x.g = c.grad_factor * g[k];
     if (c.clip_value != 0) x.g = fminf(fmaxf(x.g, -c.clip_value), c.clip_value);
-    x.g *= unit;
+    x.g *= agc_scale;
     if (R::kFactored && of.moments[kRowMeans]) x.factored = factored_at(of, i + k, c.means);
 #pragma unroll
     for (int j = 0; j < kMoments; j++) x.m[j] = m[j][k];
@@ -225,9 +224,9 @@ __device__ __forceinline__ void elements(const Parameter& of, const Update& to, 
   }
 }
 
-/// Writes what became of N adjacent elements.
+/// Stores the new weights, moments, low-precision copies and EMA of N adjacent elements.
 template <typename R, int N>
-__device__ __forceinline__ void write(const Parameter& of, long long i, const Common& c, const Out (&out)[N]) {
+__device__ __forceinline__ void store_outputs(const Parameter& of, long long i, const Common& c, const Out (&out)[N]) {
   float w[N], v[N];
 #pragma unroll
   for (int k = 0; k < N; k++) {
@@ -242,36 +241,36 @@ __device__ __forceinline__ void write(const Parameter& of, long long i, const Co
     for (int k = 0; k < N; k++) v[k] = out[k].m[j];
     if (!R::kFactored || of.moments[j]) store<N>(pointer<float>(of.moments[j]) + i, v);
   }
-  if (of.copy_format == kHalf) store_copy<N>(pointer<half16>(of.copy) + i, w);
-  if (of.copy_format == kBfloat) store_copy<N>(pointer<bfloat16>(of.copy) + i, w);
+  if (of.low_precision_format == kHalf) store_low_precision<N>(pointer<half16>(of.low_precision) + i, w);
+  if (of.low_precision_format == kBfloat) store_low_precision<N>(pointer<bfloat16>(of.low_precision) + i, w);
   if (of.ema) {
-    float* const average = pointer<float>(of.ema) + i;
-    load<N>(average, v);
+    float* const ema = pointer<float>(of.ema) + i;
+    load<N>(ema, v);
 #pragma unroll
     for (int k = 0; k < N; k++) v[k] = c.ema_decay * v[k] + (1.0f - c.ema_decay) * w[k];
-    store<N>(average, v);
+    store<N>(ema, v);
   }
 }
 
-/// N adjacent elements: what they add to sums, and what becomes of them.
+/// Evaluates a rule for N adjacent elements, adds their contributions to totals, and stores the outputs in the last stage.
 template <typename R, int N>
-__device__ __forceinline__ void update_group(const Parameter& of, const Update& to, long long i, const float* u, const Common& c,
+__device__ __forceinline__ void update_group(const Parameter& of, const UpdateArgs& args, long long i, const float* u, const Common& c,
                                              float* totals) {
   Out out[N];
-  elements<R, N>(of, to, i, u, c, out);
+  evaluate<R, N>(of, args, i, u, c, out);
 #pragma unroll
   for (int k = 0; k < N; k++) {
 #pragma unroll
     for (int j = 0; j < R::kTotals - R::kOfRows; j++) totals[j] += out[k].t[j];
   }
-  if constexpr (R::kWrites >= 0) write<R, N>(of, i, c, out);
+  if constexpr (R::kWrites >= 0) store_outputs<R, N>(of, i, c, out);
 }
 
-/// Keeps the sums of a row, and adds to totals what follows from them.
+/// Stores the sums of a row, and adds the contributions that the rule derives from them to totals.
 template <typename R>
-__device__ __forceinline__ void end_row(const Parameter& of, const Update& to, int row, const float* u,
+__device__ __forceinline__ void end_row(const Parameter& of, const UpdateArgs& args, int row, const float* u,
                                         const float (&sums)[R::kRowSums], float* totals) {
-  float* const at = to.rows + (long long)(of.row + row) * R::kRows;
+  float* const at = args.row_sums + (long long)(of.row + row) * R::kRows;
   In x = {};
 #pragma unroll
   for (int k = 0; k < R::kRows; k++) {
@@ -282,49 +281,49 @@ __device__ __forceinline__ void end_row(const Parameter& of, const Update& to, i
   R::end_row(u, x, totals);
 }
 
-/// The numbers of a block's parameter, for all of its threads.
-template <typename R> __device__ void numbers_of(const Chunk& chunk, const Update& to, float* shared) {
+/// Computes the scalars of a block's parameter into shared memory; visible to all threads of the block.
+template <typename R> __device__ void compute_scalars(const Chunk& chunk, const UpdateArgs& args, float* shared) {
   const Parameter& of = chunk.of;
   double sums[R::kSums > 0 ? R::kSums : 1];
 #pragma unroll
   for (int k = 0; k < R::kSums; k++) {
     if ((R::kReadSums & 1u << k) == 0) continue;
-    const double* const partial = to.partial + (long long)k * to.chunks + to.first + of.chunk;
+    const double* const partial = args.partial + (long long)k * args.chunks + args.first_chunk + of.chunk;
     double sum = 0;
     for (int i = threadIdx.x; i < chunk.count(); i += kThreads) sum += partial[i];
     sums[k] = block_sum(sum);
   }
   if (threadIdx.x == 0) {
-    Numbers n;
-    const long long updates = *to.updates + 1;
-    n.updates = (double)updates;
-    n.base_rate = (double)to.numbers[kRate];
-    n.rate = n.base_rate * (double)of.rate;
-    n.decay = (double)of.decay;
-    n.norm = (double)to.numbers[kClippedNorm];
-    n.elements = (double)of.n;
+    RuleScalars n;
+    const long long step = *args.step + 1;
+    n.step = (double)step;
+    n.base_lr = (double)args.scalars[kLr];
+    n.lr = n.base_lr * (double)of.lr_scale;
+    n.weight_decay = (double)of.weight_decay;
+    n.grad_norm = (double)args.scalars[kClippedNorm];
+    n.numel = (double)of.n;
     n.row_length = (double)of.row_length;
-    n.axes = (double)of.axes;
-    // Two places: what this update leaves behind does not stand where others still read.
-    n.kept = of.kept ? (double)pointer<float>(of.kept)[(updates + 1) % 2] : 0;
+    n.ndim = (double)of.ndim;
+    // Double-buffered: this update's value must not overwrite the one that other blocks still read.
+    n.param_scalar = of.param_scalar ? (double)pointer<float>(of.param_scalar)[(step + 1) % 2] : 0;
     n.is_factored = of.moments[kRowMeans] != 0;
-    for (int k = 0; k < kMemory; k++) n.memory[k] = (double)to.numbers[kFirstMemory + k];
+    for (int k = 0; k < kMaxSharedScalars; k++) n.shared_scalars[k] = (double)args.scalars[kFirstSharedScalar + k];
     n.sums = sums;
-    R::numbers(n, shared);
-    if (R::kKept >= 0 && blockIdx.x == of.chunk) pointer<float>(of.kept)[updates % 2] = shared[R::kKept];
+    R::scalars(n, shared);
+    if (R::kParamScalar >= 0 && blockIdx.x == of.chunk) pointer<float>(of.param_scalar)[step % 2] = shared[R::kParamScalar];
   }
   __syncthreads();
 }
 
-template <typename R> __device__ void stage(const Parameters& table, const Update& to) {
-  if (to.numbers[kSkip] != 0) return;
+template <typename R> __device__ void stage(const ParameterTable& table, const UpdateArgs& args) {
+  if (args.scalars[kSkip] != 0) return;
   const Chunk chunk(table);
   const Parameter& of = chunk.of;
-  __shared__ float u[R::kNumbers > 0 ? R::kNumbers : 1];
-  numbers_of<R>(chunk, to, u);
+  __shared__ float u[R::kScalars > 0 ? R::kScalars : 1];
+  compute_scalars<R>(chunk, args, u);
   __shared__ float means[R::kFactored ? kMaxMeans : 1];
-  if (R::kFactored && of.moments[kRowMeans]) means_of(of, means);
-  const Common common = {to.numbers[kFactor], to.numbers[kEmaDecay], to.clip_value, means};
+  if (R::kFactored && of.moments[kRowMeans]) factored_means(of, means);
+  const Common common = {args.scalars[kGradFactor], args.scalars[kEmaDecay], args.clip_value, means};
   float totals[R::kTotals > 0 ? R::kTotals : 1] = {};
   if constexpr (R::kRowSums > 0) {
     const Rows rows(chunk);
@@ -332,31 +331,31 @@ template <typename R> __device__ void stage(const Parameters& table, const Updat
       float sums[R::kRowSums] = {};
       for (int i = rows.lane; i < of.row_length; i += rows.lanes) {
         Out out[1];
-        elements<R, 1>(of, to, (long long)row * of.row_length + i, u, common, out);
+        evaluate<R, 1>(of, args, (long long)row * of.row_length + i, u, common, out);
 #pragma unroll
         for (int k = 0; k < R::kRowSums; k++) sums[k] += out[0].s[k];
 #pragma unroll
         for (int k = 0; k < R::kTotals - R::kOfRows; k++) totals[k] += out[0].t[k];
       }
-      if (rows.sum(sums)) end_row<R>(of, to, row, u, sums, totals);
+      if (rows.sum(sums)) end_row<R>(of, args, row, u, sums, totals);
     }
   } else {
     constexpr int N = Pack<float>::N;
-    unsigned long long all = of.weights | of.gradient | of.ema | (of.copy << 1) | (unsigned long long)(chunk.first * sizeof(float));
+    unsigned long long all = of.weights | of.gradient | of.ema | (of.low_precision << 1) | (unsigned long long)(chunk.first * sizeof(float));
     for (int k = 0; k < kMoments; k++) all |= of.moments[k];
-    const bool in_rows = (R::kReadRows != 0 || to.units) && of.row_length % N != 0;
+    const bool in_rows = (R::kReadRows != 0 || args.agc_scale) && of.row_length % N != 0;
     const long long split = all % 16 == 0 && !in_rows ? chunk.end - (chunk.end - chunk.first) % N : chunk.first;
-    for (long long i = chunk.first + threadIdx.x * N; i < split; i += kThreads * N) update_group<R, N>(of, to, i, u, common, totals);
-    for (long long i = split + threadIdx.x; i < chunk.end; i += kThreads) update_group<R, 1>(of, to, i, u, common, totals);
+    for (long long i = chunk.first + threadIdx.x * N; i < split; i += kThreads * N) update_group<R, N>(of, args, i, u, common, totals);
+    for (long long i = split + threadIdx.x; i < chunk.end; i += kThreads) update_group<R, 1>(of, args, i, u, common, totals);
   }
 #pragma unroll
   for (int k = 0; k < R::kTotals; k++) {
     const double total = block_sum(totals[k]);
-    if (threadIdx.x == 0) to.partial[(long long)R::total(k) * to.chunks + to.first + blockIdx.x] = total;
+    if (threadIdx.x == 0) args.partial[(long long)R::total(k) * args.chunks + args.first_chunk + blockIdx.x] = total;
   }
-  if (R::kWrites < 0 || to.blocks == 0 || !is_last(to.ticket, to.blocks) || threadIdx.x != 0) return;
-  *to.updates += 1;
-  for (int k = 0; k < R::kMemory; k++) to.numbers[kFirstMemory + k] = u[R::memory(k)];
+  if (R::kWrites < 0 || args.blocks == 0 || !is_last(args.ticket, args.blocks) || threadIdx.x != 0) return;
+  *args.step += 1;
+  for (int k = 0; k < R::kSharedScalars; k++) args.scalars[kFirstSharedScalar + k] = u[R::shared_scalar(k)];
 }
 
 }  // namespace

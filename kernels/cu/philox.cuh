@@ -1,15 +1,15 @@
-// Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011): the draws of the CPU's `random::Stream`.
+// Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011); the same words as `random::RngStream` on the CPU.
 #pragma once
 
-/// Where draws come from: the key of a purpose, and the upper three words of its counter (epoch and sample).
-struct Draws {
+/// Philox key, and the upper three words of the counter: epoch, and sample index (low word first).
+struct PhiloxStream {
   unsigned key[2], counter[3];
 };
 
-/// Ten rounds: four random words for block `block` of a stream.
-__device__ __forceinline__ void philox(const Draws& draws, unsigned block, unsigned (&words)[4]) {
-  unsigned c0 = block, c1 = draws.counter[0], c2 = draws.counter[1], c3 = draws.counter[2];
-  unsigned k0 = draws.key[0], k1 = draws.key[1];
+/// Four random words for counter block `block` of a stream (ten rounds).
+__device__ __forceinline__ void philox(const PhiloxStream& rng, unsigned block, unsigned (&words)[4]) {
+  unsigned c0 = block, c1 = rng.counter[0], c2 = rng.counter[1], c3 = rng.counter[2];
+  unsigned k0 = rng.key[0], k1 = rng.key[1];
 #pragma unroll
   for (int round = 0; round < 10; round++) {
     const unsigned high0 = __umulhi(0xD2511F53u, c0), low0 = 0xD2511F53u * c0;

@@ -1,23 +1,23 @@
-// Max and average pooling of channels-last images [n, h, w, c]. Backward passes gather: each input pixel looks at the windows that
-// cover it, so that no two threads add to one place.
+// Max and average pooling of channels-last images [n, h, w, c]. Backward passes gather: each input pixel sums over the windows that
+// cover it, so that no two threads write the same element.
 //
-// A thread has V channels of one pixel; blockIdx.x walks the pixels of a row, blockIdx.y the rows of all images.
+// A thread handles V channels of one pixel; blockIdx.x strides over the pixels of a row, blockIdx.y over the rows of all images.
 #include "channels.cuh"
 
-/// The windows; pairs are (vertical, horizontal).
+/// Shape of a pooling operation; pairs are (vertical, horizontal).
 struct Pool {
   int size[2], out[2], c;
   int kernel[2], stride[2], padding[2], dilation[2];
-  /// Windows over an edge divide by the padding under them too.
+  /// Nonzero to count padding in the divisor of an average (PyTorch's count_include_pad).
   int count_include_pad;
 };
 
 namespace {
 
-/// V bytes side by side.
+/// V adjacent bytes.
 template <int V> struct alignas(V) Bytes { unsigned char v[V]; };
 
-/// The taps of window `i` that lie on the image: from `first` to before `last`, tap t at `start + t * dilation`.
+/// Taps [first, last) of window `i` that lie inside the image; tap t is at `start + t * dilation`.
 struct Window {
   int start, first, last;
   __device__ Window(const Pool& p, int axis, int i) {
@@ -28,7 +28,7 @@ struct Window {
   }
 };
 
-/// The windows `first` to `last` that may cover a position. That of `window` lies at tap `tap(window)`, or at none: -1.
+/// Windows first ..= last that may cover a position, and the tap of each at that position.
 struct Cover {
   int at, stride, dilation, first, last;
   __device__ Cover(const Pool& p, int axis, int position) {
@@ -39,6 +39,7 @@ struct Cover {
     first = reach > 0 ? (reach + stride - 1) / stride : 0;
     last = min(p.out[axis] - 1, at / stride);
   }
+  /// Tap of `window` at the position; -1 if dilation skips it.
   __device__ int tap(int window) const {
     const int offset = at - window * stride;
     if (dilation == 1) return offset;
@@ -46,21 +47,21 @@ struct Cover {
   }
 };
 
-/// 1 / the number of elements that window `i` of an average divides by along an axis.
-__device__ float share(const Pool& p, int axis, int i) {
+/// 1 / divisor of window `i` of an average along an axis.
+__device__ float inverse_divisor(const Pool& p, int axis, int i) {
   const int start = i * p.stride[axis] - p.padding[axis], end = start + p.kernel[axis];
   const int inside = min(end, p.size[axis]) - max(start, 0);
   const int divisor = p.count_include_pad ? min(end, p.size[axis] + p.padding[axis]) - start : inside;
   return inside > 0 ? 1.0f / divisor : 0;
 }
 
-/// Runs body(row, x, channel) for the V channels of each pixel of `rows` rows of `width` pixels that fall to this thread.
+/// Loops over this thread's share of `rows` rows of `width` pixels of c channels: `row`, and `i` = pixel * packs + pack of V channels.
 #define FOR_PIXELS(V, rows, width, c)                                                                        \
   const int packs = (c) / (V);                                                                               \
   for (long long row = blockIdx.y; row < (rows); row += gridDim.y)                                           \
     for (int i = blockIdx.x * kThreads + threadIdx.x; i < (width) * packs; i += gridDim.x * kThreads)
 
-/// The largest element and its tap, the first among equals; NaN wins; -infinity for a window between the pixels.
+/// Maximum of each window and its tap: the first among equals, NaN above all, -infinity for a window without pixels.
 template <typename T, int V>
 __device__ void max_forward(const T* __restrict__ x, T* __restrict__ y, unsigned char* __restrict__ index, long long rows, Pool p) {
   FOR_PIXELS(V, rows, p.out[1], p.c) {
@@ -99,7 +100,7 @@ __device__ void max_forward(const T* __restrict__ x, T* __restrict__ y, unsigned
   }
 }
 
-/// The sum over the windows that chose the pixel.
+/// dx: the sum of dy over the windows whose maximum is this pixel.
 template <typename T, int V>
 __device__ void max_backward(const T* __restrict__ dy, const unsigned char* __restrict__ index, T* __restrict__ dx, long long rows, Pool p) {
   FOR_PIXELS(V, rows, p.size[1], p.c) {
@@ -140,14 +141,14 @@ __device__ void avg_forward(const T* __restrict__ x, T* __restrict__ y, long lon
         for (int k = 0; k < V; k++) sum[k] += v[k];
       }
     }
-    const float scale = share(p, 0, oy) * share(p, 1, ox);
+    const float scale = inverse_divisor(p, 0, oy) * inverse_divisor(p, 1, ox);
 #pragma unroll
     for (int k = 0; k < V; k++) sum[k] *= scale;
     store<V>(y + (row * p.out[1] + ox) * p.c + j, sum);
   }
 }
 
-/// Each pixel's share of the windows that cover it.
+/// dx: the sum of dy / divisor over the windows that cover the pixel.
 template <typename T, int V>
 __device__ void avg_backward(const T* __restrict__ dy, T* __restrict__ dx, long long rows, Pool p) {
   FOR_PIXELS(V, rows, p.size[1], p.c) {
@@ -157,7 +158,7 @@ __device__ void avg_backward(const T* __restrict__ dy, T* __restrict__ dx, long 
     float sum[V] = {};
     for (int oy = vertical.first; oy <= vertical.last; oy++) {
       for (int ox = horizontal.first; ox <= horizontal.last; ox++) {
-        const float scale = share(p, 0, oy) * share(p, 1, ox);
+        const float scale = inverse_divisor(p, 0, oy) * inverse_divisor(p, 1, ox);
         float g[V];
         load<V>(image + ((long long)oy * p.out[1] + ox) * p.c, g);
 #pragma unroll
@@ -170,22 +171,22 @@ __device__ void avg_backward(const T* __restrict__ dy, T* __restrict__ dx, long 
 
 }  // namespace
 
-#define POOL(T, name)                                                                                                      \
+#define POOL(T, name)                                                                                                         \
   KERNEL max_pool_fwd_##name(const T* x, T* y, unsigned char* index, long long rows, Pool p) {                                \
-    if (in_packs<T>(p.c, aligned(x) && aligned(y) && aligned(index))) max_forward<T, Pack<T>::N>(x, y, index, rows, p);    \
-    else max_forward<T, 1>(x, y, index, rows, p);                                                                          \
-  }                                                                                                                        \
+    if (in_packs<T>(p.c, aligned(x) && aligned(y) && aligned(index))) max_forward<T, Pack<T>::N>(x, y, index, rows, p);       \
+    else max_forward<T, 1>(x, y, index, rows, p);                                                                             \
+  }                                                                                                                           \
   KERNEL max_pool_bwd_##name(const T* dy, const unsigned char* index, T* dx, long long rows, Pool p) {                        \
-    if (in_packs<T>(p.c, aligned(dy) && aligned(dx) && aligned(index))) max_backward<T, Pack<T>::N>(dy, index, dx, rows, p); \
-    else max_backward<T, 1>(dy, index, dx, rows, p);                                                                       \
-  }                                                                                                                        \
-  KERNEL avg_pool_fwd_##name(const T* x, T* y, long long rows, Pool p) {   \
-    if (in_packs<T>(p.c, aligned(x) && aligned(y))) avg_forward<T, Pack<T>::N>(x, y, rows, p);                             \
-    else avg_forward<T, 1>(x, y, rows, p);                                                                                 \
-  }                                                                                                                        \
-  KERNEL avg_pool_bwd_##name(const T* dy, T* dx, long long rows, Pool p) { \
-    if (in_packs<T>(p.c, aligned(dy) && aligned(dx))) avg_backward<T, Pack<T>::N>(dy, dx, rows, p);                        \
-    else avg_backward<T, 1>(dy, dx, rows, p);                                                                              \
+    if (in_packs<T>(p.c, aligned(dy) && aligned(dx) && aligned(index))) max_backward<T, Pack<T>::N>(dy, index, dx, rows, p);  \
+    else max_backward<T, 1>(dy, index, dx, rows, p);                                                                          \
+  }                                                                                                                           \
+  KERNEL avg_pool_fwd_##name(const T* x, T* y, long long rows, Pool p) {                                                      \
+    if (in_packs<T>(p.c, aligned(x) && aligned(y))) avg_forward<T, Pack<T>::N>(x, y, rows, p);                                \
+    else avg_forward<T, 1>(x, y, rows, p);                                                                                    \
+  }                                                                                                                           \
+  KERNEL avg_pool_bwd_##name(const T* dy, T* dx, long long rows, Pool p) {                                                    \
+    if (in_packs<T>(p.c, aligned(dy) && aligned(dx))) avg_backward<T, Pack<T>::N>(dy, dx, rows, p);                           \
+    else avg_backward<T, 1>(dy, dx, rows, p);                                                                                 \
   }
 
 POOL(float, f32)

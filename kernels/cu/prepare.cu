@@ -1,24 +1,27 @@
-// Training images from bytes in one pass: mixed with a partner (mixup, CutMix), normalised, and erased in boxes. Channels last.
+// Augmentation of u8 training images on the device in one pass: mixup or CutMix with a partner image, normalization, random erasing.
+// Channels last.
 //
-// `changes` has a row an image: its partner; the bits of lam, a float; the box that is the partner's, as first and one past the last row
-// and column; the sample that draws are numbered by; then the boxes to erase, likewise, four numbers each.
+// `changes` has one row per image: index of the partner; lam as the bits of a float; the CutMix box (top, bottom, left, right, where bottom
+// and right are exclusive); the sample index of the random numbers; then the boxes to erase, four numbers each.
 #include "elementwise.cuh"
 #include "philox.cuh"
 
-/// What is the same for all images of a batch.
+/// Options that apply to all images of a batch.
 struct Preparation {
-  float mean[4], std[4], white;
-  /// Mixed values are rounded to bytes; erased elements are 0, one draw a channel, or a draw each.
-  int rounded, fill;
+  float mean[4], std[4], max_value;
+  /// Nonzero to round mixed values to integers; erase mode (kConst, kRand or kPixel).
+  int rounded, erase_mode;
   int boxes;
   unsigned key[2], epoch;
 };
 
-enum { kZero, kChannel, kElement };
+/// Erase modes: 0, one normal sample per channel of a box, or one per element, as timm's `const`, `rand` and `pixel`.
+enum { kConst, kRand, kPixel };
+/// Columns of `changes`.
 enum { kPartner, kLam, kTop, kBottom, kLeft, kRight, kSample, kErase };
 
-/// The most boxes of an image that are erased.
-constexpr int kBoxes = 16;
+/// Maximum number of erased boxes per image.
+constexpr int kMaxBoxes = 16;
 
 namespace {
 
@@ -26,11 +29,11 @@ __device__ __forceinline__ bool inside(const long long* box, int y, int x) {
   return y >= box[0] && y < box[1] && x >= box[2] && x < box[3];
 }
 
-/// Draw number `index` of a stream, standard normal by Box and Muller; two words each.
+/// Standard normal sample number `index` of an image's random stream (Box-Muller); each takes two words.
 __device__ __forceinline__ float normal(const Preparation& p, long long sample, long long index) {
-  const Draws draws = {{p.key[0], p.key[1]}, {p.epoch, (unsigned)sample, (unsigned)(sample >> 32)}};
+  const PhiloxStream rng = {{p.key[0], p.key[1]}, {p.epoch, (unsigned)sample, (unsigned)(sample >> 32)}};
   unsigned words[4];
-  philox(draws, (unsigned)(index / 2), words);
+  philox(rng, (unsigned)(index / 2), words);
   const int at = (int)(index % 2) * 2;
   const double u = ((double)words[at] + 1.0) * (1.0 / 4294967296.0), v = (double)words[at + 1] * (1.0 / 4294967296.0);
   return (float)(sqrt(-2.0 * log(u)) * cos(6.283185307179586 * v));
@@ -48,13 +51,13 @@ template <int N> struct alignas(N) Bytes {
   unsigned char v[N];
 };
 
-/// Elements i to i + N of an image; its changes are in shared memory.
+/// Computes elements i .. i + N of an image; `change`, its row of `changes`, is in shared memory.
 template <int N, typename T>
 __device__ __forceinline__ void prepare_group(const unsigned char* own, const unsigned char* partner, const long long* change, float lam,
                                               T* y, long long i, long long size, int w, int c, const Preparation& p) {
   const Bytes<N> mine = *reinterpret_cast<const Bytes<N>*>(own + i);
   Bytes<N> other = mine;
-  // The partner's bytes are read only where there is something to see of them.
+  // The partner is read only if it contributes to the image.
   const bool cuts = change[kTop] < change[kBottom];
   if (lam != 1 || cuts) other = *reinterpret_cast<const Bytes<N>*>(partner + i);
   float out[N];
@@ -66,11 +69,11 @@ __device__ __forceinline__ void prepare_group(const unsigned char* own, const un
     float value = theirs ? other.v[k] : mine.v[k];
     if (lam != 1) value = lam * value + (1 - lam) * other.v[k];
     if (p.rounded) value = rintf(value);
-    value = (value / p.white - by_channel(p.mean, channel)) / by_channel(p.std, channel);
+    value = (value / p.max_value - by_channel(p.mean, channel)) / by_channel(p.std, channel);
     for (int b = 0; b < p.boxes; b++) {
       if (!inside(change + kErase + 4 * b, row, column)) continue;
-      const long long drawn = p.fill == kChannel ? channel : at;
-      value = p.fill == kZero ? 0 : normal(p, change[kSample], b * size + drawn);
+      const long long index = p.erase_mode == kRand ? channel : at;
+      value = p.erase_mode == kConst ? 0 : normal(p, change[kSample], b * size + index);
     }
     out[k] = value;
   }
@@ -80,8 +83,8 @@ __device__ __forceinline__ void prepare_group(const unsigned char* own, const un
 template <typename T>
 __device__ void prepare(const unsigned char* __restrict__ bytes, const long long* __restrict__ changes, T* __restrict__ y, int h, int w,
                         int c, const Preparation& p) {
-  // A row of blocks has an image, whose changes are the same for all of its threads.
-  __shared__ long long change[kErase + 4 * kBoxes];
+  // blockIdx.y is the image, so that all threads of a block share one row of changes.
+  __shared__ long long change[kErase + 4 * kMaxBoxes];
   const int width = kErase + 4 * p.boxes, image = blockIdx.y;
   if (threadIdx.x < width) change[threadIdx.x] = changes[(long long)image * width + threadIdx.x];
   __syncthreads();

@@ -1,10 +1,11 @@
-// Sums over the middle axis of [outer, n, inner], in f32, times a factor. A launch sums chunks of the axis, cut by shape; a second one
-// sums the chunks' results. Within a chunk a thread takes elements at a fixed distance, and threads are added up in a fixed tree.
+// Sums over the middle axis of [outer, n, inner], in f32, times a factor. One launch sums chunks of the axis, whose size depends on the
+// shape alone; a second one sums the results of the chunks. Within a chunk a thread sums elements at a fixed distance, and the threads'
+// sums are added in a fixed tree.
 #include "rows.cuh"
 
 namespace {
 
-/// Rows: inner is 1. out[row, chunk], a team a chunk.
+/// inner = 1: out[row, chunk], one team per chunk.
 template <typename T, typename Out, int V, int W>
 __device__ void sum_rows(const T* __restrict__ x, Out* __restrict__ out, long long rows, long long n, long long chunk,
                          float factor) {
@@ -30,7 +31,7 @@ __device__ void sum_rows(const T* __restrict__ x, Out* __restrict__ out, long lo
   }
 }
 
-/// Columns: out[outer, chunk, inner], a block for a chunk and a tile of columns.
+/// inner > 1: out[outer, chunk, inner], one block per chunk and tile of columns.
 template <typename T, typename Out, int V>
 __device__ void sum_columns(const T* __restrict__ x, Out* __restrict__ out, long long n, int inner, int chunk, float factor) {
   const Tile<V> tile(inner);

@@ -1,23 +1,23 @@
-// Rows of adjacent elements, each reduced by a warp or, long ones, by a whole block.
+// Reductions of contiguous rows, by a warp per row or, for long rows, a whole block.
 #pragma once
 #include "channels.cuh"
 
 constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
 
-/// The threads that share a row: a warp (W = 1), or all W warps of a block.
+/// Group of threads that reduces a row: a warp (W = 1), or all W warps of a block.
 template <int W> struct Team {
   static constexpr int kSize = W * kWarp;
-  /// Rows that a block works on at once.
+  /// Rows processed by a block at once.
   static constexpr int kRows = kThreads / kSize;
-  /// This thread's number within the team.
+  /// Index of this thread within the team.
   int thread = threadIdx.x % kSize;
-  /// The first row of this thread's team.
+  /// First row of this thread's team.
   long long first = (long long)blockIdx.x * kRows + threadIdx.x / kSize;
-  /// Rows from one to the team's next.
+  /// Distance from a row to the team's next.
   long long step = (long long)gridDim.x * kRows;
 
-  /// The sum over the team, for every thread: a fixed tree.
+  /// Sum over the team in a fixed tree, returned to every thread.
   __device__ float sum(float value) const {
 #pragma unroll
     for (int lane = kWarp / 2; lane > 0; lane /= 2) value += __shfl_xor_sync(kAllLanes, value, lane);
@@ -32,7 +32,7 @@ template <int W> struct Team {
     return value;
   }
 
-  /// The maximum over the team, for every thread; NaN counts only where there is nothing else.
+  /// Maximum over the team, returned to every thread; NaN is ignored unless all values are NaN.
   __device__ float max(float value) const {
 #pragma unroll
     for (int lane = kWarp / 2; lane > 0; lane /= 2) value = fmaxf(value, __shfl_xor_sync(kAllLanes, value, lane));
@@ -48,14 +48,14 @@ template <int W> struct Team {
   }
 };
 
-/// Warps of the teams of long rows.
+/// Warps per team for long rows.
 constexpr int kLong = kThreads / kWarp;
 
-/// The maximum of a row and the sum of e^(x - max), collected in one sweep.
+/// Online softmax statistics: the maximum of a row and the sum of e^(x - max), in one pass.
 struct ExpSum {
   float max = __int_as_float(0xff800000), sum = 0;
 
-  /// What is taken off before the exponential: the maximum, but nothing as long as that is -infinity.
+  /// Value subtracted before the exponential: the maximum, or 0 if that is -infinity.
   __device__ static float shift(float max) { return max == __int_as_float(0xff800000) ? 0 : max; }
 
   template <int V> __device__ __forceinline__ void add(const float (&x)[V]) {
@@ -69,7 +69,7 @@ struct ExpSum {
     for (int k = 0; k < V; k++) sum += expf(x[k] - off);
   }
 
-  /// The row's, from those of its team's threads.
+  /// Merges the statistics of the team's threads into the row's.
   template <int W> __device__ void merge(const Team<W>& team) {
     const float largest = team.max(max);
     sum = team.sum(sum * expf(max - shift(largest)));
@@ -79,7 +79,7 @@ struct ExpSum {
   __device__ float log_sum() const { return shift(max) + logf(sum); }
 };
 
-/// The sum of `value` over a block, for every thread: a fixed tree.
+/// Sum of `value` over a block in a fixed tree, returned to every thread.
 __device__ inline double block_sum(double value) {
   __shared__ double shared[kThreads];
   const int t = threadIdx.x;
@@ -94,7 +94,7 @@ __device__ inline double block_sum(double value) {
   return total;
 }
 
-/// out = scale * the sum of `count` values, by one block.
+/// *out = scale * sum of `count` values, computed by one block.
 template <typename T> __device__ void scaled_sum(const float* __restrict__ values, long long count, double scale, T* out) {
   double sum = 0;
   for (long long i = threadIdx.x; i < count; i += kThreads) sum += values[i];
@@ -102,7 +102,7 @@ template <typename T> __device__ void scaled_sum(const float* __restrict__ value
   if (threadIdx.x == 0) *out = from_float<T>((float)(sum * scale));
 }
 
-/// What stands above a row's target class: larger values, and equal ones of lower classes.
+/// Rank of a row's target class: the number of larger logits, and of equal logits with a lower index.
 struct Rank {
   float value;
   long long target;
@@ -110,7 +110,7 @@ struct Rank {
 
   __device__ Rank(float value, long long target) : value(value), target(target) {}
 
-  /// Counts adjacent classes from `first` on.
+  /// Adds the V adjacent classes starting at `first`.
   template <int V> __device__ __forceinline__ void add(const float (&x)[V], int first) {
 #pragma unroll
     for (int k = 0; k < V; k++) above += x[k] > value || (x[k] == value && first + k < target) ? 1 : 0;

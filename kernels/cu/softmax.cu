@@ -1,5 +1,5 @@
-// Softmax and its logarithm along rows of n elements. Short rows take a warp each, long ones a block. The maximum and the sum of
-// exponentials are found in one sweep (Milakov and Gimelshein, 2018); a second writes.
+// Softmax and log-softmax along rows of n elements, by a warp per row or, for long rows, a block. One pass computes the maximum and the
+// sum of exponentials (online softmax; Milakov and Gimelshein, 2018), a second one writes.
 #include "rows.cuh"
 
 namespace {

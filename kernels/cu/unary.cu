@@ -1,4 +1,4 @@
-// Functions of an element and up to two numbers, y = f(x, p, q).
+// Unary elementwise functions with up to two scalar parameters, y = f(x, p, q).
 #include "elementwise.cuh"
 
 #define FUNCTION(Name, value)                                                     \
@@ -10,14 +10,14 @@
 namespace {
 
 FUNCTION(Affine, p * x + q)
-FUNCTION(Scale, p * x)
+FUNCTION(MulScalar, p * x)
 FUNCTION(Abs, fabsf(x))
 FUNCTION(Sign, x > 0 ? 1.0f : x < 0 ? -1.0f : 0.0f)
 FUNCTION(Sqrt, sqrtf(x))
 FUNCTION(Ln, logf(x))
 FUNCTION(Square, x * x)
-FUNCTION(Power, powf(x, p))
-// Comparisons are written so that NaN passes.
+FUNCTION(PowScalar, powf(x, p))
+// Comparisons are written so that NaN propagates.
 FUNCTION(Clamp, x < p ? p : x > q ? q : x)
 FUNCTION(Within, x >= p && x <= q ? 1.0f : 0.0f)
 FUNCTION(Greater, x > p ? 1.0f : 0.0f)
@@ -32,13 +32,13 @@ FUNCTION(Greater, x > p ? 1.0f : 0.0f)
   TYPED(F, f, bfloat16, bf16)
 
 UNARY(Affine, affine)
-UNARY(Scale, scale)
+UNARY(MulScalar, mul_scalar)
 UNARY(Abs, abs)
 UNARY(Sign, sign)
 UNARY(Sqrt, sqrt)
 UNARY(Ln, ln)
 UNARY(Square, square)
-UNARY(Power, power)
+UNARY(PowScalar, pow_scalar)
 UNARY(Clamp, clamp)
 UNARY(Within, within)
 UNARY(Greater, greater)

@@ -1,12 +1,12 @@
-//! Compiled kernels on disk. A file that is missing, unreadable or damaged is compiled again, and one that cannot be written is
-//! compiled at the next start: nothing here fails.
+//! Cache of compiled kernels on disk. A file that is missing, unreadable or damaged is compiled again; one that cannot be written is
+//! compiled again by the next process. No function here returns an error.
 use sha2::{Digest, Sha256};
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Where compiled kernels are kept: `$XDG_CACHE_HOME/fornax`, else `$HOME/.cache/fornax`, else in the folder for temporary files.
+/// Cache folder: `$XDG_CACHE_HOME/fornax`, else `$HOME/.cache/fornax`, else `fornax` in the folder for temporary files.
 pub fn folder() -> PathBuf {
     let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     absolute("XDG_CACHE_HOME")
@@ -15,19 +15,19 @@ pub fn folder() -> PathBuf {
         .join("fornax")
 }
 
-/// The image that was stored under a key.
+/// Returns the image stored under a key.
 pub(crate) fn load(key: &str) -> Option<Vec<u8>> {
     load_from(&file(&folder(), key))
 }
 
-/// Keeps an image for the next start.
+/// Stores an image under a key.
 pub(crate) fn store(key: &str, image: &[u8]) {
-    // Without a cache the next start only takes longer.
+    // A failure only costs the next process the compilation.
     let _ = store_at(&file(&folder(), key), image);
 }
 
-/// Bytes of the checksum that an image's file begins with.
-const CHECKSUM: usize = 32;
+/// Bytes of the SHA-256 checksum at the start of a cache file.
+const CHECKSUM_BYTES: usize = 32;
 
 fn file(folder: &Path, key: &str) -> PathBuf {
     folder.join("kernels").join(key)
@@ -35,7 +35,7 @@ fn file(folder: &Path, key: &str) -> PathBuf {
 
 fn load_from(path: &Path) -> Option<Vec<u8>> {
     let mut bytes = fs::read(path).ok()?;
-    let image = bytes.split_off(CHECKSUM.min(bytes.len()));
+    let image = bytes.split_off(CHECKSUM_BYTES.min(bytes.len()));
     (bytes == Sha256::digest(&image).as_slice()).then_some(image)
 }
 
@@ -43,7 +43,7 @@ fn store_at(path: &Path, image: &[u8]) -> io::Result<()> {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let folder = path.parent().expect("a file lies in a folder");
     fs::create_dir_all(folder)?;
-    // Under a name of its own first: other processes see the whole file or none.
+    // Written under a temporary name and renamed, so that other processes see the whole file or none.
     let number = COUNT.fetch_add(1, Ordering::Relaxed);
     let temporary = folder.join(format!(".{}-{number}", std::process::id()));
     let written = fs::File::create(&temporary).and_then(|mut file| {
@@ -62,21 +62,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_image_comes_back_and_a_damaged_one_does_not() {
+    fn stored_image_is_loaded_and_damaged_one_is_not() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = file(folder.path(), "a-key");
         assert_eq!(load_from(&path), None);
         store_at(&path, b"image").expect("it can be written");
         assert_eq!(load_from(&path).as_deref(), Some(&b"image"[..]));
         assert_eq!(fs::read_dir(path.parent().expect("a folder")).expect("it is there").count(), 1);
-        for damaged in [&b""[..], b"short", &fs::read(&path).expect("a file")[..CHECKSUM + 3]] {
+        for damaged in [&b""[..], b"short", &fs::read(&path).expect("a file")[..CHECKSUM_BYTES + 3]] {
             fs::write(&path, damaged).expect("it can be written");
             assert_eq!(load_from(&path), None);
         }
     }
 
     #[test]
-    fn an_image_of_no_bytes_is_an_image() {
+    fn empty_image_is_loaded() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = file(folder.path(), "empty");
         store_at(&path, b"").expect("it can be written");

@@ -1,8 +1,8 @@
-//! Compilation at run time: NVRTC, opened by hand.
+//! Run-time compilation with NVRTC, bound at run time.
 //!
-//! cudarc's loader panics where a library is missing, and NVRTC comes with the toolkit, not with the driver: its functions are bound
-//! here as plain pointers, with statuses as integers, so that a missing library is an error in words.
-use crate::{Source, library};
+//! cudarc's loader panics if a library is missing, and NVRTC comes with the CUDA toolkit, not with the driver. Its functions are bound
+//! here as plain pointers, with statuses as integers, so that a missing library is an ordinary error.
+use crate::{KernelSource, library};
 use libloading::Library;
 use sha2::{Digest, Sha256};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -10,110 +10,115 @@ use std::path::{Path, PathBuf};
 use std::ptr::null_mut;
 use std::sync::OnceLock;
 
-/// Why there is no image of a family of kernels.
+/// Error of [`crate::module_image`] or [`crate::compile`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum KernelError {
-    /// No such source.
-    #[error("there is no family of kernels {0:?}")]
-    UnknownFamily(String),
-    /// NVRTC is not there.
+    /// No kernel module of that name.
+    #[error("no kernel module {0:?}")]
+    UnknownModule(String),
+    /// NVRTC was not found.
     #[error(
         "NVRTC, which compiles CUDA kernels, cannot be opened ({why}): install CUDA 13's toolkit, or \
          `pip install nvidia-cuda-nvrtc`, and set CUDA_HOME, VIRTUAL_ENV or LD_LIBRARY_PATH to where it is"
     )]
     Missing {
-        /// What the dynamic loader said.
+        /// Message of the dynamic loader.
         why: String,
     },
     /// A call of NVRTC failed.
     #[error("NVRTC: {call} failed: {message} (status {status})")]
     Call {
-        /// What was called.
+        /// Name of the function.
         call: &'static str,
-        /// What it answered.
+        /// Status that it returned.
         status: i32,
-        /// The answer in NVRTC's words.
+        /// NVRTC's text for the status.
         message: String,
     },
-    /// The source was refused.
-    #[error("NVRTC refused {name}.cu for {target}:\n{log}")]
+    /// The source does not compile.
+    #[error("NVRTC cannot compile {name}.cu for {target}:\n{log}")]
     Compile {
-        /// The source's name.
+        /// Name of the source.
         name: String,
-        /// The architecture.
-        target: Target,
-        /// What the compiler printed.
+        /// Architecture.
+        target: CompileTarget,
+        /// Log of the compiler.
         log: String,
     },
 }
 
-/// What is compiled for.
+/// Target architecture of a compilation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Target {
-    /// Machine code of one architecture: 90 for sm_90.
-    Machine(u32),
-    /// PTX, which drivers translate for newer architectures: 90 for compute_90.
+pub enum CompileTarget {
+    /// Machine code for one architecture: 90 for sm_90.
+    Cubin(u32),
+    /// PTX, which the driver compiles for newer architectures: 90 for compute_90.
     Ptx(u32),
 }
 
-impl std::fmt::Display for Target {
+impl std::fmt::Display for CompileTarget {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Target::Machine(number) => write!(f, "sm_{number}"),
-            Target::Ptx(number) => write!(f, "compute_{number}"),
+            CompileTarget::Cubin(number) => write!(f, "sm_{number}"),
+            CompileTarget::Ptx(number) => write!(f, "compute_{number}"),
         }
     }
 }
 
-/// An open NVRTC.
+/// The NVRTC library, loaded at run time.
 pub struct Nvrtc {
     functions: Functions,
     version: (i32, i32),
     architectures: Vec<u32>,
 }
 
-/// File names of the versions that are known to work, the one that Fornax is tested with first.
-const NAMES: [&str; 3] = ["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"];
+/// File names of versions known to work; the first is the one Fornax is tested with.
+const LIBRARY_NAMES: [&str; 3] = ["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"];
 
-/// All that sources are compiled with beside the architecture. `-DNDEBUG` is what nvcc is given too.
+/// Compiler options besides the architecture; the same as nvcc gets in `build.rs`.
 const OPTIONS: [&str; 3] = ["-std=c++17", "--fmad=true", "-DNDEBUG"];
 
 impl Nvrtc {
-    /// The one of this process, opened at the first call: see [`library::places`] for where it is looked for.
+    /// NVRTC of this process, loaded at the first call; see [`library::candidate_paths`] for the search order.
     pub fn shared() -> Result<&'static Nvrtc, KernelError> {
         static SHARED: OnceLock<Result<Nvrtc, KernelError>> = OnceLock::new();
         let open = || {
-            let (library, path) = library::open(&NAMES).map_err(|why| KernelError::Missing { why })?;
+            let (library, path) =
+                library::open(&LIBRARY_NAMES).map_err(|why| KernelError::Missing { why })?;
             load_builtins(&path);
             Nvrtc::bind(library)
         };
         SHARED.get_or_init(open).as_ref().map_err(Clone::clone)
     }
 
-    /// The library in a file.
+    /// Loads NVRTC from a file.
     pub fn open(path: &Path) -> Result<Nvrtc, KernelError> {
         load_builtins(path);
         // SAFETY: the initialisers of NVRTC have no preconditions.
         Nvrtc::bind(unsafe { Library::new(path) }.map_err(missing)?)
     }
 
-    /// Major and minor version.
+    /// Version, as (major, minor).
     pub fn version(&self) -> (i32, i32) {
         self.version
     }
 
-    /// The best that this NVRTC can do for a device: its own architecture, an older one of the same major number, whose machine code
-    /// it runs too, or PTX of the newest.
-    pub fn target(&self, capability: (u32, u32)) -> Target {
-        best(&self.architectures, capability)
+    /// Best target for a device that this NVRTC supports: the device's architecture, else the newest older one of the same major version,
+    /// whose machine code the device also runs, else PTX for the newest older one.
+    pub fn target(&self, capability: (u32, u32)) -> CompileTarget {
+        best_target(&self.architectures, capability)
     }
 
-    /// Compiles a source to a CUBIN or to PTX.
-    pub fn compile<'a>(&self, source: impl Into<Source<'a>>, target: Target) -> Result<Vec<u8>, KernelError> {
+    /// Compiles a source to a CUBIN or to PTX, depending on the target.
+    pub fn compile<'a>(
+        &self,
+        source: impl Into<KernelSource<'a>>,
+        target: CompileTarget,
+    ) -> Result<Vec<u8>, KernelError> {
         let given = source.into();
         let f = &self.functions;
-        let c = |text: &str| CString::new(text).expect("sources and options hold no zero");
+        let c = |text: &str| CString::new(text).expect("sources and options contain no NUL");
         let (source, name) = (c(given.text), c(&format!("kernels/cu/{}.cu", given.name)));
         let headers: Vec<(CString, CString)> =
             given.headers().iter().map(|(name, text)| (c(name), c(text))).collect();
@@ -123,14 +128,14 @@ impl Nvrtc {
         options.push(c(&format!("--gpu-architecture={target}")));
         let options: Vec<*const c_char> = options.iter().map(|option| option.as_ptr()).collect();
 
-        let mut program = Program { functions: f, handle: null_mut() };
-        // SAFETY: all strings end with a zero and outlive the program; both arrays have as many entries as there are headers.
+        let mut program = NvrtcProgram { functions: f, handle: null_mut() };
+        // SAFETY: all strings are NUL-terminated and outlive the program; both arrays have one entry per header.
         self.check("nvrtcCreateProgram", unsafe {
             let count = headers.len() as c_int;
             let (texts, names) = (header_texts.as_ptr(), header_names.as_ptr());
             (f.create)(&mut program.handle, source.as_ptr(), name.as_ptr(), count, texts, names)
         })?;
-        // SAFETY: the program is alive, and the options are as many as said.
+        // SAFETY: the program is alive, and the array has `options.len()` entries.
         let status = unsafe { (f.compile)(program.handle, options.len() as c_int, options.as_ptr()) };
         if status != 0 {
             let log = self.text("nvrtcGetProgramLog", &program, f.log_size, f.log)?;
@@ -141,13 +146,13 @@ impl Nvrtc {
         }
         self.check("nvrtcCompileProgram", status)?;
         match target {
-            Target::Machine(_) => self.text("nvrtcGetCUBIN", &program, f.cubin_size, f.cubin),
-            Target::Ptx(_) => self.text("nvrtcGetPTX", &program, f.ptx_size, f.ptx),
+            CompileTarget::Cubin(_) => self.text("nvrtcGetCUBIN", &program, f.cubin_size, f.cubin),
+            CompileTarget::Ptx(_) => self.text("nvrtcGetPTX", &program, f.ptx_size, f.ptx),
         }
     }
 
-    /// A name for all that an image depends on.
-    pub(crate) fn key(&self, source: Source, target: Target) -> String {
+    /// Cache key of an image: the source's name, the target, and a hash of everything that the image depends on.
+    pub(crate) fn key(&self, source: KernelSource, target: CompileTarget) -> String {
         let mut hash = Sha256::new();
         let mut add = |text: &str| {
             hash.update((text.len() as u64).to_le_bytes());
@@ -169,13 +174,13 @@ impl Nvrtc {
         let functions = Functions::bind(library)?;
         let mut nvrtc = Nvrtc { functions, version: (0, 0), architectures: vec![] };
         let (mut major, mut minor, mut count) = (0, 0, 0);
-        // SAFETY: each place takes an int.
+        // SAFETY: each pointer is to an int.
         unsafe {
             nvrtc.check("nvrtcVersion", (nvrtc.functions.version)(&mut major, &mut minor))?;
             nvrtc.check("nvrtcGetNumSupportedArchs", (nvrtc.functions.architecture_count)(&mut count))?;
         }
         let mut architectures = vec![0; count as usize];
-        // SAFETY: the array has as many entries as NVRTC asked for.
+        // SAFETY: the array has the number of entries that NVRTC returned.
         let status = unsafe { (nvrtc.functions.architectures)(architectures.as_mut_ptr()) };
         nvrtc.check("nvrtcGetSupportedArchs", status)?;
         nvrtc.version = (major, minor);
@@ -187,7 +192,7 @@ impl Nvrtc {
         if status == 0 {
             return Ok(());
         }
-        // SAFETY: NVRTC gives a text for every number, which it keeps for ever.
+        // SAFETY: NVRTC returns a static string for every status.
         let message =
             unsafe { CStr::from_ptr((self.functions.error)(status)) }.to_string_lossy().into_owned();
         Err(KernelError::Call { call, status, message })
@@ -196,49 +201,49 @@ impl Nvrtc {
     fn text(
         &self,
         call: &'static str,
-        program: &Program,
-        size: SizeOf,
-        get: Get,
+        program: &NvrtcProgram,
+        size: GetSize,
+        get: GetBytes,
     ) -> Result<Vec<u8>, KernelError> {
         let mut bytes = 0;
-        // SAFETY: the program is alive, and the place takes a size.
+        // SAFETY: the program is alive, and the pointer is to a size.
         self.check(call, unsafe { size(program.handle, &mut bytes) })?;
         let mut text = vec![0u8; bytes];
-        // SAFETY: the text has as many bytes as NVRTC asked for.
+        // SAFETY: the buffer has the number of bytes that NVRTC returned.
         self.check(call, unsafe { get(program.handle, text.as_mut_ptr().cast()) })?;
         Ok(text)
     }
 }
 
-type Handle = *mut c_void;
-type SizeOf = unsafe extern "C" fn(Handle, *mut usize) -> c_int;
-type Get = unsafe extern "C" fn(Handle, *mut c_char) -> c_int;
+type ProgramHandle = *mut c_void;
+type GetSize = unsafe extern "C" fn(ProgramHandle, *mut usize) -> c_int;
+type GetBytes = unsafe extern "C" fn(ProgramHandle, *mut c_char) -> c_int;
 
-struct Program<'a> {
+struct NvrtcProgram<'a> {
     functions: &'a Functions,
-    handle: Handle,
+    handle: ProgramHandle,
 }
 
-impl Drop for Program<'_> {
+impl Drop for NvrtcProgram<'_> {
     fn drop(&mut self) {
         if !self.handle.is_null() {
-            // SAFETY: the program was made by NVRTC and is destroyed once.
+            // SAFETY: the program was created by NVRTC and is destroyed once.
             unsafe { (self.functions.destroy)(&mut self.handle) };
         }
     }
 }
 
-fn best(architectures: &[u32], (major, minor): (u32, u32)) -> Target {
+fn best_target(architectures: &[u32], (major, minor): (u32, u32)) -> CompileTarget {
     let own = major * 10 + minor;
     let newest = |runs: &dyn Fn(u32) -> bool| architectures.iter().copied().filter(|n| runs(*n)).max();
     match newest(&|number| number / 10 == major && number <= own) {
-        Some(number) => Target::Machine(number),
-        None => Target::Ptx(newest(&|number| number <= own).unwrap_or(own)),
+        Some(number) => CompileTarget::Cubin(number),
+        None => CompileTarget::Ptx(newest(&|number| number <= own).unwrap_or(own)),
     }
 }
 
-/// NVRTC looks its second library up by name alone, which finds it where it was loaded before: from the same folder, for an NVRTC that
-/// was found by its path. The dynamic loader finds both, or it does not have them both.
+/// Loads `libnvrtc-builtins` from the folder of an NVRTC that was opened by its path. NVRTC opens that library by name alone, which
+/// succeeds if it is already loaded. For a bare name the dynamic loader finds both.
 fn load_builtins(nvrtc: &Path) {
     let Some(folder) = nvrtc.parent().filter(|folder| !folder.as_os_str().is_empty()) else { return };
     let is_builtins = |path: &PathBuf| {
@@ -257,7 +262,7 @@ fn missing(error: libloading::Error) -> KernelError {
     KernelError::Missing { why }
 }
 
-/// Declares NVRTC's functions and finds them in the library, which stays open as long as they are.
+/// Declares NVRTC's functions and looks them up in the library, which stays open as long as the struct lives.
 macro_rules! functions {
     ($($field:ident = $symbol:literal: $type:ty;)*) => {
         struct Functions {
@@ -268,7 +273,7 @@ macro_rules! functions {
         impl Functions {
             fn bind(library: Library) -> Result<Functions, KernelError> {
                 $(
-                    // SAFETY: the type is the one of nvrtc.h; the pointer is used no longer than the library is open.
+                    // SAFETY: the type is that of nvrtc.h; the pointer is not used after the library is closed.
                     let $field = *unsafe { library.get::<$type>($symbol) }.map_err(missing)?;
                 )*
                 Ok(Functions { $($field,)* _library: library })
@@ -283,15 +288,15 @@ functions! {
     architecture_count = b"nvrtcGetNumSupportedArchs": unsafe extern "C" fn(*mut c_int) -> c_int;
     architectures = b"nvrtcGetSupportedArchs": unsafe extern "C" fn(*mut c_int) -> c_int;
     create = b"nvrtcCreateProgram": unsafe extern "C" fn(
-        *mut Handle, *const c_char, *const c_char, c_int, *const *const c_char, *const *const c_char) -> c_int;
-    destroy = b"nvrtcDestroyProgram": unsafe extern "C" fn(*mut Handle) -> c_int;
-    compile = b"nvrtcCompileProgram": unsafe extern "C" fn(Handle, c_int, *const *const c_char) -> c_int;
-    log_size = b"nvrtcGetProgramLogSize": SizeOf;
-    log = b"nvrtcGetProgramLog": Get;
-    cubin_size = b"nvrtcGetCUBINSize": SizeOf;
-    cubin = b"nvrtcGetCUBIN": Get;
-    ptx_size = b"nvrtcGetPTXSize": SizeOf;
-    ptx = b"nvrtcGetPTX": Get;
+        *mut ProgramHandle, *const c_char, *const c_char, c_int, *const *const c_char, *const *const c_char) -> c_int;
+    destroy = b"nvrtcDestroyProgram": unsafe extern "C" fn(*mut ProgramHandle) -> c_int;
+    compile = b"nvrtcCompileProgram": unsafe extern "C" fn(ProgramHandle, c_int, *const *const c_char) -> c_int;
+    log_size = b"nvrtcGetProgramLogSize": GetSize;
+    log = b"nvrtcGetProgramLog": GetBytes;
+    cubin_size = b"nvrtcGetCUBINSize": GetSize;
+    cubin = b"nvrtcGetCUBIN": GetBytes;
+    ptx_size = b"nvrtcGetPTXSize": GetSize;
+    ptx = b"nvrtcGetPTX": GetBytes;
 }
 
 #[cfg(test)]
@@ -299,27 +304,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_device_gets_code_that_it_runs() {
+    fn best_target_is_an_architecture_that_the_device_runs() {
         let known = [75, 80, 86, 90, 100];
-        assert_eq!(best(&known, (9, 0)), Target::Machine(90));
-        assert_eq!(best(&known, (8, 9)), Target::Machine(86));
-        assert_eq!(best(&known, (8, 0)), Target::Machine(80));
-        // Newer than all machine code: the driver translates.
-        assert_eq!(best(&known, (12, 0)), Target::Ptx(100));
-        // Older than all: NVRTC will say so itself.
-        assert_eq!(best(&known, (5, 2)), Target::Ptx(52));
+        assert_eq!(best_target(&known, (9, 0)), CompileTarget::Cubin(90));
+        assert_eq!(best_target(&known, (8, 9)), CompileTarget::Cubin(86));
+        assert_eq!(best_target(&known, (8, 0)), CompileTarget::Cubin(80));
+        // Newer than all supported architectures: the driver compiles PTX.
+        assert_eq!(best_target(&known, (12, 0)), CompileTarget::Ptx(100));
+        // Older than all: NVRTC reports the error.
+        assert_eq!(best_target(&known, (5, 2)), CompileTarget::Ptx(52));
     }
 
     #[test]
-    fn a_missing_compiler_is_an_error_that_says_how_to_get_it() {
-        let Err(error) = Nvrtc::open(Path::new("/nowhere/libnvrtc.so.13")) else { panic!("there is none") };
+    fn missing_nvrtc_is_an_error_with_a_remedy() {
+        let Err(error) = Nvrtc::open(Path::new("/nowhere/libnvrtc.so.13")) else { panic!("no such file") };
         let text = error.to_string();
         assert!(text.contains("/nowhere/libnvrtc.so.13") && text.contains("pip install"), "{text}");
     }
 
     #[test]
-    fn another_library_is_not_taken_for_a_compiler() {
-        let Err(error) = Nvrtc::open(Path::new("libc.so.6")) else { panic!("it is a C library") };
+    fn library_without_nvrtc_functions_is_rejected() {
+        let Err(error) = Nvrtc::open(Path::new("libc.so.6")) else { panic!("libc is not NVRTC") };
         assert!(error.to_string().contains("nvrtcVersion"), "{error}");
     }
 }

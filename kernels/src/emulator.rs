@@ -1,10 +1,9 @@
-//! The emulated CUDA device: stand-ins for CUDA's libraries that run the same kernels on the processor, for machines without a
-//! GPU.
+//! Emulated CUDA device: replacements for the CUDA libraries that run the same kernels on the CPU, for machines without a GPU.
 //!
 //! [`load`] builds them with `g++` at first use and loads them, so that cudarc finds them instead of the real ones. Each CUDA
-//! thread becomes a fiber with real barriers and warp operations; what a stream is given runs only when something waits for it.
-//! In checked mode each access of a kernel is watched: data races, divergent barriers, accesses out of bounds, misaligned or to
-//! memory that was never written become errors that name the line of the kernel's source ([`take_error`]).
+//! thread is a fiber with real barriers and warp operations; work queued on a stream runs only when something waits for it.
+//! Checked mode instruments every access of a kernel: data races, barrier divergence, and accesses that are out of bounds, misaligned
+//! or to uninitialised memory become errors with the line of the kernel's source ([`take_error`]).
 
 mod build;
 mod sources;
@@ -15,15 +14,15 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW, Symbol};
 
-/// How many emulated devices there are, and how they run.
+/// Number of emulated devices, and how they run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EmulatorOptions {
-    /// The number of devices.
+    /// Number of devices, 1 to 64.
     pub devices: usize,
-    /// The order in which threads, blocks and streams run: 0 ascending and as late as possible, 1 descending and as early as
-    /// possible, otherwise drawn with this seed. Correct programs give the same results in every order.
+    /// Order in which threads, blocks and streams run: 0 ascending and as late as possible, 1 descending and as early as
+    /// possible, any other value a random order with this seed. Correct programs give the same results in every order.
     pub order: u64,
-    /// Whether accesses of kernels are checked, which makes them several times slower.
+    /// Check every memory access of kernels, which makes them several times slower.
     pub checked: bool,
 }
 
@@ -33,67 +32,67 @@ impl Default for EmulatorOptions {
     }
 }
 
-/// Bytes that a kernel has moved between the multiprocessors and device memory.
+/// Bytes of device memory that a kernel has read and written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Traffic {
+pub struct KernelTraffic {
     /// Bytes read.
     pub loads: u64,
     /// Bytes written.
     pub stores: u64,
 }
 
-/// Why the emulated device cannot be used.
+/// Error of loading or configuring the emulated device.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EmulatorError {
-    /// There is no C++ compiler.
+    /// g++ was not found.
     #[error(
-        "the emulated device needs g++ to compile kernels, and it is not on the PATH: install GCC (Debian and Ubuntu: \
+        "the emulated device needs g++ to compile kernels, but it is not on the PATH: install GCC (Debian and Ubuntu: \
          `apt install g++`, Fedora: `dnf install gcc-c++`)"
     )]
     NoCompiler,
-    /// The compiler refused the emulator's own sources.
+    /// The emulator's own sources do not compile.
     #[error("g++ could not build {library} of the emulated device:\n{log}")]
     Build {
-        /// The library that was being built.
+        /// Name of the library.
         library: String,
-        /// What the compiler printed.
+        /// Output of the compiler.
         log: String,
     },
     /// The cache folder could not be written.
     #[error("the emulated device cannot be built in {}: {source}", folder.display())]
     Folder {
-        /// Where it was to be built.
+        /// Folder for the build.
         folder: PathBuf,
-        /// What the operating system said.
+        /// Error of the operating system.
         source: std::io::Error,
     },
-    /// A library that was built could not be loaded.
+    /// A library could not be loaded.
     #[error("the emulated device's {} could not be loaded: {source}", library.display())]
     Load {
-        /// The library's file.
+        /// File of the library.
         library: PathBuf,
-        /// What the dynamic loader said.
+        /// Error of the dynamic loader.
         source: libloading::Error,
     },
-    /// The emulated device was loaded before, with another number of devices.
-    #[error("the emulated device is loaded with {loaded} devices, and their number cannot change to {asked}")]
+    /// The emulated device was already loaded with another number of devices.
+    #[error("the emulated device is loaded with {loaded} devices; their number cannot change to {requested}")]
     DeviceCount {
-        /// The number it was loaded with.
+        /// Number of loaded devices.
         loaded: usize,
-        /// The number asked for now.
-        asked: usize,
+        /// Requested number of devices.
+        requested: usize,
     },
-    /// A number of devices that cannot be emulated.
-    #[error("{0} emulated devices: there can be 1 to 64")]
+    /// Unsupported number of devices.
+    #[error("{0} emulated devices were requested; 1 to 64 are possible")]
     BadDeviceCount(usize),
-    /// Nothing was loaded yet.
+    /// [`load`] was not called yet.
     #[error("the emulated device is not loaded")]
     NotLoaded,
 }
 
-/// Loads the emulated device. To be called before anything of cudarc, which otherwise finds the real driver, or none, and
-/// remembers that. A second call changes order and mode; the number of devices stays.
+/// Loads the emulated device. Call it before any use of cudarc, which otherwise finds the real driver, or none, and caches that. A
+/// second call changes order and checked mode; it must have the same number of devices.
 pub fn load(options: &EmulatorOptions) -> Result<(), EmulatorError> {
     if !(1..=64).contains(&options.devices) {
         return Err(EmulatorError::BadDeviceCount(options.devices));
@@ -101,7 +100,7 @@ pub fn load(options: &EmulatorOptions) -> Result<(), EmulatorError> {
     let mut loading = lock_loading();
     match RUNTIME.get() {
         Some(_) if *loading != options.devices => {
-            return Err(EmulatorError::DeviceCount { loaded: *loading, asked: options.devices });
+            return Err(EmulatorError::DeviceCount { loaded: *loading, requested: options.devices });
         }
         Some(_) => {}
         None => {
@@ -114,62 +113,62 @@ pub fn load(options: &EmulatorOptions) -> Result<(), EmulatorError> {
     set_checked(options.checked)
 }
 
-/// Whether [`load`] has loaded the emulated device.
+/// True after [`load`] has loaded the emulated device.
 pub fn is_loaded() -> bool {
     RUNTIME.get().is_some()
 }
 
-/// Changes the order in which threads, blocks and streams run from now on: see [`Options::order`].
+/// Sets the order in which threads, blocks and streams run from now on; see [`EmulatorOptions::order`].
 pub fn set_order(order: u64) -> Result<(), EmulatorError> {
     let runtime = RUNTIME.get().ok_or(EmulatorError::NotLoaded)?;
-    // SAFETY: the signature is that of the function in `emulator/runtime/settings.cpp`.
+    // SAFETY: the type is that of the function in `emulator/runtime/settings.cpp`.
     unsafe { (runtime.set_order)(order) };
     Ok(())
 }
 
-/// Switches checked mode on or off for modules that are loaded, and buffers that are allocated, from now on.
+/// Enables or disables checked mode for modules that are loaded, and buffers that are allocated, from now on.
 pub fn set_checked(checked: bool) -> Result<(), EmulatorError> {
     let runtime = RUNTIME.get().ok_or(EmulatorError::NotLoaded)?;
-    // SAFETY: the signature is that of the function in `emulator/runtime/settings.cpp`.
+    // SAFETY: the type is that of the function in `emulator/runtime/settings.cpp`.
     unsafe { (runtime.set_checked)(c_int::from(checked)) };
     Ok(())
 }
 
-/// The last error in words, with kernel, line, block and thread where there are such; none when nothing went wrong. Taking it also
-/// brings devices that were in the state of an error back to work, which no real device does.
+/// Returns and clears the last error message, with kernel, line, block and thread if known; `None` if there was no error. Unlike on a
+/// real device, this also resets devices after a sticky error.
 pub fn take_error() -> Option<String> {
     let runtime = RUNTIME.get()?;
     let message = read_text(&runtime.last_error);
-    // SAFETY: the signature is that of the function in `emulator/runtime/errors.cpp`.
+    // SAFETY: the type is that of the function in `emulator/runtime/errors.cpp`.
     unsafe { (runtime.clear_error)() };
     message
 }
 
-/// The bytes allocated on all devices, after what is queued has run.
+/// Runs all queued work and returns the bytes allocated on all devices.
 pub fn live_bytes() -> usize {
-    // SAFETY: the signature is that of the function in `emulator/runtime/settings.cpp`.
+    // SAFETY: the type is that of the function in `emulator/runtime/settings.cpp`.
     RUNTIME.get().map_or(0, |runtime| unsafe { (runtime.live_bytes)() })
 }
 
-/// Describes the device buffers that are allocated now, if any: their number, sizes, and which allocations they were.
+/// Describes the device buffers that are allocated now, if any: number, sizes, and allocation indices.
 pub fn leaks() -> Option<String> {
     read_text(&RUNTIME.get()?.leaks)
 }
 
-/// The bytes that all launches of a kernel in checked mode have read from and written to device memory so far; none when it never
-/// ran in checked mode.
-pub fn traffic(kernel: &str) -> Option<Traffic> {
+/// Bytes of device memory that all launches of a kernel in checked mode have read and written so far; `None` if it never ran in
+/// checked mode.
+pub fn traffic(kernel: &str) -> Option<KernelTraffic> {
     let runtime = RUNTIME.get()?;
     let name = CString::new(kernel).ok()?;
     let (mut loads, mut stores) = (0, 0);
-    // SAFETY: the signature is that of the function in `emulator/runtime/settings.cpp`; the name ends with a zero.
+    // SAFETY: the type is that of the function in `emulator/runtime/settings.cpp`; the name is NUL-terminated.
     let ran = unsafe { (runtime.bytes)(name.as_ptr(), &mut loads, &mut stores) };
-    (ran != 0).then_some(Traffic { loads, stores })
+    (ran != 0).then_some(KernelTraffic { loads, stores })
 }
 
 static RUNTIME: OnceLock<Runtime> = OnceLock::new();
 
-/// Held while loading; the number of devices that were loaded.
+/// Locks the number of loaded devices; the lock is held while loading.
 fn lock_loading() -> MutexGuard<'static, usize> {
     static LOADING: Mutex<usize> = Mutex::new(0);
     LOADING.lock().unwrap_or_else(PoisonError::into_inner)
@@ -177,7 +176,7 @@ fn lock_loading() -> MutexGuard<'static, usize> {
 
 type ReadText = unsafe extern "C" fn(*mut c_char, usize) -> usize;
 
-/// The functions that the emulator's runtime has for us. Its libraries are never unloaded.
+/// Functions of the emulator's runtime library. Its libraries are never unloaded.
 struct Runtime {
     set_order: Symbol<unsafe extern "C" fn(u64)>,
     set_checked: Symbol<unsafe extern "C" fn(c_int)>,
@@ -195,17 +194,17 @@ impl Runtime {
         let built = build::build()?;
         let mut libraries = Vec::new();
         for path in &built.libraries {
-            // Global, so that kernels find the runtime; by its full path, after which a look-up by its name finds it.
-            // SAFETY: the libraries are ours; their initialisers only set up C++ statics.
+            // RTLD_GLOBAL, so that kernels find the runtime. Once it is loaded by its path, dlopen by its name finds it too.
+            // SAFETY: these are our own libraries; their initialisers only set up C++ statics.
             let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_GLOBAL) }
                 .map_err(|source| EmulatorError::Load { library: path.clone(), source })?;
             libraries.push(library);
         }
         let load = |source| EmulatorError::Load { library: built.libraries[0].clone(), source };
         let text = |path: &std::path::Path| {
-            CString::new(path.to_string_lossy().as_bytes()).expect("a path has no zero")
+            CString::new(path.to_string_lossy().as_bytes()).expect("a path contains no NUL")
         };
-        // SAFETY: each type is that of the function in `emulator/runtime/`; strings outlive the call, which copies them.
+        // SAFETY: each type is that of the function in `emulator/runtime/`; the strings outlive the call, which copies them.
         let runtime = unsafe {
             let library = &libraries[0];
             let configure: Symbol<Configure> = library.get(b"fornax_emulator_configure").map_err(load)?;
@@ -227,10 +226,10 @@ impl Runtime {
     }
 }
 
-/// Calls a function that writes a text into a buffer and returns the text's length.
+/// Calls a function that writes a text into a buffer and returns its length; `None` for an empty text.
 fn read_text(function: &Symbol<ReadText>) -> Option<String> {
     let mut buffer = vec![0u8; 64 << 10];
-    // SAFETY: the function writes at most the buffer's length, with a zero at the end.
+    // SAFETY: the function writes at most the buffer's length, including a NUL.
     let length = unsafe { function(buffer.as_mut_ptr().cast(), buffer.len()) };
     buffer.truncate(length.min(buffer.len() - 1));
     (length > 0).then(|| String::from_utf8_lossy(&buffer).into_owned())

@@ -1,36 +1,39 @@
-//! The CUDA kernels of Fornax: their sources, how they are compiled and cached, and an emulated device that runs them on a
-//! machine without a GPU.
+//! CUDA kernels of Fornax: sources, compilation and caching, and an emulated device that runs them on machines without a GPU.
 //!
-//! A family is one source, `cu/<family>.cu`. [`image`] gives what a driver loads: what nvcc made when this crate was built, if it was
-//! there; else what NVRTC makes at first use for the device's own architecture, kept in the [`cache`] folder.
+//! A kernel module is one source file, `cu/<module>.cu`. [`module_image`] returns the image that the CUDA driver loads: the fatbin that
+//! nvcc compiled when this crate was built, if nvcc was found; otherwise the image that NVRTC compiles at first use for the device's
+//! architecture, which is kept in the [`cache`] folder.
 
 pub mod cache;
 mod compile;
 #[cfg(target_os = "linux")]
 pub mod emulator;
+mod kernel_names;
 pub mod library;
-mod names;
 mod registry;
 
-pub use compile::{KernelError, Nvrtc, Target};
-pub use registry::{Family, Source, family, kernel_modules};
+pub use compile::{CompileTarget, KernelError, Nvrtc};
+pub use registry::{KernelModule, KernelSource, kernel_module, kernel_modules};
 
-/// What the driver of a device of that compute capability (major, minor) loads for a family: a CUBIN, PTX or a fatbin; for the
-/// emulated device, once it is loaded, an image of its own.
+/// Returns the image of a kernel module for a device of that compute capability (major, minor): a CUBIN, PTX or a fatbin. After
+/// [`emulator::load`] it is an image for the emulated device.
 pub fn module_image(name: &str, capability: (u32, u32)) -> Result<Vec<u8>, KernelError> {
-    let family = family(name).ok_or_else(|| KernelError::UnknownFamily(name.to_string()))?;
-    match family.embedded(capability).filter(|_| !is_emulated()) {
+    let module = kernel_module(name).ok_or_else(|| KernelError::UnknownModule(name.to_string()))?;
+    match module.embedded(capability).filter(|_| !is_emulated()) {
         Some(embedded) => Ok(embedded.to_vec()),
-        None => compile(family, capability),
+        None => compile(module, capability),
     }
 }
 
-/// As [`module_image`], for a source that is no family: compiled by NVRTC at its first use, and cached.
-pub fn compile<'a>(source: impl Into<Source<'a>>, capability: (u32, u32)) -> Result<Vec<u8>, KernelError> {
+/// Compiles a source with NVRTC for a device of that compute capability, or returns the image from the [`cache`].
+pub fn compile<'a>(
+    source: impl Into<KernelSource<'a>>,
+    capability: (u32, u32),
+) -> Result<Vec<u8>, KernelError> {
     let (source, nvrtc) = (source.into(), Nvrtc::shared()?);
     let target = nvrtc.target(capability);
     if is_emulated() {
-        // The stand-in for NVRTC keeps what it compiles itself.
+        // The emulator's NVRTC has a cache of its own.
         return nvrtc.compile(source, target);
     }
     let key = nvrtc.key(source, target);

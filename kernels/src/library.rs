@@ -1,14 +1,14 @@
-//! Where NVIDIA's libraries are: what the dynamic loader finds, then CUDA_HOME, then the wheels of a Python environment.
+//! Search for NVIDIA's libraries: the dynamic loader, then CUDA_HOME, then the wheels of a Python environment.
 use libloading::Library;
 use std::error::Error;
 use std::path::{Path, PathBuf};
 
-/// Opens the first of the places of a library that is there. `names` are its file names, the newest first.
+/// Opens the first of a library's [`candidate_paths`] that loads. `names` are its file names, the newest first.
 ///
-/// On failure the loader's words about the first name are returned, as a sentence's part: the file that failed and why.
+/// The error is the loader's message about the first name: the file that failed and why.
 pub fn open(names: &[&str]) -> Result<(Library, PathBuf), String> {
     let mut why = String::new();
-    for path in places(names) {
+    for path in candidate_paths(names) {
         // SAFETY: the initialisers of NVIDIA's libraries have no preconditions.
         match unsafe { open_global(&path) } {
             Ok(library) => return Ok((library, path)),
@@ -21,16 +21,16 @@ pub fn open(names: &[&str]) -> Result<(Library, PathBuf), String> {
     Err(why)
 }
 
-/// Where a library may be, in the order in which it is looked for: bare names, for the dynamic loader (what is loaded already, then
-/// LD_LIBRARY_PATH and the system's folders), then files that exist.
-pub fn places(names: &[&str]) -> Vec<PathBuf> {
+/// Candidate paths of a library in search order: bare names for the dynamic loader (loaded libraries, LD_LIBRARY_PATH, system folders),
+/// then existing files.
+pub fn candidate_paths(names: &[&str]) -> Vec<PathBuf> {
     let bare = names.iter().map(PathBuf::from);
-    let folders = folders();
+    let folders = search_folders();
     let files = folders.iter().flat_map(|folder| names.iter().map(|name| folder.join(name)));
     bare.chain(files.filter(|path| path.is_file())).collect()
 }
 
-/// Global, so that the libraries that a library looks up by name at run time find it.
+/// Opens a library with RTLD_GLOBAL, so that libraries that are opened later by name find it.
 #[cfg(unix)]
 unsafe fn open_global(path: &Path) -> Result<Library, libloading::Error> {
     use libloading::os::unix;
@@ -44,8 +44,8 @@ unsafe fn open_global(path: &Path) -> Result<Library, libloading::Error> {
     unsafe { Library::new(path) }
 }
 
-/// Folders of libraries that the dynamic loader does not look into by itself.
-fn folders() -> Vec<PathBuf> {
+/// Library folders that the dynamic loader does not search by default.
+fn search_folders() -> Vec<PathBuf> {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let toolkits = ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(set);
     let toolkits = toolkits.chain([PathBuf::from("/usr/local/cuda")]);
@@ -55,7 +55,7 @@ fn folders() -> Vec<PathBuf> {
     let homes = set("HOME").map(|home| home.join(".local")).into_iter();
     for environment in environments.chain(homes).chain([PathBuf::from("/usr/local"), PathBuf::from("/usr")]) {
         for packages in python_packages(&environment) {
-            // A wheel is a folder of its own, `nvidia/<library>/lib`; since CUDA 13 most share `nvidia/cu13/lib`.
+            // Each wheel has a folder, `nvidia/<library>/lib`; since CUDA 13 most share `nvidia/cu13/lib`.
             folders.extend(entries(&packages.join("nvidia")).into_iter().map(|wheel| wheel.join("lib")));
         }
     }
@@ -71,7 +71,7 @@ fn python_packages(environment: &Path) -> Vec<PathBuf> {
     pythons.flat_map(|python| [python.join("site-packages"), python.join("dist-packages")]).collect()
 }
 
-/// What is in a folder, in order of name; nothing when it cannot be read.
+/// Entries of a folder, sorted by name; none if it cannot be read.
 pub(crate) fn entries(folder: &Path) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(folder) else { return vec![] };
     let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
@@ -84,19 +84,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_loader_finds_comes_first() {
+    fn dynamic_loader_is_searched_first() {
         let (_, path) = open(&["libfornax-nothing.so", "libc.so.6"]).expect("a C library");
         assert_eq!(path, Path::new("libc.so.6"));
     }
 
     #[test]
-    fn a_missing_library_is_named() {
+    fn error_names_the_missing_library() {
         let why = open(&["libfornax-nothing.so.2", "libfornax-nothing.so"]).expect_err("there is none");
         assert!(why.contains("libfornax-nothing.so.2"), "{why}");
     }
 
     #[test]
-    fn wheels_of_every_python_are_looked_into() {
+    fn wheels_of_every_python_are_searched() {
         let environment = tempfile::tempdir().expect("a folder");
         let wheel = environment.path().join("lib/python3.11/site-packages/nvidia/cu13/lib");
         std::fs::create_dir_all(&wheel).expect("a folder");

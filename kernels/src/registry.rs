@@ -1,43 +1,43 @@
-//! Which kernels there are: `build.rs` lists the files of `cu/`.
-use crate::names;
+//! Registry of kernel modules: `build.rs` embeds the files of `cu/`.
+use crate::kernel_names;
 
-/// A source to compile: that of a family, or one that was generated.
+/// CUDA source to compile: of a kernel module, or generated.
 #[derive(Clone, Copy, Debug)]
-pub struct Source<'a> {
-    /// What it is called in errors and in the cache.
+pub struct KernelSource<'a> {
+    /// Name in error messages and in the cache.
     pub name: &'a str,
-    /// Its text, which includes headers of `cu/` alone.
+    /// Source text; it includes headers of `cu/` only.
     pub text: &'a str,
 }
 
-/// A source and what nvcc made of it.
+/// A source file of `cu/` with its kernels, and the fatbin that nvcc compiled from it, if any.
 #[derive(Debug)]
-pub struct Family {
-    /// Its file's name without the ending.
+pub struct KernelModule {
+    /// File name without extension.
     pub name: &'static str,
-    /// Its text.
+    /// Source text.
     pub source: &'static str,
     fatbin: Option<&'static [u8]>,
 }
 
-/// All families, by name.
-pub fn kernel_modules() -> &'static [Family] {
-    FAMILIES
+/// All kernel modules, sorted by name.
+pub fn kernel_modules() -> &'static [KernelModule] {
+    KERNEL_MODULES
 }
 
-/// The family of that name.
-pub fn family(name: &str) -> Option<&'static Family> {
-    FAMILIES.iter().find(|family| family.name == name)
+/// Returns the kernel module of that name.
+pub fn kernel_module(name: &str) -> Option<&'static KernelModule> {
+    KERNEL_MODULES.iter().find(|module| module.name == name)
 }
 
-impl<'a> From<&'a Family> for Source<'a> {
-    fn from(family: &'a Family) -> Source<'a> {
-        Source { name: family.name, text: family.source }
+impl<'a> From<&'a KernelModule> for KernelSource<'a> {
+    fn from(module: &'a KernelModule) -> KernelSource<'a> {
+        KernelSource { name: module.name, text: module.source }
     }
 }
 
-impl Source<'_> {
-    /// The headers that it includes, directly or not: their names and texts.
+impl KernelSource<'_> {
+    /// Names and texts of the headers that it includes, directly or indirectly.
     pub(crate) fn headers(&self) -> Vec<(&'static str, &'static str)> {
         let mut found: Vec<(&'static str, &'static str)> = vec![];
         let mut texts = vec![self.text];
@@ -56,20 +56,20 @@ impl Source<'_> {
     }
 }
 
-impl Family {
-    /// The headers that it includes, directly or not: their names and texts.
+impl KernelModule {
+    /// Names and texts of the headers that it includes, directly or indirectly.
     pub fn headers(&self) -> Vec<(&'static str, &'static str)> {
-        Source::from(self).headers()
+        KernelSource::from(self).headers()
     }
 
-    /// The names of its kernels, in the order of the source.
+    /// Names of its kernels, in source order.
     pub fn kernels(&self) -> Vec<String> {
-        names::kernels(self.source)
+        kernel_names::find_kernels(self.source)
     }
 
-    /// A fatbin from when this crate was built, if nvcc was there and a device of that compute capability can run it.
+    /// The embedded fatbin, if nvcc compiled one at build time and it runs on a device of that compute capability.
     pub(crate) fn embedded(&self, (major, _): (u32, u32)) -> Option<&'static [u8]> {
-        // sm_80 runs on all of 8.x, and the PTX for compute_80 on what is newer than any machine code in it.
+        // sm_80 code runs on all of 8.x; devices newer than all embedded machine code use the PTX for compute_80.
         self.fatbin.filter(|_| major >= 8)
     }
 }
@@ -78,36 +78,36 @@ fn includes(text: &str) -> impl Iterator<Item = &str> {
     text.lines().filter_map(|line| line.strip_prefix("#include \"")?.strip_suffix('"'))
 }
 
-// `FAMILIES: &[Family]` and `HEADERS: &[(&str, &str)]`.
-include!(concat!(env!("OUT_DIR"), "/families.rs"));
+// `KERNEL_MODULES: &[KernelModule]` and `HEADERS: &[(&str, &str)]`.
+include!(concat!(env!("OUT_DIR"), "/kernel_modules.rs"));
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_family_brings_the_headers_that_it_includes_and_no_others() {
-        let names = |family: &str| -> Vec<&str> {
-            self::family(family).expect("it is there").headers().iter().map(|(name, _)| *name).collect()
+    fn headers_are_those_included_directly_or_indirectly() {
+        let names = |module: &str| -> Vec<&str> {
+            kernel_module(module).expect("a kernel module").headers().iter().map(|(name, _)| *name).collect()
         };
         assert_eq!(names("softmax"), ["rows.cuh", "channels.cuh", "fornax.cuh"]);
         assert_eq!(names("cast"), ["fornax.cuh"]);
     }
 
     #[test]
-    fn every_header_that_is_included_exists() {
-        for family in kernel_modules() {
-            let texts = family.headers().into_iter().map(|(_, text)| text).chain([family.source]);
+    fn every_included_header_exists() {
+        for module in kernel_modules() {
+            let texts = module.headers().into_iter().map(|(_, text)| text).chain([module.source]);
             for name in texts.flat_map(includes) {
-                assert!(HEADERS.iter().any(|(known, _)| *known == name), "{} includes {name}", family.name);
+                assert!(HEADERS.iter().any(|(known, _)| *known == name), "{} includes {name}", module.name);
             }
         }
     }
 
     #[test]
-    fn no_kernel_has_two_homes() {
-        let mut names: Vec<String> = kernel_modules().iter().flat_map(Family::kernels).collect();
-        assert!(kernel_modules().iter().all(|family| !family.kernels().is_empty()));
+    fn kernel_names_are_unique() {
+        let mut names: Vec<String> = kernel_modules().iter().flat_map(KernelModule::kernels).collect();
+        assert!(kernel_modules().iter().all(|module| !module.kernels().is_empty()));
         let count = names.len();
         names.sort();
         names.dedup();

@@ -1,5 +1,5 @@
-//! The emulated device as unmodified cudarc sees it: streams, events, copies, launches, graphs, two devices, and what the
-//! checker finds.
+//! The emulated device, used through unmodified cudarc: streams, events, copies, launches, graphs, two devices, and the checker's
+//! errors.
 
 #[path = "emulator/checker.rs"]
 mod checker;

@@ -1,125 +1,139 @@
-//! What a forward pass depends on beside its input.
-use crate::observe::{Label, Observation, Observer};
+//! Context of a forward pass: training mode, precision, random numbers, activation checkpointing, output capture.
+use crate::capture::{CapturedOutput, LayerInfo, OutputCapture};
 use crate::precision::{Operation, Precision};
 use fornax_engine::random::{RngKey, RngStream};
 use fornax_engine::{Error, Result, Tensor};
 
-/// Handed down through every [`crate::Module::forward`]; no module holds a mode of its own.
+/// Context of a forward pass, passed to every [`crate::Module::forward`]. Modules have no train/eval mode.
 #[derive(Clone, Debug)]
 pub struct Context {
     training: bool,
     precision: Precision,
     checkpointing: bool,
     recomputing: bool,
-    draws: Option<Draws>,
-    observer: Option<Observer>,
+    rng: Option<RngState>,
+    capture: Option<OutputCapture>,
 }
 
-/// Where random draws come from: each use has a number, and each step its own draws under it.
+/// State of the random number generator. Each use in a pass has an index, and each step its own samples under that index.
 #[derive(Clone, Debug)]
-struct Draws {
+struct RngState {
     key: RngKey,
     /// i64 scalar.
     step: Tensor,
-    /// 0 outside of checkpointed blocks; these are numbered.
-    region: u32,
-    regions: u32,
-    used: u64,
+    /// Index of the checkpointed block, starting at 1; 0 outside of checkpointed blocks.
+    checkpoint_block: u32,
+    checkpoint_blocks: u32,
+    uses: u64,
 }
 
-/// Steps that a use has draws for.
-const STEPS: u32 = 40;
+/// log2 of the number of steps for which each use has distinct samples.
+const LOG2_STEPS: u32 = 40;
 
 impl Context {
-    /// For training: batch statistics are used and running ones updated.
+    /// Context for training, as `model.train()`: batch norm uses batch statistics and updates its running statistics.
     pub fn train() -> Context {
         Context { training: true, ..Context::eval() }
     }
 
-    /// For evaluation: running statistics are used and nothing changes.
+    /// Context for evaluation, as `model.eval()`: batch norm uses its running statistics, and no module changes state.
     pub fn eval() -> Context {
         Context {
             training: false,
             precision: Precision::default(),
             checkpointing: false,
             recomputing: false,
-            draws: None,
-            observer: None,
+            rng: None,
+            capture: None,
         }
     }
 
-    /// In a precision other than f32.
+    /// Sets the precision; the default is f32.
     pub fn with_precision(self, precision: Precision) -> Context {
         Context { precision, ..self }
     }
 
-    /// With what [`crate::layers::Sequential`] holds computed again in the backward pass, block by block, rather than kept for it.
+    /// Enables activation checkpointing: the backward pass recomputes the modules of each [`crate::layers::Sequential`], one by one, instead
+    /// of keeping their intermediate tensors.
     pub fn with_checkpointing(self, checkpointing: bool) -> Context {
         Context { checkpointing, ..self }
     }
 
-    /// With random draws under a seed, other ones at each `step`: an i64 scalar on the device that computes, where it is read.
+    /// Seeds the random numbers of dropout, stochastic depth and DropBlock. They depend on the seed and on `step`, an i64 scalar on the device of the
+    /// model, which is read there.
     pub fn with_seed(self, seed: u64, step: &Tensor) -> Context {
         let key = RngKey::new(seed, "regularisers");
-        Context { draws: Some(Draws { key, step: step.clone(), region: 0, regions: 0, used: 0 }), ..self }
+        Context {
+            rng: Some(RngState {
+                key,
+                step: step.clone(),
+                checkpoint_block: 0,
+                checkpoint_blocks: 0,
+                uses: 0,
+            }),
+            ..self
+        }
     }
 
-    /// With what the layers of these dotted names hand on kept, to be taken by [`Context::observations`]; `None` keeps that of all layers.
-    /// What is checkpointed is not observed, so nothing is.
-    pub fn observing(self, names: Option<&[&str]>) -> Context {
+    /// Captures the outputs of the layers with these dotted names, or of all layers for `None`; see [`Context::take_captured`]. Disables
+    /// activation checkpointing, because outputs of checkpointed blocks are not captured.
+    pub fn with_output_capture(self, names: Option<&[&str]>) -> Context {
         let wanted = names.map(|names| names.iter().map(|name| name.to_string()).collect());
-        Context { checkpointing: false, observer: Some(Observer { wanted, seen: vec![] }), ..self }
+        Context { checkpointing: false, capture: Some(OutputCapture { wanted, outputs: vec![] }), ..self }
     }
 
-    /// What layers handed on since the last call, in the order in which they did.
-    pub fn observations(&mut self) -> Vec<Observation> {
-        self.observer.as_mut().map(|observer| std::mem::take(&mut observer.seen)).unwrap_or_default()
+    /// Takes the outputs captured since the last call, in execution order.
+    pub fn take_captured(&mut self) -> Vec<CapturedOutput> {
+        self.capture.as_mut().map(|capture| std::mem::take(&mut capture.outputs)).unwrap_or_default()
     }
 
-    /// This context after a pass that was observed, with what `before` observes and checkpoints.
-    pub(crate) fn ending_observation(self, before: &Context) -> Context {
-        Context { checkpointing: before.checkpointing, observer: before.observer.clone(), ..self }
+    /// This context with the capture and checkpointing settings of `before`.
+    pub(crate) fn restore_capture(self, before: &Context) -> Context {
+        Context { checkpointing: before.checkpointing, capture: before.capture.clone(), ..self }
     }
 
-    /// True when a layer's output is to be seen: it cannot be fused away.
-    pub(crate) fn observes(&self, label: &Label) -> bool {
-        self.observer.as_ref().is_some_and(|observer| observer.wants(label))
+    /// True if the layer's output is captured, so that it must not be fused away.
+    pub(crate) fn captures(&self, info: &LayerInfo) -> bool {
+        self.capture.as_ref().is_some_and(|capture| capture.matches(info))
     }
 
-    /// A layer's output, which is on its way to the next.
-    pub(crate) fn observed(&mut self, label: &Label, output: Tensor, macs: usize) -> Tensor {
-        if let Some(observer) = self.observer.as_mut().filter(|observer| observer.wants(label)) {
-            let (name, kind) = (label.name().unwrap_or_default().into(), label.kind());
-            observer.seen.push(Observation { name, kind, output: output.clone(), macs: macs as u64 });
+    /// Captures a layer's output if requested, and returns it.
+    pub(crate) fn capture(&mut self, info: &LayerInfo, output: Tensor, macs: usize) -> Tensor {
+        if let Some(capture) = self.capture.as_mut().filter(|capture| capture.matches(info)) {
+            let (name, kind) = (info.name().unwrap_or_default().into(), info.kind());
+            capture.outputs.push(CapturedOutput { name, kind, output: output.clone(), macs: macs as u64 });
         }
         output
     }
 
-    /// The draws of one use in this pass: a stream, and the step to add to its sample.
-    pub fn draw(&mut self) -> Result<(RngStream, Tensor)> {
-        let draws = self.draws.as_mut().ok_or_else(|| Error::Autograd {
-            why: "a layer that draws at random needs a context with a seed: see Context::with_draws".into(),
+    /// Random stream of the next use in this pass, and the step to add to its sample index.
+    ///
+    /// # Errors
+    /// If the context has no seed.
+    pub fn next_rng(&mut self) -> Result<(RngStream, Tensor)> {
+        let rng = self.rng.as_mut().ok_or_else(|| Error::Autograd {
+            why: "a layer with random numbers needs a context with a seed; see Context::with_seed".into(),
         })?;
-        draws.used += 1;
-        Ok((RngStream::new(draws.key, draws.region, draws.used << STEPS), draws.step.clone()))
+        rng.uses += 1;
+        Ok((RngStream::new(rng.key, rng.checkpoint_block, rng.uses << LOG2_STEPS), rng.step.clone()))
     }
 
-    /// True in a training pass.
+    /// True for a training pass.
     pub fn training(&self) -> bool {
         self.training
     }
 
-    /// True in a training pass that is not the repetition of one.
+    /// True for a training pass that is not a recomputation for the backward pass.
     pub fn updates_statistics(&self) -> bool {
         self.training && !self.recomputing
     }
 
-    /// The precision.
+    /// Precision of the pass.
     pub fn precision(&self) -> &Precision {
         &self.precision
     }
 
-    /// An operand of an operation, in the dtype that the operation computes in.
+    /// Casts an operand to the dtype in which the operation computes, as PyTorch's autocast does.
     pub fn autocast(&self, operation: Operation, x: &Tensor) -> Result<Tensor> {
         match self.precision.dtype_for(operation) {
             Some(dtype) => x.to_dtype(dtype),
@@ -127,21 +141,21 @@ impl Context {
         }
     }
 
-    /// True when blocks are to be computed again in the backward pass.
+    /// True if activation checkpointing is active in this pass.
     pub(crate) fn checkpointing(&self) -> bool {
         self.checkpointing && self.training
     }
 
-    /// The context of the next checkpointed block.
+    /// Context of the next checkpointed block.
     pub(crate) fn next_checkpoint(&mut self) -> Context {
-        if let Some(draws) = &mut self.draws {
-            draws.regions += 1;
+        if let Some(rng) = &mut self.rng {
+            rng.checkpoint_blocks += 1;
         }
-        let draws = self.draws.clone().map(|d| Draws { region: d.regions, used: 0, ..d });
-        Context { checkpointing: false, draws, ..self.clone() }
+        let rng = self.rng.clone().map(|d| RngState { checkpoint_block: d.checkpoint_blocks, uses: 0, ..d });
+        Context { checkpointing: false, rng, ..self.clone() }
     }
 
-    /// The same for a block's repetition in the backward pass.
+    /// Marks the pass as a recomputation if `again` is set.
     pub(crate) fn recomputing(self, again: bool) -> Context {
         Context { recomputing: self.recomputing || again, ..self }
     }

@@ -1,38 +1,38 @@
-//! What can go wrong when a model is named, built, loaded or saved.
+//! Errors of creating, loading and saving models.
 
-/// The result of a fallible call of this crate.
+/// Result of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// An error of this crate.
+/// Error of this crate.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// An operation failed.
     #[error(transparent)]
     Engine(#[from] fornax_engine::Error),
-    /// No model of this name.
-    #[error("there is no model {name:?}; {hint}")]
+    /// Unknown model name.
+    #[error("unknown model {name:?}; {hint}")]
     UnknownModel {
-        /// The name asked for.
+        /// The requested name.
         name: String,
-        /// The nearest names, or where to see all.
+        /// The nearest name, and the list of models.
         hint: String,
     },
-    /// An option that the model does not have, or that has no such value.
-    #[error("the model does not take {option}: {why}")]
+    /// Option that the model does not support, or invalid value.
+    #[error("invalid model option {option}: {why}")]
     ModelOption {
         /// The option and its value.
         option: String,
-        /// What is possible.
+        /// The reason, and the values that are accepted.
         why: String,
     },
-    /// The weights do not belong to the model.
+    /// Mismatch between the weights and the model.
     #[error("the weights do not fit the model: {}", .problems.join("; "))]
     StateDict {
-        /// Every missing, unexpected or misshapen name.
+        /// Every missing or unexpected name, and every wrong shape or dtype.
         problems: Vec<String>,
     },
-    /// Bytes that are not a readable safetensors file.
-    #[error("not a readable safetensors file: {0}")]
+    /// Invalid safetensors file.
+    #[error("invalid safetensors file: {0}")]
     Safetensors(String),
 }

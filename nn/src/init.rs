@@ -1,28 +1,28 @@
-//! Initial values of parameters. Every draw is a function of the seed, the parameter's name and the element's index.
+//! Parameter initialisation. Every random value is a function of the seed, the parameter's name and the element's index.
 
 use fornax_engine::random::{RngKey, RngStream};
 use fornax_engine::{Result, Tensor};
 
-/// The stream of draws for a parameter of this name.
+/// Random number generator of the parameter `name`.
 pub fn rng(seed: u64, name: &str) -> RngStream {
     RngStream::new(RngKey::new(seed, &format!("init/{name}")), 0, 0)
 }
 
-/// Normal with standard deviation `std`.
-pub fn normal(t: &Tensor, std: f64, draws: &mut RngStream) -> Result<()> {
-    fill(t, || draws.normal() * std as f32)
+/// Normal distribution with mean 0 and standard deviation `std`: PyTorch's `normal_`.
+pub fn normal(t: &Tensor, std: f64, rng: &mut RngStream) -> Result<()> {
+    fill(t, || rng.normal() * std as f32)
 }
 
-/// Uniform in `[-bound, bound)`.
-pub fn uniform(t: &Tensor, bound: f64, draws: &mut RngStream) -> Result<()> {
-    fill(t, || (2.0 * draws.uniform() - 1.0) * bound as f32)
+/// Uniform distribution in `[-bound, bound)`: PyTorch's `uniform_`.
+pub fn uniform(t: &Tensor, bound: f64, rng: &mut RngStream) -> Result<()> {
+    fill(t, || (2.0 * rng.uniform() - 1.0) * bound as f32)
 }
 
-/// Normal with standard deviation `std`, redrawn outside `[-2, 2]` (an absolute bound, as timm's `trunc_normal_`).
-pub fn trunc_normal(t: &Tensor, std: f64, draws: &mut RngStream) -> Result<()> {
+/// Normal distribution with standard deviation `std`, truncated to `[-2, 2]`. As in timm's `trunc_normal_`, the bounds are absolute.
+pub fn trunc_normal(t: &Tensor, std: f64, rng: &mut RngStream) -> Result<()> {
     fill(t, || {
         loop {
-            let v = draws.normal() * std as f32;
+            let v = rng.normal() * std as f32;
             if v.abs() <= 2.0 {
                 return v;
             }
@@ -30,24 +30,25 @@ pub fn trunc_normal(t: &Tensor, std: f64, draws: &mut RngStream) -> Result<()> {
     })
 }
 
-/// Kaiming's normal for ReLU over the fan out of a convolution's weight `[out, kh, kw, in / groups]`:
-/// standard deviation `sqrt(2 / (out * kh * kw))` (He et al., 2015; timm's ResNets).
-pub fn kaiming_normal_fan_out(t: &Tensor, draws: &mut RngStream) -> Result<()> {
-    kaiming_normal_of_group(t, 1, draws)
+/// Kaiming normal for ReLU with `mode="fan_out"`, for a convolution weight `[out, kh, kw, in / groups]`: standard deviation
+/// `sqrt(2 / (out * kh * kw))` (He et al., 2015). Used by timm's ResNets.
+pub fn kaiming_normal_fan_out(t: &Tensor, rng: &mut RngStream) -> Result<()> {
+    kaiming_normal_fan_out_grouped(t, 1, rng)
 }
 
-/// The same over the fan out within a group of channels: TensorFlow's rule for grouped convolutions (timm's EfficientNets and RegNets).
-pub fn kaiming_normal_of_group(t: &Tensor, groups: usize, draws: &mut RngStream) -> Result<()> {
+/// Kaiming normal over the fan out of one channel group, `out * kh * kw / groups`, as in TensorFlow. Used by timm's EfficientNets and
+/// RegNets.
+pub fn kaiming_normal_fan_out_grouped(t: &Tensor, groups: usize, rng: &mut RngStream) -> Result<()> {
     let fan_out = t.dims()[..t.rank() - 1].iter().product::<usize>() / groups;
-    normal(t, (2.0 / fan_out as f64).sqrt(), draws)
+    normal(t, (2.0 / fan_out as f64).sqrt(), rng)
 }
 
-/// PyTorch's default for linear layers: uniform in `±1 / sqrt(fan in)`, for weight and bias alike.
-pub fn linear_default(t: &Tensor, fan_in: usize, draws: &mut RngStream) -> Result<()> {
-    uniform(t, 1.0 / (fan_in as f64).sqrt(), draws)
+/// PyTorch's default for weight and bias of linear layers: uniform in `±1 / sqrt(fan_in)`.
+pub fn linear_default(t: &Tensor, fan_in: usize, rng: &mut RngStream) -> Result<()> {
+    uniform(t, 1.0 / (fan_in as f64).sqrt(), rng)
 }
 
-/// Every element `value`.
+/// Fills the tensor with `value`.
 pub fn constant(t: &Tensor, value: f32) -> Result<()> {
     fill(t, || value)
 }
@@ -71,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn every_rule_has_its_spread() {
+    fn initialisers_have_expected_moments() {
         let t = Tensor::zeros([64, 3, 3, 128], DType::F32, &Device::Cpu).expect("memory");
         let n = t.numel() as f64;
         let check = |name: &str, std: f64, max: f64, f: &dyn Fn(&mut RngStream)| {
@@ -90,10 +91,10 @@ mod tests {
     }
 
     #[test]
-    fn draws_follow_seed_and_name() {
-        let draw = |seed, name| rng(seed, name).normal();
-        assert_eq!(draw(1, "conv1.weight"), draw(1, "conv1.weight"));
-        assert_ne!(draw(1, "conv1.weight"), draw(2, "conv1.weight"));
-        assert_ne!(draw(1, "conv1.weight"), draw(1, "conv2.weight"));
+    fn random_values_depend_on_seed_and_name() {
+        let sample = |seed, name| rng(seed, name).normal();
+        assert_eq!(sample(1, "conv1.weight"), sample(1, "conv1.weight"));
+        assert_ne!(sample(1, "conv1.weight"), sample(2, "conv1.weight"));
+        assert_ne!(sample(1, "conv1.weight"), sample(1, "conv2.weight"));
     }
 }

@@ -1,8 +1,9 @@
-//! Layers, initialisation, state dicts and the model zoo of Fornax.
+//! Layers, losses, initialisation, state dicts and the model zoo of Fornax.
 //!
-//! A module is a plain struct whose [`Module::visit`] names its parameters and buffers as timm does.
+//! A module is a plain struct. Its [`Module::visit`] registers parameters, buffers and children under timm's names.
 #![forbid(unsafe_code)]
 
+pub mod capture;
 mod context;
 mod error;
 pub mod init;
@@ -10,7 +11,6 @@ pub mod layers;
 pub mod loss;
 pub mod models;
 mod module;
-pub mod observe;
 pub mod precision;
 pub mod state_dict;
 

@@ -1,23 +1,23 @@
-//! Modules: forward passes with named parameters and buffers.
+//! Module trait, and access to named parameters and buffers.
 use crate::Context;
-use crate::observe::Label;
+use crate::capture::LayerInfo;
 use fornax_engine::{Device, Result, Tensor};
 
-/// A layer or a model.
+/// Layer or model: PyTorch's `nn.Module`.
 pub trait Module: Send + Sync {
-    /// The output for an input.
+    /// Output for an input.
     fn forward(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor>;
 
-    /// Shows the visitor every parameter, then every buffer, then every child, in timm's order and under timm's names.
+    /// Registers every parameter, then every buffer, then every child with the visitor, in timm's order and under timm's names.
     fn visit(&self, visitor: &mut Visitor);
 
-    /// What the module is called, where its output can be observed.
-    fn label(&self) -> Option<&Label> {
+    /// Name and type of the module; `None` if its output cannot be captured.
+    fn layer_info(&self) -> Option<&LayerInfo> {
         None
     }
 }
 
-/// Collects the entries of a module tree under dotted names.
+/// Collects the state of a module tree under dotted names.
 #[derive(Default)]
 pub struct Visitor {
     prefix: String,
@@ -25,58 +25,58 @@ pub struct Visitor {
     names: Vec<String>,
 }
 
-/// One parameter or buffer of a module tree; the tensor is the module's own, sharing its elements and gradient.
+/// Parameter or buffer of a module tree. The tensor shares its storage and gradient with the module's.
 #[derive(Clone, Debug)]
 pub struct StateEntry {
-    /// The dotted name, as in a PyTorch state dict.
+    /// Dotted name, as in a PyTorch state dict.
     pub name: String,
-    /// The tensor, in Fornax's layout.
+    /// Tensor in Fornax's layout.
     pub tensor: Tensor,
     /// Parameter or buffer.
     pub kind: StateKind,
-    /// How the axes relate to PyTorch's.
+    /// Conversion to PyTorch's axes.
     pub layout: StateLayout,
 }
 
-/// What an entry is.
+/// Kind of a state entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StateKind {
-    /// Trained by the optimizer.
+    /// Parameter, updated by the optimizer.
     Parameter,
-    /// Kept beside the parameters: running statistics, counters.
+    /// Buffer: running statistics, counters.
     Buffer,
 }
 
-/// How an entry's axes relate to PyTorch's.
+/// Relation of a tensor's axes to PyTorch's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StateLayout {
-    /// The same.
+    /// Same axes.
     Same,
-    /// A convolution's weight: `[out, kh, kw, in]` here, `[out, in, kh, kw]` there.
+    /// Convolution weight: `[out, kh, kw, in]` in Fornax, `[out, in, kh, kw]` in PyTorch.
     ConvWeight,
 }
 
 impl Visitor {
-    /// Shows a parameter.
+    /// Registers a parameter.
     pub fn parameter(&mut self, name: &str, tensor: &Tensor) {
         self.push(name, tensor, StateKind::Parameter, StateLayout::Same);
     }
 
-    /// Shows a convolution's weight.
+    /// Registers a convolution weight.
     pub fn conv_weight(&mut self, name: &str, tensor: &Tensor) {
         self.push(name, tensor, StateKind::Parameter, StateLayout::ConvWeight);
     }
 
-    /// Shows a buffer.
+    /// Registers a buffer.
     pub fn buffer(&mut self, name: &str, tensor: &Tensor) {
         self.push(name, tensor, StateKind::Buffer, StateLayout::Same);
     }
 
-    /// Visits a child under its name.
+    /// Visits a child module under its name.
     pub fn child(&mut self, name: &str, module: &(impl Module + ?Sized)) {
         let parent = self.prefix.len();
         self.prefix.push_str(name);
-        if let Some(label) = module.label() {
+        if let Some(label) = module.layer_info() {
             label.set(&self.prefix);
             self.names.push(self.prefix.clone());
         }
@@ -95,14 +95,14 @@ impl Visitor {
     }
 }
 
-/// Every parameter and buffer of a module tree, in the order of a PyTorch state dict.
+/// All parameters and buffers of a module tree, in the order of a PyTorch state dict.
 pub fn state_entries(module: &(impl Module + ?Sized)) -> Vec<StateEntry> {
     let mut visitor = Visitor::default();
     module.visit(&mut visitor);
     visitor.entries
 }
 
-/// The dotted names of all layers whose output can be observed, in the order of a visit.
+/// Dotted names of all layers whose output can be captured, in registration order.
 pub fn layer_names(module: &(impl Module + ?Sized)) -> Vec<String> {
     let mut visitor = Visitor::default();
     module.visit(&mut visitor);
@@ -119,8 +119,8 @@ pub fn named_buffers(module: &(impl Module + ?Sized)) -> Vec<(String, Tensor)> {
     of_kind(module, StateKind::Buffer)
 }
 
-/// Moves every float parameter and buffer of a module tree to a device. Counters stay on the CPU, which reads and writes them.
-/// The module must not be in use meanwhile, and optimizers are made afterwards.
+/// Moves every float parameter and buffer of a module tree to a device. Counters stay on the CPU, where they are updated. The module must
+/// not be in use during the move, and optimizers must be created afterwards.
 pub fn move_to(module: &(impl Module + ?Sized), device: &Device) -> Result<()> {
     state_entries(module)
         .iter()
@@ -128,8 +128,7 @@ pub fn move_to(module: &(impl Module + ?Sized), device: &Device) -> Result<()> {
         .try_for_each(|e| e.tensor.move_to(device))
 }
 
-/// Counts a batch in every module that counts batches, as a training pass does: for one that was replayed, and so did not pass through
-/// the modules.
+/// Increments `num_batches_tracked` of every batch norm, as a training pass does. For replayed CUDA graphs, which do not run the modules.
 pub fn increment_num_batches_tracked(module: &(impl Module + ?Sized)) -> Result<()> {
     let counts = |e: &&StateEntry| e.kind == StateKind::Buffer && e.name.ends_with("num_batches_tracked");
     state_entries(module).iter().filter(counts).try_for_each(|e| {

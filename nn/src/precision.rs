@@ -1,50 +1,50 @@
-//! Which operation computes in which precision: the one table of mixed precision.
+//! Mixed precision: the dtype of each operation at each optimization level.
 //!
 //! | operation | O0 | O1 | O2 | O3 |
 //! |---|---|---|---|---|
 //! | images | f32 | f32 | half | half |
-//! | convolution, linear, matrix product, attention | f32 | half | half | half |
-//! | batch norm | f32 | as its input; parameters and statistics f32 | as O1 | as O1; parameters hold half values |
-//! | layer norm, group norm, softmax | f32 | f32 | as their input | as their input |
-//! | activation, addition, pooling, dropout | as their input | as their input | as their input | as their input |
+//! | convolution, linear, matmul, attention | f32 | half | half | half |
+//! | batch norm | f32 | input dtype; parameters and statistics f32 | as O1 | as O1; parameters rounded to half |
+//! | layer norm, group norm, softmax | f32 | f32 | input dtype | input dtype |
+//! | activation, addition, pooling, dropout | input dtype | input dtype | input dtype | input dtype |
 //! | logits, loss | f32 | f32 | f32 | f32 |
-//! | weights between updates | f32 | f32, with a half copy | f32, with a half copy | half values |
-//! | gradients of weights, moments, update | f32 | f32 | f32 | f32, then rounded |
+//! | weights between updates | f32 | f32, with a low-precision copy | f32, with a low-precision copy | f32, rounded to half |
+//! | gradients of weights, moments, update | f32 | f32 | f32 | f32; weights are rounded afterwards |
 //!
-//! At O0 nothing is converted, and parameters are f32. "half" is f16 or bf16. All sums, products and statistics are taken in f32, whatever the operands; half-precision operands are
-//! widened as they are read. The half copy is written by the update, in the same pass. f16 needs loss scaling; bf16, with the range of f32, does not.
+//! "half" is f16 or bf16. At O0 nothing is converted. Sums, products and statistics of half-precision operands are computed in f32. The
+//! optimizer step writes the low-precision copy in the same pass. f16 needs loss scaling; bf16 has the range of f32 and does not.
 use fornax_engine::DType;
 
-/// How much is computed in half precision; names of NVIDIA's Apex.
+/// Apex-style optimization level of mixed precision.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum OptLevel {
-    /// Nothing.
+    /// f32 only.
     #[default]
     O0,
-    /// Products, whose operands are converted; what is delicate stays in f32.
+    /// Convolutions, matmuls and attention in half precision, by casting their operands; norms, softmax and loss in f32.
     O1,
-    /// All but parameters and statistics of batch norm, and the loss.
+    /// Everything in half precision except the weights, the parameters and statistics of batch norm, and the loss.
     O2,
-    /// As O2, and no more precise weights are kept.
+    /// O2 without f32 master weights.
     O3,
 }
 
-/// A kind of operation, a row of the table.
+/// Category of operations: a row of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
-    /// The images that enter a model.
+    /// Input images of a model.
     Input,
-    /// Convolution, linear, matrix product, attention.
+    /// Convolution, linear, matmul, attention.
     MatMul,
     /// Layer norm, group norm, softmax.
     RowNorm,
-    /// Batch norm, activation, addition, pooling, dropout.
+    /// Batch norm, activation, addition, pooling, dropout: the dtype of the input.
     Inherit,
     /// Logits and the loss.
     Loss,
 }
 
-/// A level with its half precision.
+/// Optimization level with a half-precision dtype.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Precision {
     level: OptLevel,
@@ -59,21 +59,21 @@ impl Default for Precision {
 }
 
 impl Precision {
-    /// A level in f16 or bf16.
+    /// Precision of a level in f16 or bf16.
     ///
     /// # Panics
-    /// When `half` is another dtype.
+    /// If `half` is another dtype.
     pub fn new(level: OptLevel, half: DType) -> Precision {
-        assert!(matches!(half, DType::F16 | DType::BF16), "{half} is not a half precision");
+        assert!(matches!(half, DType::F16 | DType::BF16), "{half} is not a half-precision dtype");
         Precision { level, half }
     }
 
-    /// The level.
+    /// Optimization level.
     pub fn level(&self) -> OptLevel {
         self.level
     }
 
-    /// What an operation converts its operands to; `None` when it takes them as they come.
+    /// Dtype to which an operation casts its operands; `None` if it keeps their dtype.
     pub fn dtype_for(&self, operation: Operation) -> Option<DType> {
         use OptLevel::{O0, O1, O2, O3};
         match (operation, self.level) {
@@ -84,17 +84,17 @@ impl Precision {
         }
     }
 
-    /// What weights are rounded to after each update, where no more precise ones are kept.
+    /// Dtype to which weights are rounded after each update; `None` if f32 weights are kept.
     pub fn weight_rounding(&self) -> Option<DType> {
         (self.level == OptLevel::O3).then_some(self.half)
     }
 
-    /// True when small gradients would vanish without loss scaling.
+    /// True if small gradients underflow without loss scaling.
     pub fn needs_loss_scaling(&self) -> bool {
         self.level != OptLevel::O0 && self.half == DType::F16
     }
 
-    /// The dtype of half precision, where there is any.
+    /// Half-precision dtype; `None` at O0.
     pub fn half_dtype(&self) -> Option<DType> {
         (self.level != OptLevel::O0).then_some(self.half)
     }
@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_is_what_the_documentation_says() {
+    fn dtypes_match_documented_table() {
         let (f32, half) = (Some(DType::F32), Some(DType::BF16));
         let rows = [
             (Operation::Input, [None, f32, half, half]),

@@ -1,4 +1,4 @@
-//! What every model of the zoo can do, whatever its weights: shapes, options, heads, features, costs, initial values.
+//! Tests of all models of the zoo, independent of their weights: shapes, options, heads, features, costs, initial values.
 use fornax_engine::{Activation, DType, Device, GlobalPool, Tensor, shapes_only};
 use fornax_nn::layers::Linear;
 use fornax_nn::models::{
@@ -22,7 +22,7 @@ fn values(t: &Tensor) -> Vec<f32> {
 }
 
 #[test]
-fn every_model_gives_its_features_and_its_pyramid() {
+fn every_model_returns_features_and_feature_pyramid() {
     shapes_only(|| {
         for info in list_models() {
             let options =
@@ -43,7 +43,7 @@ fn every_model_gives_its_features_and_its_pyramid() {
 }
 
 #[test]
-fn every_model_names_its_first_convolution_and_its_classifier() {
+fn first_conv_and_classifier_names_match_parameters() {
     for info in list_models() {
         let model = shapes_only(|| info.build(&ModelOptions::default())).expect(info.name);
         let names: Vec<String> = state_entries(&*model).into_iter().map(|e| e.name).collect();
@@ -51,7 +51,7 @@ fn every_model_names_its_first_convolution_and_its_classifier() {
             assert!(names.contains(&format!("{layer}.weight")), "{}: {layer}", info.name);
         }
         assert_eq!(model.classifier_name(), info.pretrained_cfg.classifier);
-        // Depths run from the input to the head, which has none.
+        // Layer groups run from the input to the head, which has none.
         let depth = |layer: &str| model.layer_group(&format!("{layer}.weight"));
         assert_eq!(depth(info.pretrained_cfg.first_conv), Some(vec![0]), "{}", info.name);
         assert_eq!(depth(info.pretrained_cfg.classifier), None, "{}", info.name);
@@ -59,7 +59,7 @@ fn every_model_names_its_first_convolution_and_its_classifier() {
 }
 
 #[test]
-fn dilation_keeps_the_last_maps_large() {
+fn output_stride_sets_size_of_last_feature_map() {
     for name in ["resnet18", "resnet50d", "efficientnet_b0", "regnety_004", "convnext_atto"] {
         for stride in [8, 16] {
             let options = ModelOptions { output_stride: stride, ..ModelOptions::default() };
@@ -75,7 +75,7 @@ fn dilation_keeps_the_last_maps_large() {
 }
 
 #[test]
-fn options_that_a_model_does_not_have_are_refused() {
+fn unsupported_options_are_rejected() {
     for (name, option, value) in [
         ("vit_tiny_patch16_224", "output_stride", "16"),
         ("vit_tiny_patch16_224", "bn_momentum", "0.2"),
@@ -100,7 +100,7 @@ fn options_that_a_model_does_not_have_are_refused() {
 }
 
 #[test]
-fn heads_are_pooled_reset_and_replaced() {
+fn head_can_be_pooled_reset_and_replaced() {
     let (x, cx) = (images(2, 3), &mut Context::eval());
     let whole = ModelOptions { num_classes: 0, global_pool: Pooling::None, ..ModelOptions::default() };
     let maps = create_model("resnet8", &whole).expect("builds").forward(&x, cx).expect("runs");
@@ -126,7 +126,7 @@ fn heads_are_pooled_reset_and_replaced() {
 }
 
 #[test]
-fn intermediate_features_are_found_by_name_and_watching_changes_nothing() {
+fn intermediates_are_captured_by_name_without_changing_the_output() {
     let options = ModelOptions { act_layer: Some(Activation::Silu), ..ModelOptions::classes(3) };
     let model = create_model("resnet8", &options).expect("builds");
     let (x, mut cx) = (images(2, 3), Context::eval());
@@ -141,16 +141,17 @@ fn intermediate_features_are_found_by_name_and_watching_changes_nothing() {
     };
     let logits = model.forward(&x, &mut cx).expect("runs");
     let layers = ["fc", "bn1", "act1", "layer2.0.downsample.1", "global_pool"];
-    let found = model.intermediates(&x, &layers, &mut cx).expect("all are there");
+    let found = model.forward_intermediates(&x, &layers, &mut cx).expect("all layers exist");
     close(&found[0], &logits, "logits");
     close(&found[1].silu().expect("f32"), &found[2], "activation");
     assert_eq!((found[3].dims(), found[4].dims()), (&[2, 32, 32, 32][..], &[2, 64][..]));
-    let error = model.intermediates(&x, &["layer1.0.conv3"], &mut cx).expect_err("no such layer").to_string();
+    let error =
+        model.forward_intermediates(&x, &["layer1.0.conv3"], &mut cx).expect_err("no such layer").to_string();
     assert!(error.contains("layer1.0.conv3") && error.contains("did you mean"), "{error}");
 }
 
 #[test]
-fn costs_are_those_of_the_papers() {
+fn macs_and_parameters_match_papers() {
     // Multiplications of convolutions and linear layers; attention adds its own.
     let attention = 2 * 12 * 197 * 197 * 192_u64;
     for (name, macs) in [
@@ -184,7 +185,7 @@ fn moments(model: &dyn Model, name: &str) -> (f64, f64) {
 }
 
 #[test]
-fn initial_values_have_timms_statistics() {
+fn initial_values_match_timm_statistics() {
     let he = |fan_out: f64| (2.0 / fan_out).sqrt();
     let uniform = |fan: f64| 1.0 / (3.0 * fan).sqrt();
     // Mean and standard deviation.
@@ -260,19 +261,19 @@ fn initial_values_have_timms_statistics() {
 }
 
 #[test]
-fn stochastic_depth_and_drop_block_act_in_training_only() {
+fn drop_path_and_drop_block_are_active_only_in_training() {
     for (name, option) in
         [("resnet18", "drop_path_rate"), ("resnet18", "drop_block_rate"), ("convnext_atto", "drop_path_rate")]
     {
         let mut options = ModelOptions::classes(4);
-        options.set(option, "0.5").expect("a rate");
+        options.set(option, "0.5").expect("a probability");
         let build = |options: &ModelOptions| {
             let model = create_model(name, options).expect(name);
             for e in state_entries(&*model)
                 .iter()
                 .filter(|e| ["bn2.weight", "gamma"].iter().any(|end| e.name.ends_with(end)))
             {
-                // So that blocks do something.
+                // Zero-initialised residual branches would hide the effect.
                 let ones = Tensor::ones(*e.tensor.shape(), DType::F32, &Device::Cpu).expect("memory");
                 e.tensor.copy_from(&ones).expect("same shape");
             }
@@ -284,8 +285,8 @@ fn stochastic_depth_and_drop_block_act_in_training_only() {
         let training =
             |step: i64| run(&*model, Context::train().with_seed(1, &Tensor::scalar(step).expect("memory")));
         let first = training(0);
-        assert_eq!(first, training(0), "{name} {option}: draws follow from seed and step");
-        assert_ne!(first, training(1), "{name} {option}: and change with the step");
-        assert!(model.forward(&x, &mut Context::train()).is_err(), "draws need a seed");
+        assert_eq!(first, training(0), "{name} {option}: random numbers depend on seed and step");
+        assert_ne!(first, training(1), "{name} {option}: random numbers change with the step");
+        assert!(model.forward(&x, &mut Context::train()).is_err(), "a seed is required");
     }
 }

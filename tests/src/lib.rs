@@ -1,4 +1,4 @@
-//! What the whole-system tests share: the golden files and the one table of cases.
+//! Shared parts of the whole-system tests: the golden files, the table of cases, and comparisons between devices and dtypes.
 pub mod cases;
 pub mod golden;
 pub mod parity;

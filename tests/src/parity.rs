@@ -1,36 +1,40 @@
-//! Cases on a device against the CPU in f64: outputs and gradients.
+//! Comparison of cases on a device with the CPU in f64: outputs and gradients.
 use crate::cases::Case;
 use fornax_engine::{DType, Device, Result, Tensor};
 use fornax_kernels::emulator::{self, EmulatorOptions};
 
-/// Samples of a large case's batch.
+/// Batch size of large cases.
 const BATCH: usize = 1;
 
-/// What a result may be off by, relative to its own size and that of all results of its kind.
+/// Tolerance of a result, relative to its magnitude plus the root mean square of the tensor.
 fn tolerance(dtype: DType) -> f64 {
     match dtype {
         DType::F32 => 2e-5,
-        // A few roundings, of 11 and of 8 bits, between the operations that an operation is composed of.
+        // A few roundings to 11 or 8 bits within a composed operation.
         DType::F16 => 4e-3,
         _ => 3e-2,
     }
 }
 
-/// The devices to test: those that `FORNAX_TEST_DEVICES` names but the CPU, which they are compared with. The emulated one takes the driver's place, so it is not tested beside a real one.
+/// The devices in `FORNAX_TEST_DEVICES` (default `emulated`), without the CPU, which is the reference. The emulated device replaces the
+/// CUDA driver, so it cannot be tested in one process with a real device.
 ///
 /// # Panics
-/// When a name is none, or the emulated device cannot be made.
+/// When a name is invalid, or the emulated device cannot be loaded.
 pub fn devices() -> Vec<Device> {
     let names = std::env::var("FORNAX_TEST_DEVICES").unwrap_or_else(|_| "emulated".into());
     let (emulated, real) = (names.contains("emulated"), names.contains("cuda"));
-    assert!(!(emulated && real), "FORNAX_TEST_DEVICES={names}: test emulated and cuda:N in two runs");
+    assert!(!(emulated && real), "FORNAX_TEST_DEVICES={names}: emulated and cuda:N need separate runs");
     names
         .split(',')
         .filter(|name| *name != "cpu")
         .map(|name| match name.strip_prefix("cuda:") {
             Some(number) => Device::Cuda(number.parse().expect("cuda:N")),
             None => {
-                assert_eq!(name, "emulated", "FORNAX_TEST_DEVICES={names}: no such device");
+                assert_eq!(
+                    name, "emulated",
+                    "FORNAX_TEST_DEVICES={names}: unknown device; use cpu, emulated or cuda:N"
+                );
                 emulator::load(&EmulatorOptions { devices: 1, ..EmulatorOptions::default() })
                     .expect("the emulated device");
                 Device::Cuda(0)
@@ -39,22 +43,22 @@ pub fn devices() -> Vec<Device> {
         .collect()
 }
 
-/// Output and gradients of a case for inputs of `dtype`, computed in `computed` on a device; as f64.
+/// Output and gradients of a case with inputs rounded to `dtype`, computed in dtype `computed` on a device; as f64.
 pub fn outcome(case: &Case, dtype: DType, computed: DType, device: &Device) -> Result<Vec<Vec<f64>>> {
     let inputs = case.tensors_of_batch(BATCH, dtype)?;
-    let place = |t: &Tensor| -> Result<Tensor> {
+    let moved = |t: &Tensor| -> Result<Tensor> {
         let t = t.detach();
         let t = if t.dtype() == dtype { t.to_dtype(computed)? } else { t };
         t.to_device(device)
     };
     let mut tensors = vec![];
     for (t, input) in inputs.iter().zip(&case.inputs) {
-        let t = place(t)?;
+        let t = moved(t)?;
         tensors.push(if input.differentiable { t.variable() } else { t });
     }
     let y = (case.run)(&tensors)?;
     if y.requires_grad() {
-        y.backward_from(&place(&case.upstream(&y, dtype)?)?)?;
+        y.backward_from(&moved(&case.upstream(&y, dtype)?)?)?;
     }
     let values = |t: &Tensor| t.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec::<f64>();
     let mut out = vec![values(&y)?];
@@ -64,7 +68,7 @@ pub fn outcome(case: &Case, dtype: DType, computed: DType, device: &Device) -> R
     Ok(out)
 }
 
-/// Runs cases in some dtypes on a device and on the CPU, and returns what differs, in words.
+/// Runs cases in some dtypes on a device and in f64 on the CPU; the number of comparisons, and a description of each difference.
 pub fn differences<'a>(
     cases: impl Iterator<Item = &'a Case>,
     dtypes: &[DType],
@@ -93,7 +97,7 @@ pub fn differences<'a>(
     (compared, failures)
 }
 
-/// The element that is furthest off, if that is too far.
+/// The index of the element with the largest error, if that exceeds the tolerance.
 fn worst(got: &[f64], expected: &[f64], tolerance: f64) -> Option<usize> {
     assert_eq!(got.len(), expected.len());
     let norm = (expected.iter().map(|v| v * v).sum::<f64>() / expected.len() as f64).sqrt();
@@ -104,8 +108,8 @@ fn worst(got: &[f64], expected: &[f64], tolerance: f64) -> Option<usize> {
     (off.is_nan() || off > tolerance).then_some(at)
 }
 
-/// Fails with every difference, and when fewer cases than `least` were compared.
-pub fn report((compared, failures): (usize, Vec<String>), least: usize) {
+/// Panics with all differences, or when fewer than `min_compared` cases were compared.
+pub fn report((compared, failures): (usize, Vec<String>), min_compared: usize) {
     assert!(failures.is_empty(), "{} of {compared}:\n{}", failures.len(), failures.join("\n"));
-    assert!(compared >= least, "only {compared} cases were compared");
+    assert!(compared >= min_compared, "only {compared} cases were compared");
 }

@@ -1,7 +1,7 @@
-//! The table of cases on a CUDA device against the CPU in f64: outputs and gradients, in f32, f16 and bf16; on the emulated device
-//! in three orders of its threads (`devices_checked` runs it with its memory checked).
+//! The table of cases on a CUDA device against the CPU in f64: outputs and gradients, in f32, f16 and bf16; on the emulated device also
+//! with three thread orders (`devices_checked` runs it in checked mode). Casts and CUDA graphs.
 //!
-//! `FORNAX_TEST_DEVICES`, a list of `cpu`, `emulated` and `cuda:N`, chooses devices; the default is the emulated one.
+//! `FORNAX_TEST_DEVICES`, a list of `cpu`, `emulated` and `cuda:N`, selects the devices; the default is the emulated one.
 use fornax_engine::cuda::CudaGraph;
 use fornax_engine::{DType, Device, Tensor};
 use fornax_kernels::emulator;
@@ -9,34 +9,34 @@ use fornax_tests::cases::all;
 use fornax_tests::parity::{devices, differences, outcome, report};
 use std::sync::{Mutex, MutexGuard};
 
-/// The driver that this process uses is chosen once, and its settings are of the whole process: one test at a time.
-fn one_at_a_time() -> MutexGuard<'static, ()> {
+/// Serializes the tests: the driver is loaded once per process, and its settings are global.
+fn serialize() -> MutexGuard<'static, ()> {
     static LOCK: Mutex<()> = Mutex::new(());
     LOCK.lock().unwrap_or_else(|e| e.into_inner())
 }
 
 #[test]
 fn every_case_matches_the_cpu() {
-    let _alone = one_at_a_time();
+    let _guard = serialize();
     for device in devices() {
         report(differences(all().iter(), &[DType::F32, DType::F16, DType::BF16], &device), 300);
     }
 }
 
 #[test]
-fn the_order_of_threads_changes_no_bit() {
-    let _alone = one_at_a_time();
+fn results_are_bitwise_equal_for_every_thread_order() {
+    let _guard = serialize();
     for device in devices().into_iter().filter(|_| emulator::is_loaded()) {
         for case in all().iter() {
             for dtype in [DType::F32, DType::F16, DType::BF16] {
-                let of_order = |order: u64| {
+                let with_order = |order: u64| {
                     emulator::set_order(order).expect("the emulated device");
                     outcome(case, dtype, dtype, &device)
                         .unwrap_or_else(|e| panic!("{} in {dtype}, order {order}: {e}", case.name()))
                 };
-                let ascending = of_order(0);
+                let ascending = with_order(0);
                 for order in [1, 7] {
-                    assert_eq!(ascending, of_order(order), "{} in {dtype}, order {order}", case.name());
+                    assert_eq!(ascending, with_order(order), "{} in {dtype}, order {order}", case.name());
                 }
             }
         }
@@ -45,8 +45,8 @@ fn the_order_of_threads_changes_no_bit() {
 }
 
 #[test]
-fn casts_are_those_of_the_cpu() {
-    let _alone = one_at_a_time();
+fn casts_match_the_cpu_bitwise() {
+    let _guard = serialize();
     let values = [0.0, -0.0, 1.0, -1.5, 2.5, 254.6, 255.0, 300.0, -7.0, 65504.0, 65520.0, 1e-7, -3e38, 1e30];
     let special = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
     let dtypes = [DType::F32, DType::F16, DType::BF16, DType::I64, DType::U8];
@@ -69,29 +69,29 @@ fn casts_are_those_of_the_cpu() {
 }
 
 #[test]
-fn a_graph_replays_what_it_recorded() {
-    let _alone = one_at_a_time();
+fn cuda_graph_replays_the_captured_work() {
+    let _guard = serialize();
     for device in devices() {
         let on = |values: &[f32]| {
             Tensor::from_slice(values, [values.len()]).and_then(|t| t.to_device(&device)).expect("a tensor")
         };
-        let (state, rate) = (on(&[1.0, -2.0, 3.0]), on(&[0.5, 2.0, -1.0]));
-        let step = || state.copy_from(&state.mul(&rate)?.add(&rate)?);
+        let (state, factor) = (on(&[1.0, -2.0, 3.0]), on(&[0.5, 2.0, -1.0]));
+        let step = || state.copy_from(&state.mul(&factor)?.add(&factor)?);
         let values = || state.to_vec::<f32>().expect("f32");
         step().expect("runs");
         let after_one = [1.0, -2.0, -4.0];
         assert_eq!(values(), after_one);
-        let graph = CudaGraph::capture(&device, step).expect("records");
-        assert_eq!(values(), after_one, "recording does nothing");
+        let graph = CudaGraph::capture(&device, step).expect("captures");
+        assert_eq!(values(), after_one, "capturing runs nothing");
         (0..3).for_each(|_| graph.replay().expect("replays"));
         assert_eq!(values(), [1.0, -2.0, 3.0]);
-        rate.copy_from(&on(&[0.0, 0.0, 7.0])).expect("a copy");
+        factor.copy_from(&on(&[0.0, 0.0, 7.0])).expect("a copy");
         graph.replay().expect("replays");
-        assert_eq!(values(), [0.0, 0.0, 28.0], "a replay reads what is there now");
+        assert_eq!(values(), [0.0, 0.0, 28.0], "a replay reads the current values");
 
         let error = CudaGraph::capture(&device, || state.read::<f32>().map(|_| ())).err().expect("an error");
         assert!(error.to_string().contains("between host and device"), "{error}");
-        step().expect("the device goes on");
+        step().expect("the device still works");
         assert_eq!(values(), [0.0, 0.0, 203.0]);
     }
     assert!(CudaGraph::capture(&Device::Cpu, || Ok(())).is_err());

@@ -1,4 +1,4 @@
-//! Generated kernels on the emulated device in checked mode: how many bytes they move, and what their source looks like.
+//! Generated kernels on the emulated device in checked mode: memory traffic, source code, dtypes and errors.
 use fornax_engine::cuda::CudaGraph;
 use fornax_engine::fuse::{self, Broadcast::*, Expression, expression, sigmoid};
 use fornax_engine::{DType, Device, Tensor};
@@ -16,38 +16,38 @@ fn bytes(source: &str) -> u64 {
     emulator::traffic(&kernel(source)).map_or(0, |traffic| traffic.loads + traffic.stores)
 }
 
-/// Runs an expression of images and vectors by channel, forward and back, and holds the bytes that each kernel moved to what it cannot do
-/// without.
-fn check_traffic(f: &Expression, lie: &[fuse::Broadcast], images: [usize; 4], dtype: DType) {
+/// Runs the forward and backward pass of an expression of images and per-channel vectors, and asserts that each kernel moves at most 1.1
+/// times the minimum number of bytes.
+fn check_traffic(f: &Expression, broadcasts: &[fuse::Broadcast], images: [usize; 4], dtype: DType) {
     let device = Device::Cuda(0);
     let c = images[3];
-    let tensor = |lies: &fuse::Broadcast| {
-        let shape = if *lies == Full { images.to_vec() } else { vec![c] };
+    let tensor = |broadcast: &fuse::Broadcast| {
+        let shape = if *broadcast == Full { images.to_vec() } else { vec![c] };
         let t = Tensor::full(shape, 0.5, dtype, &Device::Cpu).and_then(|t| t.to_device(&device));
         t.expect("memory").variable()
     };
-    let inputs: Vec<Tensor> = lie.iter().map(tensor).collect();
-    let described: Vec<_> = lie.iter().map(|lies| (dtype, *lies)).collect();
+    let inputs: Vec<Tensor> = broadcasts.iter().map(tensor).collect();
+    let described: Vec<_> = broadcasts.iter().map(|broadcast| (dtype, *broadcast)).collect();
     let sources = [f.cuda_source(&described), f.cuda_gradient_source(&described)];
     let before = sources.each_ref().map(|source| bytes(source));
     let y = f.apply(&inputs.iter().collect::<Vec<_>>()).expect("runs");
     y.backward_from(&y.detach()).expect("runs");
-    let full = lie.iter().filter(|lies| **lies == Full).count() as u64;
+    let full = broadcasts.iter().filter(|broadcast| **broadcast == Full).count() as u64;
     let array = (images.iter().product::<usize>() * dtype.size()) as u64;
-    // Inputs and the result; inputs, the upstream gradient and a gradient for each.
+    // Forward: inputs and the result. Backward: inputs, the upstream gradient, and a gradient for each input.
     for (which, passes) in [(0, full + 1), (1, full + 1 + full)] {
         let moved = bytes(&sources[which]) - before[which];
-        let least = passes * array;
+        let minimum = passes * array;
         assert!(
-            moved >= least && moved as f64 <= 1.1 * least as f64,
-            "{moved} for {least}:\n{}",
+            moved >= minimum && moved as f64 <= 1.1 * minimum as f64,
+            "{moved} for {minimum}:\n{}",
             sources[which]
         );
     }
 }
 
 #[test]
-fn generated_kernels_move_no_more_bytes_than_they_must() {
+fn generated_kernels_move_the_minimum_number_of_bytes() {
     emulator::load(&EmulatorOptions { checked: true, ..EmulatorOptions::default() })
         .expect("the emulated device");
     let fused: Vec<_> = all().into_iter().filter(|case| case.op.contains("fuse") && !case.large).collect();
@@ -56,16 +56,16 @@ fn generated_kernels_move_no_more_bytes_than_they_must() {
         check_traffic(&expression(|[x]| x.silu()), &[Full], [8, 28, 28, 64], dtype);
         check_traffic(&expression(|[a, b]| a * sigmoid(b)), &[Full, Full], [8, 28, 28, 64], dtype);
     }
-    // So many rows that what a thread loads once for all of its rows does not show.
+    // With many rows, the values that a thread loads once for all its rows are negligible.
     let affine = expression(|[x, scale, shift, r]| fuse::relu(x * scale + shift + r));
     check_traffic(&affine, &[Full, Channel, Channel, Full], [48, 56, 56, 64], DType::F16);
 }
 
 #[test]
-fn the_source_can_be_read() {
+fn generated_source_is_readable() {
     let swish = expression(|[x, beta]| x * sigmoid(x * beta) * sigmoid(x * beta));
     let source = swish.cuda_source(&[(DType::F16, Full), (DType::F32, Channel)]);
-    // Common parts are computed once.
+    // Common subexpressions are computed once.
     let body = "  const float v2 = x0 * x1;\n  const float v3 = sigmoid(v2);\n  const float v4 = x0 * v3;\n  \
                 const float v5 = v3 * v4;\n  y0 = v5;\n";
     assert!(source.contains(body), "{source}");
@@ -95,11 +95,11 @@ fn values(n: usize, seed: usize) -> Vec<f32> {
 }
 
 #[test]
-fn halves_take_vectors_in_f32_and_views_need_no_alignment() {
+fn f16_inputs_accept_f32_vectors_and_unaligned_views() {
     let f = expression(|[x, scale, y]| fuse::tanh(x * scale) + y);
     for device in [Device::Cpu, emulated()] {
         for c in [5, 8] {
-            // Nine rows, of which the first is left out: single elements, or packs.
+            // A view without the first of nine rows, which is unaligned for c = 5.
             let x = Tensor::from_vec(values(9 * c, 1), [9, c])
                 .and_then(|x| x.to_dtype(DType::F16)?.to_device(&device));
             let x = x.and_then(|x| x.narrow(0, 1, 8)).expect("a view").variable();
@@ -130,22 +130,22 @@ fn halves_take_vectors_in_f32_and_views_need_no_alignment() {
 }
 
 #[test]
-fn a_graph_replays_a_generated_kernel() {
+fn cuda_graph_replays_a_generated_kernel() {
     let device = emulated();
     let on = |values: &[f32]| {
         Tensor::from_slice(values, [values.len()]).and_then(|t| t.to_device(&device)).expect("memory")
     };
-    let (state, rate) = (on(&[1.0, -2.0, 3.0]), on(&[0.5, 2.0, -1.0]));
-    let f = expression(|[state, rate]| state * rate + 1.0);
-    let step = || state.copy_from(&f.apply(&[&state, &rate])?);
+    let (state, factor) = (on(&[1.0, -2.0, 3.0]), on(&[0.5, 2.0, -1.0]));
+    let f = expression(|[state, factor]| state * factor + 1.0);
+    let step = || state.copy_from(&f.apply(&[&state, &factor])?);
     step().expect("runs");
-    let graph = CudaGraph::capture(&device, step).expect("records");
+    let graph = CudaGraph::capture(&device, step).expect("captures");
     (0..2).for_each(|_| graph.replay().expect("replays"));
     assert_eq!(state.to_vec::<f32>().expect("f32"), [1.875, -9.0, -2.0]);
 }
 
 #[test]
-fn errors_name_what_does_not_fit() {
+fn errors_name_the_mismatched_input() {
     let f = expression(|[a, b]| a + b);
     let tensor = |shape: &[usize], dtype| Tensor::ones(shape, dtype, &Device::Cpu).expect("memory");
     let x = tensor(&[2, 3], DType::F32);
@@ -164,13 +164,13 @@ fn errors_name_what_does_not_fit() {
 }
 
 #[test]
-fn gradients_stay_small_and_finite() {
+fn gradient_source_grows_linearly_and_gradients_are_finite() {
     let steps = |n: usize| {
         let f = expression(|[x]| (0..n).fold(x, |y, _| sigmoid(y) * y));
         f.cuda_gradient_source(&[(DType::F32, Full)]).matches("const float v").count()
     };
-    assert_eq!(steps(40) - steps(20), 2 * (steps(20) - steps(10)), "each step adds the same");
-    // Where e^x overflows, the branch that is not taken gives 0 rather than NaN.
+    assert_eq!(steps(40) - steps(20), 2 * (steps(20) - steps(10)), "each step adds as many values");
+    // Where e^x overflows, the branch that is not selected contributes 0, not NaN.
     let elu = expression(|[x]| x.greater(0.0).select(x, x.exp_m1()));
     for device in [Device::Cpu, emulated()] {
         let x = Tensor::from_slice(&[200.0f32, -200.0], [2])

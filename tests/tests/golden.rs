@@ -1,7 +1,7 @@
-//! Every case of the golden folder, one named test a topic: `cargo test -p fornax-tests --test golden [-- TOPIC]`.
+//! Every case of the golden folder, one named test per topic: `cargo test -p fornax-tests --test golden [-- TOPIC]`.
 //!
-//! `FORNAX_GOLDEN` names another folder; `FORNAX_TEST_DEVICES` (default `cpu`) chooses devices. A topic that is not
-//! implemented yet is listed as ignored, and fails when it is asked for by name.
+//! `FORNAX_GOLDEN` selects another folder, `FORNAX_TEST_DEVICES` (default `cpu`) the devices. A topic that is not implemented yet is
+//! ignored by default, and fails when it is selected by name.
 use fornax::device::DeviceSpec;
 use fornax_engine::Device;
 use fornax_tests::golden::{TOPICS, Topic, folder};
@@ -33,7 +33,7 @@ fn device_of(name: &str) -> Result<Device, Failed> {
     Ok(choice.open().map_err(|e| e.to_string())?)
 }
 
-/// A file of a topic that no test knows must not pass unseen.
+/// Fails on a file of an unknown topic.
 fn every_file_is_a_known_topic() -> Result<(), Failed> {
     let folder = folder();
     let mut found = 0;
@@ -42,8 +42,12 @@ fn every_file_is_a_known_topic() -> Result<(), Failed> {
         let Some(stem) = name.strip_suffix(".json").filter(|s| *s != "manifest") else { continue };
         found += 1;
         if !TOPICS.iter().any(|(topic, _)| *topic == stem) {
-            return Err(format!("{name}: no test knows this topic").into());
+            return Err(format!("{name}: unknown topic; add it to TOPICS").into());
         }
     }
-    if found == 0 { Err(format!("{} holds no topic", folder.display()).into()) } else { Ok(()) }
+    if found == 0 {
+        Err(format!("{} contains no topic; check FORNAX_GOLDEN", folder.display()).into())
+    } else {
+        Ok(())
+    }
 }

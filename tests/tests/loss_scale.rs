@@ -1,10 +1,10 @@
-//! Loss scales in a device's memory, which the golden topics are not run on by default.
+//! Dynamic loss scaling on the CPU and on the emulated device, against the golden sequences of PyTorch.
 use fornax_engine::Device;
 use fornax_tests::golden::{Topic, folder, loss_scale};
 
 #[test]
-fn scales_follow_those_of_pytorch() {
-    for device in [Device::Cpu, Device::emulated(1).expect("g++ is there")] {
+fn loss_scales_match_pytorch() {
+    for device in [Device::Cpu, Device::emulated(1).expect("g++ is installed")] {
         let topic = Topic::load(&folder(), "schedulers", device).expect("reads");
         let cases = topic.cases().expect("cases").into_iter().filter(|case| case.op() == "grad_scaler");
         let cases: Vec<_> = cases.collect();

@@ -1,10 +1,10 @@
-//! The table of cases: gradients against finite differences, f32 against f64, levels and thread counts against each other.
+//! The table of cases on the CPU: gradients against finite differences, other dtypes against f64, SIMD levels and thread counts.
 use fornax_engine::cpu::simd::{self, Level};
 use fornax_engine::{DType, Device, Result, Tensor};
 use fornax_tests::cases::{Case, all};
 use fornax_tests::parity::{differences, report};
 
-/// Samples of a large case's batch: enough for every kernel's tiles, few enough for the plain f64 loops.
+/// Batch size of large cases: enough for every kernel's tiles, and few enough for the plain f64 loops.
 const BATCH: usize = 3;
 
 /// Output and gradients of a case, as f64.
@@ -35,7 +35,7 @@ fn names_are_unique() {
     assert_eq!(names.len(), before);
 }
 
-/// Every element of every gradient, for a random upstream gradient, by central differences in f64.
+/// Every element of every gradient, for a random upstream gradient, against central differences in f64.
 #[test]
 fn gradients_match_finite_differences() {
     const STEP: f64 = 1e-5;
@@ -72,8 +72,8 @@ fn gradients_match_finite_differences() {
     assert!(checked > 1000, "only {checked} gradients were checked");
 }
 
-/// The vectorised f32 kernels against the plain f64 ones, at every level that the processor has, and each level with
-/// one, two and three threads to the same bits.
+/// The vectorised f32 kernels against the plain f64 ones at every SIMD level of the CPU; at each level the results with one, two and
+/// three threads are bitwise equal.
 #[test]
 fn f32_matches_f64_at_every_level_and_thread_count() {
     let pools: Vec<_> = [1, 2, 3]
@@ -115,8 +115,8 @@ fn f32_matches_f64_at_every_level_and_thread_count() {
     }
 }
 
-/// Halves on the CPU, computed by way of f32: outputs and gradients against f64, to the tolerances of devices.
+/// f16 and bf16 on the CPU: outputs and gradients against f64.
 #[test]
-fn halves_match_f64() {
+fn f16_and_bf16_match_f64() {
     report(differences(all().iter(), &[DType::F16, DType::BF16], &Device::Cpu), 200);
 }

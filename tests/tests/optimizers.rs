@@ -1,6 +1,7 @@
-//! Every optimizer on the emulated device in checked mode, against the CPU; and how many kernels an update launches.
+//! Every optimizer against PyTorch and timm, and on the emulated device in checked mode against the CPU; the number of launches of an
+//! update, and errors.
 //!
-//! A process of its own: kernels are compiled with or without checks when they are first used.
+//! A separate process, since kernels are compiled with or without checks when they are first used.
 use fornax::optim::{KwargValue, OptimizerOptions, Parameter, create_optimizer, optimizer_names, rule};
 use fornax_engine::{
     DType, Device, GradClip, GradientRule, LossScaling, Result, Tensor, UpdateOperands, UpdateRule,
@@ -13,8 +14,8 @@ use std::sync::{Mutex, MutexGuard};
 
 const GPU: Device = Device::Cuda(0);
 
-/// Counts are of the whole process: one test at a time.
-fn alone() -> MutexGuard<'static, ()> {
+/// Serializes the tests: launch counts are global.
+fn serialize() -> MutexGuard<'static, ()> {
     static LOCK: Mutex<()> = Mutex::new(());
     let guard = LOCK.lock().unwrap_or_else(|e| e.into_inner());
     emulator::load(&EmulatorOptions { checked: true, ..EmulatorOptions::default() })
@@ -30,48 +31,48 @@ fn options() -> OptimizerOptions {
     OptimizerOptions { lr: Some(0.02), ..OptimizerOptions::default() }
 }
 
-/// Numbers that look random, and are the same everywhere.
+/// Pseudo-random numbers, the same on every device.
 fn values(shape: &[usize], seed: usize, device: &Device) -> Tensor {
     let value = |i: usize| ((i * 7919 + seed * 104_729 + 17) % 10_007) as f32 / 5003.5 - 1.0;
     let values: Vec<f32> = (0..shape.iter().product()).map(value).collect();
     Tensor::from_vec(values, shape).and_then(|t| t.to_device(device)).expect("memory")
 }
 
-/// Parameters that meet every way of cutting: one element, rows of an odd length, rows in packs, long rows, several chunks.
+/// Shapes that cover every chunk layout: one element, rows of odd and even length, long rows, several chunks.
 const SHAPES: [&[usize]; 7] = [&[1], &[37], &[6, 5], &[8, 3, 3, 4], &[3, 1100], &[40, 500], &[20, 3, 3, 19]];
 
-/// A parameter with all that an update can be given.
-struct Held {
+/// A parameter with all optional state of an update.
+struct TestParameter {
     weights: Tensor,
     ema: Tensor,
     moments: Vec<Tensor>,
-    kept: Option<Tensor>,
+    param_scalar: Option<Tensor>,
     factors: Option<[Tensor; 2]>,
 }
 
-impl Held {
-    fn new(i: usize, rule: &UpdateRule, device: &Device) -> Result<Held> {
-        let (shape, keeps) = (SHAPES[i], rule.state_spec());
+impl TestParameter {
+    fn new(i: usize, rule: &UpdateRule, device: &Device) -> Result<TestParameter> {
+        let (shape, spec) = (SHAPES[i], rule.state_spec());
         let weights = values(shape, i, device).variable();
-        weights.cached_cast(half(i))?;
+        weights.cached_cast(half_dtype(i))?;
         let full = |first: f32| Tensor::full(shape, f64::from(first), DType::F32, device);
-        let mut moments = keeps.moments.iter().map(|(_, first)| full(*first)).collect::<Result<Vec<_>>>()?;
+        let mut moments = spec.moments.iter().map(|(_, first)| full(*first)).collect::<Result<Vec<_>>>()?;
         let zeros = |shape: [usize; 2]| Tensor::zeros(shape, DType::F32, device);
-        let factors = match keeps.factored.and_then(|how| how.axes(shape)) {
+        let factors = match spec.factored.and_then(|how| how.axes(shape)) {
             Some([a, b, c]) => Some([zeros([a, b])?, zeros([b, c])?]),
             None => None,
         };
         if factors.is_some() {
             moments[0] = Tensor::zeros([0], DType::F32, device)?;
         }
-        let kept = keeps.param_scalar.map(|_| Tensor::zeros([2], DType::F32, device)).transpose()?;
-        Ok(Held { weights, ema: values(shape, i + 1, device), moments, kept, factors })
+        let param_scalar = spec.param_scalar.map(|_| Tensor::zeros([2], DType::F32, device)).transpose()?;
+        Ok(TestParameter { weights, ema: values(shape, i + 1, device), moments, param_scalar, factors })
     }
 
     fn updated<'a>(&'a self, i: usize, gradient: &'a Tensor) -> UpdateOperands<'a> {
         UpdateOperands {
             moments: self.moments.iter().collect(),
-            param_scalar: self.kept.as_ref(),
+            param_scalar: self.param_scalar.as_ref(),
             factors: self.factors.as_ref().map(|[rows, columns]| [rows, columns]),
             ema: Some(&self.ema),
             weight_decay: if i % 3 == 1 { 0.0 } else { 0.1 },
@@ -82,15 +83,15 @@ impl Held {
     }
 }
 
-/// The dtype of a parameter's copy.
-fn half(i: usize) -> DType {
+/// The dtype of a parameter's low-precision copy.
+fn half_dtype(i: usize) -> DType {
     [DType::F16, DType::BF16][i % 2]
 }
 
-/// What some updates leave of weights, averages and half-precision copies.
+/// Weights, EMAs and low-precision copies after seven updates.
 fn run(rule: &UpdateRule, gradients: GradientRule, device: &Device) -> Result<Vec<Vec<f32>>> {
     let state = UpdateState::new(gradients, rule, device)?;
-    let all = (0..SHAPES.len()).map(|i| Held::new(i, rule, device)).collect::<Result<Vec<_>>>()?;
+    let all = (0..SHAPES.len()).map(|i| TestParameter::new(i, rule, device)).collect::<Result<Vec<_>>>()?;
     for step in 0..7 {
         let gradient = |i: usize| values(SHAPES[i], 31 + 7 * i + 13 * step, device).mul_scalar(16.0);
         let now = (0..all.len()).map(gradient).collect::<Result<Vec<_>>>()?;
@@ -99,18 +100,18 @@ fn run(rule: &UpdateRule, gradients: GradientRule, device: &Device) -> Result<Ve
         state.set_lr(0.02 / (1 + step) as f64, 0.9)?;
         update(rule, &updated, &state)?;
     }
-    let mut left = vec![];
-    for (i, Held { weights, ema, .. }) in all.iter().enumerate() {
-        left.extend([weights.to_vec::<f32>()?, ema.to_vec::<f32>()?]);
-        let copy = weights.cached_cast(half(i))?;
-        left.push(copy.to_dtype(DType::F32)?.to_vec::<f32>()?);
+    let mut results = vec![];
+    for (i, TestParameter { weights, ema, .. }) in all.iter().enumerate() {
+        results.extend([weights.to_vec::<f32>()?, ema.to_vec::<f32>()?]);
+        let copy = weights.cached_cast(half_dtype(i))?;
+        results.push(copy.to_dtype(DType::F32)?.to_vec::<f32>()?);
     }
-    Ok(left)
+    Ok(results)
 }
 
-/// Every name, with PyTorch's and timm's numbers (`tests/data/optimizers.py`).
+/// Every optimizer name against PyTorch and timm (`tests/data/optimizers.py`).
 #[test]
-fn every_optimizer_goes_where_it_goes_in_timm() {
+fn every_optimizer_matches_timm() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("data");
     let topic = Topic::load(&folder, "optimizers", Device::Cpu).expect("the file");
     let cases = optim_trajectories::check(&topic).unwrap_or_else(|e| panic!("{e}"));
@@ -121,9 +122,9 @@ fn every_optimizer_goes_where_it_goes_in_timm() {
     }
 }
 
-/// Where the CPU has a loop of its own, a clamp that clamps nothing has it run the formula instead.
+/// Clipping by value disables the handwritten CPU loops; with a limit that clips nothing, the formulas run instead.
 #[test]
-fn loops_do_what_their_formulas_say() {
+fn cpu_loops_match_the_update_formulas() {
     for name in ["sgd", "momentum", "adamw"] {
         let rule = rule(name, &options()).expect("an optimizer").update;
         let [by_loop, by_formula] = [None, Some(GradClip::Value(1e9))]
@@ -131,7 +132,7 @@ fn loops_do_what_their_formulas_say() {
         for (a, b) in by_loop.iter().flatten().zip(by_formula.iter().flatten()) {
             assert!((a - b).abs() <= 1e-6 + 8.2e-3 * a.abs(), "{name}: {a} and {b}");
         }
-        // Weights themselves, without copies in half precision.
+        // Weights, without EMAs and low-precision copies.
         for (a, b) in by_loop.iter().step_by(3).flatten().zip(by_formula.iter().step_by(3).flatten()) {
             assert!((a - b).abs() <= 1e-6 + 2e-6 * a.abs(), "{name}: {a} and {b}");
         }
@@ -139,15 +140,15 @@ fn loops_do_what_their_formulas_say() {
 }
 
 #[test]
-fn every_optimizer_does_on_a_gpu_what_it_does_on_the_cpu() {
-    let _alone = alone();
+fn every_optimizer_on_the_gpu_matches_the_cpu() {
+    let _guard = serialize();
     let scaling = Some(LossScaling { init_scale: 16.0, growth_interval: 3, ..LossScaling::default() });
     let clips = [None, Some(GradClip::Norm(0.5)), Some(GradClip::Value(0.3)), Some(GradClip::Agc(0.05))];
-    // AdaHessian reads a curvature, which its own tests give it.
+    // AdaHessian needs Hessian diagonals; it has separate tests.
     for (i, name) in names().filter(|name| name != "adahessian").enumerate() {
         let rule = rule(&name, &options()).expect("an optimizer").update;
         let gradients =
-            GradientRule { scaling: scaling.filter(|_| half(i) == DType::F16), clip: clips[i % 4] };
+            GradientRule { scaling: scaling.filter(|_| half_dtype(i) == DType::F16), clip: clips[i % 4] };
         let [on_cpu, on_gpu] = [Device::Cpu, GPU].map(|device| run(&rule, gradients, &device).expect(&name));
         assert_eq!(emulator::take_error(), None, "{name}");
         for (which, (cpu, gpu)) in on_cpu.iter().zip(&on_gpu).enumerate() {
@@ -160,7 +161,7 @@ fn every_optimizer_does_on_a_gpu_what_it_does_on_the_cpu() {
     }
 }
 
-/// The shapes of ResNet-50's 161 parameters, with an eighth of its channels.
+/// The shapes of ResNet-50's 161 parameters, with 1/8 of its channels.
 fn resnet50() -> Vec<Vec<usize>> {
     let mut shapes = vec![vec![8, 7, 7, 3], vec![8], vec![8]];
     let mut input = 8;
@@ -182,8 +183,8 @@ fn resnet50() -> Vec<Vec<usize>> {
 }
 
 #[test]
-fn an_update_is_at_most_three_launches() {
-    let _alone = alone();
+fn update_is_at_most_three_launches() {
+    let _guard = serialize();
     let shapes = resnet50();
     for name in names() {
         for clip in [None, Some(GradClip::Norm(1.0))] {
@@ -199,32 +200,28 @@ fn an_update_is_at_most_three_launches() {
             let before = cuda::launch_count(GPU);
             optimizer.step().expect("updates");
             let launches = cuda::launch_count(GPU) - before;
-            // A look at all gradients, which others than LAMB do without unless gradients are clipped or scaled.
-            let look = u64::from(clip.is_some() && !optimizer.rule().name().contains("lamb"));
-            assert!(launches <= 3 + look, "{name} with {clip:?}: {launches} launches");
+            // Clipping adds a launch that computes the gradient norm. LAMB always has it.
+            let norm = u64::from(clip.is_some() && !optimizer.rule().name().contains("lamb"));
+            assert!(launches <= 3 + norm, "{name} with {clip:?}: {launches} launches");
         }
     }
 }
 
 #[test]
-fn what_an_optimizer_does_not_have_is_refused() {
-    let refused = |name: &str, options: OptimizerOptions| {
-        rule(name, &options).expect_err("it is not known").to_string()
+fn unknown_optimizers_and_options_are_rejected() {
+    let error = |name: &str, options: OptimizerOptions| {
+        rule(name, &options).expect_err("invalid options").to_string()
     };
-    assert!(
-        refused("adamm", options()).contains("did you mean \"adam\"?"),
-        "{}",
-        refused("adamm", options())
-    );
+    assert!(error("adamm", options()).contains("did you mean \"adam\"?"), "{}", error("adamm", options()));
     let momentum = OptimizerOptions { momentum: Some(0.9), ..options() };
-    assert!(refused("adamw", momentum).contains("adamw has no momentum"));
+    assert!(error("adamw", momentum).contains("adamw has no momentum"));
     let mut unknown = options();
     unknown.kwargs.insert("nesterof".into(), KwargValue::Bool(true));
-    assert!(refused("sgd", unknown.clone()).contains("nesterov=true"), "{}", refused("sgd", unknown));
+    assert!(error("sgd", unknown.clone()).contains("nesterov=true"), "{}", error("sgd", unknown));
     let mut wrong = options();
     wrong.kwargs.insert("amsgrad".into(), KwargValue::Number(1.0));
-    assert!(refused("adam", wrong).contains("amsgrad"));
+    assert!(error("adam", wrong).contains("amsgrad"));
     let betas = OptimizerOptions { betas: Some(vec![0.9]), ..options() };
-    assert!(refused("adam", betas).contains("there are 2"));
-    assert!(refused("adamc", OptimizerOptions::default()).contains("highest learning rate"));
+    assert!(error("adam", betas).contains("there are 2"));
+    assert!(error("adamc", OptimizerOptions::default()).contains("highest learning rate"));
 }

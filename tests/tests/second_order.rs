@@ -1,22 +1,22 @@
-//! Gradients of gradients: Hessian-vector products of every case of the table, and of a network, against finite differences of
+//! Second-order gradients: Hessian-vector products of every case of the table, and of a network, against finite differences of
 //! gradients; and on devices against the CPU.
 //!
-//! `FORNAX_TEST_DEVICES`, a list of `cpu`, `emulated` and `cuda:N`, chooses devices; the default is the emulated one.
+//! `FORNAX_TEST_DEVICES`, a list of `cpu`, `emulated` and `cuda:N`, selects the devices; the default is the emulated one.
 use fornax_engine::{
     Activation, BatchNorm, Conv2dOptions, DType, Device, GlobalPool, Result, Tensor, gradients,
 };
 use fornax_tests::cases::{Case, all};
 use fornax_tests::parity::devices;
-use fornax_tests::second_order::{Place, Twice, vector};
+use fornax_tests::second_order::{Derivatives, EvaluationPoint, vector};
 
-/// Operations that are differentiated once only.
-const ONCE: [&str; 1] = ["prod"];
+/// Operations without second derivatives.
+const FIRST_ORDER_ONLY: [&str; 1] = ["prod"];
 
-/// The step of finite differences.
+/// Step of the finite differences.
 const STEP: f64 = 1e-5;
 
 fn cases() -> impl Iterator<Item = Case> {
-    all().into_iter().filter(|case| !case.large && !ONCE.contains(&case.op))
+    all().into_iter().filter(|case| !case.large && !FIRST_ORDER_ONLY.contains(&case.op))
 }
 
 fn expect_close(name: &str, what: &str, got: &[f64], expected: &[f64], tolerance: f64) {
@@ -35,39 +35,44 @@ fn difference(above: &[f64], below: &[f64]) -> Vec<f64> {
 
 #[test]
 fn hessian_vector_products_match_finite_differences() {
-    let (mut checked, mut bent) = (0, 0);
+    let (mut checked, mut nonlinear) = (0, 0);
     for case in cases() {
         let name = case.name();
         let run = || -> Result<bool> {
-            let place = Place::new(&case)?;
-            let got = place.twice(&case)?;
-            let (_, slope) = place.once(&case)?;
-            place.step(&case, STEP)?;
-            let above = place.once(&case)?;
-            place.step(&case, -2.0 * STEP)?;
-            let below = place.once(&case)?;
-            let (along, product) = (difference(&above.0, &below.0), difference(&above.1, &below.1));
-            expect_close(&name, "a gradient that leaves a graph", &got.slope, &slope, 1e-12);
-            expect_close(&name, "the Hessian times a vector", &got.product, &product, 1e-6);
-            expect_close(&name, "the output along a vector", &got.along, &along, 1e-6);
-            Ok(product.iter().any(|p| p.abs() > 1e-3))
+            let point = EvaluationPoint::new(&case)?;
+            let got = point.second_order(&case)?;
+            let (_, gradient) = point.first_order(&case)?;
+            point.step(&case, STEP)?;
+            let above = point.first_order(&case)?;
+            point.step(&case, -2.0 * STEP)?;
+            let below = point.first_order(&case)?;
+            let (jvp, hvp) = (difference(&above.0, &below.0), difference(&above.1, &below.1));
+            expect_close(&name, "the gradient with create_graph", &got.gradient, &gradient, 1e-12);
+            expect_close(&name, "the Hessian-vector product", &got.hvp, &hvp, 1e-6);
+            expect_close(&name, "the Jacobian-vector product", &got.jvp, &jvp, 1e-6);
+            Ok(hvp.iter().any(|p| p.abs() > 1e-3))
         };
         checked += 1;
-        bent += usize::from(run().unwrap_or_else(|e| panic!("{name}: {e}")));
+        nonlinear += usize::from(run().unwrap_or_else(|e| panic!("{name}: {e}")));
     }
-    assert!(checked > 300 && bent > 150, "only {checked} cases were checked, {bent} of them not linear");
+    assert!(
+        checked > 300 && nonlinear > 150,
+        "only {checked} cases were checked, {nonlinear} of them not linear"
+    );
 }
 
 #[test]
-fn an_operation_that_cannot_be_differentiated_twice_says_so() {
-    for op in ONCE {
-        let case = all().into_iter().find(|case| case.op == op).expect("it is in the table");
-        let error = Place::new(&case).and_then(|place| place.twice(&case)).expect_err("it cannot");
+fn create_graph_through_a_first_order_operation_is_an_error() {
+    for op in FIRST_ORDER_ONLY {
+        let case = all().into_iter().find(|case| case.op == op).expect("the operation is in the table");
+        let error = EvaluationPoint::new(&case)
+            .and_then(|point| point.second_order(&case))
+            .expect_err("no second derivative");
         assert!(error.to_string().contains(op), "{error}");
     }
 }
 
-/// Against the CPU in f64: in f32, and loosely in halves, where second gradients are made of rounded first ones.
+/// In f32, f16 and bf16 against the CPU in f64. Tolerances of f16 and bf16 are wide, as second gradients are computed from rounded first ones.
 #[test]
 fn every_case_matches_f64_in_other_dtypes_and_on_devices() {
     for device in devices().into_iter().chain([Device::Cpu]) {
@@ -84,15 +89,15 @@ fn every_case_matches_f64_in_other_dtypes_and_on_devices() {
 }
 
 fn compare(case: &Case, dtype: DType, device: &Device, tolerance: f64) -> std::result::Result<(), String> {
-    let run = || -> Result<(Twice, Twice)> {
-        let place = Place::new(case)?.on(device, dtype)?;
-        Ok((place.twice(case)?, place.on(&Device::Cpu, DType::F64)?.twice(case)?))
+    let run = || -> Result<(Derivatives, Derivatives)> {
+        let point = EvaluationPoint::new(case)?.to(device, dtype)?;
+        Ok((point.second_order(case)?, point.to(&Device::Cpu, DType::F64)?.second_order(case)?))
     };
     let (got, expected) = run().map_err(|e| e.to_string())?;
     let parts = [
-        ("slope", &got.slope, &expected.slope),
-        ("product", &got.product, &expected.product),
-        ("along", &got.along, &expected.along),
+        ("gradient", &got.gradient, &expected.gradient),
+        ("hvp", &got.hvp, &expected.hvp),
+        ("jvp", &got.jvp, &expected.jvp),
     ];
     for (part, got, expected) in parts {
         let scale = expected.iter().fold(1.0f64, |m, e| m.max(e.abs()));
@@ -104,7 +109,7 @@ fn compare(case: &Case, dtype: DType, device: &Device, tolerance: f64) -> std::r
     Ok(())
 }
 
-/// Two stages with batch norm of the batch, a shortcut and a strided, grouped convolution; the loss has smoothing.
+/// Two stages with batch norm in training, a shortcut and a strided, grouped convolution; the loss has label smoothing.
 struct Network {
     images: Tensor,
     target: Tensor,
@@ -171,18 +176,18 @@ impl Network {
         let one = Tensor::scalar(1.0f64)?;
         let wanted: Vec<&Tensor> = self.parameters.iter().collect();
         let grads = gradients(&[(&self.loss()?, &one)], &wanted, create_graph)?;
-        Ok(grads.into_iter().map(|g| g.expect("every parameter matters")).collect())
+        Ok(grads.into_iter().map(|g| g.expect("the loss depends on every parameter")).collect())
     }
 }
 
 #[test]
-fn the_hessian_of_a_network_times_a_vector_matches_finite_differences() -> Result<()> {
+fn network_hessian_vector_product_matches_finite_differences() -> Result<()> {
     let network = Network::new()?;
     let v: Vec<Tensor> = network.parameters.iter().map(|p| vector(p, "v")).collect::<Result<_>>()?;
-    let slopes = network.gradients(true)?;
-    let outputs: Vec<(&Tensor, &Tensor)> = slopes.iter().zip(&v).collect();
+    let grads = network.gradients(true)?;
+    let outputs: Vec<(&Tensor, &Tensor)> = grads.iter().zip(&v).collect();
     let wanted: Vec<&Tensor> = network.parameters.iter().collect();
-    let products = gradients(&outputs, &wanted, false)?;
+    let hvps = gradients(&outputs, &wanted, false)?;
     let at = |by: f64| -> Result<Vec<Tensor>> {
         for (p, v) in network.parameters.iter().zip(&v) {
             p.copy_from(&p.detach().add(&v.mul_scalar(by)?)?)?;
@@ -190,11 +195,11 @@ fn the_hessian_of_a_network_times_a_vector_matches_finite_differences() -> Resul
         network.gradients(false)
     };
     let (above, below) = (at(STEP)?, at(-2.0 * STEP)?);
-    for (i, product) in products.into_iter().enumerate() {
-        let got = product.expect("every parameter matters").to_vec::<f64>()?;
+    for (i, hvp) in hvps.into_iter().enumerate() {
+        let got = hvp.expect("the loss depends on every parameter").to_vec::<f64>()?;
         let expected = difference(&above[i].to_vec()?, &below[i].to_vec()?);
-        assert!(expected.iter().any(|e| e.abs() > 1e-4), "parameter {i} is bent");
-        expect_close(&format!("parameter {i}"), "the Hessian times a vector", &got, &expected, 1e-6);
+        assert!(expected.iter().any(|e| e.abs() > 1e-4), "the gradient depends on parameter {i}");
+        expect_close(&format!("parameter {i}"), "the Hessian-vector product", &got, &expected, 1e-6);
     }
     Ok(())
 }

@@ -1,10 +1,10 @@
-//! Networks of every family in training: gradients that leave a graph are those of the kernels, and the curvature along a direction is
-//! how much the slope changes.
+//! Models of every architecture in training: gradients with `create_graph` match those of the kernels, and the curvature along a direction
+//! matches finite differences of gradients.
 use fornax_engine::{Activation, DType, Device, Result, Tensor, gradients};
 use fornax_nn::{Context, Model, ModelOptions, create_model, named_parameters};
 use fornax_tests::second_order::vector;
 
-/// The step of finite differences: what rounds off in f32 is small beside what it changes.
+/// Step of the finite differences, large enough that f32 rounding is negligible.
 const STEP: f64 = 3e-4;
 
 struct Network {
@@ -19,7 +19,7 @@ impl Network {
         let options = ModelOptions {
             num_classes: 5,
             img_size: name.starts_with("vit").then_some([size; 2]),
-            // Smooth: steps over kinks would change the slope by more than curvature does.
+            // A smooth activation: a step over a kink would change the gradient more than the curvature does.
             act_layer: (!name.starts_with("vit") && !name.starts_with("convnext"))
                 .then_some(Activation::Silu),
             ..ModelOptions::default()
@@ -37,7 +37,7 @@ impl Network {
         let loss = logits.cross_entropy(&self.target, 0.1)?;
         let one = Tensor::ones((), DType::F32, &Device::Cpu)?;
         let grads = gradients(&[(&loss, &one)], &self.wanted(), create_graph)?;
-        Ok(grads.into_iter().map(|g| g.expect("every parameter matters")).collect())
+        Ok(grads.into_iter().map(|g| g.expect("the loss depends on every parameter")).collect())
     }
 
     fn wanted(&self) -> Vec<&Tensor> {
@@ -58,7 +58,7 @@ fn dot(a: &[Tensor], b: &[Tensor]) -> Result<f64> {
 }
 
 #[test]
-fn every_family_is_differentiated_twice() -> Result<()> {
+fn second_derivatives_of_every_architecture_match_finite_differences() -> Result<()> {
     for (name, size) in [
         ("resnet20", 32),
         ("mobilenetv2_100", 64),
@@ -69,18 +69,19 @@ fn every_family_is_differentiated_twice() -> Result<()> {
     ] {
         let network = Network::new(name, size)?;
         let kernels = network.gradients(false)?;
-        let slopes = network.gradients(true)?;
+        let grads = network.gradients(true)?;
         let norm = dot(&kernels, &kernels)?.sqrt();
-        for (i, (got, expected)) in slopes.iter().zip(&kernels).enumerate() {
+        for (i, (got, expected)) in grads.iter().zip(&kernels).enumerate() {
             let gap =
                 got.detach().sub(expected)?.l2_norm(&(0..got.rank()).collect::<Vec<_>>(), false)?.item()?;
             assert!(gap < 1e-4 * norm, "{name}: gradient {i} is off by {gap} of {norm}");
         }
         let v: Vec<Tensor> = kernels.iter().map(|g| g.mul_scalar(1.0 / norm)).collect::<Result<_>>()?;
-        let outputs: Vec<(&Tensor, &Tensor)> = slopes.iter().zip(&v).collect();
-        let products = gradients(&outputs, &network.wanted(), false)?;
-        let products: Vec<Tensor> = products.into_iter().map(|p| p.expect("every slope is bent")).collect();
-        let curvature = dot(&products, &v)?;
+        let outputs: Vec<(&Tensor, &Tensor)> = grads.iter().zip(&v).collect();
+        let hvps = gradients(&outputs, &network.wanted(), false)?;
+        let hvps: Vec<Tensor> =
+            hvps.into_iter().map(|p| p.expect("the gradient depends on every parameter")).collect();
+        let curvature = dot(&hvps, &v)?;
         network.step(&v, STEP)?;
         let above = dot(&network.gradients(false)?, &v)?;
         network.step(&v, -2.0 * STEP)?;

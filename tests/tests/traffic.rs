@@ -1,6 +1,6 @@
-//! The bytes that kernels move on the emulated device in checked mode, against the least that their operations can do with.
+//! Memory traffic of kernels on the emulated device in checked mode, against the minimum that their operations need.
 //!
-//! A process of its own: kernels are compiled with or without checks when they are first used.
+//! A separate process, since kernels are compiled with or without checks when they are first used.
 use fornax::optim::{OptimizerOptions, rule};
 use fornax_engine::random::{RngKey, RngStream};
 use fornax_engine::{
@@ -12,8 +12,8 @@ use std::sync::{Mutex, MutexGuard};
 
 const GPU: Device = Device::Cuda(0);
 
-/// Counts are of the whole process: one test at a time.
-fn alone() -> MutexGuard<'static, ()> {
+/// Serializes the tests: traffic counts are global.
+fn serialize() -> MutexGuard<'static, ()> {
     static LOCK: Mutex<()> = Mutex::new(());
     let guard = LOCK.lock().unwrap_or_else(|e| e.into_inner());
     emulator::load(&EmulatorOptions { checked: true, ..EmulatorOptions::default() })
@@ -22,33 +22,36 @@ fn alone() -> MutexGuard<'static, ()> {
 }
 
 fn moved(kernel: &str) -> u64 {
-    // Runs what is queued.
+    // Waits for queued kernels.
     emulator::live_bytes();
     emulator::traffic(kernel).map_or(0, |traffic| traffic.loads + traffic.stores)
 }
 
-/// A kernel, the fewest bytes that it can move, and what it may read beside them because a cache has it.
-struct Pass {
+/// A kernel, the minimum number of bytes it moves, and the number of bytes it may read in addition, since they are cached.
+struct KernelTraffic {
     kernel: String,
-    least: usize,
+    minimum: usize,
     cached: usize,
 }
 
-impl Pass {
-    fn new(kernel: &str, dtype: DType, least: usize) -> Pass {
-        Pass { kernel: format!("{kernel}_{dtype}"), least, cached: 0 }
+impl KernelTraffic {
+    fn new(kernel: &str, dtype: DType, minimum: usize) -> KernelTraffic {
+        KernelTraffic { kernel: format!("{kernel}_{dtype}"), minimum, cached: 0 }
     }
 }
 
-/// Runs `f` and holds what the kernels moved meanwhile to 1.1 times the least.
-fn check(passes: &[Pass], f: impl FnOnce() -> Result<()>) {
+/// Runs `f` and asserts that the kernels move at most 1.1 times the minimum.
+fn check(passes: &[KernelTraffic], f: impl FnOnce() -> Result<()>) {
     let before: Vec<u64> = passes.iter().map(|pass| moved(&pass.kernel)).collect();
     f().and_then(|()| GPU.synchronize()).expect("runs");
-    for (Pass { kernel, least, cached }, before) in passes.iter().zip(before) {
+    for (KernelTraffic { kernel, minimum, cached }, before) in passes.iter().zip(before) {
         let bytes = moved(kernel) - before;
-        assert!(bytes as usize >= *least, "{kernel} moved {bytes} bytes, fewer than {least}");
-        let most = 1.1 * *least as f64 + *cached as f64;
-        assert!(bytes as f64 <= most, "{kernel} moved {bytes} bytes for {least}, and {cached} from a cache");
+        assert!(bytes as usize >= *minimum, "{kernel} moved {bytes} bytes, fewer than {minimum}");
+        let maximum = 1.1 * *minimum as f64 + *cached as f64;
+        assert!(
+            bytes as f64 <= maximum,
+            "{kernel} moved {bytes} bytes for {minimum}, and {cached} from a cache"
+        );
     }
 }
 
@@ -60,16 +63,16 @@ fn full(shape: &[usize], dtype: DType) -> Tensor {
 }
 
 #[test]
-fn batch_norms_read_and_write_each_element_once_a_pass() {
-    let _alone = alone();
-    // As many rows as every thread takes four of: it loads the vectors by channel once for these, a float for four elements.
+fn batch_norm_reads_and_writes_each_element_once_per_pass() {
+    let _guard = serialize();
+    // Each thread processes four rows, and loads the per-channel vectors once for these: a float per four elements.
     let shape = [8, 28, 28, 64];
     let n: usize = shape.iter().product();
     for dtype in [DType::F32, DType::F16] {
         let (tensor, bits) = (n * dtype.size(), n / 8);
-        let pass = |kernel: &str, tensors: usize, extra: usize, vectors: usize| Pass {
+        let pass = |kernel: &str, tensors: usize, extra: usize, vectors: usize| KernelTraffic {
             cached: vectors * n,
-            ..Pass::new(&format!("batch_norm_{kernel}"), dtype, tensors * tensor + extra)
+            ..KernelTraffic::new(&format!("batch_norm_{kernel}"), dtype, tensors * tensor + extra)
         };
         let run = |f: Activation, residual: bool| -> Result<()> {
             let [x, r] = [full(&shape, dtype).variable(), full(&shape, dtype).variable()];
@@ -83,15 +86,15 @@ fn batch_norms_read_and_write_each_element_once_a_pass() {
             let y = x.batch_norm_act(&norm, f, residual.then_some(&r))?;
             y.backward_from(&full(&shape, dtype))
         };
-        // x and y; x and dy; x, dy and dx: the slope follows from x.
+        // x and y; x and dy; x, dy and dx. The derivative follows from x.
         let passes = [pass("fwd", 2, 0, 2), pass("sums_bwd", 2, 0, 3), pass("bwd", 3, 0, 4)];
         check(&passes, || run(Activation::Relu, false));
-        // x, residual, y and the bits; x, dy, d and the bits; x, d and dx.
+        // x, residual, y and the mask; x, dy, d and the mask; x, d and dx.
         let passes =
             [pass("masked_fwd", 3, bits, 2), pass("masked_sums_bwd", 3, bits, 1), pass("bwd", 3, 0, 4)];
         check(&passes, || run(Activation::Relu, true));
         check(&passes, || run(Activation::Relu6, true));
-        // The slope is a number here: the residual is read again.
+        // The derivative of SiLU is not binary: the residual is read again.
         let passes = [pass("fwd", 3, 0, 2), pass("sums_bwd", 4, 0, 3), pass("bwd", 3, 0, 4)];
         check(&passes, || run(Activation::Silu, true));
     }
@@ -99,52 +102,55 @@ fn batch_norms_read_and_write_each_element_once_a_pass() {
 
 #[test]
 fn losses_read_the_logits_once() {
-    let _alone = alone();
+    let _guard = serialize();
     let (rows, classes) = (64, 2048);
     for dtype in [DType::F32, DType::F16] {
         let tensor = rows * classes * dtype.size();
         let logits = full(&[rows, classes], dtype).variable();
-        // Logits; logits and their gradient. A row's class and sums are a few bytes.
+        // Logits; logits and their gradient. The class and sums of a row are negligible.
         let passes = [
-            Pass::new("cross_entropy_fwd", dtype, tensor),
-            Pass::new("cross_entropy_bwd", dtype, 2 * tensor),
+            KernelTraffic::new("cross_entropy_fwd", dtype, tensor),
+            KernelTraffic::new("cross_entropy_bwd", dtype, 2 * tensor),
         ];
         check(&passes, || {
             let target: Vec<i64> = (0..rows as i64).collect();
             let target = Tensor::from_vec(target, [rows])?.to_device(&GPU)?;
             logits.cross_entropy_counted(&target, 0.1, 5)?.0.backward()
         });
-        // The targets too.
+        // In addition the targets.
         let passes = [
-            Pass::new("soft_cross_entropy_fwd", dtype, 2 * tensor),
-            Pass::new("soft_cross_entropy_bwd", dtype, 3 * tensor),
+            KernelTraffic::new("soft_cross_entropy_fwd", dtype, 2 * tensor),
+            KernelTraffic::new("soft_cross_entropy_bwd", dtype, 3 * tensor),
         ];
         check(&passes, || logits.soft_target_cross_entropy(&full(&[rows, classes], dtype))?.backward());
     }
 }
 
 #[test]
-fn elementwise_kernels_move_their_operands() {
-    let _alone = alone();
+fn elementwise_kernels_move_only_their_operands() {
+    let _guard = serialize();
     let n = 1 << 18;
     for dtype in [DType::F32, DType::F16] {
         let tensor = n * dtype.size();
-        let passes = [Pass::new("silu_fwd", dtype, 2 * tensor), Pass::new("silu_bwd", dtype, 3 * tensor)];
+        let passes = [
+            KernelTraffic::new("silu_fwd", dtype, 2 * tensor),
+            KernelTraffic::new("silu_bwd", dtype, 3 * tensor),
+        ];
         check(&passes, || {
             let y = full(&[n], dtype).variable().activate(Activation::Silu)?;
             y.backward_from(&full(&[n], dtype))
         });
-        // A byte becomes a number; mean and standard deviation come with the launch.
+        // Mean and standard deviation are launch arguments.
         let bytes = Tensor::full([n / 4, 4], 77.0, DType::U8, &GPU).expect("memory");
-        check(&[Pass::new("normalize", dtype, n + tensor)], || {
+        check(&[KernelTraffic::new("normalize", dtype, n + tensor)], || {
             bytes.normalize_bytes(255, &[0.5; 4], &[0.2; 4], dtype).map(|_| ())
         });
     }
 }
 
 #[test]
-fn updates_are_one_pass() {
-    let _alone = alone();
+fn optimizer_update_is_one_pass() {
+    let _guard = serialize();
     let n = 1 << 18;
     let gradients = GradientRule { scaling: Some(LossScaling::default()), clip: Some(GradClip::Norm(1.0)) };
     for name in ["sgd", "adamw"] {
@@ -155,13 +161,13 @@ fn updates_are_one_pass() {
         let [weights, gradient, ema] = [0; 3].map(|_| full(&[n], DType::F32));
         let weights = weights.variable();
         weights.cached_cast(DType::F16).expect("a copy");
-        // The look reads the gradient. The update reads it, reads and writes weights, moments and average, and writes the copy.
-        let least = (1 + 2 * (2 + moments.len())) * n * 4 + 2 * n;
-        let look = Pass::new("gradients_look", DType::F32, n * 4);
-        // Each thread reads rate, factor and flags, which a cache has.
+        // The norm pass reads the gradient. The update reads it, reads and writes weights, moments and EMA, and writes the low-precision copy.
+        let minimum = (1 + 2 * (2 + moments.len())) * n * 4 + 2 * n;
+        let norm_pass = KernelTraffic::new("gradient_norm", DType::F32, n * 4);
+        // Each thread reads the learning rate, factor and flags, which are cached.
         let numbers = (n >> 14) * 256 * 6 * 4;
         let kernel = rule.kernels()[0].to_string();
-        check(&[look, Pass { kernel, least, cached: numbers }], || {
+        check(&[norm_pass, KernelTraffic { kernel, minimum, cached: numbers }], || {
             let state = UpdateState::new(gradients, &rule, &GPU)?;
             state.set_lr(0.1, 0.9)?;
             let parameter = UpdateOperands {
@@ -176,27 +182,29 @@ fn updates_are_one_pass() {
 }
 
 #[test]
-fn images_are_prepared_in_one_pass() {
-    let _alone = alone();
+fn prepare_images_is_one_pass() {
+    let _guard = serialize();
     let [n, h, w, c] = [4, 32, 32, 3];
     let bytes: Vec<u8> = (0..n * h * w * c).map(|i| (i % 251) as u8).collect();
     let x = Tensor::from_vec(bytes, [n, h, w, c]).and_then(|x| x.to_device(&GPU)).expect("memory");
     let mixed = |i: usize| ImageChange { partner: n - 1 - i, lam: 0.3, ..ImageChange::none(i) };
     let plain: Vec<ImageChange> = (0..n).map(ImageChange::none).collect();
-    let draws = RngStream::new(RngKey::new(1, "erase"), 0, 0);
+    let rng = RngStream::new(RngKey::new(1, "erase"), 0, 0);
     let how = ImagePreparation {
         white: 255,
         mean: &[0.5; 3],
         std: &[0.2; 3],
         rounded: false,
         erase_mode: EraseMode::Const,
-        rng: draws,
+        rng: rng,
     };
     for (changes, reads) in [(plain, 1), ((0..n).map(mixed).collect(), 2)] {
         let rows = ImageChange::rows(&changes, 1).and_then(|rows| rows.to_device(&GPU)).expect("memory");
         for dtype in [DType::F32, DType::F16] {
-            let least = x.numel() * (reads + dtype.size());
-            check(&[Pass::new("prepare", dtype, least)], || x.prepare_images(&rows, &how, dtype).map(drop));
+            let minimum = x.numel() * (reads + dtype.size());
+            check(&[KernelTraffic::new("prepare", dtype, minimum)], || {
+                x.prepare_images(&rows, &how, dtype).map(drop)
+            });
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Optimizer updates of many parameters at once: the device's against the CPU's, through the public operation.
+//! Optimizer updates of many parameters in one call, on the emulated device and on the CPU.
 use fornax::optim::{OptimizerOptions, rule};
 use fornax_engine::dtype::{bf16, f16};
 use fornax_engine::{
@@ -14,7 +14,7 @@ fn sgd() -> UpdateRule {
     named("sgd")
 }
 
-/// Parameters of many lengths: empty, shorter than a pack, longer than a chunk, and more of them than one launch takes.
+/// Lengths of the parameters: empty, shorter than a vector, longer than a chunk, and more parameters than fit into one launch.
 fn lengths() -> Vec<usize> {
     let mut lengths = vec![5, 0, 64, 40_001, 3];
     lengths.extend(std::iter::repeat_n(9, 340));
@@ -25,25 +25,29 @@ fn random(len: usize, seed: usize) -> Vec<f32> {
     (0..len).map(|i| ((i * 7919 + seed * 104_729 + 13) % 1021) as f32 / 256.0 - 2.0).collect()
 }
 
-/// Parameters on a device with all that an update changes.
-struct Model {
+/// Parameters and their optimizer state on a device.
+struct TestModel {
     weights: Vec<Tensor>,
     moments: Vec<Vec<Tensor>>,
     ema: Vec<Tensor>,
     state: UpdateState,
-    /// Elements before the first of each tensor, so that packs of 16 bytes do not begin with it.
+    /// Offset of each tensor in its storage in elements, which makes it unaligned to 16 bytes.
     shift: usize,
     device: Device,
 }
 
-impl Model {
-    fn new(device: Device, rule: &UpdateRule, gradients: GradientRule, shift: usize) -> Model {
+impl TestModel {
+    fn new(device: Device, rule: &UpdateRule, gradients: GradientRule, shift: usize) -> TestModel {
         let make = |seed: usize| -> Vec<Tensor> {
-            lengths().iter().enumerate().map(|(i, n)| place(&random(*n, i + seed), shift, &device)).collect()
+            lengths()
+                .iter()
+                .enumerate()
+                .map(|(i, n)| tensor_at(&random(*n, i + seed), shift, &device))
+                .collect()
         };
         let zeros =
             || lengths().iter().map(|n| Tensor::zeros([*n], DType::F32, &device).expect("memory")).collect();
-        Model {
+        TestModel {
             weights: make(1).iter().map(Tensor::variable).collect(),
             moments: rule.state_spec().moments.iter().map(|_| zeros()).collect(),
             ema: make(2),
@@ -53,7 +57,7 @@ impl Model {
         }
     }
 
-    /// One update with gradients of a seed, the first one `odd`.
+    /// One update with gradients of a seed; the first element is `odd`.
     fn step(&self, rule: &UpdateRule, seed: usize, odd: f32, round: Option<DType>) {
         let gradients: Vec<Tensor> = (self.weights.iter().enumerate())
             .map(|(i, w)| {
@@ -61,7 +65,7 @@ impl Model {
                 if i == 0 {
                     values[0] = odd;
                 }
-                place(&values, self.shift, &self.device)
+                tensor_at(&values, self.shift, &self.device)
             })
             .collect();
         let parameters: Vec<UpdateOperands> = (0..self.weights.len())
@@ -83,8 +87,8 @@ impl Model {
     }
 }
 
-/// Values on a device, `shift` elements into a block.
-fn place(values: &[f32], shift: usize, device: &Device) -> Tensor {
+/// A tensor on a device, `shift` elements into its storage.
+fn tensor_at(values: &[f32], shift: usize, device: &Device) -> Tensor {
     let mut all = vec![0.0; shift];
     all.extend(values);
     let whole = Tensor::from_slice(&all, [all.len()]).and_then(|t| t.to_device(device)).expect("memory");
@@ -92,11 +96,11 @@ fn place(values: &[f32], shift: usize, device: &Device) -> Tensor {
 }
 
 fn device() -> Device {
-    Device::emulated(1).expect("g++ is there")
+    Device::emulated(1).expect("g++ is installed")
 }
 
 #[track_caller]
-fn assert_same(a: &Model, b: &Model, what: &str) {
+fn assert_same(a: &TestModel, b: &TestModel, what: &str) {
     for (i, (a, b)) in a.values().iter().zip(b.values()).enumerate() {
         for (x, y) in a.iter().zip(&b) {
             assert!((x - y).abs() <= 1e-6 * (1.0 + y.abs()), "{what}: tensor {i} has {x}, the CPU {y}");
@@ -105,13 +109,13 @@ fn assert_same(a: &Model, b: &Model, what: &str) {
 }
 
 #[test]
-fn the_device_updates_as_the_cpu_does() {
+fn device_updates_match_the_cpu() {
     let scaled = GradientRule { scaling: Some(LossScaling::default()), clip: Some(GradClip::Norm(30.0)) };
     for name in ["sgd", "momentum", "adamw"] {
         let rule = named(name);
         for gradients in [GradientRule::default(), scaled] {
             for shift in [0, 1] {
-                let models = [device(), Device::Cpu].map(|d| Model::new(d, &rule, gradients, shift));
+                let models = [device(), Device::Cpu].map(|d| TestModel::new(d, &rule, gradients, shift));
                 for model in &models {
                     (1..4).for_each(|seed| model.step(&rule, seed, 0.25, None));
                 }
@@ -129,13 +133,13 @@ fn the_device_updates_as_the_cpu_does() {
 }
 
 #[test]
-fn an_overflow_skips_the_update_and_halves_the_scale() {
+fn overflow_skips_the_update_and_halves_the_loss_scale() {
     let scaling =
         LossScaling { init_scale: 8.0, growth_interval: 2, min_scale: 2.0, ..LossScaling::default() };
     let gradients = GradientRule { scaling: Some(scaling), clip: None };
     let adamw = named("adamw");
     for device in [device(), Device::Cpu] {
-        let model = Model::new(device, &adamw, gradients, 0);
+        let model = TestModel::new(device, &adamw, gradients, 0);
         let report = || model.state.stats().expect("a report");
         let scale_after = |seed, odd| {
             model.step(&adamw, seed, odd, None);
@@ -158,12 +162,12 @@ fn an_overflow_skips_the_update_and_halves_the_scale() {
 }
 
 #[test]
-fn gradients_of_a_scaled_loss_give_the_update_of_the_plain_one() {
+fn loss_scaling_does_not_change_the_update() {
     for device in [device(), Device::Cpu] {
-        let plain = Model::new(device, &sgd(), GradientRule::default(), 0);
+        let plain = TestModel::new(device, &sgd(), GradientRule::default(), 0);
         plain.step(&sgd(), 1, 0.5, None);
         let scaling = Some(LossScaling { init_scale: 1.0, ..LossScaling::default() });
-        let scaled = Model::new(device, &sgd(), GradientRule { scaling, clip: None }, 0);
+        let scaled = TestModel::new(device, &sgd(), GradientRule { scaling, clip: None }, 0);
         scaled.step(&sgd(), 1, 0.5, None);
         assert_eq!(plain.values(), scaled.values());
         let UpdateStats { grad_norm: norm, skipped, loss_scale } = scaled.state.stats().expect("a report");
@@ -175,14 +179,14 @@ fn gradients_of_a_scaled_loss_give_the_update_of_the_plain_one() {
             values.iter().map(|v| f64::from(*v).powi(2)).sum()
         };
         let expected = lengths().iter().enumerate().map(|(i, n)| squares(i, *n)).sum::<f64>().sqrt() as f32;
-        let norm = norm.expect("somebody looked");
+        let norm = norm.expect("loss scaling computes the norm");
         assert!((norm - expected).abs() < 1e-5 * expected, "{norm}, not {expected}");
         assert_eq!((skipped, loss_scale), (false, 1.0));
     }
 }
 
 #[test]
-fn working_copies_follow_without_a_cast() {
+fn update_writes_the_autocast_cache() {
     for device in [device(), Device::Cpu] {
         for dtype in [DType::F16, DType::BF16] {
             let rounded = |v: f32| match dtype {
@@ -190,12 +194,12 @@ fn working_copies_follow_without_a_cast() {
                 _ => bf16::from_f32(v).to_f32(),
             };
             for round in [None, Some(dtype)] {
-                let model = Model::new(device, &sgd(), GradientRule::default(), 0);
+                let model = TestModel::new(device, &sgd(), GradientRule::default(), 0);
                 let copies: Vec<Tensor> =
                     model.weights.iter().map(|w| w.cached_cast(dtype).expect("a copy")).collect();
                 model.step(&sgd(), 1, 0.5, round);
                 for (weights, copy) in model.weights.iter().zip(&copies) {
-                    // The copy from before the update, which wrote into it.
+                    // The copy was made before the update, which wrote into it.
                     let copy = copy.to_dtype(DType::F32).and_then(|c| c.to_vec::<f32>()).expect("floats");
                     let weights = weights.to_vec::<f32>().expect("f32");
                     assert_eq!(copy, weights.iter().map(|v| rounded(*v)).collect::<Vec<_>>());
@@ -206,7 +210,11 @@ fn working_copies_follow_without_a_cast() {
                     .copy_from(&Tensor::full([5], 0.5, DType::F32, &device).expect("memory"))
                     .expect("a copy");
                 let copy = first.cached_cast(dtype).and_then(|c| c.to_dtype(DType::F32)).expect("a copy");
-                assert_eq!(copy.to_vec::<f32>().expect("f32"), [0.5; 5], "a change from elsewhere is seen");
+                assert_eq!(
+                    copy.to_vec::<f32>().expect("f32"),
+                    [0.5; 5],
+                    "another change invalidates the cache"
+                );
             }
         }
     }

@@ -97,7 +97,7 @@ fn counterpart(case: &Case) -> Option<Function> {
         ("maximum", _) => |t| t[0].maximum(&t[1]),
         ("minimum", _) => |t| t[0].minimum(&t[1]),
         ("pow", _) => |t| t[0].pow(&t[1]),
-        ("scale", _) => |t| &t[0] * -1.5,
+        ("mul_scalar", _) => |t| &t[0] * -1.5,
         ("affine", _) => |t| &t[0] * 2.0 + 0.25,
         ("abs", _) => |t| t[0].abs(),
         ("sqrt", _) => |t| t[0].sqrt(),

@@ -1,15 +1,15 @@
-//! The way back that returns the gradients of chosen tensors, and can leave a graph behind them.
-use super::walk::check_upstream;
-use super::{Gradient, Node, while_recording};
+//! The backward pass that returns the gradients of chosen tensors, as `torch.autograd.grad`.
+use super::leaf_backward::check_upstream;
+use super::{AutogradMeta, Node, with_grad_enabled};
 use crate::{Error, Result, Tensor};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-/// The gradients of `sum(output * upstream)`, over all pairs of the two, with respect to `inputs`: variables, or results of operations.
-/// `None` for what no output depends on. Nothing is added to [`Tensor::grad`], and no hook is called.
+/// The gradients of `sum(output * upstream)`, over all pairs, with respect to `inputs`: variables, or results of operations. An input
+/// that no output depends on gets `None`. Nothing is added to [`Tensor::grad`], and no hook is called.
 ///
-/// With `create_graph` the gradients can be differentiated in turn, and the graph that they were computed from stays. An operation
-/// that cannot be differentiated twice is an error then. Without it that graph is freed, as by [`Tensor::backward`].
+/// With `create_graph` the gradients are tracked and can be differentiated again, and the graph they were computed from is retained;
+/// an operation without a second derivative is then an error. Without it the graph is freed, as by [`Tensor::backward`].
 ///
 /// ```
 /// use fornax_engine::{Result, Tensor, gradients};
@@ -17,16 +17,16 @@ use std::sync::Arc;
 /// let x = Tensor::from_slice(&[1.0f64, 2.0], [2])?.variable();
 /// let one = Tensor::scalar(1.0f64)?;
 /// let y = x.powf(3.0)?.sum_all()?;
-/// let slope = gradients(&[(&y, &one)], &[&x], true)?.remove(0).unwrap();
-/// assert_eq!(slope.to_vec::<f64>()?, [3.0, 12.0]);
-/// // The Hessian times a vector: the gradient of the slope times the vector.
+/// let gradient = gradients(&[(&y, &one)], &[&x], true)?.remove(0).unwrap();
+/// assert_eq!(gradient.to_vec::<f64>()?, [3.0, 12.0]);
+/// // Hessian-vector product: the gradient of sum(gradient * v).
 /// let v = Tensor::from_slice(&[1.0f64, -1.0], [2])?;
-/// let product = gradients(&[(&slope, &v)], &[&x], false)?.remove(0).unwrap();
-/// assert_eq!(product.to_vec::<f64>()?, [6.0, -12.0]);
+/// let hvp = gradients(&[(&gradient, &v)], &[&x], false)?.remove(0).unwrap();
+/// assert_eq!(hvp.to_vec::<f64>()?, [6.0, -12.0]);
 /// # Ok(()) }
 /// ```
 ///
-/// Errors: an upstream gradient has not its output's shape and dtype, an input requires no gradient, or the graph was freed before.
+/// Errors: the shape or dtype of an upstream gradient differs from its output's, an input requires no gradient, or the graph was freed.
 pub fn gradients(
     outputs: &[(&Tensor, &Tensor)],
     inputs: &[&Tensor],
@@ -34,94 +34,94 @@ pub fn gradients(
 ) -> Result<Vec<Option<Tensor>>> {
     outputs.iter().try_for_each(|(output, upstream)| check_upstream(output, upstream))?;
     if let Some(i) = inputs.iter().position(|t| !t.requires_grad()) {
-        return Err(Error::Autograd { why: format!("input {i} of gradients requires none") });
+        return Err(Error::Autograd { why: format!("input {i} of gradients does not require a gradient") });
     }
-    let wanted: HashSet<Place> = inputs.iter().filter_map(|t| Place::of(t.gradient())).collect();
-    let path = Path::new(outputs.iter().map(|(output, _)| *output), wanted);
-    while_recording(create_graph, || {
-        let mut sums = Sums::default();
+    let wanted: HashSet<GradientKey> =
+        inputs.iter().filter_map(|t| GradientKey::of(t.autograd_meta())).collect();
+    let graph = Subgraph::new(outputs.iter().map(|(output, _)| *output), wanted);
+    with_grad_enabled(create_graph, || {
+        let mut sums = GradientSums::default();
         for (output, upstream) in outputs {
             let upstream = if create_graph { (*upstream).clone() } else { upstream.detach() };
-            path.add(output.gradient(), upstream, &mut sums)?;
+            graph.add(output.autograd_meta(), upstream, &mut sums)?;
         }
-        for node in path.nodes.iter().rev() {
-            let place = Place::Node(node.sequence);
-            let grad = match path.wanted.contains(&place) {
-                true => sums.get(&place).cloned(),
-                false => sums.remove(&place),
+        for node in graph.nodes.iter().rev() {
+            let key = GradientKey::Node(node.sequence);
+            let grad = match graph.wanted.contains(&key) {
+                true => sums.get(&key).cloned(),
+                false => sums.remove(&key),
             };
             let Some(grad) = grad else { continue };
-            let needs: Vec<bool> = node.inputs.iter().map(|input| path.leads(input)).collect();
+            let needs: Vec<bool> = node.inputs.iter().map(|input| graph.needs_gradient(input)).collect();
             let grads = node.differentiate(grad, &needs, create_graph)?;
             for (input, grad) in node.inputs.iter().zip(grads) {
                 let Some(grad) = grad else { continue };
-                if let Gradient::Node(n) = input {
-                    n.check(&grad, node.op);
+                if let AutogradMeta::Node(n) = input {
+                    n.check_shape(&grad, node.op);
                 }
-                path.add(input, grad, &mut sums)?;
+                graph.add(input, grad, &mut sums)?;
             }
         }
-        Ok(inputs.iter().map(|t| sums.get(&Place::of(t.gradient())?).cloned()).collect())
+        Ok(inputs.iter().map(|t| sums.get(&GradientKey::of(t.autograd_meta())?).cloned()).collect())
     })
 }
 
-/// The gradients of `sum(f(inputs) * grad)` with respect to the inputs that need one, by differentiating what `f` is composed of. For a
-/// backward function that is to leave a graph: f runs again, on stand-ins for the inputs, so that the way back ends at them.
-pub(crate) fn replayed(
+/// The tracked gradients of `sum(f(inputs) * grad)` with respect to the inputs that need one. `f` is recomputed from operations, on views
+/// of the inputs, at which the backward pass stops.
+pub(crate) fn recomputed_gradients(
     inputs: &[&Tensor],
     grad: &Tensor,
     needs: &[bool],
     f: impl FnOnce(&[Tensor]) -> Result<Tensor>,
 ) -> Result<Vec<Option<Tensor>>> {
-    let stand_ins: Vec<Tensor> = inputs.iter().map(|t| t.reshape(*t.shape())).collect::<Result<_>>()?;
-    let y = f(&stand_ins)?;
-    let wanted: Vec<&Tensor> =
-        stand_ins.iter().zip(needs).filter_map(|(t, need)| need.then_some(t)).collect();
+    let views: Vec<Tensor> = inputs.iter().map(|t| t.reshape(*t.shape())).collect::<Result<_>>()?;
+    let y = f(&views)?;
+    let wanted: Vec<&Tensor> = views.iter().zip(needs).filter_map(|(t, need)| need.then_some(t)).collect();
     let mut grads = gradients(&[(&y, grad)], &wanted, true)?.into_iter();
     Ok(needs.iter().map(|need| if *need { grads.next().flatten() } else { None }).collect())
 }
 
-/// What a gradient belongs to.
+/// Identity of the tensor that a gradient belongs to.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-enum Place {
+enum GradientKey {
     /// A variable, by its address.
     Leaf(usize),
-    /// The output of an operation, by its number.
+    /// The output of an operation, by its sequence number.
     Node(u64),
 }
 
-impl Place {
-    fn of(gradient: &Gradient) -> Option<Place> {
-        match gradient {
-            Gradient::None => None,
-            Gradient::Leaf(leaf) => Some(Place::Leaf(Arc::as_ptr(leaf) as usize)),
-            Gradient::Node(node) => Some(Place::Node(node.sequence)),
+impl GradientKey {
+    fn of(meta: &AutogradMeta) -> Option<GradientKey> {
+        match meta {
+            AutogradMeta::None => None,
+            AutogradMeta::Leaf(leaf) => Some(GradientKey::Leaf(Arc::as_ptr(leaf) as usize)),
+            AutogradMeta::Node(node) => Some(GradientKey::Node(node.sequence)),
         }
     }
 }
 
-/// Gradients as far as they are added up.
-type Sums = HashMap<Place, Tensor>;
+/// Partial sums of gradients.
+type GradientSums = HashMap<GradientKey, Tensor>;
 
-/// The operations between outputs and what is wanted.
-struct Path {
-    wanted: HashSet<Place>,
-    /// In order of creation.
+/// The operations on the paths from the outputs to the wanted tensors.
+struct Subgraph {
+    wanted: HashSet<GradientKey>,
+    /// Operations in order of creation.
     nodes: Vec<Arc<Node>>,
-    /// Their numbers.
-    numbers: HashSet<u64>,
+    /// Their sequence numbers.
+    sequences: HashSet<u64>,
 }
 
-impl Path {
-    fn new<'a>(outputs: impl Iterator<Item = &'a Tensor>, wanted: HashSet<Place>) -> Path {
-        // Operations before all that is wanted lead nowhere, unless variables are wanted, which have no place in the order.
-        let number = |place: &Place| if let Place::Node(number) = place { *number } else { 0 };
-        let first = wanted.iter().map(number).min().unwrap_or_default();
+impl Subgraph {
+    fn new<'a>(outputs: impl Iterator<Item = &'a Tensor>, wanted: HashSet<GradientKey>) -> Subgraph {
+        // Operations older than every wanted one cannot depend on it. Variables have no sequence number, and exclude nothing.
+        let sequence = |key: &GradientKey| if let GradientKey::Node(sequence) = key { *sequence } else { 0 };
+        let first = wanted.iter().map(sequence).min().unwrap_or_default();
         let mut seen = HashSet::new();
-        let mut stack: Vec<Gradient> = outputs.map(|t| t.gradient().clone()).collect();
+        let mut stack: Vec<AutogradMeta> = outputs.map(|t| t.autograd_meta().clone()).collect();
         let mut nodes = vec![];
         while let Some(next) = stack.pop() {
-            if let Gradient::Node(node) = next
+            if let AutogradMeta::Node(node) = next
                 && node.sequence >= first
                 && seen.insert(node.sequence)
             {
@@ -130,29 +130,29 @@ impl Path {
             }
         }
         nodes.sort_by_key(|node| node.sequence);
-        let mut path = Path { wanted, nodes: vec![], numbers: HashSet::new() };
+        let mut graph = Subgraph { wanted, nodes: vec![], sequences: HashSet::new() };
         for node in nodes {
-            if node.inputs.iter().any(|input| path.leads(input)) {
-                path.numbers.insert(node.sequence);
-                path.nodes.push(node);
+            if node.inputs.iter().any(|input| graph.needs_gradient(input)) {
+                graph.sequences.insert(node.sequence);
+                graph.nodes.push(node);
             }
         }
-        path
+        graph
     }
 
-    /// True for what is wanted, and for what depends on it.
-    fn leads(&self, gradient: &Gradient) -> bool {
-        let Some(place) = Place::of(gradient) else { return false };
-        self.wanted.contains(&place) || matches!(place, Place::Node(n) if self.numbers.contains(&n))
+    /// True for a wanted tensor, and for every tensor that depends on one.
+    fn needs_gradient(&self, meta: &AutogradMeta) -> bool {
+        let Some(key) = GradientKey::of(meta) else { return false };
+        self.wanted.contains(&key) || matches!(key, GradientKey::Node(n) if self.sequences.contains(&n))
     }
 
-    fn add(&self, to: &Gradient, grad: Tensor, sums: &mut Sums) -> Result<()> {
-        if let Some(place) = Place::of(to).filter(|_| self.leads(to)) {
-            let sum = match sums.remove(&place) {
+    fn add(&self, to: &AutogradMeta, grad: Tensor, sums: &mut GradientSums) -> Result<()> {
+        if let Some(key) = GradientKey::of(to).filter(|_| self.needs_gradient(to)) {
+            let sum = match sums.remove(&key) {
                 Some(sum) => sum.accumulate(grad)?,
                 None => grad,
             };
-            sums.insert(place, sum);
+            sums.insert(key, sum);
         }
         Ok(())
     }

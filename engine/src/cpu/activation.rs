@@ -1,18 +1,18 @@
-//! Activations and their slopes, elementwise; the fused operations use the same functions.
+//! Activations and their derivatives, elementwise. The fused operations use the same functions.
 use super::elementary::Elementary;
 use super::parallel::for_each_piece;
 use super::vectorized::vectorized;
 
-/// A nonlinearity and its derivative, both of the input.
+/// Activation function and its derivative, both as functions of the input.
 pub trait ActivationFn: Copy + Send + Sync + 'static {
-    /// The value at `x`.
+    /// `f(x)`.
     fn value<T: Elementary>(self, x: T) -> T;
-    /// The derivative at `x`.
-    fn slope<T: Elementary>(self, x: T) -> T;
+    /// `f'(x)`.
+    fn derivative<T: Elementary>(self, x: T) -> T;
 }
 
 macro_rules! activations {
-    ($($name:ident $(($p:ident))? [$s:ident, $x:ident] => $value:expr, $slope:expr;)*) => {$(
+    ($($name:ident $(($p:ident))? [$s:ident, $x:ident] => $value:expr, $derivative:expr;)*) => {$(
         #[allow(missing_docs, reason = "named and documented by crate::Activation")]
         #[derive(Clone, Copy)]
         pub struct $name $((pub $p))?;
@@ -24,10 +24,10 @@ macro_rules! activations {
                 $value
             }
             #[inline(always)]
-            fn slope<T: Elementary>(self, $x: T) -> T {
+            fn derivative<T: Elementary>(self, $x: T) -> T {
                 let ($s, _) = (self, $x);
                 let _ = $s;
-                $slope
+                $derivative
             }
         }
     )*};
@@ -56,9 +56,9 @@ fn inside<T: Elementary>(x: T, low: f64, high: f64) -> T {
     if x < c(high) { above } else { T::zero() }
 }
 
-/// SELU's factor.
+/// SELU's scale λ.
 pub const SELU_SCALE: f64 = 1.050_700_987_355_480_5;
-/// SELU's factor below zero, within the other.
+/// SELU's α, the factor of `e^x - 1` below zero.
 pub const SELU_ALPHA: f64 = 1.673_263_242_354_377_2;
 const INV_SQRT_2PI: f64 = 0.398_942_280_401_432_7;
 const SQRT_2_OVER_PI: f64 = 0.797_884_560_802_865_4;
@@ -121,13 +121,13 @@ activations! {
     Exp [s, x] => x.fast_exp(), x.fast_exp();
 }
 
-/// True for the activations that [`with_activation!`] knows as fused.
+/// True for the activations that normalisations are fused with: the arms of `with_activation!(fused …)`.
 pub fn is_fused(f: crate::Activation) -> bool {
     use crate::Activation as A;
     matches!(f, A::Identity | A::Relu | A::Relu6 | A::Silu | A::HardSwish)
 }
 
-/// Runs `$body` with `$f` as the function of an [`crate::Activation`].
+/// Evaluates `$body` with `$f` bound to the [`ActivationFn`] of a [`crate::Activation`].
 macro_rules! with_activation {
     ($activation:expr, $f:ident => $body:expr) => {{
         use $crate::Activation as A;
@@ -136,7 +136,7 @@ macro_rules! with_activation {
             Identity Relu Relu6 Silu Gelu GeluTanh QuickGelu HardSwish HardSigmoid Sigmoid Mish Tanh Softplus Selu HardTanh Exp;
             LeakyRelu Elu)
     }};
-    // The few that normalisations are fused with: each costs a copy of every fused kernel.
+    // Only a few activations are fused into normalisations: each one adds a copy of every fused kernel.
     (fused $activation:expr, $f:ident => $body:expr) => {{
         use $crate::Activation as A;
         use $crate::cpu::activation as k;
@@ -154,19 +154,19 @@ pub(crate) use with_activation;
 
 /// `y = f(x)`.
 pub fn forward<T: Elementary>(f: crate::Activation, x: &[T], y: &mut [T]) {
-    with_activation!(f, f => for_each_piece(y, |start, y| values(f, &x[start..start + y.len()], y)));
+    with_activation!(f, f => for_each_piece(y, |start, y| forward_slice(f, &x[start..start + y.len()], y)));
 }
 
 /// `dx = dy * f'(x)`.
 pub fn backward<T: Elementary>(f: crate::Activation, x: &[T], dy: &[T], dx: &mut [T]) {
     with_activation!(f, f => for_each_piece(dx, |start, dx| {
         let end = start + dx.len();
-        slopes(f, &x[start..end], &dy[start..end], dx);
+        backward_slice(f, &x[start..end], &dy[start..end], dx);
     }));
 }
 
 vectorized! {
-    wide fn values<T: Elementary, F: ActivationFn>(f: F, x: &[T], y: &mut [T]) {
+    wide fn forward_slice<T: Elementary, F: ActivationFn>(f: F, x: &[T], y: &mut [T]) {
         for (y, x) in y.iter_mut().zip(x) {
             *y = f.value(*x);
         }
@@ -174,9 +174,9 @@ vectorized! {
 }
 
 vectorized! {
-    wide fn slopes<T: Elementary, F: ActivationFn>(f: F, x: &[T], dy: &[T], dx: &mut [T]) {
+    wide fn backward_slice<T: Elementary, F: ActivationFn>(f: F, x: &[T], dy: &[T], dx: &mut [T]) {
         for ((dx, x), dy) in dx.iter_mut().zip(x).zip(dy) {
-            *dx = *dy * f.slope(*x);
+            *dx = *dy * f.derivative(*x);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Adaptive max pooling of channels-last images, up to the maximum of a whole image.
+//! Adaptive max pooling of channels-last images, including the global maximum.
 use super::elementary::Elementary;
 use super::parallel::{DisjointSlice, for_each_task};
 use super::scratch;
@@ -6,22 +6,22 @@ use super::vectorized::vectorized;
 use super::window_max::WindowRow;
 use crate::resampling::adaptive_window;
 
-/// Images `[n, size, c]` to be reduced to `out` windows.
+/// Shape of an adaptive max pooling from images `[n, size, c]` to `[n, out, c]`.
 #[derive(Clone, Copy, Debug)]
 pub struct AdaptivePool {
-    /// Images.
+    /// Batch size.
     pub n: usize,
     /// Input height and width.
     pub size: [usize; 2],
-    /// Windows, vertical and horizontal.
+    /// Output height and width.
     pub out: [usize; 2],
     /// Channels.
     pub c: usize,
 }
 
 impl AdaptivePool {
-    /// The largest element of each window and the pixel it came from, the first among equals; NaN wins. Images have less than
-    /// 2^24 pixels, whose numbers f32 holds.
+    /// Maximum of each window, and its pixel index within the image. The first of equal elements is chosen; NaN counts as the
+    /// largest. Images must have fewer than 2^24 pixels, so that f32 represents every index.
     pub fn max_forward<T: Elementary>(&self, x: &[T], y: &mut [T], pixel: &mut [u32]) {
         let ([h, w], [oh, ow], c) = (self.size, self.out, self.c);
         let (image, row) = (h * w * c, ow * c);
@@ -41,7 +41,7 @@ impl AdaptivePool {
         });
     }
 
-    /// Each window's gradient goes to the pixel it came from.
+    /// Adds each window's gradient to the pixel that was its maximum.
     pub fn max_backward<T: Elementary>(&self, dy: &[T], pixel: &[u32], dx: &mut [T]) {
         let (image, out, c) =
             (self.size[0] * self.size[1] * self.c, self.out[0] * self.out[1] * self.c, self.c);
@@ -57,7 +57,7 @@ impl AdaptivePool {
     }
 }
 
-/// The gradient of each image's maximum `y` `[n, c]`, shared evenly by the pixels that equal it.
+/// Gradient of each image's maximum `y` `[n, c]`, distributed evenly over the pixels that equal it, as `torch.amax` does.
 pub fn amax_backward<T: Elementary>(x: &[T], y: &[T], dy: &[T], c: usize, dx: &mut [T]) {
     let images = y.len() / c;
     let image = x.len() / images.max(1);
@@ -65,25 +65,25 @@ pub fn amax_backward<T: Elementary>(x: &[T], y: &[T], dy: &[T], c: usize, dx: &m
     for_each_task(images, |n| {
         // SAFETY: each image belongs to one task.
         let dx = unsafe { dx.slice(n * image, image) };
-        let mut share = vec![T::zero(); c];
-        share_of_equals(&x[n * image..][..image], &y[n * c..][..c], &dy[n * c..][..c], &mut share, dx);
+        let mut fraction = vec![T::zero(); c];
+        amax_backward_image(&x[n * image..][..image], &y[n * c..][..c], &dy[n * c..][..c], &mut fraction, dx);
     });
 }
 
 vectorized! {
-    fn share_of_equals<T: Elementary>(x: &[T], y: &[T], dy: &[T], share: &mut [T], dx: &mut [T]) {
+    fn amax_backward_image<T: Elementary>(x: &[T], y: &[T], dy: &[T], fraction: &mut [T], dx: &mut [T]) {
         let c = y.len();
         for x in x.chunks_exact(c) {
             for j in 0..c {
-                share[j] += if x[j] == y[j] { T::one() } else { T::zero() };
+                fraction[j] += if x[j] == y[j] { T::one() } else { T::zero() };
             }
         }
         for j in 0..c {
-            share[j] = dy[j] / share[j];
+            fraction[j] = dy[j] / fraction[j];
         }
         for (x, dx) in x.chunks_exact(c).zip(dx.chunks_exact_mut(c)) {
             for j in 0..c {
-                dx[j] = if x[j] == y[j] { share[j] } else { T::zero() };
+                dx[j] = if x[j] == y[j] { fraction[j] } else { T::zero() };
             }
         }
     }
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nan_is_the_largest_and_the_first_of_equals_is_chosen() {
+    fn nan_wins_and_first_of_equal_maxima_is_chosen() {
         let pool = AdaptivePool { n: 1, size: [2, 2], out: [1, 1], c: 3 };
         let nan = f32::NAN;
         let x = [1.0, 5.0, -1.0, 2.0, nan, -1.0, 2.0, 7.0, -1.0, 0.0, nan, -1.0];
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_maxima_share_the_gradient() {
+    fn gradient_is_split_evenly_between_equal_maxima() {
         let mut dx = [9.0f64; 4];
         amax_backward(&[3.0, 1.0, 3.0, 3.0], &[3.0], &[6.0], 1, &mut dx);
         assert_eq!(dx, [2.0, 0.0, 2.0, 2.0]);

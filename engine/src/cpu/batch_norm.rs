@@ -9,9 +9,10 @@ use super::vectorized::vectorized;
 use crate::Activation;
 use std::ops::Range;
 
-/// Mean and biased variance of each channel of rows of `c`.
+/// Mean and biased variance of each channel, for rows of `c` channels.
 ///
-/// A chunk sums distances from its first row, so a large common offset costs no precision; chunks merge by Chan's rule.
+/// Each chunk sums differences from its first row, so that a large common offset costs no precision. Chunks are merged by Chan's
+/// parallel algorithm.
 pub fn statistics<T: Elementary>(x: &[T], c: usize) -> (Vec<f64>, Vec<f64>) {
     let rows = x.len() / c;
     let per_chunk = chunk_rows(c);
@@ -43,7 +44,7 @@ pub fn statistics<T: Elementary>(x: &[T], c: usize) -> (Vec<f64>, Vec<f64>) {
     (mean, m2)
 }
 
-/// `y = f(x * scale + shift + residual)`, scale and shift by channel.
+/// `y = f(x * scale + shift + residual)`, with per-channel scale and shift.
 pub fn apply<T: Elementary>(
     x: &[T],
     scale: &[T],
@@ -67,7 +68,8 @@ pub fn apply<T: Elementary>(
     });
 }
 
-/// [`apply`] with a residual, for an activation whose slope is 0 or 1: bit `i % 8` of `mask[i / 8]` tells which at element `i`.
+/// [`apply`] with a residual, for an activation whose derivative is 0 or 1. Bit `i % 8` of `mask[i / 8]` is set to the derivative
+/// at element `i`.
 pub fn apply_masked<T: Elementary>(
     x: &[T],
     scale: &[T],
@@ -86,39 +88,39 @@ pub fn apply_masked<T: Elementary>(
                 unsafe { (out.slice(at.start, at.len()), mask.slice(at.start / 8, at.len().div_ceil(8))) };
             with_activation!(fused f, f => {
                 apply_rows_residual(&x[at.clone()], &residual[at], scale, shift, f, y);
-                pack_slopes(y, f, mask)
+                pack_derivatives(y, f, mask)
             });
         }
     });
 }
 
-/// What tells the slope of the activation at an element, beside the normalised value.
+/// Operand that, together with the normalised value, determines the activation's derivative at an element.
 #[derive(Clone, Copy)]
 pub enum DerivativeOperand<'a, T> {
-    /// The normalised value alone.
+    /// None: the normalised value is the activation's input.
     Input,
-    /// The normalised value plus the residual.
+    /// The residual, which is added to the normalised value.
     Residual(&'a [T]),
-    /// The bits that [`apply_masked`] wrote.
+    /// The bit mask written by [`apply_masked`].
     Mask(&'a [u8]),
 }
 
-/// One batch norm's operands in the backward pass.
+/// Operands of the backward pass.
 pub struct BatchNormBackward<'a, T> {
-    /// Input.
+    /// Input of the forward pass.
     pub x: &'a [T],
-    /// `weight / std` by channel.
+    /// `weight / std` of each channel.
     pub scale: &'a [T],
-    /// `bias - mean * scale` by channel.
+    /// `bias - mean * scale` of each channel.
     pub shift: &'a [T],
-    /// The activation.
+    /// The fused activation.
     pub activation: Activation,
-    /// Where its slope comes from.
+    /// Source of the activation's derivative.
     pub derivative: DerivativeOperand<'a, T>,
 }
 
 impl<T: Elementary> BatchNormBackward<'_, T> {
-    /// Per channel, in f64: the sum of `d = dy * f'` and of `d * (x - mean)`; for `Slope::Input`.
+    /// Per-channel sums of `d = dy * f'` and of `d * (x - mean)`, in f64. Requires [`DerivativeOperand::Input`].
     pub fn sums(&self, dy: &[T], mean: &[T]) -> (Vec<f64>, Vec<f64>) {
         self.merged(|at, sums, products| {
             with_activation!(fused self.activation, f => {
@@ -127,7 +129,8 @@ impl<T: Elementary> BatchNormBackward<'_, T> {
         })
     }
 
-    /// `dx = k1 * d + k2 * x + k3` by channel, for `Slope::Input`. Without `dy`, `dx` holds it already.
+    /// `dx = k1 * d + k2 * x + k3` with per-channel coefficients. Requires [`DerivativeOperand::Input`]. If `dy` is `None`, `dx`
+    /// holds it on entry.
     pub fn input_gradient(&self, dy: Option<&[T]>, [k1, k2, k3]: [&[T]; 3], dx: &mut [T]) {
         let dx = DisjointSlice::new(dx);
         for_chunks(self.x.len(), self.scale.len(), |_, chunk| {
@@ -142,7 +145,7 @@ impl<T: Elementary> BatchNormBackward<'_, T> {
         });
     }
 
-    /// `d = dy * f'` and its [`Backward::sums`]. Without `dy`, `d` holds it already.
+    /// `d = dy * f'` and its [`BatchNormBackward::sums`]. If `dy` is `None`, `d` holds it on entry.
     pub fn gradient_and_sums(&self, dy: Option<&[T]>, mean: &[T], d: &mut [T]) -> (Vec<f64>, Vec<f64>) {
         let d = DisjointSlice::new(d);
         self.merged(|chunk, sums, products| {
@@ -154,16 +157,16 @@ impl<T: Elementary> BatchNormBackward<'_, T> {
                 }
                 let x = &self.x[at.clone()];
                 with_activation!(fused self.activation, f => match self.derivative {
-                    DerivativeOperand::Input => slope_rows(x, self.scale, self.shift, f, d),
-                    DerivativeOperand::Residual(r) => slope_rows_residual(x, &r[at], self.scale, self.shift, f, d),
-                    DerivativeOperand::Mask(mask) => keep_where(&mask[at.start / 8..], d),
+                    DerivativeOperand::Input => activation_grad_rows(x, self.scale, self.shift, f, d),
+                    DerivativeOperand::Residual(r) => activation_grad_rows_residual(x, &r[at], self.scale, self.shift, f, d),
+                    DerivativeOperand::Mask(mask) => apply_mask(&mask[at.start / 8..], d),
                 });
                 add_sums(x, d, self.scale, self.shift, mean, super::activation::Identity, sums, products);
             }
         })
     }
 
-    /// Sums by channel over chunks, merged in f64 in order; `add` adds a chunk's to zeros.
+    /// Per-channel sums over chunks, merged in order in f64. `add` accumulates one chunk into zeroed buffers.
     fn merged(&self, add: impl Fn(Range<usize>, &mut [T], &mut [T]) + Sync + Send) -> (Vec<f64>, Vec<f64>) {
         let c = self.scale.len();
         let chunks = (self.x.len() / c).div_ceil(chunk_rows(c));
@@ -185,7 +188,7 @@ impl<T: Elementary> BatchNormBackward<'_, T> {
     }
 }
 
-/// `dx = k1 * d + k2 * x + k3` by channel.
+/// `dx = k1 * d + k2 * x + k3` with per-channel coefficients.
 pub fn combine<T: Elementary>(x: &[T], d: &[T], [k1, k2, k3]: [&[T]; 3], dx: &mut [T]) {
     let dx = DisjointSlice::new(dx);
     for_chunks(x.len(), k1.len(), |_, at| {
@@ -195,7 +198,7 @@ pub fn combine<T: Elementary>(x: &[T], d: &[T], [k1, k2, k3]: [&[T]; 3], dx: &mu
     });
 }
 
-/// [`combine`] where `dx` holds `d`.
+/// [`combine`] with `d` in `dx` on entry.
 pub fn combine_in_place<T: Elementary>(x: &[T], [k1, k2, k3]: [&[T]; 3], dx: &mut [T]) {
     let dx = DisjointSlice::new(dx);
     for_chunks(x.len(), k1.len(), |_, at| {
@@ -205,31 +208,31 @@ pub fn combine_in_place<T: Elementary>(x: &[T], [k1, k2, k3]: [&[T]; 3], dx: &mu
     });
 }
 
-/// Rows of one chunk: small enough that its sums stay precise, large enough to be worth handing out.
+/// Rows of one chunk: few enough for precise sums, enough to pay for scheduling a task.
 fn chunk_rows(c: usize) -> usize {
     whole_bytes((GRAIN / c).clamp(16, 256), c)
 }
 
-/// Rows of a chunk in blocks that stay in the first-level cache between two loops.
+/// Splits a chunk into blocks of rows that stay in the L1 cache between two loops.
 fn blocks(chunk: Range<usize>, c: usize) -> impl Iterator<Item = Range<usize>> {
     let block = whole_bytes((4096 / c).max(1), c) * c;
     let end = chunk.end;
     chunk.step_by(block).map(move |start| start..end.min(start + block))
 }
 
-/// At least so many rows, as many as have a multiple of eight elements: a mask of them fills whole bytes.
+/// Rounds `rows` up to a multiple whose elements are a multiple of eight, so that their bit mask fills whole bytes.
 fn whole_bytes(rows: usize, c: usize) -> usize {
     rows.next_multiple_of(8 >> c.trailing_zeros().min(3))
 }
 
-/// Runs `f(chunk, elements)` over chunks of rows of `c`.
+/// Runs `f(chunk index, element range)` over chunks of rows of `c` channels.
 fn for_chunks(len: usize, c: usize, f: impl Fn(usize, Range<usize>) + Sync + Send) {
     let chunk = chunk_rows(c) * c;
     for_each_task(len.div_ceil(chunk), |i| f(i, i * chunk..len.min((i + 1) * chunk)));
 }
 
 vectorized! {
-    /// Sums over rows of the distance from the first row, and of its square.
+    /// Sums over rows of the difference from the first row, and of its square.
     fn shifted_sums<T: Elementary>(x: &[T], sums: &mut [T], squares: &mut [T]) {
         sums.fill(T::zero());
         squares.fill(T::zero());
@@ -246,7 +249,7 @@ vectorized! {
     }
 }
 
-/// Declares a loop over rows of channels: slices by element are cut into rows, those by channel stay whole.
+/// Declares a loop over rows of channels. Per-element slices are split into rows; per-channel slices are passed whole.
 macro_rules! rows {
     ($name:ident: by_element($($x:ident),*) by_channel($($k:ident),*), $f:ident, writes($($w:ident),*), |$j:ident| $body:block) => {
         vectorized! {
@@ -272,27 +275,27 @@ rows!(apply_rows_residual: by_element(x, r) by_channel(scale, shift), f, writes(
     y[j] = f.value(x[j] * scale[j] + shift[j] + r[j]);
 });
 rows!(dx_rows: by_element(x) by_channel(scale, shift, k1, k2, k3), f, writes(dx), |j| {
-    let d = dx[j] * f.slope(x[j] * scale[j] + shift[j]);
+    let d = dx[j] * f.derivative(x[j] * scale[j] + shift[j]);
     dx[j] = k1[j] * d + k2[j] * x[j] + k3[j];
 });
-rows!(slope_rows: by_element(x) by_channel(scale, shift), f, writes(d), |j| {
-    d[j] *= f.slope(x[j] * scale[j] + shift[j]);
+rows!(activation_grad_rows: by_element(x) by_channel(scale, shift), f, writes(d), |j| {
+    d[j] *= f.derivative(x[j] * scale[j] + shift[j]);
 });
-rows!(slope_rows_residual: by_element(x, r) by_channel(scale, shift), f, writes(d), |j| {
-    d[j] *= f.slope(x[j] * scale[j] + shift[j] + r[j]);
+rows!(activation_grad_rows_residual: by_element(x, r) by_channel(scale, shift), f, writes(d), |j| {
+    d[j] *= f.derivative(x[j] * scale[j] + shift[j] + r[j]);
 });
 
 vectorized! {
-    /// Where the slope at each output is not 0, eight to a byte, the first in the lowest bit.
-    wide fn pack_slopes<T: Elementary, F: ActivationFn>(y: &[T], f: F, mask: &mut [u8]) {
+    /// Bit mask of the outputs with a non-zero derivative, eight to a byte, the first in the lowest bit.
+    wide fn pack_derivatives<T: Elementary, F: ActivationFn>(y: &[T], f: F, mask: &mut [u8]) {
         let eights = y.chunks_exact(8);
         if let [.., last] = &mut mask[..] {
-            *last = eights.remainder().iter().rev().fold(0, |bits, y| bits << 1 | u8::from(f.slope(*y) != T::zero()));
+            *last = eights.remainder().iter().rev().fold(0, |bits, y| bits << 1 | u8::from(f.derivative(*y) != T::zero()));
         }
         for (byte, y) in mask.iter_mut().zip(eights) {
             let mut bits = 0;
             for k in 0..8 {
-                bits |= u8::from(f.slope(y[k]) != T::zero()) << k;
+                bits |= u8::from(f.derivative(y[k]) != T::zero()) << k;
             }
             *byte = bits;
         }
@@ -300,12 +303,12 @@ vectorized! {
 }
 
 vectorized! {
-    /// `d` times the bits of the mask.
-    wide fn keep_where<T: Elementary>(mask: &[u8], d: &mut [T]) {
+    /// Multiplies `d` by the bits of the mask.
+    wide fn apply_mask<T: Elementary>(mask: &[u8], d: &mut [T]) {
         let mut eights = d.chunks_exact_mut(8);
         let whole = eights.len();
         for (bits, d) in mask.iter().zip(&mut eights) {
-            // A product with the bit: twice as fast as a choice by it.
+            // Multiplying by the bit is twice as fast as selecting by it.
             for k in 0..8 {
                 d[k] *= T::from_f64(f64::from(u32::from(*bits) >> k & 1));
             }
@@ -347,7 +350,7 @@ vectorized! {
         let (sums, products, scale, shift) = (&mut sums[..c], &mut products[..c], &scale[..c], &shift[..c]);
         for (x, dy) in x.chunks_exact(c).zip(dy.chunks_exact(c)) {
             for j in 0..c {
-                let d = dy[j] * f.slope(x[j] * scale[j] + shift[j]);
+                let d = dy[j] * f.derivative(x[j] * scale[j] + shift[j]);
                 sums[j] += d;
                 products[j] += d * (x[j] - mean[j]);
             }
@@ -369,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn statistics_are_those_of_the_definition_even_far_from_zero() {
+    fn statistics_match_definition_at_large_offsets() {
         for c in [1, 3, 17, 100] {
             for offset in [0.0, 4096.0] {
                 let rows = 1000;
@@ -391,41 +394,40 @@ mod tests {
     }
 
     #[test]
-    fn gradients_in_place_and_apart_and_by_either_way_agree() {
+    fn in_place_and_out_of_place_gradients_agree() {
         let (c, rows) = (17, 700);
         let [x, dy, r] = [1, 2, 3].map(|seed| narrow(&values(rows * c, seed)));
         let mask: Vec<u8> = (0..x.len().div_ceil(8)).map(|i| (i * 151 % 256) as u8).collect();
         let [scale, shift, mean, k1, k2, k3] = [4, 5, 6, 7, 8, 9].map(|seed| narrow(&values(c, seed)));
         let k = [&k1[..], &k2[..], &k3[..]];
         for activation in [Activation::Identity, Activation::Relu, Activation::Silu] {
-            for slope in
+            for derivative in
                 [DerivativeOperand::Input, DerivativeOperand::Residual(&r), DerivativeOperand::Mask(&mask)]
             {
-                let pass =
-                    BatchNormBackward { x: &x, scale: &scale, shift: &shift, activation, derivative: slope };
+                let pass = BatchNormBackward { x: &x, scale: &scale, shift: &shift, activation, derivative };
                 let mut d = vec![f32::NAN; x.len()];
                 let sums = pass.gradient_and_sums(Some(&dy), &mean, &mut d);
-                let mut own = dy.clone();
-                assert_eq!(pass.gradient_and_sums(None, &mean, &mut own), sums);
-                assert_eq!(own, d);
+                let mut in_place = dy.clone();
+                assert_eq!(pass.gradient_and_sums(None, &mean, &mut in_place), sums);
+                assert_eq!(in_place, d);
                 let mut dx = vec![f32::NAN; x.len()];
                 combine(&x, &d, k, &mut dx);
-                combine_in_place(&x, k, &mut own);
-                assert_eq!(own, dx);
-                if let DerivativeOperand::Input = slope {
+                combine_in_place(&x, k, &mut in_place);
+                assert_eq!(in_place, dx);
+                if let DerivativeOperand::Input = derivative {
                     assert_eq!(pass.sums(&dy, &mean), sums);
-                    own.copy_from_slice(&dy);
-                    pass.input_gradient(None, k, &mut own);
-                    assert_eq!(own, dx);
-                    own.fill(f32::NAN);
-                    pass.input_gradient(Some(&dy), k, &mut own);
-                    assert_eq!(own, dx);
+                    in_place.copy_from_slice(&dy);
+                    pass.input_gradient(None, k, &mut in_place);
+                    assert_eq!(in_place, dx);
+                    in_place.fill(f32::NAN);
+                    pass.input_gradient(Some(&dy), k, &mut in_place);
+                    assert_eq!(in_place, dx);
                 }
             }
         }
     }
     #[test]
-    fn a_mask_tells_where_the_slope_is_one() {
+    fn mask_is_set_where_derivative_is_one() {
         for (c, rows) in [(1, 3), (3, 700), (17, 300), (24, 400), (100, 50)] {
             let [x, r] = [1, 2].map(|seed| narrow(&values(rows * c, seed)));
             let (scale, shift) = (vec![3.0; c], vec![0.5; c]);
@@ -436,7 +438,7 @@ mod tests {
                 apply(&x, &scale, &shift, Some(&r), f, &mut expected);
                 assert_eq!(y, expected);
                 let mut d = vec![1.0f32; x.len()];
-                keep_where(&mask, &mut d);
+                apply_mask(&mask, &mut d);
                 for (i, (d, y)) in d.iter().zip(&y).enumerate() {
                     let is_inside = *y > 0.0 && (f == Activation::Relu || *y < 6.0);
                     assert_eq!(*d == 1.0, is_inside, "c {c} {f:?}: element {i}, {y}");

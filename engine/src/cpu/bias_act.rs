@@ -1,15 +1,15 @@
-//! What follows the product of a fully connected layer: the bias and the activation, in one pass over rows.
+//! Bias and activation after the GEMM of a fully connected layer, in one pass over rows.
 use super::activation;
 use super::elementary::Elementary;
 use super::parallel::{DisjointSlice, GRAIN, for_each_task};
 use crate::Activation;
 
-/// Adds `bias` to each row of `y`, in place, and with `relu` takes what is below 0 for 0.
+/// Adds `bias` to each row of `y` in place, and applies ReLU if `relu` is set.
 pub fn add_bias<T: Elementary>(bias: Option<&[T]>, relu: bool, row_len: usize, y: &mut [T]) {
     for_each_rows(row_len, y, |rows| rows.chunks_exact_mut(row_len).for_each(|row| add(bias, relu, row)));
 }
 
-/// Adds `bias` to each row of `z`, in place, and `y = f(z)`.
+/// Adds `bias` to each row of `z` in place, then computes `y = f(z)`.
 pub fn add_bias_activate<T: Elementary>(
     f: Activation,
     bias: Option<&[T]>,
@@ -38,12 +38,12 @@ fn add<T: Elementary>(bias: Option<&[T]>, relu: bool, row: &mut [T]) {
         row.iter_mut().zip(bias).for_each(|(y, b)| *y += *b);
     }
     if relu {
-        // So written that NaN passes.
+        // Written so that NaN propagates.
         row.iter_mut().for_each(|y| *y = if *y < T::zero() { T::zero() } else { *y });
     }
 }
 
-/// Runs `f` over pieces of whole rows.
+/// Runs `f` over chunks of whole rows.
 fn for_each_rows<T: Send>(row_len: usize, y: &mut [T], f: impl Fn(&mut [T]) + Sync) {
     if y.is_empty() {
         return;

@@ -1,13 +1,13 @@
-//! Elementwise functions of two operands that broadcast against each other.
+//! Elementwise binary operations with broadcasting.
 use super::parallel::{DisjointSlice, GRAIN, for_each_task};
 use super::vectorized::vectorized;
 use crate::dtype::Real;
 
-/// A function of two numbers.
+/// Elementwise binary operation.
 pub trait BinaryFn: Send + Sync + 'static {
-    /// What the CUDA kernel is called.
+    /// Name of the CUDA kernel.
     const KERNEL: &'static str;
-    /// Its value.
+    /// Value of the operation.
     fn apply<T: Real>(a: T, b: T) -> T;
 }
 
@@ -33,28 +33,28 @@ binary! {
     Mul = "mul", (a, b) => a * b;
     /// `a / b`
     Div = "div", (a, b) => a / b;
-    /// The larger; NaN if either is.
+    /// `max(a, b)`; NaN if either operand is NaN.
     Maximum = "maximum", (a, b) => {
         let larger = if a > b { a } else { b };
         if a.is_nan() { a } else { larger }
     };
-    /// The smaller; NaN if either is.
+    /// `min(a, b)`; NaN if either operand is NaN.
     Minimum = "minimum", (a, b) => {
         let smaller = if a < b { a } else { b };
         if a.is_nan() { a } else { smaller }
     };
     /// `a` to the power `b`.
     Pow = "pow", (a, b) => a.powf(b);
-    /// The share of the gradient of `max(a, b)` that goes to `a`: 1, 0, or half at a tie.
-    Heaviside = "greater_share", (a, b) => if a > b { T::one() } else if a == b { T::from_f64(0.5) } else { T::zero() };
-    /// `b ? a : 0`: keeps what a mask of ones and zeros keeps, NaN in `a` or not.
-    Masked = "keep", (a, b) => if b == T::zero() { T::zero() } else { a };
+    /// `heaviside(a - b, 0.5)`: derivative of `max(a, b)` with respect to `a`. 1, 0, or 0.5 at a tie.
+    Heaviside = "heaviside", (a, b) => if a > b { T::one() } else if a == b { T::from_f64(0.5) } else { T::zero() };
+    /// `b ? a : 0`, for a mask `b` of ones and zeros. NaN in `a` is masked too.
+    Masked = "masked", (a, b) => if b == T::zero() { T::zero() } else { a };
     /// 1 where equal, else 0.
     Equal = "equal", (a, b) => if a == b { T::one() } else { T::zero() };
 }
 
-/// How two operands walk under a result: rows of `inner` elements, where each operand advances by its step (0 or 1), and
-/// outer axes with their own steps.
+/// Strides of two operands that broadcast to one result: rows of `inner` elements, in which each operand has stride 0 or 1, and
+/// outer axes with arbitrary strides.
 pub struct BroadcastLayout {
     outer: Vec<(usize, usize, usize)>,
     inner: usize,
@@ -62,12 +62,13 @@ pub struct BroadcastLayout {
 }
 
 impl BroadcastLayout {
-    /// From the result's extents and the operands' steps along each (0 where repeated). Neighbouring axes are merged.
+    /// Layout for the result's extents and the operands' strides (0 along broadcast axes). Neighbouring axes are merged where
+    /// possible.
     pub fn new(extents: &[usize], a: &[usize], b: &[usize]) -> BroadcastLayout {
         let mut axes: Vec<(usize, usize, usize)> = vec![];
         for ((&n, &sa), &sb) in extents.iter().zip(a).zip(b).filter(|((n, _), _)| **n != 1) {
             match axes.last_mut() {
-                // The outer axis steps over whole inner ones in both operands: one axis.
+                // The outer axis is contiguous with the inner one in both operands: merge them.
                 Some(last) if last.1 == sa * n && last.2 == sb * n => *last = (last.0 * n, sa, sb),
                 _ => axes.push((n, sa, sb)),
             }
@@ -89,12 +90,12 @@ impl BroadcastLayout {
         self.inner
     }
 
-    /// How far each operand advances within a row: 0 or 1.
+    /// Stride of each operand within a row: 0 or 1.
     pub fn steps(&self) -> (usize, usize) {
         self.steps
     }
 
-    /// Where row `row` starts in each operand.
+    /// Offset of row `row` in each operand.
     pub fn start(&self, row: usize) -> (usize, usize) {
         let (mut rest, mut a, mut b) = (row, 0, 0);
         for &(n, sa, sb) in self.outer.iter().rev() {
@@ -106,14 +107,14 @@ impl BroadcastLayout {
     }
 }
 
-/// `y = F(a, b)` along a walk.
-pub fn forward<T: Real, F: BinaryFn>(walk: &BroadcastLayout, a: &[T], b: &[T], y: &mut [T]) {
-    let inner = walk.inner;
+/// `y = F(a, b)` with broadcasting.
+pub fn forward<T: Real, F: BinaryFn>(layout: &BroadcastLayout, a: &[T], b: &[T], y: &mut [T]) {
+    let inner = layout.inner;
     let rows = y.len() / inner.max(1);
     let out = DisjointSlice::new(y);
     if rows == 1 {
-        // One long row: cut along it.
-        let (sa, sb) = walk.steps;
+        // One long row: split it.
+        let (sa, sb) = layout.steps;
         return for_each_task(inner.div_ceil(GRAIN), |task| {
             let (start, len) = (task * GRAIN, GRAIN.min(inner - task * GRAIN));
             // SAFETY: pieces do not overlap.
@@ -124,10 +125,10 @@ pub fn forward<T: Real, F: BinaryFn>(walk: &BroadcastLayout, a: &[T], b: &[T], y
     let rows_per_task = (GRAIN / inner.max(1)).max(1);
     for_each_task(rows.div_ceil(rows_per_task), |task| {
         for r in task * rows_per_task..rows.min((task + 1) * rows_per_task) {
-            let (i, j) = walk.start(r);
+            let (i, j) = layout.start(r);
             // SAFETY: each row belongs to one task.
             let y = unsafe { out.slice(r * inner, inner) };
-            row::<T, F>(&a[i..], walk.steps.0, &b[j..], walk.steps.1, y);
+            row::<T, F>(&a[i..], layout.steps.0, &b[j..], layout.steps.1, y);
         }
     });
 }

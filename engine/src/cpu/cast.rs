@@ -2,7 +2,8 @@
 use crate::dtype::{DType, Element, f16};
 use half::slice::HalfFloatSliceExt;
 
-/// `y[i] = x[i]` in another dtype: rounded to nearest even between floats, truncated towards zero and saturated into integers.
+/// `y[i] = x[i]` in another dtype: rounded to nearest even between float dtypes, truncated towards zero and saturated into
+/// integers.
 pub fn cast<A: Element, B: Element>(x: &[A], y: &mut [B]) {
     match (A::DTYPE, B::DTYPE) {
         (DType::F32, DType::F16) => {
@@ -17,7 +18,7 @@ pub fn cast<A: Element, B: Element>(x: &[A], y: &mut [B]) {
     }
 }
 
-/// The upper halves of f32, rounded to nearest even; NaN stays NaN.
+/// bf16 bits of f32 bits: the upper 16 bits, rounded to nearest even. NaN stays NaN.
 fn to_bf16(x: &[u32], y: &mut [u16]) {
     for (y, x) in y.iter_mut().zip(x) {
         let is_nan = x & 0x7fff_ffff > 0x7f80_0000;
@@ -35,9 +36,9 @@ mod tests {
     use super::*;
     use crate::dtype::bf16;
 
-    /// Every f32 pattern of a coarse grid, and its neighbours at the ties.
+    /// f32 bit patterns on a coarse grid, with their neighbours at rounding ties.
     #[test]
-    fn fast_conversions_are_those_of_single_elements() {
+    fn slice_conversions_match_single_elements() {
         let patterns = (0..=0xffffu32)
             .flat_map(|high| [0, 1, 0x7fff, 0x8000, 0x8001, 0xffff].map(|low| high << 16 | low));
         let x: Vec<f32> = patterns.map(f32::from_bits).collect();

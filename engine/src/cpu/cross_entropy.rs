@@ -1,10 +1,10 @@
-//! Softmax cross entropy with label smoothing over rows of logits.
+//! Softmax cross entropy of rows of logits, with label smoothing.
 use super::elementary::Elementary;
 use super::parallel::{DisjointSlice, GRAIN, for_each_task};
 use super::softmax::max_of;
 use super::vectorized::vectorized;
 
-/// The mean loss over rows; `log_sums[row]` receives `log(sum(exp(row)))`, which backward needs.
+/// Mean loss over rows. `log_sums[row]` receives `log(sum(exp(row)))` for [`backward`].
 pub fn forward<T: Elementary>(x: &[T], target: &[i64], smoothing: f64, log_sums: &mut [T]) -> f64 {
     let (n, classes) = (target.len(), x.len() / target.len());
     let mut losses = vec![0.0f64; n];
@@ -47,7 +47,7 @@ pub fn backward<T: Elementary>(
     });
 }
 
-/// How many rows have their target among the 1 and among the `k` highest logits: of equal ones, the lower class is the higher.
+/// Number of rows whose target is the top-1 class, and among the top `k` classes. Of equal logits, the lower class ranks first.
 pub fn top_k_counts<T: Elementary>(x: &[T], target: &[i64], k: usize) -> [i64; 2] {
     let (n, classes) = (target.len(), x.len() / target.len());
     let mut ranks = vec![0; n];
@@ -59,7 +59,7 @@ pub fn top_k_counts<T: Elementary>(x: &[T], target: &[i64], k: usize) -> [i64; 2
     [1, k].map(|k| ranks.iter().filter(|rank| **rank < k).count() as i64)
 }
 
-/// Runs `f(row)` over rows of logits, in tasks of about a grain of work.
+/// Runs `f(row)` over rows of logits, in tasks of about [`GRAIN`] additions of work.
 pub fn for_each_row(n: usize, classes: usize, f: impl Fn(usize) + Sync + Send) {
     // An exponential costs about as much as sixteen additions.
     let rows = (GRAIN / 16 / classes.max(1)).max(1);
@@ -83,11 +83,11 @@ vectorized! {
 }
 
 vectorized! {
-    /// How many logits are above the target's.
+    /// Rank of the target: the number of logits that rank before it.
     fn rank<T: Elementary>(x: &[T], target: usize) -> usize {
-        let own = x[target];
-        let or_equal = x[..target].iter().map(|v| usize::from(*v >= own)).sum::<usize>();
-        or_equal + x[target..].iter().map(|v| usize::from(*v > own)).sum::<usize>()
+        let target_logit = x[target];
+        let or_equal = x[..target].iter().map(|v| usize::from(*v >= target_logit)).sum::<usize>();
+        or_equal + x[target..].iter().map(|v| usize::from(*v > target_logit)).sum::<usize>()
     }
 }
 

@@ -1,11 +1,11 @@
-//! Exponential, logarithm, tanh and erf of f32 as straight-line code that the compiler vectorises; f64 takes the exact functions.
+//! Exponential, logarithm, tanh and erf of f32 as branch-free code that the compiler vectorises. f64 uses the exact functions.
 use crate::dtype::Real;
 
-/// Elementary functions in a form that loops can vectorise.
+/// Elementary functions that vectorise in loops.
 pub trait Elementary: Real {
     /// `e^x`, within 2 ulp.
     fn fast_exp(self) -> Self;
-    /// `e^x - 1` for x up to 88, within 2 ulp; beyond, its value at 88.
+    /// `e^x - 1` for x up to 88, within 2 ulp; above, the value at 88.
     fn fast_exp_m1(self) -> Self;
     /// `log(1 + x)` for x from 0 to 1, within 2 ulp.
     fn fast_ln_1p(self) -> Self;
@@ -42,20 +42,20 @@ impl Elementary for f32 {
     /// Cephes' `expf`: `e^x = 2^n e^r` with `|r| <= ln 2 / 2` and a polynomial of degree 7 in r.
     #[inline(always)]
     fn fast_exp(self) -> f32 {
-        // Beyond these the result is 0 or infinite; NaN passes both comparisons by.
+        // Outside these bounds the result is 0 or infinite. NaN fails both comparisons and propagates.
         let x = if self > 89.0 { 89.0 } else { self };
         let x = if x < -104.0 { -104.0 } else { x };
         let (q, n) = reduced_exp_m1(x);
         let y = q + 1.0;
-        // 2^n in two factors, so that neither overflows where the product does not.
+        // 2^n as two factors, so that neither overflows unless the product does.
         let half = n >> 1;
         y * power_of_two(half) * power_of_two(n - half)
     }
 
-    /// `2^n (e^r - 1) + (2^n - 1)`: near zero n is 0 and the polynomial has no constant to cancel.
+    /// `2^n (e^r - 1) + (2^n - 1)`: near zero n is 0, and the polynomial has no constant term to cancel.
     #[inline(always)]
     fn fast_exp_m1(self) -> f32 {
-        // Below, the result rounds to -1; above, 2^n would overflow before the product does.
+        // Below -30 the result rounds to -1; above 88, 2^n would overflow before the product does.
         let x = if self > 88.0 { 88.0 } else { self };
         let x = if x < -30.0 { -30.0 } else { x };
         let (q, n) = reduced_exp_m1(x);
@@ -63,7 +63,7 @@ impl Elementary for f32 {
         q * power + (power - 1.0)
     }
 
-    /// Cephes' `logf` of `u = 1 + x`, and `(x - (u - 1)) / u` for what rounding took from u.
+    /// Cephes' `logf` of `u = 1 + x`, plus `(x - (u - 1)) / u` for the rounding error of u.
     #[inline(always)]
     fn fast_ln_1p(self) -> f32 {
         let u = 1.0 + self;
@@ -100,7 +100,7 @@ impl Elementary for f32 {
         if a < 0.625 { near } else { far }
     }
 
-    /// A rational approximation in x², as in Eigen; beyond the bounds the result rounds to 1.
+    /// Rational approximation in x², as in Eigen. Outside the bounds the result rounds to ±1.
     #[inline(always)]
     fn fast_erf(self) -> f32 {
         const BOUND: f32 = 3.832_507;
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn functions_stay_within_their_bounds() {
+    fn fast_functions_stay_within_error_bounds() {
         let ulp = f64::from(f32::EPSILON) / 2.0;
         assert!(worst(-87.0, 88.7, Elementary::fast_exp, f64::exp) <= 4.0 * ulp);
         assert!(worst(-20.0, 88.0, Elementary::fast_exp_m1, f64::exp_m1) <= 4.0 * ulp);
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn extremes_are_those_of_the_exact_functions() {
+    fn extreme_arguments_match_exact_functions() {
         assert_eq!(f32::INFINITY.fast_exp(), f32::INFINITY);
         assert_eq!(100f32.fast_exp(), f32::INFINITY);
         assert_eq!(f32::NEG_INFINITY.fast_exp(), 0.0);

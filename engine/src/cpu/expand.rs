@@ -1,20 +1,20 @@
-//! Repetition along axes.
+//! Broadcast copy.
 use super::binary::BroadcastLayout;
 use super::parallel::{DisjointSlice, GRAIN, for_each_task};
 use crate::Element;
 
-/// `y` from `x` along a walk whose first operand is `x`.
-pub fn forward<T: Element>(walk: &BroadcastLayout, x: &[T], y: &mut [T]) {
-    let inner = walk.inner();
+/// Copies `x` to `y` with broadcasting. `x` is the first operand of `layout`.
+pub fn forward<T: Element>(layout: &BroadcastLayout, x: &[T], y: &mut [T]) {
+    let inner = layout.inner();
     let rows = y.len() / inner.max(1);
     let per_task = (GRAIN / inner.max(1)).max(1);
     let out = DisjointSlice::new(y);
     for_each_task(rows.div_ceil(per_task), |task| {
         for r in task * per_task..rows.min((task + 1) * per_task) {
-            let start = walk.start(r).0;
+            let start = layout.start(r).0;
             // SAFETY: each row belongs to one task.
             let y = unsafe { out.slice(r * inner, inner) };
-            match walk.steps().0 {
+            match layout.steps().0 {
                 0 => y.fill(x[start]),
                 _ => y.copy_from_slice(&x[start..start + inner]),
             }

@@ -1,5 +1,5 @@
-//! Expressions over arrays: a program is run block by block, each instruction a vectorised loop, its results in registers of one
-//! block that stay in the first-level cache. Work is cut into whole rows of channels, by shapes alone.
+//! Interpreter of fused expressions. A program runs block by block: each instruction is a vectorised loop, and its result stays in a
+//! block-sized register in the L1 cache. Work is split into whole rows of channels, by shapes alone.
 pub mod functions;
 
 use super::elementary::Elementary;
@@ -10,36 +10,36 @@ use crate::fuse::graph::{Node, Program};
 use half::slice::HalfFloatSliceExt;
 use std::ops::Range;
 
-/// Elements of a block.
+/// Elements per block.
 const BLOCK: usize = 1024;
 
-/// An input of a program.
+/// Input of a program.
 pub enum ProgramInput<'a, T> {
-    /// An element for each of the result.
+    /// One element per output element.
     Elements(&'a [T]),
-    /// The same in f16, for arithmetic in f32.
+    /// One f16 element per output element, computed with in f32.
     F16(&'a [f16]),
-    /// The same in bf16, for arithmetic in f32.
+    /// One bf16 element per output element, computed with in f32.
     BF16(&'a [bf16]),
-    /// An element for each channel.
+    /// One element per channel.
     Channels(Vec<T>),
-    /// One for all.
+    /// A scalar.
     Scalar(T),
 }
 
-/// An output of a program.
+/// Output of a program.
 pub enum ProgramOutput<'a, T> {
     /// Every element.
     Elements(&'a mut [T]),
-    /// The same, rounded from f32 to f16.
+    /// Every element, rounded from f32 to f16.
     F16(&'a mut [f16]),
-    /// The same, rounded from f32 to bf16.
+    /// Every element, rounded from f32 to bf16.
     BF16(&'a mut [bf16]),
-    /// The sum over rows for each channel.
+    /// Per-channel sums over rows.
     Sums(&'a mut [f64]),
 }
 
-/// Runs a program for rows of `c` channels, `len` elements in all.
+/// Runs a program over rows of `c` channels, `len` elements in total.
 pub(crate) fn run<T: Elementary>(
     program: &Program,
     sources: &[ProgramInput<T>],
@@ -51,31 +51,32 @@ pub(crate) fn run<T: Elementary>(
         return;
     }
     let sums = sinks.iter().filter(|sink| matches!(sink, ProgramOutput::Sums(_))).count();
-    // Sums of many rows are cut finer, so that each stays precise.
+    // Sums over rows use smaller chunks, so that each stays precise.
     let chunk_rows = if sums > 0 { (GRAIN / c).clamp(16, 256) } else { (GRAIN / c).max(1) };
     let chunk = chunk_rows * c;
     let chunks = len.div_ceil(chunk);
     let mut partial = vec![T::zero(); chunks * sums * c];
     let shared = DisjointSlice::new(&mut partial);
     let mut totals = vec![];
-    let outs: Vec<Out<T>> = sinks
+    let outputs: Vec<OutputSlice<T>> = sinks
         .into_iter()
         .map(|sink| match sink {
-            ProgramOutput::Elements(y) => Out::Elements(DisjointSlice::new(y)),
-            ProgramOutput::F16(y) => Out::F16(DisjointSlice::new(y)),
-            ProgramOutput::BF16(y) => Out::BF16(DisjointSlice::new(y)),
+            ProgramOutput::Elements(y) => OutputSlice::Elements(DisjointSlice::new(y)),
+            ProgramOutput::F16(y) => OutputSlice::F16(DisjointSlice::new(y)),
+            ProgramOutput::BF16(y) => OutputSlice::BF16(DisjointSlice::new(y)),
             ProgramOutput::Sums(total) => {
                 totals.push(total);
-                Out::Sums(totals.len() - 1)
+                OutputSlice::Sums(totals.len() - 1)
             }
         })
         .collect();
-    let plan = Plan::new(program, sources, c, &outs);
+    let plan = ProgramPlan::new(program, sources, c, &outputs);
     for_each_task(chunks, |i| {
         // SAFETY: each chunk has its own sums.
         let sums = unsafe { shared.slice(i * sums * c, sums * c) };
         scratch::with(plan.registers * BLOCK, |registers: &mut [T]| {
-            let block = Block { plan: &plan, registers: DisjointSlice::new(registers), outs: &outs };
+            let block =
+                BlockRunner { plan: &plan, registers: DisjointSlice::new(registers), outputs: &outputs };
             block.run_chunk(i * chunk..len.min((i + 1) * chunk), sums);
         });
     });
@@ -88,45 +89,45 @@ pub(crate) fn run<T: Elementary>(
     }
 }
 
-enum Out<T> {
+enum OutputSlice<T> {
     Elements(DisjointSlice<T>),
     F16(DisjointSlice<f16>),
     BF16(DisjointSlice<bf16>),
-    /// Which of the sums.
+    /// Index of the sum.
     Sums(usize),
 }
 
-/// Where the value of a node is while a block is computed.
+/// Location of a node's value while a block is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    /// In the elements of an input.
+enum ValueLocation {
+    /// Elements of an input.
     Input(usize),
-    /// In the channels of an input, of which the block covers a part.
+    /// Channels of an input, of which the block covers a part.
     Channels(usize),
-    /// In the elements of an output.
+    /// Elements of an output.
     Output(usize),
     Register(usize),
 }
 
-/// How a program is run for given kinds of inputs and outputs.
-struct Plan<'a, T> {
+/// Register allocation and schedule of a program, for given kinds of inputs and outputs.
+struct ProgramPlan<'a, T> {
     program: &'a Program,
     sources: &'a [ProgramInput<'a, T>],
     c: usize,
-    places: Vec<Place>,
-    /// Nodes that are the same for all blocks, to be computed once a chunk; and the others.
+    locations: Vec<ValueLocation>,
+    /// Nodes with the same value in all blocks, computed once per chunk, and the other nodes.
     once: Vec<usize>,
     each: Vec<usize>,
     registers: usize,
 }
 
-impl<'a, T: Elementary> Plan<'a, T> {
+impl<'a, T: Elementary> ProgramPlan<'a, T> {
     fn new(
         program: &'a Program,
         sources: &'a [ProgramInput<'a, T>],
         c: usize,
-        outs: &[Out<T>],
-    ) -> Plan<'a, T> {
+        outputs: &[OutputSlice<T>],
+    ) -> ProgramPlan<'a, T> {
         let nodes = &program.nodes;
         let mut uniform: Vec<bool> = vec![];
         for node in nodes {
@@ -141,54 +142,59 @@ impl<'a, T: Elementary> Plan<'a, T> {
             uniform.push(is);
         }
         let (once, each): (Vec<usize>, Vec<usize>) = (0..nodes.len()).partition(|i| uniform[*i]);
-        // The last use of each node; outputs are used at the end, and what is computed once for ever.
+        // Last use of each node. Outputs, and nodes computed once per chunk, are never freed.
         let mut last: Vec<usize> = uniform.iter().map(|u| if *u { usize::MAX } else { 0 }).collect();
         for i in &each {
             nodes[*i].operands().for_each(|a| last[a] = last[a].max(*i));
         }
         program.outputs.iter().for_each(|o| last[*o] = usize::MAX);
-        let (mut places, mut free, mut registers) = (vec![Place::Register(0); nodes.len()], vec![], 0);
+        let (mut locations, mut free, mut registers) =
+            (vec![ValueLocation::Register(0); nodes.len()], vec![], 0);
         let mut register = |free: &mut Vec<usize>| {
-            Place::Register(free.pop().unwrap_or_else(|| {
+            ValueLocation::Register(free.pop().unwrap_or_else(|| {
                 registers += 1;
                 registers - 1
             }))
         };
         for i in once.iter().chain(&each).copied() {
             let into = program.outputs.iter().position(|o| *o == i);
-            places[i] = match (nodes[i], into) {
-                (Node::Input(k), _) if matches!(sources[k], ProgramInput::Elements(_)) => Place::Input(k),
-                (Node::Input(k), _) if matches!(sources[k], ProgramInput::Channels(_)) && c > BLOCK => {
-                    Place::Channels(k)
+            locations[i] = match (nodes[i], into) {
+                (Node::Input(k), _) if matches!(sources[k], ProgramInput::Elements(_)) => {
+                    ValueLocation::Input(k)
                 }
-                (_, Some(o)) if !uniform[i] && matches!(outs[o], Out::Elements(_)) => Place::Output(o),
+                (Node::Input(k), _) if matches!(sources[k], ProgramInput::Channels(_)) && c > BLOCK => {
+                    ValueLocation::Channels(k)
+                }
+                (_, Some(o)) if !uniform[i] && matches!(outputs[o], OutputSlice::Elements(_)) => {
+                    ValueLocation::Output(o)
+                }
                 _ => register(&mut free),
             };
-            // After the node has its place: a loop never writes what it reads.
+            // Free operands after the node has its location, so that a loop never writes what it reads.
             for a in nodes[i].operands().collect::<std::collections::BTreeSet<_>>() {
-                if let Place::Register(r) = places[a]
+                if let ValueLocation::Register(r) = locations[a]
                     && last[a] == i
                 {
                     free.push(r);
                 }
             }
         }
-        Plan { program, sources, c, places, once, each, registers }
+        ProgramPlan { program, sources, c, locations, once, each, registers }
     }
 }
 
-/// One task's registers.
-struct Block<'a, T> {
-    plan: &'a Plan<'a, T>,
+/// State of one task: its registers.
+struct BlockRunner<'a, T> {
+    plan: &'a ProgramPlan<'a, T>,
     registers: DisjointSlice<T>,
-    outs: &'a [Out<T>],
+    outputs: &'a [OutputSlice<T>],
 }
 
-impl<T: Elementary> Block<'_, T> {
-    /// Runs whole rows; adds to their sums, `[sums, c]`, which are 0.
+impl<T: Elementary> BlockRunner<'_, T> {
+    /// Runs whole rows, and adds to their sums `[sums, c]`, which are zero on entry.
     fn run_chunk(&self, at: Range<usize>, sums: &mut [T]) {
         let c = self.plan.c;
-        // Blocks begin with a row, or lie within one.
+        // Blocks start at a row, or lie within one.
         let (span, step) = if c <= BLOCK { (at.len(), BLOCK / c * c) } else { (c, BLOCK) };
         for i in &self.plan.once {
             self.compute(*i, 0..step.min(at.len()));
@@ -199,18 +205,18 @@ impl<T: Elementary> Block<'_, T> {
                 for i in &self.plan.each {
                     self.compute(*i, block.clone());
                 }
-                self.deliver(block, sums);
+                self.store_outputs(block, sums);
             }
         }
     }
 
     /// Computes a node for a block.
     fn compute(&self, i: usize, at: Range<usize>) {
-        let place = self.plan.places[i];
-        if matches!(place, Place::Input(_) | Place::Channels(_)) {
+        let location = self.plan.locations[i];
+        if matches!(location, ValueLocation::Input(_) | ValueLocation::Channels(_)) {
             return;
         }
-        let y = self.target(place, at.clone());
+        let y = self.target(location, at.clone());
         let value = |node: usize| self.value(node, at.clone());
         match self.plan.program.nodes[i] {
             Node::Constant(bits) => y.fill(T::from_f64(f64::from_bits(bits))),
@@ -229,23 +235,25 @@ impl<T: Elementary> Block<'_, T> {
         }
     }
 
-    /// Hands the outputs of a block over.
-    fn deliver(&self, at: Range<usize>, sums: &mut [T]) {
+    /// Stores the outputs of a block.
+    fn store_outputs(&self, at: Range<usize>, sums: &mut [T]) {
         let c = self.plan.c;
-        for (o, (node, out)) in self.plan.program.outputs.iter().zip(self.outs).enumerate() {
+        for (o, (node, out)) in self.plan.program.outputs.iter().zip(self.outputs).enumerate() {
             let value = self.value(*node, at.clone());
             match out {
-                Out::Elements(_) if self.plan.places[*node] == Place::Output(o) => {}
-                Out::Elements(_) => self.target(Place::Output(o), at.clone()).copy_from_slice(value),
-                Out::F16(y) => {
+                OutputSlice::Elements(_) if self.plan.locations[*node] == ValueLocation::Output(o) => {}
+                OutputSlice::Elements(_) => {
+                    self.target(ValueLocation::Output(o), at.clone()).copy_from_slice(value)
+                }
+                OutputSlice::F16(y) => {
                     // SAFETY: blocks do not overlap.
                     unsafe { y.slice(at.start, at.len()) }.convert_from_f32_slice(floats(value));
                 }
-                Out::BF16(y) => {
+                OutputSlice::BF16(y) => {
                     // SAFETY: blocks do not overlap.
                     unsafe { y.slice(at.start, at.len()) }.convert_from_f32_slice(floats(value));
                 }
-                Out::Sums(k) => {
+                OutputSlice::Sums(k) => {
                     let first = if c <= BLOCK { 0 } else { at.start % c };
                     functions::add_rows(value, &mut sums[k * c + first..][..at.len().min(c)]);
                 }
@@ -255,38 +263,38 @@ impl<T: Elementary> Block<'_, T> {
 
     fn value(&self, node: usize, at: Range<usize>) -> &[T] {
         let plan = self.plan;
-        match plan.places[node] {
-            Place::Input(k) => match &plan.sources[k] {
+        match plan.locations[node] {
+            ValueLocation::Input(k) => match &plan.sources[k] {
                 ProgramInput::Elements(x) => &x[at],
-                _ => unreachable!("only elements are read in place"),
+                _ => unreachable!("only full inputs are read in place"),
             },
-            Place::Channels(k) => match &plan.sources[k] {
+            ValueLocation::Channels(k) => match &plan.sources[k] {
                 ProgramInput::Channels(x) => &x[at.start % plan.c..][..at.len()],
-                _ => unreachable!("only channels are"),
+                _ => unreachable!("not a channel input"),
             },
-            place => self.target(place, at),
+            location => self.target(location, at),
         }
     }
 
-    #[allow(clippy::mut_from_ref, reason = "disjoint parts, as of Shared")]
-    fn target(&self, place: Place, at: Range<usize>) -> &mut [T] {
-        match place {
-            // SAFETY: registers are this task's own, and the plan has no loop write to a register that it reads.
-            Place::Register(r) => unsafe { self.registers.slice(r * BLOCK, at.len()) },
-            Place::Output(o) => match &self.outs[o] {
-                // SAFETY: blocks do not overlap, and each output is written by one node, before others read it.
-                Out::Elements(y) => unsafe { y.slice(at.start, at.len()) },
-                _ => unreachable!("only elements are written in place"),
+    #[allow(clippy::mut_from_ref, reason = "disjoint parts, as in DisjointSlice")]
+    fn target(&self, location: ValueLocation, at: Range<usize>) -> &mut [T] {
+        match location {
+            // SAFETY: registers belong to this task, and no loop of the plan writes a register that it reads.
+            ValueLocation::Register(r) => unsafe { self.registers.slice(r * BLOCK, at.len()) },
+            ValueLocation::Output(o) => match &self.outputs[o] {
+                // SAFETY: blocks do not overlap, and each output is written by one node before others read it.
+                OutputSlice::Elements(y) => unsafe { y.slice(at.start, at.len()) },
+                _ => unreachable!("only full outputs are written in place"),
             },
-            Place::Input(_) | Place::Channels(_) => unreachable!("inputs are not written"),
+            ValueLocation::Input(_) | ValueLocation::Channels(_) => unreachable!("inputs are not written"),
         }
     }
 }
 
 fn floats<T: Elementary>(x: &[T]) -> &[f32] {
-    as_f32(x).expect("16-bit elements are computed with in f32")
+    as_f32(x).expect("f16 and bf16 are computed in f32")
 }
 
 fn floats_mut<T: Elementary>(x: &mut [T]) -> &mut [f32] {
-    as_f32_mut(x).expect("16-bit elements are computed with in f32")
+    as_f32_mut(x).expect("f16 and bf16 are computed in f32")
 }

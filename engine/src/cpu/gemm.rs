@@ -1,10 +1,10 @@
-//! Matrix multiplication (GEMM) by the crates `gemm-f32` and `gemm-f64`, cut into blocks of the output by shape.
+//! Matrix multiplication (GEMM) with the crates `gemm-f32` and `gemm-f64`, split into blocks of the output by shape.
 use super::conv2d;
 use super::parallel::{DisjointSlice, for_each_task};
 use crate::dtype::Real;
 use crate::{ConvShape, DType};
 
-/// A matrix operand: its elements and the distance between rows and between columns.
+/// Strided matrix operand: elements, row stride and column stride.
 #[derive(Clone, Copy)]
 pub struct Matrix<'a, T> {
     data: &'a [T],
@@ -13,12 +13,12 @@ pub struct Matrix<'a, T> {
 }
 
 impl<'a, T> Matrix<'a, T> {
-    /// Row-major with rows of `cols` elements.
+    /// Row-major matrix with rows of `cols` elements.
     pub fn row_major(data: &'a [T], cols: usize) -> Self {
         Matrix { data, row_step: cols, col_step: 1 }
     }
 
-    /// The transpose of a row-major matrix with rows of `cols` elements.
+    /// Transpose of a row-major matrix with rows of `cols` elements.
     pub fn transposed(data: &'a [T], cols: usize) -> Self {
         Matrix { data, row_step: 1, col_step: cols }
     }
@@ -28,10 +28,10 @@ impl<'a, T> Matrix<'a, T> {
     }
 }
 
-/// `c = a · b` for row-major operands, either transposed: with `a` of `m × k` and `b` of `k × n` after that.
+/// `c = op(a) · op(b)` for row-major operands, where `op` transposes if the flag is set. `op(a)` is `m × k`, `op(b)` is `k × n`.
 ///
-/// Large f32 products run as 1×1 convolutions, whose register tiles beat the general product: `x · wᵀ` is the forward pass over
-/// `m` pixels, `dy · w` the data gradient, `dyᵀ · x` the weight gradient.
+/// Large f32 matmuls run as 1×1 convolutions, whose register tiles are faster than the `gemm` crate: `x · wᵀ` is the forward pass
+/// over `m` pixels, `dy · w` the data gradient, `dyᵀ · x` the weight gradient.
 pub fn matmul<T: Real>(m: usize, n: usize, k: usize, a: (&[T], bool), b: (&[T], bool), c: &mut [T]) {
     let ((a, a_transposed), (b, b_transposed)) = (a, b);
     if m * n * k >= CONV_MIN_MACS && T::DTYPE == DType::F32 {
@@ -47,10 +47,10 @@ pub fn matmul<T: Real>(m: usize, n: usize, k: usize, a: (&[T], bool), b: (&[T], 
     gemm(m, n, k, a, b, false, c);
 }
 
-/// Multiply-adds from which packing for the convolution's tiles pays.
+/// Fewest multiply-adds for which packing for the convolution's tiles pays.
 pub const CONV_MIN_MACS: usize = 1 << 20;
 
-/// A 1×1 convolution over one column of pixels.
+/// 1×1 convolution over one column of pixels.
 fn pixels(h: usize, c_in: usize, c_out: usize) -> ConvShape {
     ConvShape {
         n: 1,
@@ -66,7 +66,7 @@ fn pixels(h: usize, c_in: usize, c_out: usize) -> ConvShape {
     }
 }
 
-/// `c = a · b`, or `c += a · b`, with `a` of `m × k`, `b` of `k × n` and `c` row-major `m × n`.
+/// `c = a · b`, or `c += a · b` with `add`, for `a` `m × k`, `b` `k × n` and row-major `c` `m × n`.
 pub fn gemm<T: Real>(m: usize, n: usize, k: usize, a: Matrix<T>, b: Matrix<T>, add: bool, c: &mut [T]) {
     assert_eq!(c.len(), m * n);
     if m == 0 || n == 0 {
@@ -79,7 +79,7 @@ pub fn gemm<T: Real>(m: usize, n: usize, k: usize, a: Matrix<T>, b: Matrix<T>, a
         return;
     }
     assert!(a.covers(m, k) && b.covers(k, n), "operands are too short for {m}x{k} times {k}x{n}");
-    // Blocks along the longer side of about four million multiply-adds, in whole register tiles.
+    // Split the longer side into blocks of about four million multiply-adds, in whole register tiles.
     let (side, other) = (m.max(n), m.min(n));
     let block = ((1 << 22) / (other * k)).max(1).next_multiple_of(48).min(side);
     let out = DisjointSlice::new(c);
@@ -97,7 +97,7 @@ pub fn gemm<T: Real>(m: usize, n: usize, k: usize, a: Matrix<T>, b: Matrix<T>, a
     });
 }
 
-/// `batch` products of the same extents into consecutive row-major matrices of `c`; `operands(i)` gives those of entry `i`.
+/// `batch` GEMMs of equal shape into consecutive row-major matrices of `c`. `operands(i)` returns the operands of entry `i`.
 pub fn gemm_batch<'a, T: Real>(
     m: usize,
     n: usize,
@@ -125,14 +125,14 @@ pub fn gemm_batch<'a, T: Real>(
     });
 }
 
-/// A matrix in memory.
+/// Strided matrix as raw pointer and strides.
 #[derive(Clone, Copy)]
 pub struct StridedMatrix<T> {
     /// First element.
     pub ptr: *mut T,
-    /// Elements from a row to the next.
+    /// Row stride, in elements.
     pub row_step: usize,
-    /// Elements from a column to the next.
+    /// Column stride, in elements.
     pub col_step: usize,
 }
 
@@ -143,10 +143,10 @@ impl<T> From<Matrix<'_, T>> for StridedMatrix<T> {
     }
 }
 
-/// `c = a · b`, or `c += a · b` with `add`, for `[m, k]` times `[k, n]`, on this thread: the caller has cut the work already.
+/// `c = a · b`, or `c += a · b` with `add`, for `[m, k]` times `[k, n]`, on this thread: the caller runs in a task.
 ///
 /// # Safety
-/// The matrices must be readable (`c`: writable, and apart from the others) over their whole extent.
+/// The matrices must be readable over their whole extent; `c` must be writable and not overlap the others.
 pub unsafe fn gemm_serial<T: Real>(
     m: usize,
     n: usize,
@@ -156,7 +156,7 @@ pub unsafe fn gemm_serial<T: Real>(
     add: bool,
     c: StridedMatrix<T>,
 ) {
-    // The register tiles want a column-major output; a row-major one is the transpose of bᵀ · aᵀ.
+    // The register tiles expect a column-major output; a row-major one is the transpose of bᵀ · aᵀ.
     let transpose = c.col_step < c.row_step;
     let flip = |x: StridedMatrix<T>| StridedMatrix { row_step: x.col_step, col_step: x.row_step, ..x };
     let (m, n, a, b, c) = if transpose { (n, m, flip(b), flip(a), flip(c)) } else { (m, n, a, b, c) };
@@ -185,7 +185,7 @@ pub unsafe fn gemm_serial<T: Real>(
             )
         };
     }
-    // SAFETY: the caller vouches for the matrices, and T is the type of its DTYPE.
+    // SAFETY: the matrices are the caller's obligation, and T is the type of its DTYPE.
     unsafe {
         match T::DTYPE {
             DType::F32 => call!(gemm_f32::gemm::f32::get_gemm_fn(), f32),
@@ -200,7 +200,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn large_f32_products_match_the_general_one() {
+    fn large_f32_matmul_matches_gemm() {
         let (m, n, k) = (150, 70, 130);
         let value = |i: usize, s: usize| (((i * 37 + s) % 23) as f32) - 11.0;
         let a: Vec<f32> = (0..m * k).map(|i| value(i, 1)).collect();
@@ -211,12 +211,12 @@ mod tests {
             let (mut expected, mut c) = (vec![0.0; m * n], vec![f32::NAN; m * n]);
             gemm(m, n, k, ma, mb, false, &mut expected);
             matmul(m, n, k, (&a, ta), (&b, tb), &mut c);
-            assert_eq!(c, expected, "whole numbers: every order of summation gives the same");
+            assert_eq!(c, expected, "integers: every order of summation gives the same result");
         }
     }
 
     #[test]
-    fn products_of_every_layout_match_plain_loops() {
+    fn matmul_and_gemm_match_plain_loops_for_every_layout() {
         for (m, n, k) in [(1, 1, 1), (3, 5, 7), (130, 17, 33), (9, 700, 300), (2, 3, 0)] {
             let value = |i: usize, s: usize| (((i * 37 + s) % 23) as f64) - 11.0;
             let a: Vec<f64> = (0..m * k).map(|i| value(i, 1)).collect();
@@ -233,7 +233,7 @@ mod tests {
                 let mut c = vec![1.0; m * n];
                 let (pa, pb) = (if ta { &at } else { &a }, if tb { &bt } else { &b });
                 matmul(m, n, k, (pa, ta), (pb, tb), &mut c);
-                assert_eq!(c, expected, "product {m}x{n}x{k} {ta} {tb}");
+                assert_eq!(c, expected, "matmul {m}x{n}x{k} {ta} {tb}");
                 gemm(m, n, k, ma, mb, false, &mut c);
                 assert_eq!(c, expected, "{m}x{n}x{k} {ta} {tb}");
                 gemm(m, n, k, ma, mb, true, &mut c);

@@ -1,23 +1,23 @@
-//! Group norm of images: statistics over the pixels and a group's channels of each image.
+//! Group normalisation of images: statistics over the pixels and the channels of a group, for each image.
 use super::elementary::Elementary;
 use super::parallel::{DisjointSlice, for_each_task};
 use super::vectorized::vectorized;
 
-/// Extents of a group norm over images of `pixels` rows of `c` channels.
+/// Group norm over images of `pixels` rows of `c` channels.
 #[derive(Clone, Copy)]
 pub struct GroupNorm {
-    /// Pixels of an image.
+    /// Pixels per image.
     pub pixels: usize,
     /// Channels.
     pub c: usize,
-    /// Groups that the channels fall into.
+    /// Number of channel groups.
     pub groups: usize,
     /// Added to the variance.
     pub eps: f64,
 }
 
 impl GroupNorm {
-    /// `y = (x - mean) * inv * weight + bias`; `stats` receives mean and inv of each image's groups.
+    /// `y = (x - mean) * inv_std * weight + bias`. `stats` receives mean and inv_std of each image's groups, `[images, groups, 2]`.
     pub fn forward<T: Elementary>(&self, x: &[T], weight: &[T], bias: &[T], y: &mut [T], stats: &mut [f64]) {
         let (image, width) = (self.pixels * self.c, self.c / self.groups);
         let (y, stats) = (DisjointSlice::new(y), DisjointSlice::new(stats));
@@ -27,7 +27,7 @@ impl GroupNorm {
             let (mut sums, mut squares) = (vec![T::zero(); self.c], vec![T::zero(); self.c]);
             channel_sums(x, x, &zero, &mut sums, &mut squares);
             let mean: Vec<T> = sums.iter().map(|s| T::from_f64(s.to_f64() / self.pixels as f64)).collect();
-            // Distances from each channel's own mean: no cancellation where the mean is large.
+            // Differences from each channel's mean: no cancellation for large means.
             centred_squares(x, &mean, &mut squares);
             // SAFETY: each image belongs to one task.
             let (y, stats) =
@@ -54,7 +54,7 @@ impl GroupNorm {
         });
     }
 
-    /// The input's gradient, and each image's share of the gradients of weight and bias (`[images, 2, c]`).
+    /// Gradient of the input, and each image's contribution to the gradients of weight and bias (`[images, 2, c]`).
     pub fn backward<T: Elementary>(
         &self,
         x: &[T],
@@ -62,11 +62,11 @@ impl GroupNorm {
         weight: &[T],
         stats: &[f64],
         dx: &mut [T],
-        shares: &mut [f64],
+        contributions: &mut [f64],
     ) {
         let (image, width) = (self.pixels * self.c, self.c / self.groups);
         let count = (self.pixels * width) as f64;
-        let (dx, shares) = (DisjointSlice::new(dx), DisjointSlice::new(shares));
+        let (dx, contributions) = (DisjointSlice::new(dx), DisjointSlice::new(contributions));
         for_each_task(x.len() / image, |i| {
             let (x, dy) = (&x[i * image..][..image], &dy[i * image..][..image]);
             let stats = &stats[i * 2 * self.groups..][..2 * self.groups];
@@ -74,8 +74,8 @@ impl GroupNorm {
             let (mut sums, mut products) = (vec![T::zero(); self.c], vec![T::zero(); self.c]);
             channel_sums(dy, x, &mean, &mut sums, &mut products);
             // SAFETY: each image belongs to one task.
-            let (dx, shares) =
-                unsafe { (dx.slice(i * image, image), shares.slice(i * 2 * self.c, 2 * self.c)) };
+            let (dx, contributions) =
+                unsafe { (dx.slice(i * image, image), contributions.slice(i * 2 * self.c, 2 * self.c)) };
             let [mut k1, mut k2, mut k3] = [(); 3].map(|()| vec![T::zero(); self.c]);
             for g in 0..self.groups {
                 let channels = g * width..(g + 1) * width;
@@ -83,13 +83,13 @@ impl GroupNorm {
                 let weighted =
                     |v: &[T]| channels.clone().map(|j| weight[j].to_f64() * v[j].to_f64()).sum::<f64>();
                 let (a, b) = (weighted(&sums), weighted(&products));
-                let slope = -inv.powi(3) * b / count;
+                let k = -inv.powi(3) * b / count;
                 for j in channels.clone() {
                     k1[j] = T::from_f64(inv * weight[j].to_f64());
-                    k2[j] = T::from_f64(slope);
-                    k3[j] = T::from_f64(-inv * a / count - slope * group_mean);
-                    shares[j] = products[j].to_f64() * inv;
-                    shares[self.c + j] = sums[j].to_f64();
+                    k2[j] = T::from_f64(k);
+                    k3[j] = T::from_f64(-inv * a / count - k * group_mean);
+                    contributions[j] = products[j].to_f64() * inv;
+                    contributions[self.c + j] = sums[j].to_f64();
                 }
             }
             affine_rows(dy, x, &k1, &k2, &k3, dx);
@@ -112,7 +112,7 @@ vectorized! {
 }
 
 vectorized! {
-    /// Sums over rows of the squared distance from `mean`.
+    /// Sums over rows of the squared difference from `mean`.
     fn centred_squares<T: Elementary>(x: &[T], mean: &[T], squares: &mut [T]) {
         let c = mean.len();
         squares.fill(T::zero());
@@ -126,7 +126,7 @@ vectorized! {
 }
 
 vectorized! {
-    /// `y = k1 * a + k2 * b + k3` by channel.
+    /// `y = k1 * a + k2 * b + k3` with per-channel coefficients.
     fn affine_rows<T: Elementary>(a: &[T], b: &[T], k1: &[T], k2: &[T], k3: &[T], y: &mut [T]) {
         let c = k1.len();
         let (k2, k3) = (&k2[..c], &k3[..c]);

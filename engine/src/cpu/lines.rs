@@ -1,4 +1,5 @@
-//! Functions of the lines along one axis of `[outer, n, inner]`: extremes, products, running sums, order.
+//! Operations along one axis of `[outer, n, inner]`: max, min, argmax, argmin, gather, scatter_add, top-k, cumsum, prod. A line is the
+//! `n` elements with the same outer and inner index.
 use super::elementary::Elementary;
 use super::parallel::{DisjointSlice, GRAIN, for_each_task};
 use super::softmax::fold;
@@ -6,19 +7,19 @@ use super::vectorized::vectorized;
 use crate::dtype::Real;
 use crate::{Element, Shape};
 
-/// A tensor seen as lines along one axis.
+/// Tensor as a set of lines along one axis.
 #[derive(Clone, Copy, Debug)]
 pub struct Lines {
     /// Product of the extents before the axis.
     pub outer: usize,
-    /// Extent of the axis.
+    /// Length of the axis.
     pub n: usize,
-    /// Product of the extents after the axis: the distance between a line's elements.
+    /// Product of the extents after the axis, which is the stride of a line's elements.
     pub inner: usize,
 }
 
 impl Lines {
-    /// The lines of `shape` along `axis`.
+    /// Lines of `shape` along `axis`.
     pub fn new(shape: &Shape, axis: usize) -> Lines {
         Lines {
             outer: shape[..axis].iter().product(),
@@ -32,12 +33,12 @@ impl Lines {
         self.outer * self.inner
     }
 
-    /// First element of a line.
+    /// Offset of a line's first element.
     fn start(&self, line: usize) -> usize {
         line / self.inner * self.n * self.inner + line % self.inner
     }
 
-    /// Runs `f(line, first element)` over all lines, in tasks of about one grain of elements.
+    /// Runs `f(line, offset of its first element)` over all lines, in tasks of about [`GRAIN`] elements.
     pub fn for_each(&self, f: impl Fn(usize, usize) + Sync + Send) {
         let per_task = (GRAIN / self.n.max(1)).max(1);
         let count = self.count();
@@ -49,7 +50,7 @@ impl Lines {
     }
 }
 
-/// The index of the largest (or smallest) element of each line, the first among equals; NaN counts as the extreme.
+/// Index of the maximum (or minimum) of each line; the first of equal elements. NaN counts as the extreme.
 pub fn arg_extreme<T: Real>(lines: Lines, x: &[T], smallest: bool, index: &mut [i64]) {
     let out = DisjointSlice::new(index);
     lines.for_each(|line, start| {
@@ -66,7 +67,7 @@ pub fn arg_extreme<T: Real>(lines: Lines, x: &[T], smallest: bool, index: &mut [
     });
 }
 
-/// The largest (or smallest) element of each line; NaN wins.
+/// Maximum (or minimum) of each line; NaN if the line contains NaN.
 pub fn extreme<T: Elementary>(lines: Lines, x: &[T], smallest: bool, y: &mut [T]) {
     let out = DisjointSlice::new(y);
     let (n, inner) = (lines.n, lines.inner);
@@ -82,7 +83,7 @@ pub fn extreme<T: Elementary>(lines: Lines, x: &[T], smallest: bool, y: &mut [T]
         let y = unsafe { out.slice(o * inner, inner) };
         y.copy_from_slice(&x[o * n * inner..][..inner]);
         for j in 1..n {
-            keep_extreme(&x[(o * n + j) * inner..][..inner], smallest, y);
+            update_extreme(&x[(o * n + j) * inner..][..inner], smallest, y);
         }
     });
 }
@@ -94,20 +95,20 @@ vectorized! {
 }
 
 vectorized! {
-    fn keep_extreme<T: Elementary>(x: &[T], smallest: bool, y: &mut [T]) {
+    fn update_extreme<T: Elementary>(x: &[T], smallest: bool, y: &mut [T]) {
         for (y, x) in y.iter_mut().zip(x) {
             *y = if smallest { lesser(*y, *x) } else { greater(*y, *x) };
         }
     }
 }
 
-/// The larger, or NaN.
+/// Maximum; NaN if either is NaN.
 #[inline(always)]
 fn greater<T: Elementary>(a: T, b: T) -> T {
     if a > b || a.is_nan() { a } else { b }
 }
 
-/// The smaller, or NaN.
+/// Minimum; NaN if either is NaN.
 #[inline(always)]
 fn lesser<T: Elementary>(a: T, b: T) -> T {
     if a < b || a.is_nan() { a } else { b }
@@ -116,8 +117,8 @@ fn lesser<T: Elementary>(a: T, b: T) -> T {
 /// `y[line, j] = x[line, index[line, j]]`, with `k` indices a line.
 pub fn gather<T: Element>(lines: Lines, x: &[T], index: &[i64], k: usize, y: &mut [T]) {
     let out = DisjointSlice::new(y);
-    let taken = Lines { n: k, ..lines };
-    taken.for_each(|line, start| {
+    let output_lines = Lines { n: k, ..lines };
+    output_lines.for_each(|line, start| {
         let from = lines.start(line);
         for j in 0..k {
             let at = start + j * lines.inner;
@@ -127,12 +128,12 @@ pub fn gather<T: Element>(lines: Lines, x: &[T], index: &[i64], k: usize, y: &mu
     });
 }
 
-/// The transpose of [`gather`]: `y` is zeroed, then `y[line, index[line, j]] += x[line, j]` in order of `j`.
+/// Transpose of [`gather`]: zeroes `y`, then `y[line, index[line, j]] += x[line, j]` in order of `j`.
 pub fn scatter_add<T: Real>(lines: Lines, x: &[T], index: &[i64], k: usize, y: &mut [T]) {
     y.fill(T::zero());
     let out = DisjointSlice::new(y);
-    let taken = Lines { n: k, ..lines };
-    taken.for_each(|line, start| {
+    let output_lines = Lines { n: k, ..lines };
+    output_lines.for_each(|line, start| {
         let to = lines.start(line);
         for j in 0..k {
             let at = start + j * lines.inner;
@@ -142,17 +143,17 @@ pub fn scatter_add<T: Real>(lines: Lines, x: &[T], index: &[i64], k: usize, y: &
     });
 }
 
-/// Indices of the `k` largest (or smallest) elements of each line, best first, the lower index first among equals.
+/// Indices of the `k` largest (or smallest) elements of each line in sorted order; of equal elements the lower index comes first.
 pub fn top_k<T: Real>(lines: Lines, x: &[T], k: usize, smallest: bool, index: &mut [i64]) {
     let out = DisjointSlice::new(index);
-    let taken = Lines { n: k, ..lines };
+    let output_lines = Lines { n: k, ..lines };
     lines.for_each(|line, start| {
         let value = |j: &usize| x[start + j * lines.inner];
         let mut order: Vec<usize> = (0..lines.n).collect();
         let best_first = |a: &usize, b: &usize| {
             let (va, vb) = (value(a), value(b));
             let by_value = if smallest { va.partial_cmp(&vb) } else { vb.partial_cmp(&va) };
-            // NaN is the largest, as in PyTorch.
+            // NaN counts as the largest, as in PyTorch.
             by_value
                 .unwrap_or_else(|| {
                     let order = vb.is_nan().cmp(&va.is_nan());
@@ -164,7 +165,7 @@ pub fn top_k<T: Real>(lines: Lines, x: &[T], k: usize, smallest: bool, index: &m
             order.select_nth_unstable_by(k - 1, best_first);
         }
         order[..k].sort_unstable_by(best_first);
-        let to = taken.start(line);
+        let to = output_lines.start(line);
         for (j, at) in order[..k].iter().enumerate() {
             // SAFETY: each line belongs to one task.
             unsafe { out.slice(to + j * lines.inner, 1)[0] = *at as i64 };
@@ -172,7 +173,7 @@ pub fn top_k<T: Real>(lines: Lines, x: &[T], k: usize, smallest: bool, index: &m
     });
 }
 
-/// Running sums along each line, from the other end when `reverse`.
+/// Cumulative sum of each line, accumulated in f64; from the last element backwards if `reverse`.
 pub fn cumsum<T: Real>(lines: Lines, x: &[T], reverse: bool, y: &mut [T]) {
     let out = DisjointSlice::new(y);
     lines.for_each(|_, start| {
@@ -186,7 +187,7 @@ pub fn cumsum<T: Real>(lines: Lines, x: &[T], reverse: bool, y: &mut [T]) {
     });
 }
 
-/// The product of each line.
+/// Product of each line, accumulated in f64.
 pub fn prod<T: Real>(lines: Lines, x: &[T], y: &mut [T]) {
     let out = DisjointSlice::new(y);
     lines.for_each(|line, start| {
@@ -196,7 +197,7 @@ pub fn prod<T: Real>(lines: Lines, x: &[T], y: &mut [T]) {
     });
 }
 
-/// `dx[line, j] = dy[line] * product of the line's other elements`, without dividing: zeros are fine.
+/// `dx[line, j] = dy[line] * product of the line's other elements`, without division, so that zeros are allowed.
 pub fn prod_backward<T: Real>(lines: Lines, x: &[T], dy: &[T], dx: &mut [T]) {
     let out = DisjointSlice::new(dx);
     lines.for_each(|line, start| {

@@ -1,39 +1,39 @@
-//! Host memory for tensors: aligned blocks that are kept and reused by size.
+//! Caching allocator of host memory for tensors: aligned blocks, reused by size class.
 //!
-//! A training step asks for the same sizes again and again; a fresh mapping of 50 MB costs more in page faults than the
-//! kernel that fills it. So a freed block goes to a list of its size class, and blocks of 2 MiB and more ask for huge pages.
+//! A training step allocates the same sizes repeatedly, and a fresh mapping of 50 MB costs more in page faults than the kernel that
+//! fills it. A freed block therefore goes to the free list of its size class. Blocks of 2 MiB and more request huge pages.
 use crate::{Device, Element, Error, Result};
 use std::alloc::{Layout, alloc, dealloc};
 use std::collections::BTreeMap;
 use std::ptr::NonNull;
 use std::sync::Mutex;
 
-const HUGE: usize = 2 << 20;
+const HUGE_PAGE: usize = 2 << 20;
 const ALIGN: usize = 64;
 
-/// Bytes of host memory held by the engine.
+/// Memory statistics of one device, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemoryStats {
-    /// Held by live tensors and scratch.
+    /// Allocated by live tensors and temporary buffers.
     pub in_use: usize,
-    /// The most that was ever in use.
+    /// Peak of `in_use`.
     pub peak_in_use: usize,
-    /// Taken from the system: in use plus kept for reuse.
+    /// Allocated from the system: in use plus cached.
     pub reserved: usize,
-    /// Blocks ever taken from the system; constant over steps once a training loop is warm.
+    /// Number of allocations from the system since the start. Constant after the first steps of a training loop.
     pub system_allocations: usize,
 }
 
-/// What the engine holds now.
+/// Current statistics of host memory.
 pub fn memory_stats() -> MemoryStats {
     lock().stats
 }
 
-/// Gives every kept block back to the system.
-pub fn release_unused_memory() {
+/// Releases all cached blocks to the system.
+pub fn empty_cache() {
     let mut pool = lock();
     for (class, blocks) in std::mem::take(&mut pool.free) {
-        for Block(p) in blocks {
+        for MemoryBlock(p) in blocks {
             pool.stats.reserved -= class;
             // SAFETY: the block came from `alloc` with this layout and nothing refers to it.
             unsafe { dealloc(p.as_ptr(), layout(class)) };
@@ -41,22 +41,22 @@ pub fn release_unused_memory() {
     }
 }
 
-/// An owned block of initialised bytes, 64-byte aligned, with at least 64 readable bytes past its end.
+/// Owned block of initialised bytes, 64-byte aligned, with at least 64 readable bytes past its end.
 pub struct CpuBuffer {
-    block: Block,
+    block: MemoryBlock,
     class: usize,
     bytes: usize,
 }
 
 #[derive(Clone, Copy)]
-struct Block(NonNull<u8>);
-// SAFETY: a block is plain memory; whoever owns it has it alone.
-unsafe impl Send for Block {}
+struct MemoryBlock(NonNull<u8>);
+// SAFETY: a block is plain memory with a single owner.
+unsafe impl Send for MemoryBlock {}
 // SAFETY: as above; shared access is to plain bytes.
-unsafe impl Sync for Block {}
+unsafe impl Sync for MemoryBlock {}
 
 struct Pool {
-    free: BTreeMap<usize, Vec<Block>>,
+    free: BTreeMap<usize, Vec<MemoryBlock>>,
     stats: MemoryStats,
 }
 
@@ -69,7 +69,7 @@ fn lock() -> std::sync::MutexGuard<'static, Pool> {
     POOL.lock().unwrap_or_else(|e| e.into_inner())
 }
 
-/// Rounds up to one of eight sizes per doubling: at most an eighth is wasted, and close sizes share blocks.
+/// Size class of an allocation: eight classes per doubling, so that at most an eighth is wasted and similar sizes share blocks.
 fn size_class(bytes: usize) -> usize {
     let bytes = (bytes + ALIGN).next_multiple_of(ALIGN);
     let step = (bytes.next_power_of_two() / 16).max(ALIGN);
@@ -77,16 +77,19 @@ fn size_class(bytes: usize) -> usize {
 }
 
 fn layout(class: usize) -> Layout {
-    let align = if class >= HUGE { HUGE } else { ALIGN };
+    let align = if class >= HUGE_PAGE { HUGE_PAGE } else { ALIGN };
     Layout::from_size_align(class, align).expect("a size class fits the address space")
 }
 
 impl CpuBuffer {
-    /// A block of at least `bytes`; its content is arbitrary but initialised.
+    /// Allocates a block of at least `bytes` with arbitrary but initialised content.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] if the system has no memory.
     pub fn new(bytes: usize) -> Result<CpuBuffer> {
         let class = size_class(bytes);
         let mut pool = lock();
-        // The best fit up to a quarter larger: a ragged last batch reuses the blocks of the full one.
+        // Best fit up to a quarter larger, so that a smaller last batch reuses the blocks of a full one.
         let fit = pool.free.range(class..=class + class / 4).next().map(|(c, _)| *c);
         let (block, class, fresh) = match fit {
             Some(class) => {
@@ -112,8 +115,8 @@ impl CpuBuffer {
         pool.stats.peak_in_use = pool.stats.peak_in_use.max(pool.stats.in_use);
         drop(pool);
         if cfg!(debug_assertions) || fresh {
-            // Fresh memory becomes initialised here. In debug builds every block starts as NaN, so a kernel
-            // that reads what it never wrote is seen.
+            // Initialise fresh memory. In debug builds every block starts as NaN, to reveal kernels that read
+            // elements they did not write.
             let fill = if cfg!(debug_assertions) { 0xff } else { 0 };
             // SAFETY: the block has `class` bytes and is ours alone.
             unsafe { block.0.as_ptr().write_bytes(fill, class) };
@@ -130,9 +133,9 @@ impl CpuBuffer {
         }
     }
 
-    /// The bytes as elements of `T`, to write.
+    /// The bytes as mutable elements of `T`.
     pub fn as_mut_slice<T: Element>(&mut self) -> &mut [T] {
-        // SAFETY: as in `as_slice`, and `&mut self` has the block alone.
+        // SAFETY: as in `as_slice`, and `&mut self` is exclusive.
         unsafe {
             std::slice::from_raw_parts_mut(
                 self.block.0.as_ptr().cast(),
@@ -150,18 +153,18 @@ impl Drop for CpuBuffer {
     }
 }
 
-fn system_alloc(class: usize) -> Option<Block> {
-    if class > isize::MAX as usize - HUGE {
+fn system_alloc(class: usize) -> Option<MemoryBlock> {
+    if class > isize::MAX as usize - HUGE_PAGE {
         return None;
     }
     // SAFETY: the layout has a non-zero size.
     let p = NonNull::new(unsafe { alloc(layout(class)) })?;
     #[cfg(target_os = "linux")]
-    if class >= HUGE {
-        // SAFETY: the range is our own fresh allocation; the advice changes no content, and a refusal is harmless.
+    if class >= HUGE_PAGE {
+        // SAFETY: the range is our own fresh allocation; the advice changes no content, and failure is harmless.
         unsafe { libc::madvise(p.as_ptr().cast(), class, libc::MADV_HUGEPAGE) };
     }
-    Some(Block(p))
+    Some(MemoryBlock(p))
 }
 
 #[cfg(test)]
@@ -169,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn classes_waste_at_most_an_eighth_and_leave_room_past_the_end() {
+    fn size_classes_waste_at_most_an_eighth_and_pad_the_end() {
         for bytes in [0, 1, 63, 64, 65, 1000, 4096, 123_456, 51_380_224, 1 << 30] {
             let class = size_class(bytes);
             assert!(
@@ -181,8 +184,8 @@ mod tests {
     }
 
     #[test]
-    fn a_freed_block_is_reused() {
-        // A size that no other test uses.
+    fn freed_block_is_reused() {
+        // A size used by no other test.
         let bytes = 7_654_321;
         let first = CpuBuffer::new(bytes).expect("memory").as_slice::<u8>().as_ptr();
         let second = CpuBuffer::new(bytes).expect("memory");
@@ -192,8 +195,8 @@ mod tests {
     }
 
     #[test]
-    fn an_impossible_request_is_an_error() {
-        let Err(error) = CpuBuffer::new(isize::MAX as usize - 4096) else { panic!("it cannot be had") };
+    fn oversized_allocation_is_rejected() {
+        let Err(error) = CpuBuffer::new(isize::MAX as usize - 4096) else { panic!("allocation succeeded") };
         assert!(error.to_string().contains("out of memory on cpu"), "{error}");
     }
 }

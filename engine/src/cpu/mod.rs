@@ -1,13 +1,12 @@
-//! CPU kernels: plain functions over slices that know shapes, never tensors.
+//! CPU kernels: plain functions over slices and shapes, without tensors.
 //!
-//! Each kernel is generic over f32 and f64; f64 (and any case the fast path does not cover) takes the plain
-//! loop, which is also the reference of the f32 path. Work is cut by shapes alone, so results do not depend
-//! on the number of threads.
+//! Most kernels are generic over f32 and f64. f64, and every case without a fast path, uses plain loops, which are also the reference
+//! of the f32 path. Work is split by shapes alone, so results do not depend on the number of threads.
 #![allow(
     unsafe_op_in_unsafe_fn,
     clippy::undocumented_unsafe_blocks,
     clippy::missing_safety_doc,
-    reason = "a kernel is one unsafe function over raw pointers; its doc comment says what they must cover"
+    reason = "a kernel is one unsafe function over raw pointers; its doc comment states their requirements"
 )]
 pub mod activation;
 pub mod adaptive_pool;

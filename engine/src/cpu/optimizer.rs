@@ -1,5 +1,5 @@
-//! Updates of parameters: the stages of a rule, each a pass over chunks of all parameters. A chunk is computed block by block, each
-//! instruction a vectorised loop, its results in registers of one block that stay in the first-level cache.
+//! Optimizer step: runs the stages of an update rule, each a pass over chunks of all parameters. A chunk is computed block by block:
+//! each instruction is a vectorised loop, and its result stays in a block-sized register in the L1 cache.
 mod factors;
 mod loops;
 mod stage;
@@ -12,10 +12,10 @@ use crate::fuse::update::{Stage, Symbol, Target};
 use crate::fuse::{CpuLoop, UpdateRule};
 use crate::ops::{ChunkLayout, GradClip, GradientRule, UpdateScalar};
 use half::slice::HalfFloatSliceExt;
-use stage::{Arrays, BLOCK, Plan, Task};
+use stage::{BLOCK, ChunkTask, ParameterArrays, StagePlan};
 use std::ops::Range;
 
-/// A parameter in an update.
+/// Operands of one parameter's update.
 pub(crate) struct OptimizerParameter<'a> {
     pub(crate) weights: &'a mut [f32],
     pub(crate) gradient: &'a [f32],
@@ -23,7 +23,7 @@ pub(crate) struct OptimizerParameter<'a> {
     pub(crate) ema: Option<&'a mut [f32]>,
     pub(crate) low_precision: Option<LowPrecisionCopy<'a>>,
     pub(crate) param_scalar: Option<&'a mut [f32]>,
-    /// Means of the factored second moment over the last axis and over the first.
+    /// Factored second moment: means over the last axis and over the first axis.
     pub(crate) factors: Option<[&'a mut [f32]; 2]>,
     pub(crate) weight_decay: f32,
     pub(crate) lr_scale: f32,
@@ -32,26 +32,26 @@ pub(crate) struct OptimizerParameter<'a> {
     pub(crate) layout: ChunkLayout,
 }
 
-/// A copy of the weights in half precision.
+/// Low-precision copy of a parameter.
 pub(crate) enum LowPrecisionCopy<'a> {
     F16(&'a mut [f16]),
     BF16(&'a mut [bf16]),
 }
 
 impl OptimizerParameter<'_> {
-    /// The elements of a chunk.
+    /// Element range of a chunk.
     pub(crate) fn range(&self, chunk: usize) -> Range<usize> {
         let start = chunk * self.layout.chunk_length;
         start..(start + self.layout.chunk_length).min(self.gradient.len())
     }
 }
 
-/// Looks at the gradients where that is asked for, decides, and updates.
+/// Computes the gradient norm if needed, updates the loss scale, and updates the parameters unless the update is skipped.
 pub(crate) fn update(
     rule: &UpdateRule,
     parameters: &mut [OptimizerParameter],
     gradients: &GradientRule,
-    numbers: &mut [f32],
+    scalars: &mut [f32],
     updates: &mut i64,
 ) {
     let chunks =
@@ -65,22 +65,29 @@ pub(crate) fn update(
             rows - parameter.layout.rows
         })
         .collect();
-    let mut units = vec![0.0; if matches!(gradients.clip, Some(GradClip::Agc(_))) { rows } else { 0 }];
+    let mut agc_factors = vec![0.0; if matches!(gradients.clip, Some(GradClip::Agc(_))) { rows } else { 0 }];
     if gradients.computes_grad_norm() || rule.reads_norm() {
-        let factor = 1.0 / f64::from(numbers[UpdateScalar::LossScale as usize]);
-        let squares = gradients::look(parameters, &tasks, &first_rows, factor, gradients.clip, &mut units);
-        if !gradients::decide(gradients, squares, numbers) {
+        let factor = 1.0 / f64::from(scalars[UpdateScalar::LossScale as usize]);
+        let squares = gradients::compute_squares(
+            parameters,
+            &tasks,
+            &first_rows,
+            factor,
+            gradients.clip,
+            &mut agc_factors,
+        );
+        if !gradients::update_loss_scale(gradients, squares, scalars) {
             return;
         }
     }
-    let mut pass = Pass {
+    let mut pass = UpdatePass {
         rule,
-        numbers,
-        updates: *updates + 1,
+        scalars,
+        step: *updates + 1,
         clip: if let Some(GradClip::Value(limit)) = gradients.clip { Some(limit) } else { None },
         tasks: &tasks,
         first_rows: &first_rows,
-        units: &units,
+        agc_factors: &agc_factors,
         rows: vec![0.0; rows * rule.row_sums()],
         sums: vec![vec![0.0; rule.sums()]; parameters.len()],
         means: vec![vec![]; parameters.len()],
@@ -89,128 +96,131 @@ pub(crate) fn update(
         return;
     }
     if let Some(factoring) = rule.state_spec().factored {
-        pass.means = factors::follow(parameters, factoring, &pass);
+        pass.means = factors::update_factors(parameters, factoring, &pass);
     }
-    if let Some(cpu_loop) = rule.cpu_loop().filter(|_| pass.clip.is_none() && units.is_empty()) {
+    if let Some(cpu_loop) = rule.cpu_loop().filter(|_| pass.clip.is_none() && agc_factors.is_empty()) {
         pass.run_loop(cpu_loop, parameters);
         *updates += 1;
         return;
     }
-    let mut memory = vec![];
+    let mut shared_scalars = vec![];
     for stage in rule.stages() {
-        memory = pass.run(stage, parameters);
+        shared_scalars = pass.run(stage, parameters);
     }
     *updates += 1;
-    numbers[UpdateScalar::SharedScalars as usize..][..memory.len()].copy_from_slice(&memory);
+    scalars[UpdateScalar::SharedScalars as usize..][..shared_scalars.len()].copy_from_slice(&shared_scalars);
 }
 
-/// One update on its way through the stages.
-struct Pass<'a> {
+/// State of one update across its stages.
+struct UpdatePass<'a> {
     rule: &'a UpdateRule,
-    numbers: &'a [f32],
-    /// The update's number.
-    updates: i64,
-    /// Gradients are clamped to this.
+    scalars: &'a [f32],
+    /// Number of this update, starting at 1.
+    step: i64,
+    /// Clamp of the gradients (clip by value).
     clip: Option<f32>,
     tasks: &'a [(usize, usize)],
-    /// The first of each parameter's rows among all.
+    /// Index of each parameter's first row among the rows of all parameters.
     first_rows: &'a [usize],
-    units: &'a [f32],
+    agc_factors: &'a [f32],
     /// `[rows, row sums]`
     rows: Vec<f32>,
     /// `[parameters, sums]`
     sums: Vec<Vec<f64>>,
-    /// The means of each factored second moment between first and last axis.
+    /// Mean of each factored second moment over both axes, per position in between.
     means: Vec<Vec<f32>>,
 }
 
-impl Pass<'_> {
-    fn number(&self, n: UpdateScalar) -> f64 {
-        f64::from(self.numbers[n as usize])
+impl UpdatePass<'_> {
+    fn scalar(&self, n: UpdateScalar) -> f64 {
+        f64::from(self.scalars[n as usize])
     }
 
-    /// A number of a parameter.
+    /// Value of a symbol with parameter scope. The scalar state of a parameter is double-buffered: update `t` writes element `t % 2`.
     fn symbol(&self, p: usize, parameter: &OptimizerParameter, symbol: Symbol) -> f64 {
-        let kept =
-            |at: i64| parameter.param_scalar.as_ref().map_or(0.0, |kept| f64::from(kept[at as usize % 2]));
+        let stored = |at: i64| parameter.param_scalar.as_ref().map_or(0.0, |s| f64::from(s[at as usize % 2]));
         match symbol {
-            Symbol::Updates => self.updates as f64,
-            Symbol::Rate => self.number(UpdateScalar::Lr) * f64::from(parameter.lr_scale),
-            Symbol::BaseRate => self.number(UpdateScalar::Lr),
-            Symbol::Decay => f64::from(parameter.weight_decay),
-            Symbol::Norm => self.number(UpdateScalar::ClippedNorm),
-            Symbol::Elements => parameter.gradient.len() as f64,
+            Symbol::Step => self.step as f64,
+            Symbol::Lr => self.scalar(UpdateScalar::Lr) * f64::from(parameter.lr_scale),
+            Symbol::BaseLr => self.scalar(UpdateScalar::Lr),
+            Symbol::WeightDecay => f64::from(parameter.weight_decay),
+            Symbol::GradNorm => self.scalar(UpdateScalar::ClippedNorm),
+            Symbol::Numel => parameter.gradient.len() as f64,
             Symbol::RowLength => parameter.layout.row_length as f64,
-            Symbol::Axes => parameter.layout.axes as f64,
-            Symbol::Kept => kept(self.updates + 1),
+            Symbol::Ndim => parameter.layout.axes as f64,
+            Symbol::ParamScalar => stored(self.step + 1),
             Symbol::IsFactored => f64::from(u8::from(parameter.factors.is_some())),
-            Symbol::Memory(k) => f64::from(self.numbers[UpdateScalar::SharedScalars as usize + k]),
+            Symbol::SharedScalar(k) => f64::from(self.scalars[UpdateScalar::SharedScalars as usize + k]),
             Symbol::Sum(k) => self.sums[p][k],
-            _ => unreachable!("these reach over rows or elements"),
+            _ => unreachable!("not a scalar of the parameter"),
         }
     }
 
-    /// Runs the whole of a rule that the CPU has a loop for.
+    /// Runs a rule that has a dedicated CPU loop.
     fn run_loop(&self, cpu_loop: CpuLoop, parameters: &mut [OptimizerParameter]) {
-        let numbers = |parameter: &OptimizerParameter| loops::Numbers {
-            updates: self.updates,
-            rate: self.number(UpdateScalar::Lr) * f64::from(parameter.lr_scale),
-            decay: f64::from(parameter.weight_decay),
-            factor: self.number(UpdateScalar::GradFactor) as f32,
+        let loop_scalars = |parameter: &OptimizerParameter| loops::LoopScalars {
+            step: self.step,
+            lr: self.scalar(UpdateScalar::Lr) * f64::from(parameter.lr_scale),
+            weight_decay: f64::from(parameter.weight_decay),
+            factor: self.scalar(UpdateScalar::GradFactor) as f32,
         };
-        let numbers: Vec<_> = parameters.iter().map(numbers).collect();
-        let arrays: Vec<Arrays> = parameters.iter_mut().map(Arrays::new).collect();
-        let ema_decay = self.number(UpdateScalar::EmaDecay) as f32;
+        let loop_scalars: Vec<_> = parameters.iter().map(loop_scalars).collect();
+        let arrays: Vec<ParameterArrays> = parameters.iter_mut().map(ParameterArrays::new).collect();
+        let ema_decay = self.scalar(UpdateScalar::EmaDecay) as f32;
         for_each_task(self.tasks.len(), |i| {
             let (p, chunk) = self.tasks[i];
-            arrays[p].run_loop(cpu_loop, numbers[p], chunk, ema_decay);
+            arrays[p].run_loop(cpu_loop, loop_scalars[p], chunk, ema_decay);
         });
     }
 
-    /// Runs a stage; returns the numbers for all parameters that the last one leaves.
+    /// Runs a stage. Returns the shared scalars that the last stage produces.
     fn run(&mut self, stage: &Stage, parameters: &mut [OptimizerParameter]) -> Vec<f32> {
-        let as_given =
-            self.number(UpdateScalar::GradFactor) == 1.0 && self.clip.is_none() && self.units.is_empty();
-        let plan = Plan::new(stage, as_given);
+        let gradient_in_place = self.scalar(UpdateScalar::GradFactor) == 1.0
+            && self.clip.is_none()
+            && self.agc_factors.is_empty();
+        let plan = StagePlan::new(stage, gradient_in_place);
         let values: Vec<[Vec<f64>; 2]> = parameters
             .iter()
             .enumerate()
             .map(|(p, parameter)| {
-                [&stage.program, &stage.tail]
-                    .map(|program| stage.numbers(program, |symbol| self.symbol(p, parameter, symbol)))
+                [&stage.program, &stage.row_end].map(|program| {
+                    stage.parameter_values(program, |symbol| self.symbol(p, parameter, symbol))
+                })
             })
             .collect();
         let output = |p: usize, target: Target| {
             let at = stage.targets.iter().position(|t| *t == target);
             at.map(|at| values[p][0][stage.program.outputs[at]] as f32)
         };
-        let memory = (0..self.rule.state_spec().shared_scalars.len())
-            .filter_map(|k| output(0, Target::Memory(k)))
+        let shared_scalars = (0..self.rule.state_spec().shared_scalars.len())
+            .filter_map(|k| output(0, Target::SharedScalar(k)))
             .collect();
         for (p, parameter) in parameters.iter_mut().enumerate() {
-            if let (Some(kept), Some(value)) = (parameter.param_scalar.as_mut(), output(p, Target::Kept)) {
-                kept[self.updates as usize % 2] = value;
+            if let (Some(scalars), Some(value)) =
+                (parameter.param_scalar.as_mut(), output(p, Target::ParamScalar))
+            {
+                scalars[self.step as usize % 2] = value;
             }
         }
-        let made = plan.sums.len() + stage.tails.len();
-        let mut partial = vec![0.0f64; self.tasks.len() * made];
+        let num_sums = plan.sums.len() + stage.row_end_sums.len();
+        let mut partial = vec![0.0f64; self.tasks.len() * num_sums];
         {
-            let arrays: Vec<Arrays> = parameters.iter_mut().map(Arrays::new).collect();
+            let arrays: Vec<ParameterArrays> = parameters.iter_mut().map(ParameterArrays::new).collect();
             let (rows, partial) = (DisjointSlice::new(&mut self.rows), DisjointSlice::new(&mut partial));
             let (factor, ema_decay) =
-                (self.number(UpdateScalar::GradFactor), self.number(UpdateScalar::EmaDecay));
+                (self.scalar(UpdateScalar::GradFactor), self.scalar(UpdateScalar::EmaDecay));
             for_each_task(self.tasks.len(), |i| {
                 let (p, chunk) = self.tasks[i];
-                let [of_elements, of_rows] = &values[p];
+                let [element_values, row_end_values] = &values[p];
                 scratch::with(plan.registers * BLOCK, |registers: &mut [f32]| {
-                    let task = Task {
+                    let task = ChunkTask {
                         plan: &plan,
                         arrays: &arrays[p],
-                        numbers: of_elements,
-                        end_numbers: of_rows,
+                        values: element_values,
+                        row_end_values,
                         factor: factor as f32,
                         clip: self.clip,
-                        units: self.units.get(self.first_rows[p]..).unwrap_or(&[]),
+                        agc_factors: self.agc_factors.get(self.first_rows[p]..).unwrap_or(&[]),
                         ema_decay: ema_decay as f32,
                         first_row: self.first_rows[p],
                         means: &self.means[p],
@@ -219,21 +229,21 @@ impl Pass<'_> {
                         registers: DisjointSlice::new(registers),
                     };
                     // SAFETY: each task has its own sums.
-                    task.run(arrays[p].range(chunk), unsafe { partial.slice(i * made, made) });
+                    task.run(arrays[p].range(chunk), unsafe { partial.slice(i * num_sums, num_sums) });
                 });
             });
         }
-        for ((p, _), partial) in self.tasks.iter().zip(partial.chunks(made.max(1))) {
-            for (k, sum) in plan.sums.iter().map(|(k, _)| k).chain(&stage.tails).zip(partial) {
+        for ((p, _), partial) in self.tasks.iter().zip(partial.chunks(num_sums.max(1))) {
+            for (k, sum) in plan.sums.iter().map(|(k, _)| k).chain(&stage.row_end_sums).zip(partial) {
                 self.sums[*p][*k] += sum;
             }
         }
-        memory
+        shared_scalars
     }
 }
 
-/// What follows new weights: their rounding, their copy, and their average.
-fn follow(
+/// Rounds new weights, refreshes their low-precision copy, and updates their EMA.
+fn finish_weights(
     weights: &mut [f32],
     round: Option<DType>,
     copy: Option<LowPrecisionCopy>,

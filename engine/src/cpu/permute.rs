@@ -1,8 +1,8 @@
-//! Reordering of axes.
+//! Permutation of axes.
 use super::parallel::{DisjointSlice, GRAIN, for_each_task};
 use crate::{Element, Shape};
 
-/// `y[i0, i1, …] = x` with axis `a` of `y` being axis `axes[a]` of `x`, whose shape is `from`.
+/// Permutes the axes of `x` of shape `from`: axis `a` of `y` is axis `axes[a]` of `x`.
 pub fn permute<T: Element>(x: &[T], from: &Shape, axes: &[usize], y: &mut [T]) {
     let strides = from.strides();
     let extents: Vec<usize> = axes.iter().map(|a| from.dims()[*a]).collect();

@@ -1,4 +1,4 @@
-//! Max pooling of channels-last images. The backward pass gathers: each input pixel looks at the windows that cover it.
+//! Max pooling of channels-last images. The backward pass gathers: each input pixel reads the windows that contain it.
 use super::elementary::Elementary;
 use super::parallel::{DisjointSlice, for_each_task};
 use super::scratch;
@@ -7,11 +7,11 @@ use super::window_max::WindowRow;
 use crate::dtype::as_f32;
 use crate::pool_shape::PoolShape;
 
-/// The largest element of each window and which one it was (its index within the window), the first among equals; NaN wins.
+/// Maximum of each window, and its index within the window. The first of equal elements is chosen; NaN counts as the largest.
 pub fn max_forward<T: Elementary>(s: &PoolShape, x: &[T], y: &mut [T], index: &mut [u8]) {
     let (row, image) = (s.out[1] * s.c, s.size[0] * s.size[1] * s.c);
     let (y, index) = (DisjointSlice::new(y), DisjointSlice::new(index));
-    // The columns under a window are the same for every row: work them out once.
+    // The columns of a window are the same for every row: compute them once.
     let columns: Vec<Vec<(usize, usize)>> = (0..s.out[1]).map(|ox| s.taps(1, ox).collect()).collect();
     for_each_task(s.n * s.out[0], |task| {
         let (n, oy) = (task / s.out[0], task % s.out[0]);
@@ -29,7 +29,7 @@ pub fn max_forward<T: Elementary>(s: &PoolShape, x: &[T], y: &mut [T], index: &m
     });
 }
 
-/// Each pixel's gradient: the sum over the windows that chose it.
+/// Gradient of each pixel: the sum of `dy` over the windows whose maximum it was.
 pub fn max_backward<T: Elementary>(s: &PoolShape, dy: &[T], index: &[u8], dx: &mut [T]) {
     let (row, image) = (s.size[1] * s.c, s.out[0] * s.out[1] * s.c);
     let dx = DisjointSlice::new(dx);
@@ -43,16 +43,16 @@ pub fn max_backward<T: Elementary>(s: &PoolShape, dy: &[T], index: &[u8], dx: &m
     });
 }
 
-/// Whole numbers below 256 as bytes.
+/// Converts integers below 256 to bytes.
 fn to_bytes(from: &[f32], to: &mut [u8]) {
     for (from, to) in from.iter().zip(to) {
-        // SAFETY: whole numbers below 256 are numbers of i32. A checked conversion takes longer than finding the maxima.
+        // SAFETY: integers below 256 fit in i32. A checked conversion takes longer than finding the maxima.
         *to = unsafe { from.to_int_unchecked::<i32>() } as u8;
     }
 }
 
 vectorized! {
-    /// One row of an image's gradient; `rows` and `columns` are (index within the window, window).
+    /// One row of an image's gradient. `rows` and `columns` are (index within the window, window).
     fn gather_row<T: Elementary>(s: &PoolShape, dy: &[T], index: &[u8], rows: &[(usize, usize)], columns: &[Vec<(usize, usize)>], dx: &mut [T]) {
         let c = s.c;
         for (dx, columns) in dx.chunks_exact_mut(c).zip(columns) {
@@ -87,7 +87,7 @@ mod tests {
         PoolShape { n: 2, size: [5, 7], out, c, pool }
     }
 
-    /// The definition, one window at a time: PyTorch's loop.
+    /// Reference: PyTorch's loop over one window at a time.
     fn reference(s: &PoolShape, x: &[f32]) -> (Vec<f32>, Vec<u8>) {
         let (mut y, mut index) = (vec![], vec![]);
         for i in 0..s.n * s.out[0] * s.out[1] * s.c {
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn windows_choose_as_pytorch_does_with_ties_infinities_and_nan() {
+    fn ties_infinities_and_nan_match_pytorch() {
         for c in [1, 3, 16, 17, 100] {
             for (kernel, stride, padding) in [(3, 2, 1), (2, 2, 0), (3, 1, 1)] {
                 let s = shape(kernel, stride, padding, c);
@@ -127,7 +127,7 @@ mod tests {
                 assert!(y.iter().zip(&expected).all(|(a, b)| same(*a, *b)), "{s:?}");
                 assert_eq!(index, expected_index, "{s:?}");
 
-                // Every window's gradient arrives at the element that it chose, and nowhere else.
+                // Every window's gradient goes to its maximum, and nowhere else.
                 let dy: Vec<f32> = (0..y.len()).map(|i| (i % 31) as f32 - 15.0).collect();
                 let mut expected = vec![0.0f32; x.len()];
                 for i in 0..dy.len() {

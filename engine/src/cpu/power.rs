@@ -1,6 +1,6 @@
-//! Logarithm and power of f32 as straight-line code that the compiler vectorises.
+//! Logarithm and power of f32 as branch-free code that the compiler vectorises.
 
-/// The natural logarithm, within 2 ulp: `x = 2^k m` with m near 1, and Cephes' polynomial in `m - 1`.
+/// Natural logarithm, within 2 ulp: `x = 2^k m` with m near 1, and Cephes' polynomial in `m - 1`.
 #[inline(always)]
 pub fn ln(x: f32) -> f32 {
     let (m, k) = split(x);
@@ -21,8 +21,7 @@ pub fn ln(x: f32) -> f32 {
     if x == 0.0 { f32::NEG_INFINITY } else { y }
 }
 
-/// `a` to the power `b`, within 1 ulp: `e^(b ln a)` in f64. Special values are those of C's `pow`, but that a negative zero
-/// counts as zero.
+/// `a` to the power `b`, within 1 ulp: `e^(b ln a)` in f64. Special values as in C's `pow`, except that negative zero counts as zero.
 #[inline(always)]
 pub fn powf(a: f32, b: f32) -> f32 {
     let size = a.abs();
@@ -41,7 +40,7 @@ pub fn powf(a: f32, b: f32) -> f32 {
     let log = if size == 0.0 { f64::NEG_INFINITY } else { log };
     let log = if size < f32::INFINITY { log } else { f64::from(size) };
     let y = exp(f64::from(b) * log) as f32;
-    // Not NaN for an infinite exponent.
+    // 1 instead of NaN for an infinite exponent.
     let y = if size == 1.0 { 1.0 } else { y };
     let whole = b == b.trunc();
     let odd = whole && 0.5 * b != (0.5 * b).trunc();
@@ -63,7 +62,7 @@ fn split(x: f32) -> (f32, f32) {
     (if upper { 0.5 * m } else { m }, if upper { k + 1.0 } else { k })
 }
 
-/// `e^t` to about 1e-11, limited to what f32 can hold and far beyond.
+/// `e^t` with a relative error of about 1e-11. `t` is clamped to ±200, far beyond the range of f32.
 #[inline(always)]
 fn exp(t: f64) -> f64 {
     let t = if t > 200.0 { 200.0 } else { t };
@@ -118,7 +117,7 @@ mod tests {
     ];
 
     #[test]
-    fn powers_are_those_of_the_exact_function() {
+    fn powf_matches_exact_function() {
         for i in 0..20_000 {
             let a = (i as f32 - 2_000.0) * 7e-4 + 1e-5;
             let b = ((i * 7919) % 4001) as f32 / 200.0 - 10.0;
@@ -132,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn logarithms_are_those_of_the_exact_function() {
+    fn ln_matches_exact_function() {
         for i in 1..20_000 {
             let x = (i as f32 * 1.3e-3).powi(3);
             let (got, expected) = (f64::from(ln(x)), f64::from(x).ln());

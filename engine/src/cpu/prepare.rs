@@ -1,61 +1,61 @@
-//! Training images from bytes in one pass: mixed with a partner, normalised, erased in boxes.
+//! Batch preparation of u8 images in one pass: mixup or cutmix with a partner image, normalisation, random erasing.
 use super::parallel::{DisjointSlice, for_each_task};
 use crate::Element;
 use crate::ops::{CHANGE_HEADER_LEN, EraseMode, ImagePreparation};
 
-/// Images `[n, h, w, c]`, changed as the rows of `changes` say: the kernel `prepare` does the same.
+/// Prepares images `[n, h, w, c]`, each according to its row of `changes`. The `prepare` CUDA kernel does the same.
 pub fn forward<T: Element>(
     x: &[u8],
     changes: &[i64],
     [n, h, w, c]: [usize; 4],
-    how: &ImagePreparation,
+    options: &ImagePreparation,
     y: &mut [T],
 ) {
     let size = h * w * c;
     let out = DisjointSlice::new(y);
-    for_each_task(n, |image| {
-        let change = &changes[image * (changes.len() / n)..][..changes.len() / n];
-        let own = &x[image * size..][..size];
+    for_each_task(n, |i| {
+        let change = &changes[i * (changes.len() / n)..][..changes.len() / n];
+        let image = &x[i * size..][..size];
         let partner = &x[change[0] as usize * size..][..size];
-        // SAFETY: each image is its own.
-        let y = unsafe { out.slice(image * size, size) };
-        one(own, partner, change, [w, c], how, y);
+        // SAFETY: each image belongs to one task.
+        let y = unsafe { out.slice(i * size, size) };
+        prepare_image(image, partner, change, [w, c], options, y);
     });
 }
 
-fn one<T: Element>(
-    own: &[u8],
+fn prepare_image<T: Element>(
+    image: &[u8],
     partner: &[u8],
     change: &[i64],
     [w, c]: [usize; 2],
-    how: &ImagePreparation,
+    options: &ImagePreparation,
     y: &mut [T],
 ) {
     let lam = f32::from_bits(change[1] as u32);
-    let draws = how.rng.for_sample(change[6] as u64);
+    let rng = options.rng.for_sample(change[6] as u64);
     let inside = |at: &[i64], row: usize, column: usize| {
         (at[0]..at[1]).contains(&(row as i64)) && (at[2]..at[3]).contains(&(column as i64))
     };
     for (i, y) in y.iter_mut().enumerate() {
         let (channel, column, row) = (i % c, i / c % w, i / c / w);
-        let [mut value, other] = [own[i], partner[i]].map(f32::from);
+        let [mut value, other] = [image[i], partner[i]].map(f32::from);
         if inside(&change[2..6], row, column) {
             value = other;
         }
         if lam != 1.0 {
             value = lam * value + (1.0 - lam) * other;
         }
-        if how.rounded {
+        if options.rounded {
             value = value.round_ties_even();
         }
-        value = (value / f32::from(how.white) - how.mean[channel]) / how.std[channel];
+        value = (value / f32::from(options.white) - options.mean[channel]) / options.std[channel];
         for (b, erased) in change[CHANGE_HEADER_LEN..].chunks_exact(4).enumerate() {
             if inside(erased, row, column) {
-                let index = |i: usize| 2 * (b * own.len() + i) as u64;
-                value = match how.erase_mode {
+                let index = |i: usize| 2 * (b * image.len() + i) as u64;
+                value = match options.erase_mode {
                     EraseMode::Const => 0.0,
-                    EraseMode::Rand => draws.at(index(channel)).normal(),
-                    EraseMode::Pixel => draws.at(index(i)).normal(),
+                    EraseMode::Rand => rng.at(index(channel)).normal(),
+                    EraseMode::Pixel => rng.at(index(i)).normal(),
                 };
             }
         }

@@ -1,10 +1,10 @@
-//! Sums over one axis of `[outer, n, inner]`, in pieces of fixed size that are merged in order.
+//! Sums over one axis of `[outer, n, inner]`, in chunks of fixed size that are merged in order.
 use super::parallel::{DisjointSlice, for_each_task};
 use super::softmax::fold;
 use super::vectorized::vectorized;
 use crate::dtype::Real;
 
-/// Rows of one piece: its partial sums stay in the element type, pieces are merged in f64.
+/// Rows per chunk. Partial sums of a chunk are in the element type; chunks are merged in f64.
 const ROWS: usize = 256;
 
 /// `y[o, i] = sum over j of x[o, j, i]`.
@@ -24,7 +24,7 @@ pub fn sum<T: Real>(x: &[T], outer: usize, n: usize, inner: usize, y: &mut [T]) 
     });
 }
 
-/// `y[c] = sum over rows of x[row, c]`, rows of `columns` elements.
+/// `y[c] = sum over rows of x[row, c]`, for rows of `columns` elements.
 pub fn column_sums<T: Real>(x: &[T], columns: usize, y: &mut [T]) {
     assert_eq!(y.len(), columns);
     let piece = (ROWS * columns).max(1);
@@ -39,13 +39,13 @@ pub fn column_sums<T: Real>(x: &[T], columns: usize, y: &mut [T]) {
     merge_columns(&partial, columns, y);
 }
 
-/// The sum of all elements, in f64 over pieces in order.
+/// Sum of all elements. Chunks are merged in order in f64.
 pub fn sum_all<T: Real>(x: &[T]) -> f64 {
     let piece = super::parallel::GRAIN;
     let mut partial = vec![0.0f64; x.len().div_ceil(piece)];
     let out = DisjointSlice::new(&mut partial);
     for_each_task(x.len().div_ceil(piece), |i| {
-        // SAFETY: one element a task.
+        // SAFETY: one element per task.
         unsafe { out.slice(i, 1)[0] = lanes_sum(&x[i * piece..x.len().min((i + 1) * piece)]) };
     });
     partial.iter().sum()
@@ -75,7 +75,7 @@ fn row_sums<T: Real>(x: &[T], n: usize, y: &mut [T]) {
 }
 
 vectorized! {
-    /// Rows short enough for sums in the element type.
+    /// Sums of rows that are short enough for the element type.
     fn short_rows<T: Real>(x: &[T], n: usize, y: &mut [T]) {
         for (y, x) in y.iter_mut().zip(x.chunks_exact(n)) {
             *y = fold(x, T::zero(), |a, b| a + b);
@@ -83,7 +83,7 @@ vectorized! {
     }
 }
 
-/// Sixteen interleaved partial sums a block of 1,024 elements: the compiler makes vectors of them, and rounding stays small.
+/// Sum with sixteen interleaved partial sums per block of 1,024 elements, which vectorises and keeps rounding errors small.
 fn lanes_sum<T: Real>(x: &[T]) -> f64 {
     x.chunks(1024)
         .map(|block| {

@@ -1,5 +1,5 @@
-//! Resampling of images `[n, h, w, c]` along both axes in one pass: an output row is a weighted sum of input rows, kept in
-//! cache, and its pixels are weighted sums of that row's.
+//! Separable resampling of images `[n, h, w, c]` in one pass. A weighted sum of input rows stays in the cache, and each output pixel is a
+//! weighted sum of its pixels.
 use super::elementary::Elementary;
 use super::parallel::{DisjointSlice, for_each_task};
 use super::scratch;
@@ -29,7 +29,7 @@ pub fn resample<T: Elementary>(
 }
 
 vectorized! {
-    /// The weighted sum of the band's rows; rows have the length of `sum`.
+    /// Weighted sum of the band's rows, each as long as `sum`.
     fn weighted_rows<T: Elementary>(band: &ResamplingBand, x: &[T], sum: &mut [T]) {
         sum.fill(T::zero());
         for (row, weight) in x.chunks_exact(sum.len()).skip(band.start).zip(&band.weights) {
@@ -42,7 +42,7 @@ vectorized! {
 }
 
 vectorized! {
-    /// Each pixel of `y` as the weighted sum of its band's pixels in the row `x`.
+    /// Each pixel of `y` as the weighted sum of its band of pixels in the row `x`.
     fn weighted_pixels<T: Elementary>(bands: &[ResamplingBand], c: usize, x: &[T], y: &mut [T]) {
         for (band, y) in bands.iter().zip(y.chunks_exact_mut(c)) {
             y.fill(T::zero());

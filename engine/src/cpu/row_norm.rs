@@ -1,22 +1,22 @@
-//! Layer norm and RMS norm of rows.
+//! Layer norm and RMS norm over rows.
 use super::elementary::Elementary;
 use super::parallel::{DisjointSlice, GRAIN, for_each_task};
 use super::softmax::fold;
 use super::vectorized::vectorized;
 
-/// Rows of `n` are divided by their root mean square, after their mean is taken off when `centre`.
+/// Layer norm or RMS norm over rows of `n` elements.
 #[derive(Clone, Copy)]
 pub struct RowNorm {
-    /// Elements of a row.
+    /// Elements per row.
     pub n: usize,
-    /// Layer norm; without it RMS norm.
+    /// Subtract the mean: layer norm if true, RMS norm otherwise.
     pub centre: bool,
-    /// Added to the mean square.
+    /// Added to the variance (layer norm) or mean square (RMS norm).
     pub eps: f64,
 }
 
 impl RowNorm {
-    /// `y = (x - mean) * inv * weight + bias`; `stats` receives mean and inv of each row.
+    /// `y = (x - mean) * inv_std * weight + bias`. `stats` receives mean and inv_std of each row, `[rows, 2]`. For RMS norm, mean is 0.
     pub fn forward<T: Elementary>(
         &self,
         x: &[T],
@@ -46,7 +46,7 @@ impl RowNorm {
         });
     }
 
-    /// `dx = inv * (g - mean(g) - x̂ * mean(g x̂))` with `g = dy * weight`, without `mean(g)` for RMS norm.
+    /// `dx = inv_std * (g - mean(g) - x̂ * mean(g x̂))` with `g = dy * weight`; RMS norm omits `mean(g)`.
     pub fn backward<T: Elementary>(
         &self,
         x: &[T],
@@ -68,7 +68,7 @@ impl RowNorm {
         });
     }
 
-    /// The gradients of weight and bias: the column sums of `dy * x̂` and of `dy`, merged in f64 over chunks of rows.
+    /// Gradients of weight and bias: the column sums of `dy * x̂` and of `dy`. Chunks of rows are merged in f64.
     pub fn parameter_gradients<T: Elementary>(&self, x: &[T], dy: &[T], stats: &[T]) -> [Vec<T>; 2] {
         let n = self.n;
         let chunk = (GRAIN / n).clamp(16, 256) * n;
@@ -154,7 +154,7 @@ vectorized! {
 }
 
 vectorized! {
-    /// `dx` holds g and receives the gradient.
+    /// `dx` holds `g` on entry, and receives the gradient.
     fn row_backward<T: Elementary>(x: &[T], mean: T, inv: T, centre: bool, dx: &mut [T]) {
         let n = T::from_f64(x.len() as f64);
         let (mut lanes_g, mut lanes_p) = ([T::zero(); 16], [T::zero(); 16]);
@@ -183,7 +183,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_are_normalised_and_parameter_gradients_are_column_sums() {
+    fn layer_norm_and_parameter_gradients_match_definition() {
         for n in [1, 3, 17, 100] {
             let rows = 700;
             let value = |i: usize, seed: usize| ((i * 7919 + seed) % 257) as f64 / 64.0 - 2.0;

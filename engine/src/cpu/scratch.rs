@@ -1,15 +1,15 @@
-//! Temporary buffers that are kept between calls, a pool a thread: packed weights, padded bands, partial sums.
+//! Per-thread pool of temporary buffers, reused between calls: packed weights, padded bands, partial sums.
 //!
-//! A fresh allocation of this size costs more in page faults than the kernel that uses it; a reused one is warm
-//! in cache. Buffers start on a 64-byte boundary, so whole registers and cache lines can be stored to them.
+//! A fresh allocation of this size costs more in page faults than the kernel that uses it, and a reused one is warm in cache. Buffers
+//! are 64-byte aligned, for aligned stores of whole registers and cache lines.
 use std::cell::RefCell;
 
-/// One cache line: the unit of allocation, which gives every buffer its alignment.
+/// One cache line: the unit of allocation, which determines the alignment.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 struct Line([u8; 64]);
 
-// SAFETY: plain bytes without padding or invalid patterns.
+// SAFETY: plain bytes without padding or invalid bit patterns.
 unsafe impl bytemuck::Zeroable for Line {}
 // SAFETY: as above.
 unsafe impl bytemuck::Pod for Line {}
@@ -18,9 +18,9 @@ thread_local! {
     static POOL: RefCell<Vec<Vec<Line>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Calls `f` with a buffer of `len` elements of arbitrary content, aligned to 64 bytes, from this thread's pool.
+/// Calls `f` with a buffer of `len` elements with arbitrary content, aligned to 64 bytes, from this thread's pool.
 ///
-/// Calls may nest: each gets its own buffer. The pool keeps what it has handed out, until the thread ends.
+/// Calls may nest; each gets its own buffer. The pool keeps its buffers until the thread ends.
 pub fn with<T: bytemuck::Pod, R>(len: usize, f: impl FnOnce(&mut [T]) -> R) -> R {
     let lines = (len * size_of::<T>()).div_ceil(size_of::<Line>());
     let mut buffer = take(lines);
@@ -30,7 +30,7 @@ pub fn with<T: bytemuck::Pod, R>(len: usize, f: impl FnOnce(&mut [T]) -> R) -> R
     result
 }
 
-/// The smallest free buffer of at least `lines`; where there is none, a new one takes the place of the largest.
+/// Smallest free buffer of at least `lines` lines. If there is none, a new one replaces the largest free buffer.
 fn take(lines: usize) -> Vec<Line> {
     POOL.with_borrow_mut(|pool| {
         let fitting = (0..pool.len()).filter(|&i| pool[i].len() >= lines).min_by_key(|&i| pool[i].len());
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nested_buffers_are_apart_aligned_and_reused() {
+    fn nested_buffers_are_disjoint_aligned_and_reused() {
         let first = with(100, |outer: &mut [f32]| {
             outer.fill(1.0);
             with(200, |inner: &mut [f32]| {

@@ -1,16 +1,15 @@
-//! Vector registers of f32 behind one trait, so that a kernel is written once and compiled for AVX-512, AVX2
-//! and plain Rust; the widest that the processor has is chosen at run time.
+//! SIMD abstraction over vector registers of f32: a kernel is written once and compiled for AVX-512, AVX2 and plain Rust. The widest
+//! level that the CPU supports is chosen at run time.
 //!
-//! A kernel is declared with [`simd_kernel!`]. Inside it everything must be inlined into the one function that
-//! carries the target feature: no `std::array::from_fn`, no closures, no calls to functions that are not
-//! `#[inline(always)]`.
+//! A kernel is declared with `simd_kernel!`. All of its code must be inlined into the function with the `target_feature` attribute: no
+//! `std::array::from_fn`, no closures, no calls to functions that are not `#[inline(always)]`.
 use std::sync::atomic::{AtomicU8, Ordering};
 
-/// An instruction set that kernels are compiled for, widest last.
+/// Instruction set that kernels are compiled for, in ascending width.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Level {
-    /// Plain Rust: eight lanes that the compiler maps to whatever the target has.
+    /// Plain Rust with eight lanes, compiled for the target's baseline.
     Portable = 1,
     /// AVX2 and FMA: 16 registers of eight lanes.
     Avx2 = 2,
@@ -21,7 +20,7 @@ pub enum Level {
 static LEVEL: AtomicU8 = AtomicU8::new(0);
 
 impl Level {
-    /// Lanes of a register at this level.
+    /// f32 lanes per register.
     pub const fn lanes(self) -> usize {
         match self {
             Level::Avx512 => 16,
@@ -30,7 +29,7 @@ impl Level {
     }
 }
 
-/// The level in use: the widest that the processor has, unless [`limit_to`] set a lower one.
+/// The level in use: the widest that the CPU supports, or the limit set by [`set_max_level`].
 #[inline]
 pub fn level() -> Level {
     match LEVEL.load(Ordering::Relaxed) {
@@ -45,12 +44,12 @@ pub fn level() -> Level {
     }
 }
 
-/// Uses at most `limit` from now on, in the whole process. For tests and benches that compare levels.
+/// Limits the level of the whole process. For tests and benches that compare levels.
 pub fn set_max_level(limit: Level) {
     LEVEL.store(limit.min(detect()) as u8, Ordering::Relaxed);
 }
 
-/// Asks for the cache line at `p`, into the second-level cache; any address will do.
+/// Prefetches the cache line at `p` into the L2 cache. Any address is allowed.
 #[inline(always)]
 pub fn prefetch(p: *const f32) {
     #[cfg(target_arch = "x86_64")]
@@ -63,9 +62,9 @@ pub fn prefetch(p: *const f32) {
     let _ = p;
 }
 
-/// Held by tests that set the level or compare bits: the level belongs to the whole process.
+/// Lock for tests that set the level or compare bits, because the level is global to the process.
 #[cfg(test)]
-pub(crate) fn exclusive() -> std::sync::MutexGuard<'static, ()> {
+pub(crate) fn lock_level() -> std::sync::MutexGuard<'static, ()> {
     static LOCK: std::sync::Mutex<()> = std::sync::Mutex::new(());
     LOCK.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
@@ -88,13 +87,12 @@ fn detect() -> Level {
     Level::Portable
 }
 
-/// One register of f32 lanes and what kernels do with it.
+/// Register of f32 lanes and its operations.
 ///
 /// # Safety
-/// Every method may only be called where the instruction set of the implementing type is available: from
-/// inside a [`simd_kernel!`]. Pointers must be valid for the lanes that are read or written; no alignment is
-/// needed but for [`Simd::stream`].
-#[allow(missing_docs, reason = "each method is the usual vector operation of its name")]
+/// Methods may only be called where the instruction set of the implementing type is available: inside a `simd_kernel!`. Pointers must be
+/// valid for the lanes that are read or written. Only [`Simd::stream`] requires alignment.
+#[allow(missing_docs, reason = "each method is the vector operation of its name")]
 pub unsafe trait Simd: Copy + Send + Sync + 'static {
     /// Lanes of a register.
     const LANES: usize;
@@ -104,34 +102,33 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     unsafe fn splat(x: f32) -> Self::V;
     unsafe fn load(p: *const f32) -> Self::V;
     unsafe fn store(p: *mut f32, v: Self::V);
-    /// The first `n <= LANES` lanes from memory, zero in the others.
+    /// Loads the first `n <= LANES` lanes and zeroes the others.
     unsafe fn load_first(p: *const f32, n: usize) -> Self::V;
-    /// The first `n <= LANES` lanes to memory; nothing else is touched.
+    /// Stores the first `n <= LANES` lanes and leaves other memory unchanged.
     unsafe fn store_first(p: *mut f32, n: usize, v: Self::V);
-    /// A store that bypasses the caches; `p` must be aligned to the register. Call [`Simd::fence`] before the
-    /// data is handed to another thread.
+    /// Non-temporal store. `p` must be aligned to the register. Call [`Simd::fence`] before another thread reads the data.
     unsafe fn stream(p: *mut f32, v: Self::V);
     unsafe fn fence();
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn div(a: Self::V, b: Self::V) -> Self::V;
-    /// `a * b + c`, rounded once where the level has the instruction.
+    /// `a * b + c`, rounded once if the level has FMA.
     unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
-    /// The larger lane; `b` where either is NaN.
+    /// Lane-wise maximum; `b` where either operand is NaN.
     unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
-    /// The smaller lane; `b` where either is NaN.
+    /// Lane-wise minimum; `b` where either operand is NaN.
     unsafe fn min(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn sqrt(a: Self::V) -> Self::V;
-    /// `a > b ? x : y`, lane by lane; `y` where `a` or `b` is NaN.
+    /// Lane-wise `a > b ? x : y`; `y` where `a` or `b` is NaN.
     unsafe fn select_gt(a: Self::V, b: Self::V, x: Self::V, y: Self::V) -> Self::V;
-    /// Lane `l` of the result is lane `lanes[l]` of `v`; `lanes` holds `LANES` numbers below `LANES`.
-    unsafe fn pick(v: Self::V, lanes: *const i32) -> Self::V;
-    /// The sum of the lanes, in a fixed order.
+    /// Permutation: lane `l` of the result is lane `lanes[l]` of `v`. `lanes` holds `LANES` indices below `LANES`.
+    unsafe fn permute(v: Self::V, lanes: *const i32) -> Self::V;
+    /// Sum of the lanes, in a fixed order.
     unsafe fn sum(v: Self::V) -> f32;
 }
 
-/// Plain Rust, eight lanes.
+/// Plain Rust with eight lanes.
 #[derive(Clone, Copy)]
 pub struct Portable;
 
@@ -147,7 +144,7 @@ macro_rules! lanes {
     }};
 }
 
-// SAFETY: plain arithmetic on arrays needs no instruction set; pointers are the caller's promise.
+// SAFETY: plain arithmetic on arrays needs no instruction set; valid pointers are the caller's obligation.
 unsafe impl Simd for Portable {
     const LANES: usize = 8;
     type V = [f32; 8];
@@ -219,7 +216,7 @@ unsafe impl Simd for Portable {
         lanes!(i => if a[i] > b[i] { x[i] } else { y[i] })
     }
     #[inline(always)]
-    unsafe fn pick(v: [f32; 8], lanes: *const i32) -> [f32; 8] {
+    unsafe fn permute(v: [f32; 8], lanes: *const i32) -> [f32; 8] {
         lanes!(i => v[unsafe { *lanes.add(i) as usize } & 7])
     }
     #[inline(always)]
@@ -237,10 +234,10 @@ mod x86 {
     use super::Simd;
     use std::arch::x86_64::*;
 
-    /// AVX2 with FMA, eight lanes.
+    /// AVX2 and FMA with eight lanes.
     #[derive(Clone, Copy)]
     pub struct Avx2;
-    /// AVX-512, sixteen lanes.
+    /// AVX-512 with sixteen lanes.
     #[derive(Clone, Copy)]
     pub struct Avx512;
 
@@ -252,7 +249,7 @@ mod x86 {
         }
     }
 
-    // SAFETY: called only from `simd_kernel!` functions that carry avx2 and fma.
+    // SAFETY: called only from `simd_kernel!` functions that enable avx2 and fma.
     unsafe impl Simd for Avx2 {
         const LANES: usize = 8;
         type V = __m256;
@@ -322,7 +319,7 @@ mod x86 {
             unsafe { _mm256_blendv_ps(y, x, _mm256_cmp_ps::<_CMP_GT_OQ>(a, b)) }
         }
         #[inline(always)]
-        unsafe fn pick(v: __m256, lanes: *const i32) -> __m256 {
+        unsafe fn permute(v: __m256, lanes: *const i32) -> __m256 {
             unsafe { _mm256_permutevar8x32_ps(v, _mm256_loadu_si256(lanes.cast())) }
         }
         #[inline(always)]
@@ -335,7 +332,7 @@ mod x86 {
         }
     }
 
-    // SAFETY: called only from `simd_kernel!` functions that carry the AVX-512 features.
+    // SAFETY: called only from `simd_kernel!` functions that enable the AVX-512 features.
     unsafe impl Simd for Avx512 {
         const LANES: usize = 16;
         type V = __m512;
@@ -405,7 +402,7 @@ mod x86 {
             unsafe { _mm512_mask_mov_ps(y, _mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b), x) }
         }
         #[inline(always)]
-        unsafe fn pick(v: __m512, lanes: *const i32) -> __m512 {
+        unsafe fn permute(v: __m512, lanes: *const i32) -> __m512 {
             unsafe { _mm512_permutexvar_ps(_mm512_loadu_si512(lanes.cast()), v) }
         }
         #[inline(always)]
@@ -419,14 +416,14 @@ mod x86 {
 ///
 /// ```text
 /// simd_kernel! {
-///     /// What it computes.
+///     /// `y = a * x`.
 ///     pub(crate) fn scale<S>(x: *const f32, y: *mut f32, n: usize, a: f32) { unsafe { … S::load(x) … } }
 /// }
 /// ```
 ///
-/// The generated function is `unsafe`: pointers are the caller's promise. With `<S at level>` it takes the
-/// [`Level`] as its first argument, for kernels whose data layout depends on the width of a register: the
-/// layout and the kernel must agree even if the level in use changes between them.
+/// The generated function is `unsafe`: valid pointers are the caller's obligation. With `<S at level>` it takes the [`Level`] as its
+/// first argument, for kernels whose data layout depends on the register width: layout and kernel must agree even if the level in use
+/// changes in between.
 macro_rules! simd_kernel {
     ($(#[$meta:meta])* $vis:vis fn $name:ident < $S:ident at level $(, const $C:ident : $ct:ty)* > ( $($arg:ident : $ty:ty),* $(,)? ) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
@@ -437,7 +434,7 @@ macro_rules! simd_kernel {
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
             unsafe fn avx512<$(const $C: $ct),*>($($arg: $ty),*) $(-> $ret)? {
-                // SAFETY: this function carries the features of the level; the rest is the caller's promise.
+                // SAFETY: this function enables the features of the level; the rest is the caller's obligation.
                 unsafe { body::<$crate::cpu::simd::Avx512 $(, $C)*>($($arg),*) }
             }
             #[cfg(target_arch = "x86_64")]
@@ -448,12 +445,12 @@ macro_rules! simd_kernel {
             }
             match level {
                 #[cfg(target_arch = "x86_64")]
-                // SAFETY: the level came from `level()`, so the processor has these features.
+                // SAFETY: the level came from `level()`, so the CPU has these features.
                 $crate::cpu::simd::Level::Avx512 => unsafe { avx512::<$($C),*>($($arg),*) },
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: as above.
                 $crate::cpu::simd::Level::Avx2 => unsafe { avx2::<$($C),*>($($arg),*) },
-                // SAFETY: the portable form needs no features.
+                // SAFETY: the portable version needs no features.
                 _ => unsafe { body::<$crate::cpu::simd::Portable $(, $C)*>($($arg),*) },
             }
         }
@@ -465,7 +462,7 @@ macro_rules! simd_kernel {
             $crate::cpu::simd::simd_kernel! {
                 fn at<$S at level $(, const $C: $ct)*>($($arg: $ty),*) $(-> $ret)? $body
             }
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller's obligation.
             unsafe { at::<$($C),*>($crate::cpu::simd::level(), $($arg),*) }
         }
     };
@@ -477,7 +474,7 @@ mod tests {
     use super::*;
 
     simd_kernel! {
-        /// y = 2x + 1 over n elements, tail included, and the sum of y.
+        /// `y = 2x + 1` over n elements, including the tail. Returns the sum of y.
         fn double_plus_one<S>(x: *const f32, y: *mut f32, n: usize) -> f32 {
             unsafe {
                 let (two, one) = (S::splat(2.0), S::splat(1.0));
@@ -504,8 +501,8 @@ mod tests {
     }
 
     #[test]
-    fn every_level_computes_the_same_and_leaves_the_tail_alone() {
-        let _alone = exclusive();
+    fn every_level_gives_the_same_result_and_does_not_write_past_the_end() {
+        let _guard = lock_level();
         let detected = level();
         for limit in [Level::Portable, Level::Avx2, Level::Avx512] {
             set_max_level(limit);

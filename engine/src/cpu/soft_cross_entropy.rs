@@ -1,10 +1,10 @@
-//! Cross entropies against distributions.
+//! Soft-target cross entropy and binary cross entropy with logits.
 use super::cross_entropy::{for_each_row, log_sum_exp};
 use super::elementary::Elementary;
 use super::parallel::{DisjointSlice, GRAIN, for_each_piece, for_each_task};
 use super::vectorized::vectorized;
 
-/// The mean over rows of `-sum(t * log softmax(x))`; `log_sums[row]` receives `log(sum(exp(row)))`.
+/// Mean over rows of `-sum(t * log softmax(x))`. `log_sums[row]` receives `log(sum(exp(row)))` for [`soft_backward`].
 pub fn soft_forward<T: Elementary>(x: &[T], target: &[T], log_sums: &mut [T]) -> f64 {
     let (n, classes) = (log_sums.len(), x.len() / log_sums.len());
     let mut losses = vec![0.0f64; n];
@@ -22,7 +22,7 @@ pub fn soft_forward<T: Elementary>(x: &[T], target: &[T], log_sums: &mut [T]) ->
     losses.iter().sum::<f64>() / n as f64
 }
 
-/// The most probable class of each of `n` rows, the lowest of equal ones.
+/// Most probable class of each of `n` rows; of equal classes the lowest.
 pub fn argmax_rows<T: Elementary>(target: &[T], n: usize) -> Vec<i64> {
     let best = |row: &[T]| (1..row.len()).fold(0, |best, j| if row[j] > row[best] { j } else { best });
     target.chunks_exact(target.len() / n).map(|row| best(row) as i64).collect()
@@ -41,7 +41,7 @@ pub fn soft_backward<T: Elementary>(x: &[T], target: &[T], log_sums: &[T], scale
     });
 }
 
-/// The sum over all elements of the binary cross entropy of `sigmoid(x)` against `t`.
+/// Sum over all elements of the binary cross entropy of `sigmoid(x)` against `t`.
 pub fn binary_forward<T: Elementary>(x: &[T], target: &[T], pos_weight: f64) -> f64 {
     let extra = T::from_f64(pos_weight - 1.0);
     let pieces = x.len().div_ceil(GRAIN);
@@ -49,7 +49,7 @@ pub fn binary_forward<T: Elementary>(x: &[T], target: &[T], pos_weight: f64) -> 
     let out = DisjointSlice::new(&mut partial);
     for_each_task(pieces, |i| {
         let range = i * GRAIN..x.len().min((i + 1) * GRAIN);
-        // SAFETY: one element a task.
+        // SAFETY: one element per task.
         unsafe { out.slice(i, 1)[0] = binary_piece(&x[range.clone()], &target[range], extra).to_f64() };
     });
     partial.iter().sum()
@@ -64,8 +64,8 @@ pub fn binary_backward<T: Elementary>(x: &[T], target: &[T], pos_weight: f64, sc
     });
 }
 
-/// The sum of `f(x, t)` over pairs: sixteen interleaved sums over 1,024 terms at a time, and those in f64. The terms go through a
-/// buffer, so that computing them is a plain loop without checks.
+/// Sum of `f(x, t)` over pairs: sixteen interleaved sums over blocks of 1,024 terms, added in f64. Terms are buffered, so that computing
+/// them is a plain loop without bounds checks.
 #[inline(always)]
 fn sum_of<T: Elementary>(x: &[T], t: &[T], f: impl Fn(T, T) -> T) -> T {
     let mut terms = [T::zero(); 1024];
@@ -94,9 +94,9 @@ vectorized! {
 
 vectorized! {
     wide fn soft_row_backward<T: Elementary>(x: &[T], t: &[T], log_sum: T, scale: T, dx: &mut [T]) {
-        let mass = sum_of(t, t, |t, _| t);
+        let target_sum = sum_of(t, t, |t, _| t);
         for ((dx, x), t) in dx.iter_mut().zip(x).zip(t) {
-            *dx = ((*x - log_sum).fast_exp() * mass - *t) * scale;
+            *dx = ((*x - log_sum).fast_exp() * target_sum - *t) * scale;
         }
     }
 }
@@ -104,7 +104,7 @@ vectorized! {
 vectorized! {
     wide fn binary_piece<T: Elementary>(x: &[T], t: &[T], extra: T) -> T {
         sum_of(x, t, |x, t| {
-            // softplus(-x), from the side on which the exponential does not overflow.
+            // softplus(-x), in the form in which the exponential does not overflow.
             let softplus = (-x.abs()).fast_exp().fast_ln_1p() + if x < T::zero() { -x } else { T::zero() };
             (T::one() - t) * x + (T::one() + extra * t) * softplus
         })

@@ -1,15 +1,15 @@
-//! Softmax and log-softmax of lines.
+//! Softmax and log-softmax over rows.
 use super::elementary::Elementary;
 use super::parallel::{DisjointSlice, GRAIN, for_each_task};
 use super::vectorized::vectorized;
 use crate::dtype::Real;
 
-/// `y = softmax(x)` (or its logarithm) of consecutive rows of `n`.
+/// `y = softmax(x)`, or `log_softmax(x)` with `log`, over consecutive rows of `n` elements.
 pub fn forward<T: Elementary>(x: &[T], n: usize, log: bool, y: &mut [T]) {
     for_rows(x.len(), n, y, |at, y| if log { log_row(&x[at..at + n], y) } else { row(&x[at..at + n], y) });
 }
 
-/// `dx = y (dy - sum(dy y))`, or for the logarithm `dx = dy - e^y sum(dy)`.
+/// `dx = y (dy - sum(dy y))`, or `dx = dy - e^y sum(dy)` with `log`.
 pub fn backward<T: Elementary>(y: &[T], dy: &[T], n: usize, log: bool, dx: &mut [T]) {
     for_rows(y.len(), n, dx, |at, dx| {
         let (y, dy) = (&y[at..at + n], &dy[at..at + n]);
@@ -30,13 +30,13 @@ fn for_rows<T: Elementary>(len: usize, n: usize, out: &mut [T], f: impl Fn(usize
     });
 }
 
-/// The largest element, by sixteen interleaved candidates.
+/// Maximum, by sixteen interleaved partial maxima.
 #[inline(always)]
 pub(super) fn max_of<T: Elementary>(x: &[T]) -> T {
     fold(x, T::neg_infinity(), |a, b| if b > a { b } else { a })
 }
 
-/// Sixteen interleaved partial results, then those in order: a fixed order that vectorises.
+/// Reduction by sixteen interleaved partial results, which are then combined in order: a fixed order that vectorises.
 #[inline(always)]
 pub(super) fn fold<T: Real>(x: &[T], start: T, f: impl Fn(T, T) -> T) -> T {
     let mut lanes = [start; 16];

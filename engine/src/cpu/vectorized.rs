@@ -1,10 +1,10 @@
-//! Plain Rust loops compiled once for each SIMD level, for the compiler's own vectoriser.
+//! Auto-vectorised loops, compiled once per SIMD level.
 
-/// Declares a function over slices whose loops the compiler vectorises, dispatched at run time like a `simd_kernel!`.
-/// Floating-point results are the same at every level: nothing is contracted or reordered.
+/// Declares a function over slices whose loops the compiler vectorises, dispatched at run time like a `simd_kernel!`. Results are
+/// bitwise equal at every level: floating-point operations are not contracted or reordered.
 ///
-/// Most loops wait for memory, where registers wider than AVX2's would add code but no speed; `wide` before `fn` adds a copy
-/// for AVX-512, for loops that compute.
+/// `wide` before `fn` adds a version for AVX-512, for compute-bound loops. Most loops are memory-bound, where it would add code but no
+/// speed.
 macro_rules! vectorized {
     ($(#[$meta:meta])* $vis:vis fn $name:ident < $($G:ident : $bound:path),+ > ( $($arg:ident : $ty:ty),* $(,)? ) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
@@ -43,7 +43,7 @@ macro_rules! vectorized {
             }
             match $crate::cpu::simd::level() {
                 #[cfg(target_arch = "x86_64")]
-                // SAFETY: the level says that the processor has these features.
+                // SAFETY: the CPU has these features at this level.
                 $crate::cpu::simd::Level::Avx512 => unsafe { avx512::<$($G),+>($($arg),*) },
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: as above.

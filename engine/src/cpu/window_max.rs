@@ -1,32 +1,32 @@
-//! Maxima of windows over a channels-last image, and which element each one was: the common part of max poolings.
+//! Maxima of windows over a channels-last image and their indices, shared by the max pooling kernels.
 use super::elementary::Elementary;
 use super::simd::{Simd, simd_kernel};
 use crate::dtype::{as_f32, as_f32_mut};
 
-/// A row of windows over an image.
+/// Row of windows over an image.
 #[derive(Clone, Copy)]
 pub struct WindowRow<'a> {
-    /// Width of the image.
+    /// Image width.
     pub width: usize,
     /// Channels.
     pub c: usize,
-    /// The image rows under the windows: (number of the row's first element, image row).
+    /// Image rows of the windows: (index of the row's first element, image row).
     pub rows: &'a [(usize, usize)],
-    /// Of each window the image columns under it: (number within the row, image column).
+    /// Image columns of each window: (index within the row, image column).
     pub columns: &'a [Vec<(usize, usize)>],
 }
 
 impl WindowRow<'_> {
-    /// The largest element of each window, `y[window, c]`, and its number, a whole number in `T`. The first among equals; NaN
-    /// wins, the last of several; a window without elements has -infinity and 0.
+    /// Maximum of each window, `y[window, c]`, and its index, an integer in `T`. Of equal elements the first is chosen. NaN counts as the
+    /// largest, and of several NaN the last is chosen. An empty window gives -infinity and 0.
     pub fn maxima<T: Elementary>(&self, x: &[T], y: &mut [T], number: &mut [T]) {
         assert_eq!((y.len(), number.len()), (self.columns.len() * self.c, self.columns.len() * self.c));
         let pixels = x.len() / self.c;
         let last = |taps: &[(usize, usize)]| taps.iter().map(|(_, at)| *at).max().unwrap_or(0);
         let columns = self.columns.iter().map(|c| last(c)).max().unwrap_or(0);
-        assert!(last(self.rows) * self.width + columns < pixels, "the windows lie within the image");
+        assert!(last(self.rows) * self.width + columns < pixels, "windows must lie within the image");
         if let (Some(x), Some(y), Some(number)) = (as_f32(x), as_f32_mut(y), as_f32_mut(number)) {
-            // SAFETY: the windows lie within x, and y and number have an element for each window and channel.
+            // SAFETY: the windows lie within x, and y and number have one element per window and channel.
             if unsafe { finite_maxima(self, x.as_ptr(), y.as_mut_ptr(), number.as_mut_ptr()) } {
                 return;
             }
@@ -34,7 +34,7 @@ impl WindowRow<'_> {
         self.any_maxima(x, y, number);
     }
 
-    /// The definition, element by element.
+    /// Reference implementation, element by element.
     fn any_maxima<T: Elementary>(&self, x: &[T], y: &mut [T], number: &mut [T]) {
         let first = |taps: &[(usize, usize)]| taps.first().map_or(0, |(number, _)| *number);
         for (at, (y, number)) in y.iter_mut().zip(number).enumerate() {
@@ -54,7 +54,7 @@ impl WindowRow<'_> {
 }
 
 simd_kernel! {
-    /// [`WindowRow::maxima`] for finite elements; false when it saw another, and its results may be wrong.
+    /// [`WindowRow::maxima`] for finite elements. Returns false if an element is not finite; the results are then invalid.
     fn finite_maxima<S>(windows: &WindowRow, x: *const f32, y: *mut f32, number: *mut f32) -> bool {
         let c = windows.c;
         let mut finite = S::splat(0.0);
@@ -63,7 +63,7 @@ simd_kernel! {
             while j < c {
                 let (left, at) = (c - j, i * c + j);
                 let (x, y, number) = (x.add(j), y.add(at), number.add(at));
-                // A few registers at a time, so that they do not wait for one another.
+                // Several registers at a time, for instruction-level parallelism.
                 if left >= 4 * S::LANES {
                     finite = S::add(finite, block::<S, 4>(windows, columns, S::LANES, x, y, number));
                     j += 4 * S::LANES;
@@ -81,7 +81,7 @@ simd_kernel! {
     }
 }
 
-/// `V` registers of channels of one window, the last of `n` lanes. The result is zero, and NaN after an infinity or a NaN.
+/// `V` registers of channels of one window, the last with `n` lanes. Returns zero, or NaN if an element is infinite or NaN.
 #[inline(always)]
 unsafe fn block<S: Simd, const V: usize>(
     windows: &WindowRow,

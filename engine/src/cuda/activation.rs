@@ -1,15 +1,20 @@
 //! Activations and their gradients (`kernels/cu/activation.cu`).
-use super::walk::packs;
-use super::{DeviceSlice, Gpu, Grid, Result, args};
+use super::strided_pair::num_packs;
+use super::{DeviceSlice, Gpu, LaunchConfig, Result, args};
 use crate::Activation;
 
-/// `y = f(x)`, which may be in place.
+/// `y = f(x)`; `y` may be `x`.
 pub(crate) fn forward(gpu: &Gpu, f: Activation, x: DeviceSlice, y: DeviceSlice) -> Result<()> {
     if x.len == 0 {
         return Ok(());
     }
     let (name, p) = kernel(f);
-    gpu.launch(FAMILY, &format!("{name}_fwd_{}", x.dtype), Grid::stride(packs(x)), args![x, y, x.len, p])
+    gpu.launch(
+        MODULE,
+        &format!("{name}_fwd_{}", x.dtype),
+        LaunchConfig::grid_stride(num_packs(x)),
+        args![x, y, x.len, p],
+    )
 }
 
 /// `dx = dy f'(x)`; `dx` may be `dy`.
@@ -24,15 +29,20 @@ pub(crate) fn backward(
         return Ok(());
     }
     let (name, p) = kernel(f);
-    gpu.launch(FAMILY, &format!("{name}_bwd_{}", x.dtype), Grid::stride(packs(x)), args![x, dy, dx, x.len, p])
+    gpu.launch(
+        MODULE,
+        &format!("{name}_bwd_{}", x.dtype),
+        LaunchConfig::grid_stride(num_packs(x)),
+        args![x, dy, dx, x.len, p],
+    )
 }
 
-const FAMILY: &str = "activation";
+const MODULE: &str = "activation";
 
-/// The name in the kernels, and the number that some take.
+/// Kernel name of an activation, and the parameter of leaky ReLU (negative slope) and ELU (alpha).
 fn kernel(f: Activation) -> (&'static str, f32) {
     let (name, p) = match f {
-        Activation::Identity => unreachable!("the identity needs no kernel"),
+        Activation::Identity => unreachable!("the identity has no kernel"),
         Activation::Relu => ("relu", 0.0),
         Activation::Relu6 => ("relu6", 0.0),
         Activation::Silu => ("silu", 0.0),
@@ -44,7 +54,7 @@ fn kernel(f: Activation) -> (&'static str, f32) {
         Activation::Sigmoid => ("sigmoid", 0.0),
         Activation::Mish => ("mish", 0.0),
         Activation::Tanh => ("tanh", 0.0),
-        Activation::LeakyRelu(slope) => ("leaky_relu", slope),
+        Activation::LeakyRelu(negative_slope) => ("leaky_relu", negative_slope),
         Activation::Elu(alpha) => ("elu", alpha),
         Activation::Softplus => ("softplus", 0.0),
         Activation::Selu => ("selu", 0.0),

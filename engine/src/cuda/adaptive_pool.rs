@@ -1,30 +1,30 @@
-//! Pooling of images to a given size (`kernels/cu/adaptive_pool.cu`).
+//! Adaptive average and max pooling (`kernels/cu/adaptive_pool.cu`).
 use super::channels::{grid, pack, pixel_grid};
-use super::{Arg, DeviceSlice, Gpu, Grid, Result, args};
+use super::{DeviceSlice, Gpu, KernelArg, LaunchConfig, Result, args};
 use crate::DType;
 use crate::cpu::adaptive_pool::AdaptivePool;
 
-/// The mean of each window.
+/// Mean of each window.
 pub(crate) fn avg_forward(gpu: &Gpu, s: &AdaptivePool, x: DeviceSlice, y: DeviceSlice) -> Result<()> {
     let shape = geometry(s);
-    let args = args![x, y, windows(s), Arg::of(&shape)];
+    let args = args![x, y, windows(s), KernelArg::by_value(&shape)];
     gpu.launch(
-        FAMILY,
+        MODULE,
         &format!("adaptive_avg_pool_fwd_{}", x.dtype),
         window_grid(windows(s), s.c, x.dtype),
         args,
     )
 }
 
-/// Each pixel's share of the gradients of the windows that cover it.
+/// `dx`: for each pixel the sum of `dy / pixels of the window` over the windows that cover it.
 pub(crate) fn avg_backward(gpu: &Gpu, s: &AdaptivePool, dy: DeviceSlice, dx: DeviceSlice) -> Result<()> {
     let rows = s.n * s.size[0];
     let grid = pixel_grid(rows, s.size[1], s.c, dy.dtype);
     let kernel = format!("adaptive_avg_pool_bwd_{}", dy.dtype);
-    gpu.launch(FAMILY, &kernel, grid, args![dy, dx, rows, Arg::of(&geometry(s))])
+    gpu.launch(MODULE, &kernel, grid, args![dy, dx, rows, KernelArg::by_value(&geometry(s))])
 }
 
-/// The largest element of each window, and in `chosen`, of 4 bytes a window and channel, its pixel.
+/// Maximum of each window; `chosen`, 4 bytes per window and channel, receives the index of its pixel within the image.
 pub(crate) fn max_forward(
     gpu: &Gpu,
     s: &AdaptivePool,
@@ -33,16 +33,16 @@ pub(crate) fn max_forward(
     chosen: DeviceSlice,
 ) -> Result<()> {
     let shape = geometry(s);
-    let args = args![x, y, chosen, windows(s), Arg::of(&shape)];
+    let args = args![x, y, chosen, windows(s), KernelArg::by_value(&shape)];
     gpu.launch(
-        FAMILY,
+        MODULE,
         &format!("adaptive_max_pool_fwd_{}", x.dtype),
         window_grid(windows(s), s.c, x.dtype),
         args,
     )
 }
 
-/// Each pixel's gradient: the sum over the windows that chose it.
+/// `dx`: for each pixel the sum of `dy` over the windows whose maximum it is.
 pub(crate) fn max_backward(
     gpu: &Gpu,
     s: &AdaptivePool,
@@ -53,10 +53,10 @@ pub(crate) fn max_backward(
     let rows = s.n * s.size[0];
     let grid = pixel_grid(rows, s.size[1], s.c, dy.dtype);
     let kernel = format!("adaptive_max_pool_bwd_{}", dy.dtype);
-    gpu.launch(FAMILY, &kernel, grid, args![dy, chosen, dx, rows, Arg::of(&geometry(s))])
+    gpu.launch(MODULE, &kernel, grid, args![dy, chosen, dx, rows, KernelArg::by_value(&geometry(s))])
 }
 
-/// The gradient of each image's maximum `y` `[n, c]`, shared evenly by the pixels that equal it.
+/// Gradient of each image's maximum `y` `[n, c]`, distributed evenly between the pixels that equal it.
 pub(crate) fn amax_backward(
     gpu: &Gpu,
     c: usize,
@@ -68,21 +68,21 @@ pub(crate) fn amax_backward(
     let images = y.len / c;
     let pixels = x.len / y.len;
     let args = args![x, y, dy, dx, images, pixels as i32, c as i32];
-    gpu.launch(FAMILY, &format!("shared_max_pool_bwd_{}", x.dtype), window_grid(images, c, x.dtype), args)
+    gpu.launch(MODULE, &format!("amax_pool_bwd_{}", x.dtype), window_grid(images, c, x.dtype), args)
 }
 
-const FAMILY: &str = "adaptive_pool";
+const MODULE: &str = "adaptive_pool";
 
 fn windows(s: &AdaptivePool) -> usize {
     s.n * s.out[0] * s.out[1]
 }
 
-/// Blocks that have a window each, or go on to others where there are many, and a tile of channels.
-fn window_grid(windows: usize, c: usize, dtype: DType) -> Grid {
+/// One block per tile of channels (x) and window (y); at most 65535 blocks along y, which stride over the windows.
+fn window_grid(windows: usize, c: usize, dtype: DType) -> LaunchConfig {
     grid((c / pack(c, dtype)).div_ceil(32), windows.min(u16::MAX.into()))
 }
 
-/// `struct AdaptivePool` of the kernels.
+/// Fields of `struct AdaptivePool` in the kernels.
 fn geometry(s: &AdaptivePool) -> [i32; 5] {
     [s.size[0], s.size[1], s.out[0], s.out[1], s.c].map(|v| v as i32)
 }

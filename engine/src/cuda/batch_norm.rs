@@ -1,11 +1,11 @@
-//! Batch norm with activation and residual (`kernels/cu/batch_norm.cu`): a pass of statistics and one that applies them; back, a
-//! pass of sums and one that applies those.
+//! Batch norm with activation and residual (`kernels/cu/batch_norm.cu`). Each direction takes two passes over the data: a reduction, and
+//! an elementwise pass that applies its results.
 use super::channels::{Chunks, THREADS, merge_grid};
-use super::{Arg, DeviceSlice, Gpu, Grid, Result, args};
+use super::{DeviceSlice, Gpu, KernelArg, LaunchConfig, Result, args};
 use crate::{Activation, DType};
 use std::sync::Arc;
 
-/// Parameters and running statistics, each `[c]` and all of one dtype, and eps.
+/// Weight, bias and running statistics, each `[c]` and all of one dtype, and eps.
 #[derive(Clone, Copy)]
 pub(crate) struct BatchNormParameters<'a> {
     pub(crate) weight: Option<DeviceSlice<'a>>,
@@ -21,10 +21,10 @@ impl BatchNormParameters<'_> {
     }
 }
 
-/// What forward hands to backward: `[4, c]` floats, the mean, 1 / std, scale and shift of each channel.
+/// Rows of the saved statistics, `[4, c]` f32: mean, 1 / std, scale and shift of each channel.
 pub(crate) const SAVED_ROWS: usize = 4;
 
-/// Mean and variance of the batch, folded into `saved`; the running ones follow by `momentum` where it is given.
+/// Computes mean and variance of the batch into `saved`, and updates the running statistics if `momentum` is given.
 pub(crate) fn statistics(
     gpu: &Arc<Gpu>,
     x: DeviceSlice,
@@ -34,14 +34,14 @@ pub(crate) fn statistics(
     saved: DeviceSlice,
 ) -> Result<()> {
     let rows = x.len / c;
-    let chunks = Chunks::of_sums(rows, c, x.dtype);
+    let chunks = Chunks::for_sums(rows, c, x.dtype);
     let partial = gpu.empty(chunks.count * 2 * c, DType::F32)?;
     let partial = partial.as_slice(DType::F32);
     let kernel = format!("batch_norm_statistics_{}", x.dtype);
-    gpu.launch(FAMILY, &kernel, chunks.grid(), args![x, partial, rows, c as i32, chunks.rows as i32])?;
+    gpu.launch(MODULE, &kernel, chunks.grid(), args![x, partial, rows, c as i32, chunks.rows as i32])?;
     let updated = parameters.running.filter(|_| momentum.is_some());
     gpu.launch(
-        FAMILY,
+        MODULE,
         &format!("batch_norm_finalize_{}", parameters.dtype()),
         merge_grid(c),
         args![
@@ -50,10 +50,10 @@ pub(crate) fn statistics(
             rows,
             chunks.rows as i32,
             c as i32,
-            Arg::optional(parameters.weight),
-            Arg::optional(parameters.bias),
-            Arg::optional(updated.map(|[mean, _]| mean)),
-            Arg::optional(updated.map(|[_, var]| var)),
+            KernelArg::optional(parameters.weight),
+            KernelArg::optional(parameters.bias),
+            KernelArg::optional(updated.map(|[mean, _]| mean)),
+            KernelArg::optional(updated.map(|[_, var]| var)),
             momentum.unwrap_or(0.0) as f32,
             parameters.eps as f32,
             saved,
@@ -61,7 +61,7 @@ pub(crate) fn statistics(
     )
 }
 
-/// The running statistics, folded into `saved`.
+/// Computes `saved` from the running statistics.
 pub(crate) fn frozen_statistics(
     gpu: &Gpu,
     [mean, var]: [DeviceSlice; 2],
@@ -69,13 +69,13 @@ pub(crate) fn frozen_statistics(
     parameters: &BatchNormParameters,
     saved: DeviceSlice,
 ) -> Result<()> {
-    let (weight, bias) = (Arg::optional(parameters.weight), Arg::optional(parameters.bias));
+    let (weight, bias) = (KernelArg::optional(parameters.weight), KernelArg::optional(parameters.bias));
     let args = args![mean, var, weight, bias, parameters.eps as f32, c as i32, saved];
-    let grid = Grid::line(c.div_ceil(THREADS), THREADS);
-    gpu.launch(FAMILY, &format!("batch_norm_frozen_{}", parameters.dtype()), grid, args)
+    let grid = LaunchConfig::linear(c.div_ceil(THREADS), THREADS);
+    gpu.launch(MODULE, &format!("batch_norm_frozen_{}", parameters.dtype()), grid, args)
 }
 
-/// Bytes of a row of the mask of slopes, a bit a channel.
+/// Bytes per row of the ReLU mask, one bit per channel.
 pub(crate) fn mask_bytes(c: usize) -> usize {
     c.div_ceil(8)
 }
@@ -91,13 +91,21 @@ pub(crate) fn apply(
     y: DeviceSlice,
 ) -> Result<()> {
     let rows = x.len / c;
-    let chunks = Chunks::of_elements(rows, c, x.dtype);
-    let args =
-        args![x, saved, Arg::optional(residual), y, rows, c as i32, chunks.rows as i32, activation_code(f)];
-    gpu.launch(FAMILY, &format!("batch_norm_fwd_{}", x.dtype), chunks.grid(), args)
+    let chunks = Chunks::for_elements(rows, c, x.dtype);
+    let args = args![
+        x,
+        saved,
+        KernelArg::optional(residual),
+        y,
+        rows,
+        c as i32,
+        chunks.rows as i32,
+        activation_code(f)
+    ];
+    gpu.launch(MODULE, &format!("batch_norm_fwd_{}", x.dtype), chunks.grid(), args)
 }
 
-/// As [`apply`], of ReLU or ReLU6 after a residual; `mask`, rows of [`mask_bytes`], tells where the slope is 1.
+/// [`apply`] for ReLU or ReLU6 with a residual; also writes `mask`, rows of [`mask_bytes`] bytes with the activation's derivative.
 pub(crate) fn apply_masked(
     gpu: &Gpu,
     x: DeviceSlice,
@@ -108,68 +116,68 @@ pub(crate) fn apply_masked(
     mask: DeviceSlice,
 ) -> Result<()> {
     let rows = x.len / c;
-    let chunks = Chunks::elements_of_packs(rows, mask_bytes(c));
+    let chunks = Chunks::for_elements_by_packs(rows, mask_bytes(c));
     let args = args![x, saved, residual, y, mask, rows, c as i32, chunks.rows as i32, activation_code(f)];
-    gpu.launch(FAMILY, &format!("batch_norm_masked_fwd_{}", x.dtype), chunks.grid(), args)
+    gpu.launch(MODULE, &format!("batch_norm_masked_fwd_{}", x.dtype), chunks.grid(), args)
 }
 
-/// What tells the slope of the activation at an element, beside the normalised value.
+/// Source of the activation's derivative besides the normalized value.
 #[derive(Clone, Copy)]
 pub(crate) enum DerivativeSource<'a> {
     None,
     Residual(DeviceSlice<'a>),
-    /// The mask that [`apply_masked`] wrote.
+    /// Mask written by [`apply_masked`].
     Mask(DeviceSlice<'a>),
 }
 
-/// One batch norm's operands in the backward pass.
+/// Operands of a batch norm's backward pass.
 pub(crate) struct BatchNormBackward<'a> {
     pub(crate) gpu: &'a Arc<Gpu>,
     pub(crate) x: DeviceSlice<'a>,
     pub(crate) c: usize,
     pub(crate) saved: DeviceSlice<'a>,
     pub(crate) activation: Activation,
-    /// Mean and variance are the batch's, so that gradients flow through them.
+    /// True if mean and variance are the batch's, so that gradients flow through them.
     pub(crate) batch_statistics: bool,
 }
 
 impl BatchNormBackward<'_> {
-    /// The gradients of weight and bias, `d = dy * f'` where it is asked for (a mask asks for it; it may be `dy`), and `factors` `[2, c]` floats for
-    /// [`Backward::input_gradient`].
+    /// Reduction pass: computes the gradients of weight and bias, `d = dy * f'` if given (required with a mask; may be `dy`), and
+    /// `factors`, `[2, c]` f32, for [`Self::input_gradient`].
     pub(crate) fn reduce(
         &self,
         dy: DeviceSlice,
-        beside: DerivativeSource,
+        source: DerivativeSource,
         d: Option<DeviceSlice>,
         [dweight, dbias]: [Option<DeviceSlice>; 2],
         factors: DeviceSlice,
     ) -> Result<()> {
         let (c, rows) = (self.c, self.x.len / self.c);
-        let chunks = match beside {
-            DerivativeSource::Mask(_) => Chunks::sums_of_packs(rows, mask_bytes(c)),
-            _ => Chunks::of_sums(rows, c, self.x.dtype),
+        let chunks = match source {
+            DerivativeSource::Mask(_) => Chunks::for_sums_by_packs(rows, mask_bytes(c)),
+            _ => Chunks::for_sums(rows, c, self.x.dtype),
         };
         let partial = self.gpu.empty(chunks.count * 2 * c, DType::F32)?;
         let partial = partial.as_slice(DType::F32);
         let (x, saved, per_chunk) = (self.x, self.saved, chunks.rows as i32);
-        let d = Arg::optional(d);
-        if let DerivativeSource::Mask(mask) = beside {
+        let d = KernelArg::optional(d);
+        if let DerivativeSource::Mask(mask) = source {
             let kernel = format!("batch_norm_masked_sums_bwd_{}", x.dtype);
             let args = args![x, dy, mask, saved, d, partial, rows, c as i32, per_chunk];
-            self.gpu.launch(FAMILY, &kernel, chunks.grid(), args)?;
+            self.gpu.launch(MODULE, &kernel, chunks.grid(), args)?;
         } else {
-            let residual = match beside {
+            let residual = match source {
                 DerivativeSource::Residual(residual) => Some(residual),
                 _ => None,
             };
             let kernel = format!("batch_norm_sums_bwd_{}", x.dtype);
-            let (residual, f) = (Arg::optional(residual), activation_code(self.activation));
+            let (residual, f) = (KernelArg::optional(residual), activation_code(self.activation));
             let args = args![x, dy, residual, saved, d, partial, rows, c as i32, per_chunk, f];
-            self.gpu.launch(FAMILY, &kernel, chunks.grid(), args)?;
+            self.gpu.launch(MODULE, &kernel, chunks.grid(), args)?;
         }
         let dtype = dweight.or(dbias).map_or(DType::F32, |slice| slice.dtype);
         self.gpu.launch(
-            FAMILY,
+            MODULE,
             &format!("batch_norm_finalize_bwd_{dtype}"),
             merge_grid(c),
             args![
@@ -179,14 +187,14 @@ impl BatchNormBackward<'_> {
                 c as i32,
                 self.saved,
                 i32::from(self.batch_statistics),
-                Arg::optional(dweight),
-                Arg::optional(dbias),
+                KernelArg::optional(dweight),
+                KernelArg::optional(dbias),
                 factors,
             ],
         )
     }
 
-    /// The input's gradient, which may be `dy`, from `dy` (`f` is then the activation) or from `d` (`f` is the identity).
+    /// Gradient of the input from `dy` (then `f` is the activation) or from `d` (then `f` is the identity). `dx` may be `dy`.
     pub(crate) fn input_gradient(
         &self,
         dy: DeviceSlice,
@@ -195,7 +203,7 @@ impl BatchNormBackward<'_> {
         dx: DeviceSlice,
     ) -> Result<()> {
         let (c, rows) = (self.c, self.x.len / self.c);
-        let chunks = Chunks::of_elements(rows, c, self.x.dtype);
+        let chunks = Chunks::for_elements(rows, c, self.x.dtype);
         let args = args![
             self.x,
             dy,
@@ -207,13 +215,13 @@ impl BatchNormBackward<'_> {
             chunks.rows as i32,
             activation_code(f)
         ];
-        self.gpu.launch(FAMILY, &format!("batch_norm_bwd_{}", self.x.dtype), chunks.grid(), args)
+        self.gpu.launch(MODULE, &format!("batch_norm_bwd_{}", self.x.dtype), chunks.grid(), args)
     }
 }
 
-const FAMILY: &str = "batch_norm";
+const MODULE: &str = "batch_norm";
 
-/// The number of a fused activation in the kernels.
+/// Code of a fused activation in the kernels.
 fn activation_code(f: Activation) -> i32 {
     match f {
         Activation::Identity => 0,

@@ -1,36 +1,41 @@
-//! Broadcasting functions of two elements (`kernels/cu/binary.cu`).
-use super::walk::{Walk, packs};
-use super::{Arg, DeviceSlice, Gpu, Grid, Result, args};
+//! Binary elementwise functions with broadcasting (`kernels/cu/binary.cu`).
+use super::strided_pair::{StridedPair, num_packs};
+use super::{DeviceSlice, Gpu, KernelArg, LaunchConfig, Result, args};
 use crate::Shape;
 
-/// `y = f(a, b)`, where `f` names a kernel, for operands that walk under the result by these steps (0 where repeated). When nothing is
-/// repeated, y may be in the place of an operand.
+/// `y = f(a, b)` with broadcasting. `f` is a kernel's name; each operand has a stride per axis of the result (0 along broadcast axes).
+/// Without broadcasting, `y` may be `a` or `b`.
 pub(crate) fn forward(
     gpu: &Gpu,
     f: &str,
     shape: &Shape,
-    (a, a_steps): (DeviceSlice, &[usize]),
-    (b, b_steps): (DeviceSlice, &[usize]),
+    (a, a_strides): (DeviceSlice, &[usize]),
+    (b, b_strides): (DeviceSlice, &[usize]),
     y: DeviceSlice,
 ) -> Result<()> {
-    let steps = a_steps.iter().zip(b_steps).map(|(a, b)| (*a as isize, *b as isize));
-    let walk = Walk::new(shape.iter().zip(steps).map(|(extent, (a, b))| (*extent, a, b)), 0, 0);
-    if walk.is_dense() {
+    let strides = a_strides.iter().zip(b_strides).map(|(a, b)| (*a as isize, *b as isize));
+    let pair = StridedPair::new(shape.iter().zip(strides).map(|(extent, (a, b))| (*extent, a, b)), 0, 0);
+    if pair.is_dense() {
         return same_shape(gpu, f, a, b, y);
     }
     let kernel = format!("{f}_broadcast_{}", y.dtype);
-    for (walk, grid) in walk.launches(y.dtype) {
-        gpu.launch(FAMILY, &kernel, grid, args![a, b, y, Arg::of(&walk)])?;
+    for (pair, grid) in pair.launches(y.dtype) {
+        gpu.launch(MODULE, &kernel, grid, args![a, b, y, KernelArg::by_value(&pair)])?;
     }
     Ok(())
 }
 
-/// `y = f(a, b)` for operands of one shape; y may be either.
+/// `y = f(a, b)` for operands of one shape; `y` may be `a` or `b`.
 pub(crate) fn same_shape(gpu: &Gpu, f: &str, a: DeviceSlice, b: DeviceSlice, y: DeviceSlice) -> Result<()> {
     if y.len == 0 {
         return Ok(());
     }
-    gpu.launch(FAMILY, &format!("{f}_{}", y.dtype), Grid::stride(packs(y)), args![a, b, y, y.len])
+    gpu.launch(
+        MODULE,
+        &format!("{f}_{}", y.dtype),
+        LaunchConfig::grid_stride(num_packs(y)),
+        args![a, b, y, y.len],
+    )
 }
 
 /// Adds a vector to every row of `y`, in place.
@@ -42,4 +47,4 @@ pub(crate) fn add_to_rows(gpu: &Gpu, y: DeviceSlice, vector: DeviceSlice) -> Res
     forward(gpu, "add", &shape, (y, &[vector.len, 1]), (vector, &[0, 1]), y)
 }
 
-const FAMILY: &str = "binary";
+const MODULE: &str = "binary";

@@ -1,106 +1,110 @@
-//! How rows of channels are cut for kernels that walk them (`kernels/cu/channels.cuh`, `rows.cuh`): by shape and dtype alone.
-use super::Grid;
+//! Launch configurations of kernels over rows of channels (`kernels/cu/channels.cuh`, `rows.cuh`); they depend on shape and dtype alone.
+use super::LaunchConfig;
 use crate::DType;
 
-/// Threads of a block.
+/// Threads per block.
 pub(super) const THREADS: usize = 256;
 
-/// The most threads side by side in a row of a block.
-const LANES: usize = 32;
+/// Maximum number of threads along the channels of a block.
+const MAX_LANES: usize = 32;
 
-/// Blocks that a pass of sums is cut into at most: enough to fill a large device, few enough to merge quickly.
-const SUMS: usize = 512;
+/// Maximum number of blocks of a pass that computes sums: enough to fill a large device, few enough to merge quickly.
+const MAX_SUM_BLOCKS: usize = 512;
 
-/// Blocks that a pass without sums is cut into at most: a few times what a large device runs at once. More would leave each thread
-/// few rows for the parameters that it loads.
-const BLOCKS: usize = 2048;
+/// Maximum number of blocks of a pass without sums: a few times what a large device runs at once. With more blocks each thread would
+/// load the per-channel parameters for only a few rows.
+const MAX_ELEMENT_BLOCKS: usize = 2048;
 
-/// Adjacent channels that a thread takes at once: as many as 16 bytes hold, when rows are whole packs.
+/// Adjacent channels per thread: 16 bytes if rows consist of whole packs, otherwise 1.
 pub(super) fn pack(c: usize, dtype: DType) -> usize {
     let pack = 16 / dtype.size();
     if c.is_multiple_of(pack) { pack } else { 1 }
 }
 
-/// A cut of rows of channels into chunks of rows.
+/// Division of rows of channels into chunks of rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Chunks {
     /// Number of chunks.
     pub count: usize,
-    /// Rows of all but the last.
+    /// Rows per chunk; the last may have fewer.
     pub rows: usize,
-    /// Blocks side by side over the channels.
+    /// Blocks along the channels.
     tiles: usize,
 }
 
 impl Chunks {
-    /// Chunks for a kernel that adds up rows.
-    pub fn of_sums(rows: usize, c: usize, dtype: DType) -> Chunks {
-        Chunks::cut(rows, c, dtype, SUMS)
+    /// Chunks for a kernel that sums over rows.
+    pub fn for_sums(rows: usize, c: usize, dtype: DType) -> Chunks {
+        Chunks::new(rows, c, dtype, MAX_SUM_BLOCKS)
     }
 
-    /// Chunks for a kernel that treats each element by itself.
-    pub fn of_elements(rows: usize, c: usize, dtype: DType) -> Chunks {
-        Chunks::cut(rows, c, dtype, BLOCKS)
+    /// Chunks for an elementwise kernel.
+    pub fn for_elements(rows: usize, c: usize, dtype: DType) -> Chunks {
+        Chunks::new(rows, c, dtype, MAX_ELEMENT_BLOCKS)
     }
 
-    /// As [`Chunks::of_sums`], where a thread takes one of `packs` groups of channels.
-    pub fn sums_of_packs(rows: usize, packs: usize) -> Chunks {
-        Chunks::cut_packs(rows, packs, SUMS)
+    /// [`Chunks::for_sums`] with one of `packs` groups of channels per thread.
+    pub fn for_sums_by_packs(rows: usize, packs: usize) -> Chunks {
+        Chunks::by_packs(rows, packs, MAX_SUM_BLOCKS)
     }
 
-    /// As [`Chunks::of_elements`], where a thread takes one of `packs` groups of channels.
-    pub fn elements_of_packs(rows: usize, packs: usize) -> Chunks {
-        Chunks::cut_packs(rows, packs, BLOCKS)
+    /// [`Chunks::for_elements`] with one of `packs` groups of channels per thread.
+    pub fn for_elements_by_packs(rows: usize, packs: usize) -> Chunks {
+        Chunks::by_packs(rows, packs, MAX_ELEMENT_BLOCKS)
     }
 
-    /// At most about `blocks` blocks, each of which has every thread at four rows or more.
-    pub fn cut(rows: usize, c: usize, dtype: DType, blocks: usize) -> Chunks {
-        Chunks::cut_packs(rows, c / pack(c, dtype), blocks)
+    /// Chunks for about `blocks` blocks at most, with at least four rows per thread.
+    pub fn new(rows: usize, c: usize, dtype: DType, blocks: usize) -> Chunks {
+        Chunks::by_packs(rows, c / pack(c, dtype), blocks)
     }
 
-    fn cut_packs(rows: usize, packs: usize, blocks: usize) -> Chunks {
-        let lanes = packs.next_power_of_two().min(LANES);
+    fn by_packs(rows: usize, packs: usize, blocks: usize) -> Chunks {
+        let lanes = packs.next_power_of_two().min(MAX_LANES);
         let tiles = packs.div_ceil(lanes);
         let (side, chunks) = (THREADS / lanes, (blocks / tiles).max(1));
         let per_chunk = rows.div_ceil(chunks).max(4 * side).next_multiple_of(side);
         Chunks { count: rows.div_ceil(per_chunk), rows: per_chunk, tiles }
     }
 
-    /// A block for each tile of channels (x) of each chunk (y).
-    pub fn grid(&self) -> Grid {
+    /// One block per tile of channels (x) and chunk (y).
+    pub fn grid(&self) -> LaunchConfig {
         grid(self.tiles, self.count)
     }
 
-    /// A block for each chunk (x) of so many images and each tile of channels (y).
-    pub fn grid_by_image(&self, images: usize) -> Grid {
+    /// One block per chunk of each image (x) and tile of channels (y).
+    pub fn image_grid(&self, images: usize) -> LaunchConfig {
         grid(self.count * images, self.tiles)
     }
 }
 
-/// Blocks of a kernel that merges the results of chunks for `c` channels.
-pub(super) fn merge_grid(c: usize) -> Grid {
-    Grid::line(c.div_ceil(16), THREADS)
+/// Configuration of a kernel that merges the partial results of chunks for `c` channels.
+pub(super) fn merge_grid(c: usize) -> LaunchConfig {
+    LaunchConfig::linear(c.div_ceil(16), THREADS)
 }
 
-/// Blocks for pixels of channels: so many rows (y) of `width` pixels (x).
-pub(super) fn pixel_grid(rows: usize, width: usize, c: usize, dtype: DType) -> Grid {
+/// Configuration for `rows` rows (y) of `width` pixels (x) of `c` channels.
+pub(super) fn pixel_grid(rows: usize, width: usize, c: usize, dtype: DType) -> LaunchConfig {
     grid((width * c / pack(c, dtype)).div_ceil(THREADS), rows.min(u16::MAX.into()))
 }
 
-/// True where a row is long enough for a whole block.
+/// True if a row of `n` elements is reduced by a block, false if by a warp.
 pub(super) fn is_long(n: usize) -> bool {
     n > 2048
 }
 
-/// Blocks for rows of `n` elements, each reduced by a warp or, long ones, a block.
-pub(super) fn row_grid(rows: usize, n: usize) -> Grid {
+/// Configuration for rows of `n` elements, each reduced by a warp or, if long, by a block.
+pub(super) fn row_grid(rows: usize, n: usize) -> LaunchConfig {
     let at_once = if is_long(n) { 1 } else { THREADS / 32 };
-    Grid::line(rows.div_ceil(at_once).clamp(1, 1 << 16), THREADS)
+    LaunchConfig::linear(rows.div_ceil(at_once).clamp(1, 1 << 16), THREADS)
 }
 
-/// Blocks of the usual number of threads in two dimensions.
-pub(super) fn grid(x: usize, y: usize) -> Grid {
-    Grid { blocks: [x.max(1) as u32, y.max(1) as u32, 1], threads: [THREADS as u32, 1, 1], shared: 0 }
+/// Two-dimensional grid of blocks of [`THREADS`] threads.
+pub(super) fn grid(x: usize, y: usize) -> LaunchConfig {
+    LaunchConfig {
+        grid_dim: [x.max(1) as u32, y.max(1) as u32, 1],
+        block_dim: [THREADS as u32, 1, 1],
+        shared_mem_bytes: 0,
+    }
 }
 
 #[cfg(test)]
@@ -108,14 +112,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn chunks_cover_all_rows_once_and_stay_few() {
+    fn chunks_cover_all_rows_within_the_block_limit() {
         for dtype in [DType::F32, DType::F16] {
             for c in [1, 3, 8, 24, 64, 96, 576, 2048, 10_000] {
                 for rows in [1, 2, 63, 1000, 49 * 32, 112 * 112 * 256] {
-                    let chunks = Chunks::of_sums(rows, c, dtype);
+                    let chunks = Chunks::for_sums(rows, c, dtype);
                     assert!(chunks.count * chunks.rows >= rows && (chunks.count - 1) * chunks.rows < rows);
                     assert!(
-                        chunks.count * chunks.tiles <= SUMS.max(chunks.tiles),
+                        chunks.count * chunks.tiles <= MAX_SUM_BLOCKS.max(chunks.tiles),
                         "{chunks:?} of {rows} x {c}"
                     );
                 }
@@ -124,9 +128,9 @@ mod tests {
     }
 
     #[test]
-    fn few_rows_are_one_chunk() {
-        assert_eq!(Chunks::of_sums(60, 64, DType::F32), Chunks { count: 1, rows: 64, tiles: 1 });
-        assert_eq!(Chunks::of_sums(60, 3, DType::F32).tiles, 1);
-        assert_eq!(Chunks::of_sums(60, 512, DType::F16).tiles, 2);
+    fn few_rows_make_one_chunk() {
+        assert_eq!(Chunks::for_sums(60, 64, DType::F32), Chunks { count: 1, rows: 64, tiles: 1 });
+        assert_eq!(Chunks::for_sums(60, 3, DType::F32).tiles, 1);
+        assert_eq!(Chunks::for_sums(60, 512, DType::F16).tiles, 2);
     }
 }

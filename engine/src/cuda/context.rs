@@ -1,10 +1,10 @@
-//! One GPU: its context, its stream, and what is known of it.
+//! GPU: its CUDA context, compute stream, loaded kernels and properties.
+use super::capture_lock::{CaptureLock, StreamAccess};
 use super::cublaslt::CublasLt;
 use super::cudnn::{ConvPlanChoice, Cudnn};
-use super::memory::Counters;
-use super::staging::Staging;
-use super::turns::{Turn, Turns};
-use super::{CudaError, DeviceBuffer, LibraryError, Result, Workspace, launch::Families};
+use super::memory::MemoryCounters;
+use super::staging::StagingPool;
+use super::{CudaError, DeviceBuffer, LibraryError, Result, WorkspaceAllocator, launch::KernelModules};
 use crate::cpu::memory::MemoryStats;
 use crate::{DType, Device};
 use cudarc::driver::sys::{CUdevice_attribute, CUmemPool_attribute, CUstream};
@@ -13,81 +13,81 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
-/// A device with its context, its compute stream and its loaded kernels; one for each ordinal and process.
+/// CUDA device with its context, compute stream and loaded kernels; one per ordinal and process.
 pub(crate) struct Gpu {
     ordinal: usize,
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
     info: GpuInfo,
-    pub(super) families: Families,
-    pub(super) staging: Staging,
-    pub(super) counters: Counters,
-    pub(super) turns: Turns,
-    /// Kernels of ours that were launched.
+    pub(super) modules: KernelModules,
+    pub(super) staging: StagingPool,
+    pub(super) counters: MemoryCounters,
+    pub(super) capture_lock: CaptureLock,
+    /// Number of launches of Fornax's kernels.
     pub(super) launched: AtomicU64,
-    /// How convolutions that are met from now on are planned.
+    /// Plan choice for convolutions without a plan.
     plan_choice: Mutex<ConvPlanChoice>,
-    blas: OnceLock<std::result::Result<CublasLt, LibraryError>>,
-    dnn: OnceLock<std::result::Result<Cudnn, LibraryError>>,
+    cublaslt: OnceLock<std::result::Result<CublasLt, LibraryError>>,
+    cudnn: OnceLock<std::result::Result<Cudnn, LibraryError>>,
 }
 
-/// What a driver says of a device.
+/// Properties of a CUDA device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GpuInfo {
-    /// Its name.
+    /// Name.
     pub name: String,
-    /// Compute capability, major and minor.
+    /// Compute capability, as (major, minor).
     pub capability: (u32, u32),
-    /// Multiprocessors.
+    /// Number of multiprocessors.
     pub multiprocessors: u32,
-    /// Bytes of memory.
+    /// Total memory in bytes.
     pub memory: usize,
 }
 
-/// The devices that the driver knows; why there are none otherwise, in a sentence that says what to do.
+/// Lists the CUDA devices. The error is the reason why there are none, with a remedy.
 pub fn devices() -> std::result::Result<Vec<GpuInfo>, String> {
     let count = device_count().map_err(|e| e.why)?;
-    (0..count).map(|i| info(i).map_err(|e| e.why)).collect()
+    (0..count).map(|i| query_info(i).map_err(|e| e.why)).collect()
 }
 
-/// Memory that the engine holds on a GPU; `None` for a device that was not used yet, and for the CPU.
+/// Memory statistics of a GPU; `None` for the CPU, and for a device that was not used yet.
 pub fn memory_stats(device: Device) -> Option<MemoryStats> {
     let Device::Cuda(ordinal) = device else { return None };
-    Some(lock().get(&ordinal)?.counters.stats())
+    Some(gpus().get(&ordinal)?.counters.stats())
 }
 
-/// How many of the engine's own kernels were launched or recorded on a GPU so far; 0 for the CPU.
+/// Number of Fornax's kernels that were launched or captured on a GPU so far; 0 for the CPU.
 pub fn launch_count(device: Device) -> u64 {
     let Device::Cuda(ordinal) = device else { return 0 };
-    lock().get(&ordinal).map_or(0, |gpu| gpu.launched.load(Ordering::Relaxed))
+    gpus().get(&ordinal).map_or(0, |gpu| gpu.launched.load(Ordering::Relaxed))
 }
 
-/// How a CUDA device's convolutions that are met from now on are planned; by heuristics unless said otherwise. Plans of shapes met
-/// before under the same choice are kept.
+/// Sets how cuDNN plans are chosen for convolutions on a CUDA device; the default is [`ConvPlanChoice::Heuristic`]. Cached plans of shapes
+/// that were planned before with the same choice are kept.
 ///
-/// [`PlanChoice::Timed`] runs several when a shape is first met, which takes some of their times and waits for the device. Each
-/// gives the same bits every time, but which one wins, and so the last bits, can differ from one process to the next. A shape
-/// that is first met while a [`super::Graph`] is recorded is an error, by either choice.
+/// [`ConvPlanChoice::Benchmark`], like PyTorch's `cudnn.benchmark`, runs several plans at the first use of a shape and waits for the
+/// device. Every plan is deterministic, but the fastest one, and so the last bits of results, can differ between processes. With either
+/// choice, the first use of a shape must not be in a [`super::CudaGraph`] capture: that is an error.
 pub fn set_conv_plan_choice(device: &Device, choice: ConvPlanChoice) -> crate::Result<()> {
-    let named = |failure: CudaError| failure.with_op_context("set_plan_choice", *device, &[]);
+    let in_op = |error: CudaError| error.with_op_context("set_conv_plan_choice", *device, &[]);
     let Device::Cuda(ordinal) = *device else {
-        return Err(named(CudaError::new("only convolutions of a CUDA device are planned")));
+        return Err(in_op(CudaError::new("only convolutions on a CUDA device have plans")));
     };
-    let gpu = Gpu::get(ordinal).map_err(named)?;
+    let gpu = Gpu::get(ordinal).map_err(in_op)?;
     *gpu.plan_choice.lock().unwrap_or_else(|e| e.into_inner()) = choice;
     Ok(())
 }
 
 static GPUS: Mutex<BTreeMap<usize, Arc<Gpu>>> = Mutex::new(BTreeMap::new());
 
-fn lock() -> std::sync::MutexGuard<'static, BTreeMap<usize, Arc<Gpu>>> {
+fn gpus() -> std::sync::MutexGuard<'static, BTreeMap<usize, Arc<Gpu>>> {
     GPUS.lock().unwrap_or_else(|e| e.into_inner())
 }
 
 impl Gpu {
-    /// The device of that ordinal, opened at its first use.
+    /// Returns the device of that ordinal; opens it at its first use.
     pub(crate) fn get(ordinal: usize) -> Result<Arc<Gpu>> {
-        if let Some(gpu) = lock().get(&ordinal) {
+        if let Some(gpu) = gpus().get(&ordinal) {
             return Ok(gpu.clone());
         }
         let count = device_count()?;
@@ -96,89 +96,90 @@ impl Gpu {
                 "there is no cuda:{ordinal}: this machine has {count} CUDA device(s), numbered from 0"
             )));
         }
-        let context = CudaContext::new(ordinal).map_err(|e| CudaError::driver("opening the device", e))?;
-        let stream = context.new_stream().map_err(|e| CudaError::driver("creating a stream", e))?;
-        keep_pool(ordinal)?;
+        let context =
+            CudaContext::new(ordinal).map_err(|e| CudaError::from_driver("opening the device", e))?;
+        let stream = context.new_stream().map_err(|e| CudaError::from_driver("creating a stream", e))?;
+        retain_pool_memory(ordinal)?;
         let gpu = Gpu {
             ordinal,
             context,
             stream,
-            info: info(ordinal)?,
-            families: Families::default(),
-            staging: Staging::default(),
-            counters: Counters::default(),
-            turns: Turns::default(),
+            info: query_info(ordinal)?,
+            modules: KernelModules::default(),
+            staging: StagingPool::default(),
+            counters: MemoryCounters::default(),
+            capture_lock: CaptureLock::default(),
             launched: AtomicU64::new(0),
             plan_choice: Mutex::default(),
-            blas: OnceLock::new(),
-            dnn: OnceLock::new(),
+            cublaslt: OnceLock::new(),
+            cudnn: OnceLock::new(),
         };
-        // Two threads may have opened it at once: the first one's stays.
-        Ok(lock().entry(ordinal).or_insert(Arc::new(gpu)).clone())
+        // If two threads opened it at once, the first one's is kept.
+        Ok(gpus().entry(ordinal).or_insert(Arc::new(gpu)).clone())
     }
 
-    /// Its number.
+    /// Device ordinal.
     pub(crate) fn ordinal(&self) -> usize {
         self.ordinal
     }
 
-    /// As a device of the engine.
+    /// The [`Device`] of this GPU.
     pub(crate) fn device(&self) -> Device {
         Device::Cuda(self.ordinal)
     }
 
-    /// What the driver says of it.
+    /// Device properties.
     pub(crate) fn info(&self) -> &GpuInfo {
         &self.info
     }
 
-    /// The compute stream, for library calls.
+    /// Compute stream.
     pub(crate) fn stream(&self) -> CUstream {
         self.stream.cu_stream()
     }
 
-    /// Makes its context this thread's, and waits while another thread records a graph; every raw driver call needs it.
-    pub(crate) fn bind(&self) -> Result<Turn<'_>> {
-        let turn = self.turns.take();
-        self.context.bind_to_thread().map_err(|e| CudaError::driver("binding the context", e))?;
-        Ok(turn)
+    /// Waits while another thread captures a graph, and makes the context current on this thread. Required for every raw driver call.
+    pub(crate) fn bind(&self) -> Result<StreamAccess<'_>> {
+        let access = self.capture_lock.enter();
+        self.context.bind_to_thread().map_err(|e| CudaError::from_driver("binding the context", e))?;
+        Ok(access)
     }
 
-    /// How a convolution that is met now is planned.
+    /// Current plan choice for convolutions.
     pub(super) fn plan_choice(&self) -> ConvPlanChoice {
         *self.plan_choice.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     /// cuBLASLt on this device, opened at its first use.
-    pub(super) fn blas(&self) -> std::result::Result<&CublasLt, LibraryError> {
-        self.blas.get_or_init(CublasLt::new).as_ref().map_err(Clone::clone)
+    pub(super) fn cublaslt(&self) -> std::result::Result<&CublasLt, LibraryError> {
+        self.cublaslt.get_or_init(CublasLt::new).as_ref().map_err(Clone::clone)
     }
 
     /// cuDNN on this device's stream, opened at its first use.
-    pub(super) fn dnn(&self) -> std::result::Result<&Cudnn, LibraryError> {
-        // SAFETY: the stream is alive as long as this value, and callers have bound its context.
-        self.dnn.get_or_init(|| unsafe { Cudnn::new(self.stream()) }).as_ref().map_err(Clone::clone)
+    pub(super) fn cudnn(&self) -> std::result::Result<&Cudnn, LibraryError> {
+        // SAFETY: the stream lives as long as this value, and callers have bound its context.
+        self.cudnn.get_or_init(|| unsafe { Cudnn::new(self.stream()) }).as_ref().map_err(Clone::clone)
     }
 
-    /// Runs a library call with workspaces, each of which may be reused by what is queued after the call.
+    /// Runs a library call with a workspace allocator. Workspaces are released in stream order after the call.
     pub(super) fn with_workspace(
         self: &Arc<Gpu>,
-        call: impl FnOnce(&mut Workspace) -> std::result::Result<(), LibraryError>,
+        call: impl FnOnce(&mut WorkspaceAllocator) -> std::result::Result<(), LibraryError>,
     ) -> std::result::Result<(), LibraryError> {
-        let mut held: Vec<DeviceBuffer> = vec![];
+        let mut workspaces: Vec<DeviceBuffer> = vec![];
         call(&mut |bytes| {
             let buffer = self.allocate(bytes).map_err(|e| LibraryError::Workspace { bytes, why: e.why })?;
             let pointer = buffer.as_slice(DType::U8).pointer;
-            held.push(buffer);
+            workspaces.push(buffer);
             Ok(pointer)
         })
     }
 
-    /// Gives memory that the pool keeps for later back to the driver, after the queued work.
+    /// Waits for queued work and returns unused memory of the pool to the driver.
     pub(super) fn trim_pool(&self) -> Result<()> {
         self.synchronize()?;
-        let _turn = self.bind()?;
-        let failed = |e| CudaError::driver("giving memory back", e);
+        let _access = self.bind()?;
+        let failed = |e| CudaError::from_driver("trimming the memory pool", e);
         let device = result::device::get(self.ordinal as i32).map_err(failed)?;
         // SAFETY: the pool is the device's own.
         unsafe {
@@ -187,10 +188,10 @@ impl Gpu {
         }
     }
 
-    /// Waits until all queued work is done, and reports what failed in it.
+    /// Waits until all queued work is done, and returns its errors.
     pub(crate) fn synchronize(&self) -> Result<()> {
-        let _turn = self.bind()?;
-        self.stream.synchronize().map_err(|e| CudaError::driver("waiting for queued work", e))
+        let _access = self.bind()?;
+        self.stream.synchronize().map_err(|e| CudaError::from_driver("waiting for queued work", e))
     }
 }
 
@@ -201,18 +202,18 @@ fn device_count() -> Result<usize> {
             "no CUDA driver was found (libcuda.so.1): install NVIDIA's driver, or use --device cpu or --device emulated",
         ));
     }
-    result::init().map_err(|e| CudaError::driver("starting the CUDA driver", e))?;
-    let count = result::device::get_count().map_err(|e| CudaError::driver("counting devices", e))?;
+    result::init().map_err(|e| CudaError::from_driver("initialising the CUDA driver", e))?;
+    let count = result::device::get_count().map_err(|e| CudaError::from_driver("counting devices", e))?;
     if count == 0 {
-        return Err(CudaError::new("the CUDA driver finds no device: nvidia-smi shows what it sees"));
+        return Err(CudaError::new("the CUDA driver finds no device: check the output of nvidia-smi"));
     }
     Ok(count as usize)
 }
 
-fn info(ordinal: usize) -> Result<GpuInfo> {
-    let failed = |e| CudaError::driver("asking for the device's properties", e);
+fn query_info(ordinal: usize) -> Result<GpuInfo> {
+    let failed = |e| CudaError::from_driver("querying the device's properties", e);
     let device = result::device::get(ordinal as i32).map_err(failed)?;
-    // SAFETY: the device was just handed out by the driver.
+    // SAFETY: the driver has just returned the device.
     let attribute = |a| unsafe { result::device::get_attribute(device, a) }.map(|v| v as u32).map_err(failed);
     Ok(GpuInfo {
         name: result::device::get_name(device).map_err(failed)?,
@@ -226,15 +227,16 @@ fn info(ordinal: usize) -> Result<GpuInfo> {
     })
 }
 
-/// By default the pool gives its memory back at each synchronisation; a training loop asks for the same blocks again.
-fn keep_pool(ordinal: usize) -> Result<()> {
-    let failed = |e| CudaError::driver("keeping the memory pool", e);
+/// Sets the pool to keep all freed memory. By default it returns memory to the driver at each synchronisation, but a training loop
+/// allocates the same blocks again.
+fn retain_pool_memory(ordinal: usize) -> Result<()> {
+    let failed = |e| CudaError::from_driver("configuring the memory pool", e);
     let device = result::device::get(ordinal as i32).map_err(failed)?;
-    let mut keep = u64::MAX;
+    let mut threshold = u64::MAX;
     // SAFETY: the pool is the device's own, and the attribute takes a u64.
     unsafe {
         let pool = result::device::get_default_mem_pool(device).map_err(failed)?;
         let attribute = CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
-        result::mem_pool::set_attribute(pool, attribute, (&raw mut keep).cast()).map_err(failed)
+        result::mem_pool::set_attribute(pool, attribute, (&raw mut threshold).cast()).map_err(failed)
     }
 }

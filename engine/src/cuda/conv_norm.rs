@@ -1,8 +1,8 @@
-//! Batch norm's statistics from the sums that a convolution left (`kernels/cu/conv_norm.cu`).
+//! Batch norm statistics from the sums of a fused convolution (`kernels/cu/conv_norm.cu`).
 use super::batch_norm::BatchNormParameters;
-use super::{Arg, DeviceSlice, Gpu, Grid, Result, args};
+use super::{DeviceSlice, Gpu, KernelArg, LaunchConfig, Result, args};
 
-/// As [`super::batch_norm::statistics`], from `sums` `[2, c]` of `rows` rows: each channel's sum, and the sum of its squares.
+/// [`super::batch_norm::statistics`] from `sums` `[2, c]` over `rows` rows: each channel's sum and sum of squares.
 pub(crate) fn statistics(
     gpu: &Gpu,
     (sums, rows): (DeviceSlice, usize),
@@ -16,16 +16,16 @@ pub(crate) fn statistics(
         sums,
         rows,
         c as i32,
-        Arg::optional(parameters.weight),
-        Arg::optional(parameters.bias),
-        Arg::optional(updated.map(|[mean, _]| mean)),
-        Arg::optional(updated.map(|[_, var]| var)),
+        KernelArg::optional(parameters.weight),
+        KernelArg::optional(parameters.bias),
+        KernelArg::optional(updated.map(|[mean, _]| mean)),
+        KernelArg::optional(updated.map(|[_, var]| var)),
         momentum.unwrap_or(0.0) as f32,
         parameters.eps as f32,
         saved,
     ];
     let kernel = format!("conv_norm_finalize_{}", parameters.dtype());
-    gpu.launch("conv_norm", &kernel, Grid::line(c.div_ceil(THREADS), THREADS), args)
+    gpu.launch("conv_norm", &kernel, LaunchConfig::linear(c.div_ceil(THREADS), THREADS), args)
 }
 
 const THREADS: usize = 256;

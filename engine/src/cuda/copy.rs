@@ -1,9 +1,9 @@
-//! Moving elements of any dtype (`kernels/cu/copy.cu`).
-use super::walk::{Walk, int, packs};
-use super::{Arg, DeviceSlice, Gpu, Grid, Result, args};
+//! Fill and strided copies, for any dtype (`kernels/cu/copy.cu`).
+use super::strided_pair::{StridedPair, num_packs, to_i32};
+use super::{DeviceSlice, Gpu, KernelArg, LaunchConfig, Result, args};
 use crate::{DType, Element, Shape};
 
-/// Every element `value`, rounded to the dtype.
+/// Sets every element to `value`, rounded to the dtype.
 pub(crate) fn fill(gpu: &Gpu, y: DeviceSlice, value: f64) -> Result<()> {
     if y.len == 0 {
         return Ok(());
@@ -14,40 +14,40 @@ pub(crate) fn fill(gpu: &Gpu, y: DeviceSlice, value: f64) -> Result<()> {
         bytes[..size_of::<T>()].copy_from_slice(bytemuck::bytes_of(&element));
         u64::from_le_bytes(bytes)
     });
-    let grid = Grid::stride(packs(y));
-    gpu.launch(FAMILY, &kernel("fill", y.dtype), grid, args![y, y.len, Arg::of(&bits)])
+    let grid = LaunchConfig::grid_stride(num_packs(y));
+    gpu.launch(MODULE, &kernel("fill", y.dtype), grid, args![y, y.len, KernelArg::by_value(&bits)])
 }
 
-/// Axis `a` of y is axis `axes[a]` of x, whose shape is `from`.
+/// Permutes axes: axis `a` of y is axis `axes[a]` of x, whose shape is `from`.
 pub(crate) fn permute(gpu: &Gpu, x: DeviceSlice, from: &Shape, axes: &[usize], y: DeviceSlice) -> Result<()> {
-    let (x_steps, extents) = (from.strides(), axes.iter().map(|axis| from[*axis]));
+    let (x_strides, extents) = (from.strides(), axes.iter().map(|axis| from[*axis]));
     let to = Shape::new(&extents.collect::<Vec<_>>());
-    let y_steps = to.strides();
-    let steps = |a: usize| (to[a], x_steps[axes[a]] as isize, y_steps[a] as isize);
-    run(gpu, x, y, &Walk::new((0..axes.len()).map(steps), 0, 0))
+    let y_strides = to.strides();
+    let strides = |a: usize| (to[a], x_strides[axes[a]] as isize, y_strides[a] as isize);
+    copy_strided(gpu, x, y, &StridedPair::new((0..axes.len()).map(strides), 0, 0))
 }
 
-/// y of shape `to`, where x advances by `steps` (0 where it is repeated).
-pub(crate) fn expand(gpu: &Gpu, x: DeviceSlice, steps: &[usize], to: &Shape, y: DeviceSlice) -> Result<()> {
-    let y_steps = to.strides();
-    let axes = (0..to.rank()).map(|a| (to[a], steps[a] as isize, y_steps[a] as isize));
-    run(gpu, x, y, &Walk::new(axes, 0, 0))
+/// Broadcasts x to y of shape `to`; `strides` are those of x along each axis of y (0 along broadcast axes).
+pub(crate) fn expand(gpu: &Gpu, x: DeviceSlice, strides: &[usize], to: &Shape, y: DeviceSlice) -> Result<()> {
+    let y_strides = to.strides();
+    let axes = (0..to.rank()).map(|a| (to[a], strides[a] as isize, y_strides[a] as isize));
+    copy_strided(gpu, x, y, &StridedPair::new(axes, 0, 0))
 }
 
-/// Copies the block of extents `block` at `from` in x, of shape `x_shape`, to `to` in y, of shape `y_shape`.
+/// Copies a block of shape `block` from offset `from` in x, of shape `x_shape`, to offset `to` in y, of shape `y_shape`.
 pub(crate) fn copy_block(
     gpu: &Gpu,
     (x, x_shape, from): (DeviceSlice, &Shape, &[usize]),
     (y, y_shape, to): (DeviceSlice, &Shape, &[usize]),
     block: &Shape,
 ) -> Result<()> {
-    let (x_steps, y_steps) = (x_shape.strides(), y_shape.strides());
-    let start = |steps: &[usize], at: &[usize]| steps.iter().zip(at).map(|(step, at)| step * at).sum();
-    let axes = (0..block.rank()).map(|a| (block[a], x_steps[a] as isize, y_steps[a] as isize));
-    run(gpu, x, y, &Walk::new(axes, start(&x_steps, from), start(&y_steps, to)))
+    let (x_strides, y_strides) = (x_shape.strides(), y_shape.strides());
+    let start = |strides: &[usize], at: &[usize]| strides.iter().zip(at).map(|(step, at)| step * at).sum();
+    let axes = (0..block.rank()).map(|a| (block[a], x_strides[a] as isize, y_strides[a] as isize));
+    copy_strided(gpu, x, y, &StridedPair::new(axes, start(&x_strides, from), start(&y_strides, to)))
 }
 
-/// Axis `axis` of x, whose shape is `shape`, in reverse order.
+/// Reverses axis `axis` of x, whose shape is `shape`.
 pub(crate) fn flip(gpu: &Gpu, x: DeviceSlice, shape: &Shape, axis: usize, y: DeviceSlice) -> Result<()> {
     let strides = shape.strides();
     let last = shape[axis].saturating_sub(1) * strides[axis];
@@ -55,34 +55,34 @@ pub(crate) fn flip(gpu: &Gpu, x: DeviceSlice, shape: &Shape, axis: usize, y: Dev
         let step = strides[a] as isize;
         (shape[a], if a == axis { -step } else { step }, step)
     });
-    run(gpu, x, y, &Walk::new(axes, last, 0))
+    copy_strided(gpu, x, y, &StridedPair::new(axes, last, 0))
 }
 
-fn run(gpu: &Gpu, x: DeviceSlice, y: DeviceSlice, walk: &Walk) -> Result<()> {
-    if walk.is_empty() {
+fn copy_strided(gpu: &Gpu, x: DeviceSlice, y: DeviceSlice, pair: &StridedPair) -> Result<()> {
+    if pair.is_empty() {
         return Ok(());
     }
-    if let Some([batch, rows, columns]) = walk.as_transposition()
-        && rows.min(columns) >= SMALLEST_MATRIX
+    if let Some([batch, rows, columns]) = pair.as_transpose()
+        && rows.min(columns) >= MIN_TRANSPOSE_EXTENT
     {
         let tiles = batch * rows.div_ceil(TILE) * columns.div_ceil(TILE);
-        let grid = Grid::line(tiles.min(1 << 20), 256);
+        let grid = LaunchConfig::linear(tiles.min(1 << 20), 256);
         let kernel = kernel("transpose", y.dtype);
-        return gpu.launch(FAMILY, &kernel, grid, args![x, y, batch, int(rows)?, int(columns)?]);
+        return gpu.launch(MODULE, &kernel, grid, args![x, y, batch, to_i32(rows)?, to_i32(columns)?]);
     }
-    for (walk, grid) in walk.launches(y.dtype) {
-        gpu.launch(FAMILY, &kernel("copy", y.dtype), grid, args![x, y, Arg::of(&walk)])?;
+    for (pair, grid) in pair.launches(y.dtype) {
+        gpu.launch(MODULE, &kernel("copy", y.dtype), grid, args![x, y, KernelArg::by_value(&pair)])?;
     }
     Ok(())
 }
 
-const FAMILY: &str = "copy";
+const MODULE: &str = "copy";
 
-/// Side of the tiles of a transposition.
+/// Side of a transposition's square tiles.
 const TILE: usize = 32;
 
-/// Thinner matrices would leave most of a tile empty.
-const SMALLEST_MATRIX: usize = 8;
+/// Minimum extent of a matrix for the transpose kernel; smaller ones would leave most of a tile empty.
+const MIN_TRANSPOSE_EXTENT: usize = 8;
 
 fn kernel(name: &str, dtype: DType) -> String {
     format!("{name}_b{}", 8 * dtype.size())

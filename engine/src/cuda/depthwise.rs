@@ -1,16 +1,16 @@
 //! Depthwise convolution (`kernels/cu/depthwise.cu`).
 use super::channels::{THREADS, merge_grid};
-use super::{Arg, DeviceSlice, Gpu, Grid, Result, args};
+use super::{DeviceSlice, Gpu, KernelArg, LaunchConfig, Result, args};
 use crate::{ConvShape, DType};
 use std::sync::Arc;
 
-/// True for the convolutions that these kernels take: depthwise, with weights that fit into shared memory.
-pub(crate) fn suits(s: &ConvShape, dtype: DType) -> bool {
+/// True if these kernels support a convolution: it is depthwise, and its weights fit into shared memory.
+pub(crate) fn supports(s: &ConvShape, dtype: DType) -> bool {
     let pixels = s.n * (s.h * s.w).max(s.out_h() * s.out_w());
     s.is_depthwise() && lanes(s, dtype).is_some() && pixels < i32::MAX as usize
 }
 
-/// The convolution, with a bias `[c_out]` if there is one.
+/// Convolution, plus an optional bias `[c_out]`.
 pub(crate) fn forward(
     gpu: &Gpu,
     s: &ConvShape,
@@ -19,17 +19,17 @@ pub(crate) fn forward(
     bias: Option<DeviceSlice>,
     y: DeviceSlice,
 ) -> Result<()> {
-    let cut = Cut::new(s, s.c_out, x.dtype);
-    let (kind, items) = match usual(s) {
+    let layout = BlockLayout::new(s, s.c_out, x.dtype);
+    let (kind, items) = match specialization(s) {
         Some(kind) => (kind, s.n * s.out_h() * s.out_w().div_ceil(STRIP)),
-        None => ("any".to_string(), s.n * s.out_h() * s.out_w()),
+        None => ("generic".to_string(), s.n * s.out_h() * s.out_w()),
     };
-    let shape = geometry(s, cut.lanes, Turn::Forward);
-    let args = args![x, weight, Arg::optional(bias), y, Arg::of(&shape)];
-    gpu.launch(FAMILY, &format!("depthwise_{kind}_fwd_{}", x.dtype), cut.grid(items), args)
+    let shape = geometry(s, layout.lanes, KernelOrientation::Normal);
+    let args = args![x, weight, KernelArg::optional(bias), y, KernelArg::by_value(&shape)];
+    gpu.launch(MODULE, &format!("depthwise_{kind}_fwd_{}", x.dtype), layout.grid(items), args)
 }
 
-/// The gradient of the input.
+/// Gradient of the input.
 pub(crate) fn data_gradient(
     gpu: &Gpu,
     s: &ConvShape,
@@ -37,20 +37,20 @@ pub(crate) fn data_gradient(
     weight: DeviceSlice,
     dx: DeviceSlice,
 ) -> Result<()> {
-    let cut = Cut::new(s, s.c_in, dy.dtype);
-    if let Some(kind) = usual(s).filter(|_| s.stride == [1, 1]) {
-        let shape = geometry(s, cut.lanes, Turn::Backward);
-        let args = args![dy, weight, Arg::optional(None), dx, Arg::of(&shape)];
-        let grid = cut.grid(s.n * s.h * s.w.div_ceil(STRIP));
-        return gpu.launch(FAMILY, &format!("depthwise_{kind}_fwd_{}", dy.dtype), grid, args);
+    let layout = BlockLayout::new(s, s.c_in, dy.dtype);
+    if let Some(kind) = specialization(s).filter(|_| s.stride == [1, 1]) {
+        let shape = geometry(s, layout.lanes, KernelOrientation::Flipped);
+        let args = args![dy, weight, KernelArg::optional(None), dx, KernelArg::by_value(&shape)];
+        let grid = layout.grid(s.n * s.h * s.w.div_ceil(STRIP));
+        return gpu.launch(MODULE, &format!("depthwise_{kind}_fwd_{}", dy.dtype), grid, args);
     }
-    let shape = geometry(s, cut.lanes, Turn::Forward);
-    let args = args![dy, weight, dx, Arg::of(&shape)];
-    let kernel = format!("depthwise_any_data_bwd_{}", dy.dtype);
-    gpu.launch(FAMILY, &kernel, cut.grid(s.n * s.h * s.w), args)
+    let shape = geometry(s, layout.lanes, KernelOrientation::Normal);
+    let args = args![dy, weight, dx, KernelArg::by_value(&shape)];
+    let kernel = format!("depthwise_generic_data_bwd_{}", dy.dtype);
+    gpu.launch(MODULE, &kernel, layout.grid(s.n * s.h * s.w), args)
 }
 
-/// The gradient of the weight.
+/// Gradient of the weight.
 pub(crate) fn weight_gradient(
     gpu: &Arc<Gpu>,
     s: &ConvShape,
@@ -58,101 +58,108 @@ pub(crate) fn weight_gradient(
     dy: DeviceSlice,
     dw: DeviceSlice,
 ) -> Result<()> {
-    let cut = Cut::new(s, s.c_out, x.dtype);
+    let layout = BlockLayout::new(s, s.c_out, x.dtype);
     let taps = s.kernel[0] * s.kernel[1];
-    // Blocks for different rows of the kernel, or taps, each go over all pixels. Of a 3x3 kernel a thread holds every tap.
-    let (kind, parts, strip) = match usual(s) {
+    // Each row of the kernel (specialized kernels) or tap (generic ones) has blocks that cover all pixels. For a 3x3 kernel each thread
+    // accumulates all taps.
+    let (kind, parts, strip) = match specialization(s) {
         Some(kind) if s.kernel[0] == 3 => (kind, 1, 2),
         Some(kind) => (kind, s.kernel[0], STRIP),
-        None => ("any".to_string(), taps, 1),
+        None => ("generic".to_string(), taps, 1),
     };
     let items = s.n * s.out_h() * s.out_w().div_ceil(strip);
-    let chunk = cut.chunk(items, parts);
+    let chunk = layout.chunk(items, parts);
     let chunks = items.div_ceil(chunk);
     let partial = gpu.empty(chunks * taps * s.c_out, DType::F32)?;
     let partial = partial.as_slice(DType::F32);
-    let mut grid = Grid::line(chunks, THREADS);
-    grid.blocks = [chunks as u32, cut.tiles as u32, parts as u32];
-    let shape = geometry(s, cut.lanes, Turn::Forward);
-    let args = args![x, dy, partial, chunk as i32, Arg::of(&shape)];
-    gpu.launch(FAMILY, &format!("depthwise_{kind}_weight_bwd_{}", x.dtype), grid, args)?;
+    let mut grid = LaunchConfig::linear(chunks, THREADS);
+    grid.grid_dim = [chunks as u32, layout.tiles as u32, parts as u32];
+    let shape = geometry(s, layout.lanes, KernelOrientation::Normal);
+    let args = args![x, dy, partial, chunk as i32, KernelArg::by_value(&shape)];
+    gpu.launch(MODULE, &format!("depthwise_{kind}_weight_bwd_{}", x.dtype), grid, args)?;
     let args = args![partial, chunks as i32, taps as i32, s.c_out as i32, dw];
     let kernel = format!("depthwise_finalize_bwd_{}", dw.dtype);
-    gpu.launch(FAMILY, &kernel, merge_grid(taps * s.c_out), args)
+    gpu.launch(MODULE, &kernel, merge_grid(taps * s.c_out), args)
 }
 
-const FAMILY: &str = "depthwise";
+const MODULE: &str = "depthwise";
 
-/// Output pixels of a strip.
+/// Output pixels per strip.
 const STRIP: usize = 4;
 
-/// Bytes of weights that a block may hold in shared memory.
-const SHARED: usize = 48 << 10;
+/// Maximum bytes of weights in shared memory per block.
+const MAX_SHARED_BYTES: usize = 48 << 10;
 
-/// The kernels of their own for square kernels at a square stride, by their names.
-fn usual(s: &ConvShape) -> Option<String> {
+/// Name part of the specialized kernels for square kernels at a square stride; `None` if there are none.
+fn specialization(s: &ConvShape) -> Option<String> {
     let square = s.kernel[0] == s.kernel[1] && s.stride[0] == s.stride[1];
     let plain = s.dilation == [1, 1] && s.c_in == s.c_out;
     let known = matches!((s.kernel[0], s.stride[0]), (3 | 5, 1 | 2) | (7, 1));
     (square && plain && known).then(|| format!("k{}s{}", s.kernel[0], s.stride[0]))
 }
 
-/// Packs of channels side by side in a block: up to 16, as many as shared memory has room for.
+/// Packs of channels per block: at most 16, and as many as fit into shared memory; `None` if not even one does.
 fn lanes(s: &ConvShape, dtype: DType) -> Option<usize> {
     let pack = 16 / dtype.size();
     let widest = s.c_in.div_ceil(pack).next_power_of_two().min(16);
-    let bytes = |lanes: &usize| lanes * shared_of_lane(s, dtype);
-    [16, 8, 4, 2, 1].into_iter().filter(|lanes| *lanes <= widest).find(|lanes| bytes(lanes) <= SHARED)
+    let bytes = |lanes: &usize| lanes * shared_bytes_per_lane(s, dtype);
+    [16, 8, 4, 2, 1]
+        .into_iter()
+        .filter(|lanes| *lanes <= widest)
+        .find(|lanes| bytes(lanes) <= MAX_SHARED_BYTES)
 }
 
-/// Bytes of one pack's weights: those of all output channels of its input channels.
-fn shared_of_lane(s: &ConvShape, dtype: DType) -> usize {
+/// Bytes of the weights of one pack: all output channels of its input channels.
+fn shared_bytes_per_lane(s: &ConvShape, dtype: DType) -> usize {
     s.kernel[0] * s.kernel[1] * (16 / dtype.size()) * s.group_out() * size_of::<f32>()
 }
 
-/// How channels and pixels are cut into blocks.
-struct Cut {
+/// Division of channels and pixels into blocks.
+struct BlockLayout {
     lanes: usize,
     tiles: usize,
     shared: usize,
 }
 
-impl Cut {
-    /// Blocks over `c` channels. The convolution suits.
-    fn new(s: &ConvShape, c: usize, dtype: DType) -> Cut {
+impl BlockLayout {
+    /// Layout over `c` channels of a supported convolution.
+    fn new(s: &ConvShape, c: usize, dtype: DType) -> BlockLayout {
         let lanes = lanes(s, dtype).unwrap_or(1);
         let tiles = c.div_ceil(lanes * 16 / dtype.size());
-        Cut { lanes, tiles, shared: lanes * shared_of_lane(s, dtype) }
+        BlockLayout { lanes, tiles, shared: lanes * shared_bytes_per_lane(s, dtype) }
     }
 
-    /// Blocks for so many strips or pixels: each brings the weights of its channels, and has some work for them.
-    fn grid(&self, items: usize) -> Grid {
+    /// Launch configuration for a number of strips or pixels. Each block loads the weights of its channels, so it gets several items.
+    fn grid(&self, items: usize) -> LaunchConfig {
         let rows = THREADS / self.lanes;
-        let mut grid = Grid::line(items.div_ceil(4 * rows).clamp(1, (4096 / self.tiles).max(64)), THREADS);
-        grid.blocks[1] = self.tiles as u32;
-        grid.shared = self.shared as u32;
+        let mut grid =
+            LaunchConfig::linear(items.div_ceil(4 * rows).clamp(1, (4096 / self.tiles).max(64)), THREADS);
+        grid.grid_dim[1] = self.tiles as u32;
+        grid.shared_mem_bytes = self.shared as u32;
         grid
     }
 
-    /// Strips or pixels of one chunk of a sum, for kernels that go over them `parts` times.
+    /// Strips or pixels per chunk of a sum, for kernels with `parts` blocks per chunk and tile.
     fn chunk(&self, items: usize, parts: usize) -> usize {
         let chunks = (512 / self.tiles / parts).max(8);
         items.div_ceil(chunks).max(4 * THREADS / self.lanes)
     }
 }
 
-/// Whether an image is convolved, or the output's gradient with the kernel turned round.
-enum Turn {
-    Forward,
-    Backward,
+/// Orientation of the convolution kernel: normal, or flipped, as the data gradient at stride 1 needs it.
+enum KernelOrientation {
+    Normal,
+    Flipped,
 }
 
-/// `struct Depthwise` of the kernels.
-fn geometry(s: &ConvShape, lanes: usize, turn: Turn) -> [i32; 17] {
+/// Fields of `struct Depthwise` in the kernels.
+fn geometry(s: &ConvShape, lanes: usize, orientation: KernelOrientation) -> [i32; 17] {
     let (input, output) = ([s.h, s.w], [s.out_h(), s.out_w()]);
-    let (from, to, padding, turned) = match turn {
-        Turn::Forward => (input, output, s.padding.map(|p| p as i32), 0),
-        Turn::Backward => (output, input, [0, 1].map(|a| s.kernel[a] as i32 - 1 - s.padding[a] as i32), 1),
+    let (from, to, padding, flipped) = match orientation {
+        KernelOrientation::Normal => (input, output, s.padding.map(|p| p as i32), 0),
+        KernelOrientation::Flipped => {
+            (output, input, [0, 1].map(|a| s.kernel[a] as i32 - 1 - s.padding[a] as i32), 1)
+        }
     };
     let i = |v: usize| v as i32;
     let [[kh, kw], [sh, sw], [dh, dw]] = [s.kernel, s.stride, s.dilation].map(|pair| pair.map(i));
@@ -173,6 +180,6 @@ fn geometry(s: &ConvShape, lanes: usize, turn: Turn) -> [i32; 17] {
         dh,
         dw,
         i(lanes),
-        turned,
+        flipped,
     ]
 }

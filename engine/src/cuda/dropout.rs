@@ -1,21 +1,34 @@
-//! Dropout (`kernels/cu/drop.cu`).
-use super::{Arg, DeviceSlice, Gpu, Grid, Result, args};
+//! Dropout (`kernels/cu/dropout.cu`).
+use super::{DeviceSlice, Gpu, KernelArg, LaunchConfig, Result, args};
 use crate::random::RngStream;
 
-/// `y[i] = x[i] * factor` where draw `i` of the stream, `step` samples later, is below `keep`, else 0. `y` may be `x`.
+/// `y[i] = x[i] * scale` if random number `i` of the stream, advanced by `step` samples, is below `keep_prob`, else 0. `y` may be `x`.
 pub(crate) fn forward(
     gpu: &Gpu,
     x: DeviceSlice,
     stream: &RngStream,
     step: Option<DeviceSlice>,
-    keep: f64,
-    factor: f64,
+    keep_prob: f64,
+    scale: f64,
     y: DeviceSlice,
 ) -> Result<()> {
     if y.len == 0 {
         return Ok(());
     }
-    let draws = stream.key_and_counter();
-    let arguments = args![x, y, y.len, keep as f32, factor as f32, Arg::of(&draws), Arg::optional(step)];
-    gpu.launch("drop", &format!("drop_{}", y.dtype), Grid::stride(y.len.div_ceil(4)), arguments)
+    let rng = stream.key_and_counter();
+    let arguments = args![
+        x,
+        y,
+        y.len,
+        keep_prob as f32,
+        scale as f32,
+        KernelArg::by_value(&rng),
+        KernelArg::optional(step)
+    ];
+    gpu.launch(
+        "dropout",
+        &format!("dropout_{}", y.dtype),
+        LaunchConfig::grid_stride(y.len.div_ceil(4)),
+        arguments,
+    )
 }

@@ -1,18 +1,18 @@
-//! Generated pointwise kernels (`kernels/cu/fuse.cuh` is what they include).
+//! Generated pointwise kernels; they include `kernels/cu/fuse.cuh`.
 use super::channels::Chunks;
-use super::walk::packs;
-use super::{Arg, DeviceSlice, Gpu, Grid, Result};
+use super::strided_pair::num_packs;
+use super::{DeviceSlice, Gpu, KernelArg, LaunchConfig, Result};
 use crate::DType;
 use crate::fuse::GeneratedKernel;
-use fornax_kernels::Source;
+use fornax_kernels::KernelSource;
 
-/// How many partial results the sums of rows of `c` channels have, for a first input of that dtype.
+/// Number of partial results of sums over rows of `c` channels, for a first input of that dtype.
 pub(crate) fn num_partial_sums(len: usize, c: usize, dtype: DType) -> usize {
-    Chunks::of_sums(len / c, c, dtype).count
+    Chunks::for_sums(len / c, c, dtype).count
 }
 
-/// Runs a kernel over rows of `c` channels, `len` elements in all. `partial`, `[partial_sums, sums, c]` floats, is there where the kernel
-/// sums over rows.
+/// Runs a kernel over rows of `c` channels, `len` elements in total. A kernel that sums over rows writes `partial`,
+/// `[num_partial_sums, sums, c]` f32.
 pub(crate) fn run(
     gpu: &Gpu,
     generated: &GeneratedKernel,
@@ -25,16 +25,17 @@ pub(crate) fn run(
         return Ok(());
     }
     let first = inputs[0].dtype;
-    let mut args: Vec<Arg> = inputs.iter().chain(outputs).chain(&partial).map(Arg::from).collect();
+    let mut args: Vec<KernelArg> =
+        inputs.iter().chain(outputs).chain(&partial).map(KernelArg::from).collect();
     let grid = if generated.is_flat {
-        args.push(Arg::from(len));
-        Grid::stride(outputs.iter().map(|y| packs(*y)).max().unwrap_or(len))
+        args.push(KernelArg::from(len));
+        LaunchConfig::grid_stride(outputs.iter().map(|y| num_packs(*y)).max().unwrap_or(len))
     } else {
-        // Few blocks: each thread loads what is by channel once for all its rows.
+        // Few blocks, because each thread loads the per-channel operands once for all its rows.
         let rows = len / c;
-        let chunks = Chunks::of_sums(rows, c, first);
-        args.extend([Arg::from(rows), Arg::from(c as i32), Arg::from(chunks.rows as i32)]);
+        let chunks = Chunks::for_sums(rows, c, first);
+        args.extend([KernelArg::from(rows), KernelArg::from(c as i32), KernelArg::from(chunks.rows as i32)]);
         chunks.grid()
     };
-    gpu.launch_generated(&Source { name: &generated.kernel, text: &generated.source }, grid, &args)
+    gpu.launch_generated(&KernelSource { name: &generated.kernel, text: &generated.source }, grid, &args)
 }

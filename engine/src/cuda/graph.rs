@@ -1,11 +1,11 @@
-//! CUDA graphs: a region's work recorded once, and replayed by one call.
+//! CUDA graphs: the work of a region, captured once and replayed by one call.
 use super::{CudaError, Gpu};
 use crate::{Device, Result};
 use cudarc::driver::result;
 use cudarc::driver::sys::{CUgraphExec, CUgraphInstantiate_flags, CUstreamCaptureMode};
 use std::sync::Arc;
 
-/// Recorded work of a CUDA device. A replay reads and writes the very memory that the region did.
+/// Captured work of a CUDA device. A replay reads and writes the same memory addresses as the capture.
 pub struct CudaGraph {
     gpu: Arc<Gpu>,
     executable: CUgraphExec,
@@ -15,69 +15,70 @@ pub struct CudaGraph {
 unsafe impl Send for CudaGraph {}
 
 impl CudaGraph {
-    /// Records what `region` queues on a CUDA device, without doing it. The region is to be run once before, which compiles its
-    /// kernels and plans its convolutions; its results go into tensors made before, by [`crate::Tensor::copy_from`], and those it
-    /// makes itself are gone when it ends; it reads no element of a tensor. Tensors that it uses must outlive the graph.
+    /// Captures the work that `region` queues on a CUDA device, without running it. Run the region once before, which compiles its
+    /// kernels and plans its convolutions. Its results must be copied to tensors allocated before the capture
+    /// ([`crate::Tensor::copy_from`]); tensors allocated in the region are freed at its end. It must not read elements of a tensor. All
+    /// tensors that it uses must outlive the graph.
     ///
-    /// Other threads' work on the device waits meanwhile. Errors on the CPU, in a region that copies between host and device, and in a
-    /// region that is being recorded.
+    /// Other threads' work on the device waits during the capture. Returns an error on the CPU, if the region copies between host and
+    /// device, and for nested captures.
     pub fn capture(device: &Device, region: impl FnOnce() -> Result<()>) -> Result<CudaGraph> {
-        let named = |failure: CudaError| failure.with_op_context("graph", *device, &[]);
+        let in_op = |error: CudaError| error.with_op_context("cuda_graph", *device, &[]);
         let Device::Cuda(ordinal) = *device else {
-            return Err(named(CudaError::new("only the work of a CUDA device can be recorded")));
+            return Err(in_op(CudaError::new("only work on a CUDA device can be captured")));
         };
-        let gpu = Gpu::get(ordinal).map_err(named)?;
-        // A graph has memory of its own: what the region's run before it used would lie idle beside that.
-        gpu.trim_pool().map_err(named)?;
+        let gpu = Gpu::get(ordinal).map_err(in_op)?;
+        // A graph has its own memory; blocks that the pool keeps from the region's earlier run would be unused.
+        gpu.trim_pool().map_err(in_op)?;
         let executable = {
-            let _recording = gpu.turns.record().map_err(named)?;
-            let _turn = gpu.bind().map_err(named)?;
-            record(&gpu, region, &named)?
+            let _capture = gpu.capture_lock.begin_capture().map_err(in_op)?;
+            let _access = gpu.bind().map_err(in_op)?;
+            capture_region(&gpu, region, &in_op)?
         };
         Ok(CudaGraph { executable, gpu })
     }
 
-    /// Queues the recorded work again.
+    /// Queues the captured work.
     pub fn replay(&self) -> Result<()> {
-        let launched = self.gpu.bind().and_then(|_turn| {
-            // SAFETY: the graph was instantiated in this context, and what it touches is alive by the promise of `capture`'s caller.
+        let launched = self.gpu.bind().and_then(|_access| {
+            // SAFETY: the graph was instantiated in this context, and `capture`'s caller keeps the memory that it accesses alive.
             unsafe { result::graph::launch(self.executable, self.gpu.stream()) }
-                .map_err(|e| CudaError::driver("launching a graph", e))
+                .map_err(|e| CudaError::from_driver("launching a graph", e))
         });
-        launched.map_err(|e| e.with_op_context("graph", self.gpu.device(), &[]))
+        launched.map_err(|e| e.with_op_context("cuda_graph", self.gpu.device(), &[]))
     }
 }
 
 impl Drop for CudaGraph {
     fn drop(&mut self) {
-        // A launch that is still queued keeps the graph until it is done.
-        if let Ok(_turn) = self.gpu.bind() {
+        // The driver keeps the graph until queued launches are done.
+        if let Ok(_access) = self.gpu.bind() {
             // SAFETY: the executable is this value's own.
             let _ = unsafe { result::graph::exec_destroy(self.executable) };
         }
     }
 }
 
-fn record(
+fn capture_region(
     gpu: &Gpu,
     region: impl FnOnce() -> Result<()>,
-    named: &dyn Fn(CudaError) -> crate::Error,
+    in_op: &dyn Fn(CudaError) -> crate::Error,
 ) -> Result<CUgraphExec> {
-    let driver = |call: &str, error| named(CudaError::driver(call, error));
-    // SAFETY: the stream is alive, and records until `end_capture`.
+    let driver = |call: &str, error| in_op(CudaError::from_driver(call, error));
+    // SAFETY: the stream is alive, and captures until `end_capture`.
     unsafe {
         result::stream::begin_capture(gpu.stream(), CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
     }
-    .map_err(|e| driver("beginning to record", e))?;
+    .map_err(|e| driver("beginning a capture", e))?;
     let done = region();
-    // SAFETY: the stream is recording; ending it is due whatever the region did.
+    // SAFETY: the stream is capturing; the capture must end whatever the region did.
     let ended = unsafe { result::stream::end_capture(gpu.stream()) };
     done?;
-    let graph = ended.map_err(|e| driver("ending to record", e))?;
+    let graph = ended.map_err(|e| driver("ending a capture", e))?;
     if graph.is_null() {
-        return Err(named(CudaError::new("a call of the region cannot be recorded")));
+        return Err(in_op(CudaError::new("a call in the region cannot be captured")));
     }
-    // SAFETY: the graph is whole; its executable form does not need it any longer.
+    // SAFETY: the graph is complete; the executable graph does not depend on it.
     unsafe {
         let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
         let executable = result::graph::instantiate(graph, flags);

@@ -1,6 +1,6 @@
-//! Resampling of images along both axes (`kernels/cu/interpolate.cu`), by the same tables of weights as on the CPU.
+//! Separable resampling of images (`kernels/cu/interpolate.cu`), with the same weight tables as on the CPU.
 use super::channels::pixel_grid;
-use super::{Arg, DeviceBuffer, DeviceSlice, Gpu, Result, args};
+use super::{DeviceBuffer, DeviceSlice, Gpu, KernelArg, Result, args};
 use crate::DType;
 use crate::resampling::Resampling;
 use std::sync::Arc;
@@ -14,13 +14,22 @@ pub(crate) fn resample(
     x: DeviceSlice,
     y: DeviceSlice,
 ) -> Result<()> {
-    let (up, across) = (Table::new(gpu, vertical)?, Table::new(gpu, horizontal)?);
+    let (rows_table, columns_table) =
+        (ResamplingTable::new(gpu, vertical)?, ResamplingTable::new(gpu, horizontal)?);
     let size = [vertical.rows().len(), horizontal.rows().len()];
     let rows = y.len / size[1] / c;
-    // `struct Resampling` of the kernels.
-    let geometry = [c, vertical.inputs(), horizontal.inputs(), size[0], size[1], up.stride, across.stride]
-        .map(|v| v as i32);
-    let args = args![x, y, rows, up.slice(), across.slice(), Arg::of(&geometry)];
+    // Fields of `struct Resampling` in the kernels.
+    let geometry = [
+        c,
+        vertical.inputs(),
+        horizontal.inputs(),
+        size[0],
+        size[1],
+        rows_table.stride,
+        columns_table.stride,
+    ]
+    .map(|v| v as i32);
+    let args = args![x, y, rows, rows_table.slice(), columns_table.slice(), KernelArg::by_value(&geometry)];
     gpu.launch(
         "interpolate",
         &format!("interpolate_{}", x.dtype),
@@ -29,14 +38,14 @@ pub(crate) fn resample(
     )
 }
 
-/// One axis on the device: of each output the first input and the number of inputs, as the bits of integers, and their weights.
-struct Table {
+/// Weight table of one axis on the device: per output the first input and the number of inputs, as integer bits, then the weights.
+struct ResamplingTable {
     buffer: DeviceBuffer,
     stride: usize,
 }
 
-impl Table {
-    fn new(gpu: &Arc<Gpu>, axis: &Resampling) -> Result<Table> {
+impl ResamplingTable {
+    fn new(gpu: &Arc<Gpu>, axis: &Resampling) -> Result<ResamplingTable> {
         let stride = 2 + axis.rows().iter().map(|band| band.weights.len()).max().unwrap_or(0);
         let mut table = vec![0u32; axis.rows().len() * stride];
         for (row, band) in table.chunks_exact_mut(stride).zip(axis.rows()) {
@@ -47,7 +56,7 @@ impl Table {
         }
         let buffer = gpu.empty(table.len(), DType::F32)?;
         gpu.upload(bytemuck::cast_slice(&table), buffer.as_slice(DType::F32))?;
-        Ok(Table { buffer, stride })
+        Ok(ResamplingTable { buffer, stride })
     }
 
     fn slice(&self) -> DeviceSlice<'_> {

@@ -1,71 +1,71 @@
-//! NVIDIA's libraries, opened at run time: their functions as plain pointers, and what can go wrong with them.
+//! NVIDIA's libraries, opened at run time: functions as plain pointers, and their errors.
 //!
-//! cudarc's own loader panics where a library is missing, and its bindings return statuses as Rust enums, in which a value of a
-//! newer library would be undefined behaviour. So the libraries whose calls may fail in ordinary use are bound here: cudarc
-//! gives the names and numbers, statuses stay integers.
+//! cudarc's loader panics if a library is missing, and its bindings return statuses as Rust enums, in which a value of a newer library
+//! would be undefined behaviour. Libraries whose calls may fail in ordinary use are therefore bound here, with cudarc's constants and
+//! statuses as integers.
 use cudarc::driver::sys::CUdeviceptr;
 use libloading::Library;
 use std::error::Error;
 
-/// An error of one of NVIDIA's libraries.
+/// Error of one of NVIDIA's libraries.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum LibraryError {
-    /// The library, or one that it needs, cannot be opened.
+    /// The library, or a dependency of it, cannot be opened.
     #[error("{library} cannot be opened ({why}); {remedy}")]
     Missing {
-        /// The library's name.
+        /// Name of the library.
         library: &'static str,
-        /// What the dynamic loader said.
+        /// Message of the dynamic loader.
         why: String,
-        /// How to get it.
+        /// How to install it.
         remedy: &'static str,
     },
     /// A call failed.
     #[error("{library}: {call} failed with status {status}{}{message}", if message.is_empty() { "" } else { ": " })]
     Call {
-        /// The library's name.
+        /// Name of the library.
         library: &'static str,
-        /// What was being done.
+        /// Description of the call.
         call: String,
-        /// The library's status.
+        /// Status that it returned.
         status: i32,
-        /// The library's own words, where it has any.
+        /// The library's error message, if any.
         message: String,
     },
-    /// The library has nothing for this problem: another way must be taken.
-    #[error("{library} supports no {what}")]
+    /// The library does not support this problem: use a fallback.
+    #[error("{library} does not support {what}")]
     Unsupported {
-        /// The library's name.
+        /// Name of the library.
         library: &'static str,
-        /// The problem.
+        /// Description of the problem.
         what: String,
     },
-    /// The problem has no plan yet, and none can be made while work is being recorded.
+    /// The problem has no plan yet, and none can be made during a capture.
     #[error(
-        "{library}: no plan was made yet for the {what}, and none can be while work is recorded; run it once before"
+        "{library}: no plan was made yet for {what}, and none can be made during a CUDA graph capture; run it once before the capture"
     )]
     Unplanned {
-        /// The library's name.
+        /// Name of the library.
         library: &'static str,
-        /// The problem.
+        /// Description of the problem.
         what: String,
     },
-    /// The memory that a call works in could not be had.
+    /// The workspace of a call could not be allocated.
     #[error("no memory for a workspace of {bytes} bytes: {why}")]
     Workspace {
-        /// Bytes asked for.
+        /// Requested bytes.
         bytes: usize,
-        /// What the allocator said.
+        /// Error of the allocator.
         why: String,
     },
 }
 
-/// Gives device memory of at least so many bytes, aligned to 256, that no other work uses until what is queued on the stream
-/// now has run.
-pub type Workspace<'a> = dyn FnMut(usize) -> Result<CUdeviceptr, LibraryError> + 'a;
+/// Workspace allocator: returns device memory of at least the given number of bytes, aligned to 256 bytes, for the exclusive use of a call
+/// until the work queued on the stream is done.
+pub type WorkspaceAllocator<'a> = dyn FnMut(usize) -> Result<CUdeviceptr, LibraryError> + 'a;
 
-/// Opens the first of `names` that the dynamic loader, CUDA_HOME or a Python environment has.
+/// Opens the first of `names` that is found by the dynamic loader, in CUDA_HOME or in a Python environment.
 pub(crate) fn open(
     library: &'static str,
     names: &[&str],
@@ -75,12 +75,12 @@ pub(crate) fn open(
     opened.map(|(found, _)| found).map_err(|why| LibraryError::Missing { library, why, remedy })
 }
 
-/// What the dynamic loader said: the error itself only names the call.
-pub(crate) fn words(error: &libloading::Error) -> String {
+/// Message of the dynamic loader; the error itself only names the call.
+pub(crate) fn loader_message(error: &libloading::Error) -> String {
     error.source().map_or_else(|| error.to_string(), ToString::to_string)
 }
 
-/// Declares a struct of C functions, and how to find them by their names in an open library.
+/// Declares a struct of C functions, with a constructor that looks them up by name in an open library.
 macro_rules! c_functions {
     ($(#[$meta:meta])* struct $name:ident { $($field:ident = $symbol:ident($($arg:ty),*) $(-> $result:ty)?;)* }) => {
         $(#[$meta])*
@@ -89,13 +89,13 @@ macro_rules! c_functions {
         }
 
         impl $name {
-            /// Finds every function; the library stays open for good.
+            /// Looks up every function; the library is never closed.
             fn bind(library: libloading::Library, name: &'static str, remedy: &'static str) -> Result<$name, LibraryError> {
-                let missing = |e: libloading::Error| LibraryError::Missing { library: name, why: $crate::cuda::library::words(&e), remedy };
+                let missing = |e: libloading::Error| LibraryError::Missing { library: name, why: $crate::cuda::library::loader_message(&e), remedy };
                 let library = Box::leak(Box::new(library));
                 Ok($name {
                     $($field: {
-                        // SAFETY: the type is the one of the library's C header.
+                        // SAFETY: the type is that of the library's C header.
                         let function = unsafe {
                             library.get::<unsafe extern "C" fn($($arg),*) $(-> $result)?>(stringify!($symbol))
                         };
@@ -118,11 +118,11 @@ mod tests {
         use super::*;
 
         c_functions! {
-            /// Functions that every C library has, and one that none has.
+            /// Functions of the C library.
             struct Known { absolute = abs(i32) -> i32; seed = srand(u32); }
         }
         c_functions! {
-            /// One function that no library has.
+            /// A function that does not exist.
             struct Unknown { nothing = fornax_has_no_such_function() -> i32; }
         }
 
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn says_what_is_missing_and_how_to_get_it() {
+    fn missing_library_error_has_a_remedy() {
         let names = ["libfornax-nothing.so.1", "libfornax-nothing.so"];
         let text = open("Nothing", &names, REMEDY).unwrap_err().to_string();
         assert!(text.starts_with("Nothing cannot be opened (") && text.ends_with(REMEDY), "{text}");
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn opens_the_first_name_that_is_there_and_binds_its_functions() {
+    fn first_existing_library_is_opened_and_bound() {
         assert!(open("C", &["libfornax-nothing.so", "libc.so.6"], REMEDY).is_ok());
         assert_eq!(math::absolute(-3), 3);
         let text = math::unknown().unwrap_err().to_string();
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn names_the_call_and_the_librarys_words() {
+    fn call_error_has_call_status_and_message() {
         let failed = |message: &str| LibraryError::Call {
             library: "cuDNN",
             call: "setting X".into(),

@@ -1,20 +1,21 @@
-//! Operations along the lines of an axis (`kernels/cu/lines.cu`): extremes, indexing, running sums and products.
-use super::walk::int;
-use super::{Arg, DeviceSlice, Gpu, Grid, Result, args};
+//! Operations along an axis (`kernels/cu/lines.cu`): top-k, gather and scatter-add, one-hot, cumulative sum, product. A line is a 1-d
+//! slice along the axis.
+use super::strided_pair::to_i32;
+use super::{DeviceSlice, Gpu, KernelArg, LaunchConfig, Result, args};
 use crate::DType;
 use crate::cpu::lines::Lines;
 use std::sync::Arc;
 
-/// Which elements are the first of a line.
+/// Order of a line's elements; equal ones are ordered by index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SortOrder {
-    /// Smaller ones before larger ones.
+    /// Ascending if true, else descending.
     pub(crate) smallest: bool,
-    /// NaN before all others, or behind them.
+    /// NaN first if true, else last.
     pub(crate) nan_first: bool,
 }
 
-/// The first `k` elements of each line and their indices (i64), those of lower index first among equals. Either may be left out.
+/// First `k` elements of each line in an order, and their indices (i64). Either output may be `None`.
 pub(crate) fn top_k(
     gpu: &Gpu,
     lines: Lines,
@@ -27,27 +28,27 @@ pub(crate) fn top_k(
     if lines.count() * k == 0 {
         return Ok(());
     }
-    // Lines side by side in memory share a block, so that reads are dense; the threads that are left share a line.
+    // A block handles up to 32 adjacent lines, so that reads are coalesced; its threads are divided between them.
     let side = (THREADS / lines.inner.next_power_of_two().min(32)).min(lines.n.next_power_of_two());
     let lanes = THREADS / side;
-    let grid = Grid::line(lines.count().div_ceil(lanes).min(1 << 16), THREADS);
-    let [count, n, inner] = numbers(lines)?;
+    let grid = LaunchConfig::linear(lines.count().div_ceil(lanes).min(1 << 16), THREADS);
+    let [count, n, inner] = shape_args(lines)?;
     let arguments = args![
         x,
-        Arg::optional(values),
-        Arg::optional(indices),
+        KernelArg::optional(values),
+        KernelArg::optional(indices),
         count,
         n,
         inner,
-        int(k)?,
+        to_i32(k)?,
         lanes as i32,
         i32::from(order.smallest),
         i32::from(order.nan_first),
     ];
-    gpu.launch(FAMILY, &format!("select_{}", x.dtype), grid, arguments)
+    gpu.launch(MODULE, &format!("top_k_{}", x.dtype), grid, arguments)
 }
 
-/// `y[line, j] = x[line, index[line, j]]`, with `k` indices a line, each within it.
+/// `y[line, j] = x[line, index[line, j]]`, with `k` valid indices (i64) per line.
 pub(crate) fn gather(
     gpu: &Gpu,
     lines: Lines,
@@ -59,12 +60,17 @@ pub(crate) fn gather(
     if y.len == 0 {
         return Ok(());
     }
-    let [count, n, inner] = numbers(lines)?;
+    let [count, n, inner] = shape_args(lines)?;
     let kernel = format!("gather_fwd_{}", x.dtype);
-    gpu.launch(FAMILY, &kernel, Grid::stride(y.len), args![x, index, y, count, n, inner, int(k)?])
+    gpu.launch(
+        MODULE,
+        &kernel,
+        LaunchConfig::grid_stride(y.len),
+        args![x, index, y, count, n, inner, to_i32(k)?],
+    )
 }
 
-/// The transpose of [`gather`]: elements of one index are added in the order of `j`.
+/// Transpose of [`gather`]: `dx[line, index[line, j]] += dy[line, j]`, from zero and in the order of `j`.
 pub(crate) fn scatter_add(
     gpu: &Gpu,
     lines: Lines,
@@ -76,12 +82,17 @@ pub(crate) fn scatter_add(
     if dx.len == 0 {
         return Ok(());
     }
-    let [count, n, inner] = numbers(lines)?;
+    let [count, n, inner] = shape_args(lines)?;
     let kernel = format!("gather_bwd_{}", dy.dtype);
-    gpu.launch(FAMILY, &kernel, Grid::stride(lines.count()), args![dy, index, dx, count, n, inner, int(k)?])
+    gpu.launch(
+        MODULE,
+        &kernel,
+        LaunchConfig::grid_stride(lines.count()),
+        args![dy, index, dx, count, n, inner, to_i32(k)?],
+    )
 }
 
-/// `y[row, class]` is `on` at the class of the row, else `off`.
+/// `y[row, class]` is `on` where `class` is `index[row]`, else `off`.
 pub(crate) fn one_hot(
     gpu: &Gpu,
     index: DeviceSlice,
@@ -92,28 +103,33 @@ pub(crate) fn one_hot(
     if y.len == 0 {
         return Ok(());
     }
-    let arguments = args![index, y, index.len, int(classes)?, on as f32, off as f32];
-    gpu.launch(FAMILY, &format!("one_hot_{}", y.dtype), Grid::stride(y.len), arguments)
+    let arguments = args![index, y, index.len, to_i32(classes)?, on as f32, off as f32];
+    gpu.launch(MODULE, &format!("one_hot_{}", y.dtype), LaunchConfig::grid_stride(y.len), arguments)
 }
 
-/// Running sums along each line, from the other end when `reverse`.
+/// Cumulative sum along each line, from the last element to the first when `reverse`.
 pub(crate) fn cumsum(gpu: &Gpu, lines: Lines, x: DeviceSlice, reverse: bool, y: DeviceSlice) -> Result<()> {
     if x.len == 0 {
         return Ok(());
     }
-    let [count, n, inner] = numbers(lines)?;
+    let [count, n, inner] = shape_args(lines)?;
     let kernel = format!("cumsum_{}", x.dtype);
-    gpu.launch(FAMILY, &kernel, Grid::stride(lines.count()), args![x, y, count, n, inner, i32::from(reverse)])
+    gpu.launch(
+        MODULE,
+        &kernel,
+        LaunchConfig::grid_stride(lines.count()),
+        args![x, y, count, n, inner, i32::from(reverse)],
+    )
 }
 
-/// The product of each line.
+/// Product of each line.
 pub(crate) fn prod(gpu: &Gpu, lines: Lines, x: DeviceSlice, y: DeviceSlice) -> Result<()> {
     if y.len == 0 {
         return Ok(());
     }
-    let [count, n, inner] = numbers(lines)?;
-    let kernel = format!("product_fwd_{}", x.dtype);
-    gpu.launch(FAMILY, &kernel, Grid::stride(lines.count()), args![x, y, count, n, inner])
+    let [count, n, inner] = shape_args(lines)?;
+    let kernel = format!("prod_fwd_{}", x.dtype);
+    gpu.launch(MODULE, &kernel, LaunchConfig::grid_stride(lines.count()), args![x, y, count, n, inner])
 }
 
 /// `dx[line, j] = dy[line]` times the product of the line's other elements.
@@ -127,17 +143,21 @@ pub(crate) fn prod_backward(
     if x.len == 0 {
         return Ok(());
     }
-    // Eight bytes an element, for products in double precision.
-    let behind = gpu.empty(x.len, DType::F64)?;
-    let [count, n, inner] = numbers(lines)?;
-    let arguments = args![x, dy, dx, behind.as_slice(DType::F64), count, n, inner];
-    gpu.launch(FAMILY, &format!("product_bwd_{}", x.dtype), Grid::stride(lines.count()), arguments)
+    // Suffix products, in f64.
+    let suffix = gpu.empty(x.len, DType::F64)?;
+    let [count, n, inner] = shape_args(lines)?;
+    let arguments = args![x, dy, dx, suffix.as_slice(DType::F64), count, n, inner];
+    gpu.launch(MODULE, &format!("prod_bwd_{}", x.dtype), LaunchConfig::grid_stride(lines.count()), arguments)
 }
 
-const FAMILY: &str = "lines";
+const MODULE: &str = "lines";
 const THREADS: usize = 256;
 
-/// Number of lines, their length, and the distance between their elements.
-fn numbers(lines: Lines) -> Result<[Arg<'static>; 3]> {
-    Ok([Arg::from(lines.count()), Arg::from(int(lines.n)?), Arg::from(int(lines.inner)?)])
+/// Arguments that describe lines: their number, their length, and the stride between their elements.
+fn shape_args(lines: Lines) -> Result<[KernelArg<'static>; 3]> {
+    Ok([
+        KernelArg::from(lines.count()),
+        KernelArg::from(to_i32(lines.n)?),
+        KernelArg::from(to_i32(lines.inner)?),
+    ])
 }

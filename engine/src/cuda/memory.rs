@@ -1,4 +1,4 @@
-//! Device memory: blocks that the driver's pool hands out and takes back in stream order.
+//! Device memory, allocated and freed in stream order from the driver's memory pool.
 use super::{CudaError, Gpu, Result};
 use crate::DType;
 use crate::cpu::memory::MemoryStats;
@@ -7,32 +7,32 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-/// An owned block of device memory. Dropping it queues its release behind the work that uses it.
+/// Owned block of device memory. Dropping it queues the free after the work that uses it.
 pub(crate) struct DeviceBuffer {
     gpu: Arc<Gpu>,
     pointer: CUdeviceptr,
     bytes: usize,
 }
 
-/// Elements in device memory, as launchers take them: a place, a length and a dtype.
+/// Borrowed elements in device memory: pointer, length and dtype.
 #[derive(Clone, Copy)]
 pub(crate) struct DeviceSlice<'a> {
     pub(crate) pointer: CUdeviceptr,
-    /// Elements.
+    /// Number of elements.
     pub(crate) len: usize,
     pub(crate) dtype: DType,
     buffer: PhantomData<&'a DeviceBuffer>,
 }
 
-/// Bytes that tensors and scratch hold on one device.
+/// Allocation counters of one device.
 #[derive(Default)]
-pub(super) struct Counters {
+pub(super) struct MemoryCounters {
     in_use: AtomicUsize,
     peak: AtomicUsize,
     allocations: AtomicUsize,
 }
 
-impl Counters {
+impl MemoryCounters {
     pub(super) fn stats(&self) -> MemoryStats {
         MemoryStats {
             in_use: self.in_use.load(Relaxed),
@@ -44,54 +44,54 @@ impl Counters {
 }
 
 impl Gpu {
-    /// A block of at least `bytes` of arbitrary content, for work queued from now on.
+    /// Allocates at least `bytes` of uninitialised memory, for work queued from now on.
     pub(crate) fn allocate(self: &Arc<Gpu>, bytes: usize) -> Result<DeviceBuffer> {
-        let _turn = self.bind()?;
-        // SAFETY: the stream lives as long as the device. What the block holds is arbitrary, and callers write before they read.
+        let _access = self.bind()?;
+        // SAFETY: the stream lives as long as the device. The block is uninitialised, and callers write before they read.
         let pointer = unsafe { result::malloc_async(self.stream(), bytes.max(1)) }
-            .map_err(|e| CudaError::allocation(bytes, e))?;
+            .map_err(|e| CudaError::from_allocation(bytes, e))?;
         let in_use = self.counters.in_use.fetch_add(bytes, Relaxed) + bytes;
         self.counters.peak.fetch_max(in_use, Relaxed);
         self.counters.allocations.fetch_add(1, Relaxed);
         Ok(DeviceBuffer { gpu: self.clone(), pointer, bytes })
     }
 
-    /// Scratch for `len` elements.
+    /// Allocates uninitialised memory for `len` elements.
     pub(crate) fn empty(self: &Arc<Gpu>, len: usize, dtype: DType) -> Result<DeviceBuffer> {
         self.allocate(len * dtype.size())
     }
 
-    /// Queues a fill with bytes of zero.
+    /// Queues a fill with zero bytes.
     pub(crate) fn zero(&self, to: DeviceSlice) -> Result<()> {
-        let _turn = self.bind()?;
-        // SAFETY: a slice lies inside a live block of this device.
+        let _access = self.bind()?;
+        // SAFETY: a slice is inside a live block of this device.
         unsafe { result::memset_d8_async(to.pointer, 0, to.bytes(), self.stream()) }
-            .map_err(|e| CudaError::driver("filling memory", e))
+            .map_err(|e| CudaError::from_driver("filling memory", e))
     }
 
-    /// Queues a copy between slices of one length and dtype on this device.
+    /// Queues a copy between slices of equal size on this device.
     pub(crate) fn copy(&self, from: DeviceSlice, to: DeviceSlice) -> Result<()> {
-        assert_eq!(from.bytes(), to.bytes(), "a copy keeps its length");
-        let _turn = self.bind()?;
-        // SAFETY: both slices lie inside live blocks of this device.
+        assert_eq!(from.bytes(), to.bytes(), "source and destination differ in size");
+        let _access = self.bind()?;
+        // SAFETY: both slices are inside live blocks of this device.
         unsafe { result::memcpy_dtod_async(to.pointer, from.pointer, from.bytes(), self.stream()) }
-            .map_err(|e| CudaError::driver("copying on the device", e))
+            .map_err(|e| CudaError::from_driver("copying on the device", e))
     }
 }
 
 impl DeviceBuffer {
-    /// The device that holds it.
+    /// Device of the memory.
     pub(crate) fn gpu(&self) -> &Arc<Gpu> {
         &self.gpu
     }
 
-    /// `len` elements from element `start` on.
+    /// Slice of `len` elements, starting at element `start`.
     pub(crate) fn slice(&self, start: usize, len: usize, dtype: DType) -> DeviceSlice<'_> {
-        assert!((start + len) * dtype.size() <= self.bytes, "a slice lies inside its block");
+        assert!((start + len) * dtype.size() <= self.bytes, "the slice ends beyond its block");
         DeviceSlice { pointer: self.pointer + (start * dtype.size()) as u64, len, dtype, buffer: PhantomData }
     }
 
-    /// All of it, as elements of `dtype`.
+    /// The whole block as elements of `dtype`.
     pub(crate) fn as_slice(&self, dtype: DType) -> DeviceSlice<'_> {
         self.slice(0, self.bytes / dtype.size(), dtype)
     }
@@ -100,23 +100,23 @@ impl DeviceBuffer {
 impl Drop for DeviceBuffer {
     fn drop(&mut self) {
         self.gpu.counters.in_use.fetch_sub(self.bytes, Relaxed);
-        // A device that failed has lost its memory already; there is nobody to tell here.
-        if let Ok(_turn) = self.gpu.bind() {
-            // SAFETY: the block came from this stream's pool and is freed once; work queued before still has it.
+        // A failed device has lost its memory already, and drop cannot return an error.
+        if let Ok(_access) = self.gpu.bind() {
+            // SAFETY: the block is from this stream's pool and is freed once, after the work queued before.
             let _ = unsafe { result::free_async(self.pointer, self.gpu.stream()) };
         }
     }
 }
 
 impl DeviceSlice<'_> {
-    /// Its size.
+    /// Size in bytes.
     pub(crate) fn bytes(&self) -> usize {
         self.len * self.dtype.size()
     }
 
-    /// `len` elements from element `start` on.
+    /// Slice of `len` elements, starting at element `start`.
     pub(crate) fn subslice(&self, start: usize, len: usize) -> Self {
-        assert!(start + len <= self.len, "a part lies inside its slice");
+        assert!(start + len <= self.len, "the subslice ends beyond its slice");
         DeviceSlice { pointer: self.pointer + (start * self.dtype.size()) as u64, len, ..*self }
     }
 }

@@ -1,41 +1,41 @@
-//! Updates of many parameters in one launch a stage (`kernels/cu/optimizer.cuh` and the kernels generated for rules).
-use super::{Arg, DeviceSlice, Gpu, Grid, Result};
+//! Multi-tensor optimizer updates, one launch per stage (`kernels/cu/optimizer.cuh`, and the kernels generated for update rules).
+use super::{DeviceSlice, Gpu, KernelArg, LaunchConfig, Result};
 use crate::DType;
 use crate::fuse::UpdateRule;
 use crate::fuse::update::MAX_MOMENTS;
 use crate::ops::{ChunkLayout, GradClip, GradientRule, UPDATE_SCALARS};
-use fornax_kernels::Source;
+use fornax_kernels::KernelSource;
 
-/// One parameter's elements, gradient and moments, all f32 and of one length.
+/// Operands of one parameter's update; weights, gradient and moments are f32 and of one length.
 pub(crate) struct ParameterUpdate<'a> {
     pub(crate) weights: DeviceSlice<'a>,
     pub(crate) gradient: DeviceSlice<'a>,
     pub(crate) moments: Vec<DeviceSlice<'a>>,
-    /// Averaged weights, f32.
+    /// EMA weights, f32.
     pub(crate) ema: Option<DeviceSlice<'a>>,
-    /// The weights in f16 or bf16.
+    /// Low-precision copy of the weights, f16 or bf16.
     pub(crate) low_precision: Option<DeviceSlice<'a>>,
-    /// The number that the rule keeps for it, in two places.
+    /// Scalar that the rule keeps for the parameter, double-buffered: f32 `[2]`.
     pub(crate) param_scalar: Option<DeviceSlice<'a>>,
-    /// Means of the factored second moment over the last axis and over the first.
+    /// Factored second moment: its means over the last axis and over the first.
     pub(crate) factors: Option<[DeviceSlice<'a>; 2]>,
     pub(crate) weight_decay: f32,
     pub(crate) lr_scale: f32,
-    /// Adaptive clipping is for it too.
+    /// Apply adaptive gradient clipping.
     pub(crate) adaptive_clip: bool,
-    /// What the weights are rounded to.
+    /// Dtype args round the weights args.
     pub(crate) round_to: Option<DType>,
     pub(crate) layout: ChunkLayout,
 }
 
-/// What an update reads and writes beside parameters: f32 `[NUMBERS]` and two i64 scalars.
+/// State of updates besides the parameters: f32 scalars `[UPDATE_SCALARS]`, and the step count and the block ticket, both i64.
 pub(crate) struct OptimizerState<'a> {
-    pub(crate) numbers: DeviceSlice<'a>,
-    pub(crate) updates: DeviceSlice<'a>,
+    pub(crate) scalars: DeviceSlice<'a>,
+    pub(crate) step: DeviceSlice<'a>,
     pub(crate) ticket: DeviceSlice<'a>,
 }
 
-/// Looks at the gradients where that is asked for, decides, and updates.
+/// Updates all parameters by a rule: computes the gradient norm if necessary, applies loss scaling and clipping, and runs the rule's stages.
 pub(crate) fn update(
     gpu: &std::sync::Arc<Gpu>,
     rule: &UpdateRule,
@@ -43,164 +43,177 @@ pub(crate) fn update(
     gradients: &GradientRule,
     state: &OptimizerState,
 ) -> Result<()> {
-    assert_eq!(state.numbers.len, UPDATE_SCALARS);
-    let tables = tables(parameters);
+    assert_eq!(state.scalars.len, UPDATE_SCALARS);
+    let tables = parameter_tables(parameters);
     let chunks: usize = tables.iter().map(|(_, chunks)| chunks).sum();
     let rows: usize = parameters.iter().map(|parameter| parameter.layout.rows).sum();
-    let looks = gradients.computes_grad_norm() || rule.reads_norm();
-    let units = if let Some(GradClip::Agc(limit)) = gradients.clip { limit } else { 0.0 };
-    // What passes from launch to launch: sums by chunk, sums by row, and factors of rows.
-    let partial = gpu.allocate(8 * chunks * rule.sums().max(if looks { 2 } else { 0 }))?;
-    let by_row = gpu.allocate(4 * rows * rule.row_sums())?;
-    let of_rows = gpu.allocate(if units > 0.0 { 4 * rows } else { 0 })?;
-    let mut to = To {
-        numbers: state.numbers.pointer,
-        updates: state.updates.pointer,
+    let needs_norm = gradients.computes_grad_norm() || rule.reads_norm();
+    let agc_clip = if let Some(GradClip::Agc(limit)) = gradients.clip { limit } else { 0.0 };
+    // Passed from launch to launch: sums by chunk, sums by row, and gradient multipliers of rows.
+    let partial = gpu.allocate(8 * chunks * rule.sums().max(if needs_norm { 2 } else { 0 }))?;
+    let row_sums = gpu.allocate(4 * rows * rule.row_sums())?;
+    let agc_scale = gpu.allocate(if agc_clip > 0.0 { 4 * rows } else { 0 })?;
+    let mut args = UpdateArgs {
+        scalars: state.scalars.pointer,
+        step: state.step.pointer,
         ticket: state.ticket.pointer,
         partial: partial.as_slice(DType::F64).pointer,
-        rows: by_row.as_slice(DType::F32).pointer,
-        units: if units > 0.0 { of_rows.as_slice(DType::F32).pointer } else { 0 },
+        row_sums: row_sums.as_slice(DType::F32).pointer,
+        agc_scale: if agc_clip > 0.0 { agc_scale.as_slice(DType::F32).pointer } else { 0 },
         clip_value: if let Some(GradClip::Value(limit)) = gradients.clip { limit } else { 0.0 },
-        first: 0,
+        first_chunk: 0,
         chunks: chunks as i32,
         blocks: 0,
     };
-    let for_each =
-        |to: &mut To, counted: bool, launch: &dyn Fn(Grid, &Table, &To) -> Result<()>| -> Result<()> {
-            to.first = 0;
-            to.blocks = if counted { chunks as i32 } else { 0 };
-            for (table, chunks) in &tables {
-                launch(Grid::line(*chunks, THREADS), table, to)?;
-                to.first += *chunks as i32;
-            }
-            Ok(())
-        };
-    if looks {
-        let decision = Decision::new(gradients, units);
-        let kernel = if units > 0.0 { "gradients_look_units_f32" } else { "gradients_look_f32" };
-        for_each(&mut to, true, &|grid, table, to| {
-            gpu.launch(FAMILY, kernel, grid, &[Arg::of(table), Arg::of(to), Arg::of(&decision)])
+    let launch_tables = |args: &mut UpdateArgs,
+                         takes_ticket: bool,
+                         launch: &dyn Fn(LaunchConfig, &ParameterTable, &UpdateArgs) -> Result<()>|
+     -> Result<()> {
+        args.first_chunk = 0;
+        args.blocks = if takes_ticket { chunks as i32 } else { 0 };
+        for (table, chunks) in &tables {
+            launch(LaunchConfig::linear(*chunks, THREADS), table, args)?;
+            args.first_chunk += *chunks as i32;
+        }
+        Ok(())
+    };
+    if needs_norm {
+        let options = GradOptions::new(gradients, agc_clip);
+        let kernel = if agc_clip > 0.0 { "gradient_norm_agc_f32" } else { "gradient_norm_f32" };
+        launch_tables(&mut args, true, &|grid, table, args| {
+            gpu.launch(
+                MODULE,
+                kernel,
+                grid,
+                &[KernelArg::by_value(table), KernelArg::by_value(args), KernelArg::by_value(&options)],
+            )
         })?;
     }
     if let Some(factoring) =
         rule.state_spec().factored.filter(|_| parameters.iter().any(|p| p.factors.is_some()))
     {
-        let how = Factors { decay_rate: factoring.decay_rate, eps: factoring.eps };
-        for_each(&mut to, false, &|grid, table, to| {
-            gpu.launch(FAMILY, "factor_moments_f32", grid, &[Arg::of(table), Arg::of(to), Arg::of(&how)])
+        let options = FactoredOptions { decay_rate: factoring.decay_rate, eps: factoring.eps };
+        launch_tables(&mut args, false, &|grid, table, args| {
+            gpu.launch(
+                MODULE,
+                "factor_moments_f32",
+                grid,
+                &[KernelArg::by_value(table), KernelArg::by_value(args), KernelArg::by_value(&options)],
+            )
         })?;
     }
     for (stage, source) in rule.stages().iter().zip(rule.sources()) {
-        let source = Source { name: &source.kernel, text: &source.text };
-        for_each(&mut to, stage.is_last(), &|grid, table, to| {
-            gpu.launch_generated(&source, grid, &[Arg::of(table), Arg::of(to)])
+        let source = KernelSource { name: &source.kernel, text: &source.text };
+        launch_tables(&mut args, stage.is_last(), &|grid, table, args| {
+            gpu.launch_generated(&source, grid, &[KernelArg::by_value(table), KernelArg::by_value(args)])
         })?;
     }
     Ok(())
 }
 
-const FAMILY: &str = "optimizer";
+const MODULE: &str = "optimizer";
 const THREADS: usize = 256;
 
-/// Parameters of one launch: what fits into a kernel's arguments, and more than most networks have.
-const PARAMETERS: usize = 240;
+/// Maximum parameters per launch: the number that fits into a kernel's arguments, and more than most networks have.
+const MAX_PARAMETERS: usize = 240;
 
-/// The twin of `struct Parameter` in the kernels.
+/// Same layout as `struct Parameter` in the kernels.
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct Entry {
+struct ParameterEntry {
     weights: u64,
     gradient: u64,
     moments: [u64; MAX_MOMENTS],
     ema: u64,
-    copy: u64,
-    kept: u64,
+    low_precision: u64,
+    param_scalar: u64,
     n: i64,
     row_length: i32,
     chunk_length: i32,
     chunk: i32,
     row: i32,
-    decay: f32,
-    rate: f32,
-    axes: i32,
-    clips: i32,
-    copy_format: i32,
+    weight_decay: f32,
+    lr_scale: f32,
+    ndim: i32,
+    adaptive_clip: i32,
+    low_precision_format: i32,
     round_format: i32,
     inner: i32,
     padding: i32,
 }
 
-/// The twin of `struct Parameters`.
+/// Same layout as `struct ParameterTable`.
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct Table {
+struct ParameterTable {
     count: i64,
-    of: [Entry; PARAMETERS],
+    entries: [ParameterEntry; MAX_PARAMETERS],
 }
-// SAFETY: numbers only, the small ones in pairs: no padding.
-unsafe impl bytemuck::NoUninit for Table {}
+// SAFETY: numbers only, with an even count of 32-bit ones, so there is no padding.
+unsafe impl bytemuck::NoUninit for ParameterTable {}
 
-/// The twin of `struct Update`.
+/// Same layout as `struct UpdateArgs`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::NoUninit)]
-struct To {
-    numbers: u64,
-    updates: u64,
+struct UpdateArgs {
+    scalars: u64,
+    step: u64,
     ticket: u64,
     partial: u64,
-    rows: u64,
-    units: u64,
+    row_sums: u64,
+    agc_scale: u64,
     clip_value: f32,
-    first: i32,
+    first_chunk: i32,
     chunks: i32,
     blocks: i32,
 }
 
-/// The twin of `struct Decision`.
+/// Same layout as `struct GradOptions`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::NoUninit)]
-struct Decision {
-    growth: f32,
-    backoff: f32,
-    floor: f32,
+struct GradOptions {
+    growth_factor: f32,
+    backoff_factor: f32,
+    min_scale: f32,
     clip_norm: f32,
-    clip_units: f32,
-    interval: i32,
-    scales: i32,
+    agc_clip: f32,
+    growth_interval: i32,
+    loss_scaling: i32,
 }
 
-/// The twin of `struct Factors`.
+/// Same layout as `struct FactoredOptions`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::NoUninit)]
-struct Factors {
+struct FactoredOptions {
     decay_rate: f64,
     eps: f64,
 }
 
-impl Decision {
-    fn new(gradients: &GradientRule, clip_units: f32) -> Decision {
+impl GradOptions {
+    fn new(gradients: &GradientRule, agc_clip: f32) -> GradOptions {
         let scaling = gradients.scaling.unwrap_or_default();
-        Decision {
-            growth: scaling.growth_factor,
-            backoff: scaling.backoff_factor,
-            floor: scaling.min_scale,
+        GradOptions {
+            growth_factor: scaling.growth_factor,
+            backoff_factor: scaling.backoff_factor,
+            min_scale: scaling.min_scale,
             clip_norm: if let Some(GradClip::Norm(limit)) = gradients.clip { limit } else { 0.0 },
-            clip_units,
-            interval: scaling.growth_interval as i32,
-            scales: i32::from(gradients.scaling.is_some()),
+            agc_clip,
+            growth_interval: scaling.growth_interval as i32,
+            loss_scaling: i32::from(gradients.scaling.is_some()),
         }
     }
 }
 
-/// The tables to launch with, each with its number of chunks.
-fn tables(parameters: &[ParameterUpdate]) -> Vec<(Box<Table>, usize)> {
+/// Parameter tables, one per launch, each with its number of chunks.
+fn parameter_tables(parameters: &[ParameterUpdate]) -> Vec<(Box<ParameterTable>, usize)> {
     let mut row = 0;
     let filled = |group: &[ParameterUpdate]| {
-        let mut table = Box::new(Table { count: 0, of: [Entry::NONE; PARAMETERS] });
+        let mut table =
+            Box::new(ParameterTable { count: 0, entries: [ParameterEntry::NONE; MAX_PARAMETERS] });
         let mut chunks = 0;
         for parameter in group {
             if parameter.weights.len > 0 {
-                table.of[table.count as usize] = Entry::new(parameter, chunks, row);
+                table.entries[table.count as usize] = ParameterEntry::new(parameter, chunks, row);
                 table.count += 1;
             }
             chunks += parameter.layout.chunks;
@@ -208,34 +221,34 @@ fn tables(parameters: &[ParameterUpdate]) -> Vec<(Box<Table>, usize)> {
         }
         (table, chunks)
     };
-    parameters.chunks(PARAMETERS).map(filled).filter(|(_, chunks)| *chunks > 0).collect()
+    parameters.chunks(MAX_PARAMETERS).map(filled).filter(|(_, chunks)| *chunks > 0).collect()
 }
 
-impl Entry {
-    const NONE: Entry = Entry {
+impl ParameterEntry {
+    const NONE: ParameterEntry = ParameterEntry {
         weights: 0,
         gradient: 0,
         moments: [0; MAX_MOMENTS],
         ema: 0,
-        copy: 0,
-        kept: 0,
+        low_precision: 0,
+        param_scalar: 0,
         n: 0,
         row_length: 1,
         chunk_length: 1,
         chunk: 0,
         row: 0,
-        decay: 0.0,
-        rate: 0.0,
-        axes: 0,
-        clips: 0,
-        copy_format: 0,
+        weight_decay: 0.0,
+        lr_scale: 0.0,
+        ndim: 0,
+        adaptive_clip: 0,
+        low_precision_format: 0,
         round_format: 0,
         inner: 1,
         padding: 0,
     };
 
-    /// A parameter that begins with that chunk of its launch, and that row of all.
-    fn new(parameter: &ParameterUpdate, chunk: usize, row: usize) -> Entry {
+    /// Entry of a parameter whose first chunk has index `chunk` within its launch and whose first row has index `row` among all rows.
+    fn new(parameter: &ParameterUpdate, chunk: usize, row: usize) -> ParameterEntry {
         let mut moments = [0; MAX_MOMENTS];
         for (to, moment) in moments.iter_mut().zip(&parameter.moments) {
             *to = moment.pointer;
@@ -245,23 +258,23 @@ impl Entry {
                 (0, rows.pointer, columns.pointer);
         }
         let layout = parameter.layout;
-        Entry {
+        ParameterEntry {
             weights: parameter.weights.pointer,
             gradient: parameter.gradient.pointer,
             moments,
             ema: parameter.ema.map_or(0, |ema| ema.pointer),
-            copy: parameter.low_precision.map_or(0, |copy| copy.pointer),
-            kept: parameter.param_scalar.map_or(0, |kept| kept.pointer),
+            low_precision: parameter.low_precision.map_or(0, |copy| copy.pointer),
+            param_scalar: parameter.param_scalar.map_or(0, |scalar| scalar.pointer),
             n: parameter.weights.len as i64,
             row_length: layout.row_length as i32,
             chunk_length: layout.chunk_length as i32,
             chunk: chunk as i32,
             row: row as i32,
-            decay: parameter.weight_decay,
-            rate: parameter.lr_scale,
-            axes: layout.axes as i32,
-            clips: i32::from(parameter.adaptive_clip),
-            copy_format: format(parameter.low_precision.map(|copy| copy.dtype)),
+            weight_decay: parameter.weight_decay,
+            lr_scale: parameter.lr_scale,
+            ndim: layout.axes as i32,
+            adaptive_clip: i32::from(parameter.adaptive_clip),
+            low_precision_format: format(parameter.low_precision.map(|copy| copy.dtype)),
             round_format: format(parameter.round_to),
             inner: layout.inner as i32,
             padding: 0,

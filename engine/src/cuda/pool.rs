@@ -1,9 +1,9 @@
-//! Max and average pooling of images (`kernels/cu/pool.cu`).
+//! Max and average pooling (`kernels/cu/pool.cu`).
 use super::channels::pixel_grid;
-use super::{Arg, DeviceSlice, Gpu, Result, args};
+use super::{DeviceSlice, Gpu, KernelArg, Result, args};
 use crate::pool_shape::PoolShape;
 
-/// The largest element of each window, and which one it was.
+/// Maximum of each window, and its index within the window (u8).
 pub(crate) fn max_forward(
     gpu: &Gpu,
     s: &PoolShape,
@@ -14,10 +14,10 @@ pub(crate) fn max_forward(
     let rows = s.n * s.out[0];
     let grid = pixel_grid(rows, s.out[1], s.c, x.dtype);
     let kernel = format!("max_pool_fwd_{}", x.dtype);
-    gpu.launch(FAMILY, &kernel, grid, args![x, y, index, rows, Arg::of(&geometry(s, false))])
+    gpu.launch(MODULE, &kernel, grid, args![x, y, index, rows, KernelArg::by_value(&geometry(s, false))])
 }
 
-/// Each pixel's gradient: the sum over the windows that chose it.
+/// `dx`: for each pixel the sum of `dy` over the windows whose maximum it is.
 pub(crate) fn max_backward(
     gpu: &Gpu,
     s: &PoolShape,
@@ -28,10 +28,10 @@ pub(crate) fn max_backward(
     let rows = s.n * s.size[0];
     let grid = pixel_grid(rows, s.size[1], s.c, dy.dtype);
     let kernel = format!("max_pool_bwd_{}", dy.dtype);
-    gpu.launch(FAMILY, &kernel, grid, args![dy, index, dx, rows, Arg::of(&geometry(s, false))])
+    gpu.launch(MODULE, &kernel, grid, args![dy, index, dx, rows, KernelArg::by_value(&geometry(s, false))])
 }
 
-/// The mean of each window; with `include_pad` the padding counts.
+/// Mean of each window; the divisor includes padding if `include_pad`.
 pub(crate) fn avg_forward(
     gpu: &Gpu,
     s: &PoolShape,
@@ -42,10 +42,10 @@ pub(crate) fn avg_forward(
     let rows = s.n * s.out[0];
     let grid = pixel_grid(rows, s.out[1], s.c, x.dtype);
     let kernel = format!("avg_pool_fwd_{}", x.dtype);
-    gpu.launch(FAMILY, &kernel, grid, args![x, y, rows, Arg::of(&geometry(s, include_pad))])
+    gpu.launch(MODULE, &kernel, grid, args![x, y, rows, KernelArg::by_value(&geometry(s, include_pad))])
 }
 
-/// Each pixel's share of the gradients of the windows that cover it.
+/// `dx`: for each pixel the sum of `dy / divisor` over the windows that cover it.
 pub(crate) fn avg_backward(
     gpu: &Gpu,
     s: &PoolShape,
@@ -56,12 +56,12 @@ pub(crate) fn avg_backward(
     let rows = s.n * s.size[0];
     let grid = pixel_grid(rows, s.size[1], s.c, dy.dtype);
     let kernel = format!("avg_pool_bwd_{}", dy.dtype);
-    gpu.launch(FAMILY, &kernel, grid, args![dy, dx, rows, Arg::of(&geometry(s, include_pad))])
+    gpu.launch(MODULE, &kernel, grid, args![dy, dx, rows, KernelArg::by_value(&geometry(s, include_pad))])
 }
 
-const FAMILY: &str = "pool";
+const MODULE: &str = "pool";
 
-/// `struct Pool` of the kernels.
+/// Fields of `struct Pool` in the kernels.
 fn geometry(s: &PoolShape, include_pad: bool) -> [i32; 14] {
     let ([h, w], [oh, ow], p) = (s.size, s.out, &s.pool);
     let [[kh, kw], [sh, sw], [ph, pw], [dh, dw]] = [p.kernel, p.stride, p.padding, p.dilation];

@@ -1,9 +1,9 @@
-//! Training images from bytes in one pass (`kernels/cu/prepare.cu`).
-use super::walk::int;
-use super::{Arg, DeviceSlice, Gpu, Grid, Result, args};
+//! Augmentation of u8 training images in one pass: mixup or CutMix, normalization, random erasing (`kernels/cu/prepare.cu`).
+use super::strided_pair::to_i32;
+use super::{DeviceSlice, Gpu, KernelArg, LaunchConfig, Result, args};
 use crate::ops::{CHANGE_HEADER_LEN, EraseMode, ImagePreparation};
 
-/// Images `[n, h, w, c]` of up to four channels, changed as the rows of `changes` say.
+/// Applies the rows of `changes` to images `[n, h, w, c]` of up to four channels.
 pub(crate) fn forward(
     gpu: &Gpu,
     x: DeviceSlice,
@@ -20,33 +20,35 @@ pub(crate) fn forward(
     let preparation = Preparation {
         mean: four(how.mean),
         std: four(how.std),
-        white: f32::from(how.white),
+        max_value: f32::from(how.white),
         rounded: i32::from(how.rounded),
-        fill: match how.erase_mode {
+        erase_mode: match how.erase_mode {
             EraseMode::Const => 0,
             EraseMode::Rand => 1,
             EraseMode::Pixel => 2,
         },
-        boxes: int((changes.len / n - CHANGE_HEADER_LEN) / 4)?,
+        boxes: to_i32((changes.len / n - CHANGE_HEADER_LEN) / 4)?,
         key: [k0, k1],
         epoch,
     };
     let per_block = 256 * 16 / y.dtype.size();
     let blocks = (h * w * c).div_ceil(per_block).clamp(1, 64);
-    let grid = Grid { blocks: [blocks as u32, n as u32, 1], threads: [256, 1, 1], shared: 0 };
-    let arguments = args![x, changes, y, int(h)?, int(w)?, int(c)?, Arg::of(&preparation)];
+    let grid =
+        LaunchConfig { grid_dim: [blocks as u32, n as u32, 1], block_dim: [256, 1, 1], shared_mem_bytes: 0 };
+    let arguments =
+        args![x, changes, y, to_i32(h)?, to_i32(w)?, to_i32(c)?, KernelArg::by_value(&preparation)];
     gpu.launch("prepare", &format!("prepare_{}", y.dtype), grid, arguments)
 }
 
-/// The twin of `struct Preparation` in the kernels.
+/// Same layout as `struct Preparation` in the kernels.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::NoUninit)]
 struct Preparation {
     mean: [f32; 4],
     std: [f32; 4],
-    white: f32,
+    max_value: f32,
     rounded: i32,
-    fill: i32,
+    erase_mode: i32,
     boxes: i32,
     key: [u32; 2],
     epoch: u32,

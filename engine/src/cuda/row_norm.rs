@@ -1,12 +1,12 @@
-//! Layer norm and RMS norm of rows (`kernels/cu/row_norm.cu`).
+//! Layer norm and RMS norm (`kernels/cu/row_norm.cu`).
 use super::channels::{Chunks, is_long, merge_grid, row_grid};
-use super::{Arg, DeviceSlice, Gpu, Result, args};
+use super::{DeviceSlice, Gpu, KernelArg, Result, args};
 use crate::DType;
 use crate::cpu::row_norm::RowNorm;
 use std::sync::Arc;
 
-/// `y = (x - mean) * inv * weight + bias`; `stats`, two floats a row, receives mean and inv. Weight and bias are of x's dtype, or
-/// both f32.
+/// `y = (x - mean) * inv * weight + bias`; `stats`, two f32 per row, receives mean and inv. Weight and bias have x's dtype, or are both
+/// f32.
 pub(crate) fn forward(
     gpu: &Gpu,
     norm: &RowNorm,
@@ -18,18 +18,18 @@ pub(crate) fn forward(
     let rows = x.len / norm.n;
     let args = args![
         x,
-        Arg::optional(weight),
-        Arg::optional(bias),
+        KernelArg::optional(weight),
+        KernelArg::optional(bias),
         y,
         stats,
         rows,
         norm.n as i32,
         i32::from(norm.centre),
         norm.eps as f32,
-        is_wide(weight.or(bias)),
+        is_f32(weight.or(bias)),
         i32::from(is_long(norm.n)),
     ];
-    gpu.launch(FAMILY, &format!("row_norm_fwd_{}", x.dtype), row_grid(rows, norm.n), args)
+    gpu.launch(MODULE, &format!("row_norm_fwd_{}", x.dtype), row_grid(rows, norm.n), args)
 }
 
 /// The input's gradient.
@@ -44,12 +44,22 @@ pub(crate) fn backward(
 ) -> Result<()> {
     let rows = x.len / norm.n;
     let (centre, long) = (i32::from(norm.centre), i32::from(is_long(norm.n)));
-    let args =
-        args![x, dy, Arg::optional(weight), stats, dx, rows, norm.n as i32, centre, is_wide(weight), long];
-    gpu.launch(FAMILY, &format!("row_norm_bwd_{}", x.dtype), row_grid(rows, norm.n), args)
+    let args = args![
+        x,
+        dy,
+        KernelArg::optional(weight),
+        stats,
+        dx,
+        rows,
+        norm.n as i32,
+        centre,
+        is_f32(weight),
+        long
+    ];
+    gpu.launch(MODULE, &format!("row_norm_bwd_{}", x.dtype), row_grid(rows, norm.n), args)
 }
 
-/// The gradients of weight and bias, those that are asked for, of one dtype.
+/// Gradients of weight and bias, of one dtype; `None` for those that are not wanted.
 pub(crate) fn parameter_gradients(
     gpu: &Arc<Gpu>,
     norm: &RowNorm,
@@ -60,19 +70,19 @@ pub(crate) fn parameter_gradients(
 ) -> Result<()> {
     let Some(dtype) = dweight.or(dbias).map(|slice| slice.dtype) else { return Ok(()) };
     let (n, rows) = (norm.n, x.len / norm.n);
-    let chunks = Chunks::of_sums(rows, n, x.dtype);
+    let chunks = Chunks::for_sums(rows, n, x.dtype);
     let partial = gpu.empty(chunks.count * 2 * n, DType::F32)?;
     let partial = partial.as_slice(DType::F32);
     let args = args![x, dy, stats, partial, rows, n as i32, chunks.rows as i32];
-    gpu.launch(FAMILY, &format!("row_norm_sums_bwd_{}", x.dtype), chunks.grid(), args)?;
-    let (dweight, dbias) = (Arg::optional(dweight), Arg::optional(dbias));
+    gpu.launch(MODULE, &format!("row_norm_sums_bwd_{}", x.dtype), chunks.grid(), args)?;
+    let (dweight, dbias) = (KernelArg::optional(dweight), KernelArg::optional(dbias));
     let args = args![partial, chunks.count as i32, n as i32, dweight, dbias];
-    gpu.launch(FAMILY, &format!("row_norm_finalize_bwd_{dtype}"), merge_grid(n), args)
+    gpu.launch(MODULE, &format!("row_norm_finalize_bwd_{dtype}"), merge_grid(n), args)
 }
 
-const FAMILY: &str = "row_norm";
+const MODULE: &str = "row_norm";
 
-/// 1 when parameters are floats whatever x is.
-pub(super) fn is_wide(parameter: Option<DeviceSlice>) -> i32 {
+/// 1 if a parameter is f32, else 0.
+pub(super) fn is_f32(parameter: Option<DeviceSlice>) -> i32 {
     i32::from(parameter.is_some_and(|slice| slice.dtype == DType::F32))
 }

@@ -2,14 +2,14 @@
 use super::channels::{is_long, row_grid};
 use super::{DeviceSlice, Gpu, Result, args};
 
-/// `y = softmax(x)` (or its logarithm) of consecutive rows of `n`.
+/// `y = softmax(x)`, or log-softmax, of consecutive rows of `n` elements.
 pub(crate) fn forward(gpu: &Gpu, x: DeviceSlice, n: usize, log: bool, y: DeviceSlice) -> Result<()> {
     let rows = x.len / n;
     let args = args![x, y, rows, n as i32, i32::from(log), i32::from(is_long(n))];
     gpu.launch("softmax", &format!("softmax_fwd_{}", x.dtype), row_grid(rows, n), args)
 }
 
-/// `dx = y (dy - sum(dy y))`, or for the logarithm `dx = dy - e^y sum(dy)`.
+/// `dx = y (dy - sum(dy y))`, or for log-softmax `dx = dy - e^y sum(dy)`.
 pub(crate) fn backward(
     gpu: &Gpu,
     y: DeviceSlice,

@@ -1,53 +1,54 @@
-//! What batch norm with an activation that is an expression computes: programs of its passes over images.
+//! Batch norm with a fused expression as activation: the programs of its passes over images.
 use super::graph::{Graph, Program};
 use super::{Expression, ProgramKernels, Value};
 use std::cell::RefCell;
 use std::sync::Arc;
 
-/// The passes over images; `scale`, `shift`, `mean`, `k2` and `k3` are by channel.
+/// Kernels of the passes over images. `scale`, `shift`, `mean`, `k2` and `k3` are per-channel.
 pub(crate) struct BatchNormKernels {
-    /// Of x, scale, shift and perhaps the residual r: `y = f(z)` with `z = x * scale + shift + r`.
+    /// Inputs x, scale, shift and optionally the residual r. Output `y = f(z)` with `z = x * scale + shift + r`.
     pub(crate) forward: ProgramKernels,
-    /// Of x, scale, shift, mean, perhaps r, and dy: `d = dy * f'(z)` where it is stored; sums of d and of `d * (x - mean)`.
+    /// Inputs x, scale, shift, mean, optionally r, and dy. Outputs `d = dy * f'(z)` if it is stored, and the sums of d and of
+    /// `d * (x - mean)`.
     pub(crate) sums: ProgramKernels,
-    /// Of x, scale, shift, k2, k3 and dy, or where d is stored of x, scale, k2, k3 and d: `scale * d + k2 * x + k3`.
+    /// Inputs x, scale, shift, k2, k3 and dy, or, if d is stored, x, scale, k2, k3 and d. Output `scale * d + k2 * x + k3`.
     pub(crate) input: ProgramKernels,
 }
 
-/// What becomes of the gradient d of the activation's input between the two passes back.
+/// Storage of the gradient d of the activation's input between the two backward passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum GradStorage {
-    /// It is computed again.
+    /// Recomputed in the second pass.
     Recomputed,
-    /// It is stored.
+    /// Stored.
     Stored,
-    /// It is stored, and is the residual's gradient.
+    /// Stored, because it is also the gradient of the residual.
     Residual,
 }
 
 impl Expression {
-    /// The passes of a batch norm with this activation.
+    /// Kernels of a batch norm with this activation.
     pub(crate) fn batch_norm(&self, between: GradStorage) -> Arc<BatchNormKernels> {
         self.0.norms[between as usize].get_or_init(|| Arc::new(self.passes(between))).clone()
     }
 
     fn passes(&self, between: GradStorage) -> BatchNormKernels {
-        let slope = self.gradient(0);
+        let derivative = self.gradient(0);
         let stored = || kernels(|[x, scale, k2, k3, d]| [scale * d + k2 * x + k3]);
         if between == GradStorage::Residual {
             return BatchNormKernels {
-                forward: kernels(|[x, scale, shift, r]| [self.of([x * scale + shift + r])]),
+                forward: kernels(|[x, scale, shift, r]| [self.call([x * scale + shift + r])]),
                 sums: kernels(|[x, scale, shift, mean, r, dy]| {
-                    let d = slope.of([x * scale + shift + r, dy]);
+                    let d = derivative.call([x * scale + shift + r, dy]);
                     [d, d, d * (x - mean)]
                 }),
                 input: stored(),
             };
         }
-        let forward = kernels(|[x, scale, shift]| [self.of([x * scale + shift])]);
+        let forward = kernels(|[x, scale, shift]| [self.call([x * scale + shift])]);
         if between == GradStorage::Stored {
             let sums = kernels(|[x, scale, shift, mean, dy]| {
-                let d = slope.of([x * scale + shift, dy]);
+                let d = derivative.call([x * scale + shift, dy]);
                 [d, d, d * (x - mean)]
             });
             return BatchNormKernels { forward, sums, input: stored() };
@@ -55,11 +56,11 @@ impl Expression {
         BatchNormKernels {
             forward,
             sums: kernels(|[x, scale, shift, mean, dy]| {
-                let d = slope.of([x * scale + shift, dy]);
+                let d = derivative.call([x * scale + shift, dy]);
                 [d, d * (x - mean)]
             }),
             input: kernels(|[x, scale, shift, k2, k3, dy]| {
-                [scale * slope.of([x * scale + shift, dy]) + k2 * x + k3]
+                [scale * derivative.call([x * scale + shift, dy]) + k2 * x + k3]
             }),
         }
     }
@@ -68,10 +69,10 @@ impl Expression {
 fn kernels<const N: usize, const M: usize>(
     f: impl for<'g> FnOnce([Value<'g>; N]) -> [Value<'g>; M],
 ) -> ProgramKernels {
-    ProgramKernels::of(program(f))
+    ProgramKernels::new(program(f))
 }
 
-/// The program that a function of numbers writes.
+/// Traces a function of [`Value`]s to a program.
 pub(super) fn program<const N: usize, const M: usize>(
     f: impl for<'g> FnOnce([Value<'g>; N]) -> [Value<'g>; M],
 ) -> Program {

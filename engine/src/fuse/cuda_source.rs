@@ -1,18 +1,19 @@
-//! The CUDA source of a program: straight-line code for one element, and a loop over packs of 16 bytes around it.
+//! CUDA code generation for a program: straight-line code for one element, in a loop over packs of 16 bytes.
 //!
-//! Without channels the loop is flat. With them a block walks rows as those of batch norm do (`channels.cuh`): what is by channel is
-//! loaded once for many rows, and sums over rows go to partial results, `[chunks, sums, c]`, that are added up afterwards.
+//! Without per-channel operands the loop is flat. With them a thread block iterates over rows like the batch norm kernels
+//! (`channels.cuh`): per-channel operands are loaded once for many rows, and sums over rows are written as partial sums,
+//! `[chunks, sums, c]`, which are reduced afterwards.
 use super::graph::{Binary, Node, Program, Unary};
 use super::{Broadcast, KernelOutput, KernelSignature, digest};
 use crate::DType;
 use std::fmt::Write;
 
-/// A kernel's name and source.
+/// Name and source of a generated kernel.
 #[derive(Debug)]
 pub(crate) struct GeneratedKernel {
     pub(crate) kernel: String,
     pub(crate) source: String,
-    /// It numbers elements one by one, and takes their count; else rows, channels and rows of a chunk.
+    /// The kernel indexes elements linearly and takes their number; otherwise it takes rows, channels and rows per chunk.
     pub(crate) is_flat: bool,
 }
 
@@ -20,13 +21,13 @@ impl GeneratedKernel {
     pub(crate) fn new(program: &Program, signature: &KernelSignature) -> GeneratedKernel {
         let is_flat = signature.is_flat();
         let kernel = format!("fused_{:016x}_{}", digest(&(program, signature)), signature.inputs[0].0);
-        let writer = Writer { program, signature };
+        let writer = KernelWriter { program, signature };
         let (function, body) = (writer.function(), if is_flat { writer.flat() } else { writer.rows() });
         let (parameters, names) = (writer.parameters(), writer.names());
         let (pack, aligned) = (writer.pack(), writer.aligned());
         let main = if is_flat {
             format!(
-                "KERNEL {kernel}({parameters}, long long n) {{\n  constexpr int N = {pack};\n  const Stride loop;\n  \
+                "KERNEL {kernel}({parameters}, long long n) {{\n  constexpr int N = {pack};\n  const GridStride loop;\n  \
                  const long long packs = {aligned} ? n / N : 0;\n{}  \
                  for (long long i = loop.first; i < packs; i += loop.step) element<N>({names}, i * N);\n  \
                  for (long long i = packs * N + loop.first; i < n; i += loop.step) element<1>({names}, i);\n}}\n",
@@ -46,13 +47,13 @@ impl GeneratedKernel {
     }
 }
 
-struct Writer<'a> {
+struct KernelWriter<'a> {
     program: &'a Program,
     signature: &'a KernelSignature,
 }
 
-impl Writer<'_> {
-    /// The inputs that the program reads, and how they lie.
+impl KernelWriter<'_> {
+    /// Inputs read by the program, with their broadcast.
     fn inputs(&self) -> impl Iterator<Item = (usize, Broadcast)> {
         let used = |i: &usize| self.program.nodes.contains(&Node::Input(*i));
         (0..self.signature.inputs.len()).filter(used).map(|i| (i, self.signature.inputs[i].1))
@@ -62,7 +63,7 @@ impl Writer<'_> {
         self.inputs().filter(move |(_, broadcast)| *broadcast == which).map(|(i, _)| i)
     }
 
-    /// The outputs that are written element by element.
+    /// Outputs written per element.
     fn elements(&self) -> impl Iterator<Item = usize> {
         let is = |o: &usize| self.signature.outputs[*o] != KernelOutput::Sums;
         (0..self.signature.outputs.len()).filter(is)
@@ -74,7 +75,7 @@ impl Writer<'_> {
             .collect()
     }
 
-    /// `y0, … = f(x0, …)` for single numbers.
+    /// Source of the scalar function `y0, … = f(x0, …)`.
     fn function(&self) -> String {
         let inputs = self.inputs().map(|(i, _)| format!("float x{i}"));
         let outputs = (0..self.signature.outputs.len()).map(|o| format!("float& y{o}"));
@@ -91,7 +92,7 @@ impl Writer<'_> {
         text + "}\n"
     }
 
-    /// A node as an operand.
+    /// Operand expression of a node.
     fn name(&self, i: usize) -> String {
         match self.program.nodes[i] {
             Node::Input(k) => format!("x{k}"),
@@ -100,7 +101,7 @@ impl Writer<'_> {
         }
     }
 
-    /// A pack or one element at `i`, without channels.
+    /// Source of the flat loop body: a pack or one element at `i`.
     fn flat(&self) -> String {
         let mut text = format!(
             "template <int V> __device__ __forceinline__ void element({}, long long i) {{\n",
@@ -110,7 +111,7 @@ impl Writer<'_> {
         text + "}\n"
     }
 
-    /// Rows of channels: of chunk blockIdx.y, tile by tile.
+    /// Source of the loop over rows of channels of chunk `blockIdx.y`, tile by tile.
     fn rows(&self) -> String {
         let sums = self.sums();
         let mut text = format!(
@@ -150,7 +151,7 @@ impl Writer<'_> {
         text + "  }\n}\n"
     }
 
-    /// Loads, the function for each of V elements, and stores.
+    /// Source of loads, the function on each of V elements, and stores.
     fn block(&self, indent: &str, at: &str) -> String {
         let mut text = String::new();
         for i in self.of(Broadcast::Full) {
@@ -176,12 +177,12 @@ impl Writer<'_> {
         text
     }
 
-    /// The values of scalar inputs.
+    /// Source of the loads of scalar inputs.
     fn scalars(&self) -> String {
         self.of(Broadcast::Scalar).map(|i| format!("  const float x{i} = to_float(*p{i});\n")).collect()
     }
 
-    /// The kernel's pointers: inputs `p`, outputs `q`, and partial sums. The engine passes those of unused inputs too.
+    /// Pointer parameters of the kernel: inputs `p`, outputs `q`, and partial sums. Unused inputs are included.
     fn parameters(&self) -> String {
         let inputs = self.signature.inputs.iter().enumerate();
         let inputs = inputs.map(|(i, (dtype, _))| format!("const {}* __restrict__ p{i}", c_type(*dtype)));
@@ -193,7 +194,7 @@ impl Writer<'_> {
         inputs.chain(outputs).chain(partial).collect::<Vec<_>>().join(", ")
     }
 
-    /// What the kernel hands on to its loop.
+    /// Arguments that the kernel passes to its loop body.
     fn names(&self) -> String {
         if self.signature.is_flat() {
             return self.by_kind(|_, p| p, |x| x, "names");
@@ -204,7 +205,7 @@ impl Writer<'_> {
         inputs.chain(outputs).chain(partial).collect::<Vec<_>>().join(", ")
     }
 
-    /// Pointers to what is by element, and the values of scalars; outputs are pointers to `T` in a list of parameters.
+    /// Pointers to elementwise operands, and values of scalars. With an empty `how`, outputs are declared with their type.
     fn by_kind(
         &self,
         pointer: impl Fn(DType, String) -> String,
@@ -226,7 +227,7 @@ impl Writer<'_> {
         format!("Pack<{}>::N", c_type(self.signature.inputs[0].0))
     }
 
-    /// A condition: all that is loaded in packs begins with one.
+    /// Condition that all pointers loaded in packs are aligned.
     fn aligned(&self) -> String {
         let inputs = self
             .inputs()
@@ -246,7 +247,7 @@ fn c_type(dtype: DType) -> &'static str {
     }
 }
 
-/// What computes a node, in C, on floats.
+/// C expression of a node, in floats.
 pub(super) fn formula(node: &Node, name: impl Fn(usize) -> String) -> String {
     match *node {
         Node::Input(_) | Node::Constant(_) => unreachable!("they have names"),

@@ -1,8 +1,8 @@
-//! An expression as a graph of shared nodes: equal ones are made once, and what is constant is computed when it is written down.
+//! Expression graph with common subexpression elimination and constant folding.
 use crate::cpu::fuse::functions;
 use std::collections::HashMap;
 
-/// Functions of one number.
+/// Unary functions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Unary {
     Neg,
@@ -19,7 +19,7 @@ pub(crate) enum Unary {
     Floor,
 }
 
-/// Functions of two numbers; comparisons give 1 or 0.
+/// Binary functions. Comparisons return 1 or 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Binary {
     Add,
@@ -33,7 +33,7 @@ pub(crate) enum Binary {
     Equal,
 }
 
-/// One number of an expression; operands are the numbers of other nodes.
+/// Node of an expression. Operands are indices of other nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Node {
     Input(usize),
@@ -41,7 +41,7 @@ pub(crate) enum Node {
     Constant(u64),
     Unary(Unary, usize),
     Binary(Binary, usize, usize),
-    /// The second where the first is not 0, else the third.
+    /// The second operand where the first is non-zero, else the third.
     Select(usize, usize, usize),
 }
 
@@ -56,7 +56,7 @@ impl Node {
         all.into_iter().flatten()
     }
 
-    /// The same with operands renumbered.
+    /// The node with renumbered operands.
     fn renumbered(self, new: &[usize]) -> Node {
         match self {
             Node::Input(_) | Node::Constant(_) => self,
@@ -67,30 +67,30 @@ impl Node {
     }
 }
 
-/// A finished expression: nodes in an order in which each comes after its operands, and all are needed.
+/// Finished expression: the needed nodes in topological order.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Program {
     pub(crate) nodes: Vec<Node>,
-    /// How many inputs it is called with; not each need be used.
+    /// Number of inputs, used or not.
     pub(crate) inputs: usize,
     pub(crate) outputs: Vec<usize>,
 }
 
-/// An expression that is being written.
+/// Expression under construction.
 #[derive(Default)]
 pub(crate) struct Graph {
     nodes: Vec<Node>,
-    known: HashMap<Node, usize>,
+    interned: HashMap<Node, usize>,
 }
 
 impl Graph {
-    /// The nodes of a program, with their numbers, to go on from.
-    pub(crate) fn of(program: &Program) -> Graph {
-        let known = program.nodes.iter().enumerate().map(|(i, node)| (*node, i)).collect();
-        Graph { nodes: program.nodes.clone(), known }
+    /// Graph with the nodes of a program at the same indices.
+    pub(crate) fn from_program(program: &Program) -> Graph {
+        let interned = program.nodes.iter().enumerate().map(|(i, node)| (*node, i)).collect();
+        Graph { nodes: program.nodes.clone(), interned }
     }
 
-    /// How many nodes there are; each comes after its operands.
+    /// Number of nodes, which are in topological order.
     pub(crate) fn len(&self) -> usize {
         self.nodes.len()
     }
@@ -129,7 +129,7 @@ impl Graph {
                 let one = self.constant(1.0);
                 self.binary(Div, one, a)
             }
-            // One order for what may be written in two.
+            // Canonical operand order of commutative functions.
             (Add | Mul | Equal, ..) => self.intern(Node::Binary(f, a.min(b), a.max(b))),
             _ => self.intern(Node::Binary(f, a, b)),
         }
@@ -144,7 +144,7 @@ impl Graph {
         }
     }
 
-    /// A program's outputs for these inputs.
+    /// Inlines a program with the given inputs, and returns its outputs.
     pub(crate) fn inline(&mut self, program: &Program, inputs: &[usize]) -> Vec<usize> {
         let mut new: Vec<usize> = vec![];
         for node in &program.nodes {
@@ -160,7 +160,7 @@ impl Graph {
         program.outputs.iter().map(|o| new[*o]).collect()
     }
 
-    /// The program of some outputs: without what they do not need.
+    /// Program of the given outputs, without unneeded nodes.
     pub(crate) fn program(&self, inputs: usize, outputs: &[usize]) -> Program {
         let mut needed = vec![false; self.nodes.len()];
         outputs.iter().for_each(|o| needed[*o] = true);
@@ -177,14 +177,14 @@ impl Graph {
         Program { nodes, inputs, outputs: outputs.iter().map(|o| new[*o]).collect() }
     }
 
-    /// The number that a node always is.
+    /// Value of a constant node.
     pub(crate) fn value(&self, i: usize) -> Option<f64> {
         if let Node::Constant(bits) = self.nodes[i] { Some(f64::from_bits(bits)) } else { None }
     }
 
     fn intern(&mut self, node: Node) -> usize {
         let nodes = &mut self.nodes;
-        *self.known.entry(node).or_insert_with(|| {
+        *self.interned.entry(node).or_insert_with(|| {
             nodes.push(node);
             nodes.len() - 1
         })

@@ -1,8 +1,8 @@
-//! Pointwise fusion: an expression over tensors becomes one kernel, and so do its gradients.
+//! Pointwise fusion: an expression over tensors becomes one kernel, and its gradients another one.
 //!
-//! An expression is a Rust function of numbers. [`Expression::apply`] runs it over tensors as one operation, recorded in the graph like
-//! any other: on a GPU a kernel is generated, compiled at its first use, and cached; on the CPU it is one vectorised loop. Gradients
-//! are derived symbolically, and all of them are computed by one kernel, which reads inputs and upstream gradient once.
+//! An expression is a Rust function of scalars. [`Expression::apply`] runs it over tensors as one operation, tracked by autograd like any
+//! other. On a GPU a kernel is generated, compiled at its first use, and cached; on the CPU the expression runs as vectorised loops over
+//! cache-sized blocks. Gradients are derived symbolically and computed by one kernel, which reads inputs and upstream gradient once.
 //!
 //! ```
 //! use fornax_engine::{Result, Tensor, fuse};
@@ -37,65 +37,65 @@ pub(crate) use update_source::UpdateKernel;
 
 use crate::DType;
 
-/// The most inputs that an expression can have.
+/// Most inputs of an expression.
 pub const MAX_INPUTS: usize = 8;
 
-/// A function of numbers that runs over tensors as one kernel. Cloning copies the handle.
+/// Function of scalars that runs over tensors as one kernel. Cloning copies the handle.
 #[derive(Clone)]
 pub struct Expression(pub(crate) Arc<Inner>);
 
 pub(crate) struct Inner {
     pub(crate) forward: ProgramKernels,
-    /// The gradients with respect to the inputs whose bits are set.
+    /// Gradients with respect to the inputs whose bits are set in the key.
     gradients: Mutex<HashMap<u32, Arc<ProgramKernels>>>,
-    /// As the activation of a batch norm, for each [`Between`].
+    /// Batch norm with this expression as activation, for each [`GradStorage`].
     norms: [OnceLock<Arc<BatchNormKernels>>; 3],
 }
 
-/// A program with the kernels that were generated for it.
+/// Program with the kernels generated for it.
 pub(crate) struct ProgramKernels {
     pub(crate) program: Program,
     generated: Mutex<HashMap<KernelSignature, Arc<GeneratedKernel>>>,
 }
 
-/// How an input lies under the output.
+/// Broadcast of an input to the output's shape `[.., c]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Broadcast {
-    /// An element for each of the output.
+    /// One element per output element.
     Full,
-    /// An element for each channel, repeated over rows.
+    /// One element per channel, repeated over rows.
     Channel,
-    /// One element for all.
+    /// A single element.
     Scalar,
 }
 
-/// What an output of a kernel is.
+/// Kind of a kernel's output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum KernelOutput {
-    /// Every element, in a dtype.
+    /// Every element, in the given dtype.
     Elements(DType),
-    /// Sums over rows for each channel.
+    /// Per-channel sums over rows.
     Sums,
 }
 
-/// What a kernel is generated for.
+/// Inputs and outputs that a kernel is specialised for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct KernelSignature {
     pub(crate) inputs: Vec<(DType, Broadcast)>,
     pub(crate) outputs: Vec<KernelOutput>,
 }
 
-/// The expression that `f` writes: a function of up to [`MAX_INPUTS`] numbers, made of operators, `f64`s, the methods of [`Value`] and
-/// the functions of this module.
+/// Builds an expression from a function of up to [`MAX_INPUTS`] values. The function may use operators, `f64` constants, the methods of
+/// [`Value`] and the functions of this module.
 pub fn expression<const N: usize>(f: impl for<'g> FnOnce([Value<'g>; N]) -> Value<'g>) -> Expression {
     const { assert!(N > 0 && N <= MAX_INPUTS, "an expression has 1 to 8 inputs") };
-    Expression::made(batch_norm::program(|inputs| [f(inputs)]))
+    Expression::from_program(batch_norm::program(|inputs| [f(inputs)]))
 }
 
 impl Expression {
-    fn made(program: Program) -> Expression {
+    fn from_program(program: Program) -> Expression {
         Expression(Arc::new(Inner {
-            forward: ProgramKernels::of(program),
+            forward: ProgramKernels::new(program),
             gradients: Mutex::default(),
             norms: Default::default(),
         }))
@@ -106,55 +106,55 @@ impl Expression {
         self.0.forward.program.inputs
     }
 
-    /// This expression of values, within another one.
+    /// Applies this expression to values within another expression.
     ///
     /// # Panics
-    /// When it has another number of inputs.
-    pub fn of<'g, const N: usize>(&self, inputs: [Value<'g>; N]) -> Value<'g> {
-        assert_eq!(self.inputs(), N, "an expression of {} inputs is given {N}", self.inputs());
+    /// If the number of values differs from the number of inputs.
+    pub fn call<'g, const N: usize>(&self, inputs: [Value<'g>; N]) -> Value<'g> {
+        assert_eq!(self.inputs(), N, "an expression of {} inputs was called with {N}", self.inputs());
         let mut graph = inputs[0].graph.borrow_mut();
         let nodes = graph.inline(&self.0.forward.program, &inputs.map(|value| value.node));
         Value { node: nodes[0], ..inputs[0] }
     }
 
-    /// The gradient with respect to an input, itself an expression: of the same inputs and, last, the upstream gradient.
+    /// Gradient with respect to an input, as an expression of the same inputs followed by the upstream gradient.
     ///
     /// # Panics
-    /// When there is no such input.
+    /// If the input does not exist.
     pub fn gradient(&self, input: usize) -> Expression {
         assert!(input < self.inputs(), "an expression of {} inputs has no input {input}", self.inputs());
-        Expression::made(self.gradients(1 << input).program.clone())
+        Expression::from_program(self.gradients(1 << input).program.clone())
     }
 
-    /// The CUDA source that runs this expression for inputs of these dtypes; the output has the first one's.
+    /// CUDA source of this expression for inputs of the given dtypes and broadcasts. The output has the first input's dtype.
     pub fn cuda_source(&self, inputs: &[(DType, Broadcast)]) -> String {
         let outputs = vec![KernelOutput::Elements(inputs[0].0)];
         self.0.forward.generated(KernelSignature { inputs: inputs.to_vec(), outputs }).source.clone()
     }
 
-    /// The CUDA source that computes the gradients of all inputs: those of [`Expression::cuda_source`].
+    /// CUDA source of the gradients of all inputs, for the inputs of [`Expression::cuda_source`].
     pub fn cuda_gradient_source(&self, inputs: &[(DType, Broadcast)]) -> String {
         let all = (1 << self.inputs()) - 1;
         self.gradients(all).generated(KernelSignature::backward(inputs, all)).source.clone()
     }
 
-    /// The gradients with respect to the inputs whose bits are set, as one program.
+    /// Gradients with respect to the inputs whose bits are set, as one program.
     pub(crate) fn gradients(&self, wanted: u32) -> Arc<ProgramKernels> {
         let mut known = self.0.gradients.lock().unwrap_or_else(|e| e.into_inner());
         let derive = || {
             let wanted: Vec<bool> = (0..self.inputs()).map(|i| wanted >> i & 1 == 1).collect();
-            Arc::new(ProgramKernels::of(differentiate::gradients(&self.0.forward.program, &wanted)))
+            Arc::new(ProgramKernels::new(differentiate::gradients(&self.0.forward.program, &wanted)))
         };
         known.entry(wanted).or_insert_with(derive).clone()
     }
 }
 
 impl ProgramKernels {
-    fn of(program: Program) -> ProgramKernels {
+    fn new(program: Program) -> ProgramKernels {
         ProgramKernels { program, generated: Mutex::default() }
     }
 
-    /// The kernel for a signature.
+    /// Kernel for a signature, generated at the first request.
     pub(crate) fn generated(&self, signature: KernelSignature) -> Arc<GeneratedKernel> {
         let mut known = self.generated.lock().unwrap_or_else(|e| e.into_inner());
         if let Some(generated) = known.get(&signature) {
@@ -167,8 +167,8 @@ impl ProgramKernels {
 }
 
 impl KernelSignature {
-    /// That of the gradients of the wanted inputs: the upstream gradient has the first input's dtype, the gradient of a repeated
-    /// input is a sum.
+    /// Signature of the gradients of the wanted inputs. The upstream gradient has the first input's dtype; the gradient of a broadcast input is
+    /// a sum.
     pub(crate) fn backward(inputs: &[(DType, Broadcast)], wanted: u32) -> KernelSignature {
         let outputs =
             inputs.iter().enumerate().filter(|(i, _)| wanted >> i & 1 == 1).map(|(_, input)| match input {
@@ -182,7 +182,7 @@ impl KernelSignature {
         }
     }
 
-    /// True when elements are not to be numbered by row and channel.
+    /// True if the kernel can index elements linearly, without rows and channels.
     pub(crate) fn is_flat(&self) -> bool {
         self.inputs.iter().all(|(_, broadcast)| *broadcast != Broadcast::Channel)
             && self.outputs.iter().all(|output| *output != KernelOutput::Sums)
@@ -195,7 +195,7 @@ impl fmt::Debug for Expression {
     }
 }
 
-/// A number that tells programs and signatures apart, in names.
+/// Hash of a program and signature, for kernel names.
 fn digest(of: &impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     of.hash(&mut hasher);

@@ -1,32 +1,32 @@
-//! The formula of an optimizer's update: an expression for a parameter's next elements and for what the optimizer keeps for it. It is
-//! written once, as if every sum over the parameter were at hand; here it is cut into stages, each a pass over all elements, such that a
-//! stage reads the sums that those before it made. All but the last make sums alone, and the last writes everything: no stage sees
-//! elements that are half updated. `cpu/optimizer` runs the stages, `update_source` makes kernels of them.
+//! Update rules of optimizers, written as expressions for a parameter's next elements and optimizer state. A formula may use sums over
+//! the parameter freely. It is split into stages, each a pass over all elements, so that a stage reads only the sums of earlier stages.
+//! Only the last stage writes elements and state; no stage reads partly updated elements. `cpu/optimizer` runs the stages,
+//! `update_source` generates their CUDA kernels.
 use super::Value;
 use super::graph::{Graph, Node, Program};
 use std::cell::RefCell;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
-/// The most moments that a rule keeps: what a launch has room for.
+/// Most moments of a rule: the number of pointers in a kernel launch.
 pub(crate) const MAX_MOMENTS: usize = 5;
 
-/// The most numbers that a rule keeps for all parameters together.
+/// Most shared scalars of a rule.
 pub(crate) const MAX_SHARED_SCALARS: usize = 3;
 
-/// What a formula reads.
+/// Input of a formula.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Symbol {
-    Updates,
-    Rate,
-    BaseRate,
-    Decay,
-    Norm,
-    Elements,
+    Step,
+    Lr,
+    BaseLr,
+    WeightDecay,
+    GradNorm,
+    Numel,
     RowLength,
-    Axes,
-    Memory(usize),
-    Kept,
+    Ndim,
+    SharedScalar(usize),
+    ParamScalar,
     IsFactored,
     Sum(usize),
     RowSum(usize),
@@ -36,27 +36,27 @@ pub(crate) enum Symbol {
     Factored,
 }
 
-/// How far a number reaches: one for a parameter, one for each of its rows, or one for each element.
+/// Scope of a value: one per parameter, one per row, or one per element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Reach {
+pub(crate) enum Scope {
     Parameter,
     Row,
     Element,
 }
 
-/// What the numbers of a formula are written with. A parameter's rows are the slices of its first axis, the units of a layer; a
-/// parameter of one axis is one row.
+/// Inputs and reductions of an update formula. The rows of a parameter are the slices along its first axis, which are the units of a
+/// layer. A parameter of one axis is a single row.
 #[derive(Default)]
 pub struct Formula {
     graph: RefCell<Graph>,
-    read: RefCell<Vec<Symbol>>,
-    /// Sums over elements, and over rows of what was summed by row: the node that is summed.
-    sums: RefCell<Vec<Summed>>,
+    symbols: RefCell<Vec<Symbol>>,
+    /// Nodes summed over the parameter, and nodes summed over each row.
+    sums: RefCell<Vec<SumTerm>>,
     row_sums: RefCell<Vec<usize>>,
 }
 
 #[derive(Clone, Copy)]
-struct Summed {
+struct SumTerm {
     node: usize,
     of_rows: bool,
 }
@@ -71,61 +71,61 @@ macro_rules! symbols {
     };
 }
 symbols! {
-    /// The elements before the update.
+    /// Elements before the update.
     weight = Weight;
-    /// Their gradients, unscaled and clipped.
+    /// Gradient, unscaled and clipped.
     gradient = Gradient;
-    /// The update's number; the first is 1.
-    step = Updates;
-    /// The parameter's learning rate.
-    lr = Rate;
-    /// The learning rate without the parameter's own factor.
-    base_lr = BaseRate;
-    /// The parameter's weight decay.
-    weight_decay = Decay;
-    /// The norm of all parameters' gradients, unscaled and clipped.
-    grad_norm = Norm;
-    /// How many elements the parameter has.
-    numel = Elements;
-    /// How many elements a row has.
+    /// Step count; 1 in the first update.
+    step = Step;
+    /// Learning rate of the parameter.
+    lr = Lr;
+    /// Learning rate without the parameter's `lr_scale`.
+    base_lr = BaseLr;
+    /// Weight decay of the parameter.
+    weight_decay = WeightDecay;
+    /// Norm of the gradients of all parameters, unscaled and clipped.
+    grad_norm = GradNorm;
+    /// Number of elements of the parameter.
+    numel = Numel;
+    /// Number of elements per row.
     row_length = RowLength;
-    /// How many axes the parameter has.
-    ndim = Axes;
-    /// The number that is kept for the parameter; 0 before the first update.
-    param_scalar = Kept;
-    /// 1 for a parameter whose second moment is factored, else 0.
+    /// Number of axes of the parameter.
+    ndim = Ndim;
+    /// Scalar state of the parameter; 0 before the first update.
+    param_scalar = ParamScalar;
+    /// 1 for parameters with a factored second moment, else 0.
     is_factored = IsFactored;
-    /// The factored second moment after the update.
+    /// Factored second moment after the update.
     factored = Factored;
 }
 
 impl Formula {
-    /// A moment before the update.
+    /// Moment `i` before the update.
     pub fn moment(&self, i: usize) -> Value<'_> {
         self.read(Symbol::Moment(i))
     }
 
-    /// A number that is kept for all parameters, before the update.
+    /// Scalar state `i` shared by all parameters, before the update.
     pub fn shared_scalar(&self, i: usize) -> Value<'_> {
-        self.read(Symbol::Memory(i))
+        self.read(Symbol::SharedScalar(i))
     }
 
-    /// A constant.
+    /// Constant.
     pub fn constant(&self, value: f64) -> Value<'_> {
         self.value(self.graph.borrow_mut().constant(value))
     }
 
-    /// The sum over the parameter's elements.
+    /// Sum over the parameter's elements.
     pub fn sum<'g>(&'g self, x: Value<'g>) -> Value<'g> {
-        self.summed(Summed { node: x.node, of_rows: false })
+        self.sum_of_term(SumTerm { node: x.node, of_rows: false })
     }
 
-    /// The mean over the parameter's elements.
+    /// Mean over the parameter's elements.
     pub fn mean<'g>(&'g self, x: Value<'g>) -> Value<'g> {
         self.sum(x) / self.numel()
     }
 
-    /// For each row, the sum over its elements.
+    /// Sum over each row's elements.
     pub fn row_sum<'g>(&'g self, x: Value<'g>) -> Value<'g> {
         let mut sums = self.row_sums.borrow_mut();
         let k = sums.iter().position(|node| *node == x.node).unwrap_or_else(|| {
@@ -135,23 +135,23 @@ impl Formula {
         self.read(Symbol::RowSum(k))
     }
 
-    /// The sum over the parameter's rows of what follows from sums by row and numbers of the parameter.
+    /// Sum over the parameter's rows of an expression of row sums and per-parameter values.
     pub fn sum_of_rows<'g>(&'g self, x: Value<'g>) -> Value<'g> {
-        self.summed(Summed { node: x.node, of_rows: true })
+        self.sum_of_term(SumTerm { node: x.node, of_rows: true })
     }
 
-    fn summed(&self, summed: Summed) -> Value<'_> {
+    fn sum_of_term(&self, term: SumTerm) -> Value<'_> {
         let mut sums = self.sums.borrow_mut();
-        let same = |s: &Summed| (s.node, s.of_rows) == (summed.node, summed.of_rows);
+        let same = |s: &SumTerm| (s.node, s.of_rows) == (term.node, term.of_rows);
         let k = sums.iter().position(same).unwrap_or_else(|| {
-            sums.push(summed);
+            sums.push(term);
             sums.len() - 1
         });
         self.read(Symbol::Sum(k))
     }
 
     fn read(&self, symbol: Symbol) -> Value<'_> {
-        let mut read = self.read.borrow_mut();
+        let mut read = self.symbols.borrow_mut();
         let i = read.iter().position(|s| *s == symbol).unwrap_or_else(|| {
             read.push(symbol);
             read.len() - 1
@@ -164,49 +164,49 @@ impl Formula {
     }
 }
 
-/// What an update leaves behind.
+/// Results of an update formula.
 pub struct NextState<'g> {
-    /// The elements.
+    /// Elements after the update.
     pub weight: Value<'g>,
-    /// The moments, in order.
+    /// Moments after the update, in order.
     pub moments: Vec<Value<'g>>,
-    /// The numbers for all parameters together, which follow from themselves, the update's number and the base rate.
+    /// Shared scalars after the update. They may depend on themselves, the step count and the base learning rate.
     pub shared_scalars: Vec<Value<'g>>,
-    /// The number that is kept for the parameter.
+    /// Scalar state of the parameter after the update.
     pub param_scalar: Option<Value<'g>>,
 }
 
-/// What a rule keeps between updates, under the names that a checkpoint gives it.
+/// Optimizer state of a rule, with the names used in checkpoints.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct OptimizerStateSpec {
-    /// Moments, each with an element for every one of the parameter, and their first values.
+    /// Names and initial values of the moments, which have the parameter's shape.
     pub moments: Vec<(&'static str, f32)>,
-    /// Numbers for all parameters together, and their first values.
+    /// Names and initial values of the scalars shared by all parameters.
     pub shared_scalars: Vec<(&'static str, f32)>,
-    /// A number for each parameter.
+    /// Name of the scalar state of each parameter.
     pub param_scalar: Option<&'static str>,
-    /// The average of squares of a large parameter as its means over two axes; the parameter then lacks the first moment.
+    /// Factoring of the second moment of large parameters, which then lack the first entry of `moments`.
     pub factored: Option<Factoring>,
 }
 
-/// How an average of squares is factored (Shazeer and Stern, "Adafactor", 2018): its means over the last axis and over the first one
-/// follow those of `g^2 + eps`, and their product over the mean of both stands for it.
+/// Factored second moment (Shazeer and Stern, "Adafactor", 2018): running means of `g^2 + eps` over the last axis and over the first axis.
+/// The second moment is approximated by their product divided by the mean over both axes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Factoring {
-    /// Update t gives the new squares the share `t^decay_rate`.
+    /// The weight of new squares in update t is `t^decay_rate`.
     pub decay_rate: f64,
-    /// What is added to squares.
+    /// Added to the squares.
     pub eps: f64,
-    /// Both axes are longer than this.
+    /// Only parameters with both axes longer than this are factored.
     pub min_dim_size_to_factor: usize,
 }
 
-/// The most means that factored kernels have room for: positions of a convolution's window.
+/// Most positions between first and last axis (the window of a convolution) that the CUDA kernels support.
 const MAX_MEANS: usize = 64;
 
 impl Factoring {
-    /// The first axis, those between, and the last one, of a shape that is factored: matrices, the windows of a convolution's channels, and
-    /// tokens.
+    /// Extents of the first axis, of the axes in between, and of the last axis, if the shape is factored: matrices `[a, c]`, tokens
+    /// `[1, a, c]` and convolution weights `[a, h, w, c]`.
     pub fn axes(&self, dims: &[usize]) -> Option<[usize; 3]> {
         let axes = match *dims {
             [a, c] | [1, a, c] => [a, 1, c],
@@ -220,32 +220,32 @@ impl Factoring {
     }
 }
 
-/// A loop that the CPU has for a formula, and takes in its place where gradients are not clipped by element or row.
+/// Dedicated CPU loop for a formula. It is used unless gradients are clipped by value or by AGC.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum CpuLoop {
-    /// `g += decay p`, `b = momentum b + g`, `p -= rate b`, or `p -= rate (g + momentum b)`; keeps b.
+    /// `g += weight_decay p`, `b = momentum b + g`, `p -= lr b`, or `p -= lr (g + momentum b)` with `nesterov`. State: b.
     Sgd {
-        /// What stays of the buffer.
+        /// Momentum factor.
         momentum: f64,
-        /// Look one step of momentum ahead.
+        /// Nesterov momentum.
         nesterov: bool,
     },
-    /// Adam with decoupled weight decay; keeps both moments.
+    /// Adam with decoupled weight decay. State: both moments.
     AdamW {
-        /// What stays of both moments.
+        /// Decay rates of both moments.
         betas: [f64; 2],
-        /// What is added to the denominator.
+        /// Added to the denominator.
         eps: f64,
     },
 }
 
-/// How weights follow their gradients. Cloning copies the handle.
+/// Update rule of an optimizer. Cloning copies the handle.
 #[derive(Clone)]
 pub struct UpdateRule(Arc<Inner>);
 
 struct Inner {
     name: &'static str,
-    keeps: OptimizerStateSpec,
+    state_spec: OptimizerStateSpec,
     stages: Vec<Stage>,
     row_sums: usize,
     sums: usize,
@@ -254,63 +254,68 @@ struct Inner {
     kernels: OnceLock<Vec<super::UpdateKernel>>,
 }
 
-/// One pass over all elements.
+/// One pass over all elements of a parameter.
 pub(crate) struct Stage {
     pub(crate) symbols: Vec<Symbol>,
     pub(crate) program: Program,
-    /// What each output of the program is.
+    /// Destination of each output of the program.
     pub(crate) targets: Vec<Target>,
-    /// What is computed at the end of a row, when its sums are known: outputs are terms of sums.
-    pub(crate) tail: Program,
-    /// Which sums.
-    pub(crate) tails: Vec<usize>,
+    /// Program run at the end of each row, when its sums are known. Its outputs are terms of sums over rows.
+    pub(crate) row_end: Program,
+    /// Index of the sum of each output of `row_end`.
+    pub(crate) row_end_sums: Vec<usize>,
 }
 
-/// What an output of a stage's program is.
+/// Destination of an output of a stage's program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Target {
-    /// A term of a sum over elements.
+    /// Term of a sum over elements.
     Sum(usize),
-    /// A term of a sum by row.
+    /// Term of a sum over a row.
     RowSum(usize),
     Weight,
     Moment(usize),
-    Memory(usize),
-    Kept,
+    SharedScalar(usize),
+    ParamScalar,
 }
 
 impl UpdateRule {
-    /// The rule that `f` writes.
+    /// Builds a rule from a formula.
     ///
     /// # Panics
-    /// When what it leaves behind is not what it keeps.
+    /// If the formula's results do not match the state specification, or the state is too large.
     pub fn new(
         name: &'static str,
-        keeps: OptimizerStateSpec,
+        state_spec: OptimizerStateSpec,
         f: impl for<'g> FnOnce(&'g Formula) -> NextState<'g>,
     ) -> UpdateRule {
         let formula = Formula::default();
         let next = f(&formula);
-        assert_eq!(next.moments.len(), keeps.moments.len(), "{name}: a value for each moment");
-        assert_eq!(next.shared_scalars.len(), keeps.shared_scalars.len(), "{name}: a value for each number");
+        assert_eq!(next.moments.len(), state_spec.moments.len(), "{name}: one value per moment");
+        assert_eq!(
+            next.shared_scalars.len(),
+            state_spec.shared_scalars.len(),
+            "{name}: one value per shared scalar"
+        );
         assert_eq!(
             next.param_scalar.is_some(),
-            keeps.param_scalar.is_some(),
-            "{name}: a value for the kept number"
+            state_spec.param_scalar.is_some(),
+            "{name}: a parameter scalar needs a value"
         );
         assert!(
-            keeps.moments.len() <= MAX_MOMENTS && keeps.shared_scalars.len() <= MAX_SHARED_SCALARS,
-            "{name} keeps too much"
+            state_spec.moments.len() <= MAX_MOMENTS && state_spec.shared_scalars.len() <= MAX_SHARED_SCALARS,
+            "{name}: at most {MAX_MOMENTS} moments and {MAX_SHARED_SCALARS} shared scalars"
         );
         let mut outputs = vec![(Target::Weight, next.weight.node)];
         outputs.extend(next.moments.iter().enumerate().map(|(i, v)| (Target::Moment(i), v.node)));
-        outputs.extend(next.shared_scalars.iter().enumerate().map(|(i, v)| (Target::Memory(i), v.node)));
-        outputs.extend(next.param_scalar.iter().map(|v| (Target::Kept, v.node)));
-        let reads_norm = formula.read.borrow().contains(&Symbol::Norm);
+        outputs
+            .extend(next.shared_scalars.iter().enumerate().map(|(i, v)| (Target::SharedScalar(i), v.node)));
+        outputs.extend(next.param_scalar.iter().map(|v| (Target::ParamScalar, v.node)));
+        let reads_norm = formula.symbols.borrow().contains(&Symbol::GradNorm);
         let stages = formula.stages(&outputs);
         UpdateRule(Arc::new(Inner {
             name,
-            keeps,
+            state_spec,
             stages,
             row_sums: formula.row_sums.borrow().len(),
             sums: formula.sums.borrow().len(),
@@ -320,10 +325,10 @@ impl UpdateRule {
         }))
     }
 
-    /// The same rule; the CPU runs it by a loop of its own.
+    /// Sets a dedicated loop for the CPU.
     ///
     /// # Panics
-    /// When the rule was cloned before.
+    /// If the rule was cloned before.
     pub fn with_cpu_loop(mut self, cpu_loop: CpuLoop) -> UpdateRule {
         Arc::get_mut(&mut self.0).expect("a new rule").cpu_loop = Some(cpu_loop);
         self
@@ -333,22 +338,22 @@ impl UpdateRule {
         self.0.cpu_loop
     }
 
-    /// What it is called.
+    /// Name of the rule.
     pub fn name(&self) -> &'static str {
         self.0.name
     }
 
-    /// What it keeps between updates.
+    /// Optimizer state of the rule.
     pub fn state_spec(&self) -> &OptimizerStateSpec {
-        &self.0.keeps
+        &self.0.state_spec
     }
 
-    /// The names of its kernels on a GPU, in the order in which they run.
+    /// Names of the rule's CUDA kernels, in launch order.
     pub fn kernels(&self) -> Vec<&str> {
         self.sources().iter().map(|source| source.kernel.as_str()).collect()
     }
 
-    /// The CUDA source of each of its kernels.
+    /// CUDA source of each kernel of the rule.
     pub fn cuda_sources(&self) -> Vec<&str> {
         self.sources().iter().map(|source| source.text.as_str()).collect()
     }
@@ -361,17 +366,17 @@ impl UpdateRule {
         &self.0.stages
     }
 
-    /// Sums over a parameter.
+    /// Number of sums over a parameter.
     pub(crate) fn sums(&self) -> usize {
         self.0.sums
     }
 
-    /// Sums over each row.
+    /// Number of sums over each row.
     pub(crate) fn row_sums(&self) -> usize {
         self.0.row_sums
     }
 
-    /// The norm of all gradients is needed.
+    /// True if the formula reads the norm of all gradients.
     pub(crate) fn reads_norm(&self) -> bool {
         self.0.reads_norm
     }
@@ -379,15 +384,18 @@ impl UpdateRule {
 
 impl fmt::Debug for UpdateRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("UpdateRule").field("name", &self.0.name).field("keeps", &self.0.keeps).finish()
+        f.debug_struct("UpdateRule")
+            .field("name", &self.0.name)
+            .field("state_spec", &self.0.state_spec)
+            .finish()
     }
 }
 
 impl Formula {
     fn stages(&self, outputs: &[(Target, usize)]) -> Vec<Stage> {
-        let (read, sums, row_sums) = (self.read.borrow(), self.sums.borrow(), self.row_sums.borrow());
+        let (read, sums, row_sums) = (self.symbols.borrow(), self.sums.borrow(), self.row_sums.borrow());
         let graph = self.graph.borrow();
-        // Sums are made of earlier nodes only, so that one pass finds the stage in which each node is known.
+        // Sums depend on earlier nodes only, so one pass finds the stage in which each node is known.
         let mut known: Vec<usize> = vec![];
         for i in 0..graph.len() {
             let at = match graph.node(i) {
@@ -411,14 +419,14 @@ impl Formula {
                 wanted.extend(outputs);
             }
             let of_rows = sums.iter().enumerate().filter(|(_, sum)| sum.of_rows && known[sum.node] == s + 1);
-            let (tails, ends): (Vec<_>, Vec<_>) = of_rows.map(|(k, sum)| (k, sum.node)).unzip();
+            let (row_end_sums, ends): (Vec<_>, Vec<_>) = of_rows.map(|(k, sum)| (k, sum.node)).unzip();
             let (targets, nodes): (Vec<_>, Vec<_>) = wanted.into_iter().unzip();
             Stage {
                 symbols: read.clone(),
                 program: graph.program(read.len(), &nodes),
                 targets,
-                tail: graph.program(read.len(), &ends),
-                tails,
+                row_end: graph.program(read.len(), &ends),
+                row_end_sums,
             }
         };
         (0..=last).map(stage).collect()
@@ -426,49 +434,49 @@ impl Formula {
 }
 
 impl Stage {
-    /// How far each node of a program of this stage reaches.
-    pub(crate) fn reach(&self, program: &Program) -> Vec<Reach> {
-        let mut reach: Vec<Reach> = vec![];
+    /// Scope of each node of a program of this stage.
+    pub(crate) fn scopes(&self, program: &Program) -> Vec<Scope> {
+        let mut scopes: Vec<Scope> = vec![];
         for node in &program.nodes {
-            reach.push(match node {
+            scopes.push(match node {
                 Node::Input(i) => match self.symbols[*i] {
                     Symbol::Weight | Symbol::Gradient | Symbol::Moment(_) | Symbol::Factored => {
-                        Reach::Element
+                        Scope::Element
                     }
-                    Symbol::RowSum(_) => Reach::Row,
-                    _ => Reach::Parameter,
+                    Symbol::RowSum(_) => Scope::Row,
+                    _ => Scope::Parameter,
                 },
-                _ => node.operands().map(|a| reach[a]).max().unwrap_or(Reach::Parameter),
+                _ => node.operands().map(|a| scopes[a]).max().unwrap_or(Scope::Parameter),
             });
         }
-        reach
+        scopes
     }
 
-    /// The value of every node that reaches over a parameter, in f64; NaN for the others.
-    pub(crate) fn numbers(&self, program: &Program, symbol: impl Fn(Symbol) -> f64) -> Vec<f64> {
-        let reach = self.reach(program);
+    /// Values of the nodes with parameter scope, in f64; NaN for the others.
+    pub(crate) fn parameter_values(&self, program: &Program, symbol: impl Fn(Symbol) -> f64) -> Vec<f64> {
+        let scopes = self.scopes(program);
         let mut values: Vec<f64> = vec![];
-        for (node, reach) in program.nodes.iter().zip(&reach) {
-            let known = *reach == Reach::Parameter;
+        for (node, scope) in program.nodes.iter().zip(&scopes) {
+            let known = *scope == Scope::Parameter;
             values.push(if known { node.value(&values, |i| symbol(self.symbols[i])) } else { f64::NAN });
         }
         values
     }
 
-    /// The symbols that one of its programs reads.
+    /// Symbols read by a program of this stage.
     pub(crate) fn reads<'a>(&'a self, program: &'a Program) -> impl Iterator<Item = Symbol> + 'a {
         let nodes = program.nodes.iter();
         nodes.filter_map(|node| if let Node::Input(i) = node { Some(self.symbols[*i]) } else { None })
     }
 
-    /// True for the stage that writes elements.
+    /// True for the last stage, which writes elements.
     pub(crate) fn is_last(&self) -> bool {
         self.targets.contains(&Target::Weight)
     }
 }
 
 impl Node {
-    /// Its value, given those of the nodes before it.
+    /// Value of the node, given the values of earlier nodes.
     pub(crate) fn value(&self, before: &[f64], input: impl Fn(usize) -> f64) -> f64 {
         use crate::cpu::fuse::functions::{binary_value, unary_value};
         match *self {

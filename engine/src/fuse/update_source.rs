@@ -1,39 +1,39 @@
-//! The CUDA source of an optimizer's update: a kernel a stage, over `kernels/cu/optimizer.cuh`, which has the loops. Numbers that reach
-//! over a parameter are computed once a block, in double.
+//! CUDA code generation for update rules: one kernel per stage, on top of the loops in `kernels/cu/optimizer.cuh`. Per-parameter values
+//! are computed once per thread block, in double.
 use super::cuda_source::{formula, literal};
 use super::digest;
 use super::graph::{Node, Program};
-use super::update::{Reach, Stage, Symbol, Target, UpdateRule};
+use super::update::{Scope, Stage, Symbol, Target, UpdateRule};
 use std::fmt::Write;
 
-/// A kernel's name and source.
+/// Name and source of the kernel of one stage.
 pub(crate) struct UpdateKernel {
     pub(crate) kernel: String,
     pub(crate) text: String,
 }
 
-/// The kernels of a rule's stages.
+/// Kernels of a rule's stages.
 pub(super) fn sources(rule: &UpdateRule) -> Vec<UpdateKernel> {
     let all = rule.stages();
-    let programs: Vec<_> = all.iter().map(|s| (&s.program, &s.tail, &s.symbols)).collect();
+    let programs: Vec<_> = all.iter().map(|s| (&s.program, &s.row_end, &s.symbols)).collect();
     let digest = digest(&programs);
     let source = |(i, stage): (usize, &Stage)| {
         let kernel = format!("update_{}_{digest:016x}_{i}_f32", rule.name());
-        let text = Writer { rule, stage, slots: slots(stage) }.text(&kernel);
+        let text = UpdateKernelWriter { rule, stage, slots: slots(stage) }.text(&kernel);
         UpdateKernel { kernel, text }
     };
     all.iter().enumerate().map(source).collect()
 }
 
-/// Which number a node of each program is kept as, for those that elements and rows read, and the memory.
+/// Slot of each per-parameter node that elements, rows or outputs read, for both programs of a stage.
 fn slots(stage: &Stage) -> [Vec<Option<usize>>; 2] {
     let mut count = 0;
-    [&stage.program, &stage.tail].map(|program| {
-        let reach = stage.reach(program);
+    [&stage.program, &stage.row_end].map(|program| {
+        let scopes = stage.scopes(program);
         let of_parameter =
-            |i: usize| reach[i] == Reach::Parameter && !matches!(program.nodes[i], Node::Constant(_));
+            |i: usize| scopes[i] == Scope::Parameter && !matches!(program.nodes[i], Node::Constant(_));
         let mut read = vec![false; program.nodes.len()];
-        for (node, _) in program.nodes.iter().zip(&reach).filter(|(_, reach)| **reach > Reach::Parameter) {
+        for (node, _) in program.nodes.iter().zip(&scopes).filter(|(_, scope)| **scope > Scope::Parameter) {
             node.operands().for_each(|a| read[a] = true);
         }
         program.outputs.iter().for_each(|o| read[*o] = true);
@@ -47,18 +47,18 @@ fn slots(stage: &Stage) -> [Vec<Option<usize>>; 2] {
     })
 }
 
-struct Writer<'a> {
+struct UpdateKernelWriter<'a> {
     rule: &'a UpdateRule,
     stage: &'a Stage,
-    /// Of the elements' program and of the one at the end of a row.
+    /// Slots of the elementwise program and of the row-end program.
     slots: [Vec<Option<usize>>; 2],
 }
 
-impl Writer<'_> {
+impl UpdateKernelWriter<'_> {
     fn text(&self, kernel: &str) -> String {
         let mut text = String::from("#include \"optimizer.cuh\"\n\nnamespace {\n\nstruct Rule {\n");
         self.constants(&mut text);
-        text += "\n  __device__ static void numbers(const Numbers& n, float* u) {\n";
+        text += "\n  __device__ static void scalars(const RuleScalars& n, float* u) {\n";
         for (program, slots) in self.programs() {
             text += "    {\n";
             self.numbers(&mut text, program, slots);
@@ -81,35 +81,35 @@ impl Writer<'_> {
                 }
                 Target::Weight => "w".into(),
                 Target::Moment(k) => format!("m[{k}]"),
-                Target::Memory(_) | Target::Kept => continue,
+                Target::SharedScalar(_) | Target::ParamScalar => continue,
             };
             let _ = writeln!(text, "    y.{place} = {value};");
         }
         text += "  }\n\n  __device__ __forceinline__ static void end_row(const float* u, const In& x, float* totals) {\n";
-        self.statements(&mut text, &self.stage.tail, &self.slots[1]);
-        for (k, node) in self.stage.tail.outputs.iter().enumerate() {
-            let value = self.name(&self.stage.tail, &self.slots[1], *node);
+        self.statements(&mut text, &self.stage.row_end, &self.slots[1]);
+        for (k, node) in self.stage.row_end.outputs.iter().enumerate() {
+            let value = self.name(&self.stage.row_end, &self.slots[1], *node);
             let _ = writeln!(text, "    totals[{}] += {value};", totals + k);
         }
         let _ = write!(
             text,
-            "  }}\n}};\n\n}}  // namespace\n\nKERNEL {kernel}(Parameters table, Update to) {{ stage<Rule>(table, to); }}\n"
+            "  }}\n}};\n\n}}  // namespace\n\nKERNEL {kernel}(ParameterTable table, UpdateArgs args) {{ stage<Rule>(table, args); }}\n"
         );
         text
     }
 
     fn programs(&self) -> [(&Program, &[Option<usize>]); 2] {
-        [(&self.stage.program, &self.slots[0]), (&self.stage.tail, &self.slots[1])]
+        [(&self.stage.program, &self.slots[0]), (&self.stage.row_end, &self.slots[1])]
     }
 
-    /// What the loops need to know.
+    /// Compile-time constants of the loops.
     fn constants(&self, text: &mut String) {
         let stage = self.stage;
         let ids = |want: &dyn Fn(&Target) -> Option<usize>| {
             stage.targets.iter().filter_map(want).collect::<Vec<_>>()
         };
         let mut totals = ids(&|t| if let Target::Sum(k) = t { Some(*k) } else { None });
-        totals.extend(&stage.tails);
+        totals.extend(&stage.row_end_sums);
         let rows = ids(&|t| if let Target::RowSum(k) = t { Some(*k) } else { None });
         let (mut elements, mut sums, mut element_rows, mut end_rows) = (0u32, 0u32, 0u32, 0u32);
         for symbol in stage.reads(&stage.program) {
@@ -122,7 +122,7 @@ impl Writer<'_> {
                 _ => {}
             }
         }
-        for symbol in stage.reads(&stage.tail) {
+        for symbol in stage.reads(&stage.row_end) {
             match symbol {
                 Symbol::Sum(k) => sums |= 1 << k,
                 Symbol::RowSum(k) if !rows.contains(&k) => end_rows |= 1 << k,
@@ -131,60 +131,60 @@ impl Writer<'_> {
         }
         let slot = |target: Target| {
             let at = stage.targets.iter().position(|t| *t == target);
-            at.map(|i| self.slots[0][stage.program.outputs[i]].expect("a number of the parameter"))
+            at.map(|i| self.slots[0][stage.program.outputs[i]].expect("a scalar of the parameter"))
         };
         let memory: Vec<usize> = (0..self.rule.state_spec().shared_scalars.len())
-            .filter_map(|k| slot(Target::Memory(k)))
+            .filter_map(|k| slot(Target::SharedScalar(k)))
             .collect();
         let numbers = self.slots.iter().flatten().flatten().count();
         let factored = self.rule.state_spec().factored.is_some();
         let _ = write!(
             text,
-            "  static constexpr int kNumbers = {numbers}, kSums = {}, kRows = {}, kTotals = {}, kOfRows = {}, kRowSums = {};\n  \
+            "  static constexpr int kScalars = {numbers}, kSums = {}, kRows = {}, kTotals = {}, kOfRows = {}, kRowSums = {};\n  \
              static constexpr unsigned kReads = {elements}, kReadSums = {sums};\n  \
              static constexpr unsigned kReadRows = {element_rows}, kEndReadsRows = {end_rows};\n  \
-             static constexpr int kWrites = {}, kMemory = {}, kKept = {};\n  \
+             static constexpr int kWrites = {}, kSharedScalars = {}, kParamScalar = {};\n  \
              static constexpr bool kFactored = {factored};\n",
             self.rule.sums(),
             self.rule.row_sums(),
             totals.len(),
-            stage.tails.len(),
+            stage.row_end_sums.len(),
             rows.len(),
             if stage.is_last() { self.rule.state_spec().moments.len() as i32 } else { -1 },
             memory.len(),
-            slot(Target::Kept).map_or(-1, |k| k as i32),
+            slot(Target::ParamScalar).map_or(-1, |k| k as i32),
         );
-        for (name, ids) in [("total", totals), ("row_sum", rows), ("memory", memory)] {
+        for (name, ids) in [("total", totals), ("row_sum", rows), ("shared_scalar", memory)] {
             let choice: String =
                 ids.iter().enumerate().map(|(k, id)| format!("k == {k} ? {id} : ")).collect();
             let _ = writeln!(text, "  __device__ static constexpr int {name}(int k) {{ return {choice}0; }}");
         }
     }
 
-    /// The numbers of the parameter, in double.
+    /// Per-parameter values, in double.
     fn numbers(&self, text: &mut String, program: &Program, slots: &[Option<usize>]) {
-        let reach = self.stage.reach(program);
+        let scopes = self.stage.scopes(program);
         let name = |i: usize| match program.nodes[i] {
             Node::Constant(bits) => double(f64::from_bits(bits)),
             _ => format!("d{i}"),
         };
-        for (i, node) in program.nodes.iter().enumerate().filter(|(i, _)| reach[*i] == Reach::Parameter) {
+        for (i, node) in program.nodes.iter().enumerate().filter(|(i, _)| scopes[*i] == Scope::Parameter) {
             let value = match node {
                 Node::Constant(_) => continue,
                 Node::Input(k) => match self.stage.symbols[*k] {
-                    Symbol::Updates => "n.updates".into(),
-                    Symbol::Rate => "n.rate".into(),
-                    Symbol::BaseRate => "n.base_rate".into(),
-                    Symbol::Decay => "n.decay".into(),
-                    Symbol::Norm => "n.norm".into(),
-                    Symbol::Elements => "n.elements".into(),
+                    Symbol::Step => "n.step".into(),
+                    Symbol::Lr => "n.lr".into(),
+                    Symbol::BaseLr => "n.base_lr".into(),
+                    Symbol::WeightDecay => "n.weight_decay".into(),
+                    Symbol::GradNorm => "n.grad_norm".into(),
+                    Symbol::Numel => "n.numel".into(),
                     Symbol::RowLength => "n.row_length".into(),
-                    Symbol::Axes => "n.axes".into(),
-                    Symbol::Kept => "n.kept".into(),
+                    Symbol::Ndim => "n.ndim".into(),
+                    Symbol::ParamScalar => "n.param_scalar".into(),
                     Symbol::IsFactored => "n.is_factored".into(),
-                    Symbol::Memory(k) => format!("n.memory[{k}]"),
+                    Symbol::SharedScalar(k) => format!("n.shared_scalars[{k}]"),
                     Symbol::Sum(k) => format!("n.sums[{k}]"),
-                    _ => unreachable!("these reach over rows or elements"),
+                    _ => unreachable!("not a scalar of the parameter"),
                 },
                 node => in_double(&formula(node, name)),
             };
@@ -197,10 +197,10 @@ impl Writer<'_> {
         }
     }
 
-    /// What is computed for each element or row.
+    /// Statements per element or row.
     fn statements(&self, text: &mut String, program: &Program, slots: &[Option<usize>]) {
-        let reach = self.stage.reach(program);
-        for (i, node) in program.nodes.iter().enumerate().filter(|(i, _)| reach[*i] > Reach::Parameter) {
+        let scopes = self.stage.scopes(program);
+        for (i, node) in program.nodes.iter().enumerate().filter(|(i, _)| scopes[*i] > Scope::Parameter) {
             if !matches!(node, Node::Input(_)) {
                 let value = formula(node, |a| self.name(program, slots, a));
                 let _ = writeln!(text, "    const float v{i} = {value};");
@@ -208,7 +208,7 @@ impl Writer<'_> {
         }
     }
 
-    /// A node as an operand of what is computed for each element or row.
+    /// Operand expression of a node in per-element or per-row code.
     fn name(&self, program: &Program, slots: &[Option<usize>], i: usize) -> String {
         if let Some(slot) = slots[i] {
             return format!("u[{slot}]");
@@ -221,14 +221,14 @@ impl Writer<'_> {
                 Symbol::Moment(k) => format!("x.m[{k}]"),
                 Symbol::Factored => "x.factored".into(),
                 Symbol::RowSum(k) => format!("x.r[{k}]"),
-                _ => unreachable!("the others are numbers of the parameter"),
+                _ => unreachable!("scalars of the parameter have slots"),
             },
             _ => format!("v{i}"),
         }
     }
 }
 
-/// The formula of a float as one of a double: functions lose the `f` at their ends, literals theirs.
+/// Converts a float expression to double: removes the `f` suffix of functions and literals.
 fn in_double(formula: &str) -> String {
     let mut text = formula.replace("1.0f : 0.0f", "1.0 : 0.0");
     for f in ["fabs", "exp", "expm1", "log", "sqrt", "tanh", "erf", "pow", "floor"] {

@@ -1,26 +1,26 @@
-//! What an expression is written with: numbers that remember how they came about.
+//! Symbolic values, which record the expression that computes them.
 use super::graph::{Binary, Graph, Unary};
 use std::cell::RefCell;
 use std::ops::{Add, Div, Mul, Neg, Sub};
 
-/// A number of an expression that is being written; see [`super::expression`]. It is copied like any number, and works with
-/// `+ - * /` and `f64`.
+/// Symbolic value of an expression under construction; see [`super::expression`]. It is `Copy` and supports `+ - * /` with other values
+/// and with `f64`.
 #[derive(Clone, Copy)]
 pub struct Value<'g> {
     pub(super) graph: &'g RefCell<Graph>,
     pub(super) node: usize,
 }
 
-/// What stands beside a [`Value`] in an expression: another one, or an `f64`.
+/// Operand of a [`Value`]'s methods: another value, or an `f64`.
 pub trait Operand<'g> {
-    /// Its number among the nodes of a graph.
+    /// Index of the operand's node in the graph.
     #[doc(hidden)]
     fn node(self, like: Value<'g>) -> usize;
 }
 
 impl<'g> Operand<'g> for Value<'g> {
     fn node(self, like: Value<'g>) -> usize {
-        debug_assert!(std::ptr::eq(self.graph, like.graph), "a value of one expression within another");
+        debug_assert!(std::ptr::eq(self.graph, like.graph), "the value belongs to another expression");
         self.node
     }
 }
@@ -45,45 +45,44 @@ impl<'g> Value<'g> {
         self.with(self.graph.borrow_mut().binary(f, self.node, other))
     }
 
-    /// The larger of both, NaN if either is; a tie gives half of the gradient to each.
+    /// Maximum; NaN if either value is NaN. At a tie each operand gets half of the gradient.
     pub fn max(self, other: impl Operand<'g>) -> Value<'g> {
         self.binary(Binary::Max, other)
     }
 
-    /// The smaller of both, NaN if either is; a tie gives half of the gradient to each.
+    /// Minimum; NaN if either value is NaN. At a tie each operand gets half of the gradient.
     pub fn min(self, other: impl Operand<'g>) -> Value<'g> {
         self.binary(Binary::Min, other)
     }
 
-    /// To a power; the base is positive where the exponent needs a gradient.
+    /// `self` to the power `exponent`. The gradient of the exponent requires a positive base.
     pub fn pow(self, exponent: impl Operand<'g>) -> Value<'g> {
         self.binary(Binary::Pow, exponent)
     }
 
-    /// 1 where `self > other`, else 0; carries no gradient.
+    /// 1 where `self > other`, else 0. Has no gradient.
     pub fn greater(self, other: impl Operand<'g>) -> Value<'g> {
         self.binary(Binary::Greater, other)
     }
 
-    /// 1 where `self < other`, else 0; carries no gradient.
+    /// 1 where `self < other`, else 0. Has no gradient.
     pub fn less(self, other: impl Operand<'g>) -> Value<'g> {
         let other = other.node(self);
         self.with(self.graph.borrow_mut().binary(Binary::Greater, other, self.node))
     }
 
-    /// 1 where both are equal, else 0; carries no gradient.
+    /// 1 where both are equal, else 0. Has no gradient.
     pub fn equal(self, other: impl Operand<'g>) -> Value<'g> {
         self.binary(Binary::Equal, other)
     }
 
-    /// `yes` where `self`, a comparison, is not 0, else `no`. The branch that is not taken gets a gradient of 0, even where it is
-    /// infinite.
+    /// `yes` where `self` is non-zero, else `no`. The gradient of the branch not selected is 0, even where its value is infinite.
     pub fn select(self, yes: impl Operand<'g>, no: impl Operand<'g>) -> Value<'g> {
         let (yes, no) = (yes.node(self), no.node(self));
         self.with(self.graph.borrow_mut().select(self.node, yes, no))
     }
 
-    /// Limited to `low..=high`; the gradient passes inside and at the bounds.
+    /// Clamps to `low..=high`. The gradient is 1 inside and at the bounds, 0 outside.
     pub fn clamp(self, low: f64, high: f64) -> Value<'g> {
         self.less(low).select(low, self.greater(high).select(high, self))
     }
@@ -109,7 +108,7 @@ impl<'g> Value<'g> {
     }
 }
 
-/// Functions of one number as methods, and as free functions that read as formulas do.
+/// Unary functions, as methods and as free functions.
 macro_rules! functions {
     ($($(#[$doc:meta])* $name:ident = $function:ident;)*) => {
         impl<'g> Value<'g> {
@@ -123,27 +122,27 @@ macro_rules! functions {
     };
 }
 functions! {
-    /// The absolute value; its gradient at 0 is 0.
+    /// Absolute value; the gradient at 0 is 0.
     abs = Abs;
     /// `e^x`
     exp = Exp;
-    /// `e^x - 1`, precise near 0.
+    /// `e^x - 1`, accurate near 0.
     exp_m1 = ExpM1;
-    /// The natural logarithm.
+    /// Natural logarithm.
     ln = Ln;
-    /// The square root.
+    /// Square root.
     sqrt = Sqrt;
-    /// The hyperbolic tangent.
+    /// Hyperbolic tangent.
     tanh = Tanh;
     /// `1 / (1 + e^-x)`
     sigmoid = Sigmoid;
     /// `ln(1 + e^x)`, without overflow.
     softplus = Softplus;
-    /// The error function.
+    /// Error function.
     erf = Erf;
-    /// `max(x, 0)`; its gradient at 0 is 0.
+    /// `max(x, 0)`; the gradient at 0 is 0.
     relu = Relu;
-    /// The largest whole number that is not above; carries no gradient.
+    /// Largest integer not above `x`. Has no gradient.
     floor = Floor;
 }
 

@@ -1,12 +1,12 @@
-//! Activations as operations.
+//! Activation functions as operations.
 use super::gpu::OnGpu;
-use crate::autograd::is_recorded;
+use crate::autograd::is_tracked;
 use crate::cpu::activation::{SELU_ALPHA, SELU_SCALE};
 use crate::fuse::{Expression, expression};
 use crate::{Activation, Result, Tensor, cpu, cuda};
 
 impl Tensor {
-    /// `activation(x)`, elementwise; any shape. f32, f64.
+    /// `activation(x)`, elementwise; any shape. f32, f16, bf16; f64 on the CPU.
     pub fn activate(&self, activation: Activation) -> Result<Tensor> {
         if activation == Activation::Identity {
             return Ok(self.clone());
@@ -16,23 +16,23 @@ impl Tensor {
         }
         let y = match OnGpu::of("activate", &[("x", self)])? {
             Some(on) => on.build(*self.shape(), self.dtype(), |y| {
-                cuda::activation::forward(&on.gpu, activation, self.held().slice(), y)
+                cuda::activation::forward(&on.gpu, activation, self.device_view().slice(), y)
             }),
             None => dispatch_real!("activate", [("x", self)], T => {
                 let x = self.read::<T>()?;
                 Tensor::build(*self.shape(), |y: &mut [T]| cpu::activation::forward(activation, &x, y))
             }),
         }?;
-        // ReLU's slope can be read off its output, which the next operation keeps anyway.
-        let kept = if activation == Activation::Relu { y.clone() } else { self.clone() };
-        Ok(y.recorded_composed("activate", &[self], || {
-            move |grad: Tensor, _: &[bool]| Ok(vec![Some(kept.slope(activation, &grad)?)])
+        // ReLU's derivative follows from its output, which the next operation saves anyway.
+        let saved = if activation == Activation::Relu { y.clone() } else { self.clone() };
+        Ok(y.with_composed_backward("activate", &[self], || {
+            move |grad: Tensor, _: &[bool]| Ok(vec![Some(saved.activation_gradient(activation, &grad)?)])
         }))
     }
 
-    /// `dy f'(x)`, the gradient of an activation for this x, or for ReLU its output.
-    pub(super) fn slope(&self, activation: Activation, dy: &Tensor) -> Result<Tensor> {
-        if is_recorded(&[self, dy]) {
+    /// `dy f'(x)`, the gradient of an activation's input. `self` is x, or for ReLU the output.
+    pub(super) fn activation_gradient(&self, activation: Activation, dy: &Tensor) -> Result<Tensor> {
+        if is_tracked(&[self, dy]) {
             return match activation {
                 Activation::Relu => dy.mul(&self.detach().greater(0.0)?),
                 _ => expression_of(activation).gradient(0).apply(&[self, dy]),
@@ -40,7 +40,13 @@ impl Tensor {
         }
         match OnGpu::of("activate", &[("x", self), ("grad", dy)])? {
             Some(on) => on.build(*self.shape(), self.dtype(), |dx| {
-                cuda::activation::backward(&on.gpu, activation, self.held().slice(), dy.held().slice(), dx)
+                cuda::activation::backward(
+                    &on.gpu,
+                    activation,
+                    self.device_view().slice(),
+                    dy.device_view().slice(),
+                    dx,
+                )
             }),
             None => dispatch_real!("activate", [("x", self)], T => {
                 let (x, dy) = (self.read::<T>()?, dy.read::<T>()?);
@@ -80,7 +86,7 @@ impl Tensor {
     }
 }
 
-/// An activation as an expression, which can be differentiated as often as one likes. Slopes at kinks are those of the kernels.
+/// An activation as an expression, which has derivatives of any order. Subgradients at kinks equal those of the kernels.
 fn expression_of(activation: Activation) -> Expression {
     match activation {
         Activation::Identity => expression(|[x]| x),
@@ -102,7 +108,9 @@ fn expression_of(activation: Activation) -> Expression {
         Activation::Sigmoid => expression(|[x]| x.sigmoid()),
         Activation::Mish => expression(|[x]| x * x.softplus().tanh()),
         Activation::Tanh => expression(|[x]| x.tanh()),
-        Activation::LeakyRelu(slope) => expression(|[x]| x.greater(0.0).select(x, slope * x)),
+        Activation::LeakyRelu(negative_slope) => {
+            expression(|[x]| x.greater(0.0).select(x, negative_slope * x))
+        }
         Activation::Elu(alpha) => expression(|[x]| x.greater(0.0).select(x, alpha * x.exp_m1())),
         Activation::Softplus => expression(|[x]| x.softplus()),
         Activation::Selu => expression(|[x]| SELU_SCALE * x.greater(0.0).select(x, SELU_ALPHA * x.exp_m1())),

@@ -1,34 +1,34 @@
-//! Pooling to a given size: adaptive pooling, and global pooling to one pixel. Window `i` of `out` over `in` elements covers
+//! Adaptive pooling to a given size, and global pooling. Window `i` of `out` over `in` elements covers
 //! `floor(i * in / out) .. ceil((i + 1) * in / out)`.
 use super::gpu::OnGpu;
-use crate::autograd::is_recorded;
+use crate::autograd::is_tracked;
 use crate::cpu::adaptive_pool::{AdaptivePool, amax_backward};
 use crate::resampling::Resampling;
 use crate::{DType, Error, Result, Tensor, cuda};
 
-/// How a whole feature map becomes one vector; timm's names in brackets.
+/// Global pooling type; timm's names in parentheses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GlobalPool {
     /// Mean (`avg`, `fastavg`).
     Avg,
-    /// Maximum; the first among equals gets the gradient (`max`).
+    /// Maximum; of equal maxima the first gets the gradient (`max`).
     Max,
-    /// The mean of both (`avgmax`).
+    /// Mean of `Avg` and `Max` (`avgmax`).
     AvgMax,
-    /// Mean and maximum one after the other: twice the channels (`catavgmax`).
+    /// Concatenation of `Avg` and `Max`: twice the channels (`catavgmax`).
     CatAvgMax,
-    /// Maximum; equals share the gradient evenly (`fastmax`).
+    /// Maximum; the gradient is divided evenly among equal maxima (`fastmax`).
     FastMax,
-    /// The mean of `Avg` and `FastMax` (`fastavgmax`).
+    /// Mean of `Avg` and `FastMax` (`fastavgmax`).
     FastAvgMax,
-    /// `Avg` and `FastMax` one after the other (`fastcatavgmax`).
+    /// Concatenation of `Avg` and `FastMax` (`fastcatavgmax`).
     FastCatAvgMax,
 }
 
 impl std::str::FromStr for GlobalPool {
     type Err = String;
 
-    /// By timm's name.
+    /// Parses timm's name.
     fn from_str(name: &str) -> std::result::Result<GlobalPool, String> {
         Ok(match name {
             "avg" | "fastavg" => GlobalPool::Avg,
@@ -40,7 +40,7 @@ impl std::str::FromStr for GlobalPool {
             "fastcatavgmax" => GlobalPool::FastCatAvgMax,
             _ => {
                 return Err(format!(
-                    "there is no global pooling {name:?}; there are avg, max, avgmax, catavgmax and these with fast in front"
+                    "unknown global pooling {name:?}; choose avg, max, avgmax, catavgmax, fastavg, fastmax, fastavgmax or fastcatavgmax"
                 ));
             }
         })
@@ -48,7 +48,7 @@ impl std::str::FromStr for GlobalPool {
 }
 
 impl Tensor {
-    /// The means of `out` windows of images `[n, h, w, c]`: `[n, out[0], out[1], c]`.
+    /// Adaptive average pooling of images `[n, h, w, c]` to `[n, out[0], out[1], c]`. f32, f16, bf16; f64 on the CPU.
     pub fn adaptive_avg_pool2d(&self, out: [usize; 2]) -> Result<Tensor> {
         const OP: &str = "adaptive_avg_pool2d";
         let operands = [("x", self)];
@@ -57,39 +57,39 @@ impl Tensor {
         };
         let pool = self.adaptive_pool(OP, out)?;
         let y = on.build([pool.n, out[0], out[1], pool.c], self.dtype(), |y| {
-            cuda::adaptive_pool::avg_forward(&on.gpu, &pool, self.held().slice(), y)
+            cuda::adaptive_pool::avg_forward(&on.gpu, &pool, self.device_view().slice(), y)
         })?;
-        Ok(y.recorded_composed(OP, &[self], || {
-            move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.adaptive_avg_pool2d_back(pool)?)])
+        Ok(y.with_composed_backward(OP, &[self], || {
+            move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.adaptive_avg_pool2d_backward(pool)?)])
         }))
     }
 
     /// The gradient of [`Tensor::adaptive_avg_pool2d`] on a GPU.
-    fn adaptive_avg_pool2d_back(&self, pool: AdaptivePool) -> Result<Tensor> {
+    fn adaptive_avg_pool2d_backward(&self, pool: AdaptivePool) -> Result<Tensor> {
         const OP: &str = "adaptive_avg_pool2d";
         let operands = [("grad", self)];
-        let on = OnGpu::back(OP, &operands)?;
+        let on = OnGpu::for_backward(OP, &operands)?;
         let dx = on.build([pool.n, pool.size[0], pool.size[1], pool.c], self.dtype(), |dx| {
-            cuda::adaptive_pool::avg_backward(&on.gpu, &pool, self.held().slice(), dx)
+            cuda::adaptive_pool::avg_backward(&on.gpu, &pool, self.device_view().slice(), dx)
         })?;
-        Ok(dx.recorded_composed(OP, &[self], || {
+        Ok(dx.with_composed_backward(OP, &[self], || {
             move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.adaptive_avg_pool2d(pool.out)?)])
         }))
     }
 
-    /// The maxima of `out` windows of images `[n, h, w, c]`: `[n, out[0], out[1], c]`; the first among equals gets the
-    /// gradient, NaN wins.
+    /// Adaptive max pooling of images `[n, h, w, c]` to `[n, out[0], out[1], c]`. Of equal maxima the first gets the gradient; NaN
+    /// propagates. f32, f16, bf16; f64 on the CPU.
     pub fn adaptive_max_pool2d(&self, out: [usize; 2]) -> Result<Tensor> {
         const OP: &str = "adaptive_max_pool2d";
         let pool = self.adaptive_pool(OP, out)?;
         if let Some(on) = OnGpu::of(OP, &[("x", self)])? {
-            return self.adaptive_max_pool2d_on(&on, pool);
+            return self.adaptive_max_pool2d_gpu(&on, pool);
         }
         if self.is_half_on_cpu() {
             return self.widened()?.adaptive_max_pool2d(out)?.rounded_as(self);
         }
         if pool.size[0] * pool.size[1] >= 1 << 24 {
-            return Err(Error::shape(OP, &[("x", self)], "an image has less than 2^24 pixels"));
+            return Err(Error::shape(OP, &[("x", self)], "an image must have less than 2^24 pixels"));
         }
         dispatch_real!(OP, [("x", self)], T => {
             let shape = [pool.n, out[0], out[1], pool.c];
@@ -98,11 +98,11 @@ impl Tensor {
                 let x = self.read::<T>()?;
                 Tensor::build(shape, |y: &mut [T]| pool.max_forward(&x, y, &mut pixel))?
             };
-            Ok(y.recorded_composed(OP, &[self], || {
+            Ok(y.with_composed_backward(OP, &[self], || {
                 let from = *self.shape();
                 move |grad: Tensor, _: &[bool]| {
-                    if is_recorded(&[&grad]) {
-                        return Ok(vec![Some(to_chosen(&pool, &pixel, &grad)?)]);
+                    if is_tracked(&[&grad]) {
+                        return Ok(vec![Some(scatter_to_argmax(&pool, &pixel, &grad)?)]);
                     }
                     let dy = grad.read::<T>()?;
                     Ok(vec![Some(Tensor::build(from, |dx: &mut [T]| pool.max_backward(&dy, &pixel, dx))?)])
@@ -111,25 +111,31 @@ impl Tensor {
         })
     }
 
-    fn adaptive_max_pool2d_on(&self, on: &OnGpu, pool: AdaptivePool) -> Result<Tensor> {
+    fn adaptive_max_pool2d_gpu(&self, on: &OnGpu, pool: AdaptivePool) -> Result<Tensor> {
         const OP: &str = "adaptive_max_pool2d";
         let shape = [pool.n, pool.out[0], pool.out[1], pool.c];
-        // The number of a pixel takes the room of a float.
-        let chosen = on.room(shape, DType::F32)?;
+        // The index of the pixel as the bits of an f32.
+        let argmax = on.empty(shape, DType::F32)?;
         let y = on.build(shape, self.dtype(), |y| {
-            cuda::adaptive_pool::max_forward(&on.gpu, &pool, self.held().slice(), y, chosen.held().slice())
+            cuda::adaptive_pool::max_forward(
+                &on.gpu,
+                &pool,
+                self.device_view().slice(),
+                y,
+                argmax.device_view().slice(),
+            )
         })?;
-        Ok(y.recorded_composed(OP, &[self], || {
+        Ok(y.with_composed_backward(OP, &[self], || {
             let from = *self.shape();
             move |grad: Tensor, _: &[bool]| {
-                if is_recorded(&[&grad]) {
-                    let pixel: Vec<u32> = chosen.read::<f32>()?.iter().map(|n| n.to_bits()).collect();
-                    return Ok(vec![Some(to_chosen(&pool, &pixel, &grad)?)]);
+                if is_tracked(&[&grad]) {
+                    let pixel: Vec<u32> = argmax.read::<f32>()?.iter().map(|n| n.to_bits()).collect();
+                    return Ok(vec![Some(scatter_to_argmax(&pool, &pixel, &grad)?)]);
                 }
                 let operands = [("grad", &grad)];
-                let on = OnGpu::back(OP, &operands)?;
+                let on = OnGpu::for_backward(OP, &operands)?;
                 let dx = on.build(from, grad.dtype(), |dx| {
-                    let (dy, chosen) = (grad.held(), chosen.held());
+                    let (dy, chosen) = (grad.device_view(), argmax.device_view());
                     cuda::adaptive_pool::max_backward(&on.gpu, &pool, dy.slice(), chosen.slice(), dx)
                 })?;
                 Ok(vec![Some(dx)])
@@ -143,48 +149,50 @@ impl Tensor {
                 Ok(AdaptivePool { n, size: [h, w], out, c })
             }
             _ => {
-                let why = format!("needs images [n, h, w, c] with pixels, and a size with pixels: {out:?}");
+                let why = format!(
+                    "needs non-empty images [n, h, w, c] and an output size of at least 1x1, not {out:?}"
+                );
                 Err(Error::shape(op, &[("x", self)], why))
             }
         }
     }
 
-    /// One vector an image: `[n, h, w, c]` to `[n, c]`, or `[n, 2c]` for the kinds that concatenate.
+    /// Global pooling: `[n, h, w, c]` to `[n, c]`, or `[n, 2c]` for the types that concatenate. f32, f16, bf16; f64 on the CPU.
     pub fn global_pool(&self, kind: GlobalPool) -> Result<Tensor> {
         let vector = |y: Tensor| y.flatten(1);
         let avg = || vector(self.adaptive_avg_pool2d([1, 1])?);
         let max = || vector(self.adaptive_max_pool2d([1, 1])?);
-        let shared = || self.shared_global_max();
+        let fast_max = || self.global_amax();
         match kind {
             GlobalPool::Avg => avg(),
             GlobalPool::Max => max(),
-            GlobalPool::FastMax => shared(),
+            GlobalPool::FastMax => fast_max(),
             GlobalPool::AvgMax => avg()?.add(&max()?)?.mul_scalar(0.5),
-            GlobalPool::FastAvgMax => avg()?.add(&shared()?)?.mul_scalar(0.5),
+            GlobalPool::FastAvgMax => avg()?.add(&fast_max()?)?.mul_scalar(0.5),
             GlobalPool::CatAvgMax => Tensor::concat(&[&avg()?, &max()?], 1),
-            GlobalPool::FastCatAvgMax => Tensor::concat(&[&avg()?, &shared()?], 1),
+            GlobalPool::FastCatAvgMax => Tensor::concat(&[&avg()?, &fast_max()?], 1),
         }
     }
 
-    /// The maximum of each image, `[n, c]`, whose gradient equal pixels share.
-    fn shared_global_max(&self) -> Result<Tensor> {
+    /// The maximum of each image, `[n, c]`; the gradient is divided evenly among equal maxima, as in PyTorch's `amax`.
+    fn global_amax(&self) -> Result<Tensor> {
         if self.is_half_on_cpu() {
-            return self.widened()?.shared_global_max()?.rounded_as(self);
+            return self.widened()?.global_amax()?.rounded_as(self);
         }
         let y = self.detach().adaptive_max_pool2d([1, 1])?.flatten(1)?;
-        Ok(y.clone().recorded_composed("global_pool", &[self], || {
+        Ok(y.clone().with_composed_backward("global_pool", &[self], || {
             let x = self.detach();
             move |grad: Tensor, _: &[bool]| {
                 let (n, c) = (grad.dims()[0], grad.dims()[1]);
-                if is_recorded(&[&grad]) {
+                if is_tracked(&[&grad]) {
                     let largest = x.equal(&y.reshape([n, 1, 1, c])?)?;
-                    let share = grad.reshape([n, 1, 1, c])?.div(&largest.sum(&[1, 2], true)?)?;
-                    return Ok(vec![Some(largest.mul(&share)?)]);
+                    let each = grad.reshape([n, 1, 1, c])?.div(&largest.sum(&[1, 2], true)?)?;
+                    return Ok(vec![Some(largest.mul(&each)?)]);
                 }
                 let dx = match OnGpu::of("global_pool", &[("x", &x), ("grad", &grad)])? {
                     Some(on) => on.build(*x.shape(), x.dtype(), |dx| {
-                        let held = [&x, &y, &grad].map(Tensor::held);
-                        let [x, y, dy] = held.each_ref().map(|t| t.slice());
+                        let views = [&x, &y, &grad].map(Tensor::device_view);
+                        let [x, y, dy] = views.each_ref().map(|t| t.slice());
                         cuda::adaptive_pool::amax_backward(&on.gpu, c, x, y, dy, dx)
                     }),
                     None => dispatch_real!("global_pool", [("x", &x)], T => {
@@ -198,11 +206,11 @@ impl Tensor {
     }
 }
 
-/// The gradient of [`Tensor::adaptive_max_pool2d`] as operations: each window's goes to the pixel that it chose.
-fn to_chosen(pool: &AdaptivePool, pixel: &[u32], dy: &Tensor) -> Result<Tensor> {
+/// The gradient of [`Tensor::adaptive_max_pool2d`] as operations: adds each window's gradient to the pixel of its maximum.
+fn scatter_to_argmax(pool: &AdaptivePool, pixel: &[u32], dy: &Tensor) -> Result<Tensor> {
     let AdaptivePool { n, size: [h, w], out, c } = *pool;
     let windows = [n, out[0] * out[1], c];
     let pixel = pixel.iter().map(|p| i64::from(*p)).collect();
     let pixel = Tensor::from_vec(pixel, windows)?.to_device(&dy.device())?;
-    dy.reshape(windows)?.scattered(1, &pixel, [n, h * w, c].into())?.reshape([n, h, w, c])
+    dy.reshape(windows)?.scatter_add(1, &pixel, [n, h * w, c].into())?.reshape([n, h, w, c])
 }

@@ -1,23 +1,23 @@
 //! Scaled dot-product attention (Vaswani et al., 2017).
 use crate::{DType, Error, Result, Tensor};
 
-/// Which keys a query may see.
+/// Attention mask.
 #[derive(Clone, Copy, Debug, Default)]
 pub enum AttentionMask<'a> {
-    /// All of them.
+    /// Every query attends to all keys.
     #[default]
     None,
-    /// Those at or before the query's own position.
+    /// A query attends to the keys at or before its own position.
     Causal,
-    /// Those where a `[…, queries, keys]` tensor of u8 is not 0.
-    Keep(&'a Tensor),
-    /// All, with a float tensor added to the scaled scores.
-    Add(&'a Tensor),
+    /// Boolean mask: a query attends where this u8 tensor `[…, l, s]` is not 0.
+    Bool(&'a Tensor),
+    /// Additive mask: this tensor `[…, l, s]`, of the dtype of q, is added to the scaled scores.
+    Additive(&'a Tensor),
 }
 
 impl Tensor {
-    /// `softmax(q kᵀ * scale + mask) v` for `q [… , l, d]`, `k [… , s, d]`, `v [… , s, e]`; the scale is `1 / sqrt(d)` unless
-    /// given. f32, f64.
+    /// `softmax(q kᵀ * scale + mask) v` for `q [… , l, d]`, `k [… , s, d]`, `v [… , s, e]`; `self` is q, and the scale is `1 / sqrt(d)`
+    /// by default. f32, f16, bf16; f64 on the CPU.
     pub fn attention(
         &self,
         k: &Tensor,
@@ -38,23 +38,23 @@ impl Tensor {
         let scores = match mask {
             AttentionMask::None => scores,
             AttentionMask::Causal => {
-                let keep: Vec<u8> = (0..l * s).map(|i| u8::from(i % s <= i / s)).collect();
-                scores.add(&openness(&Tensor::from_vec(keep, [l, s])?, self)?)?
+                let mask: Vec<u8> = (0..l * s).map(|i| u8::from(i % s <= i / s)).collect();
+                scores.add(&additive_mask(&Tensor::from_vec(mask, [l, s])?, self)?)?
             }
-            AttentionMask::Keep(keep) => scores.add(&openness(keep, self)?)?,
-            AttentionMask::Add(bias) => scores.add(bias)?,
+            AttentionMask::Bool(mask) => scores.add(&additive_mask(mask, self)?)?,
+            AttentionMask::Additive(mask) => scores.add(mask)?,
         };
         scores.softmax(scores.rank() - 1)?.matmul(v)
     }
 }
 
-/// 0 where a key may be seen, minus infinity where not; of the dtype and on the device of `like`.
-fn openness(keep: &Tensor, like: &Tensor) -> Result<Tensor> {
-    if keep.dtype() != DType::U8 {
-        return Err(Error::dtype("attention", &[("mask", keep)], "a mask of u8"));
+/// A boolean mask as an additive one: 0 where it is set, else minus infinity; of the dtype and on the device of `like`.
+fn additive_mask(mask: &Tensor, like: &Tensor) -> Result<Tensor> {
+    if mask.dtype() != DType::U8 {
+        return Err(Error::dtype("attention", &[("mask", mask)], "a boolean mask of u8"));
     }
-    let open = keep.to_vec::<u8>()?.into_iter().map(|m| if m != 0 { 0.0 } else { f64::NEG_INFINITY });
-    Tensor::from_vec(open.collect::<Vec<f64>>(), keep.shape())?
+    let values = mask.to_vec::<u8>()?.into_iter().map(|m| if m != 0 { 0.0 } else { f64::NEG_INFINITY });
+    Tensor::from_vec(values.collect::<Vec<f64>>(), mask.shape())?
         .to_dtype(like.dtype())?
         .to_device(&like.device())
 }

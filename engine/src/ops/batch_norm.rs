@@ -1,30 +1,30 @@
-//! Batch normalisation (Ioffe and Szegedy, 2015), fused with an activation and a residual sum.
+//! Batch normalisation (Ioffe and Szegedy, 2015), fused with a residual addition and an activation.
 mod composed;
 mod fused;
 pub(super) mod gpu;
 
 use super::gpu::{OnGpu, check_parameters};
 use super::half::widened;
-use crate::autograd::is_recorded;
+use crate::autograd::is_tracked;
 use crate::cpu;
 use crate::cpu::batch_norm::{self as kernel, DerivativeOperand};
 use crate::cpu::elementary::Elementary;
 use crate::{Activation, Element, Error, Result, Tensor};
-pub(super) use composed::{Nonlinearity, recorded};
+pub(super) use composed::{Nonlinearity, with_batch_norm_backward};
 
-/// Options and parameters of a batch normalisation over the last axis. Tensors are `[c]`, of the input's
-/// dtype or, on a GPU, all of f32.
+/// Options and parameters of a batch normalisation over the last axis. Tensors are `[c]`, of the input's dtype or, with an f16 or bf16
+/// input, all f32.
 #[derive(Clone, Copy, Default)]
 pub struct BatchNorm<'a> {
-    /// Scale; ones when absent.
+    /// Scale (gamma); ones when absent.
     pub weight: Option<&'a Tensor>,
-    /// Offset; zeros when absent.
+    /// Offset (beta); zeros when absent.
     pub bias: Option<&'a Tensor>,
     /// Running mean and variance: updated in training, used in evaluation.
     pub running: Option<(&'a Tensor, &'a Tensor)>,
-    /// Normalise by the batch's own statistics and update the running ones.
+    /// Training mode: normalise by the batch's statistics and update the running ones.
     pub training: bool,
-    /// Share of the batch in the running statistics: `running = (1 - momentum) * running + momentum * batch`.
+    /// Weight of the batch in the running statistics: `running = (1 - momentum) * running + momentum * batch`.
     pub momentum: f64,
     /// Added to the variance.
     pub eps: f64,
@@ -41,16 +41,17 @@ impl<'a> BatchNorm<'a> {
 }
 
 impl Tensor {
-    /// `(x - mean) / sqrt(var + eps) * weight + bias` over all axes but the last. In training, and in evaluation without
-    /// running statistics, mean and biased variance are the batch's; running variance takes the unbiased one.
+    /// `(x - mean) / sqrt(var + eps) * weight + bias` over all axes but the last, for x `[…, c]`. In training, and in evaluation without
+    /// running statistics, mean and biased variance are the batch's; the running variance is updated with the unbiased one.
+    /// f32, f16, bf16; f64 on the CPU.
     pub fn batch_norm(&self, norm: &BatchNorm) -> Result<Tensor> {
         self.batch_norm_act(norm, Activation::Identity, None)
     }
 
     /// `activation(batch_norm(x) + residual)` as one operation of two passes forward and two backward.
     ///
-    /// Beside x it keeps for the backward pass: nothing without a residual or an activation; one bit an element where a residual comes
-    /// before ReLU or ReLU6; else the residual.
+    /// In addition to x it saves for the backward pass: nothing without a residual or without an activation; one bit per element with a
+    /// residual and ReLU or ReLU6; otherwise the residual.
     pub fn batch_norm_act(
         &self,
         norm: &BatchNorm,
@@ -60,7 +61,7 @@ impl Tensor {
         self.batch_norm_act_of(None, norm, activation, residual)
     }
 
-    /// [`Tensor::batch_norm_act`], by the batch's statistics from `sums`, on a GPU: as `conv2d_with_sums` leaves them.
+    /// [`Tensor::batch_norm_act`], on a GPU with the batch's statistics from the channel `sums` of `conv2d_with_sums`.
     pub(super) fn batch_norm_act_of(
         &self,
         sums: Option<&Tensor>,
@@ -80,14 +81,14 @@ impl Tensor {
             return gpu::forward(&on, (self, sums), c, norm, activation, residual);
         }
         if self.is_half_on_cpu() {
-            return by_way_of_f32(self, norm, activation, residual);
+            return forward_via_f32(self, norm, activation, residual);
         }
         dispatch_real!("batch_norm", [("x", self)], T => forward::<T>(self, c, norm, activation, residual))
     }
 }
 
-/// Of x in half precision on the CPU.
-fn by_way_of_f32(
+/// Batch norm of an f16 or bf16 tensor on the CPU, computed in f32.
+fn forward_via_f32(
     x: &Tensor,
     norm: &BatchNorm,
     activation: Activation,
@@ -102,7 +103,7 @@ fn by_way_of_f32(
         ..*norm
     };
     let y = x.widened()?.batch_norm_act(&wide, activation, residual.as_ref())?;
-    // Widened statistics are copies.
+    // Running statistics in half precision were widened to copies.
     if let (Some((mean, var)), Some((new_mean, new_var))) = (norm.running, &running)
         && norm.training
         && mean.is_half_on_cpu()
@@ -120,25 +121,25 @@ fn forward<T: Elementary>(
     activation: Activation,
     residual: Option<&Tensor>,
 ) -> Result<Tensor> {
-    let of_batch = norm.training || norm.running.is_none();
+    let batch_statistics = norm.training || norm.running.is_none();
     let (mean, var) = match norm.running {
-        Some((mean, var)) if !of_batch => (wide::<T>(mean)?, wide::<T>(var)?),
+        Some((mean, var)) if !batch_statistics => (to_f64::<T>(mean)?, to_f64::<T>(var)?),
         _ => kernel::statistics(&x.read::<T>()?, c),
     };
     if norm.training {
         update_running::<T>(norm, x.numel() / c, &mean, &var)?;
     }
     let inv_std: Vec<f64> = var.iter().map(|v| 1.0 / (v + norm.eps).sqrt()).collect();
-    let weight = norm.weight.map_or_else(|| Ok(vec![1.0; c]), wide::<T>)?;
-    let bias = norm.bias.map_or_else(|| Ok(vec![0.0; c]), wide::<T>)?;
-    let scale = narrow(c, |j| weight[j] * inv_std[j]);
-    let shift = narrow(c, |j| bias[j] - mean[j] * weight[j] * inv_std[j]);
+    let weight = norm.weight.map_or_else(|| Ok(vec![1.0; c]), to_f64::<T>)?;
+    let bias = norm.bias.map_or_else(|| Ok(vec![0.0; c]), to_f64::<T>)?;
+    let scale = from_f64(c, |j| weight[j] * inv_std[j]);
+    let shift = from_f64(c, |j| bias[j] - mean[j] * weight[j] * inv_std[j]);
     let mut inputs = vec![x];
     inputs.extend(norm.weight);
     inputs.extend(norm.bias);
     inputs.extend(residual);
-    // Every byte is written with y.
-    let mask = keeps_mask(activation, residual, &inputs)
+    // The kernel writes every byte of the mask.
+    let mask = saves_mask(activation, residual, &inputs)
         .then(|| Tensor::build([x.numel().div_ceil(8)], |_: &mut [u8]| ()))
         .transpose()?;
     let y = {
@@ -150,14 +151,14 @@ fn forward<T: Elementary>(
         })?
     };
     let make = || {
-        let saved = Saved {
+        let saved = SavedForBackward {
             x: x.detach(),
             residual: residual
                 .filter(|_| mask.is_none() && activation != Activation::Identity)
                 .map(Tensor::detach),
             mask,
             activation,
-            of_batch,
+            batch_statistics,
             mean,
             inv_std,
             weight,
@@ -166,27 +167,33 @@ fn forward<T: Elementary>(
         };
         move |grad: Tensor, wanted| saved.backward(grad, wanted)
     };
-    Ok(recorded(y, "batch_norm", (x, norm, residual), Nonlinearity::BuiltIn(activation), make))
+    Ok(with_batch_norm_backward(
+        y,
+        "batch_norm",
+        (x, norm, residual),
+        Nonlinearity::BuiltIn(activation),
+        make,
+    ))
 }
 
-/// True where forward leaves a bit an element that tells the slope: when that is 0 or 1, and x alone does not tell it.
-fn keeps_mask(activation: Activation, residual: Option<&Tensor>, inputs: &[&Tensor]) -> bool {
-    is_two_valued(activation) && residual.is_some() && is_recorded(inputs)
+/// True when the forward pass saves the activation's derivative as one bit per element: it is 0 or 1, and does not follow from x alone.
+fn saves_mask(activation: Activation, residual: Option<&Tensor>, inputs: &[&Tensor]) -> bool {
+    has_binary_derivative(activation) && residual.is_some() && is_tracked(inputs)
 }
 
-fn is_two_valued(activation: Activation) -> bool {
+fn has_binary_derivative(activation: Activation) -> bool {
     matches!(activation, Activation::Relu | Activation::Relu6)
 }
 
-/// What the backward pass needs; vectors are by channel.
-struct Saved<T> {
+/// Values saved for the backward pass; vectors have an element per channel.
+struct SavedForBackward<T> {
     x: Tensor,
-    /// With a residual and an activation, one of the two: a bit an element that tells the slope, or the residual.
+    /// With a residual and an activation, one of the two: the derivative as one bit per element, or the residual.
     mask: Option<Tensor>,
     residual: Option<Tensor>,
     activation: Activation,
-    /// Mean and variance are the batch's, so that gradients flow through them.
-    of_batch: bool,
+    /// Mean and variance are the batch's, and gradients flow through them.
+    batch_statistics: bool,
     mean: Vec<f64>,
     inv_std: Vec<f64>,
     weight: Vec<f64>,
@@ -194,46 +201,49 @@ struct Saved<T> {
     shift: Vec<T>,
 }
 
-impl<T: Elementary> Saved<T> {
-    /// The gradients of x, weight, bias and residual, of those that are wanted. Overwrites `grad` when nothing else holds it.
+impl<T: Elementary> SavedForBackward<T> {
+    /// The wanted gradients of x, weight, bias and residual. Overwrites `grad` if it has no other owner.
     fn backward(&self, grad: Tensor, wanted: [bool; 4]) -> Result<[Option<Tensor>; 4]> {
         let c = self.scale.len();
         let x = self.x.read::<T>()?;
         let mask = self.mask.as_ref().map(|t| t.read::<u8>()).transpose()?;
         let residual = self.residual.as_ref().map(|t| t.read::<T>()).transpose()?;
-        let slope = match (&mask, &residual) {
+        let derivative = match (&mask, &residual) {
             (Some(mask), _) => DerivativeOperand::Mask(&mask[..]),
             (None, Some(r)) => DerivativeOperand::Residual(&r[..]),
             (None, None) => DerivativeOperand::Input,
         };
         let (scale, shift, activation) = (&self.scale[..], &self.shift[..], self.activation);
-        let pass = kernel::BatchNormBackward { x: &x, scale, shift, activation, derivative: slope };
+        let pass = kernel::BatchNormBackward { x: &x, scale, shift, activation, derivative };
 
-        let mean: Vec<T> = narrow(c, |j| self.mean[j]);
-        // Without an activation d is dy, and the residual's gradient too. Where d is cheap to recompute from x, it is not stored.
+        let mean: Vec<T> = from_f64(c, |j| self.mean[j]);
+        // d is the gradient of the activation's input, and of the residual; dy without an activation. It is not stored where it is cheap
+        // to recompute from x.
         let is_identity = activation == Activation::Identity;
-        let by_input = matches!(slope, DerivativeOperand::Input);
+        let by_input = matches!(derivative, DerivativeOperand::Input);
         let recompute = is_identity || (by_input && activation != Activation::Silu);
-        let (d, (sums, products)) = if recompute {
+        let (d, (sums, dot_sums)) = if recompute {
             let sums = pass.sums(&grad.read::<T>()?, &mean);
             (grad, sums)
         } else {
             in_place::<T, _>(grad, |dy, d| pass.gradient_and_sums(dy, &mean, d))?
         };
 
-        // The batch's own statistics hand the sums of d and of d * (x - mean) on to dx.
+        // With the batch's statistics, dx depends on the sums of d and of d * (x - mean).
         let n = (x.len() / c) as f64;
         let g = |j: usize| self.weight[j] * self.inv_std[j];
-        let through =
-            |j: usize| if self.of_batch { -g(j) * self.inv_std[j].powi(2) * products[j] / n } else { 0.0 };
-        let offset =
-            |j: usize| if self.of_batch { -g(j) * sums[j] / n - through(j) * self.mean[j] } else { 0.0 };
-        let [k1, k2, k3] = [narrow::<T>(c, g), narrow(c, through), narrow(c, offset)];
+        let through = |j: usize| {
+            if self.batch_statistics { -g(j) * self.inv_std[j].powi(2) * dot_sums[j] / n } else { 0.0 }
+        };
+        let offset = |j: usize| {
+            if self.batch_statistics { -g(j) * sums[j] / n - through(j) * self.mean[j] } else { 0.0 }
+        };
+        let [k1, k2, k3] = [from_f64::<T>(c, g), from_f64(c, through), from_f64(c, offset)];
         let k = [&k1[..], &k2[..], &k3[..]];
         let vector = |wanted: bool, f: &dyn Fn(usize) -> f64| {
-            wanted.then(|| Tensor::from_vec(narrow::<T>(c, f), [c])).transpose()
+            wanted.then(|| Tensor::from_vec(from_f64::<T>(c, f), [c])).transpose()
         };
-        let weight = vector(wanted[1], &|j| products[j] * self.inv_std[j])?;
+        let weight = vector(wanted[1], &|j| dot_sums[j] * self.inv_std[j])?;
         let bias = vector(wanted[2], &|j| sums[j])?;
         let residual = wanted[3].then(|| d.clone());
         let dx = wanted[0].then(|| {
@@ -248,7 +258,7 @@ impl<T: Elementary> Saved<T> {
     }
 }
 
-/// `f(dy, out)`: over `grad` itself and with `dy` absent when nothing else holds it, else apart. Returns out and f's result.
+/// Calls `f(dy, out)`: in place on `grad`, with `dy` absent, if it has no other owner, else with a new `out`. Returns out and f's result.
 fn in_place<T: Element, R>(grad: Tensor, f: impl FnOnce(Option<&[T]>, &mut [T]) -> R) -> Result<(Tensor, R)> {
     if grad.is_sole_owner() {
         let result = f(None, &mut grad.write::<T>()?);
@@ -272,15 +282,15 @@ fn update_running<T: Element>(norm: &BatchNorm, rows: usize, mean: &[f64], var: 
     Ok(())
 }
 
-fn wide<T: Element>(t: &Tensor) -> Result<Vec<f64>> {
+fn to_f64<T: Element>(t: &Tensor) -> Result<Vec<f64>> {
     Ok(t.read::<T>()?.iter().map(|v| v.to_f64()).collect())
 }
 
-fn narrow<T: Element>(c: usize, f: impl Fn(usize) -> f64) -> Vec<T> {
+fn from_f64<T: Element>(c: usize, f: impl Fn(usize) -> f64) -> Vec<T> {
     (0..c).map(|j| T::from_f64(f(j))).collect()
 }
 
-/// Checks the operands; the number of channels.
+/// Checks the operands and returns the number of channels.
 pub(super) fn check(x: &Tensor, norm: &BatchNorm, residual: Option<&Tensor>) -> Result<usize> {
     let parameters = norm.operands();
     let mut operands = vec![("x", x)];
@@ -290,20 +300,20 @@ pub(super) fn check(x: &Tensor, norm: &BatchNorm, residual: Option<&Tensor>) -> 
     check_parameters("batch_norm", &operands, &parameters)?;
     let c = x.dims().last().copied().unwrap_or_default();
     if x.rank() < 2 || c == 0 || x.numel() == 0 {
-        return Err(Error::shape("batch_norm", &operands, "x must be [..., c] with at least one row"));
+        return Err(Error::shape("batch_norm", &operands, "x must be [..., c], and not empty"));
     }
     if parameters.iter().any(|(_, t)| t.dims() != [c]) || residual.is_some_and(|r| r.shape() != x.shape()) {
         return Err(Error::shape(
             "batch_norm",
             &operands,
-            format!("parameters and buffers must be [{c}], the residual of x's shape"),
+            format!("parameters and running statistics must be [{c}], and the residual must have x's shape"),
         ));
     }
     if norm.training && x.numel() == c {
         return Err(Error::shape(
             "batch_norm",
             &operands,
-            "training needs more than one value a channel; use a larger batch",
+            "training needs more than one value per channel; use a larger batch",
         ));
     }
     Ok(c)

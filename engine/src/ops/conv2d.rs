@@ -10,13 +10,13 @@ use crate::{ConvShape, DType, Error, Result, Tensor, cpu, cuda};
 /// Options of a convolution; pairs are (vertical, horizontal).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Conv2dOptions {
-    /// Distance between windows.
+    /// Step between windows.
     pub stride: [usize; 2],
     /// Zeros added on each side.
     pub padding: [usize; 2],
-    /// Distance between the taps of a window.
+    /// Spacing between kernel elements.
     pub dilation: [usize; 2],
-    /// Channel groups that are convolved apart.
+    /// Channel groups, convolved independently.
     pub groups: usize,
 }
 
@@ -28,17 +28,17 @@ impl Default for Conv2dOptions {
 
 impl Tensor {
     /// Convolves images `[n, h, w, c]` with a weight `[out, kh, kw, c / groups]` and adds a bias `[out]`; the result is
-    /// `[n, h', w', out]` with `h' = (h + 2p - d(kh-1) - 1) / s + 1`.
+    /// `[n, h', w', out]` with `h' = (h + 2p - d(kh-1) - 1) / s + 1`. All operands have one dtype: f32, f16, bf16, or f64 on the CPU.
     pub fn conv2d(&self, weight: &Tensor, bias: Option<&Tensor>, options: &Conv2dOptions) -> Result<Tensor> {
         let mut operands = vec![("x", self), ("weight", weight)];
         operands.extend(bias.map(|b| ("bias", b)));
         super::same_dtype("conv2d", &operands)?;
         let s = conv_shape(&operands, options)?;
         if let Some(on) = OnGpu::of("conv2d", &operands)? {
-            return self.conv2d_on(&on, weight, bias, s);
+            return self.conv2d_gpu(&on, weight, bias, s);
         }
         if self.dtype() == DType::BF16 && bf16_pairs::supports(&s) {
-            return self.conv2d_of_pairs(weight, bias, s);
+            return self.conv2d_bf16(weight, bias, s);
         }
         if self.is_half_on_cpu() {
             let bias = widened(bias)?;
@@ -51,11 +51,11 @@ impl Tensor {
                 cpu::conv2d::forward(&s, &x, &w, b.as_deref(), y)
             })
         })?;
-        Ok(y.recorded_as_conv2d(self, weight, bias, s))
+        Ok(y.with_conv2d_backward(self, weight, bias, s))
     }
 
-    /// In bf16 by the processor's own instructions.
-    fn conv2d_of_pairs(&self, weight: &Tensor, bias: Option<&Tensor>, s: ConvShape) -> Result<Tensor> {
+    /// On the CPU with its bf16 instructions.
+    fn conv2d_bf16(&self, weight: &Tensor, bias: Option<&Tensor>, s: ConvShape) -> Result<Tensor> {
         let y = {
             let (x, w) = (self.read::<bf16>()?, weight.read::<bf16>()?);
             let b = bias.map(|b| b.read::<bf16>()).transpose()?;
@@ -63,11 +63,11 @@ impl Tensor {
                 bf16_pairs::forward(&s, &x, &w, b.as_deref(), y)
             })?
         };
-        Ok(y.recorded_as_conv2d(self, weight, bias, s))
+        Ok(y.with_conv2d_backward(self, weight, bias, s))
     }
 
-    /// [`Tensor::conv2d`] without a bias and, on a GPU where cuDNN gives them with it, each output channel's sum and the sum of its
-    /// squares: `[2, out]`, in f32.
+    /// [`Tensor::conv2d`] without a bias and, on a GPU where cuDNN computes them in the same kernel, the sum and the sum of squares of
+    /// each output channel: `[2, out]`, in f32.
     pub(super) fn conv2d_with_sums(
         &self,
         weight: &Tensor,
@@ -79,33 +79,33 @@ impl Tensor {
         let Some(on) = OnGpu::of("conv2d", &operands)? else {
             return Ok((self.conv2d(weight, None, options)?, None));
         };
-        let sums = on.room([2, s.c_out], DType::F32)?;
-        let y = on.room([s.n, s.out_h(), s.out_w(), s.c_out], self.dtype())?;
-        let given = {
-            let held = [self, weight, &y, &sums].map(Tensor::held);
-            let [x, w, of_y, of_sums] = held.each_ref().map(|t| t.slice());
-            on.named(cuda::conv2d::forward_fused(&on.gpu, &s, (x, None), w, (of_y, Some(of_sums))))?
+        let sums = on.empty([2, s.c_out], DType::F32)?;
+        let y = on.empty([s.n, s.out_h(), s.out_w(), s.c_out], self.dtype())?;
+        let has_sums = {
+            let views = [self, weight, &y, &sums].map(Tensor::device_view);
+            let [x, w, of_y, of_sums] = views.each_ref().map(|t| t.slice());
+            on.with_op_context(cuda::conv2d::forward_fused(&on.gpu, &s, (x, None), w, (of_y, Some(of_sums))))?
         };
-        match given {
-            true => Ok((y.recorded_as_conv2d(self, weight, None, s), Some(sums))),
-            false => Ok((self.conv2d_on(&on, weight, None, s)?, None)),
+        match has_sums {
+            true => Ok((y.with_conv2d_backward(self, weight, None, s), Some(sums))),
+            false => Ok((self.conv2d_gpu(&on, weight, None, s)?, None)),
         }
     }
 
-    fn conv2d_on(&self, on: &OnGpu, weight: &Tensor, bias: Option<&Tensor>, s: ConvShape) -> Result<Tensor> {
+    fn conv2d_gpu(&self, on: &OnGpu, weight: &Tensor, bias: Option<&Tensor>, s: ConvShape) -> Result<Tensor> {
         let y = on.build([s.n, s.out_h(), s.out_w(), s.c_out], self.dtype(), |y| {
-            let (x, w) = (self.held(), weight.held());
+            let (x, w) = (self.device_view(), weight.device_view());
             cuda::conv2d::forward(&on.gpu, &s, x.slice(), w.slice(), y)?;
             match bias {
-                Some(bias) => cuda::binary::add_to_rows(&on.gpu, y, bias.held().slice()),
+                Some(bias) => cuda::binary::add_to_rows(&on.gpu, y, bias.device_view().slice()),
                 None => Ok(()),
             }
         })?;
-        Ok(y.recorded_as_conv2d(self, weight, bias, s))
+        Ok(y.with_conv2d_backward(self, weight, bias, s))
     }
 }
 
-/// Checks the operands and works out the geometry.
+/// Checks the operands and returns the geometry.
 pub(super) fn conv_shape(operands: &[(&'static str, &Tensor)], options: &Conv2dOptions) -> Result<ConvShape> {
     let fail = |why: String| Err(Error::shape("conv2d", operands, why));
     let Conv2dOptions { stride, padding, dilation, groups } = *options;
@@ -118,7 +118,7 @@ pub(super) fn conv_shape(operands: &[(&'static str, &Tensor)], options: &Conv2dO
     }
     if c_in % groups != 0 || c_out % groups != 0 || c_in / groups != group_in {
         return fail(format!(
-            "{c_in} input channels in {groups} groups need a weight of {} input channels and outputs in whole groups",
+            "{c_in} input channels in {groups} groups need a weight with {} input channels, and output channels divisible by the groups",
             c_in / groups
         ));
     }
@@ -129,7 +129,7 @@ pub(super) fn conv_shape(operands: &[(&'static str, &Tensor)], options: &Conv2dO
         let extent = dilation[axis] * ([kh, kw][axis] - 1) + 1;
         if size + 2 * padding[axis] < extent {
             return fail(format!(
-                "a window of {extent} does not fit into {size} with padding {}",
+                "a kernel extent of {extent} exceeds the input size of {size} with padding {}",
                 padding[axis]
             ));
         }

@@ -1,18 +1,18 @@
 //! Convolution, batch norm and activation as one operation.
 mod pending;
 
-pub use pending::Pending;
+pub use pending::PendingBatchNorm;
 
 use crate::{Activation, BatchNorm, Conv2dOptions, Result, Tensor};
 
 impl Tensor {
-    /// `activation(batch_norm(conv2d(x, weight)) + residual)`, as [`Tensor::conv2d`] and [`Tensor::batch_norm_act`] one after the
-    /// other, which it is where nothing can be fused.
+    /// `activation(batch_norm(conv2d(x, weight)) + residual)`: [`Tensor::conv2d`] followed by [`Tensor::batch_norm_act`], fused where
+    /// possible. Shapes and dtypes are theirs.
     ///
-    /// On a GPU, in f16 and bf16, with the batch's own statistics and channels in multiples of 8, cuDNN sums the output's channels
-    /// and their squares up while it writes them, which saves batch norm its pass of statistics. The variance is then the
-    /// difference of two f32 sums: a channel's is off by up to some `1e-6 (var + 2 mean^2)`, which shows where the mean is hundreds
-    /// of times the deviation; outputs of convolutions in networks that normalise are far from that.
+    /// On a GPU, in f16 and bf16, with the batch's statistics and channels in multiples of 8, cuDNN computes the sums and the sums of
+    /// squares of the output channels in the convolution, which saves batch norm its statistics pass. The variance is then the
+    /// difference of two f32 sums, with an error of up to some `1e-6 (var + 2 mean^2)`. It matters only where the mean is hundreds of
+    /// times the standard deviation, which convolutions in networks with normalisation are far from.
     pub fn conv2d_batch_norm_act(
         &self,
         weight: &Tensor,
@@ -21,8 +21,8 @@ impl Tensor {
         activation: Activation,
         residual: Option<&Tensor>,
     ) -> Result<Tensor> {
-        let of_batch = norm.training || norm.running.is_none();
-        let (y, sums) = match of_batch {
+        let batch_statistics = norm.training || norm.running.is_none();
+        let (y, sums) = match batch_statistics {
             true => self.conv2d_with_sums(weight, options)?,
             false => (self.conv2d(weight, None, options)?, None),
         };

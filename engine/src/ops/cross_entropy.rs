@@ -1,19 +1,20 @@
-//! Softmax cross entropy, fused: no probability leaves the kernel.
+//! Softmax cross entropy, fused: probabilities are not materialised.
 use super::gpu::OnGpu;
-use super::normalised::wide;
+use super::normalised::to_compute_dtype;
 use crate::cuda::cross_entropy::TopKCounts;
 use crate::{DType, Error, Result, Tensor, cpu, cuda};
 
 impl Tensor {
     /// Mean over the batch of the cross entropy of `softmax(logits)` against class indices, with label smoothing `s`:
-    /// `(1 - s) * nll + s * mean over classes of -log p` (Szegedy et al., 2016). Logits `[n, classes]`,
-    /// target `[n]` i64, a scalar in nats. A class that does not exist is an error; on a GPU, which is not waited for, the loss is NaN then.
+    /// `(1 - s) * nll + s * mean over classes of -log p` (Szegedy et al., 2016). Logits `[n, classes]` of f32, f16, bf16, or f64 on the CPU;
+    /// target `[n]` i64. The result is a scalar of the logits' dtype, in nats. A class outside of `0..classes` is an error on the CPU; on a
+    /// GPU, where the target is not read back, it makes the loss NaN.
     pub fn cross_entropy(&self, target: &Tensor, smoothing: f64) -> Result<Tensor> {
         self.indexed_cross_entropy(target, smoothing, None)?.0.to_dtype(self.dtype())
     }
 
-    /// [`Tensor::cross_entropy`], of f32 where the logits have 16 bits, and counted on the way: how many rows have fewer than 1 and
-    /// fewer than `k` logits above that of their class, `[2]` i64. Of equal logits, that of the lower class counts as above.
+    /// [`Tensor::cross_entropy`] with a loss in f32 for f16 and bf16 logits, and the numbers of rows that are top-1 and top-k correct, `[2]`
+    /// i64. Of equal logits, the one of the lower class ranks higher.
     pub fn cross_entropy_counted(
         &self,
         target: &Tensor,
@@ -38,7 +39,7 @@ impl Tensor {
             return Err(Error::shape(
                 "cross_entropy",
                 &operands,
-                "needs at least one row, and a class index for each",
+                "needs at least one row and one class, and a target of [n]",
             ));
         }
         if target.dtype() != DType::I64 {
@@ -52,7 +53,7 @@ impl Tensor {
             ));
         }
         if let Some(on) = OnGpu::of("cross_entropy", &operands)? {
-            return self.cross_entropy_on(&on, target, smoothing, k);
+            return self.cross_entropy_gpu(&on, target, smoothing, k);
         }
         if let Some(bad) = target.read::<i64>()?.iter().find(|t| !(0..classes as i64).contains(*t)) {
             return Err(Error::value(
@@ -82,23 +83,23 @@ impl Tensor {
                 }
             };
             let composition = || composition(self, target, smoothing);
-            Ok((loss.recorded_fused("cross_entropy", &[self], kernels, composition), counts))
+            Ok((loss.with_fused_backward("cross_entropy", &[self], kernels, composition), counts))
         })
     }
 
-    fn cross_entropy_on(
+    fn cross_entropy_gpu(
         &self,
         on: &OnGpu,
         target: &Tensor,
         smoothing: f64,
         k: Option<usize>,
     ) -> Result<(Tensor, Option<Tensor>)> {
-        let log_sums = on.room(*target.shape(), DType::F32)?;
-        let counts = k.map(|_| on.room([2], DType::I64)).transpose()?;
+        let log_sums = on.empty(*target.shape(), DType::F32)?;
+        let counts = k.map(|_| on.empty([2], DType::I64)).transpose()?;
         let loss = on.build((), DType::F32, |loss| {
-            let (x, target, log_sums) = (self.held(), target.held(), log_sums.held());
+            let (x, target, log_sums) = (self.device_view(), target.device_view(), log_sums.device_view());
             let (x, target, log_sums) = (x.slice(), target.slice(), log_sums.slice());
-            let to = counts.as_ref().map(Tensor::held);
+            let to = counts.as_ref().map(Tensor::device_view);
             let counts = k.zip(to.as_ref()).map(|(k, to)| TopKCounts { k, counts: to.slice() });
             cuda::cross_entropy::forward(&on.gpu, x, target, smoothing, log_sums, loss, counts)
         })?;
@@ -106,21 +107,21 @@ impl Tensor {
             let (logits, target) = (self.detach(), target.detach());
             move |grad: Tensor, _: &[bool]| {
                 let operands = [("logits", &logits), ("grad", &grad)];
-                let on = OnGpu::back("cross_entropy", &operands)?;
+                let on = OnGpu::for_backward("cross_entropy", &operands)?;
                 let dx = on.build(*logits.shape(), logits.dtype(), |dx| {
-                    let held = [&logits, &target, &log_sums, &grad].map(Tensor::held);
-                    let [x, target, log_sums, grad] = held.each_ref().map(|t| t.slice());
+                    let views = [&logits, &target, &log_sums, &grad].map(Tensor::device_view);
+                    let [x, target, log_sums, grad] = views.each_ref().map(|t| t.slice());
                     cuda::cross_entropy::backward(&on.gpu, x, target, smoothing, log_sums, grad, dx)
                 })?;
                 Ok(vec![Some(dx)])
             }
         };
         let composition = || composition(self, target, smoothing);
-        Ok((loss.recorded_fused("cross_entropy", &[self], kernels, composition), counts))
+        Ok((loss.with_fused_backward("cross_entropy", &[self], kernels, composition), counts))
     }
 }
 
-/// The backward pass as operations: `(softmax(logits) - q) / n`, where q has `1 - s + s / classes` at the target, else `s / classes`.
+/// The backward pass as operations: `(softmax(logits) - q) / n`, where q is `1 - s + s / classes` at the target, else `s / classes`.
 fn composition(
     logits: &Tensor,
     target: &Tensor,
@@ -130,7 +131,7 @@ fn composition(
     move |grad: Tensor, _: &[bool]| {
         let (n, classes) = (logits.dims()[0], logits.dims()[1]);
         let off = smoothing / classes as f64;
-        let wide = wide(&logits)?;
+        let wide = to_compute_dtype(&logits)?;
         let q = target.one_hot(classes, 1.0 - smoothing + off, off, wide.dtype())?;
         let d = wide.softmax(1)?.sub(&q)?.mul_scalar(1.0 / n as f64)?;
         Ok(vec![Some(d.mul(&grad.to_dtype(d.dtype())?)?.to_dtype(logits.dtype())?)])

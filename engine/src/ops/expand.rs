@@ -1,10 +1,10 @@
-//! Repetition along axes of extent 1, the inverse of a sum.
+//! Broadcasting to a shape, and its gradient, the sum over broadcast axes.
 use super::gpu::OnGpu;
 use crate::cpu::binary::BroadcastLayout;
 use crate::{Error, Result, Shape, Tensor, cpu, cuda};
 
 impl Tensor {
-    /// Broadcasts to `shape` (NumPy's rule), as a dense copy. Any dtype.
+    /// Broadcasts to `shape` by NumPy's rule, as a dense copy. Any dtype.
     pub fn expand(&self, shape: impl Into<Shape>) -> Result<Tensor> {
         let shape = shape.into();
         if shape == *self.shape() {
@@ -16,20 +16,20 @@ impl Tensor {
         let steps = broadcast_steps(self.shape(), &shape);
         let y = match OnGpu::of_any("expand", &[("x", self)])? {
             Some(on) => on.build(shape, self.dtype(), |y| {
-                cuda::copy::expand(&on.gpu, self.held().slice(), &steps, &shape, y)
+                cuda::copy::expand(&on.gpu, self.device_view().slice(), &steps, &shape, y)
             }),
             None => dispatch_any!(self.dtype(), T => {
-                let (x, walk) = (self.read::<T>()?, BroadcastLayout::new(&shape, &steps, &steps));
-                Tensor::build(shape, |y: &mut [T]| cpu::expand::forward(&walk, &x, y))
+                let (x, layout) = (self.read::<T>()?, BroadcastLayout::new(&shape, &steps, &steps));
+                Tensor::build(shape, |y: &mut [T]| cpu::expand::forward(&layout, &x, y))
             }),
         }?;
         let from = *self.shape();
-        Ok(y.recorded_composed("expand", &[self], || {
+        Ok(y.with_composed_backward("expand", &[self], || {
             move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.sum_to(from)?)])
         }))
     }
 
-    /// Sums over the axes that broadcasting from `shape` had repeated: the gradient of [`Tensor::expand`].
+    /// Sums over the axes that broadcasting from `shape` repeats: the gradient of [`Tensor::expand`]. f32, f16, bf16; f64 on the CPU.
     pub fn sum_to(&self, shape: impl Into<Shape>) -> Result<Tensor> {
         let shape = shape.into();
         if shape == *self.shape() {
@@ -37,7 +37,11 @@ impl Tensor {
         }
         let lead = self.rank() - shape.rank().min(self.rank());
         if shape.broadcast(self.shape()) != Some(*self.shape()) {
-            return Err(Error::shape("sum_to", &[("x", self)], format!("{shape} does not broadcast to it")));
+            return Err(Error::shape(
+                "sum_to",
+                &[("x", self)],
+                format!("{shape} does not broadcast to the shape of x"),
+            ));
         }
         let axes: Vec<usize> = (0..self.rank())
             .filter(|a| *a < lead || (shape[a - lead] == 1 && self.dims()[*a] != 1))
@@ -46,7 +50,7 @@ impl Tensor {
     }
 }
 
-/// Element steps of a tensor of shape `from` while walking `to`: 0 along repeated axes.
+/// Strides of a tensor of shape `from` broadcast to `to`: 0 along repeated axes.
 pub(crate) fn broadcast_steps(from: &Shape, to: &Shape) -> Vec<usize> {
     let strides = from.strides();
     let lead = to.rank() - from.rank();

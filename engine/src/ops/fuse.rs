@@ -1,21 +1,21 @@
-//! Expressions as operations.
+//! Fused elementwise expressions as operations.
 use super::gpu::OnGpu;
 use crate::cpu::elementary::Elementary;
 use crate::cpu::fuse::{self as cpu, ProgramInput, ProgramOutput};
 use crate::dtype::{bf16, f16};
 use crate::fuse::{Broadcast, Expression, KernelOutput, KernelSignature, MAX_INPUTS, ProgramKernels};
-use crate::{DType, Device, Element, Error, Read, Result, Shape, Tensor, Write, cuda};
+use crate::{DType, Device, Element, Error, ReadGuard, Result, Shape, Tensor, WriteGuard, cuda};
 
 const OP: &str = "fuse";
 
-/// What operands are called in errors.
+/// Names of the operands in errors.
 const NAMES: [&str; MAX_INPUTS] =
     ["input 0", "input 1", "input 2", "input 3", "input 4", "input 5", "input 6", "input 7"];
 
 impl Expression {
-    /// The expression of every element, as one operation. Inputs broadcast against each other by NumPy's rule; those that are
-    /// scalars, or vectors over the last axis (or axes), are read as such, others that are repeated are first expanded. Arithmetic is
-    /// in f32 (f64 for f64). The result has the first input's dtype; the others have it too, or f32 beside 16-bit ones.
+    /// Applies the expression elementwise, as one operation. Inputs broadcast by NumPy's rule; scalars and vectors over the last axis (or
+    /// axes) are read directly, other broadcast inputs are expanded first. f32, f16, bf16; f64 on the CPU. All inputs have the dtype of the
+    /// first, or may be f32 if it is f16 or bf16; the result has its dtype. Arithmetic is in f32, for f64 in f64.
     pub fn apply(&self, inputs: &[&Tensor]) -> Result<Tensor> {
         let operands: Vec<(&'static str, &Tensor)> = NAMES.into_iter().zip(inputs.iter().copied()).collect();
         if inputs.len() != self.inputs() {
@@ -23,9 +23,9 @@ impl Expression {
             return Err(Error::value(OP, &operands, why));
         }
         let dtype = inputs[0].dtype();
-        let beside = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
-        if !dtype.is_float() || inputs.iter().any(|t| t.dtype() != dtype && t.dtype() != beside) {
-            let accepted = "floats of the first one's dtype, or f32 beside a first one of f16 or bf16";
+        let compute_dtype = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
+        if !dtype.is_float() || inputs.iter().any(|t| t.dtype() != dtype && t.dtype() != compute_dtype) {
+            let accepted = "floats of the first one's dtype, or f32 where the first one is f16 or bf16";
             return Err(Error::dtype(OP, &operands, accepted));
         }
         let on_gpu = OnGpu::of(OP, &operands)?.is_some();
@@ -35,16 +35,17 @@ impl Expression {
             return Err(Error::shape(OP, &operands, "the shapes do not broadcast"));
         };
         let c = channels(&shape, inputs);
-        let expanded =
-            |t: &&Tensor| if lies(t, &shape, c).is_some() { Ok((*t).clone()) } else { t.expand(shape) };
+        let expanded = |t: &&Tensor| {
+            if broadcast_kind(t, &shape, c).is_some() { Ok((*t).clone()) } else { t.expand(shape) }
+        };
         let inputs: Vec<Tensor> = inputs.iter().map(expanded).collect::<Result<_>>()?;
-        let call = Call { shape, c, inputs: inputs.iter().map(Tensor::detach).collect() };
+        let call = FusedCall { shape, c, inputs: inputs.iter().map(Tensor::detach).collect() };
         let signature =
             KernelSignature { inputs: call.signature(), outputs: vec![KernelOutput::Elements(dtype)] };
         let y = call.run(&self.0.forward, signature)?.remove(0);
         let (of_kernels, expression) = (self.clone(), self.clone());
         let to = inputs.clone();
-        Ok(y.recorded_fused(
+        Ok(y.with_fused_backward(
             OP,
             &to.iter().collect::<Vec<_>>(),
             || move |grad: Tensor, needs: &[bool]| call.backward(&of_kernels, grad, needs),
@@ -53,7 +54,7 @@ impl Expression {
     }
 }
 
-/// The gradients of an expression as expressions themselves, of its inputs and the upstream gradient.
+/// The gradients of an expression, as expressions of its inputs and the upstream gradient.
 fn composed(
     expression: &Expression,
     inputs: &[Tensor],
@@ -75,16 +76,17 @@ fn composed(
     inputs.iter().zip(needs).enumerate().map(of).collect()
 }
 
-/// Inputs under one shape, each of them full, by channel or scalar.
-pub(super) struct Call {
+/// Inputs broadcast to one shape; each is full, per channel, or a scalar.
+pub(super) struct FusedCall {
     pub(super) shape: Shape,
     pub(super) c: usize,
     pub(super) inputs: Vec<Tensor>,
 }
 
-impl Call {
+impl FusedCall {
     pub(super) fn signature(&self) -> Vec<(DType, Broadcast)> {
-        let of = |t: &Tensor| (t.dtype(), lies(t, &self.shape, self.c).expect("others were expanded"));
+        let of =
+            |t: &Tensor| (t.dtype(), broadcast_kind(t, &self.shape, self.c).expect("others were expanded"));
         self.inputs.iter().map(of).collect()
     }
 
@@ -92,7 +94,7 @@ impl Call {
         let wanted = needs.iter().enumerate().fold(0, |bits, (i, need)| bits | u32::from(*need) << i);
         let signature = KernelSignature::backward(&self.signature(), wanted);
         let inputs = self.inputs.iter().cloned().chain([grad]).collect();
-        let call = Call { shape: self.shape, c: self.c, inputs };
+        let call = FusedCall { shape: self.shape, c: self.c, inputs };
         let mut grads = call.run(&expression.gradients(wanted), signature)?.into_iter();
         let of = |(t, need): (&Tensor, &bool)| {
             need.then(|| {
@@ -100,7 +102,7 @@ impl Call {
                 if grad.shape() == t.shape() {
                     return grad.to_dtype(t.dtype());
                 }
-                // Sums by channel, of a scalar or of fewer axes than the channels lie in.
+                // Per-channel sums, for a scalar or an input of fewer axes than the channels span.
                 let grad = if t.numel() == 1 { grad.sum_all()? } else { grad };
                 grad.reshape(*t.shape())?.to_dtype(t.dtype())
             })
@@ -109,18 +111,18 @@ impl Call {
         self.inputs.iter().zip(needs).map(of).collect()
     }
 
-    /// The outputs: of the whole shape, or `[c]` sums in f32 or f64.
+    /// Runs the kernels. The outputs have the full shape, or are `[c]` sums: f32 on a GPU, f64 on the CPU.
     pub(super) fn run(&self, kernels: &ProgramKernels, signature: KernelSignature) -> Result<Vec<Tensor>> {
         let operands: Vec<(&'static str, &Tensor)> =
             NAMES.into_iter().chain(["gradient"]).zip(&self.inputs).collect();
         match OnGpu::of(OP, &operands)? {
-            Some(on) => self.run_on(&on, kernels, signature),
-            None if self.inputs[0].dtype() == DType::F64 => self.run_here::<f64>(kernels, &signature),
-            None => self.run_here::<f32>(kernels, &signature),
+            Some(on) => self.run_gpu(&on, kernels, signature),
+            None if self.inputs[0].dtype() == DType::F64 => self.run_cpu::<f64>(kernels, &signature),
+            None => self.run_cpu::<f32>(kernels, &signature),
         }
     }
 
-    fn run_on(
+    fn run_gpu(
         &self,
         on: &OnGpu,
         kernels: &ProgramKernels,
@@ -130,18 +132,18 @@ impl Call {
         let sums = signature.outputs.iter().filter(|output| **output == KernelOutput::Sums).count();
         let elements: Vec<Tensor> = (signature.outputs.iter())
             .filter_map(|output| if let KernelOutput::Elements(dtype) = output { Some(*dtype) } else { None })
-            .map(|dtype| on.room(self.shape, dtype))
+            .map(|dtype| on.empty(self.shape, dtype))
             .collect::<Result<_>>()?;
         let count = cuda::fuse::num_partial_sums(len, c, dtype);
-        let partial = (sums > 0).then(|| on.room([count, sums, c], DType::F32)).transpose()?;
+        let partial = (sums > 0).then(|| on.empty([count, sums, c], DType::F32)).transpose()?;
         {
-            let held: Vec<_> =
-                self.inputs.iter().chain(&elements).chain(&partial).map(Tensor::held).collect();
-            let slices: Vec<_> = held.iter().map(|held| held.slice()).collect();
+            let views: Vec<_> =
+                self.inputs.iter().chain(&elements).chain(&partial).map(Tensor::device_view).collect();
+            let slices: Vec<_> = views.iter().map(|views| views.slice()).collect();
             let (inputs, rest) = slices.split_at(self.inputs.len());
             let (outputs, partial) = rest.split_at(elements.len());
             let generated = kernels.generated(signature.clone());
-            on.named(cuda::fuse::run(
+            on.with_op_context(cuda::fuse::run(
                 &on.gpu,
                 &generated,
                 (c, len),
@@ -151,10 +153,10 @@ impl Call {
             ))?;
         }
         let total = partial.map(|partial| partial.sum(&[0], false)).transpose()?;
-        let (mut elements, mut summed) = (elements.into_iter(), 0..sums);
+        let (mut elements, mut sum_rows) = (elements.into_iter(), 0..sums);
         let each = signature.outputs.iter().map(|output| match (output, &total) {
             (KernelOutput::Sums, Some(total)) => {
-                let k = summed.next().expect("one for each");
+                let k = sum_rows.next().expect("one for each");
                 total.narrow(0, k, 1)?.reshape([c])
             }
             _ => Ok(elements.next().expect("one for each")),
@@ -162,25 +164,25 @@ impl Call {
         each.collect()
     }
 
-    fn run_here<T: Elementary>(
+    fn run_cpu<T: Elementary>(
         &self,
         kernels: &ProgramKernels,
         signature: &KernelSignature,
     ) -> Result<Vec<Tensor>> {
         let (c, len) = (self.c, self.shape.numel());
-        let room = |output: &KernelOutput| match output {
+        let empty = |output: &KernelOutput| match output {
             KernelOutput::Elements(dtype) => {
                 dispatch_any!(*dtype, T => Tensor::build(self.shape, |_: &mut [T]| ()))
             }
             KernelOutput::Sums => Tensor::build([c], |_: &mut [f64]| ()),
         };
-        let outputs: Vec<Tensor> = signature.outputs.iter().map(room).collect::<Result<_>>()?;
+        let outputs: Vec<Tensor> = signature.outputs.iter().map(empty).collect::<Result<_>>()?;
         {
-            let inputs: Vec<Input> = self.inputs.iter().map(Input::of).collect::<Result<_>>()?;
-            let lie = signature.inputs.iter().map(|(_, broadcast)| *broadcast);
+            let inputs: Vec<HostInput> = self.inputs.iter().map(HostInput::of).collect::<Result<_>>()?;
+            let broadcasts = signature.inputs.iter().map(|(_, broadcast)| *broadcast);
             let sources: Vec<ProgramInput<T>> =
-                inputs.iter().zip(lie).map(|(input, lies)| input.source(lies)).collect();
-            let mut written: Vec<Written> = outputs.iter().map(Written::of).collect::<Result<_>>()?;
+                inputs.iter().zip(broadcasts).map(|(input, broadcast)| input.source(broadcast)).collect();
+            let mut written: Vec<HostOutput> = outputs.iter().map(HostOutput::of).collect::<Result<_>>()?;
             let sinks =
                 written.iter_mut().zip(&signature.outputs).map(|(to, output)| to.sink(*output)).collect();
             cpu::run(&kernels.program, &sources, c, len, sinks);
@@ -190,90 +192,90 @@ impl Call {
 }
 
 /// The elements of an input in host memory.
-enum Input<'a> {
-    F32(Read<'a, f32>),
-    F16(Read<'a, f16>),
-    BF16(Read<'a, bf16>),
-    F64(Read<'a, f64>),
+enum HostInput<'a> {
+    F32(ReadGuard<'a, f32>),
+    F16(ReadGuard<'a, f16>),
+    BF16(ReadGuard<'a, bf16>),
+    F64(ReadGuard<'a, f64>),
 }
 
-impl<'a> Input<'a> {
-    fn of(t: &'a Tensor) -> Result<Input<'a>> {
+impl<'a> HostInput<'a> {
+    fn of(t: &'a Tensor) -> Result<HostInput<'a>> {
         Ok(match t.dtype() {
-            DType::F16 => Input::F16(t.read()?),
-            DType::BF16 => Input::BF16(t.read()?),
-            DType::F64 => Input::F64(t.read()?),
-            _ => Input::F32(t.read()?),
+            DType::F16 => HostInput::F16(t.read()?),
+            DType::BF16 => HostInput::BF16(t.read()?),
+            DType::F64 => HostInput::F64(t.read()?),
+            _ => HostInput::F32(t.read()?),
         })
     }
 
-    fn source<T: Elementary>(&self, lies: Broadcast) -> ProgramInput<'_, T> {
+    fn source<T: Elementary>(&self, broadcast: Broadcast) -> ProgramInput<'_, T> {
         fn few<T: Element>(values: &[impl Element]) -> Vec<T> {
             values.iter().map(|v| T::from_f64(v.to_f64())).collect()
         }
-        if lies != Broadcast::Full {
+        if broadcast != Broadcast::Full {
             let values: Vec<T> = match self {
-                Input::F32(x) => few(x),
-                Input::F16(x) => few(x),
-                Input::BF16(x) => few(x),
-                Input::F64(x) => few(x),
+                HostInput::F32(x) => few(x),
+                HostInput::F16(x) => few(x),
+                HostInput::BF16(x) => few(x),
+                HostInput::F64(x) => few(x),
             };
-            return if lies == Broadcast::Scalar {
+            return if broadcast == Broadcast::Scalar {
                 ProgramInput::Scalar(values[0])
             } else {
                 ProgramInput::Channels(values)
             };
         }
         match self {
-            Input::F32(x) => ProgramInput::Elements(bytemuck::cast_slice(x)),
-            Input::F64(x) => ProgramInput::Elements(bytemuck::cast_slice(x)),
-            Input::F16(x) => ProgramInput::F16(x),
-            Input::BF16(x) => ProgramInput::BF16(x),
+            HostInput::F32(x) => ProgramInput::Elements(bytemuck::cast_slice(x)),
+            HostInput::F64(x) => ProgramInput::Elements(bytemuck::cast_slice(x)),
+            HostInput::F16(x) => ProgramInput::F16(x),
+            HostInput::BF16(x) => ProgramInput::BF16(x),
         }
     }
 }
 
 /// The elements of an output in host memory.
-enum Written<'a> {
-    F32(Write<'a, f32>),
-    F16(Write<'a, f16>),
-    BF16(Write<'a, bf16>),
-    F64(Write<'a, f64>),
+enum HostOutput<'a> {
+    F32(WriteGuard<'a, f32>),
+    F16(WriteGuard<'a, f16>),
+    BF16(WriteGuard<'a, bf16>),
+    F64(WriteGuard<'a, f64>),
 }
 
-impl<'a> Written<'a> {
-    fn of(t: &'a Tensor) -> Result<Written<'a>> {
+impl<'a> HostOutput<'a> {
+    fn of(t: &'a Tensor) -> Result<HostOutput<'a>> {
         Ok(match t.dtype() {
-            DType::F16 => Written::F16(t.write()?),
-            DType::BF16 => Written::BF16(t.write()?),
-            DType::F64 => Written::F64(t.write()?),
-            _ => Written::F32(t.write()?),
+            DType::F16 => HostOutput::F16(t.write()?),
+            DType::BF16 => HostOutput::BF16(t.write()?),
+            DType::F64 => HostOutput::F64(t.write()?),
+            _ => HostOutput::F32(t.write()?),
         })
     }
 
     fn sink<T: Elementary>(&mut self, output: KernelOutput) -> ProgramOutput<'_, T> {
         match self {
-            Written::F32(y) => ProgramOutput::Elements(bytemuck::cast_slice_mut(y)),
-            Written::F64(y) => match output {
+            HostOutput::F32(y) => ProgramOutput::Elements(bytemuck::cast_slice_mut(y)),
+            HostOutput::F64(y) => match output {
                 KernelOutput::Sums => ProgramOutput::Sums(y),
                 KernelOutput::Elements(_) => ProgramOutput::Elements(bytemuck::cast_slice_mut(y)),
             },
-            Written::F16(y) => ProgramOutput::F16(y),
-            Written::BF16(y) => ProgramOutput::BF16(y),
+            HostOutput::F16(y) => ProgramOutput::F16(y),
+            HostOutput::BF16(y) => ProgramOutput::BF16(y),
         }
     }
 }
 
-/// The channels that inputs repeat over rows: the extent of the shortest that covers the last axes of the shape, but not all. Without
-/// such an input, the last axis.
+/// Number of channels: the size of the smallest input that covers the last axes of the shape but not all of them. Without such an input,
+/// the extent of the last axis.
 fn channels(shape: &Shape, inputs: &[&Tensor]) -> usize {
     let of = inputs.iter().filter(|t| is_suffix(t, shape) && t.numel() > 1 && t.numel() < shape.numel());
     let last = shape.last().copied().unwrap_or(1);
     of.map(|t| t.numel()).min().unwrap_or(last).max(1)
 }
 
-/// How a tensor lies under a shape with so many channels; `None` when it must be expanded.
-fn lies(t: &Tensor, shape: &Shape, c: usize) -> Option<Broadcast> {
+/// How a tensor broadcasts to a shape with `c` channels, or `None` when it must be expanded first.
+fn broadcast_kind(t: &Tensor, shape: &Shape, c: usize) -> Option<Broadcast> {
     if t.numel() == shape.numel() && is_suffix(t, shape) {
         Some(Broadcast::Full)
     } else if t.numel() == 1 {
@@ -285,7 +287,7 @@ fn lies(t: &Tensor, shape: &Shape, c: usize) -> Option<Broadcast> {
     }
 }
 
-/// True when a tensor's extents, but for leading ones, are the last of a shape.
+/// True when a tensor's extents, without leading ones, are the last extents of a shape.
 fn is_suffix(t: &Tensor, shape: &Shape) -> bool {
     let leading = t.dims().iter().take_while(|extent| **extent == 1).count();
     shape.ends_with(&t.dims()[leading..])

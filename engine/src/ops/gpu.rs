@@ -1,4 +1,4 @@
-//! What the branches of operations for a GPU share: where to run, room for results, and errors that name the operands.
+//! Helpers for the CUDA branches of operations: the device to run on, memory for results, and errors that name the operands.
 use crate::cuda::{self, DeviceSlice, Gpu};
 use crate::error::Operands;
 use crate::{DType, Device, Error, Result, Shape, Tensor};
@@ -6,15 +6,15 @@ use std::sync::Arc;
 
 /// An operation whose operands are on a GPU.
 pub(super) struct OnGpu<'a> {
-    /// That GPU.
+    /// The GPU of the operands.
     pub gpu: Arc<Gpu>,
     op: &'static str,
     operands: &'a [(&'static str, &'a Tensor)],
 }
 
 impl<'a> OnGpu<'a> {
-    /// `None` when the first operand is in host memory. Errors when the operands are on different devices, and when the first is
-    /// not of a dtype that kernels compute with.
+    /// The operation's GPU, or `None` when the first operand is on the CPU. Errors when the operands are on different devices, and when
+    /// the first is on a GPU and not f32, f16 or bf16.
     pub fn of(op: &'static str, operands: &'a [(&'static str, &'a Tensor)]) -> Result<Option<OnGpu<'a>>> {
         let on = OnGpu::of_any(op, operands)?;
         if on.is_some() && !matches!(operands[0].1.dtype(), DType::F32 | DType::F16 | DType::BF16) {
@@ -23,47 +23,47 @@ impl<'a> OnGpu<'a> {
         Ok(on)
     }
 
-    /// As [`OnGpu::of`], for an operation that takes any dtype.
+    /// As [`OnGpu::of`], for an operation on any dtype.
     pub fn of_any(op: &'static str, operands: &'a [(&'static str, &'a Tensor)]) -> Result<Option<OnGpu<'a>>> {
         let (x, device) = (operands[0].1, operands[0].1.device());
         if operands.iter().any(|(_, t)| t.device() != device) {
-            let why = "all operands must be on one device: see to_device".to_string();
+            let why = "all operands must be on one device; move them with to_device".to_string();
             return Err(Error::Device { op, device, operands: Operands::of(operands), why });
         }
         let Device::Cuda(_) = device else { return Ok(None) };
-        Ok(Some(OnGpu { gpu: x.held().gpu().clone(), op, operands }))
+        Ok(Some(OnGpu { gpu: x.device_view().gpu().clone(), op, operands }))
     }
 
     /// As [`OnGpu::of`], for a backward pass whose forward pass ran on a GPU.
-    pub fn back(op: &'static str, operands: &'a [(&'static str, &'a Tensor)]) -> Result<OnGpu<'a>> {
+    pub fn for_backward(op: &'static str, operands: &'a [(&'static str, &'a Tensor)]) -> Result<OnGpu<'a>> {
         OnGpu::of(op, operands)?.ok_or_else(|| {
-            let why = "the forward pass ran on a GPU, and its tensors have left it".to_string();
+            let why = "the forward pass ran on a GPU, but its tensors have been moved; run the backward pass before moving them".to_string();
             Error::Device { op, device: Device::Cpu, operands: Operands::of(operands), why }
         })
     }
 
-    /// A tensor that `fill` queues to be written, all of it.
+    /// A tensor whose elements are all written by the kernels that `fill` queues.
     pub fn build(
         &self,
         shape: impl Into<Shape>,
         dtype: DType,
         fill: impl FnOnce(DeviceSlice) -> cuda::Result<()>,
     ) -> Result<Tensor> {
-        self.named(Tensor::build_on(&self.gpu, shape, dtype, fill))
+        self.with_op_context(Tensor::build_on(&self.gpu, shape, dtype, fill))
     }
 
-    /// A tensor of arbitrary content, to be written by the work queued next.
-    pub fn room(&self, shape: impl Into<Shape>, dtype: DType) -> Result<Tensor> {
+    /// An uninitialized tensor, to be written by the work queued next.
+    pub fn empty(&self, shape: impl Into<Shape>, dtype: DType) -> Result<Tensor> {
         self.build(shape, dtype, |_| Ok(()))
     }
 
-    /// A call's result, its failure as an error of this operation.
-    pub fn named<T>(&self, result: cuda::Result<T>) -> Result<T> {
+    /// Converts a CUDA error to an error of this operation.
+    pub fn with_op_context<T>(&self, result: cuda::Result<T>) -> Result<T> {
         result.map_err(|failure| failure.with_op_context(self.op, self.gpu.device(), self.operands))
     }
 }
 
-/// An error unless the parameters of an operation have its first operand's dtype or, beside one of half precision, are all f32.
+/// Errors unless the parameters of an operation have the dtype of its first operand or, with an f16 or bf16 operand, are all f32.
 pub(super) fn check_parameters(
     op: &'static str,
     operands: &[(&'static str, &Tensor)],
@@ -74,5 +74,5 @@ pub(super) fn check_parameters(
     if all(x.dtype()) || (matches!(x.dtype(), DType::F16 | DType::BF16) && all(DType::F32)) {
         return Ok(());
     }
-    Err(Error::dtype(op, operands, "operands of one dtype; beside f16 and bf16 parameters may all be f32"))
+    Err(Error::dtype(op, operands, "operands of one dtype; with f16 and bf16, parameters may all be f32"))
 }

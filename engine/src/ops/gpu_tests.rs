@@ -1,11 +1,11 @@
-//! Operations through tensors and the graph on the emulated device, against the CPU.
+//! Operations and their gradients on the emulated device, against the CPU.
 use crate::{
     Activation, BatchNorm, Conv2dOptions, DType, Device, Error, GlobalPool, Interpolation, Pool2dOptions,
     Result, Tensor,
 };
 
 fn device() -> Device {
-    Device::emulated(1).expect("g++ is there")
+    Device::emulated(1).expect("g++ is installed")
 }
 
 fn random(shape: impl Into<crate::Shape>, seed: usize) -> Tensor {
@@ -37,7 +37,7 @@ fn assert_agrees(what: &str, inputs: &[Tensor], f: impl Fn(&[Tensor]) -> Result<
 }
 
 #[test]
-fn normalisations() {
+fn norms_match_the_cpu() {
     let x = || random([2, 5, 3, 8], 1);
     let vector = |seed| random([8], seed);
     for f in [Activation::Identity, Activation::Relu, Activation::Silu] {
@@ -57,8 +57,8 @@ fn normalisations() {
                         eps: 1e-3,
                     };
                     let y = t[0].batch_norm_act(&norm, f, t.get(3))?;
-                    let followed = mean.to_vec::<f32>()? != vector(5).to_vec::<f32>()?;
-                    assert_eq!(followed, training);
+                    let was_updated = mean.to_vec::<f32>()? != vector(5).to_vec::<f32>()?;
+                    assert_eq!(was_updated, training);
                     Ok(y)
                 });
             }
@@ -74,13 +74,13 @@ fn normalisations() {
     assert_agrees("standardised weight", &[random([6, 3, 3, 4], 1)], |t| t[0].standardize_weight(1e-3));
 }
 
-/// The fused batch norm against the operations that it is made of, output and gradients.
+/// Output and gradients of the fused batch norm against the separate operations.
 #[test]
-fn batch_norm_with_residual_is_its_composition() {
+fn batch_norm_act_with_residual_matches_separate_operations() {
     let cpu = [DType::F32, DType::F64].map(|dtype| (Device::Cpu, dtype));
     let emulated = [DType::F32, DType::F16, DType::BF16].map(|dtype| (device(), dtype));
     for (device, dtype) in cpu.into_iter().chain(emulated) {
-        // The composition rounds between its operations.
+        // The separate operations round in between.
         let tolerance = match dtype {
             DType::F64 => 1e-12,
             DType::F32 => 2e-5,
@@ -89,7 +89,7 @@ fn batch_norm_with_residual_is_its_composition() {
         };
         for (c, f) in [3, 8, 20, 24].into_iter().flat_map(|c| [(c, Activation::Relu), (c, Activation::Relu6)])
         {
-            // Residuals keep the sum away from the kinks, where rounding would decide between two gradients.
+            // Residuals move the sum away from the kinks, where a rounding would choose between two gradients.
             let residual: Vec<f32> = (0..30 * c).map(|i| [-2.5, 3.0, 8.5][i * 7919 % 11 % 3]).collect();
             let quarter = |seed| random([c], seed).mul(&Tensor::full([c], 0.25, DType::F32, &Device::Cpu)?);
             let operands = || -> Result<[Tensor; 4]> {
@@ -97,17 +97,17 @@ fn batch_norm_with_residual_is_its_composition() {
                 Ok([random([2, 5, 3, c], 1), quarter(2)?, quarter(3)?, residual])
             };
             let values = |f: &dyn Fn(&[Tensor], &BatchNorm) -> Result<Tensor>| -> Result<Vec<Vec<f64>>> {
-                let place = |t: Tensor| t.to_dtype(dtype)?.to_device(&device);
+                let on_device = |t: Tensor| t.to_dtype(dtype)?.to_device(&device);
                 let mut inputs = vec![];
                 for operand in operands()? {
-                    inputs.push(place(operand)?.variable());
+                    inputs.push(on_device(operand)?.variable());
                 }
                 let [weight, bias] = [Some(&inputs[1]), Some(&inputs[2])];
                 let y = f(
                     &inputs,
                     &BatchNorm { weight, bias, training: true, eps: 1e-3, ..BatchNorm::default() },
                 )?;
-                y.backward_from(&place(random(*y.shape(), 9))?)?;
+                y.backward_from(&on_device(random(*y.shape(), 9))?)?;
                 let grads = inputs.iter().map(|t| t.grad().expect("a gradient"));
                 let wide = |t: Tensor| t.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec::<f64>();
                 std::iter::once(y.detach()).chain(grads).map(wide).collect()
@@ -126,7 +126,7 @@ fn batch_norm_with_residual_is_its_composition() {
 }
 
 #[test]
-fn pools_and_resampling() {
+fn pooling_and_interpolation_match_the_cpu() {
     let x = [random([2, 7, 6, 8], 1)];
     let pool = Pool2dOptions { kernel: [3, 3], padding: [1, 1], ceil_mode: true, ..Pool2dOptions::default() };
     assert_agrees("max pooling", &x, |t| t[0].max_pool2d(&pool));
@@ -141,7 +141,7 @@ fn pools_and_resampling() {
 }
 
 #[test]
-fn losses() {
+fn losses_match_the_cpu() {
     let logits = [random([5, 11], 1)];
     let indices = |device| Tensor::from_vec(vec![0i64, 10, 3, 3, 7], [5])?.to_device(&device);
     let labels = |device| {
@@ -160,17 +160,17 @@ fn losses() {
 }
 
 #[test]
-fn losses_count_the_rows_whose_class_is_among_the_highest() {
-    // Ranks 1 (an equal logit of a lower class is above), 0 and 3.
+fn counted_losses_return_top_1_and_top_k_counts() {
+    // Ranks 1 (an equal logit of a lower class ranks higher), 0 and 3.
     let logits = [0.5f32, 2.0, 1.0, 2.0, 9.0, 2.0, 1.0, 2.0, -1.0, 2.0, 1.0, 2.0];
     let soft = [0.1f32, 0.2, 0.1, 0.6, 0.4, 0.1, 0.1, 0.4, 0.7, 0.1, 0.1, 0.1];
     for (device, dtype) in [(Device::Cpu, DType::F32), (device(), DType::F32), (device(), DType::F16)] {
-        let place = |values: &[f32]| {
+        let on_device = |values: &[f32]| {
             let t = Tensor::from_slice(values, [3, 4])?.to_dtype(dtype)?;
             t.to_device(&device)
         };
         let check = || -> Result<()> {
-            let (logits, soft) = (place(&logits)?.variable(), place(&soft)?);
+            let (logits, soft) = (on_device(&logits)?.variable(), on_device(&soft)?);
             let target = Tensor::from_vec(vec![3i64, 0, 0], [3])?.to_device(&device)?;
             for (k, expected) in [(1, [1, 1]), (2, [1, 2]), (5, [1, 3])] {
                 let (loss, counts) = logits.cross_entropy_counted(&target, 0.1, k)?;
@@ -189,7 +189,7 @@ fn losses_count_the_rows_whose_class_is_among_the_highest() {
 }
 
 #[test]
-fn convolutions() {
+fn convolutions_match_the_cpu() {
     let options = Conv2dOptions { stride: [2, 1], padding: [1, 1], ..Conv2dOptions::default() };
     let inputs = [random([2, 7, 6, 8], 1), random([12, 3, 3, 4], 2)];
     assert_agrees("grouped", &inputs, |t| t[0].conv2d(&t[1], None, &Conv2dOptions { groups: 2, ..options }));
@@ -200,7 +200,7 @@ fn convolutions() {
 }
 
 #[test]
-fn half_images_take_parameters_of_either_dtype() {
+fn batch_norm_of_f16_accepts_parameters_in_f16_and_f32() {
     let device = device();
     let half = |t: Tensor| t.to_dtype(DType::F16).expect("f16");
     let on = |t: Tensor| t.to_device(&device).expect("memory");
@@ -217,10 +217,12 @@ fn half_images_take_parameters_of_either_dtype() {
 }
 
 #[test]
-fn operands_on_two_devices_are_an_error_that_says_so() {
+fn operands_on_two_devices_are_an_error() {
     let x = random([3, 4], 1).to_device(&device()).expect("memory");
     let target = Tensor::from_vec(vec![0i64, 1, 2], [3]).expect("memory");
-    let Err(Error::Device { why, .. }) = x.cross_entropy(&target, 0.0) else { panic!("a target elsewhere") };
+    let Err(Error::Device { why, .. }) = x.cross_entropy(&target, 0.0) else {
+        panic!("the target is on another device")
+    };
     assert!(why.contains("one device"), "{why}");
     let labels =
         Tensor::from_vec(vec![0u8; 12], [3, 4]).and_then(|t| t.to_device(&device())).expect("memory");

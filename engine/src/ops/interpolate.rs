@@ -1,16 +1,16 @@
-//! Interpolation of images to another size.
+//! Resizing images by interpolation.
 use super::gpu::OnGpu;
 use crate::cpu::resample::resample;
 use crate::resampling::{Interpolation, Resampling};
 use crate::{Error, Result, Tensor, cuda};
 
 impl Tensor {
-    /// Images `[n, h, w, c]` at another height and width: `[n, size[0], size[1], c]`; PyTorch's `interpolate`.
+    /// Resizes images `[n, h, w, c]` to `[n, size[0], size[1], c]`, as PyTorch's `interpolate`. f32, f16, bf16; f64 on the CPU.
     pub fn interpolate(&self, size: [usize; 2], how: Interpolation) -> Result<Tensor> {
         self.resample("interpolate", size, |inputs, outputs| Resampling::interpolation(inputs, outputs, how))
     }
 
-    /// Resamples both axes of images, each by the matrix that `axis(inputs, outputs)` makes.
+    /// Resamples both axes of images to `size`, each by the matrix `axis(inputs, outputs)`.
     pub(super) fn resample(
         &self,
         op: &'static str,
@@ -21,13 +21,13 @@ impl Tensor {
             return Err(Error::shape(op, &[("x", self)], "needs images [n, h, w, c]"));
         };
         if h * w * c == 0 || size[0] * size[1] == 0 {
-            let why = format!("neither the images nor the size {size:?} may be empty");
+            let why = format!("images and output size must not be empty; the size is {size:?}");
             return Err(Error::shape(op, &[("x", self)], why));
         }
         self.resampled(op, axis(h, size[0]), axis(w, size[1]))
     }
 
-    /// Images `[n, h, w, c]` resampled along both axes.
+    /// Resamples images `[n, h, w, c]` along both axes.
     pub(super) fn resampled(
         &self,
         op: &'static str,
@@ -41,14 +41,14 @@ impl Tensor {
         let shape = [n, vertical.rows().len(), horizontal.rows().len(), c];
         let y = match OnGpu::of(op, &[("x", self)])? {
             Some(on) => on.build(shape, self.dtype(), |y| {
-                cuda::interpolate::resample(&on.gpu, &vertical, &horizontal, c, self.held().slice(), y)
+                cuda::interpolate::resample(&on.gpu, &vertical, &horizontal, c, self.device_view().slice(), y)
             }),
             None => dispatch_real!(op, [("x", self)], T => {
                 let x = self.read::<T>()?;
                 Tensor::build(shape, |y: &mut [T]| resample(&vertical, &horizontal, c, &x, y))
             }),
         }?;
-        Ok(y.recorded_composed(op, &[self], || {
+        Ok(y.with_composed_backward(op, &[self], || {
             move |grad: Tensor, _: &[bool]| {
                 Ok(vec![Some(grad.resampled(op, vertical.transposed(), horizontal.transposed())?)])
             }

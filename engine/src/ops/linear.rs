@@ -1,4 +1,4 @@
-//! Fully connected layer, with an activation.
+//! Linear (fully connected) layer, fused with an activation.
 mod gpu;
 mod mlp;
 
@@ -9,13 +9,14 @@ use crate::cpu::gemm::{CONV_MIN_MACS, matmul};
 use crate::{Activation, Conv2dOptions, DType, Error, Result, Tensor, cpu};
 
 impl Tensor {
-    /// `y = x · wᵀ + b` over the last axis: x `[…, in]`, weight `[out, in]`, bias `[out]`, y `[…, out]`. f32, f64.
+    /// `y = x · wᵀ + b` over the last axis: x `[…, in]`, weight `[out, in]`, bias `[out]`, y `[…, out]`. All operands have one dtype: f32,
+    /// f16, bf16, or f64 on the CPU.
     pub fn linear(&self, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
         self.linear_act(weight, bias, Activation::Identity)
     }
 
-    /// `activation(x · wᵀ + b)` as one operation: shapes as of [`Tensor::linear`]. Bias and activation follow the product in one
-    /// pass; on a GPU, for ReLU and GELU's approximation by tanh, before it is written.
+    /// `activation(x · wᵀ + b)` as one operation; shapes and dtypes as for [`Tensor::linear`]. Bias and activation are one pass after the
+    /// matmul; on a GPU they are in its epilogue for ReLU and GELU's tanh approximation.
     pub fn linear_act(
         &self,
         weight: &Tensor,
@@ -25,11 +26,11 @@ impl Tensor {
         let (operands, [m, n, k]) = check("linear", self, weight, bias)?;
         let shape = self.shape().with(self.rank() - 1, n);
         if let Some(on) = OnGpu::of("linear", &operands)? {
-            let layer = gpu::Layer { x: self, weight, bias, sizes: [m, n, k] };
+            let layer = gpu::LinearLayer { x: self, weight, bias, sizes: [m, n, k] };
             return gpu::forward(&on, &layer, activation);
         }
         if self.dtype() == DType::BF16 && m > 0 && m * n * k >= CONV_MIN_MACS && has_bf16() {
-            // A convolution of single pixels, which the processor has instructions for.
+            // A 1x1 convolution, which uses the CPU's bf16 instructions.
             let y = self.reshape([1, m, 1, k])?.conv2d(
                 &weight.reshape([n, 1, 1, k])?,
                 bias,
@@ -44,9 +45,9 @@ impl Tensor {
                 .linear_act(&weight.widened()?, bias.as_ref(), activation)?
                 .rounded_as(self);
         }
-        // The output tells ReLU's slope; for others what the activation saw is kept.
+        // ReLU's derivative follows from its output; other activations save their input.
         let is_relu = activation == Activation::Relu;
-        let (y, kept) = dispatch_real!("linear", [("x", self), ("weight", weight)], T => {
+        let (y, saved) = dispatch_real!("linear", [("x", self), ("weight", weight)], T => {
             let (x, w) = (self.read::<T>()?, weight.read::<T>()?);
             let b = bias.map(|b| b.read::<T>()).transpose()?;
             let b = b.as_deref();
@@ -65,16 +66,16 @@ impl Tensor {
                 Ok((y, Some(z)))
             }
         })?;
-        let composed = Composition::of(self, weight, bias, activation, kept.as_ref());
+        let composed = ComposedBackward::of(self, weight, bias, activation, saved.as_ref());
         let kernels = || {
             let (x, w, has_bias) = (self.detach(), weight.detach(), bias.is_some());
             move |grad: Tensor, needs: &[bool]| {
                 dispatch_real!("linear", [("x", &x), ("weight", &w)], T => {
-                    let d = match &kept {
+                    let d = match &saved {
                         None => grad,
-                        Some(kept) => {
-                            let (kept, dy) = (kept.read::<T>()?, grad.read::<T>()?);
-                            Tensor::build(*grad.shape(), |d: &mut [T]| cpu::activation::backward(activation, &kept, &dy, d))?
+                        Some(saved) => {
+                            let (saved, dy) = (saved.read::<T>()?, grad.read::<T>()?);
+                            Tensor::build(*grad.shape(), |d: &mut [T]| cpu::activation::backward(activation, &saved, &dy, d))?
                         }
                     };
                     let dy = d.read::<T>()?;
@@ -96,39 +97,41 @@ impl Tensor {
             }
         };
         let inputs: Vec<&Tensor> = [self, weight].into_iter().chain(bias).collect();
-        Ok(y.recorded_fused("linear", &inputs, kernels, || {
+        Ok(y.with_fused_backward("linear", &inputs, kernels, || {
             move |grad: Tensor, needs: &[bool]| composed.backward(&grad, needs)
         }))
     }
 }
 
-/// The backward pass of a layer as operations.
-struct Composition {
+/// The backward pass of a linear layer as operations.
+struct ComposedBackward {
     x: Tensor,
     weight: Tensor,
     bias: Option<Tensor>,
     activation: Activation,
-    /// ReLU's output, which tells its slope.
+    /// ReLU's output, which determines its derivative.
     output: Option<Tensor>,
 }
 
-impl Composition {
+impl ComposedBackward {
     fn of(
         x: &Tensor,
         weight: &Tensor,
         bias: Option<&Tensor>,
         activation: Activation,
-        kept: Option<&Tensor>,
-    ) -> Composition {
-        let output = kept.filter(|_| activation == Activation::Relu).cloned();
-        Composition { x: x.clone(), weight: weight.clone(), bias: bias.cloned(), activation, output }
+        saved: Option<&Tensor>,
+    ) -> ComposedBackward {
+        let output = saved.filter(|_| activation == Activation::Relu).cloned();
+        ComposedBackward { x: x.clone(), weight: weight.clone(), bias: bias.cloned(), activation, output }
     }
 
     fn backward(&self, grad: &Tensor, needs: &[bool]) -> Result<Vec<Option<Tensor>>> {
         let d = match (&self.output, self.activation) {
             (_, Activation::Identity) => grad.clone(),
-            (Some(y), activation) => y.slope(activation, grad)?,
-            (None, activation) => self.x.linear(&self.weight, self.bias.as_ref())?.slope(activation, grad)?,
+            (Some(y), activation) => y.activation_gradient(activation, grad)?,
+            (None, activation) => {
+                self.x.linear(&self.weight, self.bias.as_ref())?.activation_gradient(activation, grad)?
+            }
         };
         let (n, k) = (self.weight.dims()[0], self.weight.dims()[1]);
         let rows = |t: &Tensor, columns: usize| t.reshape([t.numel() / columns.max(1), columns]);
@@ -143,10 +146,10 @@ impl Composition {
     }
 }
 
-/// Operands and their names.
+/// Operands with their names.
 type Operands<'a> = Vec<(&'static str, &'a Tensor)>;
 
-/// The operands by name, and rows, outputs and inputs of the layer.
+/// Checks the operands. Returns them by name, and the rows of x, output features and input features.
 fn check<'a>(
     op: &'static str,
     x: &'a Tensor,

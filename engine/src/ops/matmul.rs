@@ -1,4 +1,4 @@
-//! Matrix products, batched and broadcasting.
+//! Matrix multiplication, batched and broadcasting.
 use super::expand::broadcast_steps;
 use super::gpu::OnGpu;
 use crate::cpu::gemm::{Matrix, gemm_batch, matmul};
@@ -9,13 +9,13 @@ use crate::{Error, Result, Shape, Tensor};
 use std::sync::Arc;
 
 impl Tensor {
-    /// The matrix product over the last two axes; leading axes broadcast. A vector on the left is a row, on the right a column,
-    /// and its axis is dropped from the result (PyTorch's `matmul`). f32, f64.
+    /// Matrix multiplication over the last two axes; leading axes broadcast. A vector on the left is a row, on the right a column,
+    /// and its axis is dropped from the result, as in PyTorch's `matmul`. Both operands have one dtype: f32, f16, bf16, or f64 on the CPU.
     pub fn matmul(&self, other: &Tensor) -> Result<Tensor> {
         self.matmul_transposed(other, false, false)
     }
 
-    /// As [`Tensor::matmul`], with the last two axes of either operand swapped first, without a copy.
+    /// [`Tensor::matmul`] of the operands with their last two axes swapped where requested, without a copy.
     pub fn matmul_transposed(&self, other: &Tensor, transpose_a: bool, transpose_b: bool) -> Result<Tensor> {
         let operands = [("a", self), ("b", other)];
         super::same_dtype("matmul", &operands)?;
@@ -23,24 +23,24 @@ impl Tensor {
             return Err(Error::shape("matmul", &operands, "a scalar has no rows: use mul"));
         }
         if self.rank() == 1 || other.rank() == 1 {
-            return self.with_vectors(other, transpose_a, transpose_b);
+            return self.matmul_vectors(other, transpose_a, transpose_b);
         }
         if self.is_half_on_cpu() {
             let y = self.widened()?.matmul_transposed(&other.widened()?, transpose_a, transpose_b)?;
             return y.rounded_as(self);
         }
-        let plan = Plan::new(self, other, transpose_a, transpose_b)?;
+        let matmul = BatchedMatmul::new(self, other, transpose_a, transpose_b)?;
         let y = match OnGpu::of("matmul", &operands)? {
-            Some(on) => on.build(plan.shape, self.dtype(), |y| {
-                let (a, b) = (self.held(), other.held());
-                plan.run_on(&on.gpu, a.slice(), b.slice(), y)
+            Some(on) => on.build(matmul.shape, self.dtype(), |y| {
+                let (a, b) = (self.device_view(), other.device_view());
+                matmul.run_gpu(&on.gpu, a.slice(), b.slice(), y)
             }),
             None => dispatch_real!("matmul", [("a", self), ("b", other)], T => {
                 let (a, b) = (self.read::<T>()?, other.read::<T>()?);
-                Tensor::build(plan.shape, |y: &mut [T]| plan.run(&a, &b, y))
+                Tensor::build(matmul.shape, |y: &mut [T]| matmul.run(&a, &b, y))
             }),
         }?;
-        Ok(y.recorded_composed("matmul", &[self, other], || {
+        Ok(y.with_composed_backward("matmul", &[self, other], || {
             let (a, b) = (self.clone(), other.clone());
             move |grad: Tensor, needs: &[bool]| {
                 // With A = op(a), B = op(b): dA = g Bᵀ, dB = Aᵀ g, transposed back where the operand was.
@@ -63,7 +63,7 @@ impl Tensor {
         }))
     }
 
-    fn with_vectors(&self, other: &Tensor, transpose_a: bool, transpose_b: bool) -> Result<Tensor> {
+    fn matmul_vectors(&self, other: &Tensor, transpose_a: bool, transpose_b: bool) -> Result<Tensor> {
         let lift = |t: &Tensor, left: bool| match t.dims() {
             &[n] => t.reshape(if left { [1, n] } else { [n, 1] }),
             _ => Ok(t.clone()),
@@ -85,8 +85,8 @@ impl Tensor {
     }
 }
 
-/// Extents of a batched product and where each batch entry's operands start.
-struct Plan {
+/// Extents of a batched matmul, and the offsets of each batch entry's operands.
+struct BatchedMatmul {
     m: usize,
     n: usize,
     k: usize,
@@ -97,8 +97,8 @@ struct Plan {
     starts: Vec<(usize, usize)>,
 }
 
-impl Plan {
-    fn new(a: &Tensor, b: &Tensor, transpose_a: bool, transpose_b: bool) -> Result<Plan> {
+impl BatchedMatmul {
+    fn new(a: &Tensor, b: &Tensor, transpose_a: bool, transpose_b: bool) -> Result<BatchedMatmul> {
         let matrix = |t: &Tensor| (t.dims()[t.rank() - 2], t.dims()[t.rank() - 1]);
         let ((a_rows, a_cols), (b_rows, b_cols)) = (matrix(a), matrix(b));
         let (m, k) = if transpose_a { (a_cols, a_rows) } else { (a_rows, a_cols) };
@@ -124,7 +124,7 @@ impl Plan {
             .collect();
         let mut dims = batch.dims().to_vec();
         dims.extend([m, n]);
-        Ok(Plan {
+        Ok(BatchedMatmul {
             m,
             n,
             k,
@@ -156,8 +156,8 @@ impl Plan {
         gemm_batch(m, n, k, self.starts.len(), operands, y);
     }
 
-    /// On a GPU: one batched product where the batch's operands lie evenly apart, else one for each entry.
-    fn run_on(&self, gpu: &Arc<Gpu>, a: DeviceSlice, b: DeviceSlice, y: DeviceSlice) -> cuda::Result<()> {
+    /// On a GPU: one strided-batched matmul where the operands lie at constant strides, else one matmul per batch entry.
+    fn run_gpu(&self, gpu: &Arc<Gpu>, a: DeviceSlice, b: DeviceSlice, y: DeviceSlice) -> cuda::Result<()> {
         let (m, n, k) = (self.m, self.n, self.k);
         let one = Gemm {
             transpose_a: self.transpose.0,
@@ -167,8 +167,8 @@ impl Plan {
         let (step_a, step_b) = self.starts.get(1).copied().unwrap_or_default();
         let even = |(i, s): (usize, &(usize, usize))| *s == (i * step_a, i * step_b);
         if self.starts.iter().enumerate().all(even) {
-            let product = Gemm { batch: self.starts.len(), stride_a: step_a, stride_b: step_b, ..one };
-            return cuda::matmul::gemm(gpu, &product, a, b, y);
+            let batched = Gemm { batch: self.starts.len(), stride_a: step_a, stride_b: step_b, ..one };
+            return cuda::matmul::gemm(gpu, &batched, a, b, y);
         }
         for (i, (at_a, at_b)) in self.starts.iter().enumerate() {
             let (a, b) = (a.subslice(*at_a, m * k), b.subslice(*at_b, k * n));

@@ -1,6 +1,9 @@
-//! The operations: one file each, with the public method, its dispatch and its backward.
+//! The operations: one file each, with the public method, its dispatch and its backward pass.
+//!
+//! Float operations accept f32, f16 and bf16 on the CPU and on CUDA, and f64 on the CPU. On the CPU f16 and bf16 are computed in f32 and
+//! rounded (see `half.rs`); convolutions and large linear layers in bf16 use bf16 instructions where the CPU has them.
 
-/// Runs `$body` with `$T` as the Rust type of a dtype, for every dtype.
+/// Runs `$body` with `$T` as the Rust type of a dtype; any dtype.
 macro_rules! dispatch_any {
     ($dtype:expr, $T:ident => $body:expr) => {
         match $dtype {
@@ -33,7 +36,8 @@ macro_rules! dispatch_any {
 }
 pub(crate) use dispatch_any;
 
-/// Runs `$body` with `$T` as f32 or f64, the types that CPU kernels compute in; an error that names the operands for others.
+/// Runs `$body` with `$T` as f32 or f64, the types in which CPU kernels compute. Other dtypes are an error that names the operands;
+/// f16 and bf16 are widened to f32 before.
 macro_rules! dispatch_real {
     ($op:expr, [$(($name:literal, $tensor:expr)),* $(,)?], $T:ident => $body:expr) => {{
         let operands: &[(&'static str, &$crate::Tensor)] = &[$(($name, $tensor)),*];
@@ -46,7 +50,7 @@ macro_rules! dispatch_real {
                 type $T = f64;
                 $body
             }
-            _ => Err($crate::Error::dtype($op, operands, "f32, or f64 for gradient checks")),
+            _ => Err($crate::Error::dtype($op, operands, "f32, f16, bf16 or f64")),
         }
     }};
 }
@@ -60,9 +64,9 @@ mod cast;
 mod conv2d;
 mod conv_norm;
 mod cross_entropy;
-mod drop;
+mod dropout;
 mod expand;
-mod extreme;
+mod extrema;
 mod fuse;
 mod gpu;
 #[cfg(test)]
@@ -93,7 +97,7 @@ mod update_state;
 pub use adaptive_pool::GlobalPool;
 pub use attention::AttentionMask;
 pub use batch_norm::BatchNorm;
-pub use conv_norm::Pending;
+pub use conv_norm::PendingBatchNorm;
 pub use conv2d::Conv2dOptions;
 #[cfg(test)]
 pub(crate) use expand::broadcast_steps;
@@ -106,7 +110,7 @@ pub(crate) use update_state::{UPDATE_SCALARS, UpdateScalar};
 
 use crate::{Error, Result, Tensor};
 
-/// An error unless all operands have the first one's dtype.
+/// Errors unless all operands have the dtype of the first.
 fn same_dtype(op: &'static str, operands: &[(&'static str, &Tensor)]) -> Result<()> {
     if operands.iter().all(|(_, t)| t.dtype() == operands[0].1.dtype()) {
         return Ok(());

@@ -1,56 +1,58 @@
-//! What an optimizer's update does to its parameters, all of them in one call. On a GPU that is a launch that looks at all gradients
-//! (where they are scaled or clipped), one for each stage of the rule that makes sums, and one that unscales, clips, updates, averages and
-//! rounds in one pass.
+//! Optimizer updates of all parameters in one call. On a GPU an update is one launch that computes the gradient norm (with loss scaling or
+//! clipping), one for each stage of the rule that computes sums, and one that unscales, clips, updates, maintains the EMA and rounds in
+//! one pass.
 use super::gpu::OnGpu;
 use super::update_state::{GradClip, UpdateState};
 use crate::cuda::optimizer::ParameterUpdate;
 use crate::fuse::UpdateRule;
 use crate::{DType, Error, Result, Shape, Tensor, cpu, cuda};
 
-/// A parameter in an update; all tensors are f32 and of one shape.
+/// Tensors and options of one parameter in an optimizer update. All tensors are f32 and have the shape of the weights, except where
+/// stated.
 #[derive(Clone, Debug)]
 pub struct UpdateOperands<'a> {
-    /// The elements, which change, and with them the copy that [`Tensor::working_copy`] keeps.
+    /// The weights. The update changes them, and their autocast cache (see [`Tensor::cached_cast`]).
     pub weights: &'a Tensor,
-    /// Their gradient.
+    /// Gradient of the weights.
     pub gradient: &'a Tensor,
-    /// The moments, which change; as many as the rule has.
+    /// Moments, which the update changes; as many as the rule has.
     pub moments: Vec<&'a Tensor>,
-    /// Means of the factored second moment over the last axis and over the first; the first moment is then empty.
+    /// Row and column means of a factored second moment, over the last and over the first axis; `moments[0]` is then empty.
     pub factors: Option<[&'a Tensor; 2]>,
-    /// The number that the rule keeps for the parameter: f32 `[2]`, where that of update t stands at t % 2.
+    /// Scalar state of the rule for this parameter: f32 `[2]`; the value of update t is at index t % 2.
     pub param_scalar: Option<&'a Tensor>,
-    /// Averaged weights, which change: `ema = decay * ema + (1 - decay) * weights`.
+    /// EMA of the weights, which the update changes: `ema = decay * ema + (1 - decay) * weights`.
     pub ema: Option<&'a Tensor>,
-    /// The weight decay.
+    /// Weight decay.
     pub weight_decay: f32,
-    /// What the learning rate is multiplied by.
+    /// Factor of the learning rate.
     pub lr_scale: f32,
-    /// Adaptive clipping is for this parameter too.
+    /// Apply adaptive gradient clipping to this parameter.
     pub adaptive_clip: bool,
-    /// Round the weights to this dtype: they are kept in half precision, without a more precise master.
+    /// Round the weights to this dtype, for training in pure half precision without f32 master weights.
     pub round_to: Option<DType>,
 }
 
-/// Updates parameters by a rule, at the rates that `state` holds, unless a gradient is not finite and losses are scaled.
+/// Updates parameters by a rule, with the learning rate and EMA decay in `state`. With loss scaling the update is skipped if a gradient is
+/// not finite.
 pub fn update(rule: &UpdateRule, parameters: &[UpdateOperands], state: &UpdateState) -> Result<()> {
-    let copies: Vec<Option<Tensor>> = parameters.iter().map(|p| p.weights.kept_copy()).collect();
-    let mut operands = vec![("state", state.numbers())];
+    let copies: Vec<Option<Tensor>> = parameters.iter().map(|p| p.weights.autocast_cache()).collect();
+    let mut operands = vec![("state", state.scalars())];
     for parameter in parameters {
         check(rule, parameter)?;
         operands.extend(parameter.tensors());
-        operands.extend(parameter.param_scalar.map(|t| ("kept", t)));
+        operands.extend(parameter.param_scalar.map(|t| ("param_scalar", t)));
         operands.extend(parameter.factors.into_iter().flatten().map(|t| ("factor", t)));
     }
     match OnGpu::of(rule.name(), &operands)? {
-        Some(on) => on.named(on_gpu(&on.gpu, rule, parameters, &copies, state))?,
-        None => on_cpu(rule, parameters, &copies, state)?,
+        Some(on) => on.with_op_context(update_on_gpu(&on.gpu, rule, parameters, &copies, state))?,
+        None => update_on_cpu(rule, parameters, &copies, state)?,
     }
-    parameters.iter().for_each(|p| p.weights.renew_kept_copy());
+    parameters.iter().for_each(|p| p.weights.mark_autocast_cache_current());
     Ok(())
 }
 
-/// How an update cuts a parameter, by its shape alone: rows are slices of the first axis, chunks what one task works on.
+/// Division of a parameter into chunks, a function of its shape alone. Rows are slices of the first axis; a chunk is the work of one task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ChunkLayout {
     pub(crate) row_length: usize,
@@ -58,15 +60,15 @@ pub(crate) struct ChunkLayout {
     pub(crate) chunk_length: usize,
     pub(crate) chunks: usize,
     pub(crate) axes: usize,
-    /// Elements of the last axis, of a parameter whose second moment is factored.
+    /// Extent of the last axis of a parameter with a factored second moment, else 1.
     pub(crate) inner: usize,
 }
 
-/// Elements of a chunk, more or less where it is to hold whole rows.
+/// Elements of a chunk; more or fewer where chunks consist of whole rows.
 const CHUNK: usize = 1 << 14;
 
 impl ChunkLayout {
-    /// Of a shape, in whole rows or not; `factored`, of that many rows and elements of the last axis.
+    /// The layout for a shape. `by_rows` cuts between rows; `factored` has the number of rows first and the extent of the last axis last.
     pub(crate) fn new(shape: &Shape, by_rows: bool, factored: Option<[usize; 3]>) -> ChunkLayout {
         let (n, axes) = (shape.numel(), shape.rank());
         let rows = match factored {
@@ -77,7 +79,7 @@ impl ChunkLayout {
         let row_length = (n / rows.max(1)).max(1);
         let chunk_length = match CHUNK / row_length {
             _ if !by_rows => CHUNK,
-            // A pack of floats begins each chunk.
+            // Chunks start at a multiple of four floats.
             fit @ 4.. => fit / 4 * 4 * row_length,
             fit => fit.max(1) * row_length,
         };
@@ -87,7 +89,7 @@ impl ChunkLayout {
 }
 
 impl<'a> UpdateOperands<'a> {
-    /// A parameter of a rule that keeps nothing, without weight decay.
+    /// A parameter of a rule without state, without weight decay.
     pub fn new(weights: &'a Tensor, gradient: &'a Tensor) -> UpdateOperands<'a> {
         UpdateOperands {
             weights,
@@ -124,29 +126,29 @@ fn check(rule: &UpdateRule, parameter: &UpdateOperands) -> Result<()> {
     if operands.iter().any(|(_, t)| t.dtype() != DType::F32) {
         return Err(Error::dtype(op, &operands, "f32"));
     }
-    // Weights and gradient come first, then the moments, of which a factored parameter lacks the first.
+    // Weights and gradient come first, then the moments; the first moment of a factored parameter is empty.
     let absent = |i: usize| i == 2 && parameter.factors.is_some();
     let other = |t: &Tensor| t.shape() != parameter.weights.shape();
     if operands.iter().enumerate().any(|(i, (_, t))| !absent(i) && other(t)) {
         return Err(Error::shape(
             op,
             &operands,
-            "gradient, moments and average must have the shape of the weights",
+            "gradient, moments and EMA must have the shape of the weights",
         ));
     }
     let moments = rule.state_spec().moments.len();
     if parameter.moments.len() != moments {
-        let why = format!("the rule keeps {moments} moments, not {}", parameter.moments.len());
+        let why = format!("the rule needs {moments} moments, not {}", parameter.moments.len());
         return Err(Error::value(op, &operands, why));
     }
-    let two = |t: &Tensor| t.dtype() == DType::F32 && t.dims() == [2];
+    let is_f32_pair = |t: &Tensor| t.dtype() == DType::F32 && t.dims() == [2];
     if parameter.param_scalar.is_some() != rule.state_spec().param_scalar.is_some()
-        || !parameter.param_scalar.is_none_or(two)
+        || !parameter.param_scalar.is_none_or(is_f32_pair)
     {
         return Err(Error::value(
             op,
             &operands,
-            "what the rule keeps for a parameter is f32 [2]".to_string(),
+            "param_scalar must be f32 [2] if the rule has one, else absent".to_string(),
         ));
     }
     if let Some([rows, columns]) = parameter.factors {
@@ -154,39 +156,41 @@ fn check(rule: &UpdateRule, parameter: &UpdateOperands) -> Result<()> {
         let lengths = axes.map(|[a, b, c]| (a * b, b * c));
         let f32s = rows.dtype() == DType::F32 && columns.dtype() == DType::F32;
         if lengths != Some((rows.numel(), columns.numel())) || !f32s {
-            let why = "the factors of the second moment are f32, means over the last axis and over the first";
+            let why =
+                "the factors of the second moment must be f32, means over the last and over the first axis";
             return Err(Error::value(op, &operands, why));
         }
     }
     Ok(())
 }
 
-fn on_gpu(
+fn update_on_gpu(
     gpu: &std::sync::Arc<cuda::Gpu>,
     rule: &UpdateRule,
     parameters: &[UpdateOperands],
     copies: &[Option<Tensor>],
     state: &UpdateState,
 ) -> cuda::Result<()> {
-    let held: Vec<Vec<_>> = parameters.iter().map(|p| p.tensors().map(|(_, t)| t.held()).collect()).collect();
-    let held_copies: Vec<_> = copies.iter().map(|copy| copy.as_ref().map(Tensor::held)).collect();
-    let held_kept: Vec<_> = parameters.iter().map(|p| p.param_scalar.map(Tensor::held)).collect();
-    let held_factors: Vec<_> =
-        parameters.iter().map(|p| p.factors.map(|factors| factors.map(Tensor::held))).collect();
+    let views: Vec<Vec<_>> =
+        parameters.iter().map(|p| p.tensors().map(|(_, t)| t.device_view()).collect()).collect();
+    let copy_views: Vec<_> = copies.iter().map(|copy| copy.as_ref().map(Tensor::device_view)).collect();
+    let scalar_views: Vec<_> = parameters.iter().map(|p| p.param_scalar.map(Tensor::device_view)).collect();
+    let factor_views: Vec<_> =
+        parameters.iter().map(|p| p.factors.map(|factors| factors.map(Tensor::device_view))).collect();
     let tables: Vec<ParameterUpdate> = parameters
         .iter()
         .enumerate()
         .map(|(i, parameter)| {
-            let slice = |k: usize| held[i][k].slice();
+            let slice = |k: usize| views[i][k].slice();
             let moments = rule.state_spec().moments.len();
             ParameterUpdate {
                 weights: slice(0),
                 gradient: slice(1),
                 moments: (2..2 + moments).map(slice).collect(),
                 ema: parameter.ema.map(|_| slice(2 + moments)),
-                low_precision: held_copies[i].as_ref().map(|copy| copy.slice()),
-                param_scalar: held_kept[i].as_ref().map(|kept| kept.slice()),
-                factors: held_factors[i].as_ref().map(|[a, b]| [a.slice(), b.slice()]),
+                low_precision: copy_views[i].as_ref().map(|copy| copy.slice()),
+                param_scalar: scalar_views[i].as_ref().map(|scalar| scalar.slice()),
+                factors: factor_views[i].as_ref().map(|[a, b]| [a.slice(), b.slice()]),
                 weight_decay: parameter.weight_decay,
                 lr_scale: parameter.lr_scale,
                 adaptive_clip: parameter.adaptive_clip,
@@ -197,17 +201,17 @@ fn on_gpu(
         .collect();
     parameters.iter().flat_map(|p| p.tensors().skip(2)).for_each(|(_, t)| t.bump_version());
     parameters.iter().for_each(|p| p.weights.bump_version());
-    let (numbers, updates) = (state.numbers().held(), state.updates().held());
-    let ticket = state.ticket().held();
-    let place = cuda::optimizer::OptimizerState {
-        numbers: numbers.slice(),
-        updates: updates.slice(),
+    let (scalars, updates) = (state.scalars().device_view(), state.updates().device_view());
+    let ticket = state.ticket().device_view();
+    let device_state = cuda::optimizer::OptimizerState {
+        scalars: scalars.slice(),
+        step: updates.slice(),
         ticket: ticket.slice(),
     };
-    cuda::optimizer::update(gpu, rule, &tables, state.rule(), &place)
+    cuda::optimizer::update(gpu, rule, &tables, state.rule(), &device_state)
 }
 
-fn on_cpu(
+fn update_on_cpu(
     rule: &UpdateRule,
     parameters: &[UpdateOperands],
     copies: &[Option<Tensor>],
@@ -217,14 +221,14 @@ fn on_cpu(
     let gradients = parameters.iter().map(|p| p.gradient.read::<f32>()).collect::<Result<Vec<_>>>()?;
     let mut weights = parameters.iter().map(|p| p.weights.write::<f32>()).collect::<Result<Vec<_>>>()?;
     let mut moments = vec![];
-    let mut averages = vec![];
-    let mut kept = vec![];
+    let mut emas = vec![];
+    let mut scalar = vec![];
     let mut factors = vec![];
     let (mut f16s, mut bf16s) = (vec![], vec![]);
     for (parameter, copy) in parameters.iter().zip(copies) {
         moments.push(parameter.moments.iter().map(|t| t.write::<f32>()).collect::<Result<Vec<_>>>()?);
-        averages.push(parameter.ema.map(|t| t.write::<f32>()).transpose()?);
-        kept.push(parameter.param_scalar.map(|t| t.write::<f32>()).transpose()?);
+        emas.push(parameter.ema.map(|t| t.write::<f32>()).transpose()?);
+        scalar.push(parameter.param_scalar.map(|t| t.write::<f32>()).transpose()?);
         factors.push(match parameter.factors {
             Some([rows, columns]) => Some([rows.write::<f32>()?, columns.write::<f32>()?]),
             None => None,
@@ -234,19 +238,21 @@ fn on_cpu(
         bf16s.push(of(DType::BF16).map(|t| t.write::<crate::dtype::bf16>()).transpose()?);
     }
     let mut all: Vec<OptimizerParameter> = vec![];
-    let places = weights.iter_mut().zip(&mut moments).zip(&mut averages).zip(&mut kept).zip(&mut factors);
-    let halves = f16s.iter_mut().zip(&mut bf16s);
-    for (i, (((((weights, moments), ema), kept), factors), (half, brain))) in places.zip(halves).enumerate() {
-        let half = half.as_mut().map(|copy| LowPrecisionCopy::F16(&mut copy[..]));
-        let brain = brain.as_mut().map(|copy| LowPrecisionCopy::BF16(&mut copy[..]));
+    let states = weights.iter_mut().zip(&mut moments).zip(&mut emas).zip(&mut scalar).zip(&mut factors);
+    let low_precision = f16s.iter_mut().zip(&mut bf16s);
+    for (i, (((((weights, moments), ema), scalar), factors), (f16, bf16))) in
+        states.zip(low_precision).enumerate()
+    {
+        let f16 = f16.as_mut().map(|copy| LowPrecisionCopy::F16(&mut copy[..]));
+        let bf16 = bf16.as_mut().map(|copy| LowPrecisionCopy::BF16(&mut copy[..]));
         let parameter = &parameters[i];
         all.push(OptimizerParameter {
             weights: &mut weights[..],
             gradient: &gradients[i],
             moments: moments.iter_mut().map(|m| &mut m[..]).collect(),
             ema: ema.as_mut().map(|ema| &mut ema[..]),
-            low_precision: half.or(brain),
-            param_scalar: kept.as_mut().map(|kept| &mut kept[..]),
+            low_precision: f16.or(bf16),
+            param_scalar: scalar.as_mut().map(|scalar| &mut scalar[..]),
             factors: factors.as_mut().map(|[rows, columns]| [&mut rows[..], &mut columns[..]]),
             weight_decay: parameter.weight_decay,
             lr_scale: parameter.lr_scale,
@@ -255,7 +261,7 @@ fn on_cpu(
             layout: parameter.layout(rule, state),
         });
     }
-    let (mut numbers, mut updates) = (state.numbers().write::<f32>()?, state.updates().write::<i64>()?);
-    cpu::optimizer::update(rule, &mut all, state.rule(), &mut numbers, &mut updates[0]);
+    let (mut scalars, mut updates) = (state.scalars().write::<f32>()?, state.updates().write::<i64>()?);
+    cpu::optimizer::update(rule, &mut all, state.rule(), &mut scalars, &mut updates[0]);
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Reordering of axes, and the border between channels-last and the NCHW of other tools.
+//! Permutation of axes, and conversion between channels-last and NCHW.
 use super::gpu::OnGpu;
 use crate::{Error, Result, Shape, Tensor, cpu, cuda};
 
@@ -11,27 +11,27 @@ impl Tensor {
             return Err(Error::shape(
                 "permute",
                 &[("self", self)],
-                format!("axes {axes:?} are not each axis once"),
+                format!("axes {axes:?} must contain each axis once"),
             ));
         }
         let shape = Shape::new(&axes.iter().map(|a| self.dims()[*a]).collect::<Vec<_>>());
         let y = match OnGpu::of_any("permute", &[("self", self)])? {
             Some(on) => on.build(shape, self.dtype(), |y| {
-                cuda::copy::permute(&on.gpu, self.held().slice(), self.shape(), axes, y)
+                cuda::copy::permute(&on.gpu, self.device_view().slice(), self.shape(), axes, y)
             }),
             None => dispatch_any!(self.dtype(), T => {
                 let x = self.read::<T>()?;
                 Tensor::build(shape, |y: &mut [T]| cpu::permute::permute(&x, self.shape(), axes, y))
             }),
         }?;
-        Ok(y.recorded_composed("permute", &[self], || {
+        Ok(y.with_composed_backward("permute", &[self], || {
             let mut inverse = vec![0; axes.len()];
             axes.iter().enumerate().for_each(|(to, from)| inverse[*from] = to);
             move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.permute(&inverse)?)])
         }))
     }
 
-    /// The last two axes swapped.
+    /// Swaps the last two axes; a dense copy. Any dtype.
     pub fn transpose(&self) -> Result<Tensor> {
         let rank = self.rank();
         if rank < 2 {
@@ -42,13 +42,13 @@ impl Tensor {
         self.permute(&axes)
     }
 
-    /// From `[N, C, H, W]` (or a weight `[out, in, kh, kw]`) to channels-last.
+    /// Converts `[N, C, H, W]` (or a weight `[out, in, kh, kw]`) to channels-last. Any dtype.
     pub fn from_nchw(nchw: &Tensor) -> Result<Tensor> {
         nchw.check_images("from_nchw")?;
         nchw.permute(&[0, 2, 3, 1])
     }
 
-    /// From channels-last to `[N, C, H, W]` (or a weight to `[out, in, kh, kw]`).
+    /// Converts channels-last to `[N, C, H, W]` (or a weight to `[out, in, kh, kw]`). Any dtype.
     pub fn to_nchw(&self) -> Result<Tensor> {
         self.check_images("to_nchw")?;
         self.permute(&[0, 3, 1, 2])

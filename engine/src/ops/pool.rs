@@ -1,25 +1,26 @@
 //! Pooling of channels-last images.
 use super::gpu::OnGpu;
-use crate::autograd::is_recorded;
+use crate::autograd::is_tracked;
 use crate::cpu::pool as kernel;
 use crate::pool_shape::PoolShape;
 use crate::resampling::Resampling;
 use crate::{DType, Error, Pool2dOptions, Result, Tensor, cuda};
 
 impl Tensor {
-    /// The largest element of each window of images `[n, h, w, c]`; the first among equals gets the gradient, NaN wins.
+    /// Max pooling of images `[n, h, w, c]` over windows of at most 256 elements. Of equal maxima the first gets the gradient; NaN
+    /// propagates. f32, f16, bf16; f64 on the CPU.
     pub fn max_pool2d(&self, pool: &Pool2dOptions) -> Result<Tensor> {
         let s = self.pool_shape("max_pool2d", pool)?;
         if pool.kernel[0] * pool.kernel[1] > 256 {
-            // Which element of a window was the largest is remembered in a byte.
+            // The index of the maximum within its window is stored in a byte.
             return Err(Error::value(
                 "max_pool2d",
                 &[("x", self)],
-                "a window has at most 256 elements; see global_pool for a whole image",
+                "a window must have at most 256 elements; use global_pool for a whole image",
             ));
         }
         if let Some(on) = OnGpu::of("max_pool2d", &[("x", self)])? {
-            return self.max_pool2d_on(&on, s);
+            return self.max_pool2d_gpu(&on, s);
         }
         if self.is_half_on_cpu() {
             return self.widened()?.max_pool2d(pool)?.rounded_as(self);
@@ -29,11 +30,11 @@ impl Tensor {
             let x = self.read::<T>()?;
             let index = Tensor::build(shape, |_: &mut [u8]| ())?;
             let y = Tensor::build(shape, |y: &mut [T]| kernel::max_forward(&s, &x, y, &mut index.write().expect("u8")))?;
-            Ok(y.recorded_composed("max_pool2d", &[self], || {
+            Ok(y.with_composed_backward("max_pool2d", &[self], || {
                 let from = *self.shape();
                 move |grad: Tensor, _: &[bool]| {
-                    if is_recorded(&[&grad]) {
-                        return Ok(vec![Some(to_chosen(&s, &index, &grad)?)]);
+                    if is_tracked(&[&grad]) {
+                        return Ok(vec![Some(scatter_to_argmax(&s, &index, &grad)?)]);
                     }
                     let (dy, index) = (grad.read::<T>()?, index.read::<u8>()?);
                     Ok(vec![Some(Tensor::build(from, |dx: &mut [T]| kernel::max_backward(&s, &dy, &index, dx))?)])
@@ -42,62 +43,76 @@ impl Tensor {
         })
     }
 
-    /// The mean of each window of images `[n, h, w, c]`. Windows that reach over the edge divide by the elements inside, or with
-    /// `count_include_pad` also by those in the padding (never by those that only `ceil_mode` adds).
+    /// Average pooling of images `[n, h, w, c]`. A window that reaches over the edge divides by the number of elements inside the image;
+    /// with `count_include_pad` padding counts too, but never the elements that only `ceil_mode` adds. f32, f16, bf16; f64 on the CPU.
     pub fn avg_pool2d(&self, pool: &Pool2dOptions, count_include_pad: bool) -> Result<Tensor> {
         let s = self.pool_shape("avg_pool2d", pool)?;
         if pool.dilation != [1, 1] {
-            return Err(Error::value("avg_pool2d", &[("x", self)], "average pooling has no dilation"));
+            return Err(Error::value(
+                "avg_pool2d",
+                &[("x", self)],
+                "average pooling does not support dilation; it must be [1, 1]",
+            ));
         }
         if let Some(on) = OnGpu::of("avg_pool2d", &[("x", self)])? {
-            return self.avg_pool2d_on(&on, s, count_include_pad);
+            return self.avg_pool2d_gpu(&on, s, count_include_pad);
         }
         let axis = |axis: usize| Resampling::window_mean(&s, axis, count_include_pad);
         self.resampled("avg_pool2d", axis(0), axis(1))
     }
 
-    fn max_pool2d_on(&self, on: &OnGpu, s: PoolShape) -> Result<Tensor> {
+    fn max_pool2d_gpu(&self, on: &OnGpu, s: PoolShape) -> Result<Tensor> {
         let shape = [s.n, s.out[0], s.out[1], s.c];
-        let index = on.room(shape, DType::U8)?;
+        let index = on.empty(shape, DType::U8)?;
         let y = on.build(shape, self.dtype(), |y| {
-            cuda::pool::max_forward(&on.gpu, &s, self.held().slice(), y, index.held().slice())
+            cuda::pool::max_forward(&on.gpu, &s, self.device_view().slice(), y, index.device_view().slice())
         })?;
-        Ok(y.recorded_composed("max_pool2d", &[self], || {
+        Ok(y.with_composed_backward("max_pool2d", &[self], || {
             let from = *self.shape();
             move |grad: Tensor, _: &[bool]| {
-                if is_recorded(&[&grad]) {
-                    return Ok(vec![Some(to_chosen(&s, &index, &grad)?)]);
+                if is_tracked(&[&grad]) {
+                    return Ok(vec![Some(scatter_to_argmax(&s, &index, &grad)?)]);
                 }
                 let operands = [("grad", &grad)];
-                let on = OnGpu::back("max_pool2d", &operands)?;
+                let on = OnGpu::for_backward("max_pool2d", &operands)?;
                 let dx = on.build(from, grad.dtype(), |dx| {
-                    cuda::pool::max_backward(&on.gpu, &s, grad.held().slice(), index.held().slice(), dx)
+                    cuda::pool::max_backward(
+                        &on.gpu,
+                        &s,
+                        grad.device_view().slice(),
+                        index.device_view().slice(),
+                        dx,
+                    )
                 })?;
                 Ok(vec![Some(dx)])
             }
         }))
     }
 
-    fn avg_pool2d_on(&self, on: &OnGpu, s: PoolShape, include_pad: bool) -> Result<Tensor> {
+    fn avg_pool2d_gpu(&self, on: &OnGpu, s: PoolShape, include_pad: bool) -> Result<Tensor> {
         let y = on.build([s.n, s.out[0], s.out[1], s.c], self.dtype(), |y| {
-            cuda::pool::avg_forward(&on.gpu, &s, include_pad, self.held().slice(), y)
+            cuda::pool::avg_forward(&on.gpu, &s, include_pad, self.device_view().slice(), y)
         })?;
-        Ok(y.recorded_composed("avg_pool2d", &[self], || {
-            move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.avg_pool2d_back(s, include_pad)?)])
+        Ok(y.with_composed_backward("avg_pool2d", &[self], || {
+            move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.avg_pool2d_backward(s, include_pad)?)])
         }))
     }
 
     /// The gradient of [`Tensor::avg_pool2d`] on a GPU.
-    fn avg_pool2d_back(&self, s: PoolShape, include_pad: bool) -> Result<Tensor> {
+    fn avg_pool2d_backward(&self, s: PoolShape, include_pad: bool) -> Result<Tensor> {
         let operands = [("grad", self)];
-        let on = OnGpu::back("avg_pool2d", &operands)?;
+        let on = OnGpu::for_backward("avg_pool2d", &operands)?;
         let dx = on.build([s.n, s.size[0], s.size[1], s.c], self.dtype(), |dx| {
-            cuda::pool::avg_backward(&on.gpu, &s, include_pad, self.held().slice(), dx)
+            cuda::pool::avg_backward(&on.gpu, &s, include_pad, self.device_view().slice(), dx)
         })?;
-        Ok(dx.recorded_composed("avg_pool2d", &[self], || {
+        Ok(dx.with_composed_backward("avg_pool2d", &[self], || {
             move |grad: Tensor, _: &[bool]| {
                 let operands = [("grad", &grad)];
-                Ok(vec![Some(grad.avg_pool2d_on(&OnGpu::back("avg_pool2d", &operands)?, s, include_pad)?)])
+                Ok(vec![Some(grad.avg_pool2d_gpu(
+                    &OnGpu::for_backward("avg_pool2d", &operands)?,
+                    s,
+                    include_pad,
+                )?)])
             }
         }))
     }
@@ -115,19 +130,20 @@ impl Tensor {
         }
         if (0..2).any(|a| pool.padding[a] > pool.kernel[a] / 2) {
             return fail(format!(
-                "padding {:?} is more than half of the kernel {:?}",
+                "padding {:?} must be at most half of the kernel {:?}",
                 pool.padding, pool.kernel
             ));
         }
         match (pool.windows(0, h), pool.windows(1, w)) {
             (Some(oh), Some(ow)) => Ok(PoolShape { n, size: [h, w], out: [oh, ow], c, pool: *pool }),
-            _ => fail(format!("a window of {:?} does not fit into {h}x{w}", pool.kernel)),
+            _ => fail(format!("a kernel of {:?} does not fit into {h}x{w} with its padding", pool.kernel)),
         }
     }
 }
 
-/// The gradient of [`Tensor::max_pool2d`] as operations: each window's goes to the pixel that `index` says it chose.
-fn to_chosen(s: &PoolShape, index: &Tensor, dy: &Tensor) -> Result<Tensor> {
+/// The gradient of [`Tensor::max_pool2d`] as operations: adds each window's gradient to the pixel at `index`, the position of the maximum
+/// within the window.
+fn scatter_to_argmax(s: &PoolShape, index: &Tensor, dy: &Tensor) -> Result<Tensor> {
     let ([h, w], [oh, ow], c, width) = (s.size, s.out, s.c, s.pool.kernel[1]);
     let (mut pixels, mut inside) = (vec![], vec![]);
     for (i, tap) in index.to_vec::<u8>()?.into_iter().enumerate() {
@@ -136,7 +152,7 @@ fn to_chosen(s: &PoolShape, index: &Tensor, dy: &Tensor) -> Result<Tensor> {
             let at = s.start(axis, window) + (tap * s.pool.dilation[axis]) as isize;
             usize::try_from(at).ok().filter(|at| *at < s.size[axis])
         };
-        // A window can lie between the pixels.
+        // With dilation a window can contain no pixel.
         let pixel = at(0, oy, tap / width).zip(at(1, ox, tap % width)).map(|(iy, ix)| iy * w + ix);
         pixels.push(pixel.unwrap_or_default() as i64);
         inside.push(u8::from(pixel.is_some()));
@@ -146,9 +162,9 @@ fn to_chosen(s: &PoolShape, index: &Tensor, dy: &Tensor) -> Result<Tensor> {
     let pixels = on_device(Tensor::from_vec(pixels, windows)?)?;
     let mut dy = dy.reshape(windows)?;
     if inside.contains(&0) {
-        dy = dy.keep(&on_device(Tensor::from_vec(inside, windows)?.to_dtype(dy.dtype())?)?)?;
+        dy = dy.masked(&on_device(Tensor::from_vec(inside, windows)?.to_dtype(dy.dtype())?)?)?;
     }
-    dy.scattered(1, &pixels, [s.n, h * w, c].into())?.reshape([s.n, h, w, c])
+    dy.scatter_add(1, &pixels, [s.n, h * w, c].into())?.reshape([s.n, h, w, c])
 }
 
 #[cfg(test)]
@@ -161,12 +177,12 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_pooled_is_a_typed_error() {
+    fn invalid_pooling_is_a_typed_error() {
         let x = images([1, 4, 4, 2]);
-        let refused = |pool: Pool2dOptions| matches!(x.max_pool2d(&pool), Err(Error::Shape { .. }));
-        assert!(refused(Pool2dOptions { kernel: [5, 5], ..Pool2dOptions::default() }));
-        assert!(refused(Pool2dOptions { padding: [2, 2], ..Pool2dOptions::default() }));
-        assert!(refused(Pool2dOptions { stride: [0, 1], ..Pool2dOptions::default() }));
+        let is_rejected = |pool: Pool2dOptions| matches!(x.max_pool2d(&pool), Err(Error::Shape { .. }));
+        assert!(is_rejected(Pool2dOptions { kernel: [5, 5], ..Pool2dOptions::default() }));
+        assert!(is_rejected(Pool2dOptions { padding: [2, 2], ..Pool2dOptions::default() }));
+        assert!(is_rejected(Pool2dOptions { stride: [0, 1], ..Pool2dOptions::default() }));
         assert!(matches!(
             images([1, 4, 4, 0]).max_pool2d(&Pool2dOptions::default()),
             Err(Error::Shape { .. })
@@ -179,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_between_the_pixels_is_minus_infinity_in_both_dtypes() {
+    fn max_pool_window_without_pixels_is_minus_infinity() {
         let pool = Pool2dOptions { padding: [1, 1], dilation: [2, 2], ..Pool2dOptions::default() };
         for dtype in [DType::F32, DType::F64] {
             let x = Tensor::ones([1, 1, 1, 3], dtype, &Device::Cpu).expect("memory").variable();
@@ -192,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn training_on_one_value_a_channel_is_an_error() {
+    fn batch_norm_training_on_one_value_per_channel_is_an_error() {
         let norm = BatchNorm { training: true, ..BatchNorm::default() };
         assert!(matches!(images([1, 1, 1, 3]).batch_norm(&norm), Err(Error::Shape { .. })));
     }

@@ -1,39 +1,39 @@
-//! Training images from bytes in one pass: mixup (Zhang et al., 2018), CutMix (Yun et al., 2019), normalisation, and random erasing
-//! (Zhong et al., 2020), with every choice made by the caller.
+//! Batch augmentation of u8 images in one pass: mixup (Zhang et al., 2018), CutMix (Yun et al., 2019), normalisation, and random erasing
+//! (Zhong et al., 2020). The caller makes all random choices but the noise in erased boxes.
 use super::gpu::OnGpu;
 use crate::random::RngStream;
 use crate::{DType, Error, Result, Tensor, cpu, cuda};
 
 const OP: &str = "prepare_images";
 
-/// Numbers of a row of changes before the boxes to erase.
+/// Numbers of a row of changes before its erase boxes.
 pub(crate) const CHANGE_HEADER_LEN: usize = 7;
 
-/// The most boxes of an image that a GPU erases.
-const BOXES: usize = 16;
+/// Maximum number of erase boxes per image on a GPU.
+const MAX_ERASE_BOXES: usize = 16;
 
-/// Rows `0..1` and columns `2..3` of an image: first and one past the last of each. Nothing where they are equal.
+/// Box of an image, `[top, bottom, left, right]`; bottom and right are exclusive. Empty where they are equal.
 pub type ImageBox = [u32; 4];
 
-/// What happens to one image of a batch.
+/// Augmentation of one image of a batch: mixing and erasing.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ImageChange {
-    /// The image that it is mixed with.
+    /// Index of the image it is mixed with.
     pub partner: usize,
-    /// Its own share outside of the box.
+    /// Mixup weight of the image itself, outside of the CutMix box.
     pub lam: f32,
-    /// Where the pixels are the partner's.
-    pub cut: ImageBox,
-    /// What its draws are numbered by.
+    /// CutMix box: its pixels are the partner's.
+    pub cutmix_box: ImageBox,
+    /// Sample number for the random numbers in erased boxes.
     pub sample: u64,
-    /// What is erased.
+    /// Erased boxes.
     pub erase_boxes: Vec<ImageBox>,
 }
 
-/// What is the same for all images of a batch.
+/// Options that all images of a batch share.
 #[derive(Clone, Debug)]
 pub struct ImagePreparation<'a> {
-    /// The value that stands for 1.
+    /// Value of full intensity, which becomes 1 before normalisation: 255.
     pub white: u8,
     /// Mean of each channel.
     pub mean: &'a [f32],
@@ -41,38 +41,44 @@ pub struct ImagePreparation<'a> {
     pub std: &'a [f32],
     /// Round mixed values to bytes, half to even, as timm's collation does.
     pub rounded: bool,
-    /// What erased elements become, after normalisation.
+    /// Content of erased boxes.
     pub erase_mode: EraseMode,
-    /// Where draws come from: the key and the epoch of this stream, under each image's own sample.
+    /// Random numbers for erased boxes: the key and the epoch of this stream; the sample is each image's.
     pub rng: RngStream,
 }
 
-/// What erased elements become.
+/// Content of erased boxes, after normalisation; timm's `--remode`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum EraseMode {
-    /// 0, which is the mean (timm's `const`).
+    /// 0, the mean (`const`).
     #[default]
     Const,
-    /// A normal draw for each channel of each box (`rand`).
+    /// One standard normal value per channel of each box (`rand`).
     Rand,
-    /// A normal draw for each element (`pixel`).
+    /// A standard normal value per element (`pixel`).
     Pixel,
 }
 
 impl ImageChange {
-    /// None but normalisation.
+    /// No mixing and no erasing; the image is only normalised.
     pub fn none(image: usize) -> ImageChange {
-        ImageChange { partner: image, lam: 1.0, cut: [0; 4], sample: image as u64, erase_boxes: vec![] }
+        ImageChange {
+            partner: image,
+            lam: 1.0,
+            cutmix_box: [0; 4],
+            sample: image as u64,
+            erase_boxes: vec![],
+        }
     }
 
-    /// The changes of a batch, i64 `[n, 7 + 4 boxes]`, with room for so many boxes in each image. Errors when an image has more, and
-    /// when a partner does not exist.
+    /// Encodes the changes of a batch as i64 `[n, 7 + 4 boxes]`, with up to `boxes` erase boxes per image. Errors when an image has more,
+    /// or a partner is out of range.
     pub fn rows(changes: &[ImageChange], boxes: usize) -> Result<Tensor> {
         let mut rows = vec![];
         for change in changes {
             if change.partner >= changes.len() || change.erase_boxes.len() > boxes {
                 let why = format!(
-                    "image {} of {} is no partner, or {} boxes do not fit into {boxes}",
+                    "partner {} must be below {}, and an image must have at most {boxes} erase boxes, not {}",
                     change.partner,
                     changes.len(),
                     change.erase_boxes.len()
@@ -80,7 +86,7 @@ impl ImageChange {
                 return Err(Error::value(OP, &[], why));
             }
             rows.extend([change.partner as i64, i64::from(change.lam.to_bits())]);
-            rows.extend(change.cut.map(i64::from));
+            rows.extend(change.cutmix_box.map(i64::from));
             rows.push(change.sample as i64);
             let erased = change.erase_boxes.iter().copied().chain(std::iter::repeat([0; 4]));
             rows.extend(erased.take(boxes).flatten().map(i64::from));
@@ -90,13 +96,18 @@ impl ImageChange {
 }
 
 impl Tensor {
-    /// Images of bytes `[n, h, w, c]` as numbers of a float dtype: each mixed with its partner, normalised, and erased in boxes, as the
-    /// rows of [`ImageChange::rows`] say. Reads each byte once, and the partner's where there is one. It carries no gradient.
-    /// On a GPU it takes up to four channels and 16 boxes an image, and can be recorded: the changes are read where they are, and must be those of [`ImageChange::rows`].
+    /// Converts u8 images `[n, h, w, c]` to a float dtype (f64 on the CPU only): mixes each with its partner, normalises it, and erases
+    /// boxes, as encoded by [`ImageChange::rows`] in `changes`. Each byte is read once, and once more where it is mixed into a partner. The
+    /// result has no gradient. On a GPU images have up to four channels and 16 erase boxes, and a CUDA graph can capture the operation:
+    /// `changes` is read on the device, and its partners are not checked.
     pub fn prepare_images(&self, changes: &Tensor, how: &ImagePreparation, dtype: DType) -> Result<Tensor> {
         let operands = [("x", self), ("changes", changes)];
         if self.dtype() != DType::U8 || changes.dtype() != DType::I64 || !dtype.is_float() {
-            return Err(Error::dtype(OP, &operands, "bytes, u8, to be made floats, and changes of i64"));
+            return Err(Error::dtype(
+                OP,
+                &operands,
+                "u8 images, i64 changes, and a float dtype for the result",
+            ));
         }
         let &[n, h, w, c] = self.dims() else {
             return Err(Error::shape(OP, &operands, "images must be [n, h, w, c]"));
@@ -107,25 +118,29 @@ impl Tensor {
             || width < CHANGE_HEADER_LEN
             || !(width - CHANGE_HEADER_LEN).is_multiple_of(4)
         {
-            return Err(Error::shape(OP, &operands, "needs a row of changes an image"));
+            return Err(Error::shape(
+                OP,
+                &operands,
+                "changes must be [n, 7 + 4 boxes], one row per image; make them with ImageChange::rows",
+            ));
         }
         if how.mean.len() != c || how.std.len() != c {
-            let why = format!("mean and deviation must have {c} numbers, one a channel");
+            let why = format!("mean and std must have {c} numbers, one per channel");
             return Err(Error::shape(OP, &operands, why));
         }
         if let Some(on) = OnGpu::of_any(OP, &operands)? {
-            if dtype == DType::F64 || c > 4 || width > CHANGE_HEADER_LEN + 4 * BOXES {
-                let accepted = "on a GPU all but f64, up to four channels, and up to 16 boxes an image";
+            if dtype == DType::F64 || c > 4 || width > CHANGE_HEADER_LEN + 4 * MAX_ERASE_BOXES {
+                let accepted = "every result dtype but f64, up to 4 channels and up to 16 erase boxes per image on a GPU";
                 return Err(Error::dtype(OP, &operands, accepted));
             }
             return on.build(*self.shape(), dtype, |y| {
-                let (x, changes) = (self.held(), changes.held());
+                let (x, changes) = (self.device_view(), changes.device_view());
                 cuda::prepare::forward(&on.gpu, x.slice(), changes.slice(), [n, h, w, c], how, y)
             });
         }
         let (x, changes) = (self.read::<u8>()?, changes.read::<i64>()?);
         if changes.chunks_exact(width).any(|row| !(0..n as i64).contains(&row[0])) {
-            return Err(Error::value(OP, &operands, "a partner does not exist"));
+            return Err(Error::value(OP, &operands, format!("the partners in changes must be below {n}")));
         }
         dispatch_any!(dtype, T => Tensor::build(*self.shape(), |y: &mut [T]| {
             cpu::prepare::forward(&x, &changes, [n, h, w, c], how, y)
@@ -151,7 +166,7 @@ mod tests {
         let mixed = ImageChange { partner: 2, lam: 0.25, ..ImageChange::none(0) };
         let cut = ImageChange {
             partner: 0,
-            cut: [1, 3, 2, 6],
+            cutmix_box: [1, 3, 2, 6],
             erase_boxes: vec![[0, 2, 0, 3]],
             ..ImageChange::none(1)
         };
@@ -159,22 +174,22 @@ mod tests {
         vec![mixed, cut, ImageChange { sample: 1 << 40, erase_boxes, ..ImageChange::none(2) }]
     }
 
-    fn preparation(fill: EraseMode, rounded: bool) -> ImagePreparation<'static> {
-        let draws = RngStream::new(RngKey::new(5, "erase"), 3, 0);
+    fn preparation(erase_mode: EraseMode, rounded: bool) -> ImagePreparation<'static> {
+        let rng = RngStream::new(RngKey::new(5, "erase"), 3, 0);
         ImagePreparation {
             white: 255,
             mean: &[0.5, 0.4, 0.3],
             std: &[0.2, 0.3, 0.4],
             rounded,
-            erase_mode: fill,
-            rng: draws,
+            erase_mode,
+            rng,
         }
     }
 
-    /// The definition, element by element.
-    fn expected(fill: EraseMode, rounded: bool) -> Vec<f64> {
+    /// The result by the definition, element by element.
+    fn expected(erase_mode: EraseMode, rounded: bool) -> Vec<f64> {
         let x = batch().to_vec::<u8>().expect("bytes");
-        let (how, [h, w, c]) = (preparation(fill, rounded), SIZE);
+        let (how, [h, w, c]) = (preparation(erase_mode, rounded), SIZE);
         let inside = |b: &ImageBox, y: usize, x: usize| {
             (b[0] as usize..b[1] as usize).contains(&y) && (b[2] as usize..b[3] as usize).contains(&x)
         };
@@ -184,7 +199,7 @@ mod tests {
                 let (channel, column, row) = (i % c, i / c % w, i / c / w);
                 let pixel = |image: usize| f64::from(x[image * h * w * c + i]);
                 let lam = f64::from(change.lam);
-                let mut v = match inside(&change.cut, row, column) {
+                let mut v = match inside(&change.cutmix_box, row, column) {
                     true => pixel(change.partner),
                     false => lam * pixel(image) + (1.0 - lam) * pixel(change.partner),
                 };
@@ -195,11 +210,11 @@ mod tests {
                 for (b, erased) in change.erase_boxes.iter().enumerate() {
                     if inside(erased, row, column) {
                         let stream = RngStream::new(RngKey::new(5, "erase"), 3, change.sample);
-                        let draw = |i: usize| stream.at(2 * (b * h * w * c + i) as u64).normal();
-                        v = match fill {
+                        let normal = |i: usize| stream.at(2 * (b * h * w * c + i) as u64).normal();
+                        v = match erase_mode {
                             EraseMode::Const => 0.0,
-                            EraseMode::Rand => f64::from(draw(channel)),
-                            EraseMode::Pixel => f64::from(draw(i)),
+                            EraseMode::Rand => f64::from(normal(channel)),
+                            EraseMode::Pixel => f64::from(normal(i)),
                         };
                     }
                 }
@@ -211,24 +226,24 @@ mod tests {
 
     #[test]
     fn images_are_mixed_normalised_and_erased() {
-        let device = Device::emulated(1).expect("g++ is there");
+        let device = Device::emulated(1).expect("g++ is installed");
         let rows = ImageChange::rows(&changes(), 2).expect("they fit");
         for device in [Device::Cpu, device] {
             let (x, rows) =
                 (batch().to_device(&device).expect("memory"), rows.to_device(&device).expect("memory"));
-            for (fill, rounded) in
+            for (erase_mode, rounded) in
                 [(EraseMode::Const, true), (EraseMode::Rand, false), (EraseMode::Pixel, true)]
             {
-                let expected = expected(fill, rounded);
+                let expected = expected(erase_mode, rounded);
                 for (dtype, tolerance) in [(DType::F32, 1e-6), (DType::F16, 1e-3), (DType::BF16, 8e-3)] {
-                    let y = x.prepare_images(&rows, &preparation(fill, rounded), dtype).expect("bytes");
+                    let y = x.prepare_images(&rows, &preparation(erase_mode, rounded), dtype).expect("bytes");
                     let y = y.to_device(&Device::Cpu).and_then(|y| y.to_dtype(DType::F64)).expect("floats");
                     for (i, (got, want)) in y.to_vec::<f64>().expect("f64").iter().zip(&expected).enumerate()
                     {
                         let off = (got - want).abs();
                         assert!(
                             off <= tolerance * (1.0 + want.abs()),
-                            "{fill:?} {dtype} {device} {i}: {got}, {want}"
+                            "{erase_mode:?} {dtype} {device} {i}: {got}, {want}"
                         );
                     }
                 }
@@ -237,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_refused() {
+    fn invalid_changes_and_options_are_rejected() {
         let how = preparation(EraseMode::Const, false);
         assert!(ImageChange::rows(&changes(), 1).is_err(), "an image has two boxes");
         let partner = ImageChange { partner: 9, ..ImageChange::none(0) };

@@ -1,24 +1,24 @@
-//! Views: the same elements under another shape, and slices of the first axis.
+//! Views of the same elements with another shape.
 use crate::{Error, Result, Shape, Tensor};
 
 impl Tensor {
-    /// The same elements, row-major, under another shape of as many elements. No copy.
+    /// A view with another shape of as many elements, row-major. No copy. Any dtype.
     pub fn reshape(&self, shape: impl Into<Shape>) -> Result<Tensor> {
         let shape = shape.into();
         if shape.numel() != self.numel() {
             return Err(Error::shape(
                 "reshape",
                 &[("self", self)],
-                format!("shape {shape} has another number of elements"),
+                format!("shape {shape} has {} elements, not {}", shape.numel(), self.numel()),
             ));
         }
         let from = *self.shape();
-        Ok(self.view(0, shape).recorded_composed("reshape", &[self], || {
+        Ok(self.view(0, shape).with_composed_backward("reshape", &[self], || {
             move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.reshape(from)?)])
         }))
     }
 
-    /// All axes from `axis` on as one: `[N, H, W, C]` becomes `[N, H*W*C]` for `axis` 1. No copy.
+    /// Flattens all axes from `axis` on: `[N, H, W, C]` becomes `[N, H*W*C]` for `axis` 1. No copy. Any dtype.
     pub fn flatten(&self, axis: usize) -> Result<Tensor> {
         if axis >= self.rank() {
             return Err(Error::shape("flatten", &[("self", self)], format!("there is no axis {axis}")));

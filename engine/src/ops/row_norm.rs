@@ -1,24 +1,25 @@
 //! Layer normalisation (Ba et al., 2016) and RMS normalisation (Zhang and Sennrich, 2019) over the last axis.
 use super::gpu::{OnGpu, check_parameters};
 use super::half::widened;
-use super::normalised::{Normalised, Statistics, wide};
+use super::normalised::{NormStatistics, Normalised, to_compute_dtype};
 use crate::cpu::row_norm::RowNorm;
 use crate::{DType, Error, Result, Tensor, cuda};
 
 impl Tensor {
-    /// `(x - mean) / sqrt(var + eps) * weight + bias` over the last axis, with the biased variance; weight and bias `[c]`.
-    /// On images `[n, h, w, c]` that is a normalisation over channels at each pixel.
+    /// Layer normalisation `(x - mean) / sqrt(var + eps) * weight + bias` over the last axis, with the biased variance; x `[…, c]`, weight
+    /// and bias `[c]`. Images `[n, h, w, c]` are normalised over channels at each pixel, as by timm's `LayerNorm2d`. f32, f16, bf16; f64 on the
+    /// CPU. Parameters have the dtype of x, or are f32 if it is f16 or bf16.
     pub fn layer_norm(&self, weight: Option<&Tensor>, bias: Option<&Tensor>, eps: f64) -> Result<Tensor> {
         self.row_norm("layer_norm", weight, bias, true, eps)
     }
 
-    /// `x / sqrt(mean(x²) + eps) * weight` over the last axis; weight `[c]`.
+    /// RMS normalisation `x / sqrt(mean(x²) + eps) * weight` over the last axis; weight `[c]`. Dtypes as for [`Tensor::layer_norm`].
     pub fn rms_norm(&self, weight: Option<&Tensor>, eps: f64) -> Result<Tensor> {
         self.row_norm("rms_norm", weight, None, false, eps)
     }
 
-    /// Each output channel of a convolution's weight `[out, …]` with mean 0 and variance 1 (weight standardisation, Qiao et al.,
-    /// 2019; biased variance, as timm).
+    /// Weight standardisation (Qiao et al., 2019): normalises each output channel of a convolution's weight `[out, …]` to mean 0 and
+    /// (biased) variance 1, as timm does. Dtypes as for [`Tensor::layer_norm`].
     pub fn standardize_weight(&self, eps: f64) -> Result<Tensor> {
         self.flatten(1)?.layer_norm(None, None, eps)?.reshape(*self.shape())
     }
@@ -41,7 +42,7 @@ impl Tensor {
         }
         let norm = RowNorm { n, centre, eps };
         if let Some(on) = OnGpu::of(op, &operands)? {
-            return self.row_norm_on(&on, op, norm, weight, bias);
+            return self.row_norm_gpu(&on, op, norm, weight, bias);
         }
         if self.is_half_on_cpu() {
             let (weight, bias) = (widened(weight)?, widened(bias)?);
@@ -75,11 +76,11 @@ impl Tensor {
                 }
             };
             let inputs: Vec<&Tensor> = [self].into_iter().chain(weight).chain(bias).collect();
-            Ok(y.recorded_fused(op, &inputs, kernels, || composition(norm, self, weight, bias)))
+            Ok(y.with_fused_backward(op, &inputs, kernels, || composition(norm, self, weight, bias)))
         })
     }
 
-    fn row_norm_on(
+    fn row_norm_gpu(
         &self,
         on: &OnGpu,
         op: &'static str,
@@ -88,11 +89,11 @@ impl Tensor {
         bias: Option<&Tensor>,
     ) -> Result<Tensor> {
         let n = norm.n;
-        let stats = on.room([self.numel() / n, 2], DType::F32)?;
+        let stats = on.empty([self.numel() / n, 2], DType::F32)?;
         let y = on.build(*self.shape(), self.dtype(), |y| {
-            let (x, stats) = (self.held(), stats.held());
-            let held = [weight, bias].map(|t| t.map(Tensor::held));
-            let parameters = held.each_ref().map(|t| t.as_ref().map(|t| t.slice()));
+            let (x, stats) = (self.device_view(), stats.device_view());
+            let views = [weight, bias].map(|t| t.map(Tensor::device_view));
+            let parameters = views.each_ref().map(|t| t.as_ref().map(|t| t.slice()));
             cuda::row_norm::forward(&on.gpu, &norm, x.slice(), parameters, y, stats.slice())
         })?;
         let (of_x, of_weight, of_bias) = (self, weight, bias);
@@ -100,12 +101,12 @@ impl Tensor {
             let (x, weight, bias) = (self.detach(), weight.map(Tensor::detach), bias.map(|b| b.dtype()));
             move |grad: Tensor, needs: &[bool]| {
                 let operands = [("x", &x), ("grad", &grad)];
-                let on = OnGpu::back(op, &operands)?;
-                let (of_x, dy, stats) = (x.held(), grad.held(), stats.held());
+                let on = OnGpu::for_backward(op, &operands)?;
+                let (of_x, dy, stats) = (x.device_view(), grad.device_view(), stats.device_view());
                 let (of_x, dy, stats) = (of_x.slice(), dy.slice(), stats.slice());
                 let dx = needs[0].then(|| {
                     on.build(*x.shape(), x.dtype(), |dx| {
-                        let weight = weight.as_ref().map(Tensor::held);
+                        let weight = weight.as_ref().map(Tensor::device_view);
                         let weight = weight.as_ref().map(|w| w.slice());
                         cuda::row_norm::backward(&on.gpu, &norm, of_x, dy, weight, stats, dx)
                     })
@@ -117,20 +118,22 @@ impl Tensor {
                 for (parameter, dtype) in parameters.iter_mut().zip(dtypes) {
                     let Some(dtype) = dtype else { continue };
                     if needs.next() == Some(&true) {
-                        *parameter = Some(on.room([n], dtype)?);
+                        *parameter = Some(on.empty([n], dtype)?);
                     }
                 }
-                let held = parameters.each_ref().map(|t| t.as_ref().map(Tensor::held));
-                let wanted = held.each_ref().map(|t| t.as_ref().map(|t| t.slice()));
-                on.named(cuda::row_norm::parameter_gradients(&on.gpu, &norm, of_x, dy, stats, wanted))?;
-                drop(held);
+                let views = parameters.each_ref().map(|t| t.as_ref().map(Tensor::device_view));
+                let wanted = views.each_ref().map(|t| t.as_ref().map(|t| t.slice()));
+                on.with_op_context(cuda::row_norm::parameter_gradients(
+                    &on.gpu, &norm, of_x, dy, stats, wanted,
+                ))?;
+                drop(views);
                 let present = parameters.into_iter().zip(dtypes).filter(|(_, dtype)| dtype.is_some());
                 grads.extend(present.map(|(grad, _)| grad));
                 Ok(grads)
             }
         };
         let inputs: Vec<&Tensor> = [of_x].into_iter().chain(of_weight).chain(of_bias).collect();
-        Ok(y.recorded_fused(op, &inputs, kernels, || composition(norm, of_x, of_weight, of_bias)))
+        Ok(y.with_fused_backward(op, &inputs, kernels, || composition(norm, of_x, of_weight, of_bias)))
     }
 }
 
@@ -143,11 +146,11 @@ fn composition(
 ) -> impl Fn(Tensor, &[bool]) -> Result<Vec<Option<Tensor>>> + use<> {
     let (x, weight, bias) = (x.clone(), weight.cloned(), bias.map(Tensor::dtype));
     move |grad: Tensor, needs: &[bool]| {
-        let by = if norm.centre { Statistics::Own } else { Statistics::OwnSquare };
-        let normalised = Normalised::by_own(&x, &[x.rank() - 1], by, norm.eps)?;
-        let d = wide(&grad)?;
+        let by = if norm.centre { NormStatistics::MeanVariance } else { NormStatistics::MeanSquare };
+        let normalised = Normalised::by_input_statistics(&x, &[x.rank() - 1], by, norm.eps)?;
+        let d = to_compute_dtype(&grad)?;
         let of_x = needs[0].then(|| {
-            let d = weight.as_ref().map_or_else(|| Ok(d.clone()), |w| d.mul(&wide(w)?))?;
+            let d = weight.as_ref().map_or_else(|| Ok(d.clone()), |w| d.mul(&to_compute_dtype(w)?))?;
             normalised.input_gradient(&d)?.to_dtype(x.dtype())
         });
         let mut grads = vec![of_x.transpose()?];

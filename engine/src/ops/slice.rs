@@ -1,17 +1,17 @@
-//! Cutting, joining and padding along axes.
+//! Slicing, concatenating, padding and flipping along axes.
 use super::gpu::OnGpu;
 use crate::cpu::parallel::{DisjointSlice, GRAIN, for_each_task};
 use crate::{Error, Result, Shape, Tensor, cuda};
 
 impl Tensor {
-    /// Elements `start .. start + len` of an axis. A view for the first axis, a copy for others. Any dtype.
+    /// Elements `start .. start + len` of an axis: a view for axis 0, a copy for others. Any dtype.
     pub fn narrow(&self, axis: usize, start: usize, len: usize) -> Result<Tensor> {
         self.check_axis("narrow", axis)?;
         if start + len > self.dims()[axis] {
             return Err(Error::shape(
                 "narrow",
                 &[("x", self)],
-                format!("{start}..{} is not within axis {axis}", start + len),
+                format!("{start}..{} is out of range for axis {axis}", start + len),
             ));
         }
         let shape = self.shape().with(axis, len);
@@ -23,7 +23,7 @@ impl Tensor {
         let row: usize = self.dims()[1..].iter().product();
         let y = self.view(start * row, shape);
         let end = self.dims()[0] - start - len;
-        Ok(y.recorded_composed("narrow", &[self], || {
+        Ok(y.with_composed_backward("narrow", &[self], || {
             move |grad: Tensor, _: &[bool]| {
                 let mut around = vec![(0, 0); grad.rank()];
                 around[0] = (start, end);
@@ -32,26 +32,26 @@ impl Tensor {
         }))
     }
 
-    /// `pads[a].0` elements of `value` before and `pads[a].1` after each axis. f32, f64.
+    /// Pads each axis `a` with `pads[a].0` elements of `value` before and `pads[a].1` after. Any dtype; f64 on the CPU only.
     pub fn pad(&self, pads: &[(usize, usize)], value: f64) -> Result<Tensor> {
         if pads.len() != self.rank() {
             return Err(Error::shape(
                 "pad",
                 &[("x", self)],
-                format!("needs a pair for each axis, not {}", pads.len()),
+                format!("needs one pair for each of {} axes, not {}", self.rank(), pads.len()),
             ));
         }
         let dims: Vec<usize> = self.dims().iter().zip(pads).map(|(d, (a, b))| d + a + b).collect();
         let to: Vec<usize> = pads.iter().map(|(before, _)| *before).collect();
         let y = Tensor::full(dims, value, self.dtype(), &self.device())?;
         self.copy_into(&y, &to)?;
-        Ok(y.recorded_composed("pad", &[self], || {
+        Ok(y.with_composed_backward("pad", &[self], || {
             let shape = *self.shape();
             move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.window(&to, shape)?)])
         }))
     }
 
-    /// Joins tensors along an axis; they agree in all others. Any dtype.
+    /// Concatenates tensors of one dtype along an axis; their other extents must be equal. Any dtype.
     pub fn concat(tensors: &[&Tensor], axis: usize) -> Result<Tensor> {
         let Some(first) = tensors.first() else {
             let operands = crate::error::Operands(vec![]);
@@ -64,13 +64,17 @@ impl Tensor {
             .iter()
             .any(|t| t.rank() != first.rank() || t.shape().with(axis, 0) != first.shape().with(axis, 0))
         {
-            return Err(Error::shape("concat", &named, format!("extents must agree but for axis {axis}")));
+            return Err(Error::shape(
+                "concat",
+                &named,
+                format!("extents must be equal except along axis {axis}"),
+            ));
         }
         let extents: Vec<usize> = tensors.iter().map(|t| t.dims()[axis]).collect();
         let shape = first.shape().with(axis, extents.iter().sum());
-        // The parts cover it: nothing need be filled in.
+        // The parts cover every element.
         let y = match OnGpu::of_any("concat", &named)? {
-            Some(on) => on.room(shape, first.dtype()),
+            Some(on) => on.empty(shape, first.dtype()),
             None => dispatch_any!(first.dtype(), T => Tensor::build(shape, |_: &mut [T]| ())),
         }?;
         let mut start = 0;
@@ -80,7 +84,7 @@ impl Tensor {
             t.copy_into(&y, &to)?;
             start += n;
         }
-        Ok(y.recorded_composed("concat", tensors, || {
+        Ok(y.with_composed_backward("concat", tensors, || {
             move |grad: Tensor, needs: &[bool]| {
                 let mut start = 0;
                 let parts = extents.iter().zip(needs).map(|(n, needed)| {
@@ -92,16 +96,16 @@ impl Tensor {
         }))
     }
 
-    /// The elements of an axis in reverse order. Any dtype.
+    /// Reverses the order of elements along an axis. Any dtype.
     pub fn flip(&self, axis: usize) -> Result<Tensor> {
         self.check_axis("flip", axis)?;
         let y = match OnGpu::of_any("flip", &[("x", self)])? {
             Some(on) => on.build(*self.shape(), self.dtype(), |y| {
-                cuda::copy::flip(&on.gpu, self.held().slice(), self.shape(), axis, y)
+                cuda::copy::flip(&on.gpu, self.device_view().slice(), self.shape(), axis, y)
             }),
             None => self.flipped(axis),
         }?;
-        Ok(y.recorded_composed("flip", &[self], || {
+        Ok(y.with_composed_backward("flip", &[self], || {
             move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.flip(axis)?)])
         }))
     }
@@ -120,9 +124,9 @@ impl Tensor {
         })
     }
 
-    /// The block of shape `shape` that starts at `from`, as a copy.
+    /// A copy of the block of shape `shape` that starts at `from`.
     fn window(&self, from: &[usize], shape: Shape) -> Result<Tensor> {
-        Ok(self.block(from, shape)?.recorded_composed("narrow", &[self], || {
+        Ok(self.block(from, shape)?.with_composed_backward("narrow", &[self], || {
             let ends = self.dims().iter().zip(shape.dims()).zip(from);
             let around: Vec<(usize, usize)> =
                 ends.map(|((all, block), start)| (*start, all - start - block)).collect();
@@ -134,7 +138,7 @@ impl Tensor {
         let start = vec![0; from.len()];
         if let Some(on) = OnGpu::of_any("slice", &[("x", self)])? {
             return on.build(shape, self.dtype(), |y| {
-                let x = self.held();
+                let x = self.device_view();
                 cuda::copy::copy_block(&on.gpu, (x.slice(), self.shape(), from), (y, &shape, &start), &shape)
             });
         }
@@ -147,9 +151,9 @@ impl Tensor {
     /// Writes this tensor into `y` at `to`.
     fn copy_into(&self, y: &Tensor, to: &[usize]) -> Result<()> {
         if let Some(on) = OnGpu::of_any("slice", &[("x", self), ("y", y)])? {
-            let (x, into, start) = (self.held(), y.held(), vec![0; to.len()]);
+            let (x, into, start) = (self.device_view(), y.device_view(), vec![0; to.len()]);
             let (x, into) = ((x.slice(), self.shape(), &start[..]), (into.slice(), y.shape(), to));
-            return on.named(cuda::copy::copy_block(&on.gpu, x, into, self.shape()));
+            return on.with_op_context(cuda::copy::copy_block(&on.gpu, x, into, self.shape()));
         }
         dispatch_any!(self.dtype(), T => {
             let x = self.read::<T>()?;
@@ -173,7 +177,7 @@ fn copy_block<T: crate::Element>(
         return;
     }
     let rank = block.rank();
-    // Axes that are whole in both are part of the row.
+    // Trailing axes that the block covers entirely are merged into the row.
     let mut split = rank;
     let mut row = 1;
     while split > 0 {

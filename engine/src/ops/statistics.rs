@@ -1,10 +1,10 @@
-//! Reductions built on sums: variance, standard deviation, norms, log-sum-exp.
+//! Reductions composed of sums: variance, standard deviation, norms, log-sum-exp. f32, f16, bf16; f64 on the CPU.
 use crate::{Error, Result, Tensor};
 
 impl Tensor {
-    /// The variance over the given axes: the mean square distance from the mean, with `n - correction` in the denominator
-    /// (1 for the unbiased estimate). f32, f64.
-    pub fn var(&self, axes: &[usize], correction: usize, keep: bool) -> Result<Tensor> {
+    /// Variance over the given axes, `sum((x - mean)²) / (n - correction)`; a correction of 1 gives the unbiased estimate. With `keepdim`
+    /// the axes stay with extent 1. f32, f16, bf16; f64 on the CPU.
+    pub fn var(&self, axes: &[usize], correction: usize, keepdim: bool) -> Result<Tensor> {
         self.reduced_shape("var", axes)?;
         let count: usize = axes.iter().map(|a| self.dims()[*a]).product();
         if count <= correction {
@@ -15,28 +15,28 @@ impl Tensor {
             ));
         }
         let centred = self.sub(&self.mean(axes, true)?)?;
-        centred.square()?.sum(axes, keep)?.mul_scalar(1.0 / (count - correction) as f64)
+        centred.square()?.sum(axes, keepdim)?.mul_scalar(1.0 / (count - correction) as f64)
     }
 
-    /// The square root of [`Tensor::var`].
-    pub fn std(&self, axes: &[usize], correction: usize, keep: bool) -> Result<Tensor> {
-        self.var(axes, correction, keep)?.sqrt()
+    /// Standard deviation: the square root of [`Tensor::var`].
+    pub fn std(&self, axes: &[usize], correction: usize, keepdim: bool) -> Result<Tensor> {
+        self.var(axes, correction, keepdim)?.sqrt()
     }
 
-    /// The Euclidean norm over the given axes. f32, f64.
-    pub fn l2_norm(&self, axes: &[usize], keep: bool) -> Result<Tensor> {
-        self.square()?.sum(axes, keep)?.sqrt()
+    /// Euclidean norm over the given axes. f32, f16, bf16; f64 on the CPU.
+    pub fn l2_norm(&self, axes: &[usize], keepdim: bool) -> Result<Tensor> {
+        self.square()?.sum(axes, keepdim)?.sqrt()
     }
 
-    /// The sum of absolute values over the given axes. f32, f64.
-    pub fn l1_norm(&self, axes: &[usize], keep: bool) -> Result<Tensor> {
-        self.abs()?.sum(axes, keep)
+    /// Sum of absolute values over the given axes. f32, f16, bf16; f64 on the CPU.
+    pub fn l1_norm(&self, axes: &[usize], keepdim: bool) -> Result<Tensor> {
+        self.abs()?.sum(axes, keepdim)
     }
 
-    /// `log(sum(exp(x)))` over the given axes, shifted by the maximum so that it does not overflow. f32, f64.
-    pub fn log_sum_exp(&self, axes: &[usize], keep: bool) -> Result<Tensor> {
+    /// `log(sum(exp(x)))` over the given axes, shifted by the maximum to avoid overflow. f32, f16, bf16; f64 on the CPU.
+    pub fn log_sum_exp(&self, axes: &[usize], keepdim: bool) -> Result<Tensor> {
         let max = self.detach().amax(axes, true)?;
-        let sum = self.sub(&max)?.exp()?.sum(axes, keep)?.ln()?;
+        let sum = self.sub(&max)?.exp()?.sum(axes, keepdim)?.ln()?;
         sum.add(&max.reshape(*sum.shape())?)
     }
 }

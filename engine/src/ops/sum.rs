@@ -3,14 +3,14 @@ use super::gpu::OnGpu;
 use crate::{DType, Error, Result, Shape, Tensor, cpu, cuda};
 
 impl Tensor {
-    /// The sum over the given axes; with `keep` they stay as extents of 1. f32, f64; sums are merged in f64.
-    pub fn sum(&self, axes: &[usize], keep: bool) -> Result<Tensor> {
-        let kept = self.reduced_shape("sum", axes)?;
+    /// Sum over the given axes; with `keepdim` they stay with extent 1. f32, f16, bf16; f64 on the CPU, where partial sums are merged in f64.
+    pub fn sum(&self, axes: &[usize], keepdim: bool) -> Result<Tensor> {
+        let reduced = self.reduced_shape("sum", axes)?;
         if let Some(on) = OnGpu::of("sum", &[("x", self)])? {
-            return self.sum_on(&on, "sum", axes, keep, 1.0);
+            return self.sum_gpu(&on, "sum", axes, keepdim, 1.0);
         }
         if self.is_half_on_cpu() {
-            return self.widened()?.sum(axes, keep)?.rounded_as(self);
+            return self.widened()?.sum(axes, keepdim)?.rounded_as(self);
         }
         let y = dispatch_real!("sum", [("x", self)], T => {
             let mut current = self.detach();
@@ -23,44 +23,44 @@ impl Tensor {
             Ok(current)
         })?;
         let from = *self.shape();
-        let y = y.recorded_composed("sum", &[self], || {
-            move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.reshape(kept)?.expand(from)?)])
+        let y = y.with_composed_backward("sum", &[self], || {
+            move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.reshape(reduced)?.expand(from)?)])
         });
-        if keep { Ok(y) } else { y.reshape(removed(&from, axes)) }
+        if keepdim { Ok(y) } else { y.reshape(without_axes(&from, axes)) }
     }
 
-    /// The mean over the given axes; with `keep` they stay as extents of 1.
-    pub fn mean(&self, axes: &[usize], keep: bool) -> Result<Tensor> {
+    /// Mean over the given axes; with `keepdim` they stay with extent 1. f32, f16, bf16; f64 on the CPU.
+    pub fn mean(&self, axes: &[usize], keepdim: bool) -> Result<Tensor> {
         self.reduced_shape("mean", axes)?;
         let count: usize = axes.iter().map(|a| self.dims()[*a]).product();
         if let Some(on) = OnGpu::of("mean", &[("x", self)])? {
-            // In one pass: the sum itself may be too large for a 16-bit dtype.
-            return self.sum_on(&on, "mean", axes, keep, 1.0 / count as f64);
+            // Scaled in the same pass: the sum itself may overflow f16.
+            return self.sum_gpu(&on, "mean", axes, keepdim, 1.0 / count as f64);
         }
-        let mean = self.widened()?.sum(axes, keep)?.mul_scalar(1.0 / count as f64)?;
+        let mean = self.widened()?.sum(axes, keepdim)?.mul_scalar(1.0 / count as f64)?;
         mean.rounded_as(self)
     }
 
-    /// The sum of all elements: a scalar.
+    /// Sum of all elements, as a scalar.
     pub fn sum_all(&self) -> Result<Tensor> {
         self.sum(&(0..self.rank()).collect::<Vec<_>>(), false)
     }
 
-    /// The mean of all elements: a scalar.
+    /// Mean of all elements, as a scalar.
     pub fn mean_all(&self) -> Result<Tensor> {
         self.mean(&(0..self.rank()).collect::<Vec<_>>(), false)
     }
 
-    /// The sum times a factor; between passes it stays in f32.
-    fn sum_on(
+    /// The sum times a factor; partial results between passes are f32.
+    fn sum_gpu(
         &self,
         on: &OnGpu,
         op: &'static str,
         axes: &[usize],
-        keep: bool,
+        keepdim: bool,
         factor: f64,
     ) -> Result<Tensor> {
-        let (from, kept) = (*self.shape(), self.reduced_shape(op, axes)?);
+        let (from, reduced) = (*self.shape(), self.reduced_shape(op, axes)?);
         let mut y = self.detach();
         let mut passes = passes(&from, axes).into_iter().peekable();
         if passes.peek().is_none() && factor != 1.0 {
@@ -70,19 +70,19 @@ impl Tensor {
             let is_last = passes.peek().is_none();
             let (dtype, factor) = if is_last { (self.dtype(), factor) } else { (DType::F32, 1.0) };
             y = on.build(shape, dtype, |out| {
-                cuda::reduce::sum(&on.gpu, y.held().slice(), extents, factor, out)
+                cuda::reduce::sum(&on.gpu, y.device_view().slice(), extents, factor, out)
             })?;
         }
-        let y = y.recorded_composed(op, &[self], || {
+        let y = y.with_composed_backward(op, &[self], || {
             move |grad: Tensor, _: &[bool]| {
                 let grad = if factor == 1.0 { grad } else { grad.mul_scalar(factor)? };
-                Ok(vec![Some(grad.reshape(kept)?.expand(from)?)])
+                Ok(vec![Some(grad.reshape(reduced)?.expand(from)?)])
             }
         });
-        if keep { Ok(y) } else { y.reshape(removed(&from, axes)) }
+        if keepdim { Ok(y) } else { y.reshape(without_axes(&from, axes)) }
     }
 
-    /// This shape with the given axes reduced to 1; an error when one does not exist or stands twice.
+    /// This shape with the given axes reduced to extent 1. Errors when an axis does not exist or is repeated.
     pub(crate) fn reduced_shape(&self, op: &'static str, axes: &[usize]) -> Result<Shape> {
         let bad = axes.iter().enumerate().any(|(i, a)| *a >= self.rank() || axes[..i].contains(a));
         if bad {
@@ -96,8 +96,8 @@ impl Tensor {
     }
 }
 
-/// The passes of a sum: innermost axes first, and runs of neighbouring axes in one. For each the shape that it leaves, and the extents
-/// before, of and behind what it sums over.
+/// The passes of a sum: innermost axes first, neighbouring axes in one pass. Each has its output shape, and the extents before, of and
+/// after the summed axes.
 fn passes(shape: &Shape, axes: &[usize]) -> Vec<(Shape, [usize; 3])> {
     let mut sorted = axes.to_vec();
     sorted.sort_unstable();
@@ -116,7 +116,7 @@ fn passes(shape: &Shape, axes: &[usize]) -> Vec<(Shape, [usize; 3])> {
 }
 
 /// A shape without some of its axes.
-pub(crate) fn removed(shape: &Shape, axes: &[usize]) -> Shape {
+pub(crate) fn without_axes(shape: &Shape, axes: &[usize]) -> Shape {
     let dims: Vec<usize> =
         shape.dims().iter().enumerate().filter(|(a, _)| !axes.contains(a)).map(|(_, d)| *d).collect();
     Shape::new(&dims)

@@ -1,21 +1,23 @@
-//! What updates read and write beside parameters, in the device's memory: a recorded step that is replayed follows it.
+//! Loss scaling, gradient clipping, and the scalar state of optimizer updates. The state is in device memory, so that the replay of a CUDA
+//! graph reads its current values.
 use crate::fuse::UpdateRule;
 use crate::fuse::update::MAX_SHARED_SCALARS;
 use crate::{DType, Device, Result, Tensor};
 
-/// Dynamic loss scaling for f16 (Micikevicius et al., "Mixed precision training", 2018), as PyTorch's `GradScaler` does it: an update
-/// whose gradients overflow is skipped and the scale multiplied by `backoff`; after `interval` updates without one, by `growth`.
+/// Dynamic loss scaling for f16 (Micikevicius et al., "Mixed precision training", 2018), as by PyTorch's `GradScaler`: an update whose
+/// gradients overflow is skipped, and the scale is multiplied by `backoff_factor`; after `growth_interval` updates without overflow it is
+/// multiplied by `growth_factor`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LossScaling {
-    /// The first scale.
+    /// Initial loss scale.
     pub init_scale: f32,
-    /// Above 1.
+    /// Factor of the scale when it grows, above 1.
     pub growth_factor: f32,
-    /// Below 1.
+    /// Factor of the scale after an overflow, below 1.
     pub backoff_factor: f32,
-    /// Updates without overflow before the scale grows.
+    /// Consecutive updates without overflow before the scale grows.
     pub growth_interval: u32,
-    /// The scale falls no further.
+    /// Lower bound of the scale.
     pub min_scale: f32,
 }
 
@@ -31,138 +33,140 @@ impl Default for LossScaling {
     }
 }
 
-/// What an update does to gradients before the rule sees them.
+/// Gradient processing before the optimizer rule: unscaling and clipping.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct GradientRule {
-    /// Gradients are those of the loss times a scale.
+    /// Dynamic loss scaling.
     pub scaling: Option<LossScaling>,
-    /// Gradients are limited.
+    /// Gradient clipping.
     pub clip: Option<GradClip>,
 }
 
-/// How gradients are limited.
+/// Gradient clipping mode and threshold; timm's `--clip-mode`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum GradClip {
-    /// All are multiplied by `limit / (norm + 1e-6)` where the norm of all of them exceeds the limit.
+    /// By norm: gradients are multiplied by `min(1, limit / (norm + 1e-6))`, with the norm of all gradients together.
     Norm(f32),
-    /// Each element is clamped to `-limit..=limit`.
+    /// By value: each element is clamped to `-limit..=limit`.
     Value(f32),
-    /// Adaptive clipping (Brock et al., "High-performance large-scale image recognition without normalization", 2021): the gradient of each
-    /// unit, a slice of a parameter's first axis or a parameter of one axis, has at most so many times the norm of its weights, or of
-    /// 1e-3 where that is more.
+    /// Adaptive gradient clipping (AGC; Brock et al., "High-performance large-scale image recognition without normalization", 2021): the
+    /// gradient norm of each unit is limited to `limit * max(norm of its weights, 1e-3)`. A unit is a slice of a parameter's first axis, or
+    /// a whole parameter of one axis.
     Agc(f32),
 }
 
 impl GradientRule {
-    /// True when gradients are to be read once before the update.
+    /// True when a pass over all gradients before the update computes their norm, and whether they are finite.
     pub const fn computes_grad_norm(&self) -> bool {
         self.scaling.is_some() || matches!(self.clip, Some(GradClip::Norm(_) | GradClip::Agc(_)))
     }
 }
 
-/// How an update went.
+/// Statistics of the last update.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct UpdateStats {
-    /// Norm of all gradients, without the loss scale and before clipping; `None` when nothing asked for it.
+    /// Norm of all gradients, unscaled and before clipping; `None` if it was not computed.
     pub grad_norm: Option<f32>,
-    /// The update was skipped, because a gradient was not finite.
+    /// True if the update was skipped because a gradient was not finite.
     pub skipped: bool,
-    /// The scale that the next loss gets.
+    /// Loss scale for the next step.
     pub loss_scale: f32,
 }
 
-/// Rates, loss scale and counters of updates on one device.
+/// State of an optimizer's updates on one device: learning rate, EMA decay, loss scale and counters.
 #[derive(Clone, Debug)]
 pub struct UpdateState {
     rule: GradientRule,
-    /// Somebody reads all gradients before the update.
-    looks: bool,
-    /// f32 `[NUMBERS]`.
-    numbers: Tensor,
-    /// i64, a scalar: updates done, without those that were skipped.
+    /// A pass before the update computes the gradient norm.
+    computes_grad_norm: bool,
+    /// f32 `[UPDATE_SCALARS]`, indexed by [`UpdateScalar`].
+    scalars: Tensor,
+    /// i64 scalar: number of updates that were not skipped.
     updates: Tensor,
-    /// Counts blocks of kernels that end; 0 between launches.
+    /// i64 scalar: counts finished blocks during a launch, 0 between launches.
     ticket: Tensor,
 }
 
-/// Where each number stands.
+/// Index of a scalar in the state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum UpdateScalar {
-    /// Learning rate, which the host writes before a step.
+    /// Learning rate; the host writes it before a step.
     Lr,
-    /// What stays of averaged weights, which the host writes before a step.
+    /// EMA decay; the host writes it before a step.
     EmaDecay,
+    /// Current loss scale.
     LossScale,
-    /// Updates since the last overflow or growth.
-    GoodUpdates,
-    /// What gradients are multiplied by.
+    /// Updates since the last overflow or growth of the loss scale.
+    GrowthTracker,
+    /// Factor of the gradients: unscaling and clipping by norm.
     GradFactor,
-    /// 1 to leave parameters as they are.
+    /// 1 if the update is skipped, else 0.
     Skip,
-    /// Of the gradients, unscaled.
+    /// Norm of the unscaled gradients.
     GradNorm,
-    /// The norm of what clipping leaves.
+    /// Norm of the clipped gradients.
     ClippedNorm,
-    /// The first of the numbers that a rule keeps for all parameters.
+    /// First of the rule's scalars that all parameters share.
     SharedScalars,
 }
 
+/// Number of scalars in the state.
 pub(crate) const UPDATE_SCALARS: usize = UpdateScalar::SharedScalars as usize + MAX_SHARED_SCALARS;
 
 impl UpdateState {
     /// The state before the first update by a rule.
     pub fn new(gradients: GradientRule, rule: &UpdateRule, device: &Device) -> Result<UpdateState> {
-        let mut numbers = [0.0f32; UPDATE_SCALARS];
-        numbers[UpdateScalar::LossScale as usize] = gradients.scaling.map_or(1.0, |s| s.init_scale);
-        numbers[UpdateScalar::GradFactor as usize] = 1.0;
+        let mut scalars = [0.0f32; UPDATE_SCALARS];
+        scalars[UpdateScalar::LossScale as usize] = gradients.scaling.map_or(1.0, |s| s.init_scale);
+        scalars[UpdateScalar::GradFactor as usize] = 1.0;
         for (number, (_, first)) in
-            numbers[UpdateScalar::SharedScalars as usize..].iter_mut().zip(&rule.state_spec().shared_scalars)
+            scalars[UpdateScalar::SharedScalars as usize..].iter_mut().zip(&rule.state_spec().shared_scalars)
         {
             *number = *first;
         }
         Ok(UpdateState {
             rule: gradients,
-            looks: gradients.computes_grad_norm() || rule.reads_norm(),
-            numbers: Tensor::from_slice(&numbers, [UPDATE_SCALARS])?.to_device(device)?,
+            computes_grad_norm: gradients.computes_grad_norm() || rule.reads_norm(),
+            scalars: Tensor::from_slice(&scalars, [UPDATE_SCALARS])?.to_device(device)?,
             updates: Tensor::zeros((), DType::I64, device)?,
             ticket: Tensor::zeros((), DType::I64, device)?,
         })
     }
 
-    /// Sets the learning rate and what stays of averaged weights in the next update. Not to be recorded: it is what changes between replays.
+    /// Sets the learning rate and the EMA decay of the next update. Not to be captured in a CUDA graph: call it between replays.
     pub fn set_lr(&self, lr: f64, ema_decay: f64) -> Result<()> {
-        let rates = Tensor::from_slice(&[lr as f32, ema_decay as f32], [2])?;
-        self.numbers.view(0, [2].into()).copy_from(&rates)
+        let values = Tensor::from_slice(&[lr as f32, ema_decay as f32], [2])?;
+        self.scalars.view(0, [2].into()).copy_from(&values)
     }
 
-    /// What the backward pass of a loss starts from: the loss scale, a scalar.
+    /// Upstream gradient of the loss: the loss scale, a scalar.
     pub fn upstream(&self) -> Tensor {
-        self.numbers.view(UpdateScalar::LossScale as usize, ().into())
+        self.scalars.view(UpdateScalar::LossScale as usize, ().into())
     }
 
-    /// The loss scale and the updates since it last changed, f32 `[2]`, to be saved and restored.
+    /// The loss scale and the updates since it last changed, f32 `[2]`, for checkpoints.
     pub fn loss_scale(&self) -> Tensor {
-        self.numbers.view(UpdateScalar::LossScale as usize, [2].into())
+        self.scalars.view(UpdateScalar::LossScale as usize, [2].into())
     }
 
-    /// Updates done, an i64 scalar, to be saved and restored.
+    /// The number of updates that were not skipped, an i64 scalar, for checkpoints.
     pub fn updates(&self) -> &Tensor {
         &self.updates
     }
 
-    /// A number that the rule keeps for all parameters, an f32 scalar, to be saved and restored.
+    /// Scalar `i` of the rule's state that all parameters share, an f32 scalar, for checkpoints.
     pub fn shared_scalar(&self, i: usize) -> Tensor {
-        self.numbers.view(UpdateScalar::SharedScalars as usize + i, ().into())
+        self.scalars.view(UpdateScalar::SharedScalars as usize + i, ().into())
     }
 
-    /// How the last update went; waits for it.
+    /// Statistics of the last update. Waits for it to finish.
     pub fn stats(&self) -> Result<UpdateStats> {
-        let numbers = self.numbers.read::<f32>()?;
-        let number = |n: UpdateScalar| numbers[n as usize];
+        let scalars = self.scalars.read::<f32>()?;
+        let scalar = |which: UpdateScalar| scalars[which as usize];
         Ok(UpdateStats {
-            grad_norm: self.looks.then(|| number(UpdateScalar::GradNorm)),
-            skipped: number(UpdateScalar::Skip) != 0.0,
-            loss_scale: number(UpdateScalar::LossScale),
+            grad_norm: self.computes_grad_norm.then(|| scalar(UpdateScalar::GradNorm)),
+            skipped: scalar(UpdateScalar::Skip) != 0.0,
+            loss_scale: scalar(UpdateScalar::LossScale),
         })
     }
 
@@ -174,7 +178,7 @@ impl UpdateState {
         &self.ticket
     }
 
-    pub(crate) fn numbers(&self) -> &Tensor {
-        &self.numbers
+    pub(crate) fn scalars(&self) -> &Tensor {
+        &self.scalars
     }
 }

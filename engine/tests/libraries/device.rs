@@ -1,4 +1,4 @@
-//! Memory and a stream of the emulated device, in checked mode: it notices reads and writes outside a block.
+//! Memory and a stream of the emulated device, in checked mode, which detects out-of-bounds accesses.
 use cudarc::driver::sys::{CUdeviceptr, CUstream};
 use cudarc::driver::{CudaContext, CudaStream, result};
 use fornax_kernels::emulator;
@@ -8,7 +8,7 @@ pub struct Device {
     stream: Arc<CudaStream>,
 }
 
-/// Bytes on the device, from some offset after an aligned address on.
+/// A block of device memory that starts at an offset from an aligned address.
 pub struct Block {
     stream: Arc<CudaStream>,
     start: CUdeviceptr,
@@ -27,7 +27,7 @@ impl Device {
     }
 
     pub fn allocate(&self, len: usize, offset: usize) -> Block {
-        // No device hands out a block of nothing.
+        // A block of 0 bytes cannot be allocated.
         // SAFETY: the stream is alive, its context current.
         let start = unsafe { result::malloc_async(self.stream(), (len + offset).max(1)) }.unwrap();
         Block { stream: self.stream.clone(), start, offset, len }

@@ -1,7 +1,7 @@
 //! cuBLASLt and cuDNN, as the engine calls them, against plain loops.
-mod blas;
+mod cublaslt;
+mod cudnn;
+mod cudnn_errors;
+mod cudnn_fused;
 mod device;
-mod dnn;
-mod fused;
 mod numbers;
-mod refusals;

@@ -1,13 +1,13 @@
-//! Test values: drawn, rounded to a dtype, turned to bytes and back, compared.
+//! Test values: random numbers, rounding to a dtype, conversion to bytes and back, and comparison.
 use fornax_engine::DType;
 use fornax_engine::dtype::{bf16, f16};
 use fornax_engine::random::{RngKey, RngStream};
 
-/// The dtypes that both libraries take.
+/// The dtypes that both libraries support.
 pub const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 
-/// `len` values between -1 and 1 that `dtype` holds exactly.
-pub fn draw(seed: u64, len: usize, dtype: DType) -> Vec<f64> {
+/// `len` random values between -1 and 1, exact in `dtype`.
+pub fn random(seed: u64, len: usize, dtype: DType) -> Vec<f64> {
     let mut stream = RngStream::new(RngKey::new(seed, "operands"), 0, 0);
     (0..len).map(|_| round(f64::from(stream.uniform()) * 2.0 - 1.0, dtype)).collect()
 }
@@ -37,8 +37,8 @@ pub fn from_bytes(bytes: &[u8], dtype: DType) -> Vec<f64> {
     }
 }
 
-/// The largest error, in units of what f32 sums of those products, rounded once to `dtype`, may be off: at most 1 is right.
-/// `scales` are the sums of the absolute products.
+/// The largest error in units of the tolerance, the error bound of f32 sums that are rounded once to `dtype`; at most 1 passes.
+/// `scales` are the sums of the absolute terms.
 pub fn error(got: &[f64], want: &[f64], scales: &[f64], dtype: DType) -> f64 {
     assert_eq!(got.len(), want.len());
     let last_bit = match dtype {

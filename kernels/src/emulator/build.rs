@@ -1,4 +1,4 @@
-//! Building the emulated device's libraries, once for each version of their sources and of the compiler.
+//! Build of the emulated device's libraries, once per version of their sources and of the compiler.
 
 use std::fs::{self, File};
 use std::io;
@@ -9,10 +9,10 @@ use std::thread;
 use sha2::{Digest, Sha256};
 
 use super::EmulatorError;
-use super::sources::{HEADERS, LIBRARIES, Library};
+use super::sources::{EmulatorLibrary, HEADERS, LIBRARIES};
 
 const COMPILER: &str = "g++";
-// Kernels reach the runtime's thread-local registers by a fixed offset, so those must lie in the static block.
+// Kernels access the runtime's thread-local registers by a fixed offset, so these must be in the static TLS block.
 const FLAGS: &[&str] = &[
     "-std=c++17",
     "-O3",
@@ -25,16 +25,16 @@ const FLAGS: &[&str] = &[
     "-ftls-model=initial-exec",
 ];
 
-pub(super) struct Built {
+pub(super) struct BuiltLibraries {
     pub cache_folder: PathBuf,
     pub include_folder: PathBuf,
     pub compiler: PathBuf,
-    /// In the order in which they are to be loaded.
+    /// Paths in load order.
     pub libraries: Vec<PathBuf>,
 }
 
-/// Finds the libraries in the cache folder, or builds them there. Other processes that want them meanwhile wait.
-pub(super) fn build() -> Result<Built, EmulatorError> {
+/// Finds the libraries in the cache folder, or builds them there. Other processes wait for a build in progress.
+pub(super) fn build() -> Result<BuiltLibraries, EmulatorError> {
     let cache_folder = crate::cache::folder();
     let mut flags: Vec<&str> = FLAGS.to_vec();
     flags.extend(machine_flags());
@@ -52,10 +52,15 @@ pub(super) fn build() -> Result<Built, EmulatorError> {
     }
     let names = LIBRARIES.iter().flat_map(|library| library.names);
     let libraries = names.map(|name| folder.join(name)).collect();
-    Ok(Built { cache_folder, include_folder: folder.join("include"), compiler: COMPILER.into(), libraries })
+    Ok(BuiltLibraries {
+        cache_folder,
+        include_folder: folder.join("include"),
+        compiler: COMPILER.into(),
+        libraries,
+    })
 }
 
-/// A name for all that the libraries depend on: sources, flags, and the compiler's version.
+/// Cache key: a hash of everything that the libraries depend on: sources, flags, and the compiler's version.
 fn key(flags: &[&str]) -> Result<String, EmulatorError> {
     let version = Command::new(COMPILER).arg("-v").output().map_err(|_| EmulatorError::NoCompiler)?;
     let mut hash = Sha256::new();
@@ -71,7 +76,7 @@ fn key(flags: &[&str]) -> Result<String, EmulatorError> {
     Ok(hash.finalize().iter().take(12).map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Instructions that the stand-ins for the mathematical libraries gain from.
+/// Instruction sets that speed up the emulated cuBLASLt and cuDNN.
 fn machine_flags() -> &'static [&'static str] {
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
@@ -109,11 +114,11 @@ fn write_sources(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn unit(library: &Library) -> String {
+fn unit(library: &EmulatorLibrary) -> String {
     format!("{}.cpp", library.names[0])
 }
 
-fn build_library(folder: &Path, flags: &[&str], library: &Library) -> Result<(), EmulatorError> {
+fn build_library(folder: &Path, flags: &[&str], library: &EmulatorLibrary) -> Result<(), EmulatorError> {
     let name = library.names[0];
     let compile = |name: &str, arguments: &[&str]| {
         let mut command = Command::new(COMPILER);

@@ -1,13 +1,13 @@
-//! The sources of the emulated device. A library is added by an entry in [`LIBRARIES`].
+//! Sources of the emulated device. To add a library, add an entry to [`LIBRARIES`].
 
-/// A file: its path in `kernels/emulator/`, and its text.
-pub(super) type Source = (&'static str, &'static str);
+/// Path in `kernels/emulator/` and text of a file.
+pub(super) type SourceFile = (&'static str, &'static str);
 
-/// A shared library, built from the `.cpp` files among its sources as one unit.
-pub(super) struct Library {
-    /// Names that it is looked up by. The first is its own; the others are empty libraries that lead to it.
+/// Shared library, built from the `.cpp` files among its sources as one translation unit.
+pub(super) struct EmulatorLibrary {
+    /// File names. The first is the library; the others are empty libraries that depend on it.
     pub names: &'static [&'static str],
-    pub sources: &'static [Source],
+    pub sources: &'static [SourceFile],
 }
 
 macro_rules! sources {
@@ -16,9 +16,9 @@ macro_rules! sources {
     };
 }
 
-/// The runtime comes first: the others use it.
-pub(super) const LIBRARIES: &[Library] = &[
-    Library {
+/// All libraries; the runtime is first because the others depend on it.
+pub(super) const LIBRARIES: &[EmulatorLibrary] = &[
+    EmulatorLibrary {
         names: &["libfornax_emulator.so"],
         sources: sources![
             "runtime/block.cpp",
@@ -43,7 +43,7 @@ pub(super) const LIBRARIES: &[Library] = &[
             "runtime/workers.cpp",
         ],
     },
-    Library {
+    EmulatorLibrary {
         names: &["libcuda.so", "libcuda.so.1"],
         sources: sources![
             "driver/copy.cpp",
@@ -56,12 +56,12 @@ pub(super) const LIBRARIES: &[Library] = &[
             "driver/stream.cpp",
         ],
     },
-    Library { names: &["libnvrtc.so", "libnvrtc.so.13"], sources: sources!["nvrtc/nvrtc.cpp"] },
-    Library {
+    EmulatorLibrary { names: &["libnvrtc.so", "libnvrtc.so.13"], sources: sources!["nvrtc/nvrtc.cpp"] },
+    EmulatorLibrary {
         names: &["libcublasLt.so", "libcublasLt.so.13"],
         sources: sources!["blas/cublaslt.cpp", "blas/multiply.cpp", "blas/multiply.h"],
     },
-    Library {
+    EmulatorLibrary {
         names: &["libcudnn.so", "libcudnn.so.9"],
         sources: sources![
             "dnn/convolution.cpp",
@@ -74,8 +74,8 @@ pub(super) const LIBRARIES: &[Library] = &[
     },
 ];
 
-/// Headers for all libraries, and for kernels.
-pub(super) const HEADERS: &[Source] = sources![
+/// Headers of all libraries and of kernels.
+pub(super) const HEADERS: &[SourceFile] = sources![
     "include/device_abi.h",
     "include/emulated_atomics.h",
     "include/emulated_cuda.h",

@@ -1,4 +1,4 @@
-//! Every kind of planted bug is found, in every order of threads, with the line that it stands on.
+//! The checker reports every kind of planted bug with its line, in every order of threads.
 
 use std::sync::Arc;
 
@@ -29,8 +29,8 @@ fn line_of(bug: &str) -> String {
     format!("kernels/tests/emulator/planted.cu:{line}")
 }
 
-/// Launches a kernel that must fail with this result, and its message with these words and the bug's line.
-fn finds(
+/// Launches a kernel and expects this result, and a message that contains these words and the bug's line.
+fn assert_reported(
     bug: &str,
     checked: bool,
     words: &str,
@@ -42,7 +42,7 @@ fn finds(
         let _emulated = emulated(order, checked);
         let device = device(bug);
         arguments(&device, &|launch: &mut LaunchArgs| {
-            // SAFETY: that the launch is wrong is the point.
+            // SAFETY: the launch is invalid on purpose.
             unsafe { launch.launch(config) }.unwrap();
         });
         let result = device.stream.synchronize();
@@ -69,24 +69,24 @@ const FAILED: CUresult = CUresult::CUDA_ERROR_LAUNCH_FAILED;
 const ILLEGAL: CUresult = CUresult::CUDA_ERROR_ILLEGAL_ADDRESS;
 
 #[test]
-fn races() {
-    finds("race_shared", true, "data race on shared memory", FAILED, grid(1, 64), |d, launch| {
+fn data_races_are_reported() {
+    assert_reported("race_shared", true, "data race on shared memory", FAILED, grid(1, 64), |d, launch| {
         let (x, y) = (d.stream.clone_htod(&[1.0f32; 64]).unwrap(), d.stream.alloc_zeros::<f32>(64).unwrap());
         launch.launch(d.stream.launch_builder(&d.kernel).arg(&x).arg(&y));
     });
-    finds("race_global", true, "data race on global memory", FAILED, grid(1, 64), |d, launch| {
+    assert_reported("race_global", true, "data race on global memory", FAILED, grid(1, 64), |d, launch| {
         let y = d.stream.alloc_zeros::<f32>(64).unwrap();
         launch.launch(d.stream.launch_builder(&d.kernel).arg(&y));
     });
-    finds("race_bytes", true, "data race on global memory", FAILED, grid(1, 64), |d, launch| {
+    assert_reported("race_bytes", true, "data race on global memory", FAILED, grid(1, 64), |d, launch| {
         let y = d.stream.alloc_zeros::<u8>(64).unwrap();
         launch.launch(d.stream.launch_builder(&d.kernel).arg(&y));
     });
 }
 
 #[test]
-fn blocks_without_a_fence() {
-    finds("race_blocks", true, "data race on global memory", FAILED, grid(4, 1), |d, launch| {
+fn missing_fence_between_blocks_is_reported() {
+    assert_reported("race_blocks", true, "data race on global memory", FAILED, grid(4, 1), |d, launch| {
         let (partial, total) =
             (d.stream.alloc_zeros::<f32>(4).unwrap(), d.stream.alloc_zeros::<f32>(1).unwrap());
         let arrived = d.stream.alloc_zeros::<u32>(1).unwrap();
@@ -95,10 +95,10 @@ fn blocks_without_a_fence() {
 }
 
 #[test]
-fn barrier_divergence() {
+fn barrier_divergence_is_reported() {
     for checked in [false, true] {
         for bug in ["early_return", "deadlock"] {
-            finds(bug, checked, "barrier divergence", FAILED, grid(1, 64), |d, launch| {
+            assert_reported(bug, checked, "barrier divergence", FAILED, grid(1, 64), |d, launch| {
                 let y = d.stream.alloc_zeros::<f32>(64).unwrap();
                 launch.launch(d.stream.launch_builder(&d.kernel).arg(&y));
             });
@@ -107,11 +107,11 @@ fn barrier_divergence() {
 }
 
 #[test]
-fn different_barriers() {
+fn threads_at_different_barriers_are_reported() {
     let _emulated = emulated(0, false);
     let device = device("divergence");
     let y = device.stream.alloc_zeros::<f32>(64).unwrap();
-    // SAFETY: that the launch is wrong is the point.
+    // SAFETY: the launch is invalid on purpose.
     unsafe { device.stream.launch_builder(&device.kernel).arg(&y).launch(grid(1, 64)) }.unwrap();
     assert_eq!(device.stream.synchronize(), Err(DriverError(FAILED)));
     let message = emulator::take_error().unwrap();
@@ -122,8 +122,8 @@ fn different_barriers() {
 }
 
 #[test]
-fn out_of_bounds() {
-    finds(
+fn out_of_bounds_access_is_reported() {
+    assert_reported(
         "out_of_bounds",
         true,
         "out-of-bounds write: 4 bytes at byte 40 of a buffer of 40 bytes",
@@ -135,7 +135,7 @@ fn out_of_bounds() {
         },
     );
     let config = LaunchConfig { shared_mem_bytes: 128, ..grid(1, 32) };
-    finds(
+    assert_reported(
         "out_of_bounds_shared",
         true,
         "out-of-bounds write of dynamic shared memory",
@@ -149,17 +149,17 @@ fn out_of_bounds() {
 }
 
 #[test]
-fn guard_pages_work_without_the_checker() {
-    finds("far_out_of_bounds", false, "out-of-bounds access", ILLEGAL, grid(1, 1), |d, launch| {
+fn guard_pages_catch_access_without_the_checker() {
+    assert_reported("far_out_of_bounds", false, "out-of-bounds access", ILLEGAL, grid(1, 1), |d, launch| {
         let y = d.stream.alloc_zeros::<f32>(100).unwrap();
         launch.launch(d.stream.launch_builder(&d.kernel).arg(&y).arg(&200i64));
     });
 }
 
 #[test]
-fn misaligned() {
+fn misaligned_access_is_reported() {
     let code = CUresult::CUDA_ERROR_MISALIGNED_ADDRESS;
-    finds(
+    assert_reported(
         "misaligned",
         true,
         "misaligned access: 4 bytes behind a multiple of 8",
@@ -174,14 +174,21 @@ fn misaligned() {
 }
 
 #[test]
-fn uninitialised() {
-    finds("uninitialised", true, "read of uninitialised global memory", ILLEGAL, grid(1, 32), |d, launch| {
-        // SAFETY: that it is not written is the point.
-        let x = unsafe { d.stream.alloc::<f32>(32) }.unwrap();
-        let y = d.stream.alloc_zeros::<f32>(32).unwrap();
-        launch.launch(d.stream.launch_builder(&d.kernel).arg(&x).arg(&y));
-    });
-    finds(
+fn uninitialised_read_is_reported() {
+    assert_reported(
+        "uninitialised",
+        true,
+        "read of uninitialised global memory",
+        ILLEGAL,
+        grid(1, 32),
+        |d, launch| {
+            // SAFETY: it is uninitialised on purpose.
+            let x = unsafe { d.stream.alloc::<f32>(32) }.unwrap();
+            let y = d.stream.alloc_zeros::<f32>(32).unwrap();
+            launch.launch(d.stream.launch_builder(&d.kernel).arg(&x).arg(&y));
+        },
+    );
+    assert_reported(
         "uninitialised_shared",
         true,
         "read of uninitialised shared memory",
@@ -195,19 +202,19 @@ fn uninitialised() {
 }
 
 #[test]
-fn division_by_zero() {
-    finds("divide", false, "integer division by zero", FAILED, grid(1, 1), |d, launch| {
+fn division_by_zero_is_reported() {
+    assert_reported("divide", false, "integer division by zero", FAILED, grid(1, 1), |d, launch| {
         let y = d.stream.alloc_zeros::<i32>(1).unwrap();
         launch.launch(d.stream.launch_builder(&d.kernel).arg(&y).arg(&0i32));
     });
 }
 
 #[test]
-fn an_error_stays_until_it_is_taken() {
+fn error_is_sticky_until_taken() {
     let _emulated = emulated(0, true);
     let device = device("race_global");
     let y = device.stream.alloc_zeros::<f32>(64).unwrap();
-    // SAFETY: that the launch is wrong is the point.
+    // SAFETY: the launch is invalid on purpose.
     unsafe { device.stream.launch_builder(&device.kernel).arg(&y).launch(grid(1, 64)) }.unwrap();
     for _ in 0..2 {
         assert_eq!(device.stream.synchronize(), Err(DriverError(FAILED)));

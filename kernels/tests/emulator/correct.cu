@@ -1,4 +1,4 @@
-// Correct kernels: they give the same results in every order of threads, and pass the checker.
+// Correct kernels: their results do not depend on the order of threads, and the checker accepts them.
 
 extern "C" __global__ void scale_f32(const float* x, float* y, float by, long long n) {
   const long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
@@ -10,7 +10,7 @@ extern "C" __global__ void add_to_f32(float* x, float value, int n) {
   if (i < n) x[i] += value;
 }
 
-// The sum of a block: warps by shuffles, then their sums through shared memory.
+// Sum over a block: within warps by shuffles, then across warps through shared memory.
 template <class T>
 __device__ T block_sum(T value) {
   __shared__ T sums[32];
@@ -29,7 +29,7 @@ extern "C" __global__ void __launch_bounds__(256) block_sums_f32(const float* x,
   if (threadIdx.x == 0) sums[blockIdx.x] = sum;
 }
 
-// The last block to finish adds up what all blocks have left, in a fixed order.
+// The last block to finish sums the partial results of all blocks, in a fixed order.
 extern "C" __global__ void __launch_bounds__(256) total_f32(const float* x, float* partial, unsigned* arrived, float* total, int n) {
   __shared__ bool last;
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
@@ -48,7 +48,7 @@ extern "C" __global__ void __launch_bounds__(256) total_f32(const float* x, floa
   if (threadIdx.x == 0) total[0] = all;
 }
 
-// Each block turns its values round, through dynamic shared memory.
+// Each block reverses its values through dynamic shared memory.
 extern "C" __global__ void reverse_i64(long long* x) {
   DYN_SHARED(long long, values);
   const int i = threadIdx.x;
@@ -57,7 +57,7 @@ extern "C" __global__ void reverse_i64(long long* x) {
   x[(long long)blockIdx.x * blockDim.x + i] = values[blockDim.x - 1 - i];
 }
 
-// What the votes and masks of half warps give, one word a thread.
+// Results of warp votes and of shuffles with half-warp masks, one word per thread.
 extern "C" __global__ void votes_i32(int* out) {
   const int lane = threadIdx.x % 32;
   const unsigned half = lane < 16 ? 0x0000ffffu : 0xffff0000u;

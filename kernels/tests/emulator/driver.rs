@@ -1,4 +1,4 @@
-//! Devices, memory, modules and launches.
+//! Devices, memory, modules and launches through the driver API.
 
 use cudarc::driver::sys::{self, CUresult};
 use cudarc::driver::{CudaContext, DriverError, LaunchConfig, PushKernelArg};
@@ -8,7 +8,7 @@ use fornax_kernels::emulator::{self, EmulatorError, EmulatorOptions};
 use super::support::{CORRECT, emulated, grid, kernel, module};
 
 #[test]
-fn devices() {
+fn devices_have_distinct_properties() {
     let _emulated = emulated(0, false);
     assert_eq!(CudaContext::device_count().unwrap(), 2);
     let context = CudaContext::new(1).unwrap();
@@ -21,11 +21,11 @@ fn devices() {
     assert_eq!(error, DriverError(CUresult::CUDA_ERROR_INVALID_DEVICE));
     assert!(error.to_string().contains("invalid device ordinal"), "{error}");
     let again = emulator::load(&EmulatorOptions { devices: 3, order: 0, checked: false });
-    assert!(matches!(again, Err(EmulatorError::DeviceCount { loaded: 2, asked: 3 })), "{again:?}");
+    assert!(matches!(again, Err(EmulatorError::DeviceCount { loaded: 2, requested: 3 })), "{again:?}");
 }
 
 #[test]
-fn memory_runs_out() {
+fn allocation_beyond_memory_fails() {
     let _emulated = emulated(0, false);
     let context = CudaContext::new(0).unwrap();
     let (free, total) = context.mem_get_info().unwrap();
@@ -38,7 +38,7 @@ fn memory_runs_out() {
 }
 
 #[test]
-fn leaks_are_counted() {
+fn leaks_are_reported() {
     let _emulated = emulated(0, false);
     let context = CudaContext::new(0).unwrap();
     let stream = context.new_stream().unwrap();
@@ -51,36 +51,36 @@ fn leaks_are_counted() {
 }
 
 #[test]
-fn wrong_launches_are_refused() {
+fn invalid_launches_are_rejected() {
     let _emulated = emulated(0, false);
     let context = CudaContext::new(0).unwrap();
     let stream = context.default_stream();
     let (x, mut sums) = (stream.alloc_zeros::<f32>(64).unwrap(), stream.alloc_zeros::<f32>(64).unwrap());
     let kernel = kernel(&context, "block_sums_f32");
-    let mut refused = |config: LaunchConfig| {
-        // SAFETY: the launch is refused.
+    let mut rejected = |config: LaunchConfig| {
+        // SAFETY: the launch is rejected.
         let result =
             unsafe { stream.launch_builder(&kernel).arg(&x).arg(&mut sums).arg(&64i32).launch(config) };
         (result.unwrap_err().0, emulator::take_error().unwrap())
     };
-    let (code, message) = refused(grid(1, 512));
+    let (code, message) = rejected(grid(1, 512));
     assert_eq!(code, CUresult::CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES);
     assert!(message.contains("its launch bound is 256"), "{message}");
-    assert_eq!(refused(grid(0, 32)).0, CUresult::CUDA_ERROR_INVALID_VALUE);
-    let (code, message) = refused(LaunchConfig { shared_mem_bytes: 49 << 10, ..grid(1, 32) });
+    assert_eq!(rejected(grid(0, 32)).0, CUresult::CUDA_ERROR_INVALID_VALUE);
+    let (code, message) = rejected(LaunchConfig { shared_mem_bytes: 49 << 10, ..grid(1, 32) });
     assert_eq!(code, CUresult::CUDA_ERROR_INVALID_VALUE);
     assert!(message.contains("bytes of dynamic shared memory"), "{message}");
 }
 
 #[test]
-fn the_sizes_of_arguments_are_known() {
+fn argument_sizes_are_reported() {
     let _emulated = emulated(0, false);
     let context = CudaContext::new(0).unwrap();
     let module = module(&context, "correct.cu", CORRECT);
     let name = c"scale_f32";
     let (mut function, mut raw) = (std::ptr::null_mut(), std::ptr::null_mut());
     let image = std::ffi::CString::new(image_of(CORRECT)).unwrap();
-    // SAFETY: plain driver calls; the pointers are to locals, and the argument buffer has the size that is given.
+    // SAFETY: plain driver calls; the pointers are to locals, and the argument buffer has the given size.
     unsafe {
         assert_eq!(sys::cuModuleLoadData(&mut raw, image.as_ptr().cast()), CUresult::CUDA_SUCCESS);
         assert_eq!(sys::cuModuleGetFunction(&mut function, raw, name.as_ptr()), CUresult::CUDA_SUCCESS);
@@ -99,7 +99,7 @@ fn the_sizes_of_arguments_are_known() {
             sys::cuFuncGetParamInfo(function, 4, &mut offset, &mut size),
             CUresult::CUDA_ERROR_INVALID_VALUE
         );
-        // A buffer of arguments carries its size, which must be right.
+        // The size of an argument buffer is checked.
         let (mut buffer, mut size) = ([0u64; 3], 24usize);
         let mut extra = [
             std::ptr::without_provenance_mut(1),
@@ -125,7 +125,7 @@ fn image_of(text: &str) -> Vec<u8> {
 }
 
 #[test]
-fn modules_that_cannot_be() {
+fn invalid_module_and_missing_kernel_are_errors() {
     let _emulated = emulated(0, false);
     let context = CudaContext::new(0).unwrap();
     let error = context.load_module(Ptx::from_src("\u{7f}ELF of a real GPU")).unwrap_err();
@@ -138,17 +138,17 @@ fn modules_that_cannot_be() {
 }
 
 #[test]
-fn a_compile_error_has_its_line() {
+fn compile_error_has_its_line() {
     let _emulated = emulated(0, false);
     let options = || CompileOptions { name: Some("kernels/cu/wrong.cu".to_string()), ..Default::default() };
     let text = "extern \"C\" __global__ void wrong(float* x) {\n  x[0] = missing;\n}\n";
     let Err(CompileError::CompileError { log, .. }) = compile_ptx_with_opts(text, options()) else {
-        panic!("wrong source compiled");
+        panic!("invalid source compiled");
     };
     assert!(log.to_str().unwrap().contains("kernels/cu/wrong.cu:2"), "{log:?}");
     let odd = CompileOptions { options: vec!["--no-such-option".to_string()], ..options() };
     let Err(CompileError::CompileError { log, .. }) = compile_ptx_with_opts(CORRECT, odd) else {
-        panic!("an unknown option was taken");
+        panic!("an unknown option was accepted");
     };
     assert!(log.to_str().unwrap().contains("unrecognized option --no-such-option"), "{log:?}");
 }
@@ -164,7 +164,7 @@ fn atomics_on_floats_do_not_compile() {
 }
 
 #[test]
-fn two_devices() {
+fn two_devices_run_kernels() {
     for order in [0, 1, 9] {
         let _emulated = emulated(order, false);
         let results: Vec<f32> = (0..2)
@@ -174,7 +174,7 @@ fn two_devices() {
                 let x = stream.clone_htod(&vec![1.0f32 + ordinal as f32; 100]).unwrap();
                 let mut y = stream.alloc_zeros::<f32>(100).unwrap();
                 let kernel = kernel(&context, "scale_f32");
-                // SAFETY: the arguments are those of the kernel.
+                // SAFETY: the arguments match the kernel.
                 unsafe {
                     stream
                         .launch_builder(&kernel)

@@ -1,4 +1,4 @@
-//! Correct kernels give the same in every order of threads, checked or not.
+//! Correct kernels give the same results in every order of threads, checked or not.
 
 use cudarc::driver::{CudaContext, LaunchConfig, PushKernelArg};
 use fornax_kernels::emulator;
@@ -7,7 +7,7 @@ use super::support::{emulated, grid, kernel};
 
 const ORDERS: [u64; 4] = [0, 1, 2, 77];
 
-/// Runs a test in every order, checked and not, and expects the same result each time.
+/// Runs a test in every order, checked and not, and asserts that all results are equal.
 fn in_every_order<R: PartialEq + std::fmt::Debug>(run: impl Fn() -> R) -> R {
     let mut results = Vec::new();
     for checked in [false, true] {
@@ -26,7 +26,7 @@ fn floats(n: usize) -> Vec<f32> {
 }
 
 #[test]
-fn block_sums() {
+fn block_sums_are_correct() {
     let x = floats(10_000);
     let sums = in_every_order(|| {
         let context = CudaContext::new(0).unwrap();
@@ -34,7 +34,7 @@ fn block_sums() {
         let (input, mut sums) = (stream.clone_htod(&x).unwrap(), stream.alloc_zeros::<f32>(40).unwrap());
         let kernel = kernel(&context, "block_sums_f32");
         let n = x.len() as i32;
-        // SAFETY: the arguments are those of the kernel, and the buffers as long as it takes.
+        // SAFETY: the arguments match the kernel, and the buffers are large enough.
         unsafe { stream.launch_builder(&kernel).arg(&input).arg(&mut sums).arg(&n).launch(grid(40, 256)) }
             .unwrap();
         stream.clone_dtoh(&sums).unwrap()
@@ -46,7 +46,7 @@ fn block_sums() {
 }
 
 #[test]
-fn the_last_block_adds_up() {
+fn last_block_sums_partial_results() {
     let x = floats(20_000);
     let total = in_every_order(|| {
         let context = CudaContext::new(0).unwrap();
@@ -61,7 +61,7 @@ fn the_last_block_adds_up() {
         for _ in 0..2 {
             let mut launch = stream.launch_builder(&kernel);
             launch.arg(&input).arg(&mut partial).arg(&mut arrived).arg(&mut total).arg(&n);
-            // SAFETY: the arguments are those of the kernel, and the buffers as long as it takes.
+            // SAFETY: the arguments match the kernel, and the buffers are large enough.
             unsafe { launch.launch(grid(79, 256)) }.unwrap();
         }
         stream.clone_dtoh(&total).unwrap()[0]
@@ -71,7 +71,7 @@ fn the_last_block_adds_up() {
 }
 
 #[test]
-fn dynamic_shared_memory() {
+fn dynamic_shared_memory_reverses_blocks() {
     let reversed = in_every_order(|| {
         let context = CudaContext::new(0).unwrap();
         let stream = context.default_stream();
@@ -87,7 +87,7 @@ fn dynamic_shared_memory() {
 }
 
 #[test]
-fn votes_and_masks() {
+fn warp_votes_and_masks_are_correct() {
     let words = in_every_order(|| {
         let context = CudaContext::new(0).unwrap();
         let stream = context.default_stream();
@@ -106,7 +106,7 @@ fn votes_and_masks() {
 }
 
 #[test]
-fn integer_atomics() {
+fn integer_atomics_count_correctly() {
     let counts = in_every_order(|| {
         let context = CudaContext::new(0).unwrap();
         let stream = context.default_stream();

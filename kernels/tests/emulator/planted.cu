@@ -1,4 +1,4 @@
-// One bug a kernel. The marked line is the one that the checker must name.
+// One bug per kernel. The checker must report the marked line.
 
 extern "C" __global__ void race_shared(const float* x, float* y) {
   __shared__ float values[64];
@@ -12,7 +12,7 @@ extern "C" __global__ void race_global(float* y) {
   y[threadIdx.x / 2] = 1.0f;  // BUG race_global
 }
 
-// No fence between the partial sums and the atomic that announces them.
+// No fence between the partial sums and the atomic that signals them.
 extern "C" __global__ void race_blocks(float* partial, unsigned* arrived, float* total) {
   partial[blockIdx.x] = 1.0f;
   if (atomicInc(arrived, gridDim.x - 1) != gridDim.x - 1) return;

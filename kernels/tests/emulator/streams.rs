@@ -1,4 +1,4 @@
-//! Work runs late: streams, events, pinned memory, graphs, and waits that are missing.
+//! Asynchronous execution: streams, events, pinned memory, graphs, and missing waits.
 
 use std::sync::Arc;
 
@@ -11,22 +11,22 @@ use super::support::{emulated, grid, kernel};
 const ORDERS: [u64; 5] = [0, 1, 2, 3, 4];
 const MODE: CUstreamCaptureMode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
 
-/// A context in which cudarc leaves waiting to us.
+/// A context without cudarc's event tracking.
 fn context() -> Arc<CudaContext> {
     let context = CudaContext::new(0).unwrap();
-    // SAFETY: the tests order their streams themselves, or mean not to.
+    // SAFETY: the tests synchronize their streams themselves, or omit it on purpose.
     unsafe { context.disable_event_tracking() };
     context
 }
 
 fn add(stream: &Arc<CudaStream>, kernel: &CudaFunction, x: &mut CudaSlice<f32>, value: f32) {
     let n = x.len() as i32;
-    // SAFETY: the arguments are those of the kernel.
+    // SAFETY: the arguments match the kernel.
     unsafe { stream.launch_builder(kernel).arg(x).arg(&value).arg(&n).launch(grid(n as u32 / 64 + 1, 64)) }
         .unwrap();
 }
 
-/// One stream writes, another reads; with or without the event between.
+/// Writes on one stream and reads on another, with or without an event between.
 fn read_on_another_stream(waits: bool) -> f32 {
     let context = context();
     let (writer, reader) = (context.new_stream().unwrap(), context.new_stream().unwrap());
@@ -50,13 +50,13 @@ fn events_order_streams() {
 }
 
 #[test]
-fn a_missing_wait_shows() {
+fn missing_wait_reads_stale_memory() {
     let _emulated = emulated(0, false);
     assert_eq!(read_on_another_stream(false), 0.0);
 }
 
 #[test]
-fn a_buffer_freed_too_early_shows() {
+fn use_after_free_on_another_stream_is_reported() {
     let _emulated = emulated(1, false);
     let context = context();
     let (user, owner) = (context.new_stream().unwrap(), context.new_stream().unwrap());
@@ -64,7 +64,7 @@ fn a_buffer_freed_too_early_shows() {
     let mut y = user.alloc_zeros::<f32>(100).unwrap();
     owner.synchronize().unwrap();
     user.memcpy_dtod(&x, &mut y).unwrap();
-    drop(x); // on its owner's stream, which does not wait for the copy
+    drop(x); // freed on the owner's stream, which does not wait for the copy
     let result = user.clone_dtoh(&y);
     assert_eq!(result, Err(DriverError(CUresult::CUDA_ERROR_ILLEGAL_ADDRESS)));
     let message = emulator::take_error().unwrap();
@@ -81,7 +81,7 @@ fn pinned_memory_is_read_when_the_copy_runs() {
     pinned.as_mut_slice().unwrap().fill(1.0);
     let mut x = stream.alloc_zeros::<f32>(4).unwrap();
     stream.memcpy_htod(pinned.as_slice().unwrap(), &mut x).unwrap();
-    // A bug, in a program: the copy has not run.
+    // A bug in a real program: the copy has not run yet.
     pinned.as_mut_slice().unwrap().fill(2.0);
     assert_eq!(stream.clone_dtoh(&x).unwrap(), [2.0; 4]);
     let mut pageable = vec![1.0f32; 4];
@@ -91,7 +91,7 @@ fn pinned_memory_is_read_when_the_copy_runs() {
 }
 
 #[test]
-fn events_know_when_they_are_done() {
+fn event_completes_after_its_work() {
     let _emulated = emulated(0, false);
     let context = context();
     let stream = context.new_stream().unwrap();
@@ -104,16 +104,16 @@ fn events_know_when_they_are_done() {
     assert!(end.is_complete());
     let again = stream.record_event(None).unwrap();
     add(&stream, &kernel(&context, "add_to_f32"), &mut x, 1.0);
-    let mut questions = 0;
+    let mut polls = 0;
     while !again.is_complete() {
-        questions += 1;
+        polls += 1;
     }
-    assert!(questions < 10);
+    assert!(polls < 10);
 }
 
 #[test]
-fn the_default_stream_waits_for_nothing_it_should_not() {
-    // cudarc's streams do not block: the default stream does not wait for them.
+fn default_stream_does_not_wait_for_nonblocking_streams() {
+    // cudarc's streams are non-blocking: the default stream does not wait for them.
     let _emulated = emulated(0, false);
     let context = context();
     let stream = context.new_stream().unwrap();
@@ -126,7 +126,7 @@ fn the_default_stream_waits_for_nothing_it_should_not() {
 }
 
 #[test]
-fn a_graph_runs_again() {
+fn graph_replays_captured_work() {
     for order in ORDERS {
         let _emulated = emulated(order, false);
         let context = context();
@@ -137,7 +137,7 @@ fn a_graph_runs_again() {
         stream.synchronize().unwrap();
         stream.begin_capture(MODE).unwrap();
         for value in [1.0f32, 2.0] {
-            add(&stream, &kernel, &mut x, value); // arguments are copied at the capture
+            add(&stream, &kernel, &mut x, value); // arguments are copied at capture
         }
         side.wait(&stream.record_event(None).unwrap()).unwrap();
         side.memcpy_dtod(&x, &mut y).unwrap();
@@ -154,18 +154,18 @@ fn a_graph_runs_again() {
 }
 
 #[test]
-fn a_capture_refuses_to_wait() {
+fn synchronizing_during_capture_fails() {
     let _emulated = emulated(0, false);
     let context = context();
     let stream = context.new_stream().unwrap();
-    let refused = |code| Err::<(), _>(DriverError(code));
+    let rejected = |code| Err::<(), _>(DriverError(code));
     stream.begin_capture(MODE).unwrap();
-    assert_eq!(stream.synchronize(), refused(CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED));
+    assert_eq!(stream.synchronize(), rejected(CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED));
     let ended = stream.end_capture(CUgraphInstantiate_flags(0)).map(|_| ());
-    assert_eq!(ended, refused(CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED));
+    assert_eq!(ended, rejected(CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED));
     stream.synchronize().unwrap();
     stream.begin_capture(MODE).unwrap();
-    assert_eq!(context.synchronize(), refused(CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED));
+    assert_eq!(context.synchronize(), rejected(CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED));
     assert!(stream.end_capture(CUgraphInstantiate_flags(0)).is_err());
 
     let side = context.new_stream().unwrap();
@@ -176,12 +176,12 @@ fn a_capture_refuses_to_wait() {
     side.wait(&stream.record_event(None).unwrap()).unwrap();
     add(&side, &kernel, &mut x, 1.0);
     let ended = stream.end_capture(CUgraphInstantiate_flags(0)).map(|_| ());
-    assert_eq!(ended, refused(CUresult::CUDA_ERROR_STREAM_CAPTURE_UNJOINED));
+    assert_eq!(ended, rejected(CUresult::CUDA_ERROR_STREAM_CAPTURE_UNJOINED));
     assert!(emulator::take_error().unwrap().contains("another stream took part"));
 }
 
 #[test]
-fn a_graph_cannot_wait_for_what_is_outside() {
+fn captured_stream_cannot_wait_for_an_outside_event() {
     let _emulated = emulated(0, false);
     let context = context();
     let (stream, other) = (context.new_stream().unwrap(), context.new_stream().unwrap());
@@ -193,7 +193,7 @@ fn a_graph_cannot_wait_for_what_is_outside() {
 }
 
 #[test]
-fn cudarc_tracks_events_by_itself() {
+fn cudarc_event_tracking_orders_streams() {
     for order in ORDERS {
         let _emulated = emulated(order, false);
         let context = CudaContext::new(0).unwrap();
@@ -208,7 +208,7 @@ fn cudarc_tracks_events_by_itself() {
 }
 
 #[test]
-fn threads_of_the_host_share_the_device() {
+fn host_threads_share_the_device() {
     let _emulated = emulated(3, false);
     let sums: Vec<f32> = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..4)

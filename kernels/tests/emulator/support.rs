@@ -1,4 +1,4 @@
-//! One emulated device for all tests of this process, used by one test at a time.
+//! The emulated devices of this test process, used by one test at a time.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -9,15 +9,15 @@ use fornax_kernels::emulator::{self, EmulatorOptions};
 pub const CORRECT: &str = include_str!("correct.cu");
 pub const PLANTED: &str = include_str!("planted.cu");
 
-/// The emulated device, for one test. Leaves it without errors.
+/// Exclusive use of the emulated devices; clears errors when dropped.
 pub struct Emulated(#[expect(dead_code)] MutexGuard<'static, ()>);
 
 pub fn emulated(order: u64, checked: bool) -> Emulated {
-    static TURN: Mutex<()> = Mutex::new(());
-    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    static LOCK: Mutex<()> = Mutex::new(());
+    let guard = LOCK.lock().unwrap_or_else(PoisonError::into_inner);
     emulator::load(&EmulatorOptions { devices: 2, order, checked }).unwrap();
     emulator::take_error();
-    Emulated(turn)
+    Emulated(guard)
 }
 
 impl Drop for Emulated {

@@ -1,40 +1,40 @@
-//! An activation as a layer.
-use crate::observe::Label;
+//! Activation layer.
+use crate::capture::LayerInfo;
 use crate::{Context, Module, Visitor};
 use fornax_engine::{Activation, Result, Tensor};
 
-/// Applies an activation. Where it is fused into the operation before it, it only gives its name to what comes out.
+/// Activation function. Where it is fused into the preceding operation, the layer only labels the output.
 pub struct Activate {
     kind: Activation,
-    label: Label,
+    info: LayerInfo,
 }
 
 impl Activate {
-    /// A layer of this activation.
+    /// Layer with this activation.
     pub const fn new(kind: Activation) -> Activate {
-        Activate { kind, label: Label::new("Activation") }
+        Activate { kind, info: LayerInfo::new("Activation") }
     }
 
-    /// Which activation it is.
+    /// The activation function.
     pub fn kind(&self) -> Activation {
         self.kind
     }
 
-    /// What an operation that has the activation fused into it gave.
-    pub fn fused(&self, y: Tensor, cx: &mut Context) -> Tensor {
-        cx.observed(&self.label, y, 0)
+    /// Passes on the output `y` of an operation with the activation fused into it.
+    pub fn capture_fused(&self, y: Tensor, cx: &mut Context) -> Tensor {
+        cx.capture(&self.info, y, 0)
     }
 }
 
 impl Module for Activate {
     fn forward(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
         let y = x.activate(self.kind)?;
-        Ok(self.fused(y, cx))
+        Ok(self.capture_fused(y, cx))
     }
 
     fn visit(&self, _: &mut Visitor) {}
 
-    fn label(&self) -> Option<&Label> {
-        Some(&self.label)
+    fn layer_info(&self) -> Option<&LayerInfo> {
+        Some(&self.info)
     }
 }

@@ -1,14 +1,14 @@
 //! Batch normalisation layer.
-use crate::observe::Label;
+use crate::capture::LayerInfo;
 use crate::{Context, Module, Visitor};
 use fornax_engine::{Activation, BatchNorm, DType, Device, Result, Tensor};
 
-/// What a batch norm is made with.
+/// Hyperparameters of batch norm.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BatchNormOptions {
     /// Added to the variance.
     pub eps: f64,
-    /// Share of the batch in the running statistics; `None` averages over all batches seen.
+    /// Weight of the batch in the running statistics. `None` gives a cumulative average over all batches.
     pub momentum: Option<f64>,
 }
 
@@ -18,8 +18,11 @@ impl Default for BatchNormOptions {
     }
 }
 
-/// Batch normalisation over all axes but the last, with PyTorch's conventions: biased variance to normalise, unbiased into
-/// the running variance, `running = (1 - momentum) * running + momentum * batch`. An activation may be part of it.
+/// Batch normalisation over all axes but the last (Ioffe and Szegedy, 2015): `y = (x - mean) / sqrt(var + eps) * weight + bias`, followed
+/// by an optional activation.
+///
+/// As in PyTorch, the biased variance normalises, the unbiased variance enters the running variance, and
+/// `running = (1 - momentum) * running + momentum * batch`. Parameters and statistics are f32; the input is f32, f64, f16 or bf16.
 pub struct BatchNorm2d {
     weight: Tensor,
     bias: Tensor,
@@ -28,11 +31,11 @@ pub struct BatchNorm2d {
     num_batches_tracked: Tensor,
     options: BatchNormOptions,
     activation: Activation,
-    label: Label,
+    info: LayerInfo,
 }
 
 impl BatchNorm2d {
-    /// Over `channels`; weight 1, bias 0.
+    /// Batch norm over `channels` channels, with weight 1 and bias 0.
     pub fn new(channels: usize, options: BatchNormOptions) -> Result<BatchNorm2d> {
         let ones = || Tensor::ones([channels], DType::F32, &Device::Cpu);
         let zeros = || Tensor::zeros([channels], DType::F32, &Device::Cpu);
@@ -44,18 +47,18 @@ impl BatchNorm2d {
             num_batches_tracked: Tensor::zeros((), DType::I64, &Device::Cpu)?,
             options,
             activation: Activation::Identity,
-            label: Label::new("BatchNorm2d"),
+            info: LayerInfo::new("BatchNorm2d"),
         })
     }
 
-    /// With an activation of its own: timm's `BatchNormAct2d`.
+    /// Adds an activation, as timm's `BatchNormAct2d`.
     pub fn with_activation(mut self, activation: Activation) -> BatchNorm2d {
         self.activation = activation;
-        self.label = Label::new("BatchNormAct2d");
+        self.info = LayerInfo::new("BatchNormAct2d");
         self
     }
 
-    /// `activation(normalised x + residual)` as one fused operation. An activation of the layer's own takes the given one's place.
+    /// `activation(norm(x) + residual)` as one fused operation. The layer's own activation, if any, replaces `activation`.
     pub fn forward_act(
         &self,
         x: &Tensor,
@@ -68,8 +71,8 @@ impl BatchNorm2d {
         })
     }
 
-    /// Counts the batch in a training pass, and calls `f` with the operation's options, for an input of this dtype, and the activation to
-    /// apply.
+    /// Updates `num_batches_tracked` in a training pass, and calls `f` with the operands of the engine's batch norm for inputs of `dtype`, and
+    /// with the activation.
     pub(super) fn with_options(
         &self,
         activation: Activation,
@@ -77,35 +80,39 @@ impl BatchNorm2d {
         cx: &mut Context,
         f: impl FnOnce(&BatchNorm, Activation) -> Result<Tensor>,
     ) -> Result<Tensor> {
-        let own = self.activation != Activation::Identity;
+        let has_activation = self.activation != Activation::Identity;
         let momentum = self.options.momentum;
-        let mut share = momentum.unwrap_or_default();
+        let mut average_factor = momentum.unwrap_or_default();
         if cx.updates_statistics() {
             let mut batches = self.num_batches_tracked.write::<i64>()?;
             batches[0] += 1;
-            share = momentum.unwrap_or(1.0 / batches[0] as f64);
+            average_factor = momentum.unwrap_or(1.0 / batches[0] as f64);
         }
-        // Halves meet f32; f64, which is for checks, meets its own kind.
-        let wide = dtype == DType::F64;
-        let converted = |t: &Tensor| if wide { t.to_dtype(dtype) } else { Ok(t.clone()) };
+        // f16 and bf16 inputs use f32 parameters; f64, which is for tests, needs f64 parameters.
+        let is_f64 = dtype == DType::F64;
+        let converted = |t: &Tensor| if is_f64 { t.to_dtype(dtype) } else { Ok(t.clone()) };
         let (weight, bias) = (converted(&self.weight)?, converted(&self.bias)?);
         let (mean, var) = (converted(&self.running_mean)?, converted(&self.running_var)?);
         let norm = BatchNorm {
             weight: Some(&weight),
             bias: Some(&bias),
-            // Repeated for its backward pass, it has updated them already.
+            // A recomputation for the backward pass must not update them again.
             running: (cx.updates_statistics() || !cx.training()).then_some((&mean, &var)),
             training: cx.training(),
-            momentum: share,
+            momentum: average_factor,
             eps: self.options.eps,
         };
-        let y = f(&norm, if own { self.activation } else { activation })?;
-        if wide && cx.updates_statistics() {
+        let y = f(&norm, if has_activation { self.activation } else { activation })?;
+        if is_f64 && cx.updates_statistics() {
             self.running_mean.copy_from(&mean.to_dtype(DType::F32)?)?;
             self.running_var.copy_from(&var.to_dtype(DType::F32)?)?;
         }
-        // With another's activation what comes out is that layer's to show.
-        Ok(if own || activation == Activation::Identity { cx.observed(&self.label, y, 0) } else { y })
+        // With the activation of another layer, the output belongs to that layer.
+        Ok(if has_activation || activation == Activation::Identity {
+            cx.capture(&self.info, y, 0)
+        } else {
+            y
+        })
     }
 }
 
@@ -122,7 +129,7 @@ impl Module for BatchNorm2d {
         visitor.buffer("num_batches_tracked", &self.num_batches_tracked);
     }
 
-    fn label(&self) -> Option<&Label> {
-        Some(&self.label)
+    fn layer_info(&self) -> Option<&LayerInfo> {
+        Some(&self.info)
     }
 }

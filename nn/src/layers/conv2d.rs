@@ -1,33 +1,33 @@
 //! Convolution layer.
 use super::{BatchNorm2d, in_dtype};
-use crate::observe::Label;
+use crate::capture::LayerInfo;
 use crate::precision::Operation;
 use crate::{Context, Module, Visitor};
 use fornax_engine::{Activation, Conv2dOptions as Options, DType, Device, Result, Tensor};
 
-/// A convolution over `[n, h, w, c]` with a weight `[out, kh, kw, in / groups]` and an optional bias. Parameters start at
-/// zero; [`crate::init`] fills them.
+/// 2-D convolution of images `[n, h, w, c]` with weight `[out, kh, kw, in / groups]` and optional bias `[out]`. Parameters are f32 and
+/// zero until initialised by [`crate::init`]; the input is f32, f64, f16 or bf16.
 pub struct Conv2d {
     weight: Tensor,
     bias: Option<Tensor>,
     options: Options,
-    label: Label,
+    info: LayerInfo,
 }
 
 impl Conv2d {
-    /// A layer without bias, with square kernel.
+    /// Convolution with a square kernel, without bias.
     pub fn new(c_in: usize, c_out: usize, kernel: usize, options: Options) -> Result<Conv2d> {
         let shape = [c_out, kernel, kernel, c_in / options.groups.max(1)];
         let weight = Tensor::zeros(shape, DType::F32, &Device::Cpu)?.variable();
-        Ok(Conv2d { weight, bias: None, options, label: Label::new("Conv2d") })
+        Ok(Conv2d { weight, bias: None, options, info: LayerInfo::new("Conv2d") })
     }
 
-    /// The usual square layer: stride `stride`, padding that keeps the size at stride 1.
+    /// Convolution with stride `stride` and "same" padding, `(kernel - 1) / 2`.
     pub fn same(c_in: usize, c_out: usize, kernel: usize, stride: usize) -> Result<Conv2d> {
         Conv2d::grouped(c_in, c_out, kernel, stride, 1)
     }
 
-    /// As [`Conv2d::same`], in channel groups.
+    /// [`Conv2d::same`] with channel groups.
     pub fn grouped(c_in: usize, c_out: usize, kernel: usize, stride: usize, groups: usize) -> Result<Conv2d> {
         let padding = [(kernel - 1) / 2; 2];
         Conv2d::new(
@@ -38,12 +38,12 @@ impl Conv2d {
         )
     }
 
-    /// Non-overlapping patches: kernel and stride of the same size, no padding.
-    pub fn patches(c_in: usize, c_out: usize, size: usize) -> Result<Conv2d> {
+    /// Convolution over non-overlapping patches: kernel and stride `size`, no padding.
+    pub fn patchify(c_in: usize, c_out: usize, size: usize) -> Result<Conv2d> {
         Conv2d::new(c_in, c_out, size, Options { stride: [size; 2], ..Options::default() })
     }
 
-    /// With gaps in the kernel, and padding that keeps the size at stride 1.
+    /// Sets the dilation, and "same" padding for it.
     pub fn dilated(mut self, dilation: usize) -> Conv2d {
         let kernel = self.weight.dims()[1];
         self.options.dilation = [dilation; 2];
@@ -51,13 +51,13 @@ impl Conv2d {
         self
     }
 
-    /// With a bias.
+    /// Adds a bias.
     pub fn with_bias(mut self) -> Result<Conv2d> {
         self.bias = Some(Tensor::zeros([self.weight.dims()[0]], DType::F32, &Device::Cpu)?.variable());
         Ok(self)
     }
 
-    /// `activation(norm(convolution) + residual)`, as one operation where the convolution has no bias and nobody watches.
+    /// `activation(norm(conv(x)) + residual)`, as one fused operation if the convolution has no bias and no intermediate output is captured.
     pub fn forward_norm_act(
         &self,
         x: &Tensor,
@@ -66,12 +66,12 @@ impl Conv2d {
         residual: Option<&Tensor>,
         cx: &mut Context,
     ) -> Result<Tensor> {
-        let norm_alone = activation != Activation::Identity || residual.is_some();
-        if norm_alone && norm.label().is_some_and(|label| cx.observes(label)) {
+        let norm_captured = activation != Activation::Identity || residual.is_some();
+        if norm_captured && norm.layer_info().is_some_and(|info| cx.captures(info)) {
             let y = norm.forward(&self.forward(x, cx)?, cx)?;
             return residual.map_or(Ok(y.clone()), |residual| y.add(residual))?.activate(activation);
         }
-        if self.bias.is_some() || cx.observes(&self.label) {
+        if self.bias.is_some() || cx.captures(&self.info) {
             return norm.forward_act(&self.forward(x, cx)?, activation, residual, cx);
         }
         let (x, weight) = self.operands(x, cx)?;
@@ -80,7 +80,7 @@ impl Conv2d {
         })
     }
 
-    /// The input in the dtype that the context asks for, and the weight in the same.
+    /// Input and weight in the dtype of the context's precision.
     fn operands(&self, x: &Tensor, cx: &Context) -> Result<(Tensor, Tensor)> {
         let x = cx.autocast(Operation::MatMul, x)?;
         let weight = in_dtype(&self.weight, x.dtype())?;
@@ -94,7 +94,7 @@ impl Module for Conv2d {
         let bias = self.bias.as_ref().map(|bias| in_dtype(bias, x.dtype())).transpose()?;
         let y = x.conv2d(&weight, bias.as_ref(), &self.options)?;
         let macs = y.numel() * (weight.numel() / weight.dims()[0]);
-        Ok(cx.observed(&self.label, y, macs))
+        Ok(cx.capture(&self.info, y, macs))
     }
 
     fn visit(&self, visitor: &mut Visitor) {
@@ -104,7 +104,7 @@ impl Module for Conv2d {
         }
     }
 
-    fn label(&self) -> Option<&Label> {
-        Some(&self.label)
+    fn layer_info(&self) -> Option<&LayerInfo> {
+        Some(&self.info)
     }
 }

@@ -1,9 +1,9 @@
-//! Layers that drop part of what passes, in training only.
-use crate::observe::Label;
+//! Dropout, stochastic depth and DropBlock, active only in training.
+use crate::capture::LayerInfo;
 use crate::{Context, Module, Visitor};
 use fornax_engine::{DType, Result, Tensor};
 
-/// Each element becomes 0 with this probability, and what is left grows by as much (Srivastava et al., 2014).
+/// Dropout (Srivastava et al., 2014): zeroes each element with probability `p`, and scales the others by `1 / (1 - p)`.
 pub struct Dropout(pub f64);
 
 impl Module for Dropout {
@@ -11,64 +11,64 @@ impl Module for Dropout {
         if !cx.training() || self.0 == 0.0 {
             return Ok(x.clone());
         }
-        let (stream, step) = cx.draw()?;
+        let (stream, step) = cx.next_rng()?;
         x.dropout(self.0, &stream, Some(&step))
     }
 
     fn visit(&self, _: &mut Visitor) {}
 }
 
-/// Stochastic depth (Huang et al., 2016): with this probability all of a sample becomes 0, so that its block is skipped; the others grow by as
-/// much.
+/// Stochastic depth (Huang et al., 2016): zeroes all elements of a sample with probability `drop_prob`, which skips the residual block,
+/// and scales the other samples by `1 / (1 - drop_prob)`. timm's `DropPath`.
 pub struct DropPath {
-    rate: f64,
-    label: Label,
+    drop_prob: f64,
+    info: LayerInfo,
 }
 
 impl DropPath {
-    /// With this probability.
-    pub const fn new(rate: f64) -> DropPath {
-        DropPath { rate, label: Label::new("DropPath") }
+    /// Stochastic depth with probability `drop_prob`.
+    pub const fn new(drop_prob: f64) -> DropPath {
+        DropPath { drop_prob, info: LayerInfo::new("DropPath") }
     }
 
-    /// True when a pass under `cx` drops something.
-    pub fn drops(&self, cx: &Context) -> bool {
-        cx.training() && self.rate > 0.0
+    /// True if the layer drops samples in this pass.
+    pub fn is_active(&self, cx: &Context) -> bool {
+        cx.training() && self.drop_prob > 0.0
     }
 }
 
 impl Module for DropPath {
     fn forward(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
-        if !self.drops(cx) {
+        if !self.is_active(cx) {
             return Ok(x.clone());
         }
-        let (stream, step) = cx.draw()?;
-        let keep = Tensor::ones([x.dims()[0]], DType::F32, &x.device())?;
-        let keep = keep.dropout(self.rate, &stream, Some(&step))?.to_dtype(x.dtype())?;
-        let y = x.drop_path(&keep, self.rate, false)?;
-        Ok(cx.observed(&self.label, y, 0))
+        let (stream, step) = cx.next_rng()?;
+        let mask = Tensor::ones([x.dims()[0]], DType::F32, &x.device())?;
+        let mask = mask.dropout(self.drop_prob, &stream, Some(&step))?.to_dtype(x.dtype())?;
+        let y = x.drop_path(&mask, self.drop_prob, false)?;
+        Ok(cx.capture(&self.info, y, 0))
     }
 
     fn visit(&self, _: &mut Visitor) {}
 
-    fn label(&self) -> Option<&Label> {
-        Some(&self.label)
+    fn layer_info(&self) -> Option<&LayerInfo> {
+        Some(&self.info)
     }
 }
 
-/// DropBlock (Ghiasi et al., 2018) with timm's rule: squares of `block` pixels are dropped from all channels, as many as to drop `rate` of the
-/// map, times `share`.
+/// DropBlock (Ghiasi et al., 2018), as timm's `DropBlock2d`: drops squares of `block_size` pixels from all channels, such that a fraction
+/// of about `drop_prob * gamma_scale` of the feature map is dropped.
 pub struct DropBlock {
-    /// Part of the map that is dropped.
+    /// Fraction of the feature map to drop.
     pub drop_prob: f64,
-    /// Side of a square.
+    /// Side of a square, in pixels.
     pub block_size: usize,
-    /// How much of the rate this layer takes.
+    /// Factor of the probability of a square.
     pub gamma_scale: f64,
 }
 
 impl DropBlock {
-    /// The probability of a pixel of an image of `size` to be the middle of a dropped square.
+    /// Probability of a pixel to be the centre of a dropped square, for a feature map of `size`: timm's gamma.
     fn seeds(&self, size: [usize; 2]) -> f64 {
         let axis = |n: usize| {
             let side = self.block_size.min(n);
@@ -84,9 +84,9 @@ impl Module for DropBlock {
         if !cx.training() || self.drop_prob == 0.0 {
             return Ok(x.clone());
         }
-        let (stream, step) = cx.draw()?;
+        let (stream, step) = cx.next_rng()?;
         let ones = Tensor::ones([n, h, w, 1], DType::F32, &x.device())?;
-        // What dropout keeps is at least 1.
+        // Dropout scales ones to at least 1.
         let seeds = ones.dropout(1.0 - self.seeds([h, w]), &stream, Some(&step))?.clamp(0.0, 1.0)?;
         x.drop_block(&seeds.to_dtype(x.dtype())?, self.block_size, true)
     }
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn whole_samples_are_dropped() {
+    fn drop_path_drops_whole_samples() {
         let x = Tensor::ones([512, 2, 1, 3], DType::F32, &Device::Cpu).expect("memory");
         let layer = DropPath::new(0.25);
         let y = layer.forward(&x, &mut training()).expect("drops").to_vec::<f32>().expect("f32");
@@ -120,13 +120,13 @@ mod tests {
     }
 
     #[test]
-    fn blocks_drop_their_share_of_the_map() {
+    fn drop_block_drops_expected_fraction_of_the_map() {
         let x = Tensor::ones([64, 14, 14, 2], DType::F32, &Device::Cpu).expect("memory");
         let layer = DropBlock { drop_prob: 0.1, block_size: 3, gamma_scale: 1.0 };
         let y = layer.forward(&x, &mut training()).expect("drops").to_vec::<f32>().expect("f32");
         assert!(y.chunks(2).all(|pixel| pixel[0] == pixel[1]), "channels share the mask");
         let dropped = y.iter().filter(|v| **v == 0.0).count() as f64 / y.len() as f64;
-        // Squares overlap, and those at the edges are cut.
+        // Squares overlap, and are clipped at the edges.
         assert!((0.08..0.14).contains(&dropped), "{dropped}");
         let mean = y.iter().sum::<f32>() / y.len() as f32;
         assert!((mean - 1.0).abs() < 1e-3, "{mean}");

@@ -1,26 +1,26 @@
-//! The end of a classifier.
+//! Classifier head.
 use super::{Dropout, Linear, SelectAdaptivePool2d};
 use crate::models::{ModelOptions, Pooling};
 use crate::{Context, Error, Module};
 use fornax_engine::{GlobalPool, Tensor};
 use std::sync::Arc;
 
-/// Pooling, dropout and the classifier.
+/// Classifier head: global pooling, dropout and a linear classifier. timm's `ClassifierHead`.
 pub struct ClassifierHead {
-    /// From feature maps to vectors.
+    /// Global pooling.
     pub pool: SelectAdaptivePool2d,
     drop: Dropout,
-    /// Features of one pixel, or one token.
+    /// Features per pixel or token.
     channels: usize,
-    /// Features that a layer between pooling and classifier gives.
+    /// Output features of the layer between pooling and classifier, if the model has one.
     hidden: Option<usize>,
-    /// The model ends with its maps.
+    /// The model has no pooling: its output is a feature map.
     unpooled: bool,
     classifier: Option<Arc<dyn Module>>,
 }
 
 impl ClassifierHead {
-    /// Over `channels`, with the pooling given; a classifier for no classes is none.
+    /// Head over `channels` channels. With `num_classes` 0 it has no classifier.
     pub fn new(
         channels: usize,
         pool: Option<GlobalPool>,
@@ -33,19 +33,19 @@ impl ClassifierHead {
         Ok(head)
     }
 
-    /// With a layer of the model's between pooling and classifier, which gives `hidden` features.
+    /// Declares a layer of the model between pooling and classifier, with `hidden` output features.
     pub fn with_hidden(mut self, hidden: usize, options: &ModelOptions) -> crate::Result<ClassifierHead> {
         self.hidden = Some(hidden);
         self.reset(options.num_classes)?;
         Ok(self)
     }
 
-    /// Features that the classifier gets.
+    /// Input features of the classifier.
     pub fn features(&self) -> usize {
         self.hidden.unwrap_or(self.pooled())
     }
 
-    /// Features that pooling gives.
+    /// Features after pooling.
     pub fn pooled(&self) -> usize {
         self.channels * self.pool.multiplier()
     }
@@ -55,20 +55,20 @@ impl ClassifierHead {
         self.channels
     }
 
-    /// The classifier; none when there are no classes.
+    /// The classifier; `None` if `num_classes` is 0.
     pub fn classifier(&self) -> Option<&dyn Module> {
         self.classifier.as_deref()
     }
 
-    /// Puts a module of the caller's in the classifier's place. It gets `[n, features]`.
+    /// Replaces the classifier by a module with input `[n, features]`.
     pub fn replace(&mut self, classifier: Option<Arc<dyn Module>>) {
         self.classifier = classifier;
     }
 
-    /// A classifier of zeros for another number of classes.
+    /// Replaces the classifier by a zero-initialised one for another number of classes.
     pub fn reset(&mut self, num_classes: usize) -> crate::Result<()> {
         if num_classes > 0 && self.unpooled {
-            let why = "a classifier needs vectors: choose a pooling, or num_classes=0";
+            let why = "a classifier needs pooled features; choose a pooling or num_classes=0";
             return Err(Error::ModelOption { option: "global_pool=none".into(), why: why.into() });
         }
         self.classifier = match num_classes {
@@ -78,7 +78,7 @@ impl ClassifierHead {
         Ok(())
     }
 
-    /// Logits of pooled features, or these themselves before the classifier.
+    /// Logits of pooled features. With `pre_logits`, the features before the classifier.
     pub fn classify(
         &self,
         pooled: &Tensor,

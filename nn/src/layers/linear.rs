@@ -1,33 +1,34 @@
 //! Fully connected layer.
 use super::in_dtype;
-use crate::observe::Label;
+use crate::capture::LayerInfo;
 use crate::precision::Operation;
 use crate::{Context, Module, Visitor};
 use fornax_engine::{DType, Device, Result, Tensor};
 
-/// `y = x · wᵀ + b` with weight `[out, in]`. Parameters start at zero; [`crate::init`] fills them.
+/// Linear layer `y = x · wᵀ + b` over the last axis, with weight `[out, in]` and bias `[out]`. Parameters are f32 and zero until
+/// initialised by [`crate::init`]; the input is f32, f64, f16 or bf16.
 pub struct Linear {
     weight: Tensor,
     bias: Tensor,
-    label: Label,
+    info: LayerInfo,
 }
 
 impl Linear {
-    /// A layer from `features` to `outputs`.
+    /// Layer with `features` inputs and `outputs` outputs.
     pub fn new(features: usize, outputs: usize) -> Result<Linear> {
         Ok(Linear {
             weight: Tensor::zeros([outputs, features], DType::F32, &Device::Cpu)?.variable(),
             bias: Tensor::zeros([outputs], DType::F32, &Device::Cpu)?.variable(),
-            label: Label::new("Linear"),
+            info: LayerInfo::new("Linear"),
         })
     }
 
-    /// Features of the input.
+    /// Input features.
     pub fn features(&self) -> usize {
         self.weight.dims()[1]
     }
 
-    /// Weight and bias in the dtype of what they meet.
+    /// Weight and bias in the given dtype.
     pub(super) fn parameters(&self, dtype: DType) -> Result<(Tensor, Tensor)> {
         Ok((in_dtype(&self.weight, dtype)?, in_dtype(&self.bias, dtype)?))
     }
@@ -39,7 +40,7 @@ impl Module for Linear {
         let (weight, bias) = self.parameters(x.dtype())?;
         let y = x.linear(&weight, Some(&bias))?;
         let macs = y.numel() * self.features();
-        Ok(cx.observed(&self.label, y, macs))
+        Ok(cx.capture(&self.info, y, macs))
     }
 
     fn visit(&self, visitor: &mut Visitor) {
@@ -47,7 +48,7 @@ impl Module for Linear {
         visitor.parameter("bias", &self.bias);
     }
 
-    fn label(&self) -> Option<&Label> {
-        Some(&self.label)
+    fn layer_info(&self) -> Option<&LayerInfo> {
+        Some(&self.info)
     }
 }

@@ -1,10 +1,10 @@
-//! Two fully connected layers with an activation between them.
+//! Multi-layer perceptron: two linear layers with an activation in between.
 use super::{Activate, Conv2d, Linear};
 use crate::precision::Operation;
 use crate::{Context, Module, Visitor};
 use fornax_engine::{Activation, Result, Tensor};
 
-/// `fc2(activation(fc1(x)))` over the last axis.
+/// MLP `fc2(activation(fc1(x)))` over the last axis. timm's `Mlp`.
 pub struct Mlp {
     fc1: Linear,
     activation: Activate,
@@ -12,7 +12,7 @@ pub struct Mlp {
 }
 
 impl Mlp {
-    /// From `features` over `hidden` back to `features`.
+    /// MLP with `features` inputs and outputs and `hidden` hidden features.
     pub fn new(features: usize, hidden: usize, activation: Activation) -> Result<Mlp> {
         Ok(Mlp {
             fc1: Linear::new(features, hidden)?,
@@ -24,8 +24,8 @@ impl Mlp {
 
 impl Module for Mlp {
     fn forward(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
-        let watched = [self.fc1.label(), self.activation.label(), self.fc2.label()];
-        if watched.into_iter().flatten().any(|label| cx.observes(label)) {
+        let captured = [self.fc1.layer_info(), self.activation.layer_info(), self.fc2.layer_info()];
+        if captured.into_iter().flatten().any(|info| cx.captures(info)) {
             let hidden = self.activation.forward(&self.fc1.forward(x, cx)?, cx)?;
             return self.fc2.forward(&hidden, cx);
         }
@@ -41,7 +41,7 @@ impl Module for Mlp {
     }
 }
 
-/// The same with convolutions of single pixels, whose weights have four axes.
+/// MLP of 1×1 convolutions, whose weights have four axes. timm's `ConvMlp`.
 pub struct ConvMlp {
     fc1: Conv2d,
     activation: Activate,
@@ -49,7 +49,7 @@ pub struct ConvMlp {
 }
 
 impl ConvMlp {
-    /// From `channels` over `hidden` back to `channels`.
+    /// MLP with `channels` input and output channels and `hidden` hidden channels.
     pub fn new(channels: usize, hidden: usize, activation: Activation) -> Result<ConvMlp> {
         Ok(ConvMlp {
             fc1: Conv2d::same(channels, hidden, 1, 1)?.with_bias()?,

@@ -27,7 +27,7 @@ pub use pool::{AvgPool2d, MaxPool2d, SelectAdaptivePool2d};
 pub use sequential::Sequential;
 pub use squeeze_excite::SqueezeExcite;
 
-/// A parameter in the dtype of what it meets: the half-precision copy that it keeps, or, for checks in f64, a converted one.
+/// Parameter in `dtype`: the cached low-precision cast for f16 and bf16, otherwise a conversion.
 pub(crate) fn in_dtype(parameter: &Tensor, dtype: DType) -> Result<Tensor> {
     match dtype {
         DType::F16 | DType::BF16 => parameter.cached_cast(dtype),

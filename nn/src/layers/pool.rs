@@ -1,50 +1,50 @@
 //! Pooling layers.
-use crate::observe::Label;
+use crate::capture::LayerInfo;
 use crate::{Context, Module, Visitor};
 use fornax_engine::{GlobalPool, Pool2dOptions, Result, Tensor};
 
-/// Largest value of each window.
+/// 2-D max pooling.
 pub struct MaxPool2d {
     pool: Pool2dOptions,
-    label: Label,
+    info: LayerInfo,
 }
 
 impl MaxPool2d {
-    /// Over these windows.
+    /// Layer with the given kernel, stride and padding.
     pub const fn new(pool: Pool2dOptions) -> MaxPool2d {
-        MaxPool2d { pool, label: Label::new("MaxPool2d") }
+        MaxPool2d { pool, info: LayerInfo::new("MaxPool2d") }
     }
 }
 
 impl Module for MaxPool2d {
     fn forward(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
         let y = x.max_pool2d(&self.pool)?;
-        Ok(cx.observed(&self.label, y, 0))
+        Ok(cx.capture(&self.info, y, 0))
     }
     fn visit(&self, _: &mut Visitor) {}
-    fn label(&self) -> Option<&Label> {
-        Some(&self.label)
+    fn layer_info(&self) -> Option<&LayerInfo> {
+        Some(&self.info)
     }
 }
 
-/// Mean of each window; padding does not count.
+/// 2-D average pooling with `count_include_pad=False`.
 pub struct AvgPool2d {
     pool: Pool2dOptions,
     same: bool,
-    label: Label,
+    info: LayerInfo,
 }
 
 impl AvgPool2d {
-    /// Over these windows.
+    /// Layer with the given kernel, stride and padding.
     pub const fn new(pool: Pool2dOptions) -> AvgPool2d {
-        AvgPool2d { pool, same: false, label: Label::new("AvgPool2d") }
+        AvgPool2d { pool, same: false, info: LayerInfo::new("AvgPool2d") }
     }
 
-    /// 2×2 windows at stride 1 over the image with a row and a column of zeros after it, which count: the size stays (timm's
-    /// `AvgPool2dSame`).
-    pub fn keeping_size() -> AvgPool2d {
+    /// 2×2 average pooling at stride 1 with "same" padding: a row and a column of zeros at the end, included in the average. timm's
+    /// `AvgPool2dSame`.
+    pub fn same() -> AvgPool2d {
         let pool = Pool2dOptions { kernel: [2, 2], stride: [1, 1], ..Pool2dOptions::default() };
-        AvgPool2d { pool, same: true, label: Label::new("AvgPool2d") }
+        AvgPool2d { pool, same: true, info: LayerInfo::new("AvgPool2d") }
     }
 }
 
@@ -55,28 +55,29 @@ impl Module for AvgPool2d {
             false => x,
         };
         let y = padded.avg_pool2d(&self.pool, false)?;
-        Ok(cx.observed(&self.label, y, 0))
+        Ok(cx.capture(&self.info, y, 0))
     }
     fn visit(&self, _: &mut Visitor) {}
-    fn label(&self) -> Option<&Label> {
-        Some(&self.label)
+    fn layer_info(&self) -> Option<&LayerInfo> {
+        Some(&self.info)
     }
 }
 
-/// Pools all pixels: `[n, h, w, c]` to `[n, c]`, or twice the channels for [`GlobalPool::CatAvgMax`]; or leaves them as they are.
+/// Global pooling from `[n, h, w, c]` to `[n, c]`, or `[n, 2c]` for [`GlobalPool::CatAvgMax`]; or no pooling. timm's
+/// `SelectAdaptivePool2d`.
 pub struct SelectAdaptivePool2d {
-    /// `None` for no pooling.
+    /// Type of pooling; `None` for no pooling.
     pub kind: Option<GlobalPool>,
-    label: Label,
+    info: LayerInfo,
 }
 
 impl SelectAdaptivePool2d {
-    /// Of this kind.
+    /// Layer with this type of pooling.
     pub const fn new(kind: Option<GlobalPool>) -> SelectAdaptivePool2d {
-        SelectAdaptivePool2d { kind, label: Label::new("GlobalPool") }
+        SelectAdaptivePool2d { kind, info: LayerInfo::new("GlobalPool") }
     }
 
-    /// Channels that come out for each that goes in.
+    /// Output channels per input channel: timm's `feat_mult`.
     pub fn multiplier(&self) -> usize {
         match self.kind {
             Some(GlobalPool::CatAvgMax | GlobalPool::FastCatAvgMax) => 2,
@@ -88,10 +89,10 @@ impl SelectAdaptivePool2d {
 impl Module for SelectAdaptivePool2d {
     fn forward(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
         let y = self.kind.map_or(Ok(x.clone()), |kind| x.global_pool(kind))?;
-        Ok(cx.observed(&self.label, y, 0))
+        Ok(cx.capture(&self.info, y, 0))
     }
     fn visit(&self, _: &mut Visitor) {}
-    fn label(&self) -> Option<&Label> {
-        Some(&self.label)
+    fn layer_info(&self) -> Option<&LayerInfo> {
+        Some(&self.info)
     }
 }

@@ -1,24 +1,24 @@
-//! Modules one after the other.
-use crate::observe::Label;
+//! Sequential container.
+use crate::capture::LayerInfo;
 use crate::{Context, Module, Visitor, named_parameters};
 use fornax_engine::{Result, Tensor, checkpoint};
 use std::sync::Arc;
 
-/// Runs its modules in order; they are named by their position, or as the caller says. They are the blocks of activation checkpointing.
+/// Sequential container of modules, named by position or by the caller. Each module is one block of activation checkpointing.
 pub struct Sequential {
     modules: Vec<(String, Arc<dyn Module>)>,
-    label: Label,
+    info: LayerInfo,
 }
 
 impl Sequential {
-    /// Of these modules, named 0, 1, 2…
+    /// Container of modules named `0`, `1`, `2`, …
     pub fn new(modules: Vec<Arc<dyn Module>>) -> Sequential {
         Sequential::named(modules.into_iter().enumerate().map(|(i, m)| (i.to_string(), m)).collect())
     }
 
-    /// Of these modules, each under its name.
+    /// Container of named modules.
     pub fn named(modules: Vec<(String, Arc<dyn Module>)>) -> Sequential {
-        Sequential { modules, label: Label::group() }
+        Sequential { modules, info: LayerInfo::container() }
     }
 }
 
@@ -26,7 +26,7 @@ impl Module for Sequential {
     fn forward(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
         if !cx.checkpointing() {
             let y = self.modules.iter().try_fold(x.clone(), |x, (_, module)| module.forward(&x, cx))?;
-            return Ok(cx.observed(&self.label, y, 0));
+            return Ok(cx.capture(&self.info, y, 0));
         }
         self.modules.iter().try_fold(x.clone(), |x, (_, module)| {
             let parameters: Vec<Tensor> = named_parameters(&**module).into_iter().map(|(_, t)| t).collect();
@@ -41,7 +41,7 @@ impl Module for Sequential {
         }
     }
 
-    fn label(&self) -> Option<&Label> {
-        Some(&self.label)
+    fn layer_info(&self) -> Option<&LayerInfo> {
+        Some(&self.info)
     }
 }

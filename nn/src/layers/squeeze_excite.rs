@@ -1,30 +1,31 @@
-//! Squeeze and excitation (Hu et al., 2018).
+//! Squeeze-and-excitation (Hu et al., 2018).
 use super::{Activate, Conv2d};
 use crate::{Context, Module, Visitor};
 use fornax_engine::{Activation, GlobalPool, Result, Tensor};
 
-/// Weighs each channel by what all channels' means say: `x * gate(expand(activation(reduce(mean x))))`.
+/// Squeeze-and-excitation: `x * gate(expand(activation(reduce(mean(x)))))`, with the mean over all pixels and 1×1 convolutions `reduce`
+/// and `expand`.
 pub struct SqueezeExcite {
-    names: Names,
+    names: SqueezeExciteNames,
     reduce: Conv2d,
     activation: Activate,
     expand: Conv2d,
     gate: Activate,
 }
 
-/// What timm calls the parts.
+/// Names of the submodules in timm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Names {
+pub enum SqueezeExciteNames {
     /// `fc1`, `act`, `fc2`, `gate`: ResNet, RegNet.
     Fc,
-    /// `conv_reduce`, `act1`, `conv_expand`, `gate`: the family of EfficientNet.
+    /// `conv_reduce`, `act1`, `conv_expand`, `gate`: EfficientNet, MobileNetV3.
     Conv,
 }
 
 impl SqueezeExcite {
-    /// Over `channels`, reduced to `reduced` in between.
+    /// Layer over `channels` channels, with `reduced` channels in between.
     pub fn new(
-        names: Names,
+        names: SqueezeExciteNames,
         channels: usize,
         reduced: usize,
         activation: Activation,
@@ -51,8 +52,8 @@ impl Module for SqueezeExcite {
 
     fn visit(&self, visitor: &mut Visitor) {
         let [reduce, activation, expand] = match self.names {
-            Names::Fc => ["fc1", "act", "fc2"],
-            Names::Conv => ["conv_reduce", "act1", "conv_expand"],
+            SqueezeExciteNames::Fc => ["fc1", "act", "fc2"],
+            SqueezeExciteNames::Conv => ["conv_reduce", "act1", "conv_expand"],
         };
         visitor.child(reduce, &self.reduce);
         visitor.child(activation, &self.activation);

@@ -1,19 +1,19 @@
-//! Every class a question of its own.
+//! Binary cross entropy.
 use super::Loss;
 use super::target::{classes_of, smoothed};
 use fornax_engine::{DType, Result, Tensor};
 
-/// Binary cross entropy of each class by itself, with what timm's `BinaryCrossEntropy` does to its target: class indices `[n]` (i64) or
-/// labels `[n, classes]`.
+/// Binary cross entropy with logits, as timm's `BinaryCrossEntropy`. Logits are `[n, classes]`; the target is class indices `[n]` (i64) or
+/// dense labels `[n, classes]`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BinaryCrossEntropy {
-    /// Label smoothing of class indices; a dense target is taken as it is.
+    /// Label smoothing of class indices; dense labels are used unchanged.
     pub smoothing: f64,
-    /// Labels above it become 1, all others 0.
+    /// Threshold of the labels: labels above it become 1, all others 0.
     pub target_threshold: Option<f64>,
-    /// Sums over classes before the mean over the batch.
+    /// Sum over classes, then mean over the batch; instead of the mean over all elements.
     pub sum_classes: bool,
-    /// Factor of the positive term.
+    /// Weight of the positive term: PyTorch's `pos_weight`.
     pub pos_weight: Option<f64>,
 }
 

@@ -1,9 +1,10 @@
-//! Cross entropy of the softmax.
+//! Softmax cross entropy.
 use super::Loss;
 use fornax_engine::{DType, Result, Tensor};
 
-/// Cross entropy, with label smoothing against class indices (Szegedy et al., 2016); against rows of probabilities, which mixing makes
-/// and which are taken as they are, it is the cross entropy of those.
+/// Softmax cross entropy of logits `[n, classes]`, as timm's `LabelSmoothingCrossEntropy` and `SoftTargetCrossEntropy`. The target is class
+/// indices `[n]` (i64), with label smoothing (Szegedy et al., 2016), or probabilities `[n, classes]`, as mixup and cutmix produce, which
+/// are used unchanged.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct CrossEntropy {
     /// Label smoothing of class indices.

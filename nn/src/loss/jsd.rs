@@ -1,12 +1,13 @@
-//! Consistency between augmentations of the same images.
+//! Cross entropy with Jensen-Shannon consistency between augmentation splits.
 use super::Loss;
 use fornax_engine::{Error, Result, Tensor};
 
-/// Cross entropy plus a Jensen-Shannon consistency term over augmentation splits (Hendrycks et al., AugMix, 2020): of logits
-/// `[splits * n, classes]` against class indices `[splits * n]` (i64), of which only the first `n` are used.
+/// Cross entropy plus a Jensen-Shannon consistency term over augmentation splits (Hendrycks et al., AugMix, 2020), as timm's
+/// `JsdCrossEntropy`. Logits are `[splits * n, classes]`; the target is class indices `[splits * n]` (i64), of which only the first `n`
+/// are used.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct JsdCrossEntropy {
-    /// Equal parts of the batch; the first is the clean one.
+    /// Number of equal parts of the batch. The first is the clean split.
     pub num_splits: usize,
     /// Weight of the consistency term.
     pub alpha: f64,

@@ -1,8 +1,7 @@
-//! Losses of classifiers, with timm's conventions, and accuracy.
+//! Classification losses, with timm's conventions, and top-k accuracy.
 //!
-//! A [`Loss`] compares logits with targets; those of one's own are implementations of the trait, and [`Weighted`] adds several up.
-//! timm chooses by a chain of flags whose last link is plain cross entropy, so that `--bce-loss --smoothing 0` trains with that; in
-//! Fornax `--bce-loss` is [`BinaryCrossEntropy`] whatever the smoothing.
+//! A [`Loss`] compares logits with targets. Custom losses implement the trait; [`WeightedLoss`] adds several losses. Unlike timm, where
+//! `--bce-loss --smoothing 0` falls back to plain cross entropy, `--bce-loss` always selects [`BinaryCrossEntropy`].
 mod binary;
 mod cross_entropy;
 mod jsd;
@@ -18,19 +17,19 @@ pub use weighted::WeightedLoss;
 use fornax_engine::{Result, Tensor};
 use std::fmt::Debug;
 
-/// What a model is trained to make small.
+/// Loss function.
 pub trait Loss: Debug + Send + Sync {
-    /// The loss, a scalar, of logits `[n, classes]` against class indices `[n]` (i64) or rows `[n, classes]`.
+    /// Scalar loss of logits `[n, classes]` against class indices `[n]` (i64) or dense targets `[n, classes]`.
     fn forward(&self, logits: &Tensor, target: &Tensor) -> Result<Tensor>;
 
-    /// Class indices on the CPU in the form that [`Loss::forward`] takes without waiting for a device.
+    /// Converts class indices on the CPU to the form that [`Loss::forward`] accepts without device synchronisation.
     fn prepare(&self, target: &Tensor, _classes: usize) -> Result<Tensor> {
         Ok(target.clone())
     }
 }
 
-/// How many rows of logits `[n, classes]` have their class (i64, `[n]`) among the `k` largest; `k` is limited to the classes.
-/// The lower class wins a tie.
+/// Number of rows of logits `[n, classes]` whose class (i64, `[n]`) is among the `k` largest. `k` is limited to the number of classes;
+/// the lower class wins a tie.
 pub fn top_k_correct(logits: &Tensor, target: &Tensor, k: usize) -> Result<usize> {
     let classes = target::classes_of(logits)?;
     let (best, target) = (logits.detach().top_k(k.min(classes), 1, false)?.1, target.read::<i64>()?);
@@ -48,7 +47,7 @@ mod tests {
     }
 
     #[test]
-    fn weighted_losses_add_up_and_so_do_their_gradients() {
+    fn weighted_loss_is_sum_of_values_and_gradients() {
         let target = Tensor::from_slice(&[2i64, 0], [2]).expect("shape");
         let (ce, bce) = (CrossEntropy { smoothing: 0.1 }, BinaryCrossEntropy::default());
         let both = WeightedLoss::new(vec![(0.5, Arc::new(ce)), (2.0, Arc::new(bce))]).expect("finite");
@@ -71,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prepared_target_gives_the_same_loss() {
+    fn prepared_target_gives_the_same_loss() {
         let target = Tensor::from_slice(&[2i64, 0], [2]).expect("shape");
         let thresholds = [None, Some(0.2)];
         for target_threshold in thresholds {

@@ -1,10 +1,10 @@
-//! Targets as distributions: class indices, smoothed or mixed.
+//! Dense targets: one-hot, smoothed or mixed.
 use fornax_engine::{DType, Device, Error, Result, Tensor};
 
-/// Targets of a mixed batch: smoothed one-hot rows `y`, blended as `lam * y + (1 - lam) * reversed batch of y`.
-/// Class indices `[n]` to `[n, classes]` of f32; on = `1 - s + s / classes`, off = `s / classes`.
+/// Targets of a batch mixed with its reverse, as timm's `mixup_target`: `lam * y + (1 - lam) * flip(y)` with smoothed one-hot rows `y`.
+/// Class indices `[n]` (i64) give `[n, classes]` (f32); on = `1 - s + s / classes`, off = `s / classes`.
 pub fn mixup_target(target: &Tensor, classes: usize, lam: f64, smoothing: f64) -> Result<Tensor> {
-    // In f64, which only the CPU has, so that rows add up to one.
+    // In f64, which only the CPU supports, so that rows sum to one.
     let rows = smoothed(&target.to_device(&Device::Cpu)?, classes, smoothing, DType::F64)?;
     let mixed = rows.mul_scalar(lam)?.add(&rows.flip(0)?.mul_scalar(1.0 - lam)?)?;
     mixed.to_dtype(DType::F32)?.to_device(&target.device())

@@ -1,14 +1,14 @@
-//! Several losses at once.
+//! Weighted sum of losses.
 use super::Loss;
 use fornax_engine::{Error, Result, Tensor};
 use std::sync::Arc;
 
-/// The sum of losses of the same logits and targets, each times a weight.
+/// Weighted sum of losses of the same logits and targets.
 #[derive(Clone, Debug)]
 pub struct WeightedLoss(Vec<(f64, Arc<dyn Loss>)>);
 
 impl WeightedLoss {
-    /// Of at least one loss, with finite weights.
+    /// Weighted sum of at least one loss, with finite weights.
     pub fn new(terms: Vec<(f64, Arc<dyn Loss>)>) -> Result<WeightedLoss> {
         match !terms.is_empty() && terms.iter().all(|(weight, _)| weight.is_finite()) {
             true => Ok(WeightedLoss(terms)),
@@ -16,7 +16,7 @@ impl WeightedLoss {
         }
     }
 
-    /// Each loss by itself, times its weight, in the order in which they were given; their sum is the loss.
+    /// Terms of the sum, weight times loss, in the given order.
     pub fn terms(&self, logits: &Tensor, target: &Tensor) -> Result<Vec<Tensor>> {
         self.0.iter().map(|(weight, loss)| loss.forward(logits, target)?.mul_scalar(*weight)).collect()
     }
@@ -25,7 +25,7 @@ impl WeightedLoss {
 impl Loss for WeightedLoss {
     fn forward(&self, logits: &Tensor, target: &Tensor) -> Result<Tensor> {
         let terms = self.terms(logits, target)?;
-        let (first, rest) = terms.split_first().expect("checked when it was made");
+        let (first, rest) = terms.split_first().expect("checked in WeightedLoss::new");
         rest.iter().try_fold(first.clone(), |sum, term| sum.add(term))
     }
 }

@@ -1,30 +1,30 @@
-//! ConvNeXt (Liu et al., "A ConvNet for the 2020s", 2022), under timm's names.
+//! ConvNeXt (Liu et al., "A ConvNet for the 2020s", 2022), with timm's names.
 use super::drop_path_rates;
 use super::model::{FeatureInfo, Model};
-use super::options::{ModelOptions, Takes, refuse};
+use super::options::{ModelOptions, SupportedOptions, unsupported};
 use super::registry::{Family, ModelInfo, PretrainedCfg};
+use crate::capture::LayerInfo;
 use crate::layers::{ClassifierHead, Conv2d, ConvMlp, DropPath, LayerNorm, Mlp, Sequential, in_dtype};
-use crate::observe::Label;
 use crate::{Context, Module, StateEntry, Visitor, init};
 use fornax_engine::random::RngStream;
 use fornax_engine::{Activation, Conv2dOptions as ConvOptions, DType, Device, GlobalPool, Result, Tensor};
 use std::sync::Arc;
 
-/// What tells one ConvNeXt from another.
+/// Architecture of a ConvNeXt.
 #[derive(Clone, Copy, Debug)]
 pub struct ConvNeXtConfig {
-    /// Blocks of each stage.
+    /// Number of blocks of each stage.
     pub depths: [usize; 4],
     /// Channels of each stage.
     pub dims: [usize; 4],
-    /// The two layers at the end of a block are convolutions, whose weights have four axes.
+    /// The MLP of a block consists of 1×1 convolutions, whose weights have four axes.
     pub conv_mlp: bool,
 }
 
 const EPS: f64 = 1e-6;
 const LAYER_SCALE: f32 = 1e-6;
 
-/// Recipes that train at 224 pixels and evaluate at 288.
+/// Trained at 224 pixels, evaluated at 288.
 const DATA: PretrainedCfg = PretrainedCfg {
     test_input_size: Some([288, 288]),
     test_crop_pct: Some(0.95),
@@ -48,7 +48,7 @@ const fn model(
     ModelInfo { name, description: about, family: Family::ConvNeXt(config), pretrained_cfg: data }
 }
 
-/// Every model of the family.
+/// All ConvNeXt models.
 pub(super) const MODELS: &[ModelInfo] = &[
     model(
         "convnext_atto",
@@ -79,22 +79,25 @@ pub(super) const MODELS: &[ModelInfo] = &[
     ),
 ];
 
-/// A ConvNeXt.
+/// ConvNeXt.
 pub struct ConvNeXt {
     stem: (Conv2d, LayerNorm),
-    stages: Vec<Stage>,
+    stages: Vec<ConvNeXtStage>,
     norm: LayerNorm,
     head: ClassifierHead,
     levels: Vec<FeatureInfo>,
 }
 
 impl ConvNeXt {
-    /// A network with all weights zero; see [`super::init_weights`].
+    /// Model with all weights zero; see [`super::init_weights`].
     pub fn new(config: &ConvNeXtConfig, options: &ModelOptions) -> crate::Result<ConvNeXt> {
-        options.refuse_unless(Takes { output_stride: true, ..Takes::default() })?;
-        let pool = options.pool_of_maps(GlobalPool::Avg)?;
+        options.check_supported(SupportedOptions { output_stride: true, ..SupportedOptions::default() })?;
+        let pool = options.pool_type(GlobalPool::Avg)?;
         if matches!(pool, Some(GlobalPool::CatAvgMax | GlobalPool::FastCatAvgMax)) {
-            return Err(refuse("global_pool=catavgmax", "its last normalisation is as wide as its maps"));
+            return Err(unsupported(
+                "global_pool=catavgmax",
+                "the norm after pooling has the width of the feature maps",
+            ));
         }
         let activation = options.act_layer.unwrap_or(Activation::Gelu);
         let mut rates = drop_path_rates(options.drop_path_rate, config.depths.iter().sum());
@@ -108,19 +111,23 @@ impl ConvNeXt {
             stride *= step;
             let downsample = match i {
                 0 => None,
-                _ => Some(Downsample::new(channels, width, step, dilation)?),
+                _ => Some(ConvNeXtDownsample::new(channels, width, step, dilation)?),
             };
             let mut blocks: Vec<Arc<dyn Module>> = vec![];
             for drop_path in rates.by_ref().take(depth) {
-                blocks.push(Arc::new(Block::new(config, activation, width, dilation, drop_path)?));
+                blocks.push(Arc::new(ConvNeXtBlock::new(config, activation, width, dilation, drop_path)?));
             }
             channels = width;
-            stages.push(Stage { downsample, blocks: Sequential::new(blocks), label: Label::group() });
+            stages.push(ConvNeXtStage {
+                downsample,
+                blocks: Sequential::new(blocks),
+                info: LayerInfo::container(),
+            });
             levels.push(FeatureInfo::new(format!("stages.{i}"), channels, stride));
         }
         Ok(ConvNeXt {
             stem: (
-                Conv2d::patches(options.in_chans, config.dims[0], 4)?.with_bias()?,
+                Conv2d::patchify(options.in_chans, config.dims[0], 4)?.with_bias()?,
                 LayerNorm::new(config.dims[0], EPS)?,
             ),
             stages,
@@ -177,11 +184,11 @@ impl Model for ConvNeXt {
         "head.fc"
     }
 
-    /// timm's rule: a truncated normal of 0.02 for convolutions and linear layers, zero biases, layer scales of 1e-6.
-    fn init(&self, parameter: &StateEntry, _: usize, draws: &mut RngStream) -> Result<()> {
+    /// timm's initialisation: truncated normal with std 0.02 for convolutions and linear layers, zero biases, layer scale 1e-6.
+    fn init_parameter(&self, parameter: &StateEntry, _: usize, rng: &mut RngStream) -> Result<()> {
         let (name, tensor) = (parameter.name.as_str(), &parameter.tensor);
         if tensor.rank() > 1 {
-            init::trunc_normal(tensor, 0.02, draws)
+            init::trunc_normal(tensor, 0.02, rng)
         } else if name.ends_with("gamma") {
             init::constant(tensor, LAYER_SCALE)
         } else {
@@ -200,18 +207,18 @@ impl Model for ConvNeXt {
     }
 }
 
-/// Blocks of one width.
-struct Stage {
-    downsample: Option<Downsample>,
+/// Stage: downsampling and blocks of one width.
+struct ConvNeXtStage {
+    downsample: Option<ConvNeXtDownsample>,
     blocks: Sequential,
-    label: Label,
+    info: LayerInfo,
 }
 
-impl Module for Stage {
+impl Module for ConvNeXtStage {
     fn forward(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
         let x = self.downsample.as_ref().map_or(Ok(x.clone()), |downsample| downsample.forward(x, cx))?;
         let y = self.blocks.forward(&x, cx)?;
-        Ok(cx.observed(&self.label, y, 0))
+        Ok(cx.capture(&self.info, y, 0))
     }
 
     fn visit(&self, visitor: &mut Visitor) {
@@ -221,31 +228,31 @@ impl Module for Stage {
         visitor.child("blocks", &self.blocks);
     }
 
-    fn label(&self) -> Option<&Label> {
-        Some(&self.label)
+    fn layer_info(&self) -> Option<&LayerInfo> {
+        Some(&self.info)
     }
 }
 
-/// A normalisation and a 2×2 convolution, at stride 2 or dilated.
-struct Downsample {
+/// Downsampling layer: layer norm and 2×2 convolution, at stride 2 or dilated.
+struct ConvNeXtDownsample {
     norm: LayerNorm,
     conv: Conv2d,
-    /// Rows and columns of zeros before and after the image.
+    /// Zero padding before and after the image, along both axes.
     pad: (usize, usize),
 }
 
-impl Downsample {
-    fn new(c_in: usize, c_out: usize, stride: usize, dilation: usize) -> Result<Downsample> {
-        // The convolution before a stage of dilation 4 has the one of the stage before.
+impl ConvNeXtDownsample {
+    fn new(c_in: usize, c_out: usize, stride: usize, dilation: usize) -> Result<ConvNeXtDownsample> {
+        // The convolution before a stage with dilation 4 has the dilation of the previous stage, 2.
         let own = if dilation > 2 { 2 } else { 1 };
         let options = ConvOptions { stride: [stride; 2], dilation: [own; 2], ..ConvOptions::default() };
         let pad = if dilation > 1 { (own / 2, own - own / 2) } else { (0, 0) };
         let conv = Conv2d::new(c_in, c_out, 2, options)?.with_bias()?;
-        Ok(Downsample { norm: LayerNorm::new(c_in, EPS)?, conv, pad })
+        Ok(ConvNeXtDownsample { norm: LayerNorm::new(c_in, EPS)?, conv, pad })
     }
 }
 
-impl Module for Downsample {
+impl Module for ConvNeXtDownsample {
     fn forward(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
         let mut x = self.norm.forward(x, cx)?;
         if self.pad != (0, 0) {
@@ -260,25 +267,25 @@ impl Module for Downsample {
     }
 }
 
-/// A 7×7 convolution of each channel by itself, a normalisation, two layers over the channels, a scale for each channel, and a shortcut.
-struct Block {
+/// ConvNeXt block: 7×7 depthwise convolution, layer norm, MLP over the channels, layer scale, and a residual connection.
+struct ConvNeXtBlock {
     conv_dw: Conv2d,
     norm: LayerNorm,
     mlp: Box<dyn Module>,
     gamma: Tensor,
     drop_path: DropPath,
-    label: Label,
+    info: LayerInfo,
 }
 
-impl Block {
+impl ConvNeXtBlock {
     fn new(
         config: &ConvNeXtConfig,
         activation: Activation,
         width: usize,
         dilation: usize,
         drop_path: f64,
-    ) -> Result<Block> {
-        Ok(Block {
+    ) -> Result<ConvNeXtBlock> {
+        Ok(ConvNeXtBlock {
             conv_dw: Conv2d::grouped(width, width, 7, 1, width)?.dilated(dilation).with_bias()?,
             norm: LayerNorm::new(width, EPS)?,
             mlp: match config.conv_mlp {
@@ -287,18 +294,18 @@ impl Block {
             },
             gamma: Tensor::zeros([width], DType::F32, &Device::Cpu)?.variable(),
             drop_path: DropPath::new(drop_path),
-            label: Label::group(),
+            info: LayerInfo::container(),
         })
     }
 }
 
-impl Module for Block {
+impl Module for ConvNeXtBlock {
     fn forward(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
         let y = self.norm.forward(&self.conv_dw.forward(x, cx)?, cx)?;
         let y = self.mlp.forward(&y, cx)?;
         let y = y.mul(&in_dtype(&self.gamma, y.dtype())?)?;
         let y = self.drop_path.forward(&y, cx)?.to_dtype(x.dtype())?.add(x)?;
-        Ok(cx.observed(&self.label, y, 0))
+        Ok(cx.capture(&self.info, y, 0))
     }
 
     fn visit(&self, visitor: &mut Visitor) {
@@ -309,7 +316,7 @@ impl Module for Block {
         visitor.child("drop_path", &self.drop_path);
     }
 
-    fn label(&self) -> Option<&Label> {
-        Some(&self.label)
+    fn layer_info(&self) -> Option<&LayerInfo> {
+        Some(&self.info)
     }
 }

@@ -1,12 +1,12 @@
-//! Networks of inverted residuals: MobileNetV2 (Sandler et al., 2018), MobileNetV3 (Howard et al., 2019), EfficientNet (Tan and Le, 2019),
-//! under timm's names.
+//! Networks of inverted residuals, with timm's names: MobileNetV2 (Sandler et al., 2018), MobileNetV3 (Howard et al., 2019),
+//! EfficientNet (Tan and Le, 2019).
 mod block;
 mod configs;
 
-use self::block::{ConvBnAct, InvertedResidual, Shape};
+use self::block::{BlockArgs, ConvBnAct, InvertedResidual};
 use super::make_divisible;
 use super::model::{FeatureInfo, MATCH_PREV_GROUP, Model};
-use super::options::{ModelOptions, Takes};
+use super::options::{ModelOptions, SupportedOptions};
 use crate::layers::{Activate, BatchNorm2d, ClassifierHead, Conv2d, Sequential};
 use crate::{Context, Module, StateEntry, StateLayout, Visitor, init};
 use fornax_engine::random::RngStream;
@@ -15,54 +15,54 @@ use std::sync::Arc;
 
 pub(super) use configs::MODELS;
 
-/// What tells one network from another.
+/// Architecture of an EfficientNet, MobileNetV2 or MobileNetV3.
 #[derive(Clone, Copy, Debug)]
 pub struct EfficientNetConfig {
-    /// The stages, each of one or more kinds of blocks.
-    pub stages: &'static [&'static [Blocks]],
-    /// Channels of the first convolution.
+    /// Stages, each of one or more groups of blocks.
+    pub stages: &'static [&'static [BlockGroup]],
+    /// Output channels of the first convolution.
     pub stem: usize,
-    /// Channels of the last convolution.
+    /// Output channels of the last convolution.
     pub features: usize,
-    /// The last convolution comes after pooling, without normalisation (MobileNetV3), rather than before.
+    /// The last convolution follows pooling and has no norm (MobileNetV3), instead of preceding it.
     pub pools_first: bool,
-    /// All channels are multiplied by this, and rounded to multiples of 8.
+    /// Channel multiplier. Products are rounded to multiples of 8.
     pub width: f64,
-    /// Blocks of a stage are multiplied by this, and rounded up.
+    /// Depth multiplier. Products are rounded up.
     pub depth: f64,
-    /// After each normalisation but the last of a block.
+    /// Activation after each norm but the last of a block.
     pub activation: Activation,
 }
 
-/// Blocks of a kind, one after the other.
+/// Group of consecutive blocks of one type.
 #[derive(Clone, Copy, Debug)]
-pub struct Blocks {
-    /// Which kind.
-    pub kind: Kind,
-    /// How many.
+pub struct BlockGroup {
+    /// Type of the blocks.
+    pub kind: BlockType,
+    /// Number of blocks.
     pub repeats: usize,
-    /// Side of the middle convolution's kernel.
+    /// Kernel size of the middle convolution.
     pub kernel: usize,
-    /// Stride of the first.
+    /// Stride of the first block.
     pub stride: usize,
-    /// Channels within for each of the input.
+    /// Expansion ratio of the inner channels.
     pub expand: f64,
-    /// Channels of the output.
+    /// Output channels.
     pub channels: usize,
-    /// Squeeze and excitation to a quarter of the channels.
+    /// Squeeze-and-excitation with a reduction to a quarter of the channels.
     pub squeeze_excite: bool,
-    /// ReLU whatever the model's activation is.
+    /// Use ReLU instead of the model's activation.
     pub relu: bool,
 }
 
-/// Kinds of blocks.
+/// Types of blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// A convolution of each channel by itself, then of single pixels.
+pub enum BlockType {
+    /// Depthwise and pointwise convolution.
     DepthwiseSeparable,
-    /// The same with a convolution of single pixels before.
+    /// Pointwise, depthwise and pointwise convolution (MBConv).
     InvertedResidual,
-    /// A convolution.
+    /// Convolution, batch norm and activation.
     ConvBnAct,
 }
 
@@ -72,13 +72,13 @@ impl EfficientNetConfig {
     }
 }
 
-/// A network of inverted residuals.
+/// EfficientNet, MobileNetV2 or MobileNetV3.
 pub struct EfficientNet {
     conv_stem: Conv2d,
     bn1: BatchNorm2d,
     blocks: Sequential,
     conv_head: Conv2d,
-    /// The normalisation after the last convolution, or, where it follows pooling, its activation.
+    /// Norm after the last convolution, or its activation if the convolution follows pooling.
     after_head: AfterHead,
     head: ClassifierHead,
     levels: Vec<FeatureInfo>,
@@ -90,17 +90,17 @@ enum AfterHead {
 }
 
 impl EfficientNet {
-    /// A network with all weights zero; see [`super::init_weights`].
+    /// Model with all weights zero; see [`super::init_weights`].
     pub fn new(config: &EfficientNetConfig, options: &ModelOptions) -> crate::Result<EfficientNet> {
-        options.refuse_unless(Takes {
+        options.check_supported(SupportedOptions {
             batch_norm: true,
             output_stride: !config.pools_first,
-            ..Takes::default()
+            ..SupportedOptions::default()
         })?;
         let norm = options.batch_norm();
         let activation = options.act_layer.unwrap_or(config.activation);
         let stem = config.rounded(config.stem);
-        let repeats = |b: &Blocks| (b.repeats as f64 * config.depth).ceil() as usize;
+        let repeats = |b: &BlockGroup| (b.repeats as f64 * config.depth).ceil() as usize;
         let total: usize = config.stages.iter().flat_map(|stage| stage.iter()).map(repeats).sum();
         let first_stride = |stage: usize| config.stages.get(stage).map_or(2, |stage| stage[0].stride);
         let (mut channels, mut stride, mut dilation, mut index) = (stem, 2, 1, 0);
@@ -118,7 +118,7 @@ impl EfficientNet {
                     (next_dilation, step) = (dilation * step, 1);
                 }
                 stride *= step;
-                let shape = Shape {
+                let args = BlockArgs {
                     c_in: channels,
                     c_out: config.rounded(kind.channels),
                     stride: step,
@@ -128,10 +128,10 @@ impl EfficientNet {
                     mobile_v3: config.pools_first,
                 };
                 blocks.push(match kind.kind {
-                    Kind::ConvBnAct => Arc::new(ConvBnAct::new(kind, norm, &shape)?),
-                    _ => Arc::new(InvertedResidual::new(kind, norm, &shape)?),
+                    BlockType::ConvBnAct => Arc::new(ConvBnAct::new(kind, norm, &args)?),
+                    _ => Arc::new(InvertedResidual::new(kind, norm, &args)?),
                 });
-                (channels, dilation) = (shape.c_out, next_dilation);
+                (channels, dilation) = (args.c_out, next_dilation);
                 index += 1;
             }
             stages.push(Arc::new(Sequential::new(blocks)));
@@ -139,7 +139,7 @@ impl EfficientNet {
                 levels.push(FeatureInfo::new(format!("blocks.{i}"), channels, stride));
             }
         }
-        let pool = options.pool_of_maps(GlobalPool::Avg)?;
+        let pool = options.pool_type(GlobalPool::Avg)?;
         let (conv_head, after_head, head) = if config.pools_first {
             let bare = ModelOptions { num_classes: 0, ..options.clone() };
             let head = ClassifierHead::new(channels, pool, &bare)?.with_hidden(config.features, options)?;
@@ -232,15 +232,15 @@ impl Model for EfficientNet {
         "classifier"
     }
 
-    /// TensorFlow's rule, as timm has it: Kaiming over the fan out of a group for convolutions, ones and zeros for batch norm, a uniform
-    /// distribution of `1 / sqrt(classes)` for the classifier, zero biases.
-    fn init(&self, parameter: &StateEntry, _: usize, draws: &mut RngStream) -> Result<()> {
+    /// timm's (TensorFlow's) initialisation: Kaiming normal over the fan out of a group for convolutions, ones and zeros for batch norm,
+    /// uniform in `±1 / sqrt(classes)` for the classifier, zero biases.
+    fn init_parameter(&self, parameter: &StateEntry, _: usize, rng: &mut RngStream) -> Result<()> {
         let (name, tensor) = (parameter.name.as_str(), &parameter.tensor);
         if parameter.layout == StateLayout::ConvWeight {
             let groups = if name.ends_with("conv_dw.weight") { tensor.dims()[0] } else { 1 };
-            init::kaiming_normal_of_group(tensor, groups, draws)
+            init::kaiming_normal_fan_out_grouped(tensor, groups, rng)
         } else if name == "classifier.weight" {
-            init::uniform(tensor, 1.0 / (tensor.dims()[0] as f64).sqrt(), draws)
+            init::uniform(tensor, 1.0 / (tensor.dims()[0] as f64).sqrt(), rng)
         } else {
             init::constant(tensor, if name.ends_with("weight") { 1.0 } else { 0.0 })
         }

@@ -1,51 +1,52 @@
-//! What a caller chooses about a model.
+//! Options of model creation.
 use crate::layers::BatchNormOptions;
 use crate::{Error, Result};
 use fornax_engine::{Activation, GlobalPool};
 use std::str::FromStr;
 
-/// What a caller chooses about a model: timm's arguments of `create_model`. A model refuses what it does not have.
+/// Options of [`create_model`](super::create_model), with the names of timm's arguments. An option that the model does not support is an
+/// error.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelOptions {
-    /// Classes of the head; 0 for no head: the model gives its pooled features.
+    /// Number of classes; 0 for no classifier, so that the output is pooled features.
     pub num_classes: usize,
-    /// Channels of the input images.
+    /// Input channels.
     pub in_chans: usize,
-    /// Seed of the initial weights.
+    /// Seed of weight initialisation.
     pub seed: u64,
-    /// Height and width of the images, where the model depends on them.
+    /// Height and width of the images, for models with a fixed input size.
     pub img_size: Option<[usize; 2]>,
-    /// How feature maps become vectors.
+    /// Global pooling type.
     pub global_pool: Pooling,
-    /// Probability of dropout before the classifier.
+    /// Dropout probability before the classifier.
     pub drop_rate: f64,
-    /// Stochastic depth: probability of dropping the last block, growing linearly over the blocks.
+    /// Stochastic depth probability of the last block; it increases linearly over the blocks.
     pub drop_path_rate: f64,
-    /// DropBlock in the last two stages.
+    /// DropBlock probability in the last two stages.
     pub drop_block_rate: f64,
-    /// What batch norm adds to the variance, if not the model's own.
+    /// Batch norm epsilon; `None` for the model's default.
     pub bn_eps: Option<f64>,
-    /// Share of a batch in batch norm's running statistics, if not the model's own.
+    /// Batch norm momentum; `None` for the model's default.
     pub bn_momentum: Option<f64>,
-    /// TensorFlow's defaults for batch norm: eps 1e-3, momentum 0.01. The two above win.
+    /// TensorFlow's batch norm defaults: eps 1e-3, momentum 0.01. `bn_eps` and `bn_momentum` take precedence.
     pub bn_tf: bool,
-    /// Pixels of the image to one of the last map: 32, or 16 or 8 with dilated convolutions in place of strides.
+    /// Stride of the last feature map: 32, or 16 or 8 with dilated convolutions instead of strides.
     pub output_stride: usize,
-    /// Another activation than the model's own.
+    /// Activation; `None` for the model's default.
     pub act_layer: Option<Activation>,
 }
 
-/// How feature maps become vectors.
+/// Global pooling type.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Pooling {
-    /// The model's own way.
+    /// The model's default.
     #[default]
-    Own,
-    /// Not at all: the model ends with its feature maps.
+    Default,
+    /// No pooling: the output is a feature map.
     None,
-    /// The class token's features.
+    /// Features of the class token.
     Token,
-    /// Over all pixels or patches.
+    /// Global pooling over all pixels or patch tokens.
     Global(GlobalPool),
 }
 
@@ -68,7 +69,7 @@ impl Default for ModelOptions {
             in_chans: 3,
             seed: 42,
             img_size: None,
-            global_pool: Pooling::Own,
+            global_pool: Pooling::Default,
             drop_rate: 0.0,
             drop_path_rate: 0.0,
             drop_block_rate: 0.0,
@@ -82,12 +83,12 @@ impl Default for ModelOptions {
 }
 
 impl ModelOptions {
-    /// For so many classes.
+    /// Default options with `num_classes` classes.
     pub fn classes(num_classes: usize) -> ModelOptions {
         ModelOptions { num_classes, ..ModelOptions::default() }
     }
 
-    /// The names that [`ModelOptions::set`] knows.
+    /// Option names accepted by [`ModelOptions::set`].
     pub const NAMES: [&'static str; 13] = [
         "num_classes",
         "in_chans",
@@ -104,92 +105,104 @@ impl ModelOptions {
         "act_layer",
     ];
 
-    /// Sets an option by timm's name; the value as text. A size is one number, or height and width with an `x` between them.
+    /// Sets an option by timm's name from text. Sizes are one number, or height and width separated by `x`.
     pub fn set(&mut self, name: &str, value: &str) -> Result<()> {
-        let refuse = |why: String| Error::ModelOption { option: format!("{name}={value}"), why };
+        let invalid = |why: String| Error::ModelOption { option: format!("{name}={value}"), why };
         fn parse<T: FromStr>(value: &str, what: &str) -> std::result::Result<T, String> {
-            value.parse().map_err(|_| format!("{what} is needed"))
+            value.parse().map_err(|_| format!("expected {what}"))
         }
-        let rate = || match parse::<f64>(value, "a probability")? {
-            rate if (0.0..1.0).contains(&rate) => Ok(rate),
-            _ => Err("a probability of at least 0 and below 1 is needed".to_string()),
+        let probability = || match parse::<f64>(value, "a probability")? {
+            probability if (0.0..1.0).contains(&probability) => Ok(probability),
+            _ => Err("expected a probability of at least 0 and below 1".to_string()),
         };
-        let whole = || parse::<usize>(value, "a whole number");
+        let whole = || parse::<usize>(value, "a non-negative integer");
         let positive = || match parse::<f64>(value, "a number")? {
             number if number > 0.0 && number.is_finite() => Ok(number),
-            _ => Err("a number above 0 is needed".to_string()),
+            _ => Err("expected a positive number".to_string()),
         };
         let set = |options: &mut ModelOptions| -> std::result::Result<(), String> {
             match name {
                 "num_classes" => options.num_classes = whole()?,
                 "in_chans" => options.in_chans = whole()?,
-                "seed" => options.seed = parse(value, "a whole number")?,
+                "seed" => options.seed = parse(value, "a non-negative integer")?,
                 "img_size" => options.img_size = Some(size(value)?),
                 "global_pool" => options.global_pool = value.parse()?,
-                "drop_rate" => options.drop_rate = rate()?,
-                "drop_path_rate" => options.drop_path_rate = rate()?,
-                "drop_block_rate" => options.drop_block_rate = rate()?,
+                "drop_rate" => options.drop_rate = probability()?,
+                "drop_path_rate" => options.drop_path_rate = probability()?,
+                "drop_block_rate" => options.drop_block_rate = probability()?,
                 "bn_eps" => options.bn_eps = Some(positive()?),
                 "bn_momentum" => options.bn_momentum = Some(positive()?),
                 "bn_tf" => options.bn_tf = parse(&value.to_lowercase(), "true or false")?,
                 "output_stride" => options.output_stride = whole()?,
                 "act_layer" => options.act_layer = Some(value.parse()?),
-                _ => return Err(format!("there are: {}", ModelOptions::NAMES.join(", "))),
+                _ => {
+                    return Err(format!(
+                        "unknown option; available options: {}",
+                        ModelOptions::NAMES.join(", ")
+                    ));
+                }
             }
             Ok(())
         };
-        set(self).map_err(refuse)
+        set(self).map_err(invalid)
     }
 
-    /// How batch norm is made.
+    /// Hyperparameters of batch norm.
     pub(super) fn batch_norm(&self) -> BatchNormOptions {
-        let own = match self.bn_tf {
+        let default = match self.bn_tf {
             true => BatchNormOptions { eps: 1e-3, momentum: Some(0.01) },
             false => BatchNormOptions::default(),
         };
-        BatchNormOptions { eps: self.bn_eps.unwrap_or(own.eps), momentum: self.bn_momentum.or(own.momentum) }
-    }
-
-    /// The pooling of a model that has no class token and pools `own` unless told otherwise.
-    pub(super) fn pool_of_maps(&self, own: GlobalPool) -> Result<Option<GlobalPool>> {
-        match self.global_pool {
-            Pooling::Own => Ok(Some(own)),
-            Pooling::None => Ok(None),
-            Pooling::Global(kind) => Ok(Some(kind)),
-            Pooling::Token => Err(refuse("global_pool=token", "it has no class token")),
+        BatchNormOptions {
+            eps: self.bn_eps.unwrap_or(default.eps),
+            momentum: self.bn_momentum.or(default.momentum),
         }
     }
 
-    /// Refuses what a family does not have.
-    pub(super) fn refuse_unless(&self, takes: Takes) -> Result<()> {
-        let (bn, block, stride) = (takes.batch_norm, takes.drop_block, takes.output_stride);
+    /// Pooling type of a model without class token.
+    pub(super) fn pool_type(&self, default: GlobalPool) -> Result<Option<GlobalPool>> {
+        match self.global_pool {
+            Pooling::Default => Ok(Some(default)),
+            Pooling::None => Ok(None),
+            Pooling::Global(kind) => Ok(Some(kind)),
+            Pooling::Token => Err(unsupported("global_pool=token", "the model has no class token")),
+        }
+    }
+
+    /// Checks that every option that differs from its default is supported.
+    pub(super) fn check_supported(&self, supported: SupportedOptions) -> Result<()> {
+        let (bn, block, stride) = (supported.batch_norm, supported.drop_block, supported.output_stride);
         let rules = [
-            ("bn_eps", !bn && self.bn_eps.is_some(), "it has no batch norm"),
-            ("bn_momentum", !bn && self.bn_momentum.is_some(), "it has no batch norm"),
-            ("bn_tf", !bn && self.bn_tf, "it has no batch norm"),
-            ("drop_block_rate", !block && self.drop_block_rate > 0.0, "only ResNets have it"),
-            ("output_stride", !stride && self.output_stride != 32, "its strides are fixed"),
-            ("output_stride", ![8, 16, 32].contains(&self.output_stride), "it is 8, 16 or 32"),
-            ("img_size", !takes.img_size && self.img_size.is_some(), "it takes images of any size"),
-            ("in_chans", self.in_chans == 0, "images have at least one channel"),
+            ("bn_eps", !bn && self.bn_eps.is_some(), "the model has no batch norm"),
+            ("bn_momentum", !bn && self.bn_momentum.is_some(), "the model has no batch norm"),
+            ("bn_tf", !bn && self.bn_tf, "the model has no batch norm"),
+            ("drop_block_rate", !block && self.drop_block_rate > 0.0, "only ResNets support DropBlock"),
+            ("output_stride", !stride && self.output_stride != 32, "the strides of the model are fixed"),
+            ("output_stride", ![8, 16, 32].contains(&self.output_stride), "expected 8, 16 or 32"),
+            (
+                "img_size",
+                !supported.img_size && self.img_size.is_some(),
+                "the model accepts images of any size",
+            ),
+            ("in_chans", self.in_chans == 0, "expected at least one channel"),
         ];
         match rules.into_iter().find(|(_, broken, _)| *broken) {
-            Some((option, _, why)) => Err(refuse(option, why)),
+            Some((option, _, why)) => Err(unsupported(option, why)),
             None => Ok(()),
         }
     }
 }
 
-/// What a family of models has options for.
+/// Optional features that an architecture supports.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Takes {
+pub(super) struct SupportedOptions {
     pub batch_norm: bool,
     pub drop_block: bool,
     pub output_stride: bool,
     pub img_size: bool,
 }
 
-pub(super) fn refuse(option: &str, why: &str) -> Error {
+pub(super) fn unsupported(option: &str, why: &str) -> Error {
     Error::ModelOption { option: option.into(), why: why.into() }
 }
 
@@ -197,7 +210,7 @@ fn size(value: &str) -> std::result::Result<[usize; 2], String> {
     let (h, w) = value.split_once('x').unwrap_or((value, value));
     match (h.parse(), w.parse()) {
         (Ok(h), Ok(w)) if h > 0 && w > 0 => Ok([h, w]),
-        _ => Err("a size is needed, as 224 or 224x160".into()),
+        _ => Err("expected a size such as 224 or 224x160".into()),
     }
 }
 
@@ -206,7 +219,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn options_are_set_by_timms_names() {
+    fn options_are_set_by_timm_names() {
         let mut options = ModelOptions::default();
         for (name, value) in [
             ("num_classes", "7"),

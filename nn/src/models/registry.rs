@@ -1,4 +1,4 @@
-//! Which models there are, and building one by name.
+//! Model registry.
 use super::convnext::{ConvNeXt, ConvNeXtConfig};
 use super::efficientnet::{EfficientNet, EfficientNetConfig};
 use super::model::{Model, init_weights};
@@ -8,53 +8,53 @@ use super::vision_transformer::{VisionTransformer, VisionTransformerConfig};
 use super::{ModelOptions, convnext, efficientnet, regnet, resnet, vision_transformer};
 use crate::{Error, Result, layer_names};
 
-/// What the zoo says about a model.
+/// Registry entry of a model.
 #[derive(Clone, Copy, Debug)]
 pub struct ModelInfo {
-    /// The name to ask for.
+    /// Model name, as in timm.
     pub name: &'static str,
-    /// One line about it.
+    /// One-line description.
     pub description: &'static str,
-    /// What images it was made for.
+    /// Input preprocessing and pretrained weights.
     pub pretrained_cfg: PretrainedCfg,
     pub(super) family: Family,
 }
 
-/// What images a model was made for, and where its weights belong: timm's default configuration.
+/// Input preprocessing and pretrained weights of a model: timm's `pretrained_cfg`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PretrainedCfg {
     /// Height and width in training.
     pub input_size: [usize; 2],
-    /// Height and width in evaluation, where they differ.
+    /// Height and width in evaluation, if different.
     pub test_input_size: Option<[usize; 2]>,
-    /// Other sizes need another model.
+    /// The model is built for one input size.
     pub fixed_input_size: bool,
-    /// Filter that images are resized with.
+    /// Interpolation for resizing.
     pub interpolation: &'static str,
-    /// Part of the resized image that evaluation looks at, along each axis.
+    /// Fraction of the resized image that evaluation crops, along each axis.
     pub crop_pct: f64,
-    /// The same at `test_input_size`.
+    /// `crop_pct` at `test_input_size`.
     pub test_crop_pct: Option<f64>,
-    /// Which part that is.
+    /// Position of the crop.
     pub crop_mode: &'static str,
-    /// Means of red, green and blue, of pixels in 0..1.
+    /// Mean of red, green and blue, for pixels in 0..1.
     pub mean: [f64; 3],
-    /// Standard deviations of the same.
+    /// Standard deviation of red, green and blue.
     pub std: [f64; 3],
-    /// Classes of the published weights.
+    /// Number of classes of the pretrained weights.
     pub num_classes: usize,
-    /// Size of the last map at `input_size`.
+    /// Size of the last feature map at `input_size`.
     pub pool_size: Option<[usize; 2]>,
-    /// The convolution that reads the image.
+    /// Name of the first convolution.
     pub first_conv: &'static str,
-    /// The layer that gives the logits.
+    /// Name of the classifier.
     pub classifier: &'static str,
-    /// Which of its published weights is the usual one.
+    /// Tag of the default pretrained weights.
     pub tag: Option<&'static str>,
 }
 
 impl PretrainedCfg {
-    /// ImageNet's statistics at 224 pixels, and the names of a ResNet.
+    /// ImageNet at 224 pixels, with the layer names of ResNet.
     pub const IMAGENET: PretrainedCfg = PretrainedCfg {
         input_size: [224, 224],
         test_input_size: None,
@@ -73,7 +73,7 @@ impl PretrainedCfg {
     };
 }
 
-/// A family and what tells its members apart.
+/// Architecture and its configuration.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Family {
     ResNet(&'static ResNetConfig<'static>),
@@ -93,25 +93,28 @@ impl ModelInfo {
             Family::ConvNeXt(config) => Box::new(ConvNeXt::new(config, options)?),
             Family::VisionTransformer(config) => Box::new(VisionTransformer::new(config, options)?),
         };
-        // The first visit tells the layers their names.
+        // The first visit sets the names of the layers.
         layer_names(&*model);
         Ok(model)
     }
 
-    /// The published weights' name on the hub, as `timm/resnet18.a1_in1k`.
+    /// Hugging Face Hub id of the pretrained weights, e.g. `timm/resnet18.a1_in1k`.
     pub fn hub_id(&self) -> Option<String> {
         self.pretrained_cfg.tag.map(|tag| format!("timm/{}.{tag}", self.name))
     }
 }
 
-/// Every model, by family.
+/// All models, by architecture.
 pub fn list_models() -> impl Iterator<Item = &'static ModelInfo> {
     let families =
         [resnet::MODELS, efficientnet::MODELS, regnet::MODELS, convnext::MODELS, vision_transformer::MODELS];
     families.into_iter().flatten()
 }
 
-/// The entry of this name, which may be followed by the tag of its weights, as `resnet18.a1_in1k`; an error that names the nearest otherwise.
+/// Registry entry of a model name, with or without the tag of its weights, e.g. `resnet18.a1_in1k`.
+///
+/// # Errors
+/// If the name is unknown; the error suggests the nearest name.
 pub fn find_model(name: &str) -> Result<&'static ModelInfo> {
     let known = |info: &&ModelInfo| {
         info.name == name
@@ -126,18 +129,21 @@ pub fn find_model(name: &str) -> Result<&'static ModelInfo> {
             _ => String::new(),
         };
         let names: Vec<&str> = list_models().map(|m| m.name).collect();
-        Error::UnknownModel { name: name.into(), hint: format!("{hint}there are: {}", names.join(", ")) }
+        Error::UnknownModel {
+            name: name.into(),
+            hint: format!("{hint}available models: {}", names.join(", ")),
+        }
     })
 }
 
-/// Builds a model with fresh weights.
+/// Creates a model with randomly initialised weights.
 pub fn create_model(name: &str, options: &ModelOptions) -> Result<Box<dyn Model>> {
     let model = find_model(name)?.build(options)?;
     init_weights(&*model, options.seed)?;
     Ok(model)
 }
 
-/// Edits (insert, delete, replace) between two names.
+/// Levenshtein distance of two names.
 pub(super) fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
@@ -158,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_unknown_name_is_answered_with_the_nearest() {
+    fn unknown_name_suggests_nearest_model() {
         let Err(error) = create_model("resnet19", &ModelOptions::default()) else { panic!("no such model") };
         assert!(error.to_string().contains("did you mean \"resnet18\"?"), "{error}");
         assert_eq!(find_model("resnet18.a1_in1k").expect("its tag").name, "resnet18");
@@ -166,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_unique() {
+    fn model_names_are_unique() {
         let mut names: Vec<&str> = list_models().map(|m| m.name).collect();
         let all = names.len();
         names.sort_unstable();
@@ -175,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn edit_distance_counts_edits() {
+    fn distance_counts_edits() {
         assert_eq!(distance("kitten", "sitting"), 3);
         assert_eq!(distance("", "abc"), 3);
         assert_eq!(distance("abc", "abc"), 0);

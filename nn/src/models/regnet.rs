@@ -1,32 +1,33 @@
-//! RegNet (Radosavovic et al., "Designing network design spaces", 2020), with squeeze and excitation (RegNetY), under timm's names.
+//! RegNet (Radosavovic et al., "Designing network design spaces", 2020) with squeeze-and-excitation (RegNetY), with timm's names.
 use super::drop_path_rates;
 use super::model::{FeatureInfo, Model};
-use super::options::{ModelOptions, Takes};
+use super::options::{ModelOptions, SupportedOptions};
 use super::registry::{Family, ModelInfo, PretrainedCfg};
-use crate::layers::squeeze_excite::Names;
+use crate::capture::LayerInfo;
+use crate::layers::squeeze_excite::SqueezeExciteNames;
 use crate::layers::{
     Activate, BatchNorm2d, BatchNormOptions, ClassifierHead, Conv2d, DropPath, Sequential, SqueezeExcite,
 };
-use crate::observe::Label;
 use crate::{Context, Module, StateEntry, StateLayout, Visitor, init};
 use fornax_engine::random::RngStream;
 use fornax_engine::{Activation, GlobalPool, Result, Tensor};
 use std::sync::Arc;
 
-/// What tells one RegNet from another: widths of blocks follow `w0 + wa * i`, rounded to powers of `wm` and multiples of 8.
+/// Architecture of a RegNet. The width of block `i` is `w0 + wa * i`, quantised to `w0` times a power of `wm` and rounded to a multiple
+/// of 8.
 #[derive(Clone, Copy, Debug)]
 pub struct RegNetConfig {
     /// Width of the first block.
     pub w0: usize,
-    /// Growth of the width from block to block.
+    /// Increase of the width per block.
     pub wa: f64,
-    /// Ratio of one stage's width to the one before.
+    /// Ratio of the widths of consecutive stages.
     pub wm: f64,
-    /// Channels of a convolution group.
+    /// Channels per convolution group.
     pub group_size: usize,
-    /// Blocks in all.
+    /// Total number of blocks.
     pub depth: usize,
-    /// Channels of squeeze and excitation for each of a block's input.
+    /// Ratio of the squeeze-and-excitation channels to a block's input channels.
     pub se_ratio: f64,
 }
 
@@ -49,7 +50,7 @@ const fn model(
     ModelInfo { name, description: about, family: Family::RegNet(config), pretrained_cfg: data }
 }
 
-/// Every model of the family.
+/// All RegNet models.
 pub(super) const MODELS: &[ModelInfo] = &[
     model("regnety_002", "RegNetY of 200 million MACs", &config(24, 36.44, 2.49, 8, 13), PYCLS),
     model("regnety_004", "RegNetY of 400 million MACs", &config(48, 27.89, 2.09, 8, 16), WIDE_CROP),
@@ -74,14 +75,14 @@ impl RegNetConfig {
         stages
     }
 
-    /// A width that whole groups fill.
+    /// Width rounded to a multiple of the group size.
     fn grouped(&self, width: usize) -> usize {
         let group = self.group_size.min(width);
         (width as f64 / group as f64).round_ties_even() as usize * group
     }
 }
 
-/// A RegNet.
+/// RegNet.
 pub struct RegNet {
     stem: ConvNormAct,
     stages: Vec<Sequential>,
@@ -90,9 +91,13 @@ pub struct RegNet {
 }
 
 impl RegNet {
-    /// A network with all weights zero; see [`super::init_weights`].
+    /// Model with all weights zero; see [`super::init_weights`].
     pub fn new(config: &RegNetConfig, options: &ModelOptions) -> crate::Result<RegNet> {
-        options.refuse_unless(Takes { batch_norm: true, output_stride: true, ..Takes::default() })?;
+        options.check_supported(SupportedOptions {
+            batch_norm: true,
+            output_stride: true,
+            ..SupportedOptions::default()
+        })?;
         let norm = options.batch_norm();
         let act = options.act_layer.unwrap_or(Activation::Relu);
         let stem = ConvNormAct::new(Conv2d::same(options.in_chans, STEM, 3, 2)?, STEM, act, norm)?;
@@ -107,21 +112,21 @@ impl RegNet {
             let mut blocks = vec![];
             for (block, drop_path) in (0..depth).zip(&mut rates) {
                 let first = block == 0;
-                let shape = Shape {
+                let args = BottleneckArgs {
                     c_in: channels,
                     c_out: width,
                     stride: if first { step } else { 1 },
                     dilation: if first { before } else { dilation },
                     drop_path,
                 };
-                let block: Arc<dyn Module> = Arc::new(Bottleneck::new(config, act, norm, &shape)?);
+                let block: Arc<dyn Module> = Arc::new(Bottleneck::new(config, act, norm, &args)?);
                 blocks.push((format!("b{}", blocks.len() + 1), block));
                 channels = width;
             }
             stages.push(Sequential::named(blocks));
             levels.push(FeatureInfo::new(format!("s{}", i + 1), width, stride));
         }
-        let head = ClassifierHead::new(channels, options.pool_of_maps(GlobalPool::Avg)?, options)?;
+        let head = ClassifierHead::new(channels, options.pool_type(GlobalPool::Avg)?, options)?;
         Ok(RegNet { stem, stages, head, levels })
     }
 }
@@ -169,17 +174,17 @@ impl Model for RegNet {
         "head.fc"
     }
 
-    /// timm's rule: Kaiming over the fan out of a group for convolutions, a normal of 0.01 for the classifier, zero biases, and the last batch norm
-    /// weight of each block zero.
-    fn init(&self, parameter: &StateEntry, _: usize, draws: &mut RngStream) -> Result<()> {
+    /// timm's initialisation: Kaiming normal over the fan out of a group for convolutions, normal with std 0.01 for the classifier, zero
+    /// biases, and zero for the last batch norm weight of each block.
+    fn init_parameter(&self, parameter: &StateEntry, _: usize, rng: &mut RngStream) -> Result<()> {
         let (name, tensor) = (parameter.name.as_str(), &parameter.tensor);
         if parameter.layout == StateLayout::ConvWeight {
-            // Of the grouped convolutions, whose inputs are a group's.
+            // For grouped convolutions, the input axis of the weight is one group.
             let groups =
                 if name.ends_with("conv2.conv.weight") { tensor.dims()[0] / tensor.dims()[3] } else { 1 };
-            init::kaiming_normal_of_group(tensor, groups, draws)
+            init::kaiming_normal_fan_out_grouped(tensor, groups, rng)
         } else if name == "head.fc.weight" {
-            init::normal(tensor, 0.01, draws)
+            init::normal(tensor, 0.01, rng)
         } else {
             let one = name.ends_with("weight") && !name.ends_with("conv3.bn.weight");
             init::constant(tensor, if one { 1.0 } else { 0.0 })
@@ -197,24 +202,24 @@ impl Model for RegNet {
     }
 }
 
-/// A convolution and its normalisation, with an activation or without: timm's `ConvNormAct`.
+/// Convolution, batch norm and optional activation: timm's `ConvNormAct`.
 struct ConvNormAct {
     conv: Conv2d,
     bn: BatchNorm2d,
-    label: Label,
+    info: LayerInfo,
 }
 
 impl ConvNormAct {
     fn new(conv: Conv2d, channels: usize, act: Activation, norm: BatchNormOptions) -> Result<ConvNormAct> {
         let bn = BatchNorm2d::new(channels, norm)?.with_activation(act);
-        Ok(ConvNormAct { conv, bn, label: Label::group() })
+        Ok(ConvNormAct { conv, bn, info: LayerInfo::container() })
     }
 }
 
 impl Module for ConvNormAct {
     fn forward(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
         let y = self.conv.forward_norm_act(x, &self.bn, Activation::Identity, None, cx)?;
-        Ok(cx.observed(&self.label, y, 0))
+        Ok(cx.capture(&self.info, y, 0))
     }
 
     fn visit(&self, visitor: &mut Visitor) {
@@ -222,13 +227,13 @@ impl Module for ConvNormAct {
         visitor.child("bn", &self.bn);
     }
 
-    fn label(&self) -> Option<&Label> {
-        Some(&self.label)
+    fn layer_info(&self) -> Option<&LayerInfo> {
+        Some(&self.info)
     }
 }
 
-/// Where a block stands.
-struct Shape {
+/// Arguments of one block.
+struct BottleneckArgs {
     c_in: usize,
     c_out: usize,
     stride: usize,
@@ -236,7 +241,7 @@ struct Shape {
     drop_path: f64,
 }
 
-/// 1×1, 3×3 in groups, squeeze and excitation, 1×1, and a shortcut.
+/// Bottleneck block: 1×1 convolution, grouped 3×3 convolution, squeeze-and-excitation, 1×1 convolution, and a residual connection.
 struct Bottleneck {
     conv1: ConvNormAct,
     conv2: ConvNormAct,
@@ -245,7 +250,7 @@ struct Bottleneck {
     act3: Activate,
     downsample: Option<ConvNormAct>,
     drop_path: DropPath,
-    label: Label,
+    info: LayerInfo,
 }
 
 impl Bottleneck {
@@ -253,9 +258,9 @@ impl Bottleneck {
         config: &RegNetConfig,
         act: Activation,
         norm: BatchNormOptions,
-        shape: &Shape,
+        args: &BottleneckArgs,
     ) -> Result<Bottleneck> {
-        let &Shape { c_in, c_out, stride, dilation, drop_path } = shape;
+        let &BottleneckArgs { c_in, c_out, stride, dilation, drop_path } = args;
         let groups = c_out / config.group_size.min(c_out);
         let reduced = (c_in as f64 * config.se_ratio).round_ties_even() as usize;
         let middle = Conv2d::grouped(c_out, c_out, 3, stride, groups)?.dilated(dilation);
@@ -264,12 +269,12 @@ impl Bottleneck {
         Ok(Bottleneck {
             conv1: ConvNormAct::new(Conv2d::same(c_in, c_out, 1, 1)?, c_out, act, norm)?,
             conv2: ConvNormAct::new(middle, c_out, act, norm)?,
-            se: SqueezeExcite::new(Names::Fc, c_out, reduced, act, Activation::Sigmoid)?,
+            se: SqueezeExcite::new(SqueezeExciteNames::Fc, c_out, reduced, act, Activation::Sigmoid)?,
             conv3: ConvNormAct::new(Conv2d::same(c_out, c_out, 1, 1)?, c_out, Activation::Identity, norm)?,
             act3: Activate::new(act),
             downsample: (c_in != c_out || stride != 1).then(down).transpose()?,
             drop_path: DropPath::new(drop_path),
-            label: Label::group(),
+            info: LayerInfo::container(),
         })
     }
 }
@@ -279,16 +284,16 @@ impl Module for Bottleneck {
         let y = self.conv2.forward(&self.conv1.forward(x, cx)?, cx)?;
         let y = self.se.forward(&y, cx)?;
         let shortcut = self.downsample.as_ref().map_or(Ok(x.clone()), |down| down.forward(x, cx))?;
-        let watched = self.conv3.label().is_some_and(|label| cx.observes(label));
-        let y = if self.drop_path.drops(cx) || watched {
+        let captured = self.conv3.layer_info().is_some_and(|info| cx.captures(info));
+        let y = if self.drop_path.is_active(cx) || captured {
             let y = self.drop_path.forward(&self.conv3.forward(&y, cx)?, cx)?;
             self.act3.forward(&y.add(&shortcut)?, cx)?
         } else {
             let (conv, bn) = (&self.conv3.conv, &self.conv3.bn);
             let y = conv.forward_norm_act(&y, bn, self.act3.kind(), Some(&shortcut), cx)?;
-            self.act3.fused(y, cx)
+            self.act3.capture_fused(y, cx)
         };
-        Ok(cx.observed(&self.label, y, 0))
+        Ok(cx.capture(&self.info, y, 0))
     }
 
     fn visit(&self, visitor: &mut Visitor) {
@@ -303,7 +308,7 @@ impl Module for Bottleneck {
         visitor.child("drop_path", &self.drop_path);
     }
 
-    fn label(&self) -> Option<&Label> {
-        Some(&self.label)
+    fn layer_info(&self) -> Option<&LayerInfo> {
+        Some(&self.info)
     }
 }

@@ -1,11 +1,11 @@
-//! Residual networks (He et al., "Deep residual learning for image recognition", 2016) and what followed: ResNet-D (He et al., "Bag of tricks",
-//! 2019), ResNeXt (Xie et al., 2017), SE-ResNet (Hu et al., 2018), wide ResNet (Zagoruyko and Komodakis, 2016), under timm's names.
+//! Residual networks (He et al., "Deep residual learning for image recognition", 2016) and variants, with timm's names: ResNet-D (He et al.,
+//! "Bag of tricks", 2019), ResNeXt (Xie et al., 2017), SE-ResNet (Hu et al., 2018), wide ResNet (Zagoruyko and Komodakis, 2016).
 mod block;
 mod configs;
 
-use self::block::{Block, Shape};
+use self::block::{ResidualBlock, ResidualBlockArgs};
 use super::model::{FeatureInfo, Model};
-use super::options::{ModelOptions, Takes};
+use super::options::{ModelOptions, SupportedOptions};
 use crate::layers::{Activate, BatchNorm2d, BatchNormOptions, ClassifierHead, Conv2d, MaxPool2d, Sequential};
 use crate::{Context, Module, StateEntry, StateLayout, Visitor, init};
 use fornax_engine::random::RngStream;
@@ -14,44 +14,44 @@ use std::sync::Arc;
 
 pub(super) use configs::MODELS;
 
-/// What tells one residual network from another.
+/// Architecture of a residual network.
 #[derive(Clone, Debug)]
 pub struct ResNetConfig<'a> {
-    /// The first layers.
+    /// Stem type.
     pub stem: ResNetStem,
-    /// Channels within the blocks of each stage; every stage but the first halves the resolution.
+    /// Inner channels of the blocks of each stage. Every stage but the first halves the resolution.
     pub widths: &'a [usize],
-    /// Blocks of each stage.
+    /// Number of blocks of each stage.
     pub depths: &'a [usize],
-    /// Three convolutions in a block, the outer ones of single pixels, with four times the channels outside; rather than two.
+    /// Bottleneck blocks (1×1, 3×3, 1×1 with expansion 4) instead of basic blocks (3×3, 3×3).
     pub bottleneck: bool,
-    /// Groups of channels of the middle convolution of a bottleneck.
+    /// Channel groups of the 3×3 convolution of a bottleneck: timm's `cardinality`.
     pub groups: usize,
-    /// Channels of a group at the first stage's 64, growing with the stage's width.
+    /// Channels per group in the first stage, scaled with the stage's width: timm's `base_width`.
     pub group_width: usize,
-    /// Shortcuts average before they convolve, rather than leave out pixels.
+    /// Average pooling in the downsampling shortcut, instead of a strided convolution: timm's `avg_down`.
     pub average_down: bool,
-    /// Squeeze and excitation at the end of each block.
+    /// Squeeze-and-excitation at the end of each block.
     pub squeeze_excite: bool,
-    /// After each normalisation but the last of a block, and after each addition.
+    /// Activation after each norm but the last of a block, and after each residual addition.
     pub activation: Activation,
-    /// The second convolution of a block of two convolves each channel by itself.
+    /// The second convolution of a basic block is depthwise.
     pub depthwise_conv2: bool,
 }
 
-/// The first layers of a residual network.
+/// Stem of a residual network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResNetStem {
-    /// 7×7 at stride 2 and a 3×3 max pool at stride 2, for images of about 224 pixels.
+    /// 7×7 convolution at stride 2 and 3×3 max pooling at stride 2, for images of about 224 pixels.
     Large,
-    /// Three 3×3, the first at stride 2, with 32, 32 and 64 channels, and the same pool.
+    /// Three 3×3 convolutions with 32, 32 and 64 channels, the first at stride 2, and 3×3 max pooling at stride 2.
     Deep,
-    /// 3×3 at stride 1, for images of 8 to 64 pixels.
+    /// 3×3 convolution at stride 1, for images of 8 to 64 pixels.
     Small,
 }
 
 impl ResNetConfig<'static> {
-    /// Blocks of two plain convolutions, with ReLU.
+    /// ResNet-18: basic blocks with ReLU.
     pub const BASIC: ResNetConfig<'static> = ResNetConfig {
         stem: ResNetStem::Large,
         widths: &[64, 128, 256, 512],
@@ -67,13 +67,13 @@ impl ResNetConfig<'static> {
 }
 
 impl ResNetConfig<'_> {
-    /// Channels outside of a block for each within.
+    /// Ratio of a block's output channels to its inner channels.
     fn expansion(&self) -> usize {
         if self.bottleneck { 4 } else { 1 }
     }
 }
 
-/// A residual network.
+/// Residual network.
 pub struct ResNet {
     conv1: StemConv,
     bn1: BatchNorm2d,
@@ -86,9 +86,9 @@ pub struct ResNet {
 }
 
 impl ResNet {
-    /// A network with all weights zero; see [`super::init_weights`].
+    /// Model with all weights zero; see [`super::init_weights`].
     pub fn new(config: &ResNetConfig, options: &ModelOptions) -> crate::Result<ResNet> {
-        options.refuse_unless(Takes {
+        options.check_supported(SupportedOptions {
             batch_norm: true,
             drop_block: true,
             output_stride: true,
@@ -114,7 +114,7 @@ impl ResNet {
             stride *= step;
             let mut blocks: Vec<Arc<dyn Module>> = vec![];
             for block in 0..depth {
-                let shape = Shape {
+                let args = ResidualBlockArgs {
                     c_in: channels,
                     width,
                     stride: if block == 0 { step } else { 1 },
@@ -124,7 +124,7 @@ impl ResNet {
                     drop_path: options.drop_path_rate * index as f64 / (total.max(2) - 1) as f64,
                     drop_block: (stage >= 2).then_some((options.drop_block_rate, stage)),
                 };
-                blocks.push(Arc::new(Block::new(config, activation, norm, &shape)?));
+                blocks.push(Arc::new(ResidualBlock::new(config, activation, norm, &args)?));
                 (channels, before) = (width * config.expansion(), dilation);
                 index += 1;
             }
@@ -137,7 +137,7 @@ impl ResNet {
             act1: Activate::new(activation),
             maxpool: (config.stem != ResNetStem::Small).then_some(MaxPool2d::new(pool)),
             stages,
-            head: ClassifierHead::new(channels, options.pool_of_maps(GlobalPool::Avg)?, options)?,
+            head: ClassifierHead::new(channels, options.pool_type(GlobalPool::Avg)?, options)?,
             levels,
             last_norm: if config.bottleneck { ".bn3.weight" } else { ".bn2.weight" },
         })
@@ -169,7 +169,7 @@ impl Module for ResNet {
 impl Model for ResNet {
     fn forward_features(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
         let x = self.conv1.forward_norm_act(x, &self.bn1, self.act1.kind(), cx)?;
-        let mut x = self.act1.fused(x, cx);
+        let mut x = self.act1.capture_fused(x, cx);
         if let Some(pool) = &self.maxpool {
             x = pool.forward(&x, cx)?;
         }
@@ -199,14 +199,14 @@ impl Model for ResNet {
         "fc"
     }
 
-    /// timm's rule: Kaiming over the fan out for convolutions, ones and zeros for batch norm with the last weight of each
-    /// block zero, so that blocks start as identities, and PyTorch's defaults for the classifier and for biases.
-    fn init(&self, parameter: &StateEntry, fan_in: usize, draws: &mut RngStream) -> Result<()> {
+    /// timm's initialisation: Kaiming normal over the fan out for convolutions, ones and zeros for batch norm, zero for the last batch norm
+    /// weight of each block (`zero_init_last`), and PyTorch's defaults for the classifier and for biases.
+    fn init_parameter(&self, parameter: &StateEntry, fan_in: usize, rng: &mut RngStream) -> Result<()> {
         let (name, tensor) = (parameter.name.as_str(), &parameter.tensor);
         if parameter.layout == StateLayout::ConvWeight {
-            init::kaiming_normal_fan_out(tensor, draws)
+            init::kaiming_normal_fan_out(tensor, rng)
         } else if name.starts_with("fc.") || name.ends_with("fc1.bias") || name.ends_with("fc2.bias") {
-            init::linear_default(tensor, fan_in, draws)
+            init::linear_default(tensor, fan_in, rng)
         } else {
             let one =
                 name.ends_with("weight") && !(name.starts_with("layer") && name.ends_with(self.last_norm));
@@ -223,7 +223,7 @@ impl Model for ResNet {
     }
 }
 
-/// The convolutions up to the trunk's first normalisation: one, or three.
+/// Convolutions of the stem, one or three, up to the norm `bn1`.
 struct StemConv {
     before: Vec<(Conv2d, BatchNorm2d, Activate)>,
     last: Conv2d,
@@ -259,7 +259,7 @@ impl StemConv {
     ) -> Result<Tensor> {
         let x = self.before.iter().try_fold(x.clone(), |x, (conv, norm, act)| {
             let y = conv.forward_norm_act(&x, norm, act.kind(), None, cx)?;
-            Ok(act.fused(y, cx))
+            Ok(act.capture_fused(y, cx))
         })?;
         self.last.forward_norm_act(&x, norm, activation, None, cx)
     }

@@ -1,42 +1,42 @@
-//! What a model's layers cost.
+//! Parameters, MACs and activation memory of a model's layers.
 use super::model::Model;
 use crate::{Context, Result, named_parameters};
 use fornax_engine::{DType, Device, Tensor, no_grad, shapes_only};
 
-/// A layer in a pass over one image.
+/// Cost of a layer for one image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LayerSummary {
-    /// Its dotted name.
+    /// Dotted name.
     pub name: String,
-    /// Its kind, as `Conv2d`.
+    /// Layer type, e.g. `Conv2d`.
     pub kind: &'static str,
-    /// Shape of its output.
+    /// Output shape.
     pub output: Vec<usize>,
-    /// Parameters of its own.
+    /// Number of parameters of the layer itself, without children.
     pub parameters: usize,
-    /// Multiplications followed by an addition.
+    /// Multiply-accumulate operations.
     pub macs: u64,
-    /// Bytes of its output in f32.
+    /// Bytes of the output in f32.
     pub activation_bytes: u64,
 }
 
-/// A model in a pass over one image.
+/// Cost of a model for one image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelSummary {
-    /// The layers, in the order in which they work.
+    /// Layers in execution order.
     pub layers: Vec<LayerSummary>,
-    /// Of all layers, and of what belongs to none.
+    /// Number of parameters, including parameters outside of layers.
     pub parameters: usize,
-    /// Of all layers.
+    /// Multiply-accumulate operations of all layers.
     pub macs: u64,
-    /// Of all layers' outputs.
+    /// Bytes of all layers' outputs in f32.
     pub activation_bytes: u64,
 }
 
-/// Counts what a model costs for an image `[height, width, channels]`. Nothing is computed but shapes; the model is on the CPU.
+/// Cost of a model on the CPU for an image `[height, width, channels]`. Only shapes are computed.
 pub fn summary(model: &dyn Model, image: [usize; 3]) -> Result<ModelSummary> {
     let [h, w, c] = image;
-    let mut cx = Context::eval().observing(None);
+    let mut cx = Context::eval().with_output_capture(None);
     let parameters = named_parameters(model);
     let pass = || -> Result<()> {
         let x = Tensor::zeros([1, h, w, c], DType::F32, &Device::Cpu)?;
@@ -49,7 +49,7 @@ pub fn summary(model: &dyn Model, image: [usize; 3]) -> Result<ModelSummary> {
         parameters.iter().filter(|(name, _)| of_layer(name)).map(|(_, t)| t.numel()).sum()
     };
     let layers: Vec<LayerSummary> = cx
-        .observations()
+        .take_captured()
         .into_iter()
         .filter(|o| !o.kind.is_empty())
         .map(|o| LayerSummary {

@@ -1,26 +1,26 @@
-//! Vision transformers (Dosovitskiy et al., "An image is worth 16x16 words", 2021), under timm's names.
+//! Vision transformers (Dosovitskiy et al., "An image is worth 16x16 words", 2021), with timm's names.
 use super::drop_path_rates;
 use super::model::{FeatureInfo, MATCH_PREV_GROUP, Model};
-use super::options::{ModelOptions, Pooling, Takes, refuse};
+use super::options::{ModelOptions, Pooling, SupportedOptions, unsupported};
 use super::registry::{Family, ModelInfo, PretrainedCfg};
+use crate::capture::LayerInfo;
 use crate::layers::{Attention, ClassifierHead, Conv2d, DropPath, LayerNorm, Mlp, Sequential, in_dtype};
-use crate::observe::Label;
 use crate::precision::Operation;
 use crate::{Context, Module, StateEntry, StateLayout, Visitor, init};
 use fornax_engine::random::RngStream;
 use fornax_engine::{Activation, DType, Device, GlobalPool, Result, Tensor};
 use std::sync::Arc;
 
-/// What tells one vision transformer from another.
+/// Architecture of a vision transformer.
 #[derive(Clone, Copy, Debug)]
 pub struct VisionTransformerConfig {
-    /// Side of a patch, in pixels.
+    /// Patch size in pixels.
     pub patch: usize,
-    /// Features of a token.
+    /// Features per token: timm's `embed_dim`.
     pub width: usize,
-    /// Blocks.
+    /// Number of blocks.
     pub depth: usize,
-    /// Heads of the attention.
+    /// Number of attention heads.
     pub heads: usize,
 }
 
@@ -50,7 +50,7 @@ const fn model(
     ModelInfo { name, description: about, family: Family::VisionTransformer(config), pretrained_cfg: data }
 }
 
-/// Every model of the family.
+/// All vision transformers.
 pub(super) const MODELS: &[ModelInfo] = &[
     model("vit_tiny_patch16_224", "ViT-Ti/16", &config(192, 3), DATA),
     model("vit_small_patch16_224", "ViT-S/16", &config(384, 6), DATA),
@@ -62,7 +62,7 @@ pub(super) const MODELS: &[ModelInfo] = &[
     ),
 ];
 
-/// A vision transformer.
+/// Vision transformer.
 pub struct VisionTransformer {
     cls_token: Tensor,
     pos_embed: Tensor,
@@ -71,28 +71,31 @@ pub struct VisionTransformer {
     image: [usize; 2],
     blocks: Sequential,
     depth: usize,
-    /// Over all tokens before pooling; after it where patches are pooled.
+    /// Norm of all tokens before the class token is selected, or of the pooled features (timm's `fc_norm`).
     norm: LayerNorm,
     pooling: Pooling,
     head: ClassifierHead,
 }
 
 impl VisionTransformer {
-    /// A network with all weights zero; see [`super::init_weights`].
+    /// Model with all weights zero; see [`super::init_weights`].
     pub fn new(config: &VisionTransformerConfig, options: &ModelOptions) -> crate::Result<VisionTransformer> {
-        options.refuse_unless(Takes { img_size: true, ..Takes::default() })?;
+        options.check_supported(SupportedOptions { img_size: true, ..SupportedOptions::default() })?;
         let &VisionTransformerConfig { patch, width, depth, heads } = config;
         let image = options.img_size.unwrap_or(DATA.input_size);
         if image.iter().any(|side| !side.is_multiple_of(patch)) {
             let size = format!("img_size={}x{}", image[0], image[1]);
-            return Err(refuse(&size, &format!("patches of {patch} pixels do not fill it")));
+            return Err(unsupported(&size, &format!("expected multiples of the patch size, {patch}")));
         }
         let pooling = match options.global_pool {
-            Pooling::Own => Pooling::Token,
+            Pooling::Default => Pooling::Token,
             Pooling::Global(GlobalPool::CatAvgMax | GlobalPool::FastCatAvgMax) => {
-                return Err(refuse("global_pool=catavgmax", "its last normalisation is as wide as a token"));
+                return Err(unsupported(
+                    "global_pool=catavgmax",
+                    "the norm after pooling has the width of a token",
+                ));
             }
-            // The maximum over tokens shares its gradient among equals.
+            // The fast variants split the gradient of the maximum between equal elements, as timm does for tokens.
             Pooling::Global(GlobalPool::Max) => Pooling::Global(GlobalPool::FastMax),
             Pooling::Global(GlobalPool::AvgMax) => Pooling::Global(GlobalPool::FastAvgMax),
             other => other,
@@ -103,14 +106,16 @@ impl VisionTransformer {
         };
         let activation = options.act_layer.unwrap_or(Activation::Gelu);
         let blocks = drop_path_rates(options.drop_path_rate, depth)
-            .map(|rate| Ok(Arc::new(Block::new(width, heads, activation, rate)?) as Arc<dyn Module>))
+            .map(|rate| {
+                Ok(Arc::new(TransformerBlock::new(width, heads, activation, rate)?) as Arc<dyn Module>)
+            })
             .collect::<Result<Vec<_>>>()?;
         let tokens = 1 + image[0] / patch * (image[1] / patch);
         let zeros = |tokens: usize| Tensor::zeros([1, tokens, width], DType::F32, &Device::Cpu);
         Ok(VisionTransformer {
             cls_token: zeros(1)?.variable(),
             pos_embed: zeros(tokens)?.variable(),
-            patch_embed: Conv2d::patches(options.in_chans, width, patch)?.with_bias()?,
+            patch_embed: Conv2d::patchify(options.in_chans, width, patch)?.with_bias()?,
             patch,
             image,
             blocks: Sequential::new(blocks),
@@ -148,12 +153,12 @@ impl Model for VisionTransformer {
         let operands = [("x", x), ("pos_embed", &self.pos_embed)];
         if x.rank() != 4 || x.dims()[1..3] != self.image {
             let [h, w] = self.image;
-            let why = format!("the model was made for images of {h}x{w} pixels: see img_size");
+            let why = format!("the model was created for images of {h}x{w} pixels; set img_size");
             return Err(fornax_engine::Error::shape("vision transformer", &operands, why));
         }
         let patches = self.patch_embed.forward(x, cx)?;
-        let &[n, h, w, c] = patches.dims() else { unreachable!("convolutions give images") };
-        // The sum of all blocks is kept as precise as normalisation is.
+        let &[n, h, w, c] = patches.dims() else { unreachable!("the output of a convolution has four axes") };
+        // The residual stream has the dtype of layer norm.
         let patches = cx.autocast(Operation::RowNorm, &patches)?.reshape([n, h * w, c])?;
         let token = in_dtype(&self.cls_token, patches.dtype())?.expand([n, 1, c])?;
         let tokens = Tensor::concat(&[&token, &patches], 1)?;
@@ -177,7 +182,7 @@ impl Model for VisionTransformer {
             Pooling::Token => features.narrow(1, 0, 1)?.flatten(1)?,
             Pooling::Global(_) => {
                 let patches = features.narrow(1, 1, tokens - 1)?;
-                let &[n, l, c] = patches.dims() else { unreachable!("a part of tokens") };
+                let &[n, l, c] = patches.dims() else { unreachable!("tokens have three axes") };
                 let pooled = self.head.pool.forward(&patches.reshape([n, l, 1, c])?, cx)?;
                 self.norm.forward(&pooled, cx)?
             }
@@ -204,16 +209,16 @@ impl Model for VisionTransformer {
         "head"
     }
 
-    /// timm's rule: a truncated normal of 0.02 for linear layers and positions, nearly nothing for the class token, zero biases, and PyTorch's
-    /// default for the convolution.
-    fn init(&self, parameter: &StateEntry, fan_in: usize, draws: &mut RngStream) -> Result<()> {
+    /// timm's initialisation: truncated normal with std 0.02 for linear layers and the position embedding, normal with std 1e-6 for the class
+    /// token, zero biases, and PyTorch's default for the patch embedding.
+    fn init_parameter(&self, parameter: &StateEntry, fan_in: usize, rng: &mut RngStream) -> Result<()> {
         let (name, tensor) = (parameter.name.as_str(), &parameter.tensor);
         if parameter.layout == StateLayout::ConvWeight || name == "patch_embed.proj.bias" {
-            init::linear_default(tensor, fan_in, draws)
+            init::linear_default(tensor, fan_in, rng)
         } else if name == "cls_token" {
-            init::normal(tensor, 1e-6, draws)
+            init::normal(tensor, 1e-6, rng)
         } else if tensor.rank() > 1 {
-            init::trunc_normal(tensor, 0.02, draws)
+            init::trunc_normal(tensor, 0.02, rng)
         } else {
             init::constant(tensor, if name.ends_with("weight") { 1.0 } else { 0.0 })
         }
@@ -233,44 +238,44 @@ impl Model for VisionTransformer {
         Some(vec![1, parameter.strip_prefix("blocks.")?.split('.').next()?.parse().ok()?])
     }
 
-    fn as_map(&self, output: &Tensor, image: [usize; 2]) -> Result<Tensor> {
+    fn to_feature_map(&self, output: &Tensor, image: [usize; 2]) -> Result<Tensor> {
         let &[n, tokens, c] = output.dims() else { return Ok(output.clone()) };
         output.narrow(1, 1, tokens - 1)?.reshape([n, image[0] / self.patch, image[1] / self.patch, c])
     }
 }
 
-/// Attention and two layers over the features, each after a normalisation and with a shortcut.
-struct Block {
+/// Transformer block with pre-norm: attention and MLP, each after a layer norm and with a residual connection.
+struct TransformerBlock {
     norm1: LayerNorm,
     attn: Attention,
     drop_path1: DropPath,
     norm2: LayerNorm,
     mlp: Mlp,
     drop_path2: DropPath,
-    label: Label,
+    info: LayerInfo,
 }
 
-impl Block {
-    fn new(width: usize, heads: usize, activation: Activation, drop_path: f64) -> Result<Block> {
-        Ok(Block {
+impl TransformerBlock {
+    fn new(width: usize, heads: usize, activation: Activation, drop_path: f64) -> Result<TransformerBlock> {
+        Ok(TransformerBlock {
             norm1: LayerNorm::new(width, EPS)?,
             attn: Attention::new(width, heads)?,
             drop_path1: DropPath::new(drop_path),
             norm2: LayerNorm::new(width, EPS)?,
             mlp: Mlp::new(width, 4 * width, activation)?,
             drop_path2: DropPath::new(drop_path),
-            label: Label::group(),
+            info: LayerInfo::container(),
         })
     }
 }
 
-impl Module for Block {
+impl Module for TransformerBlock {
     fn forward(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
         let y = self.attn.forward(&self.norm1.forward(x, cx)?, cx)?;
         let x = self.drop_path1.forward(&y, cx)?.to_dtype(x.dtype())?.add(x)?;
         let y = self.mlp.forward(&self.norm2.forward(&x, cx)?, cx)?;
         let y = self.drop_path2.forward(&y, cx)?.to_dtype(x.dtype())?.add(&x)?;
-        Ok(cx.observed(&self.label, y, 0))
+        Ok(cx.capture(&self.info, y, 0))
     }
 
     fn visit(&self, visitor: &mut Visitor) {
@@ -282,7 +287,7 @@ impl Module for Block {
         visitor.child("drop_path2", &self.drop_path2);
     }
 
-    fn label(&self) -> Option<&Label> {
-        Some(&self.label)
+    fn layer_info(&self) -> Option<&LayerInfo> {
+        Some(&self.info)
     }
 }

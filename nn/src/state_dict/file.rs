@@ -1,5 +1,5 @@
-//! Reading safetensors: eight bytes with the header's length, the header as JSON, then the elements. The header is only believed after
-//! every offset, shape and dtype in it was found to agree with the others and with the length of the file.
+//! Reader for safetensors files: eight bytes with the header's length, the header as JSON, then the elements. Every offset, shape and dtype
+//! of the header is validated against the others and against the length of the file.
 use crate::{Error, Result};
 use fornax_engine::dtype::{bf16, f16};
 use fornax_engine::{DType, Element, MAX_RANK, Tensor};
@@ -8,42 +8,42 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::ops::Range;
 
-/// The longest header that is read; the limit of other readers too.
+/// Maximum length of the header, as in other readers.
 const MAX_HEADER: usize = 100_000_000;
 
-/// A safetensors file, all of it in memory or mapped; tensors are made when asked for.
+/// Safetensors file in memory or memory-mapped. Tensors are created on request.
 pub struct SafetensorsFile<'a> {
     elements: &'a [u8],
     tensors: BTreeMap<String, TensorInfo>,
     metadata: HashMap<String, String>,
 }
 
-/// What the header says about a tensor.
+/// Metadata of a tensor in the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorInfo {
-    /// The dtype that its elements are read as.
+    /// Dtype of the elements.
     pub dtype: DType,
-    /// Extents, outermost first.
+    /// Shape, outermost axis first.
     pub shape: Vec<usize>,
     bytes: Range<usize>,
 }
 
 impl<'a> SafetensorsFile<'a> {
-    /// Checks the header against itself and the length of the file; no tensor is made.
+    /// Parses and validates the header, without creating tensors.
     pub fn parse(file: &'a [u8]) -> Result<SafetensorsFile<'a>> {
-        let (length, rest) = file
-            .split_first_chunk::<8>()
-            .ok_or_else(|| fail(format!("it is {} bytes long; a header has 8 and more", file.len())))?;
+        let (length, rest) = file.split_first_chunk::<8>().ok_or_else(|| {
+            fail(format!("the file has {} bytes; the header length alone takes 8", file.len()))
+        })?;
         let length = u64::from_le_bytes(*length);
         let header = usize::try_from(length).ok().filter(|n| *n <= MAX_HEADER);
         let (header, elements) = header.and_then(|n| rest.split_at_checked(n)).ok_or_else(|| {
             fail(format!(
-                "its header would be {length} bytes long; {} follow, and at most {MAX_HEADER} are read",
+                "the header length is {length} bytes, but {} bytes follow, and at most {MAX_HEADER} are allowed",
                 rest.len()
             ))
         })?;
         let header: Header =
-            serde_json::from_slice(header).map_err(|e| fail(format!("its header is not understood: {e}")))?;
+            serde_json::from_slice(header).map_err(|e| fail(format!("the header is invalid: {e}")))?;
         let mut tensors = BTreeMap::new();
         for (name, entry) in header.tensors {
             tensors.insert(name.clone(), entry.checked(&name)?);
@@ -56,35 +56,42 @@ impl<'a> SafetensorsFile<'a> {
             if bytes.start != end {
                 let what = if bytes.start < end { "overlap" } else { "leave a gap after" };
                 return Err(fail(format!(
-                    "the elements of {name} {what} those before: they begin at byte {}, not {end}",
+                    "the elements of {name} {what} the previous tensor: they start at byte {} instead of {end}",
                     bytes.start
                 )));
             }
             end = bytes.end;
         }
         if end != elements.len() {
-            let what = if end > elements.len() { "it is truncated" } else { "bytes follow the last tensor" };
-            return Err(fail(format!("{what}: its tensors take {end} bytes, {} are there", elements.len())));
+            let what = if end > elements.len() {
+                "the file is truncated"
+            } else {
+                "extra bytes follow the last tensor"
+            };
+            return Err(fail(format!(
+                "{what}: the tensors take {end} bytes, the file has {}",
+                elements.len()
+            )));
         }
         Ok(SafetensorsFile { elements, tensors, metadata: header.metadata })
     }
 
-    /// What the file says beside its tensors.
+    /// Metadata strings of the file.
     pub fn metadata(&self) -> &HashMap<String, String> {
         &self.metadata
     }
 
-    /// The tensors that the file holds, by name.
+    /// Metadata of all tensors, by name.
     pub fn tensors(&self) -> &BTreeMap<String, TensorInfo> {
         &self.tensors
     }
 
-    /// A tensor's elements as they are stored, little-endian.
+    /// Raw little-endian bytes of a tensor.
     pub fn bytes(&self, name: &str) -> Result<&'a [u8]> {
         Ok(&self.elements[self.stored(name)?.bytes.clone()])
     }
 
-    /// A copy of a tensor.
+    /// Copies a tensor from the file.
     pub fn tensor(&self, name: &str) -> Result<Tensor> {
         let (stored, bytes) = (self.stored(name)?, self.bytes(name)?);
         match stored.dtype {
@@ -98,7 +105,7 @@ impl<'a> SafetensorsFile<'a> {
     }
 
     fn stored(&self, name: &str) -> Result<&TensorInfo> {
-        self.tensors.get(name).ok_or_else(|| fail(format!("it holds no {name}")))
+        self.tensors.get(name).ok_or_else(|| fail(format!("no tensor {name:?}")))
     }
 }
 
@@ -111,19 +118,19 @@ fn decode<T: Element>(shape: &[usize], bytes: &[u8]) -> Result<Tensor> {
 }
 
 struct Header {
-    tensors: Vec<(String, Entry)>,
+    tensors: Vec<(String, HeaderEntry)>,
     metadata: HashMap<String, String>,
 }
 
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Entry {
+struct HeaderEntry {
     dtype: String,
     shape: Vec<u64>,
     data_offsets: [u64; 2],
 }
 
-impl Entry {
+impl HeaderEntry {
     fn checked(self, name: &str) -> Result<TensorInfo> {
         let dtype = match self.dtype.as_str() {
             "F32" => DType::F32,
@@ -133,8 +140,8 @@ impl Entry {
             "I64" => DType::I64,
             "U8" | "BOOL" => DType::U8,
             other => {
-                let known = "F32, F64, F16, BF16, I64, U8 and BOOL are";
-                return Err(fail(format!("{name} has dtype {other:?}, which is not supported; {known}")));
+                let known = "F32, F64, F16, BF16, I64, U8, BOOL";
+                return Err(fail(format!("{name} has unsupported dtype {other:?}; supported: {known}")));
             }
         };
         if self.shape.len() > MAX_RANK {
@@ -148,15 +155,15 @@ impl Entry {
         match (size, end.checked_sub(start)) {
             (Some(size), Some(length)) if size == length => {}
             (size, _) => {
-                let size = size.map_or("more than there can be".into(), |s| s.to_string());
+                let size = size.map_or("2^64 or more".into(), |s| s.to_string());
                 return Err(fail(format!(
-                    "{name} {dtype}{:?} takes {size} bytes, but its elements go from byte {start} to {end}",
+                    "{name} {dtype}{:?} takes {size} bytes, but its offsets are {start} and {end}",
                     self.shape
                 )));
             }
         }
         let narrow =
-            |n: u64| usize::try_from(n).map_err(|_| fail(format!("{name} is beyond this machine's memory")));
+            |n: u64| usize::try_from(n).map_err(|_| fail(format!("{name} exceeds the address space")));
         Ok(TensorInfo {
             dtype,
             shape: self.shape.iter().map(|n| narrow(*n)).collect::<Result<_>>()?,
@@ -171,21 +178,21 @@ impl<'de> Deserialize<'de> for Header {
     }
 }
 
-/// Reads the header by hand, because a map type would keep one of two entries of the same name and say nothing.
+/// Deserialises the header entry by entry, because a map type would silently drop duplicate names.
 struct HeaderVisitor;
 
 impl<'de> Visitor<'de> for HeaderVisitor {
     type Value = Header;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a map of tensors")
+        f.write_str("a JSON object of tensors")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Header, A::Error> {
         let (mut tensors, mut metadata, mut names) = (vec![], None, std::collections::HashSet::new());
         while let Some(name) = map.next_key::<String>()? {
             if !names.insert(name.clone()) {
-                return Err(de::Error::custom(format!("{name} stands there twice")));
+                return Err(de::Error::custom(format!("duplicate name {name:?}")));
             }
             match name.as_str() {
                 "__metadata__" => metadata = map.next_value()?,
@@ -208,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_file_is_read() {
+    fn valid_file_is_read() {
         let header = r#"{"__metadata__":{"format":"pt"},
             "b":{"dtype":"U8","shape":[2,0,3],"data_offsets":[8,8]},
             "a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},
@@ -224,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_contradicts_itself_is_refused() {
+    fn inconsistent_header_is_rejected() {
         let one = |dtype: &str, shape: &str, start: u64, end: u64| {
             format!(r#"{{"a":{{"dtype":"{dtype}","shape":{shape},"data_offsets":[{start},{end}]}}}}"#)
         };
@@ -235,7 +242,7 @@ mod tests {
             };
             format!("{{{},{}}}", entry("a", a), entry("b", b))
         };
-        // Nine extents that add up to 2^64: their end would come out as 0.
+        // Extents that sum to 2^64: the end would wrap to 0.
         let around: Vec<String> = (0..8u64)
             .map(|i| {
                 let (start, end) = (i << 61, (i << 61).saturating_add(1 << 61));
@@ -252,27 +259,27 @@ mod tests {
             (file(&two([0, 6], [4, 8]), 8), "overlap"),
             (file(&two([0, 4], [4, 2]), 8), "takes 0 bytes"),
             (file(&two([0, 4], [0, 4]), 4), "overlap"),
-            (file(&one("F32", "[4294967296,4294967296,4294967296]", 0, 8), 8), "more than there can be"),
+            (file(&one("F32", "[4294967296,4294967296,4294967296]", 0, 8), 8), "2^64 or more"),
             (file(&one("U8", "[18446744073709551615]", 0, u64::MAX), 8), "truncated"),
             (file(&format!("{{{}}}", around.join(",")), 0), "truncated"),
             (file(&one("F32", "[1,1,1,1,1,1,2]", 0, 8), 8), "7 axes"),
-            (file(&one("F32", "[-2]", 0, 8), 8), "not understood"),
-            (file(&one("F32", "[2.0]", 0, 8), 8), "not understood"),
+            (file(&one("F32", "[-2]", 0, 8), 8), "header is invalid"),
+            (file(&one("F32", "[2.0]", 0, 8), 8), "header is invalid"),
             (file(&one("C64", "[1]", 0, 8), 8), "C64"),
             (file(&one("F8_E4M3", "[8]", 0, 8), 8), "F8_E4M3"),
-            (file(&format!("{}, {}}}", &a[..a.len() - 1], &a[1..a.len() - 1]), 8), "a stands there twice"),
-            (file(r#"{"__metadata__":{},"__metadata__":{}}"#, 0), "__metadata__ stands there twice"),
-            (file(r#"{"__metadata__":{"a":1}}"#, 0), "not understood"),
+            (file(&format!("{}, {}}}", &a[..a.len() - 1], &a[1..a.len() - 1]), 8), "duplicate name \"a\""),
+            (file(r#"{"__metadata__":{},"__metadata__":{}}"#, 0), "duplicate name \"__metadata__\""),
+            (file(r#"{"__metadata__":{"a":1}}"#, 0), "header is invalid"),
             (file(r#"{"a":{"dtype":"F32","shape":[2]}}"#, 8), "data_offsets"),
-            (file("[]", 0), "not understood"),
-            (file("", 0), "not understood"),
-            (file(&"[".repeat(100_000), 0), "not understood"),
-            (file("{\"\u{0}\":1}", 0), "not understood"),
+            (file("[]", 0), "header is invalid"),
+            (file("", 0), "header is invalid"),
+            (file(&"[".repeat(100_000), 0), "header is invalid"),
+            (file("{\"\u{0}\":1}", 0), "header is invalid"),
             (vec![], "0 bytes"),
             (vec![1; 7], "7 bytes"),
             (u64::MAX.to_le_bytes().to_vec(), "18446744073709551615"),
             ((MAX_HEADER as u64 + 1).to_le_bytes().to_vec(), "at most"),
-            (b"PK\x03\x04 a pickle in a zip file".to_vec(), "header would be"),
+            (b"PK\x03\x04 a pickle in a zip file".to_vec(), "header length"),
         ];
         for (bytes, part) in cases {
             let Err(error) = SafetensorsFile::parse(&bytes) else { panic!("{part}: accepted") };
@@ -281,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn no_change_of_a_file_makes_it_panic_or_read_elsewhere() {
+    fn corrupted_file_never_panics() {
         let good = file(
             r#"{"a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},"b":{"dtype":"I64","shape":[1],"data_offsets":[24,32]}}"#,
             32,
@@ -306,12 +313,12 @@ mod tests {
             if let Ok(file) = SafetensorsFile::parse(&bad) {
                 accepted += 1;
                 for (name, stored) in file.tensors() {
-                    let tensor = file.tensor(name).expect("what was accepted can be read");
+                    let tensor = file.tensor(name).expect("tensors of an accepted file are readable");
                     assert_eq!(tensor.dims(), stored.shape);
                 }
             }
         }
-        // Changed names and elements make other files that are whole.
+        // Changed names and elements give other valid files.
         assert!(accepted < 10_000, "{accepted}");
     }
 }

@@ -1,4 +1,4 @@
-//! State dicts: a model's parameters and buffers under timm's names and in PyTorch's shapes, to and from safetensors.
+//! State dicts: a model's parameters and buffers under timm's names and in PyTorch's shapes, and safetensors files.
 mod file;
 
 pub use file::{SafetensorsFile, TensorInfo};
@@ -7,13 +7,15 @@ use crate::{Error, Module, Result, StateEntry, StateLayout, state_entries};
 use fornax_engine::{DType, Element, Tensor};
 use std::collections::{BTreeMap, HashMap};
 
-/// Names and tensors in PyTorch's shapes, in registration order. The tensors are copies where the layout differs.
+/// Names and tensors in PyTorch's shapes, in registration order. Tensors with a different layout are copies.
 pub fn state_dict(module: &(impl Module + ?Sized)) -> Result<Vec<(String, Tensor)>> {
     state_entries(module).into_iter().map(|e| Ok((e.name.clone(), to_torch(&e)?))).collect()
 }
 
-/// Copies tensors in PyTorch's shapes into a model. Strict: every name must be there, none more, each of the model's shape and
-/// dtype; otherwise nothing is changed and the error lists all that does not fit.
+/// Loads tensors in PyTorch's shapes into a model, as `load_state_dict(strict=True)`: names, shapes and dtypes must match exactly.
+///
+/// # Errors
+/// Lists every mismatch; the model is then unchanged.
 pub fn load_state_dict(module: &(impl Module + ?Sized), state: &BTreeMap<String, Tensor>) -> Result<()> {
     let entries = state_entries(module);
     let mut problems = vec![];
@@ -23,7 +25,7 @@ pub fn load_state_dict(module: &(impl Module + ?Sized), state: &BTreeMap<String,
         match state.get(&entry.name) {
             None => problems.push(format!("{} is missing", entry.name)),
             Some(t) if t.dims() != shape || t.dtype() != dtype => problems.push(format!(
-                "{} is {}{}, the model needs {dtype}{shape:?}",
+                "{} is {}{}, the model expects {dtype}{shape:?}",
                 entry.name,
                 t.dtype(),
                 t.shape()
@@ -40,7 +42,7 @@ pub fn load_state_dict(module: &(impl Module + ?Sized), state: &BTreeMap<String,
     loads.into_iter().try_for_each(|(entry, tensor)| load_entry(entry, tensor))
 }
 
-/// The shape of an entry in PyTorch.
+/// Shape of an entry in PyTorch.
 pub fn torch_shape(entry: &StateEntry) -> Vec<usize> {
     match (entry.layout, entry.tensor.dims()) {
         (StateLayout::ConvWeight, &[out, kh, kw, inputs]) => vec![out, inputs, kh, kw],
@@ -48,7 +50,7 @@ pub fn torch_shape(entry: &StateEntry) -> Vec<usize> {
     }
 }
 
-/// Copies a tensor in PyTorch's shape into an entry, whose dtype it has.
+/// Copies a tensor in PyTorch's shape into an entry of the same dtype.
 pub fn load_entry(entry: &StateEntry, tensor: &Tensor) -> Result<()> {
     let tensor = match entry.layout {
         StateLayout::Same => tensor.clone(),
@@ -57,17 +59,19 @@ pub fn load_entry(entry: &StateEntry, tensor: &Tensor) -> Result<()> {
     Ok(entry.tensor.copy_from(&tensor)?)
 }
 
-/// A safetensors file of the given tensors, with string metadata; the same state gives the same bytes.
+/// Serialises tensors and string metadata to a safetensors file. The same state gives the same bytes.
 pub fn to_safetensors<'a>(
     tensors: impl IntoIterator<Item = &'a (String, Tensor)>,
     metadata: Option<HashMap<String, String>>,
 ) -> Result<Vec<u8>> {
-    let parts: Vec<(&str, Part)> =
-        tensors.into_iter().map(|(name, t)| Ok((name.as_str(), Part::new(t)?))).collect::<Result<_>>()?;
-    safetensors::serialize(parts, metadata).map_err(|e| Error::Safetensors(e.to_string()))
+    let data: Vec<(&str, TensorData)> = tensors
+        .into_iter()
+        .map(|(name, t)| Ok((name.as_str(), TensorData::new(t)?)))
+        .collect::<Result<_>>()?;
+    safetensors::serialize(data, metadata).map_err(|e| Error::Safetensors(e.to_string()))
 }
 
-/// The tensors of a safetensors file, and its metadata. Everything about the file is checked before a tensor is made.
+/// Tensors and metadata of a safetensors file. The whole file is validated before a tensor is created.
 pub fn from_safetensors(bytes: &[u8]) -> Result<(BTreeMap<String, Tensor>, HashMap<String, String>)> {
     let file = SafetensorsFile::parse(bytes)?;
     let read = |name: &String| Ok((name.clone(), file.tensor(name)?));
@@ -83,15 +87,15 @@ fn to_torch(entry: &StateEntry) -> Result<Tensor> {
     })
 }
 
-/// A tensor's bytes as the safetensors writer wants them.
-struct Part {
+/// Tensor data for the safetensors writer.
+struct TensorData {
     dtype: safetensors::Dtype,
     shape: Vec<usize>,
     bytes: Vec<u8>,
 }
 
-impl Part {
-    fn new(t: &Tensor) -> Result<Part> {
+impl TensorData {
+    fn new(t: &Tensor) -> Result<TensorData> {
         fn bytes<T: Element>(t: &Tensor) -> Result<Vec<u8>> {
             Ok(bytemuck::cast_slice(&t.read::<T>()?).to_vec())
         }
@@ -103,11 +107,11 @@ impl Part {
             DType::I64 => (safetensors::Dtype::I64, bytes::<i64>(t)?),
             DType::U8 => (safetensors::Dtype::U8, bytes::<u8>(t)?),
         };
-        Ok(Part { dtype, shape: t.dims().to_vec(), bytes })
+        Ok(TensorData { dtype, shape: t.dims().to_vec(), bytes })
     }
 }
 
-impl safetensors::View for Part {
+impl safetensors::View for TensorData {
     fn dtype(&self) -> safetensors::Dtype {
         self.dtype
     }
@@ -137,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_brings_another_model_to_the_same_state() {
+    fn state_dict_round_trips_through_safetensors() {
         let (a, b) = (model(1), model(2));
         let state = state_dict(&*a).expect("reads");
         assert_eq!(state[0].0, "conv1.weight");
@@ -161,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_listed_and_nothing_changes() {
+    fn mismatches_are_listed_and_model_is_unchanged() {
         let (a, b) = (model(1), model(2));
         let mut state = map(state_dict(&*a).expect("reads"));
         state.remove("fc.bias");
@@ -172,7 +176,7 @@ mod tests {
         for part in [
             "fc.bias is missing",
             "fc.extra is not part of the model",
-            "conv1.weight is f32[], the model needs f32[16, 1, 3, 3]",
+            "conv1.weight is f32[], the model expects f32[16, 1, 3, 3]",
         ] {
             assert!(error.contains(part), "{error}");
         }
@@ -180,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_file_is_an_error() {
+    fn damaged_file_is_rejected() {
         let bytes = to_safetensors(&state_dict(&*model(1)).expect("reads"), None).expect("writes");
         for cut in [0, 7, 8, 100, bytes.len() - 1] {
             assert!(matches!(from_safetensors(&bytes[..cut]), Err(Error::Safetensors(_))), "cut at {cut}");

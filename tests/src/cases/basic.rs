@@ -1,12 +1,12 @@
-//! Arithmetic, reductions, order, matrix products, shapes.
-use super::row::{fixed, of, x};
+//! Arithmetic, reductions, sorting, matmuls, attention, shapes, drop path and DropBlock.
+use super::case::{fixed, of, x};
 use super::{Case, Values};
 use fornax_engine::{Activation, AttentionMask, DType, Device, Tensor};
 
 pub(super) fn rows(rows: &mut Vec<Case>) {
     arithmetic(rows);
     reductions(rows);
-    products(rows);
+    matmuls(rows);
     shapes(rows);
 }
 
@@ -47,7 +47,7 @@ fn arithmetic(rows: &mut Vec<Case>) {
     }
     type Unary = fn(&Tensor) -> fornax_engine::Result<Tensor>;
     let unary: [(&'static str, Unary, Values); 9] = [
-        ("scale", |t| t.mul_scalar(-1.5), Values::Normal),
+        ("mul_scalar", |t| t.mul_scalar(-1.5), Values::Normal),
         ("affine", |t| t.affine(2.0, 0.25), Values::Normal),
         ("abs", Tensor::abs, Values::Normal),
         ("sqrt", Tensor::sqrt, Values::Positive),
@@ -62,7 +62,7 @@ fn arithmetic(rows: &mut Vec<Case>) {
         rows.push(Case::new(op, "large", vec![of(&[16, 56, 56, 64], values)], move |t| f(&t[0])).large());
     }
     let mask = fixed(&[3, 1, 5], Values::Mask);
-    rows.push(Case::new("keep", "broadcast", vec![x(&[3, 2, 5]), mask], |t| t[0].keep(&t[1])));
+    rows.push(Case::new("masked", "broadcast", vec![x(&[3, 2, 5]), mask], |t| t[0].masked(&t[1])));
 }
 
 fn reductions(rows: &mut Vec<Case>) {
@@ -73,16 +73,16 @@ fn reductions(rows: &mut Vec<Case>) {
         ("outer", &[0, 2], true),
         ("all", &[0, 1, 2], false),
     ];
-    for (variant, axes, keep) in small {
+    for (variant, axes, keepdim) in small {
         let shape = [3, 5, 7];
         let mut row = |op, values, f: fn(&Tensor, &[usize], bool) -> fornax_engine::Result<Tensor>| {
             let axes = axes.to_vec();
-            rows.push(Case::new(op, variant, vec![of(&shape, values)], move |t| f(&t[0], &axes, keep)));
+            rows.push(Case::new(op, variant, vec![of(&shape, values)], move |t| f(&t[0], &axes, keepdim)));
         };
         row("sum", Values::Normal, Tensor::sum);
         row("mean", Values::Normal, Tensor::mean);
-        row("var", Values::Normal, |t, axes, keep| t.var(axes, 1, keep));
-        row("std", Values::Normal, |t, axes, keep| t.std(axes, 0, keep));
+        row("var", Values::Normal, |t, axes, keepdim| t.var(axes, 1, keepdim));
+        row("std", Values::Normal, |t, axes, keepdim| t.std(axes, 0, keepdim));
         row("l1_norm", Values::Normal, Tensor::l1_norm);
         row("l2_norm", Values::Normal, Tensor::l2_norm);
         row("log_sum_exp", Values::Normal, Tensor::log_sum_exp);
@@ -112,7 +112,7 @@ fn reductions(rows: &mut Vec<Case>) {
     rows.push(Case::new("amax", "last-large", vec![x(&[4096, 1000])], |t| t[0].amax(&[1], false)).large());
 }
 
-fn products(rows: &mut Vec<Case>) {
+fn matmuls(rows: &mut Vec<Case>) {
     for (variant, a, b) in [
         ("plain", &[3usize, 5][..], &[5usize, 4][..]),
         ("batched", &[2, 3, 5], &[2, 5, 4]),
@@ -199,7 +199,7 @@ fn shapes(rows: &mut Vec<Case>) {
     }));
 }
 
-/// The widest float of the tensor's device.
+/// The float dtype with the most precision on the tensor's device.
 fn widest(t: &Tensor) -> DType {
     if t.device() == Device::Cpu { DType::F64 } else { DType::F32 }
 }

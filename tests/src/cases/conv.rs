@@ -1,6 +1,6 @@
-//! Convolutions: small ones of every kind, and those of the timed networks.
+//! Convolutions: small ones of every kind, and those of the benchmarked networks.
 use super::Case;
-use super::row::x;
+use super::case::x;
 use fornax_engine::{Activation, BatchNorm, Conv2dOptions, ConvShape};
 
 pub(super) fn rows(rows: &mut Vec<Case>) {
@@ -36,7 +36,7 @@ pub(super) fn rows(rows: &mut Vec<Case>) {
         rows.push(conv(variant.into(), shape, true));
         rows.push(conv(format!("{variant}-no-bias"), shape, false));
     }
-    // Channels in multiples of 8, where cuDNN gives the statistics, and others.
+    // Channels in multiples of 8, for which cuDNN computes the statistics, and others.
     for (variant, c_in, c_out, residual) in
         [("relu", 8, 16, false), ("residual", 8, 8, true), ("odd-channels", 4, 6, false)]
     {
@@ -47,7 +47,7 @@ pub(super) fn rows(rows: &mut Vec<Case>) {
     }
 }
 
-/// The convolutions of the timed networks.
+/// The convolutions of the benchmarked networks.
 fn large() -> Vec<ConvShape> {
     let square = |kernel: usize, c_in: usize, c_out: usize, plane: usize, n: usize| ConvShape {
         n,
@@ -98,9 +98,9 @@ fn conv(variant: String, s: ConvShape, bias: bool) -> Case {
     let options =
         Conv2dOptions { stride: s.stride, padding: s.padding, dilation: s.dilation, groups: s.groups };
     Case::new("conv2d", variant, inputs, move |t| t[0].conv2d(&t[1], t.get(2), &options))
-        .with("stride", s.stride[0] as f64)
-        .with("padding", s.padding[0] as f64)
-        .with("groups", s.groups as f64)
+        .with_option("stride", s.stride[0] as f64)
+        .with_option("padding", s.padding[0] as f64)
+        .with_option("groups", s.groups as f64)
 }
 
 /// Convolution, batch norm in training, residual and activation as one operation.
@@ -120,7 +120,7 @@ fn conv_norm(variant: &str, s: ConvShape, residual: bool) -> Case {
             eps: 1e-3,
             ..BatchNorm::default()
         };
-        // Without a kink, on whose other side a rounding of the convolution could put an element.
+        // SiLU is smooth: with a kink, a rounding of the convolution could change a gradient by a jump.
         t[0].conv2d_batch_norm_act(&t[1], &options, &norm, Activation::Silu, t.get(4))
     })
 }

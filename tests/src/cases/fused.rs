@@ -1,10 +1,10 @@
 //! Fused expressions.
-use super::row::{of, x};
+use super::case::{of, x};
 use super::{Case, Input, Values};
 use fornax_engine::fuse::{self, Expression, expression, sigmoid, softplus, tanh};
 use fornax_engine::{BatchNorm, Tensor};
 
-/// Expressions by name, with the shapes of their inputs beside the first one's: `f` full, `c` by channel, `s` scalar.
+/// Expressions by name, with the broadcast kind of each input: `f` full, `c` per channel, `s` scalar.
 fn expressions() -> Vec<(&'static str, &'static str, Expression)> {
     vec![
         ("silu", "f", expression(|[x]| x.silu())),
@@ -36,22 +36,24 @@ fn expressions() -> Vec<(&'static str, &'static str, Expression)> {
 
 pub(super) fn rows(rows: &mut Vec<Case>) {
     batch_norms(rows);
-    for (name, lie, f) in expressions() {
-        // Kinks at whole numbers are beside multiples of 1/16.
+    for (name, broadcasts, f) in expressions() {
+        // Values with no integer kink nearby.
         let input = |images: &[usize], which: char| match which {
             'f' => of(images, Values::Distinct),
             'c' => x(&images[images.len() - 1..]),
             _ => x(&[]),
         };
         for c in [3, 8, 17] {
-            let inputs = lie.chars().map(|which| input(&[2, 3, c], which)).collect();
+            let inputs = broadcasts.chars().map(|which| input(&[2, 3, c], which)).collect();
             rows.push(case(format!("{name}-c{c}"), inputs, f.clone()));
         }
         let images = [16, 56, 56, 64];
-        let inputs =
-            lie.chars().map(|which| if which == 'f' { x(&images) } else { input(&images, which) }).collect();
+        let inputs = broadcasts
+            .chars()
+            .map(|which| if which == 'f' { x(&images) } else { input(&images, which) })
+            .collect();
         let batched: Vec<usize> =
-            lie.chars().enumerate().filter(|(_, which)| *which == 'f').map(|(i, _)| i).collect();
+            broadcasts.chars().enumerate().filter(|(_, which)| *which == 'f').map(|(i, _)| i).collect();
         if ["silu", "swish", "glu", "scale-shift-residual"].contains(&name) {
             rows.push(case(format!("{name}-large"), inputs, f).large_in(&batched));
         }
@@ -88,7 +90,7 @@ fn batch_norms(rows: &mut Vec<Case>) {
     rows.push(batch_norm("serf-256-56x56-b16".into(), inputs, true, serf).large());
 }
 
-/// Input, weight, bias and perhaps a residual; by the batch's own statistics or by running ones.
+/// Fused batch norm of input, weight, bias and optionally a residual; with the batch's statistics or with running ones.
 fn batch_norm(variant: String, inputs: Vec<Input>, of_batch: bool, f: Expression) -> Case {
     Case::new("batch_norm_fused", variant, inputs, move |t| {
         let ones = Tensor::ones(*t[1].shape(), t[1].dtype(), &t[0].device())?;

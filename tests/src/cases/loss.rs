@@ -1,5 +1,5 @@
-//! Losses.
-use super::row::{fixed, x};
+//! Loss functions.
+use super::case::{fixed, x};
 use super::{Case, Values};
 use fornax_nn::loss::{BinaryCrossEntropy, JsdCrossEntropy, Loss};
 

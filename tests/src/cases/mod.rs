@@ -1,14 +1,14 @@
-//! The one table of cases: each operation at small shapes, where gradients are checked against finite differences, and at
-//! the shapes that are timed. Parity tests, gradient tests and benches read it; a new operation is one row.
+//! The table of cases: each operation at small shapes, where gradients are checked against finite differences, and at the shapes of the
+//! benchmarks. Parity tests, gradient tests and benches use it; a new operation is one row.
 mod basic;
+mod case;
 mod conv;
 mod fused;
 mod loss;
 mod nonlinear;
 mod pool;
-mod row;
 
-pub use row::{Case, Input, Values};
+pub use case::{Case, Input, Values};
 
 /// Every row.
 pub fn all() -> Vec<Case> {

@@ -1,5 +1,5 @@
 //! Activations, normalisations, softmax.
-use super::row::{of, x};
+use super::case::{of, x};
 use super::{Case, Values};
 use fornax_engine::{Activation, BatchNorm, Tensor};
 
@@ -37,7 +37,7 @@ fn activations(rows: &mut Vec<Case>) {
         ("exp", Exp),
     ];
     for (name, f) in all {
-        // Multiples of 1/16 beside the kinks at whole numbers, from -8 to 8.
+        // Values from -8 to 8, with no integer kink nearby.
         let distinct = vec![of(&[4, 64], Values::Distinct)];
         rows.push(Case::new("activate", name, distinct, move |t| t[0].activate(f)));
         let large = vec![x(&[16, 56, 56, 64])];
@@ -71,8 +71,8 @@ fn batch_norms(rows: &mut Vec<Case>) {
         x(&[2, 3, 3, 5]),
         x(&[5]),
         x(&[5]),
-        super::row::fixed(&[5], Values::Normal),
-        super::row::fixed(&[5], Values::Positive),
+        super::case::fixed(&[5], Values::Normal),
+        super::case::fixed(&[5], Values::Positive),
     ];
     rows.push(Case::new("batch_norm", "running", running, |t| {
         let running = Some((&t[3], &t[4]));
@@ -95,7 +95,7 @@ fn batch_norms(rows: &mut Vec<Case>) {
     }
 }
 
-/// Input, weight, bias and perhaps a residual, in training mode.
+/// Batch norm of input, weight, bias and optionally a residual, in training mode.
 fn batch_norm(variant: String, inputs: Vec<super::Input>, f: Activation) -> Case {
     Case::new("batch_norm", variant, inputs, move |t| {
         t[0].batch_norm_act(&with_parameters(t, true), f, t.get(3))

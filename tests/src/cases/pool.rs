@@ -1,5 +1,5 @@
 //! Pooling and interpolation.
-use super::row::{of, x};
+use super::case::{of, x};
 use super::{Case, Values};
 use fornax_engine::{GlobalPool, Interpolation, Pool2dOptions};
 
@@ -17,14 +17,14 @@ fn windows(rows: &mut Vec<Case>) {
         dilation: [dilation; 2],
         ceil_mode,
     };
-    let (s2p1, halves) = (pool(3, 2, 1, 1, false), Pool2dOptions::default());
+    let (s2p1, s2) = (pool(3, 2, 1, 1, false), Pool2dOptions::default());
     let small = [
         ("3x3s2p1", s2p1),
         ("3x3s2p1-ceil", Pool2dOptions { ceil_mode: true, ..s2p1 }),
-        ("2x2s2", halves),
-        ("2x2s2-ceil", Pool2dOptions { ceil_mode: true, ..halves }),
+        ("2x2s2", s2),
+        ("2x2s2-ceil", Pool2dOptions { ceil_mode: true, ..s2 }),
         ("3x3s1p1", pool(3, 1, 1, 1, false)),
-        ("rectangular", Pool2dOptions { kernel: [1, 3], stride: [2, 1], padding: [0, 1], ..halves }),
+        ("rectangular", Pool2dOptions { kernel: [1, 3], stride: [2, 1], padding: [0, 1], ..s2 }),
     ];
     let dilated = [("3x3s1-dilated", pool(3, 1, 1, 2, false))];
     for (name, pool) in small.into_iter().chain(dilated) {
@@ -41,7 +41,7 @@ fn windows(rows: &mut Vec<Case>) {
     }
     let large = [
         ("3x3s2p1-64-112x112-b16", s2p1, [16, 112, 112, 64]),
-        ("2x2s2-32-28x28-b256", halves, [256, 28, 28, 32]),
+        ("2x2s2-32-28x28-b256", s2, [256, 28, 28, 32]),
     ];
     for (name, pool, images) in large {
         rows.push(Case::new("max_pool2d", name, vec![x(&images)], move |t| t[0].max_pool2d(&pool)).large());

@@ -1,9 +1,9 @@
-//! Comparing a result with a stored tensor under the file's tolerance.
-use super::{Case, Raw};
+//! Comparison of a result with a stored tensor within the file's tolerance.
+use super::{GoldenCase, StoredTensor};
 use fornax_engine::{DType, Device, Tensor};
 use std::fmt;
 
-/// The worst element outside the tolerance.
+/// Element with the largest error outside the tolerance.
 #[derive(Debug)]
 pub struct Mismatch {
     name: String,
@@ -24,14 +24,14 @@ impl fmt::Display for Mismatch {
     }
 }
 
-impl Case<'_> {
-    /// Checks `got`, in the stored layout, against the tensor named `name` of the topic, under this case's tolerance for it.
+impl GoldenCase<'_> {
+    /// Checks `got`, in the stored layout, against the topic's tensor `name`, within this case's tolerance.
     pub fn check_named(&self, name: &str, got: &Tensor) -> Result<(), String> {
-        self.check_loosely(name, got, 0.0)
+        self.check_with_slack(name, got, 0.0)
     }
 
-    /// The same, with `slack` times the norm of what is expected added to the tolerance.
-    pub fn check_loosely(&self, name: &str, got: &Tensor, slack: f64) -> Result<(), String> {
+    /// As [`GoldenCase::check_named`], with `slack` times the norm of the expected tensor added to the tolerance.
+    pub fn check_with_slack(&self, name: &str, got: &Tensor, slack: f64) -> Result<(), String> {
         let expected = self.topic.tensor(name)?;
         let fail = |what: String| Err(format!("{}: {what}", self.id()));
         if got.dims() != expected.shape {
@@ -39,7 +39,7 @@ impl Case<'_> {
         }
         let tol = &self.json["tol"][name];
         let bound = |key: &str| tol[key].as_f64();
-        // Exact integer results carry no entry.
+        // Integer results have no tolerance: they are exact.
         let (atol, rtol) = (bound("atol").unwrap_or(0.0), bound("rtol").unwrap_or(0.0));
         if tol.is_null() && got.dtype().is_float() {
             return fail(format!("{name}: a float result without a tolerance"));
@@ -52,7 +52,7 @@ impl Case<'_> {
         }
     }
 
-    /// Checks `got` against the tensor that plays `role` in `map`.
+    /// Checks `got` against the tensor of `role` in `map`.
     pub fn check(&self, map: &str, role: &str, got: &Tensor) -> Result<(), String> {
         let name = self.json[map][role]
             .as_str()
@@ -64,7 +64,7 @@ impl Case<'_> {
 fn compare(
     name: &str,
     got: &Tensor,
-    expected: &Raw,
+    expected: &StoredTensor,
     atol: f64,
     rtol: f64,
 ) -> Result<Option<Mismatch>, String> {
@@ -77,7 +77,7 @@ fn compare(
     let mut outside = 0;
     for (i, (g, e)) in got.iter().zip(&expected.data).enumerate() {
         let excess = (g - e).abs() - (atol + rtol * e.abs());
-        // NaN compares false with everything: it must count as outside.
+        // Comparisons with NaN are false, so it counts as outside.
         if g == e || excess <= 0.0 {
             continue;
         }

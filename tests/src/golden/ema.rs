@@ -1,5 +1,5 @@
-//! Averages of a model's parameters and buffers over a sequence of states.
-use super::{Case, Outcome, Raw, Topic};
+//! EMA of a model's parameters and buffers over a sequence of states.
+use super::{GoldenCase, Outcome, StoredTensor, Topic};
 use fornax::ema::{Ema, EmaOptions, EmaWarmup};
 use fornax_engine::{DType, Result, Tensor};
 use fornax_nn::{Context, Module, Visitor, move_to, state_entries};
@@ -7,17 +7,19 @@ use fornax_nn::{Context, Module, Visitor, move_to, state_entries};
 /// Runs every case of the topic.
 pub fn check(topic: &Topic) -> Outcome {
     let cases = topic.cases()?;
-    let failures: Vec<String> =
-        cases.iter().filter_map(|case| follow(case).err().map(|e| format!("{}: {e}", case.id()))).collect();
+    let failures: Vec<String> = cases
+        .iter()
+        .filter_map(|case| check_case(case).err().map(|e| format!("{}: {e}", case.id())))
+        .collect();
     if failures.is_empty() { Ok(cases.len()) } else { Err(failures.join("\n")) }
 }
 
-/// Tensors by name, and a counter of batches.
-struct Tensors(Vec<(String, Tensor)>);
+/// Model of named tensors and `num_batches_tracked`.
+struct TensorModel(Vec<(String, Tensor)>);
 
 const COUNTER: &str = "bn.num_batches_tracked";
 
-impl Module for Tensors {
+impl Module for TensorModel {
     fn forward(&self, x: &Tensor, _: &mut Context) -> Result<Tensor> {
         Ok(x.clone())
     }
@@ -27,9 +29,9 @@ impl Module for Tensors {
     }
 }
 
-impl Tensors {
-    /// Those of a sequence, zero.
-    fn zeros(topic: &Topic) -> std::result::Result<Tensors, String> {
+impl TensorModel {
+    /// The tensors of the topic's sequence, as zeros.
+    fn zeros(topic: &Topic) -> std::result::Result<TensorModel, String> {
         let sequences = topic.json["model_sequence"].as_object().ok_or("no model_sequence")?;
         let mut tensors = vec![];
         for (name, key) in sequences {
@@ -38,10 +40,10 @@ impl Tensors {
             tensors.push((name.clone(), zeros.map_err(|e| e.to_string())?));
         }
         tensors.push((COUNTER.into(), Tensor::scalar(0i64).map_err(|e| e.to_string())?));
-        Ok(Tensors(tensors))
+        Ok(TensorModel(tensors))
     }
 
-    /// Brings them to a state of the sequence.
+    /// Loads a state of the sequence.
     fn load(&self, topic: &Topic, index: usize) -> std::result::Result<(), String> {
         let say = |e: fornax_engine::Error| e.to_string();
         for (name, tensor) in &self.0 {
@@ -59,18 +61,19 @@ impl Tensors {
 }
 
 /// One entry of a sequence.
-fn row(raw: &Raw, index: usize) -> Raw {
+fn row(raw: &StoredTensor, index: usize) -> StoredTensor {
     let (shape, n) = (raw.shape[1..].to_vec(), raw.data.len() / raw.shape[0]);
-    Raw { dtype: raw.dtype, shape, data: raw.data[index * n..][..n].to_vec() }
+    StoredTensor { dtype: raw.dtype, shape, data: raw.data[index * n..][..n].to_vec() }
 }
 
-fn follow(case: &Case) -> std::result::Result<(), String> {
+fn check_case(case: &GoldenCase) -> std::result::Result<(), String> {
     let (topic, say) = (case.topic, |e: fornax::Error| e.to_string());
     let options = options(case)?;
-    let model = Tensors::zeros(topic)?;
+    let model = TensorModel::zeros(topic)?;
     move_to(&model, &topic.device).map_err(|e| e.to_string())?;
     model.load(topic, 0)?;
-    let mut ema = Ema::new(&model, Box::new(Tensors::zeros(topic)?), options, topic.device).map_err(say)?;
+    let mut ema =
+        Ema::new(&model, Box::new(TensorModel::zeros(topic)?), options, topic.device).map_err(say)?;
     let decays = case.json["decay_per_update"].as_array().ok_or("no decay_per_update")?;
     let counts = case.json["num_batches_tracked"].as_array().ok_or("no num_batches_tracked")?;
     for (i, expected) in decays.iter().enumerate() {
@@ -115,7 +118,7 @@ fn follow(case: &Case) -> std::result::Result<(), String> {
     Ok(())
 }
 
-fn options(case: &Case) -> std::result::Result<EmaOptions, String> {
+fn options(case: &GoldenCase) -> std::result::Result<EmaOptions, String> {
     let mut options =
         EmaOptions { average_integer_buffers: case.json["version"] == "v2", ..EmaOptions::default() };
     let (mut warmup, mut warms) = (EmaWarmup::default(), false);

@@ -1,4 +1,4 @@
-//! Reading a topic: its JSON document and its tensors.
+//! Golden topics: their JSON document and tensors.
 use fornax_engine::{DType, Device, Error, Tensor};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -14,22 +14,22 @@ pub fn folder() -> PathBuf {
 
 /// One topic of the folder.
 pub struct Topic {
-    /// Its name: the files' stem.
+    /// Name: the files' stem.
     pub name: String,
     /// The JSON document.
     pub json: Value,
-    /// Where its cases are computed.
+    /// Device on which its cases are computed.
     pub device: Device,
     /// The tensors by name.
-    pub tensors: BTreeMap<String, Raw>,
+    pub tensors: BTreeMap<String, StoredTensor>,
 }
 
-/// A stored tensor, every value as f64 (all stored dtypes fit exactly but i64 beyond 2^53).
+/// A stored tensor with its values as f64 (exact for all stored dtypes, for i64 up to 2^53).
 #[derive(Clone, Debug)]
-pub struct Raw {
+pub struct StoredTensor {
     /// The stored dtype; i32 counts as i64, a mask as u8.
     pub dtype: DType,
-    /// Extents as stored: NCHW for images unless the case says otherwise.
+    /// Extents as stored: NCHW for images unless the case states otherwise.
     pub shape: Vec<usize>,
     /// Elements, row-major.
     pub data: Vec<f64>,
@@ -37,15 +37,15 @@ pub struct Raw {
 
 /// One case of a topic.
 #[derive(Clone, Copy)]
-pub struct Case<'a> {
+pub struct GoldenCase<'a> {
     /// The topic it belongs to.
     pub topic: &'a Topic,
-    /// Its JSON object.
+    /// The case's JSON object.
     pub json: &'a Value,
 }
 
 impl Topic {
-    /// Reads a topic from a folder, to be computed on a device. A topic without tensors has no safetensors file.
+    /// Reads a topic from a folder; its cases are computed on `device`. A topic without tensors has no safetensors file.
     pub fn load(folder: &Path, name: &str, device: Device) -> Result<Topic, String> {
         let path = folder.join(format!("{name}.json"));
         let text = std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
@@ -57,42 +57,42 @@ impl Topic {
         Ok(Topic { name: name.into(), json, device, tensors })
     }
 
-    /// Its cases; an empty or missing list is an error, so that no topic passes by being empty.
-    pub fn cases(&self) -> Result<Vec<Case<'_>>, String> {
+    /// The cases. An empty or missing list is an error, so that an empty topic cannot pass.
+    pub fn cases(&self) -> Result<Vec<GoldenCase<'_>>, String> {
         match self.json["cases"].as_array() {
             Some(list) if !list.is_empty() => {
-                Ok(list.iter().map(|json| Case { topic: self, json }).collect())
+                Ok(list.iter().map(|json| GoldenCase { topic: self, json }).collect())
             }
             _ => Err(format!("{}: no cases", self.name)),
         }
     }
 
     /// A tensor by name.
-    pub fn tensor(&self, name: &str) -> Result<&Raw, String> {
+    pub fn tensor(&self, name: &str) -> Result<&StoredTensor, String> {
         self.tensors.get(name).ok_or_else(|| format!("{}: no tensor {name}", self.name))
     }
 }
 
-impl Raw {
-    /// As a tensor of the given dtype on a device.
+impl StoredTensor {
+    /// Converts to a tensor of the given dtype on a device.
     pub fn to_tensor(&self, dtype: DType, device: &Device) -> Result<Tensor, Error> {
         Tensor::from_slice(&self.data, self.shape.as_slice())?.to_dtype(dtype)?.to_device(device)
     }
 }
 
-impl<'a> Case<'a> {
+impl<'a> GoldenCase<'a> {
     /// The case's unique name.
     pub fn id(&self) -> &'a str {
         self.json["id"].as_str().unwrap_or("(no id)")
     }
 
-    /// The operation that the case is about.
+    /// The case's operation.
     pub fn op(&self) -> &'a str {
         self.json["op"].as_str().unwrap_or("(no op)")
     }
 
-    /// The tensor that plays `role` in `map` ("inputs", "outputs", "grads", "upstream", "buffers_in", "buffers_out").
-    pub fn tensor(&self, map: &str, role: &str) -> Result<&'a Raw, String> {
+    /// The tensor of `role` in `map` ("inputs", "outputs", "grads", "upstream", "buffers_in", "buffers_out").
+    pub fn tensor(&self, map: &str, role: &str) -> Result<&'a StoredTensor, String> {
         let name = self.json[map][role].as_str().ok_or_else(|| format!("{}: no {map}.{role}", self.id()))?;
         self.topic.tensor(name)
     }
@@ -139,7 +139,7 @@ impl<'a> Case<'a> {
         pair.ok_or_else(|| format!("{}: parameter {name} is neither a number nor a pair", self.id()))
     }
 
-    /// Errors on a parameter that the runner does not know, so that no new option is passed over in silence.
+    /// Errors on an unknown parameter, so that a new option is not ignored.
     pub fn allow_params(&self, known: &[&str]) -> Result<(), String> {
         let Some(params) = self.json["params"].as_object() else { return Ok(()) };
         match params.keys().find(|k| !known.contains(&k.as_str())) {
@@ -149,7 +149,7 @@ impl<'a> Case<'a> {
     }
 }
 
-fn read_tensors(path: &Path) -> Result<BTreeMap<String, Raw>, String> {
+fn read_tensors(path: &Path) -> Result<BTreeMap<String, StoredTensor>, String> {
     let bytes = std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()))?;
     let file =
         safetensors::SafeTensors::deserialize(&bytes).map_err(|e| format!("{}: {e}", path.display()))?;
@@ -159,7 +159,7 @@ fn read_tensors(path: &Path) -> Result<BTreeMap<String, Raw>, String> {
             let (dtype, data) = decode(view.dtype(), view.data()).ok_or_else(|| {
                 format!("{}: {name} has dtype {:?}, which no case uses", path.display(), view.dtype())
             })?;
-            Ok((name, Raw { dtype, shape: view.shape().to_vec(), data }))
+            Ok((name, StoredTensor { dtype, shape: view.shape().to_vec(), data }))
         })
         .collect()
 }

@@ -1,4 +1,4 @@
-//! Formula tensors: weights and inputs that follow from names and indices (the golden folder's README).
+//! Formula tensors: weights and inputs computed from names and indices (see the golden folder's README).
 use fornax_engine::{DType, Result, Tensor};
 use fornax_nn::{Module, StateLayout, state_entries};
 
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn test_vectors_of_the_readme() {
+    fn u24_matches_the_test_vectors_of_the_readme() {
         assert_eq!(crc32fast::hash(b"abc"), 891_568_578);
         assert_eq!([0, 1, 2, 3].map(|i| u24("abc", i)), [13_693_323, 4_428_153, 15_033_055, 14_345_448]);
     }

@@ -1,5 +1,5 @@
-//! Gradients clipped by their norm, by value and adaptively, as an update by plain SGD at rate 1 shows them.
-use super::{Case, Outcome, Topic};
+//! Gradient clipping by norm, by value and adaptively (AGC), as seen in the momentum buffer after one update.
+use super::{GoldenCase, Outcome, Topic};
 use fornax::optim::{OptimizerOptions, Parameter, create_optimizer};
 use fornax_engine::{DType, GradClip, GradientRule};
 
@@ -10,7 +10,7 @@ pub fn check(topic: &Topic) -> Outcome {
     if failures.is_empty() { Ok(cases.len()) } else { Err(failures.join("\n")) }
 }
 
-fn run(case: &Case) -> Result<(), String> {
+fn run(case: &GoldenCase) -> Result<(), String> {
     let say = |e: &dyn std::fmt::Display| format!("{}: {e}", case.id());
     let limit = case.json["value"].as_f64().ok_or_else(|| say(&"no limit"))? as f32;
     let clip = match case.json["mode"].as_str() {

@@ -1,10 +1,10 @@
-//! The sequence of loss scales of PyTorch's `GradScaler`, from gradients that overflow or do not.
-use super::Case;
+//! Sequences of loss scales of PyTorch's `GradScaler`, for gradients with and without overflow.
+use super::GoldenCase;
 use fornax::optim::{OptimizerOptions, rule};
 use fornax_engine::{DType, GradientRule, LossScaling, Tensor, UpdateOperands, UpdateState, update};
 
 /// Runs a case of the operation `grad_scaler`.
-pub fn check(case: &Case) -> Result<(), String> {
+pub fn check(case: &GoldenCase) -> Result<(), String> {
     let number = |key: &str| case.json["args"][key].as_f64().ok_or(format!("no {key}"));
     let scaling = LossScaling {
         init_scale: number("init_scale")? as f32,
@@ -28,9 +28,9 @@ pub fn check(case: &Case) -> Result<(), String> {
     if Some(last) == case.json["scale_final"].as_f64() { Ok(()) } else { Err(format!("it ends with {last}")) }
 }
 
-/// The scale before each update and the weights after it, which fall by 1 unless it is skipped; the last scale.
+/// The scale before each update and the weights after it, which decrease by 1 unless the update is skipped; then the final scale.
 fn run(
-    case: &Case,
+    case: &GoldenCase,
     scaling: LossScaling,
     overflows: &[serde_json::Value],
 ) -> fornax_engine::Result<Vec<(f64, Vec<f32>)>> {

@@ -1,7 +1,7 @@
-//! The golden folder: numbers made with PyTorch and timm, read from `<topic>.json` and `<topic>.safetensors`.
+//! The golden folder: reference values made with PyTorch and timm, read from `<topic>.json` and `<topic>.safetensors`.
 //!
-//! A topic is implemented by a function that runs every case of its file, whatever cases the file holds; a case or an
-//! operation that it does not know is a failure. `TOPICS` is the list of all topics.
+//! A topic is implemented by a function that runs every case of its file; an unknown case or operation is a failure. `TOPICS` lists all
+//! topics.
 mod compare;
 mod ema;
 mod file;
@@ -25,15 +25,15 @@ mod schedulers;
 mod training_trajectory;
 
 pub use compare::Mismatch;
-pub use file::{Case, Raw, Topic, folder};
+pub use file::{GoldenCase, StoredTensor, Topic, folder};
 
-/// What a topic's check returns: how many cases passed, or every failure in words.
+/// Result of a topic's check: the number of cases that passed, or a description of every failure.
 pub type Outcome = Result<usize, String>;
 
-/// A topic, and the function that checks it; `None` for a topic that is not implemented yet.
+/// Name of a topic and the function that checks it; `None` if it is not implemented yet.
 pub type TopicCheck = (&'static str, Option<fn(&Topic) -> Outcome>);
 
-/// Every topic that a golden folder may hold. A topic without a check is not implemented yet; those only get fewer.
+/// All topics of the golden folder.
 pub const TOPICS: &[TopicCheck] = &[
     ("checkpoint_files", None),
     ("ema", Some(ema::check)),

@@ -1,19 +1,19 @@
 //! Names and shapes of parameters and buffers, and the default data configuration of whole models.
-use super::{Case, Outcome, Topic};
+use super::{GoldenCase, Outcome, Topic};
 use fornax_nn::models::{ModelInfo, PretrainedCfg, find_model};
 use fornax_nn::{ModelOptions, StateKind, StateLayout, state_entries};
 use serde_json::{Value, json};
 
 /// Runs every case of the topic.
 pub fn check(topic: &Topic) -> Outcome {
-    super::run::each(topic, |case| {
+    super::run::check_each_case(topic, |case| {
         let info = find_model(case.id()).map_err(|e| format!("{}: {e}", case.id()))?;
         names(&case, info)?;
         configuration(&case, info)
     })
 }
 
-fn names(case: &Case, info: &ModelInfo) -> Result<(), String> {
+fn names(case: &GoldenCase, info: &ModelInfo) -> Result<(), String> {
     let say = |e: fornax_nn::Error| format!("{}: {e}", case.id());
     let model = info.build(&ModelOptions::default()).map_err(say)?;
     let all = state_entries(&*model);
@@ -39,7 +39,7 @@ fn names(case: &Case, info: &ModelInfo) -> Result<(), String> {
 }
 
 /// Every key that the case lists.
-fn configuration(case: &Case, info: &ModelInfo) -> Result<(), String> {
+fn configuration(case: &GoldenCase, info: &ModelInfo) -> Result<(), String> {
     let PretrainedCfg { input_size: [h, w], .. } = info.pretrained_cfg;
     let known = json!({
         "input_size": [3, h, w],
@@ -62,7 +62,7 @@ fn configuration(case: &Case, info: &ModelInfo) -> Result<(), String> {
         let got = known.get(key).ok_or_else(|| format!("{}: {key} is not known to the test", case.id()))?;
         same(case, key, got, expected)?;
     }
-    // What the case leaves out is nothing here either.
+    // Keys that the case omits must be null here.
     match known.as_object().into_iter().flatten().find(|(key, v)| !v.is_null() && !listed.contains_key(*key))
     {
         Some((key, value)) => Err(format!("{}: {key} is {value}, the case has none", case.id())),
@@ -70,7 +70,7 @@ fn configuration(case: &Case, info: &ModelInfo) -> Result<(), String> {
     }
 }
 
-fn same(case: &Case, what: &str, got: &Value, expected: &Value) -> Result<(), String> {
+fn same(case: &GoldenCase, what: &str, got: &Value, expected: &Value) -> Result<(), String> {
     if got == expected {
         return Ok(());
     }

@@ -1,49 +1,49 @@
 //! Whole models with formula weights: evaluation, feature pyramid, one training step.
 //!
-//! In f64 every number must be within the file's tolerance. In f32 a pre-activation within rounding distance of ReLU's kink may fall on either
-//! side and change gradients by jumps, so these get what the case says is the worst error of f32 on top.
-use super::{Case, Outcome, Topic, formula};
+//! In f64 every number must be within the file's tolerance. In f32 a pre-activation within rounding distance of ReLU's kink may fall on
+//! either side and change gradients by jumps, so the tolerance of gradients is increased by the case's worst f32 error.
+use super::{GoldenCase, Outcome, Topic, formula};
 use fornax_engine::{DType, Device, Tensor, no_grad};
 use fornax_nn::models::{FeatureExtractor, Model, find_model};
 use fornax_nn::{Context, ModelOptions, StateLayout, move_to, state_entries};
 use serde_json::Value;
 
-/// Runs every case of the topic on the CPU; on another device one model of each family, the emulated one being slow.
+/// Runs every case of the topic on the CPU, and one model of each architecture on other devices, as the emulated one is slow.
 pub fn check(topic: &Topic) -> Outcome {
-    let mut families = vec![];
-    super::run::each(topic, |case| {
+    let mut architectures = vec![];
+    super::run::check_each_case(topic, |case| {
         let name = case.json["model"].as_str().unwrap_or_default();
-        let family: String = name.chars().take_while(|c| c.is_ascii_alphabetic()).collect();
-        let first = !families.contains(&family);
+        let architecture: String = name.chars().take_while(|c| c.is_ascii_alphabetic()).collect();
+        let first = !architectures.contains(&architecture);
         let dtypes: &[DType] = match topic.device {
             Device::Cpu => &[DType::F64, DType::F32],
             _ if first => &[DType::F32],
             _ => &[],
         };
-        families.push(family);
+        architectures.push(architecture);
         dtypes
             .iter()
-            .try_for_each(|dtype| Run::new(&case, *dtype)?.check().map_err(|e| format!("[{dtype}] {e}")))
+            .try_for_each(|dtype| ModelRun::new(&case, *dtype)?.check().map_err(|e| format!("[{dtype}] {e}")))
     })
 }
 
-struct Run<'a> {
-    case: &'a Case<'a>,
+struct ModelRun<'a> {
+    case: &'a GoldenCase<'a>,
     model: Box<dyn Model>,
     x: Tensor,
     target: Tensor,
-    /// Added to the tolerance of gradients, relative to their size.
+    /// Added to the tolerance of gradients, relative to their norm.
     slack: f64,
 }
 
-type Anything = Box<dyn std::error::Error>;
+type BoxError = Box<dyn std::error::Error>;
 
-impl<'a> Run<'a> {
-    fn new(case: &'a Case<'a>, dtype: DType) -> Result<Run<'a>, String> {
-        Run::build(case, dtype).map_err(|e| format!("{}: {e}", case.id()))
+impl<'a> ModelRun<'a> {
+    fn new(case: &'a GoldenCase<'a>, dtype: DType) -> Result<ModelRun<'a>, String> {
+        ModelRun::build(case, dtype).map_err(|e| format!("{}: {e}", case.id()))
     }
 
-    fn build(case: &'a Case<'a>, dtype: DType) -> Result<Run<'a>, Anything> {
+    fn build(case: &'a GoldenCase<'a>, dtype: DType) -> Result<ModelRun<'a>, BoxError> {
         let text = |key: &str| case.json[key].as_str().ok_or_else(|| format!("no {key}"));
         let device = &case.topic.device;
         let mut options = ModelOptions::default();
@@ -73,12 +73,12 @@ impl<'a> Run<'a> {
         let worst =
             case.json["train"]["worst_float32_relative_grad_error"].as_f64().ok_or("no worst error")?;
         let slack = if dtype == DType::F32 { worst } else { 0.0 };
-        Ok(Run { case, model, x: Tensor::from_nchw(&x)?.to_device(device)?, target, slack })
+        Ok(ModelRun { case, model, x: Tensor::from_nchw(&x)?.to_device(device)?, target, slack })
     }
 
     fn check(self) -> Result<(), String> {
         let id = self.case.id();
-        let say = |e: Anything| match e.to_string() {
+        let say = |e: BoxError| match e.to_string() {
             text if text.starts_with(id) => text,
             text => format!("{id}: {text}"),
         };
@@ -88,9 +88,9 @@ impl<'a> Run<'a> {
         no_grad(|| pyramid(case, self.model, &x)).map_err(say)
     }
 
-    fn evaluate(&self) -> Result<(), Anything> {
+    fn evaluate(&self) -> Result<(), BoxError> {
         let (eval, mut cx) =
-            (Part { case: self.case, json: &self.case.json["eval"], slack: 0.0 }, Context::eval());
+            (CasePart { case: self.case, json: &self.case.json["eval"], slack: 0.0 }, Context::eval());
         let features = self.model.forward_features(&self.x, &mut cx)?;
         let as_stored = if features.rank() == 4 { features.to_nchw()? } else { features.clone() };
         eval.probe("forward_features", "probe/features", &as_stored)?;
@@ -100,8 +100,8 @@ impl<'a> Run<'a> {
         eval.compare("logits", &whole)
     }
 
-    fn train(&self) -> Result<(), Anything> {
-        let train = Part { case: self.case, json: &self.case.json["train"], slack: self.slack };
+    fn train(&self) -> Result<(), BoxError> {
+        let train = CasePart { case: self.case, json: &self.case.json["train"], slack: self.slack };
         let x = self.x.variable();
         let logits = self.model.forward(&x, &mut Context::train())?;
         train.compare("logits", &logits)?;
@@ -117,17 +117,17 @@ impl<'a> Run<'a> {
             if e.kind == fornax_nn::StateKind::Buffer {
                 let probe = &train.json["running_stats"][&e.name];
                 if !probe.is_null() {
-                    Part { slack: 0.0, ..train }.probe_list(&e.name, probe, &e.tensor)?;
+                    CasePart { slack: 0.0, ..train }.probe_list(&e.name, probe, &e.tensor)?;
                     statistics += 1;
                 }
-                train.full("running_stats_full", &e.name, &e.tensor)?;
+                train.compare_full("running_stats_full", &e.name, &e.tensor)?;
                 continue;
             }
             let grad = e.tensor.grad().ok_or_else(|| format!("{} has no gradient", e.name))?;
             let grad = stored(e.layout, &grad)?;
             total += values(&grad)?.iter().map(|v| v * v).sum::<f64>();
             train.probe_list(&e.name, &train.json["grad_probes"][&e.name], &grad)?;
-            train.full("grads", &e.name, &grad)?;
+            train.compare_full("grads", &e.name, &grad)?;
             probed += 1;
         }
         let listed = |key: &str| train.json[key].as_object().map_or(0, |m| m.len());
@@ -144,8 +144,8 @@ impl<'a> Run<'a> {
     }
 }
 
-/// The levels that the case lists, by a feature extractor over just these.
-fn pyramid(case: &Case, model: Box<dyn Model>, x: &Tensor) -> Result<(), Anything> {
+/// The feature levels that the case lists, by a feature extractor of these levels.
+fn pyramid(case: &GoldenCase, model: Box<dyn Model>, x: &Tensor) -> Result<(), BoxError> {
     let levels = case.json["features_only"].as_array().ok_or("no features_only")?;
     let all = model.feature_info();
     let modules: Vec<&str> = levels.iter().filter_map(|l| l["module"].as_str()).collect();
@@ -153,7 +153,7 @@ fn pyramid(case: &Case, model: Box<dyn Model>, x: &Tensor) -> Result<(), Anythin
         .iter()
         .map(|m| all.iter().position(|i| i.module == *m).map(|i| i as isize).ok_or(format!("no level {m}")))
         .collect::<Result<_, _>>()?;
-    // Training has moved the statistics.
+    // The training step has updated the running statistics.
     let statistics = state_entries(&*model);
     let (salt, gain) =
         (case.json["salt"].as_str().unwrap_or_default(), case.json["gain"].as_f64().unwrap_or(0.0));
@@ -167,7 +167,7 @@ fn pyramid(case: &Case, model: Box<dyn Model>, x: &Tensor) -> Result<(), Anythin
     let maps = extractor.forward(x, &mut Context::eval())?;
     for (i, ((level, info), map)) in levels.iter().zip(extractor.feature_info()).zip(maps).enumerate() {
         let map = map.to_nchw()?;
-        let part = Part { case, json: level, slack: 0.0 };
+        let part = CasePart { case, json: level, slack: 0.0 };
         let facts = serde_json::json!([info.channels, info.reduction, map.dims()]);
         let expected = serde_json::json!([level["channels"], level["reduction"], level["shape"]]);
         if facts != expected {
@@ -180,42 +180,42 @@ fn pyramid(case: &Case, model: Box<dyn Model>, x: &Tensor) -> Result<(), Anythin
     Ok(())
 }
 
-/// A part of a case: values beside a map of tolerances.
-struct Part<'a> {
-    case: &'a Case<'a>,
+/// Section of a case: values and their tolerances.
+struct CasePart<'a> {
+    case: &'a GoldenCase<'a>,
     json: &'a Value,
-    /// Added to the tolerance of gradients, relative to their size.
+    /// Added to the tolerance of gradients, relative to their norm.
     slack: f64,
 }
 
-impl Part<'_> {
-    /// Against the tensor that the part names under `key`.
-    fn compare(&self, key: &str, got: &Tensor) -> Result<(), Anything> {
+impl CasePart<'_> {
+    /// Compares with the tensor named under `key`.
+    fn compare(&self, key: &str, got: &Tensor) -> Result<(), BoxError> {
         let name = self.json[key].as_str().ok_or_else(|| format!("no {key}"))?;
-        Ok(Case { topic: self.case.topic, json: self.json }
+        Ok(GoldenCase { topic: self.case.topic, json: self.json }
             .check_named(name, got)
             .map_err(|e| e.replacen("(no id)", self.case.id(), 1))?)
     }
 
-    /// Against the tensor under `map.name`, where there is one.
-    fn full(&self, map: &str, name: &str, got: &Tensor) -> Result<(), Anything> {
+    /// Compares with the tensor under `map.name`, if there is one.
+    fn compare_full(&self, map: &str, name: &str, got: &Tensor) -> Result<(), BoxError> {
         let Some(stored) = self.json[map][name].as_str() else { return Ok(()) };
-        Ok(Case { topic: self.case.topic, json: self.json }
-            .check_loosely(stored, got, if map == "grads" { self.slack } else { 0.0 })
+        Ok(GoldenCase { topic: self.case.topic, json: self.json }
+            .check_with_slack(stored, got, if map == "grads" { self.slack } else { 0.0 })
             .map_err(|e| e.replacen("(no id)", self.case.id(), 1))?)
     }
 
-    fn number(&self, key: &str, got: f64, tolerance: &str) -> Result<(), Anything> {
+    fn number(&self, key: &str, got: f64, tolerance: &str) -> Result<(), BoxError> {
         let number = |key: &str| self.json[key].as_f64().ok_or_else(|| format!("no {key}"));
         within(key, got, number(key)?, number(tolerance)?)
     }
 
-    /// A probe under `key`, with its tolerances beside it.
-    fn probe(&self, key: &str, salt: &str, got: &Tensor) -> Result<(), Anything> {
-        Part { json: &self.json[key], ..*self }.probe_here(key, salt, got)
+    /// Compares with the probe under `key`, which includes its tolerances.
+    fn probe(&self, key: &str, salt: &str, got: &Tensor) -> Result<(), BoxError> {
+        CasePart { json: &self.json[key], ..*self }.probe_here(key, salt, got)
     }
 
-    fn probe_here(&self, what: &str, salt: &str, got: &Tensor) -> Result<(), Anything> {
+    fn probe_here(&self, what: &str, salt: &str, got: &Tensor) -> Result<(), BoxError> {
         if let Some(shape) = self.json["shape"].as_array()
             && !shape.iter().map(Value::as_u64).eq(got.dims().iter().map(|d| Some(*d as u64)))
         {
@@ -226,8 +226,8 @@ impl Part<'_> {
         self.within(what, &expected, &serde_json::json!(keys.map(|key| &self.json["tol"][key])), salt, got)
     }
 
-    /// A probe as a list: three values and their tolerances.
-    fn probe_list(&self, name: &str, list: &Value, got: &Tensor) -> Result<(), Anything> {
+    /// Compares with a probe stored as a list: three values and their tolerances.
+    fn probe_list(&self, name: &str, list: &Value, got: &Tensor) -> Result<(), BoxError> {
         self.within(name, list, &list[3], &format!("probe/{name}"), got)
     }
 
@@ -238,9 +238,9 @@ impl Part<'_> {
         atol: &Value,
         salt: &str,
         got: &Tensor,
-    ) -> Result<(), Anything> {
+    ) -> Result<(), BoxError> {
         let number = |v: &Value| v.as_f64().ok_or_else(|| format!("{what}: no probe"));
-        // How far an error of `slack` times the norm can move the norm, the sum, and the product with numbers in -1..1.
+        // Bounds on the change of the norm, the sum and the dot product for an error of `slack` times the norm.
         let (slack, root) = (self.slack * number(&expected[0])?, (got.numel() as f64).sqrt());
         let reach = [slack, slack * root, slack * root / 3f64.sqrt()];
         for (i, got) in probes(salt, got)?.into_iter().enumerate() {
@@ -251,8 +251,8 @@ impl Part<'_> {
     }
 }
 
-/// Square root of the sum of squares, sum, and the product with a formula tensor.
-fn probes(salt: &str, t: &Tensor) -> Result<[f64; 3], Anything> {
+/// L2 norm, sum, and dot product with a formula tensor.
+fn probes(salt: &str, t: &Tensor) -> Result<[f64; 3], BoxError> {
     let all = values(t)?;
     let squares: f64 = all.iter().map(|v| v * v).sum();
     let dot = all.iter().enumerate().map(|(i, v)| v * formula::v(salt, i as u32)).sum();
@@ -263,7 +263,7 @@ fn values(t: &Tensor) -> fornax_engine::Result<Vec<f64>> {
     t.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec::<f64>()
 }
 
-fn within(what: &str, got: f64, expected: f64, atol: f64) -> Result<(), Anything> {
+fn within(what: &str, got: f64, expected: f64, atol: f64) -> Result<(), BoxError> {
     if (got - expected).abs() <= atol + 1e-5 * expected.abs() {
         return Ok(());
     }

@@ -1,15 +1,15 @@
-//! Activations, their slopes at kinks, softmax and log-softmax.
-use super::run::{every_case, operation};
-use super::{Case, Outcome, Topic};
+//! Activations, their subgradients at kinks, softmax and log-softmax.
+use super::run::{check_each_case_and_dtype, check_operation};
+use super::{GoldenCase, Outcome, Topic};
 use fornax_engine::{Activation, DType, Device, Tensor};
 
 /// Runs every case of the topic.
 pub fn check(topic: &Topic) -> Outcome {
-    every_case(topic, |case, dtype| match case.op() {
+    check_each_case_and_dtype(topic, |case, dtype| match case.op() {
         "softmax" | "log_softmax" => {
             case.allow_params(&["dim"])?;
             let (dim, log) = (case.number("dim")? as isize, case.op() == "log_softmax");
-            operation(case, dtype, |t| {
+            check_operation(case, dtype, |t| {
                 let x = t.get("x");
                 let axis = dim.rem_euclid(x.rank() as isize) as usize;
                 Ok(vec![("y", if log { x.log_softmax(axis)? } else { x.softmax(axis)? })])
@@ -21,25 +21,25 @@ pub fn check(topic: &Topic) -> Outcome {
                 Some(name) => kink(case, dtype, named(case, name)?),
                 None => {
                     let f = named(case, op)?;
-                    operation(case, dtype, |t| Ok(vec![("y", t.get("x").activate(f)?)]))
+                    check_operation(case, dtype, |t| Ok(vec![("y", t.get("x").activate(f)?)]))
                 }
             }
         }
     })
 }
 
-/// The activation of a case's name; a number behind the last underscore is its parameter.
-pub(super) fn named(case: &Case, name: &str) -> Result<Activation, String> {
+/// The activation of a name; a number after the last underscore is its parameter.
+pub(super) fn named(case: &GoldenCase, name: &str) -> Result<Activation, String> {
     name.parse().map_err(|e| format!("{}: {e}", case.id()))
 }
 
-/// Values and slopes at the points where the function is not differentiable, inline in the JSON document.
-fn kink(case: &Case, dtype: DType, f: Activation) -> Result<(), String> {
+/// Values and subgradients at the points where the function is not differentiable, which are inline in the JSON document.
+fn kink(case: &GoldenCase, dtype: DType, f: Activation) -> Result<(), String> {
     let list = |key: &str| -> Result<Vec<f64>, String> {
         let values = case.json[key].as_array().ok_or_else(|| format!("{}: no {key}", case.id()))?;
         Ok(values.iter().filter_map(|v| v.as_f64()).collect())
     };
-    let (points, values, slopes) = (list("x")?, list("y")?, list("dy_dx")?);
+    let (points, values, gradients) = (list("x")?, list("y")?, list("dy_dx")?);
     let run = || -> fornax_engine::Result<(Vec<f64>, Vec<f64>)> {
         let x = Tensor::from_slice(&points, [points.len()])?
             .to_dtype(dtype)?
@@ -50,17 +50,17 @@ fn kink(case: &Case, dtype: DType, f: Activation) -> Result<(), String> {
         let wide = |t: &Tensor| t.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec::<f64>();
         Ok((wide(&y)?, wide(&x.grad().expect("a variable"))?))
     };
-    let (y, slope) = run().map_err(|e| format!("{}: {e}", case.id()))?;
+    let (y, gradient) = run().map_err(|e| format!("{}: {e}", case.id()))?;
     for i in 0..points.len() {
-        if (y[i] - values[i]).abs() > 1e-6 || (slope[i] - slopes[i]).abs() > 1e-6 {
+        if (y[i] - values[i]).abs() > 1e-6 || (gradient[i] - gradients[i]).abs() > 1e-6 {
             return Err(format!(
-                "{}: at {}: value {} and slope {}, expected {} and {}",
+                "{}: at {}: value {} and gradient {}, expected {} and {}",
                 case.id(),
                 points[i],
                 y[i],
-                slope[i],
+                gradient[i],
                 values[i],
-                slopes[i]
+                gradients[i]
             ));
         }
     }

@@ -1,11 +1,11 @@
-//! Broadcasting arithmetic, reductions, order, matrix products, attention.
-use super::run::{Tensors, every_case, operation};
-use super::{Case, Outcome, Topic};
+//! Broadcasting arithmetic, reductions, sorting, matmuls, attention.
+use super::run::{CaseTensors, check_each_case_and_dtype, check_operation};
+use super::{GoldenCase, Outcome, Topic};
 use fornax_engine::{AttentionMask, DType, Result, Tensor};
 
 /// Runs every case of the topic.
 pub fn check(topic: &Topic) -> Outcome {
-    every_case(topic, |case, dtype| match case.op() {
+    check_each_case_and_dtype(topic, |case, dtype| match case.op() {
         "add" => arithmetic(case, dtype, Tensor::add),
         "sub" => arithmetic(case, dtype, Tensor::sub),
         "mul" => arithmetic(case, dtype, Tensor::mul),
@@ -17,7 +17,9 @@ pub fn check(topic: &Topic) -> Outcome {
         "matmul_transposed" => {
             case.allow_params(&["transpose_a", "transpose_b"])?;
             let (ta, tb) = (case.flag("transpose_a"), case.flag("transpose_b"));
-            operation(case, dtype, |t| Ok(vec![("y", t.get("a").matmul_transposed(t.get("b"), ta, tb)?)]))
+            check_operation(case, dtype, |t| {
+                Ok(vec![("y", t.get("a").matmul_transposed(t.get("b"), ta, tb)?)])
+            })
         }
         "scaled_dot_product_attention" => attention(case, dtype),
         "max_dim" => order(case, dtype, |x, axis| {
@@ -39,38 +41,38 @@ pub fn check(topic: &Topic) -> Outcome {
 }
 
 fn arithmetic(
-    case: &Case,
+    case: &GoldenCase,
     dtype: DType,
     f: impl Fn(&Tensor, &Tensor) -> Result<Tensor>,
 ) -> std::result::Result<(), String> {
     case.allow_params(&["formula"])?;
-    operation(case, dtype, |t| Ok(vec![("y", f(t.get("a"), t.get("b"))?)]))
+    check_operation(case, dtype, |t| Ok(vec![("y", f(t.get("a"), t.get("b"))?)]))
 }
 
 fn order(
-    case: &Case,
+    case: &GoldenCase,
     dtype: DType,
     f: impl Fn(&Tensor, usize) -> Result<Vec<(&'static str, Tensor)>>,
 ) -> std::result::Result<(), String> {
     case.allow_params(&["dim", "k", "largest", "sorted"])?;
     let dim = case.number("dim")? as isize;
-    operation(case, dtype, |t| {
+    check_operation(case, dtype, |t| {
         let x = t.get("x");
         f(x, dim.rem_euclid(x.rank() as isize) as usize)
     })
 }
 
-fn attention(case: &Case, dtype: DType) -> std::result::Result<(), String> {
+fn attention(case: &GoldenCase, dtype: DType) -> std::result::Result<(), String> {
     case.allow_params(&["mask", "default_scale", "scale", "is_causal"])?;
     let (scale, causal) = (case.param("scale").as_f64(), case.flag("is_causal"));
     let kind = case.param("mask").as_str();
     if !matches!(kind, None | Some("bool keep" | "additive")) {
         return Err(format!("{}: mask {kind:?} is not known to the test", case.id()));
     }
-    operation(case, dtype, |t: &Tensors| {
+    check_operation(case, dtype, |t: &CaseTensors| {
         let mask = match (kind, t.find("mask")) {
-            (Some("bool keep"), Some(mask)) => AttentionMask::Keep(mask),
-            (Some(_), Some(mask)) => AttentionMask::Add(mask),
+            (Some("bool keep"), Some(mask)) => AttentionMask::Bool(mask),
+            (Some(_), Some(mask)) => AttentionMask::Additive(mask),
             _ if causal => AttentionMask::Causal,
             _ => AttentionMask::None,
         };
@@ -78,8 +80,8 @@ fn attention(case: &Case, dtype: DType) -> std::result::Result<(), String> {
     })
 }
 
-/// `<what>_<axes>[_keep]`: axes are `all`, `last`, or `d` and digits.
-fn reduction(case: &Case, dtype: DType) -> std::result::Result<(), String> {
+/// A reduction named `<function>_<axes>[_keep]`; the axes are `all`, `last`, or `d` and digits.
+fn reduction(case: &GoldenCase, dtype: DType) -> std::result::Result<(), String> {
     case.allow_params(&[])?;
     let unknown = || format!("{}: operation {} is not known to the test", case.id(), case.op());
     let rank = case.tensor("inputs", "x")?.shape.len();
@@ -117,7 +119,7 @@ fn reduction(case: &Case, dtype: DType) -> std::result::Result<(), String> {
     ) {
         return Err(unknown());
     }
-    operation(case, dtype, |t| {
+    check_operation(case, dtype, |t| {
         let x = t.get("x");
         let y = match what {
             "sum" => x.sum(&axes, keep),

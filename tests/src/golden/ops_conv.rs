@@ -1,11 +1,11 @@
 //! Convolutions and linear layers.
-use super::run::{every_case, operation};
+use super::run::{check_each_case_and_dtype, check_operation};
 use super::{Outcome, Topic};
 use fornax_engine::{Conv2dOptions, Tensor};
 
 /// Runs every case of the topic.
 pub fn check(topic: &Topic) -> Outcome {
-    every_case(topic, |case, dtype| match case.op() {
+    check_each_case_and_dtype(topic, |case, dtype| match case.op() {
         "conv2d" => {
             case.allow_params(&["stride", "padding", "dilation", "groups", "bias"])?;
             let options = Conv2dOptions {
@@ -14,14 +14,16 @@ pub fn check(topic: &Topic) -> Outcome {
                 dilation: case.pair("dilation")?,
                 groups: case.number("groups")? as usize,
             };
-            operation(case, dtype, |t| {
+            check_operation(case, dtype, |t| {
                 let (x, w) = (Tensor::from_nchw(t.get("x"))?, Tensor::from_nchw(t.get("weight"))?);
                 Ok(vec![("y", x.conv2d(&w, t.find("bias"), &options)?.to_nchw()?)])
             })
         }
         "linear" => {
             case.allow_params(&["bias"])?;
-            operation(case, dtype, |t| Ok(vec![("y", t.get("x").linear(t.get("weight"), t.find("bias"))?)]))
+            check_operation(case, dtype, |t| {
+                Ok(vec![("y", t.get("x").linear(t.get("weight"), t.find("bias"))?)])
+            })
         }
         "conv2d_ws" => {
             case.allow_params(&["eps", "stride", "padding"])?;
@@ -31,7 +33,7 @@ pub fn check(topic: &Topic) -> Outcome {
                 ..Conv2dOptions::default()
             };
             let eps = case.number("eps")?;
-            operation(case, dtype, |t| {
+            check_operation(case, dtype, |t| {
                 let (x, w) = (Tensor::from_nchw(t.get("x"))?, Tensor::from_nchw(t.get("weight"))?);
                 let y = x.conv2d(&w.standardize_weight(eps)?, t.find("bias"), &options)?;
                 Ok(vec![("y", y.to_nchw()?)])

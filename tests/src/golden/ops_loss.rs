@@ -1,27 +1,31 @@
-//! Losses of classifiers, accuracy, mixed targets.
-use super::run::{every_case, operation};
-use super::{Case, Outcome, Topic};
+//! Classification losses, accuracy, and mixup targets.
+use super::run::{check_each_case_and_dtype, check_operation};
+use super::{GoldenCase, Outcome, Topic};
 use fornax_engine::DType;
 use fornax_nn::loss::{BinaryCrossEntropy, JsdCrossEntropy, Loss, mixup_target, top_k_correct};
 
 /// Runs every case of the topic.
 pub fn check(topic: &Topic) -> Outcome {
-    every_case(topic, |case, dtype| match case.op() {
+    check_each_case_and_dtype(topic, |case, dtype| match case.op() {
         "cross_entropy" => {
             case.allow_params(&["reduction"])?;
             if case.text("reduction")? != "mean" {
                 return Err(format!("{}: only the mean is known to the test", case.id()));
             }
-            operation(case, dtype, |t| Ok(vec![("loss", t.get("x").cross_entropy(t.get("target"), 0.0)?)]))
+            check_operation(case, dtype, |t| {
+                Ok(vec![("loss", t.get("x").cross_entropy(t.get("target"), 0.0)?)])
+            })
         }
         "label_smoothing_cross_entropy" => {
             case.allow_params(&["smoothing"])?;
             let s = case.number("smoothing")?;
-            operation(case, dtype, |t| Ok(vec![("loss", t.get("x").cross_entropy(t.get("target"), s)?)]))
+            check_operation(case, dtype, |t| {
+                Ok(vec![("loss", t.get("x").cross_entropy(t.get("target"), s)?)])
+            })
         }
         "soft_target_cross_entropy" => {
             case.allow_params(&[])?;
-            operation(case, dtype, |t| {
+            check_operation(case, dtype, |t| {
                 Ok(vec![("loss", t.get("x").soft_target_cross_entropy(t.get("target"))?)])
             })
         }
@@ -39,7 +43,7 @@ pub fn check(topic: &Topic) -> Outcome {
                 sum_classes: case.flag("sum_classes"),
                 pos_weight: case.param("pos_weight").as_f64(),
             };
-            operation(case, dtype, |t| Ok(vec![("loss", loss.forward(t.get("x"), t.get("target"))?)]))
+            check_operation(case, dtype, |t| Ok(vec![("loss", loss.forward(t.get("x"), t.get("target"))?)]))
         }
         "jsd_cross_entropy" => {
             case.allow_params(&["num_splits", "alpha", "smoothing"])?;
@@ -48,14 +52,14 @@ pub fn check(topic: &Topic) -> Outcome {
                 alpha: case.number("alpha")?,
                 smoothing: case.number("smoothing")?,
             };
-            operation(case, dtype, |t| Ok(vec![("loss", loss.forward(t.get("x"), t.get("target"))?)]))
+            check_operation(case, dtype, |t| Ok(vec![("loss", loss.forward(t.get("x"), t.get("target"))?)]))
         }
         "topk_accuracy" => accuracy(case, dtype),
         "mixup_target" => {
             case.allow_params(&["num_classes", "lam", "smoothing"])?;
             let (classes, lam, smoothing) =
                 (case.number("num_classes")? as usize, case.number("lam")?, case.number("smoothing")?);
-            operation(case, dtype, |t| {
+            check_operation(case, dtype, |t| {
                 Ok(vec![("y", mixup_target(t.get("target"), classes, lam, smoothing)?)])
             })
         }
@@ -63,7 +67,7 @@ pub fn check(topic: &Topic) -> Outcome {
     })
 }
 
-fn accuracy(case: &Case, dtype: DType) -> Result<(), String> {
+fn accuracy(case: &GoldenCase, dtype: DType) -> Result<(), String> {
     case.allow_params(&["topk", "unit", "note"])?;
     let say = |e: fornax_engine::Error| format!("{}: {e}", case.id());
     let logits = case.tensor("inputs", "x")?.to_tensor(dtype, &case.topic.device).map_err(say)?;

@@ -1,12 +1,12 @@
 //! Normalisations, plain and fused.
 use super::ops_activation::named;
-use super::run::{Tensors, every_case, operation};
-use super::{Case, Outcome, Topic};
+use super::run::{CaseTensors, check_each_case_and_dtype, check_operation};
+use super::{GoldenCase, Outcome, Topic};
 use fornax_engine::{Activation, BatchNorm, DType, Result, Tensor};
 
 /// Runs every case of the topic.
 pub fn check(topic: &Topic) -> Outcome {
-    every_case(topic, |case, dtype| match case.op() {
+    check_each_case_and_dtype(topic, |case, dtype| match case.op() {
         "batch_norm" | "batch_norm_act" | "batch_norm_add_act" => batch_norm(case, dtype),
         "layer_norm" => {
             case.allow_params(&["axes", "eps", "affine"])?;
@@ -14,14 +14,14 @@ pub fn check(topic: &Topic) -> Outcome {
                 return Err(format!("{}: only the last axis is known to the test", case.id()));
             }
             let eps = case.number("eps")?;
-            operation(case, dtype, |t| {
+            check_operation(case, dtype, |t| {
                 Ok(vec![("y", t.get("x").layer_norm(t.find("weight"), t.find("bias"), eps)?)])
             })
         }
         "layer_norm_2d" => {
             case.allow_params(&["axes", "eps"])?;
             let eps = case.number("eps")?;
-            operation(case, dtype, |t| {
+            check_operation(case, dtype, |t| {
                 let x = Tensor::from_nchw(t.get("x"))?;
                 Ok(vec![("y", x.layer_norm(t.find("weight"), t.find("bias"), eps)?.to_nchw()?)])
             })
@@ -29,7 +29,7 @@ pub fn check(topic: &Topic) -> Outcome {
         "group_norm" => {
             case.allow_params(&["groups", "eps"])?;
             let (groups, eps) = (case.number("groups")? as usize, case.number("eps")?);
-            operation(case, dtype, |t| {
+            check_operation(case, dtype, |t| {
                 let x = Tensor::from_nchw(t.get("x"))?;
                 Ok(vec![("y", x.group_norm(groups, t.get("weight"), t.get("bias"), eps)?.to_nchw()?)])
             })
@@ -37,13 +37,13 @@ pub fn check(topic: &Topic) -> Outcome {
         "rms_norm" => {
             case.allow_params(&["eps", "formula"])?;
             let eps = case.number("eps")?;
-            operation(case, dtype, |t| Ok(vec![("y", t.get("x").rms_norm(t.find("weight"), eps)?)]))
+            check_operation(case, dtype, |t| Ok(vec![("y", t.get("x").rms_norm(t.find("weight"), eps)?)]))
         }
         op => Err(format!("{}: operation {op} is not known to the test", case.id())),
     })
 }
 
-fn batch_norm(case: &Case, dtype: DType) -> std::result::Result<(), String> {
+fn batch_norm(case: &GoldenCase, dtype: DType) -> std::result::Result<(), String> {
     case.allow_params(&["mode", "momentum", "eps", "affine", "track_running_stats", "act", "formula"])?;
     let training = match case.text("mode")? {
         "train" => true,
@@ -56,10 +56,10 @@ fn batch_norm(case: &Case, dtype: DType) -> std::result::Result<(), String> {
     };
     let eps = case.number("eps")?;
     let tracks = case.param("track_running_stats").as_bool().unwrap_or(true);
-    operation(case, dtype, |t| {
+    check_operation(case, dtype, |t| {
         let mut momentum = case.param("momentum").as_f64();
         if let (true, Some(batches)) = (training, t.find("num_batches_tracked")) {
-            // What the layer does: count the batch; without a momentum average over all so far.
+            // As the layer does: count the batch; without a momentum use the cumulative average.
             let mut batches = batches.write::<i64>()?;
             batches[0] += 1;
             momentum = momentum.or(Some(1.0 / batches[0] as f64));
@@ -77,7 +77,7 @@ fn batch_norm(case: &Case, dtype: DType) -> std::result::Result<(), String> {
     })
 }
 
-fn apply(t: &Tensors, norm: &BatchNorm, activation: Activation) -> Result<Tensor> {
+fn apply(t: &CaseTensors, norm: &BatchNorm, activation: Activation) -> Result<Tensor> {
     let x = t.get("x");
     if x.rank() == 2 {
         return x.batch_norm_act(norm, activation, t.find("residual"));

@@ -1,11 +1,11 @@
 //! Pooling and interpolation; stored images are NCHW.
-use super::run::{every_case, operation};
-use super::{Case, Outcome, Topic};
+use super::run::{check_each_case_and_dtype, check_operation};
+use super::{GoldenCase, Outcome, Topic};
 use fornax_engine::{DType, GlobalPool, Interpolation, Pool2dOptions, Result, Tensor};
 
 /// Runs every case of the topic.
 pub fn check(topic: &Topic) -> Outcome {
-    every_case(topic, |case, dtype| match case.op() {
+    check_each_case_and_dtype(topic, |case, dtype| match case.op() {
         "max_pool2d" => {
             case.allow_params(&["kernel", "stride", "padding", "dilation", "ceil_mode"])?;
             let pool = Pool2dOptions { dilation: case.pair("dilation")?, ..windows(case)? };
@@ -49,7 +49,7 @@ pub fn check(topic: &Topic) -> Outcome {
     })
 }
 
-fn windows(case: &Case) -> std::result::Result<Pool2dOptions, String> {
+fn windows(case: &GoldenCase) -> std::result::Result<Pool2dOptions, String> {
     Ok(Pool2dOptions {
         kernel: case.pair("kernel")?,
         stride: case.pair("stride")?,
@@ -59,11 +59,11 @@ fn windows(case: &Case) -> std::result::Result<Pool2dOptions, String> {
     })
 }
 
-/// Runs a case whose operation maps channels-last images to the stored output.
+/// Checks a case whose operation maps channels-last images to the stored output.
 fn on_images(
-    case: &Case,
+    case: &GoldenCase,
     dtype: DType,
     f: impl Fn(&Tensor) -> Result<Tensor>,
 ) -> std::result::Result<(), String> {
-    operation(case, dtype, |t| Ok(vec![("y", f(&Tensor::from_nchw(t.get("x"))?)?)]))
+    check_operation(case, dtype, |t| Ok(vec![("y", f(&Tensor::from_nchw(t.get("x"))?)?)]))
 }

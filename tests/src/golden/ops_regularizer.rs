@@ -1,22 +1,22 @@
-//! Drop path, drop block, and mixed batches, with the random draw supplied.
-use super::run::{every_case, operation};
-use super::{Case, Outcome, Topic};
+//! Drop path, DropBlock, mixup and CutMix, with the random choices given in the file.
+use super::run::{check_each_case_and_dtype, check_operation};
+use super::{GoldenCase, Outcome, Topic};
 use fornax::augment::mixing::{PixelBox, cutmix_batch, cutmix_box, mixup_batch};
 use fornax_engine::Tensor;
 use serde_json::Value;
 
 /// Runs every case of the topic.
 pub fn check(topic: &Topic) -> Outcome {
-    every_case(topic, |case, dtype| match case.op() {
+    check_each_case_and_dtype(topic, |case, dtype| match case.op() {
         "drop_path" => {
             case.allow_params(&["drop_prob", "scale_by_keep"])?;
             let (p, scale) = (case.number("drop_prob")?, case.flag("scale_by_keep"));
-            operation(case, dtype, |t| Ok(vec![("y", t.get("x").drop_path(t.get("keep"), p, scale)?)]))
+            check_operation(case, dtype, |t| Ok(vec![("y", t.get("x").drop_path(t.get("keep"), p, scale)?)]))
         }
         "drop_block_2d" => {
             case.allow_params(&["drop_prob", "block_size", "gamma", "couple_channels", "scale_by_keep"])?;
             let (block, scale) = (case.number("block_size")? as usize, case.flag("scale_by_keep"));
-            operation(case, dtype, |t| {
+            check_operation(case, dtype, |t| {
                 let (x, seeds) = (Tensor::from_nchw(t.get("x"))?, Tensor::from_nchw(t.get("seeds"))?);
                 Ok(vec![("y", x.drop_block(&seeds, block, scale)?.to_nchw()?)])
             })
@@ -24,14 +24,14 @@ pub fn check(topic: &Topic) -> Outcome {
         "mixup_batch" => {
             case.allow_params(&["lam", "formula"])?;
             let lam = case.number("lam")?;
-            operation(case, dtype, |t| {
+            check_operation(case, dtype, |t| {
                 Ok(vec![("y", mixup_batch(&Tensor::from_nchw(t.get("x"))?, lam)?.to_nchw()?)])
             })
         }
         "cutmix_batch" => {
             case.allow_params(&["box_yl_yh_xl_xh", "formula"])?;
             let cut = pixel_box(case, case.param("box_yl_yh_xl_xh"))?;
-            operation(case, dtype, |t| {
+            check_operation(case, dtype, |t| {
                 Ok(vec![("y", cutmix_batch(&Tensor::from_nchw(t.get("x"))?, &cut)?.to_nchw()?)])
             })
         }
@@ -43,7 +43,7 @@ pub fn check(topic: &Topic) -> Outcome {
     })
 }
 
-fn boxes(case: &Case) -> Result<(), String> {
+fn boxes(case: &GoldenCase) -> Result<(), String> {
     let list = case.json["boxes"].as_array().filter(|l| !l.is_empty());
     for entry in list.ok_or_else(|| format!("{}: no boxes", case.id()))? {
         let number = |key: &str| entry[key].as_u64().map(|n| n as usize);
@@ -62,7 +62,7 @@ fn boxes(case: &Case) -> Result<(), String> {
     Ok(())
 }
 
-fn pixel_box(case: &Case, value: &Value) -> Result<PixelBox, String> {
+fn pixel_box(case: &GoldenCase, value: &Value) -> Result<PixelBox, String> {
     let list: Vec<usize> =
         value.as_array().into_iter().flatten().filter_map(|v| v.as_u64()).map(|v| v as usize).collect();
     match list[..] {

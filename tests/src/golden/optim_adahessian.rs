@@ -1,6 +1,6 @@
-//! AdaHessian on a network of two layers, with the random vectors of the file: gradients, the Hessian's diagonal as estimated, and
-//! parameters after every update.
-use super::{Case, Outcome, Topic};
+//! AdaHessian on a two-layer network, with the random vectors of the file: gradients, estimated Hessian diagonals, and parameters after
+//! every update.
+use super::{GoldenCase, Outcome, Topic};
 use fornax::optim::adahessian::hessian_diagonal;
 use fornax::optim::{KwargValue, Optimizer, OptimizerOptions, Parameter, create_optimizer};
 use fornax_engine::{DType, GradientRule, Tensor, gradients};
@@ -12,15 +12,15 @@ pub fn check(topic: &Topic) -> Outcome {
     if failures.is_empty() { Ok(cases.len()) } else { Err(failures.join("\n")) }
 }
 
-/// What a parameter was at each step, one after the other: its gradient, its estimate, and itself after the update.
+/// History of a parameter over the steps: gradients, Hessian estimates, and values after the update.
 #[derive(Default)]
-struct Seen {
+struct ParameterHistory {
     grads: Vec<Tensor>,
     hess: Vec<Tensor>,
     traj: Vec<Tensor>,
 }
 
-fn run(case: &Case) -> Result<(), String> {
+fn run(case: &GoldenCase) -> Result<(), String> {
     let say = |e: fornax::Error| format!("{}: {e}", case.id());
     let names = case.roles("z");
     let parameter = |name: &&str| -> Result<Parameter, String> {
@@ -31,7 +31,7 @@ fn run(case: &Case) -> Result<(), String> {
     let parameters: Vec<Parameter> = names.iter().map(parameter).collect::<Result<_, _>>()?;
     let optimizer =
         create_optimizer("adahessian", parameters.clone(), &options(case)?, GradientRule::default());
-    let seen = follow(case, &parameters, &optimizer.map_err(say)?)?;
+    let seen = train(case, &parameters, &optimizer.map_err(say)?)?;
     for (name, seen) in names.iter().zip(&seen) {
         for (map, steps) in [("grads", &seen.grads), ("hess", &seen.hess), ("traj", &seen.traj)] {
             let all = Tensor::concat(&steps.iter().collect::<Vec<_>>(), 0).map_err(|e| say(e.into()))?;
@@ -41,8 +41,12 @@ fn run(case: &Case) -> Result<(), String> {
     Ok(())
 }
 
-/// Trains, and notes every step.
-fn follow(case: &Case, parameters: &[Parameter], optimizer: &Optimizer) -> Result<Vec<Seen>, String> {
+/// Trains the network and returns the history of each parameter.
+fn train(
+    case: &GoldenCase,
+    parameters: &[Parameter],
+    optimizer: &Optimizer,
+) -> Result<Vec<ParameterHistory>, String> {
     let topic = case.topic;
     let role = |name: &str| topic.json["inputs"][name].as_str().ok_or(format!("no input {name}"));
     let (x, y) = (input(case, role("x")?)?, input(case, role("y")?)?);
@@ -57,20 +61,22 @@ fn follow(case: &Case, parameters: &[Parameter], optimizer: &Optimizer) -> Resul
         .collect::<Result<_, _>>()?;
     let steps = topic.json["steps"].as_u64().ok_or("no number of steps")? as usize;
     let lr = number(case, "lr")?;
-    let mut seen: Vec<Seen> = parameters.iter().map(|_| Seen::default()).collect();
+    let mut seen: Vec<ParameterHistory> = parameters.iter().map(|_| ParameterHistory::default()).collect();
     let mut step = |at: usize| -> fornax::Result<()> {
         let loss = x.linear(w1, Some(b1))?.tanh()?.linear(w2, None)?.sub(&y)?.square()?.mean_all()?;
         let variables: Vec<&Tensor> = parameters.iter().map(|p| &p.tensor).collect();
-        let slopes = gradients(&[(&loss, &optimizer.upstream())], &variables, true)?;
+        let grads = gradients(&[(&loss, &optimizer.upstream())], &variables, true)?;
         let of_step = |z: &Tensor| z.narrow(0, at, 1)?.reshape(z.dims()[1..].to_vec());
         let z = vectors.iter().map(of_step).collect::<fornax_engine::Result<Vec<_>>>()?;
-        let estimates = hessian_diagonal(&slopes, &variables, &z, false)?;
-        for (i, (slope, estimate)) in slopes.iter().zip(&estimates).enumerate() {
-            let (slope, estimate) =
-                (slope.as_ref().expect("it matters"), estimate.as_ref().expect("it is bent"));
-            parameters[i].tensor.set_grad(Some(slope.detach()));
+        let estimates = hessian_diagonal(&grads, &variables, &z, false)?;
+        for (i, (grad, estimate)) in grads.iter().zip(&estimates).enumerate() {
+            let (grad, estimate) = (
+                grad.as_ref().expect("the loss depends on it"),
+                estimate.as_ref().expect("the gradient depends on it"),
+            );
+            parameters[i].tensor.set_grad(Some(grad.detach()));
             optimizer.hessian_diagonals()[i].copy_from(estimate)?;
-            seen[i].grads.push(row(slope)?);
+            seen[i].grads.push(row(grad)?);
             seen[i].hess.push(row(estimate)?);
         }
         optimizer.update(lr)?;
@@ -83,28 +89,28 @@ fn follow(case: &Case, parameters: &[Parameter], optimizer: &Optimizer) -> Resul
     Ok(seen)
 }
 
-/// A copy with an axis before the others.
+/// A copy with an additional first axis.
 fn row(t: &Tensor) -> fornax_engine::Result<Tensor> {
     let shape: Vec<usize> = [1].into_iter().chain(t.dims().iter().copied()).collect();
     t.detach().copy()?.reshape(shape)
 }
 
-fn input(case: &Case, name: &str) -> Result<Tensor, String> {
+fn input(case: &GoldenCase, name: &str) -> Result<Tensor, String> {
     case.topic.tensor(name)?.to_tensor(DType::F32, &case.topic.device).map_err(|e| e.to_string())
 }
 
-fn number(case: &Case, name: &str) -> Result<f64, String> {
+fn number(case: &GoldenCase, name: &str) -> Result<f64, String> {
     case.json["args"][name].as_f64().ok_or_else(|| format!("{}: {name} is not a number", case.id()))
 }
 
-fn options(case: &Case) -> Result<OptimizerOptions, String> {
+fn options(case: &GoldenCase) -> Result<OptimizerOptions, String> {
     let mut options = OptimizerOptions::default();
     for name in case.roles("args") {
         match name {
             "lr" | "weight_decay" => {}
             "eps" => options.eps = Some(number(case, name)?),
             "betas" => {
-                let betas = case.json["args"][name].as_array().ok_or("betas are no list")?;
+                let betas = case.json["args"][name].as_array().ok_or("betas is not a list")?;
                 options.betas = Some(betas.iter().filter_map(|b| b.as_f64()).collect());
             }
             _ => {

@@ -1,5 +1,5 @@
-//! Which parameters share weight decay and learning rate, for whole models.
-use super::{Case, Outcome, Topic};
+//! Parameter groups of whole models: weight decay, and learning-rate scale by layer.
+use super::{GoldenCase, Outcome, Topic};
 use fornax::optim::param_groups::{LayerDecay, ParamGroup, ParamGroupOptions, param_groups};
 use fornax_nn::ModelOptions;
 use fornax_nn::models::find_model;
@@ -13,7 +13,7 @@ pub fn check(topic: &Topic) -> Outcome {
     if failures.is_empty() { Ok(cases.len()) } else { Err(failures.join("\n")) }
 }
 
-fn of_model(case: &Case) -> Result<(), String> {
+fn of_model(case: &GoldenCase) -> Result<(), String> {
     let model =
         find_model(case.id()).and_then(|m| m.build(&ModelOptions::default())).map_err(|e| e.to_string())?;
     for (key, expected) in case.json.as_object().ok_or("not an object")? {
@@ -40,7 +40,7 @@ fn of_model(case: &Case) -> Result<(), String> {
     Ok(())
 }
 
-/// Names are compared as sets: the file has them sorted.
+/// Compares two groups; names as sets, since the file has them sorted.
 fn alike(got: &ParamGroup, expected: &Value) -> Result<(), String> {
     let near = |got: f64, key: &str, default: f64| {
         let expected = expected[key].as_f64().unwrap_or(default);

@@ -1,5 +1,5 @@
-//! Optimizers with given gradients, compared after every one of twenty updates.
-use super::{Case, Outcome, Topic};
+//! Optimizers with given gradients, compared after every update.
+use super::{GoldenCase, Outcome, Topic};
 use fornax::optim::{KwargValue, Optimizer, OptimizerOptions, Parameter, create_optimizer};
 use fornax_engine::{DType, GradientRule, Tensor};
 use serde_json::Value;
@@ -11,7 +11,7 @@ pub fn check(topic: &Topic) -> Outcome {
     if failures.is_empty() { Ok(cases.len()) } else { Err(failures.join("\n")) }
 }
 
-fn run(case: &Case) -> Result<(), String> {
+fn run(case: &GoldenCase) -> Result<(), String> {
     let say = |e: &dyn std::fmt::Display| format!("{}: {e}", case.id());
     let (topic, args) = (case.topic, &case.json["args"]);
     let lr = args["lr"].as_f64().ok_or_else(|| say(&"no learning rate"))?;
@@ -19,7 +19,7 @@ fn run(case: &Case) -> Result<(), String> {
     let name = case.json["optimizer"].as_str().ok_or_else(|| say(&"no optimizer"))?;
     let optimizer = create_optimizer(name, parameters.clone(), &options(case)?, GradientRule::default());
     let optimizer = optimizer.map_err(|e| say(&e))?;
-    let factors = topic.json["lr_factor"].as_array().ok_or_else(|| say(&"no factors of the rate"))?;
+    let factors = topic.json["lr_factor"].as_array().ok_or_else(|| say(&"no lr_factor"))?;
     for (step, factor) in factors.iter().enumerate() {
         for parameter in &parameters {
             let all = topic.tensor(&format!("grads/{}", parameter.name))?;
@@ -38,13 +38,13 @@ fn run(case: &Case) -> Result<(), String> {
     Ok(())
 }
 
-/// Lookahead's step at the end of an epoch.
-fn sync(case: &Case, optimizer: &Optimizer, parameters: &[Parameter]) -> Result<(), String> {
+/// Lookahead's synchronisation at the end of an epoch.
+fn sync(case: &GoldenCase, optimizer: &Optimizer, parameters: &[Parameter]) -> Result<(), String> {
     optimizer.sync_lookahead().map_err(|e| format!("{}: {e}", case.id()))?;
     parameters.iter().try_for_each(|parameter| compare(case, "final_synced", 0, parameter))
 }
 
-fn parameters(case: &Case) -> Result<Vec<Parameter>, String> {
+fn parameters(case: &GoldenCase) -> Result<Vec<Parameter>, String> {
     let decay = case.json["args"]["weight_decay"].as_f64().unwrap_or(0.0);
     let named = case.topic.json["parameters"].as_object().ok_or("no parameters")?;
     let parameter = |name: &String| -> Result<Parameter, String> {
@@ -57,7 +57,7 @@ fn parameters(case: &Case) -> Result<Vec<Parameter>, String> {
     named.keys().map(parameter).collect()
 }
 
-fn options(case: &Case) -> Result<OptimizerOptions, String> {
+fn options(case: &GoldenCase) -> Result<OptimizerOptions, String> {
     let mut options = OptimizerOptions::default();
     let args = case.json["args"].as_object().ok_or("no arguments")?;
     for (name, value) in args {
@@ -84,7 +84,7 @@ fn options(case: &Case) -> Result<OptimizerOptions, String> {
     Ok(options)
 }
 
-/// The elements of a step.
+/// The elements of one step, in the layout of `like`.
 fn part(all: &[f64], step: usize, like: &Tensor) -> fornax_engine::Result<Tensor> {
     let n = like.numel();
     let part = &all[step * n..][..n];
@@ -95,12 +95,12 @@ fn part(all: &[f64], step: usize, like: &Tensor) -> fornax_engine::Result<Tensor
     tensor.to_dtype(DType::F32)?.to_device(&like.device())
 }
 
-/// Convolutions' weights have their input channels last.
+/// Converts a convolution's weight to channels-last.
 fn channels_last(tensor: Tensor) -> fornax_engine::Result<Tensor> {
     if tensor.rank() == 4 { Tensor::from_nchw(&tensor) } else { Ok(tensor) }
 }
 
-fn compare(case: &Case, map: &str, step: usize, parameter: &Parameter) -> Result<(), String> {
+fn compare(case: &GoldenCase, map: &str, step: usize, parameter: &Parameter) -> Result<(), String> {
     let expected = case.tensor(map, &parameter.name)?;
     let name = case.json[map][&parameter.name].as_str().unwrap_or_default();
     let bound = |which: &str| case.json["tol"][name][which].as_f64();

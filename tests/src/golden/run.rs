@@ -1,13 +1,13 @@
-//! Running an operation's case: forward, backward with the stored upstream gradient, and every comparison.
-use super::{Case, Outcome, Topic};
+//! Runs cases of an operation: forward pass, backward pass with the stored upstream gradient, and all comparisons.
+use super::{GoldenCase, Outcome, Topic};
 use fornax_engine::{DType, Device, Result, Tensor};
 use std::collections::BTreeMap;
 
-/// The tensors of a case by role: inputs as variables where the file has their gradient, buffers to be updated in place.
-/// All in the stored layout; a runner converts at the border with [`Tensor::from_nchw`] and [`Tensor::to_nchw`].
-pub struct Tensors(BTreeMap<String, Tensor>);
+/// The tensors of a case by role: inputs, as variables where the file has their gradient, and buffers, which are updated in place.
+/// All are in the stored layout; convert with [`Tensor::from_nchw`] and [`Tensor::to_nchw`].
+pub struct CaseTensors(BTreeMap<String, Tensor>);
 
-impl Tensors {
+impl CaseTensors {
     /// The input or buffer of this role.
     ///
     /// # Panics
@@ -16,21 +16,27 @@ impl Tensors {
         self.find(role).unwrap_or_else(|| panic!("the case has no tensor {role}"))
     }
 
-    /// The input or buffer of this role, if the case has one.
+    /// The input or buffer of this role, or `None`.
     pub fn find(&self, role: &str) -> Option<&Tensor> {
         self.0.get(role)
     }
 }
 
-/// Runs `one` on every case of the topic and gathers all failures.
-pub fn each(topic: &Topic, mut one: impl FnMut(Case) -> std::result::Result<(), String>) -> Outcome {
+/// Runs `one` on every case of the topic and collects all failures.
+pub fn check_each_case(
+    topic: &Topic,
+    mut one: impl FnMut(GoldenCase) -> std::result::Result<(), String>,
+) -> Outcome {
     let cases = topic.cases()?;
     let failures: Vec<String> = cases.iter().filter_map(|case| one(*case).err()).collect();
     if failures.is_empty() { Ok(cases.len()) } else { Err(failures.join("\n")) }
 }
 
-/// Runs `one` on every case of the topic, in f32 and on the CPU in f64 too, and gathers all failures.
-pub fn every_case(topic: &Topic, one: impl Fn(&Case, DType) -> std::result::Result<(), String>) -> Outcome {
+/// Runs `one` on every case of the topic in f32, on the CPU in f64 too, and collects all failures.
+pub fn check_each_case_and_dtype(
+    topic: &Topic,
+    one: impl Fn(&GoldenCase, DType) -> std::result::Result<(), String>,
+) -> Outcome {
     let cases = topic.cases()?;
     // Only the CPU computes in f64.
     let on_cpu = topic.device == Device::Cpu;
@@ -46,11 +52,11 @@ pub fn every_case(topic: &Topic, one: impl Fn(&Case, DType) -> std::result::Resu
     if failures.is_empty() { Ok(cases.len()) } else { Err(failures.join("\n")) }
 }
 
-/// Runs an operation's case in `dtype`: `forward` maps the case's tensors to its outputs by role.
-pub fn operation(
-    case: &Case,
+/// Checks a case of an operation in `dtype`; `forward` maps the case's tensors to its outputs by role.
+pub fn check_operation(
+    case: &GoldenCase,
     dtype: DType,
-    forward: impl Fn(&Tensors) -> Result<Vec<(&'static str, Tensor)>>,
+    forward: impl Fn(&CaseTensors) -> Result<Vec<(&'static str, Tensor)>>,
 ) -> std::result::Result<(), String> {
     let device = &case.topic.device;
     let say = |e: fornax_engine::Error| format!("{}: {e}", case.id());
@@ -58,19 +64,19 @@ pub fn operation(
     for role in case.roles("inputs") {
         let raw = case.tensor("inputs", role)?;
         let differentiable = case.has("grads", role);
-        // Class indices and masks keep their dtype.
+        // Class indices and masks are not converted.
         let tensor =
             raw.to_tensor(if raw.dtype.is_float() { dtype } else { raw.dtype }, device).map_err(say)?;
         tensors.insert(role.to_string(), if differentiable { tensor.variable() } else { tensor });
     }
     for role in case.roles("buffers_in") {
-        // Counters stay where they are read and written.
+        // Counters are on the CPU, where the forward function updates them.
         let counter = role == "num_batches_tracked";
         let (dtype, device) = if counter { (DType::I64, &Device::Cpu) } else { (dtype, device) };
         let buffer = case.tensor("buffers_in", role)?.to_tensor(dtype, device).map_err(say)?;
         tensors.insert(role.to_string(), buffer);
     }
-    let tensors = Tensors(tensors);
+    let tensors = CaseTensors(tensors);
     let outputs = forward(&tensors).map_err(say)?;
     let expected = case.roles("outputs");
     if let Some(role) = expected.iter().find(|r| !outputs.iter().any(|(o, _)| o == *r)) {

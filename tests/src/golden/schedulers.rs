@@ -1,5 +1,5 @@
-//! Learning rates in force during each epoch or update, after a resumption, and under a plateau of the metric.
-use super::{Case, Outcome, Topic, loss_scale};
+//! Learning rates of schedules during each epoch or update, after a resume, and with the plateau scheduler; loss scales.
+use super::{GoldenCase, Outcome, Topic, loss_scale};
 use fornax::schedule::{Cycles, DecayFn, PlateauState, Schedule, ScheduleOptions, create_scheduler};
 use serde_json::Value;
 
@@ -12,7 +12,7 @@ pub fn check(topic: &Topic) -> Outcome {
             let outcome = match case.op() {
                 "grad_scaler" => loss_scale::check(case),
                 "resume" => resumed(case),
-                "(no op)" => rates(case),
+                "(no op)" => learning_rates(case),
                 op => Err(format!("operation {op} is not known to the test")),
             };
             outcome.err().map(|e| format!("{}: {e}", case.id()))
@@ -21,7 +21,7 @@ pub fn check(topic: &Topic) -> Outcome {
     if failures.is_empty() { Ok(cases.len()) } else { Err(failures.join("\n")) }
 }
 
-fn rates(case: &Case) -> Result<(), String> {
+fn learning_rates(case: &GoldenCase) -> Result<(), String> {
     let (schedule, per_epoch) = schedule(case)?;
     if u64::from(schedule.total_epochs()) != case.json["total_epochs"].as_u64().ok_or("no total_epochs")? {
         return Err(format!("{} epochs in all", schedule.total_epochs()));
@@ -29,15 +29,15 @@ fn rates(case: &Case) -> Result<(), String> {
     let noise: Option<Vec<f64>> =
         case.json["noise_table"].as_array().map(|table| table.iter().filter_map(Value::as_f64).collect());
     let metrics = case.json["metrics"].as_array();
-    let rows = case.json["lr"].as_array().ok_or("no rates")?;
+    let rows = case.json["lr"].as_array().ok_or("no lr")?;
     let mut plateau = PlateauState::default();
     for (t, row) in rows.iter().enumerate() {
         let epoch = if schedule.on_updates { t as u64 / per_epoch } else { t as u64 } as u32;
-        let rate = match &noise {
+        let lr = match &noise {
             Some(table) => schedule.lr_at_with_noise(epoch, t as u64, per_epoch, |t| table[t as usize]),
             None => schedule.lr_at(epoch, t as u64, per_epoch),
         };
-        groups(case, rate * plateau.scale, row).map_err(|e| format!("at {t}: {e}"))?;
+        groups(case, lr * plateau.scale, row).map_err(|e| format!("at {t}: {e}"))?;
         if let Some(metrics) = metrics {
             schedule.observe(&mut plateau, epoch, metrics[t].as_f64());
         }
@@ -45,18 +45,18 @@ fn rates(case: &Case) -> Result<(), String> {
     Ok(())
 }
 
-fn resumed(case: &Case) -> Result<(), String> {
+fn resumed(case: &GoldenCase) -> Result<(), String> {
     let (schedule, per_epoch) = schedule(case)?;
     let epoch = case.json["start_epoch"].as_u64().ok_or("no start_epoch")?;
     groups(case, schedule.lr_at(epoch as u32, epoch * per_epoch, per_epoch), &case.json["lr_after_resume"])
 }
 
-/// The rates of the two groups; those of a plateau were made without a scale.
-fn groups(case: &Case, rate: f64, row: &Value) -> Result<(), String> {
+/// Compares the learning rates of the two groups. The file's rates of the plateau scheduler are without a group's scale.
+fn groups(case: &GoldenCase, lr: f64, row: &Value) -> Result<(), String> {
     let scale = |group: &Value| group.as_f64().filter(|_| case.json["metrics"].is_null()).unwrap_or(1.0);
     let tolerance = |which: &str| case.json["tol"][which].as_f64().ok_or("no tolerance");
     for (i, group) in case.topic.json["group_lr_scale"].as_array().ok_or("no groups")?.iter().enumerate() {
-        let (got, expected) = (rate * scale(group), row[i].as_f64().ok_or("no rate")?);
+        let (got, expected) = (lr * scale(group), row[i].as_f64().ok_or("no lr")?);
         let bound = tolerance("atol")? + tolerance("rtol")? * expected.abs();
         if (got - expected).abs() > bound || got.is_nan() {
             return Err(format!("group {i} has {got}, expected {expected}"));
@@ -65,11 +65,11 @@ fn groups(case: &Case, rate: f64, row: &Value) -> Result<(), String> {
     Ok(())
 }
 
-fn schedule(case: &Case) -> Result<(Schedule, u64), String> {
+fn schedule(case: &GoldenCase) -> Result<(Schedule, u64), String> {
     let args = case.json["args"].as_object().ok_or("no args")?;
     let mut name = "cosine";
     let mut per_epoch = case.json["updates_per_epoch"].as_u64().unwrap_or(1);
-    // Those that a case leaves out.
+    // Defaults of the arguments that a case omits.
     let mut options = ScheduleOptions {
         lr: case.topic.json["base_lr"].as_f64().ok_or("no base_lr")?,
         decay_epochs: None,

@@ -1,6 +1,6 @@
 //! Small residual networks trained on the digits, step by step: loss, gradient norm, learning rate, final weights, evaluation.
 use super::ops_activation::named;
-use super::{Case, Outcome, Topic, formula};
+use super::{GoldenCase, Outcome, Topic, formula};
 use fornax::ema::{Ema, EmaOptions};
 use fornax::optim::{Optimizer, OptimizerOptions, create_optimizer, parameters};
 use fornax::schedule::{ScheduleOptions, create_scheduler};
@@ -15,7 +15,7 @@ pub fn check(topic: &Topic) -> Outcome {
     let mut failures = vec![];
     let mut passed = 0;
     for case in topic.cases()? {
-        match Run::new(&case).and_then(|run| run.check()) {
+        match TrainingRun::new(&case).and_then(|run| run.check()) {
             Ok(()) => passed += 1,
             Err(e) => failures.push(e),
         }
@@ -23,8 +23,8 @@ pub fn check(topic: &Topic) -> Outcome {
     if failures.is_empty() { Ok(passed) } else { Err(failures.join("\n")) }
 }
 
-struct Run<'a> {
-    case: &'a Case<'a>,
+struct TrainingRun<'a> {
+    case: &'a GoldenCase<'a>,
     config: &'a Value,
     model: ResNet,
     ema: Option<Ema>,
@@ -32,10 +32,10 @@ struct Run<'a> {
     labels: Tensor,
 }
 
-impl<'a> Run<'a> {
-    fn new(case: &'a Case<'a>) -> Result<Run<'a>, String> {
+impl<'a> TrainingRun<'a> {
+    fn new(case: &'a GoldenCase<'a>) -> Result<TrainingRun<'a>, String> {
         let config = &case.json["config"];
-        let run = || -> Result<Run<'a>, Box<dyn std::error::Error>> {
+        let run = || -> Result<TrainingRun<'a>, Box<dyn std::error::Error>> {
             let model = network(case, config)?;
             let salt = config["salt"].as_str().ok_or("no salt")?;
             formula::fill(&model, salt, number(config, "gain")?)?;
@@ -43,7 +43,7 @@ impl<'a> Run<'a> {
             let (mean, std) = (number(config, "mean")?, number(config, "std")?);
             let raw = case.topic.tensor("digits/images")?;
             let pixels: Vec<f32> = raw.data.iter().map(|p| ((p / 16.0 - mean) / std) as f32).collect();
-            // One channel: NCHW and NHWC are the same.
+            // With one channel NCHW and NHWC are the same.
             let images = Tensor::from_vec(pixels, [raw.shape[0], raw.shape[2], raw.shape[3], 1])?
                 .to_device(&case.topic.device)?;
             let labels = case.topic.tensor("digits/labels")?.to_tensor(DType::I64, &case.topic.device)?;
@@ -52,13 +52,13 @@ impl<'a> Run<'a> {
                     let options = EmaOptions { decay, ..EmaOptions::default() };
                     let average = Box::new(network(case, config)?);
                     let mut ema = Ema::new(&model, average, options, case.topic.device)?;
-                    // The file was made without numbers of updates, so that not even the first one copies.
+                    // The file was made with a constant decay, so that the first update does not copy.
                     ema.set_decay(decay)?;
                     Some(ema)
                 }
                 None => None,
             };
-            Ok(Run { case, config, model, ema, images, labels })
+            Ok(TrainingRun { case, config, model, ema, images, labels })
         };
         run().map_err(|e| format!("{}: {e}", case.id()))
     }
@@ -162,7 +162,7 @@ impl<'a> Run<'a> {
     fn gradient_norm(&self) -> fornax_engine::Result<f64> {
         let mut sum = 0.0;
         for (_, p) in named_parameters(&self.model) {
-            let grad = p.grad().expect("every parameter takes part");
+            let grad = p.grad().expect("the loss depends on every parameter");
             sum += grad.read::<f32>()?.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>();
         }
         Ok(sum.sqrt())
@@ -195,8 +195,9 @@ impl<'a> Run<'a> {
             self.images.narrow(0, start, len).map_err(say)?,
             self.labels.narrow(0, start, len).map_err(say)?,
         );
-        let judged = [("eval", Some(&self.model as &dyn Module)), ("ema", self.ema.as_ref().map(Ema::model))];
-        for (which, model) in judged {
+        let evaluated =
+            [("eval", Some(&self.model as &dyn Module)), ("ema", self.ema.as_ref().map(Ema::model))];
+        for (which, model) in evaluated {
             let Some(model) = model else { continue };
             let expected = |what: &str| &case.json[format!("{which}_{what}")];
             let logits = no_grad(|| model.forward(&x, &mut Context::eval())).map_err(say)?;
@@ -210,8 +211,8 @@ impl<'a> Run<'a> {
     }
 }
 
-/// The small network of a case, without weights.
-fn network(case: &Case, config: &Value) -> Result<ResNet, Box<dyn std::error::Error>> {
+/// The small network of a case, with default weights.
+fn network(case: &GoldenCase, config: &Value) -> Result<ResNet, Box<dyn std::error::Error>> {
     let widths: Vec<usize> = config["widths"]
         .as_array()
         .ok_or("no widths")?
@@ -233,7 +234,7 @@ fn network(case: &Case, config: &Value) -> Result<ResNet, Box<dyn std::error::Er
     )?)
 }
 
-/// A batch mixed with itself in reverse order.
+/// Mixup of a batch with itself in reverse order.
 fn mixed(x: &Tensor, target: &Tensor, lam: f64, smoothing: f64) -> fornax_engine::Result<(Tensor, Tensor)> {
     let x = x.mul_scalar(lam)?.add(&x.flip(0)?.mul_scalar(1.0 - lam)?)?;
     Ok((x, mixup_target(target, 10, lam, smoothing)?))
@@ -243,7 +244,14 @@ fn number(json: &Value, key: &str) -> Result<f64, String> {
     json[key].as_f64().ok_or_else(|| format!("{key} is not a number"))
 }
 
-fn close(case: &Case, what: &str, step: usize, got: f64, expected: &Value, atol: f64) -> Result<(), String> {
+fn close(
+    case: &GoldenCase,
+    what: &str,
+    step: usize,
+    got: f64,
+    expected: &Value,
+    atol: f64,
+) -> Result<(), String> {
     let expected = expected.as_f64().unwrap_or(f64::NAN);
     if (got - expected).abs() <= atol + 1e-5 * expected.abs() {
         return Ok(());

@@ -1,95 +1,95 @@
-//! A plan run band by band: a few rows of pixels at a time, copied with their padding into scratch that stays in
-//! the second-level cache while all blocks of channels pass over it.
-use super::Shared;
+//! Executes a [`ConvPlan`] band by band. A band is a few rows of pixels, copied with padding into scratch memory that stays in the
+//! L2 cache while all column blocks are computed from it.
+use super::SharedPtr;
 use super::panel::Panels;
-use super::plan::{Phase, Place, Plan, append};
+use super::plan::{ConvPlan, Phase, TapPosition, append};
 use super::prefetch::Prefetch;
-use super::tile::{self, MAX_ROWS, Output, Store, Tap};
+use super::tile::{self, MAX_ROWS, Tap, TileOutput, TileStore};
 use crate::cpu::scratch;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// What every task of one convolution shares.
-pub(super) struct Job<'a, T> {
-    pub(super) plan: &'a Plan,
+/// Operands shared by all tasks of one convolution.
+pub(super) struct ConvJob<'a, T> {
+    pub(super) plan: &'a ConvPlan,
     pub(super) panels: &'a Panels,
     pub(super) packed: &'a [f32],
-    /// Padded to whole registers for each group.
+    /// Bias, padded to whole registers in each group.
     pub(super) bias: Option<&'a [f32]>,
     pub(super) source: &'a [f32],
-    pub(super) target: Shared<T>,
-    /// Write around the caches; the target is aligned and its rows are whole registers.
+    pub(super) target: SharedPtr<T>,
+    /// Use non-temporal stores. The target is aligned and its rows are whole registers.
     pub(super) stream: bool,
 }
 
-/// A grid pixel of a band: its place in the band's source and in the target, from the first pixel on.
+/// Offsets of a grid pixel in the band's source and in the target, relative to the first pixel.
 #[derive(Clone, Copy)]
-struct Pixel {
+struct PixelOffsets {
     source: u32,
     target: u32,
 }
 
-/// Pixels in a row of tiles that share a list of taps.
+/// Consecutive pixels with the same list of taps.
 struct Segment {
     pixels: Range<usize>,
     taps: Range<usize>,
 }
 
-/// How the grid is cut: `images` whole images a task, or `rows` grid rows of one image.
-struct Cut {
+/// Partition of the grid into tasks: `images` whole images each, or `rows` grid rows of one image.
+struct BandSplit {
     images: usize,
     rows: usize,
-    /// Bands of an image, or of a group of images.
+    /// Bands per image, or per group of images.
     bands: usize,
-    /// Whether bands read the source in place.
+    /// Bands read the source in place, without a copy.
     in_place: bool,
-    /// Distance between rows of a band's source, in pixels, and between its images.
+    /// Distance between rows of a band's source, and between its images, in pixels.
     row: usize,
     image: usize,
 }
 
-/// Rows from which on tiles respect row ends, so that taps on padding rows can be dropped.
-const WIDE: usize = 20;
+/// Smallest row length for which tiles end at row ends, so that taps on padding rows can be skipped.
+const MIN_SEGMENT_WIDTH: usize = 20;
 
-pub(super) fn run<T: Output>(job: &Job<T>) {
+pub(super) fn run<T: TileOutput>(job: &ConvJob<T>) {
     let plan = job.plan;
-    let cut = Cut::of(plan, job.panels.columns * job.panels.groups);
-    let pixels: Vec<Vec<Pixel>> = plan.phases.iter().map(|p| pixels(plan, &cut, p)).collect();
-    let tasks = plan.n.div_ceil(cut.images) * cut.bands;
+    let split = BandSplit::of(plan, job.panels.columns * job.panels.groups);
+    let pixels: Vec<Vec<PixelOffsets>> = plan.phases.iter().map(|p| pixels(plan, &split, p)).collect();
+    let tasks = plan.n.div_ceil(split.images) * split.bands;
     (0..tasks).into_par_iter().with_max_len(1).for_each(|task| {
-        let band = cut.band(plan, task);
+        let band = split.band(plan, task);
         let [h, w, c] = plan.source;
-        // Neighbouring tasks mostly run one after the other on the same thread.
+        // Neighbouring tasks mostly run consecutively on the same thread.
         let ahead: &[f32] =
-            if task + 1 < tasks { &job.source[cut.band(plan, task + 1).source(plan)] } else { &[] };
-        if cut.in_place {
+            if task + 1 < tasks { &job.source[split.band(plan, task + 1).source(plan)] } else { &[] };
+        if split.in_place {
             let source = &job.source[(band.n * h + band.y * plan.step[0]) * w * c..];
-            return run_band(job, &cut, &pixels, source, ahead, &band);
+            return run_band(job, &split, &pixels, source, ahead, &band);
         }
         let rows = plan.padded(0, band.rows);
-        scratch::with(band.images * cut.image * c, |copy: &mut [f32]| {
+        scratch::with(band.images * split.image * c, |copy: &mut [f32]| {
             for i in 0..band.images {
                 let image = &job.source[(band.n + i) * h * w * c..][..h * w * c];
                 let first = (band.y * plan.step[0]) as isize - plan.pad[0] as isize;
-                let out = &mut copy[i * cut.image * c..][..rows * cut.row * c];
-                pad_rows(image, w * c, first, plan.pad[1] * c, cut.row * c, out);
+                let out = &mut copy[i * split.image * c..][..rows * split.row * c];
+                pad_rows(image, w * c, first, plan.pad[1] * c, split.row * c, out);
             }
-            run_band(job, &cut, &pixels, copy, ahead, &band);
+            run_band(job, &split, &pixels, copy, ahead, &band);
         });
     });
 }
 
-/// The part of the grid that one task computes: images `n..n + images`, rows `y..y + rows`.
-struct Band {
+/// Part of the grid computed by one task: images `n..n + images`, rows `y..y + rows`.
+struct GridBand {
     n: usize,
     images: usize,
     y: usize,
     rows: usize,
 }
 
-impl Band {
-    /// The elements of the source that the band reads.
-    fn source(&self, plan: &Plan) -> Range<usize> {
+impl GridBand {
+    /// Source elements read by the band.
+    fn source(&self, plan: &ConvPlan) -> Range<usize> {
         let [h, w, c] = plan.source;
         let first = (self.y * plan.step[0]).saturating_sub(plan.pad[0]).min(h);
         let last = (self.y * plan.step[0] + plan.padded(0, self.rows)).saturating_sub(plan.pad[0]).min(h);
@@ -97,22 +97,22 @@ impl Band {
     }
 }
 
-impl Cut {
-    /// The part of task number `task`.
-    fn band(&self, plan: &Plan, task: usize) -> Band {
+impl BandSplit {
+    /// Band of task `task`.
+    fn band(&self, plan: &ConvPlan, task: usize) -> GridBand {
         let (n, y) = (task / self.bands * self.images, task % self.bands * self.rows);
-        Band { n, y, images: self.images.min(plan.n - n), rows: self.rows.min(plan.grid[0] - y) }
+        GridBand { n, y, images: self.images.min(plan.n - n), rows: self.rows.min(plan.grid[0] - y) }
     }
 
-    /// About 224 pixels a band: fewer where their source would leave the cache or there are few in all, more where a pixel
-    /// costs little.
-    fn of(plan: &Plan, columns: usize) -> Cut {
+    /// About 224 pixels per band: fewer where their source would exceed the cache or the total is small, more where a pixel is
+    /// cheap.
+    fn of(plan: &ConvPlan, columns: usize) -> BandSplit {
         let bytes = plan.source[2] * plan.step[0] * plan.step[1] * size_of::<f32>();
         let cheap = (1 << 19) / (plan.reduction() * columns).max(1);
         let plane = plan.grid[0] * plan.grid[1];
-        // At least sixteen bands where that leaves a few tiles each: fewer cannot be shared out evenly.
-        let share = (plan.n * plane).div_ceil(16).next_multiple_of(12).max(48);
-        let target = cheap.clamp(224, 2048).min((400 << 10) / bytes).max(96).min(share);
+        // At least sixteen bands where that leaves a few tiles each: fewer cannot be balanced over threads.
+        let balanced = (plan.n * plane).div_ceil(16).next_multiple_of(12).max(48);
+        let target = cheap.clamp(224, 2048).min((400 << 10) / bytes).max(96).min(balanced);
         let (images, rows) = if plane >= target {
             (1, (target / plan.grid[1]).max(1))
         } else {
@@ -121,24 +121,24 @@ impl Cut {
         let bands = plan.grid[0].div_ceil(rows);
         if plan.in_place() {
             let [h, w, _] = plan.source;
-            return Cut { images, rows, bands, in_place: true, row: w, image: h * w };
+            return BandSplit { images, rows, bands, in_place: true, row: w, image: h * w };
         }
         let row = plan.padded(1, plan.grid[1]);
-        Cut { images, rows, bands, in_place: false, row, image: plan.padded(0, rows) * row }
+        BandSplit { images, rows, bands, in_place: false, row, image: plan.padded(0, rows) * row }
     }
 }
 
-/// The pixels of a whole task; smaller tasks use the first ones.
-fn pixels(plan: &Plan, cut: &Cut, phase: &Phase) -> Vec<Pixel> {
+/// Pixel offsets of a full task. Smaller tasks use a prefix.
+fn pixels(plan: &ConvPlan, split: &BandSplit, phase: &Phase) -> Vec<PixelOffsets> {
     let [height, width] = plan.extent(phase);
     let narrow = |offset: usize| u32::try_from(offset).expect("a band holds fewer than 2^32 elements");
-    let mut pixels = Vec::with_capacity(cut.images * cut.rows * width);
-    for i in 0..cut.images {
-        for y in 0..cut.rows.min(height) {
+    let mut pixels = Vec::with_capacity(split.images * split.rows * width);
+    for i in 0..split.images {
+        for y in 0..split.rows.min(height) {
             for x in 0..width {
-                let source = i * cut.image + y * plan.step[0] * cut.row + x * plan.step[1];
+                let source = i * split.image + y * plan.step[0] * split.row + x * plan.step[1];
                 let row = (i * plan.target[0] + y * plan.spread[0]) * plan.target[1];
-                pixels.push(Pixel {
+                pixels.push(PixelOffsets {
                     source: narrow(source * plan.source[2]),
                     target: narrow((row + x * plan.spread[1]) * plan.target[2]),
                 });
@@ -148,8 +148,8 @@ fn pixels(plan: &Plan, cut: &Cut, phase: &Phase) -> Vec<Pixel> {
     pixels
 }
 
-/// Copies rows `first..` of an image (`pitch` elements a row) to rows of `out_pitch`, `left` elements in, with zeros
-/// wherever the image ends.
+/// Copies rows `first..` of an image with `pitch` elements per row to rows of `out_pitch` elements, shifted by `left` elements and
+/// zero-padded outside the image.
 pub(super) fn pad_rows(
     image: &[f32],
     pitch: usize,
@@ -173,26 +173,26 @@ pub(super) fn pad_rows(
     }
 }
 
-/// All phases and blocks over one band, while the source of the next, `ahead`, is fetched.
-fn run_band<T: Output>(
-    job: &Job<T>,
-    cut: &Cut,
-    pixels: &[Vec<Pixel>],
+/// Computes all phases and column blocks of one band, and prefetches `ahead`, the source of the next band.
+fn run_band<T: TileOutput>(
+    job: &ConvJob<T>,
+    split: &BandSplit,
+    pixels: &[Vec<PixelOffsets>],
     source: &[f32],
     ahead: &[f32],
-    band: &Band,
+    band: &GridBand,
 ) {
     let plan = job.plan;
-    let &Band { n: n0, images, y: y0, rows } = band;
+    let &GridBand { n: n0, images, y: y0, rows } = band;
     let tiles: usize = job.panels.blocks.iter().map(|b| pixels[0].len() / job.panels.tile_rows(b)).sum();
     let (mut from, mut to) = ([std::ptr::null(); MAX_ROWS], [std::ptr::null_mut(); MAX_ROWS]);
     let mut ahead = Prefetch::new([ahead, &[]], tiles * plan.phases.len());
     for (phase, pixels) in plan.phases.iter().zip(pixels) {
         let [height, width] = plan.extent(phase);
-        // Fewer rows only in a task of one image; fewer images only in one of whole images.
+        // A last task with fewer rows has one image; one with fewer images has whole images.
         let count = images * rows.min(height.saturating_sub(y0)) * width;
         let mut taps = Vec::with_capacity(phase.taps.len());
-        let segments = segments(plan, cut, phase, y0, count, width, &mut taps);
+        let segments = segments(plan, split, phase, y0, count, width, &mut taps);
         let oy = y0 * plan.spread[0] + phase.origin[0];
         let target =
             job.target.at(((n0 * plan.target[0] + oy) * plan.target[1] + phase.origin[1]) * plan.target[2]);
@@ -202,7 +202,7 @@ fn run_band<T: Output>(
             let y = target.wrapping_add(block.group * job.panels.columns + column);
             let panel = job.packed[job.panels.start(block)..].as_ptr();
             let bias = job.bias_of(block.group, column);
-            let store = Store { columns, stream: job.stream };
+            let store = TileStore { columns, stream: job.stream };
             let most = job.panels.tile_rows(block);
             for segment in &segments {
                 let (start, m) = (segment.pixels.start, segment.pixels.len());
@@ -214,8 +214,8 @@ fn run_band<T: Output>(
                         from[j] = x.wrapping_add(pixel.source as usize);
                         to[j] = y.wrapping_add(pixel.target as usize);
                     }
-                    // SAFETY: pixels lie in the band and, with the segment's taps, read only source rows that
-                    // exist there; tasks own their target rows; the panel has the block's width.
+                    // SAFETY: pixels lie in the band, and the segment's taps read only source rows that exist in
+                    // it; each task owns its target rows; the panel has the block's width.
                     unsafe {
                         let (from, to) = (from.as_ptr(), to.as_ptr());
                         let taps = &taps[segment.taps.clone()];
@@ -227,26 +227,26 @@ fn run_band<T: Output>(
         }
     }
     if job.stream {
-        // SAFETY: the level is one that the processor has.
+        // SAFETY: the CPU supports the level.
         unsafe { tile::fence(job.panels.level) };
     }
 }
 
-impl<T> Job<'_, T> {
-    /// The bias of a block of columns, or null.
+impl<T> ConvJob<'_, T> {
+    /// Pointer to the bias of a column block, or null.
     pub(super) fn bias_of(&self, group: usize, column: usize) -> *const f32 {
         let padded = self.panels.registers * self.panels.level.lanes();
         self.bias.map_or(std::ptr::null(), |b| b[group * padded + column..].as_ptr())
     }
 }
 
-/// Cuts the pixels of a band into segments, and fills `taps` with the runs that they use.
+/// Splits the pixels of a band into segments, and appends the runs of taps they use to `taps`.
 ///
-/// Neighbouring rows that lose the same taps to padding form a segment. Narrow rows form one segment, whose tiles
-/// cross row ends and read the zeros of the padding instead.
+/// Neighbouring rows with the same taps outside the source form a segment. Narrow rows form a single segment, whose tiles cross
+/// row ends and read the zeros of the padding.
 fn segments(
-    plan: &Plan,
-    cut: &Cut,
+    plan: &ConvPlan,
+    split: &BandSplit,
     phase: &Phase,
     y0: usize,
     count: usize,
@@ -258,19 +258,22 @@ fn segments(
         let first = taps.len();
         let mut run = Vec::with_capacity(to - from);
         for tap in &phase.taps[from..to] {
-            append(&mut run, Tap { offset: (tap.dy * cut.row + tap.dx) * c, row: tap.row, len: plan.depth });
+            append(
+                &mut run,
+                Tap { offset: (tap.dy * split.row + tap.dx) * c, row: tap.row, len: plan.depth },
+            );
         }
         taps.extend(run);
         first..taps.len()
     };
-    if cut.in_place || cut.images > 1 || width < WIDE {
+    if split.in_place || split.images > 1 || width < MIN_SEGMENT_WIDTH {
         return vec![Segment { pixels: 0..count, taps: add(0, phase.taps.len()) }];
     }
     let mut segments: Vec<Segment> = Vec::new();
     let mut last = None;
     for y in 0..count / width {
-        // Taps are in order of rows, up or down, so those inside the source are neighbours.
-        let inside = |tap: &Place| {
+        // Taps are sorted by row, ascending or descending, so the taps inside the source are contiguous.
+        let inside = |tap: &TapPosition| {
             let row = (y0 + y) * plan.step[0] + tap.dy;
             row >= plan.pad[0] && row - plan.pad[0] < plan.source[0]
         };

@@ -1,24 +1,24 @@
-//! A plan run over small planes: a tile is the same pixel of up to twelve images. Nothing is copied, and taps on
-//! padding are left out exactly, which is much of the work when a plane is 4x4 or 7x7.
-use super::band::Job;
-use super::plan::{Phase, Plan, append};
-use super::tile::{self, MAX_ROWS, Output, Store, Tap};
+//! Executes a [`ConvPlan`] over small images: a tile is the same pixel of up to twelve images. Nothing is copied, and every tap on
+//! padding is skipped, which saves much of the work on planes of 4x4 or 7x7 pixels.
+use super::band::ConvJob;
+use super::plan::{ConvPlan, Phase, append};
+use super::tile::{self, MAX_ROWS, Tap, TileOutput, TileStore};
 use rayon::prelude::*;
 
-/// Planes with at most this many grid pixels on a side gain from dropping padding.
-const PLANE: usize = 16;
-/// Fewer images leave the tile too empty.
-const IMAGES: usize = 6;
+/// Largest side, in grid pixels, of the planes that gain from skipping padding.
+const MAX_PLANE: usize = 16;
+/// Smallest batch: fewer images leave the tile too empty.
+const MIN_IMAGES: usize = 6;
 
-/// True when the batch is large and the plane small enough, and there is padding to save.
-pub(super) fn suits(plan: &Plan) -> bool {
-    plan.n >= IMAGES && plan.grid.iter().all(|g| *g <= PLANE) && !plan.in_place()
+/// True if the batch is large enough, the plane small enough, and some taps lie on padding.
+pub(super) fn supports(plan: &ConvPlan) -> bool {
+    plan.n >= MIN_IMAGES && plan.grid.iter().all(|g| *g <= MAX_PLANE) && !plan.in_place()
 }
 
-pub(super) fn run<T: Output>(job: &Job<T>) {
+pub(super) fn run<T: TileOutput>(job: &ConvJob<T>) {
     let plan = job.plan;
     let tiles = plan.n.div_ceil(job.panels.tile_rows(&job.panels.blocks[0]));
-    // Block by block, so that neighbouring tasks share their panel.
+    // Block-major order, so that neighbouring tasks share their panel.
     (0..job.panels.blocks.len() * tiles).into_par_iter().with_max_len(1).for_each(|task| {
         let block = &job.panels.blocks[task / tiles];
         let tile = task % tiles;
@@ -28,7 +28,7 @@ pub(super) fn run<T: Output>(job: &Job<T>) {
         let [th, tw, tc] = plan.target;
         let panel = job.packed[job.panels.start(block)..].as_ptr();
         let bias = job.bias_of(block.group, column);
-        let store = Store { columns, stream: job.stream };
+        let store = TileStore { columns, stream: job.stream };
         let most = job.panels.tile_rows(block);
         let mut taps = Vec::new();
         for phase in &plan.phases {
@@ -45,7 +45,7 @@ pub(super) fn run<T: Output>(job: &Job<T>) {
                         let pixel = ((m0 + j) * th + oy) * tw + ox;
                         to[j] = job.target.at(pixel * tc + block.group * job.panels.columns + column);
                     }
-                    // SAFETY: the taps lie inside the image; a task owns its images' columns.
+                    // SAFETY: the taps lie inside the image; each task owns its columns of its images.
                     unsafe {
                         let (from, to) = (from.as_ptr(), to.as_ptr());
                         tile::run(job.panels.level, m, block.registers, from, &taps, panel, bias, to, store);
@@ -54,14 +54,14 @@ pub(super) fn run<T: Output>(job: &Job<T>) {
             }
         }
         if job.stream {
-            // SAFETY: the level is one that the processor has.
+            // SAFETY: the CPU supports the level.
             unsafe { tile::fence(job.panels.level) };
         }
     });
 }
 
-/// The runs of a grid pixel that lie inside the source.
-fn collect(plan: &Plan, phase: &Phase, grid: [usize; 2], taps: &mut Vec<Tap>) {
+/// Collects the runs of taps of a grid pixel that lie inside the source.
+fn collect(plan: &ConvPlan, phase: &Phase, grid: [usize; 2], taps: &mut Vec<Tap>) {
     taps.clear();
     for tap in &phase.taps {
         let y = (grid[0] * plan.step[0] + tap.dy).wrapping_sub(plan.pad[0]);

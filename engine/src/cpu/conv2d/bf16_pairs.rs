@@ -1,8 +1,8 @@
-//! Convolutions of bf16 where the processor multiplies pairs of them, with sums in f32.
+//! bf16 convolution on CPUs that multiply pairs of bf16, with accumulation in f32.
 //!
-//! Forward pass and data gradient pair channels, and are those of f32 with half as many of them. The weight gradient reduces over
-//! pixels, so it copies a band of both factors into words of neighbouring pixels of a row.
-use super::weight::{self, Operands, Source};
+//! The forward pass and the data gradient pair channels, and run as f32 convolutions of half as many channels. The weight gradient
+//! reduces over pixels, so it copies a band of both operands into words that pair neighbouring pixels of a row.
+use super::weight::{self, BandOperand, WeightGradOperands};
 use super::words::{has_bf16, pair_rows, with_channel_pairs, with_row_pairs};
 use super::{check, dense};
 use crate::conv_shape::ConvShape;
@@ -10,15 +10,15 @@ use crate::cpu::{cast, scratch};
 use crate::dtype::bf16;
 use std::ops::Range;
 
-/// True where the functions below may be called.
+/// True if the functions of this module support the shape on this CPU.
 pub fn supports(s: &ConvShape) -> bool {
     has_bf16() && s.groups == 1
 }
 
-/// As [`super::forward`].
+/// [`super::forward`] in bf16.
 pub fn forward(s: &ConvShape, x: &[bf16], weight: &[bf16], bias: Option<&[bf16]>, y: &mut [bf16]) {
     check(s, x.len(), weight.len(), y.len());
-    assert!(supports(s), "the processor has no instructions for {s:?}");
+    assert!(supports(s), "bf16 convolution needs AVX-512 BF16 and groups = 1, got {s:?}");
     let words = ConvShape { c_in: s.c_in.div_ceil(2), ..*s };
     let bias = bias.map(|b| b.iter().map(|b| b.to_f32()).collect::<Vec<_>>());
     assert!(bias.as_ref().is_none_or(|b| b.len() == s.c_out), "bias must hold c_out elements");
@@ -27,10 +27,10 @@ pub fn forward(s: &ConvShape, x: &[bf16], weight: &[bf16], bias: Option<&[bf16]>
     });
 }
 
-/// As [`super::data_gradient`].
+/// [`super::data_gradient`] in bf16.
 pub fn data_gradient(s: &ConvShape, dy: &[bf16], weight: &[bf16], dx: &mut [bf16]) {
     check(s, dx.len(), weight.len(), dy.len());
-    assert!(supports(s), "the processor has no instructions for {s:?}");
+    assert!(supports(s), "bf16 convolution needs AVX-512 BF16 and groups = 1, got {s:?}");
     let words = ConvShape { c_out: s.c_out.div_ceil(2), ..*s };
     with_channel_pairs(dy, s.c_out, |dy| {
         let window = s.kernel[0] * s.kernel[1] * s.c_in;
@@ -38,25 +38,25 @@ pub fn data_gradient(s: &ConvShape, dy: &[bf16], weight: &[bf16], dx: &mut [bf16
     });
 }
 
-/// As [`super::weight_gradient`].
+/// [`super::weight_gradient`] in bf16.
 pub fn weight_gradient(s: &ConvShape, x: &[bf16], dy: &[bf16], dw: &mut [bf16]) {
     check(s, x.len(), dw.len(), dy.len());
-    assert!(supports(s), "the processor has no instructions for {s:?}");
+    assert!(supports(s), "bf16 convolution needs AVX-512 BF16 and groups = 1, got {s:?}");
     scratch::with(dw.len(), |sums: &mut [f32]| {
-        weight::gradient(s, Operands::Pairs { x, dy }, sums);
+        weight::gradient(s, WeightGradOperands::Bf16 { x, dy }, sums);
         cast::cast(sums, dw);
     });
 }
 
-/// Calls `f` with both factors of a band as words: for `x` the pairs that begin at each pixel of a padded row (and end a stride
-/// further on), for `dy` those of every second pixel.
+/// Calls `f` with both operands of a band as words. A word of `x` pairs a pixel of a padded row with the pixel one stride further; a
+/// word of `dy` pairs pixels `2i` and `2i + 1`.
 pub(super) fn with_band(
     s: &ConvShape,
     x: &[bf16],
     dy: &[bf16],
     images: Range<usize>,
     rows: Range<usize>,
-    f: impl FnOnce(&Source, &Source),
+    f: impl FnOnce(&BandOperand, &BandOperand),
 ) {
     let (x, dy): (&[u16], &[u16]) = (bytemuck::cast_slice(x), bytemuck::cast_slice(dy));
     let pairs = s.out_w().div_ceil(2);
@@ -82,8 +82,9 @@ pub(super) fn with_band(
                     pair_rows(line, s.c_out, words);
                 }
             }
-            let x = Source { x: of_x.as_ptr().cast(), row, image: height * row, first, left: s.padding[1] };
-            let dy = Source {
+            let x =
+                BandOperand { x: of_x.as_ptr().cast(), row, image: height * row, first, left: s.padding[1] };
+            let dy = BandOperand {
                 x: of_dy.as_ptr().cast(),
                 row: pairs,
                 image: rows.len() * pairs,
@@ -95,7 +96,7 @@ pub(super) fn with_band(
     });
 }
 
-/// `words[i]`, zero before: the element `i` of a line that begins with `left` zeros, and the element `step` after it.
+/// Pairs element `i` of a line with `left` leading zeros and element `i + step` in `words[i]`, which must be zero on entry.
 fn pair_pixels(line: &[u16], left: usize, step: usize, words: &mut [u32]) {
     let (len, end) = (words.len(), left + line.len());
     let low = left.min(len)..end.min(len);

@@ -1,13 +1,13 @@
-//! Sums over the rows of a matrix: the bias gradient.
+//! Bias gradient: sums over the rows of a matrix.
 use crate::cpu::scratch;
 use crate::cpu::simd::simd_kernel;
 use crate::dtype::{Element, Real, as_f32, as_f32_mut};
 use rayon::prelude::*;
 
-/// Rows of one partial sum: fixed, so that the order of additions depends on the shape alone.
+/// Rows per partial sum: constant, so that the order of additions depends on the shape alone.
 const ROWS: usize = 256;
 
-/// `sums[j]`: the sum over rows of `m`, `[rows, columns]`. Chunks of rows are summed in `T` and merged, in order, in f64.
+/// `sums[j] = sum over rows of m[row, j]`, with `m` `[rows, columns]`. Chunks of rows are summed in `T` and merged in order in f64.
 pub(super) fn column_sums<T: Real>(m: &[T], columns: usize, sums: &mut [T]) {
     let chunk = ROWS * columns;
     if m.is_empty() {
@@ -35,7 +35,7 @@ pub(super) fn column_sums<T: Real>(m: &[T], columns: usize, sums: &mut [T]) {
 }
 
 simd_kernel! {
-    /// `sum[j]`, overwritten: the sum over `rows` rows of `columns` elements.
+    /// `sum[j] = sum over rows of m[row, j]`, for `rows` rows of `columns` elements. `sum` is overwritten.
     fn sum_rows<S>(m: *const f32, rows: usize, columns: usize, sum: *mut f32) {
         unsafe {
             let mut j = 0;

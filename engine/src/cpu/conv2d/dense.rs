@@ -1,22 +1,22 @@
-//! Forward pass and data gradient, of words: packs the weights and runs the plan over bands or batch tiles.
-use super::band::{self, Job};
+//! Forward pass and data gradient on 32-bit words: packs the weights and executes the plan over bands or batch tiles.
+use super::band::{self, ConvJob};
 use super::groups::Groups;
 use super::panel::Panels;
-use super::plan::Plan;
-use super::tile::Output;
-use super::{Shared, batch_tile};
+use super::plan::ConvPlan;
+use super::tile::TileOutput;
+use super::{SharedPtr, batch_tile};
 use crate::conv_shape::ConvShape;
 use crate::cpu::scratch;
 use crate::cpu::simd::{self, Level};
 
-/// Outputs beyond this size are stored around the caches: the next operation would not find them there.
+/// Outputs beyond this size use non-temporal stores: they would not stay in the caches until the next operation.
 const STREAM_BYTES: usize = 24 << 20;
-/// The widest tile loads least, as long as its panel stays in the second-level cache: 1-10 % faster up to here. It
-/// needs the 32 registers of AVX-512.
-const WIDE_ROWS: usize = 1024;
+/// Most panel rows for tiles of four registers. They load least and are 1-10 % faster while the panel stays in the L2 cache. They
+/// need the 32 registers of AVX-512.
+const MAX_WIDE_ROWS: usize = 1024;
 
-/// Input channels of `s` are counted in words.
-pub(super) fn forward<T: Output>(
+/// Forward pass. The input channels of `s` are counted in words.
+pub(super) fn forward<T: TileOutput>(
     s: &ConvShape,
     x: &[f32],
     weight: &[f32],
@@ -25,9 +25,9 @@ pub(super) fn forward<T: Output>(
 ) {
     let level = simd::level();
     let groups = Groups::of(s, s.group_out(), level.lanes());
-    let plan = Plan::forward(s, &groups);
+    let plan = ConvPlan::forward(s, &groups);
     let rows = plan.phases[0].taps.len() * groups.inputs;
-    let wide = level == Level::Avx512 && rows <= WIDE_ROWS;
+    let wide = level == Level::Avx512 && rows <= MAX_WIDE_ROWS;
     let panels = Panels::new(level, groups.count, groups.outputs, rows, wide);
     scratch::with(panels.len(), |packed: &mut [f32]| {
         panels.pack_forward(s, &groups, weight, packed);
@@ -35,13 +35,13 @@ pub(super) fn forward<T: Output>(
     });
 }
 
-/// Output channels of `s` are counted in words.
-pub(super) fn data_gradient<T: Output>(s: &ConvShape, dy: &[f32], weight: &[f32], dx: &mut [T]) {
+/// Data gradient. The output channels of `s` are counted in words.
+pub(super) fn data_gradient<T: TileOutput>(s: &ConvShape, dy: &[f32], weight: &[f32], dx: &mut [T]) {
     let level = simd::level();
     let groups = Groups::of(s, s.group_in(), level.lanes());
-    let plan = Plan::data_gradient(s, &groups);
+    let plan = ConvPlan::data_gradient(s, &groups);
     let rows = s.kernel[0] * s.kernel[1] * groups.outputs;
-    let wide = level == Level::Avx512 && rows <= WIDE_ROWS;
+    let wide = level == Level::Avx512 && rows <= MAX_WIDE_ROWS;
     let panels = Panels::new(level, groups.count, groups.inputs, rows, wide);
     scratch::with(panels.len(), |packed: &mut [f32]| {
         panels.pack_data(s, &groups, weight, packed);
@@ -49,16 +49,16 @@ pub(super) fn data_gradient<T: Output>(s: &ConvShape, dy: &[f32], weight: &[f32]
     });
 }
 
-/// Whether `target`, pixels of `columns` (or a multiple), should and can be stored around the caches.
-pub(super) fn streams<T>(level: Level, columns: usize, target: &[T]) -> bool {
+/// True if non-temporal stores to `target`, with `columns` (or a multiple) elements per pixel, are possible and worthwhile.
+pub(super) fn use_streaming<T>(level: Level, columns: usize, target: &[T]) -> bool {
     let register = level.lanes() * size_of::<T>();
     size_of_val(target) > STREAM_BYTES
         && (target.as_ptr() as usize).is_multiple_of(register)
         && columns.is_multiple_of(level.lanes())
 }
 
-fn run<T: Output>(
-    plan: &Plan,
+fn run<T: TileOutput>(
+    plan: &ConvPlan,
     panels: &Panels,
     packed: &[f32],
     bias: Option<&[f32]>,
@@ -69,7 +69,7 @@ fn run<T: Output>(
         return;
     }
     let lanes = panels.level.lanes();
-    let stream = streams(panels.level, panels.columns, target);
+    let stream = use_streaming(panels.level, panels.columns, target);
     let padded = panels.registers * lanes;
     scratch::with(bias.map_or(0, |_| panels.groups * padded), |wide: &mut [f32]| {
         if let Some(bias) = bias {
@@ -79,8 +79,8 @@ fn run<T: Output>(
             }
         }
         let bias = bias.map(|_| &*wide);
-        let target = Shared(target.as_mut_ptr());
-        let job = Job { plan, panels, packed, bias, source, target, stream };
-        if batch_tile::suits(plan) { batch_tile::run(&job) } else { band::run(&job) }
+        let target = SharedPtr(target.as_mut_ptr());
+        let job = ConvJob { plan, panels, packed, bias, source, target, stream };
+        if batch_tile::supports(plan) { batch_tile::run(&job) } else { band::run(&job) }
     });
 }

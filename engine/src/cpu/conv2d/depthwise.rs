@@ -1,59 +1,59 @@
-//! Depthwise convolution, and groups of 2, 4 or 8 channels, in f32: forward and data gradient. The plan's taps are
-//! single channels, vectorised over all channels; a group's other channels come from neighbouring lanes. The source
-//! is read in place; pixels near the border have fewer taps.
-use super::Shared;
+//! Depthwise convolution, and grouped convolution with 2, 4 or 8 channels per group, in f32: forward pass and data gradient. The
+//! plan's taps are single channels, vectorised over all channels; the other channels of a group are read from neighbouring lanes.
+//! The source is read in place, and pixels near the border have fewer taps.
+use super::SharedPtr;
 use super::dense;
 use super::groups::Groups;
-use super::plan::{Phase, Plan};
-use super::prefetch::{Prefetch, is_far};
+use super::plan::{ConvPlan, Phase};
+use super::prefetch::{Prefetch, exceeds_cache};
 use crate::conv_shape::ConvShape;
 use crate::cpu::scratch;
 use crate::cpu::simd::{self, Level, simd_kernel};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Most pixels that are computed together.
-const PIXELS: usize = 8;
-/// Multiply-adds from which on a band of rows is worth a task.
-const TASK: usize = 1 << 18;
-/// Each channel by itself.
+/// Most pixels computed together.
+const MAX_PIXELS: usize = 8;
+/// Fewest multiply-adds of a task.
+const MIN_TASK_MACS: usize = 1 << 18;
+/// Groups of a single channel.
 const SINGLE: Groups = Groups { count: 1, merged: 1, inputs: 1, outputs: 1 };
 
-/// Widest group that these kernels know.
-const WIDEST: usize = 8;
+/// Most channels per group.
+const MAX_GROUP_WIDTH: usize = 8;
 
-/// True for the shapes of this module: groups of 1, 2, 4 or 8 channels with as many outputs.
-pub(super) fn suits(s: &ConvShape) -> bool {
+/// True for groups of 1, 2, 4 or 8 input channels with as many output channels.
+pub(super) fn supports(s: &ConvShape) -> bool {
     let g = s.group_in();
-    s.groups > 1 && g == s.group_out() && g <= WIDEST && g.is_power_of_two()
+    s.groups > 1 && g == s.group_out() && g <= MAX_GROUP_WIDTH && g.is_power_of_two()
 }
 
 pub(super) fn forward(s: &ConvShape, x: &[f32], weight: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
-    // The weight of output channel `o` and input channel `i` of its group, to row `i` and column `o`.
-    run(&Plan::forward(s, &SINGLE), s.group_in(), x, weight, bias, y, |o, i| (i, o));
+    // The weight of output channel `o` and input channel `i` of its group goes to row `i`, column `o`.
+    run(&ConvPlan::forward(s, &SINGLE), s.group_in(), x, weight, bias, y, |o, i| (i, o));
 }
 
 pub(super) fn data_gradient(s: &ConvShape, dy: &[f32], weight: &[f32], dx: &mut [f32]) {
     let g = s.group_in();
-    // The same seen from the input: the row is the output channel's number in the group.
-    run(&Plan::data_gradient(s, &SINGLE), g, dy, weight, None, dx, |o, i| (o % g, o / g * g + i));
+    // Transposed: the row is the index of the output channel in its group.
+    run(&ConvPlan::data_gradient(s, &SINGLE), g, dy, weight, None, dx, |o, i| (o % g, o / g * g + i));
 }
 
-/// `LANES[log2 g][i]`: for each lane, lane `i` of its group of `g` lanes.
-pub(super) static LANES: [[[i32; 16]; WIDEST]; 4] = {
-    let mut lanes = [[[0; 16]; WIDEST]; 4];
+/// `LANES[log2 g][i]`: for each lane, the index of lane `i` of its group of `g` lanes.
+pub(super) static LANES: [[[i32; 16]; MAX_GROUP_WIDTH]; 4] = {
+    let mut lanes = [[[0; 16]; MAX_GROUP_WIDTH]; 4];
     let mut n = 0;
-    while n < 4 * WIDEST * 16 {
-        let (log, i, l) = (n / (WIDEST * 16), n / 16 % WIDEST, n % 16);
+    while n < 4 * MAX_GROUP_WIDTH * 16 {
+        let (log, i, l) = (n / (MAX_GROUP_WIDTH * 16), n / 16 % MAX_GROUP_WIDTH, n % 16);
         lanes[log][i][l] = ((l >> log << log) + i % (1 << log)) as i32;
         n += 1;
     }
     lanes
 };
 
-/// One tap of a pixel: the source element and the weights of the first channel.
+/// Offsets of one tap in the source and in the weights, for the first channel.
 #[derive(Clone, Copy)]
-struct Tap {
+struct DepthwiseTap {
     source: usize,
     weight: usize,
 }
@@ -63,11 +63,11 @@ simd_kernel! {
     /// weights[weight + i * channels + c]` for `P` pixels and all channels.
     ///
     /// # Safety
-    /// Taps must lie in the source for every pixel; `weights` hold `G * channels` a tap, `bias` (or null) `channels`.
+    /// Taps must lie in the source for every pixel. `weights` holds `G * channels` elements per tap; `bias` holds `channels` or is null.
     fn pixels<S at level, const P: usize, const G: usize>(
         x: *const f32,
         x_pixel: usize,
-        taps: &[Tap],
+        taps: &[DepthwiseTap],
         weights: *const f32,
         bias: *const f32,
         y: *mut f32,
@@ -93,7 +93,7 @@ simd_kernel! {
                     for j in 0..P {
                         let v = S::load(from[j].wrapping_add(tap.source + c));
                         for i in 0..G {
-                            let v = if G == 1 { v } else { S::pick(v, lanes[i].as_ptr()) };
+                            let v = if G == 1 { v } else { S::permute(v, lanes[i].as_ptr()) };
                             acc[j] = S::fma(v, w[i], acc[j]);
                         }
                     }
@@ -113,7 +113,7 @@ simd_kernel! {
                         let w = S::load_first(weights.add(tap.weight + i * channels + c), left);
                         for j in 0..P {
                             let v = S::load_first(from[j].wrapping_add(tap.source + c), left);
-                            let v = if G == 1 { v } else { S::pick(v, lanes[i].as_ptr()) };
+                            let v = if G == 1 { v } else { S::permute(v, lanes[i].as_ptr()) };
                             acc[j] = S::fma(v, w, acc[j]);
                         }
                     }
@@ -126,35 +126,35 @@ simd_kernel! {
     }
 }
 
-/// What all bands of one convolution share.
-struct Job<'a> {
-    plan: &'a Plan,
+/// Operands shared by all bands of one convolution.
+struct DepthwiseJob<'a> {
+    plan: &'a ConvPlan,
     level: Level,
-    /// Channels of a group.
+    /// Channels per group.
     width: usize,
     source: &'a [f32],
     weights: &'a [f32],
     bias: Option<&'a [f32]>,
-    target: Shared<f32>,
+    target: SharedPtr<f32>,
     stream: bool,
-    /// The source is mostly not in cache.
-    far: bool,
+    /// The source is too large for the cache.
+    prefetches: bool,
 }
 
-/// Grid columns of a phase that share their taps (numbers into the phase's list).
-struct Columns {
+/// Grid columns of a phase with the same taps, as indices into the phase's list.
+struct ColumnRange {
     range: Range<usize>,
     taps: Vec<usize>,
 }
 
 fn run(
-    plan: &Plan,
+    plan: &ConvPlan,
     width: usize,
     source: &[f32],
     weight: &[f32],
     bias: Option<&[f32]>,
     target: &mut [f32],
-    place: impl Fn(usize, usize) -> (usize, usize),
+    position: impl Fn(usize, usize) -> (usize, usize),
 ) {
     if target.is_empty() {
         return;
@@ -162,23 +162,23 @@ fn run(
     let level = simd::level();
     let channels = plan.target[2];
     let row = plan.grid[1] * plan.reduction().max(1) * width * channels;
-    let rows = TASK.div_ceil(row).clamp(4, plan.grid[0].max(4));
+    let rows = MIN_TASK_MACS.div_ceil(row).clamp(4, plan.grid[0].max(4));
     let bands = plan.grid[0].div_ceil(rows);
-    let columns: Vec<Vec<Columns>> = plan.phases.iter().map(|p| columns(plan, p)).collect();
-    let (stream, far) = (dense::streams(level, channels, target), is_far(source));
-    let target = Shared(target.as_mut_ptr());
+    let columns: Vec<Vec<ColumnRange>> = plan.phases.iter().map(|p| columns(plan, p)).collect();
+    let (stream, prefetches) = (dense::use_streaming(level, channels, target), exceeds_cache(source));
+    let target = SharedPtr(target.as_mut_ptr());
     scratch::with(weight.len(), |weights: &mut [f32]| {
         // `[o][tap][i]` to `[tap][row][column]`.
         let taps = weight.len() / (channels * width);
-        for (o, own) in weight.chunks_exact(taps * width).enumerate() {
+        for (o, channel_weights) in weight.chunks_exact(taps * width).enumerate() {
             for i in 0..width {
-                let (row, column) = place(o, i);
+                let (row, column) = position(o, i);
                 for tap in 0..taps {
-                    weights[(tap * width + row) * channels + column] = own[tap * width + i];
+                    weights[(tap * width + row) * channels + column] = channel_weights[tap * width + i];
                 }
             }
         }
-        let job = Job { plan, level, width, source, weights, bias, target, stream, far };
+        let job = DepthwiseJob { plan, level, width, source, weights, bias, target, stream, prefetches };
         (0..plan.n * bands).into_par_iter().with_max_len(1).for_each(|task| {
             let (n, y0) = (task / bands, task % bands * rows);
             for (phase, columns) in plan.phases.iter().zip(&columns) {
@@ -186,16 +186,16 @@ fn run(
                 band(&job, phase, columns, n, y0..end);
             }
             if stream {
-                // SAFETY: the level is one that the processor has.
+                // SAFETY: the CPU supports the level.
                 unsafe { super::tile::fence(level) };
             }
         });
     });
 }
 
-/// Cuts the grid columns of a phase where the set of taps inside the source changes.
-fn columns(plan: &Plan, phase: &Phase) -> Vec<Columns> {
-    let mut columns: Vec<Columns> = Vec::new();
+/// Splits the grid columns of a phase where the set of taps inside the source changes.
+fn columns(plan: &ConvPlan, phase: &Phase) -> Vec<ColumnRange> {
+    let mut columns: Vec<ColumnRange> = Vec::new();
     for x in 0..plan.extent(phase)[1] {
         let inside = |t: &usize| {
             let column = x * plan.step[1] + phase.taps[*t].dx;
@@ -204,58 +204,61 @@ fn columns(plan: &Plan, phase: &Phase) -> Vec<Columns> {
         let taps: Vec<usize> = (0..phase.taps.len()).filter(inside).collect();
         match columns.last_mut() {
             Some(last) if last.taps == taps => last.range.end += 1,
-            _ => columns.push(Columns { range: x..x + 1, taps }),
+            _ => columns.push(ColumnRange { range: x..x + 1, taps }),
         }
     }
     columns
 }
 
-/// Grid rows `rows` of one phase of image `n`.
-fn band(job: &Job, phase: &Phase, columns: &[Columns], n: usize, rows: Range<usize>) {
+/// Computes grid rows `rows` of one phase of image `n`.
+fn band(job: &DepthwiseJob, phase: &Phase, columns: &[ColumnRange], n: usize, rows: Range<usize>) {
     let plan = job.plan;
     let [height, width, channels] = plan.source;
     let image = &job.source[n * height * width * channels..];
-    let mut taps: Vec<Tap> = Vec::with_capacity(phase.taps.len());
-    let tiles: usize = columns.iter().map(|c| c.range.len().div_ceil(PIXELS)).sum();
+    let mut taps: Vec<DepthwiseTap> = Vec::with_capacity(phase.taps.len());
+    let tiles: usize = columns.iter().map(|c| c.range.len().div_ceil(MAX_PIXELS)).sum();
     for gy in rows {
-        // The row above which the taps' offsets count; it and its first columns may lie outside the image.
+        // Source row of tap offset 0. It and its first columns may lie outside the image.
         let top = (gy * plan.step[0]) as isize - plan.pad[0] as isize;
         let base =
             image.as_ptr().wrapping_offset((top * width as isize - plan.pad[1] as isize) * channels as isize);
         let oy = gy * plan.spread[0] + phase.origin[0];
-        // The source rows that the next grid row reads and this one does not.
+        // First source row that grid row `gy` does not read.
         let new = |gy: usize| (gy * plan.step[0] + plan.span[0]).saturating_sub(plan.pad[0]).min(height);
-        let next: &[f32] =
-            if job.far { &image[new(gy) * width * channels..new(gy + 1) * width * channels] } else { &[] };
+        let next: &[f32] = if job.prefetches {
+            &image[new(gy) * width * channels..new(gy + 1) * width * channels]
+        } else {
+            &[]
+        };
         let mut ahead = Prefetch::new([next, &[]], tiles);
         for part in columns {
             taps.clear();
             for tap in part.taps.iter().map(|t| &phase.taps[*t]) {
                 if (0..height as isize).contains(&(top + tap.dy as isize)) {
                     let source = (tap.dy * width + tap.dx) * channels;
-                    taps.push(Tap { source, weight: tap.row * job.width * channels });
+                    taps.push(DepthwiseTap { source, weight: tap.row * job.width * channels });
                 }
             }
-            let (m, tiles) = (part.range.len(), part.range.len().div_ceil(PIXELS));
+            let (m, tiles) = (part.range.len(), part.range.len().div_ceil(MAX_PIXELS));
             for t in 0..tiles {
                 ahead.advance();
                 let (a, b) = (part.range.start + t * m / tiles, part.range.start + (t + 1) * m / tiles);
                 let x = base.wrapping_add(a * plan.step[1] * channels);
                 let ox = a * plan.spread[1] + phase.origin[1];
                 let y = job.target.at(((n * plan.target[0] + oy) * plan.target[1] + ox) * channels);
-                // SAFETY: every tap lies inside the image for all pixels of the part, and the task owns the target
-                // rows.
+                // SAFETY: every tap lies inside the image for all pixels of this column range, and the task owns
+                // its target rows.
                 unsafe { tile(job, b - a, x, &taps, y) };
             }
         }
     }
 }
 
-/// The kernel for `m` pixels of the job.
+/// Runs the kernel for `m` pixels.
 ///
 /// # Safety
-/// As for the kernel.
-unsafe fn tile(job: &Job, m: usize, x: *const f32, taps: &[Tap], y: *mut f32) {
+/// The conditions of [`pixels`].
+unsafe fn tile(job: &DepthwiseJob, m: usize, x: *const f32, taps: &[DepthwiseTap], y: *mut f32) {
     let (plan, level, weights, stream) = (job.plan, job.level, job.weights.as_ptr(), job.stream);
     let channels = plan.target[2];
     let bias = job.bias.map_or(std::ptr::null(), |b| b.as_ptr());

@@ -1,26 +1,25 @@
-//! The weight gradient of a depthwise convolution (and of groups of 2, 4 or 8 channels) in f32: the sums of a few
-//! neighbouring taps are held in registers, one register of output channels at a time, while `dy` and `x` pass by.
-use super::Shared;
+//! Weight gradient of depthwise convolution, and of grouped convolution with 2, 4 or 8 channels per group, in f32. The sums of a few
+//! neighbouring taps stay in registers, one register of output channels at a time, while `dy` and `x` are streamed.
+use super::SharedPtr;
 use super::depthwise::LANES;
-use super::prefetch::{Ahead, Prefetch, is_far};
+use super::prefetch::{Prefetch, PrefetchCursor, exceeds_cache};
 use crate::conv_shape::ConvShape;
 use crate::cpu::scratch;
 use crate::cpu::simd::{self, Level, prefetch, simd_kernel};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Pixels that a kernel call sums over: enough to pay for reading and writing the sums, few enough for the
-/// first-level cache.
+/// Pixels summed per kernel call: enough to pay for reading and writing the sums, few enough for the L1 cache.
 const PIXELS: usize = 56;
-/// Partial sums of the batch, each over neighbouring rows.
+/// Number of partial sums over the batch, each over consecutive rows.
 const CHUNKS: usize = 32;
 
-/// Positions of one axis: for each tap, the outputs whose input exists.
-struct Axis {
+/// Valid positions along one axis: for each tap, the outputs whose input lies inside the image.
+struct ValidRanges {
     valid: Vec<Range<usize>>,
 }
 
-/// A rectangle of output pixels and a rectangle of taps that all have their input there.
+/// Rectangle of output pixels and rectangle of taps whose inputs all lie inside the image.
 struct Patch {
     rows: Range<usize>,
     columns: Range<usize>,
@@ -30,10 +29,10 @@ struct Patch {
 
 simd_kernel! {
     /// `sum[((r*kw + k) * G + i) * channels + c] += sum over pixels of dy[c] * x[r * tap_row + k * tap_pixel + channel i
-    /// of c's group]` for `R` by `K` taps and `i < G`, fetching along `ahead`.
+    /// of c's group]` for `R` by `K` taps and `i < G`. Prefetches along `ahead`.
     ///
     /// # Safety
-    /// All pixels and taps must exist in the three arrays.
+    /// All pixels and taps must lie inside the three arrays.
     fn taps<S at level, const R: usize, const K: usize, const G: usize>(
         x: *const f32,
         x_steps: [usize; 2],
@@ -44,11 +43,11 @@ simd_kernel! {
         channels: usize,
         sum: *mut f32,
         kw: usize,
-        ahead: Option<[Ahead; 3]>,
+        ahead: Option<[PrefetchCursor; 3]>,
     ) {
         unsafe {
-            let far = ahead.is_some();
-            let [mut a0, mut a1, mut a2] = ahead.unwrap_or([Ahead { ptr: x, step: 0 }; 3]);
+            let prefetches = ahead.is_some();
+            let [mut a0, mut a1, mut a2] = ahead.unwrap_or([PrefetchCursor { ptr: x, step: 0 }; 3]);
             let neighbours = &LANES[G.trailing_zeros() as usize];
             let mut c = 0;
             while c < channels {
@@ -58,7 +57,7 @@ simd_kernel! {
                     let mut d = dy.add(oy * dy_row + c);
                     let mut p = x.add(oy * x_steps[0] + c);
                     for _ in 0..size[1] {
-                        if far {
+                        if prefetches {
                             prefetch(a0.ptr);
                             prefetch(a1.ptr);
                             prefetch(a2.ptr);
@@ -71,7 +70,7 @@ simd_kernel! {
                             for k in 0..K {
                                 let v = S::load_first(p.add(r * tap_steps[0] + k * tap_steps[1]), lanes);
                                 for i in 0..G {
-                                    let v = if G == 1 { v } else { S::pick(v, neighbours[i].as_ptr()) };
+                                    let v = if G == 1 { v } else { S::permute(v, neighbours[i].as_ptr()) };
                                     acc[r][k][i] = S::fma(v, g, acc[r][k][i]);
                                 }
                             }
@@ -94,18 +93,18 @@ simd_kernel! {
     }
 }
 
-/// `dw`, overwritten, from `x` and `dy`.
+/// Weight gradient from `x` and `dy`. `dw` is overwritten.
 pub(super) fn gradient(s: &ConvShape, x: &[f32], dy: &[f32], dw: &mut [f32]) {
     let level = simd::level();
     let (taps, width) = (s.kernel[0] * s.kernel[1], s.group_in());
     let (channels, size) = (s.c_in, dw.len());
-    let (ys, xs) = (Axis::of(s, 0, s.out_h()), Axis::of(s, 1, s.out_w()));
+    let (ys, xs) = (ValidRanges::of(s, 0, s.out_h()), ValidRanges::of(s, 1, s.out_w()));
     let rows = s.n * s.out_h();
     let chunks = CHUNKS.min(rows).max(1);
-    let far = is_far(x);
+    let prefetches = exceeds_cache(x);
     let across = patches_of(&xs, s.kernel[1]);
     scratch::with(chunks * size, |partial: &mut [f32]| {
-        let shared = Shared(partial.as_mut_ptr());
+        let shared = SharedPtr(partial.as_mut_ptr());
         (0..chunks).into_par_iter().with_max_len(1).for_each(|chunk| {
             // SAFETY: each chunk has its own part of the buffer.
             let sum = unsafe { std::slice::from_raw_parts_mut(shared.at(chunk * size), size) };
@@ -115,9 +114,9 @@ pub(super) fn gradient(s: &ConvShape, x: &[f32], dy: &[f32], dw: &mut [f32]) {
             while row < end {
                 let (n, y0) = (row / s.out_h(), row % s.out_h());
                 let step = PIXELS.div_ceil(s.out_w()).min(s.out_h() - y0).min(end - row);
-                let own = y0..y0 + step;
-                let mut next = far.then(|| ahead(s, row + step, step, x, dy));
-                for (ky, rows) in patches_of(&ys.within(&own), max_rows(s.kernel[1], width)) {
+                let out_rows = y0..y0 + step;
+                let mut next = prefetches.then(|| prefetch_cursors(s, row + step, step, x, dy));
+                for (ky, rows) in patches_of(&ys.within(&out_rows), max_rows(s.kernel[1], width)) {
                     for (kx, columns) in &across {
                         let patch = Patch {
                             rows: rows.clone(),
@@ -125,8 +124,8 @@ pub(super) fn gradient(s: &ConvShape, x: &[f32], dy: &[f32], dw: &mut [f32]) {
                             ky: ky.clone(),
                             kx: kx.clone(),
                         };
-                        // The first patch is the largest by far.
-                        add(s, level, n, &patch, x, dy, sum, next.take());
+                        // The first patch is by far the largest: it carries the prefetches.
+                        accumulate_patch(s, level, n, &patch, x, dy, sum, next.take());
                     }
                 }
                 row += step;
@@ -137,17 +136,17 @@ pub(super) fn gradient(s: &ConvShape, x: &[f32], dy: &[f32], dw: &mut [f32]) {
         for sum in others.chunks_exact(size) {
             total.iter_mut().zip(sum).for_each(|(a, b)| *a += *b);
         }
-        for (o, own) in dw.chunks_exact_mut(taps * width).enumerate() {
-            for (row, dw) in own.iter_mut().enumerate() {
+        for (o, channel_dw) in dw.chunks_exact_mut(taps * width).enumerate() {
+            for (row, dw) in channel_dw.iter_mut().enumerate() {
                 *dw = total[row * channels + o];
             }
         }
     });
 }
 
-/// What the `step` output rows from `row` on (numbered through the batch) read and those before do not: the two halves
-/// of their input, and their part of `dy`, as a walk of the kernel over as many rows.
-fn ahead(s: &ConvShape, row: usize, step: usize, x: &[f32], dy: &[f32]) -> [Ahead; 3] {
+/// Prefetch cursors for the `step` output rows from `row` on (counted over the whole batch): the first and second half of the input
+/// rows that earlier rows have not read, and the rows of `dy`, spread over one kernel call on as many rows.
+fn prefetch_cursors(s: &ConvShape, row: usize, step: usize, x: &[f32], dy: &[f32]) -> [PrefetchCursor; 3] {
     let clip = |m: &[f32], pitch: usize, first: usize, rows: usize| {
         let end = m.len() / pitch;
         first.min(end) * pitch..(first + rows).min(end) * pitch
@@ -159,10 +158,10 @@ fn ahead(s: &ConvShape, row: usize, step: usize, x: &[f32], dy: &[f32]) -> [Ahea
     let (lower, upper) = input.split_at(input.len() / 2);
     let output = &dy[clip(dy, s.out_w() * s.c_out, row, step)];
     let walk = step * s.out_w() * s.c_out.div_ceil(16);
-    [lower, upper, output].map(|region| Prefetch::new([region, &[]], 1).walk(walk))
+    [lower, upper, output].map(|region| Prefetch::new([region, &[]], 1).cursor(walk))
 }
 
-/// Kernel rows whose taps are summed together: as many as the registers hold.
+/// Kernel rows summed together: as many as fit in registers.
 fn max_rows(kernel_width: usize, group: usize) -> usize {
     match (kernel_width, group) {
         (3, 1) => 3,
@@ -171,8 +170,8 @@ fn max_rows(kernel_width: usize, group: usize) -> usize {
     }
 }
 
-impl Axis {
-    fn of(s: &ConvShape, a: usize, out: usize) -> Axis {
+impl ValidRanges {
+    fn of(s: &ConvShape, a: usize, out: usize) -> ValidRanges {
         let size = [s.h, s.w][a];
         let valid = (0..s.kernel[a]).map(|k| {
             let offset = k * s.dilation[a];
@@ -180,18 +179,18 @@ impl Axis {
             let end = (size + s.padding[a]).saturating_sub(offset).div_ceil(s.stride[a]).min(out);
             first.min(end)..end
         });
-        Axis { valid: valid.collect() }
+        ValidRanges { valid: valid.collect() }
     }
 
-    fn within(&self, own: &Range<usize>) -> Axis {
-        let clip = |v: &Range<usize>| v.start.max(own.start)..v.end.min(own.end);
-        Axis { valid: self.valid.iter().map(clip).collect() }
+    fn within(&self, range: &Range<usize>) -> ValidRanges {
+        let clip = |v: &Range<usize>| v.start.max(range.start)..v.end.min(range.end);
+        ValidRanges { valid: self.valid.iter().map(clip).collect() }
     }
 }
 
-/// Covers every (tap, position) pair of an axis exactly once: up to `most` neighbouring taps over the positions that
-/// all of them have, then each tap alone over what is left of its own.
-fn patches_of(axis: &Axis, most: usize) -> Vec<(Range<usize>, Range<usize>)> {
+/// Covers every valid (tap, position) pair of an axis exactly once: up to `most` neighbouring taps over their common positions, then
+/// each tap alone over its remaining positions.
+fn patches_of(axis: &ValidRanges, most: usize) -> Vec<(Range<usize>, Range<usize>)> {
     let mut patches = Vec::new();
     for k0 in (0..axis.valid.len()).step_by(most) {
         let taps = k0..(k0 + most).min(axis.valid.len());
@@ -209,8 +208,8 @@ fn patches_of(axis: &Axis, most: usize) -> Vec<(Range<usize>, Range<usize>)> {
     patches
 }
 
-/// Adds one patch to the sums `[tap][channel]`.
-fn add(
+/// Accumulates one patch into the sums `[tap][channel]`.
+fn accumulate_patch(
     s: &ConvShape,
     level: Level,
     n: usize,
@@ -218,7 +217,7 @@ fn add(
     x: &[f32],
     dy: &[f32],
     sum: &mut [f32],
-    ahead: Option<[Ahead; 3]>,
+    ahead: Option<[PrefetchCursor; 3]>,
 ) {
     let c = s.c_in;
     let (oy, ox) = (patch.rows.start, patch.columns.start);
@@ -235,18 +234,18 @@ fn add(
     macro_rules! of {
         ($($r:literal x $k:literal x $g:literal)*) => {
             match (patch.ky.len(), patch.kx.len(), g) {
-                // SAFETY: the patch's inputs and outputs exist, by construction of the valid ranges.
+                // SAFETY: the patch's inputs and outputs lie inside the arrays, by construction of the valid ranges.
                 $(($r, $k, $g) => unsafe {
                     let to = sum[first..].as_mut_ptr();
                     taps::<$r, $k, $g>(level, input, x_steps, tap_steps, output, dy_row, size, c, to, kw, ahead)
                 },)*
                 (1, 1, _) => unreachable!("no kernel for groups of {g} channels"),
                 _ => {
-                    // No kernel of this size: tap by tap.
+                    // No kernel of this size: process each tap alone.
                     for (ky, kx) in patch.ky.clone().flat_map(|ky| patch.kx.clone().map(move |kx| (ky, kx))) {
                         let (rows, columns) = (patch.rows.clone(), patch.columns.clone());
                         let single = Patch { rows, columns, ky: ky..ky + 1, kx: kx..kx + 1 };
-                        add(s, level, n, &single, x, dy, sum, None);
+                        accumulate_patch(s, level, n, &single, x, dy, sum, None);
                     }
                 }
             }

@@ -1,13 +1,12 @@
-//! Convolution as im2col and a matrix product, a band of output rows at a time: correct for every shape and both
-//! float types.
-use super::Shared;
+//! Convolution by im2col and GEMM, a band of output rows at a time. Supports every shape, in f32 and f64.
+use super::SharedPtr;
 use crate::conv_shape::ConvShape;
 use crate::cpu::gemm::{StridedMatrix, gemm_serial};
 use crate::cpu::scratch;
 use crate::dtype::Real;
 use rayon::prelude::*;
 
-/// Output pixels of a band: its columns stay in the second-level cache.
+/// Output pixels per band: its im2col matrix stays in the L2 cache.
 const PIXELS: usize = 192;
 
 pub(super) fn forward<T: Real>(s: &ConvShape, x: &[T], weight: &[T], bias: Option<&[T]>, y: &mut [T]) {
@@ -29,7 +28,7 @@ pub(super) fn forward<T: Real>(s: &ConvShape, x: &[T], weight: &[T], bias: Optio
         }
         scratch::with(pixels * k, |columns: &mut [T]| {
             for g in 0..s.groups {
-                gather(s, &x[n * image..][..image], g, b * bands.rows, columns);
+                im2col(s, &x[n * image..][..image], g, b * bands.rows, columns);
                 let dst = StridedMatrix {
                     ptr: band[g * s.group_out()..].as_mut_ptr(),
                     row_step: s.c_out,
@@ -73,9 +72,9 @@ pub(super) fn data_gradient<T: Real>(s: &ConvShape, dy: &[T], weight: &[T], dx: 
                         row_step: k,
                         col_step: 1,
                     };
-                    // SAFETY: as in `forward`, with the window as the result.
+                    // SAFETY: as in `forward`, with `columns` as the result.
                     unsafe { gemm_serial(pixels, k, s.group_out(), lhs, rhs, true, dst) };
-                    scatter(s, columns, g, y0, dx);
+                    col2im(s, columns, g, y0, dx);
                 }
             });
         }
@@ -86,11 +85,11 @@ pub(super) fn weight_gradient<T: Real>(s: &ConvShape, x: &[T], dy: &[T], dw: &mu
     let (bands, [out_h, out_w]) = (Bands::of(s), out_size(s));
     let k = window(s);
     let image = s.h * s.w * s.c_in;
-    // One partial sum for each of a few chunks of images, added in order.
+    // One partial sum per chunk of images, added in order.
     let chunks = s.n.clamp(1, 8);
     let size = dw.len();
     scratch::with(chunks * size, |partial: &mut [T]| {
-        let shared = Shared(partial.as_mut_ptr());
+        let shared = SharedPtr(partial.as_mut_ptr());
         (0..chunks).into_par_iter().with_max_len(1).for_each(|chunk| {
             // SAFETY: each chunk has its own part of the buffer.
             let sum = unsafe { std::slice::from_raw_parts_mut(shared.at(chunk * size), size) };
@@ -100,7 +99,7 @@ pub(super) fn weight_gradient<T: Real>(s: &ConvShape, x: &[T], dy: &[T], dw: &mu
                     let pixels = bands.rows.min(out_h - y0) * out_w;
                     scratch::with(pixels * k, |columns: &mut [T]| {
                         for g in 0..s.groups {
-                            gather(s, &x[n * image..][..image], g, y0, columns);
+                            im2col(s, &x[n * image..][..image], g, y0, columns);
                             let first = (n * out_h + y0) * out_w * s.c_out + g * s.group_out();
                             let dst = StridedMatrix {
                                 ptr: sum[g * s.group_out() * k..].as_mut_ptr(),
@@ -113,7 +112,7 @@ pub(super) fn weight_gradient<T: Real>(s: &ConvShape, x: &[T], dy: &[T], dw: &mu
                                 col_step: s.c_out,
                             };
                             let rhs = StridedMatrix { ptr: columns.as_mut_ptr(), row_step: k, col_step: 1 };
-                            // SAFETY: as in `forward`, with the weights as the result.
+                            // SAFETY: as in `forward`, with the weight gradient as the result.
                             unsafe { gemm_serial(s.group_out(), k, pixels, lhs, rhs, true, dst) };
                         }
                     });
@@ -129,7 +128,7 @@ pub(super) fn weight_gradient<T: Real>(s: &ConvShape, x: &[T], dy: &[T], dw: &mu
     });
 }
 
-/// How the output rows of one image are cut.
+/// Partition of the output rows of one image.
 struct Bands {
     rows: usize,
 }
@@ -144,13 +143,13 @@ fn out_size(s: &ConvShape) -> [usize; 2] {
     [s.out_h(), s.out_w()]
 }
 
-/// Elements of a window within one group: the row length of the im2col matrix.
+/// Elements of a window in one group: the row length of the im2col matrix.
 fn window(s: &ConvShape) -> usize {
     s.kernel[0] * s.kernel[1] * s.group_in()
 }
 
-/// Calls `f(column offset, input offset)` for every tap of the band that starts at output row `y0`; the input
-/// offset is `None` on padding.
+/// Calls `f(column offset, input offset)` for every tap of the band that starts at output row `y0`. The input offset is `None` on
+/// padding.
 fn taps(s: &ConvShape, g: usize, y0: usize, len: usize, mut f: impl FnMut(usize, Option<usize>)) {
     let out_w = s.out_w();
     let pixels = len / window(s);
@@ -170,8 +169,8 @@ fn taps(s: &ConvShape, g: usize, y0: usize, len: usize, mut f: impl FnMut(usize,
     }
 }
 
-/// im2col: the windows of a band, one row each, from one image.
-fn gather<T: Real>(s: &ConvShape, x: &[T], g: usize, y0: usize, columns: &mut [T]) {
+/// Copies the windows of a band of one image to the rows of `columns`.
+fn im2col<T: Real>(s: &ConvShape, x: &[T], g: usize, y0: usize, columns: &mut [T]) {
     let c = s.group_in();
     taps(s, g, y0, columns.len(), |column, input| match input {
         Some(i) => columns[column..][..c].copy_from_slice(&x[i..][..c]),
@@ -179,8 +178,8 @@ fn gather<T: Real>(s: &ConvShape, x: &[T], g: usize, y0: usize, columns: &mut [T
     });
 }
 
-/// col2im: adds each window of a band to the pixels that it came from.
-fn scatter<T: Real>(s: &ConvShape, columns: &[T], g: usize, y0: usize, dx: &mut [T]) {
+/// Adds each window of a band to its pixels of `dx`.
+fn col2im<T: Real>(s: &ConvShape, columns: &[T], g: usize, y0: usize, dx: &mut [T]) {
     let c = s.group_in();
     taps(s, g, y0, columns.len(), |column, input| {
         let Some(i) = input else { return };

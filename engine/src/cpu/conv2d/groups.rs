@@ -1,8 +1,8 @@
-//! Channel groups as the kernels see them: groups narrower than a register are merged.
+//! Channel groups of the dense kernels: groups narrower than a register are merged.
 use crate::conv_shape::ConvShape;
 
-/// `count` blocks of channels that are convolved by themselves. A block is `merged` neighbouring groups, whose
-/// weights form a block-diagonal matrix: a few multiplications by zero cost less than a mostly empty register.
+/// `count` blocks of channels, convolved independently. A block is `merged` neighbouring groups, whose weights form a
+/// block-diagonal matrix: a few multiplications by zero cost less than a mostly empty register.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Groups {
     pub(super) count: usize,
@@ -14,8 +14,8 @@ pub(super) struct Groups {
 }
 
 impl Groups {
-    /// Merges groups until their `columns` (channels of one group that registers run over) fill three quarters of a
-    /// register of `lanes`.
+    /// Merges groups until their `columns` (the channels of one group that are vectorised) fill three quarters of a register of `lanes`
+    /// lanes.
     pub(super) fn of(s: &ConvShape, columns: usize, lanes: usize) -> Groups {
         let merged = (1..=s.groups)
             .filter(|m| s.groups.is_multiple_of(*m))

@@ -1,15 +1,15 @@
 //! 2-D convolution, channels-last: forward, data gradient, weight gradient, bias gradient.
 //!
-//! f64 takes [`generic`], im2col and a matrix product, the reference. In f32:
+//! f64 uses `generic`, im2col and GEMM, which is also the reference. In f32:
 //!
-//! - [`depthwise`] and [`depthwise_weight`] serve groups of 1, 2, 4 and 8 channels, registers over all channels;
-//! - [`dense`] everything else, forward and data gradient: a [`plan`] says which source pixels each target pixel
-//!   gathers, [`panel`] packs the weights, [`band`] or [`batch_tile`] walks the pixels, [`tile`] is the kernel;
-//! - [`weight`] the weight gradient, over the kernel in [`outer`].
+//! - `depthwise` and `depthwise_weight` compute groups of 1, 2, 4 and 8 channels, vectorised over all channels;
+//! - `dense` computes every other forward pass and data gradient: a `plan` lists the source pixels that each target pixel
+//!   gathers, `panel` packs the weights, `band` or `batch_tile` iterates over the pixels, `tile` is the kernel;
+//! - `weight` computes every other weight gradient, with the kernel in `outer`.
 //!
-//! [`pairs`] takes bf16 through the same plans and tiles, where the processor has instructions for it.
+//! `bf16_pairs` computes bf16 with the same plans and tiles, on CPUs with bf16 instructions.
 //!
-//! All cuts (bands, chunks, slices) follow from the shape, so the number of threads changes no bit.
+//! The partition (bands, chunks, slices) depends on the shape alone, so results do not depend on the number of threads.
 use crate::conv_shape::ConvShape;
 use crate::dtype::{Real, as_f32, as_f32_mut};
 
@@ -34,17 +34,20 @@ mod words;
 
 pub use words::has_bf16;
 
-/// The convolution itself:
-/// `y[n,oy,ox,o] = bias[o] + sum over ky,kx,i of x[n, oy*s+ky*d-p, ox*s+kx*d-p, i] * weight[o,ky,kx,i]`, where input
-/// channels `i` are those of the group of `o` and pixels outside the input are zero.
+/// Forward pass:
+/// `y[n,oy,ox,o] = bias[o] + sum over ky,kx,i of x[n, oy*s+ky*d-p, ox*s+kx*d-p, i] * weight[o,ky,kx,i]`, where `i` runs over the
+/// input channels of the group of `o` and pixels outside the input are zero.
 ///
-/// `x` is `[n,h,w,c_in]`, `weight` `[c_out,kh,kw,c_in/groups]`, `bias` `[c_out]`, `y` `[n,out_h,out_w,c_out]`, which is
-/// overwritten. Panics when a length differs.
+/// Shapes: `x` `[n,h,w,c_in]`, `weight` `[c_out,kh,kw,c_in/groups]`, `bias` `[c_out]`, `y` `[n,out_h,out_w,c_out]`. `y` is
+/// overwritten. Dtypes: f32 and f64.
+///
+/// # Panics
+/// If a slice has the wrong length.
 pub fn forward<T: Real>(s: &ConvShape, x: &[T], weight: &[T], bias: Option<&[T]>, y: &mut [T]) {
     check(s, x.len(), weight.len(), y.len());
     assert!(bias.is_none_or(|b| b.len() == s.c_out), "bias must hold c_out elements");
     match (as_f32(x), as_f32(weight), as_f32_mut(y)) {
-        (Some(x), Some(weight), Some(y)) if depthwise::suits(s) => {
+        (Some(x), Some(weight), Some(y)) if depthwise::supports(s) => {
             depthwise::forward(s, x, weight, bias.and_then(as_f32), y)
         }
         (Some(x), Some(weight), Some(y)) => dense::forward(s, x, weight, bias.and_then(as_f32), y),
@@ -52,12 +55,12 @@ pub fn forward<T: Real>(s: &ConvShape, x: &[T], weight: &[T], bias: Option<&[T]>
     }
 }
 
-/// The gradient of the input, `dx[n,iy,ix,i] = sum over oy,ox,o of dy[n,oy,ox,o] * weight[o,ky,kx,i]` over the windows
-/// that contain the pixel. Shapes as in [`forward`]; `dx` is overwritten.
+/// Gradient of the input: `dx[n,iy,ix,i] = sum over oy,ox,o of dy[n,oy,ox,o] * weight[o,ky,kx,i]` over the windows that contain the
+/// pixel. Shapes as in [`forward`]; `dx` is overwritten.
 pub fn data_gradient<T: Real>(s: &ConvShape, dy: &[T], weight: &[T], dx: &mut [T]) {
     check(s, dx.len(), weight.len(), dy.len());
     match (as_f32(dy), as_f32(weight), as_f32_mut(dx)) {
-        (Some(dy), Some(weight), Some(dx)) if depthwise::suits(s) => {
+        (Some(dy), Some(weight), Some(dx)) if depthwise::supports(s) => {
             depthwise::data_gradient(s, dy, weight, dx)
         }
         (Some(dy), Some(weight), Some(dx)) => dense::data_gradient(s, dy, weight, dx),
@@ -65,18 +68,18 @@ pub fn data_gradient<T: Real>(s: &ConvShape, dy: &[T], weight: &[T], dx: &mut [T
     }
 }
 
-/// The gradient of the weight, `dw[o,ky,kx,i] = sum over n,oy,ox of dy[n,oy,ox,o] * x[n, oy*s+ky*d-p, ox*s+kx*d-p, i]`.
+/// Gradient of the weight: `dw[o,ky,kx,i] = sum over n,oy,ox of dy[n,oy,ox,o] * x[n, oy*s+ky*d-p, ox*s+kx*d-p, i]`.
 /// Shapes as in [`forward`]; `dw` is overwritten.
 pub fn weight_gradient<T: Real>(s: &ConvShape, x: &[T], dy: &[T], dw: &mut [T]) {
     check(s, x.len(), dw.len(), dy.len());
     match (as_f32(x), as_f32(dy), as_f32_mut(dw)) {
-        (Some(x), Some(dy), Some(dw)) if depthwise::suits(s) => depthwise_weight::gradient(s, x, dy, dw),
-        (Some(x), Some(dy), Some(dw)) => weight::gradient(s, weight::Operands::Floats { x, dy }, dw),
+        (Some(x), Some(dy), Some(dw)) if depthwise::supports(s) => depthwise_weight::gradient(s, x, dy, dw),
+        (Some(x), Some(dy), Some(dw)) => weight::gradient(s, weight::WeightGradOperands::F32 { x, dy }, dw),
         _ => generic::weight_gradient(s, x, dy, dw),
     }
 }
 
-/// The gradient of the bias: `db[o]`, the sum of `dy[n,oy,ox,o]` over batch and pixels. `db` is overwritten.
+/// Gradient of the bias: `db[o] = sum over n,oy,ox of dy[n,oy,ox,o]`. `db` is overwritten.
 pub fn bias_gradient<T: Real>(s: &ConvShape, dy: &[T], db: &mut [T]) {
     assert_eq!(dy.len(), s.output_len(), "dy must hold n * out_h * out_w * c_out elements");
     assert_eq!(db.len(), s.c_out, "db must hold c_out elements");
@@ -93,24 +96,24 @@ fn check(s: &ConvShape, input: usize, weight: usize, output: usize) {
     assert_eq!(output, s.output_len(), "the output must hold n * out_h * out_w * c_out elements");
 }
 
-/// A pointer that tasks share; each writes its own part, which no other task reads or writes.
-struct Shared<T>(*mut T);
+/// Pointer shared by tasks. Each task writes its own part, which no other task accesses.
+struct SharedPtr<T>(*mut T);
 
-impl<T> Clone for Shared<T> {
+impl<T> Clone for SharedPtr<T> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<T> Copy for Shared<T> {}
+impl<T> Copy for SharedPtr<T> {}
 
-// SAFETY: tasks write to disjoint places, as the type's comment demands.
-unsafe impl<T> Send for Shared<T> {}
+// SAFETY: tasks access disjoint parts, as the type requires.
+unsafe impl<T> Send for SharedPtr<T> {}
 // SAFETY: as above.
-unsafe impl<T> Sync for Shared<T> {}
+unsafe impl<T> Sync for SharedPtr<T> {}
 
-impl<T> Shared<T> {
-    /// The place `offset` elements on. A method, so that closures capture the wrapper and not the bare pointer.
+impl<T> SharedPtr<T> {
+    /// Pointer advanced by `offset` elements. A method, so that closures capture the wrapper and not the bare pointer.
     #[inline(always)]
     fn at(self, offset: usize) -> *mut T {
         self.0.wrapping_add(offset)

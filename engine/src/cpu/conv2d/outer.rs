@@ -1,35 +1,35 @@
-//! The register tile of the weight gradient: an outer product that is summed over pixels.
-use super::prefetch::Ahead;
-use super::words::{Floats, Multiply};
+//! Register tile of the weight gradient: an outer product summed over pixels.
+use super::prefetch::PrefetchCursor;
+use super::words::{F32Words, WordMulAdd};
 use crate::cpu::simd::{Level, Simd, prefetch, simd_kernel};
 
-/// The pixels that a tile sums over: images of rows of columns.
+/// Extents of the pixels that a tile sums over.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Walk {
+pub(super) struct PixelLoop {
     pub(super) images: usize,
     pub(super) rows: usize,
     pub(super) columns: usize,
 }
 
-/// One of the two factors: first element, and the distance between images, rows and pixels.
+/// Operand of the outer product: first element, and the strides of images, rows and pixels.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Factor {
+pub(super) struct OuterOperand {
     pub(super) ptr: *const f32,
     pub(super) image: usize,
     pub(super) row: usize,
     pub(super) pixel: usize,
 }
 
-/// Where the sums go: rows `pitch` apart, `last` lanes in the last register; added to what is there, or not.
+/// Destination of the sums: rows `pitch` apart, `last` lanes in the last register. With `add`, sums are accumulated.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Sum {
+pub(super) struct OuterSum {
     pub(super) ptr: *mut f32,
     pub(super) pitch: usize,
     pub(super) last: usize,
     pub(super) add: bool,
 }
 
-/// Scalars of a full tile that is `registers` wide.
+/// Scalars of a full tile of `registers` registers.
 pub(super) fn rows(level: Level, registers: usize) -> usize {
     match level {
         Level::Avx512 => [12, 12, 8][registers - 1],
@@ -37,25 +37,25 @@ pub(super) fn rows(level: Level, registers: usize) -> usize {
     }
 }
 
-/// The sums of [`outer`], over vectors that are `FULL` or end with `last` lanes.
+/// Sums of [`outer`], over vectors of full registers (`FULL`) or with `last` lanes in the last one.
 ///
 /// # Safety
-/// As for [`outer`].
+/// The conditions of [`outer`].
 #[inline(always)]
-unsafe fn products<S: Simd, M: Multiply<S>, const MR: usize, const NV: usize, const FULL: bool>(
-    walk: Walk,
-    scalars: Factor,
-    vectors: Factor,
+unsafe fn accumulate<S: Simd, M: WordMulAdd<S>, const MR: usize, const NV: usize, const FULL: bool>(
+    pixels: PixelLoop,
+    scalars: OuterOperand,
+    vectors: OuterOperand,
     last: usize,
-    ahead: Ahead,
+    ahead: PrefetchCursor,
 ) -> [[S::V; NV]; MR] {
     let mut next = ahead.ptr;
     let mut acc = [[S::splat(0.0); NV]; MR];
-    for n in 0..walk.images {
-        for r in 0..walk.rows {
+    for n in 0..pixels.images {
+        for r in 0..pixels.rows {
             let mut s = scalars.ptr.add(n * scalars.image + r * scalars.row);
             let mut x = vectors.ptr.add(n * vectors.image + r * vectors.row);
-            for _ in 0..walk.columns {
+            for _ in 0..pixels.columns {
                 let mut v = [S::splat(0.0); NV];
                 for i in 0..NV {
                     let p = x.add(i * S::LANES);
@@ -77,24 +77,24 @@ unsafe fn products<S: Simd, M: Multiply<S>, const MR: usize, const NV: usize, co
     acc
 }
 
-/// `sum[j][..] (+)= sum over pixels of scalars[pixel][j] * vectors[pixel][..]` for `MR` scalars and `NV` registers;
-/// fetches along `ahead`.
+/// `sum[j][..] (+)= sum over pixels of scalars[pixel][j] * vectors[pixel][..]` for `MR` scalars and `NV` registers. Prefetches along
+/// `ahead`.
 ///
 /// # Safety
-/// Both factors must be readable at every pixel of the walk, the sum writable; inside a function that carries the instruction set.
+/// Both operands must be readable at every pixel of the loop, the sum writable. Only inside a function that enables the instruction set.
 #[inline(always)]
-unsafe fn add_products<S: Simd, M: Multiply<S>, const MR: usize, const NV: usize>(
-    walk: Walk,
-    scalars: Factor,
-    vectors: Factor,
-    sum: Sum,
-    ahead: Ahead,
+unsafe fn outer_sum<S: Simd, M: WordMulAdd<S>, const MR: usize, const NV: usize>(
+    pixels: PixelLoop,
+    scalars: OuterOperand,
+    vectors: OuterOperand,
+    sum: OuterSum,
+    ahead: PrefetchCursor,
 ) {
-    // Masked loads cost the narrower levels a register and time: only where they are needed.
+    // Masked loads cost AVX2 a register and time: use them only where needed.
     let acc = if sum.last == S::LANES {
-        products::<S, M, MR, NV, true>(walk, scalars, vectors, sum.last, ahead)
+        accumulate::<S, M, MR, NV, true>(pixels, scalars, vectors, sum.last, ahead)
     } else {
-        products::<S, M, MR, NV, false>(walk, scalars, vectors, sum.last, ahead)
+        accumulate::<S, M, MR, NV, false>(pixels, scalars, vectors, sum.last, ahead)
     };
     for j in 0..MR {
         for i in 0..NV {
@@ -107,61 +107,61 @@ unsafe fn add_products<S: Simd, M: Multiply<S>, const MR: usize, const NV: usize
 }
 
 simd_kernel! {
-    /// [`add_products`] of f32.
+    /// [`outer_sum`] of f32.
     ///
     /// # Safety
-    /// Both factors must be readable at every pixel of the walk, the sum writable.
+    /// Both operands must be readable at every pixel of the loop, the sum writable.
     fn outer<S at level, const MR: usize, const NV: usize>(
-        walk: Walk,
-        scalars: Factor,
-        vectors: Factor,
-        sum: Sum,
-        ahead: Ahead,
+        pixels: PixelLoop,
+        scalars: OuterOperand,
+        vectors: OuterOperand,
+        sum: OuterSum,
+        ahead: PrefetchCursor,
     ) {
-        unsafe { add_products::<S, Floats, MR, NV>(walk, scalars, vectors, sum, ahead) }
+        unsafe { outer_sum::<S, F32Words, MR, NV>(pixels, scalars, vectors, sum, ahead) }
     }
 }
 
-/// [`add_products`] of pairs of bf16.
+/// [`outer_sum`] of pairs of bf16.
 ///
 /// # Safety
-/// As for `outer`, on a processor with AVX-512 and its bf16 instructions.
+/// The conditions of [`outer`], on a CPU with AVX-512 BF16.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
-unsafe fn outer_of_pairs<const MR: usize, const NV: usize>(
-    walk: Walk,
-    scalars: Factor,
-    vectors: Factor,
-    sum: Sum,
-    ahead: Ahead,
+unsafe fn outer_bf16<const MR: usize, const NV: usize>(
+    pixels: PixelLoop,
+    scalars: OuterOperand,
+    vectors: OuterOperand,
+    sum: OuterSum,
+    ahead: PrefetchCursor,
 ) {
     use crate::cpu::simd::Avx512;
-    // SAFETY: this function carries the features; the rest is the caller's promise.
-    unsafe { add_products::<Avx512, super::words::Pairs, MR, NV>(walk, scalars, vectors, sum, ahead) }
+    // SAFETY: this function enables the features; the rest is the caller's obligation.
+    unsafe { outer_sum::<Avx512, super::words::Bf16Pairs, MR, NV>(pixels, scalars, vectors, sum, ahead) }
 }
 
-/// The tile of `m` scalars and `registers` registers: `m` is at most [`rows`] of the widest level.
+/// Runs the tile of `m` scalars by `registers` registers. `m` is at most [`rows`] of the widest level.
 ///
 /// # Safety
-/// As for the kernel; for `pairs` the processor has the instructions for bf16.
+/// The conditions of [`outer`]. With `pairs`, the CPU must have AVX-512 BF16.
 #[inline]
 pub(super) unsafe fn run(
     level: Level,
     pairs: bool,
     m: usize,
     registers: usize,
-    walk: Walk,
-    scalars: Factor,
-    vectors: Factor,
-    sum: Sum,
-    ahead: Ahead,
+    pixels: PixelLoop,
+    scalars: OuterOperand,
+    vectors: OuterOperand,
+    sum: OuterSum,
+    ahead: PrefetchCursor,
 ) {
     macro_rules! of {
         ($nv:literal: $($m:literal)*) => {
             match m {
                 #[cfg(target_arch = "x86_64")]
-                $($m if pairs => outer_of_pairs::<$m, $nv>(walk, scalars, vectors, sum, ahead),)*
-                $($m => outer::<$m, $nv>(level, walk, scalars, vectors, sum, ahead),)*
+                $($m if pairs => outer_bf16::<$m, $nv>(pixels, scalars, vectors, sum, ahead),)*
+                $($m => outer::<$m, $nv>(level, pixels, scalars, vectors, sum, ahead),)*
                 _ => unreachable!("no tile of {m} scalars by {} registers", $nv),
             }
         };

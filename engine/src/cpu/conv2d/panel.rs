@@ -1,41 +1,42 @@
-//! Weights in the order in which the tiles read them: `[block of columns][tap][channel][column]`, packed at each
-//! call (a transpose for the forward pass, row copies for the data gradient) and zero-filled to whole registers.
-use super::Shared;
+//! Weights packed in the order in which the tiles read them, `[column block][tap][channel][column]`, zero-padded to whole registers.
+//! They are packed at each call: a transpose for the forward pass, row copies for the data gradient.
+use super::SharedPtr;
 use super::groups::Groups;
 use super::tile;
 use crate::conv_shape::ConvShape;
 use crate::cpu::simd::Level;
 use rayon::prelude::*;
 
-/// Weights from which on packing is worth several threads.
-const PARALLEL: usize = 1 << 15;
+/// Fewest weights for packing in parallel.
+const MIN_PARALLEL: usize = 1 << 15;
 
-/// Columns that one tile covers.
+/// Columns covered by one tile.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Block {
-    /// Group that the columns belong to.
+pub(super) struct ColumnBlock {
+    /// Group of the columns.
     pub(super) group: usize,
-    /// First register among those of the group.
+    /// First register, counted within the group.
     pub(super) first: usize,
-    /// How many registers wide.
+    /// Width in registers.
     pub(super) registers: usize,
 }
 
-/// The columns of all groups, cut into blocks.
+/// Columns of all groups, split into blocks.
 pub(super) struct Panels {
     pub(super) level: Level,
-    pub(super) blocks: Vec<Block>,
+    pub(super) blocks: Vec<ColumnBlock>,
     pub(super) groups: usize,
-    /// Columns of a group.
+    /// Columns per group.
     pub(super) columns: usize,
-    /// Registers of a group, the last perhaps partly filled.
+    /// Registers per group; the last may be partly filled.
     pub(super) registers: usize,
     /// Rows of a panel: taps times reduced channels.
     pub(super) rows: usize,
 }
 
 impl Panels {
-    /// Blocks of two registers, an odd one out in a block of three; of four where `wide` and they come out even.
+    /// Splits each group into blocks of two registers, with one block of three for an odd count. With `wide`, blocks have four registers
+    /// if the count is a multiple of four.
     pub(super) fn new(level: Level, groups: usize, columns: usize, rows: usize, wide: bool) -> Panels {
         let registers = columns.div_ceil(level.lanes());
         let mut blocks = Vec::new();
@@ -48,35 +49,35 @@ impl Panels {
                     1 | 3 => left,
                     _ => 2,
                 };
-                blocks.push(Block { group, first, registers: width });
+                blocks.push(ColumnBlock { group, first, registers: width });
                 first += width;
             }
         }
         Panels { level, blocks, groups, columns, registers, rows }
     }
 
-    /// Elements of all panels together.
+    /// Total elements of all panels.
     pub(super) fn len(&self) -> usize {
         self.blocks.iter().map(|b| b.registers).sum::<usize>() * self.level.lanes() * self.rows
     }
 
     /// First element of a block's panel.
-    pub(super) fn start(&self, block: &Block) -> usize {
+    pub(super) fn start(&self, block: &ColumnBlock) -> usize {
         (block.group * self.registers + block.first) * self.level.lanes() * self.rows
     }
 
-    /// First column of a block within its group, and how many there are.
-    pub(super) fn range(&self, block: &Block) -> (usize, usize) {
+    /// First column of a block within its group, and number of columns.
+    pub(super) fn range(&self, block: &ColumnBlock) -> (usize, usize) {
         let first = block.first * self.level.lanes();
         (first, (block.registers * self.level.lanes()).min(self.columns - first))
     }
 
     /// Pixels of a full tile of this block.
-    pub(super) fn tile_rows(&self, block: &Block) -> usize {
+    pub(super) fn tile_rows(&self, block: &ColumnBlock) -> usize {
         tile::rows(self.level, block.registers)
     }
 
-    /// Panels of the forward pass: columns are output channels, rows `[tap][input channel]`.
+    /// Packs the panels of the forward pass: columns are output channels, rows `[tap][input channel]`.
     pub(super) fn pack_forward(&self, s: &ConvShape, g: &Groups, weight: &[f32], out: &mut [f32]) {
         let (k, inner) = (self.rows / g.merged, s.group_in());
         self.for_each(out, |block, out| {
@@ -104,7 +105,7 @@ impl Panels {
         });
     }
 
-    /// Panels of the data gradient: columns are input channels, rows `[tap][output channel]`.
+    /// Packs the panels of the data gradient: columns are input channels, rows `[tap][output channel]`.
     pub(super) fn pack_data(&self, s: &ConvShape, g: &Groups, weight: &[f32], out: &mut [f32]) {
         let (taps, inner) = (s.kernel[0] * s.kernel[1], s.group_in());
         self.for_each(out, |block, out| {
@@ -112,29 +113,29 @@ impl Panels {
             let (first, columns) = self.range(block);
             for (row, line) in out.chunks_exact_mut(width).enumerate() {
                 let (tap, o) = (row / g.outputs, row % g.outputs);
-                // The input channels of this output channel's own group, as columns of the block.
-                let own = o / s.group_out() * inner;
-                let (a, b) = (own.max(first), (own + inner).min(first + columns));
+                // The input channels of this output channel's group, as columns of the block.
+                let group_start = o / s.group_out() * inner;
+                let (a, b) = (group_start.max(first), (group_start + inner).min(first + columns));
                 if b - a.min(b) < width {
                     line.fill(0.0);
                 }
                 if a < b {
-                    let source = ((block.group * g.outputs + o) * taps + tap) * inner + a - own;
+                    let source = ((block.group * g.outputs + o) * taps + tap) * inner + a - group_start;
                     line[a - first..b - first].copy_from_slice(&weight[source..][..b - a]);
                 }
             }
         });
     }
 
-    fn for_each(&self, out: &mut [f32], fill: impl Fn(&Block, &mut [f32]) + Sync) {
+    fn for_each(&self, out: &mut [f32], fill: impl Fn(&ColumnBlock, &mut [f32]) + Sync) {
         assert!(out.len() >= self.len());
-        let shared = Shared(out.as_mut_ptr());
-        let one = |block: &Block| {
+        let shared = SharedPtr(out.as_mut_ptr());
+        let one = |block: &ColumnBlock| {
             let len = block.registers * self.level.lanes() * self.rows;
-            // SAFETY: panels follow one another without overlap, and end at `len()`.
+            // SAFETY: panels are consecutive, do not overlap, and end at `len()`.
             fill(block, unsafe { std::slice::from_raw_parts_mut(shared.at(self.start(block)), len) })
         };
-        if self.len() < PARALLEL {
+        if self.len() < MIN_PARALLEL {
             self.blocks.iter().for_each(one);
         } else {
             self.blocks.par_iter().for_each(one);

@@ -1,18 +1,18 @@
-//! Every direction against the definition, written as plain f64 loops.
+//! Forward pass and gradients against the definition in plain f64 loops.
 use super::*;
 use crate::cpu::simd::{self, Level};
 use crate::dtype::{Element, bf16};
 
 /// (n, h, w, c_in, c_out, kernel, stride, padding, dilation, groups)
-type Row = (usize, usize, usize, usize, usize, [usize; 2], [usize; 2], [usize; 2], [usize; 2], usize);
+type CaseRow = (usize, usize, usize, usize, usize, [usize; 2], [usize; 2], [usize; 2], [usize; 2], usize);
 
-const CASES: &[Row] = &[
-    // Few input channels, the usual stems.
+const CASES: &[CaseRow] = &[
+    // Few input channels: common stems.
     (2, 9, 10, 1, 32, [3, 3], [1, 1], [1, 1], [1, 1], 1),
     (2, 17, 15, 3, 40, [7, 7], [2, 2], [3, 3], [1, 1], 1),
     (3, 12, 32, 3, 33, [3, 3], [2, 2], [1, 1], [1, 1], 1),
     (2, 33, 32, 3, 20, [16, 16], [16, 16], [0, 0], [1, 1], 1),
-    // 3x3, channels that fill registers and that do not.
+    // 3x3, with full and partial registers.
     (3, 9, 10, 32, 64, [3, 3], [1, 1], [1, 1], [1, 1], 1),
     (2, 5, 24, 17, 19, [3, 3], [1, 1], [1, 1], [1, 1], 1),
     (2, 30, 31, 8, 24, [3, 3], [1, 1], [1, 1], [1, 1], 1),
@@ -30,7 +30,7 @@ const CASES: &[Row] = &[
     (2, 9, 7, 24, 144, [1, 1], [1, 1], [0, 0], [1, 1], 1),
     (2, 9, 8, 40, 24, [1, 1], [2, 2], [0, 0], [1, 1], 1),
     (2, 5, 5, 4, 6, [1, 1], [1, 1], [1, 2], [1, 1], 1),
-    // More padding than the window needs, dilation, rectangles.
+    // Excess padding, dilation, rectangles.
     (2, 5, 6, 7, 10, [3, 3], [2, 2], [4, 3], [1, 1], 1),
     (1, 1, 1, 3, 5, [1, 1], [7, 7], [3, 3], [1, 1], 1),
     (2, 12, 13, 18, 21, [3, 3], [1, 1], [2, 2], [2, 2], 1),
@@ -62,7 +62,7 @@ const CASES: &[Row] = &[
     (2, 9, 6, 8, 8, [4, 2], [3, 2], [5, 1], [1, 2], 8),
 ];
 
-fn shape(row: &Row) -> ConvShape {
+fn shape(row: &CaseRow) -> ConvShape {
     let &(n, h, w, c_in, c_out, kernel, stride, padding, dilation, groups) = row;
     ConvShape { n, h, w, c_in, c_out, kernel, stride, padding, dilation, groups }
 }
@@ -73,13 +73,13 @@ fn random<T: Real>(len: usize, seed: u64) -> Vec<T> {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        // A value that f32 holds exactly, so that both types see the same numbers.
+        // Exactly representable in f32, so that both dtypes get the same values.
         T::from_f64((state >> 40) as f64 / (1u64 << 24) as f64 - 0.5)
     };
     (0..len).map(|_| next()).collect()
 }
 
-/// What each direction must give, in f64.
+/// Expected results in f64.
 struct Expected {
     y: Vec<f64>,
     dx: Vec<f64>,
@@ -87,7 +87,7 @@ struct Expected {
     db: Vec<f64>,
 }
 
-/// The definition, tap by tap: output (oy, ox, o) meets input (oy*s + ky*d - p, ox*s + kx*d - p, i).
+/// Definition of the convolution, tap by tap: output (oy, ox, o) reads input (oy*s + ky*d - p, ox*s + kx*d - p, i).
 fn definition(s: &ConvShape, x: &[f64], weight: &[f64], bias: &[f64], dy: &[f64]) -> Expected {
     let (mut y, mut dx) = (vec![0.0; dy.len()], vec![0.0; x.len()]);
     let (mut dw, mut db) = (vec![0.0; weight.len()], vec![0.0; bias.len()]);
@@ -129,7 +129,7 @@ fn inputs<T: Real>(s: &ConvShape) -> [Vec<T>; 4] {
     [random(s.input_len(), 1), random(s.weight_len(), 2), random(s.c_out, 3), random(s.output_len(), 4)]
 }
 
-/// All results: y with bias, y without, dx, dw, db. Outputs start as NaN, so that an unwritten element shows.
+/// y with bias, y without bias, dx, dw, db. Outputs start as NaN to reveal unwritten elements.
 fn results<T: Real>(s: &ConvShape) -> [Vec<T>; 5] {
     let [x, weight, bias, dy] = inputs::<T>(s);
     let fresh = |len| vec![T::from_f64(f64::NAN); len];
@@ -153,10 +153,10 @@ fn compare<T: Real>(s: &ConvShape, want: &Expected, tolerance: f64) {
     assert_close("db", s, &db, &want.db, tolerance);
 }
 
-/// One test for all levels: the level is a setting of the whole process.
+/// One test for all levels, because the level is global to the process.
 #[test]
-fn every_direction_is_the_definition_at_every_level() {
-    let _alone = simd::exclusive();
+fn forward_and_gradients_match_definition_at_every_simd_level() {
+    let _guard = simd::lock_level();
     let detected = simd::level();
     for s in CASES.iter().map(shape) {
         let [x, weight, bias, dy] = inputs::<f64>(&s);
@@ -171,8 +171,8 @@ fn every_direction_is_the_definition_at_every_level() {
 }
 
 #[test]
-fn the_number_of_threads_changes_no_bit() {
-    let _alone = simd::exclusive();
+fn results_are_bitwise_equal_for_any_number_of_threads() {
+    let _guard = simd::lock_level();
     for s in CASES.iter().map(shape) {
         let run = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a thread pool");
@@ -183,11 +183,11 @@ fn the_number_of_threads_changes_no_bit() {
     }
 }
 
-/// An output larger than the last-level cache is streamed where it is aligned, and only there.
+/// Outputs larger than the last-level cache use non-temporal stores only if they are aligned.
 #[test]
-fn streamed_outputs_have_the_same_bits() {
-    let _alone = simd::exclusive();
-    let side = |row: Row| shape(&row);
+fn non_temporal_stores_give_the_same_bits() {
+    let _guard = simd::lock_level();
+    let side = |row: CaseRow| shape(&row);
     let shapes = [
         side((2, 400, 340, 2, 32, [1, 1], [1, 1], [0, 0], [1, 1], 1)),
         side((2, 400, 340, 2, 32, [3, 3], [1, 1], [1, 1], [1, 1], 1)),
@@ -206,8 +206,8 @@ fn streamed_outputs_have_the_same_bits() {
     }
 }
 
-/// Results in bf16: y with bias, dx, dw. Outputs start as NaN.
-fn results_of_pairs(s: &ConvShape) -> [Vec<bf16>; 3] {
+/// y with bias, dx, dw in bf16. Outputs start as NaN.
+fn results_bf16(s: &ConvShape) -> [Vec<bf16>; 3] {
     let [x, weight, bias, dy] =
         inputs::<f64>(s).map(|v| v.into_iter().map(bf16::from_f64).collect::<Vec<_>>());
     let mut out = [s.output_len(), s.input_len(), s.weight_len()].map(|len| vec![bf16::NAN; len]);
@@ -217,10 +217,10 @@ fn results_of_pairs(s: &ConvShape) -> [Vec<bf16>; 3] {
     out
 }
 
-/// The processor's own bf16: where it has none, `suits` says so and nothing is left to test.
+/// Tests nothing on CPUs without bf16 instructions.
 #[test]
-fn pairs_of_bf16_are_the_definition_on_any_number_of_threads() {
-    let _alone = simd::exclusive();
+fn bf16_pairs_match_definition_on_any_number_of_threads() {
+    let _guard = simd::lock_level();
     assert!(!bf16_pairs::supports(&ConvShape { groups: 2, ..shape(&CASES[4]) }), "groups are widened");
     for s in CASES.iter().map(shape).filter(bf16_pairs::supports) {
         let inputs =
@@ -228,11 +228,11 @@ fn pairs_of_bf16_are_the_definition_on_any_number_of_threads() {
         let want = definition(&s, &inputs[0], &inputs[1], &inputs[2], &inputs[3]);
         let run = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a thread pool");
-            pool.install(|| results_of_pairs(&s))
+            pool.install(|| results_bf16(&s))
         };
         let got = run(1);
         let wide = |v: &[bf16]| v.iter().map(|v| v.to_f64()).collect::<Vec<f64>>();
-        // Half a unit in the last place of the largest element (2^-8 of a power of two), and the sums' own error.
+        // Half an ulp of the largest element (2^-8 of a power of two), plus the error of the sums.
         for (what, got, want) in
             [("y", &got[0], &want.y), ("dx", &got[1], &want.dx), ("dw", &got[2], &want.dw)]
         {
@@ -245,7 +245,7 @@ fn pairs_of_bf16_are_the_definition_on_any_number_of_threads() {
 }
 
 #[test]
-fn pairs_of_bf16_start_anywhere() {
+fn bf16_pairs_accept_unaligned_input() {
     let s = shape(&CASES[4]);
     if !bf16_pairs::supports(&s) {
         return;

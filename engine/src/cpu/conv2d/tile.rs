@@ -1,13 +1,13 @@
-//! The register tile of forward and data gradient: a few pixels times a few registers of channels.
-use super::words::{Floats, Multiply};
+//! Register tile of the forward pass and the data gradient: a few pixels by a few registers of channels.
+use super::words::{F32Words, WordMulAdd};
 use crate::cpu::simd::{Level, Simd, simd_kernel};
 use crate::dtype::bf16;
 
-/// Most pixels of any tile.
+/// Most pixels of a tile.
 pub(super) const MAX_ROWS: usize = 12;
 
-/// One contiguous run of the reduction: `len` channels at `offset` from each pixel's pointer, against as many rows
-/// of the weight panel from `row` on.
+/// Contiguous run of the reduction: `len` channels at `offset` from each pixel's pointer, times as many rows of the weight panel from
+/// `row` on.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Tap {
     pub(super) offset: usize,
@@ -15,14 +15,14 @@ pub(super) struct Tap {
     pub(super) len: usize,
 }
 
-/// How a tile is written: how many of its columns exist, and whether to go around the caches.
+/// How a tile is stored: number of valid columns, and whether to use non-temporal stores.
 #[derive(Clone, Copy)]
-pub(super) struct Store {
+pub(super) struct TileStore {
     pub(super) columns: usize,
     pub(super) stream: bool,
 }
 
-/// Pixels of a full tile that is `registers` wide: as many accumulators as the registers of the level can hold.
+/// Pixels of a full tile of `registers` registers: as many as the level has registers for accumulators.
 pub(super) fn rows(level: Level, registers: usize) -> usize {
     match level {
         Level::Avx512 => [12, 12, 8, 6][registers - 1],
@@ -33,9 +33,9 @@ pub(super) fn rows(level: Level, registers: usize) -> usize {
 /// `bias[..] + sum over taps of x[j][offset + i] * panel[row + i][..]` for `MR` pixels and `NV` registers of columns.
 ///
 /// # Safety
-/// As for [`run`], inside a function that carries the instruction set.
+/// The conditions of [`run`], inside a function that enables the instruction set.
 #[inline(always)]
-unsafe fn sums<S: Simd, M: Multiply<S>, const MR: usize, const NV: usize>(
+unsafe fn sums<S: Simd, M: WordMulAdd<S>, const MR: usize, const NV: usize>(
     x: *const *const f32,
     taps: &[Tap],
     panel: *const f32,
@@ -77,20 +77,20 @@ unsafe fn sums<S: Simd, M: Multiply<S>, const MR: usize, const NV: usize>(
 }
 
 simd_kernel! {
-    /// Writes the sums of f32.
+    /// Tile in f32.
     ///
     /// # Safety
-    /// As for [`run`].
+    /// The conditions of [`run`].
     fn tile<S at level, const MR: usize, const NV: usize>(
         x: *const *const f32,
         taps: &[Tap],
         panel: *const f32,
         bias: *const f32,
         y: *const *mut f32,
-        store: Store,
+        store: TileStore,
     ) {
         unsafe {
-            let acc = sums::<S, Floats, MR, NV>(x, taps, panel, bias);
+            let acc = sums::<S, F32Words, MR, NV>(x, taps, panel, bias);
             if store.stream {
                 for j in 0..MR {
                     for v in 0..NV {
@@ -115,25 +115,25 @@ simd_kernel! {
     }
 }
 
-/// Writes the sums of pairs of bf16, rounded to bf16.
+/// Tile of bf16 pairs, with results rounded to bf16.
 ///
 /// # Safety
-/// As for [`run`], on a processor with AVX-512 and its bf16 instructions.
+/// The conditions of [`run`], on a CPU with AVX-512 BF16.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
-unsafe fn tile_of_pairs<const MR: usize, const NV: usize>(
+unsafe fn tile_bf16<const MR: usize, const NV: usize>(
     x: *const *const f32,
     taps: &[Tap],
     panel: *const f32,
     bias: *const f32,
     y: *const *mut bf16,
-    store: Store,
+    store: TileStore,
 ) {
     use crate::cpu::simd::Avx512;
     use std::arch::x86_64::*;
-    // SAFETY: this function carries the features; the rest is the caller's promise.
+    // SAFETY: this function enables the features; the rest is the caller's obligation.
     unsafe {
-        let acc = sums::<Avx512, super::words::Pairs, MR, NV>(x, taps, panel, bias);
+        let acc = sums::<Avx512, super::words::Bf16Pairs, MR, NV>(x, taps, panel, bias);
         for j in 0..MR {
             for v in 0..NV {
                 let p: *mut __m256i = (*y.add(j)).add(v * Avx512::LANES).cast();
@@ -151,12 +151,12 @@ unsafe fn tile_of_pairs<const MR: usize, const NV: usize>(
     }
 }
 
-/// The element of an output: it says what the words of the source and of the panel are.
-pub(super) trait Output: Copy + 'static {
-    /// The kernel.
+/// Output element of a tile. It determines the content of the words of source and panel.
+pub(super) trait TileOutput: Copy + 'static {
+    /// Runs the kernel.
     ///
     /// # Safety
-    /// As for [`run`].
+    /// The conditions of [`run`].
     unsafe fn tile<const MR: usize, const NV: usize>(
         level: Level,
         x: *const *const f32,
@@ -164,11 +164,11 @@ pub(super) trait Output: Copy + 'static {
         panel: *const f32,
         bias: *const f32,
         y: *const *mut Self,
-        store: Store,
+        store: TileStore,
     );
 }
 
-impl Output for f32 {
+impl TileOutput for f32 {
     #[inline(always)]
     unsafe fn tile<const MR: usize, const NV: usize>(
         level: Level,
@@ -177,15 +177,15 @@ impl Output for f32 {
         panel: *const f32,
         bias: *const f32,
         y: *const *mut f32,
-        store: Store,
+        store: TileStore,
     ) {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller's obligation.
         unsafe { tile::<MR, NV>(level, x, taps, panel, bias, y, store) }
     }
 }
 
 #[cfg(target_arch = "x86_64")]
-impl Output for bf16 {
+impl TileOutput for bf16 {
     #[inline(always)]
     unsafe fn tile<const MR: usize, const NV: usize>(
         _: Level,
@@ -194,15 +194,15 @@ impl Output for bf16 {
         panel: *const f32,
         bias: *const f32,
         y: *const *mut bf16,
-        store: Store,
+        store: TileStore,
     ) {
-        // SAFETY: the caller's promise; only processors with the instructions are given bf16.
-        unsafe { tile_of_pairs::<MR, NV>(x, taps, panel, bias, y, store) }
+        // SAFETY: the caller's obligation; bf16 is only used on CPUs with the instructions.
+        unsafe { tile_bf16::<MR, NV>(x, taps, panel, bias, y, store) }
     }
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-impl Output for bf16 {
+impl TileOutput for bf16 {
     unsafe fn tile<const MR: usize, const NV: usize>(
         _: Level,
         _: *const *const f32,
@@ -210,19 +210,19 @@ impl Output for bf16 {
         _: *const f32,
         _: *const f32,
         _: *const *mut bf16,
-        _: Store,
+        _: TileStore,
     ) {
-        unreachable!("only processors with bf16 instructions are given bf16")
+        unreachable!("bf16 tiles need a CPU with bf16 instructions")
     }
 }
 
-/// The tile of `m` pixels and `registers` registers: `m` is at most [`rows`] of the widest level.
+/// Runs the tile of `m` pixels by `registers` registers. `m` is at most [`rows`] of the widest level.
 ///
 /// # Safety
-/// `x` and `y` hold `m` pointers, the panel has `registers` registers of columns, `bias` (or null) as many elements. For bf16 the
-/// processor has its instructions.
+/// `x` and `y` hold `m` pointers, the panel has `registers` registers of columns, and `bias` as many elements or is null. bf16 needs a
+/// CPU with AVX-512 BF16.
 #[inline]
-pub(super) unsafe fn run<T: Output>(
+pub(super) unsafe fn run<T: TileOutput>(
     level: Level,
     m: usize,
     registers: usize,
@@ -231,7 +231,7 @@ pub(super) unsafe fn run<T: Output>(
     panel: *const f32,
     bias: *const f32,
     y: *const *mut T,
-    store: Store,
+    store: TileStore,
 ) {
     macro_rules! of {
         ($nv:literal: $($m:literal)*) => {
@@ -251,7 +251,7 @@ pub(super) unsafe fn run<T: Output>(
 }
 
 simd_kernel! {
-    /// Makes streamed stores visible to other threads.
+    /// Makes non-temporal stores visible to other threads.
     pub(super) fn fence<S at level>() {
         unsafe { S::fence() }
     }

@@ -1,14 +1,14 @@
-//! The weight gradient: outer products of `dy` and `x`, held in registers over a band of pixels and added to
-//! the partial sum of the task's chunk of bands; partial sums are added in order.
+//! Weight gradient: outer products of `dy` and `x`, accumulated in registers over a band of pixels and added to the partial sum of the
+//! task's chunk of bands. Partial sums are added in order.
 //!
-//! Every tap visits only the pixels whose input exists, so `x` is read in place. Only where a tap has few channels
-//! are the taps of a kernel row taken together, over rows that are copied with their horizontal padding. In bf16 a band is
-//! always copied, into words that pair neighbouring pixels ([`pairs`](super::pairs)).
-use super::Shared;
+//! Every tap visits only the pixels whose input lies inside the image, so `x` is read in place. Where a tap has few channels, the taps
+//! of a kernel row are joined, over rows copied with horizontal padding. In bf16 a band is always copied to words that pair
+//! neighbouring pixels (see [`bf16_pairs`]).
+use super::SharedPtr;
 use super::band::pad_rows;
 use super::bf16_pairs;
 use super::groups::Groups;
-use super::outer::{self, Factor, Sum, Walk};
+use super::outer::{self, OuterOperand, OuterSum, PixelLoop};
 use super::prefetch::Prefetch;
 use crate::conv_shape::ConvShape;
 use crate::cpu::scratch;
@@ -17,19 +17,19 @@ use crate::dtype::bf16;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Pixels of a band: both factors mostly stay in the second-level cache while all tiles pass over it. Fewer would
-/// read and write the sums too often.
+/// Pixels per band: both operands mostly stay in the L2 cache while all tiles are computed. Fewer pixels would read and write the sums
+/// too often.
 const PIXELS: usize = 224;
-/// Fewer channels than this in a tap are taken together with those of its neighbours.
-const FEW: usize = 16;
-/// Elements of all partial sums together, for up to half of the tasks; a quarter of it for more.
-const PARTIAL: usize = 1 << 19;
-/// Tasks that the work is cut into where the weights allow it.
+/// Taps with fewer channels than this are joined with their neighbours.
+const MIN_TAP_CHANNELS: usize = 16;
+/// Limit of the total elements of all partial sums for up to half of [`TASKS`] chunks; a quarter of it for more chunks.
+const MAX_PARTIAL_SUMS: usize = 1 << 19;
+/// Target number of tasks.
 const TASKS: usize = 16;
 
-/// A run of weights `row .. row + len` of every output channel, and the output pixels that feed it.
-struct Run {
-    /// Input row and column of the first output pixel (of an unpadded window), which may lie outside.
+/// Run of weights `row..row + len` of every output channel, and the output pixels that contribute to it.
+struct TapRun {
+    /// Input row and column of the run's first tap for output pixel (0, 0). They may lie outside the image.
     dy: isize,
     dx: isize,
     row: usize,
@@ -38,79 +38,80 @@ struct Run {
     columns: Range<usize>,
 }
 
-/// How the work of one weight gradient is cut.
-struct Cut {
+/// Partition of the work of one weight gradient.
+struct WorkSplit {
     level: Level,
     groups: Groups,
-    /// Words are pairs of neighbouring pixels in bf16.
+    /// Operands are bf16, in words that pair neighbouring pixels.
     pairs: bool,
-    runs: Vec<Run>,
-    /// Weights of one output channel of a block of groups.
+    runs: Vec<TapRun>,
+    /// Weights per output channel of a block of groups.
     k: usize,
-    /// Vectors run over output channels and scalars over the window, instead of the other way round.
+    /// Vectors run over output channels and scalars over the window, instead of the reverse.
     swapped: bool,
-    /// Rows are copied with their padding.
+    /// Rows are copied with padding.
     padded: bool,
-    /// Images and output rows of a band; how many bands there are, and how many in an image.
+    /// Images and output rows per band, number of bands in total and per image.
     images: usize,
     rows: usize,
     bands: usize,
     image_bands: usize,
-    /// Partial sums, each over neighbouring bands.
+    /// Number of partial sums, each over consecutive bands.
     chunks: usize,
-    /// Slices of the output channels of a block.
+    /// Number of slices of the output channels of a block.
     slices: usize,
 }
 
-/// Input and gradient of the output.
+/// Input and output gradient.
 #[derive(Clone, Copy)]
-pub(super) enum Operands<'a> {
-    Floats {
+pub(super) enum WeightGradOperands<'a> {
+    F32 {
         x: &'a [f32],
         dy: &'a [f32],
     },
-    /// On a processor with the instructions for bf16, without groups.
-    Pairs {
+    /// bf16, on CPUs with bf16 instructions, without groups.
+    Bf16 {
         x: &'a [bf16],
         dy: &'a [bf16],
     },
 }
 
-/// `dw`, overwritten.
-pub(super) fn gradient(s: &ConvShape, operands: Operands, dw: &mut [f32]) {
+/// Weight gradient. `dw` is overwritten.
+pub(super) fn gradient(s: &ConvShape, operands: WeightGradOperands, dw: &mut [f32]) {
     if s.output_len() == 0 {
         return dw.fill(0.0);
     }
-    let pairs = matches!(operands, Operands::Pairs { .. });
+    let pairs = matches!(operands, WeightGradOperands::Bf16 { .. });
     let s = &flattened(s, pairs);
-    let cut = Cut::of(s, pairs);
-    let size = cut.groups.count * cut.groups.outputs * cut.k;
-    let direct = cut.chunks == 1 && !cut.swapped && cut.groups.merged == 1;
-    scratch::with(if direct { 0 } else { cut.chunks * size }, |partial: &mut [f32]| {
-        let sums = Shared(if direct { dw.as_mut_ptr() } else { partial.as_mut_ptr() });
-        let parts = cut.groups.count * cut.slices;
-        (0..cut.chunks * parts).into_par_iter().with_max_len(1).for_each(|task| {
+    let split = WorkSplit::of(s, pairs);
+    let size = split.groups.count * split.groups.outputs * split.k;
+    let direct = split.chunks == 1 && !split.swapped && split.groups.merged == 1;
+    scratch::with(if direct { 0 } else { split.chunks * size }, |partial: &mut [f32]| {
+        let sums = SharedPtr(if direct { dw.as_mut_ptr() } else { partial.as_mut_ptr() });
+        let parts = split.groups.count * split.slices;
+        (0..split.chunks * parts).into_par_iter().with_max_len(1).for_each(|task| {
             let (chunk, part) = (task / parts, task % parts);
-            let bands = chunk * cut.bands / cut.chunks..(chunk + 1) * cut.bands / cut.chunks;
+            let bands = chunk * split.bands / split.chunks..(chunk + 1) * split.bands / split.chunks;
             for band in bands.clone() {
-                let next = if band + 1 < bands.end { cut.band(s, band + 1).sources(s) } else { [0..0, 0..0] };
-                let mut work = Work {
-                    band: cut.band(s, band),
+                let next =
+                    if band + 1 < bands.end { split.band(s, band + 1).sources(s) } else { [0..0, 0..0] };
+                let mut work = BandWork {
+                    band: split.band(s, band),
                     part,
                     sum: sums.at(chunk * size),
                     add: band > bands.start,
-                    ahead: cut.ahead(operands, next),
+                    ahead: split.ahead(operands, next),
                 };
-                run_band(s, &cut, operands, &mut work);
+                run_band(s, &split, operands, &mut work);
             }
         });
         if !direct {
-            reduce(s, &cut, partial, size, dw);
+            reduce(s, &split, partial, size, dw);
         }
     });
 }
 
-/// A pointwise convolution without stride sees the batch as one tall image, of an even width where its pixels are paired.
+/// Treats the batch of a 1x1 convolution without stride as one tall image, of even width if pixels are paired.
 fn flattened(s: &ConvShape, pairs: bool) -> ConvShape {
     if s.kernel != [1, 1] || s.stride != [1, 1] || s.padding != [0, 0] {
         return *s;
@@ -120,15 +121,16 @@ fn flattened(s: &ConvShape, pairs: bool) -> ConvShape {
     ConvShape { n: 1, h: pixels / w, w, ..*s }
 }
 
-impl Cut {
-    fn of(s: &ConvShape, pairs: bool) -> Cut {
+impl WorkSplit {
+    fn of(s: &ConvShape, pairs: bool) -> WorkSplit {
         let level = simd::level();
         let lanes = level.lanes();
         let groups = Groups::of(s, s.group_in().max(s.group_out()), lanes);
-        let joined = groups.count == 1 && s.dilation[1] == 1 && s.kernel[1] > 1 && groups.inputs < FEW;
+        let joined =
+            groups.count == 1 && s.dilation[1] == 1 && s.kernel[1] > 1 && groups.inputs < MIN_TAP_CHANNELS;
         let runs = runs(s, &groups, joined, pairs);
         let run = runs.first().map_or(1, |r| r.len);
-        // The plain layout needs no transpose at the end: swap only for a clear gain.
+        // The unswapped layout needs no final transpose: swap only for a clear gain.
         let swapped = cost(level, groups.outputs, run) * 33 < cost(level, run, groups.outputs) * 32;
         let plane = s.out_h() * s.out_w();
         let (images, rows) = if plane >= PIXELS {
@@ -140,16 +142,16 @@ impl Cut {
         let bands = s.n.div_ceil(images) * image_bands;
         let k = s.kernel[0] * s.kernel[1] * groups.inputs;
         let size = groups.count * groups.outputs * k;
-        let few = PARTIAL.div_ceil(size).min(TASKS / 2);
-        let chunks = few.max((PARTIAL / 4 / size).min(TASKS)).min(bands);
+        let few = MAX_PARTIAL_SUMS.div_ceil(size).min(TASKS / 2);
+        let chunks = few.max((MAX_PARTIAL_SUMS / 4 / size).min(TASKS)).min(bands);
         let most = if swapped { 2 * lanes } else { outer::rows(level, 2) };
         let tiles = groups.outputs.div_ceil(most);
         let padded = joined && s.padding[1] > 0;
-        // Every slice reads (and, where padded, copies) all of `x`: not for few multiplications a pixel.
+        // Every slice reads (and, if padded, copies) all of `x`: it must have enough multiplications per pixel.
         let parts = chunks * groups.count;
         let enough = if runs.len() > 1 && !padded { TASKS } else { TASKS / 2 };
         let slices = if parts < enough { TASKS.div_ceil(parts).min(tiles) } else { 1 };
-        Cut {
+        WorkSplit {
             level,
             groups,
             pairs,
@@ -166,18 +168,18 @@ impl Cut {
         }
     }
 
-    fn band(&self, s: &ConvShape, number: usize) -> Band {
+    fn band(&self, s: &ConvShape, number: usize) -> PixelBand {
         let (n, y) = (number / self.image_bands * self.images, number % self.image_bands * self.rows);
-        Band { n, images: self.images.min(s.n - n), rows: y..(y + self.rows).min(s.out_h()) }
+        PixelBand { n, images: self.images.min(s.n - n), rows: y..(y + self.rows).min(s.out_h()) }
     }
 
-    /// Fetches the next band's factors, in as many shares as this band has tiles; those of a factor that other
-    /// tasks need only a part of are left alone.
-    fn ahead<'a>(&self, operands: Operands<'a>, next: [Range<usize>; 2]) -> Prefetch<'a> {
-        let Operands::Floats { x, dy } = operands else { return Prefetch::new([&[], &[]], 0) };
-        let own = self.groups.outputs.div_ceil(self.slices);
+    /// Prefetch of the next band's operands, in as many parts as this band has tiles. Operands of which this task needs only a part are
+    /// skipped.
+    fn ahead<'a>(&self, operands: WeightGradOperands<'a>, next: [Range<usize>; 2]) -> Prefetch<'a> {
+        let WeightGradOperands::F32 { x, dy } = operands else { return Prefetch::new([&[], &[]], 0) };
+        let outputs = self.groups.outputs.div_ceil(self.slices);
         let tiles = self.runs.iter().map(|run| {
-            let (vectors, scalars) = if self.swapped { (own, run.len) } else { (run.len, own) };
+            let (vectors, scalars) = if self.swapped { (outputs, run.len) } else { (run.len, outputs) };
             vectors.div_ceil(2 * self.level.lanes()) * scalars.div_ceil(outer::rows(self.level, 2))
         });
         let tiles: usize = tiles.sum();
@@ -188,22 +190,22 @@ impl Cut {
     }
 }
 
-/// What a pixel costs in multiplications, and half as much for each load, when registers run over `vectors`.
+/// Cost of a pixel when registers run over `vectors`: 2 per multiplication, 1 per load.
 fn cost(level: Level, vectors: usize, scalars: usize) -> usize {
     let registers = vectors.div_ceil(level.lanes());
     let loads = scalars.div_ceil(outer::rows(level, 2)) * registers + registers.div_ceil(2) * scalars;
     registers * scalars * 2 + loads
 }
 
-/// Images and output rows that are summed together.
-struct Band {
+/// Images and output rows summed together.
+struct PixelBand {
     n: usize,
     images: usize,
     rows: Range<usize>,
 }
 
-impl Band {
-    /// The elements of `x` and of `dy` that the band reads.
+impl PixelBand {
+    /// Elements of `x` and of `dy` read by the band.
     fn sources(&self, s: &ConvShape) -> [Range<usize>; 2] {
         let last_image = self.n + self.images - 1;
         let input = |row: usize| row.saturating_sub(s.padding[0]).min(s.h);
@@ -217,17 +219,17 @@ impl Band {
     }
 }
 
-/// One band for one part: a block of groups and a slice of its outputs.
-struct Work<'a> {
-    band: Band,
+/// One band of one part, which is a slice of the outputs of a block of groups.
+struct BandWork<'a> {
+    band: PixelBand,
     part: usize,
     sum: *mut f32,
     add: bool,
     ahead: Prefetch<'a>,
 }
 
-/// The taps, one by one or joined by kernel row, each with the output pixels whose input exists.
-fn runs(s: &ConvShape, groups: &Groups, joined: bool, pairs: bool) -> Vec<Run> {
+/// Runs of taps, single or joined by kernel row, each with the output pixels whose input lies inside the image.
+fn runs(s: &ConvShape, groups: &Groups, joined: bool, pairs: bool) -> Vec<TapRun> {
     // Output positions `o` with `0 <= o * stride + offset < size`.
     let valid = |a: usize, offset: isize, size: usize, out: usize| {
         let steps = |distance: isize| (distance.max(0) as usize).div_ceil(s.stride[a]);
@@ -242,7 +244,7 @@ fn runs(s: &ConvShape, groups: &Groups, joined: bool, pairs: bool) -> Vec<Run> {
         if joined {
             let len = s.kernel[1] * groups.inputs;
             let (dx, columns) = (-(s.padding[1] as isize), 0..s.out_w());
-            runs.push(Run { dy, dx, row: ky * len, len, rows, columns });
+            runs.push(TapRun { dy, dx, row: ky * len, len, rows, columns });
             continue;
         }
         for kx in 0..s.kernel[1] {
@@ -250,28 +252,35 @@ fn runs(s: &ConvShape, groups: &Groups, joined: bool, pairs: bool) -> Vec<Run> {
             // Pairs read the zeros of the padding.
             let columns = if pairs { 0..s.out_w() } else { valid(1, dx, s.w, s.out_w()) };
             let row = (ky * s.kernel[1] + kx) * groups.inputs;
-            runs.push(Run { dy, dx, row, len: groups.inputs, rows: rows.clone(), columns });
+            runs.push(TapRun { dy, dx, row, len: groups.inputs, rows: rows.clone(), columns });
         }
     }
     runs
 }
 
-fn run_band(s: &ConvShape, cut: &Cut, operands: Operands, work: &mut Work) {
-    let Band { n, images, ref rows } = work.band;
+fn run_band(s: &ConvShape, split: &WorkSplit, operands: WeightGradOperands, work: &mut BandWork) {
+    let PixelBand { n, images, ref rows } = work.band;
     let (x, dy) = match operands {
-        Operands::Floats { x, dy } => (x, dy),
-        Operands::Pairs { x, dy } => {
+        WeightGradOperands::F32 { x, dy } => (x, dy),
+        WeightGradOperands::Bf16 { x, dy } => {
             let rows = rows.clone();
-            return bf16_pairs::with_band(s, x, dy, n..n + images, rows, |x, dy| tiles(s, cut, x, dy, work));
+            return bf16_pairs::with_band(s, x, dy, n..n + images, rows, |x, dy| {
+                tiles(s, split, x, dy, work)
+            });
         }
     };
     let plane = s.out_h() * s.out_w();
-    let output =
-        Source { x: dy[n * plane * s.c_out..].as_ptr(), row: s.out_w(), image: plane, first: 0, left: 0 };
-    if !cut.padded {
+    let output = BandOperand {
+        x: dy[n * plane * s.c_out..].as_ptr(),
+        row: s.out_w(),
+        image: plane,
+        first: 0,
+        left: 0,
+    };
+    if !split.padded {
         let x = x[n * s.h * s.w * s.c_in..].as_ptr();
-        let source = Source { x, row: s.w, image: s.h * s.w, first: 0, left: 0 };
-        return tiles(s, cut, &source, &output, work);
+        let source = BandOperand { x, row: s.w, image: s.h * s.w, first: 0, left: 0 };
+        return tiles(s, split, &source, &output, work);
     }
     let row = (s.out_w() - 1) * s.stride[1] + s.kernel[1];
     let height = (rows.len() - 1) * s.stride[0] + (s.kernel[0] - 1) * s.dilation[0] + 1;
@@ -281,14 +290,14 @@ fn run_band(s: &ConvShape, cut: &Cut, operands: Operands, work: &mut Work) {
             let image = &x[(n + i) * s.h * s.w * s.c_in..][..s.h * s.w * s.c_in];
             pad_rows(image, s.w * s.c_in, first, s.padding[1] * s.c_in, row * s.c_in, out);
         }
-        let source = Source { x: copy.as_ptr(), row, image: height * row, first, left: s.padding[1] };
-        tiles(s, cut, &source, &output, work);
+        let source = BandOperand { x: copy.as_ptr(), row, image: height * row, first, left: s.padding[1] };
+        tiles(s, split, &source, &output, work);
     });
 }
 
-/// Where a factor of a band lies: pixels (or pairs) between rows and images, the row of its first row, and the columns of
+/// Memory layout of one operand of a band: pointer, row and image stride in pixels (or pairs), index of its first row, and columns of
 /// padding before the first pixel.
-pub(super) struct Source {
+pub(super) struct BandOperand {
     pub(super) x: *const f32,
     pub(super) row: usize,
     pub(super) image: usize,
@@ -296,72 +305,85 @@ pub(super) struct Source {
     pub(super) left: usize,
 }
 
-/// All tiles over one band.
-fn tiles(s: &ConvShape, cut: &Cut, source: &Source, target: &Source, work: &mut Work) {
-    let Band { images, ref rows, .. } = work.band;
-    let (group, slice) = (work.part / cut.slices, work.part % cut.slices);
-    let outputs = cut.groups.outputs;
-    let sum = work.sum.wrapping_add(group * outputs * cut.k);
-    let lanes = cut.level.lanes();
-    // Slices start on whole registers where the vectors run over the outputs.
-    let unit = if cut.swapped { lanes } else { 1 };
+/// Computes all tiles of one band.
+fn tiles(s: &ConvShape, split: &WorkSplit, source: &BandOperand, target: &BandOperand, work: &mut BandWork) {
+    let PixelBand { images, ref rows, .. } = work.band;
+    let (group, slice) = (work.part / split.slices, work.part % split.slices);
+    let outputs = split.groups.outputs;
+    let sum = work.sum.wrapping_add(group * outputs * split.k);
+    let lanes = split.level.lanes();
+    // Slices start on whole registers if the vectors run over the outputs.
+    let unit = if split.swapped { lanes } else { 1 };
     let units = outputs.div_ceil(unit);
-    // Pixels of a step along a row.
-    let step = if cut.pairs { 2 } else { 1 };
-    let own = slice * units / cut.slices * unit..((slice + 1) * units / cut.slices * unit).min(outputs);
-    for run in &cut.runs {
+    // Pixels per step along a row.
+    let step = if split.pairs { 2 } else { 1 };
+    let slice_outputs =
+        slice * units / split.slices * unit..((slice + 1) * units / split.slices * unit).min(outputs);
+    for run in &split.runs {
         let rows = rows.start.max(run.rows.start)..rows.end.min(run.rows.end);
-        let walk = Walk { images, rows: rows.len(), columns: run.columns.len().div_ceil(step) };
+        let walk = PixelLoop { images, rows: rows.len(), columns: run.columns.len().div_ceil(step) };
         let (oy, ox) = (rows.start.min(s.out_h() - 1), run.columns.start.min(s.out_w() - 1));
         let iy = (oy * s.stride[0]) as isize + run.dy - source.first;
         let ix = (ox * s.stride[1]) as isize + run.dx + source.left as isize;
         let start = (iy * source.row as isize + ix) * s.c_in as isize;
-        let input = Factor {
-            ptr: source.x.wrapping_offset(start).wrapping_add(group * cut.groups.inputs),
+        let input = OuterOperand {
+            ptr: source.x.wrapping_offset(start).wrapping_add(group * split.groups.inputs),
             image: source.image * s.c_in,
             row: s.stride[0] * source.row * s.c_in,
             pixel: step * s.stride[1] * s.c_in,
         };
         let start = ((oy as isize - target.first) * target.row as isize + ox as isize) * s.c_out as isize;
-        let output = Factor {
+        let output = OuterOperand {
             ptr: target.x.wrapping_offset(start).wrapping_add(group * outputs),
             image: target.image * s.c_out,
             row: target.row * s.c_out,
             pixel: s.c_out,
         };
         let ahead = &mut work.ahead;
-        // SAFETY: the run's pixels have their input inside the source, and the ranges lie inside a pixel's
-        // channels; tasks own their part of the sum.
+        // SAFETY: the inputs of the run's pixels lie inside the source, and the ranges inside a pixel's
+        // channels; each task owns its part of the sum.
         unsafe {
-            let product = Product { level: cut.level, pairs: cut.pairs, walk, add: work.add };
-            if cut.swapped {
+            let outer_product = OuterProduct { level: split.level, pairs: split.pairs, walk, add: work.add };
+            if split.swapped {
                 let sum = sum.wrapping_add(run.row * outputs);
-                product.tiles((input, 0..run.len), (output, own.clone()), sum, outputs, ahead);
+                outer_product.tiles(
+                    (input, 0..run.len),
+                    (output, slice_outputs.clone()),
+                    sum,
+                    outputs,
+                    ahead,
+                );
             } else {
                 let sum = sum.wrapping_add(run.row);
-                product.tiles((output, own.clone()), (input, 0..run.len), sum, cut.k, ahead);
+                outer_product.tiles(
+                    (output, slice_outputs.clone()),
+                    (input, 0..run.len),
+                    sum,
+                    split.k,
+                    ahead,
+                );
             }
         }
     }
 }
 
-/// An outer product summed over pixels.
-struct Product {
+/// Outer product summed over pixels.
+struct OuterProduct {
     level: Level,
     pairs: bool,
-    walk: Walk,
+    walk: PixelLoop,
     add: bool,
 }
 
-impl Product {
-    /// `sum[j * pitch + v] (+)=` the product of scalar `j` and vector element `v`, tile by tile.
+impl OuterProduct {
+    /// `sum[j * pitch + v] (+)= sum over pixels of scalars[j] * vectors[v]`, tile by tile.
     ///
     /// # Safety
-    /// As for [`outer::run`], over the ranges of both factors.
+    /// The conditions of [`outer::run`], over the ranges of both operands.
     unsafe fn tiles(
         &self,
-        (scalars, from): (Factor, Range<usize>),
-        (vectors, over): (Factor, Range<usize>),
+        (scalars, from): (OuterOperand, Range<usize>),
+        (vectors, over): (OuterOperand, Range<usize>),
         sum: *mut f32,
         pitch: usize,
         ahead: &mut Prefetch,
@@ -375,10 +397,10 @@ impl Product {
             let tiles = from.len().div_ceil(outer::rows(self.level, registers));
             for t in 0..tiles {
                 let (a, b) = (from.start + t * from.len() / tiles, from.start + (t + 1) * from.len() / tiles);
-                let scalars = Factor { ptr: scalars.ptr.wrapping_add(a), ..scalars };
-                let vectors = Factor { ptr: vectors.ptr.wrapping_add(v), ..vectors };
-                let sum = Sum { ptr: sum.wrapping_add(a * pitch + v), pitch, last, add: self.add };
-                let ahead = ahead.walk(self.walk.images * self.walk.rows * self.walk.columns);
+                let scalars = OuterOperand { ptr: scalars.ptr.wrapping_add(a), ..scalars };
+                let vectors = OuterOperand { ptr: vectors.ptr.wrapping_add(v), ..vectors };
+                let sum = OuterSum { ptr: sum.wrapping_add(a * pitch + v), pitch, last, add: self.add };
+                let ahead = ahead.cursor(self.walk.images * self.walk.rows * self.walk.columns);
                 outer::run(self.level, self.pairs, b - a, registers, self.walk, scalars, vectors, sum, ahead);
             }
             v += registers * lanes;
@@ -386,20 +408,20 @@ impl Product {
     }
 }
 
-/// Adds the partial sums in order and brings them into the layout of the weight.
-fn reduce(s: &ConvShape, cut: &Cut, partial: &[f32], size: usize, dw: &mut [f32]) {
-    let g = &cut.groups;
+/// Adds the partial sums in order, and transposes the result to the layout of the weight.
+fn reduce(s: &ConvShape, split: &WorkSplit, partial: &[f32], size: usize, dw: &mut [f32]) {
+    let g = &split.groups;
     let k = s.kernel[0] * s.kernel[1] * s.group_in();
     dw.par_chunks_mut(k).enumerate().with_min_len(16).for_each(|(o, dw)| {
         let (group, o) = (o / g.outputs, o % g.outputs);
         let part = o / s.group_out();
         for (tap, dw) in dw.chunks_exact_mut(s.group_in()).enumerate() {
             let row = (tap * g.merged + part) * s.group_in();
-            let base = group * g.outputs * cut.k;
-            let (at, step) = if cut.swapped {
+            let base = group * g.outputs * split.k;
+            let (at, step) = if split.swapped {
                 (base + row * g.outputs + o, g.outputs)
             } else {
-                (base + o * cut.k + row, 1)
+                (base + o * split.k + row, 1)
             };
             dw.fill(0.0);
             for sum in partial.chunks_exact(size) {

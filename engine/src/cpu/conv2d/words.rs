@@ -1,41 +1,41 @@
-//! What the tiles multiply: words of 32 bits, each one number in f32 or a pair of numbers in bf16.
+//! 32-bit words, the elements that the tiles multiply: one f32, or a pair of bf16.
 //!
-//! A pair is two neighbouring channels (or, in the weight gradient, two neighbouring pixels), so an image in bf16 is an image of half as
-//! many words: plans, panels, bands and taps move words, and only the tiles look inside. Words are held as `f32`, of any bits.
+//! A pair is two neighbouring channels (or, in the weight gradient, two neighbouring pixels), so a bf16 image has half as many words as
+//! elements. Plans, panels, bands and taps move words; only the tiles interpret them. Words are stored as `f32` with arbitrary bits.
 use crate::cpu::scratch;
 use crate::cpu::simd::Simd;
 use crate::dtype::bf16;
 use rayon::prelude::*;
 
-/// How two registers of words are multiplied and added to sums in f32.
-pub(super) trait Multiply<S: Simd> {
-    /// `sum + a * b`, of each word.
+/// Multiply-add of two registers of words with accumulation in f32.
+pub(super) trait WordMulAdd<S: Simd> {
+    /// `sum + a * b` for each word.
     ///
     /// # Safety
-    /// As for [`Simd`]: inside a function that carries the instruction set.
+    /// The conditions of [`Simd`]: only inside a function that enables the instruction set.
     unsafe fn add(a: S::V, b: S::V, sum: S::V) -> S::V;
 }
 
-/// Words are f32.
-pub(super) struct Floats;
+/// Words of one f32.
+pub(super) struct F32Words;
 
-impl<S: Simd> Multiply<S> for Floats {
+impl<S: Simd> WordMulAdd<S> for F32Words {
     #[inline(always)]
     unsafe fn add(a: S::V, b: S::V, sum: S::V) -> S::V {
         S::fma(a, b, sum)
     }
 }
 
-/// Words are pairs of bf16, whose two products are added.
+/// Words of two bf16, whose two products are added.
 #[cfg(target_arch = "x86_64")]
-pub(super) struct Pairs;
+pub(super) struct Bf16Pairs;
 
 #[cfg(target_arch = "x86_64")]
-impl Multiply<crate::cpu::simd::Avx512> for Pairs {
+impl WordMulAdd<crate::cpu::simd::Avx512> for Bf16Pairs {
     #[inline(always)]
     unsafe fn add(a: Register, b: Register, sum: Register) -> Register {
         use std::arch::x86_64::{__m512bh, _mm512_dpbf16_ps};
-        // SAFETY: registers of one size, in which every bit pattern is valid; the instruction set is the caller's promise.
+        // SAFETY: both types have the same size and accept every bit pattern; the instruction set is the caller's obligation.
         unsafe {
             let (a, b) =
                 (std::mem::transmute::<Register, __m512bh>(a), std::mem::transmute::<Register, __m512bh>(b));
@@ -47,7 +47,7 @@ impl Multiply<crate::cpu::simd::Avx512> for Pairs {
 #[cfg(target_arch = "x86_64")]
 type Register = std::arch::x86_64::__m512;
 
-/// True where the processor multiplies pairs of bf16.
+/// True if the CPU has AVX-512 BF16 and the SIMD level allows it.
 pub fn has_bf16() -> bool {
     #[cfg(target_arch = "x86_64")]
     return crate::cpu::simd::level() == crate::cpu::simd::Level::Avx512
@@ -56,10 +56,11 @@ pub fn has_bf16() -> bool {
     false
 }
 
-/// Pixels that a thread brings into pairs at a time.
+/// Pixels that a task pairs at a time.
 const CHUNK: usize = 4096;
 
-/// Calls `f` with pixels of `channels` as words: in place where they are words already, else a copy with a channel of zeros added.
+/// Calls `f` with pixels of `channels` channels as words: in place if the number of channels is even and the slice aligned, otherwise a
+/// copy, with a channel of zeros appended to an odd number.
 pub(super) fn with_channel_pairs<R>(x: &[bf16], channels: usize, f: impl FnOnce(&[f32]) -> R) -> R {
     if let (true, Ok(words)) = (channels.is_multiple_of(2), bytemuck::try_cast_slice(x)) {
         return f(words);
@@ -78,7 +79,7 @@ pub(super) fn with_channel_pairs<R>(x: &[bf16], channels: usize, f: impl FnOnce(
     })
 }
 
-/// Calls `f` with the words that pair neighbouring rows of `len` elements; zeros stand beside a last odd row.
+/// Calls `f` with words that pair neighbouring rows of `len` elements. An odd last row is paired with zeros.
 pub(super) fn with_row_pairs<R>(m: &[bf16], len: usize, f: impl FnOnce(&[f32]) -> R) -> R {
     scratch::with((m.len() / len).div_ceil(2) * len, |words: &mut [f32]| {
         let to: &mut [u32] = bytemuck::cast_slice_mut(words);
@@ -87,7 +88,7 @@ pub(super) fn with_row_pairs<R>(m: &[bf16], len: usize, f: impl FnOnce(&[f32]) -
     })
 }
 
-/// [`with_row_pairs`] into a place of its own.
+/// [`with_row_pairs`] into `out`.
 pub(super) fn pair_rows(m: &[u16], len: usize, out: &mut [u32]) {
     for (out, rows) in out.chunks_exact_mut(len).zip(m.chunks(2 * len)) {
         let (low, high) = rows.split_at(len);

@@ -1,4 +1,4 @@
-//! The functions that expressions are made of, over blocks of elements.
+//! Unary and binary functions of fused expressions, over blocks of elements.
 use crate::cpu::elementary::Elementary;
 use crate::cpu::vectorized::vectorized;
 use crate::fuse::graph::{Binary, Unary};
@@ -23,14 +23,14 @@ macro_rules! functions {
             }
         )*
 
-        /// `y = f(x)` for blocks of one length.
+        /// `y = f(x)` for blocks of equal length.
         pub(crate) fn $each<T: Elementary>(f: $enum, x: $block, y: &mut [T]) {
             match f {
                 $($enum::$name => $map::<T, $name>(x, y),)*
             }
         }
 
-        /// The value for single numbers.
+        /// `f(x)` for scalars.
         pub(crate) fn $value(f: $enum, x: $number) -> f64 {
             match f {
                 $($enum::$name => $name::of(x),)*
@@ -39,7 +39,7 @@ macro_rules! functions {
     };
 }
 
-// Comparisons are written so that NaN passes.
+// Comparisons are written so that NaN propagates.
 functions! {
     Function1(T, &[T]), Unary, map, unary, unary_value(f64);
     Neg(x) => -x;
@@ -92,7 +92,7 @@ vectorized! {
 }
 
 vectorized! {
-    /// `yes` where `condition` is not 0, else `no`.
+    /// `yes` where `condition` is non-zero, else `no`.
     pub wide fn select<T: Elementary>(condition: &[T], yes: &[T], no: &[T], y: &mut [T]) {
         for (((y, c), yes), no) in y.iter_mut().zip(condition).zip(yes).zip(no) {
             *y = if *c == T::zero() { *no } else { *yes };
@@ -101,7 +101,7 @@ vectorized! {
 }
 
 vectorized! {
-    /// Adds rows of channels to the sums of the channels.
+    /// Adds rows of channels to the per-channel sums.
     pub fn add_rows<T: Elementary>(x: &[T], sums: &mut [T]) {
         let c = sums.len();
         for row in x.chunks_exact(c) {

@@ -1,43 +1,43 @@
-//! The factored second moment of Adafactor: its means over the last axis (lines) and over the first (columns).
-use super::{OptimizerParameter, Pass};
+//! Factored second moment of Adafactor: means over the last axis (`lines`) and over the first axis (`columns`).
+use super::{OptimizerParameter, UpdatePass};
 use crate::cpu::parallel::{DisjointSlice, for_each_task};
 use crate::fuse::Factoring;
 use crate::ops::{ChunkLayout, UpdateScalar};
 use std::ops::Range;
 
-/// Takes the means one update further; returns those between first and last axis, empty for what is not factored. The kernel
-/// `factor_moments` does the same.
-pub(super) fn follow(
+/// Updates the factored second moments. Returns their means over both axes, one per position in between; empty for parameters that are
+/// not factored. The `factor_moments` CUDA kernel does the same.
+pub(super) fn update_factors(
     parameters: &mut [OptimizerParameter],
     factoring: Factoring,
-    pass: &Pass,
+    pass: &UpdatePass,
 ) -> Vec<Vec<f32>> {
-    let share = (pass.updates as f64).powf(factoring.decay_rate) as f32;
-    let (eps, factor) = (factoring.eps as f32, pass.number(UpdateScalar::GradFactor) as f32);
+    let weight = (pass.step as f64).powf(factoring.decay_rate) as f32;
+    let (eps, factor) = (factoring.eps as f32, pass.scalar(UpdateScalar::GradFactor) as f32);
     let clip = pass.clip.unwrap_or(f32::INFINITY);
     let mut means = vec![vec![]; parameters.len()];
     let (all, shared) = (DisjointSlice::new(parameters), DisjointSlice::new(&mut means));
     for_each_task(pass.first_rows.len(), |p| {
-        // SAFETY: one parameter a task, and its means.
+        // SAFETY: each task has one parameter and its means.
         let (parameter, means) = unsafe { (&mut all.slice(p, 1)[0], &mut shared.slice(p, 1)[0]) };
         let ChunkLayout { row_length, rows, inner, .. } = parameter.layout;
         let Some([lines, columns]) = &mut parameter.factors else { return };
         let mut sums = vec![0.0f32; row_length];
         for (row, gradient) in parameter.gradient.chunks(row_length).enumerate() {
-            let unit = pass.units.get(pass.first_rows[p] + row).copied().unwrap_or(1.0);
+            let agc_factor = pass.agc_factors.get(pass.first_rows[p] + row).copied().unwrap_or(1.0);
             for (b, line) in gradient.chunks(inner).enumerate() {
                 let mut sum = 0.0;
                 for (g, of_column) in line.iter().zip(&mut sums[b * inner..]) {
-                    let g = unit * (factor * g).clamp(-clip, clip);
+                    let g = agc_factor * (factor * g).clamp(-clip, clip);
                     sum += f64::from(g * g);
                     *of_column += g * g;
                 }
                 let mean = &mut lines[row * (row_length / inner) + b];
-                *mean += share * ((sum / inner as f64) as f32 + eps - *mean);
+                *mean += weight * ((sum / inner as f64) as f32 + eps - *mean);
             }
         }
         for (mean, sum) in columns.iter_mut().zip(&sums) {
-            *mean += share * (sum / rows as f32 + eps - *mean);
+            *mean += weight * (sum / rows as f32 + eps - *mean);
         }
         let mean = |line: &[f32]| (line.iter().map(|c| f64::from(*c)).sum::<f64>() / inner as f64) as f32;
         *means = columns.chunks(inner).map(mean).collect();
@@ -45,8 +45,8 @@ pub(super) fn follow(
     means
 }
 
-/// Elements of the second moment that the means stand for.
-pub(super) fn product(
+/// Reconstructs elements `at` of the second moment: `lines / mean * columns`.
+pub(super) fn reconstruct(
     [lines, columns]: [&[f32]; 2],
     means: &[f32],
     layout: &ChunkLayout,

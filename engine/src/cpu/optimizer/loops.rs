@@ -1,74 +1,73 @@
-//! Loops of their own for the rules that training uses most: what their formulas say, in one pass over registers rather than one a
-//! term. The numbers of a parameter come with them.
+//! Dedicated loops for the most used update rules: the whole formula in one pass, instead of one pass per term.
 use crate::cpu::vectorized::vectorized;
 use crate::dtype::Real;
 use crate::fuse::CpuLoop;
 
-/// What a loop needs to know of a parameter.
+/// Scalars of a parameter for a dedicated loop.
 #[derive(Clone, Copy)]
-pub(super) struct Numbers {
-    /// The update's number; the first is 1.
-    pub(super) updates: i64,
-    pub(super) rate: f64,
-    pub(super) decay: f64,
-    /// What gradients are multiplied by.
+pub(super) struct LoopScalars {
+    /// Number of this update, starting at 1.
+    pub(super) step: i64,
+    pub(super) lr: f64,
+    pub(super) weight_decay: f64,
+    /// Factor of the gradients.
     pub(super) factor: f32,
 }
 
 /// Updates a chunk.
 pub(super) fn run(
     which: CpuLoop,
-    n: Numbers,
+    n: LoopScalars,
     weights: &mut [f32],
     gradient: &[f32],
     moments: &mut [&mut [f32]],
 ) {
     match (which, moments) {
         (CpuLoop::Sgd { momentum, nesterov }, [buffer]) => {
-            let numbers = [n.factor, n.decay as f32, momentum as f32, n.rate as f32];
+            let scalars = [n.factor, n.weight_decay as f32, momentum as f32, n.lr as f32];
             if nesterov {
-                nesterov_sgd(numbers, weights, gradient, buffer);
+                nesterov_sgd(scalars, weights, gradient, buffer);
             } else {
-                sgd(numbers, weights, gradient, buffer);
+                sgd(scalars, weights, gradient, buffer);
             }
         }
         (CpuLoop::AdamW { betas, eps }, [first, second]) => {
-            let [correction1, correction2] = betas.map(|beta| 1.0 - beta.powf(n.updates as f64));
+            let [correction1, correction2] = betas.map(|beta| 1.0 - beta.powf(n.step as f64));
             let [rest1, rest2] = betas.map(|beta| (1.0 - beta) as f32);
             let [beta1, beta2] = betas.map(|beta| beta as f32);
-            let keep = (1.0 - n.rate * n.decay) as f32;
-            let (size, root) = ((n.rate / correction1) as f32, (1.0 / correction2.sqrt()) as f32);
-            let numbers = [n.factor, keep, beta1, rest1, beta2, rest2, size, root, eps as f32];
-            adamw(numbers, weights, gradient, first, second);
+            let keep = (1.0 - n.lr * n.weight_decay) as f32;
+            let (size, root) = ((n.lr / correction1) as f32, (1.0 / correction2.sqrt()) as f32);
+            let scalars = [n.factor, keep, beta1, rest1, beta2, rest2, size, root, eps as f32];
+            adamw(scalars, weights, gradient, first, second);
         }
-        _ => unreachable!("the rule keeps what its loop is for"),
+        _ => unreachable!("the rule has the state that its loop needs"),
     }
 }
 
 vectorized! {
-    wide fn sgd<T: Real>(numbers: [T; 4], weights: &mut [T], gradient: &[T], buffer: &mut [T]) {
-        let [factor, decay, momentum, rate] = numbers;
+    wide fn sgd<T: Real>(scalars: [T; 4], weights: &mut [T], gradient: &[T], buffer: &mut [T]) {
+        let [factor, decay, momentum, lr] = scalars;
         for ((p, b), g) in weights.iter_mut().zip(buffer).zip(gradient) {
             *b = momentum * *b + (factor * *g + decay * *p);
-            *p -= rate * *b;
+            *p -= lr * *b;
         }
     }
 }
 
 vectorized! {
-    wide fn nesterov_sgd<T: Real>(numbers: [T; 4], weights: &mut [T], gradient: &[T], buffer: &mut [T]) {
-        let [factor, decay, momentum, rate] = numbers;
+    wide fn nesterov_sgd<T: Real>(scalars: [T; 4], weights: &mut [T], gradient: &[T], buffer: &mut [T]) {
+        let [factor, decay, momentum, lr] = scalars;
         for ((p, b), g) in weights.iter_mut().zip(buffer).zip(gradient) {
             let g = factor * *g + decay * *p;
             *b = momentum * *b + g;
-            *p -= rate * (g + momentum * *b);
+            *p -= lr * (g + momentum * *b);
         }
     }
 }
 
 vectorized! {
-    wide fn adamw<T: Real>(numbers: [T; 9], weights: &mut [T], gradient: &[T], first: &mut [T], second: &mut [T]) {
-        let [factor, keep, beta1, rest1, beta2, rest2, size, root, eps] = numbers;
+    wide fn adamw<T: Real>(scalars: [T; 9], weights: &mut [T], gradient: &[T], first: &mut [T], second: &mut [T]) {
+        let [factor, keep, beta1, rest1, beta2, rest2, size, root, eps] = scalars;
         for (((p, m), v), g) in weights.iter_mut().zip(first).zip(second).zip(gradient) {
             let g = factor * *g;
             *m = beta1 * *m + rest1 * g;

@@ -1,4 +1,4 @@
-//! The functions of libcublasLt that the engine calls.
+//! Functions of libcublasLt used by the engine.
 use crate::cuda::library::{LibraryError, c_functions, open};
 use cudarc::cublaslt::sys;
 use std::ffi::c_void;
@@ -9,10 +9,10 @@ const REMEDY: &str = "install cuBLAS (pip: nvidia-cublas) and put its folder on 
 const SUCCESS: i32 = 0;
 const NOT_SUPPORTED: i32 = 15;
 
-/// What heuristics say of one algorithm. cudarc's struct holds the status as a Rust enum.
+/// Heuristics result for one algorithm. cudarc's struct has the status as a Rust enum, which a newer library would break.
 #[derive(Clone, Copy)]
 #[repr(C)]
-pub(super) struct Algorithm {
+pub(super) struct MatmulAlgorithm {
     pub(super) choice: sys::cublasLtMatmulAlgo_t,
     workspace: usize,
     status: i32,
@@ -20,8 +20,8 @@ pub(super) struct Algorithm {
     reserved: [i32; 4],
 }
 
-impl Algorithm {
-    pub(super) const EMPTY: Algorithm = Algorithm {
+impl MatmulAlgorithm {
+    pub(super) const EMPTY: MatmulAlgorithm = MatmulAlgorithm {
         choice: sys::cublasLtMatmulAlgo_t { data: [0; 8] },
         workspace: 0,
         status: NOT_SUPPORTED,
@@ -29,7 +29,7 @@ impl Algorithm {
         reserved: [0; 4],
     };
 
-    /// Bytes that it works in.
+    /// Workspace in bytes.
     pub(super) fn workspace(&self) -> usize {
         self.workspace
     }
@@ -41,7 +41,7 @@ impl Algorithm {
 
 c_functions! {
     /// cuBLASLt's matmul and its descriptors.
-    struct Api {
+    struct CublasLtApi {
         version = cublasLtGetVersion() -> usize;
         create = cublasLtCreate(*mut *mut c_void) -> i32;
         destroy = cublasLtDestroy(*mut c_void) -> i32;
@@ -62,7 +62,7 @@ c_functions! {
         destroy_preference = cublasLtMatmulPreferenceDestroy(*mut c_void) -> i32;
         heuristic = cublasLtMatmulAlgoGetHeuristic(
             *mut c_void, *mut c_void, *mut c_void, *mut c_void, *mut c_void, *mut c_void, *mut c_void,
-            i32, *mut Algorithm, *mut i32
+            i32, *mut MatmulAlgorithm, *mut i32
         ) -> i32;
         matmul = cublasLtMatmul(
             *mut c_void, *mut c_void, *const c_void, *const c_void, *mut c_void, *const c_void, *mut c_void,
@@ -72,19 +72,19 @@ c_functions! {
     }
 }
 
-impl Api {
-    /// cuBLASLt, opened at the first call.
-    pub(super) fn get() -> Result<&'static Api, LibraryError> {
-        static API: OnceLock<Api> = OnceLock::new();
+impl CublasLtApi {
+    /// Returns cuBLASLt; opens it at the first call.
+    pub(super) fn get() -> Result<&'static CublasLtApi, LibraryError> {
+        static API: OnceLock<CublasLtApi> = OnceLock::new();
         if let Some(api) = API.get() {
             return Ok(api);
         }
         let names = ["libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"];
-        let api = Api::bind(open(CUBLASLT, &names, REMEDY)?, CUBLASLT, REMEDY)?;
+        let api = CublasLtApi::bind(open(CUBLASLT, &names, REMEDY)?, CUBLASLT, REMEDY)?;
         Ok(API.get_or_init(|| api))
     }
 
-    /// An error unless `status` is success; `call` says what was being done.
+    /// Returns an error unless `status` is success; `call` describes the call.
     pub(super) fn check(&self, status: i32, call: impl FnOnce() -> String) -> Result<(), LibraryError> {
         let message = match status {
             SUCCESS => return Ok(()),
@@ -101,7 +101,7 @@ impl Api {
     }
 }
 
-/// The error for what the library has no kernel for.
+/// Error for a problem that cuBLASLt does not support.
 pub(super) fn unsupported(what: impl ToString) -> LibraryError {
     LibraryError::Unsupported { library: CUBLASLT, what: what.to_string() }
 }

@@ -1,36 +1,35 @@
-//! Matrix products by cuBLASLt: row-major, batched, in f32 (strict or TF32), f16 and bf16, with a bias, an activation, their
-//! gradients, or a bias gradient, computed on the way.
+//! GEMM by cuBLASLt: row-major, batched, in f32 (strict or TF32), f16 and bf16, with epilogues for bias, activation and their gradients.
 //!
-//! cuBLASLt thinks in columns: a row-major matrix is the transpose of a column-major one, so `D = A B` is asked for as
-//! `Dᵀ = Bᵀ Aᵀ` with the operands exchanged (`call`). Its heuristics choose an algorithm when a [`Product`] is first met, which
-//! [`Blas`] keeps for it; what the library refuses is remembered too, as the caller then takes another way.
+//! cuBLASLt is column-major. A row-major matrix is the transpose of a column-major one, so `D = A B` is computed as `Dᵀ = Bᵀ Aᵀ` with the
+//! operands exchanged (`matmul_call`). At the first use of a [`Gemm`], cuBLASLt's heuristics choose an algorithm, which [`CublasLt`] caches.
+//! Unsupported GEMMs are cached too; the caller then uses a fallback.
 mod api;
-mod call;
-mod opaque;
-mod product;
+mod descriptor;
+mod gemm;
+mod matmul_call;
 
-use crate::cuda::library::{LibraryError, Workspace};
-use api::{Algorithm, Api, unsupported};
-use call::Call;
+use crate::cuda::library::{LibraryError, WorkspaceAllocator};
+use api::{CublasLtApi, MatmulAlgorithm, unsupported};
 use cudarc::driver::sys::{CUdeviceptr, CUstream};
+use matmul_call::MatmulCall;
 use std::collections::HashMap;
 use std::ffi::c_void;
 use std::sync::{Mutex, PoisonError};
 
-pub use product::{Epilogue, Gemm, GemmOperands};
+pub use gemm::{Epilogue, Gemm, GemmOperands};
 
-/// The most bytes that a product works in.
+/// Maximum workspace of a GEMM in bytes.
 pub const WORKSPACE_LIMIT: usize = 32 << 20;
 
-/// How many algorithms are tried: one that heuristics hand out can still be refused.
-const TRIES: usize = 4;
+/// Maximum number of algorithms to try, because one that the heuristics return can still fail.
+const MAX_ALGORITHMS: usize = 4;
 
 /// cuBLASLt on one device.
 pub struct CublasLt {
-    api: &'static Api,
+    api: &'static CublasLtApi,
     handle: *mut c_void,
-    // What was found for each product at each alignment; `None` where the library has nothing.
-    algorithms: Mutex<HashMap<(Gemm, product::Alignments), Option<Algorithm>>>,
+    // Algorithm for each GEMM and alignment; `None` if it is unsupported.
+    algorithms: Mutex<HashMap<(Gemm, gemm::GemmAlignments), Option<MatmulAlgorithm>>>,
 }
 
 // SAFETY: a cuBLASLt handle may be used by any thread, and by several at once.
@@ -39,9 +38,9 @@ unsafe impl Send for CublasLt {}
 unsafe impl Sync for CublasLt {}
 
 impl CublasLt {
-    /// Opens cuBLASLt for the current context, which is to outlive this value.
+    /// Opens cuBLASLt for the current context, which must outlive this value.
     pub fn new() -> Result<CublasLt, LibraryError> {
-        let api = Api::get()?;
+        let api = CublasLtApi::get()?;
         let mut handle = std::ptr::null_mut();
         // SAFETY: the library writes one pointer.
         let status = unsafe { (api.create)(&mut handle) };
@@ -55,45 +54,47 @@ impl CublasLt {
         unsafe { (self.api.version)() }
     }
 
-    /// Queues a product on `stream`. [`LibraryError::Unsupported`] where the library lacks the epilogue, a size is zero or
-    /// the epilogue's operands are not aligned to 16 bytes.
+    /// Queues a GEMM on `stream`. Returns [`LibraryError::Unsupported`] if cuBLASLt does not support the epilogue, a size is zero, or the
+    /// epilogue's operands are not aligned to 16 bytes.
     ///
     /// # Safety
-    /// The pointers must be device memory of the product's extents and dtype, free of other use until the stream has got
-    /// there; `stream` must belong to the context of [`Blas::new`], which must be current.
+    /// The pointers must be device memory of the GEMM's shapes and dtype, and not used otherwise until the stream has executed it;
+    /// `stream` must belong to the context of [`CublasLt::new`], which must be current.
     pub unsafe fn matmul(
         &self,
-        product: &Gemm,
+        gemm: &Gemm,
         operands: GemmOperands,
         stream: CUstream,
-        workspace: &mut Workspace,
+        workspace: &mut WorkspaceAllocator,
     ) -> Result<(), LibraryError> {
-        if [product.rows, product.cols, product.inner, product.batch].contains(&0) {
-            return Err(unsupported(format!("empty matrix: {product}")));
+        if [gemm.rows, gemm.cols, gemm.inner, gemm.batch].contains(&0) {
+            return Err(unsupported(format!("empty matrix: {gemm}")));
         }
-        // No preference covers their alignment: an algorithm may read 16 bytes at once.
-        if product.epilogue != Epilogue::None && !(operands.bias | operands.aux).is_multiple_of(16) {
-            return Err(unsupported(format!("vector or mask that is not aligned to 16 bytes: {product}")));
+        // Preferences do not cover their alignment, and an algorithm may read 16 bytes at once.
+        if gemm.epilogue != Epilogue::None && !(operands.bias | operands.aux).is_multiple_of(16) {
+            return Err(unsupported(format!(
+                "bias or auxiliary operand that is not aligned to 16 bytes: {gemm}"
+            )));
         }
-        let is_gelu = matches!(product.epilogue, Epilogue::BiasGeluTanhAux | Epilogue::DgeluTanhBgrad);
-        if product.beside_step() != 0 && product.batch > 1 || is_gelu && !product.cols.is_multiple_of(8) {
-            return Err(unsupported(product));
+        let is_gelu = matches!(gemm.epilogue, Epilogue::BiasGeluTanhAux | Epilogue::DgeluTanhBgrad);
+        if gemm.aux_stride() != 0 && gemm.batch > 1 || is_gelu && !gemm.cols.is_multiple_of(8) {
+            return Err(unsupported(gemm));
         }
-        let call = Call::new(self.api, product, operands)?;
-        let mut run = |algorithm: &Algorithm| {
+        let call = MatmulCall::new(self.api, gemm, operands)?;
+        let mut run = |algorithm: &MatmulAlgorithm| {
             let memory: CUdeviceptr = match algorithm.workspace() {
                 0 => 0,
                 bytes => workspace(bytes)?,
             };
-            // SAFETY: the operands are what the caller promises; the workspace is as large as the algorithm says.
+            // SAFETY: the operands are guaranteed by the caller; the workspace has the algorithm's size.
             unsafe { call.run(self.handle, algorithm, memory, stream) }
         };
-        let key = (*product, operands.alignments());
-        // A panic elsewhere leaves whole entries.
+        let key = (*gemm, operands.alignments());
+        // A panic in another thread leaves complete entries.
         let mut algorithms = self.algorithms.lock().unwrap_or_else(PoisonError::into_inner);
         match algorithms.get(&key) {
             Some(Some(algorithm)) => return run(algorithm),
-            Some(None) => return Err(unsupported(product)),
+            Some(None) => return Err(unsupported(gemm)),
             None => {}
         }
         // SAFETY: the handle is alive.
@@ -112,19 +113,19 @@ impl CublasLt {
             }
         }
         algorithms.insert(key, None);
-        Err(unsupported(product))
+        Err(unsupported(gemm))
     }
 }
 
-/// Describes `product` to the library as a call would, which needs no device; an error where the description is refused.
-pub fn check_descriptors(product: &Gemm) -> Result<(), LibraryError> {
+/// Creates the descriptors of a GEMM, which needs no device, and returns cuBLASLt's error if it rejects one.
+pub fn check_descriptors(gemm: &Gemm) -> Result<(), LibraryError> {
     let operands = GemmOperands { a: 256, b: 256, d: 256, bias: 256, aux: 256 };
-    Call::new(Api::get()?, product, operands)?.preference(operands.alignments()).map(drop)
+    MatmulCall::new(CublasLtApi::get()?, gemm, operands)?.preference(operands.alignments()).map(drop)
 }
 
 impl Drop for CublasLt {
     fn drop(&mut self) {
-        // SAFETY: the handle is this value's own.
+        // SAFETY: this value owns the handle.
         unsafe { (self.api.destroy)(self.handle) };
     }
 }

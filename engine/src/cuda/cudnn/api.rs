@@ -1,4 +1,4 @@
-//! The functions of libcudnn that the engine calls.
+//! Functions of libcudnn used by the engine.
 use crate::cuda::library::{LibraryError, c_functions, open};
 use cudarc::cudnn::sys;
 use std::ffi::{c_char, c_void};
@@ -11,7 +11,7 @@ const SUCCESS: i32 = 0;
 c_functions! {
     /// cuDNN's handle, backend and error functions. A status is an integer: 1xxx not initialised, 2xxx bad parameter,
     /// 3xxx not supported, 4xxx internal, 5xxx execution.
-    struct Api {
+    struct CudnnApi {
         version = cudnnGetVersion() -> usize;
         last_error = cudnnGetLastErrorString(*mut c_char, usize);
         create = cudnnCreate(*mut *mut c_void) -> i32;
@@ -30,11 +30,11 @@ c_functions! {
     }
 }
 
-impl Api {
-    /// cuDNN, opened at the first call together with the two libraries that it opens itself by name: without cuBLASLt it aborts
-    /// the process, without NVRTC its run-time-compiled engines disappear.
-    pub(super) fn get() -> Result<&'static Api, LibraryError> {
-        static API: OnceLock<Api> = OnceLock::new();
+impl CudnnApi {
+    /// Returns cuDNN; opens it at the first call, together with the two libraries that it opens by name. Without cuBLASLt it aborts the
+    /// process; without NVRTC it lacks its run-time-compiled engines.
+    pub(super) fn get() -> Result<&'static CudnnApi, LibraryError> {
+        static API: OnceLock<CudnnApi> = OnceLock::new();
         if let Some(api) = API.get() {
             return Ok(api);
         }
@@ -46,19 +46,19 @@ impl Api {
             open("cuBLASLt", &["libcublasLt.so.13", "libcublasLt.so.12"], blas)?,
             open("NVRTC", &["libnvrtc.so.13", "libnvrtc.so.12"], nvrtc)?,
         ];
-        // They stay open: cuDNN looks for them when heuristics first run.
+        // They must stay open: cuDNN looks for them when heuristics first run.
         std::mem::forget(needed);
-        let api = Api::bind(cudnn, CUDNN, REMEDY)?;
+        let api = CudnnApi::bind(cudnn, CUDNN, REMEDY)?;
         Ok(API.get_or_init(|| api))
     }
 
-    /// An error unless `status` is success; `call` says what was being done.
+    /// Returns an error unless `status` is success; `call` describes the call.
     pub(super) fn check(&self, status: i32, call: impl FnOnce() -> String) -> Result<(), LibraryError> {
         if status == SUCCESS {
             return Ok(());
         }
         let mut text = [0u8; 512];
-        // SAFETY: the buffer is as long as said; the library ends it with a zero.
+        // SAFETY: the buffer has the given length; the library writes a NUL-terminated string.
         unsafe { (self.last_error)(text.as_mut_ptr().cast(), text.len()) };
         let length = text.iter().position(|&b| b == 0).unwrap_or(text.len());
         let message = String::from_utf8_lossy(&text[..length]).trim().replace('\n', " ");
@@ -66,12 +66,12 @@ impl Api {
     }
 }
 
-/// The error for a problem that no engine takes.
+/// Error for a problem that no engine supports.
 pub(super) fn unsupported(what: impl ToString) -> LibraryError {
     LibraryError::Unsupported { library: CUDNN, what: what.to_string() }
 }
 
-/// The error for a problem that is first met while work is recorded.
+/// Error for a problem without a plan during a capture.
 pub(super) fn unplanned(what: impl ToString) -> LibraryError {
     LibraryError::Unplanned { library: CUDNN, what: what.to_string() }
 }

@@ -1,26 +1,25 @@
-//! cuDNN's opaque descriptors: each owned by one Rust value, which destroys it. cuDNN keeps what a finalised descriptor needs
-//! of its children, so no lifetimes tie them together.
-use super::api::Api;
+//! cuDNN's backend descriptors as owned values. A finalised descriptor does not depend on its children, so there are no lifetimes.
+use super::api::CudnnApi;
 use crate::cuda::library::LibraryError;
 use cudarc::cudnn::sys;
 use std::ffi::c_void;
 use sys::cudnnBackendAttributeType_t as Tag;
 
-pub(super) use sys::cudnnBackendAttributeName_t as Name;
-pub(super) use sys::cudnnBackendDescriptorType_t as Kind;
+pub(super) use sys::cudnnBackendAttributeName_t as AttributeName;
+pub(super) use sys::cudnnBackendDescriptorType_t as DescriptorType;
 
-/// A backend descriptor.
+/// Backend descriptor.
 pub(super) struct Descriptor {
-    api: &'static Api,
+    api: &'static CudnnApi,
     raw: *mut c_void,
 }
 
-// SAFETY: a descriptor belongs to no thread; it is used by one at a time because reads need `&` of a value that is never shared.
+// SAFETY: a descriptor is not bound to a thread, and it is used by one at a time because it is not Sync.
 unsafe impl Send for Descriptor {}
 
 impl Descriptor {
-    /// A new descriptor, without attributes.
-    pub(super) fn new(api: &'static Api, kind: Kind) -> Result<Descriptor, LibraryError> {
+    /// Creates a descriptor without attributes.
+    pub(super) fn new(api: &'static CudnnApi, kind: DescriptorType) -> Result<Descriptor, LibraryError> {
         let mut raw = std::ptr::null_mut();
         // SAFETY: the library writes one pointer.
         let status = unsafe { (api.create_descriptor)(kind, &mut raw) };
@@ -28,83 +27,92 @@ impl Descriptor {
         Ok(Descriptor { api, raw })
     }
 
-    /// Sets an attribute to one value or several.
-    pub(super) fn set<T: Attribute>(self, name: Name, values: &[T]) -> Result<Descriptor, LibraryError> {
+    /// Sets an attribute to one or more values.
+    pub(super) fn set<T: AttributeValue>(
+        self,
+        name: AttributeName,
+        values: &[T],
+    ) -> Result<Descriptor, LibraryError> {
         let count = values.len() as i64;
-        // SAFETY: `values` holds `count` elements of the type that the tag names; the library copies them.
+        // SAFETY: `values` has `count` elements of the tag's type; the library copies them.
         let status =
             unsafe { (self.api.set_attribute)(self.raw, name, T::TAG, count, values.as_ptr().cast()) };
         self.api.check(status, || format!("setting {name:?}"))?;
         Ok(self)
     }
 
-    /// Closes the descriptor: from here it can only be read.
-    pub(super) fn finish(self) -> Result<Descriptor, LibraryError> {
+    /// Finalises the descriptor: afterwards it can only be read.
+    pub(super) fn finalize(self) -> Result<Descriptor, LibraryError> {
         // SAFETY: the descriptor is alive.
         let status = unsafe { (self.api.finalize)(self.raw) };
         self.api.check(status, || "finalising a descriptor".into())?;
         Ok(self)
     }
 
-    /// Reads up to `values.len()` elements of an attribute; the number read. Asked for none, the library says how many there are.
-    pub(super) fn get<T: Attribute>(&self, name: Name, values: &mut [T]) -> Result<usize, LibraryError> {
+    /// Reads up to `values.len()` elements of an attribute and returns their number; for empty `values`, the number of available elements.
+    pub(super) fn get<T: AttributeValue>(
+        &self,
+        name: AttributeName,
+        values: &mut [T],
+    ) -> Result<usize, LibraryError> {
         let mut count = 0i64;
-        let wanted = values.len() as i64;
-        // It counts only for a null pointer; an empty slice's is not null.
-        let target = if wanted == 0 { std::ptr::null_mut() } else { values.as_mut_ptr().cast() };
-        // SAFETY: there is room for `wanted` elements of the type that the tag names.
-        let status = unsafe { (self.api.get_attribute)(self.raw, name, T::TAG, wanted, &mut count, target) };
+        let requested = values.len() as i64;
+        // The library counts only if the pointer is null; that of an empty slice is not.
+        let target = if requested == 0 { std::ptr::null_mut() } else { values.as_mut_ptr().cast() };
+        // SAFETY: `values` has `requested` elements of the tag's type.
+        let status =
+            unsafe { (self.api.get_attribute)(self.raw, name, T::TAG, requested, &mut count, target) };
         self.api.check(status, || format!("reading {name:?}"))?;
         Ok(count as usize)
     }
 
-    /// The library's pointer, valid while this value lives.
-    pub(super) fn raw(&self) -> Child {
-        Child(self.raw)
+    /// The library's pointer, valid as long as this value lives.
+    pub(super) fn raw(&self) -> DescriptorPointer {
+        DescriptorPointer(self.raw)
     }
 }
 
 impl Drop for Descriptor {
     fn drop(&mut self) {
-        // SAFETY: this value owns the descriptor; its status says nothing that could be acted on.
+        // SAFETY: this value owns the descriptor. An error of its destruction cannot be handled.
         unsafe { (self.api.destroy_descriptor)(self.raw) };
     }
 }
 
-/// A type of attribute elements, and cuDNN's tag for it.
+/// Type of an attribute's elements, with cuDNN's tag for it.
 ///
 /// # Safety
-/// The type must have the layout that the tag names, and every bit pattern that the library may write must be a value of it.
-pub(super) unsafe trait Attribute: Copy {
-    /// The tag.
+/// The type must have the layout of the tag's type, and every bit pattern that the library may write must be a valid value.
+pub(super) unsafe trait AttributeValue: Copy {
+    /// cuDNN's tag.
     const TAG: Tag;
 }
 
-/// A descriptor as the value of an attribute.
+/// Descriptor as an attribute's value.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
-pub(super) struct Child(pub(super) *mut c_void);
+pub(super) struct DescriptorPointer(pub(super) *mut c_void);
 
-/// A cuDNN handle as the value of an attribute.
+/// cuDNN handle as an attribute's value.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub(super) struct HandleValue(pub(super) *mut c_void);
 
-/// A device pointer as the value of an attribute.
+/// Device pointer as an attribute's value.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub(super) struct DevicePointer(pub(super) u64);
 
-/// A numerical note. An integer, as newer libraries have notes that cudarc's enum lacks.
+/// Numerical note, as an integer because newer libraries have notes that cudarc's enum lacks.
 #[derive(Clone, Copy, Default, PartialEq)]
 #[repr(transparent)]
-pub(super) struct Note(pub(super) u32);
+pub(super) struct NumericalNote(pub(super) u32);
 
 macro_rules! attributes {
     ($($type:ty => $tag:ident),* $(,)?) => {
         $(
-            // SAFETY: the layouts are those of cudnn_backend.h; enums and booleans are only ever set, never read.
-            unsafe impl Attribute for $type {
+            // SAFETY: the layouts are those of cudnn_backend.h; enums and booleans are only set, never read.
+            unsafe impl AttributeValue for $type {
                 const TAG: Tag = Tag::$tag;
             }
         )*
@@ -115,10 +123,10 @@ attributes! {
     f32 => CUDNN_TYPE_FLOAT,
     u8 => CUDNN_TYPE_CHAR,
     bool => CUDNN_TYPE_BOOLEAN,
-    Child => CUDNN_TYPE_BACKEND_DESCRIPTOR,
+    DescriptorPointer => CUDNN_TYPE_BACKEND_DESCRIPTOR,
     HandleValue => CUDNN_TYPE_HANDLE,
     DevicePointer => CUDNN_TYPE_VOID_PTR,
-    Note => CUDNN_TYPE_NUMERICAL_NOTE,
+    NumericalNote => CUDNN_TYPE_NUMERICAL_NOTE,
     sys::cudnnDataType_t => CUDNN_TYPE_DATA_TYPE,
     sys::cudnnConvolutionMode_t => CUDNN_TYPE_CONVOLUTION_MODE,
     sys::cudnnBackendHeurMode_t => CUDNN_TYPE_HEUR_MODE,

@@ -1,10 +1,10 @@
-//! Convolutions by cuDNN's backend graph API: forward, data gradient and weight gradient in f32 (strict or TF32), f16 and bf16,
-//! channels-last, with groups; forward with the output's statistics, or of an image that is normalised as it is read, where cuDNN
-//! has one kernel for that.
+//! Convolution by cuDNN's backend graph API: forward, data gradient and weight gradient in f32 (strict or TF32), f16 and bf16,
+//! channels-last, with groups. Where cuDNN has a kernel for it, the convolution is fused with the normalization of its input and with the
+//! statistics of its output.
 //!
-//! A [`Problem`] is described as an operation graph (`graph`), cuDNN's heuristics hand out engine configurations for it
-//! (`planner`), the first one that builds and runs, or the fastest of several, becomes the plan that [`Dnn`] keeps for that
-//! problem (`conv`). Everything but running works without a device, for one that is described by [`DeviceProperties`].
+//! A [`ConvProblem`] is described as an operation graph (`graph`). cuDNN's heuristics return engine configurations for it (`planner`). The
+//! first one that builds and runs, or the fastest of several, becomes the plan that [`Cudnn`] caches (`conv`). Planning also works without
+//! a device, for one described by [`DeviceProperties`].
 mod api;
 mod conv;
 mod descriptor;
@@ -16,5 +16,5 @@ mod timing;
 
 pub use conv::{ChannelAffine, ChannelSums, Cudnn};
 pub use device_properties::DeviceProperties;
-pub use planner::{ConvPlanner, Survey};
+pub use planner::{ConvPlanner, EngineSurvey};
 pub use problem::{ConvEngineOptions, ConvFusion, ConvKind, ConvPlanChoice, ConvProblem};

@@ -1,6 +1,8 @@
-//! From a problem to plans: cuDNN's heuristics hand out engine configurations; those that keep our rules are built in order.
-use super::api::{Api, unsupported};
-use super::descriptor::{Child, Descriptor, HandleValue, Kind, Name, Note};
+//! Planning: cuDNN's heuristics return engine configurations for a problem; those allowed by its options are built in order.
+use super::api::{CudnnApi, unsupported};
+use super::descriptor::{
+    AttributeName, Descriptor, DescriptorPointer, DescriptorType, HandleValue, NumericalNote,
+};
 use super::device_properties::DeviceProperties;
 use super::graph::describe;
 use super::problem::{ConvEngineOptions, ConvProblem};
@@ -9,52 +11,52 @@ use crate::cuda::library::LibraryError;
 use cudarc::cudnn::sys::cudnnBackendHeurMode_t as Mode;
 use cudarc::cudnn::sys::cudnnBackendNumericalNote_t as Numerical;
 
-/// Asks cuDNN for engines and builds plans, for one device.
+/// Queries cuDNN's heuristics and builds execution plans, for one device.
 pub struct ConvPlanner {
-    api: &'static Api,
-    target: Target,
+    api: &'static CudnnApi,
+    target: PlanTarget,
 }
 
-enum Target {
+enum PlanTarget {
     Handle(HandleValue),
     Properties(DeviceProperties),
 }
 
-/// A finalised execution plan.
-pub(super) struct Plan {
+/// Finalised execution plan.
+pub(super) struct ExecutionPlan {
     pub(super) descriptor: Descriptor,
-    /// Bytes that it works in.
+    /// Workspace in bytes.
     pub(super) workspace: usize,
 }
 
-/// One question to the heuristics: a mode, and the most results that are wanted.
-pub(super) type Search = (Mode, usize);
+/// Query to the heuristics: mode and maximum number of results.
+pub(super) type HeuristicQuery = (Mode, usize);
 
-/// The first result alone costs 55 µs, the whole list 2 ms; the fallback list is for what the first leaves open.
-pub(super) const FIRST_THEN_ALL: [Search; 3] = [
+/// The first result (55 µs), then the whole list (2 ms), then the fallback list.
+pub(super) const FIRST_THEN_ALL: [HeuristicQuery; 3] = [
     (Mode::CUDNN_HEUR_MODE_A, 1),
     (Mode::CUDNN_HEUR_MODE_A, usize::MAX),
     (Mode::CUDNN_HEUR_MODE_FALLBACK, usize::MAX),
 ];
-/// Every configuration once.
-pub(super) const ALL: [Search; 2] =
+/// All configurations, each once.
+pub(super) const ALL_CONFIGURATIONS: [HeuristicQuery; 2] =
     [(Mode::CUDNN_HEUR_MODE_A, usize::MAX), (Mode::CUDNN_HEUR_MODE_FALLBACK, usize::MAX)];
 
-/// What cuDNN has for a problem.
+/// Numbers of engine configurations for a problem.
 #[derive(Clone, Copy, Debug)]
-pub struct Survey {
-    /// Engine configurations that both heuristic lists hand out.
+pub struct EngineSurvey {
+    /// Engine configurations in both heuristic lists.
     pub offered: usize,
-    /// How many of them keep the rules of the problem's options.
+    /// Those allowed by the problem's options.
     pub allowed: usize,
-    /// Bytes of workspace of the plan that the engine would take.
+    /// Workspace of the first plan that builds, in bytes.
     pub workspace: usize,
 }
 
 impl ConvPlanner {
-    /// A planner for a device that need not be there.
+    /// Planner for a described device, which need not be present.
     pub fn deviceless(properties: DeviceProperties) -> Result<ConvPlanner, LibraryError> {
-        Ok(ConvPlanner { api: Api::get()?, target: Target::Properties(properties) })
+        Ok(ConvPlanner { api: CudnnApi::get()?, target: PlanTarget::Properties(properties) })
     }
 
     /// cuDNN's version, as 10000 major + 100 minor + patch.
@@ -63,16 +65,17 @@ impl ConvPlanner {
         unsafe { (self.api.version)() }
     }
 
-    /// A planner for the device of a cuDNN handle, which must outlive it.
-    pub(super) fn with_handle(api: &'static Api, handle: HandleValue) -> ConvPlanner {
-        ConvPlanner { api, target: Target::Handle(handle) }
+    /// Planner for the device of a cuDNN handle, which must outlive it.
+    pub(super) fn with_handle(api: &'static CudnnApi, handle: HandleValue) -> ConvPlanner {
+        ConvPlanner { api, target: PlanTarget::Handle(handle) }
     }
 
-    /// Counts the configurations for `problem` and builds the plan that heuristics choose for it.
-    pub fn survey(&self, problem: &ConvProblem) -> Result<Survey, LibraryError> {
+    /// Counts the configurations for `problem` and builds the first plan.
+    pub fn survey(&self, problem: &ConvProblem) -> Result<EngineSurvey, LibraryError> {
         let graph = self.describe(problem)?;
-        let mut survey = Survey { offered: 0, allowed: 0, workspace: self.first_plan(problem)?.workspace };
-        for search in ALL {
+        let mut survey =
+            EngineSurvey { offered: 0, allowed: 0, workspace: self.first_plan(problem)?.workspace };
+        for search in ALL_CONFIGURATIONS {
             let found = self.configurations(&graph, search)?;
             survey.offered += found.len();
             for configuration in &found {
@@ -82,37 +85,37 @@ impl ConvPlanner {
         Ok(survey)
     }
 
-    fn first_plan(&self, problem: &ConvProblem) -> Result<Plan, LibraryError> {
+    fn first_plan(&self, problem: &ConvProblem) -> Result<ExecutionPlan, LibraryError> {
         let graph = self.describe(problem)?;
-        let mut refusal = unsupported(problem);
+        let mut last_error = unsupported(problem);
         for plan in self.plans(problem, &graph, &FIRST_THEN_ALL) {
             match plan {
                 Ok(plan) => return Ok(plan),
-                Err(e) => refusal = e,
+                Err(e) => last_error = e,
             }
         }
-        Err(refusal)
+        Err(last_error)
     }
 
-    /// The operation graph of `problem`.
+    /// Builds the operation graph of `problem`.
     pub(super) fn describe(&self, problem: &ConvProblem) -> Result<Descriptor, LibraryError> {
         let handle = match self.target {
-            Target::Handle(handle) => Some(handle),
-            Target::Properties(_) => None,
+            PlanTarget::Handle(handle) => Some(handle),
+            PlanTarget::Properties(_) => None,
         };
         describe(self.api, problem, handle)
     }
 
-    /// The plans for `problem`, best first by cuDNN's judgement, each built when it is asked for. A configuration that was
-    /// handed out can still fail here: then the next may do.
+    /// Plans for `problem`, in the order of cuDNN's heuristics, built lazily. A configuration that the heuristics returned can still fail
+    /// to build; the next one may succeed.
     pub(super) fn plans<'a>(
         &'a self,
         problem: &'a ConvProblem,
         graph: &'a Descriptor,
-        searches: &'a [Search],
-    ) -> impl Iterator<Item = Result<Plan, LibraryError>> + 'a {
+        searches: &'a [HeuristicQuery],
+    ) -> impl Iterator<Item = Result<ExecutionPlan, LibraryError>> + 'a {
         searches.iter().flat_map(move |search| {
-            let (found, refusal) = match self.configurations(graph, *search) {
+            let (found, last_error) = match self.configurations(graph, *search) {
                 Ok(found) => (found, None),
                 Err(e) => (Vec::new(), Some(Err(e))),
             };
@@ -123,41 +126,44 @@ impl ConvPlanner {
                     Err(e) => Some(Err(e)),
                 }
             });
-            plans.chain(refusal)
+            plans.chain(last_error)
         })
     }
 
-    /// Asks the heuristics. The list can be shorter than the count that cuDNN announces, or empty.
+    /// Queries the heuristics. The list can be shorter than the count that cuDNN reports, or empty.
     fn configurations(
         &self,
         graph: &Descriptor,
-        (mode, limit): Search,
+        (mode, limit): HeuristicQuery,
     ) -> Result<Vec<Descriptor>, LibraryError> {
-        let mut heuristics = Descriptor::new(self.api, Kind::CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR)?
-            .set(Name::CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, &[graph.raw()])?
-            .set(Name::CUDNN_ATTR_ENGINEHEUR_MODE, &[mode])?;
-        if let Target::Properties(device) = &self.target {
-            heuristics = heuristics.set(Name::CUDNN_ATTR_ENGINEHEUR_DEVICEPROP, &[device.0.raw()])?;
+        let mut heuristics = Descriptor::new(self.api, DescriptorType::CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR)?
+            .set(AttributeName::CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, &[graph.raw()])?
+            .set(AttributeName::CUDNN_ATTR_ENGINEHEUR_MODE, &[mode])?;
+        if let PlanTarget::Properties(device) = &self.target {
+            heuristics =
+                heuristics.set(AttributeName::CUDNN_ATTR_ENGINEHEUR_DEVICEPROP, &[device.0.raw()])?;
         }
-        let heuristics = heuristics.finish()?;
-        let announced = match limit {
+        let heuristics = heuristics.finalize()?;
+        let reported = match limit {
             1 => 1,
-            _ => heuristics.get::<Child>(Name::CUDNN_ATTR_ENGINEHEUR_RESULTS, &mut [])?,
+            _ => {
+                heuristics.get::<DescriptorPointer>(AttributeName::CUDNN_ATTR_ENGINEHEUR_RESULTS, &mut [])?
+            }
         };
-        let mut found = (0..announced.min(limit))
-            .map(|_| Descriptor::new(self.api, Kind::CUDNN_BACKEND_ENGINECFG_DESCRIPTOR))
+        let mut found = (0..reported.min(limit))
+            .map(|_| Descriptor::new(self.api, DescriptorType::CUDNN_BACKEND_ENGINECFG_DESCRIPTOR))
             .collect::<Result<Vec<_>, _>>()?;
         if found.is_empty() {
             return Ok(found);
         }
-        let mut children: Vec<Child> = found.iter().map(Descriptor::raw).collect();
-        let fetched = heuristics.get(Name::CUDNN_ATTR_ENGINEHEUR_RESULTS, &mut children)?;
+        let mut children: Vec<DescriptorPointer> = found.iter().map(Descriptor::raw).collect();
+        let fetched = heuristics.get(AttributeName::CUDNN_ATTR_ENGINEHEUR_RESULTS, &mut children)?;
         found.truncate(fetched);
         Ok(found)
     }
 
-    /// Whether a configuration's engine keeps the rules: never inputs of less precision or sums in less than f32; no atomics
-    /// where the same bits are wanted; and no tensor cores for strict f32, where they would mean TF32.
+    /// True if a configuration's engine is allowed. Inputs must not be converted to a lower precision, and sums must be in f32; a
+    /// deterministic problem excludes nondeterministic engines; strict f32 excludes tensor cores, which would use TF32.
     fn is_allowed(&self, configuration: &Descriptor, problem: &ConvProblem) -> Result<bool, LibraryError> {
         let ConvEngineOptions { tf32, deterministic, .. } = problem.options;
         let forbidden = [
@@ -166,23 +172,23 @@ impl ConvPlanner {
             (deterministic, Numerical::CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC),
             (problem.dtype == DType::F32 && !tf32, Numerical::CUDNN_NUMERICAL_NOTE_TENSOR_CORE),
         ];
-        let engine = Descriptor::new(self.api, Kind::CUDNN_BACKEND_ENGINE_DESCRIPTOR)?;
-        configuration.get(Name::CUDNN_ATTR_ENGINECFG_ENGINE, &mut [engine.raw()])?;
-        let mut notes = [Note::default(); 32];
-        let count = engine.get(Name::CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, &mut notes)?;
+        let engine = Descriptor::new(self.api, DescriptorType::CUDNN_BACKEND_ENGINE_DESCRIPTOR)?;
+        configuration.get(AttributeName::CUDNN_ATTR_ENGINECFG_ENGINE, &mut [engine.raw()])?;
+        let mut notes = [NumericalNote::default(); 32];
+        let count = engine.get(AttributeName::CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, &mut notes)?;
         let notes = &notes[..count.min(notes.len())];
-        Ok(!forbidden.iter().any(|&(rule, note)| rule && notes.contains(&Note(note as u32))))
+        Ok(!forbidden.iter().any(|&(rule, note)| rule && notes.contains(&NumericalNote(note as u32))))
     }
 
-    fn build(&self, configuration: &Descriptor) -> Result<Plan, LibraryError> {
-        let mut plan = Descriptor::new(self.api, Kind::CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR)?
-            .set(Name::CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, &[configuration.raw()])?;
-        if let Target::Handle(handle) = self.target {
-            plan = plan.set(Name::CUDNN_ATTR_EXECUTION_PLAN_HANDLE, &[handle])?;
+    fn build(&self, configuration: &Descriptor) -> Result<ExecutionPlan, LibraryError> {
+        let mut plan = Descriptor::new(self.api, DescriptorType::CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR)?
+            .set(AttributeName::CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, &[configuration.raw()])?;
+        if let PlanTarget::Handle(handle) = self.target {
+            plan = plan.set(AttributeName::CUDNN_ATTR_EXECUTION_PLAN_HANDLE, &[handle])?;
         }
-        let descriptor = plan.finish()?;
+        let descriptor = plan.finalize()?;
         let mut workspace = [0i64];
-        descriptor.get(Name::CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, &mut workspace)?;
-        Ok(Plan { descriptor, workspace: workspace[0] as usize })
+        descriptor.get(AttributeName::CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, &mut workspace)?;
+        Ok(ExecutionPlan { descriptor, workspace: workspace[0] as usize })
     }
 }

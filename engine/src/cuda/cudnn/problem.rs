@@ -1,18 +1,18 @@
-//! What is asked of cuDNN: one convolution of a training step, and the liberties that its engine may take.
+//! Description of a convolution for cuDNN, with constraints on its engine.
 use super::api::unsupported;
 use crate::cuda::library::LibraryError;
 use crate::{ConvShape, DType};
 use cudarc::cudnn::sys::cudnnDataType_t as DataType;
 use std::fmt;
 
-/// Which of a convolution's three computations.
+/// Kind of a convolution's computation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ConvKind {
-    /// The output, from input and weight.
+    /// Output, from input and weight.
     Forward,
-    /// The input's gradient, from the output's gradient and the weight.
+    /// Gradient of the input (dgrad), from the output's gradient and the weight.
     DataGradient,
-    /// The weight's gradient, from input and the output's gradient.
+    /// Gradient of the weight (wgrad), from the input and the output's gradient.
     WeightGradient,
 }
 
@@ -31,57 +31,57 @@ impl fmt::Display for ConvKind {
     }
 }
 
-/// What a convolution computes on its way, beside itself; as a graph that cuDNN has one kernel for, or none.
+/// Operations fused with a convolution; cuDNN may or may not have a kernel for the resulting graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub struct ConvFusion {
-    /// The image is read as `max(image * scale + shift, 0)`, with a scale and a shift for each channel, by the forward pass or the
-    /// weight's gradient. Padding is 0 after it.
+    /// Forward and weight gradient: the input is replaced by `max(input * scale + shift, 0)`, with a scale and a shift per channel; padding
+    /// is 0 after that.
     pub normalize: bool,
-    /// The forward pass gives the sum and the sum of squares of each output channel, in f32.
+    /// Forward: also compute the f32 sum and sum of squares of each output channel.
     pub statistics: bool,
 }
 
-/// Which engines may be taken, and how one is chosen.
+/// Constraints on engines, and how one is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub struct ConvEngineOptions {
-    /// f32 operands may be rounded to TF32 (10 bits of precision) for the tensor cores.
+    /// Allow rounding of f32 operands to TF32 (10 mantissa bits) for tensor cores.
     pub tf32: bool,
-    /// Only engines that give the same bits each time.
+    /// Only deterministic engines: the same bits each time.
     pub deterministic: bool,
-    /// How the engine is chosen.
+    /// Choice between the allowed engines.
     pub choice: ConvPlanChoice,
 }
 
-/// How an engine is chosen among those that are allowed.
+/// Choice between the allowed engines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub enum ConvPlanChoice {
     /// cuDNN's heuristics: the first configuration that builds and runs.
     #[default]
     Heuristic,
-    /// The fastest of the first `candidates` (PyTorch times 10) whose workspace is at most `workspace` bytes, timed when a
-    /// problem is first met.
+    /// The fastest of the first `candidates` whose workspace is at most `workspace` bytes, timed at the first use of a problem, as with
+    /// PyTorch's `cudnn.benchmark` (10 candidates).
     Benchmark {
-        /// How many are timed.
+        /// Number of configurations to time.
         candidates: usize,
-        /// The most bytes that one may work in.
+        /// Maximum workspace in bytes.
         workspace: usize,
     },
 }
 
-/// One convolution to plan: the key under which its plan is kept.
+/// Convolution to plan; the key of its plan in the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ConvProblem {
-    /// Which computation.
+    /// Kind of computation.
     pub kind: ConvKind,
-    /// Shapes and options of the convolution.
+    /// Shape of the convolution.
     pub shape: ConvShape,
-    /// The storage type of all three tensors: f32, f16 or bf16. Sums are f32.
+    /// Dtype of all three tensors: f32, f16 or bf16. Sums are f32.
     pub dtype: DType,
-    /// Bytes to which all three tensors are aligned: a power of two, at most 16. Below 16 no tensor core is used.
+    /// Alignment of all three tensors in bytes: a power of two, at most 16. Tensor cores are only used with 16.
     pub alignment: usize,
-    /// What else is computed.
+    /// Fused operations.
     pub fusion: ConvFusion,
-    /// Liberties.
+    /// Constraints on the engine.
     pub options: ConvEngineOptions,
 }
 
@@ -90,14 +90,14 @@ impl ConvProblem {
         data_type(self.dtype).map_err(|_| unsupported(self))
     }
 
-    /// The dtype of scale and shift: f16's precompiled engines take nothing but f16.
+    /// Dtype of scale and shift: f16 for f16, whose precompiled engines accept nothing else; f32 for all others.
     pub fn affine_dtype(dtype: DType) -> DType {
         if dtype == DType::F16 { DType::F16 } else { DType::F32 }
     }
 
-    /// The type of what lies between the operations, in no memory. Run-time-compiled engines want the storage type; the
-    /// precompiled ones, f16's with statistics or for the weight's gradient, compute in f32 whatever is said.
-    pub(super) fn between_type(&self) -> Result<DataType, LibraryError> {
+    /// Type of virtual tensors: the storage type, which run-time-compiled engines require, or f32, in which the precompiled engines (for
+    /// f16 with statistics or for the weight gradient) compute.
+    pub(super) fn virtual_type(&self) -> Result<DataType, LibraryError> {
         let is_precompiled = self.fusion.statistics || self.kind == ConvKind::WeightGradient;
         match self.dtype {
             DType::F16 if is_precompiled => Ok(DataType::CUDNN_DATA_FLOAT),
@@ -106,7 +106,7 @@ impl ConvProblem {
     }
 }
 
-/// cuDNN's name for a dtype that it convolves.
+/// cuDNN's data type of a dtype.
 pub(super) fn data_type(dtype: DType) -> Result<DataType, LibraryError> {
     match dtype {
         DType::F32 => Ok(DataType::CUDNN_DATA_FLOAT),
@@ -124,7 +124,7 @@ impl fmt::Display for ConvProblem {
         write!(f, " with stride {:?}, padding {:?}, dilation {:?}", s.stride, s.padding, s.dilation)?;
         write!(f, ", groups {}", s.groups)?;
         let notes = [
-            (self.fusion.normalize, "of a normalised image"),
+            (self.fusion.normalize, "normalized input"),
             (self.fusion.statistics, "with statistics"),
             (self.dtype == DType::F32 && !self.options.tf32, "strict f32"),
             (self.options.deterministic, "deterministic"),

@@ -1,10 +1,10 @@
-//! How long work on a stream takes.
+//! Timing of work on a stream.
 use crate::cuda::library::LibraryError;
 use cudarc::driver::result::{DriverError, event};
 use cudarc::driver::sys::{CUevent, CUevent_flags, CUstream};
 
-/// Two events on a stream.
-pub(super) struct Stopwatch {
+/// Timer with two CUDA events on a stream.
+pub(super) struct EventTimer {
     stream: CUstream,
     start: Event,
     end: Event,
@@ -12,12 +12,12 @@ pub(super) struct Stopwatch {
 
 struct Event(CUevent);
 
-impl Stopwatch {
-    pub(super) fn new(stream: CUstream) -> Result<Stopwatch, LibraryError> {
-        Ok(Stopwatch { stream, start: Event::new()?, end: Event::new()? })
+impl EventTimer {
+    pub(super) fn new(stream: CUstream) -> Result<EventTimer, LibraryError> {
+        Ok(EventTimer { stream, start: Event::new()?, end: Event::new()? })
     }
 
-    /// Milliseconds that the work queued by `work` takes; waits for it.
+    /// Queues `work`, waits for it, and returns its time in milliseconds.
     pub(super) fn time(&self, work: impl FnOnce() -> Result<(), LibraryError>) -> Result<f32, LibraryError> {
         self.start.record(self.stream)?;
         work()?;
@@ -36,14 +36,14 @@ impl Event {
     }
 
     fn record(&self, stream: CUstream) -> Result<(), LibraryError> {
-        // SAFETY: the event is alive, the stream is that of the handle's owner.
+        // SAFETY: the event is alive, and the stream is that of the cuDNN handle.
         unsafe { event::record(self.0, stream) }.map_err(|e| failed("recording an event", e))
     }
 }
 
 impl Drop for Event {
     fn drop(&mut self) {
-        // SAFETY: the event is this value's own. A failure to destroy it leaves nothing to do.
+        // SAFETY: this value owns the event. An error of its destruction cannot be handled.
         let _ = unsafe { event::destroy(self.0) };
     }
 }

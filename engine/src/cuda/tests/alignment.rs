@@ -1,23 +1,23 @@
-//! Views that start where no pack of 16 bytes does: each kernel gives what it gives for a tensor of its own.
-use super::{Array, FLOATS, gpu};
+//! Views that are not aligned to 16 bytes give the same results as aligned tensors.
+use super::{DeviceArray, FLOATS, gpu};
 use crate::cpu::adaptive_pool::AdaptivePool;
 use crate::cuda::batch_norm::{self, BatchNormParameters, SAVED_ROWS};
 use crate::cuda::{DeviceSlice, adaptive_pool, depthwise, pool, softmax};
 use crate::pool_shape::PoolShape;
 use crate::{Activation, ConvShape, DType, Pool2dOptions};
 
-/// Runs `kernel(x, y)` on x and y and on shifted copies of them.
+/// Runs `kernel(x, y)` on x and y and on shifted copies of them, and asserts that the results are equal.
 #[track_caller]
 fn assert_same(what: &str, dtype: DType, len: usize, out: usize, kernel: impl Fn(DeviceSlice, DeviceSlice)) {
-    let (x, y) = (Array::random(len, 1, dtype), Array::room(out, dtype));
+    let (x, y) = (DeviceArray::random(len, 1, dtype), DeviceArray::empty(out, dtype));
     let (shifted, y_shifted) = (x.shifted(), y.shifted());
     kernel(x.slice(), y.slice());
     kernel(shifted.slice(), y_shifted.slice());
-    y_shifted.assert_close(&y.now(), what);
+    y_shifted.assert_close(&y.to_host(), what);
 }
 
 #[test]
-fn kernels_take_views_at_odd_places() {
+fn unaligned_views_give_the_same_results() {
     let pool = Pool2dOptions::default();
     let s = PoolShape { n: 2, size: [6, 8], out: [3, 4], c: 8, pool };
     let adaptive = AdaptivePool { n: 2, size: [6, 8], out: [1, 1], c: 8 };
@@ -44,11 +44,11 @@ fn kernels_take_views_at_odd_places() {
         assert_same("global pooling", dtype, len, 2 * 8, |x, y| {
             adaptive_pool::avg_forward(gpu(), &adaptive, x, y).expect("launches")
         });
-        let weight = Array::random(9 * 8, 2, dtype);
+        let weight = DeviceArray::random(9 * 8, 2, dtype);
         assert_same("depthwise convolution", dtype, len, len, |x, y| {
             depthwise::forward(gpu(), &conv, x, weight.slice(), None, y).expect("launches")
         });
-        let saved = Array::room(SAVED_ROWS * 8, DType::F32);
+        let saved = DeviceArray::empty(SAVED_ROWS * 8, DType::F32);
         let parameters = BatchNormParameters { weight: None, bias: None, running: None, eps: 1e-5 };
         assert_same("batch norm", dtype, len, len, |x, y| {
             batch_norm::statistics(gpu(), x, 8, &parameters, None, saved.slice()).expect("launches");

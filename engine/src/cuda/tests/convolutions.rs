@@ -1,9 +1,9 @@
-//! Depthwise and plain convolution.
-use super::{Array, FLOATS, gpu};
-use crate::cuda::{convolution, depthwise};
+//! Depthwise convolution, and convolution as an implicit GEMM.
+use super::{DeviceArray, FLOATS, gpu};
+use crate::cuda::{depthwise, implicit_gemm};
 use crate::{ConvShape, DType, cpu};
 
-/// `[h, w]` pixels, kernel, stride, padding and dilation, each the same both ways, of `c` channels with a multiplier.
+/// Depthwise convolution of `[h, w]` pixels and `c` channels with a multiplier; kernel, stride, padding and dilation are square.
 fn shape(size: [usize; 2], c: usize, multiplier: usize, [k, s, p, d]: [usize; 4]) -> ConvShape {
     ConvShape {
         n: 2,
@@ -19,25 +19,25 @@ fn shape(size: [usize; 2], c: usize, multiplier: usize, [k, s, p, d]: [usize; 4]
     }
 }
 
-/// Forward and both gradients against the CPU's.
+/// Compares forward pass and both gradients with the CPU's.
 fn check(s: &ConvShape, dtype: DType, is_depthwise: bool) {
     let what = format!("{s:?}");
-    let x = Array::random(s.input_len(), 1, dtype);
-    let weight = Array::random(s.weight_len(), 2, dtype);
-    let bias = Array::random(s.c_out, 3, dtype);
-    let dy = Array::random(s.output_len(), 4, dtype);
-    let y = Array::room(s.output_len(), dtype);
-    let (dx, dw) = (Array::room(s.input_len(), dtype), Array::room(s.weight_len(), dtype));
-    let (input, w, b, of_y) = (x.slice(), weight.slice(), Some(bias.slice()), dy.slice());
+    let x = DeviceArray::random(s.input_len(), 1, dtype);
+    let weight = DeviceArray::random(s.weight_len(), 2, dtype);
+    let bias = DeviceArray::random(s.c_out, 3, dtype);
+    let dy = DeviceArray::random(s.output_len(), 4, dtype);
+    let y = DeviceArray::empty(s.output_len(), dtype);
+    let (dx, dw) = (DeviceArray::empty(s.input_len(), dtype), DeviceArray::empty(s.weight_len(), dtype));
+    let (input, w, b, grad) = (x.slice(), weight.slice(), Some(bias.slice()), dy.slice());
     if is_depthwise {
-        assert!(depthwise::suits(s, dtype), "{what}");
+        assert!(depthwise::supports(s, dtype), "{what}");
         depthwise::forward(gpu(), s, input, w, b, y.slice()).expect("launches");
-        depthwise::data_gradient(gpu(), s, of_y, w, dx.slice()).expect("launches");
-        depthwise::weight_gradient(gpu(), s, input, of_y, dw.slice()).expect("launches");
+        depthwise::data_gradient(gpu(), s, grad, w, dx.slice()).expect("launches");
+        depthwise::weight_gradient(gpu(), s, input, grad, dw.slice()).expect("launches");
     } else {
-        convolution::forward(gpu(), s, input, w, b, y.slice()).expect("launches");
-        convolution::data_gradient(gpu(), s, of_y, w, dx.slice()).expect("launches");
-        convolution::weight_gradient(gpu(), s, input, of_y, dw.slice()).expect("launches");
+        implicit_gemm::forward(gpu(), s, input, w, b, y.slice()).expect("launches");
+        implicit_gemm::data_gradient(gpu(), s, grad, w, dx.slice()).expect("launches");
+        implicit_gemm::weight_gradient(gpu(), s, input, grad, dw.slice()).expect("launches");
     }
     let mut expected = vec![0.0; s.output_len()];
     cpu::conv2d::forward(s, &x.values, &weight.values, Some(&bias.values), &mut expected);
@@ -51,7 +51,7 @@ fn check(s: &ConvShape, dtype: DType, is_depthwise: bool) {
 }
 
 #[test]
-fn usual_depthwise_kernels() {
+fn specialized_depthwise_kernels_match_the_cpu() {
     for dtype in FLOATS {
         for [k, s] in [[3, 1], [3, 2], [5, 1], [5, 2], [7, 1]] {
             for (size, c, p) in
@@ -67,7 +67,7 @@ fn usual_depthwise_kernels() {
 }
 
 #[test]
-fn unusual_depthwise_kernels() {
+fn generic_depthwise_kernels_match_the_cpu() {
     for dtype in FLOATS {
         for c in [8, 5, 72] {
             check(&shape([9, 11], c, 1, [3, 1, 2, 2]), dtype, true);
@@ -82,13 +82,13 @@ fn unusual_depthwise_kernels() {
 }
 
 #[test]
-fn weights_that_fit_in_no_block_are_refused() {
+fn weights_beyond_shared_memory_are_unsupported() {
     let s = shape([64, 64], 8, 1, [41, 1, 20, 1]);
-    assert!(depthwise::suits(&s, DType::F32) && !depthwise::suits(&s, DType::F16));
+    assert!(depthwise::supports(&s, DType::F32) && !depthwise::supports(&s, DType::F16));
 }
 
 #[test]
-fn plain_convolution_of_any_geometry() {
+fn implicit_gemm_of_any_geometry_matches_the_cpu() {
     let dense = |c_in, c_out, groups, size, options| {
         let s = shape(size, groups, 1, options);
         ConvShape { c_in, c_out, groups, ..s }

@@ -1,36 +1,36 @@
-//! Filling and moving elements of every dtype.
-use super::{Array, gpu};
+//! Fill and strided copies of every dtype.
+use super::{DeviceArray, gpu};
 use crate::cpu::binary::BroadcastLayout;
 use crate::cuda::copy;
 use crate::{DType, Shape, cpu};
 
 const DTYPES: [DType; 5] = [DType::F32, DType::F16, DType::BF16, DType::I64, DType::U8];
 
-/// Small whole numbers, which every dtype holds.
-fn numbered(len: usize, dtype: DType) -> Array {
-    Array::new((0..len).map(|i| (i * 31 % 251) as f64), dtype)
+/// Small integers, which every dtype represents exactly.
+fn integers(len: usize, dtype: DType) -> DeviceArray {
+    DeviceArray::new((0..len).map(|i| (i * 31 % 251) as f64), dtype)
 }
 
-fn room(len: usize, dtype: DType) -> Array {
-    Array::new(vec![0.0; len], dtype)
+fn zeros(len: usize, dtype: DType) -> DeviceArray {
+    DeviceArray::new(vec![0.0; len], dtype)
 }
 
 #[test]
-fn filling() {
+fn fill_sets_every_element() {
     for dtype in DTYPES {
         for len in [0, 1, 7, 64, 1001] {
-            let y = room(len, dtype);
+            let y = zeros(len, dtype);
             copy::fill(gpu(), y.slice(), 3.0).expect("launches");
-            assert_eq!(y.now(), vec![3.0; len]);
+            assert_eq!(y.to_host(), vec![3.0; len]);
             let shifted = y.shifted();
             copy::fill(gpu(), shifted.slice(), 5.0).expect("launches");
-            assert_eq!(shifted.now(), vec![5.0; len]);
+            assert_eq!(shifted.to_host(), vec![5.0; len]);
         }
     }
 }
 
 #[test]
-fn permutations() {
+fn permute_matches_the_cpu() {
     for dtype in DTYPES {
         for (dims, axes) in [
             (&[3, 40, 33][..], &[0, 2, 1][..]),
@@ -44,34 +44,34 @@ fn permutations() {
             (&[], &[]),
         ] {
             let from = Shape::new(dims);
-            let (x, y) = (numbered(from.numel(), dtype), room(from.numel(), dtype));
+            let (x, y) = (integers(from.numel(), dtype), zeros(from.numel(), dtype));
             copy::permute(gpu(), x.slice(), &from, axes, y.slice()).expect("launches");
             let mut expected = vec![0.0; from.numel()];
             cpu::permute::permute(&x.values, &from, axes, &mut expected);
-            assert_eq!(y.now(), expected, "{dims:?} by {axes:?}, {dtype}");
+            assert_eq!(y.to_host(), expected, "{dims:?} by {axes:?}, {dtype}");
         }
     }
 }
 
 #[test]
-fn repetition() {
+fn expand_matches_the_cpu() {
     for dtype in DTYPES {
         for (from, to) in
             [(&[16][..], &[3, 5, 16][..]), (&[3, 1], &[3, 32]), (&[2, 1, 5], &[4, 2, 3, 5]), (&[], &[2, 3])]
         {
             let (from, to) = (Shape::new(from), Shape::new(to));
             let steps = crate::ops::broadcast_steps(&from, &to);
-            let (x, y) = (numbered(from.numel(), dtype), room(to.numel(), dtype));
+            let (x, y) = (integers(from.numel(), dtype), zeros(to.numel(), dtype));
             copy::expand(gpu(), x.slice(), &steps, &to, y.slice()).expect("launches");
             let mut expected = vec![0.0; to.numel()];
             cpu::expand::forward(&BroadcastLayout::new(&to, &steps, &steps), &x.values, &mut expected);
-            assert_eq!(y.now(), expected, "{from} to {to}, {dtype}");
+            assert_eq!(y.to_host(), expected, "{from} to {to}, {dtype}");
         }
     }
 }
 
 #[test]
-fn blocks() {
+fn copied_blocks_match_their_source() {
     for dtype in DTYPES {
         for (x_dims, from, y_dims, to, block) in [
             ([4, 6, 16], [1, 2, 0], [3, 4, 16], [0, 0, 0], [3, 4, 16]),
@@ -80,7 +80,7 @@ fn blocks() {
             ([2, 3, 5], [0, 0, 0], [4, 7, 9], [1, 2, 3], [2, 0, 5]),
         ] {
             let [x_shape, y_shape, block] = [x_dims, y_dims, block].map(|dims| Shape::new(&dims));
-            let (x, y) = (numbered(x_shape.numel(), dtype), room(y_shape.numel(), dtype));
+            let (x, y) = (integers(x_shape.numel(), dtype), zeros(y_shape.numel(), dtype));
             let (source, sink) = ((x.slice(), &x_shape, &from[..]), (y.slice(), &y_shape, &to[..]));
             copy::copy_block(gpu(), source, sink, &block).expect("launches");
             let mut expected = vec![0.0; y_shape.numel()];
@@ -92,17 +92,17 @@ fn blocks() {
                     }
                 }
             }
-            assert_eq!(y.now(), expected, "{block} of {x_shape} into {y_shape}, {dtype}");
+            assert_eq!(y.to_host(), expected, "{block} of {x_shape} into {y_shape}, {dtype}");
         }
     }
 }
 
 #[test]
-fn reversal() {
+fn flip_reverses_an_axis() {
     for dtype in DTYPES {
         for (dims, axis) in [([3, 4, 16], 0), ([3, 5, 16], 1), ([3, 4, 7], 2), ([2, 1, 3], 1)] {
             let shape = Shape::new(&dims);
-            let (x, y) = (numbered(shape.numel(), dtype), room(shape.numel(), dtype));
+            let (x, y) = (integers(shape.numel(), dtype), zeros(shape.numel(), dtype));
             copy::flip(gpu(), x.slice(), &shape, axis, y.slice()).expect("launches");
             let (n, row) = (dims[axis], dims[axis + 1..].iter().product::<usize>());
             let source = |i: usize| {
@@ -110,7 +110,7 @@ fn reversal() {
                 (line / n * n + n - 1 - line % n) * row + column
             };
             let expected: Vec<f64> = (0..shape.numel()).map(|i| x.values[source(i)]).collect();
-            assert_eq!(y.now(), expected, "{dims:?} along {axis}, {dtype}");
+            assert_eq!(y.to_host(), expected, "{dims:?} along {axis}, {dtype}");
         }
     }
 }

@@ -1,20 +1,21 @@
-//! Functions of single elements, broadcasting ones, casts, dropout and normalisation.
-use super::{Array, FLOATS, gpu};
+//! Unary and binary elementwise functions, activations, casts, dropout and image normalization.
+use super::{DeviceArray, FLOATS, gpu};
 use crate::cpu::binary::{self, BinaryFn, BroadcastLayout};
 use crate::cpu::unary::{self, UnaryFn};
 use crate::cuda::{activation, binary as launch, dropout, normalize, unary as one};
 use crate::random::{RngKey, RngStream};
 use crate::{Activation, DType, Shape, cpu};
 
-/// Lengths in packs, with a rest, and longer than one round of a grid.
+/// Lengths in whole packs, with a remainder, and longer than one iteration of a grid-stride loop.
 const LENGTHS: [usize; 4] = [1, 37, 256, 1_100_003];
 
 fn check_unary<F: UnaryFn>(p: f64, q: f64, positive: bool) {
     for dtype in FLOATS {
         for len in [1, 37, 256] {
-            let x = Array::random(len, 1, dtype);
-            let x = if positive { Array::new(x.values.iter().map(|v| v.abs() + 0.5), dtype) } else { x };
-            let y = Array::room(len, dtype);
+            let x = DeviceArray::random(len, 1, dtype);
+            let x =
+                if positive { DeviceArray::new(x.values.iter().map(|v| v.abs() + 0.5), dtype) } else { x };
+            let y = DeviceArray::empty(len, dtype);
             one::forward(gpu(), F::KERNEL, x.slice(), p, q, y.slice()).expect("launches");
             let mut expected = vec![0.0; len];
             unary::forward::<f64, F>(&x.values, p, q, &mut expected);
@@ -24,7 +25,7 @@ fn check_unary<F: UnaryFn>(p: f64, q: f64, positive: bool) {
 }
 
 #[test]
-fn functions_of_one_operand() {
+fn unary_functions_match_the_cpu() {
     check_unary::<unary::Affine>(1.5, -0.25, false);
     check_unary::<unary::MulScalar>(-3.0, 0.0, false);
     check_unary::<unary::Abs>(0.0, 0.0, false);
@@ -39,37 +40,38 @@ fn functions_of_one_operand() {
 }
 
 #[test]
-fn not_a_number_is_treated_as_on_the_cpu() {
+fn nan_is_handled_as_on_the_cpu() {
     let values = [f64::NAN, 1.0, -1.0, 0.0, f64::INFINITY, f64::NEG_INFINITY];
-    let x = Array::new(values, DType::F32);
+    let x = DeviceArray::new(values, DType::F32);
     for (kernel, expected) in [
         ("clamp", [f64::NAN, 0.5, -0.5, 0.0, 0.5, -0.5]),
         ("within", [0.0, 0.0, 0.0, 1.0, 0.0, 0.0]),
         ("sign", [0.0, 1.0, -1.0, 0.0, 1.0, -1.0]),
     ] {
-        let y = Array::room(values.len(), DType::F32);
+        let y = DeviceArray::empty(values.len(), DType::F32);
         one::forward(gpu(), kernel, x.slice(), -0.5, 0.5, y.slice()).expect("launches");
         y.assert_close(&expected, kernel);
     }
     let pairs = [(f64::NAN, 1.0), (1.0, f64::NAN), (2.0, 1.0), (1.0, 1.0)];
-    let [a, b] = [Array::new(pairs.map(|p| p.0), DType::F32), Array::new(pairs.map(|p| p.1), DType::F32)];
+    let [a, b] =
+        [DeviceArray::new(pairs.map(|p| p.0), DType::F32), DeviceArray::new(pairs.map(|p| p.1), DType::F32)];
     for (kernel, expected) in [
         ("maximum", [f64::NAN, f64::NAN, 2.0, 1.0]),
         ("minimum", [f64::NAN, f64::NAN, 1.0, 1.0]),
-        ("greater_share", [0.0, 0.0, 1.0, 0.5]),
+        ("heaviside", [0.0, 0.0, 1.0, 0.5]),
         ("equal", [0.0, 0.0, 0.0, 1.0]),
     ] {
-        let y = Array::room(pairs.len(), DType::F32);
+        let y = DeviceArray::empty(pairs.len(), DType::F32);
         launch::same_shape(gpu(), kernel, a.slice(), b.slice(), y.slice()).expect("launches");
         y.assert_close(&expected, kernel);
     }
-    let (mask, y) = (Array::new([0.0, 1.0, 1.0, 0.0], DType::F32), Array::room(4, DType::F32));
-    launch::same_shape(gpu(), "keep", a.slice(), mask.slice(), y.slice()).expect("launches");
-    y.assert_close(&[0.0, 1.0, 2.0, 0.0], "keep");
+    let (mask, y) = (DeviceArray::new([0.0, 1.0, 1.0, 0.0], DType::F32), DeviceArray::empty(4, DType::F32));
+    launch::same_shape(gpu(), "masked", a.slice(), mask.slice(), y.slice()).expect("launches");
+    y.assert_close(&[0.0, 1.0, 2.0, 0.0], "masked");
 }
 
 #[test]
-fn activations_and_their_slopes() {
+fn activations_and_their_gradients_match_the_cpu() {
     use Activation::*;
     let all = [
         Relu,
@@ -92,34 +94,36 @@ fn activations_and_their_slopes() {
     ];
     for f in all {
         for dtype in FLOATS {
-            // Wide enough for every kink, none of which lies on a rounded number by chance.
-            let x =
-                Array::new(Array::random(517, 1, DType::F32).values.iter().map(|v| v * 4.0 + 0.01), dtype);
-            let dy = Array::random(517, 2, dtype);
-            let (y, dx) = (Array::room(517, dtype), Array::room(517, dtype));
+            // The range covers every kink, and the offset keeps values off the kinks.
+            let x = DeviceArray::new(
+                DeviceArray::random(517, 1, DType::F32).values.iter().map(|v| v * 4.0 + 0.01),
+                dtype,
+            );
+            let dy = DeviceArray::random(517, 2, dtype);
+            let (y, dx) = (DeviceArray::empty(517, dtype), DeviceArray::empty(517, dtype));
             activation::forward(gpu(), f, x.slice(), y.slice()).expect("launches");
             let mut expected = vec![0.0; 517];
             cpu::activation::forward(f, &x.values, &mut expected);
             y.assert_close(&expected, &format!("{f:?}"));
             activation::backward(gpu(), f, x.slice(), dy.slice(), dx.slice()).expect("launches");
             cpu::activation::backward(f, &x.values, &dy.values, &mut expected);
-            dx.assert_close(&expected, &format!("slope of {f:?}"));
+            dx.assert_close(&expected, &format!("gradient of {f:?}"));
         }
     }
 }
 
 fn check_binary<F: BinaryFn>(a: &[usize], b: &[usize], positive: bool) {
     let (a_shape, b_shape) = (Shape::new(a), Shape::new(b));
-    let shape = a_shape.broadcast(&b_shape).expect("they broadcast");
+    let shape = a_shape.broadcast(&b_shape).expect("broadcastable shapes");
     let [a_steps, b_steps] = [a_shape, b_shape].map(|s| crate::ops::broadcast_steps(&s, &shape));
     for dtype in FLOATS {
         let what = format!("{} of {a_shape} and {b_shape}", F::KERNEL);
         let make = |len, seed| {
-            let x = Array::random(len, seed, dtype);
-            if positive { Array::new(x.values.iter().map(|v| v.abs() + 0.5), dtype) } else { x }
+            let x = DeviceArray::random(len, seed, dtype);
+            if positive { DeviceArray::new(x.values.iter().map(|v| v.abs() + 0.5), dtype) } else { x }
         };
         let (x, w) = (make(a_shape.numel(), 1), make(b_shape.numel(), 2));
-        let y = Array::room(shape.numel(), dtype);
+        let y = DeviceArray::empty(shape.numel(), dtype);
         let operands = ((x.slice(), &a_steps[..]), (w.slice(), &b_steps[..]));
         launch::forward(gpu(), F::KERNEL, &shape, operands.0, operands.1, y.slice()).expect("launches");
         let mut expected = vec![0.0; shape.numel()];
@@ -134,7 +138,7 @@ fn check_binary<F: BinaryFn>(a: &[usize], b: &[usize], positive: bool) {
 }
 
 #[test]
-fn functions_of_two_operands() {
+fn binary_functions_match_the_cpu() {
     check_binary::<binary::Add>(&[37], &[37], false);
     check_binary::<binary::Sub>(&[4, 8], &[4, 8], false);
     check_binary::<binary::Mul>(&[257], &[257], false);
@@ -166,10 +170,10 @@ fn operands_broadcast_along_any_axes() {
 }
 
 #[test]
-fn sums_in_place() {
+fn in_place_add_is_correct() {
     for dtype in FLOATS {
         for len in LENGTHS {
-            let (a, b) = (Array::random(len, 1, dtype), Array::random(len, 2, dtype));
+            let (a, b) = (DeviceArray::random(len, 1, dtype), DeviceArray::random(len, 2, dtype));
             launch::same_shape(gpu(), "add", a.slice(), b.slice(), a.slice()).expect("launches");
             let expected: Vec<f64> = a.values.iter().zip(&b.values).map(|(a, b)| a + b).collect();
             a.assert_close(&expected, "a += b");
@@ -204,15 +208,15 @@ fn casts_round_truncate_and_saturate() {
     for from in dtypes {
         for to in dtypes.into_iter().filter(|to| *to != from) {
             for len in [values.len(), 3 * values.len() + 16] {
-                let x = Array::new(values.iter().cycle().take(len).copied(), from);
-                let y = Array::new(vec![7.0; len], to);
+                let x = DeviceArray::new(values.iter().cycle().take(len).copied(), from);
+                let y = DeviceArray::new(vec![7.0; len], to);
                 one::cast(gpu(), x.slice(), y.slice()).expect("launches");
-                let expected = Array::new(x.values.iter().copied(), to);
+                let expected = DeviceArray::new(x.values.iter().copied(), to);
                 let same = |(a, b): (&f64, &f64)| a == b || (a.is_nan() && b.is_nan());
-                let now = y.now();
+                let actual = y.to_host();
                 assert!(
-                    now.iter().zip(&expected.values).all(same),
-                    "{from} to {to}: {now:?}, not {:?}",
+                    actual.iter().zip(&expected.values).all(same),
+                    "{from} to {to}: {actual:?}, not {:?}",
                     expected.values
                 );
             }
@@ -221,33 +225,33 @@ fn casts_round_truncate_and_saturate() {
 }
 
 #[test]
-fn dropout_draws_what_the_cpu_draws() {
+fn dropout_drops_the_same_elements_as_the_cpu() {
     for dtype in FLOATS {
         for len in [1, 6, 257, 40_000] {
             let (x, stream) =
-                (Array::random(len, 1, dtype), RngStream::new(RngKey::new(3, "dropout"), 2, 1 << 40));
-            let y = Array::room(len, dtype);
+                (DeviceArray::random(len, 1, dtype), RngStream::new(RngKey::new(3, "dropout"), 2, 1 << 40));
+            let y = DeviceArray::empty(len, dtype);
             dropout::forward(gpu(), x.slice(), &stream, None, 0.7, 1.0 / 0.7, y.slice()).expect("launches");
             let mut expected = vec![0.0; len];
             cpu::dropout::forward(&x.values, &stream, 0.7, 1.0 / 0.7, &mut expected);
             y.assert_close(&expected, "dropout");
-            assert!(len < 257 || (0.25..0.35).contains(&(now_zero(&y) as f64 / len as f64)));
+            assert!(len < 257 || (0.25..0.35).contains(&(count_zeros(&y) as f64 / len as f64)));
         }
     }
 }
 
-fn now_zero(y: &Array) -> usize {
-    y.now().iter().filter(|v| **v == 0.0).count()
+fn count_zeros(y: &DeviceArray) -> usize {
+    y.to_host().iter().filter(|v| **v == 0.0).count()
 }
 
 #[test]
-fn images_of_bytes_are_normalised_by_channel() {
+fn u8_images_are_normalized_by_channel() {
     for dtype in FLOATS {
         for (pixels, c) in [(1, 1), (35, 3), (64, 8), (100, 5)] {
-            let x = Array::new((0..pixels * c).map(|i| (i * 37 % 256) as f64), DType::U8);
+            let x = DeviceArray::new((0..pixels * c).map(|i| (i * 37 % 256) as f64), DType::U8);
             let mean: Vec<f32> = (0..c).map(|i| 0.4 + 0.05 * i as f32).collect();
             let std: Vec<f32> = (0..c).map(|i| 0.2 + 0.01 * i as f32).collect();
-            let y = Array::room(pixels * c, dtype);
+            let y = DeviceArray::empty(pixels * c, dtype);
             normalize::forward(gpu(), x.slice(), 255.0, [&mean, &std], y.slice()).expect("launches");
             let expected: Vec<f64> = (0..pixels * c)
                 .map(|i| (x.values[i] / 255.0 - f64::from(mean[i % c])) / f64::from(std[i % c]))

@@ -1,26 +1,27 @@
-//! Softmax and the cross entropies.
-use super::{Array, FLOATS, gpu};
+//! Softmax and cross entropies.
+use super::{DeviceArray, FLOATS, gpu};
 use crate::cuda::cross_entropy::TopKCounts;
 use crate::cuda::{cross_entropy, soft_cross_entropy, softmax};
 use crate::{DType, cpu};
 
-/// Rows and classes: in packs and without, for a warp and for a block.
+/// Rows and classes: with and without packs, for a warp and for a block.
 const ROWS: [(usize, usize); 5] = [(3, 10), (20, 8), (1, 1), (9, 1000), (2, 4001)];
 
 #[test]
-fn softmax_and_its_logarithm() {
+fn softmax_and_log_softmax_match_the_cpu() {
     for dtype in FLOATS {
         for (rows, n) in ROWS {
             for log in [false, true] {
                 let what = format!("{rows} x {n} log {log}");
-                let (x, dy) = (Array::random(rows * n, 1, dtype), Array::random(rows * n, 2, dtype));
-                let (y, dx) = (Array::room(rows * n, dtype), Array::room(rows * n, dtype));
+                let (x, dy) =
+                    (DeviceArray::random(rows * n, 1, dtype), DeviceArray::random(rows * n, 2, dtype));
+                let (y, dx) = (DeviceArray::empty(rows * n, dtype), DeviceArray::empty(rows * n, dtype));
                 softmax::forward(gpu(), x.slice(), n, log, y.slice()).expect("launches");
                 let mut expected = vec![0.0; rows * n];
                 cpu::softmax::forward(&x.values, n, log, &mut expected);
                 y.assert_close(&expected, &what);
                 softmax::backward(gpu(), y.slice(), dy.slice(), n, log, dx.slice()).expect("launches");
-                cpu::softmax::backward(&y.now(), &dy.values, n, log, &mut expected);
+                cpu::softmax::backward(&y.to_host(), &dy.values, n, log, &mut expected);
                 dx.assert_close(&expected, &what);
             }
         }
@@ -28,17 +29,17 @@ fn softmax_and_its_logarithm() {
 }
 
 #[test]
-fn softmax_of_infinities_is_that_of_the_cpu() {
+fn softmax_of_infinities_matches_the_cpu() {
     let (low, high) = (f64::NEG_INFINITY, f64::INFINITY);
     let mut rows = vec![0.0; 4 * 100];
-    rows[3] = low; // an element that does not count
+    rows[3] = low; // one element of probability 0
     rows[100..200].fill(low);
-    rows[100 + 77] = 1.0; // nothing else counts
-    rows[200..300].fill(low); // nothing counts
+    rows[100 + 77] = 1.0; // one element of probability 1
+    rows[200..300].fill(low); // a row of -infinity
     rows[300] = high;
-    let x = Array::new(rows, DType::F32);
+    let x = DeviceArray::new(rows, DType::F32);
     for log in [false, true] {
-        let y = Array::room(400, DType::F32);
+        let y = DeviceArray::empty(400, DType::F32);
         softmax::forward(gpu(), x.slice(), 100, log, y.slice()).expect("launches");
         let mut expected = vec![0.0; 400];
         cpu::softmax::forward(&x.values, 100, log, &mut expected);
@@ -47,15 +48,16 @@ fn softmax_of_infinities_is_that_of_the_cpu() {
 }
 
 #[test]
-fn cross_entropy_with_and_without_smoothing() {
+fn cross_entropy_matches_the_cpu() {
     for dtype in FLOATS {
         for (rows, classes) in ROWS {
             for smoothing in [0.0, 0.1] {
                 let what = format!("{rows} x {classes} smoothing {smoothing}");
-                let x = Array::random(rows * classes, 1, dtype);
-                let target = Array::new((0..rows).map(|i| (i * 7919 % classes) as f64), DType::I64);
-                let (log_sums, loss) = (Array::room(rows, DType::F32), Array::room(1, DType::F32));
-                let counts = Array::room(2, DType::I64);
+                let x = DeviceArray::random(rows * classes, 1, dtype);
+                let target = DeviceArray::new((0..rows).map(|i| (i * 7919 % classes) as f64), DType::I64);
+                let (log_sums, loss) =
+                    (DeviceArray::empty(rows, DType::F32), DeviceArray::empty(1, DType::F32));
+                let counts = DeviceArray::empty(2, DType::I64);
                 cross_entropy::forward(
                     gpu(),
                     x.slice(),
@@ -75,7 +77,8 @@ fn cross_entropy_with_and_without_smoothing() {
                 let expected = cpu::cross_entropy::forward(&x.values, &indices, smoothing, &mut sums);
                 loss.assert_close(&[expected], &what);
                 log_sums.assert_close(&sums, &what);
-                let (grad, dx) = (Array::new([3.0], DType::F32), Array::room(rows * classes, dtype));
+                let (grad, dx) =
+                    (DeviceArray::new([3.0], DType::F32), DeviceArray::empty(rows * classes, dtype));
                 cross_entropy::backward(
                     gpu(),
                     x.slice(),
@@ -95,37 +98,47 @@ fn cross_entropy_with_and_without_smoothing() {
 }
 
 #[test]
-fn a_class_that_does_not_exist_shows_as_nan() {
-    let (x, target) = (Array::random(3 * 5, 1, DType::F32), Array::new([4.0, 5.0, -1.0], DType::I64));
-    let (log_sums, loss) = (Array::room(3, DType::F32), Array::new([0.0], DType::F32));
+fn invalid_class_gives_nan() {
+    let (x, target) =
+        (DeviceArray::random(3 * 5, 1, DType::F32), DeviceArray::new([4.0, 5.0, -1.0], DType::I64));
+    let (log_sums, loss) = (DeviceArray::empty(3, DType::F32), DeviceArray::new([0.0], DType::F32));
     cross_entropy::forward(gpu(), x.slice(), target.slice(), 0.0, log_sums.slice(), loss.slice(), None)
         .expect("launches");
-    assert!(loss.now()[0].is_nan());
-    let (grad, dx) = (Array::new([1.0], DType::F32), Array::new(vec![0.0; 15], DType::F32));
+    assert!(loss.to_host()[0].is_nan());
+    let (grad, dx) = (DeviceArray::new([1.0], DType::F32), DeviceArray::new(vec![0.0; 15], DType::F32));
     let operands = [x.slice(), target.slice(), log_sums.slice(), grad.slice(), dx.slice()];
-    let [x, target, log_sums, grad, of_x] = operands;
-    cross_entropy::backward(gpu(), x, target, 0.0, log_sums, grad, of_x).expect("launches");
-    let now = dx.now();
-    assert!(now[..5].iter().all(|v| v.is_finite()) && now[5..].iter().all(|v| v.is_nan()), "{now:?}");
+    let [x, target, log_sums, grad, dx_slice] = operands;
+    cross_entropy::backward(gpu(), x, target, 0.0, log_sums, grad, dx_slice).expect("launches");
+    let actual = dx.to_host();
+    assert!(
+        actual[..5].iter().all(|v| v.is_finite()) && actual[5..].iter().all(|v| v.is_nan()),
+        "{actual:?}"
+    );
 }
 
 #[test]
-fn soft_targets_and_binary_labels() {
+fn soft_target_and_binary_cross_entropy_match_the_cpu() {
     for dtype in FLOATS {
         for (rows, classes) in ROWS {
             let what = format!("{rows} x {classes}");
             let len = rows * classes;
-            let x = Array::random(len, 1, dtype);
-            let target = Array::new((0..len).map(|i| (i * 7919 % 100) as f64 / 100.0), dtype);
-            let (kept, counts) = (Array::room(2 * rows, DType::F32), Array::room(2, DType::I64));
-            let (soft_loss, soft_grad) = (Array::room(1, DType::F32), Array::new([3.0], DType::F32));
-            let (loss, grad, dx) = (Array::room(1, dtype), Array::new([3.0], dtype), Array::room(len, dtype));
+            let x = DeviceArray::random(len, 1, dtype);
+            let target = DeviceArray::new((0..len).map(|i| (i * 7919 % 100) as f64 / 100.0), dtype);
+            let (saved, counts) =
+                (DeviceArray::empty(2 * rows, DType::F32), DeviceArray::empty(2, DType::I64));
+            let (soft_loss, soft_grad) =
+                (DeviceArray::empty(1, DType::F32), DeviceArray::new([3.0], DType::F32));
+            let (loss, grad, dx) = (
+                DeviceArray::empty(1, dtype),
+                DeviceArray::new([3.0], dtype),
+                DeviceArray::empty(len, dtype),
+            );
             let (mut sums, mut expected) = (vec![0.0; rows], vec![0.0; len]);
             soft_cross_entropy::soft_forward(
                 gpu(),
                 x.slice(),
                 target.slice(),
-                kept.slice(),
+                saved.slice(),
                 soft_loss.slice(),
                 Some(TopKCounts { k: 3, counts: counts.slice() }),
             )
@@ -138,9 +151,16 @@ fn soft_targets_and_binary_labels() {
             let total = cpu::soft_cross_entropy::soft_forward(&x.values, &target.values, &mut sums);
             soft_loss.assert_close(&[total], &what);
             let operands = [x.slice(), target.slice(), grad.slice(), dx.slice()];
-            let [logits, labels, grad, of_x] = operands;
-            soft_cross_entropy::soft_backward(gpu(), logits, labels, kept.slice(), soft_grad.slice(), of_x)
-                .expect("launches");
+            let [logits, labels, grad, dx_slice] = operands;
+            soft_cross_entropy::soft_backward(
+                gpu(),
+                logits,
+                labels,
+                saved.slice(),
+                soft_grad.slice(),
+                dx_slice,
+            )
+            .expect("launches");
             cpu::soft_cross_entropy::soft_backward(&x.values, &target.values, &sums, 3.0, &mut expected);
             dx.assert_close(&expected, &what);
 
@@ -148,7 +168,7 @@ fn soft_targets_and_binary_labels() {
                 .expect("launches");
             let total = cpu::soft_cross_entropy::binary_forward(&x.values, &target.values, 2.5);
             loss.assert_close(&[total / rows as f64], &what);
-            soft_cross_entropy::binary_backward(gpu(), logits, labels, 2.5, rows, grad, of_x)
+            soft_cross_entropy::binary_backward(gpu(), logits, labels, 2.5, rows, grad, dx_slice)
                 .expect("launches");
             let scale = 3.0 / rows as f64;
             cpu::soft_cross_entropy::binary_backward(&x.values, &target.values, 2.5, scale, &mut expected);

@@ -1,4 +1,4 @@
-//! Launchers on the emulated device, in each dtype, against the CPU's kernels in f64.
+//! Launchers on the emulated device, in each dtype, compared with the CPU kernels in f64.
 use super::{DeviceBuffer, DeviceSlice, Gpu};
 use crate::{DType, Element};
 use half::{bf16, f16};
@@ -13,28 +13,28 @@ mod norms;
 mod pools;
 mod reductions;
 
-/// The dtypes that kernels compute with.
+/// Dtypes of kernels that compute.
 const FLOATS: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 
 /// The emulated device.
 fn gpu() -> &'static Arc<Gpu> {
     static GPU: OnceLock<Arc<Gpu>> = OnceLock::new();
     GPU.get_or_init(|| {
-        fornax_kernels::emulator::load(&Default::default()).expect("g++ is there");
+        fornax_kernels::emulator::load(&Default::default()).expect("g++ is installed");
         Gpu::get(0).expect("an emulated device")
     })
 }
 
-/// An array on the device and, in f64, what rounding to its dtype left of its values.
-struct Array {
+/// Array on the device, and its values after rounding to its dtype, in f64.
+struct DeviceArray {
     buffer: DeviceBuffer,
     start: usize,
     dtype: DType,
     values: Vec<f64>,
 }
 
-impl Array {
-    fn new(values: impl IntoIterator<Item = f64>, dtype: DType) -> Array {
+impl DeviceArray {
+    fn new(values: impl IntoIterator<Item = f64>, dtype: DType) -> DeviceArray {
         fn bytes<T: Element>(values: &[f64]) -> (Vec<u8>, Vec<f64>) {
             let rounded: Vec<T> = values.iter().map(|v| T::from_f64(*v)).collect();
             (bytemuck::cast_slice(&rounded).to_vec(), rounded.iter().map(|v| v.to_f64()).collect())
@@ -49,37 +49,37 @@ impl Array {
         };
         let buffer = gpu().empty(values.len(), dtype).expect("memory");
         gpu().upload(&bytes, buffer.slice(0, values.len(), dtype)).expect("a copy");
-        Array { buffer, start: 0, dtype, values }
+        DeviceArray { buffer, start: 0, dtype, values }
     }
 
-    /// Numbers in about -2..2, different for each seed, without a pattern that channels or rows could share.
-    fn random(len: usize, seed: u64, dtype: DType) -> Array {
+    /// Pseudo-random numbers in -2..2 for a seed.
+    fn random(len: usize, seed: u64, dtype: DType) -> DeviceArray {
         let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
         let next = move |_| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (state >> 40) as f64 / (1u64 << 22) as f64 - 2.0
         };
-        Array::new((0..len).map(next), dtype)
+        DeviceArray::new((0..len).map(next), dtype)
     }
 
-    /// The same values one element further on in memory, where no pack of 16 bytes begins.
-    fn shifted(&self) -> Array {
+    /// Copy of the values at an offset of one element, so that it is not aligned to 16 bytes.
+    fn shifted(&self) -> DeviceArray {
         let buffer = gpu().empty(self.values.len() + 1, self.dtype).expect("memory");
         gpu().copy(self.slice(), buffer.slice(1, self.values.len(), self.dtype)).expect("a copy");
-        Array { buffer, start: 1, values: self.values.clone(), ..*self }
+        DeviceArray { buffer, start: 1, values: self.values.clone(), ..*self }
     }
 
-    /// Room for results; it holds NaN.
-    fn room(len: usize, dtype: DType) -> Array {
-        Array::new(vec![f64::NAN; len], dtype)
+    /// Array for results, filled with NaN.
+    fn empty(len: usize, dtype: DType) -> DeviceArray {
+        DeviceArray::new(vec![f64::NAN; len], dtype)
     }
 
     fn slice(&self) -> DeviceSlice<'_> {
         self.buffer.slice(self.start, self.values.len(), self.dtype)
     }
 
-    /// What the device holds now.
-    fn now(&self) -> Vec<f64> {
+    /// Current values on the device.
+    fn to_host(&self) -> Vec<f64> {
         fn wide<T: Element>(bytes: &[u8]) -> Vec<f64> {
             bytes
                 .chunks_exact(size_of::<T>())
@@ -97,7 +97,7 @@ impl Array {
         }
     }
 
-    /// Fails unless the device holds `expected`, to a few roundings of the dtype at the size of the largest element.
+    /// Asserts that the values are `expected`, within a few roundings of the dtype at the magnitude of the largest element.
     #[track_caller]
     fn assert_close(&self, expected: &[f64], what: &str) {
         let largest = expected.iter().filter(|v| v.is_finite()).fold(1e-3f64, |m, v| m.max(v.abs()));
@@ -107,9 +107,9 @@ impl Array {
                 DType::BF16 => 1.6e-2,
                 _ => 2e-5,
             };
-        let now = self.now();
-        assert_eq!(now.len(), expected.len(), "{what}");
-        for (i, (got, want)) in now.iter().zip(expected).enumerate() {
+        let actual = self.to_host();
+        assert_eq!(actual.len(), expected.len(), "{what}");
+        for (i, (got, want)) in actual.iter().zip(expected).enumerate() {
             let same = got == want || (got.is_nan() && want.is_nan());
             assert!(
                 same || (got - want).abs() <= tolerance,

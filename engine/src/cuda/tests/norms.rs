@@ -1,5 +1,5 @@
 //! Batch, group, layer and RMS norm.
-use super::{Array, FLOATS, gpu};
+use super::{DeviceArray, FLOATS, gpu};
 use crate::cpu;
 use crate::cuda::batch_norm::{
     self, BatchNormBackward, BatchNormParameters, DerivativeSource, SAVED_ROWS, mask_bytes,
@@ -7,21 +7,21 @@ use crate::cuda::batch_norm::{
 use crate::cuda::{group_norm, row_norm};
 use crate::{Activation, DType};
 
-/// Shapes in packs and without, in one tile and several, in one chunk and several.
+/// Rows and channels: with and without packs, in one tile and several, in one chunk and several.
 const ROWS: [(usize, usize); 5] = [(9, 8), (700, 3), (65, 24), (130, 300), (5, 1)];
 
 const ACTIVATIONS: [Activation; 5] =
     [Activation::Identity, Activation::Relu, Activation::Relu6, Activation::Silu, Activation::HardSwish];
 
-/// d = dy * f'(z), by the CPU's slopes.
-fn slopes(f: Activation, z: &[f64], dy: &[f64]) -> Vec<f64> {
+/// d = dy * f'(z), by the CPU's activation.
+fn activation_gradient(f: Activation, z: &[f64], dy: &[f64]) -> Vec<f64> {
     let mut d = vec![0.0; z.len()];
     cpu::activation::backward(f, z, dy, &mut d);
     d
 }
 
 #[test]
-fn batch_norm_trains_as_the_definition_says() {
+fn batch_norm_training_matches_the_definition() {
     for dtype in FLOATS {
         for (rows, c) in ROWS {
             for (k, f) in ACTIVATIONS.into_iter().enumerate() {
@@ -46,12 +46,13 @@ fn batch_norm_case(
 ) {
     let what = format!("{rows} x {c} {f:?} residual {with_residual} parameters {of}");
     let len = rows * c;
-    let x = Array::random(len, 1, dtype);
-    let dy = Array::random(len, 2, dtype);
-    let residual = with_residual.then(|| Array::random(len, 3, dtype));
-    let (weight, bias) = (Array::random(c, 4, of), Array::random(c, 5, of));
-    let (mean, var) = (Array::random(c, 6, of), Array::new((0..c).map(|j| 1.0 + j as f64 / 7.0), of));
-    let (saved, y) = (Array::room(SAVED_ROWS * c, DType::F32), Array::room(len, dtype));
+    let x = DeviceArray::random(len, 1, dtype);
+    let dy = DeviceArray::random(len, 2, dtype);
+    let residual = with_residual.then(|| DeviceArray::random(len, 3, dtype));
+    let (weight, bias) = (DeviceArray::random(c, 4, of), DeviceArray::random(c, 5, of));
+    let (mean, var) =
+        (DeviceArray::random(c, 6, of), DeviceArray::new((0..c).map(|j| 1.0 + j as f64 / 7.0), of));
+    let (saved, y) = (DeviceArray::empty(SAVED_ROWS * c, DType::F32), DeviceArray::empty(len, dtype));
     let parameters = BatchNormParameters {
         weight: Some(weight.slice()),
         bias: Some(bias.slice()),
@@ -59,14 +60,14 @@ fn batch_norm_case(
         eps: 1e-3,
     };
     batch_norm::statistics(gpu(), x.slice(), c, &parameters, Some(0.1), saved.slice()).expect("launches");
-    let beside = residual.as_ref().map(|r| r.slice());
-    let mask = Array::room(rows * mask_bytes(c), DType::U8);
-    match beside {
+    let source = residual.as_ref().map(|r| r.slice());
+    let mask = DeviceArray::empty(rows * mask_bytes(c), DType::U8);
+    match source {
         Some(residual) if is_masked => {
-            let beside = [saved.slice(), residual];
-            batch_norm::apply_masked(gpu(), x.slice(), c, beside, f, y.slice(), mask.slice())
+            let source = [saved.slice(), residual];
+            batch_norm::apply_masked(gpu(), x.slice(), c, source, f, y.slice(), mask.slice())
         }
-        _ => batch_norm::apply(gpu(), x.slice(), c, saved.slice(), beside, f, y.slice()),
+        _ => batch_norm::apply(gpu(), x.slice(), c, saved.slice(), source, f, y.slice()),
     }
     .expect("launches");
 
@@ -78,13 +79,13 @@ fn batch_norm_case(
     let mut expected = vec![0.0; len];
     cpu::activation::forward(f, &z, &mut expected);
     y.assert_close(&expected, &what);
-    let follow = |old: &Array, new: &[f64], factor: f64| -> Vec<f64> {
+    let running = |old: &DeviceArray, new: &[f64], factor: f64| -> Vec<f64> {
         old.values.iter().zip(new).map(|(o, n)| 0.9 * o + 0.1 * n * factor).collect()
     };
-    mean.assert_close(&follow(&mean, &batch_mean, 1.0), &what);
-    var.assert_close(&follow(&var, &batch_var, rows as f64 / (rows - 1) as f64), &what);
+    mean.assert_close(&running(&mean, &batch_mean, 1.0), &what);
+    var.assert_close(&running(&var, &batch_var, rows as f64 / (rows - 1) as f64), &what);
 
-    let d = slopes(f, &z, &dy.values);
+    let d = activation_gradient(f, &z, &dy.values);
     let column = |g: &dyn Fn(usize) -> f64| -> Vec<f64> {
         (0..c).map(|j| (0..rows).map(|row| g(row * c + j)).sum()).collect()
     };
@@ -103,18 +104,21 @@ fn batch_norm_case(
         activation: f,
         batch_statistics: true,
     };
-    let (dweight, dbias) = (Array::room(c, of), Array::room(c, of));
-    let (factors, dx, dres) =
-        (Array::room(2 * c, DType::F32), Array::room(len, dtype), Array::room(len, dtype));
+    let (dweight, dbias) = (DeviceArray::empty(c, of), DeviceArray::empty(c, of));
+    let (factors, dx, dres) = (
+        DeviceArray::empty(2 * c, DType::F32),
+        DeviceArray::empty(len, dtype),
+        DeviceArray::empty(len, dtype),
+    );
     let parameters = [Some(dweight.slice()), Some(dbias.slice())];
     if let Some(residual) = &residual {
-        let beside = if is_masked {
+        let source = if is_masked {
             DerivativeSource::Mask(mask.slice())
         } else {
             DerivativeSource::Residual(residual.slice())
         };
         backward
-            .reduce(dy.slice(), beside, Some(dres.slice()), parameters, factors.slice())
+            .reduce(dy.slice(), source, Some(dres.slice()), parameters, factors.slice())
             .expect("launches");
         backward
             .input_gradient(dres.slice(), factors.slice(), Activation::Identity, dx.slice())
@@ -132,14 +136,14 @@ fn batch_norm_case(
 }
 
 #[test]
-fn statistics_survive_a_large_offset() {
+fn statistics_are_accurate_with_a_large_offset() {
     let (rows, c) = (3000, 3);
-    let x = Array::new((0..rows * c).map(|i| 1e4 + f64::from(i as u32 * 7919 % 13) - 6.0), DType::F32);
-    let saved = Array::room(SAVED_ROWS * c, DType::F32);
+    let x = DeviceArray::new((0..rows * c).map(|i| 1e4 + f64::from(i as u32 * 7919 % 13) - 6.0), DType::F32);
+    let saved = DeviceArray::empty(SAVED_ROWS * c, DType::F32);
     let parameters = BatchNormParameters { weight: None, bias: None, running: None, eps: 0.0 };
     batch_norm::statistics(gpu(), x.slice(), c, &parameters, None, saved.slice()).expect("launches");
     let (mean, var) = cpu::batch_norm::statistics(&x.values, c);
-    let saved = saved.now();
+    let saved = saved.to_host();
     for j in 0..c {
         assert!((saved[j] - mean[j]).abs() <= 1e-3, "{} for {}", saved[j], mean[j]);
         let inv = 1.0 / var[j].sqrt();
@@ -148,12 +152,14 @@ fn statistics_survive_a_large_offset() {
 }
 
 #[test]
-fn a_frozen_batch_norm_uses_the_running_statistics() {
+fn frozen_batch_norm_uses_running_statistics() {
     let (rows, c) = (40, 24);
     for dtype in FLOATS {
-        let (x, dy) = (Array::random(rows * c, 1, dtype), Array::random(rows * c, 2, dtype));
-        let (mean, var) = (Array::random(c, 3, dtype), Array::new((0..c).map(|j| 1.0 + j as f64), dtype));
-        let (saved, y) = (Array::room(SAVED_ROWS * c, DType::F32), Array::room(rows * c, dtype));
+        let (x, dy) = (DeviceArray::random(rows * c, 1, dtype), DeviceArray::random(rows * c, 2, dtype));
+        let (mean, var) =
+            (DeviceArray::random(c, 3, dtype), DeviceArray::new((0..c).map(|j| 1.0 + j as f64), dtype));
+        let (saved, y) =
+            (DeviceArray::empty(SAVED_ROWS * c, DType::F32), DeviceArray::empty(rows * c, dtype));
         let running = [mean.slice(), var.slice()];
         let parameters = BatchNormParameters { weight: None, bias: None, running: Some(running), eps: 1e-5 };
         batch_norm::frozen_statistics(gpu(), running, c, &parameters, saved.slice()).expect("launches");
@@ -171,7 +177,7 @@ fn a_frozen_batch_norm_uses_the_running_statistics() {
             activation,
             batch_statistics: false,
         };
-        let factors = Array::room(2 * c, DType::F32);
+        let factors = DeviceArray::empty(2 * c, DType::F32);
         backward
             .reduce(dy.slice(), DerivativeSource::None, None, [None, None], factors.slice())
             .expect("launches");
@@ -182,15 +188,17 @@ fn a_frozen_batch_norm_uses_the_running_statistics() {
 }
 
 #[test]
-fn rows_are_normalised_with_parameters_of_either_dtype() {
+fn row_norm_matches_the_cpu_with_parameters_of_either_dtype() {
     for dtype in FLOATS {
         for (rows, n) in [(5, 8), (70, 3), (33, 300), (3, 2500)] {
             for (centre, of) in [(true, dtype), (false, DType::F32)] {
                 let what = format!("{rows} x {n} centre {centre} parameters {of}");
                 let norm = cpu::row_norm::RowNorm { n, centre, eps: 1e-3 };
-                let (x, dy) = (Array::random(rows * n, 1, dtype), Array::random(rows * n, 2, dtype));
-                let (weight, bias) = (Array::random(n, 3, of), Array::random(n, 4, of));
-                let (y, stats) = (Array::room(rows * n, dtype), Array::room(2 * rows, DType::F32));
+                let (x, dy) =
+                    (DeviceArray::random(rows * n, 1, dtype), DeviceArray::random(rows * n, 2, dtype));
+                let (weight, bias) = (DeviceArray::random(n, 3, of), DeviceArray::random(n, 4, of));
+                let (y, stats) =
+                    (DeviceArray::empty(rows * n, dtype), DeviceArray::empty(2 * rows, DType::F32));
                 let parameters = [Some(weight.slice()), Some(bias.slice())];
                 row_norm::forward(gpu(), &norm, x.slice(), parameters, y.slice(), stats.slice())
                     .expect("launches");
@@ -198,7 +206,7 @@ fn rows_are_normalised_with_parameters_of_either_dtype() {
                 let (w, b) = (&weight.values[..], &bias.values[..]);
                 norm.forward(&x.values, Some(w), Some(b), &mut expected, &mut expected_stats);
                 y.assert_close(&expected, &what);
-                let dx = Array::room(rows * n, dtype);
+                let dx = DeviceArray::empty(rows * n, dtype);
                 row_norm::backward(
                     gpu(),
                     &norm,
@@ -211,7 +219,7 @@ fn rows_are_normalised_with_parameters_of_either_dtype() {
                 .expect("launches");
                 norm.backward(&x.values, &dy.values, Some(w), &expected_stats, &mut expected);
                 dx.assert_close(&expected, &what);
-                let (dweight, dbias) = (Array::room(n, of), Array::room(n, of));
+                let (dweight, dbias) = (DeviceArray::empty(n, of), DeviceArray::empty(n, of));
                 let wanted = [Some(dweight.slice()), Some(dbias.slice())];
                 row_norm::parameter_gradients(gpu(), &norm, x.slice(), dy.slice(), stats.slice(), wanted)
                     .expect("launches");
@@ -224,38 +232,40 @@ fn rows_are_normalised_with_parameters_of_either_dtype() {
 }
 
 #[test]
-fn groups_are_normalised_with_parameters_of_either_dtype() {
+fn group_norm_matches_the_cpu_with_parameters_of_either_dtype() {
     for dtype in FLOATS {
         for (images, pixels, c, groups) in [(2, 9, 8, 2), (3, 300, 6, 3), (1, 49, 64, 32), (4, 1, 40, 1)] {
             for of in [dtype, DType::F32] {
                 let what = format!("{images} x {pixels} x {c} in {groups} parameters {of}");
                 let len = images * pixels * c;
                 let norm = cpu::group_norm::GroupNorm { pixels, c, groups, eps: 1e-3 };
-                let (x, dy) = (Array::random(len, 1, dtype), Array::random(len, 2, dtype));
-                let (weight, bias) = (Array::random(c, 3, of), Array::random(c, 4, of));
-                let (y, stats) = (Array::room(len, dtype), Array::room(2 * images * groups, DType::F32));
+                let (x, dy) = (DeviceArray::random(len, 1, dtype), DeviceArray::random(len, 2, dtype));
+                let (weight, bias) = (DeviceArray::random(c, 3, of), DeviceArray::random(c, 4, of));
+                let (y, stats) =
+                    (DeviceArray::empty(len, dtype), DeviceArray::empty(2 * images * groups, DType::F32));
                 let parameters = [weight.slice(), bias.slice()];
                 group_norm::forward(gpu(), &norm, x.slice(), parameters, y.slice(), stats.slice())
                     .expect("launches");
                 let (mut expected, mut expected_stats) = (vec![0.0; len], vec![0.0; 2 * images * groups]);
                 norm.forward(&x.values, &weight.values, &bias.values, &mut expected, &mut expected_stats);
                 y.assert_close(&expected, &what);
-                let (dx, dweight, dbias) = (Array::room(len, dtype), Array::room(c, of), Array::room(c, of));
+                let (dx, dweight, dbias) =
+                    (DeviceArray::empty(len, dtype), DeviceArray::empty(c, of), DeviceArray::empty(c, of));
                 let wanted = [Some(dweight.slice()), Some(dbias.slice())];
                 let operands = [x.slice(), dy.slice(), weight.slice(), stats.slice()];
                 group_norm::backward(gpu(), &norm, operands, Some(dx.slice()), wanted).expect("launches");
-                let mut shares = vec![0.0; images * 2 * c];
+                let mut partial = vec![0.0; images * 2 * c];
                 norm.backward(
                     &x.values,
                     &dy.values,
                     &weight.values,
                     &expected_stats,
                     &mut expected,
-                    &mut shares,
+                    &mut partial,
                 );
                 dx.assert_close(&expected, &what);
                 let sum = |part: usize| -> Vec<f64> {
-                    (0..c).map(|j| shares.iter().skip(part * c + j).step_by(2 * c).sum()).collect()
+                    (0..c).map(|j| partial.iter().skip(part * c + j).step_by(2 * c).sum()).collect()
                 };
                 dweight.assert_close(&sum(0), &what);
                 dbias.assert_close(&sum(1), &what);

@@ -1,5 +1,5 @@
 //! Pooling, adaptive pooling and interpolation.
-use super::{Array, FLOATS, gpu};
+use super::{DeviceArray, FLOATS, gpu};
 use crate::cpu::adaptive_pool::{AdaptivePool, amax_backward};
 use crate::cpu::resample::resample;
 use crate::cuda::{adaptive_pool, interpolate, pool};
@@ -32,7 +32,7 @@ fn shapes() -> impl Iterator<Item = PoolShape> {
 }
 
 #[test]
-fn maxima_choose_as_the_cpu_does_with_ties_infinities_and_nan() {
+fn max_pool_matches_the_cpu_with_ties_infinities_and_nan() {
     for dtype in FLOATS {
         for s in shapes() {
             let value = |i: usize| match i * 7919 % 31 {
@@ -40,15 +40,17 @@ fn maxima_choose_as_the_cpu_does_with_ties_infinities_and_nan() {
                 1..8 => f64::NEG_INFINITY,
                 k => (k / 4) as f64,
             };
-            let x = Array::new((0..s.n * 54 * s.c).map(value), dtype);
+            let x = DeviceArray::new((0..s.n * 54 * s.c).map(value), dtype);
             let windows = s.n * s.out[0] * s.out[1] * s.c;
-            let (y, index) = (Array::room(windows, dtype), Array::new(vec![255.0; windows], DType::U8));
+            let (y, index) =
+                (DeviceArray::empty(windows, dtype), DeviceArray::new(vec![255.0; windows], DType::U8));
             pool::max_forward(gpu(), &s, x.slice(), y.slice(), index.slice()).expect("launches");
             let (mut expected, mut taps) = (vec![0.0; windows], vec![0; windows]);
             cpu::pool::max_forward(&s, &x.values, &mut expected, &mut taps);
             y.assert_close(&expected, &format!("{s:?}"));
-            assert_eq!(index.now(), taps.iter().map(|t| f64::from(*t)).collect::<Vec<_>>(), "{s:?}");
-            let (dy, dx) = (Array::random(windows, 1, dtype), Array::room(x.values.len(), dtype));
+            assert_eq!(index.to_host(), taps.iter().map(|t| f64::from(*t)).collect::<Vec<_>>(), "{s:?}");
+            let (dy, dx) =
+                (DeviceArray::random(windows, 1, dtype), DeviceArray::empty(x.values.len(), dtype));
             pool::max_backward(gpu(), &s, dy.slice(), index.slice(), dx.slice()).expect("launches");
             let mut expected = vec![0.0; x.values.len()];
             cpu::pool::max_backward(&s, &dy.values, &taps, &mut expected);
@@ -58,7 +60,7 @@ fn maxima_choose_as_the_cpu_does_with_ties_infinities_and_nan() {
 }
 
 #[test]
-fn means_divide_by_what_the_definition_counts() {
+fn avg_pool_divisors_match_the_definition() {
     for dtype in FLOATS {
         for s in shapes().filter(|s| s.pool.dilation == [1, 1]) {
             for include_pad in [false, true] {
@@ -66,12 +68,12 @@ fn means_divide_by_what_the_definition_counts() {
                 let [vertical, horizontal] =
                     [0, 1].map(|axis| Resampling::window_mean(&s, axis, include_pad));
                 let (pixels, windows) = (s.n * 54 * s.c, s.n * s.out[0] * s.out[1] * s.c);
-                let (x, y) = (Array::random(pixels, 1, dtype), Array::room(windows, dtype));
+                let (x, y) = (DeviceArray::random(pixels, 1, dtype), DeviceArray::empty(windows, dtype));
                 pool::avg_forward(gpu(), &s, include_pad, x.slice(), y.slice()).expect("launches");
                 let mut expected = vec![0.0; windows];
                 resample(&vertical, &horizontal, s.c, &x.values, &mut expected);
                 y.assert_close(&expected, &what);
-                let (dy, dx) = (Array::random(windows, 2, dtype), Array::room(pixels, dtype));
+                let (dy, dx) = (DeviceArray::random(windows, 2, dtype), DeviceArray::empty(pixels, dtype));
                 pool::avg_backward(gpu(), &s, include_pad, dy.slice(), dx.slice()).expect("launches");
                 let mut expected = vec![0.0; pixels];
                 resample(&vertical.transposed(), &horizontal.transposed(), s.c, &dy.values, &mut expected);
@@ -82,13 +84,13 @@ fn means_divide_by_what_the_definition_counts() {
 }
 
 #[test]
-fn adaptive_windows_are_those_of_the_cpu() {
+fn adaptive_pool_matches_the_cpu() {
     for dtype in FLOATS {
         for (out, c) in [([1, 1], 3), ([1, 1], 300), ([2, 3], 8), ([5, 9], 5), ([8, 11], 8)] {
             let s = AdaptivePool { n: 2, size: [5, 9], out, c };
             let (pixels, windows) = (2 * 45 * c, 2 * out[0] * out[1] * c);
-            let (x, dy) = (Array::random(pixels, 1, dtype), Array::random(windows, 2, dtype));
-            let (y, dx) = (Array::room(windows, dtype), Array::room(pixels, dtype));
+            let (x, dy) = (DeviceArray::random(pixels, 1, dtype), DeviceArray::random(windows, 2, dtype));
+            let (y, dx) = (DeviceArray::empty(windows, dtype), DeviceArray::empty(pixels, dtype));
             adaptive_pool::avg_forward(gpu(), &s, x.slice(), y.slice()).expect("launches");
             let [vertical, horizontal] = [0, 1].map(|a| Resampling::adaptive_mean(s.size[a], out[a]));
             let mut expected = vec![0.0; windows];
@@ -104,9 +106,9 @@ fn adaptive_windows_are_those_of_the_cpu() {
                 1..30 => f64::NEG_INFINITY,
                 k => (k / 8) as f64,
             };
-            let x = Array::new((0..pixels).map(value), dtype);
-            // Four bytes a choice: the room of a float.
-            let chosen = Array::room(windows, DType::F32);
+            let x = DeviceArray::new((0..pixels).map(value), dtype);
+            // Pixel indices have 4 bytes, like f32.
+            let chosen = DeviceArray::empty(windows, DType::F32);
             adaptive_pool::max_forward(gpu(), &s, x.slice(), y.slice(), chosen.slice()).expect("launches");
             let mut pixel = vec![0; windows];
             s.max_forward(&x.values, &mut expected, &mut pixel);
@@ -119,14 +121,14 @@ fn adaptive_windows_are_those_of_the_cpu() {
 }
 
 #[test]
-fn equal_maxima_share_the_gradient() {
+fn amax_gradient_is_distributed_evenly() {
     for dtype in FLOATS {
         for c in [3, 40] {
-            let x = Array::new((0..2 * 30 * c).map(|i| (i * 7919 % 5) as f64), dtype);
+            let x = DeviceArray::new((0..2 * 30 * c).map(|i| (i * 7919 % 5) as f64), dtype);
             let max =
                 |n: usize, j: usize| (0..30).map(|p| x.values[(n * 30 + p) * c + j]).fold(0.0, f64::max);
-            let y = Array::new((0..2 * c).map(|i| max(i / c, i % c)), dtype);
-            let (dy, dx) = (Array::random(2 * c, 1, dtype), Array::room(2 * 30 * c, dtype));
+            let y = DeviceArray::new((0..2 * c).map(|i| max(i / c, i % c)), dtype);
+            let (dy, dx) = (DeviceArray::random(2 * c, 1, dtype), DeviceArray::empty(2 * 30 * c, dtype));
             adaptive_pool::amax_backward(gpu(), c, x.slice(), y.slice(), dy.slice(), dx.slice())
                 .expect("launches");
             let mut expected = vec![0.0; 2 * 30 * c];
@@ -137,7 +139,7 @@ fn equal_maxima_share_the_gradient() {
 }
 
 #[test]
-fn images_are_resampled_by_the_tables_of_the_cpu() {
+fn interpolation_matches_the_cpu() {
     let antialiased = Interpolation::Bicubic { align_corners: false, antialias: true };
     let bilinear = Interpolation::Bilinear { align_corners: true, antialias: false };
     for dtype in FLOATS {
@@ -145,8 +147,8 @@ fn images_are_resampled_by_the_tables_of_the_cpu() {
             for (from, to) in [([5, 7], [9, 3]), ([4, 4], [4, 4]), ([3, 20], [1, 6])] {
                 let [vertical, horizontal] = [0, 1].map(|a| Resampling::interpolation(from[a], to[a], how));
                 let (x, y) = (
-                    Array::random(2 * from[0] * from[1] * c, 1, dtype),
-                    Array::room(2 * to[0] * to[1] * c, dtype),
+                    DeviceArray::random(2 * from[0] * from[1] * c, 1, dtype),
+                    DeviceArray::empty(2 * to[0] * to[1] * c, dtype),
                 );
                 interpolate::resample(gpu(), &vertical, &horizontal, c, x.slice(), y.slice())
                     .expect("launches");

@@ -1,24 +1,24 @@
-//! The backward pass of batch norm as operations, for where it is to be differentiated in turn.
-use super::{BatchNorm, is_two_valued};
-use crate::autograd::is_recorded;
+//! The backward pass of batch norm as a composition of operations, for `create_graph`.
+use super::{BatchNorm, has_binary_derivative};
+use crate::autograd::is_tracked;
 use crate::fuse::Expression;
-use crate::ops::normalised::{Normalised, Statistics, wide};
+use crate::ops::normalised::{NormStatistics, Normalised, to_compute_dtype};
 use crate::{Activation, Result, Tensor};
 use std::sync::Arc;
 
-/// What follows the normalisation.
+/// Activation after the normalisation and the residual addition.
 pub(in crate::ops) enum Nonlinearity {
-    /// A built-in activation, of the sum with the residual.
+    /// A built-in activation.
     BuiltIn(Activation),
-    /// An expression, of that sum.
+    /// An expression of one input.
     Expression(Expression),
-    /// Any whose slopes do not change with x: the function returns them.
-    Slopes(Box<dyn Fn() -> Result<Tensor> + Send + Sync>),
+    /// A piecewise linear activation: the function returns its derivative for every element, which is constant in x.
+    Derivatives(Box<dyn Fn() -> Result<Tensor> + Send + Sync>),
 }
 
-/// This fresh result of a batch norm, recorded in the graph. `make` builds the backward pass by kernels: the gradients of x, weight,
-/// bias and residual, of those that are wanted.
-pub(in crate::ops) fn recorded<F>(
+/// Adds this result of a batch norm to the graph. `make` builds the backward pass by kernels, which returns the wanted gradients of x,
+/// weight, bias and residual.
+pub(in crate::ops) fn with_batch_norm_backward<F>(
     y: Tensor,
     op: &'static str,
     (x, norm, residual): (&Tensor, &BatchNorm, Option<&Tensor>),
@@ -29,7 +29,7 @@ where
     F: Fn(Tensor, [bool; 4]) -> Result<[Option<Tensor>; 4]> + Send + Sync + 'static,
 {
     let inputs: Vec<&Tensor> = [x].into_iter().chain(norm.weight).chain(norm.bias).chain(residual).collect();
-    if !is_recorded(&inputs) {
+    if !is_tracked(&inputs) {
         return y;
     }
     let has = [true, norm.weight.is_some(), norm.bias.is_some(), residual.is_some()];
@@ -44,62 +44,62 @@ where
         }
     };
     let nonlinearity = match nonlinearity {
-        Nonlinearity::BuiltIn(f) if is_two_valued(f) && residual.is_some() => {
+        Nonlinearity::BuiltIn(f) if has_binary_derivative(f) && residual.is_some() => {
             let x = x.detach();
-            Nonlinearity::Slopes(Box::new(move || {
-                // What the kernels make of ones.
+            Nonlinearity::Derivatives(Box::new(move || {
+                // The gradient of the residual for a dy of ones.
                 let ones = Tensor::ones(*x.shape(), x.dtype(), &x.device())?;
-                let [.., slopes] = backward(ones, [false, false, false, true])?;
-                Ok(slopes.expect("it was wanted"))
+                let [.., derivatives] = backward(ones, [false, false, false, true])?;
+                Ok(derivatives.expect("it was wanted"))
             }))
         }
         other => other,
     };
-    let sees_residual = match nonlinearity {
+    let saves_residual = match nonlinearity {
         Nonlinearity::BuiltIn(f) => f != Activation::Identity,
         Nonlinearity::Expression(_) => true,
-        Nonlinearity::Slopes(_) => false,
+        Nonlinearity::Derivatives(_) => false,
     };
-    let composition = Composition {
+    let composition = ComposedBackward {
         x: x.clone(),
         weight: norm.weight.cloned(),
         bias: norm.bias.cloned(),
-        // The kernels keep it then, too.
-        residual: residual.filter(|_| sees_residual).cloned(),
+        // The kernels save it in these cases, too.
+        residual: residual.filter(|_| saves_residual).cloned(),
         has_residual: residual.is_some(),
         running: norm.running.filter(|_| !norm.training).map(|(mean, var)| (mean.clone(), var.clone())),
         eps: norm.eps,
         nonlinearity,
     };
     let composed = move |grad: Tensor, needs: &[bool]| composition.backward(&grad, needs);
-    y.recorded_fused(op, &inputs, || kernels, || composed)
+    y.with_fused_backward(op, &inputs, || kernels, || composed)
 }
 
-/// What the backward pass needs, with its place in the graph.
-struct Composition {
+/// Tensors saved for the backward pass, not detached from the graph.
+struct ComposedBackward {
     x: Tensor,
     weight: Option<Tensor>,
     bias: Option<Tensor>,
     residual: Option<Tensor>,
     has_residual: bool,
-    /// Where the batch is not normalised by its own statistics.
+    /// Running mean and variance, in evaluation.
     running: Option<(Tensor, Tensor)>,
     eps: f64,
     nonlinearity: Nonlinearity,
 }
 
-impl Composition {
-    /// The gradients of x and of what there is of weight, bias and residual, of those that are needed.
+impl ComposedBackward {
+    /// The gradients of x and of those of weight, bias and residual that are present; `None` where not needed.
     fn backward(&self, grad: &Tensor, needs: &[bool]) -> Result<Vec<Option<Tensor>>> {
         let axes: Vec<usize> = (0..self.x.rank() - 1).collect();
         let normalised = match &self.running {
-            Some((mean, var)) => Normalised::by_fixed(&self.x, mean, var, self.eps)?,
-            None => Normalised::by_own(&self.x, &axes, Statistics::Own, self.eps)?,
+            Some((mean, var)) => Normalised::by_fixed_statistics(&self.x, mean, var, self.eps)?,
+            None => Normalised::by_input_statistics(&self.x, &axes, NormStatistics::MeanVariance, self.eps)?,
         };
-        let d = self.through_nonlinearity(&normalised.value, &wide(grad)?)?;
+        let d = self.nonlinearity_gradient(&normalised.value, &to_compute_dtype(grad)?)?;
         let c = d.dims()[axes.len()];
         let of_x = || {
-            let d = self.weight.as_ref().map_or_else(|| Ok(d.clone()), |w| d.mul(&wide(w)?))?;
+            let d = self.weight.as_ref().map_or_else(|| Ok(d.clone()), |w| d.mul(&to_compute_dtype(w)?))?;
             normalised.input_gradient(&d)?.to_dtype(self.x.dtype())
         };
         let mut needs = needs.iter().copied();
@@ -119,24 +119,24 @@ impl Composition {
         Ok(grads)
     }
 
-    /// The gradient of the normalised, scaled and shifted x.
-    fn through_nonlinearity(&self, value: &Tensor, grad: &Tensor) -> Result<Tensor> {
+    /// The gradient of the activation's input.
+    fn nonlinearity_gradient(&self, value: &Tensor, grad: &Tensor) -> Result<Tensor> {
         match &self.nonlinearity {
             Nonlinearity::BuiltIn(Activation::Identity) => Ok(grad.clone()),
-            Nonlinearity::BuiltIn(activation) => self.sum(value)?.slope(*activation, grad),
+            Nonlinearity::BuiltIn(activation) => self.sum(value)?.activation_gradient(*activation, grad),
             Nonlinearity::Expression(f) => f.gradient(0).apply(&[&self.sum(value)?, grad]),
-            Nonlinearity::Slopes(slopes) => grad.mul(&wide(&slopes()?)?),
+            Nonlinearity::Derivatives(derivatives) => grad.mul(&to_compute_dtype(&derivatives()?)?),
         }
     }
 
-    /// The normalised x scaled and shifted, and the residual: what an activation sees.
+    /// The activation's input: normalised x, scaled and shifted, plus the residual.
     fn sum(&self, value: &Tensor) -> Result<Tensor> {
         let mut sum = value.clone();
         if let Some(weight) = &self.weight {
-            sum = sum.mul(&wide(weight)?)?;
+            sum = sum.mul(&to_compute_dtype(weight)?)?;
         }
         for term in [&self.bias, &self.residual].into_iter().flatten() {
-            sum = sum.add(&wide(term)?)?;
+            sum = sum.add(&to_compute_dtype(term)?)?;
         }
         Ok(sum)
     }

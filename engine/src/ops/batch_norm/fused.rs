@@ -1,9 +1,9 @@
-//! Batch norm with an activation that is an expression: the same two passes forward and two backward, with generated kernels.
-use super::{BatchNorm, Nonlinearity, check, recorded};
+//! Batch norm with an expression as its activation: two passes forward and two backward, with generated kernels.
+use super::{BatchNorm, Nonlinearity, check, with_batch_norm_backward};
 use crate::cpu::batch_norm as kernel;
 use crate::cuda::batch_norm::{self as gpu_kernel, BatchNormParameters, SAVED_ROWS};
 use crate::fuse::{BatchNormKernels, Expression, GradStorage, KernelOutput, KernelSignature};
-use crate::ops::fuse::Call;
+use crate::ops::fuse::FusedCall;
 use crate::ops::gpu::OnGpu;
 use crate::{DType, Device, Error, Result, Tensor};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ const OP: &str = "batch_norm_fused";
 
 impl Tensor {
     /// `activation(batch_norm(x) + residual)` for an activation that is an expression of one input, as one operation of two passes forward
-    /// and two backward. [`Tensor::batch_norm_act`] has the usual activations built in.
+    /// and two backward. [`Tensor::batch_norm_act`] has the usual activations built in. f32, f16, bf16; f64 on the CPU.
     pub fn batch_norm_fused(
         &self,
         norm: &BatchNorm,
@@ -24,26 +24,26 @@ impl Tensor {
         operands.extend(norm.operands());
         operands.extend(residual.map(|t| ("residual", t)));
         if activation.inputs() != 1 {
-            let why = format!("an activation has one input, not {}", activation.inputs());
+            let why = format!("the activation must have one input, not {}", activation.inputs());
             return Err(Error::value(OP, &operands, why));
         }
         if !self.dtype().is_float() {
-            return Err(Error::dtype(OP, &operands, "floats"));
+            return Err(Error::dtype(OP, &operands, "f32, f16, bf16 or f64"));
         }
-        let of_batch = norm.training || norm.running.is_none();
+        let batch_statistics = norm.training || norm.running.is_none();
         let by_channel = match OnGpu::of(OP, &operands)? {
-            Some(on) => ByChannel::on_gpu(&on, self, c, norm, of_batch)?,
-            None => ByChannel::on_cpu(self, c, norm, of_batch)?,
+            Some(on) => ChannelVectors::on_gpu(&on, self, c, norm, batch_statistics)?,
+            None => ChannelVectors::on_cpu(self, c, norm, batch_statistics)?,
         };
-        let ByChannel { scale, shift, .. } = &by_channel;
-        // A processor computes: d is worth storing. A GPU waits for memory.
+        let ChannelVectors { scale, shift, .. } = &by_channel;
+        // On the CPU computing d again costs more than storing it; a GPU is limited by memory traffic.
         let between = match (residual, self.device()) {
             (Some(_), _) => GradStorage::Residual,
             (None, Device::Cpu) => GradStorage::Stored,
             (None, Device::Cuda(_)) => GradStorage::Recomputed,
         };
         let passes = activation.batch_norm(between);
-        let call = Call {
+        let call = FusedCall {
             shape: *self.shape(),
             c,
             inputs: [self, scale, shift].into_iter().chain(residual).map(Tensor::detach).collect(),
@@ -53,24 +53,24 @@ impl Tensor {
         let y = call.run(&passes.forward, signature)?.remove(0);
         let dtypes = [norm.weight, norm.bias].map(|t| t.map(Tensor::dtype));
         let make = || {
-            let saved = Saved {
+            let saved = SavedForBackward {
                 x: self.detach(),
                 residual: residual.map(Tensor::detach),
                 passes,
                 between,
-                of_batch,
+                batch_statistics,
                 by_channel,
                 dtypes,
             };
             move |grad: Tensor, wanted| saved.backward(grad, wanted)
         };
         let nonlinearity = Nonlinearity::Expression(activation.clone());
-        Ok(recorded(y, OP, (self, norm, residual), nonlinearity, make))
+        Ok(with_batch_norm_backward(y, OP, (self, norm, residual), nonlinearity, make))
     }
 }
 
-/// Vectors by channel, in the dtype of arithmetic.
-struct ByChannel {
+/// Vectors with an element per channel, in the compute dtype.
+struct ChannelVectors {
     mean: Tensor,
     inv_std: Tensor,
     /// `weight / std`
@@ -79,35 +79,41 @@ struct ByChannel {
     shift: Tensor,
 }
 
-impl ByChannel {
-    /// As [`ByChannel::on_cpu`], by the kernels of the handwritten batch norm.
-    fn on_gpu(on: &OnGpu, x: &Tensor, c: usize, norm: &BatchNorm, of_batch: bool) -> Result<ByChannel> {
-        let saved = on.room([SAVED_ROWS, c], DType::F32)?;
+impl ChannelVectors {
+    /// As [`ChannelVectors::on_cpu`], computed by the kernels of the handwritten batch norm.
+    fn on_gpu(
+        on: &OnGpu,
+        x: &Tensor,
+        c: usize,
+        norm: &BatchNorm,
+        batch_statistics: bool,
+    ) -> Result<ChannelVectors> {
+        let saved = on.empty([SAVED_ROWS, c], DType::F32)?;
         {
-            let held = [norm.weight, norm.bias, norm.running.map(|r| r.0), norm.running.map(|r| r.1)]
-                .map(|t| t.map(Tensor::held));
-            let [weight, bias, mean, var] = held.each_ref().map(|t| t.as_ref().map(|t| t.slice()));
+            let views = [norm.weight, norm.bias, norm.running.map(|r| r.0), norm.running.map(|r| r.1)]
+                .map(|t| t.map(Tensor::device_view));
+            let [weight, bias, mean, var] = views.each_ref().map(|t| t.as_ref().map(|t| t.slice()));
             let running = mean.zip(var).map(|(mean, var)| [mean, var]);
             let parameters = BatchNormParameters { weight, bias, running, eps: norm.eps };
-            let (x, saved) = (x.held(), saved.held());
+            let (x, saved) = (x.device_view(), saved.device_view());
             let (x, saved) = (x.slice(), saved.slice());
             let momentum = norm.training.then_some(norm.momentum);
-            on.named(match running {
-                Some(running) if !of_batch => {
+            on.with_op_context(match running {
+                Some(running) if !batch_statistics => {
                     gpu_kernel::frozen_statistics(&on.gpu, running, c, &parameters, saved)
                 }
                 _ => gpu_kernel::statistics(&on.gpu, x, c, &parameters, momentum, saved),
             })?;
         }
         let row = |k: usize| saved.narrow(0, k, 1)?.reshape([saved.dims()[1]]);
-        Ok(ByChannel { mean: row(0)?, inv_std: row(1)?, scale: row(2)?, shift: row(3)? })
+        Ok(ChannelVectors { mean: row(0)?, inv_std: row(1)?, scale: row(2)?, shift: row(3)? })
     }
 
-    /// The batch's statistics, by which the running ones are updated in training, or those.
-    fn on_cpu(x: &Tensor, c: usize, norm: &BatchNorm, of_batch: bool) -> Result<ByChannel> {
+    /// From the batch's statistics or the running ones, which are updated in training.
+    fn on_cpu(x: &Tensor, c: usize, norm: &BatchNorm, batch_statistics: bool) -> Result<ChannelVectors> {
         let numbers = |t: &Tensor| t.detach().to_dtype(DType::F64)?.to_vec::<f64>();
         let (mean, var) = match norm.running {
-            Some((mean, var)) if !of_batch => (numbers(mean)?, numbers(var)?),
+            Some((mean, var)) if !batch_statistics => (numbers(mean)?, numbers(var)?),
             _ => match x.dtype() {
                 DType::F64 => kernel::statistics(&x.read::<f64>()?, c),
                 _ => kernel::statistics(&x.detach().to_dtype(DType::F32)?.read::<f32>()?, c),
@@ -131,43 +137,44 @@ impl ByChannel {
         let dtype = if x.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
         let [mean, inv_std, scale, shift] =
             [mean, inv_std, scale, shift].map(|v| Tensor::from_vec(v, [c]).and_then(|t| t.to_dtype(dtype)));
-        Ok(ByChannel { mean: mean?, inv_std: inv_std?, scale: scale?, shift: shift? })
+        Ok(ChannelVectors { mean: mean?, inv_std: inv_std?, scale: scale?, shift: shift? })
     }
 }
 
-/// What the backward pass needs.
-struct Saved {
+/// Values saved for the backward pass.
+struct SavedForBackward {
     x: Tensor,
     residual: Option<Tensor>,
     passes: Arc<BatchNormKernels>,
     between: GradStorage,
-    /// Mean and variance are the batch's, so that gradients flow through them.
-    of_batch: bool,
-    by_channel: ByChannel,
-    /// Those of weight and bias.
+    /// Mean and variance are the batch's, and gradients flow through them.
+    batch_statistics: bool,
+    by_channel: ChannelVectors,
+    /// Dtypes of weight and bias.
     dtypes: [Option<DType>; 2],
 }
 
-impl Saved {
-    /// The gradients of x, weight, bias and residual, of those that are wanted.
+impl SavedForBackward {
+    /// The wanted gradients of x, weight, bias and residual.
     fn backward(&self, grad: Tensor, wanted: [bool; 4]) -> Result<[Option<Tensor>; 4]> {
-        let ByChannel { mean, inv_std, scale, shift } = &self.by_channel;
-        let (passes, d_is_stored) = (&self.passes, self.between != GradStorage::Recomputed);
+        let ChannelVectors { mean, inv_std, scale, shift } = &self.by_channel;
+        let (passes, stores_d) = (&self.passes, self.between != GradStorage::Recomputed);
         let elements = KernelOutput::Elements(self.x.dtype());
         let sums = self.call([&self.x, scale, shift, mean].into_iter().chain(&self.residual).chain([&grad]));
-        let mut outputs = if d_is_stored { vec![elements] } else { vec![] };
+        let mut outputs = if stores_d { vec![elements] } else { vec![] };
         outputs.extend([KernelOutput::Sums; 2]);
         let mut results =
             sums.run(&passes.sums, KernelSignature { inputs: sums.signature(), outputs })?.into_iter();
-        let d = if d_is_stored { results.next() } else { None };
+        let d = if stores_d { results.next() } else { None };
         let mut next = || results.next().expect("both sums").to_dtype(mean.dtype());
-        let (sum, product) = (next()?, next()?);
+        let (sum, dot_sum) = (next()?, next()?);
 
         let dx = wanted[0].then(|| {
-            // The batch's own statistics hand the sums of d and of d * (x - mean) on to dx.
-            let share = if self.of_batch { mean.numel() as f64 / self.x.numel() as f64 } else { 0.0 };
-            let k2 = scale.mul(&inv_std.square()?)?.mul(&product)?.mul_scalar(-share)?;
-            let k3 = scale.mul(&sum)?.mul_scalar(-share)?.sub(&k2.mul(mean)?)?;
+            // With the batch's statistics, dx depends on the sums of d and of d * (x - mean).
+            let inv_rows =
+                if self.batch_statistics { mean.numel() as f64 / self.x.numel() as f64 } else { 0.0 };
+            let k2 = scale.mul(&inv_std.square()?)?.mul(&dot_sum)?.mul_scalar(-inv_rows)?;
+            let k3 = scale.mul(&sum)?.mul_scalar(-inv_rows)?.sub(&k2.mul(mean)?)?;
             let input = match &d {
                 Some(d) => self.call([&self.x, scale, &k2, &k3, d]),
                 None => self.call([&self.x, scale, shift, &k2, &k3, &grad]),
@@ -178,13 +185,13 @@ impl Saved {
         let of = |k: usize, value: &dyn Fn() -> Result<Tensor>| {
             self.dtypes[k].filter(|_| wanted[1 + k]).map(|dtype| value()?.to_dtype(dtype)).transpose()
         };
-        let weight = of(0, &|| product.mul(inv_std))?;
+        let weight = of(0, &|| dot_sum.mul(inv_std))?;
         let bias = of(1, &|| Ok(sum.clone()))?;
         Ok([dx.transpose()?, weight, bias, d.filter(|_| wanted[3])])
     }
 
-    fn call<'a>(&self, inputs: impl IntoIterator<Item = &'a Tensor>) -> Call {
+    fn call<'a>(&self, inputs: impl IntoIterator<Item = &'a Tensor>) -> FusedCall {
         let c = self.by_channel.mean.numel();
-        Call { shape: *self.x.shape(), c, inputs: inputs.into_iter().cloned().collect() }
+        FusedCall { shape: *self.x.shape(), c, inputs: inputs.into_iter().cloned().collect() }
     }
 }

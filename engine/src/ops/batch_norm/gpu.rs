@@ -1,5 +1,5 @@
-//! Batch norm on a GPU: the running statistics are updated there, and nothing waits.
-use super::{BatchNorm, Nonlinearity, keeps_mask, recorded};
+//! Batch norm on a GPU. The running statistics are updated there, without synchronization.
+use super::{BatchNorm, Nonlinearity, saves_mask, with_batch_norm_backward};
 use crate::cuda::batch_norm::{
     self as kernel, BatchNormParameters, DerivativeSource, SAVED_ROWS, mask_bytes,
 };
@@ -17,18 +17,18 @@ pub(super) fn forward(
     activation: Activation,
     residual: Option<&Tensor>,
 ) -> Result<Tensor> {
-    let of_batch = norm.training || norm.running.is_none();
+    let batch_statistics = norm.training || norm.running.is_none();
     let mut inputs = vec![x];
     inputs.extend(norm.weight);
     inputs.extend(norm.bias);
     inputs.extend(residual);
-    let saved = folded(on, (x, sums), c, norm)?;
-    let mask = keeps_mask(activation, residual, &inputs)
-        .then(|| on.room([x.numel() / c, mask_bytes(c)], DType::U8))
+    let saved = channel_parameters(on, (x, sums), c, norm)?;
+    let mask = saves_mask(activation, residual, &inputs)
+        .then(|| on.empty([x.numel() / c, mask_bytes(c)], DType::U8))
         .transpose()?;
     let y = on.build(*x.shape(), x.dtype(), |y| {
-        let (x, saved) = (x.held(), saved.held());
-        let (residual, mask) = (residual.map(Tensor::held), mask.as_ref().map(Tensor::held));
+        let (x, saved) = (x.device_view(), saved.device_view());
+        let (residual, mask) = (residual.map(Tensor::device_view), mask.as_ref().map(Tensor::device_view));
         let (x, saved, residual) = (x.slice(), saved.slice(), residual.as_ref().map(|t| t.slice()));
         match (&mask, residual) {
             (Some(mask), Some(residual)) => {
@@ -38,128 +38,142 @@ pub(super) fn forward(
         }
     })?;
     let make = || {
-        let kept = Saved {
+        let saved = SavedForBackward {
             x: x.detach(),
             is_masked: mask.is_some(),
-            beside: mask
+            derivative_operand: mask
                 .or_else(|| residual.filter(|_| activation != Activation::Identity).map(Tensor::detach)),
             activation,
-            of_batch,
+            batch_statistics,
             saved,
-            parameters: norm.weight.or(norm.bias).map_or(DType::F32, |t| t.dtype()),
+            parameter_dtype: norm.weight.or(norm.bias).map_or(DType::F32, |t| t.dtype()),
         };
-        move |grad: Tensor, wanted| kept.backward(grad, wanted)
+        move |grad: Tensor, wanted| saved.backward(grad, wanted)
     };
-    Ok(recorded(y, OP, (x, norm, residual), Nonlinearity::BuiltIn(activation), make))
+    Ok(with_batch_norm_backward(y, OP, (x, norm, residual), Nonlinearity::BuiltIn(activation), make))
 }
 
-/// What normalises `x`, `[SAVED, c]`, by the batch's statistics from its `sums`; the running ones are updated.
-pub(in crate::ops) fn fold(on: &OnGpu, x: &Tensor, sums: &Tensor, norm: &BatchNorm) -> Result<Tensor> {
-    folded(on, (x, Some(sums)), sums.dims()[1], norm)
+/// Mean, inverse deviation, scale and shift by channel, `[SAVED_ROWS, c]`, from the channel `sums` of x. Updates the running statistics.
+pub(in crate::ops) fn finalize_statistics(
+    on: &OnGpu,
+    x: &Tensor,
+    sums: &Tensor,
+    norm: &BatchNorm,
+) -> Result<Tensor> {
+    channel_parameters(on, (x, Some(sums)), sums.dims()[1], norm)
 }
 
-/// What normalises `x`, `[SAVED, c]`: the batch's statistics, from its sums where these are known, or the running ones.
-fn folded(on: &OnGpu, (x, sums): (&Tensor, Option<&Tensor>), c: usize, norm: &BatchNorm) -> Result<Tensor> {
+/// Mean, inverse deviation, scale and shift by channel, `[SAVED_ROWS, c]`, from the batch's statistics (by way of its sums if given) or
+/// the running ones.
+fn channel_parameters(
+    on: &OnGpu,
+    (x, sums): (&Tensor, Option<&Tensor>),
+    c: usize,
+    norm: &BatchNorm,
+) -> Result<Tensor> {
     on.build([SAVED_ROWS, c], DType::F32, |saved| {
-        let held = [norm.weight, norm.bias, norm.running.map(|r| r.0), norm.running.map(|r| r.1)]
-            .map(|t| t.map(Tensor::held));
-        let [weight, bias, mean, var] = held.each_ref().map(|t| t.as_ref().map(|t| t.slice()));
+        let views = [norm.weight, norm.bias, norm.running.map(|r| r.0), norm.running.map(|r| r.1)]
+            .map(|t| t.map(Tensor::device_view));
+        let [weight, bias, mean, var] = views.each_ref().map(|t| t.as_ref().map(|t| t.slice()));
         let running = mean.zip(var).map(|(mean, var)| [mean, var]);
         let parameters = BatchNormParameters { weight, bias, running, eps: norm.eps };
         let momentum = norm.training.then_some(norm.momentum);
         match (sums, running) {
             (Some(sums), _) => {
-                let (sums, rows) = (sums.held(), x.numel() / c);
+                let (sums, rows) = (sums.device_view(), x.numel() / c);
                 conv_norm::statistics(&on.gpu, (sums.slice(), rows), c, &parameters, momentum, saved)
             }
             (None, Some(running)) if !norm.training => {
                 kernel::frozen_statistics(&on.gpu, running, c, &parameters, saved)
             }
-            _ => kernel::statistics(&on.gpu, x.held().slice(), c, &parameters, momentum, saved),
+            _ => kernel::statistics(&on.gpu, x.device_view().slice(), c, &parameters, momentum, saved),
         }
     })
 }
 
-/// `max(x scale + shift, 0)` by what [`fold`] made.
+/// `max(x scale + shift, 0)` with the result of [`finalize_statistics`].
 pub(in crate::ops) fn apply_relu(on: &OnGpu, x: &Tensor, saved: &Tensor) -> Result<Tensor> {
     on.build(*x.shape(), x.dtype(), |y| {
-        let (x, of_saved) = (x.held(), saved.held());
+        let (x, of_saved) = (x.device_view(), saved.device_view());
         kernel::apply(&on.gpu, x.slice(), saved.dims()[1], of_saved.slice(), None, Activation::Relu, y)
     })
 }
 
-/// What the backward pass needs.
-pub(in crate::ops) struct Saved {
+/// Values saved for the backward pass.
+pub(in crate::ops) struct SavedForBackward {
     x: Tensor,
-    /// With a residual and an activation: the mask of its slopes if it has one, else the residual.
-    beside: Option<Tensor>,
+    /// With a residual and an activation: the mask of the derivative if there is one, else the residual.
+    derivative_operand: Option<Tensor>,
     is_masked: bool,
     activation: Activation,
-    of_batch: bool,
-    /// `[SAVED, c]`, as the kernels made it.
+    batch_statistics: bool,
+    /// `[SAVED_ROWS, c]`, as written by the forward kernels.
     saved: Tensor,
     /// Dtype of weight and bias.
-    parameters: DType,
+    parameter_dtype: DType,
 }
 
-impl Saved {
-    /// Of `max(x scale + shift, 0)` by what [`fold`] made.
-    pub(in crate::ops) fn of_relu(x: &Tensor, saved: &Tensor, norm: &BatchNorm) -> Saved {
-        Saved {
+impl SavedForBackward {
+    /// The values saved by [`apply_relu`].
+    pub(in crate::ops) fn of_relu(x: &Tensor, saved: &Tensor, norm: &BatchNorm) -> SavedForBackward {
+        SavedForBackward {
             x: x.detach(),
-            beside: None,
+            derivative_operand: None,
             is_masked: false,
             activation: Activation::Relu,
-            of_batch: true,
+            batch_statistics: true,
             saved: saved.clone(),
-            parameters: norm.weight.or(norm.bias).map_or(DType::F32, |t| t.dtype()),
+            parameter_dtype: norm.weight.or(norm.bias).map_or(DType::F32, |t| t.dtype()),
         }
     }
 
-    /// The gradients of x, weight, bias and residual, of those that are wanted. Overwrites `grad` when nothing else holds it.
+    /// The wanted gradients of x, weight, bias and residual. Overwrites `grad` if it has no other owner.
     pub(in crate::ops) fn backward(&self, grad: Tensor, wanted: [bool; 4]) -> Result<[Option<Tensor>; 4]> {
         let operands = [("x", &self.x), ("grad", &grad)];
-        let on = OnGpu::back(OP, &operands)?;
+        let on = OnGpu::for_backward(OP, &operands)?;
         let c = self.saved.dims()[1];
-        let (x, saved) = (self.x.held(), self.saved.held());
+        let (x, saved) = (self.x.device_view(), self.saved.device_view());
         let pass = kernel::BatchNormBackward {
             gpu: &on.gpu,
             x: x.slice(),
             c,
             saved: saved.slice(),
             activation: self.activation,
-            batch_statistics: self.of_batch,
+            batch_statistics: self.batch_statistics,
         };
-        let vector = |wanted: bool| wanted.then(|| on.room([c], self.parameters)).transpose();
+        let vector = |wanted: bool| wanted.then(|| on.empty([c], self.parameter_dtype)).transpose();
         let [dweight, dbias] = [vector(wanted[1])?, vector(wanted[2])?];
-        let factors = on.room([2, c], DType::F32)?;
-        // Without a residual d = dy * f' is cheaper to compute again than to store.
-        let stores = self.beside.is_some();
-        let is_ours = grad.is_sole_owner();
-        let apart = if stores && !is_ours { Some(on.room(*grad.shape(), grad.dtype())?) } else { None };
+        let factors = on.empty([2, c], DType::F32)?;
+        // Without a residual d = dy * f' is cheaper to recompute than to store.
+        let stores_d = self.derivative_operand.is_some();
+        let is_sole_owner = grad.is_sole_owner();
+        let d_buffer =
+            if stores_d && !is_sole_owner { Some(on.empty(*grad.shape(), grad.dtype())?) } else { None };
         {
-            let held = [self.beside.as_ref(), dweight.as_ref(), dbias.as_ref(), apart.as_ref()]
-                .map(|t| t.map(Tensor::held));
-            let [beside, dweight, dbias, apart] = held.each_ref().map(|t| t.as_ref().map(|t| t.slice()));
-            let (dy, factors) = (grad.held(), factors.held());
-            let beside = match beside {
+            let views =
+                [self.derivative_operand.as_ref(), dweight.as_ref(), dbias.as_ref(), d_buffer.as_ref()]
+                    .map(|t| t.map(Tensor::device_view));
+            let [derivative, dweight, dbias, d_buffer] =
+                views.each_ref().map(|t| t.as_ref().map(|t| t.slice()));
+            let (dy, factors) = (grad.device_view(), factors.device_view());
+            let derivative = match derivative {
                 None => DerivativeSource::None,
                 Some(mask) if self.is_masked => DerivativeSource::Mask(mask),
                 Some(residual) => DerivativeSource::Residual(residual),
             };
-            let d = stores.then(|| apart.unwrap_or(dy.slice()));
-            on.named(pass.reduce(dy.slice(), beside, d, [dweight, dbias], factors.slice()))?;
+            let d = stores_d.then(|| d_buffer.unwrap_or(dy.slice()));
+            on.with_op_context(pass.reduce(dy.slice(), derivative, d, [dweight, dbias], factors.slice()))?;
         }
-        let f = if stores { Activation::Identity } else { self.activation };
-        let can_overwrite = (is_ours || apart.is_some()) && !wanted[3];
-        let d = apart.unwrap_or_else(|| grad.clone());
+        let f = if stores_d { Activation::Identity } else { self.activation };
+        let can_overwrite = (is_sole_owner || d_buffer.is_some()) && !wanted[3];
+        let d = d_buffer.unwrap_or_else(|| grad.clone());
         let residual = wanted[3].then(|| d.clone());
         let dx = wanted[0].then(|| {
-            let dx = if can_overwrite { d.clone() } else { on.room(*d.shape(), d.dtype())? };
-            let held = [&d, &factors, &dx].map(Tensor::held);
-            let [of_d, factors, of_dx] = held.each_ref().map(|t| t.slice());
-            on.named(pass.input_gradient(of_d, factors, f, of_dx))?;
-            drop(held);
+            let dx = if can_overwrite { d.clone() } else { on.empty(*d.shape(), d.dtype())? };
+            let views = [&d, &factors, &dx].map(Tensor::device_view);
+            let [of_d, factors, of_dx] = views.each_ref().map(|t| t.slice());
+            on.with_op_context(pass.input_gradient(of_d, factors, f, of_dx))?;
+            drop(views);
             Ok(dx)
         });
         Ok([dx.transpose()?, dweight, dbias, residual])

@@ -1,15 +1,15 @@
-//! The gradients of a convolution. Each is linear in two tensors, as the convolution is, and its own gradients are made of the same
-//! three operations: so a convolution can be differentiated as often as one likes.
+//! The gradients of a convolution. Each is bilinear in two tensors, as the convolution is, and its gradients are composed of the same
+//! three operations, so a convolution has derivatives of any order.
 use super::Conv2dOptions;
-use crate::autograd::is_recorded;
+use crate::autograd::is_tracked;
 use crate::cpu::conv2d::bf16_pairs;
 use crate::dtype::bf16;
 use crate::ops::gpu::OnGpu;
 use crate::{ConvShape, DType, Device, Result, Tensor, cpu, cuda};
 
 impl Tensor {
-    /// This result of a convolution, recorded in the graph.
-    pub(super) fn recorded_as_conv2d(
+    /// Adds this result of a convolution to the graph.
+    pub(super) fn with_conv2d_backward(
         self,
         x: &Tensor,
         weight: &Tensor,
@@ -17,7 +17,7 @@ impl Tensor {
         s: ConvShape,
     ) -> Tensor {
         let inputs: Vec<&Tensor> = [x, weight].into_iter().chain(bias).collect();
-        self.recorded_composed("conv2d", &inputs, || {
+        self.with_composed_backward("conv2d", &inputs, || {
             let (x, w, has_bias) = (x.clone(), weight.clone(), bias.is_some());
             move |grad: Tensor, needs: &[bool]| {
                 let dx = needs[0].then(|| grad.conv2d_input_gradient(&w, s)).transpose()?;
@@ -31,13 +31,13 @@ impl Tensor {
         })
     }
 
-    /// The gradient of a convolution's input, for this gradient of its output.
+    /// The gradient of a convolution's input; `self` is the gradient of its output.
     fn conv2d_input_gradient(&self, weight: &Tensor, s: ConvShape) -> Result<Tensor> {
         let shape = [s.n, s.h, s.w, s.c_in];
         let operands = [("grad", self), ("weight", weight)];
         let dx = if let Some(on) = OnGpu::of("conv2d", &operands)? {
             on.build(shape, self.dtype(), |dx| {
-                let (dy, w) = (self.held(), weight.held());
+                let (dy, w) = (self.device_view(), weight.device_view());
                 cuda::conv2d::data_gradient(&on.gpu, &s, dy.slice(), w.slice(), dx)
             })?
         } else if self.dtype() == DType::BF16 {
@@ -49,7 +49,7 @@ impl Tensor {
                 Tensor::build(shape, |dx: &mut [T]| cpu::conv2d::data_gradient(&s, &dy, &w, dx))
             })?
         };
-        Ok(dx.recorded_composed("conv2d", &[self, weight], || {
+        Ok(dx.with_composed_backward("conv2d", &[self, weight], || {
             let (dy, w) = (self.clone(), weight.clone());
             move |grad: Tensor, needs: &[bool]| {
                 let of_dy = needs[0].then(|| grad.conv2d(&w, None, &options(&s))).transpose()?;
@@ -59,13 +59,13 @@ impl Tensor {
         }))
     }
 
-    /// The gradient of a convolution's weight, for this input and the gradient of its output.
+    /// The gradient of a convolution's weight; `self` is its input, `dy` the gradient of its output.
     fn conv2d_weight_gradient(&self, dy: &Tensor, s: ConvShape) -> Result<Tensor> {
         let shape = [s.c_out, s.kernel[0], s.kernel[1], s.group_in()];
         let operands = [("x", self), ("grad", dy)];
         let dw = if let Some(on) = OnGpu::of("conv2d", &operands)? {
             on.build(shape, self.dtype(), |dw| {
-                let (x, dy) = (self.held(), dy.held());
+                let (x, dy) = (self.device_view(), dy.device_view());
                 cuda::conv2d::weight_gradient(&on.gpu, &s, x.slice(), dy.slice(), dw)
             })?
         } else if self.dtype() == DType::BF16 {
@@ -77,7 +77,7 @@ impl Tensor {
                 Tensor::build(shape, |dw: &mut [T]| cpu::conv2d::weight_gradient(&s, &x, &dy, dw))
             })?
         };
-        Ok(dw.recorded_composed("conv2d", &[self, dy], || {
+        Ok(dw.with_composed_backward("conv2d", &[self, dy], || {
             let (x, dy) = (self.clone(), dy.clone());
             move |grad: Tensor, needs: &[bool]| {
                 let of_x = needs[0].then(|| dy.conv2d_input_gradient(&grad, s)).transpose()?;
@@ -90,7 +90,7 @@ impl Tensor {
 
 fn bias_gradient(dy: &Tensor, s: &ConvShape) -> Result<Tensor> {
     let has_kernel = dy.device() == Device::Cpu && matches!(dy.dtype(), DType::F32 | DType::F64);
-    if !has_kernel || is_recorded(&[dy]) {
+    if !has_kernel || is_tracked(&[dy]) {
         return dy.reshape([s.n * s.out_h() * s.out_w(), s.c_out])?.sum(&[0], false);
     }
     dispatch_real!("conv2d", [("grad", dy)], T => {

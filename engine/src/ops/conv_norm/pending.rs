@@ -1,67 +1,72 @@
-//! Batch norm and ReLU that the next convolution applies as it reads.
-use crate::autograd::replayed;
+//! Batch norm and ReLU that are applied by the next convolution as it reads its input.
+use crate::autograd::recomputed_gradients;
 use crate::cuda::cudnn::ConvProblem;
-use crate::ops::batch_norm::{Nonlinearity, check, gpu as norm_gpu, recorded};
+use crate::ops::batch_norm::{Nonlinearity, check, gpu as norm_gpu, with_batch_norm_backward};
 use crate::ops::conv2d::conv_shape;
 use crate::ops::gpu::OnGpu;
 use crate::{Activation, BatchNorm, Conv2dOptions, ConvShape, DType, Result, Tensor, cuda};
 
-/// A convolution's output whose batch norm and ReLU are still to be applied: by the next convolution while it reads, which saves
-/// writing and reading the activated tensor, or by [`Pending::resolve`].
+/// A convolution's output with a deferred batch norm and ReLU. They are applied by the next convolution while it reads, which saves
+/// writing and reading the activated tensor, or by [`PendingBatchNorm::resolve`].
 ///
-/// Experimental: nothing makes one unless asked to, until it has been timed on GPUs. In f16 the scale and the shift are rounded to
-/// f16 on the way, in bf16 each step of the normalisation to bf16.
-pub struct Pending<'a>(State<'a>);
+/// Experimental: no model uses it, as it has not been timed on GPUs yet. In f16 scale and shift are rounded to f16, in bf16 every step
+/// of the normalisation is rounded to bf16.
+pub struct PendingBatchNorm<'a>(PendingState<'a>);
 
-enum State<'a> {
+enum PendingState<'a> {
     Applied(Tensor),
     Open { x: Tensor, saved: Tensor, norm: BatchNorm<'a> },
 }
 
 impl Tensor {
-    /// `relu(batch_norm(conv2d(x, weight)))`, of which the last two are left to the next convolution where the convolution gave the
-    /// statistics (see [`Tensor::conv2d_batch_norm_act`]); elsewhere they are applied at once.
+    /// `relu(batch_norm(conv2d(x, weight)))`, with batch norm and ReLU deferred to the next convolution where cuDNN computed the
+    /// statistics (see [`Tensor::conv2d_batch_norm_act`]), else applied at once.
     pub fn conv2d_batch_norm_pending<'a>(
         &self,
         weight: &Tensor,
         options: &Conv2dOptions,
         norm: &BatchNorm<'a>,
-    ) -> Result<Pending<'a>> {
-        let of_batch = norm.training || norm.running.is_none();
-        let (x, sums) = match of_batch {
+    ) -> Result<PendingBatchNorm<'a>> {
+        let batch_statistics = norm.training || norm.running.is_none();
+        let (x, sums) = match batch_statistics {
             true => self.conv2d_with_sums(weight, options)?,
             false => (self.conv2d(weight, None, options)?, None),
         };
         let Some(sums) = sums else {
-            return Ok(Pending(State::Applied(x.batch_norm_act(norm, Activation::Relu, None)?)));
+            return Ok(PendingBatchNorm(PendingState::Applied(x.batch_norm_act(
+                norm,
+                Activation::Relu,
+                None,
+            )?)));
         };
         check(&x, norm, None)?;
         let mut operands = vec![("x", &x)];
         operands.extend(norm.operands());
-        let saved = norm_gpu::fold(&OnGpu::back("batch_norm", &operands)?, &x, &sums, norm)?;
-        Ok(Pending(State::Open { x, saved, norm: *norm }))
+        let saved =
+            norm_gpu::finalize_statistics(&OnGpu::for_backward("batch_norm", &operands)?, &x, &sums, norm)?;
+        Ok(PendingBatchNorm(PendingState::Open { x, saved, norm: *norm }))
     }
 }
 
-impl Pending<'_> {
+impl PendingBatchNorm<'_> {
     /// The activated tensor.
     pub fn resolve(self) -> Result<Tensor> {
         let (x, saved, norm) = match self.0 {
-            State::Applied(y) => return Ok(y),
-            State::Open { x, saved, norm } => (x, saved, norm),
+            PendingState::Applied(y) => return Ok(y),
+            PendingState::Open { x, saved, norm } => (x, saved, norm),
         };
         let operands = [("x", &x)];
-        let on = OnGpu::back("batch_norm", &operands)?;
+        let on = OnGpu::for_backward("batch_norm", &operands)?;
         let y = norm_gpu::apply_relu(&on, &x, &saved)?;
         let make = || {
-            let kept = norm_gpu::Saved::of_relu(&x, &saved, &norm);
-            move |grad: Tensor, wanted| kept.backward(grad, wanted)
+            let saved = norm_gpu::SavedForBackward::of_relu(&x, &saved, &norm);
+            move |grad: Tensor, wanted| saved.backward(grad, wanted)
         };
         let relu = Nonlinearity::BuiltIn(Activation::Relu);
-        Ok(recorded(y, "batch_norm", (&x, &norm, None), relu, make))
+        Ok(with_batch_norm_backward(y, "batch_norm", (&x, &norm, None), relu, make))
     }
 
-    /// [`Tensor::conv2d_batch_norm_act`] of the activated tensor, which is not written where cuDNN can apply it as it reads.
+    /// [`Tensor::conv2d_batch_norm_act`] of the activated tensor, which is not materialised where cuDNN can normalise as it reads.
     pub fn conv2d_batch_norm_act(
         self,
         weight: &Tensor,
@@ -70,9 +75,9 @@ impl Pending<'_> {
         activation: Activation,
         residual: Option<&Tensor>,
     ) -> Result<Tensor> {
-        let of_batch = norm.training || norm.running.is_none();
-        if of_batch
-            && let State::Open { x, saved, norm: pending } = &self.0
+        let batch_statistics = norm.training || norm.running.is_none();
+        if batch_statistics
+            && let PendingState::Open { x, saved, norm: pending } = &self.0
             && let Some((y, sums)) = convolve(x, saved, pending, weight, options)?
         {
             return y.batch_norm_act_of(Some(&sums), norm, activation, residual);
@@ -81,7 +86,7 @@ impl Pending<'_> {
     }
 }
 
-/// The convolution of the activated x and its sums; `None` where cuDNN does not apply the normalisation as it reads.
+/// The convolution of the activated x and its channel sums, or `None` where cuDNN cannot normalise as it reads.
 fn convolve(
     x: &Tensor,
     saved: &Tensor,
@@ -92,14 +97,20 @@ fn convolve(
     let operands = [("x", x), ("weight", weight)];
     crate::ops::same_dtype("conv2d", &operands)?;
     let s = conv_shape(&operands, options)?;
-    let on = OnGpu::back("conv2d", &operands)?;
+    let on = OnGpu::for_backward("conv2d", &operands)?;
     let affine = affine(saved, x.dtype())?;
-    let sums = on.room([2, s.c_out], DType::F32)?;
-    let y = on.room([s.n, s.out_h(), s.out_w(), s.c_out], x.dtype())?;
+    let sums = on.empty([2, s.c_out], DType::F32)?;
+    let y = on.empty([s.n, s.out_h(), s.out_w(), s.c_out], x.dtype())?;
     let done = {
-        let held = [x, weight, &affine[0], &affine[1], &y, &sums].map(Tensor::held);
-        let [x, w, scale, shift, y, sums] = held.each_ref().map(|t| t.slice());
-        on.named(cuda::conv2d::forward_fused(&on.gpu, &s, (x, Some([scale, shift])), w, (y, Some(sums))))?
+        let views = [x, weight, &affine[0], &affine[1], &y, &sums].map(Tensor::device_view);
+        let [x, w, scale, shift, y, sums] = views.each_ref().map(|t| t.slice());
+        on.with_op_context(cuda::conv2d::forward_fused(
+            &on.gpu,
+            &s,
+            (x, Some([scale, shift])),
+            w,
+            (y, Some(sums)),
+        ))?
     };
     if !done {
         return Ok(None);
@@ -107,7 +118,7 @@ fn convolve(
     let inputs: Vec<&Tensor> = [x, weight].into_iter().chain(norm.weight).chain(norm.bias).collect();
     let kernels = || {
         let (x, saved, w) = (x.detach(), saved.clone(), weight.detach());
-        let kept = norm_gpu::Saved::of_relu(&x, &saved, norm);
+        let saved_norm = norm_gpu::SavedForBackward::of_relu(&x, &saved, norm);
         let has = [norm.weight.is_some(), norm.bias.is_some()];
         move |grad: Tensor, needs: &[bool]| {
             let dw = needs[1].then(|| weight_gradient(&x, &saved, &affine, &grad, &w, &s)).transpose()?;
@@ -116,12 +127,12 @@ fn convolve(
             let mut grads = [None, None, None, None];
             if needs[0] || of_weight || of_bias {
                 let operands = [("x", &x), ("weight", &w), ("grad", &grad)];
-                let on = OnGpu::back("conv2d", &operands)?;
+                let on = OnGpu::for_backward("conv2d", &operands)?;
                 let activated = on.build(*x.shape(), x.dtype(), |dx| {
-                    let (dy, w) = (grad.held(), w.held());
+                    let (dy, w) = (grad.device_view(), w.device_view());
                     cuda::conv2d::data_gradient(&on.gpu, &s, dy.slice(), w.slice(), dx)
                 })?;
-                grads = kept.backward(activated, [needs[0], of_weight, of_bias, false])?;
+                grads = saved_norm.backward(activated, [needs[0], of_weight, of_bias, false])?;
             }
             let [dx, of_weight, of_bias, _] = grads;
             let of_norm = has.into_iter().zip([of_weight, of_bias]);
@@ -134,25 +145,25 @@ fn convolve(
             (inputs.iter().map(|t| (*t).clone()).collect::<Vec<_>>(), norm.weight.is_some(), norm.eps);
         let (has_bias, options) = (norm.bias.is_some(), *options);
         move |grad: Tensor, needs: &[bool]| {
-            replayed(&all.iter().collect::<Vec<_>>(), &grad, needs, |t| {
+            recomputed_gradients(&all.iter().collect::<Vec<_>>(), &grad, needs, |t| {
                 let (weight, bias) = (has_weight.then(|| &t[2]), has_bias.then(|| &t[t.len() - 1]));
-                // Without running statistics it is by the batch's own.
+                // Without running statistics batch norm uses the batch's.
                 let norm = BatchNorm { weight, bias, eps, ..BatchNorm::default() };
                 t[0].batch_norm_act(&norm, Activation::Relu, None)?.conv2d(&t[1], None, &options)
             })
         }
     };
-    Ok(Some((y.recorded_fused("conv2d", &inputs, kernels, composition), sums)))
+    Ok(Some((y.with_fused_backward("conv2d", &inputs, kernels, composition), sums)))
 }
 
-/// Scale and shift as cuDNN takes them.
+/// Scale and shift in the dtype that cuDNN expects.
 fn affine(saved: &Tensor, dtype: DType) -> Result<[Tensor; 2]> {
     let c = saved.dims()[1];
     let row = |at: usize| saved.view(at * c, [c].into()).to_dtype(ConvProblem::affine_dtype(dtype));
     Ok([row(2)?, row(3)?])
 }
 
-/// By way of the activated image, made again, where cuDNN does not apply the normalisation as it reads.
+/// The gradient of the convolution's weight. Recomputes the activated image where cuDNN cannot normalise as it reads.
 fn weight_gradient(
     x: &Tensor,
     saved: &Tensor,
@@ -162,18 +173,18 @@ fn weight_gradient(
     s: &ConvShape,
 ) -> Result<Tensor> {
     let operands = [("x", x), ("weight", w), ("grad", dy)];
-    let on = OnGpu::back("conv2d", &operands)?;
-    let dw = on.room(*w.shape(), w.dtype())?;
+    let on = OnGpu::for_backward("conv2d", &operands)?;
+    let dw = on.empty(*w.shape(), w.dtype())?;
     let done = {
-        let held = [x, &affine[0], &affine[1], dy, &dw].map(Tensor::held);
-        let [x, scale, shift, dy, dw] = held.each_ref().map(|t| t.slice());
-        on.named(cuda::conv2d::weight_gradient_fused(&on.gpu, s, (x, [scale, shift]), dy, dw))?
+        let views = [x, &affine[0], &affine[1], dy, &dw].map(Tensor::device_view);
+        let [x, scale, shift, dy, dw] = views.each_ref().map(|t| t.slice());
+        on.with_op_context(cuda::conv2d::weight_gradient_fused(&on.gpu, s, (x, [scale, shift]), dy, dw))?
     };
     if !done {
         let image = norm_gpu::apply_relu(&on, x, saved)?;
-        let held = [&image, dy, &dw].map(Tensor::held);
-        let [x, dy, dw] = held.each_ref().map(|t| t.slice());
-        on.named(cuda::conv2d::weight_gradient(&on.gpu, s, x, dy, dw))?;
+        let views = [&image, dy, &dw].map(Tensor::device_view);
+        let [x, dy, dw] = views.each_ref().map(|t| t.slice());
+        on.with_op_context(cuda::conv2d::weight_gradient(&on.gpu, s, x, dy, dw))?;
     }
     Ok(dw)
 }

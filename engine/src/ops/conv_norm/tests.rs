@@ -1,15 +1,15 @@
-//! The fused operations on the emulated device against the operations one after the other.
+//! The fused operations against the separate operations, on the emulated device.
 use crate::cuda::cudnn::ConvPlanChoice;
 use crate::cuda::{CudaGraph, set_conv_plan_choice};
 use crate::{Activation, BatchNorm, Conv2dOptions, DType, Device, Result, Tensor, gradients};
 
-pub(super) const HALVES: [DType; 2] = [DType::F16, DType::BF16];
+pub(super) const HALF_DTYPES: [DType; 2] = [DType::F16, DType::BF16];
 
 pub(super) fn device() -> Device {
-    Device::emulated(1).expect("g++ is there")
+    Device::emulated(1).expect("g++ is installed")
 }
 
-/// Numbers in -1..1 on the emulated device, all moved by `offset`.
+/// Pseudo-random numbers in -1..1, plus `offset`, on the emulated device.
 pub(super) fn random(shape: &[usize], seed: usize, offset: f32, dtype: DType) -> Tensor {
     let value = |i: usize| ((i * 7919 + seed * 104_729) % 1013) as f32 / 506.0 - 1.0 + offset;
     let count = shape.iter().product();
@@ -22,7 +22,7 @@ pub(super) fn values(t: &Tensor) -> Vec<f32> {
     host.to_vec().expect("f32")
 }
 
-/// Fails unless the numbers agree to `tolerance` of the largest.
+/// Asserts that the elements agree within `tolerance` times the largest.
 #[track_caller]
 pub(super) fn assert_close(what: &str, got: &Tensor, want: &Tensor, tolerance: f32) {
     let (got, want) = (values(got), values(want));
@@ -32,7 +32,7 @@ pub(super) fn assert_close(what: &str, got: &Tensor, want: &Tensor, tolerance: f
     }
 }
 
-/// A few roundings of each dtype.
+/// Tolerance for a few roundings in the dtype.
 pub(super) fn tolerance(dtype: DType) -> f32 {
     if dtype == DType::F16 { 4e-3 } else { 3e-2 }
 }
@@ -70,7 +70,7 @@ impl Inputs {
         }
     }
 
-    /// Output, running statistics and gradients of `f`.
+    /// Runs `f`; its output, running statistics and gradients.
     fn run(&self, f: impl FnOnce(&Inputs) -> Result<Tensor>) -> Vec<Tensor> {
         let y = f(self).expect("the operation runs");
         y.backward_from(&random(y.dims(), 9, 0.0, y.dtype())).expect("has gradients");
@@ -85,8 +85,8 @@ impl Inputs {
 const SAME: Conv2dOptions = Conv2dOptions { stride: [1, 1], padding: [1, 1], dilation: [1, 1], groups: 1 };
 
 #[test]
-fn equals_its_parts() {
-    for dtype in HALVES {
+fn conv2d_batch_norm_act_matches_separate_operations() {
+    for dtype in HALF_DTYPES {
         for (f, with_residual, training) in [
             (Activation::Relu, false, true),
             (Activation::Relu, true, true),
@@ -111,10 +111,10 @@ fn equals_its_parts() {
 }
 
 #[test]
-fn a_pending_normalisation_equals_the_parts() {
-    // A kink after the second norm would turn a rounding into a whole term of a gradient.
+fn pending_batch_norm_matches_separate_operations() {
+    // With a kink after the second norm a rounding could change a gradient by a whole term.
     let f = Activation::Identity;
-    for dtype in HALVES {
+    for dtype in HALF_DTYPES {
         for resolved in [false, true] {
             let second = || {
                 let weight = random(&[8, 3, 3, 16], 10, 0.0, dtype).variable();
@@ -139,7 +139,7 @@ fn a_pending_normalisation_equals_the_parts() {
             parts.push(of_weight(&weight));
             assert_eq!(fused.len(), parts.len());
             for (which, (a, b)) in fused.iter().zip(&parts).enumerate() {
-                // Two layers' roundings, and steps rounded to the storage type.
+                // Roundings of two layers, and normalisation steps rounded to the storage dtype.
                 let what = format!("{dtype}, resolved {resolved}, result {which}");
                 assert_close(&what, a, b, 4.0 * tolerance(dtype));
             }
@@ -148,7 +148,7 @@ fn a_pending_normalisation_equals_the_parts() {
 }
 
 #[test]
-fn a_pending_normalisation_leaves_a_graph_where_one_is_wanted() {
+fn pending_batch_norm_supports_create_graph() {
     let dtype = DType::F16;
     let of = |create_graph: bool, resolved: bool| -> Result<Vec<Tensor>> {
         let i = Inputs::new(dtype, 0.0);
@@ -162,7 +162,7 @@ fn a_pending_normalisation_leaves_a_graph_where_one_is_wanted() {
         let upstream = random(y.dims(), 9, 0.0, dtype);
         let inputs = [&i.x, &i.weight, &i.scale, &i.bias, &weight];
         let grads = gradients(&[(&y, &upstream)], &inputs, create_graph)?;
-        Ok(grads.into_iter().map(|g| g.expect("every input matters")).collect())
+        Ok(grads.into_iter().map(|g| g.expect("the output depends on every input")).collect())
     };
     for resolved in [false, true] {
         let kernels = of(false, resolved).expect("has gradients");
@@ -176,8 +176,8 @@ fn a_pending_normalisation_leaves_a_graph_where_one_is_wanted() {
 }
 
 #[test]
-fn the_convolution_gives_the_sums_where_cudnn_can() {
-    for dtype in HALVES {
+fn conv2d_with_sums_returns_sums_only_where_cudnn_supports_it() {
+    for dtype in HALF_DTYPES {
         let (x, weight) = (random(&[2, 6, 5, 8], 1, 0.0, dtype), random(&[16, 3, 3, 8], 2, 0.0, dtype));
         let (y, sums) = x.conv2d_with_sums(&weight, &SAME).expect("runs");
         let (y, sums) = (values(&y), values(&sums.expect("sums")));
@@ -188,7 +188,7 @@ fn the_convolution_gives_the_sums_where_cudnn_can() {
             assert!((f64::from(sums[16 + c]) - squares).abs() < 1e-4 * squares, "{dtype}, channel {c}");
         }
     }
-    // Odd channels, groups, and f32, which is not to be rounded to TF32.
+    // Channels not in multiples of 8, groups, and f32 (which must not be rounded to TF32).
     for (dtype, c_in, group_in) in [(DType::F16, 6, 6), (DType::F16, 16, 8), (DType::F32, 8, 8)] {
         let groups = c_in / group_in;
         let (x, weight) =
@@ -199,9 +199,9 @@ fn the_convolution_gives_the_sums_where_cudnn_can() {
 }
 
 #[test]
-fn a_mean_far_from_zero_leaves_the_variance_right() {
-    // Every output is about 8 * 20 * weight: the squares are hundreds of times the variance.
-    for dtype in HALVES {
+fn variance_is_accurate_for_a_mean_far_from_zero() {
+    // Every output is about 8 * 20 * weight: the squared mean is hundreds of times the variance.
+    for dtype in HALF_DTYPES {
         let of = |fused: bool| {
             let inputs = Inputs::new(dtype, 20.0);
             let point = random(&[16, 1, 1, 8], 2, 0.0, dtype);
@@ -224,20 +224,20 @@ fn a_mean_far_from_zero_leaves_the_variance_right() {
 }
 
 #[test]
-fn plans_can_be_timed_but_not_while_work_is_recorded() {
-    let here = device();
+fn convolution_plans_are_benchmarked_outside_of_capture_only() {
+    let device = device();
     let x = random(&[1, 9, 9, 8], 1, 0.0, DType::F16);
     let weight = random(&[8, 3, 3, 8], 2, 0.0, DType::F16);
     let heuristic = values(&x.conv2d(&weight, None, &SAME).expect("runs"));
     let timed = ConvPlanChoice::Benchmark { candidates: 10, workspace: 1 << 30 };
-    set_conv_plan_choice(&here, timed).expect("a device");
-    let refusal =
-        CudaGraph::capture(&here, || x.conv2d(&weight, None, &SAME).map(drop)).err().expect("an error");
+    set_conv_plan_choice(&device, timed).expect("a device");
+    let error =
+        CudaGraph::capture(&device, || x.conv2d(&weight, None, &SAME).map(drop)).err().expect("an error");
     let chosen = x.conv2d(&weight, None, &SAME).map(|y| values(&y));
-    let recorded = CudaGraph::capture(&here, || x.conv2d(&weight, None, &SAME).map(drop));
-    set_conv_plan_choice(&here, ConvPlanChoice::Heuristic).expect("a device");
-    assert!(refusal.to_string().contains("no plan was made yet"), "{refusal}");
+    let captured = CudaGraph::capture(&device, || x.conv2d(&weight, None, &SAME).map(drop));
+    set_conv_plan_choice(&device, ConvPlanChoice::Heuristic).expect("a device");
+    assert!(error.to_string().contains("no plan was made yet"), "{error}");
     assert_eq!(chosen.expect("runs").len(), heuristic.len());
-    recorded.expect("records what is planned");
+    captured.expect("captures a convolution with a plan");
     assert!(set_conv_plan_choice(&Device::Cpu, timed).is_err());
 }

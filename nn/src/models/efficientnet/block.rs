@@ -1,26 +1,26 @@
-//! The blocks of networks of inverted residuals.
-use super::{Blocks, Kind};
-use crate::layers::squeeze_excite::Names;
+//! Blocks of EfficientNet, MobileNetV2 and MobileNetV3.
+use super::{BlockGroup, BlockType};
+use crate::capture::LayerInfo;
+use crate::layers::squeeze_excite::SqueezeExciteNames;
 use crate::layers::{BatchNorm2d, BatchNormOptions, Conv2d, DropPath, SqueezeExcite};
 use crate::models::make_divisible;
-use crate::observe::Label;
 use crate::{Context, Module, Visitor};
 use fornax_engine::{Activation, Result, Tensor};
 
-/// Where a block stands.
-pub(super) struct Shape {
+/// Arguments of one block.
+pub(super) struct BlockArgs {
     pub c_in: usize,
     pub c_out: usize,
     pub stride: usize,
     pub dilation: usize,
     pub drop_path: f64,
     pub activation: Activation,
-    /// Squeeze and excitation is MobileNetV3's: of the channels within, rounded to multiples of 8, with ReLU and a hard gate.
+    /// Squeeze-and-excitation as in MobileNetV3: reduction of the inner channels, rounded to multiples of 8, with ReLU and hard sigmoid.
     pub mobile_v3: bool,
 }
 
-/// A convolution of single pixels, one of each channel by itself, squeeze and excitation, another of single pixels, and a shortcut where
-/// the shape stays. The first is absent in a depthwise separable block.
+/// Inverted residual block: pointwise convolution, depthwise convolution, squeeze-and-excitation, pointwise convolution, and a residual
+/// connection if the shape is unchanged. Depthwise separable blocks omit the first convolution.
 pub(super) struct InvertedResidual {
     expand: Option<(Conv2d, BatchNorm2d)>,
     depthwise: (Conv2d, BatchNorm2d),
@@ -28,13 +28,13 @@ pub(super) struct InvertedResidual {
     project: (Conv2d, BatchNorm2d),
     skips: bool,
     drop_path: DropPath,
-    label: Label,
+    info: LayerInfo,
 }
 
 impl InvertedResidual {
-    pub fn new(blocks: &Blocks, norm: BatchNormOptions, shape: &Shape) -> Result<InvertedResidual> {
-        let &Shape { c_in, c_out, stride, dilation, drop_path, activation, mobile_v3 } = shape;
-        let expands = blocks.kind == Kind::InvertedResidual;
+    pub fn new(blocks: &BlockGroup, norm: BatchNormOptions, args: &BlockArgs) -> Result<InvertedResidual> {
+        let &BlockArgs { c_in, c_out, stride, dilation, drop_path, activation, mobile_v3 } = args;
+        let expands = blocks.kind == BlockType::InvertedResidual;
         let inner = if expands { make_divisible(c_in as f64 * blocks.expand, 8, 0.9) } else { c_in };
         let active = |channels| {
             Ok::<_, fornax_engine::Error>(BatchNorm2d::new(channels, norm)?.with_activation(activation))
@@ -42,12 +42,18 @@ impl InvertedResidual {
         let se = || match mobile_v3 {
             true => {
                 let reduced = make_divisible(inner as f64 * 0.25, 8, 0.9);
-                SqueezeExcite::new(Names::Conv, inner, reduced, Activation::Relu, Activation::HardSigmoid)
+                SqueezeExcite::new(
+                    SqueezeExciteNames::Conv,
+                    inner,
+                    reduced,
+                    Activation::Relu,
+                    Activation::HardSigmoid,
+                )
             }
             false => {
                 let ratio = 0.25 / if expands { blocks.expand } else { 1.0 };
                 let reduced = (inner as f64 * ratio).round_ties_even() as usize;
-                SqueezeExcite::new(Names::Conv, inner, reduced, activation, Activation::Sigmoid)
+                SqueezeExcite::new(SqueezeExciteNames::Conv, inner, reduced, activation, Activation::Sigmoid)
             }
         };
         Ok(InvertedResidual {
@@ -63,7 +69,7 @@ impl InvertedResidual {
             project: (Conv2d::same(inner, c_out, 1, 1)?, BatchNorm2d::new(c_out, norm)?),
             skips: stride == 1 && c_in == c_out,
             drop_path: DropPath::new(drop_path),
-            label: Label::group(),
+            info: LayerInfo::container(),
         })
     }
 }
@@ -80,13 +86,13 @@ impl Module for InvertedResidual {
             y = se.forward(&y, cx)?;
         }
         let (conv, norm) = &self.project;
-        let y = if self.skips && self.drop_path.drops(cx) {
+        let y = if self.skips && self.drop_path.is_active(cx) {
             let y = conv.forward_norm_act(&y, norm, none, None, cx)?;
             self.drop_path.forward(&y, cx)?.add(x)?
         } else {
             conv.forward_norm_act(&y, norm, none, self.skips.then_some(x), cx)?
         };
-        Ok(cx.observed(&self.label, y, 0))
+        Ok(cx.capture(&self.info, y, 0))
     }
 
     fn visit(&self, visitor: &mut Visitor) {
@@ -107,24 +113,24 @@ impl Module for InvertedResidual {
         visitor.child("drop_path", &self.drop_path);
     }
 
-    fn label(&self) -> Option<&Label> {
-        Some(&self.label)
+    fn layer_info(&self) -> Option<&LayerInfo> {
+        Some(&self.info)
     }
 }
 
-/// A convolution, its normalisation and activation.
+/// Convolution, batch norm and activation.
 pub(super) struct ConvBnAct {
     conv: Conv2d,
     bn1: BatchNorm2d,
-    label: Label,
+    info: LayerInfo,
 }
 
 impl ConvBnAct {
-    pub fn new(blocks: &Blocks, norm: BatchNormOptions, shape: &Shape) -> Result<ConvBnAct> {
+    pub fn new(blocks: &BlockGroup, norm: BatchNormOptions, args: &BlockArgs) -> Result<ConvBnAct> {
         Ok(ConvBnAct {
-            conv: Conv2d::same(shape.c_in, shape.c_out, blocks.kernel, shape.stride)?.dilated(shape.dilation),
-            bn1: BatchNorm2d::new(shape.c_out, norm)?.with_activation(shape.activation),
-            label: Label::group(),
+            conv: Conv2d::same(args.c_in, args.c_out, blocks.kernel, args.stride)?.dilated(args.dilation),
+            bn1: BatchNorm2d::new(args.c_out, norm)?.with_activation(args.activation),
+            info: LayerInfo::container(),
         })
     }
 }
@@ -132,7 +138,7 @@ impl ConvBnAct {
 impl Module for ConvBnAct {
     fn forward(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
         let y = self.conv.forward_norm_act(x, &self.bn1, Activation::Identity, None, cx)?;
-        Ok(cx.observed(&self.label, y, 0))
+        Ok(cx.capture(&self.info, y, 0))
     }
 
     fn visit(&self, visitor: &mut Visitor) {
@@ -140,7 +146,7 @@ impl Module for ConvBnAct {
         visitor.child("bn1", &self.bn1);
     }
 
-    fn label(&self) -> Option<&Label> {
-        Some(&self.label)
+    fn layer_info(&self) -> Option<&LayerInfo> {
+        Some(&self.info)
     }
 }

@@ -1,31 +1,31 @@
-//! Which networks of inverted residuals there are.
-use super::{Blocks, EfficientNetConfig, Kind};
+//! Configurations of EfficientNet, MobileNetV2 and MobileNetV3.
+use super::{BlockGroup, BlockType, EfficientNetConfig};
 use crate::models::registry::{Family, ModelInfo, PretrainedCfg};
 use fornax_engine::Activation;
 
-/// Depthwise separable blocks.
-const fn ds(repeats: usize, kernel: usize, stride: usize, channels: usize) -> Blocks {
-    Blocks { kind: Kind::DepthwiseSeparable, ..ir(repeats, kernel, stride, 1.0, channels) }
+/// Depthwise separable blocks: timm's `ds`.
+const fn ds(repeats: usize, kernel: usize, stride: usize, channels: usize) -> BlockGroup {
+    BlockGroup { kind: BlockType::DepthwiseSeparable, ..ir(repeats, kernel, stride, 1.0, channels) }
 }
 
-/// Inverted residuals.
-const fn ir(repeats: usize, kernel: usize, stride: usize, expand: f64, channels: usize) -> Blocks {
-    let kind = Kind::InvertedResidual;
-    Blocks { kind, repeats, kernel, stride, expand, channels, squeeze_excite: false, relu: false }
+/// Inverted residual blocks: timm's `ir`.
+const fn ir(repeats: usize, kernel: usize, stride: usize, expand: f64, channels: usize) -> BlockGroup {
+    let kind = BlockType::InvertedResidual;
+    BlockGroup { kind, repeats, kernel, stride, expand, channels, squeeze_excite: false, relu: false }
 }
 
-/// A convolution of single pixels.
-const fn cn(channels: usize) -> Blocks {
-    Blocks { kind: Kind::ConvBnAct, ..ir(1, 1, 1, 1.0, channels) }
+/// 1×1 convolution: timm's `cn`.
+const fn cn(channels: usize) -> BlockGroup {
+    BlockGroup { kind: BlockType::ConvBnAct, ..ir(1, 1, 1, 1.0, channels) }
 }
 
-impl Blocks {
-    const fn se(self) -> Blocks {
-        Blocks { squeeze_excite: true, ..self }
+impl BlockGroup {
+    const fn se(self) -> BlockGroup {
+        BlockGroup { squeeze_excite: true, ..self }
     }
 
-    const fn re(self) -> Blocks {
-        Blocks { relu: true, ..self }
+    const fn re(self) -> BlockGroup {
+        BlockGroup { relu: true, ..self }
     }
 }
 
@@ -101,7 +101,7 @@ const fn tag(tag: &'static str, data: PretrainedCfg) -> PretrainedCfg {
     PretrainedCfg { tag: Some(tag), ..data }
 }
 
-/// Trained at one size, evaluated at another with the whole image.
+/// Trained at one size, evaluated at another one on the whole image.
 const fn sizes(train: usize, test: usize, pool: usize) -> PretrainedCfg {
     PretrainedCfg {
         input_size: [train, train],
@@ -121,7 +121,7 @@ const fn model(
     ModelInfo { name, description: about, family: Family::EfficientNet(config), pretrained_cfg: data }
 }
 
-/// Every model of the family.
+/// All EfficientNet, MobileNetV2 and MobileNetV3 models.
 pub(crate) const MODELS: &[ModelInfo] = &[
     model("mobilenetv2_100", "MobileNetV2", &MOBILENET_V2, tag("ra_in1k", DATA)),
     model("mobilenetv3_large_100", "MobileNetV3 large", &MOBILENET_V3_LARGE, tag("ra_in1k", DATA)),

@@ -1,59 +1,59 @@
-//! The blocks of residual networks.
+//! Blocks of residual networks.
 use super::ResNetConfig;
-use crate::layers::squeeze_excite::Names;
+use crate::capture::LayerInfo;
+use crate::layers::squeeze_excite::SqueezeExciteNames;
 use crate::layers::{
     Activate, AvgPool2d, BatchNorm2d, BatchNormOptions, Conv2d, DropBlock, DropPath, SqueezeExcite,
 };
 use crate::models::make_divisible;
-use crate::observe::Label;
 use crate::{Context, Module, Visitor};
 use fornax_engine::{Activation, Pool2dOptions, Result, Tensor};
 
-/// Where a block stands.
-pub(super) struct Shape {
+/// Arguments of one block.
+pub(super) struct ResidualBlockArgs {
     pub c_in: usize,
-    /// Channels within.
+    /// Inner channels.
     pub width: usize,
     pub stride: usize,
-    /// Dilation of the convolution that has the stride, and of the others.
+    /// Dilation of the strided convolution, and of the others.
     pub first_dilation: usize,
     pub dilation: usize,
-    /// The shortcut convolves.
+    /// The shortcut has a convolution.
     pub downsamples: bool,
     pub drop_path: f64,
-    /// The rate and the stage that it is for.
+    /// DropBlock probability and index of the stage.
     pub drop_block: Option<(f64, usize)>,
 }
 
-/// Two or three convolutions, each with its normalisation, and a shortcut.
-pub(super) struct Block {
+/// Residual block of two (timm's `BasicBlock`) or three (timm's `Bottleneck`) convolutions with batch norm, and a shortcut.
+pub(super) struct ResidualBlock {
     convs: Vec<(Conv2d, BatchNorm2d, Activate)>,
-    /// After the convolution that has the stride.
+    /// DropBlock after the strided convolution.
     drop_block: Option<DropBlock>,
-    /// Which convolution that is.
+    /// Index of the strided convolution.
     strided: usize,
     se: Option<SqueezeExcite>,
     drop_path: DropPath,
-    downsample: Option<Downsample>,
-    label: Label,
+    downsample: Option<DownsampleShortcut>,
+    info: LayerInfo,
 }
 
-/// The shortcut where stride or width changes: a 1×1 convolution and its normalisation, after an average or not.
-struct Downsample {
+/// Shortcut with a change of stride or width: optional average pooling, 1×1 convolution and batch norm.
+struct DownsampleShortcut {
     averages: bool,
     pool: Option<AvgPool2d>,
     conv: Conv2d,
     bn: BatchNorm2d,
 }
 
-impl Block {
+impl ResidualBlock {
     pub fn new(
         config: &ResNetConfig,
         activation: Activation,
         norm: BatchNormOptions,
-        shape: &Shape,
-    ) -> Result<Block> {
-        let &Shape { c_in, width, stride, first_dilation, dilation, .. } = shape;
+        args: &ResidualBlockArgs,
+    ) -> Result<ResidualBlock> {
+        let &ResidualBlockArgs { c_in, width, stride, first_dilation, dilation, .. } = args;
         let c_out = width * config.expansion();
         let layers = match config.bottleneck {
             true => {
@@ -72,36 +72,36 @@ impl Block {
                 ]
             }
         };
-        let with_norm =
+        let with_norm_act =
             |(conv, channels)| Ok((conv, BatchNorm2d::new(channels, norm)?, Activate::new(activation)));
         let se = |c: usize| {
             let reduced = make_divisible(c as f64 / 16.0, 8, 0.0);
-            SqueezeExcite::new(Names::Fc, c, reduced, Activation::Relu, Activation::Sigmoid)
+            SqueezeExcite::new(SqueezeExciteNames::Fc, c, reduced, Activation::Relu, Activation::Sigmoid)
         };
-        let drop_block = shape.drop_block.filter(|(rate, _)| *rate > 0.0).map(|(rate, stage)| match stage {
+        let drop_block = args.drop_block.filter(|(rate, _)| *rate > 0.0).map(|(rate, stage)| match stage {
             2 => DropBlock { drop_prob: rate, block_size: 5, gamma_scale: 0.25 },
             _ => DropBlock { drop_prob: rate, block_size: 3, gamma_scale: 1.0 },
         });
-        Ok(Block {
-            convs: layers.into_iter().map(with_norm).collect::<Result<_>>()?,
+        Ok(ResidualBlock {
+            convs: layers.into_iter().map(with_norm_act).collect::<Result<_>>()?,
             drop_block,
             strided: usize::from(config.bottleneck),
             se: config.squeeze_excite.then(|| se(c_out)).transpose()?,
-            drop_path: DropPath::new(shape.drop_path),
-            downsample: match shape.downsamples {
-                true => Some(Downsample::new(config, norm, shape, c_out)?),
+            drop_path: DropPath::new(args.drop_path),
+            downsample: match args.downsamples {
+                true => Some(DownsampleShortcut::new(config, norm, args, c_out)?),
                 false => None,
             },
-            label: Label::group(),
+            info: LayerInfo::container(),
         })
     }
 }
 
-impl Module for Block {
+impl Module for ResidualBlock {
     fn forward(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
         let mut y = x.clone();
         let ((last_conv, last_norm, last_act), before) =
-            self.convs.split_last().expect("blocks have convolutions");
+            self.convs.split_last().expect("a block has convolutions");
         for (i, (conv, norm, act)) in before.iter().enumerate() {
             let drops = self.drop_block.as_ref().filter(|_| i == self.strided);
             y = match drops {
@@ -111,15 +111,15 @@ impl Module for Block {
                 }
                 _ => {
                     let y = conv.forward_norm_act(&y, norm, act.kind(), None, cx)?;
-                    act.fused(y, cx)
+                    act.capture_fused(y, cx)
                 }
             };
         }
-        let plain = self.se.is_none() && !self.drop_path.drops(cx);
+        let plain = self.se.is_none() && !self.drop_path.is_active(cx);
         let y = if plain {
             let shortcut = self.shortcut(x, cx)?;
             let y = last_conv.forward_norm_act(&y, last_norm, last_act.kind(), Some(&shortcut), cx)?;
-            last_act.fused(y, cx)
+            last_act.capture_fused(y, cx)
         } else {
             let mut y = last_conv.forward_norm_act(&y, last_norm, Activation::Identity, None, cx)?;
             if let Some(se) = &self.se {
@@ -128,7 +128,7 @@ impl Module for Block {
             y = self.drop_path.forward(&y, cx)?;
             last_act.forward(&y.add(&self.shortcut(x, cx)?)?, cx)?
         };
-        Ok(cx.observed(&self.label, y, 0))
+        Ok(cx.capture(&self.info, y, 0))
     }
 
     fn visit(&self, visitor: &mut Visitor) {
@@ -146,36 +146,41 @@ impl Module for Block {
         visitor.child("drop_path", &self.drop_path);
     }
 
-    fn label(&self) -> Option<&Label> {
-        Some(&self.label)
+    fn layer_info(&self) -> Option<&LayerInfo> {
+        Some(&self.info)
     }
 }
 
-impl Block {
+impl ResidualBlock {
     fn shortcut(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
         self.downsample.as_ref().map_or(Ok(x.clone()), |downsample| downsample.forward(x, cx))
     }
 }
 
-impl Downsample {
-    fn new(config: &ResNetConfig, norm: BatchNormOptions, shape: &Shape, c_out: usize) -> Result<Downsample> {
+impl DownsampleShortcut {
+    fn new(
+        config: &ResNetConfig,
+        norm: BatchNormOptions,
+        args: &ResidualBlockArgs,
+        c_out: usize,
+    ) -> Result<DownsampleShortcut> {
         let averages = config.average_down;
-        let pool = match (averages, shape.stride, shape.dilation) {
+        let pool = match (averages, args.stride, args.dilation) {
             (false, ..) | (true, 1, 1) => None,
-            (true, 1, _) => Some(AvgPool2d::keeping_size()),
+            (true, 1, _) => Some(AvgPool2d::same()),
             (true, stride, _) => Some(AvgPool2d::new(Pool2dOptions {
                 stride: [stride; 2],
                 ceil_mode: true,
                 ..Pool2dOptions::default()
             })),
         };
-        let stride = if averages { 1 } else { shape.stride };
-        let conv = Conv2d::same(shape.c_in, c_out, 1, stride)?;
-        Ok(Downsample { averages, pool, conv, bn: BatchNorm2d::new(c_out, norm)? })
+        let stride = if averages { 1 } else { args.stride };
+        let conv = Conv2d::same(args.c_in, c_out, 1, stride)?;
+        Ok(DownsampleShortcut { averages, pool, conv, bn: BatchNorm2d::new(c_out, norm)? })
     }
 }
 
-impl Module for Downsample {
+impl Module for DownsampleShortcut {
     fn forward(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
         let averaged = self.pool.as_ref().map_or(Ok(x.clone()), |pool| pool.forward(x, cx))?;
         self.conv.forward_norm_act(&averaged, &self.bn, Activation::Identity, None, cx)

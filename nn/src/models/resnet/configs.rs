@@ -1,4 +1,4 @@
-//! Which residual networks there are.
+//! Configurations of residual networks.
 use super::{ResNetConfig, ResNetStem};
 use crate::models::registry::{Family, ModelInfo, PretrainedCfg};
 
@@ -23,7 +23,7 @@ const fn model(
     ModelInfo { name, description: about, family: Family::ResNet(config), pretrained_cfg: data }
 }
 
-/// Recipes of 2021 evaluate at 288 pixels.
+/// Recipes of "ResNet strikes back" (2021), evaluated at 288 pixels.
 const A1: PretrainedCfg = PretrainedCfg {
     test_input_size: Some([288, 288]),
     crop_pct: 0.95,
@@ -56,7 +56,7 @@ const fn tag(data: PretrainedCfg, tag: &'static str) -> PretrainedCfg {
     PretrainedCfg { tag: Some(tag), ..data }
 }
 
-/// Every model of the family.
+/// All residual networks.
 pub(crate) const MODELS: &[ModelInfo] = &[
     model("resnet18", "ResNet-18", &BASIC, tag(A1, "a1_in1k")),
     model("resnet34", "ResNet-34", &R34, tag(A1, "a1_in1k")),

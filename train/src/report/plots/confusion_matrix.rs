@@ -126,3 +126,38 @@ fn shorten(name: &str) -> String {
     }
     name.chars().take(MAX_NAME - 1).chain(['…']).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::figure::Figure;
+    use super::*;
+
+    fn matrix<'a>(classes: &'a [String], counts: &'a [Vec<u64>]) -> ConfusionMatrix<'a> {
+        ConfusionMatrix { title: "t".into(), classes, counts }
+    }
+
+    #[test]
+    fn every_cell_is_drawn_and_zeros_have_no_number() {
+        let classes = ["first", "second"].map(String::from);
+        let svg = Figure::render(&matrix(&classes, &[vec![5, 0], vec![1, 7]])).svg;
+        // The background and four cells.
+        assert_eq!(svg.matches("<rect").count(), 5, "{svg}");
+        for text in ["\n5\n", "\n1\n", "\n7\n", "\nfirst\n", "\nsecond\n"] {
+            assert!(svg.contains(text), "{text:?} in {svg}");
+        }
+        assert!(!svg.contains("\n0\n"), "{svg}");
+    }
+
+    #[test]
+    fn a_thousand_classes_fit_a_plot_of_limited_size() {
+        let classes: Vec<String> = (0..1000).map(|c| format!("class {c}")).collect();
+        let (width, height) = matrix(&classes, &[]).size();
+        assert!(width < 1500 && height < 1500, "{width}x{height}");
+    }
+
+    #[test]
+    fn long_names_are_shortened() {
+        assert_eq!(shorten("ab"), "ab");
+        assert_eq!(shorten(&"é".repeat(40)), "é".repeat(23) + "…");
+    }
+}

@@ -16,10 +16,10 @@ pub const GRID: RGBColor = RGBColor(228, 231, 235);
 
 /// Roboto, Apache License 2.0, with Latin, Greek and Cyrillic characters.
 const FONT: &[u8] = include_bytes!("../../../assets/Roboto-Regular.ttf");
-/// PNG pixels for each unit of length.
-const PNG_SCALE: usize = 2;
-/// PNG is drawn this many times larger and averaged, which smooths lines and edges.
-const OVERSAMPLING: usize = 2;
+/// Backends draw at whole coordinates, this many for each unit of length.
+const SCALE: u32 = 4;
+/// Pixels of a PNG file for each unit of length: blocks of coordinates are averaged, which smooths lines and edges.
+const PNG_SCALE: u32 = 2;
 
 /// Error of a backend.
 pub type DrawingError<DB> = DrawingAreaErrorKind<<DB as DrawingBackend>::ErrorType>;
@@ -29,7 +29,7 @@ pub trait Drawing {
     /// Width and height in units of length.
     fn size(&self) -> (u32, u32);
 
-    /// Draws with `scale` pixels for each unit of length.
+    /// Draws in coordinates of `scale` for each unit of length.
     fn draw<DB: DrawingBackend>(
         &self,
         root: &DrawingArea<DB, Shift>,
@@ -37,7 +37,7 @@ pub trait Drawing {
     ) -> Result<(), DrawingError<DB>>;
 }
 
-/// Pixels for each unit of length.
+/// Coordinates for each unit of length.
 #[derive(Clone, Copy, Debug)]
 pub struct Scale(u32);
 
@@ -61,12 +61,12 @@ impl Figure {
 }
 
 impl Scale {
-    /// A length in pixels.
+    /// A length in coordinates.
     pub fn px(self, length: f64) -> i32 {
         (length * f64::from(self.0)).round() as i32
     }
 
-    /// The width of a stroke in pixels.
+    /// The width of a stroke in coordinates.
     pub fn stroke(self, width: u32) -> u32 {
         width * self.0
     }
@@ -80,28 +80,36 @@ impl Scale {
     }
 }
 
+/// Width and height of a drawing in coordinates.
+fn coordinates(drawing: &impl Drawing) -> (u32, u32) {
+    let (width, height) = drawing.size();
+    (width * SCALE, height * SCALE)
+}
+
 fn svg(drawing: &impl Drawing) -> String {
     let mut text = String::new();
-    let root = SVGBackend::with_string(&mut text, drawing.size()).into_drawing_area();
-    draw(drawing, &root, Scale(1));
+    let (large_width, large_height) = coordinates(drawing);
+    let root = SVGBackend::with_string(&mut text, (large_width, large_height)).into_drawing_area();
+    draw(drawing, &root);
     drop(root);
-    text
+    // The view box stays in coordinates; the size is that of the drawing.
+    let (width, height) = drawing.size();
+    let size = |width, height| format!("width=\"{width}\" height=\"{height}\" viewBox");
+    text.replacen(&size(large_width, large_height), &size(width, height), 1)
 }
 
 fn png(drawing: &impl Drawing) -> Vec<u8> {
-    let (width, height) = drawing.size();
-    let (width, height) = (width as usize * PNG_SCALE, height as usize * PNG_SCALE);
-    let (large_width, large_height) = (width * OVERSAMPLING, height * OVERSAMPLING);
-    let mut pixels = vec![0; large_width * large_height * 3];
-    let size = (large_width as u32, large_height as u32);
-    let root = BitMapBackend::with_buffer(&mut pixels, size).into_drawing_area();
-    draw(drawing, &root, Scale((PNG_SCALE * OVERSAMPLING) as u32));
+    let (large_width, large_height) = coordinates(drawing);
+    let mut pixels = vec![0; (large_width * large_height * 3) as usize];
+    let root = BitMapBackend::with_buffer(&mut pixels, (large_width, large_height)).into_drawing_area();
+    draw(drawing, &root);
     drop(root);
-    let large = Image { size: [large_height, large_width, 3], pixels };
-    let image = resize(&large, [height, width], ResizeFilter::Box);
+    let large = Image { size: [large_height as usize, large_width as usize, 3], pixels };
+    let (width, height) = (drawing.size().0 * PNG_SCALE, drawing.size().1 * PNG_SCALE);
+    let image = resize(&large, [height as usize, width as usize], ResizeFilter::Box);
 
     let mut file = vec![];
-    let mut encoder = png::Encoder::new(&mut file, width as u32, height as u32);
+    let mut encoder = png::Encoder::new(&mut file, width, height);
     encoder.set_color(png::ColorType::Rgb);
     encoder.set_depth(png::BitDepth::Eight);
     let mut writer = encoder.write_header().expect("an RGB image of this size is valid");
@@ -110,7 +118,33 @@ fn png(drawing: &impl Drawing) -> Vec<u8> {
     file
 }
 
-fn draw<DB: DrawingBackend>(drawing: &impl Drawing, root: &DrawingArea<DB, Shift>, scale: Scale) {
+fn draw<DB: DrawingBackend>(drawing: &impl Drawing, root: &DrawingArea<DB, Shift>) {
+    let scale = Scale(SCALE);
     let drawn = root.fill(&WHITE).and_then(|()| drawing.draw(root, scale)).and_then(|()| root.present());
     drawn.unwrap_or_else(|error| unreachable!("drawing to memory failed: {error}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::line_chart::{LineChart, Series};
+    use super::*;
+
+    #[test]
+    fn svg_and_png_show_the_same_drawing() {
+        let points = vec![(1.0, 2.0), (2.0, 2.5), (3.0, -1.0)];
+        let series = ["a<b & c", "d"].map(|name| Series::new(name, RED, points.clone()));
+        let chart = LineChart { title: "Title", x_label: "x", y_label: "y", series: series.into() };
+        let Figure { svg, png } = Figure::render(&chart);
+        assert!(svg.contains("width=\"720\" height=\"420\" viewBox=\"0 0 2880 1680\""), "{svg}");
+        for text in ["Title", "a&lt;b &amp; c", "-1.0", "2.0"] {
+            assert!(svg.contains(text), "{text} in {svg}");
+        }
+        let mut reader = png::Decoder::new(std::io::Cursor::new(png)).read_info().expect("a PNG");
+        let mut pixels = vec![0; reader.output_buffer_size().expect("fits")];
+        let info = reader.next_frame(&mut pixels).expect("an image");
+        assert_eq!((info.width, info.height), (1440, 840));
+        let red = pixels.chunks(3).filter(|p| p[0] > 200 && p[1] < 60).count();
+        let smoothed = pixels.chunks(3).filter(|p| p[0] > 200 && (60..200).contains(&p[1])).count();
+        assert!(red > 2000 && smoothed > 500, "{red} red pixels, {smoothed} between red and white");
+    }
 }

@@ -51,7 +51,7 @@ impl Drawing for LineChart<'_> {
             .margin_right(scale.px(MARGIN))
             .margin_left(scale.px(8.0))
             .margin_bottom(scale.px(8.0))
-            .margin_top(scale.px(64.0))
+            .margin_top(scale.px(if self.series.len() > 1 { 64.0 } else { 44.0 }))
             .x_label_area_size(scale.px(44.0))
             .y_label_area_size(scale.px(64.0))
             .build_cartesian_2d(x.start as i64..x.end as i64, y)?;
@@ -125,4 +125,33 @@ fn range(values: impl Iterator<Item = f64>, margin: f64) -> Range<f64> {
 fn decimals(range: &Range<f64>) -> usize {
     let step = (range.end - range.start) / 7.0;
     (-step.log10().floor()).max(0.0) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::figure::Figure;
+    use super::*;
+
+    fn svg(points: Vec<(f64, f64)>) -> String {
+        let series = vec![Series::new("a", RED, points)];
+        Figure::render(&LineChart { title: "t", x_label: "x", y_label: "y", series }).svg
+    }
+
+    #[test]
+    fn epochs_are_labelled_with_whole_numbers() {
+        let svg = svg(vec![(1.0, 0.25), (2.0, 0.5), (3.0, 0.75)]);
+        assert!(svg.contains("\n2\n") && !svg.contains("1.5"), "{svg}");
+    }
+
+    #[test]
+    fn one_point_none_and_infinite_values_still_render() {
+        for points in [vec![(1.0, 3.0)], vec![], vec![(1.0, f64::NAN), (2.0, 1.0), (3.0, f64::INFINITY)]] {
+            assert!(svg(points.clone()).ends_with("</svg>\n"), "{points:?}");
+        }
+    }
+
+    #[test]
+    fn ticks_have_as_many_decimals_as_their_distance_needs() {
+        assert_eq!([0.0..7.0, 0.0..1.0, 97.0..99.8, 0.0..0.01].map(|r| decimals(&r)), [0, 1, 1, 3]);
+    }
 }

@@ -1,39 +1,42 @@
-//! Largest and smallest values, where they are, and the k best.
+//! Maxima and minima with their indices, top-k, and gathering by index.
 use super::gpu::OnGpu;
 use crate::cpu::lines::{self, Lines};
 use crate::cuda::lines::SortOrder;
 use crate::{DType, Error, Result, Shape, Tensor, cuda};
 
 impl Tensor {
-    /// The largest value over the given axes; equal maxima share the gradient evenly, as PyTorch's `amax`. f32, f64.
-    pub fn amax(&self, axes: &[usize], keep: bool) -> Result<Tensor> {
-        self.extreme("amax", axes, keep, false)
+    /// Maximum over the given axes; the gradient is divided evenly among equal maxima, as in PyTorch's `amax`. f32, f16, bf16; f64 on the
+    /// CPU.
+    pub fn amax(&self, axes: &[usize], keepdim: bool) -> Result<Tensor> {
+        self.reduce_extremum("amax", axes, keepdim, false)
     }
 
-    /// The smallest value over the given axes; equal minima share the gradient evenly, as PyTorch's `amin`. f32, f64.
-    pub fn amin(&self, axes: &[usize], keep: bool) -> Result<Tensor> {
-        self.extreme("amin", axes, keep, true)
+    /// Minimum over the given axes; the gradient is divided evenly among equal minima, as in PyTorch's `amin`. f32, f16, bf16; f64 on the
+    /// CPU.
+    pub fn amin(&self, axes: &[usize], keepdim: bool) -> Result<Tensor> {
+        self.reduce_extremum("amin", axes, keepdim, true)
     }
 
-    /// The largest value along an axis and its index (i64), the first among equals, which gets the whole gradient. f32, f64.
+    /// Maximum along an axis and its index (i64). Of equal maxima the first is chosen, and gets the whole gradient. f32, f16, bf16; f64 on
+    /// the CPU.
     pub fn max_with_index(&self, axis: usize) -> Result<(Tensor, Tensor)> {
-        let index = self.arg_extreme("max_with_index", axis, false)?;
-        let values = self.gathered(axis, &index)?;
+        let index = self.arg_extremum("max_with_index", axis, false)?;
+        let values = self.gather_unchecked(axis, &index)?;
         let shape = self.shape().without(axis);
         Ok((values.reshape(shape)?, index.reshape(shape)?))
     }
 
-    /// The index (i64) of the largest value along an axis, the first among equals. f32, f64.
+    /// Index (i64) of the maximum along an axis, the first of equal maxima. f32, f16, bf16; f64 on the CPU.
     pub fn argmax(&self, axis: usize) -> Result<Tensor> {
-        self.arg_extreme("argmax", axis, false)?.reshape(self.shape().without(axis))
+        self.arg_extremum("argmax", axis, false)?.reshape(self.shape().without(axis))
     }
 
-    /// The index (i64) of the smallest value along an axis, the first among equals. f32, f64.
+    /// Index (i64) of the minimum along an axis, the first of equal minima. f32, f16, bf16; f64 on the CPU.
     pub fn argmin(&self, axis: usize) -> Result<Tensor> {
-        self.arg_extreme("argmin", axis, true)?.reshape(self.shape().without(axis))
+        self.arg_extremum("argmin", axis, true)?.reshape(self.shape().without(axis))
     }
 
-    /// The `k` largest (or smallest) values along an axis, best first, and their indices (i64). f32, f64.
+    /// The `k` largest (or smallest) values along an axis in sorted order, and their indices (i64). f32, f16, bf16; f64 on the CPU.
     pub fn top_k(&self, k: usize, axis: usize, smallest: bool) -> Result<(Tensor, Tensor)> {
         self.check_axis("top_k", axis)?;
         if k > self.dims()[axis] {
@@ -51,16 +54,16 @@ impl Tensor {
         let shape = self.shape().with(axis, k);
         let index = match OnGpu::of("top_k", &[("x", self)])? {
             Some(on) => on.build(shape, DType::I64, |index| {
-                // NaN is the largest.
+                // NaN counts as the largest value.
                 let order = SortOrder { smallest, nan_first: !smallest };
-                cuda::lines::top_k(&on.gpu, lines, self.held().slice(), k, order, None, Some(index))
+                cuda::lines::top_k(&on.gpu, lines, self.device_view().slice(), k, order, None, Some(index))
             }),
             None => dispatch_real!("top_k", [("x", self)], T => {
                 let x = self.read::<T>()?;
                 Tensor::build(shape, |i: &mut [i64]| lines::top_k(lines, &x, k, smallest, i))
             }),
         }?;
-        Ok((self.gathered(axis, &index)?, index))
+        Ok((self.gather_unchecked(axis, &index)?, index))
     }
 
     pub(crate) fn check_axis(&self, op: &'static str, axis: usize) -> Result<()> {
@@ -70,7 +73,7 @@ impl Tensor {
         Err(Error::shape(op, &[("x", self)], format!("there is no axis {axis}")))
     }
 
-    fn arg_extreme(&self, op: &'static str, axis: usize, smallest: bool) -> Result<Tensor> {
+    fn arg_extremum(&self, op: &'static str, axis: usize, smallest: bool) -> Result<Tensor> {
         self.check_axis(op, axis)?;
         if self.dims()[axis] == 0 {
             return Err(Error::shape(op, &[("x", self)], format!("axis {axis} is empty")));
@@ -79,7 +82,7 @@ impl Tensor {
         if let Some(on) = OnGpu::of(op, &[("x", self)])? {
             return on.build(self.shape().with(axis, 1), DType::I64, |index| {
                 let order = SortOrder { smallest, nan_first: true };
-                cuda::lines::top_k(&on.gpu, lines, self.held().slice(), 1, order, None, Some(index))
+                cuda::lines::top_k(&on.gpu, lines, self.device_view().slice(), 1, order, None, Some(index))
             });
         }
         let wide = self.widened()?;
@@ -89,10 +92,16 @@ impl Tensor {
         })
     }
 
-    fn extreme(&self, op: &'static str, axes: &[usize], keep: bool, smallest: bool) -> Result<Tensor> {
-        let kept = self.reduced_shape(op, axes)?;
+    fn reduce_extremum(
+        &self,
+        op: &'static str,
+        axes: &[usize],
+        keepdim: bool,
+        smallest: bool,
+    ) -> Result<Tensor> {
+        let reduced = self.reduced_shape(op, axes)?;
         if self.is_half_on_cpu() {
-            return self.widened()?.extreme(op, axes, keep, smallest)?.rounded_as(self);
+            return self.widened()?.reduce_extremum(op, axes, keepdim, smallest)?.rounded_as(self);
         }
         let mut y = self.detach();
         for axis in axes {
@@ -104,7 +113,7 @@ impl Tensor {
             y = match OnGpu::of(op, &[("x", self)])? {
                 Some(on) => on.build(shape, self.dtype(), |out| {
                     let order = SortOrder { smallest, nan_first: true };
-                    cuda::lines::top_k(&on.gpu, lines, y.held().slice(), 1, order, Some(out), None)
+                    cuda::lines::top_k(&on.gpu, lines, y.device_view().slice(), 1, order, Some(out), None)
                 }),
                 None => dispatch_real!(op, [("x", self)], T => {
                     let x = y.read::<T>()?;
@@ -112,20 +121,21 @@ impl Tensor {
                 }),
             }?;
         }
-        let shape = if keep { kept } else { super::sum::removed(self.shape(), axes) };
-        Ok(y.reshape(shape)?.recorded_composed(op, &[self], || {
+        let shape = if keepdim { reduced } else { super::sum::without_axes(self.shape(), axes) };
+        Ok(y.reshape(shape)?.with_composed_backward(op, &[self], || {
             let (x, axes) = (self.detach(), axes.to_vec());
             move |grad: Tensor, _: &[bool]| {
                 let mask = x.equal(&y)?;
-                let share = grad.reshape(kept)?.div(&mask.sum(&axes, true)?)?;
-                Ok(vec![Some(mask.mul(&share)?)])
+                let each = grad.reshape(reduced)?.div(&mask.sum(&axes, true)?)?;
+                Ok(vec![Some(mask.mul(&each)?)])
             }
         }))
     }
 }
 
 impl Tensor {
-    /// `y[.., j, ..] = x[.., index[.., j, ..], ..]` along an axis: `index` (i64) has the shape of `x` but for that axis. f32, f64.
+    /// `y[.., j, ..] = x[.., index[.., j, ..], ..]` along an axis: `index` (i64) has the shape of `x` except along that axis. f32, f16, bf16;
+    /// f64 on the CPU. An index out of range is an error: the indices are read back to the host.
     pub fn gather(&self, axis: usize, index: &Tensor) -> Result<Tensor> {
         let operands = [("x", self), ("index", index)];
         self.check_axis("gather", axis)?;
@@ -137,43 +147,50 @@ impl Tensor {
             return Err(Error::shape(
                 "gather",
                 &operands,
-                format!("the index must have the shape of x but for axis {axis}"),
+                format!("the index must have the shape of x except along axis {axis}"),
             ));
         }
         let n = self.dims()[axis];
         if let Some(bad) = index.read::<i64>()?.iter().find(|i| !(0..n as i64).contains(*i)) {
             return Err(Error::value("gather", &operands, format!("index {bad} is not in 0..{n}")));
         }
-        self.gathered(axis, index)
+        self.gather_unchecked(axis, index)
     }
 
-    /// [`Tensor::gather`] with indices that are known to be right.
-    fn gathered(&self, axis: usize, index: &Tensor) -> Result<Tensor> {
+    /// [`Tensor::gather`] without checking the indices.
+    fn gather_unchecked(&self, axis: usize, index: &Tensor) -> Result<Tensor> {
         if self.is_half_on_cpu() {
-            return self.widened()?.gathered(axis, index)?.rounded_as(self);
+            return self.widened()?.gather_unchecked(axis, index)?.rounded_as(self);
         }
         let (lines, from, k) = (Lines::new(self.shape(), axis), *self.shape(), index.dims()[axis]);
         let y = match OnGpu::of("gather", &[("x", self), ("index", index)])? {
             Some(on) => on.build(*index.shape(), self.dtype(), |y| {
-                cuda::lines::gather(&on.gpu, lines, self.held().slice(), index.held().slice(), k, y)
+                cuda::lines::gather(
+                    &on.gpu,
+                    lines,
+                    self.device_view().slice(),
+                    index.device_view().slice(),
+                    k,
+                    y,
+                )
             }),
             None => dispatch_real!("gather", [("x", self)], T => {
                 let (x, i) = (self.read::<T>()?, index.read::<i64>()?);
                 Tensor::build(*index.shape(), |y: &mut [T]| lines::gather(lines, &x, &i, k, y))
             }),
         }?;
-        Ok(y.recorded_composed("gather", &[self], || {
+        Ok(y.with_composed_backward("gather", &[self], || {
             let index = index.clone();
-            move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.scattered(axis, &index, from)?)])
+            move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.scatter_add(axis, &index, from)?)])
         }))
     }
 
-    /// The gradient of [`Tensor::gather`] for an x of shape `to`: each element is added where it was taken from.
-    pub(super) fn scattered(&self, axis: usize, index: &Tensor, to: Shape) -> Result<Tensor> {
+    /// The gradient of [`Tensor::gather`] for an x of shape `to`: adds each element at the index it was gathered from.
+    pub(super) fn scatter_add(&self, axis: usize, index: &Tensor, to: Shape) -> Result<Tensor> {
         let (lines, k) = (Lines::new(&to, axis), index.dims()[axis]);
         let y = match OnGpu::of("gather", &[("grad", self), ("index", index)])? {
             Some(on) => on.build(to, self.dtype(), |y| {
-                let (x, index) = (self.held(), index.held());
+                let (x, index) = (self.device_view(), index.device_view());
                 cuda::lines::scatter_add(&on.gpu, lines, x.slice(), index.slice(), k, y)
             }),
             None => dispatch_real!("gather", [("grad", self)], T => {
@@ -181,19 +198,20 @@ impl Tensor {
                 Tensor::build(to, |y: &mut [T]| lines::scatter_add(lines, &x, &i, k, y))
             }),
         }?;
-        Ok(y.recorded_composed("gather", &[self], || {
+        Ok(y.with_composed_backward("gather", &[self], || {
             let index = index.clone();
-            move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.gathered(axis, &index)?)])
+            move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.gather_unchecked(axis, &index)?)])
         }))
     }
 
-    /// Class indices (i64, any shape) as rows of `classes` numbers: `on` at the class, `off` elsewhere.
+    /// One-hot encoding of class indices (i64, any shape) along a new last axis of `classes` elements: `on` at the class, `off` elsewhere.
+    /// Any dtype; f64 on the CPU only. The indices are read back to the host.
     pub fn one_hot(&self, classes: usize, on: f64, off: f64, dtype: DType) -> Result<Tensor> {
         if self.dtype() != DType::I64 || self.rank() >= crate::MAX_RANK {
             return Err(Error::dtype(
                 "one_hot",
                 &[("index", self)],
-                "class indices of i64 with an axis to spare",
+                "class indices of i64 with less than MAX_RANK axes",
             ));
         }
         let index = self.read::<i64>()?;
@@ -206,11 +224,11 @@ impl Tensor {
         }
         let mut dims = self.dims().to_vec();
         dims.push(classes);
-        if let Some(place) = OnGpu::of_any("one_hot", &[("index", self)])?
+        if let Some(gpu) = OnGpu::of_any("one_hot", &[("index", self)])?
             && matches!(dtype, DType::F32 | DType::F16 | DType::BF16)
         {
-            return place.build(dims, dtype, |y| {
-                cuda::lines::one_hot(&place.gpu, self.held().slice(), classes, [on, off], y)
+            return gpu.build(dims, dtype, |y| {
+                cuda::lines::one_hot(&gpu.gpu, self.device_view().slice(), classes, [on, off], y)
             });
         }
         let rows = Tensor::build(dims, |y: &mut [f64]| {

@@ -1,40 +1,40 @@
-//! Which of NVIDIA's libraries this machine has: their versions, and where they were found.
+//! Versions and paths of NVIDIA's libraries on this machine.
 use fornax_kernels::library;
 use std::ffi::c_int;
 
-/// A library that CUDA devices need.
+/// Library required for CUDA devices.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LibraryReport {
-    /// What it is called.
+pub struct LibraryInfo {
+    /// Name.
     pub name: &'static str,
-    /// Its version and where it was found; why it cannot be used, and how to get it, otherwise.
+    /// Version and path; or the reason why it cannot be used, with a remedy.
     pub found: std::result::Result<(String, String), String>,
 }
 
-/// The driver, NVRTC, cuBLASLt and cuDNN of this machine.
-pub fn libraries() -> Vec<LibraryReport> {
-    let report =
+/// Describes the driver, NVRTC, cuBLASLt and cuDNN of this machine.
+pub fn libraries() -> Vec<LibraryInfo> {
+    let info =
         |name, names: &[&str], remedy: &str, version: &dyn Fn(&libloading::Library) -> Option<String>| {
             let found =
                 library::open(names).map_err(|why| format!("{why}; {remedy}")).and_then(|(opened, path)| {
-                    let version =
-                        version(&opened).ok_or_else(|| format!("it does not tell its version; {remedy}"))?;
+                    let version = version(&opened)
+                        .ok_or_else(|| format!("its version cannot be determined; {remedy}"))?;
                     Ok((version, path.display().to_string()))
                 });
-            LibraryReport { name, found }
+            LibraryInfo { name, found }
         };
     vec![
-        report("driver", &["libcuda.so.1", "libcuda.so"], "install NVIDIA's driver", &|library| {
-            let version = written(library, b"cuDriverGetVersion")?;
+        info("driver", &["libcuda.so.1", "libcuda.so"], "install NVIDIA's driver", &|library| {
+            let version = version_by_pointer(library, b"cuDriverGetVersion")?;
             Some(format!("for CUDA {}.{}", version / 1000, version % 1000 / 10))
         }),
-        report(
+        info(
             "NVRTC",
             &["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"],
             "pip install nvidia-cuda-nvrtc",
             &|library| {
                 let (mut major, mut minor) = (0, 0);
-                // SAFETY: the C header's type; the function writes two numbers.
+                // SAFETY: the type is that of the C header; the function writes two numbers.
                 let status = unsafe {
                     let version = library
                         .get::<unsafe extern "C" fn(*mut c_int, *mut c_int) -> c_int>(b"nvrtcVersion")
@@ -44,31 +44,31 @@ pub fn libraries() -> Vec<LibraryReport> {
                 (status == 0).then(|| format!("{major}.{minor}"))
             },
         ),
-        report(
+        info(
             "cuBLASLt",
             &["libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"],
             "pip install nvidia-cublas",
-            &|library| three_parts(returned(library, b"cublasLtGetVersion")?),
+            &|library| format_version(version_by_value(library, b"cublasLtGetVersion")?),
         ),
-        report("cuDNN", &["libcudnn.so.9", "libcudnn.so"], "pip install nvidia-cudnn-cu13", &|library| {
-            three_parts(returned(library, b"cudnnGetVersion")?)
+        info("cuDNN", &["libcudnn.so.9", "libcudnn.so"], "pip install nvidia-cudnn-cu13", &|library| {
+            format_version(version_by_value(library, b"cudnnGetVersion")?)
         }),
     ]
 }
 
-/// 10000 major + 100 minor + patch, as NVIDIA's libraries count.
-fn three_parts(version: usize) -> Option<String> {
+/// Formats a version number 10000 major + 100 minor + patch.
+fn format_version(version: usize) -> Option<String> {
     Some(format!("{}.{}.{}", version / 10_000, version / 100 % 100, version % 100))
 }
 
-fn returned(library: &libloading::Library, symbol: &[u8]) -> Option<usize> {
-    // SAFETY: the C header's type, without preconditions.
+fn version_by_value(library: &libloading::Library, symbol: &[u8]) -> Option<usize> {
+    // SAFETY: the type is that of the C header; the function has no preconditions.
     unsafe { library.get::<unsafe extern "C" fn() -> usize>(symbol).ok().map(|version| version()) }
 }
 
-fn written(library: &libloading::Library, symbol: &[u8]) -> Option<c_int> {
+fn version_by_pointer(library: &libloading::Library, symbol: &[u8]) -> Option<c_int> {
     let mut version = 0;
-    // SAFETY: the C header's type; the function writes one number.
+    // SAFETY: the type is that of the C header; the function writes one number.
     let status =
         unsafe { library.get::<unsafe extern "C" fn(*mut c_int) -> c_int>(symbol).ok()?(&mut version) };
     (status == 0).then_some(version)

@@ -1,32 +1,35 @@
-//! Convolutions of an image that is normalised as it is read, and with the statistics of their output.
+//! Convolutions fused with the normalisation of their input and with the statistics of their output.
+use crate::cudnn::{BASE, reference};
 use crate::device::{Block, Device};
-use crate::dnn::{PLAIN, plain};
-use crate::numbers::{draw, error, from_bytes, round, to_bytes};
+use crate::numbers::{error, from_bytes, random, round, to_bytes};
 use fornax_engine::cuda::LibraryError;
 use fornax_engine::cuda::cudnn::{
     ChannelAffine, ChannelSums, ConvEngineOptions, ConvKind, ConvPlanChoice, ConvProblem, Cudnn,
 };
 use fornax_engine::{ConvShape, DType};
 
-const WHOLE: ConvShape = ConvShape { c_in: 8, c_out: 16, ..PLAIN };
+const WHOLE: ConvShape = ConvShape { c_in: 8, c_out: 16, ..BASE };
 const OPTIONS: ConvEngineOptions =
     ConvEngineOptions { tf32: false, deterministic: true, choice: ConvPlanChoice::Heuristic };
 
-struct Values {
+struct FusedValues {
     tensors: [Vec<f64>; 3],
     scale: Vec<f64>,
     shift: Vec<f64>,
 }
 
-impl Values {
-    /// Scale and shift are numbers of bf16, so that one rounding is all that each step does.
-    fn of(s: &ConvShape, dtype: DType) -> Values {
-        let tensors =
-            [draw(1, s.input_len(), dtype), draw(2, s.weight_len(), dtype), draw(3, s.output_len(), dtype)];
-        Values { tensors, scale: draw(4, s.c_in, DType::BF16), shift: draw(5, s.c_in, DType::BF16) }
+impl FusedValues {
+    /// Scale and shift are exact in bf16, so that each step rounds only once.
+    fn of(s: &ConvShape, dtype: DType) -> FusedValues {
+        let tensors = [
+            random(1, s.input_len(), dtype),
+            random(2, s.weight_len(), dtype),
+            random(3, s.output_len(), dtype),
+        ];
+        FusedValues { tensors, scale: random(4, s.c_in, DType::BF16), shift: random(5, s.c_in, DType::BF16) }
     }
 
-    /// The tensors with the image as the fused convolution sees it.
+    /// The tensors with the normalised image, rounded as by the fused convolution.
     fn normalized(&self, dtype: DType, between: DType) -> [Vec<f64>; 3] {
         let step = |value: f64, to| round(f64::from(value as f32), to);
         let [mut image, weight, output] = self.tensors.clone();
@@ -38,7 +41,7 @@ impl Values {
     }
 }
 
-struct Outcome {
+struct FusedResult {
     result: Vec<f64>,
     sums: Vec<f64>,
     squares: Vec<f64>,
@@ -48,29 +51,29 @@ fn run(
     kind: ConvKind,
     s: &ConvShape,
     (dtype, options): (DType, ConvEngineOptions),
-    values: &Values,
+    values: &FusedValues,
     (normalize, statistics): (bool, bool),
-) -> Result<Outcome, LibraryError> {
+) -> Result<FusedResult, LibraryError> {
     let device = Device::open();
     // SAFETY: the device outlives `dnn`, and opening it made its context current.
     let dnn = unsafe { Cudnn::new(device.stream()) }.unwrap();
     let upload = |values: &[f64], dtype| device.upload(&to_bytes(values, dtype), 0);
     let [mut tensors, of_affine] =
         [values.tensors.clone(), [values.scale.clone(), values.shift.clone(), vec![]]];
-    let place = if kind == ConvKind::Forward { 2 } else { 1 };
-    tensors[place].fill(f64::NAN);
+    let target = if kind == ConvKind::Forward { 2 } else { 1 };
+    tensors[target].fill(f64::NAN);
     let [x, w, y] = tensors.each_ref().map(|t| upload(t, dtype));
     let [scale, shift, _] = of_affine.each_ref().map(|t| upload(t, ConvProblem::affine_dtype(dtype)));
     let [sum, squares] = [(); 2].map(|()| upload(&vec![f64::NAN; s.c_out], DType::F32));
     let affine = ChannelAffine { scale: scale.pointer(), shift: shift.pointer() };
     let sums = ChannelSums { sum: sum.pointer(), squares: squares.pointer() };
-    let mut held: Vec<Block> = Vec::new();
+    let mut workspaces: Vec<Block> = Vec::new();
     let workspace = &mut |bytes: usize| {
-        held.push(device.allocate(bytes, 0));
-        Ok(held[held.len() - 1].pointer())
+        workspaces.push(device.allocate(bytes, 0));
+        Ok(workspaces[workspaces.len() - 1].pointer())
     };
     let (px, pw, py) = (x.pointer(), w.pointer(), y.pointer());
-    // Twice: the second call takes the plan, or the answer, that the first one kept.
+    // Twice: the second call uses the plan, or the error, that the first one cached.
     let [first, second] = [(); 2].map(|()| {
         // SAFETY: the blocks have the shapes' sizes, and live until the download has waited for the stream.
         unsafe {
@@ -85,27 +88,27 @@ fn run(
     assert_eq!(first.is_ok(), second.is_ok(), "{first:?}, then {second:?}");
     second?;
     let read = |block, dtype| from_bytes(&device.download(block), dtype);
-    Ok(Outcome {
-        result: read([&x, &w, &y][place], dtype),
+    Ok(FusedResult {
+        result: read([&x, &w, &y][target], dtype),
         sums: read(&sum, DType::F32),
         squares: read(&squares, DType::F32),
     })
 }
 
-/// The type in which the engine asks for the steps of a normalisation.
+/// Dtype of the intermediate results of the normalisation.
 fn between(dtype: DType, is_precompiled: bool) -> DType {
     if dtype == DType::F16 && is_precompiled { DType::F32 } else { dtype }
 }
 
 #[test]
-fn statistics_are_those_of_the_output() {
+fn fused_statistics_match_the_output() {
     let tf32 = ConvEngineOptions { tf32: true, ..OPTIONS };
     let odd = ConvShape { c_in: 3, c_out: 5, stride: [2, 2], ..WHOLE };
     for s in [WHOLE, odd, ConvShape { groups: 2, ..WHOLE }] {
         for (dtype, options) in [(DType::F16, OPTIONS), (DType::BF16, OPTIONS), (DType::F32, tf32)] {
-            let values = Values::of(&s, dtype);
+            let values = FusedValues::of(&s, dtype);
             let got = run(ConvKind::Forward, &s, (dtype, options), &values, (false, true)).unwrap();
-            let (want, scale) = plain(ConvKind::Forward, &s, &values.tensors);
+            let (want, scale) = reference(ConvKind::Forward, &s, &values.tensors);
             if dtype != DType::F32 {
                 assert!(error(&got.result, &want, &scale, dtype) <= 1.0, "{dtype} {s:?}");
             }
@@ -123,28 +126,28 @@ fn statistics_are_those_of_the_output() {
 }
 
 #[test]
-fn images_are_normalised_as_they_are_read() {
+fn fused_normalisation_matches_plain_loops() {
     for s in [WHOLE, ConvShape { kernel: [1, 1], padding: [0, 0], ..WHOLE }] {
         for dtype in [DType::F16, DType::BF16] {
             for statistics in [false, true] {
-                let values = Values::of(&s, dtype);
+                let values = FusedValues::of(&s, dtype);
                 let got = run(ConvKind::Forward, &s, (dtype, OPTIONS), &values, (true, statistics)).unwrap();
-                let seen = values.normalized(dtype, between(dtype, statistics));
-                let (want, scale) = plain(ConvKind::Forward, &s, &seen);
+                let normalized = values.normalized(dtype, between(dtype, statistics));
+                let (want, scale) = reference(ConvKind::Forward, &s, &normalized);
                 let worst = error(&got.result, &want, &scale, dtype);
                 assert!(worst <= 1.0, "{dtype}, statistics {statistics}, {s:?}: {worst}");
             }
         }
-        let values = Values::of(&s, DType::F16);
+        let values = FusedValues::of(&s, DType::F16);
         let kind = ConvKind::WeightGradient;
         let got = run(kind, &s, (DType::F16, OPTIONS), &values, (true, false)).unwrap();
-        let (want, scale) = plain(kind, &s, &values.normalized(DType::F16, DType::F32));
+        let (want, scale) = reference(kind, &s, &values.normalized(DType::F16, DType::F32));
         assert!(error(&got.result, &want, &scale, DType::F16) <= 1.0, "weight gradient of {s:?}");
     }
 }
 
 #[test]
-fn refuses_what_cudnn_has_no_kernel_for() {
+fn unsupported_fusions_are_rejected() {
     let odd = ConvShape { c_in: 12, ..WHOLE };
     let grouped = ConvShape { groups: 2, ..WHOLE };
     let (forward, weight) = (ConvKind::Forward, ConvKind::WeightGradient);
@@ -153,10 +156,10 @@ fn refuses_what_cudnn_has_no_kernel_for() {
         ("12 channels in f16", forward, odd, DType::F16, (true, true)),
         ("12 channels in f16, weight gradient", weight, odd, DType::F16, (true, false)),
         ("groups", forward, grouped, DType::BF16, (true, true)),
-        // A compiled engine does not say whether it rounds to TF32.
+        // A runtime-compiled engine may round to TF32.
         ("strict f32", forward, WHOLE, DType::F32, (false, true)),
     ] {
-        let refusal = run(kind, &s, (dtype, OPTIONS), &Values::of(&s, dtype), fusion).err();
-        assert!(matches!(refusal, Some(LibraryError::Unsupported { .. })), "{what}: {refusal:?}");
+        let error = run(kind, &s, (dtype, OPTIONS), &FusedValues::of(&s, dtype), fusion).err();
+        assert!(matches!(error, Some(LibraryError::Unsupported { .. })), "{what}: {error:?}");
     }
 }

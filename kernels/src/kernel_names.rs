@@ -1,8 +1,8 @@
-//! The names of a source's kernels, without a compiler: macros that define kernels are expanded just far enough.
+//! Names of the kernels in a CUDA source, found without a compiler: macros that define kernels are expanded as far as necessary.
 
-/// The names in the order of the source. Kernels are `extern "C" __global__ void name(…)`, or `KERNEL name(…)` with the macro of that
-/// name, either as they stand or in the body of a macro that is called at the beginning of a line.
-pub(crate) fn kernels(source: &str) -> Vec<String> {
+/// Returns the kernel names in source order. Kernels are `extern "C" __global__ void name(…)`, or `KERNEL name(…)` with the macro of that
+/// name, either directly or in the body of a macro that is called at the beginning of a line.
+pub(crate) fn find_kernels(source: &str) -> Vec<String> {
     let text = source.replace("\\\n", " ");
     let (mut macros, mut found) = (vec![], vec![]);
     for line in text.lines() {
@@ -22,39 +22,40 @@ struct Macro<'a> {
 }
 
 impl<'a> Macro<'a> {
-    /// A macro with parameters.
+    /// Parses a macro with parameters; `None` for one without.
     fn parse(definition: &'a str) -> Option<Macro<'a>> {
-        let name = word(definition);
+        let name = identifier(definition);
         let (parameters, body) = definition[name.len()..].strip_prefix('(')?.split_once(')')?;
         Some(Macro { name, parameters: arguments(parameters), body })
     }
 
-    /// Its body for a call with these arguments.
+    /// Returns the body with parameters replaced by arguments.
     fn expand(&self, given: &[&str]) -> String {
         let mut text = String::new();
         let mut rest = self.body;
         while !rest.is_empty() {
-            let length = word(rest).len().max(rest.chars().next().map_or(1, char::len_utf8));
-            let (piece, after) = rest.split_at(if word(rest).is_empty() { length } else { word(rest).len() });
+            let length = identifier(rest).len().max(rest.chars().next().map_or(1, char::len_utf8));
+            let (piece, after) =
+                rest.split_at(if identifier(rest).is_empty() { length } else { identifier(rest).len() });
             let parameter = self.parameters.iter().position(|name| *name == piece);
             text.push_str(parameter.and_then(|i| given.get(i)).unwrap_or(&piece));
             rest = after;
         }
-        // Joined words: spaces around the operator do not count.
+        // `##` joins tokens; spaces around it are ignored.
         let pieces: Vec<&str> = text.split("##").map(str::trim).collect();
         if pieces.len() > 1 { pieces.join("") } else { text }
     }
 }
 
-/// The kernels that a text without directives defines.
+/// Returns the kernels defined in a text without directives.
 fn in_text(text: &str, macros: &[Macro]) -> Vec<String> {
-    let called = word(text);
+    let called = identifier(text);
     if let Some(of) = macros.iter().find(|of| of.name == called) {
         let inside =
             text[called.len()..].trim_start().strip_prefix('(').and_then(|rest| rest.rsplit_once(')'));
         let Some((inside, _)) = inside else { return vec![] };
         let body = of.expand(&arguments(inside));
-        // A body may hold kernels, calls of other macros, or both.
+        // A body may contain kernels, calls of other macros, or both.
         let calls = macros.iter().flat_map(|inner| calls(&body, inner.name));
         let nested: Vec<String> = calls.flat_map(|call| in_text(call, macros)).collect();
         return definitions(&body).into_iter().chain(nested).collect();
@@ -62,12 +63,12 @@ fn in_text(text: &str, macros: &[Macro]) -> Vec<String> {
     definitions(text)
 }
 
-/// The calls of a macro in a text, each with its parentheses.
+/// Returns the calls of a macro in a text, including their parentheses.
 fn calls<'t>(text: &'t str, name: &str) -> Vec<&'t str> {
     let mut found = vec![];
     for (at, _) in text.match_indices(name) {
         let call = &text[at..];
-        let starts = text[..at].chars().next_back().is_none_or(|c| !is_word(c));
+        let starts = text[..at].chars().next_back().is_none_or(|c| !is_identifier_char(c));
         if starts && call[name.len()..].starts_with('(') {
             let end = call.find(')').map_or(call.len(), |end| end + 1);
             found.push(&call[..end]);
@@ -76,7 +77,7 @@ fn calls<'t>(text: &'t str, name: &str) -> Vec<&'t str> {
     found
 }
 
-/// The names that follow `KERNEL` or `__global__ void`.
+/// Returns the names that follow `KERNEL` or `__global__ void`.
 fn definitions(text: &str) -> Vec<String> {
     let mut found = vec![];
     for marker in ["KERNEL ", "__global__ void "] {
@@ -85,7 +86,7 @@ fn definitions(text: &str) -> Vec<String> {
             if let Some(bounds) = rest.strip_prefix("__launch_bounds__") {
                 rest = bounds.split_once(')').map_or("", |(_, rest)| rest.trim_start());
             }
-            let name = word(rest);
+            let name = identifier(rest);
             if !name.is_empty() && rest[name.len()..].trim_start().starts_with('(') {
                 found.push((at, name.to_string()));
             }
@@ -99,13 +100,13 @@ fn arguments(list: &str) -> Vec<&str> {
     list.split(',').map(str::trim).collect()
 }
 
-/// The word that a text begins with; empty when it begins with something else.
-fn word(text: &str) -> &str {
-    let end = text.find(|c| !is_word(c)).unwrap_or(text.len());
+/// Returns the identifier at the start of a text; empty if there is none.
+fn identifier(text: &str) -> &str {
+    let end = text.find(|c| !is_identifier_char(c)).unwrap_or(text.len());
     &text[..end]
 }
 
-fn is_word(c: char) -> bool {
+fn is_identifier_char(c: char) -> bool {
     c.is_ascii_alphanumeric() || c == '_'
 }
 
@@ -114,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kernels_of_macros_are_named() {
+    fn kernels_defined_by_macros_are_found() {
         let source = r#"
 #define KERNEL extern "C" __global__ void __launch_bounds__(256)
 // KERNEL not_this()
@@ -137,6 +138,6 @@ EACH(add)
             "first_add_f16",
             "second_add_f16_bwd",
         ];
-        assert_eq!(kernels(source), expected);
+        assert_eq!(find_kernels(source), expected);
     }
 }

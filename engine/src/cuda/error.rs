@@ -1,26 +1,26 @@
-//! What a driver or library call answered when it refused.
+//! Error of a driver or library call.
 use super::LibraryError;
 use crate::{Device, Error, Operands, Tensor};
 use cudarc::driver::{DriverError, sys::CUresult};
 use std::fmt;
 
-/// A refused call, before the operation that made it is known.
+/// Failed call, without the operation that made it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct CudaError {
-    /// The call and what it answered.
+    /// The call and its error.
     pub(crate) why: String,
-    /// Bytes of the request, when memory was what lacked.
+    /// Requested bytes, if the device is out of memory.
     pub(crate) bytes: Option<usize>,
 }
 
 impl CudaError {
-    /// A failure in words.
+    /// Error with a message.
     pub(crate) fn new(why: impl Into<String>) -> CudaError {
         CudaError { why: why.into(), bytes: None }
     }
 
-    /// A driver call that was refused. The emulated device says more than a number; a real one names the error.
-    pub(crate) fn driver(call: impl fmt::Display, error: DriverError) -> CudaError {
+    /// Error of a driver call: the emulated device's message, or the text and name of the driver's error code.
+    pub(crate) fn from_driver(call: impl fmt::Display, error: DriverError) -> CudaError {
         let text = |s: std::result::Result<&std::ffi::CStr, DriverError>| {
             s.map_or_else(|_| String::from("unknown error"), |s| s.to_string_lossy().into_owned())
         };
@@ -31,13 +31,13 @@ impl CudaError {
         CudaError { why, bytes: None }
     }
 
-    /// A refused allocation of `bytes`.
-    pub(crate) fn allocation(bytes: usize, error: DriverError) -> CudaError {
+    /// Error of an allocation of `bytes`.
+    pub(crate) fn from_allocation(bytes: usize, error: DriverError) -> CudaError {
         let bytes = (error.0 == CUresult::CUDA_ERROR_OUT_OF_MEMORY).then_some(bytes);
-        CudaError { bytes, ..CudaError::driver("allocating memory", error) }
+        CudaError { bytes, ..CudaError::from_driver("allocating memory", error) }
     }
 
-    /// As the engine's error of an operation.
+    /// Converts to the engine's error of an operation.
     pub(crate) fn with_op_context(
         self,
         op: &'static str,

@@ -1,18 +1,19 @@
-//! What a row of the table is, and making its tensors.
+//! Rows of the table of cases, and their tensors.
 use fornax_engine::random::{RngKey, RngStream};
 use fornax_engine::{DType, Result, Tensor};
 
-/// An operation with its shapes and options.
+/// Row of the table: an operation with its shapes and options.
 pub struct Case {
-    /// The operation, as its method is called.
+    /// Name of the operation.
     pub op: &'static str,
-    /// Tells the rows of an operation apart; with `op` a unique name.
+    /// Name of the row within the operation; `op/variant` is unique.
     pub variant: String,
-    /// The tensors it is applied to.
+    /// The operands.
     pub inputs: Vec<Input>,
-    /// Numbers that another implementation needs to compute the same, by name.
+    /// Options by name, for another implementation of the operation.
     pub options: Vec<(&'static str, f64)>,
-    /// Large rows are timed and compared between dtypes and levels; small ones have their gradients checked too.
+    /// Large rows are benchmarked, and compared between dtypes and SIMD levels; the gradients of small ones are also checked against finite
+    /// differences.
     pub large: bool,
     /// The operation.
     pub run: Run,
@@ -21,33 +22,33 @@ pub struct Case {
 /// A computation on the tensors of a case.
 pub type Run = Box<dyn Fn(&[Tensor]) -> Result<Tensor> + Send + Sync>;
 
-/// One tensor of a case.
+/// Operand of a case.
 #[derive(Clone, Debug)]
 pub struct Input {
     /// Extents.
     pub shape: Vec<usize>,
-    /// What its elements are.
+    /// Distribution of the elements.
     pub values: Values,
     /// True when the operation has a gradient for it.
     pub differentiable: bool,
-    /// True when the first axis is the batch, which tests may shorten.
+    /// True when the first axis is the batch, which tests may truncate.
     pub batched: bool,
 }
 
-/// What the elements of an input are.
+/// Distribution of the elements of an input.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Values {
     /// Standard normal.
     Normal,
-    /// Standard normal in quarters: of so few values, hardly any is normalised to within rounding of a kink.
+    /// Standard normal, rounded to multiples of 1/4: after normalisation hardly any value is within rounding of a kink.
     Coarse,
     /// Uniform in 0.5..1.5.
     Positive,
-    /// Distinct multiples of 1/16 in random order: no ties, and no kink within a finite difference.
+    /// Distinct values at a spacing of 1/16 in random order: no ties and, for an even count, no multiple of 1/16, so no integer kink.
     Distinct,
-    /// Class indices below the number, as i64.
+    /// Class indices below this number, as i64.
     Class(usize),
-    /// 0 or 1, half of each.
+    /// 0 or 1, with equal probability.
     Mask,
 }
 
@@ -62,20 +63,20 @@ impl Case {
         Case { op, variant: variant.into(), inputs, options: vec![], large: false, run: Box::new(run) }
     }
 
-    /// The same row as a large one, whose first input has the batch as its first axis.
+    /// This row as a large one; the first axis of the first input is the batch.
     pub fn large(self) -> Case {
         self.large_in(&[0])
     }
 
-    /// The same row as a large one; the named inputs have the batch as their first axis.
+    /// This row as a large one; the first axis of the inputs at these indices is the batch.
     pub fn large_in(mut self, batched: &[usize]) -> Case {
         self.large = true;
         batched.iter().for_each(|i| self.inputs[*i].batched = true);
         self
     }
 
-    /// With an option by name.
-    pub fn with(mut self, name: &'static str, value: f64) -> Case {
+    /// Adds an option.
+    pub fn with_option(mut self, name: &'static str, value: f64) -> Case {
         self.options.push((name, value));
         self
     }
@@ -85,12 +86,12 @@ impl Case {
         format!("{}/{}", self.op, self.variant)
     }
 
-    /// The tensors of the case, the same at each call; floats in `dtype`, from values that f32 holds exactly.
+    /// The tensors of the case, the same at each call; floats are in `dtype`, rounded from f32.
     pub fn tensors(&self, dtype: DType) -> Result<Vec<Tensor>> {
         self.tensors_of_batch(usize::MAX, dtype)
     }
 
-    /// As [`Case::tensors`], with at most so many samples in a batch.
+    /// As [`Case::tensors`], with at most `batch` samples.
     pub fn tensors_of_batch(&self, batch: usize, dtype: DType) -> Result<Vec<Tensor>> {
         let tensor = |(i, input): (usize, &Input)| {
             let mut input = input.clone();
@@ -102,7 +103,7 @@ impl Case {
         self.inputs.iter().enumerate().map(tensor).collect()
     }
 
-    /// An upstream gradient for an output of this shape, in `dtype`.
+    /// An upstream gradient in the shape of `like`, in `dtype`.
     pub fn upstream(&self, like: &Tensor, dtype: DType) -> Result<Tensor> {
         let input = Input {
             shape: like.dims().to_vec(),
@@ -115,20 +116,20 @@ impl Case {
 }
 
 impl Input {
-    fn tensor(&self, mut draws: RngStream, dtype: DType) -> Result<Tensor> {
+    fn tensor(&self, mut rng: RngStream, dtype: DType) -> Result<Tensor> {
         let n: usize = self.shape.iter().product();
         let data: Vec<f32> = match self.values {
-            Values::Normal => (0..n).map(|_| draws.normal()).collect(),
-            Values::Coarse => (0..n).map(|_| (draws.normal() * 4.0).round() / 4.0).collect(),
-            Values::Positive => (0..n).map(|_| 0.5 + draws.uniform()).collect(),
-            Values::Mask => (0..n).map(|_| (draws.next_u32() & 1) as f32).collect(),
+            Values::Normal => (0..n).map(|_| rng.normal()).collect(),
+            Values::Coarse => (0..n).map(|_| (rng.normal() * 4.0).round() / 4.0).collect(),
+            Values::Positive => (0..n).map(|_| 0.5 + rng.uniform()).collect(),
+            Values::Mask => (0..n).map(|_| (rng.next_u32() & 1) as f32).collect(),
             Values::Distinct => {
                 let mut v: Vec<f32> = (0..n).map(|i| (i as f32 - n as f32 / 2.0 + 0.5) / 16.0).collect();
-                (1..n).rev().for_each(|i| v.swap(i, draws.below(i as u32 + 1) as usize));
+                (1..n).rev().for_each(|i| v.swap(i, rng.below(i as u32 + 1) as usize));
                 v
             }
             Values::Class(classes) => {
-                let data: Vec<i64> = (0..n).map(|_| i64::from(draws.below(classes as u32))).collect();
+                let data: Vec<i64> = (0..n).map(|_| i64::from(rng.below(classes as u32))).collect();
                 return Tensor::from_vec(data, self.shape.as_slice());
             }
         };

@@ -1,12 +1,12 @@
-//! Convolutions: odd sizes, strides, padding, dilation, groups, views that are not aligned, and what is refused.
+//! Convolutions by cuDNN: odd sizes, strides, padding, dilation, groups, unaligned views, and unsupported cases.
+use crate::cudnn_errors;
 use crate::device::{Block, Device};
-use crate::numbers::{DTYPES, draw, error, from_bytes, to_bytes};
-use crate::refusals;
+use crate::numbers::{DTYPES, error, from_bytes, random, to_bytes};
 use fornax_engine::cuda::LibraryError;
 use fornax_engine::cuda::cudnn::{ConvEngineOptions, ConvKind, ConvPlanChoice, Cudnn};
 use fornax_engine::{ConvShape, DType};
 
-pub const PLAIN: ConvShape = ConvShape {
+pub const BASE: ConvShape = ConvShape {
     n: 2,
     h: 7,
     w: 5,
@@ -21,20 +21,20 @@ pub const PLAIN: ConvShape = ConvShape {
 
 fn shapes() -> Vec<ConvShape> {
     vec![
-        PLAIN,
-        ConvShape { n: 3, c_in: 8, c_out: 16, kernel: [1, 1], stride: [2, 2], padding: [0, 0], ..PLAIN },
-        ConvShape { h: 14, w: 13, c_out: 16, kernel: [7, 7], stride: [2, 2], padding: [3, 3], ..PLAIN },
-        ConvShape { h: 9, w: 8, kernel: [5, 3], stride: [2, 1], padding: [2, 1], dilation: [1, 2], ..PLAIN },
-        ConvShape { h: 11, w: 9, c_in: 4, padding: [2, 2], dilation: [2, 2], ..PLAIN },
-        ConvShape { c_in: 6, c_out: 10, groups: 2, ..PLAIN },
-        ConvShape { c_in: 4, c_out: 8, groups: 4, stride: [1, 2], ..PLAIN },
-        // Rows and columns of the image that no window reaches: their gradient is zero.
-        ConvShape { h: 8, w: 8, stride: [3, 3], padding: [0, 0], ..PLAIN },
-        ConvShape { n: 1, h: 3, w: 3, padding: [0, 0], ..PLAIN },
+        BASE,
+        ConvShape { n: 3, c_in: 8, c_out: 16, kernel: [1, 1], stride: [2, 2], padding: [0, 0], ..BASE },
+        ConvShape { h: 14, w: 13, c_out: 16, kernel: [7, 7], stride: [2, 2], padding: [3, 3], ..BASE },
+        ConvShape { h: 9, w: 8, kernel: [5, 3], stride: [2, 1], padding: [2, 1], dilation: [1, 2], ..BASE },
+        ConvShape { h: 11, w: 9, c_in: 4, padding: [2, 2], dilation: [2, 2], ..BASE },
+        ConvShape { c_in: 6, c_out: 10, groups: 2, ..BASE },
+        ConvShape { c_in: 4, c_out: 8, groups: 4, stride: [1, 2], ..BASE },
+        // Some rows and columns of the image are in no window: their gradient is zero.
+        ConvShape { h: 8, w: 8, stride: [3, 3], padding: [0, 0], ..BASE },
+        ConvShape { n: 1, h: 3, w: 3, padding: [0, 0], ..BASE },
     ]
 }
 
-/// Calls `visit` with the places in image, weight and output of every product in a convolution.
+/// Calls `visit` with the indices into image, weight and output of every multiplication in a convolution.
 fn for_each_product(s: &ConvShape, mut visit: impl FnMut(usize, usize, usize)) {
     for (n, oh, ow, k) in (0..s.output_len()).map(|i| {
         let (k, i) = (i % s.c_out, i / s.c_out);
@@ -56,9 +56,9 @@ fn for_each_product(s: &ConvShape, mut visit: impl FnMut(usize, usize, usize)) {
     }
 }
 
-/// The result of one kind from the other two tensors, and for each element the sum of the absolute products.
-pub fn plain(kind: ConvKind, s: &ConvShape, tensors: &[Vec<f64>; 3]) -> (Vec<f64>, Vec<f64>) {
-    let target = place(kind);
+/// The result of one kind of convolution by plain loops, and for each element the sum of the absolute terms.
+pub fn reference(kind: ConvKind, s: &ConvShape, tensors: &[Vec<f64>; 3]) -> (Vec<f64>, Vec<f64>) {
+    let target = target_index(kind);
     let mut result = vec![0.0; tensors[target].len()];
     let mut scale = result.clone();
     for_each_product(s, |x, w, y| {
@@ -70,8 +70,8 @@ pub fn plain(kind: ConvKind, s: &ConvShape, tensors: &[Vec<f64>; 3]) -> (Vec<f64
     (result, scale)
 }
 
-/// Which of image, weight and output a kind computes.
-fn place(kind: ConvKind) -> usize {
+/// Index of the tensor that a kind computes, among image, weight and output.
+fn target_index(kind: ConvKind) -> usize {
     match kind {
         ConvKind::Forward => 2,
         ConvKind::DataGradient => 0,
@@ -79,20 +79,20 @@ fn place(kind: ConvKind) -> usize {
     }
 }
 
-struct Bench {
+struct Fixture {
     device: Device,
     dnn: Cudnn,
 }
 
-impl Bench {
-    fn new() -> Bench {
+impl Fixture {
+    fn new() -> Fixture {
         let device = Device::open();
         // SAFETY: the device outlives `dnn`, and opening it made its context current.
         let dnn = unsafe { Cudnn::new(device.stream()) }.unwrap();
-        Bench { device, dnn }
+        Fixture { device, dnn }
     }
 
-    /// Runs one kind on the device; the result's tensor starts as NaN, so that an element left unwritten shows.
+    /// Runs one kind on the device. The result is initialized with NaN, so that an element that is not written is detected.
     fn run(
         &self,
         kind: ConvKind,
@@ -104,15 +104,15 @@ impl Bench {
     ) -> Result<Vec<f64>, LibraryError> {
         let upload = |i: usize| {
             let garbage = vec![f64::NAN; tensors[i].len()];
-            let values = if i == place(kind) { &garbage } else { &tensors[i] };
+            let values = if i == target_index(kind) { &garbage } else { &tensors[i] };
             self.device.upload(&to_bytes(values, dtype), offset)
         };
         let [x, w, y] = [upload(0), upload(1), upload(2)];
         let (px, pw, py) = (x.pointer(), w.pointer(), y.pointer());
-        let mut held: Vec<Block> = Vec::new();
+        let mut workspaces: Vec<Block> = Vec::new();
         let workspace = &mut |bytes: usize| {
-            held.push(self.device.allocate(bytes, 0));
-            Ok(held[held.len() - 1].pointer())
+            workspaces.push(self.device.allocate(bytes, 0));
+            Ok(workspaces[workspaces.len() - 1].pointer())
         };
         // SAFETY: the blocks have the shapes' sizes, and live until the download has waited for the stream.
         unsafe {
@@ -124,10 +124,10 @@ impl Bench {
                 }
             }?;
         }
-        Ok(from_bytes(&self.device.download([&x, &w, &y][place(kind)]), dtype))
+        Ok(from_bytes(&self.device.download([&x, &w, &y][target_index(kind)]), dtype))
     }
 
-    /// The error of one kind against plain loops; at most 1 is right.
+    /// The largest error of one kind against plain loops, in units of the tolerance.
     fn error(
         &self,
         kind: ConvKind,
@@ -137,25 +137,25 @@ impl Bench {
         offset: usize,
     ) -> f64 {
         let tensors = operands(s, dtype);
-        let (want, scale) = plain(kind, s, &tensors);
+        let (want, scale) = reference(kind, s, &tensors);
         let got = self.run(kind, s, dtype, options, &tensors, offset).unwrap();
         error(&got, &want, &scale, dtype)
     }
 }
 
 fn operands(s: &ConvShape, dtype: DType) -> [Vec<f64>; 3] {
-    [draw(1, s.input_len(), dtype), draw(2, s.weight_len(), dtype), draw(3, s.output_len(), dtype)]
+    [random(1, s.input_len(), dtype), random(2, s.weight_len(), dtype), random(3, s.output_len(), dtype)]
 }
 
 #[test]
-fn matches_plain_loops() {
-    let bench = Bench::new();
+fn convolutions_match_plain_loops() {
+    let fixture = Fixture::new();
     for s in shapes() {
         for dtype in DTYPES {
             for kind in ConvKind::ALL {
-                // Twice: the second call takes the plan that the first one kept.
+                // Twice: the second call uses the plan that the first one cached.
                 for call in 0..2 {
-                    let worst = bench.error(kind, &s, dtype, ConvEngineOptions::default(), 0);
+                    let worst = fixture.error(kind, &s, dtype, ConvEngineOptions::default(), 0);
                     assert!(worst <= 1.0, "{kind} {dtype} {s:?}: {worst} times the tolerance at call {call}");
                 }
             }
@@ -164,61 +164,61 @@ fn matches_plain_loops() {
 }
 
 #[test]
-fn takes_views_that_are_not_aligned() {
-    let bench = Bench::new();
+fn unaligned_views_match_plain_loops() {
+    let fixture = Fixture::new();
     for dtype in DTYPES {
         for kind in ConvKind::ALL {
-            let worst = bench.error(kind, &PLAIN, dtype, ConvEngineOptions::default(), dtype.size());
+            let worst = fixture.error(kind, &BASE, dtype, ConvEngineOptions::default(), dtype.size());
             assert!(worst <= 1.0, "{kind} {dtype}: {worst} times the tolerance");
         }
     }
 }
 
 #[test]
-fn rounds_to_tf32_only_where_allowed() {
-    let bench = Bench::new();
-    let s = ConvShape { c_in: 64, c_out: 32, ..PLAIN };
+fn f32_is_rounded_to_tf32_only_where_allowed() {
+    let fixture = Fixture::new();
+    let s = ConvShape { c_in: 64, c_out: 32, ..BASE };
     for kind in ConvKind::ALL {
         let error =
-            |tf32| bench.error(kind, &s, DType::F32, ConvEngineOptions { tf32, ..Default::default() }, 0);
+            |tf32| fixture.error(kind, &s, DType::F32, ConvEngineOptions { tf32, ..Default::default() }, 0);
         let (strict, rounded) = (error(false), error(true));
         assert!(strict <= 1.0, "{kind}: {strict} times the tolerance");
-        // TF32 keeps 10 bits of each operand: sums are off by some 2^-11 of their terms, the tolerance is 2^-20.
+        // TF32 has 10 mantissa bits: sums have an error of some 2^-11 of their terms, and the tolerance is 2^-20.
         assert!(rounded > 4.0 && rounded < 1000.0, "{kind}: {rounded} times the strict tolerance");
     }
 }
 
 #[test]
-fn times_candidates_and_is_deterministic() {
-    let bench = Bench::new();
+fn benchmarked_plans_are_correct_and_deterministic() {
+    let fixture = Fixture::new();
     let choice = ConvPlanChoice::Benchmark { candidates: 10, workspace: 1 << 30 };
     let options = ConvEngineOptions { choice, deterministic: true, ..Default::default() };
-    let s = ConvShape { dilation: [2, 2], padding: [2, 2], ..PLAIN };
+    let s = ConvShape { dilation: [2, 2], padding: [2, 2], ..BASE };
     for dtype in DTYPES {
         for kind in ConvKind::ALL {
             let tensors = operands(&s, dtype);
-            let (want, scale) = plain(kind, &s, &tensors);
-            let first = bench.run(kind, &s, dtype, options, &tensors, 0).unwrap();
+            let (want, scale) = reference(kind, &s, &tensors);
+            let first = fixture.run(kind, &s, dtype, options, &tensors, 0).unwrap();
             assert!(error(&first, &want, &scale, dtype) <= 1.0, "{kind} {dtype}");
-            assert_eq!(first, bench.run(kind, &s, dtype, options, &tensors, 0).unwrap(), "{kind} {dtype}");
+            assert_eq!(first, fixture.run(kind, &s, dtype, options, &tensors, 0).unwrap(), "{kind} {dtype}");
         }
     }
 }
 
 #[test]
-fn refuses_what_the_real_library_refuses() {
+fn emulated_cudnn_returns_the_status_codes_of_the_real_one() {
     Device::open();
     // SAFETY: the library was opened by the device already.
     let cudnn = unsafe { libloading::Library::new("libcudnn.so.9") }.unwrap();
-    assert_eq!(refusals::differences(&cudnn), [""; 0]);
+    assert_eq!(cudnn_errors::differences(&cudnn), [""; 0]);
 }
 
 #[test]
-fn refuses_other_dtypes_and_empty_tensors() {
-    let bench = Bench::new();
-    let empty = ConvShape { n: 0, ..PLAIN };
-    for (s, dtype) in [(PLAIN, DType::F64), (PLAIN, DType::I64), (empty, DType::F32)] {
-        let refusal = bench.run(
+fn unsupported_dtypes_and_empty_tensors_are_rejected() {
+    let fixture = Fixture::new();
+    let empty = ConvShape { n: 0, ..BASE };
+    for (s, dtype) in [(BASE, DType::F64), (BASE, DType::I64), (empty, DType::F32)] {
+        let result = fixture.run(
             ConvKind::Forward,
             &s,
             dtype,
@@ -226,21 +226,21 @@ fn refuses_other_dtypes_and_empty_tensors() {
             &operands(&s, DType::F32),
             0,
         );
-        assert!(matches!(refusal, Err(LibraryError::Unsupported { .. })), "{dtype}: {refusal:?}");
+        assert!(matches!(result, Err(LibraryError::Unsupported { .. })), "{dtype}: {result:?}");
     }
 }
 
 #[test]
-fn passes_on_that_there_is_no_workspace() {
-    let bench = Bench::new();
-    let [x, w, y] = operands(&PLAIN, DType::F32).map(|t| bench.device.upload(&to_bytes(&t, DType::F32), 0));
+fn workspace_allocation_failure_is_returned() {
+    let fixture = Fixture::new();
+    let [x, w, y] = operands(&BASE, DType::F32).map(|t| fixture.device.upload(&to_bytes(&t, DType::F32), 0));
     let workspace = &mut |bytes: usize| Err(LibraryError::Workspace { bytes, why: "none left".into() });
-    // One engine is left by these options, and it works in some memory.
+    // The only engine with these options needs a workspace.
     let options = ConvEngineOptions { deterministic: true, ..Default::default() };
     // SAFETY: the blocks have the shape's sizes.
-    let refusal = unsafe {
-        bench.dnn.weight_gradient(
-            &PLAIN,
+    let result = unsafe {
+        fixture.dnn.weight_gradient(
+            &BASE,
             DType::F32,
             options,
             x.pointer(),
@@ -249,6 +249,6 @@ fn passes_on_that_there_is_no_workspace() {
             workspace,
         )
     };
-    let text = refusal.unwrap_err().to_string();
+    let text = result.unwrap_err().to_string();
     assert!(text.contains("none left"), "{text}");
 }

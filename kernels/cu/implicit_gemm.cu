@@ -1,11 +1,11 @@
-// Convolution of channels-last images as a matrix product whose operands are gathered as they are needed: plain, for any geometry
-// and groups. It is what the results of the library for convolutions are compared with, and the way where that one refuses.
+// Convolution of channels-last images as an implicit GEMM: a matmul whose operands are gathered on the fly, for any geometry and
+// groups. It is the reference for cuDNN's results and the fallback for shapes that cuDNN does not support.
 //
 // A block computes a tile of kTile x kTile results, each thread kEach x kEach of them; both operands pass through shared memory kDepth
-// terms at a time. The weight gradient's sum over pixels is cut into splits, merged in order by a second kernel.
+// terms at a time. The weight gradient's sum over pixels is divided into splits (split-K), merged in order by a second kernel.
 #include "fornax.cuh"
 
-/// What is convolved; pairs are (vertical, horizontal). Weights are [c_out, kernel, c_in / groups].
+/// Shape of a convolution; pairs are (vertical, horizontal). Weights are [c_out, kernel, c_in / groups].
 struct Conv {
   int n, in[2], out[2], c_in, c_out, groups;
   int kernel[2], stride[2], padding[2], dilation[2];
@@ -19,14 +19,14 @@ namespace {
 
 constexpr int kTile = 64, kDepth = 16, kEach = 4, kSide = kTile / kEach, kBlock = kSide * kSide;
 
-/// A pixel of the batch by its number, and a tap of the kernel by its.
+/// Image, row and column of the pixel with index `number` in a batch.
 struct Pixel {
   int image, y, x;
   __device__ Pixel(long long number, const int (&size)[2])
       : image((int)(number / size[1] / size[0])), y((int)(number / size[1] % size[0])), x((int)(number % size[1])) {}
 };
 
-/// The input element under tap `tap` of an output pixel; 0 outside of the image.
+/// Input element at kernel position `tap` of an output pixel; 0 outside the image.
 template <typename T>
 __device__ __forceinline__ float input_at(const Conv& s, const T* x, const Pixel& out, int tap, int channel) {
   const int iy = out.y * s.stride[0] - s.padding[0] + tap / s.kernel[1] * s.dilation[0];
@@ -35,7 +35,7 @@ __device__ __forceinline__ float input_at(const Conv& s, const T* x, const Pixel
   return to_float(x[(((long long)out.image * s.in[0] + iy) * s.in[1] + ix) * s.c_in + channel]);
 }
 
-/// The output gradient that reaches an input pixel by tap `tap`; 0 where no window lies so.
+/// Output gradient that kernel position `tap` propagates to an input pixel; 0 if no output pixel reads the input there.
 template <typename T>
 __device__ __forceinline__ float output_at(const Conv& s, const T* dy, const Pixel& in, int tap, int channel) {
   const int top = in.y + s.padding[0] - tap / s.kernel[1] * s.dilation[0];
@@ -46,7 +46,7 @@ __device__ __forceinline__ float output_at(const Conv& s, const T* dy, const Pix
   return to_float(dy[(((long long)in.image * s.out[0] + oy) * s.out[1] + ox) * s.c_out + channel]);
 }
 
-// The three products; m and n name a result, k a term. `a(m, k)` and `b(k, n)` are the factors.
+// The three GEMMs, C[m, n] = sum over k of a(m, k) * b(k, n).
 
 /// y: output pixels by output channels, over taps and input channels.
 template <typename T> struct Forward {
@@ -89,7 +89,7 @@ template <typename T> struct DataGradient {
   }
 };
 
-/// One split of dw: output channels by taps and input channels, over the output pixels first .. last.
+/// One split of dw: output channels by taps and input channels, over the output pixels [first, last).
 template <typename T> struct WeightGradient {
   const T *x, *dy;
   float* partial;
@@ -110,8 +110,8 @@ template <typename T> struct WeightGradient {
   }
 };
 
-/// The tiles of results that fall to this block: rows by blockIdx.x, columns by blockIdx.y.
-template <typename Product> __device__ void multiply(const Product& p) {
+/// Computes this block's tile of the result: rows by blockIdx.x, columns by blockIdx.y.
+template <typename Gemm> __device__ void gemm(const Gemm& p) {
   __shared__ float a[kDepth][kTile + 1], b[kDepth][kTile + 1];
   const long long m0 = (long long)blockIdx.x * kTile;
   const int n0 = blockIdx.y * kTile, thread = threadIdx.x, mi = thread / kSide, ni = thread % kSide;
@@ -152,37 +152,37 @@ template <typename Product> __device__ void multiply(const Product& p) {
   }
 }
 
-/// Split `blockIdx.z / groups` of the pixels, for group `blockIdx.z % groups`.
+/// Weight gradient over split `blockIdx.z / groups` of the pixels, for group `blockIdx.z % groups`.
 template <typename T> __device__ void weight_gradient(const T* x, const T* dy, float* partial, long long split_pixels, const Conv& s) {
   const long long split = blockIdx.z / s.groups, pixels = (long long)s.n * s.out[0] * s.out[1];
   float* out = partial + split * s.c_out * s.taps() * s.group_in();
-  multiply(WeightGradient<T>{x, dy, out, s, (int)(blockIdx.z % s.groups), split * split_pixels, min(pixels, (split + 1) * split_pixels)});
+  gemm(WeightGradient<T>{x, dy, out, s, (int)(blockIdx.z % s.groups), split * split_pixels, min(pixels, (split + 1) * split_pixels)});
 }
 
 }  // namespace
 
-#define CONVOLUTION(T, name)                                                                                                   \
-  extern "C" __global__ void __launch_bounds__(kBlock)                                                                         \
-      convolution_fwd_##name(const T* x, const T* weight, const T* bias, T* y, Conv s) {                                       \
-    multiply(Forward<T>{x, weight, bias, y, s, (int)blockIdx.z});                                                              \
-  }                                                                                                                            \
-  extern "C" __global__ void __launch_bounds__(kBlock)                                                                         \
-      convolution_data_bwd_##name(const T* dy, const T* weight, T* dx, Conv s) {                                               \
-    multiply(DataGradient<T>{dy, weight, dx, s, (int)blockIdx.z});                                                             \
-  }                                                                                                                            \
-  extern "C" __global__ void __launch_bounds__(kBlock)                                                                         \
-      convolution_weight_bwd_##name(const T* x, const T* dy, float* partial, long long split_pixels, Conv s) {                 \
-    weight_gradient(x, dy, partial, split_pixels, s);                                                                          \
-  }                                                                                                                            \
-  extern "C" __global__ void __launch_bounds__(kBlock)                                                                         \
-      convolution_finalize_bwd_##name(const float* partial, int splits, long long len, T* dw) {                                \
-    const long long i = (long long)blockIdx.x * kBlock + threadIdx.x;                                                          \
-    if (i >= len) return;                                                                                                      \
-    float sum = 0;                                                                                                             \
-    for (int split = 0; split < splits; split++) sum += partial[split * len + i];                                              \
-    dw[i] = from_float<T>(sum);                                                                                                \
+#define IMPLICIT_GEMM(T, name)                                                                                    \
+  extern "C" __global__ void __launch_bounds__(kBlock)                                                            \
+      implicit_gemm_fwd_##name(const T* x, const T* weight, const T* bias, T* y, Conv s) {                        \
+    gemm(Forward<T>{x, weight, bias, y, s, (int)blockIdx.z});                                                     \
+  }                                                                                                               \
+  extern "C" __global__ void __launch_bounds__(kBlock)                                                            \
+      implicit_gemm_data_bwd_##name(const T* dy, const T* weight, T* dx, Conv s) {                                \
+    gemm(DataGradient<T>{dy, weight, dx, s, (int)blockIdx.z});                                                    \
+  }                                                                                                               \
+  extern "C" __global__ void __launch_bounds__(kBlock)                                                            \
+      implicit_gemm_weight_bwd_##name(const T* x, const T* dy, float* partial, long long split_pixels, Conv s) {  \
+    weight_gradient(x, dy, partial, split_pixels, s);                                                             \
+  }                                                                                                               \
+  extern "C" __global__ void __launch_bounds__(kBlock)                                                            \
+      implicit_gemm_finalize_bwd_##name(const float* partial, int splits, long long len, T* dw) {                 \
+    const long long i = (long long)blockIdx.x * kBlock + threadIdx.x;                                             \
+    if (i >= len) return;                                                                                         \
+    float sum = 0;                                                                                                \
+    for (int split = 0; split < splits; split++) sum += partial[split * len + i];                                 \
+    dw[i] = from_float<T>(sum);                                                                                   \
   }
 
-CONVOLUTION(float, f32)
-CONVOLUTION(half16, f16)
-CONVOLUTION(bfloat16, bf16)
+IMPLICIT_GEMM(float, f32)
+IMPLICIT_GEMM(half16, f16)
+IMPLICIT_GEMM(bfloat16, bf16)

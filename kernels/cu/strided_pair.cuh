@@ -1,22 +1,23 @@
-// Two arrays walked side by side along axes with steps of their own.
+// Iteration over two arrays with independent strides.
 #pragma once
 #include "elementwise.cuh"
 
-/// `n` elements in rows of `inner`: where each lies in two arrays, a and b. Steps may be 0 (repetition) or negative (reversal).
-struct Walk {
+/// Offsets in two arrays, a and b, of `n` elements in rows of `inner`. Strides may be 0 (broadcast) or negative (reversal).
+struct StridedPair {
   long long n, inner;
-  /// First element in each array, and in the dense result where there is one.
+  /// Offset of the first element in each array, and in the dense result, if any.
   long long a_start, b_start, y_start;
-  /// Steps within a row.
-  long long a_step, b_step;
-  /// Number of axes outside the rows; below 2^32 elements unless it is 0.
+  /// Strides within a row.
+  long long a_stride, b_stride;
+  /// Number of axes outside the rows. Above 0, n is less than 2^32.
   int rank;
-  /// Rows are whole packs at places where packs begin, in each array that advances within a row.
+  /// Rows consist of whole packs that start at multiples of a pack, in each array with stride 1.
   int packed;
+  /// Extents and strides of the outer axes, outermost first.
   int extents[6];
   long long a[6], b[6];
 
-  /// Where element i lies.
+  /// Offsets of element i in a and b.
   __device__ __forceinline__ void locate(long long i, long long& in_a, long long& in_b) const {
     in_a = a_start;
     in_b = b_start;
@@ -30,7 +31,7 @@ struct Walk {
         row = outer;
       }
     }
-    in_a += i * a_step;
-    in_b += i * b_step;
+    in_a += i * a_stride;
+    in_b += i * b_stride;
   }
 };

@@ -1,13 +1,13 @@
-//! The way back that leaves gradients in variables, and frees the graph as it goes.
-use super::{Gradient, Leaf, Node, no_grad};
+//! The leaf-gradient backward pass: accumulates gradients in the variables, and frees the graph.
+use super::{AutogradMeta, Leaf, Node, no_grad};
 use crate::{Error, Result, Tensor};
 use std::collections::{BinaryHeap, HashMap};
 use std::sync::Arc;
 
 impl Tensor {
-    /// Differentiates this scalar: adds d self / d leaf to [`Tensor::grad`] of every leaf it depends on, and frees the graph.
+    /// Backward pass from this scalar: adds d self / d leaf to [`Tensor::grad`] of every leaf it depends on, and frees the graph.
     ///
-    /// Errors: this tensor is not a scalar, depends on no leaf, or was differentiated before.
+    /// Errors: this tensor is not a scalar, requires no gradient, or its graph was freed before.
     pub fn backward(&self) -> Result<()> {
         if self.numel() != 1 {
             return Err(Error::shape(
@@ -19,21 +19,22 @@ impl Tensor {
         self.backward_from(&Tensor::full(*self.shape(), 1.0, self.dtype(), &self.device())?)
     }
 
-    /// Differentiates `sum(self * upstream)`; `upstream` has the shape and dtype of this tensor.
+    /// Backward pass from `sum(self * upstream)`; `upstream` must have the shape and dtype of this tensor.
     pub fn backward_from(&self, upstream: &Tensor) -> Result<()> {
         check_upstream(self, upstream)?;
         let upstream = upstream.detach();
-        match self.gradient() {
-            Gradient::None => Err(Error::Autograd {
-                why: "this tensor depends on no tensor that requires a gradient".into(),
+        match self.autograd_meta() {
+            AutogradMeta::None => Err(Error::Autograd {
+                why: "this tensor does not require a gradient; compute it from a variable, outside no_grad"
+                    .into(),
             }),
-            Gradient::Leaf(leaf) => no_grad(|| finish(leaf, upstream)),
-            Gradient::Node(root) => no_grad(|| walk(root, upstream)),
+            AutogradMeta::Leaf(leaf) => no_grad(|| accumulate_grad(leaf, upstream)),
+            AutogradMeta::Node(root) => no_grad(|| run_backward(root, upstream)),
         }
     }
 }
 
-/// An error unless an upstream gradient is one for this output.
+/// Errors unless the upstream gradient has the output's shape and dtype.
 pub(super) fn check_upstream(output: &Tensor, upstream: &Tensor) -> Result<()> {
     if upstream.shape() == output.shape() && upstream.dtype() == output.dtype() {
         return Ok(());
@@ -45,64 +46,66 @@ pub(super) fn check_upstream(output: &Tensor, upstream: &Tensor) -> Result<()> {
     ))
 }
 
-/// Orders nodes by creation, newest first in a heap.
-struct ByAge(Arc<Node>);
-impl PartialEq for ByAge {
+/// A node ordered by its sequence number: a heap pops the newest first.
+struct BySequence(Arc<Node>);
+impl PartialEq for BySequence {
     fn eq(&self, other: &Self) -> bool {
         self.0.sequence == other.0.sequence
     }
 }
-impl Eq for ByAge {}
-impl PartialOrd for ByAge {
+impl Eq for BySequence {}
+impl PartialOrd for BySequence {
     fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
         Some(self.cmp(other))
     }
 }
-impl Ord for ByAge {
+impl Ord for BySequence {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         self.0.sequence.cmp(&other.0.sequence)
     }
 }
 
-fn walk(root: &Arc<Node>, upstream: Tensor) -> Result<()> {
-    let mut pending = leaf_uses(root);
+fn run_backward(root: &Arc<Node>, upstream: Tensor) -> Result<()> {
+    let mut pending = count_leaf_edges(root);
     let mut leaf_sums: HashMap<*const Leaf, Tensor> = HashMap::new();
     let mut sums: HashMap<u64, Tensor> = HashMap::from([(root.sequence, upstream)]);
-    let mut heap = BinaryHeap::from([ByAge(root.clone())]);
-    while let Some(ByAge(node)) = heap.pop() {
+    let mut heap = BinaryHeap::from([BySequence(root.clone())]);
+    while let Some(BySequence(node)) = heap.pop() {
         let grad = sums.remove(&node.sequence).expect("a node is queued with its gradient");
-        let needs: Vec<bool> = node.inputs.iter().map(|g| !matches!(g, Gradient::None)).collect();
+        let needs: Vec<bool> = node.inputs.iter().map(|g| !matches!(g, AutogradMeta::None)).collect();
         let grads = node.differentiate(grad, &needs, false)?;
         for (input, grad) in node.inputs.iter().zip(grads) {
             match (input, grad) {
-                (Gradient::Node(n), Some(grad)) => {
-                    n.check(&grad, node.op);
+                (AutogradMeta::Node(n), Some(grad)) => {
+                    n.check_shape(&grad, node.op);
                     match sums.remove(&n.sequence) {
                         Some(sum) => sums.insert(n.sequence, sum.accumulate(grad)?),
                         None => {
-                            heap.push(ByAge(n.clone()));
+                            heap.push(BySequence(n.clone()));
                             sums.insert(n.sequence, grad)
                         }
                     };
                 }
-                (Gradient::Leaf(leaf), grad) => arrive(leaf, grad, &mut pending, &mut leaf_sums)?,
+                (AutogradMeta::Leaf(leaf), grad) => {
+                    add_leaf_contribution(leaf, grad, &mut pending, &mut leaf_sums)?
+                }
                 _ => {}
             }
         }
     }
-    // Leaves behind branches that no gradient reached.
+    // Leaves with branches that no gradient reached.
     for (_, (leaf, uses)) in pending {
         if uses > 0
             && let Some(sum) = leaf_sums.remove(&Arc::as_ptr(&leaf))
         {
-            finish(&leaf, sum)?;
+            accumulate_grad(&leaf, sum)?;
         }
     }
     Ok(())
 }
 
-/// One of a leaf's contributions is known; the last one completes its gradient.
-fn arrive(
+/// Adds one contribution to a leaf's gradient; the last one completes it.
+fn add_leaf_contribution(
     leaf: &Arc<Leaf>,
     grad: Option<Tensor>,
     pending: &mut HashMap<*const Leaf, (Arc<Leaf>, usize)>,
@@ -125,21 +128,21 @@ fn arrive(
             sums.insert(id, sum);
             Ok(())
         }
-        (Some(sum), _) => finish(leaf, sum),
+        (Some(sum), _) => accumulate_grad(leaf, sum),
         (None, _) => Ok(()),
     }
 }
 
-/// How many edges of the graph lead to each leaf.
-fn leaf_uses(root: &Arc<Node>) -> HashMap<*const Leaf, (Arc<Leaf>, usize)> {
+/// The number of edges of the graph that lead to each leaf.
+fn count_leaf_edges(root: &Arc<Node>) -> HashMap<*const Leaf, (Arc<Leaf>, usize)> {
     let mut uses: HashMap<*const Leaf, (Arc<Leaf>, usize)> = HashMap::new();
     let mut seen = std::collections::HashSet::from([root.sequence]);
     let mut stack = vec![root.clone()];
     while let Some(node) = stack.pop() {
         for input in &node.inputs {
             match input {
-                Gradient::Leaf(leaf) => uses.entry(Arc::as_ptr(leaf)).or_insert((leaf.clone(), 0)).1 += 1,
-                Gradient::Node(n) if seen.insert(n.sequence) => stack.push(n.clone()),
+                AutogradMeta::Leaf(leaf) => uses.entry(Arc::as_ptr(leaf)).or_insert((leaf.clone(), 0)).1 += 1,
+                AutogradMeta::Node(n) if seen.insert(n.sequence) => stack.push(n.clone()),
                 _ => {}
             }
         }
@@ -147,12 +150,12 @@ fn leaf_uses(root: &Arc<Node>) -> HashMap<*const Leaf, (Arc<Leaf>, usize)> {
     uses
 }
 
-/// Adds a complete gradient to what the leaf holds and runs its hooks.
-fn finish(leaf: &Arc<Leaf>, grad: Tensor) -> Result<()> {
+/// Adds a complete gradient to the leaf's accumulated one, and runs its hooks.
+fn accumulate_grad(leaf: &Arc<Leaf>, grad: Tensor) -> Result<()> {
     let total = {
         let mut slot = leaf.grad.lock().unwrap_or_else(|e| e.into_inner());
         let total = match slot.take() {
-            Some(held) => held.accumulate(grad)?,
+            Some(old) => old.accumulate(grad)?,
             None => grad,
         };
         *slot = Some(total.clone());

@@ -1,10 +1,10 @@
-// What batch normalisation keeps of its statistics: `saved` is [4, c] floats, mean, 1 / std, scale = weight / std, shift = bias - mean * scale.
+// Batch normalization's saved statistics: `saved` is [4, c] floats: mean, 1 / std, scale = weight / std, shift = bias - mean * scale.
 #pragma once
 #include "fornax.cuh"
 
-/// Writes channel j of `saved`.
+/// Writes channel j of `saved`. A null weight counts as 1, a null bias as 0.
 template <typename P>
-__device__ void save(float* saved, int c, int j, double mean, double var, double eps, const P* weight, const P* bias) {
+__device__ void save_channel(float* saved, int c, int j, double mean, double var, double eps, const P* weight, const P* bias) {
   const double inv_std = 1.0 / sqrt(var + eps);
   const double scale = (weight ? to_float(weight[j]) : 1.0f) * inv_std;
   saved[j] = (float)mean;
@@ -14,6 +14,6 @@ __device__ void save(float* saved, int c, int j, double mean, double var, double
 }
 
 /// running = (1 - momentum) * running + momentum * batch
-template <typename P> __device__ void update(P* running, float momentum, double batch) {
+template <typename P> __device__ void update_running(P* running, float momentum, double batch) {
   *running = from_float<P>((float)((1.0 - momentum) * to_float(*running) + momentum * batch));
 }

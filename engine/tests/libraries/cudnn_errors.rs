@@ -1,5 +1,5 @@
-//! What cuDNN's descriptors refuse, as one table that the emulated device's cuDNN and the real one (`scripts/check-cudnn`) are
-//! both held to. Raw calls, as the engine's wrapper does not let such mistakes be made.
+//! Status codes of cuDNN's backend descriptors, as one table for the emulated device's cuDNN and the real one (`scripts/check-cudnn`).
+//! The calls are raw, as the engine's wrapper rules these errors out.
 use libloading::Library;
 use std::ffi::c_void;
 
@@ -33,7 +33,7 @@ struct Descriptor<'a> {
 
 impl Drop for Descriptor<'_> {
     fn drop(&mut self) {
-        // SAFETY: the type is that of the C header, and the descriptor this value's own.
+        // SAFETY: the type is the C header's, and this value owns the descriptor.
         unsafe { self.cudnn.function::<Destroy>("cudnnBackendDestroyDescriptor")(self.raw) };
     }
 }
@@ -98,7 +98,7 @@ impl Cudnn<'_> {
 impl Descriptor<'_> {
     fn set<T>(&self, name: i32, tag: i32, values: &[T]) -> Result<(), i32> {
         let (count, from) = (values.len() as i64, values.as_ptr().cast());
-        // SAFETY: there are `count` values; a tag that is not theirs is refused before they are read.
+        // SAFETY: there are `count` values; the library rejects a wrong type tag before it reads them.
         status(unsafe {
             self.cudnn.function::<Set>("cudnnBackendSetAttribute")(self.raw, name, tag, count, from)
         })
@@ -112,7 +112,7 @@ impl Descriptor<'_> {
     fn get(&self, name: i32) -> Result<(), i32> {
         let (mut count, mut value) = (0i64, 0i64);
         let to = (&raw mut value).cast();
-        // SAFETY: there is room for one value of 8 bytes.
+        // SAFETY: the buffer holds one value of 8 bytes.
         status(unsafe {
             self.cudnn.function::<Get>("cudnnBackendGetAttribute")(self.raw, name, INT64, 1, &mut count, to)
         })
@@ -123,7 +123,7 @@ fn status(status: i32) -> Result<(), i32> {
     if status == 0 { Ok(()) } else { Err(status) }
 }
 
-/// A mistake, and the status that answers it; 0 where none is one.
+/// Name of a call, the expected status (0 for success), and the call.
 type Case = (&'static str, i32, fn(&Cudnn) -> Result<(), i32>);
 
 const CASES: [Case; 25] = [
@@ -167,14 +167,14 @@ const CASES: [Case; 25] = [
     ("a graph without operations", 2000, |c| c.create(GRAPH)?.finish()),
 ];
 
-/// Makes every mistake; the answers that differ from the table.
+/// Makes every call; the ones whose status differs from the table.
 pub fn differences(library: &Library) -> Vec<String> {
     let cudnn = Cudnn { library };
     let mut different = Vec::new();
-    for (what, expected, mistake) in CASES {
-        let answer = mistake(&cudnn).err().unwrap_or(0);
-        if answer != expected {
-            different.push(format!("{what}: {answer} instead of {expected}"));
+    for (what, expected, call) in CASES {
+        let status = call(&cudnn).err().unwrap_or(0);
+        if status != expected {
+            different.push(format!("{what}: status {status} instead of {expected}"));
         }
     }
     let pack = cudnn.create(PACK).unwrap();

@@ -1,0 +1,70 @@
+//! Adding the result of an operation to the graph with its backward function.
+use super::{AutogradMeta, Backward, track};
+use crate::{Result, Tensor};
+
+/// Used by operations.
+impl Tensor {
+    /// Adds this result of an operation to the graph. `make` builds the backward function, and is called only if the operation is
+    /// tracked. The function runs untracked kernels, so the operation has first derivatives only.
+    pub(crate) fn with_backward<F>(
+        self,
+        op: &'static str,
+        inputs: &[&Tensor],
+        make: impl FnOnce() -> F,
+    ) -> Tensor
+    where
+        F: Fn(Tensor, &[bool]) -> Result<Vec<Option<Tensor>>> + Send + Sync + 'static,
+    {
+        self.tracked(op, inputs, || Backward::Once(Box::new(make())))
+    }
+
+    /// As [`Tensor::with_backward`], for a backward function that is differentiable itself: it is composed of differentiable
+    /// operations, and saves its tensors without detaching them.
+    pub(crate) fn with_composed_backward<F>(
+        self,
+        op: &'static str,
+        inputs: &[&Tensor],
+        make: impl FnOnce() -> F,
+    ) -> Tensor
+    where
+        F: Fn(Tensor, &[bool]) -> Result<Vec<Option<Tensor>>> + Send + Sync + 'static,
+    {
+        self.tracked(op, inputs, || Backward::Composed(Box::new(make())))
+    }
+
+    /// As [`Tensor::with_backward`], with a second backward function `composition`, like that of [`Tensor::with_composed_backward`],
+    /// which replaces `kernels` with `create_graph`. It should save only tensors that are alive anyway.
+    pub(crate) fn with_fused_backward<F, G>(
+        self,
+        op: &'static str,
+        inputs: &[&Tensor],
+        kernels: impl FnOnce() -> F,
+        composition: impl FnOnce() -> G,
+    ) -> Tensor
+    where
+        F: Fn(Tensor, &[bool]) -> Result<Vec<Option<Tensor>>> + Send + Sync + 'static,
+        G: Fn(Tensor, &[bool]) -> Result<Vec<Option<Tensor>>> + Send + Sync + 'static,
+    {
+        self.tracked(op, inputs, || Backward::Fused {
+            kernels: Box::new(kernels()),
+            composition: Box::new(composition()),
+        })
+    }
+
+    /// As [`Tensor::with_composed_backward`], for a backward function that needs the output, which is its first argument. With
+    /// `create_graph` that output requires a gradient.
+    pub(crate) fn with_output_backward<F>(self, op: &'static str, inputs: &[&Tensor], backward: F) -> Tensor
+    where
+        F: Fn(&Tensor, Tensor, &[bool]) -> Result<Vec<Option<Tensor>>> + Send + Sync + 'static,
+    {
+        let y = self.clone();
+        self.tracked(op, inputs, || Backward::FromOutput(y, Box::new(backward)))
+    }
+
+    fn tracked(self, op: &'static str, inputs: &[&Tensor], make: impl FnOnce() -> Backward) -> Tensor {
+        match track(op, *self.shape(), inputs, make) {
+            AutogradMeta::None => self,
+            meta => self.with_autograd_meta(meta),
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! Lock of a device's stream during CUDA graph capture: only the capturing thread may then use the stream, because another thread's calls
+//! would be captured instead of run. Without a capture all threads may use it.
+use super::{CudaError, Result};
+use std::sync::{Condvar, Mutex, MutexGuard};
+use std::thread::{self, ThreadId};
+
+/// Capture lock of one device.
+#[derive(Default)]
+pub(super) struct CaptureLock {
+    state: Mutex<CaptureLockState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct CaptureLockState {
+    capturing: Option<ThreadId>,
+    /// Number of calls in progress outside of a capture.
+    calls: usize,
+}
+
+/// Permission to use the stream until it is dropped.
+#[must_use = "the stream may only be used until this is dropped"]
+pub(crate) struct StreamAccess<'a>(Option<&'a CaptureLock>);
+
+/// Permission to capture until it is dropped.
+pub(super) struct CaptureGuard<'a>(&'a CaptureLock);
+
+impl CaptureLock {
+    /// Waits while another thread captures.
+    pub(super) fn enter(&self) -> StreamAccess<'_> {
+        let me = thread::current().id();
+        let mut state = self.lock();
+        loop {
+            match state.capturing {
+                None => break,
+                Some(thread) if thread == me => return StreamAccess(None),
+                Some(_) => state = self.changed.wait(state).unwrap_or_else(|e| e.into_inner()),
+            }
+        }
+        state.calls += 1;
+        StreamAccess(Some(self))
+    }
+
+    /// Waits for other threads' calls and captures to end. Returns an error if this thread is already capturing.
+    pub(super) fn begin_capture(&self) -> Result<CaptureGuard<'_>> {
+        let me = thread::current().id();
+        let mut state = self.lock();
+        if state.capturing == Some(me) {
+            return Err(CudaError::new("this thread is already capturing a CUDA graph"));
+        }
+        while state.capturing.is_some() || state.calls > 0 {
+            state = self.changed.wait(state).unwrap_or_else(|e| e.into_inner());
+        }
+        state.capturing = Some(me);
+        Ok(CaptureGuard(self))
+    }
+
+    /// True if this thread is capturing.
+    pub(super) fn is_capturing(&self) -> bool {
+        self.lock().capturing == Some(thread::current().id())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, CaptureLockState> {
+        self.state.lock().unwrap_or_else(|e| e.into_inner())
+    }
+}
+
+impl Drop for StreamAccess<'_> {
+    fn drop(&mut self) {
+        if let Some(capture_lock) = self.0 {
+            capture_lock.lock().calls -= 1;
+            capture_lock.changed.notify_all();
+        }
+    }
+}
+
+impl Drop for CaptureGuard<'_> {
+    fn drop(&mut self) {
+        self.0.lock().capturing = None;
+        self.0.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+    #[test]
+    fn other_threads_wait_during_a_capture() {
+        let (capture_lock, calls) = (CaptureLock::default(), AtomicUsize::new(0));
+        thread::scope(|scope| {
+            let capture = capture_lock.begin_capture().expect("no capture in progress");
+            assert!(capture_lock.is_capturing());
+            let (capture_lock, calls) = (&capture_lock, &calls);
+            for _ in 0..4 {
+                scope.spawn(move || {
+                    let _access = capture_lock.enter();
+                    assert!(!capture_lock.is_capturing());
+                    calls.fetch_add(1, SeqCst);
+                });
+            }
+            scope.spawn(move || {
+                let _capture = capture_lock.begin_capture().expect("waits for the first one");
+                assert_eq!(capture_lock.lock().calls, 0);
+            });
+            // The capturing thread's own calls do not wait.
+            drop(capture_lock.enter());
+            assert!(capture_lock.begin_capture().is_err(), "captures cannot be nested");
+            thread::sleep(std::time::Duration::from_millis(20));
+            assert_eq!(calls.load(SeqCst), 0);
+            drop(capture);
+        });
+        assert_eq!(calls.load(SeqCst), 4);
+        assert!(!capture_lock.is_capturing());
+    }
+}

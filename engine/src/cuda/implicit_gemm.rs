@@ -1,0 +1,74 @@
+//! Convolution as an implicit GEMM, for any geometry and groups (`kernels/cu/implicit_gemm.cu`): the fallback for shapes that cuDNN does
+//! not support, and the reference for its results.
+use super::{DeviceSlice, Gpu, KernelArg, LaunchConfig, Result, args};
+use crate::{ConvShape, DType};
+use std::sync::Arc;
+
+/// Convolution, plus an optional bias `[c_out]`.
+pub(crate) fn forward(
+    gpu: &Gpu,
+    s: &ConvShape,
+    x: DeviceSlice,
+    weight: DeviceSlice,
+    bias: Option<DeviceSlice>,
+    y: DeviceSlice,
+) -> Result<()> {
+    let shape = geometry(s);
+    let args = args![x, weight, KernelArg::optional(bias), y, KernelArg::by_value(&shape)];
+    let grid = tiles(s.n * s.out_h() * s.out_w(), s.group_out(), s.groups);
+    gpu.launch(MODULE, &format!("implicit_gemm_fwd_{}", x.dtype), grid, args)
+}
+
+/// Gradient of the input.
+pub(crate) fn data_gradient(
+    gpu: &Gpu,
+    s: &ConvShape,
+    dy: DeviceSlice,
+    weight: DeviceSlice,
+    dx: DeviceSlice,
+) -> Result<()> {
+    let shape = geometry(s);
+    let args = args![dy, weight, dx, KernelArg::by_value(&shape)];
+    let grid = tiles(s.n * s.h * s.w, s.group_in(), s.groups);
+    gpu.launch(MODULE, &format!("implicit_gemm_data_bwd_{}", dy.dtype), grid, args)
+}
+
+/// Gradient of the weight. Its sum over pixels is divided into splits if the weight alone makes too few blocks.
+pub(crate) fn weight_gradient(
+    gpu: &Arc<Gpu>,
+    s: &ConvShape,
+    x: DeviceSlice,
+    dy: DeviceSlice,
+    dw: DeviceSlice,
+) -> Result<()> {
+    let (columns, pixels) = (s.kernel[0] * s.kernel[1] * s.group_in(), s.n * s.out_h() * s.out_w());
+    let blocks = s.group_out().div_ceil(TILE) * columns.div_ceil(TILE) * s.groups;
+    let splits = (512 / blocks).clamp(1, pixels.div_ceil(256).max(1));
+    let split_pixels = pixels.div_ceil(splits);
+    let partial = gpu.empty(splits * dw.len, DType::F32)?;
+    let partial = partial.as_slice(DType::F32);
+    let shape = geometry(s);
+    let args = args![x, dy, partial, split_pixels, KernelArg::by_value(&shape)];
+    let grid = tiles(s.group_out(), columns, s.groups * splits);
+    gpu.launch(MODULE, &format!("implicit_gemm_weight_bwd_{}", x.dtype), grid, args)?;
+    let kernel = format!("implicit_gemm_finalize_bwd_{}", dw.dtype);
+    let grid = LaunchConfig::linear(dw.len.div_ceil(THREADS), THREADS);
+    gpu.launch(MODULE, &kernel, grid, args![partial, splits as i32, dw.len, dw])
+}
+
+const MODULE: &str = "implicit_gemm";
+const TILE: usize = 64;
+const THREADS: usize = 256;
+
+/// One block per tile of a GEMM's rows and columns and per GEMM of the batch.
+fn tiles(rows: usize, columns: usize, batch: usize) -> LaunchConfig {
+    let blocks = [rows.div_ceil(TILE).max(1), columns.div_ceil(TILE).max(1), batch].map(|v| v as u32);
+    LaunchConfig { grid_dim: blocks, block_dim: [THREADS as u32, 1, 1], shared_mem_bytes: 0 }
+}
+
+/// Fields of `struct Conv` in the kernels.
+fn geometry(s: &ConvShape) -> [i32; 16] {
+    let [[kh, kw], [sh, sw], [ph, pw], [dh, dw]] = [s.kernel, s.stride, s.padding, s.dilation];
+    [s.n, s.h, s.w, s.out_h(), s.out_w(), s.c_in, s.c_out, s.groups, kh, kw, sh, sw, ph, pw, dh, dw]
+        .map(|v| v as i32)
+}

@@ -1,0 +1,42 @@
+// Dropout (Srivastava et al., 2014) with Philox4x32-10 (Salmon et al., 2011). The random words are those of `random::RngStream` on the
+// CPU, word i for element i, so that the device and the CPU drop the same elements, forward and backward.
+#include "elementwise.cuh"
+#include "philox.cuh"
+
+namespace {
+
+/// Uniform in [0, 1), a multiple of 2^-24.
+__device__ __forceinline__ float uniform(unsigned word) { return (float)(word >> 8) * (1.0f / (1 << 24)); }
+
+/// y = uniform < keep_prob ? scale * x : 0. A thread handles the four elements of one Philox block. `step`, unless it is null, is added
+/// to the sample index in the counter. It is read from device memory, so that each replay of a captured launch uses new random numbers.
+template <typename T>
+__device__ void dropout(const T* x, T* y, long long n, float keep_prob, float scale, PhiloxStream rng, const long long* step) {
+  if (step) {
+    const unsigned long long sample = ((unsigned long long)rng.counter[2] << 32 | rng.counter[1]) + *step;
+    rng.counter[1] = (unsigned)sample;
+    rng.counter[2] = (unsigned)(sample >> 32);
+  }
+  const GridStride loop;
+  for (long long block = loop.first; block * 4 < n; block += loop.step) {
+    unsigned words[4];
+    philox(rng, (unsigned)block, words);
+#pragma unroll
+    for (int k = 0; k < 4; k++) {
+      const long long i = block * 4 + k;
+      if (i < n) y[i] = from_float<T>(uniform(words[k]) < keep_prob ? scale * to_float(x[i]) : 0.0f);
+    }
+  }
+}
+
+}  // namespace
+
+#define DROPOUT(T, name)                                                                                \
+  KERNEL dropout_##name(const T* x, T* y, long long n, float keep_prob, float scale, PhiloxStream rng,  \
+                     const long long* step) {                                                           \
+    dropout<T>(x, y, n, keep_prob, scale, rng, step);                                                   \
+  }
+
+DROPOUT(float, f32)
+DROPOUT(half16, f16)
+DROPOUT(bfloat16, bf16)
