@@ -213,6 +213,6 @@ fn truncated_and_corrupted_images_are_rejected() {
     let mut bomb = whole("rgb.png");
     bomb[16..24].copy_from_slice(&[0, 1, 0, 0, 0, 1, 0, 0]);
     assert!(Image::decode(&bomb, 3).is_err());
-    assert_eq!(Image::decode(b"", 3), Err("it is empty".into()));
+    assert_eq!(Image::decode(b"", 3), Err("the file is empty".into()));
     assert!(Image::decode(b"GIF89a", 3).expect_err("GIF").contains("neither"));
 }
