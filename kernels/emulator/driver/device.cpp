@@ -1,4 +1,4 @@
-// Devices and contexts: an H100's limits, as many of them as asked for.
+// Devices and contexts: any number of devices with an H100's limits.
 #include <cstdio>
 #include <cstring>
 
@@ -7,12 +7,12 @@
 namespace fornax {
 namespace {
 
-struct Attribute {
+struct DeviceAttribute {
   int number, value;
 };
 
 // cuda.h's CU_DEVICE_ATTRIBUTE_…
-constexpr Attribute kAttributes[] = {
+constexpr DeviceAttribute kAttributes[] = {
     {1, 1024},          // MAX_THREADS_PER_BLOCK
     {2, 1024},          // MAX_BLOCK_DIM_X
     {3, 1024},          // …_Y
@@ -28,7 +28,7 @@ constexpr Attribute kAttributes[] = {
     {13, 1980000},      // CLOCK_RATE
     {14, 512},          // TEXTURE_ALIGNMENT
     {15, 1},            // GPU_OVERLAP
-    {16, 4},            // MULTIPROCESSOR_COUNT: few, so that small tests fill the device
+    {16, 4},            // MULTIPROCESSOR_COUNT: small, so that small tests fill the device
     {19, 1},            // CAN_MAP_HOST_MEMORY
     {31, 1},            // CONCURRENT_KERNELS
     {36, 2619000},      // MEMORY_CLOCK_RATE
@@ -58,7 +58,8 @@ bool is_device(int device) { return device >= 0 && device < settings().devices; 
 Result check_device(int device) {
   if (!initialised) return kNotInitialized;
   if (is_device(device)) return kSuccess;
-  return refuse(kInvalidDevice, "there is no emulated device " + std::to_string(device));
+  return reject(kInvalidDevice, "emulated device " + std::to_string(device) + " does not exist; there are " +
+                                    std::to_string(settings().devices));
 }
 
 }  // namespace
@@ -119,7 +120,7 @@ CU_API cuDeviceTotalMem_v2(size_t* bytes, int device) {
 CU_API cuDeviceGetAttribute(int* value, int attribute, int device) {
   auto guard = lock();
   *value = 0;
-  for (const Attribute& known : kAttributes) {
+  for (const DeviceAttribute& known : kAttributes) {
     if (known.number == attribute) *value = known.value;
   }
   if (attribute == 33) *value = device;  // PCI_BUS_ID
@@ -184,8 +185,8 @@ CU_API cuCtxGetDevice(int* device) {
 
 CU_API cuCtxSynchronize() {
   ON_DEVICE(device);
-  if (Result result = refuse_in_capture("cuCtxSynchronize")) return result;
-  return wait_device(device);
+  if (Result result = reject_in_capture("cuCtxSynchronize")) return result;
+  return synchronize_device(device);
 }
 
 CU_API cuCtxSetFlags(unsigned) { return kSuccess; }

@@ -1,26 +1,25 @@
-// What the files of the driver stand-in share. Types have the sizes of those of cuda.h, which is not needed.
+// Shared declarations of the driver stand-in. Types have the sizes of cuda.h's, which is not included.
 #pragma once
 #include "../runtime/internal.h"
 
 #define CU_API extern "C" FORNAX_API fornax::Result
 
-// The beginning of a call that works on the current context's device: the lock, and the refusal when there is no context or
-// the device is in the state of an error.
-#define ON_DEVICE(device)                                                                            \
-  auto guard = fornax::lock();                                                                       \
-  int device = fornax::current_context_device();                                                     \
-  if (device < 0) return fornax::refuse(fornax::kInvalidContext, "no context is current");           \
-  if (fornax::Result state = fornax::sticky(device)) return state
+// Begins a call on the current context's device: takes the lock, and returns an error without a context or with a sticky error.
+#define ON_DEVICE(device)                                                                               \
+  auto guard = fornax::lock();                                                                          \
+  int device = fornax::current_context_device();                                                        \
+  if (device < 0) return fornax::reject(fornax::kInvalidContext, "the thread has no current context");  \
+  if (fornax::Result state = fornax::sticky_error(device)) return state
 
 namespace fornax {
 
-// A context is the primary context of a device or one of those made by cuCtxCreate; they do not differ here.
+// Context of a device; cuCtxCreate's contexts and the primary context are the same.
 struct ContextHandle {
   int device;
 };
 ContextHandle* context_of(int device);
 
-// Whether the host range is pinned memory.
+// True if the host range is pinned memory.
 bool is_pinned(const void* pointer, size_t bytes);
 
 }  // namespace fornax

@@ -1,4 +1,4 @@
-// Device memory, pools and pinned host memory.
+// Device memory, memory pools and pinned host memory.
 #include <cstdlib>
 #include <cstring>
 #include <map>
@@ -9,32 +9,33 @@ namespace fornax {
 namespace {
 
 std::map<uintptr_t, size_t> pinned;      // pinned host memory: address, bytes
-std::map<uintptr_t, bool> pinned_owned;  // … and whether cuMemHostAlloc made it
+std::map<uintptr_t, bool> pinned_owned;  // true for memory of cuMemHostAlloc, not of cuMemHostRegister
 
-struct Pool {
+struct MemoryPool {
   int device;
   uint64_t attributes[9] = {};
 };
-Pool* default_pool(int device) {
-  static std::map<int, Pool> pools;
-  return &pools.emplace(device, Pool{device}).first->second;
+MemoryPool* default_pool(int device) {
+  static std::map<int, MemoryPool> pools;
+  return &pools.emplace(device, MemoryPool{device}).first->second;
 }
 
 Result allocate_on(CUdeviceptr* pointer, int device, size_t bytes) {
   *pointer = 0;
-  if (bytes == 0) return refuse(kInvalidValue, "an allocation of 0 bytes");
+  if (bytes == 0) return reject(kInvalidValue, "allocation of 0 bytes");
   *pointer = allocate(device, bytes);
   if (*pointer) return kSuccess;
-  return refuse(kOutOfMemory, "device " + std::to_string(device) + " has no room for " + std::to_string(bytes) + " bytes: " +
-                                  std::to_string(live_bytes(device)) + " of " + std::to_string(kDeviceMemory) + " are in use");
+  return reject(kOutOfMemory, "out of memory on device " + std::to_string(device) + ": " + std::to_string(bytes) +
+                                  " bytes requested, " + std::to_string(live_bytes(device)) + " of " +
+                                  std::to_string(kDeviceMemory) + " in use");
 }
 
-Result allocate_queued(CUdeviceptr* pointer, size_t bytes, CUstream stream) {
-  if (!stream_exists(stream)) return refuse(kInvalidHandle, "cuMemAllocAsync: not a stream");
+Result allocate_async(CUdeviceptr* pointer, size_t bytes, CUstream stream) {
+  if (!stream_exists(stream)) return reject(kInvalidHandle, "cuMemAllocAsync: not a stream");
   if (Result result = allocate_on(pointer, device_of(stream), bytes)) return result;
   CUdeviceptr base = *pointer;
-  if (is_capturing(stream)) own_by_capture(stream, base);
-  // Whoever writes before the stream has come here loses it.
+  if (is_capturing(stream)) add_graph_allocation(stream, base);
+  // A write that does not wait for the allocation's stream is lost.
   return submit(stream, {"cuMemAllocAsync", [base] {
     if (Allocation* allocation = find_allocation(base)) poison(*allocation);
   }});
@@ -55,29 +56,29 @@ using namespace fornax;
 
 CU_API cuMemAlloc_v2(CUdeviceptr* pointer, size_t bytes) {
   ON_DEVICE(device);
-  if (Result result = refuse_in_capture("cuMemAlloc")) return result;
+  if (Result result = reject_in_capture("cuMemAlloc")) return result;
   return allocate_on(pointer, device, bytes);
 }
 
-// Frees at once, after everything that the device has to do.
+// Synchronises the device and frees.
 CU_API cuMemFree_v2(CUdeviceptr pointer) {
   auto guard = lock();
   if (pointer == 0) return kSuccess;
-  if (Result result = refuse_in_capture("cuMemFree")) return result;
+  if (Result result = reject_in_capture("cuMemFree")) return result;
   Allocation* allocation = find_allocation(pointer);
   if (!allocation || allocation->base != pointer || allocation->freed) {
-    return refuse(kInvalidValue, "cuMemFree: not the start of a device buffer");
+    return reject(kInvalidValue, "cuMemFree: not the start of a device buffer");
   }
-  Result state = wait_device(allocation->device);
+  Result state = synchronize_device(allocation->device);
   free_memory(pointer);
   return state;
 }
 
 CU_API cuMemAllocAsync(CUdeviceptr* pointer, size_t bytes, CUstream stream) {
   ON_DEVICE(device);
-  return allocate_queued(pointer, bytes, stream);
+  return allocate_async(pointer, bytes, stream);
 }
-CU_API cuMemAllocFromPoolAsync(CUdeviceptr* pointer, size_t bytes, Pool*, CUstream stream) {
+CU_API cuMemAllocFromPoolAsync(CUdeviceptr* pointer, size_t bytes, MemoryPool*, CUstream stream) {
   return cuMemAllocAsync(pointer, bytes, stream);
 }
 
@@ -86,7 +87,7 @@ CU_API cuMemFreeAsync(CUdeviceptr pointer, CUstream stream) {
   if (pointer == 0) return kSuccess;
   Allocation* allocation = find_allocation(pointer);
   if (!allocation || allocation->base != pointer || allocation->freed) {
-    return refuse(kInvalidValue, "cuMemFreeAsync: not the start of a device buffer");
+    return reject(kInvalidValue, "cuMemFreeAsync: not the start of a device buffer");
   }
   if (is_capturing(stream)) {
     return submit(stream, {"cuMemFreeAsync", [pointer] { poison(*find_allocation(pointer)); }});
@@ -115,7 +116,7 @@ CU_API cuPointerGetAttribute(void* data, int attribute, CUdeviceptr pointer) {
   auto guard = lock();
   Allocation* allocation = find_allocation(pointer);
   bool host = is_pinned(reinterpret_cast<void*>(pointer), 1);
-  if (!allocation && !host) return refuse(kInvalidValue, "cuPointerGetAttribute: neither device nor pinned memory");
+  if (!allocation && !host) return reject(kInvalidValue, "cuPointerGetAttribute: neither device nor pinned memory");
   switch (attribute) {
     case 2: *static_cast<unsigned*>(data) = allocation ? 2 : 1; return kSuccess;                       // MEMORY_TYPE
     case 9: *static_cast<int*>(data) = allocation ? allocation->device : 0; return kSuccess;           // DEVICE_ORDINAL
@@ -123,37 +124,37 @@ CU_API cuPointerGetAttribute(void* data, int attribute, CUdeviceptr pointer) {
   }
 }
 
-// ---- pools: one a device; their attributes are kept and have no effect
-CU_API cuDeviceGetDefaultMemPool(Pool** pool, int device) {
+// ---- memory pools: one per device; attributes are stored and have no effect
+CU_API cuDeviceGetDefaultMemPool(MemoryPool** pool, int device) {
   auto guard = lock();
   *pool = default_pool(device);
   return kSuccess;
 }
-CU_API cuDeviceGetMemPool(Pool** pool, int device) { return cuDeviceGetDefaultMemPool(pool, device); }
-CU_API cuDeviceSetMemPool(int, Pool*) { return kSuccess; }
-CU_API cuMemPoolSetAttribute(Pool* pool, int attribute, const void* value) {
+CU_API cuDeviceGetMemPool(MemoryPool** pool, int device) { return cuDeviceGetDefaultMemPool(pool, device); }
+CU_API cuDeviceSetMemPool(int, MemoryPool*) { return kSuccess; }
+CU_API cuMemPoolSetAttribute(MemoryPool* pool, int attribute, const void* value) {
   auto guard = lock();
   if (attribute < 1 || attribute > 8) return kInvalidValue;
   memcpy(&pool->attributes[attribute], value, attribute < 4 ? 4 : 8);
   return kSuccess;
 }
-CU_API cuMemPoolGetAttribute(Pool* pool, int attribute, void* value) {
+CU_API cuMemPoolGetAttribute(MemoryPool* pool, int attribute, void* value) {
   auto guard = lock();
   if (attribute < 1 || attribute > 8) return kInvalidValue;
   if (attribute == 5 || attribute == 7) pool->attributes[attribute] = live_bytes(pool->device);
   memcpy(value, &pool->attributes[attribute], attribute < 4 ? 4 : 8);
   return kSuccess;
 }
-CU_API cuMemPoolTrimTo(Pool* pool, size_t) {
+CU_API cuMemPoolTrimTo(MemoryPool* pool, size_t) {
   auto guard = lock();
-  return wait_device(pool->device);
+  return synchronize_device(pool->device);
 }
 
 // ---- pinned host memory
 CU_API cuMemHostAlloc(void** pointer, size_t bytes, unsigned) {
   ON_DEVICE(device);
   *pointer = aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
-  if (!*pointer) return refuse(kOutOfMemory, "no pinned memory of " + std::to_string(bytes) + " bytes");
+  if (!*pointer) return reject(kOutOfMemory, "cuMemHostAlloc: out of host memory, " + std::to_string(bytes) + " bytes requested");
   pinned[uintptr_t(*pointer)] = bytes;
   pinned_owned[uintptr_t(*pointer)] = true;
   return kSuccess;
@@ -162,10 +163,10 @@ CU_API cuMemAllocHost_v2(void** pointer, size_t bytes) { return cuMemHostAlloc(p
 
 CU_API cuMemFreeHost(void* pointer) {
   auto guard = lock();
-  if (!pinned_owned[uintptr_t(pointer)]) return refuse(kInvalidValue, "cuMemFreeHost: not pinned memory");
+  if (!pinned_owned[uintptr_t(pointer)]) return reject(kInvalidValue, "cuMemFreeHost: not memory of cuMemHostAlloc");
   Result state = kSuccess;
-  for (int device = 0; device < settings().devices; device++) {  // waits, as the driver does
-    if (Result result = wait_device(device)) state = result;
+  for (int device = 0; device < settings().devices; device++) {  // synchronises, as the driver does
+    if (Result result = synchronize_device(device)) state = result;
   }
   pinned.erase(uintptr_t(pointer));
   pinned_owned.erase(uintptr_t(pointer));
@@ -175,17 +176,18 @@ CU_API cuMemFreeHost(void* pointer) {
 
 CU_API cuMemHostRegister_v2(void* pointer, size_t bytes, unsigned) {
   auto guard = lock();
-  if (is_pinned(pointer, 1)) return refuse(kHostMemoryAlreadyRegistered, "cuMemHostRegister: pinned already");
+  if (is_pinned(pointer, 1)) return reject(kHostMemoryAlreadyRegistered, "cuMemHostRegister: the range is already pinned");
   pinned[uintptr_t(pointer)] = bytes;
   return kSuccess;
 }
 
 CU_API cuMemHostUnregister(void* pointer) {
   auto guard = lock();
-  for (int device = 0; device < settings().devices; device++) wait_device(device);
-  return pinned.erase(uintptr_t(pointer)) ? kSuccess : refuse(kHostMemoryNotRegistered, "cuMemHostUnregister: not registered");
+  for (int device = 0; device < settings().devices; device++) synchronize_device(device);
+  if (pinned.erase(uintptr_t(pointer))) return kSuccess;
+  return reject(kHostMemoryNotRegistered, "cuMemHostUnregister: not a registered range");
 }
 
 CU_API cuMemHostGetDevicePointer_v2(CUdeviceptr*, void*, unsigned) {
-  return refuse(kNotSupported, "the emulated device cannot access host memory from kernels");
+  return reject(kNotSupported, "the emulated device cannot access host memory from kernels");
 }

@@ -12,16 +12,16 @@ namespace {
 
 struct Function {
   const fornax_device::Kernel* kernel;
-  std::shared_ptr<Object> object;
+  std::shared_ptr<SharedObject> object;
   unsigned max_shared = kDefaultShared;
 };
 
 struct Module {
-  std::shared_ptr<Object> object;
+  std::shared_ptr<SharedObject> object;
   std::map<std::string, std::unique_ptr<Function>> functions;
 };
 
-// Where a parameter lies in the buffer of all of them.
+// Offset of a parameter in the argument buffer.
 size_t parameter_offset(const fornax_device::Kernel& kernel, size_t index) {
   size_t offset = 0;
   for (size_t i = 0;; i++) {
@@ -43,22 +43,24 @@ std::string triple(const Dim& d) {
 Result check_launch(const Function& function, const Dim& grid, const Dim& block, unsigned shared) {
   std::string name = "launch of " + std::string(function.kernel->name) + ": ";
   uint64_t threads = uint64_t(block.x) * block.y * block.z;
-  if (threads == 0 || threads > 1024 || block.z > 64) return refuse(kInvalidValue, name + "a block of " + triple(block) + " threads");
+  if (threads == 0 || threads > 1024 || block.z > 64) {
+    return reject(kInvalidValue, name + "invalid block of " + triple(block) + " threads");
+  }
   if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535) {
-    return refuse(kInvalidValue, name + "a grid of " + triple(grid) + " blocks");
+    return reject(kInvalidValue, name + "invalid grid of " + triple(grid) + " blocks");
   }
   if (threads > function.kernel->max_threads) {
-    return refuse(kLaunchOutOfResources, name + std::to_string(threads) + " threads a block, and its launch bound is " +
+    return reject(kLaunchOutOfResources, name + std::to_string(threads) + " threads per block, but its launch bound is " +
                                              std::to_string(function.kernel->max_threads));
   }
   if (shared > function.max_shared) {
-    return refuse(kInvalidValue, name + std::to_string(shared) + " bytes of dynamic shared memory, and " +
-                                     std::to_string(function.max_shared) + " are allowed");
+    return reject(kInvalidValue, name + std::to_string(shared) + " bytes of dynamic shared memory, but its limit is " +
+                                     std::to_string(function.max_shared));
   }
   return kSuccess;
 }
 
-// A copy of the arguments, as a launch makes it.
+// Copy of a launch's arguments.
 struct Arguments {
   std::vector<std::vector<unsigned char>> values;
   std::vector<void*> pointers;
@@ -74,22 +76,22 @@ std::shared_ptr<Arguments> copy_arguments(const fornax_device::Kernel& kernel, v
   return copy;
 }
 
-// The argument buffer that `extra` gives instead of pointers: key, value, …, null. Its size must be that of the parameters.
-Result find_buffer(const fornax_device::Kernel& kernel, void** extra, const unsigned char** buffer) {
+// Finds the argument buffer in `extra` (key, value, …, null). Its size must be that of the parameters.
+Result read_argument_buffer(const fornax_device::Kernel& kernel, void** extra, const unsigned char** buffer) {
   size_t bytes = 0;
   for (; *extra; extra += 2) {
     if (extra[0] == reinterpret_cast<void*>(1)) *buffer = static_cast<const unsigned char*>(extra[1]);
     if (extra[0] == reinterpret_cast<void*>(2)) bytes = *static_cast<size_t*>(extra[1]);
   }
   if (*buffer && bytes == parameter_bytes(kernel)) return kSuccess;
-  return refuse(kInvalidValue, "launch of " + std::string(kernel.name) + ": " + std::to_string(bytes) +
-                                   " bytes of arguments, and its parameters take " + std::to_string(parameter_bytes(kernel)));
+  return reject(kInvalidValue, "launch of " + std::string(kernel.name) + ": " + std::to_string(bytes) +
+                                   " bytes of arguments, but its parameters take " + std::to_string(parameter_bytes(kernel)));
 }
 
-Result load(Module** module, const Source& source) {
+Result load(Module** module, const ProgramSource& source) {
   std::string log;
-  std::shared_ptr<Object> object = load_object(source, &log);
-  if (!object) return refuse(kInvalidImage, "module " + source.name + " cannot be loaded: " + log);
+  std::shared_ptr<SharedObject> object = load_object(source, &log);
+  if (!object) return reject(kInvalidImage, "module " + source.name + " cannot be loaded: " + log);
   *module = new Module{object, {}};
   return kSuccess;
 }
@@ -106,9 +108,9 @@ using namespace fornax;
 
 CU_API cuModuleLoadData(Module** module, const void* image) {
   ON_DEVICE(device);
-  Source source;
+  ProgramSource source;
   if (!from_image(image, &source)) {
-    return refuse(kInvalidImage, "the emulated device runs only images that its own NVRTC made");
+    return reject(kInvalidImage, "the emulated device loads only images compiled by its own NVRTC");
   }
   return load(module, source);
 }
@@ -117,7 +119,7 @@ CU_API cuModuleLoadFatBinary(Module** module, const void* image) { return cuModu
 
 CU_API cuModuleLoad(Module** module, const char* path) {
   std::ifstream file(path, std::ios::binary);
-  if (!file) return refuse(kFileNotFound, std::string("no file ") + path);
+  if (!file) return reject(kFileNotFound, std::string("no file ") + path);
   std::ostringstream image;
   image << file.rdbuf();
   return cuModuleLoadData(module, image.str().c_str());
@@ -125,13 +127,13 @@ CU_API cuModuleLoad(Module** module, const char* path) {
 
 CU_API cuModuleUnload(Module* module) {
   auto guard = lock();
-  delete module;  // launches that are queued hold its object
+  delete module;  // queued launches own its object
   return kSuccess;
 }
 
 CU_API cuModuleGetFunction(Function** function, Module* module, const char* name) {
   auto guard = lock();
-  const Object& object = *module->object;
+  const SharedObject& object = *module->object;
   for (unsigned i = 0; i < object.count; i++) {
     if (strcmp(object.kernels[i].name, name) != 0) continue;
     auto& known = module->functions[name];
@@ -139,11 +141,11 @@ CU_API cuModuleGetFunction(Function** function, Module* module, const char* name
     *function = known.get();
     return kSuccess;
   }
-  return refuse(kNotFound, std::string("the module has no kernel ") + name);
+  return reject(kNotFound, std::string("the module has no kernel ") + name);
 }
 
 CU_API cuModuleGetGlobal_v2(CUdeviceptr*, size_t*, Module*, const char* name) {
-  return refuse(kNotFound, std::string("modules of the emulated device have no global ") + name);
+  return reject(kNotFound, std::string("modules of the emulated device have no global ") + name);
 }
 
 CU_API cuModuleGetFunctionCount(unsigned* count, Module* module) {
@@ -171,7 +173,7 @@ CU_API cuFuncSetAttribute(Function* function, int attribute, int value) {
   auto guard = lock();
   if (attribute != 8) return kSuccess;
   if (value < 0 || unsigned(value) > kMaxShared) {
-    return refuse(kInvalidValue, std::to_string(value) + " bytes of dynamic shared memory, and a block has at most " +
+    return reject(kInvalidValue, std::to_string(value) + " bytes of dynamic shared memory, but a block has at most " +
                                      std::to_string(kMaxShared));
   }
   function->max_shared = unsigned(value);
@@ -196,19 +198,19 @@ CU_API cuLaunchKernel(Function* function, unsigned grid_x, unsigned grid_y, unsi
   if (Result result = check_launch(*function, launch.grid, launch.block, shared)) return result;
   const unsigned char* buffer = nullptr;
   if (!parameters && extra) {
-    if (Result result = find_buffer(kernel, extra, &buffer)) return result;
+    if (Result result = read_argument_buffer(kernel, extra, &buffer)) return result;
   } else if (!parameters && kernel.parameters > 0) {
-    return refuse(kInvalidValue, "launch of " + std::string(kernel.name) + ": no arguments");
+    return reject(kInvalidValue, "launch of " + std::string(kernel.name) + ": no arguments");
   }
   int on = device_of(stream);
   std::shared_ptr<Arguments> arguments = copy_arguments(kernel, parameters, buffer);
-  std::shared_ptr<Object> object = function->object;
+  std::shared_ptr<SharedObject> object = function->object;
   return submit(stream, {kernel.name, [=] { run_kernel(on, launch, arguments->pointers.data()); (void)object; }});
 }
 
 CU_API cuLaunchCooperativeKernel(Function* function, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, CUstream,
                                  void**) {
-  return refuse(kNotSupported, std::string("cooperative launch of ") + function->kernel->name);
+  return reject(kNotSupported, std::string("cooperative launch of ") + function->kernel->name);
 }
 
 // ---- occupancy

@@ -17,7 +17,7 @@ struct GraphExec {
 };
 
 Result check_event(const char* call, Event* event) {
-  return events.count(event) ? kSuccess : refuse(kInvalidHandle, std::string(call) + ": not an event");
+  return events.count(event) ? kSuccess : reject(kInvalidHandle, std::string(call) + ": not an event");
 }
 
 }  // namespace
@@ -39,12 +39,12 @@ CU_API cuStreamDestroy_v2(CUstream stream) {
 
 CU_API cuStreamSynchronize(CUstream stream) {
   ON_DEVICE(device);
-  return wait_stream(stream);
+  return synchronize_stream(stream);
 }
 
 CU_API cuStreamQuery(CUstream stream) {
   ON_DEVICE(device);
-  return stream_done(stream) ? sticky(device) : kNotReady;
+  return query_stream(stream) ? sticky_error(device) : kNotReady;
 }
 
 CU_API cuStreamWaitEvent(CUstream stream, Event* event, unsigned) {
@@ -88,7 +88,7 @@ CU_API cuEventDestroy_v2(Event* event) {
   auto guard = lock();
   if (Result result = check_event("cuEventDestroy", event)) return result;
   events.erase(event);
-  delete event;  // what waits for it goes on waiting
+  delete event;  // pending waits stay valid
   return kSuccess;
 }
 
@@ -102,13 +102,13 @@ CU_API cuEventRecordWithFlags(Event* event, CUstream stream, unsigned) { return 
 CU_API cuEventSynchronize(Event* event) {
   ON_DEVICE(device);
   if (Result result = check_event("cuEventSynchronize", event)) return result;
-  return wait_event(*event);
+  return synchronize_event(*event);
 }
 
 CU_API cuEventQuery(Event* event) {
   ON_DEVICE(device);
   if (Result result = check_event("cuEventQuery", event)) return result;
-  return event_done(*event) ? sticky(device) : kNotReady;
+  return query_event(*event) ? sticky_error(device) : kNotReady;
 }
 
 CU_API cuEventElapsedTime_v2(float* milliseconds, Event* start, Event* end) {
@@ -149,7 +149,7 @@ CU_API cuStreamGetCaptureInfo_v3(CUstream stream, int* status, uint64_t* id, Gra
   auto guard = lock();
   *status = capture_status(stream);
   if (id) *id = uint64_t(uintptr_t(stream));
-  if (graph || nodes || edges || count) return refuse(kNotSupported, "cuStreamGetCaptureInfo: only status and id");
+  if (graph || nodes || edges || count) return reject(kNotSupported, "cuStreamGetCaptureInfo: only status and id are supported");
   return kSuccess;
 }
 
@@ -157,7 +157,9 @@ CU_API cuGraphInstantiateWithFlags(GraphExec** exec, GraphHandle* graph, unsigne
   auto guard = lock();
   *exec = nullptr;
   // AUTO_FREE_ON_LAUNCH 1, UPLOAD 2, DEVICE_LAUNCH 4, USE_NODE_PRIORITY 8
-  if (flags & ~15ull || (flags & 5) == 5) return refuse(kInvalidValue, "cuGraphInstantiate: flags " + std::to_string(flags));
+  if (flags & ~15ull || (flags & 5) == 5) {
+    return reject(kInvalidValue, "cuGraphInstantiate: invalid flags " + std::to_string(flags));
+  }
   *exec = new GraphExec{graph->graph};
   return kSuccess;
 }
@@ -171,8 +173,8 @@ CU_API cuGraphUpload(GraphExec*, CUstream) { return kSuccess; }
 
 CU_API cuGraphGetNodes(GraphHandle* graph, void* nodes, size_t* count) {
   auto guard = lock();
-  if (nodes) return refuse(kNotSupported, "cuGraphGetNodes: only their count");
-  *count = graph_nodes(*graph->graph);
+  if (nodes) return reject(kNotSupported, "cuGraphGetNodes: only the count is supported");
+  *count = node_count(*graph->graph);
   return kSuccess;
 }
 

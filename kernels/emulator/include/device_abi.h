@@ -1,4 +1,4 @@
-// What a compiled kernel and the runtime agree on. No standard headers: kernels see this file, and NVRTC has none.
+// Interface between a compiled kernel and the runtime. Includes no standard headers, since kernels include this file.
 #pragma once
 
 namespace fornax_device {
@@ -7,13 +7,13 @@ struct Index {
   unsigned x, y, z;
 };
 
-// The special registers of the CUDA thread that this processor thread runs now.
-struct Registers {
+// Special registers of the CUDA thread that runs on this host thread.
+struct SpecialRegisters {
   Index thread, block, block_dim, grid_dim;
   unsigned char* dynamic_shared;
 };
 
-// One __global__ function: how to call it with an array of pointers to its arguments, as cuLaunchKernel receives them.
+// A __global__ function. `call` takes an array of pointers to the arguments, like cuLaunchKernel.
 struct Kernel {
   const char* name;
   void (*call)(void** arguments);
@@ -27,7 +27,7 @@ enum class Barrier { Plain, Count, And, Or };
 enum class Shuffle { Index, Up, Down, Xor };
 
 #pragma GCC visibility push(default)
-extern __thread Registers registers __attribute__((tls_model("initial-exec")));
+extern __thread SpecialRegisters registers __attribute__((tls_model("initial-exec")));
 
 int block_barrier(int predicate, Barrier kind, const char* file, int line);
 void warp_barrier(unsigned mask, const char* file, int line);
@@ -36,7 +36,7 @@ unsigned active_lanes();
 // Exchanges up to 8 bytes with another lane.
 unsigned long long shuffle(unsigned mask, unsigned long long value, Shuffle kind, int argument, int width, const char* file,
                            int line);
-void fence();
+void thread_fence();
 void atomic_access(void* pointer, unsigned size, const char* file, int line);
 #pragma GCC visibility pop
 

@@ -1,26 +1,25 @@
-// Integer atomics for the emulated device. There are none on floating-point numbers: their result would depend on the order
-// in which threads run.
+// Integer atomics for the emulated device. Float atomics are missing because their result depends on the order of threads.
 #pragma once
 
-// gcc would hand atomics to the checker's call-outs as plain accesses: these functions tell the checker themselves.
+// gcc would instrument these as plain accesses; they call the checker themselves instead.
 #define FORNAX_ATOMIC __attribute__((no_sanitize("thread"), unused)) static
 
-// The value converts to the type of what the pointer points to.
+// Keeps `value` out of template deduction: it converts to the pointer's element type.
 template <class T>
 struct FornaxValue {
   typedef T Type;
 };
 
-#define FORNAX_ATOMIC_UPDATE(NAME, NEXT)                                                                                   \
-  template <class T>                                                                                                       \
-  FORNAX_ATOMIC T NAME(T* pointer, typename FornaxValue<T>::Type value, const char* file = __builtin_FILE(),               \
-                       int line = __builtin_LINE()) {                                                                      \
-    static_assert(T(1) / T(2) == T(0), "atomics are for integers: those on floats would depend on the order of threads");  \
-    fornax_device::atomic_access(pointer, sizeof(T), file, line);                                                          \
-    T old = __atomic_load_n(pointer, __ATOMIC_SEQ_CST);                                                                    \
-    while (!__atomic_compare_exchange_n(pointer, &old, NEXT, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {                 \
-    }                                                                                                                      \
-    return old;                                                                                                            \
+#define FORNAX_ATOMIC_UPDATE(NAME, NEXT)                                                                                  \
+  template <class T>                                                                                                      \
+  FORNAX_ATOMIC T NAME(T* pointer, typename FornaxValue<T>::Type value, const char* file = __builtin_FILE(),              \
+                       int line = __builtin_LINE()) {                                                                     \
+    static_assert(T(1) / T(2) == T(0), "float atomics are not supported: their result depends on the order of threads");  \
+    fornax_device::atomic_access(pointer, sizeof(T), file, line);                                                         \
+    T old = __atomic_load_n(pointer, __ATOMIC_SEQ_CST);                                                                   \
+    while (!__atomic_compare_exchange_n(pointer, &old, NEXT, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {                \
+    }                                                                                                                     \
+    return old;                                                                                                           \
   }
 FORNAX_ATOMIC_UPDATE(atomicAdd, T(old + value))
 FORNAX_ATOMIC_UPDATE(atomicSub, T(old - value))

@@ -1,6 +1,6 @@
-// CUDA C++ for the emulated device: the part of the language and of its built-in functions that kernels use, for g++.
-// Included in front of every source that the NVRTC stand-in compiles. Like NVRTC's own environment it holds no standard header.
-// `__global__` stays: the stand-in finds the kernels by it and takes it away.
+// CUDA C++ for the emulated device: the subset of the language and its built-in functions that kernels use, for g++.
+// Included before every source that the NVRTC stand-in compiles. As in NVRTC, no standard header is included.
+// `__global__` is not defined here: the stand-in finds kernels by it and removes it.
 #pragma once
 #include "device_abi.h"
 
@@ -10,7 +10,7 @@
 #define __device__
 #define __host__
 #define __constant__ static
-#define __shared__ static __thread  // a processor thread runs one block at a time
+#define __shared__ static __thread  // a host thread runs one block at a time
 #define __forceinline__ inline __attribute__((always_inline))
 #define __noinline__ __attribute__((noinline))
 #define __align__(n) alignas(n)
@@ -34,45 +34,45 @@ typedef unsigned int uint;
 
 #include "emulated_atomics.h"
 
-// ---- barriers and warps. Each notes the line that calls it.
-#define FORNAX_SITE const char *file = __builtin_FILE(), int line = __builtin_LINE()
+// ---- barriers and warp operations; each one passes its caller's source line
+#define FORNAX_SOURCE_LOCATION const char *file = __builtin_FILE(), int line = __builtin_LINE()
 #define FORNAX_INLINE static inline __attribute__((always_inline, unused))
 
-FORNAX_INLINE void __syncthreads(FORNAX_SITE) {
+FORNAX_INLINE void __syncthreads(FORNAX_SOURCE_LOCATION) {
   fornax_device::block_barrier(0, fornax_device::Barrier::Plain, file, line);
 }
-FORNAX_INLINE int __syncthreads_count(int predicate, FORNAX_SITE) {
+FORNAX_INLINE int __syncthreads_count(int predicate, FORNAX_SOURCE_LOCATION) {
   return fornax_device::block_barrier(predicate, fornax_device::Barrier::Count, file, line);
 }
-FORNAX_INLINE int __syncthreads_and(int predicate, FORNAX_SITE) {
+FORNAX_INLINE int __syncthreads_and(int predicate, FORNAX_SOURCE_LOCATION) {
   return fornax_device::block_barrier(predicate, fornax_device::Barrier::And, file, line);
 }
-FORNAX_INLINE int __syncthreads_or(int predicate, FORNAX_SITE) {
+FORNAX_INLINE int __syncthreads_or(int predicate, FORNAX_SOURCE_LOCATION) {
   return fornax_device::block_barrier(predicate, fornax_device::Barrier::Or, file, line);
 }
-FORNAX_INLINE void __syncwarp(unsigned mask = ~0u, FORNAX_SITE) { fornax_device::warp_barrier(mask, file, line); }
+FORNAX_INLINE void __syncwarp(unsigned mask = ~0u, FORNAX_SOURCE_LOCATION) { fornax_device::warp_barrier(mask, file, line); }
 FORNAX_INLINE unsigned __activemask() { return fornax_device::active_lanes(); }
-FORNAX_INLINE unsigned __ballot_sync(unsigned mask, int predicate, FORNAX_SITE) {
+FORNAX_INLINE unsigned __ballot_sync(unsigned mask, int predicate, FORNAX_SOURCE_LOCATION) {
   return fornax_device::ballot(mask, predicate, file, line);
 }
-FORNAX_INLINE int __any_sync(unsigned mask, int predicate, FORNAX_SITE) {
+FORNAX_INLINE int __any_sync(unsigned mask, int predicate, FORNAX_SOURCE_LOCATION) {
   return fornax_device::ballot(mask, predicate, file, line) != 0;
 }
-FORNAX_INLINE int __all_sync(unsigned mask, int predicate, FORNAX_SITE) {
+FORNAX_INLINE int __all_sync(unsigned mask, int predicate, FORNAX_SOURCE_LOCATION) {
   return fornax_device::ballot(mask, !predicate, file, line) == 0;
 }
-FORNAX_INLINE void __threadfence() { fornax_device::fence(); }
+FORNAX_INLINE void __threadfence() { fornax_device::thread_fence(); }
 FORNAX_INLINE void __threadfence_block() {}
 
-#define FORNAX_SHUFFLE(NAME, KIND, ARGUMENT)                                                                          \
-  template <class T>                                                                                                  \
-  static inline T NAME(unsigned mask, T value, ARGUMENT argument, int width = 32, FORNAX_SITE) {                      \
-    static_assert(sizeof(T) <= 8, "a shuffle moves at most 8 bytes");                                                 \
-    unsigned long long bits = 0;                                                                                      \
-    __builtin_memcpy(&bits, &value, sizeof(T));                                                                       \
-    bits = fornax_device::shuffle(mask, bits, fornax_device::Shuffle::KIND, int(argument), width, file, line);        \
-    __builtin_memcpy(&value, &bits, sizeof(T));                                                                       \
-    return value;                                                                                                     \
+#define FORNAX_SHUFFLE(NAME, KIND, ARGUMENT)                                                                    \
+  template <class T>                                                                                            \
+  static inline T NAME(unsigned mask, T value, ARGUMENT argument, int width = 32, FORNAX_SOURCE_LOCATION) {     \
+    static_assert(sizeof(T) <= 8, "a shuffle moves at most 8 bytes");                                           \
+    unsigned long long bits = 0;                                                                                \
+    __builtin_memcpy(&bits, &value, sizeof(T));                                                                 \
+    bits = fornax_device::shuffle(mask, bits, fornax_device::Shuffle::KIND, int(argument), width, file, line);  \
+    __builtin_memcpy(&value, &bits, sizeof(T));                                                                 \
+    return value;                                                                                               \
   }
 FORNAX_SHUFFLE(__shfl_sync, Index, int)
 FORNAX_SHUFFLE(__shfl_up_sync, Up, unsigned)
@@ -84,7 +84,7 @@ static inline T __ldg(const T* pointer) {
   return *pointer;
 }
 
-// ---- registration, used by the lines that the stand-in appends to a source
+// ---- registration of kernels, for the table that the stand-in appends to a source
 namespace fornax_device {
 
 template <class F>
@@ -104,7 +104,7 @@ struct Signature<void (*)(A...)> {
     using Type = Sequence<I...>;
   };
 
-  // Not for the checker: arguments lie in memory of the host.
+  // Not instrumented: arguments are in host memory.
   template <void (*kernel)(A...), unsigned... I>
   __attribute__((no_sanitize("thread"))) static void call(void** arguments, Sequence<I...>) {
     kernel(*static_cast<A*>(arguments[I])...);
@@ -116,7 +116,7 @@ struct Signature<void (*)(A...)> {
 };
 
 template <auto kernel>
-constexpr Kernel describe(const char* name, unsigned max_threads) {
+constexpr Kernel make_kernel(const char* name, unsigned max_threads) {
   using S = Signature<decltype(kernel)>;
   return {name, &S::template call<kernel>, S::sizes, S::alignments, sizeof(S::sizes) / sizeof(unsigned) - 1, max_threads};
 }

@@ -1,4 +1,4 @@
-// CUDA's mathematical and bit functions, for the emulated device: the C library's, under the names and overloads of CUDA.
+// CUDA's math and bit intrinsics for the emulated device: the C library's functions with CUDA's names and overloads.
 #pragma once
 
 #define FORNAX_FUNCTION static inline __attribute__((unused))
@@ -68,7 +68,7 @@ FORNAX_FUNCTION unsigned __float_as_uint(float x) { return fornax_bits<unsigned>
 FORNAX_FUNCTION double __longlong_as_double(long long x) { return fornax_bits<double>(x); }
 FORNAX_FUNCTION long long __double_as_longlong(double x) { return fornax_bits<long long>(x); }
 
-// Rounded once: never contracted with what surrounds them.
+// Results rounded once, never contracted to an FMA.
 FORNAX_FUNCTION float fornax_rounded(float x) {
   asm("" : "+m"(x));
   return x;

@@ -1,9 +1,8 @@
-// The runtime of the emulated device, as the stand-ins for CUDA's libraries (cuBLASLt, cuDNN) see it.
+// Interface of the emulated device's runtime for the stand-ins of CUDA's libraries (cuBLASLt, cuDNN).
 //
-// A device pointer is an ordinary address of this process. A stand-in checks its arguments when it is called, as the real
-// library does, and puts the computation on the stream with `enqueue`: it runs late, when something waits for it. Only then
-// may it look at device memory, through `device_range`, which checks bounds and, in checked mode, that what is read was
-// written before.
+// A device pointer is an address of this process. A stand-in checks its arguments at the call, as the real library does, and
+// queues the computation on the stream with `enqueue`; it runs when something synchronises with it. The computation accesses
+// device memory through `device_range`, which checks bounds and, in checked mode, detects reads of uninitialised memory.
 //
 //   extern "C" int exampleScale(float* x, int64_t n, float by, CUstream stream) {
 //     return fornax::enqueue(stream, "exampleScale", [=] {
@@ -12,8 +11,8 @@
 //     }) ? 0 : 1;
 //   }
 //
-// The .cpp files of one library are compiled as one unit: what is private to a file goes into a namespace of its name.
-// There are no CUDA headers: a stand-in declares the types and values that it needs.
+// The .cpp files of a library are compiled as one translation unit, so file-local names must differ. There are no CUDA headers:
+// a stand-in declares the types and values that it uses.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -29,30 +28,30 @@ namespace fornax {
 
 enum class Access { Read, Write, ReadWrite };
 
-// Queues `work` on a stream (null: the legacy default stream of the current context); while the stream is captured the work
-// becomes a node of the graph instead and runs at each replay, so copy what it needs into the closure.
-// False when the stream refuses it: not a stream, a device in the state of an error, an invalidated capture.
+// Queues `work` on a stream (null: the legacy default stream of the current context). On a capturing stream the work becomes a
+// node of the graph and runs at each replay, so the closure must own its data.
+// False if the stream is invalid, its device has a sticky error, or its capture is invalidated.
 FORNAX_API bool enqueue(CUstream stream, const std::string& name, std::function<void()> work);
 
-// Inside queued work only: `bytes` bytes of device memory from `pointer`. Out of bounds, freed, or (checked mode, reading)
-// never written: the error is recorded with the name of the work, and the work ends here (this does not return).
-// A range of zero bytes may be null. Not from a thread other than the one that runs the work.
+// Device memory from `pointer`, `bytes` long, for queued work, on the thread that runs it. Ends the work with an error (does
+// not return) if the range is out of bounds or freed or, for reads in checked mode, uninitialised. A range of zero bytes may be
+// null.
 FORNAX_API void* device_range(const void* pointer, size_t bytes, Access access);
 
-// Whether the range lies in live device memory: for checks when a function is called.
+// True if the range lies in live device memory; for argument checks.
 FORNAX_API bool is_device_range(const void* pointer, size_t bytes);
 
-// Inside queued work only: records an error (the first one stays) and ends the work; does not return.
+// Sets the device's sticky error and ends the queued work that calls it; does not return.
 [[noreturn]] FORNAX_API void fail_work(const std::string& message);
 
-// Tells why a call was refused, for whoever asks for the last error; the device stays usable.
-FORNAX_API void explain(const std::string& message);
+// Sets the message of the last error, for a rejected call; the device stays usable.
+FORNAX_API void set_last_error(const std::string& message);
 
-// Calls body(0) … body(count - 1), spread over the machine's cores. The pieces must write to separate places, so that the
-// result depends on nothing but `count`. `body` must not call into this header.
+// Calls body(0) … body(count - 1) on several host threads. The calls must write to disjoint memory, so that the result depends
+// on `count` alone. `body` must not call functions of this header.
 FORNAX_API void parallel(int64_t count, const std::function<void(int64_t)>& body);
 
-// The device of the calling thread's current context, or of the stream; 0 when there is none.
+// Device of the calling thread's current context, or of the stream; 0 if there is none.
 FORNAX_API int current_device();
 FORNAX_API int device_of(CUstream stream);
 

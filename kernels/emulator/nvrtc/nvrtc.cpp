@@ -1,4 +1,4 @@
-// NVRTC's interface over g++: what it calls a CUBIN or PTX is an image that the emulated driver understands.
+// NVRTC's interface over g++. Its CUBIN and PTX are images for the emulated driver.
 #include <cstring>
 #include <map>
 #include <set>
@@ -21,7 +21,7 @@ enum Status : int {
 };
 
 struct Program {
-  fornax::Source source;
+  fornax::ProgramSource source;
   std::string log, image;
   bool compiled = false;
 };
@@ -33,7 +33,7 @@ const char* kStatusNames[] = {
     "NVRTC_ERROR_NO_LOWERED_NAMES_BEFORE_COMPILATION", "NVRTC_ERROR_NAME_EXPRESSION_NOT_VALID", "NVRTC_ERROR_INTERNAL_ERROR",
 };
 
-// What NVRTC knows, and this stand-in obeys or may ignore; the part before a '='.
+// True for NVRTC's options, by the part before '='; this stand-in implements or ignores them.
 bool is_known(const std::string& option) {
   static const std::set<std::string> known = {
       "--gpu-architecture", "-arch", "--std", "-std", "--fmad", "-fmad", "--use_fast_math", "-use_fast_math", "--ftz", "-ftz",
@@ -83,7 +83,7 @@ NVRTC_API nvrtcCreateProgram(Program** program, const char* text, const char* na
                              const char* const* names) {
   if (!text || count < 0) return kInvalidInput;
   *program = new Program;
-  fornax::Source& source = (*program)->source;
+  fornax::ProgramSource& source = (*program)->source;
   source.text = text;
   source.name = name ? name : "default_program";
   for (int i = 0; i < count; i++) source.headers.emplace_back(names[i], headers[i]);

@@ -1,6 +1,6 @@
-// Running a block: fibers and the barrier of the block.
+// Execution of a block: fibers and the block's barrier.
 //
-// A thread starts on whatever stack is in use. If it returns without waiting, the next one starts on the same stack: a kernel
+// A CUDA thread starts on the current stack. If it returns without waiting, the next thread starts on the same stack: a kernel
 // without barriers is a plain loop. If it waits, it keeps the stack, and the next thread starts on another one.
 #include "block.h"
 
@@ -38,7 +38,7 @@ fornax_switch:
 #endif
 
 namespace fornax_device {
-__thread Registers registers;
+__thread SpecialRegisters registers;
 }
 
 namespace fornax {
@@ -49,32 +49,32 @@ namespace {
 
 constexpr size_t kStackBytes = 128 << 10;
 
-Stack new_stack(unsigned number) {
+FiberStack map_stack(unsigned number) {
   size_t guard = size_t(sysconf(_SC_PAGESIZE)), length = kStackBytes + guard;
   void* map = mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (map == MAP_FAILED) abort();
   mprotect(map, guard, PROT_NONE);
   auto* bottom = static_cast<unsigned char*>(map) + guard;
-  // Tops at different distances from a page's end: else all stacks compete for the same few lines of the cache.
+  // Tops differ in their distance from a page's end; otherwise all stacks compete for the same cache sets.
   return {bottom, bottom + kStackBytes - (number * 7 % 64) * 64};
 }
 
-Stack take_stack(Worker& w) {
-  if (w.stacks.empty()) return new_stack(w.stacks_made++);
-  Stack stack = w.stacks.back();
-  w.stacks.pop_back();
+FiberStack acquire_stack(Worker& w) {
+  if (w.free_stacks.empty()) return map_stack(w.stacks_mapped++);
+  FiberStack stack = w.free_stacks.back();
+  w.free_stacks.pop_back();
   return stack;
 }
 
-Thread* next_ready(Block& block) {
+CudaThread* next_ready(Block& block) {
   if (block.order > 1) {
     size_t pick = next_random(block.random) % block.ready.size();
-    Thread* thread = block.ready[pick];
+    CudaThread* thread = block.ready[pick];
     block.ready[pick] = block.ready.back();
     block.ready.pop_back();
     return thread;
   }
-  Thread* thread = block.ready[block.ready_head++];
+  CudaThread* thread = block.ready[block.ready_head++];
   if (block.ready_head == block.ready.size()) {
     block.ready.clear();
     block.ready_head = 0;
@@ -82,87 +82,87 @@ Thread* next_ready(Block& block) {
   return thread;
 }
 
-Thread* next_new(Block& block) {
+CudaThread* next_unstarted(Block& block) {
   unsigned position = block.started++;
   if (block.order == 0) return &block.threads[position];
-  if (block.order == 1) return &block.threads[block.count - 1 - position];
-  return &block.threads[block.permutation[(position + block.number) % block.count]];
+  if (block.order == 1) return &block.threads[block.thread_count - 1 - position];
+  return &block.threads[block.permutation[(position + block.linear_index) % block.thread_count]];
 }
 
-// Ascending: ready threads go first, so that a warp runs on while its stacks are warm. Descending: all threads start first.
-Thread* next_thread(Block& block) {
-  bool any_ready = block.ready_head < block.ready.size(), any_new = block.started < block.count;
+// Ascending: ready threads run first, while their stacks are in the cache. Descending: all threads start first.
+CudaThread* next_thread(Block& block) {
+  bool any_ready = block.ready_head < block.ready.size(), any_new = block.started < block.thread_count;
   if (!any_ready && !any_new) return nullptr;
-  if (!any_ready) return next_new(block);
+  if (!any_ready) return next_unstarted(block);
   if (!any_new) return next_ready(block);
   bool ready_first = block.order == 0 || (block.order > 1 && (next_random(block.random) & 1));
-  return ready_first ? next_ready(block) : next_new(block);
+  return ready_first ? next_ready(block) : next_unstarted(block);
 }
 
-// Becomes the current thread.
-void enter(Worker& w, Thread& thread) {
+// Makes `thread` the current thread.
+void set_current(Worker& w, CudaThread& thread) {
   w.current = &thread;
   fornax_device::registers.thread = thread.index;
 }
 
-[[noreturn]] void leave(Worker& w) {
-  Context unused;
-  switch_context(unused, w.main);
+[[noreturn]] void switch_to_main(Worker& w) {
+  FiberContext unused;
+  switch_fiber(unused, w.main);
   abort();
 }
 
-// What a stack does: starts threads until it meets one that waits on another stack.
-[[noreturn]] void stack_main() {
+// Entry point of a stack: starts threads until the next one to run is suspended on another stack.
+[[noreturn]] void fiber_main() {
   Worker& w = *worker;
   Block& block = w.block;
-  Thread* thread = w.current;
+  CudaThread* thread = w.current;
   for (;;) {
     block.launch->kernel->call(block.arguments);
     thread = w.current;
-    thread->state = State::Done;
+    thread->state = ThreadState::Done;
     block.done++;
-    block.warps[thread->flat / 32].exited |= 1u << thread->lane;
-    Thread* next = next_thread(block);
-    if (!next) leave(w);
-    enter(w, *next);
-    if (next->state == State::New) continue;
-    // Nobody takes this stack before the switch has left it.
-    w.stacks.push_back(w.stack);
+    block.warps[thread->linear_index / 32].exited |= 1u << thread->lane;
+    CudaThread* next = next_thread(block);
+    if (!next) switch_to_main(w);
+    set_current(w, *next);
+    if (next->state == ThreadState::New) continue;
+    // The host thread runs no other fiber before the switch, so the stack is not reused too early.
+    w.free_stacks.push_back(w.stack);
     w.stack = next->stack;
-    Context unused;
-    switch_context(unused, next->context);
+    FiberContext unused;
+    switch_fiber(unused, next->context);
     abort();
   }
 }
 
 }  // namespace
 
-void make_ready(Block& block, Thread& thread) {
-  thread.state = State::Ready;
+void make_ready(Block& block, CudaThread& thread) {
+  thread.state = ThreadState::Ready;
   block.ready.push_back(&thread);
 }
 
-void suspend(State state, const Site& site) {
+void suspend(ThreadState state, const SourceLocation& location) {
   Worker& w = *worker;
-  Thread& self = *w.current;
+  CudaThread& self = *w.current;
   self.state = state;
-  self.site = site;
-  Thread* next = next_thread(w.block);
-  if (!next) leave(w);  // run_block sees that nobody can go on
+  self.location = location;
+  CudaThread* next = next_thread(w.block);
+  if (!next) switch_to_main(w);  // run_block reports the deadlock
   self.stack = w.stack;
-  if (next->state == State::New) {
-    w.stack = take_stack(w);
-    start_context(next->context, w.stack.bottom, w.stack.top, stack_main);
+  if (next->state == ThreadState::New) {
+    w.stack = acquire_stack(w);
+    start_fiber(next->context, w.stack.bottom, w.stack.top, fiber_main);
   } else {
     w.stack = next->stack;
   }
-  enter(w, *next);
-  switch_context(self.context, next->context);
+  set_current(w, *next);
+  switch_fiber(self.context, next->context);
 }
 
-void abandon() {
+void abort_kernel() {
   worker->block.failed = true;
-  leave(*worker);
+  switch_to_main(*worker);
 }
 
 void run_block(Worker& w) {
@@ -171,41 +171,42 @@ void run_block(Worker& w) {
   block.epoch = 1;
   block.ready.clear();
   block.ready_head = 0;
-  for (Thread& thread : block.threads) {
-    thread.state = State::New;
+  for (CudaThread& thread : block.threads) {
+    thread.state = ThreadState::New;
     thread.fenced = false;
   }
   for (Warp& warp : block.warps) {
     warp.exited = 0;
     warp.waiting.clear();
-    warp.generation = 1;
-    warp.all_met = 0;
-    warp.met.clear();
+    warp.sync_count = 1;
+    warp.last_full_sync = 0;
+    warp.last_pair_sync.clear();
   }
-  w.stack = take_stack(w);
-  Thread* first = next_thread(block);
-  Context start;
-  start_context(start, w.stack.bottom, w.stack.top, stack_main);
-  enter(w, *first);
-  switch_context(w.main, start);
-  // The stack that came back, and those of threads that will never go on.
-  w.stacks.push_back(w.stack);
-  for (Thread& thread : block.threads) {
-    bool waits = thread.state == State::AtWarp || thread.state == State::AtBarrier || thread.state == State::Ready;
-    if (waits && thread.stack.top && thread.stack.top != w.stack.top) w.stacks.push_back(thread.stack);
+  w.stack = acquire_stack(w);
+  CudaThread* first = next_thread(block);
+  FiberContext start;
+  start_fiber(start, w.stack.bottom, w.stack.top, fiber_main);
+  set_current(w, *first);
+  switch_fiber(w.main, start);
+  // The current stack, and the stacks of threads that never resume.
+  w.free_stacks.push_back(w.stack);
+  for (CudaThread& thread : block.threads) {
+    bool suspended = thread.state == ThreadState::AtWarpOperation || thread.state == ThreadState::AtBarrier ||
+                     thread.state == ThreadState::Ready;
+    if (suspended && thread.stack.top && thread.stack.top != w.stack.top) w.free_stacks.push_back(thread.stack);
     thread.stack = {};
   }
-  if (!block.failed && block.done < block.count) {
-    raise(block.device, kLaunchFailed,
+  if (!block.failed && block.done < block.thread_count) {
+    set_sticky_error(block.device, kLaunchFailed,
           "deadlock (barrier divergence) in kernel " + std::string(block.launch->kernel->name) + ", " + describe_waiting(block));
     block.failed = true;
   }
   w.current = nullptr;
 }
 
-std::string to_string(const Site& site) { return std::string(site.file) + ":" + std::to_string(site.line); }
+std::string to_string(const SourceLocation& location) { return std::string(location.file) + ":" + std::to_string(location.line); }
 
-std::string describe_thread() {
+std::string describe_current_thread() {
   const auto& r = fornax_device::registers;
   auto triple = [](const fornax_device::Index& i) {
     return "(" + std::to_string(i.x) + ", " + std::to_string(i.y) + ", " + std::to_string(i.z) + ")";
@@ -215,19 +216,19 @@ std::string describe_thread() {
 }
 
 std::string describe_waiting(const Block& block) {
-  std::map<std::string, unsigned> places;
-  for (const Thread& thread : block.threads) {
-    if (thread.state == State::AtWarp) places["a warp operation at " + to_string(thread.site)]++;
-    if (thread.state == State::AtBarrier) places["the barrier at " + to_string(thread.site)]++;
+  std::map<std::string, unsigned> waiting;
+  for (const CudaThread& thread : block.threads) {
+    if (thread.state == ThreadState::AtWarpOperation) waiting["the warp operation in " + to_string(thread.location)]++;
+    if (thread.state == ThreadState::AtBarrier) waiting["the barrier in " + to_string(thread.location)]++;
   }
-  std::string text = "block " + std::to_string(block.number) + ":";
-  for (const auto& place : places) text += " " + std::to_string(place.second) + " threads wait in " + place.first + ";";
+  std::string text = "block " + std::to_string(block.linear_index) + ":";
+  for (const auto& [call, threads] : waiting) text += " " + std::to_string(threads) + " threads wait at " + call + ";";
   return text + " " + std::to_string(block.done) + " have returned";
 }
 
 void fail_thread(Result code, const std::string& what, const std::string& where) {
-  raise(worker->block.device, code, what + " at " + where + ", " + describe_thread());
-  abandon();
+  set_sticky_error(worker->block.device, code, what + " at " + where + ", " + describe_current_thread());
+  abort_kernel();
 }
 
 }  // namespace fornax
@@ -238,17 +239,17 @@ using namespace fornax;
 
 int block_barrier(int predicate, Barrier kind, const char* file, int line) {
   Block& block = worker->block;
-  Site site{file, line};
+  SourceLocation location{file, line};
   if (block.arrived == 0) {
-    block.site = site;
+    block.location = location;
     block.accumulated = kind == Barrier::And;
-  } else if (block.site.line != line) {
-    fail_thread(kLaunchFailed, "barrier divergence: threads of one block meet at different barriers, " +
-                                   to_string(block.site) + " and here", to_string(site));
+  } else if (block.location.line != line) {
+    fail_thread(kLaunchFailed, "barrier divergence: threads of one block wait at different barriers, " +
+                                   to_string(block.location) + " and this one", to_string(location));
   }
   if (block.done > 0) {
     fail_thread(kLaunchFailed, "barrier divergence: " + std::to_string(block.done) +
-                                   " threads of the block have returned without this barrier", to_string(site));
+                                   " threads of the block have returned without reaching this barrier", to_string(location));
   }
   switch (kind) {
     case Barrier::Plain: break;
@@ -256,16 +257,16 @@ int block_barrier(int predicate, Barrier kind, const char* file, int line) {
     case Barrier::And: block.accumulated = block.accumulated && predicate; break;
     case Barrier::Or: block.accumulated = block.accumulated || predicate; break;
   }
-  if (++block.arrived < block.count) {
-    suspend(State::AtBarrier, site);
+  if (++block.arrived < block.thread_count) {
+    suspend(ThreadState::AtBarrier, location);
     return block.result;
   }
   block.result = block.accumulated;
   block.arrived = 0;
   block.epoch++;
-  Thread* self = worker->current;
-  for (unsigned i = 0; i < block.count; i++) {
-    Thread& thread = block.threads[block.order == 1 ? block.count - 1 - i : i];
+  CudaThread* self = worker->current;
+  for (unsigned i = 0; i < block.thread_count; i++) {
+    CudaThread& thread = block.threads[block.order == 1 ? block.thread_count - 1 - i : i];
     if (&thread != self) make_ready(block, thread);
   }
   return block.result;

@@ -1,50 +1,51 @@
-// A block of CUDA threads on one processor thread.
+// Execution of a block of CUDA threads on one host thread.
 #pragma once
 #include <string>
 #include <vector>
 
-#include "context.h"
+#include "fiber.h"
 #include "internal.h"
 
 namespace fornax {
 
-struct Site {
+struct SourceLocation {
   const char* file;
   int line;
 };
-std::string to_string(const Site& site);
+std::string to_string(const SourceLocation& location);
 
-enum class State : unsigned char { New, Ready, AtWarp, AtBarrier, Done };
+enum class ThreadState : unsigned char { New, Ready, AtWarpOperation, AtBarrier, Done };
 
-struct Stack {
+struct FiberStack {
   unsigned char *bottom = nullptr, *top = nullptr;
 };
 
-struct Thread {
+struct CudaThread {
   fornax_device::Index index;
-  unsigned flat = 0, lane = 0;
-  State state = State::New;
+  unsigned linear_index = 0, lane = 0;
+  ThreadState state = ThreadState::New;
   bool fenced = false;  // has called __threadfence since its last write
-  Stack stack;
-  Context context;
-  Site site{};  // where it waits
-  // What it gives to and takes from a warp operation.
+  FiberStack stack;
+  FiberContext context;
+  SourceLocation location{};  // of the call that the thread waits in
+  // Operands and result of a warp operation; `source` is the lane that a shuffle reads from.
   unsigned source = 0;
   uint64_t value = 0, result = 0;
 };
 
-// Lanes of a warp that wait for each other: one for each mask in flight.
-struct Rendezvous {
+// A warp operation in progress: the lanes of `mask` wait for each other.
+struct WarpSync {
   unsigned mask = 0, arrived = 0, ballot = 0;
-  Site site{};
+  SourceLocation location{};
 };
 
 struct Warp {
-  unsigned lanes = 0, exited = 0;  // lanes that exist; those that have returned
-  std::vector<Rendezvous> waiting;
-  // For the checker: the number of rendezvous so far, the last of all lanes, and the last of each pair in smaller groups.
-  unsigned generation = 1, all_met = 0;
-  std::vector<unsigned> met;
+  unsigned lanes = 0, exited = 0;  // masks: lanes that exist; lanes that have returned
+  std::vector<WarpSync> waiting;
+  // For the checker: the number of warp operations so far, plus 1; the last one of all lanes; the last one of each pair of lanes
+  // that a partial mask contained.
+  unsigned sync_count = 1, last_full_sync = 0;
+  std::vector<unsigned> last_pair_sync;
 };
 
 struct Worker;
@@ -53,30 +54,30 @@ struct Block {
   const Launch* launch = nullptr;
   void** arguments = nullptr;
   int device = 0;
-  std::vector<Thread> threads;
+  std::vector<CudaThread> threads;
   std::vector<Warp> warps;
-  unsigned count = 0, number = 0;  // threads; index of the block in the grid
+  unsigned thread_count = 0, linear_index = 0;  // the index is that of the block in the grid
   // Scheduling.
   uint64_t order = 0, random = 0;
   std::vector<unsigned> permutation;
   unsigned started = 0, done = 0;
-  std::vector<Thread*> ready;
+  std::vector<CudaThread*> ready;
   size_t ready_head = 0;
   bool failed = false;
-  // The barrier of the block.
+  // The block's barrier. `epoch` counts completed barriers, plus 1.
   unsigned arrived = 0, epoch = 1;
   int accumulated = 0, result = 0;
-  Site site{};
+  SourceLocation location{};
 };
 
-// What a processor thread that runs blocks owns.
+// State of a host thread that runs blocks.
 struct Worker {
   Block block;
-  Thread* current = nullptr;
-  Context main;
-  Stack stack;  // the one in use
-  std::vector<Stack> stacks;  // free ones
-  unsigned stacks_made = 0;
+  CudaThread* current = nullptr;
+  FiberContext main;  // run_block's
+  FiberStack stack;   // the current one
+  std::vector<FiberStack> free_stacks;
+  unsigned stacks_mapped = 0;
   unsigned char* shared = nullptr;  // kMaxShared bytes of dynamic shared memory before a guard page
   // Written by the signal handler.
   int fault_signal = 0;
@@ -87,14 +88,14 @@ extern __thread Worker* worker __attribute__((tls_model("initial-exec")));
 
 // Runs the block that worker->block describes.
 void run_block(Worker& worker);
-// The waiting of the current thread, until it is made ready.
-void suspend(State state, const Site& site);
-void make_ready(Block& block, Thread& thread);
+// Suspends the current thread until it is made ready.
+void suspend(ThreadState state, const SourceLocation& location);
+void make_ready(Block& block, CudaThread& thread);
 // Records an error of the current thread and ends the kernel.
 [[noreturn]] void fail_thread(Result code, const std::string& what, const std::string& where);
-// Ends the kernel without an error of its own.
-[[noreturn]] void abandon();
-std::string describe_thread();
+// Ends the kernel without recording an error.
+[[noreturn]] void abort_kernel();
+std::string describe_current_thread();
 std::string describe_waiting(const Block& block);
 
 }  // namespace fornax

@@ -1,4 +1,4 @@
-// Stream capture: work becomes the nodes of a graph, in the order that streams and events give; a launch runs them again.
+// Stream capture: work becomes nodes of a graph with the dependencies that streams and events define; a graph launch runs them.
 #include <algorithm>
 
 #include "stream.h"
@@ -12,21 +12,21 @@ void add_unique(std::vector<size_t>& list, const std::vector<size_t>& more) {
   }
 }
 
-// Whether every node that `ends` names comes before (or is) one of `frontier`.
+// True if every node in `ends` is in `frontier` or precedes a node in it.
 bool reaches(const Graph& graph, const std::vector<size_t>& frontier, const std::vector<size_t>& ends) {
   std::vector<bool> before(graph.nodes.size(), false);
-  std::vector<size_t> open = frontier;
-  while (!open.empty()) {
-    size_t node = open.back();
-    open.pop_back();
+  std::vector<size_t> pending = frontier;
+  while (!pending.empty()) {
+    size_t node = pending.back();
+    pending.pop_back();
     if (before[node]) continue;
     before[node] = true;
-    add_unique(open, graph.nodes[node].after);
+    add_unique(pending, graph.nodes[node].dependencies);
   }
   return std::all_of(ends.begin(), ends.end(), [&](size_t node) { return before[node]; });
 }
 
-// Runs the nodes in an order that their dependencies allow: as captured, latest first, or drawn by the seed.
+// Runs the nodes in an order that their dependencies allow: as captured, latest first, or random by the seed.
 void run_nodes(const Graph& graph) {
   uint64_t order = settings().order, random = order;
   std::vector<bool> done(graph.nodes.size(), false);
@@ -34,8 +34,9 @@ void run_nodes(const Graph& graph) {
   for (size_t remaining = graph.nodes.size(); remaining > 0; remaining--) {
     ready.clear();
     for (size_t i = 0; i < graph.nodes.size() && (order > 0 || ready.empty()); i++) {
-      const auto& after = graph.nodes[i].after;
-      if (!done[i] && std::all_of(after.begin(), after.end(), [&](size_t node) { return done[node]; })) ready.push_back(i);
+      const auto& dependencies = graph.nodes[i].dependencies;
+      bool is_ready = std::all_of(dependencies.begin(), dependencies.end(), [&](size_t node) { return done[node]; });
+      if (!done[i] && is_ready) ready.push_back(i);
     }
     size_t pick = order == 0 ? ready.front() : order == 1 ? ready.back() : ready[next_random(random) % ready.size()];
     run_work(graph.nodes[pick].device, graph.nodes[pick].work);
@@ -46,29 +47,29 @@ void run_nodes(const Graph& graph) {
 }  // namespace
 
 Graph::~Graph() {
-  for (const auto& owned : memory) {
+  for (const auto& owned : allocations) {
     Allocation* allocation = find_allocation(owned.first);
     if (allocation && allocation->number == owned.second) free_memory(owned.first);
   }
 }
 
 bool is_capturing(CUstream handle) {
-  CUstream stream = resolve(handle);
+  CUstream stream = resolve_stream(handle);
   return stream && stream->capture;
 }
 
 int capture_status(CUstream handle) {
-  CUstream stream = resolve(handle);
+  CUstream stream = resolve_stream(handle);
   return !stream || !stream->capture ? 0 : stream->capture->invalid ? 2 : 1;
 }
 
 Result invalidate_capture(CUstream handle, const char* call) {
-  CUstream stream = resolve(handle);
+  CUstream stream = resolve_stream(handle);
   if (stream && stream->capture) stream->capture->invalid = true;
-  return refuse(kCaptureUnsupported, std::string(call) + ": not allowed while a stream is being captured");
+  return reject(kCaptureUnsupported, std::string(call) + ": not allowed while a stream is being captured");
 }
 
-Result refuse_in_capture(const char* call) {
+Result reject_in_capture(const char* call) {
   for (CUstream stream : all_streams()) {
     Capture* capture = stream->capture.get();
     bool ours = capture && capture->mode != CaptureMode::Relaxed && capture->thread == std::this_thread::get_id();
@@ -78,67 +79,69 @@ Result refuse_in_capture(const char* call) {
 }
 
 Result begin_capture(CUstream handle, CaptureMode mode) {
-  CUstream stream = resolve(handle);
-  if (!stream) return refuse(kInvalidHandle, "cuStreamBeginCapture: not a stream");
-  if (stream->legacy) return refuse(kCaptureUnsupported, "cuStreamBeginCapture: the default stream cannot be captured");
-  if (stream->capture) return refuse(kInvalidValue, "cuStreamBeginCapture: the stream is being captured already");
+  CUstream stream = resolve_stream(handle);
+  if (!stream) return reject(kInvalidHandle, "cuStreamBeginCapture: not a stream");
+  if (stream->legacy) return reject(kCaptureUnsupported, "cuStreamBeginCapture: the default stream cannot be captured");
+  if (stream->capture) return reject(kInvalidValue, "cuStreamBeginCapture: the stream is being captured already");
   stream->capture = std::make_shared<Capture>();
   stream->capture->origin = stream;
   stream->capture->mode = mode;
   stream->capture->thread = std::this_thread::get_id();
-  stream->frontier.clear();
-  return sticky(stream->device);
+  stream->capture_dependencies.clear();
+  return sticky_error(stream->device);
 }
 
 Result end_capture(CUstream handle, std::shared_ptr<Graph>* graph) {
-  CUstream stream = resolve(handle);
-  if (!stream || !stream->capture) return refuse(kInvalidValue, "cuStreamEndCapture: the stream is not being captured");
+  CUstream stream = resolve_stream(handle);
+  if (!stream || !stream->capture) return reject(kInvalidValue, "cuStreamEndCapture: the stream is not being captured");
   std::shared_ptr<Capture> capture = stream->capture;
   if (capture->origin != stream) {
-    return refuse(kCaptureUnmatched, "cuStreamEndCapture: the capture began on another stream");
+    return reject(kCaptureUnmatched, "cuStreamEndCapture: the capture began on another stream");
   }
   bool joined = true;
-  for (CUstream other : streams_of(*capture)) joined = joined && reaches(*capture->graph, stream->frontier, other->frontier);
+  for (CUstream other : streams_of(*capture)) {
+    joined = joined && reaches(*capture->graph, stream->capture_dependencies, other->capture_dependencies);
+  }
   capture->ended = true;
   for (CUstream other : streams_of(*capture)) {
     other->capture.reset();
-    other->frontier.clear();
+    other->capture_dependencies.clear();
   }
-  if (capture->invalid) return refuse(kCaptureInvalidated, "cuStreamEndCapture: an earlier call invalidated the capture");
+  if (capture->invalid) return reject(kCaptureInvalidated, "cuStreamEndCapture: an earlier call invalidated the capture");
   if (!joined) {
-    return refuse(kCaptureUnjoined, "cuStreamEndCapture: another stream took part, and its work was not waited for");
+    return reject(kCaptureUnjoined, "cuStreamEndCapture: the origin stream does not wait for the work of another captured stream");
   }
   *graph = capture->graph;
   return kSuccess;
 }
 
 Result capture_work(CUstream stream, Work work) {
-  if (stream->capture->invalid) return refuse(kCaptureInvalidated, work.name + ": the capture is invalidated");
+  if (stream->capture->invalid) return reject(kCaptureInvalidated, work.name + ": the capture is invalidated");
   auto& nodes = stream->capture->graph->nodes;
-  nodes.push_back({std::move(work), stream->device, stream->frontier});
-  stream->frontier = {nodes.size() - 1};
+  nodes.push_back({std::move(work), stream->device, stream->capture_dependencies});
+  stream->capture_dependencies = {nodes.size() - 1};
   return kSuccess;
 }
 
 Result capture_wait(CUstream stream, const Event& event) {
   if (event.capture && event.capture->ended) {
-    return refuse(kCapturedEvent, "cuStreamWaitEvent: the event was recorded in a capture that has ended");
+    return reject(kCapturedEvent, "cuStreamWaitEvent: the event was recorded in a capture that has ended");
   }
   if (!event.capture) {
     if (!event.recorded) return kSuccess;
     stream->capture->invalid = true;
-    return refuse(kCaptureIsolation, "cuStreamWaitEvent: a captured stream waits for an event from outside of the capture");
+    return reject(kCaptureIsolation, "cuStreamWaitEvent: the event was recorded outside of the stream's capture");
   }
   if (!stream->capture) {
     stream->capture = event.capture;
-    stream->frontier = event.captured_after;
+    stream->capture_dependencies = event.capture_dependencies;
     return kSuccess;
   }
   if (stream->capture != event.capture) {
     stream->capture->invalid = true;
-    return refuse(kCaptureIsolation, "cuStreamWaitEvent: the event belongs to another capture");
+    return reject(kCaptureIsolation, "cuStreamWaitEvent: the event belongs to another capture");
   }
-  add_unique(stream->frontier, event.captured_after);
+  add_unique(stream->capture_dependencies, event.capture_dependencies);
   return kSuccess;
 }
 
@@ -146,11 +149,11 @@ Result launch_graph(const std::shared_ptr<Graph>& graph, CUstream stream) {
   return submit(stream, {"graph", [graph] { run_nodes(*graph); }});
 }
 
-size_t graph_nodes(const Graph& graph) { return graph.nodes.size(); }
+size_t node_count(const Graph& graph) { return graph.nodes.size(); }
 
-void own_by_capture(CUstream handle, uintptr_t base) {
-  CUstream stream = resolve(handle);
-  stream->capture->graph->memory.emplace_back(base, find_allocation(base)->number);
+void add_graph_allocation(CUstream handle, uintptr_t base) {
+  CUstream stream = resolve_stream(handle);
+  stream->capture->graph->allocations.emplace_back(base, find_allocation(base)->number);
 }
 
 }  // namespace fornax

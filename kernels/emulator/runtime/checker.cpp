@@ -1,5 +1,5 @@
-// Checked mode. Blocks run one after the other on one processor thread; a race is a pair of accesses that no barrier, warp
-// operation, or fence with an atomic puts in order, whether or not this run's order of threads shows it.
+// Checked mode: memory checker and race detector. Blocks run one after the other on one host thread. A race is a pair of
+// conflicting accesses that no barrier, warp operation, or fence with an atomic orders, in whichever order this run makes them.
 #include "checker.h"
 
 #include <link.h>
@@ -14,12 +14,12 @@
 namespace fornax {
 namespace {
 
-struct Traffic {
+struct KernelTraffic {
   uint64_t loads = 0, stores = 0;
 };
-std::map<std::string, Traffic> totals;
+std::map<std::string, KernelTraffic> traffic_by_kernel;
 
-// A __threadfence and then an atomic publish what the thread (and, across a barrier, its block) did before.
+// A __threadfence followed by an atomic is a release of the thread's earlier accesses and, across a barrier, of its block's.
 struct Release {
   uint32_t block, thread, epoch;
 };
@@ -29,33 +29,33 @@ struct Acquire {
   uint32_t thread, epoch;
 };
 
-struct Range {
+struct AddressRange {
   uintptr_t low = 0, high = 0;
-  bool holds(uintptr_t address) const { return address >= low && address < high; }
+  bool contains(uintptr_t address) const { return address >= low && address < high; }
 };
 
-// The state of the launch that is checked now.
-struct Checking {
+// State of the current launch.
+struct CheckedLaunch {
   uint64_t stamp = 0, block_stamp = 0;
-  Traffic* traffic = nullptr;
-  Range object, static_shared;
+  KernelTraffic* traffic = nullptr;
+  AddressRange object, static_shared;
   std::unique_ptr<Shadow> static_shadow, dynamic_shadow;
   std::unordered_map<uintptr_t, std::vector<Release>> releases;
   std::vector<Acquire> acquires;
-  Allocation* last = nullptr;
-} checking;
+  Allocation* last_allocation = nullptr;
+} checked_launch;
 
-uint64_t stamps = 0;
+uint64_t last_stamp = 0;
 
-struct ObjectPlace {
-  uintptr_t inside;
-  Range image;
+struct LoadedObject {
+  uintptr_t address;
+  AddressRange image;
   size_t tls_module = 0, tls_bytes = 0;
 };
 
 int find_object(dl_phdr_info* info, size_t, void* data) {
-  auto& place = *static_cast<ObjectPlace*>(data);
-  Range image{~uintptr_t(0), 0};
+  auto& object = *static_cast<LoadedObject*>(data);
+  AddressRange image{~uintptr_t(0), 0};
   size_t tls = 0;
   for (int i = 0; i < info->dlpi_phnum; i++) {
     const auto& header = info->dlpi_phdr[i];
@@ -64,10 +64,10 @@ int find_object(dl_phdr_info* info, size_t, void* data) {
     image.low = std::min<uintptr_t>(image.low, info->dlpi_addr + header.p_vaddr);
     image.high = std::max<uintptr_t>(image.high, info->dlpi_addr + header.p_vaddr + header.p_memsz);
   }
-  if (!image.holds(place.inside)) return 0;
-  place.image = image;
-  place.tls_bytes = tls;
-  place.tls_module = info->dlpi_tls_modid;
+  if (!image.contains(object.address)) return 0;
+  object.image = image;
+  object.tls_bytes = tls;
+  object.tls_module = info->dlpi_tls_modid;
   return 1;
 }
 
@@ -76,19 +76,19 @@ struct TlsIndex {
 };
 extern "C" void* __tls_get_addr(TlsIndex*);
 
-// Whether an earlier access happens before one of the current thread.
-bool ordered(const Accessor& before) {
+// True if the earlier access happens before the current thread's next one.
+bool happens_before(const MemoryAccess& before) {
   const Block& block = worker->block;
-  const Thread& self = *worker->current;
-  if (before.block == block.number) {
-    if (before.thread == self.flat || before.epoch != block.epoch) return true;
-    if (before.thread / 32 != self.flat / 32) return false;
-    const Warp& warp = block.warps[self.flat / 32];
-    if (warp.all_met > before.generation) return true;
-    return !warp.met.empty() && warp.met[self.lane * 32 + before.thread % 32] > before.generation;
+  const CudaThread& self = *worker->current;
+  if (before.block == block.linear_index) {
+    if (before.thread == self.linear_index || before.epoch != block.epoch) return true;
+    if (before.thread / 32 != self.linear_index / 32) return false;
+    const Warp& warp = block.warps[self.linear_index / 32];
+    if (warp.last_full_sync > before.sync_count) return true;
+    return !warp.last_pair_sync.empty() && warp.last_pair_sync[self.lane * 32 + before.thread % 32] > before.sync_count;
   }
-  for (const Acquire& acquire : checking.acquires) {
-    if (acquire.thread != self.flat && acquire.epoch >= block.epoch) continue;
+  for (const Acquire& acquire : checked_launch.acquires) {
+    if (acquire.thread != self.linear_index && acquire.epoch >= block.epoch) continue;
     for (size_t i = 0; i < acquire.count; i++) {
       const Release& release = (*acquire.releases)[i];
       if (release.block == before.block && (release.thread == before.thread || before.epoch < release.epoch)) return true;
@@ -97,38 +97,39 @@ bool ordered(const Accessor& before) {
   return false;
 }
 
-[[noreturn]] void report_race(const char* space, const char* now, const char* then, const Accessor& other, uintptr_t pc) {
+[[noreturn]] void report_race(const char* space, const char* now, const char* then, const MemoryAccess& other, uintptr_t pc) {
   fail_thread(kLaunchFailed, std::string("data race on ") + space + " memory: this " + now + " and the " + then + " at " +
                                  source_line(other.pc) + " by block " + std::to_string(other.block) + " thread " +
-                                 std::to_string(other.thread) + " are not ordered by a barrier", source_line(pc));
+                                 std::to_string(other.thread) + " are not synchronised", source_line(pc));
 }
 
-void touch(Cell& cell, uint64_t stamp, bool write, bool atomic, const char* space, uintptr_t pc) {
+void check_cell(ShadowCell& cell, uint64_t stamp, bool write, bool atomic, const char* space, uintptr_t pc) {
   if (cell.stamp != stamp) {
     cell = {};
     cell.stamp = stamp;
   }
   const char* now = atomic ? "atomic" : write ? "write" : "read";
-  if (cell.writer.valid && !(atomic && cell.writer.atomic) && !ordered(cell.writer)) {
+  if (cell.writer.valid && !(atomic && cell.writer.atomic) && !happens_before(cell.writer)) {
     report_race(space, now, cell.writer.atomic ? "atomic" : "write", cell.writer, pc);
   }
   if (write) {
-    for (const Accessor& reader : cell.readers) {
-      if (reader.valid && !ordered(reader)) report_race(space, now, "read", reader, pc);
+    for (const MemoryAccess& reader : cell.readers) {
+      if (reader.valid && !happens_before(reader)) report_race(space, now, "read", reader, pc);
     }
   }
   const Block& block = worker->block;
-  const Thread& self = *worker->current;
-  Accessor me{pc, block.number, block.epoch, block.warps[self.flat / 32].generation, uint16_t(self.flat), true, atomic};
+  const CudaThread& self = *worker->current;
+  unsigned sync_count = block.warps[self.linear_index / 32].sync_count;
+  MemoryAccess current{pc, block.linear_index, block.epoch, sync_count, uint16_t(self.linear_index), true, atomic};
   if (write) {
-    cell.writer = me;
+    cell.writer = current;
     return;
   }
-  Accessor& first = cell.readers[0];
-  if (!first.valid || ordered(first)) {
-    first = me;
-  } else if (!cell.readers[1].valid || ordered(cell.readers[1])) {
-    cell.readers[1] = me;
+  MemoryAccess& first = cell.readers[0];
+  if (!first.valid || happens_before(first)) {
+    first = current;
+  } else if (!cell.readers[1].valid || happens_before(cell.readers[1])) {
+    cell.readers[1] = current;
   }
 }
 
@@ -136,29 +137,29 @@ void check_range(Shadow& shadow, size_t offset, size_t bytes, uint64_t stamp, bo
                  uintptr_t pc) {
   if (!write || atomic) {
     for (size_t i = offset; i < offset + bytes; i++) {
-      if (shadow.written[i]) continue;
+      if (shadow.initialised[i]) continue;
       fail_thread(kIllegalAddress, std::string("read of uninitialised ") + space + " memory, byte " + std::to_string(i) +
                                        " of " + std::to_string(shadow.bytes), source_line(pc));
     }
   }
   shadow.refine(offset, bytes);
   for (size_t i = offset / shadow.granule; i * shadow.granule < offset + bytes; i++) {
-    touch(shadow.cells[i], stamp, write, atomic, space, pc);
+    check_cell(shadow.cells[i], stamp, write, atomic, space, pc);
   }
-  if (write) memset(&shadow.written[offset], 1, bytes);
+  if (write) memset(&shadow.initialised[offset], 1, bytes);
 }
 
-void access(uintptr_t address, size_t bytes, bool write, bool atomic, size_t alignment, uintptr_t pc) {
+void check_access(uintptr_t address, size_t bytes, bool write, bool atomic, size_t alignment, uintptr_t pc) {
   Worker* w = worker;
   if (!w || !w->current || !w->block.launch->checked || bytes == 0) return;
   if (address >= uintptr_t(w->stack.bottom) && address < uintptr_t(w->stack.top)) return;
   uintptr_t registers = uintptr_t(&fornax_device::registers);
-  if (address >= registers && address < registers + sizeof(fornax_device::Registers)) return;
+  if (address >= registers && address < registers + sizeof(fornax_device::SpecialRegisters)) return;
   const char* kind = atomic ? "atomic" : write ? "write" : "read";
   if (address % alignment) {
     fail_thread(kMisalignedAddress, "misaligned " + std::to_string(bytes) + "-byte " + kind, source_line(pc));
   }
-  Allocation* allocation = checking.last;
+  Allocation* allocation = checked_launch.last_allocation;
   if (!allocation || address < allocation->base || address >= allocation->base + allocation->size) {
     uintptr_t dynamic = uintptr_t(fornax_device::registers.dynamic_shared);
     if (address >= uintptr_t(w->shared) && address < uintptr_t(w->shared) + kMaxShared + 4096) {
@@ -168,75 +169,76 @@ void access(uintptr_t address, size_t bytes, bool write, bool atomic, size_t ali
                                          std::to_string(bytes) + " bytes at byte " + std::to_string(int64_t(address - dynamic)) +
                                          " of " + std::to_string(size), source_line(pc));
       }
-      check_range(*checking.dynamic_shadow, address - dynamic, bytes, checking.block_stamp, write, atomic, "shared", pc);
+      check_range(*checked_launch.dynamic_shadow, address - dynamic, bytes, checked_launch.block_stamp, write, atomic, "shared",
+                  pc);
       return;
     }
-    if (checking.static_shared.holds(address)) {
-      check_range(*checking.static_shadow, address - checking.static_shared.low, bytes, checking.block_stamp, write, atomic,
-                  "shared", pc);
+    if (checked_launch.static_shared.contains(address)) {
+      check_range(*checked_launch.static_shadow, address - checked_launch.static_shared.low, bytes, checked_launch.block_stamp,
+                  write, atomic, "shared", pc);
       return;
     }
     allocation = find_allocation(address);
-    if (!allocation && !write && checking.object.holds(address)) return;  // a constant of the source
+    if (!allocation && !write && checked_launch.object.contains(address)) return;  // a constant of the source
   }
   if (!allocation || bytes > allocation->base + allocation->size - address) {
     fail_thread(kIllegalAddress, std::string("out-of-bounds ") + kind + ": " + describe_address(address, bytes),
                 source_line(pc));
   }
-  checking.last = allocation;
-  if (!allocation->shadow) allocation->shadow = new_shadow(allocation->size, true);
-  check_range(*allocation->shadow, address - allocation->base, bytes, checking.stamp, write, atomic, "global", pc);
-  if (!write || atomic) checking.traffic->loads += bytes;
-  if (write) checking.traffic->stores += bytes;
+  checked_launch.last_allocation = allocation;
+  if (!allocation->shadow) allocation->shadow = make_shadow(allocation->size, true);
+  check_range(*allocation->shadow, address - allocation->base, bytes, checked_launch.stamp, write, atomic, "global", pc);
+  if (!write || atomic) checked_launch.traffic->loads += bytes;
+  if (write) checked_launch.traffic->stores += bytes;
   if (write && !atomic) w->current->fenced = false;
 }
 
 }  // namespace
 
-bool shadows_made = false;
+bool shadows_exist = false;
 
-std::unique_ptr<Shadow> new_shadow(size_t bytes, bool written) {
-  shadows_made = true;
-  return std::make_unique<Shadow>(bytes, written);
+std::unique_ptr<Shadow> make_shadow(size_t bytes, bool initialised) {
+  shadows_exist = true;
+  return std::make_unique<Shadow>(bytes, initialised);
 }
 
-void mark_written(Shadow& shadow, size_t offset, size_t bytes) { memset(&shadow.written[offset], 1, bytes); }
+void mark_initialised(Shadow& shadow, size_t offset, size_t bytes) { memset(&shadow.initialised[offset], 1, bytes); }
 
-bool is_written(const Shadow& shadow, size_t offset) { return shadow.written[offset]; }
+bool is_initialised(const Shadow& shadow, size_t offset) { return shadow.initialised[offset]; }
 
-void forget_last_allocation() { checking.last = nullptr; }
+void forget_last_allocation() { checked_launch.last_allocation = nullptr; }
 
 void begin_launch(const Launch& launch) {
-  checking.stamp = ++stamps;
-  checking.traffic = &totals[launch.kernel->name];
-  checking.releases.clear();
-  checking.last = nullptr;
-  ObjectPlace place{launch.object, {}};
-  dl_iterate_phdr(find_object, &place);
-  checking.object = place.image;
-  checking.static_shared = {};
-  if (place.tls_bytes > 0) {
-    TlsIndex index{place.tls_module, 0};
+  checked_launch.stamp = ++last_stamp;
+  checked_launch.traffic = &traffic_by_kernel[launch.kernel->name];
+  checked_launch.releases.clear();
+  checked_launch.last_allocation = nullptr;
+  LoadedObject object{launch.object, {}};
+  dl_iterate_phdr(find_object, &object);
+  checked_launch.object = object.image;
+  checked_launch.static_shared = {};
+  if (object.tls_bytes > 0) {
+    TlsIndex index{object.tls_module, 0};
     uintptr_t start = uintptr_t(__tls_get_addr(&index));
-    checking.static_shared = {start, start + place.tls_bytes};
+    checked_launch.static_shared = {start, start + object.tls_bytes};
   }
-  checking.static_shadow = new_shadow(place.tls_bytes, false);
-  checking.dynamic_shadow = new_shadow(launch.shared, false);
+  checked_launch.static_shadow = make_shadow(object.tls_bytes, false);
+  checked_launch.dynamic_shadow = make_shadow(launch.shared, false);
 }
 
 void begin_block(Worker&) {
-  checking.block_stamp = ++stamps;
-  checking.acquires.clear();
-  for (Shadow* shadow : {checking.static_shadow.get(), checking.dynamic_shadow.get()}) {
-    std::fill(shadow->written.begin(), shadow->written.end(), 0);
+  checked_launch.block_stamp = ++last_stamp;
+  checked_launch.acquires.clear();
+  for (Shadow* shadow : {checked_launch.static_shadow.get(), checked_launch.dynamic_shadow.get()}) {
+    std::fill(shadow->initialised.begin(), shadow->initialised.end(), 0);
   }
-  const Range& shared = checking.static_shared;
+  const AddressRange& shared = checked_launch.static_shared;
   if (shared.high > shared.low) memset(reinterpret_cast<void*>(shared.low), 0xff, shared.high - shared.low);
 }
 
 bool traffic(const std::string& kernel, uint64_t* loads, uint64_t* stores) {
-  auto found = totals.find(kernel);
-  if (found == totals.end()) return false;
+  auto found = traffic_by_kernel.find(kernel);
+  if (found == traffic_by_kernel.end()) return false;
   *loads = found->second.loads;
   *stores = found->second.stores;
   return true;
@@ -248,23 +250,23 @@ namespace fornax_device {
 
 using namespace fornax;
 
-void fence() { worker->current->fenced = true; }
+void thread_fence() { worker->current->fenced = true; }
 
 void atomic_access(void* pointer, unsigned size, const char*, int) {
   Worker* w = worker;
   if (!w || !w->block.launch->checked) return;
-  access(uintptr_t(pointer), size, true, true, size, uintptr_t(__builtin_return_address(0)));
+  check_access(uintptr_t(pointer), size, true, true, size, uintptr_t(__builtin_return_address(0)));
   const Block& block = w->block;
-  const Thread& self = *w->current;
-  auto& releases = checking.releases[uintptr_t(pointer)];
-  if (!releases.empty()) checking.acquires.push_back({&releases, releases.size(), self.flat, block.epoch});
-  if (self.fenced) releases.push_back({block.number, self.flat, block.epoch});
+  const CudaThread& self = *w->current;
+  auto& releases = checked_launch.releases[uintptr_t(pointer)];
+  if (!releases.empty()) checked_launch.acquires.push_back({&releases, releases.size(), self.linear_index, block.epoch});
+  if (self.fenced) releases.push_back({block.linear_index, self.linear_index, block.epoch});
 }
 
 }  // namespace fornax_device
 
-// What gcc calls under -fsanitize=alignment where a pointer is not a multiple of its type's alignment. (The size of an access is
-// not enough: one of a struct may have been split into its members.)
+// Hook of gcc's -fsanitize=alignment for a misaligned pointer. (The size of an access does not give its alignment: gcc may split
+// the access of a struct into its members.)
 struct TypeMismatch {
   const char* file;
   unsigned line, column;
@@ -276,42 +278,42 @@ extern "C" FORNAX_API void __ubsan_handle_type_mismatch_v1(const TypeMismatch* a
   if (!fornax::worker || !fornax::worker->current) return;
   unsigned alignment = 1u << at->log_alignment;
   fornax::fail_thread(fornax::kMisalignedAddress,
-                      "misaligned access: " + std::to_string(uintptr_t(pointer) % alignment) + " bytes behind a multiple of " +
+                      "misaligned access: " + std::to_string(uintptr_t(pointer) % alignment) + " bytes past a multiple of " +
                           std::to_string(alignment), fornax::to_string({at->file, int(at->line)}));
 }
 
-// What gcc calls before each access under -fsanitize=thread.
-#define FORNAX_CALL_OUTS(N)                                                                                                \
-  FORNAX_API void __tsan_read##N(void* p) {                                                                                \
-    fornax::access(uintptr_t(p), N, false, false, N, uintptr_t(__builtin_return_address(0)));                              \
-  }                                                                                                                        \
-  FORNAX_API void __tsan_write##N(void* p) {                                                                               \
-    fornax::access(uintptr_t(p), N, true, false, N, uintptr_t(__builtin_return_address(0)));                               \
-  }                                                                                                                        \
-  FORNAX_API void __tsan_volatile_read##N(void* p) {                                                                       \
-    fornax::access(uintptr_t(p), N, false, false, N, uintptr_t(__builtin_return_address(0)));                              \
-  }                                                                                                                        \
-  FORNAX_API void __tsan_volatile_write##N(void* p) {                                                                      \
-    fornax::access(uintptr_t(p), N, true, false, N, uintptr_t(__builtin_return_address(0)));                               \
-  }                                                                                                                        \
-  FORNAX_API void __tsan_unaligned_read##N(void* p) {                                                                      \
-    fornax::access(uintptr_t(p), N, false, false, 1, uintptr_t(__builtin_return_address(0)));                              \
-  }                                                                                                                        \
-  FORNAX_API void __tsan_unaligned_write##N(void* p) {                                                                     \
-    fornax::access(uintptr_t(p), N, true, false, 1, uintptr_t(__builtin_return_address(0)));                               \
+// Hooks that gcc's -fsanitize=thread calls before each access.
+#define FORNAX_TSAN_HOOKS(N)                                                                         \
+  FORNAX_API void __tsan_read##N(void* p) {                                                          \
+    fornax::check_access(uintptr_t(p), N, false, false, N, uintptr_t(__builtin_return_address(0)));  \
+  }                                                                                                  \
+  FORNAX_API void __tsan_write##N(void* p) {                                                         \
+    fornax::check_access(uintptr_t(p), N, true, false, N, uintptr_t(__builtin_return_address(0)));   \
+  }                                                                                                  \
+  FORNAX_API void __tsan_volatile_read##N(void* p) {                                                 \
+    fornax::check_access(uintptr_t(p), N, false, false, N, uintptr_t(__builtin_return_address(0)));  \
+  }                                                                                                  \
+  FORNAX_API void __tsan_volatile_write##N(void* p) {                                                \
+    fornax::check_access(uintptr_t(p), N, true, false, N, uintptr_t(__builtin_return_address(0)));   \
+  }                                                                                                  \
+  FORNAX_API void __tsan_unaligned_read##N(void* p) {                                                \
+    fornax::check_access(uintptr_t(p), N, false, false, 1, uintptr_t(__builtin_return_address(0)));  \
+  }                                                                                                  \
+  FORNAX_API void __tsan_unaligned_write##N(void* p) {                                               \
+    fornax::check_access(uintptr_t(p), N, true, false, 1, uintptr_t(__builtin_return_address(0)));   \
   }
 
 extern "C" {
-FORNAX_CALL_OUTS(1)
-FORNAX_CALL_OUTS(2)
-FORNAX_CALL_OUTS(4)
-FORNAX_CALL_OUTS(8)
-FORNAX_CALL_OUTS(16)
+FORNAX_TSAN_HOOKS(1)
+FORNAX_TSAN_HOOKS(2)
+FORNAX_TSAN_HOOKS(4)
+FORNAX_TSAN_HOOKS(8)
+FORNAX_TSAN_HOOKS(16)
 FORNAX_API void __tsan_read_range(void* p, size_t bytes) {
-  fornax::access(uintptr_t(p), bytes, false, false, 1, uintptr_t(__builtin_return_address(0)));
+  fornax::check_access(uintptr_t(p), bytes, false, false, 1, uintptr_t(__builtin_return_address(0)));
 }
 FORNAX_API void __tsan_write_range(void* p, size_t bytes) {
-  fornax::access(uintptr_t(p), bytes, true, false, 1, uintptr_t(__builtin_return_address(0)));
+  fornax::check_access(uintptr_t(p), bytes, true, false, 1, uintptr_t(__builtin_return_address(0)));
 }
 FORNAX_API void __tsan_func_entry(void*) {}
 FORNAX_API void __tsan_func_exit() {}

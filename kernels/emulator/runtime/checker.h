@@ -1,4 +1,4 @@
-// Checked mode: every access of a kernel passes here (gcc's -fsanitize=thread calls, answered by functions of ours).
+// Checked mode: instrumented accesses of kernels. gcc's -fsanitize=thread inserts the calls; the checker defines the hooks.
 #pragma once
 #include <memory>
 #include <string>
@@ -9,22 +9,22 @@ namespace fornax {
 
 struct Worker;
 
-// What the checker knows about a range of memory. `written`: as if it had been written before.
-std::unique_ptr<Shadow> new_shadow(size_t bytes, bool written);
-// Whether any was made since forget_shadows.
-extern bool shadows_made;
-void mark_written(Shadow& shadow, size_t offset, size_t bytes);
-bool is_written(const Shadow& shadow, size_t offset);
-// The checker remembers the allocation it saw last; one has gone.
+// Shadow memory of a range, which is initialised or not.
+std::unique_ptr<Shadow> make_shadow(size_t bytes, bool initialised);
+// True if shadow memory was made since the last discard_shadows.
+extern bool shadows_exist;
+void mark_initialised(Shadow& shadow, size_t offset, size_t bytes);
+bool is_initialised(const Shadow& shadow, size_t offset);
+// Clears the checker's cache of the last allocation; call it after a free.
 void forget_last_allocation();
 
 void begin_launch(const Launch& launch);
 void begin_block(Worker& worker);
 
-// "kernels/cu/pool.cu:77" for an address of a compiled kernel (a return address: the call before it), with the inlined callers.
+// Source line of a call in a compiled kernel, given its return address, such as "kernels/cu/pool.cu:77", with inlined callers.
 std::string source_line(uintptr_t return_address);
 
-// Bytes read from and written to device memory by a kernel of this name.
+// Bytes that the kernel of this name has read from and written to device memory; false if it never ran in checked mode.
 bool traffic(const std::string& kernel, uint64_t* loads, uint64_t* stores);
 
 }  // namespace fornax

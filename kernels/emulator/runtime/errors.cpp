@@ -1,4 +1,4 @@
-// Errors: the state of each device, as on CUDA, and the text that CUDA does not give.
+// Errors: the sticky error of each device, as on CUDA, and message texts, which CUDA does not have.
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
@@ -8,32 +8,32 @@
 namespace fornax {
 namespace {
 
-// A lock of its own: the threads that run a kernel's blocks report errors while another holds the big lock.
+// Separate from `lock()`: the host threads that run a kernel's blocks report errors while another thread holds that lock.
 std::mutex mutex;
 Result states[kMaxDevices];
-std::string sticky_message, explanation;
+std::string sticky_error_message, last_error_message;
 
 }  // namespace
 
-void raise(int device, Result code, const std::string& message) {
+void set_sticky_error(int device, Result code, const std::string& message) {
   std::lock_guard<std::mutex> guard(mutex);
   if (states[device] != kSuccess) return;
   states[device] = code;
-  if (sticky_message.empty()) sticky_message = message;
+  if (sticky_error_message.empty()) sticky_error_message = message;
 }
 
-Result sticky(int device) {
+Result sticky_error(int device) {
   std::lock_guard<std::mutex> guard(mutex);
   return states[device];
 }
 
-void explain(const std::string& message) {
+void set_last_error(const std::string& message) {
   std::lock_guard<std::mutex> guard(mutex);
-  explanation = message;
+  last_error_message = message;
 }
 
-Result refuse(Result code, const std::string& message) {
-  explain(message);
+Result reject(Result code, const std::string& message) {
+  set_last_error(message);
   return code;
 }
 
@@ -41,20 +41,20 @@ Result refuse(Result code, const std::string& message) {
 
 extern "C" {
 
-// The text of the last error, without clearing it; returns its length. An error that a device is in comes before a refused call.
+// Copies the message of the last error without clearing it and returns its length. A sticky error precedes a rejected call.
 FORNAX_API size_t fornax_emulator_last_error(char* text, size_t size) {
   std::lock_guard<std::mutex> guard(fornax::mutex);
-  const std::string& message = fornax::sticky_message.empty() ? fornax::explanation : fornax::sticky_message;
+  const std::string& message = fornax::sticky_error_message.empty() ? fornax::last_error_message : fornax::sticky_error_message;
   if (size > 0) snprintf(text, size, "%s", message.c_str());
   return message.size();
 }
 
-// Clears the error: devices that were in its state work again.
+// Clears the last error and the sticky errors of all devices.
 FORNAX_API void fornax_emulator_clear_error() {
   std::lock_guard<std::mutex> guard(fornax::mutex);
   std::fill(std::begin(fornax::states), std::end(fornax::states), fornax::kSuccess);
-  fornax::sticky_message.clear();
-  fornax::explanation.clear();
+  fornax::sticky_error_message.clear();
+  fornax::last_error_message.clear();
 }
 
 }  // extern "C"

@@ -17,7 +17,7 @@ size_t find_word(const std::string& text, const std::string& word, size_t from) 
   return std::string::npos;
 }
 
-size_t closing(const std::string& text, size_t open) {
+size_t matching_parenthesis(const std::string& text, size_t open) {
   int depth = 0;
   for (size_t at = open; at < text.size(); at++) {
     if (text[at] == '(') depth++;
@@ -26,13 +26,13 @@ size_t closing(const std::string& text, size_t open) {
   return std::string::npos;
 }
 
-void blank(std::string& text, size_t from, size_t to) {
+void overwrite_with_spaces(std::string& text, size_t from, size_t to) {
   for (size_t at = from; at < to; at++) {
     if (text[at] != '\n') text[at] = ' ';
   }
 }
 
-// Whether the declaration that ends before `at` begins with extern "C".
+// True if the declaration that ends before `at` begins with extern "C".
 bool is_extern_c(const std::string& text, size_t at) {
   size_t start = text.find_last_of(";}", at);
   size_t found = text.find("extern \"C\"", start == std::string::npos ? 0 : start);
@@ -43,12 +43,12 @@ bool is_extern_c(const std::string& text, size_t at) {
 
 std::string register_kernels(std::string text, const std::vector<std::string>& expressions) {
   static const std::string kGlobal = "__global__", kBounds = "__fornax_bounds__";
-  std::map<std::string, std::string> kernels;  // name → launch bound; declared twice is registered once
+  std::map<std::string, std::string> kernels;  // name → launch bound; a kernel with two declarations is registered once
   for (size_t at = 0; (at = find_word(text, kGlobal, at)) != std::string::npos;) {
     bool named = is_extern_c(text, at);
-    blank(text, at, at + kGlobal.size());
+    overwrite_with_spaces(text, at, at + kGlobal.size());
     std::string bound = "1024";
-    // Up to the parameter list: words, launch bounds, white space, and line markers.
+    // Words, launch bounds, white space and line markers up to the parameter list.
     std::string word, name;
     while (at < text.size()) {
       char c = text[at];
@@ -60,10 +60,10 @@ std::string register_kernels(std::string text, const std::vector<std::string>& e
           name = word;
           continue;
         }
-        size_t open = text.find('(', at), close = open == std::string::npos ? open : closing(text, open);
+        size_t open = text.find('(', at), close = open == std::string::npos ? open : matching_parenthesis(text, open);
         if (close == std::string::npos) break;
         bound = text.substr(open + 1, close - open - 1);
-        blank(text, start, close + 1);
+        overwrite_with_spaces(text, start, close + 1);
         at = close + 1;
       } else if (c == '#') {
         at = text.find('\n', at);
@@ -83,11 +83,11 @@ std::string register_kernels(std::string text, const std::vector<std::string>& e
   text += "\nextern \"C\" __attribute__((visibility(\"default\"))) const fornax_device::Kernel* fornax_kernels(unsigned* count) {\n"
           "  static const fornax_device::Kernel table[] = {\n";
   for (const auto& kernel : kernels) {
-    text += "    fornax_device::describe<&" + kernel.first + ">(\"" + kernel.first + "\", (" + kernel.second + ")),\n";
+    text += "    fornax_device::make_kernel<&" + kernel.first + ">(\"" + kernel.first + "\", (" + kernel.second + ")),\n";
   }
   for (const auto& expression : expressions) {
     std::string name = expression[0] == '&' ? expression.substr(1) : expression;
-    text += "    fornax_device::describe<&" + name + ">(\"" + name + "\", 1024),\n";
+    text += "    fornax_device::make_kernel<&" + name + ">(\"" + name + "\", 1024),\n";
   }
   text += "    {}};\n  *count = " + std::to_string(entries) + ";\n  return table;\n}\n";
   return text;

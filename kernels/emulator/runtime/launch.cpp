@@ -1,4 +1,4 @@
-// Running a kernel: its blocks, one after the other or spread over processor threads, and the faults that they may cause.
+// Execution of a kernel: its blocks run one after the other or in parallel on host threads; faults become CUDA errors.
 #include <signal.h>
 #include <sys/mman.h>
 #include <ucontext.h>
@@ -15,10 +15,10 @@
 namespace fornax {
 namespace {
 
-// Fewer CUDA threads than this are not worth waking another processor thread.
-constexpr uint64_t kWorthHelp = 8192;
+// With fewer CUDA threads, all blocks run on the calling host thread.
+constexpr uint64_t kMinParallelThreads = 8192;
 
-unsigned char* new_shared() {
+unsigned char* map_shared_memory() {
   size_t guard = size_t(sysconf(_SC_PAGESIZE));
   void* map = mmap(nullptr, kMaxShared + guard, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (map == MAP_FAILED) abort();
@@ -27,22 +27,22 @@ unsigned char* new_shared() {
   return bytes;
 }
 
-// One worker for whoever holds the big lock, and one for each helper.
-Worker& own_worker(bool helper) {
+// Worker of the host thread that holds `lock()`, or of a helper thread.
+Worker& worker_for_thread(bool helper) {
   static Worker first;
   static thread_local Worker* mine = nullptr;
   if (!helper) {
-    if (!first.shared) first.shared = new_shared();
+    if (!first.shared) first.shared = map_shared_memory();
     return first;
   }
   if (!mine) {
     mine = new Worker;
-    mine->shared = new_shared();
+    mine->shared = map_shared_memory();
   }
   return *mine;
 }
 
-void prepare(Worker& w, int device, const Launch& launch, void** arguments) {
+void prepare_worker(Worker& w, int device, const Launch& launch, void** arguments) {
   Block& block = w.block;
   block.launch = &launch;
   block.arguments = arguments;
@@ -51,17 +51,17 @@ void prepare(Worker& w, int device, const Launch& launch, void** arguments) {
   block.failed = false;
   const Dim& size = launch.block;
   unsigned count = size.x * size.y * size.z;
-  bool same_count = block.count == count;
-  block.count = count;
+  bool same_count = block.thread_count == count;
+  block.thread_count = count;
   if (!same_count) {
     block.threads.clear();
     block.threads.resize(count);
     block.warps.assign((count + 31) / 32, Warp{});
   }
   for (unsigned i = 0; i < count; i++) {
-    Thread& thread = block.threads[i];
+    CudaThread& thread = block.threads[i];
     thread.index = {i % size.x, i / size.x % size.y, i / size.x / size.y};
-    thread.flat = i;
+    thread.linear_index = i;
     thread.lane = i % 32;
     block.warps[i / 32].lanes |= 1u << (i % 32);
   }
@@ -73,14 +73,14 @@ void prepare(Worker& w, int device, const Launch& launch, void** arguments) {
   }
   fornax_device::registers.block_dim = {size.x, size.y, size.z};
   fornax_device::registers.grid_dim = {launch.grid.x, launch.grid.y, launch.grid.z};
-  // The requested bytes end at the guard page, on a multiple of 128.
+  // The requested bytes, rounded up to a multiple of 128, end at the guard page.
   fornax_device::registers.dynamic_shared = w.shared + kMaxShared - (launch.shared + 127) / 128 * 128;
 }
 
-void run_numbered_block(Worker& w, uint64_t number) {
+void run_block_at(Worker& w, uint64_t number) {
   Block& block = w.block;
   const Dim& grid = block.launch->grid;
-  block.number = unsigned(number);
+  block.linear_index = unsigned(number);
   block.random = block.order + number;
   fornax_device::registers.block = {unsigned(number % grid.x), unsigned(number / grid.x % grid.y),
                                     unsigned(number / grid.x / grid.y)};
@@ -90,19 +90,19 @@ void run_numbered_block(Worker& w, uint64_t number) {
 }
 
 void report_fault(Worker& w) {
-  std::string where = source_line(w.fault_pc) + ", " + describe_thread();
+  std::string where = source_line(w.fault_pc) + ", " + describe_current_thread();
   if (w.fault_signal == SIGFPE) {
-    raise(w.block.device, kLaunchFailed, "integer division by zero or overflow at " + where);
+    set_sticky_error(w.block.device, kLaunchFailed, "integer division by zero or overflow at " + where);
   } else if (w.fault_address >= uintptr_t(w.shared) && w.fault_address < uintptr_t(w.shared) + kMaxShared + 65536) {
-    raise(w.block.device, kIllegalAddress, "out-of-bounds access to dynamic shared memory at " + where);
+    set_sticky_error(w.block.device, kIllegalAddress, "out-of-bounds access to dynamic shared memory at " + where);
   } else {
-    raise(w.block.device, kIllegalAddress,
+    set_sticky_error(w.block.device, kIllegalAddress,
           "out-of-bounds access: " + describe_address(w.fault_address, 1) + " (or a stack overflow) at " + where);
   }
   w.fault_signal = 0;
 }
 
-struct sigaction previous[3];
+struct sigaction previous_actions[3];
 constexpr int kSignals[3] = {SIGSEGV, SIGBUS, SIGFPE};
 
 uintptr_t program_counter(void* context) {
@@ -116,25 +116,25 @@ uintptr_t program_counter(void* context) {
 #endif
 }
 
-void on_fault(int signal, siginfo_t* info, void* context) {
+void handle_fault(int signal, siginfo_t* info, void* context) {
   Worker* w = worker;
   if (w && w->current) {
     w->fault_signal = signal;
     w->fault_address = uintptr_t(info->si_addr);
     w->fault_pc = program_counter(context) + 1;
-    abandon();  // the thread's stack is given up
+    abort_kernel();  // the fiber never resumes
   }
   for (int i = 0; i < 3; i++) {
-    if (kSignals[i] == signal) sigaction(signal, &previous[i], nullptr);  // comes again, to whoever handled it before
+    if (kSignals[i] == signal) sigaction(signal, &previous_actions[i], nullptr);  // the signal recurs and reaches that handler
   }
 }
 
-void catch_faults() {
+void install_fault_handlers() {
   static const bool once = [] {
     struct sigaction action{};
-    action.sa_sigaction = on_fault;
+    action.sa_sigaction = handle_fault;
     action.sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK;
-    for (int i = 0; i < 3; i++) sigaction(kSignals[i], &action, &previous[i]);
+    for (int i = 0; i < 3; i++) sigaction(kSignals[i], &action, &previous_actions[i]);
     return true;
   }();
   (void)once;
@@ -153,19 +153,19 @@ void catch_faults() {
   (void)has_stack;
 }
 
-// The block that runs as the `position`th: ascending, descending, or by a permutation that the seed draws.
+// Execution order of blocks: ascending, descending, or a random permutation by the seed.
 struct BlockOrder {
   uint64_t order, blocks, step = 1, offset = 0;
   BlockOrder(uint64_t order, uint64_t blocks) : order(order), blocks(blocks) {
     if (order < 2) return;
     uint64_t random = order;
     offset = next_random(random) % blocks;
-    auto divisor = [](uint64_t a, uint64_t b) {
+    auto gcd = [](uint64_t a, uint64_t b) {
       while (b) a = std::exchange(b, a % b);
       return a;
     };
     do step = next_random(random) % blocks + 1;
-    while (divisor(step, blocks) != 1);
+    while (gcd(step, blocks) != 1);
   }
   uint64_t operator()(uint64_t position) const {
     if (order == 0) return position;
@@ -177,36 +177,36 @@ struct BlockOrder {
 }  // namespace
 
 void run_kernel(int device, const Launch& launch, void** arguments) {
-  catch_faults();
+  install_fault_handlers();
   uint64_t blocks = uint64_t(launch.grid.x) * launch.grid.y * launch.grid.z;
   uint64_t threads = blocks * launch.block.x * launch.block.y * launch.block.z;
   BlockOrder order(settings().order, blocks);
   if (launch.checked) {
     begin_launch(launch);
   } else {
-    forget_shadows();  // it writes unseen
+    discard_shadows();  // the checker does not see its writes
   }
   std::atomic<bool> failed{false};
-  auto run_piece = [&](bool helper, uint64_t first, uint64_t last) {
-    Worker& w = own_worker(helper);
+  auto run_range = [&](bool helper, uint64_t first, uint64_t last) {
+    Worker& w = worker_for_thread(helper);
     worker = &w;
-    prepare(w, device, launch, arguments);
+    prepare_worker(w, device, launch, arguments);
     for (uint64_t position = first; position < last && !failed; position++) {
-      run_numbered_block(w, order(position));
+      run_block_at(w, order(position));
       if (w.fault_signal) report_fault(w);
       if (w.block.failed) failed = true;
     }
     worker = nullptr;
   };
-  if (launch.checked || blocks == 1 || threads < kWorthHelp) {
-    run_piece(false, 0, blocks);
+  if (launch.checked || blocks == 1 || threads < kMinParallelThreads) {
+    run_range(false, 0, blocks);
     return;
   }
   std::thread::id caller = std::this_thread::get_id();
-  uint64_t pieces = std::min<uint64_t>(blocks, 64);
-  parallel(int64_t(pieces), [&](int64_t piece) {
-    if (std::this_thread::get_id() != caller) catch_faults();
-    run_piece(std::this_thread::get_id() != caller, blocks * piece / pieces, blocks * (piece + 1) / pieces);
+  uint64_t chunks = std::min<uint64_t>(blocks, 64);
+  parallel(int64_t(chunks), [&](int64_t chunk) {
+    if (std::this_thread::get_id() != caller) install_fault_handlers();
+    run_range(std::this_thread::get_id() != caller, blocks * chunk / chunks, blocks * (chunk + 1) / chunks);
   });
 }
 

@@ -1,4 +1,4 @@
-// Device memory: each allocation has pages of its own with a guard page on both sides, its end against the second one.
+// Device memory: each allocation is a separate mapping between two guard pages and ends at the second one.
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -15,10 +15,10 @@ namespace {
 constexpr size_t kAlignment = 256;
 constexpr unsigned char kPoison = 0xff;
 
-std::map<uintptr_t, Allocation> allocations;            // by base
-std::map<size_t, std::vector<uintptr_t>> free_maps;     // mappings to use again, by length
+std::map<uintptr_t, Allocation> allocations;             // by base
+std::map<size_t, std::vector<uintptr_t>> free_mappings;  // mappings for reuse, by length
 size_t live[kMaxDevices];
-uint64_t count = 0;
+uint64_t allocation_count = 0;
 
 size_t page() {
   static const size_t size = size_t(sysconf(_SC_PAGESIZE));
@@ -27,8 +27,8 @@ size_t page() {
 
 size_t round_up(size_t bytes, size_t unit) { return (bytes + unit - 1) / unit * unit; }
 
-uintptr_t map_pages(size_t length) {
-  auto& spare = free_maps[length];
+uintptr_t take_mapping(size_t length) {
+  auto& spare = free_mappings[length];
   if (!spare.empty()) {
     uintptr_t map = spare.back();
     spare.pop_back();
@@ -51,17 +51,17 @@ Allocation::Allocation(Allocation&&) = default;
 Allocation::~Allocation() = default;
 
 uintptr_t allocate(int device, size_t bytes) {
-  if (bytes > kDeviceMemory || live[device] + bytes > kDeviceMemory) wait_device(device);  // runs the frees that are queued
+  if (bytes > kDeviceMemory || live[device] + bytes > kDeviceMemory) synchronize_device(device);  // runs queued frees
   if (bytes > kDeviceMemory || live[device] + bytes > kDeviceMemory) return 0;
   Allocation allocation;
   size_t padded = round_up(bytes ? bytes : 1, kAlignment);
-  allocation.mapped = round_up(padded, page()) + 2 * page();
-  allocation.map = map_pages(allocation.mapped);
-  if (allocation.map == 0) return 0;
-  allocation.base = allocation.map + allocation.mapped - page() - padded;
+  allocation.mapping_bytes = round_up(padded, page()) + 2 * page();
+  allocation.mapping = take_mapping(allocation.mapping_bytes);
+  if (allocation.mapping == 0) return 0;
+  allocation.base = allocation.mapping + allocation.mapping_bytes - page() - padded;
   allocation.size = bytes;
   allocation.device = device;
-  allocation.number = ++count;
+  allocation.number = ++allocation_count;
   poison(allocation);
   live[device] += bytes;
   uintptr_t base = allocation.base;
@@ -72,7 +72,7 @@ uintptr_t allocate(int device, size_t bytes) {
 void poison(Allocation& allocation) {
   size_t padded = round_up(allocation.size ? allocation.size : 1, kAlignment);
   memset(reinterpret_cast<void*>(allocation.base), kPoison, padded);
-  allocation.shadow = settings().checked ? new_shadow(allocation.size, false) : nullptr;
+  allocation.shadow = settings().checked ? make_shadow(allocation.size, false) : nullptr;
 }
 
 bool free_memory(uintptr_t base) {
@@ -83,17 +83,17 @@ bool free_memory(uintptr_t base) {
   const auto* bytes = reinterpret_cast<unsigned char*>(base);
   for (size_t i = allocation.size; i < padded; i++) {
     if (bytes[i] == kPoison) continue;
-    raise(allocation.device, kIllegalAddress,
-          "bytes behind the end of device buffer number " + std::to_string(allocation.number) + " of " +
-              std::to_string(allocation.size) + " bytes were written");
+    set_sticky_error(allocation.device, kIllegalAddress,
+          "out-of-bounds write past the end of device buffer number " + std::to_string(allocation.number) + " of " +
+              std::to_string(allocation.size) + " bytes");
     break;
   }
   memset(reinterpret_cast<void*>(base), kPoison, padded);
   live[allocation.device] -= allocation.size;
-  if (allocation.mapped > (size_t(256) << 20)) {
-    munmap(reinterpret_cast<void*>(allocation.map), allocation.mapped);
+  if (allocation.mapping_bytes > (size_t(256) << 20)) {
+    munmap(reinterpret_cast<void*>(allocation.mapping), allocation.mapping_bytes);
   } else {
-    free_maps[allocation.mapped].push_back(allocation.map);
+    free_mappings[allocation.mapping_bytes].push_back(allocation.mapping);
   }
   forget_last_allocation();
   allocations.erase(found);
@@ -123,57 +123,58 @@ std::string describe_address(uintptr_t address, size_t bytes) {
   auto next = allocations.upper_bound(address);
   for (int step = 0; step < 2; step++) {
     if (next != allocations.end()) {
-      const Allocation& near = next->second;
-      if (address >= near.map && address < near.map + near.mapped) {
-        return range + " at byte " + std::to_string(int64_t(address - near.base)) + " of a buffer of " +
-               std::to_string(near.size) + " bytes (number " + std::to_string(near.number) + ")";
+      const Allocation& candidate = next->second;
+      if (address >= candidate.mapping && address < candidate.mapping + candidate.mapping_bytes) {
+        return range + " at byte " + std::to_string(int64_t(address - candidate.base)) + " of a buffer of " +
+               std::to_string(candidate.size) + " bytes (number " + std::to_string(candidate.number) + ")";
       }
     }
     if (next == allocations.begin()) break;
     --next;
   }
-  return range + " outside of every device buffer";
+  return range + " in no device buffer";
 }
 
-void note_written(uintptr_t address, size_t bytes) {
+void mark_range_initialised(uintptr_t address, size_t bytes) {
   Allocation* allocation = find_range(address, bytes);
-  if (allocation && allocation->shadow) mark_written(*allocation->shadow, address - allocation->base, bytes);
+  if (allocation && allocation->shadow) mark_initialised(*allocation->shadow, address - allocation->base, bytes);
 }
 
-bool reads_unwritten(uintptr_t address, size_t bytes, size_t* at) {
+bool find_uninitialised(uintptr_t address, size_t bytes, size_t* at) {
   Allocation* allocation = find_range(address, bytes);
   if (!allocation || !allocation->shadow) return false;
   size_t offset = address - allocation->base;
   for (size_t i = 0; i < bytes; i++) {
-    if (is_written(*allocation->shadow, offset + i)) continue;
+    if (is_initialised(*allocation->shadow, offset + i)) continue;
     *at = offset + i;
     return true;
   }
   return false;
 }
 
-void copy_written(uintptr_t from, uintptr_t to, size_t bytes) {
+void copy_initialised(uintptr_t from, uintptr_t to, size_t bytes) {
   Allocation *source = find_range(from, bytes), *target = find_range(to, bytes);
   if (!source || !target || !source->shadow || !target->shadow) return;
-  memmove(&target->shadow->written[to - target->base], &source->shadow->written[from - source->base], bytes);
+  memmove(&target->shadow->initialised[to - target->base], &source->shadow->initialised[from - source->base], bytes);
 }
 
-void forget_shadows() {
-  if (!shadows_made) return;
+void discard_shadows() {
+  if (!shadows_exist) return;
   for (auto& entry : allocations) entry.second.shadow.reset();
-  shadows_made = false;
+  shadows_exist = false;
 }
 
 size_t live_bytes(int device) { return live[device]; }
 
 }  // namespace fornax
 
-// Names what is allocated now: "2 device buffers are alive, 96 bytes: number 3 (64 bytes), number 7 (32 bytes)". Empty: nothing.
+// Describes the live allocations: "2 device buffers are allocated, 96 bytes: number 3 (64 bytes), number 7 (32 bytes)"; empty if
+// there are none.
 extern "C" FORNAX_API size_t fornax_emulator_leaks(char* text, size_t size) {
   auto guard = fornax::lock();
   size_t buffers = 0, bytes = 0;
   std::string list;
-  for (int device = 0; device < fornax::settings().devices; device++) fornax::wait_device(device);
+  for (int device = 0; device < fornax::settings().devices; device++) fornax::synchronize_device(device);
   for (const auto& entry : fornax::allocations) {
     const fornax::Allocation& allocation = entry.second;
     bytes += allocation.size;
@@ -183,7 +184,7 @@ extern "C" FORNAX_API size_t fornax_emulator_leaks(char* text, size_t size) {
   }
   std::string message;
   if (buffers > 0) {
-    message = std::to_string(buffers) + (buffers == 1 ? " device buffer is" : " device buffers are") + " alive, " +
+    message = std::to_string(buffers) + (buffers == 1 ? " device buffer is" : " device buffers are") + " allocated, " +
               std::to_string(bytes) + " bytes" + list + (buffers > 8 ? ", …" : "");
   }
   if (size > 0) snprintf(text, size, "%s", message.c_str());

@@ -1,4 +1,4 @@
-// Compiling CUDA sources with g++ into shared objects, which lie in the cache folder under the hash of all that they depend on.
+// Compilation of CUDA sources by g++ into shared objects, cached under a hash of source, options, compiler and emulator.
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <sys/file.h>
@@ -32,13 +32,13 @@ bool write_file(const std::string& path, const std::string& text) {
   return bool(file.flush());
 }
 
-std::string quoted(const std::string& text) {
+std::string shell_quoted(const std::string& text) {
   std::string out = "'";
   for (char c : text) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
   return out + "'";
 }
 
-// Two 64-bit FNV-1a hashes with different starts: 128 bits name an object.
+// Two 64-bit FNV-1a hashes with different offset bases: a 128-bit name.
 std::string hash(const std::string& text) {
   uint64_t a = 0xcbf29ce484222325ull, b = 0x9ae16a3b2f90404full;
   for (unsigned char c : text) {
@@ -51,7 +51,7 @@ std::string hash(const std::string& text) {
   return name;
 }
 
-// Flags for the machine: fused multiply-add and half conversions in hardware make kernels several times faster.
+// Instruction-set flags: hardware FMA and half-precision conversions make kernels several times faster.
 const char* machine_flags() {
 #if defined(__x86_64__)
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
@@ -61,42 +61,43 @@ const char* machine_flags() {
   return "";
 }
 
-// NVRTC's options as g++'s. Those that only steer the code generator of a GPU have no counterpart here.
-struct Flags {
+// g++ flags equivalent to NVRTC options. Options of the GPU code generator have no equivalent and are ignored.
+struct CompilerFlags {
   std::string preprocess, compile;
 };
 
-Flags translate(const std::vector<std::string>& options, bool checked) {
-  Flags flags;
-  bool contract = true;  // as NVRTC's default
+CompilerFlags translate(const std::vector<std::string>& options, bool checked) {
+  CompilerFlags flags;
+  bool contract = true;  // NVRTC's default
   for (size_t i = 0; i < options.size(); i++) {
     const std::string& option = options[i];
     bool takes_next = (option == "-D" || option == "-I" || option == "-U") && i + 1 < options.size();
     if (takes_next) {
-      flags.preprocess += " " + option + quoted(options[++i]);
+      flags.preprocess += " " + option + shell_quoted(options[++i]);
     } else if (option.rfind("-D", 0) == 0 || option.rfind("-I", 0) == 0 || option.rfind("-U", 0) == 0) {
-      flags.preprocess += " " + quoted(option);
+      flags.preprocess += " " + shell_quoted(option);
     } else if (option.rfind("--define-macro=", 0) == 0) {
-      flags.preprocess += " " + quoted("-D" + option.substr(15));
+      flags.preprocess += " " + shell_quoted("-D" + option.substr(15));
     } else if (option.rfind("--include-path=", 0) == 0) {
-      flags.preprocess += " " + quoted("-I" + option.substr(15));
+      flags.preprocess += " " + shell_quoted("-I" + option.substr(15));
     } else if (option == "--fmad=false" || option == "-fmad=false") {
       contract = false;
     }
   }
-  // No unique symbols: the shared memory of one template in two objects must stay two.
+  // No unique symbols: a template's shared memory must stay separate in two objects.
   flags.compile = std::string(" -std=c++17 -O2 -g1 -fPIC -w -fvisibility=hidden -fno-gnu-unique -fno-exceptions -fno-strict-aliasing"
                               " -fno-math-errno -fno-trapping-math -ffp-contract=") +
-                  (contract ? "fast" : "off") + machine_flags() + (checked ? " -fsanitize=thread,alignment -fsanitize-recover=alignment" : "");
+                  (contract ? "fast" : "off") + machine_flags() +
+                  (checked ? " -fsanitize=thread,alignment -fsanitize-recover=alignment" : "");
   return flags;
 }
 
-struct Command {
+struct CommandResult {
   int status;
   std::string output;
 };
 
-Command run(const std::string& command) {
+CommandResult run(const std::string& command) {
   FILE* pipe = popen(("( " + command + " ) 2>&1").c_str(), "r");
   if (!pipe) return {-1, "cannot start a shell"};
   std::string output;
@@ -111,37 +112,39 @@ std::string folder_of(const std::string& path) {
   return slash == std::string::npos ? "" : path.substr(0, slash + 1);
 }
 
-// Runs the compiler in a folder of its own; the object is renamed into place when it is whole.
-bool build(const Source& source, bool checked, const std::string& object, std::string* log) {
+// Runs the compiler in a temporary folder and renames the finished object into place.
+bool compile_object(const ProgramSource& source, bool checked, const std::string& object, std::string* log) {
   std::string folder = object + ".XXXXXX";
   if (!mkdtemp(folder.data())) {
     *log = "cannot create a folder beside " + object + ": " + strerror(errno);
     return false;
   }
   auto finish = [&](bool built) {
-    run("rm -rf " + quoted(folder));
+    run("rm -rf " + shell_quoted(folder));
     return built;
   };
   for (const auto& header : source.headers) {
     std::string subfolder = folder_of(header.first);
-    if (!subfolder.empty()) run("mkdir -p " + quoted(folder + "/" + subfolder));
+    if (!subfolder.empty()) run("mkdir -p " + shell_quoted(folder + "/" + subfolder));
     write_file(folder + "/" + header.first, "#line 1 \"" + folder_of(source.name) + header.first + "\"\n" + header.second);
   }
   write_file(folder + "/source.cu", "#line 1 \"" + source.name + "\"\n" + source.text);
-  Flags flags = translate(source.options, checked);
+  CompilerFlags flags = translate(source.options, checked);
   const Settings& s = settings();
-  std::string compiler = "cd " + quoted(folder) + " && " + s.compiler;
-  Command preprocessed = run(compiler + " -E -x c++ -std=c++17 -include " + quoted(s.include_folder + "/emulated_cuda.h") +
-                             " -I. " + flags.preprocess + " source.cu -o source.ii");
+  std::string compiler = "cd " + shell_quoted(folder) + " && " + s.compiler;
+  std::string prelude = shell_quoted(s.include_folder + "/emulated_cuda.h");
+  CommandResult preprocessed =
+      run(compiler + " -E -x c++ -std=c++17 -include " + prelude + " -I. " + flags.preprocess + " source.cu -o source.ii");
   if (preprocessed.status != 0) {
     *log = preprocessed.output;
     return finish(false);
   }
   std::string text = read_file(folder + "/source.ii");
   write_file(folder + "/source.ii", register_kernels(text, source.expressions));
-  // Compiled and linked apart: linking with the sanitizer's flag would bring in its own runtime.
-  Command compiled = run(compiler + flags.compile + " -fdebug-prefix-map=" + quoted(folder) + "=. -c -x c++-cpp-output source.ii"
-                         " -o source.o && " + s.compiler + " -shared source.o -o source.so -lm");
+  // Compiled and linked separately: linking with the sanitizer's flag would add the sanitizer's runtime.
+  CommandResult compiled = run(compiler + flags.compile + " -fdebug-prefix-map=" + shell_quoted(folder) +
+                               "=. -c -x c++-cpp-output source.ii -o source.o && " + s.compiler +
+                               " -shared source.o -o source.so -lm");
   *log = compiled.output;
   if (compiled.status != 0) return finish(false);
   return finish(rename((folder + "/source.so").c_str(), object.c_str()) == 0);
@@ -149,27 +152,27 @@ bool build(const Source& source, bool checked, const std::string& object, std::s
 
 }  // namespace
 
-std::shared_ptr<Object> load_object(const Source& source, std::string* log) {
-  static std::map<std::string, std::shared_ptr<Object>> loaded;
+std::shared_ptr<SharedObject> load_object(const ProgramSource& source, std::string* log) {
+  static std::map<std::string, std::shared_ptr<SharedObject>> loaded;
   std::string path, folder;
   bool checked;
   {
     auto guard = lock();
     const Settings& s = settings();
     checked = s.checked;
-    // The include folder's name has the hash of the emulator's sources and of the compiler's version in it.
+    // The include folder's name contains a hash of the emulator's sources and the compiler's version.
     std::string key = to_image(source) + s.include_folder + translate(source.options, checked).compile;
     folder = s.cache_folder + "/emulated";
     path = folder + "/" + hash(key) + ".so";
     auto found = loaded.find(path);
     if (found != loaded.end()) return found->second;
   }
-  run("mkdir -p " + quoted(folder));
-  // One process compiles, others wait for it.
+  run("mkdir -p " + shell_quoted(folder));
+  // One process compiles while others wait.
   int handle = open((path + ".lock").c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0666);
   if (handle >= 0) flock(handle, LOCK_EX);
   bool exists = ::access(path.c_str(), R_OK) == 0;
-  bool built = exists || build(source, checked, path, log);
+  bool built = exists || compile_object(source, checked, path, log);
   if (handle >= 0) close(handle);
   if (!built) return nullptr;
   auto guard = lock();
@@ -179,7 +182,7 @@ std::shared_ptr<Object> load_object(const Source& source, std::string* log) {
     return nullptr;
   }
   auto kernels = reinterpret_cast<const fornax_device::Kernel* (*)(unsigned*)>(dlsym(library, "fornax_kernels"));
-  auto object = std::make_shared<Object>();
+  auto object = std::make_shared<SharedObject>();
   object->path = path;
   object->checked = checked;
   object->kernels = kernels(&object->count);
@@ -190,8 +193,8 @@ namespace {
 const char kMagic[] = "fornax emulated image 1\n";
 }
 
-// An image holds the source, not the object: it stays good in both modes, and when the cache is emptied.
-std::string to_image(const Source& source) {
+// An image contains the source, not the object, so it stays valid in both modes and after the cache is cleared.
+std::string to_image(const ProgramSource& source) {
   std::string body;
   auto put = [&](const std::string& text) { body += std::to_string(text.size()) + ":" + text; };
   auto put_all = [&](const std::vector<std::string>& list) {
@@ -210,7 +213,7 @@ std::string to_image(const Source& source) {
   return kMagic + body;
 }
 
-bool from_image(const void* image, Source* source) {
+bool from_image(const void* image, ProgramSource* source) {
   const char* at = static_cast<const char*>(image);
   if (strncmp(at, kMagic, sizeof(kMagic) - 1) != 0) return false;
   at += sizeof(kMagic) - 1;

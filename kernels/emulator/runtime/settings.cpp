@@ -1,4 +1,4 @@
-// Settings of the emulated device, and the functions through which Rust reads and writes them.
+// Settings of the emulated device, and the C functions that Rust calls to read and write them.
 #include <cstring>
 
 #include "checker.h"
@@ -44,16 +44,16 @@ FORNAX_API size_t fornax_emulator_live_bytes() {
   auto guard = fornax::lock();
   size_t bytes = 0;
   for (int device = 0; device < fornax::settings().devices; device++) {
-    fornax::wait_device(device);  // frees that are queued
+    fornax::synchronize_device(device);  // runs queued frees
     bytes += fornax::live_bytes(device);
   }
   return bytes;
 }
 
-// Bytes that the kernel has read from and written to device memory in checked mode; false when it never ran so.
+// Bytes that the kernel has read from and written to device memory in checked mode; false if it never ran in checked mode.
 FORNAX_API int fornax_emulator_bytes(const char* kernel, uint64_t* loads, uint64_t* stores) {
   auto guard = fornax::lock();
-  for (int device = 0; device < fornax::settings().devices; device++) fornax::wait_device(device);
+  for (int device = 0; device < fornax::settings().devices; device++) fornax::synchronize_device(device);
   return fornax::traffic(kernel, loads, stores);
 }
 

@@ -1,4 +1,4 @@
-// What the checker remembers of memory: which bytes were written, and who accessed each piece last.
+// Shadow memory of the checker: which bytes are initialised, and the last accesses of each cell.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -6,33 +6,33 @@
 
 namespace fornax {
 
-struct Accessor {
+struct MemoryAccess {
   uintptr_t pc;
-  uint32_t block, epoch, generation;  // epoch: barriers of the block so far; generation: rendezvous of the warp
+  uint32_t block, epoch, sync_count;  // barriers of the block and operations of the warp so far
   uint16_t thread;
   bool valid, atomic;
 };
 
-struct Cell {
-  uint64_t stamp;  // of the launch (or, in shared memory, of the block) that the rest belongs to
-  Accessor writer;
-  // Two readers are enough: of two that no barrier orders, any later writer is a third thread to one of them.
-  Accessor readers[2];
+struct ShadowCell {
+  uint64_t stamp;  // of the launch (in shared memory: of the block) that made the accesses
+  MemoryAccess writer;
+  // Two unordered readers suffice to detect a race: a later writer is a different thread from at least one of them.
+  MemoryAccess readers[2];
 };
 
-// One cell for four bytes, until a smaller access asks for smaller cells.
+// Shadow memory of an allocation or of a block's shared memory. Cells cover 4 bytes each until a smaller access splits them.
 struct Shadow {
   size_t bytes;
   unsigned granule = 4;
-  std::vector<Cell> cells;  // empty until a kernel comes
-  std::vector<uint8_t> written;
+  std::vector<ShadowCell> cells;  // empty until the first kernel access
+  std::vector<uint8_t> initialised;
 
-  Shadow(size_t bytes, bool written) : bytes(bytes), written(bytes, written) {}
+  Shadow(size_t bytes, bool initialised) : bytes(bytes), initialised(bytes, initialised) {}
 
   void refine(size_t offset, size_t length) {
     if (cells.empty()) cells.resize((bytes + granule - 1) / granule);
     while (granule > 1 && (offset % granule || length % granule)) {
-      std::vector<Cell> finer(cells.size() * 2);
+      std::vector<ShadowCell> finer(cells.size() * 2);
       for (size_t i = 0; i < cells.size(); i++) finer[2 * i] = finer[2 * i + 1] = cells[i];
       cells.swap(finer);
       granule /= 2;

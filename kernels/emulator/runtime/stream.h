@@ -1,4 +1,4 @@
-// Streams, captures and graphs from the inside.
+// Internals of streams, captures and graphs.
 #pragma once
 #include <deque>
 #include <thread>
@@ -7,23 +7,23 @@
 
 namespace fornax {
 
-struct Operation {
+struct StreamOperation {
   Work work;
   CUstream stream;
-  std::vector<OperationRef> after;  // operations of other streams
+  std::vector<StreamOperationRef> dependencies;  // on other streams
   bool done = false;
-  double time = 0;  // when it ran, in seconds
+  double time = 0;  // time of completion in seconds
 };
 
-struct Node {
+struct GraphNode {
   Work work;
   int device;
-  std::vector<size_t> after;
+  std::vector<size_t> dependencies;
 };
 
 struct Graph {
-  std::vector<Node> nodes;
-  std::vector<std::pair<uintptr_t, uint64_t>> memory;  // address and number of what was allocated while capturing
+  std::vector<GraphNode> nodes;
+  std::vector<std::pair<uintptr_t, uint64_t>> allocations;  // made during the capture: address and number
   ~Graph();
 };
 
@@ -31,15 +31,15 @@ struct Capture {
   std::shared_ptr<Graph> graph = std::make_shared<Graph>();
   CUstream origin = nullptr;
   CaptureMode mode;
-  std::thread::id thread;  // that began it
+  std::thread::id thread;  // the one that began the capture
   bool invalid = false, ended = false;
 };
 
-// The stream of a handle, the default streams included; null when there is none.
-CUstream resolve(CUstream handle);
-// Runs a piece of work now, unless its device is in the state of an error.
+// Stream of a handle, including the default streams; null for an invalid handle.
+CUstream resolve_stream(CUstream handle);
+// Runs work now, unless its device has a sticky error.
 void run_work(int device, const Work& work);
-// Streams that take part in a capture; all that exist.
+// Streams of a capture.
 std::vector<CUstream> streams_of(const Capture& capture);
 const std::vector<CUstream>& all_streams();
 Result capture_work(CUstream stream, Work work);
@@ -50,7 +50,7 @@ Result capture_wait(CUstream stream, const Event& event);
 struct CUstream_st {
   int device = 0;
   bool blocking = false, legacy = false;
-  std::deque<fornax::OperationRef> queue;
+  std::deque<fornax::StreamOperationRef> queue;
   std::shared_ptr<fornax::Capture> capture;
-  std::vector<size_t> frontier;  // nodes of the capture that the next one comes after
+  std::vector<size_t> capture_dependencies;  // of the next captured node
 };

@@ -1,8 +1,8 @@
-// Streams: queues of work that runs only when something waits for it.
+// Streams: queues of work that runs only when something synchronises with it.
 //
-// Order 0 runs nothing but what is waited for and what that depends on. Order 1 runs all other streams first, as far as their
-// dependencies allow. Any other order mixes both by its seed. So work that another stream should have waited for runs too late
-// in one order and too early in another, and its missing wait shows in the results.
+// Order 0 runs only the operation that is waited for and its dependencies. Order 1 first runs all other streams, as far as their
+// dependencies allow. Any other order mixes both at random, with the order as its seed. If a stream misses a wait for another
+// stream's work, that work runs too late in one order and too early in another, and the results differ.
 #include <algorithm>
 #include <chrono>
 
@@ -11,38 +11,39 @@
 namespace fornax {
 namespace {
 
-constexpr size_t kLongQueue = 1024;  // a driver's queue is finite, too: launching then waits
+constexpr size_t kMaxQueueLength = 1024;  // a launch on a full queue waits, as on a driver
 
 std::vector<CUstream> streams;  // in order of creation
 CUstream_st* legacy[kMaxDevices];
 CUstream_st* per_thread[kMaxDevices];
 thread_local int context_device = -1;
 
-struct Running {
+struct CurrentWork {
   const Work* work = nullptr;
   int device = 0;
-} running;
+} current_work;
 
 struct WorkFailed {};
 
-bool is_blocked(const Operation& operation) {
-  return std::any_of(operation.after.begin(), operation.after.end(), [](const OperationRef& o) { return !o->done; });
+bool has_pending_dependency(const StreamOperation& operation) {
+  const auto& dependencies = operation.dependencies;
+  return std::any_of(dependencies.begin(), dependencies.end(), [](const StreamOperationRef& o) { return !o->done; });
 }
 
 void run_front(CUstream stream) {
-  OperationRef front = stream->queue.front();
+  StreamOperationRef front = stream->queue.front();
   stream->queue.pop_front();
   run_work(stream->device, front->work);
   front->work.run = nullptr;
-  front->after.clear();
+  front->dependencies.clear();
   front->time = std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
   front->done = true;
 }
 
-bool can_run(CUstream stream) { return !stream->queue.empty() && !is_blocked(*stream->queue.front()); }
+bool can_run(CUstream stream) { return !stream->queue.empty() && !has_pending_dependency(*stream->queue.front()); }
 
-// Runs what the order lets run before the operation that is waited for.
-void run_others(CUstream waited) {
+// Runs operations of other streams that the order puts before the one that is waited for.
+void run_other_streams(CUstream waited) {
   static uint64_t random = 0;
   uint64_t order = settings().order;
   if (order == 0) return;
@@ -59,37 +60,38 @@ void run_others(CUstream waited) {
   }
 }
 
-// Runs one operation that `target` needs, or itself.
-void advance(const OperationRef& target) {
-  OperationRef goal = target;
+// Runs `target`, or one operation that it depends on.
+void run_toward(const StreamOperationRef& target) {
+  StreamOperationRef goal = target;
   for (;;) {
-    const Operation& front = *goal->stream->queue.front();
-    auto blocker = std::find_if(front.after.begin(), front.after.end(), [](const OperationRef& o) { return !o->done; });
-    if (blocker == front.after.end()) break;
-    goal = *blocker;
+    const StreamOperation& front = *goal->stream->queue.front();
+    const auto& dependencies = front.dependencies;
+    auto pending = std::find_if(dependencies.begin(), dependencies.end(), [](const StreamOperationRef& o) { return !o->done; });
+    if (pending == dependencies.end()) break;
+    goal = *pending;
   }
   run_front(goal->stream);
 }
 
-void complete(const OperationRef& target) {
+void run_until_done(const StreamOperationRef& target) {
   while (!target->done) {
-    run_others(target->stream);
-    if (!target->done) advance(target);
+    run_other_streams(target->stream);
+    if (!target->done) run_toward(target);
   }
 }
 
-OperationRef push(CUstream stream, Work work) {
-  auto operation = std::make_shared<Operation>();
+StreamOperationRef push_operation(CUstream stream, Work work) {
+  auto operation = std::make_shared<StreamOperation>();
   operation->work = std::move(work);
   operation->stream = stream;
-  // The legacy default stream and the blocking ones wait for each other.
+  // The legacy default stream and blocking streams wait for each other.
   for (CUstream other : streams) {
     if (other->device != stream->device || other == stream || other->queue.empty()) continue;
     bool waits = (stream->legacy && other->blocking) || (stream->blocking && other->legacy);
-    if (waits) operation->after.push_back(other->queue.back());
+    if (waits) operation->dependencies.push_back(other->queue.back());
   }
   stream->queue.push_back(operation);
-  if (stream->queue.size() > kLongQueue) complete(stream->queue[kLongQueue / 2]);
+  if (stream->queue.size() > kMaxQueueLength) run_until_done(stream->queue[kMaxQueueLength / 2]);
   return operation;
 }
 
@@ -109,26 +111,26 @@ CUstream default_stream(CUstream_st** of_device, bool is_legacy) {
 }  // namespace
 
 void run_work(int device, const Work& work) {
-  if (!work.run || (sticky(device) != kSuccess && !work.always)) return;
-  Running before = running;
-  running = {&work, device};
+  if (!work.run || (sticky_error(device) != kSuccess && !work.run_after_error)) return;
+  CurrentWork before = current_work;
+  current_work = {&work, device};
   try {
     work.run();
   } catch (const WorkFailed&) {
   }
-  running = before;
+  current_work = before;
 }
 
 int current_context_device() { return context_device; }
 void set_current_context_device(int device) { context_device = device; }
 
-CUstream resolve(CUstream handle) {
+CUstream resolve_stream(CUstream handle) {
   if (uintptr_t(handle) <= 1) return default_stream(legacy, true);
   if (uintptr_t(handle) == 2) return default_stream(per_thread, false);
   return std::find(streams.begin(), streams.end(), handle) != streams.end() ? handle : nullptr;
 }
 
-bool stream_exists(CUstream stream) { return resolve(stream) != nullptr; }
+bool stream_exists(CUstream stream) { return resolve_stream(stream) != nullptr; }
 
 CUstream create_stream(int device, StreamOptions options) {
   auto* stream = new CUstream_st;
@@ -140,8 +142,8 @@ CUstream create_stream(int device, StreamOptions options) {
 
 Result destroy_stream(CUstream handle) {
   auto found = std::find(streams.begin(), streams.end(), handle);
-  if (found == streams.end()) return refuse(kInvalidHandle, "cuStreamDestroy: not a stream");
-  if (!handle->queue.empty()) complete(handle->queue.back());
+  if (found == streams.end()) return reject(kInvalidHandle, "cuStreamDestroy: not a stream");
+  if (!handle->queue.empty()) run_until_done(handle->queue.back());
   streams.erase(std::find(streams.begin(), streams.end(), handle));
   delete handle;
   return kSuccess;
@@ -158,83 +160,83 @@ std::vector<CUstream> streams_of(const Capture& capture) {
 }
 
 Result submit(CUstream handle, Work work) {
-  CUstream stream = resolve(handle);
-  if (!stream) return refuse(kInvalidHandle, work.name + ": not a stream");
-  Result state = sticky(stream->device);
-  if (state != kSuccess && !work.always) return state;
+  CUstream stream = resolve_stream(handle);
+  if (!stream) return reject(kInvalidHandle, work.name + ": not a stream");
+  Result state = sticky_error(stream->device);
+  if (state != kSuccess && !work.run_after_error) return state;
   if (stream->capture) return capture_work(stream, std::move(work));
-  push(stream, std::move(work));
+  push_operation(stream, std::move(work));
   return state;
 }
 
-Result wait_stream(CUstream handle) {
-  CUstream stream = resolve(handle);
-  if (!stream) return refuse(kInvalidHandle, "cuStreamSynchronize: not a stream");
+Result synchronize_stream(CUstream handle) {
+  CUstream stream = resolve_stream(handle);
+  if (!stream) return reject(kInvalidHandle, "cuStreamSynchronize: not a stream");
   if (stream->capture) return invalidate_capture(stream, "cuStreamSynchronize");
-  if (stream->legacy) push(stream, {"wait", nullptr});
-  if (!stream->queue.empty()) complete(stream->queue.back());
-  return sticky(stream->device);
+  if (stream->legacy) push_operation(stream, {"wait", nullptr});
+  if (!stream->queue.empty()) run_until_done(stream->queue.back());
+  return sticky_error(stream->device);
 }
 
-Result wait_device(int device) {
+Result synchronize_device(int device) {
   for (bool again = true; again;) {
     again = false;
     for (size_t i = 0; i < streams.size() && !again; i++) {
       if (streams[i]->device != device || streams[i]->queue.empty()) continue;
-      complete(streams[i]->queue.back());
+      run_until_done(streams[i]->queue.back());
       again = true;  // work may change the list
     }
   }
-  return sticky(device);
+  return sticky_error(device);
 }
 
 Result record_event(Event& event, CUstream handle) {
-  CUstream stream = resolve(handle);
-  if (!stream) return refuse(kInvalidHandle, "cuEventRecord: not a stream");
+  CUstream stream = resolve_stream(handle);
+  if (!stream) return reject(kInvalidHandle, "cuEventRecord: not a stream");
   event.capture = stream->capture;
-  event.captured_after = stream->frontier;
+  event.capture_dependencies = stream->capture_dependencies;
   if (stream->capture) return kSuccess;
-  event.recorded = push(stream, {"event", nullptr});
-  return sticky(stream->device);
+  event.recorded = push_operation(stream, {"event", nullptr});
+  return sticky_error(stream->device);
 }
 
-Result wait_event(Event& event) {
-  if (event.capture) return refuse(kCaptureUnsupported, "cuEventSynchronize: the event was recorded in a capture");
-  if (event.recorded) complete(event.recorded);
-  return sticky(event.device);
+Result synchronize_event(Event& event) {
+  if (event.capture) return reject(kCaptureUnsupported, "cuEventSynchronize: the event was recorded in a capture");
+  if (event.recorded) run_until_done(event.recorded);
+  return sticky_error(event.device);
 }
 
-bool event_done(const Event& event) {
+bool query_event(const Event& event) {
   if (!event.recorded || event.recorded->done) return true;
-  advance(event.recorded);  // who asks again and again sees progress
+  run_toward(event.recorded);  // a polling caller makes progress
   return event.recorded->done;
 }
 
 double event_time(const Event& event) { return event.recorded ? event.recorded->time : 0; }
 
 Result stream_wait_event(CUstream handle, Event& event) {
-  CUstream stream = resolve(handle);
-  if (!stream) return refuse(kInvalidHandle, "cuStreamWaitEvent: not a stream");
+  CUstream stream = resolve_stream(handle);
+  if (!stream) return reject(kInvalidHandle, "cuStreamWaitEvent: not a stream");
   if (stream->capture || event.capture) return capture_wait(stream, event);
-  if (event.recorded && !event.recorded->done) push(stream, {"wait", nullptr})->after.push_back(event.recorded);
-  return sticky(stream->device);
+  if (event.recorded && !event.recorded->done) push_operation(stream, {"wait", nullptr})->dependencies.push_back(event.recorded);
+  return sticky_error(stream->device);
 }
 
-bool stream_done(CUstream handle) {
-  CUstream stream = resolve(handle);
+bool query_stream(CUstream handle) {
+  CUstream stream = resolve_stream(handle);
   if (!stream || stream->queue.empty()) return true;
-  advance(stream->queue.back());
+  run_toward(stream->queue.back());
   return stream->queue.empty();
 }
 
-// ---- what the library stand-ins see
+// ---- interface for the library stand-ins (runtime.h)
 bool enqueue(CUstream stream, const std::string& name, std::function<void()> work) {
   auto guard = lock();
   return submit(stream, {name, std::move(work)}) == kSuccess;
 }
 
 void fail_work(const std::string& message) {
-  raise(running.device, kIllegalAddress, running.work->name + ": " + message);
+  set_sticky_error(current_work.device, kIllegalAddress, current_work.work->name + ": " + message);
   throw WorkFailed{};
 }
 
@@ -245,10 +247,10 @@ void* device_range(const void* pointer, size_t bytes, Access access) {
     fail_work(std::string("out-of-bounds ") + (access == Access::Read ? "read: " : "write: ") + describe_address(address, bytes));
   }
   size_t at;
-  if (access != Access::Write && reads_unwritten(address, bytes, &at)) {
+  if (access != Access::Write && find_uninitialised(address, bytes, &at)) {
     fail_work("read of uninitialised global memory, byte " + std::to_string(at) + " of a buffer");
   }
-  if (access != Access::Read) note_written(address, bytes);
+  if (access != Access::Read) mark_range_initialised(address, bytes);
   return const_cast<void*>(pointer);
 }
 
@@ -256,7 +258,7 @@ int current_device() { return context_device < 0 ? 0 : context_device; }
 
 int device_of(CUstream handle) {
   auto guard = lock();
-  CUstream stream = resolve(handle);
+  CUstream stream = resolve_stream(handle);
   return stream ? stream->device : 0;
 }
 

@@ -1,4 +1,4 @@
-// The processor threads that help with the blocks of a kernel and with `parallel`.
+// Pool of host threads for `parallel`, which also runs the blocks of a kernel.
 #include <atomic>
 #include <condition_variable>
 #include <memory>
@@ -9,21 +9,21 @@
 namespace fornax {
 namespace {
 
-struct Job {
+struct ParallelJob {
   std::function<void(int64_t)> body;
   int64_t count = 0;
   std::atomic<int64_t> next{0}, done{0};
 };
 
-// Never destroyed: its threads wait in it until the process ends.
-struct Pool {
+// Never destroyed: its threads wait until the process ends.
+struct WorkerPool {
   std::mutex mutex;
   std::condition_variable work, finished;
-  std::shared_ptr<Job> job;
-  uint64_t jobs = 0;
+  std::shared_ptr<ParallelJob> job;
+  uint64_t job_count = 0;
 };
 
-void take_pieces(Pool& pool, Job& job) {
+void run_items(WorkerPool& pool, ParallelJob& job) {
   for (int64_t i; (i = job.next.fetch_add(1)) < job.count;) {
     job.body(i);
     if (job.done.fetch_add(1) + 1 == job.count) {
@@ -33,24 +33,24 @@ void take_pieces(Pool& pool, Job& job) {
   }
 }
 
-void help(Pool& pool) {
-  uint64_t seen = 0;
+void worker_loop(WorkerPool& pool) {
+  uint64_t last_job = 0;
   for (;;) {
-    std::shared_ptr<Job> job;
+    std::shared_ptr<ParallelJob> job;
     {
       std::unique_lock<std::mutex> guard(pool.mutex);
-      pool.work.wait(guard, [&] { return pool.jobs != seen; });
-      seen = pool.jobs;
+      pool.work.wait(guard, [&] { return pool.job_count != last_job; });
+      last_job = pool.job_count;
       job = pool.job;
     }
-    if (job) take_pieces(pool, *job);
+    if (job) run_items(pool, *job);
   }
 }
 
-Pool& pool() {
-  static Pool* instance = [] {
-    auto* made = new Pool;
-    for (unsigned i = 1; i < std::thread::hardware_concurrency(); i++) std::thread(help, std::ref(*made)).detach();
+WorkerPool& pool() {
+  static WorkerPool* instance = [] {
+    auto* made = new WorkerPool;
+    for (unsigned i = 1; i < std::thread::hardware_concurrency(); i++) std::thread(worker_loop, std::ref(*made)).detach();
     return made;
   }();
   return *instance;
@@ -63,17 +63,17 @@ void parallel(int64_t count, const std::function<void(int64_t)>& body) {
     for (int64_t i = 0; i < count; i++) body(i);
     return;
   }
-  Pool& p = pool();
-  auto job = std::make_shared<Job>();
+  WorkerPool& p = pool();
+  auto job = std::make_shared<ParallelJob>();
   job->body = body;
   job->count = count;
   {
     std::lock_guard<std::mutex> guard(p.mutex);
     p.job = job;
-    p.jobs++;
+    p.job_count++;
   }
   p.work.notify_all();
-  take_pieces(p, *job);
+  run_items(p, *job);
   std::unique_lock<std::mutex> guard(p.mutex);
   p.finished.wait(guard, [&] { return job->done.load() == count; });
   p.job.reset();

@@ -116,7 +116,7 @@ fn threads_at_different_barriers_are_reported() {
     assert_eq!(device.stream.synchronize(), Err(DriverError(FAILED)));
     let message = emulator::take_error().unwrap();
     assert!(
-        message.contains("meet at different barriers") && message.contains(&line_of("divergence")),
+        message.contains("wait at different barriers") && message.contains(&line_of("divergence")),
         "{message}"
     );
 }
@@ -162,7 +162,7 @@ fn misaligned_access_is_reported() {
     assert_reported(
         "misaligned",
         true,
-        "misaligned access: 4 bytes behind a multiple of 8",
+        "misaligned access: 4 bytes past a multiple of 8",
         code,
         grid(1, 1),
         |d, launch| {

@@ -34,7 +34,7 @@ fn allocation_beyond_memory_fails() {
     // SAFETY: it is not read.
     let error = unsafe { stream.alloc::<u8>(total + 1) }.unwrap_err();
     assert_eq!(error, DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY));
-    assert!(emulator::take_error().unwrap().contains("has no room for"));
+    assert!(emulator::take_error().unwrap().contains("out of memory on device 0"));
 }
 
 #[test]
@@ -113,7 +113,7 @@ fn argument_sizes_are_reported() {
         assert_eq!(result, CUresult::CUDA_ERROR_INVALID_VALUE);
     }
     let message = emulator::take_error().unwrap();
-    assert!(message.contains("24 bytes of arguments, and its parameters take 32"), "{message}");
+    assert!(message.contains("24 bytes of arguments, but its parameters take 32"), "{message}");
     drop(module);
 }
 

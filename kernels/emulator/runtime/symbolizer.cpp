@@ -1,4 +1,4 @@
-// From an address of a compiled kernel to the line of its source, by addr2line, which comes with g++'s assembler.
+// Source lines of addresses in compiled kernels, by addr2line, which is installed with g++'s assembler.
 #include <dlfcn.h>
 
 #include <cstdio>
@@ -20,7 +20,7 @@ std::string source_line(uintptr_t return_address) {
   std::vector<std::string> lines;
   char line[4096];
   while (fgets(line, sizeof(line), pipe)) {
-    line[strcspn(line, " \n")] = 0;  // behind a space: "(discriminator 2)"
+    line[strcspn(line, " \n")] = 0;  // drops " (discriminator 2)"
     std::string text = strncmp(line, "./", 2) == 0 ? line + 2 : line;
     if (text.find("emulated_") == std::string::npos && (lines.empty() || lines.back() != text)) lines.push_back(text);
   }

@@ -1,4 +1,4 @@
-// Switching between stacks: a few instructions on x86-64, ucontext elsewhere.
+// Fibers: switches between stacks, in a few instructions on x86-64 and by ucontext elsewhere.
 #pragma once
 #include <cstddef>
 
@@ -8,14 +8,14 @@ extern "C" void fornax_switch(void** save, void* load);
 
 namespace fornax {
 
-struct Context {
+struct FiberContext {
   void* stack_pointer = nullptr;
 };
 
-inline void switch_context(Context& from, const Context& to) { fornax_switch(&from.stack_pointer, to.stack_pointer); }
+inline void switch_fiber(FiberContext& from, const FiberContext& to) { fornax_switch(&from.stack_pointer, to.stack_pointer); }
 
 // `entry` never returns; `top` is a multiple of 16.
-inline void start_context(Context& context, unsigned char* bottom, unsigned char* top, void (*entry)()) {
+inline void start_fiber(FiberContext& context, unsigned char* bottom, unsigned char* top, void (*entry)()) {
   (void)bottom;
   void** stack = reinterpret_cast<void**>(top);
   *--stack = nullptr;  // the return address of `entry`
@@ -31,13 +31,13 @@ inline void start_context(Context& context, unsigned char* bottom, unsigned char
 
 namespace fornax {
 
-struct Context {
+struct FiberContext {
   ucontext_t saved;
 };
 
-inline void switch_context(Context& from, const Context& to) { swapcontext(&from.saved, &to.saved); }
+inline void switch_fiber(FiberContext& from, const FiberContext& to) { swapcontext(&from.saved, &to.saved); }
 
-inline void start_context(Context& context, unsigned char* bottom, unsigned char* top, void (*entry)()) {
+inline void start_fiber(FiberContext& context, unsigned char* bottom, unsigned char* top, void (*entry)()) {
   getcontext(&context.saved);
   context.saved.uc_stack.ss_sp = bottom;
   context.saved.uc_stack.ss_size = size_t(top - bottom);

@@ -1,4 +1,4 @@
-// Descriptors of the cuDNN stand-in: what may be set on which, and what a finalised convolution graph means.
+// Backend descriptors of the cuDNN stand-in: their attributes, and the convolution graph of a finalised descriptor.
 #pragma once
 #include "convolution.h"
 #include <map>
@@ -6,9 +6,9 @@
 #include <string>
 #include <vector>
 
-namespace dnn {
+namespace cudnn {
 
-// Numbers of cudnn_graph.h and cudnn_backend.h.
+// Values of cudnn_graph.h's and cudnn_backend.h's enums.
 enum Status {
   success = 0,
   not_initialized = 1001,
@@ -23,24 +23,24 @@ enum Status {
   execution_failed = 5000,
 };
 
-enum Kind {
+enum DescriptorType {
   k_pointwise = 0,
   k_convolution = 1,
   k_engine = 2,
-  k_configuration = 3,
-  k_heuristics = 4,
-  k_plan = 5,
-  k_forward = 10,
-  k_backward_filter = 11,
-  k_backward_data = 12,
+  k_engine_config = 3,
+  k_engine_heur = 4,
+  k_execution_plan = 5,
+  k_conv_forward = 10,
+  k_conv_backward_filter = 11,
+  k_conv_backward_data = 12,
   k_pointwise_operation = 13,
-  k_statistics = 14,
-  k_graph = 15,
-  k_pack = 16,
+  k_genstats = 14,
+  k_operation_graph = 15,
+  k_variant_pack = 16,
   k_tensor = 17,
 };
 
-enum Tag {
+enum AttributeType {
   t_handle = 0,
   t_data_type = 1,
   t_boolean = 2,
@@ -52,10 +52,10 @@ enum Tag {
   t_numerical_note = 11,
   t_pointwise_mode = 14,
   t_descriptor = 15,
-  t_statistics_mode = 16,
+  t_genstats_mode = 16,
 };
 
-enum Name {
+enum AttributeName {
   a_pointwise_mode = 0,
   a_pointwise_math = 1,
   a_conv_compute_type = 100,
@@ -95,11 +95,11 @@ enum Name {
   a_pointwise_x = 751,
   a_pointwise_b = 752,
   a_pointwise_y = 753,
-  a_statistics_mode = 770,
-  a_statistics_math = 771,
-  a_statistics_x = 772,
-  a_statistics_sum = 773,
-  a_statistics_squares = 774,
+  a_genstats_mode = 770,
+  a_genstats_math = 771,
+  a_genstats_x = 772,
+  a_genstats_sum = 773,
+  a_genstats_sqsum = 774,
   a_graph_handle = 800,
   a_graph_operations = 801,
   a_tensor_alignment = 900,
@@ -116,51 +116,51 @@ enum Name {
   a_engine_notes = 1303,
 };
 
-enum Note { n_tensor_core = 0, n_down_convert = 1, n_reduced_sums = 2, n_nondeterministic = 4 };
+enum NumericalNote { n_tensor_core = 0, n_down_convert = 1, n_reduced_precision_reduction = 2, n_nondeterministic = 4 };
 
-// One way to compute a convolution; the stand-in's are made so that a wrong choice shows.
+// Engine for a convolution. Engines differ in precision, so that tests notice a wrong choice.
 struct Engine {
   int64_t index;
-  std::vector<Note> notes;
+  std::vector<NumericalNote> notes;
   Precision precision;
   int64_t workspace;
-  bool builds;  // or its plan is refused, as happens with configurations that cuDNN hands out
+  bool plan_builds;  // false: finalising a plan fails, as for some configurations of the real heuristics
 };
 
 struct Tensor {
   int64_t id, alignment, dims[4], strides[4];
   int type;
-  bool plain;  // neither virtual nor by value
+  bool in_memory;  // not virtual and not passed by value
 
   int64_t elements() const { return dims[0] * dims[1] * dims[2] * dims[3]; }
 };
 
-// A graph of one convolution that the stand-in can compute, with what is fused before and after it.
-struct Problem {
+// Graph that the stand-in can compute: a convolution with optional fused operations before and after it.
+struct ConvGraph {
   Geometry geometry;
   Tensor image, weight, output;
-  // The image is read as max(image * scale + shift, 0), whose steps lie in tensors of the type `between`.
-  bool normalizes = false;
+  // The convolution reads max(image * scale + shift, 0), whose virtual tensors have `intermediate_type`.
+  bool has_scale_shift_relu = false;
   Tensor scale{}, shift{};
-  int between = 0;
-  // Forward, the sums of the output's channels and of their squares are wanted too.
-  bool sums = false;
-  Tensor sum{}, squares{};
+  int intermediate_type = 0;
+  // Genstats of a forward convolution: sums and sums of squares of the output by channel.
+  bool has_genstats = false;
+  Tensor sum{}, sqsum{};
 };
 
-// The numbers of cuDNN's types, and their elements' bytes; 0 for what the engine never stores.
+// cudnnDataType_t values, and bytes of an element; 0 for types that the engine does not store.
 constexpr int d_float = 0, d_half = 2, d_bfloat16 = 9;
 size_t bytes_of(int data_type);
-host::Type host_type(int data_type);
+host::ElementType host_type(int data_type);
 Tensor tensor_of(const struct Descriptor& d);
 
 struct Descriptor;
-using Ref = std::shared_ptr<Descriptor>;
+using DescriptorRef = std::shared_ptr<Descriptor>;
 
 struct Attribute {
   int64_t count = 0;
   std::vector<char> bytes;
-  std::vector<Ref> children;
+  std::vector<DescriptorRef> children;
 };
 
 struct Descriptor {
@@ -178,14 +178,15 @@ struct Descriptor {
     return value;
   }
 
-  const Ref& child(int name, int64_t index = 0) const { return attributes.at(name).children[index]; }
+  const DescriptorRef& child(int name, int64_t index = 0) const { return attributes.at(name).children[index]; }
 
   int kind;
   bool finalized = false;
   std::map<int, Attribute> attributes;
 
-  // What a finalised graph computes, if the stand-in can; what a configuration and a plan hold.
-  std::shared_ptr<Problem> problem;
+  // Set by finalisation of an operation graph that the stand-in can compute, and passed on to heuristics, configurations and
+  // plans.
+  std::shared_ptr<ConvGraph> conv_graph;
   std::shared_ptr<Engine> engine;
 
  private:
@@ -194,13 +195,13 @@ struct Descriptor {
   Status finalize_graph();
 };
 
-// Remembers `why` for cudnnGetLastErrorString, and returns the status.
+// Sets the message for cudnnGetLastErrorString and returns the status.
 Status fail(Status status, const std::string& why);
 
-// What a graph of these operations computes, where it is one that the stand-in knows; else nothing.
-std::shared_ptr<Problem> problem_of(const std::vector<Ref>& operations);
+// Convolution graph of these operations; null if the stand-in cannot compute it.
+std::shared_ptr<ConvGraph> match_conv_graph(const std::vector<DescriptorRef>& operations);
 
-// The engines that the heuristics hand out for a problem: the main list, or the fallback list.
-std::vector<Engine> engines_for(const Problem& problem, bool fallback);
+// Engines that the heuristics return for a graph: the main list or the fallback list.
+std::vector<Engine> find_engines(const ConvGraph& graph, bool fallback);
 
 }  // namespace dnn

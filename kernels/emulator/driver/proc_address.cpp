@@ -1,4 +1,4 @@
-// Looking functions up by name, for clients that do not link to the driver.
+// cuGetProcAddress, for clients that do not link to the driver.
 #include <dlfcn.h>
 
 #include "driver.h"

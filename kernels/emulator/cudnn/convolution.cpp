@@ -1,21 +1,20 @@
-// Sums run over one tap in f32, taps and pixels are added up in double: closer to the true value than any
-// device.
+// Sums over one tap in f32; taps and pixels are accumulated in double: more accurate than any GPU.
 #include "convolution.h"
 #include "runtime.h"
 
-namespace dnn {
+namespace cudnn {
 
 using fornax::parallel;
-using host::floats;
+using host::load_f32;
 
 namespace {
 
-// Adds one tap's sums to the totals.
-void add_up(const Geometry& g, Precision precision, const std::vector<float>& part,
+// Adds the sums of one tap to the totals.
+void accumulate(const Geometry& g, Precision precision, const std::vector<float>& partial,
             std::vector<double>& total) {
-  for (size_t i = 0; i < part.size(); i++) {
-    total[i] += part[i];
-    if (precision.reduced_sums) total[i] = host::round_to(g.type, float(total[i]));
+  for (size_t i = 0; i < partial.size(); i++) {
+    total[i] += partial[i];
+    if (precision.reduced_precision_reduction) total[i] = host::round_to(g.type, float(total[i]));
   }
 }
 
@@ -25,17 +24,17 @@ void write(const Geometry& g, void* to, int64_t at, const std::vector<double>& t
 
 void forward(const Geometry& g, Precision precision, const void* image, const void* weight, void* output) {
   const int64_t cg = g.c / g.groups, kg = g.k / g.groups, taps = g.r * g.s;
-  const std::vector<float> x = floats(image, g.type, g.image_elements(), precision.tf32);
-  const std::vector<float> w = floats(weight, g.type, g.weight_elements(), precision.tf32);
+  const std::vector<float> x = load_f32(image, g.type, g.image_elements(), precision.tf32);
+  const std::vector<float> w = load_f32(weight, g.type, g.weight_elements(), precision.tf32);
   // [group, tap, input channel, output channel], so that the innermost loop runs over output channels.
-  std::vector<float> turned(w.size());
+  std::vector<float> transposed(w.size());
   for (int64_t k = 0; k < g.k; k++)
     for (int64_t tap = 0; tap < taps; tap++)
       for (int64_t c = 0; c < cg; c++)
-        turned[((k / kg * taps + tap) * cg + c) * kg + k % kg] = w[(k * taps + tap) * cg + c];
+        transposed[((k / kg * taps + tap) * cg + c) * kg + k % kg] = w[(k * taps + tap) * cg + c];
   parallel(g.n * g.out_h, [&](int64_t row) {
     const int64_t n = row / g.out_h, oh = row % g.out_h;
-    std::vector<float> part(kg);
+    std::vector<float> partial(kg);
     std::vector<double> total(kg);
     for (int64_t ow = 0; ow < g.out_w; ow++)
       for (int64_t group = 0; group < g.groups; group++) {
@@ -45,22 +44,22 @@ void forward(const Geometry& g, Precision precision, const void* image, const vo
           const int64_t iw = ow * g.stride[1] - g.pad[1] + tap % g.s * g.dilation[1];
           if (ih < 0 || ih >= g.h || iw < 0 || iw >= g.w) continue;
           const float* pixel = &x[((n * g.h + ih) * g.w + iw) * g.c + group * cg];
-          const float* line = &turned[(group * taps + tap) * cg * kg];
-          part.assign(kg, 0);
-          float* sum = part.data();
+          const float* line = &transposed[(group * taps + tap) * cg * kg];
+          partial.assign(kg, 0);
+          float* sum = partial.data();
           for (int64_t c = 0; c < cg; c++, line += kg) {
             const float value = pixel[c];
             for (int64_t k = 0; k < kg; k++) sum[k] += value * line[k];
           }
-          add_up(g, precision, part, total);
+          accumulate(g, precision, partial, total);
         }
         write(g, output, (row * g.out_w + ow) * g.k + group * kg, total);
       }
   });
 }
 
-// The output row (or column) whose window's tap lies on input row `at`; -1 if there is none.
-int64_t window(const Geometry& g, int axis, int64_t at, int64_t tap, int64_t size) {
+// Output row (or column) whose window has this tap on input row `at`; -1 if there is none.
+int64_t output_index(const Geometry& g, int axis, int64_t at, int64_t tap, int64_t size) {
   const int64_t from = at + g.pad[axis] - tap * g.dilation[axis];
   if (from < 0 || from % g.stride[axis] || from / g.stride[axis] >= size) return -1;
   return from / g.stride[axis];
@@ -69,27 +68,27 @@ int64_t window(const Geometry& g, int axis, int64_t at, int64_t tap, int64_t siz
 void data_gradient(const Geometry& g, Precision precision, void* image, const void* weight,
                    const void* output) {
   const int64_t cg = g.c / g.groups, kg = g.k / g.groups, taps = g.r * g.s;
-  const std::vector<float> w = floats(weight, g.type, g.weight_elements(), precision.tf32);
-  const std::vector<float> dy = floats(output, g.type, g.output_elements(), precision.tf32);
+  const std::vector<float> w = load_f32(weight, g.type, g.weight_elements(), precision.tf32);
+  const std::vector<float> dy = load_f32(output, g.type, g.output_elements(), precision.tf32);
   parallel(g.n * g.h, [&](int64_t row) {
     const int64_t n = row / g.h, ih = row % g.h;
-    std::vector<float> part(cg);
+    std::vector<float> partial(cg);
     std::vector<double> total(cg);
     for (int64_t iw = 0; iw < g.w; iw++)
       for (int64_t group = 0; group < g.groups; group++) {
         total.assign(cg, 0);
         for (int64_t tap = 0; tap < taps; tap++) {
-          const int64_t oh = window(g, 0, ih, tap / g.s, g.out_h), ow = window(g, 1, iw, tap % g.s, g.out_w);
+          const int64_t oh = output_index(g, 0, ih, tap / g.s, g.out_h), ow = output_index(g, 1, iw, tap % g.s, g.out_w);
           if (oh < 0 || ow < 0) continue;
           const float* pixel = &dy[((n * g.out_h + oh) * g.out_w + ow) * g.k + group * kg];
-          part.assign(cg, 0);
-          float* sum = part.data();
+          partial.assign(cg, 0);
+          float* sum = partial.data();
           for (int64_t k = 0; k < kg; k++) {
             const float value = pixel[k];
             const float* line = &w[((group * kg + k) * taps + tap) * cg];
             for (int64_t c = 0; c < cg; c++) sum[c] += value * line[c];
           }
-          add_up(g, precision, part, total);
+          accumulate(g, precision, partial, total);
         }
         write(g, image, (row * g.w + iw) * g.c + group * cg, total);
       }
@@ -99,18 +98,18 @@ void data_gradient(const Geometry& g, Precision precision, void* image, const vo
 void weight_gradient(const Geometry& g, Precision precision, const void* image, void* weight,
                      const void* output) {
   const int64_t cg = g.c / g.groups, kg = g.k / g.groups, taps = g.r * g.s;
-  const std::vector<float> x = floats(image, g.type, g.image_elements(), precision.tf32);
-  const std::vector<float> dy = floats(output, g.type, g.output_elements(), precision.tf32);
-  parallel(g.k * taps, [&](int64_t job) {
-    const int64_t k = job / taps, tap = job % taps, group = k / kg;
-    std::vector<float> part(cg);
+  const std::vector<float> x = load_f32(image, g.type, g.image_elements(), precision.tf32);
+  const std::vector<float> dy = load_f32(output, g.type, g.output_elements(), precision.tf32);
+  parallel(g.k * taps, [&](int64_t item) {
+    const int64_t k = item / taps, tap = item % taps, group = k / kg;
+    std::vector<float> partial(cg);
     std::vector<double> total(cg, 0);
     for (int64_t row = 0; row < g.n * g.out_h; row++) {
       const int64_t ih = row % g.out_h * g.stride[0] - g.pad[0] + tap / g.s * g.dilation[0];
       if (ih < 0 || ih >= g.h) continue;
       const float* line = &x[(row / g.out_h * g.h + ih) * g.w * g.c + group * cg];
-      part.assign(cg, 0);
-      float* sum = part.data();
+      partial.assign(cg, 0);
+      float* sum = partial.data();
       for (int64_t ow = 0; ow < g.out_w; ow++) {
         const int64_t iw = ow * g.stride[1] - g.pad[1] + tap % g.s * g.dilation[1];
         if (iw < 0 || iw >= g.w) continue;
@@ -118,9 +117,9 @@ void weight_gradient(const Geometry& g, Precision precision, const void* image, 
         const float* pixel = line + iw * g.c;
         for (int64_t c = 0; c < cg; c++) sum[c] += value * pixel[c];
       }
-      add_up(g, precision, part, total);
+      accumulate(g, precision, partial, total);
     }
-    write(g, weight, job * cg, total);
+    write(g, weight, item * cg, total);
   });
 }
 
@@ -134,32 +133,32 @@ void convolve(const Geometry& g, Precision precision, void* image, void* weight,
   }
 }
 
-std::vector<char> normalized(const Geometry& g, const void* image, const void* scale, const void* shift,
-                             host::Type of_affine, host::Type between) {
-  const std::vector<float> a = floats(scale, of_affine, g.c, false), b = floats(shift, of_affine, g.c, false);
+std::vector<char> scale_shift_relu(const Geometry& g, const void* image, const void* scale, const void* shift,
+                                   host::ElementType vector_type, host::ElementType intermediate_type) {
+  const std::vector<float> a = load_f32(scale, vector_type, g.c, false), b = load_f32(shift, vector_type, g.c, false);
   std::vector<char> to(host::size_of(g.type) * g.image_elements());
   parallel(g.n * g.h, [&](int64_t row) {
     for (int64_t i = row * g.w * g.c; i < (row + 1) * g.w * g.c; i++) {
-      const float scaled = host::round_to(between, host::load(image, g.type, i) * a[i % g.c]);
-      const float shifted = host::round_to(between, scaled + b[i % g.c]);
+      const float scaled = host::round_to(intermediate_type, host::load(image, g.type, i) * a[i % g.c]);
+      const float shifted = host::round_to(intermediate_type, scaled + b[i % g.c]);
       host::store(to.data(), g.type, i, shifted > 0 ? shifted : 0);
     }
   });
   return to;
 }
 
-void sum_channels(const Geometry& g, const void* output, float* sum, float* squares) {
+void channel_sums(const Geometry& g, const void* output, float* sum, float* sqsum) {
   std::vector<double> totals(2 * g.k, 0);
   for (int64_t row = 0; row < g.n * g.out_h; row++) {
-    std::vector<float> part(2 * g.k, 0);
+    std::vector<float> partial(2 * g.k, 0);
     for (int64_t i = row * g.out_w * g.k; i < (row + 1) * g.out_w * g.k; i++) {
       const float value = host::load(output, g.type, i);
-      part[i % g.k] += value;
-      part[g.k + i % g.k] += value * value;
+      partial[i % g.k] += value;
+      partial[g.k + i % g.k] += value * value;
     }
-    for (int64_t k = 0; k < 2 * g.k; k++) totals[k] += part[k];
+    for (int64_t k = 0; k < 2 * g.k; k++) totals[k] += partial[k];
   }
-  for (int64_t k = 0; k < g.k; k++) sum[k] = float(totals[k]), squares[k] = float(totals[g.k + k]);
+  for (int64_t k = 0; k < g.k; k++) sum[k] = float(totals[k]), sqsum[k] = float(totals[g.k + k]);
 }
 
 }  // namespace dnn

@@ -1,14 +1,14 @@
-// Names and descriptions of results.
+// Names and descriptions of CUresult values.
 #include "driver.h"
 
 namespace {
 
-struct Name {
+struct ResultName {
   int result;
   const char *name, *text;
 };
 
-constexpr Name kNames[] = {
+constexpr ResultName kResults[] = {
     {0, "CUDA_SUCCESS", "no error"},
     {1, "CUDA_ERROR_INVALID_VALUE", "invalid argument"},
     {2, "CUDA_ERROR_OUT_OF_MEMORY", "out of memory"},
@@ -35,8 +35,8 @@ constexpr Name kNames[] = {
     {907, "CUDA_ERROR_CAPTURED_EVENT", "operation not permitted on an event last recorded in a capturing stream"},
 };
 
-const Name* find(int result) {
-  for (const Name& known : kNames) {
+const ResultName* find(int result) {
+  for (const ResultName& known : kResults) {
     if (known.result == result) return &known;
   }
   return nullptr;
@@ -45,13 +45,13 @@ const Name* find(int result) {
 }  // namespace
 
 CU_API cuGetErrorName(int result, const char** text) {
-  const Name* known = find(result);
+  const ResultName* known = find(result);
   *text = known ? known->name : nullptr;
   return known ? fornax::kSuccess : fornax::kInvalidValue;
 }
 
 CU_API cuGetErrorString(int result, const char** text) {
-  const Name* known = find(result);
+  const ResultName* known = find(result);
   *text = known ? known->text : nullptr;
   return known ? fornax::kSuccess : fornax::kInvalidValue;
 }

@@ -1,0 +1,37 @@
+// Convolution and its gradients on the host: plain loops over channels-last tensors.
+#pragma once
+#include "host_math.h"
+
+namespace cudnn {
+
+enum class ConvKind { forward, data_gradient, weight_gradient };
+
+// Image [n, h, w, c], weight [k, r, s, c / groups], output [n, out_h, out_w, k]. Pairs are (vertical, horizontal).
+struct Geometry {
+  ConvKind kind;
+  host::ElementType type;
+  int64_t n, h, w, c, k, r, s, out_h, out_w, groups;
+  int64_t stride[2], pad[2], dilation[2];
+
+  int64_t image_elements() const { return n * h * w * c; }
+  int64_t weight_elements() const { return k * r * s * (c / groups); }
+  int64_t output_elements() const { return n * out_h * out_w * k; }
+};
+
+// Precision of an engine: TF32 operands, or partial sums in the storage type.
+struct Precision {
+  bool tf32 = false;
+  bool reduced_precision_reduction = false;
+};
+
+// Computes the output, the image's gradient or the weight's gradient, as `g.kind` selects, from the other two tensors.
+void convolve(const Geometry& g, Precision precision, void* image, void* weight, void* output);
+
+// max(image * scale + shift, 0) by channel. Each step is rounded to `intermediate_type`, the result to the image's type.
+std::vector<char> scale_shift_relu(const Geometry& g, const void* image, const void* scale, const void* shift,
+                                   host::ElementType vector_type, host::ElementType intermediate_type);
+
+// Sums and sums of squares of the output by channel. Each row of pixels is summed in f32, like a GPU's tiles.
+void channel_sums(const Geometry& g, const void* output, float* sum, float* sqsum);
+
+}  // namespace dnn
