@@ -86,10 +86,9 @@ fn compile(nvcc: &Path, architectures: &[&str], source: &Path, out: &Path) -> Op
     match output {
         Ok(output) if output.status.success() => Some(fatbin),
         Ok(output) => {
-            let said =
-                String::from_utf8_lossy(&output.stderr).lines().take(5).collect::<Vec<_>>().join(" | ");
+            let log = String::from_utf8_lossy(&output.stderr).lines().take(5).collect::<Vec<_>>().join(" | ");
             println!(
-                "cargo::warning=nvcc failed on {}, which will be compiled at run time: {said}",
+                "cargo::warning=nvcc failed on {}, which will be compiled at run time: {log}",
                 source.display()
             );
             None
@@ -105,16 +104,16 @@ fn find_nvcc() -> Option<(PathBuf, Vec<&'static str>)> {
         .into_iter()
         .filter_map(env::var_os)
         .map(|home| Path::new(&home).join("bin/nvcc"));
-    let places = named.into_iter().chain(homes).chain([PathBuf::from("nvcc")]);
-    for nvcc in places {
+    let candidates = named.into_iter().chain(homes).chain([PathBuf::from("nvcc")]);
+    for nvcc in candidates {
         let Ok(output) = Command::new(&nvcc).arg("--list-gpu-code").output() else { continue };
         let known = String::from_utf8_lossy(&output.stdout).into_owned();
-        let knows = |architecture: &&str| {
+        let is_supported = |architecture: &&str| {
             let code = architecture.split("sm_").nth(1).unwrap_or_default();
             let number: String = code.chars().take_while(char::is_ascii_digit).collect();
             known.lines().any(|line| line.trim() == format!("sm_{number}"))
         };
-        let architectures: Vec<&str> = ARCHITECTURES.into_iter().filter(knows).collect();
+        let architectures: Vec<&str> = ARCHITECTURES.into_iter().filter(is_supported).collect();
         if output.status.success() && !architectures.is_empty() {
             return Some((nvcc, architectures));
         }

@@ -25,7 +25,7 @@ impl Tensor {
     pub fn from_slice<T: Element>(data: &[T], shape: impl Into<Shape>) -> Result<Tensor> {
         let shape = shape.into();
         if shape.numel() != data.len() {
-            let why = format!("{} elements do not fill shape {shape}", data.len());
+            let why = format!("shape {shape} needs {} elements, not {}", shape.numel(), data.len());
             return Err(Error::Shape { op: "from_slice", operands: crate::error::Operands(vec![]), why });
         }
         Tensor::build(shape, |out: &mut [T]| out.copy_from_slice(data))

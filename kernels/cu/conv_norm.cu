@@ -1,7 +1,7 @@
 // Batch norm statistics from the per-channel sums and sums of squares that a fused convolution returns.
 //
 // mean = sum / rows and var = squares / rows - mean^2, in f64 from f32 sums. A relative error e of the sums gives an error of about
-// e * (var + 2 mean^2) in var: with e = 1e-7, a channel whose mean is 100 standard deviations keeps three digits. var is clamped at 0.
+// e * (var + 2 mean^2) in var: with e = 1e-7, three digits are correct for a channel whose mean is 100 standard deviations. var is clamped at 0.
 #include "batch_norm.cuh"
 
 namespace {

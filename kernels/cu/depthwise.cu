@@ -1,4 +1,4 @@
-// Depthwise convolution of channels-last images: output channel o is input channel o / multiplier convolved with a kernel of its own.
+// Depthwise convolution of channels-last images: output channel o is input channel o / multiplier convolved with its own kernel.
 //
 // The specialized kernels (3, 5 and 7 square, undilated, multiplier 1) process strips of a few output pixels, so that an input pixel is
 // loaded once for all outputs of a strip, and a weight once per strip; the `generic` kernels handle all other shapes. The data gradient

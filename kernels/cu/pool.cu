@@ -55,7 +55,7 @@ __device__ float inverse_divisor(const Pool& p, int axis, int i) {
   return inside > 0 ? 1.0f / divisor : 0;
 }
 
-/// Loops over this thread's share of `rows` rows of `width` pixels of c channels: `row`, and `i` = pixel * packs + pack of V channels.
+/// Loops over this thread's elements of `rows` rows of `width` pixels of c channels: `row`, and `i` = pixel * packs + pack of V channels.
 #define FOR_PIXELS(V, rows, width, c)                                                                        \
   const int packs = (c) / (V);                                                                               \
   for (long long row = blockIdx.y; row < (rows); row += gridDim.y)                                           \

@@ -41,7 +41,7 @@ fn load_from(path: &Path) -> Option<Vec<u8>> {
 
 fn store_at(path: &Path, image: &[u8]) -> io::Result<()> {
     static COUNT: AtomicU32 = AtomicU32::new(0);
-    let folder = path.parent().expect("a file lies in a folder");
+    let folder = path.parent().expect("a file has a parent folder");
     fs::create_dir_all(folder)?;
     // Written under a temporary name and renamed, so that other processes see the whole file or none.
     let number = COUNT.fetch_add(1, Ordering::Relaxed);

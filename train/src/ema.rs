@@ -18,7 +18,7 @@ pub struct EmaOptions {
     pub decay: f64,
     /// Warmup of the decay from 0; `None` for a constant decay.
     pub warmup: Option<EmaWarmup>,
-    /// Updates at the start of a run that copy the model.
+    /// Number of updates, after the first, that copy the model (timm's `update_after_step`).
     pub update_after_step: u64,
     /// Averages integer buffers too, rounding towards 0, as timm's `ModelEmaV2` does: `num_batches_tracked` then lags behind or stays at 0.
     pub average_integer_buffers: bool,

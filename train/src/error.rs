@@ -11,7 +11,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub struct Error {
     kind: ErrorKind,
     what: String,
-    place: Option<String>,
+    location: Option<String>,
     why: Option<String>,
     remedy: Option<String>,
 }
@@ -70,7 +70,7 @@ impl ErrorKind {
 impl Error {
     /// Creates an error; `what` is a sentence without a full stop.
     pub fn new(kind: ErrorKind, what: impl Into<String>) -> Error {
-        Error { kind, what: what.into(), place: None, why: None, remedy: None }
+        Error { kind, what: what.into(), location: None, why: None, remedy: None }
     }
 
     /// Creates an error about a wrong flag, value or configuration file.
@@ -103,8 +103,8 @@ impl Error {
     }
 
     /// Sets the location: a file, flag or line.
-    pub fn at(mut self, place: impl fmt::Display) -> Error {
-        self.place = Some(place.to_string());
+    pub fn at(mut self, location: impl fmt::Display) -> Error {
+        self.location = Some(location.to_string());
         self
     }
 
@@ -134,7 +134,7 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.what)?;
-        let parts = [("where", &self.place), ("why", &self.why), ("to do", &self.remedy)];
+        let parts = [("where", &self.location), ("why", &self.why), ("to do", &self.remedy)];
         for (label, text) in parts {
             if let Some(text) = text {
                 write!(f, "\n  {label:<6} {}", text.trim_end().replace('\n', "\n         "))?;

@@ -70,10 +70,10 @@ pub struct Settings {
     /// Optimizer, by timm's name; the prefix lookahead_ wraps it in Lookahead [default: sgd]
     #[arg(long, value_name = "NAME", help_heading = "Optimizer")]
     pub opt: Option<OptimizerName>,
-    /// Peak learning rate; excludes --lr-base
+    /// Peak learning rate (mutually exclusive with --lr-base)
     #[arg(long, value_name = "LR", help_heading = "Optimizer", value_parser = positive)]
     pub lr: Option<f64>,
-    /// Peak learning rate at batch size --lr-base-size, scaled to the actual batch size; excludes --lr
+    /// Base learning rate: peak at batch size --lr-base-size, scaled to the actual batch size (mutually exclusive with --lr)
     #[arg(long, value_name = "LR", help_heading = "Optimizer", value_parser = positive)]
     pub lr_base: Option<f64>,
     /// Reference batch size of --lr-base [default: 256]
@@ -110,10 +110,10 @@ pub struct Settings {
     /// Epochs to train; with --lr-cycle-limit, length of the first cycle
     #[arg(long, value_name = "N", help_heading = "Schedule", value_parser = value_parser!(u32).range(1..))]
     pub epochs: Option<u32>,
-    /// Learning-rate schedule [default: cosine]
+    /// Learning-rate scheduler [default: cosine]
     #[arg(long, value_name = "NAME", help_heading = "Schedule")]
     pub sched: Option<Sched>,
-    /// Step the schedule after every update instead of every epoch [default: true, but false for plateau]
+    /// Step the scheduler after every update instead of every epoch [default: true, but false for plateau]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true, help_heading = "Schedule")]
     pub sched_on_updates: Option<bool>,
     /// Epochs of linear learning-rate warmup
@@ -144,7 +144,7 @@ pub struct Settings {
     #[arg(long, value_name = "N", help_heading = "Schedule")]
     pub patience_epochs: Option<u32>,
     /// Learning-rate factor of lambda, a Python expression: "0.95 ** epoch", "1 if epoch < 10 else 0.1"
-    #[arg(long, value_name = "FORMULA", help_heading = "Schedule")]
+    #[arg(long, value_name = "EXPRESSION", help_heading = "Schedule")]
     pub lr_lambda: Option<String>,
     /// Decay function of wsd [default: 1-sqrt] and rsqrt [default: linear]
     #[arg(long, value_name = "NAME", help_heading = "Schedule")]
@@ -167,10 +167,10 @@ pub struct Settings {
     /// Learning-rate noise: start and optional end, as fractions of --epochs [default: none]
     #[arg(long, value_name = "FRACTION", num_args = 1..=2, help_heading = "Schedule", value_parser = probability)]
     pub lr_noise: Option<Vec<f64>>,
-    /// Limit of the learning-rate noise, relative to the learning rate [default: 0.67]
+    /// Learning-rate noise limit, as a fraction of the learning rate [default: 0.67]
     #[arg(long, value_name = "LIMIT", help_heading = "Schedule", value_parser = positive)]
     pub lr_noise_pct: Option<f64>,
-    /// Standard deviation of the learning-rate noise, relative to the learning rate [default: 1]
+    /// Learning-rate noise standard deviation, as a fraction of the learning rate [default: 1]
     #[arg(long, value_name = "STD", help_heading = "Schedule", value_parser = positive)]
     pub lr_noise_std: Option<f64>,
 
@@ -433,7 +433,7 @@ fn non_negative(text: &str) -> Result<f64, String> {
 
 fn pooling(text: &str) -> Result<String, String> {
     match text.parse::<Pooling>()? {
-        Pooling::None => Err("a classifier needs vectors".into()),
+        Pooling::None => Err("the classifier needs pooled features".into()),
         _ => Ok(text.into()),
     }
 }

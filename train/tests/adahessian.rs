@@ -71,7 +71,7 @@ fn estimate_is_reused_and_averaged_over_kernels() {
 #[test]
 fn rademacher_vectors_depend_on_name_and_sample_index() {
     let like = Tensor::zeros([1000], DType::F32, &Device::Cpu).expect("memory");
-    let of = |name: &str, draw: u64| values(&rademacher(name, draw, &like).expect("memory"));
+    let of = |name: &str, sample: u64| values(&rademacher(name, sample, &like).expect("memory"));
     let (a, sum) = (of("a", 0), of("a", 0).iter().sum::<f32>());
     assert!(a.iter().all(|z| z.abs() == 1.0) && sum.abs() < 100.0, "{sum}");
     assert_eq!(a, of("a", 0));
@@ -100,7 +100,7 @@ fn backward(device: Device) -> Vec<(String, Vec<f32>, Vec<f32>)> {
 
 #[test]
 fn device_estimate_matches_cpu_and_capture_is_rejected() {
-    let device = Device::emulated(1).expect("g++ is there");
+    let device = Device::emulated(1).expect("g++ is installed");
     let off = |got: &[f32], expected: &[f32]| {
         let largest = expected.iter().fold(1e-3f32, |m, e| m.max(e.abs()));
         got.iter().zip(expected).map(|(g, e)| (g - e).abs() / largest).fold(0.0f32, f32::max)

@@ -29,9 +29,9 @@ fn help_matches_snapshots() {
         [("--help", "help.txt"), ("train --help", "train-help.txt"), ("predict --help", "predict-help.txt")]
     {
         let text = succeed(folder.path(), arguments);
-        let recorded = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/snapshots").join(file);
-        let expected = fs::read_to_string(&recorded).unwrap_or_default();
-        assert!(text == expected, "fornax {arguments} differs from {}; it says:\n{text}", recorded.display());
+        let snapshot = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/snapshots").join(file);
+        let expected = fs::read_to_string(&snapshot).unwrap_or_default();
+        assert!(text == expected, "fornax {arguments} differs from {}; it says:\n{text}", snapshot.display());
     }
 }
 

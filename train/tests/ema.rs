@@ -24,9 +24,9 @@ fn model() -> Box<dyn Model> {
 }
 
 fn batch(seed: u64) -> Batch {
-    let mut draws = RngStream::new(RngKey::new(seed, "images"), 0, 0);
-    let target = Tensor::from_vec((0..6).map(|_| i64::from(draws.below(5))).collect(), [6]).expect("memory");
-    let pixels: Vec<f32> = (0..6 * 8 * 8 * 3).map(|_| draws.normal()).collect();
+    let mut rng = RngStream::new(RngKey::new(seed, "images"), 0, 0);
+    let target = Tensor::from_vec((0..6).map(|_| i64::from(rng.below(5))).collect(), [6]).expect("memory");
+    let pixels: Vec<f32> = (0..6 * 8 * 8 * 3).map(|_| rng.normal()).collect();
     let images = Tensor::from_vec(pixels, [6, 8, 8, 3]).expect("memory");
     Batch { images, target: LOSS.prepare(&target, 5).expect("rows") }
 }
@@ -44,15 +44,15 @@ fn logits(model: &dyn Module, device: &Device) -> Vec<f32> {
 
 /// Every element of the EMA weights after eight updates, and the EMA model's logits after four and after eight.
 fn run(graph: CudaGraphMode, on_cpu: bool) -> (Vec<f32>, Vec<Vec<f32>>) {
-    let device = Device::emulated(1).expect("g++ is there");
+    let device = Device::emulated(1).expect("g++ is installed");
     let model = model();
     move_to(&*model, &device).expect("memory");
     let options = OptimizerOptions::default();
     let optimizer = create_optimizer("sgd", parameters(&*model, 1e-2), &options, GradientRule::default());
     let optimizer = optimizer.expect("an optimizer");
     let options = EmaOptions { decay: 0.8, warmup: Some(EmaWarmup::default()), ..EmaOptions::default() };
-    let place = if on_cpu { Device::Cpu } else { device };
-    let ema = Ema::new(&*model, self::model(), options, place).expect("of one kind");
+    let ema_device = if on_cpu { Device::Cpu } else { device };
+    let ema = Ema::new(&*model, self::model(), options, ema_device).expect("the same architecture");
     let how = TrainStepOptions {
         precision: precision(),
         loss: Arc::new(LOSS),
@@ -60,27 +60,31 @@ fn run(graph: CudaGraphMode, on_cpu: bool) -> (Vec<f32>, Vec<Vec<f32>>) {
         ..TrainStepOptions::default()
     };
     let mut step = TrainStep::new(how, None, device).with_ema(Some(ema));
-    let mut said = vec![];
+    let mut logits_at = vec![];
     for update in 1..=8 {
-        let ema = step.ema_mut().expect("it was given");
+        let ema = step.ema_mut().expect("an EMA");
         ema.set_decay(options.decay_at(update)).expect("a copy");
         step.run(&*model, &optimizer, &[batch(update)], 0.05).expect("runs");
         assert_eq!(step.capture_error(), None);
         if update % 4 == 0 {
-            said.push(logits(step.ema().expect("it was given").model(), &place));
+            logits_at.push(logits(step.ema().expect("an EMA").model(), &ema_device));
         }
     }
-    let average = step.ema().expect("it was given").model();
+    let ema_model = step.ema().expect("an EMA").model();
     let fresh = self::model();
-    let state = state_dict::state_dict(average).expect("a state").into_iter().collect();
+    let state = state_dict::state_dict(ema_model).expect("a state").into_iter().collect();
     state_dict::load_state_dict(&*fresh, &state).expect("loads");
-    move_to(&*fresh, &place).expect("memory");
-    assert_eq!(said[1], logits(&*fresh, &place), "low-precision copies of the EMA weights are out of date");
-    assert_ne!(said[0], said[1]);
-    let counter = state_entries(average).into_iter().find(|e| e.name.ends_with("num_batches_tracked"));
+    move_to(&*fresh, &ema_device).expect("memory");
+    assert_eq!(
+        logits_at[1],
+        logits(&*fresh, &ema_device),
+        "low-precision copies of the EMA weights are out of date"
+    );
+    assert_ne!(logits_at[0], logits_at[1]);
+    let counter = state_entries(ema_model).into_iter().find(|e| e.name.ends_with("num_batches_tracked"));
     assert_eq!(counter.expect("batch norm counts").tensor.to_vec::<i64>().expect("i64"), [8]);
-    let floats = state_entries(average).into_iter().filter(|e| e.tensor.dtype() == DType::F32);
-    (floats.flat_map(|e| e.tensor.to_vec::<f32>().expect("f32")).collect(), said)
+    let floats = state_entries(ema_model).into_iter().filter(|e| e.tensor.dtype() == DType::F32);
+    (floats.flat_map(|e| e.tensor.to_vec::<f32>().expect("f32")).collect(), logits_at)
 }
 
 #[test]

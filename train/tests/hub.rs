@@ -218,12 +218,12 @@ fn http_errors_have_a_remedy() {
         (500, &["500", "4 times in a row", "HF_ENDPOINT"], 4),
         (429, &["429", "4 times in a row"], 4),
     ];
-    for (status, parts, asked) in cases {
+    for (status, parts, attempts) in cases {
         let server = Server::start(move |_| Response::status(status));
         let (folder, result) = download(&server.url);
         let error = assert_fails(result, parts);
         assert!(error.to_string().contains(&server.url), "{error}");
-        assert_eq!(server.requests().len(), asked, "{status}");
+        assert_eq!(server.requests().len(), attempts, "{status}");
         assert!(!folder.path().join("hub").exists(), "nothing is written");
     }
     let (_folder, result) = download("http://127.0.0.1:9");

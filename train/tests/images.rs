@@ -24,7 +24,7 @@ fn cases(op: &str) -> (Vec<Value>, BTreeMap<String, Tensor>) {
     (cases, from_safetensors(&bytes).expect("safetensors").0)
 }
 
-fn picture(tensor: &Tensor) -> Image {
+fn image(tensor: &Tensor) -> Image {
     let &[h, w, c] = tensor.dims() else { panic!("not an image") };
     Image { size: [h, w, c], pixels: tensor.to_vec::<u8>().expect("bytes") }
 }
@@ -59,7 +59,7 @@ fn decoded_files_match_pillow() {
     let (cases, tensors) = cases("decode");
     for case in cases {
         let bytes = fs::read(golden().join(case["file"].as_str().expect("a path"))).expect("reads");
-        let expected = picture(&tensors[case["rgb"].as_str().expect("a name")]);
+        let expected = image(&tensors[case["rgb"].as_str().expect("a name")]);
         let got = Image::decode(&bytes, 3).expect("decodes");
         assert_eq!(got.size, expected.size, "{}", case["id"]);
         assert_close(&case, &floats(&got.pixels), &floats(&expected.pixels));
@@ -72,8 +72,8 @@ fn resized_images_match_pillow_bit_for_bit() {
     for case in cases {
         let (input, output) = (&case["input"], &case["output"]);
         let side = |i: usize| case["params"]["size_wh"][i].as_u64().expect("a size") as usize;
-        let input = picture(&tensors[input.as_str().expect("a name")]);
-        let expected = picture(&tensors[output.as_str().expect("a name")]);
+        let input = image(&tensors[input.as_str().expect("a name")]);
+        let expected = image(&tensors[output.as_str().expect("a name")]);
         let got = resize(&input, [side(1), side(0)], filter(&case["params"]["interpolation"]));
         assert_eq!(got.size, expected.size);
         assert!(got.pixels == expected.pixels, "{}: to the last bit", case["id"]);
@@ -102,7 +102,7 @@ fn eval_transform_matches_timm() {
             mean: floats("mean"),
             std: floats("std"),
         };
-        let input = picture(&tensors[case["input"].as_str().expect("a name")]);
+        let input = image(&tensors[case["input"].as_str().expect("a name")]);
         let expected = &tensors[case["output"].as_str().expect("a name")];
         let got = transform
             .batch(&[transform.resize_and_crop(&input).expect("fits")])
@@ -151,8 +151,8 @@ fn decoded_webp_matches_pillow() {
     };
     let pixels: Vec<u8> = (0..45).map(|i| (i / 15 * 40 + i / 3 % 5 * 30 + i % 3 * 50) as u8).collect();
     for hex in [RGB, RGBA, TWO_FRAMES] {
-        let picture = Image::decode(&bytes(hex), 3).expect("decodes");
-        assert_eq!(picture, Image { size: [3, 5, 3], pixels: pixels.clone() });
+        let image = Image::decode(&bytes(hex), 3).expect("decodes");
+        assert_eq!(image, Image { size: [3, 5, 3], pixels: pixels.clone() });
         for cut in [10, 20, 40, 70] {
             assert!(Image::decode(&bytes(hex)[..cut], 3).is_err(), "{cut} bytes of it");
         }
@@ -204,8 +204,8 @@ fn truncated_and_corrupted_images_are_rejected() {
                 let at = (state >> 33) as usize % bad.len();
                 bad[at] = (state >> 20) as u8;
             }
-            if let Ok(picture) = Image::decode(&bad, 3) {
-                assert_eq!(picture.pixels.len(), picture.size.iter().product::<usize>());
+            if let Ok(image) = Image::decode(&bad, 3) {
+                assert_eq!(image.pixels.len(), image.size.iter().product::<usize>());
             }
         }
     }
@@ -213,6 +213,6 @@ fn truncated_and_corrupted_images_are_rejected() {
     let mut bomb = whole("rgb.png");
     bomb[16..24].copy_from_slice(&[0, 1, 0, 0, 0, 1, 0, 0]);
     assert!(Image::decode(&bomb, 3).is_err());
-    assert_eq!(Image::decode(b"", 3), Err("it is empty".into()));
+    assert_eq!(Image::decode(b"", 3), Err("the file is empty".into()));
     assert!(Image::decode(b"GIF89a", 3).expect_err("GIF").contains("neither"));
 }

@@ -42,8 +42,8 @@ fn checkpoint_is_sufficient_for_predictions() {
     let quick = "--epochs 1 --batch-size 256 --warmup-epochs 0 --progress none --output o --experiment a";
     succeed(folder.path(), &format!("train {quick}"));
     let weights = "--weights o/a/checkpoints/best.safetensors";
-    let pictures = images();
-    let text = succeed(folder.path(), &format!("predict {} {weights} --topk 3", pictures.display()));
+    let folder_of_images = images();
+    let text = succeed(folder.path(), &format!("predict {} {weights} --topk 3", folder_of_images.display()));
     assert_eq!(text.matches(" %  ").count(), 30, "three classes for each of ten images: {text}");
     // In natural order, by name.
     let names: Vec<&str> = text.lines().filter(|l| !l.starts_with(' ')).collect();
@@ -53,8 +53,8 @@ fn checkpoint_is_sufficient_for_predictions() {
         folder.path(),
         &format!(
             "predict {}/gray.png {}/rgb.png {weights} --json --topk 99",
-            pictures.display(),
-            pictures.display()
+            folder_of_images.display(),
+            folder_of_images.display()
         ),
     );
     for line in lines.lines() {
@@ -68,7 +68,7 @@ fn checkpoint_is_sufficient_for_predictions() {
         assert!((sum - 1.0).abs() < 1e-9);
     }
     assert_eq!(lines.lines().count(), 2);
-    let ema = format!("predict {}/gray.png {weights} --use-ema", pictures.display());
+    let ema = format!("predict {}/gray.png {weights} --use-ema", folder_of_images.display());
     assert_rejected(folder.path(), &ema, 4, &["best.safetensors", "no EMA weights"]);
 }
 
@@ -105,12 +105,12 @@ fn tensor_input_gives_logits_and_features_of_the_model() {
 fn features_are_written_with_image_paths() {
     let folder = tempfile::tempdir().expect("a folder");
     saved(folder.path());
-    let pictures = images();
+    let folder_of_images = images();
     let text = succeed(
         folder.path(),
         &format!(
             "predict {} --model resnet8 --weights w.safetensors --num-classes 0 --in-chans 3 --features f.safetensors",
-            pictures.display()
+            folder_of_images.display()
         ),
     );
     assert_eq!(text, "", "a model without classes has nothing to print");
@@ -129,8 +129,8 @@ fn class_names_come_from_class_map() {
     let names: Vec<String> = (0..10).map(|i| format!("thing {i}")).collect();
     fs::write(folder.path().join("names.txt"), names.join("\n")).expect("writes");
     fs::write(folder.path().join("short.txt"), "a\nb\n").expect("writes");
-    let picture = images().join("gray.png");
-    let predict = format!("predict {} --model resnet8 --weights w.safetensors", picture.display());
+    let image = images().join("gray.png");
+    let predict = format!("predict {} --model resnet8 --weights w.safetensors", image.display());
     let text = succeed(folder.path(), &format!("{predict} --class-map names.txt"));
     assert_eq!(text.matches("thing ").count(), 5, "{text}");
     assert_rejected(
@@ -145,11 +145,11 @@ fn class_names_come_from_class_map() {
 fn invalid_arguments_and_files_are_rejected() {
     let folder = tempfile::tempdir().expect("a folder");
     saved(folder.path());
-    let picture = images().join("gray.png");
+    let image = images().join("gray.png");
     fs::create_dir(folder.path().join("empty")).expect("creates");
-    fs::write(folder.path().join("bad.png"), &fs::read(&picture).expect("reads")[..300]).expect("writes");
+    fs::write(folder.path().join("bad.png"), &fs::read(&image).expect("reads")[..300]).expect("writes");
     fs::write(folder.path().join("bad.safetensors"), [1; 50]).expect("writes");
-    fs::copy(&picture, folder.path().join("good.png")).expect("copies");
+    fs::copy(&image, folder.path().join("good.png")).expect("copies");
     let model = "--model resnet8 --weights w.safetensors";
     let cases: [(String, i32, &[&str]); 16] = [
         ("predict".into(), 2, &["IMAGE"]),

@@ -100,8 +100,8 @@ fn published_weights_are_downloaded_from_the_hub() {
             .header("etag", "\"aabbcc\"")
     });
     let predict = |endpoint: &str, offline: &str| {
-        let picture = format!("{}/../tests/golden/images/rgb.png", env!("CARGO_MANIFEST_DIR"));
-        common::command(folder.path(), &format!("predict {picture} --model resnet18"))
+        let image = format!("{}/../tests/golden/images/rgb.png", env!("CARGO_MANIFEST_DIR"));
+        common::command(folder.path(), &format!("predict {image} --model resnet18"))
             .env("HF_ENDPOINT", endpoint)
             .env("HF_HOME", folder.path().join("hf"))
             .env("HF_HUB_OFFLINE", offline)

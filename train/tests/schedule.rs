@@ -12,11 +12,11 @@ fn schedule_is_printed_as_text_csv_and_json_and_plotted() {
         "schedule --epochs 4 --updates-per-epoch 5 --lr 0.1 --warmup-epochs 0 --sched step --decay-epochs 2";
     let text = succeed(folder.path(), flags);
     assert!(text.starts_with("step: 4 epochs of 5 updates") && text.contains("1.000000e-2"), "{text}");
-    let csv = succeed(folder.path(), &format!("{flags} --csv --plot rate.svg"));
+    let csv = succeed(folder.path(), &format!("{flags} --csv --plot lr.svg"));
     let rows: Vec<&str> = csv.lines().collect();
     assert_eq!((rows.len(), rows[0], rows[6]), (21, "epoch,update,lr", "1,5,0.1"));
     assert!(rows[11].starts_with("2,10,0.010"), "{csv}");
-    assert!(fs::read_to_string(folder.path().join("rate.svg")).expect("reads").starts_with("<svg"));
+    assert!(fs::read_to_string(folder.path().join("lr.svg")).expect("reads").starts_with("<svg"));
     let json = succeed(folder.path(), &format!("{flags} --json --no-sched-on-updates"));
     let json: Value = serde_json::from_str(&json).expect("JSON");
     assert_eq!((json["unit"].as_str(), json["lr"].as_array().map(Vec::len)), (Some("epoch"), Some(4)));
@@ -50,17 +50,17 @@ fn plateau_resume_matches_uninterrupted_run() {
     let whole = succeed(folder.path(), &format!("{flags} --experiment whole"));
     let summary =
         |run: &str| fs::read_to_string(folder.path().join(format!("out/{run}/summary.csv"))).expect("reads");
-    let rates = |run: &str| -> Vec<String> {
+    let lrs = |run: &str| -> Vec<String> {
         summary(run).lines().skip(1).filter_map(|l| l.rsplit(',').next().map(String::from)).collect()
     };
     assert!(
-        rates("whole")[7].parse::<f64>().expect("a rate") < 0.29,
+        lrs("whole")[7].parse::<f64>().expect("a learning rate") < 0.29,
         "nothing was reduced: {:?}",
-        rates("whole")
+        lrs("whole")
     );
     let part = flags.replace("--epochs 8", "--epochs 5");
     succeed(folder.path(), &format!("{part} --experiment parts"));
     let resumed = succeed(folder.path(), "train --resume out/parts --epochs 8 --progress none --print-hash");
     assert_eq!(whole.lines().last(), resumed.lines().last());
-    assert_eq!(rates("whole"), rates("parts"));
+    assert_eq!(lrs("whole"), lrs("parts"));
 }

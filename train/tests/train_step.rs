@@ -22,7 +22,7 @@ fn one_at_a_time() -> MutexGuard<'static, ()> {
 
 fn emulated() -> Device {
     static DEVICE: OnceLock<Device> = OnceLock::new();
-    *DEVICE.get_or_init(|| Device::emulated(1).expect("g++ is there"))
+    *DEVICE.get_or_init(|| Device::emulated(1).expect("g++ is installed"))
 }
 
 /// Model, optimizer and training step.
@@ -78,17 +78,17 @@ impl Run {
 
 /// A batch of random images whose mean depends on the class.
 fn batch(seed: u64, images: usize) -> Batch {
-    let mut draws = RngStream::new(RngKey::new(seed, "images"), 0, 0);
-    let target: Vec<i64> = (0..images).map(|_| i64::from(draws.below(5))).collect();
+    let mut rng = RngStream::new(RngKey::new(seed, "images"), 0, 0);
+    let target: Vec<i64> = (0..images).map(|_| i64::from(rng.below(5))).collect();
     let pixels = target.iter().flat_map(|t| vec![*t as f32 / 2.0 - 1.0; 8 * 8 * 3]).collect::<Vec<_>>();
-    let pixels: Vec<f32> = pixels.into_iter().map(|p| p + 0.5 * draws.normal()).collect();
+    let pixels: Vec<f32> = pixels.into_iter().map(|p| p + 0.5 * rng.normal()).collect();
     Batch {
         images: Tensor::from_vec(pixels, [images, 8, 8, 3]).expect("memory"),
         target: Tensor::from_vec(target, [images]).expect("memory"),
     }
 }
 
-fn rate(step: u64) -> f64 {
+fn lr(step: u64) -> f64 {
     0.05 / (1.0 + step as f64)
 }
 
@@ -125,7 +125,7 @@ fn replayed_steps_match_eager_steps_bit_for_bit() {
                 let images = if step % 7 == 3 { 3 } else { 6 };
                 let batches: Vec<Batch> =
                     (0..1 + step % 7 / 5).map(|i| batch(2 * step + i, images)).collect();
-                run.step(&batches, rate(step));
+                run.step(&batches, lr(step));
             }
             run
         });
@@ -193,7 +193,7 @@ fn dropout_masks_differ_between_steps_and_are_equal_when_replayed_or_recomputed(
             run.step(&[batch(1, 6)], 0.0);
         });
         (0..4).for_each(|step| {
-            run.step(&[batch(step, 6), batch(step + 9, 6)], rate(step));
+            run.step(&[batch(step, 6), batch(step + 9, 6)], lr(step));
         });
         run
     };
@@ -262,7 +262,7 @@ fn accumulated_batches_match_one_large_batch() {
 fn grad_checkpointing_gives_equal_bits_and_uses_less_memory() {
     let _alone = one_at_a_time();
     for device in [Device::Cpu, emulated()] {
-        let [kept, again] = [false, true].map(|checkpointing| {
+        let [stored, recomputed] = [false, true].map(|checkpointing| {
             let mut run = Run::new(
                 TrainStepOptions { checkpointing, ..TrainStepOptions::default() },
                 SGD,
@@ -270,24 +270,24 @@ fn grad_checkpointing_gives_equal_bits_and_uses_less_memory() {
                 device,
             );
             (0..5).for_each(|step| {
-                run.step(&[batch(step, 6)], rate(step));
+                run.step(&[batch(step, 6)], lr(step));
             });
             run
         });
         if device != Device::Cpu {
-            let held = |run: &Run| {
+            let activation_bytes = |run: &Run| {
                 let in_use = || cuda::memory_stats(device).expect("it was used").in_use;
                 let (before, images) = (in_use(), batch(9, 16).images.to_device(&device).expect("memory"));
                 let mut cx = Context::train().with_checkpointing(run.step.options().checkpointing);
                 let logits = run.model.forward(&images, &mut cx).expect("runs");
-                let held = in_use() - before;
+                let bytes = in_use() - before;
                 drop(logits);
-                held
+                bytes
             };
-            let (all, inputs) = (held(&kept), held(&again));
+            let (all, inputs) = (activation_bytes(&stored), activation_bytes(&recomputed));
             assert!(inputs < all / 2, "{inputs} bytes of {all} are in use");
         }
-        assert_eq!(kept.losses, again.losses, "{device}");
-        assert_eq!(kept.bits(), again.bits(), "{device}");
+        assert_eq!(stored.losses, recomputed.losses, "{device}");
+        assert_eq!(stored.bits(), recomputed.bits(), "{device}");
     }
 }

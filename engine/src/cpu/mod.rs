@@ -16,6 +16,7 @@ pub mod bias_act;
 pub mod binary;
 pub mod cast;
 pub mod conv2d;
+pub mod copy_block;
 pub mod cross_entropy;
 pub mod dropout;
 pub mod elementary;

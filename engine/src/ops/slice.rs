@@ -1,7 +1,6 @@
 //! Slicing, concatenating, padding and flipping along axes.
 use super::gpu::OnGpu;
-use crate::cpu::parallel::{DisjointSlice, GRAIN, for_each_task};
-use crate::{Error, Result, Shape, Tensor, cuda};
+use crate::{Error, Result, Shape, Tensor, cpu, cuda};
 
 impl Tensor {
     /// Elements `start .. start + len` of an axis: a view for axis 0, a copy for others. Any dtype.
@@ -144,7 +143,7 @@ impl Tensor {
         }
         dispatch_any!(self.dtype(), T => {
             let x = self.read::<T>()?;
-            Tensor::build(shape, |y: &mut [T]| copy_block(&x, self.shape(), from, y, &shape, &start, &shape))
+            Tensor::build(shape, |y: &mut [T]| cpu::copy_block::copy_block(&x, self.shape(), from, y, &shape, &start, &shape))
         })
     }
 
@@ -157,52 +156,8 @@ impl Tensor {
         }
         dispatch_any!(self.dtype(), T => {
             let x = self.read::<T>()?;
-            copy_block(&x, self.shape(), &vec![0; to.len()], &mut y.write::<T>()?, y.shape(), to, self.shape());
+            cpu::copy_block::copy_block(&x, self.shape(), &vec![0; to.len()], &mut y.write::<T>()?, y.shape(), to, self.shape());
             Ok(())
         })
     }
-}
-
-/// Copies a block of extents `block` from `x` at `from` to `y` at `to`, row by row.
-fn copy_block<T: crate::Element>(
-    x: &[T],
-    xs: &Shape,
-    from: &[usize],
-    y: &mut [T],
-    ys: &Shape,
-    to: &[usize],
-    block: &Shape,
-) {
-    if block.numel() == 0 {
-        return;
-    }
-    let rank = block.rank();
-    // Trailing axes that the block covers entirely are merged into the row.
-    let mut split = rank;
-    let mut row = 1;
-    while split > 0 {
-        split -= 1;
-        row *= block[split];
-        if block[split] != xs[split] || block[split] != ys[split] {
-            break;
-        }
-    }
-    let (x_steps, y_steps) = (xs.strides(), ys.strides());
-    let base = |steps: &[usize], at: &[usize]| -> usize { (0..rank).map(|a| at[a] * steps[a]).sum() };
-    let (x0, y0) = (base(&x_steps, from), base(&y_steps, to));
-    let rows = block.numel() / row;
-    let per_task = (GRAIN / row).max(1);
-    let out = DisjointSlice::new(y);
-    for_each_task(rows.div_ceil(per_task), |task| {
-        for r in task * per_task..rows.min((task + 1) * per_task) {
-            let (mut rest, mut i, mut j) = (r, x0, y0);
-            for a in (0..split).rev() {
-                i += rest % block[a] * x_steps[a];
-                j += rest % block[a] * y_steps[a];
-                rest /= block[a];
-            }
-            // SAFETY: rows of a block do not overlap, and each belongs to one task.
-            unsafe { out.slice(j, row) }.copy_from_slice(&x[i..i + row]);
-        }
-    });
 }

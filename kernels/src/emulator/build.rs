@@ -103,7 +103,7 @@ fn write_sources(folder: &Path) -> io::Result<()> {
     }
     for (path, text) in HEADERS.iter().chain(LIBRARIES.iter().flat_map(|library| library.sources)) {
         let file = folder.join(path);
-        fs::create_dir_all(file.parent().expect("a source lies in a folder"))?;
+        fs::create_dir_all(file.parent().expect("a source has a parent folder"))?;
         fs::write(file, text)?;
     }
     for library in LIBRARIES {

@@ -7,7 +7,7 @@ pub fn execute() -> Result<()> {
     let mut rows = vec![["NAME", "DESCRIPTION", "FILES", "SOURCE"].map(String::from).to_vec()];
     for d in DATASETS {
         let files = if d.needs_files { "--data-dir" } else { "included" };
-        rows.push([d.name, d.about, files, d.source].map(String::from).to_vec());
+        rows.push([d.name, d.description, files, d.source].map(String::from).to_vec());
     }
     print(&table(&rows, &[]));
     print(

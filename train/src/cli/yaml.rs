@@ -27,11 +27,11 @@ fn parse(text: &str, name: &str) -> Result<Settings> {
     };
     let mut all = vec![];
     for (key, Spanned { value, referenced, .. }) in map.unwrap_or_default() {
-        let place = format!("{name}, line {}", referenced.line());
+        let location = format!("{name}, line {}", referenced.line());
         let flag = key.replace('_', "-");
         let flags = || command.get_arguments().filter_map(|arg| arg.get_long());
         if !flags().any(|known| known == flag) {
-            let error = Error::usage(format!("unknown setting {key:?}")).at(place);
+            let error = Error::usage(format!("unknown setting {key:?}")).at(location);
             return Err(match nearest(&flag, flags()) {
                 Some(near) => error.remedy(format!("did you mean {:?}?", near.replace('-', "_"))),
                 None => error.remedy("`fornax train --help` lists them"),
@@ -42,7 +42,7 @@ fn parse(text: &str, name: &str) -> Result<Settings> {
         parse(&arguments).map_err(|e| {
             let message = e.render().to_string();
             let first = message.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ");
-            Error::usage(format!("invalid value of {key}")).at(&place).because(first)
+            Error::usage(format!("invalid value of {key}")).at(&location).because(first)
         })?;
         all.extend(arguments);
     }
@@ -56,7 +56,9 @@ fn not_a_mapping(name: &str, error: &serde_saphyr::Error) -> Error {
             .at(name)
             .remedy("remove one of the two");
     }
-    Error::usage("the configuration file is not a YAML mapping").at(name).because(error)
+    Error::usage("the configuration file is not a YAML mapping")
+        .at(name)
+        .because(error.to_string().trim_start_matches("error: "))
 }
 
 /// The setting as command-line arguments; none for `null`.
@@ -105,11 +107,11 @@ mod tests {
             ("epochs: 1\nepochs: 2\n", "a.yaml", "key `epochs` appears twice (line 2)"),
             ("a: &a [*a]\n", "a.yaml", ""),
         ];
-        for (text, place, what) in cases {
+        for (text, location, what) in cases {
             let error = parse(text, "a.yaml").expect_err(text);
             assert_eq!(error.kind(), crate::error::ErrorKind::Usage);
             let message = error.to_string();
-            assert!(message.contains(place) && message.contains(what), "{text:?}: {message}");
+            assert!(message.contains(location) && message.contains(what), "{text:?}: {message}");
         }
     }
 }

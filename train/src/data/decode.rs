@@ -122,13 +122,16 @@ fn png(bytes: &[u8]) -> Result<Image, String> {
     Image::from_decoded(width, height, channels, pixels)
 }
 
+/// JPEG marker at the end of a complete file.
+const END_OF_IMAGE: [u8; 2] = [0xff, 0xd9];
+
 fn jpeg(bytes: &[u8]) -> Result<Image, String> {
     let text = |e: DecodeErrors| {
         let not_enough = |io: &ZByteIoError| matches!(io, ZByteIoError::NotEnoughBytes(..));
         let truncated = match &e {
             DecodeErrors::ExhaustedData => true,
-            DecodeErrors::IoErrors(io) => not_enough(io),
-            _ => false,
+            DecodeErrors::IoErrors(io) if not_enough(io) => true,
+            _ => !bytes.ends_with(&END_OF_IMAGE),
         };
         damage("JPEG", truncated, &e)
     };

@@ -44,12 +44,12 @@ impl LabelledImages {
         chosen
     }
 
-    /// Checks that every label is below `classes`; `place` is the path of the labels, for the error.
-    pub fn check_labels(&self, classes: usize, place: &str) -> Result<()> {
+    /// Checks that every label is below `classes`; `location` is the path of the labels, for the error.
+    pub fn check_labels(&self, classes: usize, location: &str) -> Result<()> {
         match self.labels.iter().position(|label| usize::from(*label) >= classes) {
             None => Ok(()),
             Some(i) => Err(Error::data(format!("label {i} is out of range"))
-                .at(place)
+                .at(location)
                 .because(format!("it is {}; the classes are 0 to {}", self.labels[i], classes - 1))
                 .remedy("check that the file belongs to this dataset, or choose another with --dataset")),
         }

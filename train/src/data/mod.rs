@@ -41,7 +41,7 @@ pub struct DatasetInfo {
     /// Name for `--dataset`.
     pub name: &'static str,
     /// One-line description.
-    pub about: &'static str,
+    pub description: &'static str,
     /// Download location and licence.
     pub source: &'static str,
     /// True if the dataset is read from files (`--data-dir`).
@@ -54,21 +54,21 @@ pub struct DatasetInfo {
 pub const DATASETS: &[DatasetInfo] = &[
     DatasetInfo {
         name: "digits",
-        about: "1,797 handwritten digits of 8x8 pixels; included in the program",
+        description: "1,797 handwritten digits of 8x8 pixels; included in the program",
         source: "E. Alpaydin, C. Kaynak, UCI Machine Learning Repository, CC BY 4.0",
         needs_files: false,
         classes: DIGITS,
     },
     DatasetInfo {
         name: "mnist",
-        about: "70,000 handwritten digits of 28x28 pixels",
+        description: "70,000 handwritten digits of 28x28 pixels",
         source: "https://ossci-datasets.s3.amazonaws.com/mnist/",
         needs_files: true,
         classes: DIGITS,
     },
     DatasetInfo {
         name: "fashion-mnist",
-        about: "70,000 pieces of clothing of 28x28 pixels",
+        description: "70,000 pieces of clothing of 28x28 pixels",
         source: "https://github.com/zalandoresearch/fashion-mnist, MIT; Debian package dataset-fashion-mnist",
         needs_files: true,
         classes: &[
@@ -86,14 +86,14 @@ pub const DATASETS: &[DatasetInfo] = &[
     },
     DatasetInfo {
         name: "kmnist",
-        about: "70,000 cursive Japanese characters of 28x28 pixels",
+        description: "70,000 cursive Japanese characters of 28x28 pixels",
         source: "https://codh.rois.ac.jp/kmnist/, CC BY-SA 4.0",
         needs_files: true,
         classes: &["o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"],
     },
     DatasetInfo {
         name: "idx",
-        about: "any images in IDX files named as MNIST's",
+        description: "your own images in IDX files with MNIST's file names",
         source: "your own files",
         needs_files: true,
         classes: &[],

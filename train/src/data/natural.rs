@@ -22,14 +22,14 @@ pub fn compare(a: &str, b: &str) -> Ordering {
     rest_a.cmp(rest_b).then_with(|| a.cmp(b))
 }
 
-/// The files in a folder and those below it with one of these endings, in natural order.
-pub fn files(folder: &Path, endings: &[&str]) -> std::io::Result<Vec<PathBuf>> {
+/// Files with one of these extensions in a folder and its subfolders, in natural order.
+pub fn files(folder: &Path, extensions: &[&str]) -> std::io::Result<Vec<PathBuf>> {
     let mut found = vec![];
     // Links to folders are not followed: they may lead back up.
     for entry in WalkDir::new(folder) {
         let path = entry?.into_path();
-        let ending = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
-        if endings.contains(&ending.as_str()) && !path.is_dir() {
+        let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
+        if extensions.contains(&extension.as_str()) && !path.is_dir() {
             found.push(path);
         }
     }
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_found_below_a_folder() {
+    fn files_are_found_in_subfolders() {
         let folder = tempfile::tempdir().expect("a folder");
         std::fs::create_dir(folder.path().join("b2")).expect("creates");
         for name in ["b10.PNG", "b2/x.jpg", "b1.png", "note.txt"] {

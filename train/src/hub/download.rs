@@ -162,8 +162,8 @@ impl Download<'_> {
     }
 
     fn failed(&self, why: String) -> Error {
-        let place = format!("{}/{}", self.hub.endpoint, self.repository);
-        Error::checkpoint(format!("{} cannot be downloaded", self.file)).at(place).because(why)
+        let location = format!("{}/{}", self.hub.endpoint, self.repository);
+        Error::checkpoint(format!("{} cannot be downloaded", self.file)).at(location).because(why)
     }
 }
 

@@ -201,9 +201,16 @@ impl<'a> Arguments<'a> {
         self.requested.push((name, default.to_string()));
     }
 
+    /// Records an error about an argument's value; [`Arguments::finish`] returns the first.
     pub(super) fn reject(&mut self, name: &str, why: String) {
+        let flag = match name {
+            "momentum" => "--momentum",
+            "eps" => "--opt-eps",
+            "betas" => "--opt-betas",
+            _ => "--opt-kwargs",
+        };
         let error = Error::usage(format!("invalid value of {name} for the optimizer {}", self.name))
-            .at("--opt")
+            .at(flag)
             .because(why);
         self.error.get_or_insert(error);
     }

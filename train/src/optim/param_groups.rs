@@ -17,7 +17,7 @@ pub struct ParamGroupOptions {
 /// Layer-wise learning-rate decay: a factor from each layer to the one before it (Bao et al., "BEiT", 2022).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LayerDecay {
-    /// The factor.
+    /// Decay factor per layer.
     pub decay: f64,
     /// Minimum learning-rate scale.
     pub min_scale: f64,
@@ -85,14 +85,14 @@ fn with_layer_ids(model: &dyn Model, options: &ParamGroupOptions) -> Vec<(usize,
 fn layer_ids<'a>(model: &dyn Model, names: impl Iterator<Item = &'a str>) -> Vec<usize> {
     let layer_groups: Vec<Option<Vec<usize>>> = names.map(|name| model.layer_group(name)).collect();
     let sorted: BTreeSet<&Vec<usize>> = layer_groups.iter().flatten().collect();
-    let joins = |place: &Vec<usize>| place.last() == Some(&MATCH_PREV_GROUP);
+    let joins = |group: &Vec<usize>| group.last() == Some(&MATCH_PREV_GROUP);
     let layers = |upto: Option<&Vec<usize>>| {
-        sorted.iter().filter(|place| !joins(place) && upto.is_none_or(|upto| **place <= upto)).count()
+        sorted.iter().filter(|group| !joins(group) && upto.is_none_or(|upto| **group <= upto)).count()
     };
     // Parameters outside of any layer group come last.
     layer_groups
         .iter()
-        .map(|place| place.as_ref().map_or(layers(None) + 1, |p| layers(Some(p))) - 1)
+        .map(|group| group.as_ref().map_or(layers(None) + 1, |p| layers(Some(p))) - 1)
         .collect()
 }
 

@@ -110,7 +110,8 @@ pub fn optimizer_names() -> impl Iterator<Item = &'static str> {
 
 /// The update formula of an optimizer. Errors for an unknown name and for options that the optimizer does not have.
 pub fn rule(name: &str, options: &OptimizerOptions) -> Result<OptimizerRule> {
-    let unknown = |why: String| Error::usage(format!("unknown optimizer {name:?}")).at("--opt").because(why);
+    let unknown =
+        |why: String| Error::usage(format!("{name:?} is not an optimizer")).at("--opt").because(why);
     Ok(resolve_rule(&name.parse().map_err(unknown)?, options)?.0)
 }
 
@@ -189,9 +190,9 @@ impl FromStr for OptimizerName {
         }
         let names: Vec<&str> = optimizer_names().collect();
         let meant = nearest(name.base_name(), optimizer_names());
-        let meant = meant.map_or(String::new(), |meant| format!("; did you mean {meant:?}?"));
+        let meant = meant.map_or(".".into(), |meant| format!("; did you mean {meant:?}?"));
         Err(format!(
-            "there is no such optimizer{meant} The optimizers are {}, each optionally with the prefix {LOOKAHEAD_PREFIX}",
+            "unknown optimizer{meant} The optimizers are {}, each optionally with the prefix {LOOKAHEAD_PREFIX}",
             names.join(", ")
         ))
     }

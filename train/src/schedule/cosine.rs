@@ -14,10 +14,10 @@ pub struct Cosine {
 }
 
 impl Cosine {
-    pub(super) fn at(&self, place: &CurveTime) -> f64 {
+    pub(super) fn at(&self, time: &CurveTime) -> f64 {
         let (min, k) = (self.min_lr, self.k_decay);
         self.cycles
-            .position(place)
+            .position(time)
             .map_or(min, |p| min + 0.5 * (p.peak - min) * (1.0 + (PI * p.t.powf(k) / p.length.powf(k)).cos()))
     }
 }

@@ -40,9 +40,9 @@ impl Cycles {
         total.floor() as u32
     }
 
-    /// Where `place` lies; `None` after the last cycle.
-    pub(super) fn position(&self, place: &CurveTime) -> Option<Position> {
-        let (t, first) = (place.t, place.length);
+    /// Position of `time` within its cycle; `None` after the last cycle.
+    pub(super) fn position(&self, time: &CurveTime) -> Option<Position> {
+        let (t, first) = (time.t, time.length);
         let (cycle, length, begin) = match self.mul {
             1.0 => {
                 let cycle = (t / first).floor();
@@ -59,7 +59,7 @@ impl Cycles {
         (cycle < f64::from(self.limit)).then(|| Position {
             t: t - begin,
             length,
-            peak: place.lr * self.decay.powf(cycle),
+            peak: time.lr * self.decay.powf(cycle),
         })
     }
 }

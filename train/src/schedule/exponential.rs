@@ -9,7 +9,7 @@ pub struct Exponential {
 }
 
 impl Exponential {
-    pub(super) fn at(&self, place: &CurveTime) -> f64 {
-        place.lr * self.decay_rate.powf(place.t / place.epoch)
+    pub(super) fn at(&self, time: &CurveTime) -> f64 {
+        time.lr * self.decay_rate.powf(time.t / time.epoch)
     }
 }

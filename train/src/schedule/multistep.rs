@@ -11,8 +11,8 @@ pub struct MultiStep {
 }
 
 impl MultiStep {
-    pub(super) fn at(&self, place: &CurveTime) -> f64 {
-        let passed = |m: &&u32| f64::from(**m) * place.epoch <= place.t + 1.0;
-        place.lr * self.decay_rate.powi(self.milestones.iter().filter(passed).count() as i32)
+    pub(super) fn at(&self, time: &CurveTime) -> f64 {
+        let passed = |m: &&u32| f64::from(**m) * time.epoch <= time.t + 1.0;
+        time.lr * self.decay_rate.powi(self.milestones.iter().filter(passed).count() as i32)
     }
 }

@@ -15,10 +15,10 @@ pub struct Poly {
 }
 
 impl Poly {
-    pub(super) fn at(&self, place: &CurveTime) -> f64 {
+    pub(super) fn at(&self, time: &CurveTime) -> f64 {
         let (min, k) = (self.min_lr, self.k_decay);
         self.cycles
-            .position(place)
+            .position(time)
             .map_or(min, |p| min + (p.peak - min) * (1.0 - p.t.powf(k) / p.length.powf(k)).powf(self.power))
     }
 }

@@ -11,10 +11,10 @@ pub struct StepDecay {
 }
 
 impl StepDecay {
-    pub(super) fn at(&self, place: &CurveTime) -> f64 {
-        let interval = self.decay_epochs * place.epoch;
+    pub(super) fn at(&self, time: &CurveTime) -> f64 {
+        let interval = self.decay_epochs * time.epoch;
         // Floor division as in Python: by the remainder, which is exact.
-        let steps = ((place.t - place.t.rem_euclid(interval)) / interval).round();
-        place.lr * self.decay_rate.powf(steps)
+        let steps = ((time.t - time.t.rem_euclid(interval)) / interval).round();
+        time.lr * self.decay_rate.powf(steps)
     }
 }

@@ -15,9 +15,9 @@ pub struct Tanh {
 const BOUNDS: [f64; 2] = [-7.0, 3.0];
 
 impl Tanh {
-    pub(super) fn at(&self, place: &CurveTime) -> f64 {
+    pub(super) fn at(&self, time: &CurveTime) -> f64 {
         let (min, [lower, upper]) = (self.min_lr, BOUNDS);
-        self.cycles.position(place).map_or(min, |p| {
+        self.cycles.position(time).map_or(min, |p| {
             let x = p.t / p.length;
             min + 0.5 * (p.peak - min) * (1.0 - (lower * (1.0 - x) + upper * x).tanh())
         })

@@ -35,17 +35,17 @@ impl Wsd {
         (self.decay_epochs * unit).round_ties_even()
     }
 
-    pub(super) fn at(&self, place: &CurveTime) -> f64 {
+    pub(super) fn at(&self, time: &CurveTime) -> f64 {
         let stable = match self.stable {
-            StablePhase::Constant => place.lr,
+            StablePhase::Constant => time.lr,
             StablePhase::ReciprocalRoot { timescale } => {
-                let timescale = timescale.map_or(place.warmup, |epochs| epochs * place.epoch);
-                place.lr * (1.0 + place.t / timescale).powf(-0.5)
+                let timescale = timescale.map_or(time.warmup, |epochs| epochs * time.epoch);
+                time.lr * (1.0 + time.t / timescale).powf(-0.5)
             }
         };
         let stable = stable.max(self.min_lr);
-        let decay = self.decay_length(place.length, place.epoch);
-        let since = place.t - (place.length - decay);
+        let decay = self.decay_length(time.length, time.epoch);
+        let since = time.t - (time.length - decay);
         if since <= 0.0 {
             return stable;
         }

@@ -71,8 +71,8 @@ pub fn create_ema(
             .because("the run computes on the CPU")
             .remedy("leave it out, or choose another --device"));
     }
-    let place = if config.ema_on_cpu { Device::Cpu } else { device };
-    Ema::new(model, create(config, data)?, options, place).map(Some)
+    let ema_device = if config.ema_on_cpu { Device::Cpu } else { device };
+    Ema::new(model, create(config, data)?, options, ema_device).map(Some)
 }
 
 /// Loads pretrained weights or the initial checkpoint, if given; returns their source and a report.

@@ -77,7 +77,8 @@ impl Drawing for LineChart<'_> {
         for series in &self.series {
             let points = || series.points.iter().map(|(x, y)| (*x as i64, *y));
             chart.draw_series(LineSeries::new(points(), series.colour.stroke_width(scale.stroke(2))))?;
-            let last = points().last().map(|point| Circle::new(point, scale.px(3.5), series.colour.filled()));
+            let last =
+                points().next_back().map(|point| Circle::new(point, scale.px(3.5), series.colour.filled()));
             chart.draw_series(last)?;
         }
         self.draw_heading(root, scale)
