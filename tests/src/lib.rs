@@ -3,3 +3,4 @@ pub mod cases;
 pub mod golden;
 pub mod parity;
 pub mod second_order;
+pub mod sweep;

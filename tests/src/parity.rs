@@ -68,15 +68,15 @@ pub fn outcome(case: &Case, dtype: DType, computed: DType, device: &Device) -> R
     Ok(out)
 }
 
-/// Runs cases in some dtypes on a device and in f64 on the CPU; the number of comparisons, and a description of each difference.
+/// Runs cases on a device, each in the dtypes for its position, and in f64 on the CPU; the number of comparisons, and a description of each difference.
 pub fn differences<'a>(
     cases: impl Iterator<Item = &'a Case>,
-    dtypes: &[DType],
+    dtypes: impl Fn(usize) -> &'static [DType],
     device: &Device,
 ) -> (usize, Vec<String>) {
     let (mut compared, mut failures) = (0, vec![]);
-    for case in cases {
-        for dtype in dtypes {
+    for (position, case) in cases.enumerate() {
+        for dtype in dtypes(position) {
             let name = format!("{} in {dtype}", case.name());
             let expected = outcome(case, *dtype, DType::F64, &Device::Cpu)
                 .unwrap_or_else(|e| panic!("{name}, on the CPU: {e}"));

@@ -1,5 +1,5 @@
 //! The table of cases on a CUDA device against the CPU in f64: outputs and gradients, in f32, f16 and bf16; on the emulated device also
-//! with three thread orders (`devices_checked` runs it in checked mode). Casts and CUDA graphs.
+//! with other thread orders (`devices_checked` runs it in checked mode). Casts and CUDA graphs.
 //!
 //! `FORNAX_TEST_DEVICES`, a list of `cpu`, `emulated` and `cuda:N`, selects the devices; the default is the emulated one.
 use fornax_engine::cuda::CudaGraph;
@@ -7,6 +7,7 @@ use fornax_engine::{DType, Device, Tensor};
 use fornax_kernels::emulator;
 use fornax_tests::cases::all;
 use fornax_tests::parity::{devices, differences, outcome, report};
+use fornax_tests::sweep;
 use std::sync::{Mutex, MutexGuard};
 
 /// Serializes the tests: the driver is loaded once per process, and its settings are global.
@@ -19,23 +20,24 @@ fn serialize() -> MutexGuard<'static, ()> {
 fn every_case_matches_the_cpu() {
     let _guard = serialize();
     for device in devices() {
-        report(differences(all().iter(), &[DType::F32, DType::F16, DType::BF16], &device), 300);
+        report(differences(all().iter(), |_| &sweep::DTYPES, &device), 300);
     }
 }
 
 #[test]
 fn results_are_bitwise_equal_for_every_thread_order() {
     let _guard = serialize();
+    let orders: &[u64] = if sweep::is_full() { &[1, 7] } else { &[7] };
     for device in devices().into_iter().filter(|_| emulator::is_loaded()) {
-        for case in all().iter() {
-            for dtype in [DType::F32, DType::F16, DType::BF16] {
+        for (position, case) in all().iter().enumerate() {
+            for &dtype in sweep::dtypes(position) {
                 let with_order = |order: u64| {
                     emulator::set_order(order).expect("the emulated device");
                     outcome(case, dtype, dtype, &device)
                         .unwrap_or_else(|e| panic!("{} in {dtype}, order {order}: {e}", case.name()))
                 };
                 let ascending = with_order(0);
-                for order in [1, 7] {
+                for &order in orders {
                     assert_eq!(ascending, with_order(order), "{} in {dtype}, order {order}", case.name());
                 }
             }

@@ -6,6 +6,7 @@ use fornax_engine::{DType, Device};
 use fornax_kernels::emulator::{self, EmulatorOptions};
 use fornax_tests::cases::all;
 use fornax_tests::parity::{differences, report};
+use fornax_tests::sweep;
 
 #[test]
 fn checked_mode_finds_no_error_and_no_leak() {
@@ -14,10 +15,10 @@ fn checked_mode_finds_no_error_and_no_leak() {
     let device = Device::Cuda(0);
     let of_size = |large: bool| all().into_iter().filter(move |case| case.large == large).collect::<Vec<_>>();
     let small = of_size(false);
-    report(differences(small.iter(), &[DType::F32, DType::F16, DType::BF16], &device), 200);
+    report(differences(small.iter(), sweep::dtypes, &device), if sweep::is_full() { 200 } else { 66 });
     // Checked mode is slow: f16 has the widest vectors, and so covers the edges of large shapes.
-    report(differences(of_size(true).iter(), &[DType::F16], &device), 50);
+    report(differences(of_size(true).iter(), |_| &[DType::F16], &device), 50);
     let before = emulator::live_bytes();
-    report(differences(small.iter(), &[DType::F32], &device), 60);
+    report(differences(small.iter(), sweep::dtypes, &device), 60);
     assert_eq!(emulator::live_bytes(), before, "{:?}", emulator::leaks());
 }

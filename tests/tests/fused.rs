@@ -5,6 +5,7 @@ use fornax_engine::{DType, Device, Tensor};
 use fornax_kernels::emulator::{self, EmulatorOptions};
 use fornax_tests::cases::all;
 use fornax_tests::parity::{differences, report};
+use fornax_tests::sweep;
 
 /// The name of the kernel that a source defines.
 fn kernel(source: &str) -> String {
@@ -51,7 +52,8 @@ fn generated_kernels_move_the_minimum_number_of_bytes() {
     emulator::load(&EmulatorOptions { checked: true, ..EmulatorOptions::default() })
         .expect("the emulated device");
     let fused: Vec<_> = all().into_iter().filter(|case| case.op.contains("fuse") && !case.large).collect();
-    report(differences(fused.iter(), &[DType::F32, DType::F16, DType::BF16], &Device::Cuda(0)), 100);
+    let least = if sweep::is_full() { 100 } else { 33 };
+    report(differences(fused.iter(), sweep::dtypes, &Device::Cuda(0)), least);
     for dtype in [DType::F32, DType::F16] {
         check_traffic(&expression(|[x]| x.silu()), &[Full], [8, 28, 28, 64], dtype);
         check_traffic(&expression(|[a, b]| a * sigmoid(b)), &[Full, Full], [8, 28, 28, 64], dtype);

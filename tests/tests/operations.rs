@@ -118,5 +118,5 @@ fn f32_matches_f64_at_every_level_and_thread_count() {
 /// f16 and bf16 on the CPU: outputs and gradients against f64.
 #[test]
 fn f16_and_bf16_match_f64() {
-    report(differences(all().iter(), &[DType::F16, DType::BF16], &Device::Cpu), 200);
+    report(differences(all().iter(), |_| &[DType::F16, DType::BF16], &Device::Cpu), 200);
 }

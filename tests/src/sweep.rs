@@ -1,0 +1,16 @@
+//! Coverage of long sweeps: whole with `FORNAX_TEST_SWEEP=full`, otherwise a representative subset.
+use fornax_engine::DType;
+
+/// The dtypes of CUDA kernels.
+pub const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
+
+/// Whether long sweeps run whole.
+pub fn is_full() -> bool {
+    std::env::var("FORNAX_TEST_SWEEP").is_ok_and(|sweep| sweep == "full")
+}
+
+/// The dtypes in which a sweep runs the case at this position: all in a full sweep, otherwise one, which rotates.
+pub fn dtypes(position: usize) -> &'static [DType] {
+    let one = position % DTYPES.len();
+    if is_full() { &DTYPES } else { &DTYPES[one..=one] }
+}
