@@ -24,7 +24,7 @@ const PNG_SCALE: u32 = 2;
 /// Error of a backend.
 pub type DrawingError<DB> = DrawingAreaErrorKind<<DB as DrawingBackend>::ErrorType>;
 
-/// A picture made of shapes and text.
+/// Something that can be drawn: shapes and text.
 pub trait Drawing {
     /// Width and height in units of length.
     fn size(&self) -> (u32, u32);
