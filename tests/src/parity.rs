@@ -1,7 +1,8 @@
 //! Comparison of cases on a device with the CPU in f64: outputs and gradients.
 use crate::cases::Case;
-use fornax_engine::{DType, Device, Result, Tensor};
+use fornax_engine::{DType, Device, Result, Tensor, cuda};
 use fornax_kernels::emulator::{self, EmulatorOptions};
+use fornax_kernels::{kernel_modules, module_image};
 
 /// Batch size of large cases.
 const BATCH: usize = 1;
@@ -41,6 +42,20 @@ pub fn devices() -> Vec<Device> {
             }
         })
         .collect()
+}
+
+/// Compiles the kernel modules for the loaded devices on another thread, last module first: g++ is single-threaded, and a test needs the
+/// modules one after the other.
+pub fn compile_modules_in_background() {
+    std::thread::spawn(|| {
+        for device in cuda::devices().expect("the emulated driver is loaded") {
+            // A module that does not compile is an error of the operation that launches its kernels.
+            kernel_modules()
+                .iter()
+                .rev()
+                .for_each(|module| drop(module_image(module.name, device.capability)));
+        }
+    });
 }
 
 /// Output and gradients of a case with inputs rounded to `dtype`, computed in dtype `computed` on a device; as f64.

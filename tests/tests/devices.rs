@@ -6,7 +6,7 @@ use fornax_engine::cuda::CudaGraph;
 use fornax_engine::{DType, Device, Tensor};
 use fornax_kernels::emulator;
 use fornax_tests::cases::all;
-use fornax_tests::parity::{devices, differences, outcome, report};
+use fornax_tests::parity::{compile_modules_in_background, devices, differences, outcome, report};
 use fornax_tests::sweep;
 use std::sync::{Mutex, MutexGuard};
 
@@ -19,7 +19,9 @@ fn serialize() -> MutexGuard<'static, ()> {
 #[test]
 fn every_case_matches_the_cpu() {
     let _guard = serialize();
-    for device in devices() {
+    let devices = devices();
+    compile_modules_in_background();
+    for device in devices {
         report(differences(all().iter(), |_| &sweep::DTYPES, &device), 300);
     }
 }

@@ -5,13 +5,14 @@
 use fornax_engine::{DType, Device};
 use fornax_kernels::emulator::{self, EmulatorOptions};
 use fornax_tests::cases::all;
-use fornax_tests::parity::{differences, report};
+use fornax_tests::parity::{compile_modules_in_background, differences, report};
 use fornax_tests::sweep;
 
 #[test]
 fn checked_mode_finds_no_error_and_no_leak() {
     emulator::load(&EmulatorOptions { checked: true, ..EmulatorOptions::default() })
         .expect("the emulated device");
+    compile_modules_in_background();
     let device = Device::Cuda(0);
     let of_size = |large: bool| all().into_iter().filter(move |case| case.large == large).collect::<Vec<_>>();
     let small = of_size(false);

@@ -1,7 +1,10 @@
 //! Timestamps for names of folders and files.
-use jiff::Timestamp;
+use time::UtcDateTime;
 
 /// The current time in UTC, as `YYYYMMDD-HHMMSS`.
 pub fn timestamp() -> String {
-    Timestamp::now().strftime("%Y%m%d-%H%M%S").to_string()
+    let now = UtcDateTime::now();
+    let (year, month, day) = now.to_calendar_date();
+    let (hour, minute, second) = now.as_hms();
+    format!("{year:04}{:02}{day:02}-{hour:02}{minute:02}{second:02}", u8::from(month))
 }
