@@ -213,7 +213,10 @@ mod tests {
         let u: Vec<f64> = (0..n).map(|_| f64::from(s.uniform())).collect();
         let z: Vec<f64> = (0..n).map(|_| f64::from(s.normal())).collect();
         let mean = |v: &[f64]| v.iter().sum::<f64>() / n as f64;
-        let var = |v: &[f64]| v.iter().map(|x| (x - mean(v)).powi(2)).sum::<f64>() / n as f64;
+        let var = |v: &[f64]| {
+            let mean = mean(v);
+            v.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n as f64
+        };
         assert!((mean(&u) - 0.5).abs() < 0.005 && (var(&u) - 1.0 / 12.0).abs() < 0.002);
         assert!(mean(&z).abs() < 0.015 && (var(&z) - 1.0).abs() < 0.02);
         assert!(u.iter().all(|x| (0.0..1.0).contains(x)));

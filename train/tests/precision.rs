@@ -1,10 +1,13 @@
 //! Mixed precision, loss scaling and gradient checkpointing from the command line.
 mod common;
+#[path = "common/sweep.rs"]
+mod sweep;
 
-use common::{is_full_sweep, run, stderr, succeed};
+use common::{run, stderr, succeed};
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
+use sweep::is_full_sweep;
 
 const DIGITS: &str = "train --device cpu --progress none --output out --json";
 

@@ -1,10 +1,13 @@
 //! Losses, EMA, optimizers, schedules and regularisation in whole runs.
 mod common;
+#[path = "common/sweep.rs"]
+mod sweep;
 
-use common::{is_full_sweep, run, stderr, succeed};
+use common::{run, stderr, succeed};
 use serde_json::Value;
 use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use sweep::is_full_sweep;
 
 fn json(stdout: &str) -> Value {
     serde_json::from_str(stdout.lines().last().expect("a line")).expect("JSON")

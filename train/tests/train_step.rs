@@ -1,4 +1,7 @@
 //! Training steps: CUDA graph replay against eager, mixed precision, gradient accumulation, gradient checkpointing.
+#[path = "common/sweep.rs"]
+mod sweep;
+
 use fornax::data::Batch;
 use fornax::optim::{Optimizer, OptimizerOptions, create_optimizer, parameters};
 use fornax::train_step::{CudaGraphMode, TrainStep, TrainStepOptions};
@@ -10,6 +13,7 @@ use fornax_nn::{
     Context, ModelOptions, Module, OptLevel, Precision, Visitor, create_model, init, move_to, state_entries,
 };
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use sweep::is_full_sweep;
 
 const SGD: &str = "sgd";
 const ADAMW: &str = "adamw";
@@ -117,7 +121,8 @@ fn replayed_steps_match_eager_steps_bit_for_bit() {
         (OptLevel::O1, DType::BF16, "cadamp", None),
         (OptLevel::O1, DType::F16, "nadam", scaling),
     ];
-    for (level, half, opt, scaling) in cases {
+    let count = if is_full_sweep() { cases.len() } else { 5 };
+    for (level, half, opt, scaling) in cases.into_iter().take(count) {
         let [replayed, eager] = [CudaGraphMode::Always, CudaGraphMode::Never].map(|graph| {
             let mut run = Run::new(options(level, half, graph), opt, scaling, emulated());
             for step in 0..20 {

@@ -26,9 +26,3 @@ pub fn succeed(folder: &Path, arguments: &str) -> String {
 pub fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
-
-/// Whether long sweeps run whole (`FORNAX_TEST_SWEEP=full`). Otherwise a representative subset runs.
-#[allow(dead_code, reason = "not every test binary has a sweep")]
-pub fn is_full_sweep() -> bool {
-    std::env::var("FORNAX_TEST_SWEEP").is_ok_and(|sweep| sweep == "full")
-}
