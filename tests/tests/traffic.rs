@@ -196,7 +196,7 @@ fn prepare_images_is_one_pass() {
         std: &[0.2; 3],
         rounded: false,
         erase_mode: EraseMode::Const,
-        rng: rng,
+        rng,
     };
     for (changes, reads) in [(plain, 1), ((0..n).map(mixed).collect(), 2)] {
         let rows = ImageChange::rows(&changes, 1).and_then(|rows| rows.to_device(&GPU)).expect("memory");
