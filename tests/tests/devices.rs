@@ -22,7 +22,7 @@ fn every_case_matches_the_cpu() {
     let devices = devices();
     compile_modules_in_background();
     for device in devices {
-        report(differences(all().iter(), |_| &sweep::DTYPES, &device), 300);
+        report(differences(all().iter(), sweep::dtypes, &device), if sweep::is_full() { 300 } else { 100 });
     }
 }
 
