@@ -28,7 +28,7 @@ pub(crate) fn forward(
     gpu.launch(MODULE, &format!("group_norm_fwd_{}", x.dtype), chunks.grid(), args)
 }
 
-/// Gradients of input, weight and bias; `None` for those that are not wanted.
+/// Gradients of input, weight and bias; `None` where not needed.
 pub(crate) fn backward(
     gpu: &Arc<Gpu>,
     norm: &GroupNorm,

@@ -59,7 +59,7 @@ pub(crate) fn backward(
     gpu.launch(MODULE, &format!("row_norm_bwd_{}", x.dtype), row_grid(rows, norm.n), args)
 }
 
-/// Gradients of weight and bias, of one dtype; `None` for those that are not wanted.
+/// Gradients of weight and bias, of one dtype; `None` where not needed.
 pub(crate) fn parameter_gradients(
     gpu: &Arc<Gpu>,
     norm: &RowNorm,

@@ -1,4 +1,4 @@
-// Graphs that the stand-in computes, and their engines: those that cuDNN 9.19 returns for compute capability 9.0.
+// Graphs that the stand-in computes, and the engines that cuDNN 9.19 returns for compute capability 9.0.
 #include "descriptor.h"
 
 namespace cudnn {

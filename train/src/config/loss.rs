@@ -3,7 +3,7 @@ use crate::settings::Settings;
 use fornax_nn::loss::{BinaryCrossEntropy, CrossEntropy, Loss};
 use std::sync::Arc;
 
-/// Resolved settings of the loss, without those that have no effect.
+/// Resolved settings of the loss, without settings that have no effect.
 pub(super) fn resolved(given: &Settings, smoothing: f64) -> Settings {
     let binary = given.bce_loss.unwrap_or(false);
     Settings {

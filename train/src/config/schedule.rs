@@ -41,7 +41,7 @@ pub(super) fn options(given: &Settings, sched: Sched, recipe: &Recipe, lr: f64) 
     }
 }
 
-/// Resolved settings of a schedule, without those that have no effect.
+/// Resolved settings of a schedule, without settings that have no effect.
 pub(super) fn resolved(sched: Sched, options: &ScheduleOptions) -> Settings {
     let ScheduleOptions { cycles, .. } = options;
     let warm = options.warmup_epochs > 0;
