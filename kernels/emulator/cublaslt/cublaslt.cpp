@@ -48,7 +48,7 @@ struct Handle {
   int device;
 };
 
-// Matmul descriptor, matrix layout or preference: sizes of the known attributes, and values of those that are set.
+// Matmul descriptor, matrix layout or preference: sizes of the known attributes, and values of the attributes that are set.
 struct Descriptor {
   std::map<int, size_t> sizes;
   std::map<int, std::string> attributes;
