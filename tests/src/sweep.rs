@@ -1,4 +1,5 @@
 //! Coverage of long sweeps: whole with `FORNAX_TEST_SWEEP=full`, otherwise a representative subset.
+use crate::cases::{Case, all};
 use fornax_engine::DType;
 
 /// The dtypes of CUDA kernels.
@@ -13,4 +14,10 @@ pub fn is_full() -> bool {
 pub fn dtypes(position: usize) -> &'static [DType] {
     let one = position % DTYPES.len();
     if is_full() { &DTYPES } else { &DTYPES[one..=one] }
+}
+
+/// The table of cases: whole in a full sweep, otherwise all small cases and a third of the large ones.
+pub fn cases() -> Vec<Case> {
+    let chosen = |(position, case): &(usize, Case)| is_full() || !case.large || position.is_multiple_of(3);
+    all().into_iter().enumerate().filter(chosen).map(|(_, case)| case).collect()
 }
