@@ -144,6 +144,52 @@ pub fn parameter_count(layers: &[LayerSpec]) -> usize {
         .sum()
 }
 
+/// Convolution of a network with the height (and width) of its input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConvSite {
+    /// Height and width of the input.
+    pub size: usize,
+    /// Input channels.
+    pub c_in: usize,
+    /// Output channels.
+    pub c_out: usize,
+    /// Kernel height and width.
+    pub kernel: usize,
+    /// Stride.
+    pub stride: usize,
+    /// Channel groups.
+    pub groups: usize,
+}
+
+/// Distinct convolutions of a network, in the order of their first use.
+pub fn distinct_convolutions(network: Network) -> Vec<ConvSite> {
+    let mut found: Vec<ConvSite> = vec![];
+    visit_convolutions(&network.layers(), network.input()[1], &mut |site| {
+        if !found.contains(&site) {
+            found.push(site);
+        }
+    });
+    found
+}
+
+/// Calls `visit` for each convolution of layers whose input has this height; returns the height of the output.
+fn visit_convolutions(layers: &[LayerSpec], size: usize, visit: &mut dyn FnMut(ConvSite)) -> usize {
+    layers.iter().fold(size, |size, layer| match *layer {
+        LayerSpec::Conv { c_in, c_out, kernel, stride, groups } => {
+            visit(ConvSite { size, c_in, c_out, kernel, stride, groups });
+            size.div_ceil(stride)
+        }
+        LayerSpec::Residual { ref body, ref shortcut, .. } => {
+            visit_convolutions(shortcut, size, visit);
+            visit_convolutions(body, size, visit)
+        }
+        LayerSpec::MaxPool => size.div_ceil(2),
+        LayerSpec::AvgPool => size / 2,
+        LayerSpec::GlobalPool => 1,
+        LayerSpec::BatchNorm(..) | LayerSpec::Linear(..) => size,
+    })
+}
+
 fn small_cnn() -> Vec<LayerSpec> {
     let mut layers = conv_bn(1, 32, 3, 1);
     layers.extend(conv_bn(32, 64, 3, 2));
@@ -277,5 +323,14 @@ mod tests {
         let counts = Network::ALL.map(|network| parameter_count(&network.layers()));
         assert_eq!(counts, [94_186, 11_173_962, 11_689_512, 25_576_264, 3_504_872]);
         assert_eq!(parameter_count(&Network::Resnet50.layers()), 25_557_032);
+    }
+
+    #[test]
+    fn resnet50_has_23_distinct_convolutions() {
+        let found = distinct_convolutions(Network::Resnet50);
+        assert_eq!(found.len(), 23);
+        let stem = ConvSite { size: 224, c_in: 3, c_out: 64, kernel: 7, stride: 2, groups: 1 };
+        let last = ConvSite { size: 7, c_in: 512, c_out: 512, kernel: 3, stride: 1, groups: 1 };
+        assert!(found[0] == stem && found.contains(&last), "{found:?}");
     }
 }

@@ -1,49 +1,139 @@
-"""Markdown tables from the JSON lines of gpu_rows and torch_rows.py: milliseconds, ratios, and fractions of the copy bandwidth."""
+"""Markdown of the suite's results: failures first, then operations, convolutions, training steps, kernels, and checks. Missing cells stay empty."""
 import json
-import sys
+import pathlib
 
 
-def main(paths):
+def render(folders):
+    """Table of the results in these folders; later ones replace earlier ones of the same row and variant."""
+    lines = []
+    for folder in folders:
+        path = pathlib.Path(folder) / "results.jsonl"
+        if path.exists():
+            lines += [json.loads(line) for line in open(path) if line.strip()]
+    out = ["# Fornax and PyTorch on a GPU", ""]
+    out += environment(lines) + failures(lines)
+    rows = collect(lines)
+    out += steps(rows) + operations(rows) + convolutions(rows) + kernels(lines) + checks(lines)
+    return "\n".join(out) + "\n"
+
+
+def collect(lines):
+    """Rows by name: bytes, items, and the measurement of each variant."""
     rows = {}
-    for path in paths:
-        for line in open(path):
-            if not line.startswith("{"):
-                continue
-            entry = json.loads(line)
-            row = rows.setdefault(entry["row"], {"bytes": 0, "items": 0, "variants": {}})
-            row["variants"][entry["variant"]] = entry["seconds"]
-            for key in ["bytes", "items"]:
-                row[key] = max(row[key], entry.get(key) or 0)
-    copy = rows.get("copy/1GiB")
-    copy_bandwidth = copy["bytes"] / copy["variants"]["fornax-fused"] if copy else None
-    operations = {name: row for name, row in rows.items() if not name.startswith("step/")}
-    print("## Operations\n")
-    print("Milliseconds; above a ratio of 1, fused Fornax is faster. The last column is the effective bandwidth, for the minimum number of")
-    print("bytes that the operation moves, as a fraction of the bandwidth of a copy within device memory.\n")
-    print("| row | fused | unfused | torch eager | torch.compile | eager ratio | compile ratio | fraction of copy bandwidth |")
-    print("|---|--:|--:|--:|--:|--:|--:|--:|")
-    for name, row in operations.items():
-        seconds = row["variants"]
+    for line in lines:
+        if line["status"] != "value" or "seconds" not in line or "row" not in line:
+            continue
+        row = rows.setdefault(line["row"], {"bytes": 0, "items": 0, "variants": {}})
+        row["variants"][line["variant"]] = line
+        for key in ["bytes", "items"]:
+            row[key] = max(row[key], line.get(key) or 0)
+    return rows
+
+
+def environment(lines):
+    out = []
+    for line in lines:
+        if line.get("row") == "probe":
+            device = line.get("device", {}).get("name", "no CUDA device")
+            out.append(f"- {device}; PyTorch {line['torch']}, cuDNN {line['cudnn']}, CUDA {line['cuda']}; {line['machine']}")
+    return out + [""] if out else []
+
+
+def failures(lines):
+    bad = [line for line in lines if line["status"] in ("failed", "crashed", "hung", "wrong", "skipped")]
+    if not bad:
+        return ["No item failed.", ""]
+    out = ["## Failures and skipped items", "", "| stage | item | status | reason |", "|---|---|---|---|"]
+    for line in bad:
+        why = line.get("why", "").replace("|", "/")[:300]
+        out.append(f"| {line['stage']} | {line['item']} | {line['status']} | {why} |")
+    return out + [""]
+
+
+STEP_VARIANTS = ["fornax-eager", "fornax-graph", "fornax-benchmark", "torch-eager", "torch-compile"]
+
+
+def steps(rows):
+    chosen = {name: row for name, row in rows.items() if name.startswith("step/")}
+    if not chosen:
+        return []
+    out = ["## Training steps", "", "Images per second. Ratios above 1 mean that Fornax, with a CUDA graph and benchmarked plans, is faster.", "",
+           "| row | eager | CUDA graph | + benchmarked plans | torch eager | torch.compile | to eager | to compile |",
+           "|---|--:|--:|--:|--:|--:|--:|--:|"]
+    for name, row in chosen.items():
+        seconds = {variant: line["seconds"] for variant, line in row["variants"].items()}
+        cells = [f"{row['items'] / seconds[v]:,.0f}" if v in seconds else "" for v in STEP_VARIANTS]
+        ours = seconds.get("fornax-benchmark") or seconds.get("fornax-graph")
+        cells += [ratio(seconds.get("torch-eager"), ours), ratio(seconds.get("torch-compile"), ours)]
+        out.append(f"| {name} | " + " | ".join(cells) + " |")
+    return out + [""]
+
+
+def operations(rows):
+    chosen = {name: row for name, row in rows.items() if not name.startswith(("step/", "conv/"))}
+    if not chosen:
+        return []
+    copy = bandwidth(rows)
+    out = ["## Operations", "", "Milliseconds; ratios above 1 mean that fused Fornax is faster. The last column is the effective bandwidth, for the minimum",
+           "number of bytes that the operation moves, as a fraction of the bandwidth of a copy within device memory"
+           + (f" ({copy / 1e9:,.0f} GB/s)." if copy else "."), "",
+           "| row | fused | unfused | torch eager | torch.compile | to eager | to compile | of copy |", "|---|--:|--:|--:|--:|--:|--:|--:|"]
+    for name, row in chosen.items():
+        seconds = {variant: line["seconds"] for variant, line in row["variants"].items()}
         fused = seconds.get("fornax-fused")
         cells = [milliseconds(seconds.get(v)) for v in ["fornax-fused", "fornax-unfused", "torch-eager", "torch-compile"]]
         cells += [ratio(seconds.get("torch-eager"), fused), ratio(seconds.get("torch-compile"), fused)]
-        fraction = f"{100 * row['bytes'] / fused / copy_bandwidth:.0f}%" if fused and copy_bandwidth and row["bytes"] else ""
-        print(f"| {name} | " + " | ".join(cells + [fraction]) + " |")
-    if copy:
-        print(f"\nCopy: {copy_bandwidth / 1e9:,.0f} GB/s.")
-    print("\n## Training steps\n")
-    print("Images per second; above a ratio of 1, Fornax with a CUDA graph is faster.\n")
-    print("| row | eager | CUDA graph | torch eager | torch.compile | eager ratio | compile ratio |")
-    print("|---|--:|--:|--:|--:|--:|--:|")
-    for name, row in rows.items():
-        if not name.startswith("step/"):
-            continue
-        seconds = row["variants"]
-        order = ["fornax-eager", "fornax-graph", "torch-eager", "torch-compile"]
-        cells = [f"{row['items'] / seconds[v]:,.0f}" if v in seconds else "" for v in order]
-        graph = seconds.get("fornax-graph")
-        cells += [ratio(seconds.get("torch-eager"), graph), ratio(seconds.get("torch-compile"), graph)]
-        print(f"| {name} | " + " | ".join(cells) + " |")
+        cells.append(f"{100 * row['bytes'] / fused / copy:.0f}%" if fused and copy and row["bytes"] else "")
+        out.append(f"| {name} | " + " | ".join(cells) + " |")
+    return out + [""]
+
+
+def convolutions(rows):
+    names = list(dict.fromkeys(name.rsplit("/", 1)[0] for name in rows if name.startswith("conv/")))
+    if not names:
+        return []
+    out = ["## Convolutions of ResNet-50", "", "Milliseconds, Fornax / PyTorch. Gradients are the difference to the forward pass alone.", "",
+           "| shape | forward | input gradient | weight gradient | ratio of the sum |", "|---|--:|--:|--:|--:|"]
+    for name in names:
+        times = {}
+        for variant in ["fornax-fused", "torch-eager"]:
+            of = {p: (rows.get(f"{name}/{p}", {}).get("variants", {}).get(variant) or {}).get("seconds")
+                  for p in ["forward", "forward+input", "forward+weight"]}
+            less = lambda pass_name: of[pass_name] - of["forward"] if of[pass_name] and of["forward"] else None
+            times[variant] = [of["forward"], less("forward+input"), less("forward+weight")]
+        ours, theirs = times["fornax-fused"], times["torch-eager"]
+        cells = [f"{milliseconds(a)} / {milliseconds(b)}" for a, b in zip(ours, theirs)]
+        total = ratio(sum(theirs), sum(ours)) if all(ours) and all(theirs) else ""
+        out.append(f"| {name} | " + " | ".join(cells) + f" | {total} |")
+    return out + [""]
+
+
+def kernels(lines):
+    """Time of one training step by kernel, largest first."""
+    found = [line for line in lines if line["status"] == "value" and "kernel" in line]
+    if not found:
+        return []
+    total = sum(line["seconds"] for line in found)
+    out = [f"## One training step by kernel ({found[0]['row']})", "", "| kernel | launches | ms | share |", "|---|--:|--:|--:|"]
+    for line in sorted(found, key=lambda line: -line["seconds"])[:40]:
+        out.append(f"| {line['kernel']} | {line['launches']} | {milliseconds(line['seconds'])} | {100 * line['seconds'] / total:.1f}% |")
+    return out + [""]
+
+
+def checks(lines):
+    """Numbers of passed items by stage."""
+    out = ["## Passed items", "", "| stage | passed | failed | skipped |", "|---|--:|--:|--:|"]
+    for stage in dict.fromkeys(line["stage"] for line in lines):
+        of = [line["status"] for line in lines if line["stage"] == stage]
+        failed = sum(status in ("failed", "crashed", "hung", "wrong") for status in of)
+        out.append(f"| {stage} | {of.count('ok')} | {failed} | {of.count('skipped')} |")
+    return out
+
+
+def bandwidth(rows):
+    copy = rows.get("copy/1GiB")
+    line = copy and copy["variants"].get("fornax-fused")
+    return copy["bytes"] / line["seconds"] if line else None
 
 
 def milliseconds(seconds):
@@ -52,6 +142,3 @@ def milliseconds(seconds):
 
 def ratio(theirs, ours):
     return f"**{theirs / ours:.2f}**" if theirs and ours else ""
-
-
-main(sys.argv[1:])

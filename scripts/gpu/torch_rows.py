@@ -1,16 +1,39 @@
-"""Runs the rows of gpu_rows in PyTorch, channels-last, eager and with torch.compile; prints one JSON line each."""
+"""Runs the rows of gpu_rows in PyTorch, channels-last, and prints one JSON line each.
+
+    torch_rows.py --variant eager|compile [--smoke] [--operations] [--after ROW] [PATTERN]
+
+A line {"start": ROW} precedes each row. `--operations` leaves the training steps out; `--after` continues after a row.
+"""
+import argparse
 import json
 import statistics
-import sys
 import time
 
 import torch
 import torch.nn.functional as F
 
-SMOKE = "--smoke" in sys.argv
-PATTERN = next((a for a in sys.argv[1:] if not a.startswith("--")), "")
+parser = argparse.ArgumentParser()
+parser.add_argument("--variant", choices=["eager", "compile"], default="eager")
+parser.add_argument("--smoke", action="store_true", help="small problems on the CPU, to test the suite itself")
+parser.add_argument("--operations", action="store_true")
+parser.add_argument("--after")
+parser.add_argument("pattern", nargs="?", default="")
+GIVEN = parser.parse_args()
+SMOKE = GIVEN.smoke
 DEVICE = "cpu" if SMOKE else "cuda"
-DTYPES = {"f16": torch.float16, "bf16": torch.bfloat16}
+# PyTorch's half-precision kernels on the CPU are slow, and the times of a smoke run mean nothing.
+DTYPES = {"f16": torch.float32, "bf16": torch.float32} if SMOKE else {"f16": torch.float16, "bf16": torch.bfloat16}
+skipping = GIVEN.after is not None
+
+
+def is_next(row):
+    """Whether to run a row; announces it."""
+    global skipping
+    run = not skipping and GIVEN.pattern in row
+    skipping = skipping and row != GIVEN.after
+    if run:
+        print(json.dumps({"start": row}), flush=True)
+    return run
 
 
 def size_of(full, smoke):
@@ -24,7 +47,7 @@ def synchronize():
 
 def timed(work, min_seconds=0.03):
     """Seconds of one run, the median over rounds."""
-    for _ in range(size_of(5, 1)):
+    for _ in range(size_of(3, 1)):  # compiles, and chooses cuDNN's algorithms
         work()
     synchronize()
 
@@ -35,36 +58,44 @@ def timed(work, min_seconds=0.03):
         synchronize()
         return (time.perf_counter() - start) / n
 
+    runs(2)  # the same warm-up as in gpu_rows
     n = size_of(max(1, int(min_seconds / max(runs(1), 1e-7))), 1)
     return statistics.median(runs(n) for _ in range(size_of(7, 1)))
 
 
-def report(row, variant, seconds, **more):
-    print(json.dumps({"row": row, "variant": f"torch-{variant}", "seconds": seconds, **more}), flush=True)
+def report(row, seconds, **more):
+    print(json.dumps({"row": row, "variant": f"torch-{GIVEN.variant}", "seconds": seconds, **more}), flush=True)
 
 
-def variants(function):
-    yield "eager", function
-    if not SMOKE:
-        torch._dynamo.reset()
-        yield "compile", torch.compile(function, mode="max-autotune-no-cudagraphs", dynamic=False)
+def variant_of(function):
+    if GIVEN.variant == "eager" or SMOKE:
+        return function
+    torch._dynamo.reset()
+    return torch.compile(function, mode="max-autotune-no-cudagraphs", dynamic=False)
 
 
-def operation(row, function, inputs, upstream, backward):
-    if PATTERN not in row:
+def operation(row, function, make_inputs, make_upstream, backward):
+    """Runs and reports a row; its operands are made only if it runs."""
+    if not is_next(row):
         return
-    for variant, run in variants(function):
-        def work():
-            y = run(*inputs)
-            if backward:
-                torch.autograd.grad(y, [t for t in inputs if t.requires_grad], upstream if y.dim() else None)
+    inputs, upstream, run = make_inputs(), make_upstream and make_upstream(), variant_of(function)
 
-        with torch.set_grad_enabled(backward):
-            report(row, variant, timed(work))
+    def work():
+        y = run(*inputs)
+        if backward:
+            torch.autograd.grad(y, [t for t in inputs if t.requires_grad], upstream if y.dim() else None)
+
+    with torch.set_grad_enabled(backward):
+        report(row, timed(work))
 
 
 def random(*shape, dtype, grad=True):
     return torch.randn(*shape, device=DEVICE, dtype=dtype).requires_grad_(grad)
+
+
+def images(n, h, c, dtype, grad=True):
+    x = torch.randn(n, c, h, h, device=DEVICE, dtype=dtype).to(memory_format=torch.channels_last)
+    return x.requires_grad_(grad)
 
 
 def batch_norms(name, dtype):
@@ -72,30 +103,30 @@ def batch_norms(name, dtype):
         n, h = size_of(256, 2), size_of(h, 3)
         for residual in [False, True]:
             for backward in [False, True]:
-                def images(grad=True):
-                    x = torch.randn(n, c, h, h, device=DEVICE, dtype=dtype).to(memory_format=torch.channels_last)
-                    return x.requires_grad_(grad)
+                batch_norm(name, dtype, n, h, c, residual, backward)
 
-                weight = torch.ones(c, device=DEVICE).requires_grad_()
-                bias = torch.full((c,), 0.5, device=DEVICE).requires_grad_()
-                mean, var = torch.zeros(c, device=DEVICE), torch.ones(c, device=DEVICE)
 
-                def plain(x, w, b):
-                    return F.relu(F.batch_norm(x, mean, var, w, b, True, 0.1, 1e-5), inplace=True)
+def batch_norm(name, dtype, n, h, c, residual, backward):
+    mean, var = torch.zeros(c, device=DEVICE), torch.ones(c, device=DEVICE)
 
-                def added(x, w, b, r):
-                    return F.relu(F.batch_norm(x, mean, var, w, b, True, 0.1, 1e-5).add_(r), inplace=True)
+    def plain(x, w, b):
+        return F.relu(F.batch_norm(x, mean, var, w, b, True, 0.1, 1e-5), inplace=True)
 
-                inputs = [images(), weight, bias] + ([images()] if residual else [])
-                direction = "forward+backward" if backward else "forward"
-                row = f"batch_norm{'_add' if residual else ''}_relu/{n}x{h}x{h}x{c}/{name}/{direction}"
-                operation(row, added if residual else plain, inputs, images(False), backward)
+    def added(x, w, b, r):
+        return F.relu(F.batch_norm(x, mean, var, w, b, True, 0.1, 1e-5).add_(r), inplace=True)
+
+    def inputs():
+        weight = torch.ones(c, device=DEVICE).requires_grad_()
+        bias = torch.full((c,), 0.5, device=DEVICE).requires_grad_()
+        return [images(n, h, c, dtype), weight, bias] + ([images(n, h, c, dtype)] if residual else [])
+
+    direction = "forward+backward" if backward else "forward"
+    row = f"batch_norm{'_add' if residual else ''}_relu/{n}x{h}x{h}x{c}/{name}/{direction}"
+    operation(row, added if residual else plain, inputs, lambda: images(n, h, c, dtype, False), backward)
 
 
 def prepare(name, dtype):
     n, size = size_of(256, 2), size_of(224, 6)
-    images = torch.randint(0, 256, (n, 3, size, size), device=DEVICE, dtype=torch.uint8)
-    images = images.to(memory_format=torch.channels_last)
     mean = torch.tensor([0.485, 0.456, 0.406], device=DEVICE).view(1, 3, 1, 1) * 255
     std = torch.tensor([0.229, 0.224, 0.225], device=DEVICE).view(1, 3, 1, 1) * 255
 
@@ -105,7 +136,11 @@ def prepare(name, dtype):
         y[:, :, : size // 4, : size // 4] = 0
         return y
 
-    operation(f"prepare/{n}x{size}x{size}x3/{name}/forward", run, [images], None, False)
+    def inputs():
+        x = torch.randint(0, 256, (n, 3, size, size), device=DEVICE, dtype=torch.uint8)
+        return [x.to(memory_format=torch.channels_last)]
+
+    operation(f"prepare/{n}x{size}x{size}x3/{name}/forward", run, inputs, None, False)
 
 
 def others(name, dtype):
@@ -113,21 +148,48 @@ def others(name, dtype):
         direction = "forward+backward" if backward else "forward"
         n = size_of(1024, 4)
         target = torch.arange(n, device=DEVICE) * 7919 % 1000
-        logits = random(n, 1000, dtype=dtype)
         loss = lambda x: F.cross_entropy(x.float(), target, label_smoothing=0.1)
-        operation(f"cross_entropy/{n}x1000/{name}/{direction}", loss, [logits], None, backward)
+        operation(f"cross_entropy/{n}x1000/{name}/{direction}", loss, lambda: [random(n, 1000, dtype=dtype)], None, backward)
         n = size_of(256, 1)
-        x, dy = random(n, 28, 28, 256, dtype=dtype), random(n, 28, 28, 256, dtype=dtype, grad=False)
-        operation(f"silu/{n}x28x28x256/{name}/{direction}", F.silu, [x], dy, backward)
-        r, scale, shift = random(n, 28, 28, 256, dtype=dtype), random(256, dtype=dtype), random(256, dtype=dtype)
+        x = lambda grad=True: random(n, 28, 28, 256, dtype=dtype, grad=grad)
+        operation(f"silu/{n}x28x28x256/{name}/{direction}", F.silu, lambda: [x()], lambda: x(False), backward)
         expression = lambda x, s, b, r: F.silu(x * s + b) + r
-        operation(f"expression/{n}x28x28x256/{name}/{direction}", expression, [x, scale, shift, r], dy, backward)
-        n = size_of(256 * 196, 4)
-        w1, b1 = random(1536, 384, dtype=dtype), random(1536, dtype=dtype)
-        w2, b2 = random(384, 1536, dtype=dtype), random(384, dtype=dtype)
-        x, dy = random(n, 384, dtype=dtype), random(n, 384, dtype=dtype, grad=False)
+        inputs = lambda: [x(), random(256, dtype=dtype), random(256, dtype=dtype), x()]
+        operation(f"expression/{n}x28x28x256/{name}/{direction}", expression, inputs, lambda: x(False), backward)
+        rows = size_of(256 * 196, 4)
         mlp = lambda x, w1, b1, w2, b2: F.linear(F.gelu(F.linear(x, w1, b1), approximate="tanh"), w2, b2)
-        operation(f"mlp/{n}x384/{name}/{direction}", mlp, [x, w1, b1, w2, b2], dy, backward)
+        shapes = [(rows, 384), (1536, 384), (1536,), (384, 1536), (384,)]
+        inputs = lambda: [random(*shape, dtype=dtype) for shape in shapes]
+        upstream = lambda: random(rows, 384, dtype=dtype, grad=False)
+        operation(f"mlp/{rows}x384/{name}/{direction}", mlp, inputs, upstream, backward)
+
+
+def convolutions(name, dtype):
+    """The distinct convolutions of ResNet-50, in the order of their first use."""
+    sites, size, c_in = [(224, 3, 64, 7, 2)], 56, 64
+    for stage, (width, depth) in enumerate([(64, 3), (128, 4), (256, 6), (512, 3)]):
+        for block in range(depth):
+            stride = 2 if stage and not block else 1
+            if not block:
+                sites.append((size, c_in, 4 * width, 1, stride))
+            sites += [(size, c_in, width, 1, 1), (size, width, width, 3, stride), (size // stride, width, 4 * width, 1, 1)]
+            size, c_in = size // stride, 4 * width
+    sites = list(dict.fromkeys(sites))
+    assert len(sites) == 23, sites
+    for h, c, c_out, k, stride in sites[: size_of(23, 2)]:
+        for gradient in ["forward", "forward+input", "forward+weight"]:
+            convolution(name, dtype, size_of(256, 1), size_of(h, 8), c, c_out, k, stride, gradient)
+
+
+def convolution(name, dtype, n, h, c, c_out, k, stride, gradient):
+    def inputs():
+        weight = 0.05 * torch.randn(c_out, c, k, k, device=DEVICE, dtype=dtype)
+        weight = weight.to(memory_format=torch.channels_last).requires_grad_(gradient == "forward+weight")
+        return [images(n, h, c, dtype, gradient == "forward+input"), weight]
+
+    run = lambda x, w: F.conv2d(x, w, stride=stride, padding=k // 2)
+    upstream = lambda: images(n, -(-h // stride), c_out, dtype, False)
+    operation(f"conv/{n}x{h}x{h}x{c}-{c_out}k{k}s{stride}/{name}/{gradient}", run, inputs, upstream, gradient != "forward")
 
 
 def basic(c_in, c_out, stride):
@@ -179,46 +241,47 @@ def network(name):
 
 def step(name, half, dtype):
     row = f"step/{name}/{half}"
-    if PATTERN not in row:
+    if not is_next(row):
         return
     n, size = {"resnet50": (256, 224), "resnet18-cifar": (64, 32)}[name]
     n, size = size_of(n, 2), size_of(size, 32)
-    for variant in ["eager"] if SMOKE else ["eager", "compile"]:
-        torch.manual_seed(0)
-        torch._dynamo.reset()
-        model, classes = network(name)
-        parameters = sum(p.numel() for p in model.parameters())
-        assert parameters == {"resnet50": 25_557_032, "resnet18-cifar": 11_173_962}[name], parameters
-        run = model if variant == "eager" else torch.compile(model, mode="max-autotune")
-        optimizer = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9, weight_decay=1e-4, fused=not SMOKE)
-        scaler = torch.amp.GradScaler(DEVICE, enabled=dtype == torch.float16 and not SMOKE)
-        images = torch.randn(n, 3, size, size, device=DEVICE).to(memory_format=torch.channels_last)
-        target = torch.arange(n, device=DEVICE) * 7919 % classes
+    torch.manual_seed(0)
+    model, classes = network(name)
+    parameters = sum(p.numel() for p in model.parameters())
+    assert parameters == {"resnet50": 25_557_032, "resnet18-cifar": 11_173_962}[name], parameters
+    compiled = GIVEN.variant == "compile" and not SMOKE
+    run = torch.compile(model, mode="max-autotune") if compiled else model
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9, weight_decay=1e-4, fused=not SMOKE)
+    scaler = torch.amp.GradScaler(DEVICE, enabled=dtype == torch.float16 and not SMOKE)
+    x = torch.randn(n, 3, size, size, device=DEVICE).to(memory_format=torch.channels_last)
+    target = torch.arange(n, device=DEVICE) * 7919 % classes
 
-        def work():
-            optimizer.zero_grad(set_to_none=True)
-            with torch.autocast(DEVICE, dtype=dtype):
-                loss = F.cross_entropy(run(images), target)
-            scaler.scale(loss).backward()
-            scaler.step(optimizer)
-            scaler.update()
-            return loss.item()
+    def work():
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(DEVICE, dtype=dtype, enabled=not SMOKE):
+            loss = F.cross_entropy(run(x), target)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        return loss.item()
 
-        report(row, variant, timed(work, min_seconds=1.0), items=n)
+    report(row, timed(work, min_seconds=1.0), items=n)
 
 
 def main():
     torch.backends.cudnn.benchmark = True
-    with torch.no_grad():
-        n = size_of(256 << 20, 1 << 10)
-        a, b = torch.zeros(n, device=DEVICE), torch.empty(n, device=DEVICE)
-        if PATTERN in "copy/1GiB":
-            report("copy/1GiB", "eager", timed(lambda: b.copy_(a)), bytes=8 * n)
-        del a, b
+    n = size_of(256 << 20, 1 << 10)
+    buffer = torch.empty(0, device=DEVICE)
+    operation("copy/1GiB", lambda a: buffer.resize_(n).copy_(a), lambda: [torch.zeros(n, device=DEVICE)], None, False)
+    del buffer
     for name, dtype in DTYPES.items():
         prepare(name, dtype)
         batch_norms(name, dtype)
         others(name, dtype)
+    for name, dtype in DTYPES.items():
+        convolutions(name, dtype)
+    if GIVEN.operations:
+        return
     for name in ["resnet50", "resnet18-cifar"]:
         for half, dtype in DTYPES.items():
             step(name, half, dtype)

@@ -1,81 +1,131 @@
-//! `gpu_rows DEVICE [--smoke] [PATTERN]`: measures the GPU rows whose name contains PATTERN and prints a JSON line for each variant. DEVICE
-//! is cuda, cuda:N or emulated.
+//! Measures GPU rows and prints one JSON line for each variant.
+//!
+//! ```text
+//! gpu_rows DEVICE [--smoke] [--operations] [--after ROW] [PATTERN]   measure the rows whose name contains PATTERN
+//! gpu_rows DEVICE [--smoke] --profiled-step ROW                      run one eager training step, for a profiler
+//! ```
+//!
+//! DEVICE is cuda, cuda:N or emulated. A line `{"start": ROW}` precedes each row, so that a run that crashed can continue after it with
+//! `--after`. `--operations` leaves the training steps out.
 use fornax::device::DeviceSpec;
 use fornax::train_step::CudaGraphMode;
-use fornax_benches::gpu::steps::TrainingStep;
-use fornax_benches::gpu::{ProblemSize, measure, operations};
+use fornax_benches::gpu::steps::{StepVariant, TrainingStep, measure_step};
+use fornax_benches::gpu::{ProblemSize, convolutions, measure, operations};
 use fornax_benches::networks::Network;
 use fornax_engine::{DType, Device};
 use serde_json::json;
-use std::time::Instant;
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
+const USAGE: &str =
+    "usage: gpu_rows DEVICE [--smoke] [--operations] [--after ROW] [--profiled-step] [PATTERN]";
+
+struct Arguments {
+    device: Device,
+    size: ProblemSize,
+    steps: bool,
+    after: Option<String>,
+    profiled_step: bool,
+    pattern: String,
+}
+
 fn main() -> Outcome<()> {
-    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
-    let smoke = arguments.iter().position(|a| a == "--smoke").map(|at| arguments.remove(at)).is_some();
-    let size = if smoke { ProblemSize::Smoke } else { ProblemSize::Full };
-    let (device, pattern) = match &arguments[..] {
-        [device] => (device, ""),
-        [device, pattern] => (device, pattern.as_str()),
-        _ => return Err("usage: gpu_rows DEVICE [--smoke] [PATTERN]".into()),
-    };
-    let device = device.parse::<DeviceSpec>()?.open()?;
-    for mut row in operations::rows(&device, size)? {
-        if !row.name.contains(pattern) {
-            continue;
+    let arguments = parse()?;
+    if arguments.profiled_step {
+        return run_one_step(&arguments);
+    }
+    let mut skipping = arguments.after.is_some();
+    let mut is_next = |name: &str| {
+        let run = !skipping && name.contains(&arguments.pattern);
+        skipping &= arguments.after.as_deref() != Some(name);
+        if run {
+            println!("{}", json!({ "start": name }));
         }
-        let times = measure(&mut row, &device, true, size)?;
-        for ((variant, _), seconds) in row.variants.iter().zip(times) {
-            let variant = format!("fornax-{variant}");
-            let line = json!({ "row": row.name, "variant": variant, "seconds": seconds, "bytes": row.bytes });
-            println!("{line}");
+        run
+    };
+    let (device, size) = (&arguments.device, arguments.size);
+    for row in operations::rows(size).into_iter().chain(convolutions::rows(size)) {
+        if is_next(&row.name) {
+            let (name, bytes) = (row.name.clone(), row.bytes);
+            match measure(row, device, size) {
+                Ok(times) => times.into_iter().for_each(|(variant, seconds)| {
+                    let variant = format!("fornax-{variant}");
+                    println!(
+                        "{}",
+                        json!({ "row": name, "variant": variant, "seconds": seconds, "bytes": bytes })
+                    );
+                }),
+                Err(e) => println!("{}", json!({ "row": name, "error": e.to_string() })),
+            }
         }
     }
-    for network in [Network::Resnet50, Network::Resnet18Cifar] {
-        for half in [Some(DType::F16), Some(DType::BF16)] {
-            let name =
-                format!("step/{}/{}", network.name(), half.map_or("f32".into(), |half| half.to_string()));
-            if name.contains(pattern) {
-                step(network, half, &name, &device, size)?;
-            }
+    if !arguments.steps {
+        return Ok(());
+    }
+    for (network, half, variant) in steps() {
+        let row = row_name(network, half);
+        if is_next(&format!("{row} {}", variant.name())) {
+            let line = match measure_step(network, half, variant, device, size) {
+                Ok(step) => json!({
+                    "row": row,
+                    "variant": format!("fornax-{}", variant.name()),
+                    "seconds": step.seconds,
+                    "items": step.images,
+                    "losses": step.losses,
+                }),
+                Err(e) => json!({ "row": row, "error": e.to_string() }),
+            };
+            println!("{line}");
         }
     }
     Ok(())
 }
 
-/// Measures a training step without and with a CUDA graph.
-fn step(
-    network: Network,
-    half: Option<DType>,
-    name: &str,
-    device: &Device,
-    size: ProblemSize,
-) -> Outcome<()> {
-    for (variant, graph) in [("fornax-eager", CudaGraphMode::Never), ("fornax-graph", CudaGraphMode::Always)]
-    {
-        let mut step = TrainingStep::new(network, half, graph, device, size)?;
-        // The second run captures the graph.
-        let first = (0..3).try_fold(f64::NAN, |_, _| step.run())?;
-        let runs = if size == ProblemSize::Full { 20 } else { 1 };
-        let mut rounds = vec![];
-        let mut last = first;
-        for _ in 0..if size == ProblemSize::Full { 5 } else { 1 } {
-            let started = Instant::now();
-            for _ in 0..runs {
-                last = step.run()?;
-            }
-            rounds.push(started.elapsed().as_secs_f64() / f64::from(runs));
+/// The training steps: each network in f16 and bf16 in every variant, and eager in f32 as the reference of the losses.
+fn steps() -> Vec<(Network, Option<DType>, StepVariant)> {
+    let mut steps = vec![];
+    for network in [Network::Resnet50, Network::Resnet18Cifar] {
+        for half in [Some(DType::F16), Some(DType::BF16)] {
+            steps.extend(StepVariant::ALL.map(|variant| (network, half, variant)));
         }
-        rounds.sort_by(f64::total_cmp);
-        let line = json!({
-            "row": name,
-            "variant": variant,
-            "seconds": rounds[rounds.len() / 2],
-            "items": step.images(),
-            "losses": [first, last],
-        });
-        println!("{line}");
+        steps.push((network, None, StepVariant::Eager));
     }
+    steps
+}
+
+fn row_name(network: Network, half: Option<DType>) -> String {
+    format!("step/{}/{}", network.name(), half.unwrap_or(DType::F32))
+}
+
+fn run_one_step(arguments: &Arguments) -> Outcome<()> {
+    let is_wanted =
+        |(network, half, _): &(Network, Option<DType>, _)| row_name(*network, *half) == arguments.pattern;
+    let (network, half, _) = steps().into_iter().find(is_wanted).ok_or("there is no such training step")?;
+    let mut step = TrainingStep::new(network, half, CudaGraphMode::Never, &arguments.device, arguments.size)?;
+    step.run()?;
     Ok(())
+}
+
+fn parse() -> Outcome<Arguments> {
+    let mut words = std::env::args().skip(1);
+    let device = words.next().ok_or(USAGE)?.parse::<DeviceSpec>()?.open()?;
+    let mut arguments = Arguments {
+        device,
+        size: ProblemSize::Full,
+        steps: true,
+        after: None,
+        profiled_step: false,
+        pattern: String::new(),
+    };
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--smoke" => arguments.size = ProblemSize::Smoke,
+            "--operations" => arguments.steps = false,
+            "--profiled-step" => arguments.profiled_step = true,
+            "--after" => arguments.after = Some(words.next().ok_or(USAGE)?),
+            _ if word.starts_with("--") => return Err(USAGE.into()),
+            _ => arguments.pattern = word,
+        }
+    }
+    Ok(arguments)
 }

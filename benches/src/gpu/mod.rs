@@ -1,5 +1,6 @@
-//! Rows for GPUs: fused operations compared with compositions of single operations, and training steps. `scripts/gpu-suite` also runs them
-//! in PyTorch and writes a table of both.
+//! Rows for GPUs: fused operations compared with compositions of single operations, convolutions, and training steps. `scripts/gpu-suite`
+//! also runs them in PyTorch and writes a table of both.
+pub mod convolutions;
 pub mod operations;
 pub mod steps;
 
@@ -13,9 +14,12 @@ pub struct GpuRow {
     pub name: String,
     /// Minimum number of bytes that the computation moves; 0 if bandwidth does not bound it.
     pub bytes: usize,
-    /// Variants by name.
-    pub variants: Vec<(&'static str, Variant)>,
+    /// Allocates the operands on a device and returns the variants by name.
+    pub prepare: Box<dyn FnOnce(&Device) -> Result<Vec<NamedVariant>>>,
 }
+
+/// Variant of a row, with its name.
+pub type NamedVariant = (&'static str, Variant);
 
 /// Queues the computation once on a device, without synchronising.
 pub type Variant = Box<dyn FnMut() -> Result<()>>;
@@ -35,43 +39,38 @@ impl ProblemSize {
     }
 }
 
-/// Seconds per run of each variant: medians over interleaved rounds. With `capture`, each variant is captured as a CUDA graph and replayed.
-pub fn measure(row: &mut GpuRow, device: &Device, capture: bool, size: ProblemSize) -> Result<Vec<f64>> {
-    let mut runs: Vec<Box<dyn FnMut() -> Result<()> + '_>> = vec![];
-    for (_, variant) in &mut row.variants {
+/// Name and seconds per run of each variant: medians over interleaved rounds of replays of a CUDA graph.
+pub fn measure(row: GpuRow, device: &Device, size: ProblemSize) -> Result<Vec<(&'static str, f64)>> {
+    let mut graphs = vec![];
+    for (name, mut variant) in (row.prepare)(device)? {
         // Compiles kernels, plans convolutions, fills the memory pool.
         (0..2).try_for_each(|_| variant())?;
         device.synchronize()?;
-        if capture {
-            let graph = CudaGraph::capture(device, &mut *variant)?;
-            runs.push(Box::new(move || graph.replay()));
-        } else {
-            runs.push(Box::new(variant));
-        }
+        graphs.push((name, CudaGraph::capture(device, &mut variant)?, variant));
     }
-    let variants = runs.len();
-    let mut timed = |variant: usize, repeats: usize| -> Result<f64> {
+    let timed = |graph: &CudaGraph, repeats: usize| -> Result<f64> {
         let started = Instant::now();
-        (0..repeats).try_for_each(|_| runs[variant]())?;
+        (0..repeats).try_for_each(|_| graph.replay())?;
         device.synchronize()?;
         Ok(started.elapsed().as_secs_f64() / repeats as f64)
     };
     let mut repeats: Vec<usize> = vec![];
-    for variant in 0..variants {
-        let once = timed(variant, 1)?.max(1e-7);
+    for (_, graph, _) in &graphs {
+        // The same warm-up as in `torch_rows.py`.
+        timed(graph, 2)?;
+        let once = timed(graph, 1)?.max(1e-7);
         repeats.push(if size == ProblemSize::Full { (0.03 / once).ceil() as usize } else { 1 });
     }
-    let rounds = size.pick(7, 1);
-    let mut times = vec![vec![]; repeats.len()];
-    for _ in 0..rounds {
-        for (variant, repeats) in repeats.iter().enumerate() {
-            times[variant].push(timed(variant, *repeats)?);
+    let mut times = vec![vec![]; graphs.len()];
+    for _ in 0..size.pick(7, 1) {
+        for ((times, repeats), (_, graph, _)) in times.iter_mut().zip(&repeats).zip(&graphs) {
+            times.push(timed(graph, *repeats)?);
         }
     }
-    Ok(times.into_iter().map(median).collect())
+    Ok(graphs.iter().zip(times).map(|((name, ..), times)| (*name, median(times))).collect())
 }
 
-fn median(mut times: Vec<f64>) -> f64 {
+pub(crate) fn median(mut times: Vec<f64>) -> f64 {
     times.sort_by(f64::total_cmp);
     times[times.len() / 2]
 }

@@ -1,12 +1,83 @@
 //! Training steps of the trainer: forward, cross entropy, backward, SGD with momentum; reads the loss.
-use super::ProblemSize;
+use super::{ProblemSize, median};
 use crate::fornax::Sequential;
 use crate::networks;
 use fornax::data::Batch;
 use fornax::optim::{Optimizer, OptimizerOptions, create_optimizer, parameters};
 use fornax::train_step::{CudaGraphMode, TrainStep, TrainStepOptions};
+use fornax_engine::cuda::cudnn::ConvPlanChoice;
+use fornax_engine::cuda::set_conv_plan_choice;
 use fornax_engine::{DType, Device, GradientRule, LossScaling, Tensor};
 use fornax_nn::{OptLevel, Precision, init, move_to};
+use std::time::Instant;
+
+/// How a training step is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StepVariant {
+    /// Every kernel is launched by the host.
+    Eager,
+    /// One CUDA graph, with the convolution plans of cuDNN's heuristics.
+    Graph,
+    /// One CUDA graph, with the fastest convolution plans of a benchmark.
+    Benchmark,
+}
+
+impl StepVariant {
+    /// All variants.
+    pub const ALL: [StepVariant; 3] = [StepVariant::Eager, StepVariant::Graph, StepVariant::Benchmark];
+
+    /// Name in result lines.
+    pub fn name(self) -> &'static str {
+        match self {
+            StepVariant::Eager => "eager",
+            StepVariant::Graph => "graph",
+            StepVariant::Benchmark => "benchmark",
+        }
+    }
+}
+
+/// Timing of a training step.
+pub struct MeasuredStep {
+    /// Seconds per step, the median over rounds.
+    pub seconds: f64,
+    /// Number of images in the batch.
+    pub images: usize,
+    /// Losses of the first steps.
+    pub losses: Vec<f64>,
+}
+
+/// Number of steps whose losses are compared between variants; the second captures the graph.
+const COMPARED_STEPS: usize = 5;
+
+/// Measures a training step, at optimization level O1 with this half-precision dtype, or in f32.
+pub fn measure_step(
+    network: networks::Network,
+    half: Option<DType>,
+    variant: StepVariant,
+    device: &Device,
+    size: ProblemSize,
+) -> Result<MeasuredStep, fornax::Error> {
+    let (graph, plans) = match variant {
+        StepVariant::Eager => (CudaGraphMode::Never, ConvPlanChoice::Heuristic),
+        StepVariant::Graph => (CudaGraphMode::Always, ConvPlanChoice::Heuristic),
+        StepVariant::Benchmark => {
+            (CudaGraphMode::Always, ConvPlanChoice::Benchmark { candidates: 10, workspace: 1 << 30 })
+        }
+    };
+    set_conv_plan_choice(device, plans)?;
+    let mut step = TrainingStep::new(network, half, graph, device, size)?;
+    let losses = (0..COMPARED_STEPS).map(|_| step.run()).collect::<Result<Vec<f64>, _>>()?;
+    let runs = size.pick(20, 1);
+    let mut rounds = vec![];
+    for _ in 0..size.pick(5, 1) {
+        let started = Instant::now();
+        for _ in 0..runs {
+            step.run()?;
+        }
+        rounds.push(started.elapsed().as_secs_f64() / runs as f64);
+    }
+    Ok(MeasuredStep { seconds: median(rounds), images: step.images(), losses })
+}
 
 /// Network, optimizer and batch on a device.
 pub struct TrainingStep {

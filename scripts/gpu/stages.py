@@ -1,0 +1,175 @@
+"""The stages of the suite: which programs run, and which results must agree."""
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+import sysconfig
+import subprocess
+
+from runner import Runner
+
+PROGRAMS = pathlib.Path("target/gpu-suite")
+TORCH_ROWS = pathlib.Path("scripts/gpu/torch_rows.py")
+# Seconds without output after which a row counts as hung: compiling kernels and planning convolutions take the longest.
+ROW_SECONDS = 120
+SMOKE_ROW_SECONDS = 60
+
+
+@dataclasses.dataclass
+class Settings:
+    """Device, Python with PyTorch, and whether this is a smoke run with small problems."""
+
+    device: str
+    python: str
+    smoke: bool = False
+    programs: pathlib.Path = PROGRAMS
+
+    def row_seconds(self):
+        return SMOKE_ROW_SECONDS if self.smoke else ROW_SECONDS
+
+    def smoke_flag(self):
+        return ["--smoke"] if self.smoke else []
+
+
+def run(stage, out, settings):
+    """Runs a stage; the exit status is 1 if an item failed."""
+    runner = Runner(stage, out, environment(settings))
+    STAGES[stage](runner, settings)
+    return 1 if runner.failures else 0
+
+
+def environment(settings):
+    """Where the programs find NVIDIA's libraries (PyTorch installs them in its site-packages), the golden data, and the device."""
+    folders = [str(path) for path in pathlib.Path(site_packages(settings.python)).glob("nvidia/*/lib")]
+    path = os.pathsep.join(folders + [os.environ.get("LD_LIBRARY_PATH", "")])
+    golden = os.environ.get("FORNAX_GOLDEN", str(pathlib.Path("tests/golden").resolve()))
+    return {"LD_LIBRARY_PATH": path, "FORNAX_TEST_DEVICES": settings.device, "FORNAX_GOLDEN": golden}
+
+
+def site_packages(python):
+    command = [python, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return done.stdout.strip() or sysconfig.get_paths()["purelib"]
+
+
+def probe(runner, settings):
+    runner.run("doctor", [settings.programs / "fornax", "doctor"], 60)
+    query = "name,driver_version,memory.total,clocks.max.sm,clocks.max.mem,power.limit,ecc.mode.current"
+    if not settings.smoke:
+        runner.run("nvidia-smi", ["nvidia-smi", f"--query-gpu={query}", "--format=csv"], 60)
+    runner.run("torch", [settings.python, "scripts/gpu/probe.py"], 120)
+
+
+def train(runner, settings):
+    rows(runner, settings, "fornax", "step/")
+    torch_rows(runner, settings, "torch", "step/", "eager")
+    losses_agree(runner)
+
+
+def losses_agree(runner):
+    """Losses of eager and captured steps are equal; those of half precision are near f32."""
+    losses = {(line["row"], line["variant"]): line["losses"] for line in results(runner) if "losses" in line}
+    for (row, variant), values in losses.items():
+        if not variant.startswith("fornax"):
+            continue
+        eager = losses.get((row, "fornax-eager"))
+        # A benchmarked plan may add in another order.
+        if variant == "fornax-graph":
+            equal = eager == values
+            runner.check(f"{row}: losses of the graph equal eager ones", equal, f"{values} in the graph, {eager} eager")
+        network, dtype = row.rsplit("/", 1)
+        reference = losses.get((f"{network}/f32", "fornax-eager"))
+        if dtype != "f32" and reference:
+            off = max(abs(a - b) / max(abs(b), 1e-3) for a, b in zip(values, reference))
+            runner.check(f"{row} {variant}: losses are near f32", off < 0.05, f"off by {100 * off:.1f}%: {values}, f32 {reference}")
+
+
+def parity(runner, settings):
+    cases = settings.programs / "cases"
+    names = listed(runner, cases)
+    for name in names[:4] if settings.smoke else names:
+        runner.run(f"cases {name}", [cases, "--exact", name], settings.row_seconds())
+    golden = settings.programs / "golden"
+    names = listed(runner, golden)
+    for name in [n for n in names if n in ("ops_pool", "ops_loss")] if settings.smoke else names:
+        runner.run(f"golden {name}", [golden, "--exact", name], settings.row_seconds())
+    if not settings.smoke:
+        for program in ["optimizers", "fused", "updates", "loss_scale", "prepare"]:
+            runner.run(program, [settings.programs / program], settings.row_seconds())
+    digits(runner, settings)
+
+
+def digits(runner, settings):
+    """The built-in data set reaches its top-1 accuracy on the device."""
+    epochs = ["--epochs", "1", "--warmup-epochs", "0"] if settings.smoke else []
+    command = [settings.programs / "fornax", "train", "--device", settings.device, "--output", runner.out / "digits", "--json"] + epochs
+    status, lines = runner.run("digits", command, 180)
+    shutil.rmtree(runner.out / "digits", ignore_errors=True)
+    if status == "ok" and not settings.smoke:
+        top1 = lines[-1]["top1"]
+        runner.check("digits: top-1 is at least 98.5", top1 >= 98.5, f"top-1 {top1}")
+
+
+def operations(runner, settings):
+    rows(runner, settings, "fornax", "", "--operations")
+    torch_rows(runner, settings, "torch", "", "eager", "--operations")
+
+
+def profile(runner, settings):
+    row = "step/resnet18-cifar/f16" if settings.smoke else "step/resnet50/f16"
+    program = settings.programs / "gpu_rows"
+    ncu = shutil.which("ncu")
+    if ncu and not settings.smoke:
+        metrics = "gpu__time_duration.sum,dram__bytes_read.sum,dram__bytes_write.sum"
+        command = [ncu, "--csv", "--page", "raw", "--metrics", metrics, "--log-file", runner.out / "ncu.csv",
+                   program, settings.device, "--profiled-step", row]
+        status, _ = runner.run("ncu", command, 240)
+        if status == "ok":
+            return
+    runner.run("events", [program, settings.device, *settings.smoke_flag(), "--kernel-times", row], 120)
+
+
+def compiled(runner, settings):
+    torch_rows(runner, settings, "torch.compile", "step/", "compile")
+    torch_rows(runner, settings, "torch.compile", "", "compile", "--operations")
+
+
+def sanitize(runner, settings):
+    sanitizer = pathlib.Path(shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer")
+    cases = settings.programs / "cases"
+    end = runner.remaining() - 90
+    for name in listed(runner, cases):
+        if runner.remaining() < end or settings.smoke and name != listed(runner, cases)[0]:
+            break
+        command = [sanitizer, "--error-exitcode", "9", cases, "--exact", name]
+        runner.run(f"memcheck {name}", command, 90, require=sanitizer)
+
+
+STAGES = {"probe": probe, "train": train, "parity": parity, "operations": operations, "profile": profile, "compile": compiled,
+          "sanitize": sanitize}
+
+
+def rows(runner, settings, name, pattern, *flags):
+    command = [settings.programs / "gpu_rows", settings.device, *settings.smoke_flag(), *flags]
+    runner.run_rows(name, command + ([pattern] if pattern else []), settings.row_seconds())
+
+
+def torch_rows(runner, settings, name, pattern, variant, *flags):
+    command = [settings.python, TORCH_ROWS, "--variant", variant, *settings.smoke_flag(), *flags]
+    runner.run_rows(name, command + ([pattern] if pattern else []), settings.row_seconds())
+
+
+def listed(runner, program):
+    """Names of the tests in a program; an empty list and a failure if it does not start."""
+    done = subprocess.run([program, "--list"], capture_output=True, text=True, env=runner.environment)
+    names = [line.removesuffix(": test") for line in done.stdout.splitlines() if line.endswith(": test")]
+    if not names:
+        runner.record(str(program), "failed", why=f"lists no tests: {done.stderr.strip()[-200:]}")
+    return names
+
+
+def results(runner):
+    """Results of this stage so far."""
+    lines = [json.loads(line) for line in open(runner.out / "results.jsonl")]
+    return [line for line in lines if line["stage"] == runner.stage]
