@@ -1,6 +1,6 @@
 //! Activations and their gradients (`kernels/cu/activation.cu`).
 use super::strided_pair::num_packs;
-use super::{DeviceSlice, Gpu, LaunchConfig, Result, args};
+use super::{DeviceSlice, Gpu, Kernel, LaunchConfig, Result, args};
 use crate::Activation;
 
 /// `y = f(x)`; `y` may be `x`.
@@ -10,8 +10,7 @@ pub(crate) fn forward(gpu: &Gpu, f: Activation, x: DeviceSlice, y: DeviceSlice) 
     }
     let (name, p) = kernel(f);
     gpu.launch(
-        MODULE,
-        &format!("{name}_fwd_{}", x.dtype),
+        Kernel::joined(MODULE, [name, "_fwd", ""]).of(x.dtype),
         LaunchConfig::grid_stride(num_packs(x)),
         args![x, y, x.len, p],
     )
@@ -30,8 +29,7 @@ pub(crate) fn backward(
     }
     let (name, p) = kernel(f);
     gpu.launch(
-        MODULE,
-        &format!("{name}_bwd_{}", x.dtype),
+        Kernel::joined(MODULE, [name, "_bwd", ""]).of(x.dtype),
         LaunchConfig::grid_stride(num_packs(x)),
         args![x, dy, dx, x.len, p],
     )

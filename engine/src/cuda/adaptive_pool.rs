@@ -1,6 +1,6 @@
 //! Adaptive average and max pooling (`kernels/cu/adaptive_pool.cu`).
 use super::channels::{grid, pack, pixel_grid};
-use super::{DeviceSlice, Gpu, KernelArg, LaunchConfig, Result, args};
+use super::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args};
 use crate::DType;
 use crate::cpu::adaptive_pool::AdaptivePool;
 
@@ -9,8 +9,7 @@ pub(crate) fn avg_forward(gpu: &Gpu, s: &AdaptivePool, x: DeviceSlice, y: Device
     let shape = geometry(s);
     let args = args![x, y, windows(s), KernelArg::by_value(&shape)];
     gpu.launch(
-        MODULE,
-        &format!("adaptive_avg_pool_fwd_{}", x.dtype),
+        Kernel::new(MODULE, "adaptive_avg_pool_fwd").of(x.dtype),
         window_grid(windows(s), s.c, x.dtype),
         args,
     )
@@ -20,8 +19,8 @@ pub(crate) fn avg_forward(gpu: &Gpu, s: &AdaptivePool, x: DeviceSlice, y: Device
 pub(crate) fn avg_backward(gpu: &Gpu, s: &AdaptivePool, dy: DeviceSlice, dx: DeviceSlice) -> Result<()> {
     let rows = s.n * s.size[0];
     let grid = pixel_grid(rows, s.size[1], s.c, dy.dtype);
-    let kernel = format!("adaptive_avg_pool_bwd_{}", dy.dtype);
-    gpu.launch(MODULE, &kernel, grid, args![dy, dx, rows, KernelArg::by_value(&geometry(s))])
+    let kernel = Kernel::new(MODULE, "adaptive_avg_pool_bwd").of(dy.dtype);
+    gpu.launch(kernel, grid, args![dy, dx, rows, KernelArg::by_value(&geometry(s))])
 }
 
 /// Maximum of each window; `chosen`, 4 bytes per window and channel, receives the index of its pixel within the image.
@@ -35,8 +34,7 @@ pub(crate) fn max_forward(
     let shape = geometry(s);
     let args = args![x, y, chosen, windows(s), KernelArg::by_value(&shape)];
     gpu.launch(
-        MODULE,
-        &format!("adaptive_max_pool_fwd_{}", x.dtype),
+        Kernel::new(MODULE, "adaptive_max_pool_fwd").of(x.dtype),
         window_grid(windows(s), s.c, x.dtype),
         args,
     )
@@ -52,8 +50,8 @@ pub(crate) fn max_backward(
 ) -> Result<()> {
     let rows = s.n * s.size[0];
     let grid = pixel_grid(rows, s.size[1], s.c, dy.dtype);
-    let kernel = format!("adaptive_max_pool_bwd_{}", dy.dtype);
-    gpu.launch(MODULE, &kernel, grid, args![dy, chosen, dx, rows, KernelArg::by_value(&geometry(s))])
+    let kernel = Kernel::new(MODULE, "adaptive_max_pool_bwd").of(dy.dtype);
+    gpu.launch(kernel, grid, args![dy, chosen, dx, rows, KernelArg::by_value(&geometry(s))])
 }
 
 /// Gradient of each image's maximum `y` `[n, c]`, distributed evenly between the pixels that equal it.
@@ -68,7 +66,7 @@ pub(crate) fn amax_backward(
     let images = y.len / c;
     let pixels = x.len / y.len;
     let args = args![x, y, dy, dx, images, pixels as i32, c as i32];
-    gpu.launch(MODULE, &format!("amax_pool_bwd_{}", x.dtype), window_grid(images, c, x.dtype), args)
+    gpu.launch(Kernel::new(MODULE, "amax_pool_bwd").of(x.dtype), window_grid(images, c, x.dtype), args)
 }
 
 const MODULE: &str = "adaptive_pool";

@@ -1,7 +1,7 @@
 //! Batch norm with activation and residual (`kernels/cu/batch_norm.cu`). Each direction takes two passes over the data: a reduction, and
 //! an elementwise pass that applies its results.
 use super::channels::{Chunks, THREADS, merge_grid};
-use super::{DeviceSlice, Gpu, KernelArg, LaunchConfig, Result, args};
+use super::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args};
 use crate::{Activation, DType};
 use std::sync::Arc;
 
@@ -37,12 +37,11 @@ pub(crate) fn statistics(
     let chunks = Chunks::for_sums(rows, c, x.dtype);
     let partial = gpu.empty(chunks.count * 2 * c, DType::F32)?;
     let partial = partial.as_slice(DType::F32);
-    let kernel = format!("batch_norm_statistics_{}", x.dtype);
-    gpu.launch(MODULE, &kernel, chunks.grid(), args![x, partial, rows, c as i32, chunks.rows as i32])?;
+    let kernel = Kernel::new(MODULE, "batch_norm_statistics").of(x.dtype);
+    gpu.launch(kernel, chunks.grid(), args![x, partial, rows, c as i32, chunks.rows as i32])?;
     let updated = parameters.running.filter(|_| momentum.is_some());
     gpu.launch(
-        MODULE,
-        &format!("batch_norm_finalize_{}", parameters.dtype()),
+        Kernel::new(MODULE, "batch_norm_finalize").of(parameters.dtype()),
         merge_grid(c),
         args![
             partial,
@@ -72,7 +71,7 @@ pub(crate) fn frozen_statistics(
     let (weight, bias) = (KernelArg::optional(parameters.weight), KernelArg::optional(parameters.bias));
     let args = args![mean, var, weight, bias, parameters.eps as f32, c as i32, saved];
     let grid = LaunchConfig::linear(c.div_ceil(THREADS), THREADS);
-    gpu.launch(MODULE, &format!("batch_norm_frozen_{}", parameters.dtype()), grid, args)
+    gpu.launch(Kernel::new(MODULE, "batch_norm_frozen").of(parameters.dtype()), grid, args)
 }
 
 /// Bytes per row of the ReLU mask, one bit per channel.
@@ -102,7 +101,7 @@ pub(crate) fn apply(
         chunks.rows as i32,
         activation_code(f)
     ];
-    gpu.launch(MODULE, &format!("batch_norm_fwd_{}", x.dtype), chunks.grid(), args)
+    gpu.launch(Kernel::new(MODULE, "batch_norm_fwd").of(x.dtype), chunks.grid(), args)
 }
 
 /// [`apply`] for ReLU or ReLU6 with a residual; also writes `mask`, rows of [`mask_bytes`] bytes with the activation's derivative.
@@ -118,7 +117,7 @@ pub(crate) fn apply_masked(
     let rows = x.len / c;
     let chunks = Chunks::for_elements_by_packs(rows, mask_bytes(c));
     let args = args![x, saved, residual, y, mask, rows, c as i32, chunks.rows as i32, activation_code(f)];
-    gpu.launch(MODULE, &format!("batch_norm_masked_fwd_{}", x.dtype), chunks.grid(), args)
+    gpu.launch(Kernel::new(MODULE, "batch_norm_masked_fwd").of(x.dtype), chunks.grid(), args)
 }
 
 /// Source of the activation's derivative besides the normalized value.
@@ -162,23 +161,22 @@ impl BatchNormBackward<'_> {
         let (x, saved, per_chunk) = (self.x, self.saved, chunks.rows as i32);
         let d = KernelArg::optional(d);
         if let DerivativeSource::Mask(mask) = source {
-            let kernel = format!("batch_norm_masked_sums_bwd_{}", x.dtype);
+            let kernel = Kernel::new(MODULE, "batch_norm_masked_sums_bwd").of(x.dtype);
             let args = args![x, dy, mask, saved, d, partial, rows, c as i32, per_chunk];
-            self.gpu.launch(MODULE, &kernel, chunks.grid(), args)?;
+            self.gpu.launch(kernel, chunks.grid(), args)?;
         } else {
             let residual = match source {
                 DerivativeSource::Residual(residual) => Some(residual),
                 _ => None,
             };
-            let kernel = format!("batch_norm_sums_bwd_{}", x.dtype);
+            let kernel = Kernel::new(MODULE, "batch_norm_sums_bwd").of(x.dtype);
             let (residual, f) = (KernelArg::optional(residual), activation_code(self.activation));
             let args = args![x, dy, residual, saved, d, partial, rows, c as i32, per_chunk, f];
-            self.gpu.launch(MODULE, &kernel, chunks.grid(), args)?;
+            self.gpu.launch(kernel, chunks.grid(), args)?;
         }
         let dtype = dweight.or(dbias).map_or(DType::F32, |slice| slice.dtype);
         self.gpu.launch(
-            MODULE,
-            &format!("batch_norm_finalize_bwd_{dtype}"),
+            Kernel::new(MODULE, "batch_norm_finalize_bwd").of(dtype),
             merge_grid(c),
             args![
                 partial,
@@ -215,7 +213,7 @@ impl BatchNormBackward<'_> {
             chunks.rows as i32,
             activation_code(f)
         ];
-        self.gpu.launch(MODULE, &format!("batch_norm_bwd_{}", self.x.dtype), chunks.grid(), args)
+        self.gpu.launch(Kernel::new(MODULE, "batch_norm_bwd").of(self.x.dtype), chunks.grid(), args)
     }
 }
 

@@ -1,13 +1,13 @@
 //! Binary elementwise functions with broadcasting (`kernels/cu/binary.cu`).
 use super::strided_pair::{StridedPair, num_packs};
-use super::{DeviceSlice, Gpu, KernelArg, LaunchConfig, Result, args};
+use super::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args};
 use crate::Shape;
 
 /// `y = f(a, b)` with broadcasting. `f` is a kernel's name; each operand has a stride per axis of the result (0 along broadcast axes).
 /// Without broadcasting, `y` may be `a` or `b`.
 pub(crate) fn forward(
     gpu: &Gpu,
-    f: &str,
+    f: &'static str,
     shape: &Shape,
     (a, a_strides): (DeviceSlice, &[usize]),
     (b, b_strides): (DeviceSlice, &[usize]),
@@ -18,21 +18,26 @@ pub(crate) fn forward(
     if pair.is_dense() {
         return same_shape(gpu, f, a, b, y);
     }
-    let kernel = format!("{f}_broadcast_{}", y.dtype);
+    let kernel = Kernel::joined(MODULE, [f, "_broadcast", ""]).of(y.dtype);
     for (pair, grid) in pair.launches(y.dtype) {
-        gpu.launch(MODULE, &kernel, grid, args![a, b, y, KernelArg::by_value(&pair)])?;
+        gpu.launch(kernel, grid, args![a, b, y, KernelArg::by_value(&pair)])?;
     }
     Ok(())
 }
 
 /// `y = f(a, b)` for operands of one shape; `y` may be `a` or `b`.
-pub(crate) fn same_shape(gpu: &Gpu, f: &str, a: DeviceSlice, b: DeviceSlice, y: DeviceSlice) -> Result<()> {
+pub(crate) fn same_shape(
+    gpu: &Gpu,
+    f: &'static str,
+    a: DeviceSlice,
+    b: DeviceSlice,
+    y: DeviceSlice,
+) -> Result<()> {
     if y.len == 0 {
         return Ok(());
     }
     gpu.launch(
-        MODULE,
-        &format!("{f}_{}", y.dtype),
+        Kernel::new(MODULE, f).of(y.dtype),
         LaunchConfig::grid_stride(num_packs(y)),
         args![a, b, y, y.len],
     )

@@ -104,6 +104,7 @@ pub(super) fn grid(x: usize, y: usize) -> LaunchConfig {
         grid_dim: [x.max(1) as u32, y.max(1) as u32, 1],
         block_dim: [THREADS as u32, 1, 1],
         shared_mem_bytes: 0,
+        is_grid_stride: false,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Batch norm statistics from the sums of a fused convolution (`kernels/cu/conv_norm.cu`).
 use super::batch_norm::BatchNormParameters;
-use super::{DeviceSlice, Gpu, KernelArg, LaunchConfig, Result, args};
+use super::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args};
 
 /// [`super::batch_norm::statistics`] from `sums` `[2, c]` over `rows` rows: each channel's sum and sum of squares.
 pub(crate) fn statistics(
@@ -24,8 +24,8 @@ pub(crate) fn statistics(
         parameters.eps as f32,
         saved,
     ];
-    let kernel = format!("conv_norm_finalize_{}", parameters.dtype());
-    gpu.launch("conv_norm", &kernel, LaunchConfig::linear(c.div_ceil(THREADS), THREADS), args)
+    let kernel = Kernel::new("conv_norm", "conv_norm_finalize").of(parameters.dtype());
+    gpu.launch(kernel, LaunchConfig::linear(c.div_ceil(THREADS), THREADS), args)
 }
 
 const THREADS: usize = 256;

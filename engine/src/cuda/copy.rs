@@ -1,6 +1,6 @@
 //! Fill and strided copies, for any dtype (`kernels/cu/copy.cu`).
 use super::strided_pair::{StridedPair, num_packs, to_i32};
-use super::{DeviceSlice, Gpu, KernelArg, LaunchConfig, Result, args};
+use super::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args};
 use crate::{DType, Element, Shape};
 
 /// Sets every element to `value`, rounded to the dtype.
@@ -15,7 +15,7 @@ pub(crate) fn fill(gpu: &Gpu, y: DeviceSlice, value: f64) -> Result<()> {
         u64::from_le_bytes(bytes)
     });
     let grid = LaunchConfig::grid_stride(num_packs(y));
-    gpu.launch(MODULE, &kernel("fill", y.dtype), grid, args![y, y.len, KernelArg::by_value(&bits)])
+    gpu.launch(kernel("fill", y.dtype), grid, args![y, y.len, KernelArg::by_value(&bits)])
 }
 
 /// Permutes axes: axis `a` of y is axis `axes[a]` of x, whose shape is `from`.
@@ -68,10 +68,10 @@ fn copy_strided(gpu: &Gpu, x: DeviceSlice, y: DeviceSlice, pair: &StridedPair) -
         let tiles = batch * rows.div_ceil(TILE) * columns.div_ceil(TILE);
         let grid = LaunchConfig::linear(tiles.min(1 << 20), 256);
         let kernel = kernel("transpose", y.dtype);
-        return gpu.launch(MODULE, &kernel, grid, args![x, y, batch, to_i32(rows)?, to_i32(columns)?]);
+        return gpu.launch(kernel, grid, args![x, y, batch, to_i32(rows)?, to_i32(columns)?]);
     }
     for (pair, grid) in pair.launches(y.dtype) {
-        gpu.launch(MODULE, &kernel("copy", y.dtype), grid, args![x, y, KernelArg::by_value(&pair)])?;
+        gpu.launch(kernel("copy", y.dtype), grid, args![x, y, KernelArg::by_value(&pair)])?;
     }
     Ok(())
 }
@@ -84,6 +84,13 @@ const TILE: usize = 32;
 /// Minimum extent of a matrix for the transpose kernel; smaller ones would leave most of a tile empty.
 const MIN_TRANSPOSE_EXTENT: usize = 8;
 
-fn kernel(name: &str, dtype: DType) -> String {
-    format!("{name}_b{}", 8 * dtype.size())
+/// Kernel for elements of that size.
+fn kernel(name: &'static str, dtype: DType) -> Kernel {
+    let bits = match dtype.size() {
+        1 => "_b8",
+        2 => "_b16",
+        4 => "_b32",
+        _ => "_b64",
+    };
+    Kernel::joined(MODULE, [name, bits, ""])
 }

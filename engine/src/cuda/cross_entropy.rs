@@ -1,6 +1,6 @@
 //! Softmax cross entropy against class indices (`kernels/cu/cross_entropy.cu`).
 use super::channels::{THREADS, is_long, row_grid};
-use super::{DeviceSlice, Gpu, KernelArg, LaunchConfig, Result, args};
+use super::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args};
 use crate::DType;
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ pub(crate) fn forward(
     mean_loss(gpu, rows, loss, counts, |losses, ranks| {
         let (long, ranks) = (i32::from(is_long(classes)), KernelArg::optional(ranks));
         let args = args![x, target, losses, log_sums, ranks, rows, classes as i32, smoothing as f32, long];
-        gpu.launch(MODULE, &format!("cross_entropy_fwd_{}", x.dtype), row_grid(rows, classes), args)
+        gpu.launch(Kernel::new(MODULE, "cross_entropy_fwd").of(x.dtype), row_grid(rows, classes), args)
     })
 }
 
@@ -45,7 +45,7 @@ pub(super) fn mean_loss(
     let k = counts.map_or(0, |counts| counts.k.min(i32::MAX as usize) as i32);
     let counts = KernelArg::optional(counts.map(|counts| counts.counts));
     let args = args![losses, KernelArg::optional(ranks), rows, k, loss, counts];
-    gpu.launch(MODULE, "cross_entropy_mean", LaunchConfig::linear(1, THREADS), args)
+    gpu.launch(Kernel::new(MODULE, "cross_entropy_mean"), LaunchConfig::linear(1, THREADS), args)
 }
 
 /// `dx = (softmax(x) - smoothed one-hot) * grad / rows`; `grad` is one f32.
@@ -61,7 +61,7 @@ pub(crate) fn backward(
     let (rows, classes) = (target.len, x.len / target.len);
     let args = args![x, target, log_sums, grad, dx, rows, classes as i32, smoothing as f32];
     // No reduction over rows: a warp per row, whatever its length.
-    gpu.launch(MODULE, &format!("cross_entropy_bwd_{}", x.dtype), row_grid(rows, 1), args)
+    gpu.launch(Kernel::new(MODULE, "cross_entropy_bwd").of(x.dtype), row_grid(rows, 1), args)
 }
 
 const MODULE: &str = "cross_entropy";

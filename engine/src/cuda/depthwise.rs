@@ -1,6 +1,6 @@
 //! Depthwise convolution (`kernels/cu/depthwise.cu`).
 use super::channels::{THREADS, merge_grid};
-use super::{DeviceSlice, Gpu, KernelArg, LaunchConfig, Result, args};
+use super::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args};
 use crate::{ConvShape, DType};
 use std::sync::Arc;
 
@@ -22,11 +22,11 @@ pub(crate) fn forward(
     let layout = BlockLayout::new(s, s.c_out, x.dtype);
     let (kind, items) = match specialization(s) {
         Some(kind) => (kind, s.n * s.out_h() * s.out_w().div_ceil(STRIP)),
-        None => ("generic".to_string(), s.n * s.out_h() * s.out_w()),
+        None => ("generic", s.n * s.out_h() * s.out_w()),
     };
     let shape = geometry(s, layout.lanes, KernelOrientation::Normal);
     let args = args![x, weight, KernelArg::optional(bias), y, KernelArg::by_value(&shape)];
-    gpu.launch(MODULE, &format!("depthwise_{kind}_fwd_{}", x.dtype), layout.grid(items), args)
+    gpu.launch(Kernel::joined(MODULE, ["depthwise_", kind, "_fwd"]).of(x.dtype), layout.grid(items), args)
 }
 
 /// Gradient of the input.
@@ -42,12 +42,12 @@ pub(crate) fn data_gradient(
         let shape = geometry(s, layout.lanes, KernelOrientation::Flipped);
         let args = args![dy, weight, KernelArg::optional(None), dx, KernelArg::by_value(&shape)];
         let grid = layout.grid(s.n * s.h * s.w.div_ceil(STRIP));
-        return gpu.launch(MODULE, &format!("depthwise_{kind}_fwd_{}", dy.dtype), grid, args);
+        return gpu.launch(Kernel::joined(MODULE, ["depthwise_", kind, "_fwd"]).of(dy.dtype), grid, args);
     }
     let shape = geometry(s, layout.lanes, KernelOrientation::Normal);
     let args = args![dy, weight, dx, KernelArg::by_value(&shape)];
-    let kernel = format!("depthwise_generic_data_bwd_{}", dy.dtype);
-    gpu.launch(MODULE, &kernel, layout.grid(s.n * s.h * s.w), args)
+    let kernel = Kernel::new(MODULE, "depthwise_generic_data_bwd").of(dy.dtype);
+    gpu.launch(kernel, layout.grid(s.n * s.h * s.w), args)
 }
 
 /// Gradient of the weight.
@@ -65,7 +65,7 @@ pub(crate) fn weight_gradient(
     let (kind, parts, strip) = match specialization(s) {
         Some(kind) if s.kernel[0] == 3 => (kind, 1, 2),
         Some(kind) => (kind, s.kernel[0], STRIP),
-        None => ("generic".to_string(), taps, 1),
+        None => ("generic", taps, 1),
     };
     let items = s.n * s.out_h() * s.out_w().div_ceil(strip);
     let chunk = layout.chunk(items, parts);
@@ -76,10 +76,10 @@ pub(crate) fn weight_gradient(
     grid.grid_dim = [chunks as u32, layout.tiles as u32, parts as u32];
     let shape = geometry(s, layout.lanes, KernelOrientation::Normal);
     let args = args![x, dy, partial, chunk as i32, KernelArg::by_value(&shape)];
-    gpu.launch(MODULE, &format!("depthwise_{kind}_weight_bwd_{}", x.dtype), grid, args)?;
+    gpu.launch(Kernel::joined(MODULE, ["depthwise_", kind, "_weight_bwd"]).of(x.dtype), grid, args)?;
     let args = args![partial, chunks as i32, taps as i32, s.c_out as i32, dw];
-    let kernel = format!("depthwise_finalize_bwd_{}", dw.dtype);
-    gpu.launch(MODULE, &kernel, merge_grid(taps * s.c_out), args)
+    let kernel = Kernel::new(MODULE, "depthwise_finalize_bwd").of(dw.dtype);
+    gpu.launch(kernel, merge_grid(taps * s.c_out), args)
 }
 
 const MODULE: &str = "depthwise";
@@ -91,11 +91,18 @@ const STRIP: usize = 4;
 const MAX_SHARED_BYTES: usize = 48 << 10;
 
 /// Name part of the specialized kernels for square kernels at a square stride; `None` if there are none.
-fn specialization(s: &ConvShape) -> Option<String> {
+fn specialization(s: &ConvShape) -> Option<&'static str> {
     let square = s.kernel[0] == s.kernel[1] && s.stride[0] == s.stride[1];
     let plain = s.dilation == [1, 1] && s.c_in == s.c_out;
-    let known = matches!((s.kernel[0], s.stride[0]), (3 | 5, 1 | 2) | (7, 1));
-    (square && plain && known).then(|| format!("k{}s{}", s.kernel[0], s.stride[0]))
+    match (s.kernel[0], s.stride[0]) {
+        _ if !square || !plain => None,
+        (3, 1) => Some("k3s1"),
+        (3, 2) => Some("k3s2"),
+        (5, 1) => Some("k5s1"),
+        (5, 2) => Some("k5s2"),
+        (7, 1) => Some("k7s1"),
+        _ => None,
+    }
 }
 
 /// Packs of channels per block: at most 16, and as many as fit into shared memory; `None` if not even one does.

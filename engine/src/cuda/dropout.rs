@@ -1,5 +1,5 @@
 //! Dropout (`kernels/cu/dropout.cu`).
-use super::{DeviceSlice, Gpu, KernelArg, LaunchConfig, Result, args};
+use super::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args};
 use crate::random::RngStream;
 
 /// `y[i] = x[i] * scale` if random number `i` of the stream, advanced by `step` samples, is below `keep_prob`, else 0. `y` may be `x`.
@@ -26,8 +26,7 @@ pub(crate) fn forward(
         KernelArg::optional(step)
     ];
     gpu.launch(
-        "dropout",
-        &format!("dropout_{}", y.dtype),
+        Kernel::new("dropout", "dropout").of(y.dtype),
         LaunchConfig::grid_stride(y.len.div_ceil(4)),
         arguments,
     )

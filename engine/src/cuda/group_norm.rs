@@ -1,7 +1,7 @@
 //! Group norm (`kernels/cu/group_norm.cu`).
 use super::channels::{Chunks, THREADS, merge_grid};
 use super::row_norm::is_f32;
-use super::{DeviceSlice, Gpu, KernelArg, LaunchConfig, Result, args};
+use super::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args};
 use crate::DType;
 use crate::cpu::group_norm::GroupNorm;
 use std::sync::Arc;
@@ -20,12 +20,12 @@ pub(crate) fn forward(
     let partial = gpu.empty(chunks.partial_len(), DType::F32)?;
     let partial = partial.as_slice(DType::F32);
     let geometry = chunks.geometry();
-    let kernel = format!("group_norm_statistics_{}", x.dtype);
-    gpu.launch(MODULE, &kernel, chunks.grid(), args![x, partial, KernelArg::by_value(&geometry)])?;
+    let kernel = Kernel::new(MODULE, "group_norm_statistics").of(x.dtype);
+    gpu.launch(kernel, chunks.grid(), args![x, partial, KernelArg::by_value(&geometry)])?;
     let args = args![partial, norm.eps as f32, stats, KernelArg::by_value(&geometry)];
-    gpu.launch(MODULE, "group_norm_finalize_f32", chunks.group_grid(), args)?;
+    gpu.launch(Kernel::new(MODULE, "group_norm_finalize_f32"), chunks.group_grid(), args)?;
     let args = args![x, weight, bias, stats, y, is_f32(Some(weight)), KernelArg::by_value(&geometry)];
-    gpu.launch(MODULE, &format!("group_norm_fwd_{}", x.dtype), chunks.grid(), args)
+    gpu.launch(Kernel::new(MODULE, "group_norm_fwd").of(x.dtype), chunks.grid(), args)
 }
 
 /// Gradients of input, weight and bias; `None` where not needed.
@@ -41,7 +41,7 @@ pub(crate) fn backward(
     let partial = partial.as_slice(DType::F32);
     let geometry = chunks.geometry();
     let args = args![x, dy, stats, partial, KernelArg::by_value(&geometry)];
-    gpu.launch(MODULE, &format!("group_norm_sums_bwd_{}", x.dtype), chunks.grid(), args)?;
+    gpu.launch(Kernel::new(MODULE, "group_norm_sums_bwd").of(x.dtype), chunks.grid(), args)?;
     if dweight.or(dbias).is_some() {
         let args = args![
             partial,
@@ -50,21 +50,20 @@ pub(crate) fn backward(
             KernelArg::optional(dbias),
             KernelArg::by_value(&geometry)
         ];
-        let kernel = format!("group_norm_parameters_bwd_{}", weight.dtype);
-        gpu.launch(MODULE, &kernel, merge_grid(norm.c), args)?;
+        let kernel = Kernel::new(MODULE, "group_norm_parameters_bwd").of(weight.dtype);
+        gpu.launch(kernel, merge_grid(norm.c), args)?;
     }
     let Some(dx) = dx else { return Ok(()) };
     let factors = gpu.empty(chunks.images * norm.groups * 2, DType::F32)?;
     let factors = factors.as_slice(DType::F32);
-    let kernel = format!("group_norm_input_bwd_{}", weight.dtype);
+    let kernel = Kernel::new(MODULE, "group_norm_input_bwd").of(weight.dtype);
     gpu.launch(
-        MODULE,
-        &kernel,
+        kernel,
         chunks.group_grid(),
         args![partial, weight, stats, factors, KernelArg::by_value(&geometry)],
     )?;
     let args = args![x, dy, weight, stats, factors, dx, is_f32(Some(weight)), KernelArg::by_value(&geometry)];
-    gpu.launch(MODULE, &format!("group_norm_bwd_{}", x.dtype), chunks.grid(), args)
+    gpu.launch(Kernel::new(MODULE, "group_norm_bwd").of(x.dtype), chunks.grid(), args)
 }
 
 const MODULE: &str = "group_norm";

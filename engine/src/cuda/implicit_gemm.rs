@@ -1,6 +1,6 @@
 //! Convolution as an implicit GEMM, for any geometry and groups (`kernels/cu/implicit_gemm.cu`): the fallback for shapes that cuDNN does
 //! not support, and the reference for its results.
-use super::{DeviceSlice, Gpu, KernelArg, LaunchConfig, Result, args};
+use super::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args};
 use crate::{ConvShape, DType};
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ pub(crate) fn forward(
     let shape = geometry(s);
     let args = args![x, weight, KernelArg::optional(bias), y, KernelArg::by_value(&shape)];
     let grid = tiles(s.n * s.out_h() * s.out_w(), s.group_out(), s.groups);
-    gpu.launch(MODULE, &format!("implicit_gemm_fwd_{}", x.dtype), grid, args)
+    gpu.launch(Kernel::new(MODULE, "implicit_gemm_fwd").of(x.dtype), grid, args)
 }
 
 /// Gradient of the input.
@@ -30,7 +30,7 @@ pub(crate) fn data_gradient(
     let shape = geometry(s);
     let args = args![dy, weight, dx, KernelArg::by_value(&shape)];
     let grid = tiles(s.n * s.h * s.w, s.group_in(), s.groups);
-    gpu.launch(MODULE, &format!("implicit_gemm_data_bwd_{}", dy.dtype), grid, args)
+    gpu.launch(Kernel::new(MODULE, "implicit_gemm_data_bwd").of(dy.dtype), grid, args)
 }
 
 /// Gradient of the weight. Its sum over pixels is divided into splits if the weight alone makes too few blocks.
@@ -50,10 +50,10 @@ pub(crate) fn weight_gradient(
     let shape = geometry(s);
     let args = args![x, dy, partial, split_pixels, KernelArg::by_value(&shape)];
     let grid = tiles(s.group_out(), columns, s.groups * splits);
-    gpu.launch(MODULE, &format!("implicit_gemm_weight_bwd_{}", x.dtype), grid, args)?;
-    let kernel = format!("implicit_gemm_finalize_bwd_{}", dw.dtype);
+    gpu.launch(Kernel::new(MODULE, "implicit_gemm_weight_bwd").of(x.dtype), grid, args)?;
+    let kernel = Kernel::new(MODULE, "implicit_gemm_finalize_bwd").of(dw.dtype);
     let grid = LaunchConfig::linear(dw.len.div_ceil(THREADS), THREADS);
-    gpu.launch(MODULE, &kernel, grid, args![partial, splits as i32, dw.len, dw])
+    gpu.launch(kernel, grid, args![partial, splits as i32, dw.len, dw])
 }
 
 const MODULE: &str = "implicit_gemm";
@@ -63,7 +63,12 @@ const THREADS: usize = 256;
 /// One block per tile of a GEMM's rows and columns and per GEMM of the batch.
 fn tiles(rows: usize, columns: usize, batch: usize) -> LaunchConfig {
     let blocks = [rows.div_ceil(TILE).max(1), columns.div_ceil(TILE).max(1), batch].map(|v| v as u32);
-    LaunchConfig { grid_dim: blocks, block_dim: [THREADS as u32, 1, 1], shared_mem_bytes: 0 }
+    LaunchConfig {
+        grid_dim: blocks,
+        block_dim: [THREADS as u32, 1, 1],
+        shared_mem_bytes: 0,
+        is_grid_stride: false,
+    }
 }
 
 /// Fields of `struct Conv` in the kernels.

@@ -1,6 +1,6 @@
 //! Separable resampling of images (`kernels/cu/interpolate.cu`), with the same weight tables as on the CPU.
 use super::channels::pixel_grid;
-use super::{DeviceBuffer, DeviceSlice, Gpu, KernelArg, Result, args};
+use super::{DeviceBuffer, DeviceSlice, Gpu, Kernel, KernelArg, Result, args};
 use crate::DType;
 use crate::resampling::Resampling;
 use std::sync::Arc;
@@ -31,8 +31,7 @@ pub(crate) fn resample(
     .map(|v| v as i32);
     let args = args![x, y, rows, rows_table.slice(), columns_table.slice(), KernelArg::by_value(&geometry)];
     gpu.launch(
-        "interpolate",
-        &format!("interpolate_{}", x.dtype),
+        Kernel::new("interpolate", "interpolate").of(x.dtype),
         pixel_grid(rows, size[1], c, x.dtype),
         args,
     )

@@ -1,12 +1,51 @@
-//! Kernel launches with checked arguments. A kernel module is compiled, if necessary, and loaded at its first use.
+//! Kernel launches with checked arguments. A kernel module is compiled, if necessary, and loaded at its first use; a kernel's handle is
+//! looked up once per device.
 use super::{CudaError, DeviceSlice, Gpu, Result};
-use cudarc::driver::sys::{CUfunction, CUresult, cuFuncGetParamInfo};
+use crate::DType;
+use cudarc::driver::sys::{
+    CUfunction, CUresult, cuFuncGetParamInfo, cuOccupancyMaxActiveBlocksPerMultiprocessor,
+};
 use cudarc::driver::{DriverError, result, sys::CUfunction_attribute};
 use fornax_kernels::{KernelError, KernelSource};
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
+use std::fmt;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
+
+/// Kernel of a module, as its name without formatting: up to three joined parts, and the dtypes that end it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Kernel {
+    module: &'static str,
+    parts: [&'static str; 3],
+    dtypes: [Option<DType>; 2],
+}
+
+impl Kernel {
+    /// Kernel of that name in a module.
+    pub(crate) const fn new(module: &'static str, name: &'static str) -> Kernel {
+        Kernel::joined(module, [name, "", ""])
+    }
+
+    /// Kernel whose name consists of the parts.
+    pub(crate) const fn joined(module: &'static str, parts: [&'static str; 3]) -> Kernel {
+        Kernel { module, parts, dtypes: [None; 2] }
+    }
+
+    /// The kernel for a dtype, whose name is appended; at most two.
+    pub(crate) fn of(mut self, dtype: DType) -> Kernel {
+        let free = self.dtypes.iter_mut().find(|d| d.is_none());
+        *free.expect("a kernel has at most two dtypes") = Some(dtype);
+        self
+    }
+}
+
+impl fmt::Display for Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.parts.iter().try_for_each(|part| f.write_str(part))?;
+        self.dtypes.iter().flatten().try_for_each(|dtype| write!(f, "_{dtype}"))
+    }
+}
 
 /// Launch configuration: grid, block, and bytes of dynamic shared memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,12 +53,15 @@ pub(crate) struct LaunchConfig {
     pub(crate) grid_dim: [u32; 3],
     pub(crate) block_dim: [u32; 3],
     pub(crate) shared_mem_bytes: u32,
+    /// True for a grid-stride loop: a launch takes no more blocks than are resident on the device at once.
+    pub(crate) is_grid_stride: bool,
 }
 
 impl LaunchConfig {
-    /// Blocks of 256 threads for a grid-stride loop over `items`; at most 4096 blocks, which fill a large device a few times.
+    /// Blocks of 256 threads for a grid-stride loop over `items`.
     pub(crate) fn grid_stride(items: usize) -> LaunchConfig {
-        LaunchConfig::linear(items.div_ceil(256).clamp(1, 4096), 256)
+        let blocks = items.div_ceil(256).clamp(1, i32::MAX as usize);
+        LaunchConfig { is_grid_stride: true, ..LaunchConfig::linear(blocks, 256) }
     }
 
     /// One-dimensional grid and block.
@@ -28,6 +70,7 @@ impl LaunchConfig {
             grid_dim: [blocks as u32, 1, 1],
             block_dim: [threads as u32, 1, 1],
             shared_mem_bytes: 0,
+            is_grid_stride: false,
         }
     }
 }
@@ -103,13 +146,16 @@ macro_rules! args {
 }
 pub(crate) use args;
 
-/// Kernel modules loaded on a device, by name.
+/// Kernel modules loaded on a device, and the kernels that were launched.
 #[derive(Default)]
-pub(super) struct KernelModules(Mutex<HashMap<String, Arc<KernelModule>>>);
+pub(super) struct KernelModules(Mutex<LoadedKernels>);
 
-struct KernelModule {
-    module: CudaModule,
-    kernels: Mutex<HashMap<String, KernelFunction>>,
+#[derive(Default)]
+struct LoadedKernels {
+    modules: HashMap<&'static str, CudaModule>,
+    kernels: HashMap<Kernel, KernelFunction>,
+    /// Kernels of generated sources, by the name of their source.
+    generated: HashMap<String, KernelFunction>,
 }
 
 /// Loaded CUDA module. It is never unloaded, because its functions are used until the process ends.
@@ -124,6 +170,8 @@ struct KernelFunction {
     function: CUfunction,
     /// Bytes of each parameter, as reported by the driver.
     parameter_sizes: Arc<[usize]>,
+    /// Number of blocks of 256 threads, without dynamic shared memory, that are resident on the device at once.
+    resident_blocks: u32,
 }
 // SAFETY: a function is a handle that any thread may use.
 unsafe impl Send for KernelFunction {}
@@ -131,20 +179,16 @@ unsafe impl Send for KernelFunction {}
 /// Maximum dynamic shared memory without opt-in.
 const DEFAULT_SHARED_LIMIT: u32 = 48 << 10;
 
+/// Maximum number of arguments of a kernel.
+const MAX_ARGUMENTS: usize = 32;
+
 impl Gpu {
-    /// Queues a kernel of a kernel module. Returns an error unless the arguments match the kernel's parameters in number and size. The
-    /// caller must ensure that slices cover all memory that the kernel accesses.
-    pub(crate) fn launch(
-        &self,
-        module: &'static str,
-        kernel: &str,
-        grid: LaunchConfig,
-        args: &[KernelArg],
-    ) -> Result<()> {
+    /// Queues a kernel. Returns an error unless the arguments match the kernel's parameters in number and size. The caller must ensure that
+    /// slices cover all memory that the kernel accesses.
+    pub(crate) fn launch(&self, kernel: Kernel, grid: LaunchConfig, args: &[KernelArg]) -> Result<()> {
         let _access = self.bind()?;
-        let image = |capability| fornax_kernels::module_image(module, capability);
-        let k = self.module(module, image)?.kernel(module, kernel)?;
-        self.launch_kernel(kernel, &k, grid, args)
+        let function = self.kernel_function(kernel)?;
+        self.launch_function(&kernel, &function, grid, args)
     }
 
     /// Queues the kernel of a generated source, which has the source's name; compiles it at its first use.
@@ -155,22 +199,38 @@ impl Gpu {
         args: &[KernelArg],
     ) -> Result<()> {
         let _access = self.bind()?;
-        let image = |capability| fornax_kernels::compile(*source, capability);
-        let k = self.module(source.name, image)?.kernel(source.name, source.name)?;
-        self.launch_kernel(source.name, &k, grid, args)
+        let mut loaded = self.modules.0.lock().unwrap_or_else(|e| e.into_inner());
+        let function = match loaded.generated.get(source.name) {
+            Some(function) => function.clone(),
+            None => {
+                let module =
+                    self.load_module(source.name, |target| fornax_kernels::compile(*source, target))?;
+                let function = self.look_up(&module, source.name, source.name)?;
+                loaded.generated.insert(source.name.to_string(), function.clone());
+                function
+            }
+        };
+        drop(loaded);
+        self.launch_function(&source.name, &function, grid, args)
     }
 
-    fn launch_kernel(
+    /// Number of blocks of 256 threads of a kernel that are resident on the device at once: multiprocessors times blocks of each.
+    pub(crate) fn resident_blocks(&self, kernel: Kernel) -> Result<usize> {
+        let _access = self.bind()?;
+        Ok(self.kernel_function(kernel)?.resident_blocks as usize)
+    }
+
+    fn launch_function(
         &self,
-        kernel: &str,
+        kernel: &dyn fmt::Display,
         k: &KernelFunction,
         grid: LaunchConfig,
         args: &[KernelArg],
     ) -> Result<()> {
         let failed =
             |call: &str, e: DriverError| CudaError::from_driver(format!("{call} kernel {kernel}"), e);
-        let given: Vec<usize> = args.iter().map(|a| a.bytes().len()).collect();
-        if given[..] != k.parameter_sizes[..] {
+        if !args.iter().map(|a| a.bytes().len()).eq(k.parameter_sizes.iter().copied()) {
+            let given: Vec<usize> = args.iter().map(|a| a.bytes().len()).collect();
             return Err(CudaError::new(format!(
                 "kernel {kernel} has parameters of {:?} bytes, but the arguments have {given:?}",
                 k.parameter_sizes
@@ -185,9 +245,14 @@ impl Gpu {
             .map_err(|e| failed("reserving shared memory for", e))?;
         }
         self.launched.fetch_add(1, Ordering::Relaxed);
-        let mut pointers: Vec<*mut c_void> =
-            args.iter().map(|a| a.bytes().as_ptr().cast_mut().cast()).collect();
-        let (b, t) = (grid.grid_dim, grid.block_dim);
+        let mut pointers = [std::ptr::null_mut::<c_void>(); MAX_ARGUMENTS];
+        for (pointer, arg) in pointers.iter_mut().zip(args) {
+            *pointer = arg.bytes().as_ptr().cast_mut().cast();
+        }
+        let (mut b, t) = (grid.grid_dim, grid.block_dim);
+        if grid.is_grid_stride {
+            b[0] = b[0].min(k.resident_blocks);
+        }
         // SAFETY: the function is alive, and each argument has the size of its parameter; the launch copies them.
         unsafe {
             result::launch_kernel(
@@ -196,44 +261,47 @@ impl Gpu {
                 (t[0], t[1], t[2]),
                 grid.shared_mem_bytes,
                 self.stream(),
-                &mut pointers,
+                &mut pointers[..args.len()],
             )
         }
         .map_err(|e| failed("launching", e))
     }
 
-    /// Returns the kernel module of that name; loads it from `image` at its first use.
-    fn module(
+    /// Handle of a kernel; loads its module at its first use.
+    fn kernel_function(&self, kernel: Kernel) -> Result<KernelFunction> {
+        let mut loaded = self.modules.0.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(function) = loaded.kernels.get(&kernel) {
+            return Ok(function.clone());
+        }
+        let name = kernel.module;
+        if !loaded.modules.contains_key(name) {
+            let module = self.load_module(name, |target| fornax_kernels::module_image(name, target))?;
+            loaded.modules.insert(name, module);
+        }
+        let function = self.look_up(&loaded.modules[name], name, &kernel.to_string())?;
+        loaded.kernels.insert(kernel, function.clone());
+        Ok(function)
+    }
+
+    fn load_module(
         &self,
         name: &str,
         image: impl FnOnce((u32, u32)) -> std::result::Result<Vec<u8>, KernelError>,
-    ) -> Result<Arc<KernelModule>> {
-        let mut modules = self.modules.0.lock().unwrap_or_else(|e| e.into_inner());
-        if let Some(module) = modules.get(name) {
-            return Ok(module.clone());
-        }
+    ) -> Result<CudaModule> {
         let image = image(self.info().capability)
             .map_err(|e| CudaError::new(format!("kernel module {name} is not available: {e}")))?;
         // SAFETY: the image is a complete CUBIN, PTX or fatbin, which the driver checks.
         let module = unsafe { result::module::load_data(image.as_ptr().cast()) }
             .map_err(|e| CudaError::from_driver(format!("loading kernel module {name}"), e))?;
-        let module = Arc::new(KernelModule { module: CudaModule(module), kernels: Mutex::default() });
-        modules.insert(name.to_string(), module.clone());
-        Ok(module)
+        Ok(CudaModule(module))
     }
-}
 
-impl KernelModule {
-    fn kernel(&self, module: &str, name: &str) -> Result<KernelFunction> {
-        let mut kernels = self.kernels.lock().unwrap_or_else(|e| e.into_inner());
-        if let Some(kernel) = kernels.get(name) {
-            return Ok(kernel.clone());
-        }
+    fn look_up(&self, module: &CudaModule, module_name: &str, name: &str) -> Result<KernelFunction> {
+        let failed =
+            |e| CudaError::from_driver(format!("looking up kernel {name} in kernel module {module_name}"), e);
         let c_name = CString::new(name).expect("a kernel's name has no NUL");
         // SAFETY: the module is never unloaded.
-        let function = unsafe { result::module::get_function(self.module.0, c_name) }.map_err(|e| {
-            CudaError::from_driver(format!("looking up kernel {name} in kernel module {module}"), e)
-        })?;
+        let function = unsafe { result::module::get_function(module.0, c_name) }.map_err(failed)?;
         let mut parameters = vec![];
         let (mut offset, mut size) = (0, 0);
         // SAFETY: the function is alive and both pointers are to locals; past the last parameter the call returns an error.
@@ -242,8 +310,18 @@ impl KernelModule {
         {
             parameters.push(size);
         }
-        let kernel = KernelFunction { function, parameter_sizes: parameters.into() };
-        kernels.insert(name.to_string(), kernel.clone());
-        Ok(kernel)
+        if parameters.len() > MAX_ARGUMENTS {
+            return Err(CudaError::new(format!("kernel {name} has more than {MAX_ARGUMENTS} parameters")));
+        }
+        let mut blocks = 0;
+        // SAFETY: the function is alive, and the pointer is to a local.
+        unsafe { cuOccupancyMaxActiveBlocksPerMultiprocessor(&mut blocks, function, OCCUPANCY_THREADS, 0) }
+            .result()
+            .map_err(failed)?;
+        let resident_blocks = self.info().multiprocessors.max(1) * blocks.max(1) as u32;
+        Ok(KernelFunction { function, parameter_sizes: parameters.into(), resident_blocks })
     }
 }
+
+/// Threads per block for which occupancy is queried: those of all kernels with a grid-stride loop.
+const OCCUPANCY_THREADS: i32 = 256;

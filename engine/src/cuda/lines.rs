@@ -1,7 +1,7 @@
 //! Operations along an axis (`kernels/cu/lines.cu`): top-k, gather and scatter-add, one-hot, cumulative sum, product. A line is a 1-d
 //! slice along the axis.
 use super::strided_pair::to_i32;
-use super::{DeviceSlice, Gpu, KernelArg, LaunchConfig, Result, args};
+use super::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args};
 use crate::DType;
 use crate::cpu::lines::Lines;
 use std::sync::Arc;
@@ -45,7 +45,7 @@ pub(crate) fn top_k(
         i32::from(order.smallest),
         i32::from(order.nan_first),
     ];
-    gpu.launch(MODULE, &format!("top_k_{}", x.dtype), grid, arguments)
+    gpu.launch(Kernel::new(MODULE, "top_k").of(x.dtype), grid, arguments)
 }
 
 /// `y[line, j] = x[line, index[line, j]]`, with `k` valid indices (i64) per line.
@@ -61,13 +61,8 @@ pub(crate) fn gather(
         return Ok(());
     }
     let [count, n, inner] = shape_args(lines)?;
-    let kernel = format!("gather_fwd_{}", x.dtype);
-    gpu.launch(
-        MODULE,
-        &kernel,
-        LaunchConfig::grid_stride(y.len),
-        args![x, index, y, count, n, inner, to_i32(k)?],
-    )
+    let kernel = Kernel::new(MODULE, "gather_fwd").of(x.dtype);
+    gpu.launch(kernel, LaunchConfig::grid_stride(y.len), args![x, index, y, count, n, inner, to_i32(k)?])
 }
 
 /// Transpose of [`gather`]: `dx[line, index[line, j]] += dy[line, j]`, from zero and in the order of `j`.
@@ -83,10 +78,9 @@ pub(crate) fn scatter_add(
         return Ok(());
     }
     let [count, n, inner] = shape_args(lines)?;
-    let kernel = format!("gather_bwd_{}", dy.dtype);
+    let kernel = Kernel::new(MODULE, "gather_bwd").of(dy.dtype);
     gpu.launch(
-        MODULE,
-        &kernel,
+        kernel,
         LaunchConfig::grid_stride(lines.count()),
         args![dy, index, dx, count, n, inner, to_i32(k)?],
     )
@@ -104,7 +98,7 @@ pub(crate) fn one_hot(
         return Ok(());
     }
     let arguments = args![index, y, index.len, to_i32(classes)?, on as f32, off as f32];
-    gpu.launch(MODULE, &format!("one_hot_{}", y.dtype), LaunchConfig::grid_stride(y.len), arguments)
+    gpu.launch(Kernel::new(MODULE, "one_hot").of(y.dtype), LaunchConfig::grid_stride(y.len), arguments)
 }
 
 /// Cumulative sum along each line, from the last element to the first when `reverse`.
@@ -113,10 +107,9 @@ pub(crate) fn cumsum(gpu: &Gpu, lines: Lines, x: DeviceSlice, reverse: bool, y: 
         return Ok(());
     }
     let [count, n, inner] = shape_args(lines)?;
-    let kernel = format!("cumsum_{}", x.dtype);
+    let kernel = Kernel::new(MODULE, "cumsum").of(x.dtype);
     gpu.launch(
-        MODULE,
-        &kernel,
+        kernel,
         LaunchConfig::grid_stride(lines.count()),
         args![x, y, count, n, inner, i32::from(reverse)],
     )
@@ -128,8 +121,8 @@ pub(crate) fn prod(gpu: &Gpu, lines: Lines, x: DeviceSlice, y: DeviceSlice) -> R
         return Ok(());
     }
     let [count, n, inner] = shape_args(lines)?;
-    let kernel = format!("prod_fwd_{}", x.dtype);
-    gpu.launch(MODULE, &kernel, LaunchConfig::grid_stride(lines.count()), args![x, y, count, n, inner])
+    let kernel = Kernel::new(MODULE, "prod_fwd").of(x.dtype);
+    gpu.launch(kernel, LaunchConfig::grid_stride(lines.count()), args![x, y, count, n, inner])
 }
 
 /// `dx[line, j] = dy[line]` times the product of the line's other elements.
@@ -147,7 +140,11 @@ pub(crate) fn prod_backward(
     let suffix = gpu.empty(x.len, DType::F64)?;
     let [count, n, inner] = shape_args(lines)?;
     let arguments = args![x, dy, dx, suffix.as_slice(DType::F64), count, n, inner];
-    gpu.launch(MODULE, &format!("prod_bwd_{}", x.dtype), LaunchConfig::grid_stride(lines.count()), arguments)
+    gpu.launch(
+        Kernel::new(MODULE, "prod_bwd").of(x.dtype),
+        LaunchConfig::grid_stride(lines.count()),
+        arguments,
+    )
 }
 
 const MODULE: &str = "lines";

@@ -52,7 +52,7 @@ pub use library_info::{LibraryInfo, libraries};
 
 pub(crate) use context::Gpu;
 pub(crate) use error::CudaError;
-pub(crate) use launch::{KernelArg, LaunchConfig, args};
+pub(crate) use launch::{Kernel, KernelArg, LaunchConfig, args};
 pub(crate) use memory::{DeviceBuffer, DeviceSlice};
 
 /// Result of a CUDA call.

@@ -1,6 +1,6 @@
 //! Normalization of u8 images (`kernels/cu/normalize.cu`).
 use super::strided_pair::{num_packs, to_i32};
-use super::{DeviceSlice, Gpu, KernelArg, LaunchConfig, Result, args};
+use super::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args};
 use crate::DType;
 use std::sync::Arc;
 
@@ -19,14 +19,14 @@ pub(crate) fn forward(
     let (channels, grid) = (to_i32(mean.len())?, LaunchConfig::grid_stride(num_packs(y)));
     if let Some(mean_std) = InlineMeanStd::new(mean, std) {
         let arguments = args![x, y, x.len, channels, max_value, KernelArg::by_value(&mean_std)];
-        return gpu.launch(MODULE, &format!("normalize_{}", y.dtype), grid, arguments);
+        return gpu.launch(Kernel::new(MODULE, "normalize").of(y.dtype), grid, arguments);
     }
     let [mean_buffer, std_buffer] = [gpu.empty(mean.len(), DType::F32)?, gpu.empty(std.len(), DType::F32)?];
     let [device_mean, device_std] = [mean_buffer.as_slice(DType::F32), std_buffer.as_slice(DType::F32)];
     gpu.upload(bytemuck::cast_slice(mean), device_mean)?;
     gpu.upload(bytemuck::cast_slice(std), device_std)?;
     let arguments = args![x, y, x.len, channels, max_value, device_mean, device_std];
-    gpu.launch(MODULE, &format!("normalize_device_stats_{}", y.dtype), grid, arguments)
+    gpu.launch(Kernel::new(MODULE, "normalize_device_stats").of(y.dtype), grid, arguments)
 }
 
 const MODULE: &str = "normalize";

@@ -1,5 +1,5 @@
 //! Multi-tensor optimizer updates, one launch per stage (`kernels/cu/optimizer.cuh`, and the kernels generated for update rules).
-use super::{DeviceSlice, Gpu, KernelArg, LaunchConfig, Result};
+use super::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result};
 use crate::DType;
 use crate::fuse::UpdateRule;
 use crate::fuse::update::MAX_MOMENTS;
@@ -79,11 +79,10 @@ pub(crate) fn update(
     };
     if needs_norm {
         let options = GradOptions::new(gradients, agc_clip);
-        let kernel = if agc_clip > 0.0 { "gradient_norm_agc_f32" } else { "gradient_norm_f32" };
+        let name = if agc_clip > 0.0 { "gradient_norm_agc_f32" } else { "gradient_norm_f32" };
         launch_tables(&mut args, true, &|grid, table, args| {
             gpu.launch(
-                MODULE,
-                kernel,
+                Kernel::new(MODULE, name),
                 grid,
                 &[KernelArg::by_value(table), KernelArg::by_value(args), KernelArg::by_value(&options)],
             )
@@ -95,8 +94,7 @@ pub(crate) fn update(
         let options = FactoredOptions { decay_rate: factoring.decay_rate, eps: factoring.eps };
         launch_tables(&mut args, false, &|grid, table, args| {
             gpu.launch(
-                MODULE,
-                "factor_moments_f32",
+                Kernel::new(MODULE, "factor_moments_f32"),
                 grid,
                 &[KernelArg::by_value(table), KernelArg::by_value(args), KernelArg::by_value(&options)],
             )

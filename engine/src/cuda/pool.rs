@@ -1,6 +1,6 @@
 //! Max and average pooling (`kernels/cu/pool.cu`).
 use super::channels::pixel_grid;
-use super::{DeviceSlice, Gpu, KernelArg, Result, args};
+use super::{DeviceSlice, Gpu, Kernel, KernelArg, Result, args};
 use crate::pool_shape::PoolShape;
 
 /// Maximum of each window, and its index within the window (u8).
@@ -13,8 +13,8 @@ pub(crate) fn max_forward(
 ) -> Result<()> {
     let rows = s.n * s.out[0];
     let grid = pixel_grid(rows, s.out[1], s.c, x.dtype);
-    let kernel = format!("max_pool_fwd_{}", x.dtype);
-    gpu.launch(MODULE, &kernel, grid, args![x, y, index, rows, KernelArg::by_value(&geometry(s, false))])
+    let kernel = Kernel::new(MODULE, "max_pool_fwd").of(x.dtype);
+    gpu.launch(kernel, grid, args![x, y, index, rows, KernelArg::by_value(&geometry(s, false))])
 }
 
 /// `dx`: for each pixel the sum of `dy` over the windows whose maximum it is.
@@ -27,8 +27,8 @@ pub(crate) fn max_backward(
 ) -> Result<()> {
     let rows = s.n * s.size[0];
     let grid = pixel_grid(rows, s.size[1], s.c, dy.dtype);
-    let kernel = format!("max_pool_bwd_{}", dy.dtype);
-    gpu.launch(MODULE, &kernel, grid, args![dy, index, dx, rows, KernelArg::by_value(&geometry(s, false))])
+    let kernel = Kernel::new(MODULE, "max_pool_bwd").of(dy.dtype);
+    gpu.launch(kernel, grid, args![dy, index, dx, rows, KernelArg::by_value(&geometry(s, false))])
 }
 
 /// Mean of each window; the divisor includes padding if `include_pad`.
@@ -41,8 +41,8 @@ pub(crate) fn avg_forward(
 ) -> Result<()> {
     let rows = s.n * s.out[0];
     let grid = pixel_grid(rows, s.out[1], s.c, x.dtype);
-    let kernel = format!("avg_pool_fwd_{}", x.dtype);
-    gpu.launch(MODULE, &kernel, grid, args![x, y, rows, KernelArg::by_value(&geometry(s, include_pad))])
+    let kernel = Kernel::new(MODULE, "avg_pool_fwd").of(x.dtype);
+    gpu.launch(kernel, grid, args![x, y, rows, KernelArg::by_value(&geometry(s, include_pad))])
 }
 
 /// `dx`: for each pixel the sum of `dy / divisor` over the windows that cover it.
@@ -55,8 +55,8 @@ pub(crate) fn avg_backward(
 ) -> Result<()> {
     let rows = s.n * s.size[0];
     let grid = pixel_grid(rows, s.size[1], s.c, dy.dtype);
-    let kernel = format!("avg_pool_bwd_{}", dy.dtype);
-    gpu.launch(MODULE, &kernel, grid, args![dy, dx, rows, KernelArg::by_value(&geometry(s, include_pad))])
+    let kernel = Kernel::new(MODULE, "avg_pool_bwd").of(dy.dtype);
+    gpu.launch(kernel, grid, args![dy, dx, rows, KernelArg::by_value(&geometry(s, include_pad))])
 }
 
 const MODULE: &str = "pool";

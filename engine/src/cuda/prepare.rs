@@ -1,6 +1,6 @@
 //! Augmentation of u8 training images in one pass: mixup or CutMix, normalization, random erasing (`kernels/cu/prepare.cu`).
 use super::strided_pair::to_i32;
-use super::{DeviceSlice, Gpu, KernelArg, LaunchConfig, Result, args};
+use super::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args};
 use crate::ops::{CHANGE_HEADER_LEN, EraseMode, ImagePreparation};
 
 /// Applies the rows of `changes` to images `[n, h, w, c]` of up to four channels.
@@ -33,11 +33,15 @@ pub(crate) fn forward(
     };
     let per_block = 256 * 16 / y.dtype.size();
     let blocks = (h * w * c).div_ceil(per_block).clamp(1, 64);
-    let grid =
-        LaunchConfig { grid_dim: [blocks as u32, n as u32, 1], block_dim: [256, 1, 1], shared_mem_bytes: 0 };
+    let grid = LaunchConfig {
+        grid_dim: [blocks as u32, n as u32, 1],
+        block_dim: [256, 1, 1],
+        shared_mem_bytes: 0,
+        is_grid_stride: false,
+    };
     let arguments =
         args![x, changes, y, to_i32(h)?, to_i32(w)?, to_i32(c)?, KernelArg::by_value(&preparation)];
-    gpu.launch("prepare", &format!("prepare_{}", y.dtype), grid, arguments)
+    gpu.launch(Kernel::new("prepare", "prepare").of(y.dtype), grid, arguments)
 }
 
 /// Same layout as `struct Preparation` in the kernels.

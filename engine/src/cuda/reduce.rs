@@ -1,7 +1,7 @@
 //! Sums over an axis (`kernels/cu/reduce.cu`): in one launch, or, depending on the shape, in two with f32 sums of chunks between them.
 use super::channels::{THREADS, is_long, row_grid};
 use super::strided_pair::to_i32;
-use super::{DeviceSlice, Gpu, LaunchConfig, Result, args, copy};
+use super::{DeviceSlice, Gpu, Kernel, LaunchConfig, Result, args, copy};
 use crate::DType;
 use std::sync::Arc;
 
@@ -40,14 +40,12 @@ fn sum_chunks(
     factor: f64,
     out: DeviceSlice,
 ) -> Result<()> {
-    let dtypes = format!("{}_{}", x.dtype, out.dtype);
     let chunks = n.div_ceil(chunk);
     if inner == 1 {
         let grid = row_grid(outer * chunks, chunk);
         let is_long = i32::from(is_long(chunk));
         return gpu.launch(
-            MODULE,
-            &format!("sum_rows_{dtypes}"),
+            Kernel::new(MODULE, "sum_rows").of(x.dtype).of(out.dtype),
             grid,
             args![x, out, outer, n, chunk, is_long, factor as f32],
         );
@@ -56,7 +54,7 @@ fn sum_chunks(
     let grid = LaunchConfig::linear(to_i32(columns.tiles * outer * chunks)? as usize, THREADS);
     let arguments =
         args![x, out, n, to_i32(inner)?, to_i32(chunk)?, i32::from(columns.packed), factor as f32];
-    gpu.launch(MODULE, &format!("sum_columns_{dtypes}"), grid, arguments)
+    gpu.launch(Kernel::new(MODULE, "sum_columns").of(x.dtype).of(out.dtype), grid, arguments)
 }
 
 const MODULE: &str = "reduce";

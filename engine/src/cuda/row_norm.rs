@@ -1,6 +1,6 @@
 //! Layer norm and RMS norm (`kernels/cu/row_norm.cu`).
 use super::channels::{Chunks, is_long, merge_grid, row_grid};
-use super::{DeviceSlice, Gpu, KernelArg, Result, args};
+use super::{DeviceSlice, Gpu, Kernel, KernelArg, Result, args};
 use crate::DType;
 use crate::cpu::row_norm::RowNorm;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ pub(crate) fn forward(
         is_f32(weight.or(bias)),
         i32::from(is_long(norm.n)),
     ];
-    gpu.launch(MODULE, &format!("row_norm_fwd_{}", x.dtype), row_grid(rows, norm.n), args)
+    gpu.launch(Kernel::new(MODULE, "row_norm_fwd").of(x.dtype), row_grid(rows, norm.n), args)
 }
 
 /// The input's gradient.
@@ -56,7 +56,7 @@ pub(crate) fn backward(
         is_f32(weight),
         long
     ];
-    gpu.launch(MODULE, &format!("row_norm_bwd_{}", x.dtype), row_grid(rows, norm.n), args)
+    gpu.launch(Kernel::new(MODULE, "row_norm_bwd").of(x.dtype), row_grid(rows, norm.n), args)
 }
 
 /// Gradients of weight and bias, of one dtype; `None` where not needed.
@@ -74,10 +74,10 @@ pub(crate) fn parameter_gradients(
     let partial = gpu.empty(chunks.count * 2 * n, DType::F32)?;
     let partial = partial.as_slice(DType::F32);
     let args = args![x, dy, stats, partial, rows, n as i32, chunks.rows as i32];
-    gpu.launch(MODULE, &format!("row_norm_sums_bwd_{}", x.dtype), chunks.grid(), args)?;
+    gpu.launch(Kernel::new(MODULE, "row_norm_sums_bwd").of(x.dtype), chunks.grid(), args)?;
     let (dweight, dbias) = (KernelArg::optional(dweight), KernelArg::optional(dbias));
     let args = args![partial, chunks.count as i32, n as i32, dweight, dbias];
-    gpu.launch(MODULE, &format!("row_norm_finalize_bwd_{dtype}"), merge_grid(n), args)
+    gpu.launch(Kernel::new(MODULE, "row_norm_finalize_bwd").of(dtype), merge_grid(n), args)
 }
 
 const MODULE: &str = "row_norm";

@@ -1,7 +1,7 @@
 //! Soft-target and binary cross entropy (`kernels/cu/soft_cross_entropy.cu`). The binary loss and its gradient are scalars of x's dtype.
 use super::channels::{THREADS, is_long, pack, row_grid};
 use super::cross_entropy::{TopKCounts, mean_loss};
-use super::{DeviceSlice, Gpu, KernelArg, LaunchConfig, Result, args};
+use super::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args};
 use crate::DType;
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ pub(crate) fn soft_forward(
     mean_loss(gpu, rows, loss, counts, |losses, ranks| {
         let (ranks, long) = (KernelArg::optional(ranks), i32::from(is_long(classes)));
         let args = args![x, target, losses, saved, ranks, rows, classes as i32, long];
-        gpu.launch(MODULE, &format!("soft_cross_entropy_fwd_{}", x.dtype), row_grid(rows, classes), args)
+        gpu.launch(Kernel::new(MODULE, "soft_cross_entropy_fwd").of(x.dtype), row_grid(rows, classes), args)
     })
 }
 
@@ -35,7 +35,7 @@ pub(crate) fn soft_backward(
     let rows = saved.len / 2;
     let args = args![x, target, saved, grad, dx, rows, (x.len / rows) as i32];
     // No reduction over rows: a warp per row, whatever its length.
-    gpu.launch(MODULE, &format!("soft_cross_entropy_bwd_{}", x.dtype), row_grid(rows, 1), args)
+    gpu.launch(Kernel::new(MODULE, "soft_cross_entropy_bwd").of(x.dtype), row_grid(rows, 1), args)
 }
 
 /// Sum over all elements of the binary cross entropy of `sigmoid(x)` against `t`, divided by `divisor`.
@@ -51,7 +51,7 @@ pub(crate) fn binary_forward(
     let partial = gpu.empty(grid.grid_dim[0] as usize, DType::F32)?;
     let partial = partial.as_slice(DType::F32);
     let args = args![x, target, partial, x.len, (pos_weight - 1.0) as f32];
-    gpu.launch(MODULE, &format!("binary_cross_entropy_fwd_{}", x.dtype), grid, args)?;
+    gpu.launch(Kernel::new(MODULE, "binary_cross_entropy_fwd").of(x.dtype), grid, args)?;
     total(gpu, partial, divisor, loss)
 }
 
@@ -66,15 +66,15 @@ pub(crate) fn binary_backward(
     dx: DeviceSlice,
 ) -> Result<()> {
     let args = args![x, target, grad, dx, x.len, (pos_weight - 1.0) as f32, 1.0 / divisor as f32];
-    gpu.launch(MODULE, &format!("binary_cross_entropy_bwd_{}", x.dtype), element_grid(x), args)
+    gpu.launch(Kernel::new(MODULE, "binary_cross_entropy_bwd").of(x.dtype), element_grid(x), args)
 }
 
 const MODULE: &str = "soft_cross_entropy";
 
 /// `loss = sum(partial) / divisor`
 fn total(gpu: &Gpu, partial: DeviceSlice, divisor: usize, loss: DeviceSlice) -> Result<()> {
-    let kernel = format!("soft_cross_entropy_total_{}", loss.dtype);
-    gpu.launch(MODULE, &kernel, LaunchConfig::linear(1, THREADS), args![partial, partial.len, divisor, loss])
+    let kernel = Kernel::new(MODULE, "soft_cross_entropy_total").of(loss.dtype);
+    gpu.launch(kernel, LaunchConfig::linear(1, THREADS), args![partial, partial.len, divisor, loss])
 }
 
 /// Blocks with four packs of elements per thread; there is one partial sum per block.

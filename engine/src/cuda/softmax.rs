@@ -1,12 +1,12 @@
 //! Softmax and log-softmax of rows (`kernels/cu/softmax.cu`).
 use super::channels::{is_long, row_grid};
-use super::{DeviceSlice, Gpu, Result, args};
+use super::{DeviceSlice, Gpu, Kernel, Result, args};
 
 /// `y = softmax(x)`, or log-softmax, of consecutive rows of `n` elements.
 pub(crate) fn forward(gpu: &Gpu, x: DeviceSlice, n: usize, log: bool, y: DeviceSlice) -> Result<()> {
     let rows = x.len / n;
     let args = args![x, y, rows, n as i32, i32::from(log), i32::from(is_long(n))];
-    gpu.launch("softmax", &format!("softmax_fwd_{}", x.dtype), row_grid(rows, n), args)
+    gpu.launch(Kernel::new("softmax", "softmax_fwd").of(x.dtype), row_grid(rows, n), args)
 }
 
 /// `dx = y (dy - sum(dy y))`, or for log-softmax `dx = dy - e^y sum(dy)`.
@@ -20,5 +20,5 @@ pub(crate) fn backward(
 ) -> Result<()> {
     let rows = y.len / n;
     let args = args![y, dy, dx, rows, n as i32, i32::from(log), i32::from(is_long(n))];
-    gpu.launch("softmax", &format!("softmax_bwd_{}", y.dtype), row_grid(rows, n), args)
+    gpu.launch(Kernel::new("softmax", "softmax_bwd").of(y.dtype), row_grid(rows, n), args)
 }
