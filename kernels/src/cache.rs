@@ -1,5 +1,5 @@
-//! Cache of compiled kernels on disk. A file that is missing, unreadable or damaged is compiled again; one that cannot be written is
-//! compiled again by the next process. No function here returns an error.
+//! Cache on disk, of compiled kernels and of choices made by timing. An entry that is missing, unreadable or damaged is made again; one
+//! that cannot be written is made again by the next process. No function here returns an error.
 use sha2::{Digest, Sha256};
 use std::fs;
 use std::io::{self, Write};
@@ -13,6 +13,18 @@ pub fn folder() -> PathBuf {
         .or_else(|| absolute("HOME").map(|home| home.join(".cache")))
         .unwrap_or_else(std::env::temp_dir)
         .join("fornax")
+}
+
+/// Returns the text stored under a key of any characters in the subfolder `kind` of the cache folder. `None` if there is none, or if the
+/// entry is damaged or of another key.
+pub fn load_text(kind: &str, key: &str) -> Option<String> {
+    load_text_from(&text_file(&folder(), kind, key), key)
+}
+
+/// Stores a text for [`load_text`].
+pub fn store_text(kind: &str, key: &str, text: &str) {
+    // A failure only costs the next process the same work.
+    let _ = store_at(&text_file(&folder(), kind, key), text_entry(key, text).as_bytes());
 }
 
 /// Returns the image stored under a key.
@@ -31,6 +43,22 @@ const CHECKSUM_BYTES: usize = 32;
 
 fn file(folder: &Path, key: &str) -> PathBuf {
     folder.join("kernels").join(key)
+}
+
+/// Path of a text: its name is a hash of the key.
+fn text_file(folder: &Path, kind: &str, key: &str) -> PathBuf {
+    let hash = Sha256::digest(key);
+    folder.join(kind).join(hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect::<String>())
+}
+
+/// Content of a text's file: the key in the first line, then the text.
+fn text_entry(key: &str, text: &str) -> String {
+    format!("{}\n{text}", key.replace('\n', " "))
+}
+
+fn load_text_from(path: &Path, key: &str) -> Option<String> {
+    let entry = String::from_utf8(load_from(path)?).ok()?;
+    entry.strip_prefix(&text_entry(key, "")).map(str::to_string)
 }
 
 fn load_from(path: &Path) -> Option<Vec<u8>> {
@@ -73,6 +101,23 @@ mod tests {
             fs::write(&path, damaged).expect("it can be written");
             assert_eq!(load_from(&path), None);
         }
+    }
+
+    #[test]
+    fn stored_text_is_loaded_and_damaged_or_foreign_one_is_not() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (path, key) = (text_file(folder.path(), "plans", "a key: {1, 2}"), "a key: {1, 2}");
+        assert_eq!(load_text_from(&path, key), None);
+        store_at(&path, text_entry(key, "two\nlines").as_bytes()).expect("it can be written");
+        assert_eq!(load_text_from(&path, key).as_deref(), Some("two\nlines"));
+        let other = text_file(folder.path(), "plans", "another key");
+        assert_ne!(path, other);
+        fs::copy(&path, &other).expect("it can be copied");
+        assert_eq!(load_text_from(&other, "another key"), None);
+        let mut damaged = fs::read(&path).expect("a file");
+        *damaged.last_mut().expect("bytes") ^= 1;
+        fs::write(&path, damaged).expect("it can be written");
+        assert_eq!(load_text_from(&path, key), None);
     }
 
     #[test]

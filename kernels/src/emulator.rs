@@ -41,6 +41,22 @@ pub struct KernelTraffic {
     pub stores: u64,
 }
 
+/// Fault of an engine of the emulated cuDNN.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum EngineFault {
+    /// None.
+    #[default]
+    None,
+    /// Its plans do not build.
+    BuildFails,
+    /// Its execution returns "not supported", without effect.
+    UnsupportedAtExecution,
+    /// Its execution returns an execution error, without effect.
+    ExecutionFails,
+    /// Its kernel accesses an illegal address, which is an error of the device from then on.
+    IllegalAddress,
+}
+
 /// Error of loading or configuring the emulated device.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -134,6 +150,15 @@ pub fn set_checked(checked: bool) -> Result<(), EmulatorError> {
     Ok(())
 }
 
+/// Sets the emulated time per run, in milliseconds, and the fault of an engine of the emulated cuDNN, for all devices, from now on. The time
+/// is measured by CUDA events; every other operation takes 10 microseconds of emulated time.
+pub fn plant_engine(engine: i64, milliseconds: f64, fault: EngineFault) -> Result<(), EmulatorError> {
+    let runtime = RUNTIME.get().ok_or(EmulatorError::NotLoaded)?;
+    // SAFETY: the type is that of the function in `emulator/cudnn/planted.cpp`.
+    unsafe { (runtime.plant_engine)(engine, milliseconds, fault as c_int) };
+    Ok(())
+}
+
 /// Returns and clears the last error message, with kernel, line, block and thread if known; `None` if there was no error. Unlike on a
 /// real device, this also resets devices after a sticky error.
 pub fn take_error() -> Option<String> {
@@ -185,6 +210,7 @@ struct Runtime {
     live_bytes: Symbol<unsafe extern "C" fn() -> usize>,
     leaks: Symbol<ReadText>,
     bytes: Symbol<unsafe extern "C" fn(*const c_char, *mut u64, *mut u64) -> c_int>,
+    plant_engine: Symbol<unsafe extern "C" fn(i64, f64, c_int)>,
 }
 
 type Configure = unsafe extern "C" fn(c_int, *const c_char, *const c_char, *const c_char);
@@ -219,6 +245,7 @@ impl Runtime {
                 live_bytes: library.get(b"fornax_emulator_live_bytes").map_err(load)?,
                 leaks: library.get(b"fornax_emulator_leaks").map_err(load)?,
                 bytes: library.get(b"fornax_emulator_bytes").map_err(load)?,
+                plant_engine: libraries[built.cudnn].get(b"fornax_emulator_plant_engine").map_err(load)?,
             }
         };
         libraries.into_iter().for_each(std::mem::forget);

@@ -242,6 +242,12 @@ pub struct Settings {
     /// Metric that selects the best checkpoint [default: top1]
     #[arg(long, value_name = "METRIC", help_heading = "Run")]
     pub eval_metric: Option<EvalMetric>,
+    /// Time cuDNN's convolution plans at the first use of a shape and use the fastest; resumed runs use the same [default: on a CUDA device]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true, help_heading = "Run")]
+    pub cudnn_benchmark: Option<bool>,
+    /// Use deterministic cuDNN engines only [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true, help_heading = "Run")]
+    pub deterministic: Option<bool>,
 }
 
 /// Gradient clipping mode.

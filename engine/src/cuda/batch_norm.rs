@@ -6,7 +6,7 @@ use crate::{Activation, DType};
 use std::sync::Arc;
 
 /// Weight, bias and running statistics, each `[c]` and all of one dtype, and eps.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub(crate) struct BatchNormParameters<'a> {
     pub(crate) weight: Option<DeviceSlice<'a>>,
     pub(crate) bias: Option<DeviceSlice<'a>>,

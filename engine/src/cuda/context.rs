@@ -1,7 +1,7 @@
 //! GPU: its CUDA context, compute stream, loaded kernels and properties.
 use super::capture_lock::{CaptureLock, StreamAccess};
 use super::cublaslt::CublasLt;
-use super::cudnn::{ConvPlanChoice, Cudnn};
+use super::cudnn::{ConvEngineOptions, ConvPlanChoice, ConvPlanRecord, Cudnn};
 use super::memory::MemoryCounters;
 use super::staging::StagingPool;
 use super::{CudaError, DeviceBuffer, LibraryError, Result, WorkspaceAllocator, launch::KernelModules};
@@ -25,8 +25,8 @@ pub(crate) struct Gpu {
     pub(super) capture_lock: CaptureLock,
     /// Number of launches of Fornax's kernels.
     pub(super) launched: AtomicU64,
-    /// Plan choice for convolutions without a plan.
-    plan_choice: Mutex<ConvPlanChoice>,
+    /// Constraints on cuDNN's engines, and the choice between them.
+    conv_options: Mutex<ConvEngineOptions>,
     cublaslt: OnceLock<std::result::Result<CublasLt, LibraryError>>,
     cudnn: OnceLock<std::result::Result<Cudnn, LibraryError>>,
 }
@@ -62,20 +62,38 @@ pub fn launch_count(device: Device) -> u64 {
     gpus().get(&ordinal).map_or(0, |gpu| gpu.launched.load(Ordering::Relaxed))
 }
 
-/// Sets how cuDNN plans are chosen for convolutions on a CUDA device; the default is [`ConvPlanChoice::Heuristic`]. Cached plans of shapes
-/// that were planned before with the same choice are kept.
+/// Sets which cuDNN engines compute convolutions on a CUDA device, and how one is chosen. The default is deterministic engines, no TF32, and
+/// [`ConvPlanChoice::Heuristic`]. Shapes that were used before with the same options keep their plans.
 ///
-/// [`ConvPlanChoice::Benchmark`], like PyTorch's `cudnn.benchmark`, runs several plans at the first use of a shape and waits for the
-/// device. Every plan is deterministic, but the fastest one, and so the last bits of results, can differ between processes. With either
-/// choice, the first use of a shape must not be in a [`super::CudaGraph`] capture: that is an error.
-pub fn set_conv_plan_choice(device: &Device, choice: ConvPlanChoice) -> crate::Result<()> {
-    let in_op = |error: CudaError| error.with_op_context("set_conv_plan_choice", *device, &[]);
+/// [`ConvPlanChoice::Benchmark`], like PyTorch's `cudnn.benchmark`, times several plans at the first use of a shape and waits for the
+/// device. The fastest one, and so the last bits of results, can differ between processes, unless [`restore_conv_plans`] or the cache on
+/// disk repeats the choice. With either choice, the first use of a shape must not be in a [`super::CudaGraph`] capture: that is an error.
+pub fn set_conv_engine_options(device: &Device, options: ConvEngineOptions) -> crate::Result<()> {
+    let gpu = gpu_with_plans("set_conv_engine_options", device)?;
+    *gpu.conv_options.lock().unwrap_or_else(|e| e.into_inner()) = options;
+    Ok(())
+}
+
+/// The convolution plans of a CUDA device that were chosen by timing so far; `None` if it has not used cuDNN yet.
+pub fn conv_plan_record(device: &Device) -> crate::Result<Option<ConvPlanRecord>> {
+    let gpu = gpu_with_plans("conv_plan_record", device)?;
+    Ok(gpu.cudnn.get().and_then(|opened| opened.as_ref().ok()).map(Cudnn::plan_record))
+}
+
+/// Restores convolution plans for shapes that were not used yet; [`ConvPlanChoice::Benchmark`] then uses these. Returns false, without
+/// effect, if they are of another GPU or version of cuDNN.
+pub fn restore_conv_plans(device: &Device, record: &ConvPlanRecord) -> crate::Result<bool> {
+    let gpu = gpu_with_plans("restore_conv_plans", device)?;
+    let restored = gpu.bind().and_then(|_access| Ok(gpu.cudnn()?.restore_plans(record)));
+    restored.map_err(|error| error.with_op_context("restore_conv_plans", *device, &[]))
+}
+
+fn gpu_with_plans(op: &'static str, device: &Device) -> crate::Result<Arc<Gpu>> {
+    let in_op = |error: CudaError| error.with_op_context(op, *device, &[]);
     let Device::Cuda(ordinal) = *device else {
         return Err(in_op(CudaError::new("only convolutions on a CUDA device have plans")));
     };
-    let gpu = Gpu::get(ordinal).map_err(in_op)?;
-    *gpu.plan_choice.lock().unwrap_or_else(|e| e.into_inner()) = choice;
-    Ok(())
+    Gpu::get(ordinal).map_err(in_op)
 }
 
 static GPUS: Mutex<BTreeMap<usize, Arc<Gpu>>> = Mutex::new(BTreeMap::new());
@@ -110,7 +128,11 @@ impl Gpu {
             counters: MemoryCounters::default(),
             capture_lock: CaptureLock::default(),
             launched: AtomicU64::new(0),
-            plan_choice: Mutex::default(),
+            conv_options: Mutex::new(ConvEngineOptions {
+                tf32: false,
+                deterministic: true,
+                choice: ConvPlanChoice::Heuristic,
+            }),
             cublaslt: OnceLock::new(),
             cudnn: OnceLock::new(),
         };
@@ -145,9 +167,9 @@ impl Gpu {
         Ok(access)
     }
 
-    /// Current plan choice for convolutions.
-    pub(super) fn plan_choice(&self) -> ConvPlanChoice {
-        *self.plan_choice.lock().unwrap_or_else(|e| e.into_inner())
+    /// Current options of convolutions.
+    pub(super) fn conv_options(&self) -> ConvEngineOptions {
+        *self.conv_options.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     /// cuBLASLt on this device, opened at its first use.
@@ -158,7 +180,8 @@ impl Gpu {
     /// cuDNN on this device's stream, opened at its first use.
     pub(super) fn cudnn(&self) -> std::result::Result<&Cudnn, LibraryError> {
         // SAFETY: the stream lives as long as this value, and callers have bound its context.
-        self.cudnn.get_or_init(|| unsafe { Cudnn::new(self.stream()) }).as_ref().map_err(Clone::clone)
+        let open = || unsafe { Cudnn::new(self.stream(), &self.info.name) };
+        self.cudnn.get_or_init(open).as_ref().map_err(Clone::clone)
     }
 
     /// Runs a library call with a workspace allocator. Workspaces are released in stream order after the call.

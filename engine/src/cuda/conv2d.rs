@@ -1,7 +1,8 @@
 //! Convolution: our kernels for depthwise ones, cuDNN for all others, and our implicit GEMM as the fallback for shapes that cuDNN does
 //! not support. f32, f16 and bf16.
-use super::cudnn::{ChannelAffine, ChannelSums, ConvEngineOptions};
-use super::{DeviceSlice, Gpu, LibraryError, Result, depthwise, implicit_gemm};
+use super::batch_norm::{self, BatchNormParameters, SAVED_ROWS};
+use super::cudnn::{ChannelAffine, ChannelSums, FusionAlternative};
+use super::{DeviceSlice, Gpu, LibraryError, Result, conv_norm, depthwise, implicit_gemm};
 use crate::{ConvShape, DType};
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ pub(crate) fn forward(
     if depthwise::supports(s, x.dtype) {
         return depthwise::forward(gpu, s, x, weight, None, y);
     }
-    let options = options(gpu);
+    let options = gpu.conv_options();
     let result = gpu.bind().map(|_access| {
         let cudnn = gpu.cudnn()?;
         // SAFETY: the slices are of the shapes and dtype that the operation has checked, and in use until the stream is done.
@@ -29,7 +30,7 @@ pub(crate) fn forward(
 
 /// [`forward`] fused with its neighbours: with `affine` (scale and shift per channel of x) it convolves `max(x * scale + shift, 0)`; with
 /// `sums`, `[2, c_out]` f32, it also writes each output channel's sum and sum of squares. Returns false, with the outputs undefined, if
-/// cuDNN has no kernel for the fusion.
+/// cuDNN has no kernel for the fusion, or if timing found it slower than a convolution and a pass over its output for the statistics.
 pub(crate) fn forward_fused(
     gpu: &Arc<Gpu>,
     s: &ConvShape,
@@ -40,18 +41,37 @@ pub(crate) fn forward_fused(
     if !supports_fusion(s, x.dtype) {
         return Ok(false);
     }
-    let options = options(gpu);
+    let options = gpu.conv_options();
+    let has_affine = affine.is_some();
     let affine = affine.map(|[scale, shift]| ChannelAffine { scale: scale.pointer, shift: shift.pointer });
-    let sums = sums.map(|sums| {
+    let channel_sums = sums.map(|sums| {
         let squares = sums.pointer + (s.c_out * size_of::<f32>()) as u64;
-        ChannelSums { sum: sums.pointer, squares }
+        ChannelSums { sum: sums.pointer, squares, channels: s.c_out }
     });
+    let (c, parameters) = (s.c_out, BatchNormParameters::default());
+    let mut rest = || {
+        let saved = gpu.empty(SAVED_ROWS * c, DType::F32)?;
+        match sums {
+            Some(sums) => {
+                conv_norm::statistics(gpu, (y, sums), c, &parameters, None, saved.as_slice(DType::F32))?
+            }
+            None => {}
+        }
+        Ok(())
+    };
+    let mut separate = || {
+        let saved = gpu.empty(SAVED_ROWS * c, DType::F32)?;
+        forward(gpu, s, x, weight, y)?;
+        Ok(batch_norm::statistics(gpu, y, c, &parameters, None, saved.as_slice(DType::F32))?)
+    };
+    let alternative = FusionAlternative { rest: &mut rest, separate: &mut separate };
     is_supported(gpu.bind().map(|_access| {
         let cudnn = gpu.cudnn()?;
+        let alternative = (!has_affine).then_some(alternative);
         // SAFETY: as in `forward`.
         gpu.with_workspace(|workspace| unsafe {
-            let (x_and, y_and) = ((x.pointer, affine), (y.pointer, sums));
-            cudnn.forward_fused(s, x.dtype, options, x_and, weight.pointer, y_and, workspace)
+            let (x_and, y_and) = ((x.pointer, affine), (y.pointer, channel_sums));
+            cudnn.forward_fused(s, x.dtype, options, x_and, weight.pointer, y_and, alternative, workspace)
         })
     })?)
 }
@@ -67,7 +87,7 @@ pub(crate) fn data_gradient(
     if depthwise::supports(s, dy.dtype) {
         return depthwise::data_gradient(gpu, s, dy, weight, dx);
     }
-    let options = options(gpu);
+    let options = gpu.conv_options();
     let result = gpu.bind().map(|_access| {
         let cudnn = gpu.cudnn()?;
         // SAFETY: as in `forward`.
@@ -89,7 +109,7 @@ pub(crate) fn weight_gradient(
     if depthwise::supports(s, x.dtype) {
         return depthwise::weight_gradient(gpu, s, x, dy, dw);
     }
-    let options = options(gpu);
+    let options = gpu.conv_options();
     let result = gpu.bind().map(|_access| {
         let cudnn = gpu.cudnn()?;
         // SAFETY: as in `forward`.
@@ -111,7 +131,7 @@ pub(crate) fn weight_gradient_fused(
     if !supports_fusion(s, x.dtype) {
         return Ok(false);
     }
-    let options = options(gpu);
+    let options = gpu.conv_options();
     let affine = ChannelAffine { scale: scale.pointer, shift: shift.pointer };
     is_supported(gpu.bind().map(|_access| {
         let cudnn = gpu.cudnn()?;
@@ -121,11 +141,6 @@ pub(crate) fn weight_gradient_fused(
             cudnn.weight_gradient_fused(s, x.dtype, options, x_and, dy.pointer, dw.pointer, workspace)
         })
     })?)
-}
-
-/// Engine options: deterministic, no TF32, and the device's plan choice.
-fn options(gpu: &Gpu) -> ConvEngineOptions {
-    ConvEngineOptions { tf32: false, deterministic: true, choice: gpu.plan_choice() }
 }
 
 /// True if cuDNN's precompiled engines may support a fusion: 16-bit dtypes (fused engines do not guarantee strict f32), one group, and

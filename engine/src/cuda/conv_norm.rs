@@ -1,11 +1,13 @@
 //! Batch norm statistics from the sums of a fused convolution (`kernels/cu/conv_norm.cu`).
 use super::batch_norm::BatchNormParameters;
-use super::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args};
+use super::channels::merge_grid;
+use super::{DeviceSlice, Gpu, Kernel, KernelArg, Result, args};
 
-/// [`super::batch_norm::statistics`] from `sums` `[2, c]` over `rows` rows: each channel's sum and sum of squares.
+/// [`super::batch_norm::statistics`] of y, f16 or bf16, from its `sums` `[2, c]`: each channel's sum and sum of squares. Channels whose
+/// variance the sums cannot give are read again.
 pub(crate) fn statistics(
     gpu: &Gpu,
-    (sums, rows): (DeviceSlice, usize),
+    (y, sums): (DeviceSlice, DeviceSlice),
     c: usize,
     parameters: &BatchNormParameters,
     momentum: Option<f64>,
@@ -13,8 +15,9 @@ pub(crate) fn statistics(
 ) -> Result<()> {
     let updated = parameters.running.filter(|_| momentum.is_some());
     let args = args![
+        y,
         sums,
-        rows,
+        y.len / c,
         c as i32,
         KernelArg::optional(parameters.weight),
         KernelArg::optional(parameters.bias),
@@ -24,8 +27,6 @@ pub(crate) fn statistics(
         parameters.eps as f32,
         saved,
     ];
-    let kernel = Kernel::new("conv_norm", "conv_norm_finalize").of(parameters.dtype());
-    gpu.launch(kernel, LaunchConfig::linear(c.div_ceil(THREADS), THREADS), args)
+    let kernel = Kernel::new("conv_norm", "conv_norm_finalize").of(y.dtype).of(parameters.dtype());
+    gpu.launch(kernel, merge_grid(c), args)
 }
-
-const THREADS: usize = 256;

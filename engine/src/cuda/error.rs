@@ -55,6 +55,15 @@ impl CudaError {
     }
 }
 
+impl From<CudaError> for LibraryError {
+    fn from(error: CudaError) -> LibraryError {
+        match error.bytes {
+            Some(bytes) => LibraryError::Workspace { bytes, why: error.why },
+            None => LibraryError::Dependency { why: error.why },
+        }
+    }
+}
+
 impl From<LibraryError> for CudaError {
     fn from(error: LibraryError) -> CudaError {
         let bytes = match error {

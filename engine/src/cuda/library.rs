@@ -51,6 +51,24 @@ pub enum LibraryError {
         /// Description of the problem.
         what: String,
     },
+    /// A stored plan cannot be used.
+    #[error(
+        "{library}: the restored plan of {what} cannot be used: {why}; without it results may differ in the last bits"
+    )]
+    Restore {
+        /// Name of the library.
+        library: &'static str,
+        /// Description of the problem.
+        what: String,
+        /// Error of building or running it.
+        why: String,
+    },
+    /// Another call of the same operation failed.
+    #[error("{why}")]
+    Dependency {
+        /// Error of that call.
+        why: String,
+    },
     /// The workspace of a call could not be allocated.
     #[error("no memory for a workspace of {bytes} bytes: {why}")]
     Workspace {

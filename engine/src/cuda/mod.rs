@@ -45,7 +45,10 @@ mod strided_pair;
 mod tests;
 pub(crate) mod unary;
 
-pub use context::{GpuInfo, devices, launch_count, memory_stats, set_conv_plan_choice};
+pub use context::{
+    GpuInfo, conv_plan_record, devices, launch_count, memory_stats, restore_conv_plans,
+    set_conv_engine_options,
+};
 pub use graph::CudaGraph;
 pub use library::{LibraryError, WorkspaceAllocator};
 pub use library_info::{LibraryInfo, libraries};

@@ -3,7 +3,7 @@ use crate::cudnn_errors;
 use crate::device::{Block, Device};
 use crate::numbers::{DTYPES, error, from_bytes, random, to_bytes};
 use fornax_engine::cuda::LibraryError;
-use fornax_engine::cuda::cudnn::{ConvEngineOptions, ConvKind, ConvPlanChoice, Cudnn};
+use fornax_engine::cuda::cudnn::{ConvBenchmark, ConvEngineOptions, ConvKind, ConvPlanChoice, Cudnn};
 use fornax_engine::{ConvShape, DType};
 
 pub const BASE: ConvShape = ConvShape {
@@ -88,7 +88,7 @@ impl Fixture {
     fn new() -> Fixture {
         let device = Device::open();
         // SAFETY: the device outlives `dnn`, and opening it made its context current.
-        let dnn = unsafe { Cudnn::new(device.stream()) }.unwrap();
+        let dnn = unsafe { Cudnn::new(device.stream(), "emulated") }.unwrap();
         Fixture { device, dnn }
     }
 
@@ -191,7 +191,7 @@ fn f32_is_rounded_to_tf32_only_where_allowed() {
 #[test]
 fn benchmarked_plans_are_correct_and_deterministic() {
     let fixture = Fixture::new();
-    let choice = ConvPlanChoice::Benchmark { candidates: 10, workspace: 1 << 30 };
+    let choice = ConvPlanChoice::Benchmark(ConvBenchmark { disk_cache: false, ..ConvBenchmark::default() });
     let options = ConvEngineOptions { choice, deterministic: true, ..Default::default() };
     let s = ConvShape { dilation: [2, 2], padding: [2, 2], ..BASE };
     for dtype in DTYPES {
@@ -235,7 +235,7 @@ fn workspace_allocation_failure_is_returned() {
     let fixture = Fixture::new();
     let [x, w, y] = operands(&BASE, DType::F32).map(|t| fixture.device.upload(&to_bytes(&t, DType::F32), 0));
     let workspace = &mut |bytes: usize| Err(LibraryError::Workspace { bytes, why: "none left".into() });
-    // The only engine with these options needs a workspace.
+    // All engines with these options need a workspace.
     let options = ConvEngineOptions { deterministic: true, ..Default::default() };
     // SAFETY: the blocks have the shape's sizes.
     let result = unsafe {

@@ -4,9 +4,11 @@ use crate::device::{Block, Device};
 use crate::numbers::{error, from_bytes, random, round, to_bytes};
 use fornax_engine::cuda::LibraryError;
 use fornax_engine::cuda::cudnn::{
-    ChannelAffine, ChannelSums, ConvEngineOptions, ConvKind, ConvPlanChoice, ConvProblem, Cudnn,
+    ChannelAffine, ChannelSums, ConvBenchmark, ConvEngineOptions, ConvKind, ConvPlanChoice, ConvProblem,
+    Cudnn,
 };
 use fornax_engine::{ConvShape, DType};
+use fornax_kernels::emulator::{EngineFault, plant_engine};
 
 const WHOLE: ConvShape = ConvShape { c_in: 8, c_out: 16, ..BASE };
 const OPTIONS: ConvEngineOptions =
@@ -56,7 +58,7 @@ fn run(
 ) -> Result<FusedResult, LibraryError> {
     let device = Device::open();
     // SAFETY: the device outlives `dnn`, and opening it made its context current.
-    let dnn = unsafe { Cudnn::new(device.stream()) }.unwrap();
+    let dnn = unsafe { Cudnn::new(device.stream(), "emulated") }.unwrap();
     let upload = |values: &[f64], dtype| device.upload(&to_bytes(values, dtype), 0);
     let [mut tensors, of_affine] =
         [values.tensors.clone(), [values.scale.clone(), values.shift.clone(), vec![]]];
@@ -66,7 +68,7 @@ fn run(
     let [scale, shift, _] = of_affine.each_ref().map(|t| upload(t, ConvProblem::affine_dtype(dtype)));
     let [sum, squares] = [(); 2].map(|()| upload(&vec![f64::NAN; s.c_out], DType::F32));
     let affine = ChannelAffine { scale: scale.pointer(), shift: shift.pointer() };
-    let sums = ChannelSums { sum: sum.pointer(), squares: squares.pointer() };
+    let sums = ChannelSums { sum: sum.pointer(), squares: squares.pointer(), channels: s.c_out };
     let mut workspaces: Vec<Block> = Vec::new();
     let workspace = &mut |bytes: usize| {
         workspaces.push(device.allocate(bytes, 0));
@@ -79,7 +81,7 @@ fn run(
         unsafe {
             if kind == ConvKind::Forward {
                 let (x, y) = ((px, normalize.then_some(affine)), (py, statistics.then_some(sums)));
-                dnn.forward_fused(s, dtype, options, x, pw, y, workspace)
+                dnn.forward_fused(s, dtype, options, x, pw, y, None, workspace)
             } else {
                 dnn.weight_gradient_fused(s, dtype, options, (px, affine), py, pw, workspace)
             }
@@ -121,6 +123,26 @@ fn fused_statistics_match_the_output() {
                 let scale: Vec<f64> = (0..s.c_out).map(|j| column(j, true)).collect();
                 assert!(error(sums, &want, &scale, DType::F32) <= 1.0, "{dtype} {s:?} power {of_power}");
             }
+        }
+    }
+}
+
+#[test]
+fn engine_that_accumulates_starts_from_zero_sums() {
+    Device::open();
+    let benchmark = ConvBenchmark { disk_cache: false, ..ConvBenchmark::default() };
+    let options = ConvEngineOptions { choice: ConvPlanChoice::Benchmark(benchmark), ..OPTIONS };
+    // With these engines slow, the others win, which add to their sums. The memory of the sums holds NaN.
+    for (dtype, overwriting) in [(DType::F16, 40), (DType::BF16, 53)] {
+        plant_engine(overwriting, 50.0, EngineFault::None).unwrap();
+        let values = FusedValues::of(&WHOLE, dtype);
+        let got = run(ConvKind::Forward, &WHOLE, (dtype, options), &values, (false, true)).unwrap();
+        for c in 0..WHOLE.c_out {
+            let column = || got.result.iter().skip(c).step_by(WHOLE.c_out);
+            let (sum, squares): (f64, f64) = (column().sum(), column().map(|v| v * v).sum());
+            assert!((got.sums[c] - sum).abs() <= 1e-4, "{dtype}, channel {c}: {} for {sum}", got.sums[c]);
+            let error = (got.squares[c] - squares).abs();
+            assert!(error <= 1e-5 * squares, "{dtype}, channel {c}: {} for {squares}", got.squares[c]);
         }
     }
 }

@@ -47,9 +47,10 @@ void forward(const Geometry& g, Precision precision, const void* image, const vo
           const float* line = &transposed[(group * taps + tap) * cg * kg];
           partial.assign(kg, 0);
           float* sum = partial.data();
-          for (int64_t c = 0; c < cg; c++, line += kg) {
+          for (int64_t i = 0; i < cg; i++) {
+            const int64_t c = precision.descending ? cg - 1 - i : i;
             const float value = pixel[c];
-            for (int64_t k = 0; k < kg; k++) sum[k] += value * line[k];
+            for (int64_t k = 0; k < kg; k++) sum[k] += value * line[c * kg + k];
           }
           accumulate(g, precision, partial, total);
         }
@@ -83,7 +84,8 @@ void data_gradient(const Geometry& g, Precision precision, void* image, const vo
           const float* pixel = &dy[((n * g.out_h + oh) * g.out_w + ow) * g.k + group * kg];
           partial.assign(cg, 0);
           float* sum = partial.data();
-          for (int64_t k = 0; k < kg; k++) {
+          for (int64_t i = 0; i < kg; i++) {
+            const int64_t k = precision.descending ? kg - 1 - i : i;
             const float value = pixel[k];
             const float* line = &w[((group * kg + k) * taps + tap) * cg];
             for (int64_t c = 0; c < cg; c++) sum[c] += value * line[c];
@@ -110,7 +112,8 @@ void weight_gradient(const Geometry& g, Precision precision, const void* image, 
       const float* line = &x[(row / g.out_h * g.h + ih) * g.w * g.c + group * cg];
       partial.assign(cg, 0);
       float* sum = partial.data();
-      for (int64_t ow = 0; ow < g.out_w; ow++) {
+      for (int64_t i = 0; i < g.out_w; i++) {
+        const int64_t ow = precision.descending ? g.out_w - 1 - i : i;
         const int64_t iw = ow * g.stride[1] - g.pad[1] + tap % g.s * g.dilation[1];
         if (iw < 0 || iw >= g.w) continue;
         const float value = dy[(row * g.out_w + ow) * g.k + k];
@@ -147,7 +150,7 @@ std::vector<char> scale_shift_relu(const Geometry& g, const void* image, const v
   return to;
 }
 
-void channel_sums(const Geometry& g, const void* output, float* sum, float* sqsum) {
+void channel_sums(const Geometry& g, const void* output, bool accumulates, float* sum, float* sqsum) {
   std::vector<double> totals(2 * g.k, 0);
   for (int64_t row = 0; row < g.n * g.out_h; row++) {
     std::vector<float> partial(2 * g.k, 0);
@@ -158,7 +161,10 @@ void channel_sums(const Geometry& g, const void* output, float* sum, float* sqsu
     }
     for (int64_t k = 0; k < 2 * g.k; k++) totals[k] += partial[k];
   }
-  for (int64_t k = 0; k < g.k; k++) sum[k] = float(totals[k]), sqsum[k] = float(totals[g.k + k]);
+  for (int64_t k = 0; k < g.k; k++) {
+    sum[k] = (accumulates ? sum[k] : 0) + float(totals[k]);
+    sqsum[k] = (accumulates ? sqsum[k] : 0) + float(totals[g.k + k]);
+  }
 }
 
 }  // namespace dnn

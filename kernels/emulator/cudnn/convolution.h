@@ -18,10 +18,11 @@ struct Geometry {
   int64_t output_elements() const { return n * out_h * out_w * k; }
 };
 
-// Precision of an engine: TF32 operands, or partial sums in the storage type.
+// Precision of an engine: TF32 operands, partial sums in the storage type, or sums in descending order, which differ in the last bits.
 struct Precision {
   bool tf32 = false;
   bool reduced_precision_reduction = false;
+  bool descending = false;
 };
 
 // Computes the output, the image's gradient or the weight's gradient, as `g.kind` selects, from the other two tensors.
@@ -31,7 +32,8 @@ void convolve(const Geometry& g, Precision precision, void* image, void* weight,
 std::vector<char> scale_shift_relu(const Geometry& g, const void* image, const void* scale, const void* shift,
                                    host::ElementType vector_type, host::ElementType intermediate_type);
 
-// Sums and sums of squares of the output by channel. Each row of pixels is summed in f32, like a GPU's tiles.
-void channel_sums(const Geometry& g, const void* output, float* sum, float* sqsum);
+// Sums and sums of squares of the output by channel, added to `sum` and `sqsum` if `accumulates`, else written. Each row of pixels is
+// summed in f32, like a GPU's tiles.
+void channel_sums(const Geometry& g, const void* output, bool accumulates, float* sum, float* sqsum);
 
 }  // namespace dnn

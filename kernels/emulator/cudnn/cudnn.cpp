@@ -40,6 +40,10 @@ Status get_computed_attribute(const Descriptor& d, int name, int tag, int64_t ca
   };
   if (name == a_config_workspace || name == a_plan_workspace)
     return copy_values(t_int64, std::vector<int64_t>{d.engine->workspace});
+  if (name == a_plan_json && d.kind == k_execution_plan) {
+    const std::string text = plan_json(*d.conv_graph, *d.engine);
+    return copy_values(t_char, std::vector<char>(text.begin(), text.end()));
+  }
   if (name == a_engine_index) return copy_values(t_int64, std::vector<int64_t>{d.engine->index});
   if (name == a_engine_notes) return copy_values(t_numerical_note, d.engine->notes);
   return fail(bad_param, what + " cannot be read");
@@ -93,10 +97,20 @@ Status execute(const Handle& handle, const Descriptor& plan, const Descriptor& p
   const int64_t workspace = plan.engine->workspace, element = int64_t(host::size_of(g.type));
   if (workspace && !pointers.workspace)
     return fail(bad_param, "the plan needs a workspace of " + std::to_string(workspace) + " bytes");
+  const int64_t engine = plan.engine->index;
+  const PlantedBehaviour planted = planted_behaviour(engine);
+  if (planted.fault == PlantedFault::unsupported_at_execution)
+    return fail(not_supported, "engine " + std::to_string(engine) + " does not support its tensors");
+  if (planted.fault == PlantedFault::execution_fails)
+    return fail(execution_failed, "engine " + std::to_string(engine) + " could not be launched");
   const Precision precision = plan.engine->precision;
+  const bool accumulates_sums = plan.engine->accumulates_sums;
   const bool has_scale_shift_relu = p.has_scale_shift_relu, has_genstats = p.has_genstats;
   const int intermediate_type = p.intermediate_type, vector_type = p.scale.type;
   const bool queued = fornax::enqueue(handle.stream, "a cuDNN convolution", [=] {
+    fornax::advance_clock(planted.milliseconds / 1e3);
+    if (planted.fault == PlantedFault::illegal_address)
+      fornax::fail_work("engine " + std::to_string(engine) + " accessed an illegal address");
     auto conv_tensor = [&](char* pointer, int64_t elements, ConvKind written_by) {
       const fornax::Access access = g.kind == written_by ? fornax::Access::Write : fornax::Access::Read;
       return fornax::device_range(pointer, size_t(element * elements), access);
@@ -119,9 +133,10 @@ Status execute(const Handle& handle, const Descriptor& plan, const Descriptor& p
     convolve(g, precision, image, weight, output);
     if (has_genstats) {
       auto vector = [&](char* pointer) {
-        return static_cast<float*>(fornax::device_range(pointer, sizeof(float) * size_t(g.k), fornax::Access::Write));
+        const fornax::Access access = accumulates_sums ? fornax::Access::ReadWrite : fornax::Access::Write;
+        return static_cast<float*>(fornax::device_range(pointer, sizeof(float) * size_t(g.k), access));
       };
-      channel_sums(g, output, vector(pointers.sum), vector(pointers.sqsum));
+      channel_sums(g, output, accumulates_sums, vector(pointers.sum), vector(pointers.sqsum));
     }
   });
   if (queued) return success;

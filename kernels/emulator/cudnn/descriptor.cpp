@@ -60,7 +60,8 @@ const AttributeRule attribute_rules[] = {
     {k_operation_graph, a_graph_handle, t_handle, 1, 1, false},
     {k_engine_heur, a_heur_graph, t_descriptor, 1, 1, true},
     {k_engine_heur, a_heur_mode, t_heuristic_mode, 1, 1, true},
-    {k_execution_plan, a_plan_config, t_descriptor, 1, 1, true},
+    {k_execution_plan, a_plan_config, t_descriptor, 1, 1, false},
+    {k_execution_plan, a_plan_json, t_char, 1, unlimited, false},
     {k_execution_plan, a_plan_handle, t_handle, 1, 1, true},
     {k_variant_pack, a_pack_ids, t_int64, 1, unlimited, true},
     {k_variant_pack, a_pack_pointers, t_void_pointer, 1, unlimited, true},
@@ -75,7 +76,8 @@ const AttributeRule* find_rule(int kind, int name) {
 
 size_t element_size(int tag) {
   switch (tag) {
-    case t_boolean: return 1;
+    case t_boolean:
+    case t_char: return 1;
     case t_int64:
     case t_handle:
     case t_void_pointer:
@@ -176,11 +178,20 @@ Status Descriptor::finalize() {
       conv_graph = child(a_heur_graph)->conv_graph;
       break;
     case k_execution_plan:
-      if (child(a_plan_config)->kind != k_engine_config)
-        return fail(bad_param, "the plan's descriptor is not an engine configuration");
-      conv_graph = child(a_plan_config)->conv_graph;
-      engine = child(a_plan_config)->engine;
-      if (!engine->plan_builds)
+      if (has(a_plan_json)) {
+        const std::vector<char>& json = attributes[a_plan_json].bytes;
+        conv_graph = std::make_shared<ConvGraph>();
+        engine = std::make_shared<Engine>();
+        if (!read_plan_json(std::string(json.begin(), json.end()), *conv_graph, *engine))
+          return fail(bad_param, "the plan's JSON representation cannot be read");
+      } else {
+        if (!has(a_plan_config)) return fail(bad_not_finalized, "the plan has no engine configuration");
+        if (child(a_plan_config)->kind != k_engine_config)
+          return fail(bad_param, "the plan's descriptor is not an engine configuration");
+        conv_graph = child(a_plan_config)->conv_graph;
+        engine = child(a_plan_config)->engine;
+      }
+      if (!engine->plan_builds || planted_behaviour(engine->index).fault == PlantedFault::build_fails)
         status = fail(plan_failed, "engine " + std::to_string(engine->index) + " does not compile");
       break;
     case k_variant_pack:

@@ -53,6 +53,7 @@ enum AttributeType {
   t_pointwise_mode = 14,
   t_descriptor = 15,
   t_genstats_mode = 16,
+  t_char = 24,
 };
 
 enum AttributeName {
@@ -73,6 +74,7 @@ enum AttributeName {
   a_plan_handle = 400,
   a_plan_config = 401,
   a_plan_workspace = 402,
+  a_plan_json = 405,
   a_forward_alpha = 700,
   a_forward_beta = 701,
   a_forward_conv = 702,
@@ -125,7 +127,18 @@ struct Engine {
   Precision precision;
   int64_t workspace;
   bool plan_builds;  // false: finalising a plan fails, as for some configurations of the real heuristics
+  bool accumulates_sums = false;  // genstats: adds to the sums, which must be zero
 };
+
+// Fault that a test plants in an engine.
+enum class PlantedFault { none, build_fails, unsupported_at_execution, execution_fails, illegal_address };
+
+// Emulated time of an engine's runs, and its fault.
+struct PlantedBehaviour {
+  double milliseconds = 0;
+  PlantedFault fault = PlantedFault::none;
+};
+PlantedBehaviour planted_behaviour(int64_t engine);
 
 struct Tensor {
   int64_t id, alignment, dims[4], strides[4];
@@ -203,5 +216,11 @@ std::shared_ptr<ConvGraph> match_conv_graph(const std::vector<DescriptorRef>& op
 
 // Engines that the heuristics return for a graph: the main list or the fallback list.
 std::vector<Engine> find_engines(const ConvGraph& graph, bool fallback);
+
+// JSON representation of a plan.
+std::string plan_json(const ConvGraph& graph, const Engine& engine);
+
+// Reads a plan's JSON representation; false if it is damaged or names an engine that does not exist.
+bool read_plan_json(const std::string& text, ConvGraph& graph, Engine& engine);
 
 }  // namespace dnn

@@ -101,11 +101,11 @@ std::vector<Engine> find_engines(const ConvGraph& conv_graph, bool fallback) {
     case Fusion::unsupported: return {};
     case Fusion::precompiled:
       if (fallback) return {};
-      return {{40, {n_tensor_core}, {}, workspace, true}};
+      return {{40, {n_tensor_core}, {}, workspace, true}, {41, {n_tensor_core}, {}, workspace, true, true}};
     // These engines have no numerical notes, and the plan of the first one fails to build.
     case Fusion::runtime_compiled:
       if (fallback != (g.groups > 1)) return {};
-      return {{52, {}, {!half, false}, 0, false}, {53, {}, {!half, false}, 512, true}};
+      return {{52, {}, {!half, false}, 0, false}, {53, {}, {!half, false}, 512, true}, {54, {}, {!half, false}, 0, true, true}};
     case Fusion::none: break;
   }
   const Engine generic = {0, {}, {}, workspace, true};
@@ -121,6 +121,7 @@ std::vector<Engine> find_engines(const ConvGraph& conv_graph, bool fallback) {
     engines.push_back({47, {n_tensor_core, n_reduced_precision_reduction}, {false, true}, 0, true});
   if (aligned) engines.push_back({63, {n_tensor_core}, {!half, false}, 0, true});
   engines.push_back(generic);
+  engines.push_back({1, {}, {false, false, true}, workspace, true});
   return engines;
 }
 

@@ -12,7 +12,7 @@ struct StreamOperation {
   CUstream stream;
   std::vector<StreamOperationRef> dependencies;  // on other streams
   bool done = false;
-  double time = 0;  // time of completion in seconds
+  double time = 0;  // emulated time of completion in seconds
 };
 
 struct GraphNode {

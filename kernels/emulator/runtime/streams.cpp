@@ -4,7 +4,6 @@
 // dependencies allow. Any other order mixes both at random, with the order as its seed. If a stream misses a wait for another
 // stream's work, that work runs too late in one order and too early in another, and the results differ.
 #include <algorithm>
-#include <chrono>
 
 #include "stream.h"
 
@@ -12,6 +11,10 @@ namespace fornax {
 namespace {
 
 constexpr size_t kMaxQueueLength = 1024;  // a launch on a full queue waits, as on a driver
+
+// Emulated time of each device, so that timings, and choices made by them, are the same in every run.
+constexpr double kSecondsPerOperation = 1e-5;
+double clocks[kMaxDevices];
 
 std::vector<CUstream> streams;  // in order of creation
 CUstream_st* legacy[kMaxDevices];
@@ -36,7 +39,7 @@ void run_front(CUstream stream) {
   run_work(stream->device, front->work);
   front->work.run = nullptr;
   front->dependencies.clear();
-  front->time = std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+  front->time = clocks[stream->device] += kSecondsPerOperation;
   front->done = true;
 }
 
@@ -253,6 +256,8 @@ void* device_range(const void* pointer, size_t bytes, Access access) {
   if (access != Access::Read) mark_range_initialised(address, bytes);
   return const_cast<void*>(pointer);
 }
+
+void advance_clock(double seconds) { clocks[current_work.device] += seconds; }
 
 int current_device() { return context_device < 0 ? 0 : context_device; }
 

@@ -31,6 +31,8 @@ pub(super) struct BuiltLibraries {
     pub compiler: PathBuf,
     /// Paths in load order.
     pub libraries: Vec<PathBuf>,
+    /// Index of cuDNN among them.
+    pub cudnn: usize,
 }
 
 /// Finds the libraries in the cache folder, or builds them there. Other processes wait for a build in progress.
@@ -51,12 +53,14 @@ pub(super) fn build() -> Result<BuiltLibraries, EmulatorError> {
         }
     }
     let names = LIBRARIES.iter().flat_map(|library| library.names);
-    let libraries = names.map(|name| folder.join(name)).collect();
+    let libraries: Vec<PathBuf> = names.map(|name| folder.join(name)).collect();
+    let cudnn = libraries.iter().position(|path| path.ends_with("libcudnn.so")).expect("one is cuDNN");
     Ok(BuiltLibraries {
         cache_folder,
         include_folder: folder.join("include"),
         compiler: COMPILER.into(),
         libraries,
+        cudnn,
     })
 }
 

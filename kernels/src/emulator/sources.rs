@@ -70,6 +70,8 @@ pub(super) const LIBRARIES: &[EmulatorLibrary] = &[
             "cudnn/descriptor.cpp",
             "cudnn/engines.cpp",
             "cudnn/descriptor.h",
+            "cudnn/plan_json.cpp",
+            "cudnn/planted.cpp",
         ],
     },
 ];

@@ -3,7 +3,10 @@
 //! The model's tensors have timm's names and PyTorch's shapes; the EMA weights have the same names under `ema/`, the optimizer's state
 //! tensors are under `optimizer/`. The metadata holds the state as JSON (`fornax.state`) and the CRC32C of it and of every tensor
 //! (`fornax.crc32c`). The header is sorted, so equal states give equal files.
+mod conv_plans;
 pub mod durable;
+
+pub use conv_plans::ConvPlans;
 
 use crate::data::{ChannelStats, Dataset};
 use crate::ema::Ema;
@@ -48,11 +51,19 @@ pub struct CheckpointHeader {
     /// Height, width and channels of the images; `None` in files of older versions.
     #[serde(default)]
     pub image_size: Option<[usize; 3]>,
+    /// Convolution plans of a CUDA device that were chosen by timing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conv_plans: Option<ConvPlans>,
 }
 
 impl CheckpointHeader {
     /// Creates the metadata of a run in a given state.
-    pub fn new(settings: &Settings, state: &TrainerState, data: &Dataset) -> CheckpointHeader {
+    pub fn new(
+        settings: &Settings,
+        state: &TrainerState,
+        data: &Dataset,
+        conv_plans: Option<ConvPlans>,
+    ) -> CheckpointHeader {
         CheckpointHeader {
             version: VERSION,
             settings: settings.clone(),
@@ -61,6 +72,7 @@ impl CheckpointHeader {
             classes: data.classes.clone(),
             statistics: data.statistics.clone(),
             image_size: Some(data.train.size),
+            conv_plans,
         }
     }
 }

@@ -58,6 +58,10 @@ pub struct Config {
     pub seed: u64,
     /// Metric that ranks checkpoints.
     pub eval_metric: EvalMetric,
+    /// On a CUDA device: chooses cuDNN's convolution plans by timing.
+    pub cudnn_benchmark: bool,
+    /// On a CUDA device: only deterministic cuDNN engines.
+    pub deterministic: bool,
     optimizer: OptimizerConfig,
 }
 
@@ -173,6 +177,8 @@ impl Config {
             },
             seed,
             eval_metric: given.eval_metric.unwrap_or(EvalMetric::Top1),
+            cudnn_benchmark: given.cudnn_benchmark.unwrap_or(true),
+            deterministic: given.deterministic.unwrap_or(true),
             optimizer,
         };
         config.settings = schedule::resolved(sched, &schedule)
@@ -246,6 +252,9 @@ impl Config {
             shift: Some(self.augment.shift),
             seed: Some(self.seed),
             eval_metric: Some(self.eval_metric),
+            // Without effect on the CPU, so that defaults are left out.
+            cudnn_benchmark: self.settings.cudnn_benchmark,
+            deterministic: self.settings.deterministic,
             ..Settings::default()
         }
     }

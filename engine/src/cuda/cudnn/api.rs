@@ -1,6 +1,7 @@
 //! Functions of libcudnn used by the engine.
 use crate::cuda::library::{LibraryError, c_functions, open};
 use cudarc::cudnn::sys;
+use cudarc::driver::DriverError;
 use std::ffi::{c_char, c_void};
 use std::sync::OnceLock;
 
@@ -64,6 +65,24 @@ impl CudnnApi {
         let message = String::from_utf8_lossy(&text[..length]).trim().replace('\n', " ");
         Err(LibraryError::Call { library: CUDNN, call: call(), status, message })
     }
+}
+
+/// Status class of errors at execution, which may be those of a kernel.
+const EXECUTION_FAILED: i32 = 5;
+
+/// True for an error after which nothing may be tried: one of the device, or of an engine's execution.
+pub(super) fn is_fault(error: &LibraryError) -> bool {
+    match error {
+        LibraryError::Call { library, status, .. } => *library != CUDNN || status / 1000 == EXECUTION_FAILED,
+        LibraryError::Unsupported { .. } | LibraryError::Workspace { .. } => false,
+        _ => true,
+    }
+}
+
+/// Error of a driver call.
+pub(super) fn driver_error(call: &str, error: DriverError) -> LibraryError {
+    let message = fornax_kernels::emulator::take_error().unwrap_or_else(|| error.to_string());
+    LibraryError::Call { library: "CUDA", call: call.into(), status: error.0 as i32, message }
 }
 
 /// Error for a problem that no engine supports.

@@ -1,9 +1,11 @@
 //! Convolutions on a stream, with a cache of plans, which are made at the first use of a problem.
-use super::api::{CudnnApi, unplanned, unsupported};
+use super::api::{CudnnApi, driver_error, unplanned, unsupported};
+use super::choices::{ConvChoice, ConvChoices, ConvPlanRecord};
 use super::descriptor::{AttributeName, Descriptor, DescriptorType, DevicePointer, HandleValue};
 use super::graph::{INPUT, OUTPUT, SCALE, SHIFT, SQUARES, SUM, WEIGHT};
-use super::planner::{ALL_CONFIGURATIONS, ConvPlanner, ExecutionPlan, FIRST_THEN_ALL};
-use super::problem::{ConvEngineOptions, ConvFusion, ConvKind, ConvPlanChoice, ConvProblem};
+use super::planner::{ConvPlanner, ExecutionPlan};
+use super::problem::{ConvBenchmark, ConvEngineOptions, ConvFusion, ConvKind, ConvPlanChoice, ConvProblem};
+use super::selection::{PlanSelection, SelectionError, fill_sums};
 use super::timing::EventTimer;
 use crate::cuda::library::{LibraryError, WorkspaceAllocator};
 use crate::{ConvShape, DType};
@@ -11,7 +13,7 @@ use cudarc::driver::result;
 use cudarc::driver::sys::{CUdeviceptr, CUstream, CUstreamCaptureStatus};
 use std::collections::HashMap;
 use std::ffi::c_void;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// cuDNN on one stream of one device.
 pub struct Cudnn {
@@ -22,8 +24,10 @@ pub struct Cudnn {
 }
 
 struct CudnnState {
-    // Declared before the handle, so that plans are dropped first. `None` for an unsupported problem.
+    // Declared before the handle, so that plans are dropped first. `None` for an unsupported problem, and for a fusion that is slower
+    // than separate operations.
     plans: HashMap<ConvProblem, Option<ExecutionPlan>>,
+    choices: ConvChoices,
     planner: ConvPlanner,
     handle: CudnnHandle,
 }
@@ -62,6 +66,16 @@ pub struct ChannelSums {
     pub sum: CUdeviceptr,
     /// Sums of squares.
     pub squares: CUdeviceptr,
+    /// Number of channels.
+    pub channels: usize,
+}
+
+/// Work to time for the choice between a fused and a separate convolution.
+pub struct FusionAlternative<'a> {
+    /// Queues the work that follows the fused convolution.
+    pub rest: &'a mut dyn FnMut() -> Result<(), LibraryError>,
+    /// Queues the separate convolution and the work that follows it.
+    pub separate: &'a mut dyn FnMut() -> Result<(), LibraryError>,
 }
 
 /// Device addresses of a convolution's tensors. For gradient computations, they are those of the gradients.
@@ -75,11 +89,11 @@ struct ConvTensors {
 }
 
 impl Cudnn {
-    /// Opens cuDNN for `stream`, whose context must be current and must outlive this value.
+    /// Opens cuDNN for `stream`, whose context must be current and must outlive this value, on the GPU of that name.
     ///
     /// # Safety
     /// `stream` must be a live stream of the current context.
-    pub unsafe fn new(stream: CUstream) -> Result<Cudnn, LibraryError> {
+    pub unsafe fn new(stream: CUstream, gpu: &str) -> Result<Cudnn, LibraryError> {
         let api = CudnnApi::get()?;
         let mut raw = std::ptr::null_mut();
         // SAFETY: the library writes one pointer.
@@ -90,7 +104,25 @@ impl Cudnn {
         let status = unsafe { (api.set_stream)(raw, stream.cast()) };
         api.check(status, || "setting the stream".into())?;
         let planner = ConvPlanner::with_handle(api, HandleValue(raw));
-        Ok(Cudnn { api, stream, state: Mutex::new(CudnnState { plans: HashMap::new(), planner, handle }) })
+        let choices = ConvChoices::new(gpu, planner.version());
+        let state = CudnnState { plans: HashMap::new(), choices, planner, handle };
+        Ok(Cudnn { api, stream, state: Mutex::new(state) })
+    }
+
+    /// The choices that were made by timing so far, and restored ones.
+    pub fn plan_record(&self) -> ConvPlanRecord {
+        self.lock().choices.record().clone()
+    }
+
+    /// Restores choices, which [`ConvPlanChoice::Benchmark`] uses instead of timing for problems without a plan. Returns false, without
+    /// effect, if the record is of another GPU or version of cuDNN.
+    pub fn restore_plans(&self, record: &ConvPlanRecord) -> bool {
+        self.lock().choices.restore(record)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, CudnnState> {
+        // A panic in another thread leaves complete plans.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// cuDNN's version, as 10000 major + 100 minor + patch.
@@ -116,7 +148,7 @@ impl Cudnn {
     ) -> Result<(), LibraryError> {
         let tensors = ConvTensors { input: x, weight: w, output: y, affine: None, sums: None };
         // SAFETY: guaranteed by the caller.
-        unsafe { self.run(ConvKind::Forward, shape, dtype, options, tensors, workspace) }
+        unsafe { self.run(ConvKind::Forward, shape, dtype, options, tensors, None, workspace) }
     }
 
     /// Gradient `dx` of [`Cudnn::forward`]'s x, from `dy`.
@@ -135,7 +167,7 @@ impl Cudnn {
     ) -> Result<(), LibraryError> {
         let tensors = ConvTensors { input: dx, weight: w, output: dy, affine: None, sums: None };
         // SAFETY: guaranteed by the caller.
-        unsafe { self.run(ConvKind::DataGradient, shape, dtype, options, tensors, workspace) }
+        unsafe { self.run(ConvKind::DataGradient, shape, dtype, options, tensors, None, workspace) }
     }
 
     /// Gradient `dw` of [`Cudnn::forward`]'s w, from `dy`; accumulated in f32 and rounded once to `dtype`.
@@ -154,11 +186,12 @@ impl Cudnn {
     ) -> Result<(), LibraryError> {
         let tensors = ConvTensors { input: x, weight: dw, output: dy, affine: None, sums: None };
         // SAFETY: guaranteed by the caller.
-        unsafe { self.run(ConvKind::WeightGradient, shape, dtype, options, tensors, workspace) }
+        unsafe { self.run(ConvKind::WeightGradient, shape, dtype, options, tensors, None, workspace) }
     }
 
     /// [`Cudnn::forward`] of `max(x * scale + shift, 0)` if `affine` is given, with per-channel sums of the output if `sums` is given.
-    /// Returns [`LibraryError::Unsupported`], without effect, if cuDNN has no kernel for the fusion; that result is cached.
+    /// Returns [`LibraryError::Unsupported`], with undefined outputs, if cuDNN has no kernel for the fusion, or if timing found it slower
+    /// than `alternative`; that result is cached.
     ///
     /// # Safety
     /// As for [`Cudnn::forward`]; scale and shift have one element per channel of x, the sums one per channel of y.
@@ -170,11 +203,12 @@ impl Cudnn {
         (x, affine): (CUdeviceptr, Option<ChannelAffine>),
         w: CUdeviceptr,
         (y, sums): (CUdeviceptr, Option<ChannelSums>),
+        alternative: Option<FusionAlternative>,
         workspace: &mut WorkspaceAllocator,
     ) -> Result<(), LibraryError> {
         let tensors = ConvTensors { input: x, weight: w, output: y, affine, sums };
         // SAFETY: guaranteed by the caller.
-        unsafe { self.run(ConvKind::Forward, shape, dtype, options, tensors, workspace) }
+        unsafe { self.run(ConvKind::Forward, shape, dtype, options, tensors, alternative, workspace) }
     }
 
     /// [`Cudnn::weight_gradient`] for the input `max(x * scale + shift, 0)`; errors as for [`Cudnn::forward_fused`].
@@ -193,7 +227,7 @@ impl Cudnn {
     ) -> Result<(), LibraryError> {
         let tensors = ConvTensors { input: x, weight: dw, output: dy, affine: Some(affine), sums: None };
         // SAFETY: guaranteed by the caller.
-        unsafe { self.run(ConvKind::WeightGradient, shape, dtype, options, tensors, workspace) }
+        unsafe { self.run(ConvKind::WeightGradient, shape, dtype, options, tensors, None, workspace) }
     }
 
     /// # Safety
@@ -205,6 +239,7 @@ impl Cudnn {
         dtype: DType,
         options: ConvEngineOptions,
         tensors: ConvTensors,
+        alternative: Option<FusionAlternative>,
         workspace: &mut WorkspaceAllocator,
     ) -> Result<(), LibraryError> {
         let (alignment, fusion) = (tensors.alignment(), tensors.fusion());
@@ -216,8 +251,7 @@ impl Cudnn {
         if fusion != ConvFusion::default() && dtype == DType::F32 && !options.tf32 {
             return Err(unsupported(problem));
         }
-        // A panic in another thread leaves complete plans.
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
         match state.plans.get(&problem) {
             Some(Some(plan)) => return self.execute(&state.handle, plan, tensors, workspace),
             Some(None) => return Err(unsupported(problem)),
@@ -225,40 +259,123 @@ impl Cudnn {
             None if self.is_capturing()? => return Err(unplanned(problem)),
             None => {}
         }
-        let execute = |plan: &ExecutionPlan| self.execute(&state.handle, plan, tensors, workspace);
-        let found = match options.choice {
-            ConvPlanChoice::Heuristic => first_that_runs(&state.planner, &problem, execute),
-            ConvPlanChoice::Benchmark { candidates, workspace } => {
-                let timer = EventTimer::new(self.stream)?;
-                benchmark_plans(&state.planner, &problem, candidates, workspace, timer, execute)
+        // Candidates share one workspace, which grows as needed.
+        let mut shared = (0, 0);
+        let workspace: &mut WorkspaceAllocator = &mut |bytes| {
+            if bytes > shared.0 {
+                shared = (bytes, workspace(bytes)?);
+            }
+            Ok(shared.1)
+        };
+        let plan = match options.choice {
+            ConvPlanChoice::Heuristic => {
+                let run = &mut |plan: &ExecutionPlan| self.execute(&state.handle, plan, tensors, workspace);
+                plan_or_fallback(&problem, self.selection(&state, &problem, tensors, run).first_that_runs())?
+            }
+            ConvPlanChoice::Benchmark(benchmark) => {
+                let plan;
+                (state, plan) =
+                    self.benchmark(state, &problem, &benchmark, tensors, alternative, workspace)?;
+                plan
             }
         };
-        match found {
-            Ok(plan) => {
-                state.plans.insert(problem, Some(plan));
-                Ok(())
-            }
-            // A fusion that fails to compile is unsupported; the caller has a fallback.
-            Err(e)
-                if is_unsupported(&e)
-                    || fusion != ConvFusion::default() && matches!(e, LibraryError::Call { .. }) =>
-            {
-                state.plans.insert(problem, None);
-                Err(if is_unsupported(&e) { e } else { unsupported(problem) })
-            }
-            Err(e) => Err(e),
+        // The tensors hold the result of the last candidate.
+        let result = match &plan {
+            Some(plan) => self.execute(&state.handle, plan, tensors, workspace),
+            None => Err(unsupported(problem)),
+        };
+        state.plans.insert(problem, plan);
+        result
+    }
+
+    /// The plan that an earlier process has chosen, or else the fastest. `None` selects the caller's fallback.
+    fn benchmark<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, CudnnState>,
+        problem: &ConvProblem,
+        benchmark: &ConvBenchmark,
+        tensors: ConvTensors,
+        alternative: Option<FusionAlternative>,
+        workspace: &mut WorkspaceAllocator,
+    ) -> Result<(MutexGuard<'a, CudnnState>, Option<ExecutionPlan>), LibraryError> {
+        if let Some((choice, plan)) = self.stored_choice(&state, problem, benchmark, tensors, workspace)? {
+            state.choices.insert(problem, &choice);
+            return Ok((state, plan));
         }
+        let is_fused = problem.fusion != ConvFusion::default();
+        let candidates = if is_fused { benchmark.fused_candidates } else { benchmark.candidates };
+        let run = &mut |plan: &ExecutionPlan| self.execute(&state.handle, plan, tensors, workspace);
+        let selection = self.selection(&state, problem, tensors, run);
+        let mut fastest = plan_or_fallback(problem, selection.fastest(candidates, benchmark.workspace))?;
+        let is_supported = fastest.is_some();
+        if let (Some((plan, _)), Some(alternative)) = (&fastest, alternative) {
+            let timer = EventTimer::new(self.stream)?;
+            let fused = timer.best_time(|| {
+                self.execute(&state.handle, plan, tensors, workspace)?;
+                (alternative.rest)()
+            })?;
+            // The separate convolution locks the state.
+            drop(state);
+            let separate = timer.best_time(alternative.separate)?;
+            state = self.lock();
+            if separate < fused {
+                fastest = None;
+            }
+        }
+        let (plan, choice) = match fastest {
+            Some((plan, json)) => (Some(plan), ConvChoice::Plan(json)),
+            None => (None, ConvChoice::Fallback),
+        };
+        state.choices.insert(problem, &choice);
+        // An unsupported problem is supported once a library that was missing is installed.
+        if is_supported && benchmark.disk_cache {
+            state.choices.store(problem, &choice);
+        }
+        Ok((state, plan))
+    }
+
+    /// The choice of a checkpoint or, if it is usable, of the cache folder, with its plan.
+    fn stored_choice(
+        &self,
+        state: &CudnnState,
+        problem: &ConvProblem,
+        benchmark: &ConvBenchmark,
+        tensors: ConvTensors,
+        workspace: &mut WorkspaceAllocator,
+    ) -> Result<Option<(ConvChoice, Option<ExecutionPlan>)>, LibraryError> {
+        let restored = state.choices.get(problem);
+        let is_restored = restored.is_some();
+        let load = || benchmark.disk_cache.then(|| state.choices.load(problem)).flatten();
+        let Some(choice) = restored.or_else(load) else { return Ok(None) };
+        let ConvChoice::Plan(json) = &choice else { return Ok(Some((choice, None))) };
+        let run = &mut |plan: &ExecutionPlan| self.execute(&state.handle, plan, tensors, workspace);
+        match self.selection(state, problem, tensors, run).restored(json) {
+            Ok(plan) if is_restored || plan.workspace <= benchmark.workspace => {
+                Ok(Some((choice, Some(plan))))
+            }
+            Err(SelectionError::Fault(e)) => Err(e),
+            Err(SelectionError::NoPlan(e)) if is_restored => {
+                Err(LibraryError::Restore { library: "cuDNN", what: problem.to_string(), why: e.to_string() })
+            }
+            // A file of another version of Fornax or of its cache.
+            Ok(_) | Err(SelectionError::NoPlan(_)) => Ok(None),
+        }
+    }
+
+    fn selection<'a>(
+        &self,
+        state: &'a CudnnState,
+        problem: &'a ConvProblem,
+        tensors: ConvTensors,
+        run: &'a mut dyn FnMut(&ExecutionPlan) -> Result<(), LibraryError>,
+    ) -> PlanSelection<'a> {
+        PlanSelection { planner: &state.planner, problem, stream: self.stream, sums: tensors.sums, run }
     }
 
     fn is_capturing(&self) -> Result<bool, LibraryError> {
         // SAFETY: `new`'s caller guarantees that the stream is alive.
         let status = unsafe { result::stream::is_capturing(self.stream) };
-        let status = status.map_err(|e| LibraryError::Call {
-            library: "CUDA",
-            call: "querying the capture status".into(),
-            status: e.0 as i32,
-            message: e.to_string(),
-        })?;
+        let status = status.map_err(|e| driver_error("querying the capture status", e))?;
         Ok(status != CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE)
     }
 
@@ -274,6 +391,9 @@ impl Cudnn {
             0 => 0,
             bytes => workspace(bytes)?,
         };
+        if let Some(sums) = tensors.sums.filter(|_| plan.accumulates_sums) {
+            fill_sums(self.stream, sums, 0)?;
+        }
         let (ids, pointers): (Vec<i64>, Vec<DevicePointer>) =
             tensors.bindings().map(|(id, pointer)| (id, DevicePointer(pointer))).unzip();
         let pack = Descriptor::new(self.api, DescriptorType::CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR)?
@@ -307,54 +427,16 @@ impl ConvTensors {
     }
 }
 
-fn is_unsupported(error: &LibraryError) -> bool {
-    matches!(error, LibraryError::Unsupported { .. })
-}
-
-/// Returns the first plan that builds and runs, after running it.
-fn first_that_runs(
-    planner: &ConvPlanner,
+/// The selected plan. `None` selects the caller's fallback: the problem is unsupported, or all kernels of a fusion fail to compile.
+fn plan_or_fallback<T>(
     problem: &ConvProblem,
-    mut execute: impl FnMut(&ExecutionPlan) -> Result<(), LibraryError>,
-) -> Result<ExecutionPlan, LibraryError> {
-    let graph = planner.describe(problem)?;
-    let mut last_error = unsupported(problem);
-    for plan in planner.plans(problem, &graph, &FIRST_THEN_ALL) {
-        match plan.and_then(|plan| execute(&plan).map(|()| plan)) {
-            Ok(plan) => return Ok(plan),
-            Err(e) => last_error = e,
-        }
+    selected: Result<T, SelectionError>,
+) -> Result<Option<T>, LibraryError> {
+    let is_fused = problem.fusion != ConvFusion::default();
+    match selected {
+        Ok(selected) => Ok(Some(selected)),
+        Err(SelectionError::NoPlan(LibraryError::Unsupported { .. })) => Ok(None),
+        Err(SelectionError::NoPlan(LibraryError::Call { .. })) if is_fused => Ok(None),
+        Err(SelectionError::NoPlan(e) | SelectionError::Fault(e)) => Err(e),
     }
-    Err(last_error)
-}
-
-/// Returns the fastest of the first `candidates` plans that need at most `workspace` bytes, after running them all.
-fn benchmark_plans(
-    planner: &ConvPlanner,
-    problem: &ConvProblem,
-    candidates: usize,
-    workspace: usize,
-    timer: EventTimer,
-    mut execute: impl FnMut(&ExecutionPlan) -> Result<(), LibraryError>,
-) -> Result<ExecutionPlan, LibraryError> {
-    let graph = planner.describe(problem)?;
-    let mut best: Option<(f32, ExecutionPlan)> = None;
-    let mut last_error = unsupported(problem);
-    let small = planner.plans(problem, &graph, &ALL_CONFIGURATIONS).filter(|plan| match plan {
-        Ok(plan) => plan.workspace <= workspace,
-        Err(_) => true,
-    });
-    for plan in small.take(candidates.max(1)) {
-        // Run twice, because the first run loads the kernels.
-        let timed = plan.and_then(|plan| {
-            execute(&plan)?;
-            Ok((timer.time(|| execute(&plan))?, plan))
-        });
-        match timed {
-            Ok(timed) if best.as_ref().is_none_or(|best| timed.0 < best.0) => best = Some(timed),
-            Ok(_) => {}
-            Err(e) => last_error = e,
-        }
-    }
-    best.map(|(_, plan)| plan).ok_or(last_error)
 }

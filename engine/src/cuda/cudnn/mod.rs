@@ -3,18 +3,22 @@
 //! statistics of its output.
 //!
 //! A [`ConvProblem`] is described as an operation graph (`graph`). cuDNN's heuristics return engine configurations for it (`planner`). The
-//! first one that builds and runs, or the fastest of several, becomes the plan that [`Cudnn`] caches (`conv`). Planning also works without
-//! a device, for one described by [`DeviceProperties`].
+//! first one that builds and runs, or the fastest of several (`selection`), becomes the plan that [`Cudnn`] caches (`conv`). Choices made by
+//! timing are stored on disk and in checkpoints (`choices`). Planning also works without a device, for one described by
+//! [`DeviceProperties`].
 mod api;
+mod choices;
 mod conv;
 mod descriptor;
 mod device_properties;
 mod graph;
 mod planner;
 mod problem;
+mod selection;
 mod timing;
 
-pub use conv::{ChannelAffine, ChannelSums, Cudnn};
+pub use choices::ConvPlanRecord;
+pub use conv::{ChannelAffine, ChannelSums, Cudnn, FusionAlternative};
 pub use device_properties::DeviceProperties;
 pub use planner::{ConvPlanner, EngineSurvey};
-pub use problem::{ConvEngineOptions, ConvFusion, ConvKind, ConvPlanChoice, ConvProblem};
+pub use problem::{ConvBenchmark, ConvEngineOptions, ConvFusion, ConvKind, ConvPlanChoice, ConvProblem};

@@ -27,6 +27,8 @@ pub(super) struct ExecutionPlan {
     pub(super) descriptor: Descriptor,
     /// Workspace in bytes.
     pub(super) workspace: usize,
+    /// Sums are added to what the memory holds, which must be zero.
+    pub(super) accumulates_sums: bool,
 }
 
 /// Query to the heuristics: mode and maximum number of results.
@@ -181,14 +183,41 @@ impl ConvPlanner {
     }
 
     fn build(&self, configuration: &Descriptor) -> Result<ExecutionPlan, LibraryError> {
-        let mut plan = Descriptor::new(self.api, DescriptorType::CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR)?
-            .set(AttributeName::CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, &[configuration.raw()])?;
+        let plan = Descriptor::new(self.api, DescriptorType::CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR)?;
+        self.finish(plan.set(AttributeName::CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, &[configuration.raw()])?)
+    }
+
+    /// Builds a plan from its JSON representation, which is valid for the same GPU and version of cuDNN.
+    pub(super) fn restore(&self, json: &str) -> Result<ExecutionPlan, LibraryError> {
+        let plan = Descriptor::new(self.api, DescriptorType::CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR)?;
+        // Without a device cuDNN 9 ends with a segmentation fault here.
+        let plan = match &self.target {
+            PlanTarget::Handle(_) => plan,
+            PlanTarget::Properties(device) => {
+                plan.set(AttributeName::CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP, &[device.0.raw()])?
+            }
+        };
+        self.finish(plan.set(AttributeName::CUDNN_ATTR_EXECUTION_PLAN_JSON_REPRESENTATION, json.as_bytes())?)
+    }
+
+    fn finish(&self, mut plan: Descriptor) -> Result<ExecutionPlan, LibraryError> {
         if let PlanTarget::Handle(handle) = self.target {
             plan = plan.set(AttributeName::CUDNN_ATTR_EXECUTION_PLAN_HANDLE, &[handle])?;
         }
         let descriptor = plan.finalize()?;
         let mut workspace = [0i64];
         descriptor.get(AttributeName::CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, &mut workspace)?;
-        Ok(ExecutionPlan { descriptor, workspace: workspace[0] as usize })
+        Ok(ExecutionPlan { descriptor, workspace: workspace[0] as usize, accumulates_sums: false })
+    }
+}
+
+impl ExecutionPlan {
+    /// JSON representation of the plan; cuDNN's own format.
+    pub(super) fn json(&self) -> Result<String, LibraryError> {
+        let name = AttributeName::CUDNN_ATTR_EXECUTION_PLAN_JSON_REPRESENTATION;
+        let mut bytes = vec![0u8; self.descriptor.get::<u8>(name, &mut [])?];
+        let count = self.descriptor.get(name, &mut bytes)?;
+        bytes.truncate(count);
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 }

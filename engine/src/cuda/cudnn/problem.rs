@@ -58,14 +58,29 @@ pub enum ConvPlanChoice {
     /// cuDNN's heuristics: the first configuration that builds and runs.
     #[default]
     Heuristic,
-    /// The fastest of the first `candidates` whose workspace is at most `workspace` bytes, timed at the first use of a problem, as with
-    /// PyTorch's `cudnn.benchmark` (10 candidates).
-    Benchmark {
-        /// Number of configurations to time.
-        candidates: usize,
-        /// Maximum workspace in bytes.
-        workspace: usize,
-    },
+    /// The fastest, timed at the first use of a problem, as with PyTorch's `cudnn.benchmark`. A fusion is also timed against separate
+    /// operations, and not used where it is slower.
+    Benchmark(ConvBenchmark),
+}
+
+/// Options of [`ConvPlanChoice::Benchmark`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ConvBenchmark {
+    /// Maximum number of plans to time, in the order of cuDNN's heuristics.
+    pub candidates: usize,
+    /// Maximum number of plans of a fusion to time. cuDNN compiles most of them, for up to a second each.
+    pub fused_candidates: usize,
+    /// Maximum workspace of a plan in bytes.
+    pub workspace: usize,
+    /// Use and store choices in Fornax's cache folder, by GPU, version of cuDNN and problem.
+    pub disk_cache: bool,
+}
+
+impl Default for ConvBenchmark {
+    /// 10 candidates, as in PyTorch, 4 of a fusion, 1 GiB, with the cache.
+    fn default() -> ConvBenchmark {
+        ConvBenchmark { candidates: 10, fused_candidates: 4, workspace: 1 << 30, disk_cache: true }
+    }
 }
 
 /// Convolution to plan; the key of its plan in the cache.

@@ -80,8 +80,8 @@ fn channel_parameters(
         let momentum = norm.training.then_some(norm.momentum);
         match (sums, running) {
             (Some(sums), _) => {
-                let (sums, rows) = (sums.device_view(), x.numel() / c);
-                conv_norm::statistics(&on.gpu, (sums.slice(), rows), c, &parameters, momentum, saved)
+                let (x, sums) = (x.device_view(), sums.device_view());
+                conv_norm::statistics(&on.gpu, (x.slice(), sums.slice()), c, &parameters, momentum, saved)
             }
             (None, Some(running)) if !norm.training => {
                 kernel::frozen_statistics(&on.gpu, running, c, &parameters, saved)

@@ -1,6 +1,6 @@
 //! The fused operations against the separate operations, on the emulated device.
-use crate::cuda::cudnn::ConvPlanChoice;
-use crate::cuda::{CudaGraph, set_conv_plan_choice};
+use crate::cuda::cudnn::{ConvBenchmark, ConvEngineOptions, ConvPlanChoice};
+use crate::cuda::{CudaGraph, set_conv_engine_options};
 use crate::{Activation, BatchNorm, Conv2dOptions, DType, Device, Result, Tensor, gradients};
 
 pub(super) const HALF_DTYPES: [DType; 2] = [DType::F16, DType::BF16];
@@ -199,27 +199,63 @@ fn conv2d_with_sums_returns_sums_only_where_cudnn_supports_it() {
 }
 
 #[test]
-fn variance_is_accurate_for_a_mean_far_from_zero() {
-    // Every output is about 8 * 20 * weight: the squared mean is hundreds of times the variance.
-    for dtype in HALF_DTYPES {
-        let of = |fused: bool| {
-            let inputs = Inputs::new(dtype, 20.0);
-            let point = random(&[16, 1, 1, 8], 2, 0.0, dtype);
-            let (y, norm) = (&inputs.x, inputs.norm(true));
-            match fused {
-                true => {
-                    y.conv2d_batch_norm_act(&point, &Conv2dOptions::default(), &norm, Activation::Relu, None)
-                }
-                false => y
-                    .conv2d(&point, None, &Conv2dOptions::default())
-                    .and_then(|y| y.batch_norm_act(&norm, Activation::Relu, None)),
-            }
-            .expect("runs");
-            inputs.running
+fn statistics_and_outputs_match_f64_for_means_far_from_zero() {
+    const IMAGES: [usize; 4] = [256, 56, 56, 8];
+    const ROWS: usize = 802_816;
+    // Ratio of mean and standard deviation by output channel; the last one is constant.
+    const RATIOS: [f64; 8] = [0.0, 1.0, 5.0, 6.0, -30.0, 100.0, 1000.0, f64::INFINITY];
+    // The first input channel is 1, so that its weight is the mean. The others are random and, with a weight of 1/2, add up to a standard
+    // deviation of about 0.76.
+    let noise = |i: usize| ((i * 7919) % 1013 + (i * 104_729) % 997) as f32 / 1004.0 - 1.0;
+    let pixels = (0..ROWS * 8).map(|i| if i % 8 == 0 { 1.0 } else { noise(i / 3) }).collect();
+    let weights = RATIOS.iter().flat_map(|ratio| {
+        let (mean, spread) = if ratio.is_finite() { (0.76 * ratio, 0.5) } else { (76.0, 0.0) };
+        (0..8).map(move |c| if c == 0 { mean as f32 } else { spread })
+    });
+    let (x, weight) = (Tensor::from_vec(pixels, IMAGES), Tensor::from_vec(weights.collect(), [8, 1, 1, 8]));
+    let on_device =
+        |t: Tensor, dtype| t.to_dtype(dtype).and_then(|t| t.to_device(&device())).expect("memory");
+    let (x, weight) = (x.expect("memory"), weight.expect("memory"));
+    for (dtype, rounding) in [(DType::F16, 2f64.powi(-11)), (DType::BF16, 2f64.powi(-8))] {
+        let (x, weight) = (on_device(x.clone(), dtype), on_device(weight.clone(), dtype));
+        let running = [0.0, 1.0].map(|v| Tensor::from_vec(vec![v; 8], [8]).expect("memory"));
+        let running = running.map(|t| on_device(t, DType::F32));
+        let norm = BatchNorm {
+            running: Some((&running[0], &running[1])),
+            training: true,
+            momentum: 1.0,
+            eps: 1e-5,
+            ..BatchNorm::default()
         };
-        let ((mean, var), (want_mean, want_var)) = (of(true), of(false));
-        assert_close("mean", &mean, &want_mean, 1e-6);
-        assert_close("variance", &var, &want_var, 1e-3);
+        let (y, sums) = x.conv2d_with_sums(&weight, &Conv2dOptions::default()).expect("runs");
+        assert!(sums.is_some(), "the fusion is tested");
+        let out = y.batch_norm_act_of(sums.as_ref(), &norm, Activation::Identity, None).expect("runs");
+        let (y, out, means, vars) = (values(&y), values(&out), values(&running[0]), values(&running[1]));
+        for (channel, ratio) in RATIOS.iter().enumerate() {
+            let column = || y.iter().skip(channel).step_by(8).map(|v| f64::from(*v));
+            let mean = column().sum::<f64>() / ROWS as f64;
+            let var = column().map(|v| (v - mean).powi(2)).sum::<f64>() / ROWS as f64;
+            let what = format!("{dtype}, mean {ratio} std");
+            let of_mean = (f64::from(means[channel]) - mean).abs();
+            assert!(
+                of_mean <= 1e-6 * (mean.abs() + var.sqrt()),
+                "{what}: mean {} for {mean}",
+                means[channel]
+            );
+            let unbiased = var * ROWS as f64 / (ROWS - 1) as f64;
+            let of_var = (f64::from(vars[channel]) - unbiased).abs();
+            // Up to 32 var = mean^2, a hundred times the relative error of cuDNN's f32 sums; beyond that, the rounding to f32.
+            let tolerance = if mean * mean > 32.0 * var { 1e-6 } else { 1e-4 };
+            assert!(of_var <= tolerance * unbiased, "{what}: variance {} for {unbiased}", vars[channel]);
+            let std = (var + 1e-5).sqrt();
+            for (v, out) in column().zip(out.iter().skip(channel).step_by(8)) {
+                let want = (v - mean) / std;
+                // x * scale + shift cancels in f32 for a large mean.
+                let tolerance = 1.1 * rounding * want.abs() + 2e-7 * (mean.abs() / std + 1.0);
+                let error = (f64::from(*out) - want).abs();
+                assert!(error <= tolerance, "{what}: {out} for {want}");
+            }
+        }
     }
 }
 
@@ -229,15 +265,17 @@ fn convolution_plans_are_benchmarked_outside_of_capture_only() {
     let x = random(&[1, 9, 9, 8], 1, 0.0, DType::F16);
     let weight = random(&[8, 3, 3, 8], 2, 0.0, DType::F16);
     let heuristic = values(&x.conv2d(&weight, None, &SAME).expect("runs"));
-    let timed = ConvPlanChoice::Benchmark { candidates: 10, workspace: 1 << 30 };
-    set_conv_plan_choice(&device, timed).expect("a device");
+    let benchmark = ConvBenchmark { disk_cache: false, ..ConvBenchmark::default() };
+    let options = |choice| ConvEngineOptions { tf32: false, deterministic: true, choice };
+    let timed = options(ConvPlanChoice::Benchmark(benchmark));
+    set_conv_engine_options(&device, timed).expect("a device");
     let error =
         CudaGraph::capture(&device, || x.conv2d(&weight, None, &SAME).map(drop)).err().expect("an error");
     let chosen = x.conv2d(&weight, None, &SAME).map(|y| values(&y));
     let captured = CudaGraph::capture(&device, || x.conv2d(&weight, None, &SAME).map(drop));
-    set_conv_plan_choice(&device, ConvPlanChoice::Heuristic).expect("a device");
+    set_conv_engine_options(&device, options(ConvPlanChoice::Heuristic)).expect("a device");
     assert!(error.to_string().contains("no plan was made yet"), "{error}");
     assert_eq!(chosen.expect("runs").len(), heuristic.len());
     captured.expect("captures a convolution with a plan");
-    assert!(set_conv_plan_choice(&Device::Cpu, timed).is_err());
+    assert!(set_conv_engine_options(&Device::Cpu, timed).is_err());
 }

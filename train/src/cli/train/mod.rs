@@ -1,5 +1,6 @@
 //! `fornax train`.
 mod callbacks;
+mod conv_plans;
 mod outcome;
 mod prepare;
 mod resume;
@@ -90,14 +91,18 @@ pub fn execute(args: TrainArgs) -> Result<()> {
     let origin = if checkpoint.is_none() { prepare::load_weights(&config, &*model)? } else { None };
     config.model.init_head(&*model)?;
     let device = args.device.open()?;
+    conv_plans::set_options(&args.settings, &config, &device)?;
     fornax_nn::move_to(&*model, &device)?;
     let optimizer = config.optimizer(&*model)?;
     let ema = prepare::create_ema(&config, &data, &*model, device)?;
-    let mut state = TrainerState::default();
+    let (mut state, mut plan_warning) = (TrainerState::default(), None);
     if let Some(checkpoint) = &checkpoint {
         resume::check_same_run(&config, &data, &checkpoint.header)?;
         checkpoint.restore(&*model, &optimizer, ema.as_ref())?;
         state = checkpoint.header.state.clone();
+        if let Some(plans) = &checkpoint.header.conv_plans {
+            plan_warning = conv_plans::restore(&device, plans)?;
+        }
     }
     destination.check()?;
     let plan = prepare::plan(&config, &data, &*model, device, origin.as_deref());
@@ -145,9 +150,13 @@ pub fn execute(args: TrainArgs) -> Result<()> {
         let TrainerState { epoch, update, .. } = trainer.state;
         callbacks.on_message(&format!("resuming after {epoch} epochs and {update} updates"))?;
     }
+    if let Some(warning) = plan_warning {
+        callbacks.on_message(&warning)?;
+    }
 
     let mut save = |trainer: &Trainer, why: SaveReason| -> Result<()> {
-        let header = CheckpointHeader::new(&config.settings, &trainer.state, &data);
+        let plans = conv_plans::of_device(&trainer.device)?;
+        let header = CheckpointHeader::new(&config.settings, &trainer.state, &data, plans);
         let ema = trainer.step.ema();
         if why == SaveReason::EpochEnd(true) {
             durable::write(

@@ -1,0 +1,142 @@
+//! Selection of a problem's plan by running candidates: the first that runs, the fastest, or a stored one.
+use super::api::{driver_error, is_fault, unsupported};
+use super::conv::ChannelSums;
+use super::planner::{ALL_CONFIGURATIONS, ConvPlanner, ExecutionPlan, FIRST_THEN_ALL};
+use super::problem::ConvProblem;
+use super::timing::EventTimer;
+use crate::cuda::library::LibraryError;
+use cudarc::driver::sys::{CUresult, CUstream, cuStreamQuery};
+use cudarc::driver::{DriverError, result};
+
+/// Candidates for a problem, and how to run them. Afterwards the tensors hold the result of the last candidate that ran.
+pub(super) struct PlanSelection<'a> {
+    pub(super) planner: &'a ConvPlanner,
+    pub(super) problem: &'a ConvProblem,
+    /// Live stream of the current context.
+    pub(super) stream: CUstream,
+    /// Sums that the problem writes, of its output channels.
+    pub(super) sums: Option<ChannelSums>,
+    /// Queues a plan on the stream.
+    pub(super) run: &'a mut dyn FnMut(&ExecutionPlan) -> Result<(), LibraryError>,
+}
+
+/// Reason for a selection without a plan.
+pub(super) enum SelectionError {
+    /// No candidate builds and runs; the last error.
+    NoPlan(LibraryError),
+    /// The device or an engine's execution failed: no result may be used.
+    Fault(LibraryError),
+}
+
+impl PlanSelection<'_> {
+    /// The first plan of cuDNN's heuristics that builds and runs.
+    pub(super) fn first_that_runs(mut self) -> Result<ExecutionPlan, SelectionError> {
+        let planner = self.planner;
+        let graph = planner.describe(self.problem).map_err(SelectionError::NoPlan)?;
+        let mut last_error = unsupported(self.problem);
+        for plan in planner.plans(self.problem, &graph, &FIRST_THEN_ALL) {
+            match self.try_out(plan)? {
+                Ok(plan) => return Ok(plan),
+                Err(e) => last_error = e,
+            }
+        }
+        Err(SelectionError::NoPlan(last_error))
+    }
+
+    /// The fastest of the first `candidates` plans that need at most `workspace` bytes, with its JSON representation.
+    pub(super) fn fastest(
+        mut self,
+        candidates: usize,
+        workspace: usize,
+    ) -> Result<(ExecutionPlan, String), SelectionError> {
+        let planner = self.planner;
+        let timer = EventTimer::new(self.stream).map_err(SelectionError::Fault)?;
+        let graph = planner.describe(self.problem).map_err(SelectionError::NoPlan)?;
+        let mut best: Option<(f32, (ExecutionPlan, String))> = None;
+        let mut last_error = unsupported(self.problem);
+        let small = planner.plans(self.problem, &graph, &ALL_CONFIGURATIONS).filter(|plan| match plan {
+            Ok(plan) => plan.workspace <= workspace,
+            Err(_) => true,
+        });
+        for plan in small.take(candidates.max(1)) {
+            let storable = self.try_out(plan)?.and_then(|plan| plan.json().map(|json| (plan, json)));
+            match storable {
+                Ok((plan, json)) => {
+                    let time = timer.best_time(|| (self.run)(&plan)).map_err(SelectionError::Fault)?;
+                    if best.as_ref().is_none_or(|best| time < best.0) {
+                        best = Some((time, (plan, json)));
+                    }
+                }
+                Err(e) => last_error = e,
+            }
+        }
+        best.map(|(_, fastest)| fastest).ok_or(SelectionError::NoPlan(last_error))
+    }
+
+    /// The plan with a JSON representation.
+    pub(super) fn restored(mut self, json: &str) -> Result<ExecutionPlan, SelectionError> {
+        let plan = self.planner.restore(json);
+        self.try_out(plan)?.map_err(SelectionError::NoPlan)
+    }
+
+    /// Runs a plan, and sets if it accumulates sums: it does if they are NaN after it found NaN in their memory. The inner error is that of
+    /// a plan that does not build or does not support its tensors.
+    fn try_out(
+        &mut self,
+        plan: Result<ExecutionPlan, LibraryError>,
+    ) -> Result<Result<ExecutionPlan, LibraryError>, SelectionError> {
+        let mut plan = match plan {
+            Ok(plan) => plan,
+            Err(e) => return self.skipped(e).map(Err),
+        };
+        if let Some(sums) = self.sums {
+            fill_sums(self.stream, sums, NAN_BYTE).map_err(SelectionError::Fault)?;
+        }
+        if let Err(e) = (self.run)(&plan) {
+            return if is_fault(&e) { Err(SelectionError::Fault(e)) } else { self.skipped(e).map(Err) };
+        }
+        if let Some(sums) = self.sums {
+            plan.accumulates_sums = self.has_nan(sums).map_err(SelectionError::Fault)?;
+        }
+        Ok(Ok(plan))
+    }
+
+    /// Returns the error of a skipped candidate if the device has no error.
+    fn skipped(&self, error: LibraryError) -> Result<LibraryError, SelectionError> {
+        // SAFETY: the stream is alive.
+        match unsafe { cuStreamQuery(self.stream) } {
+            CUresult::CUDA_SUCCESS | CUresult::CUDA_ERROR_NOT_READY => Ok(error),
+            fault => Err(SelectionError::Fault(driver_error("running a plan", DriverError(fault)))),
+        }
+    }
+
+    /// Waits for the stream and returns true if a sum is NaN.
+    fn has_nan(&self, sums: ChannelSums) -> Result<bool, LibraryError> {
+        let mut values = vec![0f32; sums.channels];
+        let mut found = false;
+        for from in [sums.sum, sums.squares] {
+            // SAFETY: the sums have an element for each output channel, and `values` outlives the copy, which is waited for.
+            unsafe {
+                result::memcpy_dtoh_async(&mut values, from, self.stream)
+                    .map_err(|e| driver_error("reading sums", e))?;
+                result::stream::synchronize(self.stream)
+                    .map_err(|e| driver_error("waiting for a plan", e))?;
+            }
+            found |= values.iter().any(|v| v.is_nan());
+        }
+        Ok(found)
+    }
+}
+
+/// Byte of an f32 that is NaN.
+const NAN_BYTE: u8 = 0xff;
+
+/// Queues a fill of the sums with a byte.
+pub(super) fn fill_sums(stream: CUstream, sums: ChannelSums, byte: u8) -> Result<(), LibraryError> {
+    for to in [sums.sum, sums.squares] {
+        // SAFETY: the sums have an element for each channel.
+        unsafe { result::memset_d8_async(to, byte, sums.channels * size_of::<f32>(), stream) }
+            .map_err(|e| driver_error("filling sums", e))?;
+    }
+    Ok(())
+}

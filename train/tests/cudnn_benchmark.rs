@@ -1,0 +1,97 @@
+//! `--cudnn-benchmark`: plans chosen by timing, their cache on disk, and their restoration from a checkpoint.
+mod common;
+
+use common::{command, run, stderr, succeed};
+use fornax_kernels::cache;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+/// Emulated devices on which the deterministic engine 0 or 1 is slow, so that timing chooses the other one.
+const SLOW: [&str; 2] = ["0:50", "1:50"];
+
+const TRAIN: &str = "train --device emulated --progress none --output out --print-hash --batch-size 128 --sched constant \
+                     --warmup-epochs 0";
+
+/// Creates a cache folder with compiled kernels, but without choices.
+fn empty_cache(folder: &Path) {
+    let ours = folder.join("fornax");
+    fs::create_dir_all(&ours).expect("a folder");
+    for shared in ["emulator", "emulated", "kernels"] {
+        fs::create_dir_all(cache::folder().join(shared)).expect("a folder");
+        symlink(cache::folder().join(shared), ours.join(shared)).expect("a link");
+    }
+}
+
+/// Runs `fornax` with an empty cache of choices and a slow engine; the last line of stdout.
+fn hash(folder: &Path, slow: &str, arguments: &str) -> String {
+    let cache = tempfile::tempdir().expect("a folder");
+    empty_cache(cache.path());
+    hash_with_cache(folder, cache.path(), slow, arguments)
+}
+
+fn hash_with_cache(folder: &Path, cache: &Path, slow: &str, arguments: &str) -> String {
+    let output = command(folder, arguments)
+        .env("XDG_CACHE_HOME", cache)
+        .env("FORNAX_EMULATED_ENGINES", slow)
+        .output()
+        .expect("the binary starts");
+    assert!(output.status.success(), "{arguments}: {}", stderr(&output));
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    text.lines().last().expect("a line").to_string()
+}
+
+#[test]
+fn resumed_run_uses_the_plans_of_its_checkpoint() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let whole = |index: usize| {
+        let arguments = format!("{TRAIN} --epochs 2 --experiment whole-{index}");
+        hash(folder.path(), SLOW[index], &arguments)
+    };
+    let (of_engine_1, of_engine_0) = (whole(0), whole(1));
+    assert_ne!(of_engine_1, of_engine_0, "the engines' results differ in the last bits");
+    hash(folder.path(), SLOW[0], &format!("{TRAIN} --epochs 1 --experiment first"));
+    // Timing would choose engine 0 now, and no choice is on disk.
+    let resumed = "train --resume out/first --epochs 2 --device emulated --progress none --print-hash";
+    assert_eq!(hash(folder.path(), SLOW[1], resumed), of_engine_1);
+}
+
+#[test]
+fn choices_are_cached_on_disk() {
+    let (folder, cache) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    empty_cache(cache.path());
+    let hash = |slow, name: &str| {
+        let arguments = format!("{TRAIN} --epochs 1 --experiment {name}");
+        hash_with_cache(folder.path(), cache.path(), slow, &arguments)
+    };
+    let first = hash(SLOW[0], "first");
+    let choices = cache.path().join("fornax/convolutions");
+    let files = || fs::read_dir(&choices).expect("a folder").map(|file| file.expect("a file").path());
+    assert!(files().count() > 20, "{} choices", files().count());
+    assert_eq!(hash(SLOW[1], "second"), first, "the second run uses the choices of the first");
+    files().for_each(|file| fs::write(file, "damaged").expect("it can be written"));
+    assert_ne!(hash(SLOW[1], "third"), first, "damaged choices are made again");
+    assert!(files().all(|file| fs::read(file).expect("a file") != b"damaged"), "and are rewritten");
+}
+
+#[test]
+fn no_cudnn_benchmark_uses_heuristics_and_is_kept_by_a_resumed_run() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let train = format!("{TRAIN} --no-cudnn-benchmark");
+    let whole = hash(folder.path(), SLOW[0], &format!("{train} --epochs 2 --experiment whole"));
+    hash(folder.path(), SLOW[0], &format!("{train} --epochs 1 --experiment first"));
+    let resumed = "train --resume out/first --epochs 2 --device emulated --progress none --print-hash";
+    assert_eq!(hash(folder.path(), SLOW[0], resumed), whole);
+}
+
+#[test]
+fn flags_without_effect_on_the_cpu_are_rejected() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for flag in ["--cudnn-benchmark", "--no-deterministic"] {
+        let output = run(folder.path(), &format!("train --device cpu {flag}"));
+        assert_eq!(output.status.code(), Some(2), "{flag}");
+        let text = stderr(&output);
+        assert!(text.contains(flag) && text.contains("computes on the CPU"), "{text}");
+    }
+    succeed(folder.path(), "train --device cpu --no-cudnn-benchmark --deterministic --dry-run");
+}
