@@ -1,7 +1,7 @@
 //! Times the forward pass and both gradients of the convolutions of common image models:
 //!
 //! ```text
-//! cargo run --release -p fornax-engine --example conv_speed [PATTERN [avx2|portable]]
+//! cargo run --release -p fornax-engine --example conv_speed [PATTERN [LEVEL]]
 //! ```
 //!
 //! prints milliseconds and GFLOP/s of the rows whose name contains PATTERN, limited to the given SIMD level, and the speedup over
@@ -74,11 +74,12 @@ const SHAPES: &[(&str, [usize; 7], PytorchTimes)] = &[
 fn main() {
     let mut args = std::env::args().skip(1);
     let pattern = args.next().unwrap_or_default();
-    match args.next().as_deref() {
-        Some("avx2") => simd::set_max_level(Level::Avx2),
-        Some("portable") => simd::set_max_level(Level::Portable),
-        Some(other) => return eprintln!("unknown SIMD level {other}; choose avx2 or portable"),
-        None => {}
+    if let Some(name) = args.next() {
+        let named = |level: &&Level| format!("{level:?}").eq_ignore_ascii_case(&name);
+        match Level::supported().iter().find(named) {
+            Some(level) => simd::set_max_level(*level),
+            None => return eprintln!("unknown SIMD level {name}; this CPU has {:?}", Level::supported()),
+        }
     }
     for (name, row, pytorch) in SHAPES.iter().filter(|(name, ..)| name.contains(&pattern)) {
         let s = shape(*row);

@@ -25,9 +25,7 @@ __device__ __forceinline__ float to_float(bfloat16 x) { return __uint_as_float((
 
 __device__ __forceinline__ float to_float(half16 x) {
 #ifdef FORNAX_EMULATED
-  _Float16 value;
-  __builtin_memcpy(&value, &x.bits, sizeof(value));
-  return (float)value;
+  return emulated_half_to_float(x.bits);
 #else
   float value;
   asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(x.bits));
@@ -43,8 +41,7 @@ template <> __device__ __forceinline__ float from_float<float>(float x) { return
 template <> __device__ __forceinline__ half16 from_float<half16>(float x) {
   half16 result;
 #ifdef FORNAX_EMULATED
-  const _Float16 value = (_Float16)x;
-  __builtin_memcpy(&result.bits, &value, sizeof(value));
+  result.bits = emulated_float_to_half(x);
 #else
   asm("cvt.rn.f16.f32 %0, %1;" : "=h"(result.bits) : "f"(x));
 #endif

@@ -1,9 +1,9 @@
 //! Emulated CUDA device: replacements for the CUDA libraries that run the same kernels on the CPU, for machines without a GPU.
 //!
-//! [`load`] builds them with `g++` at first use and loads them, so that cudarc finds them instead of the real ones. Each CUDA
-//! thread is a fiber with real barriers and warp operations; work queued on a stream runs only when something waits for it.
-//! Checked mode instruments every access of a kernel: data races, barrier divergence, and accesses that are out of bounds, misaligned
-//! or to uninitialised memory become errors with the line of the kernel's source ([`take_error`]).
+//! [`load`] builds them with `g++` (on macOS `c++`) at first use and loads them, so that cudarc finds them instead of the real ones.
+//! Each CUDA thread is a fiber with real barriers and warp operations; work queued on a stream runs only when something waits for it.
+//! Checked mode, on Linux, instruments every access of a kernel: data races, barrier divergence, and accesses that are out of bounds,
+//! misaligned or to uninitialised memory become errors with the line of the kernel's source ([`take_error`]).
 
 mod build;
 mod sources;
@@ -61,14 +61,15 @@ pub enum EngineFault {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EmulatorError {
-    /// g++ was not found.
+    /// The compiler was not found.
     #[error(
-        "the emulated device needs g++ to compile kernels, but it is not on the PATH: install GCC (Debian and Ubuntu: \
-         `apt install g++`, Fedora: `dnf install gcc-c++`)"
+        "the emulated device needs {} to compile kernels, but it is not on the PATH: install it (Debian and Ubuntu: \
+         `apt install g++`, Fedora: `dnf install gcc-c++`, macOS: `xcode-select --install`)",
+        build::COMPILER
     )]
     NoCompiler,
     /// The emulator's own sources do not compile.
-    #[error("g++ could not build {library} of the emulated device:\n{log}")]
+    #[error("{} could not build {library} of the emulated device:\n{log}", build::COMPILER)]
     Build {
         /// Name of the library.
         library: String,
@@ -102,6 +103,13 @@ pub enum EmulatorError {
     /// Unsupported number of devices.
     #[error("{0} emulated devices were requested; 1 to 64 are possible")]
     BadDeviceCount(usize),
+    /// Checked mode on another system than Linux.
+    #[error(
+        "checked mode of the emulated device needs Linux: it finds the static shared memory of a kernel through ELF's thread-local \
+         storage, which {} does not have; use the emulated device without checks",
+        std::env::consts::OS
+    )]
+    CheckedMode,
     /// [`load`] was not called yet.
     #[error("the emulated device is not loaded")]
     NotLoaded,
@@ -145,6 +153,9 @@ pub fn set_order(order: u64) -> Result<(), EmulatorError> {
 /// Enables or disables checked mode for modules that are loaded, and buffers that are allocated, from now on.
 pub fn set_checked(checked: bool) -> Result<(), EmulatorError> {
     let runtime = RUNTIME.get().ok_or(EmulatorError::NotLoaded)?;
+    if checked && !cfg!(target_os = "linux") {
+        return Err(EmulatorError::CheckedMode);
+    }
     // SAFETY: the type is that of the function in `emulator/runtime/settings.cpp`.
     unsafe { (runtime.set_checked)(c_int::from(checked)) };
     Ok(())
@@ -191,6 +202,14 @@ pub fn traffic(kernel: &str) -> Option<KernelTraffic> {
     (ran != 0).then_some(KernelTraffic { loads, stores })
 }
 
+/// File of the emulated library with a library's file name on Linux, such as `libcudnn.so.9`. `None` before [`load`], and for libraries
+/// that are not emulated.
+pub(crate) fn library_file(name: &str) -> Option<PathBuf> {
+    let (name, _) = name.split_once(".so")?;
+    let path = RUNTIME.get()?.folder.join(format!("{name}{}", std::env::consts::DLL_SUFFIX));
+    path.is_file().then_some(path)
+}
+
 static RUNTIME: OnceLock<Runtime> = OnceLock::new();
 
 /// Locks the number of loaded devices; the lock is held while loading.
@@ -201,8 +220,9 @@ fn lock_loading() -> MutexGuard<'static, usize> {
 
 type ReadText = unsafe extern "C" fn(*mut c_char, usize) -> usize;
 
-/// Functions of the emulator's runtime library. Its libraries are never unloaded.
+/// Folder of the emulator's libraries and functions of its runtime library. The libraries are never unloaded.
 struct Runtime {
+    folder: PathBuf,
     set_order: Symbol<unsafe extern "C" fn(u64)>,
     set_checked: Symbol<unsafe extern "C" fn(c_int)>,
     last_error: Symbol<ReadText>,
@@ -235,9 +255,10 @@ impl Runtime {
             let library = &libraries[0];
             let configure: Symbol<Configure> = library.get(b"fornax_emulator_configure").map_err(load)?;
             let (cache, include) = (text(&built.cache_folder), text(&built.include_folder));
-            let compiler = text(&built.compiler);
+            let compiler = CString::new(build::COMPILER).expect("a name contains no NUL");
             configure(devices as c_int, cache.as_ptr(), include.as_ptr(), compiler.as_ptr());
             Runtime {
+                folder: built.folder,
                 set_order: library.get(b"fornax_emulator_set_order").map_err(load)?,
                 set_checked: library.get(b"fornax_emulator_set_checked").map_err(load)?,
                 last_error: library.get(b"fornax_emulator_last_error").map_err(load)?,

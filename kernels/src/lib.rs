@@ -6,7 +6,7 @@
 
 pub mod cache;
 mod compile;
-#[cfg(target_os = "linux")]
+#[cfg(unix)]
 pub mod emulator;
 mod kernel_names;
 pub mod library;
@@ -45,12 +45,12 @@ pub fn compile<'a>(
     Ok(image)
 }
 
-#[cfg(target_os = "linux")]
+#[cfg(unix)]
 fn is_emulated() -> bool {
     emulator::is_loaded()
 }
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(not(unix))]
 fn is_emulated() -> bool {
     false
 }

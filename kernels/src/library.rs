@@ -1,4 +1,4 @@
-//! Search for NVIDIA's libraries: the dynamic loader, then CUDA_HOME, then the wheels of a Python environment.
+//! Search for NVIDIA's libraries: the loaded emulated device, the dynamic loader, CUDA_HOME, then the wheels of a Python environment.
 use libloading::Library;
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -21,13 +21,24 @@ pub fn open(names: &[&str]) -> Result<(Library, PathBuf), String> {
     Err(why)
 }
 
-/// Candidate paths of a library in search order: bare names for the dynamic loader (loaded libraries, LD_LIBRARY_PATH, system folders),
-/// then existing files.
+/// Candidate paths of a library in search order: the emulated library if the emulated device is loaded, bare names for the dynamic
+/// loader (loaded libraries, LD_LIBRARY_PATH, system folders), then existing files.
 pub fn candidate_paths(names: &[&str]) -> Vec<PathBuf> {
+    let emulated = names.iter().find_map(|name| emulated_file(name));
     let bare = names.iter().map(PathBuf::from);
     let folders = search_folders();
     let files = folders.iter().flat_map(|folder| names.iter().map(|name| folder.join(name)));
-    bare.chain(files.filter(|path| path.is_file())).collect()
+    emulated.into_iter().chain(bare).chain(files.filter(|path| path.is_file())).collect()
+}
+
+#[cfg(unix)]
+fn emulated_file(name: &str) -> Option<PathBuf> {
+    crate::emulator::library_file(name)
+}
+
+#[cfg(not(unix))]
+fn emulated_file(_: &str) -> Option<PathBuf> {
+    None
 }
 
 /// Opens a library with RTLD_GLOBAL, so that libraries that are opened later by name find it.
@@ -83,6 +94,7 @@ pub(crate) fn entries(folder: &Path) -> Vec<PathBuf> {
 mod tests {
     use super::*;
 
+    #[cfg(target_os = "linux")]
     #[test]
     fn dynamic_loader_is_searched_first() {
         let (_, path) = open(&["libfornax-nothing.so", "libc.so.6"]).expect("a C library");

@@ -1,9 +1,21 @@
-//! SIMD abstraction over vector registers of f32: a kernel is written once and compiled for AVX-512, AVX2 and plain Rust. The widest
-//! level that the CPU supports is chosen at run time.
+//! SIMD abstraction over vector registers of f32: a kernel is written once and compiled for AVX-512, AVX2, NEON and plain Rust. The
+//! widest level that the CPU supports is chosen at run time.
 //!
 //! A kernel is declared with `simd_kernel!`. All of its code must be inlined into the function with the `target_feature` attribute: no
 //! `std::array::from_fn`, no closures, no calls to functions that are not `#[inline(always)]`.
 use std::sync::atomic::{AtomicU8, Ordering};
+
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod portable;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+#[cfg(target_arch = "aarch64")]
+pub use neon::Neon;
+pub use portable::Portable;
+#[cfg(target_arch = "x86_64")]
+pub use x86::{Avx2, Avx512};
 
 /// Instruction set that kernels are compiled for, in ascending width.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -11,10 +23,12 @@ use std::sync::atomic::{AtomicU8, Ordering};
 pub enum Level {
     /// Plain Rust with eight lanes, compiled for the target's baseline.
     Portable = 1,
+    /// NEON: 32 registers of four lanes, used as 16 pairs of eight lanes.
+    Neon = 2,
     /// AVX2 and FMA: 16 registers of eight lanes.
-    Avx2 = 2,
+    Avx2 = 3,
     /// AVX-512 F, BW, DQ and VL: 32 registers of sixteen lanes.
-    Avx512 = 3,
+    Avx512 = 4,
 }
 
 static LEVEL: AtomicU8 = AtomicU8::new(0);
@@ -24,7 +38,33 @@ impl Level {
     pub const fn lanes(self) -> usize {
         match self {
             Level::Avx512 => 16,
-            Level::Avx2 | Level::Portable => 8,
+            Level::Avx2 | Level::Neon | Level::Portable => 8,
+        }
+    }
+
+    /// Levels that the CPU supports, in ascending width.
+    pub fn supported() -> &'static [Level] {
+        #[cfg(target_arch = "x86_64")]
+        {
+            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+            let avx512 = is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vl");
+            match (avx2, avx512) {
+                (true, true) => &[Level::Portable, Level::Avx2, Level::Avx512],
+                (true, false) => &[Level::Portable, Level::Avx2],
+                (false, _) => &[Level::Portable],
+            }
+        }
+        // NEON is part of the architecture's baseline.
+        #[cfg(target_arch = "aarch64")]
+        {
+            &[Level::Portable, Level::Neon]
+        }
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+        {
+            &[Level::Portable]
         }
     }
 }
@@ -33,20 +73,21 @@ impl Level {
 #[inline]
 pub fn level() -> Level {
     match LEVEL.load(Ordering::Relaxed) {
-        3 => Level::Avx512,
-        2 => Level::Avx2,
+        4 => Level::Avx512,
+        3 => Level::Avx2,
+        2 => Level::Neon,
         1 => Level::Portable,
         _ => {
-            let found = detect();
-            LEVEL.store(found as u8, Ordering::Relaxed);
-            found
+            let widest = widest_up_to(Level::Avx512);
+            LEVEL.store(widest as u8, Ordering::Relaxed);
+            widest
         }
     }
 }
 
-/// Limits the level of the whole process. For tests and benches that compare levels.
+/// Limits the level of the whole process to the widest supported one up to `limit`. For tests and benches that compare levels.
 pub fn set_max_level(limit: Level) {
-    LEVEL.store(limit.min(detect()) as u8, Ordering::Relaxed);
+    LEVEL.store(widest_up_to(limit) as u8, Ordering::Relaxed);
 }
 
 /// Prefetches the cache line at `p` into the L2 cache. Any address is allowed.
@@ -58,7 +99,12 @@ pub fn prefetch(p: *const f32) {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
         _mm_prefetch::<_MM_HINT_T1>(p.cast());
     }
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: a hint, which never faults, writes no register and no memory.
+    unsafe {
+        std::arch::asm!("prfm pldl2keep, [{0}]", in(reg) p, options(nostack, readonly, preserves_flags));
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let _ = p;
 }
 
@@ -69,22 +115,9 @@ pub(crate) fn lock_level() -> std::sync::MutexGuard<'static, ()> {
     LOCK.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-fn detect() -> Level {
-    #[cfg(target_arch = "x86_64")]
-    {
-        let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
-        let avx512 = is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512dq")
-            && is_x86_feature_detected!("avx512vl");
-        if avx2 && avx512 {
-            return Level::Avx512;
-        }
-        if avx2 {
-            return Level::Avx2;
-        }
-    }
-    Level::Portable
+fn widest_up_to(limit: Level) -> Level {
+    let supported = Level::supported();
+    supported.iter().copied().filter(|level| *level <= limit).next_back().unwrap_or(Level::Portable)
 }
 
 /// Register of f32 lanes and its operations.
@@ -106,7 +139,7 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     unsafe fn load_first(p: *const f32, n: usize) -> Self::V;
     /// Stores the first `n <= LANES` lanes and leaves other memory unchanged.
     unsafe fn store_first(p: *mut f32, n: usize, v: Self::V);
-    /// Non-temporal store. `p` must be aligned to the register. Call [`Simd::fence`] before another thread reads the data.
+    /// Non-temporal store where the level has one. `p` must be aligned to the register. Call [`Simd::fence`] before another thread reads the data.
     unsafe fn stream(p: *mut f32, v: Self::V);
     unsafe fn fence();
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
@@ -126,290 +159,6 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     unsafe fn permute(v: Self::V, lanes: *const i32) -> Self::V;
     /// Sum of the lanes, in a fixed order.
     unsafe fn sum(v: Self::V) -> f32;
-}
-
-/// Plain Rust with eight lanes.
-#[derive(Clone, Copy)]
-pub struct Portable;
-
-macro_rules! lanes {
-    ($i:ident => $e:expr) => {{
-        let mut out = [0.0f32; 8];
-        let mut $i = 0;
-        while $i < 8 {
-            out[$i] = $e;
-            $i += 1;
-        }
-        out
-    }};
-}
-
-// SAFETY: plain arithmetic on arrays needs no instruction set; valid pointers are the caller's obligation.
-unsafe impl Simd for Portable {
-    const LANES: usize = 8;
-    type V = [f32; 8];
-
-    #[inline(always)]
-    unsafe fn splat(x: f32) -> [f32; 8] {
-        [x; 8]
-    }
-    #[inline(always)]
-    unsafe fn load(p: *const f32) -> [f32; 8] {
-        unsafe { p.cast::<[f32; 8]>().read_unaligned() }
-    }
-    #[inline(always)]
-    unsafe fn store(p: *mut f32, v: [f32; 8]) {
-        unsafe { p.cast::<[f32; 8]>().write_unaligned(v) }
-    }
-    #[inline(always)]
-    unsafe fn load_first(p: *const f32, n: usize) -> [f32; 8] {
-        lanes!(i => if i < n { unsafe { *p.add(i) } } else { 0.0 })
-    }
-    #[inline(always)]
-    unsafe fn store_first(p: *mut f32, n: usize, v: [f32; 8]) {
-        for (i, x) in v.iter().enumerate() {
-            if i < n {
-                unsafe { *p.add(i) = *x }
-            }
-        }
-    }
-    #[inline(always)]
-    unsafe fn stream(p: *mut f32, v: [f32; 8]) {
-        unsafe { Self::store(p, v) }
-    }
-    #[inline(always)]
-    unsafe fn fence() {}
-    #[inline(always)]
-    unsafe fn add(a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
-        lanes!(i => a[i] + b[i])
-    }
-    #[inline(always)]
-    unsafe fn sub(a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
-        lanes!(i => a[i] - b[i])
-    }
-    #[inline(always)]
-    unsafe fn mul(a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
-        lanes!(i => a[i] * b[i])
-    }
-    #[inline(always)]
-    unsafe fn div(a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
-        lanes!(i => a[i] / b[i])
-    }
-    #[inline(always)]
-    unsafe fn fma(a: [f32; 8], b: [f32; 8], c: [f32; 8]) -> [f32; 8] {
-        lanes!(i => a[i] * b[i] + c[i])
-    }
-    #[inline(always)]
-    unsafe fn max(a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
-        lanes!(i => if a[i] > b[i] { a[i] } else { b[i] })
-    }
-    #[inline(always)]
-    unsafe fn min(a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
-        lanes!(i => if a[i] < b[i] { a[i] } else { b[i] })
-    }
-    #[inline(always)]
-    unsafe fn sqrt(a: [f32; 8]) -> [f32; 8] {
-        lanes!(i => a[i].sqrt())
-    }
-    #[inline(always)]
-    unsafe fn select_gt(a: [f32; 8], b: [f32; 8], x: [f32; 8], y: [f32; 8]) -> [f32; 8] {
-        lanes!(i => if a[i] > b[i] { x[i] } else { y[i] })
-    }
-    #[inline(always)]
-    unsafe fn permute(v: [f32; 8], lanes: *const i32) -> [f32; 8] {
-        lanes!(i => v[unsafe { *lanes.add(i) as usize } & 7])
-    }
-    #[inline(always)]
-    unsafe fn sum(v: [f32; 8]) -> f32 {
-        let a = [v[0] + v[4], v[1] + v[5], v[2] + v[6], v[3] + v[7]];
-        (a[0] + a[2]) + (a[1] + a[3])
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-pub use x86::{Avx2, Avx512};
-
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use super::Simd;
-    use std::arch::x86_64::*;
-
-    /// AVX2 and FMA with eight lanes.
-    #[derive(Clone, Copy)]
-    pub struct Avx2;
-    /// AVX-512 with sixteen lanes.
-    #[derive(Clone, Copy)]
-    pub struct Avx512;
-
-    #[inline(always)]
-    unsafe fn mask8(n: usize) -> __m256i {
-        unsafe {
-            let lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-            _mm256_cmpgt_epi32(_mm256_set1_epi32(n as i32), lane)
-        }
-    }
-
-    // SAFETY: called only from `simd_kernel!` functions that enable avx2 and fma.
-    unsafe impl Simd for Avx2 {
-        const LANES: usize = 8;
-        type V = __m256;
-
-        #[inline(always)]
-        unsafe fn splat(x: f32) -> __m256 {
-            unsafe { _mm256_set1_ps(x) }
-        }
-        #[inline(always)]
-        unsafe fn load(p: *const f32) -> __m256 {
-            unsafe { _mm256_loadu_ps(p) }
-        }
-        #[inline(always)]
-        unsafe fn store(p: *mut f32, v: __m256) {
-            unsafe { _mm256_storeu_ps(p, v) }
-        }
-        #[inline(always)]
-        unsafe fn load_first(p: *const f32, n: usize) -> __m256 {
-            unsafe { _mm256_maskload_ps(p, mask8(n)) }
-        }
-        #[inline(always)]
-        unsafe fn store_first(p: *mut f32, n: usize, v: __m256) {
-            unsafe { _mm256_maskstore_ps(p, mask8(n), v) }
-        }
-        #[inline(always)]
-        unsafe fn stream(p: *mut f32, v: __m256) {
-            unsafe { _mm256_stream_ps(p, v) }
-        }
-        #[inline(always)]
-        unsafe fn fence() {
-            unsafe { _mm_sfence() }
-        }
-        #[inline(always)]
-        unsafe fn add(a: __m256, b: __m256) -> __m256 {
-            unsafe { _mm256_add_ps(a, b) }
-        }
-        #[inline(always)]
-        unsafe fn sub(a: __m256, b: __m256) -> __m256 {
-            unsafe { _mm256_sub_ps(a, b) }
-        }
-        #[inline(always)]
-        unsafe fn mul(a: __m256, b: __m256) -> __m256 {
-            unsafe { _mm256_mul_ps(a, b) }
-        }
-        #[inline(always)]
-        unsafe fn div(a: __m256, b: __m256) -> __m256 {
-            unsafe { _mm256_div_ps(a, b) }
-        }
-        #[inline(always)]
-        unsafe fn fma(a: __m256, b: __m256, c: __m256) -> __m256 {
-            unsafe { _mm256_fmadd_ps(a, b, c) }
-        }
-        #[inline(always)]
-        unsafe fn max(a: __m256, b: __m256) -> __m256 {
-            unsafe { _mm256_max_ps(a, b) }
-        }
-        #[inline(always)]
-        unsafe fn min(a: __m256, b: __m256) -> __m256 {
-            unsafe { _mm256_min_ps(a, b) }
-        }
-        #[inline(always)]
-        unsafe fn sqrt(a: __m256) -> __m256 {
-            unsafe { _mm256_sqrt_ps(a) }
-        }
-        #[inline(always)]
-        unsafe fn select_gt(a: __m256, b: __m256, x: __m256, y: __m256) -> __m256 {
-            unsafe { _mm256_blendv_ps(y, x, _mm256_cmp_ps::<_CMP_GT_OQ>(a, b)) }
-        }
-        #[inline(always)]
-        unsafe fn permute(v: __m256, lanes: *const i32) -> __m256 {
-            unsafe { _mm256_permutevar8x32_ps(v, _mm256_loadu_si256(lanes.cast())) }
-        }
-        #[inline(always)]
-        unsafe fn sum(v: __m256) -> f32 {
-            unsafe {
-                let q = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
-                let d = _mm_add_ps(q, _mm_movehl_ps(q, q));
-                _mm_cvtss_f32(_mm_add_ss(d, _mm_shuffle_ps::<1>(d, d)))
-            }
-        }
-    }
-
-    // SAFETY: called only from `simd_kernel!` functions that enable the AVX-512 features.
-    unsafe impl Simd for Avx512 {
-        const LANES: usize = 16;
-        type V = __m512;
-
-        #[inline(always)]
-        unsafe fn splat(x: f32) -> __m512 {
-            unsafe { _mm512_set1_ps(x) }
-        }
-        #[inline(always)]
-        unsafe fn load(p: *const f32) -> __m512 {
-            unsafe { _mm512_loadu_ps(p) }
-        }
-        #[inline(always)]
-        unsafe fn store(p: *mut f32, v: __m512) {
-            unsafe { _mm512_storeu_ps(p, v) }
-        }
-        #[inline(always)]
-        unsafe fn load_first(p: *const f32, n: usize) -> __m512 {
-            unsafe { _mm512_maskz_loadu_ps(((1u32 << n) - 1) as __mmask16, p) }
-        }
-        #[inline(always)]
-        unsafe fn store_first(p: *mut f32, n: usize, v: __m512) {
-            unsafe { _mm512_mask_storeu_ps(p, ((1u32 << n) - 1) as __mmask16, v) }
-        }
-        #[inline(always)]
-        unsafe fn stream(p: *mut f32, v: __m512) {
-            unsafe { _mm512_stream_ps(p, v) }
-        }
-        #[inline(always)]
-        unsafe fn fence() {
-            unsafe { _mm_sfence() }
-        }
-        #[inline(always)]
-        unsafe fn add(a: __m512, b: __m512) -> __m512 {
-            unsafe { _mm512_add_ps(a, b) }
-        }
-        #[inline(always)]
-        unsafe fn sub(a: __m512, b: __m512) -> __m512 {
-            unsafe { _mm512_sub_ps(a, b) }
-        }
-        #[inline(always)]
-        unsafe fn mul(a: __m512, b: __m512) -> __m512 {
-            unsafe { _mm512_mul_ps(a, b) }
-        }
-        #[inline(always)]
-        unsafe fn div(a: __m512, b: __m512) -> __m512 {
-            unsafe { _mm512_div_ps(a, b) }
-        }
-        #[inline(always)]
-        unsafe fn fma(a: __m512, b: __m512, c: __m512) -> __m512 {
-            unsafe { _mm512_fmadd_ps(a, b, c) }
-        }
-        #[inline(always)]
-        unsafe fn max(a: __m512, b: __m512) -> __m512 {
-            unsafe { _mm512_max_ps(a, b) }
-        }
-        #[inline(always)]
-        unsafe fn min(a: __m512, b: __m512) -> __m512 {
-            unsafe { _mm512_min_ps(a, b) }
-        }
-        #[inline(always)]
-        unsafe fn sqrt(a: __m512) -> __m512 {
-            unsafe { _mm512_sqrt_ps(a) }
-        }
-        #[inline(always)]
-        unsafe fn select_gt(a: __m512, b: __m512, x: __m512, y: __m512) -> __m512 {
-            unsafe { _mm512_mask_mov_ps(y, _mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b), x) }
-        }
-        #[inline(always)]
-        unsafe fn permute(v: __m512, lanes: *const i32) -> __m512 {
-            unsafe { _mm512_permutexvar_ps(_mm512_loadu_si512(lanes.cast()), v) }
-        }
-        #[inline(always)]
-        unsafe fn sum(v: __m512) -> f32 {
-            unsafe { _mm512_reduce_add_ps(v) }
-        }
-    }
 }
 
 /// Declares a kernel over any [`Simd`] type `S`, compiled for every level and dispatched at run time:
@@ -450,6 +199,9 @@ macro_rules! simd_kernel {
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: as above.
                 $crate::cpu::simd::Level::Avx2 => unsafe { avx2::<$($C),*>($($arg),*) },
+                #[cfg(target_arch = "aarch64")]
+                // SAFETY: NEON is part of the baseline; the rest is the caller's obligation.
+                $crate::cpu::simd::Level::Neon => unsafe { body::<$crate::cpu::simd::Neon $(, $C)*>($($arg),*) },
                 // SAFETY: the portable version needs no features.
                 _ => unsafe { body::<$crate::cpu::simd::Portable $(, $C)*>($($arg),*) },
             }
@@ -500,12 +252,79 @@ mod tests {
         }
     }
 
+    simd_kernel! {
+        /// Every operation of the register on `a` and `b`, one register of results after the other in `y`.
+        fn every_operation<S>(a: *const f32, b: *const f32, lanes: *const i32, y: *mut f32) {
+            unsafe {
+                let (a, b) = (S::load(a), S::load(b));
+                let results = [
+                    S::add(a, b),
+                    S::sub(a, b),
+                    S::mul(a, b),
+                    S::div(a, b),
+                    S::fma(a, b, a),
+                    S::max(a, b),
+                    S::min(a, b),
+                    S::sqrt(S::mul(a, a)),
+                    S::select_gt(a, b, S::splat(1.0), S::splat(2.0)),
+                    S::permute(a, lanes),
+                ];
+                let mut i = 0;
+                while i < results.len() {
+                    S::store(y.add(i * S::LANES), results[i]);
+                    i += 1;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn register_operations_match_scalar_ones_at_every_level() {
+        let _guard = lock_level();
+        let detected = level();
+        for limit in Level::supported() {
+            set_max_level(*limit);
+            let n = limit.lanes();
+            // Small integers and quotients by powers of two, so that fused and separate rounding agree; NaN in either operand.
+            let mut a: Vec<f32> = (0..n).map(|i| i as f32 - 5.0).collect();
+            let mut b: Vec<f32> = (0..n).map(|i| [0.5, -2.0, 4.0][i % 3]).collect();
+            (a[1], b[2]) = (f32::NAN, f32::NAN);
+            let lanes: Vec<i32> = (0..n).map(|i| ((i * 5 + 3) % n) as i32).collect();
+            let mut y = vec![0.0f32; 10 * n];
+            // SAFETY: the inputs hold one register, the output ten.
+            unsafe { every_operation(a.as_ptr(), b.as_ptr(), lanes.as_ptr(), y.as_mut_ptr()) };
+            for (i, (&a_i, &b_i)) in a.iter().zip(&b).enumerate() {
+                let expected = [
+                    a_i + b_i,
+                    a_i - b_i,
+                    a_i * b_i,
+                    a_i / b_i,
+                    a_i * b_i + a_i,
+                    if a_i > b_i { a_i } else { b_i },
+                    if a_i < b_i { a_i } else { b_i },
+                    a_i.abs(),
+                    if a_i > b_i { 1.0 } else { 2.0 },
+                    a[lanes[i] as usize],
+                ];
+                for (operation, expected) in expected.into_iter().enumerate() {
+                    let got = y[operation * n + i];
+                    assert!(
+                        got == expected || (got.is_nan() && expected.is_nan()),
+                        "{limit:?}, operation {operation}, lane {i}: {got} instead of {expected}"
+                    );
+                }
+            }
+        }
+        set_max_level(detected);
+    }
+
     #[test]
     fn every_level_gives_the_same_result_and_does_not_write_past_the_end() {
         let _guard = lock_level();
         let detected = level();
-        for limit in [Level::Portable, Level::Avx2, Level::Avx512] {
-            set_max_level(limit);
+        for limit in Level::supported() {
+            set_max_level(*limit);
+            assert_eq!(level(), *limit);
             for n in [0usize, 1, 7, 8, 15, 16, 37] {
                 let x: Vec<f32> = (0..n).map(|i| i as f32).collect();
                 let mut y = vec![-1.0f32; n + 20];

@@ -1,4 +1,4 @@
-//! Auto-vectorised loops, compiled once per SIMD level.
+//! Auto-vectorised loops, compiled once per SIMD level. On aarch64 the compiler uses NEON at every level: it is in the baseline.
 
 /// Declares a function over slices whose loops the compiler vectorises, dispatched at run time like a `simd_kernel!`. Results are
 /// bitwise equal at every level: floating-point operations are not contracted or reordered.
@@ -17,11 +17,11 @@ macro_rules! vectorized {
                 body::<$($G),+>($($arg),*)
             }
             match $crate::cpu::simd::level() {
-                $crate::cpu::simd::Level::Portable => body::<$($G),+>($($arg),*),
                 #[cfg(target_arch = "x86_64")]
-                // SAFETY: both other levels have these features.
-                _ => unsafe { avx2::<$($G),+>($($arg),*) },
-                #[cfg(not(target_arch = "x86_64"))]
+                // SAFETY: the CPU has these features at both levels.
+                $crate::cpu::simd::Level::Avx2 | $crate::cpu::simd::Level::Avx512 => unsafe {
+                    avx2::<$($G),+>($($arg),*)
+                },
                 _ => body::<$($G),+>($($arg),*),
             }
         }

@@ -1,6 +1,13 @@
 // Interface between a compiled kernel and the runtime. Includes no standard headers, since kernels include this file.
 #pragma once
 
+// Thread-local variables of the runtime at a fixed offset, so that an access takes one instruction.
+#if defined(__APPLE__)
+#define FORNAX_STATIC_TLS  // Mach-O has one model of thread-local variables
+#else
+#define FORNAX_STATIC_TLS __attribute__((tls_model("initial-exec")))
+#endif
+
 namespace fornax_device {
 
 struct Index {
@@ -27,7 +34,7 @@ enum class Barrier { Plain, Count, And, Or };
 enum class Shuffle { Index, Up, Down, Xor };
 
 #pragma GCC visibility push(default)
-extern __thread SpecialRegisters registers __attribute__((tls_model("initial-exec")));
+extern __thread SpecialRegisters registers FORNAX_STATIC_TLS;
 
 int block_barrier(int predicate, Barrier kind, const char* file, int line);
 void warp_barrier(unsigned mask, const char* file, int line);

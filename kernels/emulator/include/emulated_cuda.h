@@ -32,6 +32,8 @@ typedef unsigned int uint;
 
 #include "emulated_math.h"
 
+#include "emulated_half.h"
+
 #include "emulated_atomics.h"
 
 // ---- barriers and warp operations; each one passes its caller's source line

@@ -5,6 +5,8 @@
 #include <cstring>
 #include <vector>
 
+#include "emulated_half.h"
+
 namespace host {
 
 enum class ElementType { f32, f16, bf16 };
@@ -23,18 +25,9 @@ inline uint32_t float_to_bits(float value) {
   return bits;
 }
 
-inline float f16_to_float(uint16_t bits) {
-  _Float16 half;
-  memcpy(&half, &bits, 2);
-  return float(half);
-}
+inline float f16_to_float(uint16_t bits) { return emulated_half_to_float(bits); }
 
-inline uint16_t float_to_f16(float value) {
-  const _Float16 half = _Float16(value);
-  uint16_t bits;
-  memcpy(&bits, &half, 2);
-  return bits;
-}
+inline uint16_t float_to_f16(float value) { return emulated_float_to_half(value); }
 
 inline float bf16_to_float(uint16_t bits) { return bits_to_float(uint32_t(bits) << 16); }
 

@@ -11,13 +11,16 @@
 
 #include "checker.h"
 
+// A function that other libraries do not see.
+#if defined(__APPLE__)
+#define FORNAX_ASM_FUNCTION(NAME) ".text\n.globl " NAME "\n.private_extern " NAME "\n.p2align 4\n" NAME ":\n"
+#else
+#define FORNAX_ASM_FUNCTION(NAME) \
+  ".text\n.globl " NAME "\n.hidden " NAME "\n.type " NAME ",@function\n.p2align 4\n" NAME ":\n"
+#endif
+
 #if defined(__x86_64__)
-asm(R"(
-.text
-.globl fornax_switch
-.hidden fornax_switch
-.type fornax_switch,@function
-fornax_switch:
+asm(FORNAX_ASM_FUNCTION("fornax_switch") R"(
   push %rbp
   push %rbx
   push %r12
@@ -33,7 +36,35 @@ fornax_switch:
   pop %rbx
   pop %rbp
   ret
-.size fornax_switch, .-fornax_switch
+)");
+#elif defined(__aarch64__)
+asm(FORNAX_ASM_FUNCTION("fornax_switch") R"(
+  sub sp, sp, #160
+  stp x19, x20, [sp, #0]
+  stp x21, x22, [sp, #16]
+  stp x23, x24, [sp, #32]
+  stp x25, x26, [sp, #48]
+  stp x27, x28, [sp, #64]
+  stp x29, x30, [sp, #80]
+  stp d8, d9, [sp, #96]
+  stp d10, d11, [sp, #112]
+  stp d12, d13, [sp, #128]
+  stp d14, d15, [sp, #144]
+  mov x9, sp
+  str x9, [x0]
+  mov sp, x1
+  ldp x19, x20, [sp, #0]
+  ldp x21, x22, [sp, #16]
+  ldp x23, x24, [sp, #32]
+  ldp x25, x26, [sp, #48]
+  ldp x27, x28, [sp, #64]
+  ldp x29, x30, [sp, #80]
+  ldp d8, d9, [sp, #96]
+  ldp d10, d11, [sp, #112]
+  ldp d12, d13, [sp, #128]
+  ldp d14, d15, [sp, #144]
+  add sp, sp, #160
+  ret
 )");
 #endif
 

@@ -84,7 +84,7 @@ struct Worker {
   uintptr_t fault_address = 0, fault_pc = 0;
 };
 
-extern __thread Worker* worker __attribute__((tls_model("initial-exec")));
+extern __thread Worker* worker FORNAX_STATIC_TLS;
 
 // Runs the block that worker->block describes.
 void run_block(Worker& worker);

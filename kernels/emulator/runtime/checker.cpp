@@ -2,7 +2,9 @@
 // conflicting accesses that no barrier, warp operation, or fence with an atomic orders, in whichever order this run makes them.
 #include "checker.h"
 
+#if defined(__linux__)
 #include <link.h>
+#endif
 
 #include <cstring>
 #include <map>
@@ -47,11 +49,18 @@ struct CheckedLaunch {
 
 uint64_t last_stamp = 0;
 
+// A compiled source in memory. Its static shared memory is thread-local.
 struct LoadedObject {
   uintptr_t address;
-  AddressRange image;
+  AddressRange image, shared;
   size_t tls_module = 0, tls_bytes = 0;
 };
+
+#if defined(__linux__)
+struct TlsIndex {
+  size_t module, offset;
+};
+extern "C" void* __tls_get_addr(TlsIndex*);
 
 int find_object(dl_phdr_info* info, size_t, void* data) {
   auto& object = *static_cast<LoadedObject*>(data);
@@ -71,10 +80,20 @@ int find_object(dl_phdr_info* info, size_t, void* data) {
   return 1;
 }
 
-struct TlsIndex {
-  size_t module, offset;
-};
-extern "C" void* __tls_get_addr(TlsIndex*);
+LoadedObject loaded_object(uintptr_t address) {
+  LoadedObject object{address, {}, {}};
+  dl_iterate_phdr(find_object, &object);
+  if (object.tls_bytes > 0) {
+    TlsIndex index{object.tls_module, 0};
+    uintptr_t start = uintptr_t(__tls_get_addr(&index));
+    object.shared = {start, start + object.tls_bytes};
+  }
+  return object;
+}
+#else
+// Not called: checked mode is refused on other systems.
+LoadedObject loaded_object(uintptr_t address) { return {address, {}, {}}; }
+#endif
 
 // True if the earlier access happens before the current thread's next one.
 bool happens_before(const MemoryAccess& before) {
@@ -213,16 +232,10 @@ void begin_launch(const Launch& launch) {
   checked_launch.traffic = &traffic_by_kernel[launch.kernel->name];
   checked_launch.releases.clear();
   checked_launch.last_allocation = nullptr;
-  LoadedObject object{launch.object, {}};
-  dl_iterate_phdr(find_object, &object);
+  LoadedObject object = loaded_object(launch.object);
   checked_launch.object = object.image;
-  checked_launch.static_shared = {};
-  if (object.tls_bytes > 0) {
-    TlsIndex index{object.tls_module, 0};
-    uintptr_t start = uintptr_t(__tls_get_addr(&index));
-    checked_launch.static_shared = {start, start + object.tls_bytes};
-  }
-  checked_launch.static_shadow = make_shadow(object.tls_bytes, false);
+  checked_launch.static_shared = object.shared;
+  checked_launch.static_shadow = make_shadow(object.shared.high - object.shared.low, false);
   checked_launch.dynamic_shadow = make_shadow(launch.shared, false);
 }
 

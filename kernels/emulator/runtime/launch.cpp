@@ -1,7 +1,11 @@
 // Execution of a kernel: its blocks run one after the other or in parallel on host threads; faults become CUDA errors.
 #include <signal.h>
 #include <sys/mman.h>
+#if defined(__APPLE__)
+#include <sys/ucontext.h>
+#else
 #include <ucontext.h>
+#endif
 #include <unistd.h>
 
 #include <atomic>
@@ -19,12 +23,12 @@ namespace {
 constexpr uint64_t kMinParallelThreads = 8192;
 
 unsigned char* map_shared_memory() {
-  size_t guard = size_t(sysconf(_SC_PAGESIZE));
-  void* map = mmap(nullptr, kMaxShared + guard, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  size_t page = size_t(sysconf(_SC_PAGESIZE)), length = (kMaxShared + page - 1) / page * page;
+  void* map = mmap(nullptr, length + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (map == MAP_FAILED) abort();
-  auto* bytes = static_cast<unsigned char*>(map);
-  mprotect(bytes + kMaxShared, guard, PROT_NONE);
-  return bytes;
+  auto* guard = static_cast<unsigned char*>(map) + length;
+  if (mprotect(guard, page, PROT_NONE) != 0) abort();
+  return guard - kMaxShared;
 }
 
 // Worker of the host thread that holds `lock()`, or of a helper thread.
@@ -106,7 +110,11 @@ struct sigaction previous_actions[3];
 constexpr int kSignals[3] = {SIGSEGV, SIGBUS, SIGFPE};
 
 uintptr_t program_counter(void* context) {
-#if defined(__x86_64__)
+#if defined(__APPLE__) && defined(__x86_64__)
+  return uintptr_t(static_cast<ucontext_t*>(context)->uc_mcontext->__ss.__rip);
+#elif defined(__APPLE__)
+  return uintptr_t(static_cast<ucontext_t*>(context)->uc_mcontext->__ss.__pc);
+#elif defined(__x86_64__)
   return uintptr_t(static_cast<ucontext_t*>(context)->uc_mcontext.gregs[REG_RIP]);
 #elif defined(__aarch64__)
   return uintptr_t(static_cast<ucontext_t*>(context)->uc_mcontext.pc);

@@ -1,4 +1,4 @@
-// Compilation of CUDA sources by g++ into shared objects, cached under a hash of source, options, compiler and emulator.
+// Compilation of CUDA sources by g++ (on macOS clang) into shared objects, cached under a hash of source, options, compiler and emulator.
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <sys/file.h>
@@ -51,9 +51,24 @@ std::string hash(const std::string& text) {
   return name;
 }
 
+// Options of the platform's compiler, and of its linker for a kernel that finds the runtime in the process.
+#if defined(__APPLE__)
+constexpr char kPlatformFlags[] = "";
+// A thread-local variable of the runtime must be known when the kernel is linked.
+std::string link_flags() {
+  Dl_info self;
+  bool found = dladdr(reinterpret_cast<void*>(&link_flags), &self) != 0;
+  return " -undefined dynamic_lookup" + (found ? " " + shell_quoted(self.dli_fname) : "");
+}
+#else
+// No unique symbols: a template's shared memory must stay separate in two objects.
+constexpr char kPlatformFlags[] = " -fno-gnu-unique";
+std::string link_flags() { return " -lm"; }
+#endif
+
 // Instruction-set flags: hardware FMA and half-precision conversions make kernels several times faster.
 const char* machine_flags() {
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(__APPLE__)
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
     return " -mavx2 -mfma -mf16c";
   }
@@ -84,10 +99,10 @@ CompilerFlags translate(const std::vector<std::string>& options, bool checked) {
       contract = false;
     }
   }
-  // No unique symbols: a template's shared memory must stay separate in two objects.
-  flags.compile = std::string(" -std=c++17 -O2 -g1 -fPIC -w -fvisibility=hidden -fno-gnu-unique -fno-exceptions -fno-strict-aliasing"
+  // char is signed on a GPU, but not on every host.
+  flags.compile = std::string(" -std=c++17 -O2 -g1 -fPIC -w -fsigned-char -fvisibility=hidden -fno-exceptions -fno-strict-aliasing"
                               " -fno-math-errno -fno-trapping-math -ffp-contract=") +
-                  (contract ? "fast" : "off") + machine_flags() +
+                  (contract ? "fast" : "off") + kPlatformFlags + machine_flags() +
                   (checked ? " -fsanitize=thread,alignment -fsanitize-recover=alignment" : "");
   return flags;
 }
@@ -131,7 +146,7 @@ bool compile_object(const ProgramSource& source, bool checked, const std::string
   write_file(folder + "/source.cu", "#line 1 \"" + source.name + "\"\n" + source.text);
   CompilerFlags flags = translate(source.options, checked);
   const Settings& s = settings();
-  std::string compiler = "cd " + shell_quoted(folder) + " && " + s.compiler;
+  std::string program = shell_quoted(s.compiler), compiler = "cd " + shell_quoted(folder) + " && " + program;
   std::string prelude = shell_quoted(s.include_folder + "/emulated_cuda.h");
   CommandResult preprocessed =
       run(compiler + " -E -x c++ -std=c++17 -include " + prelude + " -I. " + flags.preprocess + " source.cu -o source.ii");
@@ -143,8 +158,8 @@ bool compile_object(const ProgramSource& source, bool checked, const std::string
   write_file(folder + "/source.ii", register_kernels(text, source.expressions));
   // Compiled and linked separately: linking with the sanitizer's flag would add the sanitizer's runtime.
   CommandResult compiled = run(compiler + flags.compile + " -fdebug-prefix-map=" + shell_quoted(folder) +
-                               "=. -c -x c++-cpp-output source.ii -o source.o && " + s.compiler +
-                               " -shared source.o -o source.so -lm");
+                               "=. -c -x c++-cpp-output source.ii -o source.o && " + program +
+                               " -shared source.o -o source.so" + link_flags());
   *log = compiled.output;
   if (compiled.status != 0) return finish(false);
   return finish(rename((folder + "/source.so").c_str(), object.c_str()) == 0);

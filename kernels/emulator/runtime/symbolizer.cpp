@@ -1,4 +1,5 @@
-// Source lines of addresses in compiled kernels, by addr2line, which is installed with g++'s assembler.
+// Source lines of addresses in compiled kernels, by addr2line, which is installed with g++'s assembler. macOS has none: there the line
+// is unknown.
 #include <dlfcn.h>
 
 #include <cstdio>

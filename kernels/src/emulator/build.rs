@@ -1,5 +1,7 @@
 //! Build of the emulated device's libraries, once per version of their sources and of the compiler.
 
+use std::env::consts::DLL_SUFFIX;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,8 +13,11 @@ use sha2::{Digest, Sha256};
 use super::EmulatorError;
 use super::sources::{EmulatorLibrary, HEADERS, LIBRARIES};
 
-const COMPILER: &str = "g++";
-// Kernels access the runtime's thread-local registers by a fixed offset, so these must be in the static TLS block.
+#[cfg(not(target_os = "macos"))]
+pub(super) const COMPILER: &str = "g++";
+#[cfg(target_os = "macos")]
+pub(super) const COMPILER: &str = "c++";
+
 const FLAGS: &[&str] = &[
     "-std=c++17",
     "-O3",
@@ -20,15 +25,23 @@ const FLAGS: &[&str] = &[
     "-fPIC",
     "-shared",
     "-pthread",
+    "-fsigned-char",
     "-fvisibility=hidden",
     "-ffp-contract=off",
-    "-ftls-model=initial-exec",
 ];
+
+/// Kernels access the runtime's thread-local registers by a fixed offset, so these must be in the static TLS block.
+#[cfg(not(target_os = "macos"))]
+const PLATFORM_FLAGS: &[&str] = &["-ftls-model=initial-exec"];
+/// Functions of the runtime are found when a library is loaded, as on Linux.
+#[cfg(target_os = "macos")]
+const PLATFORM_FLAGS: &[&str] = &["-undefined", "dynamic_lookup"];
 
 pub(super) struct BuiltLibraries {
     pub cache_folder: PathBuf,
+    /// Folder of the libraries.
+    pub folder: PathBuf,
     pub include_folder: PathBuf,
-    pub compiler: PathBuf,
     /// Paths in load order.
     pub libraries: Vec<PathBuf>,
     /// Index of cuDNN among them.
@@ -38,8 +51,7 @@ pub(super) struct BuiltLibraries {
 /// Finds the libraries in the cache folder, or builds them there. Other processes wait for a build in progress.
 pub(super) fn build() -> Result<BuiltLibraries, EmulatorError> {
     let cache_folder = crate::cache::folder();
-    let mut flags: Vec<&str> = FLAGS.to_vec();
-    flags.extend(machine_flags());
+    let flags = [FLAGS, PLATFORM_FLAGS, machine_flags()].concat();
     let folder = cache_folder.join("emulator").join(key(&flags)?);
     let failed = |source| EmulatorError::Folder { folder: folder.clone(), source };
     if !folder.exists() {
@@ -48,25 +60,29 @@ pub(super) fn build() -> Result<BuiltLibraries, EmulatorError> {
         lock.lock().map_err(failed)?;
         if !folder.exists() {
             let unfinished = folder.with_extension("unfinished");
-            build_all(&unfinished, &flags)?;
+            EmulatorBuild { flags: &flags, folder: &unfinished, installed: &folder }.run()?;
             fs::rename(&unfinished, &folder).map_err(failed)?;
         }
     }
-    let names = LIBRARIES.iter().flat_map(|library| library.names);
-    let libraries: Vec<PathBuf> = names.map(|name| folder.join(name)).collect();
-    let cudnn = libraries.iter().position(|path| path.ends_with("libcudnn.so")).expect("one is cuDNN");
-    Ok(BuiltLibraries {
-        cache_folder,
-        include_folder: folder.join("include"),
-        compiler: COMPILER.into(),
-        libraries,
-        cudnn,
-    })
+    let libraries: Vec<PathBuf> =
+        LIBRARIES.iter().flat_map(file_names).map(|name| folder.join(name)).collect();
+    let is_cudnn = |path: &PathBuf| path.file_stem().is_some_and(|stem| stem == "libcudnn");
+    let cudnn = libraries.iter().position(is_cudnn).expect("one is cuDNN");
+    Ok(BuiltLibraries { cache_folder, include_folder: folder.join("include"), folder, libraries, cudnn })
+}
+
+/// File names of a library. The first is the library; a second one is an empty library that depends on it.
+fn file_names(library: &EmulatorLibrary) -> Vec<String> {
+    let name = format!("lib{}{DLL_SUFFIX}", library.name);
+    let versioned = library.version.filter(|_| !cfg!(target_os = "macos"));
+    let alias = versioned.map(|version| format!("{name}.{version}"));
+    [name].into_iter().chain(alias).collect()
 }
 
 /// Cache key: a hash of everything that the libraries depend on: sources, flags, and the compiler's version.
 fn key(flags: &[&str]) -> Result<String, EmulatorError> {
-    let version = Command::new(COMPILER).arg("-v").output().map_err(|_| EmulatorError::NoCompiler)?;
+    let version = Command::new(COMPILER).arg("-v").output().ok().filter(|output| output.status.success());
+    let version = version.ok_or(EmulatorError::NoCompiler)?;
     let mut hash = Sha256::new();
     hash.update(&version.stderr);
     for flag in flags {
@@ -90,15 +106,63 @@ fn machine_flags() -> &'static [&'static str] {
     &[]
 }
 
-fn build_all(folder: &Path, flags: &[&str]) -> Result<(), EmulatorError> {
-    let failed = |source| EmulatorError::Folder { folder: folder.to_path_buf(), source };
-    write_sources(folder).map_err(failed)?;
-    let results: Vec<_> = thread::scope(|scope| {
-        let builds: Vec<_> =
-            LIBRARIES.iter().map(|library| scope.spawn(|| build_library(folder, flags, library))).collect();
-        builds.into_iter().map(|build| build.join().expect("a build does not panic")).collect()
-    });
-    results.into_iter().collect()
+/// Build of all libraries in a folder that is then renamed.
+struct EmulatorBuild<'a> {
+    flags: &'a [&'a str],
+    folder: &'a Path,
+    /// Final name of the folder.
+    installed: &'a Path,
+}
+
+impl EmulatorBuild<'_> {
+    fn run(&self) -> Result<(), EmulatorError> {
+        let failed = |source| EmulatorError::Folder { folder: self.folder.to_path_buf(), source };
+        write_sources(self.folder).map_err(failed)?;
+        let results: Vec<_> = thread::scope(|scope| {
+            let builds: Vec<_> =
+                LIBRARIES.iter().map(|library| scope.spawn(|| self.build_library(library))).collect();
+            builds.into_iter().map(|build| build.join().expect("a build does not panic")).collect()
+        });
+        results.into_iter().collect()
+    }
+
+    fn build_library(&self, library: &EmulatorLibrary) -> Result<(), EmulatorError> {
+        let names = file_names(library);
+        let name = &names[0];
+        let libraries: &[&str] = if cfg!(target_os = "macos") { &[] } else { &["-ldl"] };
+        self.link(name, &[&["-I.", "-Iinclude", &unit(library)], libraries].concat())?;
+        for alias in &names[1..] {
+            self.link(alias, &["-Wl,--no-as-needed", "-L.", &format!("-l:{name}")])?;
+        }
+        Ok(())
+    }
+
+    fn link(&self, name: &str, arguments: &[&str]) -> Result<(), EmulatorError> {
+        let failed = |log| EmulatorError::Build { library: name.to_string(), log };
+        let output = Command::new(COMPILER)
+            .current_dir(self.folder)
+            .args(self.flags)
+            .args(self.name_options(name))
+            .args(["-o", name])
+            .args(arguments)
+            .output()
+            .map_err(|error| failed(error.to_string()))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(failed(String::from_utf8_lossy(&output.stderr).into_owned()))
+    }
+
+    /// Options that set the name by which a loaded library is found.
+    fn name_options(&self, name: &str) -> Vec<OsString> {
+        if !cfg!(target_os = "macos") {
+            return vec![format!("-Wl,-soname,{name}").into()];
+        }
+        // Kernels are linked to the runtime, whose name must therefore be its path; the others are loaded by their file names.
+        let is_runtime = name == file_names(&LIBRARIES[0])[0];
+        let name = if is_runtime { self.installed.join(name).into_os_string() } else { name.into() };
+        vec!["-install_name".into(), name]
+    }
 }
 
 fn write_sources(folder: &Path) -> io::Result<()> {
@@ -119,29 +183,5 @@ fn write_sources(folder: &Path) -> io::Result<()> {
 }
 
 fn unit(library: &EmulatorLibrary) -> String {
-    format!("{}.cpp", library.names[0])
-}
-
-fn build_library(folder: &Path, flags: &[&str], library: &EmulatorLibrary) -> Result<(), EmulatorError> {
-    let name = library.names[0];
-    let compile = |name: &str, arguments: &[&str]| {
-        let mut command = Command::new(COMPILER);
-        command
-            .current_dir(folder)
-            .args(flags)
-            .arg(format!("-Wl,-soname,{name}"))
-            .args(["-o", name])
-            .args(arguments);
-        let failed = |log| EmulatorError::Build { library: name.to_string(), log };
-        let output = command.output().map_err(|error| failed(error.to_string()))?;
-        if output.status.success() {
-            return Ok(());
-        }
-        Err(failed(String::from_utf8_lossy(&output.stderr).into_owned()))
-    };
-    compile(name, &["-I.", "-Iinclude", &unit(library), "-ldl"])?;
-    for alias in &library.names[1..] {
-        compile(alias, &["-Wl,--no-as-needed", "-L.", &format!("-l:{name}")])?;
-    }
-    Ok(())
+    format!("{}.cpp", library.name)
 }

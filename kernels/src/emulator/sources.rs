@@ -5,8 +5,10 @@ pub(super) type SourceFile = (&'static str, &'static str);
 
 /// Shared library, built from the `.cpp` files among its sources as one translation unit.
 pub(super) struct EmulatorLibrary {
-    /// File names. The first is the library; the others are empty libraries that depend on it.
-    pub names: &'static [&'static str],
+    /// Name without prefix and ending.
+    pub name: &'static str,
+    /// Version in the name of a second file, under which programs on Linux look for the library.
+    pub version: Option<u32>,
     pub sources: &'static [SourceFile],
 }
 
@@ -19,7 +21,8 @@ macro_rules! sources {
 /// All libraries; the runtime is first because the others depend on it.
 pub(super) const LIBRARIES: &[EmulatorLibrary] = &[
     EmulatorLibrary {
-        names: &["libfornax_emulator.so"],
+        name: "fornax_emulator",
+        version: None,
         sources: sources![
             "runtime/block.cpp",
             "runtime/block.h",
@@ -44,7 +47,8 @@ pub(super) const LIBRARIES: &[EmulatorLibrary] = &[
         ],
     },
     EmulatorLibrary {
-        names: &["libcuda.so", "libcuda.so.1"],
+        name: "cuda",
+        version: Some(1),
         sources: sources![
             "driver/copy.cpp",
             "driver/device.cpp",
@@ -56,13 +60,15 @@ pub(super) const LIBRARIES: &[EmulatorLibrary] = &[
             "driver/stream.cpp",
         ],
     },
-    EmulatorLibrary { names: &["libnvrtc.so", "libnvrtc.so.13"], sources: sources!["nvrtc/nvrtc.cpp"] },
+    EmulatorLibrary { name: "nvrtc", version: Some(13), sources: sources!["nvrtc/nvrtc.cpp"] },
     EmulatorLibrary {
-        names: &["libcublasLt.so", "libcublasLt.so.13"],
+        name: "cublasLt",
+        version: Some(13),
         sources: sources!["cublaslt/cublaslt.cpp", "cublaslt/matmul.cpp", "cublaslt/matmul.h"],
     },
     EmulatorLibrary {
-        names: &["libcudnn.so", "libcudnn.so.9"],
+        name: "cudnn",
+        version: Some(9),
         sources: sources![
             "cudnn/convolution.cpp",
             "cudnn/convolution.h",
@@ -81,6 +87,7 @@ pub(super) const HEADERS: &[SourceFile] = sources![
     "include/device_abi.h",
     "include/emulated_atomics.h",
     "include/emulated_cuda.h",
+    "include/emulated_half.h",
     "include/emulated_math.h",
     "include/emulated_vectors.h",
     "include/host_math.h",

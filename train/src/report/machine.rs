@@ -10,7 +10,7 @@ pub struct Machine {
     pub fornax: &'static str,
     /// Operating system and architecture.
     pub platform: String,
-    /// Model name of the CPU.
+    /// Model name of the CPU; on aarch64 its implementer and part, in Arm's numbers.
     pub cpu: String,
     /// Widest SIMD instruction set that kernels use.
     pub simd: String,
@@ -27,12 +27,18 @@ impl Machine {
         Machine {
             fornax: env!("CARGO_PKG_VERSION"),
             platform: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
-            cpu: field("/proc/cpuinfo", "model name").unwrap_or_else(unknown),
+            cpu: cpu_name().unwrap_or_else(unknown),
             simd: format!("{:?}", simd::level()).to_lowercase(),
             threads: rayon::current_num_threads(),
             memory: field("/proc/meminfo", "MemTotal").as_deref().and_then(kibibytes).unwrap_or(0),
         }
     }
+}
+
+fn cpu_name() -> Option<String> {
+    let field = |name| field("/proc/cpuinfo", name);
+    field("model name")
+        .or_else(|| Some(format!("implementer {}, part {}", field("CPU implementer")?, field("CPU part")?)))
 }
 
 /// Resident memory of this process in bytes; 0 if unknown.

@@ -33,6 +33,7 @@ pub(super) struct OuterSum {
 pub(super) fn rows(level: Level, registers: usize) -> usize {
     match level {
         Level::Avx512 => [12, 12, 8][registers - 1],
+        Level::Neon => [12, 6, 4][registers - 1],
         Level::Avx2 | Level::Portable => [12, 6, 3][registers - 1],
     }
 }
@@ -140,6 +141,18 @@ unsafe fn outer_bf16<const MR: usize, const NV: usize>(
     unsafe { outer_sum::<Avx512, super::words::Bf16Pairs, MR, NV>(pixels, scalars, vectors, sum, ahead) }
 }
 
+/// Not called: no other CPU has the instructions.
+#[cfg(not(target_arch = "x86_64"))]
+unsafe fn outer_bf16<const MR: usize, const NV: usize>(
+    _: PixelLoop,
+    _: OuterOperand,
+    _: OuterOperand,
+    _: OuterSum,
+    _: PrefetchCursor,
+) {
+    unreachable!("bf16 tiles need a CPU with bf16 instructions")
+}
+
 /// Runs the tile of `m` scalars by `registers` registers. `m` is at most [`rows`] of the widest level.
 ///
 /// # Safety
@@ -159,7 +172,6 @@ pub(super) unsafe fn run(
     macro_rules! of {
         ($nv:literal: $($m:literal)*) => {
             match m {
-                #[cfg(target_arch = "x86_64")]
                 $($m if pairs => outer_bf16::<$m, $nv>(pixels, scalars, vectors, sum, ahead),)*
                 $($m => outer::<$m, $nv>(level, pixels, scalars, vectors, sum, ahead),)*
                 _ => unreachable!("no tile of {m} scalars by {} registers", $nv),

@@ -26,6 +26,7 @@ pub(super) struct TileStore {
 pub(super) fn rows(level: Level, registers: usize) -> usize {
     match level {
         Level::Avx512 => [12, 12, 8, 6][registers - 1],
+        Level::Neon => [12, 6, 4, 2][registers - 1],
         Level::Avx2 | Level::Portable => [12, 6, 3, 2][registers - 1],
     }
 }
