@@ -21,7 +21,7 @@ def collect(lines):
     """Rows by name: bytes, items, and the measurement of each variant."""
     rows = {}
     for line in lines:
-        if line["status"] != "value" or "seconds" not in line or "row" not in line:
+        if line["status"] != "value" or "seconds" not in line or "variant" not in line:
             continue
         row = rows.setdefault(line["row"], {"bytes": 0, "items": 0, "variants": {}})
         row["variants"][line["variant"]] = line

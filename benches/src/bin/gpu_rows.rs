@@ -3,6 +3,7 @@
 //! ```text
 //! gpu_rows DEVICE [--smoke] [--operations] [--after ROW] [PATTERN]   measure the rows whose name contains PATTERN
 //! gpu_rows DEVICE [--smoke] --profiled-step ROW                      run one eager training step, for a profiler
+//! gpu_rows DEVICE [--smoke] --kernel-times ROW                       time the kernels of one eager training step by events
 //! ```
 //!
 //! DEVICE is cuda, cuda:N or emulated. A line `{"start": ROW}` precedes each row, so that a run that crashed can continue after it with
@@ -12,26 +13,33 @@ use fornax::train_step::CudaGraphMode;
 use fornax_benches::gpu::steps::{StepVariant, TrainingStep, measure_step};
 use fornax_benches::gpu::{ProblemSize, convolutions, measure, operations};
 use fornax_benches::networks::Network;
+use fornax_engine::cuda::{KernelProfile, KernelTime};
 use fornax_engine::{DType, Device};
 use serde_json::json;
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
-const USAGE: &str =
-    "usage: gpu_rows DEVICE [--smoke] [--operations] [--after ROW] [--profiled-step] [PATTERN]";
+const USAGE: &str = "usage: gpu_rows DEVICE [--smoke] [--operations] [--after ROW] [--profiled-step] [--kernel-times] [PATTERN]";
 
 struct Arguments {
     device: Device,
     size: ProblemSize,
     steps: bool,
     after: Option<String>,
-    profiled_step: bool,
+    mode: Mode,
     pattern: String,
+}
+
+#[derive(PartialEq)]
+enum Mode {
+    Measure,
+    ProfiledStep,
+    KernelTimes,
 }
 
 fn main() -> Outcome<()> {
     let arguments = parse()?;
-    if arguments.profiled_step {
+    if arguments.mode != Mode::Measure {
         return run_one_step(&arguments);
     }
     let mut skipping = arguments.after.is_some();
@@ -102,7 +110,19 @@ fn run_one_step(arguments: &Arguments) -> Outcome<()> {
         |(network, half, _): &(Network, Option<DType>, _)| row_name(*network, *half) == arguments.pattern;
     let (network, half, _) = steps().into_iter().find(is_wanted).ok_or("there is no such training step")?;
     let mut step = TrainingStep::new(network, half, CudaGraphMode::Never, &arguments.device, arguments.size)?;
+    if arguments.mode == Mode::ProfiledStep {
+        step.run()?;
+        return Ok(());
+    }
+    // The first steps compile kernels and plan convolutions.
+    (0..3).try_for_each(|_| step.run().map(drop))?;
+    let profile = KernelProfile::start(&arguments.device)?;
     step.run()?;
+    for KernelTime { name, launches, seconds } in profile.finish()? {
+        let line =
+            json!({ "row": arguments.pattern, "kernel": name, "launches": launches, "seconds": seconds });
+        println!("{line}");
+    }
     Ok(())
 }
 
@@ -114,14 +134,15 @@ fn parse() -> Outcome<Arguments> {
         size: ProblemSize::Full,
         steps: true,
         after: None,
-        profiled_step: false,
+        mode: Mode::Measure,
         pattern: String::new(),
     };
     while let Some(word) = words.next() {
         match word.as_str() {
             "--smoke" => arguments.size = ProblemSize::Smoke,
             "--operations" => arguments.steps = false,
-            "--profiled-step" => arguments.profiled_step = true,
+            "--profiled-step" => arguments.mode = Mode::ProfiledStep,
+            "--kernel-times" => arguments.mode = Mode::KernelTimes,
             "--after" => arguments.after = Some(words.next().ok_or(USAGE)?),
             _ if word.starts_with("--") => return Err(USAGE.into()),
             _ => arguments.pattern = word,

@@ -5,8 +5,8 @@ use crate::networks;
 use fornax::data::Batch;
 use fornax::optim::{Optimizer, OptimizerOptions, create_optimizer, parameters};
 use fornax::train_step::{CudaGraphMode, TrainStep, TrainStepOptions};
-use fornax_engine::cuda::cudnn::ConvPlanChoice;
-use fornax_engine::cuda::set_conv_plan_choice;
+use fornax_engine::cuda::cudnn::{ConvBenchmark, ConvEngineOptions, ConvPlanChoice};
+use fornax_engine::cuda::set_conv_engine_options;
 use fornax_engine::{DType, Device, GradientRule, LossScaling, Tensor};
 use fornax_nn::{OptLevel, Precision, init, move_to};
 use std::time::Instant;
@@ -61,10 +61,10 @@ pub fn measure_step(
         StepVariant::Eager => (CudaGraphMode::Never, ConvPlanChoice::Heuristic),
         StepVariant::Graph => (CudaGraphMode::Always, ConvPlanChoice::Heuristic),
         StepVariant::Benchmark => {
-            (CudaGraphMode::Always, ConvPlanChoice::Benchmark { candidates: 10, workspace: 1 << 30 })
+            (CudaGraphMode::Always, ConvPlanChoice::Benchmark(ConvBenchmark::default()))
         }
     };
-    set_conv_plan_choice(device, plans)?;
+    set_conv_engine_options(device, ConvEngineOptions { tf32: false, deterministic: true, choice: plans })?;
     let mut step = TrainingStep::new(network, half, graph, device, size)?;
     let losses = (0..COMPARED_STEPS).map(|_| step.run()).collect::<Result<Vec<f64>, _>>()?;
     let runs = size.pick(20, 1);

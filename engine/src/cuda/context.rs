@@ -3,6 +3,7 @@ use super::capture_lock::{CaptureLock, StreamAccess};
 use super::cublaslt::CublasLt;
 use super::cudnn::{ConvEngineOptions, ConvPlanChoice, ConvPlanRecord, Cudnn};
 use super::memory::MemoryCounters;
+use super::profile::KernelProfiler;
 use super::staging::StagingPool;
 use super::{CudaError, DeviceBuffer, LibraryError, Result, WorkspaceAllocator, launch::KernelModules};
 use crate::cpu::memory::MemoryStats;
@@ -23,6 +24,7 @@ pub(crate) struct Gpu {
     pub(super) staging: StagingPool,
     pub(super) counters: MemoryCounters,
     pub(super) capture_lock: CaptureLock,
+    pub(super) profiler: KernelProfiler,
     /// Number of launches of Fornax's kernels.
     pub(super) launched: AtomicU64,
     /// Constraints on cuDNN's engines, and the choice between them.
@@ -127,6 +129,7 @@ impl Gpu {
             staging: StagingPool::default(),
             counters: MemoryCounters::default(),
             capture_lock: CaptureLock::default(),
+            profiler: KernelProfiler::default(),
             launched: AtomicU64::new(0),
             conv_options: Mutex::new(ConvEngineOptions {
                 tf32: false,
@@ -184,18 +187,20 @@ impl Gpu {
         self.cudnn.get_or_init(open).as_ref().map_err(Clone::clone)
     }
 
-    /// Runs a library call with a workspace allocator. Workspaces are released in stream order after the call.
+    /// Runs a library call, which has a name in profiles, with a workspace allocator. Workspaces are released in stream order after the call.
     pub(super) fn with_workspace(
         self: &Arc<Gpu>,
+        name: &str,
         call: impl FnOnce(&mut WorkspaceAllocator) -> std::result::Result<(), LibraryError>,
     ) -> std::result::Result<(), LibraryError> {
         let mut workspaces: Vec<DeviceBuffer> = vec![];
-        call(&mut |bytes| {
+        let mut workspace = |bytes| {
             let buffer = self.allocate(bytes).map_err(|e| LibraryError::Workspace { bytes, why: e.why })?;
             let pointer = buffer.as_slice(DType::U8).pointer;
             workspaces.push(buffer);
             Ok(pointer)
-        })
+        };
+        self.profiled(&name, || call(&mut workspace))
     }
 
     /// Waits for queued work and returns unused memory of the pool to the driver.

@@ -21,7 +21,7 @@ pub(crate) fn forward(
     let result = gpu.bind().map(|_access| {
         let cudnn = gpu.cudnn()?;
         // SAFETY: the slices are of the shapes and dtype that the operation has checked, and in use until the stream is done.
-        gpu.with_workspace(|workspace| unsafe {
+        gpu.with_workspace("cudnn convolution forward", |workspace| unsafe {
             cudnn.forward(s, x.dtype, options, x.pointer, weight.pointer, y.pointer, workspace)
         })
     })?;
@@ -69,7 +69,7 @@ pub(crate) fn forward_fused(
         let cudnn = gpu.cudnn()?;
         let alternative = (!has_affine).then_some(alternative);
         // SAFETY: as in `forward`.
-        gpu.with_workspace(|workspace| unsafe {
+        gpu.with_workspace("cudnn convolution forward with statistics", |workspace| unsafe {
             let (x_and, y_and) = ((x.pointer, affine), (y.pointer, channel_sums));
             cudnn.forward_fused(s, x.dtype, options, x_and, weight.pointer, y_and, alternative, workspace)
         })
@@ -91,7 +91,7 @@ pub(crate) fn data_gradient(
     let result = gpu.bind().map(|_access| {
         let cudnn = gpu.cudnn()?;
         // SAFETY: as in `forward`.
-        gpu.with_workspace(|workspace| unsafe {
+        gpu.with_workspace("cudnn convolution data gradient", |workspace| unsafe {
             cudnn.data_gradient(s, dy.dtype, options, dy.pointer, weight.pointer, dx.pointer, workspace)
         })
     })?;
@@ -113,7 +113,7 @@ pub(crate) fn weight_gradient(
     let result = gpu.bind().map(|_access| {
         let cudnn = gpu.cudnn()?;
         // SAFETY: as in `forward`.
-        gpu.with_workspace(|workspace| unsafe {
+        gpu.with_workspace("cudnn convolution weight gradient", |workspace| unsafe {
             cudnn.weight_gradient(s, x.dtype, options, x.pointer, dy.pointer, dw.pointer, workspace)
         })
     })?;
@@ -136,7 +136,7 @@ pub(crate) fn weight_gradient_fused(
     is_supported(gpu.bind().map(|_access| {
         let cudnn = gpu.cudnn()?;
         // SAFETY: as in `forward`.
-        gpu.with_workspace(|workspace| unsafe {
+        gpu.with_workspace("cudnn convolution weight gradient with normalisation", |workspace| unsafe {
             let x_and = (x.pointer, affine);
             cudnn.weight_gradient_fused(s, x.dtype, options, x_and, dy.pointer, dw.pointer, workspace)
         })

@@ -253,18 +253,20 @@ impl Gpu {
         if grid.is_grid_stride {
             b[0] = b[0].min(k.resident_blocks);
         }
-        // SAFETY: the function is alive, and each argument has the size of its parameter; the launch copies them.
-        unsafe {
-            result::launch_kernel(
-                k.function,
-                (b[0], b[1], b[2]),
-                (t[0], t[1], t[2]),
-                grid.shared_mem_bytes,
-                self.stream(),
-                &mut pointers[..args.len()],
-            )
-        }
-        .map_err(|e| failed("launching", e))
+        self.profiled(kernel, || {
+            // SAFETY: the function is alive, and each argument has the size of its parameter; the launch copies them.
+            unsafe {
+                result::launch_kernel(
+                    k.function,
+                    (b[0], b[1], b[2]),
+                    (t[0], t[1], t[2]),
+                    grid.shared_mem_bytes,
+                    self.stream(),
+                    &mut pointers[..args.len()],
+                )
+            }
+            .map_err(|e| failed("launching", e))
+        })
     }
 
     /// Handle of a kernel; loads its module at its first use.

@@ -35,6 +35,7 @@ pub(crate) mod normalize;
 pub(crate) mod optimizer;
 pub(crate) mod pool;
 pub(crate) mod prepare;
+mod profile;
 pub(crate) mod reduce;
 pub(crate) mod row_norm;
 pub(crate) mod soft_cross_entropy;
@@ -43,6 +44,7 @@ mod staging;
 mod strided_pair;
 #[cfg(test)]
 mod tests;
+mod timing_event;
 pub(crate) mod unary;
 
 pub use context::{
@@ -52,6 +54,7 @@ pub use context::{
 pub use graph::CudaGraph;
 pub use library::{LibraryError, WorkspaceAllocator};
 pub use library_info::{LibraryInfo, libraries};
+pub use profile::{KernelProfile, KernelTime};
 
 pub(crate) use context::Gpu;
 pub(crate) use error::CudaError;
