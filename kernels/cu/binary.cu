@@ -56,7 +56,7 @@ template <typename T, typename F> __device__ void broadcast(const T* a, const T*
 // Operands of one shape take the dense loop.
 #define TYPED(F, f, T, name)                                                                    \
   KERNEL f##_##name(const T* a, const T* b, T* y, long long n) { map_pairs(a, b, y, n, F{}); }  \
-  KERNEL f##_broadcast_##name(const T* a, const T* b, T* y, StridedPair pair) { broadcast(a, b, y, pair, F{}); }
+  KERNEL f##_broadcast_##name(const T* a, const T* b, T* y, const __grid_constant__ StridedPair pair) { broadcast(a, b, y, pair, F{}); }
 #define BINARY(F, f)        \
   TYPED(F, f, float, f32)   \
   TYPED(F, f, half16, f16)  \

@@ -72,7 +72,7 @@ template <typename T> __device__ void transpose(const T* __restrict__ x, T* __re
 
 #define COPY(T)                                                                              \
   KERNEL fill_##T(T* y, long long n, unsigned long long value) { fill<T>(y, n, (T)value); }  \
-  KERNEL copy_##T(const T* x, T* y, StridedPair pair) { strided_copy<T>(x, y, pair); }       \
+  KERNEL copy_##T(const T* x, T* y, const __grid_constant__ StridedPair pair) { strided_copy<T>(x, y, pair); }       \
   KERNEL transpose_##T(const T* x, T* y, long long batch, int rows, int columns) {           \
     transpose<T>(x, y, batch, rows, columns);                                                \
   }

@@ -54,7 +54,8 @@ __device__ void normalize(const unsigned char* __restrict__ x, T* __restrict__ y
 }  // namespace
 
 #define NORMALIZE(T, name)                                                                                                    \
-  KERNEL normalize_##name(const unsigned char* x, T* y, long long n, int c, float max_value, InlineMeanStd channels) {        \
+  KERNEL normalize_##name(const unsigned char* x, T* y, long long n, int c, float max_value,                                  \
+                          const __grid_constant__ InlineMeanStd channels) {                                                   \
     normalize<T>(x, y, n, c, max_value, channels);                                                                            \
   }                                                                                                                           \
   KERNEL normalize_device_stats_##name(const unsigned char* x, T* y, long long n, int c, float max_value, const float* mean,  \
