@@ -1,6 +1,6 @@
 //! Convolution plans that are chosen by timing, on emulated devices whose engines have planted times and faults.
 use fornax_engine::cuda::cudnn::{ConvBenchmark, ConvEngineOptions, ConvPlanChoice, ConvPlanRecord};
-use fornax_engine::cuda::{conv_plan_record, restore_conv_plans, set_conv_engine_options};
+use fornax_engine::cuda::{conv_plan_record, devices, restore_conv_plans, set_conv_engine_options};
 use fornax_engine::{Activation, BatchNorm, Conv2dOptions, DType, Device, Result, Tensor};
 use fornax_kernels::emulator::{EngineFault, plant_engine};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -102,6 +102,12 @@ fn record(device: &Device) -> ConvPlanRecord {
     conv_plan_record(device).expect("a device").expect("cuDNN was used")
 }
 
+/// The record of a device as if it came from `to`; emulated devices have different names.
+fn record_for(to: &Device, from: &Device) -> ConvPlanRecord {
+    let Device::Cuda(ordinal) = *to else { unreachable!("a CUDA device") };
+    ConvPlanRecord { gpu: devices().expect("devices")[ordinal].name.clone(), ..record(from) }
+}
+
 /// The choices for problems with images of `size`×`size` pixels, by problem.
 fn choices(size: usize, device: &Device) -> Vec<(String, String)> {
     let part = format!("h: {size}, w: {size},");
@@ -131,11 +137,11 @@ fn restored_choices_win_over_timing() {
     prefer(1, ENGINES);
     let expected = convolve(8, first).expect("runs");
     prefer(0, ENGINES);
-    let foreign = ConvPlanRecord { gpu: "another GPU".into(), ..record(first) };
+    let foreign = ConvPlanRecord { gpu: "another GPU".into(), ..record_for(second, first) };
     assert!(!restore_conv_plans(second, &foreign).expect("a device"));
-    let other = ConvPlanRecord { cudnn: record(first).cudnn + 1, ..record(first) };
+    let other = ConvPlanRecord { cudnn: record(first).cudnn + 1, ..record_for(second, first) };
     assert!(!restore_conv_plans(second, &other).expect("a device"));
-    assert!(restore_conv_plans(second, &record(first)).expect("a device"));
+    assert!(restore_conv_plans(second, &record_for(second, first)).expect("a device"));
     assert_eq!(convolve(8, second).expect("runs"), expected);
     // Without a restored choice the second device prefers the other engine.
     convolve(9, second).expect("runs");
@@ -147,7 +153,7 @@ fn restored_plan_that_does_not_build_is_an_error() {
     let opened = Devices::open();
     let [first, second] = &opened.devices;
     convolve(10, first).expect("runs");
-    let mut record = record(first);
+    let mut record = record_for(second, first);
     record.choices.values_mut().for_each(|choice| *choice = choice.replace("\"engine\"", "\"motor\""));
     assert!(restore_conv_plans(second, &record).expect("a device"));
     let error = convolve(10, second).expect_err("cannot be read").to_string();
@@ -218,7 +224,7 @@ fn fusion_is_used_where_it_is_faster_than_separate_operations() {
     assert!(choices(17, first).iter().any(|(_, choice)| choice == "fallback"));
     // The choice is restored too.
     Devices::plant_nothing();
-    assert!(restore_conv_plans(second, &record(first)).expect("a device"));
+    assert!(restore_conv_plans(second, &record_for(second, first)).expect("a device"));
     assert_eq!(convolve_and_normalise(17, true, second).expect("runs"), separate);
 }
 
