@@ -4,6 +4,7 @@ use cudarc::driver::sys::{self, CUresult};
 use cudarc::driver::{CudaContext, DriverError, LaunchConfig, PushKernelArg};
 use cudarc::nvrtc::{CompileError, CompileOptions, Ptx, compile_ptx_with_opts};
 use fornax_kernels::emulator::{self, EmulatorError, EmulatorOptions};
+use fornax_kernels::{cache, library};
 
 use super::support::{CORRECT, emulated, grid, kernel, module};
 
@@ -190,4 +191,14 @@ fn two_devices_run_kernels() {
             .collect();
         assert_eq!(results, [3.0, 6.0]);
     }
+}
+
+#[test]
+fn emulated_library_is_the_first_candidate() {
+    let _emulated = emulated(0, false);
+    let candidates = library::candidate_paths(&["libcudnn.so.9", "libcudnn.so"]);
+    assert!(candidates[0].is_file() && candidates[0].starts_with(cache::folder()), "{candidates:?}");
+    let (_, path) = library::open(&["libcudnn.so.9"]).expect("the emulated cuDNN");
+    assert_eq!(path, candidates[0]);
+    assert_eq!(library::candidate_paths(&["libc.so.6"])[0].as_os_str(), "libc.so.6");
 }

@@ -12,8 +12,6 @@ use crate::cpu::simd::{self, Level, simd_kernel};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Most pixels computed together.
-const MAX_PIXELS: usize = 8;
 /// Fewest multiply-adds of a task.
 const MIN_TASK_MACS: usize = 1 << 18;
 /// Groups of a single channel.
@@ -21,6 +19,11 @@ const SINGLE: Groups = Groups { count: 1, merged: 1, inputs: 1, outputs: 1 };
 
 /// Most channels per group.
 const MAX_GROUP_WIDTH: usize = 8;
+
+/// Most pixels computed together: as many as leave registers for the weights and lane indices of a group.
+fn max_pixels(level: Level, width: usize) -> usize {
+    if level == Level::Neon && width > 1 { 4 } else { 8 }
+}
 
 /// True for groups of 1, 2, 4 or 8 input channels with as many output channels.
 pub(super) fn supports(s: &ConvShape) -> bool {
@@ -216,7 +219,8 @@ fn band(job: &DepthwiseJob, phase: &Phase, columns: &[ColumnRange], n: usize, ro
     let [height, width, channels] = plan.source;
     let image = &job.source[n * height * width * channels..];
     let mut taps: Vec<DepthwiseTap> = Vec::with_capacity(phase.taps.len());
-    let tiles: usize = columns.iter().map(|c| c.range.len().div_ceil(MAX_PIXELS)).sum();
+    let most = max_pixels(job.level, job.width);
+    let tiles: usize = columns.iter().map(|c| c.range.len().div_ceil(most)).sum();
     for gy in rows {
         // Source row of tap offset 0. It and its first columns may lie outside the image.
         let top = (gy * plan.step[0]) as isize - plan.pad[0] as isize;
@@ -239,7 +243,7 @@ fn band(job: &DepthwiseJob, phase: &Phase, columns: &[ColumnRange], n: usize, ro
                     taps.push(DepthwiseTap { source, weight: tap.row * job.width * channels });
                 }
             }
-            let (m, tiles) = (part.range.len(), part.range.len().div_ceil(MAX_PIXELS));
+            let (m, tiles) = (part.range.len(), part.range.len().div_ceil(most));
             for t in 0..tiles {
                 ahead.advance();
                 let (a, b) = (part.range.start + t * m / tiles, part.range.start + (t + 1) * m / tiles);

@@ -5,7 +5,7 @@ use super::depthwise::LANES;
 use super::prefetch::{Prefetch, PrefetchCursor, exceeds_cache};
 use crate::conv_shape::ConvShape;
 use crate::cpu::scratch;
-use crate::cpu::simd::{self, Level, prefetch, simd_kernel};
+use crate::cpu::simd::{self, Level, Simd, prefetch, simd_kernel};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -27,6 +27,59 @@ struct Patch {
     kx: Range<usize>,
 }
 
+/// Sums of [`taps`] over full registers (`FULL`) or `lanes` channels, from `x` and `dy` on.
+///
+/// # Safety
+/// The conditions of [`taps`], inside a function that enables the instruction set.
+#[inline(always)]
+unsafe fn accumulate<S: Simd, const R: usize, const K: usize, const G: usize, const FULL: bool>(
+    x: *const f32,
+    x_steps: [usize; 2],
+    tap_steps: [usize; 2],
+    dy: *const f32,
+    dy_row: usize,
+    size: [usize; 2],
+    channels: usize,
+    lanes: usize,
+    ahead: &mut Option<[PrefetchCursor; 3]>,
+) -> [[[S::V; G]; K]; R] {
+    let neighbours = &LANES[G.trailing_zeros() as usize];
+    let prefetches = ahead.is_some();
+    let [mut a0, mut a1, mut a2] = ahead.unwrap_or([PrefetchCursor { ptr: x, step: 0 }; 3]);
+    let mut acc = [[[S::splat(0.0); G]; K]; R];
+    for oy in 0..size[0] {
+        let mut d = dy.add(oy * dy_row);
+        let mut p = x.add(oy * x_steps[0]);
+        for _ in 0..size[1] {
+            if prefetches {
+                prefetch(a0.ptr);
+                prefetch(a1.ptr);
+                prefetch(a2.ptr);
+                a0.ptr = a0.ptr.wrapping_add(a0.step);
+                a1.ptr = a1.ptr.wrapping_add(a1.step);
+                a2.ptr = a2.ptr.wrapping_add(a2.step);
+            }
+            let g = if FULL { S::load(d) } else { S::load_first(d, lanes) };
+            for r in 0..R {
+                for k in 0..K {
+                    let tap = p.add(r * tap_steps[0] + k * tap_steps[1]);
+                    let v = if FULL { S::load(tap) } else { S::load_first(tap, lanes) };
+                    for i in 0..G {
+                        let v = if G == 1 { v } else { S::permute(v, neighbours[i].as_ptr()) };
+                        acc[r][k][i] = S::fma(v, g, acc[r][k][i]);
+                    }
+                }
+            }
+            d = d.wrapping_add(channels);
+            p = p.wrapping_add(x_steps[1]);
+        }
+    }
+    if prefetches {
+        *ahead = Some([a0, a1, a2]);
+    }
+    acc
+}
+
 simd_kernel! {
     /// `sum[((r*kw + k) * G + i) * channels + c] += sum over pixels of dy[c] * x[r * tap_row + k * tap_pixel + channel i
     /// of c's group]` for `R` by `K` taps and `i < G`. Prefetches along `ahead`.
@@ -46,39 +99,20 @@ simd_kernel! {
         ahead: Option<[PrefetchCursor; 3]>,
     ) {
         unsafe {
-            let prefetches = ahead.is_some();
-            let [mut a0, mut a1, mut a2] = ahead.unwrap_or([PrefetchCursor { ptr: x, step: 0 }; 3]);
-            let neighbours = &LANES[G.trailing_zeros() as usize];
+            let mut ahead = ahead;
             let mut c = 0;
             while c < channels {
                 let lanes = if channels - c < S::LANES { channels - c } else { S::LANES };
-                let mut acc = [[[S::splat(0.0); G]; K]; R];
-                for oy in 0..size[0] {
-                    let mut d = dy.add(oy * dy_row + c);
-                    let mut p = x.add(oy * x_steps[0] + c);
-                    for _ in 0..size[1] {
-                        if prefetches {
-                            prefetch(a0.ptr);
-                            prefetch(a1.ptr);
-                            prefetch(a2.ptr);
-                            a0.ptr = a0.ptr.wrapping_add(a0.step);
-                            a1.ptr = a1.ptr.wrapping_add(a1.step);
-                            a2.ptr = a2.ptr.wrapping_add(a2.step);
-                        }
-                        let g = S::load_first(d, lanes);
-                        for r in 0..R {
-                            for k in 0..K {
-                                let v = S::load_first(p.add(r * tap_steps[0] + k * tap_steps[1]), lanes);
-                                for i in 0..G {
-                                    let v = if G == 1 { v } else { S::permute(v, neighbours[i].as_ptr()) };
-                                    acc[r][k][i] = S::fma(v, g, acc[r][k][i]);
-                                }
-                            }
-                        }
-                        d = d.wrapping_add(channels);
-                        p = p.wrapping_add(x_steps[1]);
-                    }
-                }
+                let (x, dy) = (x.add(c), dy.add(c));
+                let acc = if lanes == S::LANES {
+                    accumulate::<S, R, K, G, true>(
+                        x, x_steps, tap_steps, dy, dy_row, size, channels, lanes, &mut ahead,
+                    )
+                } else {
+                    accumulate::<S, R, K, G, false>(
+                        x, x_steps, tap_steps, dy, dy_row, size, channels, lanes, &mut ahead,
+                    )
+                };
                 for r in 0..R {
                     for k in 0..K {
                         for i in 0..G {
@@ -102,7 +136,7 @@ pub(super) fn gradient(s: &ConvShape, x: &[f32], dy: &[f32], dw: &mut [f32]) {
     let rows = s.n * s.out_h();
     let chunks = CHUNKS.min(rows).max(1);
     let prefetches = exceeds_cache(x);
-    let across = patches_of(&xs, s.kernel[1]);
+    let across = patches_of(&xs, max_columns(level, s.kernel[1], width));
     scratch::with(chunks * size, |partial: &mut [f32]| {
         let shared = SharedPtr(partial.as_mut_ptr());
         (0..chunks).into_par_iter().with_max_len(1).for_each(|chunk| {
@@ -168,6 +202,11 @@ fn max_rows(kernel_width: usize, group: usize) -> usize {
         (5 | 7, 1) => 2,
         _ => 1,
     }
+}
+
+/// Kernel columns summed together: as many as fit in registers.
+fn max_columns(level: Level, kernel_width: usize, group: usize) -> usize {
+    if level == Level::Neon && group >= 4 { 1 } else { kernel_width }
 }
 
 impl ValidRanges {
