@@ -1,13 +1,13 @@
 //! GPU: its CUDA context, compute stream, loaded kernels and properties.
+use super::allocator::DeviceMemory;
 use super::capture_lock::{CaptureLock, StreamAccess};
 use super::cublaslt::CublasLt;
 use super::cudnn::{ConvPlanChoice, Cudnn};
-use super::memory::MemoryCounters;
 use super::staging::StagingPool;
 use super::{CudaError, DeviceBuffer, LibraryError, Result, WorkspaceAllocator, launch::KernelModules};
 use crate::cpu::memory::MemoryStats;
 use crate::{DType, Device};
-use cudarc::driver::sys::{CUdevice_attribute, CUmemPool_attribute, CUstream};
+use cudarc::driver::sys::{CUdevice_attribute, CUstream};
 use cudarc::driver::{CudaContext, CudaStream, result};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,7 +21,7 @@ pub(crate) struct Gpu {
     info: GpuInfo,
     pub(super) modules: KernelModules,
     pub(super) staging: StagingPool,
-    pub(super) counters: MemoryCounters,
+    pub(super) memory: DeviceMemory,
     pub(super) capture_lock: CaptureLock,
     /// Number of launches of Fornax's kernels.
     pub(super) launched: AtomicU64,
@@ -53,7 +53,7 @@ pub fn devices() -> std::result::Result<Vec<GpuInfo>, String> {
 /// Memory statistics of a GPU; `None` for the CPU, and for a device that was not used yet.
 pub fn memory_stats(device: Device) -> Option<MemoryStats> {
     let Device::Cuda(ordinal) = device else { return None };
-    Some(gpus().get(&ordinal)?.counters.stats())
+    Some(gpus().get(&ordinal)?.memory.stats())
 }
 
 /// Number of Fornax's kernels that were launched or captured on a GPU so far; 0 for the CPU.
@@ -99,7 +99,6 @@ impl Gpu {
         let context =
             CudaContext::new(ordinal).map_err(|e| CudaError::from_driver("opening the device", e))?;
         let stream = context.new_stream().map_err(|e| CudaError::from_driver("creating a stream", e))?;
-        retain_pool_memory(ordinal)?;
         let gpu = Gpu {
             ordinal,
             context,
@@ -107,7 +106,7 @@ impl Gpu {
             info: query_info(ordinal)?,
             modules: KernelModules::default(),
             staging: StagingPool::default(),
-            counters: MemoryCounters::default(),
+            memory: DeviceMemory::default(),
             capture_lock: CaptureLock::default(),
             launched: AtomicU64::new(0),
             plan_choice: Mutex::default(),
@@ -168,24 +167,14 @@ impl Gpu {
     ) -> std::result::Result<(), LibraryError> {
         let mut workspaces: Vec<DeviceBuffer> = vec![];
         call(&mut |bytes| {
-            let buffer = self.allocate(bytes).map_err(|e| LibraryError::Workspace { bytes, why: e.why })?;
+            let buffer = self.allocate(bytes).map_err(|e| match e.bytes {
+                Some(bytes) => LibraryError::Workspace { bytes, why: e.why },
+                None => LibraryError::Driver { why: e.why },
+            })?;
             let pointer = buffer.as_slice(DType::U8).pointer;
             workspaces.push(buffer);
             Ok(pointer)
         })
-    }
-
-    /// Waits for queued work and returns unused memory of the pool to the driver.
-    pub(super) fn trim_pool(&self) -> Result<()> {
-        self.synchronize()?;
-        let _access = self.bind()?;
-        let failed = |e| CudaError::from_driver("trimming the memory pool", e);
-        let device = result::device::get(self.ordinal as i32).map_err(failed)?;
-        // SAFETY: the pool is the device's own.
-        unsafe {
-            let pool = result::device::get_default_mem_pool(device).map_err(failed)?;
-            result::mem_pool::trim_to(pool, 0).map_err(failed)
-        }
     }
 
     /// Waits until all queued work is done, and returns its errors.
@@ -225,18 +214,4 @@ fn query_info(ordinal: usize) -> Result<GpuInfo> {
         // SAFETY: as above.
         memory: unsafe { result::device::total_mem(device) }.map_err(failed)?,
     })
-}
-
-/// Sets the pool to keep all freed memory. By default it returns memory to the driver at each synchronisation, but a training loop
-/// allocates the same blocks again.
-fn retain_pool_memory(ordinal: usize) -> Result<()> {
-    let failed = |e| CudaError::from_driver("configuring the memory pool", e);
-    let device = result::device::get(ordinal as i32).map_err(failed)?;
-    let mut threshold = u64::MAX;
-    // SAFETY: the pool is the device's own, and the attribute takes a u64.
-    unsafe {
-        let pool = result::device::get_default_mem_pool(device).map_err(failed)?;
-        let attribute = CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
-        result::mem_pool::set_attribute(pool, attribute, (&raw mut threshold).cast()).map_err(failed)
-    }
 }

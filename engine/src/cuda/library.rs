@@ -51,6 +51,12 @@ pub enum LibraryError {
         /// Description of the problem.
         what: String,
     },
+    /// A call of the CUDA driver failed.
+    #[error("{why}")]
+    Driver {
+        /// The call and its error.
+        why: String,
+    },
     /// The workspace of a call could not be allocated.
     #[error("no memory for a workspace of {bytes} bytes: {why}")]
     Workspace {

@@ -8,6 +8,8 @@ pub mod cudnn;
 
 pub(crate) mod activation;
 pub(crate) mod adaptive_pool;
+mod allocator;
+mod arena;
 pub(crate) mod batch_norm;
 pub(crate) mod binary;
 mod capture_lock;
@@ -49,6 +51,7 @@ pub use context::{GpuInfo, devices, launch_count, memory_stats, set_conv_plan_ch
 pub use graph::CudaGraph;
 pub use library::{LibraryError, WorkspaceAllocator};
 pub use library_info::{LibraryInfo, libraries};
+pub use memory::{device_pointer, record_stream};
 
 pub(crate) use context::Gpu;
 pub(crate) use error::CudaError;
