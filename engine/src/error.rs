@@ -1,4 +1,5 @@
 //! Errors of the engine. Each names the operation, its operands and what would have been accepted.
+use crate::cpu::memory::MemoryStats;
 use crate::{DType, Device, Shape, Tensor};
 use std::fmt;
 
@@ -57,21 +58,37 @@ pub enum Error {
         /// The cause, and the remedy.
         why: String,
     },
-    /// An allocation failed.
+    /// An allocation failed, after cached memory was released.
     #[error(
-        "out of memory on {device}: tried to allocate {bytes} bytes with {in_use} in use; lower the batch size or the image size"
+        "out of memory on {device}: {requested} bytes requested, {allocated} allocated, {reserved} reserved{}; lower the batch size or the \
+         image size, or use gradient checkpointing or mixed precision",
+        total.map_or(String::new(), |total| format!(", {total} in total"))
     )]
     OutOfMemory {
         /// The device.
         device: Device,
         /// Bytes of the request.
-        bytes: usize,
-        /// Bytes in use by tensors at that moment.
-        in_use: usize,
+        requested: usize,
+        /// Bytes allocated by tensors and temporary buffers.
+        allocated: usize,
+        /// Bytes allocated from the driver or the system: allocated plus cached.
+        reserved: usize,
+        /// Total bytes of a CUDA device.
+        total: Option<usize>,
     },
 }
 
 impl Error {
+    pub(crate) fn out_of_memory(
+        device: Device,
+        requested: usize,
+        stats: &MemoryStats,
+        total: Option<usize>,
+    ) -> Error {
+        let &MemoryStats { allocated, reserved, .. } = stats;
+        Error::OutOfMemory { device, requested, allocated, reserved, total }
+    }
+
     /// A shape error of `op` over named operands.
     pub fn shape(op: &'static str, operands: &[(&'static str, &Tensor)], why: impl Into<String>) -> Error {
         Error::Shape { op, operands: Operands::of(operands), why: why.into() }

@@ -208,7 +208,8 @@ impl<'a> DeviceView<'a> {
         self.buffer().gpu()
     }
 
-    fn buffer(&self) -> &DeviceBuffer {
+    /// The whole buffer, which views share.
+    pub(crate) fn buffer(&self) -> &DeviceBuffer {
         let StorageBuffer::Cuda(buffer) = &*self.guard else {
             panic!("a kernel launcher received a tensor on the CPU")
         };

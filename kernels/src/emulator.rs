@@ -12,6 +12,7 @@ use std::ffi::{CString, c_char, c_int};
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
+use cudarc::driver::sys::CUstream;
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW, Symbol};
 
 /// Number of emulated devices, and how they run.
@@ -55,6 +56,19 @@ pub enum EngineFault {
     ExecutionFails,
     /// Its kernel accesses an illegal address, which is an error of the device from then on.
     IllegalAddress,
+}
+
+/// Counts of the driver's memory functions on all devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryCalls {
+    /// Calls that allocate device memory.
+    pub allocations: u64,
+    /// Calls that free device memory.
+    pub frees: u64,
+    /// Calls that allocate pinned host memory.
+    pub host_allocations: u64,
+    /// Nodes of captured graphs that allocate or free memory.
+    pub graph_nodes: u64,
 }
 
 /// Error of loading or configuring the emulated device.
@@ -180,7 +194,50 @@ pub fn take_error() -> Option<String> {
     message
 }
 
-/// Runs all queued work and returns the bytes allocated on all devices.
+/// Sets the memory of each emulated device from now on; 8 GiB at first.
+pub fn set_device_memory(bytes: usize) -> Result<(), EmulatorError> {
+    let runtime = RUNTIME.get().ok_or(EmulatorError::NotLoaded)?;
+    // SAFETY: the type is that of the function in `emulator/runtime/settings.cpp`.
+    unsafe { (runtime.set_device_memory)(bytes) };
+    Ok(())
+}
+
+/// Number of calls of the driver's memory functions so far.
+pub fn memory_calls() -> MemoryCalls {
+    let mut calls = MemoryCalls { allocations: 0, frees: 0, host_allocations: 0, graph_nodes: 0 };
+    if let Some(runtime) = RUNTIME.get() {
+        let MemoryCalls { allocations, frees, host_allocations, graph_nodes } = &mut calls;
+        // SAFETY: the type is that of the function in `emulator/runtime/settings.cpp`.
+        unsafe { (runtime.memory_calls)(allocations, frees, host_allocations, graph_nodes) };
+    }
+    calls
+}
+
+/// Registers a suballocation: `bytes` of device memory at an address inside an allocation of the driver, followed by padding up to `padded`
+/// bytes. For work that is queued on the stream afterwards, only suballocations of that allocation count as allocated: its memory is
+/// uninitialised, accesses outside of `bytes` are errors in checked mode, and a changed byte of the padding is one when it ends. In a
+/// capture, each replay begins the suballocation again, without a node of the graph.
+///
+/// # Errors
+/// A message if the range is in no allocation, or overlaps another suballocation.
+pub fn add_suballocation(address: u64, bytes: usize, padded: usize, stream: CUstream) -> Result<(), String> {
+    let Some(runtime) = RUNTIME.get() else { return Err(EmulatorError::NotLoaded.to_string()) };
+    // SAFETY: the type is that of the function in `emulator/runtime/memory.cpp`, which checks its arguments.
+    match unsafe { (runtime.add_suballocation)(address, bytes, padded, stream) } {
+        0 => Err(take_error().unwrap_or_default()),
+        _ => Ok(()),
+    }
+}
+
+/// Ends the suballocation at an address, after the work that is queued on the stream so far. A device that failed may have lost it.
+pub fn remove_suballocation(address: u64, stream: CUstream) {
+    if let Some(runtime) = RUNTIME.get() {
+        // SAFETY: the type is that of the function in `emulator/runtime/memory.cpp`, which checks its arguments.
+        unsafe { (runtime.remove_suballocation)(address, stream) };
+    }
+}
+
+/// Runs all queued work and returns the bytes allocated on all devices: suballocations, and the driver's allocations without any.
 pub fn live_bytes() -> usize {
     // SAFETY: the type is that of the function in `emulator/runtime/settings.cpp`.
     RUNTIME.get().map_or(0, |runtime| unsafe { (runtime.live_bytes)() })
@@ -227,6 +284,10 @@ struct Runtime {
     set_checked: Symbol<unsafe extern "C" fn(c_int)>,
     last_error: Symbol<ReadText>,
     clear_error: Symbol<unsafe extern "C" fn()>,
+    set_device_memory: Symbol<unsafe extern "C" fn(usize)>,
+    memory_calls: Symbol<unsafe extern "C" fn(*mut u64, *mut u64, *mut u64, *mut u64)>,
+    add_suballocation: Symbol<unsafe extern "C" fn(u64, usize, usize, CUstream) -> c_int>,
+    remove_suballocation: Symbol<unsafe extern "C" fn(u64, CUstream) -> c_int>,
     live_bytes: Symbol<unsafe extern "C" fn() -> usize>,
     leaks: Symbol<ReadText>,
     bytes: Symbol<unsafe extern "C" fn(*const c_char, *mut u64, *mut u64) -> c_int>,
@@ -263,6 +324,10 @@ impl Runtime {
                 set_checked: library.get(b"fornax_emulator_set_checked").map_err(load)?,
                 last_error: library.get(b"fornax_emulator_last_error").map_err(load)?,
                 clear_error: library.get(b"fornax_emulator_clear_error").map_err(load)?,
+                set_device_memory: library.get(b"fornax_emulator_set_device_memory").map_err(load)?,
+                memory_calls: library.get(b"fornax_emulator_memory_calls").map_err(load)?,
+                add_suballocation: library.get(b"fornax_emulator_add_suballocation").map_err(load)?,
+                remove_suballocation: library.get(b"fornax_emulator_remove_suballocation").map_err(load)?,
                 live_bytes: library.get(b"fornax_emulator_live_bytes").map_err(load)?,
                 leaks: library.get(b"fornax_emulator_leaks").map_err(load)?,
                 bytes: library.get(b"fornax_emulator_bytes").map_err(load)?,

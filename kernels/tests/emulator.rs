@@ -9,5 +9,7 @@ mod driver;
 mod kernels;
 #[path = "emulator/streams.rs"]
 mod streams;
+#[path = "emulator/suballocations.rs"]
+mod suballocations;
 #[path = "emulator/support.rs"]
 mod support;

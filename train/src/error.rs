@@ -153,13 +153,30 @@ impl From<fornax_engine::Error> for Error {
             fornax_engine::Error::Device { .. } => ErrorKind::Device,
             _ => ErrorKind::Bug,
         };
-        Error::new(kind, error.to_string())
+        let converted = Error::new(kind, error.to_string());
+        match kind {
+            ErrorKind::Memory => converted.remedy("lower --batch-size, or add --grad-checkpointing or --amp"),
+            _ => converted,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn out_of_memory_has_exit_code_6_and_names_the_flags() {
+        let bytes = isize::MAX as usize - (4 << 10);
+        let error = fornax_engine::cpu::memory::CpuBuffer::new(bytes).map(drop).expect_err("too large");
+        let error = Error::from(error);
+        assert_eq!(error.kind().exit_code(), 6);
+        let text = error.to_string();
+        assert!(text.contains("out of memory on cpu: 9223372036854771711 bytes requested"), "{text}");
+        for flag in ["--batch-size", "--grad-checkpointing", "--amp"] {
+            assert!(text.contains(flag), "{text}");
+        }
+    }
 
     #[test]
     fn display_shows_what_where_why_and_remedy() {

@@ -3,7 +3,7 @@ use crate::checkpoint;
 use crate::data::{Batch, Loader};
 use crate::error::{ErrorKind, Signal};
 use crate::optim::Optimizer;
-use crate::report::{Callback, EpochMetrics, UpdateMetrics};
+use crate::report::{Callback, EpochMetrics, MemoryMetrics, UpdateMetrics};
 use crate::schedule::{PlateauState, Schedule};
 use crate::settings::EvalMetric;
 use crate::train_step::TrainStep;
@@ -176,6 +176,7 @@ impl Trainer<'_> {
                 loss_scale,
                 images_per_second: ((self.state.batch - first) * images) as f64 / elapsed,
                 data_wait: waited.as_secs_f64() / elapsed,
+                memory: MemoryMetrics::of(self.device),
             })?;
             self.check_interrupt()?;
         }

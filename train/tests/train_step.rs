@@ -7,6 +7,7 @@ use fornax::optim::{Optimizer, OptimizerOptions, create_optimizer, parameters};
 use fornax::train_step::{CudaGraphMode, TrainStep, TrainStepOptions};
 use fornax_engine::random::{RngKey, RngStream};
 use fornax_engine::{DType, Device, GlobalPool, GradClip, GradientRule, LossScaling, Tensor, cuda};
+use fornax_kernels::emulator;
 use fornax_nn::layers::{Conv2d, DropBlock, DropPath, Dropout, Linear, Sequential};
 use fornax_nn::loss::CrossEntropy;
 use fornax_nn::{
@@ -264,6 +265,45 @@ fn accumulated_batches_match_one_large_batch() {
 }
 
 #[test]
+fn warm_step_makes_no_driver_allocation_and_its_graph_has_no_memory_node() {
+    let _alone = one_at_a_time();
+    for graph in [CudaGraphMode::Never, CudaGraphMode::Always] {
+        let options = options(OptLevel::O1, DType::F16, graph);
+        let mut run = Run::new(options, SGD, Some(LossScaling::default()), emulated());
+        let mut steps = |numbers: std::ops::Range<u64>| {
+            for step in numbers {
+                run.step(&[batch(step, 6)], lr(step));
+            }
+            (emulator::memory_calls(), cuda::memory_stats(emulated()).expect("it was used"))
+        };
+        let (warm, warm_stats) = steps(0..3);
+        let (calls, stats) = steps(3..9);
+        assert_eq!(calls, warm, "{graph:?}");
+        assert_eq!(calls.graph_nodes, 0, "{graph:?}");
+        assert_eq!(stats, warm_stats, "{graph:?}");
+    }
+}
+
+#[test]
+fn step_that_exceeds_the_memory_ends_with_exit_code_6() {
+    let _alone = one_at_a_time();
+    let mut run = Run::new(TrainStepOptions::default(), SGD, None, emulated());
+    run.step(&[batch(0, 6)], lr(0));
+    let total = cuda::devices().expect("the emulated device")[0].memory;
+    let limit = cuda::memory_stats(emulated()).expect("it was used").reserved;
+    emulator::set_device_memory(limit).expect("the emulated device");
+    let result = run.step.run(&*run.model, &run.optimizer, &[batch(1, 4096)], lr(1));
+    emulator::set_device_memory(total).expect("the emulated device");
+    let error = result.expect_err("the batch is too large");
+    assert_eq!(error.kind().exit_code(), 6, "{error}");
+    let text = error.to_string();
+    for part in ["out of memory on cuda:0", &format!("{limit} in total"), "--batch-size", "--amp"] {
+        assert!(text.contains(part), "{text}");
+    }
+    run.step(&[batch(2, 6)], lr(2));
+}
+
+#[test]
 fn grad_checkpointing_gives_equal_bits_and_uses_less_memory() {
     let _alone = one_at_a_time();
     for device in [Device::Cpu, emulated()] {
@@ -281,16 +321,16 @@ fn grad_checkpointing_gives_equal_bits_and_uses_less_memory() {
         });
         if device != Device::Cpu {
             let activation_bytes = |run: &Run| {
-                let in_use = || cuda::memory_stats(device).expect("it was used").in_use;
-                let (before, images) = (in_use(), batch(9, 16).images.to_device(&device).expect("memory"));
+                let allocated = || cuda::memory_stats(device).expect("it was used").allocated;
+                let (before, images) = (allocated(), batch(9, 16).images.to_device(&device).expect("memory"));
                 let mut cx = Context::train().with_checkpointing(run.step.options().checkpointing);
                 let logits = run.model.forward(&images, &mut cx).expect("runs");
-                let bytes = in_use() - before;
+                let bytes = allocated() - before;
                 drop(logits);
                 bytes
             };
             let (all, inputs) = (activation_bytes(&stored), activation_bytes(&recomputed));
-            assert!(inputs < all / 2, "{inputs} bytes of {all} are in use");
+            assert!(inputs < all / 2, "{inputs} bytes of {all} are allocated");
         }
         assert_eq!(stored.losses, recomputed.losses, "{device}");
         assert_eq!(stored.bits(), recomputed.bits(), "{device}");

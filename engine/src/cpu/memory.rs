@@ -15,13 +15,13 @@ const ALIGN: usize = 64;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemoryStats {
     /// Allocated by live tensors and temporary buffers.
-    pub in_use: usize,
-    /// Peak of `in_use`.
-    pub peak_in_use: usize,
-    /// Allocated from the system: in use plus cached.
+    pub allocated: usize,
+    /// Peak of `allocated`.
+    pub peak_allocated: usize,
+    /// Allocated from the system or the CUDA driver: allocated plus cached.
     pub reserved: usize,
-    /// Number of allocations from the system since the start. Constant after the first steps of a training loop.
-    pub system_allocations: usize,
+    /// Number of reserved blocks of the system or segments of the CUDA driver. Constant after the first steps of a training loop.
+    pub segments: usize,
 }
 
 /// Current statistics of host memory.
@@ -35,6 +35,7 @@ pub fn empty_cache() {
     for (class, blocks) in std::mem::take(&mut pool.free) {
         for MemoryBlock(p) in blocks {
             pool.stats.reserved -= class;
+            pool.stats.segments -= 1;
             // SAFETY: the block came from `alloc` with this layout and nothing refers to it.
             unsafe { dealloc(p.as_ptr(), layout(class)) };
         }
@@ -62,7 +63,7 @@ struct Pool {
 
 static POOL: Mutex<Pool> = Mutex::new(Pool {
     free: BTreeMap::new(),
-    stats: MemoryStats { in_use: 0, peak_in_use: 0, reserved: 0, system_allocations: 0 },
+    stats: MemoryStats { allocated: 0, peak_allocated: 0, reserved: 0, segments: 0 },
 });
 
 fn lock() -> std::sync::MutexGuard<'static, Pool> {
@@ -101,18 +102,15 @@ impl CpuBuffer {
                 (block, class, false)
             }
             None => {
-                let block = system_alloc(class).ok_or(Error::OutOfMemory {
-                    device: Device::Cpu,
-                    bytes,
-                    in_use: pool.stats.in_use,
-                })?;
+                let block = system_alloc(class)
+                    .ok_or_else(|| Error::out_of_memory(Device::Cpu, bytes, &pool.stats, None))?;
                 pool.stats.reserved += class;
-                pool.stats.system_allocations += 1;
+                pool.stats.segments += 1;
                 (block, class, true)
             }
         };
-        pool.stats.in_use += class;
-        pool.stats.peak_in_use = pool.stats.peak_in_use.max(pool.stats.in_use);
+        pool.stats.allocated += class;
+        pool.stats.peak_allocated = pool.stats.peak_allocated.max(pool.stats.allocated);
         drop(pool);
         if cfg!(debug_assertions) || fresh {
             // Initialise fresh memory. In debug builds every block starts as NaN, to reveal kernels that read
@@ -148,7 +146,7 @@ impl CpuBuffer {
 impl Drop for CpuBuffer {
     fn drop(&mut self) {
         let mut pool = lock();
-        pool.stats.in_use -= self.class;
+        pool.stats.allocated -= self.class;
         pool.free.entry(self.class).or_default().push(self.block);
     }
 }

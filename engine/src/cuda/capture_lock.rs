@@ -16,6 +16,8 @@ struct CaptureLockState {
     capturing: Option<ThreadId>,
     /// Number of calls in progress outside of a capture.
     calls: usize,
+    /// Number of threads that wait to begin a capture.
+    waiting_captures: usize,
 }
 
 /// Permission to use the stream until it is dropped.
@@ -28,14 +30,12 @@ pub(super) struct CaptureGuard<'a>(&'a CaptureLock);
 impl CaptureLock {
     /// Waits while another thread captures.
     pub(super) fn enter(&self) -> StreamAccess<'_> {
-        let me = thread::current().id();
         let mut state = self.lock();
-        loop {
-            match state.capturing {
-                None => break,
-                Some(thread) if thread == me => return StreamAccess(None),
-                Some(_) => state = self.changed.wait(state).unwrap_or_else(|e| e.into_inner()),
+        while let Some(capturing) = state.capturing {
+            if capturing == thread::current().id() {
+                return StreamAccess(None);
             }
+            state = self.changed.wait(state).unwrap_or_else(|e| e.into_inner());
         }
         state.calls += 1;
         StreamAccess(Some(self))
@@ -48,9 +48,11 @@ impl CaptureLock {
         if state.capturing == Some(me) {
             return Err(CudaError::new("this thread is already capturing a CUDA graph"));
         }
+        state.waiting_captures += 1;
         while state.capturing.is_some() || state.calls > 0 {
             state = self.changed.wait(state).unwrap_or_else(|e| e.into_inner());
         }
+        state.waiting_captures -= 1;
         state.capturing = Some(me);
         Ok(CaptureGuard(self))
     }
@@ -68,8 +70,12 @@ impl CaptureLock {
 impl Drop for StreamAccess<'_> {
     fn drop(&mut self) {
         if let Some(capture_lock) = self.0 {
-            capture_lock.lock().calls -= 1;
-            capture_lock.changed.notify_all();
+            let mut state = capture_lock.lock();
+            state.calls -= 1;
+            // A notification is a system call, and this runs at every launch.
+            if state.calls == 0 && state.waiting_captures > 0 {
+                capture_lock.changed.notify_all();
+            }
         }
     }
 }

@@ -1,14 +1,14 @@
 //! GPU: its CUDA context, compute stream, loaded kernels and properties.
+use super::allocator::DeviceMemory;
 use super::capture_lock::{CaptureLock, StreamAccess};
 use super::cublaslt::CublasLt;
 use super::cudnn::{ConvEngineOptions, ConvPlanChoice, ConvPlanRecord, Cudnn};
-use super::memory::MemoryCounters;
 use super::profile::KernelProfiler;
 use super::staging::StagingPool;
 use super::{CudaError, DeviceBuffer, LibraryError, Result, WorkspaceAllocator, launch::KernelModules};
 use crate::cpu::memory::MemoryStats;
 use crate::{DType, Device};
-use cudarc::driver::sys::{CUdevice_attribute, CUmemPool_attribute, CUstream};
+use cudarc::driver::sys::{CUdevice_attribute, CUstream};
 use cudarc::driver::{CudaContext, CudaStream, result};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,7 +22,7 @@ pub(crate) struct Gpu {
     info: GpuInfo,
     pub(super) modules: KernelModules,
     pub(super) staging: StagingPool,
-    pub(super) counters: MemoryCounters,
+    pub(super) memory: DeviceMemory,
     pub(super) capture_lock: CaptureLock,
     pub(super) profiler: KernelProfiler,
     /// Number of launches of Fornax's kernels.
@@ -55,7 +55,7 @@ pub fn devices() -> std::result::Result<Vec<GpuInfo>, String> {
 /// Memory statistics of a GPU; `None` for the CPU, and for a device that was not used yet.
 pub fn memory_stats(device: Device) -> Option<MemoryStats> {
     let Device::Cuda(ordinal) = device else { return None };
-    Some(gpus().get(&ordinal)?.counters.stats())
+    Some(gpus().get(&ordinal)?.memory.stats())
 }
 
 /// Number of Fornax's kernels that were launched or captured on a GPU so far; 0 for the CPU.
@@ -119,7 +119,6 @@ impl Gpu {
         let context =
             CudaContext::new(ordinal).map_err(|e| CudaError::from_driver("opening the device", e))?;
         let stream = context.new_stream().map_err(|e| CudaError::from_driver("creating a stream", e))?;
-        retain_pool_memory(ordinal)?;
         let gpu = Gpu {
             ordinal,
             context,
@@ -127,7 +126,7 @@ impl Gpu {
             info: query_info(ordinal)?,
             modules: KernelModules::default(),
             staging: StagingPool::default(),
-            counters: MemoryCounters::default(),
+            memory: DeviceMemory::default(),
             capture_lock: CaptureLock::default(),
             profiler: KernelProfiler::default(),
             launched: AtomicU64::new(0),
@@ -195,25 +194,15 @@ impl Gpu {
     ) -> std::result::Result<(), LibraryError> {
         let mut workspaces: Vec<DeviceBuffer> = vec![];
         let mut workspace = |bytes| {
-            let buffer = self.allocate(bytes).map_err(|e| LibraryError::Workspace { bytes, why: e.why })?;
+            let buffer = self.allocate(bytes).map_err(|e| match e.bytes {
+                Some(bytes) => LibraryError::Workspace { bytes, why: e.why },
+                None => LibraryError::Driver { why: e.why },
+            })?;
             let pointer = buffer.as_slice(DType::U8).pointer;
             workspaces.push(buffer);
             Ok(pointer)
         };
         self.profiled(&name, || call(&mut workspace))
-    }
-
-    /// Waits for queued work and returns unused memory of the pool to the driver.
-    pub(super) fn trim_pool(&self) -> Result<()> {
-        self.synchronize()?;
-        let _access = self.bind()?;
-        let failed = |e| CudaError::from_driver("trimming the memory pool", e);
-        let device = result::device::get(self.ordinal as i32).map_err(failed)?;
-        // SAFETY: the pool is the device's own.
-        unsafe {
-            let pool = result::device::get_default_mem_pool(device).map_err(failed)?;
-            result::mem_pool::trim_to(pool, 0).map_err(failed)
-        }
     }
 
     /// Waits until all queued work is done, and returns its errors.
@@ -253,18 +242,4 @@ fn query_info(ordinal: usize) -> Result<GpuInfo> {
         // SAFETY: as above.
         memory: unsafe { result::device::total_mem(device) }.map_err(failed)?,
     })
-}
-
-/// Sets the pool to keep all freed memory. By default it returns memory to the driver at each synchronisation, but a training loop
-/// allocates the same blocks again.
-fn retain_pool_memory(ordinal: usize) -> Result<()> {
-    let failed = |e| CudaError::from_driver("configuring the memory pool", e);
-    let device = result::device::get(ordinal as i32).map_err(failed)?;
-    let mut threshold = u64::MAX;
-    // SAFETY: the pool is the device's own, and the attribute takes a u64.
-    unsafe {
-        let pool = result::device::get_default_mem_pool(device).map_err(failed)?;
-        let attribute = CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
-        result::mem_pool::set_attribute(pool, attribute, (&raw mut threshold).cast()).map_err(failed)
-    }
 }

@@ -45,11 +45,14 @@ impl CudaError {
         operands: &[(&'static str, &Tensor)],
     ) -> Error {
         match self.bytes {
-            Some(bytes) => Error::OutOfMemory {
-                device,
-                bytes,
-                in_use: super::memory_stats(device).map_or(0, |s| s.in_use),
-            },
+            Some(requested) => {
+                let stats = super::memory_stats(device).unwrap_or_default();
+                let total = match device {
+                    Device::Cuda(ordinal) => super::Gpu::get(ordinal).ok().map(|gpu| gpu.total_memory()),
+                    Device::Cpu => None,
+                };
+                Error::out_of_memory(device, requested, &stats, total)
+            }
             None => Error::Device { op, device, operands: Operands::of(operands), why: self.why },
         }
     }
@@ -77,5 +80,20 @@ impl From<LibraryError> for CudaError {
 impl fmt::Display for CudaError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.why)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_failed_allocation_is_out_of_memory() {
+        let why = || "binding the context: invalid device context".to_string();
+        let error = |library| CudaError::from(library).with_op_context("matmul", Device::Cuda(9), &[]);
+        let driver = error(LibraryError::Driver { why: why() });
+        assert_eq!(driver.to_string(), format!("matmul on cuda:9: {} (got no tensors)", why()));
+        let workspace = error(LibraryError::Workspace { bytes: 7, why: why() });
+        assert!(matches!(workspace, Error::OutOfMemory { requested: 7, .. }), "{workspace}");
     }
 }

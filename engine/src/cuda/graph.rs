@@ -1,4 +1,5 @@
 //! CUDA graphs: the work of a region, captured once and replayed by one call.
+use super::allocator::GraphMemory;
 use super::{CudaError, Gpu};
 use crate::{Device, Result};
 use cudarc::driver::result;
@@ -9,6 +10,8 @@ use std::sync::Arc;
 pub struct CudaGraph {
     gpu: Arc<Gpu>,
     executable: CUgraphExec,
+    /// Memory that replays access, besides tensors that outlive the graph.
+    _memory: GraphMemory,
 }
 
 // SAFETY: an executable graph is a handle that any thread may launch, one at a time; launches go through one stream.
@@ -16,9 +19,12 @@ unsafe impl Send for CudaGraph {}
 
 impl CudaGraph {
     /// Captures the work that `region` queues on a CUDA device, without running it. Run the region once before, which compiles its
-    /// kernels and plans its convolutions. Its results must be copied to tensors allocated before the capture
-    /// ([`crate::Tensor::copy_from`]); tensors allocated in the region are freed at its end. It must not read elements of a tensor. All
-    /// tensors that it uses must outlive the graph.
+    /// kernels and plans its convolutions. It must not read elements of a tensor. All tensors that it uses and does not drop must outlive
+    /// the graph.
+    ///
+    /// The graph has its own memory, which includes free memory that the region's earlier run has left. Tensors allocated in the region
+    /// hold its results after each replay, as long as they are not dropped. The memory of tensors dropped in the region is kept for
+    /// replays, and reused only after the graph is dropped.
     ///
     /// Other threads' work on the device waits during the capture. Returns an error on the CPU, if the region copies between host and
     /// device, and for nested captures.
@@ -28,14 +34,14 @@ impl CudaGraph {
             return Err(in_op(CudaError::new("only work on a CUDA device can be captured")));
         };
         let gpu = Gpu::get(ordinal).map_err(in_op)?;
-        // A graph has its own memory; blocks that the pool keeps from the region's earlier run would be unused.
-        gpu.trim_pool().map_err(in_op)?;
-        let executable = {
-            let _capture = gpu.capture_lock.begin_capture().map_err(in_op)?;
-            let _access = gpu.bind().map_err(in_op)?;
-            capture_region(&gpu, region, &in_op)?
-        };
-        Ok(CudaGraph { executable, gpu })
+        let _capture = gpu.capture_lock.begin_capture().map_err(in_op)?;
+        // Cached memory is unused from here on, and may be released during the capture.
+        gpu.synchronize().map_err(in_op)?;
+        let _access = gpu.bind().map_err(in_op)?;
+        let memory = gpu.begin_graph_memory();
+        let captured = capture_region(&gpu, region, &in_op);
+        memory.end_capture();
+        Ok(CudaGraph { executable: captured?, _memory: memory, gpu: gpu.clone() })
     }
 
     /// Queues the captured work.
@@ -80,8 +86,7 @@ fn capture_region(
     }
     // SAFETY: the graph is complete; the executable graph does not depend on it.
     unsafe {
-        let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
-        let executable = result::graph::instantiate(graph, flags);
+        let executable = result::graph::instantiate(graph, CUgraphInstantiate_flags(0));
         let _ = result::graph::destroy(graph);
         executable.map_err(|e| driver("instantiating a graph", e))
     }

@@ -69,6 +69,12 @@ pub enum LibraryError {
         /// Error of that call.
         why: String,
     },
+    /// A call of the CUDA driver failed.
+    #[error("{why}")]
+    Driver {
+        /// The call and its error.
+        why: String,
+    },
     /// The workspace of a call could not be allocated.
     #[error("no memory for a workspace of {bytes} bytes: {why}")]
     Workspace {

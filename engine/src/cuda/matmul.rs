@@ -42,7 +42,7 @@ pub(crate) fn gemm_with_epilogue(
 }
 
 fn call(gpu: &Arc<Gpu>, gemm: &Gemm, operands: GemmOperands) -> std::result::Result<(), LibraryError> {
-    let _access = gpu.bind().map_err(|e| LibraryError::Workspace { bytes: 0, why: e.why })?;
+    let _access = gpu.bind().map_err(|e| LibraryError::Driver { why: e.why })?;
     let cublaslt = gpu.cublaslt()?;
     // SAFETY: operations pass slices of the GEMM's shapes and dtype, which stay allocated until the stream is done.
     gpu.with_workspace("cublaslt matmul", |workspace| unsafe {

@@ -1,13 +1,12 @@
-//! Device memory, allocated and freed in stream order from the driver's memory pool.
+//! Device memory that is owned (a tensor's block) or borrowed (a slice of it), and fills and copies of it.
 use super::{CudaError, Gpu, Result};
-use crate::DType;
-use crate::cpu::memory::MemoryStats;
-use cudarc::driver::{result, sys::CUdeviceptr};
+use crate::{DType, Device, Tensor};
+use cudarc::driver::result;
+use cudarc::driver::sys::{CUdeviceptr, CUstream};
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-/// Owned block of device memory. Dropping it queues the free after the work that uses it.
+/// Owned block of device memory. Dropping it frees it for work queued later.
 pub(crate) struct DeviceBuffer {
     gpu: Arc<Gpu>,
     pointer: CUdeviceptr,
@@ -24,36 +23,29 @@ pub(crate) struct DeviceSlice<'a> {
     buffer: PhantomData<&'a DeviceBuffer>,
 }
 
-/// Allocation counters of one device.
-#[derive(Default)]
-pub(super) struct MemoryCounters {
-    in_use: AtomicUsize,
-    peak: AtomicUsize,
-    allocations: AtomicUsize,
+/// Address of the first element of a tensor on a CUDA device, for work that is queued without the engine; `None` on the CPU.
+pub fn device_pointer(tensor: &Tensor) -> Option<CUdeviceptr> {
+    (tensor.device() != Device::Cpu).then(|| tensor.device_view().slice().pointer)
 }
 
-impl MemoryCounters {
-    pub(super) fn stats(&self) -> MemoryStats {
-        MemoryStats {
-            in_use: self.in_use.load(Relaxed),
-            peak_in_use: self.peak.load(Relaxed),
-            reserved: self.in_use.load(Relaxed),
-            system_allocations: self.allocations.load(Relaxed),
-        }
+/// Marks the memory of a tensor as used by work on another stream than the engine's, like PyTorch's `Tensor.record_stream`: once no
+/// tensor shares the memory, it is reused only after the work that the stream has queued by then. No effect on the CPU.
+///
+/// This does not order the streams: the caller makes the other stream wait for the engine's work that precedes its own.
+///
+/// # Safety
+/// The stream belongs to the tensor's device and outlives all tensors that share the memory.
+pub unsafe fn record_stream(tensor: &Tensor, stream: CUstream) {
+    if tensor.device() != Device::Cpu {
+        let view = tensor.device_view();
+        view.gpu().record_stream(view.buffer().pointer, stream);
     }
 }
 
 impl Gpu {
     /// Allocates at least `bytes` of uninitialised memory, for work queued from now on.
     pub(crate) fn allocate(self: &Arc<Gpu>, bytes: usize) -> Result<DeviceBuffer> {
-        let _access = self.bind()?;
-        // SAFETY: the stream lives as long as the device. The block is uninitialised, and callers write before they read.
-        let pointer = unsafe { result::malloc_async(self.stream(), bytes.max(1)) }
-            .map_err(|e| CudaError::from_allocation(bytes, e))?;
-        let in_use = self.counters.in_use.fetch_add(bytes, Relaxed) + bytes;
-        self.counters.peak.fetch_max(in_use, Relaxed);
-        self.counters.allocations.fetch_add(1, Relaxed);
-        Ok(DeviceBuffer { gpu: self.clone(), pointer, bytes })
+        Ok(DeviceBuffer { pointer: self.allocate_block(bytes)?, gpu: self.clone(), bytes })
     }
 
     /// Allocates uninitialised memory for `len` elements.
@@ -99,12 +91,7 @@ impl DeviceBuffer {
 
 impl Drop for DeviceBuffer {
     fn drop(&mut self) {
-        self.gpu.counters.in_use.fetch_sub(self.bytes, Relaxed);
-        // A failed device has lost its memory already, and drop cannot return an error.
-        if let Ok(_access) = self.gpu.bind() {
-            // SAFETY: the block is from this stream's pool and is freed once, after the work queued before.
-            let _ = unsafe { result::free_async(self.pointer, self.gpu.stream()) };
-        }
+        self.gpu.free_block(self.pointer);
     }
 }
 

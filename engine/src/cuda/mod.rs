@@ -8,6 +8,8 @@ pub mod cudnn;
 
 pub(crate) mod activation;
 pub(crate) mod adaptive_pool;
+mod allocator;
+mod arena;
 pub(crate) mod batch_norm;
 pub(crate) mod binary;
 mod capture_lock;
@@ -54,6 +56,7 @@ pub use context::{
 pub use graph::CudaGraph;
 pub use library::{LibraryError, WorkspaceAllocator};
 pub use library_info::{LibraryInfo, libraries};
+pub use memory::{device_pointer, record_stream};
 pub use profile::{KernelProfile, KernelTime};
 
 pub(crate) use context::Gpu;

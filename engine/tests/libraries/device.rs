@@ -10,7 +10,6 @@ pub struct Device {
 
 /// A block of device memory that starts at an offset from an aligned address.
 pub struct Block {
-    stream: Arc<CudaStream>,
     start: CUdeviceptr,
     offset: usize,
     len: usize,
@@ -28,9 +27,9 @@ impl Device {
 
     pub fn allocate(&self, len: usize, offset: usize) -> Block {
         // A block of 0 bytes cannot be allocated.
-        // SAFETY: the stream is alive, its context current.
-        let start = unsafe { result::malloc_async(self.stream(), (len + offset).max(1)) }.unwrap();
-        Block { stream: self.stream.clone(), start, offset, len }
+        // SAFETY: the context is current.
+        let start = unsafe { result::malloc_sync((len + offset).max(1)) }.unwrap();
+        Block { start, offset, len }
     }
 
     pub fn upload(&self, bytes: &[u8], offset: usize) -> Block {
@@ -59,7 +58,7 @@ impl Block {
 
 impl Drop for Block {
     fn drop(&mut self) {
-        // SAFETY: the block came from this stream and is freed once.
-        unsafe { result::free_async(self.start, self.stream.cu_stream()) }.unwrap();
+        // SAFETY: the block is freed once, after the work that uses it.
+        unsafe { result::free_sync(self.start) }.unwrap();
     }
 }

@@ -16,7 +16,7 @@ struct Copy {
 };
 
 Result check_device_range(const char* call, uintptr_t address, size_t bytes) {
-  Allocation* allocation = find_range(address, bytes);
+  const Allocation* allocation = find_range_at_call(address, bytes);
   if (!allocation) return reject(kInvalidValue, std::string(call) + ": " + describe_address(address, bytes));
   if (allocation->freed) {
     return reject(kInvalidValue, std::string(call) + ": device buffer number " + std::to_string(allocation->number) + " was freed");
@@ -69,7 +69,7 @@ Result copy_sync(const char* call, Copy copy) {
   return result == kSuccess ? synchronize_stream(nullptr) : result;
 }
 
-MemorySpace space_of(uintptr_t address) { return find_allocation(address) ? MemorySpace::Device : MemorySpace::Host; }
+MemorySpace space_of(uintptr_t address) { return find_driver_allocation(address) ? MemorySpace::Device : MemorySpace::Host; }
 
 Result fill(const char* call, CUdeviceptr to, uint32_t value, size_t width, size_t count, CUstream stream) {
   size_t bytes = width * count;

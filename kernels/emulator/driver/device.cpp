@@ -13,7 +13,7 @@ struct DeviceAttribute {
 
 // cuda.h's CU_DEVICE_ATTRIBUTE_…
 constexpr DeviceAttribute kAttributes[] = {
-    {1, 1024},          // MAX_THREADS_PER_BLOCK
+    {1, kMaxBlockThreads},  // MAX_THREADS_PER_BLOCK
     {2, 1024},          // MAX_BLOCK_DIM_X
     {3, 1024},          // …_Y
     {4, 64},            // …_Z
@@ -113,7 +113,7 @@ CU_API cuDeviceGetUuid(unsigned char* uuid, int device) { return cuDeviceGetUuid
 
 CU_API cuDeviceTotalMem_v2(size_t* bytes, int device) {
   auto guard = lock();
-  *bytes = kDeviceMemory;
+  *bytes = settings().device_memory;
   return check_device(device);
 }
 

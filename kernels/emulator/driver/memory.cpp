@@ -1,4 +1,5 @@
-// Device memory, memory pools and pinned host memory.
+// Device memory and pinned host memory.
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <map>
@@ -22,22 +23,26 @@ MemoryPool* default_pool(int device) {
 
 Result allocate_on(CUdeviceptr* pointer, int device, size_t bytes) {
   *pointer = 0;
+  memory_calls().allocations++;
   if (bytes == 0) return reject(kInvalidValue, "allocation of 0 bytes");
   *pointer = allocate(device, bytes);
   if (*pointer) return kSuccess;
   return reject(kOutOfMemory, "out of memory on device " + std::to_string(device) + ": " + std::to_string(bytes) +
-                                  " bytes requested, " + std::to_string(live_bytes(device)) + " of " +
-                                  std::to_string(kDeviceMemory) + " in use");
+                                  " bytes requested, " + std::to_string(driver_bytes(device)) + " of " +
+                                  std::to_string(settings().device_memory) + " in use");
 }
 
 Result allocate_async(CUdeviceptr* pointer, size_t bytes, CUstream stream) {
   if (!stream_exists(stream)) return reject(kInvalidHandle, "cuMemAllocAsync: not a stream");
   if (Result result = allocate_on(pointer, device_of(stream), bytes)) return result;
   CUdeviceptr base = *pointer;
-  if (is_capturing(stream)) add_graph_allocation(stream, base);
+  if (is_capturing(stream)) {
+    memory_calls().graph_nodes++;
+    add_graph_allocation(stream, base);
+  }
   // A write that does not wait for the allocation's stream is lost.
   return submit(stream, {"cuMemAllocAsync", [base] {
-    if (Allocation* allocation = find_allocation(base)) poison(*allocation);
+    if (Allocation* allocation = find_driver_allocation(base)) poison(*allocation);
   }});
 }
 
@@ -64,8 +69,9 @@ CU_API cuMemAlloc_v2(CUdeviceptr* pointer, size_t bytes) {
 CU_API cuMemFree_v2(CUdeviceptr pointer) {
   auto guard = lock();
   if (pointer == 0) return kSuccess;
+  memory_calls().frees++;
   if (Result result = reject_in_capture("cuMemFree")) return result;
-  Allocation* allocation = find_allocation(pointer);
+  Allocation* allocation = find_driver_allocation(pointer);
   if (!allocation || allocation->base != pointer || allocation->freed) {
     return reject(kInvalidValue, "cuMemFree: not the start of a device buffer");
   }
@@ -85,12 +91,19 @@ CU_API cuMemAllocFromPoolAsync(CUdeviceptr* pointer, size_t bytes, MemoryPool*, 
 CU_API cuMemFreeAsync(CUdeviceptr pointer, CUstream stream) {
   auto guard = lock();
   if (pointer == 0) return kSuccess;
-  Allocation* allocation = find_allocation(pointer);
+  memory_calls().frees++;
+  Allocation* allocation = find_driver_allocation(pointer);
   if (!allocation || allocation->base != pointer || allocation->freed) {
     return reject(kInvalidValue, "cuMemFreeAsync: not the start of a device buffer");
   }
   if (is_capturing(stream)) {
-    return submit(stream, {"cuMemFreeAsync", [pointer] { poison(*find_allocation(pointer)); }});
+    if (!is_graph_allocation(stream, *allocation)) {
+      invalidate_capture(stream, "cuMemFreeAsync");
+      return reject(kInvalidValue, "cuMemFreeAsync: device buffer number " + std::to_string(allocation->number) +
+                                       " was not allocated in the capture, and a graph can free only its own memory");
+    }
+    memory_calls().graph_nodes++;
+    return submit(stream, {"cuMemFreeAsync", [pointer] { poison(*find_driver_allocation(pointer)); }});
   }
   allocation->freed = true;
   return submit(stream, {"cuMemFreeAsync", [pointer] { free_memory(pointer); }, true});
@@ -98,14 +111,14 @@ CU_API cuMemFreeAsync(CUdeviceptr pointer, CUstream stream) {
 
 CU_API cuMemGetInfo_v2(size_t* free, size_t* total) {
   ON_DEVICE(device);
-  *total = kDeviceMemory;
-  *free = kDeviceMemory - live_bytes(device);
+  *total = settings().device_memory;
+  *free = *total - std::min(*total, driver_bytes(device));
   return kSuccess;
 }
 
 CU_API cuMemGetAddressRange_v2(CUdeviceptr* base, size_t* bytes, CUdeviceptr pointer) {
   auto guard = lock();
-  Allocation* allocation = find_allocation(pointer);
+  Allocation* allocation = find_driver_allocation(pointer);
   if (!allocation) return kNotFound;
   if (base) *base = allocation->base;
   if (bytes) *bytes = allocation->size;
@@ -114,7 +127,7 @@ CU_API cuMemGetAddressRange_v2(CUdeviceptr* base, size_t* bytes, CUdeviceptr poi
 
 CU_API cuPointerGetAttribute(void* data, int attribute, CUdeviceptr pointer) {
   auto guard = lock();
-  Allocation* allocation = find_allocation(pointer);
+  Allocation* allocation = find_driver_allocation(pointer);
   bool host = is_pinned(reinterpret_cast<void*>(pointer), 1);
   if (!allocation && !host) return reject(kInvalidValue, "cuPointerGetAttribute: neither device nor pinned memory");
   switch (attribute) {
@@ -141,7 +154,7 @@ CU_API cuMemPoolSetAttribute(MemoryPool* pool, int attribute, const void* value)
 CU_API cuMemPoolGetAttribute(MemoryPool* pool, int attribute, void* value) {
   auto guard = lock();
   if (attribute < 1 || attribute > 8) return kInvalidValue;
-  if (attribute == 5 || attribute == 7) pool->attributes[attribute] = live_bytes(pool->device);
+  if (attribute == 5 || attribute == 7) pool->attributes[attribute] = driver_bytes(pool->device);
   memcpy(value, &pool->attributes[attribute], attribute < 4 ? 4 : 8);
   return kSuccess;
 }
@@ -153,6 +166,7 @@ CU_API cuMemPoolTrimTo(MemoryPool* pool, size_t) {
 // ---- pinned host memory
 CU_API cuMemHostAlloc(void** pointer, size_t bytes, unsigned) {
   ON_DEVICE(device);
+  memory_calls().host_allocations++;
   *pointer = aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
   if (!*pointer) return reject(kOutOfMemory, "cuMemHostAlloc: out of host memory, " + std::to_string(bytes) + " bytes requested");
   pinned[uintptr_t(*pointer)] = bytes;

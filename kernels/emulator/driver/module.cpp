@@ -43,8 +43,9 @@ std::string triple(const Dim& d) {
 Result check_launch(const Function& function, const Dim& grid, const Dim& block, unsigned shared) {
   std::string name = "launch of " + std::string(function.kernel->name) + ": ";
   uint64_t threads = uint64_t(block.x) * block.y * block.z;
-  if (threads == 0 || threads > 1024 || block.z > 64) {
-    return reject(kInvalidValue, name + "invalid block of " + triple(block) + " threads");
+  if (threads == 0 || threads > kMaxBlockThreads || block.z > 64) {
+    return reject(kInvalidValue, name + "invalid block of " + triple(block) + " threads; a block has at most " +
+                                     std::to_string(kMaxBlockThreads));
   }
   if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535) {
     return reject(kInvalidValue, name + "invalid grid of " + triple(grid) + " blocks");
@@ -92,12 +93,19 @@ Result load(Module** module, const ProgramSource& source) {
   std::string log;
   std::shared_ptr<SharedObject> object = load_object(source, &log);
   if (!object) return reject(kInvalidImage, "module " + source.name + " cannot be loaded: " + log);
+  for (unsigned i = 0; i < object->count; i++) {
+    size_t bytes = parameter_bytes(object->kernels[i]);
+    if (bytes <= kMaxParameterBytes) continue;
+    return reject(kInvalidPtx, "module " + source.name + " cannot be loaded: kernel " + object->kernels[i].name + " has " +
+                                   std::to_string(bytes) + " bytes of parameters, but at most " +
+                                   std::to_string(kMaxParameterBytes) + " are possible");
+  }
   *module = new Module{object, {}};
   return kSuccess;
 }
 
 unsigned blocks_per_multiprocessor(const Function& function, int threads, size_t shared) {
-  if (threads <= 0 || threads > 1024 || shared > function.max_shared) return 0;
+  if (threads <= 0 || threads > int(kMaxBlockThreads) || shared > function.max_shared) return 0;
   return std::min<unsigned>({32u, 2048u / unsigned(threads), unsigned((228 << 10) / (shared + (1 << 10)))});
 }
 

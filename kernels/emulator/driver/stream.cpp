@@ -129,6 +129,13 @@ CU_API cuStreamBeginCapture_v2(CUstream stream, int mode) {
   return begin_capture(stream, CaptureMode(mode));
 }
 
+CU_API cuThreadExchangeStreamCaptureMode(int* mode) {
+  auto guard = lock();
+  if (*mode < 0 || *mode > 2) return reject(kInvalidValue, "cuThreadExchangeStreamCaptureMode: no mode " + std::to_string(*mode));
+  *mode = int(exchange_capture_mode(CaptureMode(*mode)));
+  return kSuccess;
+}
+
 CU_API cuStreamEndCapture(CUstream stream, GraphHandle** handle) {
   ON_DEVICE(device);
   std::shared_ptr<Graph> graph;

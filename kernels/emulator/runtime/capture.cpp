@@ -1,10 +1,13 @@
 // Stream capture: work becomes nodes of a graph with the dependencies that streams and events define; a graph launch runs them.
 #include <algorithm>
+#include <utility>
 
 #include "stream.h"
 
 namespace fornax {
 namespace {
+
+thread_local CaptureMode thread_capture_mode = CaptureMode::Global;
 
 void add_unique(std::vector<size_t>& list, const std::vector<size_t>& more) {
   for (size_t node : more) {
@@ -48,7 +51,7 @@ void run_nodes(const Graph& graph) {
 
 Graph::~Graph() {
   for (const auto& owned : allocations) {
-    Allocation* allocation = find_allocation(owned.first);
+    Allocation* allocation = find_driver_allocation(owned.first);
     if (allocation && allocation->number == owned.second) free_memory(owned.first);
   }
 }
@@ -69,14 +72,21 @@ Result invalidate_capture(CUstream handle, const char* call) {
   return reject(kCaptureUnsupported, std::string(call) + ": not allowed while a stream is being captured");
 }
 
+// As documented at cuThreadExchangeStreamCaptureMode: a thread in relaxed mode is never rejected; any other is rejected during its own
+// captures that are not relaxed; and one in global mode also during other threads' global captures.
 Result reject_in_capture(const char* call) {
+  if (thread_capture_mode == CaptureMode::Relaxed) return kSuccess;
   for (CUstream stream : all_streams()) {
     Capture* capture = stream->capture.get();
-    bool ours = capture && capture->mode != CaptureMode::Relaxed && capture->thread == std::this_thread::get_id();
-    if (ours) return invalidate_capture(stream, call);
+    if (!capture || capture->mode == CaptureMode::Relaxed) continue;
+    bool ours = capture->thread == std::this_thread::get_id();
+    bool global = thread_capture_mode == CaptureMode::Global && capture->mode == CaptureMode::Global;
+    if (ours || global) return invalidate_capture(stream, call);
   }
   return kSuccess;
 }
+
+CaptureMode exchange_capture_mode(CaptureMode mode) { return std::exchange(thread_capture_mode, mode); }
 
 Result begin_capture(CUstream handle, CaptureMode mode) {
   CUstream stream = resolve_stream(handle);
@@ -149,11 +159,19 @@ Result launch_graph(const std::shared_ptr<Graph>& graph, CUstream stream) {
   return submit(stream, {"graph", [graph] { run_nodes(*graph); }});
 }
 
-size_t node_count(const Graph& graph) { return graph.nodes.size(); }
+size_t node_count(const Graph& graph) {
+  return size_t(std::count_if(graph.nodes.begin(), graph.nodes.end(), [](const GraphNode& node) { return node.work.is_node; }));
+}
 
 void add_graph_allocation(CUstream handle, uintptr_t base) {
   CUstream stream = resolve_stream(handle);
-  stream->capture->graph->allocations.emplace_back(base, find_allocation(base)->number);
+  stream->capture->graph->allocations.emplace_back(base, find_driver_allocation(base)->number);
+}
+
+bool is_graph_allocation(CUstream handle, const Allocation& allocation) {
+  CUstream stream = resolve_stream(handle);
+  const auto& owned = stream->capture->graph->allocations;
+  return std::find(owned.begin(), owned.end(), std::make_pair(allocation.base, allocation.number)) != owned.end();
 }
 
 }  // namespace fornax

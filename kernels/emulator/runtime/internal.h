@@ -25,6 +25,7 @@ enum Result : int {
   kInvalidDevice = 101,
   kInvalidImage = 200,
   kInvalidContext = 201,
+  kInvalidPtx = 218,
   kFileNotFound = 301,
   kInvalidHandle = 400,
   kNotFound = 500,
@@ -49,6 +50,7 @@ struct Settings {
   int devices = 1;
   uint64_t order = 0;  // 0 ascending, 1 descending, otherwise random with this seed
   bool checked = false;
+  size_t device_memory = size_t(8) << 30;
   std::string cache_folder, include_folder, compiler;
 };
 Settings& settings();
@@ -64,34 +66,50 @@ Result sticky_error(int device);
 Result reject(Result code, const std::string& message);
 
 // ---- memory (memory.cpp)
+// An allocation of the driver, or a suballocation of it by the program's own allocator. Once an allocation has a suballocation, only
+// memory in suballocations counts as allocated.
 struct Shadow;
 struct Allocation {
   uintptr_t base = 0;
   size_t size = 0;
+  size_t padded = 0;  // size with the padding that no kernel may write
   int device = 0;
   uint64_t number = 0;  // ordinal from 1 over all devices, for messages
   uintptr_t mapping = 0;
   size_t mapping_bytes = 0;
-  bool freed = false;  // a free is queued
+  bool freed = false;    // a free is queued
+  bool divided = false;  // into suballocations
   std::unique_ptr<Shadow> shadow;  // checked mode only
   Allocation();
   Allocation(Allocation&&);
   ~Allocation();
+  Allocation without_shadow() const;
 };
-constexpr size_t kDeviceMemory = size_t(8) << 30;
 // Allocates memory filled with 0xff, which is NaN in every float type, between two guard pages; 0 if the device is full.
 uintptr_t allocate(int device, size_t bytes);
 bool free_memory(uintptr_t base);
-Allocation* find_allocation(uintptr_t address);                 // the live allocation that contains the address
-Allocation* find_range(uintptr_t address, size_t bytes);        // … that contains the range
+// The driver's allocation that contains the address.
+Allocation* find_driver_allocation(uintptr_t address);
+// The allocation, or suballocation of a divided one, that contains the address or range, for work that runs now.
+Allocation* find_allocation(uintptr_t address);
+Allocation* find_range(uintptr_t address, size_t bytes);
+// The same for calls, which precede the work that they queue: null if the range is not allocated.
+const Allocation* find_range_at_call(uintptr_t address, size_t bytes);
 std::string describe_address(uintptr_t address, size_t bytes);  // "… at byte 12 of a buffer of 8 bytes", for messages
 void poison(Allocation& allocation);                            // makes it uninitialised
 void mark_range_initialised(uintptr_t address, size_t bytes);
 void copy_initialised(uintptr_t from, uintptr_t to, size_t bytes);  // copies the initialised bits of a range
-size_t live_bytes(int device);
+size_t driver_bytes(int device);  // allocated by the driver
+size_t live_bytes(int device);    // of suballocations and undivided allocations
 void discard_shadows();
 // Finds the first uninitialised byte of a range inside one allocation; false if there is none.
 bool find_uninitialised(uintptr_t address, size_t bytes, size_t* at);
+
+// Counts of the driver's memory functions, on all devices.
+struct MemoryCalls {
+  uint64_t allocations, frees, host_allocations, graph_nodes;
+};
+MemoryCalls& memory_calls();
 
 // ---- streams (streams.cpp, capture.cpp)
 struct StreamOperation;
@@ -116,6 +134,7 @@ struct Work {
   std::string name;
   std::function<void()> run;
   bool run_after_error = false;  // runs in spite of a sticky error, for frees
+  bool is_node = true;           // counts as a node of a captured graph
 };
 Result submit(CUstream stream, Work work);
 Result synchronize_stream(CUstream stream);
@@ -131,8 +150,9 @@ Result stream_wait_event(CUstream stream, Event& event);
 bool is_capturing(CUstream stream);
 enum class CaptureMode { Global, ThreadLocal, Relaxed };
 Result begin_capture(CUstream stream, CaptureMode mode);
-// Rejects a call that synchronises a device, or allocates without a stream, while this thread captures.
+// Rejects a call that synchronises a device, or allocates without a stream, while a capture forbids that to this thread.
 Result reject_in_capture(const char* call);
+CaptureMode exchange_capture_mode(CaptureMode mode);
 Result end_capture(CUstream stream, std::shared_ptr<Graph>* graph);
 int capture_status(CUstream stream);
 Result invalidate_capture(CUstream stream, const char* call);
@@ -140,6 +160,7 @@ Result launch_graph(const std::shared_ptr<Graph>& graph, CUstream stream);
 size_t node_count(const Graph& graph);
 // Passes memory allocated during a capture to the graph, which frees it.
 void add_graph_allocation(CUstream stream, uintptr_t base);
+bool is_graph_allocation(CUstream stream, const Allocation& allocation);
 
 // ---- kernels (launch.cpp)
 struct Dim {
@@ -153,6 +174,7 @@ struct Launch {
   uintptr_t object;  // an address inside the kernel's shared object
 };
 constexpr unsigned kDefaultShared = 48 << 10, kMaxShared = 227 << 10;
+constexpr unsigned kMaxBlockThreads = 1024, kMaxParameterBytes = 32764;
 // Runs a kernel to its end. Errors become the device's sticky error.
 void run_kernel(int device, const Launch& launch, void** arguments);
 

@@ -40,6 +40,21 @@ FORNAX_API void fornax_emulator_set_checked(int checked) {
   fornax::settings().checked = checked != 0;
 }
 
+FORNAX_API void fornax_emulator_set_device_memory(size_t bytes) {
+  auto guard = fornax::lock();
+  fornax::settings().device_memory = bytes;
+}
+
+FORNAX_API void fornax_emulator_memory_calls(uint64_t* allocations, uint64_t* frees, uint64_t* host_allocations,
+                                             uint64_t* graph_nodes) {
+  auto guard = fornax::lock();
+  const fornax::MemoryCalls& calls = fornax::memory_calls();
+  *allocations = calls.allocations;
+  *frees = calls.frees;
+  *host_allocations = calls.host_allocations;
+  *graph_nodes = calls.graph_nodes;
+}
+
 FORNAX_API size_t fornax_emulator_live_bytes() {
   auto guard = fornax::lock();
   size_t bytes = 0;

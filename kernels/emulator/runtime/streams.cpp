@@ -16,7 +16,8 @@ constexpr size_t kMaxQueueLength = 1024;  // a launch on a full queue waits, as 
 constexpr double kSecondsPerOperation = 1e-5;
 double clocks[kMaxDevices];
 
-std::vector<CUstream> streams;  // in order of creation
+std::vector<CUstream> streams;    // in order of creation
+std::vector<CUstream> destroyed;  // never freed, so that no new stream has the handle of a destroyed one
 CUstream_st* legacy[kMaxDevices];
 CUstream_st* per_thread[kMaxDevices];
 thread_local int context_device = -1;
@@ -148,7 +149,7 @@ Result destroy_stream(CUstream handle) {
   if (found == streams.end()) return reject(kInvalidHandle, "cuStreamDestroy: not a stream");
   if (!handle->queue.empty()) run_until_done(handle->queue.back());
   streams.erase(std::find(streams.begin(), streams.end(), handle));
-  delete handle;
+  destroyed.push_back(handle);
   return kSuccess;
 }
 

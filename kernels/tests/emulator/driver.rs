@@ -1,7 +1,7 @@
 //! Devices, memory, modules and launches through the driver API.
 
-use cudarc::driver::sys::{self, CUresult};
-use cudarc::driver::{CudaContext, DriverError, LaunchConfig, PushKernelArg};
+use cudarc::driver::sys::{self, CUgraphInstantiate_flags, CUresult, CUstreamCaptureMode};
+use cudarc::driver::{CudaContext, DriverError, LaunchConfig, PushKernelArg, result};
 use cudarc::nvrtc::{CompileError, CompileOptions, Ptx, compile_ptx_with_opts};
 use fornax_kernels::emulator::{self, EmulatorError, EmulatorOptions};
 use fornax_kernels::{cache, library};
@@ -36,6 +36,14 @@ fn allocation_beyond_memory_fails() {
     let error = unsafe { stream.alloc::<u8>(total + 1) }.unwrap_err();
     assert_eq!(error, DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY));
     assert!(emulator::take_error().unwrap().contains("out of memory on device 0"));
+
+    emulator::set_device_memory(total - free + (1 << 20)).unwrap();
+    assert_eq!(context.mem_get_info().unwrap().0, 1 << 20);
+    // SAFETY: as above.
+    let error = unsafe { stream.alloc::<u8>((1 << 20) + 1) }.unwrap_err();
+    emulator::set_device_memory(total).unwrap();
+    assert_eq!(error, DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY));
+    assert!(emulator::take_error().unwrap().contains("1048577 bytes requested"));
 }
 
 #[test]
@@ -71,6 +79,131 @@ fn invalid_launches_are_rejected() {
     let (code, message) = rejected(LaunchConfig { shared_mem_bytes: 49 << 10, ..grid(1, 32) });
     assert_eq!(code, CUresult::CUDA_ERROR_INVALID_VALUE);
     assert!(message.contains("bytes of dynamic shared memory"), "{message}");
+    let (code, message) = rejected(LaunchConfig { block_dim: (32, 33, 1), ..grid(1, 1) });
+    assert_eq!(code, CUresult::CUDA_ERROR_INVALID_VALUE);
+    assert!(message.contains("invalid block of (32, 33, 1) threads; a block has at most 1024"), "{message}");
+}
+
+#[test]
+fn shared_memory_beyond_the_opt_in_is_rejected() {
+    let _emulated = emulated(0, false);
+    let context = CudaContext::new(0).unwrap();
+    let stream = context.default_stream();
+    let mut x = stream.alloc_zeros::<f32>(64).unwrap();
+    let kernel = kernel(&context, "add_to_f32");
+    let limit = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+    let invalid = Err(DriverError(CUresult::CUDA_ERROR_INVALID_VALUE));
+    assert_eq!(kernel.set_attribute(limit, (227 << 10) + 1), invalid);
+    let message = emulator::take_error().unwrap();
+    assert!(
+        message.contains("232449 bytes of dynamic shared memory, but a block has at most 232448"),
+        "{message}"
+    );
+    kernel.set_attribute(limit, 100 << 10).unwrap();
+    let mut launch = |shared_mem_bytes| {
+        let config = LaunchConfig { shared_mem_bytes, ..grid(1, 64) };
+        // SAFETY: the arguments match the kernel.
+        unsafe { stream.launch_builder(&kernel).arg(&mut x).arg(&1.0f32).arg(&64i32).launch(config) }
+            .map(|_| ())
+    };
+    launch(100 << 10).unwrap();
+    assert_eq!(launch((100 << 10) + 4), invalid);
+    let message = emulator::take_error().unwrap();
+    assert!(message.contains("102404 bytes of dynamic shared memory, but its limit is 102400"), "{message}");
+}
+
+#[test]
+fn kernel_parameters_beyond_the_limit_are_rejected() {
+    let _emulated = emulated(0, false);
+    let context = CudaContext::new(0).unwrap();
+    let load = |ints: usize| {
+        let text = format!(
+            "struct Table {{ int values[{ints}]; }};\nextern \"C\" __global__ void last(const Table table) {{}}\n"
+        );
+        context.load_module(compile_ptx_with_opts(text, CompileOptions::default()).unwrap()).map(|_| ())
+    };
+    load(8191).unwrap();
+    assert_eq!(load(8192), Err(DriverError(CUresult::CUDA_ERROR_INVALID_PTX)));
+    let message = emulator::take_error().unwrap();
+    assert!(
+        message.contains("kernel last has 32768 bytes of parameters, but at most 32764 are possible"),
+        "{message}"
+    );
+}
+
+#[test]
+fn launch_on_a_destroyed_stream_is_rejected() {
+    let _emulated = emulated(0, false);
+    let context = CudaContext::new(0).unwrap();
+    // SAFETY: the test uses one stream.
+    unsafe { context.disable_event_tracking() };
+    let kernel = kernel(&context, "add_to_f32");
+    let destroyed = context.new_stream().unwrap();
+    let mut x = context.default_stream().alloc_zeros::<f32>(64).unwrap();
+    // SAFETY: the stream is destroyed twice on purpose; the second time is rejected.
+    unsafe { result::stream::destroy(destroyed.cu_stream()) }.unwrap();
+    let _new = context.new_stream().unwrap();
+    // SAFETY: the launch is rejected.
+    let launched =
+        unsafe { destroyed.launch_builder(&kernel).arg(&mut x).arg(&1.0f32).arg(&64i32).launch(grid(1, 64)) };
+    let message = emulator::take_error().unwrap();
+    assert_eq!(launched.map(|_| ()), Err(DriverError(CUresult::CUDA_ERROR_INVALID_HANDLE)));
+    assert!(message.contains("add_to_f32: not a stream"), "{message}");
+}
+
+#[test]
+fn capture_frees_only_its_own_memory() {
+    let _emulated = emulated(0, false);
+    let context = CudaContext::new(0).unwrap();
+    let stream = context.new_stream().unwrap();
+    let before = emulator::memory_calls();
+    // SAFETY: each block is freed once, except where that is rejected.
+    unsafe {
+        let outside = result::malloc_async(stream.cu_stream(), 100).unwrap();
+        stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).unwrap();
+        let inside = result::malloc_async(stream.cu_stream(), 100).unwrap();
+        result::free_async(inside, stream.cu_stream()).unwrap();
+        let freed = result::free_async(outside, stream.cu_stream());
+        assert_eq!(freed, Err(DriverError(CUresult::CUDA_ERROR_INVALID_VALUE)));
+        let message = emulator::take_error().unwrap();
+        assert!(message.contains("was not allocated in the capture"), "{message}");
+        let ended = stream.end_capture(CUgraphInstantiate_flags(0)).map(|_| ());
+        assert_eq!(ended, Err(DriverError(CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED)));
+        result::free_async(outside, stream.cu_stream()).unwrap();
+    }
+    let calls = emulator::memory_calls();
+    assert_eq!(calls.allocations - before.allocations, 2);
+    assert_eq!(calls.frees - before.frees, 3);
+    assert_eq!(calls.graph_nodes - before.graph_nodes, 2);
+}
+
+#[test]
+fn allocation_during_capture_needs_the_relaxed_mode() {
+    let _emulated = emulated(0, false);
+    let context = CudaContext::new(0).unwrap();
+    let stream = context.new_stream().unwrap();
+    let capture = || stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).unwrap();
+    let exchange = |mut mode| {
+        // SAFETY: the pointer is to a local.
+        unsafe { sys::cuThreadExchangeStreamCaptureMode(&mut mode) }.result().unwrap();
+        mode
+    };
+    capture();
+    // SAFETY: the call is rejected.
+    let rejected = unsafe { result::malloc_sync(100) };
+    assert_eq!(rejected, Err(DriverError(CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED)));
+    assert!(
+        emulator::take_error().unwrap().contains("cuMemAlloc: not allowed while a stream is being captured")
+    );
+    assert!(stream.end_capture(CUgraphInstantiate_flags(0)).is_err());
+
+    capture();
+    let mode = exchange(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED);
+    assert_eq!(mode, CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_GLOBAL);
+    // SAFETY: the block is freed once and not used.
+    unsafe { result::malloc_sync(100).and_then(|block| result::free_sync(block)) }.unwrap();
+    assert_eq!(exchange(mode), CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED);
+    stream.end_capture(CUgraphInstantiate_flags(0)).unwrap();
 }
 
 #[test]

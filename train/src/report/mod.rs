@@ -14,6 +14,8 @@ pub use progress::{DownloadProgress, Progress, ProgressMode};
 pub use terminal::curve as terminal_curve;
 
 use crate::Result;
+use fornax_engine::cpu::{self, memory::MemoryStats};
+use fornax_engine::{Device, cuda};
 use serde::{Deserialize, Serialize};
 
 /// Callback of the trainer.
@@ -55,6 +57,21 @@ pub struct UpdateMetrics {
     pub images_per_second: f64,
     /// Fraction of the time spent waiting for batches.
     pub data_wait: f64,
+    /// Memory of the model's device.
+    pub memory: MemoryMetrics,
+}
+
+/// Memory of tensors on a device, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct MemoryMetrics {
+    /// Allocated by live tensors.
+    pub allocated: usize,
+    /// Peak of `allocated`.
+    pub peak_allocated: usize,
+    /// Allocated plus cached.
+    pub reserved: usize,
+    /// Number of segments of the CUDA driver or blocks of the system that are reserved.
+    pub segments: usize,
 }
 
 /// Metrics of one epoch: a row of `summary.csv`.
@@ -75,11 +92,21 @@ pub struct EpochMetrics {
     pub lr: f64,
 }
 
+impl MemoryMetrics {
+    /// Current memory of a device.
+    pub fn of(device: Device) -> MemoryMetrics {
+        let stats = cuda::memory_stats(device).unwrap_or_else(cpu::memory::memory_stats);
+        let MemoryStats { allocated, peak_allocated, reserved, segments } = stats;
+        MemoryMetrics { allocated, peak_allocated, reserved, segments }
+    }
+}
+
 impl UpdateMetrics {
     /// The log line.
     pub fn line(&self) -> String {
         format!(
-            "epoch {}/{}  batch {}/{}  loss {:.4}  {} images/s  lr {:.3e}  data {:.0}%  memory {}",
+            "epoch {}/{}  batch {}/{}  loss {:.4}  {} images/s  lr {:.3e}  data {:.0}%  memory {}, peak {}, reserved {} in {} segments  \
+             RSS {}",
             self.epoch + 1,
             self.epochs,
             self.batch,
@@ -88,6 +115,10 @@ impl UpdateMetrics {
             thousands(self.images_per_second.round() as u64),
             self.lr,
             100.0 * self.data_wait,
+            bytes(self.memory.allocated as u64),
+            bytes(self.memory.peak_allocated as u64),
+            bytes(self.memory.reserved as u64),
+            self.memory.segments,
             bytes(machine::resident_memory()),
         )
     }
@@ -156,6 +187,32 @@ mod tests {
             (bytes(512), bytes(1536), bytes(300 << 20)),
             ("512 B".into(), "1.5 KiB".into(), "300 MiB".into())
         );
+    }
+
+    #[test]
+    fn update_line_and_event_have_the_memory_of_the_device() {
+        let memory =
+            MemoryMetrics { allocated: 3 << 20, peak_allocated: 5 << 20, reserved: 20 << 20, segments: 2 };
+        let metrics = UpdateMetrics {
+            epoch: 0,
+            epochs: 2,
+            batch: 1,
+            batches: 8,
+            update: 1,
+            loss: 2.5,
+            lr: 0.1,
+            grad_norm: None,
+            loss_scale: None,
+            images_per_second: 1000.0,
+            data_wait: 0.0,
+            memory,
+        };
+        let line = metrics.line();
+        assert!(line.contains("memory 3.0 MiB, peak 5.0 MiB, reserved 20 MiB in 2 segments"), "{line}");
+        let event = progress::event("update", &metrics);
+        assert_eq!(event["memory"]["peak_allocated"], 5 << 20);
+        assert_eq!(event["memory"]["segments"], 2);
+        assert!(MemoryMetrics::of(Device::Cpu).peak_allocated >= MemoryMetrics::of(Device::Cpu).allocated);
     }
 
     #[test]

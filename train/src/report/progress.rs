@@ -57,8 +57,11 @@ impl Callback for Progress {
             }
             self.bar.set_prefix(format!("{}/{}", metrics.epoch + 1, metrics.epochs));
             let speed = thousands(metrics.images_per_second.round() as u64);
-            self.bar
-                .set_message(format!("loss {:.4}  lr {:.2e}  {speed} images/s", metrics.loss, metrics.lr));
+            let memory = super::bytes(metrics.memory.allocated as u64);
+            self.bar.set_message(format!(
+                "loss {:.4}  lr {:.2e}  {speed} images/s  memory {memory}",
+                metrics.loss, metrics.lr
+            ));
             self.bar.set_position(metrics.batch as u64);
         } else if metrics.update.is_multiple_of(self.log_interval) {
             self.write(&metrics.line(), || event("update", metrics));
