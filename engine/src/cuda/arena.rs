@@ -400,7 +400,8 @@ mod tests {
                 match step {
                     Step::Allocate { bytes, private } => {
                         let pool = if private { pool } else { GENERAL_POOL };
-                        let smallest = arena.arena.fitting(pool, SizeClass::of(Arena::block_bytes(bytes)), Arena::block_bytes(bytes)).map(|free| free.bytes).min();
+                        let size = Arena::block_bytes(bytes);
+                        let smallest = arena.arena.fitting(pool, SizeClass::of(size), size).map(|free| free.bytes).min();
                         let free: Vec<FreeBlock> = arena.arena.free.iter().copied().collect();
                         let address = arena.allocate_in(bytes, pool);
                         prop_assert_eq!(arena.arena.pool_of(address), pool);
