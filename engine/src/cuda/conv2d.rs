@@ -1,7 +1,7 @@
 //! Convolution: our kernels for depthwise ones, cuDNN for all others, and our implicit GEMM as the fallback for shapes that cuDNN does
 //! not support. f32, f16 and bf16.
 use super::batch_norm::{self, BatchNormParameters, SAVED_ROWS};
-use super::cudnn::{ChannelAffine, ChannelSums, FusionAlternative};
+use super::cudnn::{ChannelSums, FusionAlternative};
 use super::{DeviceSlice, Gpu, LibraryError, Result, conv_norm, depthwise, implicit_gemm};
 use crate::{ConvShape, DType};
 use std::sync::Arc;
@@ -28,36 +28,27 @@ pub(crate) fn forward(
     or_fallback(result, || implicit_gemm::forward(gpu, s, x, weight, None, y))
 }
 
-/// [`forward`] fused with its neighbours: with `affine` (scale and shift per channel of x) it convolves `max(x * scale + shift, 0)`; with
-/// `sums`, `[2, c_out]` f32, it also writes each output channel's sum and sum of squares. Returns false, with the outputs undefined, if
-/// cuDNN has no kernel for the fusion, or if timing found it slower than a convolution and a pass over its output for the statistics.
-pub(crate) fn forward_fused(
+/// [`forward`] that also writes the sum and the sum of squares of each output channel to `sums`, `[2, c_out]` f32. Returns false, with the
+/// outputs undefined, if cuDNN has no kernel for it, or if timing found that slower than a convolution and a pass over its output for the
+/// statistics.
+pub(crate) fn forward_with_sums(
     gpu: &Arc<Gpu>,
     s: &ConvShape,
-    (x, affine): (DeviceSlice, Option<[DeviceSlice; 2]>),
+    x: DeviceSlice,
     weight: DeviceSlice,
-    (y, sums): (DeviceSlice, Option<DeviceSlice>),
+    y: DeviceSlice,
+    sums: DeviceSlice,
 ) -> Result<bool> {
-    if !supports_fusion(s, x.dtype) {
+    if !supports_sums(s, x.dtype) {
         return Ok(false);
     }
     let options = gpu.conv_options();
-    let has_affine = affine.is_some();
-    let affine = affine.map(|[scale, shift]| ChannelAffine { scale: scale.pointer, shift: shift.pointer });
-    let channel_sums = sums.map(|sums| {
-        let squares = sums.pointer + (s.c_out * size_of::<f32>()) as u64;
-        ChannelSums { sum: sums.pointer, squares, channels: s.c_out }
-    });
+    let squares = sums.pointer + (s.c_out * size_of::<f32>()) as u64;
+    let channel_sums = ChannelSums { sum: sums.pointer, squares, channels: s.c_out };
     let (c, parameters) = (s.c_out, BatchNormParameters::default());
     let mut rest = || {
         let saved = gpu.empty(SAVED_ROWS * c, DType::F32)?;
-        match sums {
-            Some(sums) => {
-                conv_norm::statistics(gpu, (y, sums), c, &parameters, None, saved.as_slice(DType::F32))?
-            }
-            None => {}
-        }
-        Ok(())
+        Ok(conv_norm::statistics(gpu, (y, sums), c, &parameters, None, saved.as_slice(DType::F32))?)
     };
     let mut separate = || {
         let saved = gpu.empty(SAVED_ROWS * c, DType::F32)?;
@@ -65,15 +56,19 @@ pub(crate) fn forward_fused(
         Ok(batch_norm::statistics(gpu, y, c, &parameters, None, saved.as_slice(DType::F32))?)
     };
     let alternative = FusionAlternative { rest: &mut rest, separate: &mut separate };
-    is_supported(gpu.bind().map(|_access| {
+    let result = gpu.bind().map(|_access| {
         let cudnn = gpu.cudnn()?;
-        let alternative = (!has_affine).then_some(alternative);
+        let [px, pw, py] = [x, weight, y].map(|slice| slice.pointer);
         // SAFETY: as in `forward`.
         gpu.with_workspace("cudnn convolution forward with statistics", |workspace| unsafe {
-            let (x_and, y_and) = ((x.pointer, affine), (y.pointer, channel_sums));
-            cudnn.forward_fused(s, x.dtype, options, x_and, weight.pointer, y_and, alternative, workspace)
+            let (y, alternative) = ((py, channel_sums), Some(alternative));
+            cudnn.forward_with_sums(s, x.dtype, options, px, pw, y, alternative, workspace)
         })
-    })?)
+    })?;
+    match result {
+        Err(LibraryError::Unsupported { .. }) => Ok(false),
+        other => Ok(other.map(|()| true)?),
+    }
 }
 
 /// Gradient of the input.
@@ -120,42 +115,11 @@ pub(crate) fn weight_gradient(
     or_fallback(result, || implicit_gemm::weight_gradient(gpu, s, x, dy, dw))
 }
 
-/// [`weight_gradient`] for the input `max(x * scale + shift, 0)`. Returns false if cuDNN has no kernel for the fusion.
-pub(crate) fn weight_gradient_fused(
-    gpu: &Arc<Gpu>,
-    s: &ConvShape,
-    (x, [scale, shift]): (DeviceSlice, [DeviceSlice; 2]),
-    dy: DeviceSlice,
-    dw: DeviceSlice,
-) -> Result<bool> {
-    if !supports_fusion(s, x.dtype) {
-        return Ok(false);
-    }
-    let options = gpu.conv_options();
-    let affine = ChannelAffine { scale: scale.pointer, shift: shift.pointer };
-    is_supported(gpu.bind().map(|_access| {
-        let cudnn = gpu.cudnn()?;
-        // SAFETY: as in `forward`.
-        gpu.with_workspace("cudnn convolution weight gradient with normalisation", |workspace| unsafe {
-            let x_and = (x.pointer, affine);
-            cudnn.weight_gradient_fused(s, x.dtype, options, x_and, dy.pointer, dw.pointer, workspace)
-        })
-    })?)
-}
-
-/// True if cuDNN's precompiled engines may support a fusion: 16-bit dtypes (fused engines do not guarantee strict f32), one group, and
-/// channels in multiples of 8.
-fn supports_fusion(s: &ConvShape, dtype: DType) -> bool {
+/// True if cuDNN's engines may support channel sums: 16-bit dtypes (fused engines do not guarantee strict f32), one group, and channels in
+/// multiples of 8.
+fn supports_sums(s: &ConvShape, dtype: DType) -> bool {
     let whole = s.groups == 1 && s.c_in.is_multiple_of(8) && s.c_out.is_multiple_of(8);
     whole && dtype != DType::F32 && s.input_len() != 0 && s.output_len() != 0
-}
-
-/// False for [`LibraryError::Unsupported`]; other errors are returned.
-fn is_supported(result: std::result::Result<(), LibraryError>) -> Result<bool> {
-    match result {
-        Err(LibraryError::Unsupported { .. }) => Ok(false),
-        other => Ok(other.map(|()| true)?),
-    }
 }
 
 /// Runs `fallback` for [`LibraryError::Unsupported`]. A missing library is an error, so that nothing silently runs slowly.

@@ -1,7 +1,7 @@
 //! Batch normalisation (Ioffe and Szegedy, 2015), fused with a residual addition and an activation.
 mod composed;
 mod fused;
-pub(super) mod gpu;
+mod gpu;
 
 use super::gpu::{OnGpu, check_parameters};
 use super::half::widened;
@@ -10,7 +10,7 @@ use crate::cpu;
 use crate::cpu::batch_norm::{self as kernel, DerivativeOperand};
 use crate::cpu::elementary::Elementary;
 use crate::{Activation, Element, Error, Result, Tensor};
-pub(super) use composed::{Nonlinearity, with_batch_norm_backward};
+use composed::{Nonlinearity, with_batch_norm_backward};
 
 /// Options and parameters of a batch normalisation over the last axis. Tensors are `[c]`, of the input's dtype or, with an f16 or bf16
 /// input, all f32.

@@ -84,7 +84,7 @@ impl Tensor {
         let has_sums = {
             let views = [self, weight, &y, &sums].map(Tensor::device_view);
             let [x, w, of_y, of_sums] = views.each_ref().map(|t| t.slice());
-            on.with_op_context(cuda::conv2d::forward_fused(&on.gpu, &s, (x, None), w, (of_y, Some(of_sums))))?
+            on.with_op_context(cuda::conv2d::forward_with_sums(&on.gpu, &s, x, w, of_y, of_sums))?
         };
         match has_sums {
             true => Ok((y.with_conv2d_backward(self, weight, None, s), Some(sums))),

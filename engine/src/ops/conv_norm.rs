@@ -1,8 +1,4 @@
 //! Convolution, batch norm and activation as one operation.
-mod pending;
-
-pub use pending::PendingBatchNorm;
-
 use crate::{Activation, BatchNorm, Conv2dOptions, Result, Tensor};
 
 impl Tensor {

@@ -97,7 +97,6 @@ mod update_state;
 pub use adaptive_pool::GlobalPool;
 pub use attention::AttentionMask;
 pub use batch_norm::BatchNorm;
-pub use conv_norm::PendingBatchNorm;
 pub use conv2d::Conv2dOptions;
 #[cfg(test)]
 pub(crate) use expand::broadcast_steps;

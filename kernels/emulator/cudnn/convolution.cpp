@@ -136,20 +136,6 @@ void convolve(const Geometry& g, Precision precision, void* image, void* weight,
   }
 }
 
-std::vector<char> scale_shift_relu(const Geometry& g, const void* image, const void* scale, const void* shift,
-                                   host::ElementType vector_type, host::ElementType intermediate_type) {
-  const std::vector<float> a = load_f32(scale, vector_type, g.c, false), b = load_f32(shift, vector_type, g.c, false);
-  std::vector<char> to(host::size_of(g.type) * g.image_elements());
-  parallel(g.n * g.h, [&](int64_t row) {
-    for (int64_t i = row * g.w * g.c; i < (row + 1) * g.w * g.c; i++) {
-      const float scaled = host::round_to(intermediate_type, host::load(image, g.type, i) * a[i % g.c]);
-      const float shifted = host::round_to(intermediate_type, scaled + b[i % g.c]);
-      host::store(to.data(), g.type, i, shifted > 0 ? shifted : 0);
-    }
-  });
-  return to;
-}
-
 void channel_sums(const Geometry& g, const void* output, bool accumulates, float* sum, float* sqsum) {
   std::vector<double> totals(2 * g.k, 0);
   for (int64_t row = 0; row < g.n * g.out_h; row++) {

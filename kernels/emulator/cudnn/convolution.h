@@ -28,10 +28,6 @@ struct Precision {
 // Computes the output, the image's gradient or the weight's gradient, as `g.kind` selects, from the other two tensors.
 void convolve(const Geometry& g, Precision precision, void* image, void* weight, void* output);
 
-// max(image * scale + shift, 0) by channel. Each step is rounded to `intermediate_type`, the result to the image's type.
-std::vector<char> scale_shift_relu(const Geometry& g, const void* image, const void* scale, const void* shift,
-                                   host::ElementType vector_type, host::ElementType intermediate_type);
-
 // Sums and sums of squares of the output by channel, added to `sum` and `sqsum` if `accumulates`, else written. Each row of pixels is
 // summed in f32, like a GPU's tiles.
 void channel_sums(const Geometry& g, const void* output, bool accumulates, float* sum, float* sqsum);

@@ -17,7 +17,7 @@ struct Handle {
 // Device pointers of a variant pack, by tensor.
 struct Bindings {
   char *image = nullptr, *weight = nullptr, *output = nullptr, *workspace = nullptr;
-  char *scale = nullptr, *shift = nullptr, *sum = nullptr, *sqsum = nullptr;
+  char *sum = nullptr, *sqsum = nullptr;
 };
 
 DescriptorRef& descriptor(void* raw) { return *static_cast<DescriptorRef*>(raw); }
@@ -87,8 +87,6 @@ Status execute(const Handle& handle, const Descriptor& plan, const Descriptor& p
   Bindings pointers;
   bool is_bound = bind(pack, p.image, pointers.image) && bind(pack, p.weight, pointers.weight) &&
                   bind(pack, p.output, pointers.output);
-  if (p.has_scale_shift_relu)
-    is_bound = is_bound && bind(pack, p.scale, pointers.scale) && bind(pack, p.shift, pointers.shift);
   if (p.has_genstats) is_bound = is_bound && bind(pack, p.sum, pointers.sum) && bind(pack, p.sqsum, pointers.sqsum);
   if (!is_bound)
     return fail(bad_param,
@@ -105,8 +103,7 @@ Status execute(const Handle& handle, const Descriptor& plan, const Descriptor& p
     return fail(execution_failed, "engine " + std::to_string(engine) + " could not be launched");
   const Precision precision = plan.engine->precision;
   const bool accumulates_sums = plan.engine->accumulates_sums;
-  const bool has_scale_shift_relu = p.has_scale_shift_relu, has_genstats = p.has_genstats;
-  const int intermediate_type = p.intermediate_type, vector_type = p.scale.type;
+  const bool has_genstats = p.has_genstats;
   const bool queued = fornax::enqueue(handle.stream, "a cuDNN convolution", [=] {
     fornax::advance_clock(planted.milliseconds / 1e3);
     if (planted.fault == PlantedFault::illegal_address)
@@ -122,14 +119,6 @@ Status execute(const Handle& handle, const Descriptor& plan, const Descriptor& p
     if (workspace)
       memset(fornax::device_range(pointers.workspace, size_t(workspace), fornax::Access::Write), 0xa5,
              size_t(workspace));
-    std::vector<char> normalized_image;
-    if (has_scale_shift_relu) {
-      const size_t bytes = bytes_of(vector_type) * size_t(g.c);
-      const void* scale = fornax::device_range(pointers.scale, bytes, fornax::Access::Read);
-      const void* shift = fornax::device_range(pointers.shift, bytes, fornax::Access::Read);
-      normalized_image = scale_shift_relu(g, image, scale, shift, host_type(vector_type), host_type(intermediate_type));
-      image = normalized_image.data();
-    }
     convolve(g, precision, image, weight, output);
     if (has_genstats) {
       auto vector = [&](char* pointer) {
@@ -188,8 +177,6 @@ FORNAX_API int cudnnSetStream(void* handle, CUstream stream) {
 
 FORNAX_API int cudnnBackendCreateDescriptor(int kind, void** to) {
   switch (kind) {
-    case k_pointwise:
-    case k_pointwise_operation:
     case k_genstats:
     case k_convolution:
     case k_engine:

@@ -45,12 +45,6 @@ const AttributeRule attribute_rules[] = {
     {k_conv_backward_filter, a_filter_conv, t_descriptor, 1, 1, true},
     {k_conv_backward_filter, a_filter_alpha, t_float, 1, 1, true},
     {k_conv_backward_filter, a_filter_beta, t_float, 1, 1, true},
-    {k_pointwise, a_pointwise_mode, t_pointwise_mode, 1, 1, true},
-    {k_pointwise, a_pointwise_math, t_data_type, 1, 1, true},
-    {k_pointwise_operation, a_pointwise_descriptor, t_descriptor, 1, 1, true},
-    {k_pointwise_operation, a_pointwise_x, t_descriptor, 1, 1, true},
-    {k_pointwise_operation, a_pointwise_b, t_descriptor, 1, 1, false},
-    {k_pointwise_operation, a_pointwise_y, t_descriptor, 1, 1, true},
     {k_genstats, a_genstats_mode, t_genstats_mode, 1, 1, true},
     {k_genstats, a_genstats_math, t_data_type, 1, 1, true},
     {k_genstats, a_genstats_x, t_descriptor, 1, 1, true},
@@ -163,12 +157,10 @@ Status Descriptor::finalize() {
     case k_conv_forward:
     case k_conv_backward_data:
     case k_conv_backward_filter: status = finalize_operation(); break;
-    case k_pointwise: break;
-    case k_pointwise_operation:
     case k_genstats:
       for (const auto& [name, attribute] : attributes)
         for (const DescriptorRef& child : attribute.children)
-          if (child->kind != (name == a_pointwise_descriptor ? k_pointwise : k_tensor))
+          if (child->kind != k_tensor)
             status = fail(bad_param, "attribute " + std::to_string(name) + ": wrong descriptor type");
       break;
     case k_operation_graph: status = finalize_graph(); break;
@@ -258,7 +250,7 @@ Status Descriptor::finalize_operation() {
   const bool computable = symmetric && x.elements() && w.elements() && y.elements() &&
                           conv->value<int>(a_conv_compute_type) == d_float &&
                           conv->value<int>(a_conv_mode) == cross_correlation && y.type == w.type &&
-                          (x.type == y.type || !x.in_memory) && bytes_of(y.type) && is_channels_last(x) &&
+                          x.type == y.type && x.in_memory && bytes_of(y.type) && is_channels_last(x) &&
                           is_channels_last(w) && is_channels_last(y) && w.in_memory && y.in_memory &&
                           value<float>(name(a_forward_alpha, a_data_alpha, a_filter_alpha)) == 1 &&
                           value<float>(name(a_forward_beta, a_data_beta, a_filter_beta)) == 0;

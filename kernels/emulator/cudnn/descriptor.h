@@ -24,7 +24,6 @@ enum Status {
 };
 
 enum DescriptorType {
-  k_pointwise = 0,
   k_convolution = 1,
   k_engine = 2,
   k_engine_config = 3,
@@ -33,7 +32,6 @@ enum DescriptorType {
   k_conv_forward = 10,
   k_conv_backward_filter = 11,
   k_conv_backward_data = 12,
-  k_pointwise_operation = 13,
   k_genstats = 14,
   k_operation_graph = 15,
   k_variant_pack = 16,
@@ -50,15 +48,12 @@ enum AttributeType {
   t_convolution_mode = 7,
   t_heuristic_mode = 8,
   t_numerical_note = 11,
-  t_pointwise_mode = 14,
   t_descriptor = 15,
   t_genstats_mode = 16,
   t_char = 24,
 };
 
 enum AttributeName {
-  a_pointwise_mode = 0,
-  a_pointwise_math = 1,
   a_conv_compute_type = 100,
   a_conv_mode = 101,
   a_conv_dilations = 102,
@@ -93,10 +88,6 @@ enum AttributeName {
   a_filter_dw = 715,
   a_filter_x = 716,
   a_filter_dy = 717,
-  a_pointwise_descriptor = 750,
-  a_pointwise_x = 751,
-  a_pointwise_b = 752,
-  a_pointwise_y = 753,
   a_genstats_mode = 770,
   a_genstats_math = 771,
   a_genstats_x = 772,
@@ -143,21 +134,17 @@ PlantedBehaviour planted_behaviour(int64_t engine);
 struct Tensor {
   int64_t id, alignment, dims[4], strides[4];
   int type;
-  bool in_memory;  // not virtual and not passed by value
+  int in_memory;  // not virtual and not passed by value
 
   int64_t elements() const { return dims[0] * dims[1] * dims[2] * dims[3]; }
 };
 
-// Graph that the stand-in can compute: a convolution with optional fused operations before and after it.
+// Graph that the stand-in can compute: a convolution, with optional statistics of its output.
 struct ConvGraph {
   Geometry geometry;
   Tensor image, weight, output;
-  // The convolution reads max(image * scale + shift, 0), whose virtual tensors have `intermediate_type`.
-  bool has_scale_shift_relu = false;
-  Tensor scale{}, shift{};
-  int intermediate_type = 0;
   // Genstats of a forward convolution: sums and sums of squares of the output by channel.
-  bool has_genstats = false;
+  int64_t has_genstats = false;
   Tensor sum{}, sqsum{};
 };
 

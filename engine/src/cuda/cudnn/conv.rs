@@ -2,7 +2,7 @@
 use super::api::{CudnnApi, driver_error, unplanned, unsupported};
 use super::choices::{ConvChoice, ConvChoices, ConvPlanRecord};
 use super::descriptor::{AttributeName, Descriptor, DescriptorType, DevicePointer, HandleValue};
-use super::graph::{INPUT, OUTPUT, SCALE, SHIFT, SQUARES, SUM, WEIGHT};
+use super::graph::{INPUT, OUTPUT, SQUARES, SUM, WEIGHT};
 use super::planner::{ConvPlanner, ExecutionPlan};
 use super::problem::{ConvBenchmark, ConvEngineOptions, ConvFusion, ConvKind, ConvPlanChoice, ConvProblem};
 use super::selection::{PlanSelection, SelectionError, fill_sums};
@@ -50,15 +50,6 @@ impl Drop for CudnnHandle {
     }
 }
 
-/// Device addresses of a scale and a shift per input channel, of dtype [`ConvProblem::affine_dtype`].
-#[derive(Clone, Copy, Debug)]
-pub struct ChannelAffine {
-    /// Scale.
-    pub scale: CUdeviceptr,
-    /// Shift.
-    pub shift: CUdeviceptr,
-}
-
 /// Device addresses for the f32 sums of each output channel.
 #[derive(Clone, Copy, Debug)]
 pub struct ChannelSums {
@@ -84,7 +75,6 @@ struct ConvTensors {
     input: CUdeviceptr,
     weight: CUdeviceptr,
     output: CUdeviceptr,
-    affine: Option<ChannelAffine>,
     sums: Option<ChannelSums>,
 }
 
@@ -146,7 +136,7 @@ impl Cudnn {
         y: CUdeviceptr,
         workspace: &mut WorkspaceAllocator,
     ) -> Result<(), LibraryError> {
-        let tensors = ConvTensors { input: x, weight: w, output: y, affine: None, sums: None };
+        let tensors = ConvTensors { input: x, weight: w, output: y, sums: None };
         // SAFETY: guaranteed by the caller.
         unsafe { self.run(ConvKind::Forward, shape, dtype, options, tensors, None, workspace) }
     }
@@ -165,7 +155,7 @@ impl Cudnn {
         dx: CUdeviceptr,
         workspace: &mut WorkspaceAllocator,
     ) -> Result<(), LibraryError> {
-        let tensors = ConvTensors { input: dx, weight: w, output: dy, affine: None, sums: None };
+        let tensors = ConvTensors { input: dx, weight: w, output: dy, sums: None };
         // SAFETY: guaranteed by the caller.
         unsafe { self.run(ConvKind::DataGradient, shape, dtype, options, tensors, None, workspace) }
     }
@@ -184,50 +174,30 @@ impl Cudnn {
         dw: CUdeviceptr,
         workspace: &mut WorkspaceAllocator,
     ) -> Result<(), LibraryError> {
-        let tensors = ConvTensors { input: x, weight: dw, output: dy, affine: None, sums: None };
+        let tensors = ConvTensors { input: x, weight: dw, output: dy, sums: None };
         // SAFETY: guaranteed by the caller.
         unsafe { self.run(ConvKind::WeightGradient, shape, dtype, options, tensors, None, workspace) }
     }
 
-    /// [`Cudnn::forward`] of `max(x * scale + shift, 0)` if `affine` is given, with per-channel sums of the output if `sums` is given.
-    /// Returns [`LibraryError::Unsupported`], with undefined outputs, if cuDNN has no kernel for the fusion, or if timing found it slower
-    /// than `alternative`; that result is cached.
+    /// [`Cudnn::forward`] with per-channel sums of the output. Returns [`LibraryError::Unsupported`], with undefined outputs, if cuDNN has no
+    /// kernel for it, or if timing found it slower than `alternative`; that result is cached.
     ///
     /// # Safety
-    /// As for [`Cudnn::forward`]; scale and shift have one element per channel of x, the sums one per channel of y.
-    pub unsafe fn forward_fused(
+    /// As for [`Cudnn::forward`]; the sums have one element per channel of y.
+    pub unsafe fn forward_with_sums(
         &self,
         shape: &ConvShape,
         dtype: DType,
         options: ConvEngineOptions,
-        (x, affine): (CUdeviceptr, Option<ChannelAffine>),
+        x: CUdeviceptr,
         w: CUdeviceptr,
-        (y, sums): (CUdeviceptr, Option<ChannelSums>),
+        (y, sums): (CUdeviceptr, ChannelSums),
         alternative: Option<FusionAlternative>,
         workspace: &mut WorkspaceAllocator,
     ) -> Result<(), LibraryError> {
-        let tensors = ConvTensors { input: x, weight: w, output: y, affine, sums };
+        let tensors = ConvTensors { input: x, weight: w, output: y, sums: Some(sums) };
         // SAFETY: guaranteed by the caller.
         unsafe { self.run(ConvKind::Forward, shape, dtype, options, tensors, alternative, workspace) }
-    }
-
-    /// [`Cudnn::weight_gradient`] for the input `max(x * scale + shift, 0)`; errors as for [`Cudnn::forward_fused`].
-    ///
-    /// # Safety
-    /// As for [`Cudnn::forward_fused`].
-    pub unsafe fn weight_gradient_fused(
-        &self,
-        shape: &ConvShape,
-        dtype: DType,
-        options: ConvEngineOptions,
-        (x, affine): (CUdeviceptr, ChannelAffine),
-        dy: CUdeviceptr,
-        dw: CUdeviceptr,
-        workspace: &mut WorkspaceAllocator,
-    ) -> Result<(), LibraryError> {
-        let tensors = ConvTensors { input: x, weight: dw, output: dy, affine: Some(affine), sums: None };
-        // SAFETY: guaranteed by the caller.
-        unsafe { self.run(ConvKind::WeightGradient, shape, dtype, options, tensors, None, workspace) }
     }
 
     /// # Safety
@@ -411,10 +381,9 @@ impl Cudnn {
 impl ConvTensors {
     /// Tensor ids and addresses.
     fn bindings(self) -> impl Iterator<Item = (i64, CUdeviceptr)> {
-        let affine = self.affine.map(|a| [(SCALE, a.scale), (SHIFT, a.shift)]);
         let sums = self.sums.map(|s| [(SUM, s.sum), (SQUARES, s.squares)]);
         let three = [(INPUT, self.input), (WEIGHT, self.weight), (OUTPUT, self.output)];
-        three.into_iter().chain(affine.into_iter().flatten()).chain(sums.into_iter().flatten())
+        three.into_iter().chain(sums.into_iter().flatten())
     }
 
     /// The largest power of two, at most 16, that divides all addresses. No engine requires more.
@@ -423,7 +392,7 @@ impl ConvTensors {
     }
 
     fn fusion(&self) -> ConvFusion {
-        ConvFusion { normalize: self.affine.is_some(), statistics: self.sums.is_some() }
+        ConvFusion { statistics: self.sums.is_some() }
     }
 }
 

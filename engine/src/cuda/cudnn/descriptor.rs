@@ -122,7 +122,6 @@ attributes! {
     i64 => CUDNN_TYPE_INT64,
     f32 => CUDNN_TYPE_FLOAT,
     u8 => CUDNN_TYPE_CHAR,
-    bool => CUDNN_TYPE_BOOLEAN,
     DescriptorPointer => CUDNN_TYPE_BACKEND_DESCRIPTOR,
     HandleValue => CUDNN_TYPE_HANDLE,
     DevicePointer => CUDNN_TYPE_VOID_PTR,
@@ -130,6 +129,5 @@ attributes! {
     sys::cudnnDataType_t => CUDNN_TYPE_DATA_TYPE,
     sys::cudnnConvolutionMode_t => CUDNN_TYPE_CONVOLUTION_MODE,
     sys::cudnnBackendHeurMode_t => CUDNN_TYPE_HEUR_MODE,
-    sys::cudnnPointwiseMode_t => CUDNN_TYPE_POINTWISE_MODE,
     sys::cudnnGenStatsMode_t => CUDNN_TYPE_GENSTATS_MODE,
 }

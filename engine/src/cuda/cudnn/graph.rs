@@ -1,10 +1,10 @@
 //! Convolution as a cuDNN operation graph: one operation on three tensors, and the operations fused with it.
 use super::api::CudnnApi;
 use super::descriptor::{AttributeName, Descriptor, DescriptorPointer, DescriptorType, HandleValue};
-use super::problem::{ConvKind, ConvProblem, data_type};
+use super::problem::{ConvKind, ConvProblem};
 use crate::cuda::library::LibraryError;
+use cudarc::cudnn::sys::cudnnGenStatsMode_t as Statistics;
 use cudarc::cudnn::sys::{cudnnConvolutionMode_t as Mode, cudnnDataType_t as DataType};
-use cudarc::cudnn::sys::{cudnnGenStatsMode_t as Statistics, cudnnPointwiseMode_t as Pointwise};
 
 /// Id of the input, or its gradient. Ids identify tensors in a graph and in the variant pack that runs its plan.
 pub(super) const INPUT: i64 = 1;
@@ -12,15 +12,10 @@ pub(super) const INPUT: i64 = 1;
 pub(super) const WEIGHT: i64 = 2;
 /// Id of the output, or its gradient.
 pub(super) const OUTPUT: i64 = 3;
-
-/// Id of the scale of a normalized input's channels.
-pub(super) const SCALE: i64 = 4;
-/// Id of the shift of a normalized input's channels.
-pub(super) const SHIFT: i64 = 5;
 /// Id of the sums of the output's channels.
-pub(super) const SUM: i64 = 6;
+pub(super) const SUM: i64 = 4;
 /// Id of the sums of squares of the output's channels.
-pub(super) const SQUARES: i64 = 7;
+pub(super) const SQUARES: i64 = 5;
 
 /// Builds the operation graph of `problem`, with a handle if there is a device.
 pub(super) fn describe(
@@ -38,7 +33,7 @@ pub(super) fn describe(
     graph.finalize()
 }
 
-/// The convolution, preceded by the normalization of its input and followed by the statistics of its output if these are fused.
+/// The convolution, followed by the statistics of its output if these are fused.
 fn operations(api: &'static CudnnApi, problem: &ConvProblem) -> Result<Vec<Descriptor>, LibraryError> {
     let s = &problem.shape;
     let (c_in, c_out, group_in) = (s.c_in as i64, s.c_out as i64, s.group_in() as i64);
@@ -49,33 +44,7 @@ fn operations(api: &'static CudnnApi, problem: &ConvProblem) -> Result<Vec<Descr
     let weight = tensor(WEIGHT, stored, [c_out, group_in, s.kernel[0] as i64, s.kernel[1] as i64])?;
     let output = tensor(OUTPUT, stored, [n, c_out, out_h, out_w])?;
     let attributes = OperationAttributes::of(problem.kind);
-    let mut operations = Vec::new();
-    let input = if problem.fusion.normalize {
-        let affine_type = data_type(ConvProblem::affine_dtype(problem.dtype))?;
-        let [scale, shift] = [SCALE, SHIFT].map(|id| tensor(id, affine_type, [1, c_in, 1, 1]));
-        let steps =
-            [(Pointwise::CUDNN_POINTWISE_MUL, Some(scale?)), (Pointwise::CUDNN_POINTWISE_ADD, Some(shift?))];
-        let mut from = input;
-        for (at, (mode, operand)) in
-            steps.into_iter().chain([(Pointwise::CUDNN_POINTWISE_RELU_FWD, None)]).enumerate()
-        {
-            let to = self::tensor(
-                api,
-                problem,
-                FIRST_VIRTUAL + at as i64,
-                problem.virtual_type()?,
-                [n, c_in, h, w],
-            )?
-            .set(AttributeName::CUDNN_ATTR_TENSOR_IS_VIRTUAL, &[true])?
-            .finalize()?;
-            operations.push(pointwise(api, mode, &from, operand.as_ref(), &to)?);
-            from = to;
-        }
-        from
-    } else {
-        input
-    };
-    operations.push(
+    let mut operations = vec![
         Descriptor::new(api, attributes.operation)?
             .set(attributes.input, &[input.raw()])?
             .set(attributes.weight, &[weight.raw()])?
@@ -84,7 +53,7 @@ fn operations(api: &'static CudnnApi, problem: &ConvProblem) -> Result<Vec<Descr
             .set(attributes.alpha, &[1.0f32])?
             .set(attributes.beta, &[0.0f32])?
             .finalize()?,
-    );
+    ];
     if problem.fusion.statistics {
         let vector = |id| tensor(id, DataType::CUDNN_DATA_FLOAT, [1, c_out, 1, 1]);
         operations.push(
@@ -101,31 +70,6 @@ fn operations(api: &'static CudnnApi, problem: &ConvProblem) -> Result<Vec<Descr
         );
     }
     Ok(operations)
-}
-
-/// First id of virtual tensors, which exist only between operations.
-const FIRST_VIRTUAL: i64 = 8;
-
-/// `to = from (mode) operand`, in f32.
-fn pointwise(
-    api: &'static CudnnApi,
-    mode: Pointwise,
-    from: &Descriptor,
-    operand: Option<&Descriptor>,
-    to: &Descriptor,
-) -> Result<Descriptor, LibraryError> {
-    let function = Descriptor::new(api, DescriptorType::CUDNN_BACKEND_POINTWISE_DESCRIPTOR)?
-        .set(AttributeName::CUDNN_ATTR_POINTWISE_MODE, &[mode])?
-        .set(AttributeName::CUDNN_ATTR_POINTWISE_MATH_PREC, &[DataType::CUDNN_DATA_FLOAT])?
-        .finalize()?;
-    let mut operation = Descriptor::new(api, DescriptorType::CUDNN_BACKEND_OPERATION_POINTWISE_DESCRIPTOR)?
-        .set(AttributeName::CUDNN_ATTR_OPERATION_POINTWISE_PW_DESCRIPTOR, &[function.raw()])?
-        .set(AttributeName::CUDNN_ATTR_OPERATION_POINTWISE_XDESC, &[from.raw()])?
-        .set(AttributeName::CUDNN_ATTR_OPERATION_POINTWISE_YDESC, &[to.raw()])?;
-    if let Some(operand) = operand {
-        operation = operation.set(AttributeName::CUDNN_ATTR_OPERATION_POINTWISE_BDESC, &[operand.raw()])?;
-    }
-    operation.finalize()
 }
 
 /// Channels-last tensor, with dimensions in cuDNN's order (n, c, h, w).

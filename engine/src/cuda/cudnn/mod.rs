@@ -1,6 +1,5 @@
 //! Convolution by cuDNN's backend graph API: forward, data gradient and weight gradient in f32 (strict or TF32), f16 and bf16,
-//! channels-last, with groups. Where cuDNN has a kernel for it, the convolution is fused with the normalization of its input and with the
-//! statistics of its output.
+//! channels-last, with groups. Where cuDNN has a kernel for it, the convolution is fused with the statistics of its output.
 //!
 //! A [`ConvProblem`] is described as an operation graph (`graph`). cuDNN's heuristics return engine configurations for it (`planner`). The
 //! first one that builds and runs, or the fastest of several (`selection`), becomes the plan that [`Cudnn`] caches (`conv`). Choices made by
@@ -18,7 +17,7 @@ mod selection;
 mod timing;
 
 pub use choices::ConvPlanRecord;
-pub use conv::{ChannelAffine, ChannelSums, Cudnn, FusionAlternative};
+pub use conv::{ChannelSums, Cudnn, FusionAlternative};
 pub use device_properties::DeviceProperties;
 pub use planner::{ConvPlanner, EngineSurvey};
 pub use problem::{ConvBenchmark, ConvEngineOptions, ConvFusion, ConvKind, ConvPlanChoice, ConvProblem};

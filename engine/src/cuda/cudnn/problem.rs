@@ -34,9 +34,6 @@ impl fmt::Display for ConvKind {
 /// Operations fused with a convolution; cuDNN may or may not have a kernel for the resulting graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub struct ConvFusion {
-    /// Forward and weight gradient: the input is replaced by `max(input * scale + shift, 0)`, with a scale and a shift per channel; padding
-    /// is 0 after that.
-    pub normalize: bool,
     /// Forward: also compute the f32 sum and sum of squares of each output channel.
     pub statistics: bool,
 }
@@ -101,33 +98,14 @@ pub struct ConvProblem {
 }
 
 impl ConvProblem {
+    /// cuDNN's data type of the tensors.
     pub(super) fn data_type(&self) -> Result<DataType, LibraryError> {
-        data_type(self.dtype).map_err(|_| unsupported(self))
-    }
-
-    /// Dtype of scale and shift: f16 for f16, whose precompiled engines accept nothing else; f32 for all others.
-    pub fn affine_dtype(dtype: DType) -> DType {
-        if dtype == DType::F16 { DType::F16 } else { DType::F32 }
-    }
-
-    /// Type of virtual tensors: the storage type, which run-time-compiled engines require, or f32, in which the precompiled engines (for
-    /// f16 with statistics or for the weight gradient) compute.
-    pub(super) fn virtual_type(&self) -> Result<DataType, LibraryError> {
-        let is_precompiled = self.fusion.statistics || self.kind == ConvKind::WeightGradient;
         match self.dtype {
-            DType::F16 if is_precompiled => Ok(DataType::CUDNN_DATA_FLOAT),
-            _ => self.data_type(),
+            DType::F32 => Ok(DataType::CUDNN_DATA_FLOAT),
+            DType::F16 => Ok(DataType::CUDNN_DATA_HALF),
+            DType::BF16 => Ok(DataType::CUDNN_DATA_BFLOAT16),
+            _ => Err(unsupported(self)),
         }
-    }
-}
-
-/// cuDNN's data type of a dtype.
-pub(super) fn data_type(dtype: DType) -> Result<DataType, LibraryError> {
-    match dtype {
-        DType::F32 => Ok(DataType::CUDNN_DATA_FLOAT),
-        DType::F16 => Ok(DataType::CUDNN_DATA_HALF),
-        DType::BF16 => Ok(DataType::CUDNN_DATA_BFLOAT16),
-        _ => Err(unsupported(dtype)),
     }
 }
 
@@ -139,7 +117,6 @@ impl fmt::Display for ConvProblem {
         write!(f, " with stride {:?}, padding {:?}, dilation {:?}", s.stride, s.padding, s.dilation)?;
         write!(f, ", groups {}", s.groups)?;
         let notes = [
-            (self.fusion.normalize, "normalized input"),
             (self.fusion.statistics, "with statistics"),
             (self.dtype == DType::F32 && !self.options.tf32, "strict f32"),
             (self.options.deterministic, "deterministic"),

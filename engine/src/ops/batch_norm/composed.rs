@@ -7,7 +7,7 @@ use crate::{Activation, Result, Tensor};
 use std::sync::Arc;
 
 /// Activation after the normalisation and the residual addition.
-pub(in crate::ops) enum Nonlinearity {
+pub(super) enum Nonlinearity {
     /// A built-in activation.
     BuiltIn(Activation),
     /// An expression of one input.
@@ -18,7 +18,7 @@ pub(in crate::ops) enum Nonlinearity {
 
 /// Adds this result of a batch norm to the graph. `make` builds the backward pass by kernels, which returns the wanted gradients of x,
 /// weight, bias and residual.
-pub(in crate::ops) fn with_batch_norm_backward<F>(
+pub(super) fn with_batch_norm_backward<F>(
     y: Tensor,
     op: &'static str,
     (x, norm, residual): (&Tensor, &BatchNorm, Option<&Tensor>),

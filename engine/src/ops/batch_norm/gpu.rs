@@ -53,16 +53,6 @@ pub(super) fn forward(
     Ok(with_batch_norm_backward(y, OP, (x, norm, residual), Nonlinearity::BuiltIn(activation), make))
 }
 
-/// Mean, inverse deviation, scale and shift by channel, `[SAVED_ROWS, c]`, from the channel `sums` of x. Updates the running statistics.
-pub(in crate::ops) fn finalize_statistics(
-    on: &OnGpu,
-    x: &Tensor,
-    sums: &Tensor,
-    norm: &BatchNorm,
-) -> Result<Tensor> {
-    channel_parameters(on, (x, Some(sums)), sums.dims()[1], norm)
-}
-
 /// Mean, inverse deviation, scale and shift by channel, `[SAVED_ROWS, c]`, from the batch's statistics (by way of its sums if given) or
 /// the running ones.
 fn channel_parameters(
@@ -91,16 +81,8 @@ fn channel_parameters(
     })
 }
 
-/// `max(x scale + shift, 0)` with the result of [`finalize_statistics`].
-pub(in crate::ops) fn apply_relu(on: &OnGpu, x: &Tensor, saved: &Tensor) -> Result<Tensor> {
-    on.build(*x.shape(), x.dtype(), |y| {
-        let (x, of_saved) = (x.device_view(), saved.device_view());
-        kernel::apply(&on.gpu, x.slice(), saved.dims()[1], of_saved.slice(), None, Activation::Relu, y)
-    })
-}
-
 /// Values saved for the backward pass.
-pub(in crate::ops) struct SavedForBackward {
+struct SavedForBackward {
     x: Tensor,
     /// With a residual and an activation: the mask of the derivative if there is one, else the residual.
     derivative_operand: Option<Tensor>,
@@ -114,21 +96,8 @@ pub(in crate::ops) struct SavedForBackward {
 }
 
 impl SavedForBackward {
-    /// The values saved by [`apply_relu`].
-    pub(in crate::ops) fn of_relu(x: &Tensor, saved: &Tensor, norm: &BatchNorm) -> SavedForBackward {
-        SavedForBackward {
-            x: x.detach(),
-            derivative_operand: None,
-            is_masked: false,
-            activation: Activation::Relu,
-            batch_statistics: true,
-            saved: saved.clone(),
-            parameter_dtype: norm.weight.or(norm.bias).map_or(DType::F32, |t| t.dtype()),
-        }
-    }
-
     /// The wanted gradients of x, weight, bias and residual. Overwrites `grad` if it has no other owner.
-    pub(in crate::ops) fn backward(&self, grad: Tensor, wanted: [bool; 4]) -> Result<[Option<Tensor>; 4]> {
+    fn backward(&self, grad: Tensor, wanted: [bool; 4]) -> Result<[Option<Tensor>; 4]> {
         let operands = [("x", &self.x), ("grad", &grad)];
         let on = OnGpu::for_backward(OP, &operands)?;
         let c = self.saved.dims()[1];

@@ -1,30 +1,30 @@
 //! The fused operations against the separate operations, on the emulated device.
 use crate::cuda::cudnn::{ConvBenchmark, ConvEngineOptions, ConvPlanChoice};
 use crate::cuda::{CudaGraph, set_conv_engine_options};
-use crate::{Activation, BatchNorm, Conv2dOptions, DType, Device, Result, Tensor, gradients};
+use crate::{Activation, BatchNorm, Conv2dOptions, DType, Device, Result, Tensor};
 
-pub(super) const HALF_DTYPES: [DType; 2] = [DType::F16, DType::BF16];
+const HALF_DTYPES: [DType; 2] = [DType::F16, DType::BF16];
 
-pub(super) fn device() -> Device {
+fn device() -> Device {
     Device::emulated(1).expect("g++ is installed")
 }
 
 /// Pseudo-random numbers in -1..1, plus `offset`, on the emulated device.
-pub(super) fn random(shape: &[usize], seed: usize, offset: f32, dtype: DType) -> Tensor {
+fn random(shape: &[usize], seed: usize, offset: f32, dtype: DType) -> Tensor {
     let value = |i: usize| ((i * 7919 + seed * 104_729) % 1013) as f32 / 506.0 - 1.0 + offset;
     let count = shape.iter().product();
     let host = Tensor::from_vec((0..count).map(value).collect(), shape).expect("memory");
     host.to_dtype(dtype).and_then(|t| t.to_device(&device())).expect("memory")
 }
 
-pub(super) fn values(t: &Tensor) -> Vec<f32> {
+fn values(t: &Tensor) -> Vec<f32> {
     let host = t.to_device(&Device::Cpu).and_then(|t| t.to_dtype(DType::F32)).expect("a copy");
     host.to_vec().expect("f32")
 }
 
 /// Asserts that the elements agree within `tolerance` times the largest.
 #[track_caller]
-pub(super) fn assert_close(what: &str, got: &Tensor, want: &Tensor, tolerance: f32) {
+fn assert_close(what: &str, got: &Tensor, want: &Tensor, tolerance: f32) {
     let (got, want) = (values(got), values(want));
     let largest = want.iter().fold(1e-3f32, |m, v| m.max(v.abs()));
     for (i, (a, b)) in got.iter().zip(&want).enumerate() {
@@ -33,7 +33,7 @@ pub(super) fn assert_close(what: &str, got: &Tensor, want: &Tensor, tolerance: f
 }
 
 /// Tolerance for a few roundings in the dtype.
-pub(super) fn tolerance(dtype: DType) -> f32 {
+fn tolerance(dtype: DType) -> f32 {
     if dtype == DType::F16 { 4e-3 } else { 3e-2 }
 }
 
@@ -106,71 +106,6 @@ fn conv2d_batch_norm_act_matches_separate_operations() {
                 let what = format!("{dtype} {f:?}, residual {with_residual}, result {which}");
                 assert_close(&what, a, b, tolerance(dtype));
             }
-        }
-    }
-}
-
-#[test]
-fn pending_batch_norm_matches_separate_operations() {
-    // With a kink after the second norm a rounding could change a gradient by a whole term.
-    let f = Activation::Identity;
-    for dtype in HALF_DTYPES {
-        for resolved in [false, true] {
-            let second = || {
-                let weight = random(&[8, 3, 3, 16], 10, 0.0, dtype).variable();
-                (weight, BatchNorm { training: true, eps: 1e-3, ..BatchNorm::default() })
-            };
-            let of_weight = |weight: &Tensor| weight.grad().expect("a gradient");
-            let (weight, norm) = second();
-            let mut fused = Inputs::new(dtype, 0.0).run(|i| {
-                let pending = i.x.conv2d_batch_norm_pending(&i.weight, &SAME, &i.norm(true))?;
-                match resolved {
-                    true => pending.resolve()?.conv2d_batch_norm_act(&weight, &SAME, &norm, f, None),
-                    false => pending.conv2d_batch_norm_act(&weight, &SAME, &norm, f, None),
-                }
-            });
-            fused.push(of_weight(&weight));
-            let (weight, norm) = second();
-            let mut parts = Inputs::new(dtype, 0.0).run(|i| {
-                let y = i.x.conv2d(&i.weight, None, &SAME)?;
-                let y = y.batch_norm_act(&i.norm(true), Activation::Relu, None)?;
-                y.conv2d(&weight, None, &SAME)?.batch_norm_act(&norm, f, None)
-            });
-            parts.push(of_weight(&weight));
-            assert_eq!(fused.len(), parts.len());
-            for (which, (a, b)) in fused.iter().zip(&parts).enumerate() {
-                // Roundings of two layers, and normalisation steps rounded to the storage dtype.
-                let what = format!("{dtype}, resolved {resolved}, result {which}");
-                assert_close(&what, a, b, 4.0 * tolerance(dtype));
-            }
-        }
-    }
-}
-
-#[test]
-fn pending_batch_norm_supports_create_graph() {
-    let dtype = DType::F16;
-    let of = |create_graph: bool, resolved: bool| -> Result<Vec<Tensor>> {
-        let i = Inputs::new(dtype, 0.0);
-        let weight = random(&[8, 3, 3, 16], 10, 0.0, dtype).variable();
-        let pending = i.x.conv2d_batch_norm_pending(&i.weight, &SAME, &i.norm(true))?;
-        let norm = BatchNorm { training: true, eps: 1e-3, ..BatchNorm::default() };
-        let y = match resolved {
-            true => pending.resolve()?.conv2d(&weight, None, &SAME)?,
-            false => pending.conv2d_batch_norm_act(&weight, &SAME, &norm, Activation::Identity, None)?,
-        };
-        let upstream = random(y.dims(), 9, 0.0, dtype);
-        let inputs = [&i.x, &i.weight, &i.scale, &i.bias, &weight];
-        let grads = gradients(&[(&y, &upstream)], &inputs, create_graph)?;
-        Ok(grads.into_iter().map(|g| g.expect("the output depends on every input")).collect())
-    };
-    for resolved in [false, true] {
-        let kernels = of(false, resolved).expect("has gradients");
-        let composed = of(true, resolved).expect("has gradients");
-        assert!(composed.iter().all(Tensor::requires_grad));
-        for (which, (a, b)) in composed.iter().zip(&kernels).enumerate() {
-            let what = format!("resolved {resolved}, gradient {which}");
-            assert_close(&what, a, b, 4.0 * tolerance(dtype));
         }
     }
 }
