@@ -8,6 +8,7 @@
 mod build;
 mod sources;
 
+use std::collections::BTreeMap;
 use std::ffi::{CString, c_char, c_int};
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -38,6 +39,17 @@ pub struct KernelTraffic {
     /// Bytes read.
     pub loads: u64,
     /// Bytes written.
+    pub stores: u64,
+}
+
+/// Executions of a kernel or library call in counted mode, and the device memory that they moved.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WorkCount {
+    /// Number of executions, including those by replayed CUDA graphs.
+    pub executions: u64,
+    /// Bytes read. A byte counts once per execution, however many threads read it.
+    pub loads: u64,
+    /// Bytes written, each counted once per execution.
     pub stores: u64,
 }
 
@@ -134,6 +146,27 @@ pub fn set_checked(checked: bool) -> Result<(), EmulatorError> {
     Ok(())
 }
 
+/// Enables or disables counted mode for modules that are loaded from now on: accesses of kernels are counted, not checked, for
+/// [`work_counts`].
+pub fn set_counted(counted: bool) -> Result<(), EmulatorError> {
+    let runtime = RUNTIME.get().ok_or(EmulatorError::NotLoaded)?;
+    // SAFETY: the type is that of the function in `emulator/runtime/settings.cpp`.
+    unsafe { (runtime.set_counted)(c_int::from(counted)) };
+    Ok(())
+}
+
+/// Runs all queued work and returns what kernels, library calls, copies and memsets have done in counted mode so far, by name.
+pub fn work_counts() -> BTreeMap<String, WorkCount> {
+    let text = RUNTIME.get().and_then(|runtime| read_text(&runtime.counts)).unwrap_or_default();
+    let count = |line: &str| {
+        let mut fields = line.split('\t');
+        let name = fields.next()?.to_string();
+        let mut number = || fields.next()?.parse().ok();
+        Some((name, WorkCount { executions: number()?, loads: number()?, stores: number()? }))
+    };
+    text.lines().filter_map(count).collect()
+}
+
 /// Returns and clears the last error message, with kernel, line, block and thread if known; `None` if there was no error. Unlike on a
 /// real device, this also resets devices after a sticky error.
 pub fn take_error() -> Option<String> {
@@ -180,10 +213,12 @@ type ReadText = unsafe extern "C" fn(*mut c_char, usize) -> usize;
 struct Runtime {
     set_order: Symbol<unsafe extern "C" fn(u64)>,
     set_checked: Symbol<unsafe extern "C" fn(c_int)>,
+    set_counted: Symbol<unsafe extern "C" fn(c_int)>,
     last_error: Symbol<ReadText>,
     clear_error: Symbol<unsafe extern "C" fn()>,
     live_bytes: Symbol<unsafe extern "C" fn() -> usize>,
     leaks: Symbol<ReadText>,
+    counts: Symbol<ReadText>,
     bytes: Symbol<unsafe extern "C" fn(*const c_char, *mut u64, *mut u64) -> c_int>,
 }
 
@@ -214,9 +249,11 @@ impl Runtime {
             Runtime {
                 set_order: library.get(b"fornax_emulator_set_order").map_err(load)?,
                 set_checked: library.get(b"fornax_emulator_set_checked").map_err(load)?,
+                set_counted: library.get(b"fornax_emulator_set_counted").map_err(load)?,
                 last_error: library.get(b"fornax_emulator_last_error").map_err(load)?,
                 clear_error: library.get(b"fornax_emulator_clear_error").map_err(load)?,
                 live_bytes: library.get(b"fornax_emulator_live_bytes").map_err(load)?,
+                counts: library.get(b"fornax_emulator_counts").map_err(load)?,
                 leaks: library.get(b"fornax_emulator_leaks").map_err(load)?,
                 bytes: library.get(b"fornax_emulator_bytes").map_err(load)?,
             }

@@ -49,6 +49,7 @@ struct Settings {
   int devices = 1;
   uint64_t order = 0;  // 0 ascending, 1 descending, otherwise random with this seed
   bool checked = false;
+  bool counted = false;  // instrumented accesses are counted instead of checked
   std::string cache_folder, include_folder, compiler;
 };
 Settings& settings();
