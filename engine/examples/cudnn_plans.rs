@@ -73,15 +73,18 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
 }
 
 /// The fusions: a name, the computation, and the storage dtypes that cuDNN does not support.
-const FUSIONS: [(&str, ConvKind, ConvFusion, &[DType]); 4] = {
-    let statistics = ConvFusion { normalize: false, statistics: true };
-    let normalize = ConvFusion { normalize: true, statistics: false };
-    let both = ConvFusion { normalize: true, statistics: true };
+const FUSIONS: [(&str, ConvKind, ConvFusion, &[DType]); 5] = {
+    let none = ConvFusion { normalize: false, statistics: false, accumulate: false };
+    let statistics = ConvFusion { statistics: true, ..none };
+    let normalize = ConvFusion { normalize: true, ..none };
+    let both = ConvFusion { normalize: true, ..statistics };
+    let accumulate = ConvFusion { accumulate: true, ..none };
     [
         ("+ statistics", ConvKind::Forward, statistics, &[]),
         ("normalised +", ConvKind::Forward, both, &[]),
         ("normalised", ConvKind::Forward, normalize, &[]),
         ("normalised dw", ConvKind::WeightGradient, normalize, &[DType::BF16]),
+        ("dx +=", ConvKind::DataGradient, accumulate, &[]),
     ]
 };
 

@@ -110,10 +110,17 @@ pub(crate) enum Backward {
     Composed(Box<BackwardFn>),
     /// Kernels, and an equivalent composition of operations that replaces them with `create_graph`.
     Fused { kernels: Box<BackwardFn>, composition: Box<BackwardFn> },
+    /// As `Composed`, for a function that can add its gradients to those that other operations have computed.
+    Accumulating(Box<AccumulatingBackwardFn>),
     /// A function of the operation's own output, which is passed to it. (Saving a tracked output in the function would be a reference
     /// cycle.)
     FromOutput(Tensor, Box<OutputBackwardFn>),
 }
+
+/// A [`BackwardFn`] with a third argument: for each input, the sum of the gradients that other operations have computed so far, if any.
+/// A function that takes a sum returns the new sum in place of its gradient. With `create_graph` there are no sums.
+pub(crate) type AccumulatingBackwardFn =
+    dyn Fn(Tensor, &[bool], &mut [Option<Tensor>]) -> Result<Vec<Option<Tensor>>> + Send + Sync;
 
 /// A [`BackwardFn`] whose first argument is the operation's output.
 pub(crate) type OutputBackwardFn =
@@ -147,12 +154,18 @@ fn track(
 }
 
 impl Node {
-    /// The gradients of the inputs that need one. With `create_graph` the backward function stays, and the gradients are tracked;
+    /// True if the backward function can add its gradients to sums of gradients.
+    fn accumulates(&self) -> bool {
+        matches!(self.backward().as_deref(), Some(Backward::Accumulating(_)))
+    }
+
+    /// The gradients of the inputs that need one; where a sum was taken from `sums`, the new sum. With `create_graph` the backward function stays, and the gradients are tracked;
     /// otherwise it is dropped with its saved tensors before the backward functions of the inputs run.
     fn differentiate(
         self: &Arc<Node>,
         grad: Tensor,
         needs: &[bool],
+        sums: &mut [Option<Tensor>],
         create_graph: bool,
     ) -> Result<Vec<Option<Tensor>>> {
         let backward = if create_graph { self.backward().clone() } else { self.backward().take() };
@@ -170,6 +183,7 @@ impl Node {
                 ),
             }),
             Backward::Once(f) | Backward::Composed(f) => f(grad, needs),
+            Backward::Accumulating(f) => f(grad, needs, sums),
             Backward::Fused { kernels, composition } => {
                 if create_graph {
                     composition(grad, needs)

@@ -32,6 +32,19 @@ impl Tensor {
         self.tracked(op, inputs, || Backward::Composed(Box::new(make())))
     }
 
+    /// As [`Tensor::with_composed_backward`], for a function that can add its gradients to the sums of gradients in its third argument.
+    pub(crate) fn with_accumulating_backward<F>(
+        self,
+        op: &'static str,
+        inputs: &[&Tensor],
+        make: impl FnOnce() -> F,
+    ) -> Tensor
+    where
+        F: Fn(Tensor, &[bool], &mut [Option<Tensor>]) -> Result<Vec<Option<Tensor>>> + Send + Sync + 'static,
+    {
+        self.tracked(op, inputs, || Backward::Accumulating(Box::new(make())))
+    }
+
     /// As [`Tensor::with_backward`], with a second backward function `composition`, like that of [`Tensor::with_composed_backward`],
     /// which replaces `kernels` with `create_graph`. It should save only tensors that are alive anyway.
     pub(crate) fn with_fused_backward<F, G>(

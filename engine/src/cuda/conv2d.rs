@@ -78,6 +78,27 @@ pub(crate) fn data_gradient(
     or_fallback(result, || implicit_gemm::data_gradient(gpu, s, dy, weight, dx))
 }
 
+/// Adds the gradient of the input to `dx`. Returns false, without effect, if cuDNN has no kernel for it.
+pub(crate) fn add_data_gradient(
+    gpu: &Arc<Gpu>,
+    s: &ConvShape,
+    dy: DeviceSlice,
+    weight: DeviceSlice,
+    dx: DeviceSlice,
+) -> Result<bool> {
+    if depthwise::supports(s, dy.dtype) {
+        return Ok(false);
+    }
+    let options = options(gpu);
+    is_supported(gpu.bind().map(|_access| {
+        let cudnn = gpu.cudnn()?;
+        // SAFETY: as in `forward`.
+        gpu.with_workspace(|workspace| unsafe {
+            cudnn.add_data_gradient(s, dy.dtype, options, dy.pointer, weight.pointer, dx.pointer, workspace)
+        })
+    })?)
+}
+
 /// Gradient of the weight.
 pub(crate) fn weight_gradient(
     gpu: &Arc<Gpu>,

@@ -25,7 +25,8 @@ struct Precision {
 };
 
 // Computes the output, the image's gradient or the weight's gradient, as `g.kind` selects, from the other two tensors.
-void convolve(const Geometry& g, Precision precision, void* image, void* weight, void* output);
+// With `accumulates`, a data gradient is added to the contents of `image`.
+void convolve(const Geometry& g, Precision precision, bool accumulates, void* image, void* weight, void* output);
 
 // max(image * scale + shift, 0) by channel. Each step is rounded to `intermediate_type`, the result to the image's type.
 std::vector<char> scale_shift_relu(const Geometry& g, const void* image, const void* scale, const void* shift,

@@ -96,9 +96,14 @@ Status execute(const Handle& handle, const Descriptor& plan, const Descriptor& p
   const Precision precision = plan.engine->precision;
   const bool has_scale_shift_relu = p.has_scale_shift_relu, has_genstats = p.has_genstats;
   const int intermediate_type = p.intermediate_type, vector_type = p.scale.type;
-  const bool queued = fornax::enqueue(handle.stream, "a cuDNN convolution", [=] {
+  const bool accumulates = p.accumulates;
+  const char* name = g.kind == ConvKind::forward         ? "a cuDNN convolution"
+                     : g.kind == ConvKind::data_gradient ? "a cuDNN data gradient"
+                                                         : "a cuDNN weight gradient";
+  const bool queued = fornax::enqueue(handle.stream, name, [=] {
     auto conv_tensor = [&](char* pointer, int64_t elements, ConvKind written_by) {
-      const fornax::Access access = g.kind == written_by ? fornax::Access::Write : fornax::Access::Read;
+      const fornax::Access written = accumulates ? fornax::Access::ReadWrite : fornax::Access::Write;
+      const fornax::Access access = g.kind == written_by ? written : fornax::Access::Read;
       return fornax::device_range(pointer, size_t(element * elements), access);
     };
     void* image = conv_tensor(pointers.image, g.image_elements(), ConvKind::data_gradient);
@@ -106,7 +111,7 @@ Status execute(const Handle& handle, const Descriptor& plan, const Descriptor& p
     void* output = conv_tensor(pointers.output, g.output_elements(), ConvKind::forward);
     // A convolution overwrites its workspace, as on a GPU.
     if (workspace)
-      memset(fornax::device_range(pointers.workspace, size_t(workspace), fornax::Access::Write), 0xa5,
+      memset(fornax::device_range(pointers.workspace, size_t(workspace), fornax::Access::Scratch), 0xa5,
              size_t(workspace));
     std::vector<char> normalized_image;
     if (has_scale_shift_relu) {
@@ -116,7 +121,7 @@ Status execute(const Handle& handle, const Descriptor& plan, const Descriptor& p
       normalized_image = scale_shift_relu(g, image, scale, shift, host_type(vector_type), host_type(intermediate_type));
       image = normalized_image.data();
     }
-    convolve(g, precision, image, weight, output);
+    convolve(g, precision, accumulates, image, weight, output);
     if (has_genstats) {
       auto vector = [&](char* pointer) {
         return static_cast<float*>(fornax::device_range(pointer, sizeof(float) * size_t(g.k), fornax::Access::Write));

@@ -143,6 +143,8 @@ struct ConvGraph {
   bool has_scale_shift_relu = false;
   Tensor scale{}, shift{};
   int intermediate_type = 0;
+  // The data gradient is added to the contents of the image's gradient (beta = 1).
+  bool accumulates = false;
   // Genstats of a forward convolution: sums and sums of squares of the output by channel.
   bool has_genstats = false;
   Tensor sum{}, sqsum{};

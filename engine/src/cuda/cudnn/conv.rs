@@ -7,8 +7,8 @@ use super::problem::{ConvEngineOptions, ConvFusion, ConvKind, ConvPlanChoice, Co
 use super::timing::EventTimer;
 use crate::cuda::library::{LibraryError, WorkspaceAllocator};
 use crate::{ConvShape, DType};
-use cudarc::driver::result;
 use cudarc::driver::sys::{CUdeviceptr, CUstream, CUstreamCaptureStatus};
+use cudarc::driver::{DriverError, result};
 use std::collections::HashMap;
 use std::ffi::c_void;
 use std::sync::{Mutex, PoisonError};
@@ -72,6 +72,8 @@ struct ConvTensors {
     output: CUdeviceptr,
     affine: Option<ChannelAffine>,
     sums: Option<ChannelSums>,
+    /// Data gradient: add to the input's gradient.
+    accumulate: bool,
 }
 
 impl Cudnn {
@@ -114,7 +116,8 @@ impl Cudnn {
         y: CUdeviceptr,
         workspace: &mut WorkspaceAllocator,
     ) -> Result<(), LibraryError> {
-        let tensors = ConvTensors { input: x, weight: w, output: y, affine: None, sums: None };
+        let tensors =
+            ConvTensors { input: x, weight: w, output: y, affine: None, sums: None, accumulate: false };
         // SAFETY: guaranteed by the caller.
         unsafe { self.run(ConvKind::Forward, shape, dtype, options, tensors, workspace) }
     }
@@ -133,7 +136,29 @@ impl Cudnn {
         dx: CUdeviceptr,
         workspace: &mut WorkspaceAllocator,
     ) -> Result<(), LibraryError> {
-        let tensors = ConvTensors { input: dx, weight: w, output: dy, affine: None, sums: None };
+        let tensors =
+            ConvTensors { input: dx, weight: w, output: dy, affine: None, sums: None, accumulate: false };
+        // SAFETY: guaranteed by the caller.
+        unsafe { self.run(ConvKind::DataGradient, shape, dtype, options, tensors, workspace) }
+    }
+
+    /// [`Cudnn::data_gradient`], added to the contents of `dx` in f32 and rounded once. Returns [`LibraryError::Unsupported`], without
+    /// effect, if cuDNN has no kernel for it; that result is cached.
+    ///
+    /// # Safety
+    /// As for [`Cudnn::forward`].
+    pub unsafe fn add_data_gradient(
+        &self,
+        shape: &ConvShape,
+        dtype: DType,
+        options: ConvEngineOptions,
+        dy: CUdeviceptr,
+        w: CUdeviceptr,
+        dx: CUdeviceptr,
+        workspace: &mut WorkspaceAllocator,
+    ) -> Result<(), LibraryError> {
+        let tensors =
+            ConvTensors { input: dx, weight: w, output: dy, affine: None, sums: None, accumulate: true };
         // SAFETY: guaranteed by the caller.
         unsafe { self.run(ConvKind::DataGradient, shape, dtype, options, tensors, workspace) }
     }
@@ -152,7 +177,8 @@ impl Cudnn {
         dw: CUdeviceptr,
         workspace: &mut WorkspaceAllocator,
     ) -> Result<(), LibraryError> {
-        let tensors = ConvTensors { input: x, weight: dw, output: dy, affine: None, sums: None };
+        let tensors =
+            ConvTensors { input: x, weight: dw, output: dy, affine: None, sums: None, accumulate: false };
         // SAFETY: guaranteed by the caller.
         unsafe { self.run(ConvKind::WeightGradient, shape, dtype, options, tensors, workspace) }
     }
@@ -172,7 +198,7 @@ impl Cudnn {
         (y, sums): (CUdeviceptr, Option<ChannelSums>),
         workspace: &mut WorkspaceAllocator,
     ) -> Result<(), LibraryError> {
-        let tensors = ConvTensors { input: x, weight: w, output: y, affine, sums };
+        let tensors = ConvTensors { input: x, weight: w, output: y, affine, sums, accumulate: false };
         // SAFETY: guaranteed by the caller.
         unsafe { self.run(ConvKind::Forward, shape, dtype, options, tensors, workspace) }
     }
@@ -191,7 +217,14 @@ impl Cudnn {
         dw: CUdeviceptr,
         workspace: &mut WorkspaceAllocator,
     ) -> Result<(), LibraryError> {
-        let tensors = ConvTensors { input: x, weight: dw, output: dy, affine: Some(affine), sums: None };
+        let tensors = ConvTensors {
+            input: x,
+            weight: dw,
+            output: dy,
+            affine: Some(affine),
+            sums: None,
+            accumulate: false,
+        };
         // SAFETY: guaranteed by the caller.
         unsafe { self.run(ConvKind::WeightGradient, shape, dtype, options, tensors, workspace) }
     }
@@ -213,7 +246,7 @@ impl Cudnn {
             return Err(unsupported(format!("empty tensor: {problem}")));
         }
         // Run-time-compiled engines do not report whether they round to TF32.
-        if fusion != ConvFusion::default() && dtype == DType::F32 && !options.tf32 {
+        if (fusion.normalize || fusion.statistics) && dtype == DType::F32 && !options.tf32 {
             return Err(unsupported(problem));
         }
         // A panic in another thread leaves complete plans.
@@ -225,7 +258,14 @@ impl Cudnn {
             None if self.is_capturing()? => return Err(unplanned(problem)),
             None => {}
         }
-        let execute = |plan: &ExecutionPlan| self.execute(&state.handle, plan, tensors, workspace);
+        // Planning runs plans, some of them several times, so it must not accumulate into the result.
+        let planned = match fusion.accumulate {
+            true => {
+                ConvTensors { input: self.zeros(shape.input_len() * dtype.size(), workspace)?, ..tensors }
+            }
+            false => tensors,
+        };
+        let execute = |plan: &ExecutionPlan| self.execute(&state.handle, plan, planned, workspace);
         let found = match options.choice {
             ConvPlanChoice::Heuristic => first_that_runs(&state.planner, &problem, execute),
             ConvPlanChoice::Benchmark { candidates, workspace } => {
@@ -235,8 +275,12 @@ impl Cudnn {
         };
         match found {
             Ok(plan) => {
+                let result = match fusion.accumulate {
+                    true => self.execute(&state.handle, &plan, tensors, workspace),
+                    false => Ok(()),
+                };
                 state.plans.insert(problem, Some(plan));
-                Ok(())
+                result
             }
             // A fusion that fails to compile is unsupported; the caller has a fallback.
             Err(e)
@@ -250,15 +294,19 @@ impl Cudnn {
         }
     }
 
+    /// Device memory of zeros, until the work queued on the stream is done.
+    fn zeros(&self, bytes: usize, workspace: &mut WorkspaceAllocator) -> Result<CUdeviceptr, LibraryError> {
+        let memory = workspace(bytes)?;
+        // SAFETY: the memory is ours, and `new`'s caller guarantees that the stream is alive.
+        unsafe { result::memset_d8_async(memory, 0, bytes, self.stream) }
+            .map_err(|e| driver_error("filling memory", e))?;
+        Ok(memory)
+    }
+
     fn is_capturing(&self) -> Result<bool, LibraryError> {
         // SAFETY: `new`'s caller guarantees that the stream is alive.
         let status = unsafe { result::stream::is_capturing(self.stream) };
-        let status = status.map_err(|e| LibraryError::Call {
-            library: "CUDA",
-            call: "querying the capture status".into(),
-            status: e.0 as i32,
-            message: e.to_string(),
-        })?;
+        let status = status.map_err(|e| driver_error("querying the capture status", e))?;
         Ok(status != CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE)
     }
 
@@ -303,7 +351,20 @@ impl ConvTensors {
     }
 
     fn fusion(&self) -> ConvFusion {
-        ConvFusion { normalize: self.affine.is_some(), statistics: self.sums.is_some() }
+        ConvFusion {
+            normalize: self.affine.is_some(),
+            statistics: self.sums.is_some(),
+            accumulate: self.accumulate,
+        }
+    }
+}
+
+fn driver_error(call: &str, error: DriverError) -> LibraryError {
+    LibraryError::Call {
+        library: "CUDA",
+        call: call.into(),
+        status: error.0 as i32,
+        message: error.to_string(),
     }
 }
 

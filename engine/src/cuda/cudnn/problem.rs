@@ -39,6 +39,8 @@ pub struct ConvFusion {
     pub normalize: bool,
     /// Forward: also compute the f32 sum and sum of squares of each output channel.
     pub statistics: bool,
+    /// Data gradient: add to the contents of the input's gradient (beta = 1).
+    pub accumulate: bool,
 }
 
 /// Constraints on engines, and how one is chosen.
@@ -126,6 +128,7 @@ impl fmt::Display for ConvProblem {
         let notes = [
             (self.fusion.normalize, "normalized input"),
             (self.fusion.statistics, "with statistics"),
+            (self.fusion.accumulate, "accumulated"),
             (self.dtype == DType::F32 && !self.options.tf32, "strict f32"),
             (self.options.deterministic, "deterministic"),
         ];
