@@ -121,7 +121,10 @@ fn run_backward(root: &Arc<Node>, upstream: Tensor) -> Result<()> {
                 }
             }
         }
-        let grads = node.differentiate(grad, &needs, &mut sums, false)?;
+        let grads = match node.passes_low_precision_grad(&grad) {
+            true => vec![Some(grad)],
+            false => node.differentiate(grad, &needs, &mut sums, false)?,
+        };
         for ((input, grad), sum) in node.inputs.iter().zip(grads).zip(sums) {
             match (input, grad) {
                 (AutogradMeta::Node(n), grad) => {
@@ -159,7 +162,7 @@ fn add_leaf_contribution(
     let mut sum = sums.remove(&id);
     if let Some(grad) = grad {
         sum = Some(match sum {
-            Some(sum) => sum.accumulate(grad)?,
+            Some(sum) => add_in_leaf_dtype(leaf, sum, grad)?,
             None => grad,
         });
     }
@@ -194,12 +197,17 @@ fn count_leaf_edges(root: &Arc<Node>) -> HashMap<*const Leaf, (Arc<Leaf>, usize)
     uses
 }
 
+/// The sum of two gradients of a leaf; those in half precision are cast to the leaf's dtype first.
+fn add_in_leaf_dtype(leaf: &Leaf, sum: Tensor, grad: Tensor) -> Result<Tensor> {
+    sum.to_dtype(leaf.dtype)?.accumulate(grad.to_dtype(leaf.dtype)?)
+}
+
 /// Adds a complete gradient to the leaf's accumulated one, and runs its hooks.
 fn accumulate_grad(leaf: &Arc<Leaf>, grad: Tensor) -> Result<()> {
     let total = {
         let mut slot = leaf.grad.lock().unwrap_or_else(|e| e.into_inner());
         let total = match slot.take() {
-            Some(old) => old.accumulate(grad)?,
+            Some(old) => add_in_leaf_dtype(leaf, old, grad)?,
             None => grad,
         };
         *slot = Some(total.clone());
