@@ -1,5 +1,6 @@
 //! GPU: its CUDA context, compute stream, loaded kernels and properties.
 use super::capture_lock::{CaptureLock, StreamAccess};
+use super::channels::TICKETS;
 use super::cublaslt::CublasLt;
 use super::cudnn::{ConvPlanChoice, Cudnn};
 use super::memory::MemoryCounters;
@@ -7,7 +8,7 @@ use super::staging::StagingPool;
 use super::{CudaError, DeviceBuffer, LibraryError, Result, WorkspaceAllocator, launch::KernelModules};
 use crate::cpu::memory::MemoryStats;
 use crate::{DType, Device};
-use cudarc::driver::sys::{CUdevice_attribute, CUmemPool_attribute, CUstream};
+use cudarc::driver::sys::{CUdevice_attribute, CUdeviceptr, CUmemPool_attribute, CUstream};
 use cudarc::driver::{CudaContext, CudaStream, result};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,6 +26,9 @@ pub(crate) struct Gpu {
     pub(super) capture_lock: CaptureLock,
     /// Number of launches of Fornax's kernels.
     pub(super) launched: AtomicU64,
+    /// Counters of blocks for kernels that merge partial results in their last block, two times `channels::TICKETS` of u32. They are 0 between
+    /// launches, which follow each other on one stream.
+    tickets: CUdeviceptr,
     /// Plan choice for convolutions without a plan.
     plan_choice: Mutex<ConvPlanChoice>,
     cublaslt: OnceLock<std::result::Result<CublasLt, LibraryError>>,
@@ -100,6 +104,7 @@ impl Gpu {
             CudaContext::new(ordinal).map_err(|e| CudaError::from_driver("opening the device", e))?;
         let stream = context.new_stream().map_err(|e| CudaError::from_driver("creating a stream", e))?;
         retain_pool_memory(ordinal)?;
+        let tickets = allocate_tickets(stream.cu_stream())?;
         let gpu = Gpu {
             ordinal,
             context,
@@ -110,6 +115,7 @@ impl Gpu {
             counters: MemoryCounters::default(),
             capture_lock: CaptureLock::default(),
             launched: AtomicU64::new(0),
+            tickets,
             plan_choice: Mutex::default(),
             cublaslt: OnceLock::new(),
             cudnn: OnceLock::new(),
@@ -131,6 +137,11 @@ impl Gpu {
     /// Device properties.
     pub(crate) fn info(&self) -> &GpuInfo {
         &self.info
+    }
+
+    /// Address of the [tickets](Gpu::tickets).
+    pub(super) fn tickets(&self) -> CUdeviceptr {
+        self.tickets
     }
 
     /// Compute stream.
@@ -225,6 +236,17 @@ fn query_info(ordinal: usize) -> Result<GpuInfo> {
         // SAFETY: as above.
         memory: unsafe { result::device::total_mem(device) }.map_err(failed)?,
     })
+}
+
+/// Device memory for the tickets, filled with zeros by `stream`.
+fn allocate_tickets(stream: CUstream) -> Result<CUdeviceptr> {
+    let (bytes, failed) = (2 * 4 * TICKETS, |e| CudaError::from_driver("allocating tickets", e));
+    // SAFETY: creating the stream has made its context current; the memory is this device's, and never freed.
+    unsafe {
+        let tickets = result::malloc_sync(bytes).map_err(failed)?;
+        result::memset_d8_async(tickets, 0, bytes, stream).map_err(failed)?;
+        Ok(tickets)
+    }
 }
 
 /// Sets the pool to keep all freed memory. By default it returns memory to the driver at each synchronisation, but a training loop
