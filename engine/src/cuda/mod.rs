@@ -9,6 +9,7 @@ pub mod cudnn;
 pub(crate) mod activation;
 pub(crate) mod adaptive_pool;
 pub(crate) mod batch_norm;
+pub(crate) mod batch_norm_pair;
 pub(crate) mod binary;
 mod capture_lock;
 mod channels;

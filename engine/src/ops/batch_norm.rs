@@ -2,6 +2,7 @@
 mod composed;
 mod fused;
 pub(super) mod gpu;
+mod pair;
 
 use super::gpu::{OnGpu, check_parameters};
 use super::half::widened;
@@ -11,6 +12,7 @@ use crate::cpu::batch_norm::{self as kernel, DerivativeOperand};
 use crate::cpu::elementary::Elementary;
 use crate::{Activation, Element, Error, Result, Tensor};
 pub(super) use composed::{Nonlinearity, with_batch_norm_backward};
+pub use pair::ConvBatchNorm;
 
 /// Options and parameters of a batch normalisation over the last axis. Tensors are `[c]`, of the input's dtype or, with an f16 or bf16
 /// input, all f32.
