@@ -84,6 +84,8 @@ struct StatisticsMerge {
   const void *weight, *bias;
   void *running_mean, *running_var;
   float* saved;
+  /// Number of batches, if the running statistics are averages over all batches; else null, and `momentum` counts.
+  const long long* batches;
   float momentum, eps;
   int dtype, padding;
 };
@@ -113,8 +115,9 @@ __device__ Moments merge_moments(const MergeThread& at, const F* from, int count
 template <typename P> __device__ void save_moments(const StatisticsMerge& m, const Moments& of, long long rows, int c, int j) {
   save_channel(m.saved, c, j, of.mean, of.m2 / rows, m.eps, static_cast<const P*>(m.weight), static_cast<const P*>(m.bias));
   if (!m.running_mean) return;
-  update_running(static_cast<P*>(m.running_mean) + j, m.momentum, of.mean);
-  update_running(static_cast<P*>(m.running_var) + j, m.momentum, of.m2 / (rows - 1));
+  const float momentum = average_factor(m.batches, m.momentum);
+  update_running(static_cast<P*>(m.running_mean) + j, momentum, of.mean);
+  update_running(static_cast<P*>(m.running_var) + j, momentum, of.m2 / (rows - 1));
 }
 
 __device__ inline void save_moments(const MergeThread& at, const StatisticsMerge& m, const Moments& of, long long rows, int c) {
@@ -342,6 +345,9 @@ __device__ void input_gradient(const T* __restrict__ x, const T* dy, const float
 }
 
 }  // namespace
+
+/// Increments the number of batches.
+KERNEL batch_norm_count(long long* batches) { *batches += 1; }
 
 #define BY_ELEMENT(T, name)                                                                                                     \
   KERNEL batch_norm_statistics_##name(const T* x, StatisticsMerge merge, long long rows, int c, int chunk_rows) {               \

@@ -10,7 +10,7 @@ constexpr int kThreads = 256;
 
 template <typename P>
 __device__ void finalize(const float* __restrict__ sums, long long rows, int c, const P* weight, const P* bias,
-                         P* running_mean, P* running_var, float momentum, float eps, float* saved) {
+                         P* running_mean, P* running_var, const long long* batches, float momentum, float eps, float* saved) {
   const int j = blockIdx.x * kThreads + threadIdx.x;
   if (j >= c) return;
   const double mean = (double)sums[j] / rows;
@@ -19,6 +19,7 @@ __device__ void finalize(const float* __restrict__ sums, long long rows, int c, 
   const double var = difference < 0 ? 0 : difference;
   save_channel(saved, c, j, mean, var, eps, weight, bias);
   if (running_mean) {
+    momentum = average_factor(batches, momentum);
     update_running(running_mean + j, momentum, mean);
     update_running(running_var + j, momentum, var * rows / (rows - 1));
   }
@@ -28,10 +29,11 @@ __device__ void finalize(const float* __restrict__ sums, long long rows, int c, 
 
 #define KERNEL extern "C" __global__ void __launch_bounds__(kThreads)
 
-#define BY_PARAMETER(P, name)                                                                                   \
-  KERNEL conv_norm_finalize_##name(const float* sums, long long rows, int c, const P* weight, const P* bias,    \
-                                   P* running_mean, P* running_var, float momentum, float eps, float* saved) {  \
-    finalize<P>(sums, rows, c, weight, bias, running_mean, running_var, momentum, eps, saved);                  \
+#define BY_PARAMETER(P, name)                                                                                 \
+  KERNEL conv_norm_finalize_##name(const float* sums, long long rows, int c, const P* weight, const P* bias,  \
+                                   P* running_mean, P* running_var, const long long* batches, float momentum, \
+                                   float eps, float* saved) {                                                 \
+    finalize<P>(sums, rows, c, weight, bias, running_mean, running_var, batches, momentum, eps, saved);       \
   }
 
 BY_PARAMETER(float, f32)

@@ -24,13 +24,37 @@ impl BatchNormParameters<'_> {
 /// Rows of the saved statistics, `[4, c]` f32: mean, 1 / std, scale and shift of each channel.
 pub(crate) const SAVED_ROWS: usize = 4;
 
+/// Weight of the batch in the running statistics.
+#[derive(Clone, Copy)]
+pub(crate) enum RunningMomentum<'a> {
+    /// The same for all batches.
+    Constant(f64),
+    /// 1 / number of batches, an i64 scalar in which this batch is [counted](count_batch).
+    Cumulative(DeviceSlice<'a>),
+}
+
+impl RunningMomentum<'_> {
+    /// Constant weight, and address of the number of batches or null.
+    pub(super) fn arguments(self) -> (f32, u64) {
+        match self {
+            RunningMomentum::Constant(momentum) => (momentum as f32, 0),
+            RunningMomentum::Cumulative(batches) => (0.0, batches.pointer),
+        }
+    }
+}
+
+/// Increments the number of batches.
+pub(crate) fn count_batch(gpu: &Gpu, batches: DeviceSlice) -> Result<()> {
+    gpu.launch(MODULE, "batch_norm_count", LaunchConfig::linear(1, 1), args![batches])
+}
+
 /// Computes mean and variance of the batch into `saved`, and updates the running statistics if `momentum` is given.
 pub(crate) fn statistics(
     gpu: &Arc<Gpu>,
     x: DeviceSlice,
     c: usize,
     parameters: &BatchNormParameters,
-    momentum: Option<f64>,
+    momentum: Option<RunningMomentum>,
     saved: DeviceSlice,
 ) -> Result<()> {
     let rows = x.len / c;
@@ -38,6 +62,7 @@ pub(crate) fn statistics(
     let partial = PartialResults::new(gpu, &chunks, c)?;
     let [mean, var] =
         parameters.running.filter(|_| momentum.is_some()).map_or([0; 2], |r| r.map(|r| r.pointer));
+    let (constant, batches) = momentum.map_or((0.0, 0), RunningMomentum::arguments);
     let merge = StatisticsMerge {
         partial: partial.pointers(),
         weight: parameters.weight.map_or(0, |weight| weight.pointer),
@@ -45,7 +70,8 @@ pub(crate) fn statistics(
         running_mean: mean,
         running_var: var,
         saved: saved.pointer,
-        momentum: momentum.unwrap_or(0.0) as f32,
+        batches,
+        momentum: constant,
         eps: parameters.eps as f32,
         dtype: dtype_code(parameters.dtype()),
         padding: 0,
@@ -243,6 +269,7 @@ struct StatisticsMerge {
     running_mean: u64,
     running_var: u64,
     saved: u64,
+    batches: u64,
     momentum: f32,
     eps: f32,
     dtype: i32,

@@ -55,6 +55,7 @@ fn norms_match_the_cpu() {
                         training,
                         momentum: 0.1,
                         eps: 1e-3,
+                        ..BatchNorm::default()
                     };
                     let y = t[0].batch_norm_act(&norm, f, t.get(3))?;
                     let was_updated = mean.to_vec::<f32>()? != vector(5).to_vec::<f32>()?;
@@ -274,6 +275,7 @@ fn relu_of_two_normalized_convolutions_matches_the_cpu() {
                     training,
                     momentum: 0.1,
                     eps: 1e-3,
+                    ..BatchNorm::default()
                 };
                 let same = Conv2dOptions { padding: [1, 1], ..Conv2dOptions::default() };
                 let options = Conv2dOptions::default();
@@ -290,7 +292,9 @@ fn second_convolution_gradient_is_rounded_once() {
     let on_device = |t: &Tensor| t.to_dtype(DType::F16)?.to_device(&device());
     let (x, w) = (on_device(&x).expect("memory").variable(), on_device(&w).expect("memory"));
     let branch = x.square().expect("runs");
-    let y = branch.conv2d(&w, None, &Conv2dOptions::default()).and_then(|y| y.add(&branch)).expect("runs");
+    let conv = branch.conv2d(&w, None, &Conv2dOptions::default()).expect("runs");
+    // The newer operation's gradient comes first, and has no other owner.
+    let y = branch.mul_scalar(1.0).and_then(|b| conv.add(&b)).expect("runs");
     let upstream = on_device(&random(*y.shape(), 9)).expect("memory");
     let got = crate::gradients(&[(&y, &upstream)], &[&branch], false).expect("has gradients").remove(0);
     let wide = |t: &Tensor| t.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.to_vec::<f32>();
@@ -306,5 +310,41 @@ fn second_convolution_gradient_is_rounded_once() {
             got == rounded || (f64::from(got) - exact).abs() <= 0.501 * spacing,
             "element {i}: {got}, not {rounded}"
         );
+    }
+}
+
+#[test]
+fn cumulative_running_statistics_count_replays_of_a_graph() {
+    let run = |device: Device| -> Result<(Vec<i64>, Vec<f32>)> {
+        let x = random([4, 3, 8], 1).to_device(&device)?;
+        let batches = Tensor::zeros((), DType::I64, &device)?;
+        let (mean, var) = (random([8], 2).to_device(&device)?, Tensor::ones([8], DType::F32, &device)?);
+        let norm = BatchNorm {
+            running: Some((&mean, &var)),
+            num_batches_tracked: Some(&batches),
+            training: true,
+            eps: 1e-3,
+            ..BatchNorm::default()
+        };
+        // Another batch each time: x is doubled in place.
+        let step = || {
+            x.copy_from(&x.add(&x)?)?;
+            x.batch_norm(&norm).map(drop)
+        };
+        step()?;
+        match device {
+            Device::Cpu => (0..2).try_for_each(|_| step())?,
+            Device::Cuda(_) => {
+                let graph = crate::cuda::CudaGraph::capture(&device, step)?;
+                (0..2).try_for_each(|_| graph.replay())?;
+            }
+        }
+        Ok((batches.to_vec::<i64>()?, [mean.to_vec::<f32>()?, var.to_vec::<f32>()?].concat()))
+    };
+    let [(cpu_count, cpu), (gpu_count, gpu)] =
+        [Device::Cpu, device()].map(|device| run(device).expect("runs"));
+    assert_eq!((cpu_count, gpu_count), (vec![3], vec![3]));
+    for (i, (a, b)) in cpu.iter().zip(&gpu).enumerate() {
+        assert!((a - b).abs() <= 1e-5 * (1.0 + a.abs()), "element {i}: {b}, not {a}");
     }
 }

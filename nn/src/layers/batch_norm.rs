@@ -98,12 +98,13 @@ impl BatchNorm2d {
 
     /// Operands of the engine's batch norm for inputs of `dtype`. Updates `num_batches_tracked` in a training pass.
     pub(super) fn operands(&self, dtype: DType, cx: &Context) -> Result<BatchNormOperands> {
-        let momentum = self.options.momentum;
-        let mut average_factor = momentum.unwrap_or_default();
-        if cx.updates_statistics() {
-            let mut batches = self.num_batches_tracked.write::<i64>()?;
-            batches[0] += 1;
-            average_factor = momentum.unwrap_or(1.0 / batches[0] as f64);
+        let counts = cx.updates_statistics();
+        let is_cumulative = self.options.momentum.is_none();
+        if counts && is_cumulative {
+            // The weight of a batch depends on the number, so the engine counts, beside the running statistics.
+            self.num_batches_tracked.move_to(&self.running_mean.device())?;
+        } else if counts {
+            self.num_batches_tracked.write::<i64>()?[0] += 1;
         }
         // f16 and bf16 inputs use f32 parameters; f64, which is for tests, needs f64 parameters.
         let is_f64 = dtype == DType::F64;
@@ -113,7 +114,8 @@ impl BatchNorm2d {
             running: [converted(&self.running_mean)?, converted(&self.running_var)?],
             training: cx.training(),
             updates_statistics: cx.updates_statistics(),
-            momentum: average_factor,
+            momentum: self.options.momentum.unwrap_or_default(),
+            batches: (counts && is_cumulative).then(|| self.num_batches_tracked.clone()),
             eps: self.options.eps,
         })
     }
@@ -138,6 +140,8 @@ pub(super) struct BatchNormOperands {
     training: bool,
     updates_statistics: bool,
     momentum: f64,
+    /// Number of batches, if the engine counts them.
+    batches: Option<Tensor>,
     eps: f64,
 }
 
@@ -151,6 +155,7 @@ impl BatchNormOperands {
             running: (self.updates_statistics || !self.training).then_some((mean, var)),
             training: self.training,
             momentum: self.momentum,
+            num_batches_tracked: self.batches.as_ref(),
             eps: self.eps,
         }
     }

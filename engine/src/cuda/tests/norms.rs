@@ -2,7 +2,7 @@
 use super::{DeviceArray, FLOATS, gpu};
 use crate::cpu;
 use crate::cuda::batch_norm::{
-    self, BatchNormBackward, BatchNormParameters, DerivativeSource, SAVED_ROWS, mask_bytes,
+    self, BatchNormBackward, BatchNormParameters, DerivativeSource, RunningMomentum, SAVED_ROWS, mask_bytes,
 };
 use crate::cuda::{group_norm, row_norm};
 use crate::{Activation, DType};
@@ -90,7 +90,8 @@ fn batch_norm_case(
         running: Some([mean.slice(), var.slice()]),
         eps: 1e-3,
     };
-    batch_norm::statistics(gpu(), x.slice(), c, &parameters, Some(0.1), saved.slice()).expect("launches");
+    let momentum = Some(RunningMomentum::Constant(0.1));
+    batch_norm::statistics(gpu(), x.slice(), c, &parameters, momentum, saved.slice()).expect("launches");
     let source = residual.as_ref().map(|r| r.slice());
     let mask = DeviceArray::empty(rows * mask_bytes(c), DType::U8);
     match source {

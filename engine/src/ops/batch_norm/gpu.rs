@@ -1,9 +1,9 @@
 //! Batch norm on a GPU. The running statistics are updated there, without synchronization.
 use super::{BatchNorm, Nonlinearity, saves_mask, with_batch_norm_backward};
 use crate::cuda::batch_norm::{
-    self as kernel, BatchNormParameters, DerivativeSource, SAVED_ROWS, mask_bytes,
+    self as kernel, BatchNormParameters, DerivativeSource, RunningMomentum, SAVED_ROWS, mask_bytes,
 };
-use crate::cuda::{batch_norm_pair as pair_kernel, conv_norm};
+use crate::cuda::{DeviceSlice, batch_norm_pair as pair_kernel, conv_norm};
 use crate::ops::gpu::OnGpu;
 use crate::{Activation, DType, Result, Tensor};
 
@@ -77,7 +77,11 @@ fn channel_parameters(
         let [weight, bias, mean, var] = views.each_ref().map(|t| t.as_ref().map(|t| t.slice()));
         let running = mean.zip(var).map(|(mean, var)| [mean, var]);
         let parameters = BatchNormParameters { weight, bias, running, eps: norm.eps };
-        let momentum = norm.training.then_some(norm.momentum);
+        let batches = norm.counted_batches().map(Tensor::device_view);
+        let momentum = norm.training.then(|| momentum(norm, batches.as_ref().map(|t| t.slice())));
+        if let Some(RunningMomentum::Cumulative(batches)) = momentum {
+            kernel::count_batch(&on.gpu, batches)?;
+        }
         match (sums, running) {
             (Some(sums), _) => {
                 let (sums, rows) = (sums.device_view(), x.numel() / c);
@@ -89,6 +93,11 @@ fn channel_parameters(
             _ => kernel::statistics(&on.gpu, x.device_view().slice(), c, &parameters, momentum, saved),
         }
     })
+}
+
+/// Weight of the batch in the running statistics; `batches` is the number of batches on the device.
+pub(super) fn momentum<'a>(norm: &BatchNorm, batches: Option<DeviceSlice<'a>>) -> RunningMomentum<'a> {
+    batches.map_or(RunningMomentum::Constant(norm.momentum), RunningMomentum::Cumulative)
 }
 
 /// `max(x scale + shift, 0)` with the result of [`finalize_statistics`].
