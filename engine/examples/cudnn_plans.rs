@@ -72,18 +72,24 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     Ok(if failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Plans the convolutions of ResNet-50 that have channels in multiples of 8, with statistics; the number of failures.
+/// Plans the convolutions of ResNet-50 that have channels in multiples of 8, with statistics, and their data gradients added in place; the
+/// number of failures.
 fn fused_rows(planner: &ConvPlanner) -> usize {
     let mut network = resnet50();
     network.layers.retain(|shape| shape.c_in.is_multiple_of(8));
     let mut failures = 0;
     for (precision, dtype) in [("f16", DType::F16), ("bf16", DType::BF16)] {
         let options = ConvEngineOptions { deterministic: true, ..Default::default() };
-        let (kind, fusion) = (ConvKind::Forward, ConvFusion { statistics: true });
-        let problem = |shape| ConvProblem { kind, shape, dtype, alignment: 16, fusion, options };
-        let unsupported = plan_all(planner, &network, "+ statistics", precision, problem);
-        unsupported.iter().for_each(|why| println!("    FAILED: {why}"));
-        failures += unsupported.len();
+        let statistics = ConvFusion { statistics: true, ..ConvFusion::default() };
+        let accumulate = ConvFusion { accumulate: true, ..ConvFusion::default() };
+        for (name, kind, fusion) in
+            [("+ statistics", ConvKind::Forward, statistics), ("dx +=", ConvKind::DataGradient, accumulate)]
+        {
+            let problem = |shape| ConvProblem { kind, shape, dtype, alignment: 16, fusion, options };
+            let unsupported = plan_all(planner, &network, name, precision, problem);
+            unsupported.iter().for_each(|why| println!("    FAILED: {why}"));
+            failures += unsupported.len();
+        }
     }
     failures
 }

@@ -11,9 +11,9 @@ mod with_backward;
 pub use gradients::gradients;
 pub(crate) use gradients::recomputed_gradients;
 
-use crate::{Error, Result, Shape, Tensor};
+use crate::{DType, Error, Result, Shape, Tensor};
 use std::cell::{Cell, RefCell};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// Backward function of an operation: maps the gradient of its output to the gradients of its inputs. The second argument marks
@@ -84,12 +84,31 @@ pub(crate) enum AutogradMeta {
 }
 
 /// A variable's accumulated gradient and its hooks. It does not hold the variable's elements, so that a graph does not keep them alive.
-#[derive(Default)]
 pub(crate) struct Leaf {
+    pub(crate) dtype: DType,
     pub(crate) grad: Mutex<Option<Tensor>>,
     pub(crate) hooks: Mutex<Vec<Hook>>,
+    /// See [`Tensor::allow_low_precision_grad`].
+    pub(crate) allows_low_precision_grad: AtomicBool,
     /// Autocast cache: the variable cast to another dtype, and the version of the elements that it was cast from.
     pub(crate) autocast_cache: Mutex<Option<(Tensor, u64)>>,
+}
+
+impl Leaf {
+    pub(crate) fn new(dtype: DType) -> Leaf {
+        Leaf {
+            dtype,
+            grad: Mutex::default(),
+            hooks: Mutex::default(),
+            allows_low_precision_grad: AtomicBool::new(false),
+            autocast_cache: Mutex::default(),
+        }
+    }
+
+    /// True if the gradient may stay in the dtype of the cast in the autocast cache.
+    fn accepts_low_precision(&self) -> bool {
+        self.allows_low_precision_grad.load(Ordering::Relaxed)
+    }
 }
 
 /// A tracked operation.
@@ -108,12 +127,21 @@ pub(crate) enum Backward {
     Once(Box<BackwardFn>),
     /// A composition of operations, on saved tensors that are still in the graph: derivatives of any order.
     Composed(Box<BackwardFn>),
+    /// A cast from this dtype to another float dtype.
+    Cast(DType),
     /// Kernels, and an equivalent composition of operations that replaces them with `create_graph`.
     Fused { kernels: Box<BackwardFn>, composition: Box<BackwardFn> },
+    /// As `Composed`, for a function that can add its gradients to those that other operations have computed.
+    Accumulating(Box<AccumulatingBackwardFn>),
     /// A function of the operation's own output, which is passed to it. (Saving a tracked output in the function would be a reference
     /// cycle.)
     FromOutput(Tensor, Box<OutputBackwardFn>),
 }
+
+/// A [`BackwardFn`] with a third argument: for each input, the sum of the gradients that other operations have computed so far, if any.
+/// A function that takes a sum returns the new sum in place of its gradient. With `create_graph` there are no sums.
+pub(crate) type AccumulatingBackwardFn =
+    dyn Fn(Tensor, &[bool], &mut [Option<Tensor>]) -> Result<Vec<Option<Tensor>>> + Send + Sync;
 
 /// A [`BackwardFn`] whose first argument is the operation's output.
 pub(crate) type OutputBackwardFn =
@@ -147,12 +175,25 @@ fn track(
 }
 
 impl Node {
-    /// The gradients of the inputs that need one. With `create_graph` the backward function stays, and the gradients are tracked;
+    /// True if the backward function can add its gradients to sums of gradients.
+    fn accumulates(&self) -> bool {
+        matches!(self.backward().as_deref(), Some(Backward::Accumulating(_)))
+    }
+
+    /// True for the cast of a variable whose gradient may stay in the dtype of the cast, that of `grad`.
+    fn passes_low_precision_grad(&self, grad: &Tensor) -> bool {
+        matches!(grad.dtype(), DType::F16 | DType::BF16)
+            && matches!(self.backward().as_deref(), Some(Backward::Cast(_)))
+            && matches!(&self.inputs[0], AutogradMeta::Leaf(leaf) if leaf.accepts_low_precision())
+    }
+
+    /// The gradients of the inputs that need one; where a sum was taken from `sums`, the new sum. With `create_graph` the backward function stays, and the gradients are tracked;
     /// otherwise it is dropped with its saved tensors before the backward functions of the inputs run.
     fn differentiate(
         self: &Arc<Node>,
         grad: Tensor,
         needs: &[bool],
+        sums: &mut [Option<Tensor>],
         create_graph: bool,
     ) -> Result<Vec<Option<Tensor>>> {
         let backward = if create_graph { self.backward().clone() } else { self.backward().take() };
@@ -170,6 +211,8 @@ impl Node {
                 ),
             }),
             Backward::Once(f) | Backward::Composed(f) => f(grad, needs),
+            Backward::Accumulating(f) => f(grad, needs, sums),
+            Backward::Cast(from) => Ok(vec![Some(grad.to_dtype(*from)?)]),
             Backward::Fused { kernels, composition } => {
                 if create_graph {
                     composition(grad, needs)

@@ -37,7 +37,7 @@ pub use dtype::{DType, Element};
 pub use error::{Error, Operands, Result};
 pub use fuse::UpdateRule;
 pub use mapped::MappedFile;
-pub use ops::{AttentionMask, BatchNorm, Conv2dOptions, GlobalPool};
+pub use ops::{AttentionMask, BatchNorm, Conv2dOptions, ConvBatchNorm, GlobalPool};
 pub use ops::{EraseMode, ImageBox, ImageChange, ImagePreparation};
 pub use ops::{GradClip, GradientRule, LossScaling, UpdateOperands, UpdateState, UpdateStats, update};
 pub use pool_shape::Pool2dOptions;

@@ -5,6 +5,7 @@ use crate::storage::{DeviceView, ReadGuard, Storage, WriteGuard};
 use crate::{DType, Device, Element, Error, Result, Shape};
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// A dense, row-major tensor; image batches are channels-last, `[N, H, W, C]`. Cloning copies the handle, not the elements.
 #[derive(Clone)]
@@ -277,7 +278,7 @@ impl Tensor {
     /// When the dtype is not a float.
     pub fn variable(&self) -> Tensor {
         assert!(self.dtype().is_float(), "a tensor of {} cannot require a gradient", self.dtype());
-        self.with_autograd_meta(AutogradMeta::Leaf(Arc::new(Leaf::default())))
+        self.with_autograd_meta(AutogradMeta::Leaf(Arc::new(Leaf::new(self.dtype()))))
     }
 
     /// A tensor of the same elements outside the graph.
@@ -299,6 +300,15 @@ impl Tensor {
     pub fn grad(&self) -> Option<Tensor> {
         let AutogradMeta::Leaf(leaf) = &self.0.autograd_meta else { return None };
         leaf.grad.lock().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+
+    /// Lets a backward pass leave this variable's gradient in half precision where the variable's only use was a
+    /// [cached cast](Tensor::cached_cast) to that dtype, which saves a cast: [`crate::update`] reads gradients of either dtype. Otherwise
+    /// a gradient has the dtype of its variable. No effect on a tensor that is not a variable.
+    pub fn allow_low_precision_grad(&self) {
+        if let AutogradMeta::Leaf(leaf) = &self.0.autograd_meta {
+            leaf.allows_low_precision_grad.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Resets the accumulated gradient to `None`.

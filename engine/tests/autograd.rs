@@ -34,6 +34,33 @@ fn accumulation_does_not_overwrite_a_shared_gradient() -> Result<()> {
 }
 
 #[test]
+fn low_precision_gradients_are_summed_in_the_dtype_of_the_variable() -> Result<()> {
+    let w = variable(&[1.0, 2.0]);
+    let pass = |scale: f64| w.cached_cast(DType::F16)?.mul_scalar(scale)?.sum_all()?.backward();
+    pass(0.1)?;
+    assert_eq!(w.grad().expect("a gradient").dtype(), DType::F32, "the default");
+    w.zero_grad();
+    w.allow_low_precision_grad();
+    pass(0.1)?;
+    let half = w.grad().expect("a gradient");
+    assert_eq!(half.dtype(), DType::F16);
+    let half = half.to_dtype(DType::F32)?.to_vec::<f32>()?;
+    // In f16 the sum would be rounded.
+    pass(100.0)?;
+    assert_eq!(grad(&w), [half[0] + 100.0, half[1] + 100.0]);
+    // Two uses in one pass.
+    w.zero_grad();
+    let (a, b) = (w.cached_cast(DType::F16)?.mul_scalar(0.1)?, w.mul_scalar(100.0)?);
+    a.to_dtype(DType::F32)?.add(&b)?.sum_all()?.backward()?;
+    assert_eq!(grad(&w), [half[0] + 100.0, half[1] + 100.0]);
+    // A cast to f64 is no low precision.
+    w.zero_grad();
+    w.to_dtype(DType::F64)?.sum_all()?.backward()?;
+    assert_eq!(grad(&w), [1.0, 1.0]);
+    Ok(())
+}
+
+#[test]
 fn operations_inside_no_grad_are_not_tracked() -> Result<()> {
     let x = variable(&[1.0]);
     let y = no_grad(|| x.mul_scalar(2.0))?;

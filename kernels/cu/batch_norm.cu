@@ -1,8 +1,8 @@
 // Batch normalization of rows of channels (Ioffe and Szegedy, 2015), fused with an activation and a residual.
 //
-// Forward: one pass computes partial statistics over chunks of rows; a small kernel merges them and folds mean, variance, weight and
-// bias into a scale and a shift; one pass applies these. Backward: one pass computes the sums of d = dy * f' and d * (x - mean), a small
-// kernel merges them, and one pass computes dx = k1 * d + k2 * x + k3. Chunks depend on the shape alone and are merged in order.
+// Forward: one pass computes partial statistics over chunks of rows, merges them, and folds mean, variance, weight and bias into a scale
+// and a shift; one pass applies these. Backward: one pass computes the sums of d = dy * f' and d * (x - mean) and merges them, and one
+// pass computes dx = k1 * d + k2 * x + k3. Chunks depend on the shape alone and are merged in order.
 //
 // Both backward passes need the derivative f'. Without a residual they recompute it from x, which they read anyway: the passes move
 // x, dy and x, dy, dx, the minimum. With a residual, recomputing would read the residual again. For ReLU and ReLU6 the forward pass
@@ -10,8 +10,7 @@
 // residual's gradient; the second reads x and d and writes dx.
 //
 // `saved` is [4, c] floats: mean, 1 / std, scale = weight / std, shift = bias - mean * scale.
-#include "channels.cuh"
-#include "batch_norm.cuh"
+#include "batch_norm_sums.cuh"
 
 enum { kIdentity, kRelu, kRelu6, kSilu, kHardSwish };
 
@@ -76,40 +75,87 @@ template <int V> __device__ __forceinline__ void multiply_by_derivative(int f, c
   }
 }
 
-/// partial[chunk][2][c]: mean of each channel over the rows of chunk blockIdx.y, and the sum of squared deviations from it (M2).
+/// Result of the statistics pass, and what it takes besides x. Weight, bias and running statistics have dtype `dtype`, and may be null.
+struct StatisticsMerge {
+  unsigned* tickets;
+  /// Partial statistics: by chunk, [chunks, 2, c], and merged by group of chunks, [groups, 2, c].
+  float* partial;
+  double* merged;
+  const void *weight, *bias;
+  void *running_mean, *running_var;
+  float* saved;
+  /// Number of batches, if the running statistics are averages over all batches; else null, and `momentum` counts.
+  const long long* batches;
+  float momentum, eps;
+  int dtype, padding;
+};
+
+/// Mean over rows, and sum of squared deviations from it (M2).
+struct Moments {
+  double mean, m2;
+};
+
+/// Moments of a channel over `rows` rows from those of `count` parts of `part_rows` rows each (the last may have fewer), which are at
+/// from[part][2][c].
+template <typename F>
+__device__ Moments merge_moments(const MergeThread& at, const F* from, int count, long long part_rows, long long rows, int c) {
+  double sum = 0, m2 = 0;
+  for (int i = at.slice; i < count && at.channel < c; i += at.slices) {
+    sum += (double)min(part_rows, rows - i * part_rows) * from[i * 2ll * c + at.channel];
+  }
+  const double mean = at.sum(sum) / rows;
+  for (int i = at.slice; i < count && at.channel < c; i += at.slices) {
+    const double n = min(part_rows, rows - i * part_rows), distance = from[i * 2ll * c + at.channel] - mean;
+    m2 += from[i * 2ll * c + c + at.channel] + n * distance * distance;
+  }
+  return {mean, at.sum(m2)};
+}
+
+/// Saves a channel's statistics, and updates the running ones, if any.
+template <typename P> __device__ void save_moments(const StatisticsMerge& m, const Moments& of, long long rows, int c, int j) {
+  save_channel(m.saved, c, j, of.mean, of.m2 / rows, m.eps, static_cast<const P*>(m.weight), static_cast<const P*>(m.bias));
+  if (!m.running_mean) return;
+  const float momentum = average_factor(m.batches, m.momentum);
+  update_running(static_cast<P*>(m.running_mean) + j, momentum, of.mean);
+  update_running(static_cast<P*>(m.running_var) + j, momentum, of.m2 / (rows - 1));
+}
+
+__device__ inline void save_moments(const MergeThread& at, const StatisticsMerge& m, const Moments& of, long long rows, int c) {
+  if (at.slice != 0 || at.channel >= c) return;
+  switch (m.dtype) {
+    case kF32: return save_moments<float>(m, of, rows, c, at.channel);
+    case kF16: return save_moments<half16>(m, of, rows, c, at.channel);
+    case kBf16: return save_moments<bfloat16>(m, of, rows, c, at.channel);
+  }
+}
+
+/// Computes the batch's statistics.
 template <typename T, int V>
-__device__ void statistics(const T* __restrict__ x, float* __restrict__ partial, long long rows, int c, int chunk_rows) {
+__device__ void statistics(const T* __restrict__ x, const StatisticsMerge& m, long long rows, int c, int chunk_rows) {
   const Tile<V> tile(c);
   const long long first = (long long)blockIdx.y * chunk_rows;
   const int n = (int)min((long long)chunk_rows, rows - first);
   for (int t = blockIdx.x; t < tile.count; t += gridDim.x) {
-    chunk_statistics(x + first * c, n, c, tile, t, partial + blockIdx.y * 2ll * c);
+    chunk_statistics(x + first * c, n, c, tile, t, m.partial + blockIdx.y * 2ll * c);
   }
-}
-
-/// Merges the partial statistics into `saved` and updates the running statistics, if any.
-template <typename P>
-__device__ void finalize(const float* __restrict__ partial, int chunks, long long rows, int chunk_rows, int c, const P* weight,
-                         const P* bias, P* running_mean, P* running_var, float momentum, float eps, float* saved) {
-  const int j = blockIdx.x * kMergeLanes + threadIdx.x % kMergeLanes;
-  const int chunk = threadIdx.x / kMergeLanes, step = kThreads / kMergeLanes;
-  double sum = 0, m2 = 0;
-  for (int i = chunk; i < chunks && j < c; i += step) {
-    sum += (double)min((long long)chunk_rows, rows - (long long)i * chunk_rows) * partial[i * 2ll * c + j];
-  }
-  const double mean = merge(sum) / rows;
-  for (int i = chunk; i < chunks && j < c; i += step) {
-    const double n = min((long long)chunk_rows, rows - (long long)i * chunk_rows);
-    const double distance = partial[i * 2ll * c + j] - mean;
-    m2 += partial[i * 2ll * c + c + j] + n * distance * distance;
-  }
-  m2 = merge(m2);
-  if (chunk == 0 && j < c) {
-    save_channel(saved, c, j, mean, m2 / rows, eps, weight, bias);
-    if (running_mean) {
-      update_running(running_mean + j, momentum, mean);
-      update_running(running_var + j, momentum, m2 / (rows - 1));
+  const ColumnMerge column(m.tickets);
+  if (!column.merges_group()) return;
+  const long long group_rows = (long long)kMergeGroup * chunk_rows, group_first = column.group * group_rows;
+  const long long own_rows = min(group_rows, rows - group_first);
+  for (int t = blockIdx.x; t < tile.count; t += gridDim.x) {
+    const MergeThread at(tile, t);
+    const Moments of = merge_moments(at, m.partial + column.first * 2ll * c, column.count, chunk_rows, own_rows, c);
+    if (column.groups == 1) {
+      save_moments(at, m, of, rows, c);
+    } else if (at.slice == 0 && at.channel < c) {
+      m.merged[column.group * 2ll * c + at.channel] = of.mean;
+      m.merged[column.group * 2ll * c + c + at.channel] = of.m2;
     }
+  }
+  if (column.groups == 1 || !column.merges_column()) return;
+  for (int t = blockIdx.x; t < tile.count; t += gridDim.x) {
+    const MergeThread at(tile, t);
+    save_moments(at, m, merge_moments(at, m.merged, column.groups, group_rows, rows, c), rows, c);
   }
 }
 
@@ -151,10 +197,10 @@ __device__ __forceinline__ void activation_grad(int f, const T* residual, long l
   multiply_by_derivative(f, z, d);
 }
 
-/// partial[chunk][2][c]: sums over a chunk's rows of d and of d * (x - mean). Also writes d unless it is null; d may alias dy.
+/// Sums over the rows of d and of d * (x - mean). Also writes d unless it is null; d may alias dy.
 template <typename T, int V>
 __device__ void sums(const T* __restrict__ x, const T* dy, const T* __restrict__ residual, const float* __restrict__ saved,
-                     T* d, float* __restrict__ partial, long long rows, int c, int chunk_rows, int f) {
+                     T* d, const SumsMerge& m, long long rows, int c, int chunk_rows, int f) {
   const Tile<V> tile(c);
   const long long first = (long long)blockIdx.y * chunk_rows;
   const int n = (int)min((long long)chunk_rows, rows - first);
@@ -183,7 +229,7 @@ __device__ void sums(const T* __restrict__ x, const T* dy, const T* __restrict__
     }
     sum_over_rows(totals, tile.lanes);
     if (at < c && tile.row == 0) {
-      float* out = partial + blockIdx.y * 2ll * c + at;
+      float* out = m.partial + blockIdx.y * 2ll * c + at;
 #pragma unroll
       for (int k = 0; k < V; k++) {
         out[k] = totals[k];
@@ -191,42 +237,7 @@ __device__ void sums(const T* __restrict__ x, const T* dy, const T* __restrict__
       }
     }
   }
-}
-
-/// Channels per byte of the ReLU mask; a row of the mask has ceil(c / 8) bytes, the first channel in the lowest bit.
-constexpr int kBits = 8;
-
-/// Loads eight adjacent values of a row: by packs, or one by one, with zeros past the `n` that are left in the row.
-template <bool kPacked, typename T> __device__ __forceinline__ void load_eight(const T* from, int n, float (&to)[kBits]) {
-#pragma unroll
-  for (int k = 0; k < kBits; k += Pack<T>::N) {
-    if constexpr (kPacked) {
-      const Pack<T> pack = Pack<T>::load(from + k);
-#pragma unroll
-      for (int l = 0; l < Pack<T>::N; l++) to[k + l] = to_float(pack.v[l]);
-    } else {
-#pragma unroll
-      for (int l = 0; l < Pack<T>::N; l++) to[k + l] = k + l < n ? to_float(from[k + l]) : 0;
-    }
-  }
-}
-
-/// Rounds and stores eight adjacent values of a row: by packs, or one by one, at most the `n` that are left in the row.
-template <bool kPacked, typename T> __device__ __forceinline__ void store_eight(T* to, int n, const float (&from)[kBits]) {
-#pragma unroll
-  for (int k = 0; k < kBits; k += Pack<T>::N) {
-    if constexpr (kPacked) {
-      Pack<T> pack;
-#pragma unroll
-      for (int l = 0; l < Pack<T>::N; l++) pack.v[l] = from_float<T>(from[k + l]);
-      pack.store(to + k);
-    } else {
-#pragma unroll
-      for (int l = 0; l < Pack<T>::N; l++) {
-        if (k + l < n) to[k + l] = from_float<T>(from[k + l]);
-      }
-    }
-  }
+  finish_sums(tile, m, saved, rows, c);
 }
 
 /// `apply` for ReLU and ReLU6 with a residual; also writes the mask, whose bits are the derivative (0 or 1).
@@ -264,8 +275,7 @@ __device__ void apply_masked(const T* __restrict__ x, const float* __restrict__ 
 /// `sums` with d = dy where the mask's bit is set, else 0.
 template <typename T, bool kPacked>
 __device__ void sums_masked(const T* __restrict__ x, const T* dy, const unsigned char* __restrict__ mask,
-                            const float* __restrict__ saved, T* d, float* __restrict__ partial, long long rows, int c,
-                            int chunk_rows) {
+                            const float* __restrict__ saved, T* d, const SumsMerge& m, long long rows, int c, int chunk_rows) {
   const Tile<kBits> tile(c);
   const long long first = (long long)blockIdx.y * chunk_rows, bytes = (c + kBits - 1) / kBits;
   const int count = (int)min((long long)chunk_rows, rows - first);
@@ -293,7 +303,7 @@ __device__ void sums_masked(const T* __restrict__ x, const T* dy, const unsigned
     }
     sum_over_rows(totals, tile.lanes);
     if (tile.row == 0) {
-      float* out = partial + blockIdx.y * 2ll * c + at;
+      float* out = m.partial + blockIdx.y * 2ll * c + at;
 #pragma unroll
       for (int k = 0; k < kBits; k++) {
         if (k >= n) break;
@@ -302,29 +312,7 @@ __device__ void sums_masked(const T* __restrict__ x, const T* dy, const unsigned
       }
     }
   }
-}
-
-/// Merges the partial sums into the gradients of weight and bias (null: not wanted) and into k2 and k3 (`factors`, [2, c]), which
-/// are 0 when mean and variance are running statistics.
-template <typename P>
-__device__ void finalize_sums(const float* __restrict__ partial, int chunks, long long rows, int c,
-                              const float* __restrict__ saved, int batch_statistics, P* dweight, P* dbias, float* factors) {
-  const int j = blockIdx.x * kMergeLanes + threadIdx.x % kMergeLanes;
-  const int chunk = threadIdx.x / kMergeLanes, step = kThreads / kMergeLanes;
-  double sum = 0, dot = 0;
-  for (int i = chunk; i < chunks && j < c; i += step) {
-    sum += partial[i * 2ll * c + j];
-    dot += partial[i * 2ll * c + c + j];
-  }
-  sum = merge(sum);
-  dot = merge(dot);
-  if (chunk != 0 || j >= c) return;
-  const double mean = saved[j], inv_std = saved[c + j], scale = saved[2 * c + j];
-  const double k2 = -scale * inv_std * inv_std * dot / rows;
-  factors[j] = batch_statistics ? (float)k2 : 0;
-  factors[c + j] = batch_statistics ? (float)(-scale * sum / rows - k2 * mean) : 0;
-  if (dweight) dweight[j] = from_float<P>((float)(dot * inv_std));
-  if (dbias) dbias[j] = from_float<P>((float)sum);
+  finish_sums(tile, m, saved, rows, c);
 }
 
 /// dx = scale * d + k2 * x + k3, with d = dy * f'(x * scale + shift). dx may alias dy.
@@ -358,54 +346,49 @@ __device__ void input_gradient(const T* __restrict__ x, const T* dy, const float
 
 }  // namespace
 
-#define BY_ELEMENT(T, name)                                                                                                      \
-  KERNEL batch_norm_statistics_##name(const T* x, float* partial, long long rows, int c, int chunk_rows) {                       \
-    if (in_packs<T>(c, aligned(x))) statistics<T, Pack<T>::N>(x, partial, rows, c, chunk_rows);                                  \
-    else statistics<T, 1>(x, partial, rows, c, chunk_rows);                                                                      \
-  }                                                                                                                              \
-  KERNEL batch_norm_fwd_##name(const T* x, const float* saved, const T* residual, T* y, long long rows, int c, int chunk_rows,   \
-                            int f) {                                                                                             \
-    if (in_packs<T>(c, aligned(x) && aligned(residual) && aligned(y)))                                                           \
-      apply<T, Pack<T>::N>(x, saved, residual, y, rows, c, chunk_rows, f);                                                       \
-    else apply<T, 1>(x, saved, residual, y, rows, c, chunk_rows, f);                                                             \
-  }                                                                                                                              \
-  KERNEL batch_norm_sums_bwd_##name(const T* x, const T* dy, const T* residual, const float* saved, T* d, float* partial,        \
-                                 long long rows, int c, int chunk_rows, int f) {                                                 \
-    if (in_packs<T>(c, aligned(x) && aligned(dy) && aligned(residual) && aligned(d)))                                            \
-      sums<T, Pack<T>::N>(x, dy, residual, saved, d, partial, rows, c, chunk_rows, f);                                           \
-    else sums<T, 1>(x, dy, residual, saved, d, partial, rows, c, chunk_rows, f);                                                 \
-  }                                                                                                                              \
-  KERNEL batch_norm_masked_fwd_##name(const T* x, const float* saved, const T* residual, T* y, unsigned char* mask,              \
-                                   long long rows, int c, int chunk_rows, int f) {                                               \
-    if (c % kBits == 0 && aligned(x) && aligned(residual) && aligned(y))                                                         \
-      apply_masked<T, true>(x, saved, residual, y, mask, rows, c, chunk_rows, f);                                                \
-    else apply_masked<T, false>(x, saved, residual, y, mask, rows, c, chunk_rows, f);                                            \
-  }                                                                                                                              \
-  KERNEL batch_norm_masked_sums_bwd_##name(const T* x, const T* dy, const unsigned char* mask, const float* saved, T* d,         \
-                                        float* partial, long long rows, int c, int chunk_rows) {                                 \
-    if (c % kBits == 0 && aligned(x) && aligned(dy) && aligned(d))                                                               \
-      sums_masked<T, true>(x, dy, mask, saved, d, partial, rows, c, chunk_rows);                                                 \
-    else sums_masked<T, false>(x, dy, mask, saved, d, partial, rows, c, chunk_rows);                                             \
-  }                                                                                                                              \
-  KERNEL batch_norm_bwd_##name(const T* x, const T* dy, const float* saved, const float* factors, T* dx, long long rows, int c,  \
-                            int chunk_rows, int f) {                                                                             \
-    if (in_packs<T>(c, aligned(x) && aligned(dy) && aligned(dx)))                                                                \
-      input_gradient<T, Pack<T>::N>(x, dy, saved, factors, dx, rows, c, chunk_rows, f);                                          \
-    else input_gradient<T, 1>(x, dy, saved, factors, dx, rows, c, chunk_rows, f);                                                \
+/// Increments the number of batches.
+KERNEL batch_norm_count(long long* batches) { *batches += 1; }
+
+#define BY_ELEMENT(T, name)                                                                                                     \
+  KERNEL batch_norm_statistics_##name(const T* x, StatisticsMerge merge, long long rows, int c, int chunk_rows) {               \
+    if (in_packs<T>(c, aligned(x))) statistics<T, Pack<T>::N>(x, merge, rows, c, chunk_rows);                                   \
+    else statistics<T, 1>(x, merge, rows, c, chunk_rows);                                                                       \
+  }                                                                                                                             \
+  KERNEL batch_norm_fwd_##name(const T* x, const float* saved, const T* residual, T* y, long long rows, int c, int chunk_rows,  \
+                            int f) {                                                                                            \
+    if (in_packs<T>(c, aligned(x) && aligned(residual) && aligned(y)))                                                          \
+      apply<T, Pack<T>::N>(x, saved, residual, y, rows, c, chunk_rows, f);                                                      \
+    else apply<T, 1>(x, saved, residual, y, rows, c, chunk_rows, f);                                                            \
+  }                                                                                                                             \
+  KERNEL batch_norm_sums_bwd_##name(const T* x, const T* dy, const T* residual, const float* saved, T* d, SumsMerge merge,      \
+                                 long long rows, int c, int chunk_rows, int f) {                                                \
+    if (in_packs<T>(c, aligned(x) && aligned(dy) && aligned(residual) && aligned(d)))                                           \
+      sums<T, Pack<T>::N>(x, dy, residual, saved, d, merge, rows, c, chunk_rows, f);                                            \
+    else sums<T, 1>(x, dy, residual, saved, d, merge, rows, c, chunk_rows, f);                                                  \
+  }                                                                                                                             \
+  KERNEL batch_norm_masked_fwd_##name(const T* x, const float* saved, const T* residual, T* y, unsigned char* mask,             \
+                                   long long rows, int c, int chunk_rows, int f) {                                              \
+    if (c % kBits == 0 && aligned(x) && aligned(residual) && aligned(y))                                                        \
+      apply_masked<T, true>(x, saved, residual, y, mask, rows, c, chunk_rows, f);                                               \
+    else apply_masked<T, false>(x, saved, residual, y, mask, rows, c, chunk_rows, f);                                           \
+  }                                                                                                                             \
+  KERNEL batch_norm_masked_sums_bwd_##name(const T* x, const T* dy, const unsigned char* mask, const float* saved, T* d,        \
+                                        SumsMerge merge, long long rows, int c, int chunk_rows) {                               \
+    if (c % kBits == 0 && aligned(x) && aligned(dy) && aligned(d))                                                              \
+      sums_masked<T, true>(x, dy, mask, saved, d, merge, rows, c, chunk_rows);                                                  \
+    else sums_masked<T, false>(x, dy, mask, saved, d, merge, rows, c, chunk_rows);                                              \
+  }                                                                                                                             \
+  KERNEL batch_norm_bwd_##name(const T* x, const T* dy, const float* saved, const float* factors, T* dx, long long rows, int c, \
+                            int chunk_rows, int f) {                                                                            \
+    if (in_packs<T>(c, aligned(x) && aligned(dy) && aligned(dx)))                                                               \
+      input_gradient<T, Pack<T>::N>(x, dy, saved, factors, dx, rows, c, chunk_rows, f);                                         \
+    else input_gradient<T, 1>(x, dy, saved, factors, dx, rows, c, chunk_rows, f);                                               \
   }
 
-#define BY_PARAMETER(P, name)                                                                                                     \
-  KERNEL batch_norm_finalize_##name(const float* partial, int chunks, long long rows, int chunk_rows, int c, const P* weight,     \
-                                 const P* bias, P* running_mean, P* running_var, float momentum, float eps, float* saved) {       \
-    finalize<P>(partial, chunks, rows, chunk_rows, c, weight, bias, running_mean, running_var, momentum, eps, saved);             \
-  }                                                                                                                               \
-  KERNEL batch_norm_frozen_##name(const P* mean, const P* var, const P* weight, const P* bias, float eps, int c, float* saved) {  \
-    const int j = blockIdx.x * kThreads + threadIdx.x;                                                                            \
-    if (j < c) save_channel<P>(saved, c, j, to_float(mean[j]), to_float(var[j]), eps, weight, bias);                              \
-  }                                                                                                                               \
-  KERNEL batch_norm_finalize_bwd_##name(const float* partial, int chunks, long long rows, int c, const float* saved,              \
-                                     int batch_statistics, P* dweight, P* dbias, float* factors) {                                \
-    finalize_sums<P>(partial, chunks, rows, c, saved, batch_statistics, dweight, dbias, factors);                                 \
+#define BY_PARAMETER(P, name)                                                                                                    \
+  KERNEL batch_norm_frozen_##name(const P* mean, const P* var, const P* weight, const P* bias, float eps, int c, float* saved) { \
+    const int j = blockIdx.x * kThreads + threadIdx.x;                                                                           \
+    if (j < c) save_channel<P>(saved, c, j, to_float(mean[j]), to_float(var[j]), eps, weight, bias);                             \
   }
 
 BY_ELEMENT(float, f32)

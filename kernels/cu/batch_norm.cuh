@@ -13,6 +13,11 @@ __device__ void save_channel(float* saved, int c, int j, double mean, double var
   saved[3 * c + j] = (float)((bias ? to_float(bias[j]) : 0.0f) - mean * scale);
 }
 
+/// Weight of the batch in the running statistics: 1 / batches, in which this one is counted, or `momentum` without a count.
+__device__ inline float average_factor(const long long* batches, float momentum) {
+  return batches ? (float)(1.0 / *batches) : momentum;
+}
+
 /// running = (1 - momentum) * running + momentum * batch
 template <typename P> __device__ void update_running(P* running, float momentum, double batch) {
   *running = from_float<P>((float)((1.0 - momentum) * to_float(*running) + momentum * batch));

@@ -133,6 +133,20 @@ template <typename T, int V> __device__ void chunk_statistics(const T* x, int n,
   }
 }
 
+/// True in the last of `blocks` blocks to arrive, which then sees all earlier writes of the others. The ticket is 0 before the first
+/// block arrives and after the last has.
+__device__ inline bool is_last(unsigned* ticket, int blocks) {
+  __shared__ int last;
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    __threadfence();
+    last = atomicInc(ticket, (unsigned)blocks - 1) == (unsigned)blocks - 1;
+    __threadfence();
+  }
+  __syncthreads();
+  return last != 0;
+}
+
 /// Adjacent channels per block in kernels that merge partial results; the rest of the block's threads spread over the chunks.
 constexpr int kMergeLanes = 16;
 

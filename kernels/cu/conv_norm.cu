@@ -14,7 +14,8 @@ constexpr double kMaxRatio = 32;
 
 template <typename T, typename P>
 __device__ void finalize(const T* __restrict__ y, const float* __restrict__ sums, long long rows, int c, const P* weight,
-                         const P* bias, P* running_mean, P* running_var, float momentum, float eps, float* saved) {
+                         const P* bias, P* running_mean, P* running_var, const long long* batches, float momentum,
+                         float eps, float* saved) {
   const int j = blockIdx.x * kMergeLanes + threadIdx.x % kMergeLanes;
   const int part = threadIdx.x / kMergeLanes, parts = kThreads / kMergeLanes;
   double mean = 0, var = 0;
@@ -48,6 +49,7 @@ __device__ void finalize(const T* __restrict__ y, const float* __restrict__ sums
   if (part != 0 || j >= c) return;
   save_channel(saved, c, j, mean, var, eps, weight, bias);
   if (running_mean) {
+    momentum = average_factor(batches, momentum);
     update_running(running_mean + j, momentum, mean);
     update_running(running_var + j, momentum, var * rows / (rows - 1));
   }
@@ -56,10 +58,10 @@ __device__ void finalize(const T* __restrict__ y, const float* __restrict__ sums
 }  // namespace
 
 #define BY_TYPES(T, P, t, p)                                                                                           \
-  KERNEL conv_norm_finalize_##t##_##p(const T* y, const float* sums, long long rows, int c, const P* weight,          \
-                                      const P* bias, P* running_mean, P* running_var, float momentum, float eps,      \
-                                      float* saved) {                                                                  \
-    finalize<T, P>(y, sums, rows, c, weight, bias, running_mean, running_var, momentum, eps, saved);                   \
+  KERNEL conv_norm_finalize_##t##_##p(const T* y, const float* sums, long long rows, int c, const P* weight,           \
+                                      const P* bias, P* running_mean, P* running_var, const long long* batches,        \
+                                      float momentum, float eps, float* saved) {                                       \
+    finalize<T, P>(y, sums, rows, c, weight, bias, running_mean, running_var, batches, momentum, eps, saved);          \
   }
 
 BY_TYPES(half16, float, f16, f32)

@@ -70,9 +70,16 @@ __device__ __forceinline__ void add_square(float g, double factor, float limit, 
   clipped += limit != 0 && square > most ? most : square;
 }
 
+/// Element i of the gradient.
+__device__ __forceinline__ float gradient_at(const Parameter& of, long long i) {
+  float g[1];
+  load_gradient(of, i, g);
+  return g[0];
+}
+
 /// Square of gradient i, unscaled and clipped.
 __device__ __forceinline__ float square_at(const Parameter& of, const UpdateArgs& args, long long i) {
-  float g = args.scalars[kGradFactor] * pointer<const float>(of.gradient)[i];
+  float g = args.scalars[kGradFactor] * gradient_at(of, i);
   if (args.clip_value != 0) g = fminf(fmaxf(g, -args.clip_value), args.clip_value);
   if (args.agc_scale) g *= args.agc_scale[of.row + (int)(i / of.row_length)];
   return g * g;
@@ -87,7 +94,7 @@ struct FactoredOptions {
 
 /// Adafactor's factored second moment (Shazeer and Stern, 2018): running means of g^2 + eps over the last axis, for the lines of a
 /// block's chunk, and over the first axis, for the block's range of columns.
-KERNEL factor_moments_f32(ParameterTable table, UpdateArgs args, FactoredOptions options) {
+KERNEL factor_moments_f32(const __grid_constant__ ParameterTable table, const __grid_constant__ UpdateArgs args, FactoredOptions options) {
   const Chunk chunk(table);
   const Parameter& of = chunk.of;
   if (args.scalars[kSkip] != 0 || !of.moments[kRowMeans]) return;
@@ -123,28 +130,29 @@ KERNEL factor_moments_f32(ParameterTable table, UpdateArgs args, FactoredOptions
 }
 
 /// Norm of all gradients, and loss scaling and clipping decisions.
-KERNEL gradient_norm_f32(ParameterTable table, UpdateArgs args, GradOptions options) {
+KERNEL gradient_norm_f32(const __grid_constant__ ParameterTable table, const __grid_constant__ UpdateArgs args, GradOptions options) {
   const Chunk chunk(table);
-  const float* const g = pointer<const float>(chunk.of.gradient);
   const double factor = 1.0 / (double)args.scalars[kLossScale];
   constexpr int N = Pack<float>::N;
-  const long long split = aligned(g + chunk.first) ? chunk.end - (chunk.end - chunk.first) % N : chunk.first;
+  const bool packed = has_packed_gradient(chunk.of, chunk.first);
+  const long long split = packed ? chunk.end - (chunk.end - chunk.first) % N : chunk.first;
   double total = 0, clipped = 0;
   for (long long i = chunk.first + threadIdx.x * N; i < split; i += kThreads * N) {
     float v[N];
-    load<N>(g + i, v);
+    load_gradient<N>(chunk.of, i, v);
 #pragma unroll
     for (int k = 0; k < N; k++) add_square(v[k], factor, args.clip_value, total, clipped);
   }
-  for (long long i = split + threadIdx.x; i < chunk.end; i += kThreads) add_square(g[i], factor, args.clip_value, total, clipped);
+  for (long long i = split + threadIdx.x; i < chunk.end; i += kThreads) {
+    add_square(gradient_at(chunk.of, i), factor, args.clip_value, total, clipped);
+  }
   finish_norm(args, options, total, clipped);
 }
 
 /// `gradient_norm` with adaptive gradient clipping: also stores agc_scale[row] such that the gradient norm of a row is at most `agc_clip`
 /// times the norm of its weights (at least 1e-3).
-KERNEL gradient_norm_agc_f32(ParameterTable table, UpdateArgs args, GradOptions options) {
+KERNEL gradient_norm_agc_f32(const __grid_constant__ ParameterTable table, const __grid_constant__ UpdateArgs args, GradOptions options) {
   const Chunk chunk(table);
-  const float* const g = pointer<const float>(chunk.of.gradient);
   const float* const w = pointer<const float>(chunk.of.weights);
   const double factor = 1.0 / (double)args.scalars[kLossScale];
   const Rows rows(chunk);
@@ -153,7 +161,7 @@ KERNEL gradient_norm_agc_f32(ParameterTable table, UpdateArgs args, GradOptions 
     float sums[2] = {};
     for (int i = rows.lane; i < chunk.of.row_length; i += rows.lanes) {
       const long long at = (long long)row * chunk.of.row_length + i;
-      const float scaled = (float)(g[at] * factor);
+      const float scaled = (float)(gradient_at(chunk.of, at) * factor);
       sums[0] += scaled * scaled;
       sums[1] += w[at] * w[at];
     }

@@ -23,7 +23,9 @@ struct Parameter {
   /// Formats of the low-precision copy and of the weights, if these are to be rounded.
   int low_precision_format, round_format;
   /// Length of the last axis, if the second moment is factored; the last two moments are then its means over the last and first axis.
-  int inner, padding;
+  int inner;
+  /// Format of the gradient.
+  int gradient_format;
 };
 
 struct ParameterTable {
@@ -48,7 +50,7 @@ struct UpdateArgs {
 /// Moments that hold the row and column means of a factored second moment, and the maximum product of its axes between first and last.
 constexpr int kRowMeans = kMoments - 2, kColumnMeans = kMoments - 1, kMaxMeans = 64;
 
-/// Half-precision formats.
+/// Half-precision formats, and none: f32.
 enum { kNoFormat, kHalf, kBfloat };
 
 /// Indices of `UpdateArgs::scalars`, as `UpdateScalar` in `engine/src/ops/update_state.rs`.
@@ -120,19 +122,6 @@ __device__ __forceinline__ float warp_sum(float value) {
   return value;
 }
 
-/// True in the last of `blocks` blocks to arrive, which then sees all earlier writes of the others.
-__device__ bool is_last(unsigned* ticket, int blocks) {
-  __shared__ int last;
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    __threadfence();
-    last = atomicInc(ticket, (unsigned)blocks - 1) == (unsigned)blocks - 1;
-    __threadfence();
-  }
-  __syncthreads();
-  return last != 0;
-}
-
 /// Mapping of a block's threads to the rows of a chunk: a warp per row, or the whole block for rows of 1024 elements and more.
 struct Rows {
   int first, end, step, lane, lanes;
@@ -162,6 +151,29 @@ template <int N, typename H> __device__ __forceinline__ void store_low_precision
 #pragma unroll
   for (int k = 0; k < N; k++) group.v[k] = from_float<H>(from[k]);
   *reinterpret_cast<Group*>(to) = group;
+}
+
+/// Loads N adjacent values in half precision; N is 1 or 4, and 4 values are aligned to 8 bytes.
+template <int N, typename H> __device__ __forceinline__ void load_low_precision(const H* from, float (&to)[N]) {
+  struct alignas(N * sizeof(H)) Group {
+    H v[N];
+  };
+  const Group group = *reinterpret_cast<const Group*>(from);
+#pragma unroll
+  for (int k = 0; k < N; k++) to[k] = to_float(group.v[k]);
+}
+
+/// True if four elements of the gradient, starting at i, can be loaded at once.
+__device__ __forceinline__ bool has_packed_gradient(const Parameter& of, long long i) {
+  const int bytes = of.gradient_format == kNoFormat ? sizeof(float) : sizeof(half16);
+  return (of.gradient + i * bytes) % (Pack<float>::N * bytes) == 0;
+}
+
+/// Loads N adjacent elements of the gradient, starting at i.
+template <int N> __device__ __forceinline__ void load_gradient(const Parameter& of, long long i, float (&g)[N]) {
+  if (of.gradient_format == kHalf) load_low_precision<N>(pointer<const half16>(of.gradient) + i, g);
+  else if (of.gradient_format == kBfloat) load_low_precision<N>(pointer<const bfloat16>(of.gradient) + i, g);
+  else load<N>(pointer<const float>(of.gradient) + i, g);
 }
 
 /// Values that are the same for all elements of a block.
@@ -196,7 +208,7 @@ __device__ __forceinline__ void evaluate(const Parameter& of, const UpdateArgs& 
                                          Out (&out)[N]) {
   float w[N] = {}, g[N] = {}, m[kMoments][N] = {};
   if constexpr ((R::kReads & 1) != 0) load<N>(pointer<const float>(of.weights) + i, w);
-  if constexpr ((R::kReads & 2) != 0) load<N>(pointer<const float>(of.gradient) + i, g);
+  if constexpr ((R::kReads & 2) != 0) load_gradient<N>(of, i, g);
 #pragma unroll
   for (int k = 0; k < kMoments; k++) {
     if ((R::kReads & 4u << k) != 0 && (!R::kFactored || of.moments[k])) load<N>(pointer<const float>(of.moments[k]) + i, m[k]);
@@ -341,10 +353,11 @@ template <typename R> __device__ void stage(const ParameterTable& table, const U
     }
   } else {
     constexpr int N = Pack<float>::N;
-    unsigned long long all = of.weights | of.gradient | of.ema | (of.low_precision << 1) | (unsigned long long)(chunk.first * sizeof(float));
+    unsigned long long all = of.weights | of.ema | (of.low_precision << 1) | (unsigned long long)(chunk.first * sizeof(float));
     for (int k = 0; k < kMoments; k++) all |= of.moments[k];
     const bool in_rows = (R::kReadRows != 0 || args.agc_scale) && of.row_length % N != 0;
-    const long long split = all % 16 == 0 && !in_rows ? chunk.end - (chunk.end - chunk.first) % N : chunk.first;
+    const bool packed = all % 16 == 0 && has_packed_gradient(of, chunk.first) && !in_rows;
+    const long long split = packed ? chunk.end - (chunk.end - chunk.first) % N : chunk.first;
     for (long long i = chunk.first + threadIdx.x * N; i < split; i += kThreads * N) update_group<R, N>(of, args, i, u, common, totals);
     for (long long i = split + threadIdx.x; i < chunk.end; i += kThreads) update_group<R, 1>(of, args, i, u, common, totals);
   }

@@ -51,7 +51,8 @@ template <int N> struct alignas(N) Bytes {
   unsigned char v[N];
 };
 
-/// Computes elements i .. i + N of an image; `change`, its row of `changes`, is in shared memory.
+/// Computes elements i .. i + N of an image of fewer than 2^31 elements; `change`, its row of `changes`, is in shared memory. Two 32-bit
+/// divisions find the first element's position; the others follow it.
 template <int N, typename T>
 __device__ __forceinline__ void prepare_group(const unsigned char* own, const unsigned char* partner, const long long* change, float lam,
                                               T* y, long long i, long long size, int w, int c, const Preparation& p) {
@@ -61,10 +62,10 @@ __device__ __forceinline__ void prepare_group(const unsigned char* own, const un
   const bool cuts = change[kTop] < change[kBottom];
   if (lam != 1 || cuts) other = *reinterpret_cast<const Bytes<N>*>(partner + i);
   float out[N];
+  const unsigned pixel = (unsigned)i / c;
+  int channel = (unsigned)i - pixel * c, row = pixel / w, column = pixel - row * w;
 #pragma unroll
   for (int k = 0; k < N; k++) {
-    const long long at = i + k;
-    const int channel = (int)(at % c), column = (int)(at / c % w), row = (int)(at / c / w);
     const bool theirs = cuts && inside(change + kTop, row, column);
     float value = theirs ? other.v[k] : mine.v[k];
     if (lam != 1) value = lam * value + (1 - lam) * other.v[k];
@@ -72,10 +73,17 @@ __device__ __forceinline__ void prepare_group(const unsigned char* own, const un
     value = (value / p.max_value - by_channel(p.mean, channel)) / by_channel(p.std, channel);
     for (int b = 0; b < p.boxes; b++) {
       if (!inside(change + kErase + 4 * b, row, column)) continue;
-      const long long index = p.erase_mode == kRand ? channel : at;
+      const long long index = p.erase_mode == kRand ? channel : i + k;
       value = p.erase_mode == kConst ? 0 : normal(p, change[kSample], b * size + index);
     }
     out[k] = value;
+    if (++channel == c) {
+      channel = 0;
+      if (++column == w) {
+        column = 0;
+        row++;
+      }
+    }
   }
   store<N>(y + i, out);
 }

@@ -8,6 +8,7 @@
 mod build;
 mod sources;
 
+use std::collections::BTreeMap;
 use std::ffi::{CString, c_char, c_int};
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -69,6 +70,17 @@ pub struct MemoryCalls {
     pub host_allocations: u64,
     /// Nodes of captured graphs that allocate or free memory.
     pub graph_nodes: u64,
+}
+
+/// Executions of a kernel or library call in counted mode, and the device memory that they moved.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WorkCount {
+    /// Number of executions, including those by replayed CUDA graphs.
+    pub executions: u64,
+    /// Bytes read. A byte counts once per execution, however many threads read it.
+    pub loads: u64,
+    /// Bytes written, each counted once per execution.
+    pub stores: u64,
 }
 
 /// Error of loading or configuring the emulated device.
@@ -184,6 +196,27 @@ pub fn plant_engine(engine: i64, milliseconds: f64, fault: EngineFault) -> Resul
     Ok(())
 }
 
+/// Enables or disables counted mode for modules that are loaded from now on: accesses of kernels are counted, not checked, for
+/// [`work_counts`].
+pub fn set_counted(counted: bool) -> Result<(), EmulatorError> {
+    let runtime = RUNTIME.get().ok_or(EmulatorError::NotLoaded)?;
+    // SAFETY: the type is that of the function in `emulator/runtime/settings.cpp`.
+    unsafe { (runtime.set_counted)(c_int::from(counted)) };
+    Ok(())
+}
+
+/// Runs all queued work and returns what kernels, library calls, copies and memsets have done in counted mode so far, by name.
+pub fn work_counts() -> BTreeMap<String, WorkCount> {
+    let text = RUNTIME.get().and_then(|runtime| read_text(&runtime.counts)).unwrap_or_default();
+    let count = |line: &str| {
+        let mut fields = line.split('\t');
+        let name = fields.next()?.to_string();
+        let mut number = || fields.next()?.parse().ok();
+        Some((name, WorkCount { executions: number()?, loads: number()?, stores: number()? }))
+    };
+    text.lines().filter_map(count).collect()
+}
+
 /// Returns and clears the last error message, with kernel, line, block and thread if known; `None` if there was no error. Unlike on a
 /// real device, this also resets devices after a sticky error.
 pub fn take_error() -> Option<String> {
@@ -282,6 +315,7 @@ struct Runtime {
     folder: PathBuf,
     set_order: Symbol<unsafe extern "C" fn(u64)>,
     set_checked: Symbol<unsafe extern "C" fn(c_int)>,
+    set_counted: Symbol<unsafe extern "C" fn(c_int)>,
     last_error: Symbol<ReadText>,
     clear_error: Symbol<unsafe extern "C" fn()>,
     set_device_memory: Symbol<unsafe extern "C" fn(usize)>,
@@ -290,6 +324,7 @@ struct Runtime {
     remove_suballocation: Symbol<unsafe extern "C" fn(u64, CUstream) -> c_int>,
     live_bytes: Symbol<unsafe extern "C" fn() -> usize>,
     leaks: Symbol<ReadText>,
+    counts: Symbol<ReadText>,
     bytes: Symbol<unsafe extern "C" fn(*const c_char, *mut u64, *mut u64) -> c_int>,
     plant_engine: Symbol<unsafe extern "C" fn(i64, f64, c_int)>,
 }
@@ -322,6 +357,7 @@ impl Runtime {
                 folder: built.folder,
                 set_order: library.get(b"fornax_emulator_set_order").map_err(load)?,
                 set_checked: library.get(b"fornax_emulator_set_checked").map_err(load)?,
+                set_counted: library.get(b"fornax_emulator_set_counted").map_err(load)?,
                 last_error: library.get(b"fornax_emulator_last_error").map_err(load)?,
                 clear_error: library.get(b"fornax_emulator_clear_error").map_err(load)?,
                 set_device_memory: library.get(b"fornax_emulator_set_device_memory").map_err(load)?,
@@ -329,6 +365,7 @@ impl Runtime {
                 add_suballocation: library.get(b"fornax_emulator_add_suballocation").map_err(load)?,
                 remove_suballocation: library.get(b"fornax_emulator_remove_suballocation").map_err(load)?,
                 live_bytes: library.get(b"fornax_emulator_live_bytes").map_err(load)?,
+                counts: library.get(b"fornax_emulator_counts").map_err(load)?,
                 leaks: library.get(b"fornax_emulator_leaks").map_err(load)?,
                 bytes: library.get(b"fornax_emulator_bytes").map_err(load)?,
                 plant_engine: libraries[built.cudnn].get(b"fornax_emulator_plant_engine").map_err(load)?,

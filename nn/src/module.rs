@@ -119,7 +119,8 @@ pub fn named_buffers(module: &(impl Module + ?Sized)) -> Vec<(String, Tensor)> {
     of_kind(module, StateKind::Buffer)
 }
 
-/// Moves every float parameter and buffer of a module tree to a device. Counters stay on the CPU, where they are updated. The module must
+/// Moves every float parameter and buffer of a module tree to a device. Counters are on the CPU, where they are updated, except those
+/// that a batch norm without momentum reads: it moves them itself. The module must
 /// not be in use during the move, and optimizers must be created afterwards.
 pub fn move_to(module: &(impl Module + ?Sized), device: &Device) -> Result<()> {
     state_entries(module)
@@ -128,9 +129,13 @@ pub fn move_to(module: &(impl Module + ?Sized), device: &Device) -> Result<()> {
         .try_for_each(|e| e.tensor.move_to(device))
 }
 
-/// Increments `num_batches_tracked` of every batch norm, as a training pass does. For replayed CUDA graphs, which do not run the modules.
+/// Increments `num_batches_tracked` of every batch norm that counts on the CPU, as a training pass does. For replayed CUDA graphs, which do
+/// not run the modules; they increment the counters on the device.
 pub fn increment_num_batches_tracked(module: &(impl Module + ?Sized)) -> Result<()> {
-    let counts = |e: &&StateEntry| e.kind == StateKind::Buffer && e.name.ends_with("num_batches_tracked");
+    let counts = |e: &&StateEntry| {
+        let is_counter = e.kind == StateKind::Buffer && e.name.ends_with("num_batches_tracked");
+        is_counter && e.tensor.device() == Device::Cpu
+    };
     state_entries(module).iter().filter(counts).try_for_each(|e| {
         e.tensor.write::<i64>()?[0] += 1;
         Ok(())

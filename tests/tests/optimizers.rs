@@ -97,10 +97,21 @@ fn half_dtype(i: usize) -> DType {
 
 /// Weights, EMAs and low-precision copies after seven updates.
 fn run(rule: &UpdateRule, gradients: GradientRule, device: &Device) -> Result<Vec<Vec<f32>>> {
+    run_with(rule, gradients, device, |gradient| Ok(gradient.clone()))
+}
+
+/// [`run`] with gradients converted by `convert`.
+fn run_with(
+    rule: &UpdateRule,
+    gradients: GradientRule,
+    device: &Device,
+    convert: impl Fn(&Tensor) -> Result<Tensor>,
+) -> Result<Vec<Vec<f32>>> {
     let state = UpdateState::new(gradients, rule, device)?;
     let all = (0..SHAPES.len()).map(|i| TestParameter::new(i, rule, device)).collect::<Result<Vec<_>>>()?;
     for step in 0..7 {
-        let gradient = |i: usize| values(SHAPES[i], 31 + 7 * i + 13 * step, device).mul_scalar(16.0);
+        let gradient =
+            |i: usize| convert(&values(SHAPES[i], 31 + 7 * i + 13 * step, device).mul_scalar(16.0)?);
         let now = (0..all.len()).map(gradient).collect::<Result<Vec<_>>>()?;
         let updated: Vec<UpdateOperands> =
             all.iter().enumerate().map(|(i, p)| p.updated(i, &now[i])).collect();
@@ -164,6 +175,23 @@ fn every_optimizer_on_the_gpu_matches_the_cpu() {
                 let near = (a - b).abs() <= 2e-5 + (1e-4 + half) * a.abs();
                 assert!(near, "{name} {gradients:?}: array {which}, element {k}: {a} and {b}");
             }
+        }
+    }
+}
+
+#[test]
+fn half_precision_gradients_update_as_their_f32_casts() {
+    let _guard = serialize();
+    let scaling = Some(LossScaling { init_scale: 16.0, ..LossScaling::default() });
+    let clips = [None, Some(GradClip::Norm(0.5)), Some(GradClip::Value(0.3)), Some(GradClip::Agc(0.05))];
+    for (i, name) in names().filter(|name| name != "adahessian").enumerate() {
+        let rule = rule(&name, &options()).expect("an optimizer").update;
+        let gradients = GradientRule { scaling, clip: clips[i % 4] };
+        for device in [Device::Cpu, GPU] {
+            let half = |g: &Tensor| g.to_dtype(half_dtype(i));
+            let got = run_with(&rule, gradients, &device, half).expect(&name);
+            let want = run_with(&rule, gradients, &device, |g| half(g)?.to_dtype(DType::F32)).expect(&name);
+            assert_eq!(got, want, "{name} {gradients:?} on {device}");
         }
     }
 }

@@ -1,6 +1,9 @@
-//! Memory traffic of kernels on the emulated device in checked mode, against the minimum that their operations need.
+//! Memory traffic of kernels on the emulated device in counted mode, against the minimum that their operations need.
 //!
-//! A separate process, since kernels are compiled with or without checks when they are first used.
+//! A separate process, since kernels are compiled with or without counting when they are first used.
+#[path = "traffic/step.rs"]
+mod step;
+
 use fornax::optim::{OptimizerOptions, rule};
 use fornax_engine::random::{RngKey, RngStream};
 use fornax_engine::{
@@ -16,27 +19,25 @@ const GPU: Device = Device::Cuda(0);
 fn serialize() -> MutexGuard<'static, ()> {
     static LOCK: Mutex<()> = Mutex::new(());
     let guard = LOCK.lock().unwrap_or_else(|e| e.into_inner());
-    emulator::load(&EmulatorOptions { checked: true, ..EmulatorOptions::default() })
-        .expect("the emulated device");
+    emulator::load(&EmulatorOptions::default()).expect("the emulated device");
+    emulator::set_counted(true).expect("the emulated device");
     guard
 }
 
+/// Bytes that a kernel has moved.
 fn moved(kernel: &str) -> u64 {
-    // Waits for queued kernels.
-    emulator::live_bytes();
-    emulator::traffic(kernel).map_or(0, |traffic| traffic.loads + traffic.stores)
+    emulator::work_counts().get(kernel).map_or(0, |count| count.loads + count.stores)
 }
 
-/// A kernel, the minimum number of bytes it moves, and the number of bytes it may read in addition, since they are cached.
+/// A kernel, and the minimum number of bytes it moves.
 struct KernelTraffic {
     kernel: String,
     minimum: usize,
-    cached: usize,
 }
 
 impl KernelTraffic {
     fn new(kernel: &str, dtype: DType, minimum: usize) -> KernelTraffic {
-        KernelTraffic { kernel: format!("{kernel}_{dtype}"), minimum, cached: 0 }
+        KernelTraffic { kernel: format!("{kernel}_{dtype}"), minimum }
     }
 }
 
@@ -44,14 +45,10 @@ impl KernelTraffic {
 fn check(passes: &[KernelTraffic], f: impl FnOnce() -> Result<()>) {
     let before: Vec<u64> = passes.iter().map(|pass| moved(&pass.kernel)).collect();
     f().and_then(|()| GPU.synchronize()).expect("runs");
-    for (KernelTraffic { kernel, minimum, cached }, before) in passes.iter().zip(before) {
+    for (KernelTraffic { kernel, minimum }, before) in passes.iter().zip(before) {
         let bytes = moved(kernel) - before;
         assert!(bytes as usize >= *minimum, "{kernel} moved {bytes} bytes, fewer than {minimum}");
-        let maximum = 1.1 * *minimum as f64 + *cached as f64;
-        assert!(
-            bytes as f64 <= maximum,
-            "{kernel} moved {bytes} bytes for {minimum}, and {cached} from a cache"
-        );
+        assert!(bytes as f64 <= 1.1 * *minimum as f64, "{kernel} moved {bytes} bytes for {minimum}");
     }
 }
 
@@ -65,14 +62,12 @@ fn full(shape: &[usize], dtype: DType) -> Tensor {
 #[test]
 fn batch_norm_reads_and_writes_each_element_once_per_pass() {
     let _guard = serialize();
-    // Each thread processes four rows, and loads the per-channel vectors once for these: a float per four elements.
     let shape = [8, 28, 28, 64];
     let n: usize = shape.iter().product();
     for dtype in [DType::F32, DType::F16] {
         let (tensor, bits) = (n * dtype.size(), n / 8);
-        let pass = |kernel: &str, tensors: usize, extra: usize, vectors: usize| KernelTraffic {
-            cached: vectors * n,
-            ..KernelTraffic::new(&format!("batch_norm_{kernel}"), dtype, tensors * tensor + extra)
+        let pass = |kernel: &str, tensors: usize, extra: usize| {
+            KernelTraffic::new(&format!("batch_norm_{kernel}"), dtype, tensors * tensor + extra)
         };
         let run = |f: Activation, residual: bool| -> Result<()> {
             let [x, r] = [full(&shape, dtype).variable(), full(&shape, dtype).variable()];
@@ -87,15 +82,14 @@ fn batch_norm_reads_and_writes_each_element_once_per_pass() {
             y.backward_from(&full(&shape, dtype))
         };
         // x and y; x and dy; x, dy and dx. The derivative follows from x.
-        let passes = [pass("fwd", 2, 0, 2), pass("sums_bwd", 2, 0, 3), pass("bwd", 3, 0, 4)];
+        let passes = [pass("fwd", 2, 0), pass("sums_bwd", 2, 0), pass("bwd", 3, 0)];
         check(&passes, || run(Activation::Relu, false));
         // x, residual, y and the mask; x, dy, d and the mask; x, d and dx.
-        let passes =
-            [pass("masked_fwd", 3, bits, 2), pass("masked_sums_bwd", 3, bits, 1), pass("bwd", 3, 0, 4)];
+        let passes = [pass("masked_fwd", 3, bits), pass("masked_sums_bwd", 3, bits), pass("bwd", 3, 0)];
         check(&passes, || run(Activation::Relu, true));
         check(&passes, || run(Activation::Relu6, true));
         // The derivative of SiLU is not binary: the residual is read again.
-        let passes = [pass("fwd", 3, 0, 2), pass("sums_bwd", 4, 0, 3), pass("bwd", 3, 0, 4)];
+        let passes = [pass("fwd", 3, 0), pass("sums_bwd", 4, 0), pass("bwd", 3, 0)];
         check(&passes, || run(Activation::Silu, true));
     }
 }
@@ -164,10 +158,8 @@ fn optimizer_update_is_one_pass() {
         // The norm pass reads the gradient. The update reads it, reads and writes weights, moments and EMA, and writes the low-precision copy.
         let minimum = (1 + 2 * (2 + moments.len())) * n * 4 + 2 * n;
         let norm_pass = KernelTraffic::new("gradient_norm", DType::F32, n * 4);
-        // Each thread reads the learning rate, factor and flags, which are cached.
-        let numbers = (n >> 14) * 256 * 6 * 4;
         let kernel = rule.kernels()[0].to_string();
-        check(&[norm_pass, KernelTraffic { kernel, minimum, cached: numbers }], || {
+        check(&[norm_pass, KernelTraffic { kernel, minimum }], || {
             let state = UpdateState::new(gradients, &rule, &GPU)?;
             state.set_lr(0.1, 0.9)?;
             let parameter = UpdateOperands {
@@ -198,10 +190,11 @@ fn prepare_images_is_one_pass() {
         erase_mode: EraseMode::Const,
         rng,
     };
-    for (changes, reads) in [(plain, 1), ((0..n).map(mixed).collect(), 2)] {
+    // The bytes of a partner are those of another image.
+    for changes in [plain, (0..n).map(mixed).collect()] {
         let rows = ImageChange::rows(&changes, 1).and_then(|rows| rows.to_device(&GPU)).expect("memory");
         for dtype in [DType::F32, DType::F16] {
-            let minimum = x.numel() * (reads + dtype.size());
+            let minimum = x.numel() * (1 + dtype.size());
             check(&[KernelTraffic::new("prepare", dtype, minimum)], || {
                 x.prepare_images(&rows, &how, dtype).map(drop)
             });

@@ -70,6 +70,7 @@ fn batch_norm(shape: [usize; 4], dtype: DType, residual: bool, backward: bool) -
                     training: true,
                     momentum: 0.1,
                     eps: 1e-5,
+                    ..BatchNorm::default()
                 };
                 let y = match (fused, &r) {
                     (true, r) => x.batch_norm_act(&norm, Activation::Relu, r.as_ref())?,

@@ -53,13 +53,19 @@ pub fn gradients(
             };
             let Some(grad) = grad else { continue };
             let needs: Vec<bool> = node.inputs.iter().map(|input| graph.needs_gradient(input)).collect();
-            let grads = node.differentiate(grad, &needs, create_graph)?;
-            for (input, grad) in node.inputs.iter().zip(grads) {
-                let Some(grad) = grad else { continue };
-                if let AutogradMeta::Node(n) = input {
-                    n.check_shape(&grad, node.op);
+            let offers_sums = !create_graph && node.accumulates();
+            let take_sum = |input: &AutogradMeta| {
+                GradientKey::of(input).filter(|_| offers_sums).and_then(|key| sums.remove(&key))
+            };
+            let mut taken: Vec<Option<Tensor>> = node.inputs.iter().map(take_sum).collect();
+            let grads = node.differentiate(grad, &needs, &mut taken, create_graph)?;
+            for ((input, grad), sum) in node.inputs.iter().zip(grads).zip(taken) {
+                for grad in sum.into_iter().chain(grad) {
+                    if let AutogradMeta::Node(n) = input {
+                        n.check_shape(&grad, node.op);
+                    }
+                    graph.add(input, grad, &mut sums)?;
                 }
-                graph.add(input, grad, &mut sums)?;
             }
         }
         Ok(inputs.iter().map(|t| sums.get(&GradientKey::of(t.autograd_meta())?).cloned()).collect())

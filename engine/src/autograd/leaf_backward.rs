@@ -1,6 +1,7 @@
 //! The leaf-gradient backward pass: accumulates gradients in the variables, and frees the graph.
 use super::{AutogradMeta, Leaf, Node, no_grad};
 use crate::{Error, Result, Tensor};
+use std::collections::hash_map::Entry;
 use std::collections::{BinaryHeap, HashMap};
 use std::sync::Arc;
 
@@ -65,26 +66,72 @@ impl Ord for BySequence {
     }
 }
 
+/// Nodes that wait for their turn, each with the sum of its output's gradients so far.
+#[derive(Default)]
+struct QueuedNodes {
+    /// By sequence number; `None` while an operation that reaches the node adds to the sum.
+    sums: HashMap<u64, Option<Tensor>>,
+    order: BinaryHeap<BySequence>,
+}
+
+impl QueuedNodes {
+    /// The newest node and its gradient.
+    fn pop(&mut self) -> Option<(Arc<Node>, Tensor)> {
+        let BySequence(node) = self.order.pop()?;
+        let grad = self.sums.remove(&node.sequence).flatten().expect("a node is queued with its gradient");
+        Some((node, grad))
+    }
+
+    /// Takes the sum of a queued node, which `add` must give back.
+    fn take_sum(&mut self, node: &Node) -> Option<Tensor> {
+        self.sums.get_mut(&node.sequence)?.take()
+    }
+
+    /// Adds to a node's gradient, and queues the node the first time.
+    fn add(&mut self, node: &Arc<Node>, grad: Tensor) -> Result<()> {
+        match self.sums.entry(node.sequence) {
+            Entry::Occupied(mut sum) => {
+                let total = match sum.get_mut().take() {
+                    Some(sum) => sum.accumulate(grad)?,
+                    None => grad,
+                };
+                sum.insert(Some(total));
+            }
+            Entry::Vacant(sum) => {
+                sum.insert(Some(grad));
+                self.order.push(BySequence(node.clone()));
+            }
+        }
+        Ok(())
+    }
+}
+
 fn run_backward(root: &Arc<Node>, upstream: Tensor) -> Result<()> {
     let mut pending = count_leaf_edges(root);
     let mut leaf_sums: HashMap<*const Leaf, Tensor> = HashMap::new();
-    let mut sums: HashMap<u64, Tensor> = HashMap::from([(root.sequence, upstream)]);
-    let mut heap = BinaryHeap::from([BySequence(root.clone())]);
-    while let Some(BySequence(node)) = heap.pop() {
-        let grad = sums.remove(&node.sequence).expect("a node is queued with its gradient");
+    let mut queue = QueuedNodes::default();
+    queue.add(root, upstream)?;
+    while let Some((node, grad)) = queue.pop() {
         let needs: Vec<bool> = node.inputs.iter().map(|g| !matches!(g, AutogradMeta::None)).collect();
-        let grads = node.differentiate(grad, &needs, false)?;
-        for (input, grad) in node.inputs.iter().zip(grads) {
+        let mut sums = vec![None; node.inputs.len()];
+        if node.accumulates() {
+            for (sum, input) in sums.iter_mut().zip(&node.inputs) {
+                if let AutogradMeta::Node(n) = input {
+                    *sum = queue.take_sum(n);
+                }
+            }
+        }
+        let grads = match node.passes_low_precision_grad(&grad) {
+            true => vec![Some(grad)],
+            false => node.differentiate(grad, &needs, &mut sums, false)?,
+        };
+        for ((input, grad), sum) in node.inputs.iter().zip(grads).zip(sums) {
             match (input, grad) {
-                (AutogradMeta::Node(n), Some(grad)) => {
-                    n.check_shape(&grad, node.op);
-                    match sums.remove(&n.sequence) {
-                        Some(sum) => sums.insert(n.sequence, sum.accumulate(grad)?),
-                        None => {
-                            heap.push(BySequence(n.clone()));
-                            sums.insert(n.sequence, grad)
-                        }
-                    };
+                (AutogradMeta::Node(n), grad) => {
+                    for grad in sum.into_iter().chain(grad) {
+                        n.check_shape(&grad, node.op);
+                        queue.add(n, grad)?;
+                    }
                 }
                 (AutogradMeta::Leaf(leaf), grad) => {
                     add_leaf_contribution(leaf, grad, &mut pending, &mut leaf_sums)?
@@ -115,7 +162,7 @@ fn add_leaf_contribution(
     let mut sum = sums.remove(&id);
     if let Some(grad) = grad {
         sum = Some(match sum {
-            Some(sum) => sum.accumulate(grad)?,
+            Some(sum) => add_in_leaf_dtype(leaf, sum, grad)?,
             None => grad,
         });
     }
@@ -150,12 +197,17 @@ fn count_leaf_edges(root: &Arc<Node>) -> HashMap<*const Leaf, (Arc<Leaf>, usize)
     uses
 }
 
+/// The sum of two gradients of a leaf; those in half precision are cast to the leaf's dtype first.
+fn add_in_leaf_dtype(leaf: &Leaf, sum: Tensor, grad: Tensor) -> Result<Tensor> {
+    sum.to_dtype(leaf.dtype)?.accumulate(grad.to_dtype(leaf.dtype)?)
+}
+
 /// Adds a complete gradient to the leaf's accumulated one, and runs its hooks.
 fn accumulate_grad(leaf: &Arc<Leaf>, grad: Tensor) -> Result<()> {
     let total = {
         let mut slot = leaf.grad.lock().unwrap_or_else(|e| e.into_inner());
         let total = match slot.take() {
-            Some(old) => old.accumulate(grad)?,
+            Some(old) => add_in_leaf_dtype(leaf, old, grad)?,
             None => grad,
         };
         *slot = Some(total.clone());

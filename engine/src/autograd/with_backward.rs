@@ -1,6 +1,6 @@
 //! Adding the result of an operation to the graph with its backward function.
 use super::{AutogradMeta, Backward, track};
-use crate::{Result, Tensor};
+use crate::{DType, Result, Tensor};
 
 /// Used by operations.
 impl Tensor {
@@ -30,6 +30,24 @@ impl Tensor {
         F: Fn(Tensor, &[bool]) -> Result<Vec<Option<Tensor>>> + Send + Sync + 'static,
     {
         self.tracked(op, inputs, || Backward::Composed(Box::new(make())))
+    }
+
+    /// As [`Tensor::with_composed_backward`], for a function that can add its gradients to the sums of gradients in its third argument.
+    pub(crate) fn with_accumulating_backward<F>(
+        self,
+        op: &'static str,
+        inputs: &[&Tensor],
+        make: impl FnOnce() -> F,
+    ) -> Tensor
+    where
+        F: Fn(Tensor, &[bool], &mut [Option<Tensor>]) -> Result<Vec<Option<Tensor>>> + Send + Sync + 'static,
+    {
+        self.tracked(op, inputs, || Backward::Accumulating(Box::new(make())))
+    }
+
+    /// Adds this cast of `x`, whose dtype is `from`, to the graph.
+    pub(crate) fn with_cast_backward(self, x: &Tensor, from: DType) -> Tensor {
+        self.tracked("to_dtype", &[x], || Backward::Cast(from))
     }
 
     /// As [`Tensor::with_backward`], with a second backward function `composition`, like that of [`Tensor::with_composed_backward`],

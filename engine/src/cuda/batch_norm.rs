@@ -1,7 +1,7 @@
 //! Batch norm with activation and residual (`kernels/cu/batch_norm.cu`). Each direction takes two passes over the data: a reduction, and
 //! an elementwise pass that applies its results.
-use super::channels::{Chunks, THREADS, merge_grid};
-use super::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args};
+use super::channels::{Chunks, THREADS, TICKETS};
+use super::{DeviceBuffer, DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args};
 use crate::{Activation, DType};
 use std::sync::Arc;
 
@@ -24,40 +24,61 @@ impl BatchNormParameters<'_> {
 /// Rows of the saved statistics, `[4, c]` f32: mean, 1 / std, scale and shift of each channel.
 pub(crate) const SAVED_ROWS: usize = 4;
 
+/// Weight of the batch in the running statistics.
+#[derive(Clone, Copy)]
+pub(crate) enum RunningMomentum<'a> {
+    /// The same for all batches.
+    Constant(f64),
+    /// 1 / number of batches, an i64 scalar in which this batch is [counted](count_batch).
+    Cumulative(DeviceSlice<'a>),
+}
+
+impl RunningMomentum<'_> {
+    /// Constant weight, and address of the number of batches or null.
+    pub(super) fn arguments(self) -> (f32, u64) {
+        match self {
+            RunningMomentum::Constant(momentum) => (momentum as f32, 0),
+            RunningMomentum::Cumulative(batches) => (0.0, batches.pointer),
+        }
+    }
+}
+
+/// Increments the number of batches.
+pub(crate) fn count_batch(gpu: &Gpu, batches: DeviceSlice) -> Result<()> {
+    gpu.launch(Kernel::new(MODULE, "batch_norm_count"), LaunchConfig::linear(1, 1), args![batches])
+}
+
 /// Computes mean and variance of the batch into `saved`, and updates the running statistics if `momentum` is given.
 pub(crate) fn statistics(
     gpu: &Arc<Gpu>,
     x: DeviceSlice,
     c: usize,
     parameters: &BatchNormParameters,
-    momentum: Option<f64>,
+    momentum: Option<RunningMomentum>,
     saved: DeviceSlice,
 ) -> Result<()> {
     let rows = x.len / c;
     let chunks = Chunks::for_sums(rows, c, x.dtype);
-    let partial = gpu.empty(chunks.count * 2 * c, DType::F32)?;
-    let partial = partial.as_slice(DType::F32);
+    let partial = PartialResults::new(gpu, &chunks, c)?;
+    let [mean, var] =
+        parameters.running.filter(|_| momentum.is_some()).map_or([0; 2], |r| r.map(|r| r.pointer));
+    let (constant, batches) = momentum.map_or((0.0, 0), RunningMomentum::arguments);
+    let merge = StatisticsMerge {
+        partial: partial.pointers(),
+        weight: parameters.weight.map_or(0, |weight| weight.pointer),
+        bias: parameters.bias.map_or(0, |bias| bias.pointer),
+        running_mean: mean,
+        running_var: var,
+        saved: saved.pointer,
+        batches,
+        momentum: constant,
+        eps: parameters.eps as f32,
+        dtype: dtype_code(parameters.dtype()),
+        padding: 0,
+    };
     let kernel = Kernel::new(MODULE, "batch_norm_statistics").of(x.dtype);
-    gpu.launch(kernel, chunks.grid(), args![x, partial, rows, c as i32, chunks.rows as i32])?;
-    let updated = parameters.running.filter(|_| momentum.is_some());
-    gpu.launch(
-        Kernel::new(MODULE, "batch_norm_finalize").of(parameters.dtype()),
-        merge_grid(c),
-        args![
-            partial,
-            chunks.count as i32,
-            rows,
-            chunks.rows as i32,
-            c as i32,
-            KernelArg::optional(parameters.weight),
-            KernelArg::optional(parameters.bias),
-            KernelArg::optional(updated.map(|[mean, _]| mean)),
-            KernelArg::optional(updated.map(|[_, var]| var)),
-            momentum.unwrap_or(0.0) as f32,
-            parameters.eps as f32,
-            saved,
-        ],
-    )
+    let args = args![x, KernelArg::by_value(&merge), rows, c as i32, chunks.rows as i32];
+    gpu.launch(kernel, chunks.grid(), args)
 }
 
 /// Computes `saved` from the running statistics.
@@ -156,40 +177,24 @@ impl BatchNormBackward<'_> {
             DerivativeSource::Mask(_) => Chunks::for_sums_by_packs(rows, mask_bytes(c)),
             _ => Chunks::for_sums(rows, c, self.x.dtype),
         };
-        let partial = self.gpu.empty(chunks.count * 2 * c, DType::F32)?;
-        let partial = partial.as_slice(DType::F32);
+        let partial = PartialResults::new(self.gpu, &chunks, c)?;
+        let merge = SumsMerge::new(&partial, [dweight, dbias], factors, self.batch_statistics);
+        let merge = KernelArg::by_value(&merge);
         let (x, saved, per_chunk) = (self.x, self.saved, chunks.rows as i32);
         let d = KernelArg::optional(d);
         if let DerivativeSource::Mask(mask) = source {
             let kernel = Kernel::new(MODULE, "batch_norm_masked_sums_bwd").of(x.dtype);
-            let args = args![x, dy, mask, saved, d, partial, rows, c as i32, per_chunk];
-            self.gpu.launch(kernel, chunks.grid(), args)?;
-        } else {
-            let residual = match source {
-                DerivativeSource::Residual(residual) => Some(residual),
-                _ => None,
-            };
-            let kernel = Kernel::new(MODULE, "batch_norm_sums_bwd").of(x.dtype);
-            let (residual, f) = (KernelArg::optional(residual), activation_code(self.activation));
-            let args = args![x, dy, residual, saved, d, partial, rows, c as i32, per_chunk, f];
-            self.gpu.launch(kernel, chunks.grid(), args)?;
+            let args = args![x, dy, mask, saved, d, merge, rows, c as i32, per_chunk];
+            return self.gpu.launch(kernel, chunks.grid(), args);
         }
-        let dtype = dweight.or(dbias).map_or(DType::F32, |slice| slice.dtype);
-        self.gpu.launch(
-            Kernel::new(MODULE, "batch_norm_finalize_bwd").of(dtype),
-            merge_grid(c),
-            args![
-                partial,
-                chunks.count as i32,
-                rows,
-                c as i32,
-                self.saved,
-                i32::from(self.batch_statistics),
-                KernelArg::optional(dweight),
-                KernelArg::optional(dbias),
-                factors,
-            ],
-        )
+        let residual = match source {
+            DerivativeSource::Residual(residual) => Some(residual),
+            _ => None,
+        };
+        let kernel = Kernel::new(MODULE, "batch_norm_sums_bwd").of(x.dtype);
+        let (residual, f) = (KernelArg::optional(residual), activation_code(self.activation));
+        let args = args![x, dy, residual, saved, d, merge, rows, c as i32, per_chunk, f];
+        self.gpu.launch(kernel, chunks.grid(), args)
     }
 
     /// Gradient of the input from `dy` (then `f` is the activation) or from `d` (then `f` is the identity). `dx` may be `dy`.
@@ -218,6 +223,105 @@ impl BatchNormBackward<'_> {
 }
 
 const MODULE: &str = "batch_norm";
+
+/// Memory for the partial results of a column merge (`kernels/cu/column_merge.cuh`), two per channel, chunk and group of chunks.
+pub(super) struct PartialResults<'a> {
+    gpu: &'a Gpu,
+    by_chunk: DeviceBuffer,
+    by_group: DeviceBuffer,
+}
+
+impl PartialResults<'_> {
+    pub(super) fn new<'a>(gpu: &'a Arc<Gpu>, chunks: &Chunks, c: usize) -> Result<PartialResults<'a>> {
+        let by_group = chunks.merge_groups() * 2 * c * size_of::<f64>();
+        Ok(PartialResults {
+            gpu,
+            by_chunk: gpu.empty(chunks.count * 2 * c, DType::F32)?,
+            by_group: gpu.allocate(by_group)?,
+        })
+    }
+
+    fn pointers(&self) -> PartialPointers {
+        PartialPointers {
+            tickets: self.gpu.tickets(),
+            by_chunk: self.by_chunk.as_slice(DType::F32).pointer,
+            by_group: self.by_group.as_slice(DType::F64).pointer,
+        }
+    }
+}
+
+/// First fields of the structs below.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::NoUninit)]
+struct PartialPointers {
+    tickets: u64,
+    by_chunk: u64,
+    by_group: u64,
+}
+
+/// Same layout as `struct StatisticsMerge` in the kernels.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::NoUninit)]
+struct StatisticsMerge {
+    partial: PartialPointers,
+    weight: u64,
+    bias: u64,
+    running_mean: u64,
+    running_var: u64,
+    saved: u64,
+    batches: u64,
+    momentum: f32,
+    eps: f32,
+    dtype: i32,
+    padding: i32,
+}
+
+/// Same layout as `struct SumsMerge`.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::NoUninit)]
+pub(super) struct SumsMerge {
+    partial: PartialPointers,
+    dweight: u64,
+    dbias: u64,
+    factors: u64,
+    batch_statistics: i32,
+    dtype: i32,
+}
+
+impl SumsMerge {
+    /// Merges `partial` into the wanted gradients of weight and bias, and into `factors`.
+    pub(super) fn new(
+        partial: &PartialResults,
+        [dweight, dbias]: [Option<DeviceSlice>; 2],
+        factors: DeviceSlice,
+        batch_statistics: bool,
+    ) -> SumsMerge {
+        SumsMerge {
+            partial: partial.pointers(),
+            dweight: dweight.map_or(0, |slice| slice.pointer),
+            dbias: dbias.map_or(0, |slice| slice.pointer),
+            factors: factors.pointer,
+            batch_statistics: i32::from(batch_statistics),
+            dtype: dtype_code(dweight.or(dbias).map_or(DType::F32, |slice| slice.dtype)),
+        }
+    }
+
+    /// The same with other tickets, for the second merge of a kernel.
+    pub(super) fn with_second_tickets(mut self) -> SumsMerge {
+        self.partial.tickets += (size_of::<u32>() * TICKETS) as u64;
+        self
+    }
+}
+
+/// Code of the dtype of parameters in the kernels.
+fn dtype_code(dtype: DType) -> i32 {
+    match dtype {
+        DType::F32 => 0,
+        DType::F16 => 1,
+        DType::BF16 => 2,
+        other => unreachable!("parameters of {other} are rejected"),
+    }
+}
 
 /// Code of a fused activation in the kernels.
 fn activation_code(f: Activation) -> i32 {

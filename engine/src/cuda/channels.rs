@@ -15,6 +15,15 @@ const MAX_SUM_BLOCKS: usize = 512;
 /// load the per-channel parameters for only a few rows.
 const MAX_ELEMENT_BLOCKS: usize = 2048;
 
+/// Maximum number of columns of a grid, each with tickets of its own.
+const MAX_COLUMNS: usize = 512;
+
+/// Chunks that one block merges: `kMergeGroup` in the kernels.
+const MERGE_GROUP: usize = 32;
+
+/// Number of tickets of a merge: each column of a grid has one, and one more for each group of chunks.
+pub(super) const TICKETS: usize = 2 * MAX_COLUMNS + MAX_SUM_BLOCKS;
+
 /// Adjacent channels per thread: 16 bytes if rows consist of whole packs, otherwise 1.
 pub(super) fn pack(c: usize, dtype: DType) -> usize {
     let pack = 16 / dtype.size();
@@ -66,9 +75,14 @@ impl Chunks {
         Chunks { count: rows.div_ceil(per_chunk), rows: per_chunk, tiles }
     }
 
-    /// One block per tile of channels (x) and chunk (y).
+    /// One block per tile of channels (x) and chunk (y); a block has several tiles if there are very many.
     pub fn grid(&self) -> LaunchConfig {
-        grid(self.tiles, self.count)
+        grid(self.tiles.min(MAX_COLUMNS), self.count)
+    }
+
+    /// Number of groups of chunks whose results one block merges (`kernels/cu/column_merge.cuh`).
+    pub fn merge_groups(&self) -> usize {
+        self.count.div_ceil(MERGE_GROUP)
     }
 
     /// One block per chunk of each image (x) and tile of channels (y).
@@ -123,6 +137,8 @@ mod tests {
                         chunks.count * chunks.tiles <= MAX_SUM_BLOCKS.max(chunks.tiles),
                         "{chunks:?} of {rows} x {c}"
                     );
+                    let tickets = chunks.grid().grid_dim[0] as usize * (1 + chunks.merge_groups());
+                    assert!(tickets <= TICKETS, "{chunks:?} of {rows} x {c} take {tickets} tickets");
                 }
             }
         }

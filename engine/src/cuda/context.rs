@@ -1,6 +1,7 @@
 //! GPU: its CUDA context, compute stream, loaded kernels and properties.
 use super::allocator::DeviceMemory;
 use super::capture_lock::{CaptureLock, StreamAccess};
+use super::channels::TICKETS;
 use super::cublaslt::CublasLt;
 use super::cudnn::{ConvEngineOptions, ConvPlanChoice, ConvPlanRecord, Cudnn};
 use super::profile::KernelProfiler;
@@ -8,7 +9,7 @@ use super::staging::StagingPool;
 use super::{CudaError, DeviceBuffer, LibraryError, Result, WorkspaceAllocator, launch::KernelModules};
 use crate::cpu::memory::MemoryStats;
 use crate::{DType, Device};
-use cudarc::driver::sys::{CUdevice_attribute, CUstream};
+use cudarc::driver::sys::{CUdevice_attribute, CUdeviceptr, CUstream};
 use cudarc::driver::{CudaContext, CudaStream, result};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,6 +28,9 @@ pub(crate) struct Gpu {
     pub(super) profiler: KernelProfiler,
     /// Number of launches of Fornax's kernels.
     pub(super) launched: AtomicU64,
+    /// Counters of blocks for kernels that merge partial results in their last block, two times `channels::TICKETS` of u32. They are 0 between
+    /// launches, which follow each other on one stream.
+    tickets: CUdeviceptr,
     /// Constraints on cuDNN's engines, and the choice between them.
     conv_options: Mutex<ConvEngineOptions>,
     cublaslt: OnceLock<std::result::Result<CublasLt, LibraryError>>,
@@ -119,6 +123,7 @@ impl Gpu {
         let context =
             CudaContext::new(ordinal).map_err(|e| CudaError::from_driver("opening the device", e))?;
         let stream = context.new_stream().map_err(|e| CudaError::from_driver("creating a stream", e))?;
+        let tickets = allocate_tickets(stream.cu_stream())?;
         let gpu = Gpu {
             ordinal,
             context,
@@ -130,6 +135,7 @@ impl Gpu {
             capture_lock: CaptureLock::default(),
             profiler: KernelProfiler::default(),
             launched: AtomicU64::new(0),
+            tickets,
             conv_options: Mutex::new(ConvEngineOptions {
                 tf32: false,
                 deterministic: true,
@@ -155,6 +161,11 @@ impl Gpu {
     /// Device properties.
     pub(crate) fn info(&self) -> &GpuInfo {
         &self.info
+    }
+
+    /// Address of the [tickets](Gpu::tickets).
+    pub(super) fn tickets(&self) -> CUdeviceptr {
+        self.tickets
     }
 
     /// Compute stream.
@@ -242,4 +253,15 @@ fn query_info(ordinal: usize) -> Result<GpuInfo> {
         // SAFETY: as above.
         memory: unsafe { result::device::total_mem(device) }.map_err(failed)?,
     })
+}
+
+/// Device memory for the tickets, filled with zeros by `stream`.
+fn allocate_tickets(stream: CUstream) -> Result<CUdeviceptr> {
+    let (bytes, failed) = (2 * 4 * TICKETS, |e| CudaError::from_driver("allocating tickets", e));
+    // SAFETY: creating the stream has made its context current; the memory is this device's, and never freed.
+    unsafe {
+        let tickets = result::malloc_sync(bytes).map_err(failed)?;
+        result::memset_d8_async(tickets, 0, bytes, stream).map_err(failed)?;
+        Ok(tickets)
+    }
 }

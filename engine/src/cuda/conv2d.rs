@@ -65,10 +65,7 @@ pub(crate) fn forward_with_sums(
             cudnn.forward_with_sums(s, x.dtype, options, px, pw, y, alternative, workspace)
         })
     })?;
-    match result {
-        Err(LibraryError::Unsupported { .. }) => Ok(false),
-        other => Ok(other.map(|()| true)?),
-    }
+    is_supported(result)
 }
 
 /// Gradient of the input.
@@ -91,6 +88,27 @@ pub(crate) fn data_gradient(
         })
     })?;
     or_fallback(result, || implicit_gemm::data_gradient(gpu, s, dy, weight, dx))
+}
+
+/// Adds the gradient of the input to `dx`. Returns false, without effect, if cuDNN has no kernel for it.
+pub(crate) fn add_data_gradient(
+    gpu: &Arc<Gpu>,
+    s: &ConvShape,
+    dy: DeviceSlice,
+    weight: DeviceSlice,
+    dx: DeviceSlice,
+) -> Result<bool> {
+    if depthwise::supports(s, dy.dtype) {
+        return Ok(false);
+    }
+    let options = gpu.conv_options();
+    is_supported(gpu.bind().map(|_access| {
+        let cudnn = gpu.cudnn()?;
+        // SAFETY: as in `forward`.
+        gpu.with_workspace("cudnn convolution data gradient, added", |workspace| unsafe {
+            cudnn.add_data_gradient(s, dy.dtype, options, dy.pointer, weight.pointer, dx.pointer, workspace)
+        })
+    })?)
 }
 
 /// Gradient of the weight.
@@ -120,6 +138,14 @@ pub(crate) fn weight_gradient(
 fn supports_sums(s: &ConvShape, dtype: DType) -> bool {
     let whole = s.groups == 1 && s.c_in.is_multiple_of(8) && s.c_out.is_multiple_of(8);
     whole && dtype != DType::F32 && s.input_len() != 0 && s.output_len() != 0
+}
+
+/// False for [`LibraryError::Unsupported`]; other errors are returned.
+fn is_supported(result: std::result::Result<(), LibraryError>) -> Result<bool> {
+    match result {
+        Err(LibraryError::Unsupported { .. }) => Ok(false),
+        other => Ok(other.map(|()| true)?),
+    }
 }
 
 /// Runs `fallback` for [`LibraryError::Unsupported`]. A missing library is an error, so that nothing silently runs slowly.

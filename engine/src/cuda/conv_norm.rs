@@ -1,5 +1,5 @@
 //! Batch norm statistics from the sums of a fused convolution (`kernels/cu/conv_norm.cu`).
-use super::batch_norm::BatchNormParameters;
+use super::batch_norm::{BatchNormParameters, RunningMomentum};
 use super::channels::merge_grid;
 use super::{DeviceSlice, Gpu, Kernel, KernelArg, Result, args};
 
@@ -10,10 +10,11 @@ pub(crate) fn statistics(
     (y, sums): (DeviceSlice, DeviceSlice),
     c: usize,
     parameters: &BatchNormParameters,
-    momentum: Option<f64>,
+    momentum: Option<RunningMomentum>,
     saved: DeviceSlice,
 ) -> Result<()> {
     let updated = parameters.running.filter(|_| momentum.is_some());
+    let (constant, batches) = momentum.map_or((0.0, 0), RunningMomentum::arguments);
     let args = args![
         y,
         sums,
@@ -23,7 +24,8 @@ pub(crate) fn statistics(
         KernelArg::optional(parameters.bias),
         KernelArg::optional(updated.map(|[mean, _]| mean)),
         KernelArg::optional(updated.map(|[_, var]| var)),
-        momentum.unwrap_or(0.0) as f32,
+        batches as usize,
+        constant,
         parameters.eps as f32,
         saved,
     ];

@@ -214,12 +214,6 @@ impl Gpu {
         self.launch_function(&source.name, &function, grid, args)
     }
 
-    /// Number of blocks of 256 threads of a kernel that are resident on the device at once: multiprocessors times blocks of each.
-    pub(crate) fn resident_blocks(&self, kernel: Kernel) -> Result<usize> {
-        let _access = self.bind()?;
-        Ok(self.kernel_function(kernel)?.resident_blocks as usize)
-    }
-
     fn launch_function(
         &self,
         kernel: &dyn fmt::Display,

@@ -11,6 +11,7 @@ pub(crate) mod adaptive_pool;
 mod allocator;
 mod arena;
 pub(crate) mod batch_norm;
+pub(crate) mod batch_norm_pair;
 pub(crate) mod binary;
 mod capture_lock;
 mod channels;

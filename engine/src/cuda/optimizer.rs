@@ -6,7 +6,7 @@ use crate::fuse::update::MAX_MOMENTS;
 use crate::ops::{ChunkLayout, GradClip, GradientRule, UPDATE_SCALARS};
 use fornax_kernels::KernelSource;
 
-/// Operands of one parameter's update; weights, gradient and moments are f32 and of one length.
+/// Operands of one parameter's update; weights and moments are f32, the gradient may be f16 or bf16, and all have one length.
 pub(crate) struct ParameterUpdate<'a> {
     pub(crate) weights: DeviceSlice<'a>,
     pub(crate) gradient: DeviceSlice<'a>,
@@ -137,7 +137,7 @@ struct ParameterEntry {
     low_precision_format: i32,
     round_format: i32,
     inner: i32,
-    padding: i32,
+    gradient_format: i32,
 }
 
 /// Same layout as `struct ParameterTable`.
@@ -242,7 +242,7 @@ impl ParameterEntry {
         low_precision_format: 0,
         round_format: 0,
         inner: 1,
-        padding: 0,
+        gradient_format: 0,
     };
 
     /// Entry of a parameter whose first chunk has index `chunk` within its launch and whose first row has index `row` among all rows.
@@ -275,7 +275,7 @@ impl ParameterEntry {
             low_precision_format: format(parameter.low_precision.map(|copy| copy.dtype)),
             round_format: format(parameter.round_to),
             inner: layout.inner as i32,
-            padding: 0,
+            gradient_format: format(Some(parameter.gradient.dtype)),
         }
     }
 }

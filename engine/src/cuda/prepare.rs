@@ -31,6 +31,8 @@ pub(crate) fn forward(
         key: [k0, k1],
         epoch,
     };
+    // The kernel computes positions in an image with 32 bits.
+    to_i32(h * w * c)?;
     let per_block = 256 * 16 / y.dtype.size();
     let blocks = (h * w * c).div_ceil(per_block).clamp(1, 64);
     let grid = LaunchConfig {

@@ -93,7 +93,7 @@ impl UpdateKernelWriter<'_> {
         }
         let _ = write!(
             text,
-            "  }}\n}};\n\n}}  // namespace\n\nKERNEL {kernel}(ParameterTable table, UpdateArgs args) {{ stage<Rule>(table, args); }}\n"
+            "  }}\n}};\n\n}}  // namespace\n\nKERNEL {kernel}(const __grid_constant__ ParameterTable table, const __grid_constant__ UpdateArgs args) {{ stage<Rule>(table, args); }}\n"
         );
         text
     }

@@ -2,6 +2,7 @@
 mod composed;
 mod fused;
 mod gpu;
+mod pair;
 
 use super::gpu::{OnGpu, check_parameters};
 use super::half::widened;
@@ -11,6 +12,7 @@ use crate::cpu::batch_norm::{self as kernel, DerivativeOperand};
 use crate::cpu::elementary::Elementary;
 use crate::{Activation, Element, Error, Result, Tensor};
 use composed::{Nonlinearity, with_batch_norm_backward};
+pub use pair::ConvBatchNorm;
 
 /// Options and parameters of a batch normalisation over the last axis. Tensors are `[c]`, of the input's dtype or, with an f16 or bf16
 /// input, all f32.
@@ -26,6 +28,10 @@ pub struct BatchNorm<'a> {
     pub training: bool,
     /// Weight of the batch in the running statistics: `running = (1 - momentum) * running + momentum * batch`.
     pub momentum: f64,
+    /// For running statistics that are averages over all batches (PyTorch's `momentum=None`): the number of batches so far, an i64 scalar
+    /// on the device of x. Training increments it, and the weight of the batch is 1 / number instead of `momentum`. A captured CUDA graph
+    /// counts its replays.
+    pub num_batches_tracked: Option<&'a Tensor>,
     /// Added to the variance.
     pub eps: f64,
 }
@@ -37,6 +43,21 @@ impl<'a> BatchNorm<'a> {
         operands.extend(self.bias.map(|t| ("bias", t)));
         operands.extend(self.running.iter().flat_map(|(m, v)| [("running_mean", *m), ("running_var", *v)]));
         operands
+    }
+}
+
+impl<'a> BatchNorm<'a> {
+    /// The number of batches, if it changes with this one.
+    fn counted_batches(&self) -> Option<&'a Tensor> {
+        self.num_batches_tracked.filter(|_| self.training && self.running.is_some())
+    }
+
+    /// Counts the batch on the CPU, if batches are counted; its weight in the running statistics.
+    fn count_batch(&self) -> Result<f64> {
+        let Some(number) = self.counted_batches() else { return Ok(self.momentum) };
+        let mut number = number.write::<i64>()?;
+        number[0] += 1;
+        Ok(1.0 / number[0] as f64)
     }
 }
 
@@ -273,10 +294,10 @@ fn in_place<T: Element, R>(grad: Tensor, f: impl FnOnce(Option<&[T]>, &mut [T]) 
 /// `running = (1 - momentum) * running + momentum * batch`, with the unbiased variance.
 fn update_running<T: Element>(norm: &BatchNorm, rows: usize, mean: &[f64], var: &[f64]) -> Result<()> {
     let Some((running_mean, running_var)) = norm.running else { return Ok(()) };
-    let unbiased = rows as f64 / (rows - 1) as f64;
+    let (unbiased, momentum) = (rows as f64 / (rows - 1) as f64, norm.count_batch()?);
     for (running, batch, factor) in [(running_mean, mean, 1.0), (running_var, var, unbiased)] {
         for (r, b) in running.write::<T>()?.iter_mut().zip(batch) {
-            *r = T::from_f64((1.0 - norm.momentum) * r.to_f64() + norm.momentum * b * factor);
+            *r = T::from_f64((1.0 - momentum) * r.to_f64() + momentum * b * factor);
         }
     }
     Ok(())

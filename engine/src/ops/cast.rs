@@ -26,7 +26,7 @@ impl Tensor {
                 }))
             }),
         }?;
-        self.with_cast_backward(y)
+        Ok(self.with_cast(y))
     }
 
     /// Casts to another float dtype, as [`Tensor::to_dtype`], for layers in mixed precision. The cast of a variable is cached until the
@@ -50,7 +50,7 @@ impl Tensor {
         };
         *slot = Some((copy.clone(), version));
         drop(slot);
-        self.with_cast_backward(copy)
+        Ok(self.with_cast(copy))
     }
 
     /// The cast that [`Tensor::cached_cast`] keeps, for an optimizer update to write together with the elements.
@@ -68,14 +68,11 @@ impl Tensor {
         }
     }
 
-    /// Adds `y`, the cast of this tensor, to the graph.
-    fn with_cast_backward(&self, y: Tensor) -> Result<Tensor> {
-        let (from, dtype) = (self.dtype(), y.dtype());
-        if !dtype.is_float() {
-            return Ok(y);
+    /// `y`, the cast of this tensor, in the graph.
+    fn with_cast(&self, y: Tensor) -> Tensor {
+        match y.dtype().is_float() {
+            true => y.with_cast_backward(self, self.dtype()),
+            false => y,
         }
-        Ok(y.with_composed_backward("to_dtype", &[self], || {
-            move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.to_dtype(from)?)])
-        }))
     }
 }

@@ -1,7 +1,7 @@
 //! Operations and their gradients on the emulated device, against the CPU.
 use crate::{
-    Activation, BatchNorm, Conv2dOptions, DType, Device, Error, GlobalPool, Interpolation, Pool2dOptions,
-    Result, Tensor,
+    Activation, BatchNorm, Conv2dOptions, ConvBatchNorm, DType, Device, Error, GlobalPool, Interpolation,
+    Pool2dOptions, Result, Tensor,
 };
 
 fn device() -> Device {
@@ -55,6 +55,7 @@ fn norms_match_the_cpu() {
                         training,
                         momentum: 0.1,
                         eps: 1e-3,
+                        ..BatchNorm::default()
                     };
                     let y = t[0].batch_norm_act(&norm, f, t.get(3))?;
                     let was_updated = mean.to_vec::<f32>()? != vector(5).to_vec::<f32>()?;
@@ -227,4 +228,123 @@ fn operands_on_two_devices_are_an_error() {
     let labels =
         Tensor::from_vec(vec![0u8; 12], [3, 4]).and_then(|t| t.to_device(&device())).expect("memory");
     assert!(matches!(labels.softmax(1), Err(Error::DType { .. })));
+}
+
+#[test]
+fn convolution_gradients_are_added_to_existing_gradients() {
+    let inputs = [random([2, 6, 5, 8], 1), random([8, 3, 3, 8], 2), random([8, 1, 1, 8], 3)];
+    let same = Conv2dOptions { padding: [1, 1], ..Conv2dOptions::default() };
+    // Three branches: the identity, whose gradient comes first, and two convolutions.
+    let block = |t: &[Tensor]| -> Result<Tensor> {
+        let x = t[0].square()?;
+        let sum = x.conv2d(&t[1], None, &same)?.add(&x.conv2d(&t[2], None, &Conv2dOptions::default())?)?;
+        sum.mul(&x)
+    };
+    assert_agrees("a block of three branches", &inputs, block);
+    // The gradient of the identity is the upstream gradient itself, which must not change.
+    let inputs: Vec<Tensor> =
+        inputs.iter().map(|t| t.to_device(&device()).expect("memory").variable()).collect();
+    let x = inputs[0].square().expect("runs");
+    let y = x.conv2d(&inputs[1], None, &same).and_then(|y| y.add(&x)).expect("runs");
+    let upstream = random(*y.shape(), 9).to_device(&device()).expect("memory");
+    y.backward_from(&upstream).expect("has gradients");
+    let (got, want) = (upstream.to_vec::<f32>(), random(*y.shape(), 9).to_vec::<f32>());
+    assert_eq!(got.expect("f32"), want.expect("f32"));
+}
+
+#[test]
+fn relu_of_two_normalized_convolutions_matches_the_cpu() {
+    for c in [8, 12] {
+        let inputs = [
+            random([2, 6, 5, 8], 1),
+            random([c, 3, 3, 8], 2),
+            random([c], 3),
+            random([c], 4),
+            random([c, 1, 1, 8], 5),
+            random([c], 6),
+            random([c], 7),
+        ];
+        for training in [true, false] {
+            assert_agrees("relu of two normalized convolutions", &inputs, |t| {
+                let vector = |v: f64| Tensor::full([c], v, DType::F32, &t[0].device());
+                let running = [(vector(0.1)?, vector(40.0)?), (vector(-0.2)?, vector(9.0)?)];
+                let norm = |p: usize| BatchNorm {
+                    weight: Some(&t[2 + 3 * p]),
+                    bias: Some(&t[3 + 3 * p]),
+                    running: Some((&running[p].0, &running[p].1)),
+                    training,
+                    momentum: 0.1,
+                    eps: 1e-3,
+                    ..BatchNorm::default()
+                };
+                let same = Conv2dOptions { padding: [1, 1], ..Conv2dOptions::default() };
+                let options = Conv2dOptions::default();
+                let shortcut = ConvBatchNorm { x: &t[0], weight: &t[4], options, norm: norm(1) };
+                ConvBatchNorm { x: &t[0], weight: &t[1], options: same, norm: norm(0) }.add_relu(&shortcut)
+            });
+        }
+    }
+}
+
+#[test]
+fn second_convolution_gradient_is_rounded_once() {
+    let (x, w) = (random([1, 4, 4, 8], 1), random([8, 1, 1, 8], 2));
+    let on_device = |t: &Tensor| t.to_dtype(DType::F16)?.to_device(&device());
+    let (x, w) = (on_device(&x).expect("memory").variable(), on_device(&w).expect("memory"));
+    let branch = x.square().expect("runs");
+    let conv = branch.conv2d(&w, None, &Conv2dOptions::default()).expect("runs");
+    // The newer operation's gradient comes first, and has no other owner.
+    let y = branch.mul_scalar(1.0).and_then(|b| conv.add(&b)).expect("runs");
+    let upstream = on_device(&random(*y.shape(), 9)).expect("memory");
+    let got = crate::gradients(&[(&y, &upstream)], &[&branch], false).expect("has gradients").remove(0);
+    let wide = |t: &Tensor| t.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.to_vec::<f32>();
+    let (dy, w) = (wide(&upstream).expect("f16"), wide(&w).expect("f16"));
+    for (i, got) in wide(&got.expect("a gradient")).expect("f16").into_iter().enumerate() {
+        let (pixel, channel) = (i / 8, i % 8);
+        let sum: f64 = (0..8).map(|k| f64::from(dy[pixel * 8 + k]) * f64::from(w[k * 8 + channel])).sum();
+        let exact = sum + f64::from(dy[i]);
+        let rounded = half::f16::from_f64(exact).to_f32();
+        // The sum in f32 may be on the other side of a tie.
+        let spacing = f64::from(half::f16::from_f64(exact.abs()).to_f32()) / 1024.0;
+        assert!(
+            got == rounded || (f64::from(got) - exact).abs() <= 0.501 * spacing,
+            "element {i}: {got}, not {rounded}"
+        );
+    }
+}
+
+#[test]
+fn cumulative_running_statistics_count_replays_of_a_graph() {
+    let run = |device: Device| -> Result<(Vec<i64>, Vec<f32>)> {
+        let x = random([4, 3, 8], 1).to_device(&device)?;
+        let batches = Tensor::zeros((), DType::I64, &device)?;
+        let (mean, var) = (random([8], 2).to_device(&device)?, Tensor::ones([8], DType::F32, &device)?);
+        let norm = BatchNorm {
+            running: Some((&mean, &var)),
+            num_batches_tracked: Some(&batches),
+            training: true,
+            eps: 1e-3,
+            ..BatchNorm::default()
+        };
+        // Another batch each time: x is doubled in place.
+        let step = || {
+            x.copy_from(&x.add(&x)?)?;
+            x.batch_norm(&norm).map(drop)
+        };
+        step()?;
+        match device {
+            Device::Cpu => (0..2).try_for_each(|_| step())?,
+            Device::Cuda(_) => {
+                let graph = crate::cuda::CudaGraph::capture(&device, step)?;
+                (0..2).try_for_each(|_| graph.replay())?;
+            }
+        }
+        Ok((batches.to_vec::<i64>()?, [mean.to_vec::<f32>()?, var.to_vec::<f32>()?].concat()))
+    };
+    let [(cpu_count, cpu), (gpu_count, gpu)] =
+        [Device::Cpu, device()].map(|device| run(device).expect("runs"));
+    assert_eq!((cpu_count, gpu_count), (vec![3], vec![3]));
+    for (i, (a, b)) in cpu.iter().zip(&gpu).enumerate() {
+        assert!((a - b).abs() <= 1e-5 * (1.0 + a.abs()), "element {i}: {b}, not {a}");
+    }
 }

@@ -96,7 +96,7 @@ mod update_state;
 
 pub use adaptive_pool::GlobalPool;
 pub use attention::AttentionMask;
-pub use batch_norm::BatchNorm;
+pub use batch_norm::{BatchNorm, ConvBatchNorm};
 pub use conv2d::Conv2dOptions;
 #[cfg(test)]
 pub(crate) use expand::broadcast_steps;

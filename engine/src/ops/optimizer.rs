@@ -13,7 +13,7 @@ use crate::{DType, Error, Result, Shape, Tensor, cpu, cuda};
 pub struct UpdateOperands<'a> {
     /// The weights. The update changes them, and their autocast cache (see [`Tensor::cached_cast`]).
     pub weights: &'a Tensor,
-    /// Gradient of the weights.
+    /// Gradient of the weights: f32, f16 or bf16.
     pub gradient: &'a Tensor,
     /// Moments, which the update changes; as many as the rule has.
     pub moments: Vec<&'a Tensor>,
@@ -123,8 +123,13 @@ impl<'a> UpdateOperands<'a> {
 fn check(rule: &UpdateRule, parameter: &UpdateOperands) -> Result<()> {
     let op = rule.name();
     let operands: Vec<_> = parameter.tensors().collect();
-    if operands.iter().any(|(_, t)| t.dtype() != DType::F32) {
-        return Err(Error::dtype(op, &operands, "f32"));
+    let accepts = |i: usize, dtype: DType| match i {
+        // The gradient follows the weights.
+        1 => matches!(dtype, DType::F32 | DType::F16 | DType::BF16),
+        _ => dtype == DType::F32,
+    };
+    if operands.iter().enumerate().any(|(i, (_, t))| !accepts(i, t.dtype())) {
+        return Err(Error::dtype(op, &operands, "f32, and a gradient of f32, f16 or bf16"));
     }
     // Weights and gradient come first, then the moments; the first moment of a factored parameter is empty.
     let absent = |i: usize| i == 2 && parameter.factors.is_some();
@@ -218,7 +223,8 @@ fn update_on_cpu(
     state: &UpdateState,
 ) -> Result<()> {
     use cpu::optimizer::{LowPrecisionCopy, OptimizerParameter};
-    let gradients = parameters.iter().map(|p| p.gradient.read::<f32>()).collect::<Result<Vec<_>>>()?;
+    let gradients = parameters.iter().map(|p| p.gradient.to_dtype(DType::F32)).collect::<Result<Vec<_>>>()?;
+    let gradients = gradients.iter().map(Tensor::read::<f32>).collect::<Result<Vec<_>>>()?;
     let mut weights = parameters.iter().map(|p| p.weights.write::<f32>()).collect::<Result<Vec<_>>>()?;
     let mut moments = vec![];
     let mut emas = vec![];

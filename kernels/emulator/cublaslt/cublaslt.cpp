@@ -309,7 +309,7 @@ FORNAX_API int cublasLtMatmul(void* handle, void* matmul, const void* alpha, con
     const bool reads = g.aux == Aux::relu_mask_in || g.aux == Aux::gelu_input_in;
     char* aux_memory = device_memory(aux, aux_bytes, reads ? Access::Read : Access::Write);
     // A matmul overwrites its workspace, as on a GPU.
-    if (size) memset(device_memory(workspace, int64_t(size), Access::Write), 0xa5, size);
+    if (size) memset(device_memory(workspace, int64_t(size), Access::Scratch), 0xa5, size);
     compute_matmul(g, from_a, from_b, from_c, to_d, bias_memory, aux_memory);
   });
   return queued ? success : execution_failed;

@@ -66,7 +66,7 @@ int64_t output_index(const Geometry& g, int axis, int64_t at, int64_t tap, int64
   return from / g.stride[axis];
 }
 
-void data_gradient(const Geometry& g, Precision precision, void* image, const void* weight,
+void data_gradient(const Geometry& g, Precision precision, bool accumulates, void* image, const void* weight,
                    const void* output) {
   const int64_t cg = g.c / g.groups, kg = g.k / g.groups, taps = g.r * g.s;
   const std::vector<float> w = load_f32(weight, g.type, g.weight_elements(), precision.tf32);
@@ -92,7 +92,10 @@ void data_gradient(const Geometry& g, Precision precision, void* image, const vo
           }
           accumulate(g, precision, partial, total);
         }
-        write(g, image, (row * g.w + iw) * g.c + group * cg, total);
+        const int64_t at = (row * g.w + iw) * g.c + group * cg;
+        if (accumulates)
+          for (int64_t c = 0; c < cg; c++) total[c] += host::load(image, g.type, at + c);
+        write(g, image, at, total);
       }
   });
 }
@@ -128,10 +131,10 @@ void weight_gradient(const Geometry& g, Precision precision, const void* image, 
 
 }  // namespace
 
-void convolve(const Geometry& g, Precision precision, void* image, void* weight, void* output) {
+void convolve(const Geometry& g, Precision precision, bool accumulates, void* image, void* weight, void* output) {
   switch (g.kind) {
     case ConvKind::forward: return forward(g, precision, image, weight, output);
-    case ConvKind::data_gradient: return data_gradient(g, precision, image, weight, output);
+    case ConvKind::data_gradient: return data_gradient(g, precision, accumulates, image, weight, output);
     case ConvKind::weight_gradient: return weight_gradient(g, precision, image, weight, output);
   }
 }

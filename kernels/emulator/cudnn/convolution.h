@@ -26,7 +26,8 @@ struct Precision {
 };
 
 // Computes the output, the image's gradient or the weight's gradient, as `g.kind` selects, from the other two tensors.
-void convolve(const Geometry& g, Precision precision, void* image, void* weight, void* output);
+// With `accumulates`, a data gradient is added to the contents of `image`.
+void convolve(const Geometry& g, Precision precision, bool accumulates, void* image, void* weight, void* output);
 
 // Sums and sums of squares of the output by channel, added to `sum` and `sqsum` if `accumulates`, else written. Each row of pixels is
 // summed in f32, like a GPU's tiles.

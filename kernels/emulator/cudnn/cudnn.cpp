@@ -103,13 +103,17 @@ Status execute(const Handle& handle, const Descriptor& plan, const Descriptor& p
     return fail(execution_failed, "engine " + std::to_string(engine) + " could not be launched");
   const Precision precision = plan.engine->precision;
   const bool accumulates_sums = plan.engine->accumulates_sums;
-  const bool has_genstats = p.has_genstats;
-  const bool queued = fornax::enqueue(handle.stream, "a cuDNN convolution", [=] {
+  const bool has_genstats = p.has_genstats, accumulates = p.accumulates;
+  const char* name = g.kind == ConvKind::forward         ? "a cuDNN convolution"
+                     : g.kind == ConvKind::data_gradient ? "a cuDNN data gradient"
+                                                         : "a cuDNN weight gradient";
+  const bool queued = fornax::enqueue(handle.stream, name, [=] {
     fornax::advance_clock(planted.milliseconds / 1e3);
     if (planted.fault == PlantedFault::illegal_address)
       fornax::fail_work("engine " + std::to_string(engine) + " accessed an illegal address");
     auto conv_tensor = [&](char* pointer, int64_t elements, ConvKind written_by) {
-      const fornax::Access access = g.kind == written_by ? fornax::Access::Write : fornax::Access::Read;
+      const fornax::Access written = accumulates ? fornax::Access::ReadWrite : fornax::Access::Write;
+      const fornax::Access access = g.kind == written_by ? written : fornax::Access::Read;
       return fornax::device_range(pointer, size_t(element * elements), access);
     };
     void* image = conv_tensor(pointers.image, g.image_elements(), ConvKind::data_gradient);
@@ -117,9 +121,9 @@ Status execute(const Handle& handle, const Descriptor& plan, const Descriptor& p
     void* output = conv_tensor(pointers.output, g.output_elements(), ConvKind::forward);
     // A convolution overwrites its workspace, as on a GPU.
     if (workspace)
-      memset(fornax::device_range(pointers.workspace, size_t(workspace), fornax::Access::Write), 0xa5,
+      memset(fornax::device_range(pointers.workspace, size_t(workspace), fornax::Access::Scratch), 0xa5,
              size_t(workspace));
-    convolve(g, precision, image, weight, output);
+    convolve(g, precision, accumulates, image, weight, output);
     if (has_genstats) {
       auto vector = [&](char* pointer) {
         const fornax::Access access = accumulates_sums ? fornax::Access::ReadWrite : fornax::Access::Write;

@@ -247,17 +247,19 @@ Status Descriptor::finalize_operation() {
   if (y.dims[0] != g.n || y.dims[1] != g.k)
     return fail(bad_param, "the output's batch size or channels do not match the convolution");
   if (x.id == w.id || x.id == y.id || w.id == y.id) return fail(bad_param, "two tensors have the same unique id");
+  const float beta = value<float>(name(a_forward_beta, a_data_beta, a_filter_beta));
   const bool computable = symmetric && x.elements() && w.elements() && y.elements() &&
                           conv->value<int>(a_conv_compute_type) == d_float &&
                           conv->value<int>(a_conv_mode) == cross_correlation && y.type == w.type &&
                           x.type == y.type && x.in_memory && bytes_of(y.type) && is_channels_last(x) &&
                           is_channels_last(w) && is_channels_last(y) && w.in_memory && y.in_memory &&
                           value<float>(name(a_forward_alpha, a_data_alpha, a_filter_alpha)) == 1 &&
-                          value<float>(name(a_forward_beta, a_data_beta, a_filter_beta)) == 0;
+                          (beta == 0 || (is_data && beta == 1));
   if (computable) {
     g.type = host_type(y.type);
     conv_graph = std::make_shared<ConvGraph>();
     conv_graph->geometry = g, conv_graph->image = x, conv_graph->weight = w, conv_graph->output = y;
+    conv_graph->accumulates = beta == 1;
   }
   return success;
 }

@@ -143,6 +143,8 @@ struct Tensor {
 struct ConvGraph {
   Geometry geometry;
   Tensor image, weight, output;
+  // The data gradient is added to the contents of the image's gradient (beta = 1).
+  int64_t accumulates = false;
   // Genstats of a forward convolution: sums and sums of squares of the output by channel.
   int64_t has_genstats = false;
   Tensor sum{}, sqsum{};

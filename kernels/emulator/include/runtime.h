@@ -26,7 +26,8 @@ typedef unsigned long long CUdeviceptr;
 
 namespace fornax {
 
-enum class Access { Read, Write, ReadWrite };
+// Scratch is a write whose values are not used, such as that of a workspace; its bytes are not counted in counted mode.
+enum class Access { Read, Write, ReadWrite, Scratch };
 
 // Queues `work` on a stream (null: the legacy default stream of the current context). On a capturing stream the work becomes a
 // node of the graph and runs at each replay, so the closure must own its data.

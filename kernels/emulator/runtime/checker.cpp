@@ -12,6 +12,7 @@
 
 #include "block.h"
 #include "shadow.h"
+#include "traffic.h"
 
 namespace fornax {
 namespace {
@@ -174,6 +175,12 @@ void check_access(uintptr_t address, size_t bytes, bool write, bool atomic, size
   if (address >= uintptr_t(w->stack.bottom) && address < uintptr_t(w->stack.top)) return;
   uintptr_t registers = uintptr_t(&fornax_device::registers);
   if (address >= registers && address < registers + sizeof(fornax_device::SpecialRegisters)) return;
+  if (settings().counted) {
+    bool is_shared = (address >= uintptr_t(w->shared) && address < uintptr_t(w->shared) + kMaxShared) ||
+                     checked_launch.static_shared.contains(address);
+    if (!is_shared && !checked_launch.object.contains(address)) count_access(address, bytes, !write || atomic, write);
+    return;
+  }
   const char* kind = atomic ? "atomic" : write ? "write" : "read";
   if (address % alignment) {
     fail_thread(kMisalignedAddress, "misaligned " + std::to_string(bytes) + "-byte " + kind, source_line(pc));

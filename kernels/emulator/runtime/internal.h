@@ -51,6 +51,7 @@ struct Settings {
   uint64_t order = 0;  // 0 ascending, 1 descending, otherwise random with this seed
   bool checked = false;
   size_t device_memory = size_t(8) << 30;
+  bool counted = false;  // instrumented accesses are counted instead of checked
   std::string cache_folder, include_folder, compiler;
 };
 Settings& settings();

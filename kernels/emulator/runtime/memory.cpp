@@ -11,6 +11,7 @@
 #include "checker.h"
 #include "internal.h"
 #include "shadow.h"
+#include "traffic.h"
 
 namespace fornax {
 namespace {
@@ -218,6 +219,7 @@ bool find_uninitialised(uintptr_t address, size_t bytes, size_t* at) {
 }
 
 void copy_initialised(uintptr_t from, uintptr_t to, size_t bytes) {
+  count_range(bytes, true, false);
   Allocation *source = find_range(from, bytes), *target = find_range(to, bytes);
   if (!source || !target || !source->shadow || !target->shadow) return;
   memmove(&target->shadow->initialised[to - target->base], &source->shadow->initialised[from - source->base], bytes);

@@ -174,7 +174,7 @@ std::shared_ptr<SharedObject> load_object(const ProgramSource& source, std::stri
   {
     auto guard = lock();
     const Settings& s = settings();
-    checked = s.checked;
+    checked = s.checked || s.counted;
     // The include folder's name contains a hash of the emulator's sources and the compiler's version.
     std::string key = to_image(source) + s.include_folder + translate(source.options, checked).compile;
     folder = s.cache_folder + "/emulated";

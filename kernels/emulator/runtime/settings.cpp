@@ -55,6 +55,12 @@ FORNAX_API void fornax_emulator_memory_calls(uint64_t* allocations, uint64_t* fr
   *graph_nodes = calls.graph_nodes;
 }
 
+FORNAX_API void fornax_emulator_set_counted(int counted) {
+  auto guard = fornax::lock();
+  for (int device = 0; device < fornax::settings().devices; device++) fornax::synchronize_device(device);
+  fornax::settings().counted = counted != 0;
+}
+
 FORNAX_API size_t fornax_emulator_live_bytes() {
   auto guard = fornax::lock();
   size_t bytes = 0;

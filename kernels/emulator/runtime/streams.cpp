@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "stream.h"
+#include "traffic.h"
 
 namespace fornax {
 namespace {
@@ -118,10 +119,12 @@ void run_work(int device, const Work& work) {
   if (!work.run || (sticky_error(device) != kSuccess && !work.run_after_error)) return;
   CurrentWork before = current_work;
   current_work = {&work, device};
+  void* counted_before = begin_counted_work(work.name);
   try {
     work.run();
   } catch (const WorkFailed&) {
   }
+  end_counted_work(counted_before);
   current_work = before;
 }
 
@@ -251,7 +254,9 @@ void* device_range(const void* pointer, size_t bytes, Access access) {
     fail_work(std::string("out-of-bounds ") + (access == Access::Read ? "read: " : "write: ") + describe_address(address, bytes));
   }
   size_t at;
-  if (access != Access::Write && find_uninitialised(address, bytes, &at)) {
+  const bool reads = access == Access::Read || access == Access::ReadWrite;
+  if (access != Access::Scratch) count_range(bytes, reads, access != Access::Read);
+  if (reads && find_uninitialised(address, bytes, &at)) {
     fail_work("read of uninitialised global memory, byte " + std::to_string(at) + " of a buffer");
   }
   if (access != Access::Read) mark_range_initialised(address, bytes);

@@ -42,6 +42,8 @@ pub(super) const LIBRARIES: &[EmulatorLibrary] = &[
             "runtime/stream.h",
             "runtime/streams.cpp",
             "runtime/symbolizer.cpp",
+            "runtime/traffic.cpp",
+            "runtime/traffic.h",
             "runtime/warp.cpp",
             "runtime/workers.cpp",
         ],

@@ -71,8 +71,7 @@ impl BatchNorm2d {
         })
     }
 
-    /// Updates `num_batches_tracked` in a training pass, and calls `f` with the operands of the engine's batch norm for inputs of `dtype`, and
-    /// with the activation.
+    /// Calls `f` with the [operands](BatchNorm2d::operands) of the engine's batch norm for inputs of `dtype`, and with the activation.
     pub(super) fn with_options(
         &self,
         activation: Activation,
@@ -81,38 +80,84 @@ impl BatchNorm2d {
         f: impl FnOnce(&BatchNorm, Activation) -> Result<Tensor>,
     ) -> Result<Tensor> {
         let has_activation = self.activation != Activation::Identity;
-        let momentum = self.options.momentum;
-        let mut average_factor = momentum.unwrap_or_default();
-        if cx.updates_statistics() {
-            let mut batches = self.num_batches_tracked.write::<i64>()?;
-            batches[0] += 1;
-            average_factor = momentum.unwrap_or(1.0 / batches[0] as f64);
-        }
-        // f16 and bf16 inputs use f32 parameters; f64, which is for tests, needs f64 parameters.
-        let is_f64 = dtype == DType::F64;
-        let converted = |t: &Tensor| if is_f64 { t.to_dtype(dtype) } else { Ok(t.clone()) };
-        let (weight, bias) = (converted(&self.weight)?, converted(&self.bias)?);
-        let (mean, var) = (converted(&self.running_mean)?, converted(&self.running_var)?);
-        let norm = BatchNorm {
-            weight: Some(&weight),
-            bias: Some(&bias),
-            // A recomputation for the backward pass must not update them again.
-            running: (cx.updates_statistics() || !cx.training()).then_some((&mean, &var)),
-            training: cx.training(),
-            momentum: average_factor,
-            eps: self.options.eps,
-        };
-        let y = f(&norm, if has_activation { self.activation } else { activation })?;
-        if is_f64 && cx.updates_statistics() {
-            self.running_mean.copy_from(&mean.to_dtype(DType::F32)?)?;
-            self.running_var.copy_from(&var.to_dtype(DType::F32)?)?;
-        }
+        let operands = self.operands(dtype, cx)?;
+        let y = f(&operands.as_batch_norm(), if has_activation { self.activation } else { activation })?;
+        self.store_statistics(&operands)?;
         // With the activation of another layer, the output belongs to that layer.
         Ok(if has_activation || activation == Activation::Identity {
             cx.capture(&self.info, y, 0)
         } else {
             y
         })
+    }
+
+    /// True if the layer applies an activation of its own.
+    pub(super) fn has_activation(&self) -> bool {
+        self.activation != Activation::Identity
+    }
+
+    /// Operands of the engine's batch norm for inputs of `dtype`. Updates `num_batches_tracked` in a training pass.
+    pub(super) fn operands(&self, dtype: DType, cx: &Context) -> Result<BatchNormOperands> {
+        let counts = cx.updates_statistics();
+        let is_cumulative = self.options.momentum.is_none();
+        if counts && is_cumulative {
+            // The weight of a batch depends on the number, so the engine counts, beside the running statistics.
+            self.num_batches_tracked.move_to(&self.running_mean.device())?;
+        } else if counts {
+            self.num_batches_tracked.write::<i64>()?[0] += 1;
+        }
+        // f16 and bf16 inputs use f32 parameters; f64, which is for tests, needs f64 parameters.
+        let is_f64 = dtype == DType::F64;
+        let converted = |t: &Tensor| if is_f64 { t.to_dtype(dtype) } else { Ok(t.clone()) };
+        Ok(BatchNormOperands {
+            parameters: [converted(&self.weight)?, converted(&self.bias)?],
+            running: [converted(&self.running_mean)?, converted(&self.running_var)?],
+            training: cx.training(),
+            updates_statistics: cx.updates_statistics(),
+            momentum: self.options.momentum.unwrap_or_default(),
+            batches: (counts && is_cumulative).then(|| self.num_batches_tracked.clone()),
+            eps: self.options.eps,
+        })
+    }
+
+    /// Rounds running statistics that the engine has updated in f64 to f32.
+    pub(super) fn store_statistics(&self, operands: &BatchNormOperands) -> Result<()> {
+        let [mean, var] = &operands.running;
+        if mean.dtype() != DType::F64 || !operands.updates_statistics {
+            return Ok(());
+        }
+        self.running_mean.copy_from(&mean.to_dtype(DType::F32)?)?;
+        self.running_var.copy_from(&var.to_dtype(DType::F32)?)
+    }
+}
+
+/// Operands of the engine's batch norm.
+pub(super) struct BatchNormOperands {
+    /// Weight and bias.
+    parameters: [Tensor; 2],
+    /// Running mean and variance.
+    running: [Tensor; 2],
+    training: bool,
+    updates_statistics: bool,
+    momentum: f64,
+    /// Number of batches, if the engine counts them.
+    batches: Option<Tensor>,
+    eps: f64,
+}
+
+impl BatchNormOperands {
+    pub(super) fn as_batch_norm(&self) -> BatchNorm<'_> {
+        let ([weight, bias], [mean, var]) = (&self.parameters, &self.running);
+        BatchNorm {
+            weight: Some(weight),
+            bias: Some(bias),
+            // A recomputation for the backward pass must not update them again.
+            running: (self.updates_statistics || !self.training).then_some((mean, var)),
+            training: self.training,
+            momentum: self.momentum,
+            num_batches_tracked: self.batches.as_ref(),
+            eps: self.eps,
+        }
     }
 }
 

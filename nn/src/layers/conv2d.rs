@@ -3,7 +3,7 @@ use super::{BatchNorm2d, in_dtype};
 use crate::capture::LayerInfo;
 use crate::precision::Operation;
 use crate::{Context, Module, Visitor};
-use fornax_engine::{Activation, Conv2dOptions as Options, DType, Device, Result, Tensor};
+use fornax_engine::{Activation, Conv2dOptions as Options, ConvBatchNorm, DType, Device, Result, Tensor};
 
 /// 2-D convolution of images `[n, h, w, c]` with weight `[out, kh, kw, in / groups]` and optional bias `[out]`. Parameters are f32 and
 /// zero until initialised by [`crate::init`]; the input is f32, f64, f16 or bf16.
@@ -78,6 +78,30 @@ impl Conv2d {
         norm.with_options(activation, x.dtype(), cx, |norm, activation| {
             x.conv2d_batch_norm_act(&weight, &self.options, norm, activation, residual)
         })
+    }
+
+    /// True if the convolution and `norm` can be fused: they have no bias and no activation, and neither output is captured.
+    pub(crate) fn fuses_with(&self, norm: &BatchNorm2d, cx: &Context) -> bool {
+        let captured = |layer: &dyn Module| layer.layer_info().is_some_and(|info| cx.captures(info));
+        self.bias.is_none() && !norm.has_activation() && !captured(self) && !captured(norm)
+    }
+
+    /// `relu(norm(conv(x)) + shortcut_norm(shortcut(from)))` as one operation. Each convolution must [fuse](Conv2d::fuses_with) with its norm.
+    pub(crate) fn forward_norm_add_relu(
+        &self,
+        (x, norm): (&Tensor, &BatchNorm2d),
+        (shortcut, from, shortcut_norm): (&Conv2d, &Tensor, &BatchNorm2d),
+        cx: &Context,
+    ) -> Result<Tensor> {
+        let ((from, shortcut_weight), (x, weight)) = (shortcut.operands(from, cx)?, self.operands(x, cx)?);
+        let of_shortcut = shortcut_norm.operands(from.dtype(), cx)?;
+        let of_norm = norm.operands(x.dtype(), cx)?;
+        let conv = |x, weight, options, norm| ConvBatchNorm { x, weight, options, norm };
+        let other = conv(&from, &shortcut_weight, shortcut.options, of_shortcut.as_batch_norm());
+        let y = conv(&x, &weight, self.options, of_norm.as_batch_norm()).add_relu(&other)?;
+        shortcut_norm.store_statistics(&of_shortcut)?;
+        norm.store_statistics(&of_norm)?;
+        Ok(y)
     }
 
     /// Input and weight in the dtype of the context's precision.

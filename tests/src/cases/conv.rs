@@ -1,7 +1,7 @@
 //! Convolutions: small ones of every kind, and those of the benchmarked networks.
 use super::Case;
-use super::case::x;
-use fornax_engine::{Activation, BatchNorm, Conv2dOptions, ConvShape};
+use super::case::{Input, Values, x};
+use fornax_engine::{Activation, BatchNorm, Conv2dOptions, ConvBatchNorm, ConvShape};
 
 pub(super) fn rows(rows: &mut Vec<Case>) {
     let plain = ConvShape {
@@ -41,6 +41,9 @@ pub(super) fn rows(rows: &mut Vec<Case>) {
         [("relu", 8, 16, false), ("residual", 8, 8, true), ("odd-channels", 4, 6, false)]
     {
         rows.push(conv_norm(variant, ConvShape { c_in, c_out, ..plain }, residual));
+    }
+    for (variant, c_in, c_out) in [("packs", 8, 16), ("odd-channels", 4, 6)] {
+        rows.push(conv_norm_pair(variant, ConvShape { c_in, c_out, ..plain }));
     }
     for shape in large() {
         rows.push(conv(shape_name(&shape), shape, false).large());
@@ -122,6 +125,31 @@ fn conv_norm(variant: &str, s: ConvShape, residual: bool) -> Case {
         };
         // SiLU is smooth: with a kink, a rounding of the convolution could change a gradient by a jump.
         t[0].conv2d_batch_norm_act(&t[1], &options, &norm, Activation::Silu, t.get(4))
+    })
+}
+
+/// ReLU of the sum of two convolutions with batch norm in training, the second with a 1x1 kernel.
+fn conv_norm_pair(variant: &str, s: ConvShape) -> Case {
+    let image = x(&[s.n, s.h, s.w, s.c_in]);
+    let (weight, shortcut) = (x(&[s.c_out, s.kernel[0], s.kernel[1], s.c_in]), x(&[s.c_out, 1, 1, s.c_in]));
+    let vector = || x(&[s.c_out]);
+    // Far from the kinks: a rounding of a convolution could change a gradient by a jump.
+    let offset = || Input { values: Values::Positive, ..x(&[s.c_out]) };
+    let inputs = vec![image, weight, vector(), offset(), shortcut, vector(), offset()];
+    let options = Conv2dOptions { stride: s.stride, padding: s.padding, ..Conv2dOptions::default() };
+    let of_shortcut = Conv2dOptions { padding: [0, 0], ..options };
+    Case::new("conv2d-batch-norm-pair", variant, inputs, move |t| {
+        let norm = |weight, bias| BatchNorm {
+            weight: Some(weight),
+            bias: Some(bias),
+            training: true,
+            eps: 1e-3,
+            ..BatchNorm::default()
+        };
+        let scaled = [t[2].mul_scalar(0.0625)?, t[5].mul_scalar(0.0625)?];
+        let shortcut =
+            ConvBatchNorm { x: &t[0], weight: &t[4], options: of_shortcut, norm: norm(&scaled[1], &t[6]) };
+        ConvBatchNorm { x: &t[0], weight: &t[1], options, norm: norm(&scaled[0], &t[3]) }.add_relu(&shortcut)
     })
 }
 

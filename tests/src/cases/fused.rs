@@ -96,7 +96,15 @@ fn batch_norm(variant: String, inputs: Vec<Input>, of_batch: bool, f: Expression
         let ones = Tensor::ones(*t[1].shape(), t[1].dtype(), &t[0].device())?;
         let running = (!of_batch).then_some((&ones, &ones));
         let (weight, bias) = (Some(&t[1]), Some(&t[2]));
-        let norm = BatchNorm { weight, bias, running, training: of_batch, momentum: 0.1, eps: 1e-5 };
+        let norm = BatchNorm {
+            weight,
+            bias,
+            running,
+            training: of_batch,
+            momentum: 0.1,
+            eps: 1e-5,
+            ..BatchNorm::default()
+        };
         t[0].batch_norm_fused(&norm, &f, t.get(3))
     })
 }

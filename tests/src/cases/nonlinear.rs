@@ -103,7 +103,14 @@ fn batch_norm(variant: String, inputs: Vec<super::Input>, f: Activation) -> Case
 }
 
 fn with_parameters(t: &[Tensor], training: bool) -> BatchNorm<'_> {
-    BatchNorm { weight: Some(&t[1]), bias: Some(&t[2]), running: None, training, momentum: 0.1, eps: 1e-5 }
+    BatchNorm {
+        weight: Some(&t[1]),
+        bias: Some(&t[2]),
+        training,
+        momentum: 0.1,
+        eps: 1e-5,
+        ..BatchNorm::default()
+    }
 }
 
 fn other_norms(rows: &mut Vec<Case>) {

@@ -72,6 +72,7 @@ fn batch_norm(case: &GoldenCase, dtype: DType) -> std::result::Result<(), String
             training,
             momentum: momentum.unwrap_or_default(),
             eps,
+            ..BatchNorm::default()
         };
         Ok(vec![("y", apply(t, &norm, activation)?)])
     })

@@ -133,6 +133,10 @@ impl Optimizer {
         gradients: GradientRule,
     ) -> Result<Optimizer> {
         let OptimizerRule { update: rule, hessian } = rule.into();
+        // A second-order optimizer adds to the gradients itself.
+        if hessian.is_none() {
+            parameters.iter().for_each(|p| p.tensor.allow_low_precision_grad());
+        }
         let device = parameters.first().map_or(Device::Cpu, |p| p.tensor.device());
         let state_spec = rule.state_spec();
         let filled = |value: f32| -> fornax_engine::Result<Vec<Tensor>> {

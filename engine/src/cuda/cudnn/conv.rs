@@ -76,6 +76,8 @@ struct ConvTensors {
     weight: CUdeviceptr,
     output: CUdeviceptr,
     sums: Option<ChannelSums>,
+    /// Data gradient: add to the input's gradient.
+    accumulate: bool,
 }
 
 impl Cudnn {
@@ -136,7 +138,7 @@ impl Cudnn {
         y: CUdeviceptr,
         workspace: &mut WorkspaceAllocator,
     ) -> Result<(), LibraryError> {
-        let tensors = ConvTensors { input: x, weight: w, output: y, sums: None };
+        let tensors = ConvTensors { input: x, weight: w, output: y, sums: None, accumulate: false };
         // SAFETY: guaranteed by the caller.
         unsafe { self.run(ConvKind::Forward, shape, dtype, options, tensors, None, workspace) }
     }
@@ -155,7 +157,27 @@ impl Cudnn {
         dx: CUdeviceptr,
         workspace: &mut WorkspaceAllocator,
     ) -> Result<(), LibraryError> {
-        let tensors = ConvTensors { input: dx, weight: w, output: dy, sums: None };
+        let tensors = ConvTensors { input: dx, weight: w, output: dy, sums: None, accumulate: false };
+        // SAFETY: guaranteed by the caller.
+        unsafe { self.run(ConvKind::DataGradient, shape, dtype, options, tensors, None, workspace) }
+    }
+
+    /// [`Cudnn::data_gradient`], added to the contents of `dx` in f32 and rounded once. Returns [`LibraryError::Unsupported`], without
+    /// effect, if cuDNN has no kernel for it; that result is cached.
+    ///
+    /// # Safety
+    /// As for [`Cudnn::forward`].
+    pub unsafe fn add_data_gradient(
+        &self,
+        shape: &ConvShape,
+        dtype: DType,
+        options: ConvEngineOptions,
+        dy: CUdeviceptr,
+        w: CUdeviceptr,
+        dx: CUdeviceptr,
+        workspace: &mut WorkspaceAllocator,
+    ) -> Result<(), LibraryError> {
+        let tensors = ConvTensors { input: dx, weight: w, output: dy, sums: None, accumulate: true };
         // SAFETY: guaranteed by the caller.
         unsafe { self.run(ConvKind::DataGradient, shape, dtype, options, tensors, None, workspace) }
     }
@@ -174,7 +196,7 @@ impl Cudnn {
         dw: CUdeviceptr,
         workspace: &mut WorkspaceAllocator,
     ) -> Result<(), LibraryError> {
-        let tensors = ConvTensors { input: x, weight: dw, output: dy, sums: None };
+        let tensors = ConvTensors { input: x, weight: dw, output: dy, sums: None, accumulate: false };
         // SAFETY: guaranteed by the caller.
         unsafe { self.run(ConvKind::WeightGradient, shape, dtype, options, tensors, None, workspace) }
     }
@@ -195,7 +217,7 @@ impl Cudnn {
         alternative: Option<FusionAlternative>,
         workspace: &mut WorkspaceAllocator,
     ) -> Result<(), LibraryError> {
-        let tensors = ConvTensors { input: x, weight: w, output: y, sums: Some(sums) };
+        let tensors = ConvTensors { input: x, weight: w, output: y, sums: Some(sums), accumulate: false };
         // SAFETY: guaranteed by the caller.
         unsafe { self.run(ConvKind::Forward, shape, dtype, options, tensors, alternative, workspace) }
     }
@@ -218,7 +240,7 @@ impl Cudnn {
             return Err(unsupported(format!("empty tensor: {problem}")));
         }
         // Run-time-compiled engines do not report whether they round to TF32.
-        if fusion != ConvFusion::default() && dtype == DType::F32 && !options.tf32 {
+        if fusion.statistics && dtype == DType::F32 && !options.tf32 {
             return Err(unsupported(problem));
         }
         let mut state = self.lock();
@@ -229,6 +251,13 @@ impl Cudnn {
             None if self.is_capturing()? => return Err(unplanned(problem)),
             None => {}
         }
+        // Candidates are run, some of them several times, and must not add to the result.
+        let candidate = match fusion.accumulate {
+            true => {
+                ConvTensors { input: self.zeros(shape.input_len() * dtype.size(), workspace)?, ..tensors }
+            }
+            false => tensors,
+        };
         // Candidates share one workspace, which grows as needed.
         let mut shared = (0, 0);
         let workspace: &mut WorkspaceAllocator = &mut |bytes| {
@@ -239,13 +268,16 @@ impl Cudnn {
         };
         let plan = match options.choice {
             ConvPlanChoice::Heuristic => {
-                let run = &mut |plan: &ExecutionPlan| self.execute(&state.handle, plan, tensors, workspace);
-                plan_or_fallback(&problem, self.selection(&state, &problem, tensors, run).first_that_runs())?
+                let run = &mut |plan: &ExecutionPlan| self.execute(&state.handle, plan, candidate, workspace);
+                plan_or_fallback(
+                    &problem,
+                    self.selection(&state, &problem, candidate, run).first_that_runs(),
+                )?
             }
             ConvPlanChoice::Benchmark(benchmark) => {
                 let plan;
                 (state, plan) =
-                    self.benchmark(state, &problem, &benchmark, tensors, alternative, workspace)?;
+                    self.benchmark(state, &problem, &benchmark, candidate, alternative, workspace)?;
                 plan
             }
         };
@@ -272,7 +304,7 @@ impl Cudnn {
             state.choices.insert(problem, &choice);
             return Ok((state, plan));
         }
-        let is_fused = problem.fusion != ConvFusion::default();
+        let is_fused = problem.fusion.statistics;
         let candidates = if is_fused { benchmark.fused_candidates } else { benchmark.candidates };
         let run = &mut |plan: &ExecutionPlan| self.execute(&state.handle, plan, tensors, workspace);
         let selection = self.selection(&state, problem, tensors, run);
@@ -342,6 +374,15 @@ impl Cudnn {
         PlanSelection { planner: &state.planner, problem, stream: self.stream, sums: tensors.sums, run }
     }
 
+    /// Device memory of zeros, until the work queued on the stream is done.
+    fn zeros(&self, bytes: usize, workspace: &mut WorkspaceAllocator) -> Result<CUdeviceptr, LibraryError> {
+        let memory = workspace(bytes)?;
+        // SAFETY: the memory is ours, and `new`'s caller guarantees that the stream is alive.
+        unsafe { result::memset_d8_async(memory, 0, bytes, self.stream) }
+            .map_err(|e| driver_error("filling memory", e))?;
+        Ok(memory)
+    }
+
     fn is_capturing(&self) -> Result<bool, LibraryError> {
         // SAFETY: `new`'s caller guarantees that the stream is alive.
         let status = unsafe { result::stream::is_capturing(self.stream) };
@@ -392,7 +433,7 @@ impl ConvTensors {
     }
 
     fn fusion(&self) -> ConvFusion {
-        ConvFusion { statistics: self.sums.is_some() }
+        ConvFusion { statistics: self.sums.is_some(), accumulate: self.accumulate }
     }
 }
 

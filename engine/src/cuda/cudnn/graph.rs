@@ -51,7 +51,7 @@ fn operations(api: &'static CudnnApi, problem: &ConvProblem) -> Result<Vec<Descr
             .set(attributes.output, &[output.raw()])?
             .set(attributes.convolution, &[convolution(api, problem)?.raw()])?
             .set(attributes.alpha, &[1.0f32])?
-            .set(attributes.beta, &[0.0f32])?
+            .set(attributes.beta, &[if problem.fusion.accumulate { 1.0f32 } else { 0.0 }])?
             .finalize()?,
     ];
     if problem.fusion.statistics {

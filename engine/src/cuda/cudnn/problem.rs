@@ -36,6 +36,8 @@ impl fmt::Display for ConvKind {
 pub struct ConvFusion {
     /// Forward: also compute the f32 sum and sum of squares of each output channel.
     pub statistics: bool,
+    /// Data gradient: add to the contents of the input's gradient (beta = 1).
+    pub accumulate: bool,
 }
 
 /// Constraints on engines, and how one is chosen.
@@ -118,6 +120,7 @@ impl fmt::Display for ConvProblem {
         write!(f, ", groups {}", s.groups)?;
         let notes = [
             (self.fusion.statistics, "with statistics"),
+            (self.fusion.accumulate, "accumulated"),
             (self.dtype == DType::F32 && !self.options.tf32, "strict f32"),
             (self.options.deterministic, "deterministic"),
         ];

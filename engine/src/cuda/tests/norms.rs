@@ -2,13 +2,14 @@
 use super::{DeviceArray, FLOATS, gpu};
 use crate::cpu;
 use crate::cuda::batch_norm::{
-    self, BatchNormBackward, BatchNormParameters, DerivativeSource, SAVED_ROWS, mask_bytes,
+    self, BatchNormBackward, BatchNormParameters, DerivativeSource, RunningMomentum, SAVED_ROWS, mask_bytes,
 };
 use crate::cuda::{group_norm, row_norm};
 use crate::{Activation, DType};
+use fornax_kernels::emulator;
 
-/// Rows and channels: with and without packs, in one tile and several, in one chunk and several.
-const ROWS: [(usize, usize); 5] = [(9, 8), (700, 3), (65, 24), (130, 300), (5, 1)];
+/// Rows and channels: with and without packs, in one tile and several, in one chunk, several, and several groups of chunks.
+const ROWS: [(usize, usize); 6] = [(9, 8), (700, 3), (65, 24), (130, 300), (5, 1), (36_000, 8)];
 
 const ACTIVATIONS: [Activation; 5] =
     [Activation::Identity, Activation::Relu, Activation::Relu6, Activation::Silu, Activation::HardSwish];
@@ -35,6 +36,36 @@ fn batch_norm_training_matches_the_definition() {
     }
 }
 
+#[test]
+fn batch_norm_sums_do_not_depend_on_the_order_of_blocks() {
+    let (rows, c) = (36_000, 8);
+    let (x, dy) =
+        (DeviceArray::random(rows * c, 1, DType::F32), DeviceArray::random(rows * c, 2, DType::F32));
+    let run = |order| {
+        emulator::set_order(order).expect("the device is loaded");
+        let (saved, factors) =
+            (DeviceArray::empty(SAVED_ROWS * c, DType::F32), DeviceArray::empty(2 * c, DType::F32));
+        let parameters = BatchNormParameters { weight: None, bias: None, running: None, eps: 1e-3 };
+        batch_norm::statistics(gpu(), x.slice(), c, &parameters, None, saved.slice()).expect("launches");
+        let pass = BatchNormBackward {
+            gpu: gpu(),
+            x: x.slice(),
+            c,
+            saved: saved.slice(),
+            activation: Activation::Relu,
+            batch_statistics: true,
+        };
+        pass.reduce(dy.slice(), DerivativeSource::None, None, [None, None], factors.slice())
+            .expect("launches");
+        (saved.to_host(), factors.to_host())
+    };
+    let [ascending, descending, random] = [0, 1, 7].map(run);
+    emulator::set_order(0).expect("the device is loaded");
+    assert!(ascending.1.iter().all(|v| v.is_finite()));
+    assert_eq!(ascending, descending);
+    assert_eq!(ascending, random);
+}
+
 fn batch_norm_case(
     dtype: DType,
     of: DType,
@@ -59,7 +90,8 @@ fn batch_norm_case(
         running: Some([mean.slice(), var.slice()]),
         eps: 1e-3,
     };
-    batch_norm::statistics(gpu(), x.slice(), c, &parameters, Some(0.1), saved.slice()).expect("launches");
+    let momentum = Some(RunningMomentum::Constant(0.1));
+    batch_norm::statistics(gpu(), x.slice(), c, &parameters, momentum, saved.slice()).expect("launches");
     let source = residual.as_ref().map(|r| r.slice());
     let mask = DeviceArray::empty(rows * mask_bytes(c), DType::U8);
     match source {

@@ -1,7 +1,7 @@
 //! Batch norm with an expression as its activation: two passes forward and two backward, with generated kernels.
-use super::{BatchNorm, Nonlinearity, check, with_batch_norm_backward};
+use super::{BatchNorm, Nonlinearity, check, gpu, with_batch_norm_backward};
 use crate::cpu::batch_norm as kernel;
-use crate::cuda::batch_norm::{self as gpu_kernel, BatchNormParameters, SAVED_ROWS};
+use crate::cuda::batch_norm::{self as gpu_kernel, BatchNormParameters, RunningMomentum, SAVED_ROWS};
 use crate::fuse::{BatchNormKernels, Expression, GradStorage, KernelOutput, KernelSignature};
 use crate::ops::fuse::FusedCall;
 use crate::ops::gpu::OnGpu;
@@ -97,7 +97,11 @@ impl ChannelVectors {
             let parameters = BatchNormParameters { weight, bias, running, eps: norm.eps };
             let (x, saved) = (x.device_view(), saved.device_view());
             let (x, saved) = (x.slice(), saved.slice());
-            let momentum = norm.training.then_some(norm.momentum);
+            let batches = norm.counted_batches().map(Tensor::device_view);
+            let momentum = norm.training.then(|| gpu::momentum(norm, batches.as_ref().map(|t| t.slice())));
+            if let Some(RunningMomentum::Cumulative(batches)) = momentum {
+                on.with_op_context(gpu_kernel::count_batch(&on.gpu, batches))?;
+            }
             on.with_op_context(match running {
                 Some(running) if !batch_statistics => {
                     gpu_kernel::frozen_statistics(&on.gpu, running, c, &parameters, saved)
@@ -120,11 +124,11 @@ impl ChannelVectors {
             },
         };
         if let Some(running) = norm.running.filter(|_| norm.training) {
-            let rows = (x.numel() / c) as f64;
+            let (rows, momentum) = ((x.numel() / c) as f64, norm.count_batch()?);
             for (running, batch, factor) in [(running.0, &mean, 1.0), (running.1, &var, rows / (rows - 1.0))]
             {
                 let new: Vec<f64> = (numbers(running)?.iter().zip(batch))
-                    .map(|(old, batch)| (1.0 - norm.momentum) * old + norm.momentum * batch * factor)
+                    .map(|(old, batch)| (1.0 - momentum) * old + momentum * batch * factor)
                     .collect();
                 running.copy_from(&Tensor::from_vec(new, [c])?.to_dtype(running.dtype())?)?;
             }

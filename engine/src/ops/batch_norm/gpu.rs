@@ -1,9 +1,9 @@
 //! Batch norm on a GPU. The running statistics are updated there, without synchronization.
 use super::{BatchNorm, Nonlinearity, saves_mask, with_batch_norm_backward};
 use crate::cuda::batch_norm::{
-    self as kernel, BatchNormParameters, DerivativeSource, SAVED_ROWS, mask_bytes,
+    self as kernel, BatchNormParameters, DerivativeSource, RunningMomentum, SAVED_ROWS, mask_bytes,
 };
-use crate::cuda::conv_norm;
+use crate::cuda::{DeviceSlice, batch_norm_pair as pair_kernel, conv_norm};
 use crate::ops::gpu::OnGpu;
 use crate::{Activation, DType, Result, Tensor};
 
@@ -67,7 +67,11 @@ fn channel_parameters(
         let [weight, bias, mean, var] = views.each_ref().map(|t| t.as_ref().map(|t| t.slice()));
         let running = mean.zip(var).map(|(mean, var)| [mean, var]);
         let parameters = BatchNormParameters { weight, bias, running, eps: norm.eps };
-        let momentum = norm.training.then_some(norm.momentum);
+        let batches = norm.counted_batches().map(Tensor::device_view);
+        let momentum = norm.training.then(|| momentum(norm, batches.as_ref().map(|t| t.slice())));
+        if let Some(RunningMomentum::Cumulative(batches)) = momentum {
+            kernel::count_batch(&on.gpu, batches)?;
+        }
         match (sums, running) {
             (Some(sums), _) => {
                 let (x, sums) = (x.device_view(), sums.device_view());
@@ -79,6 +83,11 @@ fn channel_parameters(
             _ => kernel::statistics(&on.gpu, x.device_view().slice(), c, &parameters, momentum, saved),
         }
     })
+}
+
+/// Weight of the batch in the running statistics; `batches` is the number of batches on the device.
+pub(super) fn momentum<'a>(norm: &BatchNorm, batches: Option<DeviceSlice<'a>>) -> RunningMomentum<'a> {
+    batches.map_or(RunningMomentum::Constant(norm.momentum), RunningMomentum::Cumulative)
 }
 
 /// Values saved for the backward pass.
@@ -146,5 +155,92 @@ impl SavedForBackward {
             Ok(dx)
         });
         Ok([dx.transpose()?, dweight, dbias, residual])
+    }
+}
+
+/// ReLU of the sum of two batch norms of `[(x, sums, norm); 2]` over `c` channels, and the values saved for its backward pass.
+pub(super) fn forward_pair(
+    on: &OnGpu,
+    norms: [(&Tensor, Option<&Tensor>, &BatchNorm); 2],
+    c: usize,
+) -> Result<(Tensor, BatchNormPair)> {
+    // The shortcut's statistics are computed first, as without the fusion.
+    let [(x, sums, norm), (other, other_sums, other_norm)] = norms;
+    let of_other = channel_parameters(on, (other, other_sums), c, other_norm)?;
+    let saved = [channel_parameters(on, (x, sums), c, norm)?, of_other];
+    let mask = on.empty([x.numel() / c, mask_bytes(c)], DType::U8)?;
+    let y = on.build(*x.shape(), x.dtype(), |y| {
+        let views = [x, other, &saved[0], &saved[1], &mask].map(Tensor::device_view);
+        let [x, other, of_x, of_other, mask] = views.each_ref().map(|t| t.slice());
+        let pair = pair_kernel::BatchNormPair { gpu: &on.gpu, x: [x, other], saved: [of_x, of_other], c };
+        pair.forward(y, mask)
+    })?;
+    let pair = BatchNormPair {
+        x: [x.detach(), other.detach()],
+        saved,
+        mask,
+        batch_statistics: norms.map(|(_, _, norm)| norm.training || norm.running.is_none()),
+        parameter_dtypes: norms
+            .map(|(_, _, norm)| norm.weight.or(norm.bias).map_or(DType::F32, |t| t.dtype())),
+    };
+    Ok((y, pair))
+}
+
+/// Values saved for the backward pass of a [pair](forward_pair).
+pub(super) struct BatchNormPair {
+    x: [Tensor; 2],
+    /// `[SAVED_ROWS, c]` of each norm.
+    saved: [Tensor; 2],
+    mask: Tensor,
+    batch_statistics: [bool; 2],
+    /// Dtypes of weight and bias.
+    parameter_dtypes: [DType; 2],
+}
+
+impl BatchNormPair {
+    /// The wanted gradients of x, weight and bias of each norm. Overwrites `grad` if it has no other owner.
+    pub(super) fn backward(&self, grad: Tensor, wanted: [[bool; 3]; 2]) -> Result<[[Option<Tensor>; 3]; 2]> {
+        let operands = [("x", &self.x[0]), ("grad", &grad)];
+        let on = OnGpu::for_backward(OP, &operands)?;
+        let c = self.saved[0].dims()[1];
+        let vector =
+            |p: usize, k: usize| wanted[p][k].then(|| on.empty([c], self.parameter_dtypes[p])).transpose();
+        let parameters = [[vector(0, 1)?, vector(0, 2)?], [vector(1, 1)?, vector(1, 2)?]];
+        let factors = [on.empty([2, c], DType::F32)?, on.empty([2, c], DType::F32)?];
+        let like_grad = || on.empty(*grad.shape(), grad.dtype());
+        let dx = [
+            wanted[0][0]
+                .then(|| if grad.is_sole_owner() { Ok(grad.clone()) } else { like_grad() })
+                .transpose()?,
+            wanted[1][0].then(like_grad).transpose()?,
+        ];
+        {
+            let (x, saved) =
+                (self.x.each_ref().map(Tensor::device_view), self.saved.each_ref().map(Tensor::device_view));
+            let pair = pair_kernel::BatchNormPair {
+                gpu: &on.gpu,
+                x: x.each_ref().map(|t| t.slice()),
+                saved: saved.each_ref().map(|t| t.slice()),
+                c,
+            };
+            let (dy, mask) = (grad.device_view(), self.mask.device_view());
+            let views =
+                parameters.each_ref().map(|of| of.each_ref().map(|t| t.as_ref().map(Tensor::device_view)));
+            let of_parameters =
+                views.each_ref().map(|of| of.each_ref().map(|t| t.as_ref().map(|t| t.slice())));
+            let factor_views = factors.each_ref().map(Tensor::device_view);
+            let factors = factor_views.each_ref().map(|t| t.slice());
+            let reduced =
+                pair.reduce(dy.slice(), mask.slice(), of_parameters, factors, self.batch_statistics);
+            on.with_op_context(reduced)?;
+            if dx.iter().any(Option::is_some) {
+                let views = dx.each_ref().map(|t| t.as_ref().map(Tensor::device_view));
+                let of_dx = views.each_ref().map(|t| t.as_ref().map(|t| t.slice()));
+                on.with_op_context(pair.input_gradients(dy.slice(), mask.slice(), factors, of_dx))?;
+            }
+        }
+        let [[weight, bias], [other_weight, other_bias]] = parameters;
+        let [dx, other_dx] = dx;
+        Ok([[dx, weight, bias], [other_dx, other_weight, other_bias]])
     }
 }

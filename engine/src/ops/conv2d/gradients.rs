@@ -17,10 +17,13 @@ impl Tensor {
         s: ConvShape,
     ) -> Tensor {
         let inputs: Vec<&Tensor> = [x, weight].into_iter().chain(bias).collect();
-        self.with_composed_backward("conv2d", &inputs, || {
+        self.with_accumulating_backward("conv2d", &inputs, || {
             let (x, w, has_bias) = (x.clone(), weight.clone(), bias.is_some());
-            move |grad: Tensor, needs: &[bool]| {
-                let dx = needs[0].then(|| grad.conv2d_input_gradient(&w, s)).transpose()?;
+            move |grad: Tensor, needs: &[bool], sums: &mut [Option<Tensor>]| {
+                let dx = match sums[0].take() {
+                    Some(sum) => Some(grad.add_conv2d_input_gradient(&w, s, sum)?),
+                    None => needs[0].then(|| grad.conv2d_input_gradient(&w, s)).transpose()?,
+                };
                 let dw = needs[1].then(|| x.conv2d_weight_gradient(&grad, s)).transpose()?;
                 let mut grads = vec![dx, dw];
                 if has_bias {
@@ -29,6 +32,27 @@ impl Tensor {
                 Ok(grads)
             }
         })
+    }
+
+    /// The gradient of a convolution's input plus `sum`; `self` is the gradient of its output. On a GPU it is added in place, and rounded
+    /// once, if nothing else refers to `sum` and cuDNN computes this convolution.
+    fn add_conv2d_input_gradient(&self, weight: &Tensor, s: ConvShape, sum: Tensor) -> Result<Tensor> {
+        let operands = [("grad", self), ("weight", weight), ("sum", &sum)];
+        if let Device::Cuda(_) = self.device()
+            && sum.is_sole_owner()
+            && sum.dtype() == self.dtype()
+            && let Some(on) = OnGpu::of("conv2d", &operands)?
+        {
+            let added = {
+                let views = [self, weight, &sum].map(Tensor::device_view);
+                let [dy, w, of_sum] = views.each_ref().map(|t| t.slice());
+                on.with_op_context(cuda::conv2d::add_data_gradient(&on.gpu, &s, dy, w, of_sum))?
+            };
+            if added {
+                return Ok(sum);
+            }
+        }
+        sum.accumulate(self.conv2d_input_gradient(weight, s)?)
     }
 
     /// The gradient of a convolution's input; `self` is the gradient of its output.

@@ -67,6 +67,7 @@ impl Inputs {
             training,
             momentum: 0.1,
             eps: 1e-3,
+            ..BatchNorm::default()
         }
     }
 

@@ -116,7 +116,15 @@ impl Module for ResidualBlock {
             };
         }
         let plain = self.se.is_none() && !self.drop_path.is_active(cx);
-        let y = if plain {
+        let joined = match &self.downsample {
+            Some(downsample) if plain && last_act.kind() == Activation::Relu => {
+                downsample.join((last_conv, &y, last_norm), x, cx)?
+            }
+            _ => None,
+        };
+        let y = if let Some(y) = joined {
+            last_act.capture_fused(y, cx)
+        } else if plain {
             let shortcut = self.shortcut(x, cx)?;
             let y = last_conv.forward_norm_act(&y, last_norm, last_act.kind(), Some(&shortcut), cx)?;
             last_act.capture_fused(y, cx)
@@ -180,9 +188,29 @@ impl DownsampleShortcut {
     }
 }
 
+impl DownsampleShortcut {
+    /// `relu(norm(conv(y)) + shortcut(x))`, if it can be computed as one operation.
+    fn join(
+        &self,
+        (conv, y, norm): (&Conv2d, &Tensor, &BatchNorm2d),
+        x: &Tensor,
+        cx: &mut Context,
+    ) -> Result<Option<Tensor>> {
+        if !conv.fuses_with(norm, cx) || !self.conv.fuses_with(&self.bn, cx) {
+            return Ok(None);
+        }
+        let averaged = self.average(x, cx)?;
+        conv.forward_norm_add_relu((y, norm), (&self.conv, &averaged, &self.bn), cx).map(Some)
+    }
+
+    fn average(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
+        self.pool.as_ref().map_or(Ok(x.clone()), |pool| pool.forward(x, cx))
+    }
+}
+
 impl Module for DownsampleShortcut {
     fn forward(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
-        let averaged = self.pool.as_ref().map_or(Ok(x.clone()), |pool| pool.forward(x, cx))?;
+        let averaged = self.average(x, cx)?;
         self.conv.forward_norm_act(&averaged, &self.bn, Activation::Identity, None, cx)
     }
 

@@ -1,0 +1,114 @@
+// Shared by the kernels of batch norm: merging of the backward pass's sums, and access to rows with a ReLU mask of one bit per element.
+#pragma once
+#include "batch_norm.cuh"
+#include "column_merge.cuh"
+
+/// Dtypes of weight, bias, their gradients, and the running statistics.
+enum { kF32, kF16, kBf16 };
+
+/// Channels per byte of the ReLU mask; a row of the mask has ceil(c / 8) bytes, the first channel in the lowest bit.
+constexpr int kBits = 8;
+
+/// Loads eight adjacent values of a row: by packs, or one by one, with zeros past the `n` that are left in the row.
+template <bool kPacked, typename T> __device__ __forceinline__ void load_eight(const T* from, int n, float (&to)[kBits]) {
+#pragma unroll
+  for (int k = 0; k < kBits; k += Pack<T>::N) {
+    if constexpr (kPacked) {
+      const Pack<T> pack = Pack<T>::load(from + k);
+#pragma unroll
+      for (int l = 0; l < Pack<T>::N; l++) to[k + l] = to_float(pack.v[l]);
+    } else {
+#pragma unroll
+      for (int l = 0; l < Pack<T>::N; l++) to[k + l] = k + l < n ? to_float(from[k + l]) : 0;
+    }
+  }
+}
+
+/// Rounds and stores eight adjacent values of a row: by packs, or one by one, at most the `n` that are left in the row.
+template <bool kPacked, typename T> __device__ __forceinline__ void store_eight(T* to, int n, const float (&from)[kBits]) {
+#pragma unroll
+  for (int k = 0; k < kBits; k += Pack<T>::N) {
+    if constexpr (kPacked) {
+      Pack<T> pack;
+#pragma unroll
+      for (int l = 0; l < Pack<T>::N; l++) pack.v[l] = from_float<T>(from[k + l]);
+      pack.store(to + k);
+    } else {
+#pragma unroll
+      for (int l = 0; l < Pack<T>::N; l++) {
+        if (k + l < n) to[k + l] = from_float<T>(from[k + l]);
+      }
+    }
+  }
+}
+
+/// Results of the sums pass, and what it takes to merge its partial sums. The gradients of weight and bias have dtype `dtype`, and are
+/// null where not wanted; k2 and k3 (`factors`, [2, c]) are 0 when mean and variance are running statistics.
+struct SumsMerge {
+  unsigned* tickets;
+  /// Partial sums: by chunk, [chunks, 2, c], and merged by group of chunks, [groups, 2, c].
+  float* partial;
+  double* merged;
+  void *dweight, *dbias;
+  float* factors;
+  int batch_statistics, dtype;
+};
+
+/// Sums of d and of d * (x - mean) over rows.
+struct Sums {
+  double d, dot;
+};
+
+/// Sum of a channel's sums over `count` parts, which are at from[part][2][c].
+template <typename F> __device__ Sums merge_sums(const MergeThread& at, const F* from, int count, int c) {
+  Sums sums = {0, 0};
+  for (int i = at.slice; i < count && at.channel < c; i += at.slices) {
+    sums.d += from[i * 2ll * c + at.channel];
+    sums.dot += from[i * 2ll * c + c + at.channel];
+  }
+  return {at.sum(sums.d), at.sum(sums.dot)};
+}
+
+/// Stores element j of a vector of dtype `dtype`, unless it is null.
+__device__ __forceinline__ void store_parameter(void* to, int dtype, int j, double value) {
+  if (!to) return;
+  switch (dtype) {
+    case kF32: static_cast<float*>(to)[j] = (float)value; break;
+    case kF16: static_cast<half16*>(to)[j] = from_float<half16>((float)value); break;
+    case kBf16: static_cast<bfloat16*>(to)[j] = from_float<bfloat16>((float)value); break;
+  }
+}
+
+/// Stores what follows from the sums of a channel over all rows.
+__device__ inline void save_sums(const MergeThread& at, const SumsMerge& m, const Sums& of, const float* saved, long long rows, int c) {
+  const int j = at.channel;
+  if (at.slice != 0 || j >= c) return;
+  const double mean = saved[j], inv_std = saved[c + j], scale = saved[2 * c + j];
+  const double k2 = -scale * inv_std * inv_std * of.dot / rows;
+  m.factors[j] = m.batch_statistics ? (float)k2 : 0;
+  m.factors[c + j] = m.batch_statistics ? (float)(-scale * of.d / rows - k2 * mean) : 0;
+  store_parameter(m.dweight, m.dtype, j, of.dot * inv_std);
+  store_parameter(m.dbias, m.dtype, j, of.d);
+}
+
+/// Merges the partial sums of all chunks.
+template <int V>
+__device__ void finish_sums(const Tile<V>& tile, const SumsMerge& m, const float* saved, long long rows, int c) {
+  const ColumnMerge column(m.tickets);
+  if (!column.merges_group()) return;
+  for (int t = blockIdx.x; t < tile.count; t += gridDim.x) {
+    const MergeThread at(tile, t);
+    const Sums of = merge_sums(at, m.partial + column.first * 2ll * c, column.count, c);
+    if (column.groups == 1) {
+      save_sums(at, m, of, saved, rows, c);
+    } else if (at.slice == 0 && at.channel < c) {
+      m.merged[column.group * 2ll * c + at.channel] = of.d;
+      m.merged[column.group * 2ll * c + c + at.channel] = of.dot;
+    }
+  }
+  if (column.groups == 1 || !column.merges_column()) return;
+  for (int t = blockIdx.x; t < tile.count; t += gridDim.x) {
+    const MergeThread at(tile, t);
+    save_sums(at, m, merge_sums(at, m.merged, column.groups, c), saved, rows, c);
+  }
+}

@@ -1,0 +1,139 @@
+//! Device memory traffic and launches of a whole ResNet-50 training step, as the trainer runs it in f16.
+use super::{GPU, serialize};
+use fornax::data::{Batch, ChannelStats};
+use fornax::optim::{Optimizer, OptimizerOptions, create_optimizer, parameters};
+use fornax::train_step::{CudaGraphMode, TrainStep, TrainStepOptions};
+use fornax_engine::{DType, GradientRule, LossScaling, Tensor};
+use fornax_kernels::emulator::{self, WorkCount};
+use fornax_nn::{Model, ModelOptions, OptLevel, Precision, create_model, move_to};
+use std::collections::BTreeMap;
+
+/// Side of the images of the counted steps; all stages of the network divide it.
+const SIDE: usize = 64;
+
+/// Side of the images and batch size of the printed table.
+const TABLE_SIDE: usize = 224;
+const TABLE_BATCH: u64 = 256;
+
+/// Bounds of the totals: 0.9 times the bytes of the first measurement (`benches/results/traffic-2026-11-22.md`), and fewer launches.
+const MAX_MEGABYTES: f64 = 0.9 * 357.2;
+const MAX_LAUNCHES: u64 = 390;
+
+/// Kinds of work, each with the prefixes of its names. The first match counts.
+const KINDS: [(&str, &[&str]); 10] = [
+    ("convolution, forward", &["a cuDNN convolution"]),
+    ("convolution, data gradient", &["a cuDNN data gradient"]),
+    ("convolution, weight gradient", &["a cuDNN weight gradient"]),
+    ("batch norm, apply", &["batch_norm_fwd", "batch_norm_masked_fwd", "batch_norm_pair_fwd"]),
+    ("batch norm, statistics and merging", &["batch_norm_statistics", "batch_norm_finalize", "conv_norm"]),
+    ("batch norm, backward sums", &["batch_norm_sums", "batch_norm_masked_sums", "batch_norm_pair_sums"]),
+    ("batch norm, input gradient", &["batch_norm_bwd", "batch_norm_pair_bwd"]),
+    ("gradient joins", &["add_f16"]),
+    ("optimizer, casts of gradients", &["gradient_norm", "update_", "cast_f16_f32"]),
+    ("rest", &[""]),
+];
+
+/// Bytes and launches of one kind of work in a step.
+#[derive(Clone, Copy, Default)]
+struct KindCost {
+    launches: u64,
+    /// Bytes that grow with the number of pixels, per image of [`TABLE_SIDE`].
+    bytes_per_image: f64,
+    /// All other bytes: those of parameters.
+    bytes_per_step: f64,
+}
+
+impl KindCost {
+    /// Megabytes per image in a batch of [`TABLE_BATCH`].
+    fn megabytes(&self) -> f64 {
+        (self.bytes_per_image + self.bytes_per_step / TABLE_BATCH as f64) / 1e6
+    }
+}
+
+struct CountedTraining {
+    model: Box<dyn Model>,
+    optimizer: Optimizer,
+    step: TrainStep,
+}
+
+impl CountedTraining {
+    fn new() -> CountedTraining {
+        let model = create_model("resnet50", &ModelOptions::default()).expect("a model");
+        move_to(&*model, &GPU).expect("memory");
+        // Untrained weights would overflow at the usual initial scale, and the update would be skipped.
+        let scaling = LossScaling { init_scale: 1.0, ..LossScaling::default() };
+        let gradients = GradientRule { scaling: Some(scaling), clip: None };
+        let optimizer =
+            create_optimizer("momentum", parameters(&*model, 1e-4), &OptimizerOptions::default(), gradients)
+                .expect("an optimizer");
+        let options = TrainStepOptions {
+            precision: Precision::new(OptLevel::O1, DType::F16),
+            cuda_graph: CudaGraphMode::Never,
+            ..TrainStepOptions::default()
+        };
+        let statistics = ChannelStats { white: 255, mean: vec![0.5; 3], std: vec![0.25; 3] };
+        let step = TrainStep::new(options, Some(statistics), GPU);
+        CountedTraining { model, optimizer, step }
+    }
+
+    /// Work of one update with `images` images.
+    fn count(&mut self, images: usize) -> BTreeMap<String, WorkCount> {
+        let bytes = (0..images * SIDE * SIDE * 3).map(|i| (i * 7919 % 251) as u8).collect();
+        let target: Vec<i64> = (0..images as i64).collect();
+        let batch = Batch {
+            images: Tensor::from_vec(bytes, [images, SIDE, SIDE, 3]).expect("memory"),
+            target: Tensor::from_vec(target, [images]).expect("memory"),
+        };
+        let batch = batch.to_device(&GPU).expect("memory");
+        let before = emulator::work_counts();
+        self.step.run(&*self.model, &self.optimizer, &[batch], 0.1).expect("a step");
+        let mut counts = emulator::work_counts();
+        for (name, count) in &mut counts {
+            let old = before.get(name).copied().unwrap_or_default();
+            count.executions -= old.executions;
+            count.loads -= old.loads;
+            count.stores -= old.stores;
+        }
+        // Allocations are no launches.
+        counts.retain(|name, count| {
+            count.executions > 0 && !name.starts_with("cuMemAlloc") && !name.starts_with("cuMemFree")
+        });
+        counts
+    }
+}
+
+/// Costs by kind. The counts of two batch sizes separate bytes per image from bytes per step.
+fn costs(one: &BTreeMap<String, WorkCount>, two: &BTreeMap<String, WorkCount>) -> [KindCost; KINDS.len()] {
+    let scale = (TABLE_SIDE * TABLE_SIDE) as f64 / (SIDE * SIDE) as f64;
+    let mut costs = [KindCost::default(); KINDS.len()];
+    for (name, count) in two {
+        let kind = KINDS.iter().position(|(_, prefixes)| prefixes.iter().any(|p| name.starts_with(p)));
+        let cost = &mut costs[kind.expect("the last kind has every prefix")];
+        let bytes = |count: &WorkCount| (count.loads + count.stores) as f64;
+        let (of_one, of_two) = (one.get(name).map_or(0.0, bytes), bytes(count));
+        cost.launches += count.executions;
+        cost.bytes_per_image += (of_two - of_one) * scale;
+        cost.bytes_per_step += 2.0 * of_one - of_two;
+    }
+    costs
+}
+
+#[test]
+fn resnet50_step_stays_within_its_traffic_and_launches() {
+    let _guard = serialize();
+    let mut training = CountedTraining::new();
+    // The first update casts all parameters, and that of each batch size plans convolutions.
+    training.count(1);
+    training.count(2);
+    let (one, two) = (training.count(1), training.count(2));
+    let costs = costs(&one, &two);
+    println!("| ResNet-50, f16, batch {TABLE_BATCH} | MB per image | launches |\n|---|--:|--:|");
+    for ((kind, _), cost) in KINDS.iter().zip(&costs) {
+        println!("| {kind} | {:.1} | {} |", cost.megabytes(), cost.launches);
+    }
+    let megabytes: f64 = costs.iter().map(KindCost::megabytes).sum();
+    let launches: u64 = costs.iter().map(|cost| cost.launches).sum();
+    println!("| total | {megabytes:.1} | {launches} |");
+    assert!(megabytes <= MAX_MEGABYTES, "{megabytes:.1} MB per image, more than {MAX_MEGABYTES}");
+    assert!(launches <= MAX_LAUNCHES, "{launches} launches, more than {MAX_LAUNCHES}");
+}
