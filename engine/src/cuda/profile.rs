@@ -26,7 +26,7 @@ pub struct KernelTime {
 /// use fornax_engine::cuda::KernelProfile;
 /// use fornax_engine::{Device, Tensor};
 ///
-/// let x = Tensor::full([1024], 1.0f32, fornax_engine::DType::F32, &Device::Cuda(0))?;
+/// let x = Tensor::full([1024], 1.0, fornax_engine::DType::F32, &Device::Cuda(0))?;
 /// let profile = KernelProfile::start(&Device::Cuda(0))?;
 /// x.exp()?;
 /// for kernel in profile.finish()? {
