@@ -34,9 +34,11 @@ __device__ __forceinline__ float normal(const Preparation& p, long long sample, 
   const PhiloxStream rng = {{p.key[0], p.key[1]}, {p.epoch, (unsigned)sample, (unsigned)(sample >> 32)}};
   unsigned words[4];
   philox(rng, (unsigned)(index / 2), words);
-  const int at = (int)(index % 2) * 2;
-  const double u = ((double)words[at] + 1.0) * (1.0 / 4294967296.0), v = (double)words[at + 1] * (1.0 / 4294967296.0);
-  return (float)(sqrt(-2.0 * log(u)) * cos(6.283185307179586 * v));
+  // Neither an index at run time nor the range reduction of cos, which would need local memory.
+  const bool second = index % 2 != 0;
+  const unsigned a = second ? words[2] : words[0], b = second ? words[3] : words[1];
+  const double u = ((double)a + 1.0) * (1.0 / 4294967296.0), v = (double)b * (1.0 / 4294967296.0);
+  return (float)(sqrt(-2.0 * log(u)) * cospi(2.0 * v));
 }
 
 __device__ __forceinline__ float by_channel(const float (&values)[4], int c) {
@@ -114,7 +116,8 @@ __device__ void prepare(const unsigned char* __restrict__ bytes, const long long
 }  // namespace
 
 #define PREPARE(T, name)                                                                                                           \
-  KERNEL prepare_##name(const unsigned char* x, const long long* changes, T* y, int h, int w, int c, Preparation p) {              \
+  KERNEL prepare_##name(const unsigned char* x, const long long* changes, T* y, int h, int w, int c,                               \
+                        const __grid_constant__ Preparation p) {                                                                   \
     prepare<T>(x, changes, y, h, w, c, p);                                                                                         \
   }
 

@@ -34,6 +34,7 @@ FORNAX_FUNCTION float abs(float x) { return fabsf(x); }
 FORNAX_FUNCTION double abs(double x) { return fabs(x); }
 FORNAX_FUNCTION float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 FORNAX_FUNCTION double rsqrt(double x) { return 1.0 / sqrt(x); }
+FORNAX_FUNCTION double cospi(double x) { return cos(3.141592653589793 * x); }
 FORNAX_FUNCTION float __saturatef(float x) { return fminf(fmaxf(x, 0.0f), 1.0f); }
 
 FORNAX_FUNCTION bool isnan(float x) { return __builtin_isnan(x); }
