@@ -15,8 +15,11 @@ pub struct GpuRow {
     /// Minimum number of bytes that the computation moves; 0 if bandwidth does not bound it.
     pub bytes: usize,
     /// Allocates the operands on a device and returns the variants by name.
-    pub prepare: Box<dyn FnOnce(&Device) -> Result<Vec<NamedVariant>>>,
+    pub prepare: Box<PrepareRow>,
 }
+
+/// Function that allocates a row's operands.
+pub type PrepareRow = dyn FnOnce(&Device) -> Result<Vec<NamedVariant>>;
 
 /// Variant of a row, with its name.
 pub type NamedVariant = (&'static str, Variant);

@@ -117,7 +117,7 @@ pub(crate) fn lock_level() -> std::sync::MutexGuard<'static, ()> {
 
 fn widest_up_to(limit: Level) -> Level {
     let supported = Level::supported();
-    supported.iter().copied().filter(|level| *level <= limit).next_back().unwrap_or(Level::Portable)
+    supported.iter().copied().rfind(|level| *level <= limit).unwrap_or(Level::Portable)
 }
 
 /// Register of f32 lanes and its operations.
