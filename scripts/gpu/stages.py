@@ -161,12 +161,16 @@ def torch_rows(runner, settings, name, pattern, variant, *flags):
 
 
 def listed(runner, program):
-    """Names of the tests in a program; an empty list and a failure if it does not start."""
-    done = subprocess.run([program, "--list"], capture_output=True, text=True, env=runner.environment)
-    names = [line.removesuffix(": test") for line in done.stdout.splitlines() if line.endswith(": test")]
-    if not names:
-        runner.record(str(program), "failed", why=f"lists no tests: {done.stderr.strip()[-200:]}")
-    return names
+    """Names of the tests in a program, without ignored ones; an empty list and a failure if it does not start."""
+    def names(*flags):
+        done = subprocess.run([program, "--list", *flags], capture_output=True, text=True, env=runner.environment)
+        return [line.removesuffix(": test") for line in done.stdout.splitlines() if line.endswith(": test")], done.stderr
+
+    every, errors = names()
+    if not every:
+        runner.record(str(program), "failed", why=f"lists no tests: {errors.strip()[-200:]}")
+    ignored, _ = names("--ignored")
+    return [name for name in every if name not in ignored]
 
 
 def results(runner):
