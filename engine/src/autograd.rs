@@ -131,7 +131,7 @@ pub(crate) enum Backward {
     Cast(DType),
     /// Kernels, and an equivalent composition of operations that replaces them with `create_graph`.
     Fused { kernels: Box<BackwardFn>, composition: Box<BackwardFn> },
-    /// As `Composed`, for a function that can add its gradients to those that other operations have computed.
+    /// As `Composed`, for a function that can add to the gradients of other operations.
     Accumulating(Box<AccumulatingBackwardFn>),
     /// A function of the operation's own output, which is passed to it. (Saving a tracked output in the function would be a reference
     /// cycle.)
@@ -187,8 +187,8 @@ impl Node {
             && matches!(&self.inputs[0], AutogradMeta::Leaf(leaf) if leaf.accepts_low_precision())
     }
 
-    /// The gradients of the inputs that need one; where a sum was taken from `sums`, the new sum. With `create_graph` the backward function stays, and the gradients are tracked;
-    /// otherwise it is dropped with its saved tensors before the backward functions of the inputs run.
+    /// The gradients of the inputs that need one; where a sum was taken from `sums`, the new sum. With `create_graph` the backward function
+    /// stays, and the gradients are tracked; otherwise it is dropped with its saved tensors before the backward functions of the inputs run.
     fn differentiate(
         self: &Arc<Node>,
         grad: Tensor,

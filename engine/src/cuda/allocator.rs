@@ -217,7 +217,7 @@ impl Gpu {
 }
 
 impl GraphMemory {
-    /// Ends the allocations from the graph's memory. The graph keeps its blocks, and those that were dropped during the capture.
+    /// Ends the allocations from the graph's memory. The graph keeps its blocks, and blocks dropped during the capture.
     pub(super) fn end_capture(&self) {
         let mut state = self.gpu.memory.lock();
         if state.capturing == Some(self.pool) {
