@@ -1,7 +1,7 @@
 //! Allocation of device memory from the arena of each device, whose segments come from the driver.
 //!
 //! Everything on a device runs in the order of one stream, so a freed block is reusable at once by work that is queued later. Two kinds of
-//! blocks wait: those that another stream uses too, until that stream's work is done; and those that a CUDA graph accesses, until the
+//! blocks wait: blocks in use by another stream until its work is done, blocks of a CUDA graph until the
 //! graph is dropped ([`GraphMemory`]).
 use super::arena::{Address, Arena, GENERAL_POOL, MemoryPoolId};
 use super::{CudaError, Gpu, Result};
