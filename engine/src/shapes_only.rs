@@ -6,7 +6,7 @@ thread_local! {
 }
 
 /// Runs `f` while operations on the CPU only infer shapes: their results have the right shape and arbitrary content. Used to count the
-/// cost of a model's layers. Memory is reserved, but never written.
+/// cost of a model's layers. Address space is reserved, but large tensors take no memory.
 pub fn shapes_only<R>(f: impl FnOnce() -> R) -> R {
     struct Restore(bool);
     impl Drop for Restore {

@@ -25,11 +25,18 @@ pub(crate) enum StorageBuffer {
 impl Storage {
     /// Host memory for `len` elements of `T`, filled by `fill`.
     pub(crate) fn build<T: Element>(len: usize, fill: impl FnOnce(&mut [T])) -> Result<Storage> {
-        let mut buffer = CpuBuffer::new(len * std::mem::size_of::<T>())?;
-        if !shapes_only::is_active() {
-            fill(buffer.as_mut_slice());
+        let bytes = len * std::mem::size_of::<T>();
+        if shapes_only::is_active() {
+            return Ok(Storage::of(StorageBuffer::Cpu(CpuBuffer::untouched(bytes)?)));
         }
+        let mut buffer = CpuBuffer::new(bytes)?;
+        fill(buffer.as_mut_slice());
         Ok(Storage::of(StorageBuffer::Cpu(buffer)))
+    }
+
+    /// Host memory of a buffer.
+    pub(crate) fn on_cpu(buffer: CpuBuffer) -> Storage {
+        Storage::of(StorageBuffer::Cpu(buffer))
     }
 
     /// Device memory of arbitrary content.

@@ -1,5 +1,6 @@
 //! The tensor: a cheap handle to dense row-major elements on a device, with its autograd metadata.
 use crate::autograd::{AutogradMeta, Hook, Leaf};
+use crate::cpu::memory::CpuBuffer;
 use crate::cuda::{self, CudaError, DeviceSlice, Gpu};
 use crate::storage::{DeviceView, ReadGuard, Storage, WriteGuard};
 use crate::{DType, Device, Element, Error, Result, Shape};
@@ -72,6 +73,11 @@ impl Tensor {
         let shape = shape.into();
         let storage = Storage::build(shape.numel(), fill)?;
         Ok(Tensor::assemble(Arc::new(storage), 0, shape, T::DTYPE, AutogradMeta::None))
+    }
+
+    /// A CPU tensor in the memory of a buffer.
+    pub(crate) fn from_cpu_buffer(buffer: CpuBuffer, shape: Shape, dtype: DType) -> Tensor {
+        Tensor::assemble(Arc::new(Storage::on_cpu(buffer)), 0, shape, dtype, AutogradMeta::None)
     }
 
     /// A tensor on a GPU. `fill` queues the kernels that write all of its elements.
@@ -254,7 +260,7 @@ impl Tensor {
         failure.with_op_context(op, self.device(), &[("self", self)])
     }
 
-    fn check_element<T: Element>(&self, op: &'static str) -> Result<()> {
+    pub(crate) fn check_element<T: Element>(&self, op: &'static str) -> Result<()> {
         if T::DTYPE == self.dtype() {
             return Ok(());
         }

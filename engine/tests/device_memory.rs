@@ -3,8 +3,8 @@
 //! Tensors of `LEN` bytes have segments of the driver of their own.
 use cudarc::driver::{CudaContext, result};
 use fornax_engine::cpu::memory::MemoryStats;
-use fornax_engine::cuda::{self, CudaGraph, device_pointer, record_stream};
-use fornax_engine::{Device, Error, Result, Tensor};
+use fornax_engine::cuda::{self, CudaGraph, device_pointer, pinned_tensor, record_stream, upload};
+use fornax_engine::{DType, Device, Error, Result, Tensor};
 use fornax_kernels::emulator;
 use std::sync::{Mutex, MutexGuard};
 
@@ -46,7 +46,13 @@ fn dropped_memory_is_reused_without_driver_calls() {
     for value in 3..10 {
         assert_eq!(address(&filled(value, LEN)), at);
     }
-    assert_eq!(stats(), warm);
+    // Uploads of other tests may have returned their memory meanwhile.
+    let now = stats();
+    assert!(now.allocated <= warm.allocated, "{now:?}, {warm:?} before");
+    assert_eq!(
+        (now.reserved, now.segments, now.peak_allocated),
+        (warm.reserved, warm.segments, warm.peak_allocated)
+    );
     assert_eq!(emulator::memory_calls(), calls);
     assert_filled(&x, 1);
     assert_eq!(device_pointer(&Tensor::from_vec(vec![0u8], [1]).expect("memory")), None);
@@ -169,6 +175,66 @@ fn memory_used_by_another_stream_is_reused_after_its_event() {
         assert!(reused.iter().any(|x| address(x) == at), "order {order}");
         emulator::set_order(0).expect("the emulated device");
     }
+}
+
+/// An upload is ordered after earlier work on the memory that it writes, and before later work that reads it.
+#[test]
+fn uploads_on_the_copy_stream_are_ordered_with_computation() {
+    for order in [0, 1, 3] {
+        let _guard = serialize();
+        emulator::set_order(order).expect("the emulated device");
+        let mut sums = vec![];
+        for round in 0..8u8 {
+            let source = pinned_tensor([LEN], DType::U8, &GPU).expect("pinned memory");
+            source.write::<u8>().expect("on the CPU").fill(round);
+            // Still computing with memory that the upload may get.
+            let earlier = filled(100 + round, LEN).copy().expect("memory");
+            let kept = earlier.copy().expect("memory");
+            drop(earlier);
+            let pending = upload(&source, &GPU).expect("uploads");
+            drop(source);
+            let x = pending.into_tensor().expect("waits");
+            sums.push((x.copy().expect("memory"), kept));
+        }
+        for (round, (x, kept)) in sums.iter().enumerate() {
+            assert_filled(x, round as u8);
+            assert_filled(kept, 100 + round as u8);
+        }
+        emulator::set_order(0).expect("the emulated device");
+    }
+}
+
+#[test]
+fn dropped_upload_keeps_its_memory_until_it_is_done() {
+    for order in [0, 1, 3] {
+        let _guard = serialize();
+        emulator::set_order(order).expect("the emulated device");
+        let source = Tensor::from_vec(vec![7u8; LEN], [LEN]).expect("memory");
+        drop(upload(&source, &GPU).expect("uploads"));
+        let later: Vec<Tensor> = (0..3).map(|value| filled(value, LEN)).collect();
+        GPU.synchronize().expect("no error");
+        later.iter().enumerate().for_each(|(value, x)| assert_filled(x, value as u8));
+        emulator::set_order(0).expect("the emulated device");
+    }
+}
+
+#[test]
+fn elements_read_later_are_those_of_the_call() {
+    let _guard = serialize();
+    let x = Tensor::from_vec(vec![1.0f32, 2.0], [2]).expect("memory").to_device(&GPU).expect("memory");
+    let pending = x.read_later::<f32>().expect("queues");
+    x.copy_from(&Tensor::from_vec(vec![3.0f32, 4.0], [2]).expect("memory")).expect("copies");
+    let second = x.read_later::<f32>().expect("queues");
+    assert_eq!(second.wait().expect("copied"), [3.0, 4.0]);
+    assert_eq!(pending.wait().expect("copied"), [1.0, 2.0]);
+    assert!(x.read_later::<i64>().is_err(), "another dtype");
+    let on_cpu = Tensor::from_vec(vec![5i64], [1]).expect("memory");
+    assert_eq!(on_cpu.read_later::<i64>().expect("reads").wait().expect("reads"), [5]);
+    let calls = emulator::memory_calls();
+    for _ in 0..10 {
+        assert_eq!(x.read_later::<f32>().expect("queues").wait().expect("copied"), [3.0, 4.0]);
+    }
+    assert_eq!(emulator::memory_calls(), calls, "pinned blocks are reused");
 }
 
 #[test]

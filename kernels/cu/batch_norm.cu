@@ -290,11 +290,9 @@ __device__ void sums_masked(const T* __restrict__ x, const T* dy, const unsigned
         const long long i = (first + row) * c + at;
         float v[kBits], g[kBits];
         load_eight<kPacked>(x + i, n, v);
-        load_eight<kPacked>(dy + i, n, g);
-        const unsigned bits = mask[(first + row) * bytes + at / kBits];
+        load_masked<kPacked>(dy + i, mask[(first + row) * bytes + at / kBits], n, g);
 #pragma unroll
         for (int k = 0; k < kBits; k++) {
-          g[k] = bits >> k & 1 ? g[k] : 0;
           totals[k] += g[k];
           totals[kBits + k] = fmaf(g[k], v[k] - mean[k], totals[kBits + k]);
         }
@@ -302,15 +300,7 @@ __device__ void sums_masked(const T* __restrict__ x, const T* dy, const unsigned
       }
     }
     sum_over_rows(totals, tile.lanes);
-    if (tile.row == 0) {
-      float* out = m.partial + blockIdx.y * 2ll * c + at;
-#pragma unroll
-      for (int k = 0; k < kBits; k++) {
-        if (k >= n) break;
-        out[k] = totals[k];
-        out[c + k] = totals[kBits + k];
-      }
-    }
+    if (tile.row == 0) store_partial(m, c, at, n, totals, totals + kBits);
   }
   finish_sums(tile, m, saved, rows, c);
 }

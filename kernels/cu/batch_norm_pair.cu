@@ -68,11 +68,9 @@ __device__ void sums(const Operands<T>& in, const T* __restrict__ dy, const unsi
         float v[kBits], w[kBits], g[kBits];
         load_eight<kPacked>(in.x[0] + i, n, v);
         load_eight<kPacked>(in.x[1] + i, n, w);
-        load_eight<kPacked>(dy + i, n, g);
-        const unsigned bits = mask[(first + row) * bytes + at / kBits];
+        load_masked<kPacked>(dy + i, mask[(first + row) * bytes + at / kBits], n, g);
 #pragma unroll
         for (int k = 0; k < kBits; k++) {
-          g[k] = bits >> k & 1 ? g[k] : 0;
           totals[k] += g[k];
           totals[kBits + k] = fmaf(g[k], v[k] - mean[0][k], totals[kBits + k]);
           totals[2 * kBits + k] = fmaf(g[k], w[k] - mean[1][k], totals[2 * kBits + k]);
@@ -82,15 +80,7 @@ __device__ void sums(const Operands<T>& in, const T* __restrict__ dy, const unsi
     sum_over_rows(totals, tile.lanes);
     if (tile.row == 0) {
 #pragma unroll
-      for (int p = 0; p < 2; p++) {
-        float* out = merge[p].partial + blockIdx.y * 2ll * c + at;
-#pragma unroll
-        for (int k = 0; k < kBits; k++) {
-          if (k >= n) break;
-          out[k] = totals[k];
-          out[c + k] = totals[(1 + p) * kBits + k];
-        }
-      }
+      for (int p = 0; p < 2; p++) store_partial(merge[p], c, at, n, totals, totals + (1 + p) * kBits);
     }
   }
   finish_sums(tile, merge[0], in.saved[0], rows, c);
@@ -117,10 +107,7 @@ __device__ void input_gradients(const Operands<T>& in, const T* dy, const unsign
     for (int row = tile.row; row < count; row += tile.rows) {
       const long long i = (first + row) * c + at;
       float g[kBits], v[kBits];
-      load_eight<kPacked>(dy + i, n, g);
-      const unsigned bits = mask[(first + row) * bytes + at / kBits];
-#pragma unroll
-      for (int k = 0; k < kBits; k++) g[k] = bits >> k & 1 ? g[k] : 0;
+      load_masked<kPacked>(dy + i, mask[(first + row) * bytes + at / kBits], n, g);
 #pragma unroll
       for (int p = 0; p < 2; p++) {
         if (!dx[p]) continue;

@@ -54,6 +54,25 @@ struct SumsMerge {
   int batch_statistics, dtype;
 };
 
+/// Loads eight adjacent gradients of a row; those whose bit of the mask is not set become 0.
+template <bool kPacked, typename T>
+__device__ __forceinline__ void load_masked(const T* from, unsigned bits, int n, float (&to)[kBits]) {
+  load_eight<kPacked>(from, n, to);
+#pragma unroll
+  for (int k = 0; k < kBits; k++) to[k] = bits >> k & 1 ? to[k] : 0;
+}
+
+/// Stores this chunk's sums of d and of d * (x - mean) for eight channels from `at` on, at most the `n` that are left.
+__device__ __forceinline__ void store_partial(const SumsMerge& m, int c, int at, int n, const float* d, const float* dot) {
+  float* out = m.partial + blockIdx.y * 2ll * c + at;
+#pragma unroll
+  for (int k = 0; k < kBits; k++) {
+    if (k >= n) break;
+    out[k] = d[k];
+    out[c + k] = dot[k];
+  }
+}
+
 /// Sums of d and of d * (x - mean) over rows.
 struct Sums {
   double d, dot;

@@ -1,7 +1,7 @@
-// Augmentation of u8 training images on the device in one pass: mixup or CutMix with a partner image, normalization, random erasing.
-// Channels last.
+// Augmentation of u8 or f32 training images on the device in one pass: mixup or CutMix with a partner image, normalization, random
+// erasing. Channels last.
 //
-// `changes` has one row per image: index of the partner; lam as the bits of a float; the CutMix box (top, bottom, left, right, where bottom
+// `changes` has one row per result: index of the partner; lam as the bits of a float; the CutMix box (top, bottom, left, right, where bottom
 // and right are exclusive); the sample index of the random numbers; then the boxes to erase, four numbers each.
 #include "elementwise.cuh"
 #include "philox.cuh"
@@ -48,21 +48,23 @@ __device__ __forceinline__ float by_channel(const float (&values)[4], int c) {
   return value;
 }
 
-/// N adjacent bytes.
-template <int N> struct alignas(N) Bytes {
-  unsigned char v[N];
+/// Alignment of N adjacent values for one access.
+template <int N, typename S> constexpr int kGroupAlign = N * sizeof(S) < 16 ? N * sizeof(S) : 16;
+
+/// N adjacent values of an image.
+template <int N, typename S> struct alignas(kGroupAlign<N, S>) Group {
+  S v[N];
 };
 
 /// Computes elements i .. i + N of an image of fewer than 2^31 elements; `change`, its row of `changes`, is in shared memory. Two 32-bit
 /// divisions find the first element's position; the others follow it.
-template <int N, typename T>
-__device__ __forceinline__ void prepare_group(const unsigned char* own, const unsigned char* partner, const long long* change, float lam,
-                                              T* y, long long i, long long size, int w, int c, const Preparation& p) {
-  const Bytes<N> mine = *reinterpret_cast<const Bytes<N>*>(own + i);
-  Bytes<N> other = mine;
+template <int N, typename S, typename T>
+__device__ __forceinline__ void prepare_group(const S* own, const S* partner, const long long* change, float lam, T* y, long long i, long long size, int w, int c, const Preparation& p) {
+  const Group<N, S> mine = *reinterpret_cast<const Group<N, S>*>(own + i);
+  Group<N, S> other = mine;
   // The partner is read only if it contributes to the image.
   const bool cuts = change[kTop] < change[kBottom];
-  if (lam != 1 || cuts) other = *reinterpret_cast<const Bytes<N>*>(partner + i);
+  if (lam != 1 || cuts) other = *reinterpret_cast<const Group<N, S>*>(partner + i);
   float out[N];
   const unsigned pixel = (unsigned)i / c;
   int channel = (unsigned)i - pixel * c, row = pixel / w, column = pixel - row * w;
@@ -90,20 +92,20 @@ __device__ __forceinline__ void prepare_group(const unsigned char* own, const un
   store<N>(y + i, out);
 }
 
-template <typename T>
-__device__ void prepare(const unsigned char* __restrict__ bytes, const long long* __restrict__ changes, T* __restrict__ y, int h, int w,
-                        int c, const Preparation& p) {
+template <typename S, typename T>
+__device__ void prepare(const S* __restrict__ images, const long long* __restrict__ changes, T* __restrict__ y, int h, int w, int c,
+                        const Preparation& p) {
   // blockIdx.y is the image, so that all threads of a block share one row of changes.
   __shared__ long long change[kErase + 4 * kMaxBoxes];
   const int width = kErase + 4 * p.boxes, image = blockIdx.y;
   if (threadIdx.x < width) change[threadIdx.x] = changes[(long long)image * width + threadIdx.x];
   __syncthreads();
   const long long size = (long long)h * w * c;
-  const unsigned char* const own = bytes + image * size;
-  const unsigned char* const partner = bytes + change[kPartner] * size;
+  const S* const own = images + image * size;
+  const S* const partner = images + change[kPartner] * size;
   const float lam = __int_as_float((int)change[kLam]);
   constexpr int N = Pack<T>::N;
-  const bool packs = size % N == 0 && aligned(y) && reinterpret_cast<unsigned long long>(bytes) % N == 0;
+  const bool packs = size % N == 0 && aligned(y) && reinterpret_cast<unsigned long long>(images) % kGroupAlign<N, S> == 0;
   const long long first = (long long)blockIdx.x * kThreads + threadIdx.x, step = (long long)gridDim.x * kThreads;
   T* const to = y + image * size;
   if (packs) {
@@ -115,12 +117,15 @@ __device__ void prepare(const unsigned char* __restrict__ bytes, const long long
 
 }  // namespace
 
-#define PREPARE(T, name)                                                                                                           \
-  KERNEL prepare_##name(const unsigned char* x, const long long* changes, T* y, int h, int w, int c,                               \
-                        const __grid_constant__ Preparation p) {                                                                   \
-    prepare<T>(x, changes, y, h, w, c, p);                                                                                         \
+#define PREPARE(S, from, T, to)                                                                                                    \
+  KERNEL prepare_##from##_##to(const S* x, const long long* changes, T* y, int h, int w, int c,                                    \
+                               const __grid_constant__ Preparation p) {                                                            \
+    prepare<S, T>(x, changes, y, h, w, c, p);                                                                                      \
   }
 
-PREPARE(float, f32)
-PREPARE(half16, f16)
-PREPARE(bfloat16, bf16)
+PREPARE(unsigned char, u8, float, f32)
+PREPARE(unsigned char, u8, half16, f16)
+PREPARE(unsigned char, u8, bfloat16, bf16)
+PREPARE(float, f32, float, f32)
+PREPARE(float, f32, half16, f16)
+PREPARE(float, f32, bfloat16, bf16)

@@ -205,6 +205,15 @@ pub fn set_counted(counted: bool) -> Result<(), EmulatorError> {
     Ok(())
 }
 
+/// Makes kernels and library calls compute nothing when they run, or makes them compute again, after all work that is queued. They are still
+/// checked and queued, so that a program takes the time that it needs on the host; its results are meaningless.
+pub fn set_empty_kernels(empty: bool) -> Result<(), EmulatorError> {
+    let runtime = RUNTIME.get().ok_or(EmulatorError::NotLoaded)?;
+    // SAFETY: the type is that of the function in `emulator/runtime/settings.cpp`.
+    unsafe { (runtime.set_empty_kernels)(c_int::from(empty)) };
+    Ok(())
+}
+
 /// Runs all queued work and returns what kernels, library calls, copies and memsets have done in counted mode so far, by name.
 pub fn work_counts() -> BTreeMap<String, WorkCount> {
     let text = RUNTIME.get().and_then(|runtime| read_text(&runtime.counts)).unwrap_or_default();
@@ -316,6 +325,7 @@ struct Runtime {
     set_order: Symbol<unsafe extern "C" fn(u64)>,
     set_checked: Symbol<unsafe extern "C" fn(c_int)>,
     set_counted: Symbol<unsafe extern "C" fn(c_int)>,
+    set_empty_kernels: Symbol<unsafe extern "C" fn(c_int)>,
     last_error: Symbol<ReadText>,
     clear_error: Symbol<unsafe extern "C" fn()>,
     set_device_memory: Symbol<unsafe extern "C" fn(usize)>,
@@ -358,6 +368,7 @@ impl Runtime {
                 set_order: library.get(b"fornax_emulator_set_order").map_err(load)?,
                 set_checked: library.get(b"fornax_emulator_set_checked").map_err(load)?,
                 set_counted: library.get(b"fornax_emulator_set_counted").map_err(load)?,
+                set_empty_kernels: library.get(b"fornax_emulator_set_empty_kernels").map_err(load)?,
                 last_error: library.get(b"fornax_emulator_last_error").map_err(load)?,
                 clear_error: library.get(b"fornax_emulator_clear_error").map_err(load)?,
                 set_device_memory: library.get(b"fornax_emulator_set_device_memory").map_err(load)?,

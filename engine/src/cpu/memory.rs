@@ -10,6 +10,8 @@ use std::sync::Mutex;
 
 const HUGE_PAGE: usize = 2 << 20;
 const ALIGN: usize = 64;
+/// Size from which [`CpuBuffer::untouched`] maps pages.
+const SMALLEST_MAPPING: usize = 256 << 10;
 
 /// Memory statistics of one device, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,8 +47,11 @@ pub fn empty_cache() {
 /// Owned block of initialised bytes, 64-byte aligned, with at least 64 readable bytes past its end.
 pub struct CpuBuffer {
     block: MemoryBlock,
+    /// Bytes of the block in the pool; 0 for a block of another owner.
     class: usize,
     bytes: usize,
+    /// Owner of memory that is not the pool's; it is released with this buffer.
+    owner: Option<Box<dyn Send + Sync>>,
 }
 
 #[derive(Clone, Copy)]
@@ -119,7 +124,33 @@ impl CpuBuffer {
             // SAFETY: the block has `class` bytes and is ours alone.
             unsafe { block.0.as_ptr().write_bytes(fill, class) };
         }
-        Ok(CpuBuffer { block, class, bytes })
+        Ok(CpuBuffer { block, class, bytes, owner: None })
+    }
+
+    /// Reserves at least `bytes` of zeros that take no memory until they are accessed: for tensors of which only the shape is used. Small
+    /// blocks come from the pool, as a mapping costs more than they do.
+    pub(crate) fn untouched(bytes: usize) -> Result<CpuBuffer> {
+        if bytes < SMALLEST_MAPPING {
+            return CpuBuffer::new(bytes);
+        }
+        let mapped = bytes.checked_add(ALIGN).and_then(|length| memmap2::MmapMut::map_anon(length).ok());
+        let mut map =
+            mapped.ok_or_else(|| Error::out_of_memory(Device::Cpu, bytes, &memory_stats(), None))?;
+        let start = NonNull::from(&mut map[0]);
+        // SAFETY: the private anonymous map has `bytes + ALIGN` zeros at a page boundary, and lives as long as its owner, which nothing else uses.
+        Ok(unsafe { CpuBuffer::from_owner(start, bytes, Box::new(map)) })
+    }
+
+    /// Uses memory of another owner, such as page-locked memory, until this buffer is dropped, and the owner with it.
+    ///
+    /// # Safety
+    /// The owner keeps `bytes` initialised bytes at `start`, and 64 more, for this buffer alone; `start` is 64-byte aligned.
+    pub(crate) unsafe fn from_owner(
+        start: NonNull<u8>,
+        bytes: usize,
+        owner: Box<dyn Send + Sync>,
+    ) -> CpuBuffer {
+        CpuBuffer { block: MemoryBlock(start), class: 0, bytes, owner: Some(owner) }
     }
 
     /// The bytes as elements of `T`.
@@ -145,6 +176,9 @@ impl CpuBuffer {
 
 impl Drop for CpuBuffer {
     fn drop(&mut self) {
+        if self.owner.is_some() {
+            return;
+        }
         let mut pool = lock();
         pool.stats.allocated -= self.class;
         pool.free.entry(self.class).or_default().push(self.block);
@@ -190,6 +224,16 @@ mod tests {
         assert_eq!(first, second.as_slice::<u8>().as_ptr());
         assert_eq!(second.as_slice::<u8>().len(), bytes);
         assert_eq!(second.as_slice::<f32>().as_ptr() as usize % ALIGN, 0);
+    }
+
+    #[test]
+    fn untouched_blocks_are_zeros_and_take_no_memory_of_the_pool() {
+        let bytes = 1 << 30;
+        let block = CpuBuffer::untouched(bytes).expect("address space");
+        let values = block.as_slice::<f32>();
+        assert_eq!((values.len(), values[0], values[bytes / 4 - 1]), (bytes / 4, 0.0, 0.0));
+        assert_eq!(block.class, 0);
+        assert!(CpuBuffer::untouched(usize::MAX - 10).is_err());
     }
 
     #[test]

@@ -25,6 +25,7 @@ pub mod fuse;
 pub mod gemm;
 pub mod gradients;
 pub mod group_norm;
+pub mod image;
 pub mod lines;
 pub mod memory;
 pub mod optimizer;

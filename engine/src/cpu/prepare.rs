@@ -1,11 +1,11 @@
-//! Batch preparation of u8 images in one pass: mixup or cutmix with a partner image, normalisation, random erasing.
+//! Batch preparation of u8 or f32 images in one pass: mixup or cutmix with a partner image, normalisation, random erasing.
 use super::parallel::{DisjointSlice, for_each_task};
 use crate::Element;
 use crate::ops::{CHANGE_HEADER_LEN, EraseMode, ImagePreparation};
 
-/// Prepares images `[n, h, w, c]`, each according to its row of `changes`. The `prepare` CUDA kernel does the same.
-pub fn forward<T: Element>(
-    x: &[u8],
+/// Prepares the first n of the images `[h, w, c]`, each according to its row of `changes`. The `prepare` CUDA kernel does the same.
+pub fn forward<S: Element + Into<f32>, T: Element>(
+    x: &[S],
     changes: &[i64],
     [n, h, w, c]: [usize; 4],
     options: &ImagePreparation,
@@ -23,9 +23,9 @@ pub fn forward<T: Element>(
     });
 }
 
-fn prepare_image<T: Element>(
-    image: &[u8],
-    partner: &[u8],
+fn prepare_image<S: Element + Into<f32>, T: Element>(
+    image: &[S],
+    partner: &[S],
     change: &[i64],
     [w, c]: [usize; 2],
     options: &ImagePreparation,
@@ -38,7 +38,7 @@ fn prepare_image<T: Element>(
     };
     for (i, y) in y.iter_mut().enumerate() {
         let (channel, column, row) = (i % c, i / c % w, i / c / w);
-        let [mut value, other] = [image[i], partner[i]].map(f32::from);
+        let [mut value, other] = [image[i], partner[i]].map(Into::into);
         if inside(&change[2..6], row, column) {
             value = other;
         }

@@ -111,7 +111,8 @@ pub(crate) fn apply(
     y: DeviceSlice,
 ) -> Result<()> {
     let rows = x.len / c;
-    let chunks = Chunks::for_elements(rows, c, x.dtype);
+    let kernel = Kernel::new(MODULE, "batch_norm_fwd").of(x.dtype);
+    let chunks = Chunks::for_elements(rows, c, x.dtype, gpu.resident_blocks(kernel)?);
     let args = args![
         x,
         saved,
@@ -122,7 +123,7 @@ pub(crate) fn apply(
         chunks.rows as i32,
         activation_code(f)
     ];
-    gpu.launch(Kernel::new(MODULE, "batch_norm_fwd").of(x.dtype), chunks.grid(), args)
+    gpu.launch(kernel, chunks.grid(), args)
 }
 
 /// [`apply`] for ReLU or ReLU6 with a residual; also writes `mask`, rows of [`mask_bytes`] bytes with the activation's derivative.
@@ -136,9 +137,10 @@ pub(crate) fn apply_masked(
     mask: DeviceSlice,
 ) -> Result<()> {
     let rows = x.len / c;
-    let chunks = Chunks::for_elements_by_packs(rows, mask_bytes(c));
+    let kernel = Kernel::new(MODULE, "batch_norm_masked_fwd").of(x.dtype);
+    let chunks = Chunks::for_elements_by_packs(rows, mask_bytes(c), gpu.resident_blocks(kernel)?);
     let args = args![x, saved, residual, y, mask, rows, c as i32, chunks.rows as i32, activation_code(f)];
-    gpu.launch(Kernel::new(MODULE, "batch_norm_masked_fwd").of(x.dtype), chunks.grid(), args)
+    gpu.launch(kernel, chunks.grid(), args)
 }
 
 /// Source of the activation's derivative besides the normalized value.
@@ -206,7 +208,8 @@ impl BatchNormBackward<'_> {
         dx: DeviceSlice,
     ) -> Result<()> {
         let (c, rows) = (self.c, self.x.len / self.c);
-        let chunks = Chunks::for_elements(rows, c, self.x.dtype);
+        let kernel = Kernel::new(MODULE, "batch_norm_bwd").of(self.x.dtype);
+        let chunks = Chunks::for_elements(rows, c, self.x.dtype, self.gpu.resident_blocks(kernel)?);
         let args = args![
             self.x,
             dy,
@@ -218,7 +221,7 @@ impl BatchNormBackward<'_> {
             chunks.rows as i32,
             activation_code(f)
         ];
-        self.gpu.launch(Kernel::new(MODULE, "batch_norm_bwd").of(self.x.dtype), chunks.grid(), args)
+        self.gpu.launch(kernel, chunks.grid(), args)
     }
 }
 

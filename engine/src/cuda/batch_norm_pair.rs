@@ -25,10 +25,11 @@ impl BatchNormPair<'_> {
     /// Computes `y`, and `mask`, rows of [`mask_bytes`] bytes with ReLU's derivative.
     pub(crate) fn forward(&self, y: DeviceSlice, mask: DeviceSlice) -> Result<()> {
         let (rows, c) = (self.rows(), self.c);
-        let chunks = Chunks::for_elements_by_packs(rows, mask_bytes(c));
+        let kernel = self.kernel("batch_norm_pair_fwd");
+        let chunks = Chunks::for_elements_by_packs(rows, mask_bytes(c), self.gpu.resident_blocks(kernel)?);
         let ([x0, x1], [saved0, saved1]) = (self.x, self.saved);
         let args = args![x0, x1, saved0, saved1, y, mask, rows, c as i32, chunks.rows as i32];
-        self.gpu.launch(self.kernel("batch_norm_pair_fwd"), chunks.grid(), args)
+        self.gpu.launch(kernel, chunks.grid(), args)
     }
 
     /// Computes the gradients of each normalization's weight and bias, where wanted, and its `factors`, `[2, c]` f32, for
@@ -63,7 +64,8 @@ impl BatchNormPair<'_> {
         dx: [Option<DeviceSlice>; 2],
     ) -> Result<()> {
         let (rows, c) = (self.rows(), self.c);
-        let chunks = Chunks::for_elements_by_packs(rows, mask_bytes(c));
+        let kernel = self.kernel("batch_norm_pair_bwd");
+        let chunks = Chunks::for_elements_by_packs(rows, mask_bytes(c), self.gpu.resident_blocks(kernel)?);
         let ([x0, x1], [saved0, saved1]) = (self.x, self.saved);
         let [dx0, dx1] = dx.map(KernelArg::optional);
         let args = args![
@@ -81,7 +83,7 @@ impl BatchNormPair<'_> {
             c as i32,
             chunks.rows as i32
         ];
-        self.gpu.launch(self.kernel("batch_norm_pair_bwd"), chunks.grid(), args)
+        self.gpu.launch(kernel, chunks.grid(), args)
     }
 }
 

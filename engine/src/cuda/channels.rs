@@ -1,4 +1,5 @@
-//! Launch configurations of kernels over rows of channels (`kernels/cu/channels.cuh`, `rows.cuh`); they depend on shape and dtype alone.
+//! Launch configurations of kernels over rows of channels (`kernels/cu/channels.cuh`, `rows.cuh`). Those of passes with sums depend on shape
+//! and dtype alone, as their division decides the last bits; those of elementwise passes also depend on the device.
 use super::LaunchConfig;
 use crate::DType;
 
@@ -8,12 +9,9 @@ pub(super) const THREADS: usize = 256;
 /// Maximum number of threads along the channels of a block.
 const MAX_LANES: usize = 32;
 
-/// Maximum number of blocks of a pass that computes sums: enough to fill a large device, few enough to merge quickly.
+/// Maximum number of blocks of a pass that computes sums: enough to fill a large device, few enough to merge quickly. It is not taken from
+/// the device's occupancy, because the order of additions, and with it the last bits of a sum, would depend on the device.
 const MAX_SUM_BLOCKS: usize = 512;
-
-/// Maximum number of blocks of a pass without sums: a few times what a large device runs at once. With more blocks each thread would
-/// load the per-channel parameters for only a few rows.
-const MAX_ELEMENT_BLOCKS: usize = 2048;
 
 /// Maximum number of columns of a grid, each with tickets of its own.
 const MAX_COLUMNS: usize = 512;
@@ -47,9 +45,10 @@ impl Chunks {
         Chunks::new(rows, c, dtype, MAX_SUM_BLOCKS)
     }
 
-    /// Chunks for an elementwise kernel.
-    pub fn for_elements(rows: usize, c: usize, dtype: DType) -> Chunks {
-        Chunks::new(rows, c, dtype, MAX_ELEMENT_BLOCKS)
+    /// Chunks for an elementwise kernel, of which `resident` blocks are on the device at once. With more blocks each thread would load the
+    /// per-channel parameters for fewer rows.
+    pub fn for_elements(rows: usize, c: usize, dtype: DType, resident: usize) -> Chunks {
+        Chunks::new(rows, c, dtype, resident)
     }
 
     /// [`Chunks::for_sums`] with one of `packs` groups of channels per thread.
@@ -58,8 +57,8 @@ impl Chunks {
     }
 
     /// [`Chunks::for_elements`] with one of `packs` groups of channels per thread.
-    pub fn for_elements_by_packs(rows: usize, packs: usize) -> Chunks {
-        Chunks::by_packs(rows, packs, MAX_ELEMENT_BLOCKS)
+    pub fn for_elements_by_packs(rows: usize, packs: usize, resident: usize) -> Chunks {
+        Chunks::by_packs(rows, packs, resident)
     }
 
     /// Chunks for about `blocks` blocks at most, with at least four rows per thread.

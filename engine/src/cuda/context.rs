@@ -4,6 +4,7 @@ use super::capture_lock::{CaptureLock, StreamAccess};
 use super::channels::TICKETS;
 use super::cublaslt::CublasLt;
 use super::cudnn::{ConvEngineOptions, ConvPlanChoice, ConvPlanRecord, Cudnn};
+use super::pinned::PinnedPool;
 use super::profile::KernelProfiler;
 use super::staging::StagingPool;
 use super::{CudaError, DeviceBuffer, LibraryError, Result, WorkspaceAllocator, launch::KernelModules};
@@ -20,9 +21,12 @@ pub(crate) struct Gpu {
     ordinal: usize,
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
+    /// Stream of uploads that run beside the compute stream.
+    pub(super) copy_stream: OnceLock<Arc<CudaStream>>,
     info: GpuInfo,
     pub(super) modules: KernelModules,
     pub(super) staging: StagingPool,
+    pub(super) pinned: PinnedPool,
     pub(super) memory: DeviceMemory,
     pub(super) capture_lock: CaptureLock,
     pub(super) profiler: KernelProfiler,
@@ -128,9 +132,11 @@ impl Gpu {
             ordinal,
             context,
             stream,
+            copy_stream: OnceLock::new(),
             info: query_info(ordinal)?,
             modules: KernelModules::default(),
             staging: StagingPool::default(),
+            pinned: PinnedPool::default(),
             memory: DeviceMemory::default(),
             capture_lock: CaptureLock::default(),
             profiler: KernelProfiler::default(),
@@ -171,6 +177,11 @@ impl Gpu {
     /// Compute stream.
     pub(crate) fn stream(&self) -> CUstream {
         self.stream.cu_stream()
+    }
+
+    /// Creates another stream.
+    pub(super) fn new_stream(&self) -> Result<Arc<CudaStream>> {
+        self.context.new_stream().map_err(|e| CudaError::from_driver("creating a stream", e))
     }
 
     /// Waits while another thread captures a graph, and makes the context current on this thread. Required for every raw driver call.

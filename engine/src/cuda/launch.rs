@@ -191,6 +191,12 @@ impl Gpu {
         self.launch_function(&kernel, &function, grid, args)
     }
 
+    /// Number of blocks of 256 threads of a kernel that are resident on the device at once.
+    pub(crate) fn resident_blocks(&self, kernel: Kernel) -> Result<usize> {
+        let _access = self.bind()?;
+        Ok(self.kernel_function(kernel)?.resident_blocks as usize)
+    }
+
     /// Queues the kernel of a generated source, which has the source's name; compiles it at its first use.
     pub(crate) fn launch_generated(
         &self,

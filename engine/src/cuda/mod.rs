@@ -10,6 +10,7 @@ pub(crate) mod activation;
 pub(crate) mod adaptive_pool;
 mod allocator;
 mod arena;
+mod async_copy;
 pub(crate) mod batch_norm;
 pub(crate) mod batch_norm_pair;
 pub(crate) mod binary;
@@ -36,6 +37,7 @@ pub(crate) mod matmul;
 mod memory;
 pub(crate) mod normalize;
 pub(crate) mod optimizer;
+mod pinned;
 pub(crate) mod pool;
 pub(crate) mod prepare;
 mod profile;
@@ -50,6 +52,7 @@ mod tests;
 mod timing_event;
 pub(crate) mod unary;
 
+pub use async_copy::{PendingRead, PendingUpload, upload};
 pub use context::{
     GpuInfo, conv_plan_record, devices, launch_count, memory_stats, restore_conv_plans,
     set_conv_engine_options,
@@ -58,6 +61,7 @@ pub use graph::CudaGraph;
 pub use library::{LibraryError, WorkspaceAllocator};
 pub use library_info::{LibraryInfo, libraries};
 pub use memory::{device_pointer, record_stream};
+pub use pinned::pinned_tensor;
 pub use profile::{KernelProfile, KernelTime};
 
 pub(crate) use context::Gpu;

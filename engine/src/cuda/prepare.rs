@@ -1,9 +1,9 @@
-//! Augmentation of u8 training images in one pass: mixup or CutMix, normalization, random erasing (`kernels/cu/prepare.cu`).
+//! Augmentation of u8 or f32 training images in one pass: mixup or CutMix, normalization, random erasing (`kernels/cu/prepare.cu`).
 use super::strided_pair::to_i32;
 use super::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args};
 use crate::ops::{CHANGE_HEADER_LEN, EraseMode, ImagePreparation};
 
-/// Applies the rows of `changes` to images `[n, h, w, c]` of up to four channels.
+/// Applies the rows of `changes` to the first n images `[h, w, c]`, of up to four channels.
 pub(crate) fn forward(
     gpu: &Gpu,
     x: DeviceSlice,
@@ -12,7 +12,7 @@ pub(crate) fn forward(
     how: &ImagePreparation,
     y: DeviceSlice,
 ) -> Result<()> {
-    if x.len == 0 {
+    if y.len == 0 {
         return Ok(());
     }
     let four = |values: &[f32]| std::array::from_fn(|k| values.get(k).copied().unwrap_or(1.0));
@@ -43,7 +43,7 @@ pub(crate) fn forward(
     };
     let arguments =
         args![x, changes, y, to_i32(h)?, to_i32(w)?, to_i32(c)?, KernelArg::by_value(&preparation)];
-    gpu.launch(Kernel::new("prepare", "prepare").of(y.dtype), grid, arguments)
+    gpu.launch(Kernel::new("prepare", "prepare").of(x.dtype).of(y.dtype), grid, arguments)
 }
 
 /// Same layout as `struct Preparation` in the kernels.

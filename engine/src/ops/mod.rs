@@ -104,7 +104,7 @@ pub(crate) use optimizer::ChunkLayout;
 pub use optimizer::{UpdateOperands, update};
 pub(crate) use prepare::CHANGE_HEADER_LEN;
 pub use prepare::{EraseMode, ImageBox, ImageChange, ImagePreparation};
-pub use update_state::{GradClip, GradientRule, LossScaling, UpdateState, UpdateStats};
+pub use update_state::{GradClip, GradientRule, LossScaling, PendingUpdateStats, UpdateState, UpdateStats};
 pub(crate) use update_state::{UPDATE_SCALARS, UpdateScalar};
 
 use crate::{Error, Result, Tensor};

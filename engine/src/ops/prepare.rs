@@ -1,19 +1,32 @@
-//! Batch augmentation of u8 images in one pass: mixup (Zhang et al., 2018), CutMix (Yun et al., 2019), normalisation, and random erasing
+//! Batch augmentation of images in one pass: mixup (Zhang et al., 2018), CutMix (Yun et al., 2019), normalisation, and random erasing
 //! (Zhong et al., 2020). The caller makes all random choices but the noise in erased boxes.
 use super::gpu::OnGpu;
 use crate::random::RngStream;
-use crate::{DType, Error, Result, Tensor, cpu, cuda};
+use crate::{DType, Element, Error, Result, Tensor, cpu, cuda};
 
 const OP: &str = "prepare_images";
 
 /// Numbers of a row of changes before its erase boxes.
 pub(crate) const CHANGE_HEADER_LEN: usize = 7;
 
+/// Shape of `changes`, for errors.
+const CHANGES_SHAPE: &str = "changes must be [m, 7 + 4 boxes] with one row for each of the first m images; make them with ImageChange::rows";
+
 /// Maximum number of erase boxes per image on a GPU.
 const MAX_ERASE_BOXES: usize = 16;
 
-/// Box of an image, `[top, bottom, left, right]`; bottom and right are exclusive. Empty where they are equal.
-pub type ImageBox = [u32; 4];
+/// Box of an image, in pixels. Empty where its height or width is 0, as by default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ImageBox {
+    /// First row.
+    pub top: u32,
+    /// One past the last row.
+    pub bottom: u32,
+    /// First column.
+    pub left: u32,
+    /// One past the last column.
+    pub right: u32,
+}
 
 /// Augmentation of one image of a batch: mixing and erasing.
 #[derive(Clone, Debug, PartialEq)]
@@ -59,93 +72,126 @@ pub enum EraseMode {
     Pixel,
 }
 
+impl ImageBox {
+    /// Number of rows.
+    pub fn height(&self) -> usize {
+        (self.bottom - self.top) as usize
+    }
+
+    /// Number of columns.
+    pub fn width(&self) -> usize {
+        (self.right - self.left) as usize
+    }
+
+    /// Number of pixels.
+    pub fn area(&self) -> usize {
+        self.height() * self.width()
+    }
+
+    /// Top, bottom, left and right: the box's part of a row of changes.
+    fn row(&self) -> [i64; 4] {
+        [self.top, self.bottom, self.left, self.right].map(i64::from)
+    }
+}
+
 impl ImageChange {
     /// No mixing and no erasing; the image is only normalised.
     pub fn none(image: usize) -> ImageChange {
         ImageChange {
             partner: image,
             lam: 1.0,
-            cutmix_box: [0; 4],
+            cutmix_box: ImageBox::default(),
             sample: image as u64,
             erase_boxes: vec![],
         }
     }
 
-    /// Encodes the changes of a batch as i64 `[n, 7 + 4 boxes]`, with up to `boxes` erase boxes per image. Errors when an image has more,
-    /// or a partner is out of range.
-    pub fn rows(changes: &[ImageChange], boxes: usize) -> Result<Tensor> {
+    /// Encodes the changes of the first `changes.len()` of `images` images as i64 `[changes, 7 + 4 boxes]`, with up to `boxes` erase boxes
+    /// per image. Errors when an image has more, or a partner is out of range.
+    pub fn rows(changes: &[ImageChange], images: usize, boxes: usize) -> Result<Tensor> {
         let mut rows = vec![];
         for change in changes {
-            if change.partner >= changes.len() || change.erase_boxes.len() > boxes {
+            if change.partner >= images || change.erase_boxes.len() > boxes {
                 let why = format!(
-                    "partner {} must be below {}, and an image must have at most {boxes} erase boxes, not {}",
+                    "partner {} must be below {images}, and an image must have at most {boxes} erase boxes, not {}",
                     change.partner,
-                    changes.len(),
                     change.erase_boxes.len()
                 );
                 return Err(Error::value(OP, &[], why));
             }
             rows.extend([change.partner as i64, i64::from(change.lam.to_bits())]);
-            rows.extend(change.cutmix_box.map(i64::from));
+            rows.extend(change.cutmix_box.row());
             rows.push(change.sample as i64);
-            let erased = change.erase_boxes.iter().copied().chain(std::iter::repeat([0; 4]));
-            rows.extend(erased.take(boxes).flatten().map(i64::from));
+            let erased = change.erase_boxes.iter().copied().chain(std::iter::repeat(ImageBox::default()));
+            rows.extend(erased.take(boxes).flat_map(|erased| erased.row()));
         }
         Tensor::from_vec(rows, [changes.len(), CHANGE_HEADER_LEN + 4 * boxes])
     }
 }
 
 impl Tensor {
-    /// Converts u8 images `[n, h, w, c]` to a float dtype (f64 on the CPU only): mixes each with its partner, normalises it, and erases
-    /// boxes, as encoded by [`ImageChange::rows`] in `changes`. Each byte is read once, and once more where it is mixed into a partner. The
-    /// result has no gradient. On a GPU images have up to four channels and 16 erase boxes, and a CUDA graph can capture the operation:
-    /// `changes` is read on the device, and its partners are not checked.
+    /// Converts u8 or f32 images `[n, h, w, c]` to a float dtype (f64 on the CPU only): mixes each with its partner, normalises it, and erases
+    /// boxes, as encoded by [`ImageChange::rows`] in `changes` `[m, 7 + 4 boxes]`. With m rows, at most n, the result has the first m images;
+    /// the others only serve as partners. Each value is read once, and once more where it is mixed into a partner. The result has no
+    /// gradient. On a GPU images have up to four channels and 16 erase boxes, and a CUDA graph can capture the operation: `changes` is read
+    /// on the device, and its partners are not checked.
     pub fn prepare_images(&self, changes: &Tensor, how: &ImagePreparation, dtype: DType) -> Result<Tensor> {
         let operands = [("x", self), ("changes", changes)];
-        if self.dtype() != DType::U8 || changes.dtype() != DType::I64 || !dtype.is_float() {
+        if !matches!(self.dtype(), DType::U8 | DType::F32)
+            || changes.dtype() != DType::I64
+            || !dtype.is_float()
+        {
             return Err(Error::dtype(
                 OP,
                 &operands,
-                "u8 images, i64 changes, and a float dtype for the result",
+                "u8 or f32 images, i64 changes, and a float dtype for the result",
             ));
         }
         let &[n, h, w, c] = self.dims() else {
             return Err(Error::shape(OP, &operands, "images must be [n, h, w, c]"));
         };
-        let width = changes.dims().last().copied().unwrap_or_default();
-        if changes.rank() != 2
-            || changes.dims()[0] != n
-            || width < CHANGE_HEADER_LEN
-            || !(width - CHANGE_HEADER_LEN).is_multiple_of(4)
-        {
-            return Err(Error::shape(
-                OP,
-                &operands,
-                "changes must be [n, 7 + 4 boxes], one row per image; make them with ImageChange::rows",
-            ));
+        let &[results, width] = changes.dims() else {
+            return Err(Error::shape(OP, &operands, CHANGES_SHAPE));
+        };
+        if results > n || width < CHANGE_HEADER_LEN || !(width - CHANGE_HEADER_LEN).is_multiple_of(4) {
+            return Err(Error::shape(OP, &operands, CHANGES_SHAPE));
         }
         if how.mean.len() != c || how.std.len() != c {
             let why = format!("mean and std must have {c} numbers, one per channel");
             return Err(Error::shape(OP, &operands, why));
         }
+        let size = [results, h, w, c];
         if let Some(on) = OnGpu::of_any(OP, &operands)? {
             if dtype == DType::F64 || c > 4 || width > CHANGE_HEADER_LEN + 4 * MAX_ERASE_BOXES {
                 let accepted = "every result dtype but f64, up to 4 channels and up to 16 erase boxes per image on a GPU";
                 return Err(Error::dtype(OP, &operands, accepted));
             }
-            return on.build(*self.shape(), dtype, |y| {
+            return on.build(size, dtype, |y| {
                 let (x, changes) = (self.device_view(), changes.device_view());
-                cuda::prepare::forward(&on.gpu, x.slice(), changes.slice(), [n, h, w, c], how, y)
+                cuda::prepare::forward(&on.gpu, x.slice(), changes.slice(), size, how, y)
             });
         }
-        let (x, changes) = (self.read::<u8>()?, changes.read::<i64>()?);
+        let changes = changes.read::<i64>()?;
         if changes.chunks_exact(width).any(|row| !(0..n as i64).contains(&row[0])) {
             return Err(Error::value(OP, &operands, format!("the partners in changes must be below {n}")));
         }
-        dispatch_any!(dtype, T => Tensor::build(*self.shape(), |y: &mut [T]| {
-            cpu::prepare::forward(&x, &changes, [n, h, w, c], how, y)
-        }))
+        match self.dtype() {
+            DType::U8 => prepare_on_cpu(&self.read::<u8>()?, &changes, size, how, dtype),
+            _ => prepare_on_cpu(&self.read::<f32>()?, &changes, size, how, dtype),
+        }
     }
+}
+
+fn prepare_on_cpu<S: Element + Into<f32>>(
+    x: &[S],
+    changes: &[i64],
+    size: [usize; 4],
+    how: &ImagePreparation,
+    dtype: DType,
+) -> Result<Tensor> {
+    dispatch_any!(dtype, T => Tensor::build(size, |y: &mut [T]| {
+        cpu::prepare::forward(x, changes, size, how, y)
+    }))
 }
 
 #[cfg(test)]
@@ -162,15 +208,19 @@ mod tests {
         Tensor::from_vec(bytes, [N, 5, 7, 3]).expect("memory")
     }
 
+    fn image_box(top: u32, bottom: u32, left: u32, right: u32) -> ImageBox {
+        ImageBox { top, bottom, left, right }
+    }
+
     fn changes() -> Vec<ImageChange> {
         let mixed = ImageChange { partner: 2, lam: 0.25, ..ImageChange::none(0) };
         let cut = ImageChange {
             partner: 0,
-            cutmix_box: [1, 3, 2, 6],
-            erase_boxes: vec![[0, 2, 0, 3]],
+            cutmix_box: image_box(1, 3, 2, 6),
+            erase_boxes: vec![image_box(0, 2, 0, 3)],
             ..ImageChange::none(1)
         };
-        let erase_boxes = vec![[0, 5, 6, 7], [4, 5, 0, 7]];
+        let erase_boxes = vec![image_box(0, 5, 6, 7), image_box(4, 5, 0, 7)];
         vec![mixed, cut, ImageChange { sample: 1 << 40, erase_boxes, ..ImageChange::none(2) }]
     }
 
@@ -191,7 +241,8 @@ mod tests {
         let x = batch().to_vec::<u8>().expect("bytes");
         let (how, [h, w, c]) = (preparation(erase_mode, rounded), SIZE);
         let inside = |b: &ImageBox, y: usize, x: usize| {
-            (b[0] as usize..b[1] as usize).contains(&y) && (b[2] as usize..b[3] as usize).contains(&x)
+            (b.top as usize..b.bottom as usize).contains(&y)
+                && (b.left as usize..b.right as usize).contains(&x)
         };
         let mut out = vec![];
         for (image, change) in changes().iter().enumerate() {
@@ -227,7 +278,7 @@ mod tests {
     #[test]
     fn images_are_mixed_normalised_and_erased() {
         let device = Device::emulated(1).expect("g++ is installed");
-        let rows = ImageChange::rows(&changes(), 2).expect("they fit");
+        let rows = ImageChange::rows(&changes(), N, 2).expect("they fit");
         for device in [Device::Cpu, device] {
             let (x, rows) =
                 (batch().to_device(&device).expect("memory"), rows.to_device(&device).expect("memory"));
@@ -252,14 +303,48 @@ mod tests {
     }
 
     #[test]
+    fn f32_images_give_the_results_of_u8_images() {
+        let rows = ImageChange::rows(&changes(), N, 2).expect("they fit");
+        let how = preparation(EraseMode::Pixel, true);
+        for device in [Device::Cpu, Device::emulated(1).expect("g++ is installed")] {
+            let rows = rows.to_device(&device).expect("memory");
+            let prepared = |images: &Tensor| {
+                let images = images.to_device(&device).expect("memory");
+                let y = images.prepare_images(&rows, &how, DType::F32).expect("images");
+                y.to_device(&Device::Cpu).and_then(|y| y.to_vec::<f32>()).expect("f32")
+            };
+            let floats = batch().to_dtype(DType::F32).expect("memory");
+            assert_eq!(prepared(&floats), prepared(&batch()), "{device}");
+        }
+    }
+
+    #[test]
+    fn images_without_a_row_serve_as_partners_only() {
+        let how = preparation(EraseMode::Const, false);
+        for device in [Device::Cpu, Device::emulated(1).expect("g++ is installed")] {
+            let x = batch().to_device(&device).expect("memory");
+            let prepared = |count: usize| {
+                let rows = ImageChange::rows(&changes()[..count], N, 2).expect("they fit");
+                let y = x
+                    .prepare_images(&rows.to_device(&device).expect("memory"), &how, DType::F32)
+                    .expect("u8");
+                assert_eq!(y.dims(), [count, 5, 7, 3]);
+                y.to_device(&Device::Cpu).and_then(|y| y.to_vec::<f32>()).expect("f32")
+            };
+            // The first image is mixed with the third, which has no row.
+            assert_eq!(prepared(1), prepared(3)[..5 * 7 * 3], "{device}");
+        }
+    }
+
+    #[test]
     fn invalid_changes_and_options_are_rejected() {
         let how = preparation(EraseMode::Const, false);
-        assert!(ImageChange::rows(&changes(), 1).is_err(), "an image has two boxes");
+        assert!(ImageChange::rows(&changes(), N, 1).is_err(), "an image has two boxes");
         let partner = ImageChange { partner: 9, ..ImageChange::none(0) };
-        assert!(ImageChange::rows(&[partner], 0).is_err(), "there is no tenth image");
-        let rows = ImageChange::rows(&[0, 1].map(ImageChange::none), 0).expect("they fit");
-        assert!(batch().prepare_images(&rows, &how, DType::F32).is_err(), "two rows for three images");
-        let rows = ImageChange::rows(&changes(), 2).expect("they fit");
+        assert!(ImageChange::rows(&[partner], N, 0).is_err(), "there is no tenth image");
+        let rows = ImageChange::rows(&[0, 1, 2, 0].map(ImageChange::none), N, 0).expect("they fit");
+        assert!(batch().prepare_images(&rows, &how, DType::F32).is_err(), "four rows for three images");
+        let rows = ImageChange::rows(&changes(), N, 2).expect("they fit");
         assert!(batch().prepare_images(&rows, &how, DType::I64).is_err(), "numbers, not integers");
         let short = ImagePreparation { mean: &[0.0], ..how };
         assert!(batch().prepare_images(&rows, &short, DType::F32).is_err(), "a mean a channel");

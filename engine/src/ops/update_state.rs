@@ -1,5 +1,6 @@
 //! Loss scaling, gradient clipping, and the scalar state of optimizer updates. The state is in device memory, so that the replay of a CUDA
 //! graph reads its current values.
+use crate::cuda::PendingRead;
 use crate::fuse::UpdateRule;
 use crate::fuse::update::MAX_SHARED_SCALARS;
 use crate::{DType, Device, Result, Tensor};
@@ -71,6 +72,25 @@ pub struct UpdateStats {
     pub skipped: bool,
     /// Loss scale for the next step.
     pub loss_scale: f32,
+}
+
+/// Statistics of an update that may not be finished yet.
+pub struct PendingUpdateStats {
+    scalars: PendingRead<f32>,
+    computes_grad_norm: bool,
+}
+
+impl PendingUpdateStats {
+    /// Waits for the update and returns its statistics.
+    pub fn wait(self) -> Result<UpdateStats> {
+        let scalars = self.scalars.wait()?;
+        let scalar = |which: UpdateScalar| scalars[which as usize];
+        Ok(UpdateStats {
+            grad_norm: self.computes_grad_norm.then(|| scalar(UpdateScalar::GradNorm)),
+            skipped: scalar(UpdateScalar::Skip) != 0.0,
+            loss_scale: scalar(UpdateScalar::LossScale),
+        })
+    }
 }
 
 /// State of an optimizer's updates on one device: learning rate, EMA decay, loss scale and counters.
@@ -161,12 +181,14 @@ impl UpdateState {
 
     /// Statistics of the last update. Waits for it to finish.
     pub fn stats(&self) -> Result<UpdateStats> {
-        let scalars = self.scalars.read::<f32>()?;
-        let scalar = |which: UpdateScalar| scalars[which as usize];
-        Ok(UpdateStats {
-            grad_norm: self.computes_grad_norm.then(|| scalar(UpdateScalar::GradNorm)),
-            skipped: scalar(UpdateScalar::Skip) != 0.0,
-            loss_scale: scalar(UpdateScalar::LossScale),
+        self.stats_later()?.wait()
+    }
+
+    /// Statistics of the last update, without waiting for it to finish.
+    pub fn stats_later(&self) -> Result<PendingUpdateStats> {
+        Ok(PendingUpdateStats {
+            scalars: self.scalars.read_later()?,
+            computes_grad_norm: self.computes_grad_norm,
         })
     }
 

@@ -52,6 +52,7 @@ struct Settings {
   bool checked = false;
   size_t device_memory = size_t(8) << 30;
   bool counted = false;  // instrumented accesses are counted instead of checked
+  bool empty_kernels = false;  // kernels and library calls are queued, and compute nothing when they run
   std::string cache_folder, include_folder, compiler;
 };
 Settings& settings();

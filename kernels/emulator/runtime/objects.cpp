@@ -99,8 +99,9 @@ CompilerFlags translate(const std::vector<std::string>& options, bool checked) {
       contract = false;
     }
   }
-  // char is signed on a GPU, but not on every host.
-  flags.compile = std::string(" -std=c++17 -O2 -g1 -fPIC -w -fsigned-char -fvisibility=hidden -fno-exceptions -fno-strict-aliasing"
+  // Compiling takes longer than running in most programs that are checked or counted. char is signed on a GPU, but not on every host.
+  flags.compile = std::string(" -std=c++17") + (checked ? " -Og" : " -O1") +
+                  (" -g1 -fPIC -w -fsigned-char -fvisibility=hidden -fno-exceptions -fno-strict-aliasing"
                               " -fno-math-errno -fno-trapping-math -ffp-contract=") +
                   (contract ? "fast" : "off") + kPlatformFlags + machine_flags() +
                   (checked ? " -fsanitize=thread,alignment -fsanitize-recover=alignment" : "");
@@ -175,8 +176,10 @@ std::shared_ptr<SharedObject> load_object(const ProgramSource& source, std::stri
     auto guard = lock();
     const Settings& s = settings();
     checked = s.checked || s.counted;
-    // The include folder's name contains a hash of the emulator's sources and the compiler's version.
-    std::string key = to_image(source) + s.include_folder + translate(source.options, checked).compile;
+    // The include folder's name contains a hash of the emulator's sources and the compiler's version. It lies in the cache folder, whose
+    // own path does not change the object.
+    std::string include_folder = s.include_folder.substr(s.cache_folder.size());
+    std::string key = to_image(source) + include_folder + translate(source.options, checked).compile;
     folder = s.cache_folder + "/emulated";
     path = folder + "/" + hash(key) + ".so";
     auto found = loaded.find(path);

@@ -61,6 +61,12 @@ FORNAX_API void fornax_emulator_set_counted(int counted) {
   fornax::settings().counted = counted != 0;
 }
 
+FORNAX_API void fornax_emulator_set_empty_kernels(int empty) {
+  auto guard = fornax::lock();
+  for (int device = 0; device < fornax::settings().devices; device++) fornax::synchronize_device(device);
+  fornax::settings().empty_kernels = empty != 0;
+}
+
 FORNAX_API size_t fornax_emulator_live_bytes() {
   auto guard = fornax::lock();
   size_t bytes = 0;

@@ -239,7 +239,10 @@ bool query_stream(CUstream handle) {
 // ---- interface for the library stand-ins (runtime.h)
 bool enqueue(CUstream stream, const std::string& name, std::function<void()> work) {
   auto guard = lock();
-  return submit(stream, {name, std::move(work)}) == kSuccess;
+  auto run = [work = std::move(work)] {
+    if (!settings().empty_kernels) work();
+  };
+  return submit(stream, {name, std::move(run)}) == kSuccess;
 }
 
 void fail_work(const std::string& message) {

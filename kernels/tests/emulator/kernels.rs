@@ -71,6 +71,29 @@ fn last_block_sums_partial_results() {
 }
 
 #[test]
+fn empty_kernels_are_checked_and_compute_nothing() {
+    let _emulated = emulated(0, false);
+    let context = CudaContext::new(0).unwrap();
+    let stream = context.default_stream();
+    let numbers: Vec<i64> = (0..300).collect();
+    let mut x = stream.clone_htod(&numbers).unwrap();
+    let kernel = kernel(&context, "reverse_i64");
+    let mut launch = |shared_mem_bytes| {
+        // SAFETY: the argument matches the kernel, and the buffer is large enough.
+        unsafe {
+            let config = LaunchConfig { shared_mem_bytes, ..grid(3, 100) };
+            stream.launch_builder(&kernel).arg(&mut x).launch(config)
+        }
+        .map(|_| stream.clone_dtoh(&x).unwrap())
+    };
+    emulator::set_empty_kernels(true).unwrap();
+    assert_eq!(launch(800).unwrap(), numbers);
+    assert!(launch(1 << 20).is_err(), "more shared memory than there is");
+    emulator::set_empty_kernels(false).unwrap();
+    assert_eq!(launch(800).unwrap()[..3], [99, 98, 97]);
+}
+
+#[test]
 fn dynamic_shared_memory_reverses_blocks() {
     let reversed = in_every_order(|| {
         let context = CudaContext::new(0).unwrap();

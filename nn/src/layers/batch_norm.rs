@@ -10,11 +10,13 @@ pub struct BatchNormOptions {
     pub eps: f64,
     /// Weight of the batch in the running statistics. `None` gives a cumulative average over all batches.
     pub momentum: Option<f64>,
+    /// Equal parts of a training batch that have parameters and statistics of their own, as timm's `SplitBatchNorm2d`.
+    pub splits: usize,
 }
 
 impl Default for BatchNormOptions {
     fn default() -> Self {
-        BatchNormOptions { eps: 1e-5, momentum: Some(0.1) }
+        BatchNormOptions { eps: 1e-5, momentum: Some(0.1), splits: 1 }
     }
 }
 
@@ -23,6 +25,9 @@ impl Default for BatchNormOptions {
 ///
 /// As in PyTorch, the biased variance normalises, the unbiased variance enters the running variance, and
 /// `running = (1 - momentum) * running + momentum * batch`. Parameters and statistics are f32; the input is f32, f64, f16 or bf16.
+///
+/// With several splits, each part of a training batch is normalised by a layer of its own: the first by this one, the others by `aux_bn.0`
+/// and so on. Evaluation uses this layer for all images.
 pub struct BatchNorm2d {
     weight: Tensor,
     bias: Tensor,
@@ -32,6 +37,8 @@ pub struct BatchNorm2d {
     options: BatchNormOptions,
     activation: Activation,
     info: LayerInfo,
+    /// Layers of the splits after the first.
+    aux: Vec<BatchNorm2d>,
 }
 
 impl BatchNorm2d {
@@ -48,6 +55,9 @@ impl BatchNorm2d {
             options,
             activation: Activation::Identity,
             info: LayerInfo::new("BatchNorm2d"),
+            aux: (1..options.splits)
+                .map(|_| BatchNorm2d::new(channels, BatchNormOptions { splits: 1, ..options }))
+                .collect::<Result<_>>()?,
         })
     }
 
@@ -66,8 +76,44 @@ impl BatchNorm2d {
         residual: Option<&Tensor>,
         cx: &mut Context,
     ) -> Result<Tensor> {
+        if self.is_split(cx) {
+            return self.forward_splits(x, activation, residual, cx);
+        }
         self.with_options(activation, x.dtype(), cx, |norm, activation| {
             x.batch_norm_act(norm, activation, residual)
+        })
+    }
+
+    /// True if the parts of the batch are normalised separately.
+    pub(super) fn is_split(&self, cx: &Context) -> bool {
+        !self.aux.is_empty() && cx.training()
+    }
+
+    fn forward_splits(
+        &self,
+        x: &Tensor,
+        activation: Activation,
+        residual: Option<&Tensor>,
+        cx: &mut Context,
+    ) -> Result<Tensor> {
+        let activation = if self.has_activation() { self.activation } else { activation };
+        let (layers, batch) = (1 + self.aux.len(), x.shape()[0]);
+        let parts = std::iter::once(self).chain(&self.aux).enumerate().map(|(i, layer)| {
+            let (start, end) = (batch * i / layers, batch * (i + 1) / layers);
+            let rows = end - start;
+            let residual = residual.map(|residual| residual.narrow(0, start, rows)).transpose()?;
+            let operands = layer.operands(x.dtype(), cx)?;
+            let part = x.narrow(0, start, rows)?;
+            let y = part.batch_norm_act(&operands.as_batch_norm(), activation, residual.as_ref())?;
+            layer.store_statistics(&operands)?;
+            Ok(y)
+        });
+        let parts = parts.collect::<Result<Vec<Tensor>>>()?;
+        let y = Tensor::concat(&parts.iter().collect::<Vec<_>>(), 0)?;
+        Ok(if self.has_activation() || activation == Activation::Identity {
+            cx.capture(&self.info, y, 0)
+        } else {
+            y
         })
     }
 
@@ -172,6 +218,9 @@ impl Module for BatchNorm2d {
         visitor.buffer("running_mean", &self.running_mean);
         visitor.buffer("running_var", &self.running_var);
         visitor.buffer("num_batches_tracked", &self.num_batches_tracked);
+        for (i, layer) in self.aux.iter().enumerate() {
+            visitor.child(&format!("aux_bn.{i}"), layer);
+        }
     }
 
     fn layer_info(&self) -> Option<&LayerInfo> {

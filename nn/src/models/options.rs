@@ -30,6 +30,8 @@ pub struct ModelOptions {
     pub bn_momentum: Option<f64>,
     /// TensorFlow's batch norm defaults: eps 1e-3, momentum 0.01. `bn_eps` and `bn_momentum` take precedence.
     pub bn_tf: bool,
+    /// Augmentation splits of a training batch with batch norm layers of their own, as timm's `convert_splitbn_model`; 1 for none.
+    pub bn_splits: usize,
     /// Stride of the last feature map: 32, or 16 or 8 with dilated convolutions instead of strides.
     pub output_stride: usize,
     /// Activation; `None` for the model's default.
@@ -76,6 +78,7 @@ impl Default for ModelOptions {
             bn_eps: None,
             bn_momentum: None,
             bn_tf: false,
+            bn_splits: 1,
             output_stride: 32,
             act_layer: None,
         }
@@ -150,12 +153,13 @@ impl ModelOptions {
     /// Hyperparameters of batch norm.
     pub(super) fn batch_norm(&self) -> BatchNormOptions {
         let default = match self.bn_tf {
-            true => BatchNormOptions { eps: 1e-3, momentum: Some(0.01) },
+            true => BatchNormOptions { eps: 1e-3, momentum: Some(0.01), splits: 1 },
             false => BatchNormOptions::default(),
         };
         BatchNormOptions {
             eps: self.bn_eps.unwrap_or(default.eps),
             momentum: self.bn_momentum.or(default.momentum),
+            splits: self.bn_splits,
         }
     }
 
@@ -175,6 +179,7 @@ impl ModelOptions {
         let rules = [
             ("bn_eps", !bn && self.bn_eps.is_some(), "the model has no batch norm"),
             ("bn_momentum", !bn && self.bn_momentum.is_some(), "the model has no batch norm"),
+            ("bn_splits", !bn && self.bn_splits > 1, "the model has no batch norm"),
             ("bn_tf", !bn && self.bn_tf, "the model has no batch norm"),
             ("drop_block_rate", !block && self.drop_block_rate > 0.0, "only ResNets support DropBlock"),
             ("output_stride", !stride && self.output_stride != 32, "the strides of the model are fixed"),
@@ -234,7 +239,7 @@ mod tests {
         }
         assert_eq!((options.num_classes, options.img_size), (7, Some([64, 96])));
         assert_eq!(options.global_pool, Pooling::Global(GlobalPool::CatAvgMax));
-        assert_eq!(options.batch_norm(), BatchNormOptions { eps: 1e-3, momentum: Some(0.2) });
+        assert_eq!(options.batch_norm(), BatchNormOptions { eps: 1e-3, momentum: Some(0.2), splits: 1 });
         for (name, value) in
             [("drop_rate", "1"), ("classes", "7"), ("global_pool", "median"), ("img_size", "0")]
         {

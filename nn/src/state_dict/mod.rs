@@ -1,10 +1,12 @@
 //! State dicts: a model's parameters and buffers under timm's names and in PyTorch's shapes, and safetensors files.
 mod file;
+mod writer;
 
 pub use file::{SafetensorsFile, TensorInfo};
+pub use writer::{SafetensorsWriter, append_bytes, sort_for_file};
 
 use crate::{Error, Module, Result, StateEntry, StateLayout, state_entries};
-use fornax_engine::{DType, Element, Tensor};
+use fornax_engine::Tensor;
 use std::collections::{BTreeMap, HashMap};
 
 /// Names and tensors in PyTorch's shapes, in registration order. Tensors with a different layout are copies.
@@ -64,11 +66,13 @@ pub fn to_safetensors<'a>(
     tensors: impl IntoIterator<Item = &'a (String, Tensor)>,
     metadata: Option<HashMap<String, String>>,
 ) -> Result<Vec<u8>> {
-    let data: Vec<(&str, TensorData)> = tensors
-        .into_iter()
-        .map(|(name, t)| Ok((name.as_str(), TensorData::new(t)?)))
-        .collect::<Result<_>>()?;
-    safetensors::serialize(data, metadata).map_err(|e| Error::Safetensors(e.to_string()))
+    let mut sorted: Vec<(String, Tensor)> = tensors.into_iter().cloned().collect();
+    sort_for_file(&mut sorted);
+    let mut writer = SafetensorsWriter::new();
+    for (name, tensor) in &sorted {
+        writer.add(name, tensor)?;
+    }
+    writer.finish(metadata.unwrap_or_default())
 }
 
 /// Tensors and metadata of a safetensors file. The whole file is validated before a tensor is created.
@@ -85,45 +89,6 @@ fn to_torch(entry: &StateEntry) -> Result<Tensor> {
         StateLayout::Same => tensor,
         StateLayout::ConvWeight => tensor.to_nchw()?,
     })
-}
-
-/// Tensor data for the safetensors writer.
-struct TensorData {
-    dtype: safetensors::Dtype,
-    shape: Vec<usize>,
-    bytes: Vec<u8>,
-}
-
-impl TensorData {
-    fn new(t: &Tensor) -> Result<TensorData> {
-        fn bytes<T: Element>(t: &Tensor) -> Result<Vec<u8>> {
-            Ok(bytemuck::cast_slice(&t.read::<T>()?).to_vec())
-        }
-        let (dtype, bytes) = match t.dtype() {
-            DType::F32 => (safetensors::Dtype::F32, bytes::<f32>(t)?),
-            DType::F64 => (safetensors::Dtype::F64, bytes::<f64>(t)?),
-            DType::F16 => (safetensors::Dtype::F16, bytes::<fornax_engine::dtype::f16>(t)?),
-            DType::BF16 => (safetensors::Dtype::BF16, bytes::<fornax_engine::dtype::bf16>(t)?),
-            DType::I64 => (safetensors::Dtype::I64, bytes::<i64>(t)?),
-            DType::U8 => (safetensors::Dtype::U8, bytes::<u8>(t)?),
-        };
-        Ok(TensorData { dtype, shape: t.dims().to_vec(), bytes })
-    }
-}
-
-impl safetensors::View for TensorData {
-    fn dtype(&self) -> safetensors::Dtype {
-        self.dtype
-    }
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-    fn data(&self) -> std::borrow::Cow<'_, [u8]> {
-        (&self.bytes).into()
-    }
-    fn data_len(&self) -> usize {
-        self.bytes.len()
-    }
 }
 
 #[cfg(test)]
