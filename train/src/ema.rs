@@ -67,6 +67,18 @@ impl EmaOptions {
     }
 }
 
+impl EmaOptions {
+    /// Fraction of the weights after the first update in the EMA after `updates` updates: the product of all later decays.
+    pub fn initial_fraction(&self, updates: u64) -> f64 {
+        let first = self.update_after_step + 2;
+        match self.warmup {
+            None => self.decay.powf(updates.saturating_sub(first - 1) as f64),
+            // The product falls quickly, so that the rest makes no difference.
+            Some(_) => (first..=updates).take(100_000).map(|update| self.decay_at(update)).product(),
+        }
+    }
+}
+
 /// Exponential moving average of a model, in a second model of the same architecture.
 pub struct Ema {
     options: EmaOptions,
@@ -189,5 +201,18 @@ mod tests {
         assert!(decays.is_sorted() && decays[1] < 0.4 && decays[198] == 0.9);
         let bounded = EmaWarmup { min_decay: 0.5, ..EmaWarmup::default() };
         assert_eq!(EmaOptions { warmup: Some(bounded), ..plain }.decay_at(2), 0.5);
+    }
+
+    #[test]
+    fn initial_fraction_is_the_product_of_decays() {
+        let plain = EmaOptions { decay: 0.9, ..EmaOptions::default() };
+        let by_product = |options: EmaOptions, updates: u64| {
+            (2..=updates).map(|update| options.decay_at(update)).product::<f64>()
+        };
+        assert!((plain.initial_fraction(5) - by_product(plain, 5)).abs() < 1e-12);
+        assert_eq!((plain.initial_fraction(0), plain.initial_fraction(1)), (1.0, 1.0));
+        let warm = EmaOptions { warmup: Some(EmaWarmup::default()), ..plain };
+        assert!((warm.initial_fraction(9) - by_product(warm, 9)).abs() < 1e-12);
+        assert!(warm.initial_fraction(9) < 0.05);
     }
 }

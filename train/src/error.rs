@@ -125,6 +125,16 @@ impl Error {
         self
     }
 
+    /// What failed.
+    pub fn what(&self) -> &str {
+        &self.what
+    }
+
+    /// The reason, if it is known.
+    pub fn why(&self) -> Option<&str> {
+        self.why.as_deref()
+    }
+
     /// The error's category.
     pub fn kind(&self) -> ErrorKind {
         self.kind

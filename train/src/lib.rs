@@ -1,8 +1,9 @@
 //! Trainer for image models: library and `fornax` command.
 //!
-//! [`data`] makes batches, a model of [`nn`] computes the loss, an [optimizer](optim) with the learning rate of a
+//! A [loader] makes batches of [`data`], a model of [`nn`] computes the loss, an [optimizer](optim) with the learning rate of a
 //! [schedule] updates the parameters. The [trainer] repeats this for the epochs of the [configuration](config),
-//! saves [checkpoints](checkpoint) and calls back the [reports](report). [`cli`] is the `fornax` command.
+//! saves [checkpoints](checkpoint) and calls [callbacks], such as the [reports](report). An [experiment] builds all parts from a
+//! configuration, each of them replaceable, and runs them. [`cli`] is the `fornax` command.
 //!
 //! ```
 //! use fornax::engine::{DType, Device, Tensor};
@@ -20,6 +21,8 @@
 #![forbid(unsafe_code)]
 
 pub mod augment;
+pub mod batch_size_finder;
+pub mod callbacks;
 pub mod checkpoint;
 pub mod cli;
 pub mod config;
@@ -27,12 +30,16 @@ pub mod data;
 pub mod device;
 pub mod ema;
 pub mod error;
+pub mod experiment;
 pub mod hub;
+pub mod loader;
+pub mod lr_finder;
 mod nearest;
 pub mod optim;
 pub mod report;
 pub mod schedule;
 pub mod settings;
+pub mod short_run;
 pub mod train_step;
 pub mod trainer;
 pub mod weights;

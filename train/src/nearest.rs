@@ -1,11 +1,14 @@
 //! "Did you mean" suggestions for mistyped names.
 
-/// The candidate most similar to `name` (Jaro-Winkler similarity above 0.75), if any.
+/// The candidate with the smallest edit distance to `name`, if at most a third of the longer name differs.
 pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let similarity = |candidate: &str| strsim::jaro_winkler(name, candidate);
-    let near =
-        candidates.into_iter().map(|c| (similarity(c), c)).filter(|(similarity, _)| *similarity > 0.75);
-    near.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, candidate)| candidate)
+    let name = name.to_lowercase();
+    let distance = |candidate: &str| strsim::damerau_levenshtein(&name, &candidate.to_lowercase());
+    let is_near = |(distance, candidate): &(usize, &str)| {
+        3 * distance <= name.chars().count().max(candidate.chars().count())
+    };
+    let near = candidates.into_iter().map(|candidate| (distance(candidate), candidate)).filter(is_near);
+    near.min_by_key(|(distance, _)| *distance).map(|(_, candidate)| candidate)
 }
 
 #[cfg(test)]
@@ -14,9 +17,12 @@ mod tests {
 
     #[test]
     fn similar_names_are_found_and_others_are_not() {
-        let names = ["epochs", "batch_size", "lr"];
+        let names = ["epochs", "batch_size", "lr", "dataset"];
         assert_eq!(nearest("epoch", names), Some("epochs"));
         assert_eq!(nearest("bach_size", names), Some("batch_size"));
-        assert_eq!(nearest("zzz", names), None);
+        assert_eq!(nearest("BatchSize", names), Some("batch_size"));
+        for unlike in ["zzz", "color_jitter", "aa", "rl_", ""] {
+            assert_eq!(nearest(unlike, names), None, "{unlike}");
+        }
     }
 }

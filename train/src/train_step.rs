@@ -1,11 +1,11 @@
 //! Training step: forward and backward passes over the batches of one update, and the optimizer. On a CUDA device the step is captured
 //! as a CUDA graph for each set of batch shapes and replayed: one call instead of hundreds of kernel launches.
 use crate::Result;
-use crate::data::{Batch, ChannelStats};
 use crate::ema::Ema;
+use crate::loader::{Batch, BatchPreparation};
 use crate::optim::Optimizer;
-use fornax_engine::cuda::CudaGraph;
-use fornax_engine::{DType, Device, Shape, Tensor};
+use fornax_engine::cuda::{CudaGraph, PendingRead};
+use fornax_engine::{DType, Device, PendingUpdateStats, Shape, Tensor, UpdateStats};
 use fornax_nn::loss::{CrossEntropy, Loss};
 use fornax_nn::precision::Operation;
 use fornax_nn::{Context, Module, Precision, StateKind, increment_num_batches_tracked, state_entries};
@@ -24,6 +24,8 @@ pub struct TrainStepOptions {
     pub seed: u64,
     /// CUDA graph capture.
     pub cuda_graph: CudaGraphMode,
+    /// Leaves the EMA as it is: the caller updates it by [`TrainStep::update_ema`] when it has checked the update.
+    pub ema_after_check: bool,
 }
 
 impl Default for TrainStepOptions {
@@ -35,6 +37,7 @@ impl Default for TrainStepOptions {
             checkpointing: false,
             seed: 0,
             cuda_graph: CudaGraphMode::default(),
+            ema_after_check: false,
         }
     }
 }
@@ -54,7 +57,7 @@ pub enum CudaGraphMode {
 /// Runs training steps and caches their CUDA graphs.
 pub struct TrainStep {
     options: TrainStepOptions,
-    statistics: Option<ChannelStats>,
+    preparation: Option<BatchPreparation>,
     device: Device,
     ema: Option<Ema>,
     /// Steps are captured.
@@ -66,7 +69,7 @@ pub struct TrainStep {
 
 /// Training step for batches of given shapes.
 struct CapturedStep {
-    shapes: Vec<Shape>,
+    shapes: Vec<BatchShapes>,
     /// Static inputs: each batch is copied into them before the step runs.
     inputs: Vec<Batch>,
     /// Output: the mean loss, an f32 scalar.
@@ -75,16 +78,47 @@ struct CapturedStep {
     graph: Option<CudaGraph>,
 }
 
+/// Shapes of a batch: images, target and changes.
+type BatchShapes = (Shape, Shape, Option<Shape>);
+
+/// An update that may not be finished on the device yet.
+#[must_use = "its loss is read after the wait"]
+pub struct PendingUpdate {
+    loss: PendingRead<f32>,
+    stats: Option<PendingUpdateStats>,
+}
+
+/// Result of an update.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct UpdateResult {
+    /// Mean loss.
+    pub loss: f64,
+    /// Statistics of the gradients, if a pass over them computed them.
+    pub stats: Option<UpdateStats>,
+}
+
+impl PendingUpdate {
+    /// Waits for the update and returns its result.
+    pub fn wait(self) -> Result<UpdateResult> {
+        let loss = f64::from(self.loss.wait()?[0]);
+        Ok(UpdateResult { loss, stats: self.stats.map(PendingUpdateStats::wait).transpose()? })
+    }
+}
+
 /// Maximum number of cached CUDA graphs: enough for full batches and the remainder of an epoch.
 const MAX_CAPTURED_STEPS: usize = 4;
 
 impl TrainStep {
-    /// Creates a training step for a model on `device`. u8 images are normalised there with `statistics`.
-    pub fn new(options: TrainStepOptions, statistics: Option<ChannelStats>, device: Device) -> TrainStep {
+    /// Creates a training step for a model on `device`. u8 images are mixed, normalised and erased there, by `preparation`.
+    pub fn new(
+        options: TrainStepOptions,
+        preparation: Option<BatchPreparation>,
+        device: Device,
+    ) -> TrainStep {
         let capture_enabled = options.cuda_graph != CudaGraphMode::Never && device != Device::Cpu;
         TrainStep {
             options,
-            statistics,
+            preparation,
             device,
             ema: None,
             capture_enabled,
@@ -108,14 +142,26 @@ impl TrainStep {
         self.ema.as_mut()
     }
 
-    /// The model's input: `images` cast to the precision of `cx`, after normalisation if they are u8.
-    pub fn prepare_images(&self, images: &Tensor, cx: &Context) -> fornax_engine::Result<Tensor> {
-        match &self.statistics {
-            Some(statistics) if images.dtype() == DType::U8 => {
-                statistics.normalise(images, cx.precision().dtype_for(Operation::Input).unwrap_or(DType::F32))
-            }
-            _ => cx.autocast(Operation::Input, images),
-        }
+    /// The model's input: the images of a batch cast to the precision of `cx`, after mixing, normalisation and erasing if they are u8.
+    pub fn prepare_images(&self, batch: &Batch, cx: &Context) -> fornax_engine::Result<Tensor> {
+        prepare_images(self.preparation.as_ref(), batch, cx)
+    }
+
+    /// Preparation of u8 images.
+    pub fn preparation(&self) -> Option<&BatchPreparation> {
+        self.preparation.as_ref()
+    }
+
+    /// Updates the EMA with the model's weights.
+    pub fn update_ema(&self) -> Result<()> {
+        let Some(ema) = &self.ema else { return Ok(()) };
+        ema.update()?;
+        ema.finish_update()
+    }
+
+    /// Drops the captured updates, as their low-precision copies of the weights are out of date when weights were restored.
+    pub fn forget_captured(&mut self) {
+        self.captured_steps.clear();
     }
 
     /// The options.
@@ -136,6 +182,17 @@ impl TrainStep {
         batches: &[Batch],
         lr: f64,
     ) -> Result<f64> {
+        Ok(self.queue(model, optimizer, batches, lr)?.wait()?.loss)
+    }
+
+    /// Queues one update on the device, with the mean gradient over `batches` at learning rate `lr`, without waiting for it.
+    pub fn queue(
+        &mut self,
+        model: &dyn Module,
+        optimizer: &Optimizer,
+        batches: &[Batch],
+        lr: f64,
+    ) -> Result<PendingUpdate> {
         optimizer.set_lr(lr)?;
         if self.capture_enabled && optimizer.is_second_order() {
             let why = "the optimizer differentiates the backward pass, which cannot be captured";
@@ -144,34 +201,44 @@ impl TrainStep {
             }
             (self.capture_enabled, self.capture_error) = (false, Some(why.into()));
         }
-        let loss = if self.capture_enabled {
-            self.run_captured(model, optimizer, batches)?
-        } else {
-            let inputs: Vec<Batch> =
-                batches.iter().map(|b| b.to_device(&self.device)).collect::<Result<_>>()?;
-            let loss = Tensor::zeros((), DType::F32, &self.device)?;
-            self.compute(model, optimizer, &inputs, &loss)?;
-            self.finish_update()?;
-            loss.item()?
-        };
-        Ok(loss)
-    }
-
-    /// Finishes an update on the host.
-    fn finish_update(&self) -> Result<()> {
-        let Some(ema) = &self.ema else { return Ok(()) };
-        if ema.device() != self.device {
-            ema.update()?;
+        if self.capture_enabled {
+            return self.queue_captured(model, optimizer, batches);
         }
-        ema.finish_update()
+        let inputs: Vec<Batch> = batches.iter().map(|b| b.to_device(&self.device)).collect::<Result<_>>()?;
+        let loss = Tensor::zeros((), DType::F32, &self.device)?;
+        self.compute(model, optimizer, &inputs, &loss)?;
+        self.finish_update(optimizer, &loss)
     }
 
-    fn run_captured(&mut self, model: &dyn Module, optimizer: &Optimizer, batches: &[Batch]) -> Result<f64> {
+    /// Finishes an update on the host, and queues the reading of its results.
+    fn finish_update(&self, optimizer: &Optimizer, loss: &Tensor) -> Result<PendingUpdate> {
+        // Queued before the next update, which overwrites them.
+        let computes_stats = optimizer.gradient_rule().computes_grad_norm();
+        let stats = if computes_stats { Some(optimizer.stats_later()?) } else { None };
+        let pending = PendingUpdate { loss: loss.read_later()?, stats };
+        if let Some(ema) = self.ema.as_ref().filter(|_| !self.options.ema_after_check) {
+            if ema.device() != self.device {
+                ema.update()?;
+            }
+            ema.finish_update()?;
+        }
+        Ok(pending)
+    }
+
+    fn queue_captured(
+        &mut self,
+        model: &dyn Module,
+        optimizer: &Optimizer,
+        batches: &[Batch],
+    ) -> Result<PendingUpdate> {
         let index = self.captured_step(batches)?;
         let step = &self.captured_steps[index];
         for (input, batch) in step.inputs.iter().zip(batches) {
             input.images.copy_from(&batch.images)?;
             input.target.copy_from(&batch.target)?;
+            if let (Some(input), Some(changes)) = (&input.changes, &batch.changes) {
+                input.copy_from(changes)?;
+            }
         }
         match &step.graph {
             Some(graph) => {
@@ -180,24 +247,27 @@ impl TrainStep {
             }
             None => self.compute(model, optimizer, &step.inputs, &step.loss)?,
         }
-        self.finish_update()?;
-        let loss = step.loss.item()?;
+        let pending = self.finish_update(optimizer, &step.loss)?;
         if step.graph.is_none() {
             self.capture(index, model, optimizer)?;
         }
-        Ok(loss)
+        Ok(pending)
     }
 
     /// Index of the captured step for batches of these shapes; allocates its static inputs if it is new.
     fn captured_step(&mut self, batches: &[Batch]) -> Result<usize> {
-        let shapes: Vec<Shape> = batches.iter().map(|b| *b.images.shape()).collect();
+        let shapes_of = |b: &Batch| {
+            (*b.images.shape(), *b.target.shape(), b.changes.as_ref().map(|changes| *changes.shape()))
+        };
+        let shapes: Vec<BatchShapes> = batches.iter().map(shapes_of).collect();
         if let Some(index) = self.captured_steps.iter().position(|step| step.shapes == shapes) {
             return Ok(index);
         }
         if self.captured_steps.len() == MAX_CAPTURED_STEPS {
             self.captured_steps.remove(0);
         }
-        let inputs = batches.iter().map(|b| b.to_device(&self.device)).collect::<Result<_>>()?;
+        let like = |t: &Tensor| Ok(Tensor::zeros(*t.shape(), t.dtype(), &self.device)?);
+        let inputs = batches.iter().map(|b| b.map(like)).collect::<Result<_>>()?;
         let loss = Tensor::zeros((), DType::F32, &self.device)?;
         self.captured_steps.push(CapturedStep { shapes, inputs, loss, graph: None });
         Ok(self.captured_steps.len() - 1)
@@ -240,8 +310,8 @@ impl TrainStep {
             .with_seed(options.seed, optimizer.updates());
         let mut total: Option<Tensor> = None;
         for batch in batches {
-            let images = self.prepare_images(&batch.images, &cx)?;
-            let logits = model.forward(&images, &mut cx)?;
+            let images = self.prepare_images(batch, &cx)?;
+            let logits = batch.predictions(&model.forward(&images, &mut cx)?)?;
             let loss = options.loss.forward(&cx.autocast(Operation::Loss, &logits)?, &batch.target)?;
             let loss = if batches.len() > 1 { loss.mul_scalar(scale)? } else { loss };
             total = Some(match total {
@@ -256,9 +326,24 @@ impl TrainStep {
         optimizer.step()?;
         optimizer.zero_grad();
         match &self.ema {
-            Some(ema) if ema.device() == self.device => ema.update(),
+            Some(ema) if ema.device() == self.device && !options.ema_after_check => ema.update(),
             _ => Ok(()),
         }
+    }
+}
+
+/// The model's input: the images of a batch cast to the precision of `cx`, after mixing, normalisation and erasing if they are u8.
+pub(crate) fn prepare_images(
+    preparation: Option<&BatchPreparation>,
+    batch: &Batch,
+    cx: &Context,
+) -> fornax_engine::Result<Tensor> {
+    match preparation {
+        Some(preparation) if batch.images.dtype() == DType::U8 => {
+            let dtype = cx.precision().dtype_for(Operation::Input).unwrap_or(DType::F32);
+            preparation.apply(&batch.images, batch.changes.as_ref(), dtype)
+        }
+        _ => cx.autocast(Operation::Input, &batch.images),
     }
 }
 

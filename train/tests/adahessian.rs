@@ -2,7 +2,7 @@
 mod common;
 
 use common::{run, stderr, succeed};
-use fornax::data::Batch;
+use fornax::loader::Batch;
 use fornax::optim::adahessian::rademacher;
 use fornax::optim::{KwargValue, Optimizer, OptimizerOptions, Parameter, create_optimizer, parameters};
 use fornax::train_step::{CudaGraphMode, TrainStep, TrainStepOptions};
@@ -114,10 +114,8 @@ fn device_estimate_matches_cpu_and_capture_is_rejected() {
     let model = create_model("resnet8", &small).expect("a model");
     move_to(&*model, &device).expect("memory");
     let optimizer = optimizer(parameters(&*model, 0.0), &[]);
-    let batch = Batch {
-        images: Tensor::ones([2, 8, 8, 3], DType::F32, &Device::Cpu).expect("memory"),
-        target: Tensor::from_slice(&[1i64, 2], [2]).expect("memory"),
-    };
+    let images = Tensor::ones([2, 8, 8, 3], DType::F32, &Device::Cpu).expect("memory");
+    let batch = Batch::new(images, Tensor::from_slice(&[1i64, 2], [2]).expect("memory"));
     let step = |graph| {
         TrainStep::new(TrainStepOptions { cuda_graph: graph, ..TrainStepOptions::default() }, None, device)
     };

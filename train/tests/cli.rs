@@ -25,14 +25,70 @@ fn entries(folder: &Path) -> Vec<String> {
 #[test]
 fn help_matches_snapshots() {
     let folder = tempfile::tempdir().expect("a folder");
-    for (arguments, file) in
-        [("--help", "help.txt"), ("train --help", "train-help.txt"), ("predict --help", "predict-help.txt")]
-    {
-        let text = succeed(folder.path(), arguments);
-        let snapshot = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/snapshots").join(file);
-        let expected = fs::read_to_string(&snapshot).unwrap_or_default();
-        assert!(text == expected, "fornax {arguments} differs from {}; it says:\n{text}", snapshot.display());
+    for (arguments, file) in [
+        ("--help", "help.txt"),
+        ("train --help", "train-help.txt"),
+        ("train --help-all", "train-help-all.txt"),
+        ("config --help", "config-help.txt"),
+        ("schedule --help", "schedule-help.txt"),
+        ("datasets --help", "datasets-help.txt"),
+        ("models --help", "models-help.txt"),
+        ("kernels --help", "kernels-help.txt"),
+        ("predict --help", "predict-help.txt"),
+        ("val --help", "val-help.txt"),
+        ("ckpt --help", "ckpt-help.txt"),
+        ("lr-find --help", "lr-find-help.txt"),
+        ("completions --help", "completions-help.txt"),
+    ] {
+        assert_snapshot(&succeed(folder.path(), arguments), file);
     }
+}
+
+/// Snapshot of the messages of invalid command lines.
+#[test]
+fn usage_errors_match_snapshots() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let lines = [
+        "trian",
+        "train --epoch 3",
+        "train --epoch 3 --batchsize 4 --zzzz",
+        "train --topk 3",
+        "train --output-stride 16",
+        "train --epochs 0",
+        "train --epochs many",
+        "train --epochs",
+        "train --recount 17",
+        "train --lr -1",
+        "train --sched polly",
+        "train --amp=maybe",
+        "train --opt-betas 0.9",
+        "train --device gpu",
+        "train --bce-sum",
+        "train --sched step --lr-k-decay 2",
+        "train --log-wandb",
+        "train --sync-bn",
+        "train --model-dtype bfloat16 --amp",
+        "train a b",
+        "predict",
+        "kernels",
+    ];
+    let errors = lines.iter().map(|line| {
+        let output = run(folder.path(), line);
+        assert_eq!(output.status.code(), Some(2), "{line}: {}", stderr(&output));
+        format!("$ fornax {line}\n{}\n", stderr(&output))
+    });
+    assert_snapshot(&errors.collect::<String>(), "usage-errors.txt");
+}
+
+/// Compares with a snapshot; FORNAX_RECORD writes it.
+#[track_caller]
+fn assert_snapshot(text: &str, file: &str) {
+    let snapshot = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/snapshots").join(file);
+    if std::env::var_os("FORNAX_RECORD").is_some() {
+        fs::write(&snapshot, text).expect("writes");
+    }
+    let expected = fs::read_to_string(&snapshot).unwrap_or_default();
+    assert!(text == expected, "the text differs from {}; it is:\n{text}", snapshot.display());
 }
 
 #[test]
@@ -44,13 +100,22 @@ fn run_writes_documented_files() {
     }
     let run = Path::new(result["output"].as_str().expect("a path")).to_path_buf();
     assert!(run.is_absolute() && run.ends_with("out/a"));
+    let (events, others): (Vec<String>, Vec<String>) =
+        entries(&run).into_iter().partition(|name| name.starts_with("events.out.tfevents."));
+    assert_eq!(events.len(), 1, "{events:?}");
     assert_eq!(
-        entries(&run),
-        ["args.yaml", "checkpoints", "env.json", "log.txt", "metrics.jsonl", "plots", "summary.csv"]
+        others.join(" "),
+        ".lock args.yaml checkpoints env.json log.txt metrics.jsonl plots report.html samples summary.csv"
     );
-    assert_eq!(entries(&run.join("checkpoints")), ["best.safetensors", "last.safetensors"]);
+    assert_eq!(
+        entries(&run.join("checkpoints")),
+        ["best.safetensors", "checkpoint-0.safetensors", "last.safetensors"]
+    );
     let plots = ["accuracy", "confusion_matrix", "learning_rate", "loss"];
-    let plots: Vec<String> = plots.iter().flat_map(|p| [format!("{p}.png"), format!("{p}.svg")]).collect();
+    let mut plots: Vec<String> =
+        plots.iter().flat_map(|p| [format!("{p}.png"), format!("{p}.svg")]).collect();
+    plots.push("confusion_matrix.json".into());
+    plots.sort();
     assert_eq!(entries(&run.join("plots")), plots);
     let summary = fs::read_to_string(run.join("summary.csv")).expect("reads");
     assert!(summary.starts_with("epoch,train_loss,eval_loss,eval_top1,eval_top5,lr\r\n0,"), "{summary}");
@@ -133,11 +198,65 @@ fn progress_goes_to_stderr_in_the_chosen_mode() {
         stderr(&output)
     };
     let plain = show("auto");
-    assert!(plain.contains("epoch 1/1  batch 5/5  loss ") && !plain.contains('\x1b'), "{plain}");
+    assert!(plain.contains("epoch 0/0  batch 5/5  loss ") && !plain.contains('\x1b'), "{plain}");
     let lines = show("json");
     let events: Vec<Value> = lines.lines().map(|l| serde_json::from_str(l).expect("JSON")).collect();
     assert_eq!(events.iter().filter(|e| e["event"] == "update").count(), 5);
     assert_eq!(show("none"), "");
+}
+
+/// Every value has its origin: a layer of the configuration, the dataset or the model.
+#[test]
+fn config_show_prints_values_with_their_origin() {
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::write(folder.path().join("a.yaml"), "epochs: 7\nlr: 0.5\noutput: runs\nthreads: 1\n")
+        .expect("writes");
+    let shown = succeed(folder.path(), "config show -c a.yaml --lr 0.25 --opt sgd --device cpu");
+    let rows: Vec<Vec<&str>> = shown
+        .lines()
+        .map(|line| line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect())
+        .collect();
+    for row in [
+        ["epochs", "7", "a.yaml, line 1"],
+        ["lr", "0.25", "command line"],
+        ["output", "runs", "a.yaml, line 3"],
+        ["device", "cpu", "command line"],
+        ["log_interval", "50", "default"],
+        ["model", "resnet8", "dataset recipe"],
+        ["input_size", "1 8 8", "dataset"],
+        ["crop_mode", "center", "model"],
+        ["momentum", "0.9", "optimizer"],
+        ["seed", "42", "default"],
+    ] {
+        assert!(rows.contains(&row.to_vec()), "{row:?} in\n{shown}");
+    }
+    assert_eq!(entries(folder.path()), ["a.yaml"], "nothing is written");
+}
+
+#[test]
+fn options_of_the_run_are_read_from_yaml() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let yaml = "epochs: 1\nbatch_size: 256\nwarmup_epochs: 0\nprogress: none\noutput: out\nexperiment: a\njson: true\n";
+    fs::write(folder.path().join("a.yaml"), yaml).expect("writes");
+    let result = json(&succeed(folder.path(), "train -c a.yaml"));
+    assert!(Path::new(result["output"].as_str().expect("a path")).ends_with("out/a"));
+    let result = json(&succeed(folder.path(), "train -c a.yaml --experiment b"));
+    assert!(
+        Path::new(result["output"].as_str().expect("a path")).ends_with("out/b"),
+        "the command line wins"
+    );
+    succeed(folder.path(), "train -c a.yaml --resume out/a --epochs 2");
+}
+
+#[test]
+fn settings_at_their_default_are_ignored_with_one_note() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let output = run(folder.path(), "train --dry-run --clip-mode norm --channels-last --decay-epochs 90");
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(
+        stderr(&output),
+        "note: without effect on this run, and ignored: clip_mode, decay_epochs, channels_last\n"
+    );
 }
 
 #[test]

@@ -1,17 +1,24 @@
 //! `--cudnn-benchmark`: plans chosen by timing, their cache on disk, and their restoration from a checkpoint.
 mod common;
+#[path = "common/small_dataset.rs"]
+mod small_dataset;
 
 use common::{command, run, stderr, succeed};
 use fornax_kernels::cache;
+use small_dataset::{SMALL_DATASET, write_small_dataset};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
 /// Emulated devices on which the deterministic engine 0 or 1 is slow, so that timing chooses the other one.
-const SLOW: [&str; 2] = ["0:50", "1:50"];
+const SLOW: [&str; 2] = ["0:15", "1:15"];
 
-const TRAIN: &str = "train --device emulated --progress none --output out --print-hash --batch-size 128 --sched constant \
-                     --warmup-epochs 0";
+/// The command that trains a small dataset in the working folder.
+fn train() -> String {
+    format!(
+        "train {SMALL_DATASET} --batch-size 4 --train-num-samples 8 --val-num-samples 4 --device emulated --progress none --output out --print-hash --sched constant --warmup-epochs 0"
+    )
+}
 
 /// Creates a cache folder with compiled kernels, but without choices.
 fn empty_cache(folder: &Path) {
@@ -43,9 +50,10 @@ fn hash_with_cache(folder: &Path, cache: &Path, slow: &str, arguments: &str) -> 
 
 #[test]
 fn resumed_run_uses_the_plans_of_its_checkpoint() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let of_engine_1 = hash(folder.path(), SLOW[0], &format!("{TRAIN} --epochs 2 --experiment whole"));
-    hash(folder.path(), SLOW[0], &format!("{TRAIN} --epochs 1 --experiment first"));
+    let (folder, train) = (tempfile::tempdir().expect("a folder"), train());
+    write_small_dataset(folder.path());
+    let of_engine_1 = hash(folder.path(), SLOW[0], &format!("{train} --epochs 2 --experiment whole"));
+    hash(folder.path(), SLOW[0], &format!("{train} --epochs 1 --experiment first"));
     // Timing would choose engine 0 now, and no choice is on disk.
     let resumed = "train --resume out/first --epochs 2 --device emulated --progress none --print-hash";
     assert_eq!(hash(folder.path(), SLOW[1], resumed), of_engine_1);
@@ -54,9 +62,11 @@ fn resumed_run_uses_the_plans_of_its_checkpoint() {
 #[test]
 fn choices_are_cached_on_disk() {
     let (folder, cache) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    write_small_dataset(folder.path());
     empty_cache(cache.path());
+    let train = train();
     let hash = |slow, name: &str| {
-        let arguments = format!("{TRAIN} --epochs 1 --experiment {name}");
+        let arguments = format!("{train} --epochs 1 --experiment {name}");
         hash_with_cache(folder.path(), cache.path(), slow, &arguments)
     };
     let first = hash(SLOW[0], "first");
@@ -75,9 +85,10 @@ fn choices_are_cached_on_disk() {
 
 #[test]
 fn no_cudnn_benchmark_ignores_timing() {
-    let folder = tempfile::tempdir().expect("a folder");
+    let (folder, train) = (tempfile::tempdir().expect("a folder"), train());
+    write_small_dataset(folder.path());
     let [of_slow_0, of_slow_1] = [0, 1].map(|index| {
-        let arguments = format!("{TRAIN} --no-cudnn-benchmark --epochs 1 --experiment slow-{index}");
+        let arguments = format!("{train} --no-cudnn-benchmark --epochs 1 --experiment slow-{index}");
         hash(folder.path(), SLOW[index], &arguments)
     });
     assert_eq!(of_slow_0, of_slow_1);

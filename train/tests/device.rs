@@ -1,8 +1,11 @@
 //! `--device`: training on the emulated CUDA device, and errors for missing devices.
 mod common;
+#[path = "common/small_dataset.rs"]
+mod small_dataset;
 
 use common::{run, stderr, succeed};
 use serde_json::Value;
+use small_dataset::{SMALL_DATASET, write_small_dataset};
 use std::fs;
 use std::path::Path;
 
@@ -33,11 +36,12 @@ fn emulated_device_matches_cpu_losses() {
 #[test]
 fn resume_on_device_matches_uninterrupted_run() {
     let folder = tempfile::tempdir().expect("a folder");
+    write_small_dataset(folder.path());
     let hash = |arguments: &str| {
         let out = succeed(folder.path(), arguments);
         out.lines().last().expect("a line").to_string()
     };
-    let two = EPOCH.replace("--epochs 1", "--epochs 2") + " --batch-size 128 --device emulated --print-hash";
+    let two = EPOCH.replace("--epochs 1", "--epochs 2") + " --device emulated --print-hash " + SMALL_DATASET;
     let whole = hash(&format!("{two} --experiment whole"));
     assert_eq!(whole.len(), 64, "{whole}");
     // As if interrupted after the first of two epochs: with a constant learning rate the first epochs of both runs are equal.

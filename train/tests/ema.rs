@@ -1,6 +1,6 @@
 //! EMA of a model: captured and replayed, eager, on the device and on the CPU.
-use fornax::data::Batch;
 use fornax::ema::{Ema, EmaOptions, EmaWarmup};
+use fornax::loader::Batch;
 use fornax::optim::{OptimizerOptions, create_optimizer, parameters};
 use fornax::train_step::{CudaGraphMode, TrainStep, TrainStepOptions};
 use fornax_engine::random::{RngKey, RngStream};
@@ -28,7 +28,7 @@ fn batch(seed: u64) -> Batch {
     let target = Tensor::from_vec((0..6).map(|_| i64::from(rng.below(5))).collect(), [6]).expect("memory");
     let pixels: Vec<f32> = (0..6 * 8 * 8 * 3).map(|_| rng.normal()).collect();
     let images = Tensor::from_vec(pixels, [6, 8, 8, 3]).expect("memory");
-    Batch { images, target: LOSS.prepare(&target, 5).expect("rows") }
+    Batch::new(images, LOSS.prepare(&target, 5).expect("rows"))
 }
 
 fn precision() -> Precision {

@@ -119,7 +119,10 @@ fn file_is_downloaded_once_and_then_served_from_cache() {
         assert_eq!(gone.file(&repository(name), FILE).expect("cached"), path);
     }
     assert_eq!((hub_server.requests().len(), store.requests().len()), (1, 1));
-    assert_fails(offline.file(&repository("timm/net.tag"), "other"), &["HF_HUB_OFFLINE", "--weights FILE"]);
+    assert_fails(
+        offline.file(&repository("timm/net.tag"), "other"),
+        &["HF_HUB_OFFLINE", "--weights", "--pretrained-path"],
+    );
     assert_fails(
         offline.file(&repository("timm/net.tag@v2"), FILE),
         &["timm/net.tag@v2", "not in the cache"],
@@ -199,10 +202,12 @@ fn wrong_hash_or_size_is_rejected() {
     let mut wrong = content();
     wrong[77] ^= 1;
     let longer = [content(), vec![0]].concat();
-    for (body, part_of_message) in [(wrong, "its SHA-256 is"), (longer, "800001 bytes arrived")] {
+    for (body, part_of_message) in
+        [(wrong, "its SHA-256 is"), (longer, "800001 bytes, 800000 were announced")]
+    {
         let (hub_server, _store) = servers(move |_| Response { body: body.clone(), ..Response::status(200) });
         let (folder, result) = download(&hub_server.url);
-        assert_fails(result, &[part_of_message, "the hub announced"]);
+        assert_fails(result, &[part_of_message, "announced"]);
         let root = folder.path().join("hub/models--timm--net.tag");
         assert_eq!(fs::read_dir(root.join("blobs")).expect("lists").count(), 0);
         assert!(!root.join("snapshots").join(COMMIT).join(FILE).exists());

@@ -1,6 +1,7 @@
 //! Every loss trains the digits through the library, including losses of soft targets and of augmentation splits.
-use fornax::augment::Augment;
-use fornax::data::{self, Batch, Loader};
+use fornax::augment::{TrainCropMode, TransformOptions};
+use fornax::data::{Dataset, DatasetOptions};
+use fornax::loader::{Batch, Loader, LoaderOptions};
 use fornax::optim::{OptimizerOptions, create_optimizer, parameters};
 use fornax::train_step::{TrainStep, TrainStepOptions};
 use fornax_engine::{DType, Device, GradientRule, Tensor, no_grad};
@@ -15,9 +16,24 @@ const EPOCHS: u32 = 8;
 
 /// Trains with a loss on the loader's batches, transformed by `change`; returns top-1 accuracy in percent.
 fn train(loss: Arc<dyn Loss>, change: impl Fn(Batch) -> Batch) -> f64 {
-    let data = data::load(data::find("digits").expect("embedded"), None).expect("reads");
-    let augment = Augment { shift: 1, hflip: 0.0 };
-    let loader = Loader::training(&data.train, 32, SEED, augment);
+    let data = DatasetOptions::default().open().expect("the included digits");
+    let statistics = data.statistics.expect("known");
+    let loader = |dataset: &Arc<dyn Dataset>, training, batch_size| {
+        let transform = TransformOptions {
+            size: [8, 8],
+            train_crop_mode: TrainCropMode::Shift,
+            shift: u32::from(training),
+            hflip: 0.0,
+            color_jitter: vec![],
+            mean: vec![0.0],
+            ..TransformOptions::default()
+        };
+        let options =
+            LoaderOptions { training, batch_size, channels: 1, seed: SEED, ..LoaderOptions::default() };
+        let transform = Arc::new(transform.train_transform().expect("valid options"));
+        Loader::new(dataset.clone(), transform, options).expect("valid options")
+    };
+    let train = loader(&data.train, true, 32);
     let options = ModelOptions { num_classes: 10, in_chans: 1, seed: SEED, ..ModelOptions::default() };
     let model = create_model("resnet8", &options).expect("builds");
     let optimizer = create_optimizer(
@@ -28,16 +44,16 @@ fn train(loss: Arc<dyn Loss>, change: impl Fn(Batch) -> Batch) -> f64 {
     )
     .expect("an optimizer");
     let options = TrainStepOptions { loss, ..TrainStepOptions::default() };
-    let mut step = TrainStep::new(options, Some(data.statistics.clone()), Device::Cpu);
+    let mut step = TrainStep::new(options, Some(statistics.clone().into()), Device::Cpu);
     for epoch in 0..EPOCHS {
         let lr = 3e-3 * (1.0 - f64::from(epoch) / f64::from(EPOCHS));
-        for i in 0..loader.batches() {
-            let batch = change(loader.batch(epoch, i).expect("a batch"));
+        for batch in train.epoch(epoch, 0).expect("starts") {
+            let batch = change(batch.expect("a batch"));
             step.run(&*model, &optimizer, &[batch], lr).expect("runs");
         }
     }
-    let validation = Loader::validation(&data.validation, 1000).batch(0, 0).expect("a batch");
-    let images = data.statistics.normalise(&validation.images, DType::F32).expect("bytes");
+    let validation = loader(&data.validation.expect("a split"), false, 1000).batch(0, 0).expect("a batch");
+    let images = statistics.normalise(&validation.images, DType::F32).expect("bytes");
     let logits = no_grad(|| model.forward(&images, &mut Context::eval())).expect("runs");
     let right = top_k_correct(&logits, &validation.target, 1).expect("counts");
     100.0 * right as f64 / validation.target.numel() as f64
@@ -81,10 +97,10 @@ fn jsd_loss_of_two_splits_trains_digits() {
     let splits = |batch: Batch| {
         let dim: Vec<u8> = batch.images.to_vec::<u8>().expect("bytes").iter().map(|v| v - v / 4).collect();
         let dim = Tensor::from_vec(dim, *batch.images.shape()).expect("the same shape");
-        Batch {
-            images: Tensor::concat(&[&batch.images, &dim], 0).expect("the same shapes"),
-            target: Tensor::concat(&[&batch.target, &batch.target], 0).expect("the same shapes"),
-        }
+        Batch::new(
+            Tensor::concat(&[&batch.images, &dim], 0).expect("the same shapes"),
+            Tensor::concat(&[&batch.target, &batch.target], 0).expect("the same shapes"),
+        )
     };
     assert_trains(JsdCrossEntropy { num_splits: 2, alpha: 12.0, smoothing: 0.1 }, splits);
 }

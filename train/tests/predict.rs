@@ -123,6 +123,33 @@ fn features_are_written_with_image_paths() {
 }
 
 #[test]
+fn prediction_goes_on_past_bad_images_and_exits_with_3() {
+    let folder = tempfile::tempdir().expect("a folder");
+    saved(folder.path());
+    let set = folder.path().join("set");
+    fs::create_dir(&set).expect("creates");
+    let good = fs::read(images().join("gray.png")).expect("reads");
+    fs::write(set.join("1.png"), &good).expect("writes");
+    fs::write(set.join("2.png"), &good[..300]).expect("writes");
+    fs::write(set.join("3.png"), &good).expect("writes");
+    let gif = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/decoders/palette.gif");
+    fs::copy(gif, set.join("4.gif")).expect("copies");
+    let model = "--model resnet8 --weights w.safetensors --features f.safetensors --json --device cpu";
+    for batch in [1, 2, 8] {
+        let output = run(folder.path(), &format!("predict set {model} --batch-size {batch}"));
+        let message = stderr(&output);
+        assert_eq!(output.status.code(), Some(3), "{message}");
+        assert!(message.contains("2.png") && message.contains("1 of 4 images cannot be read"), "{message}");
+        let text = String::from_utf8(output.stdout).expect("UTF-8");
+        let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        assert_eq!(lines.iter().filter(|line| line["topk"].is_array()).count(), 3, "{text}");
+        let bad: Vec<&Value> = lines.iter().filter(|line| line["error"].is_string()).collect();
+        assert!(bad.len() == 1 && bad[0]["image"].as_str().expect("a path").ends_with("2.png"), "{text}");
+        assert_eq!(tensor(&folder.path().join("f.safetensors"), "features").dims(), [3, 64]);
+    }
+}
+
+#[test]
 fn class_names_come_from_class_map() {
     let folder = tempfile::tempdir().expect("a folder");
     saved(folder.path());
@@ -155,7 +182,7 @@ fn invalid_arguments_and_files_are_rejected() {
         ("predict".into(), 2, &["IMAGE"]),
         (format!("predict bad.png {model}"), 3, &["bad.png", "the PNG is truncated"]),
         (format!("predict none.png {model}"), 3, &["none.png", "no such file", "check the path"]),
-        (format!("predict w.safetensors {model}"), 3, &["w.safetensors", "neither a PNG"]),
+        (format!("predict w.safetensors {model}"), 3, &["w.safetensors", "it is not a PNG"]),
         (format!("predict empty {model}"), 3, &["empty", "no file in it"]),
         ("predict good.png".into(), 2, &["neither --weights nor --model"]),
         ("predict good.png --weights w.safetensors".into(), 2, &["--model is needed"]),
@@ -178,7 +205,7 @@ fn invalid_arguments_and_files_are_rejected() {
         (
             format!("predict --tensor w.safetensors --logits l --mean 0 {model}"),
             2,
-            &["--mean", "cannot be used"],
+            &["--mean", "exclude each other"],
         ),
     ];
     for (arguments, code, parts) in cases {

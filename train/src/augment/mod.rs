@@ -1,5 +1,20 @@
 //! Augmentation of training images and batches.
-pub mod mixing;
-mod shift_flip;
+pub mod color_jitter;
+pub mod image_ops;
+pub mod mixup;
+pub mod policies;
+pub mod random_erasing;
+pub mod random_resized_crop;
+pub mod resize_keep_ratio;
+mod sampling;
+pub mod test_time;
+mod train_transform;
+mod transform;
 
-pub use shift_flip::Augment;
+pub use mixup::{BatchMix, MixupMode, MixupOptions};
+pub use policies::AutoAugment;
+pub use random_erasing::RandomErasingOptions;
+pub use sampling::RandomSource;
+pub use test_time::TestTimeAugmentation;
+pub use train_transform::{TrainCropMode, TrainInterpolation, TrainTransform, TransformOptions};
+pub use transform::ImageTransform;

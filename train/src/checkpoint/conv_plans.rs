@@ -1,5 +1,7 @@
 //! Convolution plans in a checkpoint's metadata.
+use crate::Result;
 use fornax_engine::cuda::cudnn::ConvPlanRecord;
+use fornax_engine::{Device, cuda};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -12,6 +14,17 @@ pub struct ConvPlans {
     pub cudnn: usize,
     /// Choices by problem, as texts of the engine.
     pub choices: BTreeMap<String, String>,
+}
+
+impl ConvPlans {
+    /// The plans that a device has timed; `None` if there are none.
+    pub fn of_device(device: &Device) -> Result<Option<ConvPlans>> {
+        if *device == Device::Cpu {
+            return Ok(None);
+        }
+        let record = cuda::conv_plan_record(device)?;
+        Ok(record.filter(|record| !record.choices.is_empty()).map(ConvPlans::from))
+    }
 }
 
 impl From<ConvPlanRecord> for ConvPlans {

@@ -1,26 +1,31 @@
 //! Atomic and durable file writes: after a power cut a file is complete or absent.
 use crate::{Error, Result};
-use std::fs::{self, File};
-use std::io::Write;
-use std::path::Path;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 
 /// Replaces the file at `path` atomically: writes a temporary file beside it, fsyncs it, renames it, and fsyncs the folder. Until then
-/// the old file stays.
+/// the old file stays. Of a symbolic link the target is replaced; a device or a pipe is written to.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = path.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
-    let attempt = || -> std::io::Result<()> {
-        let mut file = File::create(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)?;
-        // A path without a folder is in the current folder.
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
-    };
-    attempt().map_err(|error| {
-        // Best effort: the write error is the one to report.
-        fs::remove_file(&temporary).ok();
+    write_with(path, bytes, &mut |_| Ok(()))
+}
+
+/// Bytes per write call.
+const CHUNK: usize = 1 << 20;
+
+/// Step of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum WriteStep {
+    Create,
+    Write,
+    Sync,
+    Rename,
+    SyncFolder,
+}
+
+/// [`write`] with a function that is called before every step and can make it fail.
+fn write_with(path: &Path, bytes: &[u8], before: &mut dyn FnMut(WriteStep) -> io::Result<()>) -> Result<()> {
+    attempt(path, bytes, before).map_err(|error| {
         Error::disk("the file cannot be written")
             .at_path(path)
             .because(error)
@@ -28,9 +33,57 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     })
 }
 
+fn attempt(path: &Path, bytes: &[u8], before: &mut dyn FnMut(WriteStep) -> io::Result<()>) -> io::Result<()> {
+    let path = &link_target(path)?;
+    if fs::metadata(path).is_ok_and(|meta| !meta.is_file() && !meta.is_dir()) {
+        before(WriteStep::Write)?;
+        return OpenOptions::new().write(true).open(path)?.write_all(bytes);
+    }
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = path.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
+    let mut replace = || {
+        before(WriteStep::Create)?;
+        let mut file = File::create(&temporary)?;
+        for chunk in bytes.chunks(CHUNK) {
+            before(WriteStep::Write)?;
+            file.write_all(chunk)?;
+        }
+        before(WriteStep::Sync)?;
+        file.sync_all()?;
+        before(WriteStep::Rename)?;
+        fs::rename(&temporary, path)
+    };
+    if let Err(error) = replace() {
+        // Best effort: the write error is the one to report.
+        fs::remove_file(&temporary).ok();
+        return Err(error);
+    }
+    before(WriteStep::SyncFolder)?;
+    // A path without a folder is in the current folder.
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+/// The file to which a chain of symbolic links leads, which need not exist; `path` itself if it is no link.
+fn link_target(path: &Path) -> io::Result<PathBuf> {
+    let mut path = path.to_path_buf();
+    // As many links as Linux follows.
+    for _ in 0..40 {
+        match fs::read_link(&path) {
+            Ok(target) => path = path.parent().unwrap_or(Path::new("")).join(target),
+            Err(_) => return Ok(path),
+        }
+    }
+    Err(io::Error::other("too many levels of symbolic links"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn entries(folder: &Path) -> usize {
+        fs::read_dir(folder).expect("lists").count()
+    }
 
     #[test]
     fn write_replaces_file_and_leaves_no_temporary() {
@@ -39,7 +92,39 @@ mod tests {
         write(&path, b"one").expect("writes");
         write(&path, b"two").expect("writes");
         assert_eq!(fs::read(&path).expect("reads"), b"two");
-        assert_eq!(fs::read_dir(folder.path()).expect("lists").count(), 1);
+        assert_eq!(entries(folder.path()), 1);
+    }
+
+    /// Every write, fsync and rename fails once, with a full disk and with an I/O error.
+    #[test]
+    fn failed_step_keeps_a_whole_file_and_no_temporary() {
+        let old = vec![1u8; 3 * CHUNK / 2];
+        let new = vec![2u8; 5 * CHUNK / 2];
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("a");
+        let mut steps = vec![];
+        let mut record = |step| {
+            steps.push(step);
+            Ok(())
+        };
+        write_with(&path, &new, &mut record).expect("writes");
+        use WriteStep::*;
+        assert_eq!(steps, [Create, Write, Write, Write, Sync, Rename, SyncFolder]);
+        for failure in [io::ErrorKind::StorageFull, io::ErrorKind::Other] {
+            for failing in 0..steps.len() {
+                write(&path, &old).expect("writes");
+                let mut count = 0;
+                let error = write_with(&path, &new, &mut |_| {
+                    count += 1;
+                    if count == failing + 1 { Err(failure.into()) } else { Ok(()) }
+                })
+                .expect_err("the step fails");
+                assert_eq!(error.kind(), crate::error::ErrorKind::Disk);
+                let kept = fs::read(&path).expect("reads");
+                assert!(kept == if steps[failing] == SyncFolder { &new[..] } else { &old[..] }, "{failing}");
+                assert_eq!(entries(folder.path()), 1, "{failing}");
+            }
+        }
     }
 
     #[test]
@@ -51,6 +136,23 @@ mod tests {
         let error = write(&target, b"one").expect_err("cannot replace a folder");
         assert_eq!(error.kind(), crate::error::ErrorKind::Disk);
         assert!(error.to_string().contains("taken"), "{error}");
-        assert_eq!(fs::read_dir(folder.path()).expect("lists").count(), 1);
+        assert_eq!(entries(folder.path()), 1);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_and_devices_are_not_replaced() {
+        use std::os::unix::fs::{FileTypeExt, symlink};
+        let folder = tempfile::tempdir().expect("a folder");
+        let (link, target) = (folder.path().join("link"), folder.path().join("target"));
+        symlink("target", &link).expect("links");
+        write(&link, b"one").expect("writes");
+        assert!(fs::symlink_metadata(&link).expect("exists").is_symlink());
+        assert_eq!(fs::read(&target).expect("reads"), b"one");
+        write(Path::new("/dev/null"), b"one").expect("writes");
+        assert!(fs::metadata("/dev/null").expect("exists").file_type().is_char_device());
+        let around = folder.path().join("around");
+        symlink("around", &around).expect("links");
+        assert!(write(&around, b"one").is_err());
     }
 }

@@ -5,18 +5,27 @@
 //! (`fornax.crc32c`). The header is sorted, so equal states give equal files.
 mod conv_plans;
 pub mod durable;
+pub mod files;
+pub mod history;
+mod lock;
+mod newest;
 
 pub use conv_plans::ConvPlans;
+pub use lock::{LOCK_FILE, RunLock};
+pub use newest::{NewestCheckpoint, newest, newest_accepted};
 
-use crate::data::{ChannelStats, Dataset};
+use crate::config::InputConfig;
+use crate::data::{ChannelStats, DatasetSplits};
 use crate::ema::Ema;
 use crate::error::ErrorKind;
 use crate::optim::Optimizer;
 use crate::settings::Settings;
 use crate::trainer::TrainerState;
 use crate::{Error, Result};
+use fornax_engine::dtype::{bf16, f16};
 use fornax_engine::{DType, Tensor};
-use fornax_nn::{Module, state_dict};
+use fornax_nn::Module;
+use fornax_nn::state_dict::{self, SafetensorsWriter, append_bytes, sort_for_file};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -28,6 +37,8 @@ pub(crate) const OPTIMIZER: &str = "optimizer/";
 /// Name prefix of the EMA weights.
 pub(crate) const EMA: &str = "ema/";
 const STATE: &str = "fornax.state";
+/// Value of the metadata `format`, by which timm and others know PyTorch's shapes.
+const FORMAT: &str = "pt";
 const CHECKSUMS: &str = "fornax.crc32c";
 
 /// CRC32C of each tensor and of the state, by name.
@@ -57,23 +68,23 @@ pub struct CheckpointHeader {
 }
 
 impl CheckpointHeader {
-    /// Creates the metadata of a run in a given state.
-    pub fn new(
-        settings: &Settings,
-        state: &TrainerState,
-        data: &Dataset,
-        conv_plans: Option<ConvPlans>,
-    ) -> CheckpointHeader {
+    /// Creates the metadata of a run in its initial state.
+    pub fn new(settings: &Settings, data: &DatasetSplits, input: &InputConfig) -> CheckpointHeader {
         CheckpointHeader {
             version: VERSION,
             settings: settings.clone(),
-            state: state.clone(),
+            state: TrainerState::default(),
             data_crc32c: data.crc32c(),
             classes: data.classes.clone(),
-            statistics: data.statistics.clone(),
-            image_size: Some(data.train.size),
-            conv_plans,
+            statistics: input.statistics.clone(),
+            image_size: Some([input.size[0], input.size[1], input.channels]),
+            conv_plans: None,
         }
+    }
+
+    /// The same metadata in another state.
+    pub fn with_state(&self, state: &TrainerState, conv_plans: Option<ConvPlans>) -> CheckpointHeader {
+        CheckpointHeader { state: state.clone(), conv_plans, ..self.clone() }
     }
 }
 
@@ -98,37 +109,32 @@ pub fn tensors(
     tensors.extend(averages.into_iter().map(|(name, tensor)| (format!("{EMA}{name}"), tensor)));
     let state = optimizer.map_or(vec![], |o| o.state_dict());
     tensors.extend(state.into_iter().map(|(name, tensor)| (format!("{OPTIMIZER}{name}"), tensor)));
-    // Widest dtype first, so that each tensor is aligned in the file; then by name.
-    tensors.sort_by(|a, b| b.1.dtype().size().cmp(&a.1.dtype().size()).then_with(|| a.0.cmp(&b.0)));
+    sort_for_file(&mut tensors);
     Ok(tensors)
 }
 
-/// Serializes a checkpoint of `tensors`, as sorted by [`tensors`].
+/// Serializes a checkpoint of `tensors`, as sorted by [`tensors`]. Errors with [`ErrorKind::NonFinite`] if an element is not finite.
 pub fn serialize(tensors: &[(String, Tensor)], header: &CheckpointHeader) -> Result<Vec<u8>> {
     let state = json(header);
     let mut sums = Checksums::from([(STATE.to_string(), crc32c::crc32c(state.as_bytes()))]);
-    let mut entries = serde_json::Map::new();
-    let mut body = vec![];
+    let mut writer = SafetensorsWriter::new();
     for (name, tensor) in tensors {
-        let start = body.len();
-        append(&mut body, tensor)?;
-        sums.insert(name.clone(), crc32c::crc32c(&body[start..]));
-        let entry = serde_json::json!({
-            "dtype": tensor.dtype().to_string().to_uppercase(),
-            "shape": tensor.dims(),
-            "data_offsets": [start, body.len()],
-        });
-        entries.insert(name.clone(), entry);
+        let bytes = writer.add(name, tensor).map_err(unwritable)?;
+        if !is_finite(tensor.dtype(), bytes) {
+            return Err(Error::new(
+                ErrorKind::NonFinite,
+                format!("{name} is not finite, so it is not saved"),
+            )
+            .remedy("lower --lr or raise --warmup-epochs; earlier checkpoints are finite"));
+        }
+        sums.insert(name.clone(), crc32c::crc32c(bytes));
     }
-    let metadata = serde_json::json!({ "format": "pt", CHECKSUMS: json(&sums), STATE: state });
-    let mut all = serde_json::Map::from_iter([("__metadata__".to_string(), metadata)]);
-    all.extend(entries);
-    let mut text = json(&all).into_bytes();
-    text.resize(text.len().next_multiple_of(8), b' ');
-    let mut file = (text.len() as u64).to_le_bytes().to_vec();
-    file.extend(text);
-    file.extend(body);
-    Ok(file)
+    let metadata = [("format".into(), FORMAT.into()), (CHECKSUMS.into(), json(&sums)), (STATE.into(), state)];
+    writer.finish(HashMap::from(metadata)).map_err(unwritable)
+}
+
+fn unwritable(error: fornax_nn::Error) -> Error {
+    Error::checkpoint("the checkpoint cannot be written").because(error)
 }
 
 /// Reads a checkpoint and verifies every checksum.
@@ -145,13 +151,16 @@ pub fn read(path: &Path) -> Result<Checkpoint> {
     let foreign = || fail("it was not written by fornax train: it has no training state".into());
     let header = header(&metadata).map_err(fail)?.ok_or_else(foreign)?;
     let sums = checksums(&metadata).map_err(fail)?.ok_or_else(foreign)?;
+    if metadata.get("format").map(String::as_str) != Some(FORMAT) {
+        return Err(fail("its metadata is damaged".into()));
+    }
     let check = |name: &str, sum: u32| verify_checksum(&sums, name, sum).map_err(fail);
     if sums.len() != tensors.len() + 1 {
         return Err(fail(format!("it has {} tensors, expected {}", tensors.len(), sums.len() - 1)));
     }
     for (name, tensor) in &tensors {
         let mut bytes = vec![];
-        append(&mut bytes, tensor)?;
+        append_bytes(&mut bytes, tensor).map_err(|e| Error::checkpoint(e.to_string()))?;
         check(name, crc32c::crc32c(&bytes))?;
     }
     Ok(Checkpoint { header, path: path.into(), tensors })
@@ -189,9 +198,14 @@ fn verify_checksum(sums: &Checksums, name: &str, sum: u32) -> std::result::Resul
 }
 
 impl Checkpoint {
-    /// Restores a model, its optimizer and its EMA; if the checkpoint has no EMA, the EMA becomes a copy of the model. Errors without
+    /// Restores a model and, if given, its optimizer and its EMA; if the checkpoint has no EMA, the EMA becomes a copy of the model. Errors without
     /// changing anything if names, shapes or dtypes differ.
-    pub fn restore(&self, model: &dyn Module, optimizer: &Optimizer, ema: Option<&Ema>) -> Result<()> {
+    pub fn restore(
+        &self,
+        model: &dyn Module,
+        optimizer: Option<&Optimizer>,
+        ema: Option<&Ema>,
+    ) -> Result<()> {
         let fail = |why: String| {
             Error::checkpoint("the checkpoint does not fit this run").at_path(&self.path).because(why)
         };
@@ -204,7 +218,7 @@ impl Checkpoint {
         let mut pairs = vec![];
         // Older versions did not save SGD's step counter, as nothing depended on it.
         let updates = Tensor::scalar(self.header.state.update as i64)?;
-        for (name, tensor) in optimizer.state_dict() {
+        for (name, tensor) in optimizer.map_or(vec![], |optimizer| optimizer.state_dict()) {
             let saved = of_optimizer.get(&format!("{OPTIMIZER}{name}"));
             match saved.filter(|s| s.shape() == tensor.shape() && s.dtype() == tensor.dtype()) {
                 Some(saved) => pairs.push((tensor, saved)),
@@ -232,16 +246,16 @@ fn json(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("plain values have a JSON form")
 }
 
-/// Appends the elements of a tensor, little-endian.
-fn append(out: &mut Vec<u8>, tensor: &Tensor) -> Result<()> {
-    match tensor.dtype() {
-        DType::F32 => tensor.read::<f32>()?.iter().for_each(|v| out.extend(v.to_le_bytes())),
-        DType::F64 => tensor.read::<f64>()?.iter().for_each(|v| out.extend(v.to_le_bytes())),
-        DType::I64 => tensor.read::<i64>()?.iter().for_each(|v| out.extend(v.to_le_bytes())),
-        DType::U8 => out.extend_from_slice(&tensor.read::<u8>()?),
-        half => return Err(Error::checkpoint(format!("a checkpoint cannot hold tensors of dtype {half}"))),
+/// True if every element is finite, given little-endian bytes.
+fn is_finite(dtype: DType, bytes: &[u8]) -> bool {
+    let all = |size: usize, is_finite: fn(&[u8]) -> bool| bytes.chunks_exact(size).all(is_finite);
+    match dtype {
+        DType::F64 => all(8, |b| f64::from_le_bytes(b.try_into().expect("8 bytes")).is_finite()),
+        DType::F32 => all(4, |b| f32::from_le_bytes(b.try_into().expect("4 bytes")).is_finite()),
+        DType::F16 => all(2, |b| f16::from_le_bytes(b.try_into().expect("2 bytes")).is_finite()),
+        DType::BF16 => all(2, |b| bf16::from_le_bytes(b.try_into().expect("2 bytes")).is_finite()),
+        DType::I64 | DType::U8 => true,
     }
-    Ok(())
 }
 
 /// SHA-256, in hexadecimal, of the names, dtypes, shapes and elements of tensors, in the given order.
@@ -250,7 +264,7 @@ pub fn hash(tensors: &[(String, Tensor)]) -> Result<String> {
     let mut hasher = Sha256::new();
     for (name, tensor) in tensors {
         let mut bytes = format!("{name}\0{}{:?}\0", tensor.dtype(), tensor.dims()).into_bytes();
-        append(&mut bytes, tensor)?;
+        append_bytes(&mut bytes, tensor).map_err(|e| Error::checkpoint(e.to_string()))?;
         hasher.update(bytes);
     }
     Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())

@@ -37,6 +37,5 @@ pub fn execute() -> Result<()> {
         })),
         Err(why) => rows.push(vec!["CUDA devices".into(), format!("none: {why}")]),
     }
-    print(&table(&rows, &[]));
-    Ok(())
+    print(&table(&rows, &[]))
 }

@@ -5,12 +5,8 @@ use std::ffi::OsString;
 
 /// Rewrites every flag to its declared spelling.
 pub fn normalise(arguments: impl IntoIterator<Item = OsString>, command: &Command) -> Vec<OsString> {
-    let switches: Vec<&str> = command
-        .get_subcommands()
-        .flat_map(Command::get_arguments)
-        .filter(|arg| arg.get_value_parser().type_id() == TypeId::of::<bool>())
-        .filter_map(|arg| arg.get_long())
-        .collect();
+    let mut switches = vec![];
+    collect_switches(command, &mut switches);
     let mut verbatim = false;
     let mut spell = |argument: OsString| {
         verbatim |= argument == "--";
@@ -20,6 +16,13 @@ pub fn normalise(arguments: impl IntoIterator<Item = OsString>, command: &Comman
         }
     };
     arguments.into_iter().map(&mut spell).collect()
+}
+
+/// Names of the boolean flags of a command and its subcommands.
+fn collect_switches<'a>(command: &'a Command, names: &mut Vec<&'a str>) {
+    let is_switch = |arg: &&clap::Arg| arg.get_value_parser().type_id() == TypeId::of::<bool>();
+    names.extend(command.get_arguments().filter(is_switch).filter_map(|arg| arg.get_long()));
+    command.get_subcommands().for_each(|subcommand| collect_switches(subcommand, names));
 }
 
 fn normalised(argument: &str, switches: &[&str]) -> Option<String> {
@@ -41,11 +44,10 @@ fn normalised(argument: &str, switches: &[&str]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     fn normalised(arguments: &[&str]) -> Vec<String> {
         let arguments = arguments.iter().map(OsString::from);
-        let all = normalise(arguments, &super::super::Cli::command());
+        let all = normalise(arguments, &super::super::command(true));
         all.into_iter().map(|a| a.to_string_lossy().into_owned()).collect()
     }
 

@@ -21,20 +21,20 @@ pub enum KernelsCommand {
 
 pub fn execute(command: &KernelsCommand) -> Result<()> {
     match command {
-        KernelsCommand::List => list(),
+        KernelsCommand::List => list()?,
         KernelsCommand::Build { arch } => build(*arch)?,
     }
     Ok(())
 }
 
-fn list() {
+fn list() -> Result<()> {
     let mut rows = vec![["MODULE", "KERNELS"].map(String::from).to_vec()];
     for module in kernel_modules() {
         for (i, kernel) in module.kernels().into_iter().enumerate() {
             rows.push(vec![if i == 0 { module.name.into() } else { String::new() }, kernel]);
         }
     }
-    print(&table(&rows, &[]));
+    print(&table(&rows, &[]))
 }
 
 fn build(arch: Option<(u32, u32)>) -> Result<()> {
@@ -58,7 +58,7 @@ fn build(arch: Option<(u32, u32)>) -> Result<()> {
         print(&format!(
             "{count} kernel modules for compute capability {major}.{minor}: {total} bytes, cached in {}\n",
             cache.display()
-        ));
+        ))?;
     }
     Ok(())
 }

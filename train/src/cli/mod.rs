@@ -1,20 +1,37 @@
 //! Command line of `fornax`: subcommands, error output and exit codes.
+mod ckpt;
+mod completions;
+mod config;
 mod datasets;
 mod doctor;
 mod flags;
 mod kernels;
+mod lr_find;
 mod models;
+#[cfg(test)]
+mod mutations;
+mod output_file;
 mod predict;
 mod save_weights;
 mod schedule;
 mod signals;
+mod threads;
+mod timm;
 mod train;
+mod usage;
+mod val;
 mod yaml;
 
-use crate::Result;
 use crate::error::ErrorKind;
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use crate::settings::DEFINITIONS;
+use crate::{Error, Result};
+use clap::parser::ValueSource;
+use clap::{Arg, ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+use config::TrainMatches;
+use std::any::TypeId;
+use std::ffi::OsString;
 use std::panic;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Train image models from one binary
@@ -30,19 +47,33 @@ struct Cli {
 enum Command {
     /// Train a model; by default on handwritten digits, in less than a minute
     Train(Box<train::TrainArgs>),
+    /// Show the configuration of a run
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+    /// Find a peak learning rate by a few updates with rising ones, with a plot
+    LrFind(Box<lr_find::LrFindArgs>),
     /// Print and plot the learning-rate schedule of a run
     Schedule(Box<schedule::ScheduleArgs>),
     /// List the models, show their layers, or save initial weights
     Models(Box<models::ModelsArgs>),
+    /// Evaluate trained or published models on a dataset
+    Val(Box<val::ValArgs>),
     /// Classify images with a trained model
     Predict(Box<predict::PredictArgs>),
-    /// List the datasets and their sources
-    Datasets,
+    /// Inspect, verify, compare, average and strip checkpoints
+    #[command(subcommand)]
+    Ckpt(ckpt::CkptCommand),
+    /// List, inspect, verify, download, export and preview datasets
+    Datasets(Box<datasets::DatasetsArgs>),
     /// List the CUDA kernels, or compile them ahead of time
     #[command(subcommand)]
     Kernels(kernels::KernelsCommand),
     /// Show hardware and libraries
     Doctor,
+    /// Print a shell's completion script
+    Completions(completions::CompletionsArgs),
+    /// Print the manual page, or write one per command
+    Man(completions::ManArgs),
 }
 
 const EXIT_CODES: &str = "\
@@ -69,43 +100,201 @@ pub fn main() -> ExitCode {
 }
 
 fn run() -> u8 {
-    let command = Cli::command();
-    let arguments = flags::normalise(std::env::args_os(), &command);
-    let parsed = command.try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches));
-    let cli = match parsed {
-        Ok(cli) => cli,
-        Err(error) => {
-            // Help goes to stdout and ends with 0, an error to stderr and 2; a closed pipe changes neither.
-            error.print().ok();
-            return error.exit_code() as u8;
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let is_any = |flags: &[&str]| arguments.iter().any(|argument| flags.iter().any(|flag| argument == flag));
+    let asks_for_help = is_any(&["--help", "-h", "--help-all"]);
+    let command = command(!asks_for_help || is_any(&["--help-all"]));
+    let arguments = flags::normalise(arguments, &command);
+    let unknown = if asks_for_help { None } else { usage::unknown_options(&arguments, &command) };
+    if let Some(error) = unknown {
+        return report(&error);
+    }
+    let matches = match command.clone().try_get_matches_from(&arguments) {
+        Ok(matches) => matches,
+        // Help and version go to stdout and end with 0; a missing command prints the help to stderr and ends with 2.
+        Err(error)
+            if asks_for_help
+                || error.kind() == clap::error::ErrorKind::DisplayVersion
+                || arguments.len() < 2 =>
+        {
+            // A closed pipe changes neither.
+            return match error.print() {
+                Err(e) if !error.use_stderr() && e.kind() != std::io::ErrorKind::BrokenPipe => {
+                    ErrorKind::Disk.exit_code()
+                }
+                _ => error.exit_code() as u8,
+            };
         }
+        Err(error) => return report(&usage::error(&error, usage::innermost(&arguments, &command))),
     };
-    match execute(cli.command) {
+    let result = with_configuration_files(&command, &arguments, matches);
+    match result.and_then(|(cli, matches)| execute(cli.command, &matches)) {
         Ok(()) => 0,
-        Err(error) => {
-            let prefix = if matches!(error.kind(), ErrorKind::Interrupted(_)) { "" } else { "error: " };
-            eprintln!("{prefix}{error}");
-            error.kind().exit_code()
-        }
+        Err(error) => report(&error),
     }
 }
 
-fn execute(command: Command) -> Result<()> {
+/// Prints an error and returns its exit code.
+fn report(error: &Error) -> u8 {
+    let prefix = if matches!(error.kind(), ErrorKind::Interrupted(_)) { "" } else { "error: " };
+    eprintln!("{prefix}{error}");
+    error.kind().exit_code()
+}
+
+/// Completes the arguments by the run's options (device, output and others) in configuration files; the command line wins.
+fn with_configuration_files(
+    command: &clap::Command,
+    arguments: &[OsString],
+    matches: ArgMatches,
+) -> Result<(Cli, TrainMatches)> {
+    let of_train = |matches: &ArgMatches| match matches.subcommand() {
+        Some(("train", train)) => Some((train.clone(), 2)),
+        Some(("config", config)) => config.subcommand_matches("show").map(|show| (show.clone(), 3)),
+        _ => None,
+    };
+    let usage_error = |error: clap::Error| usage::error(&error, command);
+    let Some((command_line, position)) = of_train(&matches) else {
+        let cli = Cli::from_arg_matches(&matches).map_err(usage_error)?;
+        return Ok((cli, TrainMatches { command_line: matches.clone(), all: matches }));
+    };
+    let mut ignored = timm::check(&command_line)?;
+    let resumes = command_line.value_source("resume") == Some(ValueSource::CommandLine);
+    let mut given = vec![];
+    for path in command_line.get_many::<PathBuf>("config").into_iter().flatten() {
+        let file = yaml::read(path)?;
+        ignored.extend(file.ignored);
+        // A resumed run stays in its folder.
+        let is_used = |name: &str| !(resumes && ["output", "experiment", "overwrite"].contains(&name));
+        let options = file.run_options.into_iter().filter(|(name, _)| is_used(name));
+        given.extend(options.flat_map(|(_, arguments)| arguments).map(OsString::from));
+    }
+    let mut all = arguments.to_vec();
+    all.splice(position..position, given);
+    let matches = command.clone().try_get_matches_from(all).map_err(usage_error)?;
+    let mut cli = Cli::from_arg_matches(&matches).map_err(usage_error)?;
+    if let Command::Train(args) | Command::Config(config::ConfigCommand::Show(args)) = &mut cli.command {
+        args.recipe.ignored = ignored;
+    }
+    let all = of_train(&matches).map_or(matches, |(matches, _)| matches);
+    Ok((cli, TrainMatches { command_line, all }))
+}
+
+/// Subcommands with the settings of a run.
+const WITH_SETTINGS: [&[&str]; 6] =
+    [&["train"], &["config", "show"], &["schedule"], &["datasets", "preview"], &["val"], &["lr-find"]];
+/// Options of `fornax train` besides settings that its short help leaves out.
+const RARE_OPTIONS: [&str; 4] = ["cuda_graph", "progress", "print_hash", "overwrite"];
+
+/// Definition of the command line, with help on all options or on the usual ones. Every boolean flag of a subcommand is written `--flag`,
+/// `--flag=BOOL` or `--no-flag`.
+fn command(all_options: bool) -> clap::Command {
+    let mut command = Cli::command();
+    for path in WITH_SETTINGS {
+        command = at(command, path, &|subcommand| subcommand.mut_args(describe_setting));
+    }
+    for path in WITH_SETTINGS.into_iter().take(2) {
+        command = at(command, path, &|subcommand| {
+            let subcommand = timm::with_timm_options(subcommand).arg(
+                Arg::new("help_all")
+                    .long("help-all")
+                    .help("Print help on every option")
+                    .action(ArgAction::HelpShort)
+                    .help_heading("Run"),
+            );
+            subcommand.mut_args(|arg| match all_options || is_usual(&arg) {
+                true => arg,
+                false => arg.hide(true),
+            })
+        });
+    }
+    command.mut_subcommands(with_boolean_flags)
+}
+
+/// Changes the subcommand at a path.
+fn at(
+    command: clap::Command,
+    path: &'static [&'static str],
+    change: &dyn Fn(clap::Command) -> clap::Command,
+) -> clap::Command {
+    match path {
+        [] => change(command),
+        // Unlike `mut_subcommand`, this keeps the order.
+        [first, rest @ ..] => command.mut_subcommands(|subcommand| match subcommand.get_name() == *first {
+            true => at(subcommand, rest, change),
+            false => subcommand,
+        }),
+    }
+}
+
+/// Adds a setting's default to its help.
+fn describe_setting(arg: Arg) -> Arg {
+    let definition = DEFINITIONS.iter().find(|definition| arg.get_id() == definition.name);
+    let takes_no_value =
+        arg.get_value_parser().type_id() == TypeId::of::<bool>() || !arg.get_action().takes_values();
+    // So that a negative number is reported as out of range, not as an unknown option.
+    let arg = if takes_no_value { arg } else { arg.allow_negative_numbers(true) };
+    match (definition.and_then(|definition| definition.default), arg.get_help()) {
+        (Some(default), Some(help)) => {
+            let help = format!("{help} [default: {default}]");
+            arg.help(help)
+        }
+        _ => arg,
+    }
+}
+
+fn is_usual(arg: &Arg) -> bool {
+    match DEFINITIONS.iter().find(|definition| arg.get_id() == definition.name) {
+        Some(definition) => definition.in_short_help,
+        None => !RARE_OPTIONS.contains(&arg.get_id().as_str()),
+    }
+}
+
+/// Lets every boolean flag take a value.
+fn with_boolean_flags(command: clap::Command) -> clap::Command {
+    fn boolean(arg: Arg) -> Arg {
+        if arg.get_value_parser().type_id() != TypeId::of::<bool>() {
+            return arg;
+        }
+        let arg = match arg.get_action() {
+            ArgAction::Set => arg,
+            ArgAction::SetTrue => arg.action(ArgAction::Set).default_value("false").hide_default_value(true),
+            _ => return arg,
+        };
+        let arg = arg.value_name("BOOL").num_args(0..=1).require_equals(true);
+        arg.default_missing_value("true").hide_possible_values(true)
+    }
+    command.mut_args(boolean).mut_subcommands(with_boolean_flags)
+}
+
+fn execute(command: Command, matches: &TrainMatches) -> Result<()> {
     match command {
+        Command::Config(command) => config::execute(&command, matches),
         Command::Train(args) => train::execute(*args),
+        Command::LrFind(args) => lr_find::execute(&args),
         Command::Schedule(args) => schedule::execute(&args),
         Command::Models(args) => models::execute(&args),
+        Command::Val(args) => val::execute(&args),
         Command::Predict(args) => predict::execute(&args),
-        Command::Datasets => datasets::execute(),
+        Command::Ckpt(command) => ckpt::execute(&command),
+        Command::Datasets(args) => datasets::execute(&args),
         Command::Kernels(command) => kernels::execute(&command),
         Command::Doctor => doctor::execute(),
+        Command::Completions(args) => completions::execute(&args),
+        Command::Man(args) => completions::execute_man(&args),
     }
 }
 
-/// Writes results to stdout; a closed pipe is not an error.
-fn print(text: &str) {
-    use std::io::Write;
-    std::io::stdout().write_all(text.as_bytes()).ok();
+/// Writes results to stdout. A closed pipe is not an error: its reader has seen enough.
+fn print(text: &str) -> Result<()> {
+    use std::io::{ErrorKind, Write};
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(Error::disk("the results cannot be written")
+            .at("stdout")
+            .because(e)
+            .remedy("free some space, or redirect stdout to another file")),
+        _ => Ok(()),
+    }
 }
 
 /// Formats rows as a table; the columns in `right` are right-aligned.
@@ -133,7 +322,7 @@ mod tests {
 
     #[test]
     fn clap_definitions_are_consistent() {
-        Cli::command().debug_assert();
+        command(true).debug_assert();
     }
 
     #[test]

@@ -93,7 +93,7 @@ fn list(pattern: Option<&str>, build: &BuildArgs) -> Result<()> {
                 "{}\n",
                 json!({ "name": info.name, "parameters": cost.parameters, "macs": cost.macs, "input": [h, w],
                     "about": info.description, "weights": info.hub_id() })
-            ));
+            ))?;
         }
         rows.push(vec![
             info.name.into(),
@@ -104,7 +104,7 @@ fn list(pattern: Option<&str>, build: &BuildArgs) -> Result<()> {
         ]);
     }
     if !build.json {
-        print(&table(&rows, &[1, 2, 3]));
+        print(&table(&rows, &[1, 2, 3]))?;
     }
     Ok(())
 }
@@ -121,7 +121,7 @@ fn show(name: &str, build: &BuildArgs) -> Result<()> {
                 "{}\n",
                 json!({ "layer": layer.name, "kind": layer.kind, "output": layer.output, "parameters": layer.parameters,
                     "macs": layer.macs, "activation_bytes": layer.activation_bytes })
-            ));
+            ))?;
         }
         rows.push(vec![
             layer.name.clone(),
@@ -141,8 +141,8 @@ fn show(name: &str, build: &BuildArgs) -> Result<()> {
         bytes(cost.activation_bytes),
     ]);
     if !build.json {
-        print(&table(&rows, &[3, 4, 5]));
-        print(&format!("\n{name}: {}; for one image of {h}x{w}x{c}, in f32.\n", info.description));
+        print(&table(&rows, &[3, 4, 5]))?;
+        print(&format!("\n{name}: {}; for one image of {h}x{w}x{c}, in f32.\n", info.description))?;
     }
     Ok(())
 }

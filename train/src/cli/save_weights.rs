@@ -1,6 +1,5 @@
 //! `fornax models save`: initial weights of a model as a safetensors file.
-use super::print;
-use crate::checkpoint::durable;
+use super::{output_file, print};
 use crate::{Error, Result};
 use fornax_nn::models::create_model;
 use fornax_nn::{ModelOptions, state_dict};
@@ -14,12 +13,12 @@ pub fn save(name: &str, options: &ModelOptions, path: &Path) -> Result<()> {
     let state = state_dict::state_dict(&*model).map_err(fail)?;
     let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
     let bytes = state_dict::to_safetensors(&state, Some(metadata)).map_err(fail)?;
-    durable::write(path, &bytes)?;
+    output_file::write(path, &bytes)?;
     print(&format!(
         "saved {} tensors of {name}, initialised with seed {}, to {}\n",
         state.len(),
         options.seed,
         path.display()
-    ));
+    ))?;
     Ok(())
 }

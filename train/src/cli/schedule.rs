@@ -1,12 +1,11 @@
 //! `fornax schedule`: the learning-rate schedule of a run, without running it.
-use super::{print, table, yaml};
-use crate::checkpoint::durable;
+use super::{output_file, print, table, yaml};
 use crate::config::Config;
 use crate::report::{Figure, lr_figure, terminal_curve};
 use crate::schedule::{Curve, Schedule};
 use crate::settings::Settings;
 use crate::{Error, Result};
-use clap::{CommandFactory, value_parser};
+use clap::value_parser;
 use std::path::{Path, PathBuf};
 
 /// Arguments of `fornax schedule`: the settings of `fornax train` that the learning rate depends on.
@@ -68,7 +67,7 @@ pub fn execute(args: &ScheduleArgs) -> Result<()> {
     }
     let mut settings = Settings::default();
     for path in &args.config {
-        settings = yaml::read(path)?.over(settings);
+        settings = yaml::read(path)?.settings.over(settings);
     }
     let config = Config::resolve(&args.settings.clone().over(settings.filtered(affects_lr)))?;
     let curve = LrCurve { schedule: &config.schedule, updates_per_epoch: args.updates_per_epoch };
@@ -80,7 +79,7 @@ pub fn execute(args: &ScheduleArgs) -> Result<()> {
         (true, _) => curve.print_json(&name),
         (_, true) => curve.print_csv(),
         _ => curve.print_text(&name),
-    }
+    }?;
     if let Curve::Plateau(_) = config.schedule.curve {
         eprintln!(
             "note: assumes that the metric always improves; plateau reduces the learning rate when it does not"
@@ -90,7 +89,7 @@ pub fn execute(args: &ScheduleArgs) -> Result<()> {
 }
 
 fn affects_lr(setting: &str) -> bool {
-    let command = super::Cli::command();
+    let command = super::command(true);
     let train = command.find_subcommand("train").expect("it is a subcommand");
     let heading =
         train.get_arguments().find(|arg| arg.get_id() == setting).and_then(|arg| arg.get_help_heading());
@@ -124,15 +123,15 @@ impl LrCurve<'_> {
         (0..count).map(update).map(|update| (update as f64, self.at(update))).collect()
     }
 
-    fn print_text(&self, name: &str) {
+    fn print_text(&self, name: &str) -> Result<()> {
         let epochs = self.schedule.total_epochs();
         let unit = if self.schedule.on_updates { "update" } else { "epoch" };
         print(&format!(
             "{name}: {epochs} epochs of {} updates, stepping after every {unit}\n\n",
             self.updates_per_epoch
-        ));
+        ))?;
         let values: Vec<f64> = self.sampled().iter().map(|point| point.1).collect();
-        print(&terminal_curve(&values));
+        print(&terminal_curve(&values))?;
         let row = |epoch: u64| {
             let first = epoch * self.updates_per_epoch;
             [first, first + self.updates_per_epoch - 1].map(|update| format!("{:.6e}", self.at(update)))
@@ -142,17 +141,17 @@ impl LrCurve<'_> {
             let [first, last] = row(epoch);
             vec![epoch.to_string(), first, last]
         }));
-        print(&format!("\n{}", table(&rows, &[0, 1, 2])));
+        print(&format!("\n{}", table(&rows, &[0, 1, 2])))
     }
 
-    fn print_csv(&self) {
-        print("epoch,update,lr\n");
+    fn print_csv(&self) -> Result<()> {
         let line =
             |update: u64| format!("{},{update},{}\n", update / self.updates_per_epoch, self.at(update));
-        self.changes().for_each(|update| print(&line(update)));
+        let lines: String = self.changes().map(line).collect();
+        print(&format!("epoch,update,lr\n{lines}"))
     }
 
-    fn print_json(&self, name: &str) {
+    fn print_json(&self, name: &str) -> Result<()> {
         let lrs: Vec<f64> = self.changes().map(|update| self.at(update)).collect();
         let object = serde_json::json!({
             "sched": name,
@@ -161,15 +160,15 @@ impl LrCurve<'_> {
             "unit": if self.schedule.on_updates { "update" } else { "epoch" },
             "lr": lrs,
         });
-        print(&format!("{object}\n"));
+        print(&format!("{object}\n"))
     }
 }
 
 fn plot(curve: &LrCurve, path: &Path) -> Result<()> {
     let Figure { svg, png } = lr_figure(curve.sampled());
     match path.extension().and_then(|extension| extension.to_str()) {
-        Some("svg") => durable::write(path, svg.as_bytes()),
-        Some("png") => durable::write(path, &png),
+        Some("svg") => output_file::write(path, svg.as_bytes()),
+        Some("png") => output_file::write(path, &png),
         _ => Err(Error::usage("unsupported plot format")
             .at_path(path)
             .remedy("give a file name that ends with .svg or .png")),

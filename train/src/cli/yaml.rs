@@ -1,52 +1,147 @@
-//! Settings in YAML files: a mapping from flags to values, checked by the command line's parser.
+//! Configuration files: a YAML mapping from the options of `fornax train` to values, checked by the command line's parser.
+use super::{timm, usage};
 use crate::error::ErrorKind;
 use crate::nearest::nearest;
-use crate::settings::Settings;
+use crate::settings::{DEFINITIONS, Settings, TimmOption};
 use crate::{Error, Result};
-use clap::{Args, FromArgMatches};
+use clap::{Arg, Args, Command, FromArgMatches};
 use serde_json::Value;
 use serde_saphyr::Spanned;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::LazyLock;
 
-/// Reads settings from a YAML file. Errors name the line.
-pub fn read(path: &Path) -> Result<Settings> {
+/// Contents of a configuration file.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ConfigFile {
+    /// Settings.
+    pub settings: Settings,
+    /// Other options of `fornax train`, such as `device` and `output`: name and arguments.
+    pub run_options: Vec<(String, Vec<String>)>,
+    /// Line of each option.
+    pub lines: BTreeMap<String, u64>,
+    /// Options of timm that are given and have no effect.
+    pub ignored: Vec<String>,
+}
+
+/// Options of `fornax train` that are not keys of a configuration file.
+const NOT_KEYS: [&str; 3] = ["config", "help", "help_all"];
+
+/// Reads a configuration file. Errors name the line.
+pub fn read(path: &Path) -> Result<ConfigFile> {
     let what = "the configuration file cannot be read";
     let text =
         std::fs::read_to_string(path).map_err(|e| Error::unreadable(ErrorKind::Usage, what, path, &e))?;
     parse(&text, &path.display().to_string())
 }
 
-fn parse(text: &str, name: &str) -> Result<Settings> {
+pub(super) fn parse(text: &str, name: &str) -> Result<ConfigFile> {
     let map: Option<BTreeMap<String, Spanned<Value>>> =
         serde_saphyr::from_str(text).map_err(|e| not_a_mapping(name, &e))?;
-    let command = Settings::augment_args(clap::Command::new("settings").no_binary_name(true));
-    let parse = |arguments: &[String]| {
-        let matches = command.clone().try_get_matches_from(arguments);
-        matches.and_then(|matches| Settings::from_arg_matches(&matches))
-    };
-    let mut all = vec![];
-    for (key, Spanned { value, referenced, .. }) in map.unwrap_or_default() {
-        let location = format!("{name}, line {}", referenced.line());
-        let flag = key.replace('_', "-");
-        let flags = || command.get_arguments().filter_map(|arg| arg.get_long());
-        if !flags().any(|known| known == flag) {
-            let error = Error::usage(format!("unknown setting {key:?}")).at(location);
-            return Err(match nearest(&flag, flags()) {
-                Some(near) => error.remedy(format!("did you mean {:?}?", near.replace('-', "_"))),
-                None => error.remedy("`fornax train --help` lists them"),
-            });
+    let mut entries: Vec<(String, Value, u64)> = map
+        .unwrap_or_default()
+        .into_iter()
+        .map(|(key, Spanned { value, referenced, .. })| (key.replace('-', "_"), value, referenced.line()))
+        .collect();
+    entries.sort_by_key(|entry| entry.2);
+    static COMMAND: LazyLock<Command> = LazyLock::new(|| super::command(true));
+    static SETTINGS: LazyLock<Command> = LazyLock::new(|| {
+        let command = Settings::augment_args(Command::new("settings").args_override_self(true));
+        super::with_boolean_flags(command)
+    });
+    let program = String::from("settings");
+    let train = COMMAND.find_subcommand("train").expect("it is a subcommand");
+    let (mut file, mut arguments, mut unknown) = (ConfigFile::default(), vec![], vec![]);
+    for (key, value, line) in &entries {
+        let location = format!("{name}, line {line}");
+        if let Some(option) = TimmOption::find(key) {
+            timm::check_value(option, value, &location)?;
+            if !is_unset(key, value) && *value != false {
+                file.ignored.push(key.clone());
+            }
+            continue;
         }
-        let arguments = arguments(&flag, &value);
-        // Parse each setting alone first, so that an error can name its line.
-        parse(&arguments).map_err(|e| {
-            let message = e.render().to_string();
-            let first = message.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ");
-            Error::usage(format!("invalid value of {key}")).at(&location).because(first)
-        })?;
-        all.extend(arguments);
+        let Some(arg) = option(train, key) else {
+            unknown.push((key.as_str(), *line));
+            continue;
+        };
+        let id = arg.get_id().as_str();
+        // An alias at its default must not replace the option itself.
+        if is_unset(key, value) || (key != id && *value == false) {
+            continue;
+        }
+        let given = arguments_of(id, value);
+        // Each option is parsed alone first, so that an error can name its line.
+        let is_setting = DEFINITIONS.iter().any(|definition| definition.name == id);
+        let parser = if is_setting { &*SETTINGS } else { train };
+        let arguments_alone = std::iter::once(&program).chain(&given);
+        let matches = parser.clone().try_get_matches_from(arguments_alone);
+        let matches = matches.map_err(|e| usage::invalid_setting(&e, key, &location))?;
+        // A second value of another option would be taken for the dataset.
+        if !is_setting && matches.contains_id("dir") {
+            return Err(Error::usage(format!("invalid value of {key}"))
+                .at(&location)
+                .because("one value is expected"));
+        }
+        file.lines.insert(id.into(), *line);
+        match is_setting {
+            true => arguments.extend(given),
+            false => file.run_options.push((id.into(), given)),
+        }
     }
-    parse(&all).map_err(|e| Error::usage("the settings cannot be read").at(name).because(e))
+    if !unknown.is_empty() {
+        return Err(unknown_keys(train, &unknown, name));
+    }
+    let matches = SETTINGS.clone().try_get_matches_from(std::iter::once(&program).chain(&arguments));
+    file.settings = matches
+        .and_then(|matches| Settings::from_arg_matches(&matches))
+        .map_err(|e| usage::error(&e, train).at(name))?;
+    Ok(file)
+}
+
+/// The option of a key.
+fn option<'a>(train: &'a Command, key: &str) -> Option<&'a Arg> {
+    let flag = key.replace('_', "-");
+    let is_named = |arg: &&Arg| {
+        arg.get_long() == Some(&flag)
+            || arg.get_all_aliases().is_some_and(|aliases| aliases.contains(&flag.as_str()))
+    };
+    train.get_arguments().filter(is_named).find(|arg| !NOT_KEYS.contains(&arg.get_id().as_str()))
+}
+
+/// True for null and for empty values, which stand for "not given"; an empty validation split means "no validation".
+fn is_unset(key: &str, value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty() && key != "val_split",
+        Value::Array(values) => values.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        _ => false,
+    }
+}
+
+fn unknown_keys(train: &Command, unknown: &[(&str, u64)], name: &str) -> Error {
+    let keys = || {
+        let options = train.get_arguments().filter(|arg| !NOT_KEYS.contains(&arg.get_id().as_str()));
+        options.filter(|arg| !arg.is_hide_set()).filter_map(Arg::get_long)
+    };
+    let names: Vec<String> = keys().map(|key| key.replace('-', "_")).collect();
+    let near = |key: &str| nearest(key, names.iter().map(String::as_str));
+    if let [(key, line)] = unknown {
+        let error = Error::usage(format!("unknown setting {key:?}")).at(format!("{name}, line {line}"));
+        return error.remedy(match near(key) {
+            Some(near) => format!("did you mean {near:?}?"),
+            None => "`fornax train --help-all` lists them".into(),
+        });
+    }
+    let lines = unknown.iter().map(|(key, line)| match near(key) {
+        Some(near) => format!("line {line}: {key:?}; did you mean {near:?}?"),
+        None => format!("line {line}: {key:?}"),
+    });
+    Error::usage(format!("{} unknown settings", unknown.len()))
+        .at(name)
+        .because(lines.collect::<Vec<_>>().join("\n"))
+        .remedy("`fornax train --help-all` lists the settings")
 }
 
 fn not_a_mapping(name: &str, error: &serde_saphyr::Error) -> Error {
@@ -61,16 +156,21 @@ fn not_a_mapping(name: &str, error: &serde_saphyr::Error) -> Error {
         .because(error.to_string().trim_start_matches("error: "))
 }
 
-/// The setting as command-line arguments; none for `null`.
-fn arguments(flag: &str, value: &Value) -> Vec<String> {
+/// An option as command-line arguments.
+fn arguments_of(id: &str, value: &Value) -> Vec<String> {
+    let flag = format!("--{}", id.replace('_', "-"));
     let text = |value: &Value| match value {
         Value::String(text) => text.clone(),
+        Value::Null => "none".into(),
         other => other.to_string(),
     };
     match value {
-        Value::Null => vec![],
-        Value::Array(values) => std::iter::once(format!("--{flag}")).chain(values.iter().map(text)).collect(),
-        value => vec![format!("--{flag}={}", text(value))],
+        Value::Array(values) => std::iter::once(flag).chain(values.iter().map(text)).collect(),
+        Value::Object(map) => {
+            let pairs = map.iter().map(|(name, value)| format!("{name}={}", text(value)));
+            std::iter::once(flag).chain(pairs).collect()
+        }
+        value => vec![format!("{flag}={}", text(value))],
     }
 }
 
@@ -82,30 +182,53 @@ mod tests {
     #[test]
     fn values_of_every_type_are_parsed() {
         let text = "epochs: 3\nopt: adamw\nlr: 1e-3\nopt_betas: [0.8, 0.9]\nsched-on-updates: false\ndata_dir: null\n\
-                    sched: 'constant'\n";
+                    sched: 'constant'\nopt_kwargs: {fixed_decay: true}\nmodel_kwargs: {}\ninterpolation: ''\n";
         let expected = Settings {
             epochs: Some(3),
             opt: Some("adamw".parse().expect("a name")),
             lr: Some(1e-3),
             opt_betas: Some(vec![0.8, 0.9]),
+            opt_kwargs: Some(vec!["fixed_decay=true".into()]),
             sched_on_updates: Some(false),
             sched: Some(Sched::Constant),
             ..Settings::default()
         };
-        assert_eq!(parse(text, "a.yaml").expect("valid"), expected);
-        assert_eq!(parse("# nothing\n", "a.yaml").expect("valid"), Settings::default());
+        let file = parse(text, "a.yaml").expect("valid");
+        assert_eq!(file.settings, expected);
+        assert_eq!((file.lines["epochs"], file.lines["sched"]), (1, 7));
+        assert_eq!(parse("# nothing\n", "a.yaml").expect("valid"), ConfigFile::default());
+    }
+
+    #[test]
+    fn options_of_the_run_and_of_timm_are_keys() {
+        let file = parse(
+            "device: cpu\nchannels_last: true\njsd: false\njsd_loss: true\nlog_wandb: false\n",
+            "a.yaml",
+        );
+        let file = file.expect("valid");
+        assert_eq!(file.run_options, [("device".to_string(), vec!["--device=cpu".to_string()])]);
+        assert_eq!(file.ignored, ["channels_last"]);
+        assert_eq!(file.settings.jsd_loss, Some(true), "an alias at its default changes nothing");
+        let error = parse("epochs: 1\nlog_wandb: true\n", "a.yaml").expect_err("refused").to_string();
+        assert!(error.contains("a.yaml, line 2") && error.contains("metrics.jsonl"), "{error}");
     }
 
     #[test]
     fn errors_name_their_line() {
         let cases = [
             ("epochs: 3\nepoch: 4\n", "line 2", "did you mean \"epochs\"?"),
-            ("\nepochs: many\n", "line 2", "invalid value 'many'"),
+            ("\nepochs: many\n", "line 2", "must be a whole number"),
             ("epochs: [1, 2]\n", "line 1", "invalid value of epochs"),
-            ("opt_betas: [0.9]\n", "line 1", "2 values required"),
+            ("opt_betas: [0.9]\n", "line 1", "2 values"),
             ("- a\n- b\n", "a.yaml", "not a YAML mapping"),
             ("epochs: 1\nepochs: 2\n", "a.yaml", "key `epochs` appears twice (line 2)"),
+            ("help: true\n", "line 1", "unknown setting"),
             ("a: &a [*a]\n", "a.yaml", ""),
+            (
+                "zzzz: 1\nlr: 1\nbatchsize: 2\n",
+                "a.yaml",
+                "line 1: \"zzzz\"\n         line 3: \"batchsize\"; did you mean",
+            ),
         ];
         for (text, location, what) in cases {
             let error = parse(text, "a.yaml").expect_err(text);

@@ -1,33 +1,46 @@
 //! Configuration of a run: every value resolved from the user's [`Settings`] and the dataset's defaults.
-mod ignored_flags;
+mod augment;
+mod data;
+mod ignored;
+mod input;
 mod loss;
 mod model;
+mod origin;
+mod precision;
+mod recipe;
 mod schedule;
 
+pub use augment::AugmentConfig;
+pub use data::{DEFAULT_VAL_FRACTION, DataConfig};
+pub use input::InputConfig;
 pub use model::ModelConfig;
+pub use origin::Origin;
 
-use crate::augment::Augment;
-use crate::data::{self, DatasetInfo};
+use crate::data::DatasetSplits;
 use crate::ema::{EmaOptions, EmaWarmup};
 use crate::optim::param_groups::{self, LayerDecay, ParamGroupOptions};
 use crate::optim::{self, Optimizer, OptimizerName, OptimizerOptions, OptimizerRule};
 use crate::schedule::{Sched, Schedule};
-use crate::settings::{AmpDtype, ClipMode, EvalMetric, LrScale, OptLevelArg, Settings};
+use crate::settings::{
+    AUTO_BATCH_SIZE, AmpDtype, ClipMode, EvalMetric, LrScale, NonfinitePolicy, Settings, SettingsContext,
+};
 use crate::{Error, Result};
 use fornax_engine::{DType, GradClip, GradientRule, LossScaling};
+use fornax_nn::Precision;
 use fornax_nn::loss::Loss;
 use fornax_nn::models::Model;
-use fornax_nn::{OptLevel, Precision};
-use ignored_flags::FlagContext;
+use recipe::Recipe;
 use std::sync::Arc;
 
 /// Resolved configuration of a run.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The dataset.
-    pub dataset: &'static DatasetInfo,
+    /// Dataset and loader.
+    pub data: DataConfig,
     /// Every setting that has an effect, with its value: the content of `args.yaml`.
     pub settings: Settings,
+    /// Names of given settings that have no effect, all of them at their defaults.
+    pub ignored: Vec<String>,
     /// The model, without the number of classes and channels.
     pub model: ModelConfig,
     /// Training batch size, in images.
@@ -52,12 +65,30 @@ pub struct Config {
     pub grad_accum_steps: usize,
     /// Gradient checkpointing: recompute blocks in the backward pass.
     pub checkpointing: bool,
-    /// Augmentation of training images.
-    pub augment: Augment,
+    /// Augmentation of training images and batches.
+    pub augment: AugmentConfig,
     /// Seed of all random numbers.
     pub seed: u64,
     /// Metric that ranks checkpoints.
     pub eval_metric: EvalMetric,
+    /// Epochs between evaluations; the last epoch is always evaluated.
+    pub val_interval: u32,
+    /// Updates between recovery checkpoints; 0 for none.
+    pub recovery_interval: u64,
+    /// Number of ranked checkpoints.
+    pub checkpoint_hist: usize,
+    /// Saves a mosaic of the training batch at every log line.
+    pub save_images: bool,
+    /// First epoch; it replaces the epoch of the checkpoint.
+    pub start_epoch: Option<u32>,
+    /// Resumes without the state of optimizer and loss scaling.
+    pub no_resume_opt: bool,
+    /// Evaluations without improvement after which the run ends.
+    pub early_stop_patience: Option<u32>,
+    /// Policy for a non-finite training loss.
+    pub on_nonfinite: NonfinitePolicy,
+    /// Training batches per epoch; `None` for all.
+    pub batches_per_epoch: Option<usize>,
     /// On a CUDA device: chooses cuDNN's convolution plans by timing.
     pub cudnn_benchmark: bool,
     /// On a CUDA device: only deterministic cuDNN engines.
@@ -76,65 +107,36 @@ struct OptimizerConfig {
 /// Default seed.
 const DEFAULT_SEED: u64 = 42;
 
-/// Default recipe of a dataset. The recipes of digits and fashion-mnist were tuned for accuracy in little CPU time; the others
-/// derive from them.
-struct Recipe {
-    model: &'static str,
-    batch_size: u32,
-    epochs: u32,
-    warmup_epochs: u32,
-    /// Learning rate and weight decay of SGD.
-    sgd: [f64; 2],
-    /// Learning rate and weight decay of AdamW.
-    adamw: [f64; 2],
-    smoothing: f64,
-    shift: u32,
-    hflip: f64,
-}
-
-const SMALL: Recipe = Recipe {
-    model: "resnet8",
-    batch_size: 32,
-    epochs: 30,
-    warmup_epochs: 2,
-    sgd: [0.1, 5e-4],
-    adamw: [3e-3, 0.05],
-    smoothing: 0.1,
-    shift: 1,
-    hflip: 0.0,
-};
-
-const MNIST: Recipe = Recipe { epochs: 5, warmup_epochs: 1, ..SMALL };
-
-fn recipe(dataset: &str) -> Recipe {
-    match dataset {
-        "digits" => SMALL,
-        // Five epochs are too few to benefit from shifts or smoothing.
-        "fashion-mnist" => Recipe { hflip: 0.5, shift: 0, smoothing: 0.0, ..MNIST },
-        _ => MNIST,
-    }
-}
-
 impl Config {
     /// Resolves every value. Errors on settings without effect and on contradictions.
     pub fn resolve(given: &Settings) -> Result<Config> {
-        let name = given.dataset.as_deref().unwrap_or("digits");
-        let dataset = data::find(name).ok_or_else(|| unknown_dataset(name))?;
-        let recipe = recipe(name);
+        let data = DataConfig::new(given)?;
+        let recipe = Recipe::of(&data.dataset)?;
         let name = given.opt.clone().unwrap_or_else(|| "sgd".parse().expect("an optimizer"));
         let sched = given.sched.unwrap_or(Sched::Cosine);
-        let precision = precision(given)?;
         let [default_lr, default_decay] = name.default_lr_and_weight_decay(recipe.sgd, recipe.adamw);
         let batch_size = given.batch_size.unwrap_or(recipe.batch_size);
+        if batch_size == AUTO_BATCH_SIZE {
+            return Err(Error::usage("--batch-size auto is an option of `fornax train`")
+                .because("other commands measure no training step")
+                .remedy("give a number"));
+        }
         let grad_accum_steps = given.grad_accum_steps.unwrap_or(1);
-        let lr =
-            given.lr.or_else(|| scaled_lr(given, &name, batch_size * grad_accum_steps)).unwrap_or(default_lr);
+        let lr_base = given.lr_base.or(recipe.lr_base).filter(|_| given.lr.is_none());
+        let global_batch_size = batch_size * grad_accum_steps;
+        let lr = given.lr.or(lr_base.map(|base| base * lr_scale(given, &name, global_batch_size)));
+        let lr = lr.unwrap_or(default_lr);
         let schedule = schedule::options(given, sched, &recipe, lr);
-        ignored_flags::reject_ignored_flags(&FlagContext {
+        let context = SettingsContext {
             given,
             sched,
-            warmup_epochs: schedule.warmup_epochs,
-        })?;
+            has_warmup: schedule.warmup_epochs > 0,
+            scales_lr: lr_base.is_some(),
+            has_momentum: has_momentum(&name, lr),
+        };
+        let (given, ignored) = ignored::without_ignored(&context)?;
+        let given = &given;
+        let precision = precision::resolve(given)?;
         let loss = loss::resolved(given, recipe.smoothing);
         let seed = given.seed.unwrap_or(DEFAULT_SEED);
         let (rule, options) = optim::resolve_rule(&name, &optimizer_options(given, lr))?;
@@ -152,14 +154,17 @@ impl Config {
                 .remedy("give --amp-dtype bfloat16 or --no-amp"));
         }
         let optimizer = OptimizerConfig { name, rule, options, param_groups };
+        let smoothing = loss.smoothing.unwrap_or(0.0);
         let mut config = Config {
-            dataset,
+            augment: AugmentConfig::new(given, &recipe, smoothing, batch_size)?,
+            data,
             settings: given.clone(),
+            ignored,
             model: ModelConfig::new(given, given.model.as_deref().unwrap_or(recipe.model))?,
             batch_size: batch_size as usize,
             validation_batch_size: given.validation_batch_size.unwrap_or(256) as usize,
             schedule: sched.create(&schedule)?,
-            loss: loss::loss(&loss),
+            loss: loss::loss(given, &loss),
             loss_name: loss::name(&loss),
             ema: given.model_ema.unwrap_or(false).then(|| EmaOptions {
                 decay: given.model_ema_decay.unwrap_or(EmaOptions::default().decay),
@@ -171,21 +176,37 @@ impl Config {
             clip: clip(given),
             grad_accum_steps: grad_accum_steps as usize,
             checkpointing: given.grad_checkpointing.unwrap_or(false),
-            augment: Augment {
-                shift: given.shift.unwrap_or(recipe.shift),
-                hflip: given.hflip.unwrap_or(recipe.hflip),
-            },
             seed,
             eval_metric: given.eval_metric.unwrap_or(EvalMetric::Top1),
+            val_interval: given.val_interval.unwrap_or(1),
+            recovery_interval: given.recovery_interval.unwrap_or(0),
+            checkpoint_hist: given.checkpoint_hist.unwrap_or(10) as usize,
+            save_images: given.save_images.unwrap_or(false),
+            start_epoch: given.start_epoch,
+            no_resume_opt: given.no_resume_opt.unwrap_or(false),
+            early_stop_patience: given.early_stop_patience,
+            on_nonfinite: given.on_nonfinite.unwrap_or_default(),
+            batches_per_epoch: given.train_batches_per_epoch.map(|batches| batches as usize),
             cudnn_benchmark: given.cudnn_benchmark.unwrap_or(true),
             deterministic: given.deterministic.unwrap_or(true),
             optimizer,
         };
-        config.settings = schedule::resolved(sched, &schedule)
+        let settings = schedule::resolved(sched, &schedule)
             .over(loss)
             .over(config.model.resolved(given))
+            .over(config.data.resolved(given))
+            .over(config.augment.resolved(given))
             .over(config.resolved());
+        config.settings = ignored::effective(&SettingsContext { given: &settings, ..context });
         Ok(config)
+    }
+
+    /// Resolves the input of the network for a dataset, and adds it to the settings.
+    pub fn resolve_input(&mut self, data: &DatasetSplits) -> Result<InputConfig> {
+        let input = InputConfig::resolve(&self.settings, data, self.model.pretrained_cfg()?)?;
+        let settings = Settings { img_size: None, in_chans: None, ..self.settings.clone() };
+        self.settings = input.resolved().over(settings);
+        Ok(input)
     }
 
     /// Creates the optimizer for a model's parameters.
@@ -206,10 +227,16 @@ impl Config {
 
     /// Gradient processing before the update rule: loss scaling and clipping.
     pub fn gradient_rule(&self) -> GradientRule {
-        GradientRule {
-            scaling: self.precision.needs_loss_scaling().then(LossScaling::default),
-            clip: self.clip,
-        }
+        let scaling = match (self.precision.needs_loss_scaling(), self.on_nonfinite) {
+            (true, _) => Some(LossScaling::default()),
+            // A constant scale of 1: the update is skipped if a gradient is not finite.
+            (false, NonfinitePolicy::Skip | NonfinitePolicy::Rollback) => {
+                let (init_scale, growth_factor, backoff_factor) = (1.0, 1.0, 1.0);
+                Some(LossScaling { init_scale, growth_factor, backoff_factor, ..LossScaling::default() })
+            }
+            (false, NonfinitePolicy::Stop) => None,
+        };
+        GradientRule { scaling, clip: self.clip }
     }
 
     /// Optimizer state tensors per parameter.
@@ -222,8 +249,6 @@ impl Config {
         let optimizer = &self.optimizer;
         let layer_decay = optimizer.param_groups.layer_decay;
         Settings {
-            dataset: Some(self.dataset.name.into()),
-            data_dir: self.settings.data_dir.clone(),
             batch_size: Some(self.batch_size as u32),
             validation_batch_size: Some(self.validation_batch_size as u32),
             opt: Some(optimizer.name.clone()),
@@ -248,10 +273,15 @@ impl Config {
             }),
             opt_level: Some(self.precision.level().into()),
             grad_checkpointing: Some(self.checkpointing),
-            hflip: Some(self.augment.hflip),
-            shift: Some(self.augment.shift),
             seed: Some(self.seed),
             eval_metric: Some(self.eval_metric),
+            val_interval: Some(self.val_interval),
+            recovery_interval: Some(self.recovery_interval),
+            checkpoint_hist: Some(self.checkpoint_hist as u32),
+            save_images: Some(self.save_images),
+            early_stop_patience: self.early_stop_patience,
+            on_nonfinite: Some(self.on_nonfinite),
+            train_batches_per_epoch: self.settings.train_batches_per_epoch,
             // Without effect on the CPU, so that defaults are left out.
             cudnn_benchmark: self.settings.cudnn_benchmark,
             deterministic: self.settings.deterministic,
@@ -260,41 +290,22 @@ impl Config {
     }
 }
 
-/// Resolves `--amp`, `--amp-dtype` and `--opt-level`: `--amp` is level O1; f16 is the default dtype.
-fn precision(given: &Settings) -> Result<Precision> {
-    let level = match (given.amp, given.opt_level) {
-        (Some(true), Some(OptLevelArg::O0)) => {
-            return Err(Error::usage("--amp contradicts --opt-level O0").remedy("give one of the two"));
-        }
-        (Some(false), Some(level)) if level != OptLevelArg::O0 => {
-            return Err(Error::usage("--no-amp contradicts --opt-level").remedy("give one of the two"));
-        }
-        (_, Some(level)) => level.into(),
-        (Some(true), None) => OptLevel::O1,
-        _ => OptLevel::O0,
-    };
-    if level == OptLevel::O0 && given.amp_dtype.is_some() {
-        return Err(Error::usage("--amp-dtype would have no effect")
-            .because("everything is computed in f32")
-            .remedy("give --amp too"));
-    }
-    let half = match given.amp_dtype {
-        Some(AmpDtype::Bfloat16) => DType::BF16,
-        _ => DType::F16,
-    };
-    Ok(Precision::new(level, half))
-}
-
-/// timm's rule: `lr_base` times the ratio `batch_size / lr_base_size`, or times its square root.
-fn scaled_lr(given: &Settings, name: &OptimizerName, batch_size: u32) -> Option<f64> {
+/// timm's factor of `lr_base`: the ratio `batch_size / lr_base_size`, or its square root.
+fn lr_scale(given: &Settings, name: &OptimizerName, batch_size: u32) -> f64 {
     let ratio = f64::from(batch_size) / f64::from(given.lr_base_size.unwrap_or(256));
     let adaptive = ["ada", "lamb"].iter().any(|part| name.base_name().contains(part));
     let default = if adaptive { LrScale::Sqrt } else { LrScale::Linear };
-    let factor = match given.lr_base_scale.unwrap_or(default) {
+    match given.lr_base_scale.unwrap_or(default) {
         LrScale::Linear => ratio,
         LrScale::Sqrt => ratio.sqrt(),
-    };
-    given.lr_base.map(|base| base * factor)
+    }
+}
+
+/// True if the optimizer reads a momentum.
+fn has_momentum(name: &OptimizerName, lr: f64) -> bool {
+    let with = |momentum| OptimizerOptions { lr: Some(lr), momentum, ..OptimizerOptions::default() };
+    let is_valid = |momentum| optim::resolve_rule(name, &with(momentum)).is_ok();
+    is_valid(Some(0.9)) || !is_valid(None)
 }
 
 /// Optimizer options from settings.
@@ -318,20 +329,10 @@ fn clip(given: &Settings) -> Option<GradClip> {
     })
 }
 
-fn unknown_dataset(name: &str) -> Error {
-    let names: Vec<&str> = data::DATASETS.iter().map(|d| d.name).collect();
-    let error = Error::usage(format!("unknown dataset {name:?}")).at("--dataset");
-    error.because(format!("the datasets are {}", names.join(", "))).remedy(
-        match crate::nearest::nearest(name, names) {
-            Some(near) => format!("did you mean {near:?}?"),
-            None => "choose one of these".into(),
-        },
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::ImageMode;
     use clap::ValueEnum;
 
     #[test]
@@ -366,6 +367,35 @@ mod tests {
     }
 
     #[test]
+    fn input_img_mode_sets_the_channels() {
+        let of = |given: Settings| Config::resolve(&given).map(|config| config.data.dataset.channels);
+        let rgb = Settings { input_img_mode: Some(ImageMode::Rgb), ..Settings::default() };
+        assert_eq!(of(rgb.clone()).expect("valid"), Some(3));
+        let grey = Settings { input_img_mode: Some(ImageMode::L), ..Settings::default() };
+        assert_eq!(of(grey).expect("valid"), Some(1));
+        let error = of(Settings { in_chans: Some(1), ..rgb }).expect_err("a contradiction").to_string();
+        assert!(error.contains("--input-img-mode"), "{error}");
+    }
+
+    #[test]
+    fn settings_without_effect_are_ignored_at_their_default() {
+        let given = Settings {
+            clip_mode: Some(ClipMode::Norm),
+            decay_epochs: Some(90.0),
+            lr: Some(0.05),
+            lr_base: Some(0.1),
+            opt: Some("adamw".parse().expect("a name")),
+            momentum: Some(0.9),
+            epoch_repeats: Some(0.0),
+            ..Settings::default()
+        };
+        let config = Config::resolve(&given).expect("valid");
+        assert_eq!(config.ignored, ["lr_base", "momentum", "clip_mode", "decay_epochs"]);
+        assert_eq!((config.schedule.lr, config.data.epoch_repeats), (0.05, 1.0));
+        assert_eq!((config.settings.momentum, config.settings.clip_mode), (None, None));
+    }
+
+    #[test]
     fn lr_base_scales_with_batch_size() {
         let given = Settings { lr_base: Some(0.1), batch_size: Some(1024), ..Settings::default() };
         assert_eq!(Config::resolve(&given).expect("valid").schedule.lr, 0.4);
@@ -377,10 +407,10 @@ mod tests {
     fn flags_without_effect_are_rejected() {
         let adam = Settings {
             opt: Some("adamw".parse().expect("a name")),
-            momentum: Some(0.9),
+            momentum: Some(0.8),
             ..Settings::default()
         };
-        let both = Settings { lr: Some(0.1), lr_base: Some(0.1), ..Settings::default() };
+        let both = Settings { lr: Some(0.1), lr_base: Some(0.2), ..Settings::default() };
         let cold = Settings { warmup_epochs: Some(0), warmup_lr: Some(0.1), ..Settings::default() };
         let warm = Settings { warmup_epochs: Some(5), epochs: Some(5), ..Settings::default() };
         let cosine = Settings { decay_epochs: Some(3.0), ..Settings::default() };

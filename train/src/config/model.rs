@@ -1,10 +1,10 @@
 //! Model of a run: its options and the initialisation of its classifier.
-use super::DEFAULT_SEED;
+use super::{DEFAULT_SEED, InputConfig};
 use crate::settings::Settings;
 use crate::{Error, Result};
 use fornax_engine::{DType, Tensor};
-use fornax_nn::models::Model;
-use fornax_nn::{ModelOptions, create_model, named_parameters};
+use fornax_nn::models::{Model, PretrainedCfg, find_model};
+use fornax_nn::{ModelOptions, create_model, named_parameters, state_entries};
 
 /// Model configuration, without the number of classes and channels, which the dataset decides.
 #[derive(Clone, Debug)]
@@ -20,13 +20,14 @@ pub struct ModelConfig {
 }
 
 /// Flags of model options, by the option's name in `fornax_nn`.
-const FLAGS: [(&str, &str); 6] = [
+const FLAGS: [(&str, &str); 7] = [
     ("drop_block_rate", "--drop-block"),
     ("drop_path_rate", "--drop-path"),
     ("drop_rate", "--drop"),
-    ("bn_", "--bn-momentum, --bn-eps and --bn-tf"),
+    ("bn_", "--bn-momentum, --bn-eps, --bn-tf and --split-bn"),
     ("global_pool", "--gp"),
-    ("in_chans", "--dataset"),
+    ("in_chans", "--in-chans"),
+    ("img_size", "--img-size"),
 ];
 
 impl ModelConfig {
@@ -40,10 +41,17 @@ impl ModelConfig {
             bn_momentum: given.bn_momentum,
             bn_eps: given.bn_eps,
             bn_tf: given.bn_tf.unwrap_or(false),
+            bn_splits: if given.split_bn == Some(true) { given.aug_splits.unwrap_or(1) as usize } else { 1 },
             ..ModelOptions::default()
         };
         if let Some(pooling) = &given.gp {
             options.global_pool = pooling.parse().map_err(|why: String| Error::usage(why).at("--gp"))?;
+        }
+        for text in given.model_kwargs.iter().flatten() {
+            let fail = |why: String| Error::usage(why).at("--model-kwargs");
+            let (key, value) =
+                text.split_once('=').ok_or_else(|| fail(format!("{text:?} is not NAME=VALUE")))?;
+            options.set(key, value).map_err(|e| fail(e.to_string()))?;
         }
         let (head_init_scale, head_init_bias) = (given.head_init_scale, given.head_init_bias);
         Ok(ModelConfig { name: name.into(), options, head_init_scale, head_init_bias })
@@ -62,16 +70,20 @@ impl ModelConfig {
             bn_momentum: given.bn_momentum,
             bn_eps: given.bn_eps,
             bn_tf: given.bn_tf,
+            split_bn: given.split_bn,
             gp: given.gp.clone(),
+            model_kwargs: given.model_kwargs.clone(),
             head_init_scale: given.head_init_scale,
             head_init_bias: given.head_init_bias,
             ..Settings::default()
         }
     }
 
-    /// Builds the model with initial weights.
-    pub fn create(&self, num_classes: usize, in_chans: usize) -> Result<Box<dyn Model>> {
-        let options = ModelOptions { num_classes, in_chans, ..self.options.clone() };
+    /// Builds the model with initial weights, for an input.
+    pub fn create(&self, num_classes: usize, input: &InputConfig) -> Result<Box<dyn Model>> {
+        let img_size = self.pretrained_cfg()?.fixed_input_size.then_some(input.size);
+        let options =
+            ModelOptions { num_classes, in_chans: input.channels, img_size, ..self.options.clone() };
         let model = create_model(&self.name, &options).map_err(|error| match &error {
             fornax_nn::Error::ModelOption { option, .. } => {
                 let flag = FLAGS.iter().find(|(name, _)| option.starts_with(name));
@@ -79,11 +91,20 @@ impl ModelConfig {
             }
             _ => Error::usage(error.to_string()).at("--model"),
         })?;
+        copy_to_splits(&*model)?;
         Ok(model)
     }
 
-    /// Applies `--head-init-scale` and `--head-init-bias` to the classifier, at the start of a run.
+    /// Properties of the model's pretrained weights, such as their input size and normalisation.
+    pub fn pretrained_cfg(&self) -> Result<&'static PretrainedCfg> {
+        let info = find_model(&self.name).map_err(|e| Error::usage(e.to_string()).at("--model"))?;
+        Ok(&info.pretrained_cfg)
+    }
+
+    /// Applies `--head-init-scale` and `--head-init-bias` to the classifier, at the start of a run, and copies loaded batch norm layers to
+    /// those of `--split-bn`.
     pub fn init_head(&self, model: &dyn Model) -> Result<()> {
+        copy_to_splits(model)?;
         let classifier = model.classifier_name();
         for (name, tensor) in named_parameters(model) {
             let part = name.strip_prefix(classifier).and_then(|rest| rest.strip_prefix('.'));
@@ -98,15 +119,36 @@ impl ModelConfig {
     }
 }
 
+/// Copies each batch norm layer to the layers of its splits, as timm's `convert_splitbn_model`.
+fn copy_to_splits(model: &dyn Model) -> Result<()> {
+    let entries = state_entries(model);
+    for entry in &entries {
+        let Some((layer, split)) = entry.name.split_once(".aux_bn.") else { continue };
+        let (_, tensor) = split.split_once('.').expect("a layer of a split has a number");
+        let of_layer = format!("{layer}.{tensor}");
+        let source = entries.iter().find(|entry| entry.name == of_layer).expect("splits belong to a layer");
+        entry.tensor.copy_from(&source.tensor.detach())?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::DatasetOptions;
+    use fornax_nn::Context;
+
+    fn create(config: &ModelConfig) -> Result<Box<dyn Model>> {
+        let data = DatasetOptions::default().open()?;
+        let input = InputConfig::resolve(&Settings::default(), &data, config.pretrained_cfg()?)?;
+        config.create(5, &input)
+    }
 
     #[test]
     fn head_init_scales_classifier_and_sets_bias() {
         let of = |given: Settings| {
             let config = ModelConfig::new(&given, "resnet8").expect("valid");
-            let model = config.create(5, 3).expect("a model");
+            let model = create(&config).expect("a model");
             config.init_head(&*model).expect("f32");
             let values = |end: &str| {
                 let named = named_parameters(&*model).into_iter().find(|(name, _)| name.ends_with(end));
@@ -123,10 +165,34 @@ mod tests {
     }
 
     #[test]
+    fn split_batch_norm_starts_with_copies_and_normalises_each_split() {
+        let given = Settings { split_bn: Some(true), aug_splits: Some(2), ..Settings::default() };
+        let config = ModelConfig::new(&given, "resnet8").expect("valid");
+        let model = create(&config).expect("a model");
+        let named = |name: &str| {
+            let entry = state_entries(&*model).into_iter().find(|entry| entry.name == name).expect(name);
+            entry.tensor.to_vec::<f32>().expect("f32")
+        };
+        named("bn1.weight");
+        assert_eq!(named("layer1.0.bn2.aux_bn.0.weight"), named("layer1.0.bn2.weight"));
+        // A bright split, and a dark one.
+        let pixels: Vec<f32> =
+            (0..4 * 64).map(|i| if i < 2 * 64 { 1.0 + i as f32 } else { -(i as f32) }).collect();
+        let images = Tensor::from_slice(&pixels, [4, 8, 8, 1]).expect("a tensor");
+        model.forward(&images, &mut Context::train()).expect("a forward pass");
+        assert_ne!(named("bn1.running_mean"), named("bn1.aux_bn.0.running_mean"));
+        model.forward(&images, &mut Context::eval()).expect("evaluation uses the first layers");
+        let given = Settings { split_bn: Some(true), ..Settings::default() };
+        assert!(
+            crate::config::Config::resolve(&given).expect_err("no splits").to_string().contains("--split-bn")
+        );
+    }
+
+    #[test]
     fn unsupported_model_option_names_its_flag() {
         let given = Settings { drop_block: Some(0.1), ..Settings::default() };
         let config = ModelConfig::new(&given, "mobilenetv2_100").expect("valid");
-        let error = config.create(5, 3).err().expect("it has no DropBlock").to_string();
+        let error = create(&config).err().expect("it has no DropBlock").to_string();
         assert!(error.contains("--drop-block"), "{error}");
     }
 }

@@ -41,19 +41,17 @@ pub(super) fn options(given: &Settings, sched: Sched, recipe: &Recipe, lr: f64) 
     }
 }
 
-/// Resolved settings of a schedule, without settings that have no effect.
+/// Resolved settings of a schedule.
 pub(super) fn resolved(sched: Sched, options: &ScheduleOptions) -> Settings {
     let ScheduleOptions { cycles, .. } = options;
-    let warm = options.warmup_epochs > 0;
-    let (again, noisy) = (cycles.limit > 1, options.noise.is_some());
-    let all = Settings {
+    Settings {
         sched: Some(sched),
         lr: Some(options.lr),
         epochs: Some(options.epochs),
         sched_on_updates: Some(options.on_updates),
         warmup_epochs: Some(options.warmup_epochs),
-        warmup_lr: warm.then_some(options.warmup_lr),
-        warmup_prefix: warm.then_some(options.warmup_prefix),
+        warmup_lr: Some(options.warmup_lr),
+        warmup_prefix: Some(options.warmup_prefix),
         min_lr: Some(options.min_lr),
         cooldown_epochs: Some(options.cooldown_epochs),
         decay_epochs: options.decay_epochs,
@@ -64,13 +62,12 @@ pub(super) fn resolved(sched: Sched, options: &ScheduleOptions) -> Settings {
         lr_decay_fn: options.decay_fn,
         lr_stable_timescale: options.stable_timescale,
         lr_cycle_limit: Some(cycles.limit),
-        lr_cycle_mul: again.then_some(cycles.mul),
-        lr_cycle_decay: again.then_some(cycles.decay),
+        lr_cycle_mul: Some(cycles.mul),
+        lr_cycle_decay: Some(cycles.decay),
         lr_k_decay: Some(options.k_decay),
         lr_noise: options.noise.clone(),
-        lr_noise_pct: noisy.then_some(options.noise_pct),
-        lr_noise_std: noisy.then_some(options.noise_std),
+        lr_noise_pct: Some(options.noise_pct),
+        lr_noise_std: Some(options.noise_std),
         ..Settings::default()
-    };
-    all.filtered(|key| sched.uses(key))
+    }
 }

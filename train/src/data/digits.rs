@@ -1,8 +1,11 @@
 //! Handwritten digits included in the program, and their split into training and validation.
-use super::{LabelledImages, idx};
+use super::dataset::Dataset;
+use super::in_memory::InMemoryDataset;
+use super::{DatasetSubset, idx};
 use crate::Result;
 use fornax_engine::random::{Permutation, RngKey};
 use std::path::Path;
+use std::sync::Arc;
 
 const IMAGES: &[u8] = include_bytes!("../../assets/digits/images-idx3-ubyte.gz");
 const LABELS: &[u8] = include_bytes!("../../assets/digits/labels-idx1-ubyte.gz");
@@ -11,19 +14,27 @@ const LABELS: &[u8] = include_bytes!("../../assets/digits/labels-idx1-ubyte.gz")
 pub const MAX_VALUE: u8 = 16;
 
 /// Reads all 1,797 images of 8x8 pixels, in their published order.
-pub fn read() -> Result<LabelledImages> {
+pub fn read(classes: &[&str]) -> Result<InMemoryDataset> {
     let name = Path::new("the included digits");
-    idx::read_pair(IMAGES, name, LABELS, name)
+    idx::read_pair(IMAGES, name, LABELS, name, classes.iter().map(|class| class.to_string()).collect())
+}
+
+/// Training and validation split.
+pub fn open(classes: &[&str]) -> Result<[Arc<dyn Dataset>; 2]> {
+    let all: Arc<dyn Dataset> = Arc::new(read(classes)?);
+    let targets: Vec<u32> = (0..all.len()).map(|index| all.target(index)).collect();
+    let (train, validation) = split(&targets);
+    Ok([train, validation]
+        .map(|indices| Arc::new(DatasetSubset::new(all.clone(), indices)) as Arc<dyn Dataset>))
 }
 
 /// Indices for training and for validation. A fifth of each class is for validation, chosen by a keyed permutation that does not depend
 /// on the run's seed, so that results of different runs are comparable.
-pub fn split(labels: &[u8]) -> (Vec<usize>, Vec<usize>) {
+fn split(labels: &[u32]) -> (Vec<usize>, Vec<usize>) {
     let (mut train, mut validation) = (vec![], vec![]);
-    for class in 0..10u8 {
+    for class in 0..10 {
         let members: Vec<usize> = (0..labels.len()).filter(|i| labels[*i] == class).collect();
-        let order =
-            Permutation::new(members.len() as u64, RngKey::new(0, "digits/held-back"), u32::from(class));
+        let order = Permutation::new(members.len() as u64, RngKey::new(0, "digits/held-back"), class);
         let held_out = (members.len() + 2) / 5;
         for position in 0..members.len() {
             let chosen = members[order.get(position as u64) as usize];
@@ -38,19 +49,30 @@ pub fn split(labels: &[u8]) -> (Vec<usize>, Vec<usize>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::{SampleImage, registry};
+
+    fn labels() -> Vec<u32> {
+        let digits = read(registry::DIGITS).expect("embedded");
+        (0..digits.len()).map(|index| digits.target(index)).collect()
+    }
 
     #[test]
     fn included_digits_are_complete() {
-        let digits = read().expect("embedded");
-        assert_eq!((digits.len(), digits.size), (1797, [8, 8, 1]));
-        assert_eq!(digits.pixels.iter().max(), Some(&MAX_VALUE));
-        let counts: Vec<usize> = (0..10).map(|c| digits.labels.iter().filter(|l| **l == c).count()).collect();
+        let digits = read(registry::DIGITS).expect("embedded");
+        assert_eq!((digits.len(), digits.image_size()), (1797, Some([8, 8, 1])));
+        let largest = |index| match digits.image(index).expect("in memory") {
+            SampleImage::Decoded(image) => image.pixels.into_iter().max(),
+            SampleImage::Encoded(_) => None,
+        };
+        assert_eq!((0..digits.len()).filter_map(largest).max(), Some(MAX_VALUE));
+        let labels = labels();
+        let counts: Vec<usize> = (0..10).map(|c| labels.iter().filter(|l| **l == c).count()).collect();
         assert_eq!(counts, [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]);
     }
 
     #[test]
     fn split_is_a_stratified_partition() {
-        let labels = read().expect("embedded").labels;
+        let labels = labels();
         let (train, validation) = split(&labels);
         let mut all = [train.clone(), validation.clone()].concat();
         all.sort_unstable();

@@ -1,9 +1,12 @@
 //! timm's evaluation transform: resize, crop and normalise an image of any size to a model's input.
-use super::decode::{Image, MAX_PIXELS};
-use super::resize::{ResizeFilter, resize};
+use super::decode::MAX_PIXELS;
+use super::image::Image;
+use super::resize::{Resize, ResizeFilter};
 use crate::Result;
+use crate::augment::ImageTransform;
 use clap::ValueEnum;
-use fornax_engine::{DType, Tensor};
+use fornax_engine::random::RngStream;
+use fornax_engine::{DType, ImageBox, Tensor};
 
 /// Crop mode, by timm's name.
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +39,55 @@ pub struct EvalTransform {
 impl EvalTransform {
     /// Resizes and crops an image to the output size, in u8. Errors if the resized image would be too large.
     pub fn resize_and_crop(&self, image: &Image) -> std::result::Result<Image, String> {
-        let [h, w, _] = image.size;
+        self.resize_and_crop_at(image, [0.5, 0.5], false)
+    }
+
+    /// As [`resize_and_crop`](EvalTransform::resize_and_crop), with the crop at a position from 0 (top, left) to 1 (bottom, right) on each
+    /// axis, and mirrored horizontally if `flip`.
+    pub fn resize_and_crop_at(
+        &self,
+        image: &Image,
+        position: [f64; 2],
+        flip: bool,
+    ) -> std::result::Result<Image, String> {
+        let [h, w, c] = image.size;
+        let size = self.resized(h, w)?;
+        // Start of the output in the resized image, negative where it is padded, by the extra pixel on the right and at the bottom.
+        let starts = [0, 1].map(|axis| match size[axis] >= self.size[axis] {
+            true => ((size[axis] - self.size[axis]) as f64 * position[axis]).round_ties_even() as isize,
+            false => -(((self.size[axis] - size[axis]) / 2) as isize),
+        });
+        let inside = |axis: usize| {
+            let end = (starts[axis] + self.size[axis] as isize).min(size[axis] as isize);
+            [starts[axis].max(0) as u32, end as u32]
+        };
+        let ([top, bottom], [left, right]) = (inside(0), inside(1));
+        let resize = Resize {
+            window: ImageBox { top, bottom, left, right },
+            reversed: [false, flip],
+            ..Resize::new(image.size, size, self.filter)
+        };
+        let resized = resize.apply(image);
+        if resized.size[..2] == self.size {
+            return Ok(resized);
+        }
+        let fill = match self.crop_mode {
+            CropMode::Border => mean_colour(&self.mean),
+            _ => vec![0; c],
+        };
+        let padding = starts.map(|start| (-start).max(0) as usize);
+        let [rows, columns, _] = resized.size;
+        let left = if flip { self.size[1] - columns - padding[1] } else { padding[1] };
+        let mut padded =
+            Image { size: [self.size[0], self.size[1], c], pixels: fill.repeat(self.size.iter().product()) };
+        for (y, row) in resized.pixels.chunks_exact(columns * c).enumerate().take(rows) {
+            padded.pixels[((padding[0] + y) * self.size[1] + left) * c..][..columns * c].copy_from_slice(row);
+        }
+        Ok(padded)
+    }
+
+    /// Height and width that an image is resized to. Errors if they are too large.
+    fn resized(&self, h: usize, w: usize) -> std::result::Result<[usize; 2], String> {
         let scaled = self.size.map(|side| (side as f64 / self.crop_pct).floor().max(1.0));
         let size = match self.crop_mode {
             CropMode::Squash => scaled.map(|side| side as usize),
@@ -55,19 +106,8 @@ impl EvalTransform {
                 [h, w].map(|side| ((side as f64 / ratio).round_ties_even() as usize).max(1))
             }
         };
-        if size[0].saturating_mul(size[1]) > MAX_PIXELS {
-            return Err(format!(
-                "its {h}x{w} pixels would be resized to {}x{} before the crop",
-                size[0], size[1]
-            ));
-        }
-        let fill: Vec<u8> = match self.crop_mode {
-            CropMode::Border => {
-                self.mean.iter().map(|m| (255.0 * f64::from(*m)).round_ties_even() as u8).collect()
-            }
-            _ => vec![0; image.size[2]],
-        };
-        Ok(centre_crop(&resize(image, size, self.filter), self.size, &fill))
+        check_size([h, w], size)?;
+        Ok(size)
     }
 
     /// Normalises images of the output size into a batch: f32 `[n, h, w, c]`.
@@ -79,24 +119,27 @@ impl EvalTransform {
     }
 }
 
-/// Centre crop; a smaller image is padded on both sides first, by the extra pixel on the right and at the bottom.
-fn centre_crop(image: &Image, size: [usize; 2], fill: &[u8]) -> Image {
-    let [h, w, c] = image.size;
-    // Start of the crop in pixels of the image.
-    let start = |have: usize, want: usize| match have >= want {
-        true => ((have - want) as f64 / 2.0).round_ties_even() as isize,
-        false => -(((want - have) / 2) as isize),
-    };
-    let (top, left) = (start(h, size[0]), start(w, size[1]));
-    let inside = |at: isize, extent: usize| usize::try_from(at).ok().filter(|at| *at < extent);
-    let mut pixels = Vec::with_capacity(size[0] * size[1] * c);
-    for y in 0..size[0] as isize {
-        for x in 0..size[1] as isize {
-            match (inside(y + top, h), inside(x + left, w)) {
-                (Some(y), Some(x)) => pixels.extend_from_slice(&image.pixels[(y * w + x) * c..][..c]),
-                _ => pixels.extend_from_slice(fill),
-            }
-        }
+impl ImageTransform for EvalTransform {
+    fn output_size(&self) -> [usize; 2] {
+        self.size
     }
-    Image { size: [size[0], size[1], c], pixels }
+
+    fn apply(&self, image: &Image, _rng: &mut RngStream) -> std::result::Result<Vec<Image>, String> {
+        Ok(vec![self.resize_and_crop(image)?])
+    }
+}
+
+/// The mean in bytes: the colour of borders.
+pub(crate) fn mean_colour(mean: &[f32]) -> Vec<u8> {
+    mean.iter().map(|m| (255.0 * f64::from(*m)).round_ties_even() as u8).collect()
+}
+
+/// Errors if an image would be resized to too many pixels.
+pub(crate) fn check_size([h, w]: [usize; 2], size: [usize; 2]) -> std::result::Result<(), String> {
+    match size[0].saturating_mul(size[1]) > MAX_PIXELS {
+        true => {
+            Err(format!("its {h}x{w} pixels would be resized to {}x{} before the crop", size[0], size[1]))
+        }
+        false => Ok(()),
+    }
 }

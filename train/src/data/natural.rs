@@ -1,40 +1,70 @@
 //! Natural sort order of names: runs of digits compare as numbers, case is ignored.
 use std::cmp::Ordering;
-use std::path::{Path, PathBuf};
-use walkdir::WalkDir;
 
 /// Compares two names in natural order.
 pub fn compare(a: &str, b: &str) -> Ordering {
-    let (lower_a, lower_b) = (a.to_lowercase(), b.to_lowercase());
-    let (mut rest_a, mut rest_b) = (lower_a.as_str(), lower_b.as_str());
-    while !rest_a.is_empty() && !rest_b.is_empty() {
-        let ((run_a, after_a), (run_b, after_b)) = (run(rest_a), run(rest_b));
+    // Names that differ only in case or leading zeros still have a total order.
+    let order = match a.is_ascii() && b.is_ascii() {
+        true => compare_ascii(a.as_bytes(), b.as_bytes()),
+        false => compare_runs(&a.to_lowercase(), &b.to_lowercase()),
+    };
+    order.then_with(|| a.cmp(b))
+}
+
+/// Comparison without allocations.
+fn compare_ascii(mut a: &[u8], mut b: &[u8]) -> Ordering {
+    // A name that begins with a digit comes first, as an empty text precedes its number.
+    let digit = |text: &[u8]| text.first().is_some_and(u8::is_ascii_digit);
+    if digit(a) != digit(b) && !a.is_empty() && !b.is_empty() {
+        return digit(b).cmp(&digit(a));
+    }
+    loop {
+        match (a.first(), b.first()) {
+            (Some(x), Some(y)) if x.is_ascii_digit() && y.is_ascii_digit() => {
+                let ((run_a, after_a), (run_b, after_b)) = (digits(a), digits(b));
+                let order = by_value(run_a, run_b);
+                if order.is_ne() {
+                    return order;
+                }
+                (a, b) = (after_a, after_b);
+            }
+            // A run of letters ends where its digits begin: the shorter run comes first.
+            (Some(x), Some(y)) if x.is_ascii_digit() != y.is_ascii_digit() => {
+                return y.is_ascii_digit().cmp(&x.is_ascii_digit());
+            }
+            (Some(x), Some(y)) => {
+                let order = x.to_ascii_lowercase().cmp(&y.to_ascii_lowercase());
+                if order.is_ne() {
+                    return order;
+                }
+                (a, b) = (&a[1..], &b[1..]);
+            }
+            (x, y) => return x.is_some().cmp(&y.is_some()),
+        }
+    }
+}
+
+/// Comparison of lowercase names.
+fn compare_runs(mut a: &str, mut b: &str) -> Ordering {
+    while !a.is_empty() && !b.is_empty() {
+        let ((run_a, after_a), (run_b, after_b)) = (run(a), run(b));
         let order = match (is_number(run_a), is_number(run_b)) {
-            (true, true) => by_value(run_a, run_b),
-            _ => run_a.cmp(run_b),
+            (true, true) => by_value(run_a.as_bytes(), run_b.as_bytes()),
+            (false, false) => run_a.cmp(run_b),
+            (true, false) => Ordering::Less,
+            (false, true) => Ordering::Greater,
         };
         if order.is_ne() {
             return order;
         }
-        (rest_a, rest_b) = (after_a, after_b);
+        (a, b) = (after_a, after_b);
     }
-    // Names that differ only in case or leading zeros still have a total order.
-    rest_a.cmp(rest_b).then_with(|| a.cmp(b))
+    (!a.is_empty()).cmp(&!b.is_empty())
 }
 
-/// Files with one of these extensions in a folder and its subfolders, in natural order.
-pub fn files(folder: &Path, extensions: &[&str]) -> std::io::Result<Vec<PathBuf>> {
-    let mut found = vec![];
-    // Links to folders are not followed: they may lead back up.
-    for entry in WalkDir::new(folder) {
-        let path = entry?.into_path();
-        let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
-        if extensions.contains(&extension.as_str()) && !path.is_dir() {
-            found.push(path);
-        }
-    }
-    found.sort_by(|a, b| compare(&a.to_string_lossy(), &b.to_string_lossy()));
-    Ok(found)
+/// Splits ASCII text after its leading digits.
+fn digits(text: &[u8]) -> (&[u8], &[u8]) {
+    text.split_at(text.iter().position(|c| !c.is_ascii_digit()).unwrap_or(text.len()))
 }
 
 /// Splits a text after its leading run of digits or of non-digits.
@@ -47,8 +77,13 @@ fn is_number(run: &str) -> bool {
     run.starts_with(|c: char| c.is_ascii_digit())
 }
 
-fn by_value(a: &str, b: &str) -> Ordering {
-    let (a, b) = (a.trim_start_matches('0'), b.trim_start_matches('0'));
+fn by_value(mut a: &[u8], mut b: &[u8]) -> Ordering {
+    while let [b'0', rest @ ..] = a {
+        a = rest;
+    }
+    while let [b'0', rest @ ..] = b {
+        b = rest;
+    }
     a.len().cmp(&b.len()).then_with(|| a.cmp(b))
 }
 
@@ -68,15 +103,21 @@ mod tests {
     }
 
     #[test]
-    fn files_are_found_in_subfolders() {
-        let folder = tempfile::tempdir().expect("a folder");
-        std::fs::create_dir(folder.path().join("b2")).expect("creates");
-        for name in ["b10.PNG", "b2/x.jpg", "b1.png", "note.txt"] {
-            std::fs::write(folder.path().join(name), "").expect("writes");
+    fn ascii_and_unicode_names_compare_alike() {
+        let names = [
+            "", "a", "A1", "a01", "a1b", "9", "10x", " 1", "-", "a.png", "a1.png", "ab", "a/b", "a-b/c",
+            "00", "0",
+        ];
+        for a in names {
+            for b in names {
+                assert_eq!(
+                    compare_ascii(a.as_bytes(), b.as_bytes()),
+                    compare_runs(&a.to_lowercase(), &b.to_lowercase()),
+                    "{a} {b}"
+                );
+            }
         }
-        let found = files(folder.path(), &["png", "jpg"]).expect("lists");
-        let names: Vec<_> = found.iter().map(|p| p.strip_prefix(folder.path()).expect("below")).collect();
-        assert_eq!(names, [Path::new("b1.png"), Path::new("b2/x.jpg"), Path::new("b10.PNG")]);
-        assert!(files(&folder.path().join("none"), &["png"]).is_err());
+        assert_eq!(compare("9", " a"), Ordering::Less, "numbers first");
+        assert_eq!(compare("É1", "é2"), Ordering::Less);
     }
 }

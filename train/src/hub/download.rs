@@ -1,7 +1,8 @@
 //! Downloads into the cache: resumed after an interruption, verified before they become visible.
 use super::http::{Client, FileContents, Metadata, RequestError};
-use super::{Hub, Repository};
+use super::{GIVE_FILE, Hub, Repository};
 use crate::checkpoint::durable;
+use crate::error::ErrorKind;
 use crate::report::DownloadProgress;
 use crate::{Error, Result};
 use sha2::{Digest, Sha256};
@@ -14,7 +15,15 @@ const ATTEMPTS: u32 = 4;
 
 /// Downloads a file of a repository and returns its path in the snapshot.
 pub fn download(hub: &Hub, repository: &Repository, file: &str) -> Result<PathBuf> {
-    let download = Download { hub, repository, file, client: Client::new(hub) };
+    let download = Download {
+        hub,
+        title: format!("{repository} {file}"),
+        what: format!("{file} cannot be downloaded"),
+        location: format!("{}/{repository}", hub.endpoint),
+        kind: ErrorKind::Checkpoint,
+        alternative: format!("check HF_ENDPOINT; or download the file by other means and {GIVE_FILE}"),
+        client: Client::new(hub),
+    };
     let found = download.with_retries(|| {
         download.client.metadata(&format!("{}/resolve/{}/{file}", repository.id, repository.revision))
     })?;
@@ -40,10 +49,57 @@ pub fn download(hub: &Hub, repository: &Repository, file: &str) -> Result<PathBu
     Ok(snapshot)
 }
 
+/// Downloads a published file of known size and SHA-256 from the first mirror that has it. An interrupted download is resumed; a file
+/// that is already there is checked.
+pub fn download_published(
+    hub: &Hub,
+    mirrors: &[&str],
+    name: &str,
+    size: u64,
+    sha256: &str,
+    destination: &Path,
+) -> Result<()> {
+    let mut failure = None;
+    for mirror in mirrors {
+        let url = format!("{}/{name}", mirror.trim_end_matches('/'));
+        let download = Download {
+            hub,
+            title: name.to_string(),
+            what: format!("{name} cannot be downloaded"),
+            location: url.clone(),
+            kind: ErrorKind::Data,
+            alternative: "give another server with --mirror, or download the file by other means".into(),
+            client: Client::new(hub),
+        };
+        let invalid = |e| match download.transient_reason(e) {
+            Ok(why) => download.failed(why),
+            Err(error) => error,
+        };
+        let found = Metadata::of_published_file(&url, size, sha256).map_err(invalid)?;
+        if destination.is_file() {
+            return download.check(&found, destination);
+        }
+        match download.fetch(&found, destination) {
+            Ok(()) => return Ok(()),
+            // A full disk is full for every mirror.
+            Err(error) if error.kind() == ErrorKind::Disk => return Err(error),
+            Err(error) => failure = Some(error),
+        }
+    }
+    Err(failure.unwrap_or_else(|| Error::usage(format!("{name} has no mirror"))))
+}
+
 struct Download<'a> {
     hub: &'a Hub,
-    repository: &'a Repository,
-    file: &'a str,
+    /// Title of the progress display.
+    title: String,
+    /// What failed, for errors.
+    what: String,
+    /// Server and file, for errors.
+    location: String,
+    kind: ErrorKind,
+    /// Remedy if the server cannot be used.
+    alternative: String,
     client: Client<'a>,
 }
 
@@ -51,7 +107,7 @@ impl Download<'_> {
     /// Downloads the contents to `blob` through an `.incomplete` file, which a later attempt or run resumes.
     fn fetch(&self, found: &Metadata, blob: &Path) -> Result<()> {
         let incomplete = blob.with_file_name(format!("{}.incomplete", found.etag));
-        let transfer = DownloadProgress::start(&format!("{} {}", self.repository, self.file), found.size);
+        let transfer = DownloadProgress::start(&self.title, found.size);
         let disk = |e: io::Error| cannot_write(&incomplete, e);
         let mut failures = 0;
         loop {
@@ -95,27 +151,43 @@ impl Download<'_> {
         durable().map_err(disk)
     }
 
+    /// Checks a file of an earlier download, which stays if it is wrong: it may be the user's own.
+    fn check(&self, found: &Metadata, path: &Path) -> Result<()> {
+        match self.mismatch(found, path)? {
+            None => Ok(()),
+            Some(why) => Err(Error::new(self.kind, "a file of the dataset is damaged")
+                .at_path(path)
+                .because(why)
+                .remedy("remove the file and start again")),
+        }
+    }
+
     /// Checks the size and, if the etag is one, the SHA-256; removes a wrong file.
     fn verify(&self, found: &Metadata, path: &Path) -> Result<()> {
+        let Some(why) = self.mismatch(found, path)? else { return Ok(()) };
+        // Best effort: the next write would fail too.
+        fs::remove_file(path).ok();
+        Err(self.failed(why).remedy(
+            "try again; if it fails again, a proxy between this machine and the server changes the file",
+        ))
+    }
+
+    /// Difference between a file and its announced size and SHA-256, if there is one.
+    fn mismatch(&self, found: &Metadata, path: &Path) -> Result<Option<String>> {
         let mut hasher = Sha256::new();
         let mut file = File::open(path).map_err(|e| cannot_write(path, e))?;
         let size = io::copy(&mut file, &mut hasher).map_err(|e| cannot_write(path, e))?;
         let hash: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
         let is_hash = found.etag.len() == 64 && found.etag.bytes().all(|b| b.is_ascii_hexdigit());
-        let why = match found.size {
+        Ok(match found.size {
             Some(expected) if expected != size => {
-                format!("{size} bytes arrived, the hub announced {expected}")
+                Some(format!("it has {size} bytes, {expected} were announced"))
             }
             _ if is_hash && found.etag.to_lowercase() != hash => {
-                format!("its SHA-256 is {hash}, the hub announced {}", found.etag)
+                Some(format!("its SHA-256 is {hash}, {} was announced", found.etag))
             }
-            _ => return Ok(()),
-        };
-        // Best effort: the next write would fail too.
-        fs::remove_file(path).ok();
-        Err(self.failed(why).remedy(
-            "try again; if it fails again, a proxy between this machine and the hub changes the file",
-        ))
+            _ => None,
+        })
     }
 
     /// Repeats a request after transient failures.
@@ -135,9 +207,10 @@ impl Download<'_> {
     /// Waits after a failure, with exponential backoff. Errors after too many failures.
     fn back_off(&self, failures: u32, why: String) -> Result<()> {
         if failures >= ATTEMPTS {
-            return Err(self.failed(format!("{why}, {failures} times in a row")).remedy(
-                "check the network, HTTPS_PROXY and HF_ENDPOINT and start again (the download resumes), or give a file with --weights FILE",
-            ));
+            return Err(self.failed(format!("{why}, {failures} times in a row")).remedy(format!(
+                "check the network and HTTPS_PROXY and start again (the download resumes); or {}",
+                self.alternative
+            )));
         }
         std::thread::sleep(self.hub.retry_delay * 2u32.pow(failures - 1));
         Ok(())
@@ -147,23 +220,30 @@ impl Download<'_> {
     fn transient_reason(&self, failure: RequestError) -> Result<String> {
         match failure {
             RequestError::Transient(why) => Ok(why),
-            RequestError::InvalidResponse(why) => {
-                Err(self.failed(why).remedy("check HF_ENDPOINT, or give a file with --weights FILE"))
+            RequestError::InvalidResponse(why) => Err(self.failed(why).remedy(self.alternative.clone())),
+            RequestError::Status(status) => {
+                let remedy = match status.as_u16() {
+                    _ if self.kind == ErrorKind::Data => self.alternative.clone(),
+                    401 | 403 if self.hub.token.is_some() => {
+                        format!(
+                            "the token in HF_TOKEN has no access: ask for access on the hub, or download the file and {GIVE_FILE}"
+                        )
+                    }
+                    401 | 403 => {
+                        "it is private, gated or does not exist: check its name, or set HF_TOKEN".into()
+                    }
+                    404 => format!(
+                        "check the name and the revision, and that the repository has this file; or download the file and {GIVE_FILE}"
+                    ),
+                    _ => self.alternative.clone(),
+                };
+                Err(self.failed(format!("the server answers {status}")).remedy(remedy))
             }
-            RequestError::Status(status) => Err(self.failed(format!("the server answers {status}")).remedy(match status.as_u16() {
-                401 | 403 if self.hub.token.is_some() => {
-                    "the token in HF_TOKEN has no access: ask for access on the hub, or give a file with --weights FILE"
-                }
-                401 | 403 => "it is private, gated or does not exist: check its name, or set HF_TOKEN",
-                404 => "check the name and the revision, and that the repository has this file; or give a file with --weights FILE",
-                _ => "check HF_ENDPOINT, or give a file with --weights FILE",
-            })),
         }
     }
 
     fn failed(&self, why: String) -> Error {
-        let location = format!("{}/{}", self.hub.endpoint, self.repository);
-        Error::checkpoint(format!("{} cannot be downloaded", self.file)).at(location).because(why)
+        Error::new(self.kind, self.what.clone()).at(&self.location).because(why)
     }
 }
 
@@ -224,8 +304,8 @@ fn link(etag: &str, blob: &Path, snapshot: &Path) -> io::Result<()> {
 }
 
 fn cannot_write(path: &Path, why: io::Error) -> Error {
-    Error::disk("the hub's cache cannot be written")
+    Error::disk("the download cannot be written")
         .at_path(path)
         .because(why)
-        .remedy("free some space, or choose another folder with HF_HUB_CACHE")
+        .remedy("free some space, or choose another folder (HF_HUB_CACHE, --data-dir)")
 }

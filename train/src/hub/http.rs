@@ -33,6 +33,14 @@ pub struct Metadata {
     url: Uri,
 }
 
+impl Metadata {
+    /// Metadata of a published file of known size and SHA-256 outside of the hub.
+    pub fn of_published_file(url: &str, size: u64, sha256: &str) -> Result<Metadata, RequestError> {
+        let url = parse_url(url)?;
+        Ok(Metadata { commit: String::new(), etag: sha256.into(), size: Some(size), url })
+    }
+}
+
 /// Contents of a file from an offset on.
 pub struct FileContents {
     /// Offset of the first byte; 0 if the server does not support ranges.

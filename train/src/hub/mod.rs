@@ -6,6 +6,9 @@ mod download;
 #[cfg(feature = "download")]
 mod http;
 
+#[cfg(feature = "download")]
+pub use download::download_published;
+
 use crate::{Error, Result};
 use std::ffi::OsString;
 use std::fmt;
@@ -15,6 +18,10 @@ use std::time::Duration;
 
 /// Default of `HF_ENDPOINT`.
 const ENDPOINT: &str = "https://huggingface.co";
+
+/// Flags that take the path of a weights file.
+pub(crate) const GIVE_FILE: &str =
+    "give its path: to `fornax train` with --pretrained-path, to other commands with --weights";
 
 /// Access to the hub: cache, server and credentials.
 #[derive(Clone)]
@@ -79,16 +86,14 @@ impl Hub {
                 .because(why)
         };
         if self.offline {
-            return Err(missing("HF_HUB_OFFLINE is set".into()).remedy(
-                "unset HF_HUB_OFFLINE, or download the file by other means and give it with --weights FILE",
-            ));
+            let remedy = format!("unset HF_HUB_OFFLINE, or download the file by other means and {GIVE_FILE}");
+            return Err(missing("HF_HUB_OFFLINE is set".into()).remedy(remedy));
         }
         #[cfg(feature = "download")]
         return download::download(self, repository, file);
         #[cfg(not(feature = "download"))]
-        Err(missing("this binary was built without the feature \"download\"".into()).remedy(
-            "download the file by other means and give it with --weights FILE, or build with that feature",
-        ))
+        Err(missing("this binary was built without the feature \"download\"".into())
+            .remedy(format!("build with that feature, or download the file by other means and {GIVE_FILE}")))
     }
 }
 

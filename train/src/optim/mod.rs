@@ -45,7 +45,8 @@ pub use registry::{OptimizerName, optimizer_names, rule};
 use crate::Result;
 use adahessian::Hutchinson;
 use fornax_engine::{
-    DType, Device, GradientRule, Tensor, UpdateOperands, UpdateRule, UpdateState, UpdateStats, update,
+    DType, Device, GradientRule, PendingUpdateStats, Tensor, UpdateOperands, UpdateRule, UpdateState,
+    UpdateStats, update,
 };
 use fornax_nn::{Module, named_parameters};
 
@@ -284,6 +285,11 @@ impl Optimizer {
     /// Statistics of the last update; waits for the device.
     pub fn stats(&self) -> Result<UpdateStats> {
         Ok(self.state.stats()?)
+    }
+
+    /// Statistics of the last update, without waiting for it.
+    pub fn stats_later(&self) -> Result<PendingUpdateStats> {
+        Ok(self.state.stats_later()?)
     }
 
     /// The update rule.

@@ -1,6 +1,8 @@
-//! Folder of a run: `args.yaml env.json summary.csv metrics.jsonl log.txt plots/ checkpoints/`.
-use super::{Callback, EpochMetrics, Machine, UpdateMetrics, progress::event, timestamp};
-use crate::checkpoint::durable;
+//! Folder of a run: `args.yaml env.json summary.csv metrics.jsonl log.txt report.html plots/ samples/ checkpoints/`.
+use super::tensorboard::{event_files, is_event_file};
+use super::{Machine, UpdateMetrics, progress::event, timestamp};
+use crate::callbacks::{Callback, EpochEnd};
+use crate::checkpoint::{LOCK_FILE, RunLock, durable};
 use crate::settings::Settings;
 use crate::trainer::TrainerState;
 use crate::{Error, Result};
@@ -28,10 +30,11 @@ pub struct RunFolder {
     log: File,
     metrics: File,
     log_interval: u64,
+    _lock: RunLock,
 }
 
-const FILES: [&str; 5] = ["args.yaml", "env.json", "summary.csv", "metrics.jsonl", "log.txt"];
-const FOLDERS: [&str; 2] = ["plots", "checkpoints"];
+const FILES: [&str; 6] = ["args.yaml", "env.json", "summary.csv", "metrics.jsonl", "log.txt", "report.html"];
+const FOLDERS: [&str; 3] = ["plots", "samples", "checkpoints"];
 
 impl Destination {
     /// Checks that the folder can be used; creates nothing.
@@ -51,6 +54,17 @@ impl Destination {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Checks that the folder can be written, by creating and removing a folder in the nearest existing one above it.
+    pub fn check_writable(&self) -> Result<()> {
+        let (Destination::Dated(path)
+        | Destination::New(path)
+        | Destination::Overwrite(path)
+        | Destination::Resume(path)) = self;
+        let existing = path.ancestors().find(|folder| folder.as_os_str().is_empty() || folder.exists());
+        let trial = existing.unwrap_or(Path::new("")).join(format!(".fornax-{}", std::process::id()));
+        fs::create_dir(&trial).and_then(|()| fs::remove_dir(&trial)).map_err(|e| cannot_write(path, e))
     }
 
     /// Path of the folder, with placeholders for parts that are known when it is created.
@@ -81,6 +95,7 @@ impl RunFolder {
             }
         };
         let opened = (|| {
+            let _lock = RunLock::acquire(&path)?;
             if let Destination::Overwrite(_) = destination {
                 clear(&path)?;
             }
@@ -88,7 +103,7 @@ impl RunFolder {
             let path = fs::canonicalize(&path).map_err(|e| cannot_write(&path, e))?;
             truncate_metrics(&path.join("metrics.jsonl"), state)?;
             let (log, metrics) = (append_to(&path.join("log.txt"))?, append_to(&path.join("metrics.jsonl"))?);
-            Ok(RunFolder { path, log, metrics, log_interval })
+            Ok(RunFolder { path, log, metrics, log_interval, _lock })
         })();
         if opened.is_err() && created {
             // Best effort: the first error is the one to report.
@@ -97,14 +112,18 @@ impl RunFolder {
         opened
     }
 
+    /// True if a folder exists and has no files but those of a run.
+    pub fn has_only_run_files(folder: &Path) -> bool {
+        let known = |name: &std::ffi::OsStr| {
+            FILES.iter().chain(&FOLDERS).chain([&LOCK_FILE]).any(|known| *known == name)
+                || is_event_file(name)
+        };
+        fs::read_dir(folder).is_ok_and(|entries| entries.flatten().all(|entry| known(&entry.file_name())))
+    }
+
     /// Absolute path of the folder.
     pub fn path(&self) -> &Path {
         &self.path
-    }
-
-    /// Path of the checkpoint `last` or `best`.
-    pub fn checkpoint(&self, name: &str) -> PathBuf {
-        self.path.join("checkpoints").join(format!("{name}.safetensors"))
     }
 
     /// Writes `args.yaml`, which `--config` reads back, and `env.json`.
@@ -113,7 +132,10 @@ impl RunFolder {
         let yaml = format!("{title}{}", settings.to_yaml());
         let mut env = serde_json::to_value(machine).expect("plain values have a JSON form");
         env["started"] = timestamp().into();
-        env["command"] = std::env::args().collect::<Vec<_>>().into();
+        env["command"] = std::env::args_os()
+            .map(|argument| argument.to_string_lossy().into_owned())
+            .collect::<Vec<_>>()
+            .into();
         durable::write(&self.path.join("args.yaml"), yaml.as_bytes())?;
         durable::write(&self.path.join("env.json"), format!("{env:#}\n").as_bytes())
     }
@@ -125,15 +147,15 @@ impl RunFolder {
 }
 
 impl Callback for RunFolder {
-    fn on_update(&mut self, metrics: &UpdateMetrics) -> Result<()> {
+    fn on_batch_end(&mut self, metrics: &UpdateMetrics) -> Result<()> {
         if metrics.update.is_multiple_of(self.log_interval) {
             self.append(&metrics.line(), &event("update", metrics))?;
         }
         Ok(())
     }
 
-    fn on_epoch_end(&mut self, metrics: &EpochMetrics, best: bool) -> Result<()> {
-        self.append(&metrics.line(best), &event("epoch", metrics))
+    fn on_epoch_end(&mut self, end: &EpochEnd) -> Result<()> {
+        end.metrics.map_or(Ok(()), |metrics| self.append(&metrics.line(end.best), &event("epoch", metrics)))
     }
 
     fn on_message(&mut self, text: &str) -> Result<()> {
@@ -150,7 +172,7 @@ fn cannot_write(path: &Path, error: std::io::Error) -> Error {
 
 fn is_missing_or_empty(path: &Path) -> bool {
     match fs::read_dir(path) {
-        Ok(mut entries) => entries.next().is_none(),
+        Ok(entries) => entries.flatten().all(|entry| entry.file_name() == LOCK_FILE),
         Err(error) => error.kind() == ErrorKind::NotFound || !path.is_dir(),
     }
 }
@@ -181,7 +203,7 @@ fn create_dated(parent: &Path, name: &str) -> Result<(PathBuf, bool)> {
 
 /// Removes the files of a run from its folder, and nothing else.
 fn clear(path: &Path) -> Result<()> {
-    let files = FILES.iter().map(|name| fs::remove_file(path.join(name)));
+    let files = FILES.iter().map(|name| path.join(name)).chain(event_files(path)).map(fs::remove_file);
     let folders = FOLDERS.iter().map(|name| fs::remove_dir_all(path.join(name)));
     for removed in files.chain(folders) {
         match removed {
@@ -228,10 +250,14 @@ mod tests {
         open(Destination::New(path.clone())).expect("new");
         fs::write(path.join("mine.txt"), "mine").expect("writes");
         fs::write(path.join("checkpoints/last.safetensors"), "old").expect("writes");
+        fs::write(path.join("events.out.tfevents.1.host.2.0"), "old").expect("writes");
         let error = open(Destination::New(path.clone())).expect_err("used");
         assert_eq!(error.kind(), crate::error::ErrorKind::Usage);
         open(Destination::Overwrite(path.clone())).expect("overwrites");
-        assert_eq!(entries(&path), ["checkpoints", "log.txt", "metrics.jsonl", "mine.txt", "plots"]);
+        assert_eq!(
+            entries(&path),
+            [".lock", "checkpoints", "log.txt", "metrics.jsonl", "mine.txt", "plots", "samples"]
+        );
         assert!(entries(&path.join("checkpoints")).is_empty());
     }
 

@@ -35,6 +35,11 @@ impl Machine {
     }
 }
 
+/// Main memory in bytes that new allocations can use without swapping; 0 if unknown.
+pub fn available_memory() -> u64 {
+    field("/proc/meminfo", "MemAvailable").as_deref().and_then(kibibytes).unwrap_or(0)
+}
+
 fn cpu_name() -> Option<String> {
     let field = |name| field("/proc/cpuinfo", name);
     field("model name")
@@ -74,5 +79,6 @@ mod tests {
         let machine = Machine::detect();
         assert!(machine.memory > 1 << 24 && machine.threads > 0, "{machine:?}");
         assert!((1 << 20..machine.memory).contains(&resident_memory()));
+        assert!((1 << 20..machine.memory).contains(&available_memory()));
     }
 }

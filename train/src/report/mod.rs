@@ -1,39 +1,35 @@
 //! Reporting of a run: progress on the terminal, files in its folder, plots.
 mod clock;
+mod confusion;
+mod files;
 mod folder;
 mod machine;
+mod page;
 mod plots;
 mod progress;
+mod samples;
+pub mod tensorboard;
 mod terminal;
 
 pub use clock::timestamp;
+pub use confusion::{ConfusedPair, ConfusionCounts, ConfusionTable};
 pub use folder::{Destination, RunFolder};
-pub use machine::Machine;
-pub use plots::{Figure, lr_figure, write_plots};
+pub use machine::{Machine, available_memory};
+pub use page::{PageWriter, write_page};
+pub use plots::{Figure, PlotWriter, lr_figure, lr_range_figure};
 pub use progress::{DownloadProgress, Progress, ProgressMode};
+pub use samples::{SampleWriter, batch_images};
+pub use tensorboard::TensorBoard;
 pub use terminal::curve as terminal_curve;
 
-use crate::Result;
 use fornax_engine::cpu::{self, memory::MemoryStats};
 use fornax_engine::{Device, cuda};
 use serde::{Deserialize, Serialize};
 
-/// Callback of the trainer.
-pub trait Callback {
-    /// Called after every update.
-    fn on_update(&mut self, metrics: &UpdateMetrics) -> Result<()>;
-
-    /// Called after every epoch; `best` if it is the best so far.
-    fn on_epoch_end(&mut self, metrics: &EpochMetrics, best: bool) -> Result<()>;
-
-    /// Called with a message for the user.
-    fn on_message(&mut self, text: &str) -> Result<()>;
-}
-
 /// Metrics of one update.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct UpdateMetrics {
-    /// Finished epochs.
+    /// Epoch, counted from 0.
     pub epoch: u32,
     /// Total epochs.
     pub epochs: u32,
@@ -107,8 +103,8 @@ impl UpdateMetrics {
         format!(
             "epoch {}/{}  batch {}/{}  loss {:.4}  {} images/s  lr {:.3e}  data {:.0}%  memory {}, peak {}, reserved {} in {} segments  \
              RSS {}",
-            self.epoch + 1,
-            self.epochs,
+            self.epoch,
+            self.epochs.saturating_sub(1),
             self.batch,
             self.batches,
             self.loss,
@@ -128,8 +124,8 @@ impl EpochMetrics {
     /// The log line.
     pub fn line(&self, best: bool) -> String {
         format!(
-            "epoch {} done  train loss {:.4}  validation loss {:.4}  top-1 {:.2}  top-5 {:.2}{}",
-            self.epoch + 1,
+            "epoch {}  loss {:.4}  validation loss {:.4}  top-1 {:.2}  top-5 {:.2}{}",
+            self.epoch,
             self.train_loss,
             self.eval_loss,
             self.eval_top1,
@@ -139,11 +135,11 @@ impl EpochMetrics {
     }
 }
 
-/// Content of `summary.csv`, with timm's columns and line ends.
+/// Content of `summary.csv`, with timm's columns, numbers and line ends.
 pub fn summary_csv(history: &[EpochMetrics]) -> String {
     let mut text = "epoch,train_loss,eval_loss,eval_top1,eval_top5,lr\r\n".to_string();
     for r in history {
-        let columns = [r.train_loss, r.eval_loss, r.eval_top1, r.eval_top5, r.lr].map(|v| v.to_string());
+        let columns = [r.train_loss, r.eval_loss, r.eval_top1, r.eval_top5, r.lr].map(|v| format!("{v:?}"));
         text.push_str(&format!("{},{}\r\n", r.epoch, columns.join(",")));
     }
     text
@@ -225,7 +221,7 @@ mod tests {
             eval_top5: 100.0,
             lr: 1e-5,
         };
-        let expected = "epoch,train_loss,eval_loss,eval_top1,eval_top5,lr\r\n0,1.5,0.25,90,100,0.00001\r\n";
+        let expected = "epoch,train_loss,eval_loss,eval_top1,eval_top5,lr\r\n0,1.5,0.25,90.0,100.0,1e-5\r\n";
         assert_eq!(summary_csv(&[row]), expected);
     }
 }

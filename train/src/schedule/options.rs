@@ -39,32 +39,6 @@ pub enum Sched {
     None,
 }
 
-/// Settings that only some schedules use.
-const USED_BY: &[(&[&str], &[Sched])] = {
-    use Sched::*;
-    &[
-        (&["min_lr"], &[Cosine, Tanh, Poly, Wsd, Rsqrt, Plateau]),
-        (&["cooldown_epochs"], &[Cosine, Tanh, Poly, Wsd, Rsqrt]),
-        (&["decay_epochs"], &[Step, Wsd, Rsqrt]),
-        (&["decay_milestones"], &[MultiStep]),
-        (&["decay_rate"], &[Step, MultiStep, Poly, Plateau, Exponential]),
-        (&["patience_epochs"], &[Plateau]),
-        (&["lr_lambda"], &[Lambda]),
-        (&["lr_decay_fn"], &[Wsd, Rsqrt]),
-        (&["lr_stable_timescale"], &[Rsqrt]),
-        (&["lr_cycle_limit", "lr_cycle_mul", "lr_cycle_decay"], &[Cosine, Tanh, Poly]),
-        (&["lr_k_decay"], &[Cosine, Poly]),
-        (
-            &["warmup_epochs", "warmup_lr", "warmup_prefix"],
-            &[Cosine, Tanh, Step, MultiStep, Poly, Plateau, Exponential, Lambda, Wsd, Rsqrt, Constant],
-        ),
-        (
-            &["sched_on_updates"],
-            &[Cosine, Tanh, Step, MultiStep, Poly, Exponential, Lambda, Wsd, Rsqrt, Constant, None],
-        ),
-    ]
-};
-
 /// Shape of the final decay from 1 to 0.
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -192,17 +166,6 @@ impl Sched {
         };
         schedule.check()?;
         Ok(schedule)
-    }
-
-    /// True if a setting, by its name with underscores, affects this schedule or something other than schedules.
-    pub fn uses(self, setting: &str) -> bool {
-        let own = USED_BY.iter().find(|(settings, _)| settings.contains(&setting));
-        own.is_none_or(|(_, schedules)| schedules.contains(&self))
-    }
-
-    /// The names of the schedules that use a setting.
-    pub fn users_of(setting: &str) -> Vec<String> {
-        Sched::value_variants().iter().filter(|sched| sched.uses(setting)).map(|sched| sched.name()).collect()
     }
 
     /// The schedule's name.

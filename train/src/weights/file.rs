@@ -1,18 +1,22 @@
 //! Weights in a safetensors file: selection and names of its tensors.
+use super::ForeignFormat;
 use crate::checkpoint;
 use crate::{Error, Result};
-use fornax_engine::{MappedFile, Tensor};
+use fornax_engine::Tensor;
 use fornax_nn::state_dict::{SafetensorsFile, TensorInfo};
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 /// Name prefixes added by PyTorch's wrappers: `DistributedDataParallel` and `torch.compile`.
 const WRAPPERS: [&str; 2] = ["module.", "_orig_mod."];
 
-/// Safetensors file mapped into memory, with its header not parsed yet.
+/// Safetensors file in memory, with its header not parsed yet. It is read rather than mapped: another program that truncates a mapped
+/// file ends this one with a bus error.
 pub struct WeightsFile {
     path: PathBuf,
-    bytes: MappedFile,
+    bytes: Vec<u8>,
 }
 
 /// Weights of a model in a file, by the model's names.
@@ -25,9 +29,9 @@ pub struct Weights<'a> {
 }
 
 impl WeightsFile {
-    /// Maps a file.
+    /// Reads a file. Errors if it is not a regular file.
     pub fn open(path: &Path) -> Result<WeightsFile> {
-        let bytes = MappedFile::open(path).map_err(|e| unusable(path, e))?;
+        let bytes = read_regular_file(path).map_err(|e| unusable(path, e))?;
         Ok(WeightsFile { path: path.into(), bytes })
     }
 
@@ -69,8 +73,59 @@ impl WeightsFile {
         Ok(Weights { path: &self.path, file, names, checksums: sums })
     }
 
-    fn parse(&self) -> Result<SafetensorsFile<'_>> {
-        SafetensorsFile::parse(&self.bytes).map_err(|e| unusable(&self.path, e))
+    /// The file's size in bytes.
+    pub fn size(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The validated header, with access to every tensor.
+    pub fn parse(&self) -> Result<SafetensorsFile<'_>> {
+        SafetensorsFile::parse(&self.bytes).map_err(|e| match ForeignFormat::of(&self.bytes) {
+            Some(format) => unusable(&self.path, format.why()).remedy(format.remedy(&self.path)),
+            None => unusable(&self.path, e),
+        })
+    }
+
+    /// Verifies the checksum of every tensor of a Fornax checkpoint, and that none is missing. Other files have no checksums.
+    pub fn verify(&self) -> Result<()> {
+        let file = self.parse()?;
+        let damaged = |why: String| unusable(&self.path, why);
+        let Some(sums) = checkpoint::checksums(file.metadata()).map_err(damaged)? else { return Ok(()) };
+        checkpoint::header(file.metadata()).map_err(damaged)?;
+        if let Some(name) = file.tensors().keys().find(|name| !sums.contains_key(*name)) {
+            return Err(damaged(format!("{name} has no checksum: the file is damaged")));
+        }
+        let of_tensors = sums.keys().filter(|name| file.tensors().contains_key(*name)).count();
+        // The remaining checksum is that of the training state.
+        if of_tensors + 1 != sums.len() {
+            return Err(damaged(format!("it has {of_tensors} tensors, expected {}", sums.len() - 1)));
+        }
+        file.tensors().keys().try_for_each(|name| verify_checksum(&self.path, &file, &sums, name).map(drop))
+    }
+}
+
+/// Reads a regular file: reading a device or a pipe could take forever.
+pub(crate) fn read_regular_file(path: &Path) -> io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+    }
+    let mut bytes = vec![];
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// The bytes of a stored tensor, after a check of its checksum.
+fn verify_checksum<'a>(
+    path: &Path,
+    file: &SafetensorsFile<'a>,
+    sums: &checkpoint::Checksums,
+    stored: &str,
+) -> Result<&'a [u8]> {
+    let bytes = file.bytes(stored).map_err(|e| unusable(path, e))?;
+    match sums.get(stored) == Some(&crc32c::crc32c(bytes)) {
+        true => Ok(bytes),
+        false => Err(unusable(path, format!("the CRC32C of {stored} does not match: the file is damaged"))),
     }
 }
 
@@ -88,15 +143,10 @@ impl Weights<'_> {
     /// Reads a stored tensor and verifies its checksum, if there is one. Panics if there is no tensor of this name.
     pub fn tensor(&self, name: &str) -> Result<Tensor> {
         let stored = &self.names[name];
-        let fail = |e: fornax_nn::Error| unusable(self.path, e);
-        let bytes = self.file.bytes(stored).map_err(fail)?;
-        if let Some(sums) = &self.checksums
-            && sums.get(stored) != Some(&crc32c::crc32c(bytes))
-        {
-            let why = format!("the CRC32C of {stored} does not match: the file is damaged");
-            return Err(unusable(self.path, why));
+        if let Some(sums) = &self.checksums {
+            verify_checksum(self.path, &self.file, sums, stored)?;
         }
-        self.file.tensor(stored).map_err(fail)
+        self.file.tensor(stored).map_err(|e| unusable(self.path, e))
     }
 }
 

@@ -1,10 +1,14 @@
 //! Loading of weights from safetensors files with timm's names and PyTorch's shapes, written by timm or Fornax.
 mod adapt;
 mod file;
+mod foreign_format;
+pub mod imagenet;
 mod mismatch;
 mod source;
 
+pub(crate) use file::read_regular_file;
 pub use file::{Weights, WeightsFile};
+pub use foreign_format::ForeignFormat;
 pub use source::WeightsSource;
 
 use crate::{Error, Result};
@@ -142,6 +146,9 @@ fn load_action(
     let Some(stored) = weights.get(name) else {
         return Ok(if in_fresh_head {
             LoadAction::Keep(Some(format!("{name} is not in the file: it keeps its initial value")))
+        } else if name.contains(".aux_bn.") {
+            // Layers of augmentation splits start as copies of the layer.
+            LoadAction::Keep(None)
         } else if name.ends_with(".num_batches_tracked") {
             // Files of old PyTorch versions lack this counter; PyTorch accepts that too.
             LoadAction::Keep(None)

@@ -9,12 +9,15 @@ use std::str::FromStr;
 
 /// Default name of the weights file in a folder or a repository.
 const WEIGHTS_FILE: &str = "model.safetensors";
+/// Checkpoints of a run folder, by preference.
+const RUN_CHECKPOINTS: [&str; 2] = ["best.safetensors", "last.safetensors"];
 const HUB: &str = "hf-hub:";
 
 /// Source of weights.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WeightsSource {
-    /// A file, or a folder with `model.safetensors` or one safetensors file of another name.
+    /// A file; a run folder, for its checkpoint `best`, else `last`; or a folder with `model.safetensors` or one safetensors file of another
+    /// name.
     Path(PathBuf),
     /// A repository: `hf-hub:ORGANISATION/NAME`, optionally with `@REVISION`.
     Hub(hub::Repository),
@@ -40,6 +43,16 @@ impl WeightsSource {
                 .remedy("give weights of your own, or choose another model")
         })?;
         format!("{HUB}{id}").parse().map_err(|why: String| Error::new(ErrorKind::Bug, why))
+    }
+
+    /// True for published weights of timm's models.
+    pub fn is_published(&self) -> bool {
+        match self {
+            WeightsSource::Path(path) => {
+                !path.exists() && published_for_name(path).is_some_and(|found| found.is_ok())
+            }
+            WeightsSource::Hub(repository) => repository.id.starts_with("timm/"),
+        }
     }
 
     /// Path of the weights file; downloads it if it is on the hub and not in the cache.
@@ -80,8 +93,9 @@ fn published_for_name(name: &Path) -> Option<Result<WeightsSource>> {
 }
 
 fn weights_in_folder(folder: &Path) -> Result<PathBuf> {
-    let preferred = folder.join(WEIGHTS_FILE);
-    if preferred.exists() {
+    let of_run = RUN_CHECKPOINTS.map(|name| folder.join("checkpoints").join(name));
+    if let Some(preferred) = of_run.into_iter().chain([folder.join(WEIGHTS_FILE)]).find(|path| path.exists())
+    {
         return Ok(preferred);
     }
     let fail = |why: String| {
@@ -126,6 +140,13 @@ mod tests {
         std::fs::write(named(WEIGHTS_FILE), "").expect("writes");
         assert_eq!(resolve(&named("")).expect("preferred"), folder.path().join(WEIGHTS_FILE));
 
+        for name in ["last.safetensors", "best.safetensors"] {
+            std::fs::create_dir_all(named("run/checkpoints")).expect("creates");
+            std::fs::write(named(&format!("run/checkpoints/{name}")), "").expect("writes");
+            let expected = folder.path().join("run/checkpoints").join(name);
+            assert_eq!(resolve(&named("run")).expect("a checkpoint"), expected);
+        }
+
         for (text, repository) in [
             ("hf-hub:me/mine@v1", "me/mine@v1"),
             ("resnet18", "timm/resnet18.a1_in1k"),
@@ -137,6 +158,9 @@ mod tests {
             );
         }
         assert!(message("resnet8").contains("no published weights"));
+        let is_published = |text: &str| text.parse::<WeightsSource>().expect("a source").is_published();
+        assert!(is_published("resnet18") && is_published("hf-hub:timm/resnet18.a1_in1k"));
+        assert!(!is_published("resnet8") && !is_published("hf-hub:me/mine") && !is_published(&named("run")));
         assert!("hf-hub:mine".parse::<WeightsSource>().is_err() && "".parse::<WeightsSource>().is_err());
         assert_eq!(
             "hf-hub:me/mine".parse::<WeightsSource>().expect("a source").to_string(),

@@ -3,14 +3,14 @@ mod images;
 mod model;
 mod output;
 
-use crate::checkpoint::durable;
+use crate::cli::output_file;
 use crate::data::eval_transform::CropMode;
 use crate::data::resize::ResizeFilter;
 use crate::error::ErrorKind;
-use crate::weights::WeightsSource;
+use crate::weights::{WeightsSource, read_regular_file};
 use crate::{Error, Result};
 use clap::value_parser;
-use fornax_engine::{Device, MappedFile, Tensor, no_grad};
+use fornax_engine::{Device, Tensor, no_grad};
 use fornax_nn::state_dict::{SafetensorsFile, to_safetensors};
 use fornax_nn::{Context, move_to};
 use std::collections::HashMap;
@@ -20,14 +20,14 @@ use std::path::{Path, PathBuf};
 #[derive(clap::Args)]
 #[command(disable_help_flag = true, group(clap::ArgGroup::new("numbers").multiple(true)))]
 pub struct PredictArgs {
-    /// Images (PNG, JPEG, WebP), or folders of images
+    /// Images (PNG, JPEG, WebP, GIF, BMP), or folders of images
     #[arg(value_name = "IMAGE", required_unless_present = "tensor")]
     images: Vec<PathBuf>,
 
     /// Model architecture name; `fornax models` lists them [default: the checkpoint's model]
     #[arg(long, value_name = "NAME", help_heading = "Model")]
     model: Option<String>,
-    /// Weights: a safetensors file, a folder, or hf-hub:ORGANISATION/NAME [default: the model's published weights]
+    /// Weights: a run folder, a safetensors file, a folder with one, or hf-hub:ORGANISATION/NAME [default: the model's published weights]
     #[arg(long, value_name = "SOURCE", help_heading = "Model")]
     weights: Option<WeightsSource>,
     /// Use the EMA weights of a checkpoint
@@ -42,7 +42,7 @@ pub struct PredictArgs {
     /// Further model options, such as global_pool=max
     #[arg(long, value_name = "KEY=VALUE", num_args = 1.., help_heading = "Model")]
     model_kwargs: Vec<String>,
-    /// File of class names, one per line, in the order of the logits [default: as in the checkpoint]
+    /// File of class names, one per line, in the order of the logits [default: as in the checkpoint; ImageNet-1k for published weights of 1,000 classes]
     #[arg(long, value_name = "FILE", help_heading = "Model")]
     class_map: Option<PathBuf>,
 
@@ -100,7 +100,7 @@ const IMAGE_ARGUMENTS: [&str; 8] =
     ["images", "crop_pct", "crop_mode", "interpolation", "mean", "std", "json", "class_map"];
 
 pub fn execute(args: &PredictArgs) -> Result<()> {
-    super::train::set_threads(args.threads)?;
+    super::threads::set_threads(args.threads)?;
     let inputs = match &args.tensor {
         Some(path) => Inputs::Tensor(read_tensor(path)?),
         None => Inputs::Images(images::collect_paths(&args.images)?),
@@ -109,33 +109,79 @@ pub fn execute(args: &PredictArgs) -> Result<()> {
     let device = args.device.open()?;
     move_to(&*predictor.model, &device)?;
     let (mut names, mut features, mut logits) = (vec![], vec![], vec![]);
+    let mut bad = vec![];
     let batch = args.batch_size as usize;
     for first in (0..inputs.len()).step_by(batch) {
         let count = batch.min(inputs.len() - first);
-        let x = match &inputs {
-            Inputs::Tensor(all) => all.narrow(0, first, count)?,
-            Inputs::Images(paths) => images::batch(&paths[first..][..count], &predictor.transform)?,
+        let (x, chosen) = match &inputs {
+            Inputs::Tensor(all) => (all.narrow(0, first, count)?, (first..first + count).collect()),
+            Inputs::Images(paths) => {
+                let (mut images, mut chosen) = (vec![], vec![]);
+                for (i, loaded) in
+                    images::load(&paths[first..][..count], &predictor.transform).into_iter().enumerate()
+                {
+                    match loaded {
+                        Ok(image) => {
+                            images.push(image);
+                            chosen.push(first + i);
+                        }
+                        Err(error) if inputs.len() == 1 => return Err(error),
+                        Err(error) => {
+                            eprintln!("{error}");
+                            bad.push((first + i, error));
+                        }
+                    }
+                }
+                if chosen.is_empty() {
+                    continue;
+                }
+                (predictor.transform.batch(&images)?, chosen)
+            }
         };
         let out = forward(&predictor, &x, &device)?;
         if args.tensor.is_none() && predictor.classes > 0 {
             let rows = out.logits.read::<f32>()?;
-            for (i, row) in rows.chunks_exact(predictor.classes).enumerate() {
-                let name = inputs.name(first + i);
-                super::print(&output::text(&name, row, &predictor.names, args.topk as usize, args.json));
+            for (index, row) in chosen.iter().zip(rows.chunks_exact(predictor.classes)) {
+                let name = inputs.name(*index);
+                super::print(&output::text(&name, row, &predictor.names, args.topk as usize, args.json))?;
             }
         }
-        names.extend((first..first + count).map(|i| inputs.name(i)));
+        names.extend(chosen.into_iter().map(|index| inputs.name(index)));
         features.push(out.features);
         logits.push(out.logits);
     }
-    let paths = serde_json::to_string(&names).expect("names have a JSON form");
+    if args.json {
+        bad.iter()
+            .try_for_each(|(index, error)| super::print(&output::error(&inputs.name(*index), error)))?;
+    }
+    if !names.is_empty() {
+        write_numbers(args, &predictor, &names, [&features, &logits])?;
+    }
+    match bad.first() {
+        None => Ok(()),
+        Some((_, first)) => {
+            Err(Error::data(format!("{} of {} images cannot be read", bad.len(), inputs.len()))
+                .because(format!("the first: {}", first.why().unwrap_or(first.what())))
+                .remedy("replace the files reported above, or leave them out"))
+        }
+    }
+}
+
+/// Writes features and logits of the images that were read, as requested.
+fn write_numbers(
+    args: &PredictArgs,
+    predictor: &model::Predictor,
+    names: &[String],
+    [features, logits]: [&[Tensor]; 2],
+) -> Result<()> {
+    let paths = serde_json::to_string(names).expect("names have a JSON form");
     let metadata =
         HashMap::from([("paths".to_string(), paths), ("model".to_string(), predictor.name.into())]);
     for (path, name, parts) in [(&args.features, "features", features), (&args.logits, "logits", logits)] {
         if let Some(path) = path {
             let all = Tensor::concat(&parts.iter().collect::<Vec<_>>(), 0)?;
             let bytes = to_safetensors(&[(name.to_string(), all)], Some(metadata.clone()));
-            durable::write(path, &bytes.map_err(|e| Error::usage(e.to_string()).at_path(path))?)?;
+            output_file::write(path, &bytes.map_err(|e| Error::usage(e.to_string()).at_path(path))?)?;
         }
     }
     Ok(())
@@ -194,7 +240,7 @@ fn read_tensor(path: &Path) -> Result<Tensor> {
         let wanted = "give a safetensors file with f32 `input` [n, c, h, w]";
         Error::data("the input cannot be read").at_path(path).because(why).remedy(wanted)
     };
-    let bytes = MappedFile::open(path)
+    let bytes = read_regular_file(path)
         .map_err(|e| Error::unreadable(ErrorKind::Data, "the input cannot be read", path, &e))?;
     let input = SafetensorsFile::parse(&bytes).and_then(|file| file.tensor("input"));
     let input = input.map_err(|e| fail(e.to_string()))?;

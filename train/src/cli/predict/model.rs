@@ -5,7 +5,7 @@ use crate::config::ModelConfig;
 use crate::data::eval_transform::EvalTransform;
 use crate::error::ErrorKind;
 use crate::hub::Hub;
-use crate::weights::{LoadOptions, WeightsFile, WeightsSource, load_file};
+use crate::weights::{LoadOptions, WeightsFile, WeightsSource, imagenet, load_file};
 use crate::{Error, Result};
 use clap::ValueEnum;
 use fornax_nn::ModelOptions;
@@ -58,7 +58,7 @@ pub fn load(args: &PredictArgs) -> Result<Predictor> {
     Ok(Predictor {
         name: info.name,
         classes: options.num_classes,
-        names: names(args, header.as_ref(), options.num_classes)?,
+        names: names(args, header.as_ref(), &source, options.num_classes)?,
         transform: transform(args, info, header.as_ref(), size, options.in_chans)?,
         model,
     })
@@ -132,16 +132,20 @@ fn transform(
     };
     let known = |text: &str| format!("{text:?} in the table of models is known");
     let statistics = header.map(|header| &header.statistics);
+    // Older checkpoints are of runs that neither resized nor cropped.
     let own_crop =
         if header.is_some_and(|h| h.image_size.is_some()) { 1.0 } else { info.pretrained_cfg.crop_pct };
+    let trained = header.map(|header| &header.settings);
+    let crop_mode = args.crop_mode.or_else(|| trained?.crop_mode);
+    let filter = args.interpolation.or_else(|| trained?.interpolation);
     Ok(EvalTransform {
         size,
-        crop_pct: args.crop_pct.unwrap_or(own_crop),
-        crop_mode: args.crop_mode.unwrap_or_else(|| {
+        crop_pct: args.crop_pct.or_else(|| trained?.crop_pct).unwrap_or(own_crop),
+        crop_mode: crop_mode.unwrap_or_else(|| {
             ValueEnum::from_str(info.pretrained_cfg.crop_mode, true)
                 .unwrap_or_else(|_| panic!("{}", known(info.pretrained_cfg.crop_mode)))
         }),
-        filter: args.interpolation.unwrap_or_else(|| {
+        filter: filter.unwrap_or_else(|| {
             ValueEnum::from_str(info.pretrained_cfg.interpolation, true)
                 .unwrap_or_else(|_| panic!("{}", known(info.pretrained_cfg.interpolation)))
         }),
@@ -150,9 +154,19 @@ fn transform(
     })
 }
 
-fn names(args: &PredictArgs, header: Option<&CheckpointHeader>, classes: usize) -> Result<Vec<String>> {
+/// Class names: those of `--class-map`, else of the checkpoint, else of ImageNet-1k for published weights of 1,000 classes.
+fn names(
+    args: &PredictArgs,
+    header: Option<&CheckpointHeader>,
+    source: &WeightsSource,
+    classes: usize,
+) -> Result<Vec<String>> {
     let Some(path) = &args.class_map else {
-        let names = header.map_or(vec![], |header| header.classes.clone());
+        let names = match header {
+            Some(header) => header.classes.clone(),
+            None if source.is_published() => imagenet::class_names().map(String::from).collect(),
+            None => vec![],
+        };
         return Ok(if names.len() == classes { names } else { vec![] });
     };
     let fail = |why: String| Error::usage("the class map cannot be used").at_path(path).because(why);

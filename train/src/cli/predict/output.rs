@@ -1,4 +1,5 @@
 //! Output of the top classes of an image, as text or JSON.
+use crate::Error;
 use crate::cli::table;
 use serde_json::json;
 
@@ -19,6 +20,11 @@ pub fn text(image: &str, logits: &[f32], names: &[String], topk: usize, as_json:
         vec![String::new(), format!("{:.2} %", 100.0 * probability), class.to_string(), name]
     };
     format!("{image}\n{}", table(&top.iter().map(row).collect::<Vec<_>>(), &[1, 2]))
+}
+
+/// The JSON output for an image that cannot be read.
+pub fn error(image: &str, error: &Error) -> String {
+    format!("{}\n", json!({ "image": image, "error": error.why().unwrap_or(error.what()) }))
 }
 
 /// The top classes and their softmax probabilities; among equals the lower class first.

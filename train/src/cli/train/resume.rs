@@ -1,16 +1,15 @@
 //! Output folder of a run, and the checkpoint of a resumed run.
 use super::TrainArgs;
-use crate::checkpoint::{self, Checkpoint, CheckpointHeader};
+use crate::checkpoint::{self, Checkpoint, NewestCheckpoint};
 use crate::cli::yaml;
-use crate::config::Config;
-use crate::data::Dataset;
-use crate::report::Destination;
+use crate::experiment::RunCheckpoint;
+use crate::report::{Destination, RunFolder};
 use crate::settings::Settings;
 use crate::{Error, Result};
 use std::path::{Component, Path, PathBuf};
 
 /// The run's folder, and the checkpoint to resume from.
-pub fn destination(args: &TrainArgs) -> Result<(Destination, Option<Checkpoint>)> {
+pub fn destination(args: &TrainArgs) -> Result<(Destination, Option<RunCheckpoint>)> {
     let output = || args.output.clone().unwrap_or_else(|| "output/train".into());
     let named = args.experiment.as_ref().map(|name| experiment_folder(&output(), name)).transpose()?;
     let Some(resume) = &args.resume else {
@@ -34,22 +33,34 @@ pub fn destination(args: &TrainArgs) -> Result<(Destination, Option<Checkpoint>)
                 .because(why)
                 .remedy("name the run with --experiment")
         })?;
-        let last = last_checkpoint(&folder);
-        return match last.exists() {
-            true => Ok((Destination::Resume(folder), Some(checkpoint::read(&last)?))),
-            false => Ok((Destination::New(folder), None)),
-        };
+        return Ok(match newest_checkpoint(&folder)? {
+            Some(checkpoint) => (Destination::Resume(folder), Some(checkpoint)),
+            // A run that ended before its first checkpoint starts again.
+            None if RunFolder::has_only_run_files(&folder) => (Destination::Overwrite(folder), None),
+            None => (Destination::New(folder), None),
+        });
     }
     if let Some(flag) =
         [("--output", args.output.is_some()), ("--experiment", named.is_some())].iter().find(|f| f.1)
     {
         return Err(no_effect(flag.0, "--resume continues a run in its own folder"));
     }
-    let path = if resume.is_dir() { last_checkpoint(resume) } else { resume.clone() };
+    if resume.is_dir() {
+        let found = newest_checkpoint(resume)?.ok_or_else(|| {
+            Error::checkpoint("the folder has no checkpoint")
+                .at_path(resume)
+                .because("a run has its checkpoints in checkpoints/")
+                .remedy("give a run's folder, or a file in its checkpoints/ folder")
+        })?;
+        return Ok((Destination::Resume(resume.clone()), Some(found)));
+    }
+    let path = resume.clone();
     let checkpoint = checkpoint::read(&path)?;
     let absolute = std::fs::canonicalize(&path).unwrap_or(path);
     match absolute.parent().filter(|folder| folder.ends_with("checkpoints")).and_then(Path::parent) {
-        Some(folder) => Ok((Destination::Resume(folder.into()), Some(checkpoint))),
+        Some(folder) => {
+            Ok((Destination::Resume(folder.into()), Some(RunCheckpoint { checkpoint, notes: vec![] })))
+        }
         None => Err(Error::checkpoint("the checkpoint is not in a run's folder")
             .at_path(&absolute)
             .because("a run is resumed in its own folder, which has its checkpoints in checkpoints/")
@@ -58,40 +69,34 @@ pub fn destination(args: &TrainArgs) -> Result<(Destination, Option<Checkpoint>)
 }
 
 /// Merges the settings of the checkpoint, of every configuration file and of the command line; later ones win.
-pub fn merged_settings(args: &TrainArgs, checkpoint: Option<&Checkpoint>) -> Result<Settings> {
-    let mut settings = checkpoint.map_or_else(Settings::default, |c| c.header.settings.clone());
-    for path in &args.config {
-        settings = yaml::read(path)?.over(settings);
-    }
-    Ok(args.settings.clone().over(settings))
+pub fn merged_settings(args: &TrainArgs, checkpoint: Option<&RunCheckpoint>) -> Result<Settings> {
+    let of_checkpoint = checkpoint.map(|resumed| resumed.checkpoint.header.settings.clone());
+    args.recipe.settings_over(of_checkpoint.unwrap_or_default())
 }
 
-/// Checks that a resumed run has the checkpoint's dataset, model, batch size, optimizer and seed.
-pub fn check_same_run(config: &Config, data: &Dataset, header: &CheckpointHeader) -> Result<()> {
-    let (now, then) = (&config.settings.given(), &header.settings.given());
-    let fixed = ["dataset", "model", "batch_size", "opt", "seed"];
-    if let Some(key) = fixed.into_iter().find(|key| now.get(*key) != then.get(*key)) {
-        let flag = format!("--{}", key.replace('_', "-"));
-        let text = |value: Option<&serde_json::Value>| value.map_or("unset".into(), |v| v.to_string());
-        return Err(Error::usage(format!("{flag} cannot change within a run"))
-            .because(format!(
-                "the checkpoint was made with {}, now it is {}",
-                text(then.get(key)),
-                text(now.get(key))
-            ))
-            .remedy(format!("leave {flag} out, or start a new run without --resume")));
-    }
-    if data.crc32c() != header.data_crc32c || data.classes != header.classes {
-        let why = "its images or labels differ from those that the checkpoint was made with";
-        return Err(Error::data("the dataset has changed")
-            .because(why)
-            .remedy("restore it, or start a new run"));
-    }
-    Ok(())
-}
-
-fn last_checkpoint(folder: &Path) -> PathBuf {
-    folder.join("checkpoints").join("last.safetensors")
+/// The newest usable checkpoint of the run in a folder, whose settings are in `args.yaml`; `None` if it has no checkpoints.
+fn newest_checkpoint(folder: &Path) -> Result<Option<RunCheckpoint>> {
+    let settings = yaml::read(&folder.join("args.yaml")).ok();
+    let accept = |checkpoint: &Checkpoint| {
+        let Some(settings) = &settings else { return Ok(()) };
+        let (run, own) = (settings.settings.given(), checkpoint.header.settings.given());
+        match ["model", "dataset", "data_dir", "seed"].into_iter().find(|key| run.get(*key) != own.get(*key))
+        {
+            None => Ok(()),
+            Some(key) => Err(Error::checkpoint("the checkpoint is of another run")
+                .because(format!("it is of another run: its {key} differs from that in args.yaml"))),
+        }
+    };
+    let found = checkpoint::newest_accepted(&folder.join("checkpoints"), &accept)?;
+    Ok(found.map(|NewestCheckpoint { checkpoint, path, passed_over }| {
+        let from = path.file_name().unwrap_or_default().to_string_lossy();
+        let mut notes: Vec<String> =
+            passed_over.iter().map(|why| format!("warning: a checkpoint is passed over: {why}")).collect();
+        if !notes.is_empty() {
+            notes.push(format!("resuming from {from}"));
+        }
+        RunCheckpoint { checkpoint, notes }
+    }))
 }
 
 fn experiment_folder(output: &Path, name: &str) -> Result<PathBuf> {

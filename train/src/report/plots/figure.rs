@@ -1,5 +1,5 @@
 //! Rendering a drawing as SVG and PNG.
-use crate::data::decode::Image;
+use crate::data::Image;
 use crate::data::resize::{ResizeFilter, resize};
 use plotters::coord::Shift;
 use plotters::prelude::*;
@@ -52,12 +52,16 @@ pub struct Figure {
 impl Figure {
     /// Renders a drawing.
     pub fn render(drawing: &impl Drawing) -> Figure {
-        static REGISTER: Once = Once::new();
-        REGISTER.call_once(|| {
-            register_font("sans-serif", FontStyle::Normal, FONT).ok().expect("the font is valid")
-        });
+        register_fonts();
         Figure { svg: svg(drawing), png: png(drawing) }
     }
+}
+
+/// Makes the embedded font available as `sans-serif`.
+pub fn register_fonts() {
+    static REGISTER: Once = Once::new();
+    REGISTER
+        .call_once(|| register_font("sans-serif", FontStyle::Normal, FONT).ok().expect("the font is valid"));
 }
 
 impl Scale {

@@ -2,77 +2,137 @@
 mod confusion_matrix;
 mod figure;
 mod line_chart;
+mod lr_range_chart;
 
 pub use figure::Figure;
+pub(super) use figure::{FAINT, INK, register_fonts};
 
-use super::EpochMetrics;
+use super::files::{RateLimit, replace};
+use super::{ConfusionCounts, EpochMetrics, thousands};
 use crate::Result;
-use crate::checkpoint::durable;
+use crate::callbacks::{Callback, EpochEnd, TrainBegin, TrainEnd};
+use crate::lr_finder::LrCurve;
 use crate::schedule::{Curve, Schedule};
 use crate::trainer::{Evaluation, TrainerState};
-use confusion_matrix::ConfusionMatrix;
+use confusion_matrix::{ConfusionMatrix, MAX_CLASSES};
 use line_chart::{LineChart, Series};
+use lr_range_chart::LrRangeChart;
 use plotters::style::RGBColor;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const BLUE: RGBColor = RGBColor(31, 111, 203);
 const ORANGE: RGBColor = RGBColor(214, 98, 20);
 /// Points of the learning-rate curve; enough for every bend to show.
 const LR_POINTS: u64 = 600;
 
-/// Writes `loss`, `accuracy`, `learning_rate` and `confusion_matrix` into a folder, each as SVG and PNG. `loss` describes the training
-/// loss.
-pub fn write_plots(
-    folder: &Path,
-    state: &TrainerState,
-    schedule: &Schedule,
+/// Callback that writes `loss`, `accuracy`, `learning_rate` and the `confusion_matrix` of the best epoch into a folder, each as SVG and PNG,
+/// the counts of the matrix also as JSON: after epochs, within a twentieth of the time, and at the end.
+pub struct PlotWriter {
+    folder: PathBuf,
+    schedule: Schedule,
+    loss: String,
+    classes: Vec<String>,
     updates_per_epoch: u64,
-    loss: &str,
-    classes: &[String],
-    evaluation: &Evaluation,
-) -> Result<()> {
-    let by_epoch = |value: fn(&EpochMetrics) -> f64| {
-        state.history.iter().map(|r| (f64::from(r.epoch + 1), value(r))).collect::<Vec<_>>()
-    };
-    let losses = LineChart {
-        title: "Loss",
-        x_label: "epoch",
-        y_label: "mean loss",
-        series: vec![
-            Series::new(format!("training: {loss}"), ORANGE, by_epoch(|r| r.train_loss)),
-            Series::new("validation: cross entropy", BLUE, by_epoch(|r| r.eval_loss)),
-        ],
-    };
-    let accuracy = LineChart {
-        title: "Validation accuracy",
-        x_label: "epoch",
-        y_label: "accuracy (%)",
-        series: vec![
-            Series::new("top-5", ORANGE, by_epoch(|r| r.eval_top5)),
-            Series::new("top-1", BLUE, by_epoch(|r| r.eval_top1)),
-        ],
-    };
-    let confusion = ConfusionMatrix {
-        title: format!("Confusion matrix, top-1 accuracy {:.2}%", evaluation.top1),
-        classes,
-        counts: &evaluation.confusion,
-    };
-    for (name, figure) in [
-        ("loss", Figure::render(&losses)),
-        ("accuracy", Figure::render(&accuracy)),
-        ("learning_rate", lr_figure(lr_history(state, schedule, updates_per_epoch))),
-        ("confusion_matrix", Figure::render(&confusion)),
-    ] {
-        durable::write(&folder.join(format!("{name}.svg")), figure.svg.as_bytes())?;
-        durable::write(&folder.join(format!("{name}.png")), &figure.png)?;
+    /// Counts of the best epoch that are not drawn yet.
+    pending: Option<ConfusionCounts>,
+    limit: RateLimit,
+}
+
+impl PlotWriter {
+    /// Creates the callback. `loss` describes the training loss.
+    pub fn new(folder: &Path, schedule: Schedule, loss: &str, classes: &[String]) -> PlotWriter {
+        let (loss, classes) = (loss.into(), classes.into());
+        let (pending, limit) = (None, RateLimit::default());
+        PlotWriter { folder: folder.into(), schedule, loss, classes, updates_per_epoch: 1, pending, limit }
     }
-    Ok(())
+
+    fn write(&self, name: &str, figure: &Figure) -> Result<()> {
+        replace(&self.folder.join(format!("{name}.svg")), figure.svg.as_bytes())?;
+        replace(&self.folder.join(format!("{name}.png")), &figure.png)
+    }
+
+    fn write_curves(&self, state: &TrainerState) -> Result<()> {
+        let by_epoch = |value: fn(&EpochMetrics) -> f64| {
+            state.history.iter().map(|r| (f64::from(r.epoch), value(r))).collect::<Vec<_>>()
+        };
+        let losses = LineChart {
+            title: "Loss",
+            x_label: "epoch",
+            y_label: "mean loss",
+            series: vec![
+                Series::new(format!("training: {}", self.loss), ORANGE, by_epoch(|r| r.train_loss)),
+                Series::new("validation: cross entropy", BLUE, by_epoch(|r| r.eval_loss)),
+            ],
+        };
+        let accuracy = LineChart {
+            title: "Validation accuracy",
+            x_label: "epoch",
+            y_label: "accuracy (%)",
+            series: vec![
+                Series::new("top-5", ORANGE, by_epoch(|r| r.eval_top5)),
+                Series::new("top-1", BLUE, by_epoch(|r| r.eval_top1)),
+            ],
+        };
+        self.write("loss", &Figure::render(&losses))?;
+        self.write("accuracy", &Figure::render(&accuracy))?;
+        self.write("learning_rate", &lr_figure(lr_history(state, &self.schedule, self.updates_per_epoch)))
+    }
+
+    fn write_all(&mut self, state: &TrainerState) -> Result<()> {
+        let (mut limit, pending) = (self.limit, self.pending.take());
+        let written = limit.measure(|| {
+            self.write_curves(state)?;
+            pending.as_ref().map_or(Ok(()), |counts| self.write_confusion(counts))
+        });
+        self.limit = limit;
+        written
+    }
+
+    fn write_confusion(&self, counts: &ConfusionCounts) -> Result<()> {
+        let table = counts.table(MAX_CLASSES);
+        let total = counts.classes.len();
+        let part = match total > table.names.len() {
+            true => format!(
+                "; the {} most confused of {} classes",
+                table.names.len() - 1,
+                thousands(total as u64)
+            ),
+            false => String::new(),
+        };
+        let title = format!("Confusion matrix, epoch {}, top-1 {:.2}%{part}", counts.epoch, counts.top1);
+        self.write("confusion_matrix", &Figure::render(&ConfusionMatrix { title, table: &table }))?;
+        counts.write(&self.folder.join("confusion_matrix.json"))
+    }
+}
+
+impl Callback for PlotWriter {
+    fn on_train_begin(&mut self, event: &TrainBegin) -> Result<()> {
+        self.updates_per_epoch = event.updates_per_epoch;
+        Ok(())
+    }
+
+    fn on_epoch_end(&mut self, event: &EpochEnd) -> Result<()> {
+        if let Some(Evaluation { top1, targets, predictions, .. }) = event.evaluation.filter(|_| event.best) {
+            self.pending =
+                Some(ConfusionCounts::new(event.epoch, *top1, &self.classes, targets, predictions));
+        }
+        if self.limit.is_due() { self.write_all(event.state) } else { Ok(()) }
+    }
+
+    fn on_train_end(&mut self, event: &TrainEnd) -> Result<()> {
+        self.write_all(event.state)
+    }
 }
 
 /// A chart of the learning rate by update.
 pub fn lr_figure(points: Vec<(f64, f64)>) -> Figure {
     let series = vec![Series::new("learning rate", BLUE, points)];
     Figure::render(&LineChart { title: "Learning rate", x_label: "update", y_label: "learning rate", series })
+}
+
+/// A chart of a learning-rate range test.
+pub fn lr_range_figure(curve: &LrCurve) -> Figure {
+    Figure::render(&LrRangeChart(curve))
 }
 
 /// The learning rate at updates spread over the run so far.

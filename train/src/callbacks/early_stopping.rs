@@ -1,0 +1,72 @@
+//! End of a run without progress.
+use super::{Callback, EpochEnd, TrainBegin};
+use crate::Result;
+use crate::settings::EvalMetric;
+use crate::trainer::TrainerState;
+
+/// Ends the run after a number of evaluations without a new best metric. It depends on the run's history alone, so a resumed run ends at the
+/// same epoch.
+#[derive(Clone, Debug)]
+pub struct EarlyStopping {
+    metric: EvalMetric,
+    patience: usize,
+    reason: Option<String>,
+}
+
+impl EarlyStopping {
+    /// Creates the callback; `patience` is the number of evaluations without improvement.
+    pub fn new(metric: EvalMetric, patience: u32) -> EarlyStopping {
+        EarlyStopping { metric, patience: patience as usize, reason: None }
+    }
+
+    fn observe(&mut self, state: &TrainerState) {
+        let Some(best) = state.best(self.metric) else { return };
+        let since = state.history.iter().filter(|row| row.epoch > best.epoch).count();
+        self.reason = (since >= self.patience)
+            .then(|| format!("no improvement in {since} evaluations since epoch {}", best.epoch));
+    }
+}
+
+impl Callback for EarlyStopping {
+    fn on_train_begin(&mut self, event: &TrainBegin) -> Result<()> {
+        self.observe(event.state);
+        Ok(())
+    }
+
+    fn on_epoch_end(&mut self, event: &EpochEnd) -> Result<()> {
+        self.observe(event.state);
+        Ok(())
+    }
+
+    fn stop_reason(&self) -> Option<String> {
+        self.reason.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::EpochMetrics;
+
+    #[test]
+    fn run_ends_after_patience_evaluations_without_a_new_best() {
+        let row = |(epoch, loss): (usize, &f64)| EpochMetrics {
+            epoch: epoch as u32,
+            train_loss: 0.0,
+            eval_loss: *loss,
+            eval_top1: 0.0,
+            eval_top5: 0.0,
+            lr: 0.1,
+        };
+        let stops = |losses: &[f64]| {
+            let history = losses.iter().enumerate().map(row).collect();
+            let mut callback = EarlyStopping::new(EvalMetric::Loss, 2);
+            callback.observe(&TrainerState { history, ..TrainerState::default() });
+            callback.stop_reason().is_some()
+        };
+        assert!(!stops(&[]));
+        assert!(!stops(&[1.0, 1.1]));
+        assert!(stops(&[1.0, 1.1, 1.0]));
+        assert!(!stops(&[1.0, 1.1, 0.9]));
+    }
+}

@@ -1,0 +1,107 @@
+//! Checkpoints of a run.
+use super::{Callback, RunSnapshot, SaveReason};
+use crate::checkpoint::files::{self, CheckpointName};
+use crate::checkpoint::history::{CheckpointHistory, outdated_recovery};
+use crate::checkpoint::{self, Checkpoint, CheckpointHeader, ConvPlans, durable};
+use crate::settings::EvalMetric;
+use crate::trainer::TrainerState;
+use crate::{Error, Result};
+use fornax_engine::Device;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::PathBuf;
+
+/// Writes the checkpoints of a run: `last` at every save, `best`, the ranked `checkpoint-EPOCH` and the two newest `recovery-EPOCH-BATCH`.
+/// Each holds everything that resuming needs. A state that is not finite is never written.
+pub struct ModelCheckpoint {
+    folder: PathBuf,
+    /// Metadata of the run; every checkpoint has its own state in it.
+    header: CheckpointHeader,
+    device: Device,
+    metric: EvalMetric,
+    /// Number of ranked checkpoints.
+    capacity: usize,
+}
+
+impl ModelCheckpoint {
+    /// Creates the callback for a run with this metadata, which writes to `folder` and keeps the checkpoints of the `capacity` best epochs
+    /// by a metric.
+    pub fn new(
+        folder: PathBuf,
+        header: CheckpointHeader,
+        device: Device,
+        metric: EvalMetric,
+        capacity: usize,
+    ) -> ModelCheckpoint {
+        ModelCheckpoint { folder, header, device, metric, capacity }
+    }
+
+    /// Epochs with a ranked checkpoint in a state.
+    fn ranked(&self, state: &TrainerState) -> Vec<u32> {
+        let mut history = CheckpointHistory::new(self.capacity, self.metric.lower_is_better());
+        for row in &state.history {
+            history.insert(row.epoch, Some(self.metric.value(row)));
+        }
+        history.epochs().collect()
+    }
+
+    fn remove(&self, name: CheckpointName) -> Result<()> {
+        let path = name.path(&self.folder);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(Error::disk("an old checkpoint cannot be removed").at_path(&path).because(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes ranked checkpoints that are no longer among the best, and old recovery checkpoints.
+    fn prune(&self, state: &TrainerState) -> Result<()> {
+        let (ranked, found) = (self.ranked(state), files::list(&self.folder));
+        let recovery = found.iter().filter_map(|name| match name {
+            CheckpointName::Recovery(epoch, batch) => Some((*epoch, *batch)),
+            _ => None,
+        });
+        // A run that was resumed from an earlier state will not reach these states in the same way.
+        let (ahead, recovery): (Vec<_>, Vec<_>) = recovery.partition(|at| *at >= (state.epoch, state.batch));
+        for (epoch, batch) in ahead.into_iter().chain(outdated_recovery(recovery)) {
+            self.remove(CheckpointName::Recovery(epoch, batch))?;
+        }
+        found.into_iter().try_for_each(|name| match name {
+            CheckpointName::Ranked(epoch) if !ranked.contains(&epoch) => self.remove(name),
+            _ => Ok(()),
+        })
+    }
+}
+
+impl Callback for ModelCheckpoint {
+    fn on_save(&mut self, snapshot: &RunSnapshot, reason: SaveReason) -> Result<()> {
+        let RunSnapshot { model, optimizer, ema, state } = *snapshot;
+        let header = self.header.with_state(state, ConvPlans::of_device(&self.device)?);
+        let tensors = checkpoint::tensors(model, Some(optimizer), ema)?;
+        let bytes = checkpoint::serialize(&tensors, &header)?;
+        let write = |name: CheckpointName| durable::write(&name.path(&self.folder), &bytes);
+        match reason {
+            SaveReason::Start | SaveReason::Interrupt | SaveReason::Request => {}
+            SaveReason::Recovery => {
+                write(CheckpointName::Recovery(state.epoch, state.batch.saturating_sub(1)))?;
+                return self.prune(state);
+            }
+            SaveReason::EpochEnd { evaluated, best } => {
+                let epoch = state.epoch.saturating_sub(1);
+                if evaluated && self.ranked(state).contains(&epoch) {
+                    write(CheckpointName::Ranked(epoch))?;
+                }
+                if best {
+                    write(CheckpointName::Best)?;
+                }
+            }
+        }
+        write(CheckpointName::Last)?;
+        self.prune(state)
+    }
+
+    fn last_checkpoint(&self) -> Result<Option<Checkpoint>> {
+        checkpoint::newest(&self.folder).map(|found| found.map(|newest| newest.checkpoint))
+    }
+}

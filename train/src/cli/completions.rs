@@ -1,0 +1,62 @@
+//! `fornax completions` and `fornax man`: completion scripts and manual pages, generated from the definition of the command line.
+use super::{output_file, print};
+use crate::{Error, Result};
+use clap_complete::Shell;
+use clap_mangen::Man;
+use std::path::PathBuf;
+
+/// Arguments of `fornax completions`.
+#[derive(clap::Args)]
+pub struct CompletionsArgs {
+    /// Shell
+    #[arg(value_name = "SHELL")]
+    shell: Shell,
+}
+
+/// Arguments of `fornax man`.
+#[derive(clap::Args)]
+pub struct ManArgs {
+    /// Write fornax.1 and a page per command to this folder, such as ~/.local/share/man/man1
+    #[arg(long, value_name = "DIR")]
+    output: Option<PathBuf>,
+}
+
+pub fn execute(args: &CompletionsArgs) -> Result<()> {
+    let mut script = vec![];
+    clap_complete::generate(args.shell, &mut super::command(true), "fornax", &mut script);
+    print(&String::from_utf8_lossy(&script))
+}
+
+pub fn execute_man(args: &ManArgs) -> Result<()> {
+    let mut command = super::command(true).name("fornax");
+    command.build();
+    let Some(folder) = &args.output else { return print(&String::from_utf8_lossy(&page(&command))) };
+    std::fs::create_dir_all(folder).map_err(|e| {
+        Error::disk("the folder cannot be created")
+            .at_path(folder)
+            .because(e)
+            .remedy("choose another --output")
+    })?;
+    let mut count = 0;
+    for (name, command) in pages(&command, "fornax".into()) {
+        output_file::write(&folder.join(format!("{name}.1")), &page(&command.name(name)))?;
+        count += 1;
+    }
+    print(&format!("{count} manual pages in {}\n", folder.display()))
+}
+
+/// A command and its subcommands, with the names of their pages, such as `fornax-ckpt-info`.
+fn pages(command: &clap::Command, name: String) -> Vec<(String, clap::Command)> {
+    let mut all = vec![(name.clone(), command.clone().disable_help_subcommand(true))];
+    for subcommand in command.get_subcommands().filter(|subcommand| !subcommand.is_hide_set()) {
+        all.extend(pages(subcommand, format!("{name}-{}", subcommand.get_name())));
+    }
+    all
+}
+
+fn page(command: &clap::Command) -> Vec<u8> {
+    let mut page = vec![];
+    // Writing to memory does not fail.
+    Man::new(command.clone()).render(&mut page).ok();
+    page
+}

@@ -1,0 +1,83 @@
+//! `fornax config`: the configuration of a run, without running it.
+use super::train::TrainArgs;
+use super::{print, table};
+use crate::Result;
+use crate::config::{Config, Origin};
+use crate::settings::{DEFINITIONS, TimmOption};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Subcommand};
+use serde_json::Value;
+
+/// Subcommands of `fornax config`.
+#[derive(Subcommand)]
+pub enum ConfigCommand {
+    /// Print every option of `fornax train` with its value and where the value comes from
+    Show(Box<TrainArgs>),
+}
+
+/// Parsed arguments of a command with the options of `fornax train`.
+pub struct TrainMatches {
+    /// Those of the command line.
+    pub command_line: ArgMatches,
+    /// Those of the command line and of configuration files.
+    pub all: ArgMatches,
+}
+
+/// Runs `fornax config`.
+pub fn execute(ConfigCommand::Show(args): &ConfigCommand, matches: &TrainMatches) -> Result<()> {
+    let recipe = &args.recipe;
+    let (command_line, files) = (recipe.command_line()?.given(), recipe.files()?);
+    let line_of = |name: &str| {
+        let file = files.iter().rev().find(|(_, file)| file.lines.contains_key(name))?;
+        Some(format!("{}, line {}", file.0.display(), file.1.lines[name]))
+    };
+    let mut config = Config::resolve(&recipe.settings()?)?;
+    recipe.note_ignored(&config);
+    let data = config.data.dataset.open()?;
+    config.resolve_input(&data)?;
+    let values = config.settings.given();
+    let mut rows = vec![["OPTION", "VALUE", "ORIGIN"].map(String::from).to_vec()];
+    for definition in DEFINITIONS {
+        let name = definition.name;
+        let origin = match config.origin(name, &data) {
+            _ if command_line.contains_key(name) => "command line".into(),
+            origin => line_of(name).unwrap_or_else(|| match origin {
+                Origin::Default => "default".into(),
+                Origin::DatasetRecipe => "dataset recipe".into(),
+                Origin::Dataset => "dataset".into(),
+                Origin::Model => "model".into(),
+                Origin::Optimizer => "optimizer".into(),
+            }),
+        };
+        rows.push(vec![name.into(), values.get(name).map_or("-".into(), text), origin]);
+    }
+    let train = super::command(true);
+    let train = train.find_subcommand("train").expect("it is a subcommand");
+    for arg in train.get_arguments() {
+        let name = arg.get_id().as_str();
+        let is_setting = DEFINITIONS.iter().any(|definition| definition.name == name);
+        if is_setting
+            || TimmOption::find(name).is_some()
+            || ["dir", "config", "help", "help_all"].contains(&name)
+        {
+            continue;
+        }
+        let given = matches.all.get_raw(name).into_iter().flatten().map(|value| value.to_string_lossy());
+        let value = given.collect::<Vec<_>>().join(" ");
+        let origin = match matches.command_line.value_source(name) {
+            Some(ValueSource::CommandLine) => "command line".into(),
+            _ => line_of(name).unwrap_or_else(|| "default".into()),
+        };
+        rows.push(vec![name.into(), if value.is_empty() { "-".into() } else { value }, origin]);
+    }
+    print(&table(&rows, &[]))
+}
+
+/// A value as on the command line.
+fn text(value: &Value) -> String {
+    match value {
+        Value::Array(values) => values.iter().map(text).collect::<Vec<_>>().join(" "),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}

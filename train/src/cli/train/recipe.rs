@@ -1,0 +1,74 @@
+//! Settings of a run as given on the command line and in YAML files.
+use crate::cli::yaml::{self, ConfigFile};
+use crate::config::Config;
+use crate::data;
+use crate::settings::Settings;
+use crate::{Error, Result};
+use std::path::PathBuf;
+
+/// Dataset, settings and configuration files.
+#[derive(clap::Args)]
+pub struct RecipeArgs {
+    /// Dataset root: a folder of images, tar archives, IDX or CIFAR files; a tar archive; or a CSV list; same as --data-dir
+    #[arg(value_name = "DIR")]
+    dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(in crate::cli) settings: Settings,
+    /// YAML file with options of `fornax train`; repeatable: later files win, and the command line wins over all
+    #[arg(long, short = 'c', value_name = "FILE", help_heading = "Run")]
+    config: Vec<PathBuf>,
+    /// Options of timm that are given and change nothing.
+    #[arg(skip)]
+    pub(in crate::cli) ignored: Vec<String>,
+}
+
+impl RecipeArgs {
+    /// The given settings; those of later files win, and those of the command line over all.
+    pub fn settings(&self) -> Result<Settings> {
+        self.settings_over(Settings::default())
+    }
+
+    /// The configuration files, in the order of the command line.
+    pub fn files(&self) -> Result<Vec<(PathBuf, ConfigFile)>> {
+        self.config.iter().map(|path| Ok((path.clone(), yaml::read(path)?))).collect()
+    }
+
+    /// The settings of the command line.
+    pub fn command_line(&self) -> Result<Settings> {
+        let mut given = self.settings.clone();
+        if let Some(folder) = &self.dir {
+            if given.data_dir.is_some() {
+                return Err(Error::usage("the dataset root is given twice")
+                    .at(format!("{} and --data-dir", folder.display()))
+                    .remedy("give one of the two"));
+            }
+            let Some(name) = folder.to_str() else {
+                return Err(Error::usage("the dataset root is not UTF-8")
+                    .at_path(folder)
+                    .because("settings are written to args.yaml, which is UTF-8")
+                    .remedy("rename the folder, or refer to it by a link"));
+            };
+            match data::find(name).filter(|info| !info.needs_files() && !folder.exists()) {
+                Some(included) => given.dataset = Some(included.name.into()),
+                None => given.data_dir = Some(folder.clone()),
+            }
+        }
+        Ok(given)
+    }
+
+    /// Prints on stderr, in one line, the given options that have no effect.
+    pub fn note_ignored(&self, config: &Config) {
+        let names: Vec<&str> = config.ignored.iter().chain(&self.ignored).map(String::as_str).collect();
+        if !names.is_empty() {
+            eprintln!("note: without effect on this run, and ignored: {}", names.join(", "));
+        }
+    }
+
+    /// The given settings, completed by others.
+    pub(super) fn settings_over(&self, mut settings: Settings) -> Result<Settings> {
+        for (_, file) in self.files()? {
+            settings = file.settings.over(settings);
+        }
+        Ok(self.command_line()?.over(settings))
+    }
+}

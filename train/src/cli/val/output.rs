@@ -1,0 +1,151 @@
+//! Results of evaluations as text, JSON and CSV.
+use super::Validation;
+use crate::cli::table;
+use crate::data::eval_transform::CropMode;
+use crate::report::thousands;
+use clap::ValueEnum;
+use serde_json::json;
+
+/// Images of a class, and how many of them are predicted right.
+struct ClassCount<'a> {
+    name: &'a str,
+    images: u64,
+    correct: u64,
+}
+
+/// The result of one checkpoint for stdout.
+pub fn result(validation: &Validation, as_json: bool, per_class: bool) -> String {
+    let Validation { source, model, dataset, evaluation, seconds, .. } = validation;
+    let images = evaluation.targets.len();
+    let rate = images as f64 / seconds;
+    if as_json {
+        let mut object = json!({
+            "checkpoint": source,
+            "model": model,
+            "ema": validation.ema,
+            "dataset": dataset,
+            "top1": evaluation.top1,
+            "top5": evaluation.top5,
+            "loss": evaluation.loss,
+            "images": images,
+            "seconds": seconds,
+            "images_per_second": rate,
+        });
+        if per_class {
+            let entry = |class: &ClassCount| json!({ "class": class.name, "images": class.images, "correct": class.correct });
+            object["classes"] = class_counts(validation).iter().map(entry).collect();
+        }
+        return format!("{object}\n");
+    }
+    let weights = if validation.ema { ", EMA weights" } else { "" };
+    let mut text = format!(
+        "{source}: {model}{weights}, {} images of {dataset}\ntop-1 {:.2}%  top-5 {:.2}%  loss {:.4}  in {seconds:.1} s, {} images/s\n",
+        thousands(images as u64),
+        evaluation.top1,
+        evaluation.top5,
+        evaluation.loss,
+        thousands(rate.round() as u64)
+    );
+    if per_class {
+        let mut rows = vec![["CLASS", "IMAGES", "CORRECT", "TOP-1"].map(String::from).to_vec()];
+        rows.extend(class_counts(validation).iter().map(|class| {
+            vec![class.name.into(), thousands(class.images), thousands(class.correct), class.accuracy()]
+        }));
+        text += &table(&rows, &[1, 2, 3]);
+    }
+    text
+}
+
+/// A table of all checkpoints, the best first.
+pub fn comparison(all: &[Validation]) -> String {
+    let mut rows = vec![["CHECKPOINT", "TOP-1", "TOP-5", "LOSS"].map(String::from).to_vec()];
+    rows.extend(best_first(all).into_iter().map(|one| {
+        let evaluation = &one.evaluation;
+        let percent = |value: f64| format!("{value:.2}%");
+        vec![
+            one.source.clone(),
+            percent(evaluation.top1),
+            percent(evaluation.top5),
+            format!("{:.4}", evaluation.loss),
+        ]
+    }));
+    format!("\n{}", table(&rows, &[1, 2, 3]))
+}
+
+/// CSV of all checkpoints, the best first, with the columns of timm's validate.py.
+pub fn results_csv(all: &[Validation]) -> String {
+    let mut text = "model,checkpoint,top1,top1_err,top5,top5_err,loss,param_count,img_size,crop_pct,crop_mode,interpolation\r\n".to_string();
+    for one in best_first(all) {
+        let (evaluation, input) = (&one.evaluation, &one.input);
+        let value = |name: Option<clap::builder::PossibleValue>| {
+            name.map_or(String::new(), |v| v.get_name().to_string())
+        };
+        let columns = [
+            one.model.clone(),
+            field(&one.source),
+            format!("{:.4}", evaluation.top1),
+            format!("{:.4}", 100.0 - evaluation.top1),
+            format!("{:.4}", evaluation.top5),
+            format!("{:.4}", 100.0 - evaluation.top5),
+            evaluation.loss.to_string(),
+            format!("{:.2}", one.parameters as f64 / 1e6),
+            input.size[0].to_string(),
+            input.crop_pct.to_string(),
+            value(CropMode::to_possible_value(&input.crop_mode)),
+            value(input.filter.to_possible_value()),
+        ];
+        text += &format!("{}\r\n", columns.join(","));
+    }
+    text
+}
+
+/// The confusion matrix: a header with the class names, then a row per true class.
+pub fn confusion_csv(validation: &Validation) -> String {
+    let names: Vec<String> =
+        (0..validation.evaluation.classes).map(|class| field(name(validation, class))).collect();
+    let mut text = format!("true\\predicted,{}\r\n", names.join(","));
+    for (row, name) in validation.evaluation.confusion().iter().zip(&names) {
+        let counts: Vec<String> = row.iter().map(u64::to_string).collect();
+        text += &format!("{name},{}\r\n", counts.join(","));
+    }
+    text
+}
+
+fn best_first(all: &[Validation]) -> Vec<&Validation> {
+    let mut sorted: Vec<&Validation> = all.iter().collect();
+    sorted.sort_by(|a, b| b.evaluation.top1.total_cmp(&a.evaluation.top1));
+    sorted
+}
+
+impl ClassCount<'_> {
+    fn accuracy(&self) -> String {
+        match self.images {
+            0 => "-".into(),
+            images => format!("{:.2}%", 100.0 * self.correct as f64 / images as f64),
+        }
+    }
+}
+
+/// Counts of every class that has images or a name.
+fn class_counts(validation: &Validation) -> Vec<ClassCount<'_>> {
+    let counts = validation.evaluation.confusion();
+    let count = |(class, row): (usize, &Vec<u64>)| ClassCount {
+        name: name(validation, class),
+        images: row.iter().sum(),
+        correct: row[class],
+    };
+    counts.iter().enumerate().take(validation.classes.len()).map(count).collect()
+}
+
+/// Name of a class; empty for logits beyond the dataset's classes.
+fn name(validation: &Validation, class: usize) -> &str {
+    validation.classes.get(class).map_or("", String::as_str)
+}
+
+/// A CSV field, quoted where it must be.
+fn field(text: &str) -> String {
+    match text.contains([',', '"', '\n', '\r']) {
+        true => format!("\"{}\"", text.replace('"', "\"\"")),
+        false => text.into(),
+    }
+}

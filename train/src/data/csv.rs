@@ -1,0 +1,212 @@
+//! CSV lists: a path and a label per line, and optionally a split.
+use super::files::FileDataset;
+use super::folder::{dropped_note, no_images};
+use super::labels::ClassOrder;
+use super::paths::PathList;
+use super::split_names::SplitName;
+use crate::error::ErrorKind;
+use crate::{Error, Result};
+use std::path::Path;
+
+/// Rows of a CSV list.
+#[derive(Debug, Default)]
+struct CsvList {
+    paths: PathList,
+    labels: PathList,
+    /// Split of each row; empty without a third column.
+    splits: PathList,
+}
+
+/// Names of the columns of a CSV list with a header; `None` for the usual names.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CsvColumns {
+    /// Column of the paths.
+    pub input: Option<String>,
+    /// Column of the labels.
+    pub target: Option<String>,
+}
+
+/// Opens the rows of a CSV list that belong to a split; without a split column all rows do. Paths are relative to the list's folder.
+/// Returns `None` if the list has a split column without this split, and notes about rows that are left out.
+pub fn open(
+    path: &Path,
+    split: Option<&SplitName>,
+    order: &ClassOrder,
+    columns: &CsvColumns,
+) -> Result<Option<(FileDataset, Vec<String>)>> {
+    let list = read(path, columns)?;
+    if list.paths.is_empty() {
+        return Err(no_images(path, "the list has no rows"));
+    }
+    let rows: Vec<usize> = match split {
+        Some(split) if !list.splits.is_empty() => {
+            let Some(name) = split.find(|name| list.splits.iter().any(|split| split == name)) else {
+                return Ok(None);
+            };
+            (0..list.paths.len()).filter(|row| list.splits.get(*row) == name).collect()
+        }
+        _ => (0..list.paths.len()).collect(),
+    };
+    let labels = order.label(rows.iter().map(|row| list.labels.get(*row)), path)?;
+    let (kept, targets) = labels.kept();
+    let kept: Vec<usize> = kept.into_iter().map(|i| rows[i]).collect();
+    let notes = dropped_note(rows.len() - kept.len()).into_iter().collect();
+    let folder = path.parent().unwrap_or(Path::new(""));
+    Ok(Some((FileDataset::new(folder, list.paths.select(&kept), targets, labels.classes), notes)))
+}
+
+/// True if a CSV list assigns its rows to splits.
+pub fn has_splits(path: &Path, columns: &CsvColumns) -> Result<bool> {
+    Ok(!read(path, columns)?.splits.is_empty())
+}
+
+fn read(path: &Path, columns: &CsvColumns) -> Result<CsvList> {
+    let what = "the list cannot be read";
+    let bytes = std::fs::read(path).map_err(|e| Error::unreadable(ErrorKind::Data, what, path, &e))?;
+    let fail = |line: usize, why: String| {
+        Error::data(what)
+            .at(format!("{}, line {line}", path.display()))
+            .because(why)
+            .remedy("give lines of the form path,label or path,label,split")
+    };
+    let text = String::from_utf8(bytes).map_err(|e| {
+        let line = e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count();
+        fail(line + 1, "it is not UTF-8".into())
+    })?;
+    parse(text.trim_start_matches('\u{feff}'), columns).map_err(|(line, why)| fail(line, why))
+}
+
+/// Parses a list; an error has the number of the line and the reason.
+fn parse(text: &str, names: &CsvColumns) -> std::result::Result<CsvList, (usize, String)> {
+    let mut list = CsvList::default();
+    let mut columns = [0, 1, 2];
+    let mut width = None;
+    for (number, line) in text.lines().enumerate() {
+        if line.trim().is_empty() {
+            continue;
+        }
+        let fields = fields(line).map_err(|why| (number + 1, why))?;
+        let expected = match width {
+            Some(expected) => expected,
+            None => {
+                width = Some(fields.len());
+                if let Some(header) = header(&fields, names).map_err(|why| (number + 1, why))? {
+                    columns = header;
+                    continue;
+                }
+                fields.len()
+            }
+        };
+        if fields.len() != expected || expected < 2 {
+            let why = format!("it has {} fields; {} are expected", fields.len(), expected.max(2));
+            return Err((number + 1, why));
+        }
+        let field = |column: usize| fields.get(column).map(|field| field.trim());
+        let (path, label) = (field(columns[0]).unwrap_or(""), field(columns[1]).unwrap_or(""));
+        if path.is_empty() || label.is_empty() {
+            return Err((number + 1, "the path or the label is empty".into()));
+        }
+        list.paths.push(path);
+        list.labels.push(label);
+        if let Some(split) = field(columns[2]) {
+            list.splits.push(split);
+        }
+    }
+    Ok(list)
+}
+
+/// Columns of path, label and split, if the first line names them. Errors if a requested column is missing.
+fn header(fields: &[String], names: &CsvColumns) -> std::result::Result<Option<[usize; 3]>, String> {
+    let column = |requested: &Option<String>, usual: &[&str]| match requested {
+        Some(name) => match fields.iter().position(|field| field.trim() == name) {
+            Some(column) => Ok(Some(column)),
+            None => Err(format!("there is no column {name:?}; the columns are {}", fields.join(", "))),
+        },
+        None => Ok(fields.iter().position(|field| usual.contains(&field.trim().to_lowercase().as_str()))),
+    };
+    let path = column(&names.input, &["path", "file", "filename", "file_name", "image", "image_path"])?;
+    let label = column(&names.target, &["label", "class", "class_name", "target"])?;
+    let split = column(&None, &["split", "subset"])?.unwrap_or(usize::MAX);
+    Ok(path.zip(label).map(|(path, label)| [path, label, split]))
+}
+
+/// Fields of a line, separated by commas; a field in double quotes may contain commas and doubled quotes.
+fn fields(line: &str) -> std::result::Result<Vec<String>, String> {
+    let mut fields = vec![];
+    let mut rest = line;
+    loop {
+        let mut field = String::new();
+        if let Some(mut quoted) = rest.strip_prefix('"') {
+            loop {
+                let end = quoted.find('"').ok_or("a quotation mark is not closed")?;
+                field += &quoted[..end];
+                quoted = &quoted[end + 1..];
+                match quoted.strip_prefix('"') {
+                    Some(after) => {
+                        field.push('"');
+                        quoted = after;
+                    }
+                    None => break,
+                }
+            }
+            rest = quoted;
+            if !rest.is_empty() && !rest.starts_with(',') {
+                return Err("there is text after a closing quotation mark".into());
+            }
+        } else {
+            let end = rest.find(',').unwrap_or(rest.len());
+            field += &rest[..end];
+            rest = &rest[end..];
+        }
+        fields.push(field);
+        match rest.strip_prefix(',') {
+            Some(after) => rest = after,
+            None => return Ok(fields),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(text: &str) -> std::result::Result<Vec<[String; 2]>, (usize, String)> {
+        let list = parse(text, &CsvColumns::default())?;
+        Ok(list.paths.iter().zip(list.labels.iter()).map(|(p, l)| [p.to_string(), l.to_string()]).collect())
+    }
+
+    #[test]
+    fn rows_are_read_with_and_without_header() {
+        let expected = vec![["a.png".to_string(), "cat".into()], ["b, c.png".into(), "the \"dog\"".into()]];
+        let body = "a.png,cat\r\n\n\"b, c.png\",\"the \"\"dog\"\"\"\n";
+        assert_eq!(rows(body).expect("reads"), expected);
+        assert_eq!(rows(&format!("path,label\n{body}")).expect("reads"), expected);
+        assert_eq!(rows("Label,id,File\ncat,1,a.png\n").expect("reads"), expected[..1]);
+        let list = parse("image,class,split\na,b,train\nc,d,val\n", &CsvColumns::default()).expect("reads");
+        assert_eq!(list.splits.iter().collect::<Vec<_>>(), ["train", "val"]);
+        assert_eq!(parse("a,b,train\n", &CsvColumns::default()).expect("reads").splits.len(), 1);
+    }
+
+    #[test]
+    fn columns_are_found_by_their_names() {
+        let columns = CsvColumns { input: Some("photo".into()), target: Some("species".into()) };
+        let list = parse("id,species,photo\n1,cat,a.png\n", &columns).expect("reads");
+        assert_eq!((list.paths.get(0), list.labels.get(0)), ("a.png", "cat"));
+        let (line, why) = parse("path,label\na.png,cat\n", &columns).expect_err("no such column");
+        assert!(line == 1 && why.contains("\"photo\"; the columns are path, label"), "{why}");
+    }
+
+    #[test]
+    fn invalid_rows_are_rejected_with_their_line() {
+        for (text, line, expected) in [
+            ("a,b\nc\n", 2, "1 fields; 2 are expected"),
+            ("a\n", 1, "1 fields"),
+            ("a,b\n,c\n", 2, "empty"),
+            ("\"a,b\n", 1, "not closed"),
+            ("\"a\"x,b\n", 1, "after a closing"),
+        ] {
+            let (at, why) = rows(text).expect_err(expected);
+            assert!(at == line && why.contains(expected), "{at} {why}");
+        }
+    }
+}

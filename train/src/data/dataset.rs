@@ -1,0 +1,51 @@
+//! Datasets: labelled images by index.
+use super::image::Image;
+use crate::Result;
+use fornax_engine::random::RngStream;
+use std::borrow::Cow;
+
+/// Labelled image dataset, one split. It knows nothing of epochs, batches, ranks or threads: loader workers read samples by index, in any
+/// order and at the same time.
+pub trait Dataset: Send + Sync {
+    /// Number of samples.
+    fn len(&self) -> usize;
+
+    /// True if there are no samples.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Class names, in the order of the logits.
+    fn classes(&self) -> &[String];
+
+    /// Class index of a sample, below 2^31. It is read without decoding the image.
+    fn target(&self, index: usize) -> u32;
+
+    /// Image of a sample: the bytes of an image file, or a decoded image. Errors if it cannot be read.
+    fn image(&self, index: usize) -> Result<SampleImage<'_>>;
+
+    /// Location of a sample for messages: a path, or an archive and the member's name.
+    fn location(&self, index: usize) -> String;
+
+    /// CRC32C of what identifies the dataset: a resumed run must see the same samples. Computed without decoding images.
+    fn crc32c(&self) -> u32;
+
+    /// Images per sample: 1, or the number of frames in a video clip.
+    fn clip_len(&self) -> usize {
+        1
+    }
+
+    /// All images of a sample; a video samples its frames with `rng` in training, and at fixed positions without.
+    fn clip(&self, index: usize, _rng: Option<&mut RngStream>) -> Result<Vec<SampleImage<'_>>> {
+        Ok(vec![self.image(index)?])
+    }
+}
+
+/// Image of a sample.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SampleImage<'a> {
+    /// Bytes of an image file.
+    Encoded(Cow<'a, [u8]>),
+    /// Decoded image.
+    Decoded(Image),
+}

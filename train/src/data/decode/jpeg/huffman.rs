@@ -1,0 +1,221 @@
+//! Huffman codes and bits of a JPEG scan (annexes C and F of ITU-T T.81).
+
+/// Bits that index the lookup table.
+const LOOKUP_BITS: u32 = 10;
+/// Longest Huffman code.
+const MAX_CODE_BITS: u32 = 16;
+
+/// Decoding table of one Huffman code.
+pub struct HuffmanTable {
+    /// Symbol for each value of the next bits; no bits for a longer or an invalid code.
+    lookup: Box<[Symbol; 1 << LOOKUP_BITS]>,
+    /// For each length of codes, one past the last code, left-aligned in 16 bits.
+    ends: [u32; 18],
+    /// For each length of codes, the index of a code's symbol less the code.
+    offsets: [i32; 17],
+    symbols: Vec<u8>,
+}
+
+/// Decoded symbol: a number of zeros and the size of the value after them.
+#[derive(Clone, Copy, Default)]
+struct Symbol {
+    /// Bits of the code and of the value.
+    bits: u8,
+    /// Number of zeros in the high four bits, bits of the value in the low four.
+    byte: u8,
+}
+
+impl Symbol {
+    fn new(code_bits: u32, byte: u8) -> Symbol {
+        Symbol { bits: code_bits as u8 + (byte & 15), byte }
+    }
+}
+
+impl HuffmanTable {
+    /// Builds a table from the number of codes of each length from 1 to 16, and their symbols. `None` if they are no prefix code.
+    pub fn new(counts: &[u8; 16], symbols: &[u8]) -> Option<HuffmanTable> {
+        let mut table = HuffmanTable {
+            lookup: Box::new([Symbol::default(); 1 << LOOKUP_BITS]),
+            ends: [0; 18],
+            offsets: [0; 17],
+            symbols: symbols.to_vec(),
+        };
+        let (mut code, mut index) = (0u32, 0usize);
+        for bits in 1..=MAX_CODE_BITS {
+            table.offsets[bits as usize] = index as i32 - code as i32;
+            for _ in 0..counts[bits as usize - 1] {
+                let symbol = *symbols.get(index)?;
+                if code >> bits != 0 {
+                    return None;
+                }
+                if let Some(free) = LOOKUP_BITS.checked_sub(bits) {
+                    let first = (code << free) as usize;
+                    table.lookup[first..first + (1 << free)].fill(Symbol::new(bits, symbol));
+                }
+                (code, index) = (code + 1, index + 1);
+            }
+            table.ends[bits as usize] = code << (MAX_CODE_BITS - bits);
+            code <<= 1;
+        }
+        // Ends the search for an invalid code.
+        table.ends[17] = u32::MAX;
+        Some(table)
+    }
+}
+
+/// Reader of the bits of a scan without stuffed bytes. Past the end it reads zeros.
+#[derive(Clone, Copy)]
+pub struct BitReader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    /// Next bits, left-aligned.
+    bits: u64,
+    count: u32,
+}
+
+impl<'a> BitReader<'a> {
+    pub fn new(bytes: &'a [u8]) -> BitReader<'a> {
+        BitReader { bytes, at: 0, bits: 0, count: 0 }
+    }
+
+    /// True if more bits were read than there are.
+    pub fn is_past_end(&self) -> bool {
+        self.at as u64 * 8 > self.bytes.len() as u64 * 8 + u64::from(self.count)
+    }
+
+    /// Decodes the difference of a DC coefficient. `None` for an invalid code.
+    #[inline(always)]
+    pub fn dc(&mut self, table: &HuffmanTable) -> Option<i32> {
+        match self.symbol(table) {
+            Symbol { bits: 0, .. } | Symbol { byte: 16.., .. } => None,
+            symbol => Some(self.value(symbol)),
+        }
+    }
+
+    /// Decodes the AC coefficients of a block, and calls `store` with the zigzag index, 1 to 63, and the value of each that is not 0. `None` for
+    /// an invalid code.
+    #[inline(always)]
+    pub fn ac(&mut self, table: &HuffmanTable, mut store: impl FnMut(usize, i32)) -> Option<()> {
+        // A copy stays in registers.
+        let mut reader = *self;
+        let mut index = 1;
+        while index < 64 {
+            let symbol = reader.symbol(table);
+            if symbol.byte & 15 == 0 {
+                reader.skip(symbol);
+                match (symbol.bits, symbol.byte) {
+                    (0, _) => return None,
+                    // 16 zeros.
+                    (_, 0xf0) => index += 16,
+                    // The other coefficients are 0.
+                    _ => break,
+                }
+                continue;
+            }
+            index += usize::from(symbol.byte >> 4);
+            let value = reader.value(symbol);
+            if index > 63 {
+                return None;
+            }
+            store(index, value);
+            index += 1;
+        }
+        *self = reader;
+        Some(())
+    }
+
+    /// The next symbol, after at least 56 bits are available; no bits for an invalid code. A symbol with its value has at most 31 bits.
+    #[inline(always)]
+    fn symbol(&mut self, table: &HuffmanTable) -> Symbol {
+        let next = match self.bytes.get(self.at..self.at + 8) {
+            Some(bytes) => u64::from_be_bytes(bytes.try_into().unwrap_or_default()),
+            None => self.last_bytes(),
+        };
+        self.bits |= next >> self.count;
+        self.at += ((63 - self.count) >> 3) as usize;
+        self.count |= 56;
+        let symbol = table.lookup[(self.bits >> (64 - LOOKUP_BITS)) as usize];
+        if symbol.bits > 0 { symbol } else { self.long_code(table) }
+    }
+
+    /// The value after a symbol's code, both of which are skipped (F.2.2.1).
+    #[inline(always)]
+    fn value(&mut self, symbol: Symbol) -> i32 {
+        let size = u32::from(symbol.byte & 15);
+        let low = (1 << size) - 1;
+        let value = (self.bits >> (64 - u32::from(symbol.bits))) as i32 & low;
+        self.skip(symbol);
+        // Values without the highest bit are negative.
+        if 2 * value > low { value } else { value - low }
+    }
+
+    #[inline(always)]
+    fn skip(&mut self, symbol: Symbol) {
+        self.bits <<= symbol.bits;
+        self.count -= u32::from(symbol.bits);
+    }
+
+    #[cold]
+    fn last_bytes(&self) -> u64 {
+        let rest = self.bytes.get(self.at..).unwrap_or_default();
+        let mut bytes = [0; 8];
+        bytes[..rest.len()].copy_from_slice(rest);
+        u64::from_be_bytes(bytes)
+    }
+
+    #[cold]
+    fn long_code(&self, table: &HuffmanTable) -> Symbol {
+        let next = (self.bits >> 48) as u32;
+        let mut bits = LOOKUP_BITS + 1;
+        while next >= table.ends[bits as usize] {
+            bits += 1;
+        }
+        if bits > MAX_CODE_BITS {
+            return Symbol::default();
+        }
+        let code = (next >> (MAX_CODE_BITS - bits)) as i32;
+        let symbol = table.symbols.get((code + table.offsets[bits as usize]) as usize);
+        symbol.map_or(Symbol::default(), |symbol| Symbol::new(bits, *symbol))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Codes 0 (no value), 10 (1 bit), 110 (no value, 16 zeros), 1110 (3 zeros, 2 bits), and one of 12 bits (8 bits).
+    fn table() -> HuffmanTable {
+        let mut counts = [0; 16];
+        (counts[0], counts[1], counts[2], counts[3], counts[11]) = (1, 1, 1, 1, 1);
+        HuffmanTable::new(&counts, &[0x00, 0x01, 0xf0, 0x32, 0x08]).expect("a prefix code")
+    }
+
+    #[test]
+    fn coefficients_are_read_with_their_signs_and_runs() {
+        // 10 1 | 1110 01 | 110 | 111100000000 10000000 | 0
+        let bytes = [0b1011_1100, 0b1110_1111, 0b0000_0000, 0b1000_0000, 0b0000_0000];
+        let (mut reader, mut got) = (BitReader::new(&bytes), vec![]);
+        reader.ac(&table(), |index, value| got.push((index, value))).expect("valid");
+        assert_eq!(got, [(1, 1), (5, -2), (22, 128)]);
+        assert!(!reader.is_past_end());
+        assert_eq!(BitReader::new(&[0b1000_0000]).dc(&table()), Some(-1));
+    }
+
+    #[test]
+    fn invalid_codes_and_the_end_are_noticed() {
+        assert_eq!(BitReader::new(&[0xff; 8]).dc(&table()), None);
+        assert_eq!(BitReader::new(&[0b1100_0000]).dc(&table()), None, "a DC symbol has no zeros");
+        let runs =
+            HuffmanTable::new(&[1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], &[0xf1]).expect("one code");
+        assert_eq!(BitReader::new(&[0x55]).ac(&runs, |_, _| {}), None, "a coefficient past the block");
+        let mut reader = BitReader::new(&[0b0111_1111]);
+        reader.ac(&table(), |_, _| {}).expect("the end of a block");
+        assert!(!reader.is_past_end());
+        let mut reader = BitReader::new(&[]);
+        reader.ac(&table(), |_, _| {}).expect("zeros");
+        assert!(reader.is_past_end());
+        let three = [3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        assert!(HuffmanTable::new(&three, &[1, 2, 3]).is_none(), "three codes of one bit");
+        assert!(HuffmanTable::new(&[1; 16], &[1]).is_none(), "missing symbols");
+    }
+}

@@ -1,0 +1,114 @@
+//! JPEG. Baseline files in grey and YCbCr, whole or a region of them, are decoded here; progressive, RGB and CMYK files by zune-jpeg, as
+//! well as damaged files, whose defect it describes.
+mod block_plane;
+mod header;
+mod huffman;
+mod region;
+mod scan;
+
+pub use header::BaselineJpeg;
+
+use super::{MAX_PIXELS, damage, decoded_size};
+use crate::data::Image;
+use fornax_engine::ImageBox;
+use zune_core::bytestream::{ZByteIoError, ZCursor};
+use zune_core::colorspace::ColorSpace;
+use zune_core::options::DecoderOptions;
+use zune_jpeg::JpegDecoder;
+use zune_jpeg::errors::DecodeErrors;
+
+/// JPEG marker at the end of a complete file.
+const END_OF_IMAGE: [u8; 2] = [0xff, 0xd9];
+
+/// Decodes a JPEG: grey, YCbCr, RGB, CMYK or YCCK.
+pub fn decode(bytes: &[u8]) -> Result<Image, String> {
+    if let Some(jpeg) = BaselineJpeg::read(bytes) {
+        let [height, width] = jpeg.size;
+        decoded_size(width, height, jpeg.components.len())?;
+        let whole = ImageBox { top: 0, bottom: height as u32, left: 0, right: width as u32 };
+        if let Some(image) = decode_region(&jpeg, whole) {
+            return Ok(image);
+        }
+    }
+    decode_any(bytes)
+}
+
+/// Decodes a region of a JPEG. `None` if the data are damaged or truncated.
+pub fn decode_region(jpeg: &BaselineJpeg<'_>, region: ImageBox) -> Option<Image> {
+    let size = [region.height(), region.width(), jpeg.components.len()];
+    region::decode(jpeg, region).map(|pixels| Image { size, pixels })
+}
+
+/// Decodes a JPEG of any kind.
+fn decode_any(bytes: &[u8]) -> Result<Image, String> {
+    let text = |e: DecodeErrors| {
+        let not_enough = |io: &ZByteIoError| matches!(io, ZByteIoError::NotEnoughBytes(..));
+        let truncated = match &e {
+            DecodeErrors::ExhaustedData => true,
+            DecodeErrors::IoErrors(io) if not_enough(io) => true,
+            _ => !bytes.ends_with(&END_OF_IMAGE),
+        };
+        damage("JPEG", truncated, &e)
+    };
+    // Strict: a truncated file is an error; otherwise the missing part would be grey.
+    let options =
+        DecoderOptions::new_fast().set_max_width(MAX_PIXELS).set_max_height(MAX_PIXELS).set_strict_mode(true);
+    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
+    decoder.decode_headers().map_err(text)?;
+    let info = decoder.info().ok_or("the JPEG has no size")?;
+    let (colours, channels) = match decoder.input_colorspace() {
+        Some(ColorSpace::Luma) => (ColorSpace::Luma, 1),
+        // As stored: converted below as libjpeg and Pillow do.
+        Some(stored @ (ColorSpace::CMYK | ColorSpace::YCCK)) => (stored, 4),
+        _ => (ColorSpace::RGB, 3),
+    };
+    let (width, height) = (usize::from(info.width), usize::from(info.height));
+    let mut pixels = vec![0; decoded_size(width, height, channels)?];
+    decoder.set_options(options.jpeg_set_out_colorspace(colours));
+    decoder.decode_into(&mut pixels).map_err(text)?;
+    if channels < 4 {
+        return Image::from_decoded(width, height, channels, pixels);
+    }
+    let rgb = match colours {
+        ColorSpace::YCCK => rgb_of_cmyk(&pixels, |[y, cb, cr]| ycc_to_rgb(y, cb, cr)),
+        _ => rgb_of_cmyk(&pixels, |stored| stored.map(|value| 255 - value)),
+    };
+    Image::from_decoded(width, height, 3, rgb)
+}
+
+/// Converts pixels of four components to RGB. CMYK is stored inverted, as Adobe does; `ink` gives cyan, magenta and yellow of the first
+/// three components.
+fn rgb_of_cmyk(pixels: &[u8], ink: impl Fn([u8; 3]) -> [u8; 3]) -> Vec<u8> {
+    let convert = |pixel: &[u8]| {
+        let light = u32::from(pixel[3]);
+        ink([pixel[0], pixel[1], pixel[2]]).map(|ink| {
+            let product = u32::from(ink) * light + 128;
+            (light - (((product >> 8) + product) >> 8)) as u8
+        })
+    };
+    pixels.chunks_exact(4).flat_map(convert).collect()
+}
+
+/// RGB of YCbCr in libjpeg's fixed-point arithmetic with 16 fractional bits.
+fn ycc_to_rgb(y: u8, cb: u8, cr: u8) -> [u8; 3] {
+    let (y, cb, cr) = (i32::from(y), i32::from(cb) - 128, i32::from(cr) - 128);
+    let scaled = |value: i32| (value + (1 << 15)) >> 16;
+    let rgb = [y + scaled(91_881 * cr), y + scaled(-22_554 * cb - 46_802 * cr), y + scaled(116_130 * cb)];
+    rgb.map(|value| value.clamp(0, 255) as u8)
+}
+
+/// The EXIF data of a JPEG, if it has any: the contents of its APP1 segment.
+pub fn exif(bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut rest = bytes.get(2..)?;
+    while let [0xff, marker, high, low, ..] = *rest {
+        let length = usize::from(u16::from_be_bytes([high, low]));
+        let segment = rest.get(4..2 + length)?;
+        match marker {
+            0xe1 if segment.starts_with(b"Exif\0\0") => return Some(segment[6..].to_vec()),
+            // The entropy-coded data begin.
+            0xda => return None,
+            _ => rest = &rest[2 + length..],
+        }
+    }
+    None
+}

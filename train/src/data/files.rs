@@ -1,0 +1,80 @@
+//! Datasets of image files.
+use super::dataset::{Dataset, SampleImage};
+use super::decode::MAX_FILE_BYTES;
+use super::paths::PathList;
+use crate::error::ErrorKind;
+use crate::{Error, Result};
+use std::borrow::Cow;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Dataset of image files, which are read when they are accessed.
+#[derive(Clone, Debug)]
+pub struct FileDataset {
+    /// Folder of the relative paths.
+    folder: PathBuf,
+    paths: PathList,
+    targets: Vec<u32>,
+    classes: Arc<[String]>,
+}
+
+impl FileDataset {
+    /// Creates a dataset of the files at `paths` in `folder` (absolute paths are allowed), with a target for each.
+    pub fn new(folder: &Path, paths: PathList, targets: Vec<u32>, classes: Arc<[String]>) -> FileDataset {
+        assert_eq!(paths.len(), targets.len(), "a target for each path");
+        FileDataset { folder: folder.into(), paths, targets, classes }
+    }
+
+    fn path(&self, index: usize) -> PathBuf {
+        self.folder.join(self.paths.get(index))
+    }
+}
+
+/// Reads an image file. Errors if it is missing, not a regular file, or larger than any image may be.
+pub fn read_image_file(path: &Path) -> Result<Vec<u8>> {
+    let what = "the image cannot be read";
+    let unreadable = |e: std::io::Error| Error::unreadable(ErrorKind::Data, what, path, &e);
+    let fail = |why: String| {
+        Error::data(what).at_path(path).because(why).remedy("replace the file, or leave it out")
+    };
+    let file = File::open(path).map_err(unreadable)?;
+    let metadata = file.metadata().map_err(unreadable)?;
+    if !metadata.is_file() {
+        return Err(fail("it is not a regular file".into()));
+    }
+    if metadata.len() > MAX_FILE_BYTES {
+        return Err(fail(format!("it has {} bytes; at most {MAX_FILE_BYTES} are read", metadata.len())));
+    }
+    let mut bytes = Vec::with_capacity(metadata.len() as usize);
+    file.take(MAX_FILE_BYTES).read_to_end(&mut bytes).map_err(unreadable)?;
+    Ok(bytes)
+}
+
+impl Dataset for FileDataset {
+    fn len(&self) -> usize {
+        self.targets.len()
+    }
+
+    fn classes(&self) -> &[String] {
+        &self.classes
+    }
+
+    fn target(&self, index: usize) -> u32 {
+        self.targets[index]
+    }
+
+    fn image(&self, index: usize) -> Result<SampleImage<'_>> {
+        Ok(SampleImage::Encoded(Cow::Owned(read_image_file(&self.path(index))?)))
+    }
+
+    fn location(&self, index: usize) -> String {
+        self.path(index).display().to_string()
+    }
+
+    fn crc32c(&self) -> u32 {
+        let append = |sum, target: &u32| crc32c::crc32c_append(sum, &target.to_le_bytes());
+        self.targets.iter().fold(self.paths.crc32c(), append)
+    }
+}

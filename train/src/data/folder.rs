@@ -1,0 +1,65 @@
+//! Image folders: the name of the folder that contains an image is its class.
+use super::decode::EXTENSIONS;
+use super::files::FileDataset;
+use super::labels::ClassOrder;
+use super::listing;
+use super::paths::parent_name;
+use crate::{Error, Result};
+use std::path::Path;
+
+/// Opens an image folder: its images in natural order of their paths, with the innermost folder as class; `extensions` may restrict
+/// the images. Returns the dataset and notes about images that are left out.
+pub fn open(
+    folder: &Path,
+    order: &ClassOrder,
+    extensions: Option<&[&str]>,
+) -> Result<(FileDataset, Vec<String>)> {
+    let extensions = extensions.unwrap_or(&EXTENSIONS);
+    let listing = listing::list(folder, extensions)?;
+    if listing.files.is_empty() {
+        let why = format!("no file in it or its subfolders ends in .{}", extensions.join(", ."));
+        return Err(no_images(folder, why));
+    }
+    if matches!(order, ClassOrder::Found) {
+        let empty = listing.empty_folders.first().or(listing.folders_without_match.first());
+        if let Some(empty) = empty {
+            return Err(Error::data("a class has no images")
+                .at_path(&folder.join(empty))
+                .because("every innermost folder is a class")
+                .remedy("add images to the folder, or remove it"));
+        }
+    }
+    let outside = listing.files.iter().filter(|path| parent_name(path).is_empty()).count();
+    if outside == listing.files.len() {
+        return Err(Error::data("the images are not in folders of classes")
+            .at_path(folder)
+            .because("the folder that contains an image is its class")
+            .remedy("make a folder for each class, or list the images and their labels in a CSV file"));
+    }
+    let inside: Vec<usize> =
+        (0..listing.files.len()).filter(|i| !parent_name(listing.files.get(*i)).is_empty()).collect();
+    let files = if outside > 0 { listing.files.select(&inside) } else { listing.files };
+    let labels = order.label(files.iter().map(parent_name), folder)?;
+    let (kept, targets) = labels.kept();
+    let mut notes = vec![];
+    if outside > 0 {
+        notes.push(format!("{outside} images outside of the folders of classes are left out"));
+    }
+    let dropped = files.len() - kept.len();
+    let files = if dropped > 0 { files.select(&kept) } else { files };
+    notes.extend(dropped_note(dropped));
+    Ok((FileDataset::new(folder, files, targets, labels.classes), notes))
+}
+
+/// Note about images whose classes are not in the class map, if there are any.
+pub fn dropped_note(dropped: usize) -> Option<String> {
+    (dropped > 0).then(|| format!("{dropped} images are left out: their classes are not in the class map"))
+}
+
+/// The error of a dataset without images.
+pub fn no_images(path: &Path, why: impl std::fmt::Display) -> Error {
+    Error::data("the dataset has no images")
+        .at_path(path)
+        .because(why)
+        .remedy("check the path; `fornax datasets --help` names the formats")
+}

@@ -1,0 +1,540 @@
+//! Opening of a dataset: format, splits, class order, limits.
+use super::cifar::{self, CifarFormat};
+use super::csv::CsvColumns;
+use super::dataset::Dataset;
+use super::labels::{ClassOrder, read_class_map};
+use super::registry::{self, DatasetFormat, DatasetInfo};
+use super::split_names::SplitName;
+use super::statistics::ChannelStats;
+use super::subset::{limited, sorted_by_class, stratified_split};
+use super::tar::TarSplits;
+use super::video::{ClipOptions, ClipSampling, VideoDataset};
+use super::{csv, digits, folder, idx};
+use crate::{Error, Result};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Options of a dataset.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct DatasetOptions {
+    /// Name of the dataset or of its format (`--dataset`); `None` or empty: the format is found from the files, or the included digits if
+    /// there is no `root`.
+    pub name: Option<String>,
+    /// Folder or file (`--data-dir`).
+    pub root: Option<PathBuf>,
+    /// Name of the training split; `None`: `train`, or the whole dataset if it is not divided.
+    pub train_split: Option<String>,
+    /// Name of the validation split; `None`: `validation` if there is one; empty: no validation.
+    pub val_split: Option<String>,
+    /// File of class names, one per line; images of other classes are left out.
+    pub class_map: Option<PathBuf>,
+    /// Fraction of each class of the training split that is held out for validation. Errors if there is a validation split.
+    pub val_fraction: Option<f64>,
+    /// Maximum number of training samples.
+    pub train_num_samples: Option<usize>,
+    /// Maximum number of validation samples.
+    pub val_num_samples: Option<usize>,
+    /// Column of the paths in a CSV list, or extensions of the images in a folder, separated by `;` (`--input-key`).
+    pub input_key: Option<String>,
+    /// Column of the labels in a CSV list (`--target-key`).
+    pub target_key: Option<String>,
+    /// Input channels of the network, 1 or 3; `None`: those of the images.
+    pub channels: Option<usize>,
+    /// Frames per clip, for videos as folders of frames; `None`: single images.
+    pub clip_len: Option<usize>,
+    /// Choice of the frames of a clip.
+    pub clip_sampling: ClipSampling,
+}
+
+/// Training and validation split of a dataset.
+#[derive(Clone)]
+pub struct DatasetSplits {
+    /// Name or path of the dataset.
+    pub name: String,
+    /// Training split.
+    pub train: Arc<dyn Dataset>,
+    /// Validation split, if there is one.
+    pub validation: Option<Arc<dyn Dataset>>,
+    /// Class names, in the order of the logits.
+    pub classes: Vec<String>,
+    /// Channel statistics of the training split, for the channels that were requested; `None` for image files, which are normalised with
+    /// the constants of the model.
+    pub statistics: Option<ChannelStats>,
+    /// Height, width and channels of all images, if they are the same and known without decoding; the channels are the requested
+    /// ones.
+    pub image_size: Option<[usize; 3]>,
+    /// Notes about samples that are left out.
+    pub notes: Vec<String>,
+}
+
+impl DatasetSplits {
+    /// CRC32C of both splits, by which a checkpoint identifies its dataset.
+    pub fn crc32c(&self) -> u32 {
+        let sums = [Some(self.train.crc32c()), self.validation.as_ref().map(|split| split.crc32c())];
+        sums.into_iter().flatten().fold(0, |sum, part| crc32c::crc32c_append(sum, &part.to_le_bytes()))
+    }
+
+    /// Checks that a classifier can be trained. Errors if there is only one class.
+    pub fn check_trainable(&self) -> Result<()> {
+        match &self.classes[..] {
+            [only] => Err(Error::data("the dataset has only one class")
+                .at(&self.name)
+                .because(format!("every image is in the class {only:?}, so there is nothing to learn"))
+                .remedy("add images of at least one other class, or give the folder above this one")),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Split of a dataset, as opened by its format.
+struct OpenSplit {
+    dataset: Arc<dyn Dataset>,
+    image_size: Option<[usize; 3]>,
+    notes: Vec<String>,
+}
+
+/// Files of a dataset.
+struct DatasetFiles {
+    root: PathBuf,
+    kind: FileKind,
+    /// Class names of the registry.
+    names: &'static [&'static str],
+    input_key: Option<String>,
+    columns: CsvColumns,
+}
+
+enum FileKind {
+    Folder,
+    Video(ClipOptions),
+    Tar(TarSplits),
+    Csv,
+    Idx,
+    Cifar(CifarFormat),
+}
+
+impl DatasetOptions {
+    /// Format of the dataset, by its name or by the files of `root`. Errors if the name is unknown or the files have no known format.
+    pub fn format(&self) -> Result<DatasetFormat> {
+        match (self.name.as_deref().unwrap_or(""), &self.root) {
+            ("", None) => Ok(DatasetFormat::Digits),
+            ("", Some(root)) => detect(root),
+            (name, _) => Ok(registry::find(name).ok_or_else(|| unknown(name))?.format),
+        }
+    }
+
+    /// Opens the dataset.
+    pub fn open(&self) -> Result<DatasetSplits> {
+        self.check()?;
+        let name = self.name.as_deref().unwrap_or("");
+        let info = match name {
+            "" => None,
+            name => Some(registry::find(name).ok_or_else(|| unknown(name))?),
+        };
+        match (info, &self.root) {
+            (None, None) => self.digits(&registry::DATASETS[0]),
+            (Some(info), None) if !info.needs_files() => self.digits(info),
+            (Some(info), None) => Err(Error::usage(format!("--dataset {} needs --data-dir", info.name))
+                .because("its files are not included in the program")
+                .remedy(match info.files {
+                    [] => "give the folder of the files with --data-dir".to_string(),
+                    _ => format!(
+                        "download it with `fornax datasets download {}` and give its folder with --data-dir; source: {}",
+                        info.name, info.source
+                    ),
+                })),
+            (Some(info), Some(root)) if !info.needs_files() => {
+                Err(Error::usage(format!("--data-dir has no effect on --dataset {}", info.name))
+                    .at_path(root)
+                    .because("this dataset is included in the program")
+                    .remedy("leave --data-dir out, or choose the folder's dataset with --dataset"))
+            }
+            (info, Some(root)) => {
+                let format = match info {
+                    Some(info) => info.format,
+                    None => detect(root)?,
+                };
+                self.open_files(info, root, format)
+            }
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        let fail = |flag: &str, why: &str| Err(Error::usage(format!("{flag} {why}")));
+        if self.val_fraction.is_some_and(|fraction| !(fraction > 0.0 && fraction < 1.0)) {
+            return fail("--val-fraction", "must be above 0 and below 1");
+        }
+        if self.channels.is_some_and(|channels| channels != 1 && channels != 3) {
+            return Err(Error::usage("images have 1 or 3 channels")
+                .at("--in-chans")
+                .because(format!("{} were requested", self.channels.unwrap_or_default()))
+                .remedy("give 1 for grey or 3 for RGB"));
+        }
+        if self.clip_len == Some(0) {
+            return fail("--clip-len", "must be at least 1");
+        }
+        if self.val_fraction.is_some() && self.val_split.as_deref().is_some_and(|name| !name.is_empty()) {
+            return Err(Error::usage("--val-fraction and --val-split exclude each other")
+                .remedy("leave one of them out"));
+        }
+        Ok(())
+    }
+
+    fn digits(&self, info: &DatasetInfo) -> Result<DatasetSplits> {
+        let given = [
+            ("--train-split", self.train_split.is_some()),
+            ("--val-split", self.val_split.as_deref().is_some_and(|name| !name.is_empty())),
+            ("--class-map", self.class_map.is_some()),
+            ("--input-key", self.input_key.is_some()),
+            ("--target-key", self.target_key.is_some()),
+            ("--val-fraction", self.val_fraction.is_some()),
+            ("--clip-len", self.clip_len.is_some()),
+        ];
+        if let Some((flag, _)) = given.iter().find(|(_, given)| *given) {
+            return Err(Error::usage(format!("{flag} has no effect on the included digits"))
+                .because("their splits and classes are fixed")
+                .remedy(format!("leave {flag} out, or give other images with --data-dir")));
+        }
+        let [train, validation] = digits::open(info.classes)?;
+        let open = |dataset| OpenSplit { dataset, image_size: Some([8, 8, 1]), notes: vec![] };
+        let validation = (self.val_split.as_deref() != Some("")).then(|| open(validation));
+        self.finish(info.name.into(), open(train), validation, digits::MAX_VALUE)
+    }
+
+    fn open_files(
+        &self,
+        info: Option<&DatasetInfo>,
+        root: &Path,
+        format: DatasetFormat,
+    ) -> Result<DatasetSplits> {
+        let clip = self.clip_len.map(|length| ClipOptions { length, sampling: self.clip_sampling });
+        let kind = match (format, clip) {
+            (DatasetFormat::Folder, None) => FileKind::Folder,
+            (DatasetFormat::Folder, Some(options)) => FileKind::Video(options),
+            (_, Some(_)) => {
+                return Err(Error::usage("--clip-len needs videos as folders of frames")
+                    .at_path(root)
+                    .because("the dataset is not a folder of images")
+                    .remedy("leave --clip-len out, or give a folder of class/video/frame.jpg"));
+            }
+            (DatasetFormat::Tar, None) => FileKind::Tar(TarSplits::new(root)),
+            (DatasetFormat::Csv, None) => FileKind::Csv,
+            (DatasetFormat::Idx, None) => FileKind::Idx,
+            (DatasetFormat::Cifar10, None) => FileKind::Cifar(CifarFormat::Cifar10),
+            (DatasetFormat::Cifar100, None) => FileKind::Cifar(CifarFormat::Cifar100),
+            (DatasetFormat::Digits, None) => return self.digits(&registry::DATASETS[0]),
+        };
+        let names = info.map_or(&[][..], |info| info.classes);
+        if self.class_map.is_some() && matches!(kind, FileKind::Idx | FileKind::Cifar(_)) {
+            return Err(Error::usage("--class-map has no effect on this format")
+                .at_path(root)
+                .because("its files have class indices, not names")
+                .remedy("leave --class-map out"));
+        }
+        self.check_keys(root, &kind)?;
+        let columns = CsvColumns { input: self.input_key.clone(), target: self.target_key.clone() };
+        let mut files =
+            DatasetFiles { root: root.into(), kind, names, input_key: self.input_key.clone(), columns };
+        let order = match &self.class_map {
+            Some(path) => ClassOrder::Map(read_class_map(path)?),
+            None => ClassOrder::Found,
+        };
+        let (train, validation) = self.open_splits(&mut files, order)?;
+        self.finish(
+            info.map_or_else(|| root.display().to_string(), |info| info.name.into()),
+            train,
+            validation,
+            255,
+        )
+    }
+
+    fn check_keys(&self, root: &Path, kind: &FileKind) -> Result<()> {
+        let used = match kind {
+            FileKind::Csv => [true, true],
+            FileKind::Folder => [true, false],
+            _ => [false, false],
+        };
+        let given = [("--input-key", &self.input_key), ("--target-key", &self.target_key)];
+        match given.iter().zip(used).find(|((_, key), used)| key.is_some() && !used) {
+            None => Ok(()),
+            Some(((flag, _), _)) => Err(Error::usage(format!("{flag} has no effect on this format"))
+                .at_path(root)
+                .because(
+                    "only CSV lists have named columns, and only folders have files of several extensions",
+                )
+                .remedy(format!("leave {flag} out"))),
+        }
+    }
+
+    fn open_splits(
+        &self,
+        files: &mut DatasetFiles,
+        order: ClassOrder,
+    ) -> Result<(OpenSplit, Option<OpenSplit>)> {
+        let train_name = SplitName::new(self.train_split.as_deref().unwrap_or("train"));
+        let val_name = SplitName::new(self.val_split.as_deref().unwrap_or("validation"));
+        let wants_validation = self.val_split.as_deref() != Some("");
+        let divided = files.open(Some(&train_name), &order)?;
+        let of_training = |train: &OpenSplit| match &order {
+            ClassOrder::Map(_) => order.clone(),
+            _ => ClassOrder::Training(train.dataset.classes().into()),
+        };
+        let not_found = |files: &DatasetFiles, name: &SplitName, flag: &str| {
+            Error::data(format!("the split {:?} is not found", name.as_str()))
+                .at_path(&files.root)
+                .because(format!("none of {} is there", name.candidates().join(", ")))
+                .remedy(format!("check the folder, or name the split with {flag}"))
+        };
+        let Some(train) = divided else {
+            // Folders of other splits show that the root is divided: its images are not all for training.
+            let other = wants_validation && files.open(Some(&val_name), &order)?.is_some();
+            if self.train_split.is_some() || other {
+                return Err(not_found(files, &train_name, "--train-split"));
+            }
+            if self.val_split.is_some() && wants_validation {
+                return Err(not_found(files, &val_name, "--val-split"));
+            }
+            let all =
+                files.open(None, &order)?.ok_or_else(|| not_found(files, &train_name, "--train-split"))?;
+            return self.hold_out(all);
+        };
+        if !wants_validation {
+            return self.hold_out(train);
+        }
+        match files.open(Some(&val_name), &of_training(&train))? {
+            Some(_) if self.val_fraction.is_some() => {
+                Err(Error::usage("--val-fraction would have no effect")
+                    .at_path(&files.root)
+                    .because("the dataset has a validation split")
+                    .remedy("leave --val-fraction out, or ignore the validation split with --val-split ''"))
+            }
+            Some(validation) => Ok((train, Some(validation))),
+            None if self.val_split.is_some() => Err(not_found(files, &val_name, "--val-split")),
+            None => self.hold_out(train),
+        }
+    }
+
+    /// Divides the only split, if a fraction is to be held out.
+    fn hold_out(&self, all: OpenSplit) -> Result<(OpenSplit, Option<OpenSplit>)> {
+        let Some(fraction) = self.val_fraction else { return Ok((all, None)) };
+        let (train, validation) = stratified_split(all.dataset, fraction);
+        if train.is_empty() || validation.is_empty() {
+            return Err(Error::usage(format!("--val-fraction {fraction} leaves a split empty"))
+                .because(format!("{} samples to train, {} to validate", train.len(), validation.len()))
+                .remedy("choose a value nearer to 0.5, or add images"));
+        }
+        let split = |dataset, notes| OpenSplit { dataset, image_size: all.image_size, notes };
+        Ok((split(train, all.notes), Some(split(validation, vec![]))))
+    }
+
+    fn finish(
+        &self,
+        name: String,
+        train: OpenSplit,
+        validation: Option<OpenSplit>,
+        white: u8,
+    ) -> Result<DatasetSplits> {
+        let mut image_size = train.image_size;
+        if let Some(validation) = &validation
+            && validation.image_size != image_size
+        {
+            let why = format!(
+                "{:?} to train, {:?} to validate",
+                train.image_size.unwrap_or_default(),
+                validation.image_size.unwrap_or_default()
+            );
+            let what = "the training and validation images differ in size";
+            return Err(Error::data(what).at(name).because(why).remedy("use files of the same dataset"));
+        }
+        let mut notes = train.notes;
+        let limit = |dataset, count: Option<usize>| match count {
+            Some(count) => limited(dataset, count),
+            None => dataset,
+        };
+        let classes = train.dataset.classes().to_vec();
+        let train = limit(train.dataset, self.train_num_samples);
+        if train.is_empty() {
+            return Err(Error::data("the training split has no samples")
+                .at(name)
+                .remedy("raise --train-num-samples"));
+        }
+        let validation = validation.map(|split| {
+            notes.extend(split.notes.iter().map(|note| format!("validation: {note}")));
+            limit(split.dataset, self.val_num_samples)
+        });
+        let mut statistics = None;
+        if let Some([.., own]) = &mut image_size {
+            *own = self.channels.unwrap_or(*own);
+            statistics = Some(ChannelStats::of(&*train, white, *own)?);
+        }
+        Ok(DatasetSplits { name, train, validation, classes, statistics, image_size, notes })
+    }
+}
+
+impl DatasetFiles {
+    /// Opens a split, or all images without one; `None` if there is no such split.
+    fn open(&mut self, split: Option<&SplitName>, order: &ClassOrder) -> Result<Option<OpenSplit>> {
+        let encoded = |dataset, notes| OpenSplit { dataset, image_size: None, notes };
+        match &mut self.kind {
+            FileKind::Folder | FileKind::Video(_) => {
+                let folder = match split {
+                    None => self.root.clone(),
+                    Some(split) => match split.find(|name| self.root.join(name).is_dir()) {
+                        None if self.root.is_dir() => return Ok(None),
+                        None => self.root.clone(),
+                        Some(name) => self.root.join(name),
+                    },
+                };
+                if let FileKind::Video(options) = self.kind {
+                    let (dataset, notes) = VideoDataset::open(&folder, options, order)?;
+                    return Ok(Some(encoded(Arc::new(dataset), notes)));
+                }
+                let extensions: Option<Vec<&str>> = self.input_key.as_ref().map(|key| {
+                    key.split(';').map(|extension| extension.trim().trim_start_matches('.')).collect()
+                });
+                let (dataset, notes) = folder::open(&folder, order, extensions.as_deref())?;
+                Ok(Some(encoded(Arc::new(dataset), notes)))
+            }
+            FileKind::Tar(splits) => {
+                let opened = splits.open(split, order)?;
+                Ok(opened.map(|(dataset, notes)| encoded(Arc::new(dataset), notes)))
+            }
+            FileKind::Csv => {
+                let Some(path) = csv_of_split(&self.root, split, &self.columns)? else { return Ok(None) };
+                let opened = csv::open(&path, split, order, &self.columns)?;
+                Ok(opened.map(|(dataset, notes)| encoded(Arc::new(dataset), notes)))
+            }
+            FileKind::Idx => {
+                let train = SplitName::new("train");
+                let split = split.unwrap_or(&train);
+                let Some(paths) = idx::find_split(&self.root, split) else {
+                    return match split.as_str() {
+                        "train" => Err(idx::not_found(&self.root, split)),
+                        _ => Ok(None),
+                    };
+                };
+                let names: Vec<&str> = match order {
+                    ClassOrder::Training(classes) => classes.iter().map(String::as_str).collect(),
+                    _ => self.names.to_vec(),
+                };
+                let (dataset, size) = idx::open(&paths, &names)?;
+                Ok(Some(OpenSplit {
+                    dataset: sorted_by_class(dataset),
+                    image_size: Some(size),
+                    notes: vec![],
+                }))
+            }
+            FileKind::Cifar(format) => {
+                let train = SplitName::new("train");
+                let opened = format.open(&self.root, split.unwrap_or(&train), self.names)?;
+                let size = Some(cifar::SIZE);
+                Ok(opened.map(|dataset| OpenSplit {
+                    dataset: sorted_by_class(dataset),
+                    image_size: size,
+                    notes: vec![],
+                }))
+            }
+        }
+    }
+}
+
+/// The list of a split: the root itself, `<split>.csv` in it, or its only CSV file; `None` if the split has no list.
+fn csv_of_split(root: &Path, split: Option<&SplitName>, columns: &CsvColumns) -> Result<Option<PathBuf>> {
+    if !root.is_dir() {
+        // One list without a split column is the training split.
+        let whole = split.is_none_or(|split| split.candidates().contains(&"train"));
+        return Ok((whole || csv::has_splits(root, columns)?).then(|| root.to_path_buf()));
+    }
+    let named = |name: &str| root.join(format!("{name}.csv"));
+    if let Some(name) = split.and_then(|split| split.find(|name| named(name).is_file())) {
+        return Ok(Some(named(name)));
+    }
+    let lists = csv_files(root)?;
+    match (&lists[..], split) {
+        ([only], _) => csv_of_split(only, split, columns),
+        (_, Some(_)) => Ok(None),
+        ([], None) => Err(folder::no_images(root, "no file in it ends in .csv")),
+        (_, None) => Err(Error::data("the folder has several CSV lists")
+            .at_path(root)
+            .because("none of them is named train.csv")
+            .remedy("give the list itself with --data-dir, or name the lists train.csv and val.csv")),
+    }
+}
+
+/// CSV files directly in a folder.
+fn csv_files(folder: &Path) -> Result<Vec<PathBuf>> {
+    files_with_extension(folder, "csv")
+}
+
+fn files_with_extension(folder: &Path, extension: &str) -> Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(folder).map_err(|e| {
+        Error::data("the folder cannot be read").at_path(folder).because(e).remedy("check its permissions")
+    })?;
+    let mut paths: Vec<PathBuf> = entries
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|e| e.eq_ignore_ascii_case(extension)) && path.is_file())
+        .collect();
+    paths.sort();
+    Ok(paths)
+}
+
+/// Format of the files in a folder, or of a single file.
+fn detect(root: &Path) -> Result<DatasetFormat> {
+    if !root.exists() {
+        return Err(Error::data("the dataset is not found")
+            .at_path(root)
+            .because("no such file or folder")
+            .remedy("check the path"));
+    }
+    let cifar = |format| match format {
+        CifarFormat::Cifar10 => DatasetFormat::Cifar10,
+        CifarFormat::Cifar100 => DatasetFormat::Cifar100,
+    };
+    if let Some(format) = CifarFormat::detect(root) {
+        return Ok(cifar(format));
+    }
+    if root.is_file() {
+        let extension = root.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
+        return match extension.as_str() {
+            "tar" => Ok(DatasetFormat::Tar),
+            "csv" => Ok(DatasetFormat::Csv),
+            _ => Err(Error::data("the dataset has an unknown format")
+                .at_path(root)
+                .because("a file that is a dataset ends in .tar or .csv")
+                .remedy("give a folder of images, or decompress the archive")),
+        };
+    }
+    if idx::find_split(root, &SplitName::new("train")).is_some() {
+        return Ok(DatasetFormat::Idx);
+    }
+    if has_tars(root)? {
+        return Ok(DatasetFormat::Tar);
+    }
+    match csv_files(root)?.is_empty() {
+        false => Ok(DatasetFormat::Csv),
+        true => Ok(DatasetFormat::Folder),
+    }
+}
+
+/// True if a folder, or a split's folder in it, contains tar archives.
+fn has_tars(root: &Path) -> Result<bool> {
+    if !files_with_extension(root, "tar")?.is_empty() {
+        return Ok(true);
+    }
+    let train = SplitName::new("train");
+    match train.find(|name| root.join(name).is_dir()) {
+        Some(name) => Ok(!files_with_extension(&root.join(name), "tar")?.is_empty()),
+        None => Ok(false),
+    }
+}
+
+fn unknown(name: &str) -> Error {
+    let names: Vec<&str> = registry::DATASETS.iter().map(|d| d.name).collect();
+    let error = Error::usage(format!("unknown dataset {name:?}")).at("--dataset");
+    error.because(format!("the datasets are {}", names.join(", "))).remedy(
+        match crate::nearest::nearest(name, names) {
+            Some(near) => format!("did you mean {near:?}?"),
+            None => "choose one of these".into(),
+        },
+    )
+}

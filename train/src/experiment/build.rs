@@ -1,0 +1,201 @@
+//! Parts of a run, built from its configuration: dataset, loaders, model, EMA, weights.
+use crate::augment::TestTimeAugmentation;
+use crate::config::{Config, DEFAULT_VAL_FRACTION, InputConfig};
+use crate::data::{BadImages, DatasetOptions, DatasetSplits};
+use crate::ema::Ema;
+use crate::hub::Hub;
+use crate::loader::{BatchPreparation, Loader, LoaderOptions};
+use crate::report::thousands;
+use crate::weights::{self, LoadOptions, WeightsSource};
+use crate::{Error, Result};
+use fornax_engine::{DType, Device, Tensor, no_grad};
+use fornax_nn::models::{self, Model};
+use fornax_nn::{Context, Module};
+use std::sync::Arc;
+
+/// Images of a run: dataset, input of the network, and number of logits.
+pub struct RunData {
+    /// Training and validation split.
+    pub splits: DatasetSplits,
+    /// Input of the network.
+    pub input: InputConfig,
+    /// Number of logits.
+    pub num_classes: usize,
+}
+
+/// Opens the dataset and resolves the input of the network. Without a validation split, a fraction of each class is held out.
+pub fn open(config: &mut Config) -> Result<RunData> {
+    let splits = open_splits(config)?;
+    RunData::new(config, splits)
+}
+
+impl RunData {
+    /// Resolves the input of the network and the number of logits for a dataset with a validation split.
+    pub fn new(config: &mut Config, splits: DatasetSplits) -> Result<RunData> {
+        let input = config.resolve_input(&splits)?;
+        let num_classes = num_classes(config, &splits)?;
+        Ok(RunData { splits, input, num_classes })
+    }
+}
+
+fn open_splits(config: &Config) -> Result<DatasetSplits> {
+    let options = &config.data.dataset;
+    let mut splits = options.open()?;
+    splits.check_trainable()?;
+    if splits.validation.is_none() {
+        if options.val_split.is_some() {
+            return Err(Error::usage("training without validation is not available")
+                .at("--val-split")
+                .because("the validation metrics select the best checkpoint")
+                .remedy("leave it out, or give --val-fraction"));
+        }
+        let options = DatasetOptions { val_fraction: Some(DEFAULT_VAL_FRACTION), ..options.clone() };
+        splits = options.open()?;
+        let fraction = format!("no validation split: {DEFAULT_VAL_FRACTION} of each class is held out");
+        splits.notes.push(fraction);
+    }
+    Ok(splits)
+}
+
+/// Checks that a training batch fits into the dataset.
+pub fn check_batch_size(config: &Config, data: &DatasetSplits) -> Result<()> {
+    if config.batch_size <= data.train.len() {
+        return Ok(());
+    }
+    let (batch, images) = (thousands(config.batch_size as u64), thousands(data.train.len() as u64));
+    Err(Error::usage(format!("a batch of {batch} images is larger than the dataset"))
+        .at("--batch-size")
+        .because(format!("{} has {images} training images", data.name))
+        .remedy(format!("choose at most {}", data.train.len())))
+}
+
+/// Number of logits: `--num-classes`, at least the number of classes of the dataset.
+fn num_classes(config: &Config, data: &DatasetSplits) -> Result<usize> {
+    let classes = data.classes.len();
+    match config.settings.num_classes {
+        Some(given) if given < classes => Err(Error::usage(format!("{given} classes are too few"))
+            .at("--num-classes")
+            .because(format!("{} has {classes} classes", data.name))
+            .remedy(format!("give at least {classes}, or leave classes out with --class-map"))),
+        given => Ok(given.unwrap_or(classes)),
+    }
+}
+
+/// Builds the model and checks it with a forward pass on one image.
+pub fn build(config: &Config, input: &InputConfig, num_classes: usize) -> Result<Box<dyn Model>> {
+    let model = config.model.create(num_classes, input)?;
+    let ([h, w], c) = (input.size, input.channels);
+    let pixels = Tensor::zeros([1, h, w, c], DType::F32, &Device::Cpu)?;
+    no_grad(|| model.forward(&pixels, &mut Context::eval())).map_err(|e| {
+        Error::usage(format!("{} does not accept images of {h}x{w}x{c}", config.model.name))
+            .at("--model, --img-size")
+            .because(e)
+    })?;
+    if config.batch_size == 1 {
+        // Batch norm rejects a single value per channel. A second model, as training mode changes the running statistics.
+        let trial = config.model.create(num_classes, input)?;
+        no_grad(|| trial.forward(&pixels, &mut Context::train())).map_err(|e| {
+            Error::usage(format!("{} cannot train on one image at a time", config.model.name))
+                .at("--batch-size")
+                .because(e)
+                .remedy("choose at least 2")
+        })?;
+    }
+    Ok(model)
+}
+
+/// Training loader. Its options hold the record of bad images.
+pub fn training_loader(config: &Config, data: &RunData, device: Device) -> Result<Loader> {
+    let transform = config.augment.transform(&data.input).train_transform()?;
+    let dataset = data.splits.train.clone();
+    let bad_images = Arc::new(BadImages::new(config.data.bad_image, config.data.max_bad, dataset.len()));
+    let batch_transform = config.augment.batch_augmentation(data.num_classes);
+    let options = LoaderOptions {
+        batch_size: config.batch_size,
+        epoch_repeats: config.data.epoch_repeats,
+        repeats: config.data.aug_repeats,
+        batch_transform: batch_transform.map(|transform| Arc::new(transform) as _),
+        bad_images: Some(bad_images),
+        ..loader_options(config, data, device)
+    };
+    Loader::new(dataset, Arc::new(transform), options)
+}
+
+/// Validation loader.
+pub fn validation_loader(config: &Config, data: &RunData, device: Device) -> Result<Loader> {
+    let dataset = data.splits.validation.clone().ok_or_else(|| {
+        Error::data("the dataset has no validation split")
+            .at(&data.splits.name)
+            .because("the validation metrics select the best checkpoint")
+            .remedy("give the dataset a validation split")
+    })?;
+    let views = TestTimeAugmentation::new(data.input.eval_transform(), config.augment.tta)
+        .map_err(|why| Error::usage(why).at("--tta"))?;
+    let options = LoaderOptions {
+        training: false,
+        batch_size: config.validation_batch_size,
+        ..loader_options(config, data, device)
+    };
+    Loader::new(dataset, Arc::new(views), options)
+}
+
+fn loader_options(config: &Config, data: &RunData, device: Device) -> LoaderOptions {
+    LoaderOptions {
+        channels: data.input.channels,
+        seed: config.seed,
+        workers: config.data.workers,
+        prefetch: config.data.prefetch,
+        timeout: config.data.timeout,
+        device,
+        exif_orientation: config.data.exif_orientation,
+        prepare_on_host: config.data.prepare_on_host.then(|| preparation(config, data)),
+        ..LoaderOptions::default()
+    }
+}
+
+/// Normalisation, mixing and erasing of batches.
+pub fn preparation(config: &Config, data: &RunData) -> BatchPreparation {
+    BatchPreparation {
+        statistics: data.input.statistics.clone(),
+        rounded: true,
+        erase_mode: config.augment.erase_mode(),
+        seed: config.seed,
+    }
+}
+
+/// Creates the EMA of a model, if enabled.
+pub fn create_ema(
+    config: &Config,
+    data: &RunData,
+    model: &dyn Module,
+    device: Device,
+) -> Result<Option<Ema>> {
+    let Some(options) = config.ema else { return Ok(None) };
+    if config.ema_on_cpu && device == Device::Cpu {
+        return Err(Error::usage("--model-ema-force-cpu would have no effect")
+            .because("the run computes on the CPU")
+            .remedy("leave it out, or choose another --device"));
+    }
+    let ema_device = if config.ema_on_cpu { Device::Cpu } else { device };
+    Ema::new(model, config.model.create(data.num_classes, &data.input)?, options, ema_device).map(Some)
+}
+
+/// Loads pretrained weights or the initial checkpoint, if given; returns their source and a report.
+pub fn load_weights(config: &Config, model: &dyn Module) -> Result<Option<String>> {
+    let settings = &config.settings;
+    let info =
+        models::find_model(&config.model.name).map_err(|e| Error::usage(e.to_string()).at("--model"))?;
+    let pretrained = LoadOptions::pretrained(info.pretrained_cfg.classifier, info.pretrained_cfg.first_conv);
+    let (source, options) =
+        match (&settings.initial_checkpoint, &settings.pretrained_path, settings.pretrained) {
+            (Some(path), ..) => (WeightsSource::Path(path.clone()), LoadOptions::exact()),
+            (None, Some(text), _) => {
+                (text.parse().map_err(|why: String| Error::usage(why).at("--pretrained-path"))?, pretrained)
+            }
+            (None, None, Some(true)) => (WeightsSource::published(info)?, pretrained),
+            (None, None, _) => return Ok(None),
+        };
+    let path = source.resolve(&Hub::from_environment())?;
+    let report = weights::load(model, &path, &options)?;
+    Ok(Some(format!("{source}: {report}")))
+}

@@ -1,0 +1,375 @@
+//! A complete run: data, model, loaders, optimizer, loss, schedule and callbacks, built from a configuration.
+//!
+//! [`Experiment::run`] does everything in one call. Before it, each part can be built by its `build_*` method and changed, or replaced by
+//! setting its field; parts that are set are not built.
+//!
+//! ```no_run
+//! use fornax::config::Config;
+//! use fornax::experiment::Experiment;
+//! use fornax::settings::Settings;
+//!
+//! # fn main() -> fornax::Result<()> {
+//! let settings = Settings { epochs: Some(3), ..Settings::default() };
+//! let mut experiment = Experiment::new(Config::resolve(&settings)?);
+//! let result = experiment.run()?;
+//! println!("top-1 {:.2}%", result.evaluation.top1);
+//! # Ok(()) }
+//! ```
+pub mod build;
+mod callbacks;
+pub mod conv_plans;
+mod plan;
+mod reports;
+mod resume;
+
+pub use build::RunData;
+pub use resume::RunCheckpoint;
+
+use crate::callbacks::{Callback, CallbackList};
+use crate::checkpoint::{self, CheckpointHeader};
+use crate::config::Config;
+use crate::ema::Ema;
+use crate::loader::Loader;
+use crate::optim::Optimizer;
+use crate::report::{Destination, Machine, RunFolder};
+use crate::schedule::Schedule;
+use crate::settings::NonfinitePolicy;
+use crate::train_step::{CudaGraphMode, TrainStep, TrainStepOptions};
+use crate::trainer::{Evaluation, Evaluator, RunSignals, Trainer, TrainerOptions, TrainerState};
+use crate::{Error, Result};
+use fornax_engine::Device;
+use fornax_nn::loss::Loss;
+use fornax_nn::models::Model;
+use fornax_nn::{Module, move_to};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Parts of a run, and where it computes and writes.
+pub struct Experiment {
+    /// The configuration.
+    pub config: Config,
+    /// Device of the model.
+    pub device: Device,
+    /// Output folder; `None`: the run writes no files.
+    pub output: Option<Destination>,
+    /// Updates between log lines in the output folder.
+    pub log_interval: u64,
+    /// Capture of updates as CUDA graphs; `None`: on a CUDA device, if possible.
+    pub cuda_graph: Option<bool>,
+    /// Checkpoint from which the run is resumed.
+    pub resume: Option<RunCheckpoint>,
+    /// Signals for the run.
+    pub signals: Box<dyn RunSignals>,
+    /// Callbacks, called after those of [`Experiment::build_callbacks`].
+    pub callbacks: CallbackList<'static>,
+    /// Dataset, input of the network and number of classes.
+    pub data: Option<RunData>,
+    /// The model. A replaced model keeps its weights.
+    pub model: Option<Box<dyn Model>>,
+    /// Training loss.
+    pub criterion: Option<Arc<dyn Loss>>,
+    /// The optimizer.
+    pub optimizer: Option<Optimizer>,
+    /// Learning-rate schedule.
+    pub scheduler: Option<Schedule>,
+    /// Training batches.
+    pub train_loader: Option<Loader>,
+    /// Validation batches.
+    pub validation_loader: Option<Loader>,
+    /// The training step, with the EMA.
+    pub train_step: Option<TrainStep>,
+    /// Progress of the run.
+    pub state: TrainerState,
+    /// The run's folder, once it is open.
+    pub folder: Option<PathBuf>,
+    /// Source of the initial weights, if they were loaded.
+    weights_source: Option<String>,
+    /// Messages before the run.
+    notes: Vec<String>,
+    is_restored: bool,
+}
+
+/// Results of a run.
+#[derive(Clone, Debug)]
+pub struct RunResult {
+    /// The last evaluation.
+    pub evaluation: Evaluation,
+    /// Wall-clock time of this process from the first update to the last evaluation.
+    pub seconds: f64,
+    /// Training images per second of `seconds`.
+    pub images_per_second: f64,
+    /// The run's folder, if it has one.
+    pub folder: Option<PathBuf>,
+}
+
+impl Experiment {
+    /// Creates a run on the CPU that writes no files.
+    pub fn new(config: Config) -> Experiment {
+        Experiment {
+            config,
+            device: Device::Cpu,
+            output: None,
+            log_interval: 50,
+            cuda_graph: None,
+            resume: None,
+            signals: Box::new(()),
+            callbacks: CallbackList::new(),
+            data: None,
+            model: None,
+            criterion: None,
+            optimizer: None,
+            scheduler: None,
+            train_loader: None,
+            validation_loader: None,
+            train_step: None,
+            state: TrainerState::default(),
+            folder: None,
+            weights_source: None,
+            notes: vec![],
+            is_restored: false,
+        }
+    }
+
+    /// Builds every part, restores the checkpoint of a resumed run, trains to the last epoch and returns the results.
+    pub fn run(&mut self) -> Result<RunResult> {
+        self.build()?;
+        let folder = self.open_folder()?;
+        self.folder = folder.as_ref().map(|folder| folder.path().to_path_buf());
+        let mut callbacks = self.build_callbacks(folder)?;
+        callbacks.append(std::mem::take(&mut self.callbacks));
+        let plan = self.plan()?;
+        let output =
+            self.folder.as_ref().map_or(String::new(), |path| format!("\noutput    {}", path.display()));
+        callbacks.on_message(&format!("{plan}{output}"))?;
+        for note in std::mem::take(&mut self.notes) {
+            callbacks.on_message(&note)?;
+        }
+        let started = Instant::now();
+        let mut trainer = self.trainer()?;
+        let batches = trainer.batches() as u64;
+        let batches_done = |state: &TrainerState| u64::from(state.epoch) * batches + state.batch as u64;
+        let first = batches_done(&trainer.state);
+        let result = trainer.run(&mut callbacks);
+        self.state = trainer.state;
+        let seconds = started.elapsed().as_secs_f64();
+        let batch_size = self.train_loader.as_ref().map_or(0, |loader| loader.options().batch_size);
+        // Rolled back or restarted epochs are not counted.
+        let images = batches_done(&self.state).saturating_sub(first) * batch_size as u64;
+        let images_per_second = images as f64 / seconds;
+        Ok(RunResult { evaluation: result?, seconds, images_per_second, folder: self.folder.clone() })
+    }
+
+    /// Builds every part that is not set, and restores the checkpoint of a resumed run. Writes nothing.
+    pub fn build(&mut self) -> Result<()> {
+        self.build_data()?;
+        self.build_model()?;
+        self.build_criterion();
+        self.build_scheduler();
+        self.build_optimizer()?;
+        self.build_train_loader()?;
+        self.build_validation_loader()?;
+        self.build_train_step()?;
+        self.restore()?;
+        self.output.as_ref().map_or(Ok(()), Destination::check)
+    }
+
+    /// Opens the dataset, unless it is set.
+    pub fn build_data(&mut self) -> Result<&RunData> {
+        if self.data.is_none() {
+            self.data = Some(build::open(&mut self.config)?);
+        }
+        let data = self.data.as_ref().expect("it was just set");
+        build::check_batch_size(&self.config, &data.splits)?;
+        Ok(data)
+    }
+
+    /// Builds the model with its initial weights on the device, unless it is set; a model that is set is moved there.
+    pub fn build_model(&mut self) -> Result<&dyn Model> {
+        self.build_data()?;
+        let data = self.data.as_ref().expect("it was built");
+        if self.model.is_none() {
+            let model = build::build(&self.config, &data.input, data.num_classes)?;
+            // A resumed run loads its weights from the checkpoint.
+            if self.resume.is_none() {
+                self.weights_source = build::load_weights(&self.config, &*model)?;
+            }
+            self.config.model.init_head(&*model)?;
+            conv_plans::set_options(&self.config, &self.device)?;
+            self.model = Some(model);
+        }
+        let model = self.model.as_deref().expect("it was just set");
+        move_to(model, &self.device)?;
+        Ok(model)
+    }
+
+    /// Builds the training loss, unless it is set.
+    pub fn build_criterion(&mut self) -> Arc<dyn Loss> {
+        self.criterion.get_or_insert_with(|| self.config.loss.clone()).clone()
+    }
+
+    /// Builds the learning-rate schedule, unless it is set.
+    pub fn build_scheduler(&mut self) -> &Schedule {
+        self.scheduler.get_or_insert_with(|| self.config.schedule.clone())
+    }
+
+    /// Builds the optimizer of the model's parameters, unless it is set.
+    pub fn build_optimizer(&mut self) -> Result<&Optimizer> {
+        self.build_model()?;
+        if self.optimizer.is_none() {
+            self.optimizer = Some(self.config.optimizer(self.model.as_deref().expect("it was built"))?);
+        }
+        Ok(self.optimizer.as_ref().expect("it was just set"))
+    }
+
+    /// Builds the training loader, unless it is set.
+    pub fn build_train_loader(&mut self) -> Result<&Loader> {
+        if self.train_loader.is_none() {
+            self.build_data()?;
+            let data = self.data.as_ref().expect("it was built");
+            self.train_loader = Some(build::training_loader(&self.config, data, self.device)?);
+        }
+        Ok(self.train_loader.as_ref().expect("it was just set"))
+    }
+
+    /// Builds the validation loader, unless it is set.
+    pub fn build_validation_loader(&mut self) -> Result<&Loader> {
+        if self.validation_loader.is_none() {
+            self.build_data()?;
+            let data = self.data.as_ref().expect("it was built");
+            self.validation_loader = Some(build::validation_loader(&self.config, data, self.device)?);
+        }
+        Ok(self.validation_loader.as_ref().expect("it was just set"))
+    }
+
+    /// Builds the training step and its EMA, unless it is set.
+    pub fn build_train_step(&mut self) -> Result<&mut TrainStep> {
+        if self.train_step.is_none() {
+            self.build_optimizer()?;
+            let loss = self.build_criterion();
+            let (data, model) = (self.data.as_ref().expect("built"), self.model.as_deref().expect("built"));
+            let ema = build::create_ema(&self.config, data, model, self.device)?;
+            let optimizer = self.optimizer.as_ref().expect("built");
+            let options = TrainStepOptions {
+                precision: self.config.precision,
+                loss,
+                checkpointing: self.config.checkpointing,
+                seed: self.config.seed,
+                cuda_graph: cuda_graph_mode(self.cuda_graph, &self.device, optimizer)?,
+                ema_after_check: self.config.on_nonfinite == NonfinitePolicy::Skip,
+            };
+            let preparation = build::preparation(&self.config, data);
+            self.train_step = Some(TrainStep::new(options, Some(preparation), self.device).with_ema(ema));
+        }
+        Ok(self.train_step.as_mut().expect("it was just set"))
+    }
+
+    /// Builds the callbacks of the configuration: checkpoints and, in a run's folder, its logs, summary and plots.
+    pub fn build_callbacks(&self, folder: Option<RunFolder>) -> Result<CallbackList<'static>> {
+        callbacks::build(self, folder)
+    }
+
+    /// The plan of a run in a few lines.
+    pub fn plan(&mut self) -> Result<String> {
+        self.build_model()?;
+        let (data, model) = (self.data.as_ref().expect("built"), self.model.as_deref().expect("built"));
+        Ok(plan::plan(&self.config, data, model, self.device, self.weights_source.as_deref()))
+    }
+
+    /// Evaluates the EMA model if there is one on the model's device, else the model.
+    pub fn evaluate(&mut self) -> Result<Evaluation> {
+        self.build()?;
+        self.trainer()?.evaluate()
+    }
+
+    /// Evaluates a model on the validation split, in the precision of the configuration.
+    pub fn evaluate_model(&mut self, model: &dyn Module) -> Result<Evaluation> {
+        self.build_validation_loader()?;
+        let data = self.data.as_ref().expect("built");
+        let preparation = build::preparation(&self.config, data);
+        let evaluator = Evaluator {
+            loader: self.validation_loader.as_ref().expect("built"),
+            num_classes: data.num_classes,
+            precision: self.config.precision,
+            preparation: Some(&preparation),
+        };
+        evaluator.evaluate(model, &|| Ok(()))
+    }
+
+    /// The EMA of the model, if there is one.
+    pub fn ema(&self) -> Option<&Ema> {
+        self.train_step.as_ref()?.ema()
+    }
+
+    /// SHA-256 of the tensors of model, optimizer and EMA: equal for equal states.
+    pub fn hash(&mut self) -> Result<String> {
+        self.build_train_step()?;
+        let model = self.model.as_deref().expect("built");
+        checkpoint::hash(&checkpoint::tensors(model, self.optimizer.as_ref(), self.ema())?)
+    }
+
+    /// Metadata of the run's checkpoints.
+    pub fn checkpoint_header(&mut self) -> Result<CheckpointHeader> {
+        self.build_data()?;
+        let data = self.data.as_ref().expect("built");
+        Ok(CheckpointHeader::new(&self.config.settings, &data.splits, &data.input))
+    }
+
+    fn trainer(&mut self) -> Result<Trainer<'_>> {
+        let data = self.data.as_ref().expect("built");
+        let mut trainer = Trainer::new(
+            self.model.as_deref().expect("built"),
+            self.optimizer.as_ref().expect("built"),
+            self.scheduler.as_ref().expect("built"),
+            self.train_loader.as_ref().expect("built"),
+            self.validation_loader.as_ref().expect("built"),
+            self.train_step.as_mut().expect("built"),
+            data.num_classes,
+            trainer_options(&self.config),
+        );
+        trainer.device = self.device;
+        trainer.signals = &*self.signals;
+        trainer.state = self.state.clone();
+        Ok(trainer)
+    }
+
+    /// Opens the run's folder and writes `args.yaml` and `env.json`.
+    fn open_folder(&mut self) -> Result<Option<RunFolder>> {
+        let Some(destination) = &self.output else { return Ok(None) };
+        let data = self.data.as_ref().expect("built");
+        let name = format!("{}-{}", self.config.model.name, data.input.size[0]);
+        let folder = RunFolder::open(destination, &name, self.log_interval, &self.state)?;
+        folder.describe_run(&self.config.settings, &Machine::detect())?;
+        Ok(Some(folder))
+    }
+}
+
+/// Options of the trainer.
+fn trainer_options(config: &Config) -> TrainerOptions {
+    TrainerOptions {
+        grad_accum_steps: config.grad_accum_steps,
+        batches_per_epoch: config.batches_per_epoch,
+        val_interval: config.val_interval,
+        recovery_interval: config.recovery_interval,
+        eval_metric: config.eval_metric,
+        on_nonfinite: config.on_nonfinite,
+    }
+}
+
+/// CUDA graph mode from `--cuda-graph`, device and optimizer.
+fn cuda_graph_mode(requested: Option<bool>, device: &Device, optimizer: &Optimizer) -> Result<CudaGraphMode> {
+    match (requested, device) {
+        (Some(true), Device::Cpu) => Err(Error::usage("--cuda-graph would have no effect")
+            .because("the run computes on the CPU")
+            .remedy("leave it out, or choose another --device")),
+        (Some(true), _) if optimizer.is_second_order() => {
+            Err(Error::usage("--cuda-graph does not work with this optimizer")
+                .because("the optimizer differentiates the backward pass, which cannot be captured")
+                .remedy("leave it out, or choose another --opt"))
+        }
+        (Some(true), _) => Ok(CudaGraphMode::Always),
+        (None, _) if optimizer.is_second_order() => Ok(CudaGraphMode::Never),
+        (Some(false), _) => Ok(CudaGraphMode::Never),
+        (None, _) => Ok(CudaGraphMode::Auto),
+    }
+}

@@ -1,0 +1,48 @@
+//! The printed plan of a run.
+use super::RunData;
+use crate::config::Config;
+use crate::data::SampleImage;
+use crate::report::{bytes, thousands};
+use fornax_engine::Device;
+use fornax_nn::{Module, named_parameters};
+
+/// The plan of a run in a few lines.
+pub fn plan(
+    config: &Config,
+    data: &RunData,
+    model: &dyn Module,
+    device: Device,
+    weights: Option<&str>,
+) -> String {
+    let RunData { splits, input, .. } = data;
+    let ([h, w], c) = (input.size, input.channels);
+    let parameters: usize = named_parameters(model).iter().map(|(_, tensor)| tensor.numel()).sum();
+    let updates = (splits.train.len() / config.batch_size).div_ceil(config.grad_accum_steps);
+    let precision = match config.precision.half_dtype() {
+        Some(half) => format!(", in {half} at level {:?}", config.precision.level()),
+        None => String::new(),
+    };
+    let count = |n: usize| thousands(n as u64);
+    let grey =
+        matches!(splits.train.image(0), Ok(SampleImage::Decoded(image)) if image.size[2] == 1) && c == 3;
+    let notes = grey.then(|| "grey images are converted to RGB".to_string());
+    let notes: String = splits.notes.iter().chain(&notes).map(|note| format!("          {note}\n")).collect();
+    let weights =
+        weights.map_or(String::new(), |w| format!("weights   {}\n", w.replace('\n', "\n          ")));
+    format!(
+        "dataset   {}: {} training images, {} validation images, {} classes\n{notes}\
+         input     {h}x{w}x{c}\n\
+         model     {}: {} parameters, {} with optimizer state\n{weights}\
+         training  {} epochs of {} updates, {} images each, on {device}{precision}",
+        splits.name,
+        count(splits.train.len()),
+        count(splits.validation.as_ref().map_or(0, |split| split.len())),
+        splits.classes.len(),
+        config.model.name,
+        count(parameters),
+        bytes(4 * parameters as u64 * (1 + config.state_tensors_per_parameter())),
+        config.schedule.total_epochs(),
+        count(updates),
+        count(config.batch_size * config.grad_accum_steps),
+    )
+}

@@ -1,0 +1,72 @@
+//! Resuming a run from a checkpoint.
+use super::{Experiment, conv_plans};
+use crate::checkpoint::{Checkpoint, CheckpointHeader};
+use crate::config::Config;
+use crate::data::DatasetSplits;
+use crate::trainer::TrainerState;
+use crate::{Error, Result};
+
+/// Checkpoint from which a run is resumed.
+pub struct RunCheckpoint {
+    /// The checkpoint.
+    pub checkpoint: Checkpoint,
+    /// Messages about newer checkpoints that cannot be used.
+    pub notes: Vec<String>,
+}
+
+impl Experiment {
+    /// Restores model, optimizer, EMA and progress from the checkpoint of a resumed run, once.
+    pub(super) fn restore(&mut self) -> Result<()> {
+        if std::mem::replace(&mut self.is_restored, true) {
+            return Ok(());
+        }
+        let (config, data) = (&self.config, self.data.as_ref().expect("built"));
+        if let Some(RunCheckpoint { checkpoint, notes }) = &self.resume {
+            check_same_run(config, &data.splits, &checkpoint.header)?;
+            let optimizer = self.optimizer.as_ref().filter(|_| !config.no_resume_opt);
+            let ema = self.train_step.as_ref().and_then(|step| step.ema());
+            checkpoint.restore(self.model.as_deref().expect("built"), optimizer, ema)?;
+            self.state = checkpoint.header.state.clone();
+            self.notes.extend(notes.iter().cloned());
+            if let Some(plans) = &checkpoint.header.conv_plans {
+                self.notes.extend(conv_plans::restore(&self.device, plans)?);
+            }
+        }
+        if let Some(epoch) = config.start_epoch {
+            let batches = self.train_loader.as_ref().expect("built").batches();
+            let batches = config.batches_per_epoch.map_or(batches, |limit| limit.min(batches));
+            self.state.start_at(epoch, batches.div_ceil(config.grad_accum_steps) as u64);
+        }
+        if self.resume.is_some() {
+            let TrainerState { epoch, update, .. } = self.state;
+            self.notes.push(format!("resuming after {epoch} epochs and {update} updates"));
+        }
+        Ok(())
+    }
+}
+
+/// Checks that a resumed run has the checkpoint's dataset, model, batch size, optimizer and seed.
+fn check_same_run(config: &Config, data: &DatasetSplits, header: &CheckpointHeader) -> Result<()> {
+    let (now, then) = (&config.settings.given(), &header.settings.given());
+    let fixed = ["dataset", "model", "batch_size", "opt", "seed"];
+    // Without the optimizer's state, another optimizer may go on.
+    let fixed = fixed.into_iter().filter(|key| *key != "opt" || !config.no_resume_opt);
+    if let Some(key) = fixed.into_iter().find(|key| now.get(*key) != then.get(*key)) {
+        let flag = format!("--{}", key.replace('_', "-"));
+        let text = |value: Option<&serde_json::Value>| value.map_or("unset".into(), |v| v.to_string());
+        return Err(Error::usage(format!("{flag} cannot change within a run"))
+            .because(format!(
+                "the checkpoint was made with {}, now it is {}",
+                text(then.get(key)),
+                text(now.get(key))
+            ))
+            .remedy(format!("leave {flag} out, or start a new run without --resume")));
+    }
+    if data.crc32c() != header.data_crc32c || data.classes != header.classes {
+        let why = "its images or labels differ from those of the checkpoint's run";
+        return Err(Error::data("the dataset has changed")
+            .because(why)
+            .remedy("restore it, or start a new run"));
+    }
+    Ok(())
+}

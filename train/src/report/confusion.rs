@@ -1,0 +1,164 @@
+//! Confusion counts of an evaluation: the most confused classes and pairs, and their file.
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Confusion matrix of an epoch without its zeros, as in `plots/confusion_matrix.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ConfusionCounts {
+    /// Epoch, counted from 0.
+    pub epoch: u32,
+    /// Top-1 accuracy in percent.
+    pub top1: f64,
+    /// Class names.
+    pub classes: Vec<String>,
+    /// True class, predicted class and number of samples, ordered by class.
+    pub counts: Vec<(u32, u32, u64)>,
+}
+
+/// Part of a confusion matrix that is drawn: one row and column per name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfusionTable {
+    /// Class names; the last one stands for all other classes if there are too many.
+    pub names: Vec<String>,
+    /// Samples of the class of the row predicted as the class of the column.
+    pub counts: Vec<Vec<u64>>,
+}
+
+/// Samples of one class predicted as another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConfusedPair {
+    /// True class.
+    pub target: u32,
+    /// Predicted class.
+    pub predicted: u32,
+    /// Number of samples.
+    pub count: u64,
+}
+
+impl ConfusionCounts {
+    /// Counts predictions. Logits beyond the class names are named by their number.
+    pub fn new(
+        epoch: u32,
+        top1: f64,
+        classes: &[String],
+        targets: &[u32],
+        predictions: &[u32],
+    ) -> ConfusionCounts {
+        let mut counts = BTreeMap::new();
+        for pair in targets.iter().zip(predictions) {
+            *counts.entry(pair).or_insert(0) += 1;
+        }
+        let highest = targets.iter().chain(predictions).map(|class| *class as usize + 1).max().unwrap_or(0);
+        let unnamed = (classes.len()..highest).map(|class| format!("class {class}"));
+        ConfusionCounts {
+            epoch,
+            top1,
+            classes: classes.iter().cloned().chain(unnamed).collect(),
+            counts: counts
+                .into_iter()
+                .map(|((target, predicted), count)| (*target, *predicted, count))
+                .collect(),
+        }
+    }
+
+    /// Reads the file of an earlier epoch; `None` if there is none.
+    pub fn read(path: &Path) -> Option<ConfusionCounts> {
+        serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+    }
+
+    /// Writes the file.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let text = serde_json::to_string(self).map_err(|error| {
+            Error::new(crate::error::ErrorKind::Bug, "the confusion matrix has no JSON form").because(error)
+        })?;
+        super::files::replace(path, format!("{text}\n").as_bytes())
+    }
+
+    /// The pairs of different classes with the most samples, most first.
+    pub fn confused_pairs(&self, limit: usize) -> Vec<ConfusedPair> {
+        let wrong = self.counts.iter().filter(|(target, predicted, _)| target != predicted);
+        let mut pairs: Vec<ConfusedPair> = wrong
+            .map(|(target, predicted, count)| ConfusedPair {
+                target: *target,
+                predicted: *predicted,
+                count: *count,
+            })
+            .collect();
+        pairs.sort_by_key(|pair| std::cmp::Reverse(pair.count));
+        pairs.truncate(limit);
+        pairs
+    }
+
+    /// The whole matrix if it has at most `limit` classes; else that of the classes of the most confused pairs, with the others as one.
+    pub fn table(&self, limit: usize) -> ConfusionTable {
+        let count = self.classes.len();
+        let mut chosen: Vec<usize> = (0..count).collect();
+        if count > limit {
+            chosen.clear();
+            let pairs = self.confused_pairs(usize::MAX);
+            let confused =
+                pairs.iter().flat_map(|pair| [pair.target, pair.predicted]).map(|class| class as usize);
+            for class in confused.chain(0..count) {
+                if chosen.len() + 1 < limit && !chosen.contains(&class) {
+                    chosen.push(class);
+                }
+            }
+            chosen.sort_unstable();
+        }
+        let mut names: Vec<String> = chosen.iter().map(|class| self.classes[*class].clone()).collect();
+        if count > limit {
+            names.push(format!("{} others", super::thousands((count - chosen.len()) as u64)));
+        }
+        let position = |class: u32| chosen.binary_search(&(class as usize)).unwrap_or(chosen.len());
+        let mut counts = vec![vec![0; names.len()]; names.len()];
+        for (target, predicted, count) in &self.counts {
+            counts[position(*target)][position(*predicted)] += count;
+        }
+        ConfusionTable { names, counts }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counts(classes: usize, pairs: &[(u32, u32)]) -> ConfusionCounts {
+        let names: Vec<String> = (0..classes).map(|class| format!("c{class}")).collect();
+        let (targets, predictions): (Vec<u32>, Vec<u32>) = pairs.iter().copied().unzip();
+        ConfusionCounts::new(3, 50.0, &names, &targets, &predictions)
+    }
+
+    #[test]
+    fn counts_have_no_zeros_and_survive_their_file() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("confusion_matrix.json");
+        assert_eq!(ConfusionCounts::read(&path), None);
+        let counts = counts(2, &[(1, 0), (0, 0), (1, 0), (0, 4)]);
+        assert_eq!(counts.counts, [(0, 0, 1), (0, 4, 1), (1, 0, 2)]);
+        assert_eq!(counts.classes, ["c0", "c1", "class 2", "class 3", "class 4"]);
+        counts.write(&path).expect("writes");
+        assert_eq!(ConfusionCounts::read(&path), Some(counts));
+    }
+
+    #[test]
+    fn few_classes_are_all_in_the_table() {
+        let table = counts(3, &[(0, 0), (1, 2), (1, 2)]).table(3);
+        assert_eq!(table.names, ["c0", "c1", "c2"]);
+        assert_eq!(table.counts, [[1, 0, 0], [0, 0, 2], [0, 0, 0]]);
+    }
+
+    #[test]
+    fn many_classes_are_reduced_to_the_most_confused_ones() {
+        let mut pairs = vec![(700, 20), (700, 20), (20, 20), (5, 6), (5, 6), (5, 6), (8, 9), (800, 801)];
+        pairs.extend((0..1000).map(|class| (class, class)));
+        let all = counts(1000, &pairs);
+        assert_eq!(all.confused_pairs(2).iter().map(|pair| pair.count).collect::<Vec<_>>(), [3, 2]);
+        let table = all.table(5);
+        assert_eq!(table.names, ["c5", "c6", "c20", "c700", "996 others"]);
+        assert_eq!(table.counts[0], [1, 3, 0, 0, 0]);
+        assert_eq!(table.counts[3], [0, 0, 2, 1, 0]);
+        assert_eq!(table.counts[4], [0, 0, 0, 0, 998]);
+    }
+}

@@ -1,0 +1,157 @@
+//! Progress on stderr: a bar on a terminal, plain lines otherwise.
+mod bar;
+mod download;
+mod terminal_line;
+mod time_left;
+
+pub use download::DownloadProgress;
+
+use super::UpdateMetrics;
+use crate::Result;
+use crate::callbacks::{Callback, EpochBegin, EpochEnd, EvaluatedWeights, TestBegin, TrainSummary};
+use clap::ValueEnum;
+use console::Term;
+use std::io::{self, IsTerminal, Stderr, Write};
+use std::time::Instant;
+use terminal_line::TerminalLine;
+use time_left::TimeLeft;
+
+/// Progress display.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProgressMode {
+    /// A bar on a terminal, lines otherwise
+    Auto,
+    /// A bar that redraws at most ten times a second
+    Bar,
+    /// Lines
+    Plain,
+    /// Lines of JSON
+    Json,
+    /// Errors only
+    None,
+}
+
+/// Shows progress on stderr: in bar mode the epoch's bar, and a line that stays for each finished epoch.
+pub struct Progress {
+    mode: ProgressMode,
+    /// The bar, in bar mode.
+    line: TerminalLine<Stderr>,
+    has_colour: bool,
+    log_interval: u64,
+    started: Instant,
+    time_left: TimeLeft,
+    /// Last epoch, for the display.
+    last_epoch: u32,
+}
+
+/// Columns of a terminal that does not report its width.
+const DEFAULT_WIDTH: u16 = 80;
+
+impl Progress {
+    /// Creates a progress display; in line modes it writes a line every `log_interval` updates.
+    pub fn new(mode: ProgressMode, log_interval: u64) -> Progress {
+        let mode = match mode {
+            ProgressMode::Auto if io::stderr().is_terminal() => ProgressMode::Bar,
+            ProgressMode::Auto => ProgressMode::Plain,
+            chosen => chosen,
+        };
+        Progress {
+            mode,
+            line: TerminalLine::new(io::stderr()),
+            has_colour: std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
+            log_interval,
+            started: Instant::now(),
+            time_left: TimeLeft::default(),
+            last_epoch: 0,
+        }
+    }
+
+    fn write(&mut self, text: &str, event: impl FnOnce() -> serde_json::Value) {
+        match self.mode {
+            ProgressMode::Bar => self.line.write_above(text),
+            ProgressMode::Plain => write_line(text),
+            ProgressMode::Json => write_line(&event().to_string()),
+            ProgressMode::Auto | ProgressMode::None => {}
+        }
+    }
+
+    fn now(&self) -> f64 {
+        self.started.elapsed().as_secs_f64()
+    }
+}
+
+impl Callback for Progress {
+    fn on_epoch_begin(&mut self, event: &EpochBegin) -> Result<()> {
+        self.last_epoch = event.epochs.saturating_sub(1);
+        self.time_left.epoch_begins(event.epochs, event.batches, event.first_batch, self.now());
+        Ok(())
+    }
+
+    fn on_batch_end(&mut self, metrics: &UpdateMetrics) -> Result<()> {
+        if self.mode == ProgressMode::Bar {
+            if self.line.is_due() {
+                let left = self.time_left.seconds(metrics.epoch, metrics.batch, self.now());
+                self.line.draw(&bar::bar_line(metrics, left, width(), self.has_colour));
+            }
+        } else if metrics.update.is_multiple_of(self.log_interval) {
+            self.write(&metrics.line(), || event("update", metrics));
+        }
+        Ok(())
+    }
+
+    fn on_train_summary(&mut self, _summary: &TrainSummary) -> Result<()> {
+        self.time_left.updates_end(self.now());
+        Ok(())
+    }
+
+    fn on_test_begin(&mut self, event: &TestBegin) -> Result<()> {
+        let weights = match event.weights {
+            EvaluatedWeights::Model => "",
+            EvaluatedWeights::Ema => " of the EMA weights",
+        };
+        if self.mode == ProgressMode::Bar {
+            let text = format!("epoch {}/{}  validation{weights}", event.epoch, self.last_epoch);
+            self.line.draw(&text.chars().take(width()).collect::<String>());
+        }
+        Ok(())
+    }
+
+    fn on_epoch_end(&mut self, end: &EpochEnd) -> Result<()> {
+        if let Some(metrics) = end.metrics {
+            self.write(&metrics.line(end.best), || event("epoch", metrics));
+        }
+        self.time_left.epoch_ends(self.now());
+        Ok(())
+    }
+
+    fn on_message(&mut self, text: &str) -> Result<()> {
+        self.write(text, || serde_json::json!({ "event": "note", "text": text }));
+        Ok(())
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.line.clear();
+    }
+}
+
+/// JSON event with the fields of its metrics.
+pub(super) fn event(kind: &str, metrics: &impl serde::Serialize) -> serde_json::Value {
+    let mut fields = serde_json::Map::from_iter([("event".to_string(), kind.into())]);
+    if let Ok(serde_json::Value::Object(metrics)) = serde_json::to_value(metrics) {
+        fields.extend(metrics);
+    }
+    fields.into()
+}
+
+/// Columns for the line: one less than the terminal has, which may change at any time.
+fn width() -> usize {
+    let columns = Term::stderr().size_checked().map_or(DEFAULT_WIDTH, |(_, columns)| columns);
+    usize::from(columns.saturating_sub(1))
+}
+
+/// Writes a line to stderr; a closed stderr is not an error.
+fn write_line(text: &str) {
+    writeln!(io::stderr(), "{text}").ok();
+}

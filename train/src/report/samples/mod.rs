@@ -1,0 +1,153 @@
+//! Mosaics in `samples/`: augmented training images, and validation images with label and prediction.
+mod batch;
+mod grid;
+
+pub use batch::{batch_images, class_name, training_samples};
+pub use grid::{CaptionNote, CaptionTone, CaptionedImage, image_grid};
+
+use super::ConfusionCounts;
+use super::files::{RateLimit, replace};
+use crate::Result;
+use crate::callbacks::{BatchBegin, Callback, EpochEnd, TrainEnd};
+use crate::data::Image;
+use crate::data::export::png_bytes;
+use crate::loader::{BatchPreparation, Loader};
+use crate::trainer::Evaluation;
+use rayon::prelude::*;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Callback that writes mosaics into a folder: `train.png`, the first images of the first update; `train-UPDATE.png` at an interval, if
+/// there is one; `validation.png` and `confused-N.png`, images of the N-th most confused pair of classes in the best epoch, within a
+/// twentieth of the time and at the end.
+pub struct SampleWriter {
+    folder: PathBuf,
+    classes: Vec<String>,
+    preparation: BatchPreparation,
+    validation: Loader,
+    save_interval: Option<u64>,
+    /// Epoch and evaluation of the best epoch, whose images are not written yet.
+    pending: Option<(u32, Evaluation)>,
+    limit: RateLimit,
+}
+
+/// Images of a mosaic.
+const IMAGES: usize = 64;
+const COLUMNS: usize = 8;
+/// Images of a confused pair.
+const PAIR_IMAGES: usize = 6;
+/// Number of confused pairs with images.
+pub const CONFUSED_PAIRS: usize = 12;
+
+impl SampleWriter {
+    /// Creates the callback. `save_interval` is the number of updates between mosaics of training batches.
+    pub fn new(
+        folder: &Path,
+        classes: &[String],
+        preparation: BatchPreparation,
+        validation: Loader,
+        save_interval: Option<u64>,
+    ) -> SampleWriter {
+        SampleWriter {
+            folder: folder.into(),
+            classes: classes.into(),
+            preparation,
+            validation,
+            save_interval,
+            pending: None,
+            limit: RateLimit::default(),
+        }
+    }
+
+    fn write(&self, name: &str, images: &[CaptionedImage], columns: usize) -> Result<()> {
+        replace(&self.folder.join(name), &png_bytes(&image_grid(images, columns)))
+    }
+
+    /// Writes validation images, evenly spaced over the dataset, with label and prediction.
+    fn write_validation(&self, evaluation: &Evaluation) -> Result<()> {
+        let len = evaluation.predictions.len();
+        let count = IMAGES.min(len);
+        let indices: Vec<usize> = (0..count).map(|i| i * len / count).collect();
+        self.write("validation.png", &self.predicted(&indices, evaluation)?, COLUMNS)
+    }
+
+    /// Writes images of the most confused pairs, and removes those of an earlier epoch.
+    fn write_confused(&self, counts: &ConfusionCounts, evaluation: &Evaluation) -> Result<()> {
+        let pairs = counts.confused_pairs(CONFUSED_PAIRS);
+        for (i, pair) in pairs.iter().enumerate() {
+            let predictions = evaluation.targets.iter().zip(&evaluation.predictions);
+            let of_pair =
+                predictions.enumerate().filter(|(_, found)| *found == (&pair.target, &pair.predicted));
+            let indices: Vec<usize> = of_pair.map(|(index, _)| index).take(PAIR_IMAGES).collect();
+            self.write(&confused_name(i), &self.predicted(&indices, evaluation)?, PAIR_IMAGES)?;
+        }
+        for i in pairs.len()..CONFUSED_PAIRS {
+            // Absent unless an earlier epoch had more pairs.
+            fs::remove_file(self.folder.join(confused_name(i))).ok();
+        }
+        Ok(())
+    }
+
+    /// Writes the images of the best epoch, unless they are written.
+    fn write_pending(&mut self) -> Result<()> {
+        let Some((epoch, evaluation)) = self.pending.take() else { return Ok(()) };
+        let Evaluation { top1, targets, predictions, .. } = &evaluation;
+        let counts = ConfusionCounts::new(epoch, *top1, &self.classes, targets, predictions);
+        let mut limit = self.limit;
+        let written = limit.measure(|| {
+            self.write_validation(&evaluation)?;
+            self.write_confused(&counts, &evaluation)
+        });
+        self.limit = limit;
+        written
+    }
+
+    fn predicted(&self, indices: &[usize], evaluation: &Evaluation) -> Result<Vec<CaptionedImage>> {
+        let white = u32::from(self.preparation.statistics.white);
+        let load = |index: &usize| {
+            let Some(image) = self.validation.image(*index)? else { return Ok(None) };
+            let bright = |value: &u8| (u32::from(*value) * 255 / white).min(255) as u8;
+            let image = Image { size: image.size, pixels: image.pixels.iter().map(bright).collect() };
+            let (target, predicted) = (evaluation.targets[*index], evaluation.predictions[*index]);
+            let tone = if target == predicted { CaptionTone::Correct } else { CaptionTone::Wrong };
+            let note = CaptionNote { text: class_name(&self.classes, predicted as usize), tone };
+            let label = class_name(&self.classes, target as usize);
+            Ok(Some(CaptionedImage { image, label, note: Some(note) }))
+        };
+        indices.par_iter().map(load).filter_map(Result::transpose).collect()
+    }
+}
+
+/// File of the images of a confused pair, counted from 0.
+pub fn confused_name(pair: usize) -> String {
+    format!("confused-{}.png", pair + 1)
+}
+
+impl Callback for SampleWriter {
+    fn on_batch_begin(&mut self, event: &BatchBegin) -> Result<()> {
+        let is_first = event.update == 1;
+        let is_saved = self.save_interval.is_some_and(|interval| event.update.is_multiple_of(interval));
+        if !is_first && !is_saved {
+            return Ok(());
+        }
+        let samples = training_samples(&event.batches[0], &self.preparation, &self.classes, IMAGES)?;
+        if is_first {
+            self.write("train.png", &samples, COLUMNS)?;
+        }
+        if is_saved {
+            self.write(&format!("train-{:06}.png", event.update), &samples, COLUMNS)?;
+        }
+        Ok(())
+    }
+
+    fn on_epoch_end(&mut self, event: &EpochEnd) -> Result<()> {
+        if let Some(evaluation) = event.evaluation.filter(|_| event.best) {
+            self.pending = Some((event.epoch, evaluation.clone()));
+        }
+        if self.limit.is_due() { self.write_pending() } else { Ok(()) }
+    }
+
+    fn on_train_end(&mut self, _event: &TrainEnd) -> Result<()> {
+        self.write_pending()
+    }
+}

@@ -1,0 +1,106 @@
+//! Conditions under which a setting has an effect.
+use super::{OptLevelArg, Settings};
+use crate::schedule::Sched;
+
+/// Settings, and the resolved values that decide whether another setting has an effect.
+#[derive(Clone, Copy, Debug)]
+pub struct SettingsContext<'a> {
+    /// All settings.
+    pub given: &'a Settings,
+    /// Learning-rate schedule.
+    pub sched: Sched,
+    /// The schedule starts with a warmup.
+    pub has_warmup: bool,
+    /// The learning rate is scaled with the batch size.
+    pub scales_lr: bool,
+    /// The optimizer has momentum.
+    pub has_momentum: bool,
+}
+
+/// Condition under which a setting has an effect.
+#[derive(Clone, Copy, Debug)]
+pub struct Requirement {
+    /// True if the setting has an effect.
+    pub holds: fn(&SettingsContext) -> bool,
+    /// Reason for the lack of an effect.
+    pub why: &'static str,
+    /// Remedy.
+    pub remedy: &'static str,
+}
+
+macro_rules! requirements {
+    ($($name:ident: $holds:expr, $why:literal, $remedy:literal;)*) => {
+        $(pub(super) const $name: Requirement = Requirement { holds: $holds, why: $why, remedy: $remedy };)*
+    };
+}
+
+requirements! {
+    NO_INITIAL_CHECKPOINT: |c| c.given.initial_checkpoint.is_none(),
+        "--initial-checkpoint replaces all weights", "give one of the two";
+    PRETRAINED: |c| c.given.pretrained != Some(false) || c.given.pretrained_path.is_none(),
+        "--no-pretrained is given", "give one of the two";
+    NO_LR: |c| c.given.lr.is_none(),
+        "--lr is given", "give one of the two";
+    LR_BASE: |c| c.scales_lr,
+        "the learning rate is not scaled with the batch size", "give --lr-base instead of --lr";
+    MOMENTUM: |c| c.has_momentum,
+        "the optimizer has no momentum", "leave it out, or choose another --opt";
+    CLIP_GRAD: |c| c.given.clip_grad.is_some(),
+        "--clip-grad is not given", "give --clip-grad too";
+    LAYER_DECAY: |c| c.given.layer_decay.is_some(),
+        "--layer-decay is not given", "give --layer-decay too";
+    WARMUP: |c| c.has_warmup,
+        "there is no warmup", "give --warmup-epochs too";
+    SEVERAL_CYCLES: |c| c.given.lr_cycle_limit.unwrap_or(1) > 1,
+        "there is one cycle", "give --lr-cycle-limit too";
+    LR_NOISE: |c| c.given.lr_noise.is_some(),
+        "there is no noise", "give --lr-noise too";
+    BCE_LOSS: |c| c.given.bce_loss == Some(true),
+        "the loss is not binary cross entropy", "give --bce-loss too";
+    MODEL_EMA: |c| c.given.model_ema == Some(true),
+        "there is no EMA", "give --model-ema too";
+    HALF_PRECISION: |c| computes_in_half(c.given),
+        "everything is computed in f32", "give --amp too";
+    ERASING: |c| is_positive(c.given.reprob),
+        "nothing is erased", "give --reprob too";
+    SPLITS: |c| c.given.has_splits(),
+        "there are no augmentation splits", "give --aug-splits 2 or more too";
+    MIXING: |c| c.given.is_mixing(),
+        "neither mixup nor CutMix is on", "give --mixup, --cutmix or --cutmix-minmax too";
+    MIXUP_AND_CUTMIX: |c| is_positive(c.given.mixup) && c.given.is_cutting(),
+        "mixup and CutMix are not both on", "give --mixup and --cutmix too";
+    AUGMENTATION: |c| c.given.no_aug != Some(true),
+        "--no-aug is given", "give one of the two";
+    NO_POLICY: |c| c.given.aa.as_ref().is_none_or(|policy| policy.allows_color_jitter()),
+        "as in timm, --aa replaces colour jitter, except in the policy 3a", "give one of the two";
+    NO_INPUT_SIZE: |c| c.given.input_size.is_none(),
+        "--input-size replaces it", "give one of the two";
+}
+
+impl Settings {
+    /// True if mixup or CutMix is on.
+    pub fn is_mixing(&self) -> bool {
+        is_positive(self.mixup) || self.is_cutting()
+    }
+
+    /// True if CutMix is on.
+    pub fn is_cutting(&self) -> bool {
+        is_positive(self.cutmix) || self.cutmix_minmax.is_some()
+    }
+
+    /// True if each image is augmented several times.
+    pub fn has_splits(&self) -> bool {
+        self.aug_splits.is_some_and(|splits| splits > 1)
+    }
+}
+
+fn computes_in_half(given: &Settings) -> bool {
+    match given.opt_level {
+        Some(level) => level != OptLevelArg::O0,
+        None => given.amp == Some(true),
+    }
+}
+
+fn is_positive(value: Option<f64>) -> bool {
+    value.is_some_and(|value| value > 0.0)
+}

@@ -1,0 +1,146 @@
+//! Evaluation of a model on a dataset. Loss and accuracy are counted on the device.
+use crate::Result;
+use crate::loader::{Batch, BatchPreparation, Loader};
+use crate::train_step::prepare_images;
+use fornax_engine::cuda::PendingRead;
+use fornax_engine::{DType, no_grad};
+use fornax_nn::precision::Operation;
+use fornax_nn::{Context, Module, Precision};
+
+/// Results of an evaluation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Evaluation {
+    /// Mean cross entropy, without label smoothing.
+    pub loss: f64,
+    /// Top-1 accuracy in percent.
+    pub top1: f64,
+    /// Top-5 accuracy in percent.
+    pub top5: f64,
+    /// Number of classes.
+    pub classes: usize,
+    /// Class of each sample, in the loader's order.
+    pub targets: Vec<u32>,
+    /// Predicted class of each sample.
+    pub predictions: Vec<u32>,
+}
+
+impl Evaluation {
+    /// Confusion matrix, row by row: samples of class `row` predicted as class `column`.
+    pub fn confusion(&self) -> Vec<Vec<u64>> {
+        let mut counts = vec![vec![0; self.classes]; self.classes];
+        for (target, predicted) in self.targets.iter().zip(&self.predictions) {
+            counts[*target as usize][*predicted as usize] += 1;
+        }
+        counts
+    }
+}
+
+/// Precision and input of evaluated models.
+#[derive(Clone, Copy)]
+pub struct Evaluator<'a> {
+    /// The samples.
+    pub loader: &'a Loader,
+    /// Number of classes.
+    pub num_classes: usize,
+    /// Mixed precision.
+    pub precision: Precision,
+    /// Normalisation of u8 images.
+    pub preparation: Option<&'a BatchPreparation>,
+}
+
+impl Evaluator<'_> {
+    /// Evaluates a model on the loader's device. An error of `check_interrupt`, which is called for every batch and while waiting for
+    /// data, ends the evaluation.
+    pub fn evaluate(
+        &self,
+        model: &dyn Module,
+        check_interrupt: &dyn Fn() -> Result<()>,
+    ) -> Result<Evaluation> {
+        let mut source = self.loader.staged_epoch(0, 0, Ok)?;
+        let mut totals = EvaluationTotals::default();
+        let mut queued = None;
+        while let Some(batch) = source.next_batch(check_interrupt) {
+            let batch = batch?;
+            check_interrupt()?;
+            if batch.target.numel() == 0 {
+                continue;
+            }
+            // As in training, results are read after the next batch is queued.
+            if let Some(previous) = queued.replace(self.queue(model, &batch)?) {
+                totals.add(previous)?;
+            }
+        }
+        queued.map_or(Ok(()), |last| totals.add(last))?;
+        Ok(totals.mean(self.num_classes))
+    }
+
+    /// Queues the evaluation of a batch.
+    fn queue(&self, model: &dyn Module, batch: &Batch) -> Result<QueuedEvaluation> {
+        let mut cx = Context::eval().with_precision(self.precision);
+        no_grad(|| {
+            let outputs = model.forward(&prepare_images(self.preparation, batch, &cx)?, &mut cx)?;
+            let logits = batch.predictions(&cx.autocast(Operation::Loss, &outputs)?)?;
+            let (loss, counts) = logits.cross_entropy_counted(&batch.target, 0.0, 5)?;
+            Ok(QueuedEvaluation {
+                loss: loss.to_dtype(DType::F32)?.read_later()?,
+                counts: counts.read_later()?,
+                predictions: logits.argmax(1)?.read_later()?,
+                target: batch.target.read_later()?,
+            })
+        })
+    }
+}
+
+/// Evaluation of one batch whose results are not read yet.
+struct QueuedEvaluation {
+    loss: PendingRead<f32>,
+    /// Top-1 and top-5 correct samples.
+    counts: PendingRead<i64>,
+    predictions: PendingRead<i64>,
+    target: PendingRead<i64>,
+}
+
+/// Sums over evaluated batches.
+#[derive(Default)]
+struct EvaluationTotals {
+    loss_sum: f64,
+    counts: [i64; 2],
+    targets: Vec<u32>,
+    predictions: Vec<u32>,
+}
+
+impl EvaluationTotals {
+    fn add(&mut self, batch: QueuedEvaluation) -> Result<()> {
+        let (counts, target) = (batch.counts.wait()?, batch.target.wait()?);
+        self.loss_sum += f64::from(batch.loss.wait()?[0]) * target.len() as f64;
+        self.counts = [self.counts[0] + counts[0], self.counts[1] + counts[1]];
+        self.predictions.extend(batch.predictions.wait()?.iter().map(|class| *class as u32));
+        self.targets.extend(target.iter().map(|class| *class as u32));
+        Ok(())
+    }
+
+    fn mean(self, classes: usize) -> Evaluation {
+        let samples = self.targets.len() as f64;
+        let [top1, top5] = self.counts.map(|count| 100.0 * count as f64 / samples);
+        let EvaluationTotals { loss_sum, targets, predictions, .. } = self;
+        Evaluation { loss: loss_sum / samples, top1, top5, classes, targets, predictions }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn confusion_matrix_counts_targets_by_prediction() {
+        let evaluation = Evaluation {
+            loss: 0.0,
+            top1: 0.0,
+            top5: 0.0,
+            classes: 3,
+            targets: vec![0, 0, 2, 1],
+            predictions: vec![0, 1, 2, 2],
+        };
+        assert_eq!(evaluation.confusion(), [[1, 1, 0], [0, 0, 1], [0, 0, 1]]);
+    }
+}

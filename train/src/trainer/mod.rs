@@ -1,0 +1,394 @@
+//! Training loop: epochs of updates, each followed by validation, from any state until the last epoch, a signal, or the request of a
+//! callback. It writes no files: saving and reporting are the work of [callbacks](crate::callbacks).
+mod evaluation;
+mod nonfinite;
+mod options;
+mod state;
+mod update;
+
+pub use evaluation::{Evaluation, Evaluator};
+pub use options::{RunSignals, TrainerOptions};
+pub use state::{NonfiniteRecord, TrainerState};
+
+use crate::callbacks::{
+    Callback, EpochBegin, EpochEnd, EvaluatedWeights, RunSnapshot, SaveReason, TestBegin, TestSummary,
+    TrainBegin, TrainEnd, TrainSummary,
+};
+use crate::error::ErrorKind;
+use crate::loader::{Batch, Loader, StagedBatches};
+use crate::optim::Optimizer;
+use crate::report::EpochMetrics;
+use crate::schedule::Schedule;
+use crate::settings::NonfinitePolicy;
+use crate::train_step::TrainStep;
+use crate::{Error, Result};
+use fornax_engine::Device;
+use fornax_nn::Module;
+use nonfinite::NonfiniteStatus;
+use std::time::Instant;
+use update::{EpochClock, QueuedUpdate};
+
+/// Trainer of one run.
+pub struct Trainer<'a> {
+    /// The model.
+    pub model: &'a dyn Module,
+    /// Device of the model and of the loaders.
+    pub device: Device,
+    /// The optimizer.
+    pub optimizer: &'a Optimizer,
+    /// The learning-rate schedule.
+    pub schedule: &'a Schedule,
+    /// Training batches.
+    pub train: &'a Loader,
+    /// Validation batches.
+    pub validation: &'a Loader,
+    /// Number of classes.
+    pub num_classes: usize,
+    /// The training step.
+    pub step: &'a mut TrainStep,
+    /// The options.
+    pub options: TrainerOptions,
+    /// Signals for the run.
+    pub signals: &'a dyn RunSignals,
+    /// Progress of the run.
+    pub state: TrainerState,
+    status: RunStatus,
+}
+
+/// Status of the updates of this process.
+#[derive(Default)]
+struct RunStatus {
+    /// The reason for not capturing updates was reported.
+    capture_error_reported: bool,
+    nonfinite: NonfiniteStatus,
+}
+
+/// End of the updates of an epoch.
+#[derive(Clone, Debug, PartialEq)]
+enum EpochEnding {
+    /// All batches are done.
+    Complete,
+    /// A callback stopped the run, for this reason.
+    Stopped(String),
+}
+
+impl<'a> Trainer<'a> {
+    /// Creates a trainer that starts from the initial state.
+    #[expect(clippy::too_many_arguments, reason = "the parts of a run")]
+    pub fn new(
+        model: &'a dyn Module,
+        optimizer: &'a Optimizer,
+        schedule: &'a Schedule,
+        train: &'a Loader,
+        validation: &'a Loader,
+        step: &'a mut TrainStep,
+        num_classes: usize,
+        options: TrainerOptions,
+    ) -> Trainer<'a> {
+        Trainer {
+            model,
+            device: train.options().device,
+            optimizer,
+            schedule,
+            train,
+            validation,
+            num_classes,
+            step,
+            options,
+            signals: &(),
+            state: TrainerState::default(),
+            status: RunStatus::default(),
+        }
+    }
+
+    /// Trains to the last epoch and returns the last evaluation. A signal ends the run with [`ErrorKind::Interrupted`], after the state
+    /// was saved.
+    pub fn run(&mut self, callback: &mut dyn Callback) -> Result<Evaluation> {
+        let epochs = self.schedule.total_epochs();
+        callback.on_train_begin(&TrainBegin {
+            epochs,
+            batches: self.batches(),
+            updates_per_epoch: self.updates_per_epoch(),
+            state: &self.state,
+            model: self.model,
+        })?;
+        self.report_ema(u64::from(epochs) * self.updates_per_epoch(), callback)?;
+        self.save(SaveReason::Start, callback)?;
+        // A resumed run may have reached its end by a callback already.
+        let (mut last, mut stopped) = (None, callback.stop_reason());
+        while self.state.epoch < epochs && stopped.is_none() {
+            let ended = self.epoch(&mut last, callback).and_then(|ending| {
+                self.check_interrupt()?;
+                Ok(ending)
+            });
+            match ended {
+                Ok(EpochEnding::Complete) => stopped = callback.stop_reason(),
+                Ok(EpochEnding::Stopped(why)) => {
+                    self.save(SaveReason::Interrupt, callback)?;
+                    stopped = Some(why);
+                }
+                Err(error) => self.recover(error, last.as_ref(), callback)?,
+            }
+        }
+        if let Some(why) = &stopped {
+            callback.on_message(&format!("stopped after {} updates: {why}", self.state.update))?;
+        }
+        let evaluation = match last {
+            Some(evaluation) => evaluation,
+            None => self.evaluate()?,
+        };
+        self.report_ema(self.state.update, callback)?;
+        callback.on_train_end(&TrainEnd {
+            state: &self.state,
+            evaluation: Some(&evaluation),
+            stop_reason: stopped.as_deref(),
+        })?;
+        Ok(evaluation)
+    }
+
+    /// Batches per epoch.
+    pub fn batches(&self) -> usize {
+        let all = self.train.batches();
+        self.options.batches_per_epoch.map_or(all, |limit| limit.min(all))
+    }
+
+    /// Updates per epoch.
+    pub fn updates_per_epoch(&self) -> u64 {
+        self.batches().div_ceil(self.options.grad_accum_steps) as u64
+    }
+
+    /// Evaluates the EMA model if there is one on the model's device, else the model. Errors if the loss is not finite.
+    pub fn evaluate(&self) -> Result<Evaluation> {
+        self.evaluate_model(self.ema_model().unwrap_or(self.model))
+    }
+
+    /// The state of the run.
+    pub fn snapshot(&self) -> RunSnapshot<'_> {
+        RunSnapshot { model: self.model, optimizer: self.optimizer, ema: self.step.ema(), state: &self.state }
+    }
+
+    /// Handles the error of an epoch: a signal saves the state; under `--on-nonfinite rollback`, training returns to the last checkpoint.
+    fn recover(
+        &mut self,
+        error: Error,
+        last: Option<&Evaluation>,
+        callback: &mut dyn Callback,
+    ) -> Result<()> {
+        let end = |state| TrainEnd { state, evaluation: last, stop_reason: None };
+        match error.kind() {
+            ErrorKind::Interrupted(_) => {
+                self.save(SaveReason::Interrupt, callback)?;
+                callback.on_train_end(&end(&self.state))?;
+                Err(error)
+            }
+            ErrorKind::NonFinite if self.options.on_nonfinite == NonfinitePolicy::Rollback => {
+                self.roll_back(error, callback)
+            }
+            _ => {
+                // The reports of the finished epochs are completed; an error of theirs is not the one to report.
+                callback.on_train_end(&end(&self.state)).ok();
+                Err(error)
+            }
+        }
+    }
+
+    /// Trains the rest of the current epoch, evaluates and saves.
+    fn epoch(&mut self, last: &mut Option<Evaluation>, callback: &mut dyn Callback) -> Result<EpochEnding> {
+        let (epoch, epochs, batches) = (self.state.epoch, self.schedule.total_epochs(), self.batches());
+        callback.on_epoch_begin(&EpochBegin { epoch, epochs, first_batch: self.state.batch, batches })?;
+        let mut queued = None;
+        let mut clock = EpochClock::start(self.state.batch);
+        let trained = self.train_updates(&mut queued, &mut clock, callback);
+        // A checkpoint is saved after an epoch or an interrupt: its state counts every update that the model contains.
+        if trained.as_ref().err().is_none_or(|error| matches!(error.kind(), ErrorKind::Interrupted(_)))
+            && let Some(update) = queued
+        {
+            self.finish_update(update, &clock, callback)?;
+        }
+        if let stopped @ EpochEnding::Stopped(_) = trained? {
+            return Ok(stopped);
+        }
+        self.optimizer.sync_lookahead()?;
+        let (loss, lr) = (self.state.loss_sum / batches as f64, self.lr(self.state.update));
+        callback.on_train_summary(&TrainSummary { epoch, loss, lr })?;
+        let is_evaluated = (epoch + 1).is_multiple_of(self.options.val_interval) || epoch + 1 == epochs;
+        let evaluation = if is_evaluated { Some(self.evaluate_epoch(callback)?) } else { None };
+        let state = &mut self.state;
+        if let Some(Evaluation { loss: eval_loss, top1, top5, .. }) = evaluation {
+            let (eval_top1, eval_top5) = (top1, top5);
+            state.history.push(EpochMetrics { epoch, train_loss: loss, eval_loss, eval_top1, eval_top5, lr });
+        }
+        let row = state.history.last().filter(|row| row.epoch == epoch).cloned();
+        self.schedule.observe(
+            &mut state.plateau,
+            epoch,
+            row.as_ref().map(|row| self.options.eval_metric.value(row)),
+        );
+        (state.epoch, state.batch, state.loss_sum) = (epoch + 1, 0, 0.0);
+        let best = self.state.best(self.options.eval_metric).map(|row| row.epoch) == Some(epoch);
+        callback.on_epoch_end(&EpochEnd {
+            epoch,
+            metrics: row.as_ref(),
+            evaluation: evaluation.as_ref(),
+            best,
+            state: &self.state,
+            model: self.model,
+            ema: self.step.ema(),
+        })?;
+        self.save(SaveReason::EpochEnd { evaluated: is_evaluated, best }, callback)?;
+        *last = evaluation.or(last.take());
+        Ok(EpochEnding::Complete)
+    }
+
+    /// Evaluates EMA and model at the end of an epoch; returns the results that are the epoch's metrics.
+    fn evaluate_epoch(&self, callback: &mut dyn Callback) -> Result<Evaluation> {
+        let own = (EvaluatedWeights::Model, self.model);
+        let all = self.ema_model().map(|ema| (EvaluatedWeights::Ema, ema)).into_iter().chain([own]);
+        let mut first = None;
+        for (weights, model) in all {
+            let event = TestBegin { epoch: self.state.epoch, weights, batches: self.validation.batches() };
+            callback.on_test_begin(&event)?;
+            let evaluation = self.evaluate_model(model)?;
+            callback.on_test_end(&event)?;
+            callback.on_test_summary(&TestSummary {
+                epoch: event.epoch,
+                weights,
+                evaluation: &evaluation,
+            })?;
+            if first.is_some() {
+                let Evaluation { loss, top1, top5, .. } = &evaluation;
+                callback.on_message(&format!(
+                    "without EMA  validation loss {loss:.4}  top-1 {top1:.2}  top-5 {top5:.2}"
+                ))?;
+            }
+            first.get_or_insert(evaluation);
+        }
+        Ok(first.expect("the model is evaluated"))
+    }
+
+    /// Trains the rest of the current epoch. The result of an update is read after the next one is queued, so that the device always has
+    /// work; the last update stays in `queued`.
+    fn train_updates(
+        &mut self,
+        queued: &mut Option<QueuedUpdate>,
+        clock: &mut EpochClock,
+        callback: &mut dyn Callback,
+    ) -> Result<EpochEnding> {
+        let (loss, classes) = (self.step.options().loss.clone(), self.num_classes);
+        let prepare =
+            move |batch: Batch| Ok(Batch { target: loss.prepare(&batch.target, classes)?, ..batch });
+        let mut source = self.train.staged_epoch(self.state.epoch, self.state.batch, prepare)?;
+        let (mut next, batches) = (self.state.batch, self.batches());
+        while next < batches {
+            let end = batches.min(next + self.options.grad_accum_steps);
+            let before = Instant::now();
+            let inputs = (next..end).map(|_| self.take_batch(&mut source)).collect::<Result<Vec<_>>>()?;
+            clock.waited += before.elapsed();
+            if self.state.nonfinite.left_out.contains(&(self.state.epoch, next)) {
+                self.finish_queued(queued, clock, callback)?;
+                self.leave_out(inputs.len());
+            } else {
+                self.queue_update(&inputs, next, queued, clock, callback)?;
+            }
+            next = end;
+            if let Some(reason) = self.due_save(next) {
+                self.finish_queued(queued, clock, callback)?;
+                self.save(reason, callback)?;
+                if reason == SaveReason::Request {
+                    callback.on_message(&format!("checkpoint saved at update {}", self.state.update))?;
+                }
+            }
+            self.check_interrupt()?;
+            if let Some(why) = callback.stop_reason() {
+                self.finish_queued(queued, clock, callback)?;
+                return Ok(EpochEnding::Stopped(why));
+            }
+        }
+        Ok(EpochEnding::Complete)
+    }
+
+    /// Reason for saving before batch `next`, if there is one.
+    fn due_save(&self, next: usize) -> Option<SaveReason> {
+        let (interval, batches) = (self.options.recovery_interval, self.batches());
+        let update_of_epoch = next.div_ceil(self.options.grad_accum_steps) as u64;
+        if interval > 0 && update_of_epoch.is_multiple_of(interval) && next < batches {
+            return Some(SaveReason::Recovery);
+        }
+        self.signals.take_save_request().then_some(SaveReason::Request)
+    }
+
+    /// Saves the state. A full disk may have space again later, and earlier checkpoints are still there: only at the start and at the end of
+    /// a run is it an error.
+    fn save(&self, reason: SaveReason, callback: &mut dyn Callback) -> Result<()> {
+        let saved = callback.on_save(&self.snapshot(), reason);
+        let is_final = match reason {
+            SaveReason::Start | SaveReason::Interrupt => true,
+            SaveReason::Request | SaveReason::Recovery => false,
+            SaveReason::EpochEnd { .. } => self.state.epoch >= self.schedule.total_epochs(),
+        };
+        match saved {
+            Err(error) if error.kind() == ErrorKind::Disk && !is_final => {
+                callback.on_message(&format!("warning: training continues without this checkpoint: {error}"))
+            }
+            other => other,
+        }
+    }
+
+    fn take_batch(&self, source: &mut StagedBatches) -> Result<Batch> {
+        let batch = source.next_batch(&|| self.check_interrupt());
+        batch.unwrap_or_else(|| Err(Error::new(ErrorKind::Bug, "the loader ended before its last batch")))
+    }
+
+    /// Learning rate of the update after `update` updates.
+    fn lr(&self, update: u64) -> f64 {
+        let TrainerState { epoch, plateau, .. } = &self.state;
+        self.schedule.lr_at(*epoch, update, self.updates_per_epoch()) * plateau.scale
+    }
+
+    /// The EMA model, if there is one on the model's device: it replaces the model in evaluations.
+    fn ema_model(&self) -> Option<&dyn Module> {
+        self.step.ema().filter(|ema| ema.device() == self.device).map(|ema| ema.model())
+    }
+
+    /// Reports EMA weights that are little more than a copy of the weights after the first update.
+    fn report_ema(&self, updates: u64, callback: &mut dyn Callback) -> Result<()> {
+        let Some(ema) = self.step.ema() else { return Ok(()) };
+        let fraction = ema.options().initial_fraction(updates);
+        if fraction < 0.5 || updates == 0 {
+            return Ok(());
+        }
+        callback.on_message(&format!(
+            "warning: after {updates} updates at decay {}, {:.0}% of the EMA weights are still those of the first update; lower \
+             --model-ema-decay or add --model-ema-warmup",
+            ema.options().decay,
+            100.0 * fraction
+        ))
+    }
+
+    fn evaluate_model(&self, model: &dyn Module) -> Result<Evaluation> {
+        let evaluator = Evaluator {
+            loader: self.validation,
+            num_classes: self.num_classes,
+            precision: self.step.options().precision,
+            preparation: self.step.preparation(),
+        };
+        let evaluation = evaluator.evaluate(model, &|| self.check_interrupt())?;
+        self.check_finite(evaluation.loss, "validation")?;
+        Ok(evaluation)
+    }
+
+    fn check_interrupt(&self) -> Result<()> {
+        match self.signals.interrupt() {
+            None => Ok(()),
+            Some(signal) => Err(Error::new(ErrorKind::Interrupted(signal), "the run was interrupted")),
+        }
+    }
+
+    fn check_finite(&self, loss: f64, which: &str) -> Result<()> {
+        if loss.is_finite() {
+            Ok(())
+        } else {
+            Err(self.nonfinite_error(format!("the {which} loss is {loss}")))
+        }
+    }
+}

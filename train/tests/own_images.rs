@@ -1,0 +1,189 @@
+//! Training on own images from the command line: formats, augmentation, loader options, bad images.
+mod common;
+#[allow(dead_code)]
+#[path = "../examples/shapes_dataset.rs"]
+mod shapes;
+#[path = "common/small_dataset.rs"]
+mod small_dataset;
+#[path = "common/sweep.rs"]
+mod sweep;
+
+use common::{run, stderr, succeed};
+use std::fs;
+use std::path::Path;
+
+const TINY: &str = "--model resnet8 --img-size 32 --batch-size 16 --epochs 1 --warmup-epochs 0 --lr 0.05 --progress none --output out";
+
+/// Hash of the final state of a run on `dataset` with further flags.
+fn hash(folder: &Path, arguments: &str) -> String {
+    let text = succeed(folder, &format!("train {arguments} --print-hash"));
+    text.lines().last().expect("a hash").to_string()
+}
+
+#[test]
+fn exported_formats_train_to_equal_weights_for_any_number_of_workers() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = folder.path();
+    small_dataset::write_small_dataset(root);
+    let set = small_dataset::SMALL_DATASET.replace(" --batch-size 16", "");
+    for format in ["folder", "tar", "idx"] {
+        succeed(root, &format!("datasets export {set} --in-chans 1 --format {format} --output {format}"));
+    }
+    let recipe = "--model resnet8 --input-size 1 8 8 --mean 0.5 --std 0.3 --batch-size 8 --epochs 2 --warmup-epochs 0 \
+                  --lr 0.05 --weight-decay 1e-4 --train-crop-mode rrc --hflip 0.5 --color-jitter 0.2 --smoothing 0.1 \
+                  --crop-pct 1 --progress none --output out";
+    let expected = hash(root, &format!("{set} {recipe} --workers 1"));
+    for (source, workers) in [("folder", 0), ("tar", 1), ("idx", 4), ("folder", 4), ("tar", 0)] {
+        let found = hash(root, &format!("{source} {recipe} --workers {workers} --prefetch 3"));
+        assert_eq!(found, expected, "{source} with {workers} workers");
+    }
+    assert_ne!(hash(root, &format!("folder {recipe} --seed 7")), expected);
+}
+
+/// Every augmentation at once; the host prepares the same images as the step.
+#[test]
+fn full_recipe_trains_on_jpegs_and_does_not_depend_on_the_prefetcher() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = folder.path();
+    shapes::write(&root.join("shapes"), 120).expect("writes");
+    let recipe = format!(
+        "shapes {TINY} --aa rand-m9-mstd0.5-inc1 --mixup 0.2 --cutmix 1.0 --reprob 0.25 --recount 2 --vflip 0.1 \
+         --grayscale-prob 0.1 --gaussian-blur-prob 0.1 --scale 0.3 1 --tta 2"
+    );
+    let expected = hash(root, &format!("{recipe} --experiment base"));
+    assert_eq!(hash(root, &format!("{recipe} --no-prefetcher --workers 2")), expected);
+    for change in
+        ["--mixup-mode elem", "--remode const", "--train-interpolation bicubic", "--mixup-off-epoch 1"]
+    {
+        let effect = if change.ends_with("-epoch 1") { "--epochs 2" } else { "" };
+        let base =
+            if effect.is_empty() { expected.clone() } else { hash(root, &format!("{recipe} {effect}")) };
+        assert_ne!(hash(root, &format!("{recipe} {change} {effect}")), base, "{change}");
+    }
+    let settings = fs::read_to_string(root.join("out/base/args.yaml")).expect("reads");
+    for line in ["aa: \"rand-m9-mstd0.5-inc1\"", "mixup: 0.2", "reprob: 0.25", "input_size: [3,32,32]"] {
+        assert!(settings.contains(line), "{line} is missing in\n{settings}");
+    }
+    let again = hash(root, "--config out/base/args.yaml --progress none --output out2");
+    assert_eq!(again, expected, "args.yaml repeats the run");
+}
+
+/// The recipe for photos of `docs/training.md`, with fewer and smaller images and fewer epochs.
+#[test]
+fn photo_recipe_learns_shapes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = folder.path();
+    // Ten classes: chance is 10 %.
+    let (images, size, epochs, least) =
+        if sweep::is_full_sweep() { (1200, 64, 16, 30.0) } else { (300, 48, 5, 14.0) };
+    shapes::write(&root.join("shapes"), images).expect("writes");
+    let recipe = "--model mobilenetv3_small_100 --batch-size 32 --warmup-epochs 2 --opt adamw --lr 3e-3 --weight-decay 0.02 \
+                  --aa rand-m6-n1-mstd0.5 --mixup 0.1 --cutmix 0.5 --mixup-prob 0.3 --reprob 0.1 --scale 0.5 1 --smoothing 0.05";
+    let arguments =
+        format!("shapes {recipe} --img-size {size} --epochs {epochs} --progress none --output out --json");
+    let text = succeed(root, &format!("train {arguments}"));
+    let result: serde_json::Value = serde_json::from_str(text.lines().last().expect("a line")).expect("JSON");
+    assert!(result["best_top1"].as_f64().expect("a number") >= least, "{result}");
+}
+
+#[test]
+fn splits_train_with_jsd_and_repeated_augmentation_repeats_images() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = folder.path();
+    shapes::write(&root.join("shapes"), 100).expect("writes");
+    let plain = hash(root, &format!("shapes {TINY}"));
+    let splits = "--aug-splits 3 --jsd-loss --aa augmix-m3-w2 --reprob 0.2 --resplit";
+    assert_ne!(hash(root, &format!("shapes {TINY} {splits}")), plain);
+    assert_ne!(hash(root, &format!("shapes {TINY} --aug-repeats 2")), plain);
+    assert_ne!(hash(root, &format!("shapes {TINY} --no-aug")), plain);
+    assert_ne!(hash(root, &format!("shapes {TINY} --train-crop-mode rkrr")), plain);
+}
+
+#[test]
+fn vision_transformer_trains_at_another_image_size() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = folder.path();
+    shapes::write(&root.join("shapes"), 60).expect("writes");
+    let text = succeed(
+        root,
+        "train shapes --model vit_tiny_patch16_224 --img-size 32 --batch-size 8 --epochs 1 --warmup-epochs 0 --opt adamw \
+         --lr 1e-3 --progress plain --output out --json",
+    );
+    assert!(text.contains("\"top1\":"), "{text}");
+}
+
+#[test]
+fn bad_training_images_are_replaced_and_listed_or_end_the_run() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = folder.path();
+    shapes::write(&root.join("shapes"), 100).expect("writes");
+    let bad = root.join("shapes/train/circle/1.jpg");
+    let bytes = fs::read(&bad).expect("reads");
+    fs::write(&bad, &bytes[..bytes.len() / 2]).expect("writes");
+    succeed(root, &format!("train shapes {TINY} --experiment a --max-bad 0.05"));
+    let list = fs::read_to_string(root.join("out/a/bad_images.csv")).expect("reads");
+    assert!(list.contains("1.jpg") && list.contains("truncated"), "{list}");
+    let output = run(root, &format!("train shapes {TINY} --bad-image error"));
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(3), "{text}");
+    assert!(text.contains("1.jpg") && text.contains("truncated"), "{text}");
+    // Validation never replaces an image.
+    fs::write(root.join("shapes/validation/circle/41.jpg"), b"x").expect("writes");
+    let output = run(root, &format!("train shapes {TINY}"));
+    assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+    assert!(stderr(&output).contains("41.jpg"), "{}", stderr(&output));
+}
+
+#[test]
+fn clips_of_frames_train_and_grey_images_feed_three_channels() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = folder.path();
+    shapes::write(&root.join("shapes"), 100).expect("writes");
+    // Two classes of videos, each with four frames.
+    for (split, videos) in [("train", 8), ("validation", 2)] {
+        for class in ["circle", "stripes"] {
+            let frames: Vec<_> =
+                fs::read_dir(root.join("shapes/train").join(class)).expect("lists").collect();
+            for video in 0..videos {
+                let target = root.join("videos").join(split).join(class).join(format!("v{video}"));
+                fs::create_dir_all(&target).expect("a folder");
+                for (i, frame) in frames.iter().take(4).enumerate() {
+                    let frame = frame.as_ref().expect("an entry").path();
+                    fs::copy(frame, target.join(format!("{i}.jpg"))).expect("copies");
+                }
+            }
+        }
+    }
+    let recipe = "--model resnet8 --img-size 24 --batch-size 4 --epochs 1 --warmup-epochs 0 --lr 0.01 --progress none --output out";
+    let sparse = hash(root, &format!("videos {recipe} --clip-len 3"));
+    assert_ne!(sparse, hash(root, &format!("videos {recipe} --clip-len 3 --clip-sampling dense")));
+    small_dataset::write_small_dataset(root);
+    let output =
+        run(root, "train small --in-chans 3 --epochs 1 --warmup-epochs 0 --batch-size 8 --output out");
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stderr(&output).contains("grey images are converted to RGB"), "{}", stderr(&output));
+}
+
+#[test]
+fn options_without_effect_and_contradictions_name_the_flag() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = folder.path();
+    shapes::write(&root.join("shapes"), 60).expect("writes");
+    for (flags, part) in [
+        ("--remode rand", "--reprob"),
+        ("--mixup-prob 0.5", "--mixup"),
+        ("--mixup 0.2 --batch-size 15", "even"),
+        ("--mixup 0.2 --aug-splits 2", "--aug-splits"),
+        ("--no-aug --hflip 0.3", "--no-aug"),
+        ("--aa rand-m9 --color-jitter 0.3", "--aa"),
+        ("--aa rand-w0", "w0"),
+        ("--jsd-loss", "--aug-splits"),
+        ("--num-classes 3", "10 classes"),
+        ("--tta 3", "views"),
+    ] {
+        let output = run(root, &format!("train shapes {TINY} {flags}"));
+        let text = stderr(&output);
+        assert!(!output.status.success() && text.contains(part), "{flags}: {part:?} is missing in\n{text}");
+        assert!(!root.join("out").exists(), "{flags}: nothing is written");
+    }
+}

@@ -1,0 +1,255 @@
+//! Runs that are killed or interrupted, and resumed: they end with the bits of an uninterrupted run. `FORNAX_TEST_SWEEP=reliability` kills at
+//! 200 points.
+mod common;
+#[path = "common/small_dataset.rs"]
+mod small_dataset;
+#[path = "common/sweep.rs"]
+mod sweep;
+
+use common::{command, run, stderr, succeed};
+use fornax::checkpoint;
+use small_dataset::{SMALL_DATASET, write_small_dataset};
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+use sweep::is_reliability_sweep;
+
+/// A run of four epochs of two updates, with momentum, EMA, warmup and recovery checkpoints.
+const RUN: &str = "--epochs 4 --warmup-epochs 1 --opt adamw --model-ema --model-ema-decay 0.9 --recovery-interval 1 --mixup 0.2 \
+    --log-interval 1 --progress plain --output out --threads 1";
+const UPDATES: usize = 8;
+
+fn train(name: &str) -> String {
+    format!("train {SMALL_DATASET} {RUN} --experiment {name}")
+}
+
+/// Folder with the dataset, and the hash of the uninterrupted run.
+fn prepare() -> (tempfile::TempDir, String) {
+    let folder = tempfile::tempdir().expect("a folder");
+    write_small_dataset(folder.path());
+    let hash = hash(folder.path(), &train("whole"));
+    (folder, hash)
+}
+
+/// The hash at the end of a run that succeeds.
+fn hash(folder: &Path, arguments: &str) -> String {
+    let stdout = succeed(folder, &format!("{arguments} --print-hash"));
+    stdout.lines().last().expect("a line").to_string()
+}
+
+/// Point at which a run is killed or gets a signal.
+#[derive(Clone, Copy, Debug)]
+enum Point {
+    /// The log line of an update.
+    Update(usize),
+    /// A delay after the start.
+    Delay(Duration),
+    /// A temporary file in the folder of checkpoints: the number of such files seen before.
+    Save(usize),
+}
+
+fn spawn(folder: &Path, arguments: &str) -> Child {
+    let mut command = command(folder, arguments);
+    command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the binary starts")
+}
+
+/// Waits until a run reaches a point, or ends.
+fn wait_for(child: &mut Child, checkpoints: &Path, point: Point) {
+    match point {
+        Point::Delay(delay) => std::thread::sleep(delay),
+        Point::Update(update) => {
+            let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+            let mut updates = 0;
+            while updates < update {
+                match lines.next() {
+                    Some(Ok(line)) => updates += usize::from(line.contains("  batch ")),
+                    _ => return,
+                }
+            }
+            // The run must not end by a closed pipe.
+            std::thread::spawn(move || lines.for_each(drop));
+        }
+        Point::Save(number) => {
+            let mut seen = std::collections::BTreeSet::new();
+            while child.try_wait().expect("it is a child").is_none() {
+                let names = fs::read_dir(checkpoints).into_iter().flatten().flatten();
+                for entry in names.filter(|entry| entry.path().extension().is_some_and(|e| e == "tmp")) {
+                    use std::os::unix::fs::MetadataExt;
+                    seen.extend(entry.metadata().map(|meta| meta.ino()));
+                }
+                if seen.len() > number {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Kills a run at a point; true if it was still running.
+fn kill_at(folder: &Path, name: &str, point: Point) -> bool {
+    let mut child = spawn(folder, &format!("{} --resume auto", train(name)));
+    wait_for(&mut child, &folder.join("out").join(name).join("checkpoints"), point);
+    let running = child.try_wait().expect("it is a child").is_none();
+    child.kill().expect("it is a child");
+    child.wait().expect("it is a child");
+    running
+}
+
+#[test]
+fn killed_run_ends_with_the_bits_of_an_uninterrupted_one() {
+    let (folder, expected) = prepare();
+    let started = Instant::now();
+    hash(folder.path(), &train("timed"));
+    let whole = started.elapsed();
+    let points: Vec<Point> = if is_reliability_sweep() {
+        let fraction = |i: u32| Point::Delay(whole * (i * 7919 % 1000) / 1000);
+        let updates = (0..80).map(|i| Point::Update(i % UPDATES + 1));
+        updates.chain((0..60).map(fraction)).chain((0..60).map(|i| Point::Save(i % 20))).collect()
+    } else {
+        vec![
+            Point::Update(1),
+            Point::Update(4),
+            Point::Update(7),
+            Point::Delay(whole / 4),
+            Point::Delay(whole / 2),
+            Point::Save(0),
+            Point::Save(3),
+            Point::Save(9),
+        ]
+    };
+    let (mut killed, mut equal) = (0, 0);
+    for (number, point) in points.iter().enumerate() {
+        let name = format!("killed-{number}");
+        killed += usize::from(kill_at(folder.path(), &name, *point));
+        // Killed again at another point of the rest.
+        kill_at(folder.path(), &name, Point::Update(1));
+        let resumed = hash(folder.path(), &format!("{} --resume auto", train(&name)));
+        equal += usize::from(resumed == expected);
+        assert_eq!(resumed, expected, "{point:?}");
+        fs::remove_dir_all(folder.path().join("out").join(name)).expect("removes");
+    }
+    eprintln!("{killed} of {} runs were killed, {equal} ended with equal hashes", points.len());
+    assert!(killed * 2 > points.len(), "most points are within the run: {killed} of {}", points.len());
+}
+
+/// Sends a signal to a child.
+fn signal(child: &Child, name: &str) {
+    let status = Command::new("sh").arg("-c").arg(format!("kill -{name} {}", child.id())).status();
+    assert!(status.expect("a shell").success());
+}
+
+fn wait(mut child: Child) -> ExitStatus {
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while Instant::now() < deadline {
+        if let Some(status) = child.try_wait().expect("it is a child") {
+            return status;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.kill().expect("it is a child");
+    panic!("the run did not end");
+}
+
+#[test]
+fn signal_saves_the_interrupted_update_and_exits_with_its_code() {
+    let (folder, expected) = prepare();
+    let repeats = if is_reliability_sweep() { 20 } else { 1 };
+    for repeat in 0..repeats {
+        for (update, name, code) in [(1, "TERM", 143), (3, "INT", 130), (6, "TERM", 143)] {
+            let run_name = format!("signal-{repeat}-{name}-{update}");
+            let mut child = spawn(folder.path(), &train(&run_name));
+            let checkpoints = folder.path().join("out").join(&run_name).join("checkpoints");
+            wait_for(&mut child, &checkpoints, Point::Update(update));
+            signal(&child, name);
+            let status = wait(child);
+            // A signal after the last update may find the run at its end.
+            assert!([Some(code), Some(0)].contains(&status.code()), "{name} at {update}: {status}");
+            let last = checkpoint::read(&checkpoints.join("last.safetensors")).expect("reads");
+            let saved = last.header.state.update as usize;
+            assert!((update..=UPDATES).contains(&saved), "{saved} updates after a signal at {update}");
+            let resumed = hash(folder.path(), &format!("{} --resume auto", train(&run_name)));
+            assert_eq!(resumed, expected, "{name} at {update}");
+        }
+    }
+}
+
+#[test]
+fn message_of_an_interrupted_run_names_its_update_and_the_command_to_resume() {
+    let folder = tempfile::tempdir().expect("a folder");
+    write_small_dataset(folder.path());
+    let mut child = spawn(folder.path(), &train("a").replace("--epochs 4", "--epochs 400"));
+    let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+    lines
+        .by_ref()
+        .find(|line| line.as_ref().is_ok_and(|line| line.contains("  batch ")))
+        .expect("trains")
+        .ok();
+    signal(&child, "TERM");
+    let rest: Vec<String> = lines.map_while(|line| line.ok()).collect();
+    assert_eq!(wait(child).code(), Some(143));
+    let text = rest.join("\n");
+    let last = checkpoint::read(&folder.path().join("out/a/checkpoints/last.safetensors")).expect("reads");
+    let update = last.header.state.update;
+    assert!(text.contains(&format!("checkpoint saved at update {update}")), "{text}");
+    assert!(text.contains("fornax train --resume"), "{text}");
+}
+
+#[test]
+fn sigusr1_saves_a_checkpoint_and_training_goes_on() {
+    let (folder, expected) = prepare();
+    let mut child =
+        spawn(folder.path(), &train("a").replace("--recovery-interval 1", "--recovery-interval 0"));
+    let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+    lines
+        .by_ref()
+        .find(|line| line.as_ref().is_ok_and(|line| line.contains("  batch ")))
+        .expect("trains")
+        .ok();
+    signal(&child, "USR1");
+    let rest: Vec<String> = lines.map_while(|line| line.ok()).collect();
+    assert_eq!(wait(child).code(), Some(0));
+    assert!(rest.iter().any(|line| line.contains("checkpoint saved at update")), "{rest:?}");
+    let resumed = succeed(folder.path(), "train --resume out/a --progress none --print-hash");
+    assert_eq!(resumed.lines().last(), Some(expected.as_str()));
+}
+
+#[test]
+fn second_signal_leaves_at_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    write_small_dataset(folder.path());
+    let mut child = spawn(folder.path(), &train("a").replace("--epochs 4", "--epochs 400"));
+    wait_for(&mut child, folder.path(), Point::Update(1));
+    signal(&child, "INT");
+    // The first signal may have ended the run already.
+    Command::new("sh")
+        .arg("-c")
+        .arg(format!("kill -INT {} 2>/dev/null", child.id()))
+        .status()
+        .expect("a shell");
+    let started = Instant::now();
+    assert_eq!(wait(child).code(), Some(130));
+    assert!(started.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn second_process_cannot_use_a_run_folder() {
+    let folder = tempfile::tempdir().expect("a folder");
+    write_small_dataset(folder.path());
+    let mut first = spawn(folder.path(), &train("a").replace("--epochs 4", "--epochs 400"));
+    wait_for(&mut first, folder.path(), Point::Update(2));
+    for arguments in [
+        format!("{} --overwrite", train("a")),
+        "train --resume out/a --progress none".into(),
+        format!("{} --resume auto", train("a")),
+    ] {
+        let output = run(folder.path(), &arguments);
+        assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+        assert!(stderr(&output).contains("another process trains in this folder"), "{}", stderr(&output));
+    }
+    first.kill().expect("it is a child");
+    first.wait().expect("it is a child");
+    // The lock ends with the process.
+    succeed(folder.path(), "train --resume out/a --epochs 2 --progress none --start-epoch 2");
+}

@@ -1,0 +1,114 @@
+//! Optimizers, schedules, precisions and EMA: a run that is stopped within an epoch and resumed ends with the state and the learning rates
+//! of an uninterrupted run. `FORNAX_TEST_SWEEP=reliability` takes every combination.
+#[path = "common/sweep.rs"]
+mod sweep;
+#[path = "common/tiny_run.rs"]
+mod tiny_run;
+
+use clap::ValueEnum;
+use fornax::Result;
+use fornax::callbacks::{Callback, LrRecorder, RunSnapshot, SaveReason};
+use fornax::checkpoint::{self, Checkpoint};
+use fornax::experiment::RunCheckpoint;
+use fornax::optim::optimizer_names;
+use fornax::report::UpdateMetrics;
+use fornax::schedule::Sched;
+use fornax::settings::{AmpDtype, Settings};
+use std::path::{Path, PathBuf};
+use sweep::is_reliability_sweep;
+use tiny_run::{tiny_run, tiny_run_in, tiny_settings};
+
+/// Ends the run after an update.
+struct StopAt(u64, bool);
+
+impl Callback for StopAt {
+    fn on_batch_end(&mut self, metrics: &UpdateMetrics) -> Result<()> {
+        self.1 |= metrics.update >= self.0;
+        Ok(())
+    }
+
+    fn on_save(&mut self, _: &RunSnapshot, _: SaveReason) -> Result<()> {
+        Ok(())
+    }
+
+    fn stop_reason(&self) -> Option<String> {
+        self.1.then(|| "for a test".into())
+    }
+}
+
+/// Learning rates by update, as bits.
+fn bits(recorder: &LrRecorder) -> Vec<(u64, u64)> {
+    recorder.lrs().iter().map(|(update, lr)| (*update, lr.to_bits())).collect()
+}
+
+fn last(path: &Path) -> Checkpoint {
+    checkpoint::read(&path.join("checkpoints/last.safetensors")).expect("reads")
+}
+
+/// Compares a whole run with one that is stopped and resumed.
+fn check(path: PathBuf, settings: &Settings) {
+    let what =
+        format!("{:?} {:?} {:?} {:?}", settings.opt, settings.sched, settings.amp_dtype, settings.model_ema);
+    let mut whole = tiny_run(settings);
+    let all = LrRecorder::default();
+    whole.callbacks.push(all.clone());
+    whole.run().unwrap_or_else(|e| panic!("{what}: {e}"));
+    let mut first = tiny_run_in(&path, settings);
+    let before = LrRecorder::default();
+    first.callbacks.push(before.clone());
+    first.callbacks.push(StopAt(2, false));
+    first.run().unwrap_or_else(|e| panic!("{what}: {e}"));
+    assert!(first.state.update < whole.state.update, "{what}");
+    let mut second = tiny_run(settings);
+    let after = LrRecorder::default();
+    second.callbacks.push(after.clone());
+    second.resume = Some(RunCheckpoint { checkpoint: last(&path), notes: vec![] });
+    second.run().unwrap_or_else(|e| panic!("{what}: {e}"));
+    assert_eq!(second.state, whole.state, "{what}");
+    assert_eq!(second.hash().expect("hashes"), whole.hash().expect("hashes"), "{what}");
+    assert_eq!([bits(&before), bits(&after)].concat(), bits(&all), "{what}");
+}
+
+#[test]
+fn resumed_run_has_the_state_of_an_uninterrupted_one() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let optimizers: Vec<String> =
+        optimizer_names().flat_map(|name| [name.to_string(), format!("lookahead_{name}")]).collect();
+    let schedules: Vec<Sched> = Sched::value_variants().to_vec();
+    let precisions = [None, Some(AmpDtype::Float16), Some(AmpDtype::Bfloat16)];
+    let mut combinations = vec![];
+    for (o, optimizer) in optimizers.iter().enumerate() {
+        for (s, sched) in schedules.iter().enumerate() {
+            for (p, precision) in precisions.iter().enumerate() {
+                for ema in [false, true] {
+                    // A subset in which every schedule, every precision, and both settings of EMA occur.
+                    let i = o / 9;
+                    let in_subset = o % 9 == 0
+                        && (s, p, ema) == (i % schedules.len(), i % precisions.len(), i / 3 % 2 == 1);
+                    let second_order_f16 =
+                        optimizer.contains("adahessian") && *precision == Some(AmpDtype::Float16);
+                    if (is_reliability_sweep() || in_subset) && !second_order_f16 {
+                        combinations.push((optimizer, *sched, *precision, ema));
+                    }
+                }
+            }
+        }
+    }
+    for (number, (optimizer, sched, amp_dtype, ema)) in combinations.iter().enumerate() {
+        let settings = Settings {
+            epochs: Some(2),
+            lr: Some(0.002),
+            opt: Some(optimizer.parse().expect("a name")),
+            sched: Some(*sched),
+            lr_lambda: (*sched == Sched::Lambda).then(|| "0.9 ** epoch".into()),
+            warmup_epochs: (*sched != Sched::None).then_some(u32::from(*sched == Sched::Rsqrt)),
+            amp: amp_dtype.is_some().then_some(true),
+            amp_dtype: *amp_dtype,
+            model_ema: ema.then_some(true),
+            ..tiny_settings()
+        };
+        check(folder.path().join(number.to_string()), &settings);
+    }
+    eprintln!("{} combinations", combinations.len());
+    assert!(combinations.len() > 10, "{}", combinations.len());
+}

@@ -1,0 +1,132 @@
+//! `fornax val`: the counts of training, other datasets, several checkpoints, outputs.
+mod common;
+
+use common::{run, stderr, succeed};
+use serde_json::Value;
+use std::fs;
+use std::path::Path;
+
+const TRAIN: &str = "train --batch-size 128 --warmup-epochs 0 --progress none --output o --json";
+
+fn lines(stdout: &str) -> Vec<Value> {
+    stdout.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+fn trained(folder: &Path, arguments: &str) -> Value {
+    lines(&succeed(folder, &format!("{TRAIN} {arguments}"))).pop().expect("a result")
+}
+
+/// The last epoch's metrics, to the last bit, in f32, with mixed precision, with EMA weights and with test-time augmentation.
+#[test]
+fn metrics_equal_those_of_training() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (i, (flags, of_val)) in [
+        ("", ""),
+        ("--amp --amp-dtype bfloat16", ""),
+        ("--model-ema --model-ema-decay 0.9", "--use-ema"),
+        ("--tta 2 --val-num-samples 100", ""),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let result = trained(folder.path(), &format!("--epochs 2 --experiment {i} {flags}"));
+        let last = format!("o/{i}/checkpoints/last.safetensors");
+        for more in ["", "--batch-size 100 --workers 0 --threads 1"] {
+            let found =
+                lines(&succeed(folder.path(), &format!("val --checkpoint {last} --json {of_val} {more}")));
+            for key in ["top1", "top5"] {
+                assert_eq!(found[0][key], result[key], "{flags} {more}: {key}");
+            }
+            if more.is_empty() {
+                assert_eq!(found[0]["loss"], result["loss"], "{flags}");
+            }
+        }
+    }
+}
+
+#[test]
+fn run_folder_stands_for_its_best_checkpoint_and_several_are_compared() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let first = trained(folder.path(), "--epochs 3 --experiment a");
+    let second = trained(folder.path(), "--epochs 1 --experiment b --lr 1e-4");
+    let found = lines(&succeed(folder.path(), "val --checkpoint o/a o/b --json"));
+    assert_eq!(found[0]["top1"], first["best_top1"]);
+    assert_eq!(found[1]["top1"], second["best_top1"]);
+    let text = succeed(folder.path(), "val --checkpoint o/b o/a --results-file results.csv");
+    let table: Vec<&str> = text.lines().skip_while(|line| !line.starts_with("CHECKPOINT")).collect();
+    assert!(table[1].starts_with("o/a") && table[2].starts_with("o/b"), "{text}");
+    let csv = fs::read_to_string(folder.path().join("results.csv")).expect("reads");
+    assert!(csv.starts_with("model,checkpoint,top1,top1_err,") && csv.lines().count() == 3, "{csv}");
+}
+
+#[test]
+fn class_counts_and_confusion_matrix_add_up() {
+    let folder = tempfile::tempdir().expect("a folder");
+    trained(folder.path(), "--epochs 2 --experiment a");
+    let found =
+        lines(&succeed(folder.path(), "val --checkpoint o/a --json --per-class --confusion-matrix m.csv"))
+            .remove(0);
+    let classes = found["classes"].as_array().expect("classes");
+    let sum = |key: &str| classes.iter().map(|class| class[key].as_u64().expect("a count")).sum::<u64>();
+    assert_eq!((classes.len(), sum("images")), (10, found["images"].as_u64().expect("a count")));
+    let top1 = 100.0 * sum("correct") as f64 / sum("images") as f64;
+    assert!((top1 - found["top1"].as_f64().expect("a percentage")).abs() < 1e-9);
+    let matrix = fs::read_to_string(folder.path().join("m.csv")).expect("reads");
+    let rows: Vec<Vec<u64>> = matrix
+        .lines()
+        .skip(1)
+        .map(|row| row.split(',').skip(1).map(|n| n.parse().expect("a count")).collect())
+        .collect();
+    for (class, row) in rows.iter().enumerate() {
+        assert_eq!(row.iter().sum::<u64>(), classes[class]["images"].as_u64().expect("a count"));
+        assert_eq!(row[class], classes[class]["correct"].as_u64().expect("a count"));
+    }
+}
+
+/// A folder of some of the classes, in an order of its own and without splits, gets the checkpoint's class indices.
+#[test]
+fn other_dataset_is_matched_by_class_names() {
+    let folder = tempfile::tempdir().expect("a folder");
+    succeed(folder.path(), "datasets export digits --format folder --output exported");
+    let recipe = "--model resnet8 --img-size 8 --in-chans 1 --mean 0.02 --std 0.02 --no-aug --lr 0.1";
+    trained(folder.path(), &format!("exported {recipe} --epochs 6 --experiment a"));
+    let split = folder.path().join("exported/validation");
+    for class in ["0", "1", "2", "5"] {
+        fs::remove_dir_all(split.join(class)).expect("removes");
+    }
+    for root in ["exported/validation", "exported --split validation"] {
+        let found =
+            lines(&succeed(folder.path(), &format!("val {root} --checkpoint o/a --json --per-class")))
+                .remove(0);
+        assert!(found["top1"].as_f64().expect("a percentage") > 60.0, "{root}: {found}");
+        assert_eq!(found["classes"][0]["images"], 0, "{found}");
+    }
+    fs::rename(split.join("7"), split.join("seven")).expect("renames");
+    let output = run(folder.path(), "val exported/validation --checkpoint o/a");
+    assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+    assert!(stderr(&output).contains("\"seven\""), "{}", stderr(&output));
+}
+
+#[test]
+fn plain_weights_need_a_model_and_a_dataset() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let result = trained(folder.path(), "--epochs 2 --experiment a");
+    succeed(folder.path(), "ckpt strip o/a/checkpoints/last.safetensors -o w.safetensors");
+    let found =
+        lines(&succeed(folder.path(), "val digits --model resnet8 --weights w.safetensors --json")).remove(0);
+    assert_eq!((&found["top1"], &found["loss"]), (&result["top1"], &result["loss"]));
+    for (arguments, code, part) in [
+        ("val", 2, "nothing to evaluate"),
+        ("val digits --weights w.safetensors", 2, "--model is needed"),
+        ("val digits --weights o/a --lr 0.1", 2, "--lr would have no effect"),
+        ("val digits --weights o/a --pretrained", 2, "--pretrained would have no effect"),
+        ("val digits --weights o/a o/a --confusion-matrix m.csv", 2, "takes one checkpoint"),
+        ("val gone --weights o/a", 3, "gone"),
+        ("val digits --weights gone", 4, "gone"),
+        ("val digits --model resnet20 --weights w.safetensors", 4, "do not fit"),
+    ] {
+        let output = run(folder.path(), arguments);
+        assert_eq!(output.status.code(), Some(code), "{arguments}: {}", stderr(&output));
+        assert!(stderr(&output).contains(part), "{arguments}: {}", stderr(&output));
+    }
+}
