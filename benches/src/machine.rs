@@ -1,4 +1,5 @@
-//! Memory of this process and CPU time of the machine, from `/proc`.
+//! Memory of this process, from `/proc`, and CPU times.
+use rustix::time::{ClockId, clock_gettime};
 use std::fs::read_to_string;
 
 /// Peak resident memory of this process in bytes.
@@ -28,6 +29,12 @@ pub fn busy_cpu_seconds() -> f64 {
         / 100.0
 }
 
+/// CPU time in seconds of this thread since it started.
+pub fn thread_cpu_seconds() -> f64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
+}
+
 fn status(name: &str) -> u64 {
     let status = read("/proc/self/status");
     let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("Linux reports this");
@@ -53,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn cpu_time_of_machine_is_positive() {
-        assert!(busy_cpu_seconds() > 0.0);
+    fn cpu_times_are_positive() {
+        assert!(busy_cpu_seconds() > 0.0 && thread_cpu_seconds() > 0.0);
     }
 }

@@ -105,7 +105,17 @@ def convolutions(rows):
         cells = [f"{milliseconds(a)} / {milliseconds(b)}" for a, b in zip(ours, theirs)]
         total = ratio(sum(theirs), sum(ours)) if all(ours) and all(theirs) else ""
         out.append(f"| {name} | " + " | ".join(cells) + f" | {total} |")
-    return out + [""]
+    return out + [""] + plans(rows)
+
+
+def plans(rows):
+    """The convolution plans that Fornax chose by timing, under the row in which it first used them."""
+    chosen = [(name, problem, plan) for name, row in rows.items()
+              for problem, plan in (row["variants"].get("fornax-fused") or {}).get("plans", {}).items()]
+    if not chosen:
+        return []
+    out = ["### Chosen convolution plans", "", "| row | problem | plan |", "|---|---|---|"]
+    return out + [f"| {name} | {problem} | `{plan[:200]}` |" for name, problem, plan in chosen] + [""]
 
 
 def kernels(lines):

@@ -83,15 +83,14 @@ pub fn outcome(case: &Case, dtype: DType, computed: DType, device: &Device) -> R
     Ok(out)
 }
 
-/// Runs cases on a device, each in the dtypes for its position, and in f64 on the CPU; the number of comparisons, and a description of each difference.
+/// Runs cases on a device, each in its dtypes, and in f64 on the CPU; the number of comparisons, and a description of each difference.
 pub fn differences<'a>(
-    cases: impl Iterator<Item = &'a Case>,
-    dtypes: impl Fn(usize) -> &'static [DType],
+    cases: impl IntoIterator<Item = (&'a Case, &'static [DType])>,
     device: &Device,
 ) -> (usize, Vec<String>) {
     let (mut compared, mut failures) = (0, vec![]);
-    for (position, case) in cases.enumerate() {
-        for dtype in dtypes(position) {
+    for (case, dtypes) in cases {
+        for dtype in dtypes {
             let name = format!("{} in {dtype}", case.name());
             let expected = outcome(case, *dtype, DType::F64, &Device::Cpu)
                 .unwrap_or_else(|e| panic!("{name}, on the CPU: {e}"));

@@ -1,14 +1,41 @@
 //! Second-order gradients: Hessian-vector products of every case of the table, and of a network, against finite differences of
-//! gradients; and on devices against the CPU.
+//! gradients; and on devices against the CPU, one test per operation and device.
 //!
 //! `FORNAX_TEST_DEVICES`, a list of `cpu`, `emulated` and `cuda:N`, selects the devices; the default is the emulated one.
 use fornax_engine::{
     Activation, BatchNorm, Conv2dOptions, DType, Device, GlobalPool, Result, Tensor, gradients,
 };
-use fornax_tests::cases::{Case, all};
+use fornax_tests::cases::{Case, all, operations};
 use fornax_tests::parity::devices;
 use fornax_tests::second_order::{Derivatives, EvaluationPoint, vector};
 use fornax_tests::sweep;
+use libtest_mimic::{Arguments, Failed, Trial};
+
+fn main() {
+    let args = Arguments::from_args();
+    let mut trials = vec![
+        Trial::test("hessian_vector_products_match_finite_differences", || {
+            hessian_vector_products_match_finite_differences();
+            Ok(())
+        }),
+        Trial::test("create_graph_through_a_first_order_operation_is_an_error", || {
+            create_graph_through_a_first_order_operation_is_an_error();
+            Ok(())
+        }),
+        Trial::test("network_hessian_vector_product_matches_finite_differences", || {
+            Ok(network_hessian_vector_product_matches_finite_differences()?)
+        }),
+    ];
+    let differentiable: Vec<Case> = cases().collect();
+    for device in devices().into_iter().chain([Device::Cpu]) {
+        // On the CPU every operation; elsewhere most of the time goes into compiling kernels.
+        let all = operations(&differentiable);
+        for op in if device == Device::Cpu { all } else { sweep::operations(all) } {
+            trials.push(Trial::test(format!("{op}@{device}"), move || matches_f64(op, &device)));
+        }
+    }
+    libtest_mimic::run(&args, trials).exit();
+}
 
 /// Operations without second derivatives.
 const FIRST_ORDER_ONLY: [&str; 1] = ["prod"];
@@ -34,7 +61,6 @@ fn difference(above: &[f64], below: &[f64]) -> Vec<f64> {
     above.iter().zip(below).map(|(a, b)| (a - b) / (2.0 * STEP)).collect()
 }
 
-#[test]
 fn hessian_vector_products_match_finite_differences() {
     let (mut checked, mut nonlinear) = (0, 0);
     for case in cases() {
@@ -62,7 +88,6 @@ fn hessian_vector_products_match_finite_differences() {
     );
 }
 
-#[test]
 fn create_graph_through_a_first_order_operation_is_an_error() {
     for op in FIRST_ORDER_ONLY {
         let case = all().into_iter().find(|case| case.op == op).expect("the operation is in the table");
@@ -73,25 +98,23 @@ fn create_graph_through_a_first_order_operation_is_an_error() {
     }
 }
 
-/// In f32, f16 and bf16 against the CPU in f64. Tolerances of f16 and bf16 are wide, as second gradients are computed from rounded first ones.
-#[test]
-fn every_case_matches_f64_in_other_dtypes_and_on_devices() {
-    for device in devices().into_iter().chain([Device::Cpu]) {
-        let mut failures = vec![];
-        for (position, case) in cases().enumerate() {
-            for &dtype in sweep::dtypes(position) {
-                let tolerance = match dtype {
-                    DType::F32 => 1e-4,
-                    DType::F16 => 2e-2,
-                    _ => 1e-1,
-                };
-                if let Err(why) = compare(&case, dtype, &device, tolerance) {
-                    failures.push(format!("{} in {dtype}: {why}", case.name()));
-                }
+/// An operation in f32, f16 and bf16 on a device, or in these dtypes on the CPU, against the CPU in f64. Tolerances of f16 and bf16 are wide,
+/// as second gradients are computed from rounded first ones.
+fn matches_f64(op: &str, device: &Device) -> std::result::Result<(), Failed> {
+    let mut failures = vec![];
+    for (position, case) in cases().enumerate().filter(|(_, case)| case.op == op) {
+        for &dtype in sweep::dtypes(position) {
+            let tolerance = match dtype {
+                DType::F32 => 1e-4,
+                DType::F16 => 2e-2,
+                _ => 1e-1,
+            };
+            if let Err(why) = compare(&case, dtype, device, tolerance) {
+                failures.push(format!("{} in {dtype}: {why}", case.name()));
             }
         }
-        assert!(failures.is_empty(), "{} on {device}:\n{}", failures.len(), failures.join("\n"));
     }
+    if failures.is_empty() { Ok(()) } else { Err(failures.join("\n").into()) }
 }
 
 fn compare(case: &Case, dtype: DType, device: &Device, tolerance: f64) -> std::result::Result<(), String> {
@@ -186,7 +209,6 @@ impl Network {
     }
 }
 
-#[test]
 fn network_hessian_vector_product_matches_finite_differences() -> Result<()> {
     let network = Network::new()?;
     let v: Vec<Tensor> = network.parameters.iter().map(|p| vector(p, "v")).collect::<Result<_>>()?;

@@ -192,10 +192,10 @@ fn prepare_images_is_one_pass() {
     };
     // The bytes of a partner are those of another image.
     for changes in [plain, (0..n).map(mixed).collect()] {
-        let rows = ImageChange::rows(&changes, 1).and_then(|rows| rows.to_device(&GPU)).expect("memory");
+        let rows = ImageChange::rows(&changes, n, 1).and_then(|rows| rows.to_device(&GPU)).expect("memory");
         for dtype in [DType::F32, DType::F16] {
             let minimum = x.numel() * (1 + dtype.size());
-            check(&[KernelTraffic::new("prepare", dtype, minimum)], || {
+            check(&[KernelTraffic::new("prepare_u8", dtype, minimum)], || {
                 x.prepare_images(&rows, &how, dtype).map(drop)
             });
         }

@@ -4,6 +4,7 @@
 //! gpu_rows DEVICE [--smoke] [--operations] [--after ROW] [PATTERN]   measure the rows whose name contains PATTERN
 //! gpu_rows DEVICE [--smoke] --profiled-step ROW                      run one eager training step, for a profiler
 //! gpu_rows DEVICE [--smoke] --kernel-times ROW                       time the kernels of one eager training step by events
+//! gpu_rows emulated [--smoke] --host-time ROW                        time a training step with empty kernels: the work of the host alone
 //! ```
 //!
 //! DEVICE is cuda, cuda:N or emulated. A line `{"start": ROW}` precedes each row, so that a run that crashed can continue after it with
@@ -11,15 +12,21 @@
 use fornax::device::DeviceSpec;
 use fornax::train_step::CudaGraphMode;
 use fornax_benches::gpu::steps::{StepVariant, TrainingStep, measure_step};
-use fornax_benches::gpu::{ProblemSize, convolutions, measure, operations};
+use fornax_benches::gpu::{ProblemSize, convolutions, measure, median, operations};
 use fornax_benches::networks::Network;
-use fornax_engine::cuda::{KernelProfile, KernelTime};
+use fornax_engine::cuda::cudnn::{ConvEngineOptions, ConvPlanChoice};
+use fornax_engine::cuda::{
+    KernelProfile, KernelTime, conv_plan_record, launch_count, set_conv_engine_options,
+};
 use fornax_engine::{DType, Device};
+use fornax_kernels::emulator;
 use serde_json::json;
+use std::collections::BTreeMap;
+use std::time::Instant;
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
-const USAGE: &str = "usage: gpu_rows DEVICE [--smoke] [--operations] [--after ROW] [--profiled-step] [--kernel-times] [PATTERN]";
+const USAGE: &str = "usage: gpu_rows DEVICE [--smoke] [--operations] [--after ROW] [--profiled-step] [--kernel-times] [--host-time] [PATTERN]";
 
 struct Arguments {
     device: Device,
@@ -35,13 +42,19 @@ enum Mode {
     Measure,
     ProfiledStep,
     KernelTimes,
+    HostTime,
 }
 
 fn main() -> Outcome<()> {
     let arguments = parse()?;
-    if arguments.mode != Mode::Measure {
-        return run_one_step(&arguments);
+    match arguments.mode {
+        Mode::Measure => measure_rows(&arguments),
+        Mode::HostTime => host_time(&arguments),
+        Mode::ProfiledStep | Mode::KernelTimes => run_one_step(&arguments),
     }
+}
+
+fn measure_rows(arguments: &Arguments) -> Outcome<()> {
     let mut skipping = arguments.after.is_some();
     let mut is_next = |name: &str| {
         let run = !skipping && name.contains(&arguments.pattern);
@@ -52,17 +65,23 @@ fn main() -> Outcome<()> {
         run
     };
     let (device, size) = (&arguments.device, arguments.size);
+    let plans = ConvPlanChoice::Benchmark(size.conv_benchmark());
+    set_conv_engine_options(device, ConvEngineOptions { tf32: false, deterministic: true, choice: plans })?;
     for row in operations::rows(size).into_iter().chain(convolutions::rows(size)) {
         if is_next(&row.name) {
             let (name, bytes) = (row.name.clone(), row.bytes);
+            let before = chosen_plans(device)?;
             match measure(row, device, size) {
-                Ok(times) => times.into_iter().for_each(|(variant, seconds)| {
-                    let variant = format!("fornax-{variant}");
-                    println!(
-                        "{}",
-                        json!({ "row": name, "variant": variant, "seconds": seconds, "bytes": bytes })
-                    );
-                }),
+                Ok(times) => {
+                    // A plan that an earlier row chose is in that row's line.
+                    let mut plans = chosen_plans(device)?;
+                    plans.retain(|problem, _| !before.contains_key(problem));
+                    for (variant, seconds) in times {
+                        let variant = format!("fornax-{variant}");
+                        let line = json!({ "row": name, "variant": variant, "seconds": seconds, "bytes": bytes, "plans": plans });
+                        println!("{line}");
+                    }
+                }
                 Err(e) => println!("{}", json!({ "row": name, "error": e.to_string() })),
             }
         }
@@ -70,7 +89,7 @@ fn main() -> Outcome<()> {
     if !arguments.steps {
         return Ok(());
     }
-    for (network, half, variant) in steps() {
+    for (network, half, variant) in steps(size) {
         let row = row_name(network, half);
         if is_next(&format!("{row} {}", variant.name())) {
             let line = match measure_step(network, half, variant, device, size) {
@@ -89,10 +108,16 @@ fn main() -> Outcome<()> {
     Ok(())
 }
 
-/// The training steps: each network in f16 and bf16 in every variant, and eager in f32 as the reference of the losses.
-fn steps() -> Vec<(Network, Option<DType>, StepVariant)> {
+/// The convolution plans that the device has chosen by timing, by problem.
+fn chosen_plans(device: &Device) -> Outcome<BTreeMap<String, String>> {
+    Ok(conv_plan_record(device)?.map(|record| record.choices).unwrap_or_default())
+}
+
+/// The training steps: each network in f16 and bf16 in every variant, and eager in f32 as the reference of the losses. In the smoke size
+/// ResNet-50 would normalise over two values, so that rounding errors grow without bound.
+fn steps(size: ProblemSize) -> Vec<(Network, Option<DType>, StepVariant)> {
     let mut steps = vec![];
-    for network in [Network::Resnet50, Network::Resnet18Cifar] {
+    for network in [Network::Resnet50, Network::Resnet18Cifar].into_iter().skip(size.pick(0, 1)) {
         for half in [Some(DType::F16), Some(DType::BF16)] {
             steps.extend(StepVariant::ALL.map(|variant| (network, half, variant)));
         }
@@ -108,7 +133,8 @@ fn row_name(network: Network, half: Option<DType>) -> String {
 fn run_one_step(arguments: &Arguments) -> Outcome<()> {
     let is_wanted =
         |(network, half, _): &(Network, Option<DType>, _)| row_name(*network, *half) == arguments.pattern;
-    let (network, half, _) = steps().into_iter().find(is_wanted).ok_or("there is no such training step")?;
+    let (network, half, _) =
+        steps(ProblemSize::Full).into_iter().find(is_wanted).ok_or("there is no such training step")?;
     let mut step = TrainingStep::new(network, half, CudaGraphMode::Never, &arguments.device, arguments.size)?;
     if arguments.mode == Mode::ProfiledStep {
         step.run()?;
@@ -121,6 +147,35 @@ fn run_one_step(arguments: &Arguments) -> Outcome<()> {
     for KernelTime { name, launches, seconds } in profile.finish()? {
         let line =
             json!({ "row": arguments.pattern, "kernel": name, "launches": launches, "seconds": seconds });
+        println!("{line}");
+    }
+    Ok(())
+}
+
+/// Milliseconds of a training step on the host, eager and replayed, by steps whose kernels are empty.
+fn host_time(arguments: &Arguments) -> Outcome<()> {
+    let is_wanted =
+        |(network, half, _): &(Network, Option<DType>, _)| row_name(*network, *half) == arguments.pattern;
+    let (network, half, _) =
+        steps(ProblemSize::Full).into_iter().find(is_wanted).ok_or("there is no such training step")?;
+    for (variant, graph) in [("eager", CudaGraphMode::Never), ("graph", CudaGraphMode::Always)] {
+        let mut step = TrainingStep::new(network, half, graph, &arguments.device, ProblemSize::Smoke)?;
+        emulator::set_empty_kernels(true)?;
+        // The first steps compile kernels, plan convolutions and capture the graph.
+        (0..3).try_for_each(|_| step.run().map(drop))?;
+        let rounds = arguments.size.pick(50, 3);
+        let before = launch_count(arguments.device);
+        let mut seconds = vec![];
+        for _ in 0..rounds {
+            let started = Instant::now();
+            step.run()?;
+            seconds.push(started.elapsed().as_secs_f64());
+        }
+        let launches = (launch_count(arguments.device) - before) / rounds as u64;
+        emulator::set_empty_kernels(false)?;
+        let (row, variant) = (&arguments.pattern, format!("host-{variant}"));
+        let line =
+            json!({ "row": row, "variant": variant, "seconds": median(seconds), "launches": launches });
         println!("{line}");
     }
     Ok(())
@@ -143,6 +198,7 @@ fn parse() -> Outcome<Arguments> {
             "--operations" => arguments.steps = false,
             "--profiled-step" => arguments.mode = Mode::ProfiledStep,
             "--kernel-times" => arguments.mode = Mode::KernelTimes,
+            "--host-time" => arguments.mode = Mode::HostTime,
             "--after" => arguments.after = Some(words.next().ok_or(USAGE)?),
             _ if word.starts_with("--") => return Err(USAGE.into()),
             _ => arguments.pattern = word,

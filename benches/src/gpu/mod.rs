@@ -5,6 +5,7 @@ pub mod operations;
 pub mod steps;
 
 use fornax_engine::cuda::CudaGraph;
+use fornax_engine::cuda::cudnn::ConvBenchmark;
 use fornax_engine::{Device, Result};
 use std::time::Instant;
 
@@ -37,8 +38,22 @@ pub enum ProblemSize {
 }
 
 impl ProblemSize {
-    pub(crate) fn pick(self, full: usize, smoke: usize) -> usize {
+    /// One of two values by size.
+    pub fn pick(self, full: usize, smoke: usize) -> usize {
         if self == ProblemSize::Full { full } else { smoke }
+    }
+
+    /// The timing of convolution plans. On the emulated device every execution takes long, and the choices are not worth keeping.
+    pub fn conv_benchmark(self) -> ConvBenchmark {
+        match self {
+            ProblemSize::Full => ConvBenchmark::default(),
+            ProblemSize::Smoke => ConvBenchmark {
+                candidates: 2,
+                fused_candidates: 1,
+                disk_cache: false,
+                ..ConvBenchmark::default()
+            },
+        }
     }
 }
 
@@ -73,7 +88,8 @@ pub fn measure(row: GpuRow, device: &Device, size: ProblemSize) -> Result<Vec<(&
     Ok(graphs.iter().zip(times).map(|((name, ..), times)| (*name, median(times))).collect())
 }
 
-pub(crate) fn median(mut times: Vec<f64>) -> f64 {
+/// The median of some times.
+pub fn median(mut times: Vec<f64>) -> f64 {
     times.sort_by(f64::total_cmp);
     times[times.len() / 2]
 }

@@ -2,7 +2,8 @@
 use super::{GpuRow, ProblemSize, Variant};
 use fornax_engine::random::{RngKey, RngStream};
 use fornax_engine::{
-    Activation, BatchNorm, DType, Device, EraseMode, ImageChange, ImagePreparation, Result, Tensor, fuse,
+    Activation, BatchNorm, DType, Device, EraseMode, ImageBox, ImageChange, ImagePreparation, Result, Tensor,
+    fuse,
 };
 
 /// All rows, forward alone and forward with backward.
@@ -103,10 +104,10 @@ fn prepare(n: usize, size: usize, dtype: DType) -> GpuRow {
         let change = |i: usize| ImageChange {
             partner: n - 1 - i,
             lam: 0.7,
-            erase_boxes: vec![[0, side, 0, side]],
+            erase_boxes: vec![ImageBox { top: 0, bottom: side, left: 0, right: side }],
             ..ImageChange::none(i)
         };
-        let rows = ImageChange::rows(&(0..n).map(change).collect::<Vec<_>>(), 1)?.to_device(device)?;
+        let rows = ImageChange::rows(&(0..n).map(change).collect::<Vec<_>>(), n, 1)?.to_device(device)?;
         let variant: Variant = Box::new(move || {
             let rng = RngStream::new(RngKey::new(0, "erase"), 0, 0);
             let (mean, std) = (&[0.485, 0.456, 0.406], &[0.229, 0.224, 0.225]);

@@ -2,10 +2,10 @@
 use super::{ProblemSize, median};
 use crate::fornax::Sequential;
 use crate::networks;
-use fornax::data::Batch;
+use fornax::loader::Batch;
 use fornax::optim::{Optimizer, OptimizerOptions, create_optimizer, parameters};
 use fornax::train_step::{CudaGraphMode, TrainStep, TrainStepOptions};
-use fornax_engine::cuda::cudnn::{ConvBenchmark, ConvEngineOptions, ConvPlanChoice};
+use fornax_engine::cuda::cudnn::{ConvEngineOptions, ConvPlanChoice};
 use fornax_engine::cuda::set_conv_engine_options;
 use fornax_engine::{DType, Device, GradientRule, LossScaling, Tensor};
 use fornax_nn::{OptLevel, Precision, init, move_to};
@@ -60,13 +60,11 @@ pub fn measure_step(
     let (graph, plans) = match variant {
         StepVariant::Eager => (CudaGraphMode::Never, ConvPlanChoice::Heuristic),
         StepVariant::Graph => (CudaGraphMode::Always, ConvPlanChoice::Heuristic),
-        StepVariant::Benchmark => {
-            (CudaGraphMode::Always, ConvPlanChoice::Benchmark(ConvBenchmark::default()))
-        }
+        StepVariant::Benchmark => (CudaGraphMode::Always, ConvPlanChoice::Benchmark(size.conv_benchmark())),
     };
     set_conv_engine_options(device, ConvEngineOptions { tf32: false, deterministic: true, choice: plans })?;
     let mut step = TrainingStep::new(network, half, graph, device, size)?;
-    let losses = (0..COMPARED_STEPS).map(|_| step.run()).collect::<Result<Vec<f64>, _>>()?;
+    let losses = (0..size.pick(COMPARED_STEPS, 3)).map(|_| step.run()).collect::<Result<Vec<f64>, _>>()?;
     let runs = size.pick(20, 1);
     let mut rounds = vec![];
     for _ in 0..size.pick(5, 1) {
@@ -108,7 +106,7 @@ impl TrainingStep {
         let images = Tensor::zeros(shape, DType::F32, &Device::Cpu)?;
         init::normal(&images, 1.0, &mut init::rng(0, "images"))?;
         let target: Vec<i64> = (0..shape[0]).map(|i| (i * 7919 % network.classes()) as i64).collect();
-        let batch = Batch { images, target: Tensor::from_vec(target, [shape[0]])? }.to_device(device)?;
+        let batch = Batch::new(images, Tensor::from_vec(target, [shape[0]])?).to_device(device)?;
         let step = TrainStep::new(
             TrainStepOptions { precision, cuda_graph: graph, ..TrainStepOptions::default() },
             None,

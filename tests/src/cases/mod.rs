@@ -10,6 +10,14 @@ mod pool;
 
 pub use case::{Case, Input, Values};
 
+/// Names of the operations of these rows, each once, in alphabetical order.
+pub fn operations(rows: &[Case]) -> Vec<&'static str> {
+    let mut names: Vec<_> = rows.iter().map(|case| case.op).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
 /// Every row.
 pub fn all() -> Vec<Case> {
     let mut rows = vec![];

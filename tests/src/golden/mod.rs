@@ -2,12 +2,15 @@
 //!
 //! A topic is implemented by a function that runs every case of its file; an unknown case or operation is a failure. `TOPICS` lists all
 //! topics.
+mod checkpoint_files;
 mod compare;
 mod ema;
 mod file;
 pub mod formula;
 mod grad_clip;
+mod images;
 pub mod loss_scale;
+pub mod mixup_modes;
 mod model_state_dicts;
 mod models;
 mod ops_activation;
@@ -35,11 +38,11 @@ pub type TopicCheck = (&'static str, Option<fn(&Topic) -> Outcome>);
 
 /// All topics of the golden folder.
 pub const TOPICS: &[TopicCheck] = &[
-    ("checkpoint_files", None),
+    ("checkpoint_files", Some(checkpoint_files::check)),
     ("ema", Some(ema::check)),
     ("grad_clip", Some(grad_clip::check)),
-    ("images", None),
-    ("mixup_modes", None),
+    ("images", Some(images::check)),
+    ("mixup_modes", Some(mixup_modes::check)),
     ("model_state_dicts", Some(model_state_dicts::check)),
     ("models", Some(models::check)),
     ("ops_activation", Some(ops_activation::check)),

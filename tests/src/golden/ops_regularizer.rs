@@ -1,9 +1,9 @@
 //! Drop path, DropBlock, mixup and CutMix, with the random choices given in the file.
+use super::mixup_modes::{image_box, mix_images};
 use super::run::{check_each_case_and_dtype, check_operation};
 use super::{GoldenCase, Outcome, Topic};
-use fornax::augment::mixing::{PixelBox, cutmix_batch, cutmix_box, mixup_batch};
-use fornax_engine::Tensor;
-use serde_json::Value;
+use fornax::augment::mixup::{BatchMix, MixChoice, MixupMode, cutmix_box};
+use fornax_engine::{DType, Result, Tensor};
 
 /// Runs every case of the topic.
 pub fn check(topic: &Topic) -> Outcome {
@@ -25,14 +25,14 @@ pub fn check(topic: &Topic) -> Outcome {
             case.allow_params(&["lam", "formula"])?;
             let lam = case.number("lam")?;
             check_operation(case, dtype, |t| {
-                Ok(vec![("y", mixup_batch(&Tensor::from_nchw(t.get("x"))?, lam)?.to_nchw()?)])
+                Ok(vec![("y", mix_batch(t.get("x"), MixChoice { lam, cutmix_box: None })?)])
             })
         }
         "cutmix_batch" => {
             case.allow_params(&["box_yl_yh_xl_xh", "formula"])?;
-            let cut = pixel_box(case, case.param("box_yl_yh_xl_xh"))?;
+            let cut = image_box(case.param("box_yl_yh_xl_xh"))?;
             check_operation(case, dtype, |t| {
-                Ok(vec![("y", cutmix_batch(&Tensor::from_nchw(t.get("x"))?, &cut)?.to_nchw()?)])
+                Ok(vec![("y", mix_batch(t.get("x"), MixChoice { lam: 0.0, cutmix_box: Some(cut) })?)])
             })
         }
         "cutmix_box" => {
@@ -43,7 +43,15 @@ pub fn check(topic: &Topic) -> Outcome {
     })
 }
 
-fn boxes(case: &GoldenCase) -> Result<(), String> {
+/// Mixes a batch `[n, c, h, w]` by one choice. Images in f64 are mixed from their f32 values.
+fn mix_batch(x: &Tensor, choice: MixChoice) -> Result<Tensor> {
+    let images = Tensor::from_nchw(x)?.to_dtype(DType::F32)?;
+    let &[n, h, w, _] = images.dims() else { panic!("images have four axes, not {x:?}") };
+    let mix = BatchMix::new(MixupMode::Batch, n, [h, w], &[choice]);
+    mix_images(&images, &mix.changes, false, x.dtype())?.to_nchw()
+}
+
+fn boxes(case: &GoldenCase) -> std::result::Result<(), String> {
     let list = case.json["boxes"].as_array().filter(|l| !l.is_empty());
     for entry in list.ok_or_else(|| format!("{}: no boxes", case.id()))? {
         let number = |key: &str| entry[key].as_u64().map(|n| n as usize);
@@ -52,21 +60,13 @@ fn boxes(case: &GoldenCase) -> Result<(), String> {
             return Err(format!("{}: box without h, w, cy, cx: {entry}", case.id()));
         };
         let lam = entry["lam"].as_f64().ok_or_else(|| format!("{}: box without lam", case.id()))?;
-        let (cut, corrected) = cutmix_box(h, w, lam, cy, cx);
-        let expected = pixel_box(case, &entry["box_yl_yh_xl_xh"])?;
+        let cut = cutmix_box([h, w], lam, [cy, cx]);
+        let corrected = 1.0 - cut.area() as f64 / (h * w) as f64;
+        let expected = image_box(&entry["box_yl_yh_xl_xh"])?;
         let expected_lam = entry["lam_corrected"].as_f64().unwrap_or(f64::NAN);
         if cut != expected || (corrected - expected_lam).abs() > 1e-12 {
             return Err(format!("{}: got {cut:?} and {corrected}, expected {entry}", case.id()));
         }
     }
     Ok(())
-}
-
-fn pixel_box(case: &GoldenCase, value: &Value) -> Result<PixelBox, String> {
-    let list: Vec<usize> =
-        value.as_array().into_iter().flatten().filter_map(|v| v.as_u64()).map(|v| v as usize).collect();
-    match list[..] {
-        [top, bottom, left, right] => Ok(PixelBox { top, bottom, left, right }),
-        _ => Err(format!("{}: a box of four numbers is needed: {value}", case.id())),
-    }
 }
