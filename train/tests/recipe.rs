@@ -81,6 +81,10 @@ fn flags_without_effect_are_rejected() {
 /// Optimizers that are trained in every test run: one for each kind of update rule.
 const USUAL_OPTIMIZERS: [&str; 4] = ["sgd", "lamb", "adafactor", "lookahead_adamw"];
 
+/// Optimizers whose default learning rate is low for the digits. After 10 epochs they are at 94 to 98 % and still rising, depending on
+/// the seed and on the CPU's vector width; after 20 they are above 98.8 % for every seed tried.
+const SLOW_OPTIMIZERS: [&str; 2] = ["adamax", "radabelief"];
+
 /// Every --opt with its default learning rate and weight decay; LARS with another trust coefficient.
 #[test]
 fn every_optimizer_trains_digits() {
@@ -89,7 +93,8 @@ fn every_optimizer_trains_digits() {
     let names = all().filter(|name| is_full_sweep() || USUAL_OPTIMIZERS.contains(name));
     let flags = names.map(|name| {
         let trust = if name.contains("lar") { " --opt-kwargs trust_coeff=0.02" } else { "" };
-        format!("--epochs 10 --opt {name}{trust}")
+        let epochs = if SLOW_OPTIMIZERS.contains(&name) { 20 } else { 10 };
+        format!("--epochs {epochs} --opt {name}{trust}")
     });
     assert_all_train_digits(flags.collect());
 }
@@ -128,7 +133,7 @@ fn every_schedule_trains_digits() {
     ];
     let step = if is_full_sweep() { 1 } else { 3 };
     assert_all_train_digits(
-        all.iter().step_by(step).map(|flags| format!("--epochs 12 --sched {flags}")).collect(),
+        all.iter().step_by(step).map(|flags| format!("--epochs 16 --sched {flags}")).collect(),
     );
 }
 
