@@ -105,6 +105,7 @@ fn other_weights_formats_are_answered_with_their_conversion() {
             format!("predict {} --model resnet8 --weights {name}", image().display()),
             format!("train --dry-run --pretrained-path {name}"),
             format!("train --dry-run --initial-checkpoint {name}"),
+            format!("train --dry-run --resume {name}"),
             format!("ckpt info {name}"),
             format!("ckpt verify {name}"),
         ] {

@@ -1,124 +1,34 @@
 //! Training transform by timm's options: crop, flips, policy or colour jitter, grayscale, blur, in this order.
 use super::color_jitter::ColorJitter;
 use super::image_ops;
-use super::policies::{AutoAugment, Policy, PolicyContext};
+use super::policies::{AutoAugment, PolicyContext};
 use super::random_resized_crop::RandomResizedCrop;
 use super::resize_keep_ratio::ResizeKeepRatio;
-use super::{ImageTransform, RandomSource};
+use super::{ImageTransform, RandomSource, TrainInterpolation};
 use crate::data::Image;
 use crate::data::decode::{DecodeOptions, RegionDecoder};
-use crate::data::eval_transform::mean_colour;
-use crate::data::resize::{Resize, ResizeFilter, resize};
-use crate::{Error, Result};
-use clap::ValueEnum;
+use crate::data::resize::{Resize, resize};
 use fornax_engine::random::RngStream;
-use std::fmt;
-use std::str::FromStr;
-
-/// Crop of training images, by timm's name.
-#[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum TrainCropMode {
-    /// Random resized crop
-    #[default]
-    Rrc,
-    /// Resize with nearly the aspect ratio, crop the centre
-    Rkrc,
-    /// Resize with nearly the aspect ratio, crop at random
-    Rkrr,
-    /// Resize both sides to the input size, then shift by up to `shift` pixels
-    Shift,
-}
-
-/// Resampling filter of training images: timm's `--train-interpolation`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum TrainInterpolation {
-    /// Bilinear or bicubic, chosen per image.
-    #[default]
-    Random,
-    /// One filter.
-    Fixed(ResizeFilter),
-}
-
-/// Options of the training transform, by timm's names.
-#[derive(Clone, Debug, PartialEq)]
-pub struct TransformOptions {
-    /// Height and width of the results.
-    pub size: [usize; 2],
-    /// Only resize both sides to the input size.
-    pub no_aug: bool,
-    /// Crop mode.
-    pub train_crop_mode: TrainCropMode,
-    /// Smallest and largest area of the crop, as a fraction; by default 0.08 to 1, for `rkrc` and `rkrr` 0.8 to 1.
-    pub scale: Option<[f64; 2]>,
-    /// Smallest and largest aspect ratio of the crop; by default 3/4 to 4/3. For `rkrc` and `rkrr` the change of the aspect ratio, by default
-    /// 0.9 to 1/0.9.
-    pub ratio: Option<[f64; 2]>,
-    /// Probability of a horizontal flip.
-    pub hflip: f64,
-    /// Probability of a vertical flip.
-    pub vflip: f64,
-    /// Colour jitter: none, one number for brightness, contrast and saturation, one for each, or these and the hue. Without effect beside a
-    /// policy that [does not allow](AutoAugment::allows_color_jitter) it.
-    pub color_jitter: Vec<f32>,
-    /// Probability of colour jitter; always if `None`.
-    pub color_jitter_prob: Option<f64>,
-    /// Probability of conversion to grey.
-    pub grayscale_prob: f64,
-    /// Probability of a Gaussian blur of 23 pixels with a standard deviation of 0.1 to 2.
-    pub gaussian_blur_prob: f64,
-    /// Augmentation policy.
-    pub auto_augment: Option<AutoAugment>,
-    /// Resampling filter.
-    pub interpolation: TrainInterpolation,
-    /// Mean of each channel, for values in `0..=1`: the colour of uncovered pixels.
-    pub mean: Vec<f32>,
-    /// Number of results per image, of which the first is only cropped and flipped; 0 for one result with all parts.
-    pub num_aug_splits: usize,
-    /// Maximum shift along each axis in pixels, in crop mode `shift`.
-    pub shift: u32,
-}
-
-impl Default for TransformOptions {
-    fn default() -> TransformOptions {
-        TransformOptions {
-            size: [224, 224],
-            no_aug: false,
-            train_crop_mode: TrainCropMode::Rrc,
-            scale: None,
-            ratio: None,
-            hflip: 0.5,
-            vflip: 0.0,
-            color_jitter: vec![0.4],
-            color_jitter_prob: None,
-            grayscale_prob: 0.0,
-            gaussian_blur_prob: 0.0,
-            auto_augment: None,
-            interpolation: TrainInterpolation::Random,
-            mean: vec![0.485, 0.456, 0.406],
-            num_aug_splits: 0,
-            shift: 0,
-        }
-    }
-}
 
 /// Training transform.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrainTransform {
-    size: [usize; 2],
-    crop: TrainCrop,
+    pub(super) size: [usize; 2],
+    pub(super) crop: TrainCrop,
     /// Probabilities of a vertical and of a horizontal flip.
-    flips: [f64; 2],
-    policy: Option<(AutoAugment, PolicyContext)>,
+    pub(super) flips: [f64; 2],
+    pub(super) policy: Option<(AutoAugment, PolicyContext)>,
     /// Colour jitter and its probability.
-    color_jitter: Option<(ColorJitter, f64)>,
-    grayscale_prob: f64,
-    gaussian_blur_prob: f64,
-    interpolation: TrainInterpolation,
-    splits: usize,
+    pub(super) color_jitter: Option<(ColorJitter, f64)>,
+    pub(super) grayscale_prob: f64,
+    pub(super) gaussian_blur_prob: f64,
+    pub(super) interpolation: TrainInterpolation,
+    pub(super) splits: usize,
 }
 
+/// Crop and resize of a training image.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum TrainCrop {
+pub(super) enum TrainCrop {
     RandomResized(RandomResizedCrop),
     KeepRatio(ResizeKeepRatio),
     Shift(u32),
@@ -127,135 +37,6 @@ enum TrainCrop {
 /// Kernel size of the Gaussian blur, and the range of its standard deviation.
 const BLUR_KERNEL: usize = 23;
 const BLUR_SIGMA: [f64; 2] = [0.1, 2.0];
-
-impl TransformOptions {
-    /// Builds the transform. Errors if an option is out of range.
-    pub fn train_transform(&self) -> Result<TrainTransform> {
-        self.check().map_err(|(option, why)| {
-            Error::usage("the training transform cannot be built").at(option).because(why)
-        })?;
-        let crop = self.crop();
-        let transform = TrainTransform {
-            size: self.size,
-            crop,
-            flips: [self.vflip, self.hflip],
-            policy: None,
-            color_jitter: None,
-            grayscale_prob: self.grayscale_prob,
-            gaussian_blur_prob: self.gaussian_blur_prob,
-            interpolation: self.interpolation,
-            splits: self.num_aug_splits.max(1),
-        };
-        if self.no_aug {
-            let fixed = match self.interpolation {
-                TrainInterpolation::Random => ResizeFilter::Bilinear,
-                TrainInterpolation::Fixed(filter) => filter,
-            };
-            return Ok(TrainTransform {
-                crop: TrainCrop::Shift(0),
-                flips: [0.0; 2],
-                grayscale_prob: 0.0,
-                gaussian_blur_prob: 0.0,
-                interpolation: TrainInterpolation::Fixed(fixed),
-                ..transform
-            });
-        }
-        let jitters = self.auto_augment.as_ref().is_none_or(AutoAugment::allows_color_jitter);
-        let jitter = ColorJitter::from_factors(&self.color_jitter).ok().flatten().filter(|_| jitters);
-        Ok(TrainTransform {
-            policy: self.auto_augment.clone().map(|policy| {
-                let context = self.policy_context(&policy);
-                (policy, context)
-            }),
-            color_jitter: jitter.map(|jitter| (jitter, self.color_jitter_prob.unwrap_or(1.0))),
-            ..transform
-        })
-    }
-
-    fn crop(&self) -> TrainCrop {
-        let keep_ratio = |random_crop| {
-            TrainCrop::KeepRatio(ResizeKeepRatio {
-                scale: self.scale.unwrap_or([0.8, 1.0]),
-                ratio: self.ratio.unwrap_or([0.9, 1.0 / 0.9]),
-                random_crop,
-            })
-        };
-        match self.train_crop_mode {
-            TrainCropMode::Rrc => TrainCrop::RandomResized(RandomResizedCrop {
-                scale: self.scale.unwrap_or([0.08, 1.0]),
-                ratio: self.ratio.unwrap_or([3.0 / 4.0, 4.0 / 3.0]),
-            }),
-            TrainCropMode::Rkrc => keep_ratio(false),
-            TrainCropMode::Rkrr => keep_ratio(true),
-            TrainCropMode::Shift => TrainCrop::Shift(self.shift),
-        }
-    }
-
-    fn policy_context(&self, policy: &AutoAugment) -> PolicyContext {
-        PolicyContext {
-            fill: mean_colour(&self.mean),
-            interpolation: self.interpolation,
-            translate_const: (self.size[0].min(self.size[1]) as f64 * 0.45).floor(),
-            translate_pct: if matches!(policy.policy(), Policy::AugMix(_)) { 0.3 } else { 0.45 },
-        }
-    }
-
-    /// Option that is out of range, and why.
-    fn check(&self) -> std::result::Result<(), (&'static str, String)> {
-        let probabilities = [
-            ("hflip", self.hflip),
-            ("vflip", self.vflip),
-            ("color-jitter-prob", self.color_jitter_prob.unwrap_or(1.0)),
-            ("grayscale-prob", self.grayscale_prob),
-            ("gaussian-blur-prob", self.gaussian_blur_prob),
-        ];
-        for (option, p) in probabilities {
-            if !(0.0..=1.0).contains(&p) {
-                return Err((option, format!("it is {p}; a probability from 0 to 1 is accepted")));
-            }
-        }
-        for (option, range, limit) in [("scale", self.scale, 1.0), ("ratio", self.ratio, f64::MAX)] {
-            if let Some([low, high]) = range
-                && !(0.0 < low && low <= high && high <= limit)
-            {
-                let most = if limit == 1.0 { ", at most 1," } else { "" };
-                return Err((
-                    option,
-                    format!(
-                        "it is {low} {high}; two positive numbers{most} in increasing order are accepted"
-                    ),
-                ));
-            }
-        }
-        if self.size.contains(&0) {
-            return Err(("img-size", format!("it is {:?}; both sides must be above 0", self.size)));
-        }
-        if self.shift > 0 && self.train_crop_mode != TrainCropMode::Shift {
-            return Err(("shift", "it has an effect only with train-crop-mode shift".into()));
-        }
-        if self.num_aug_splits == 1 {
-            return Err(("aug-splits", "it is 1; 0 or at least 2 splits are accepted".into()));
-        }
-        if self.num_aug_splits > 1 && self.no_aug {
-            return Err(("aug-splits", "the splits are augmented, which no-aug switches off".into()));
-        }
-        ColorJitter::from_factors(&self.color_jitter).map_err(|why| ("color-jitter", why))?;
-        match (&self.auto_augment, self.interpolation) {
-            (Some(_), TrainInterpolation::Fixed(filter))
-                if !matches!(
-                    filter,
-                    ResizeFilter::Nearest | ResizeFilter::Bilinear | ResizeFilter::Bicubic
-                ) =>
-            {
-                let why = format!(
-                    "policies rotate and shear with nearest, bilinear, bicubic or random, not {filter:?}"
-                );
-                Err(("train-interpolation", why))
-            }
-            _ => Ok(()),
-        }
-    }
-}
 
 impl TrainTransform {
     /// Crops, resizes and flips an image.
@@ -367,43 +148,6 @@ impl ImageTransform for TrainTransform {
     }
 }
 
-impl TrainInterpolation {
-    /// The filter of one image.
-    pub fn sample(self, rng: &mut dyn RandomSource) -> ResizeFilter {
-        match self {
-            TrainInterpolation::Random if rng.chance(0.5) => ResizeFilter::Bilinear,
-            TrainInterpolation::Random => ResizeFilter::Bicubic,
-            TrainInterpolation::Fixed(filter) => filter,
-        }
-    }
-}
-
-impl FromStr for TrainInterpolation {
-    type Err = String;
-
-    fn from_str(name: &str) -> std::result::Result<TrainInterpolation, String> {
-        match name {
-            "random" => Ok(TrainInterpolation::Random),
-            _ => ResizeFilter::from_str(name, false).map(TrainInterpolation::Fixed).map_err(|_| {
-                let filters = ResizeFilter::value_variants().iter().filter_map(ValueEnum::to_possible_value);
-                let names: Vec<String> = filters.map(|value| value.get_name().into()).collect();
-                format!("`{name}` is not a filter; use random, {}", names.join(", "))
-            }),
-        }
-    }
-}
-
-impl fmt::Display for TrainInterpolation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            TrainInterpolation::Random => f.write_str("random"),
-            TrainInterpolation::Fixed(filter) => {
-                f.write_str(filter.to_possible_value().expect("every filter has a name").get_name())
-            }
-        }
-    }
-}
-
 /// Reverses the rows, and the columns, of an image.
 fn flip(image: &mut Image, [vertical, horizontal]: [bool; 2]) {
     let [_, w, c] = image.size;
@@ -435,7 +179,10 @@ fn shift(image: &Image, most: u32, rng: &mut dyn RandomSource) -> Image {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{TrainCropMode, TransformOptions};
     use super::*;
+    use crate::data::resize::ResizeFilter;
+    use clap::ValueEnum;
     use fornax_engine::random::RngKey;
 
     fn plain() -> TransformOptions {
@@ -555,40 +302,5 @@ mod tests {
             (0..50).any(|sample| apply(&far, &white, sample)[0].pixels == [0; 25]),
             "shifted out of view"
         );
-    }
-
-    #[test]
-    fn invalid_options_are_rejected_by_name() {
-        let policy = Some("rand-m9".parse().expect("known"));
-        for (options, option) in [
-            (TransformOptions { hflip: 1.5, ..plain() }, "hflip"),
-            (TransformOptions { scale: Some([0.5, 0.1]), ..plain() }, "scale"),
-            (TransformOptions { ratio: Some([0.0, 1.0]), ..plain() }, "ratio"),
-            (TransformOptions { shift: 2, ..plain() }, "shift"),
-            (TransformOptions { num_aug_splits: 1, ..plain() }, "aug-splits"),
-            (TransformOptions { num_aug_splits: 2, no_aug: true, ..plain() }, "aug-splits"),
-            (TransformOptions { color_jitter: vec![0.1, 0.2], ..plain() }, "color-jitter"),
-            (TransformOptions { size: [0, 5], ..plain() }, "img-size"),
-            (
-                TransformOptions {
-                    auto_augment: policy,
-                    interpolation: TrainInterpolation::Fixed(ResizeFilter::Lanczos),
-                    ..plain()
-                },
-                "train-interpolation",
-            ),
-        ] {
-            let error = options.train_transform().expect_err(option).to_string();
-            assert!(error.contains(option), "{error}");
-        }
-    }
-
-    #[test]
-    fn interpolation_is_read_from_its_name() {
-        assert_eq!("random".parse(), Ok(TrainInterpolation::Random));
-        assert_eq!("bicubic".parse(), Ok(TrainInterpolation::Fixed(ResizeFilter::Bicubic)));
-        assert_eq!(TrainInterpolation::Fixed(ResizeFilter::Lanczos).to_string(), "lanczos");
-        let error = "cubic".parse::<TrainInterpolation>().expect_err("unknown");
-        assert!(error.contains("`cubic`") && error.contains("random, nearest, bilinear, bicubic"), "{error}");
     }
 }

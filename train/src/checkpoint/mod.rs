@@ -21,6 +21,7 @@ use crate::error::ErrorKind;
 use crate::optim::Optimizer;
 use crate::settings::Settings;
 use crate::trainer::TrainerState;
+use crate::weights::ForeignFormat;
 use crate::{Error, Result};
 use fornax_engine::dtype::{bf16, f16};
 use fornax_engine::{DType, Tensor};
@@ -147,7 +148,12 @@ pub fn read(path: &Path) -> Result<Checkpoint> {
     };
     let bytes = std::fs::read(path)
         .map_err(|e| Error::unreadable(ErrorKind::Checkpoint, "the checkpoint cannot be read", path, &e))?;
-    let (tensors, metadata) = state_dict::from_safetensors(&bytes).map_err(|e| fail(e.to_string()))?;
+    let (tensors, metadata) =
+        state_dict::from_safetensors(&bytes).map_err(|e| match ForeignFormat::of(&bytes) {
+            Some(format) => fail(format.why().into())
+                .remedy(format!("{}; then start from it with --initial-checkpoint", format.remedy(path))),
+            None => fail(e.to_string()),
+        })?;
     let foreign = || fail("it was not written by fornax train: it has no training state".into());
     let header = header(&metadata).map_err(fail)?.ok_or_else(foreign)?;
     let sums = checksums(&metadata).map_err(fail)?.ok_or_else(foreign)?;

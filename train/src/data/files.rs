@@ -78,3 +78,16 @@ impl Dataset for FileDataset {
         self.targets.iter().fold(self.paths.crc32c(), append)
     }
 }
+/// Files directly in a folder whose name ends in an extension, in any case, sorted.
+pub(super) fn files_with_extension(folder: &Path, extension: &str) -> Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(folder).map_err(|e| {
+        Error::data("the folder cannot be read").at_path(folder).because(e).remedy("check its permissions")
+    })?;
+    let mut paths: Vec<PathBuf> = entries
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|e| e.eq_ignore_ascii_case(extension)) && path.is_file())
+        .collect();
+    paths.sort();
+    Ok(paths)
+}

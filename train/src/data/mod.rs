@@ -1,15 +1,11 @@
 //! Datasets, image decoding and transforms.
 pub mod bad_images;
-mod cifar;
-mod csv;
 pub mod dataset;
 pub mod decode;
-mod digits;
 pub mod eval_transform;
 pub mod export;
 mod files;
-mod folder;
-pub mod idx;
+mod formats;
 pub mod image;
 mod in_memory;
 mod labels;
@@ -24,12 +20,11 @@ pub mod resize;
 mod split_names;
 mod statistics;
 mod subset;
-mod tar;
-mod video;
 
 pub use bad_images::{BadImagePolicy, BadImages};
 pub use dataset::{Dataset, SampleImage};
 pub use files::{FileDataset, read_image_file};
+pub use formats::{ClipSampling, idx};
 pub use image::Image;
 pub use in_memory::InMemoryDataset;
 pub use mapped::{MappedDataset, MappedPixels, PixelLayout};
@@ -37,4 +32,3 @@ pub use open::{DatasetOptions, DatasetSplits};
 pub use registry::{DATASETS, DatasetFormat, DatasetInfo, find};
 pub use statistics::ChannelStats;
 pub use subset::DatasetSubset;
-pub use video::ClipSampling;

@@ -1,15 +1,14 @@
 //! Opening of a dataset: format, splits, class order, limits.
-use super::cifar::{self, CifarFormat};
-use super::csv::CsvColumns;
 use super::dataset::Dataset;
+use super::formats::{
+    CifarFormat, ClipOptions, ClipSampling, CsvColumns, DatasetFiles, FileKind, OpenSplit, TarSplits, detect,
+    digits,
+};
 use super::labels::{ClassOrder, read_class_map};
 use super::registry::{self, DatasetFormat, DatasetInfo};
 use super::split_names::SplitName;
 use super::statistics::ChannelStats;
-use super::subset::{limited, sorted_by_class, stratified_split};
-use super::tar::TarSplits;
-use super::video::{ClipOptions, ClipSampling, VideoDataset};
-use super::{csv, digits, folder, idx};
+use super::subset::{limited, stratified_split};
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -84,32 +83,6 @@ impl DatasetSplits {
             _ => Ok(()),
         }
     }
-}
-
-/// Split of a dataset, as opened by its format.
-struct OpenSplit {
-    dataset: Arc<dyn Dataset>,
-    image_size: Option<[usize; 3]>,
-    notes: Vec<String>,
-}
-
-/// Files of a dataset.
-struct DatasetFiles {
-    root: PathBuf,
-    kind: FileKind,
-    /// Class names of the registry.
-    names: &'static [&'static str],
-    input_key: Option<String>,
-    columns: CsvColumns,
-}
-
-enum FileKind {
-    Folder,
-    Video(ClipOptions),
-    Tar(TarSplits),
-    Csv,
-    Idx,
-    Cifar(CifarFormat),
 }
 
 impl DatasetOptions {
@@ -367,164 +340,6 @@ impl DatasetOptions {
             statistics = Some(ChannelStats::of(&*train, white, *own)?);
         }
         Ok(DatasetSplits { name, train, validation, classes, statistics, image_size, notes })
-    }
-}
-
-impl DatasetFiles {
-    /// Opens a split, or all images without one; `None` if there is no such split.
-    fn open(&mut self, split: Option<&SplitName>, order: &ClassOrder) -> Result<Option<OpenSplit>> {
-        let encoded = |dataset, notes| OpenSplit { dataset, image_size: None, notes };
-        match &mut self.kind {
-            FileKind::Folder | FileKind::Video(_) => {
-                let folder = match split {
-                    None => self.root.clone(),
-                    Some(split) => match split.find(|name| self.root.join(name).is_dir()) {
-                        None if self.root.is_dir() => return Ok(None),
-                        None => self.root.clone(),
-                        Some(name) => self.root.join(name),
-                    },
-                };
-                if let FileKind::Video(options) = self.kind {
-                    let (dataset, notes) = VideoDataset::open(&folder, options, order)?;
-                    return Ok(Some(encoded(Arc::new(dataset), notes)));
-                }
-                let extensions: Option<Vec<&str>> = self.input_key.as_ref().map(|key| {
-                    key.split(';').map(|extension| extension.trim().trim_start_matches('.')).collect()
-                });
-                let (dataset, notes) = folder::open(&folder, order, extensions.as_deref())?;
-                Ok(Some(encoded(Arc::new(dataset), notes)))
-            }
-            FileKind::Tar(splits) => {
-                let opened = splits.open(split, order)?;
-                Ok(opened.map(|(dataset, notes)| encoded(Arc::new(dataset), notes)))
-            }
-            FileKind::Csv => {
-                let Some(path) = csv_of_split(&self.root, split, &self.columns)? else { return Ok(None) };
-                let opened = csv::open(&path, split, order, &self.columns)?;
-                Ok(opened.map(|(dataset, notes)| encoded(Arc::new(dataset), notes)))
-            }
-            FileKind::Idx => {
-                let train = SplitName::new("train");
-                let split = split.unwrap_or(&train);
-                let Some(paths) = idx::find_split(&self.root, split) else {
-                    return match split.as_str() {
-                        "train" => Err(idx::not_found(&self.root, split)),
-                        _ => Ok(None),
-                    };
-                };
-                let names: Vec<&str> = match order {
-                    ClassOrder::Training(classes) => classes.iter().map(String::as_str).collect(),
-                    _ => self.names.to_vec(),
-                };
-                let (dataset, size) = idx::open(&paths, &names)?;
-                Ok(Some(OpenSplit {
-                    dataset: sorted_by_class(dataset),
-                    image_size: Some(size),
-                    notes: vec![],
-                }))
-            }
-            FileKind::Cifar(format) => {
-                let train = SplitName::new("train");
-                let opened = format.open(&self.root, split.unwrap_or(&train), self.names)?;
-                let size = Some(cifar::SIZE);
-                Ok(opened.map(|dataset| OpenSplit {
-                    dataset: sorted_by_class(dataset),
-                    image_size: size,
-                    notes: vec![],
-                }))
-            }
-        }
-    }
-}
-
-/// The list of a split: the root itself, `<split>.csv` in it, or its only CSV file; `None` if the split has no list.
-fn csv_of_split(root: &Path, split: Option<&SplitName>, columns: &CsvColumns) -> Result<Option<PathBuf>> {
-    if !root.is_dir() {
-        // One list without a split column is the training split.
-        let whole = split.is_none_or(|split| split.candidates().contains(&"train"));
-        return Ok((whole || csv::has_splits(root, columns)?).then(|| root.to_path_buf()));
-    }
-    let named = |name: &str| root.join(format!("{name}.csv"));
-    if let Some(name) = split.and_then(|split| split.find(|name| named(name).is_file())) {
-        return Ok(Some(named(name)));
-    }
-    let lists = csv_files(root)?;
-    match (&lists[..], split) {
-        ([only], _) => csv_of_split(only, split, columns),
-        (_, Some(_)) => Ok(None),
-        ([], None) => Err(folder::no_images(root, "no file in it ends in .csv")),
-        (_, None) => Err(Error::data("the folder has several CSV lists")
-            .at_path(root)
-            .because("none of them is named train.csv")
-            .remedy("give the list itself with --data-dir, or name the lists train.csv and val.csv")),
-    }
-}
-
-/// CSV files directly in a folder.
-fn csv_files(folder: &Path) -> Result<Vec<PathBuf>> {
-    files_with_extension(folder, "csv")
-}
-
-fn files_with_extension(folder: &Path, extension: &str) -> Result<Vec<PathBuf>> {
-    let entries = std::fs::read_dir(folder).map_err(|e| {
-        Error::data("the folder cannot be read").at_path(folder).because(e).remedy("check its permissions")
-    })?;
-    let mut paths: Vec<PathBuf> = entries
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| path.extension().is_some_and(|e| e.eq_ignore_ascii_case(extension)) && path.is_file())
-        .collect();
-    paths.sort();
-    Ok(paths)
-}
-
-/// Format of the files in a folder, or of a single file.
-fn detect(root: &Path) -> Result<DatasetFormat> {
-    if !root.exists() {
-        return Err(Error::data("the dataset is not found")
-            .at_path(root)
-            .because("no such file or folder")
-            .remedy("check the path"));
-    }
-    let cifar = |format| match format {
-        CifarFormat::Cifar10 => DatasetFormat::Cifar10,
-        CifarFormat::Cifar100 => DatasetFormat::Cifar100,
-    };
-    if let Some(format) = CifarFormat::detect(root) {
-        return Ok(cifar(format));
-    }
-    if root.is_file() {
-        let extension = root.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
-        return match extension.as_str() {
-            "tar" => Ok(DatasetFormat::Tar),
-            "csv" => Ok(DatasetFormat::Csv),
-            _ => Err(Error::data("the dataset has an unknown format")
-                .at_path(root)
-                .because("a file that is a dataset ends in .tar or .csv")
-                .remedy("give a folder of images, or decompress the archive")),
-        };
-    }
-    if idx::find_split(root, &SplitName::new("train")).is_some() {
-        return Ok(DatasetFormat::Idx);
-    }
-    if has_tars(root)? {
-        return Ok(DatasetFormat::Tar);
-    }
-    match csv_files(root)?.is_empty() {
-        false => Ok(DatasetFormat::Csv),
-        true => Ok(DatasetFormat::Folder),
-    }
-}
-
-/// True if a folder, or a split's folder in it, contains tar archives.
-fn has_tars(root: &Path) -> Result<bool> {
-    if !files_with_extension(root, "tar")?.is_empty() {
-        return Ok(true);
-    }
-    let train = SplitName::new("train");
-    match train.find(|name| root.join(name).is_dir()) {
-        Some(name) => Ok(!files_with_extension(&root.join(name), "tar")?.is_empty()),
-        None => Ok(false),
     }
 }
 

@@ -1,12 +1,12 @@
 //! CSV lists: a path and a label per line, and optionally a split.
-use super::files::FileDataset;
 use super::folder::{dropped_note, no_images};
-use super::labels::ClassOrder;
-use super::paths::PathList;
-use super::split_names::SplitName;
+use crate::data::files::{FileDataset, files_with_extension};
+use crate::data::labels::ClassOrder;
+use crate::data::paths::PathList;
+use crate::data::split_names::SplitName;
 use crate::error::ErrorKind;
 use crate::{Error, Result};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Rows of a CSV list.
 #[derive(Debug, Default)]
@@ -55,8 +55,36 @@ pub fn open(
     Ok(Some((FileDataset::new(folder, list.paths.select(&kept), targets, labels.classes), notes)))
 }
 
+/// The list of a split: the root itself, `<split>.csv` in it, or its only CSV file; `None` if the split has no list.
+pub fn csv_of_split(root: &Path, split: Option<&SplitName>, columns: &CsvColumns) -> Result<Option<PathBuf>> {
+    if !root.is_dir() {
+        // One list without a split column is the training split.
+        let whole = split.is_none_or(|split| split.candidates().contains(&"train"));
+        return Ok((whole || has_splits(root, columns)?).then(|| root.to_path_buf()));
+    }
+    let named = |name: &str| root.join(format!("{name}.csv"));
+    if let Some(name) = split.and_then(|split| split.find(|name| named(name).is_file())) {
+        return Ok(Some(named(name)));
+    }
+    let lists = csv_files(root)?;
+    match (&lists[..], split) {
+        ([only], _) => csv_of_split(only, split, columns),
+        (_, Some(_)) => Ok(None),
+        ([], None) => Err(no_images(root, "no file in it ends in .csv")),
+        (_, None) => Err(Error::data("the folder has several CSV lists")
+            .at_path(root)
+            .because("none of them is named train.csv")
+            .remedy("give the list itself with --data-dir, or name the lists train.csv and val.csv")),
+    }
+}
+
+/// CSV files directly in a folder.
+pub fn csv_files(folder: &Path) -> Result<Vec<PathBuf>> {
+    files_with_extension(folder, "csv")
+}
+
 /// True if a CSV list assigns its rows to splits.
-pub fn has_splits(path: &Path, columns: &CsvColumns) -> Result<bool> {
+fn has_splits(path: &Path, columns: &CsvColumns) -> Result<bool> {
     Ok(!read(path, columns)?.splits.is_empty())
 }
 

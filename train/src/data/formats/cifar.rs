@@ -1,8 +1,8 @@
 //! CIFAR-10 and CIFAR-100 in their binary form: label bytes and 32x32 pixels in three planes per image.
-use super::dataset::Dataset;
-use super::in_memory::InMemoryDataset;
-use super::mapped::{MappedDataset, MappedPixels, PixelLayout};
-use super::split_names::SplitName;
+use crate::data::dataset::Dataset;
+use crate::data::in_memory::InMemoryDataset;
+use crate::data::mapped::{MappedDataset, MappedPixels, PixelLayout};
+use crate::data::split_names::SplitName;
 use crate::error::ErrorKind;
 use crate::{Error, Result};
 use fornax_engine::MappedFile;
@@ -139,7 +139,7 @@ impl CifarFormat {
         }
         let labels: Vec<u32> =
             bytes.chunks_exact(self.stride()).map(|image| u32::from(image[self.label_bytes() - 1])).collect();
-        super::in_memory::check_targets(&labels, self.classes(), &path.display().to_string())?;
+        crate::data::in_memory::check_targets(&labels, self.classes(), &path.display().to_string())?;
         Ok(labels)
     }
 

@@ -1,8 +1,8 @@
 //! IDX files, the format of MNIST: a magic number, big-endian dimensions, values; gzipped or not.
-use super::dataset::Dataset;
-use super::in_memory::{InMemoryDataset, check_targets};
-use super::mapped::{MappedDataset, MappedPixels, PixelLayout};
-use super::split_names::SplitName;
+use crate::data::dataset::Dataset;
+use crate::data::in_memory::{InMemoryDataset, check_targets};
+use crate::data::mapped::{MappedDataset, MappedPixels, PixelLayout};
+use crate::data::split_names::SplitName;
 use crate::error::ErrorKind;
 use crate::{Error, Result};
 use fornax_engine::MappedFile;

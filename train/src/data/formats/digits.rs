@@ -1,14 +1,15 @@
 //! Handwritten digits included in the program, and their split into training and validation.
-use super::dataset::Dataset;
-use super::in_memory::InMemoryDataset;
-use super::{DatasetSubset, idx};
+use super::idx;
 use crate::Result;
+use crate::data::DatasetSubset;
+use crate::data::dataset::Dataset;
+use crate::data::in_memory::InMemoryDataset;
 use fornax_engine::random::{Permutation, RngKey};
 use std::path::Path;
 use std::sync::Arc;
 
-const IMAGES: &[u8] = include_bytes!("../../assets/digits/images-idx3-ubyte.gz");
-const LABELS: &[u8] = include_bytes!("../../assets/digits/labels-idx1-ubyte.gz");
+const IMAGES: &[u8] = include_bytes!("../../../assets/digits/images-idx3-ubyte.gz");
+const LABELS: &[u8] = include_bytes!("../../../assets/digits/labels-idx1-ubyte.gz");
 
 /// Maximum pixel value.
 pub const MAX_VALUE: u8 = 16;

@@ -1,9 +1,9 @@
 //! Image folders: the name of the folder that contains an image is its class.
-use super::decode::EXTENSIONS;
-use super::files::FileDataset;
-use super::labels::ClassOrder;
-use super::listing;
-use super::paths::parent_name;
+use crate::data::decode::EXTENSIONS;
+use crate::data::files::FileDataset;
+use crate::data::labels::ClassOrder;
+use crate::data::listing;
+use crate::data::paths::parent_name;
 use crate::{Error, Result};
 use std::path::Path;
 

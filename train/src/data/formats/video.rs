@@ -1,12 +1,12 @@
 //! Videos as folders of frames: `class/clip/frame.jpg`.
-use super::dataset::{Dataset, SampleImage};
-use super::decode::EXTENSIONS;
-use super::files::read_image_file;
 use super::folder::{dropped_note, no_images};
-use super::labels::ClassOrder;
-use super::listing;
-use super::natural;
-use super::paths::{PathList, parent, parent_name};
+use crate::data::dataset::{Dataset, SampleImage};
+use crate::data::decode::EXTENSIONS;
+use crate::data::files::read_image_file;
+use crate::data::labels::ClassOrder;
+use crate::data::listing;
+use crate::data::natural;
+use crate::data::paths::{PathList, parent, parent_name};
 use crate::{Error, Result};
 use clap::ValueEnum;
 use fornax_engine::random::RngStream;

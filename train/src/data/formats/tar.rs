@@ -1,11 +1,11 @@
 //! Tar archives of images, read in place from the memory-mapped file and never unpacked.
-use super::dataset::{Dataset, SampleImage};
-use super::decode::{EXTENSIONS, MAX_FILE_BYTES};
 use super::folder::{dropped_note, no_images};
-use super::labels::ClassOrder;
-use super::listing;
-use super::paths::{PathList, has_extension, parent_name};
-use super::split_names::SplitName;
+use crate::data::dataset::{Dataset, SampleImage};
+use crate::data::decode::{EXTENSIONS, MAX_FILE_BYTES};
+use crate::data::labels::ClassOrder;
+use crate::data::listing;
+use crate::data::paths::{PathList, has_extension, parent_name};
+use crate::data::split_names::SplitName;
 use crate::error::ErrorKind;
 use crate::{Error, Result};
 use fornax_engine::MappedFile;
