@@ -4,6 +4,7 @@ use fornax_engine::{DType, Device, Result, Tensor};
 use fornax_tests::cases::{Case, all};
 use fornax_tests::parity::{differences, report};
 use fornax_tests::sweep;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 const HALF: [DType; 2] = [DType::F16, DType::BF16];
 
@@ -27,6 +28,13 @@ fn outcome(case: &Case, dtype: DType) -> Result<Vec<Vec<f64>>> {
         out.push(values(&grad)?);
     }
     Ok(out)
+}
+
+/// Lock for the test that sets the SIMD level, which is global to the process, and for tests of kernels that are chosen by it: the
+/// backward pass of a bf16 convolution needs the level of its forward pass.
+fn lock_level() -> MutexGuard<'static, ()> {
+    static LOCK: Mutex<()> = Mutex::new(());
+    LOCK.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[test]
@@ -79,6 +87,7 @@ fn gradients_match_finite_differences() {
 /// three threads (in a full sweep also two) are bitwise equal. Outside of a full sweep a third of the large cases runs.
 #[test]
 fn f32_matches_f64_at_every_level_and_thread_count() {
+    let _guard = lock_level();
     let threads: &[usize] = if sweep::is_full() { &[1, 2, 3] } else { &[1, 3] };
     let pool = |&n| rayon::ThreadPoolBuilder::new().num_threads(n).build().expect("a pool");
     let pools: Vec<_> = threads.iter().map(pool).collect();
@@ -120,6 +129,7 @@ fn f32_matches_f64_at_every_level_and_thread_count() {
 /// f16 and bf16 on the CPU: outputs and gradients against f64.
 #[test]
 fn f16_and_bf16_match_f64() {
+    let _guard = lock_level();
     // Outside of a full sweep the two dtypes alternate.
     let dtypes = |position: usize| -> &'static [DType] {
         let one = position % 2;
