@@ -191,6 +191,7 @@ fn options_without_effect_and_contradictions_name_the_flag() {
         ("--workers 0 --prefetch 3", "give at least one worker"),
         ("--workers 0 --loader-timeout 3", "give at least one worker"),
         ("--no-resume-opt", "without --resume"),
+        ("--in-chans 1 --grayscale-prob 0.5", "--grayscale-prob would have no effect"),
         ("--dataset digits --exif-orientation", "--exif-orientation would have no effect"),
     ] {
         let output = run(root, &format!("train shapes {TINY} {flags}"));

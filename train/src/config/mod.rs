@@ -210,6 +210,11 @@ impl Config {
     /// Resolves the input of the network for a dataset, and adds it to the settings.
     pub fn resolve_input(&mut self, data: &DatasetSplits) -> Result<InputConfig> {
         let input = InputConfig::resolve(&self.settings, data, self.model.pretrained_cfg()?)?;
+        if input.channels == 1 && self.settings.grayscale_prob.is_some_and(|p| p > 0.0) {
+            return Err(Error::usage("--grayscale-prob would have no effect")
+                .because("the images are grey: the model has 1 input channel")
+                .remedy("leave it out, or give --in-chans 3"));
+        }
         let settings = Settings { img_size: None, in_chans: None, ..self.settings.clone() };
         self.settings = input.resolved().over(settings);
         Ok(input)
