@@ -48,7 +48,7 @@ settings! {
         /// Conversion of the images: RGB or L (grey)
         #[arg(value_name = "MODE", ignore_case = true)]
         input_img_mode: ImageMode = "RGB for 3 input channels, L for 1";
-        /// Number of classes; more than the dataset has leaves logits without images
+        /// Number of classes, at least as many as the dataset has
         #[arg(value_name = "N")]
         num_classes: usize = "the dataset's", in short help;
         /// Use the first N training images of a keyed shuffle
@@ -162,7 +162,7 @@ settings! {
         bn_eps: f64 = "the model's own";
         /// TensorFlow's batch norm defaults: momentum 0.01, epsilon 1e-3
         bn_tf: bool;
-        /// Batch norm layers of their own for each augmentation split; evaluation uses those of the first, clean split
+        /// Separate batch norm layers for each augmentation split; evaluation uses those of the first, clean split
         split_bn: bool, needs SPLITS;
     }
     "Optimizer" {
@@ -330,22 +330,22 @@ settings! {
         /// Horizontal flip probability
         #[arg(value_name = "P", value_parser = probability)]
         hflip: f64 = "0.5; 0 for digits and MNIST" | "0.5", needs AUGMENTATION, in short help;
-        /// No augmentation: resize and centre crop only; mixup and CutMix stay
+        /// No augmentation: only resize both sides to the input size; mixup and CutMix stay
         no_aug: bool, in short help;
         /// Training crop: random resized crop (rrc), resize with nearly the aspect ratio and crop the centre (rkrc) or at random (rkrr), or resize to the input size and shift by up to --shift pixels (shift)
         #[arg(value_name = "MODE")]
         #[serde(with = "serde_text::value_enum")]
         train_crop_mode: TrainCropMode = "rrc; shift for small images: digits, IDX, CIFAR", needs AUGMENTATION;
-        /// Random resized crop: range of the area, as a fraction
+        /// Range of the crop's area, as a fraction; in rkrc and rkrr of the resize scale, by default 0.8 1
         #[arg(value_name = "FRACTION", num_args = 2, value_parser = positive)]
         scale: Vec<f64> = "0.08 1" | "0.08 1", needs AUGMENTATION, needs RESIZED_CROP, in short help;
-        /// Random resized crop: range of the aspect ratio
+        /// Range of the crop's aspect ratio; in rkrc and rkrr by default 0.9 1.1111
         #[arg(value_name = "RATIO", num_args = 2, value_parser = positive)]
         ratio: Vec<f64> = "0.75 1.3333" | "0.75 1.3333333333333333", needs AUGMENTATION, needs RESIZED_CROP;
         /// Vertical flip probability
         #[arg(value_name = "P", value_parser = probability)]
         vflip: f64 = "0", needs AUGMENTATION;
-        /// Colour jitter: factor of brightness, contrast and saturation; or three, or four with hue; ignored with --aa, except 3a
+        /// Colour jitter: factor of brightness, contrast and saturation; or one for each, and a fourth for hue; ignored with --aa, except 3a
         #[arg(value_name = "FACTOR", num_args = 1..=4, value_parser = non_negative)]
         color_jitter: Vec<f64> = "0.4; 0 for small images" | "0.4", needs AUGMENTATION, needs NO_POLICY, in short help;
         /// Colour jitter probability
@@ -393,7 +393,7 @@ settings! {
         /// Probability of CutMix where both are on
         #[arg(value_name = "P", value_parser = probability)]
         mixup_switch_prob: f64 = "0.5", needs MIXUP_AND_CUTMIX;
-        /// Images that share a random choice of mixup: batch, pair or elem; half: pair, with half as many results
+        /// Images that share a random choice of mixup: batch, pair or elem; half: pair, with one mixed image per pair
         #[arg(value_name = "MODE")]
         #[serde(with = "serde_text::value_enum")]
         mixup_mode: MixupMode = "batch", needs MIXING;
