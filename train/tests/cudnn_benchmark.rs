@@ -1,9 +1,10 @@
-//! `--cudnn-benchmark`: plans chosen by timing, their cache on disk, and their restoration from a checkpoint.
+//! `--cudnn-benchmark` and `--deterministic`: plans chosen by timing, their cache on disk, and their restoration from a checkpoint.
 mod common;
 #[path = "common/small_dataset.rs"]
 mod small_dataset;
 
 use common::{command, run, stderr, succeed};
+use fornax::checkpoint;
 use fornax_kernels::cache;
 use small_dataset::{SMALL_DATASET, write_small_dataset};
 use std::fs;
@@ -92,6 +93,24 @@ fn no_cudnn_benchmark_ignores_timing() {
         hash(folder.path(), SLOW[index], &arguments)
     });
     assert_eq!(of_slow_0, of_slow_1);
+}
+
+#[test]
+fn no_deterministic_allows_nondeterministic_engines() {
+    let (folder, train) = (tempfile::tempdir().expect("a folder"), train());
+    write_small_dataset(folder.path());
+    // The deterministic engines are slow, so that timing chooses engine 25 where it is allowed.
+    let slow = format!("{},{}", SLOW[0], SLOW[1]);
+    let engines = |flag: &str| {
+        let arguments = format!("{train} {flag} --epochs 1 --experiment run --overwrite");
+        hash(folder.path(), &slow, &arguments);
+        let last = folder.path().join("out/run/checkpoints/last.safetensors");
+        let plans = checkpoint::read(&last).expect("reads").header.conv_plans.expect("plans were timed");
+        plans.choices.into_values().collect::<Vec<_>>()
+    };
+    let is_nondeterministic = |choice: &String| choice.starts_with("{\"engine\":25,");
+    assert!(!engines("--deterministic").iter().any(is_nondeterministic));
+    assert!(engines("--no-deterministic").iter().any(is_nondeterministic));
 }
 
 #[test]

@@ -34,7 +34,8 @@ fn exported_formats_train_to_equal_weights_for_any_number_of_workers() {
                   --crop-pct 1 --progress none --output out";
     let expected = hash(root, &format!("{set} {recipe} --workers 1"));
     for (source, workers) in [("folder", 0), ("tar", 1), ("idx", 4), ("folder", 4), ("tar", 0)] {
-        let found = hash(root, &format!("{source} {recipe} --workers {workers} --prefetch 3"));
+        let prefetch = if workers == 0 { "" } else { "--prefetch 3" };
+        let found = hash(root, &format!("{source} {recipe} --workers {workers} {prefetch}"));
         assert_eq!(found, expected, "{source} with {workers} workers");
     }
     assert_ne!(hash(root, &format!("folder {recipe} --seed 7")), expected);
@@ -180,6 +181,18 @@ fn options_without_effect_and_contradictions_name_the_flag() {
         ("--jsd-loss", "--aug-splits"),
         ("--num-classes 3", "10 classes"),
         ("--tta 3", "views"),
+        ("--train-crop-mode shift --scale 0.5 1", "--scale would have no effect"),
+        ("--train-crop-mode shift --ratio 0.5 2", "--ratio would have no effect"),
+        ("--shift 3", "give --train-crop-mode shift too"),
+        ("--no-aug --aug-splits 2", "--aug-splits would have no effect"),
+        ("--color-jitter 0 --color-jitter-prob 0.5", "give --color-jitter too"),
+        ("--clip-sampling dense", "give --clip-len too"),
+        ("--bad-image error --max-bad 0.2", "--max-bad would have no effect"),
+        ("--workers 0 --prefetch 3", "give at least one worker"),
+        ("--workers 0 --loader-timeout 3", "give at least one worker"),
+        ("--no-resume-opt", "without --resume"),
+        ("--in-chans 1 --grayscale-prob 0.5", "--grayscale-prob would have no effect"),
+        ("--dataset digits --exif-orientation", "--exif-orientation would have no effect"),
     ] {
         let output = run(root, &format!("train shapes {TINY} {flags}"));
         let text = stderr(&output);

@@ -90,7 +90,7 @@ impl TransformOptions {
     /// Builds the transform. Errors if an option is out of range.
     pub fn train_transform(&self) -> Result<TrainTransform> {
         self.check().map_err(|(option, why)| {
-            Error::usage("the training transform cannot be built").at(option).because(why)
+            Error::usage("the training transform cannot be built").at(format!("--{option}")).because(why)
         })?;
         let crop = self.crop();
         let transform = TrainTransform {

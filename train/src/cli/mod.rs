@@ -50,7 +50,7 @@ enum Command {
     /// Show the configuration of a run
     #[command(subcommand)]
     Config(config::ConfigCommand),
-    /// Find a peak learning rate by a few updates with rising ones, with a plot
+    /// Find a peak learning rate: train a few updates with increasing learning rates, and plot the loss
     LrFind(Box<lr_find::LrFindArgs>),
     /// Print and plot the learning-rate schedule of a run
     Schedule(Box<schedule::ScheduleArgs>),

@@ -22,7 +22,8 @@ use crate::optim::param_groups::{self, LayerDecay, ParamGroupOptions};
 use crate::optim::{self, Optimizer, OptimizerName, OptimizerOptions, OptimizerRule};
 use crate::schedule::{Sched, Schedule};
 use crate::settings::{
-    AUTO_BATCH_SIZE, AmpDtype, ClipMode, EvalMetric, LrScale, NonfinitePolicy, Settings, SettingsContext,
+    self, AUTO_BATCH_SIZE, AmpDtype, ClipMode, EvalMetric, LrScale, NonfinitePolicy, Settings,
+    SettingsContext,
 };
 use crate::{Error, Result};
 use fornax_engine::{DType, GradClip, GradientRule, LossScaling};
@@ -133,6 +134,11 @@ impl Config {
             has_warmup: schedule.warmup_epochs > 0,
             scales_lr: lr_base.is_some(),
             has_momentum: has_momentum(&name, lr),
+            has_image_files: recipe.has_image_files,
+            train_crop_mode: Some(given.train_crop_mode.unwrap_or(recipe.crop)),
+            has_color_jitter: settings::jitters_colors(
+                given.color_jitter.as_deref().unwrap_or(recipe.color_jitter),
+            ),
         };
         let (given, ignored) = ignored::without_ignored(&context)?;
         let given = &given;
@@ -204,6 +210,11 @@ impl Config {
     /// Resolves the input of the network for a dataset, and adds it to the settings.
     pub fn resolve_input(&mut self, data: &DatasetSplits) -> Result<InputConfig> {
         let input = InputConfig::resolve(&self.settings, data, self.model.pretrained_cfg()?)?;
+        if input.channels == 1 && self.settings.grayscale_prob.is_some_and(|p| p > 0.0) {
+            return Err(Error::usage("--grayscale-prob would have no effect")
+                .because("the images are grey: the model has 1 input channel")
+                .remedy("leave it out, or give --in-chans 3"));
+        }
         let settings = Settings { img_size: None, in_chans: None, ..self.settings.clone() };
         self.settings = input.resolved().over(settings);
         Ok(input)

@@ -22,6 +22,8 @@ pub(super) struct Recipe {
     pub shift: u32,
     pub hflip: f64,
     pub color_jitter: &'static [f64],
+    /// Images are files that are decoded.
+    pub has_image_files: bool,
 }
 
 const SMALL: Recipe = Recipe {
@@ -37,6 +39,7 @@ const SMALL: Recipe = Recipe {
     shift: 1,
     hflip: 0.0,
     color_jitter: &[],
+    has_image_files: false,
 };
 
 const MNIST: Recipe = Recipe { epochs: 5, warmup_epochs: 1, ..SMALL };
@@ -56,6 +59,7 @@ const PHOTOS: Recipe = Recipe {
     shift: 0,
     hflip: 0.5,
     color_jitter: &[0.4],
+    has_image_files: true,
 };
 
 impl Recipe {

@@ -48,7 +48,7 @@ settings! {
         /// Conversion of the images: RGB or L (grey)
         #[arg(value_name = "MODE", ignore_case = true)]
         input_img_mode: ImageMode = "RGB for 3 input channels, L for 1";
-        /// Number of classes; more than the dataset has leaves logits without images
+        /// Number of classes, at least as many as the dataset has
         #[arg(value_name = "N")]
         num_classes: usize = "the dataset's", in short help;
         /// Use the first N training images of a keyed shuffle
@@ -66,24 +66,24 @@ settings! {
         /// Frames of a clip: sparse over the whole video, or dense (adjacent)
         #[arg(value_name = "MODE")]
         #[serde(with = "serde_text::value_enum")]
-        clip_sampling: ClipSampling = "sparse";
+        clip_sampling: ClipSampling = "sparse", needs CLIPS;
         /// Rotate and flip JPEG images by their EXIF orientation, which timm ignores
-        exif_orientation: bool;
+        exif_orientation: bool, needs IMAGE_FILES;
         /// Training image that cannot be decoded: end the run (error), leave it out of its batch (skip), or take another image (replace)
         #[arg(value_name = "POLICY")]
         bad_image: BadImagePolicy = "replace";
         /// Fraction of bad images above which the run ends
         #[arg(value_name = "FRACTION", value_parser = probability)]
-        max_bad: f64 = "0.001";
+        max_bad: f64 = "0.001", needs TOLERATES_BAD_IMAGES;
         /// Loader threads; results do not depend on it; 0: load on the training thread
         #[arg(short = 'j', value_name = "N")]
         workers: usize = "4, at most one per CPU", in short help;
         /// Batches that the loader prepares ahead
         #[arg(value_name = "N")]
-        prefetch: usize = "2";
+        prefetch: usize = "2", needs WORKERS;
         /// Seconds without a batch after which a stalled loader is an error
         #[arg(value_name = "SECONDS", value_parser = whole::<1, { u32::MAX }>)]
-        loader_timeout: u32 = "120";
+        loader_timeout: u32 = "120", needs WORKERS;
         /// Normalise, mix and erase on the loader threads instead of the device; results do not depend on it
         no_prefetcher: bool;
         /// Training batch size, in images; auto: the largest power of two that fits into memory
@@ -162,7 +162,7 @@ settings! {
         bn_eps: f64 = "the model's own";
         /// TensorFlow's batch norm defaults: momentum 0.01, epsilon 1e-3
         bn_tf: bool;
-        /// Batch norm layers of their own for each augmentation split; evaluation uses those of the first, clean split
+        /// Separate batch norm layers for each augmentation split; evaluation uses those of the first, clean split
         split_bn: bool, needs SPLITS;
     }
     "Optimizer" {
@@ -330,27 +330,27 @@ settings! {
         /// Horizontal flip probability
         #[arg(value_name = "P", value_parser = probability)]
         hflip: f64 = "0.5; 0 for digits and MNIST" | "0.5", needs AUGMENTATION, in short help;
-        /// No augmentation: resize and centre crop only; mixup and CutMix stay
+        /// No augmentation: only resize both sides to the input size; mixup and CutMix stay
         no_aug: bool, in short help;
         /// Training crop: random resized crop (rrc), resize with nearly the aspect ratio and crop the centre (rkrc) or at random (rkrr), or resize to the input size and shift by up to --shift pixels (shift)
         #[arg(value_name = "MODE")]
         #[serde(with = "serde_text::value_enum")]
         train_crop_mode: TrainCropMode = "rrc; shift for small images: digits, IDX, CIFAR", needs AUGMENTATION;
-        /// Random resized crop: range of the area, as a fraction
+        /// Range of the crop's area, as a fraction; in rkrc and rkrr of the resize scale, by default 0.8 1
         #[arg(value_name = "FRACTION", num_args = 2, value_parser = positive)]
-        scale: Vec<f64> = "0.08 1" | "0.08 1", needs AUGMENTATION, in short help;
-        /// Random resized crop: range of the aspect ratio
+        scale: Vec<f64> = "0.08 1" | "0.08 1", needs AUGMENTATION, needs RESIZED_CROP, in short help;
+        /// Range of the crop's aspect ratio; in rkrc and rkrr by default 0.9 1.1111
         #[arg(value_name = "RATIO", num_args = 2, value_parser = positive)]
-        ratio: Vec<f64> = "0.75 1.3333" | "0.75 1.3333333333333333", needs AUGMENTATION;
+        ratio: Vec<f64> = "0.75 1.3333" | "0.75 1.3333333333333333", needs AUGMENTATION, needs RESIZED_CROP;
         /// Vertical flip probability
         #[arg(value_name = "P", value_parser = probability)]
         vflip: f64 = "0", needs AUGMENTATION;
-        /// Colour jitter: factor of brightness, contrast and saturation; or three, or four with hue; ignored with --aa, except 3a
+        /// Colour jitter: factor of brightness, contrast and saturation; or one for each, and a fourth for hue; ignored with --aa, except 3a
         #[arg(value_name = "FACTOR", num_args = 1..=4, value_parser = non_negative)]
         color_jitter: Vec<f64> = "0.4; 0 for small images" | "0.4", needs AUGMENTATION, needs NO_POLICY, in short help;
         /// Colour jitter probability
         #[arg(value_name = "P", value_parser = probability)]
-        color_jitter_prob: f64 = "1", needs AUGMENTATION, needs NO_POLICY;
+        color_jitter_prob: f64 = "1", needs AUGMENTATION, needs NO_POLICY, needs COLOR_JITTER;
         /// Grayscale probability
         #[arg(value_name = "P", value_parser = probability)]
         grayscale_prob: f64 = "0", needs AUGMENTATION;
@@ -363,7 +363,7 @@ settings! {
         aa: AutoAugment = "none", needs AUGMENTATION, in short help;
         /// Augmentation splits: differently augmented copies of each image, the first one clean
         #[arg(value_name = "N")]
-        aug_splits: u32 = "0";
+        aug_splits: u32 = "0", needs AUGMENTATION;
         /// Repeated augmentation: copies of each image in the batches of all ranks
         #[arg(value_name = "N")]
         aug_repeats: u32 = "0";
@@ -393,7 +393,7 @@ settings! {
         /// Probability of CutMix where both are on
         #[arg(value_name = "P", value_parser = probability)]
         mixup_switch_prob: f64 = "0.5", needs MIXUP_AND_CUTMIX;
-        /// Images that share a random choice of mixup: batch, pair or elem; half: pair, with half as many results
+        /// Images that share a random choice of mixup: batch, pair or elem; half: pair, with one mixed image per pair
         #[arg(value_name = "MODE")]
         #[serde(with = "serde_text::value_enum")]
         mixup_mode: MixupMode = "batch", needs MIXING;
@@ -409,7 +409,7 @@ settings! {
         tta: u32 = "0";
         /// Maximum random shift along each axis in pixels, in crop mode shift
         #[arg(value_name = "PIXELS")]
-        shift: u32, needs AUGMENTATION;
+        shift: u32, needs AUGMENTATION, needs SHIFT_CROP;
     }
     "Run" {
         /// Random seed of initial weights, shuffling and augmentation

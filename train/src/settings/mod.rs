@@ -65,6 +65,9 @@ impl Settings {
             has_warmup: self.warmup_epochs != Some(0),
             scales_lr: self.lr.is_none(),
             has_momentum: true,
+            has_image_files: true,
+            train_crop_mode: self.train_crop_mode,
+            has_color_jitter: self.color_jitter.as_ref().is_none_or(|factors| jitters_colors(factors)),
         }
     }
 
@@ -94,6 +97,11 @@ impl Settings {
     }
 }
 
+/// True if a colour jitter with these factors changes images.
+pub fn jitters_colors(factors: &[f64]) -> bool {
+    factors.iter().any(|factor| *factor > 0.0)
+}
+
 /// Definition of a setting by its name, with underscores.
 ///
 /// # Panics
@@ -105,6 +113,7 @@ pub fn definition(name: &str) -> &'static SettingDefinition {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::augment::TrainCropMode;
     use crate::optim::OptimizerName;
 
     #[test]
@@ -125,5 +134,23 @@ mod tests {
         assert_eq!(merged, Settings { opt: adamw, momentum: None, ..lower.clone() });
         let merged = Settings { lr_base: Some(0.2), ..Settings::default() }.over(lower.clone());
         assert_eq!(merged, Settings { lr: None, lr_base: Some(0.2), ..lower });
+    }
+
+    #[test]
+    fn another_crop_mode_drops_the_options_of_the_lower_one() {
+        let of_shift = Settings {
+            train_crop_mode: Some(TrainCropMode::Shift),
+            shift: Some(2),
+            hflip: Some(0.5),
+            ..Settings::default()
+        };
+        let of_rrc = Settings {
+            train_crop_mode: Some(TrainCropMode::Rrc),
+            scale: Some(vec![0.5, 1.0]),
+            ..Settings::default()
+        };
+        let merged = of_rrc.clone().over(of_shift.clone());
+        assert_eq!(merged, Settings { hflip: Some(0.5), ..of_rrc.clone() });
+        assert_eq!(of_shift.clone().over(of_rrc), of_shift);
     }
 }

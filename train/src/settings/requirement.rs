@@ -1,5 +1,7 @@
 //! Conditions under which a setting has an effect.
 use super::{OptLevelArg, Settings};
+use crate::augment::TrainCropMode;
+use crate::data::BadImagePolicy;
 use crate::schedule::Sched;
 
 /// Settings, and the resolved values that decide whether another setting has an effect.
@@ -15,6 +17,12 @@ pub struct SettingsContext<'a> {
     pub scales_lr: bool,
     /// The optimizer has momentum.
     pub has_momentum: bool,
+    /// Images are files that are decoded.
+    pub has_image_files: bool,
+    /// Training crop mode; `None` if it depends on the dataset.
+    pub train_crop_mode: Option<TrainCropMode>,
+    /// Colours are jittered.
+    pub has_color_jitter: bool,
 }
 
 /// Condition under which a setting has an effect.
@@ -69,6 +77,20 @@ requirements! {
         "neither mixup nor CutMix is on", "give --mixup, --cutmix or --cutmix-minmax too";
     MIXUP_AND_CUTMIX: |c| is_positive(c.given.mixup) && c.given.is_cutting(),
         "mixup and CutMix are not both on", "give --mixup and --cutmix too";
+    RESIZED_CROP: |c| c.train_crop_mode != Some(TrainCropMode::Shift),
+        "the training crop mode shift keeps the size of the images", "give --train-crop-mode rrc, rkrc or rkrr too";
+    SHIFT_CROP: |c| c.train_crop_mode.is_none_or(|mode| mode == TrainCropMode::Shift),
+        "the training crop mode is not shift", "give --train-crop-mode shift too";
+    COLOR_JITTER: |c| c.has_color_jitter,
+        "there is no colour jitter", "give --color-jitter too";
+    IMAGE_FILES: |c| c.has_image_files,
+        "the images of this dataset are not files with an orientation", "leave it out";
+    CLIPS: |c| c.given.clip_len.is_some(),
+        "a sample is a single image", "give --clip-len too";
+    TOLERATES_BAD_IMAGES: |c| c.given.bad_image != Some(BadImagePolicy::Error),
+        "--bad-image error ends the run at the first bad image", "give --bad-image replace or skip";
+    WORKERS: |c| c.given.workers != Some(0),
+        "--workers 0 loads each batch on the training thread", "give at least one worker";
     AUGMENTATION: |c| c.given.no_aug != Some(true),
         "--no-aug is given", "give one of the two";
     NO_POLICY: |c| c.given.aa.as_ref().is_none_or(|policy| policy.allows_color_jitter()),

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 /// Subcommands of `fornax ckpt`.
 #[derive(Subcommand)]
 pub enum CkptCommand {
-    /// Show what a file holds: model, progress, metrics, tensors
+    /// Show model, progress, metrics and tensors of a file
     Info(info::InfoArgs),
     /// Verify files: header, checksums, finite values
     Verify(verify::VerifyArgs),

@@ -31,7 +31,7 @@ enum DatasetsCommand {
     Download(download::DownloadArgs),
     /// Write a dataset as folders of PNGs, tar archives or IDX files
     Export(export::ExportArgs),
-    /// Write a mosaic of images as the network sees them
+    /// Write a mosaic of transformed images, as they enter the model
     Preview(Box<preview::PreviewArgs>),
 }
 

@@ -13,6 +13,9 @@ pub fn destination(args: &TrainArgs) -> Result<(Destination, Option<RunCheckpoin
     let output = || args.output.clone().unwrap_or_else(|| "output/train".into());
     let named = args.experiment.as_ref().map(|name| experiment_folder(&output(), name)).transpose()?;
     let Some(resume) = &args.resume else {
+        if args.recipe.settings.no_resume_opt == Some(true) {
+            return Err(no_effect("--no-resume-opt", "without --resume a run starts with a new optimizer"));
+        }
         let destination = match (named, args.overwrite) {
             (Some(path), true) => Destination::Overwrite(path),
             (Some(path), false) => Destination::New(path),

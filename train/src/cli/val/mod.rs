@@ -69,7 +69,7 @@ pub struct ValArgs {
 }
 
 const NOTES: &str = "\
-A checkpoint of `fornax train` brings the settings of its run: model, dataset, input size, normalisation, precision. The command line wins.
+A checkpoint of `fornax train` provides the settings of its run: model, dataset, input size, normalisation, precision. The command line wins.
 Without --checkpoint, --model NAME --pretrained evaluates the published weights of a model.";
 
 /// Settings that an evaluation depends on.
