@@ -1,7 +1,7 @@
 //! Folder of a run: `args.yaml env.json summary.csv metrics.jsonl log.txt report.html plots/ samples/ checkpoints/`.
 use super::tensorboard::{event_files, is_event_file};
-use super::{Machine, UpdateMetrics, progress::event, timestamp};
-use crate::callbacks::{Callback, EpochEnd};
+use super::{Machine, UpdateMetrics, metrics_file, progress::event, timestamp};
+use crate::callbacks::{Callback, EpochEnd, Rollback};
 use crate::checkpoint::{LOCK_FILE, RunLock, durable};
 use crate::settings::Settings;
 use crate::trainer::TrainerState;
@@ -101,7 +101,7 @@ impl RunFolder {
             }
             FOLDERS.iter().try_for_each(|name| create_folder(&path.join(name)).map(|_| ()))?;
             let path = fs::canonicalize(&path).map_err(|e| cannot_write(&path, e))?;
-            truncate_metrics(&path.join("metrics.jsonl"), state)?;
+            metrics_file::truncate(&path.join("metrics.jsonl"), state)?;
             let (log, metrics) = (append_to(&path.join("log.txt"))?, append_to(&path.join("metrics.jsonl"))?);
             Ok(RunFolder { path, log, metrics, log_interval, _lock })
         })();
@@ -156,6 +156,11 @@ impl Callback for RunFolder {
 
     fn on_epoch_end(&mut self, end: &EpochEnd) -> Result<()> {
         end.metrics.map_or(Ok(()), |metrics| self.append(&metrics.line(end.best), &event("epoch", metrics)))
+    }
+
+    fn on_rollback(&mut self, event: &Rollback) -> Result<()> {
+        let event = metrics_file::rollback_event(event);
+        writeln!(self.metrics, "{event}").map_err(|e| cannot_write(&self.path, e))
     }
 
     fn on_message(&mut self, text: &str) -> Result<()> {
@@ -218,18 +223,6 @@ fn append_to(path: &Path) -> Result<File> {
     OpenOptions::new().create(true).append(true).open(path).map_err(|e| cannot_write(path, e))
 }
 
-/// Removes events from `metrics.jsonl` that an interrupted run logged after the state that it resumes from.
-fn truncate_metrics(path: &Path, state: &TrainerState) -> Result<()> {
-    let Ok(text) = fs::read_to_string(path) else { return Ok(()) };
-    let counts = |line: &&str| match serde_json::from_str::<serde_json::Value>(line) {
-        Ok(event) if event["event"] == "update" => event["update"].as_u64() <= Some(state.update),
-        Ok(event) => event["epoch"].as_u64() < Some(u64::from(state.epoch)),
-        Err(_) => false,
-    };
-    let kept: String = text.lines().filter(counts).map(|line| format!("{line}\n")).collect();
-    if kept == text { Ok(()) } else { durable::write(path, kept.as_bytes()) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -269,21 +262,5 @@ mod tests {
             RunFolder::open(&destination, "m-8", 1, &TrainerState::default()).expect("new");
         }
         assert_eq!(entries(root.path()).len(), 3);
-    }
-
-    #[test]
-    fn metrics_after_the_state_are_removed() {
-        let root = tempfile::tempdir().expect("a folder");
-        let path = root.path().join("metrics.jsonl");
-        let line = |event: &str, epoch: u32, update: u64| match event {
-            "update" => format!("{{\"event\":\"update\",\"epoch\":{epoch},\"update\":{update}}}\n"),
-            _ => format!("{{\"event\":\"epoch\",\"epoch\":{epoch}}}\n"),
-        };
-        let kept = [line("update", 0, 5), line("epoch", 0, 0), line("update", 1, 8)].concat();
-        let lost = [line("update", 1, 9), line("epoch", 1, 0), "{\"ev".into()].concat();
-        fs::write(&path, format!("{kept}{lost}")).expect("writes");
-        truncate_metrics(&path, &TrainerState { epoch: 1, batch: 3, update: 8, ..TrainerState::default() })
-            .expect("writes");
-        assert_eq!(fs::read_to_string(&path).expect("reads"), kept);
     }
 }
