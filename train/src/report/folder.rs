@@ -6,6 +6,7 @@ use crate::checkpoint::{LOCK_FILE, RunLock, durable};
 use crate::settings::Settings;
 use crate::trainer::TrainerState;
 use crate::{Error, Result};
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -99,6 +100,7 @@ impl RunFolder {
             if let Destination::Overwrite(_) = destination {
                 clear(&path)?;
             }
+            remove_leftovers(&path);
             FOLDERS.iter().try_for_each(|name| create_folder(&path.join(name)).map(|_| ()))?;
             let path = fs::canonicalize(&path).map_err(|e| cannot_write(&path, e))?;
             metrics_file::truncate(&path.join("metrics.jsonl"), state)?;
@@ -114,9 +116,10 @@ impl RunFolder {
 
     /// True if a folder exists and has no files but those of a run.
     pub fn has_only_run_files(folder: &Path) -> bool {
-        let known = |name: &std::ffi::OsStr| {
+        let known = |name: &OsStr| {
             FILES.iter().chain(&FOLDERS).chain([&LOCK_FILE]).any(|known| *known == name)
                 || is_event_file(name)
+                || is_leftover(name)
         };
         fs::read_dir(folder).is_ok_and(|entries| entries.flatten().all(|entry| known(&entry.file_name())))
     }
@@ -219,6 +222,26 @@ fn clear(path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// True for a temporary file of the run's folder, which a killed run leaves behind.
+fn is_leftover(name: &OsStr) -> bool {
+    name.to_str().and_then(durable::target_of_temporary).is_some_and(|target| FILES.contains(&target))
+}
+
+/// Removes the temporary files of a killed run: no other process writes while the lock is held.
+fn remove_leftovers(path: &Path) {
+    let names =
+        |folder: &Path| fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let in_folder = names(path).filter(|file| file.file_name().is_some_and(is_leftover));
+    let is_temporary = |file: &PathBuf| {
+        file.file_name()
+            .and_then(OsStr::to_str)
+            .is_some_and(|name| durable::target_of_temporary(name).is_some())
+    };
+    let below = FOLDERS.iter().flat_map(|name| names(&path.join(name))).filter(is_temporary);
+    // Best effort: such a file takes space and does no other harm.
+    in_folder.chain(below).for_each(|file| drop(fs::remove_file(file)));
+}
+
 fn append_to(path: &Path) -> Result<File> {
     OpenOptions::new().create(true).append(true).open(path).map_err(|e| cannot_write(path, e))
 }
@@ -252,6 +275,23 @@ mod tests {
             [".lock", "checkpoints", "log.txt", "metrics.jsonl", "mine.txt", "plots", "samples"]
         );
         assert!(entries(&path.join("checkpoints")).is_empty());
+    }
+
+    #[test]
+    fn temporary_files_of_a_killed_run_are_removed() {
+        let root = tempfile::tempdir().expect("a folder");
+        let path = root.path().join("run");
+        let open = |destination| RunFolder::open(&destination, "m", 1, &TrainerState::default());
+        open(Destination::New(path.clone())).expect("new");
+        let own = path.join(".args.yaml.7.tmp");
+        fs::write(&own, "half").expect("writes");
+        assert!(RunFolder::has_only_run_files(&path), "the run was killed while it wrote its first file");
+        let other = path.join(".mine.7.tmp");
+        fs::write(&other, "mine").expect("writes");
+        assert!(!RunFolder::has_only_run_files(&path));
+        fs::write(path.join("checkpoints/.last.safetensors.7.tmp"), "half").expect("writes");
+        open(Destination::Resume(path.clone())).expect("resumes");
+        assert!(!own.exists() && other.exists() && entries(&path.join("checkpoints")).is_empty());
     }
 
     #[test]
