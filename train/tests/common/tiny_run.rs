@@ -54,6 +54,7 @@ pub fn tiny_run(settings: &Settings) -> Experiment {
 }
 
 /// A run whose files are in a folder.
+#[allow(dead_code)]
 pub fn tiny_run_in(folder: &Path, settings: &Settings) -> Experiment {
     let mut experiment = tiny_run(settings);
     experiment.output = Some(Destination::New(folder.into()));
