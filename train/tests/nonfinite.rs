@@ -7,19 +7,20 @@ mod tiny_run;
 use fornax::Result;
 use fornax::callbacks::{BatchBegin, Callback};
 use fornax::checkpoint;
+use fornax::device::DeviceSpec;
 use fornax::error::ErrorKind;
 use fornax::nn::loss::{CrossEntropy, Loss};
 use fornax::nn::state_dict::SafetensorsFile;
 use fornax::nn::{StateKind, named_parameters, state_entries};
 use fornax::report::UpdateMetrics;
 use fornax::settings::{AmpDtype, NonfinitePolicy, Settings};
-use fornax_engine::{DType, Tensor};
+use fornax_engine::{DType, Device, Tensor};
 use std::cell::RefCell;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use sweep::is_full_sweep;
+use sweep::is_whole_sweep;
 use tiny_run::{tiny_run_in, tiny_settings};
 
 /// Number of the update at which a value is made non-finite: the second of the second epoch.
@@ -101,7 +102,7 @@ fn is_finite(bytes: &[u8]) -> bool {
 }
 
 /// Trains with a value made non-finite; returns the kind of error at the end, after checking that a finite checkpoint remains.
-fn outcome(folder: &Path, site: Site, policy: NonfinitePolicy) -> Option<ErrorKind> {
+fn outcome(folder: &Path, device: Device, site: Site, policy: NonfinitePolicy) -> Option<ErrorKind> {
     let path = folder.join(format!("{site:?}-{policy:?}"));
     let settings = Settings {
         no_prefetcher: Some(true),
@@ -111,6 +112,9 @@ fn outcome(folder: &Path, site: Site, policy: NonfinitePolicy) -> Option<ErrorKi
         ..tiny_settings()
     };
     let mut run = tiny_run_in(&path, &settings);
+    run.device = device;
+    // A replayed CUDA graph does not call the loss.
+    run.cuda_graph = matches!(site, Site::Loss | Site::Gradient).then_some(false);
     let (first, calls) = (INJECTED as usize, AtomicUsize::new(0));
     run.criterion = Some(Arc::new(FaultyLoss { site: Some(site), first, always: false, calls }));
     run.build().expect("builds");
@@ -149,15 +153,33 @@ fn outcome(folder: &Path, site: Site, policy: NonfinitePolicy) -> Option<ErrorKi
 fn finite_checkpoint_remains_under_each_policy() {
     let folder = tempfile::tempdir().expect("a folder");
     // By default three of the seven: the loss, a weight and the EMA.
-    for (_, site) in SITES.into_iter().enumerate().filter(|(i, _)| is_full_sweep() || i % 2 == 1) {
-        let of = |policy| outcome(folder.path(), site, policy);
+    let mut runs = 0;
+    for (_, site) in SITES.into_iter().enumerate().filter(|(i, _)| is_whole_sweep() || i % 2 == 1) {
+        let of = |policy| outcome(folder.path(), Device::Cpu, site, policy);
         assert_eq!(of(NonfinitePolicy::Stop), Some(ErrorKind::NonFinite), "{site:?}");
         assert_eq!(of(NonfinitePolicy::Rollback), None, "{site:?}");
         // A weight, a moment or a statistic that is not finite stays so when updates are skipped.
         let curable = matches!(site, Site::Input | Site::Loss | Site::Gradient);
         let expected = (!curable).then_some(ErrorKind::NonFinite);
         assert_eq!(of(NonfinitePolicy::Skip), expected, "{site:?}");
+        runs += 3;
     }
+    eprintln!("L1: {runs} runs with a non-finite value left a finite checkpoint");
+}
+
+/// On the emulated device: skipped and rolled back with captured updates (a weight, an input) and with eager ones (the loss, its gradient).
+#[test]
+fn emulated_device_skips_and_rolls_back() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let device = "emulated".parse::<DeviceSpec>().expect("a device").open().expect("the emulated device");
+    let sites = if is_whole_sweep() { &SITES[..] } else { &[Site::Input, Site::Gradient, Site::Weight] };
+    for site in sites {
+        let of = |policy| outcome(folder.path(), device, *site, policy);
+        assert_eq!(of(NonfinitePolicy::Rollback), None, "{site:?}");
+        let curable = matches!(site, Site::Input | Site::Loss | Site::Gradient);
+        assert_eq!(of(NonfinitePolicy::Skip), (!curable).then_some(ErrorKind::NonFinite), "{site:?}");
+    }
+    eprintln!("L1: {} runs on the emulated device left a finite checkpoint", 2 * sites.len());
 }
 
 /// Loss scale after each update.
@@ -197,5 +219,40 @@ fn forced_overflow_stops_at_a_stated_number_of_skips() {
         assert!(scales.0.borrow().iter().all(|scale| *scale >= 1.0), "{:?}", scales.0.borrow());
         let newest = checkpoint::newest(&path.join("checkpoints")).expect("usable").expect("a checkpoint");
         assert_eq!(newest.checkpoint.header.state.nonfinite.skipped, newest.checkpoint.header.state.update);
+        eprintln!("L2: --on-nonfinite {policy:?} stops forced overflow after {skips} skipped updates");
     }
+}
+
+/// Update numbers repeat after a rollback; the line between them tells which of them are in effect.
+#[test]
+fn rollback_is_a_line_of_the_metrics() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("run");
+    let settings = Settings { on_nonfinite: Some(NonfinitePolicy::Rollback), ..tiny_settings() };
+    let mut run = tiny_run_in(&path, &settings);
+    run.log_interval = 1;
+    let (first, calls) = (INJECTED as usize, AtomicUsize::new(0));
+    run.criterion = Some(Arc::new(FaultyLoss { site: Some(Site::Loss), first, always: false, calls }));
+    run.run().expect("goes on");
+    let text = std::fs::read_to_string(path.join("metrics.jsonl")).expect("reads");
+    let mut updates: Vec<u64> = vec![];
+    let mut rollbacks = vec![];
+    for line in text.lines() {
+        let event: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        let update = event["update"].as_u64();
+        match event["event"].as_str() {
+            Some("update") => updates.extend(update),
+            Some("rollback") => {
+                updates.retain(|logged| Some(*logged) <= update);
+                rollbacks.push(event);
+            }
+            _ => {}
+        }
+    }
+    // The sixth update is left out: it is counted, and has no line.
+    assert_eq!(updates, [1, 2, 3, 4, 5, 7, 8, 9, 10, 11, 12]);
+    assert_eq!(rollbacks.len(), 1, "{text}");
+    assert_eq!((&rollbacks[0]["epoch"], &rollbacks[0]["update"]), (&1.into(), &4.into()), "{text}");
+    assert_eq!(rollbacks[0]["left_out"], serde_json::json!({ "epoch": 1, "batch": 1 }));
+    assert!(rollbacks[0]["reason"].as_str().is_some_and(|why| why.contains("not finite")), "{text}");
 }

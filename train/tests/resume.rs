@@ -1,6 +1,8 @@
 //! Runs that are killed or interrupted, and resumed: they end with the bits of an uninterrupted run. `FORNAX_TEST_SWEEP=reliability` kills at
 //! 200 points.
 mod common;
+#[path = "common/parallel.rs"]
+mod parallel;
 #[path = "common/small_dataset.rs"]
 mod small_dataset;
 #[path = "common/sweep.rs"]
@@ -8,11 +10,13 @@ mod sweep;
 
 use common::{command, run, stderr, succeed};
 use fornax::checkpoint;
+use parallel::in_parallel;
 use small_dataset::{SMALL_DATASET, write_small_dataset};
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use sweep::is_reliability_sweep;
 
@@ -82,6 +86,7 @@ fn wait_for(child: &mut Child, checkpoints: &Path, point: Point) {
                 if seen.len() > number {
                     return;
                 }
+                std::thread::sleep(Duration::from_micros(50));
             }
         }
     }
@@ -119,18 +124,22 @@ fn killed_run_ends_with_the_bits_of_an_uninterrupted_one() {
             Point::Save(9),
         ]
     };
-    let (mut killed, mut equal) = (0, 0);
-    for (number, point) in points.iter().enumerate() {
-        let name = format!("killed-{number}");
-        killed += usize::from(kill_at(folder.path(), &name, *point));
+    let (killed, equal, started) = (AtomicUsize::new(0), AtomicUsize::new(0), Instant::now());
+    in_parallel(points.len(), |number| {
+        let (name, point) = (format!("killed-{number}"), points[number]);
+        killed.fetch_add(usize::from(kill_at(folder.path(), &name, point)), Ordering::Relaxed);
         // Killed again at another point of the rest.
         kill_at(folder.path(), &name, Point::Update(1));
         let resumed = hash(folder.path(), &format!("{} --resume auto", train(&name)));
-        equal += usize::from(resumed == expected);
         assert_eq!(resumed, expected, "{point:?}");
+        equal.fetch_add(1, Ordering::Relaxed);
         fs::remove_dir_all(folder.path().join("out").join(name)).expect("removes");
-    }
-    eprintln!("{killed} of {} runs were killed, {equal} ended with equal hashes", points.len());
+    });
+    let (killed, equal, seconds) = (killed.into_inner(), equal.into_inner(), started.elapsed().as_secs());
+    let all = points.len();
+    eprintln!(
+        "R1: {all} kill points, {killed} within the run, {equal} equal hashes after resuming, {seconds} s"
+    );
     assert!(killed * 2 > points.len(), "most points are within the run: {killed} of {}", points.len());
 }
 
@@ -155,24 +164,28 @@ fn wait(mut child: Child) -> ExitStatus {
 #[test]
 fn signal_saves_the_interrupted_update_and_exits_with_its_code() {
     let (folder, expected) = prepare();
-    let repeats = if is_reliability_sweep() { 20 } else { 1 };
-    for repeat in 0..repeats {
-        for (update, name, code) in [(1, "TERM", 143), (3, "INT", 130), (6, "TERM", 143)] {
-            let run_name = format!("signal-{repeat}-{name}-{update}");
-            let mut child = spawn(folder.path(), &train(&run_name));
-            let checkpoints = folder.path().join("out").join(&run_name).join("checkpoints");
-            wait_for(&mut child, &checkpoints, Point::Update(update));
-            signal(&child, name);
-            let status = wait(child);
-            // A signal after the last update may find the run at its end.
-            assert!([Some(code), Some(0)].contains(&status.code()), "{name} at {update}: {status}");
-            let last = checkpoint::read(&checkpoints.join("last.safetensors")).expect("reads");
-            let saved = last.header.state.update as usize;
-            assert!((update..=UPDATES).contains(&saved), "{saved} updates after a signal at {update}");
-            let resumed = hash(folder.path(), &format!("{} --resume auto", train(&run_name)));
-            assert_eq!(resumed, expected, "{name} at {update}");
-        }
-    }
+    let signals = [(1, "TERM", 143), (3, "INT", 130), (6, "TERM", 143)];
+    let (cases, started) = (signals.len() * if is_reliability_sweep() { 20 } else { 1 }, Instant::now());
+    in_parallel(cases, |number| {
+        let (update, name, code) = signals[number % signals.len()];
+        let run_name = format!("signal-{number}");
+        let mut child = spawn(folder.path(), &train(&run_name));
+        let checkpoints = folder.path().join("out").join(&run_name).join("checkpoints");
+        wait_for(&mut child, &checkpoints, Point::Update(update));
+        signal(&child, name);
+        let status = wait(child);
+        // A signal after the last update may find the run at its end.
+        assert!([Some(code), Some(0)].contains(&status.code()), "{name} at {update}: {status}");
+        let last = checkpoint::read(&checkpoints.join("last.safetensors")).expect("reads");
+        let saved = last.header.state.update as usize;
+        assert!((update..=UPDATES).contains(&saved), "{saved} updates after a signal at {update}");
+        let resumed = hash(folder.path(), &format!("{} --resume auto", train(&run_name)));
+        assert_eq!(resumed, expected, "{name} at {update}");
+    });
+    eprintln!(
+        "S1: {cases} signals, {cases} checkpoints at the interrupted update, {} s",
+        started.elapsed().as_secs()
+    );
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Optimizers, schedules, precisions and EMA: a run that is stopped within an epoch and resumed ends with the state and the learning rates
 //! of an uninterrupted run. `FORNAX_TEST_SWEEP=reliability` takes every combination.
+#[path = "common/parallel.rs"]
+mod parallel;
 #[path = "common/sweep.rs"]
 mod sweep;
 #[path = "common/tiny_run.rs"]
@@ -7,16 +9,20 @@ mod tiny_run;
 
 use clap::ValueEnum;
 use fornax::Result;
-use fornax::callbacks::{Callback, LrRecorder, RunSnapshot, SaveReason};
+use fornax::callbacks::{Callback, LrRecorder, ModelCheckpoint};
 use fornax::checkpoint::{self, Checkpoint};
 use fornax::experiment::RunCheckpoint;
 use fornax::optim::optimizer_names;
 use fornax::report::UpdateMetrics;
 use fornax::schedule::Sched;
-use fornax::settings::{AmpDtype, Settings};
-use std::path::{Path, PathBuf};
+use fornax::settings::{AmpDtype, EvalMetric, Settings};
+use fornax_engine::Device;
+use parallel::in_parallel;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 use sweep::is_reliability_sweep;
-use tiny_run::{tiny_run, tiny_run_in, tiny_settings};
+use tiny_run::{tiny_run, tiny_settings};
 
 /// Ends the run after an update.
 struct StopAt(u64, bool);
@@ -24,10 +30,6 @@ struct StopAt(u64, bool);
 impl Callback for StopAt {
     fn on_batch_end(&mut self, metrics: &UpdateMetrics) -> Result<()> {
         self.1 |= metrics.update >= self.0;
-        Ok(())
-    }
-
-    fn on_save(&mut self, _: &RunSnapshot, _: SaveReason) -> Result<()> {
         Ok(())
     }
 
@@ -42,18 +44,21 @@ fn bits(recorder: &LrRecorder) -> Vec<(u64, u64)> {
 }
 
 fn last(path: &Path) -> Checkpoint {
-    checkpoint::read(&path.join("checkpoints/last.safetensors")).expect("reads")
+    checkpoint::read(&path.join("last.safetensors")).expect("reads")
 }
 
-/// Compares a whole run with one that is stopped and resumed.
-fn check(path: PathBuf, settings: &Settings) {
+/// Compares a whole run with one that is stopped and resumed. Its checkpoints are in a folder.
+fn check(path: &Path, settings: &Settings) {
     let what =
         format!("{:?} {:?} {:?} {:?}", settings.opt, settings.sched, settings.amp_dtype, settings.model_ema);
     let mut whole = tiny_run(settings);
     let all = LrRecorder::default();
     whole.callbacks.push(all.clone());
     whole.run().unwrap_or_else(|e| panic!("{what}: {e}"));
-    let mut first = tiny_run_in(&path, settings);
+    let mut first = tiny_run(settings);
+    let header = first.checkpoint_header().expect("a dataset");
+    std::fs::create_dir_all(path).expect("a folder");
+    first.callbacks.push(ModelCheckpoint::new(path.into(), header, Device::Cpu, EvalMetric::Top1, 1));
     let before = LrRecorder::default();
     first.callbacks.push(before.clone());
     first.callbacks.push(StopAt(2, false));
@@ -62,7 +67,7 @@ fn check(path: PathBuf, settings: &Settings) {
     let mut second = tiny_run(settings);
     let after = LrRecorder::default();
     second.callbacks.push(after.clone());
-    second.resume = Some(RunCheckpoint { checkpoint: last(&path), notes: vec![] });
+    second.resume = Some(RunCheckpoint { checkpoint: last(path), notes: vec![] });
     second.run().unwrap_or_else(|e| panic!("{what}: {e}"));
     assert_eq!(second.state, whole.state, "{what}");
     assert_eq!(second.hash().expect("hashes"), whole.hash().expect("hashes"), "{what}");
@@ -71,7 +76,8 @@ fn check(path: PathBuf, settings: &Settings) {
 
 #[test]
 fn resumed_run_has_the_state_of_an_uninterrupted_one() {
-    let folder = tempfile::tempdir().expect("a folder");
+    // In memory where that is possible: every checkpoint is forced to the disk.
+    let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a folder");
     let optimizers: Vec<String> =
         optimizer_names().flat_map(|name| [name.to_string(), format!("lookahead_{name}")]).collect();
     let schedules: Vec<Sched> = Sched::value_variants().to_vec();
@@ -94,7 +100,9 @@ fn resumed_run_has_the_state_of_an_uninterrupted_one() {
             }
         }
     }
-    for (number, (optimizer, sched, amp_dtype, ema)) in combinations.iter().enumerate() {
+    let (done, started) = (AtomicUsize::new(0), Instant::now());
+    in_parallel(combinations.len(), |number| {
+        let (optimizer, sched, amp_dtype, ema) = &combinations[number];
         let settings = Settings {
             epochs: Some(2),
             lr: Some(0.002),
@@ -107,8 +115,17 @@ fn resumed_run_has_the_state_of_an_uninterrupted_one() {
             model_ema: ema.then_some(true),
             ..tiny_settings()
         };
-        check(folder.path().join(number.to_string()), &settings);
-    }
-    eprintln!("{} combinations", combinations.len());
+        let path = folder.path().join(number.to_string());
+        check(&path, &settings);
+        std::fs::remove_dir_all(&path).expect("removes");
+        let done = 1 + done.fetch_add(1, Ordering::Relaxed);
+        if done.is_multiple_of(500) {
+            eprintln!("R6: {done} of {} combinations, {} s", combinations.len(), started.elapsed().as_secs());
+        }
+    });
+    let (all, seconds) = (combinations.len(), started.elapsed().as_secs());
+    eprintln!(
+        "R6: {all} combinations of optimizer, schedule, precision and EMA, {all} equal states after resuming, {seconds} s"
+    );
     assert!(combinations.len() > 10, "{}", combinations.len());
 }

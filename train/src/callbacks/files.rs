@@ -1,8 +1,8 @@
 //! Metrics as CSV and JSON Lines.
-use super::{Callback, EpochEnd, TrainBegin};
+use super::{Callback, EpochEnd, Rollback, TrainBegin};
 use crate::Result;
 use crate::checkpoint::durable;
-use crate::report::{UpdateMetrics, summary_csv};
+use crate::report::{UpdateMetrics, rollback_event, summary_csv};
 use crate::trainer::TrainerState;
 use std::path::PathBuf;
 
@@ -33,7 +33,8 @@ impl Callback for CsvLogger {
     }
 }
 
-/// JSON Lines file of the metrics of each update and each epoch of this process. It is replaced after every epoch.
+/// JSON Lines file of the metrics of each update and each epoch of this process, and of its rollbacks, in the form of `metrics.jsonl`. It is
+/// replaced after every epoch.
 #[derive(Clone, Debug)]
 pub struct JsonlLogger {
     path: PathBuf,
@@ -67,5 +68,10 @@ impl Callback for JsonlLogger {
             self.add("epoch", metrics);
         }
         durable::write(&self.path, self.lines.as_bytes())
+    }
+
+    fn on_rollback(&mut self, event: &Rollback) -> Result<()> {
+        self.lines += &format!("{}\n", rollback_event(event));
+        Ok(())
     }
 }

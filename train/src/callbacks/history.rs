@@ -1,5 +1,8 @@
-//! Recorders of metrics, for programs and tests. Clones share what is recorded: keep one, and add the other to the run.
-use super::{BatchBegin, Callback, EpochEnd, EvaluatedWeights, TestSummary, TrainBegin, TrainSummary};
+//! Recorders of metrics, for programs and tests. Clones share what is recorded: keep one, and add the other to the run. A rollback removes
+//! the metrics of the epochs and updates that are trained again.
+use super::{
+    BatchBegin, Callback, EpochEnd, EvaluatedWeights, Rollback, TestSummary, TrainBegin, TrainSummary,
+};
 use crate::Result;
 use crate::report::EpochMetrics;
 use std::cell::RefCell;
@@ -27,6 +30,11 @@ impl Callback for History {
         *self.0.borrow_mut() = event.state.history.clone();
         Ok(())
     }
+
+    fn on_rollback(&mut self, event: &Rollback) -> Result<()> {
+        *self.0.borrow_mut() = event.state.history.clone();
+        Ok(())
+    }
 }
 
 /// Mean training loss of each epoch.
@@ -43,6 +51,11 @@ impl LossRecorder {
 impl Callback for LossRecorder {
     fn on_train_summary(&mut self, summary: &TrainSummary) -> Result<()> {
         self.0.borrow_mut().push((summary.epoch, summary.loss));
+        Ok(())
+    }
+
+    fn on_rollback(&mut self, event: &Rollback) -> Result<()> {
+        self.0.borrow_mut().retain(|row| row.0 < event.state.epoch);
         Ok(())
     }
 }
@@ -79,6 +92,11 @@ impl Callback for MultiLossRecorder {
         self.record(name, summary.epoch, summary.evaluation.loss);
         Ok(())
     }
+
+    fn on_rollback(&mut self, event: &Rollback) -> Result<()> {
+        self.0.borrow_mut().values_mut().for_each(|rows| rows.retain(|row| row.0 < event.state.epoch));
+        Ok(())
+    }
 }
 
 /// Top-1 and top-5 accuracy in percent of each evaluation of the model, or of its EMA weights.
@@ -109,6 +127,11 @@ impl Callback for AccuracyRecorder {
             let evaluation = summary.evaluation;
             self.rows.borrow_mut().push((summary.epoch, [evaluation.top1, evaluation.top5]));
         }
+        Ok(())
+    }
+
+    fn on_rollback(&mut self, event: &Rollback) -> Result<()> {
+        self.rows.borrow_mut().retain(|row| row.0 < event.state.epoch);
         Ok(())
     }
 }
@@ -147,6 +170,11 @@ impl LrRecorder {
 impl Callback for LrRecorder {
     fn on_batch_begin(&mut self, event: &BatchBegin) -> Result<()> {
         self.0.borrow_mut().push((event.update, event.lr));
+        Ok(())
+    }
+
+    fn on_rollback(&mut self, event: &Rollback) -> Result<()> {
+        self.0.borrow_mut().retain(|row| row.0 <= event.state.update);
         Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! Several callbacks as one.
 use super::{
-    BatchBegin, Callback, EpochBegin, EpochEnd, RunSnapshot, SaveReason, TestBegin, TestSummary, TrainBegin,
-    TrainEnd, TrainSummary,
+    BatchBegin, Callback, EpochBegin, EpochEnd, Rollback, RunSnapshot, SaveReason, TestBegin, TestSummary,
+    TrainBegin, TrainEnd, TrainSummary,
 };
 use crate::checkpoint::Checkpoint;
 use crate::error::ErrorKind;
@@ -109,6 +109,10 @@ impl Callback for CallbackList<'_> {
 
     fn on_test_summary(&mut self, summary: &TestSummary) -> Result<()> {
         self.each(&mut |callback| callback.on_test_summary(summary))
+    }
+
+    fn on_rollback(&mut self, event: &Rollback) -> Result<()> {
+        self.each(&mut |callback| callback.on_rollback(event))
     }
 
     fn on_message(&mut self, text: &str) -> Result<()> {

@@ -12,6 +12,7 @@
 //! on_train_end
 //! ```
 //!
+//! `on_rollback` is called between the last update of an epoch and its next `on_epoch_begin`, under `--on-nonfinite rollback`.
 //! `on_save` is called whenever the state of the run is to be saved, `on_message` with messages for the user.
 mod early_stopping;
 mod files;
@@ -85,6 +86,11 @@ pub trait Callback {
 
     /// Called with the results of an evaluation.
     fn on_test_summary(&mut self, _summary: &TestSummary) -> Result<()> {
+        Ok(())
+    }
+
+    /// Called when `--on-nonfinite rollback` returns to a checkpoint: the metrics of later updates and epochs are no longer part of the run.
+    fn on_rollback(&mut self, _event: &Rollback) -> Result<()> {
         Ok(())
     }
 
@@ -212,6 +218,19 @@ pub struct TestBegin {
     pub weights: EvaluatedWeights,
     /// Batches.
     pub batches: usize,
+}
+
+/// Return to a checkpoint after an update that was not finite.
+#[derive(Clone, Copy, Debug)]
+pub struct Rollback<'a> {
+    /// The value that was not finite.
+    pub reason: &'a str,
+    /// Finished updates before the return.
+    pub from_update: u64,
+    /// Epoch and first batch of the update that is left out from now on.
+    pub left_out: (u32, usize),
+    /// State of the run at the checkpoint.
+    pub state: &'a TrainerState,
 }
 
 /// Results of an evaluation.

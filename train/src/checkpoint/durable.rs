@@ -10,6 +10,12 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     write_with(path, bytes, &mut |_| Ok(()))
 }
 
+/// The name of the file that a temporary file `.NAME.PROCESS.tmp` was to replace; `None` for other names.
+pub fn target_of_temporary(name: &str) -> Option<&str> {
+    let (target, process) = name.strip_prefix('.')?.strip_suffix(".tmp")?.rsplit_once('.')?;
+    process.parse::<u32>().ok().map(|_| target)
+}
+
 /// Bytes per write call.
 const CHUNK: usize = 1 << 20;
 
@@ -86,6 +92,14 @@ mod tests {
     }
 
     #[test]
+    fn temporary_names_have_a_target() {
+        assert_eq!(target_of_temporary(".args.yaml.12.tmp"), Some("args.yaml"));
+        for other in ["args.yaml", ".args.yaml.tmp", "args.yaml.12.tmp", ".lock"] {
+            assert_eq!(target_of_temporary(other), None, "{other}");
+        }
+    }
+
+    #[test]
     fn write_replaces_file_and_leaves_no_temporary() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("a");
@@ -125,6 +139,7 @@ mod tests {
                 assert_eq!(entries(folder.path()), 1, "{failing}");
             }
         }
+        eprintln!("C4: {} failing steps, each with a full disk and an I/O error", steps.len());
     }
 
     #[test]

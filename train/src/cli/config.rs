@@ -31,11 +31,17 @@ pub fn execute(ConfigCommand::Show(args): &ConfigCommand, matches: &TrainMatches
         let file = files.iter().rev().find(|(_, file)| file.lines.contains_key(name))?;
         Some(format!("{}, line {}", file.0.display(), file.1.lines[name]))
     };
-    let mut config = Config::resolve(&recipe.settings()?)?;
+    let mut settings = recipe.settings()?;
+    let seeds = settings.seeds.take();
+    let mut config = Config::resolve(&settings)?;
     recipe.note_ignored(&config);
     let data = config.data.dataset.open()?;
     config.resolve_input(&data)?;
-    let values = config.settings.given();
+    let mut values = config.settings.given();
+    if let Some(seeds) = seeds {
+        values.remove("seed");
+        values.insert("seeds".into(), seeds.to_string().into());
+    }
     let mut rows = vec![["OPTION", "VALUE", "ORIGIN"].map(String::from).to_vec()];
     for definition in DEFINITIONS {
         let name = definition.name;

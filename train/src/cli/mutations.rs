@@ -2,10 +2,12 @@
 use super::*;
 use crate::config::Config;
 use crate::nearest::nearest;
+use crate::settings::Settings;
 
-/// Mutations per test; 10,000 with `FORNAX_TEST_SWEEP=full`.
+/// Mutations per test; 10,000 with `FORNAX_TEST_SWEEP=full` or `=reliability`.
 fn cases() -> u64 {
-    if std::env::var("FORNAX_TEST_SWEEP").is_ok_and(|sweep| sweep == "full") { 10_000 } else { 500 }
+    let sweep = std::env::var("FORNAX_TEST_SWEEP").unwrap_or_default();
+    if ["full", "reliability"].contains(&sweep.as_str()) { 10_000 } else { 500 }
 }
 
 /// SplitMix64.
@@ -72,7 +74,9 @@ fn parse(arguments: Vec<OsString>) -> Result<()> {
         matches => matches.map_err(|error| usage::error(&error, usage::innermost(&arguments, &command)))?,
     };
     match with_configuration_files(&command, &arguments, matches)?.0.command {
-        Command::Train(args) => Config::resolve(&args.recipe.settings()?).map(drop),
+        Command::Train(args) => {
+            Config::resolve(&Settings { seeds: None, ..args.recipe.settings()? }).map(drop)
+        }
         _ => Ok(()),
     }
 }
@@ -107,6 +111,7 @@ fn mutated_command_lines_are_usage_errors_or_valid() {
         }
     }
     assert!(rejected > cases() / 4, "{rejected}");
+    eprintln!("K1: {} command lines, {rejected} usage errors", cases());
 }
 
 #[test]
@@ -140,6 +145,7 @@ fn mutated_configuration_files_are_usage_errors_or_valid() {
         }
     }
     assert!(rejected > cases() / 4, "{rejected}");
+    eprintln!("K1: {} configuration files, {rejected} usage errors", cases());
 }
 
 /// A name with one wrong character is answered with a name that is as near as any.

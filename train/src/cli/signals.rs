@@ -8,7 +8,8 @@ use signal_hook::flag;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// Handler of the signals.
+/// Handler of the signals. Clones share what was received.
+#[derive(Clone)]
 pub struct Signals {
     last: Arc<AtomicUsize>,
     save: Arc<AtomicBool>,

@@ -122,6 +122,11 @@ impl Config {
                 .because("other commands measure no training step")
                 .remedy("give a number"));
         }
+        if given.seeds.is_some() {
+            return Err(Error::usage("--seeds is an option of `fornax train`")
+                .because("other commands have one seed")
+                .remedy("give --seed"));
+        }
         let grad_accum_steps = given.grad_accum_steps.unwrap_or(1);
         let lr_base = given.lr_base.or(recipe.lr_base).filter(|_| given.lr.is_none());
         let global_batch_size = batch_size * grad_accum_steps;

@@ -17,7 +17,9 @@ pub fn plan(
     let RunData { splits, input, .. } = data;
     let ([h, w], c) = (input.size, input.channels);
     let parameters: usize = named_parameters(model).iter().map(|(_, tensor)| tensor.numel()).sum();
-    let updates = (splits.train.len() / config.batch_size).div_ceil(config.grad_accum_steps);
+    let batches = splits.train.len() / config.batch_size;
+    let batches = config.batches_per_epoch.map_or(batches, |limit| limit.min(batches));
+    let updates = batches.div_ceil(config.grad_accum_steps);
     let precision = match config.precision.half_dtype() {
         Some(half) => format!(", in {half} at level {:?}", config.precision.level()),
         None => String::new(),

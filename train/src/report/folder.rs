@@ -1,11 +1,12 @@
 //! Folder of a run: `args.yaml env.json summary.csv metrics.jsonl log.txt report.html plots/ samples/ checkpoints/`.
 use super::tensorboard::{event_files, is_event_file};
-use super::{Machine, UpdateMetrics, progress::event, timestamp};
-use crate::callbacks::{Callback, EpochEnd};
+use super::{Machine, UpdateMetrics, metrics_file, progress::event, timestamp};
+use crate::callbacks::{Callback, EpochEnd, Rollback};
 use crate::checkpoint::{LOCK_FILE, RunLock, durable};
 use crate::settings::Settings;
 use crate::trainer::TrainerState;
 use crate::{Error, Result};
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -99,9 +100,10 @@ impl RunFolder {
             if let Destination::Overwrite(_) = destination {
                 clear(&path)?;
             }
+            remove_leftovers(&path);
             FOLDERS.iter().try_for_each(|name| create_folder(&path.join(name)).map(|_| ()))?;
             let path = fs::canonicalize(&path).map_err(|e| cannot_write(&path, e))?;
-            truncate_metrics(&path.join("metrics.jsonl"), state)?;
+            metrics_file::truncate(&path.join("metrics.jsonl"), state)?;
             let (log, metrics) = (append_to(&path.join("log.txt"))?, append_to(&path.join("metrics.jsonl"))?);
             Ok(RunFolder { path, log, metrics, log_interval, _lock })
         })();
@@ -114,9 +116,10 @@ impl RunFolder {
 
     /// True if a folder exists and has no files but those of a run.
     pub fn has_only_run_files(folder: &Path) -> bool {
-        let known = |name: &std::ffi::OsStr| {
+        let known = |name: &OsStr| {
             FILES.iter().chain(&FOLDERS).chain([&LOCK_FILE]).any(|known| *known == name)
                 || is_event_file(name)
+                || is_leftover(name)
         };
         fs::read_dir(folder).is_ok_and(|entries| entries.flatten().all(|entry| known(&entry.file_name())))
     }
@@ -156,6 +159,11 @@ impl Callback for RunFolder {
 
     fn on_epoch_end(&mut self, end: &EpochEnd) -> Result<()> {
         end.metrics.map_or(Ok(()), |metrics| self.append(&metrics.line(end.best), &event("epoch", metrics)))
+    }
+
+    fn on_rollback(&mut self, event: &Rollback) -> Result<()> {
+        let event = metrics_file::rollback_event(event);
+        writeln!(self.metrics, "{event}").map_err(|e| cannot_write(&self.path, e))
     }
 
     fn on_message(&mut self, text: &str) -> Result<()> {
@@ -214,20 +222,28 @@ fn clear(path: &Path) -> Result<()> {
     Ok(())
 }
 
-fn append_to(path: &Path) -> Result<File> {
-    OpenOptions::new().create(true).append(true).open(path).map_err(|e| cannot_write(path, e))
+/// True for a temporary file of the run's folder, which a killed run leaves behind.
+fn is_leftover(name: &OsStr) -> bool {
+    name.to_str().and_then(durable::target_of_temporary).is_some_and(|target| FILES.contains(&target))
 }
 
-/// Removes events from `metrics.jsonl` that an interrupted run logged after the state that it resumes from.
-fn truncate_metrics(path: &Path, state: &TrainerState) -> Result<()> {
-    let Ok(text) = fs::read_to_string(path) else { return Ok(()) };
-    let counts = |line: &&str| match serde_json::from_str::<serde_json::Value>(line) {
-        Ok(event) if event["event"] == "update" => event["update"].as_u64() <= Some(state.update),
-        Ok(event) => event["epoch"].as_u64() < Some(u64::from(state.epoch)),
-        Err(_) => false,
+/// Removes the temporary files of a killed run: no other process writes while the lock is held.
+fn remove_leftovers(path: &Path) {
+    let names =
+        |folder: &Path| fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let in_folder = names(path).filter(|file| file.file_name().is_some_and(is_leftover));
+    let is_temporary = |file: &PathBuf| {
+        file.file_name()
+            .and_then(OsStr::to_str)
+            .is_some_and(|name| durable::target_of_temporary(name).is_some())
     };
-    let kept: String = text.lines().filter(counts).map(|line| format!("{line}\n")).collect();
-    if kept == text { Ok(()) } else { durable::write(path, kept.as_bytes()) }
+    let below = FOLDERS.iter().flat_map(|name| names(&path.join(name))).filter(is_temporary);
+    // Best effort: such a file takes space and does no other harm.
+    in_folder.chain(below).for_each(|file| drop(fs::remove_file(file)));
+}
+
+fn append_to(path: &Path) -> Result<File> {
+    OpenOptions::new().create(true).append(true).open(path).map_err(|e| cannot_write(path, e))
 }
 
 #[cfg(test)]
@@ -262,6 +278,23 @@ mod tests {
     }
 
     #[test]
+    fn temporary_files_of_a_killed_run_are_removed() {
+        let root = tempfile::tempdir().expect("a folder");
+        let path = root.path().join("run");
+        let open = |destination| RunFolder::open(&destination, "m", 1, &TrainerState::default());
+        open(Destination::New(path.clone())).expect("new");
+        let own = path.join(".args.yaml.7.tmp");
+        fs::write(&own, "half").expect("writes");
+        assert!(RunFolder::has_only_run_files(&path), "the run was killed while it wrote its first file");
+        let other = path.join(".mine.7.tmp");
+        fs::write(&other, "mine").expect("writes");
+        assert!(!RunFolder::has_only_run_files(&path));
+        fs::write(path.join("checkpoints/.last.safetensors.7.tmp"), "half").expect("writes");
+        open(Destination::Resume(path.clone())).expect("resumes");
+        assert!(!own.exists() && other.exists() && entries(&path.join("checkpoints")).is_empty());
+    }
+
+    #[test]
     fn dated_folders_of_the_same_second_differ() {
         let root = tempfile::tempdir().expect("a folder");
         let destination = Destination::Dated(root.path().into());
@@ -269,21 +302,5 @@ mod tests {
             RunFolder::open(&destination, "m-8", 1, &TrainerState::default()).expect("new");
         }
         assert_eq!(entries(root.path()).len(), 3);
-    }
-
-    #[test]
-    fn metrics_after_the_state_are_removed() {
-        let root = tempfile::tempdir().expect("a folder");
-        let path = root.path().join("metrics.jsonl");
-        let line = |event: &str, epoch: u32, update: u64| match event {
-            "update" => format!("{{\"event\":\"update\",\"epoch\":{epoch},\"update\":{update}}}\n"),
-            _ => format!("{{\"event\":\"epoch\",\"epoch\":{epoch}}}\n"),
-        };
-        let kept = [line("update", 0, 5), line("epoch", 0, 0), line("update", 1, 8)].concat();
-        let lost = [line("update", 1, 9), line("epoch", 1, 0), "{\"ev".into()].concat();
-        fs::write(&path, format!("{kept}{lost}")).expect("writes");
-        truncate_metrics(&path, &TrainerState { epoch: 1, batch: 3, update: 8, ..TrainerState::default() })
-            .expect("writes");
-        assert_eq!(fs::read_to_string(&path).expect("reads"), kept);
     }
 }

@@ -5,6 +5,7 @@ use super::choices::{
 };
 use super::definition::{SettingDefinition, settings};
 use super::requirement::*;
+use super::seeds::Seeds;
 use super::serde_text;
 use super::value_parsers::{
     batch_size, below_one, name_value, non_negative, pooling, positive, probability, utf8_path, whole,
@@ -415,6 +416,10 @@ settings! {
         /// Random seed of initial weights, shuffling and augmentation
         #[arg(value_name = "N")]
         seed: u64 = "42", in short help;
+        /// Train one run per seed, such as 1,2,3 or 0..3 (0, 1 and 2), in folders seed-N, and report mean and standard deviation of the best metric
+        #[arg(value_name = "SEEDS")]
+        #[serde(with = "serde_text::parsed")]
+        seeds: Seeds = "one run";
         /// Metric that selects the best checkpoint
         #[arg(value_name = "METRIC")]
         eval_metric: EvalMetric = "top1", in short help;

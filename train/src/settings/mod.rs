@@ -4,6 +4,7 @@ mod choices;
 mod definition;
 mod list;
 mod requirement;
+mod seeds;
 mod serde_text;
 mod timm;
 pub mod value_parsers;
@@ -15,6 +16,7 @@ pub use choices::{
 pub use definition::SettingDefinition;
 pub use list::{DEFINITIONS, Settings};
 pub use requirement::{Requirement, SettingsContext};
+pub use seeds::Seeds;
 pub use timm::{TIMM_OPTIONS, TimmAnswer, TimmOption, TimmValues};
 
 use crate::schedule::Sched;
@@ -29,6 +31,9 @@ impl Settings {
     pub fn over(self, mut lower: Settings) -> Settings {
         if self.lr.is_some() || self.lr_base.is_some() {
             (lower.lr, lower.lr_base) = (None, None);
+        }
+        if self.seed.is_some() || self.seeds.is_some() {
+            (lower.seed, lower.seeds) = (None, None);
         }
         if self.opt.is_some() && self.opt != lower.opt {
             (lower.momentum, lower.opt_betas, lower.opt_eps, lower.opt_kwargs) = (None, None, None, None);

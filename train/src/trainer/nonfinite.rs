@@ -1,6 +1,6 @@
 //! Policies for a loss, gradients or weights that are not finite: stop, skip the update, or return to the last checkpoint.
 use super::Trainer;
-use crate::callbacks::Callback;
+use crate::callbacks::{Callback, Rollback};
 use crate::error::ErrorKind;
 use crate::settings::NonfinitePolicy;
 use crate::train_step::UpdateResult;
@@ -59,9 +59,12 @@ impl Trainer<'_> {
         self.step.forget_captured();
         self.status.nonfinite.loss_scale = None;
         record.left_out.push(failed);
+        let from_update = self.state.update;
         self.state = checkpoint.header.state;
         self.state.nonfinite.left_out = record.left_out;
         let (epoch, batch) = failed;
+        let state = &self.state;
+        callback.on_rollback(&Rollback { reason: error.what(), from_update, left_out: failed, state })?;
         callback.on_message(&format!(
             "{}; training returns to update {} and leaves out the update at batch {batch} of epoch {}",
             error.what(),

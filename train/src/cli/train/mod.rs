@@ -2,6 +2,7 @@
 mod outcome;
 mod recipe;
 mod resume;
+mod seeds;
 mod trial;
 
 pub use recipe::RecipeArgs;
@@ -11,15 +12,15 @@ use super::signals::Signals;
 use crate::Result;
 use crate::batch_size_finder::{FittingBatchSize, find_batch_size};
 use crate::config::Config;
-use crate::experiment::{Experiment, conv_plans};
-use crate::report::{Destination, Progress, ProgressMode, bytes};
-use crate::settings::{AUTO_BATCH_SIZE, Settings};
+use crate::experiment::{Experiment, RunResult, conv_plans};
+use crate::report::{Destination, EpochMetrics, Progress, ProgressMode, bytes};
+use crate::settings::{AUTO_BATCH_SIZE, EvalMetric, Settings};
 use clap::value_parser;
 use fornax_engine::Device;
 use std::path::PathBuf;
 
 /// Arguments of `fornax train`.
-#[derive(clap::Args)]
+#[derive(clap::Args, Clone)]
 #[command(args_override_self = true, disable_help_flag = true, after_help = NOTES)]
 pub struct TrainArgs {
     #[command(flatten)]
@@ -72,6 +73,18 @@ pub struct TrainArgs {
     /// Print the SHA-256 of the final state of model, optimizer and EMA
     #[arg(long, help_heading = "Output")]
     print_hash: bool,
+    /// The run is one of several, by `--seeds`.
+    #[arg(skip)]
+    is_one_of_several: bool,
+}
+
+/// Results of a run, for stdout.
+struct FinishedRun {
+    result: RunResult,
+    epochs: u32,
+    metric: EvalMetric,
+    best: Option<EpochMetrics>,
+    hash: Option<String>,
 }
 
 const NOTES: &str = "\
@@ -81,9 +94,19 @@ A flag with [=<BOOL>] can be written --flag or --no-flag; _ and - are equivalent
 /// Runs `fornax train`.
 pub fn execute(args: TrainArgs) -> Result<()> {
     super::threads::set_threads(args.threads)?;
-    let (destination, checkpoint) = resume::destination(&args)?;
+    let settings = args.recipe.settings()?;
+    if let Some(seeds) = &settings.seeds {
+        return seeds::execute(&args, &settings, seeds);
+    }
+    let Some(finished) = train(&args, &mut None)? else { return Ok(()) };
+    print(&if args.json { format!("{}\n", outcome::json(&finished)) } else { outcome::text(&finished) })
+}
+
+/// Trains one run; `None` after a dry run. The signals are listened to from the first run on.
+fn train(args: &TrainArgs, signals: &mut Option<Signals>) -> Result<Option<FinishedRun>> {
+    let (destination, checkpoint) = resume::destination(args)?;
     let device = args.device.open()?;
-    let mut settings = resume::merged_settings(&args, checkpoint.as_ref())?;
+    let mut settings = resume::merged_settings(args, checkpoint.as_ref())?;
     if settings.batch_size == Some(AUTO_BATCH_SIZE) {
         // A resumed run keeps its batch size.
         let of_run =
@@ -113,14 +136,21 @@ pub fn execute(args: TrainArgs) -> Result<()> {
     if args.dry_run {
         experiment.output.as_ref().map_or(Ok(()), Destination::check_writable)?;
         let plan = experiment.plan()?;
-        return print(&format!("{plan}\noutput    {described}\n\n{}", experiment.config.settings.to_yaml()));
+        print(&format!("{plan}\noutput    {described}\n\n{}", experiment.config.settings.to_yaml()))?;
+        return Ok(None);
     }
-    experiment.signals = Box::new(Signals::listen()?);
+    let signals = match signals {
+        Some(signals) => signals,
+        none => none.insert(Signals::listen()?),
+    };
+    experiment.signals = Box::new(signals.clone());
     experiment.callbacks.push(Progress::new(args.progress, args.log_interval));
-    let result = experiment.run().map_err(|error| outcome::explain(error, &experiment))?;
+    let result = experiment.run();
+    let result = result.map_err(|error| outcome::explain(error, &experiment, args.is_one_of_several))?;
     let hash = if args.print_hash { Some(experiment.hash()?) } else { None };
-    let best = experiment.state.best(experiment.config.eval_metric);
-    print(&outcome::text(&result, experiment.state.epoch, best, args.json, hash))
+    let metric = experiment.config.eval_metric;
+    let best = experiment.state.best(metric).cloned();
+    Ok(Some(FinishedRun { result, epochs: experiment.state.epoch, metric, best, hash }))
 }
 
 /// The batch size of `--batch-size auto`.

@@ -7,7 +7,7 @@ use crate::{Error, Result};
 use std::path::PathBuf;
 
 /// Dataset, settings and configuration files.
-#[derive(clap::Args)]
+#[derive(clap::Args, Clone)]
 pub struct RecipeArgs {
     /// Dataset root: a folder of images, tar archives, IDX or CIFAR files; a tar archive; or a CSV list; same as --data-dir
     #[arg(value_name = "DIR")]

@@ -10,8 +10,7 @@ use std::path::{Component, Path, PathBuf};
 
 /// The run's folder, and the checkpoint to resume from.
 pub fn destination(args: &TrainArgs) -> Result<(Destination, Option<RunCheckpoint>)> {
-    let output = || args.output.clone().unwrap_or_else(|| "output/train".into());
-    let named = args.experiment.as_ref().map(|name| experiment_folder(&output(), name)).transpose()?;
+    let named = args.experiment.as_ref().map(|name| experiment_folder(&output(args), name)).transpose()?;
     let Some(resume) = &args.resume else {
         if args.recipe.settings.no_resume_opt == Some(true) {
             return Err(no_effect("--no-resume-opt", "without --resume a run starts with a new optimizer"));
@@ -19,10 +18,8 @@ pub fn destination(args: &TrainArgs) -> Result<(Destination, Option<RunCheckpoin
         let destination = match (named, args.overwrite) {
             (Some(path), true) => Destination::Overwrite(path),
             (Some(path), false) => Destination::New(path),
-            (None, false) => Destination::Dated(output()),
-            (None, true) => {
-                return Err(no_effect("--overwrite", "without --experiment every run gets a new folder"));
-            }
+            (None, false) => Destination::Dated(output(args)),
+            (None, true) => return Err(overwrite_without_experiment()),
         };
         return Ok((destination, None));
     };
@@ -30,12 +27,7 @@ pub fn destination(args: &TrainArgs) -> Result<(Destination, Option<RunCheckpoin
         return Err(no_effect("--overwrite", "--resume continues the run in that folder"));
     }
     if resume.as_os_str() == "auto" {
-        let why = "it resumes the run of that name, if it exists";
-        let folder = named.ok_or_else(|| {
-            Error::usage("--resume auto needs --experiment")
-                .because(why)
-                .remedy("name the run with --experiment")
-        })?;
+        let folder = named.ok_or_else(needs_experiment)?;
         return Ok(match newest_checkpoint(&folder)? {
             Some(checkpoint) => (Destination::Resume(folder), Some(checkpoint)),
             // A run that ended before its first checkpoint starts again.
@@ -102,7 +94,25 @@ fn newest_checkpoint(folder: &Path) -> Result<Option<RunCheckpoint>> {
     }))
 }
 
-fn experiment_folder(output: &Path, name: &str) -> Result<PathBuf> {
+/// The folder in which runs have their folders.
+pub fn output(args: &TrainArgs) -> PathBuf {
+    args.output.clone().unwrap_or_else(|| "output/train".into())
+}
+
+/// Error of `--resume auto` without a name.
+pub fn needs_experiment() -> Error {
+    Error::usage("--resume auto needs --experiment")
+        .because("it resumes the run of that name, if it exists")
+        .remedy("name the run with --experiment")
+}
+
+/// Error of `--overwrite` without a name.
+pub fn overwrite_without_experiment() -> Error {
+    no_effect("--overwrite", "without --experiment every run gets a new folder")
+}
+
+/// The folder of a named run.
+pub fn experiment_folder(output: &Path, name: &str) -> Result<PathBuf> {
     let mut parts = Path::new(name).components();
     match (parts.next(), parts.next()) {
         (Some(Component::Normal(_)), None) => Ok(output.join(name)),

@@ -3,7 +3,7 @@ mod charts;
 
 use super::files::{RateLimit, replace};
 use super::samples::{CONFUSED_PAIRS, confused_name};
-use super::{ConfusionCounts, thousands};
+use super::{ConfusionCounts, metrics_file, thousands};
 use crate::Result;
 use crate::callbacks::{Callback, EpochEnd, TrainEnd};
 use base64::Engine;
@@ -67,8 +67,7 @@ fn escaped(text: &str) -> String {
 
 fn page_data(folder: &Path) -> Value {
     let read = |name: &str| fs::read_to_string(folder.join(name)).unwrap_or_default();
-    let events: Vec<Value> =
-        read("metrics.jsonl").lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let events = metrics_file::events(&read("metrics.jsonl"));
     let of_kind = |kind: &str| events.iter().filter(|event| event["event"] == kind).collect::<Vec<_>>();
     let (updates, epochs) = (of_kind("update"), of_kind("epoch"));
     let confusion = ConfusionCounts::read(&folder.join("plots").join("confusion_matrix.json"));

@@ -6,9 +6,9 @@ mod time_left;
 
 pub use download::DownloadProgress;
 
-use super::UpdateMetrics;
+use super::{UpdateMetrics, rollback_event};
 use crate::Result;
-use crate::callbacks::{Callback, EpochBegin, EpochEnd, EvaluatedWeights, TestBegin, TrainSummary};
+use crate::callbacks::{Callback, EpochBegin, EpochEnd, EvaluatedWeights, Rollback, TestBegin, TrainSummary};
 use clap::ValueEnum;
 use console::Term;
 use std::io::{self, IsTerminal, Stderr, Write};
@@ -121,6 +121,13 @@ impl Callback for Progress {
             self.write(&metrics.line(end.best), || event("epoch", metrics));
         }
         self.time_left.epoch_ends(self.now());
+        Ok(())
+    }
+
+    fn on_rollback(&mut self, event: &Rollback) -> Result<()> {
+        if self.mode == ProgressMode::Json {
+            write_line(&rollback_event(event).to_string());
+        }
         Ok(())
     }
 

@@ -9,7 +9,7 @@ pub use summary::{HyperParameter, SessionStatus, SummaryValue};
 
 use super::UpdateMetrics;
 use crate::Result;
-use crate::callbacks::{Callback, EpochEnd, EvaluatedWeights, TestSummary, TrainBegin, TrainEnd};
+use crate::callbacks::{Callback, EpochEnd, EvaluatedWeights, Rollback, TestSummary, TrainBegin, TrainEnd};
 use crate::settings::Settings;
 use fornax_engine::{DType, Device, no_grad};
 use fornax_nn::named_parameters;
@@ -145,6 +145,12 @@ impl Callback for TensorBoard {
     fn on_epoch_end(&mut self, event: &EpochEnd) -> Result<()> {
         let values = self.epoch_values(event)?;
         self.file.write(self.update, values)
+    }
+
+    /// Cuts off the events of the updates that are trained again.
+    fn on_rollback(&mut self, event: &Rollback) -> Result<()> {
+        self.update = event.state.update;
+        truncate_events(&self.folder, self.update)
     }
 
     fn on_train_end(&mut self, event: &TrainEnd) -> Result<()> {
