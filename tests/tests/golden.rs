@@ -1,11 +1,15 @@
 //! Every case of the golden folder, one named test per topic: `cargo test -p fornax-tests --test golden [-- TOPIC]`.
 //!
+//! `training_trajectory` also runs through the binary, as `training_trajectory_by_command_line`.
+//!
 //! `FORNAX_GOLDEN` selects another folder, `FORNAX_TEST_DEVICES` (default `cpu`) the devices. A topic that is not implemented yet is
 //! ignored by default, and fails when it is selected by name.
 use fornax::device::DeviceSpec;
 use fornax_engine::Device;
-use fornax_tests::golden::{TOPICS, Topic, folder};
+use fornax_tests::golden::{TOPICS, Topic, folder, training_trajectory};
 use libtest_mimic::{Arguments, Failed, Trial};
+use std::path::PathBuf;
+use std::process::Command;
 
 fn main() {
     let args = Arguments::from_args();
@@ -25,7 +29,39 @@ fn main() {
             });
         }
     }
+    for device in devices.split(',').map(str::trim).filter(|d| !d.is_empty()).map(String::from) {
+        let name = "training_trajectory_by_command_line";
+        let title = if devices.contains(',') { format!("{name}@{device}") } else { name.into() };
+        trials.push(Trial::test(title, move || {
+            let topic = Topic::load(&folder(), "training_trajectory", device_of(&device)?)?;
+            training_trajectory::command_line::check(&topic, &built_binary()?, &device)?;
+            Ok(())
+        }));
+    }
     libtest_mimic::run(&args, trials).exit();
+}
+
+/// Builds the binary `fornax` in the profile of this test.
+fn built_binary() -> Result<PathBuf, Failed> {
+    let test = std::env::current_exe()?;
+    let folder = test.ancestors().nth(2).ok_or("the test is in no target folder")?;
+    let profile = match folder.file_name().and_then(|name| name.to_str()) {
+        Some("debug") => "dev",
+        Some(name) => name,
+        None => return Err("the target folder has no profile".into()),
+    };
+    let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    // Variables about the package of this test would make cargo build dependencies again.
+    for (name, _) in std::env::vars_os() {
+        if ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+            build.env_remove(name);
+        }
+    }
+    let build = build.args(["build", "--quiet", "-p", "fornax", "--profile", profile]).output()?;
+    match build.status.success() {
+        true => Ok(folder.join("fornax")),
+        false => Err(String::from_utf8_lossy(&build.stderr).into_owned().into()),
+    }
 }
 
 fn device_of(name: &str) -> Result<Device, Failed> {

@@ -36,6 +36,12 @@ pub struct ModelOptions {
     pub output_stride: usize,
     /// Activation; `None` for the model's default.
     pub act_layer: Option<Activation>,
+    /// Blocks of each stage of a ResNet; `None` for the model's default.
+    pub layers: Option<Vec<usize>>,
+    /// Channels of each stage of a ResNet, before the expansion of bottlenecks; `None` for the model's default.
+    pub channels: Option<Vec<usize>>,
+    /// Depthwise second convolution in the basic blocks of a ResNet. timm has no such option.
+    pub depthwise_conv2: bool,
 }
 
 /// Global pooling type.
@@ -81,6 +87,9 @@ impl Default for ModelOptions {
             bn_splits: 1,
             output_stride: 32,
             act_layer: None,
+            layers: None,
+            channels: None,
+            depthwise_conv2: false,
         }
     }
 }
@@ -92,7 +101,7 @@ impl ModelOptions {
     }
 
     /// Option names accepted by [`ModelOptions::set`].
-    pub const NAMES: [&'static str; 13] = [
+    pub const NAMES: [&'static str; 16] = [
         "num_classes",
         "in_chans",
         "seed",
@@ -106,9 +115,12 @@ impl ModelOptions {
         "bn_tf",
         "output_stride",
         "act_layer",
+        "layers",
+        "channels",
+        "depthwise_conv2",
     ];
 
-    /// Sets an option by timm's name from text. Sizes are one number, or height and width separated by `x`.
+    /// Sets an option by timm's name from text. Sizes are one number, or height and width separated by `x`; lists are separated by commas.
     pub fn set(&mut self, name: &str, value: &str) -> Result<()> {
         let invalid = |why: String| Error::ModelOption { option: format!("{name}={value}"), why };
         fn parse<T: FromStr>(value: &str, what: &str) -> std::result::Result<T, String> {
@@ -138,6 +150,9 @@ impl ModelOptions {
                 "bn_tf" => options.bn_tf = parse(&value.to_lowercase(), "true or false")?,
                 "output_stride" => options.output_stride = whole()?,
                 "act_layer" => options.act_layer = Some(value.parse()?),
+                "layers" => options.layers = Some(list(value)?),
+                "channels" => options.channels = Some(list(value)?),
+                "depthwise_conv2" => options.depthwise_conv2 = parse(&value.to_lowercase(), "true or false")?,
                 _ => {
                     return Err(format!(
                         "unknown option; available options: {}",
@@ -190,6 +205,9 @@ impl ModelOptions {
                 "the model accepts images of any size",
             ),
             ("in_chans", self.in_chans == 0, "expected at least one channel"),
+            ("layers", !supported.stages && self.layers.is_some(), "only ResNets support it"),
+            ("channels", !supported.stages && self.channels.is_some(), "only ResNets support it"),
+            ("depthwise_conv2", !supported.stages && self.depthwise_conv2, "only ResNets support it"),
         ];
         match rules.into_iter().find(|(_, broken, _)| *broken) {
             Some((option, _, why)) => Err(unsupported(option, why)),
@@ -205,6 +223,8 @@ pub(super) struct SupportedOptions {
     pub drop_block: bool,
     pub output_stride: bool,
     pub img_size: bool,
+    /// `layers`, `channels` and `depthwise_conv2`.
+    pub stages: bool,
 }
 
 pub(super) fn unsupported(option: &str, why: &str) -> Error {
@@ -217,6 +237,13 @@ fn size(value: &str) -> std::result::Result<[usize; 2], String> {
         (Ok(h), Ok(w)) if h > 0 && w > 0 => Ok([h, w]),
         _ => Err("expected a size such as 224 or 224x160".into()),
     }
+}
+
+/// Positive numbers separated by commas, in brackets or parentheses or without.
+fn list(value: &str) -> std::result::Result<Vec<usize>, String> {
+    let numbers = value.trim_matches(['[', ']', '(', ')']).trim_end_matches(',').split(',');
+    let parse = |text: &str| text.trim().parse().ok().filter(|number| *number > 0);
+    numbers.map(parse).collect::<Option<_>>().ok_or_else(|| "expected positive numbers such as 64,128".into())
 }
 
 #[cfg(test)]
@@ -234,15 +261,27 @@ mod tests {
             ("bn_momentum", "0.2"),
             ("img_size", "64x96"),
             ("act_layer", "silu"),
+            ("layers", "(1, 2)"),
+            ("channels", "[8,16]"),
+            ("depthwise_conv2", "True"),
         ] {
             options.set(name, value).expect(name);
         }
         assert_eq!((options.num_classes, options.img_size), (7, Some([64, 96])));
         assert_eq!(options.global_pool, Pooling::Global(GlobalPool::CatAvgMax));
+        assert_eq!(
+            (options.layers.clone(), options.channels.as_deref()),
+            (Some(vec![1, 2]), Some(&[8, 16][..]))
+        );
+        assert!(options.depthwise_conv2);
         assert_eq!(options.batch_norm(), BatchNormOptions { eps: 1e-3, momentum: Some(0.2), splits: 1 });
-        for (name, value) in
-            [("drop_rate", "1"), ("classes", "7"), ("global_pool", "median"), ("img_size", "0")]
-        {
+        for (name, value) in [
+            ("drop_rate", "1"),
+            ("classes", "7"),
+            ("global_pool", "median"),
+            ("img_size", "0"),
+            ("layers", "1,0"),
+        ] {
             let error = options.set(name, value).expect_err(name).to_string();
             assert!(error.contains(&format!("{name}={value}")), "{error}");
         }

@@ -5,7 +5,7 @@ mod configs;
 
 use self::block::{ResidualBlock, ResidualBlockArgs};
 use super::model::{FeatureInfo, Model};
-use super::options::{ModelOptions, SupportedOptions};
+use super::options::{ModelOptions, SupportedOptions, unsupported};
 use crate::layers::{Activate, BatchNorm2d, BatchNormOptions, ClassifierHead, Conv2d, MaxPool2d, Sequential};
 use crate::{Context, Module, StateEntry, StateLayout, Visitor, init};
 use fornax_engine::random::RngStream;
@@ -67,6 +67,22 @@ impl ResNetConfig<'static> {
 }
 
 impl ResNetConfig<'_> {
+    /// The configuration with the stages that the options give.
+    fn with_options<'a>(&'a self, options: &'a ModelOptions) -> crate::Result<ResNetConfig<'a>> {
+        let widths = options.channels.as_deref().unwrap_or(self.widths);
+        let depths = options.layers.as_deref().unwrap_or(self.depths);
+        if widths.len() != depths.len() {
+            let (channels, layers) = (widths.len(), depths.len());
+            let why = format!("{channels} channels and {layers} layers: a stage needs one of each");
+            return Err(unsupported("channels, layers", &why));
+        }
+        if options.depthwise_conv2 && self.bottleneck {
+            return Err(unsupported("depthwise_conv2", "only basic blocks support it"));
+        }
+        let depthwise_conv2 = options.depthwise_conv2 || self.depthwise_conv2;
+        Ok(ResNetConfig { widths, depths, depthwise_conv2, ..self.clone() })
+    }
+
     /// Ratio of a block's output channels to its inner channels.
     fn expansion(&self) -> usize {
         if self.bottleneck { 4 } else { 1 }
@@ -93,7 +109,9 @@ impl ResNet {
             drop_block: true,
             output_stride: true,
             img_size: false,
+            stages: true,
         })?;
+        let config = &config.with_options(options)?;
         let norm = options.batch_norm();
         let activation = options.act_layer.unwrap_or(config.activation);
         let stem = if config.stem == ResNetStem::Small { config.widths[0] } else { 64 };

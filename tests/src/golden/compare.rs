@@ -52,6 +52,28 @@ impl GoldenCase<'_> {
         }
     }
 
+    /// Checks `got` against another tensor, within this case's tolerance for the topic's tensor `name`.
+    pub fn check_against(&self, name: &str, got: &Tensor, expected: &Tensor) -> Result<(), String> {
+        let say = |e: fornax_engine::Error| format!("{}: {name}: {e}", self.id());
+        if got.dims() != expected.dims() {
+            return Err(format!(
+                "{}: {name}: shape {:?}, expected {:?}",
+                self.id(),
+                got.dims(),
+                expected.dims()
+            ));
+        }
+        let data = expected.to_device(&Device::Cpu).and_then(|t| t.to_dtype(DType::F64));
+        let data = data.and_then(|t| t.to_vec::<f64>()).map_err(say)?;
+        let expected = StoredTensor { dtype: expected.dtype(), shape: expected.dims().to_vec(), data };
+        let tol = &self.json["tol"][name];
+        let bound = |key: &str| tol[key].as_f64().ok_or_else(|| format!("{}: {name}: no {key}", self.id()));
+        match compare(name, got, &expected, bound("atol")?, bound("rtol")?)? {
+            None => Ok(()),
+            Some(mismatch) => Err(format!("{}: {mismatch}", self.id())),
+        }
+    }
+
     /// Checks `got` against the tensor of `role` in `map`.
     pub fn check(&self, map: &str, role: &str, got: &Tensor) -> Result<(), String> {
         let name = self.json[map][role]

@@ -25,7 +25,7 @@ mod optim_param_groups;
 pub mod optim_trajectories;
 mod run;
 mod schedulers;
-mod training_trajectory;
+pub mod training_trajectory;
 
 pub use compare::Mismatch;
 pub use file::{GoldenCase, StoredTensor, Topic, folder};

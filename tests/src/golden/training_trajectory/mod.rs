@@ -1,21 +1,29 @@
 //! Small residual networks trained on the digits, step by step: loss, gradient norm, learning rate, final weights, evaluation.
+pub mod command_line;
+mod given_batches;
+
 use super::ops_activation::named;
 use super::{GoldenCase, Outcome, Topic, formula};
 use fornax::ema::{Ema, EmaOptions};
 use fornax::optim::{Optimizer, OptimizerOptions, create_optimizer, parameters};
 use fornax::schedule::{ScheduleOptions, create_scheduler};
 use fornax_engine::{DType, GradClip, GradientRule, Tensor, no_grad};
-use fornax_nn::loss::{BinaryCrossEntropy, CrossEntropy, Loss, mixup_target, top_k_correct};
+use fornax_nn::loss::{BinaryCrossEntropy, CrossEntropy, Loss, top_k_correct};
 use fornax_nn::models::{ResNet, ResNetConfig, ResNetStem};
 use fornax_nn::{Context, ModelOptions, Module, move_to, named_parameters, state_dict};
+use given_batches::GivenBatches;
 use serde_json::Value;
 
-/// Runs every case of the topic.
+/// Runs every case of the topic, with the library's parts in a loop of its own.
 pub fn check(topic: &Topic) -> Outcome {
+    check_cases(topic, |case| TrainingRun::new(case)?.check())
+}
+
+fn check_cases(topic: &Topic, check: impl Fn(&GoldenCase) -> Result<(), String>) -> Outcome {
     let mut failures = vec![];
     let mut passed = 0;
     for case in topic.cases()? {
-        match TrainingRun::new(&case).and_then(|run| run.check()) {
+        match check(&case) {
             Ok(()) => passed += 1,
             Err(e) => failures.push(e),
         }
@@ -30,6 +38,26 @@ struct TrainingRun<'a> {
     ema: Option<Ema>,
     images: Tensor,
     labels: Tensor,
+}
+
+/// Learning rate, loss and gradient norm of each update.
+#[derive(Default)]
+struct Trajectory {
+    lr: Vec<f64>,
+    loss: Vec<f64>,
+    grad_norm: Vec<f64>,
+}
+
+/// Differences between a loop of its own and a run of the trainer.
+trait Protocol {
+    /// Images and targets of a batch, counted over the run.
+    fn batch(&self, index: usize) -> Result<(Tensor, Tensor), String>;
+
+    /// EMA decay of an update, counted from 1.
+    fn ema_decay(&self, update: u64) -> Option<f64>;
+
+    /// Lookahead's slow weights replace the weights at the end of an epoch.
+    fn syncs_lookahead(&self) -> bool;
 }
 
 impl<'a> TrainingRun<'a> {
@@ -51,10 +79,7 @@ impl<'a> TrainingRun<'a> {
                 Some(decay) => {
                     let options = EmaOptions { decay, ..EmaOptions::default() };
                     let average = Box::new(network(case, config)?);
-                    let mut ema = Ema::new(&model, average, options, case.topic.device)?;
-                    // The file was made with a constant decay, so that the first update does not copy.
-                    ema.set_decay(decay)?;
-                    Some(ema)
+                    Some(Ema::new(&model, average, options, case.topic.device)?)
                 }
                 None => None,
             };
@@ -63,13 +88,15 @@ impl<'a> TrainingRun<'a> {
         run().map_err(|e| format!("{}: {e}", case.id()))
     }
 
-    fn check(&self) -> Result<(), String> {
-        self.train()?;
+    fn check(mut self) -> Result<(), String> {
+        let given = GivenBatches::new(&self)?;
+        let trajectory = self.train(&given)?;
+        trajectory.check(self.case, &Trajectory::of_file(self.case)?)?;
         self.compare_weights()?;
         self.evaluate()
     }
 
-    fn train(&self) -> Result<(), String> {
+    fn train(&mut self, protocol: &dyn Protocol) -> Result<Trajectory, String> {
         let (case, c) = (self.case, self.config);
         let say = |e: fornax_engine::Error| format!("{}: {e}", case.id());
         let options = ScheduleOptions {
@@ -85,50 +112,34 @@ impl<'a> TrainingRun<'a> {
         let optimizer = self.optimizer()?;
         let per_epoch = number(c, "updates_per_epoch")? as u64;
         let accumulate = number(c, "grad_accum_steps")? as usize;
-        let batches = case.topic.tensor(case.json["batches"].as_str().unwrap_or_default())?;
-        let lists = |key: &str| case.json[key].as_array().cloned().unwrap_or_default();
-        let (lrs, losses, norms) = (lists("lr"), lists("loss"), lists("grad_norm"));
-        let (loss_atol, norm_atol) = (lists("loss_atol"), lists("grad_norm_atol"));
-        if losses.len() * accumulate != batches.shape[0] {
-            return Err(format!("{}: {} losses for {} batches", case.id(), losses.len(), batches.shape[0]));
-        }
         let loss = self.loss()?;
-        let lam = lists("lam");
         let say_own = |e: fornax::Error| format!("{}: {e}", case.id());
-        for update in 0..losses.len() {
-            let lr = schedule.lr_at((update as u64 / per_epoch) as u32, update as u64, per_epoch);
-            close(case, "lr", update, lr, &lrs[update], 1e-9)?;
+        let mut trajectory = Trajectory::default();
+        for update in 0..number(c, "epochs")? as u64 * per_epoch {
+            let lr = schedule.lr_at((update / per_epoch) as u32, update, per_epoch);
             named_parameters(&self.model).iter().for_each(|(_, p)| p.zero_grad());
             let mut total = 0.0;
             for micro in 0..accumulate {
-                let rows =
-                    &batches.data[(update * accumulate + micro) * batches.shape[1]..][..batches.shape[1]];
-                let (mut x, mut target) = self.rows(rows).map_err(say)?;
-                if let Some(lam) = lam.get(update * accumulate + micro).and_then(Value::as_f64) {
-                    (x, target) = mixed(&x, &target, lam, number(c, "smoothing")?).map_err(say)?;
-                }
+                let (x, target) = protocol.batch(update as usize * accumulate + micro)?;
                 let logits = self.model.forward(&x, &mut Context::train()).map_err(say)?;
                 let loss = loss.forward(&logits, &target).map_err(say)?;
                 total += loss.item().map_err(say)? / accumulate as f64;
                 loss.mul_scalar(1.0 / accumulate as f64).and_then(|l| l.backward()).map_err(say)?;
             }
-            close(case, "loss", update, total, &losses[update], loss_atol[update].as_f64().unwrap_or(0.0))?;
-            let norm = self.gradient_norm().map_err(say)?;
-            close(
-                case,
-                "grad_norm",
-                update,
-                norm,
-                &norms[update],
-                norm_atol[update].as_f64().unwrap_or(0.0),
-            )?;
+            trajectory.lr.push(lr);
+            trajectory.loss.push(total);
+            trajectory.grad_norm.push(self.gradient_norm().map_err(say)?);
             optimizer.update(lr).map_err(say_own)?;
-            if let Some(ema) = &self.ema {
+            if let Some((ema, decay)) = self.ema.as_mut().zip(protocol.ema_decay(update + 1)) {
+                ema.set_decay(decay).map_err(say_own)?;
                 ema.update().map_err(say)?;
                 ema.finish_update().map_err(say_own)?;
             }
+            if (update + 1).is_multiple_of(per_epoch) && protocol.syncs_lookahead() {
+                optimizer.sync_lookahead().map_err(say_own)?;
+            }
         }
-        Ok(())
+        Ok(trajectory)
     }
 
     fn loss(&self) -> Result<Box<dyn Loss>, String> {
@@ -148,15 +159,6 @@ impl<'a> TrainingRun<'a> {
         let options = OptimizerOptions { momentum, ..OptimizerOptions::default() };
         let clip = self.config["clip_grad"].as_f64().map(|limit| GradClip::Norm(limit as f32));
         create_optimizer(name, parameters, &options, GradientRule { scaling: None, clip }).map_err(say)
-    }
-
-    fn rows(&self, rows: &[f64]) -> fornax_engine::Result<(Tensor, Tensor)> {
-        let parts = |t: &Tensor| -> fornax_engine::Result<Tensor> {
-            let rows: Vec<Tensor> =
-                rows.iter().map(|r| t.narrow(0, *r as usize, 1)).collect::<Result<_, _>>()?;
-            Tensor::concat(&rows.iter().collect::<Vec<_>>(), 0)
-        };
-        Ok((parts(&self.images)?, parts(&self.labels)?))
     }
 
     fn gradient_norm(&self) -> fornax_engine::Result<f64> {
@@ -186,26 +188,83 @@ impl<'a> TrainingRun<'a> {
 
     fn evaluate(&self) -> Result<(), String> {
         let case = self.case;
-        let say = |e: fornax_engine::Error| format!("{}: {e}", case.id());
-        let range =
-            self.config["eval_range"].as_array().ok_or_else(|| format!("{}: no eval_range", case.id()))?;
-        let bound = |i: usize| range[i].as_u64().unwrap_or_default() as usize;
-        let (start, len) = (bound(0), bound(1) - bound(0));
-        let (x, target) = (
-            self.images.narrow(0, start, len).map_err(say)?,
-            self.labels.narrow(0, start, len).map_err(say)?,
-        );
         let evaluated =
             [("eval", Some(&self.model as &dyn Module)), ("ema", self.ema.as_ref().map(Ema::model))];
         for (which, model) in evaluated {
             let Some(model) = model else { continue };
-            let expected = |what: &str| &case.json[format!("{which}_{what}")];
-            let logits = no_grad(|| model.forward(&x, &mut Context::eval())).map_err(say)?;
-            case.check_named(expected("logits").as_str().unwrap_or_default(), &logits)?;
-            let loss = logits.cross_entropy(&target, 0.0).and_then(|l| l.item()).map_err(say)?;
-            close(case, which, 0, loss, expected("loss"), number(case.json, "eval_loss_atol")?)?;
-            let top1 = 100.0 * top_k_correct(&logits, &target, 1).map_err(say)? as f64 / len as f64;
-            close(case, which, 0, top1, expected("top1"), number(case.json, "eval_top1_atol")?)?;
+            let (logits, got) = self.evaluation(model)?;
+            case.check_named(case.json[format!("{which}_logits")].as_str().unwrap_or_default(), &logits)?;
+            got.check(case, which, &Evaluated::of_file(case, which)?)?;
+        }
+        Ok(())
+    }
+
+    /// Logits of the evaluated rows, and their loss and accuracy.
+    fn evaluation(&self, model: &dyn Module) -> Result<(Tensor, Evaluated), String> {
+        let say = |e: fornax_engine::Error| format!("{}: {e}", self.case.id());
+        let rows = eval_range(self.case)?;
+        let (x, target) = (
+            self.images.narrow(0, rows.start, rows.len()).map_err(say)?,
+            self.labels.narrow(0, rows.start, rows.len()).map_err(say)?,
+        );
+        let logits = no_grad(|| model.forward(&x, &mut Context::eval())).map_err(say)?;
+        let loss = logits.cross_entropy(&target, 0.0).and_then(|l| l.item()).map_err(say)?;
+        let top1 = 100.0 * top_k_correct(&logits, &target, 1).map_err(say)? as f64 / rows.len() as f64;
+        Ok((logits, Evaluated { loss, top1 }))
+    }
+}
+
+/// Loss and accuracy in percent of an evaluation.
+struct Evaluated {
+    loss: f64,
+    top1: f64,
+}
+
+impl Evaluated {
+    fn of_file(case: &GoldenCase, which: &str) -> Result<Evaluated, String> {
+        let of = |what: &str| number(case.json, &format!("{which}_{what}"));
+        Ok(Evaluated { loss: of("loss")?, top1: of("top1")? })
+    }
+
+    fn check(&self, case: &GoldenCase, which: &str, expected: &Evaluated) -> Result<(), String> {
+        close(case, which, 0, self.loss, expected.loss, number(case.json, "eval_loss_atol")?)?;
+        close(case, which, 0, self.top1, expected.top1, number(case.json, "eval_top1_atol")?)
+    }
+}
+
+/// Dataset rows of the evaluation.
+fn eval_range(case: &GoldenCase) -> Result<std::ops::Range<usize>, String> {
+    let range = case.json["config"]["eval_range"].as_array();
+    let bound = |i: usize| Some(range?.get(i)?.as_u64()? as usize);
+    let range = bound(0).zip(bound(1)).map(|(start, end)| start..end);
+    range.ok_or_else(|| format!("{}: no eval_range", case.id()))
+}
+
+impl Trajectory {
+    /// The trajectory in the file.
+    fn of_file(case: &GoldenCase) -> Result<Trajectory, String> {
+        Ok(Trajectory {
+            lr: numbers(case, "lr")?,
+            loss: numbers(case, "loss")?,
+            grad_norm: numbers(case, "grad_norm")?,
+        })
+    }
+
+    /// Compares with an expected trajectory, within the tolerances of the case.
+    fn check(&self, case: &GoldenCase, expected: &Trajectory) -> Result<(), String> {
+        let (loss_atol, norm_atol) = (numbers(case, "loss_atol")?, numbers(case, "grad_norm_atol")?);
+        let (updates, of_file) = (self.loss.len(), expected.loss.len());
+        let norms = self.grad_norm.len();
+        if updates != of_file || updates == 0 || ![0, updates].contains(&norms) {
+            return Err(format!("{}: {updates} updates, expected {of_file}", case.id()));
+        }
+        for i in 0..updates {
+            close(case, "lr", i, self.lr[i], expected.lr[i], 1e-9)?;
+            close(case, "loss", i, self.loss[i], expected.loss[i], loss_atol[i])?;
+            // `fornax train` computes the norm only where it clips.
+            if let Some(norm) = self.grad_norm.get(i) {
+                close(case, "grad_norm", i, *norm, expected.grad_norm[i], norm_atol[i])?;
+            }
         }
         Ok(())
     }
@@ -234,14 +293,14 @@ fn network(case: &GoldenCase, config: &Value) -> Result<ResNet, Box<dyn std::err
     )?)
 }
 
-/// Mixup of a batch with itself in reverse order.
-fn mixed(x: &Tensor, target: &Tensor, lam: f64, smoothing: f64) -> fornax_engine::Result<(Tensor, Tensor)> {
-    let x = x.mul_scalar(lam)?.add(&x.flip(0)?.mul_scalar(1.0 - lam)?)?;
-    Ok((x, mixup_target(target, 10, lam, smoothing)?))
-}
-
 fn number(json: &Value, key: &str) -> Result<f64, String> {
     json[key].as_f64().ok_or_else(|| format!("{key} is not a number"))
+}
+
+/// A list of numbers of a case.
+fn numbers(case: &GoldenCase, key: &str) -> Result<Vec<f64>, String> {
+    let list = case.json[key].as_array().ok_or_else(|| format!("{}: {key} is not a list", case.id()))?;
+    Ok(list.iter().map(|value| value.as_f64().unwrap_or(f64::NAN)).collect())
 }
 
 fn close(
@@ -249,10 +308,9 @@ fn close(
     what: &str,
     step: usize,
     got: f64,
-    expected: &Value,
+    expected: f64,
     atol: f64,
 ) -> Result<(), String> {
-    let expected = expected.as_f64().unwrap_or(f64::NAN);
     if (got - expected).abs() <= atol + 1e-5 * expected.abs() {
         return Ok(());
     }
