@@ -43,7 +43,7 @@ pub enum ErrorKind {
 }
 
 /// Signal that interrupts a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Signal {
     /// SIGINT: Ctrl-C.
     Interrupt,

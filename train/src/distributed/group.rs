@@ -285,7 +285,9 @@ impl ProcessGroup {
 pub(super) fn peer_error(rank: usize, world: usize, why: &str) -> Error {
     Error::new(ErrorKind::Peer, format!("rank {rank} of {world} ends because a rank was lost"))
         .because(why)
-        .remedy("see the error of that rank; --resume continues from the last checkpoint, on any number of ranks")
+        .remedy(
+            "see the error of that rank; --resume continues from the last checkpoint, on any number of ranks",
+        )
 }
 
 impl Drop for ProcessGroup {

@@ -1,6 +1,5 @@
 //! Rank, world size and rendezvous address of this process, from flags or from the environment of the launcher that started it.
 use crate::{Error, Result};
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Default of `--dist-timeout`.
@@ -40,6 +39,8 @@ pub struct Launch {
     pub world_size: usize,
     /// Rank on this machine.
     pub local_rank: usize,
+    /// Number of ranks on this machine, if the launcher has set it.
+    pub local_world_size: Option<usize>,
     /// Host of rank 0.
     pub address: String,
     /// Port of rank 0.
@@ -116,10 +117,8 @@ impl Launch {
             let missing: Vec<&str> =
                 variables.into_iter().zip(&values).filter(|(_, v)| v.is_none()).map(|(n, _)| n).collect();
             // The local rank may come from `--local_rank`, which old launchers append.
-            let missing: Vec<&str> = missing
-                .into_iter()
-                .filter(|n| *n != variables[2] || flags.local_rank.is_none())
-                .collect();
+            let missing: Vec<&str> =
+                missing.into_iter().filter(|n| *n != variables[2] || flags.local_rank.is_none()).collect();
             if !missing.is_empty() {
                 return Err(Error::usage(format!("the variables of {name} are incomplete"))
                     .at("the environment")
@@ -145,32 +144,13 @@ impl Launch {
             ("--master-port", flags.master_port.is_some()),
         ];
         match alone.iter().find(|(_, given)| *given) {
-            Some((flag, _)) => Err(Error::usage(format!("{flag} is not enough to join a group of processes"))
-                .because("--rank and --world-size are missing, and no launcher has set them")
-                .remedy("give them, or start the processes with fornax launch, torchrun, srun or mpirun")),
+            Some((flag, _)) => {
+                Err(Error::usage(format!("{flag} is not enough to join a group of processes"))
+                    .because("--rank and --world-size are missing, and no launcher has set them")
+                    .remedy("give them, or start the processes with fornax launch, torchrun, srun or mpirun"))
+            }
             None => Ok(None),
         }
-    }
-
-    /// Variables of torchrun for a child process.
-    pub fn torchrun_variables(
-        rank: usize,
-        world_size: usize,
-        address: &str,
-        port: u16,
-        run_id: &str,
-    ) -> BTreeMap<&'static str, String> {
-        BTreeMap::from([
-            ("RANK", rank.to_string()),
-            ("LOCAL_RANK", rank.to_string()),
-            ("WORLD_SIZE", world_size.to_string()),
-            ("LOCAL_WORLD_SIZE", world_size.to_string()),
-            ("GROUP_RANK", "0".into()),
-            ("MASTER_ADDR", address.into()),
-            ("MASTER_PORT", port.to_string()),
-            ("TORCHELASTIC_RUN_ID", run_id.into()),
-            ("TORCHELASTIC_RESTART_COUNT", "0".into()),
-        ])
     }
 }
 
@@ -225,6 +205,7 @@ fn launch(
         rank,
         world_size,
         local_rank,
+        local_world_size: local_world_size(environment),
         address,
         port,
         launcher,
@@ -232,9 +213,18 @@ fn launch(
         restarts: restarts.map_or(Ok(0), |text| parse("TORCHELASTIC_RESTART_COUNT", &text))?,
         agent_store: launcher == "torchrun"
             && flags.master_port.is_none()
-            && environment("TORCHELASTIC_USE_AGENT_STORE").is_some_and(|text| text.eq_ignore_ascii_case("true")),
+            && environment("TORCHELASTIC_USE_AGENT_STORE")
+                .is_some_and(|text| text.eq_ignore_ascii_case("true")),
         timeout: flags.dist_timeout.map_or(DEFAULT_TIMEOUT, Duration::from_secs_f64),
     })
+}
+
+/// Number of ranks on this machine; Slurm's may be a list such as `4(x2)`.
+fn local_world_size(environment: &dyn Fn(&str) -> Option<String>) -> Option<usize> {
+    let variables =
+        ["LOCAL_WORLD_SIZE", "SLURM_STEP_TASKS_PER_NODE", "OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"];
+    let text = variables.into_iter().find_map(environment)?;
+    text.split(['(', ',']).next()?.parse().ok().filter(|size| *size > 0)
 }
 
 fn flag(by_flags: &[(&str, Option<usize>); 2], index: usize) -> Result<usize> {
@@ -265,7 +255,8 @@ fn first_host(list: &str) -> Option<String> {
     let host = match rest.strip_prefix('[') {
         Some(range) => {
             let first = range.split([',', '-', ']']).next()?;
-            let suffix = range.split_once(']').map_or("", |(_, after)| after.split([',', '[']).next().unwrap_or(""));
+            let suffix =
+                range.split_once(']').map_or("", |(_, after)| after.split([',', '[']).next().unwrap_or(""));
             format!("{name}{first}{suffix}")
         }
         None => name.to_string(),
@@ -276,6 +267,7 @@ fn first_host(list: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeMap;
 
     fn detect(flags: LaunchFlags, variables: &[(&str, &str)]) -> Result<Option<Launch>> {
         let variables: BTreeMap<&str, &str> = variables.iter().copied().collect();

@@ -48,10 +48,31 @@ macro_rules! rank_element {
 }
 rank_element!(f32, f32, |v| v, |sum, ranks| sum / ranks as f32, f32::is_nan, |a: f32, b: f32| a + b);
 rank_element!(f64, f64, |v| v, |sum, ranks| sum / ranks as f64, f64::is_nan, |a: f64, b: f64| a + b);
-rank_element!(f16, f32, f16::to_f32, |sum, ranks| f16::from_f32(sum / ranks as f32), f16::is_nan, |a: f32, b: f32| a + b);
-rank_element!(bf16, f32, bf16::to_f32, |sum, ranks| bf16::from_f32(sum / ranks as f32), bf16::is_nan, |a: f32, b: f32| a + b);
+rank_element!(
+    f16,
+    f32,
+    f16::to_f32,
+    |sum, ranks| f16::from_f32(sum / ranks as f32),
+    f16::is_nan,
+    |a: f32, b: f32| a + b
+);
+rank_element!(
+    bf16,
+    f32,
+    bf16::to_f32,
+    |sum, ranks| bf16::from_f32(sum / ranks as f32),
+    bf16::is_nan,
+    |a: f32, b: f32| a + b
+);
 rank_element!(i64, i64, |v| v, |sum: i64, ranks| sum / ranks as i64, |_| false, i64::wrapping_add);
-rank_element!(u8, u8, |v| v, |sum: u8, ranks: usize| (usize::from(sum) / ranks) as u8, |_| false, u8::wrapping_add);
+rank_element!(
+    u8,
+    u8,
+    |v| v,
+    |sum: u8, ranks: usize| (usize::from(sum) / ranks) as u8,
+    |_| false,
+    u8::wrapping_add
+);
 
 /// The reduction of the ranks' elements, in the order of ranks. The maximum with a value that is not a number is not a number.
 pub fn reduce<T: RankElement>(inputs: &[Vec<T>], reduction: Reduction) -> Vec<T> {
@@ -99,7 +120,8 @@ mod tests {
     #[test]
     fn nan_of_any_rank_is_kept() {
         for at in 0..3 {
-            let inputs: Vec<Vec<f32>> = (0..3).map(|r| vec![if r == at { f32::NAN } else { r as f32 }]).collect();
+            let inputs: Vec<Vec<f32>> =
+                (0..3).map(|r| vec![if r == at { f32::NAN } else { r as f32 }]).collect();
             for reduction in [Reduction::Sum, Reduction::Mean, Reduction::Max] {
                 assert!(reduce(&inputs, reduction)[0].is_nan(), "{at} {reduction:?}");
             }

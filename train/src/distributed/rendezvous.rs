@@ -88,7 +88,8 @@ struct Welcome {
 impl Identity {
     /// The identity of this executable with these settings.
     pub fn of_this_program(settings: Map<String, Value>) -> Result<Identity> {
-        let unreadable = |e: io::Error| Error::new(ErrorKind::Bug, "the executable cannot be read").because(e);
+        let unreadable =
+            |e: io::Error| Error::new(ErrorKind::Bug, "the executable cannot be read").because(e);
         let program = std::fs::read(std::env::current_exe().map_err(unreadable)?).map_err(unreadable)?;
         let program = Sha256::digest(program).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
         Ok(Identity { program, settings })
@@ -157,7 +158,8 @@ fn meet(
     })?;
     if launch.agent_store {
         let port = listener.local_addr().map_or(0, |address| address.port());
-        let published = store_of_agent(launch).and_then(|mut store| store.set(&key(launch), &port.to_string()));
+        let published =
+            store_of_agent(launch).and_then(|mut store| store.set(&key(launch), &port.to_string()));
         published.map_err(|e| agent_error(launch, &e))?;
     }
     let (sender, arrivals) = channel();
@@ -315,7 +317,11 @@ impl Mismatch {
             Some(Mismatch { what: format!("the ranks differ in {what}"), why })
         };
         if own.world_size != other.world_size {
-            return differ("the number of processes", own.world_size.to_string(), other.world_size.to_string());
+            return differ(
+                "the number of processes",
+                own.world_size.to_string(),
+                other.world_size.to_string(),
+            );
         }
         match members.get(*rank) {
             None => {
@@ -329,7 +335,11 @@ impl Mismatch {
             Some(None) => {}
         }
         if own.program != other.program {
-            return differ("the program", format!("SHA-256 {}…", own.program), format!("SHA-256 {}…", other.program));
+            return differ(
+                "the program",
+                format!("SHA-256 {}…", own.program),
+                format!("SHA-256 {}…", other.program),
+            );
         }
         let text = |settings: &Map<String, Value>, key: &str| {
             settings.get(key).map_or("unset".to_string(), ToString::to_string)
@@ -343,7 +353,8 @@ impl Mismatch {
             return None;
         }
         let list = |settings: &Map<String, Value>| {
-            let flags = different.iter().map(|key| format!("--{} {}", key.replace('_', "-"), text(settings, key)));
+            let flags =
+                different.iter().map(|key| format!("--{} {}", key.replace('_', "-"), text(settings, key)));
             flags.collect::<Vec<_>>().join(", ")
         };
         differ("their options", list(&own.settings), list(&other.settings))

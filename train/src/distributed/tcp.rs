@@ -34,12 +34,30 @@ type Job = Box<dyn FnOnce(&mut Mesh) + Send>;
 macro_rules! dispatch {
     ($dtype:expr, $t:ident => $body:expr) => {
         match $dtype {
-            DType::F32 => { type $t = f32; $body }
-            DType::F16 => { type $t = f16; $body }
-            DType::BF16 => { type $t = bf16; $body }
-            DType::F64 => { type $t = f64; $body }
-            DType::I64 => { type $t = i64; $body }
-            DType::U8 => { type $t = u8; $body }
+            DType::F32 => {
+                type $t = f32;
+                $body
+            }
+            DType::F16 => {
+                type $t = f16;
+                $body
+            }
+            DType::BF16 => {
+                type $t = bf16;
+                $body
+            }
+            DType::F64 => {
+                type $t = f64;
+                $body
+            }
+            DType::I64 => {
+                type $t = i64;
+                $body
+            }
+            DType::U8 => {
+                type $t = u8;
+                $body
+            }
         }
     };
 }
@@ -48,11 +66,13 @@ impl TcpCollective {
     /// Connects every rank with every other.
     pub fn new(group: Arc<ProcessGroup>) -> Result<TcpCollective> {
         let connected = Mesh::connect(&group).map_err(|error| {
-            let why = group.failure_after(|| format!("{} has no connection: {error}", group.describe(group.rank())));
+            let why = group
+                .failure_after(|| format!("{} has no connection: {error}", group.describe(group.rank())));
             super::group::peer_error(group.rank(), group.world_size(), &why)
         });
         let mut mesh = connected?;
-        let streams: Vec<TcpStream> = mesh.peers.iter().flatten().filter_map(|p| p.stream.try_clone().ok()).collect();
+        let streams: Vec<TcpStream> =
+            mesh.peers.iter().flatten().filter_map(|p| p.stream.try_clone().ok()).collect();
         group.on_failure(move || streams.iter().for_each(|stream| drop(stream.shutdown(Shutdown::Both))));
         let (jobs, queue) = channel::<Job>();
         // Operations run in order on a thread of their own, while the rank computes.
@@ -89,18 +109,26 @@ impl Collective for TcpCollective {
         self.group.world_size()
     }
 
-    fn start_all_reduce(&self, tensor: &Tensor, reduction: Reduction) -> fornax_engine::Result<PendingCollective> {
+    fn start_all_reduce(
+        &self,
+        tensor: &Tensor,
+        reduction: Reduction,
+    ) -> fornax_engine::Result<PendingCollective> {
         check_reduction(tensor, reduction)?;
         let tensor = tensor.detach();
-        let wait = self.queue("all_reduce", move |mesh| {
-            dispatch!(tensor.dtype(), T => mesh.all_reduce::<T>(&tensor, reduction))
-        });
+        let wait = self.queue(
+            "all_reduce",
+            move |mesh| dispatch!(tensor.dtype(), T => mesh.all_reduce::<T>(&tensor, reduction)),
+        );
         Ok(PendingCollective::new(wait))
     }
 
     fn broadcast(&self, tensor: &Tensor, root: usize) -> fornax_engine::Result<()> {
         let tensor = tensor.detach();
-        self.queue("broadcast", move |mesh| dispatch!(tensor.dtype(), T => mesh.broadcast::<T>(&tensor, root)))()
+        self.queue(
+            "broadcast",
+            move |mesh| dispatch!(tensor.dtype(), T => mesh.broadcast::<T>(&tensor, root)),
+        )()
     }
 
     fn all_gather(&self, tensor: &Tensor) -> fornax_engine::Result<Tensor> {
@@ -195,7 +223,11 @@ impl Mesh {
         (0..self.world()).filter(move |r| *r != rank)
     }
 
-    fn all_reduce<T: RankElement>(&mut self, tensor: &Tensor, reduction: Reduction) -> fornax_engine::Result<()> {
+    fn all_reduce<T: RankElement>(
+        &mut self,
+        tensor: &Tensor,
+        reduction: Reduction,
+    ) -> fornax_engine::Result<()> {
         let own = tensor.read::<T>()?;
         let (rank, world, n) = (self.rank(), self.world(), own.len());
         let is_small = n * size_of::<T>() <= SMALL;
@@ -315,8 +347,10 @@ impl Mesh {
 const HEADER: usize = 18;
 
 fn describe_header(bytes: &[u8]) -> String {
-    let number = |at: usize| bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes);
-    let dtype = bytes.get(16).and_then(|i| DType::ALL.get(usize::from(*i))).map_or("?".into(), DType::to_string);
+    let number =
+        |at: usize| bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes);
+    let dtype =
+        bytes.get(16).and_then(|i| DType::ALL.get(usize::from(*i))).map_or("?".into(), DType::to_string);
     let length = bytes.get(17).map_or(0, |length| usize::from(*length));
     let op = bytes.get(HEADER..HEADER + length).map_or("?".into(), String::from_utf8_lossy);
     format!("{op} of {} elements of {dtype} as operation {}", number(8), number(0))

@@ -17,6 +17,7 @@ pub fn launch(rank: usize, world_size: usize, port: u16) -> Launch {
         rank,
         world_size,
         local_rank: rank,
+        local_world_size: None,
         address: "127.0.0.1".into(),
         port,
         launcher: "test",
