@@ -7,9 +7,10 @@ use fornax::engine::dtype::bf16;
 use fornax::engine::{Collective, Reduction, Tensor};
 use fornax::error::ErrorKind;
 use ranks::{free_port, identity, launch, on_ranks};
+use std::collections::HashMap;
 use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::sync::Arc;
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 fn collective(group: &Arc<ProcessGroup>) -> TcpCollective {
@@ -212,5 +213,67 @@ fn garbage_and_other_runs_are_refused_and_the_group_forms() {
         let ends = scope.spawn(move || first.finish().expect("ends"));
         second.finish().expect("ends");
         ends.join().expect("no panic");
+    });
+}
+
+/// Serves a connection of the key-value store of torchrun's agent, as PyTorch's `TCPStore` does.
+fn serve_store(mut stream: TcpStream, keys: &Mutex<HashMap<String, Vec<u8>>>) -> std::io::Result<()> {
+    let text = |stream: &mut TcpStream| -> std::io::Result<Vec<u8>> {
+        let mut length = [0; 8];
+        stream.read_exact(&mut length)?;
+        let mut bytes = vec![0; u64::from_le_bytes(length) as usize];
+        stream.read_exact(&mut bytes)?;
+        Ok(bytes)
+    };
+    let key = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+    let mut kind = [0];
+    while stream.read_exact(&mut kind).is_ok() {
+        match kind[0] {
+            0 => {
+                let mut magic = [0; 4];
+                stream.read_exact(&mut magic)?;
+                assert_eq!(u32::from_le_bytes(magic), 0x3C85_F7CE);
+            }
+            1 => {
+                let (name, value) = (key(text(&mut stream)?), text(&mut stream)?);
+                keys.lock().expect("no panic").insert(name, value);
+            }
+            3 => {
+                let name = key(text(&mut stream)?);
+                let value = keys.lock().expect("no panic")[&name].clone();
+                stream.write_all(&(value.len() as u64).to_le_bytes())?;
+                stream.write_all(&value)?;
+            }
+            5 => {
+                let mut count = [0; 8];
+                stream.read_exact(&mut count)?;
+                assert_eq!(u64::from_le_bytes(count), 1);
+                let is_set = keys.lock().expect("no panic").contains_key(&key(text(&mut stream)?));
+                stream.write_all(&[u8::from(!is_set)])?;
+            }
+            other => panic!("request {other}"),
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn ranks_meet_by_the_store_of_the_agent_of_torchrun() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    std::thread::spawn(move || {
+        let keys = Arc::new(Mutex::new(HashMap::new()));
+        for stream in listener.incoming().flatten() {
+            let keys = keys.clone();
+            std::thread::spawn(move || serve_store(stream, &keys));
+        }
+    });
+    let place = |rank| Launch { agent_store: true, ..launch(rank, 2, port) };
+    std::thread::scope(|scope| {
+        let second = scope.spawn(|| join(&place(1), &identity()).expect("meets").finish());
+        // The other rank asks before the port is published.
+        std::thread::sleep(Duration::from_millis(150));
+        join(&place(0), &identity()).expect("meets").finish().expect("ends");
+        second.join().expect("no panic").expect("ends");
     });
 }

@@ -85,8 +85,7 @@ Exit codes:
     2 usage or configuration      6 out of memory
     3 dataset missing or damaged  7 disk full or not writable
     4 checkpoint unusable         8 another rank lost, or timeout
-                                  9 device unusable
-   70 internal error (a bug in fornax)
+    9 device unusable            70 internal error (a bug in fornax)
   130 interrupted by Ctrl-C, 143 terminated by SIGTERM; a checkpoint is saved";
 
 /// Runs the command line of this process.

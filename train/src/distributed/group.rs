@@ -25,6 +25,8 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(200);
 const MAX_HEARTBEAT: Duration = Duration::from_secs(5);
 /// Time in which the reason for a closed connection may still arrive.
 const REASON_DELAY: Duration = Duration::from_millis(500);
+/// Time by which operations wait longer than silent ranks are looked for: a rank that waits for another one is not the cause.
+const OPERATION_MARGIN: Duration = Duration::from_secs(1);
 
 /// The processes of a run, one per rank.
 pub struct ProcessGroup {
@@ -114,6 +116,11 @@ impl ProcessGroup {
         self.shared.timeout
     }
 
+    /// Limit of the time for which an operation waits for a rank that is not silent.
+    pub(super) fn operation_timeout(&self) -> Duration {
+        self.shared.timeout + OPERATION_MARGIN
+    }
+
     /// Rank and host, for messages.
     pub fn describe(&self, rank: usize) -> String {
         self.shared.describe(rank)
@@ -157,7 +164,7 @@ impl ProcessGroup {
     /// Waits for the values of all ranks.
     pub fn finish_all_gather(&self, pending: PendingValues) -> Result<Vec<Vec<u8>>> {
         let PendingValues { number, what } = pending;
-        let deadline = Instant::now() + self.timeout();
+        let deadline = Instant::now() + self.operation_timeout();
         let mut state = self.shared.state();
         loop {
             if let Some(values) = state.gathered.remove(&number) {

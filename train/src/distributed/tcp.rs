@@ -201,7 +201,7 @@ impl Mesh {
             }
         }
         let peer = |stream: TcpStream| {
-            stream.set_read_timeout(Some(group.timeout()))?;
+            stream.set_read_timeout(Some(group.operation_timeout()))?;
             Peer::new(stream)
         };
         let peers = streams.into_iter().map(|stream| stream.map(peer).transpose());

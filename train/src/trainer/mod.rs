@@ -122,15 +122,16 @@ impl<'a> Trainer<'a> {
         self.report_ema(u64::from(epochs) * self.updates_per_epoch(), callback)?;
         self.save(SaveReason::Start, callback)?;
         // A resumed run may have reached its end by a callback already.
-        let (mut last, mut stopped) = (None, self.agree_on_stop(callback.stop_reason())?);
+        let stop = self.agree_on_stop(callback.stop_reason());
+        let mut stopped = stop.or_else(|error| self.recover(error, None, callback).map(|()| None))?;
+        let mut last = None;
         while self.state.epoch < epochs && stopped.is_none() {
-            let ended = self.epoch(&mut last, callback).and_then(|ending| {
-                self.check_interrupt()?;
-                Ok(ending)
-            });
+            let ended = self
+                .epoch(&mut last, callback)
+                .and_then(|ending| Ok((ending, self.agree_on_stop(callback.stop_reason())?)));
             match ended {
-                Ok(EpochEnding::Complete) => stopped = self.agree_on_stop(callback.stop_reason())?,
-                Ok(EpochEnding::Stopped(why)) => {
+                Ok((EpochEnding::Complete, stop)) => stopped = stop,
+                Ok((EpochEnding::Stopped(why), _)) => {
                     self.save(SaveReason::Interrupt, callback)?;
                     self.distribute_statistics()?;
                     stopped = Some(why);
@@ -192,6 +193,8 @@ impl<'a> Trainer<'a> {
             ErrorKind::NonFinite if self.options.on_nonfinite == NonfinitePolicy::Rollback => {
                 self.roll_back(error, callback)
             }
+            // The other ranks wait for no reports.
+            ErrorKind::Peer => Err(error),
             _ => {
                 // The reports of the finished epochs are completed; an error of theirs is not the one to report.
                 callback.on_train_end(&end(&self.state)).ok();
@@ -405,10 +408,10 @@ impl<'a> Trainer<'a> {
         self.act_on(flags)
     }
 
-    /// The reason for which the run stops between epochs, on any rank.
+    /// As [`Trainer::agree`], between epochs: the ranks act on the flags of this call.
     fn agree_on_stop(&self, stop: Option<String>) -> Result<Option<String>> {
         match self.distributed {
-            None => Ok(stop),
+            None => self.agree(stop),
             Some(run) => self.act_on(run.agree_now(&self.own_flags(stop))?),
         }
     }
