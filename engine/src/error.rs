@@ -58,6 +58,18 @@ pub enum Error {
         /// The cause, and the remedy.
         why: String,
     },
+    /// A collective operation failed: a rank ended, did not answer in time, or called another operation.
+    #[error("{op} on rank {rank} of {world}: {why}")]
+    Collective {
+        /// The operation.
+        op: &'static str,
+        /// Rank of this process.
+        rank: usize,
+        /// Number of ranks.
+        world: usize,
+        /// The cause, which names the rank and the host that failed where they are known.
+        why: String,
+    },
     /// An allocation failed, after cached memory was released.
     #[error(
         "out of memory on {device}: {requested} bytes requested, {allocated} allocated, {reserved} reserved{}; lower the batch size or the \

@@ -12,6 +12,7 @@
 //! ```
 mod activation;
 mod autograd;
+pub mod collective;
 pub mod conv_shape;
 pub mod cpu;
 pub mod cuda;
@@ -31,6 +32,7 @@ mod tensor;
 
 pub use activation::Activation;
 pub use autograd::{BackwardFn, Hook, checkpoint, gradients, no_grad};
+pub use collective::{Collective, PendingCollective, Reduction};
 pub use conv_shape::ConvShape;
 pub use device::Device;
 pub use dtype::{DType, Element};

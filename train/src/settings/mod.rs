@@ -10,8 +10,8 @@ mod timm;
 pub mod value_parsers;
 
 pub use choices::{
-    AmpDtype, ClipMode, EraseModeArg, EvalMetric, ImageMode, LrScale, ModelDtype, NonfinitePolicy,
-    OptLevelArg,
+    AmpDtype, ClipMode, DistBn, EraseModeArg, EvalMetric, GradCompression, ImageMode, LrScale, ModelDtype,
+    NonfinitePolicy, OptLevelArg,
 };
 pub use definition::SettingDefinition;
 pub use list::{DEFINITIONS, Settings};
@@ -73,6 +73,7 @@ impl Settings {
             has_image_files: true,
             train_crop_mode: self.train_crop_mode,
             has_color_jitter: self.color_jitter.as_ref().is_none_or(|factors| jitters_colors(factors)),
+            has_ranks: true,
         }
     }
 

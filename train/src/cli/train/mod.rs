@@ -9,12 +9,14 @@ pub use recipe::RecipeArgs;
 
 use super::print;
 use super::signals::Signals;
-use crate::Result;
 use crate::batch_size_finder::{FittingBatchSize, find_batch_size};
 use crate::config::Config;
-use crate::experiment::{Experiment, RunResult, conv_plans};
+use crate::distributed::{DistributedRun, Identity, Launch, LaunchFlags};
+use crate::error::ErrorKind;
+use crate::experiment::{Experiment, RunCheckpoint, RunResult, conv_plans};
 use crate::report::{Destination, EpochMetrics, Progress, ProgressMode, bytes};
 use crate::settings::{AUTO_BATCH_SIZE, EvalMetric, Settings};
+use crate::{Error, Result};
 use clap::value_parser;
 use fornax_engine::Device;
 use std::path::PathBuf;
@@ -25,6 +27,8 @@ use std::path::PathBuf;
 pub struct TrainArgs {
     #[command(flatten)]
     pub(super) recipe: RecipeArgs,
+    #[command(flatten)]
+    launch: LaunchFlags,
 
     /// Print help
     #[arg(long, short, action = clap::ArgAction::HelpShort, help_heading = "Run")]
@@ -91,41 +95,92 @@ const NOTES: &str = "\
 --help-all lists every option. Defaults that are not shown depend on the dataset; --dry-run prints them.
 A flag with [=<BOOL>] can be written --flag or --no-flag; _ and - are equivalent in flag names.";
 
-/// Runs `fornax train`.
+/// Runs `fornax train`, as one rank if a launcher has started several.
 pub fn execute(args: TrainArgs) -> Result<()> {
-    super::threads::set_threads(args.threads)?;
-    let settings = args.recipe.settings()?;
-    if let Some(seeds) = &settings.seeds {
-        return seeds::execute(&args, &settings, seeds);
-    }
-    let Some(finished) = train(&args, &mut None)? else { return Ok(()) };
+    let launch = Launch::detect(&args.launch, |name| std::env::var(name).ok())?;
+    let seeds = args.recipe.settings()?.seeds;
+    let finished = match (launch, seeds) {
+        (None, Some(seeds)) => {
+            super::threads::set_threads(args.threads)?;
+            return seeds::execute(&args, &seeds);
+        }
+        (Some(_), Some(_)) => {
+            return Err(Error::usage("--seeds does not work with several ranks")
+                .because("the ranks are launched for one run")
+                .remedy("launch one run per seed, with --seed"));
+        }
+        (None, None) => {
+            super::threads::set_threads(args.threads)?;
+            train(&args, None, args.device.open()?, &mut None)?
+        }
+        (Some(launch), None) => train_as_rank(&args, &launch)?,
+    };
+    let Some(finished) = finished else { return Ok(()) };
     print(&if args.json { format!("{}\n", outcome::json(&finished)) } else { outcome::text(&finished) })
 }
 
-/// Trains one run; `None` after a dry run. The signals are listened to from the first run on.
-fn train(args: &TrainArgs, signals: &mut Option<Signals>) -> Result<Option<FinishedRun>> {
-    let (destination, checkpoint) = resume::destination(args)?;
-    let device = args.device.open()?;
-    let mut settings = resume::merged_settings(args, checkpoint.as_ref())?;
-    if settings.batch_size == Some(AUTO_BATCH_SIZE) {
-        // A resumed run keeps its batch size.
-        let of_run =
-            checkpoint.as_ref().and_then(|checkpoint| checkpoint.checkpoint.header.settings.batch_size);
-        settings.batch_size = Some(of_run.map_or_else(|| fitting_batch_size(&settings, device), Ok)?);
+/// Trains as one of the ranks that a launcher has started.
+fn train_as_rank(args: &TrainArgs, launch: &Launch) -> Result<Option<FinishedRun>> {
+    super::launch::end_with_launcher();
+    super::threads::set_threads_of_rank(args.threads, launch.local_world_size.unwrap_or(1))?;
+    let device = args.device.open_for_rank(launch.local_rank)?;
+    let mut settings = args.recipe.settings()?.given();
+    // May differ from machine to machine. The dataset itself is compared later.
+    ["data_dir", "workers"].iter().for_each(|key| drop(settings.remove(*key)));
+    let run = DistributedRun::join(launch, &Identity::of_this_program(settings)?, device)?;
+    let group = run.group.clone();
+    let result = train(args, Some(run), device, &mut None);
+    match &result {
+        Ok(_) => group.finish()?,
+        // All ranks are interrupted after the same update; rank 0 saves it.
+        Err(error) if matches!(error.kind(), ErrorKind::Interrupted(_)) => drop(group.finish()),
+        Err(error) if error.kind() == ErrorKind::Peer => {}
+        Err(error) => group.abort(error.what()),
+    }
+    result
+}
+
+/// Trains one run, alone or as one of several ranks: rank 0 reads the checkpoint, resolves the settings, and writes files and results.
+/// `None` after a dry run, and on other ranks. The signals are listened to from the first run on.
+fn train(
+    args: &TrainArgs,
+    run: Option<DistributedRun>,
+    device: Device,
+    signals: &mut Option<Signals>,
+) -> Result<Option<FinishedRun>> {
+    let (rank, world_size) = run.as_ref().map_or((0, 1), |run| (run.rank(), run.world_size()));
+    let (mut destination, mut checkpoint, mut settings) = (None, None, None);
+    if rank == 0 {
+        let (to, from) = resume::destination(args)?;
+        settings = Some(first_settings(args, from.as_ref(), world_size, device)?);
+        (destination, checkpoint) = (Some(to), from);
+    }
+    let mut settings = match &run {
+        Some(run) => run.share("the settings", settings.as_ref())?,
+        None => settings.unwrap_or_default(),
+    };
+    if rank > 0 {
+        // The dataset may have another path on another machine.
+        let own = args.recipe.settings()?;
+        settings.data_dir = own.data_dir.or(settings.data_dir);
+        settings.workers = own.workers.or(settings.workers);
     }
     if let Some(batches) = args.overfit_batches {
-        settings = trial::overfitting(settings, batches as usize)?;
+        settings = trial::overfitting(settings, batches as usize, world_size)?;
     }
-    let config = Config::resolve(&settings)?;
-    args.recipe.note_ignored(&config);
+    let config = Config::resolve_for(&settings, world_size)?;
+    if rank == 0 {
+        args.recipe.note_ignored(&config);
+    }
     conv_plans::reject_on_cpu(&args.recipe.settings, &device)?;
     let mut experiment = Experiment::new(config);
+    experiment.distributed = run;
     experiment.device = device;
     experiment.resume = checkpoint;
     experiment.cuda_graph = args.cuda_graph;
     experiment.log_interval = args.log_interval;
-    let described = destination.describe();
-    experiment.output = Some(destination);
+    let described = destination.as_ref().map_or(String::new(), Destination::describe);
+    experiment.output = destination;
     if args.overfit_batches.is_some() {
         trial::validate_on_training_images(&mut experiment)?;
     }
@@ -136,7 +191,9 @@ fn train(args: &TrainArgs, signals: &mut Option<Signals>) -> Result<Option<Finis
     if args.dry_run {
         experiment.output.as_ref().map_or(Ok(()), Destination::check_writable)?;
         let plan = experiment.plan()?;
-        print(&format!("{plan}\noutput    {described}\n\n{}", experiment.config.settings.to_yaml()))?;
+        if rank == 0 {
+            print(&format!("{plan}\noutput    {described}\n\n{}", experiment.config.settings.to_yaml()))?;
+        }
         return Ok(None);
     }
     let signals = match signals {
@@ -144,13 +201,38 @@ fn train(args: &TrainArgs, signals: &mut Option<Signals>) -> Result<Option<Finis
         none => none.insert(Signals::listen()?),
     };
     experiment.signals = Box::new(signals.clone());
-    experiment.callbacks.push(Progress::new(args.progress, args.log_interval));
+    if rank == 0 {
+        experiment.callbacks.push(Progress::new(args.progress, args.log_interval));
+    }
     let result = experiment.run();
     let result = result.map_err(|error| outcome::explain(error, &experiment, args.is_one_of_several))?;
+    if rank > 0 {
+        return Ok(None);
+    }
     let hash = if args.print_hash { Some(experiment.hash()?) } else { None };
     let metric = experiment.config.eval_metric;
     let best = experiment.state.best(metric).cloned();
     Ok(Some(FinishedRun { result, epochs: experiment.state.epoch, metric, best, hash }))
+}
+
+/// The settings of the checkpoint, the configuration files and the command line, with the batch size of `--batch-size auto`.
+fn first_settings(
+    args: &TrainArgs,
+    checkpoint: Option<&RunCheckpoint>,
+    world_size: usize,
+    device: Device,
+) -> Result<Settings> {
+    let mut settings = resume::merged_settings(args, checkpoint, world_size)?;
+    if settings.batch_size == Some(AUTO_BATCH_SIZE) {
+        // A resumed run keeps its batch size.
+        let of_run = checkpoint.and_then(|checkpoint| {
+            let header = &checkpoint.checkpoint.header;
+            Some(header.settings.batch_size? * header.world_size as u32 / world_size as u32)
+        });
+        let found = || fitting_batch_size(&resume::without_ranks(settings.clone()), device);
+        settings.batch_size = Some(of_run.map_or_else(found, Ok)?);
+    }
+    Ok(settings)
 }
 
 /// The batch size of `--batch-size auto`.

@@ -15,9 +15,10 @@ use std::path::{Path, PathBuf};
 const RESULTS: &str = "seeds.json";
 
 /// Trains one run per seed in `seed-N` folders, and prints and writes mean and standard deviation of the best metrics.
-pub fn execute(args: &TrainArgs, settings: &Settings, seeds: &Seeds) -> Result<()> {
-    check(args, settings)?;
-    let folder = folder(args, settings, seeds.list()[0])?;
+pub fn execute(args: &TrainArgs, seeds: &Seeds) -> Result<()> {
+    let settings = args.recipe.settings()?;
+    check(args, &settings)?;
+    let folder = folder(args, &settings, seeds.list()[0])?;
     let runs: Vec<(u64, TrainArgs)> =
         seeds.list().iter().map(|seed| (*seed, of_seed(args, &folder, *seed))).collect();
     for (_, run) in &runs {
@@ -36,7 +37,7 @@ pub fn execute(args: &TrainArgs, settings: &Settings, seeds: &Seeds) -> Result<(
             }
             _ => eprintln!("seed {seed}: run {} of {}", number + 1, runs.len()),
         }
-        let Some(result) = train(run, &mut signals)? else { continue };
+        let Some(result) = train(run, None, args.device.open()?, &mut signals)? else { continue };
         if !args.json {
             print(&format!("seed {seed}\n{}", outcome::text(&result)))?;
         }
