@@ -21,6 +21,14 @@ struct GraphNode {
   std::vector<size_t> dependencies;
 };
 
+// Replay of a graph in progress.
+struct Replay {
+  std::shared_ptr<Graph> graph;
+  std::vector<bool> done;  // by node
+  size_t remaining;
+  uint64_t random;
+};
+
 struct Graph {
   std::vector<GraphNode> nodes;
   std::vector<std::pair<uintptr_t, uint64_t>> allocations;  // made during the capture: address and number
@@ -37,8 +45,10 @@ struct Capture {
 
 // Stream of a handle, including the default streams; null for an invalid handle.
 CUstream resolve_stream(CUstream handle);
-// Runs work now, unless its device has a sticky error.
-void run_work(int device, const Work& work);
+// Runs work now, unless its device has a sticky error. False if it waits for other ranks.
+bool run_work(int device, const Work& work);
+// Starts the thread that runs work which other ranks wait for.
+void start_awaited_work_thread();
 // Streams of a capture.
 std::vector<CUstream> streams_of(const Capture& capture);
 const std::vector<CUstream>& all_streams();

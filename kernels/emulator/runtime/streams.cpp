@@ -35,14 +35,22 @@ bool has_pending_dependency(const StreamOperation& operation) {
   return std::any_of(dependencies.begin(), dependencies.end(), [](const StreamOperationRef& o) { return !o->done; });
 }
 
-void run_front(CUstream stream) {
+// Runs the first operation of a stream. False if it waits for other ranks.
+bool run_front(CUstream stream) {
   StreamOperationRef front = stream->queue.front();
   stream->queue.pop_front();
-  run_work(stream->device, front->work);
+  if (!run_work(stream->device, front->work)) {
+    stream->queue.push_front(front);
+    return false;
+  }
   front->work.run = nullptr;
+  front->work.advance = nullptr;
+  front->work.peers.clear();
   front->dependencies.clear();
   front->time = clocks[stream->device] += kSecondsPerOperation;
   front->done = true;
+  if (runtime_mutex().has_waiting_threads()) runtime_mutex().notify();
+  return true;
 }
 
 bool can_run(CUstream stream) { return !stream->queue.empty() && !has_pending_dependency(*stream->queue.front()); }
@@ -54,7 +62,8 @@ void run_other_streams(CUstream waited) {
   if (order == 0) return;
   if (order == 1) {
     for (size_t i = streams.size(); i-- > 0;) {
-      while (streams[i] != waited && can_run(streams[i])) run_front(streams[i]);
+      while (streams[i] != waited && can_run(streams[i]) && run_front(streams[i])) {
+      }
     }
     return;
   }
@@ -65,8 +74,8 @@ void run_other_streams(CUstream waited) {
   }
 }
 
-// Runs `target`, or one operation that it depends on.
-void run_toward(const StreamOperationRef& target) {
+// Runs `target`, or one operation that it depends on. False if that waits for other ranks.
+bool run_toward(const StreamOperationRef& target) {
   StreamOperationRef goal = target;
   for (;;) {
     const StreamOperation& front = *goal->stream->queue.front();
@@ -75,13 +84,15 @@ void run_toward(const StreamOperationRef& target) {
     if (pending == dependencies.end()) break;
     goal = *pending;
   }
-  run_front(goal->stream);
+  return run_front(goal->stream);
 }
 
-void run_until_done(const StreamOperationRef& target) {
+// Takes a reference of its own: the caller's may be in the queue, and other threads use the queue during a wait.
+void run_until_done(StreamOperationRef target) {
   while (!target->done) {
+    uint64_t seen = runtime_mutex().changes();
     run_other_streams(target->stream);
-    if (!target->done) run_toward(target);
+    if (!target->done && !run_toward(target)) runtime_mutex().wait_for_change(seen, true);
   }
 }
 
@@ -95,7 +106,15 @@ StreamOperationRef push_operation(CUstream stream, Work work) {
     bool waits = (stream->legacy && other->blocking) || (stream->blocking && other->legacy);
     if (waits) operation->dependencies.push_back(other->queue.back());
   }
+  // The operations of a communicator run in the order of the calls, on whichever streams.
+  bool awaited = false;
+  for (const auto& peers : operation->work.peers) {
+    if (peers->last && !peers->last->done) operation->dependencies.push_back(peers->last);
+    peers->last = operation;
+    awaited = awaited || peers->awaited;
+  }
   stream->queue.push_back(operation);
+  if (awaited) notify_change();
   if (stream->queue.size() > kMaxQueueLength) run_until_done(stream->queue[kMaxQueueLength / 2]);
   return operation;
 }
@@ -115,17 +134,36 @@ CUstream default_stream(CUstream_st** of_device, bool is_legacy) {
 
 }  // namespace
 
-void run_work(int device, const Work& work) {
-  if (!work.run || (sticky_error(device) != kSuccess && !work.run_after_error)) return;
+bool run_work(int device, const Work& work) {
+  const bool is_empty = !work.run && !work.advance;
+  if (is_empty || (sticky_error(device) != kSuccess && !work.run_after_error)) return true;
   CurrentWork before = current_work;
   current_work = {&work, device};
   void* counted_before = begin_counted_work(work.name);
+  bool done = true;
   try {
-    work.run();
+    if (work.advance) {
+      done = work.advance();
+    } else {
+      work.run();
+    }
   } catch (const WorkFailed&) {
   }
-  end_counted_work(counted_before);
+  end_counted_work(counted_before, done);
   current_work = before;
+  return done;
+}
+
+bool run_awaited_work() {
+  for (CUstream stream : streams) {
+    for (const StreamOperationRef& operation : stream->queue) {
+      const auto& peers = operation->work.peers;
+      if (std::none_of(peers.begin(), peers.end(), [](const auto& p) { return p->awaited.load(); })) continue;
+      if (run_toward(StreamOperationRef(operation))) return true;
+      break;
+    }
+  }
+  return false;
 }
 
 int current_context_device() { return context_device; }
@@ -243,6 +281,20 @@ bool enqueue(CUstream stream, const std::string& name, std::function<void()> wor
     if (!settings().empty_kernels) work();
   };
   return submit(stream, {name, std::move(run)}) == kSuccess;
+}
+
+bool enqueue_with_peers(CUstream stream, const std::string& name, std::shared_ptr<Peers> peers, std::function<bool()> advance) {
+  auto guard = lock();
+  start_awaited_work_thread();
+  Work work{name, nullptr};
+  work.advance = [advance = std::move(advance)] { return settings().empty_kernels || advance(); };
+  work.peers = {std::move(peers)};
+  return submit(stream, std::move(work)) == kSuccess;
+}
+
+void wait_for_work(const Peers& peers) {
+  auto guard = lock();
+  if (peers.last) run_until_done(peers.last);
 }
 
 void fail_work(const std::string& message) {
