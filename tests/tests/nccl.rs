@@ -9,8 +9,8 @@ mod processes;
 #[path = "nccl/support.rs"]
 mod support;
 
-use fornax_engine::cuda::CudaGraph;
 use fornax_engine::cuda::nccl::{NcclCollective, UniqueId};
+use fornax_engine::cuda::{CudaGraph, DeviceInterval, KernelProfile, StreamKind};
 use fornax_engine::{Collective, DType, Device, Reduction, Result, Tensor};
 use fornax_kernels::emulator;
 use fornax_tests::parity::devices;
@@ -156,6 +156,33 @@ fn all_reduce_overlaps_with_later_work_of_the_compute_stream() {
         x.to_vec::<f32>().expect("f32")
     });
     assert_eq!(results, vec![vec![3.0; 1000]; 2]);
+}
+
+#[test]
+fn timeline_shows_the_overlap_of_an_all_reduce() {
+    let _guard = serialize();
+    let overlaps = run_ranks(2, PATIENT, |group, device| {
+        let (own, weights) = (full(1.0, &device), full(0.5, &device));
+        update(&group, &own, &weights).expect("an update");
+        let profile = KernelProfile::start(&device).expect("a profile");
+        update(&group, &own, &weights).expect("an update");
+        let timeline = profile.finish_timeline().expect("a timeline");
+        let of = |stream| timeline.iter().filter(move |interval| interval.stream == stream);
+        let operations: Vec<_> = of(StreamKind::Communication).collect();
+        let names: Vec<&str> = operations.iter().map(|interval| interval.name.as_str()).collect();
+        assert_eq!(names, ["all_reduce"]);
+        let [all_reduce] = operations[..] else { unreachable!("one operation") };
+        let overlaps = |of: &DeviceInterval| {
+            of.start < all_reduce.start + all_reduce.seconds && all_reduce.start < of.start + of.seconds
+        };
+        (
+            of(StreamKind::Compute).count(),
+            of(StreamKind::Compute).filter(|interval| overlaps(interval)).count(),
+        )
+    });
+    for (kernels, overlapping) in overlaps {
+        assert!(overlapping > 0 && overlapping < kernels, "{overlapping} of {kernels}");
+    }
 }
 
 #[test]

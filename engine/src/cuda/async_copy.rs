@@ -2,7 +2,7 @@
 //! reads of results.
 use super::pinned::PinnedBuffer;
 use super::stream_event::StreamEvent;
-use super::{CudaError, Gpu, Result, pinned_tensor, record_stream};
+use super::{CudaError, Gpu, Result, StreamKind, pinned_tensor, record_stream};
 use crate::{Device, Element, Shape, Tensor};
 use cudarc::driver::CudaStream;
 use cudarc::driver::result;
@@ -65,8 +65,10 @@ pub fn upload(source: &Tensor, device: &Device) -> crate::Result<PendingUpload> 
         done.record(gpu.stream()).and_then(|()| done.delay(copy_stream)).map_err(failed)?;
         // SAFETY: the pinned block has the bytes, and is not reused before the event of `record_pinned`.
         let bytes = unsafe { std::slice::from_raw_parts(from as *const u8, view.slice().bytes()) };
-        // SAFETY: the slice is inside a live block of this device, which is not reused before the copy, as the upload's users wait.
-        unsafe { result::memcpy_htod_async(view.slice().pointer, bytes, copy_stream) }.map_err(failed)?;
+        gpu.profiled_on(StreamKind::Copy, copy_stream, &"upload", || {
+            // SAFETY: the slice is inside a live block of this device, which is not reused before the copy, as the upload's users wait.
+            unsafe { result::memcpy_htod_async(view.slice().pointer, bytes, copy_stream) }.map_err(failed)
+        })?;
         gpu.record_pinned(from, copy_stream)?;
         done.record(copy_stream).map_err(failed)?;
         Ok(done)

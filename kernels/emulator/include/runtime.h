@@ -71,7 +71,7 @@ FORNAX_API void set_last_error(const std::string& message);
 // on `count` alone. `body` must not call functions of this header.
 FORNAX_API void parallel(int64_t count, const std::function<void(int64_t)>& body);
 
-// Adds to the emulated time of the device, on the thread that runs queued work. Without it every operation takes 10 us.
+// Adds to the emulated time of the stream, on the thread that runs queued work. Without it every operation takes 10 us.
 FORNAX_API void advance_clock(double seconds);
 
 // Device of the calling thread's current context, or of the stream; 0 if there is none.

@@ -12,7 +12,8 @@ struct StreamOperation {
   CUstream stream;
   std::vector<StreamOperationRef> dependencies;  // on other streams
   bool done = false;
-  double time = 0;  // emulated time of completion in seconds
+  double seconds = 0;  // emulated time that its work took so far
+  double time = 0;     // emulated time of completion in seconds
 };
 
 struct GraphNode {
@@ -60,6 +61,7 @@ Result capture_wait(CUstream stream, const Event& event);
 struct CUstream_st {
   int device = 0;
   bool blocking = false, legacy = false;
+  double clock = 0;  // emulated time at which its last operation was done
   std::deque<fornax::StreamOperationRef> queue;
   std::shared_ptr<fornax::Capture> capture;
   std::vector<size_t> capture_dependencies;  // of the next captured node

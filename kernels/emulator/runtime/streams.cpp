@@ -13,9 +13,10 @@ namespace {
 
 constexpr size_t kMaxQueueLength = 1024;  // a launch on a full queue waits, as on a driver
 
-// Emulated time of each device, so that timings, and choices made by them, are the same in every run.
+// Emulated time, so that timings, and choices made by them, are the same in every run. An operation begins when the one before it on its
+// stream and those that it waits for are done.
 constexpr double kSecondsPerOperation = 1e-5;
-double clocks[kMaxDevices];
+double work_seconds = 0;  // of the work that runs now, besides the time of its operation
 
 std::vector<CUstream> streams;    // in order of creation
 std::vector<CUstream> destroyed;  // never freed, so that no new stream has the handle of a destroyed one
@@ -39,15 +40,19 @@ bool has_pending_dependency(const StreamOperation& operation) {
 bool run_front(CUstream stream) {
   StreamOperationRef front = stream->queue.front();
   stream->queue.pop_front();
-  if (!run_work(stream->device, front->work)) {
+  work_seconds = 0;
+  const bool done = run_work(stream->device, front->work);
+  front->seconds += work_seconds;
+  if (!done) {
     stream->queue.push_front(front);
     return false;
   }
+  for (const StreamOperationRef& before : front->dependencies) stream->clock = std::max(stream->clock, before->time);
+  front->time = stream->clock += front->seconds + kSecondsPerOperation;
   front->work.run = nullptr;
   front->work.advance = nullptr;
   front->work.peers.clear();
   front->dependencies.clear();
-  front->time = clocks[stream->device] += kSecondsPerOperation;
   front->done = true;
   if (runtime_mutex().has_waiting_threads()) runtime_mutex().notify();
   return true;
@@ -263,6 +268,7 @@ Result stream_wait_event(CUstream handle, Event& event) {
   CUstream stream = resolve_stream(handle);
   if (!stream) return reject(kInvalidHandle, "cuStreamWaitEvent: not a stream");
   if (stream->capture || event.capture) return capture_wait(stream, event);
+  if (event.recorded && event.recorded->done) stream->clock = std::max(stream->clock, event.recorded->time);
   if (event.recorded && !event.recorded->done) push_operation(stream, {"wait", nullptr})->dependencies.push_back(event.recorded);
   return sticky_error(stream->device);
 }
@@ -318,7 +324,7 @@ void* device_range(const void* pointer, size_t bytes, Access access) {
   return const_cast<void*>(pointer);
 }
 
-void advance_clock(double seconds) { clocks[current_work.device] += seconds; }
+void advance_clock(double seconds) { work_seconds += seconds; }
 
 int current_device() { return context_device < 0 ? 0 : context_device; }
 

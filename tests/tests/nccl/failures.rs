@@ -5,7 +5,7 @@ use fornax_engine::cuda::nccl::{NcclCollective, UniqueId};
 use fornax_engine::{Collective, DType, Device, Reduction, Result, Tensor};
 use std::sync::{Arc, Barrier};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 #[test]
 fn different_operations_end_with_an_error_of_each_rank() {

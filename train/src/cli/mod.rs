@@ -183,7 +183,7 @@ fn with_configuration_files(
 const WITH_SETTINGS: [&[&str]; 6] =
     [&["train"], &["config", "show"], &["schedule"], &["datasets", "preview"], &["val"], &["lr-find"]];
 /// Options of `fornax train` besides settings that its short help leaves out.
-const RARE_OPTIONS: [&str; 4] = ["cuda_graph", "progress", "print_hash", "overwrite"];
+const RARE_OPTIONS: [&str; 5] = ["cuda_graph", "trace", "progress", "print_hash", "overwrite"];
 
 /// Definition of the command line, with help on all options or on the usual ones. Every boolean flag of a subcommand is written `--flag`,
 /// `--flag=BOOL` or `--no-flag`.

@@ -2,7 +2,7 @@
 use super::communicator::{Buffers, Communicator, UniqueId};
 use crate::collective::{check_reduction, gathered_shape};
 use crate::cuda::stream_event::StreamEvent;
-use crate::cuda::{CudaError, Gpu, record_stream};
+use crate::cuda::{CudaError, Gpu, StreamKind, record_stream};
 use crate::{Collective, DType, Device, Error, PendingCollective, Reduction, Result, Tensor};
 use cudarc::driver::result::DriverError;
 use cudarc::driver::sys::CUstream;
@@ -178,7 +178,10 @@ impl Group {
             // SAFETY: the communication stream lives as long as the process.
             [from, to].into_iter().for_each(|tensor| unsafe { record_stream(tensor, stream) });
             to.bump_version();
-            queue(&self.communicator, &buffers, stream)?;
+            let queued = self.gpu.profiled_on(StreamKind::Communication, stream, &op, || {
+                queue(&self.communicator, &buffers, stream).map_err(CudaError::new)
+            });
+            queued.map_err(|e| e.why)?;
             event.record(stream).map_err(driver)?;
             // The events of a capture belong to its graph, which is watched when it is replayed.
             if self.gpu.capture_lock.is_capturing() {
