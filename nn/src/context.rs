@@ -2,7 +2,8 @@
 use crate::capture::{CapturedOutput, LayerInfo, OutputCapture};
 use crate::precision::{Operation, Precision};
 use fornax_engine::random::{RngKey, RngStream};
-use fornax_engine::{Error, Result, Tensor};
+use fornax_engine::{Collective, Error, Result, Tensor};
+use std::sync::Arc;
 
 /// Context of a forward pass, passed to every [`crate::Module::forward`]. Modules have no train/eval mode.
 #[derive(Clone, Debug)]
@@ -13,6 +14,7 @@ pub struct Context {
     recomputing: bool,
     rng: Option<RngState>,
     capture: Option<OutputCapture>,
+    sync_group: Option<Arc<dyn Collective>>,
 }
 
 /// State of the random number generator. Each use in a pass has an index, and each step its own samples under that index.
@@ -45,6 +47,7 @@ impl Context {
             recomputing: false,
             rng: None,
             capture: None,
+            sync_group: None,
         }
     }
 
@@ -57,6 +60,11 @@ impl Context {
     /// of keeping their intermediate tensors.
     pub fn with_checkpointing(self, checkpointing: bool) -> Context {
         Context { checkpointing, ..self }
+    }
+
+    /// Synchronises batch norm: in training it uses the statistics of all ranks of a group, as PyTorch's `SyncBatchNorm`.
+    pub fn with_sync_batch_norm(self, sync_group: Option<Arc<dyn Collective>>) -> Context {
+        Context { sync_group, ..self }
     }
 
     /// Seeds the random numbers of dropout, stochastic depth and DropBlock. They depend on the seed and on `step`, an i64 scalar on the device of the
@@ -126,6 +134,11 @@ impl Context {
     /// True for a training pass that is not a recomputation for the backward pass.
     pub fn updates_statistics(&self) -> bool {
         self.training && !self.recomputing
+    }
+
+    /// The ranks whose statistics batch norm uses in this pass, if they are synchronised.
+    pub(crate) fn sync_group(&self) -> Option<&Arc<dyn Collective>> {
+        self.sync_group.as_ref().filter(|_| self.training)
     }
 
     /// Precision of the pass.

@@ -34,6 +34,19 @@ impl FromStr for DeviceSpec {
 }
 
 impl DeviceSpec {
+    /// Opens the device of a rank on this machine: `auto`, `cuda` and `cuda:0` mean the CUDA device of that number.
+    pub fn open_for_rank(self, local_rank: usize) -> Result<Device> {
+        // Batch systems may show each process a device of its own only.
+        let of_rank = || if cuda::devices().is_ok_and(|devices| devices.len() == 1) { 0 } else { local_rank };
+        match self {
+            DeviceSpec::Auto if matches!(Device::best(), Device::Cuda(_)) => {
+                DeviceSpec::Cuda(of_rank()).open()
+            }
+            DeviceSpec::Cuda(0) => DeviceSpec::Cuda(of_rank()).open(),
+            other => other.open(),
+        }
+    }
+
     /// Opens the device. Errors if it does not exist or cannot be initialised.
     pub fn open(self) -> Result<Device> {
         let unusable = |why: String| {

@@ -32,6 +32,8 @@ pub enum ErrorKind {
     Memory,
     /// A file or folder cannot be written.
     Disk,
+    /// Another rank of a distributed run was lost, or did not answer in time.
+    Peer,
     /// A device, its driver or one of its libraries cannot be used or failed.
     Device,
     /// The engine rejected a call of the trainer: a bug in Fornax.
@@ -41,7 +43,7 @@ pub enum ErrorKind {
 }
 
 /// Signal that interrupts a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Signal {
     /// SIGINT: Ctrl-C.
     Interrupt,
@@ -59,6 +61,7 @@ impl ErrorKind {
             ErrorKind::NonFinite => 5,
             ErrorKind::Memory => 6,
             ErrorKind::Disk => 7,
+            ErrorKind::Peer => 8,
             ErrorKind::Device => 9,
             ErrorKind::Bug => 70,
             ErrorKind::Interrupted(Signal::Interrupt) => 130,
@@ -161,6 +164,7 @@ impl From<fornax_engine::Error> for Error {
         let kind = match error {
             fornax_engine::Error::OutOfMemory { .. } => ErrorKind::Memory,
             fornax_engine::Error::Device { .. } => ErrorKind::Device,
+            fornax_engine::Error::Collective { .. } => ErrorKind::Peer,
             _ => ErrorKind::Bug,
         };
         let converted = Error::new(kind, error.to_string());

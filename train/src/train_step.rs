@@ -1,11 +1,12 @@
 //! Training step: forward and backward passes over the batches of one update, and the optimizer. On a CUDA device the step is captured
 //! as a CUDA graph for each set of batch shapes and replayed: one call instead of hundreds of kernel launches.
 use crate::Result;
+use crate::distributed::DataParallel;
 use crate::ema::Ema;
 use crate::loader::{Batch, BatchPreparation};
 use crate::optim::Optimizer;
 use fornax_engine::cuda::{CudaGraph, PendingRead};
-use fornax_engine::{DType, Device, PendingUpdateStats, Shape, Tensor, UpdateStats};
+use fornax_engine::{Collective, DType, Device, PendingUpdateStats, Shape, Tensor, UpdateStats};
 use fornax_nn::loss::{CrossEntropy, Loss};
 use fornax_nn::precision::Operation;
 use fornax_nn::{Context, Module, Precision, StateKind, increment_num_batches_tracked, state_entries};
@@ -26,6 +27,8 @@ pub struct TrainStepOptions {
     pub cuda_graph: CudaGraphMode,
     /// Leaves the EMA as it is: the caller updates it by [`TrainStep::update_ema`] when it has checked the update.
     pub ema_after_check: bool,
+    /// Ranks whose statistics batch norm uses: synchronised batch norm.
+    pub sync_bn: Option<Arc<dyn Collective>>,
 }
 
 impl Default for TrainStepOptions {
@@ -38,6 +41,7 @@ impl Default for TrainStepOptions {
             seed: 0,
             cuda_graph: CudaGraphMode::default(),
             ema_after_check: false,
+            sync_bn: None,
         }
     }
 }
@@ -60,6 +64,9 @@ pub struct TrainStep {
     preparation: Option<BatchPreparation>,
     device: Device,
     ema: Option<Ema>,
+    data_parallel: Option<DataParallel>,
+    /// Message about the first update of several ranks.
+    warning: Option<String>,
     /// Steps are captured.
     capture_enabled: bool,
     captured_steps: Vec<CapturedStep>,
@@ -121,6 +128,8 @@ impl TrainStep {
             preparation,
             device,
             ema: None,
+            data_parallel: None,
+            warning: None,
             capture_enabled,
             captured_steps: vec![],
             capture_error: None,
@@ -130,6 +139,16 @@ impl TrainStep {
     /// Adds an EMA that is updated after every update of the model.
     pub fn with_ema(self, ema: Option<Ema>) -> TrainStep {
         TrainStep { ema, ..self }
+    }
+
+    /// Averages the gradients over ranks.
+    pub fn with_data_parallel(self, data_parallel: Option<DataParallel>) -> TrainStep {
+        TrainStep { data_parallel, ..self }
+    }
+
+    /// A message about the updates so far, once.
+    pub fn take_warning(&mut self) -> Option<String> {
+        self.warning.take()
     }
 
     /// The EMA, if there is one.
@@ -211,7 +230,10 @@ impl TrainStep {
     }
 
     /// Finishes an update on the host, and queues the reading of its results.
-    fn finish_update(&self, optimizer: &Optimizer, loss: &Tensor) -> Result<PendingUpdate> {
+    fn finish_update(&mut self, optimizer: &Optimizer, loss: &Tensor) -> Result<PendingUpdate> {
+        if let Some(data_parallel) = &self.data_parallel {
+            self.warning = data_parallel.order_buckets()?.or(self.warning.take());
+        }
         // Queued before the next update, which overwrites them.
         let computes_stats = optimizer.gradient_rule().computes_grad_norm();
         let stats = if computes_stats { Some(optimizer.stats_later()?) } else { None };
@@ -247,8 +269,9 @@ impl TrainStep {
             }
             None => self.compute(model, optimizer, &step.inputs, &step.loss)?,
         }
-        let pending = self.finish_update(optimizer, &step.loss)?;
-        if step.graph.is_none() {
+        let (loss, is_captured) = (step.loss.clone(), step.graph.is_some());
+        let pending = self.finish_update(optimizer, &loss)?;
+        if !is_captured {
             self.capture(index, model, optimizer)?;
         }
         Ok(pending)
@@ -307,9 +330,10 @@ impl TrainStep {
         let mut cx = Context::train()
             .with_precision(options.precision)
             .with_checkpointing(options.checkpointing)
+            .with_sync_batch_norm(options.sync_bn.clone())
             .with_seed(options.seed, optimizer.updates());
         let mut total: Option<Tensor> = None;
-        for batch in batches {
+        for (i, batch) in batches.iter().enumerate() {
             let images = self.prepare_images(batch, &cx)?;
             let logits = batch.predictions(&model.forward(&images, &mut cx)?)?;
             let loss = options.loss.forward(&cx.autocast(Operation::Loss, &logits)?, &batch.target)?;
@@ -318,10 +342,16 @@ impl TrainStep {
                 Some(total) => total.add(&loss.detach())?,
                 None => loss.detach(),
             });
+            if let Some(data_parallel) = self.data_parallel.as_ref().filter(|_| i + 1 == batches.len()) {
+                data_parallel.begin();
+            }
             optimizer.backward(&loss)?;
         }
         if let Some(total) = total {
             mean_loss.copy_from(&total)?;
+        }
+        if let Some(data_parallel) = &self.data_parallel {
+            data_parallel.finish(mean_loss, optimizer.hessian_diagonals())?;
         }
         optimizer.step()?;
         optimizer.zero_grad();

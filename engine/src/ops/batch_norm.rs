@@ -53,7 +53,7 @@ impl<'a> BatchNorm<'a> {
     }
 
     /// Counts the batch on the CPU, if batches are counted; its weight in the running statistics.
-    fn count_batch(&self) -> Result<f64> {
+    pub(super) fn count_batch(&self) -> Result<f64> {
         let Some(number) = self.counted_batches() else { return Ok(self.momentum) };
         let mut number = number.write::<i64>()?;
         number[0] += 1;

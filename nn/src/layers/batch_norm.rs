@@ -79,13 +79,20 @@ impl BatchNorm2d {
         if self.is_split(cx) {
             return self.forward_splits(x, activation, residual, cx);
         }
-        self.with_options(activation, x.dtype(), cx, |norm, activation| {
-            x.batch_norm_act(norm, activation, residual)
+        let sync_group = cx.sync_group().cloned();
+        self.with_options(activation, x.dtype(), cx, |norm, activation| match &sync_group {
+            Some(group) => x.sync_batch_norm_act(norm, group, activation, residual),
+            None => x.batch_norm_act(norm, activation, residual),
         })
     }
 
+    /// True if the norm can be fused with a convolution: its statistics are those of the whole batch of this rank.
+    pub(super) fn is_fusable(&self, cx: &Context) -> bool {
+        !self.is_split(cx) && cx.sync_group().is_none()
+    }
+
     /// True if the parts of the batch are normalised separately.
-    pub(super) fn is_split(&self, cx: &Context) -> bool {
+    fn is_split(&self, cx: &Context) -> bool {
         !self.aux.is_empty() && cx.training()
     }
 

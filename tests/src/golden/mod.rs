@@ -23,6 +23,7 @@ mod ops_regularizer;
 mod optim_adahessian;
 mod optim_param_groups;
 pub mod optim_trajectories;
+mod replica_norm;
 mod run;
 mod schedulers;
 mod training_trajectory;
@@ -55,7 +56,7 @@ pub const TOPICS: &[TopicCheck] = &[
     ("optim_adahessian", Some(optim_adahessian::check)),
     ("optim_param_groups", Some(optim_param_groups::check)),
     ("optim_trajectories", Some(optim_trajectories::check)),
-    ("replica_norm", None),
+    ("replica_norm", Some(replica_norm::check)),
     ("schedulers", Some(schedulers::check)),
     ("training_trajectory", Some(training_trajectory::check)),
 ];

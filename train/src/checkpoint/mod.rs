@@ -24,8 +24,8 @@ use crate::trainer::TrainerState;
 use crate::{Error, Result};
 use fornax_engine::dtype::{bf16, f16};
 use fornax_engine::{DType, Tensor};
-use fornax_nn::Module;
 use fornax_nn::state_dict::{self, SafetensorsWriter, append_bytes, sort_for_file};
+use fornax_nn::{Module, state_entries};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -51,6 +51,9 @@ pub struct CheckpointHeader {
     version: u32,
     /// The run's settings.
     pub settings: Settings,
+    /// Number of ranks; each has a batch of the settings' size.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub world_size: usize,
     /// Progress of the run.
     pub state: TrainerState,
     /// CRC32C of the dataset's images and labels.
@@ -67,12 +70,22 @@ pub struct CheckpointHeader {
     pub conv_plans: Option<ConvPlans>,
 }
 
+fn one() -> usize {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde calls")]
+fn is_one(number: &usize) -> bool {
+    *number == 1
+}
+
 impl CheckpointHeader {
     /// Creates the metadata of a run in its initial state.
     pub fn new(settings: &Settings, data: &DatasetSplits, input: &InputConfig) -> CheckpointHeader {
         CheckpointHeader {
             version: VERSION,
             settings: settings.clone(),
+            world_size: 1,
             state: TrainerState::default(),
             data_crc32c: data.crc32c(),
             classes: data.classes.clone(),
@@ -80,6 +93,11 @@ impl CheckpointHeader {
             image_size: Some([input.size[0], input.size[1], input.channels]),
             conv_plans: None,
         }
+    }
+
+    /// The same metadata of a run of several ranks.
+    pub fn with_world_size(self, world_size: usize) -> CheckpointHeader {
+        CheckpointHeader { world_size, ..self }
     }
 
     /// The same metadata in another state.
@@ -111,6 +129,15 @@ pub fn tensors(
     tensors.extend(state.into_iter().map(|(name, tensor)| (format!("{OPTIMIZER}{name}"), tensor)));
     sort_for_file(&mut tensors);
     Ok(tensors)
+}
+
+/// The tensors of a model and, if given, of its optimizer and its EMA, which share their elements with them.
+pub fn state_tensors(model: &dyn Module, optimizer: Option<&Optimizer>, ema: Option<&Ema>) -> Vec<Tensor> {
+    let of_model = |model: &dyn Module| state_entries(model).into_iter().map(|entry| entry.tensor);
+    let mut tensors: Vec<Tensor> = of_model(model).collect();
+    tensors.extend(ema.into_iter().flat_map(|ema| of_model(ema.model())));
+    tensors.extend(optimizer.into_iter().flat_map(Optimizer::state_dict).map(|(_, tensor)| tensor));
+    tensors
 }
 
 /// Serializes a checkpoint of `tensors`, as sorted by [`tensors`]. Errors with [`ErrorKind::NonFinite`] if an element is not finite.

@@ -6,6 +6,7 @@ mod datasets;
 mod doctor;
 mod flags;
 mod kernels;
+mod launch;
 mod lr_find;
 mod models;
 #[cfg(test)]
@@ -47,6 +48,8 @@ struct Cli {
 enum Command {
     /// Train a model; by default on handwritten digits, in less than a minute
     Train(Box<train::TrainArgs>),
+    /// Train on several devices of this machine: start one process per device
+    Launch(launch::LaunchArgs),
     /// Show the configuration of a run
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -81,8 +84,8 @@ Exit codes:
     0 success                     5 non-finite loss
     2 usage or configuration      6 out of memory
     3 dataset missing or damaged  7 disk full or not writable
-    4 checkpoint unusable         9 device unusable
-   70 internal error (a bug in fornax)
+    4 checkpoint unusable         8 another rank lost, or timeout
+    9 device unusable            70 internal error (a bug in fornax)
   130 interrupted by Ctrl-C, 143 terminated by SIGTERM; a checkpoint is saved";
 
 /// Runs the command line of this process.
@@ -100,7 +103,8 @@ pub fn main() -> ExitCode {
 }
 
 fn run() -> u8 {
-    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let mut arguments: Vec<OsString> = std::env::args_os().collect();
+    let launched = launch::split_command(&mut arguments);
     let is_any = |flags: &[&str]| arguments.iter().any(|argument| flags.iter().any(|flag| argument == flag));
     let asks_for_help = is_any(&["--help", "-h", "--help-all"]);
     let command = command(!asks_for_help || is_any(&["--help-all"]));
@@ -128,7 +132,7 @@ fn run() -> u8 {
         Err(error) => return report(&usage::error(&error, usage::innermost(&arguments, &command))),
     };
     let result = with_configuration_files(&command, &arguments, matches);
-    match result.and_then(|(cli, matches)| execute(cli.command, &matches)) {
+    match result.and_then(|(cli, matches)| execute(cli.command, &matches, &launched)) {
         Ok(()) => 0,
         Err(error) => report(&error),
     }
@@ -183,7 +187,19 @@ fn with_configuration_files(
 const WITH_SETTINGS: [&[&str]; 6] =
     [&["train"], &["config", "show"], &["schedule"], &["datasets", "preview"], &["val"], &["lr-find"]];
 /// Options of `fornax train` besides settings that its short help leaves out.
-const RARE_OPTIONS: [&str; 5] = ["cuda_graph", "trace", "progress", "print_hash", "overwrite"];
+const RARE_OPTIONS: [&str; 11] = [
+    "cuda_graph",
+    "trace",
+    "progress",
+    "print_hash",
+    "overwrite",
+    "rank",
+    "world_size",
+    "local_rank",
+    "master_addr",
+    "master_port",
+    "dist_timeout",
+];
 
 /// Definition of the command line, with help on all options or on the usual ones. Every boolean flag of a subcommand is written `--flag`,
 /// `--flag=BOOL` or `--no-flag`.
@@ -266,10 +282,11 @@ fn with_boolean_flags(command: clap::Command) -> clap::Command {
     command.mut_args(boolean).mut_subcommands(with_boolean_flags)
 }
 
-fn execute(command: Command, matches: &TrainMatches) -> Result<()> {
+fn execute(command: Command, matches: &TrainMatches, launched: &[OsString]) -> Result<()> {
     match command {
         Command::Config(command) => config::execute(&command, matches),
         Command::Train(args) => train::execute(*args),
+        Command::Launch(args) => launch::execute(&args, launched),
         Command::LrFind(args) => lr_find::execute(&args),
         Command::Schedule(args) => schedule::execute(&args),
         Command::Models(args) => models::execute(&args),

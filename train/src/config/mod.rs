@@ -22,7 +22,8 @@ use crate::optim::param_groups::{self, LayerDecay, ParamGroupOptions};
 use crate::optim::{self, Optimizer, OptimizerName, OptimizerOptions, OptimizerRule};
 use crate::schedule::{Sched, Schedule};
 use crate::settings::{
-    AUTO_BATCH_SIZE, AmpDtype, ClipMode, EvalMetric, LrScale, NonfinitePolicy, Settings, SettingsContext,
+    AUTO_BATCH_SIZE, AmpDtype, ClipMode, DistBn, EvalMetric, LrScale, NonfinitePolicy, Settings,
+    SettingsContext,
 };
 use crate::{Error, Result};
 use fornax_engine::{DType, GradClip, GradientRule, LossScaling};
@@ -43,9 +44,9 @@ pub struct Config {
     pub ignored: Vec<String>,
     /// The model, without the number of classes and channels.
     pub model: ModelConfig,
-    /// Training batch size, in images.
+    /// Training batch size of a rank, in images.
     pub batch_size: usize,
-    /// Validation batch size, in images.
+    /// Validation batch size of a rank, in images.
     pub validation_batch_size: usize,
     /// Learning-rate schedule.
     pub schedule: Schedule,
@@ -93,6 +94,14 @@ pub struct Config {
     pub cudnn_benchmark: bool,
     /// On a CUDA device: only deterministic cuDNN engines.
     pub deterministic: bool,
+    /// Number of ranks.
+    pub world_size: usize,
+    /// Synchronised batch norm.
+    pub sync_bn: bool,
+    /// Distribution of running statistics at the end of an epoch.
+    pub dist_bn: DistBn,
+    /// Dtype of gradients between ranks, if it is not f32.
+    pub compression: Option<DType>,
     optimizer: OptimizerConfig,
 }
 
@@ -108,8 +117,13 @@ struct OptimizerConfig {
 const DEFAULT_SEED: u64 = 42;
 
 impl Config {
-    /// Resolves every value. Errors on settings without effect and on contradictions.
+    /// Resolves every value for a run of one process. Errors on settings without effect and on contradictions.
     pub fn resolve(given: &Settings) -> Result<Config> {
+        Config::resolve_for(given, 1)
+    }
+
+    /// As [`Config::resolve`], for a run of `world_size` ranks, each with a batch of `--batch-size` images.
+    pub fn resolve_for(given: &Settings, world_size: usize) -> Result<Config> {
         let data = DataConfig::new(given)?;
         let recipe = Recipe::of(&data.dataset)?;
         let name = given.opt.clone().unwrap_or_else(|| "sgd".parse().expect("an optimizer"));
@@ -123,7 +137,7 @@ impl Config {
         }
         let grad_accum_steps = given.grad_accum_steps.unwrap_or(1);
         let lr_base = given.lr_base.or(recipe.lr_base).filter(|_| given.lr.is_none());
-        let global_batch_size = batch_size * grad_accum_steps;
+        let global_batch_size = batch_size * world_size as u32 * grad_accum_steps;
         let lr = given.lr.or(lr_base.map(|base| base * lr_scale(given, &name, global_batch_size)));
         let lr = lr.unwrap_or(default_lr);
         let schedule = schedule::options(given, sched, &recipe, lr);
@@ -133,9 +147,15 @@ impl Config {
             has_warmup: schedule.warmup_epochs > 0,
             scales_lr: lr_base.is_some(),
             has_momentum: has_momentum(&name, lr),
+            has_ranks: world_size > 1,
         };
         let (given, ignored) = ignored::without_ignored(&context)?;
         let given = &given;
+        if given.sync_bn == Some(true) && given.split_bn == Some(true) {
+            return Err(Error::usage("--sync-bn and --split-bn exclude each other")
+                .because("split batch norm has statistics of its own for each split, of one rank")
+                .remedy("give one of the two"));
+        }
         let precision = precision::resolve(given)?;
         let loss = loss::resolved(given, recipe.smoothing);
         let seed = given.seed.unwrap_or(DEFAULT_SEED);
@@ -189,6 +209,13 @@ impl Config {
             batches_per_epoch: given.train_batches_per_epoch.map(|batches| batches as usize),
             cudnn_benchmark: given.cudnn_benchmark.unwrap_or(true),
             deterministic: given.deterministic.unwrap_or(true),
+            world_size,
+            sync_bn: given.sync_bn.unwrap_or(false),
+            dist_bn: match given.sync_bn {
+                Some(true) => DistBn::None,
+                _ => given.dist_bn.unwrap_or_default(),
+            },
+            compression: given.ddp_compress.map(DType::from),
             optimizer,
         };
         let settings = schedule::resolved(sched, &schedule)
@@ -199,6 +226,11 @@ impl Config {
             .over(config.resolved());
         config.settings = ignored::effective(&SettingsContext { given: &settings, ..context });
         Ok(config)
+    }
+
+    /// Training batch size of all ranks together, in images.
+    pub fn global_batch_size(&self) -> usize {
+        self.batch_size * self.world_size
     }
 
     /// Resolves the input of the network for a dataset, and adds it to the settings.
@@ -285,6 +317,9 @@ impl Config {
             // Without effect on the CPU, so that defaults are left out.
             cudnn_benchmark: self.settings.cudnn_benchmark,
             deterministic: self.settings.deterministic,
+            sync_bn: self.settings.sync_bn,
+            dist_bn: self.settings.dist_bn,
+            ddp_compress: self.settings.ddp_compress,
             ..Settings::default()
         }
     }

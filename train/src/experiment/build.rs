@@ -59,14 +59,15 @@ fn open_splits(config: &Config) -> Result<DatasetSplits> {
 
 /// Checks that a training batch fits into the dataset.
 pub fn check_batch_size(config: &Config, data: &DatasetSplits) -> Result<()> {
-    if config.batch_size <= data.train.len() {
+    let batch_size = config.global_batch_size();
+    if batch_size <= data.train.len() {
         return Ok(());
     }
-    let (batch, images) = (thousands(config.batch_size as u64), thousands(data.train.len() as u64));
+    let (batch, images) = (thousands(batch_size as u64), thousands(data.train.len() as u64));
     Err(Error::usage(format!("a batch of {batch} images is larger than the dataset"))
         .at("--batch-size")
         .because(format!("{} has {images} training images", data.name))
-        .remedy(format!("choose at most {}", data.train.len())))
+        .remedy(format!("choose at most {}", data.train.len() / config.world_size)))
 }
 
 /// Number of logits: `--num-classes`, at least the number of classes of the dataset.
@@ -104,25 +105,25 @@ pub fn build(config: &Config, input: &InputConfig, num_classes: usize) -> Result
     Ok(model)
 }
 
-/// Training loader. Its options hold the record of bad images.
-pub fn training_loader(config: &Config, data: &RunData, device: Device) -> Result<Loader> {
+/// Training loader of a rank. Its options hold the record of bad images.
+pub fn training_loader(config: &Config, data: &RunData, device: Device, rank: usize) -> Result<Loader> {
     let transform = config.augment.transform(&data.input).train_transform()?;
     let dataset = data.splits.train.clone();
     let bad_images = Arc::new(BadImages::new(config.data.bad_image, config.data.max_bad, dataset.len()));
     let batch_transform = config.augment.batch_augmentation(data.num_classes);
     let options = LoaderOptions {
-        batch_size: config.batch_size,
+        batch_size: config.global_batch_size(),
         epoch_repeats: config.data.epoch_repeats,
         repeats: config.data.aug_repeats,
         batch_transform: batch_transform.map(|transform| Arc::new(transform) as _),
         bad_images: Some(bad_images),
-        ..loader_options(config, data, device)
+        ..loader_options(config, data, device, rank)
     };
     Loader::new(dataset, Arc::new(transform), options)
 }
 
-/// Validation loader.
-pub fn validation_loader(config: &Config, data: &RunData, device: Device) -> Result<Loader> {
+/// Validation loader of a rank.
+pub fn validation_loader(config: &Config, data: &RunData, device: Device, rank: usize) -> Result<Loader> {
     let dataset = data.splits.validation.clone().ok_or_else(|| {
         Error::data("the dataset has no validation split")
             .at(&data.splits.name)
@@ -133,14 +134,16 @@ pub fn validation_loader(config: &Config, data: &RunData, device: Device) -> Res
         .map_err(|why| Error::usage(why).at("--tta"))?;
     let options = LoaderOptions {
         training: false,
-        batch_size: config.validation_batch_size,
-        ..loader_options(config, data, device)
+        batch_size: config.validation_batch_size * config.world_size,
+        ..loader_options(config, data, device, rank)
     };
     Loader::new(dataset, Arc::new(views), options)
 }
 
-fn loader_options(config: &Config, data: &RunData, device: Device) -> LoaderOptions {
+fn loader_options(config: &Config, data: &RunData, device: Device, rank: usize) -> LoaderOptions {
     LoaderOptions {
+        rank,
+        world: config.world_size,
         channels: data.input.channels,
         seed: config.seed,
         workers: config.data.workers,

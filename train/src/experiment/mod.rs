@@ -28,6 +28,7 @@ pub use resume::RunCheckpoint;
 use crate::callbacks::{Callback, CallbackList};
 use crate::checkpoint::{self, CheckpointHeader};
 use crate::config::Config;
+use crate::distributed::{DataParallel, DistributedRun};
 use crate::ema::Ema;
 use crate::loader::Loader;
 use crate::optim::Optimizer;
@@ -61,6 +62,8 @@ pub struct Experiment {
     pub resume: Option<RunCheckpoint>,
     /// Signals for the run.
     pub signals: Box<dyn RunSignals>,
+    /// The ranks of the run, if there are several. Rank 0 alone writes files and reads the checkpoint of a resumed run.
+    pub distributed: Option<DistributedRun>,
     /// Callbacks, called after those of [`Experiment::build_callbacks`].
     pub callbacks: CallbackList<'static>,
     /// Dataset, input of the network and number of classes.
@@ -114,6 +117,7 @@ impl Experiment {
             cuda_graph: None,
             resume: None,
             signals: Box::new(()),
+            distributed: None,
             callbacks: CallbackList::new(),
             data: None,
             model: None,
@@ -178,6 +182,16 @@ impl Experiment {
     pub fn build_data(&mut self) -> Result<&RunData> {
         if self.data.is_none() {
             self.data = Some(build::open(&mut self.config)?);
+            if let (Some(run), Some(data)) = (&self.distributed, &self.data) {
+                let RunData { splits, num_classes, .. } = data;
+                let text = format!(
+                    "{} with {} training images, {num_classes} classes, CRC32C {:08x}",
+                    splits.name,
+                    splits.train.len(),
+                    splits.crc32c()
+                );
+                run.group.check_equal("their dataset", &text)?;
+            }
         }
         let data = self.data.as_ref().expect("it was just set");
         build::check_batch_size(&self.config, &data.splits)?;
@@ -190,8 +204,8 @@ impl Experiment {
         let data = self.data.as_ref().expect("it was built");
         if self.model.is_none() {
             let model = build::build(&self.config, &data.input, data.num_classes)?;
-            // A resumed run loads its weights from the checkpoint.
-            if self.resume.is_none() {
+            // A resumed run loads its weights from the checkpoint, and other ranks get those of rank 0.
+            if self.resume.is_none() && self.rank() == 0 {
                 self.weights_source = build::load_weights(&self.config, &*model)?;
             }
             self.config.model.init_head(&*model)?;
@@ -227,7 +241,8 @@ impl Experiment {
         if self.train_loader.is_none() {
             self.build_data()?;
             let data = self.data.as_ref().expect("it was built");
-            self.train_loader = Some(build::training_loader(&self.config, data, self.device)?);
+            let loader = build::training_loader(&self.config, data, self.device, self.rank())?;
+            self.train_loader = Some(loader);
         }
         Ok(self.train_loader.as_ref().expect("it was just set"))
     }
@@ -237,7 +252,8 @@ impl Experiment {
         if self.validation_loader.is_none() {
             self.build_data()?;
             let data = self.data.as_ref().expect("it was built");
-            self.validation_loader = Some(build::validation_loader(&self.config, data, self.device)?);
+            let loader = build::validation_loader(&self.config, data, self.device, self.rank())?;
+            self.validation_loader = Some(loader);
         }
         Ok(self.validation_loader.as_ref().expect("it was just set"))
     }
@@ -254,12 +270,29 @@ impl Experiment {
                 precision: self.config.precision,
                 loss,
                 checkpointing: self.config.checkpointing,
-                seed: self.config.seed,
-                cuda_graph: cuda_graph_mode(self.cuda_graph, &self.device, optimizer)?,
+                // Ranks have different random numbers, as in timm.
+                seed: self.config.seed.wrapping_add(self.rank() as u64),
+                cuda_graph: cuda_graph_mode(
+                    self.cuda_graph,
+                    &self.device,
+                    optimizer,
+                    self.distributed.is_some(),
+                )?,
                 ema_after_check: self.config.on_nonfinite == NonfinitePolicy::Skip,
+                sync_bn: self
+                    .distributed
+                    .as_ref()
+                    .filter(|_| self.config.sync_bn)
+                    .map(|run| run.collective.clone()),
             };
             let preparation = build::preparation(&self.config, data);
-            self.train_step = Some(TrainStep::new(options, Some(preparation), self.device).with_ema(ema));
+            let data_parallel = self.distributed.as_ref().map(|run| {
+                let parameters = optimizer.parameters().iter().map(|p| (p.name.clone(), p.tensor.clone()));
+                let (group, collective) = (run.group.clone(), run.collective.clone());
+                DataParallel::new(group, collective, parameters.collect(), self.config.compression)
+            });
+            let step = TrainStep::new(options, Some(preparation), self.device).with_ema(ema);
+            self.train_step = Some(step.with_data_parallel(data_parallel.transpose()?));
         }
         Ok(self.train_step.as_mut().expect("it was just set"))
     }
@@ -292,6 +325,7 @@ impl Experiment {
             num_classes: data.num_classes,
             precision: self.config.precision,
             preparation: Some(&preparation),
+            group: self.distributed.as_ref().map(|run| &*run.group),
         };
         evaluator.evaluate(model, &|| Ok(()))
     }
@@ -312,7 +346,8 @@ impl Experiment {
     pub fn checkpoint_header(&mut self) -> Result<CheckpointHeader> {
         self.build_data()?;
         let data = self.data.as_ref().expect("built");
-        Ok(CheckpointHeader::new(&self.config.settings, &data.splits, &data.input))
+        let header = CheckpointHeader::new(&self.config.settings, &data.splits, &data.input);
+        Ok(header.with_world_size(self.config.world_size))
     }
 
     fn trainer(&mut self) -> Result<Trainer<'_>> {
@@ -329,8 +364,14 @@ impl Experiment {
         );
         trainer.device = self.device;
         trainer.signals = &*self.signals;
+        trainer.distributed = self.distributed.as_ref();
         trainer.state = self.state.clone();
         Ok(trainer)
+    }
+
+    /// Rank of this process, 0 if it is the only one.
+    fn rank(&self) -> usize {
+        self.distributed.as_ref().map_or(0, DistributedRun::rank)
     }
 
     /// Opens the run's folder and writes `args.yaml` and `env.json`.
@@ -353,11 +394,17 @@ fn trainer_options(config: &Config) -> TrainerOptions {
         recovery_interval: config.recovery_interval,
         eval_metric: config.eval_metric,
         on_nonfinite: config.on_nonfinite,
+        dist_bn: config.dist_bn,
     }
 }
 
 /// CUDA graph mode from `--cuda-graph`, device and optimizer.
-fn cuda_graph_mode(requested: Option<bool>, device: &Device, optimizer: &Optimizer) -> Result<CudaGraphMode> {
+fn cuda_graph_mode(
+    requested: Option<bool>,
+    device: &Device,
+    optimizer: &Optimizer,
+    has_ranks: bool,
+) -> Result<CudaGraphMode> {
     match (requested, device) {
         (Some(true), Device::Cpu) => Err(Error::usage("--cuda-graph would have no effect")
             .because("the run computes on the CPU")
@@ -367,8 +414,11 @@ fn cuda_graph_mode(requested: Option<bool>, device: &Device, optimizer: &Optimiz
                 .because("the optimizer differentiates the backward pass, which cannot be captured")
                 .remedy("leave it out, or choose another --opt"))
         }
+        (Some(true), _) if has_ranks => Err(Error::usage("--cuda-graph does not work with several ranks")
+            .because("the ranks exchange gradients over TCP, which cannot be captured")
+            .remedy("leave it out")),
         (Some(true), _) => Ok(CudaGraphMode::Always),
-        (None, _) if optimizer.is_second_order() => Ok(CudaGraphMode::Never),
+        (None, _) if has_ranks || optimizer.is_second_order() => Ok(CudaGraphMode::Never),
         (Some(false), _) => Ok(CudaGraphMode::Never),
         (None, _) => Ok(CudaGraphMode::Auto),
     }

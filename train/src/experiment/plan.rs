@@ -17,12 +17,14 @@ pub fn plan(
     let RunData { splits, input, .. } = data;
     let ([h, w], c) = (input.size, input.channels);
     let parameters: usize = named_parameters(model).iter().map(|(_, tensor)| tensor.numel()).sum();
-    let updates = (splits.train.len() / config.batch_size).div_ceil(config.grad_accum_steps);
+    let updates = (splits.train.len() / config.global_batch_size()).div_ceil(config.grad_accum_steps);
     let precision = match config.precision.half_dtype() {
         Some(half) => format!(", in {half} at level {:?}", config.precision.level()),
         None => String::new(),
     };
     let count = |n: usize| thousands(n as u64);
+    let ranks =
+        if config.world_size > 1 { format!("{} ranks of ", config.world_size) } else { String::new() };
     let grey =
         matches!(splits.train.image(0), Ok(SampleImage::Decoded(image)) if image.size[2] == 1) && c == 3;
     let notes = grey.then(|| "grey images are converted to RGB".to_string());
@@ -33,7 +35,7 @@ pub fn plan(
         "dataset   {}: {} training images, {} validation images, {} classes\n{notes}\
          input     {h}x{w}x{c}\n\
          model     {}: {} parameters, {} with optimizer state\n{weights}\
-         training  {} epochs of {} updates, {} images each, on {device}{precision}",
+         training  {} epochs of {} updates, {} images each, on {ranks}{device}{precision}",
         splits.name,
         count(splits.train.len()),
         count(splits.validation.as_ref().map_or(0, |split| split.len())),
@@ -43,6 +45,6 @@ pub fn plan(
         bytes(4 * parameters as u64 * (1 + config.state_tensors_per_parameter())),
         config.schedule.total_epochs(),
         count(updates),
-        count(config.batch_size * config.grad_accum_steps),
+        count(config.global_batch_size() * config.grad_accum_steps),
     )
 }

@@ -1,6 +1,6 @@
 //! Resuming a run from a checkpoint.
 use super::{Experiment, conv_plans};
-use crate::checkpoint::{Checkpoint, CheckpointHeader};
+use crate::checkpoint::{Checkpoint, CheckpointHeader, state_tensors};
 use crate::config::Config;
 use crate::data::DatasetSplits;
 use crate::trainer::TrainerState;
@@ -37,6 +37,12 @@ impl Experiment {
             let batches = config.batches_per_epoch.map_or(batches, |limit| limit.min(batches));
             self.state.start_at(epoch, batches.div_ceil(config.grad_accum_steps) as u64);
         }
+        if let Some(run) = &self.distributed {
+            self.state = run.share("the state of the run", (run.rank() == 0).then_some(&self.state))?;
+            let ema = self.train_step.as_ref().and_then(|step| step.ema());
+            let model = self.model.as_deref().expect("built");
+            run.replicate(state_tensors(model, self.optimizer.as_ref(), ema))?;
+        }
         if self.resume.is_some() {
             let TrainerState { epoch, update, .. } = self.state;
             self.notes.push(format!("resuming after {epoch} epochs and {update} updates"));
@@ -48,7 +54,25 @@ impl Experiment {
 /// Checks that a resumed run has the checkpoint's dataset, model, batch size, optimizer and seed.
 fn check_same_run(config: &Config, data: &DatasetSplits, header: &CheckpointHeader) -> Result<()> {
     let (now, then) = (&config.settings.given(), &header.settings.given());
-    let fixed = ["dataset", "model", "batch_size", "opt", "seed"];
+    let then_size = header.settings.batch_size.unwrap_or_default() as usize * header.world_size;
+    if config.global_batch_size() != then_size {
+        return Err(Error::usage("--batch-size cannot change within a run")
+            .because(format!(
+                "the checkpoint was made with {} x {} images (ranks x --batch-size), now there are {} x {}",
+                header.world_size,
+                then_size / header.world_size,
+                config.world_size,
+                config.batch_size
+            ))
+            .remedy(match then_size.is_multiple_of(config.world_size) {
+                true => format!(
+                    "give --batch-size {}, or start a new run without --resume",
+                    then_size / config.world_size
+                ),
+                false => format!("start a number of ranks that divides {then_size}"),
+            }));
+    }
+    let fixed = ["dataset", "model", "opt", "seed"];
     // Without the optimizer's state, another optimizer may go on.
     let fixed = fixed.into_iter().filter(|key| *key != "opt" || !config.no_resume_opt);
     if let Some(key) = fixed.into_iter().find(|key| now.get(*key) != then.get(*key)) {

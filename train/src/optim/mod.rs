@@ -292,6 +292,11 @@ impl Optimizer {
         Ok(self.state.stats_later()?)
     }
 
+    /// The parameters.
+    pub fn parameters(&self) -> &[Parameter] {
+        &self.parameters
+    }
+
     /// The update rule.
     pub fn rule(&self) -> &UpdateRule {
         &self.rule

@@ -1,7 +1,7 @@
 //! Values of settings that are one of a list.
 use crate::report::EpochMetrics;
 use clap::ValueEnum;
-use fornax_engine::EraseMode;
+use fornax_engine::{DType, EraseMode};
 use fornax_nn::OptLevel;
 use serde::{Deserialize, Serialize};
 
@@ -149,6 +149,40 @@ pub enum NonfinitePolicy {
     Skip,
     /// Return to the last checkpoint
     Rollback,
+}
+
+/// Distribution of the running statistics of batch norm over the ranks.
+#[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DistBn {
+    /// Each rank keeps its own
+    #[value(alias = "")]
+    #[serde(alias = "")]
+    None,
+    /// Those of rank 0
+    Broadcast,
+    /// Their mean
+    #[default]
+    Reduce,
+}
+
+/// Dtype of gradients between ranks.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GradCompression {
+    /// IEEE half precision
+    F16,
+    /// bfloat16
+    Bf16,
+}
+
+impl From<GradCompression> for DType {
+    fn from(compression: GradCompression) -> DType {
+        match compression {
+            GradCompression::F16 => DType::F16,
+            GradCompression::Bf16 => DType::BF16,
+        }
+    }
 }
 
 /// Content of erased boxes, by timm's name.

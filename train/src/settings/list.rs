@@ -1,7 +1,7 @@
 //! Every setting of a run.
 use super::choices::{
-    AmpDtype, ClipMode, EraseModeArg, EvalMetric, ImageMode, LrScale, ModelDtype, NonfinitePolicy,
-    OptLevelArg,
+    AmpDtype, ClipMode, DistBn, EraseModeArg, EvalMetric, GradCompression, ImageMode, LrScale, ModelDtype,
+    NonfinitePolicy, OptLevelArg,
 };
 use super::definition::{SettingDefinition, settings};
 use super::requirement::*;
@@ -164,6 +164,16 @@ settings! {
         bn_tf: bool;
         /// Batch norm layers of their own for each augmentation split; evaluation uses those of the first, clean split
         split_bn: bool, needs SPLITS;
+    }
+    "Distributed" {
+        /// Synchronised batch norm: statistics over the batches of all ranks
+        sync_bn: bool, needs RANKS, in short help;
+        /// Running statistics of batch norm at the end of an epoch: mean of all ranks (reduce), those of rank 0 (broadcast), or none
+        #[arg(value_name = "MODE")]
+        dist_bn: DistBn = "reduce", needs RANKS, needs NO_SYNC_BN;
+        /// Dtype of the gradients that ranks exchange, for slow networks: f16 or bf16
+        #[arg(value_name = "DTYPE")]
+        ddp_compress: GradCompression = "f32", needs RANKS;
     }
     "Optimizer" {
         /// Optimizer, by timm's name; the prefix lookahead_ wraps it in Lookahead

@@ -9,8 +9,8 @@ mod timm;
 pub mod value_parsers;
 
 pub use choices::{
-    AmpDtype, ClipMode, EraseModeArg, EvalMetric, ImageMode, LrScale, ModelDtype, NonfinitePolicy,
-    OptLevelArg,
+    AmpDtype, ClipMode, DistBn, EraseModeArg, EvalMetric, GradCompression, ImageMode, LrScale, ModelDtype,
+    NonfinitePolicy, OptLevelArg,
 };
 pub use definition::SettingDefinition;
 pub use list::{DEFINITIONS, Settings};
@@ -65,6 +65,7 @@ impl Settings {
             has_warmup: self.warmup_epochs != Some(0),
             scales_lr: self.lr.is_none(),
             has_momentum: true,
+            has_ranks: true,
         }
     }
 

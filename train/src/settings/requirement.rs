@@ -15,6 +15,8 @@ pub struct SettingsContext<'a> {
     pub scales_lr: bool,
     /// The optimizer has momentum.
     pub has_momentum: bool,
+    /// The run has several ranks.
+    pub has_ranks: bool,
 }
 
 /// Condition under which a setting has an effect.
@@ -73,6 +75,10 @@ requirements! {
         "--no-aug is given", "give one of the two";
     NO_POLICY: |c| c.given.aa.as_ref().is_none_or(|policy| policy.allows_color_jitter()),
         "as in timm, --aa replaces colour jitter, except in the policy 3a", "give one of the two";
+    RANKS: |c| c.has_ranks,
+        "the run has one process", "leave it out, or start several processes: fornax launch";
+    NO_SYNC_BN: |c| c.given.sync_bn != Some(true),
+        "with --sync-bn the running statistics are equal on all ranks", "give one of the two";
     NO_INPUT_SIZE: |c| c.given.input_size.is_none(),
         "--input-size replaces it", "give one of the two";
 }

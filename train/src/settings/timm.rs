@@ -39,8 +39,6 @@ pub enum TimmAnswer {
 use TimmAnswer::{AlwaysSo, Refused};
 use TimmValues::{Many, One, Optional, Switch};
 
-const DISTRIBUTED: (&str, &str) =
-    ("a run trains on one device", "leave it out; --grad-accum-steps gives larger batches");
 const SIZES: (&str, &str) =
     ("the input size is fixed during a run", "train in stages: --initial-checkpoint with another --img-size");
 const NAFLEX: (&str, &str) =
@@ -73,12 +71,9 @@ timm_options! {
     pin_mem: Switch, AlwaysSo("batches go to a CUDA device through pinned memory");
     use_multi_epochs_loader: Switch, AlwaysSo("loader threads stay alive between epochs");
     worker_seeding: One ["all"], AlwaysSo("random numbers depend on seed, epoch and image, not on the worker");
-    no_ddp_bb: Switch, AlwaysSo("with one process there are no buffers to broadcast");
+    no_ddp_bb: Switch, AlwaysSo("buffers are those of rank 0 when they are read");
     fast_norm: Switch, Refused("AMP computes layer norm in f32", "give --opt-level O2, which keeps it in half precision");
     synchronize_step: Switch, Refused("an update is read after the next one is queued; results do not depend on it", "leave it out");
-    local_rank: One ["0"], Refused(DISTRIBUTED.0, DISTRIBUTED.1);
-    sync_bn: Switch, Refused(DISTRIBUTED.0, DISTRIBUTED.1);
-    dist_bn: One ["reduce"], Refused(DISTRIBUTED.0, DISTRIBUTED.1);
     validation_batch_size_multiplier: One ["1"],
         Refused("the validation batch has a size of its own", "give --validation-batch-size");
     dataset_download: Switch, Refused("training downloads nothing", "run `fornax datasets download NAME` first");
@@ -153,8 +148,6 @@ mod tests {
     fn values_at_their_default_are_accepted_and_others_are_refused() {
         let refusal = |name: &str, value: Value| TimmOption::find(name).expect("known").refusal(&value);
         for (name, value) in [
-            ("dist_bn", json!("reduce")),
-            ("dist_bn", json!("")),
             ("wandb_tags", json!([])),
             ("kd_temperature", json!(4.0)),
             ("naflex_train_seq_lens", json!([128, 256, 576, 784, 1024])),
@@ -163,9 +156,8 @@ mod tests {
         ] {
             assert_eq!(refusal(name, value.clone()), None, "{name}: {value}");
         }
-        assert!(refusal("dist_bn", json!("broadcast")).is_some());
         assert!(
-            refusal("sync_bn", json!(true)).is_some_and(|(_, remedy)| remedy.contains("--grad-accum-steps"))
+            refusal("fuser", json!("nvfuser")).is_some_and(|(_, remedy)| remedy.contains("--cuda-graph"))
         );
         assert!(refusal("kd_temperature", json!(3.0)).is_some());
     }

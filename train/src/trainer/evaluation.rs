@@ -1,5 +1,6 @@
 //! Evaluation of a model on a dataset. Loss and accuracy are counted on the device.
 use crate::Result;
+use crate::distributed::ProcessGroup;
 use crate::loader::{Batch, BatchPreparation, Loader};
 use crate::train_step::prepare_images;
 use fornax_engine::cuda::PendingRead;
@@ -46,11 +47,13 @@ pub struct Evaluator<'a> {
     pub precision: Precision,
     /// Normalisation of u8 images.
     pub preparation: Option<&'a BatchPreparation>,
+    /// Ranks that evaluate a part of each batch; every rank gets the result of all samples.
+    pub group: Option<&'a ProcessGroup>,
 }
 
 impl Evaluator<'_> {
-    /// Evaluates a model on the loader's device. An error of `check_interrupt`, which is called for every batch and while waiting for
-    /// data, ends the evaluation.
+    /// Evaluates a model on the loader's device. An error of `check_interrupt`, which is called for every batch and, in a run of one
+    /// process, while waiting for data, ends the evaluation.
     pub fn evaluate(
         &self,
         model: &dyn Module,
@@ -59,9 +62,12 @@ impl Evaluator<'_> {
         let mut source = self.loader.staged_epoch(0, 0, Ok)?;
         let mut totals = EvaluationTotals::default();
         let mut queued = None;
-        while let Some(batch) = source.next_batch(check_interrupt) {
+        // Ranks are interrupted after the same batch.
+        let check_wait = || self.group.map_or_else(check_interrupt, ProcessGroup::check);
+        while let Some(batch) = source.next_batch(&check_wait) {
             let batch = batch?;
             check_interrupt()?;
+            totals.batches.push(batch.target.numel());
             if batch.target.numel() == 0 {
                 continue;
             }
@@ -71,7 +77,11 @@ impl Evaluator<'_> {
             }
         }
         queued.map_or(Ok(()), |last| totals.add(last))?;
-        Ok(totals.mean(self.num_classes))
+        let all = match self.group {
+            Some(group) => EvaluationTotals::merged(&group.all_gather("evaluation", &totals.to_bytes())?),
+            None => totals,
+        };
+        Ok(all.mean(self.num_classes))
     }
 
     /// Queues the evaluation of a batch.
@@ -105,11 +115,50 @@ struct QueuedEvaluation {
 struct EvaluationTotals {
     loss_sum: f64,
     counts: [i64; 2],
+    /// Samples of each batch.
+    batches: Vec<usize>,
     targets: Vec<u32>,
     predictions: Vec<u32>,
 }
 
 impl EvaluationTotals {
+    /// The totals as numbers, for other ranks.
+    fn to_bytes(&self) -> Vec<u8> {
+        let [top1, top5] = self.counts;
+        let mut numbers = vec![self.loss_sum.to_bits(), top1 as u64, top5 as u64, self.batches.len() as u64];
+        numbers.extend(self.batches.iter().map(|n| *n as u64));
+        let pairs = self.targets.iter().zip(&self.predictions);
+        numbers.extend(pairs.map(|(target, prediction)| u64::from(*target) << 32 | u64::from(*prediction)));
+        numbers.iter().flat_map(|number| number.to_le_bytes()).collect()
+    }
+
+    /// The totals of all ranks, in the loader's order: of each batch, a rank has consecutive samples.
+    fn merged(ranks: &[Vec<u8>]) -> EvaluationTotals {
+        let mut ranks: Vec<_> = ranks
+            .iter()
+            .map(|bytes| bytes.as_chunks::<8>().0.iter().map(|chunk| u64::from_le_bytes(*chunk)))
+            .collect();
+        let mut all = EvaluationTotals::default();
+        let mut sizes: Vec<Vec<u64>> = vec![];
+        for rank in &mut ranks {
+            let mut next = || rank.next().unwrap_or_default();
+            all.loss_sum += f64::from_bits(next());
+            all.counts = [all.counts[0] + next() as i64, all.counts[1] + next() as i64];
+            let batches = next();
+            sizes.push((0..batches).map(|_| next()).collect());
+        }
+        for batch in 0..sizes.iter().map(Vec::len).max().unwrap_or(0) {
+            for (rank, sizes) in ranks.iter_mut().zip(&sizes) {
+                let size = sizes.get(batch).copied().unwrap_or_default() as usize;
+                for pair in rank.take(size) {
+                    all.targets.push((pair >> 32) as u32);
+                    all.predictions.push(pair as u32);
+                }
+            }
+        }
+        all
+    }
+
     fn add(&mut self, batch: QueuedEvaluation) -> Result<()> {
         let (counts, target) = (batch.counts.wait()?, batch.target.wait()?);
         self.loss_sum += f64::from(batch.loss.wait()?[0]) * target.len() as f64;

@@ -14,17 +14,19 @@ use crate::callbacks::{
     Callback, EpochBegin, EpochEnd, EvaluatedWeights, RunSnapshot, SaveReason, TestBegin, TestSummary,
     TrainBegin, TrainEnd, TrainSummary,
 };
+use crate::distributed::{DistributedRun, Flags};
 use crate::error::ErrorKind;
 use crate::loader::{Batch, Loader, StagedBatches};
 use crate::optim::Optimizer;
 use crate::report::EpochMetrics;
 use crate::schedule::Schedule;
-use crate::settings::NonfinitePolicy;
+use crate::settings::{DistBn, NonfinitePolicy};
 use crate::train_step::TrainStep;
 use crate::{Error, Result};
 use fornax_engine::Device;
 use fornax_nn::Module;
 use nonfinite::NonfiniteStatus;
+use std::cell::Cell;
 use std::time::Instant;
 use update::{EpochClock, QueuedUpdate};
 
@@ -50,6 +52,8 @@ pub struct Trainer<'a> {
     pub options: TrainerOptions,
     /// Signals for the run.
     pub signals: &'a dyn RunSignals,
+    /// The ranks of the run, if there are several.
+    pub distributed: Option<&'a DistributedRun>,
     /// Progress of the run.
     pub state: TrainerState,
     status: RunStatus,
@@ -61,6 +65,8 @@ struct RunStatus {
     /// The reason for not capturing updates was reported.
     capture_error_reported: bool,
     nonfinite: NonfiniteStatus,
+    /// A rank asked for a checkpoint.
+    save_requested: Cell<bool>,
 }
 
 /// End of the updates of an epoch.
@@ -96,6 +102,7 @@ impl<'a> Trainer<'a> {
             step,
             options,
             signals: &(),
+            distributed: None,
             state: TrainerState::default(),
             status: RunStatus::default(),
         }
@@ -115,16 +122,18 @@ impl<'a> Trainer<'a> {
         self.report_ema(u64::from(epochs) * self.updates_per_epoch(), callback)?;
         self.save(SaveReason::Start, callback)?;
         // A resumed run may have reached its end by a callback already.
-        let (mut last, mut stopped) = (None, callback.stop_reason());
+        let stop = self.agree_on_stop(callback.stop_reason());
+        let mut stopped = stop.or_else(|error| self.recover(error, None, callback).map(|()| None))?;
+        let mut last = None;
         while self.state.epoch < epochs && stopped.is_none() {
-            let ended = self.epoch(&mut last, callback).and_then(|ending| {
-                self.check_interrupt()?;
-                Ok(ending)
-            });
+            let ended = self
+                .epoch(&mut last, callback)
+                .and_then(|ending| Ok((ending, self.agree_on_stop(callback.stop_reason())?)));
             match ended {
-                Ok(EpochEnding::Complete) => stopped = callback.stop_reason(),
-                Ok(EpochEnding::Stopped(why)) => {
+                Ok((EpochEnding::Complete, stop)) => stopped = stop,
+                Ok((EpochEnding::Stopped(why), _)) => {
                     self.save(SaveReason::Interrupt, callback)?;
+                    self.distribute_statistics()?;
                     stopped = Some(why);
                 }
                 Err(error) => self.recover(error, last.as_ref(), callback)?,
@@ -184,6 +193,8 @@ impl<'a> Trainer<'a> {
             ErrorKind::NonFinite if self.options.on_nonfinite == NonfinitePolicy::Rollback => {
                 self.roll_back(error, callback)
             }
+            // The other ranks wait for no reports.
+            ErrorKind::Peer => Err(error),
             _ => {
                 // The reports of the finished epochs are completed; an error of theirs is not the one to report.
                 callback.on_train_end(&end(&self.state)).ok();
@@ -209,6 +220,7 @@ impl<'a> Trainer<'a> {
             return Ok(stopped);
         }
         self.optimizer.sync_lookahead()?;
+        self.distribute_statistics()?;
         let (loss, lr) = (self.state.loss_sum / batches as f64, self.lr(self.state.update));
         callback.on_train_summary(&TrainSummary { epoch, loss, lr })?;
         let is_evaluated = (epoch + 1).is_multiple_of(self.options.val_interval) || epoch + 1 == epochs;
@@ -299,8 +311,7 @@ impl<'a> Trainer<'a> {
                     callback.on_message(&format!("checkpoint saved at update {}", self.state.update))?;
                 }
             }
-            self.check_interrupt()?;
-            if let Some(why) = callback.stop_reason() {
+            if let Some(why) = self.agree(callback.stop_reason())? {
                 self.finish_queued(queued, clock, callback)?;
                 return Ok(EpochEnding::Stopped(why));
             }
@@ -315,7 +326,11 @@ impl<'a> Trainer<'a> {
         if interval > 0 && update_of_epoch.is_multiple_of(interval) && next < batches {
             return Some(SaveReason::Recovery);
         }
-        self.signals.take_save_request().then_some(SaveReason::Request)
+        let is_requested = match self.distributed {
+            Some(_) => self.status.save_requested.take(),
+            None => self.signals.take_save_request(),
+        };
+        is_requested.then_some(SaveReason::Request)
     }
 
     /// Saves the state. A full disk may have space again later, and earlier checkpoints are still there: only at the start and at the end of
@@ -336,7 +351,7 @@ impl<'a> Trainer<'a> {
     }
 
     fn take_batch(&self, source: &mut StagedBatches) -> Result<Batch> {
-        let batch = source.next_batch(&|| self.check_interrupt());
+        let batch = source.next_batch(&|| self.check_wait());
         batch.unwrap_or_else(|| Err(Error::new(ErrorKind::Bug, "the loader ended before its last batch")))
     }
 
@@ -372,16 +387,65 @@ impl<'a> Trainer<'a> {
             num_classes: self.num_classes,
             precision: self.step.options().precision,
             preparation: self.step.preparation(),
+            group: self.distributed.map(|run| &*run.group),
         };
         let evaluation = evaluator.evaluate(model, &|| self.check_interrupt())?;
         self.check_finite(evaluation.loss, "validation")?;
         Ok(evaluation)
     }
 
+    /// Errors if a signal interrupts the run; several ranks are interrupted at the same call.
     fn check_interrupt(&self) -> Result<()> {
-        match self.signals.interrupt() {
-            None => Ok(()),
+        self.agree(None).map(drop)
+    }
+
+    /// As [`Trainer::check_interrupt`]; the result is the reason for which the run stops. Several ranks act on the flags of the call
+    /// before, so that no rank waits for another.
+    fn agree(&self, stop: Option<String>) -> Result<Option<String>> {
+        let flags = match self.distributed {
+            None => Flags { interrupt: self.signals.interrupt(), stop, ..Flags::default() },
+            Some(run) => run.agree(&self.own_flags(stop))?,
+        };
+        self.act_on(flags)
+    }
+
+    /// As [`Trainer::agree`], between epochs: the ranks act on the flags of this call.
+    fn agree_on_stop(&self, stop: Option<String>) -> Result<Option<String>> {
+        match self.distributed {
+            None => self.agree(stop),
+            Some(run) => self.act_on(run.agree_now(&self.own_flags(stop))?),
+        }
+    }
+
+    fn own_flags(&self, stop: Option<String>) -> Flags {
+        Flags { interrupt: self.signals.interrupt(), save: self.signals.take_save_request(), stop }
+    }
+
+    fn act_on(&self, flags: Flags) -> Result<Option<String>> {
+        if flags.save {
+            self.status.save_requested.set(true);
+        }
+        match flags.interrupt {
+            None => Ok(flags.stop),
             Some(signal) => Err(Error::new(ErrorKind::Interrupted(signal), "the run was interrupted")),
+        }
+    }
+
+    /// While waiting for data: errors if a signal interrupts the only process, or if another rank is lost.
+    fn check_wait(&self) -> Result<()> {
+        match self.distributed {
+            Some(run) => run.group.check(),
+            None => self.check_interrupt(),
+        }
+    }
+
+    /// Makes running statistics equal on all ranks. Those of the EMA, which averages all updates, are rank 0's.
+    fn distribute_statistics(&self) -> Result<()> {
+        let Some(run) = self.distributed else { return Ok(()) };
+        run.distribute_statistics(self.model, self.options.dist_bn)?;
+        match self.step.ema() {
+            Some(ema) => run.distribute_statistics(ema.model(), DistBn::Broadcast),
+            None => Ok(()),
         }
     }
 

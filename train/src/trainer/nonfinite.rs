@@ -47,19 +47,35 @@ impl NonfiniteStatus {
 impl Trainer<'_> {
     /// Returns to the last checkpoint, and leaves out the update that failed. Errors if there is no checkpoint or too many updates failed.
     pub(super) fn roll_back(&mut self, error: Error, callback: &mut dyn Callback) -> Result<()> {
-        let Some(checkpoint) = callback.last_checkpoint()? else { return Err(error) };
+        // Rank 0 has the checkpoints.
+        let checkpoint = callback.last_checkpoint()?;
+        let saved = checkpoint.as_ref().map(|checkpoint| checkpoint.header.state.clone());
+        let saved = match self.distributed {
+            Some(run) => run.share("the last checkpoint", (run.rank() == 0).then_some(&saved))?,
+            None => saved,
+        };
+        let Some(saved) = saved else { return Err(error) };
         let mut record = std::mem::take(&mut self.state.nonfinite);
         let Some(failed) =
             self.status.nonfinite.last_update.filter(|_| record.left_out.len() < MAX_ROLLBACKS)
         else {
             return Err(error);
         };
-        checkpoint.restore(self.model, Some(self.optimizer), self.step.ema())?;
+        if let Some(checkpoint) = checkpoint {
+            checkpoint.restore(self.model, Some(self.optimizer), self.step.ema())?;
+        }
+        if let Some(run) = self.distributed {
+            run.replicate(crate::checkpoint::state_tensors(
+                self.model,
+                Some(self.optimizer),
+                self.step.ema(),
+            ))?;
+        }
         // Captured updates read low-precision copies of the weights that the restored weights do not have.
         self.step.forget_captured();
         self.status.nonfinite.loss_scale = None;
         record.left_out.push(failed);
-        self.state = checkpoint.header.state;
+        self.state = saved;
         self.state.nonfinite.left_out = record.left_out;
         let (epoch, batch) = failed;
         callback.on_message(&format!(

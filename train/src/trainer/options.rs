@@ -1,6 +1,6 @@
 //! Options and signals of a trainer.
 use crate::error::Signal;
-use crate::settings::{EvalMetric, NonfinitePolicy};
+use crate::settings::{DistBn, EvalMetric, NonfinitePolicy};
 
 /// Options of a trainer.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -17,6 +17,8 @@ pub struct TrainerOptions {
     pub eval_metric: EvalMetric,
     /// Policy for a loss or gradients that are not finite.
     pub on_nonfinite: NonfinitePolicy,
+    /// Distribution of running statistics over the ranks at the end of an epoch.
+    pub dist_bn: DistBn,
 }
 
 impl Default for TrainerOptions {
@@ -29,6 +31,7 @@ impl Default for TrainerOptions {
             recovery_interval: 0,
             eval_metric: EvalMetric::Top1,
             on_nonfinite: NonfinitePolicy::Stop,
+            dist_bn: DistBn::default(),
         }
     }
 }

@@ -4,7 +4,7 @@ use crate::Result;
 use crate::callbacks::{BatchBegin, Callback};
 use crate::loader::Batch;
 use crate::report::{MemoryMetrics, UpdateMetrics};
-use crate::settings::NonfinitePolicy;
+use crate::settings::{DistBn, NonfinitePolicy};
 use crate::train_step::PendingUpdate;
 use std::time::{Duration, Instant};
 
@@ -58,6 +58,11 @@ impl Trainer<'_> {
         if let Some(ema) = self.step.ema_mut() {
             ema.set_decay(ema.options().decay_at(update + 1))?;
         }
+        // PyTorch broadcasts the buffers of rank 0 before every forward pass; training reads none of them, so the last one of an epoch
+        // has the same result.
+        if let Some(run) = self.distributed.filter(|_| first_batch + inputs.len() == self.batches()) {
+            run.distribute_statistics(self.model, DistBn::Broadcast)?;
+        }
         if self.options.on_nonfinite == NonfinitePolicy::Skip {
             self.status.nonfinite.keep_buffers(self.model)?;
         }
@@ -98,6 +103,9 @@ impl Trainer<'_> {
         if let Some(why) = self.step.capture_error().filter(|_| !self.status.capture_error_reported) {
             callback.on_message(&format!("updates are not captured as a CUDA graph: {why}"))?;
             self.status.capture_error_reported = true;
+        }
+        if let Some(warning) = self.step.take_warning() {
+            callback.on_message(&warning)?;
         }
         let has_loss_scale = self.step.options().precision.needs_loss_scaling();
         let elapsed = clock.started.elapsed().as_secs_f64();

@@ -49,11 +49,11 @@ pub fn execute(args: &PreviewArgs) -> Result<()> {
         PreviewSplit::Train => {
             // Even, as mixup needs it.
             config.batch_size = samples.min(data.splits.train.len()) / 2 * 2;
-            build::training_loader(&config, &data, Device::Cpu)?
+            build::training_loader(&config, &data, Device::Cpu, 0)?
         }
         PreviewSplit::Validation => {
             config.validation_batch_size = samples;
-            build::validation_loader(&config, &data, Device::Cpu)?
+            build::validation_loader(&config, &data, Device::Cpu, 0)?
         }
     };
     if loader.batches() == 0 {

@@ -12,7 +12,9 @@ use super::signals::Signals;
 use crate::Result;
 use crate::batch_size_finder::{FittingBatchSize, find_batch_size};
 use crate::config::Config;
-use crate::experiment::{Experiment, conv_plans};
+use crate::distributed::{DistributedRun, Identity, Launch, LaunchFlags};
+use crate::error::ErrorKind;
+use crate::experiment::{Experiment, RunCheckpoint, conv_plans};
 use crate::report::{Destination, Progress, ProgressMode, bytes};
 use crate::settings::{AUTO_BATCH_SIZE, Settings};
 use clap::value_parser;
@@ -25,6 +27,8 @@ use std::path::PathBuf;
 pub struct TrainArgs {
     #[command(flatten)]
     pub(super) recipe: RecipeArgs,
+    #[command(flatten)]
+    launch: LaunchFlags,
 
     /// Print help
     #[arg(long, short, action = clap::ArgAction::HelpShort, help_heading = "Run")]
@@ -83,25 +87,55 @@ const NOTES: &str = "\
 --help-all lists every option. Defaults that are not shown depend on the dataset; --dry-run prints them.
 A flag with [=<BOOL>] can be written --flag or --no-flag; _ and - are equivalent in flag names.";
 
-/// Runs `fornax train`.
+/// Runs `fornax train`, as one rank if a launcher has started several.
 pub fn execute(args: TrainArgs) -> Result<()> {
-    super::threads::set_threads(args.threads)?;
-    let (destination, checkpoint) = resume::destination(&args)?;
-    let device = args.device.open()?;
-    let mut settings = resume::merged_settings(&args, checkpoint.as_ref())?;
-    if settings.batch_size == Some(AUTO_BATCH_SIZE) {
-        // A resumed run keeps its batch size.
-        let of_run =
-            checkpoint.as_ref().and_then(|checkpoint| checkpoint.checkpoint.header.settings.batch_size);
-        settings.batch_size = Some(of_run.map_or_else(|| fitting_batch_size(&settings, device), Ok)?);
+    let Some(launch) = Launch::detect(&args.launch, |name| std::env::var(name).ok())? else {
+        super::threads::set_threads(args.threads)?;
+        let device = args.device.open()?;
+        return train(args, None, device);
+    };
+    super::launch::end_with_launcher();
+    super::threads::set_threads_of_rank(args.threads, launch.local_world_size.unwrap_or(1))?;
+    let device = args.device.open_for_rank(launch.local_rank)?;
+    let mut settings = args.recipe.settings()?.given();
+    // May differ from machine to machine. The dataset itself is compared later.
+    ["data_dir", "workers"].iter().for_each(|key| drop(settings.remove(*key)));
+    let run = DistributedRun::join(&launch, &Identity::of_this_program(settings)?, device)?;
+    let group = run.group.clone();
+    let result = train(args, Some(run), device);
+    match &result {
+        Ok(()) => group.finish()?,
+        // All ranks are interrupted after the same update; rank 0 saves it.
+        Err(error) if matches!(error.kind(), ErrorKind::Interrupted(_)) => drop(group.finish()),
+        Err(error) if error.kind() == ErrorKind::Peer => {}
+        Err(error) => group.abort(error.what()),
     }
+    result
+}
+
+/// Trains on a device, alone or as one of several ranks: rank 0 reads the checkpoint, resolves the settings, and writes files and results.
+fn train(args: TrainArgs, run: Option<DistributedRun>, device: Device) -> Result<()> {
+    let (rank, world_size) = run.as_ref().map_or((0, 1), |run| (run.rank(), run.world_size()));
+    let (mut destination, mut checkpoint, mut settings) = (None, None, None);
+    if rank == 0 {
+        let (to, from) = resume::destination(&args)?;
+        settings = Some(first_settings(&args, from.as_ref(), world_size, device)?);
+        (destination, checkpoint) = (Some(to), from);
+    }
+    let mut settings = match &run {
+        Some(run) => run.share("the settings", settings.as_ref())?,
+        None => settings.unwrap_or_default(),
+    };
     if let Some(batches) = args.overfit_batches {
-        settings = trial::overfitting(settings, batches as usize)?;
+        settings = trial::overfitting(settings, batches as usize, world_size)?;
     }
-    let config = Config::resolve(&settings)?;
-    args.recipe.note_ignored(&config);
+    let config = Config::resolve_for(&settings, world_size)?;
+    if rank == 0 {
+        args.recipe.note_ignored(&config);
+    }
     conv_plans::reject_on_cpu(&args.recipe.settings, &device)?;
     let mut experiment = Experiment::new(config);
+    experiment.distributed = run;
     experiment.device = device;
     experiment.resume = checkpoint;
     experiment.cuda_graph = args.cuda_graph;
@@ -109,8 +143,8 @@ pub fn execute(args: TrainArgs) -> Result<()> {
         trace::trace_update(&mut experiment, path)?;
     }
     experiment.log_interval = args.log_interval;
-    let described = destination.describe();
-    experiment.output = Some(destination);
+    let described = destination.as_ref().map_or(String::new(), Destination::describe);
+    experiment.output = destination;
     if args.overfit_batches.is_some() {
         trial::validate_on_training_images(&mut experiment)?;
     }
@@ -121,14 +155,40 @@ pub fn execute(args: TrainArgs) -> Result<()> {
     if args.dry_run {
         experiment.output.as_ref().map_or(Ok(()), Destination::check_writable)?;
         let plan = experiment.plan()?;
-        return print(&format!("{plan}\noutput    {described}\n\n{}", experiment.config.settings.to_yaml()));
+        let text = format!("{plan}\noutput    {described}\n\n{}", experiment.config.settings.to_yaml());
+        return if rank == 0 { print(&text) } else { Ok(()) };
     }
     experiment.signals = Box::new(Signals::listen()?);
-    experiment.callbacks.push(Progress::new(args.progress, args.log_interval));
+    if rank == 0 {
+        experiment.callbacks.push(Progress::new(args.progress, args.log_interval));
+    }
     let result = experiment.run().map_err(|error| outcome::explain(error, &experiment))?;
+    if rank > 0 {
+        return Ok(());
+    }
     let hash = if args.print_hash { Some(experiment.hash()?) } else { None };
     let best = experiment.state.best(experiment.config.eval_metric);
     print(&outcome::text(&result, experiment.state.epoch, best, args.json, hash))
+}
+
+/// The settings of the checkpoint, the configuration files and the command line, with the batch size of `--batch-size auto`.
+fn first_settings(
+    args: &TrainArgs,
+    checkpoint: Option<&RunCheckpoint>,
+    world_size: usize,
+    device: Device,
+) -> Result<Settings> {
+    let mut settings = resume::merged_settings(args, checkpoint, world_size)?;
+    if settings.batch_size == Some(AUTO_BATCH_SIZE) {
+        // A resumed run keeps its batch size.
+        let of_run = checkpoint.and_then(|checkpoint| {
+            let header = &checkpoint.checkpoint.header;
+            Some(header.settings.batch_size? * header.world_size as u32 / world_size as u32)
+        });
+        let found = || fitting_batch_size(&resume::without_ranks(settings.clone()), device);
+        settings.batch_size = Some(of_run.map_or_else(found, Ok)?);
+    }
+    Ok(settings)
 }
 
 /// The batch size of `--batch-size auto`.

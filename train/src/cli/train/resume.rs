@@ -69,9 +69,31 @@ pub fn destination(args: &TrainArgs) -> Result<(Destination, Option<RunCheckpoin
 }
 
 /// Merges the settings of the checkpoint, of every configuration file and of the command line; later ones win.
-pub fn merged_settings(args: &TrainArgs, checkpoint: Option<&RunCheckpoint>) -> Result<Settings> {
-    let of_checkpoint = checkpoint.map(|resumed| resumed.checkpoint.header.settings.clone());
-    args.recipe.settings_over(of_checkpoint.unwrap_or_default())
+/// A run that is resumed by another number of ranks keeps the size of its batches over all ranks, unless `--batch-size` is given.
+pub fn merged_settings(
+    args: &TrainArgs,
+    checkpoint: Option<&RunCheckpoint>,
+    world_size: usize,
+) -> Result<Settings> {
+    let Some(header) = checkpoint.map(|resumed| &resumed.checkpoint.header) else {
+        return args.recipe.settings();
+    };
+    let mut of_checkpoint = header.settings.clone();
+    if let Some(batch_size) = of_checkpoint.batch_size.filter(|_| header.world_size != world_size) {
+        let global = batch_size as usize * header.world_size;
+        if global.is_multiple_of(world_size) {
+            of_checkpoint.batch_size = Some((global / world_size) as u32);
+        }
+    }
+    if world_size == 1 {
+        of_checkpoint = without_ranks(of_checkpoint);
+    }
+    args.recipe.settings_over(of_checkpoint)
+}
+
+/// Settings without those of several ranks.
+pub fn without_ranks(settings: Settings) -> Settings {
+    Settings { sync_bn: None, dist_bn: None, ddp_compress: None, ..settings }
 }
 
 /// The newest usable checkpoint of the run in a folder, whose settings are in `args.yaml`; `None` if it has no checkpoints.

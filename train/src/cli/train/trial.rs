@@ -9,7 +9,7 @@ use crate::settings::Settings;
 pub fn limit_batches(experiment: &mut Experiment, batches: usize) {
     let config = &mut experiment.config;
     config.batches_per_epoch = Some(batches);
-    let samples = batches.saturating_mul(config.validation_batch_size);
+    let samples = batches.saturating_mul(config.validation_batch_size * config.world_size);
     let limit = &mut config.data.dataset.val_num_samples;
     *limit = Some(limit.map_or(samples, |given| given.min(samples)));
     experiment.output = None;
@@ -17,8 +17,8 @@ pub fn limit_batches(experiment: &mut Experiment, batches: usize) {
 }
 
 /// Settings that train on the same `batches` batches in every epoch.
-pub fn overfitting(settings: Settings, batches: usize) -> Result<Settings> {
-    let batch_size = Config::resolve(&settings)?.batch_size;
+pub fn overfitting(settings: Settings, batches: usize, world_size: usize) -> Result<Settings> {
+    let batch_size = Config::resolve_for(&settings, world_size)?.global_batch_size();
     Ok(Settings { train_num_samples: Some(batches.saturating_mul(batch_size)), ..settings })
 }
 

@@ -280,13 +280,14 @@ fn validate(
     let device = args.device.open()?;
     move_to(&*model, &device)?;
     let parameters = named_parameters(&*model).iter().map(|(_, tensor)| tensor.numel()).sum();
-    let loader = build::validation_loader(&config, &data, device)?;
+    let loader = build::validation_loader(&config, &data, device, 0)?;
     let preparation = build::preparation(&config, &data);
     let evaluator = Evaluator {
         loader: &loader,
         num_classes: data.num_classes,
         precision: config.precision,
         preparation: Some(&preparation),
+        group: None,
     };
     let check_interrupt = || match signals.interrupt() {
         None => Ok(()),

@@ -1,0 +1,382 @@
+//! Rank, world size and rendezvous address of this process, from flags or from the environment of the launcher that started it.
+use crate::{Error, Result};
+use std::time::Duration;
+
+/// Default of `--dist-timeout`.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(120);
+const DEFAULT_PORT: u16 = 29500;
+const LOCALHOST: &str = "127.0.0.1";
+
+/// Flags of the place of a process in its group.
+#[derive(clap::Args, Clone, Debug, Default, PartialEq)]
+pub struct LaunchFlags {
+    /// Rank of this process, from 0; launchers set it in the environment: torchrun, Slurm, Open MPI, MPICH
+    #[arg(long, value_name = "N", help_heading = "Distributed", allow_negative_numbers = true)]
+    pub rank: Option<usize>,
+    /// Number of processes
+    #[arg(long, value_name = "N", help_heading = "Distributed", allow_negative_numbers = true)]
+    pub world_size: Option<usize>,
+    /// Rank of this process on its machine; it selects the CUDA device
+    #[arg(long, value_name = "N", help_heading = "Distributed", allow_negative_numbers = true)]
+    pub local_rank: Option<usize>,
+    /// Host of rank 0
+    #[arg(long, value_name = "HOST", help_heading = "Distributed")]
+    pub master_addr: Option<String>,
+    /// TCP port of rank 0
+    #[arg(long, value_name = "PORT", help_heading = "Distributed")]
+    pub master_port: Option<u16>,
+    /// Seconds after which a rank that does not answer counts as lost, and the others end with exit code 8 [default: 120]
+    #[arg(long, value_name = "SECONDS", help_heading = "Distributed", value_parser = crate::settings::value_parsers::positive)]
+    pub dist_timeout: Option<f64>,
+}
+
+/// Place of this process in its group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Launch {
+    /// Rank, below `world_size`.
+    pub rank: usize,
+    /// Number of ranks.
+    pub world_size: usize,
+    /// Rank on this machine.
+    pub local_rank: usize,
+    /// Number of ranks on this machine, if the launcher has set it.
+    pub local_world_size: Option<usize>,
+    /// Host of rank 0.
+    pub address: String,
+    /// Port of rank 0.
+    pub port: u16,
+    /// Source of the values.
+    pub launcher: &'static str,
+    /// Name of the run, equal on all ranks.
+    pub run_id: String,
+    /// Number of restarts of the group.
+    pub restarts: u64,
+    /// torchrun's agent listens on the port: rank 0 publishes a port of its own there.
+    pub agent_store: bool,
+    /// Limit of the time without an answer.
+    pub timeout: Duration,
+}
+
+/// Environment variables of a launcher: rank, world size, local rank.
+struct Launcher {
+    name: &'static str,
+    variables: [&'static str; 3],
+}
+
+const LAUNCHERS: [Launcher; 4] = [
+    Launcher { name: "torchrun", variables: ["RANK", "WORLD_SIZE", "LOCAL_RANK"] },
+    Launcher { name: "Slurm", variables: ["SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"] },
+    Launcher {
+        name: "Open MPI",
+        variables: ["OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"],
+    },
+    Launcher { name: "PMI", variables: ["PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"] },
+];
+
+impl Launch {
+    /// The place of this process, or `None` if it is the only one. The first of flags, torchrun, Slurm, Open MPI and PMI that is set wins.
+    /// Errors if some variables of it are missing or wrong.
+    pub fn detect(
+        flags: &LaunchFlags,
+        environment: impl Fn(&str) -> Option<String>,
+    ) -> Result<Option<Launch>> {
+        let environment = |name: &str| environment(name).filter(|value| !value.is_empty());
+        let launch = Launch::find(flags, &environment)?;
+        let is_single = launch.as_ref().is_none_or(|launch| launch.world_size == 1);
+        let flag = flags.dist_timeout.map(|_| "--dist-timeout");
+        match flag {
+            Some(flag) if is_single => Err(Error::usage(format!("{flag} would have no effect"))
+                .because("the run has one process")
+                .remedy(format!("leave {flag} out, or start several processes: fornax launch"))),
+            _ => Ok(launch.filter(|_| !is_single)),
+        }
+    }
+
+    fn find(flags: &LaunchFlags, environment: &dyn Fn(&str) -> Option<String>) -> Result<Option<Launch>> {
+        let by_flags = [("--rank", flags.rank), ("--world-size", flags.world_size)];
+        if by_flags.iter().any(|(_, value)| value.is_some()) {
+            let rank = flag(&by_flags, 0)?;
+            let world_size = flag(&by_flags, 1)?;
+            let local_rank = flags.local_rank.unwrap_or(rank);
+            return launch("flags", [rank, world_size, local_rank], flags, environment).map(Some);
+        }
+        for Launcher { name, variables } in LAUNCHERS {
+            let values = variables.map(environment);
+            // The shells of salloc and sbatch have some of Slurm's variables, although they are no task of srun.
+            let is_task = match name {
+                "Slurm" => {
+                    let is_batch_shell = environment("ENVIRONMENT").as_deref() == Some("BATCH")
+                        && environment("SLURM_STEP_ID").is_none();
+                    (values[0].is_some() || values[2].is_some()) && !is_batch_shell
+                }
+                _ => values.iter().any(Option::is_some),
+            };
+            if !is_task {
+                continue;
+            }
+            let missing: Vec<&str> =
+                variables.into_iter().zip(&values).filter(|(_, v)| v.is_none()).map(|(n, _)| n).collect();
+            // The local rank may come from `--local_rank`, which old launchers append.
+            let missing: Vec<&str> =
+                missing.into_iter().filter(|n| *n != variables[2] || flags.local_rank.is_none()).collect();
+            if !missing.is_empty() {
+                return Err(Error::usage(format!("the variables of {name} are incomplete"))
+                    .at("the environment")
+                    .because(format!("{} {} missing", missing.join(", "), is_or_are(missing.len())))
+                    .remedy("set them, unset the others, or give --rank and --world-size"));
+            }
+            let mut numbers = [0; 3];
+            for ((number, variable), value) in numbers.iter_mut().zip(variables).zip(&values) {
+                *number = match value {
+                    Some(value) => parse(variable, value)?,
+                    None => flags.local_rank.unwrap_or(0),
+                };
+            }
+            if let Some(local_rank) = flags.local_rank {
+                numbers[2] = local_rank;
+            }
+            return launch(name, numbers, flags, environment).map(Some);
+        }
+        // timm's scripts pass --local_rank 0 to a single process.
+        let alone = [
+            ("--local-rank", flags.local_rank.is_some_and(|rank| rank > 0)),
+            ("--master-addr", flags.master_addr.is_some()),
+            ("--master-port", flags.master_port.is_some()),
+        ];
+        match alone.iter().find(|(_, given)| *given) {
+            Some((flag, _)) => {
+                Err(Error::usage(format!("{flag} is not enough to join a group of processes"))
+                    .because("--rank and --world-size are missing, and no launcher has set them")
+                    .remedy("give them, or start the processes with fornax launch, torchrun, srun or mpirun"))
+            }
+            None => Ok(None),
+        }
+    }
+}
+
+fn launch(
+    launcher: &'static str,
+    [rank, world_size, local_rank]: [usize; 3],
+    flags: &LaunchFlags,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Result<Launch> {
+    if world_size == 0 || rank >= world_size {
+        return Err(Error::usage(format!("rank {rank} does not exist in a group of {world_size}"))
+            .at(launcher)
+            .because("ranks count from 0 to the number of processes, exclusive")
+            .remedy("check --rank and --world-size, or the variables of the launcher"));
+    }
+    let is_slurm = launcher == "Slurm";
+    let needs_address = matches!(launcher, "torchrun" | "flags") && world_size > 1;
+    let address = match flags.master_addr.clone().or_else(|| environment("MASTER_ADDR")) {
+        Some(address) => address,
+        None if is_slurm => environment("SLURM_STEP_NODELIST")
+            .or_else(|| environment("SLURM_NODELIST"))
+            .or_else(|| environment("SLURM_JOB_NODELIST"))
+            .and_then(|list| first_host(&list))
+            .unwrap_or_else(|| LOCALHOST.into()),
+        None if needs_address => {
+            return Err(Error::usage("the address of rank 0 is missing")
+                .at(launcher)
+                .because("neither --master-addr nor MASTER_ADDR is set")
+                .remedy("give the host name of the machine of rank 0; 127.0.0.1 if there is one machine"));
+        }
+        None => LOCALHOST.into(),
+    };
+    let job = environment("SLURM_JOB_ID").or_else(|| environment("SLURM_JOBID"));
+    let port = match (flags.master_port, environment("MASTER_PORT")) {
+        (Some(port), _) => port,
+        (None, Some(text)) => parse("MASTER_PORT", &text)?,
+        (None, None) if is_slurm => {
+            let job: u64 = job.as_deref().map_or(Ok(0), |job| parse("SLURM_JOB_ID", job))?;
+            15_000 + (job % 15_000) as u16
+        }
+        (None, None) if launcher == "torchrun" => {
+            return Err(Error::usage("the variables of torchrun are incomplete")
+                .at("the environment")
+                .because("MASTER_PORT is missing")
+                .remedy("set it, or give --master-port"));
+        }
+        (None, None) => DEFAULT_PORT,
+    };
+    let run_id = environment("TORCHELASTIC_RUN_ID").filter(|_| launcher == "torchrun");
+    let restarts = environment("TORCHELASTIC_RESTART_COUNT").filter(|_| launcher == "torchrun");
+    Ok(Launch {
+        rank,
+        world_size,
+        local_rank,
+        local_world_size: local_world_size(environment),
+        address,
+        port,
+        launcher,
+        run_id: run_id.or(job.filter(|_| is_slurm)).unwrap_or_else(|| "none".into()),
+        restarts: restarts.map_or(Ok(0), |text| parse("TORCHELASTIC_RESTART_COUNT", &text))?,
+        agent_store: launcher == "torchrun"
+            && flags.master_port.is_none()
+            && environment("TORCHELASTIC_USE_AGENT_STORE")
+                .is_some_and(|text| text.eq_ignore_ascii_case("true")),
+        timeout: flags.dist_timeout.map_or(DEFAULT_TIMEOUT, Duration::from_secs_f64),
+    })
+}
+
+/// Number of ranks on this machine; Slurm's may be a list such as `4(x2)`.
+fn local_world_size(environment: &dyn Fn(&str) -> Option<String>) -> Option<usize> {
+    let variables =
+        ["LOCAL_WORLD_SIZE", "SLURM_STEP_TASKS_PER_NODE", "OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"];
+    let text = variables.into_iter().find_map(environment)?;
+    text.split(['(', ',']).next()?.parse().ok().filter(|size| *size > 0)
+}
+
+fn flag(by_flags: &[(&str, Option<usize>); 2], index: usize) -> Result<usize> {
+    let (name, value) = by_flags[index];
+    value.ok_or_else(|| {
+        Error::usage(format!("{} needs {name}", by_flags[1 - index].0))
+            .because("rank and world size belong together")
+            .remedy(format!("give {name} too, or leave both out"))
+    })
+}
+
+fn parse<T: std::str::FromStr>(variable: &str, text: &str) -> Result<T> {
+    text.parse().map_err(|_| {
+        Error::usage(format!("{text:?} is not a valid number"))
+            .at(format!("the environment variable {variable}"))
+            .remedy("set it to a whole number, or unset the launcher's variables")
+    })
+}
+
+fn is_or_are(count: usize) -> &'static str {
+    if count == 1 { "is" } else { "are" }
+}
+
+/// The first host of Slurm's list, such as `node[07-09,12],login1`.
+fn first_host(list: &str) -> Option<String> {
+    let end = list.find([',', '[']).unwrap_or(list.len());
+    let (name, rest) = list.split_at(end);
+    let host = match rest.strip_prefix('[') {
+        Some(range) => {
+            let first = range.split([',', '-', ']']).next()?;
+            let suffix =
+                range.split_once(']').map_or("", |(_, after)| after.split([',', '[']).next().unwrap_or(""));
+            format!("{name}{first}{suffix}")
+        }
+        None => name.to_string(),
+    };
+    (!host.is_empty()).then_some(host)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    fn detect(flags: LaunchFlags, variables: &[(&str, &str)]) -> Result<Option<Launch>> {
+        let variables: BTreeMap<&str, &str> = variables.iter().copied().collect();
+        Launch::detect(&flags, |name| variables.get(name).map(|value| value.to_string()))
+    }
+
+    fn found(flags: LaunchFlags, variables: &[(&str, &str)]) -> Launch {
+        detect(flags, variables).expect("valid").expect("several processes")
+    }
+
+    const TORCHRUN: [(&str, &str); 7] = [
+        ("RANK", "5"),
+        ("WORLD_SIZE", "8"),
+        ("LOCAL_RANK", "1"),
+        ("MASTER_ADDR", "node1"),
+        ("MASTER_PORT", "29400"),
+        ("TORCHELASTIC_RUN_ID", "job7"),
+        ("TORCHELASTIC_RESTART_COUNT", "2"),
+    ];
+
+    #[test]
+    fn every_launcher_is_recognised() {
+        let torchrun = found(LaunchFlags::default(), &TORCHRUN);
+        assert_eq!((torchrun.rank, torchrun.world_size, torchrun.local_rank), (5, 8, 1));
+        assert_eq!((torchrun.address.as_str(), torchrun.port), ("node1", 29400));
+        assert_eq!((torchrun.run_id.as_str(), torchrun.restarts, torchrun.agent_store), ("job7", 2, false));
+        let slurm = found(
+            LaunchFlags::default(),
+            &[
+                ("SLURM_PROCID", "3"),
+                ("SLURM_NTASKS", "4"),
+                ("SLURM_LOCALID", "1"),
+                ("SLURM_NODELIST", "node[07-09,12],login1"),
+                ("SLURM_JOB_ID", "47123"),
+            ],
+        );
+        assert_eq!((slurm.rank, slurm.world_size, slurm.local_rank), (3, 4, 1));
+        assert_eq!((slurm.address.as_str(), slurm.port, slurm.run_id.as_str()), ("node07", 17_123, "47123"));
+        let mpi = found(
+            LaunchFlags::default(),
+            &[
+                ("OMPI_COMM_WORLD_RANK", "1"),
+                ("OMPI_COMM_WORLD_SIZE", "2"),
+                ("OMPI_COMM_WORLD_LOCAL_RANK", "1"),
+            ],
+        );
+        assert_eq!((mpi.rank, mpi.world_size, mpi.address.as_str(), mpi.port), (1, 2, "127.0.0.1", 29500));
+        let pmi = [("PMI_RANK", "0"), ("PMI_SIZE", "3"), ("MPI_LOCALRANKID", "0"), ("MASTER_ADDR", "h")];
+        let pmi = found(LaunchFlags::default(), &pmi);
+        assert_eq!((pmi.rank, pmi.world_size, pmi.address.as_str()), (0, 3, "h"));
+    }
+
+    #[test]
+    fn flags_win_over_the_environment() {
+        let flags = LaunchFlags {
+            rank: Some(0),
+            world_size: Some(2),
+            master_addr: Some("a".into()),
+            dist_timeout: Some(7.5),
+            ..LaunchFlags::default()
+        };
+        let launch = found(flags, &TORCHRUN);
+        assert_eq!((launch.rank, launch.world_size, launch.address.as_str()), (0, 2, "a"));
+        assert_eq!((launch.launcher, launch.timeout), ("flags", Duration::from_millis(7500)));
+    }
+
+    #[test]
+    fn incomplete_groups_are_errors_that_name_the_missing_part() {
+        let flags = LaunchFlags { rank: Some(0), ..LaunchFlags::default() };
+        let error = detect(flags, &[]).expect_err("no world size").to_string();
+        assert!(error.contains("--rank needs --world-size"), "{error}");
+        for missing in ["RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"] {
+            let some: Vec<_> = TORCHRUN.into_iter().filter(|(name, _)| *name != missing).collect();
+            let error = detect(LaunchFlags::default(), &some).expect_err(missing).to_string();
+            assert!(error.contains(missing), "{error}");
+        }
+        let alone = LaunchFlags { master_addr: Some("a".into()), ..LaunchFlags::default() };
+        let error = detect(alone, &[]).expect_err("no rank").to_string();
+        assert!(error.contains("--rank and --world-size are missing"), "{error}");
+        let beyond = [("RANK", "8")];
+        let all: Vec<_> = TORCHRUN.into_iter().filter(|(n, _)| *n != "RANK").chain(beyond).collect();
+        let error = detect(LaunchFlags::default(), &all).expect_err("too large").to_string();
+        assert!(error.contains("rank 8 does not exist in a group of 8"), "{error}");
+    }
+
+    #[test]
+    fn one_process_is_no_group() {
+        assert_eq!(detect(LaunchFlags::default(), &[]).expect("valid"), None);
+        let old_launcher = LaunchFlags { local_rank: Some(0), ..LaunchFlags::default() };
+        assert_eq!(detect(old_launcher, &[]).expect("valid"), None);
+        let tasks = ("SLURM_NTASKS", "4");
+        let sbatch = [("SLURM_PROCID", "0"), tasks, ("SLURM_LOCALID", "0"), ("ENVIRONMENT", "BATCH")];
+        assert_eq!(detect(LaunchFlags::default(), &sbatch).expect("valid"), None);
+        assert_eq!(detect(LaunchFlags::default(), &[tasks]).expect("valid"), None, "salloc");
+        let timeout = LaunchFlags { dist_timeout: Some(5.0), ..LaunchFlags::default() };
+        assert!(detect(timeout, &[]).expect_err("without effect").to_string().contains("--dist-timeout"));
+    }
+
+    #[test]
+    fn first_host_of_a_slurm_list_is_found() {
+        for (list, host) in [
+            ("node7", "node7"),
+            ("a1,b2", "a1"),
+            ("n[3,5]", "n3"),
+            ("gpu[001-004]", "gpu001"),
+            ("r[1-2]-ib,x", "r1-ib"),
+        ] {
+            assert_eq!(first_host(list).as_deref(), Some(host), "{list}");
+        }
+        assert_eq!(first_host(""), None);
+    }
+}

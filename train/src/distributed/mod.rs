@@ -1,0 +1,24 @@
+//! Data-parallel training on several processes, one per device.
+//!
+//! Each process is a rank of a group; a launcher tells it its rank ([`launcher`]). The ranks meet at rank 0 ([`rendezvous`]) and form a
+//! [`ProcessGroup`], which carries values of the host, heartbeats and failures. Tensors are reduced by a
+//! [`Collective`](fornax_engine::Collective): [`TcpCollective`] on the CPU. [`DataParallel`] averages gradients during the backward pass, and
+//! [`DistributedRun`] agrees on signals, checkpoints and running statistics.
+mod agent_store;
+mod buckets;
+mod data_parallel;
+mod frame;
+mod group;
+pub mod launcher;
+mod reduce;
+pub mod rendezvous;
+mod run;
+mod tcp;
+
+pub use data_parallel::DataParallel;
+pub use frame::Frame;
+pub use group::{PendingValues, ProcessGroup};
+pub use launcher::{Launch, LaunchFlags};
+pub use rendezvous::{Identity, join};
+pub use run::{DistributedRun, Flags};
+pub use tcp::TcpCollective;
