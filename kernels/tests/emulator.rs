@@ -1,4 +1,4 @@
-//! The emulated device, used through unmodified cudarc: streams, events, copies, launches, graphs, two devices, and the checker's
+//! The emulated device, used through unmodified cudarc: streams, events, copies, launches, graphs, two devices, NCCL, and the checker's
 //! errors.
 
 #[path = "emulator/checker.rs"]
@@ -7,6 +7,8 @@ mod checker;
 mod driver;
 #[path = "emulator/kernels.rs"]
 mod kernels;
+#[path = "emulator/nccl.rs"]
+mod nccl;
 #[path = "emulator/streams.rs"]
 mod streams;
 #[path = "emulator/suballocations.rs"]

@@ -11,7 +11,8 @@ ARCHIVE = pathlib.Path("target/gpu-suite.tar.xz")
 # What is sent to a lent machine with the working tree has a limit.
 MAX_BYTES = 35 << 20
 BUILDS = [
-    ["-p", "fornax-tests", *(word for name in ["cases", "golden", "optimizers", "fused", "updates", "loss_scale", "prepare"]
+    ["-p", "fornax-tests", *(word for name in ["cases", "golden", "optimizers", "fused", "updates", "loss_scale", "prepare",
+                                               "nccl"]
                              for word in ("--test", name))],
     ["-p", "fornax-benches", "--bin", "gpu_rows"],
     ["-p", "fornax", "--bin", "fornax"],

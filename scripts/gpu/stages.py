@@ -112,6 +112,13 @@ def digits(runner, settings):
         runner.check("digits: top-1 is at least 98.5", top1 >= 98.5, f"top-1 {top1}")
 
 
+def nccl(runner, settings):
+    """The tests of the process group that need one GPU; those with several ranks run on the emulated device only."""
+    program = settings.programs / "nccl"
+    for name in [name for name in listed(runner, program) if name.startswith("one_rank_")]:
+        runner.run(f"nccl {name}", [program, "--exact", name], settings.row_seconds())
+
+
 def operations(runner, settings):
     rows(runner, settings, "fornax", "", "--operations")
     torch_rows(runner, settings, "torch", "", "eager", "--operations")
@@ -147,7 +154,7 @@ def sanitize(runner, settings):
         runner.run(f"memcheck {name}", command, 90, require=sanitizer)
 
 
-STAGES = {"probe": probe, "train": train, "parity": parity, "operations": operations, "profile": profile, "compile": compiled,
+STAGES = {"probe": probe, "train": train, "parity": parity, "nccl": nccl, "operations": operations, "profile": profile, "compile": compiled,
           "sanitize": sanitize}
 
 

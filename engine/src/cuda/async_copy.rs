@@ -1,11 +1,11 @@
 //! Copies between host and device that the host does not wait for: uploads on the copy stream, concurrent with the compute stream, and
 //! reads of results.
 use super::pinned::PinnedBuffer;
-use super::{CudaError, Gpu, Result, pinned_tensor, record_stream};
+use super::stream_event::StreamEvent;
+use super::{CudaError, Gpu, Result, StreamKind, pinned_tensor, record_stream};
 use crate::{Device, Element, Shape, Tensor};
 use cudarc::driver::CudaStream;
-use cudarc::driver::result::{self, DriverError, event, stream};
-use cudarc::driver::sys::{CUevent, CUevent_flags, CUevent_wait_flags, CUstream};
+use cudarc::driver::result;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ pub struct PendingUpload {
     gpu: Option<Arc<Gpu>>,
     /// `None` once handed out.
     tensor: Option<Tensor>,
-    done: Option<CopyEvent>,
+    done: Option<StreamEvent>,
 }
 
 /// Elements of a tensor on their way to the host; see [`Tensor::read_later`].
@@ -29,11 +29,6 @@ enum PendingElements<T> {
     Host(Vec<T>),
     Copied(PinnedBuffer, PhantomData<T>),
 }
-
-/// Event without a time stamp.
-struct CopyEvent(CUevent);
-// SAFETY: an event is a handle that any thread may use.
-unsafe impl Send for CopyEvent {}
 
 /// Queues a copy of a CPU tensor to `device` on the device's copy stream, where it runs while the compute stream works on earlier operations.
 /// From [pinned memory](pinned_tensor) the host does not wait; other memory is copied into pinned memory first. `source` must not be
@@ -61,17 +56,19 @@ pub fn upload(source: &Tensor, device: &Device) -> crate::Result<PendingUpload> 
     };
     let from = address(&pinned)?;
     let tensor = Tensor::build_on(&gpu, *source.shape(), source.dtype(), |_| Ok(())).map_err(in_op)?;
-    let upload = || -> Result<CopyEvent> {
+    let upload = || -> Result<StreamEvent> {
         let _access = gpu.bind()?;
         let copy_stream = gpu.copy_stream()?.cu_stream();
         let (view, failed) = (tensor.device_view(), |e| CudaError::from_driver("uploading", e));
-        let done = CopyEvent::new().map_err(failed)?;
+        let done = StreamEvent::new().map_err(failed)?;
         // Work that is queued on the compute stream may still use the memory of the new tensor.
         done.record(gpu.stream()).and_then(|()| done.delay(copy_stream)).map_err(failed)?;
         // SAFETY: the pinned block has the bytes, and is not reused before the event of `record_pinned`.
         let bytes = unsafe { std::slice::from_raw_parts(from as *const u8, view.slice().bytes()) };
-        // SAFETY: the slice is inside a live block of this device, which is not reused before the copy, as the upload's users wait.
-        unsafe { result::memcpy_htod_async(view.slice().pointer, bytes, copy_stream) }.map_err(failed)?;
+        gpu.profiled_on(StreamKind::Copy, copy_stream, &"upload", || {
+            // SAFETY: the slice is inside a live block of this device, which is not reused before the copy, as the upload's users wait.
+            unsafe { result::memcpy_htod_async(view.slice().pointer, bytes, copy_stream) }.map_err(failed)
+        })?;
         gpu.record_pinned(from, copy_stream)?;
         done.record(copy_stream).map_err(failed)?;
         Ok(done)
@@ -159,30 +156,5 @@ impl Gpu {
         }
         let new = self.new_stream()?;
         Ok(self.copy_stream.get_or_init(|| new))
-    }
-}
-
-impl CopyEvent {
-    fn new() -> std::result::Result<CopyEvent, DriverError> {
-        event::create(CUevent_flags::CU_EVENT_DISABLE_TIMING).map(CopyEvent)
-    }
-
-    /// Records the event after the work queued on a stream of the device.
-    fn record(&self, on: CUstream) -> std::result::Result<(), DriverError> {
-        // SAFETY: the event is alive, and so are the device's streams.
-        unsafe { event::record(self.0, on) }
-    }
-
-    /// Makes work queued on a stream from now on wait for the last record.
-    fn delay(&self, waiting: CUstream) -> std::result::Result<(), DriverError> {
-        // SAFETY: as above.
-        unsafe { stream::wait_event(waiting, self.0, CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT) }
-    }
-}
-
-impl Drop for CopyEvent {
-    fn drop(&mut self) {
-        // SAFETY: this value owns the event; the driver keeps it until it completes. An error of its destruction cannot be handled.
-        let _ = unsafe { event::destroy(self.0) };
     }
 }

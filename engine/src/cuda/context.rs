@@ -2,6 +2,7 @@
 use super::allocator::DeviceMemory;
 use super::capture_lock::{CaptureLock, StreamAccess};
 use super::channels::TICKETS;
+use super::communication::Communication;
 use super::cublaslt::CublasLt;
 use super::cudnn::{ConvEngineOptions, ConvPlanChoice, ConvPlanRecord, Cudnn};
 use super::pinned::PinnedPool;
@@ -23,6 +24,7 @@ pub(crate) struct Gpu {
     stream: Arc<CudaStream>,
     /// Stream of uploads that run beside the compute stream.
     pub(super) copy_stream: OnceLock<Arc<CudaStream>>,
+    pub(super) communication: Communication,
     info: GpuInfo,
     pub(super) modules: KernelModules,
     pub(super) staging: StagingPool,
@@ -133,6 +135,7 @@ impl Gpu {
             context,
             stream,
             copy_stream: OnceLock::new(),
+            communication: Communication::default(),
             info: query_info(ordinal)?,
             modules: KernelModules::default(),
             staging: StagingPool::default(),

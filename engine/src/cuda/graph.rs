@@ -10,6 +10,8 @@ use std::sync::Arc;
 pub struct CudaGraph {
     gpu: Arc<Gpu>,
     executable: CUgraphExec,
+    /// It contains collective operations.
+    communicates: bool,
     /// Memory that replays access, besides tensors that outlive the graph.
     _memory: GraphMemory,
 }
@@ -39,9 +41,11 @@ impl CudaGraph {
         gpu.synchronize().map_err(in_op)?;
         let _access = gpu.bind().map_err(in_op)?;
         let memory = gpu.begin_graph_memory();
+        gpu.communication.take_captured();
         let captured = capture_region(&gpu, region, &in_op);
         memory.end_capture();
-        Ok(CudaGraph { executable: captured?, _memory: memory, gpu: gpu.clone() })
+        let communicates = gpu.communication.take_captured();
+        Ok(CudaGraph { executable: captured?, communicates, _memory: memory, gpu: gpu.clone() })
     }
 
     /// Queues the captured work.
@@ -49,7 +53,13 @@ impl CudaGraph {
         let launched = self.gpu.bind().and_then(|_access| {
             // SAFETY: the graph was instantiated in this context, and `capture`'s caller keeps the memory that it accesses alive.
             unsafe { result::graph::launch(self.executable, self.gpu.stream()) }
-                .map_err(|e| CudaError::from_driver("launching a graph", e))
+                .map_err(|e| CudaError::from_driver("launching a graph", e))?;
+            match self.communicates {
+                true => {
+                    self.gpu.watch_communication("collective operation in a CUDA graph", self.gpu.stream())
+                }
+                false => Ok(()),
+            }
         });
         launched.map_err(|e| e.with_op_context("cuda_graph", self.gpu.device(), &[]))
     }

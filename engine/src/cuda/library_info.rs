@@ -2,7 +2,7 @@
 use fornax_kernels::library;
 use std::ffi::c_int;
 
-/// Library required for CUDA devices.
+/// Library for CUDA devices. NCCL is required for several GPUs only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LibraryInfo {
     /// Name.
@@ -11,7 +11,7 @@ pub struct LibraryInfo {
     pub found: std::result::Result<(String, String), String>,
 }
 
-/// Describes the driver, NVRTC, cuBLASLt and cuDNN of this machine.
+/// Describes the driver, NVRTC, cuBLASLt, cuDNN and NCCL of this machine.
 pub fn libraries() -> Vec<LibraryInfo> {
     let info =
         |name, names: &[&str], remedy: &str, version: &dyn Fn(&libloading::Library) -> Option<String>| {
@@ -52,6 +52,9 @@ pub fn libraries() -> Vec<LibraryInfo> {
         ),
         info("cuDNN", &["libcudnn.so.9", "libcudnn.so"], "pip install nvidia-cudnn-cu13", &|library| {
             format_version(version_by_value(library, b"cudnnGetVersion")?)
+        }),
+        info("NCCL", &super::nccl::LIBRARY_NAMES, "pip install nvidia-nccl-cu13", &|library| {
+            format_version(usize::try_from(version_by_pointer(library, b"ncclGetVersion")?).ok()?)
         }),
     ]
 }

@@ -1,10 +1,12 @@
 //! CUDA backend on cudarc: contexts, memory, kernel launches, and a launcher for each operation.
 //!
 //! A `Gpu` owns one context and one compute stream. Every launch, copy and allocation of the engine uses that stream, so work runs in the
-//! order in which it is queued, and memory may be freed as soon as its last use is queued. Launchers are plain functions over slices and
+//! order in which it is queued, and memory may be freed as soon as its last use is queued. Uploads and collective operations have streams of
+//! their own, ordered with it by events. Launchers are plain functions over slices and
 //! shapes; they do not depend on tensors.
 pub mod cublaslt;
 pub mod cudnn;
+pub mod nccl;
 
 pub(crate) mod activation;
 pub(crate) mod adaptive_pool;
@@ -16,6 +18,7 @@ pub(crate) mod batch_norm_pair;
 pub(crate) mod binary;
 mod capture_lock;
 mod channels;
+mod communication;
 mod context;
 pub(crate) mod conv2d;
 pub(crate) mod conv_norm;
@@ -46,6 +49,7 @@ pub(crate) mod row_norm;
 pub(crate) mod soft_cross_entropy;
 pub(crate) mod softmax;
 mod staging;
+mod stream_event;
 mod strided_pair;
 #[cfg(test)]
 mod tests;
@@ -62,7 +66,7 @@ pub use library::{LibraryError, WorkspaceAllocator};
 pub use library_info::{LibraryInfo, libraries};
 pub use memory::{device_pointer, record_stream};
 pub use pinned::pinned_tensor;
-pub use profile::{KernelProfile, KernelTime};
+pub use profile::{DeviceInterval, KernelProfile, KernelTime, StreamKind};
 
 pub(crate) use context::Gpu;
 pub(crate) use error::CudaError;

@@ -1,8 +1,9 @@
-//! Profile of a device: the time of each kernel and library call, measured by events around each.
+//! Profile of a device: the time of each kernel and library call, measured by events around each, in sum or as a timeline.
 use super::timing_event::TimingEvent;
 use super::{CudaError, Gpu, Result};
 use crate::Device;
 use cudarc::driver::result::DriverError;
+use cudarc::driver::sys::CUstream;
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,6 +17,30 @@ pub struct KernelTime {
     /// Number of launches.
     pub launches: usize,
     /// Seconds on the device. The events around each launch keep kernels from overlapping, so the sum exceeds the time of an unprofiled run.
+    pub seconds: f64,
+}
+
+/// Stream of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum StreamKind {
+    /// Stream of kernels and library calls.
+    Compute,
+    /// Stream of collective operations.
+    Communication,
+    /// Stream of uploads.
+    Copy,
+}
+
+/// Interval in which a kernel, library call, collective operation or upload ran.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeviceInterval {
+    /// Name of the kernel or operation.
+    pub name: String,
+    /// Its stream.
+    pub stream: StreamKind,
+    /// Seconds from the start of the profile to its start.
+    pub start: f64,
+    /// Seconds from its start to its end.
     pub seconds: f64,
 }
 
@@ -36,6 +61,7 @@ pub struct KernelTime {
 /// ```
 pub struct KernelProfile {
     gpu: Arc<Gpu>,
+    start: TimingEvent,
 }
 
 /// Events of a device's profile in progress.
@@ -47,12 +73,13 @@ pub(super) struct KernelProfiler {
 
 struct TimedLaunch {
     name: String,
+    stream: StreamKind,
     start: TimingEvent,
     end: TimingEvent,
 }
 
 impl KernelProfile {
-    /// Starts a profile. Returns an error for the CPU, and while another profile of the device is in progress.
+    /// Waits for the device and starts a profile. Returns an error for the CPU, and while another profile of the device is in progress.
     pub fn start(device: &Device) -> crate::Result<KernelProfile> {
         let in_op = |error: CudaError| error.with_op_context("profile", *device, &[]);
         let Device::Cuda(ordinal) = *device else {
@@ -62,19 +89,42 @@ impl KernelProfile {
         if gpu.profiler.is_active.swap(true, Ordering::SeqCst) {
             return Err(in_op(CudaError::new("another profile of this device is in progress")));
         }
-        Ok(KernelProfile { gpu })
+        let start = gpu.synchronize().and_then(|()| {
+            let _access = gpu.bind()?;
+            timing_event(gpu.stream(), &"the start of a profile")
+        });
+        let start = start.inspect_err(|_| gpu.profiler.is_active.store(false, Ordering::SeqCst));
+        Ok(KernelProfile { start: start.map_err(in_op)?, gpu })
     }
 
-    /// Waits for the device and returns the times by kernel, longest first.
+    /// Waits for the device and returns the times by kernel of the compute stream, longest first.
     pub fn finish(self) -> crate::Result<Vec<KernelTime>> {
-        let launches = std::mem::take(&mut *self.gpu.profiler.lock());
+        let mut launches = std::mem::take(&mut *self.gpu.profiler.lock());
+        launches.retain(|launch| launch.stream == StreamKind::Compute);
         self.times(launches).map_err(|error| error.with_op_context("profile", self.gpu.device(), &[]))
+    }
+
+    /// Waits for the device and returns what ran on its streams, in the order of the calls.
+    pub fn finish_timeline(self) -> crate::Result<Vec<DeviceInterval>> {
+        let launches = std::mem::take(&mut *self.gpu.profiler.lock());
+        self.timeline(launches).map_err(|error| error.with_op_context("profile", self.gpu.device(), &[]))
+    }
+
+    fn timeline(&self, launches: Vec<TimedLaunch>) -> Result<Vec<DeviceInterval>> {
+        let _access = self.gpu.bind()?;
+        let interval = |TimedLaunch { name, stream, start, end }: TimedLaunch| {
+            let since_start = start.milliseconds_since(&self.start).map_err(|e| failed(&name, e))?;
+            let milliseconds = end.milliseconds_since(&start).map_err(|e| failed(&name, e))?;
+            let (start, seconds) = (f64::from(since_start) / 1e3, f64::from(milliseconds) / 1e3);
+            Ok(DeviceInterval { name, stream, start, seconds })
+        };
+        launches.into_iter().map(interval).collect()
     }
 
     fn times(&self, launches: Vec<TimedLaunch>) -> Result<Vec<KernelTime>> {
         let _access = self.gpu.bind()?;
         let mut by_name: BTreeMap<String, KernelTime> = BTreeMap::new();
-        for TimedLaunch { name, start, end } in launches {
+        for TimedLaunch { name, start, end, .. } in launches {
             let milliseconds = end.milliseconds_since(&start).map_err(|e| failed(&name, e))?;
             let entry = KernelTime { name: name.clone(), launches: 0, seconds: 0.0 };
             let time = by_name.entry(name).or_insert(entry);
@@ -101,26 +151,41 @@ impl KernelProfiler {
 }
 
 impl Gpu {
-    /// Runs `queue`, which queues a kernel or a library call, between two events if a profile is in progress. The context must be bound.
+    /// Runs `queue`, which queues a kernel or a library call on the compute stream, between two events if a profile is in progress. The context
+    /// must be bound.
     pub(super) fn profiled<T, E: From<CudaError>>(
         &self,
+        name: &dyn Display,
+        queue: impl FnOnce() -> std::result::Result<T, E>,
+    ) -> std::result::Result<T, E> {
+        self.profiled_on(StreamKind::Compute, self.stream(), name, queue)
+    }
+
+    /// The same for work on another stream of the device.
+    pub(super) fn profiled_on<T, E: From<CudaError>>(
+        &self,
+        kind: StreamKind,
+        stream: CUstream,
         name: &dyn Display,
         queue: impl FnOnce() -> std::result::Result<T, E>,
     ) -> std::result::Result<T, E> {
         if !self.profiler.is_active.load(Ordering::Relaxed) || self.capture_lock.is_capturing() {
             return queue();
         }
-        let event = || -> Result<TimingEvent> {
-            let event = TimingEvent::new().map_err(|e| failed(name, e))?;
-            // SAFETY: the stream lives as long as the device; the caller has bound its context.
-            unsafe { event.record(self.stream()) }.map_err(|e| failed(name, e))?;
-            Ok(event)
-        };
-        let start = event()?;
+        let start = timing_event(stream, name)?;
         let value = queue()?;
-        self.profiler.lock().push(TimedLaunch { name: name.to_string(), start, end: event()? });
+        let end = timing_event(stream, name)?;
+        self.profiler.lock().push(TimedLaunch { name: name.to_string(), stream: kind, start, end });
         Ok(value)
     }
+}
+
+/// An event, recorded on a stream of the device whose context is bound.
+fn timing_event(stream: CUstream, name: &dyn Display) -> Result<TimingEvent> {
+    let event = TimingEvent::new().map_err(|e| failed(name, e))?;
+    // SAFETY: the streams live as long as the device; the caller has bound its context.
+    unsafe { event.record(stream) }.map_err(|e| failed(name, e))?;
+    Ok(event)
 }
 
 fn failed(name: &dyn Display, error: DriverError) -> CudaError {

@@ -14,9 +14,11 @@
 // The .cpp files of a library are compiled as one translation unit, so file-local names must differ. There are no CUDA headers:
 // a stand-in declares the types and values that it uses.
 #pragma once
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
 
 #define FORNAX_API __attribute__((visibility("default")))  // libraries are built with -fvisibility=hidden
@@ -33,6 +35,23 @@ enum class Access { Read, Write, ReadWrite, Scratch };
 // node of the graph and runs at each replay, so the closure must own its data.
 // False if the stream is invalid, its device has a sticky error, or its capture is invalidated.
 FORNAX_API bool enqueue(CUstream stream, const std::string& name, std::function<void()> work);
+
+// Other ranks of a communicator, in this process or in others.
+struct StreamOperation;
+struct Peers {
+  std::atomic<bool> awaited{false};       // a peer waits for this rank's next operation: it runs although nothing on this rank waits
+  std::shared_ptr<StreamOperation> last;  // the last operation that was queued; belongs to the runtime
+};
+
+// Queues work that waits for other ranks, after earlier work with the same peers on any stream. `advance` starts it when its turn has come,
+// and is called again after `notify_change`, until it returns true. It must not wait.
+FORNAX_API bool enqueue_with_peers(CUstream stream, const std::string& name, std::shared_ptr<Peers> peers, std::function<bool()> advance);
+
+// Calls `advance` again of work that waits, and runs work that peers await. Any thread may call it, with or without work that waits.
+FORNAX_API void notify_change();
+
+// Waits until all work with these peers is done.
+FORNAX_API void wait_for_work(const Peers& peers);
 
 // Device memory from `pointer`, `bytes` long, for queued work, on the thread that runs it. Ends the work with an error (does
 // not return) if the range is out of bounds or freed or, for reads in checked mode, uninitialised. A range of zero bytes may be
@@ -52,7 +71,7 @@ FORNAX_API void set_last_error(const std::string& message);
 // on `count` alone. `body` must not call functions of this header.
 FORNAX_API void parallel(int64_t count, const std::function<void(int64_t)>& body);
 
-// Adds to the emulated time of the device, on the thread that runs queued work. Without it every operation takes 10 us.
+// Adds to the emulated time of the stream, on the thread that runs queued work. Without it every operation takes 10 us.
 FORNAX_API void advance_clock(double seconds);
 
 // Device of the calling thread's current context, or of the stream; 0 if there is none.

@@ -29,22 +29,30 @@ bool reaches(const Graph& graph, const std::vector<size_t>& frontier, const std:
   return std::all_of(ends.begin(), ends.end(), [&](size_t node) { return before[node]; });
 }
 
-// Runs the nodes in an order that their dependencies allow: as captured, latest first, or random by the seed.
-void run_nodes(const Graph& graph) {
-  uint64_t order = settings().order, random = order;
-  std::vector<bool> done(graph.nodes.size(), false);
+// Runs the nodes in an order that their dependencies allow: as captured, latest first, or random by the seed. A node that waits for other
+// ranks does not delay nodes that are independent of it. False if all remaining nodes wait.
+bool run_nodes(Replay& replay) {
+  const std::vector<GraphNode>& nodes = replay.graph->nodes;
+  const uint64_t order = settings().order;
+  std::vector<bool> waits(nodes.size(), false);
   std::vector<size_t> ready;
-  for (size_t remaining = graph.nodes.size(); remaining > 0; remaining--) {
+  while (replay.remaining > 0) {
     ready.clear();
-    for (size_t i = 0; i < graph.nodes.size() && (order > 0 || ready.empty()); i++) {
-      const auto& dependencies = graph.nodes[i].dependencies;
-      bool is_ready = std::all_of(dependencies.begin(), dependencies.end(), [&](size_t node) { return done[node]; });
-      if (!done[i] && is_ready) ready.push_back(i);
+    for (size_t i = 0; i < nodes.size() && (order > 0 || ready.empty()); i++) {
+      const auto& dependencies = nodes[i].dependencies;
+      bool is_ready = std::all_of(dependencies.begin(), dependencies.end(), [&](size_t node) { return replay.done[node]; });
+      if (!replay.done[i] && !waits[i] && is_ready) ready.push_back(i);
     }
-    size_t pick = order == 0 ? ready.front() : order == 1 ? ready.back() : ready[next_random(random) % ready.size()];
-    run_work(graph.nodes[pick].device, graph.nodes[pick].work);
-    done[pick] = true;
+    if (ready.empty()) return false;
+    size_t pick = order == 0 ? ready.front() : order == 1 ? ready.back() : ready[next_random(replay.random) % ready.size()];
+    if (run_work(nodes[pick].device, nodes[pick].work)) {
+      replay.done[pick] = true;
+      replay.remaining--;
+    } else {
+      waits[pick] = true;
+    }
   }
+  return true;
 }
 
 }  // namespace
@@ -128,6 +136,10 @@ Result end_capture(CUstream handle, std::shared_ptr<Graph>* graph) {
 Result capture_work(CUstream stream, Work work) {
   if (stream->capture->invalid) return reject(kCaptureInvalidated, work.name + ": the capture is invalidated");
   auto& nodes = stream->capture->graph->nodes;
+  // The operations of a communicator run in the order of the calls, on whichever streams.
+  auto same_peers = [&](const GraphNode& node) { return !work.peers.empty() && node.work.peers == work.peers; };
+  auto previous = std::find_if(nodes.rbegin(), nodes.rend(), same_peers);
+  if (previous != nodes.rend()) add_unique(stream->capture_dependencies, {size_t(nodes.rend() - previous) - 1});
   nodes.push_back({std::move(work), stream->device, stream->capture_dependencies});
   stream->capture_dependencies = {nodes.size() - 1};
   return kSuccess;
@@ -156,7 +168,15 @@ Result capture_wait(CUstream stream, const Event& event) {
 }
 
 Result launch_graph(const std::shared_ptr<Graph>& graph, CUstream stream) {
-  return submit(stream, {"graph", [graph] { run_nodes(*graph); }});
+  Work work{"graph", nullptr};
+  for (const GraphNode& node : graph->nodes) {
+    for (const auto& peers : node.work.peers) {
+      if (std::find(work.peers.begin(), work.peers.end(), peers) == work.peers.end()) work.peers.push_back(peers);
+    }
+  }
+  auto replay = std::make_shared<Replay>(Replay{graph, std::vector<bool>(graph->nodes.size(), false), graph->nodes.size(), settings().order});
+  work.advance = [replay] { return run_nodes(*replay); };
+  return submit(stream, std::move(work));
 }
 
 size_t node_count(const Graph& graph) {

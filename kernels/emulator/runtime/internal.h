@@ -3,11 +3,14 @@
 // `lock()` guards all state: every function of the driver holds it, and queued work runs under it on the host thread that
 // synchronises. Only the blocks of a kernel and the iterations of `parallel` run on other host threads.
 #pragma once
+#include <atomic>
+#include <condition_variable>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "../include/device_abi.h"
@@ -45,6 +48,31 @@ enum Result : int {
   kCapturedEvent = 907,
 };
 
+// ---- the lock (waiting.cpp)
+// Recursive mutex that a thread releases as a whole while it waits for other threads or processes.
+class RuntimeMutex {
+ public:
+  void lock();
+  void unlock();
+  // Number of changes so far.
+  uint64_t changes() const;
+  // Releases the mutex until there are more changes than `seen`. `needs_work_done`: a change is also that work of the device is done.
+  void wait_for_change(uint64_t seen, bool needs_work_done);
+  // Wakes the threads that wait for a change. The caller need not hold the mutex.
+  void notify();
+  // True if a thread waits until work is done.
+  bool has_waiting_threads() const;
+
+ private:
+  std::mutex mutex_, change_mutex_;
+  std::condition_variable changed_;
+  std::atomic<std::thread::id> owner_{};
+  std::atomic<int> waiting_threads_{0};
+  std::atomic<uint64_t> changes_{0};
+  int depth_ = 0;
+};
+RuntimeMutex& runtime_mutex();
+
 // ---- settings (settings.cpp)
 struct Settings {
   int devices = 1;
@@ -56,7 +84,7 @@ struct Settings {
   std::string cache_folder, include_folder, compiler;
 };
 Settings& settings();
-using Lock = std::unique_lock<std::recursive_mutex>;
+using Lock = std::unique_lock<RuntimeMutex>;
 Lock lock();
 
 // ---- errors (errors.cpp)
@@ -137,6 +165,9 @@ struct Work {
   std::function<void()> run;
   bool run_after_error = false;  // runs in spite of a sticky error, for frees
   bool is_node = true;           // counts as a node of a captured graph
+  // Replaces `run` for work that waits for other ranks: called until it returns true.
+  std::function<bool()> advance = nullptr;
+  std::vector<std::shared_ptr<Peers>> peers = {};  // ranks that the work waits for
 };
 Result submit(CUstream stream, Work work);
 Result synchronize_stream(CUstream stream);
@@ -147,6 +178,9 @@ bool query_event(const Event& event);
 bool query_stream(CUstream stream);
 double event_time(const Event& event);  // seconds
 Result stream_wait_event(CUstream stream, Event& event);
+
+// Runs work that other ranks wait for, as far as it can run without waiting. False if none could run.
+bool run_awaited_work();
 
 // ---- capture and graphs (capture.cpp)
 bool is_capturing(CUstream stream);

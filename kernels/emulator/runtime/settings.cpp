@@ -11,11 +11,6 @@ Settings& settings() {
   return instance;
 }
 
-Lock lock() {
-  static auto* mutex = new std::recursive_mutex;  // never destroyed: work may run while the process ends
-  return Lock(*mutex);
-}
-
 }  // namespace fornax
 
 extern "C" {

@@ -12,13 +12,22 @@ struct StreamOperation {
   CUstream stream;
   std::vector<StreamOperationRef> dependencies;  // on other streams
   bool done = false;
-  double time = 0;  // emulated time of completion in seconds
+  double seconds = 0;  // emulated time that its work took so far
+  double time = 0;     // emulated time of completion in seconds
 };
 
 struct GraphNode {
   Work work;
   int device;
   std::vector<size_t> dependencies;
+};
+
+// Replay of a graph in progress.
+struct Replay {
+  std::shared_ptr<Graph> graph;
+  std::vector<bool> done;  // by node
+  size_t remaining;
+  uint64_t random;
 };
 
 struct Graph {
@@ -37,8 +46,10 @@ struct Capture {
 
 // Stream of a handle, including the default streams; null for an invalid handle.
 CUstream resolve_stream(CUstream handle);
-// Runs work now, unless its device has a sticky error.
-void run_work(int device, const Work& work);
+// Runs work now, unless its device has a sticky error. False if it waits for other ranks.
+bool run_work(int device, const Work& work);
+// Starts the thread that runs work which other ranks wait for.
+void start_awaited_work_thread();
 // Streams of a capture.
 std::vector<CUstream> streams_of(const Capture& capture);
 const std::vector<CUstream>& all_streams();
@@ -50,6 +61,7 @@ Result capture_wait(CUstream stream, const Event& event);
 struct CUstream_st {
   int device = 0;
   bool blocking = false, legacy = false;
+  double clock = 0;  // emulated time at which its last operation was done
   std::deque<fornax::StreamOperationRef> queue;
   std::shared_ptr<fornax::Capture> capture;
   std::vector<size_t> capture_dependencies;  // of the next captured node

@@ -13,9 +13,10 @@ namespace {
 
 constexpr size_t kMaxQueueLength = 1024;  // a launch on a full queue waits, as on a driver
 
-// Emulated time of each device, so that timings, and choices made by them, are the same in every run.
+// Emulated time, so that timings, and choices made by them, are the same in every run. An operation begins when the one before it on its
+// stream and those that it waits for are done.
 constexpr double kSecondsPerOperation = 1e-5;
-double clocks[kMaxDevices];
+double work_seconds = 0;  // of the work that runs now, besides the time of its operation
 
 std::vector<CUstream> streams;    // in order of creation
 std::vector<CUstream> destroyed;  // never freed, so that no new stream has the handle of a destroyed one
@@ -35,14 +36,26 @@ bool has_pending_dependency(const StreamOperation& operation) {
   return std::any_of(dependencies.begin(), dependencies.end(), [](const StreamOperationRef& o) { return !o->done; });
 }
 
-void run_front(CUstream stream) {
+// Runs the first operation of a stream. False if it waits for other ranks.
+bool run_front(CUstream stream) {
   StreamOperationRef front = stream->queue.front();
   stream->queue.pop_front();
-  run_work(stream->device, front->work);
+  work_seconds = 0;
+  const bool done = run_work(stream->device, front->work);
+  front->seconds += work_seconds;
+  if (!done) {
+    stream->queue.push_front(front);
+    return false;
+  }
+  for (const StreamOperationRef& before : front->dependencies) stream->clock = std::max(stream->clock, before->time);
+  front->time = stream->clock += front->seconds + kSecondsPerOperation;
   front->work.run = nullptr;
+  front->work.advance = nullptr;
+  front->work.peers.clear();
   front->dependencies.clear();
-  front->time = clocks[stream->device] += kSecondsPerOperation;
   front->done = true;
+  if (runtime_mutex().has_waiting_threads()) runtime_mutex().notify();
+  return true;
 }
 
 bool can_run(CUstream stream) { return !stream->queue.empty() && !has_pending_dependency(*stream->queue.front()); }
@@ -54,7 +67,8 @@ void run_other_streams(CUstream waited) {
   if (order == 0) return;
   if (order == 1) {
     for (size_t i = streams.size(); i-- > 0;) {
-      while (streams[i] != waited && can_run(streams[i])) run_front(streams[i]);
+      while (streams[i] != waited && can_run(streams[i]) && run_front(streams[i])) {
+      }
     }
     return;
   }
@@ -65,8 +79,8 @@ void run_other_streams(CUstream waited) {
   }
 }
 
-// Runs `target`, or one operation that it depends on.
-void run_toward(const StreamOperationRef& target) {
+// Runs `target`, or one operation that it depends on. False if that waits for other ranks.
+bool run_toward(const StreamOperationRef& target) {
   StreamOperationRef goal = target;
   for (;;) {
     const StreamOperation& front = *goal->stream->queue.front();
@@ -75,13 +89,15 @@ void run_toward(const StreamOperationRef& target) {
     if (pending == dependencies.end()) break;
     goal = *pending;
   }
-  run_front(goal->stream);
+  return run_front(goal->stream);
 }
 
-void run_until_done(const StreamOperationRef& target) {
+// Takes a reference of its own: the caller's may be in the queue, and other threads use the queue during a wait.
+void run_until_done(StreamOperationRef target) {
   while (!target->done) {
+    uint64_t seen = runtime_mutex().changes();
     run_other_streams(target->stream);
-    if (!target->done) run_toward(target);
+    if (!target->done && !run_toward(target)) runtime_mutex().wait_for_change(seen, true);
   }
 }
 
@@ -95,7 +111,15 @@ StreamOperationRef push_operation(CUstream stream, Work work) {
     bool waits = (stream->legacy && other->blocking) || (stream->blocking && other->legacy);
     if (waits) operation->dependencies.push_back(other->queue.back());
   }
+  // The operations of a communicator run in the order of the calls, on whichever streams.
+  bool awaited = false;
+  for (const auto& peers : operation->work.peers) {
+    if (peers->last && !peers->last->done) operation->dependencies.push_back(peers->last);
+    peers->last = operation;
+    awaited = awaited || peers->awaited;
+  }
   stream->queue.push_back(operation);
+  if (awaited) notify_change();
   if (stream->queue.size() > kMaxQueueLength) run_until_done(stream->queue[kMaxQueueLength / 2]);
   return operation;
 }
@@ -115,17 +139,36 @@ CUstream default_stream(CUstream_st** of_device, bool is_legacy) {
 
 }  // namespace
 
-void run_work(int device, const Work& work) {
-  if (!work.run || (sticky_error(device) != kSuccess && !work.run_after_error)) return;
+bool run_work(int device, const Work& work) {
+  const bool is_empty = !work.run && !work.advance;
+  if (is_empty || (sticky_error(device) != kSuccess && !work.run_after_error)) return true;
   CurrentWork before = current_work;
   current_work = {&work, device};
   void* counted_before = begin_counted_work(work.name);
+  bool done = true;
   try {
-    work.run();
+    if (work.advance) {
+      done = work.advance();
+    } else {
+      work.run();
+    }
   } catch (const WorkFailed&) {
   }
-  end_counted_work(counted_before);
+  end_counted_work(counted_before, done);
   current_work = before;
+  return done;
+}
+
+bool run_awaited_work() {
+  for (CUstream stream : streams) {
+    for (const StreamOperationRef& operation : stream->queue) {
+      const auto& peers = operation->work.peers;
+      if (std::none_of(peers.begin(), peers.end(), [](const auto& p) { return p->awaited.load(); })) continue;
+      if (run_toward(StreamOperationRef(operation))) return true;
+      break;
+    }
+  }
+  return false;
 }
 
 int current_context_device() { return context_device; }
@@ -225,6 +268,7 @@ Result stream_wait_event(CUstream handle, Event& event) {
   CUstream stream = resolve_stream(handle);
   if (!stream) return reject(kInvalidHandle, "cuStreamWaitEvent: not a stream");
   if (stream->capture || event.capture) return capture_wait(stream, event);
+  if (event.recorded && event.recorded->done) stream->clock = std::max(stream->clock, event.recorded->time);
   if (event.recorded && !event.recorded->done) push_operation(stream, {"wait", nullptr})->dependencies.push_back(event.recorded);
   return sticky_error(stream->device);
 }
@@ -243,6 +287,20 @@ bool enqueue(CUstream stream, const std::string& name, std::function<void()> wor
     if (!settings().empty_kernels) work();
   };
   return submit(stream, {name, std::move(run)}) == kSuccess;
+}
+
+bool enqueue_with_peers(CUstream stream, const std::string& name, std::shared_ptr<Peers> peers, std::function<bool()> advance) {
+  auto guard = lock();
+  start_awaited_work_thread();
+  Work work{name, nullptr};
+  work.advance = [advance = std::move(advance)] { return settings().empty_kernels || advance(); };
+  work.peers = {std::move(peers)};
+  return submit(stream, std::move(work)) == kSuccess;
+}
+
+void wait_for_work(const Peers& peers) {
+  auto guard = lock();
+  if (peers.last) run_until_done(peers.last);
 }
 
 void fail_work(const std::string& message) {
@@ -266,7 +324,7 @@ void* device_range(const void* pointer, size_t bytes, Access access) {
   return const_cast<void*>(pointer);
 }
 
-void advance_clock(double seconds) { clocks[current_work.device] += seconds; }
+void advance_clock(double seconds) { work_seconds += seconds; }
 
 int current_device() { return context_device < 0 ? 0 : context_device; }
 

@@ -70,7 +70,10 @@ void* begin_counted_work(const std::string& name) {
   return before;
 }
 
-void end_counted_work(void* before) { current = static_cast<WorkCount*>(before); }
+void end_counted_work(void* before, bool done) {
+  if (current && !done) current->executions--;
+  current = static_cast<WorkCount*>(before);
+}
 
 void count_range(size_t bytes, bool reads, bool writes) {
   if (!current) return;

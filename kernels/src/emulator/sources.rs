@@ -44,6 +44,7 @@ pub(super) const LIBRARIES: &[EmulatorLibrary] = &[
             "runtime/symbolizer.cpp",
             "runtime/traffic.cpp",
             "runtime/traffic.h",
+            "runtime/waiting.cpp",
             "runtime/warp.cpp",
             "runtime/workers.cpp",
         ],
@@ -80,6 +81,19 @@ pub(super) const LIBRARIES: &[EmulatorLibrary] = &[
             "cudnn/descriptor.h",
             "cudnn/plan_json.cpp",
             "cudnn/planted.cpp",
+        ],
+    },
+    EmulatorLibrary {
+        name: "nccl",
+        version: Some(2),
+        sources: sources![
+            "nccl/communicator.cpp",
+            "nccl/communicator.h",
+            "nccl/hub.cpp",
+            "nccl/hub.h",
+            "nccl/nccl.cpp",
+            "nccl/reduce.h",
+            "nccl/wire.h",
         ],
     },
 ];

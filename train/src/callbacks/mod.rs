@@ -36,6 +36,7 @@ use crate::optim::Optimizer;
 use crate::report::{EpochMetrics, UpdateMetrics};
 use crate::trainer::{Evaluation, TrainerState};
 use fornax_nn::Module;
+use std::time::Duration;
 
 /// Callback of a training run. An error of a hook ends the run; a full disk is only reported (see [`CallbackList`]).
 pub trait Callback {
@@ -187,6 +188,8 @@ pub struct BatchBegin<'a> {
     pub lr: f64,
     /// The batches of the update, on the model's device. Images of u8 are mixed, normalised and erased in the update.
     pub batches: &'a [Batch],
+    /// Time that the run has waited for the batches.
+    pub data_wait: Duration,
 }
 
 /// Training metrics of an epoch.

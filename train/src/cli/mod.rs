@@ -187,8 +187,9 @@ fn with_configuration_files(
 const WITH_SETTINGS: [&[&str]; 6] =
     [&["train"], &["config", "show"], &["schedule"], &["datasets", "preview"], &["val"], &["lr-find"]];
 /// Options of `fornax train` besides settings that its short help leaves out.
-const RARE_OPTIONS: [&str; 10] = [
+const RARE_OPTIONS: [&str; 11] = [
     "cuda_graph",
+    "trace",
     "progress",
     "print_hash",
     "overwrite",

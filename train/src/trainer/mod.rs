@@ -295,12 +295,13 @@ impl<'a> Trainer<'a> {
             let end = batches.min(next + self.options.grad_accum_steps);
             let before = Instant::now();
             let inputs = (next..end).map(|_| self.take_batch(&mut source)).collect::<Result<Vec<_>>>()?;
-            clock.waited += before.elapsed();
+            let data_wait = before.elapsed();
+            clock.waited += data_wait;
             if self.state.nonfinite.left_out.contains(&(self.state.epoch, next)) {
                 self.finish_queued(queued, clock, callback)?;
                 self.leave_out(inputs.len());
             } else {
-                self.queue_update(&inputs, next, queued, clock, callback)?;
+                self.queue_update(&inputs, next, data_wait, queued, clock, callback)?;
             }
             next = end;
             if let Some(reason) = self.due_save(next) {

@@ -40,6 +40,7 @@ impl Trainer<'_> {
         &mut self,
         inputs: &[Batch],
         first_batch: usize,
+        data_wait: Duration,
         queued: &mut Option<QueuedUpdate>,
         clock: &EpochClock,
         callback: &mut dyn Callback,
@@ -52,6 +53,7 @@ impl Trainer<'_> {
             batch: first_batch,
             lr,
             batches: inputs,
+            data_wait,
         })?;
         if let Some(ema) = self.step.ema_mut() {
             ema.set_decay(ema.options().decay_at(update + 1))?;

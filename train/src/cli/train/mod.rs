@@ -3,6 +3,7 @@ mod outcome;
 mod recipe;
 mod resume;
 mod seeds;
+mod trace;
 mod trial;
 
 pub use recipe::RecipeArgs;
@@ -46,6 +47,10 @@ pub struct TrainArgs {
     /// Capture each update as a CUDA graph and replay it; results do not depend on it [default: on a CUDA device, if possible]
     #[arg(long, help_heading = "Run")]
     cuda_graph: Option<bool>,
+    /// Write a trace of the third update to FILE, for Perfetto or chrome://tracing: kernels, communication, uploads and waits for
+    /// data on a CUDA device. Updates are not captured as CUDA graphs
+    #[arg(long, value_name = "FILE", help_heading = "Run", conflicts_with = "dry_run")]
+    trace: Option<PathBuf>,
     /// Check settings, dataset and model and print the plan, without training
     #[arg(long, help_heading = "Run")]
     dry_run: bool,
@@ -178,6 +183,9 @@ fn train(
     experiment.device = device;
     experiment.resume = checkpoint;
     experiment.cuda_graph = args.cuda_graph;
+    if let Some(path) = &args.trace {
+        trace::trace_update(&mut experiment, path)?;
+    }
     experiment.log_interval = args.log_interval;
     let described = destination.as_ref().map_or(String::new(), Destination::describe);
     experiment.output = destination;
