@@ -34,7 +34,7 @@ impl FromStr for DeviceSpec {
 }
 
 impl DeviceSpec {
-    /// Opens the device of a rank on this machine: `auto`, `cuda` and `cuda:0` mean the CUDA device of that number.
+    /// Opens the device of a rank on this machine: `auto`, `cuda`, `cuda:0` and `emulated:COUNT` mean the CUDA device of that number.
     pub fn open_for_rank(self, local_rank: usize) -> Result<Device> {
         // Batch systems may show each process a device of its own only.
         let of_rank = || if cuda::devices().is_ok_and(|devices| devices.len() == 1) { 0 } else { local_rank };
@@ -43,6 +43,10 @@ impl DeviceSpec {
                 DeviceSpec::Cuda(of_rank()).open()
             }
             DeviceSpec::Cuda(0) => DeviceSpec::Cuda(of_rank()).open(),
+            DeviceSpec::Emulated(_) => {
+                self.open()?;
+                DeviceSpec::Cuda(of_rank()).open()
+            }
             other => other.open(),
         }
     }

@@ -1,5 +1,7 @@
 //! Effects of the flags of `fornax train`: each has a case that shows its effect on a run.
 mod common;
+#[path = "common/ranks.rs"]
+mod ranks;
 #[path = "common/small_dataset.rs"]
 mod small_dataset;
 #[path = "common/tiny_run.rs"]
@@ -13,6 +15,8 @@ mod case;
 mod command;
 #[path = "flag_effects/data.rs"]
 mod data;
+#[path = "flag_effects/distributed.rs"]
+mod distributed;
 #[path = "flag_effects/files.rs"]
 mod files;
 #[path = "flag_effects/loader.rs"]
@@ -35,7 +39,7 @@ mod training;
 use case::{Case, Evidence};
 use fornax::settings::{DEFINITIONS, SettingDefinition};
 
-const TABLES: [&[Case]; 9] = [
+const TABLES: [&[Case]; 10] = [
     data::CASES,
     loader::CASES,
     model::CASES,
@@ -45,6 +49,7 @@ const TABLES: [&[Case]; 9] = [
     augment::CASES,
     run::CASES,
     command::CASES,
+    distributed::CASES,
 ];
 
 /// Names with underscores of the flags that the help shows.

@@ -23,6 +23,7 @@ pub const CASES: &[Case] = &[
     tested("progress", "cli.rs", "progress_goes_to_stderr_in_the_chosen_mode"),
     check("log_interval", log_lines_are_so_many_updates_apart),
     tested("json", "cli.rs", "run_writes_documented_files"),
+    tested("trace", "trace.rs", "trace_has_kernels_uploads_and_waits_of_the_third_update"),
     tested("print_hash", "cli.rs", "equal_settings_give_equal_bits"),
 ];
 

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Adds the trace of `--trace` to a run. Kernels of a replayed CUDA graph cannot be traced, so updates run eagerly.
+/// Adds the trace of `--trace` to a run, on rank 0. Kernels of a replayed CUDA graph cannot be traced, so updates run eagerly.
 pub(super) fn trace_update(experiment: &mut Experiment, path: &Path) -> Result<()> {
     if experiment.device == Device::Cpu {
         return Err(Error::usage("--trace needs a CUDA device")
@@ -29,7 +29,9 @@ pub(super) fn trace_update(experiment: &mut Experiment, path: &Path) -> Result<(
             .remedy("create it, or choose another file"));
     }
     experiment.cuda_graph = Some(false);
-    experiment.callbacks.push(UpdateTrace::new(path.to_path_buf(), experiment.device));
+    if experiment.distributed.as_ref().is_none_or(|run| run.rank() == 0) {
+        experiment.callbacks.push(UpdateTrace::new(path.to_path_buf(), experiment.device));
+    }
     Ok(())
 }
 
