@@ -13,7 +13,7 @@ pub enum DeviceSpec {
     Cpu,
     /// A CUDA device by its ordinal.
     Cuda(usize),
-    /// The first of this many emulated CUDA devices, whose kernels run on the CPU.
+    /// The first of this many emulated CUDA devices, whose kernels run on the CPU; for one of several ranks, that of its local rank.
     Emulated(usize),
 }
 
@@ -34,7 +34,7 @@ impl FromStr for DeviceSpec {
 }
 
 impl DeviceSpec {
-    /// Opens the device of a rank on this machine: `auto`, `cuda` and `cuda:0` mean the CUDA device of that number.
+    /// Opens the device of a rank on this machine: `auto`, `cuda`, `cuda:0` and `emulated:COUNT` mean the CUDA device of that number.
     pub fn open_for_rank(self, local_rank: usize) -> Result<Device> {
         // Batch systems may show each process a device of its own only.
         let of_rank = || if cuda::devices().is_ok_and(|devices| devices.len() == 1) { 0 } else { local_rank };
@@ -43,6 +43,8 @@ impl DeviceSpec {
                 DeviceSpec::Cuda(of_rank()).open()
             }
             DeviceSpec::Cuda(0) => DeviceSpec::Cuda(of_rank()).open(),
+            // Each process has devices of its own, of which several may have the same number.
+            DeviceSpec::Emulated(count) => self.open().map(|_| Device::Cuda(local_rank % count)),
             other => other.open(),
         }
     }

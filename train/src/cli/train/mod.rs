@@ -107,7 +107,7 @@ pub fn execute(args: TrainArgs) -> Result<()> {
         Ok(()) => group.finish()?,
         // All ranks are interrupted after the same update; rank 0 saves it.
         Err(error) if matches!(error.kind(), ErrorKind::Interrupted(_)) => drop(group.finish()),
-        Err(error) if error.kind() == ErrorKind::Peer => {}
+        Err(error) if error.kind() == ErrorKind::Peer => return result.map_err(|error| group.explain(error)),
         Err(error) => group.abort(error.what()),
     }
     result
@@ -140,7 +140,7 @@ fn train(args: TrainArgs, run: Option<DistributedRun>, device: Device) -> Result
     experiment.resume = checkpoint;
     experiment.cuda_graph = args.cuda_graph;
     if let Some(path) = &args.trace {
-        trace::trace_update(&mut experiment, path)?;
+        trace::trace_update(&mut experiment, path, rank)?;
     }
     experiment.log_interval = args.log_interval;
     let described = destination.as_ref().map_or(String::new(), Destination::describe);
