@@ -224,7 +224,8 @@ fn lost_rank_ends_the_others_with_code_8_and_the_run_resumes_on_other_ranks() {
             let text = ranks.text(rank, "err");
             assert!(text.contains(&format!("rank {lost} on ")), "{signal} of rank {lost}: {text}");
         }
-        let limit = if signal == "KILL" { 4 } else { timeout + 4 };
+        // By default the machine may be busy.
+        let limit = timeout + if is_reliability_sweep() { 2 } else { 12 };
         assert!(started.elapsed() < Duration::from_secs(limit), "{signal}: {:?}", started.elapsed());
         drop(ranks);
         // The last checkpoint is whole: two ranks, each with twice the batch, go on.

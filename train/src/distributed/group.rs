@@ -52,6 +52,8 @@ struct Shared {
     state: Mutex<State>,
     changed: Condvar,
     is_over: AtomicBool,
+    /// A reason is being passed on.
+    is_failing: AtomicBool,
 }
 
 #[derive(Default)]
@@ -91,6 +93,7 @@ impl ProcessGroup {
             }),
             changed: Condvar::new(),
             is_over: AtomicBool::new(false),
+            is_failing: AtomicBool::new(false),
         });
         for (rank, stream) in connections {
             let shared = shared.clone();
@@ -252,21 +255,21 @@ impl ProcessGroup {
         peer_error(self.rank(), self.world_size(), &why)
     }
 
-    /// Reason of the failure, waiting a moment for it if a connection was closed.
+    /// Reason of the failure after a connection was closed: that which arrives within a moment, else `otherwise`.
     pub(super) fn failure_after(&self, otherwise: impl FnOnce() -> String) -> String {
-        let deadline = Instant::now() + REASON_DELAY;
-        let mut state = self.shared.state();
-        while state.failure.is_none() {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                drop(state);
-                self.fail(&otherwise());
-                state = self.shared.state();
-                break;
-            }
-            state = self.shared.changed.wait_timeout(state, left).unwrap_or_else(|e| e.into_inner()).0;
+        if let Some(why) = self.failure_within(REASON_DELAY) {
+            return why;
         }
-        state.failure.clone().expect("it was just set")
+        let why = otherwise();
+        self.fail(&why);
+        self.failure_within(REASON_DELAY).unwrap_or(why)
+    }
+
+    /// Reason of the failure, if there is one within a time.
+    fn failure_within(&self, limit: Duration) -> Option<String> {
+        let state = self.shared.state();
+        let waited = self.shared.changed.wait_timeout_while(state, limit, |state| state.failure.is_none());
+        waited.unwrap_or_else(|e| e.into_inner()).0.failure.clone()
     }
 
     /// Ends the group in order: after it, closed connections are no failure.
@@ -289,7 +292,7 @@ impl ProcessGroup {
     }
 
     fn failure_error(&self) -> Error {
-        let why = self.shared.state().failure.clone().unwrap_or_default();
+        let why = self.failure_within(REASON_DELAY).unwrap_or_default();
         peer_error(self.rank(), self.world_size(), &why)
     }
 }
@@ -420,19 +423,19 @@ impl Shared {
         }
     }
 
-    /// Keeps the first reason, wakes what waits, and passes the reason on.
+    /// Passes the first reason on, keeps it, and wakes what waits. Passed on first, as the process may end when it is known.
     fn fail(&self, why: String) {
+        if self.is_over.load(Ordering::Acquire) || self.is_failing.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        self.writers.iter().for_each(|(rank, _)| self.send(*rank, FAILURE, why.as_bytes()));
         let actions = {
             let mut state = self.state();
-            if state.failure.is_some() || self.is_over.load(Ordering::Acquire) {
-                return;
-            }
-            state.failure = Some(why.clone());
+            state.failure = Some(why);
             std::mem::take(&mut state.on_failure)
         };
         self.changed.notify_all();
         actions.iter().for_each(|action| action());
-        self.writers.iter().for_each(|(rank, _)| self.send(*rank, FAILURE, why.as_bytes()));
     }
 
     /// Sends heartbeats and fails when a rank is silent.

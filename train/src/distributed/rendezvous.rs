@@ -235,7 +235,10 @@ fn welcome(
     let mut rejected: Vec<TcpStream> = vec![];
     let mut mismatch: Option<(Mismatch, Instant)> = None;
     let mut notes = 0;
-    while members.iter().any(Option::is_none) {
+    // After a mismatch, until all ranks have come, or for a while.
+    while members.iter().any(Option::is_none)
+        && (mismatch.is_none() || 1 + connections.len() + rejected.len() < world)
+    {
         let end = mismatch.as_ref().map_or(deadline, |(_, end)| *end);
         let arrived = arrivals.recv_timeout(end.saturating_duration_since(Instant::now()));
         let Arrival { from, stream, hello } = match arrived {

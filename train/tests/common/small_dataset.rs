@@ -3,6 +3,7 @@ use std::fs;
 use std::path::Path;
 
 /// Flags that train on the files of [`write_small_dataset`] in the working folder.
+#[allow(dead_code)]
 pub const SMALL_DATASET: &str = "--dataset idx --data-dir small --batch-size 16";
 
 /// Writes IDX files of 32 training and 16 validation images of 8x8 pixels in 4 classes to `small` in a folder.

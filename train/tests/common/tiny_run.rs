@@ -45,6 +45,7 @@ pub fn tiny_splits() -> DatasetSplits {
 }
 
 /// A run with these settings on the tiny dataset, without files.
+#[allow(dead_code)]
 pub fn tiny_run(settings: &Settings) -> Experiment {
     let mut config = Config::resolve(settings).expect("valid settings");
     let data = RunData::new(&mut config, tiny_splits()).expect("a valid dataset");
@@ -54,6 +55,7 @@ pub fn tiny_run(settings: &Settings) -> Experiment {
 }
 
 /// A run whose files are in a folder.
+#[allow(dead_code)]
 pub fn tiny_run_in(folder: &Path, settings: &Settings) -> Experiment {
     let mut experiment = tiny_run(settings);
     experiment.output = Some(Destination::New(folder.into()));

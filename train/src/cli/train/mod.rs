@@ -126,6 +126,12 @@ fn train(args: TrainArgs, run: Option<DistributedRun>, device: Device) -> Result
         Some(run) => run.share("the settings", settings.as_ref())?,
         None => settings.unwrap_or_default(),
     };
+    if rank > 0 {
+        // The dataset may have another path on another machine.
+        let own = args.recipe.settings()?;
+        settings.data_dir = own.data_dir.or(settings.data_dir);
+        settings.workers = own.workers.or(settings.workers);
+    }
     if let Some(batches) = args.overfit_batches {
         settings = trial::overfitting(settings, batches as usize, world_size)?;
     }
