@@ -40,6 +40,11 @@ pub trait Collective: Send + Sync + Debug {
     /// Waits until every rank calls it. Work queued on a device by this rank before it is finished.
     fn barrier(&self) -> Result<()>;
 
+    /// Errors if an operation has failed after it was queued. Call it when the results of the operations were read: they are then valid.
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Ends the operations of this rank with an error, those that wait for a peer too. The peers' operations end likewise.
     fn abort(&self);
 }

@@ -13,7 +13,7 @@ pub enum DeviceSpec {
     Cpu,
     /// A CUDA device by its ordinal.
     Cuda(usize),
-    /// The first of this many emulated CUDA devices, whose kernels run on the CPU.
+    /// The first of this many emulated CUDA devices, whose kernels run on the CPU; for one of several ranks, that of its local rank.
     Emulated(usize),
 }
 
@@ -43,10 +43,8 @@ impl DeviceSpec {
                 DeviceSpec::Cuda(of_rank()).open()
             }
             DeviceSpec::Cuda(0) => DeviceSpec::Cuda(of_rank()).open(),
-            DeviceSpec::Emulated(_) => {
-                self.open()?;
-                DeviceSpec::Cuda(of_rank()).open()
-            }
+            // Each process has devices of its own, of which several may have the same number.
+            DeviceSpec::Emulated(count) => self.open().map(|_| Device::Cuda(local_rank % count)),
             other => other.open(),
         }
     }

@@ -12,7 +12,7 @@ use common::{command, run, stderr, succeed};
 use fornax::checkpoint;
 use fornax::trainer::TrainerState;
 use ranks::free_port;
-use small_dataset::write_small_dataset;
+use small_dataset::{SMALL_DATASET, write_small_dataset};
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -237,6 +237,47 @@ fn lost_rank_ends_the_others_with_code_8_and_the_run_resumes_on_other_ranks() {
         resumed.hash();
         assert!(state(folder.path(), &name).update > update);
     }
+}
+
+#[test]
+fn emulated_gpus_train_over_nccl_like_cpus_over_tcp() {
+    let folder = folder();
+    let losses = |name: &str, device: &str| -> (Vec<f64>, String) {
+        let arguments =
+            format!("launch --nproc-per-node 2 {} --device {device} --print-hash", train(name, 2));
+        let out = succeed(folder.path(), &arguments);
+        let history = state(folder.path(), name).history;
+        let hash = out.lines().last().expect("a hash").to_string();
+        (history.iter().map(|epoch| epoch.train_loss).collect(), hash)
+    };
+    let ((tcp, _), (nccl, hash)) = (losses("tcp", "cpu"), losses("nccl", "emulated:2"));
+    assert_eq!((tcp.len(), nccl.len()), (4, 4));
+    for (tcp, nccl) in tcp.iter().zip(&nccl) {
+        assert!((tcp - nccl).abs() <= 2e-3 * tcp, "{tcp} and {nccl}");
+    }
+    assert_eq!(losses("again", "emulated:2"), (nccl, hash), "runs repeat bit for bit");
+}
+
+#[test]
+fn lost_rank_ends_a_run_over_nccl_with_code_8() {
+    let folder = folder();
+    // The emulated device and its kernels are built before the ranks have a deadline.
+    succeed(
+        folder.path(),
+        &format!("train {SMALL_DATASET} --model resnet8 --device emulated --fast-dev-run 1"),
+    );
+    let long = |_| {
+        let run = train("lost", 2).replace("--epochs 4 ", "--epochs 4000 ");
+        format!("{run} --device emulated:2 --dist-timeout 60")
+    };
+    let mut ranks = Ranks::start(Launcher::Torchrun, folder.path(), "lost", 2, long);
+    ranks.wait_for_updates(3);
+    ranks.signal(1, "KILL");
+    let status = ranks.wait(0, Duration::from_secs(50));
+    let text = ranks.text(0, "err");
+    assert_eq!(status.code(), Some(8), "{text}");
+    assert!(text.contains("rank 1 on "), "{text}");
+    assert!(state(folder.path(), "lost").update >= 2);
 }
 
 #[test]

@@ -97,7 +97,9 @@ fn replay_that_hangs_ends_with_an_error() {
             return String::new();
         }
         graph.replay().expect("a replay");
+        group.check().expect("it has not failed yet");
         device.synchronize().expect("the device is usable");
+        assert_eq!(failure(group.check()), failure(group.barrier()));
         failure(group.barrier()).0
     });
     assert!(

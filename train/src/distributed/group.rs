@@ -249,6 +249,12 @@ impl ProcessGroup {
         }
     }
 
+    /// The error of a lost rank, with the rank and the host. NCCL may notice the loss before the group does.
+    pub fn explain(&self, error: Error) -> Error {
+        let why = self.failure_after(|| format!("{} failed: {error}", self.describe(self.rank())));
+        peer_error(self.rank(), self.world_size(), &why)
+    }
+
     /// Reason of the failure after a connection was closed: that which arrives within a moment, else `otherwise`.
     pub(super) fn failure_after(&self, otherwise: impl FnOnce() -> String) -> String {
         if let Some(why) = self.failure_within(REASON_DELAY) {

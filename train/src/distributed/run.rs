@@ -3,9 +3,10 @@ use super::group::{PendingValues, ProcessGroup};
 use super::launcher::Launch;
 use super::rendezvous::{Identity, join};
 use super::tcp::TcpCollective;
-use crate::Result;
-use crate::error::Signal;
+use crate::error::{ErrorKind, Signal};
 use crate::settings::DistBn;
+use crate::{Error, Result};
+use fornax_engine::cuda::nccl::{NcclCollective, UniqueId};
 use fornax_engine::{Collective, Device, PendingCollective, Reduction, Tensor};
 use fornax_nn::{Module, StateKind, state_entries};
 use serde::Serialize;
@@ -40,9 +41,12 @@ impl DistributedRun {
         DistributedRun::new(join(launch, identity)?, device)
     }
 
-    /// The run of a group, on one device per rank.
+    /// The run of a group, on one device per rank: NCCL connects CUDA devices, TCP CPUs.
     pub fn new(group: Arc<ProcessGroup>, device: Device) -> Result<DistributedRun> {
-        let collective: Arc<dyn Collective> = Arc::new(TcpCollective::new(group.clone())?);
+        let collective: Arc<dyn Collective> = match device {
+            Device::Cuda(_) => join_nccl(&group, &device)?,
+            _ => Arc::new(TcpCollective::new(group.clone())?),
+        };
         Ok(DistributedRun { group, collective, device, flags: Mutex::default() })
     }
 
@@ -74,10 +78,8 @@ impl DistributedRun {
     pub fn share<T: Serialize + DeserializeOwned>(&self, what: &'static str, value: Option<&T>) -> Result<T> {
         let own = value.map(|value| serde_json::to_vec(value).expect("plain values have a JSON form"));
         let bytes = self.group.broadcast(what, own.as_deref())?;
-        serde_json::from_slice(&bytes).map_err(|e| {
-            crate::Error::new(crate::error::ErrorKind::Peer, format!("{what} of rank 0 cannot be read"))
-                .because(e)
-        })
+        serde_json::from_slice(&bytes)
+            .map_err(|e| Error::new(ErrorKind::Peer, format!("{what} of rank 0 cannot be read")).because(e))
     }
 
     /// The flags that the ranks passed at the previous call. Every rank gets the same at the same call, without waiting for the others' flags
@@ -113,6 +115,32 @@ impl DistributedRun {
             }
         }
     }
+}
+
+/// Joins an NCCL communicator of the group, which ends when the group fails.
+fn join_nccl(group: &Arc<ProcessGroup>, device: &Device) -> Result<Arc<NcclCollective>> {
+    let unusable = |why: String| {
+        Error::new(ErrorKind::Device, "NCCL cannot be used")
+            .because(why)
+            .remedy("`fornax doctor` shows the libraries that were found")
+    };
+    let own = match group.rank() {
+        0 => Some(UniqueId::new().map_err(|e| unusable(e.to_string()))?),
+        _ => None,
+    };
+    let bytes = group.broadcast("the NCCL id", own.as_ref().map(|id| &id.as_bytes()[..]))?;
+    let bytes = bytes.try_into().map_err(|_| unusable("the unique id of rank 0 has another size".into()))?;
+    let id = UniqueId::from_bytes(bytes);
+    let (rank, world) = (group.rank(), group.world_size());
+    let joined = NcclCollective::new(device, &id, rank, world, group.operation_timeout())?;
+    let collective = Arc::new(joined);
+    let aborted = Arc::downgrade(&collective);
+    group.on_failure(move || {
+        if let Some(collective) = aborted.upgrade() {
+            collective.abort();
+        }
+    });
+    Ok(collective)
 }
 
 /// Running means and variances of a model.

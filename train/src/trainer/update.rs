@@ -94,6 +94,8 @@ impl Trainer<'_> {
         callback: &mut dyn Callback,
     ) -> Result<()> {
         let result = update.pending.wait()?;
+        // After a failed reduction the device computes with undefined values, which must not reach a checkpoint.
+        self.distributed.map_or(Ok(()), |run| run.collective.check())?;
         self.status.nonfinite.last_update = Some((self.state.epoch, update.first_batch));
         let loss = self.checked_loss(&result, callback)?;
         let state = &mut self.state;

@@ -119,6 +119,10 @@ impl Collective for NcclCollective {
         group.check("barrier")
     }
 
+    fn check(&self) -> Result<()> {
+        self.group.check("collective operation")
+    }
+
     fn abort(&self) {
         self.group.fail("the process group was aborted".into());
     }

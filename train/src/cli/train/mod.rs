@@ -139,7 +139,7 @@ fn train_as_rank(args: &TrainArgs, launch: &Launch) -> Result<Option<FinishedRun
         Ok(_) => group.finish()?,
         // All ranks are interrupted after the same update; rank 0 saves it.
         Err(error) if matches!(error.kind(), ErrorKind::Interrupted(_)) => drop(group.finish()),
-        Err(error) if error.kind() == ErrorKind::Peer => {}
+        Err(error) if error.kind() == ErrorKind::Peer => return result.map_err(|error| group.explain(error)),
         Err(error) => group.abort(error.what()),
     }
     result
@@ -184,7 +184,7 @@ fn train(
     experiment.resume = checkpoint;
     experiment.cuda_graph = args.cuda_graph;
     if let Some(path) = &args.trace {
-        trace::trace_update(&mut experiment, path)?;
+        trace::trace_update(&mut experiment, path, rank)?;
     }
     experiment.log_interval = args.log_interval;
     let described = destination.as_ref().map_or(String::new(), Destination::describe);

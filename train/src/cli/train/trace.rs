@@ -10,8 +10,9 @@ use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Adds the trace of `--trace` to a run, on rank 0. Kernels of a replayed CUDA graph cannot be traced, so updates run eagerly.
-pub(super) fn trace_update(experiment: &mut Experiment, path: &Path) -> Result<()> {
+/// Adds the trace of `--trace` to a run. Kernels of a replayed CUDA graph cannot be traced, so updates run eagerly. Rank 0 writes
+/// its own.
+pub(super) fn trace_update(experiment: &mut Experiment, path: &Path, rank: usize) -> Result<()> {
     if experiment.device == Device::Cpu {
         return Err(Error::usage("--trace needs a CUDA device")
             .because("it times kernels by CUDA events, and the run computes on the CPU")
@@ -29,9 +30,10 @@ pub(super) fn trace_update(experiment: &mut Experiment, path: &Path) -> Result<(
             .remedy("create it, or choose another file"));
     }
     experiment.cuda_graph = Some(false);
-    if experiment.distributed.as_ref().is_none_or(|run| run.rank() == 0) {
-        experiment.callbacks.push(UpdateTrace::new(path.to_path_buf(), experiment.device));
+    if rank > 0 {
+        return Ok(());
     }
+    experiment.callbacks.push(UpdateTrace::new(path.to_path_buf(), experiment.device));
     Ok(())
 }
 
