@@ -342,6 +342,24 @@ fn resume_on_other_numbers_of_ranks_trains_on_every_sample_once() {
 }
 
 #[test]
+fn nonfinite_policies_act_alike_on_all_ranks() {
+    let folder = folder();
+    for (policy, expected) in
+        [("rollback", "training returns to update"), ("skip", "is skipped"), ("stop", "loss is")]
+    {
+        let arguments = |_| {
+            format!("{} --opt momentum --lr 1e30 --warmup-epochs 0 --on-nonfinite {policy}", train(policy, 2).replace("--epochs 4 ", "--epochs 20 "))
+        };
+        let mut ranks = Ranks::start(Launcher::Torchrun, folder.path(), policy, 2, arguments);
+        for rank in 0..2 {
+            let status = ranks.wait(rank, Duration::from_secs(60));
+            assert_eq!(status.code(), Some(5), "{policy}, rank {rank}: {}", ranks.text(rank, "err"));
+        }
+        assert!(ranks.text(0, "err").contains(expected), "{policy}: {}", ranks.text(0, "err"));
+    }
+}
+
+#[test]
 fn launch_prefixes_logs_and_ends_with_the_code_of_the_first_failure() {
     let folder = folder();
     let output = run(folder.path(), &format!("launch --nproc-per-node 2 {} --model none", train("bad", 2)));
