@@ -348,7 +348,10 @@ fn nonfinite_policies_act_alike_on_all_ranks() {
         [("rollback", "training returns to update"), ("skip", "is skipped"), ("stop", "loss is")]
     {
         let arguments = |_| {
-            format!("{} --opt momentum --lr 1e30 --warmup-epochs 0 --on-nonfinite {policy}", train(policy, 2).replace("--epochs 4 ", "--epochs 20 "))
+            format!(
+                "{} --opt momentum --lr 1e30 --warmup-epochs 0 --on-nonfinite {policy}",
+                train(policy, 2).replace("--epochs 4 ", "--epochs 20 ")
+            )
         };
         let mut ranks = Ranks::start(Launcher::Torchrun, folder.path(), policy, 2, arguments);
         for rank in 0..2 {
