@@ -66,7 +66,7 @@ fn usage_errors_match_snapshots() {
         "train --bce-sum",
         "train --sched step --lr-k-decay 2",
         "train --log-wandb",
-        "train --sync-bn",
+        "train --torchcompile=inductor",
         "train --model-dtype bfloat16 --amp",
         "train a b",
         "predict",

@@ -231,7 +231,7 @@ fn lost_rank_ends_the_others_with_code_8_and_the_run_resumes_on_other_ranks() {
         // The last checkpoint is whole: two ranks, each with twice the batch, go on.
         let update = state(folder.path(), &name).update;
         assert!(update + 1 >= updates as u64, "{update}");
-        let arguments = |_| format!("train --resume out/{name} --epochs {} --threads 1", update / 2 + 1);
+        let arguments = |_| format!("train --resume out/{name} --epochs {} --threads 1", update / 2 + 2);
         let resumed =
             Ranks::start(Launcher::Torchrun, folder.path(), &format!("resumed-{number}"), 2, arguments);
         resumed.hash();
@@ -379,6 +379,27 @@ fn resume_on_other_numbers_of_ranks_trains_on_every_sample_once() {
     // Another sample in a batch changes the loss by more than 1%.
     for (one, other) in losses("alone").iter().zip(losses("other")) {
         assert!((one - other).abs() < 2e-3 * one.abs(), "{:?} {:?}", losses("alone"), losses("other"));
+    }
+}
+
+#[test]
+fn nonfinite_policies_act_alike_on_all_ranks() {
+    let folder = folder();
+    for (policy, expected) in
+        [("rollback", "training returns to update"), ("skip", "is skipped"), ("stop", "loss is")]
+    {
+        let arguments = |_| {
+            format!(
+                "{} --opt momentum --lr 1e30 --warmup-epochs 0 --on-nonfinite {policy}",
+                train(policy, 2).replace("--epochs 4 ", "--epochs 20 ")
+            )
+        };
+        let mut ranks = Ranks::start(Launcher::Torchrun, folder.path(), policy, 2, arguments);
+        for rank in 0..2 {
+            let status = ranks.wait(rank, Duration::from_secs(60));
+            assert_eq!(status.code(), Some(5), "{policy}, rank {rank}: {}", ranks.text(rank, "err"));
+        }
+        assert!(ranks.text(0, "err").contains(expected), "{policy}: {}", ranks.text(0, "err"));
     }
 }
 

@@ -10,6 +10,8 @@ mod data_parallel;
 mod frame;
 mod group;
 pub mod launcher;
+mod mesh;
+mod mismatch;
 mod reduce;
 pub mod rendezvous;
 mod run;

@@ -4,6 +4,7 @@ use super::agent_store::AgentStore;
 use super::frame::Frame;
 use super::group::ProcessGroup;
 use super::launcher::Launch;
+use super::mismatch::{Mismatch, mismatch_error};
 use crate::error::ErrorKind;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -67,16 +68,17 @@ pub(super) struct Rendezvous {
     stop: Arc<AtomicBool>,
 }
 
+/// Description that a rank sends to rank 0.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct Hello {
-    run_id: String,
-    restarts: u64,
-    rank: usize,
-    world_size: usize,
-    host: String,
-    port: u16,
-    program: String,
-    settings: Map<String, Value>,
+pub(super) struct Hello {
+    pub run_id: String,
+    pub restarts: u64,
+    pub rank: usize,
+    pub world_size: usize,
+    pub host: String,
+    pub port: u16,
+    pub program: String,
+    pub settings: Map<String, Value>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -305,65 +307,6 @@ fn welcome(
     Ok((welcome, connections))
 }
 
-/// Difference that ends all ranks.
-struct Mismatch {
-    what: String,
-    why: String,
-}
-
-impl Mismatch {
-    /// The difference between rank 0 and another rank, if there is one.
-    fn find(own: &Hello, other: &Hello, members: &[Option<Hello>]) -> Option<Mismatch> {
-        let Hello { rank, host, .. } = other;
-        let differ = |what: &str, of_own: String, of_other: String| {
-            let why = format!("rank 0 on {}: {of_own}\nrank {rank} on {host}: {of_other}", own.host);
-            Some(Mismatch { what: format!("the ranks differ in {what}"), why })
-        };
-        if own.world_size != other.world_size {
-            return differ(
-                "the number of processes",
-                own.world_size.to_string(),
-                other.world_size.to_string(),
-            );
-        }
-        match members.get(*rank) {
-            None => {
-                let why = format!("rank {rank} on {host} is outside of a group of {}", own.world_size);
-                return Some(Mismatch { what: "a rank does not exist".into(), why });
-            }
-            Some(Some(first)) => {
-                let why = format!("rank {rank} runs on {} and on {host}", first.host);
-                return Some(Mismatch { what: "two processes have the same rank".into(), why });
-            }
-            Some(None) => {}
-        }
-        if own.program != other.program {
-            return differ(
-                "the program",
-                format!("SHA-256 {}…", own.program),
-                format!("SHA-256 {}…", other.program),
-            );
-        }
-        let text = |settings: &Map<String, Value>, key: &str| {
-            settings.get(key).map_or("unset".to_string(), ToString::to_string)
-        };
-        let keys = own.settings.keys().chain(other.settings.keys());
-        let mut different: Vec<&String> =
-            keys.filter(|key| own.settings.get(*key) != other.settings.get(*key)).collect();
-        different.sort_unstable();
-        different.dedup();
-        if different.is_empty() {
-            return None;
-        }
-        let list = |settings: &Map<String, Value>| {
-            let flags =
-                different.iter().map(|key| format!("--{} {}", key.replace('_', "-"), text(settings, key)));
-            flags.collect::<Vec<_>>().join(", ")
-        };
-        differ("their options", list(&own.settings), list(&other.settings))
-    }
-}
-
 /// On other ranks: connects to rank 0 and waits for its answer.
 fn visit(launch: &Launch, hello: &Hello, deadline: Instant) -> Result<(Welcome, TcpStream)> {
     let payload = serde_json::to_vec(hello).expect("plain values have a JSON form");
@@ -425,10 +368,6 @@ fn attempt(launch: &Launch, hello: &[u8], deadline: Instant) -> io::Result<(Fram
 
 fn refuse(mut stream: &TcpStream, why: &str) {
     Frame::write(&mut stream, REFUSAL, why.as_bytes()).ok();
-}
-
-fn mismatch_error(what: &str, why: &str) -> Error {
-    Error::usage(what).because(why).remedy("start every rank with the same program, options and files")
 }
 
 fn store_of_agent(launch: &Launch) -> io::Result<AgentStore> {

@@ -220,7 +220,6 @@ impl<'a> Trainer<'a> {
             return Ok(stopped);
         }
         self.optimizer.sync_lookahead()?;
-        self.distribute_statistics()?;
         let (loss, lr) = (self.state.loss_sum / batches as f64, self.lr(self.state.update));
         callback.on_train_summary(&TrainSummary { epoch, loss, lr })?;
         let is_evaluated = (epoch + 1).is_multiple_of(self.options.val_interval) || epoch + 1 == epochs;
@@ -300,6 +299,9 @@ impl<'a> Trainer<'a> {
             if self.state.nonfinite.left_out.contains(&(self.state.epoch, next)) {
                 self.finish_queued(queued, clock, callback)?;
                 self.leave_out(inputs.len());
+                if end == batches {
+                    self.distribute_statistics()?;
+                }
             } else {
                 self.queue_update(&inputs, next, data_wait, queued, clock, callback)?;
             }

@@ -60,7 +60,8 @@ impl Trainer<'_> {
         }
         // PyTorch broadcasts the buffers of rank 0 before every forward pass; training reads none of them, so the last one of an epoch
         // has the same result.
-        if let Some(run) = self.distributed.filter(|_| first_batch + inputs.len() == self.batches()) {
+        let is_last = first_batch + inputs.len() == self.batches();
+        if let Some(run) = self.distributed.filter(|_| is_last) {
             run.distribute_statistics(self.model, DistBn::Broadcast)?;
         }
         if self.options.on_nonfinite == NonfinitePolicy::Skip {
@@ -74,7 +75,8 @@ impl Trainer<'_> {
         if self.options.on_nonfinite == NonfinitePolicy::Skip {
             self.finish_queued(queued, clock, callback)?;
         }
-        Ok(())
+        // With the update, so that a checkpoint after the last one of an epoch has the statistics of all ranks.
+        if is_last { self.distribute_statistics() } else { Ok(()) }
     }
 
     pub(super) fn finish_queued(

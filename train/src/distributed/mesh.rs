@@ -1,0 +1,265 @@
+//! Connections of one rank with all others, and the exchanges of tensors over them.
+use super::frame::Frame;
+use super::group::ProcessGroup;
+use super::reduce::{RankElement, reduce};
+use fornax_engine::collective::gathered_shape;
+use fornax_engine::{DType, Element, Reduction, Tensor};
+use std::io::{self, Write};
+use std::net::{Shutdown, TcpStream};
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::time::{Duration, Instant};
+
+/// Kind of the frames with elements.
+const ELEMENTS: u8 = 32;
+/// Kind of the first frame of a connection: token and rank.
+const GREETING: u8 = 33;
+/// Bytes of a tensor up to which each rank sends all of it to all others, which takes one exchange instead of two.
+const SMALL: usize = 16 << 10;
+
+/// Connections of one rank with all others.
+pub(super) struct Mesh {
+    group: Arc<ProcessGroup>,
+    /// By rank; `None` for this rank.
+    pub peers: Vec<Option<Peer>>,
+    /// Number of the current exchange.
+    exchange: u64,
+    /// Name of the current operation.
+    pub op: &'static str,
+}
+
+/// Connection with another rank.
+pub(super) struct Peer {
+    pub stream: TcpStream,
+    /// Frames for the thread that writes.
+    outgoing: Sender<Vec<u8>>,
+}
+
+impl Mesh {
+    /// Connects with every other rank.
+    pub fn connect(group: &Arc<ProcessGroup>) -> io::Result<Mesh> {
+        let (rank, world) = (group.rank(), group.world_size());
+        let rendezvous = group.rendezvous();
+        let mut streams: Vec<Option<TcpStream>> = (0..world).map(|_| None).collect();
+        let mut greeting = (rank as u64).to_le_bytes().to_vec();
+        greeting.extend(rendezvous.token.as_bytes());
+        for (peer, slot) in streams.iter_mut().enumerate().take(rank) {
+            let address = rendezvous.address(&group.members()[peer])?;
+            let mut stream = TcpStream::connect_timeout(&address, group.timeout())?;
+            Frame::write(&mut stream, GREETING, &greeting)?;
+            *slot = Some(stream);
+        }
+        rendezvous.listener.set_nonblocking(true)?;
+        let deadline = Instant::now() + group.timeout();
+        while streams.iter().skip(rank + 1).any(Option::is_none) {
+            if group.check().is_err() || Instant::now() > deadline {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            let Ok((mut stream, _)) = rendezvous.listener.accept() else {
+                std::thread::sleep(Duration::from_millis(2));
+                continue;
+            };
+            stream.set_nonblocking(false)?;
+            stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+            // A connection of another program is dropped.
+            let Ok(frame) = Frame::read(&mut stream, 1024) else { continue };
+            let Some((from, token)) = frame.payload.split_first_chunk::<8>() else { continue };
+            let from = u64::from_le_bytes(*from) as usize;
+            if frame.kind == GREETING && token == rendezvous.token.as_bytes() && from > rank && from < world {
+                streams[from] = Some(stream);
+            }
+        }
+        let peer = |stream: TcpStream| {
+            stream.set_read_timeout(Some(group.operation_timeout()))?;
+            Peer::new(stream)
+        };
+        let peers = streams.into_iter().map(|stream| stream.map(peer).transpose());
+        let peers = peers.collect::<io::Result<_>>()?;
+        Ok(Mesh { group: group.clone(), peers, exchange: 0, op: "" })
+    }
+
+    fn rank(&self) -> usize {
+        self.group.rank()
+    }
+
+    fn world(&self) -> usize {
+        self.peers.len()
+    }
+
+    /// The other ranks.
+    fn others(&self) -> impl Iterator<Item = usize> + use<> {
+        let rank = self.rank();
+        (0..self.world()).filter(move |r| *r != rank)
+    }
+
+    /// See [`fornax_engine::Collective::all_reduce`].
+    pub fn all_reduce<T: RankElement>(
+        &mut self,
+        tensor: &Tensor,
+        reduction: Reduction,
+    ) -> fornax_engine::Result<()> {
+        let own = tensor.read::<T>()?;
+        let (rank, world, n) = (self.rank(), self.world(), own.len());
+        let is_small = n * size_of::<T>() <= SMALL;
+        let part = |r: usize| if is_small { 0..n } else { r * n / world..(r + 1) * n / world };
+        self.exchange += 1;
+        self.others().for_each(|r| self.send(r, &own[part(r)]));
+        let mut inputs = vec![];
+        for r in 0..world {
+            inputs.push(match r == rank {
+                true => own[part(rank)].to_vec(),
+                false => self.receive::<T>(r, part(rank).len())?,
+            });
+        }
+        drop(own);
+        let reduced = reduce(&inputs, reduction);
+        if is_small {
+            return store(tensor, &[(0..n, reduced)]);
+        }
+        self.exchange += 1;
+        self.others().for_each(|r| self.send(r, &reduced));
+        let mut parts = vec![(part(rank), reduced)];
+        for r in self.others() {
+            parts.push((part(r), self.receive::<T>(r, part(r).len())?));
+        }
+        parts.sort_by_key(|(range, _)| range.start);
+        store(tensor, &parts)
+    }
+
+    /// See [`fornax_engine::Collective::broadcast`].
+    pub fn broadcast<T: RankElement>(&mut self, tensor: &Tensor, root: usize) -> fornax_engine::Result<()> {
+        self.exchange += 1;
+        if self.rank() == root {
+            let own = tensor.read::<T>()?;
+            self.others().for_each(|r| self.send(r, &own));
+            return Ok(());
+        }
+        let received = self.receive::<T>(root, tensor.numel())?;
+        store(tensor, &[(0..received.len(), received)])
+    }
+
+    /// See [`fornax_engine::Collective::all_gather`].
+    pub fn all_gather<T: RankElement>(&mut self, tensor: &Tensor) -> fornax_engine::Result<Tensor> {
+        let own = tensor.read::<T>()?;
+        let shape = gathered_shape(tensor, self.world())?;
+        self.exchange += 1;
+        self.others().for_each(|r| self.send(r, &own));
+        let mut all = Vec::with_capacity(shape.numel());
+        for r in 0..self.world() {
+            if r == self.rank() {
+                all.extend_from_slice(&own);
+            } else {
+                all.extend(self.receive::<T>(r, own.len())?);
+            }
+        }
+        Tensor::from_vec(all, shape)?.to_device(&tensor.device())
+    }
+
+    /// See [`fornax_engine::Collective::barrier`].
+    pub fn barrier(&mut self) -> fornax_engine::Result<()> {
+        self.exchange += 1;
+        self.others().for_each(|r| self.send::<u8>(r, &[]));
+        self.others().try_for_each(|r| self.receive::<u8>(r, 0).map(drop))
+    }
+
+    /// Queues elements for a rank. A broken connection is noticed when its answer is read.
+    fn send<T: RankElement>(&self, to: usize, elements: &[T]) {
+        let mut payload = self.header::<T>(elements.len());
+        T::append(elements, &mut payload);
+        if let Some(peer) = &self.peers[to] {
+            peer.outgoing.send(Frame::to_bytes(ELEMENTS, &payload)).ok();
+        }
+    }
+
+    /// Reads `count` elements of a rank.
+    fn receive<T: RankElement>(&self, from: usize, count: usize) -> fornax_engine::Result<Vec<T>> {
+        let peer = self.peers[from].as_ref().expect("another rank");
+        let expected = self.header::<T>(count);
+        let frame = Frame::read(&mut &peer.stream, usize::MAX).map_err(|error| {
+            let why = self.group.failure_after(|| self.describe_lost(from, &error));
+            collective_error(self.op, &self.group, why)
+        })?;
+        match frame.payload.strip_prefix(&expected[..]) {
+            Some(bytes) if frame.kind == ELEMENTS => Ok(T::parse(bytes)),
+            _ => {
+                let why = format!(
+                    "{} calls {}, {} calls {}: all ranks must call the same operations with equal shapes and dtypes",
+                    self.group.describe(self.rank()),
+                    describe_header(&expected),
+                    self.group.describe(from),
+                    describe_header(&frame.payload),
+                );
+                self.group.fail(&why);
+                Err(collective_error(self.op, &self.group, why))
+            }
+        }
+    }
+
+    fn describe_lost(&self, from: usize, error: &io::Error) -> String {
+        let who = self.group.describe(from);
+        match error.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+                format!("{who} did not join {} within {} s", self.op, self.group.timeout().as_secs_f64())
+            }
+            _ => format!("the connection with {who} is lost: {error}"),
+        }
+    }
+
+    /// Description of an exchange before its elements: equal on all ranks that take part.
+    fn header<T: Element>(&self, count: usize) -> Vec<u8> {
+        let mut bytes = self.exchange.to_le_bytes().to_vec();
+        bytes.extend((count as u64).to_le_bytes());
+        bytes.push(DType::ALL.iter().position(|dtype| *dtype == T::DTYPE).unwrap_or_default() as u8);
+        bytes.push(self.op.len() as u8);
+        bytes.extend(self.op.as_bytes());
+        bytes
+    }
+}
+
+/// Bytes of [`Mesh::header`] before the operation's name.
+const HEADER: usize = 18;
+
+fn describe_header(bytes: &[u8]) -> String {
+    let number =
+        |at: usize| bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes);
+    let dtype =
+        bytes.get(16).and_then(|i| DType::ALL.get(usize::from(*i))).map_or("?".into(), DType::to_string);
+    let length = bytes.get(17).map_or(0, |length| usize::from(*length));
+    let op = bytes.get(HEADER..HEADER + length).map_or("?".into(), String::from_utf8_lossy);
+    format!("{op} of {} elements of {dtype} as operation {}", number(8), number(0))
+}
+
+impl Peer {
+    fn new(stream: TcpStream) -> io::Result<Peer> {
+        stream.set_nodelay(true)?;
+        let mut writer = stream.try_clone()?;
+        let (outgoing, frames) = channel::<Vec<u8>>();
+        // All ranks send before they read, so writing must not block reading.
+        std::thread::spawn(move || {
+            for frame in frames {
+                if writer.write_all(&frame).is_err() {
+                    writer.shutdown(Shutdown::Both).ok();
+                    return;
+                }
+            }
+        });
+        Ok(Peer { stream, outgoing })
+    }
+}
+
+/// Writes parts, in order, to a tensor.
+fn store<T: Element>(tensor: &Tensor, parts: &[(Range<usize>, Vec<T>)]) -> fornax_engine::Result<()> {
+    if tensor.device() == fornax_engine::Device::Cpu {
+        let mut out = tensor.write::<T>()?;
+        parts.iter().for_each(|(range, values)| out[range.clone()].copy_from_slice(values));
+        return Ok(());
+    }
+    let all: Vec<T> = parts.iter().flat_map(|(_, values)| values.iter().copied()).collect();
+    tensor.copy_from(&Tensor::from_vec(all, *tensor.shape())?.to_device(&tensor.device())?)
+}
+
+/// Error of an operation.
+pub(super) fn collective_error(op: &'static str, group: &ProcessGroup, why: String) -> fornax_engine::Error {
+    fornax_engine::Error::Collective { op, rank: group.rank(), world: group.world_size(), why }
+}
