@@ -312,7 +312,7 @@ impl SeededBatches {
         let mut config = Config::resolve(&settings).map_err(say)?;
         let data = build::open(&mut config).map_err(say)?;
         Ok(SeededBatches {
-            loader: build::training_loader(&config, &data, Device::Cpu).map_err(say)?,
+            loader: build::training_loader(&config, &data, Device::Cpu, 0).map_err(say)?,
             batches_per_epoch: config.batches_per_epoch.unwrap_or_default(),
             loss: config.loss.clone(),
             device: run.case.topic.device,
