@@ -2,7 +2,7 @@
 use crate::error::ErrorKind;
 use crate::{Error, Result};
 use fornax_engine::cuda;
-use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
+use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 use std::ffi::OsString;
@@ -75,10 +75,12 @@ pub fn split_command(arguments: &mut Vec<OsString>) -> Vec<OsString> {
     }
 }
 
-/// Ends this process when the launcher that started it dies, so that none is left behind.
+/// Ends this process when the launcher that started it dies, so that none is left behind. Only Linux has such a signal; elsewhere the loss
+/// of a peer ends the process.
 pub fn end_with_launcher() {
+    #[cfg(target_os = "linux")]
     if std::env::var_os(LAUNCHER_VARIABLE).is_some() {
-        set_parent_process_death_signal(Some(Signal::KILL)).ok();
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).ok();
     }
 }
 

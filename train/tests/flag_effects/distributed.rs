@@ -1,6 +1,6 @@
 //! Cases of the flags of runs on several ranks.
 use crate::case::{Case, assert_effects, check, tested};
-use crate::common::{run, stderr, succeed};
+use crate::common::{command, run, stderr, succeed};
 use crate::ranks::free_port;
 use std::collections::BTreeSet;
 
@@ -34,19 +34,20 @@ fn batch_norm_and_exchange_change_the_weights() {
     assert_eq!(hashes.len(), all.len() - 1, "{hashes:?}");
 }
 
+/// Rank 0 with local rank 1 has the second device.
 fn local_rank_selects_the_device() {
     let folder = tempfile::tempdir().expect("a folder");
-    let plan = |local_rank: usize| {
-        let rank = format!(
-            "--rank 0 --world-size 1 --local-rank {local_rank} --master-addr 127.0.0.1 --master-port {}",
-            free_port()
-        );
-        succeed(folder.path(), &format!("train --dry-run --device emulated:2 {rank}"))
+    let port = free_port();
+    let rank = |rank: usize, local_rank: usize| {
+        format!(
+            "train --dry-run --device emulated:2 --rank {rank} --world-size 2 --local-rank {local_rank} \
+             --master-addr 127.0.0.1 --master-port {port}"
+        )
     };
-    for local_rank in [0, 1] {
-        let plan = plan(local_rank);
-        assert!(plan.lines().any(|line| line.ends_with(&format!("on cuda:{local_rank}"))), "{plan}");
-    }
+    let mut peer = command(folder.path(), &rank(1, 0)).spawn().expect("starts");
+    let plan = succeed(folder.path(), &rank(0, 1));
+    assert!(peer.wait().expect("ends").success());
+    assert!(plan.lines().any(|line| line.ends_with("on cuda:1")), "{plan}");
 }
 
 fn missing_rank_is_lost_after_the_timeout() {
