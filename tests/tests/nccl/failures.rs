@@ -80,7 +80,9 @@ fn abort_ends_an_operation_that_hangs() {
         why
     });
     assert_eq!(failures[0], "the process group was aborted");
-    assert!(failures[1].contains("rank 0 has closed its connection"), "{failures:?}");
+    // Rank 1 may still receive the operation that rank 0 had begun, which is not its barrier.
+    let whys = ["rank 0 has closed its connection", "the ranks call different operations"];
+    assert!(whys.iter().any(|why| failures[1].contains(why)), "{failures:?}");
 }
 
 #[test]
