@@ -47,7 +47,7 @@ fn local_rank_selects_the_device() {
     let mut peer = command(folder.path(), &rank(1, 0)).spawn().expect("starts");
     let plan = succeed(folder.path(), &rank(0, 1));
     assert!(peer.wait().expect("ends").success());
-    assert!(plan.lines().any(|line| line.ends_with("on cuda:1")), "{plan}");
+    assert!(plan.lines().any(|line| line.ends_with("on 2 ranks of cuda:1")), "{plan}");
 }
 
 fn missing_rank_is_lost_after_the_timeout() {
