@@ -16,6 +16,7 @@ use fornax_kernels::emulator;
 use fornax_tests::parity::devices;
 use std::env;
 use std::sync::{Arc, Barrier};
+use std::time::Instant;
 use support::{PATIENT, SHORT, failure, full, run_ranks, serialize, train, update, values, within_deadline};
 
 #[test]
@@ -206,6 +207,23 @@ fn memory_in_use_by_an_operation_is_not_reused() {
         values
     });
     assert_eq!(results, [vec![-1.0; 4], vec![11.0; 1000]]);
+}
+
+#[test]
+fn dropped_group_ends_its_queued_operations() {
+    let _guard = serialize();
+    let start = Instant::now();
+    let results = run_ranks(2, PATIENT, |group, device| {
+        let tensors: Vec<Tensor> = (0..3).map(|i| full((i + group.rank()) as f64, &device)).collect();
+        for x in &tensors {
+            group.start_all_reduce(x, Reduction::Sum).and_then(|p| p.wait()).expect("it is queued");
+        }
+        // Nothing has waited for them yet.
+        drop(group);
+        tensors.iter().map(|x| x.to_vec::<f32>().expect("f32")[0]).collect::<Vec<_>>()
+    });
+    assert_eq!(results, [[1.0, 3.0, 5.0]; 2]);
+    assert!(start.elapsed() < PATIENT / 2, "{:?}", start.elapsed());
 }
 
 /// The devices of `FORNAX_TEST_DEVICES`; the emulated ones are four, as for the other tests.

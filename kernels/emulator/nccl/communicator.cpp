@@ -1,6 +1,5 @@
 #include "communicator.h"
 
-
 #include <thread>
 
 #include "reduce.h"
@@ -39,6 +38,7 @@ void Communicator::join(const std::string& hub) {
     const bool connected = socket >= 0 && connect(socket, reinterpret_cast<sockaddr*>(&address), length) == 0;
     Message hello{MessageKind::Hello, self->rank, 0, {}, ""};
     hello.operation.count = uint64_t(self->ranks);
+    hello.operation.root = self->device;
     {
       std::lock_guard<std::mutex> guard(self->mutex_);
       self->socket_ = socket;
@@ -106,7 +106,7 @@ bool Communicator::advance(const Operation& operation, const void* from, void* t
   const size_t in_parts = operation.kind == OperationKind::ReduceScatter ? size_t(ranks) : 1;
   const size_t out_parts = operation.kind == OperationKind::AllGather ? size_t(ranks) : 1;
   if (!in_flight_) {
-    if (status_ != success) return false;  // hangs until it is aborted
+    if (status_ != success && status_ != in_progress) return false;  // hangs until it is aborted
     const bool sends = operation.kind != OperationKind::Broadcast || operation.root == rank;
     const size_t bytes = sends ? in_parts * part : 0;
     Message message{MessageKind::Contribute, rank, next_, operation, ""};

@@ -33,6 +33,7 @@ class Hub {
  private:
   struct Rank {
     int socket = -1;
+    int device = 0;
     bool connected = false;
     bool has_contributed = false;
     Operation operation{};
@@ -52,25 +53,36 @@ class Hub {
         continue;
       }
       if (ranks_.empty()) ranks_.resize(hello.operation.count);
-      const bool fits = hello.operation.count == ranks_.size() && size_t(hello.rank) < ranks_.size();
-      if (!fits || ranks_[size_t(hello.rank)].connected) {
-        const std::string why = "rank " + std::to_string(hello.rank) + " of " + std::to_string(hello.operation.count) +
-                                (fits ? " has joined twice" : " joins a communicator of " + std::to_string(ranks_.size()) + " ranks");
+      const std::string why = reason_to_refuse(hello);
+      if (!why.empty()) {
         send_message(socket, {MessageKind::Failed, 0, 0, {}, why});
-        for (auto& rank : ranks_) {
-          if (rank.connected) send_message(rank.socket, {MessageKind::Failed, 0, 0, {}, why});
-        }
+        send_to_others(ranks_.size(), {MessageKind::Failed, 0, 0, {}, why});
         close(socket);
         stop_listening();
         return false;
       }
       Rank& rank = ranks_[size_t(hello.rank)];
       rank.socket = socket;
+      rank.device = hello.operation.root;
       rank.connected = true;
       joined++;
     } while (ranks_.empty() || joined < ranks_.size());
     stop_listening();
     return true;
+  }
+
+  // Why a rank cannot join; empty if it can. All ranks run on this machine, so that a device number is one device.
+  std::string reason_to_refuse(const Message& hello) const {
+    const std::string name = "rank " + std::to_string(hello.rank);
+    if (hello.operation.count != ranks_.size() || size_t(hello.rank) >= ranks_.size()) {
+      return name + " of " + std::to_string(hello.operation.count) + " joins a communicator of " + std::to_string(ranks_.size()) + " ranks";
+    }
+    if (ranks_[size_t(hello.rank)].connected) return name + " of " + std::to_string(hello.operation.count) + " has joined twice";
+    for (size_t other = 0; other < ranks_.size(); other++) {
+      if (!ranks_[other].connected || ranks_[other].device != hello.operation.root) continue;
+      return "Duplicate GPU detected : " + name + " and rank " + std::to_string(other) + " both on CUDA device " + std::to_string(hello.operation.root);
+    }
+    return "";
   }
 
   void stop_listening() {

@@ -15,7 +15,7 @@ namespace nccl {
 
 enum class MessageKind : int32_t {
   // To the hub.
-  Hello,       // joins the communicator: `rank`, and the number of ranks in `operation.count`
+  Hello,       // joins the communicator: `rank`, the number of ranks in `operation.count`, the device in `operation.root`
   Contribute,  // this rank's input of its next operation
   Goodbye,     // the communicator is destroyed
   // To a rank.

@@ -1,5 +1,5 @@
 //! Batch norm over several ranks: synchronised, split, and the distribution of running statistics. The ranks are threads that communicate
-//! over TCP.
+//! over TCP, as they share one device, which NCCL refuses.
 use super::run::check_each_case;
 use super::{GoldenCase, Outcome, Topic};
 use fornax::distributed::{DistributedRun, Identity, Launch, ProcessGroup, TcpCollective, join};
@@ -202,7 +202,8 @@ fn distribute_bn(case: &GoldenCase) -> Checked {
     let device: Device = case.topic.device;
     on_ranks(case.number("world_size")? as usize, |group| {
         let rank = group.rank();
-        let run = DistributedRun::new(group, device).map_err(text)?;
+        let collective = Arc::new(TcpCollective::new(group.clone()).map_err(text)?);
+        let run = DistributedRun::over(group, collective, device);
         for (mode, name) in [(DistBn::Reduce, "reduce"), (DistBn::Broadcast, "broadcast")] {
             let own = |role: &str| -> Checked<Tensor> {
                 let all = input(case, role)?;

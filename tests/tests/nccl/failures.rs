@@ -123,3 +123,21 @@ fn missing_rank_is_an_error_after_the_timeout() {
     assert_eq!(message, expected);
     assert!(waited >= SHORT && waited < SHORT * 20, "{waited:?}");
 }
+
+#[test]
+fn two_ranks_on_one_device_are_refused() {
+    let _guard = serialize();
+    Device::emulated(4).expect("the emulated device");
+    let errors = within_deadline(|| {
+        let id = UniqueId::new().expect("an id");
+        let join = |rank| NcclCollective::new(&Device::Cuda(1), &id, rank, 2, PATIENT);
+        thread::scope(|scope| {
+            let other = scope.spawn(|| join(1));
+            [join(0), other.join().expect("no panic")]
+                .map(|joined| joined.expect_err("one device").to_string())
+        })
+    });
+    for error in errors {
+        assert!(error.contains("Duplicate GPU detected"), "{error}");
+    }
+}

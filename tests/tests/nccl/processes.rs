@@ -51,9 +51,9 @@ fn id_from_environment() -> Option<UniqueId> {
     Some(UniqueId::from_bytes(std::array::from_fn(byte)))
 }
 
-/// Rank of a group of two processes, on the emulated device 0 of its process.
+/// Rank of a group of two processes, on the emulated device of its number.
 fn join_processes(id: &UniqueId, rank: usize, timeout: Duration) -> NcclCollective {
-    NcclCollective::new(&Device::Cuda(0), id, rank, 2, timeout).expect("the ranks join")
+    NcclCollective::new(&Device::Cuda(rank), id, rank, 2, timeout).expect("the ranks join")
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn two_processes_have_equal_results() {
     let hash = |weights: &[f32]| weights.iter().fold(0u64, |h, w| h.rotate_left(5) ^ u64::from(w.to_bits()));
     if let Some(id) = id_from_environment() {
         let group = join_processes(&id, 1, PATIENT);
-        let weights = train(&group, &Device::Cuda(0), 3).expect("updates").1;
+        let weights = train(&group, &Device::Cuda(1), 3).expect("updates").1;
         println!("weights {:016x} of rank 1", hash(&weights));
         return std::io::stdout().flush().expect("stdout");
     }
@@ -90,7 +90,7 @@ fn failure_after_signal(
     Device::emulated(4).expect("the emulated device");
     if let Some(id) = id_from_environment() {
         let group = join_processes(&id, 1, PATIENT);
-        group.all_reduce(&full(1.0, &Device::Cuda(0)), Reduction::Sum).expect("it is queued");
+        group.all_reduce(&full(1.0, &Device::Cuda(1)), Reduction::Sum).expect("it is queued");
         group.barrier().expect("a barrier");
         println!("the peer is ready");
         thread::sleep(DEADLINE);

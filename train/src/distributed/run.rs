@@ -47,7 +47,12 @@ impl DistributedRun {
             Device::Cuda(_) => join_nccl(&group, &device)?,
             _ => Arc::new(TcpCollective::new(group.clone())?),
         };
-        Ok(DistributedRun { group, collective, device, flags: Mutex::default() })
+        Ok(DistributedRun::over(group, collective, device))
+    }
+
+    /// The run of a group whose tensors on `device` are reduced by `collective`.
+    pub fn over(group: Arc<ProcessGroup>, collective: Arc<dyn Collective>, device: Device) -> DistributedRun {
+        DistributedRun { group, collective, device, flags: Mutex::default() }
     }
 
     /// Rank of this process.

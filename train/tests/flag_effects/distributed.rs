@@ -40,7 +40,7 @@ fn local_rank_selects_the_device() {
     let port = free_port();
     let rank = |rank: usize, local_rank: usize| {
         format!(
-            "train --dry-run --device emulated:2 --dist-timeout 3 --rank {rank} --world-size 2 --local-rank {local_rank} \
+            "train --dry-run --device emulated:2 --rank {rank} --world-size 2 --local-rank {local_rank} \
              --master-addr 127.0.0.1 --master-port {port}"
         )
     };
