@@ -8,6 +8,8 @@ mod failures;
 mod processes;
 #[path = "nccl/support.rs"]
 mod support;
+#[path = "nccl/training.rs"]
+mod training;
 
 use fornax_engine::cuda::nccl::{NcclCollective, UniqueId};
 use fornax_engine::cuda::{CudaGraph, DeviceInterval, KernelProfile, StreamKind};

@@ -1,15 +1,26 @@
 //! `--trace`: the trace of an update on the emulated device, and refused combinations.
 mod common;
+#[path = "common/ranks.rs"]
+#[allow(dead_code)]
+mod ranks;
 #[path = "common/small_dataset.rs"]
 mod small_dataset;
 
 use common::{run, stderr, succeed};
+use ranks::free_port;
 use serde_json::Value;
 use small_dataset::{SMALL_DATASET, write_small_dataset};
 use std::fs;
+use std::path::Path;
 
 const EPOCH: &str =
     "train --epochs 1 --warmup-epochs 0 --progress none --print-hash --output out --device emulated";
+
+fn events(folder: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(folder.join("trace.json")).expect("reads");
+    let trace: Value = serde_json::from_str(&text).expect("JSON");
+    trace["traceEvents"].as_array().expect("a list").clone()
+}
 
 #[test]
 fn trace_has_kernels_uploads_and_waits_of_the_third_update() {
@@ -21,9 +32,7 @@ fn trace_has_kernels_uploads_and_waits_of_the_third_update() {
         out.lines().last().expect("a line").to_string()
     };
     let traced = hash("--experiment traced --trace trace.json");
-    let text = fs::read_to_string(folder.path().join("trace.json")).expect("reads");
-    let trace: Value = serde_json::from_str(&text).expect("JSON");
-    let events = trace["traceEvents"].as_array().expect("a list");
+    let events = events(folder.path());
     let names = |kind: &str| -> Vec<&str> {
         let of_kind = events.iter().filter(|event| event["ph"] == kind);
         of_kind
@@ -47,6 +56,24 @@ fn trace_has_kernels_uploads_and_waits_of_the_third_update() {
         assert!(*start >= 0.0 && *duration > 0.0 && next + 1e-3 >= start + duration, "{pair:?}");
     }
     assert_eq!(traced, hash("--experiment plain"), "the result does not depend on the trace");
+}
+
+#[test]
+fn group_of_one_rank_launches_what_a_single_process_launches() {
+    let folder = tempfile::tempdir().expect("a folder");
+    write_small_dataset(folder.path());
+    let kernels = |more: &str| {
+        let options = "--batch-size 4 --workers 0 --sync-bn --trace trace.json";
+        succeed(folder.path(), &format!("{EPOCH} {SMALL_DATASET} {options} {more}"));
+        let on_device =
+            events(folder.path()).into_iter().filter(|event| event["ph"] == "X" && event["tid"] != 0);
+        on_device.map(|event| event["name"].as_str().expect("a name").to_string()).collect::<Vec<_>>()
+    };
+    let rank = format!(
+        "--rank 0 --world-size 1 --local-rank 0 --master-addr 127.0.0.1 --master-port {}",
+        free_port()
+    );
+    assert_eq!(kernels(&format!("--experiment rank {rank}")), kernels("--experiment single"));
 }
 
 #[test]

@@ -48,7 +48,7 @@ impl<'a> BatchNorm<'a> {
 
 impl<'a> BatchNorm<'a> {
     /// The number of batches, if it changes with this one.
-    fn counted_batches(&self) -> Option<&'a Tensor> {
+    pub(super) fn counted_batches(&self) -> Option<&'a Tensor> {
         self.num_batches_tracked.filter(|_| self.training && self.running.is_some())
     }
 

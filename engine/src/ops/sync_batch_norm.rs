@@ -1,6 +1,8 @@
 //! Batch normalisation with the statistics of all ranks (PyTorch's `SyncBatchNorm`).
 use super::batch_norm::check;
+use super::gpu::OnGpu;
 use crate::autograd::is_tracked;
+use crate::cuda::batch_norm::count_batch;
 use crate::{Activation, BatchNorm, Collective, DType, Error, Reduction, Result, Tensor, gradients, no_grad};
 use std::sync::Arc;
 
@@ -92,6 +94,16 @@ impl Tensor {
     }
 }
 
+/// Counts the batch on a GPU, if batches are counted there; its weight in the running statistics, an f32 scalar of the GPU, as a replayed CUDA
+/// graph must compute it anew.
+fn cumulative_weight_on_gpu(norm: &BatchNorm) -> Result<Option<Tensor>> {
+    let Some(batches) = norm.counted_batches() else { return Ok(None) };
+    let operands = [("num_batches_tracked", batches)];
+    let Some(on) = OnGpu::of_any("sync_batch_norm", &operands)? else { return Ok(None) };
+    on.with_op_context(count_batch(&on.gpu, batches.device_view().slice()))?;
+    Ok(Some(batches.to_dtype(DType::F32)?.powf(-1.0)?))
+}
+
 impl GlobalStatistics {
     /// The statistics of x `[…, c]` on all ranks, weighted by their numbers of values.
     fn of(x: &Tensor, c: usize, group: &dyn Collective) -> Result<GlobalStatistics> {
@@ -113,13 +125,15 @@ impl GlobalStatistics {
     /// Updates the running statistics, with the unbiased variance.
     fn update_running(&self, norm: &BatchNorm) -> Result<()> {
         let Some((running_mean, running_var)) = norm.running else { return Ok(()) };
-        if norm.num_batches_tracked.is_some() && running_mean.device() != crate::Device::Cpu {
-            let why = "cumulative running statistics (momentum None) are synchronised on the CPU only";
-            return Err(Error::value("sync_batch_norm", &[("running_mean", running_mean)], why));
+        let unbiased = self.var.mul(&self.count.div(&self.count.affine(1.0, -1.0)?)?)?;
+        let statistics = [(running_mean, &self.mean), (running_var, &unbiased)];
+        if let Some(weight) = cumulative_weight_on_gpu(norm)? {
+            return statistics.into_iter().try_for_each(|(running, batch)| {
+                running.copy_from(&running.add(&batch.sub(running)?.mul(&weight)?)?)
+            });
         }
         let momentum = norm.count_batch()?;
-        let unbiased = self.var.mul(&self.count.div(&self.count.affine(1.0, -1.0)?)?)?;
-        for (running, batch) in [(running_mean, &self.mean), (running_var, &unbiased)] {
+        for (running, batch) in statistics {
             let batch = batch.to_dtype(running.dtype())?;
             running.copy_from(&running.mul_scalar(1.0 - momentum)?.add(&batch.mul_scalar(momentum)?)?)?;
         }

@@ -272,21 +272,12 @@ impl Experiment {
                 checkpointing: self.config.checkpointing,
                 // Ranks have different random numbers, as in timm.
                 seed: self.config.seed.wrapping_add(self.rank() as u64),
-                cuda_graph: cuda_graph_mode(
-                    self.cuda_graph,
-                    &self.device,
-                    optimizer,
-                    self.distributed.is_some(),
-                )?,
+                cuda_graph: cuda_graph_mode(self.cuda_graph, &self.device, optimizer)?,
                 ema_after_check: self.config.on_nonfinite == NonfinitePolicy::Skip,
-                sync_bn: self
-                    .distributed
-                    .as_ref()
-                    .filter(|_| self.config.sync_bn)
-                    .map(|run| run.collective.clone()),
+                sync_bn: self.peers().filter(|_| self.config.sync_bn).map(|run| run.collective.clone()),
             };
             let preparation = build::preparation(&self.config, data);
-            let data_parallel = self.distributed.as_ref().map(|run| {
+            let data_parallel = self.peers().map(|run| {
                 let parameters = optimizer.parameters().iter().map(|p| (p.name.clone(), p.tensor.clone()));
                 let (group, collective) = (run.group.clone(), run.collective.clone());
                 DataParallel::new(group, collective, parameters.collect(), self.config.compression)
@@ -369,6 +360,11 @@ impl Experiment {
         Ok(trainer)
     }
 
+    /// The run, if it has other ranks: one rank needs no reductions.
+    fn peers(&self) -> Option<&DistributedRun> {
+        self.distributed.as_ref().filter(|run| run.world_size() > 1)
+    }
+
     /// Rank of this process, 0 if it is the only one.
     fn rank(&self) -> usize {
         self.distributed.as_ref().map_or(0, DistributedRun::rank)
@@ -399,12 +395,7 @@ fn trainer_options(config: &Config) -> TrainerOptions {
 }
 
 /// CUDA graph mode from `--cuda-graph`, device and optimizer.
-fn cuda_graph_mode(
-    requested: Option<bool>,
-    device: &Device,
-    optimizer: &Optimizer,
-    has_ranks: bool,
-) -> Result<CudaGraphMode> {
+fn cuda_graph_mode(requested: Option<bool>, device: &Device, optimizer: &Optimizer) -> Result<CudaGraphMode> {
     match (requested, device) {
         (Some(true), Device::Cpu) => Err(Error::usage("--cuda-graph would have no effect")
             .because("the run computes on the CPU")
@@ -414,11 +405,8 @@ fn cuda_graph_mode(
                 .because("the optimizer differentiates the backward pass, which cannot be captured")
                 .remedy("leave it out, or choose another --opt"))
         }
-        (Some(true), _) if has_ranks => Err(Error::usage("--cuda-graph does not work with several ranks")
-            .because("the ranks exchange gradients over TCP, which cannot be captured")
-            .remedy("leave it out")),
         (Some(true), _) => Ok(CudaGraphMode::Always),
-        (None, _) if has_ranks || optimizer.is_second_order() => Ok(CudaGraphMode::Never),
+        (None, _) if optimizer.is_second_order() => Ok(CudaGraphMode::Never),
         (Some(false), _) => Ok(CudaGraphMode::Never),
         (None, _) => Ok(CudaGraphMode::Auto),
     }
