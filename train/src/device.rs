@@ -43,8 +43,15 @@ impl DeviceSpec {
                 DeviceSpec::Cuda(of_rank()).open()
             }
             DeviceSpec::Cuda(0) => DeviceSpec::Cuda(of_rank()).open(),
-            // Each process has devices of its own, of which several may have the same number.
-            DeviceSpec::Emulated(count) => self.open().map(|_| Device::Cuda(local_rank % count)),
+            DeviceSpec::Emulated(count) if local_rank >= count => {
+                Err(Error::usage(format!("local rank {local_rank} has no device"))
+                    .at("--device")
+                    .because(format!(
+                        "there are {count} emulated devices, and each rank needs one of its own"
+                    ))
+                    .remedy("give the number of ranks on this machine, as emulated:COUNT"))
+            }
+            DeviceSpec::Emulated(_) => self.open().map(|_| Device::Cuda(local_rank)),
             other => other.open(),
         }
     }

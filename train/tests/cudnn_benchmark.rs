@@ -1,5 +1,8 @@
 //! `--cudnn-benchmark` and `--deterministic`: plans chosen by timing, their cache on disk, and their restoration from a checkpoint.
 mod common;
+#[allow(dead_code)]
+#[path = "common/ranks.rs"]
+mod ranks;
 #[path = "common/small_dataset.rs"]
 mod small_dataset;
 
@@ -8,8 +11,11 @@ use fornax::checkpoint;
 use fornax_kernels::cache;
 use small_dataset::{SMALL_DATASET, write_small_dataset};
 use std::fs;
+use std::net::TcpStream;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// Emulated devices on which the deterministic engine 0 or 1 is slow, so that timing chooses the other one.
 const SLOW: [&str; 2] = ["0:15", "1:15"];
@@ -123,4 +129,43 @@ fn flags_without_effect_on_the_cpu_are_rejected() {
         assert!(text.contains(flag) && text.contains("computes on the CPU"), "{text}");
     }
     succeed(folder.path(), "train --device cpu --no-cudnn-benchmark --deterministic --dry-run");
+}
+
+/// Ranks over NCCL start anew with its settings in their environment.
+#[cfg(target_os = "linux")]
+#[test]
+fn deterministic_ranks_fix_the_algorithm_of_nccl() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (flag, is_fixed) in [("--deterministic", true), ("--no-deterministic", false)] {
+        let port = ranks::free_port();
+        let mut rank = Command::new(env!("CARGO_BIN_EXE_fornax"))
+            .args([
+                "train",
+                "--device",
+                "emulated:2",
+                "--rank",
+                "0",
+                "--world-size",
+                "2",
+                "--local-rank",
+                "0",
+                flag,
+            ])
+            .args(["--master-addr", "127.0.0.1", "--master-port", &port.to_string(), "--progress", "none"])
+            .current_dir(folder.path())
+            .env_remove("NCCL_ALGO")
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("starts");
+        // It waits for rank 1 on its port.
+        let deadline = Instant::now() + Duration::from_secs(120);
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(Instant::now() < deadline && rank.try_wait().expect("a process").is_none(), "{flag}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let environment = std::fs::read(format!("/proc/{}/environ", rank.id())).expect("a running process");
+        rank.kill().and_then(|()| rank.wait()).expect("it ends");
+        let text = String::from_utf8_lossy(&environment);
+        assert_eq!(text.split('\0').any(|variable| variable == "NCCL_ALGO=Ring"), is_fixed, "{flag}");
+    }
 }

@@ -63,7 +63,7 @@ fn group_of_one_rank_launches_what_a_single_process_launches() {
     let folder = tempfile::tempdir().expect("a folder");
     write_small_dataset(folder.path());
     let kernels = |more: &str| {
-        let options = "--batch-size 4 --workers 0 --sync-bn --trace trace.json";
+        let options = "--batch-size 4 --workers 0 --trace trace.json";
         succeed(folder.path(), &format!("{EPOCH} {SMALL_DATASET} {options} {more}"));
         let on_device =
             events(folder.path()).into_iter().filter(|event| event["ph"] == "X" && event["tid"] != 0);

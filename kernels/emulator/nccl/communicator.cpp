@@ -155,11 +155,12 @@ void Communicator::read_messages() {
   fornax::notify_change();
 }
 
-// Sets the asynchronous status. An error stays.
+// Sets the asynchronous status. An error stays, with its text.
 void Communicator::set_status(int status, const std::string& what) {
-  if (!what.empty()) set_error_text(what);
   std::lock_guard<std::mutex> guard(mutex_);
-  if (status_ == in_progress || status_ == success) status_ = status;
+  if (status_ != in_progress && status_ != success) return;
+  if (!what.empty()) set_error_text(what);
+  status_ = status;
   changed_.notify_all();
 }
 

@@ -92,7 +92,7 @@ pub struct Config {
     pub batches_per_epoch: Option<usize>,
     /// On a CUDA device: chooses cuDNN's convolution plans by timing.
     pub cudnn_benchmark: bool,
-    /// On a CUDA device: only deterministic cuDNN engines.
+    /// On a CUDA device: only deterministic cuDNN engines and NCCL algorithms.
     pub deterministic: bool,
     /// Number of ranks.
     pub world_size: usize,

@@ -2,7 +2,7 @@
 //!
 //! Each process is a rank of a group; a launcher tells it its rank ([`launcher`]). The ranks meet at rank 0 ([`rendezvous`]) and form a
 //! [`ProcessGroup`], which carries values of the host, heartbeats and failures. Tensors are reduced by a
-//! [`Collective`](fornax_engine::Collective): [`TcpCollective`] on the CPU. [`DataParallel`] averages gradients during the backward pass, and
+//! [`Collective`](fornax_engine::Collective): [`TcpCollective`] on the CPU, NCCL on CUDA devices. [`DataParallel`] averages gradients during the backward pass, and
 //! [`DistributedRun`] agrees on signals, checkpoints and running statistics.
 mod agent_store;
 mod buckets;
@@ -12,6 +12,7 @@ mod group;
 pub mod launcher;
 mod mesh;
 mod mismatch;
+mod nccl_environment;
 mod reduce;
 pub mod rendezvous;
 mod run;
@@ -21,6 +22,7 @@ pub use data_parallel::DataParallel;
 pub use frame::Frame;
 pub use group::{PendingValues, ProcessGroup};
 pub use launcher::{Launch, LaunchFlags};
+pub use nccl_environment::restart_with_deterministic_nccl;
 pub use rendezvous::{Identity, join};
 pub use run::{DistributedRun, Flags};
 pub use tcp::TcpCollective;

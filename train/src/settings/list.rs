@@ -460,7 +460,7 @@ settings! {
         train_batches_per_epoch: u32 = "all";
         /// Time cuDNN's convolution plans at the first use of a shape and use the fastest; resumed runs use the same
         cudnn_benchmark: bool = "on a CUDA device";
-        /// Use deterministic cuDNN engines only
+        /// Use deterministic cuDNN engines and NCCL algorithms only
         deterministic: bool = "true";
     }
 }

@@ -12,7 +12,8 @@ use super::print;
 use super::signals::Signals;
 use crate::batch_size_finder::{FittingBatchSize, find_batch_size};
 use crate::config::Config;
-use crate::distributed::{DistributedRun, Identity, Launch, LaunchFlags};
+use crate::device::DeviceSpec;
+use crate::distributed::{DistributedRun, Identity, Launch, LaunchFlags, restart_with_deterministic_nccl};
 use crate::error::ErrorKind;
 use crate::experiment::{Experiment, RunCheckpoint, RunResult, conv_plans};
 use crate::report::{Destination, EpochMetrics, Progress, ProgressMode, bytes};
@@ -43,7 +44,7 @@ pub struct TrainArgs {
     threads: Option<u16>,
     /// Device: auto (first CUDA device, else CPU), cpu, cuda, cuda:N, emulated or emulated:COUNT (CUDA kernels on the CPU, slow)
     #[arg(long, value_name = "DEVICE", default_value = "auto", help_heading = "Run")]
-    device: crate::device::DeviceSpec,
+    device: DeviceSpec,
     /// Capture each update as a CUDA graph and replay it; results do not depend on it [default: on a CUDA device, if possible]
     #[arg(long, help_heading = "Run")]
     cuda_graph: Option<bool>,
@@ -127,9 +128,13 @@ pub fn execute(args: TrainArgs) -> Result<()> {
 /// Trains as one of the ranks that a launcher has started.
 fn train_as_rank(args: &TrainArgs, launch: &Launch) -> Result<Option<FinishedRun>> {
     super::launch::end_with_launcher();
+    let settings = args.recipe.settings()?;
+    if settings.deterministic != Some(false) && args.device != DeviceSpec::Cpu {
+        restart_with_deterministic_nccl()?;
+    }
     super::threads::set_threads_of_rank(args.threads, launch.local_world_size.unwrap_or(1))?;
     let device = args.device.open_for_rank(launch.local_rank)?;
-    let mut settings = args.recipe.settings()?.given();
+    let mut settings = settings.given();
     // May differ from machine to machine. The dataset itself is compared later.
     ["data_dir", "workers"].iter().for_each(|key| drop(settings.remove(*key)));
     let run = DistributedRun::join(launch, &Identity::of_this_program(settings)?, device)?;
