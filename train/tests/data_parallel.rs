@@ -1,5 +1,6 @@
 //! Data-parallel training steps: W ranks, threads that communicate over TCP, with a batch of B / W images each, equal one rank with a batch
-//! of B. By default a representative subset runs; `FORNAX_TEST_SWEEP=full` runs every combination.
+//! of B. By default a representative subset runs; `FORNAX_TEST_SWEEP=full` runs more,
+//! `FORNAX_TEST_SWEEP=reliability` every combination.
 #[path = "common/ranks.rs"]
 mod ranks;
 #[path = "common/sweep.rs"]
@@ -22,7 +23,7 @@ use fornax_nn::{
 };
 use ranks::on_ranks;
 use std::sync::{Arc, Mutex};
-use sweep::is_full_sweep;
+use sweep::{is_reliability_sweep, is_whole_sweep};
 
 const CLASSES: usize = 5;
 /// Images of a batch over all ranks: a multiple of 2, 3 and 4.
@@ -74,10 +75,17 @@ struct Variant {
     level: OptLevel,
     clip: Option<GradClip>,
     compression: Option<DType>,
+    checkpointing: bool,
 }
 
-const PLAIN: Variant =
-    Variant { sync_bn: false, accumulation: 1, level: OptLevel::O0, clip: None, compression: None };
+const PLAIN: Variant = Variant {
+    sync_bn: false,
+    accumulation: 1,
+    level: OptLevel::O0,
+    clip: None,
+    compression: None,
+    checkpointing: false,
+};
 
 fn initialize(model: &dyn Module) {
     for (name, parameter) in named_parameters(model) {
@@ -163,6 +171,7 @@ fn train_with(
     let options = TrainStepOptions {
         precision: Precision::new(variant.level, DType::F16),
         sync_bn: collective.filter(|_| variant.sync_bn),
+        checkpointing: variant.checkpointing,
         ..TrainStepOptions::default()
     };
     let mut step =
@@ -230,22 +239,32 @@ const F16: f64 = 3e-2;
 #[test]
 fn ranks_equal_one_rank_with_the_whole_batch() {
     let clipped = Variant { clip: Some(GradClip::Norm(0.5)), ..PLAIN };
-    if !is_full_sweep() {
+    if !is_whole_sweep() {
         check(PLAIN, 2, F32);
         check(Variant { sync_bn: true, accumulation: 2, ..clipped }, 3, F32);
         check(Variant { level: OptLevel::O1, ..clipped }, 2, F16);
         return;
     }
+    let mut combinations = vec![];
     for world in [2, 3, 4] {
         for sync_bn in [false, true] {
             for accumulation in [1, 3] {
                 for clip in [None, Some(GradClip::Norm(0.5)), Some(GradClip::Agc(0.1))] {
                     for (level, tolerance) in [(OptLevel::O0, F32), (OptLevel::O1, F16)] {
-                        check(Variant { sync_bn, accumulation, level, clip, ..PLAIN }, world, tolerance);
+                        combinations.push((
+                            Variant { sync_bn, accumulation, level, clip, ..PLAIN },
+                            world,
+                            tolerance,
+                        ));
                     }
                 }
             }
         }
+    }
+    // Five is coprime to every list above: each value occurs.
+    let step = if is_reliability_sweep() { 1 } else { 5 };
+    for (variant, world, tolerance) in combinations.into_iter().step_by(step) {
+        check(variant, world, tolerance);
     }
 }
 
@@ -255,18 +274,28 @@ fn compressed_gradients_train_as_well() {
     check(Variant { compression: Some(DType::F16), ..PLAIN }, 2, F16);
 }
 
+/// Bits of the state of rank 0 of a group.
+fn bits_of_ranks(variant: &Variant, world: usize) -> Vec<u32> {
+    let ranks = on_ranks(world, |group| {
+        let trained = train(variant, Some(&group));
+        group.finish().expect("ends");
+        trained.bits()
+    });
+    ranks.into_iter().next().expect("a rank")
+}
+
 #[test]
 fn runs_repeat_bit_for_bit() {
     let variant = Variant { sync_bn: true, accumulation: 2, clip: Some(GradClip::Norm(1.0)), ..PLAIN };
-    let run = || {
-        let ranks = on_ranks(3, |group| {
-            let trained = train(&variant, Some(&group));
-            group.finish().expect("ends");
-            trained.bits()
-        });
-        ranks.into_iter().next().expect("three ranks")
-    };
-    assert_eq!(run(), run());
+    assert_eq!(bits_of_ranks(&variant, 3), bits_of_ranks(&variant, 3));
+}
+
+/// The recomputation synchronises batch norm once more, between the reductions of gradients.
+#[test]
+fn checkpointing_on_ranks_keeps_the_bits() {
+    let variant = Variant { sync_bn: true, ..PLAIN };
+    let checkpointed = Variant { checkpointing: true, ..variant };
+    assert_eq!(bits_of_ranks(&variant, 2), bits_of_ranks(&checkpointed, 2));
 }
 
 /// Collective operations that are recorded, with delays that differ from rank to rank.
