@@ -25,8 +25,8 @@ fn values(rank: usize, n: usize) -> Vec<f32> {
 #[test]
 fn all_reduce_adds_in_the_order_of_ranks() {
     for world in [2, 3, 4] {
-        // Below and above the limit of one exchange, and fewer elements than ranks.
-        for n in [1, 3, 1000, 50_001] {
+        // Below and above the limit of one exchange, several chunks, and fewer elements than ranks.
+        for n in [1, 3, 1000, 50_001, 1_000_003] {
             let results = on_ranks(world, |group| {
                 let tensor = Tensor::from_vec(values(group.rank(), n), [n]).expect("shape");
                 let collective = collective(&group);

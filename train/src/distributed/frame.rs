@@ -5,6 +5,10 @@ use std::io::{self, Read, Write};
 const MAGIC: [u8; 4] = *b"FXD1";
 /// Bytes before the payload.
 const HEADER: usize = 4 + 1 + 8 + 4;
+/// Longest payload that is written together with its header.
+const COPIED: usize = 32 << 10;
+/// Bytes that are reserved for a payload before any has arrived: a wrong length allocates no more.
+const RESERVED: usize = 1 << 20;
 /// Longest payload of a control frame.
 pub(super) const MAX_CONTROL: usize = 16 << 20;
 
@@ -18,20 +22,21 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// The frame as bytes.
-    pub fn to_bytes(kind: u8, payload: &[u8]) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(HEADER + payload.len());
-        bytes.extend(MAGIC);
-        bytes.push(kind);
-        bytes.extend((payload.len() as u64).to_le_bytes());
-        bytes.extend(checksum(kind, payload).to_le_bytes());
-        bytes.extend(payload);
-        bytes
-    }
-
     /// Writes a frame.
     pub fn write(out: &mut impl Write, kind: u8, payload: &[u8]) -> io::Result<()> {
-        out.write_all(&Frame::to_bytes(kind, payload))?;
+        let mut header = [0; HEADER];
+        header[..4].copy_from_slice(&MAGIC);
+        header[4] = kind;
+        header[5..13].copy_from_slice(&(payload.len() as u64).to_le_bytes());
+        header[13..].copy_from_slice(&checksum(kind, payload).to_le_bytes());
+        match payload.len() <= COPIED {
+            // One packet.
+            true => out.write_all(&[&header, payload].concat())?,
+            false => {
+                out.write_all(&header)?;
+                out.write_all(payload)?;
+            }
+        }
         out.flush()
     }
 
@@ -52,8 +57,7 @@ impl Frame {
         if length > limit as u64 {
             return Err(invalid("the frame is too long"));
         }
-        // Grown as bytes arrive: a wrong length allocates no memory.
-        let mut payload = vec![];
+        let mut payload = Vec::with_capacity(RESERVED.min(length as usize));
         input.take(length).read_to_end(&mut payload)?;
         if (payload.len() as u64) < length {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -73,10 +77,16 @@ fn checksum(kind: u8, payload: &[u8]) -> u32 {
 mod tests {
     use super::*;
 
+    fn bytes(kind: u8, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![];
+        Frame::write(&mut bytes, kind, payload).expect("writes to memory");
+        bytes
+    }
+
     #[test]
     fn frame_is_read_as_written() {
         for payload in [vec![], vec![7], (0..=255).cycle().take(100_000).collect()] {
-            let bytes = Frame::to_bytes(3, &payload);
+            let bytes = bytes(3, &payload);
             let read = Frame::read(&mut &bytes[..], MAX_CONTROL).expect("a frame");
             assert_eq!(read, Frame { kind: 3, payload });
         }
@@ -84,7 +94,7 @@ mod tests {
 
     #[test]
     fn changed_and_truncated_frames_are_rejected() {
-        let bytes = Frame::to_bytes(2, b"rank 3 of 4");
+        let bytes = bytes(2, b"rank 3 of 4");
         for bit in 0..bytes.len() * 8 {
             let mut changed = bytes.clone();
             changed[bit / 8] ^= 1 << (bit % 8);
@@ -96,8 +106,8 @@ mod tests {
     }
 
     #[test]
-    fn claimed_length_allocates_no_memory() {
-        let mut bytes = Frame::to_bytes(1, &[]);
+    fn claimed_length_allocates_little_memory() {
+        let mut bytes = bytes(1, &[]);
         bytes[5..13].copy_from_slice(&(u64::MAX / 2).to_le_bytes());
         let error = Frame::read(&mut &bytes[..], usize::MAX).expect_err("too short");
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);

@@ -3,10 +3,9 @@ use super::frame::Frame;
 use super::group::ProcessGroup;
 use super::reduce::{RankElement, reduce};
 use fornax_engine::collective::gathered_shape;
-use fornax_engine::{DType, Element, Reduction, Tensor};
-use std::io::{self, Write};
+use fornax_engine::{DType, Device, Element, Reduction, Tensor};
+use std::io;
 use std::net::{Shutdown, TcpStream};
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
@@ -17,14 +16,20 @@ const ELEMENTS: u8 = 32;
 const GREETING: u8 = 33;
 /// Bytes of a tensor up to which each rank sends all of it to all others, which takes one exchange instead of two.
 const SMALL: usize = 16 << 10;
+/// Bytes of the parts of a large tensor: small enough to stay in the cache between receiving, adding and sending.
+const PART: usize = 256 << 10;
+/// Parts that are sent ahead of the one that is received, so that ranks wait less for each other.
+const AHEAD: usize = 4;
 
 /// Connections of one rank with all others.
 pub(super) struct Mesh {
     group: Arc<ProcessGroup>,
     /// By rank; `None` for this rank.
     pub peers: Vec<Option<Peer>>,
-    /// Number of the current exchange.
-    exchange: u64,
+    /// Number of the current operation.
+    number: u64,
+    /// Number of its elements on this rank.
+    elements: usize,
     /// Name of the current operation.
     pub op: &'static str,
 }
@@ -33,7 +38,7 @@ pub(super) struct Mesh {
 pub(super) struct Peer {
     pub stream: TcpStream,
     /// Frames for the thread that writes.
-    outgoing: Sender<Vec<u8>>,
+    outgoing: Sender<Frame>,
 }
 
 impl Mesh {
@@ -76,7 +81,7 @@ impl Mesh {
         };
         let peers = streams.into_iter().map(|stream| stream.map(peer).transpose());
         let peers = peers.collect::<io::Result<_>>()?;
-        Ok(Mesh { group: group.clone(), peers, exchange: 0, op: "" })
+        Ok(Mesh { group: group.clone(), peers, number: 0, elements: 0, op: "" })
     }
 
     fn rank(&self) -> usize {
@@ -99,51 +104,96 @@ impl Mesh {
         tensor: &Tensor,
         reduction: Reduction,
     ) -> fornax_engine::Result<()> {
-        let own = tensor.read::<T>()?;
-        let (rank, world, n) = (self.rank(), self.world(), own.len());
-        let is_small = n * size_of::<T>() <= SMALL;
-        let part = |r: usize| if is_small { 0..n } else { r * n / world..(r + 1) * n / world };
-        self.exchange += 1;
-        self.others().for_each(|r| self.send(r, &own[part(r)]));
-        let mut inputs = vec![];
-        for r in 0..world {
-            inputs.push(match r == rank {
-                true => own[part(rank)].to_vec(),
-                false => self.receive::<T>(r, part(rank).len())?,
-            });
+        self.begin(tensor.numel());
+        in_place(tensor, |elements: &mut [T]| match size_of_val(elements) <= SMALL {
+            true => self.all_reduce_small(elements, reduction),
+            false => self.all_reduce_large(elements, reduction),
+        })
+    }
+
+    /// Each rank reduces all elements.
+    fn all_reduce_small<T: RankElement>(
+        &self,
+        elements: &mut [T],
+        reduction: Reduction,
+    ) -> fornax_engine::Result<()> {
+        self.others().for_each(|r| self.send(r, elements));
+        let reduced = self.receive_and_reduce(elements, reduction)?;
+        elements.copy_from_slice(&reduced);
+        Ok(())
+    }
+
+    /// The elements are divided into chunks, and a chunk into one part per rank, which reduces it and sends the result to the others. Several
+    /// chunks are on their way at any time. On a connection their frames follow one another as in the loop, on both sides.
+    fn all_reduce_large<T: RankElement>(
+        &self,
+        elements: &mut [T],
+        reduction: Reduction,
+    ) -> fornax_engine::Result<()> {
+        let (rank, world, n) = (self.rank(), self.world(), elements.len());
+        let chunk = PART / size_of::<T>() * world;
+        let chunks = n.div_ceil(chunk);
+        let part = |k: usize, r: usize| {
+            let (start, length) = (k * chunk, chunk.min(n - k * chunk));
+            start + r * length / world..start + (r + 1) * length / world
+        };
+        let send_inputs = |k: usize, elements: &[T]| {
+            self.others().for_each(|r| self.send(r, &elements[part(k, r)]));
+        };
+        (0..AHEAD.min(chunks)).for_each(|k| send_inputs(k, elements));
+        for k in 0..chunks + AHEAD {
+            if k + AHEAD < chunks {
+                send_inputs(k + AHEAD, elements);
+            }
+            if k < chunks {
+                let reduced = self.receive_and_reduce(&elements[part(k, rank)], reduction)?;
+                self.others().for_each(|r| self.send(r, &reduced));
+                elements[part(k, rank)].copy_from_slice(&reduced);
+            }
+            if let Some(k) = k.checked_sub(AHEAD).filter(|k| *k < chunks) {
+                for r in self.others() {
+                    let range = part(k, r);
+                    let received = self.receive::<T>(r, range.len())?;
+                    elements[range].copy_from_slice(&received);
+                }
+            }
         }
-        drop(own);
-        let reduced = reduce(&inputs, reduction);
-        if is_small {
-            return store(tensor, &[(0..n, reduced)]);
+        Ok(())
+    }
+
+    /// The reduction of this rank's elements and those that the others have sent, in the order of ranks.
+    fn receive_and_reduce<T: RankElement>(
+        &self,
+        own: &[T],
+        reduction: Reduction,
+    ) -> fornax_engine::Result<Vec<T>> {
+        let mut inputs = Vec::with_capacity(self.world());
+        for r in 0..self.world() {
+            inputs.push(if r == self.rank() { own.to_vec() } else { self.receive(r, own.len())? });
         }
-        self.exchange += 1;
-        self.others().for_each(|r| self.send(r, &reduced));
-        let mut parts = vec![(part(rank), reduced)];
-        for r in self.others() {
-            parts.push((part(r), self.receive::<T>(r, part(r).len())?));
-        }
-        parts.sort_by_key(|(range, _)| range.start);
-        store(tensor, &parts)
+        Ok(reduce(&inputs, reduction))
     }
 
     /// See [`fornax_engine::Collective::broadcast`].
     pub fn broadcast<T: RankElement>(&mut self, tensor: &Tensor, root: usize) -> fornax_engine::Result<()> {
-        self.exchange += 1;
+        self.begin(tensor.numel());
         if self.rank() == root {
             let own = tensor.read::<T>()?;
             self.others().for_each(|r| self.send(r, &own));
             return Ok(());
         }
         let received = self.receive::<T>(root, tensor.numel())?;
-        store(tensor, &[(0..received.len(), received)])
+        in_place(tensor, |elements| {
+            elements.copy_from_slice(&received);
+            Ok(())
+        })
     }
 
     /// See [`fornax_engine::Collective::all_gather`].
     pub fn all_gather<T: RankElement>(&mut self, tensor: &Tensor) -> fornax_engine::Result<Tensor> {
         let own = tensor.read::<T>()?;
         let shape = gathered_shape(tensor, self.world())?;
-        self.exchange += 1;
+        self.begin(own.len());
         self.others().for_each(|r| self.send(r, &own));
         let mut all = Vec::with_capacity(shape.numel());
         for r in 0..self.world() {
@@ -158,30 +208,38 @@ impl Mesh {
 
     /// See [`fornax_engine::Collective::barrier`].
     pub fn barrier(&mut self) -> fornax_engine::Result<()> {
-        self.exchange += 1;
+        self.begin(0);
         self.others().for_each(|r| self.send::<u8>(r, &[]));
         self.others().try_for_each(|r| self.receive::<u8>(r, 0).map(drop))
     }
 
+    /// Begins an operation on tensors with this number of elements.
+    fn begin(&mut self, elements: usize) {
+        self.number += 1;
+        self.elements = elements;
+    }
+
     /// Queues elements for a rank. A broken connection is noticed when its answer is read.
     fn send<T: RankElement>(&self, to: usize, elements: &[T]) {
-        let mut payload = self.header::<T>(elements.len());
+        let mut payload = self.header::<T>();
         T::append(elements, &mut payload);
         if let Some(peer) = &self.peers[to] {
-            peer.outgoing.send(Frame::to_bytes(ELEMENTS, &payload)).ok();
+            peer.outgoing.send(Frame { kind: ELEMENTS, payload }).ok();
         }
     }
 
     /// Reads `count` elements of a rank.
     fn receive<T: RankElement>(&self, from: usize, count: usize) -> fornax_engine::Result<Vec<T>> {
         let peer = self.peers[from].as_ref().expect("another rank");
-        let expected = self.header::<T>(count);
+        let expected = self.header::<T>();
         let frame = Frame::read(&mut &peer.stream, usize::MAX).map_err(|error| {
             let why = self.group.failure_after(|| self.describe_lost(from, &error));
             collective_error(self.op, &self.group, why)
         })?;
         match frame.payload.strip_prefix(&expected[..]) {
-            Some(bytes) if frame.kind == ELEMENTS => Ok(T::parse(bytes)),
+            Some(bytes) if frame.kind == ELEMENTS && bytes.len() == count * size_of::<T>() => {
+                Ok(T::parse(bytes))
+            }
             _ => {
                 let why = format!(
                     "{} calls {}, {} calls {}: all ranks must call the same operations with equal shapes and dtypes",
@@ -206,10 +264,10 @@ impl Mesh {
         }
     }
 
-    /// Description of an exchange before its elements: equal on all ranks that take part.
-    fn header<T: Element>(&self, count: usize) -> Vec<u8> {
-        let mut bytes = self.exchange.to_le_bytes().to_vec();
-        bytes.extend((count as u64).to_le_bytes());
+    /// Description of the operation before the elements of a frame: equal on all ranks.
+    fn header<T: Element>(&self) -> Vec<u8> {
+        let mut bytes = self.number.to_le_bytes().to_vec();
+        bytes.extend((self.elements as u64).to_le_bytes());
         bytes.push(DType::ALL.iter().position(|dtype| *dtype == T::DTYPE).unwrap_or_default() as u8);
         bytes.push(self.op.len() as u8);
         bytes.extend(self.op.as_bytes());
@@ -234,11 +292,11 @@ impl Peer {
     fn new(stream: TcpStream) -> io::Result<Peer> {
         stream.set_nodelay(true)?;
         let mut writer = stream.try_clone()?;
-        let (outgoing, frames) = channel::<Vec<u8>>();
+        let (outgoing, frames) = channel::<Frame>();
         // All ranks send before they read, so writing must not block reading.
         std::thread::spawn(move || {
             for frame in frames {
-                if writer.write_all(&frame).is_err() {
+                if Frame::write(&mut writer, frame.kind, &frame.payload).is_err() {
                     writer.shutdown(Shutdown::Both).ok();
                     return;
                 }
@@ -248,15 +306,17 @@ impl Peer {
     }
 }
 
-/// Writes parts, in order, to a tensor.
-fn store<T: Element>(tensor: &Tensor, parts: &[(Range<usize>, Vec<T>)]) -> fornax_engine::Result<()> {
-    if tensor.device() == fornax_engine::Device::Cpu {
-        let mut out = tensor.write::<T>()?;
-        parts.iter().for_each(|(range, values)| out[range.clone()].copy_from_slice(values));
-        return Ok(());
+/// Changes the elements of a tensor.
+fn in_place<T: Element>(
+    tensor: &Tensor,
+    change: impl FnOnce(&mut [T]) -> fornax_engine::Result<()>,
+) -> fornax_engine::Result<()> {
+    if tensor.device() == Device::Cpu {
+        return change(&mut *tensor.write::<T>()?);
     }
-    let all: Vec<T> = parts.iter().flat_map(|(_, values)| values.iter().copied()).collect();
-    tensor.copy_from(&Tensor::from_vec(all, *tensor.shape())?.to_device(&tensor.device())?)
+    let mut elements = tensor.to_vec::<T>()?;
+    change(&mut elements)?;
+    tensor.copy_from(&Tensor::from_vec(elements, *tensor.shape())?.to_device(&tensor.device())?)
 }
 
 /// Error of an operation.

@@ -37,8 +37,10 @@ macro_rules! rank_element {
                 $is_nan(self)
             }
             fn append(elements: &[$t], bytes: &mut Vec<u8>) {
-                bytes.reserve(size_of_val(elements));
-                elements.iter().for_each(|element| bytes.extend_from_slice(&element.to_le_bytes()));
+                let start = bytes.len();
+                bytes.resize(start + size_of_val(elements), 0);
+                let chunks = bytes[start..].as_chunks_mut().0;
+                chunks.iter_mut().zip(elements).for_each(|(chunk, element)| *chunk = element.to_le_bytes());
             }
             fn parse(bytes: &[u8]) -> Vec<$t> {
                 bytes.as_chunks().0.iter().map(|chunk| <$t>::from_le_bytes(*chunk)).collect()
