@@ -312,7 +312,7 @@ fn in_place<T: Element>(
     change: impl FnOnce(&mut [T]) -> fornax_engine::Result<()>,
 ) -> fornax_engine::Result<()> {
     if tensor.device() == Device::Cpu {
-        return change(&mut *tensor.write::<T>()?);
+        return change(&mut tensor.write::<T>()?);
     }
     let mut elements = tensor.to_vec::<T>()?;
     change(&mut elements)?;
