@@ -96,8 +96,8 @@ fn lose(
         .replace("--epochs 4 ", "--epochs 4000 ")
         .replace("--data-dir small", "--data-dir long");
     let run = format!("{run} --validation-batch-size 1 --dist-timeout {TIMEOUT}");
-    // The rank before the lost one is late.
-    let late = (moment == Moment::Rendezvous).then_some((lost + WORLD - 1) % WORLD);
+    // Another rank is late; not rank 0, at which the others wait.
+    let late = (moment == Moment::Rendezvous).then_some(if lost == 3 { 2 } else { 3 });
     let mut ranks = Ranks::start_with(folder, name, WORLD, |rank, port| {
         let command = torchrun_rank(folder, &run, rank, WORLD, port);
         if late == Some(rank) { delayed(&command, folder) } else { command }
