@@ -11,8 +11,8 @@ pub enum DeviceSpec {
     Auto,
     /// The CPU.
     Cpu,
-    /// A CUDA device by its ordinal.
-    Cuda(usize),
+    /// A CUDA device by its ordinal; `None`: the first one, or that of the rank.
+    Cuda(Option<usize>),
     /// The first of this many emulated CUDA devices, whose kernels run on the CPU; for one of several ranks, that of its local rank.
     Emulated(usize),
 }
@@ -26,7 +26,7 @@ impl FromStr for DeviceSpec {
         match (name, number) {
             ("auto", Some(None)) => Ok(DeviceSpec::Auto),
             ("cpu", Some(None)) => Ok(DeviceSpec::Cpu),
-            ("cuda", Some(number)) => Ok(DeviceSpec::Cuda(number.unwrap_or(0))),
+            ("cuda", Some(number)) => Ok(DeviceSpec::Cuda(number)),
             ("emulated", Some(number)) if number != Some(0) => Ok(DeviceSpec::Emulated(number.unwrap_or(1))),
             _ => Err("must be auto, cpu, cuda, cuda:N, emulated or emulated:COUNT".into()),
         }
@@ -40,9 +40,9 @@ impl DeviceSpec {
         let of_rank = || if cuda::devices().is_ok_and(|devices| devices.len() == 1) { 0 } else { local_rank };
         match self {
             DeviceSpec::Auto if matches!(Device::best(), Device::Cuda(_)) => {
-                DeviceSpec::Cuda(of_rank()).open()
+                DeviceSpec::Cuda(Some(of_rank())).open()
             }
-            DeviceSpec::Cuda(0) => DeviceSpec::Cuda(of_rank()).open(),
+            DeviceSpec::Cuda(None | Some(0)) => DeviceSpec::Cuda(Some(of_rank())).open(),
             DeviceSpec::Emulated(count) if local_rank >= count => {
                 Err(Error::usage(format!("local rank {local_rank} has no device"))
                     .at("--device")
@@ -68,6 +68,7 @@ impl DeviceSpec {
             DeviceSpec::Auto => Ok(Device::best()),
             DeviceSpec::Cpu => Ok(Device::Cpu),
             DeviceSpec::Cuda(ordinal) => {
+                let ordinal = ordinal.unwrap_or(0);
                 let count = cuda::devices().map_err(unusable)?.len();
                 if ordinal >= count {
                     return Err(unusable(format!(
@@ -90,7 +91,10 @@ mod tests {
         let read = |text: &str| text.parse::<DeviceSpec>().ok();
         assert_eq!(read("auto"), Some(DeviceSpec::Auto));
         assert_eq!(read("cpu"), Some(DeviceSpec::Cpu));
-        assert_eq!((read("cuda"), read("cuda:3")), (Some(DeviceSpec::Cuda(0)), Some(DeviceSpec::Cuda(3))));
+        assert_eq!(
+            (read("cuda"), read("cuda:3")),
+            (Some(DeviceSpec::Cuda(None)), Some(DeviceSpec::Cuda(Some(3))))
+        );
         assert_eq!(
             (read("emulated"), read("emulated:2")),
             (Some(DeviceSpec::Emulated(1)), Some(DeviceSpec::Emulated(2)))

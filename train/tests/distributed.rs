@@ -1,6 +1,8 @@
-//! Runs of several processes: launchers, lost ranks, mismatches, signals, and resuming on another number of ranks.
-//! `FORNAX_TEST_SWEEP=full` runs every launcher on every number of ranks, and `=reliability` loses ranks at many points.
+//! Runs of several processes: launchers, mismatches, non-finite values, and refused options. `FORNAX_TEST_SWEEP=full` and `=reliability` run
+//! every launcher on every number of ranks.
 mod common;
+#[path = "common/processes.rs"]
+mod processes;
 #[path = "common/ranks.rs"]
 mod ranks;
 #[path = "common/small_dataset.rs"]
@@ -8,24 +10,13 @@ mod small_dataset;
 #[path = "common/sweep.rs"]
 mod sweep;
 
-use common::{command, run, stderr, succeed};
-use fornax::checkpoint;
-use fornax::trainer::TrainerState;
-use ranks::free_port;
-use small_dataset::{SMALL_DATASET, write_small_dataset};
-use std::fs::{self, File};
+use common::{run, stderr, succeed};
+use processes::{Ranks, command_without_launcher, folder, state, torchrun_rank, train};
+use std::fs;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
-use sweep::{is_full_sweep, is_reliability_sweep};
-
-/// A run of updates of 16 images over all ranks, two per epoch, with every kind of state.
-const RUN: &str = "--dataset idx --data-dir small --model resnet8 --epochs 4 --warmup-epochs 1 --opt adamw --model-ema \
-    --model-ema-decay 0.9 --recovery-interval 1 --log-interval 1 --progress plain --output out --threads 1 --workers 1";
-
-fn train(name: &str, world: usize) -> String {
-    format!("train {RUN} --batch-size {} --experiment {name}", 16 / world)
-}
+use sweep::{is_reliability_sweep, is_whole_sweep};
 
 /// A launcher, by the variables or flags that it sets.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -43,27 +34,16 @@ const LAUNCHERS: [Launcher; 5] =
 impl Launcher {
     /// The command of a rank.
     fn rank(self, folder: &Path, arguments: &str, rank: usize, world: usize, port: u16) -> Command {
-        let flags = match self {
-            Launcher::Flags => {
-                format!("--rank {rank} --world-size {world} --master-addr 127.0.0.1 --master-port {port}")
-            }
-            _ => String::new(),
-        };
-        let mut command = command(folder, &format!("{arguments} {flags}"));
-        for name in
-            ["RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "SLURM_PROCID", "PMI_RANK"]
-        {
-            command.env_remove(name);
-        }
         let names = match self {
-            Launcher::Flags => return command,
-            Launcher::Torchrun => ["RANK", "WORLD_SIZE", "LOCAL_RANK"],
+            Launcher::Flags => return rank_by_flags(folder, arguments, rank, world, port),
+            Launcher::Torchrun => return torchrun_rank(folder, arguments, rank, world, port),
             Launcher::Slurm => ["SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"],
             Launcher::OpenMpi => {
                 ["OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"]
             }
             Launcher::Pmi => ["PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"],
         };
+        let mut command = command_without_launcher(folder, arguments);
         for (name, value) in names.into_iter().zip([rank, world, rank]) {
             command.env(name, value.to_string());
         }
@@ -76,107 +56,16 @@ impl Launcher {
     }
 }
 
-/// Processes of a run.
-struct Ranks {
-    children: Vec<Child>,
-    folder: std::path::PathBuf,
-    name: String,
-}
-
-impl Ranks {
-    fn start(
-        launcher: Launcher,
-        folder: &Path,
-        name: &str,
-        world: usize,
-        arguments: impl Fn(usize) -> String,
-    ) -> Ranks {
-        let port = free_port();
-        let file = |rank: usize, kind: &str| {
-            File::create(folder.join(format!("{name}-{rank}.{kind}"))).expect("a file")
-        };
-        let start = |rank| {
-            let mut command = launcher.rank(folder, &arguments(rank), rank, world, port);
-            command.stdout(file(rank, "out")).stderr(file(rank, "err")).stdin(Stdio::null());
-            command.spawn().expect("the binary starts")
-        };
-        Ranks { children: (0..world).map(start).collect(), folder: folder.into(), name: name.into() }
-    }
-
-    fn text(&self, rank: usize, kind: &str) -> String {
-        fs::read_to_string(self.folder.join(format!("{}-{rank}.{kind}", self.name))).expect("a file")
-    }
-
-    /// Waits until rank 0 has reported this many updates.
-    fn wait_for_updates(&mut self, updates: usize) {
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while self.text(0, "err").matches("  batch ").count() < updates {
-            assert!(Instant::now() < deadline, "{}", self.text(0, "err"));
-            let ended = self.children.iter_mut().any(|child| child.try_wait().expect("a child").is_some());
-            assert!(
-                !ended,
-                "a rank ended: {}",
-                (0..self.children.len()).map(|r| self.text(r, "err")).collect::<String>()
-            );
-            std::thread::sleep(Duration::from_millis(2));
-        }
-    }
-
-    /// Waits until a rank ends.
-    fn wait(&mut self, rank: usize, limit: Duration) -> ExitStatus {
-        let deadline = Instant::now() + limit;
-        loop {
-            if let Some(status) = self.children[rank].try_wait().expect("a child") {
-                return status;
-            }
-            assert!(Instant::now() < deadline, "rank {rank} still runs: {}", self.text(rank, "err"));
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-
-    fn signal(&self, rank: usize, name: &str) {
-        let status =
-            Command::new("sh").arg("-c").arg(format!("kill -{name} {}", self.children[rank].id())).status();
-        assert!(status.expect("a shell").success());
-    }
-
-    /// Waits for all ranks, which must succeed, and returns the last line of rank 0: its hash.
-    fn hash(mut self) -> String {
-        for rank in 0..self.children.len() {
-            let status = self.wait(rank, Duration::from_secs(120));
-            assert!(status.success(), "rank {rank}: {}", self.text(rank, "err"));
-            assert!(rank == 0 || self.text(rank, "out").is_empty(), "results of rank {rank}");
-        }
-        self.text(0, "out").lines().last().expect("a hash").to_string()
-    }
-}
-
-impl Drop for Ranks {
-    fn drop(&mut self) {
-        for child in &mut self.children {
-            child.kill().ok();
-            child.wait().ok();
-        }
-    }
-}
-
-fn folder() -> tempfile::TempDir {
-    let folder = tempfile::tempdir().expect("a folder");
-    write_small_dataset(folder.path());
-    folder
-}
-
-fn state(folder: &Path, name: &str) -> TrainerState {
-    checkpoint::read(&folder.join("out").join(name).join("checkpoints/last.safetensors"))
-        .expect("loads")
-        .header
-        .state
+/// A rank that flags place in its group.
+fn rank_by_flags(folder: &Path, arguments: &str, rank: usize, world: usize, port: u16) -> Command {
+    let place = format!("--rank {rank} --world-size {world} --master-addr 127.0.0.1 --master-port {port}");
+    command_without_launcher(folder, &format!("{arguments} {place}"))
 }
 
 #[test]
 fn every_launcher_gives_the_same_run() {
     let folder = folder();
-    let worlds: &[usize] = if is_full_sweep() { &[1, 2, 4] } else { &[2] };
+    let worlds: &[usize] = if is_whole_sweep() { &[1, 2, 4] } else { &[2] };
     for world in worlds {
         let launched = succeed(
             folder.path(),
@@ -187,57 +76,66 @@ fn every_launcher_gives_the_same_run() {
         );
         let expected = launched.lines().last().expect("a hash").to_string();
         assert_eq!(expected.len(), 64, "{launched}");
-        let launchers = if is_full_sweep() { &LAUNCHERS[..] } else { &LAUNCHERS[..3] };
+        let launchers = if is_whole_sweep() { &LAUNCHERS[..] } else { &LAUNCHERS[..3] };
         for launcher in launchers {
             let name = format!("{launcher:?}-{world}");
-            let arguments = |_| format!("{} --print-hash", train(&name, *world));
-            let ranks = Ranks::start(*launcher, folder.path(), &name, *world, arguments);
+            let arguments = format!("{} --print-hash", train(&name, *world));
+            let command = |rank, port| launcher.rank(folder.path(), &arguments, rank, *world, port);
+            let ranks = Ranks::start_with(folder.path(), &name, *world, command);
             assert_eq!(ranks.hash(), expected, "{name}");
         }
+    }
+    eprintln!("N4: fornax launch and {LAUNCHERS:?} on {worlds:?} ranks: equal hashes");
+}
+
+#[test]
+fn devices_flag_starts_one_process_per_device() {
+    let folder = folder();
+    let plan = |flags: &str| succeed(folder.path(), &format!("{} --dry-run {flags}", train("plan", 2)));
+    let hash = |start: &str, name: &str, flags: &str| {
+        let line = format!("{start}{} --device emulated:2 --print-hash {flags}", train(name, 2));
+        succeed(folder.path(), &line).lines().last().expect("a hash").to_string()
+    };
+    let launched = hash("launch --nproc-per-node 2 ", "launched", "");
+    assert_eq!(launched.len(), 64, "{launched}");
+    assert_eq!(hash("", "devices", "--devices 0,1 --dist-timeout 60"), launched);
+    for (flags, device) in [
+        ("--device emulated:3 --devices 2,1", "on 2 ranks of cuda:2"),
+        ("--device emulated:2 --devices 1", "on cuda:1"),
+    ] {
+        let plan = plan(flags);
+        assert!(plan.lines().any(|line| line.ends_with(device)), "{flags}: {plan}");
     }
 }
 
 #[test]
-fn lost_rank_ends_the_others_with_code_8_and_the_run_resumes_on_other_ranks() {
+fn devices_flag_is_refused_beside_other_choices_of_devices_and_ranks() {
     let folder = folder();
-    let timeout = 3;
-    let mut cases = vec![("KILL", 1, 3), ("STOP", 0, 3)];
-    if is_reliability_sweep() {
-        cases = ["KILL", "STOP"]
-            .into_iter()
-            .flat_map(|s| (0..3).flat_map(move |r| (1..6).map(move |u| (s, r, u))))
-            .collect();
+    let refused = |line: &str, variables: &[(&str, &str)], message: &str| {
+        let mut command = command_without_launcher(folder.path(), line);
+        let output = command.envs(variables.iter().copied()).output().expect("the binary starts");
+        assert_eq!(output.status.code(), Some(2), "{line}: {}", stderr(&output));
+        assert!(stderr(&output).contains(message), "{line}: {}", stderr(&output));
+    };
+    let train = train("none", 2);
+    for (flags, message) in [
+        ("--device cuda:1", "--device does not work with --devices"),
+        ("--device cpu", "--device does not work with --devices"),
+        ("--device emulated", "emulated device 1 does not exist"),
+        ("--rank 0 --world-size 2", "--rank does not work with --devices"),
+        ("--local-rank 0", "--local-rank does not work with --devices"),
+        ("--master-addr a", "--master-addr does not work with --devices"),
+        ("--seeds 1,2 --device emulated:2", "--seeds does not work with several devices"),
+    ] {
+        refused(&format!("{train} --devices 0,1 {flags}"), &[], message);
     }
-    for (number, (signal, lost, updates)) in cases.into_iter().enumerate() {
-        let name = format!("lost-{number}");
-        let long = |_| {
-            let run = train(&name, 4).replace("--epochs 4 ", "--epochs 4000 ");
-            format!("{run} --dist-timeout {timeout}")
-        };
-        let mut ranks = Ranks::start(Launcher::Torchrun, folder.path(), &name, 4, long);
-        ranks.wait_for_updates(updates);
-        ranks.signal(lost, signal);
-        let started = Instant::now();
-        for rank in (0..4).filter(|rank| *rank != lost) {
-            let status = ranks.wait(rank, Duration::from_secs(timeout + 12));
-            assert_eq!(status.code(), Some(8), "rank {rank}: {}", ranks.text(rank, "err"));
-            let text = ranks.text(rank, "err");
-            assert!(text.contains(&format!("rank {lost} on ")), "{signal} of rank {lost}: {text}");
-        }
-        // By default the machine may be busy.
-        let limit = timeout + if is_reliability_sweep() { 2 } else { 12 };
-        assert!(started.elapsed() < Duration::from_secs(limit), "{signal}: {:?}", started.elapsed());
-        drop(ranks);
-        // The last checkpoint is whole: two ranks, each with twice the batch, go on.
-        let update = state(folder.path(), &name).update;
-        // `last` is written after each epoch, of two updates.
-        assert!(update + 2 >= updates as u64, "{update}");
-        let arguments = |_| format!("train --resume out/{name} --epochs {} --threads 1", update / 2 + 2);
-        let resumed =
-            Ranks::start(Launcher::Torchrun, folder.path(), &format!("resumed-{number}"), 2, arguments);
-        resumed.hash();
-        assert!(state(folder.path(), &name).update > update);
-    }
+    refused(&format!("{train} --devices 1,1"), &[], "device 1 is listed twice");
+    let torchrun =
+        [("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "0"), ("MASTER_ADDR", "a"), ("MASTER_PORT", "1")];
+    let why = "torchrun has started this process";
+    refused(&format!("{train} --device emulated:2 --devices 0,1"), &torchrun, why);
+    let launched = format!("launch --nproc-per-node 2 {train} --device emulated:2 --devices 0,1");
+    refused(&launched, &[], "fornax launch has started this process");
 }
 
 #[test]
@@ -260,29 +158,7 @@ fn emulated_gpus_train_over_nccl_like_cpus_over_tcp() {
 }
 
 #[test]
-fn lost_rank_ends_a_run_over_nccl_with_code_8() {
-    let folder = folder();
-    // The emulated device and its kernels are built before the ranks have a deadline.
-    succeed(
-        folder.path(),
-        &format!("train {SMALL_DATASET} --model resnet8 --device emulated --fast-dev-run 1"),
-    );
-    let long = |_| {
-        let run = train("lost", 2).replace("--epochs 4 ", "--epochs 4000 ");
-        format!("{run} --device emulated:2 --dist-timeout 60")
-    };
-    let mut ranks = Ranks::start(Launcher::Torchrun, folder.path(), "lost", 2, long);
-    ranks.wait_for_updates(3);
-    ranks.signal(1, "KILL");
-    let status = ranks.wait(0, Duration::from_secs(50));
-    let text = ranks.text(0, "err");
-    assert_eq!(status.code(), Some(8), "{text}");
-    assert!(text.contains("rank 1 on "), "{text}");
-    assert!(state(folder.path(), "lost").update >= 2);
-}
-
-#[test]
-fn different_options_or_data_end_all_ranks_with_the_difference() {
+fn ranks_that_differ_end_at_once_with_the_difference() {
     let folder = folder();
     fs::create_dir(folder.path().join("other")).expect("a folder");
     for entry in fs::read_dir(folder.path().join("small")).expect("a folder").flatten() {
@@ -291,96 +167,40 @@ fn different_options_or_data_end_all_ranks_with_the_difference() {
         bytes[last] ^= 1;
         fs::write(folder.path().join("other").join(entry.file_name()), bytes).expect("writes");
     }
-    let cases: [(&str, &str, &[&str]); 2] = [
-        ("--lr 0.1", "--lr 0.2", &["the ranks differ in their options", "--lr 0.1", "--lr 0.2"]),
-        ("", "--data-dir other", &["the ranks differ in their dataset", "CRC32C"]),
+    // Rank and number of ranks of each process, options of the last one, and parts of the error of every process.
+    type Case = (&'static [(usize, usize)], &'static str, &'static [&'static str]);
+    let cases: [Case; 5] = [
+        (&[(0, 2), (1, 2)], "--lr 0.2", &["the ranks differ in their options", "--lr 0.1", "--lr 0.2"]),
+        (&[(0, 2), (1, 2)], "--data-dir other", &["the ranks differ in their dataset", "CRC32C"]),
+        (&[(0, 2), (1, 3)], "", &["the ranks differ in the number of processes"]),
+        (&[(0, 3), (1, 3), (1, 3)], "", &["two processes have the same rank"]),
+        (&[(0, 4), (1, 4), (3, 4), (2, 4)], "--epochs 9", &["--epochs 4", "--epochs 9"]),
     ];
-    for (number, (first, second, expected)) in cases.into_iter().enumerate() {
+    let mut longest = Duration::ZERO;
+    for (number, (places, last_options, expected)) in cases.iter().enumerate() {
         let name = format!("different-{number}");
-        let arguments = |rank| format!("{} {}", train(&name, 2), if rank == 0 { first } else { second });
+        let command = |process: usize, port| {
+            let (rank, world) = places[process];
+            let is_last = process + 1 == places.len();
+            let options = if is_last { *last_options } else { "" };
+            let lr = if options.contains("--lr") { "" } else { "--lr 0.1" };
+            rank_by_flags(folder.path(), &format!("{} {lr} {options}", train(&name, 2)), rank, world, port)
+        };
         let started = Instant::now();
-        let mut ranks = Ranks::start(Launcher::Torchrun, folder.path(), &name, 2, arguments);
-        for rank in 0..2 {
-            assert_eq!(
-                ranks.wait(rank, Duration::from_secs(20)).code(),
-                Some(2),
-                "{}",
-                ranks.text(rank, "err")
-            );
-            let text = ranks.text(rank, "err");
+        let mut ranks = Ranks::start_with(folder.path(), &name, places.len(), command);
+        for process in 0..places.len() {
+            let status = ranks.wait(process, Duration::from_secs(20));
+            let text = ranks.text(process, "err");
+            assert_eq!(status.code(), Some(2), "{text}");
             expected.iter().for_each(|part| assert!(text.contains(part), "{part} is missing in {text}"));
         }
-        assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+        longest = longest.max(started.elapsed());
         assert!(!folder.path().join("out").join(&name).exists(), "no folder of a run that did not start");
     }
-}
-
-#[test]
-fn signal_to_one_rank_saves_the_same_update_on_all() {
-    let folder = folder();
-    let world = 4;
-    let expected = Ranks::start(Launcher::Torchrun, folder.path(), "whole", world, |_| {
-        format!("{} --print-hash", train("whole", world))
-    })
-    .hash();
-    let signals: &[(&str, usize, i32)] = if is_full_sweep() {
-        &[("TERM", 3, 143), ("INT", 0, 130), ("TERM", 1, 143)]
-    } else {
-        &[("TERM", 3, 143)]
-    };
-    for (signal, to, code) in signals {
-        let name = format!("signal-{signal}-{to}");
-        let mut ranks =
-            Ranks::start(Launcher::Torchrun, folder.path(), &name, world, |_| train(&name, world));
-        ranks.wait_for_updates(1);
-        ranks.signal(*to, signal);
-        for rank in 0..world {
-            let status = ranks.wait(rank, Duration::from_secs(30));
-            assert_eq!(status.code(), Some(*code), "rank {rank}: {}", ranks.text(rank, "err"));
-        }
-        let saved = state(folder.path(), &name);
-        assert!((1..8).contains(&saved.update), "{}", saved.update);
-        let resumed =
-            Ranks::start(Launcher::Torchrun, folder.path(), &format!("{name}-resumed"), world, |_| {
-                format!("{} --resume auto --print-hash", train(&name, world))
-            });
-        assert_eq!(resumed.hash(), expected, "{signal} to rank {to}");
-    }
-}
-
-#[test]
-fn resume_on_other_numbers_of_ranks_trains_on_every_sample_once() {
-    let folder = folder();
-    succeed(folder.path(), &train("alone", 1));
-    let mut previous = 0;
-    for (part, world) in [4usize, 2, 1, 4].into_iter().enumerate() {
-        // With the batch norm statistics of all ranks, every number of ranks gives the same run.
-        let sync_bn = if world == 1 { "" } else { "--sync-bn" };
-        let run = format!("{} {sync_bn} --resume auto", train("other", world));
-        let name = format!("part-{part}");
-        let mut ranks = Ranks::start(Launcher::Torchrun, folder.path(), &name, world, |_| run.clone());
-        if part < 3 {
-            ranks.wait_for_updates(1);
-            ranks.signal(world - 1, "TERM");
-            for rank in 0..world {
-                let code = ranks.wait(rank, Duration::from_secs(30)).code();
-                assert!(matches!(code, Some(143 | 0)), "{code:?}: {}", ranks.text(rank, "err"));
-            }
-        } else {
-            ranks.hash();
-        }
-        let state = state(folder.path(), "other");
-        assert!(state.update >= previous, "{} after {previous}", state.update);
-        previous = state.update;
-    }
-    assert_eq!(previous, 8);
-    let losses = |name: &str| -> Vec<f64> {
-        state(folder.path(), name).history.iter().map(|row| row.train_loss).collect()
-    };
-    // Another sample in a batch changes the loss by more than 1%.
-    for (one, other) in losses("alone").iter().zip(losses("other")) {
-        assert!((one - other).abs() < 2e-3 * one.abs(), "{:?} {:?}", losses("alone"), losses("other"));
-    }
+    // By default the machine may be busy.
+    let limit = Duration::from_secs(if is_reliability_sweep() { 5 } else { 15 });
+    assert!(longest < limit, "{longest:?}");
+    eprintln!("N3: {} mismatches are refused, after {:.1} s at most", cases.len(), longest.as_secs_f64());
 }
 
 #[test]
@@ -395,7 +215,7 @@ fn nonfinite_policies_act_alike_on_all_ranks() {
                 train(policy, 2).replace("--epochs 4 ", "--epochs 20 ")
             )
         };
-        let mut ranks = Ranks::start(Launcher::Torchrun, folder.path(), policy, 2, arguments);
+        let mut ranks = Ranks::start(folder.path(), policy, 2, arguments);
         for rank in 0..2 {
             let status = ranks.wait(rank, Duration::from_secs(60));
             assert_eq!(status.code(), Some(5), "{policy}, rank {rank}: {}", ranks.text(rank, "err"));

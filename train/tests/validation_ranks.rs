@@ -52,7 +52,7 @@ fn metrics_are_those_of_one_process() {
     for (n, evaluation) in samples.iter().zip(&alone) {
         assert_eq!(evaluation.targets.len(), *n);
     }
-    for world in worlds {
+    for world in worlds.iter().copied() {
         let ranks = on_ranks(world, |group| {
             let mut run = Some(DistributedRun::new(group.clone(), Device::Cpu).expect("connects"));
             let evaluations = samples.iter().map(|n| {
@@ -79,4 +79,9 @@ fn metrics_are_those_of_one_process() {
             }
         }
     }
+    let (last, ranks) = (samples[samples.len() - 1], worlds[worlds.len() - 1]);
+    eprintln!(
+        "R5: {} numbers of samples up to {last} on up to {ranks} ranks: the metrics of one process",
+        samples.len()
+    );
 }

@@ -7,6 +7,7 @@ mod doctor;
 mod flags;
 mod kernels;
 mod launch;
+mod local_ranks;
 mod lr_find;
 mod models;
 #[cfg(test)]

@@ -1,7 +1,11 @@
 //! Client of the key-value store that torchrun's agent serves on MASTER_PORT (PyTorch's `TCPStore`). With it rank 0 publishes the port it
 //! listens on.
+use super::launcher::Launch;
+use super::rendezvous::resolve;
+use crate::{Error, Result};
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
+use std::time::Duration;
 
 /// Requests of the protocol, `QueryType` in PyTorch's TCPStoreBackend.hpp.
 const VALIDATE: u8 = 0;
@@ -13,12 +17,42 @@ const VALIDATION_MAGIC: u32 = 0x3C85_F7CE;
 /// Answer of `CHECK` if all keys are set.
 const READY: u8 = 0;
 
+/// Time to connect, and for an answer.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Publishes the port of rank 0.
+pub fn publish_port(launch: &Launch, port: u16) -> Result<()> {
+    let published =
+        AgentStore::connect(launch).and_then(|mut store| store.set(&key(launch), &port.to_string()));
+    published.map_err(|e| {
+        Error::usage("the store of torchrun's agent cannot be used")
+            .at(format!("{}:{}", launch.address, launch.port))
+            .because(e)
+            .remedy("give --master-port, which every rank uses instead")
+    })
+}
+
+/// The port that rank 0 has published. Errors if it has not done so yet.
+pub fn published_port(launch: &Launch) -> io::Result<u16> {
+    let port = AgentStore::connect(launch)?.get(&key(launch))?.ok_or(io::ErrorKind::NotFound)?;
+    port.parse().map_err(io::Error::other)
+}
+
+/// Key of the port of rank 0.
+fn key(launch: &Launch) -> String {
+    format!("fornax/{}/{}/port", launch.run_id, launch.restarts)
+}
+
 /// Connection to the store.
-pub struct AgentStore(TcpStream);
+struct AgentStore(TcpStream);
 
 impl AgentStore {
-    /// Greets the store on a new connection.
-    pub fn new(mut stream: TcpStream) -> io::Result<AgentStore> {
+    /// Connects and greets the store.
+    fn connect(launch: &Launch) -> io::Result<AgentStore> {
+        let address = resolve(&launch.address, launch.port)?;
+        let mut stream = TcpStream::connect_timeout(&address, CONNECT_TIMEOUT)?;
+        stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
         let mut greeting = vec![VALIDATE];
         greeting.extend(VALIDATION_MAGIC.to_le_bytes());
         stream.write_all(&greeting)?;
@@ -26,7 +60,7 @@ impl AgentStore {
     }
 
     /// Sets a key.
-    pub fn set(&mut self, key: &str, value: &str) -> io::Result<()> {
+    fn set(&mut self, key: &str, value: &str) -> io::Result<()> {
         let mut request = vec![SET];
         append(&mut request, key);
         append(&mut request, value);
@@ -34,7 +68,7 @@ impl AgentStore {
     }
 
     /// The value of a key, if it is set.
-    pub fn get(&mut self, key: &str) -> io::Result<Option<String>> {
+    fn get(&mut self, key: &str) -> io::Result<Option<String>> {
         let mut request = vec![CHECK];
         request.extend(1u64.to_le_bytes());
         append(&mut request, key);

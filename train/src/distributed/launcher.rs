@@ -1,4 +1,9 @@
 //! Rank, world size and rendezvous address of this process, from flags or from the environment of the launcher that started it.
+mod flags;
+mod slurm;
+
+pub use flags::LaunchFlags;
+
 use crate::{Error, Result};
 use std::time::Duration;
 
@@ -6,29 +11,6 @@ use std::time::Duration;
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(120);
 const DEFAULT_PORT: u16 = 29500;
 const LOCALHOST: &str = "127.0.0.1";
-
-/// Flags of the place of a process in its group.
-#[derive(clap::Args, Clone, Debug, Default, PartialEq)]
-pub struct LaunchFlags {
-    /// Rank of this process, from 0; launchers set it in the environment: torchrun, Slurm, Open MPI, MPICH
-    #[arg(long, value_name = "N", help_heading = "Distributed", allow_negative_numbers = true)]
-    pub rank: Option<usize>,
-    /// Number of processes
-    #[arg(long, value_name = "N", help_heading = "Distributed", allow_negative_numbers = true)]
-    pub world_size: Option<usize>,
-    /// Rank of this process on its machine; it selects the CUDA device
-    #[arg(long, value_name = "N", help_heading = "Distributed", allow_negative_numbers = true)]
-    pub local_rank: Option<usize>,
-    /// Host of rank 0
-    #[arg(long, value_name = "HOST", help_heading = "Distributed")]
-    pub master_addr: Option<String>,
-    /// TCP port of rank 0
-    #[arg(long, value_name = "PORT", help_heading = "Distributed")]
-    pub master_port: Option<u16>,
-    /// Seconds after which a rank that does not answer counts as lost, and the others end with exit code 8 [default: 120]
-    #[arg(long, value_name = "SECONDS", help_heading = "Distributed", value_parser = crate::settings::value_parsers::positive)]
-    pub dist_timeout: Option<f64>,
-}
 
 /// Place of this process in its group.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,13 +84,8 @@ impl Launch {
         }
         for Launcher { name, variables } in LAUNCHERS {
             let values = variables.map(environment);
-            // The shells of salloc and sbatch have some of Slurm's variables, although they are no task of srun.
             let is_task = match name {
-                "Slurm" => {
-                    let is_batch_shell = environment("ENVIRONMENT").as_deref() == Some("BATCH")
-                        && environment("SLURM_STEP_ID").is_none();
-                    (values[0].is_some() || values[2].is_some()) && !is_batch_shell
-                }
+                "Slurm" => slurm::is_task(environment),
                 _ => values.iter().any(Option::is_some),
             };
             if !is_task {
@@ -170,11 +147,7 @@ fn launch(
     let needs_address = matches!(launcher, "torchrun" | "flags") && world_size > 1;
     let address = match flags.master_addr.clone().or_else(|| environment("MASTER_ADDR")) {
         Some(address) => address,
-        None if is_slurm => environment("SLURM_STEP_NODELIST")
-            .or_else(|| environment("SLURM_NODELIST"))
-            .or_else(|| environment("SLURM_JOB_NODELIST"))
-            .and_then(|list| first_host(&list))
-            .unwrap_or_else(|| LOCALHOST.into()),
+        None if is_slurm => slurm::first_node(environment).unwrap_or_else(|| LOCALHOST.into()),
         None if needs_address => {
             return Err(Error::usage("the address of rank 0 is missing")
                 .at(launcher)
@@ -183,13 +156,12 @@ fn launch(
         }
         None => LOCALHOST.into(),
     };
-    let job = environment("SLURM_JOB_ID").or_else(|| environment("SLURM_JOBID"));
+    let job = slurm::job(environment);
     let port = match (flags.master_port, environment("MASTER_PORT")) {
         (Some(port), _) => port,
         (None, Some(text)) => parse("MASTER_PORT", &text)?,
         (None, None) if is_slurm => {
-            let job: u64 = job.as_deref().map_or(Ok(0), |job| parse("SLURM_JOB_ID", job))?;
-            15_000 + (job % 15_000) as u16
+            slurm::port_of_job(job.as_deref().map_or(Ok(0), |job| parse("SLURM_JOB_ID", job))?)
         }
         (None, None) if launcher == "torchrun" => {
             return Err(Error::usage("the variables of torchrun are incomplete")
@@ -246,22 +218,6 @@ fn parse<T: std::str::FromStr>(variable: &str, text: &str) -> Result<T> {
 
 fn is_or_are(count: usize) -> &'static str {
     if count == 1 { "is" } else { "are" }
-}
-
-/// The first host of Slurm's list, such as `node[07-09,12],login1`.
-fn first_host(list: &str) -> Option<String> {
-    let end = list.find([',', '[']).unwrap_or(list.len());
-    let (name, rest) = list.split_at(end);
-    let host = match rest.strip_prefix('[') {
-        Some(range) => {
-            let first = range.split([',', '-', ']']).next()?;
-            let suffix =
-                range.split_once(']').map_or("", |(_, after)| after.split([',', '[']).next().unwrap_or(""));
-            format!("{name}{first}{suffix}")
-        }
-        None => name.to_string(),
-    };
-    (!host.is_empty()).then_some(host)
 }
 
 #[cfg(test)]
@@ -364,19 +320,5 @@ mod tests {
         assert_eq!(detect(LaunchFlags::default(), &[tasks]).expect("valid"), None, "salloc");
         let timeout = LaunchFlags { dist_timeout: Some(5.0), ..LaunchFlags::default() };
         assert!(detect(timeout, &[]).expect_err("without effect").to_string().contains("--dist-timeout"));
-    }
-
-    #[test]
-    fn first_host_of_a_slurm_list_is_found() {
-        for (list, host) in [
-            ("node7", "node7"),
-            ("a1,b2", "a1"),
-            ("n[3,5]", "n3"),
-            ("gpu[001-004]", "gpu001"),
-            ("r[1-2]-ib,x", "r1-ib"),
-        ] {
-            assert_eq!(first_host(list).as_deref(), Some(host), "{list}");
-        }
-        assert_eq!(first_host(""), None);
     }
 }

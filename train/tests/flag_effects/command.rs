@@ -13,6 +13,7 @@ pub const CASES: &[Case] = &[
     tested("resume", "cli.rs", "resume_mid_epoch_matches_uninterrupted_run"),
     check("threads", threads_compute_the_same),
     check("device", device_is_in_the_plan),
+    tested("devices", "distributed.rs", "devices_flag_starts_one_process_per_device"),
     check("cuda_graph", captured_updates_have_memory_of_their_own),
     tested("dry_run", "cli.rs", "command_line_overrides_files_and_files_override_defaults"),
     tested("fast_dev_run", "trial.rs", "fast_dev_run_trains_and_validates_n_batches_and_leaves_no_files"),

@@ -1,4 +1,5 @@
 //! `fornax train`.
+mod devices;
 mod outcome;
 mod recipe;
 mod resume;
@@ -20,6 +21,7 @@ use crate::report::{Destination, EpochMetrics, Progress, ProgressMode, bytes};
 use crate::settings::{AUTO_BATCH_SIZE, EvalMetric, Settings};
 use crate::{Error, Result};
 use clap::value_parser;
+use devices::DeviceList;
 use fornax_engine::Device;
 use std::path::PathBuf;
 
@@ -45,6 +47,10 @@ pub struct TrainArgs {
     /// Device: auto (first CUDA device, else CPU), cpu, cuda, cuda:N, emulated or emulated:COUNT (CUDA kernels on the CPU, slow)
     #[arg(long, value_name = "DEVICE", default_value = "auto", help_heading = "Run")]
     device: DeviceSpec,
+    /// CUDA devices of this machine to train on, such as 0,1: one process per device, as fornax launch starts them; --batch-size is
+    /// per device. With --device emulated:COUNT, emulated devices
+    #[arg(long, value_name = "LIST", help_heading = "Run")]
+    devices: Option<DeviceList>,
     /// Capture each update as a CUDA graph and replay it; results do not depend on it [default: on a CUDA device, if possible]
     #[arg(long, help_heading = "Run")]
     cuda_graph: Option<bool>,
@@ -101,8 +107,14 @@ const NOTES: &str = "\
 --help-all lists every option. Defaults that are not shown depend on the dataset; --dry-run prints them.
 A flag with [=<BOOL>] can be written --flag or --no-flag; _ and - are equivalent in flag names.";
 
-/// Runs `fornax train`, as one rank if a launcher has started several.
+/// Runs `fornax train`, as one rank if a launcher has started several. With several `--devices`, starts the ranks.
 pub fn execute(args: TrainArgs) -> Result<()> {
+    if let Some(devices) = args.devices.as_ref().filter(|_| !devices::is_started_process()) {
+        devices.check(&args)?;
+        if devices.count() > 1 {
+            return devices.start();
+        }
+    }
     let launch = Launch::detect(&args.launch, |name| std::env::var(name).ok())?;
     let seeds = args.recipe.settings()?.seeds;
     let finished = match (launch, seeds) {
@@ -117,7 +129,7 @@ pub fn execute(args: TrainArgs) -> Result<()> {
         }
         (None, None) => {
             super::threads::set_threads(args.threads)?;
-            train(&args, None, args.device.open()?, &mut None)?
+            train(&args, None, args.open_device()?, &mut None)?
         }
         (Some(launch), None) => train_as_rank(&args, &launch)?,
     };
@@ -125,15 +137,28 @@ pub fn execute(args: TrainArgs) -> Result<()> {
     print(&if args.json { format!("{}\n", outcome::json(&finished)) } else { outcome::text(&finished) })
 }
 
+impl TrainArgs {
+    /// Opens the device of a run of one process.
+    fn open_device(&self) -> Result<Device> {
+        match &self.devices {
+            Some(devices) => devices.open(self.device, 0),
+            None => self.device.open(),
+        }
+    }
+}
+
 /// Trains as one of the ranks that a launcher has started.
 fn train_as_rank(args: &TrainArgs, launch: &Launch) -> Result<Option<FinishedRun>> {
-    super::launch::end_with_launcher();
+    super::local_ranks::end_with_launcher();
     let settings = args.recipe.settings()?;
     if settings.deterministic != Some(false) && args.device != DeviceSpec::Cpu {
         restart_with_deterministic_nccl()?;
     }
     super::threads::set_threads_of_rank(args.threads, launch.local_world_size.unwrap_or(1))?;
-    let device = args.device.open_for_rank(launch.local_rank)?;
+    let device = match &args.devices {
+        Some(devices) => devices.open(args.device, launch.local_rank)?,
+        None => args.device.open_for_rank(launch.local_rank)?,
+    };
     let mut settings = settings.given();
     // May differ from machine to machine. The dataset itself is compared later.
     ["data_dir", "workers"].iter().for_each(|key| drop(settings.remove(*key)));

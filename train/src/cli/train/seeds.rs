@@ -37,7 +37,7 @@ pub fn execute(args: &TrainArgs, seeds: &Seeds) -> Result<()> {
             }
             _ => eprintln!("seed {seed}: run {} of {}", number + 1, runs.len()),
         }
-        let Some(result) = train(run, None, args.device.open()?, &mut signals)? else { continue };
+        let Some(result) = train(run, None, args.open_device()?, &mut signals)? else { continue };
         if !args.json {
             print(&format!("seed {seed}\n{}", outcome::text(&result)))?;
         }

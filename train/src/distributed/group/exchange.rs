@@ -1,0 +1,168 @@
+//! Exchanges of values among all ranks: rank 0 collects a value of every rank and sends all of them to every rank.
+use super::ProcessGroup;
+use super::connections::{ALL_VALUES, Shared, VALUE};
+use crate::{Error, Result};
+use std::time::{Duration, Instant};
+
+/// Time by which operations wait longer than silent ranks are looked for: a rank that waits for another one is not the cause.
+pub(super) const OPERATION_MARGIN: Duration = Duration::from_secs(1);
+
+/// Exchange of values that may not be finished.
+#[must_use = "every rank must finish the exchange"]
+pub struct PendingValues {
+    number: u64,
+    what: &'static str,
+}
+
+impl ProcessGroup {
+    /// The values that every rank passes, by rank. `what` names the exchange; all ranks make the same exchanges in the same order.
+    pub fn all_gather(&self, what: &'static str, value: &[u8]) -> Result<Vec<Vec<u8>>> {
+        let pending = self.start_all_gather(what, value)?;
+        self.finish_all_gather(pending)
+    }
+
+    /// Starts an exchange of values.
+    pub fn start_all_gather(&self, what: &'static str, value: &[u8]) -> Result<PendingValues> {
+        self.check()?;
+        let number = {
+            let mut next = self.next.lock().unwrap_or_else(|e| e.into_inner());
+            *next += 1;
+            *next
+        };
+        let mut payload = number.to_le_bytes().to_vec();
+        payload.extend((what.len() as u32).to_le_bytes());
+        payload.extend(what.as_bytes());
+        payload.extend(value);
+        if self.rank() == 0 {
+            self.shared.collect(0, &payload);
+        } else {
+            self.shared.send(0, VALUE, &payload);
+        }
+        Ok(PendingValues { number, what })
+    }
+
+    /// Waits for the values of all ranks.
+    pub fn finish_all_gather(&self, pending: PendingValues) -> Result<Vec<Vec<u8>>> {
+        let PendingValues { number, what } = pending;
+        let deadline = Instant::now() + self.operation_timeout();
+        let mut state = self.shared.state();
+        loop {
+            if let Some(values) = state.gathered.remove(&number) {
+                return Ok(values);
+            }
+            if state.failure.is_some() {
+                drop(state);
+                return Err(self.failure_error());
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let missing = state.collected.get(&number).map_or(vec![], |values| {
+                    (0..values.len()).filter(|rank| values[*rank].is_none()).collect::<Vec<_>>()
+                });
+                drop(state);
+                let late = match missing.first() {
+                    Some(rank) => self.describe(*rank),
+                    None => self.describe(0),
+                };
+                let seconds = self.timeout().as_secs_f64();
+                self.fail(&format!("{late} did not join the exchange of {what} within {seconds} s"));
+                return Err(self.failure_error());
+            }
+            state = self.shared.changed.wait_timeout(state, left).unwrap_or_else(|e| e.into_inner()).0;
+        }
+    }
+
+    /// The value of rank 0. Other ranks pass `None`.
+    pub fn broadcast(&self, what: &'static str, value: Option<&[u8]>) -> Result<Vec<u8>> {
+        let mut values = self.all_gather(what, value.unwrap_or_default())?;
+        Ok(values.swap_remove(0))
+    }
+
+    /// Errors on every rank with the differences if a text differs among ranks.
+    pub fn check_equal(&self, what: &'static str, text: &str) -> Result<()> {
+        let values = self.all_gather(what, text.as_bytes())?;
+        let texts: Vec<String> = values.iter().map(|v| String::from_utf8_lossy(v).into_owned()).collect();
+        let Some(other) = texts.iter().position(|text| *text != texts[0]) else { return Ok(()) };
+        Err(Error::usage(format!("the ranks differ in {what}"))
+            .because(format!(
+                "{}: {}\n{}: {}",
+                self.describe(0),
+                texts[0],
+                self.describe(other),
+                texts[other]
+            ))
+            .remedy("start every rank with the same program, options and files"))
+    }
+
+    /// Waits until every rank calls it.
+    pub fn barrier(&self) -> Result<()> {
+        self.all_gather("barrier", &[]).map(drop)
+    }
+}
+
+impl Shared {
+    /// On rank 0: adds a rank's value to an exchange, and answers when it is complete.
+    pub fn collect(&self, from: usize, payload: &[u8]) {
+        let world = self.members.len();
+        let Some((number, value)) = split_number(payload) else { return };
+        let mut state = self.state();
+        let values = state.collected.entry(number).or_insert_with(|| vec![None; world]);
+        values[from] = Some(value.to_vec());
+        if values.iter().any(Option::is_none) {
+            return;
+        }
+        let values: Vec<Vec<u8>> =
+            state.collected.remove(&number).into_iter().flatten().map(Option::unwrap_or_default).collect();
+        let named: Vec<Option<(&str, &[u8])>> = values.iter().map(|value| split_name(value)).collect();
+        let names: Vec<&str> = named.iter().map(|named| named.map_or("", |(name, _)| name)).collect();
+        if let Some(other) = names.iter().position(|name| *name != names[0]) {
+            let why = format!(
+                "{} exchanges {:?}, {} exchanges {:?}: the ranks do not run the same program",
+                self.describe(0),
+                names[0],
+                self.describe(other),
+                names[other]
+            );
+            drop(state);
+            return self.fail(why);
+        }
+        let values: Vec<Vec<u8>> =
+            named.into_iter().map(|named| named.map_or(vec![], |(_, value)| value.to_vec())).collect();
+        let mut answer = number.to_le_bytes().to_vec();
+        for value in &values {
+            answer.extend((value.len() as u64).to_le_bytes());
+            answer.extend(value);
+        }
+        drop(state);
+        self.writers.iter().for_each(|(rank, _)| self.send(*rank, ALL_VALUES, &answer));
+        self.state().gathered.insert(number, values);
+        self.changed.notify_all();
+    }
+
+    /// Stores the values of a finished exchange.
+    pub fn store(&self, payload: &[u8]) {
+        let Some((number, mut rest)) = split_number(payload) else { return };
+        let mut values = vec![];
+        while let Some((length, after)) = split_number(rest) {
+            let Some((value, after)) = after.split_at_checked(length as usize) else { return };
+            values.push(value.to_vec());
+            rest = after;
+        }
+        if values.len() == self.members.len() {
+            self.state().gathered.insert(number, values);
+            self.changed.notify_all();
+        }
+    }
+}
+
+fn split_number(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let (number, rest) = bytes.split_first_chunk::<8>()?;
+    Some((u64::from_le_bytes(*number), rest))
+}
+
+/// Name and value of a payload of [`ProcessGroup::start_all_gather`].
+fn split_name(bytes: &[u8]) -> Option<(&str, &[u8])> {
+    let (length, rest) = bytes.split_first_chunk::<4>()?;
+    let (name, value) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+    Some((std::str::from_utf8(name).ok()?, value))
+}
