@@ -2,13 +2,12 @@
 //! over TCP, as they share one device, which NCCL refuses.
 use super::run::check_each_case;
 use super::{GoldenCase, Outcome, Topic};
-use fornax::distributed::{DistributedRun, Identity, Launch, ProcessGroup, TcpCollective, join};
+use fornax::distributed::{DistributedRun, Identity, Launch, ProcessGroup, TcpCollective, free_port, join};
 use fornax::settings::DistBn;
 use fornax_engine::{Activation, BatchNorm, Collective, DType, Device, Tensor};
 use fornax_nn::layers::{BatchNorm2d, BatchNormOptions};
 use fornax_nn::{Context, Module, Visitor, move_to, named_parameters, state_entries};
 use std::fmt::Display;
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,7 +32,7 @@ fn on_ranks<R: Send>(
     world_size: usize,
     f: impl Fn(Arc<ProcessGroup>) -> Checked<R> + Sync,
 ) -> Checked<Vec<R>> {
-    let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).map_err(text)?.port();
+    let port = free_port().map_err(text)?;
     let launch = |rank| Launch {
         rank,
         world_size,

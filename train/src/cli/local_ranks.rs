@@ -1,4 +1,5 @@
 //! Ranks on this machine, started as processes of this program: they get signals, end together, and end with this process.
+use crate::distributed::free_port;
 use crate::error::ErrorKind;
 use crate::{Error, Result};
 use rustix::process::{Pid, Signal, kill_process};
@@ -6,7 +7,6 @@ use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::JoinHandle;
@@ -76,7 +76,7 @@ impl Group {
         let program = std::env::current_exe().map_err(failed)?;
         let port = match ranks.port {
             Some(port) => port,
-            None => TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).map_err(failed)?.port(),
+            None => free_port().map_err(failed)?,
         };
         let mut group = Group { processes: vec![] };
         for local_rank in 0..ranks.count {

@@ -23,6 +23,6 @@ pub use frame::Frame;
 pub use group::{PendingValues, ProcessGroup};
 pub use launcher::{Launch, LaunchFlags};
 pub use nccl_environment::restart_with_deterministic_nccl;
-pub use rendezvous::{Identity, join};
+pub use rendezvous::{Identity, free_port, join};
 pub use run::{DistributedRun, Flags};
 pub use tcp::TcpCollective;

@@ -4,6 +4,7 @@ mod address;
 mod meet;
 mod visit;
 
+pub use address::free_port;
 pub(super) use address::resolve;
 
 use super::group::ProcessGroup;

@@ -1,14 +1,13 @@
 //! Ranks as threads of the test process.
 use fornax::distributed::{Identity, Launch, ProcessGroup, join};
 use serde_json::Map;
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A TCP port that was free a moment ago.
+/// A free TCP port.
 #[allow(dead_code)]
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port()
+    fornax::distributed::free_port().expect("a port")
 }
 
 /// Place of a rank in a group of threads.

@@ -1,6 +1,26 @@
 //! Addresses and names of machines.
 use std::io;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, ToSocketAddrs};
+use std::ops::Range;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Ports below those that systems give to outgoing connections, which may take a free port before rank 0 listens on it.
+const PORTS: Range<u32> = 20_000..32_000;
+
+/// A free TCP port of this machine, for rank 0. Processes search from different ports, and a process from the port after its last one.
+pub fn free_port() -> io::Result<u16> {
+    static TRIED: AtomicU32 = AtomicU32::new(0);
+    let length = PORTS.end - PORTS.start;
+    let first = std::process::id().wrapping_mul(97);
+    for _ in 0..length {
+        let offset = first.wrapping_add(TRIED.fetch_add(1, Ordering::Relaxed)) % length;
+        let port = (PORTS.start + offset) as u16;
+        if TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    Err(io::ErrorKind::AddrInUse.into())
+}
 
 /// The first address of a host; IPv4 if there is one, as ranks listen on IPv4.
 pub fn resolve(host: &str, port: u16) -> io::Result<SocketAddr> {
