@@ -12,6 +12,7 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(200);
 const MAX_HEARTBEAT: Duration = Duration::from_secs(5);
 /// Time in which the reason for a closed connection may still arrive.
 const REASON_DELAY: Duration = Duration::from_millis(500);
+
 impl ProcessGroup {
     /// Errors if a rank has failed.
     pub fn check(&self) -> Result<()> {
