@@ -57,7 +57,7 @@ pub fn limited(dataset: Arc<dyn Dataset>, count: usize) -> Arc<dyn Dataset> {
 }
 
 /// Indices of `count(members)` samples of each class, chosen by a keyed permutation, and of the others; both ascending.
-fn choose(
+pub(in crate::data) fn choose(
     dataset: &dyn Dataset,
     purpose: &str,
     mut count: impl FnMut(usize) -> usize,

@@ -161,7 +161,7 @@ impl Mesh {
         Ok(())
     }
 
-    /// The reduction of this rank's elements and those that the others have sent, in the order of ranks.
+    /// The reduction of the elements of this rank and of the others, in the order of ranks.
     fn receive_and_reduce<T: RankElement>(
         &self,
         own: &[T],

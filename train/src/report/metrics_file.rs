@@ -23,7 +23,7 @@ pub fn rollback_event(rollback: &Rollback) -> Value {
     })
 }
 
-/// Events of updates and epochs that are in effect: those that a rollback undid are left out.
+/// Events of the updates and epochs in effect, without the events that a rollback undid.
 pub fn events(text: &str) -> Vec<Value> {
     let mut events: Vec<Value> = vec![];
     for event in text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {

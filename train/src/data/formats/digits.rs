@@ -4,7 +4,7 @@ use crate::Result;
 use crate::data::DatasetSubset;
 use crate::data::dataset::Dataset;
 use crate::data::in_memory::InMemoryDataset;
-use fornax_engine::random::{Permutation, RngKey};
+use crate::data::subset::choose;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -23,27 +23,15 @@ pub fn read(classes: &[&str]) -> Result<InMemoryDataset> {
 /// Training and validation split.
 pub fn open(classes: &[&str]) -> Result<[Arc<dyn Dataset>; 2]> {
     let all: Arc<dyn Dataset> = Arc::new(read(classes)?);
-    let targets: Vec<u32> = (0..all.len()).map(|index| all.target(index)).collect();
-    let (train, validation) = split(&targets);
+    let (train, validation) = split(&*all);
     Ok([train, validation]
         .map(|indices| Arc::new(DatasetSubset::new(all.clone(), indices)) as Arc<dyn Dataset>))
 }
 
-/// Indices for training and for validation. A fifth of each class is for validation, chosen by a keyed permutation that does not depend
-/// on the run's seed, so that results of different runs are comparable.
-fn split(labels: &[u32]) -> (Vec<usize>, Vec<usize>) {
-    let (mut train, mut validation) = (vec![], vec![]);
-    for class in 0..10 {
-        let members: Vec<usize> = (0..labels.len()).filter(|i| labels[*i] == class).collect();
-        let order = Permutation::new(members.len() as u64, RngKey::new(0, "digits/held-back"), class);
-        let held_out = (members.len() + 2) / 5;
-        for position in 0..members.len() {
-            let chosen = members[order.get(position as u64) as usize];
-            if position < held_out { validation.push(chosen) } else { train.push(chosen) }
-        }
-    }
-    train.sort_unstable();
-    validation.sort_unstable();
+/// Indices for training and for validation. A fifth of each class is for validation. The choice does not depend on the run's seed, so that
+/// results of different runs are comparable.
+fn split(digits: &dyn Dataset) -> (Vec<usize>, Vec<usize>) {
+    let (validation, train) = choose(digits, "digits/held-back", |members| (members + 2) / 5);
     (train, validation)
 }
 
@@ -74,7 +62,7 @@ mod tests {
     #[test]
     fn split_is_a_stratified_partition() {
         let labels = labels();
-        let (train, validation) = split(&labels);
+        let (train, validation) = split(&read(registry::DIGITS).expect("embedded"));
         let mut all = [train.clone(), validation.clone()].concat();
         all.sort_unstable();
         assert_eq!(all, (0..1797).collect::<Vec<_>>());

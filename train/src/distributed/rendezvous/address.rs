@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Ports below those that systems give to outgoing connections, which may take a free port before rank 0 listens on it.
+/// Ports below the system's range for outgoing connections: such a connection could take the port before rank 0 listens on it.
 const PORTS: Range<u32> = 20_000..32_000;
 
 /// A free TCP port of this machine, for rank 0. Processes search from different ports, and a process from the port after its last one.
