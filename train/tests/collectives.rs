@@ -130,6 +130,22 @@ fn abort_reason_reaches_every_rank() {
 }
 
 #[test]
+fn rank_that_ends_after_an_exchange_leaves_the_others_their_answer() {
+    for _ in 0..200 {
+        let answers = on_ranks(3, |group| {
+            let answer = group.all_gather("a value", &[group.rank() as u8]);
+            if group.rank() == 1 {
+                group.abort("it needs no more");
+            }
+            answer.map_err(|error| error.to_string())
+        });
+        for answer in answers {
+            assert_eq!(answer, Ok(vec![vec![0], vec![1], vec![2]]));
+        }
+    }
+}
+
+#[test]
 fn missing_rank_is_named_after_the_timeout() {
     let port = free_port();
     let short = |rank| Launch { timeout: Duration::from_millis(2500), ..launch(rank, 3, port) };

@@ -49,6 +49,7 @@ impl ProcessGroup {
                 last_seen: connections.iter().map(|(rank, _)| (*rank, now)).collect(),
                 ..State::default()
             }),
+            relay: Mutex::default(),
             changed: Condvar::new(),
             is_over: AtomicBool::new(false),
             is_failing: AtomicBool::new(false),

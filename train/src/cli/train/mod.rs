@@ -167,8 +167,10 @@ fn train_as_rank(args: &TrainArgs, launch: &Launch) -> Result<Option<FinishedRun
     let result = train(args, Some(run), device, &mut None);
     match &result {
         Ok(_) => group.finish()?,
-        // All ranks are interrupted after the same update; rank 0 saves it.
-        Err(error) if matches!(error.kind(), ErrorKind::Interrupted(_)) => drop(group.finish()),
+        // All ranks stop after the same update, as they share the signals and the loss. Each reports it itself.
+        Err(error) if matches!(error.kind(), ErrorKind::Interrupted(_) | ErrorKind::NonFinite) => {
+            drop(group.finish());
+        }
         Err(error) if error.kind() == ErrorKind::Peer => return result.map_err(|error| group.explain(error)),
         Err(error) => group.abort(error.what()),
     }

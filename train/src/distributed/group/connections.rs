@@ -22,6 +22,9 @@ pub(super) struct Shared {
     /// Connections for writing: all ranks on rank 0, else rank 0 only.
     pub writers: Vec<(usize, Mutex<TcpStream>)>,
     pub state: Mutex<State>,
+    /// Held while the answer of an exchange or the reason of a failure is sent: a rank that has its answer may end at once, and the
+    /// others must have theirs before they learn that.
+    pub relay: Mutex<()>,
     pub changed: Condvar,
     pub is_over: AtomicBool,
     /// A reason is being passed on.

@@ -134,6 +134,7 @@ impl Shared {
             answer.extend(value);
         }
         drop(state);
+        let _relay = self.relay.lock().unwrap_or_else(|e| e.into_inner());
         self.writers.iter().for_each(|(rank, _)| self.send(*rank, ALL_VALUES, &answer));
         self.state().gathered.insert(number, values);
         self.changed.notify_all();

@@ -85,12 +85,14 @@ impl Shared {
         if self.is_over.load(Ordering::Acquire) || self.is_failing.swap(true, Ordering::AcqRel) {
             return;
         }
+        let relay = self.relay.lock().unwrap_or_else(|e| e.into_inner());
         self.writers.iter().for_each(|(rank, _)| self.send(*rank, FAILURE, why.as_bytes()));
         let actions = {
             let mut state = self.state();
             state.failure = Some(why);
             std::mem::take(&mut state.on_failure)
         };
+        drop(relay);
         self.changed.notify_all();
         actions.iter().for_each(|action| action());
     }
