@@ -3,7 +3,7 @@ use super::stream_event::StreamEvent;
 use super::{CudaError, Gpu, Result};
 use cudarc::driver::CudaStream;
 use cudarc::driver::sys::CUstream;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::any::Any;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -12,9 +12,12 @@ use std::time::{Duration, Instant};
 pub(super) struct Communication {
     stream: OnceLock<Arc<CudaStream>>,
     queued: Mutex<Vec<QueuedOperation>>,
-    /// An operation was queued during the capture in progress, or the last one.
-    is_captured: AtomicBool,
+    /// Groups whose operations were queued during the capture in progress, or the last one.
+    captured: Mutex<Vec<CapturedGroup>>,
 }
+
+/// A process group whose operations a graph contains: its communicator must not be destroyed before the graph.
+pub(super) type CapturedGroup = Arc<dyn Any + Send + Sync>;
 
 struct QueuedOperation {
     op: &'static str,
@@ -23,14 +26,17 @@ struct QueuedOperation {
 }
 
 impl Communication {
-    /// Records that the capture in progress has an operation.
-    pub(super) fn mark_captured(&self) {
-        self.is_captured.store(true, Ordering::Relaxed);
+    /// Records that the capture in progress has an operation of a group.
+    pub(super) fn add_captured(&self, group: CapturedGroup) {
+        let mut captured = self.captured.lock().unwrap_or_else(|e| e.into_inner());
+        if !captured.iter().any(|other| Arc::ptr_eq(other, &group)) {
+            captured.push(group);
+        }
     }
 
-    /// Returns whether the last capture had an operation, and forgets it.
-    pub(super) fn take_captured(&self) -> bool {
-        self.is_captured.swap(false, Ordering::Relaxed)
+    /// Returns the groups with operations in the last capture, and forgets them.
+    pub(super) fn take_captured(&self) -> Vec<CapturedGroup> {
+        std::mem::take(&mut *self.captured.lock().unwrap_or_else(|e| e.into_inner()))
     }
 
     /// Forgets all queued operations.

@@ -1,5 +1,6 @@
 //! CUDA graphs: the work of a region, captured once and replayed by one call.
 use super::allocator::GraphMemory;
+use super::communication::CapturedGroup;
 use super::{CudaError, Gpu};
 use crate::{Device, Result};
 use cudarc::driver::result;
@@ -10,8 +11,9 @@ use std::sync::Arc;
 pub struct CudaGraph {
     gpu: Arc<Gpu>,
     executable: CUgraphExec,
-    /// It contains collective operations.
-    communicates: bool,
+    /// Groups of its collective operations. They are dropped after `executable` is destroyed, for which NCCL waits before it ends a
+    /// communicator.
+    groups: Vec<CapturedGroup>,
     /// Memory that replays access, besides tensors that outlive the graph.
     _memory: GraphMemory,
 }
@@ -41,11 +43,11 @@ impl CudaGraph {
         gpu.synchronize().map_err(in_op)?;
         let _access = gpu.bind().map_err(in_op)?;
         let memory = gpu.begin_graph_memory();
-        gpu.communication.take_captured();
+        drop(gpu.communication.take_captured());
         let captured = capture_region(&gpu, region, &in_op);
         memory.end_capture();
-        let communicates = gpu.communication.take_captured();
-        Ok(CudaGraph { executable: captured?, communicates, _memory: memory, gpu: gpu.clone() })
+        let groups = gpu.communication.take_captured();
+        Ok(CudaGraph { executable: captured?, groups, _memory: memory, gpu: gpu.clone() })
     }
 
     /// Queues the captured work.
@@ -54,11 +56,11 @@ impl CudaGraph {
             // SAFETY: the graph was instantiated in this context, and `capture`'s caller keeps the memory that it accesses alive.
             unsafe { result::graph::launch(self.executable, self.gpu.stream()) }
                 .map_err(|e| CudaError::from_driver("launching a graph", e))?;
-            match self.communicates {
-                true => {
+            match self.groups.is_empty() {
+                false => {
                     self.gpu.watch_communication("collective operation in a CUDA graph", self.gpu.stream())
                 }
-                false => Ok(()),
+                true => Ok(()),
             }
         });
         launched.map_err(|e| e.with_op_context("cuda_graph", self.gpu.device(), &[]))

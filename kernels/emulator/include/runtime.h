@@ -36,6 +36,9 @@ enum class Access { Read, Write, ReadWrite, Scratch };
 // False if the stream is invalid, its device has a sticky error, or its capture is invalidated.
 FORNAX_API bool enqueue(CUstream stream, const std::string& name, std::function<void()> work);
 
+// True if the stream is being captured.
+FORNAX_API bool is_capturing(CUstream stream);
+
 // Other ranks of a communicator, in this process or in others.
 struct StreamOperation;
 struct Peers {

@@ -1,5 +1,6 @@
 #include "communicator.h"
 
+#include <chrono>
 #include <thread>
 
 #include "reduce.h"
@@ -93,7 +94,8 @@ int Communicator::queue(CUstream stream, const char* name, const Operation& oper
 }
 
 int Communicator::start(CUstream stream, const char* name, const Operation& operation, const void* from, void* to) {
-  auto advance = [self = shared_from_this(), operation, from, to] { return self->advance(operation, from, to); };
+  auto graph_reference = fornax::is_capturing(stream) ? graph_reference_ : nullptr;
+  auto advance = [self = shared_from_this(), operation, from, to, graph_reference] { return self->advance(operation, from, to); };
   return fornax::enqueue_with_peers(stream, name, peers_, advance) ? success : unhandled_cuda_error;
 }
 
@@ -180,6 +182,7 @@ int Communicator::finalize() {
 
 void Communicator::leave() {
   fornax::wait_for_work(*peers_);
+  wait_for_graphs();
   std::lock_guard<std::mutex> guard(mutex_);
   if (is_aborted_) return;
   has_left_ = true;
@@ -196,6 +199,11 @@ void Communicator::abort() {
     if (socket_ >= 0) shutdown(socket_, SHUT_RDWR);
   }
   fornax::notify_change();
+  wait_for_graphs();
+}
+
+void Communicator::wait_for_graphs() {
+  while (graph_reference_.use_count() > 1) std::this_thread::sleep_for(std::chrono::milliseconds(1));
 }
 
 }  // namespace nccl

@@ -45,9 +45,9 @@ class Communicator : public std::enable_shared_from_this<Communicator> {
   // Queues an operation on a stream of the device. Without blocking, a call or group is put off until `poll`, as NCCL then queues its kernels in
   // another thread: a program that does not poll misses the operation.
   int queue(CUstream stream, const char* name, const Operation& operation, const void* from, void* to, bool in_group);
-  // Leaves the communicator after the queued operations; without blocking, in another thread.
+  // Leaves the communicator after the queued operations and the graphs with its operations; without blocking, in another thread.
   int finalize();
-  // Ends the queued operations, whose results are undefined.
+  // Ends the queued operations, whose results are undefined, and waits for the graphs, as NCCL does.
   void abort();
 
  private:
@@ -57,6 +57,7 @@ class Communicator : public std::enable_shared_from_this<Communicator> {
   int start(CUstream stream, const char* name, const Operation& operation, const void* from, void* to);
   void update_awaited();
   void leave();
+  void wait_for_graphs();
 
   std::mutex mutex_;
   std::condition_variable changed_;
@@ -68,6 +69,7 @@ class Communicator : public std::enable_shared_from_this<Communicator> {
   bool in_flight_ = false;        // this rank has contributed to it
   uint64_t awaited_ = 0;          // number of operations that another rank has begun
   std::map<uint64_t, std::string> results_;
+  std::shared_ptr<bool> graph_reference_ = std::make_shared<bool>();  // copied into captured operations
   std::shared_ptr<fornax::Peers> peers_ = std::make_shared<fornax::Peers>();
 };
 

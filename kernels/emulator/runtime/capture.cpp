@@ -65,6 +65,7 @@ Graph::~Graph() {
 }
 
 bool is_capturing(CUstream handle) {
+  auto guard = lock();
   CUstream stream = resolve_stream(handle);
   return stream && stream->capture;
 }

@@ -183,7 +183,6 @@ Result stream_wait_event(CUstream stream, Event& event);
 bool run_awaited_work();
 
 // ---- capture and graphs (capture.cpp)
-bool is_capturing(CUstream stream);
 enum class CaptureMode { Global, ThreadLocal, Relaxed };
 Result begin_capture(CUstream stream, CaptureMode mode);
 // Rejects a call that synchronises a device, or allocates without a stream, while a capture forbids that to this thread.

@@ -111,6 +111,27 @@ fn replay_that_hangs_ends_with_an_error() {
 }
 
 #[test]
+fn group_may_be_dropped_or_aborted_before_its_graphs() {
+    let _guard = serialize();
+    for aborts in [false, true] {
+        let results = run_ranks(2, PATIENT, move |group, device| {
+            let (own, weights) = (full(1.0, &device), full(0.5, &device));
+            update(&group, &own, &weights).expect("an update");
+            let graph = CudaGraph::capture(&device, || update(&group, &own, &weights)).expect("a capture");
+            graph.replay().expect("a replay");
+            let result = weights.to_vec::<f32>().expect("f32");
+            if aborts {
+                group.abort();
+            }
+            drop(group);
+            drop(graph);
+            result
+        });
+        assert_eq!(results[0], results[1]);
+    }
+}
+
+#[test]
 fn missing_rank_is_an_error_after_the_timeout() {
     let _guard = serialize();
     Device::emulated(4).expect("the emulated device");

@@ -11,13 +11,14 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// One rank of a process group over NCCL, on one CUDA device. Dropping it waits for its queued operations.
+/// One rank of a process group over NCCL, on one CUDA device. It leaves the group after its queued operations, once it and the CUDA graphs with
+/// its operations are dropped.
 pub struct NcclCollective {
     group: Arc<Group>,
     watchdog: Option<JoinHandle<()>>,
 }
 
-/// The rank's part of the group, which pending operations and the watchdog refer to.
+/// The rank's part of the group, which pending operations, CUDA graphs and the watchdog refer to.
 struct Group {
     gpu: Arc<Gpu>,
     communicator: Communicator,
@@ -189,7 +190,7 @@ impl Group {
             event.record(stream).map_err(driver)?;
             // The events of a capture belong to its graph, which is watched when it is replayed.
             if self.gpu.capture_lock.is_capturing() {
-                self.gpu.communication.mark_captured();
+                self.gpu.communication.add_captured(self.clone());
             } else {
                 self.gpu.watch_communication(op, stream).map_err(|e| e.why)?;
             }

@@ -5,11 +5,10 @@ use crate::{DType, Reduction};
 use cudarc::driver::sys::{CUdeviceptr, CUstream};
 use cudarc::nccl::sys;
 use std::ffi::{c_int, c_void};
-use std::mem;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use std::sync::{Mutex, MutexGuard, TryLockError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 /// Unique id of an NCCL communicator: rank 0 makes it and sends its bytes to all ranks.
@@ -24,6 +23,8 @@ pub(super) struct Communicator {
     /// Held during a call.
     call: Mutex<()>,
     is_aborted: AtomicBool,
+    /// NCCL's abort, which may take until the CUDA graphs with the communicator's operations are dropped.
+    aborting: Mutex<Option<JoinHandle<()>>>,
     timeout: Duration,
 }
 
@@ -38,6 +39,8 @@ pub(super) struct Buffers {
 
 /// Time after which an abort no longer waits for another thread's call.
 const ABORT_WAIT: Duration = Duration::from_secs(2);
+/// Time for which dropping an aborted communicator waits for NCCL.
+const DROP_WAIT: Duration = Duration::from_secs(10);
 
 impl UniqueId {
     /// Size in bytes.
@@ -87,6 +90,7 @@ impl Communicator {
             handle: AtomicPtr::new(handle),
             call: Mutex::new(()),
             is_aborted: AtomicBool::new(false),
+            aborting: Mutex::new(None),
             timeout,
         };
         communicator.settle(handle, status).inspect_err(|_| communicator.abort())?;
@@ -148,16 +152,23 @@ impl Communicator {
         [call, status].into_iter().find(|&s| s != SUCCESS && s != IN_PROGRESS).map(|s| self.api.describe(s))
     }
 
-    /// Ends queued operations, whose results are then undefined, and all later calls with an error.
+    /// Ends queued operations, whose results are then undefined, and all later calls with an error. Does not wait for NCCL: this thread may
+    /// own the graphs for which the abort waits.
     pub(super) fn abort(&self) {
         self.is_aborted.store(true, Ordering::Release);
         // A call that waits for NCCL ends by the flag. One that is stuck in NCCL itself ends by its abort.
-        let _call = self.lock_for(ABORT_WAIT);
+        let call = self.lock_for(ABORT_WAIT);
         let handle = self.handle.swap(ptr::null_mut(), Ordering::AcqRel);
-        if !handle.is_null() {
-            // SAFETY: the handle is alive and used no more; NCCL allows an abort while another thread is in a call.
-            unsafe { (self.api.abort)(handle) };
+        drop(call);
+        if handle.is_null() {
+            return;
         }
+        let (api, handle) = (self.api, AtomicPtr::new(handle));
+        let aborting = thread::spawn(move || {
+            // SAFETY: the handle is alive and used no more; NCCL allows an abort while another thread is in a call.
+            unsafe { (api.abort)(handle.into_inner()) };
+        });
+        *self.aborting.lock().unwrap_or_else(|e| e.into_inner()) = Some(aborting);
     }
 
     /// Makes a call that queues an operation, and waits until it is queued.
@@ -220,17 +231,22 @@ impl Communicator {
 impl Drop for Communicator {
     /// Leaves the communicator after the operations queued so far.
     fn drop(&mut self) {
-        let handle = mem::replace(self.handle.get_mut(), ptr::null_mut());
-        if handle.is_null() {
-            return;
+        let handle = *self.handle.get_mut();
+        if !handle.is_null() {
+            // SAFETY: the handle is alive, and used no more after it is destroyed.
+            unsafe {
+                let status = (self.api.finalize)(handle);
+                if self.settle(handle, status).is_ok() {
+                    (self.api.destroy)(handle);
+                } else {
+                    self.abort();
+                }
+            }
         }
-        // SAFETY: the handle is alive and used no more.
-        unsafe {
-            let status = (self.api.finalize)(handle);
-            if self.settle(handle, status).is_ok() {
-                (self.api.destroy)(handle);
-            } else {
-                (self.api.abort)(handle);
+        if let Some(aborting) = self.aborting.get_mut().unwrap_or_else(|e| e.into_inner()).take() {
+            let start = Instant::now();
+            while !aborting.is_finished() && start.elapsed() < DROP_WAIT {
+                thread::sleep(Duration::from_millis(1));
             }
         }
     }
@@ -240,7 +256,7 @@ impl Drop for Communicator {
 fn without_blocking() -> sys::ncclConfig_t {
     const UNDEFINED: c_int = c_int::MIN;
     sys::ncclConfig_t {
-        size: mem::size_of::<sys::ncclConfig_t>(),
+        size: size_of::<sys::ncclConfig_t>(),
         magic: 0xcafe_beef,
         version: 22800,
         blocking: 0,
