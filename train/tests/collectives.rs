@@ -159,6 +159,25 @@ fn missing_rank_is_named_after_the_timeout() {
 }
 
 #[test]
+fn busy_rank_is_waited_for_longer_than_the_timeout() {
+    let port = free_port();
+    let join_as = |rank| {
+        let place = Launch { timeout: Duration::from_secs(2), ..launch(rank, 2, port) };
+        join(&place, &identity()).expect("meets")
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let group = join_as(1);
+            std::thread::sleep(group.timeout() * 3 / 2);
+            group.barrier().expect("rank 0 waits");
+        });
+        let group = join_as(0);
+        group.barrier().expect("rank 1 sends heartbeats");
+        assert_eq!(group.operation_timeout(), group.timeout() * 5);
+    });
+}
+
+#[test]
 fn mismatches_end_all_ranks_at_once_with_the_difference() {
     let with = |key: &str, value: &str| {
         let settings = [(key.to_string(), value.into())].into_iter().collect();

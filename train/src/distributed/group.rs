@@ -12,7 +12,7 @@ pub(super) use failure::peer_error;
 use super::rendezvous::{Member, Rendezvous};
 use crate::Result;
 use connections::{FINISHED, Shared, State};
-use exchange::OPERATION_MARGIN;
+use exchange::BUSY_FACTOR;
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -79,8 +79,8 @@ impl ProcessGroup {
     }
 
     /// Limit of the time for which an operation waits for a rank that is not silent.
-    pub(super) fn operation_timeout(&self) -> Duration {
-        self.shared.timeout + OPERATION_MARGIN
+    pub fn operation_timeout(&self) -> Duration {
+        self.shared.timeout * BUSY_FACTOR
     }
 
     /// Rank and host, for messages.

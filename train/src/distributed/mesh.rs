@@ -258,7 +258,11 @@ impl Mesh {
         let who = self.group.describe(from);
         match error.kind() {
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-                format!("{who} did not join {} within {} s", self.op, self.group.timeout().as_secs_f64())
+                format!(
+                    "{who} did not join {} within {} s",
+                    self.op,
+                    self.group.operation_timeout().as_secs_f64()
+                )
             }
             _ => format!("the connection with {who} is lost: {error}"),
         }

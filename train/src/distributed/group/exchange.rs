@@ -2,10 +2,11 @@
 use super::ProcessGroup;
 use super::connections::{ALL_VALUES, Shared, VALUE};
 use crate::{Error, Result};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-/// Time by which operations wait longer than silent ranks are looked for: a rank that waits for another one is not the cause.
-pub(super) const OPERATION_MARGIN: Duration = Duration::from_secs(1);
+/// Factor by which an operation waits longer for a rank that sends heartbeats than for a silent one: it may measure convolutions, download
+/// weights or write a checkpoint.
+pub(super) const BUSY_FACTOR: u32 = 5;
 
 /// Exchange of values that may not be finished.
 #[must_use = "every rank must finish the exchange"]
@@ -64,7 +65,7 @@ impl ProcessGroup {
                     Some(rank) => self.describe(*rank),
                     None => self.describe(0),
                 };
-                let seconds = self.timeout().as_secs_f64();
+                let seconds = self.operation_timeout().as_secs_f64();
                 self.fail(&format!("{late} did not join the exchange of {what} within {seconds} s"));
                 return Err(self.failure_error());
             }

@@ -18,7 +18,8 @@ pub struct LaunchFlags {
     /// TCP port of rank 0
     #[arg(long, value_name = "PORT", help_heading = "Distributed")]
     pub master_port: Option<u16>,
-    /// Seconds after which a rank that does not answer counts as lost, and the others end with exit code 8 [default: 120]
+    /// Seconds after which a silent rank counts as lost, and the others end with exit code 8; a busy one after five times as
+    /// many [default: 120]
     #[arg(long, value_name = "SECONDS", help_heading = "Distributed", value_parser = crate::settings::value_parsers::positive)]
     pub dist_timeout: Option<f64>,
 }

@@ -125,7 +125,7 @@ fn welcome(
             Err(error) => {
                 notes += 1;
                 if notes <= MAX_NOTES {
-                    eprintln!("note: a connection from {from} is refused: {error}");
+                    message!("note: a connection from {from} is refused: {error}");
                 }
                 continue;
             }
@@ -136,7 +136,7 @@ fn welcome(
                 own.host, own.run_id, own.restarts, hello.rank, hello.host, hello.run_id, hello.restarts
             );
             refuse(&stream, &why);
-            eprintln!("note: a connection from {from} is refused: {why}");
+            message!("note: a connection from {from} is refused: {why}");
             continue;
         }
         if let Some(found) = Mismatch::find(&own, &hello, &members) {
