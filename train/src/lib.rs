@@ -19,6 +19,11 @@
 //! # Ok(()) }
 //! ```
 #![forbid(unsafe_code)]
+// A closed stderr must not end a run: `message!` instead.
+#![cfg_attr(not(test), warn(clippy::print_stderr))]
+
+#[macro_use]
+mod message;
 
 pub mod augment;
 pub mod batch_size_finder;

@@ -48,6 +48,25 @@ fn closed_stdout_ends_quietly() {
     }
 }
 
+/// Messages are lost, and the exit code is that of the command.
+#[cfg(target_os = "linux")]
+#[test]
+fn full_stderr_changes_no_exit_code() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let small = "train --train-num-samples 64 --val-num-samples 16 --warmup-epochs 0 --epochs 1";
+    for (arguments, code) in [
+        ("train --bogus".to_string(), 2),
+        ("predict missing.png --model resnet8".to_string(), 2),
+        (format!("{small} --threads 64 --progress plain"), 0),
+        (format!("{small} --seeds 1,2 --dry-run"), 0),
+        ("schedule --sched plateau".to_string(), 0),
+    ] {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").expect("exists");
+        let output = command(folder.path(), &arguments).stderr(full).output().expect("starts");
+        assert_eq!(output.status.code(), Some(code), "{arguments}");
+    }
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn outputs_replace_neither_devices_nor_links() {

@@ -1,21 +1,36 @@
-//! CPU threads of a command: `--threads`.
+//! Device and CPU threads of a command: `--device`, `--threads`.
+use crate::device::DeviceSpec;
 use crate::{Error, Result};
+use clap::value_parser;
 
-/// Sets the number of CPU threads of the kernels. Warns if there are fewer CPUs.
-pub fn set_threads(threads: Option<u16>) -> Result<()> {
-    set_threads_of_rank(threads, 1)
+/// Options of every command that runs a model.
+#[derive(clap::Args, Clone, Debug)]
+pub struct ComputeArgs {
+    /// Device: auto (first CUDA device, else CPU), cpu, cuda, cuda:N, emulated or emulated:COUNT (CUDA kernels on the CPU, slow)
+    #[arg(long, value_name = "DEVICE", default_value = "auto", help_heading = "Run")]
+    pub device: DeviceSpec,
+    /// CPU threads; results do not depend on it [default: one per logical CPU]
+    #[arg(long, value_name = "N", help_heading = "Run", value_parser = value_parser!(u16).range(1..))]
+    pub threads: Option<u16>,
 }
 
-/// As [`set_threads`], for one of several processes on this machine, which divide the CPUs by default.
-pub fn set_threads_of_rank(threads: Option<u16>, processes: usize) -> Result<()> {
-    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = threads.map_or((cpus / processes).max(1), usize::from);
-    if threads > cpus {
-        eprintln!(
-            "warning: --threads {threads} is more than the {cpus} CPUs that this process may use, which is slower than --threads {cpus}"
-        );
+impl ComputeArgs {
+    /// Sets the number of CPU threads of the kernels. Warns if there are fewer CPUs.
+    pub fn set_threads(&self) -> Result<()> {
+        self.set_threads_of_rank(1)
     }
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
-    pool.build_global()
-        .map_err(|e| Error::usage("the thread pool cannot be started").at("--threads").because(e))
+
+    /// As [`ComputeArgs::set_threads`], for one of several processes on this machine, which divide the CPUs by default.
+    pub fn set_threads_of_rank(&self, processes: usize) -> Result<()> {
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = self.threads.map_or((cpus / processes).max(1), usize::from);
+        if threads > cpus {
+            message!(
+                "warning: --threads {threads} is more than the {cpus} CPUs that this process may use, which is slower than --threads {cpus}"
+            );
+        }
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+        pool.build_global()
+            .map_err(|e| Error::usage("the thread pool cannot be started").at("--threads").because(e))
+    }
 }

@@ -131,7 +131,7 @@ impl Group {
                 if code != 0 {
                     failed_at.get_or_insert_with(Instant::now);
                     if let Some(signal) = status.signal() {
-                        eprintln!("[rank {}] ended by signal {signal}", process.rank);
+                        message!("[rank {}] ended by signal {signal}", process.rank);
                     }
                 }
             }

@@ -1,10 +1,9 @@
 //! `fornax lr-find`: learning-rate range test of a recipe.
+use super::compute::ComputeArgs;
 use super::signals::Signals;
-use super::threads::set_threads;
 use super::train::RecipeArgs;
 use super::{output_file, print};
 use crate::config::Config;
-use crate::device::DeviceSpec;
 use crate::experiment::Experiment;
 use crate::lr_finder::{LrCurve, LrRange, find_lr};
 use crate::report::{Figure, lr_range_figure, terminal_curve};
@@ -30,12 +29,8 @@ pub struct LrFindArgs {
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = value_parser!(u64).range(10..), help_heading = "Range")]
     num_updates: u64,
 
-    /// Device, as for `fornax train`
-    #[arg(long, value_name = "DEVICE", default_value = "auto", help_heading = "Run")]
-    device: DeviceSpec,
-    /// CPU threads; results do not depend on it [default: one per logical CPU]
-    #[arg(long, value_name = "N", help_heading = "Run", value_parser = value_parser!(u16).range(1..))]
-    threads: Option<u16>,
+    #[command(flatten)]
+    compute: ComputeArgs,
     /// Print help
     #[arg(long, short, action = clap::ArgAction::HelpShort, help_heading = "Run")]
     help: Option<bool>,
@@ -90,9 +85,9 @@ pub fn execute(args: &LrFindArgs) -> Result<()> {
     if let Some(path) = &args.plot {
         check_plot(path)?;
     }
-    set_threads(args.threads)?;
+    args.compute.set_threads()?;
     let mut experiment = Experiment::new(Config::resolve(&args.recipe.settings()?)?);
-    experiment.device = args.device.open()?;
+    experiment.device = args.compute.device.open()?;
     experiment.signals = Box::new(Signals::listen()?);
     let range = LrRange { start: args.start_lr, end: args.end_lr, updates: args.num_updates };
     let curve = find_lr(&mut experiment, &range)?;

@@ -1,6 +1,7 @@
 //! Command line of `fornax`: subcommands, error output and exit codes.
 mod ckpt;
 mod completions;
+mod compute;
 mod config;
 mod datasets;
 mod doctor;
@@ -17,7 +18,6 @@ mod predict;
 mod save_weights;
 mod schedule;
 mod signals;
-mod threads;
 mod timm;
 mod train;
 mod usage;
@@ -95,7 +95,7 @@ pub fn main() -> ExitCode {
         if crate::data::decode::is_decoding() {
             return;
         }
-        eprintln!("internal error, please report this bug: {info}");
+        message!("internal error, please report this bug: {info}");
     }));
     match panic::catch_unwind(run) {
         Ok(code) => ExitCode::from(code),
@@ -142,7 +142,7 @@ fn run() -> u8 {
 /// Prints an error and returns its exit code.
 fn report(error: &Error) -> u8 {
     let prefix = if matches!(error.kind(), ErrorKind::Interrupted(_)) { "" } else { "error: " };
-    eprintln!("{prefix}{error}");
+    message!("{prefix}{error}");
     error.kind().exit_code()
 }
 

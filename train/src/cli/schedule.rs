@@ -81,7 +81,7 @@ pub fn execute(args: &ScheduleArgs) -> Result<()> {
         _ => curve.print_text(&name),
     }?;
     if let Curve::Plateau(_) = config.schedule.curve {
-        eprintln!(
+        message!(
             "note: assumes that the metric always improves; plateau reduces the learning rate when it does not"
         );
     }

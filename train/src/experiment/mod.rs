@@ -366,7 +366,7 @@ impl Experiment {
     }
 
     /// Rank of this process, 0 if it is the only one.
-    fn rank(&self) -> usize {
+    pub(crate) fn rank(&self) -> usize {
         self.distributed.as_ref().map_or(0, DistributedRun::rank)
     }
 

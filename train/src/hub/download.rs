@@ -284,7 +284,7 @@ fn lock(hub: &Hub, folder: &Path, etag: &str) -> io::Result<File> {
         .truncate(false)
         .open(locks.join(format!("{etag}.lock")))?;
     if file.try_lock().is_err() {
-        eprintln!("waiting for another process to download the same file");
+        message!("waiting for another process to download the same file");
         file.lock()?;
     }
     Ok(file)

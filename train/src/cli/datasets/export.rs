@@ -29,7 +29,7 @@ pub fn execute(args: &ExportArgs) -> Result<()> {
             .remedy("choose a folder outside of it with --output"));
     }
     let data = options.open()?;
-    data.notes.iter().for_each(|note| eprintln!("{note}"));
+    data.notes.iter().for_each(|note| message!("{note}"));
     export(&data, args.format, args.dataset.channels(), &args.output)?;
     for (name, split) in splits(&data) {
         print(&format!("{name}: {} images in {}\n", thousands(split.len() as u64), args.output.display()))?;

@@ -27,7 +27,7 @@ pub fn execute(args: &VerifyArgs) -> Result<()> {
             print(&format!("{}: {}\n", dataset.location(*index), why.replace('\n', " ")))?;
         }
         let count = thousands(dataset.len() as u64);
-        eprintln!("{name}: {} of {count} samples are corrupt", thousands(found.len() as u64));
+        message!("{name}: {} of {count} samples are corrupt", thousands(found.len() as u64));
         bad += found.len();
         total += dataset.len();
     }

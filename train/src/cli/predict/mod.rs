@@ -3,6 +3,7 @@ mod images;
 mod model;
 mod output;
 
+use crate::cli::compute::ComputeArgs;
 use crate::cli::output_file;
 use crate::data::eval_transform::CropMode;
 use crate::data::resize::ResizeFilter;
@@ -81,12 +82,8 @@ pub struct PredictArgs {
     /// Batch size, in images
     #[arg(long, short = 'b', value_name = "N", default_value_t = 32, value_parser = value_parser!(u32).range(1..), help_heading = "Run")]
     batch_size: u32,
-    /// Device, as for `fornax train`
-    #[arg(long, value_name = "DEVICE", default_value = "auto", help_heading = "Run")]
-    device: crate::device::DeviceSpec,
-    /// CPU threads; results do not depend on it [default: one per logical CPU]
-    #[arg(long, value_name = "N", help_heading = "Run", value_parser = value_parser!(u16).range(1..))]
-    threads: Option<u16>,
+    #[command(flatten)]
+    compute: ComputeArgs,
     /// Preprocessed input in place of images: a safetensors file with f32 `input` [n, c, h, w]
     #[arg(long, value_name = "FILE", conflicts_with_all = IMAGE_ARGUMENTS, requires = "numbers", help_heading = "Run")]
     tensor: Option<PathBuf>,
@@ -100,13 +97,13 @@ const IMAGE_ARGUMENTS: [&str; 8] =
     ["images", "crop_pct", "crop_mode", "interpolation", "mean", "std", "json", "class_map"];
 
 pub fn execute(args: &PredictArgs) -> Result<()> {
-    super::threads::set_threads(args.threads)?;
+    args.compute.set_threads()?;
     let inputs = match &args.tensor {
         Some(path) => Inputs::Tensor(read_tensor(path)?),
         None => Inputs::Images(images::collect_paths(&args.images)?),
     };
     let predictor = model::load(args)?;
-    let device = args.device.open()?;
+    let device = args.compute.device.open()?;
     move_to(&*predictor.model, &device)?;
     let (mut names, mut features, mut logits) = (vec![], vec![], vec![]);
     let mut bad = vec![];
@@ -127,7 +124,7 @@ pub fn execute(args: &PredictArgs) -> Result<()> {
                         }
                         Err(error) if inputs.len() == 1 => return Err(error),
                         Err(error) => {
-                            eprintln!("{error}");
+                            message!("{error}");
                             bad.push((first + i, error));
                         }
                     }

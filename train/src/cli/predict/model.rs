@@ -54,7 +54,7 @@ pub fn load(args: &PredictArgs) -> Result<Predictor> {
         ..LoadOptions::pretrained("", info.pretrained_cfg.first_conv)
     };
     let report = load_file(&*model, &file, &load)?;
-    report.notes.iter().for_each(|note| eprintln!("{note}"));
+    report.notes.iter().for_each(|note| message!("{note}"));
     Ok(Predictor {
         name: info.name,
         classes: options.num_classes,

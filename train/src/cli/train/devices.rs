@@ -85,7 +85,7 @@ impl DeviceList {
                 .because("the processes are started for one run")
                 .remedy("start one run per seed, with --seed"));
         }
-        match args.device {
+        match args.compute.device {
             DeviceSpec::Cpu | DeviceSpec::Cuda(Some(_)) => {
                 Err(Error::usage(format!("--device does not work with {FLAG}"))
                     .because("both choose the devices, and not the same")

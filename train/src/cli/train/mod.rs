@@ -9,6 +9,7 @@ mod trial;
 
 pub use recipe::RecipeArgs;
 
+use super::compute::ComputeArgs;
 use super::print;
 use super::signals::Signals;
 use crate::batch_size_finder::{FittingBatchSize, find_batch_size};
@@ -41,12 +42,8 @@ pub struct TrainArgs {
     /// if it exists
     #[arg(long, value_name = "PATH", help_heading = "Run")]
     resume: Option<PathBuf>,
-    /// CPU threads; results do not depend on it [default: one per logical CPU]
-    #[arg(long, value_name = "N", help_heading = "Run", value_parser = value_parser!(u16).range(1..))]
-    threads: Option<u16>,
-    /// Device: auto (first CUDA device, else CPU), cpu, cuda, cuda:N, emulated or emulated:COUNT (CUDA kernels on the CPU, slow)
-    #[arg(long, value_name = "DEVICE", default_value = "auto", help_heading = "Run")]
-    device: DeviceSpec,
+    #[command(flatten)]
+    compute: ComputeArgs,
     /// CUDA devices of this machine to train on, such as 0,1: one process per device, as fornax launch starts them; --batch-size is
     /// per device. With --device emulated:COUNT, emulated devices
     #[arg(long, value_name = "LIST", help_heading = "Run")]
@@ -119,7 +116,7 @@ pub fn execute(args: TrainArgs) -> Result<()> {
     let seeds = args.recipe.settings()?.seeds;
     let finished = match (launch, seeds) {
         (None, Some(seeds)) => {
-            super::threads::set_threads(args.threads)?;
+            args.compute.set_threads()?;
             return seeds::execute(&args, &seeds);
         }
         (Some(_), Some(_)) => {
@@ -128,7 +125,7 @@ pub fn execute(args: TrainArgs) -> Result<()> {
                 .remedy("launch one run per seed, with --seed"));
         }
         (None, None) => {
-            super::threads::set_threads(args.threads)?;
+            args.compute.set_threads()?;
             train(&args, None, args.open_device()?, &mut None)?
         }
         (Some(launch), None) => train_as_rank(&args, &launch)?,
@@ -141,8 +138,8 @@ impl TrainArgs {
     /// Opens the device of a run of one process.
     fn open_device(&self) -> Result<Device> {
         match &self.devices {
-            Some(devices) => devices.open(self.device, 0),
-            None => self.device.open(),
+            Some(devices) => devices.open(self.compute.device, 0),
+            None => self.compute.device.open(),
         }
     }
 }
@@ -151,13 +148,13 @@ impl TrainArgs {
 fn train_as_rank(args: &TrainArgs, launch: &Launch) -> Result<Option<FinishedRun>> {
     super::local_ranks::end_with_launcher();
     let settings = args.recipe.settings()?;
-    if settings.deterministic != Some(false) && args.device != DeviceSpec::Cpu {
+    if settings.deterministic != Some(false) && args.compute.device != DeviceSpec::Cpu {
         restart_with_deterministic_nccl()?;
     }
-    super::threads::set_threads_of_rank(args.threads, launch.local_world_size.unwrap_or(1))?;
+    args.compute.set_threads_of_rank(launch.local_world_size.unwrap_or(1))?;
     let device = match &args.devices {
-        Some(devices) => devices.open(args.device, launch.local_rank)?,
-        None => args.device.open_for_rank(launch.local_rank)?,
+        Some(devices) => devices.open(args.compute.device, launch.local_rank)?,
+        None => args.compute.device.open_for_rank(launch.local_rank)?,
     };
     let mut settings = settings.given();
     // May differ from machine to machine. The dataset itself is compared later.
@@ -167,14 +164,16 @@ fn train_as_rank(args: &TrainArgs, launch: &Launch) -> Result<Option<FinishedRun
     let result = train(args, Some(run), device, &mut None);
     match &result {
         Ok(_) => group.finish()?,
-        // All ranks stop after the same update, as they share the signals and the loss. Each reports it itself.
-        Err(error) if matches!(error.kind(), ErrorKind::Interrupted(_) | ErrorKind::NonFinite) => {
-            drop(group.finish());
-        }
+        Err(error) if is_common_to_ranks(error) => drop(group.finish()),
         Err(error) if error.kind() == ErrorKind::Peer => return result.map_err(|error| group.explain(error)),
         Err(error) => group.abort(error.what()),
     }
     result
+}
+
+/// True if all ranks end with this error after the same update: they share the signals and the loss. Each reports it itself.
+fn is_common_to_ranks(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Interrupted(_) | ErrorKind::NonFinite)
 }
 
 /// Trains one run, alone or as one of several ranks: rank 0 reads the checkpoint, resolves the settings, and writes files and results.
@@ -214,19 +213,37 @@ fn train(
     experiment.distributed = run;
     experiment.device = device;
     experiment.resume = checkpoint;
+    experiment.output = destination;
+    let result = run_experiment(args, &mut experiment, signals);
+    if let (Err(error), Some(run)) = (&result, &experiment.distributed)
+        && !is_common_to_ranks(error)
+        && error.kind() != ErrorKind::Peer
+    {
+        // Before the experiment is dropped, which waits for its queued operations: the other ranks may join them no more.
+        run.group.abort(error.what());
+    }
+    result
+}
+
+/// Builds an experiment and runs it, or prints its plan.
+fn run_experiment(
+    args: &TrainArgs,
+    experiment: &mut Experiment,
+    signals: &mut Option<Signals>,
+) -> Result<Option<FinishedRun>> {
+    let rank = experiment.rank();
     experiment.cuda_graph = args.cuda_graph;
     if let Some(path) = &args.trace {
-        trace::trace_update(&mut experiment, path, rank)?;
+        trace::trace_update(experiment, path, rank)?;
     }
     experiment.log_interval = args.log_interval;
-    let described = destination.as_ref().map_or(String::new(), Destination::describe);
-    experiment.output = destination;
     if args.overfit_batches.is_some() {
-        trial::validate_on_training_images(&mut experiment)?;
+        trial::validate_on_training_images(experiment)?;
     }
     if let Some(batches) = args.fast_dev_run {
-        trial::limit_batches(&mut experiment, batches as usize);
+        trial::limit_batches(experiment, batches as usize);
     }
+    let described = experiment.output.as_ref().map_or(String::new(), Destination::describe);
     experiment.build()?;
     if args.dry_run {
         experiment.output.as_ref().map_or(Ok(()), Destination::check_writable)?;
@@ -245,7 +262,7 @@ fn train(
         experiment.callbacks.push(Progress::new(args.progress, args.log_interval));
     }
     let result = experiment.run();
-    let result = result.map_err(|error| outcome::explain(error, &experiment, args.is_one_of_several))?;
+    let result = result.map_err(|error| outcome::explain(error, experiment, args.is_one_of_several))?;
     if rank > 0 {
         return Ok(None);
     }
@@ -279,6 +296,6 @@ fn first_settings(
 fn fitting_batch_size(settings: &Settings, device: Device) -> Result<u32> {
     let FittingBatchSize { batch_size, memory, limit } = find_batch_size(settings, device)?;
     let (memory, limit) = (bytes(memory), bytes(limit));
-    eprintln!("--batch-size auto: {batch_size} images, {memory} of the {limit} that may be used on {device}");
+    message!("--batch-size auto: {batch_size} images, {memory} of the {limit} that may be used on {device}");
     Ok(batch_size)
 }

@@ -60,7 +60,7 @@ impl RecipeArgs {
     pub fn note_ignored(&self, config: &Config) {
         let names: Vec<&str> = config.ignored.iter().chain(&self.ignored).map(String::as_str).collect();
         if !names.is_empty() {
-            eprintln!("note: without effect on this run, and ignored: {}", names.join(", "));
+            message!("note: without effect on this run, and ignored: {}", names.join(", "));
         }
     }
 

@@ -30,12 +30,12 @@ pub fn execute(args: &TrainArgs, seeds: &Seeds) -> Result<()> {
         match args.progress {
             ProgressMode::None => {}
             ProgressMode::Json => {
-                eprintln!(
+                message!(
                     "{}",
                     json!({ "event": "seed", "seed": seed, "number": number + 1, "of": runs.len() })
                 );
             }
-            _ => eprintln!("seed {seed}: run {} of {}", number + 1, runs.len()),
+            _ => message!("seed {seed}: run {} of {}", number + 1, runs.len()),
         }
         let Some(result) = train(run, None, args.open_device()?, &mut signals)? else { continue };
         if !args.json {

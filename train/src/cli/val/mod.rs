@@ -3,11 +3,10 @@ mod dataset;
 mod output;
 
 use crate::checkpoint::CheckpointHeader;
+use crate::cli::compute::ComputeArgs;
 use crate::cli::signals::Signals;
-use crate::cli::threads::set_threads;
 use crate::cli::{output_file, print};
 use crate::config::{Config, InputConfig};
-use crate::device::DeviceSpec;
 use crate::error::ErrorKind;
 use crate::experiment::{RunData, build};
 use crate::hub::Hub;
@@ -15,7 +14,6 @@ use crate::settings::Settings;
 use crate::trainer::{Evaluation, Evaluator, RunSignals};
 use crate::weights::{LoadOptions, WeightsFile, WeightsSource, load_file};
 use crate::{Error, Result};
-use clap::value_parser;
 use fornax_nn::models::find_model;
 use fornax_nn::{move_to, named_parameters};
 use std::path::PathBuf;
@@ -44,12 +42,8 @@ pub struct ValArgs {
     #[arg(long, value_name = "N", help_heading = "Dataset", conflicts_with = "val_num_samples")]
     num_samples: Option<usize>,
 
-    /// Device, as for `fornax train`
-    #[arg(long, value_name = "DEVICE", default_value = "auto", help_heading = "Run")]
-    device: DeviceSpec,
-    /// CPU threads; results do not depend on it [default: one per logical CPU]
-    #[arg(long, value_name = "N", help_heading = "Run", value_parser = value_parser!(u16).range(1..))]
-    threads: Option<u16>,
+    #[command(flatten)]
+    compute: ComputeArgs,
     /// Print help
     #[arg(long, short, action = clap::ArgAction::HelpShort, help_heading = "Run")]
     help: Option<bool>,
@@ -178,7 +172,7 @@ pub fn execute(args: &ValArgs) -> Result<()> {
             .because(format!("{} are given", sources.len()))
             .remedy("evaluate them one by one"));
     }
-    set_threads(args.threads)?;
+    args.compute.set_threads()?;
     let signals = Signals::listen()?;
     let mut all = vec![];
     for source in &sources {
@@ -273,11 +267,11 @@ fn validate(
         ..LoadOptions::pretrained("", config.model.pretrained_cfg()?.first_conv)
     };
     let report = load_file(&*model, &file, &load)?;
-    report.notes.iter().for_each(|note| eprintln!("{note}"));
+    report.notes.iter().for_each(|note| message!("{note}"));
     if !args.use_ema && header.is_some() && file.weights(true).is_ok() {
-        eprintln!("note: {source} also has EMA weights; --use-ema evaluates them");
+        message!("note: {source} also has EMA weights; --use-ema evaluates them");
     }
-    let device = args.device.open()?;
+    let device = args.compute.device.open()?;
     move_to(&*model, &device)?;
     let parameters = named_parameters(&*model).iter().map(|(_, tensor)| tensor.numel()).sum();
     let loader = build::validation_loader(&config, &data, device, 0)?;

@@ -1,6 +1,5 @@
 //! Progress of a download.
 use super::super::bytes;
-use super::write_line;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{self, IsTerminal};
 
@@ -12,7 +11,7 @@ impl DownloadProgress {
     pub fn start(name: &str, size: Option<u64>) -> DownloadProgress {
         if !io::stderr().is_terminal() {
             let size = size.map_or(String::new(), |size| format!(", {}", bytes(size)));
-            write_line(&format!("downloading {name}{size}"));
+            message!("downloading {name}{size}");
             return DownloadProgress(ProgressBar::hidden());
         }
         let template = "{msg} {bar:30} {bytes}/{total_bytes}  {bytes_per_sec}  eta {eta}";

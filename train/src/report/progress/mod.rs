@@ -11,7 +11,7 @@ use crate::Result;
 use crate::callbacks::{Callback, EpochBegin, EpochEnd, EvaluatedWeights, Rollback, TestBegin, TrainSummary};
 use clap::ValueEnum;
 use console::Term;
-use std::io::{self, IsTerminal, Stderr, Write};
+use std::io::{self, IsTerminal, Stderr};
 use std::time::Instant;
 use terminal_line::TerminalLine;
 use time_left::TimeLeft;
@@ -69,8 +69,8 @@ impl Progress {
     fn write(&mut self, text: &str, event: impl FnOnce() -> serde_json::Value) {
         match self.mode {
             ProgressMode::Bar => self.line.write_above(text),
-            ProgressMode::Plain => write_line(text),
-            ProgressMode::Json => write_line(&event().to_string()),
+            ProgressMode::Plain => message!("{text}"),
+            ProgressMode::Json => message!("{}", event()),
             ProgressMode::Auto | ProgressMode::None => {}
         }
     }
@@ -126,7 +126,7 @@ impl Callback for Progress {
 
     fn on_rollback(&mut self, event: &Rollback) -> Result<()> {
         if self.mode == ProgressMode::Json {
-            write_line(&rollback_event(event).to_string());
+            message!("{}", rollback_event(event));
         }
         Ok(())
     }
@@ -156,9 +156,4 @@ pub(super) fn event(kind: &str, metrics: &impl serde::Serialize) -> serde_json::
 fn width() -> usize {
     let columns = Term::stderr().size_checked().map_or(DEFAULT_WIDTH, |(_, columns)| columns);
     usize::from(columns.saturating_sub(1))
-}
-
-/// Writes a line to stderr; a closed stderr is not an error.
-fn write_line(text: &str) {
-    writeln!(io::stderr(), "{text}").ok();
 }
