@@ -120,6 +120,14 @@ fn answer(help: &str, option: &Value) -> Option<String> {
 }
 
 fn setting_answer(definition: &SettingDefinition, timm: &Value) -> String {
+    let answer = same_or_default(definition, timm);
+    match definition.name {
+        "val_split" => format!("{answer}; an empty name is refused: validation selects the best checkpoint"),
+        _ => answer,
+    }
+}
+
+fn same_or_default(definition: &SettingDefinition, timm: &Value) -> String {
     let is_unset = timm.is_null() || timm == "" || *timm == serde_json::json!({}) || *timm == false;
     match definition.default {
         None if is_unset => "same".into(),

@@ -29,7 +29,7 @@ impl Tensor {
         stream: &RngStream,
         step: Option<&Tensor>,
     ) -> Result<Tensor> {
-        let (keep_prob, factor) = (1.0 - drop_prob, 1.0 / (1.0 - drop_prob));
+        let (keep_prob, factor) = (1.0 - drop_prob, scale_of_kept(drop_prob));
         if let Some(on) = OnGpu::of("dropout", operands)? {
             let step = step.map(Tensor::device_view);
             let step = step.as_ref().map(|step| step.slice());
@@ -66,7 +66,7 @@ impl Tensor {
             return Err(Error::shape("drop_path", &operands, "keep must be [n], one number per sample"));
         }
         check_probability("drop_path", &operands, drop_prob)?;
-        let factor = if scale_by_keep { 1.0 / (1.0 - drop_prob) } else { 1.0 };
+        let factor = if scale_by_keep { scale_of_kept(drop_prob) } else { 1.0 };
         let mut shape = vec![1; self.rank()];
         shape[0] = keep.numel();
         self.mul(&keep.detach().mul_scalar(factor)?.reshape(shape)?)
@@ -113,10 +113,15 @@ impl Tensor {
 }
 
 fn check_probability(op: &'static str, operands: &[(&'static str, &Tensor)], drop_prob: f64) -> Result<()> {
-    if (0.0..1.0).contains(&drop_prob) {
+    if (0.0..=1.0).contains(&drop_prob) {
         return Ok(());
     }
-    Err(Error::value(op, operands, format!("drop_prob {drop_prob} is not in [0, 1)")))
+    Err(Error::value(op, operands, format!("drop_prob {drop_prob} is not in [0, 1]")))
+}
+
+/// Factor of the elements that are kept, 1 where none is.
+fn scale_of_kept(drop_prob: f64) -> f64 {
+    if drop_prob < 1.0 { 1.0 / (1.0 - drop_prob) } else { 1.0 }
 }
 
 #[cfg(test)]
@@ -138,6 +143,8 @@ mod tests {
         // A shorter tensor uses the first of the same random numbers.
         let first = x.narrow(0, 0, 10).and_then(|x| x.dropout(0.25, &stream, None)).expect("floats");
         assert_eq!(first.to_vec::<f32>().expect("f32"), values[..10]);
-        assert!(matches!(x.dropout(1.0, &stream, None), Err(Error::Value { .. })));
+        let all = first.dropout(1.0, &stream, None).expect("a probability");
+        assert_eq!(all.to_vec::<f32>().expect("f32"), [0.0; 10]);
+        assert!(matches!(x.dropout(1.5, &stream, None), Err(Error::Value { .. })));
     }
 }

@@ -141,10 +141,22 @@ impl EpochMetrics {
 pub fn summary_csv(history: &[EpochMetrics]) -> String {
     let mut text = "epoch,train_loss,eval_loss,eval_top1,eval_top5,lr\r\n".to_string();
     for r in history {
-        let columns = [r.train_loss, r.eval_loss, r.eval_top1, r.eval_top5, r.lr].map(|v| format!("{v:?}"));
+        let columns = [r.train_loss, r.eval_loss, r.eval_top1, r.eval_top5, r.lr].map(python_repr);
         text.push_str(&format!("{},{}\r\n", r.epoch, columns.join(",")));
     }
     text
+}
+
+/// A number as Python prints it: Rust writes 1e-05 as 1e-5 and 1e+16 as 1e16.
+fn python_repr(value: f64) -> String {
+    let text = format!("{value:?}");
+    match text.split_once('e').map(|(digits, exponent)| (digits, exponent.parse::<i32>())) {
+        Some((digits, Ok(exponent))) => {
+            let sign = if exponent < 0 { '-' } else { '+' };
+            format!("{digits}e{sign}{:02}", exponent.abs())
+        }
+        _ => text,
+    }
 }
 
 /// Formats `1234567` as `1,234,567`.
@@ -223,7 +235,9 @@ mod tests {
             eval_top5: 100.0,
             lr: 1e-5,
         };
-        let expected = "epoch,train_loss,eval_loss,eval_top1,eval_top5,lr\r\n0,1.5,0.25,90.0,100.0,1e-5\r\n";
+        let expected = "epoch,train_loss,eval_loss,eval_top1,eval_top5,lr\r\n0,1.5,0.25,90.0,100.0,1e-05\r\n";
         assert_eq!(summary_csv(&[row]), expected);
+        let printed = [5.25e-7, 1e16, 1e22, -1e-100, 0.0001, 123456.0].map(python_repr);
+        assert_eq!(printed, ["5.25e-07", "1e+16", "1e+22", "-1e-100", "0.0001", "123456.0"]);
     }
 }

@@ -51,6 +51,8 @@ pub enum DecayFn {
     OneMinusSqrt,
     /// Half a cosine
     Cosine,
+    /// 1 - x^0.5, same as 1-sqrt
+    Power,
     /// An exponential, shifted to end at 0
     Exp,
 }

@@ -60,7 +60,8 @@ impl DecayFn {
         const RATIO: f64 = 0.1;
         match self {
             DecayFn::Linear => 1.0 - x,
-            DecayFn::OneMinusSqrt => 1.0 - x.sqrt(),
+            // The exponent of timm's `power` is 0.5 unless a program sets it.
+            DecayFn::OneMinusSqrt | DecayFn::Power => 1.0 - x.sqrt(),
             DecayFn::Cosine => 0.5 * (1.0 + (PI * x).cos()),
             DecayFn::Exp => (RATIO.powf(x) - RATIO) / (1.0 - RATIO),
         }
