@@ -26,11 +26,7 @@ impl Callback for StopAtAccuracy {
     fn on_epoch_end(&mut self, event: &EpochEnd) -> Result<()> {
         let Some(metrics) = event.metrics else { return Ok(()) };
         let norm = std::mem::take(&mut self.largest_norm);
-        println!(
-            "epoch {}  top-1 {:.2}%  largest gradient norm {norm:.2}",
-            event.epoch + 1,
-            metrics.eval_top1
-        );
+        println!("epoch {}  top-1 {:.2}%  largest gradient norm {norm:.2}", event.epoch, metrics.eval_top1);
         self.reached = Some(metrics.eval_top1).filter(|top1| *top1 >= self.target);
         Ok(())
     }

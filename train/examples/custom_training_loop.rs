@@ -39,7 +39,7 @@ pub fn train(epochs: u32) -> fornax::Result<f64> {
             loss_sum += loss.item()?;
             update += 1;
         }
-        println!("epoch {}  loss {:.4}", epoch + 1, loss_sum / updates_per_epoch as f64);
+        println!("epoch {epoch}  loss {:.4}", loss_sum / updates_per_epoch as f64);
     }
 
     let (mut correct, mut samples) = (0, 0);

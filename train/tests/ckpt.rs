@@ -186,6 +186,17 @@ fn average_is_the_mean_of_the_best_checkpoints() {
     }
 }
 
+/// Recovery checkpoints within an epoch have the metrics of the epoch before.
+#[test]
+fn average_of_the_best_leaves_out_states_that_were_not_evaluated() {
+    let folder = tempfile::tempdir().expect("a folder");
+    succeed(folder.path(), &format!("{TRAIN} --epochs 2 --recovery-interval 3 --experiment a"));
+    let shown = succeed(folder.path(), "ckpt average out/a -n 5 -o mean.safetensors");
+    assert!(shown.contains("epoch 0") && shown.contains("epoch 1") && !shown.contains("recovery"), "{shown}");
+    assert!(shown.contains("average of 2 files"), "{shown}");
+    assert!(succeed(folder.path(), "ckpt average out/a -o all.safetensors").contains("recovery"));
+}
+
 #[test]
 fn average_of_different_models_or_onto_an_input_is_rejected() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -6,7 +6,7 @@ use crate::weights::{Weights, WeightsFile};
 use crate::{Error, Result};
 use fornax_engine::{DType, Tensor};
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Arguments of `fornax ckpt average`.
 #[derive(clap::Args)]
@@ -31,14 +31,14 @@ pub struct AverageArgs {
 /// Checkpoint to average.
 struct Candidate {
     file: WeightsFile,
-    /// Epoch, counted from 1, and value of the metric.
+    /// Epoch after which it was saved, counted from 0, and value of the metric.
     metric: Option<(u32, EvalMetric, f64)>,
 }
 
 pub fn execute(args: &AverageArgs) -> Result<()> {
     let mut candidates = vec![];
     for path in &args.paths {
-        candidates.extend(candidates_at(path, args.metric)?);
+        candidates.extend(candidates_at(path, args)?);
     }
     if let Some(top) = args.top {
         rank(&mut candidates)?;
@@ -64,8 +64,9 @@ pub fn execute(args: &AverageArgs) -> Result<()> {
     print(&format!("{}average of {count} files saved to {}\n", table(&rows, &[]), args.output.display()))
 }
 
-/// The checkpoints at a path. A run folder holds some states twice, such as an epoch that is also the best: each counts once.
-fn candidates_at(path: &std::path::Path, metric: Option<EvalMetric>) -> Result<Vec<Candidate>> {
+/// The checkpoints at a path. A run folder holds some states twice, such as an epoch that is also the best: each counts once. Those within an
+/// epoch were not evaluated: a run folder's are not ranked.
+fn candidates_at(path: &Path, args: &AverageArgs) -> Result<Vec<Candidate>> {
     let mut states = HashSet::new();
     let mut candidates = vec![];
     for file in super::files_at(path)? {
@@ -76,11 +77,15 @@ fn candidates_at(path: &std::path::Path, metric: Option<EvalMetric>) -> Result<V
             continue;
         }
         let metric = header.and_then(|header| {
-            let metric = metric.or(header.settings.eval_metric).unwrap_or(EvalMetric::Top1);
-            let epoch = header.state.history.last()?;
-            Some((epoch.epoch + 1, metric, metric.value(epoch)))
+            let metric = args.metric.or(header.settings.eval_metric).unwrap_or(EvalMetric::Top1);
+            let state = header.state;
+            let epoch =
+                state.history.last().filter(|row| state.batch == 0 && row.epoch + 1 == state.epoch)?;
+            Some((epoch.epoch, metric, metric.value(epoch)))
         });
-        candidates.push(Candidate { file, metric });
+        if metric.is_some() || args.top.is_none() || !path.is_dir() {
+            candidates.push(Candidate { file, metric });
+        }
     }
     Ok(candidates)
 }

@@ -86,7 +86,7 @@ fn describe(header: &CheckpointHeader) -> Vec<[String; 2]> {
     for (name, epoch) in [("last epoch", state.history.last()), ("best epoch", state.best(metric))] {
         rows.extend(epoch.map(|row| {
             let (top1, top5, loss) = (row.eval_top1, row.eval_top5, row.eval_loss);
-            [name.into(), format!("{}: top-1 {top1:.2}%  top-5 {top5:.2}%  loss {loss:.4}", row.epoch + 1)]
+            [name.into(), format!("{}: top-1 {top1:.2}%  top-5 {top5:.2}%  loss {loss:.4}", row.epoch)]
         }));
     }
     rows
