@@ -247,6 +247,35 @@ fn second_signal_leaves_at_once() {
 }
 
 #[test]
+fn options_of_the_first_weights_and_of_the_ranking_cannot_change() {
+    let folder = tempfile::tempdir().expect("a folder");
+    write_small_dataset(folder.path());
+    succeed(folder.path(), &train("a"));
+    for flag in ["--initial-checkpoint w.safetensors", "--head-init-bias 3", "--eval-metric loss"] {
+        let output = run(folder.path(), &format!("train --resume out/a --epochs 5 --progress none {flag}"));
+        let name = flag.split(' ').next().expect("a name");
+        assert_eq!(output.status.code(), Some(2), "{flag}: {}", stderr(&output));
+        assert!(
+            stderr(&output).contains(&format!("{name} cannot change within a run")),
+            "{}",
+            stderr(&output)
+        );
+    }
+}
+
+#[test]
+fn moved_dataset_leaves_older_checkpoints_usable() {
+    let folder = tempfile::tempdir().expect("a folder");
+    write_small_dataset(folder.path());
+    succeed(folder.path(), &train("a"));
+    fs::rename(folder.path().join("small"), folder.path().join("moved")).expect("moves");
+    let resume = "train --resume out/a --data-dir moved --progress none --epochs";
+    succeed(folder.path(), &format!("{resume} 5"));
+    fs::write(folder.path().join("out/a/checkpoints/last.safetensors"), "damaged").expect("writes");
+    succeed(folder.path(), &format!("{resume} 6"));
+}
+
+#[test]
 fn second_process_cannot_use_a_run_folder() {
     let folder = tempfile::tempdir().expect("a folder");
     write_small_dataset(folder.path());
@@ -256,6 +285,7 @@ fn second_process_cannot_use_a_run_folder() {
         format!("{} --overwrite", train("a")),
         "train --resume out/a --progress none".into(),
         format!("{} --resume auto", train("a")),
+        "train --resume out/a --dry-run".into(),
     ] {
         let output = run(folder.path(), &arguments);
         assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));

@@ -72,7 +72,19 @@ fn check_same_run(config: &Config, data: &DatasetSplits, header: &CheckpointHead
                 false => format!("start a number of ranks that divides {then_size}"),
             }));
     }
-    let fixed = ["dataset", "model", "opt", "seed"];
+    // A resumed run has its weights from the checkpoint, and its ranked checkpoints by the metric of the run.
+    let fixed = [
+        "dataset",
+        "model",
+        "opt",
+        "seed",
+        "eval_metric",
+        "pretrained",
+        "pretrained_path",
+        "initial_checkpoint",
+        "head_init_scale",
+        "head_init_bias",
+    ];
     // Without the optimizer's state, another optimizer may go on.
     let fixed = fixed.into_iter().filter(|key| *key != "opt" || !config.no_resume_opt);
     if let Some(key) = fixed.into_iter().find(|key| now.get(*key) != then.get(*key)) {

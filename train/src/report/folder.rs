@@ -57,13 +57,19 @@ impl Destination {
         }
     }
 
-    /// Checks that the folder can be written, by creating and removing a folder in the nearest existing one above it.
+    /// Checks that the folder can be written, by creating and removing a folder in the nearest existing one above it, and that no other
+    /// process trains in it.
     pub fn check_writable(&self) -> Result<()> {
         let (Destination::Dated(path)
         | Destination::New(path)
         | Destination::Overwrite(path)
         | Destination::Resume(path)) = self;
-        let existing = path.ancestors().find(|folder| folder.as_os_str().is_empty() || folder.exists());
+        if path.join(LOCK_FILE).exists() {
+            RunLock::acquire(path)?;
+        }
+        let is_there =
+            |folder: &&Path| folder.as_os_str().is_empty() || folder.exists() || folder.is_symlink();
+        let existing = path.ancestors().find(is_there);
         let trial = existing.unwrap_or(Path::new("")).join(format!(".fornax-{}", std::process::id()));
         fs::create_dir(&trial).and_then(|()| fs::remove_dir(&trial)).map_err(|e| cannot_write(path, e))
     }

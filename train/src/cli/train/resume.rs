@@ -97,8 +97,7 @@ fn newest_checkpoint(folder: &Path) -> Result<Option<RunCheckpoint>> {
     let accept = |checkpoint: &Checkpoint| {
         let Some(settings) = &settings else { return Ok(()) };
         let (run, own) = (settings.settings.given(), checkpoint.header.settings.given());
-        match ["model", "dataset", "data_dir", "seed"].into_iter().find(|key| run.get(*key) != own.get(*key))
-        {
+        match ["model", "dataset", "seed"].into_iter().find(|key| run.get(*key) != own.get(*key)) {
             None => Ok(()),
             Some(key) => Err(Error::checkpoint("the checkpoint is of another run")
                 .because(format!("it is of another run: its {key} differs from that in args.yaml"))),
