@@ -230,7 +230,22 @@ fn config_show_prints_values_with_their_origin() {
     ] {
         assert!(rows.contains(&row.to_vec()), "{row:?} in\n{shown}");
     }
-    assert_eq!(entries(folder.path()), ["a.yaml"], "nothing is written");
+    let derived = "config show --lr-base 0.2 --amp --img-size 32 --resume= --class-map= --output=";
+    let shown = succeed(folder.path(), derived);
+    for (name, origin) in [
+        ("lr ", "lr_base, command line"),
+        ("opt_level ", "amp, command line"),
+        ("input_size ", "img_size, command line"),
+        ("class_map ", "default"),
+    ] {
+        let row = shown.lines().find(|line| line.starts_with(name)).expect("a row");
+        assert!(row.ends_with(origin), "{row}");
+    }
+    fs::write(folder.path().join("b.yaml"), "opt: adamw\nopt_betas: [0.8, 0.9]\n").expect("writes");
+    let shown = succeed(folder.path(), "config show -c b.yaml --opt lamb");
+    let row = shown.lines().find(|line| line.starts_with("opt_betas ")).expect("a row");
+    assert!(row.ends_with("optimizer"), "{row}");
+    assert_eq!(entries(folder.path()), ["a.yaml", "b.yaml"], "nothing is written");
 }
 
 #[test]

@@ -125,6 +125,32 @@ fn exports_to_folder_tar_and_idx_hold_the_same_samples_in_the_same_order() {
     }
 }
 
+/// White is 16 in the digits, and 255 in image files.
+#[test]
+fn exported_digits_have_the_range_of_image_files() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for format in ["folder", "idx"] {
+        succeed(folder.path(), &format!("datasets export digits --format {format} -o {format}"));
+        let exported = open(&folder.path().join(format));
+        let digits = DatasetOptions { name: Some("digits".into()), ..DatasetOptions::default() };
+        let [digits, exported] = [digits.open().expect("embedded").train, exported.train];
+        let pixels = |dataset: &dyn Dataset, target: u32| {
+            let mut images: Vec<Vec<u8>> = contents(dataset, 1)
+                .into_iter()
+                .filter_map(|(image, own)| (own == target).then_some(image.pixels))
+                .collect();
+            images.sort();
+            images
+        };
+        let mut scaled = pixels(&*digits, 3);
+        scaled
+            .iter_mut()
+            .flatten()
+            .for_each(|pixel| *pixel = (f64::from(*pixel) * 255.0 / 16.0).round() as u8);
+        assert_eq!(pixels(&*exported, 3), scaled, "{format}");
+    }
+}
+
 #[test]
 fn every_format_of_the_same_images_opens_alike() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -216,6 +242,11 @@ fn invalid_datasets_are_rejected_with_one_clear_error() {
     write(&root.join("extra/val/bird/1.png"), &png(1, 3));
     assert_rejected(root, "datasets info extra", &["extra", "no class \"bird\""]);
     image_folder(&root.join("plain"));
+    assert_rejected(
+        root,
+        "train plain --dry-run --val-num-samples 0",
+        &["the validation split has no samples", "--val-num-samples"],
+    );
     write(&root.join("map.txt"), b"one\ntwo\n");
     assert_rejected(
         root,

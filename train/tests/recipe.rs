@@ -70,6 +70,7 @@ fn flags_without_effect_are_rejected() {
         ("--layer-decay-min-scale 0.5", "give --layer-decay too"),
         ("--bce-sum", "give --bce-loss too"),
         ("--jsd-loss", "no augmentation splits"),
+        ("--jsd-loss --aug-splits 2 --bce-loss", "--jsd-loss replaces it"),
         ("--sched none --warmup-epochs 2", "would have no effect"),
     ] {
         let output = run(folder.path(), &format!("train {flags}"));

@@ -15,6 +15,14 @@ pub enum ConfigCommand {
     Show(Box<TrainArgs>),
 }
 
+/// Options whose value may follow from another option.
+const DERIVED: [(&str, &[&str]); 4] = [
+    ("lr", &["lr_base"]),
+    ("opt_level", &["amp", "model_dtype"]),
+    ("amp_dtype", &["model_dtype"]),
+    ("input_size", &["img_size", "in_chans", "input_img_mode"]),
+];
+
 /// Parsed arguments of a command with the options of `fornax train`.
 pub struct TrainMatches {
     /// Those of the command line.
@@ -27,11 +35,21 @@ pub struct TrainMatches {
 pub fn execute(ConfigCommand::Show(args): &ConfigCommand, matches: &TrainMatches) -> Result<()> {
     let recipe = &args.recipe;
     let (command_line, files) = (recipe.command_line()?.given(), recipe.files()?);
+    let mut settings = recipe.settings()?;
+    let merged = settings.given();
     let line_of = |name: &str| {
+        // Another optimizer on the command line drops the options of that in a file.
+        let is_run_option = !DEFINITIONS.iter().any(|definition| definition.name == name);
+        if !is_run_option && !merged.contains_key(name) {
+            return None;
+        }
         let file = files.iter().rev().find(|(_, file)| file.lines.contains_key(name))?;
         Some(format!("{}, line {}", file.0.display(), file.1.lines[name]))
     };
-    let mut settings = recipe.settings()?;
+    let given_at = |name: &str| match command_line.contains_key(name) {
+        true => Some("command line".to_string()),
+        false => line_of(name),
+    };
     let seeds = settings.seeds.take();
     let mut config = Config::resolve(&settings)?;
     recipe.note_ignored(&config);
@@ -45,16 +63,18 @@ pub fn execute(ConfigCommand::Show(args): &ConfigCommand, matches: &TrainMatches
     let mut rows = vec![["OPTION", "VALUE", "ORIGIN"].map(String::from).to_vec()];
     for definition in DEFINITIONS {
         let name = definition.name;
-        let origin = match config.origin(name, &data) {
-            _ if command_line.contains_key(name) => "command line".into(),
-            origin => line_of(name).unwrap_or_else(|| match origin {
-                Origin::Default => "default".into(),
-                Origin::DatasetRecipe => "dataset recipe".into(),
-                Origin::Dataset => "dataset".into(),
-                Origin::Model => "model".into(),
-                Origin::Optimizer => "optimizer".into(),
-            }),
-        };
+        let sources = DERIVED.iter().filter(|(derived, _)| *derived == name).flat_map(|(_, from)| *from);
+        let derived = || sources.copied().find_map(|from| Some(format!("{from}, {}", given_at(from)?)));
+        let origin = given_at(name).or_else(derived).unwrap_or_else(|| {
+            let origin = match config.origin(name, &data) {
+                Origin::Default => "default",
+                Origin::DatasetRecipe => "dataset recipe",
+                Origin::Dataset => "dataset",
+                Origin::Model => "model",
+                Origin::Optimizer => "optimizer",
+            };
+            origin.into()
+        });
         rows.push(vec![name.into(), values.get(name).map_or("-".into(), text), origin]);
     }
     let train = super::command(true);

@@ -18,6 +18,38 @@ pub fn normalise(arguments: impl IntoIterator<Item = OsString>, command: &Comman
     arguments.into_iter().map(&mut spell).collect()
 }
 
+/// Removes the options of a command that have an empty value, which stands for "not given" in timm's command lines. An empty validation split
+/// has a meaning.
+pub fn without_empty(arguments: Vec<OsString>, command: &Command) -> Vec<OsString> {
+    let takes_value = |name: &str| {
+        let named = command.get_arguments().find(|arg| {
+            arg.get_long() == Some(name) || arg.get_all_aliases().is_some_and(|all| all.contains(&name))
+        });
+        named.is_some_and(|arg| {
+            let optional = arg.get_num_args().is_some_and(|count| count.min_values() == 0);
+            arg.get_action().takes_values() && !optional && name != "val-split"
+        })
+    };
+    let mut kept = vec![];
+    let mut rest = arguments.into_iter().peekable();
+    while let Some(argument) = rest.next() {
+        if argument == "--" {
+            kept.push(argument);
+            kept.extend(rest);
+            return kept;
+        }
+        let flag = argument.to_str().and_then(|text| text.strip_prefix("--")).unwrap_or_default();
+        let (name, value) = flag.split_once('=').map_or((flag, None), |(name, value)| (name, Some(value)));
+        let is_empty = value.map_or(rest.peek().is_some_and(|next| next.is_empty()), str::is_empty);
+        match is_empty && takes_value(name) {
+            true if value.is_none() => drop(rest.next()),
+            true => {}
+            false => kept.push(argument),
+        }
+    }
+    kept
+}
+
 /// Names of the boolean flags of a command and its subcommands.
 fn collect_switches<'a>(command: &'a Command, names: &mut Vec<&'a str>) {
     let is_switch = |arg: &&clap::Arg| arg.get_value_parser().type_id() == TypeId::of::<bool>();
@@ -75,6 +107,16 @@ mod tests {
                 "--json=false"
             ]
         );
+    }
+
+    #[test]
+    fn options_with_empty_values_are_not_given() {
+        let root = super::super::command(true);
+        let train = root.find_subcommand("train").expect("it is a subcommand");
+        let given =
+            ["train", "--resume", "", "--class-map=", "--val-split", "", "--lr", "0.1", "--", "--resume", ""];
+        let kept = without_empty(given.iter().map(OsString::from).collect(), train);
+        assert_eq!(kept, ["train", "--val-split", "", "--lr", "0.1", "--", "--resume", ""]);
     }
 
     #[test]

@@ -109,7 +109,11 @@ fn run() -> u8 {
     let is_any = |flags: &[&str]| arguments.iter().any(|argument| flags.iter().any(|flag| argument == flag));
     let asks_for_help = is_any(&["--help", "-h", "--help-all"]);
     let command = command(!asks_for_help || is_any(&["--help-all"]));
-    let arguments = flags::normalise(arguments, &command);
+    let mut arguments = flags::normalise(arguments, &command);
+    let innermost = usage::innermost(&arguments, &command);
+    if innermost.get_arguments().any(|arg| arg.get_id() == "lr") {
+        arguments = flags::without_empty(arguments.clone(), innermost);
+    }
     let unknown = if asks_for_help { None } else { usage::unknown_options(&arguments, &command) };
     if let Some(error) = unknown {
         return report(&error);

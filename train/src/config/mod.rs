@@ -124,6 +124,8 @@ impl Config {
 
     /// As [`Config::resolve`], for a run of `world_size` ranks, each with a batch of `--batch-size` images.
     pub fn resolve_for(given: &Settings, world_size: usize) -> Result<Config> {
+        // A learning rate of 0 is an unset one, as in timm.
+        let given = &Settings { lr: given.lr.filter(|lr| *lr > 0.0), ..given.clone() };
         let data = DataConfig::new(given)?;
         let recipe = Recipe::of(&data.dataset)?;
         let name = given.opt.clone().unwrap_or_else(|| "sgd".parse().expect("an optimizer"));

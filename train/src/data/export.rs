@@ -22,7 +22,8 @@ pub enum ExportFormat {
     Idx,
 }
 
-/// Exports both splits to a new folder, which appears only when it is complete. Images of files are decoded to `channels` channels.
+/// Exports both splits to a new folder, which appears only when it is complete. Images of files are decoded to `channels` channels. Pixel
+/// values have the range of image files, 0 to 255.
 pub fn export(data: &DatasetSplits, format: ExportFormat, channels: usize, folder: &Path) -> Result<()> {
     if fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) || folder.is_file() {
         return Err(Error::usage("the output exists already")
@@ -34,10 +35,13 @@ pub fn export(data: &DatasetSplits, format: ExportFormat, channels: usize, folde
     let temporary = folder.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
     let disk = |e: std::io::Error| cannot_write(folder, &e);
     fs::create_dir_all(&temporary).map_err(disk)?;
+    let white = data.statistics.as_ref().map_or(255, |statistics| statistics.white);
     let splits = [("train", Some(&data.train)), ("validation", data.validation.as_ref())];
     let mut splits = splits.into_iter().filter_map(|(name, split)| Some((name, &**split?)));
     let written = splits
-        .try_for_each(|(name, split)| write_split(split, name, format, channels, &temporary))
+        .try_for_each(|(name, split)| {
+            write_split(&Source { dataset: split, channels, white }, name, format, &temporary)
+        })
         .and_then(|()| fs::rename(&temporary, folder).map_err(disk));
     if written.is_err() {
         // Best effort: the first error is the one to report.
@@ -46,16 +50,32 @@ pub fn export(data: &DatasetSplits, format: ExportFormat, channels: usize, folde
     written
 }
 
-fn write_split(
-    dataset: &dyn Dataset,
-    split: &str,
-    format: ExportFormat,
+/// Split of a dataset whose images are exported.
+struct Source<'a> {
+    dataset: &'a dyn Dataset,
     channels: usize,
-    folder: &Path,
-) -> Result<()> {
-    if format == ExportFormat::Idx {
-        return write_idx(dataset, if split == "train" { "train" } else { "t10k" }, channels, folder);
+    /// Largest pixel value.
+    white: u8,
+}
+
+impl Source<'_> {
+    /// Image of a sample, with pixel values of 0 to 255.
+    fn image(&self, index: usize) -> Result<Image> {
+        let mut image = image(self.dataset, index, self.channels)?;
+        if self.white != u8::MAX {
+            let white = u32::from(self.white);
+            let scaled = |pixel: u8| ((u32::from(pixel) * 255 + white / 2) / white).min(255) as u8;
+            image.pixels.iter_mut().for_each(|pixel| *pixel = scaled(*pixel));
+        }
+        Ok(image)
     }
+}
+
+fn write_split(source: &Source, split: &str, format: ExportFormat, folder: &Path) -> Result<()> {
+    if format == ExportFormat::Idx {
+        return write_idx(source, if split == "train" { "train" } else { "t10k" }, folder);
+    }
+    let dataset = source.dataset;
     let names = folder_names(dataset.classes());
     if let Some(class) =
         (0..names.len()).find(|class| (0..dataset.len()).all(|i| dataset.target(i) as usize != *class))
@@ -72,7 +92,7 @@ fn write_split(
     }
     let digits = dataset.len().to_string().len();
     let members = (0..dataset.len()).map(|index| {
-        let png = png_bytes(&image(dataset, index, channels)?);
+        let png = png_bytes(&source.image(index)?);
         Ok((format!("{}/{index:0digits$}.png", names[dataset.target(index) as usize]), png))
     });
     match format {
@@ -107,15 +127,16 @@ fn write_tar(members: impl Iterator<Item = Result<(String, Vec<u8>)>>, path: &Pa
     archive.into_inner().and_then(|mut file| file.flush()).map_err(disk)
 }
 
-fn write_idx(dataset: &dyn Dataset, split: &str, channels: usize, folder: &Path) -> Result<()> {
-    let [h, w, c] = image(dataset, 0, channels)?.size;
+fn write_idx(source: &Source, split: &str, folder: &Path) -> Result<()> {
+    let dataset = source.dataset;
+    let [h, w, c] = source.image(0)?.size;
     let extents: &[usize] = if c == 1 { &[dataset.len(), h, w] } else { &[dataset.len(), h, w, c] };
     let path = folder.join(format!("{split}-images-idx{}-ubyte", extents.len()));
     let disk = |e: std::io::Error| cannot_write(&path, &e);
     let mut file = BufWriter::new(File::create(&path).map_err(disk)?);
     file.write_all(&idx::byte_header(extents)).map_err(disk)?;
     for index in 0..dataset.len() {
-        let image = image(dataset, index, channels)?;
+        let image = source.image(index)?;
         if image.size != [h, w, c] {
             return Err(Error::data("the images differ in size")
                 .at(dataset.location(index))

@@ -334,6 +334,12 @@ impl DatasetOptions {
             notes.extend(split.notes.iter().map(|note| format!("validation: {note}")));
             limit(split.dataset, self.val_num_samples)
         });
+        if validation.as_ref().is_some_and(|split| split.is_empty()) {
+            return Err(Error::data("the validation split has no samples")
+                .at(name)
+                .because("its accuracy selects the best checkpoint")
+                .remedy("raise --val-num-samples (--num-samples of `fornax val`), or choose another split"));
+        }
         let mut statistics = None;
         if let Some([.., own]) = &mut image_size {
             *own = self.channels.unwrap_or(*own);

@@ -181,7 +181,7 @@ settings! {
         #[arg(value_name = "NAME")]
         opt: OptimizerName = "sgd", in short help;
         /// Peak learning rate (mutually exclusive with --lr-base)
-        #[arg(value_name = "LR", value_parser = positive)]
+        #[arg(value_name = "LR", value_parser = non_negative)]
         lr: f64, in short help;
         /// Base learning rate: peak at batch size --lr-base-size, scaled to the actual batch size (mutually exclusive with --lr)
         #[arg(value_name = "LR", value_parser = positive)]
@@ -297,7 +297,7 @@ settings! {
         #[arg(value_name = "S", value_parser = below_one)]
         smoothing: f64, in short help;
         /// Binary cross entropy (BCE) instead of cross entropy; unlike timm, also with --smoothing 0
-        bce_loss: bool, in short help;
+        bce_loss: bool, needs NO_JSD, in short help;
         /// Sum the BCE loss over classes instead of averaging it
         bce_sum: bool, needs BCE_LOSS;
         /// Threshold that binarises smoothed or mixed BCE targets

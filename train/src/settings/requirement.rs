@@ -65,6 +65,8 @@ requirements! {
         "there is one cycle", "give --lr-cycle-limit too";
     LR_NOISE: |c| c.given.lr_noise.is_some(),
         "there is no noise", "give --lr-noise too";
+    NO_JSD: |c| c.given.jsd_loss != Some(true),
+        "--jsd-loss replaces it", "give one of the two";
     BCE_LOSS: |c| c.given.bce_loss == Some(true),
         "the loss is not binary cross entropy", "give --bce-loss too";
     MODEL_EMA: |c| c.given.model_ema == Some(true),
