@@ -225,6 +225,38 @@ fn split_and_limit_options_select_samples() {
 }
 
 #[test]
+fn splits_are_found_in_any_case() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = folder.path().join("set");
+    image_folder(&root);
+    let count = |data: &fornax::data::DatasetSplits| {
+        (data.train.len(), data.validation.as_ref().map(|split| split.len()))
+    };
+    let expected = count(&open(&root));
+    fs::rename(root.join("train"), root.join("TRAIN")).expect("renames");
+    fs::rename(root.join("val"), root.join("Val")).expect("renames");
+    assert_eq!(count(&open(&root)), expected);
+    let mut builder = tar::Builder::new(fs::File::create(folder.path().join("set.tar")).expect("creates"));
+    builder.append_dir_all("set", &root).expect("writes");
+    builder.into_inner().expect("writes");
+    assert_eq!(count(&open(&folder.path().join("set.tar"))), expected);
+    // Only a test split besides training: it is not trained on, even if nothing is held out.
+    fs::rename(root.join("Val"), root.join("Test")).expect("renames");
+    assert_eq!(count(&open(&root)), (expected.0, None));
+}
+
+#[test]
+fn class_map_is_looked_up_in_the_folder_of_the_dataset() {
+    let folder = tempfile::tempdir().expect("a folder");
+    image_folder(folder.path());
+    write(&folder.path().join("only-dogs.txt"), b"dog\n");
+    let mapped = DatasetOptions { class_map: Some("only-dogs.txt".into()), ..options(folder.path()) };
+    assert_eq!(mapped.open().expect("opens").classes, ["dog"]);
+    let missing = DatasetOptions { class_map: Some("none.txt".into()), ..options(folder.path()) };
+    assert!(missing.open().map(drop).expect_err("no file").to_string().contains("none.txt"));
+}
+
+#[test]
 fn invalid_datasets_are_rejected_with_one_clear_error() {
     let folder = tempfile::tempdir().expect("a folder");
     let root = folder.path();
@@ -308,6 +340,8 @@ fn verify_lists_every_corrupt_image_and_exits_with_3() {
     assert_eq!(text.lines().count(), 3, "{text}");
     // An export with a corrupt image leaves nothing behind.
     assert_rejected(root, "datasets export set --format tar --output out", &["cannot be read"]);
+    let output = run(root, "datasets export set --clip-len 2 --format tar --output out");
+    assert!(output.status.code() == Some(2) && stderr(&output).contains("--clip-len"), "{}", stderr(&output));
 }
 
 #[test]
@@ -367,6 +401,8 @@ fn input_key_restricts_a_folder_to_extensions_and_names_a_column_of_a_list() {
         ..options(&list)
     };
     assert_eq!(columns.open().expect("opens").classes, ["cat", "dog"]);
+    let text = succeed(folder.path(), "datasets info list.csv --input-key photo --target-key species");
+    assert!(text.contains("train       2 samples"), "{text}");
     let missing = DatasetOptions { target_key: Some("genus".into()), ..columns };
     let error = missing.open().map(drop).expect_err("there is no such column").to_string();
     assert!(error.contains("\"genus\"") && error.contains("species, photo"), "{error}");

@@ -72,6 +72,72 @@ fn exif_orientation_is_applied_only_on_request() {
     assert_eq!([size(false)[0], size(false)[1]], [size(true)[1], size(true)[0]]);
 }
 
+/// BMP of one-row pixel data below each other, the first at the bottom. `extra` follows the header of 40 bytes: masks or a palette.
+fn bmp(size: [i32; 2], depth: u16, compression: u32, extra: &[u8], rows: &[u8]) -> Vec<u8> {
+    let mut bytes = b"BM".to_vec();
+    let start = 54 + extra.len();
+    let words =
+        [(start + rows.len()) as u32, 0, start as u32, 40, size[1].cast_unsigned(), size[0].cast_unsigned()];
+    words.iter().for_each(|word| bytes.extend(word.to_le_bytes()));
+    [1, depth].iter().for_each(|word| bytes.extend(word.to_le_bytes()));
+    [compression, rows.len() as u32, 0, 0, 0, 0].iter().for_each(|word| bytes.extend(word.to_le_bytes()));
+    [&bytes, extra, rows].concat()
+}
+
+/// Masks of red, green and blue in a BMP.
+fn masks(masks: [u32; 3]) -> Vec<u8> {
+    masks.into_iter().flat_map(u32::to_le_bytes).collect()
+}
+
+/// The expected values are those of Pillow.
+#[test]
+fn bmps_of_16_and_32_bits_decode_by_their_masks() {
+    let rgb = |bytes: &[u8]| Image::decode(bytes, 3).expect("decodes");
+    // Two rows of three pixels, each row padded to eight bytes.
+    let rows: Vec<u8> = [0x7fff, 0x7c00, 0x03e0, 0, 0x001f, 0x4210, 0x0001, 0]
+        .into_iter()
+        .flat_map(u16::to_le_bytes)
+        .collect();
+    let image = rgb(&bmp([2, 3], 16, 0, &[], &rows));
+    assert_eq!(image.size, [2, 3, 3]);
+    assert_eq!(image.pixels[..9], [0, 0, 255, 131, 131, 131, 0, 0, 8]);
+    assert_eq!(image.pixels[9..], [255, 255, 255, 255, 0, 0, 0, 255, 0]);
+    let turned = rgb(&bmp([-2, 3], 16, 0, &[], &rows));
+    assert_eq!(turned.pixels[..9], image.pixels[9..], "a negative height starts at the top");
+    let narrow = masks([0xf800, 0x7e0, 0x1f]);
+    let image = rgb(&bmp([2, 3], 16, 3, &narrow, &rows));
+    assert_eq!(image.pixels[9..], [123, 255, 255, 123, 129, 0, 0, 125, 0]);
+    let swapped = masks([0xff, 0xff00, 0xff_0000]);
+    assert_eq!(rgb(&bmp([1, 1], 32, 3, &swapped, &[1, 2, 3, 4])).pixels, [1, 2, 3]);
+    assert_eq!(rgb(&bmp([1, 1], 32, 0, &[], &[1, 2, 3, 4])).pixels, [3, 2, 1]);
+    // A file of one pixel, with and without a palette.
+    assert_eq!(rgb(&bmp([1, 1], 24, 0, &[], &[1, 2, 3, 0])).pixels, [3, 2, 1]);
+    let palette: Vec<u8> = (0..=255).flat_map(|i| [i, 0, 255 - i, 0]).collect();
+    assert_eq!(rgb(&bmp([1, 1], 8, 0, &palette, &[7, 0, 0, 0])).pixels, [248, 0, 7]);
+    let gap = Image::decode(&bmp([1, 1], 16, 3, &masks([0xa000, 0x7e0, 0x1f]), &[0; 4]), 3);
+    assert!(gap.expect_err("a mask with a gap").contains("not supported"));
+}
+
+#[test]
+fn truncated_bmps_are_rejected() {
+    let palette: Vec<u8> = (0..=255).flat_map(|i| [i, i, i, 0]).collect();
+    let runs = [[4, 9, 0, 0], [2, 7, 0, 0], [0, 3, 1, 2], [3, 0, 0, 1]].concat();
+    for (name, whole) in [
+        ("1 bit", bmp([3, 40], 1, 0, &palette[..8], &[0x55; 24])),
+        ("8 bits", bmp([3, 4], 8, 0, &palette, &[9; 12])),
+        ("16 bits", bmp([3, 4], 16, 0, &[], &[9; 24])),
+        ("24 bits", bmp([3, 4], 24, 0, &[], &[9; 36])),
+        ("32 bits", bmp([3, 4], 32, 0, &[], &[9; 48])),
+        ("runs", bmp([3, 4], 8, 1, &palette, &runs)),
+    ] {
+        assert_eq!(Image::decode(&whole, 3).expect(name).size[0], 3, "{name}");
+        for cut in [4, 10, whole.len() - 30] {
+            let why = Image::decode(&whole[..whole.len() - cut], 3).expect_err(name);
+            assert_eq!(why, "the BMP is truncated", "{name} without {cut} bytes");
+        }
+    }
+}
+
 /// Random numbers below a limit.
 fn random_numbers(seed: u64) -> impl FnMut(usize) -> usize {
     let mut state = seed;
@@ -164,6 +230,34 @@ fn encoded_images_are_transformed_like_decoded_ones() {
                 assert!(got == expected, "{name}, sample {sample}, {options:?}");
                 assert_eq!(rngs[0].uniform(), rngs[1].uniform(), "{name}: the same random numbers are used");
             }
+        }
+    }
+}
+
+#[test]
+fn data_after_the_end_of_a_jpeg_change_nothing() {
+    let options = DecodeOptions { channels: 3, exif_orientation: false };
+    for (name, bytes) in baseline_jpegs() {
+        let whole = Image::decode(&bytes, 3).expect("decodes");
+        for tail in [&b"\n"[..], &[0; 100], &bytes[..200]] {
+            let longer = [&bytes, tail].concat();
+            assert!(Image::decode(&longer, 3).expect("decodes") == whole, "{name}");
+            assert!(RegionDecoder::open(&longer, &options).is_some(), "{name}");
+        }
+    }
+}
+
+#[test]
+fn jpegs_without_their_last_bytes_are_rejected() {
+    for (name, bytes) in sizes()
+        .iter()
+        .filter(|(name, _)| name.ends_with(".jpg"))
+        .map(|(name, _)| (name, fs::read(cases().join(name)).expect("reads")))
+    {
+        assert!(bytes.ends_with(&[0xff, 0xd9]), "{name}");
+        for cut in 1..=13 {
+            let why = Image::decode(&bytes[..bytes.len() - cut], 3).expect_err(name);
+            assert_eq!(why, "the JPEG is truncated", "{name} without {cut} bytes");
         }
     }
 }

@@ -246,6 +246,16 @@ fn callback_stops_run_and_resumed_run_equals_an_uninterrupted_one() {
 }
 
 #[test]
+fn plan_counts_the_updates_of_repeated_epochs() {
+    let settings = Settings { epoch_repeats: Some(2.5), ..tiny_settings() };
+    let plan = tiny_run(&settings).plan().expect("a plan");
+    assert!(plan.contains("3 epochs of 10 updates"), "{plan}");
+    let mut run = tiny_run(&settings);
+    run.run().expect("trains");
+    assert_eq!(run.state.update, 30);
+}
+
+#[test]
 fn early_stopping_ends_the_run() {
     // Without learning no evaluation is better than the first.
     let settings = Settings {

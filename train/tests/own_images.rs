@@ -124,6 +124,8 @@ fn bad_training_images_are_replaced_and_listed_or_end_the_run() {
     succeed(root, &format!("train shapes {TINY} --experiment a --max-bad 0.05"));
     let list = fs::read_to_string(root.join("out/a/bad_images.csv")).expect("reads");
     assert!(list.contains("1.jpg") && list.contains("truncated"), "{list}");
+    let log = fs::read_to_string(root.join("out/a/log.txt")).expect("reads");
+    assert!(log.contains("1 training images cannot be read") && log.contains("bad_images.csv"), "{log}");
     let output = run(root, &format!("train shapes {TINY} --bad-image error"));
     let text = stderr(&output);
     assert_eq!(output.status.code(), Some(3), "{text}");
@@ -133,6 +135,7 @@ fn bad_training_images_are_replaced_and_listed_or_end_the_run() {
     let output = run(root, &format!("train shapes {TINY}"));
     assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
     assert!(stderr(&output).contains("41.jpg"), "{}", stderr(&output));
+    assert!(!stderr(&output).contains("--bad-image"), "the policy is for training: {}", stderr(&output));
 }
 
 #[test]

@@ -149,17 +149,40 @@ fn prediction_goes_on_past_bad_images_and_exits_with_3() {
     }
 }
 
+#[cfg(unix)]
+#[test]
+fn prediction_goes_on_past_entries_that_cannot_be_listed() {
+    use std::os::unix::{ffi::OsStrExt, fs::symlink};
+    let folder = tempfile::tempdir().expect("a folder");
+    saved(folder.path());
+    let set = folder.path().join("set");
+    fs::create_dir(&set).expect("creates");
+    fs::copy(images().join("gray.png"), set.join("1.png")).expect("copies");
+    symlink("nowhere", set.join("2.png")).expect("links");
+    symlink(&set, set.join("loop")).expect("links");
+    fs::write(set.join(std::ffi::OsStr::from_bytes(b"\xff.png")), b"x").expect("writes");
+    let output =
+        run(folder.path(), "predict set --model resnet8 --weights w.safetensors --json --device cpu");
+    let message = stderr(&output);
+    assert_eq!(output.status.code(), Some(3), "{message}");
+    for part in ["leads nowhere", "in a circle", "not UTF-8", "3 of 4 images cannot be read"] {
+        assert!(message.contains(part), "{part:?} is missing in\n{message}");
+    }
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    assert_eq!((text.matches("\"topk\"").count(), text.matches("\"error\"").count()), (1, 3), "{text}");
+}
+
 #[test]
 fn class_names_come_from_class_map() {
     let folder = tempfile::tempdir().expect("a folder");
     saved(folder.path());
     let names: Vec<String> = (0..10).map(|i| format!("thing {i}")).collect();
-    fs::write(folder.path().join("names.txt"), names.join("\n")).expect("writes");
+    fs::write(folder.path().join("names.txt"), format!("\u{feff}{}", names.join("\n"))).expect("writes");
     fs::write(folder.path().join("short.txt"), "a\nb\n").expect("writes");
     let image = images().join("gray.png");
     let predict = format!("predict {} --model resnet8 --weights w.safetensors", image.display());
     let text = succeed(folder.path(), &format!("{predict} --class-map names.txt"));
-    assert_eq!(text.matches("thing ").count(), 5, "{text}");
+    assert!(text.matches("thing ").count() == 5 && !text.contains('\u{feff}'), "{text}");
     assert_rejected(
         folder.path(),
         &format!("{predict} --class-map short.txt"),

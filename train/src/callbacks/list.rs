@@ -3,10 +3,10 @@ use super::{
     BatchBegin, Callback, EpochBegin, EpochEnd, Rollback, RunSnapshot, SaveReason, TestBegin, TestSummary,
     TrainBegin, TrainEnd, TrainSummary,
 };
+use crate::Result;
 use crate::checkpoint::Checkpoint;
 use crate::error::ErrorKind;
 use crate::report::UpdateMetrics;
-use crate::{Error, Result};
 
 /// Callbacks that are called one after the other. If a file cannot be written, training continues: the first failure of a callback is
 /// reported as a message, and the callback is called again at the next event.
@@ -44,20 +44,20 @@ impl<'a> CallbackList<'a> {
 
     /// Calls a hook of every callback.
     fn each(&mut self, hook: &mut dyn FnMut(&mut dyn Callback) -> Result<()>) -> Result<()> {
-        let mut failures: Vec<Error> = vec![];
+        let mut messages: Vec<String> = vec![];
         for entry in &mut self.entries {
             match hook(&mut *entry.callback) {
                 Err(error) if error.kind() == ErrorKind::Disk => {
                     if !entry.reported {
-                        failures.push(error);
+                        messages.push(format!("warning: training continues, but {error}"));
                     }
                     entry.reported = true;
                 }
                 other => other?,
             }
+            messages.extend(entry.callback.take_message());
         }
-        for error in failures {
-            let text = format!("warning: training continues, but {error}");
+        for text in messages {
             for entry in &mut self.entries {
                 match entry.callback.on_message(&text) {
                     // The failed callback cannot write this either.
@@ -133,6 +133,10 @@ impl Callback for CallbackList<'_> {
         Ok(None)
     }
 
+    fn take_message(&mut self) -> Option<String> {
+        self.entries.iter_mut().find_map(|entry| entry.callback.take_message())
+    }
+
     fn stop_reason(&self) -> Option<String> {
         self.entries.iter().find_map(|entry| entry.callback.stop_reason())
     }
@@ -141,6 +145,7 @@ impl Callback for CallbackList<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Error;
     use std::cell::RefCell;
     use std::rc::Rc;
 

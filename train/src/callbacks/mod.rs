@@ -100,6 +100,11 @@ pub trait Callback {
         Ok(())
     }
 
+    /// Message for the user since the last call, if there is one; asked after every hook, and passed to `on_message` of all callbacks.
+    fn take_message(&mut self) -> Option<String> {
+        None
+    }
+
     /// Called when the state of the run is to be saved: at its start, after every epoch, at recovery intervals, on request, and when a
     /// signal interrupts it.
     fn on_save(&mut self, _snapshot: &RunSnapshot, _reason: SaveReason) -> Result<()> {

@@ -70,7 +70,8 @@ impl AugmentConfig {
             prob,
             mode: given.remode.unwrap_or(EraseModeArg::Pixel).into(),
             count: given.recount.unwrap_or(1) as usize,
-            num_splits: if given.resplit == Some(true) { splits } else { 0 },
+            // As in timm, without augmentation splits the first half of a batch is not erased.
+            num_splits: if given.resplit == Some(true) { splits.max(2) } else { 0 },
             ..RandomErasingOptions::default()
         });
         if let Some(erasing) = &erasing {

@@ -456,6 +456,28 @@ mod tests {
     }
 
     #[test]
+    fn resplit_without_augmentation_splits_halves_the_batch() {
+        let given = Settings { reprob: Some(0.5), resplit: Some(true), ..Settings::default() };
+        let splits = |given: &Settings| {
+            let config = Config::resolve(given).expect("valid");
+            config.augment.batch_augmentation(4).expect("erases").erasing.num_splits
+        };
+        assert_eq!(splits(&given), 2);
+        assert_eq!(splits(&Settings { aug_splits: Some(3), ..given }), 3);
+    }
+
+    #[test]
+    fn loader_options_below_one_name_their_flag() {
+        for (given, flag) in [
+            (Settings { epoch_repeats: Some(0.5), ..Settings::default() }, "--epoch-repeats"),
+            (Settings { prefetch: Some(0), ..Settings::default() }, "--prefetch"),
+        ] {
+            let error = Config::resolve(&given).expect_err(flag).to_string();
+            assert!(error.contains(flag) && error.contains("give at least 1"), "{error}");
+        }
+    }
+
+    #[test]
     fn flags_without_effect_are_rejected() {
         let adam = Settings {
             opt: Some("adamw".parse().expect("a name")),

@@ -41,7 +41,11 @@ impl ModelConfig {
             bn_momentum: given.bn_momentum,
             bn_eps: given.bn_eps,
             bn_tf: given.bn_tf.unwrap_or(false),
-            bn_splits: if given.split_bn == Some(true) { given.aug_splits.unwrap_or(1) as usize } else { 1 },
+            bn_splits: if given.split_bn == Some(true) {
+                given.aug_splits.unwrap_or(0).max(2) as usize
+            } else {
+                1
+            },
             ..ModelOptions::default()
         };
         if let Some(pooling) = &given.gp {
@@ -186,6 +190,9 @@ mod tests {
         assert!(
             crate::config::Config::resolve(&given).expect_err("no splits").to_string().contains("--split-bn")
         );
+        let given = Settings { resplit: Some(true), ..given };
+        let config = crate::config::Config::resolve(&given).expect("--resplit makes two splits");
+        assert_eq!(config.model.options.bn_splits, 2);
     }
 
     #[test]

@@ -131,7 +131,9 @@ impl ImageTransform for EvalTransform {
 
 /// The mean in bytes: the colour of borders.
 pub(crate) fn mean_colour(mean: &[f32]) -> Vec<u8> {
-    mean.iter().map(|m| (255.0 * f64::from(*m)).round_ties_even() as u8).collect()
+    // The shortest decimal is the number as given, in f64 as in Python: 0.3 is 76, its nearest f32 would be 77.
+    let exact = |m: &f32| m.to_string().parse().unwrap_or(f64::from(*m));
+    mean.iter().map(|m| (255.0 * exact(m)).round_ties_even() as u8).collect()
 }
 
 /// Errors if an image would be resized to too many pixels.
@@ -141,5 +143,16 @@ pub(crate) fn check_size([h, w]: [usize; 2], size: [usize; 2]) -> std::result::R
             Err(format!("its {h}x{w} pixels would be resized to {}x{} before the crop", size[0], size[1]))
         }
         false => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mean_colour_rounds_as_python_does() {
+        // 255 * 0.3 is 76.5 in f64.
+        assert_eq!(mean_colour(&[0.3, 0.485, 0.456, 0.406, 0.5, 0.0, 1.0]), [76, 124, 116, 104, 128, 0, 255]);
     }
 }

@@ -39,8 +39,8 @@ pub fn read_image_file(path: &Path) -> Result<Vec<u8>> {
     let fail = |why: String| {
         Error::data(what).at_path(path).because(why).remedy("replace the file, or leave it out")
     };
-    let file = File::open(path).map_err(unreadable)?;
-    let metadata = file.metadata().map_err(unreadable)?;
+    // Before it is opened: opening a FIFO waits for a writer.
+    let metadata = std::fs::metadata(path).map_err(unreadable)?;
     if !metadata.is_file() {
         return Err(fail("it is not a regular file".into()));
     }
@@ -48,6 +48,7 @@ pub fn read_image_file(path: &Path) -> Result<Vec<u8>> {
         return Err(fail(format!("it has {} bytes; at most {MAX_FILE_BYTES} are read", metadata.len())));
     }
     let mut bytes = Vec::with_capacity(metadata.len() as usize);
+    let file = File::open(path).map_err(unreadable)?;
     file.take(MAX_FILE_BYTES).read_to_end(&mut bytes).map_err(unreadable)?;
     Ok(bytes)
 }
@@ -78,6 +79,7 @@ impl Dataset for FileDataset {
         self.targets.iter().fold(self.paths.crc32c(), append)
     }
 }
+
 /// Files directly in a folder whose name ends in an extension, in any case, sorted.
 pub(super) fn files_with_extension(folder: &Path, extension: &str) -> Result<Vec<PathBuf>> {
     let entries = std::fs::read_dir(folder).map_err(|e| {
@@ -90,4 +92,19 @@ pub(super) fn files_with_extension(folder: &Path, extension: &str) -> Result<Vec
         .collect();
     paths.sort();
     Ok(paths)
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fifo_is_rejected_without_waiting_for_a_writer() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("1.png");
+        let made = std::process::Command::new("mkfifo").arg(&path).status().expect("mkfifo starts");
+        assert!(made.success());
+        let error = read_image_file(&path).expect_err("a FIFO").to_string();
+        assert!(error.contains("not a regular file"), "{error}");
+    }
 }

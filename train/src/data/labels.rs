@@ -92,6 +92,7 @@ pub fn read_class_map(path: &Path) -> Result<Arc<[String]>> {
     };
     let bytes = std::fs::read(path).map_err(|e| Error::unreadable(ErrorKind::Data, what, path, &e))?;
     let text = String::from_utf8(bytes).map_err(|_| fail("it is not UTF-8".into()))?;
+    let text = text.trim_start_matches('\u{feff}');
     let names: Vec<String> = text.trim_end().lines().map(|line| line.trim().to_string()).collect();
     let mut lines = HashMap::new();
     for (line, name) in names.iter().enumerate() {
@@ -149,6 +150,7 @@ mod tests {
             read_class_map(&path).map_err(|e| e.to_string())
         };
         assert_eq!(*read(b"cat\r\n dog \n\n").expect("reads"), ["cat", "dog"].map(String::from));
+        assert_eq!(*read("\u{feff}cat\ndog\n".as_bytes()).expect("reads"), ["cat", "dog"].map(String::from));
         for (bytes, expected) in [
             (&b"a\n\nb"[..], "line 2 is empty"),
             (b"a\nb\na\n", "\"a\" is in lines 1 and 3"),

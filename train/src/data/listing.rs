@@ -17,6 +17,15 @@ pub struct FolderListing {
 /// Lists the files of a folder and its subfolders that end in one of `extensions`. Links are followed. Errors if a link leads back to a
 /// folder that contains it, a folder cannot be read, or a name is not UTF-8.
 pub fn list(folder: &Path, extensions: &[&str]) -> Result<FolderListing> {
+    list_with(folder, extensions, |_, error| Err(error))
+}
+
+/// Lists like [`list`], and calls `on_error` with the path of each entry that cannot be listed; the entry is left out if that succeeds.
+pub fn list_with(
+    folder: &Path,
+    extensions: &[&str],
+    mut on_error: impl FnMut(&Path, Error) -> Result<()>,
+) -> Result<FolderListing> {
     if !folder.is_dir() {
         let why = if folder.exists() { "it is not a folder" } else { "no such folder" };
         return Err(Error::data("the folder cannot be read")
@@ -36,7 +45,13 @@ pub fn list(folder: &Path, extensions: &[&str]) -> Result<FolderListing> {
         }
     };
     for entry in WalkDir::new(folder).min_depth(1).follow_links(true) {
-        let entry = entry.map_err(|e| unreadable(folder, &e))?;
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(e) => {
+                on_error(e.path().unwrap_or(folder), unreadable(folder, &e))?;
+                continue;
+            }
+        };
         while open.len() >= entry.depth() {
             open.pop().into_iter().for_each(&mut close);
         }
@@ -45,10 +60,22 @@ pub fn list(folder: &Path, extensions: &[&str]) -> Result<FolderListing> {
             parent.entries += 1;
             parent.folders += usize::from(is_folder);
         }
+        let is_file = has_extension(&entry.file_name().to_string_lossy(), extensions);
+        if !is_folder && !is_file {
+            continue;
+        }
+        let path = match relative(folder, &entry) {
+            Ok(path) => path,
+            Err(error) => {
+                on_error(entry.path(), error)?;
+                // The files of a folder without a name are left out one by one.
+                String::new()
+            }
+        };
         if is_folder {
-            open.push(FolderCounts { path: relative(folder, &entry)?, entries: 0, matches: 0, folders: 0 });
-        } else if has_extension(&entry.file_name().to_string_lossy(), extensions) {
-            files.push(&relative(folder, &entry)?);
+            open.push(FolderCounts { path, entries: 0, matches: 0, folders: 0 });
+        } else if !path.is_empty() {
+            files.push(&path);
             open.iter_mut().for_each(|parent| parent.matches += 1);
         }
     }

@@ -208,7 +208,7 @@ impl DatasetOptions {
         let mut files =
             DatasetFiles { root: root.into(), kind, names, input_key: self.input_key.clone(), columns };
         let order = match &self.class_map {
-            Some(path) => ClassOrder::Map(read_class_map(path)?),
+            Some(path) => ClassOrder::Map(read_class_map(&class_map_path(path, root))?),
             None => ClassOrder::Found,
         };
         let (train, validation) = self.open_splits(&mut files, order)?;
@@ -290,10 +290,10 @@ impl DatasetOptions {
     fn hold_out(&self, all: OpenSplit) -> Result<(OpenSplit, Option<OpenSplit>)> {
         let Some(fraction) = self.val_fraction else { return Ok((all, None)) };
         let (train, validation) = stratified_split(all.dataset, fraction);
-        if train.is_empty() || validation.is_empty() {
-            return Err(Error::usage(format!("--val-fraction {fraction} leaves a split empty"))
-                .because(format!("{} samples to train, {} to validate", train.len(), validation.len()))
-                .remedy("choose a value nearer to 0.5, or add images"));
+        if validation.is_empty() {
+            return Err(Error::data("no image can be held out for validation")
+                .because("every class has a single image, which is needed for training")
+                .remedy("add images, or a validation split"));
         }
         let split = |dataset, notes| OpenSplit { dataset, image_size: all.image_size, notes };
         Ok((split(train, all.notes), Some(split(validation, vec![]))))
@@ -347,6 +347,12 @@ impl DatasetOptions {
         }
         Ok(DatasetSplits { name, train, validation, classes, statistics, image_size, notes })
     }
+}
+
+/// Path of a class map: as in timm, one that does not exist is looked up in the dataset's folder.
+fn class_map_path(path: &Path, root: &Path) -> PathBuf {
+    let inside = root.join(path);
+    if !path.exists() && inside.is_file() { inside } else { path.into() }
 }
 
 fn unknown(name: &str) -> Error {

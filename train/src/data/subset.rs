@@ -29,12 +29,45 @@ pub fn sorted_by_class(dataset: Arc<dyn Dataset>) -> Arc<dyn Dataset> {
     Arc::new(DatasetSubset::new(dataset, indices))
 }
 
-/// Divides a dataset into a training and a validation split: `fraction` of each class, rounded to the nearest, is for validation. The
-/// choice is keyed and does not depend on the run's seed, so that results of different runs are comparable.
+/// Divides a dataset into a training and a validation split: `fraction` of each class is for validation, see [`held_out`]. The choice is
+/// keyed and does not depend on the run's seed, so that results of different runs are comparable.
 pub fn stratified_split(dataset: Arc<dyn Dataset>, fraction: f64) -> (Arc<dyn Dataset>, Arc<dyn Dataset>) {
-    let held_out = |members: usize| (members as f64 * fraction).round() as usize;
-    let (validation, train) = choose(&*dataset, "dataset/validation", held_out);
+    let mut members = vec![0; dataset.classes().len()];
+    (0..dataset.len()).for_each(|index| members[dataset.target(index) as usize] += 1);
+    let mut counts = held_out(&members, fraction).into_iter();
+    let (validation, train) =
+        choose(&*dataset, "dataset/validation", |_| counts.next().expect("a count for each class"));
     (Arc::new(DatasetSubset::new(dataset.clone(), train)), Arc::new(DatasetSubset::new(dataset, validation)))
+}
+
+/// Number of samples of each class for validation, `fraction` of all in sum. One sample of a class stays for training. Each class of two
+/// or more has one for validation if the sum is large enough; otherwise the classes have one in turn, so that a thousand classes of two
+/// images do not lose half of them.
+fn held_out(members: &[usize], fraction: f64) -> Vec<usize> {
+    let can_divide = |members: &&usize| **members > 1;
+    let (classes, divisible) = members
+        .iter()
+        .filter(can_divide)
+        .fold((0, 0), |(classes, sum), members| (classes + 1, sum + members));
+    let total = ((divisible as f64 * fraction).round() as usize).max(1);
+    let least = usize::from(total >= classes);
+    // What a class should have beyond `least`; cumulative rounding, so that the parts add up to the whole.
+    let weight = |members: usize| match members > 1 {
+        true => (members as f64 * fraction - least as f64).max(0.0),
+        false => 0.0,
+    };
+    let all: f64 = members.iter().map(|members| weight(*members)).sum();
+    let rest = (total - least * classes.min(total)) as f64;
+    let (mut seen, mut taken) = (0.0, 0);
+    let part = |members: &usize| {
+        seen += weight(*members);
+        let until = if all > 0.0 { (rest * seen / all).round() as usize } else { 0 };
+        let limit = members.saturating_sub(1 + least);
+        let part = until.saturating_sub(taken).min(limit);
+        taken += part;
+        if *members > 1 { least + part } else { 0 }
+    };
+    members.iter().map(part).collect()
 }
 
 /// `count` samples of a dataset, from each class in proportion to its size; all of them if there are not more.
@@ -153,9 +186,24 @@ mod tests {
         all.sort_unstable();
         assert_eq!(all, (0..100).collect::<Vec<u8>>());
         let count = |class| (0..validation.len()).filter(|i| validation.target(*i) == class).count();
-        assert_eq!((count(0), count(1), count(2), count(3)), (12, 3, 3, 3));
+        assert_eq!([count(0), count(1), count(2), count(3)], [12, 3, 2, 3]);
         let (again, _) = stratified_split(dataset(&targets), 0.2);
         assert_eq!(pixels(&*again), pixels(&*train));
+    }
+
+    #[test]
+    fn small_classes_are_held_out_evenly_and_keep_an_image_to_train() {
+        // One image in ten of thirty classes of four, spread over the classes.
+        let few = held_out(&[4; 30], 0.1);
+        assert!(few.iter().sum::<usize>() == 12 && few.iter().all(|count| *count <= 1), "{few:?}");
+        assert_eq!(few[..15].iter().sum::<usize>(), 6);
+        assert_eq!(held_out(&[20, 4, 3, 1], 0.1), [1, 1, 1, 0]);
+        assert_eq!(held_out(&[2; 1000], 0.1).iter().sum::<usize>(), 200);
+        assert_eq!(held_out(&[1000; 3], 0.1), [100; 3]);
+        assert_eq!(held_out(&[2, 2], 0.1).iter().sum::<usize>(), 1);
+        assert_eq!(held_out(&[5, 2, 1], 0.9), [4, 1, 0]);
+        assert_eq!(held_out(&[1, 1], 0.5), [0, 0]);
+        assert_eq!(held_out(&[0, 10], 0.1), [0, 1]);
     }
 
     #[test]

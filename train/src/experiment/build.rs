@@ -51,10 +51,22 @@ fn open_splits(config: &Config) -> Result<DatasetSplits> {
         }
         let options = DatasetOptions { val_fraction: Some(DEFAULT_VAL_FRACTION), ..options.clone() };
         splits = options.open()?;
-        let fraction = format!("no validation split: {DEFAULT_VAL_FRACTION} of each class is held out");
-        splits.notes.push(fraction);
+        splits.notes.push(hold_out_note(&splits));
     }
     Ok(splits)
+}
+
+/// Note about the images that are held out for validation by default.
+fn hold_out_note(splits: &DatasetSplits) -> String {
+    let mut held_out = vec![false; splits.classes.len()];
+    if let Some(validation) = &splits.validation {
+        (0..validation.len()).for_each(|index| held_out[validation.target(index) as usize] = true);
+    }
+    let none = match held_out.iter().filter(|held_out| !**held_out).count() {
+        0 => String::new(),
+        count => format!(", none of {count} classes; --val-fraction sets the fraction"),
+    };
+    format!("no validation split: {DEFAULT_VAL_FRACTION} of each class is held out{none}")
 }
 
 /// Checks that a training batch fits into the dataset.

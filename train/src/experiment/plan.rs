@@ -2,6 +2,7 @@
 use super::RunData;
 use crate::config::Config;
 use crate::data::SampleImage;
+use crate::loader::sampler::Sampler;
 use crate::report::{bytes, thousands};
 use fornax_engine::Device;
 use fornax_nn::{Module, named_parameters};
@@ -17,7 +18,16 @@ pub fn plan(
     let RunData { splits, input, .. } = data;
     let ([h, w], c) = (input.size, input.channels);
     let parameters: usize = named_parameters(model).iter().map(|(_, tensor)| tensor.numel()).sum();
-    let batches = splits.train.len() / config.global_batch_size();
+    let order = Sampler {
+        len: splits.train.len(),
+        batch_size: config.global_batch_size(),
+        training: true,
+        seed: config.seed,
+        world: config.world_size,
+        epoch_repeats: config.data.epoch_repeats,
+        repeats: config.data.aug_repeats,
+    };
+    let batches = order.batches();
     let batches = config.batches_per_epoch.map_or(batches, |limit| limit.min(batches));
     let updates = batches.div_ceil(config.grad_accum_steps);
     let precision = match config.precision.half_dtype() {

@@ -93,10 +93,11 @@ impl SampleLoader {
                 }
             };
             let views = transformed.map_err(|why| {
-                Error::data("an image cannot be used")
-                    .at(self.location(index))
-                    .because(why)
-                    .remedy("repair or remove the file, or choose another --bad-image policy")
+                let remedy = match self.bad_images {
+                    Some(_) => "repair or remove the file, or choose another --bad-image policy",
+                    None => "repair or remove the file",
+                };
+                Error::data("an image cannot be used").at(self.location(index)).because(why).remedy(remedy)
             })?;
             self.check(&views).map(|()| views)
         });

@@ -8,7 +8,8 @@ use super::requirement::*;
 use super::seeds::Seeds;
 use super::serde_text;
 use super::value_parsers::{
-    batch_size, below_one, name_value, non_negative, pooling, positive, probability, utf8_path, whole,
+    batch_size, below_one, fraction, name_value, non_negative, pooling, positive, probability, utf8_path,
+    whole,
 };
 use crate::augment::mixup::MixupMode;
 use crate::augment::policies::AutoAugment;
@@ -35,7 +36,7 @@ settings! {
         #[arg(value_name = "NAME")]
         val_split: String = "validation, val, eval or evaluation";
         /// Without a validation split: fraction of each class that is held out for validation
-        #[arg(value_name = "FRACTION", value_parser = below_one)]
+        #[arg(value_name = "FRACTION", value_parser = fraction)]
         val_fraction: f64 = "0.1", in short help;
         /// Class map: text file with one class name per line, in the order of the logits; images of other classes are left out
         #[arg(value_name = "FILE", value_parser = utf8_path)]
@@ -164,7 +165,7 @@ settings! {
         /// TensorFlow's batch norm defaults: momentum 0.01, epsilon 1e-3
         bn_tf: bool;
         /// Separate batch norm layers for each augmentation split; evaluation uses those of the first, clean split
-        split_bn: bool, needs SPLITS;
+        split_bn: bool, needs SPLITS_OR_RESPLIT;
     }
     "Distributed" {
         /// Synchronised batch norm: statistics over the batches of all ranks
@@ -347,12 +348,12 @@ settings! {
         #[arg(value_name = "MODE")]
         #[serde(with = "serde_text::value_enum")]
         train_crop_mode: TrainCropMode = "rrc; shift for small images: digits, IDX, CIFAR", needs AUGMENTATION;
-        /// Range of the crop's area, as a fraction; in rkrc and rkrr of the resize scale, by default 0.8 1
+        /// Range of the crop's area, as a fraction; in rkrc and rkrr of the resize scale
         #[arg(value_name = "FRACTION", num_args = 2, value_parser = positive)]
-        scale: Vec<f64> = "0.08 1" | "0.08 1", needs AUGMENTATION, needs RESIZED_CROP, in short help;
-        /// Range of the crop's aspect ratio; in rkrc and rkrr by default 0.9 1.1111
+        scale: Vec<f64> = "0.08 1; in rkrc and rkrr 0.8 1, where timm's train.py passes 0.08 1" | "0.08 1", needs AUGMENTATION, needs RESIZED_CROP, in short help;
+        /// Range of the crop's aspect ratio; in rkrc and rkrr of its change
         #[arg(value_name = "RATIO", num_args = 2, value_parser = positive)]
-        ratio: Vec<f64> = "0.75 1.3333" | "0.75 1.3333333333333333", needs AUGMENTATION, needs RESIZED_CROP;
+        ratio: Vec<f64> = "0.75 1.3333; in rkrc and rkrr 0.9 1.1111, where timm's train.py passes 0.75 1.3333" | "0.75 1.3333333333333333", needs AUGMENTATION, needs RESIZED_CROP;
         /// Vertical flip probability
         #[arg(value_name = "P", value_parser = probability)]
         vflip: f64 = "0", needs AUGMENTATION;
@@ -388,7 +389,7 @@ settings! {
         #[arg(value_name = "N", value_parser = whole::<1, 16>)]
         recount: u32 = "1", needs ERASING, needs AUGMENTATION;
         /// Do not erase the first augmentation split
-        resplit: bool, needs ERASING, needs SPLITS, needs AUGMENTATION;
+        resplit: bool, needs ERASING_OR_SPLIT_BN, needs AUGMENTATION;
         /// Mixup alpha; 0: off
         #[arg(value_name = "ALPHA", value_parser = non_negative)]
         mixup: f64 = "0", in short help;

@@ -77,6 +77,10 @@ requirements! {
         "nothing is erased", "give --reprob too";
     SPLITS: |c| c.given.has_splits(),
         "there are no augmentation splits", "give --aug-splits 2 or more too";
+    SPLITS_OR_RESPLIT: |c| c.given.has_splits() || c.given.resplit == Some(true),
+        "the batch has no splits", "give --aug-splits 2 or more, or --resplit, too";
+    ERASING_OR_SPLIT_BN: |c| is_positive(c.given.reprob) || c.given.split_bn == Some(true),
+        "nothing is erased, and batch norm is not split", "give --reprob or --split-bn too";
     MIXING: |c| c.given.is_mixing(),
         "neither mixup nor CutMix is on", "give --mixup, --cutmix or --cutmix-minmax too";
     MIXUP_AND_CUTMIX: |c| is_positive(c.given.mixup) && c.given.is_cutting(),

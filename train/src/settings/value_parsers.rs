@@ -14,6 +14,11 @@ pub fn non_negative(text: &str) -> Result<f64, String> {
     number(text, |v| v >= 0.0 && v.is_finite(), "0 or more")
 }
 
+/// A number above 0 and below 1.
+pub fn fraction(text: &str) -> Result<f64, String> {
+    number(text, |v| v > 0.0 && v < 1.0, "above 0 and below 1")
+}
+
 /// A number of at least 0 and below 1.
 pub fn below_one(text: &str) -> Result<f64, String> {
     number(text, |v| (0.0..1.0).contains(&v), "at least 0 and below 1")
@@ -79,6 +84,7 @@ mod tests {
     #[test]
     fn numbers_keep_to_their_ranges() {
         assert!(positive("0").is_err() && positive("nan").is_err() && positive("x").is_err());
+        assert!(fraction("0").is_err() && fraction("1").is_err() && fraction("0.5") == Ok(0.5));
         assert!(below_one("1").is_err() && below_one("-0.1").is_err());
         assert_eq!((probability("1"), non_negative("0"), positive("2e-5")), (Ok(1.0), Ok(0.0), Ok(2e-5)));
     }

@@ -36,7 +36,12 @@ pub const CASES: &[Case] = &[
     ),
     plans("train_num_samples", "photos", "--train-num-samples 12", "12 training images, 8 validation images"),
     plans("val_num_samples", "photos", "--val-num-samples 3", "16 training images, 3 validation images"),
-    changes("epoch_repeats", "", "--epoch-repeats 2", &[TrainingBatches, Updates, LearningRates, Weights]),
+    changes(
+        "epoch_repeats",
+        "",
+        "--epoch-repeats 2",
+        &[Plan, TrainingBatches, Updates, LearningRates, Weights],
+    ),
     changes(
         "clip_len",
         "videos --clip-len 2",

@@ -24,6 +24,12 @@ pub struct DatasetArgs {
     /// File of class names, one per line, in the order of the class indices; other classes are left out
     #[arg(long, value_name = "FILE")]
     class_map: Option<PathBuf>,
+    /// Column of the paths in a CSV list, or extensions of the images in a folder, such as .png;.jpg
+    #[arg(long, value_name = "NAME")]
+    input_key: Option<String>,
+    /// Column of the labels in a CSV list
+    #[arg(long, value_name = "NAME")]
+    target_key: Option<String>,
     /// Fraction of the training split that is held out for validation
     #[arg(long, value_name = "P")]
     val_fraction: Option<f64>,
@@ -60,6 +66,8 @@ impl DatasetArgs {
             train_split: self.train_split.clone(),
             val_split: self.val_split.clone(),
             class_map: self.class_map.clone(),
+            input_key: self.input_key.clone(),
+            target_key: self.target_key.clone(),
             val_fraction: self.val_fraction,
             channels: self.in_chans,
             clip_len: self.clip_len,

@@ -75,12 +75,31 @@ fn fetch(info: &crate::data::DatasetInfo, _: Option<&str>, folder: &std::path::P
 
 /// Checks that a mirror is encrypted or on this machine.
 fn check_mirror(url: &str) -> Result<()> {
-    let host = url.strip_prefix("http://").map(|rest| rest.split(['/', ':']).next().unwrap_or_default());
+    let authority = url.strip_prefix("http://").and_then(|rest| rest.split(['/', '?', '#', '\\']).next());
+    // A host after `@` is another one than that at the beginning.
+    let host = authority.filter(|authority| !authority.contains('@')).and_then(|host| host.split(':').next());
     match (url.starts_with("https://"), host) {
         (true, _) | (_, Some("127.0.0.1" | "localhost")) => Ok(()),
         _ => Err(Error::usage("the mirror is not encrypted")
             .at("--mirror")
-            .because(format!("{url} does not begin with https://"))
+            .because(format!("{url} neither begins with https:// nor names this machine"))
             .remedy("give an https:// URL")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_encrypted_mirrors_and_this_machine_are_accepted() {
+        for url in ["https://host/x", "http://127.0.0.1:80/x", "http://localhost", "https://user@host/"] {
+            check_mirror(url).expect(url);
+        }
+        for url in
+            ["http://host/x", "http://127.0.0.1:80@host/", "http://localhost@host", "http://127.0.0.1.host/"]
+        {
+            check_mirror(url).expect_err(url);
+        }
     }
 }

@@ -28,6 +28,14 @@ pub fn execute(args: &ExportArgs) -> Result<()> {
             .because(format!("nothing is ever written to a dataset, here {}", root.display()))
             .remedy("choose a folder outside of it with --output"));
     }
+    if options.clip_len.is_some() {
+        return Err(Error::usage("videos cannot be exported")
+            .at("--clip-len")
+            .because("an export holds one image for each sample")
+            .remedy(
+                "copy the folder of the videos, or leave --clip-len out to export every frame as an image",
+            ));
+    }
     let data = options.open()?;
     data.notes.iter().for_each(|note| message!("{note}"));
     export(&data, args.format, args.dataset.channels(), &args.output)?;

@@ -7,16 +7,23 @@ use crate::{Error, Result};
 use rayon::prelude::*;
 use std::path::{Path, PathBuf};
 
-/// Collects the image files: files as given, and all images in given folders.
-pub fn collect_paths(arguments: &[PathBuf]) -> Result<Vec<PathBuf>> {
+/// Collects the image files: files as given, and all images in given folders. `on_error` is called with the path of each entry of a folder
+/// that cannot be listed.
+pub fn collect_paths(arguments: &[PathBuf], mut on_error: impl FnMut(&Path, Error)) -> Result<Vec<PathBuf>> {
     let mut paths = vec![];
     for argument in arguments {
         if !argument.is_dir() {
             paths.push(argument.clone());
             continue;
         }
-        let found = listing::list(argument, &EXTENSIONS)?.files;
-        if found.is_empty() {
+        let mut is_complete = true;
+        let found = listing::list_with(argument, &EXTENSIONS, |path, error| {
+            is_complete = false;
+            on_error(path, error);
+            Ok(())
+        })?;
+        let found = found.files;
+        if found.is_empty() && is_complete {
             return Err(Error::data("the folder has no images")
                 .at_path(argument)
                 .because(format!("no file in it ends in .{}", EXTENSIONS.join(", .")))

@@ -98,15 +98,19 @@ const IMAGE_ARGUMENTS: [&str; 8] =
 
 pub fn execute(args: &PredictArgs) -> Result<()> {
     args.compute.set_threads()?;
+    let mut bad: Vec<(String, Error)> = vec![];
     let inputs = match &args.tensor {
         Some(path) => Inputs::Tensor(read_tensor(path)?),
-        None => Inputs::Images(images::collect_paths(&args.images)?),
+        None => Inputs::Images(images::collect_paths(&args.images, |path, error| {
+            message!("{error}");
+            bad.push((path.display().to_string(), error));
+        })?),
     };
+    let total = inputs.len() + bad.len();
     let predictor = model::load(args)?;
     let device = args.compute.device.open()?;
     move_to(&*predictor.model, &device)?;
     let (mut names, mut features, mut logits) = (vec![], vec![], vec![]);
-    let mut bad = vec![];
     let batch = args.batch_size as usize;
     for first in (0..inputs.len()).step_by(batch) {
         let count = batch.min(inputs.len() - first);
@@ -122,10 +126,10 @@ pub fn execute(args: &PredictArgs) -> Result<()> {
                             images.push(image);
                             chosen.push(first + i);
                         }
-                        Err(error) if inputs.len() == 1 => return Err(error),
+                        Err(error) if total == 1 => return Err(error),
                         Err(error) => {
                             message!("{error}");
-                            bad.push((first + i, error));
+                            bad.push((inputs.name(first + i), error));
                         }
                     }
                 }
@@ -148,19 +152,16 @@ pub fn execute(args: &PredictArgs) -> Result<()> {
         logits.push(out.logits);
     }
     if args.json {
-        bad.iter()
-            .try_for_each(|(index, error)| super::print(&output::error(&inputs.name(*index), error)))?;
+        bad.iter().try_for_each(|(name, error)| super::print(&output::error(name, error)))?;
     }
     if !names.is_empty() {
         write_numbers(args, &predictor, &names, [&features, &logits])?;
     }
     match bad.first() {
         None => Ok(()),
-        Some((_, first)) => {
-            Err(Error::data(format!("{} of {} images cannot be read", bad.len(), inputs.len()))
-                .because(format!("the first: {}", first.why().unwrap_or(first.what())))
-                .remedy("replace the files reported above, or leave them out"))
-        }
+        Some((_, first)) => Err(Error::data(format!("{} of {total} images cannot be read", bad.len()))
+            .because(format!("the first: {}", first.why().unwrap_or(first.what())))
+            .remedy("replace the files reported above, or leave them out")),
     }
 }
 

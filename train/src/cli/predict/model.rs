@@ -172,6 +172,7 @@ fn names(
     let fail = |why: String| Error::usage("the class map cannot be used").at_path(path).because(why);
     let text = std::fs::read_to_string(path)
         .map_err(|e| Error::unreadable(ErrorKind::Usage, "the class map cannot be read", path, &e))?;
+    let text = text.trim_start_matches('\u{feff}');
     let names: Vec<String> = text.lines().map(|line| line.trim().to_string()).collect();
     match names.len() == classes {
         true => Ok(names),

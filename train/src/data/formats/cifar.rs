@@ -71,7 +71,12 @@ impl CifarFormat {
 
     /// The format of the files in a folder, or of the published archive.
     pub fn detect(root: &Path) -> Option<CifarFormat> {
-        [CifarFormat::Cifar10, CifarFormat::Cifar100].into_iter().find(|format| format.find(root).is_some())
+        // The images of CIFAR-100 have usual names: the class names show that it is this format.
+        let has_names = |found: PathBuf, format: CifarFormat| {
+            found.is_file() || found.join(format.names_file()).is_file()
+        };
+        let all = [CifarFormat::Cifar10, CifarFormat::Cifar100];
+        all.into_iter().find(|format| format.find(root).is_some_and(|found| has_names(found, *format)))
     }
 
     /// Folder of the files, or the published archive.
@@ -80,9 +85,7 @@ impl CifarFormat {
         let first = &self.files(&SplitName::new("train")).unwrap_or_default()[0];
         let is_archive = |path: &Path| path.is_file() && path.file_name().is_some_and(|name| name == archive);
         let candidates = [root.to_path_buf(), root.join(folder), root.join(archive)];
-        let exists = |path: &PathBuf| {
-            path.join(first).is_file() && path.join(self.names_file()).is_file() || is_archive(path)
-        };
+        let exists = |path: &PathBuf| path.join(first).is_file() || is_archive(path);
         candidates.into_iter().find(exists)
     }
 
@@ -104,7 +107,13 @@ impl CifarFormat {
         }
         let classes = match std::fs::read_to_string(found.join(self.names_file())) {
             Ok(text) => self.class_names(&text, &found.join(self.names_file()))?,
-            Err(_) => names.iter().map(|name| name.to_string()).collect(),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                names.iter().map(|name| name.to_string()).collect()
+            }
+            Err(e) => {
+                let (what, path) = ("the class names cannot be read", found.join(self.names_file()));
+                return Err(Error::unreadable(ErrorKind::Data, what, &path, &e));
+            }
         };
         let (mut mapped, mut targets) = (vec![], vec![]);
         for name in &files {
@@ -259,6 +268,18 @@ mod tests {
                 assert_eq!(of_archive.target(i), train.target(i));
             }
         }
+    }
+
+    #[test]
+    fn files_without_class_names_open_with_those_of_the_registry() {
+        let format = CifarFormat::Cifar10;
+        let folder = tempfile::tempdir().expect("a folder");
+        write(format, folder.path());
+        fs::remove_file(folder.path().join(format.names_file())).expect("removes");
+        assert_eq!(CifarFormat::detect(folder.path()), None);
+        let names = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "nine"];
+        let train = format.open(folder.path(), &SplitName::new("train"), &names).expect("opens");
+        assert_eq!(train.expect("found").classes()[9], "nine");
     }
 
     #[test]

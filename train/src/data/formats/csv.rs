@@ -1,9 +1,10 @@
 //! CSV lists: a path and a label per line, and optionally a split.
 use super::folder::{dropped_note, no_images};
+use crate::data::decode::EXTENSIONS;
 use crate::data::files::{FileDataset, files_with_extension};
 use crate::data::labels::ClassOrder;
-use crate::data::paths::PathList;
-use crate::data::split_names::SplitName;
+use crate::data::paths::{PathList, has_extension};
+use crate::data::split_names::{Spelling, SplitName};
 use crate::error::ErrorKind;
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -40,11 +41,14 @@ pub fn open(
     }
     let rows: Vec<usize> = match split {
         Some(split) if !list.splits.is_empty() => {
-            let Some(name) = split.find(|name| list.splits.iter().any(|split| split == name)) else {
-                return Ok(None);
-            };
-            (0..list.paths.len()).filter(|row| list.splits.get(*row) == name).collect()
+            let found =
+                split.find(|name, spelling| list.splits.iter().find(|split| spelling.same(split, name)));
+            let Some(name) = found else { return Ok(None) };
+            let belongs = |row: &usize| list.splits.get(*row).eq_ignore_ascii_case(name);
+            (0..list.paths.len()).filter(belongs).collect()
         }
+        // All rows would mix the splits.
+        None if !list.splits.is_empty() => return Err(no_training_split(path, &list)),
         _ => (0..list.paths.len()).collect(),
     };
     let labels = order.label(rows.iter().map(|row| list.labels.get(*row)), path)?;
@@ -55,6 +59,19 @@ pub fn open(
     Ok(Some((FileDataset::new(folder, list.paths.select(&kept), targets, labels.classes), notes)))
 }
 
+/// The error of a list with a split column, but without the training split.
+fn no_training_split(path: &Path, list: &CsvList) -> Error {
+    let mut found: Vec<&str> = list.splits.iter().collect();
+    found.sort_unstable();
+    found.dedup();
+    let shown: Vec<String> = found.iter().take(10).map(|split| format!("{split:?}")).collect();
+    let more = if found.len() > 10 { ", ..." } else { "" };
+    Error::data("the list has no training split")
+        .at_path(path)
+        .because(format!("its column of splits has the values {}{more}", shown.join(", ")))
+        .remedy("name the training split with --train-split, or remove the column")
+}
+
 /// The list of a split: the root itself, `<split>.csv` in it, or its only CSV file; `None` if the split has no list.
 pub fn csv_of_split(root: &Path, split: Option<&SplitName>, columns: &CsvColumns) -> Result<Option<PathBuf>> {
     if !root.is_dir() {
@@ -62,11 +79,14 @@ pub fn csv_of_split(root: &Path, split: Option<&SplitName>, columns: &CsvColumns
         let whole = split.is_none_or(|split| split.candidates().contains(&"train"));
         return Ok((whole || has_splits(root, columns)?).then(|| root.to_path_buf()));
     }
-    let named = |name: &str| root.join(format!("{name}.csv"));
-    if let Some(name) = split.and_then(|split| split.find(|name| named(name).is_file())) {
-        return Ok(Some(named(name)));
-    }
     let lists = csv_files(root)?;
+    let named = |name: &str, spelling: Spelling| {
+        let stem = |path: &PathBuf| path.file_stem().and_then(|stem| stem.to_str()).map(String::from);
+        lists.iter().find(|path| stem(path).is_some_and(|stem| spelling.same(&stem, name))).cloned()
+    };
+    if let Some(list) = split.and_then(|split| split.find(named)) {
+        return Ok(Some(list));
+    }
     match (&lists[..], split) {
         ([only], _) => csv_of_split(only, split, columns),
         (_, Some(_)) => Ok(None),
@@ -95,7 +115,10 @@ fn read(path: &Path, columns: &CsvColumns) -> Result<CsvList> {
         Error::data(what)
             .at(format!("{}, line {line}", path.display()))
             .because(why)
-            .remedy("give lines of the form path,label or path,label,split")
+            .remedy(
+                "give lines of the form path,label or path,label,split, or name the columns of a header with --input-key and \
+                 --target-key",
+            )
     };
     let text = String::from_utf8(bytes).map_err(|e| {
         let line = e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count();
@@ -109,6 +132,8 @@ fn parse(text: &str, names: &CsvColumns) -> std::result::Result<CsvList, (usize,
     let mut list = CsvList::default();
     let mut columns = [0, 1, 2];
     let mut width = None;
+    // Line and fields of the first row without an image's extension, which may be a header.
+    let mut first_row = None;
     for (number, line) in text.lines().enumerate() {
         if line.trim().is_empty() {
             continue;
@@ -122,6 +147,10 @@ fn parse(text: &str, names: &CsvColumns) -> std::result::Result<CsvList, (usize,
                     columns = header;
                     continue;
                 }
+                let is_image = |field: &String| has_extension(field.trim(), &EXTENSIONS);
+                if !fields.iter().any(is_image) {
+                    first_row = Some((number + 1, fields.join(", ")));
+                }
                 fields.len()
             }
         };
@@ -134,13 +163,22 @@ fn parse(text: &str, names: &CsvColumns) -> std::result::Result<CsvList, (usize,
         if path.is_empty() || label.is_empty() {
             return Err((number + 1, "the path or the label is empty".into()));
         }
+        if field(columns[2]) == Some("") {
+            return Err((number + 1, "the split is empty".into()));
+        }
         list.paths.push(path);
         list.labels.push(label);
         if let Some(split) = field(columns[2]) {
             list.splits.push(split);
         }
     }
-    Ok(list)
+    match first_row {
+        // Other rows are images by their names.
+        Some((line, columns)) if list.paths.iter().any(|path| has_extension(path, &EXTENSIONS)) => {
+            Err((line, format!("it seems to be a header, but its columns have unknown names: {columns}")))
+        }
+        _ => Ok(list),
+    }
 }
 
 /// Columns of path, label and split, if the first line names them. Errors if a requested column is missing.
@@ -155,6 +193,10 @@ fn header(fields: &[String], names: &CsvColumns) -> std::result::Result<Option<[
     let path = column(&names.input, &["path", "file", "filename", "file_name", "image", "image_path"])?;
     let label = column(&names.target, &["label", "class", "class_name", "target"])?;
     let split = column(&None, &["split", "subset"])?.unwrap_or(usize::MAX);
+    let missing = if path.is_none() { "paths" } else { "labels" };
+    if (names.input.is_some() || names.target.is_some()) && (path.is_none() || label.is_none()) {
+        return Err(format!("there is no column of {missing}; the columns are {}", fields.join(", ")));
+    }
     Ok(path.zip(label).map(|(path, label)| [path, label, split]))
 }
 
@@ -197,6 +239,7 @@ fn fields(line: &str) -> std::result::Result<Vec<String>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::Dataset;
 
     fn rows(text: &str) -> std::result::Result<Vec<[String; 2]>, (usize, String)> {
         let list = parse(text, &CsvColumns::default())?;
@@ -222,6 +265,37 @@ mod tests {
         assert_eq!((list.paths.get(0), list.labels.get(0)), ("a.png", "cat"));
         let (line, why) = parse("path,label\na.png,cat\n", &columns).expect_err("no such column");
         assert!(line == 1 && why.contains("\"photo\"; the columns are path, label"), "{why}");
+    }
+
+    #[test]
+    fn header_with_unknown_names_is_rejected() {
+        let (line, why) = rows("\nid,breed\na.png,cat\n").expect_err("a header");
+        assert!(line == 2 && why.contains("a header") && why.contains("id, breed"), "{why}");
+        assert_eq!(rows("id,breed\nb,cat\n").expect("files without extensions").len(), 2);
+        let given = CsvColumns { input: Some("id".into()), target: None };
+        let (_, why) = parse("id,breed\na.png,cat\n", &given).expect_err("no labels");
+        assert!(why.contains("no column of labels; the columns are id, breed"), "{why}");
+        let given = CsvColumns { target: Some("breed".into()), ..given };
+        assert_eq!(parse("id,breed\na.png,cat\n", &given).expect("reads").labels.get(0), "cat");
+    }
+
+    #[test]
+    fn split_column_is_matched_in_any_case_and_never_ignored() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("list.csv");
+        let open = |text: &str, split: Option<&str>| {
+            std::fs::write(&path, text).expect("writes");
+            let split = split.map(SplitName::new);
+            let opened = super::open(&path, split.as_ref(), &ClassOrder::Found, &CsvColumns::default());
+            opened.map(|opened| opened.map(|(dataset, _)| dataset.len())).map_err(|e| e.to_string())
+        };
+        let text = "path,label,split\na.png,cat,Train\nb.png,dog,TRAIN\nc.png,cat,Test\n";
+        assert_eq!(open(text, Some("train")), Ok(Some(2)));
+        assert_eq!(open(text, Some("validation")), Ok(None));
+        let why = open("path,label,split\na.png,cat,fit\nb.png,cat,hold\n", None).expect_err("no split");
+        assert!(why.contains("\"fit\", \"hold\"") && why.contains("--train-split"), "{why}");
+        let why = open("path,label,split\na.png,cat,train\nb.png,dog,\n", None).expect_err("no split");
+        assert!(why.contains("line 3") && why.contains("the split is empty"), "{why}");
     }
 
     #[test]

@@ -51,9 +51,8 @@ fn has_tars(root: &Path) -> Result<bool> {
     if !files_with_extension(root, "tar")?.is_empty() {
         return Ok(true);
     }
-    let train = SplitName::new("train");
-    match train.find(|name| root.join(name).is_dir()) {
-        Some(name) => Ok(!files_with_extension(&root.join(name), "tar")?.is_empty()),
+    match SplitName::new("train").subfolder(root) {
+        Some(folder) => Ok(!files_with_extension(&folder, "tar")?.is_empty()),
         None => Ok(false),
     }
 }

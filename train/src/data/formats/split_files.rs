@@ -47,10 +47,10 @@ impl DatasetFiles {
             FileKind::Folder | FileKind::Video(_) => {
                 let folder = match split {
                     None => self.root.clone(),
-                    Some(split) => match split.find(|name| self.root.join(name).is_dir()) {
+                    Some(split) => match split.subfolder(&self.root) {
                         None if self.root.is_dir() => return Ok(None),
                         None => self.root.clone(),
-                        Some(name) => self.root.join(name),
+                        Some(folder) => folder,
                     },
                 };
                 if let FileKind::Video(options) = self.kind {

@@ -5,7 +5,7 @@ use crate::data::decode::{EXTENSIONS, MAX_FILE_BYTES};
 use crate::data::labels::ClassOrder;
 use crate::data::listing;
 use crate::data::paths::{PathList, has_extension, parent_name};
-use crate::data::split_names::SplitName;
+use crate::data::split_names::{Spelling, SplitName};
 use crate::error::ErrorKind;
 use crate::{Error, Result};
 use fornax_engine::MappedFile;
@@ -23,6 +23,8 @@ pub struct TarIndex {
     archives: Vec<MappedArchive>,
     members: PathList,
     spans: Vec<Span>,
+    /// Links with the name of an image, which are left out.
+    links: PathList,
 }
 
 struct MappedArchive {
@@ -42,11 +44,22 @@ impl TarIndex {
     /// Indexes the images of archives. Members that are links or devices are ignored; their names are never used as paths of files.
     /// Errors if an archive is truncated or damaged.
     pub fn read(paths: &[PathBuf]) -> Result<TarIndex> {
-        let mut index = TarIndex { archives: vec![], members: PathList::default(), spans: vec![] };
+        let mut index = TarIndex {
+            archives: vec![],
+            members: PathList::default(),
+            spans: vec![],
+            links: PathList::default(),
+        };
         for path in paths {
             let what = "the archive cannot be read";
             let map =
                 MappedFile::open(path).map_err(|e| Error::unreadable(ErrorKind::Data, what, path, &e))?;
+            if let Some([format, program]) = compression(&map) {
+                return Err(Error::data(what)
+                    .at_path(path)
+                    .because(format!("it is compressed by {format}, so it cannot be read in place"))
+                    .remedy(format!("decompress it with {program}")));
+            }
             index.add_members(path, &map).map_err(|why| {
                 Error::data(what).at_path(path).because(why).remedy("copy or download the archive again")
             })?;
@@ -59,14 +72,8 @@ impl TarIndex {
     }
 
     fn add_members(&mut self, path: &Path, bytes: &[u8]) -> std::result::Result<(), String> {
-        match bytes {
-            [] => return Err("it is empty".into()),
-            [0x1f, 0x8b, ..] => {
-                return Err(
-                    "it is compressed, so it cannot be read in place: decompress it with gunzip".into()
-                );
-            }
-            _ => {}
+        if bytes.is_empty() {
+            return Err("it is empty".into());
         }
         let mut archive = Archive::new(Cursor::new(bytes));
         let mut end = 0;
@@ -93,9 +100,13 @@ impl TarIndex {
                         bytes.len()
                     )
                 })?;
-            if !(kind.is_file() || kind == EntryType::Continuous || sparse)
-                || !has_extension(&shown, &EXTENSIONS)
-            {
+            if !has_extension(&shown, &EXTENSIONS) {
+                continue;
+            }
+            if kind.is_hard_link() || kind.is_symlink() {
+                self.links.push(&plain_parts(&shown).join("/"));
+            }
+            if !(kind.is_file() || kind == EntryType::Continuous || sparse) {
                 continue;
             }
             if sparse {
@@ -106,7 +117,7 @@ impl TarIndex {
                     "the name {shown:?} is not UTF-8; rename the file and make the archive again"
                 ));
             };
-            let parts: Vec<&str> = name.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
+            let parts = plain_parts(&name);
             if parts.contains(&"..") {
                 return Err(format!("the name {name:?} leads out of the archive"));
             }
@@ -131,6 +142,22 @@ impl TarIndex {
         let span = self.spans[member];
         &self.archives[span.archive as usize].map[span.start as usize..][..span.length as usize]
     }
+}
+
+/// Format and program of a compressed file, by its first bytes.
+fn compression(bytes: &[u8]) -> Option<[&'static str; 2]> {
+    match bytes {
+        [0x1f, 0x8b, ..] => Some(["gzip", "gunzip"]),
+        [b'B', b'Z', b'h', ..] => Some(["bzip2", "bunzip2"]),
+        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Some(["xz", "unxz"]),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Some(["zstd", "unzstd"]),
+        _ => None,
+    }
+}
+
+/// Parts of a member's name.
+fn plain_parts(name: &str) -> Vec<&str> {
+    name.split('/').filter(|part| !part.is_empty() && *part != ".").collect()
 }
 
 fn damage(error: &std::io::Error, at: u64, length: usize) -> String {
@@ -190,15 +217,18 @@ impl TarSplits {
             let path = path.strip_prefix(&root).unwrap_or(path);
             path.to_string_lossy().replace(std::path::MAIN_SEPARATOR, "/")
         };
-        let belongs = |path: &PathBuf, name: &str| {
-            let path = relative(path);
-            let rest = path.strip_prefix(name);
-            rest.is_some_and(|rest| rest.starts_with(['/', '-', '_', '.']))
+        let of_split = |name: &str, spelling: Spelling| -> Option<Vec<PathBuf>> {
+            let belongs = |path: &&PathBuf| {
+                let path = relative(path);
+                let rest = spelling.strip_prefix(&path, name);
+                rest.is_some_and(|rest| rest.starts_with(['/', '-', '_', '.']))
+            };
+            let found: Vec<PathBuf> = all.iter().filter(belongs).cloned().collect();
+            (!found.is_empty()).then_some(found)
         };
-        let of_archives = split
-            .and_then(|split| split.find(|name| self.root.is_dir() && all.iter().any(|p| belongs(p, name))));
+        let of_archives = split.filter(|_| self.root.is_dir()).and_then(|split| split.find(of_split));
         let (chosen, inside) = match of_archives {
-            Some(name) => (all.into_iter().filter(|path| belongs(path, name)).collect(), None),
+            Some(found) => (found, None),
             None => (all, split),
         };
         let index = self.index(chosen)?;
@@ -217,7 +247,9 @@ impl TarSplits {
         let names = members.iter().map(|member| parent_name(index.members.get(*member as usize)));
         let labels = order.label(names, &self.root)?;
         let (kept, targets) = labels.kept();
-        let notes = dropped_note(members.len() - kept.len()).into_iter().collect();
+        let links = index.links.iter().filter(|link| link.starts_with(&prefix)).count();
+        let links = (links > 0).then(|| format!("{links} links in archives are left out"));
+        let notes = dropped_note(members.len() - kept.len()).into_iter().chain(links).collect();
         let members = kept.into_iter().map(|i| members[i]).collect();
         Ok(Some((TarDataset { index, members, targets, classes: labels.classes }, notes)))
     }
@@ -256,8 +288,12 @@ fn prefix(members: &PathList, split: &SplitName) -> Option<String> {
         false => vec![String::new()],
     };
     tops.into_iter().find_map(|top| {
-        let folder = |name: &str| format!("{top}{name}/");
-        split.find(|name| members.iter().any(|member| member.starts_with(&folder(name)))).map(folder)
+        split.find(|name, spelling| {
+            members.iter().find_map(|member| {
+                let inner = spelling.strip_prefix(member.strip_prefix(&top)?, name)?;
+                inner.starts_with('/').then(|| member[..=top.len() + name.len()].to_string())
+            })
+        })
     })
 }
 
@@ -388,7 +424,36 @@ mod tests {
         {
             assert_eq!(index(&hostile(b"a/x.png", kind, 0)).expect("reads").members.len(), 0);
         }
-        assert!(index(&[0x1f, 0x8b, 8, 0]).map(drop).expect_err("gzip").to_string().contains("gunzip"));
+    }
+
+    #[test]
+    fn compressed_archives_name_the_program_that_decompresses_them() {
+        for (magic, program) in [
+            (&b"\x1f\x8b\x08\0"[..], "gunzip"),
+            (b"BZh91AY", "bunzip2"),
+            (b"\xfd7zXZ\0\0", "unxz"),
+            (b"\x28\xb5\x2f\xfd\0", "unzstd"),
+        ] {
+            let error = index(magic).map(drop).expect_err(program).to_string();
+            assert!(error.contains(&format!("decompress it with {program}")), "{error}");
+            assert!(!error.contains("truncated") && !error.contains("again"), "{error}");
+        }
+    }
+
+    #[test]
+    fn links_are_counted_in_a_note_of_their_split() {
+        let mut bytes = hostile(b"val/a/2.png", EntryType::Link, 0)[..512].to_vec();
+        bytes.extend(&hostile(b"val/a/3.png", EntryType::Symlink, 0)[..512]);
+        bytes.extend(archive(&[("train/a/1.png", b"1"), ("val/a/1.png", b"1")]));
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("set.tar");
+        std::fs::write(&path, bytes).expect("writes");
+        let notes = |split: &str| {
+            let opened = TarSplits::new(&path).open(Some(&SplitName::new(split)), &ClassOrder::Found);
+            opened.expect("reads").expect("found").1
+        };
+        assert_eq!(notes("train"), [""; 0]);
+        assert_eq!(notes("val"), ["2 links in archives are left out"]);
     }
 
     #[test]

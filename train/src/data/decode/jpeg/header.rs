@@ -1,4 +1,5 @@
 //! Header of a baseline JPEG: sizes, tables and the position of its scan (annex B of ITU-T T.81).
+use super::has_end_of_image;
 use super::huffman::HuffmanTable;
 use crate::data::decode::MAX_PIXELS;
 
@@ -11,7 +12,6 @@ pub const ZIGZAG: [u8; 64] = [
 
 /// JPEG markers.
 const START_OF_IMAGE: [u8; 2] = [0xff, 0xd8];
-const END_OF_IMAGE: [u8; 2] = [0xff, 0xd9];
 const BASELINE_FRAME: u8 = 0xc0;
 const EXTENDED_FRAME: u8 = 0xc1;
 const HUFFMAN_TABLES: u8 = 0xc4;
@@ -56,10 +56,6 @@ pub struct ComponentTables<'a> {
 impl<'a> BaselineJpeg<'a> {
     /// Reads the header. `None` for a damaged or truncated file, and for every other kind of JPEG.
     pub fn read(bytes: &'a [u8]) -> Option<BaselineJpeg<'a>> {
-        // A truncated file is an error even if its missing part is not needed.
-        if !bytes.ends_with(&END_OF_IMAGE) {
-            return None;
-        }
         let mut rest = bytes.strip_prefix(&START_OF_IMAGE)?;
         let mut jpeg = BaselineJpeg {
             size: [0; 2],
@@ -89,6 +85,10 @@ impl<'a> BaselineJpeg<'a> {
                 0xe0..=0xef | 0xfe => {}
                 SCAN => {
                     jpeg.scan_header(segment)?;
+                    // A truncated file is an error even if its missing part is not needed.
+                    if !has_end_of_image(rest) {
+                        return None;
+                    }
                     jpeg.scan = rest;
                     return Some(jpeg);
                 }

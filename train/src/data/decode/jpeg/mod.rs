@@ -17,11 +17,15 @@ use zune_core::options::DecoderOptions;
 use zune_jpeg::JpegDecoder;
 use zune_jpeg::errors::DecodeErrors;
 
-/// JPEG marker at the end of a complete file.
+/// JPEG marker at the end of the image, which other data may follow.
 const END_OF_IMAGE: [u8; 2] = [0xff, 0xd9];
 
 /// Decodes a JPEG: grey, YCbCr, RGB, CMYK or YCCK.
 pub fn decode(bytes: &[u8]) -> Result<Image, String> {
+    // zune-jpeg accepts a file of which only the last few blocks are missing.
+    if scan(bytes).is_some_and(|scan| !has_end_of_image(scan)) {
+        return Err("the JPEG is truncated".into());
+    }
     if let Some(jpeg) = BaselineJpeg::read(bytes) {
         let [height, width] = jpeg.size;
         decoded_size(width, height, jpeg.components.len())?;
@@ -46,7 +50,7 @@ fn decode_any(bytes: &[u8]) -> Result<Image, String> {
         let truncated = match &e {
             DecodeErrors::ExhaustedData => true,
             DecodeErrors::IoErrors(io) if not_enough(io) => true,
-            _ => !bytes.ends_with(&END_OF_IMAGE),
+            _ => !has_end_of_image(bytes),
         };
         damage("JPEG", truncated, &e)
     };
@@ -97,18 +101,44 @@ fn ycc_to_rgb(y: u8, cb: u8, cr: u8) -> [u8; 3] {
     rgb.map(|value| value.clamp(0, 255) as u8)
 }
 
+/// True if the data from the first scan on have the end of the image.
+fn has_end_of_image(scan: &[u8]) -> bool {
+    // From the end, where it nearly always is.
+    scan.windows(2).rev().any(|pair| pair == END_OF_IMAGE)
+}
+
 /// The EXIF data of a JPEG, if it has any: the contents of its APP1 segment.
 pub fn exif(bytes: &[u8]) -> Option<Vec<u8>> {
-    let mut rest = bytes.get(2..)?;
-    while let [0xff, marker, high, low, ..] = *rest {
-        let length = usize::from(u16::from_be_bytes([high, low]));
-        let segment = rest.get(4..2 + length)?;
-        match marker {
-            0xe1 if segment.starts_with(b"Exif\0\0") => return Some(segment[6..].to_vec()),
-            // The entropy-coded data begin.
-            0xda => return None,
-            _ => rest = &rest[2 + length..],
+    let mut segments = Segments(bytes.get(2..)?).take_while(|(marker, _)| *marker != SCAN);
+    let exif = segments.find(|(marker, segment)| *marker == 0xe1 && segment.starts_with(b"Exif\0\0"))?;
+    Some(exif.1[6..].to_vec())
+}
+
+/// The file from the first scan's entropy-coded data on; `None` if the segments before it are damaged or truncated.
+fn scan(bytes: &[u8]) -> Option<&[u8]> {
+    let mut segments = Segments(bytes.get(2..)?);
+    segments.find(|(marker, _)| *marker == SCAN)?;
+    Some(segments.0)
+}
+
+/// Marker of the header of a scan, after which the entropy-coded data begin.
+const SCAN: u8 = 0xda;
+
+/// Iterator over the marker and the contents of each segment, up to the header of the first scan.
+struct Segments<'a>(&'a [u8]);
+
+impl<'a> Iterator for Segments<'a> {
+    type Item = (u8, &'a [u8]);
+
+    fn next(&mut self) -> Option<(u8, &'a [u8])> {
+        // Padding before a marker.
+        while let [0xff, 0xff, ..] = self.0 {
+            self.0 = &self.0[1..];
         }
+        let [0xff, marker, high, low, ..] = *self.0 else { return None };
+        let end = 2 + usize::from(u16::from_be_bytes([high, low]));
+        let segment = self.0.get(4..end)?;
+        self.0 = &self.0[end..];
+        Some((marker, segment))
     }
-    None
 }
