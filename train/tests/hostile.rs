@@ -39,12 +39,12 @@ fn tree(folder: &Path) -> Vec<String> {
 #[test]
 fn invalid_flags_and_values_are_rejected() {
     let folder = tempfile::tempdir().expect("a folder");
-    let cases: [(&str, &[&str]); 26] = [
+    let cases: [(&str, &[&str]); 29] = [
         ("train --epoch 3", &["--epoch", "--epochs"]),
         ("train --epochs many", &["many", "--epochs"]),
         ("train --epochs 0", &["--epochs", "must be at least 1"]),
-        ("train --lr -1", &["--lr", "-1", "must be above 0"]),
-        ("train --lr=nan", &["must be above 0"]),
+        ("train --lr -1", &["--lr", "-1", "must be 0 or more"]),
+        ("train --lr=nan", &["must be 0 or more"]),
         ("train --smoothing 1", &["below 1"]),
         ("train --opt sdg", &["sdg", "sgd"]),
         ("train --sched polly", &["poly", "cosine"]),
@@ -69,6 +69,9 @@ fn invalid_flags_and_values_are_rejected() {
         ("train --recount 17", &["must be between 1 and 16"]),
         ("train --threads 0", &["--threads", "must be at least 1"]),
         ("train --lr", &["--lr", "a value is missing"]),
+        ("train --workers 100000", &["--workers", "must be between 0 and 1024"]),
+        ("train --start-epoch 500 --dry-run", &["--start-epoch", "500", "has 30 epochs"]),
+        ("val --batch-size auto --checkpoint x", &["--batch-size auto is an option of `fornax train`"]),
     ];
     for (arguments, parts) in cases {
         assert_rejected(folder.path(), arguments, 2, parts);

@@ -122,7 +122,15 @@ fn reject_ignored(args: &LrFindArgs) -> Result<()> {
 
 fn check_plot(path: &Path) -> Result<()> {
     match path.extension().and_then(|extension| extension.to_str()) {
-        Some("svg" | "png") => Ok(()),
+        Some("svg" | "png") => match path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => {
+                Err(Error::disk("the plot cannot be written")
+                    .at_path(path)
+                    .because("its folder does not exist")
+                    .remedy("create the folder, or choose another file"))
+            }
+            _ => Ok(()),
+        },
         _ => Err(Error::usage("unsupported plot format")
             .at_path(path)
             .remedy("give a file name that ends with .svg or .png")),

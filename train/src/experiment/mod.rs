@@ -374,7 +374,9 @@ impl Experiment {
     fn open_folder(&mut self) -> Result<Option<RunFolder>> {
         let Some(destination) = &self.output else { return Ok(None) };
         let data = self.data.as_ref().expect("built");
-        let name = format!("{}-{}", self.config.model.name, data.input.size[0]);
+        // As timm names it.
+        let model = self.config.model.name.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
+        let name = format!("{model}-{}", data.input.size[0]);
         let folder = RunFolder::open(destination, &name, self.log_interval, &self.state)?;
         folder.describe_run(&self.config.settings, &Machine::detect())?;
         Ok(Some(folder))

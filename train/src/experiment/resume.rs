@@ -33,6 +33,12 @@ impl Experiment {
             }
         }
         if let Some(epoch) = config.start_epoch {
+            let epochs = config.schedule.total_epochs();
+            if epoch > epochs {
+                return Err(Error::usage(format!("--start-epoch {epoch} is after the end of the run"))
+                    .because(format!("the run has {epochs} epochs"))
+                    .remedy("lower it, or raise --epochs"));
+            }
             let batches = self.train_loader.as_ref().expect("built").batches();
             let batches = config.batches_per_epoch.map_or(batches, |limit| limit.min(batches));
             self.state.start_at(epoch, batches.div_ceil(config.grad_accum_steps) as u64);

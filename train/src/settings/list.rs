@@ -9,7 +9,7 @@ use super::seeds::Seeds;
 use super::serde_text;
 use super::value_parsers::{
     batch_size, below_one, fraction, name_value, non_negative, pooling, positive, probability, utf8_path,
-    whole,
+    whole, worker_count,
 };
 use crate::augment::mixup::MixupMode;
 use crate::augment::policies::AutoAugment;
@@ -78,7 +78,7 @@ settings! {
         #[arg(value_name = "FRACTION", value_parser = probability)]
         max_bad: f64 = "0.001", needs TOLERATES_BAD_IMAGES;
         /// Loader threads; results do not depend on it; 0: load on the training thread
-        #[arg(short = 'j', value_name = "N")]
+        #[arg(short = 'j', value_name = "N", value_parser = worker_count)]
         workers: usize = "4, at most one per CPU", in short help;
         /// Batches that the loader prepares ahead
         #[arg(value_name = "N")]

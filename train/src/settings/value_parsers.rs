@@ -19,6 +19,11 @@ pub fn fraction(text: &str) -> Result<f64, String> {
     number(text, |v| v > 0.0 && v < 1.0, "above 0 and below 1")
 }
 
+/// Number of loader threads.
+pub fn worker_count(text: &str) -> Result<usize, String> {
+    whole::<0, 1024>(text).map(|count| count as usize)
+}
+
 /// A number of at least 0 and below 1.
 pub fn below_one(text: &str) -> Result<f64, String> {
     number(text, |v| (0.0..1.0).contains(&v), "at least 0 and below 1")

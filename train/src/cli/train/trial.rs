@@ -8,7 +8,7 @@ use crate::settings::Settings;
 /// Limits a run to `batches` batches of training and of validation, without a run folder.
 pub fn limit_batches(experiment: &mut Experiment, batches: usize) {
     let config = &mut experiment.config;
-    config.batches_per_epoch = Some(batches);
+    config.batches_per_epoch = Some(config.batches_per_epoch.map_or(batches, |given| given.min(batches)));
     let samples = batches.saturating_mul(config.validation_batch_size * config.world_size);
     let limit = &mut config.data.dataset.val_num_samples;
     *limit = Some(limit.map_or(samples, |given| given.min(samples)));
@@ -19,7 +19,9 @@ pub fn limit_batches(experiment: &mut Experiment, batches: usize) {
 /// Settings that train on the same `batches` batches in every epoch.
 pub fn overfitting(settings: Settings, batches: usize, world_size: usize) -> Result<Settings> {
     let batch_size = Config::resolve_for(&settings, world_size)?.global_batch_size();
-    Ok(Settings { train_num_samples: Some(batches.saturating_mul(batch_size)), ..settings })
+    let samples = batches.saturating_mul(batch_size);
+    let given = settings.train_num_samples.unwrap_or(samples);
+    Ok(Settings { train_num_samples: Some(samples.min(given)), ..settings })
 }
 
 /// Validates on the training images.

@@ -10,7 +10,7 @@ use crate::config::{Config, InputConfig};
 use crate::error::ErrorKind;
 use crate::experiment::{RunData, build};
 use crate::hub::Hub;
-use crate::settings::Settings;
+use crate::settings::{AUTO_BATCH_SIZE, Settings};
 use crate::trainer::{Evaluation, Evaluator, RunSignals};
 use crate::weights::{LoadOptions, WeightsFile, WeightsSource, load_file};
 use crate::{Error, Result};
@@ -200,6 +200,11 @@ fn given_settings(args: &ValArgs) -> Result<Settings> {
         return Err(Error::usage(format!("--{} would have no effect", setting.replace('_', "-")))
             .because("an evaluation does not depend on it")
             .remedy("leave it out"));
+    }
+    if given.batch_size == Some(AUTO_BATCH_SIZE) {
+        return Err(Error::usage("--batch-size auto is an option of `fornax train`")
+            .because("it measures the memory of a training step")
+            .remedy("give a number"));
     }
     given.validation_batch_size = given.batch_size.take().or(given.validation_batch_size);
     given.val_split = args.split.clone().or(given.val_split);
