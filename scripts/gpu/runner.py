@@ -27,11 +27,11 @@ class Runner:
         return self.deadline - time.monotonic()
 
     def record(self, item, status, **values):
-        """Appends one result. Statuses: ok, failed, crashed, hung, wrong, skipped, and value for a measurement."""
+        """Appends one result. Statuses: ok, failed, crashed, hung, wrong, skipped, retried, and value for a measurement."""
         line = {"stage": self.stage, "item": item, "status": status, **values}
         with open(self.out / "results.jsonl", "a") as file:
             file.write(json.dumps(line) + "\n")
-        if status not in ("ok", "value", "skipped"):
+        if status not in ("ok", "value", "skipped", "retried"):
             self.failures += 1
         if status != "value":
             print(f"{status:8} {self.stage}/{item}" + (f"  {values['why']}" if values.get("why") else ""), flush=True)
@@ -56,8 +56,9 @@ class Runner:
         return status, lines
 
     def run_rows(self, name, command, row_timeout):
-        """Runs a program that prints {"start": KEY} before each row; after a crash or a hang the row is recorded and the program goes on after it."""
-        after, lines = None, []
+        """Runs a program that prints {"start": KEY} before each row; after a crash or a hang the row is recorded and the program goes on after it.
+        A row that hangs is tried once more: what it has compiled and planned is stored."""
+        after, lines, retried = None, [], set()
         while True:
             timeout = self.remaining()
             if timeout <= 0:
@@ -74,8 +75,14 @@ class Runner:
             if not starts:
                 self.record(name, status, why=why)
                 return lines
-            self.record(starts[-1], status, why=why)
-            after = starts[-1]
+            row = starts[-1]
+            if status == "hung" and row not in retried and self.remaining() > row_timeout:
+                self.record(row, "retried", why=why)
+                retried.add(row)
+                after = starts[-2] if len(starts) > 1 else after
+                continue
+            self.record(row, status, why=why)
+            after = row
 
     def _execute(self, item, command, timeout, quiet_timeout):
         """Status, JSON lines and last output lines of a command, which is killed with its children after `timeout` seconds, or `quiet_timeout`

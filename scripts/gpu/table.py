@@ -40,10 +40,10 @@ def environment(lines):
 
 
 def failures(lines):
-    bad = [line for line in lines if line["status"] in ("failed", "crashed", "hung", "wrong", "skipped")]
+    bad = [line for line in lines if line["status"] in ("failed", "crashed", "hung", "wrong", "skipped", "retried")]
     if not bad:
         return ["No item failed.", ""]
-    out = ["## Failures and skipped items", "", "| stage | item | status | reason |", "|---|---|---|---|"]
+    out = ["## Failures, skipped and retried items", "", "| stage | item | status | reason |", "|---|---|---|---|"]
     for line in bad:
         why = line.get("why", "").replace("|", "/")[:300]
         out.append(f"| {line['stage']} | {line['item']} | {line['status']} | {why} |")
@@ -119,15 +119,30 @@ def plans(rows):
 
 
 def kernels(lines):
-    """Time of one training step by kernel, largest first."""
+    """Time and memory traffic of one training step by kernel, largest first."""
     found = [line for line in lines if line["status"] == "value" and "kernel" in line]
-    if not found:
-        return []
-    total = sum(line["seconds"] for line in found)
-    out = [f"## One training step by kernel ({found[0]['row']})", "", "| kernel | launches | ms | share |", "|---|--:|--:|--:|"]
-    for line in sorted(found, key=lambda line: -line["seconds"])[:40]:
-        out.append(f"| {line['kernel']} | {line['launches']} | {milliseconds(line['seconds'])} | {100 * line['seconds'] / total:.1f}% |")
-    return out + [""]
+    profiled = [line for line in found if "dram_bytes" in line]
+    timed = [line for line in found if "dram_bytes" not in line]
+    out = []
+    if timed:
+        total = sum(line["seconds"] for line in timed)
+        out += [f"## One training step by kernel ({timed[0]['row']})", "", "By events around each launch.", "",
+                "| kernel | launches | ms | share |", "|---|--:|--:|--:|"]
+        out += [f"| {line['kernel']} | {line['launches']} | {milliseconds(line['seconds'])} | {100 * line['seconds'] / total:.1f}% |"
+                for line in largest(timed)] + [""]
+    if profiled:
+        time, traffic = sum(line["seconds"] for line in profiled), sum(line["dram_bytes"] for line in profiled)
+        out += [f"## Memory traffic of one training step by kernel ({profiled[0]['row']})", "",
+                f"By ncu, without control of the clocks: {milliseconds(time)} ms and {traffic / 1e9:.2f} GB in all.", "",
+                "| kernel | launches | ms | GB | GB/s |", "|---|--:|--:|--:|--:|"]
+        out += [f"| {line['kernel'][:100]} | {line['launches']} | {milliseconds(line['seconds'])} | {line['dram_bytes'] / 1e9:.2f} "
+                f"| {line['dram_bytes'] / line['seconds'] / 1e9:,.0f} |" for line in largest(profiled)] + [""]
+    return out
+
+
+def largest(lines):
+    """The 40 kernels with the longest times."""
+    return sorted(lines, key=lambda line: -line["seconds"])[:40]
 
 
 def checks(lines):

@@ -1,6 +1,6 @@
 //! Convolution plans that are chosen by timing, on emulated devices whose engines have planted times and faults.
 use fornax_engine::cuda::cudnn::{ConvBenchmark, ConvEngineOptions, ConvPlanChoice, ConvPlanRecord};
-use fornax_engine::cuda::{conv_plan_record, devices, restore_conv_plans, set_conv_engine_options};
+use fornax_engine::cuda::{conv_plan_record, restore_conv_plans, set_conv_engine_options};
 use fornax_engine::{Activation, BatchNorm, Conv2dOptions, DType, Device, Result, Tensor};
 use fornax_kernels::emulator::{EngineFault, plant_engine};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -102,12 +102,6 @@ fn record(device: &Device) -> ConvPlanRecord {
     conv_plan_record(device).expect("a device").expect("cuDNN was used")
 }
 
-/// The record of a device as if it came from `to`; emulated devices have different names.
-fn record_for(to: &Device, from: &Device) -> ConvPlanRecord {
-    let Device::Cuda(ordinal) = *to else { unreachable!("a CUDA device") };
-    ConvPlanRecord { gpu: devices().expect("devices")[ordinal].name.clone(), ..record(from) }
-}
-
 /// The choices for problems with images of `size`×`size` pixels, by problem.
 fn choices(size: usize, device: &Device) -> Vec<(String, String)> {
     let part = format!("h: {size}, w: {size},");
@@ -137,11 +131,11 @@ fn restored_choices_win_over_timing() {
     prefer(1, ENGINES);
     let expected = convolve(8, first).expect("runs");
     prefer(0, ENGINES);
-    let foreign = ConvPlanRecord { gpu: "another GPU".into(), ..record_for(second, first) };
+    let foreign = ConvPlanRecord { gpu: "another GPU".into(), ..record(first) };
     assert!(!restore_conv_plans(second, &foreign).expect("a device"));
-    let other = ConvPlanRecord { cudnn: record(first).cudnn + 1, ..record_for(second, first) };
+    let other = ConvPlanRecord { cudnn: record(first).cudnn + 1, ..record(first) };
     assert!(!restore_conv_plans(second, &other).expect("a device"));
-    assert!(restore_conv_plans(second, &record_for(second, first)).expect("a device"));
+    assert!(restore_conv_plans(second, &record(first)).expect("a device"));
     assert_eq!(convolve(8, second).expect("runs"), expected);
     // Without a restored choice the second device prefers the other engine.
     convolve(9, second).expect("runs");
@@ -149,11 +143,24 @@ fn restored_choices_win_over_timing() {
 }
 
 #[test]
+fn restored_choices_replace_plans_in_use() {
+    let opened = Devices::open();
+    let [first, second] = &opened.devices;
+    prefer(1, ENGINES);
+    let expected = convolve(21, first).expect("runs");
+    prefer(0, ENGINES);
+    assert_ne!(convolve(21, second).expect("runs"), expected, "the engines' results differ in the last bits");
+    assert!(restore_conv_plans(second, &record(first)).expect("a device"));
+    assert_eq!(convolve(21, second).expect("runs"), expected);
+    assert_eq!(choices(21, second), choices(21, first));
+}
+
+#[test]
 fn restored_plan_that_does_not_build_is_an_error() {
     let opened = Devices::open();
     let [first, second] = &opened.devices;
     convolve(10, first).expect("runs");
-    let mut record = record_for(second, first);
+    let mut record = record(first);
     record.choices.values_mut().for_each(|choice| *choice = choice.replace("\"engine\"", "\"motor\""));
     assert!(restore_conv_plans(second, &record).expect("a device"));
     let error = convolve(10, second).expect_err("cannot be read").to_string();
@@ -161,9 +168,13 @@ fn restored_plan_that_does_not_build_is_an_error() {
 }
 
 #[test]
-fn engine_that_does_not_build_or_support_the_tensors_is_skipped() {
+fn engine_that_does_not_build_or_run_is_skipped() {
     let opened = Devices::open();
-    for (size, fault) in [(11, EngineFault::BuildFails), (12, EngineFault::UnsupportedAtExecution)] {
+    for (size, fault) in [
+        (11, EngineFault::BuildFails),
+        (12, EngineFault::UnsupportedAtExecution),
+        (13, EngineFault::ExecutionFails),
+    ] {
         plant(0, 0.0, fault);
         convolve(size, &opened.devices[0]).expect("the other engine runs");
         assert!(choices(size, &opened.devices[0])[0].1.starts_with("{\"engine\":1,"), "{fault:?}");
@@ -171,41 +182,48 @@ fn engine_that_does_not_build_or_support_the_tensors_is_skipped() {
 }
 
 #[test]
-fn fault_of_a_candidate_is_an_error_and_not_a_choice() {
+fn engines_that_all_fail_at_execution_are_an_error_and_not_a_choice() {
     let opened = Devices::open();
     let device = &opened.devices[0];
-    for (size, fault, message) in [
-        (13, EngineFault::ExecutionFails, "5000"),
-        (14, EngineFault::IllegalAddress, "accessed an illegal address"),
-    ] {
-        plant(1, 0.0, fault);
-        plant(FUSED[1], 0.0, fault);
-        let errors = [
-            convolve(size, device).expect_err("a fault").to_string(),
-            convolve_and_normalise(size, true, device).expect_err("a fault").to_string(),
-        ];
-        for error in errors {
-            assert!(error.contains(message), "{fault:?}: {error}");
-        }
-        assert_eq!(choices(size, device), []);
-        plant(1, 0.0, EngineFault::None);
-        plant(FUSED[1], 0.0, EngineFault::None);
-        convolve(size, device).expect("runs without the fault");
-        convolve_and_normalise(size, true, device).expect("runs without the fault");
-        // In f32, in f16 with statistics, and in f16 without.
-        assert_eq!(choices(size, device).len(), 3);
-    }
+    ENGINES.into_iter().for_each(|engine| plant(engine, 0.0, EngineFault::ExecutionFails));
+    let error = convolve(19, device).expect_err("no engine runs").to_string();
+    assert!(error.contains("5000"), "{error}");
+    assert_eq!(choices(19, device), []);
 }
 
 #[test]
-fn fault_of_a_heuristic_plan_is_an_error() {
+fn fault_of_a_candidate_is_an_error_and_not_a_choice() {
+    let opened = Devices::open();
+    let device = &opened.devices[0];
+    plant(1, 0.0, EngineFault::IllegalAddress);
+    plant(FUSED[1], 0.0, EngineFault::IllegalAddress);
+    let errors = [
+        convolve(14, device).expect_err("a fault").to_string(),
+        convolve_and_normalise(14, true, device).expect_err("a fault").to_string(),
+    ];
+    for error in errors {
+        assert!(error.contains("accessed an illegal address"), "{error}");
+    }
+    assert_eq!(choices(14, device), []);
+    plant(1, 0.0, EngineFault::None);
+    plant(FUSED[1], 0.0, EngineFault::None);
+    convolve(14, device).expect("runs without the fault");
+    convolve_and_normalise(14, true, device).expect("runs without the fault");
+    // In f32, in f16 with statistics, and in f16 without.
+    assert_eq!(choices(14, device).len(), 3);
+}
+
+#[test]
+fn heuristic_plan_that_fails_at_execution_is_skipped_but_a_fault_is_an_error() {
     let opened = Devices::open();
     let device = &opened.devices[0];
     let options = ConvEngineOptions { tf32: false, deterministic: true, choice: ConvPlanChoice::Heuristic };
     set_conv_engine_options(device, options).expect("a device");
     plant(FUSED[0], 0.0, EngineFault::ExecutionFails);
-    let error = convolve_and_normalise(15, true, device).expect_err("a fault").to_string();
-    assert!(error.contains("5000"), "{error}");
+    convolve_and_normalise(15, true, device).expect("the other engine runs");
+    plant(FUSED[0], 0.0, EngineFault::IllegalAddress);
+    let error = convolve_and_normalise(20, true, device).expect_err("a fault").to_string();
+    assert!(error.contains("accessed an illegal address"), "{error}");
 }
 
 #[test]
@@ -224,7 +242,7 @@ fn fusion_is_used_where_it_is_faster_than_separate_operations() {
     assert!(choices(17, first).iter().any(|(_, choice)| choice == "fallback"));
     // The choice is restored too.
     Devices::plant_nothing();
-    assert!(restore_conv_plans(second, &record_for(second, first)).expect("a device"));
+    assert!(restore_conv_plans(second, &record(first)).expect("a device"));
     assert_eq!(convolve_and_normalise(17, true, second).expect("runs"), separate);
 }
 

@@ -193,6 +193,16 @@ impl TrainStep {
         self.capture_error.as_deref()
     }
 
+    /// Runs the forward and backward passes of a batch on the device without an update: kernels are compiled and convolutions planned.
+    /// Model and optimizer stay as they are.
+    pub fn warm_up(&self, model: &dyn Module, optimizer: &Optimizer, batch: &Batch) -> Result<()> {
+        let buffers = buffers(model, |_| true)?;
+        let passes = self.accumulate_gradients(model, optimizer, std::slice::from_ref(batch), None);
+        optimizer.zero_grad();
+        restore(&buffers)?;
+        Ok(passes.map(drop)?)
+    }
+
     /// Runs one update with the mean gradient over `batches` at learning rate `lr`; returns the mean loss.
     pub fn run(
         &mut self,
@@ -298,12 +308,12 @@ impl TrainStep {
 
     /// Captures a step that has run eagerly once. Capturing runs the modules' forward, so it restores `num_batches_tracked` afterwards.
     fn capture(&mut self, index: usize, model: &dyn Module, optimizer: &Optimizer) -> Result<()> {
-        let counters = counters(model)?;
+        let counters = buffers(model, |dtype| !dtype.is_float())?;
         let CapturedStep { inputs, loss, .. } = &self.captured_steps[index];
         let region = || self.compute(model, optimizer, inputs, loss);
         let captured = CudaGraph::capture(&self.device, region);
         optimizer.zero_grad();
-        counters.iter().try_for_each(|(counter, count)| counter.copy_from(count))?;
+        restore(&counters)?;
         match captured {
             Ok(graph) => self.captured_steps[index].graph = Some(graph),
             Err(error) if self.options.cuda_graph == CudaGraphMode::Always => return Err(error.into()),
@@ -324,6 +334,31 @@ impl TrainStep {
         batches: &[Batch],
         mean_loss: &Tensor,
     ) -> fornax_engine::Result<()> {
+        if let Some(total) =
+            self.accumulate_gradients(model, optimizer, batches, self.data_parallel.as_ref())?
+        {
+            mean_loss.copy_from(&total)?;
+        }
+        if let Some(data_parallel) = &self.data_parallel {
+            data_parallel.finish(mean_loss, optimizer.hessian_diagonals())?;
+        }
+        optimizer.step()?;
+        optimizer.zero_grad();
+        match &self.ema {
+            Some(ema) if ema.device() == self.device && !self.options.ema_after_check => ema.update(),
+            _ => Ok(()),
+        }
+    }
+
+    /// Forward and backward passes over the batches of an update; the mean loss. `data_parallel` starts to reduce the gradients in the last
+    /// backward pass.
+    fn accumulate_gradients(
+        &self,
+        model: &dyn Module,
+        optimizer: &Optimizer,
+        batches: &[Batch],
+        data_parallel: Option<&DataParallel>,
+    ) -> fornax_engine::Result<Option<Tensor>> {
         let options = &self.options;
         optimizer.zero_grad();
         let scale = 1.0 / batches.len() as f64;
@@ -342,23 +377,12 @@ impl TrainStep {
                 Some(total) => total.add(&loss.detach())?,
                 None => loss.detach(),
             });
-            if let Some(data_parallel) = self.data_parallel.as_ref().filter(|_| i + 1 == batches.len()) {
+            if let Some(data_parallel) = data_parallel.filter(|_| i + 1 == batches.len()) {
                 data_parallel.begin();
             }
             optimizer.backward(&loss)?;
         }
-        if let Some(total) = total {
-            mean_loss.copy_from(&total)?;
-        }
-        if let Some(data_parallel) = &self.data_parallel {
-            data_parallel.finish(mean_loss, optimizer.hessian_diagonals())?;
-        }
-        optimizer.step()?;
-        optimizer.zero_grad();
-        match &self.ema {
-            Some(ema) if ema.device() == self.device && !options.ema_after_check => ema.update(),
-            _ => Ok(()),
-        }
+        Ok(total)
     }
 }
 
@@ -377,11 +401,16 @@ pub(crate) fn prepare_images(
     }
 }
 
-/// The modules' integer buffers (`num_batches_tracked`), each with a copy of its value.
-fn counters(model: &dyn Module) -> Result<Vec<(Tensor, Tensor)>> {
+/// The modules' buffers of some dtypes, each with a copy of its value: running statistics, or only `num_batches_tracked`.
+fn buffers(model: &dyn Module, is_wanted: impl Fn(DType) -> bool) -> Result<Vec<(Tensor, Tensor)>> {
     let buffers = state_entries(model)
         .into_iter()
-        .filter(|e| e.kind == StateKind::Buffer && !e.tensor.dtype().is_float());
+        .filter(|e| e.kind == StateKind::Buffer && is_wanted(e.tensor.dtype()));
     let copied = buffers.map(|e| e.tensor.copy().map(|copy| (e.tensor, copy)));
     Ok(copied.collect::<fornax_engine::Result<_>>()?)
+}
+
+/// Gives buffers their copied values.
+fn restore(buffers: &[(Tensor, Tensor)]) -> fornax_engine::Result<()> {
+    buffers.iter().try_for_each(|(buffer, value)| buffer.copy_from(value))
 }

@@ -3,38 +3,26 @@ mod common;
 #[allow(dead_code)]
 #[path = "common/ranks.rs"]
 mod ranks;
+#[path = "common/slow_engines.rs"]
+mod slow_engines;
 #[path = "common/small_dataset.rs"]
 mod small_dataset;
 
 use common::{command, run, stderr, succeed};
 use fornax::checkpoint;
-use fornax_kernels::cache;
+use slow_engines::{SLOW, VARIABLE, empty_cache};
 use small_dataset::{SMALL_DATASET, write_small_dataset};
 use std::fs;
 use std::net::TcpStream;
-use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-
-/// Emulated devices on which the deterministic engine 0 or 1 is slow, so that timing chooses the other one.
-const SLOW: [&str; 2] = ["0:15", "1:15"];
 
 /// The command that trains a small dataset in the working folder.
 fn train() -> String {
     format!(
         "train {SMALL_DATASET} --batch-size 4 --train-num-samples 8 --val-num-samples 4 --device emulated --progress none --output out --print-hash --sched constant --warmup-epochs 0"
     )
-}
-
-/// Creates a cache folder with compiled kernels, but without choices.
-fn empty_cache(folder: &Path) {
-    let ours = folder.join("fornax");
-    fs::create_dir_all(&ours).expect("a folder");
-    for shared in ["emulator", "emulated", "kernels"] {
-        fs::create_dir_all(cache::folder().join(shared)).expect("a folder");
-        symlink(cache::folder().join(shared), ours.join(shared)).expect("a link");
-    }
 }
 
 /// Runs `fornax` with an empty cache of choices and a slow engine; the last line of stdout.
@@ -47,7 +35,7 @@ fn hash(folder: &Path, slow: &str, arguments: &str) -> String {
 fn hash_with_cache(folder: &Path, cache: &Path, slow: &str, arguments: &str) -> String {
     let output = command(folder, arguments)
         .env("XDG_CACHE_HOME", cache)
-        .env("FORNAX_EMULATED_ENGINES", slow)
+        .env(VARIABLE, slow)
         .output()
         .expect("the binary starts");
     assert!(output.status.success(), "{arguments}: {}", stderr(&output));

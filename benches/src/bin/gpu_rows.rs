@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! gpu_rows DEVICE [--smoke] [--operations] [--after ROW] [PATTERN]   measure the rows whose name contains PATTERN
-//! gpu_rows DEVICE [--smoke] --profiled-step ROW                      run one eager training step, for a profiler
+//! gpu_rows DEVICE [--smoke] --profiled-step ROW                      run one eager training step in a profiler's range
 //! gpu_rows DEVICE [--smoke] --kernel-times ROW                       time the kernels of one eager training step by events
 //! gpu_rows emulated [--smoke] --host-time ROW                        time a training step with empty kernels: the work of the host alone
 //! ```
@@ -16,7 +16,7 @@ use fornax_benches::gpu::{ProblemSize, convolutions, measure, median, operations
 use fornax_benches::networks::Network;
 use fornax_engine::cuda::cudnn::{ConvEngineOptions, ConvPlanChoice};
 use fornax_engine::cuda::{
-    KernelProfile, KernelTime, conv_plan_record, launch_count, set_conv_engine_options,
+    KernelProfile, KernelTime, ProfilerRange, conv_plan_record, launch_count, set_conv_engine_options,
 };
 use fornax_engine::{DType, Device};
 use fornax_kernels::emulator;
@@ -135,14 +135,18 @@ fn run_one_step(arguments: &Arguments) -> Outcome<()> {
         |(network, half, _): &(Network, Option<DType>, _)| row_name(*network, *half) == arguments.pattern;
     let (network, half, _) =
         steps(ProblemSize::Full).into_iter().find(is_wanted).ok_or("there is no such training step")?;
-    let mut step = TrainingStep::new(network, half, CudaGraphMode::Never, &arguments.device, arguments.size)?;
+    let device = &arguments.device;
+    let plans = ConvPlanChoice::Benchmark(arguments.size.conv_benchmark());
+    set_conv_engine_options(device, ConvEngineOptions { tf32: false, deterministic: true, choice: plans })?;
+    let mut step = TrainingStep::new(network, half, CudaGraphMode::Never, device, arguments.size)?;
+    // The first steps compile kernels and plan convolutions.
+    (0..3).try_for_each(|_| step.run().map(drop))?;
     if arguments.mode == Mode::ProfiledStep {
+        let _range = ProfilerRange::start(device)?;
         step.run()?;
         return Ok(());
     }
-    // The first steps compile kernels and plan convolutions.
-    (0..3).try_for_each(|_| step.run().map(drop))?;
-    let profile = KernelProfile::start(&arguments.device)?;
+    let profile = KernelProfile::start(device)?;
     step.run()?;
     for KernelTime { name, launches, seconds } in profile.finish()? {
         let line =

@@ -6,10 +6,11 @@ use fornax::loader::Batch;
 use fornax::optim::{Optimizer, OptimizerOptions, create_optimizer, parameters};
 use fornax::train_step::{CudaGraphMode, TrainStep, TrainStepOptions};
 use fornax_engine::cuda::cudnn::{ConvEngineOptions, ConvPlanChoice};
-use fornax_engine::cuda::set_conv_engine_options;
+use fornax_engine::cuda::{conv_plan_record, set_conv_engine_options};
 use fornax_engine::{DType, Device, GradientRule, LossScaling, Tensor};
 use fornax_nn::{OptLevel, Precision, init, move_to};
-use std::time::Instant;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
 
 /// How a training step is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +47,9 @@ pub struct MeasuredStep {
     pub losses: Vec<f64>,
 }
 
+/// Time between reports of chosen plans.
+const REPORT_INTERVAL: Duration = Duration::from_secs(10);
+
 /// Number of steps whose losses are compared between variants; the second captures the graph.
 const COMPARED_STEPS: usize = 5;
 
@@ -64,7 +68,10 @@ pub fn measure_step(
     };
     set_conv_engine_options(device, ConvEngineOptions { tf32: false, deterministic: true, choice: plans })?;
     let mut step = TrainingStep::new(network, half, graph, device, size)?;
-    let losses = (0..size.pick(COMPARED_STEPS, 3)).map(|_| step.run()).collect::<Result<Vec<f64>, _>>()?;
+    let mut losses = vec![reporting_plans(device, || step.run())?];
+    for _ in 1..size.pick(COMPARED_STEPS, 3) {
+        losses.push(step.run()?);
+    }
     let runs = size.pick(20, 1);
     let mut rounds = vec![];
     for _ in 0..size.pick(5, 1) {
@@ -75,6 +82,28 @@ pub fn measure_step(
         rounds.push(started.elapsed().as_secs_f64() / runs as f64);
     }
     Ok(MeasuredStep { seconds: median(rounds), images: step.images(), losses })
+}
+
+/// Runs `work` and prints meanwhile how many convolution plans are chosen: timing all of a network takes minutes, in which a runner would
+/// take a silent program for a hung one.
+fn reporting_plans<T>(device: &Device, work: impl FnOnce() -> T) -> T {
+    std::thread::scope(|scope| {
+        let (done, is_done) = mpsc::channel::<()>();
+        scope.spawn(move || {
+            let mut before = 0;
+            while is_done.recv_timeout(REPORT_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+                let record = conv_plan_record(device).ok().flatten();
+                let chosen = record.map_or(0, |record| record.choices.len());
+                if chosen > before {
+                    println!("{chosen} convolution plans are chosen");
+                }
+                before = chosen;
+            }
+        });
+        let result = work();
+        drop(done);
+        result
+    })
 }
 
 /// Network, optimizer and batch on a device.

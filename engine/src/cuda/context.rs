@@ -92,11 +92,11 @@ pub fn conv_plan_record(device: &Device) -> crate::Result<Option<ConvPlanRecord>
     Ok(gpu.cudnn.get().and_then(|opened| opened.as_ref().ok()).map(Cudnn::plan_record))
 }
 
-/// Restores convolution plans for shapes that were not used yet; [`ConvPlanChoice::Benchmark`] then uses these. Returns false, without
-/// effect, if they are of another GPU or version of cuDNN.
+/// Restores convolution plans; [`ConvPlanChoice::Benchmark`] then uses these, also for shapes that were used before with others. A captured
+/// graph must not contain such a shape. Returns false, without effect, if the plans are of another GPU or version of cuDNN.
 pub fn restore_conv_plans(device: &Device, record: &ConvPlanRecord) -> crate::Result<bool> {
     let gpu = gpu_with_plans("restore_conv_plans", device)?;
-    let restored = gpu.bind().and_then(|_access| Ok(gpu.cudnn()?.restore_plans(record)));
+    let restored = gpu.bind().and_then(|_access| Ok(gpu.cudnn()?.restore_plans(record)?));
     restored.map_err(|error| error.with_op_context("restore_conv_plans", *device, &[]))
 }
 

@@ -66,7 +66,7 @@ pub use library::{LibraryError, WorkspaceAllocator};
 pub use library_info::{LibraryInfo, libraries};
 pub use memory::{device_pointer, record_stream};
 pub use pinned::pinned_tensor;
-pub use profile::{DeviceInterval, KernelProfile, KernelTime, StreamKind};
+pub use profile::{DeviceInterval, KernelProfile, KernelTime, ProfilerRange, StreamKind};
 
 pub(crate) use context::Gpu;
 pub(crate) use error::CudaError;

@@ -4,6 +4,7 @@ use super::{CudaError, Gpu, Result};
 use crate::Device;
 use cudarc::driver::result::DriverError;
 use cudarc::driver::sys::CUstream;
+use cudarc::driver::{profiler_start, profiler_stop};
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -63,6 +64,10 @@ pub struct KernelProfile {
     gpu: Arc<Gpu>,
     start: TimingEvent,
 }
+
+/// Range of work that a profiler such as `ncu --profile-from-start off` records: from [`ProfilerRange::start`] until it is dropped. Without a
+/// profiler it has no effect.
+pub struct ProfilerRange(Arc<Gpu>);
 
 /// Events of a device's profile in progress.
 #[derive(Default)]
@@ -134,6 +139,33 @@ impl KernelProfile {
         let mut times: Vec<KernelTime> = by_name.into_values().collect();
         times.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
         Ok(times)
+    }
+}
+
+impl ProfilerRange {
+    /// Waits for the device and starts the range.
+    pub fn start(device: &Device) -> crate::Result<ProfilerRange> {
+        let in_op = |error: CudaError| error.with_op_context("profile", *device, &[]);
+        let Device::Cuda(ordinal) = *device else {
+            return Err(in_op(CudaError::new("only kernels of a CUDA device can be profiled")));
+        };
+        let gpu = Gpu::get(ordinal).map_err(in_op)?;
+        let started = gpu.synchronize().and_then(|()| {
+            let _access = gpu.bind()?;
+            profiler_start().map_err(|e| CudaError::from_driver("starting the profiler", e))
+        });
+        started.map_err(in_op)?;
+        Ok(ProfilerRange(gpu))
+    }
+}
+
+impl Drop for ProfilerRange {
+    fn drop(&mut self) {
+        // An error of the device is returned by its next operation.
+        drop(self.0.synchronize());
+        if let Ok(_access) = self.0.bind() {
+            drop(profiler_stop());
+        }
     }
 }
 

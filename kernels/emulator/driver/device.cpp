@@ -99,7 +99,7 @@ CU_API cuDeviceGet(int* device, int ordinal) {
 
 CU_API cuDeviceGetName(char* name, int size, int device) {
   auto guard = lock();
-  snprintf(name, size_t(size), "Emulated CUDA device %d", device);
+  snprintf(name, size_t(size), "Emulated CUDA device");
   return check_device(device);
 }
 

@@ -6,6 +6,7 @@
 //! [`DistributedRun`] agrees on signals, checkpoints and running statistics.
 mod agent_store;
 mod buckets;
+mod conv_plans;
 mod data_parallel;
 mod frame;
 mod group;

@@ -19,7 +19,7 @@ pub struct DistributedRun {
     pub group: Arc<ProcessGroup>,
     /// Reductions of tensors on the run's device.
     pub collective: Arc<dyn Collective>,
-    device: Device,
+    pub(super) device: Device,
     /// Exchange of [`Flags`], finished at the next one.
     flags: Mutex<Option<PendingValues>>,
 }

@@ -149,8 +149,13 @@ impl Experiment {
         for note in std::mem::take(&mut self.notes) {
             callbacks.on_message(&note)?;
         }
-        let started = Instant::now();
+        let plans_are_timed = self.config.cudnn_benchmark && self.device != Device::Cpu;
+        let shares_plans = plans_are_timed && self.peers().is_some();
         let mut trainer = self.trainer()?;
+        if shares_plans {
+            trainer.share_conv_plans()?;
+        }
+        let started = Instant::now();
         let batches = trainer.batches() as u64;
         let batches_done = |state: &TrainerState| u64::from(state.epoch) * batches + state.batch as u64;
         let first = batches_done(&trainer.state);

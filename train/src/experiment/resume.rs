@@ -28,10 +28,8 @@ impl Experiment {
             checkpoint.restore(self.model.as_deref().expect("built"), optimizer, ema)?;
             self.state = checkpoint.header.state.clone();
             self.notes.extend(notes.iter().cloned());
-            if let Some(plans) = &checkpoint.header.conv_plans {
-                self.notes.extend(conv_plans::restore(&self.device, plans)?);
-            }
         }
+        self.notes.extend(self.restore_conv_plans()?);
         if let Some(epoch) = config.start_epoch {
             let epochs = config.schedule.total_epochs();
             if epoch > epochs {
@@ -54,6 +52,21 @@ impl Experiment {
             self.notes.push(format!("resuming after {epoch} epochs and {update} updates"));
         }
         Ok(())
+    }
+}
+
+impl Experiment {
+    /// Restores the convolution plans of the checkpoint, which rank 0 has read, on every rank. The result is a warning if this device cannot
+    /// use them.
+    fn restore_conv_plans(&self) -> Result<Option<String>> {
+        let own = self.resume.as_ref().and_then(|resume| resume.checkpoint.header.conv_plans.clone());
+        let plans = match &self.distributed {
+            Some(run) => {
+                run.share("the checkpoint's convolution plans", (run.rank() == 0).then_some(&own))?
+            }
+            None => own,
+        };
+        plans.map_or(Ok(None), |plans| conv_plans::restore(&self.device, &plans))
     }
 }
 

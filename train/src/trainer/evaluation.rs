@@ -7,6 +7,7 @@ use fornax_engine::cuda::PendingRead;
 use fornax_engine::{DType, no_grad};
 use fornax_nn::precision::Operation;
 use fornax_nn::{Context, Module, Precision};
+use std::collections::BTreeSet;
 
 /// Results of an evaluation.
 #[derive(Clone, Debug, PartialEq)]
@@ -82,6 +83,22 @@ impl Evaluator<'_> {
             None => totals,
         };
         Ok(all.mean(self.num_classes))
+    }
+
+    /// Evaluates batches of every size without a result: kernels are compiled and convolutions planned. `check_wait` is called while waiting
+    /// for data.
+    pub fn warm_up(&self, model: &dyn Module, check_wait: &dyn Fn() -> Result<()>) -> Result<()> {
+        // Only the last batch may be smaller.
+        let Some(last) = self.loader.batches().checked_sub(1) else { return Ok(()) };
+        for index in BTreeSet::from([0, last]) {
+            if let Some(batch) = self.loader.staged_epoch(0, index, Ok)?.next_batch(check_wait) {
+                let batch = batch?;
+                if batch.target.numel() > 0 {
+                    self.queue(model, &batch)?.loss.wait()?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Queues the evaluation of a batch.

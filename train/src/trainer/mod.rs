@@ -5,6 +5,7 @@ mod nonfinite;
 mod options;
 mod state;
 mod update;
+mod warm_up;
 
 pub use evaluation::{Evaluation, Evaluator};
 pub use options::{RunSignals, TrainerOptions};
@@ -285,10 +286,7 @@ impl<'a> Trainer<'a> {
         clock: &mut EpochClock,
         callback: &mut dyn Callback,
     ) -> Result<EpochEnding> {
-        let (loss, classes) = (self.step.options().loss.clone(), self.num_classes);
-        let prepare =
-            move |batch: Batch| Ok(Batch { target: loss.prepare(&batch.target, classes)?, ..batch });
-        let mut source = self.train.staged_epoch(self.state.epoch, self.state.batch, prepare)?;
+        let mut source = self.training_batches(self.state.batch)?;
         let (mut next, batches) = (self.state.batch, self.batches());
         while next < batches {
             let end = batches.min(next + self.options.grad_accum_steps);
@@ -352,6 +350,14 @@ impl<'a> Trainer<'a> {
         }
     }
 
+    /// Training batches of the current epoch on the device.
+    fn training_batches(&self, first: usize) -> Result<StagedBatches<'static>> {
+        let (loss, classes) = (self.step.options().loss.clone(), self.num_classes);
+        let prepare =
+            move |batch: Batch| Ok(Batch { target: loss.prepare(&batch.target, classes)?, ..batch });
+        self.train.staged_epoch(self.state.epoch, first, prepare)
+    }
+
     fn take_batch(&self, source: &mut StagedBatches) -> Result<Batch> {
         let batch = source.next_batch(&|| self.check_wait());
         batch.unwrap_or_else(|| Err(Error::new(ErrorKind::Bug, "the loader ended before its last batch")))
@@ -383,15 +389,18 @@ impl<'a> Trainer<'a> {
         ))
     }
 
-    fn evaluate_model(&self, model: &dyn Module) -> Result<Evaluation> {
-        let evaluator = Evaluator {
+    fn evaluator(&self) -> Evaluator<'_> {
+        Evaluator {
             loader: self.validation,
             num_classes: self.num_classes,
             precision: self.step.options().precision,
             preparation: self.step.preparation(),
             group: self.distributed.map(|run| &*run.group),
-        };
-        let evaluation = evaluator.evaluate(model, &|| self.check_interrupt())?;
+        }
+    }
+
+    fn evaluate_model(&self, model: &dyn Module) -> Result<Evaluation> {
+        let evaluation = self.evaluator().evaluate(model, &|| self.check_interrupt())?;
         self.check_finite(evaluation.loss, "validation")?;
         Ok(evaluation)
     }

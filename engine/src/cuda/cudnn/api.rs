@@ -1,5 +1,5 @@
 //! Functions of libcudnn used by the engine.
-use crate::cuda::library::{LibraryError, c_functions, open};
+use crate::cuda::library::{LibraryError, c_functions, open, open_newest};
 use cudarc::cudnn::sys;
 use cudarc::driver::DriverError;
 use std::ffi::{c_char, c_void};
@@ -43,9 +43,10 @@ impl CudnnApi {
         let blas = "cuDNN needs it: install cuBLAS of the CUDA that cuDNN was built for (pip: nvidia-cublas)";
         let nvrtc =
             "cuDNN needs it: install NVRTC of the CUDA that cuDNN was built for (pip: nvidia-cuda-nvrtc)";
+        // A library of an older CUDA in a system folder is no substitute for the one in a wheel beside cuDNN.
         let needed = [
-            open("cuBLASLt", &["libcublasLt.so.13", "libcublasLt.so.12"], blas)?,
-            open("NVRTC", &["libnvrtc.so.13", "libnvrtc.so.12"], nvrtc)?,
+            open_newest("cuBLASLt", &["libcublasLt.so.13", "libcublasLt.so.12"], blas)?,
+            open_newest("NVRTC", &["libnvrtc.so.13", "libnvrtc.so.12"], nvrtc)?,
         ];
         // They must stay open: cuDNN looks for them when heuristics first run.
         std::mem::forget(needed);
@@ -67,13 +68,11 @@ impl CudnnApi {
     }
 }
 
-/// Status class of errors at execution, which may be those of a kernel.
-const EXECUTION_FAILED: i32 = 5;
-
-/// True for an error after which nothing may be tried: one of the device, or of an engine's execution.
+/// True for an error after which nothing may be tried: one of the driver. After an error of cuDNN, whose status 5xxx may be that of a kernel
+/// or only of an engine, the state of the device decides.
 pub(super) fn is_fault(error: &LibraryError) -> bool {
     match error {
-        LibraryError::Call { library, status, .. } => *library != CUDNN || status / 1000 == EXECUTION_FAILED,
+        LibraryError::Call { library, .. } => *library != CUDNN,
         LibraryError::Unsupported { .. } | LibraryError::Workspace { .. } => false,
         _ => true,
     }

@@ -1,7 +1,7 @@
 //! Choices made by timing, for later processes: in memory, on disk, and as a record for checkpoints.
 use super::problem::{ConvPlanChoice, ConvProblem};
 use fornax_kernels::cache;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Convolution plans of a device that were chosen by timing. A process that restores them computes the same bits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,52 +45,66 @@ impl ConvChoice {
 }
 
 /// Choices of one device and version of cuDNN.
-pub(super) struct ConvChoices(ConvPlanRecord);
+pub(super) struct ConvChoices {
+    record: ConvPlanRecord,
+    /// Problems whose choice this process has stored in the cache folder.
+    stored: BTreeSet<String>,
+}
 
 impl ConvChoices {
     pub(super) fn new(gpu: &str, cudnn: usize) -> ConvChoices {
-        ConvChoices(ConvPlanRecord { gpu: gpu.into(), cudnn, choices: BTreeMap::new() })
+        let record = ConvPlanRecord { gpu: gpu.into(), cudnn, choices: BTreeMap::new() };
+        ConvChoices { record, stored: BTreeSet::new() }
     }
 
     /// The choice that was made or restored in this process.
     pub(super) fn get(&self, problem: &ConvProblem) -> Option<ConvChoice> {
-        self.0.choices.get(&key(problem)).map(|text| ConvChoice::of_text(text))
+        self.record.choices.get(&key(problem)).map(|text| ConvChoice::of_text(text))
     }
 
     /// The choice of an earlier process, from the cache folder.
     pub(super) fn load(&self, problem: &ConvProblem) -> Option<ConvChoice> {
-        cache::load_text(CACHE, &self.file_key(problem)).map(|text| ConvChoice::of_text(&text))
+        cache::load_text(CACHE, &self.file_key(&key(problem))).map(|text| ConvChoice::of_text(&text))
     }
 
     pub(super) fn insert(&mut self, problem: &ConvProblem, choice: &ConvChoice) {
-        self.0.choices.insert(key(problem), choice.text().into());
+        self.record.choices.insert(key(problem), choice.text().into());
     }
 
     /// Stores a choice in the cache folder.
-    pub(super) fn store(&self, problem: &ConvProblem, choice: &ConvChoice) {
-        cache::store_text(CACHE, &self.file_key(problem), choice.text());
+    pub(super) fn store(&mut self, problem: &ConvProblem, choice: &ConvChoice) {
+        let key = key(problem);
+        cache::store_text(CACHE, &self.file_key(&key), choice.text());
+        self.stored.insert(key);
     }
 
     pub(super) fn record(&self) -> &ConvPlanRecord {
-        &self.0
+        &self.record
     }
 
-    /// Adds a record's choices and returns true if it is of the same GPU and cuDNN version.
-    pub(super) fn restore(&mut self, record: &ConvPlanRecord) -> bool {
-        let is_same = (&record.gpu, record.cudnn) == (&self.0.gpu, self.0.cudnn);
-        if is_same {
-            self.0.choices.extend(record.choices.clone());
+    /// Takes a record's choices, also in the cache folder where this process has stored others. Returns the keys of the problems whose
+    /// choice has changed; `None`, without effect, if the record is of another GPU or cuDNN version.
+    pub(super) fn restore(&mut self, record: &ConvPlanRecord) -> Option<BTreeSet<String>> {
+        let own = &self.record;
+        if (&record.gpu, record.cudnn) != (&own.gpu, own.cudnn) {
+            return None;
         }
-        is_same
+        let changed = record.choices.iter().filter(|(key, text)| own.choices.get(*key) != Some(*text));
+        for (key, text) in changed.clone().filter(|(key, _)| self.stored.contains(*key)) {
+            cache::store_text(CACHE, &self.file_key(key), text);
+        }
+        let changed = changed.map(|(key, _)| key.clone()).collect();
+        self.record.choices.extend(record.choices.clone());
+        Some(changed)
     }
 
-    fn file_key(&self, problem: &ConvProblem) -> String {
-        format!("{}, cuDNN {}, {}", self.0.gpu, self.0.cudnn, key(problem))
+    fn file_key(&self, key: &str) -> String {
+        format!("{}, cuDNN {}, {key}", self.record.gpu, self.record.cudnn)
     }
 }
 
-/// Text with every field of the problem except for how its plan is chosen.
-fn key(problem: &ConvProblem) -> String {
+/// Key of a choice: text with every field of the problem except for how its plan is chosen.
+pub(super) fn key(problem: &ConvProblem) -> String {
     let mut problem = *problem;
     problem.options.choice = ConvPlanChoice::Heuristic;
     format!("{problem:?}")

@@ -1,6 +1,6 @@
 //! Convolutions on a stream, with a cache of plans, which are made at the first use of a problem.
 use super::api::{CudnnApi, driver_error, unplanned, unsupported};
-use super::choices::{ConvChoice, ConvChoices, ConvPlanRecord};
+use super::choices::{ConvChoice, ConvChoices, ConvPlanRecord, key};
 use super::descriptor::{AttributeName, Descriptor, DescriptorType, DevicePointer, HandleValue};
 use super::graph::{INPUT, OUTPUT, SQUARES, SUM, WEIGHT};
 use super::planner::{ConvPlanner, ExecutionPlan};
@@ -106,10 +106,24 @@ impl Cudnn {
         self.lock().choices.record().clone()
     }
 
-    /// Restores choices, which [`ConvPlanChoice::Benchmark`] uses instead of timing for problems without a plan. Returns false, without
-    /// effect, if the record is of another GPU or version of cuDNN.
-    pub fn restore_plans(&self, record: &ConvPlanRecord) -> bool {
-        self.lock().choices.restore(record)
+    /// Restores choices, which [`ConvPlanChoice::Benchmark`] uses instead of timing. Plans of other choices are dropped, after waiting for
+    /// the stream, and the cache folder gets the restored choices where this process has stored others. Returns false, without effect, if
+    /// the record is of another GPU or version of cuDNN.
+    ///
+    /// The stream's context must be current, and no captured graph may contain a convolution whose choice changes.
+    pub fn restore_plans(&self, record: &ConvPlanRecord) -> Result<bool, LibraryError> {
+        let mut state = self.lock();
+        let Some(changed) = state.choices.restore(record) else { return Ok(false) };
+        let is_outdated = |problem: &ConvProblem| {
+            problem.options.choice != ConvPlanChoice::Heuristic && changed.contains(&key(problem))
+        };
+        if state.plans.keys().any(is_outdated) {
+            // SAFETY: `new`'s caller guarantees that the stream is alive.
+            unsafe { result::stream::synchronize(self.stream) }
+                .map_err(|e| driver_error("waiting for convolutions", e))?;
+            state.plans.retain(|problem, _| !is_outdated(problem));
+        }
+        Ok(true)
     }
 
     fn lock(&self) -> MutexGuard<'_, CudnnState> {

@@ -5,8 +5,8 @@ use super::planner::{ALL_CONFIGURATIONS, ConvPlanner, ExecutionPlan, FIRST_THEN_
 use super::problem::ConvProblem;
 use super::timing::EventTimer;
 use crate::cuda::library::LibraryError;
-use cudarc::driver::sys::{CUresult, CUstream, cuStreamQuery};
-use cudarc::driver::{DriverError, result};
+use cudarc::driver::result;
+use cudarc::driver::sys::CUstream;
 
 /// Candidates for a problem, and how to run them. Afterwards the tensors hold the result of the last candidate that ran.
 pub(super) struct PlanSelection<'a> {
@@ -24,7 +24,7 @@ pub(super) struct PlanSelection<'a> {
 pub(super) enum SelectionError {
     /// No candidate builds and runs; the last error.
     NoPlan(LibraryError),
-    /// The device or an engine's execution failed: no result may be used.
+    /// The device failed: no result may be used.
     Fault(LibraryError),
 }
 
@@ -61,12 +61,13 @@ impl PlanSelection<'_> {
         for plan in small.take(candidates.max(1)) {
             let storable = self.try_out(plan)?.and_then(|plan| plan.json().map(|json| (plan, json)));
             match storable {
-                Ok((plan, json)) => {
-                    let time = timer.best_time(|| (self.run)(&plan)).map_err(SelectionError::Fault)?;
-                    if best.as_ref().is_none_or(|best| time < best.0) {
+                Ok((plan, json)) => match timer.best_time(|| (self.run)(&plan)) {
+                    Ok(time) if best.as_ref().is_none_or(|best| time < best.0) => {
                         best = Some((time, (plan, json)));
                     }
-                }
+                    Ok(_) => {}
+                    Err(e) => last_error = self.skipped(e)?,
+                },
                 Err(e) => last_error = e,
             }
         }
@@ -80,7 +81,7 @@ impl PlanSelection<'_> {
     }
 
     /// Runs a plan, and sets if it accumulates sums: it does if they are NaN after it found NaN in their memory. The inner error is that of
-    /// a plan that does not build or does not support its tensors.
+    /// a plan that does not build, does not support its tensors, or fails without an error of the device.
     fn try_out(
         &mut self,
         plan: Result<ExecutionPlan, LibraryError>,
@@ -93,7 +94,7 @@ impl PlanSelection<'_> {
             fill_sums(self.stream, sums, NAN_BYTE).map_err(SelectionError::Fault)?;
         }
         if let Err(e) = (self.run)(&plan) {
-            return if is_fault(&e) { Err(SelectionError::Fault(e)) } else { self.skipped(e).map(Err) };
+            return self.skipped(e).map(Err);
         }
         if let Some(sums) = self.sums {
             plan.accumulates_sums = self.has_nan(sums).map_err(SelectionError::Fault)?;
@@ -101,12 +102,16 @@ impl PlanSelection<'_> {
         Ok(Ok(plan))
     }
 
-    /// Returns the error of a skipped candidate if the device has no error.
+    /// Returns the error of a skipped candidate if the device has no error, after waiting for the stream. Some engines fail at execution
+    /// (status 5xxx) for tensors that they do not support.
     fn skipped(&self, error: LibraryError) -> Result<LibraryError, SelectionError> {
+        if is_fault(&error) {
+            return Err(SelectionError::Fault(error));
+        }
         // SAFETY: the stream is alive.
-        match unsafe { cuStreamQuery(self.stream) } {
-            CUresult::CUDA_SUCCESS | CUresult::CUDA_ERROR_NOT_READY => Ok(error),
-            fault => Err(SelectionError::Fault(driver_error("running a plan", DriverError(fault)))),
+        match unsafe { result::stream::synchronize(self.stream) } {
+            Ok(()) => Ok(error),
+            Err(fault) => Err(SelectionError::Fault(driver_error("running a plan", fault))),
         }
     }
 
