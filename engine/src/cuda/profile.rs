@@ -164,7 +164,7 @@ impl Drop for ProfilerRange {
         // An error of the device is returned by its next operation.
         drop(self.0.synchronize());
         if let Ok(_access) = self.0.bind() {
-            drop(profiler_stop());
+            let _ = profiler_stop();
         }
     }
 }
