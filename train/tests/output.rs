@@ -48,6 +48,25 @@ fn closed_stdout_ends_quietly() {
     }
 }
 
+/// Every epoch has a line, and every line of --progress json is JSON.
+#[test]
+fn progress_has_a_line_for_each_epoch_and_notes_in_its_form() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let train = "train --train-num-samples 64 --val-num-samples 16 --warmup-epochs 0 --epochs 3 --val-interval 3 --decay-epochs 90";
+    let lines = |progress: &str| {
+        let output = run(folder.path(), &format!("{train} --progress {progress}"));
+        assert!(output.status.success(), "{}", stderr(&output));
+        stderr(&output).lines().map(String::from).collect::<Vec<_>>()
+    };
+    let plain = lines("plain");
+    let of_epochs = plain.iter().filter(|line| line.starts_with("epoch ") && !line.contains("batch"));
+    assert_eq!(of_epochs.count(), 3, "{plain:?}");
+    for line in lines("json") {
+        serde_json::from_str::<serde_json::Value>(&line).unwrap_or_else(|e| panic!("{e}: {line}"));
+    }
+    assert_eq!(lines("none"), [""; 0]);
+}
+
 /// Messages are lost, and the exit code is that of the command.
 #[cfg(target_os = "linux")]
 #[test]

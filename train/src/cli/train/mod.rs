@@ -142,6 +142,15 @@ impl TrainArgs {
             None => self.compute.device.open(),
         }
     }
+
+    /// Prints a note in the form of --progress, before there is an experiment to report it.
+    fn note(&self, text: &str) {
+        match self.progress {
+            ProgressMode::None => {}
+            ProgressMode::Json => message!("{}", serde_json::json!({ "event": "note", "text": text })),
+            _ => message!("{text}"),
+        }
+    }
 }
 
 /// Trains as one of the ranks that a launcher has started.
@@ -206,7 +215,7 @@ fn train(
     }
     let config = Config::resolve_for(&settings, world_size)?;
     if rank == 0 {
-        args.recipe.note_ignored(&config);
+        args.recipe.ignored_note(&config).into_iter().for_each(|note| args.note(&note));
     }
     conv_plans::reject_on_cpu(&args.recipe.settings, &device)?;
     let mut experiment = Experiment::new(config);
@@ -286,16 +295,18 @@ fn first_settings(
             let header = &checkpoint.checkpoint.header;
             Some(header.settings.batch_size? * header.world_size as u32 / world_size as u32)
         });
-        let found = || fitting_batch_size(&resume::without_ranks(settings.clone()), device);
+        let found = || fitting_batch_size(args, &resume::without_ranks(settings.clone()), device);
         settings.batch_size = Some(of_run.map_or_else(found, Ok)?);
     }
     Ok(settings)
 }
 
 /// The batch size of `--batch-size auto`.
-fn fitting_batch_size(settings: &Settings, device: Device) -> Result<u32> {
+fn fitting_batch_size(args: &TrainArgs, settings: &Settings, device: Device) -> Result<u32> {
     let FittingBatchSize { batch_size, memory, limit } = find_batch_size(settings, device)?;
     let (memory, limit) = (bytes(memory), bytes(limit));
-    message!("--batch-size auto: {batch_size} images, {memory} of the {limit} that may be used on {device}");
+    args.note(&format!(
+        "--batch-size auto: {batch_size} images, {memory} of the {limit} that may be used on {device}"
+    ));
     Ok(batch_size)
 }

@@ -56,12 +56,11 @@ impl RecipeArgs {
         Ok(given)
     }
 
-    /// Prints on stderr, in one line, the given options that have no effect.
-    pub fn note_ignored(&self, config: &Config) {
+    /// Note of the options that timm knows and that have no effect on this run.
+    pub fn ignored_note(&self, config: &Config) -> Option<String> {
         let names: Vec<&str> = config.ignored.iter().chain(&self.ignored).map(String::as_str).collect();
-        if !names.is_empty() {
-            message!("note: without effect on this run, and ignored: {}", names.join(", "));
-        }
+        (!names.is_empty())
+            .then(|| format!("note: without effect on this run, and ignored: {}", names.join(", ")))
     }
 
     /// The given settings, completed by others.

@@ -42,6 +42,8 @@ pub struct Progress {
     time_left: TimeLeft,
     /// Last epoch, for the display.
     last_epoch: u32,
+    /// Training metrics of the current epoch, after its last update.
+    trained: Option<TrainSummary>,
 }
 
 /// Columns of a terminal that does not report its width.
@@ -63,6 +65,7 @@ impl Progress {
             started: Instant::now(),
             time_left: TimeLeft::default(),
             last_epoch: 0,
+            trained: None,
         }
     }
 
@@ -99,7 +102,8 @@ impl Callback for Progress {
         Ok(())
     }
 
-    fn on_train_summary(&mut self, _summary: &TrainSummary) -> Result<()> {
+    fn on_train_summary(&mut self, summary: &TrainSummary) -> Result<()> {
+        self.trained = Some(*summary);
         self.time_left.updates_end(self.now());
         Ok(())
     }
@@ -117,8 +121,16 @@ impl Callback for Progress {
     }
 
     fn on_epoch_end(&mut self, end: &EpochEnd) -> Result<()> {
-        if let Some(metrics) = end.metrics {
-            self.write(&metrics.line(end.best), || event("epoch", metrics));
+        match (end.metrics, self.trained.take()) {
+            (Some(metrics), _) => self.write(&metrics.line(end.best), || event("epoch", metrics)),
+            // An epoch that --val-interval leaves out.
+            (None, Some(TrainSummary { epoch, loss, lr })) => {
+                self.write(
+                    &format!("epoch {epoch}  loss {loss:.4}"),
+                    || serde_json::json!({ "event": "epoch", "epoch": epoch, "train_loss": loss, "lr": lr }),
+                );
+            }
+            (None, None) => {}
         }
         self.time_left.epoch_ends(self.now());
         Ok(())
