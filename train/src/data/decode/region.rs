@@ -3,9 +3,9 @@ use super::{DecodeOptions, MAX_FILE_BYTES, decoded_size, guarded, jpeg};
 use crate::data::Image;
 use fornax_engine::ImageBox;
 
-/// Decoder of a region of an image file, for files that support it: baseline JPEG. The pixels are those of the whole image.
+/// Decoder of a region of an image file, for files that support it: baseline and progressive JPEG. The pixels are those of the whole image.
 pub struct RegionDecoder<'a> {
-    jpeg: jpeg::BaselineJpeg<'a>,
+    jpeg: jpeg::Jpeg<'a>,
     channels: usize,
 }
 
@@ -16,7 +16,7 @@ impl<'a> RegionDecoder<'a> {
         if bytes.len() as u64 > MAX_FILE_BYTES || turned {
             return None;
         }
-        let jpeg = jpeg::BaselineJpeg::read(bytes)?;
+        let jpeg = jpeg::Jpeg::read(bytes)?;
         let [height, width] = jpeg.size;
         decoded_size(width, height, jpeg.components.len()).ok()?;
         Some(RegionDecoder { jpeg, channels: options.channels })

@@ -49,19 +49,37 @@ impl<'a> BlockPlane<'a> {
             self.coefficients[usize::from(ZIGZAG[index & 63]) * LANES + lane] = value as i16;
             is_flat = false;
         })?;
+        self.add(at, dc, is_flat);
+        Some(())
+    }
+
+    /// Stores the coefficients, in zigzag order, of the block at a row of samples and a column of blocks.
+    pub fn store_block(&mut self, [row, column]: [usize; 2], coefficients: &[i16; 64]) {
+        let at = row % self.height * self.stride + 8 * column;
+        let is_flat = coefficients[1..] == [0; 63];
+        if !is_flat {
+            for (value, index) in coefficients.iter().zip(ZIGZAG) {
+                self.coefficients[usize::from(index) * LANES + self.pending_count] = *value;
+            }
+        }
+        self.add(at, coefficients[0], is_flat);
+    }
+
+    /// Adds the block whose AC coefficients are in the next lane, or all 0 if it is flat.
+    #[inline(always)]
+    fn add(&mut self, at: usize, dc: i16, is_flat: bool) {
         if is_flat {
             let scaled = i32::from(dc).wrapping_mul(i32::from(self.quantization[0]));
             let sample = ((scaled.wrapping_add(4) >> 3).saturating_add(128)).clamp(0, 255) as u8;
             self.samples[at..].chunks_mut(self.stride).take(8).for_each(|row| row[..8].fill(sample));
-            return Some(());
+            return;
         }
-        self.coefficients[lane] = dc;
-        self.pending[lane] = at;
+        self.coefficients[self.pending_count] = dc;
+        self.pending[self.pending_count] = at;
         self.pending_count += 1;
         if self.pending_count == LANES {
             self.flush();
         }
-        Some(())
     }
 
     /// Transforms the pending blocks.

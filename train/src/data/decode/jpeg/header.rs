@@ -1,6 +1,6 @@
-//! Header of a baseline JPEG: sizes, tables and the position of its scan (annex B of ITU-T T.81).
-use super::has_end_of_image;
+//! Header of a JPEG: size, components, tables and the position of its first scan (annex B of ITU-T T.81).
 use super::huffman::HuffmanTable;
+use super::{END_OF_IMAGE, SCAN, Segments, has_end_of_image};
 use crate::data::decode::MAX_PIXELS;
 
 /// Index in a block, counted row by row, of each coefficient in zigzag order.
@@ -14,25 +14,25 @@ pub const ZIGZAG: [u8; 64] = [
 const START_OF_IMAGE: [u8; 2] = [0xff, 0xd8];
 const BASELINE_FRAME: u8 = 0xc0;
 const EXTENDED_FRAME: u8 = 0xc1;
+const PROGRESSIVE_FRAME: u8 = 0xc2;
 const HUFFMAN_TABLES: u8 = 0xc4;
-const SCAN: u8 = 0xda;
 const QUANTIZATION_TABLES: u8 = 0xdb;
 const RESTART_INTERVAL: u8 = 0xdd;
 const ADOBE: u8 = 0xee;
 
-/// Baseline JPEG in grey or YCbCr with one scan: nearly every photo. Chroma may be half as wide, or half as wide and high.
-pub struct BaselineJpeg<'a> {
+/// JPEG in grey or YCbCr with Huffman codes, baseline with one scan or progressive: nearly every photo. Chroma may be half as wide, or half as
+/// wide and high.
+pub struct Jpeg<'a> {
     /// Height and width in pixels.
     pub size: [usize; 2],
     /// Grey, or Y, Cb and Cr.
     pub components: Vec<Component>,
-    /// Number of MCUs between restart markers; 0 for none.
-    pub restart_interval: usize,
-    /// The file from the entropy-coded data on.
-    pub scan: &'a [u8],
-    quantization: [Option<Box<[u16; 64]>>; 4],
-    dc: [Option<HuffmanTable>; 4],
-    ac: [Option<HuffmanTable>; 4],
+    /// Coefficients are split into several scans.
+    pub is_progressive: bool,
+    /// Tables of the first scan.
+    pub tables: Tables,
+    /// The first scan; the only one of a baseline file.
+    pub scan: Scan<'a>,
 }
 
 /// Colour component.
@@ -40,61 +40,79 @@ pub struct Component {
     id: u8,
     /// Vertical and horizontal sampling factor, 1 or 2: blocks per MCU.
     pub sampling: [usize; 2],
-    quantization: usize,
-    dc: usize,
-    ac: usize,
+    /// Index of the quantization table.
+    pub quantization: usize,
 }
 
-/// Tables of a component.
-pub struct ComponentTables<'a> {
-    pub dc: &'a HuffmanTable,
-    pub ac: &'a HuffmanTable,
+/// Tables that segments between the scans redefine.
+#[derive(Clone, Default)]
+pub struct Tables {
     /// Quantization steps, row by row.
-    pub quantization: &'a [u16; 64],
+    pub quantization: [Option<Box<[u16; 64]>>; 4],
+    pub dc: [Option<HuffmanTable>; 4],
+    pub ac: [Option<HuffmanTable>; 4],
+    /// Number of MCUs between restart markers; 0 for none.
+    pub restart_interval: usize,
 }
 
-impl<'a> BaselineJpeg<'a> {
+/// Scan: some coefficients of some components.
+#[derive(Clone, Default)]
+pub struct Scan<'a> {
+    pub components: Vec<ScanComponent>,
+    /// First and last coefficient, in zigzag order.
+    pub band: [usize; 2],
+    /// Lowest bit of the coefficients before this scan; 0 for none.
+    pub high: u8,
+    /// Lowest bit of the coefficients after this scan.
+    pub low: u8,
+    /// The file from the entropy-coded data on.
+    pub data: &'a [u8],
+}
+
+/// Component of a scan.
+#[derive(Clone, Copy)]
+pub struct ScanComponent {
+    /// Index of the component in the frame.
+    pub index: usize,
+    /// Indices of the Huffman tables.
+    pub dc: usize,
+    pub ac: usize,
+}
+
+impl<'a> Jpeg<'a> {
     /// Reads the header. `None` for a damaged or truncated file, and for every other kind of JPEG.
-    pub fn read(bytes: &'a [u8]) -> Option<BaselineJpeg<'a>> {
+    pub fn read(bytes: &'a [u8]) -> Option<Jpeg<'a>> {
         let mut rest = bytes.strip_prefix(&START_OF_IMAGE)?;
-        let mut jpeg = BaselineJpeg {
+        let mut jpeg = Jpeg {
             size: [0; 2],
             components: vec![],
-            restart_interval: 0,
-            scan: &[],
-            quantization: Default::default(),
-            dc: Default::default(),
-            ac: Default::default(),
+            is_progressive: false,
+            tables: Tables::default(),
+            scan: Scan::default(),
         };
+        let mut segments = Segments(rest);
         loop {
-            let [0xff, marker, ..] = *rest else { return None };
-            if marker == 0xff {
-                rest = &rest[1..];
-                continue;
-            }
-            let length = u16_at(rest, 2)?;
-            let segment = rest.get(4..2 + length)?;
-            rest = &rest[2 + length..];
+            let (marker, segment) = segments.next()?;
             match marker {
-                BASELINE_FRAME | EXTENDED_FRAME => jpeg.frame(segment)?,
-                HUFFMAN_TABLES => jpeg.huffman_tables(segment)?,
-                QUANTIZATION_TABLES => jpeg.quantization_tables(segment)?,
-                RESTART_INTERVAL => jpeg.restart_interval = u16_at(segment, 0)?,
+                BASELINE_FRAME | EXTENDED_FRAME | PROGRESSIVE_FRAME => {
+                    jpeg.is_progressive = marker == PROGRESSIVE_FRAME;
+                    jpeg.frame(segment)?;
+                }
                 // Its transform 1 is YCbCr.
                 ADOBE if segment.starts_with(b"Adobe") && segment.get(11) != Some(&1) => return None,
-                0xe0..=0xef | 0xfe => {}
                 SCAN => {
-                    jpeg.scan_header(segment)?;
-                    // A truncated file is an error even if its missing part is not needed.
-                    if !has_end_of_image(rest) {
-                        return None;
-                    }
-                    jpeg.scan = rest;
-                    return Some(jpeg);
+                    rest = segments.0;
+                    jpeg.scan = Scan::read(segment, &jpeg.components, rest)?;
+                    break;
                 }
-                _ => return None,
+                _ => jpeg.tables.read(marker, segment)?,
             }
         }
+        // A baseline scan has all coefficients of all components.
+        let is_whole = jpeg.scan.components.len() == jpeg.components.len()
+            && (jpeg.scan.band, jpeg.scan.high, jpeg.scan.low) == ([0, 63], 0, 0);
+        // A truncated file is an error even if its missing part is not needed.
+        ((jpeg.is_progressive || is_whole) && has_end_of_image(rest)).then_some(jpeg)
     }
 
     /// Number of blocks of the first component in each MCU, along each axis.
@@ -102,13 +120,24 @@ impl<'a> BaselineJpeg<'a> {
         self.components[0].sampling
     }
 
-    /// Tables of a component. `None` if the file lacks one.
-    pub fn tables(&self, component: &Component) -> Option<ComponentTables<'_>> {
-        Some(ComponentTables {
-            dc: self.dc.get(component.dc)?.as_ref()?,
-            ac: self.ac.get(component.ac)?.as_ref()?,
-            quantization: self.quantization.get(component.quantization)?.as_deref()?,
-        })
+    /// Number of MCUs along each axis.
+    pub fn mcus(&self) -> [usize; 2] {
+        [0, 1].map(|axis| self.size[axis].div_ceil(8 * self.sampling()[axis]))
+    }
+
+    /// The scan after the previous one's data, whose tables are read into `tables`. `Some(None)` at the end of the image, `None` for damage.
+    pub fn next_scan(&self, tables: &mut Tables, rest: &'a [u8]) -> Option<Option<Scan<'a>>> {
+        let mut segments = Segments(rest);
+        loop {
+            segments.skip_padding();
+            if segments.0.starts_with(&END_OF_IMAGE) {
+                return Some(None);
+            }
+            match segments.next()? {
+                (SCAN, segment) => return Scan::read(segment, &self.components, segments.0).map(Some),
+                (marker, segment) => tables.read(marker, segment)?,
+            }
+        }
     }
 
     fn frame(&mut self, segment: &[u8]) -> Option<()> {
@@ -131,14 +160,27 @@ impl<'a> BaselineJpeg<'a> {
                 id: component[0],
                 sampling: [usize::from(factors & 15), usize::from(factors >> 4)],
                 quantization: usize::from(component[2]),
-                dc: 0,
-                ac: 0,
             });
         }
         let supported = matches!(self.sampling(), [1, 1 | 2] | [2, 2]);
         let whole_chroma = self.components[1..].iter().all(|chroma| chroma.sampling == [1, 1]);
         let rgb = count == 3 && self.components[0].id == b'R';
         (supported && whole_chroma && !rgb).then_some(())
+    }
+}
+
+impl Tables {
+    /// Reads a segment between the frame and the scans. `None` for a damaged segment or one that is not supported.
+    fn read(&mut self, marker: u8, segment: &[u8]) -> Option<()> {
+        match marker {
+            HUFFMAN_TABLES => self.huffman_tables(segment)?,
+            QUANTIZATION_TABLES => self.quantization_tables(segment)?,
+            RESTART_INTERVAL => self.restart_interval = u16_at(segment, 0)?,
+            // Applications' data and comments.
+            0xe0..=0xef | 0xfe => {}
+            _ => return None,
+        }
+        Some(())
     }
 
     fn huffman_tables(&mut self, mut segment: &[u8]) -> Option<()> {
@@ -166,21 +208,24 @@ impl<'a> BaselineJpeg<'a> {
         }
         Some(())
     }
+}
 
-    fn scan_header(&mut self, segment: &[u8]) -> Option<()> {
-        let count = self.components.len();
-        if count == 0 || usize::from(*segment.first()?) != count {
-            return None;
+impl<'a> Scan<'a> {
+    /// Reads the header of a scan, whose data follow it.
+    fn read(segment: &[u8], frame: &[Component], data: &'a [u8]) -> Option<Scan<'a>> {
+        let count = usize::from(*segment.first()?);
+        let mut components: Vec<ScanComponent> = vec![];
+        for choice in segment.get(1..1 + 2 * count)?.chunks_exact(2) {
+            // In the order of the frame.
+            let first = components.last().map_or(0, |last| last.index + 1);
+            let index = first + frame[first..].iter().position(|component| component.id == choice[0])?;
+            let [dc, ac] = [choice[1] >> 4, choice[1] & 15].map(usize::from);
+            components.push(ScanComponent { index, dc, ac });
         }
-        let choices = segment.get(1..1 + 2 * count)?.chunks_exact(2);
-        for (component, choice) in self.components.iter_mut().zip(choices) {
-            if choice[0] != component.id {
-                return None;
-            }
-            (component.dc, component.ac) = (usize::from(choice[1] >> 4), usize::from(choice[1] & 15));
-        }
-        // All coefficients in full precision.
-        (segment.get(1 + 2 * count..)? == [0, 63, 0]).then_some(())
+        let [start, end, bits] = *segment.get(1 + 2 * count..)? else { return None };
+        let scan =
+            Scan { components, band: [start, end].map(usize::from), high: bits >> 4, low: bits & 15, data };
+        (count > 0).then_some(scan)
     }
 }
 

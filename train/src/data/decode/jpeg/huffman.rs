@@ -6,6 +6,7 @@ const LOOKUP_BITS: u32 = 10;
 const MAX_CODE_BITS: u32 = 16;
 
 /// Decoding table of one Huffman code.
+#[derive(Clone)]
 pub struct HuffmanTable {
     /// Symbol for each value of the next bits; no bits for a longer or an invalid code.
     lookup: Box<[Symbol; 1 << LOOKUP_BITS]>,
@@ -124,9 +125,37 @@ impl<'a> BitReader<'a> {
         Some(())
     }
 
-    /// The next symbol, after at least 56 bits are available; no bits for an invalid code. A symbol with its value has at most 31 bits.
+    /// Decodes an AC symbol of a progressive scan: a number of zeros, and the value after them; 0 for none. `None` for an invalid code.
+    #[inline(always)]
+    pub fn run(&mut self, table: &HuffmanTable) -> Option<(usize, i32)> {
+        match self.symbol(table) {
+            Symbol { bits: 0, .. } => None,
+            symbol => Some((usize::from(symbol.byte >> 4), self.value(symbol))),
+        }
+    }
+
+    /// Reads up to 16 bits.
+    #[inline(always)]
+    pub fn plain(&mut self, count: u32) -> u32 {
+        self.refill();
+        // Two shifts, since there may be no bits.
+        let value = (self.bits >> 1 >> (63 - count)) as u32;
+        self.bits <<= count;
+        self.count -= count;
+        value
+    }
+
+    /// The next symbol; no bits for an invalid code. A symbol with its value has at most 31 bits.
     #[inline(always)]
     fn symbol(&mut self, table: &HuffmanTable) -> Symbol {
+        self.refill();
+        let symbol = table.lookup[(self.bits >> (64 - LOOKUP_BITS)) as usize];
+        if symbol.bits > 0 { symbol } else { self.long_code(table) }
+    }
+
+    /// Makes at least 56 bits available.
+    #[inline(always)]
+    fn refill(&mut self) {
         let next = match self.bytes.get(self.at..self.at + 8) {
             Some(bytes) => u64::from_be_bytes(bytes.try_into().unwrap_or_default()),
             None => self.last_bytes(),
@@ -134,8 +163,6 @@ impl<'a> BitReader<'a> {
         self.bits |= next >> self.count;
         self.at += ((63 - self.count) >> 3) as usize;
         self.count |= 56;
-        let symbol = table.lookup[(self.bits >> (64 - LOOKUP_BITS)) as usize];
-        if symbol.bits > 0 { symbol } else { self.long_code(table) }
     }
 
     /// The value after a symbol's code, both of which are skipped (F.2.2.1).

@@ -1,12 +1,14 @@
-//! JPEG. Baseline files in grey and YCbCr, whole or a region of them, are decoded here; progressive, RGB and CMYK files by zune-jpeg, as
+//! JPEG. Baseline and progressive files in grey and YCbCr, whole or a region of them, are decoded here; RGB and CMYK files by zune-jpeg, as
 //! well as damaged files, whose defect it describes.
+mod baseline;
 mod block_plane;
 mod header;
 mod huffman;
+mod progressive;
 mod region;
 mod scan;
 
-pub use header::BaselineJpeg;
+pub use header::Jpeg;
 
 use super::{MAX_PIXELS, damage, decoded_size};
 use crate::data::Image;
@@ -26,21 +28,27 @@ pub fn decode(bytes: &[u8]) -> Result<Image, String> {
     if scan(bytes).is_some_and(|scan| !has_end_of_image(scan)) {
         return Err("the JPEG is truncated".into());
     }
-    if let Some(jpeg) = BaselineJpeg::read(bytes) {
+    if let Some(jpeg) = Jpeg::read(bytes) {
         let [height, width] = jpeg.size;
         decoded_size(width, height, jpeg.components.len())?;
         let whole = ImageBox { top: 0, bottom: height as u32, left: 0, right: width as u32 };
         if let Some(image) = decode_region(&jpeg, whole) {
             return Ok(image);
         }
+        if jpeg.is_progressive {
+            // zune-jpeg accepts a file without some of its scans.
+            let damage = "the JPEG is damaged: its progressive scans are invalid or incomplete";
+            return Err(decode_any(bytes).err().unwrap_or_else(|| damage.into()));
+        }
     }
     decode_any(bytes)
 }
 
 /// Decodes a region of a JPEG. `None` if the data are damaged or truncated.
-pub fn decode_region(jpeg: &BaselineJpeg<'_>, region: ImageBox) -> Option<Image> {
+pub fn decode_region(jpeg: &Jpeg<'_>, region: ImageBox) -> Option<Image> {
     let size = [region.height(), region.width(), jpeg.components.len()];
-    region::decode(jpeg, region).map(|pixels| Image { size, pixels })
+    let decode = if jpeg.is_progressive { progressive::decode } else { baseline::decode };
+    decode(jpeg, region).map(|pixels| Image { size, pixels })
 }
 
 /// Decodes a JPEG of any kind.
@@ -124,21 +132,85 @@ fn scan(bytes: &[u8]) -> Option<&[u8]> {
 /// Marker of the header of a scan, after which the entropy-coded data begin.
 const SCAN: u8 = 0xda;
 
-/// Iterator over the marker and the contents of each segment, up to the header of the first scan.
+/// Iterator over the marker and the contents of each segment, up to the header of a scan.
 struct Segments<'a>(&'a [u8]);
+
+impl Segments<'_> {
+    /// Skips padding before a marker.
+    fn skip_padding(&mut self) {
+        while let [0xff, 0xff, ..] = self.0 {
+            self.0 = &self.0[1..];
+        }
+    }
+}
 
 impl<'a> Iterator for Segments<'a> {
     type Item = (u8, &'a [u8]);
 
     fn next(&mut self) -> Option<(u8, &'a [u8])> {
-        // Padding before a marker.
-        while let [0xff, 0xff, ..] = self.0 {
-            self.0 = &self.0[1..];
-        }
+        self.skip_padding();
         let [0xff, marker, high, low, ..] = *self.0 else { return None };
         let end = 2 + usize::from(u16::from_be_bytes([high, low]));
         let segment = self.0.get(4..end)?;
         self.0 = &self.0[end..];
         Some((marker, segment))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    /// The decoders themselves, without the guard that makes a panic an error of the file.
+    #[test]
+    fn mutated_files_do_not_panic() {
+        let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/decoders");
+        let mut state = 5u64;
+        let mut random = |below: usize| {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 33) as usize % below
+        };
+        let (mut images, mut errors, mut declined) = (0, 0, 0);
+        let names = ["444", "422", "420", "420_restarts", "422_optimised", "grey"];
+        for name in
+            ["baseline", "progressive"].iter().flat_map(|kind| names.map(|name| format!("{kind}_{name}.jpg")))
+        {
+            let good = std::fs::read(cases.join(name)).expect("reads");
+            for _ in 0..500 {
+                let mut bad = good.clone();
+                for _ in 0..=random(3) {
+                    let at = random(bad.len());
+                    match random(4) {
+                        0 => bad[at] ^= 1 << random(8),
+                        1 => bad[at] = 0xff,
+                        2 => bad[at] = random(256) as u8,
+                        _ => {
+                            bad.remove(at);
+                        }
+                    }
+                }
+                let Some(jpeg) = Jpeg::read(&bad) else {
+                    declined += 1;
+                    continue;
+                };
+                let [h, w] = jpeg.size;
+                let (top, left) = (random(h.min(999)), random(w.min(999)));
+                let [top, bottom, left, right] =
+                    [top, top + 1 + random((h - top).min(99)), left, left + 1 + random((w - left).min(99))];
+                let [t, b, l, r] = [top, bottom, left, right].map(|side| side as u32);
+                match decode_region(&jpeg, ImageBox { top: t, bottom: b, left: l, right: r }) {
+                    Some(image) => {
+                        assert_eq!(
+                            image.pixels.len(),
+                            (bottom - top) * (right - left) * jpeg.components.len()
+                        );
+                        images += 1;
+                    }
+                    None => errors += 1,
+                }
+            }
+        }
+        assert!(images > 600 && errors > 200 && declined > 600, "{images}, {errors}, {declined}");
     }
 }

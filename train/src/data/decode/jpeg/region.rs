@@ -1,98 +1,73 @@
-//! Decoding of a region of a baseline JPEG, bit-identical with libjpeg-turbo's default: accurate inverse DCT, chroma upsampled by the triangle
-//! filter. All entropy-coded data above the region's last row are read, but only blocks of the region are transformed.
+//! Pixels of a region of a JPEG from the coefficients of its blocks, bit-identical with libjpeg-turbo's default: accurate inverse DCT, chroma
+//! upsampled by the triangle filter. Only blocks of the region are transformed.
 use super::block_plane::BlockPlane;
-use super::header::{BaselineJpeg, ComponentTables};
-use super::huffman::BitReader;
-use super::scan::ScanData;
+use super::header::Jpeg;
 use fornax_engine::ImageBox;
 use fornax_engine::cpu::image::upsample::{double_both, double_width};
 use fornax_engine::cpu::image::ycbcr::ycbcr_to_rgb;
 use std::ops::Range;
 
-/// Pixels of a region of the image, 1 (grey) or 3 (RGB) bytes each. `None` if the data are damaged or truncated.
-pub fn decode(jpeg: &BaselineJpeg<'_>, region: ImageBox) -> Option<Vec<u8>> {
-    let tables: Vec<ComponentTables<'_>> =
-        jpeg.components.iter().map(|component| jpeg.tables(component)).collect::<Option<_>>()?;
-    let rows = region.top as usize..region.bottom as usize;
-    let columns = region.left as usize..region.right as usize;
-    let [all_rows, all_columns] = mcus(jpeg);
-    // The MCUs with pixels of the region and their neighbours, from which chroma is interpolated.
-    let needed = [(&rows, all_rows), (&columns, all_columns)];
-    let [mcu_rows, mcu_columns] = [0, 1].map(|axis| {
-        let (pixels, all) = needed[axis];
-        let factor = jpeg.sampling()[axis];
-        let context = usize::from(factor > 1);
-        let first = (pixels.start / factor).saturating_sub(context) / 8;
-        first..(((pixels.end - 1) / factor + context) / 8 + 1).min(all)
-    });
-    let mut planes: Vec<BlockPlane<'_>> = jpeg
-        .components
-        .iter()
-        .zip(&tables)
-        .map(|(component, tables)| {
-            let [down, across] = component.sampling;
-            BlockPlane::new(mcu_columns.len() * across, down, tables.quantization)
-        })
-        .collect();
-    let mut output = RegionRows::new(jpeg, columns, mcu_columns.start);
-    let mut next_row = rows.start;
-    let mut pixels = vec![0; rows.len() * output.row_bytes()];
-    let mut out_rows = pixels.chunks_exact_mut(output.row_bytes());
-
-    let data = ScanData::new(jpeg.scan);
-    let mut segments = data.segments().map(BitReader::new);
-    let mut reader = segments.next()?;
-    let mut mcus_left = if jpeg.restart_interval > 0 { jpeg.restart_interval } else { usize::MAX };
-    let mut dc = [0i32; 3];
-    for mcu_row in 0..mcu_rows.end {
-        for mcu_column in 0..all_columns {
-            if mcus_left == 0 {
-                if reader.is_past_end() {
-                    return None;
-                }
-                reader = segments.next()?;
-                (mcus_left, dc) = (jpeg.restart_interval, [0; 3]);
-            }
-            mcus_left -= 1;
-            let is_needed = mcu_row >= mcu_rows.start && mcu_columns.contains(&mcu_column);
-            for (k, (tables, plane)) in tables.iter().zip(&mut planes).enumerate() {
-                let [down, across] = jpeg.components[k].sampling;
-                for y in 0..down {
-                    for x in 0..across {
-                        dc[k] = dc[k].wrapping_add(reader.dc(tables.dc)?);
-                        if is_needed {
-                            let place =
-                                [8 * (mcu_row * down + y), (mcu_column - mcu_columns.start) * across + x];
-                            plane.read_block(place, dc[k] as i16, &mut reader, tables.ac)?;
-                        } else {
-                            reader.ac(tables.ac, |_, _| {})?;
-                        }
-                    }
-                }
-            }
-        }
-        if reader.is_past_end() {
-            return None;
-        }
-        if mcu_row < mcu_rows.start {
-            continue;
-        }
-        planes.iter_mut().for_each(BlockPlane::flush);
-        // If chroma is halved, the last row of pixels needs the next row of chroma.
-        let down = jpeg.sampling()[0];
-        let complete = (mcu_row + 1) * 8 * down + 1 - down;
-        let end = if mcu_row + 1 == mcu_rows.end { rows.end } else { complete.clamp(next_row, rows.end) };
-        for (row, out) in (next_row..end).zip(&mut out_rows) {
-            output.write(&planes, row, out);
-        }
-        next_row = end;
-    }
-    Some(pixels)
+/// Pixels of a region, computed as rows of MCUs become complete.
+pub struct RegionPixels<'a> {
+    /// The MCUs with pixels of the region and their neighbours, from which chroma is interpolated.
+    pub mcu_rows: Range<usize>,
+    pub mcu_columns: Range<usize>,
+    /// Samples of the components.
+    pub planes: Vec<BlockPlane<'a>>,
+    /// Vertical sampling factor of the first component.
+    down: usize,
+    rows: RegionRows,
+    /// First row without pixels, and the end of the region's rows.
+    next_row: usize,
+    end: usize,
+    pixels: Vec<u8>,
+    /// Bytes of the rows with pixels.
+    written: usize,
 }
 
-/// Number of MCUs along each axis.
-fn mcus(jpeg: &BaselineJpeg<'_>) -> [usize; 2] {
-    [0, 1].map(|axis| jpeg.size[axis].div_ceil(8 * jpeg.sampling()[axis]))
+impl<'a> RegionPixels<'a> {
+    /// No pixels yet of a region, with the quantization steps of each component.
+    pub fn new(jpeg: &Jpeg<'_>, region: ImageBox, quantization: &[&'a [u16; 64]]) -> RegionPixels<'a> {
+        let rows = region.top as usize..region.bottom as usize;
+        let columns = region.left as usize..region.right as usize;
+        let needed = [&rows, &columns];
+        let [mcu_rows, mcu_columns] = [0, 1].map(|axis| {
+            let (pixels, factor) = (needed[axis], jpeg.sampling()[axis]);
+            let context = usize::from(factor > 1);
+            let first = (pixels.start / factor).saturating_sub(context) / 8;
+            first..(((pixels.end - 1) / factor + context) / 8 + 1).min(jpeg.mcus()[axis])
+        });
+        let plane = |k: usize| {
+            let [down, across] = jpeg.components[k].sampling;
+            BlockPlane::new(mcu_columns.len() * across, down, quantization[k])
+        };
+        let planes = (0..jpeg.components.len()).map(plane).collect();
+        let writer = RegionRows::new(jpeg, columns, mcu_columns.start);
+        let pixels = vec![0; rows.len() * writer.row_bytes()];
+        let (next_row, end) = (rows.start, rows.end);
+        let down = jpeg.sampling()[0];
+        RegionPixels { mcu_rows, mcu_columns, planes, down, rows: writer, next_row, end, pixels, written: 0 }
+    }
+
+    /// Computes the pixels that do not depend on the MCUs below a row, all of whose blocks are in the planes.
+    pub fn finish_mcu_row(&mut self, mcu_row: usize) {
+        self.planes.iter_mut().for_each(BlockPlane::flush);
+        // If chroma is halved, the last row of pixels needs the next row of chroma.
+        let complete = (mcu_row + 1) * 8 * self.down + 1 - self.down;
+        let is_last = mcu_row + 1 == self.mcu_rows.end;
+        let end = if is_last { self.end } else { complete.clamp(self.next_row, self.end) };
+        let row_bytes = self.rows.row_bytes();
+        for (row, out) in (self.next_row..end).zip(self.pixels[self.written..].chunks_exact_mut(row_bytes)) {
+            self.rows.write(&self.planes, row, out);
+            self.written += row_bytes;
+        }
+        self.next_row = end;
+    }
+
+    /// The pixels, 1 (grey) or 3 (RGB) bytes each, after the last row of MCUs.
+    pub fn into_pixels(self) -> Vec<u8> {
+        self.pixels
+    }
 }
 
 /// Writer of the region's rows.
@@ -114,7 +89,7 @@ struct RegionRows {
 
 impl RegionRows {
     /// The columns of a region, of planes from an MCU on.
-    fn new(jpeg: &BaselineJpeg<'_>, columns: Range<usize>, mcu: usize) -> RegionRows {
+    fn new(jpeg: &Jpeg<'_>, columns: Range<usize>, mcu: usize) -> RegionRows {
         let sampling = jpeg.sampling();
         let count = columns.end.div_ceil(sampling[1]) - columns.start / sampling[1];
         RegionRows {
@@ -169,57 +144,5 @@ impl RegionRows {
         }
         let skipped = self.columns.start % across;
         ycbcr_to_rgb(luma, &self.upsampled[0][skipped..], &self.upsampled[1][skipped..], out);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::path::Path;
-
-    /// The decoder itself, without the guard that makes a panic an error of the file.
-    #[test]
-    fn mutated_files_do_not_panic() {
-        let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/decoders");
-        let mut state = 5u64;
-        let mut random = |below: usize| {
-            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            (state >> 33) as usize % below
-        };
-        let (mut images, mut errors, mut declined) = (0, 0, 0);
-        for name in ["444", "422", "420", "420_restarts", "422_optimised", "grey"] {
-            let good = std::fs::read(cases.join(format!("baseline_{name}.jpg"))).expect("reads");
-            for _ in 0..500 {
-                let mut bad = good.clone();
-                for _ in 0..=random(3) {
-                    let at = random(bad.len());
-                    match random(4) {
-                        0 => bad[at] ^= 1 << random(8),
-                        1 => bad[at] = 0xff,
-                        2 => bad[at] = random(256) as u8,
-                        _ => {
-                            bad.remove(at);
-                        }
-                    }
-                }
-                let Some(jpeg) = BaselineJpeg::read(&bad) else {
-                    declined += 1;
-                    continue;
-                };
-                let [h, w] = jpeg.size;
-                let (top, left) = (random(h.min(999)), random(w.min(999)));
-                let [top, bottom, left, right] =
-                    [top, top + 1 + random((h - top).min(99)), left, left + 1 + random((w - left).min(99))];
-                let [t, b, l, r] = [top, bottom, left, right].map(|side| side as u32);
-                match decode(&jpeg, ImageBox { top: t, bottom: b, left: l, right: r }) {
-                    Some(pixels) => {
-                        assert_eq!(pixels.len(), (bottom - top) * (right - left) * jpeg.components.len());
-                        images += 1;
-                    }
-                    None => errors += 1,
-                }
-            }
-        }
-        assert!(images > 300 && errors > 100 && declined > 300, "{images}, {errors}, {declined}");
     }
 }
