@@ -48,7 +48,7 @@ fn automatic_batch_size_is_a_power_of_two_that_is_recorded_and_kept() {
     let folder = tempfile::tempdir().expect("a folder");
     let output = run(
         folder.path(),
-        "train --batch-size auto --epochs 1 --warmup-epochs 0 --progress none --output o --experiment a",
+        "train --batch-size auto --epochs 1 --warmup-epochs 0 --progress plain --output o --experiment a",
     );
     assert!(output.status.success(), "{}", stderr(&output));
     assert!(stderr(&output).contains("--batch-size auto: 256 images"), "{}", stderr(&output));
