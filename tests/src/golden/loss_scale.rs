@@ -11,6 +11,8 @@ pub fn check(case: &GoldenCase) -> Result<(), String> {
         growth_factor: number("growth_factor")? as f32,
         backoff_factor: number("backoff_factor")? as f32,
         growth_interval: number("growth_interval")? as u32,
+        // PyTorch's has no lower bound.
+        min_scale: 0.0,
         ..LossScaling::default()
     };
     let list = |key: &str| case.json[key].as_array().ok_or(format!("no {key}"));

@@ -155,10 +155,14 @@ impl<'a> TrainingRun<'a> {
         let parameters = parameters(&self.model, number(self.config, "weight_decay")?);
         let say = |e: fornax::Error| format!("{}: {e}", self.case.id());
         let name = self.config["opt"].as_str().ok_or("no optimizer")?;
-        let momentum = (name != "adamw").then_some(number(self.config, "momentum")?);
-        let options = OptimizerOptions { momentum, ..OptimizerOptions::default() };
         let clip = self.config["clip_grad"].as_f64().map(|limit| GradClip::Norm(limit as f32));
-        create_optimizer(name, parameters, &options, GradientRule { scaling: None, clip }).map_err(say)
+        let rule = GradientRule { scaling: None, clip };
+        let momentum = Some(number(self.config, "momentum")?);
+        let options = OptimizerOptions { momentum, ..OptimizerOptions::default() };
+        // As in timm, an optimizer without momentum leaves it out.
+        create_optimizer(name, parameters.clone(), &options, rule.clone())
+            .or_else(|_| create_optimizer(name, parameters, &OptimizerOptions::default(), rule))
+            .map_err(say)
     }
 
     fn gradient_norm(&self) -> fornax_engine::Result<f64> {
