@@ -13,7 +13,6 @@ pub fn check(case: &GoldenCase) -> Result<(), String> {
         growth_interval: number("growth_interval")? as u32,
         // PyTorch's has no lower bound.
         min_scale: 0.0,
-        ..LossScaling::default()
     };
     let list = |key: &str| case.json[key].as_array().ok_or(format!("no {key}"));
     let (overflows, scales, stepped) =

@@ -160,7 +160,7 @@ impl<'a> TrainingRun<'a> {
         let momentum = Some(number(self.config, "momentum")?);
         let options = OptimizerOptions { momentum, ..OptimizerOptions::default() };
         // As in timm, an optimizer without momentum leaves it out.
-        create_optimizer(name, parameters.clone(), &options, rule.clone())
+        create_optimizer(name, parameters.clone(), &options, rule)
             .or_else(|_| create_optimizer(name, parameters, &OptimizerOptions::default(), rule))
             .map_err(say)
     }
