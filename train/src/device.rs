@@ -49,7 +49,7 @@ impl DeviceSpec {
                     .because(format!(
                         "there are {count} emulated devices, and each rank needs one of its own"
                     ))
-                    .remedy("give the number of ranks on this machine, as emulated:COUNT"))
+                    .remedy("pass the number of ranks on this machine, as emulated:COUNT"))
             }
             DeviceSpec::Emulated(_) => self.open().map(|_| Device::Cuda(local_rank)),
             other => other.open(),

@@ -147,7 +147,7 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.what)?;
-        let parts = [("where", &self.location), ("why", &self.why), ("to do", &self.remedy)];
+        let parts = [("where", &self.location), ("why", &self.why), ("help", &self.remedy)];
         for (label, text) in parts {
             if let Some(text) = text {
                 write!(f, "\n  {label:<6} {}", text.trim_end().replace('\n', "\n         "))?;
@@ -200,7 +200,7 @@ mod tests {
             .remedy("download it again");
         assert_eq!(
             error.to_string(),
-            "the images cannot be read\n  where  /d/t\n  why    it ends early\n         at byte 9\n  to do  download it again"
+            "the images cannot be read\n  where  /d/t\n  why    it ends early\n         at byte 9\n  help   download it again"
         );
         assert_eq!(error.kind().exit_code(), 3);
     }

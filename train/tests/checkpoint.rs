@@ -238,7 +238,7 @@ fn newest_usable_checkpoint_is_resumed_from() {
                 for file in expected {
                     assert!(text.contains(&format!("{file}.safetensors")), "{what}: {text}");
                 }
-                assert!(text.contains("to do"), "{what}: {text}");
+                assert!(text.contains("\n  help "), "{what}: {text}");
             }
             (false, _) => {
                 assert!(output.status.success(), "{what}: {text}");

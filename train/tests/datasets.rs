@@ -71,7 +71,7 @@ fn assert_rejected(folder: &Path, arguments: &str, parts: &[&str]) {
     for part in parts {
         assert!(message.contains(part), "{arguments}: {part:?} is missing in\n{message}");
     }
-    for label in ["error: ", "\n  where ", "\n  why ", "\n  to do "] {
+    for label in ["error: ", "\n  where ", "\n  why ", "\n  help "] {
         assert!(message.contains(label), "{arguments}: {label:?} is missing in\n{message}");
     }
     assert_eq!(before, tree(folder), "{arguments} changed files");
@@ -204,7 +204,7 @@ fn split_and_limit_options_select_samples() {
     let map = DatasetOptions { class_map: Some(folder.path().join("map.txt")), ..options(folder.path()) };
     let mapped = map.open().expect("opens");
     assert_eq!((mapped.train.len(), mapped.train.target(0), mapped.classes.len()), (4, 0, 2));
-    assert!(mapped.notes[0].contains("4 images are left out"), "{:?}", mapped.notes);
+    assert!(mapped.notes[0].contains("4 images are ignored"), "{:?}", mapped.notes);
     let rejected = |options: DatasetOptions, part: &str| {
         let error = options.open().map(drop).expect_err(part).to_string();
         assert!(error.contains(part), "{error}");

@@ -57,7 +57,7 @@ fn invalid_flags_and_values_are_rejected() {
         ("train --overwrite", &["--overwrite would have no effect", "--experiment"]),
         ("train --resume auto", &["--resume auto needs --experiment"]),
         ("train --dataset digits --data-dir x", &["--data-dir has no effect"]),
-        ("train x --data-dir x", &["given twice", "give one of the two"]),
+        ("train x --data-dir x", &["given twice", "use one of the two"]),
         (
             "train --epoch 3 --batchsize 4 --zzzz",
             &["3 unknown options", "--epochs?", "--batch-size?", "--zzzz\n"],

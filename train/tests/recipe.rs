@@ -65,10 +65,10 @@ fn ema_is_evaluated_saved_and_resumed_exactly() {
 fn flags_without_effect_are_rejected() {
     let folder = tempfile::tempdir().expect("a folder");
     for (flags, what) in [
-        ("--model-ema-decay 0.9", "give --model-ema too"),
+        ("--model-ema-decay 0.9", "use --model-ema too"),
         ("--model-ema --model-ema-force-cpu --device cpu", "computes on the CPU"),
-        ("--layer-decay-min-scale 0.5", "give --layer-decay too"),
-        ("--bce-sum", "give --bce-loss too"),
+        ("--layer-decay-min-scale 0.5", "use --layer-decay too"),
+        ("--bce-sum", "use --bce-loss too"),
         ("--jsd-loss", "no augmentation splits"),
         ("--jsd-loss --aug-splits 2 --bce-loss", "--jsd-loss replaces it"),
         ("--sched none --warmup-epochs 2", "would have no effect"),

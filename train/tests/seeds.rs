@@ -83,7 +83,7 @@ fn seeds_that_contradict_other_options_are_refused() {
     let folder = tempfile::tempdir().expect("a folder");
     write_small_dataset(folder.path());
     for (arguments, parts) in [
-        ("--seeds 1,2 --seed 3", ["--seed would have no effect", "give one of the two"]),
+        ("--seeds 1,2 --seed 3", ["--seed would have no effect", "use one of the two"]),
         ("--seeds 1,2 --resume out/a", ["--resume PATH does not work with --seeds", "--resume auto"]),
         ("--seeds 1,2 --resume auto", ["needs --experiment", "name the run"]),
         ("--seeds 1,1 --experiment a", ["given twice", "--seeds"]),

@@ -171,7 +171,7 @@ pub fn read(path: &Path) -> Result<Checkpoint> {
         Error::checkpoint("the checkpoint cannot be used")
             .at_path(path)
             .because(why)
-            .remedy("give another checkpoint to --resume, or start over without --resume")
+            .remedy("pass another checkpoint to --resume, or start over without --resume")
     };
     let bytes = std::fs::read(path)
         .map_err(|e| Error::unreadable(ErrorKind::Checkpoint, "the checkpoint cannot be read", path, &e))?;

@@ -82,7 +82,7 @@ pub fn execute(args: &LaunchArgs, command: &[OsString]) -> Result<()> {
     if nodes > 1 && args.master_addr.is_none() {
         return Err(Error::usage("--nnodes needs --master-addr")
             .because("the machines meet at machine 0")
-            .remedy("give the host name of machine 0"));
+            .remedy("pass the host name of machine 0"));
     }
     let address = args.master_addr.clone().unwrap_or_else(|| "127.0.0.1".into());
     let port = args.master_port.or((nodes > 1).then_some(29_500));

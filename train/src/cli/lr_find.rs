@@ -48,7 +48,7 @@ pub struct LrFindArgs {
 
 const NOTES: &str = "\
 The test trains a new model and leaves no files but --plot. It ends where the smoothed loss exceeds four times its minimum.
-The suggestion is the learning rate at which the smoothed loss falls fastest; give it to `fornax train` with --lr.";
+The suggestion is the learning rate at which the smoothed loss falls fastest; pass it to `fornax train` with --lr.";
 
 /// Settings outside of the heading "Schedule" that the test does not depend on.
 const IGNORED_SETTINGS: [&str; 10] = [
@@ -116,7 +116,7 @@ fn reject_ignored(args: &LrFindArgs) -> Result<()> {
             .because(
                 "the learning rate of the test rises from --start-lr to --end-lr, and nothing is evaluated",
             )
-            .remedy("leave it out")),
+            .remedy("omit it")),
     }
 }
 
@@ -133,7 +133,7 @@ fn check_plot(path: &Path) -> Result<()> {
         },
         _ => Err(Error::usage("unsupported plot format")
             .at_path(path)
-            .remedy("give a file name that ends with .svg or .png")),
+            .remedy("pass a file name that ends with .svg or .png")),
     }
 }
 

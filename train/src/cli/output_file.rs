@@ -16,7 +16,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     };
     match fs::metadata(path) {
         Ok(found) if found.is_dir() => {
-            Err(Error::usage("the output file is a folder").at_path(path).remedy("give the name of a file"))
+            Err(Error::usage("the output file is a folder").at_path(path).remedy("pass the name of a file"))
         }
         Ok(found) if !found.is_file() => {
             let mut device = OpenOptions::new().write(true).open(path).map_err(cannot_write)?;

@@ -63,7 +63,7 @@ pub fn execute(args: &ScheduleArgs) -> Result<()> {
         let flag = setting.replace('_', "-");
         return Err(Error::usage(format!("--{flag} would have no effect"))
             .because("the learning rate does not depend on it")
-            .remedy("leave it out"));
+            .remedy("omit it"));
     }
     let mut settings = Settings::default();
     for path in &args.config {
@@ -171,6 +171,6 @@ fn plot(curve: &LrCurve, path: &Path) -> Result<()> {
         Some("png") => output_file::write(path, &png),
         _ => Err(Error::usage("unsupported plot format")
             .at_path(path)
-            .remedy("give a file name that ends with .svg or .png")),
+            .remedy("pass a file name that ends with .svg or .png")),
     }
 }

@@ -81,7 +81,7 @@ fn hint(name: &str, path: &str, command: &Command, root: &Command) -> Option<Str
         return Some(format!("did you mean --{near}?"));
     }
     let is_model_option = has_option(command, "model-kwargs") && ModelOptions::NAMES.contains(&key.as_str());
-    is_model_option.then(|| format!("give it as --model-kwargs {key}=VALUE"))
+    is_model_option.then(|| format!("pass it as --model-kwargs {key}=VALUE"))
 }
 
 fn collect_commands(command: &Command, path: &mut Vec<String>, visit: &mut impl FnMut(&str, &Command)) {
@@ -141,11 +141,11 @@ pub fn error(error: &clap::Error, command: &Command) -> Error {
         }
         ErrorKind::ArgumentConflict => {
             let other = text(ContextKind::PriorArg).unwrap_or_default();
-            Error::usage(format!("{option} and {other} exclude each other")).remedy("give one of the two")
+            Error::usage(format!("{option} and {other} exclude each other")).remedy("use one of the two")
         }
         ErrorKind::MissingRequiredArgument => {
             Error::usage(format!("{} is missing", text(ContextKind::InvalidArg).unwrap_or_default()))
-                .remedy("give it; `--help` shows the usage")
+                .remedy("pass it; `--help` shows the usage")
         }
         ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             Error::usage("the subcommand is missing").remedy("`--help` lists the subcommands")

@@ -63,7 +63,7 @@ impl AugmentConfig {
             if splits > 1 {
                 return Err(Error::usage("--mixup and --cutmix do not work with --aug-splits")
                     .because("the splits of an image must keep its target")
-                    .remedy("give one of them"));
+                    .remedy("use one of them"));
             }
         }
         let erasing = given.reprob.filter(|p| *p > 0.0).map(|prob| RandomErasingOptions {

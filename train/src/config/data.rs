@@ -46,19 +46,19 @@ impl DataConfig {
         {
             return Err(Error::usage(format!("{channels} input channels contradict --input-img-mode"))
                 .because(format!("images of that mode have {} channels", mode.channels()))
-                .remedy("give one of the two"));
+                .remedy("use one of the two"));
         }
         if let Some(repeats) = given.epoch_repeats.filter(|repeats| *repeats > 0.0 && *repeats < 1.0) {
             return Err(Error::usage(format!("{repeats} passes over the training images are too few"))
                 .at("--epoch-repeats")
                 .because("an epoch has at least one pass")
-                .remedy("give at least 1, or shorten the epochs with --train-batches-per-epoch"));
+                .remedy("use at least 1, or shorten the epochs with --train-batches-per-epoch"));
         }
         if given.prefetch == Some(0) {
             return Err(Error::usage("the loader prepares at least one batch ahead")
                 .at("--prefetch")
                 .because("0 is given")
-                .remedy("give at least 1, or load on the training thread with --workers 0"));
+                .remedy("use at least 1, or load on the training thread with --workers 0"));
         }
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(DataConfig {

@@ -44,7 +44,7 @@ impl InputConfig {
         if channels != 1 && channels != 3 {
             return Err(Error::usage(format!("images have 1 or 3 channels, not {channels}"))
                 .at("--in-chans, --input-size")
-                .remedy("give 1 (grey) or 3 (RGB)"));
+                .remedy("pass 1 (grey) or 3 (RGB)"));
         }
         let is_native_size = native == Some(size);
         let parse = |text: &str| format!("{text:?} in the table of models is known");
@@ -106,7 +106,7 @@ fn statistics(
             (Some(values), ..) => {
                 return Err(Error::usage(format!("{} values for {channels} channels", values.len()))
                     .at(flag)
-                    .remedy("give one value, or one per channel"));
+                    .remedy("pass one value, or one per channel"));
             }
             (None, Some(own), _) if own.len() == channels => own.clone(),
             // Grey images as RGB.

@@ -135,12 +135,12 @@ impl Config {
         if batch_size == AUTO_BATCH_SIZE {
             return Err(Error::usage("--batch-size auto is an option of `fornax train`")
                 .because("other commands measure no training step")
-                .remedy("give a number"));
+                .remedy("use a number"));
         }
         if given.seeds.is_some() {
             return Err(Error::usage("--seeds is an option of `fornax train`")
                 .because("other commands have one seed")
-                .remedy("give --seed"));
+                .remedy("use --seed"));
         }
         let grad_accum_steps = given.grad_accum_steps.unwrap_or(1);
         let lr_base = given.lr_base.or(recipe.lr_base).filter(|_| given.lr.is_none());
@@ -166,7 +166,7 @@ impl Config {
         if given.sync_bn == Some(true) && given.split_bn == Some(true) {
             return Err(Error::usage("--sync-bn and --split-bn exclude each other")
                 .because("split batch norm has statistics of its own for each split, of one rank")
-                .remedy("give one of the two"));
+                .remedy("use one of the two"));
         }
         let precision = precision::resolve(given)?;
         let loss = loss::resolved(given, recipe.smoothing);
@@ -183,7 +183,7 @@ impl Config {
         if rule.hessian.is_some() && precision.needs_loss_scaling() {
             return Err(Error::usage(format!("{name} does not train in f16"))
                 .because("second derivatives overflow f16 at any loss scale")
-                .remedy("give --amp-dtype bfloat16 or --no-amp"));
+                .remedy("use --amp-dtype bfloat16 or --no-amp"));
         }
         let optimizer = OptimizerConfig { name, rule, options, param_groups };
         let smoothing = loss.smoothing.unwrap_or(0.0);
@@ -251,7 +251,7 @@ impl Config {
         if input.channels == 1 && self.settings.grayscale_prob.is_some_and(|p| p > 0.0) {
             return Err(Error::usage("--grayscale-prob would have no effect")
                 .because("the images are grey: the model has 1 input channel")
-                .remedy("leave it out, or give --in-chans 3"));
+                .remedy("omit it, or use --in-chans 3"));
         }
         let settings = Settings { img_size: None, in_chans: None, ..self.settings.clone() };
         self.settings = input.resolved().over(settings);
@@ -473,7 +473,7 @@ mod tests {
             (Settings { prefetch: Some(0), ..Settings::default() }, "--prefetch"),
         ] {
             let error = Config::resolve(&given).expect_err(flag).to_string();
-            assert!(error.contains(flag) && error.contains("give at least 1"), "{error}");
+            assert!(error.contains(flag) && error.contains("use at least 1"), "{error}");
         }
     }
 

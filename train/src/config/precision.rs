@@ -18,7 +18,7 @@ pub(super) fn resolve(given: &Settings) -> Result<Precision> {
             if contradicts {
                 return Err(Error::usage(format!("{flag} contradicts --model-dtype"))
                     .because("AMP keeps f32 weights; --model-dtype rounds them")
-                    .remedy("give one of the two"));
+                    .remedy("use one of the two"));
             }
         }
         return Ok(Precision::new(OptLevel::O3, dtype));
@@ -26,14 +26,14 @@ pub(super) fn resolve(given: &Settings) -> Result<Precision> {
     if given.model_dtype.is_some() && given.opt_level == Some(OptLevelArg::O3) {
         return Err(Error::usage("--opt-level O3 contradicts --model-dtype float32")
             .because("O3 rounds the weights to half precision")
-            .remedy("give one of the two"));
+            .remedy("use one of the two"));
     }
     let level = match (given.amp, given.opt_level) {
         (Some(true), Some(OptLevelArg::O0)) => {
-            return Err(Error::usage("--amp contradicts --opt-level O0").remedy("give one of the two"));
+            return Err(Error::usage("--amp contradicts --opt-level O0").remedy("use one of the two"));
         }
         (Some(false), Some(level)) if level != OptLevelArg::O0 => {
-            return Err(Error::usage("--no-amp contradicts --opt-level").remedy("give one of the two"));
+            return Err(Error::usage("--no-amp contradicts --opt-level").remedy("use one of the two"));
         }
         (_, Some(level)) => level.into(),
         (Some(true), None) => OptLevel::O1,

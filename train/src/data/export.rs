@@ -163,7 +163,7 @@ pub fn image(dataset: &dyn Dataset, index: usize, channels: usize) -> Result<Ima
             Error::data("the image cannot be read")
                 .at(dataset.location(index))
                 .because(why)
-                .remedy("replace the file, or leave it out")
+                .remedy("replace the file, or omit it")
         }),
     }
 }

@@ -36,9 +36,8 @@ impl FileDataset {
 pub fn read_image_file(path: &Path) -> Result<Vec<u8>> {
     let what = "the image cannot be read";
     let unreadable = |e: std::io::Error| Error::unreadable(ErrorKind::Data, what, path, &e);
-    let fail = |why: String| {
-        Error::data(what).at_path(path).because(why).remedy("replace the file, or leave it out")
-    };
+    let fail =
+        |why: String| Error::data(what).at_path(path).because(why).remedy("replace the file, or omit it");
     // Before it is opened: opening a FIFO waits for a writer.
     let metadata = std::fs::metadata(path).map_err(unreadable)?;
     if !metadata.is_file() {

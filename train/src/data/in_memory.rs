@@ -71,7 +71,7 @@ impl InMemoryDataset {
     fn checked(self) -> Result<InMemoryDataset> {
         if self.ends.len() != self.targets.len() {
             let what = format!("{} images but {} targets", self.ends.len(), self.targets.len());
-            return Err(Error::data(what).at(&self.name).remedy("give one target per image"));
+            return Err(Error::data(what).at(&self.name).remedy("pass one target per image"));
         }
         check_targets(&self.targets, self.classes.len(), &self.name)?;
         Ok(self)

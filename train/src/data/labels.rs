@@ -11,7 +11,7 @@ use std::sync::Arc;
 pub enum ClassOrder {
     /// The class names that occur, in natural order.
     Found,
-    /// The lines of a class map: samples of other classes are left out.
+    /// The lines of a class map: samples of other classes are ignored.
     Map(Arc<[String]>),
     /// The classes of the training split: another class is an error.
     Training(Arc<[String]>),
@@ -61,7 +61,7 @@ impl ClassOrder {
                         found[0],
                         classes.first().map_or("", String::as_str)
                     ))
-                    .remedy("give the class map of this dataset with --class-map: one class name per line"));
+                    .remedy("pass the class map of this dataset with --class-map: one class name per line"));
             }
             ClassOrder::Training(_) => {
                 if let Some(name) = unknown() {
@@ -88,7 +88,7 @@ impl Labels {
 pub fn read_class_map(path: &Path) -> Result<Arc<[String]>> {
     let what = "the class map cannot be read";
     let fail = |why: String| {
-        Error::data(what).at_path(path).because(why).remedy("give a text file with one class name per line")
+        Error::data(what).at_path(path).because(why).remedy("pass a text file with one class name per line")
     };
     let bytes = std::fs::read(path).map_err(|e| Error::unreadable(ErrorKind::Data, what, path, &e))?;
     let text = String::from_utf8(bytes).map_err(|_| fail("it is not UTF-8".into()))?;

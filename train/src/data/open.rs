@@ -25,7 +25,7 @@ pub struct DatasetOptions {
     pub train_split: Option<String>,
     /// Name of the validation split; `None`: `validation` if there is one; empty: no validation.
     pub val_split: Option<String>,
-    /// File of class names, one per line; images of other classes are left out.
+    /// File of class names, one per line; images of other classes are ignored.
     pub class_map: Option<PathBuf>,
     /// Fraction of each class of the training split that is held out for validation. Errors if there is a validation split.
     pub val_fraction: Option<f64>,
@@ -62,7 +62,7 @@ pub struct DatasetSplits {
     /// Height, width and channels of all images, if they are the same and known without decoding; the channels are the requested
     /// ones.
     pub image_size: Option<[usize; 3]>,
-    /// Notes about samples that are left out.
+    /// Notes about samples that are ignored.
     pub notes: Vec<String>,
 }
 
@@ -79,7 +79,7 @@ impl DatasetSplits {
             [only] => Err(Error::data("the dataset has only one class")
                 .at(&self.name)
                 .because(format!("every image is in the class {only:?}, so there is nothing to learn"))
-                .remedy("add images of at least one other class, or give the folder above this one")),
+                .remedy("add images of at least one other class, or pass the folder above this one")),
             _ => Ok(()),
         }
     }
@@ -109,9 +109,9 @@ impl DatasetOptions {
             (Some(info), None) => Err(Error::usage(format!("--dataset {} needs --data-dir", info.name))
                 .because("its files are not included in the program")
                 .remedy(match info.files {
-                    [] => "give the folder of the files with --data-dir".to_string(),
+                    [] => "pass the folder of the files with --data-dir".to_string(),
                     _ => format!(
-                        "download it with `fornax datasets download {}` and give its folder with --data-dir; source: {}",
+                        "download it with `fornax datasets download {}` and pass its folder with --data-dir; source: {}",
                         info.name, info.source
                     ),
                 })),
@@ -140,14 +140,15 @@ impl DatasetOptions {
             return Err(Error::usage("images have 1 or 3 channels")
                 .at("--in-chans")
                 .because(format!("{} were requested", self.channels.unwrap_or_default()))
-                .remedy("give 1 for grey or 3 for RGB"));
+                .remedy("pass 1 for grey or 3 for RGB"));
         }
         if self.clip_len == Some(0) {
             return fail("--clip-len", "must be at least 1");
         }
         if self.val_fraction.is_some() && self.val_split.as_deref().is_some_and(|name| !name.is_empty()) {
-            return Err(Error::usage("--val-fraction and --val-split exclude each other")
-                .remedy("leave one of them out"));
+            return Err(
+                Error::usage("--val-fraction and --val-split exclude each other").remedy("omit one of them")
+            );
         }
         Ok(())
     }
@@ -165,7 +166,7 @@ impl DatasetOptions {
         if let Some((flag, _)) = given.iter().find(|(_, given)| *given) {
             return Err(Error::usage(format!("{flag} has no effect on the included digits"))
                 .because("their splits and classes are fixed")
-                .remedy(format!("leave {flag} out, or give other images with --data-dir")));
+                .remedy(format!("omit {flag}, or pass other images with --data-dir")));
         }
         let [train, validation] = digits::open(info.classes)?;
         let open = |dataset| OpenSplit { dataset, image_size: Some([8, 8, 1]), notes: vec![] };
@@ -187,7 +188,7 @@ impl DatasetOptions {
                 return Err(Error::usage("--clip-len needs videos as folders of frames")
                     .at_path(root)
                     .because("the dataset is not a folder of images")
-                    .remedy("leave --clip-len out, or give a folder of class/video/frame.jpg"));
+                    .remedy("omit --clip-len, or pass a folder of class/video/frame.jpg"));
             }
             (DatasetFormat::Tar, None) => FileKind::Tar(TarSplits::new(root)),
             (DatasetFormat::Csv, None) => FileKind::Csv,
@@ -234,7 +235,7 @@ impl DatasetOptions {
                 .because(
                     "only CSV lists have named columns, and only folders have files of several extensions",
                 )
-                .remedy(format!("leave {flag} out"))),
+                .remedy(format!("omit {flag}"))),
         }
     }
 

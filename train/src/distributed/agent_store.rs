@@ -29,7 +29,7 @@ pub fn publish_port(launch: &Launch, port: u16) -> Result<()> {
         Error::usage("the store of torchrun's agent cannot be used")
             .at(format!("{}:{}", launch.address, launch.port))
             .because(e)
-            .remedy("give --master-port, which every rank uses instead")
+            .remedy("use --master-port, which every rank uses instead")
     })
 }
 

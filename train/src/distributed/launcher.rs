@@ -69,7 +69,7 @@ impl Launch {
         match flag {
             Some(flag) if is_single => Err(Error::usage(format!("{flag} would have no effect"))
                 .because("the run has one process")
-                .remedy(format!("leave {flag} out, or start several processes: fornax launch"))),
+                .remedy(format!("omit {flag}, or start several processes: fornax launch"))),
             _ => Ok(launch.filter(|_| !is_single)),
         }
     }
@@ -100,7 +100,7 @@ impl Launch {
                 return Err(Error::usage(format!("the variables of {name} are incomplete"))
                     .at("the environment")
                     .because(format!("{} {} missing", missing.join(", "), is_or_are(missing.len())))
-                    .remedy("set them, unset the others, or give --rank and --world-size"));
+                    .remedy("set them, unset the others, or use --rank and --world-size"));
             }
             let mut numbers = [0; 3];
             for ((number, variable), value) in numbers.iter_mut().zip(variables).zip(&values) {
@@ -124,7 +124,7 @@ impl Launch {
             Some((flag, _)) => {
                 Err(Error::usage(format!("{flag} is not enough to join a group of processes"))
                     .because("--rank and --world-size are missing, and no launcher has set them")
-                    .remedy("give them, or start the processes with fornax launch, torchrun, srun or mpirun"))
+                    .remedy("pass them, or start the processes with fornax launch, torchrun, srun or mpirun"))
             }
             None => Ok(None),
         }
@@ -152,7 +152,7 @@ fn launch(
             return Err(Error::usage("the address of rank 0 is missing")
                 .at(launcher)
                 .because("neither --master-addr nor MASTER_ADDR is set")
-                .remedy("give the host name of the machine of rank 0; 127.0.0.1 if there is one machine"));
+                .remedy("pass the host name of the machine of rank 0; 127.0.0.1 if there is one machine"));
         }
         None => LOCALHOST.into(),
     };
@@ -167,7 +167,7 @@ fn launch(
             return Err(Error::usage("the variables of torchrun are incomplete")
                 .at("the environment")
                 .because("MASTER_PORT is missing")
-                .remedy("set it, or give --master-port"));
+                .remedy("set it, or use --master-port"));
         }
         (None, None) => DEFAULT_PORT,
     };
@@ -204,7 +204,7 @@ fn flag(by_flags: &[(&str, Option<usize>); 2], index: usize) -> Result<usize> {
     value.ok_or_else(|| {
         Error::usage(format!("{} needs {name}", by_flags[1 - index].0))
             .because("rank and world size belong together")
-            .remedy(format!("give {name} too, or leave both out"))
+            .remedy(format!("pass {name} too, or omit both"))
     })
 }
 

@@ -47,7 +47,7 @@ fn open_splits(config: &Config) -> Result<DatasetSplits> {
             return Err(Error::usage("training without validation is not available")
                 .at("--val-split")
                 .because("the validation metrics select the best checkpoint")
-                .remedy("leave it out, or give --val-fraction"));
+                .remedy("omit it, or use --val-fraction"));
         }
         let options = DatasetOptions { val_fraction: Some(DEFAULT_VAL_FRACTION), ..options.clone() };
         splits = options.open()?;
@@ -89,7 +89,7 @@ fn num_classes(config: &Config, data: &DatasetSplits) -> Result<usize> {
         Some(given) if given < classes => Err(Error::usage(format!("{given} classes are too few"))
             .at("--num-classes")
             .because(format!("{} has {classes} classes", data.name))
-            .remedy(format!("give at least {classes}, or leave classes out with --class-map"))),
+            .remedy(format!("use at least {classes}, or omit classes with --class-map"))),
         given => Ok(given.unwrap_or(classes)),
     }
 }
@@ -140,7 +140,7 @@ pub fn validation_loader(config: &Config, data: &RunData, device: Device, rank: 
         Error::data("the dataset has no validation split")
             .at(&data.splits.name)
             .because("the validation metrics select the best checkpoint")
-            .remedy("give the dataset a validation split")
+            .remedy("add a validation split to the dataset")
     })?;
     let views = TestTimeAugmentation::new(data.input.eval_transform(), config.augment.tta)
         .map_err(|why| Error::usage(why).at("--tta"))?;
@@ -189,7 +189,7 @@ pub fn create_ema(
     if config.ema_on_cpu && device == Device::Cpu {
         return Err(Error::usage("--model-ema-force-cpu would have no effect")
             .because("the run computes on the CPU")
-            .remedy("leave it out, or choose another --device"));
+            .remedy("omit it, or choose another --device"));
     }
     let ema_device = if config.ema_on_cpu { Device::Cpu } else { device };
     Ema::new(model, config.model.create(data.num_classes, &data.input)?, options, ema_device).map(Some)

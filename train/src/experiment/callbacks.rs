@@ -55,7 +55,7 @@ impl Callback for BadImagesFile {
         let count = self.bad_images.found().len();
         if count > self.reported {
             let done = match self.bad_images.policy() {
-                BadImagePolicy::Skip => "left out",
+                BadImagePolicy::Skip => "skipped",
                 _ => "replaced by others",
             };
             self.message = Some(format!(

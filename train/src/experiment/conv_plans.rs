@@ -15,7 +15,7 @@ pub fn reject_on_cpu(command_line: &Settings, device: &Device) -> Result<()> {
     match flags.iter().find(|(_, is_given)| *is_given && *device == Device::Cpu) {
         Some((flag, _)) => Err(Error::usage(format!("{flag} would have no effect"))
             .because("the run computes on the CPU")
-            .remedy("leave it out, or choose another --device")),
+            .remedy("omit it, or choose another --device")),
         None => Ok(()),
     }
 }

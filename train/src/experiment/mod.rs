@@ -406,11 +406,11 @@ fn cuda_graph_mode(requested: Option<bool>, device: &Device, optimizer: &Optimiz
     match (requested, device) {
         (Some(true), Device::Cpu) => Err(Error::usage("--cuda-graph would have no effect")
             .because("the run computes on the CPU")
-            .remedy("leave it out, or choose another --device")),
+            .remedy("omit it, or choose another --device")),
         (Some(true), _) if optimizer.is_second_order() => {
             Err(Error::usage("--cuda-graph does not work with this optimizer")
                 .because("the optimizer differentiates the backward pass, which cannot be captured")
-                .remedy("leave it out, or choose another --opt"))
+                .remedy("omit it, or choose another --opt"))
         }
         (Some(true), _) => Ok(CudaGraphMode::Always),
         (None, _) if optimizer.is_second_order() => Ok(CudaGraphMode::Never),

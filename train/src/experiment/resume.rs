@@ -85,7 +85,7 @@ fn check_same_run(config: &Config, data: &DatasetSplits, header: &CheckpointHead
             ))
             .remedy(match then_size.is_multiple_of(config.world_size) {
                 true => format!(
-                    "give --batch-size {}, or start a new run without --resume",
+                    "use --batch-size {}, or start a new run without --resume",
                     then_size / config.world_size
                 ),
                 false => format!("start a number of ranks that divides {then_size}"),
@@ -115,7 +115,7 @@ fn check_same_run(config: &Config, data: &DatasetSplits, header: &CheckpointHead
                 text(then.get(key)),
                 text(now.get(key))
             ))
-            .remedy(format!("leave {flag} out, or start a new run without --resume")));
+            .remedy(format!("omit {flag}, or start a new run without --resume")));
     }
     if data.crc32c() != header.data_crc32c || data.classes != header.classes {
         let why = "its images or labels differ from those of the checkpoint's run";

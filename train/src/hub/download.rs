@@ -68,7 +68,7 @@ pub fn download_published(
             what: format!("{name} cannot be downloaded"),
             location: url.clone(),
             kind: ErrorKind::Data,
-            alternative: "give another server with --mirror, or download the file by other means".into(),
+            alternative: "pass another server with --mirror, or download the file by other means".into(),
             client: Client::new(hub),
         };
         let invalid = |e| match download.transient_reason(e) {

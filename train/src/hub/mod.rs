@@ -21,7 +21,7 @@ const ENDPOINT: &str = "https://huggingface.co";
 
 /// Flags that take the path of a weights file.
 pub(crate) const GIVE_FILE: &str =
-    "give its path: to `fornax train` with --pretrained-path, to other commands with --weights";
+    "pass its path: to `fornax train` with --pretrained-path, to other commands with --weights";
 
 /// Access to the hub: cache, server and credentials.
 #[derive(Clone)]

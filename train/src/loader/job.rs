@@ -36,7 +36,7 @@ pub(super) struct BatchJob {
 struct JobProgress {
     /// Samples that are not loaded yet.
     missing: usize,
-    /// Class index of each loaded sample of this rank; `None` for samples that are left out.
+    /// Class index of each loaded sample of this rank; `None` for samples that are ignored.
     targets: Vec<Option<i64>>,
     error: Option<Error>,
     result: Option<Result<Batch>>,
@@ -196,7 +196,7 @@ impl BatchJob {
         if kept.is_empty() && self.len() > 0 && options.training {
             return Err(Error::data("a batch has no images")
                 .at(format!("batch {} of epoch {}", self.index, self.epoch + 1))
-                .because("all of them are bad and left out")
+                .because("all of them are bad and skipped")
                 .remedy("repair the dataset, or choose --bad-image replace"));
         }
         let images = if kept.len() == self.len() { self.images.clone() } else { self.compacted(&kept)? };
@@ -263,7 +263,7 @@ impl BatchJob {
         local
     }
 
-    /// Removes samples that would be mixed with a sample that is left out, or the other way round.
+    /// Removes samples that would be mixed with a sample that is skipped, or the other way round.
     fn drop_broken_pairs(&self, changes: &BatchChanges, kept: &mut Vec<usize>) -> Result<()> {
         let count = self.samples.len();
         let own = self.local_indices(&(0..self.len()).collect::<Vec<_>>());

@@ -115,7 +115,7 @@ impl Loader {
     }
 
     /// Loads the image of the sample at `index` as in the first epoch: of a clip the first frame, of several views the first; `None` if it
-    /// is left out as a bad image.
+    /// is skipped as a bad image.
     pub fn image(&self, index: usize) -> Result<Option<Image>> {
         let sample = self.plan.samples.load(0, SampleOccurrence { index, repeat: 0 })?;
         Ok(sample.and_then(|sample| sample.frames.into_iter().flatten().next()))

@@ -38,7 +38,7 @@ impl SampleLoader {
         [h, w, self.decode.channels]
     }
 
-    /// Loads a sample, or by the policy for bad images another one in its place; `None` if it is left out.
+    /// Loads a sample, or by the policy for bad images another one in its place; `None` if it is skipped.
     pub(super) fn load(&self, epoch: u32, sample: SampleOccurrence) -> Result<Option<LoadedSample>> {
         let number = sample.number(self.dataset.len());
         let (mut index, mut attempt) = (sample.index, 0);

@@ -212,7 +212,7 @@ fn create_dated(parent: &Path, name: &str) -> Result<(PathBuf, bool)> {
     }
     Err(Error::disk("a hundred runs started within this second")
         .at_path(parent)
-        .remedy("give the run a name with --experiment"))
+        .remedy("name the run with --experiment"))
 }
 
 /// Removes the files of a run from its folder, and nothing else.

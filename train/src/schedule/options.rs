@@ -215,7 +215,7 @@ impl Sched {
                 Some(text) => Curve::Lambda(Expression::parse(text)?),
                 None => {
                     let error = Error::usage("the schedule lambda needs an expression").at("--sched lambda");
-                    return Err(error.remedy("give it with --lr-lambda, such as \"0.95 ** epoch\""));
+                    return Err(error.remedy("pass it with --lr-lambda, such as \"0.95 ** epoch\""));
                 }
             },
             Sched::Wsd => wsd(StablePhase::Constant, DecayFn::OneMinusSqrt),
@@ -241,7 +241,7 @@ impl ScheduleOptions {
             Some(other) => {
                 return Err(Error::usage(format!("{other:?} is not a range"))
                     .at("--lr-noise")
-                    .remedy("give the start, or the start and a larger end, as fractions of the epochs"));
+                    .remedy("pass the start, or the start and a larger end, as fractions of the epochs"));
             }
         };
         Ok(Some(Noise { from, to, pct: self.noise_pct, std: self.noise_std, seed: self.noise_seed }))
@@ -289,7 +289,7 @@ impl Schedule {
         if wsd.stable == (StablePhase::ReciprocalRoot { timescale: None }) && self.warmup_epochs == 0 {
             return Err(Error::usage("the schedule rsqrt needs a timescale")
                 .because("its default is the length of the warmup, which is 0")
-                .remedy("give --lr-stable-timescale or --warmup-epochs"));
+                .remedy("use --lr-stable-timescale or --warmup-epochs"));
         }
         let length = f64::from(self.epochs - if self.warmup_prefix { 0 } else { self.warmup_epochs });
         let decay = wsd.decay_length(length, 1.0);
@@ -298,7 +298,7 @@ impl Schedule {
             return Err(Error::usage(format!("a decay of {decay} epochs does not fit into {length} epochs"))
                 .at("--decay-epochs")
                 .because("the decay ends the schedule and must fit between the warmup and the last epoch")
-                .remedy("give 1 to that many epochs, or a fraction below 1"));
+                .remedy("pass 1 to that many epochs, or a fraction below 1"));
         }
         Ok(())
     }

@@ -32,7 +32,7 @@ impl SettingDefinition {
         let users: Vec<String> = users.iter().map(|sched| sched.name()).collect();
         Some((
             format!("the schedule {} does not use it", context.sched.name()),
-            format!("leave it out, or choose another --sched: {}", users.join(", ")),
+            format!("omit it, or choose another --sched: {}", users.join(", ")),
         ))
     }
 

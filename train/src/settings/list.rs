@@ -38,7 +38,7 @@ settings! {
         /// Without a validation split: fraction of each class that is held out for validation
         #[arg(value_name = "FRACTION", value_parser = fraction)]
         val_fraction: f64 = "0.1", in short help;
-        /// Class map: text file with one class name per line, in the order of the logits; images of other classes are left out
+        /// Class map: text file with one class name per line, in the order of the logits; images of other classes are ignored
         #[arg(value_name = "FILE", value_parser = utf8_path)]
         class_map: PathBuf;
         /// Column of the paths in a CSV list, or extensions of the images in a folder, such as .png;.jpg
@@ -71,7 +71,7 @@ settings! {
         clip_sampling: ClipSampling = "sparse", needs CLIPS;
         /// Rotate and flip JPEG images by their EXIF orientation, which timm ignores
         exif_orientation: bool, needs IMAGE_FILES;
-        /// Training image that cannot be decoded: end the run (error), leave it out of its batch (skip), or take another image (replace)
+        /// Training image that cannot be decoded: end the run (error), omit it from its batch (skip), or take another image (replace)
         #[arg(value_name = "POLICY")]
         bad_image: BadImagePolicy = "replace";
         /// Fraction of bad images above which the run ends

@@ -46,69 +46,69 @@ macro_rules! requirements {
 
 requirements! {
     NO_INITIAL_CHECKPOINT: |c| c.given.initial_checkpoint.is_none(),
-        "--initial-checkpoint replaces all weights", "give one of the two";
+        "--initial-checkpoint replaces all weights", "use one of the two";
     PRETRAINED: |c| c.given.pretrained != Some(false) || c.given.pretrained_path.is_none(),
-        "--no-pretrained is given", "give one of the two";
+        "--no-pretrained is given", "use one of the two";
     NO_LR: |c| c.given.lr.is_none(),
-        "--lr is given", "give one of the two";
+        "--lr is given", "use one of the two";
     LR_BASE: |c| c.scales_lr,
-        "the learning rate is not scaled with the batch size", "give --lr-base instead of --lr";
+        "the learning rate is not scaled with the batch size", "use --lr-base instead of --lr";
     MOMENTUM: |c| c.has_momentum,
-        "the optimizer has no momentum", "leave it out, or choose another --opt";
+        "the optimizer has no momentum", "omit it, or choose another --opt";
     CLIP_GRAD: |c| c.given.clip_grad.is_some(),
-        "--clip-grad is not given", "give --clip-grad too";
+        "--clip-grad is not given", "use --clip-grad too";
     LAYER_DECAY: |c| c.given.layer_decay.is_some(),
-        "--layer-decay is not given", "give --layer-decay too";
+        "--layer-decay is not given", "use --layer-decay too";
     WARMUP: |c| c.has_warmup,
-        "there is no warmup", "give --warmup-epochs too";
+        "there is no warmup", "use --warmup-epochs too";
     SEVERAL_CYCLES: |c| c.given.lr_cycle_limit.unwrap_or(1) > 1,
-        "there is one cycle", "give --lr-cycle-limit too";
+        "there is one cycle", "use --lr-cycle-limit too";
     LR_NOISE: |c| c.given.lr_noise.is_some(),
-        "there is no noise", "give --lr-noise too";
+        "there is no noise", "use --lr-noise too";
     NO_JSD: |c| c.given.jsd_loss != Some(true),
-        "--jsd-loss replaces it", "give one of the two";
+        "--jsd-loss replaces it", "use one of the two";
     BCE_LOSS: |c| c.given.bce_loss == Some(true),
-        "the loss is not binary cross entropy", "give --bce-loss too";
+        "the loss is not binary cross entropy", "use --bce-loss too";
     MODEL_EMA: |c| c.given.model_ema == Some(true),
-        "there is no EMA", "give --model-ema too";
+        "there is no EMA", "use --model-ema too";
     HALF_PRECISION: |c| computes_in_half(c.given),
-        "everything is computed in f32", "give --amp too";
+        "everything is computed in f32", "use --amp too";
     ERASING: |c| is_positive(c.given.reprob),
-        "nothing is erased", "give --reprob too";
+        "nothing is erased", "use --reprob too";
     SPLITS: |c| c.given.has_splits(),
-        "there are no augmentation splits", "give --aug-splits 2 or more too";
+        "there are no augmentation splits", "use --aug-splits 2 or more too";
     SPLITS_OR_RESPLIT: |c| c.given.has_splits() || c.given.resplit == Some(true),
-        "the batch has no splits", "give --aug-splits 2 or more, or --resplit, too";
+        "the batch has no splits", "use --aug-splits 2 or more, or --resplit, too";
     ERASING_OR_SPLIT_BN: |c| is_positive(c.given.reprob) || c.given.split_bn == Some(true),
-        "nothing is erased, and batch norm is not split", "give --reprob or --split-bn too";
+        "nothing is erased, and batch norm is not split", "use --reprob or --split-bn too";
     MIXING: |c| c.given.is_mixing(),
-        "neither mixup nor CutMix is on", "give --mixup, --cutmix or --cutmix-minmax too";
+        "neither mixup nor CutMix is on", "use --mixup, --cutmix or --cutmix-minmax too";
     MIXUP_AND_CUTMIX: |c| is_positive(c.given.mixup) && c.given.is_cutting(),
-        "mixup and CutMix are not both on", "give --mixup and --cutmix too";
+        "mixup and CutMix are not both on", "use --mixup and --cutmix too";
     RESIZED_CROP: |c| c.train_crop_mode != Some(TrainCropMode::Shift),
-        "the training crop mode shift keeps the size of the images", "give --train-crop-mode rrc, rkrc or rkrr too";
+        "the training crop mode shift keeps the size of the images", "use --train-crop-mode rrc, rkrc or rkrr too";
     SHIFT_CROP: |c| c.train_crop_mode.is_none_or(|mode| mode == TrainCropMode::Shift),
-        "the training crop mode is not shift", "give --train-crop-mode shift too";
+        "the training crop mode is not shift", "use --train-crop-mode shift too";
     COLOR_JITTER: |c| c.has_color_jitter,
-        "there is no colour jitter", "give --color-jitter too";
+        "there is no colour jitter", "use --color-jitter too";
     IMAGE_FILES: |c| c.has_image_files,
-        "the images of this dataset are not files with an orientation", "leave it out";
+        "the images of this dataset are not files with an orientation", "omit it";
     CLIPS: |c| c.given.clip_len.is_some(),
-        "a sample is a single image", "give --clip-len too";
+        "a sample is a single image", "use --clip-len too";
     TOLERATES_BAD_IMAGES: |c| c.given.bad_image != Some(BadImagePolicy::Error),
-        "--bad-image error ends the run at the first bad image", "give --bad-image replace or skip";
+        "--bad-image error ends the run at the first bad image", "use --bad-image replace or skip";
     WORKERS: |c| c.given.workers != Some(0),
-        "--workers 0 loads each batch on the training thread", "give at least one worker";
+        "--workers 0 loads each batch on the training thread", "use at least one worker";
     AUGMENTATION: |c| c.given.no_aug != Some(true),
-        "--no-aug is given", "give one of the two";
+        "--no-aug is given", "use one of the two";
     NO_POLICY: |c| c.given.aa.as_ref().is_none_or(|policy| policy.allows_color_jitter()),
-        "as in timm, --aa replaces colour jitter, except in the policy 3a", "give one of the two";
+        "as in timm, --aa replaces colour jitter, except in the policy 3a", "use one of the two";
     RANKS: |c| c.has_ranks,
-        "the run has one process", "leave it out, or start several processes: fornax launch";
+        "the run has one process", "omit it, or start several processes: fornax launch";
     NO_SYNC_BN: |c| c.given.sync_bn != Some(true),
-        "with --sync-bn the running statistics are equal on all ranks", "give one of the two";
+        "with --sync-bn the running statistics are equal on all ranks", "use one of the two";
     NO_INPUT_SIZE: |c| c.given.input_size.is_none(),
-        "--input-size replaces it", "give one of the two";
+        "--input-size replaces it", "use one of the two";
 }
 
 impl Settings {

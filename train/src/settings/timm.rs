@@ -44,15 +44,15 @@ const SIZES: (&str, &str) =
 const NAFLEX: (&str, &str) =
     ("there is no NaFlex model", "choose a ViT of `fornax models` and its input size with --img-size");
 const DISTILLATION: (&str, &str) =
-    ("there is no distillation", "leave it out; a loss of your own can be trained with the library");
+    ("there is no distillation", "omit it; a loss of your own can be trained with the library");
 const WANDB: (&str, &str) =
     ("nothing is sent over the network", "import metrics.jsonl or summary.csv of the run's folder");
 const COMPILER: (&str, &str) = (
     "kernels are compiled and fused already, and updates are captured as CUDA graphs",
-    "leave it out; --cuda-graph captures each update",
+    "omit it; --cuda-graph captures each update",
 );
 const PYTHON: (&str, &str) =
-    ("Fornax runs no Python", "leave it out; register modules of your own with the library");
+    ("Fornax runs no Python", "omit it; register modules of your own with the library");
 
 macro_rules! timm_options {
     ($($name:ident: $values:ident $([$($default:literal)*])?, $answer:expr;)*) => {
@@ -72,12 +72,12 @@ timm_options! {
     use_multi_epochs_loader: Switch, AlwaysSo("loader threads stay alive between epochs");
     worker_seeding: One ["all"], AlwaysSo("random numbers depend on seed, epoch and image, not on the worker");
     no_ddp_bb: Switch, AlwaysSo("buffers are those of rank 0 when they are read");
-    fast_norm: Switch, Refused("AMP computes layer norm in f32", "give --opt-level O2, which keeps it in half precision");
-    synchronize_step: Switch, Refused("an update is read after the next one is queued; results do not depend on it", "leave it out");
+    fast_norm: Switch, Refused("AMP computes layer norm in f32", "use --opt-level O2, which keeps it in half precision");
+    synchronize_step: Switch, Refused("an update is read after the next one is queued; results do not depend on it", "omit it");
     validation_batch_size_multiplier: One ["1"],
-        Refused("the validation batch has a size of its own", "give --validation-batch-size");
+        Refused("the validation batch has a size of its own", "use --validation-batch-size");
     dataset_download: Switch, Refused("training downloads nothing", "run `fornax datasets download NAME` first");
-    dataset_trust_remote_code: Switch, Refused("datasets contain no code", "leave it out; export the images as a folder or tar archive");
+    dataset_trust_remote_code: Switch, Refused("datasets contain no code", "omit it; export the images as a folder or tar archive");
     fuser: One, Refused(COMPILER.0, COMPILER.1);
     torchscript: Switch, Refused(COMPILER.0, COMPILER.1);
     torchcompile: Optional, Refused(COMPILER.0, COMPILER.1);
@@ -93,7 +93,7 @@ timm_options! {
     train_size_schedule: One ["constant"], Refused(SIZES.0, SIZES.1);
     train_size_schedule_spread: One ["0.65"], Refused(SIZES.0, SIZES.1);
     train_size_random_mix: One ["0.1"], Refused(SIZES.0, SIZES.1);
-    variable_batch_loss_scale: One ["none"], Refused("every batch has --batch-size images", "leave it out");
+    variable_batch_loss_scale: One ["none"], Refused("every batch has --batch-size images", "omit it");
     naflex_loader: Switch, Refused(NAFLEX.0, NAFLEX.1);
     naflex_train_seq_lens: Many ["128 256 576 784 1024"], Refused(NAFLEX.0, NAFLEX.1);
     naflex_max_seq_len: One ["576"], Refused(NAFLEX.0, NAFLEX.1);

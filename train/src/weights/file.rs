@@ -67,7 +67,7 @@ impl WeightsFile {
             }
         }
         if ema && (sums.is_none() || names.is_empty()) {
-            let remedy = "leave --use-ema out, or give a checkpoint of a run with --model-ema";
+            let remedy = "omit --use-ema, or pass a checkpoint of a run with --model-ema";
             return Err(unusable(&self.path, "it has no EMA weights").remedy(remedy));
         }
         Ok(Weights { path: &self.path, file, names, checksums: sums })
@@ -161,5 +161,5 @@ fn unusable(path: &Path, why: impl std::fmt::Display) -> Error {
     Error::checkpoint("the weights cannot be used")
         .at_path(path)
         .because(why)
-        .remedy("weights must be in safetensors format; download the file again, or give another one")
+        .remedy("weights must be in safetensors format; download the file again, or pass another one")
 }

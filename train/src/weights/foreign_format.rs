@@ -70,7 +70,7 @@ impl ForeignFormat {
                 );
             }
             ForeignFormat::Hdf5 | ForeignFormat::Zip => {
-                return "give weights in safetensors format, with timm's tensor names".into();
+                return "pass weights in safetensors format, with timm's tensor names".into();
             }
         };
         let load = load.replace("{from}", &from);

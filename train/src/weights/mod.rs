@@ -110,7 +110,7 @@ pub fn load_file(
             return Err(Error::checkpoint("the weights do not fit the model")
                 .at_path(file.path())
                 .because(text)
-                .remedy("choose the matching model with --model, or give other weights"));
+                .remedy("choose the matching model with --model, or pass other weights"));
         }
         report.notes.extend(text.lines().map(String::from));
         report.kept.extend(mismatch.missing);

@@ -40,7 +40,7 @@ impl WeightsSource {
     pub fn published(info: &ModelInfo) -> Result<WeightsSource> {
         let id = info.hub_id().ok_or_else(|| {
             Error::usage(format!("there are no published weights of {}", info.name))
-                .remedy("give weights of your own, or choose another model")
+                .remedy("pass weights of your own, or choose another model")
         })?;
         format!("{HUB}{id}").parse().map_err(|why: String| Error::new(ErrorKind::Bug, why))
     }
@@ -65,7 +65,7 @@ impl WeightsSource {
                 None => Err(Error::checkpoint("the weights do not exist")
                     .at_path(path)
                     .because("no such file or folder")
-                    .remedy("check the path, or give hf-hub:ORGANISATION/NAME")),
+                    .remedy("check the path, or pass hf-hub:ORGANISATION/NAME")),
             },
             WeightsSource::Hub(repository) => hub.file(repository, WEIGHTS_FILE),
         }
@@ -102,7 +102,7 @@ fn weights_in_folder(folder: &Path) -> Result<PathBuf> {
         Error::checkpoint("the folder does not hold exactly one weights file")
             .at_path(folder)
             .because(why)
-            .remedy("give the path of the file itself")
+            .remedy("pass the path of the file itself")
     };
     let entries = fs::read_dir(folder).map_err(|e| fail(e.to_string()))?;
     let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));

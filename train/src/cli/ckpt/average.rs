@@ -133,7 +133,7 @@ fn check_same_tensors(candidates: &[Candidate], weights: &[Weights]) -> Result<(
                     "{name} is missing, or of another dtype or shape than in {}",
                     candidates[0].file.path().display()
                 ))
-                .remedy("give checkpoints of one model"));
+                .remedy("pass checkpoints of one model"));
         }
     }
     Ok(())

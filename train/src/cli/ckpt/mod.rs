@@ -53,7 +53,7 @@ fn files_at(path: &Path) -> Result<Vec<PathBuf>> {
         Error::checkpoint("the folder holds no checkpoints")
             .at_path(folder)
             .because(why)
-            .remedy("give a run folder, a folder of safetensors files, or the files themselves")
+            .remedy("pass a run folder, a folder of safetensors files, or the files themselves")
     };
     let entries = fs::read_dir(folder).map_err(|e| unusable(e.to_string()))?;
     let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));

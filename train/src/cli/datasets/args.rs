@@ -21,7 +21,7 @@ pub struct DatasetArgs {
     /// Name of the validation split; '' for none [default: validation, if there is one]
     #[arg(long, value_name = "NAME")]
     val_split: Option<String>,
-    /// File of class names, one per line, in the order of the class indices; other classes are left out
+    /// File of class names, one per line, in the order of the class indices; other classes are ignored
     #[arg(long, value_name = "FILE")]
     class_map: Option<PathBuf>,
     /// Column of the paths in a CSV list, or extensions of the images in a folder, such as .png;.jpg
@@ -57,7 +57,7 @@ impl DatasetArgs {
         }
         if root.is_none() && name.is_none() {
             return Err(Error::usage("no dataset is given").remedy(
-                "give its folder, or a name with --dataset; `fornax datasets list` lists the names",
+                "pass its folder, or a name with --dataset; `fornax datasets list` lists the names",
             ));
         }
         Ok(DatasetOptions {

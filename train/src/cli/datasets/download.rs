@@ -83,7 +83,7 @@ fn check_mirror(url: &str) -> Result<()> {
         _ => Err(Error::usage("the mirror is not encrypted")
             .at("--mirror")
             .because(format!("{url} neither begins with https:// nor names this machine"))
-            .remedy("give an https:// URL")),
+            .remedy("pass an https:// URL")),
     }
 }
 

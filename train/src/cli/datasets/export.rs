@@ -32,9 +32,7 @@ pub fn execute(args: &ExportArgs) -> Result<()> {
         return Err(Error::usage("videos cannot be exported")
             .at("--clip-len")
             .because("an export holds one image for each sample")
-            .remedy(
-                "copy the folder of the videos, or leave --clip-len out to export every frame as an image",
-            ));
+            .remedy("copy the folder of the videos, or omit --clip-len to export every frame as an image"));
     }
     let data = options.open()?;
     data.notes.iter().for_each(|note| message!("{note}"));

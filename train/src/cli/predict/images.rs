@@ -47,6 +47,6 @@ fn load_image(path: &Path, transform: &EvalTransform) -> Result<Image> {
         Error::data("the image cannot be read")
             .at_path(path)
             .because(why)
-            .remedy("replace the file, or leave it out")
+            .remedy("replace the file, or omit it")
     })
 }

@@ -161,7 +161,7 @@ pub fn execute(args: &PredictArgs) -> Result<()> {
         None => Ok(()),
         Some((_, first)) => Err(Error::data(format!("{} of {total} images cannot be read", bad.len()))
             .because(format!("the first: {}", first.why().unwrap_or(first.what())))
-            .remedy("replace the files reported above, or leave them out")),
+            .remedy("replace the files reported above, or omit them")),
     }
 }
 
@@ -235,7 +235,7 @@ fn forward(predictor: &model::Predictor, x: &Tensor, device: &Device) -> Result<
 
 fn read_tensor(path: &Path) -> Result<Tensor> {
     let fail = |why: String| {
-        let wanted = "give a safetensors file with f32 `input` [n, c, h, w]";
+        let wanted = "pass a safetensors file with f32 `input` [n, c, h, w]";
         Error::data("the input cannot be read").at_path(path).because(why).remedy(wanted)
     };
     let bytes = read_regular_file(path)

@@ -38,7 +38,7 @@ pub fn load(args: &PredictArgs) -> Result<Predictor> {
         (None, None) => {
             return Err(Error::usage("--model is needed")
                 .because("the weights file does not name its model")
-                .remedy("give the model's name with --model; `fornax models` lists them"));
+                .remedy("pass the model's name with --model; `fornax models` lists them"));
         }
     };
     let options = options(args, info, header.as_ref(), &file)?;
@@ -69,7 +69,7 @@ fn source(args: &PredictArgs, named: Option<&ModelInfo>) -> Result<WeightsSource
         (Some(source), _) => Ok(source.clone()),
         (None, Some(info)) => WeightsSource::published(info),
         (None, None) => Err(Error::usage("neither --weights nor --model is given")
-            .remedy("give a checkpoint with --weights, or a model with --model for its published weights")),
+            .remedy("pass a checkpoint with --weights, or a model with --model for its published weights")),
     }
 }
 
@@ -114,7 +114,7 @@ fn transform(
     if args.tensor.is_none() && channels != 1 && channels != 3 {
         return Err(Error::usage(format!("images have 1 or 3 channels, not {channels}"))
             .at("--in-chans")
-            .remedy("give the input with --tensor"));
+            .remedy("pass the input with --tensor"));
     }
     let own = |of_run: Option<&Vec<f32>>, of_model: [f64; 3]| match of_run {
         Some(values) if values.len() == channels => values.clone(),

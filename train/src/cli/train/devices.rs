@@ -69,7 +69,7 @@ impl DeviceList {
         if let Some((flag, _)) = place.iter().find(|(_, is_given)| *is_given) {
             return Err(Error::usage(format!("{flag} does not work with {FLAG}"))
                 .because(format!("{FLAG} starts the processes of this machine and sets their ranks"))
-                .remedy(format!("leave {flag} out, or choose the device of each process with --device")));
+                .remedy(format!("omit {flag}, or choose the device of each process with --device")));
         }
         let launch = Launch::detect(&LaunchFlags::default(), |name| std::env::var(name).ok())?;
         let launcher = local_ranks::launcher().or(launch.map(|launch| launch.launcher.to_string()));
@@ -89,15 +89,13 @@ impl DeviceList {
             DeviceSpec::Cpu | DeviceSpec::Cuda(Some(_)) => {
                 Err(Error::usage(format!("--device does not work with {FLAG}"))
                     .because("both choose the devices, and not the same")
-                    .remedy(format!(
-                        "leave one of the two out; {FLAG} is for CUDA devices and emulated ones"
-                    )))
+                    .remedy(format!("omit one of the two; {FLAG} is for CUDA devices and emulated ones")))
             }
             DeviceSpec::Emulated(count) => match self.0.iter().find(|ordinal| **ordinal >= count) {
                 Some(ordinal) => Err(Error::usage(format!("emulated device {ordinal} does not exist"))
                     .at(FLAG)
                     .because(format!("there are {count} emulated devices, which count from 0"))
-                    .remedy(format!("give --device emulated:{}", ordinal + 1))),
+                    .remedy(format!("use --device emulated:{}", ordinal + 1))),
                 None => Ok(()),
             },
             DeviceSpec::Auto | DeviceSpec::Cuda(None) => {

@@ -40,7 +40,7 @@ impl RecipeArgs {
             if given.data_dir.is_some() {
                 return Err(Error::usage("the dataset root is given twice")
                     .at(format!("{} and --data-dir", folder.display()))
-                    .remedy("give one of the two"));
+                    .remedy("use one of the two"));
             }
             let Some(name) = folder.to_str() else {
                 return Err(Error::usage("the dataset root is not UTF-8")

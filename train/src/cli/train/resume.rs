@@ -45,7 +45,7 @@ pub fn destination(args: &TrainArgs) -> Result<(Destination, Option<RunCheckpoin
             Error::checkpoint("the folder has no checkpoint")
                 .at_path(resume)
                 .because("a run has its checkpoints in checkpoints/")
-                .remedy("give a run's folder, or a file in its checkpoints/ folder")
+                .remedy("pass a run's folder, or a file in its checkpoints/ folder")
         })?;
         return Ok((Destination::Resume(resume.clone()), Some(found)));
     }
@@ -59,7 +59,7 @@ pub fn destination(args: &TrainArgs) -> Result<(Destination, Option<RunCheckpoin
         None => Err(Error::checkpoint("the checkpoint is not in a run's folder")
             .at_path(&absolute)
             .because("a run is resumed in its own folder, which has its checkpoints in checkpoints/")
-            .remedy("give a run's folder, or a file in its checkpoints/ folder")),
+            .remedy("pass a run's folder, or a file in its checkpoints/ folder")),
     }
 }
 
@@ -139,10 +139,10 @@ pub fn experiment_folder(output: &Path, name: &str) -> Result<PathBuf> {
         (Some(Component::Normal(_)), None) => Ok(output.join(name)),
         _ => Err(Error::usage(format!("{name:?} is not a folder name"))
             .at("--experiment")
-            .remedy("give a name without slashes, and its parent folder with --output")),
+            .remedy("pass a name without slashes, and its parent folder with --output")),
     }
 }
 
 fn no_effect(flag: &str, why: &str) -> Error {
-    Error::usage(format!("{flag} would have no effect")).because(why).remedy(format!("leave {flag} out"))
+    Error::usage(format!("{flag} would have no effect")).because(why).remedy(format!("omit {flag}"))
 }

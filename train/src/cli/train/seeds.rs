@@ -59,13 +59,13 @@ fn check(args: &TrainArgs, settings: &Settings) -> Result<()> {
     if settings.seed.is_some() {
         return Err(Error::usage("--seed would have no effect")
             .because("--seeds is given")
-            .remedy("give one of the two"));
+            .remedy("use one of the two"));
     }
     if let Some(path) = args.resume.as_ref().filter(|path| path.as_os_str() != "auto") {
         return Err(Error::usage("--resume PATH does not work with --seeds")
             .at_path(path)
             .because("it is one run, and --seeds are several")
-            .remedy("give --resume auto, which continues at the seed that was interrupted"));
+            .remedy("use --resume auto, which continues at the seed that was interrupted"));
     }
     if args.fast_dev_run.is_some() {
         return Err(Error::usage("--fast-dev-run does not work with --seeds")

@@ -16,12 +16,12 @@ pub(super) fn trace_update(experiment: &mut Experiment, path: &Path, rank: usize
     if experiment.device == Device::Cpu {
         return Err(Error::usage("--trace needs a CUDA device")
             .because("it times kernels by CUDA events, and the run computes on the CPU")
-            .remedy("leave it out, or choose another --device"));
+            .remedy("omit it, or choose another --device"));
     }
     if experiment.cuda_graph == Some(true) {
         return Err(Error::usage("--trace does not work with --cuda-graph")
             .because("the kernels of a replayed CUDA graph have no times of their own")
-            .remedy("leave one of them out"));
+            .remedy("omit one of them"));
     }
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
@@ -87,7 +87,7 @@ impl Callback for UpdateTrace {
         if remaining == 0 {
             return Err(Error::usage("--trace has nothing to trace")
                 .because("the run has no updates left")
-                .remedy("leave it out, or train for more epochs"));
+                .remedy("omit it, or train for more epochs"));
         }
         self.traced = TRACED_UPDATE.min(remaining);
         Ok(())

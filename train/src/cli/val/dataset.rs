@@ -86,7 +86,7 @@ impl Relabelled {
             return Err(Error::data("the dataset has classes that the model was not trained on")
                 .at(name)
                 .because(format!("{count} of its {total} classes, such as {first:?}, are not among the {} of the checkpoint", classes.len()))
-                .remedy("give a dataset with the classes of the checkpoint, or leave classes out with --class-map"));
+                .remedy("pass a dataset with the classes of the checkpoint, or omit classes with --class-map"));
         }
         let class = dataset.classes().iter().filter_map(find).collect();
         Ok(Relabelled { dataset, classes: classes.to_vec(), class })

@@ -199,12 +199,12 @@ fn given_settings(args: &ValArgs) -> Result<Settings> {
     if let Some(setting) = given.given().keys().find(|key| !EVALUATION_SETTINGS.contains(&key.as_str())) {
         return Err(Error::usage(format!("--{} would have no effect", setting.replace('_', "-")))
             .because("an evaluation does not depend on it")
-            .remedy("leave it out"));
+            .remedy("omit it"));
     }
     if given.batch_size == Some(AUTO_BATCH_SIZE) {
         return Err(Error::usage("--batch-size auto is an option of `fornax train`")
             .because("it measures the memory of a training step")
-            .remedy("give a number"));
+            .remedy("use a number"));
     }
     given.validation_batch_size = given.batch_size.take().or(given.validation_batch_size);
     given.val_split = args.split.clone().or(given.val_split);
@@ -213,7 +213,7 @@ fn given_settings(args: &ValArgs) -> Result<Settings> {
         if given.data_dir.is_some() {
             return Err(Error::usage("the dataset root is given twice")
                 .at(format!("{} and --data-dir", folder.display()))
-                .remedy("give one of the two"));
+                .remedy("use one of the two"));
         }
         let named = folder.to_str().and_then(crate::data::find);
         match named.filter(|info| !info.needs_files() && !folder.exists()) {
@@ -231,10 +231,10 @@ fn sources(args: &ValArgs, given: &Settings) -> Result<Vec<WeightsSource>> {
         ([], Some(model), Some(true)) => Ok(vec![WeightsSource::published(find(model)?)?]),
         ([], ..) => Err(Error::usage("there is nothing to evaluate")
             .because("neither --checkpoint nor --pretrained with --model is given")
-            .remedy("give a run folder or a weights file with --checkpoint")),
+            .remedy("pass a run folder or a weights file with --checkpoint")),
         (_, _, Some(true)) => Err(Error::usage("--pretrained would have no effect")
             .because("--checkpoint is given")
-            .remedy("give one of the two")),
+            .remedy("use one of the two")),
         (sources, ..) => Ok(sources.to_vec()),
     }
 }
@@ -252,7 +252,7 @@ fn validate(
         return Err(Error::usage("--model is needed")
             .at_path(file.path())
             .because("the weights file does not name its model")
-            .remedy("give the model's name with --model; `fornax models` lists them"));
+            .remedy("pass the model's name with --model; `fornax models` lists them"));
     };
     let mut config = Config::resolve(&settings)?;
     let classes = header.as_ref().map(|header| header.classes.as_slice());
@@ -339,9 +339,7 @@ fn num_classes(
         true => Err(Error::usage(format!("{count} classes are too few"))
             .at_path(file.path())
             .because(format!("the dataset has {of_dataset} classes"))
-            .remedy(
-                "give the dataset that the model was trained for, or leave classes out with --class-map",
-            )),
+            .remedy("pass the dataset that the model was trained for, or omit classes with --class-map")),
         false => Ok(count),
     }
 }

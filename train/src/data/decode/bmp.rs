@@ -102,7 +102,7 @@ impl BmpHeader {
             _ => false,
         };
         if !supported {
-            let why = "is not supported: give RGB, bit fields or run lengths";
+            let why = "is not supported: use RGB, bit fields or run lengths";
             return Some(Err(format!(
                 "the BMP's compression {compression} with {depth} bits per pixel {why}"
             )));

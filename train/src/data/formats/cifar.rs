@@ -99,7 +99,7 @@ impl CifarFormat {
                 false => "no such file or folder".into(),
             };
             Error::data("images not found").at_path(root).because(why).remedy(
-                "give the folder of the files with --data-dir; `fornax datasets download` fetches them",
+                "pass the folder of the files with --data-dir; `fornax datasets download` fetches them",
             )
         })?;
         if found.is_file() {

@@ -28,7 +28,7 @@ pub struct CsvColumns {
 }
 
 /// Opens the rows of a CSV list that belong to a split; without a split column all rows do. Paths are relative to the list's folder.
-/// Returns `None` if the list has a split column without this split, and notes about rows that are left out.
+/// Returns `None` if the list has a split column without this split, and notes about rows that are ignored.
 pub fn open(
     path: &Path,
     split: Option<&SplitName>,
@@ -94,7 +94,7 @@ pub fn csv_of_split(root: &Path, split: Option<&SplitName>, columns: &CsvColumns
         (_, None) => Err(Error::data("the folder has several CSV lists")
             .at_path(root)
             .because("none of them is named train.csv")
-            .remedy("give the list itself with --data-dir, or name the lists train.csv and val.csv")),
+            .remedy("pass the list itself with --data-dir, or name the lists train.csv and val.csv")),
     }
 }
 
@@ -116,7 +116,7 @@ fn read(path: &Path, columns: &CsvColumns) -> Result<CsvList> {
             .at(format!("{}, line {line}", path.display()))
             .because(why)
             .remedy(
-                "give lines of the form path,label or path,label,split, or name the columns of a header with --input-key and \
+                "pass lines of the form path,label or path,label,split, or name the columns of a header with --input-key and \
                  --target-key",
             )
     };

@@ -31,7 +31,7 @@ pub fn detect(root: &Path) -> Result<DatasetFormat> {
             _ => Err(Error::data("the dataset has an unknown format")
                 .at_path(root)
                 .because("a file that is a dataset ends in .tar or .csv")
-                .remedy("give a folder of images, or decompress the archive")),
+                .remedy("pass a folder of images, or decompress the archive")),
         };
     }
     if idx::find_split(root, &SplitName::new("train")).is_some() {

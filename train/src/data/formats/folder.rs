@@ -8,7 +8,7 @@ use crate::{Error, Result};
 use std::path::Path;
 
 /// Opens an image folder: its images in natural order of their paths, with the innermost folder as class; `extensions` may restrict
-/// the images. Returns the dataset and notes about images that are left out.
+/// the images. Returns the dataset and notes about images that are ignored.
 pub fn open(
     folder: &Path,
     order: &ClassOrder,
@@ -43,7 +43,7 @@ pub fn open(
     let (kept, targets) = labels.kept();
     let mut notes = vec![];
     if outside > 0 {
-        notes.push(format!("{outside} images outside of the folders of classes are left out"));
+        notes.push(format!("{outside} images outside of the folders of classes are ignored"));
     }
     let dropped = files.len() - kept.len();
     let files = if dropped > 0 { files.select(&kept) } else { files };
@@ -53,7 +53,7 @@ pub fn open(
 
 /// Note about images whose classes are not in the class map, if there are any.
 pub fn dropped_note(dropped: usize) -> Option<String> {
-    (dropped > 0).then(|| format!("{dropped} images are left out: their classes are not in the class map"))
+    (dropped > 0).then(|| format!("{dropped} images are ignored: their classes are not in the class map"))
 }
 
 /// The error of a dataset without images.

@@ -38,7 +38,7 @@ pub fn not_found(folder: &Path, split: &SplitName) -> Error {
     Error::data("images not found")
         .at_path(folder)
         .because(why)
-        .remedy("give the folder of the files with --data-dir; `fornax datasets` lists the datasets")
+        .remedy("pass the folder of the files with --data-dir; `fornax datasets` lists the datasets")
 }
 
 /// Opens images and labels. Plain files are memory-mapped, gzipped ones are read into memory. `names` are the class names; if empty,

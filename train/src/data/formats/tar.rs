@@ -23,7 +23,7 @@ pub struct TarIndex {
     archives: Vec<MappedArchive>,
     members: PathList,
     spans: Vec<Span>,
-    /// Links with the name of an image, which are left out.
+    /// Links with the name of an image, which are ignored.
     links: PathList,
 }
 
@@ -205,7 +205,7 @@ impl TarSplits {
     }
 
     /// Opens a split: archives in a folder of its name, archives whose names begin with its name, or members in a folder of its name;
-    /// `None` if there is none. Without a split, opens all members. Also returns notes about images that are left out.
+    /// `None` if there is none. Without a split, opens all members. Also returns notes about images that are ignored.
     pub fn open(
         &mut self,
         split: Option<&SplitName>,
@@ -248,7 +248,7 @@ impl TarSplits {
         let labels = order.label(names, &self.root)?;
         let (kept, targets) = labels.kept();
         let links = index.links.iter().filter(|link| link.starts_with(&prefix)).count();
-        let links = (links > 0).then(|| format!("{links} links in archives are left out"));
+        let links = (links > 0).then(|| format!("{links} links in archives are ignored"));
         let notes = dropped_note(members.len() - kept.len()).into_iter().chain(links).collect();
         let members = kept.into_iter().map(|i| members[i]).collect();
         Ok(Some((TarDataset { index, members, targets, classes: labels.classes }, notes)))
@@ -453,7 +453,7 @@ mod tests {
             opened.expect("reads").expect("found").1
         };
         assert_eq!(notes("train"), [""; 0]);
-        assert_eq!(notes("val"), ["2 links in archives are left out"]);
+        assert_eq!(notes("val"), ["2 links in archives are ignored"]);
     }
 
     #[test]

@@ -71,7 +71,7 @@ pub struct VideoDataset {
 }
 
 impl VideoDataset {
-    /// Opens the videos of a folder. Returns the dataset and notes about videos that are left out.
+    /// Opens the videos of a folder. Returns the dataset and notes about videos that are ignored.
     pub fn open(
         folder: &Path,
         options: ClipOptions,
