@@ -6,12 +6,14 @@
 //! tensors instead, and can track their computation, so that they can be differentiated again.
 mod gradients;
 mod leaf_backward;
+mod saved_versions;
 mod with_backward;
 
 pub use gradients::gradients;
 pub(crate) use gradients::recomputed_gradients;
 
 use crate::{DType, Error, Result, Shape, Tensor};
+use saved_versions::SavedVersions;
 use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -118,6 +120,7 @@ pub(crate) struct Node {
     op: &'static str,
     shape: Shape,
     inputs: Vec<AutogradMeta>,
+    saved: Mutex<SavedVersions>,
     backward: Mutex<Option<Arc<Backward>>>,
 }
 
@@ -155,11 +158,12 @@ pub(crate) fn is_tracked(inputs: &[&Tensor]) -> bool {
 }
 
 /// Adds an operation to the graph if it [is tracked](is_tracked). Only then is `make` called, which builds the backward function and
-/// saves its tensors.
+/// saves its tensors: `saved` are those that may not be written to before the backward pass.
 fn track(
     op: &'static str,
     shape: Shape,
     inputs: &[&Tensor],
+    saved: &[&Tensor],
     make: impl FnOnce() -> Backward,
 ) -> AutogradMeta {
     if !is_tracked(inputs) {
@@ -170,6 +174,7 @@ fn track(
         op,
         shape,
         inputs: inputs.iter().map(|t| t.autograd_meta().clone()).collect(),
+        saved: Mutex::new(SavedVersions::of(saved)),
         backward: Mutex::new(Some(Arc::new(make()))),
     }))
 }
@@ -203,6 +208,7 @@ impl Node {
                 self.op
             ),
         })?;
+        self.saved().check(self.op)?;
         let grads = match &*backward {
             Backward::Once(_) if create_graph => Err(Error::Autograd {
                 why: format!(
@@ -227,6 +233,10 @@ impl Node {
         }?;
         debug_assert_eq!(grads.len(), self.inputs.len(), "{} returns a gradient for each input", self.op);
         Ok(grads)
+    }
+
+    fn saved(&self) -> MutexGuard<'_, SavedVersions> {
+        self.saved.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     fn backward(&self) -> MutexGuard<'_, Option<Arc<Backward>>> {

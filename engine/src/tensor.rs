@@ -137,8 +137,8 @@ impl Tensor {
         ReadGuard::new(&self.0.storage, self.0.offset, self.numel())?.map_err(|e| self.error("read", e))
     }
 
-    /// Borrows the elements for writing in place, for optimizers and state dicts. Tensors that an operation saved for its
-    /// backward pass change with them. The guard holds the tensor's lock: reading the same tensor before it is dropped deadlocks.
+    /// Borrows the elements for writing in place, for optimizers and state dicts. If an operation has saved them for its backward pass, that
+    /// pass is an error afterwards. The guard holds the tensor's lock: reading the same tensor before it is dropped deadlocks.
     /// Errors when `T` is not the tensor's dtype, or the elements are on a GPU: see [`Tensor::copy_from`].
     pub fn write<T: Element>(&self) -> Result<WriteGuard<'_, T>> {
         self.check_element::<T>("write")?;
@@ -249,6 +249,11 @@ impl Tensor {
     /// such as the replay of a CUDA graph, changes them.
     pub fn bump_version(&self) {
         self.0.storage.bump_version();
+    }
+
+    /// The memory of the elements.
+    pub(crate) fn storage(&self) -> &Arc<Storage> {
+        &self.0.storage
     }
 
     /// The version counter of the elements: it grows with every change.

@@ -15,7 +15,7 @@ impl Tensor {
     where
         F: Fn(Tensor, &[bool]) -> Result<Vec<Option<Tensor>>> + Send + Sync + 'static,
     {
-        self.tracked(op, inputs, || Backward::Once(Box::new(make())))
+        self.tracked(op, inputs, saved_by::<F>(inputs), || Backward::Once(Box::new(make())))
     }
 
     /// As [`Tensor::with_backward`], for a backward function that is differentiable itself: it is composed of differentiable
@@ -29,7 +29,7 @@ impl Tensor {
     where
         F: Fn(Tensor, &[bool]) -> Result<Vec<Option<Tensor>>> + Send + Sync + 'static,
     {
-        self.tracked(op, inputs, || Backward::Composed(Box::new(make())))
+        self.tracked(op, inputs, saved_by::<F>(inputs), || Backward::Composed(Box::new(make())))
     }
 
     /// As [`Tensor::with_composed_backward`], for a function that can add its gradients to the sums of gradients in its third argument.
@@ -42,12 +42,12 @@ impl Tensor {
     where
         F: Fn(Tensor, &[bool], &mut [Option<Tensor>]) -> Result<Vec<Option<Tensor>>> + Send + Sync + 'static,
     {
-        self.tracked(op, inputs, || Backward::Accumulating(Box::new(make())))
+        self.tracked(op, inputs, saved_by::<F>(inputs), || Backward::Accumulating(Box::new(make())))
     }
 
     /// Adds this cast of `x`, whose dtype is `from`, to the graph.
     pub(crate) fn with_cast_backward(self, x: &Tensor, from: DType) -> Tensor {
-        self.tracked("to_dtype", &[x], || Backward::Cast(from))
+        self.tracked("to_dtype", &[x], &[], || Backward::Cast(from))
     }
 
     /// As [`Tensor::with_backward`], with a second backward function `composition`, like that of [`Tensor::with_composed_backward`],
@@ -63,7 +63,7 @@ impl Tensor {
         F: Fn(Tensor, &[bool]) -> Result<Vec<Option<Tensor>>> + Send + Sync + 'static,
         G: Fn(Tensor, &[bool]) -> Result<Vec<Option<Tensor>>> + Send + Sync + 'static,
     {
-        self.tracked(op, inputs, || Backward::Fused {
+        self.tracked(op, inputs, saved_by::<(F, G)>(inputs), || Backward::Fused {
             kernels: Box::new(kernels()),
             composition: Box::new(composition()),
         })
@@ -76,13 +76,33 @@ impl Tensor {
         F: Fn(&Tensor, Tensor, &[bool]) -> Result<Vec<Option<Tensor>>> + Send + Sync + 'static,
     {
         let y = self.clone();
-        self.tracked(op, inputs, || Backward::FromOutput(y, Box::new(backward)))
+        self.clone().tracked(op, inputs, &[&self], || Backward::FromOutput(y, Box::new(backward)))
     }
 
-    fn tracked(self, op: &'static str, inputs: &[&Tensor], make: impl FnOnce() -> Backward) -> Tensor {
-        match track(op, *self.shape(), inputs, make) {
+    /// Adds tensors to those that this operation has saved for its backward pass besides its inputs: writing to them before that pass
+    /// makes it an error.
+    pub(crate) fn with_saved(self, tensors: &[&Tensor]) -> Tensor {
+        if let AutogradMeta::Node(node) = self.autograd_meta() {
+            node.saved().extend(tensors);
+        }
+        self
+    }
+
+    fn tracked(
+        self,
+        op: &'static str,
+        inputs: &[&Tensor],
+        saved: &[&Tensor],
+        make: impl FnOnce() -> Backward,
+    ) -> Tensor {
+        match track(op, *self.shape(), inputs, saved, make) {
             AutogradMeta::None => self,
             meta => self.with_autograd_meta(meta),
         }
     }
+}
+
+/// The inputs that a backward function may have saved: all of them, or none if it captures shapes and numbers only.
+fn saved_by<'a, F>(inputs: &'a [&'a Tensor]) -> &'a [&'a Tensor] {
+    if std::mem::needs_drop::<F>() { inputs } else { &[] }
 }

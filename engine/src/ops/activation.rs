@@ -24,9 +24,18 @@ impl Tensor {
             }),
         }?;
         // ReLU's derivative follows from its output, which the next operation saves anyway.
-        let saved = if activation == Activation::Relu { y.clone() } else { self.clone() };
+        if activation == Activation::Relu {
+            return Ok(y.with_output_backward(
+                "activate",
+                &[self],
+                move |y: &Tensor, grad: Tensor, _: &[bool]| {
+                    Ok(vec![Some(y.activation_gradient(activation, &grad)?)])
+                },
+            ));
+        }
         Ok(y.with_composed_backward("activate", &[self], || {
-            move |grad: Tensor, _: &[bool]| Ok(vec![Some(saved.activation_gradient(activation, &grad)?)])
+            let x = self.clone();
+            move |grad: Tensor, _: &[bool]| Ok(vec![Some(x.activation_gradient(activation, &grad)?)])
         }))
     }
 

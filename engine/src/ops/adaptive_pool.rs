@@ -180,29 +180,33 @@ impl Tensor {
             return self.widened()?.global_amax()?.rounded_as(self);
         }
         let y = self.detach().adaptive_max_pool2d([1, 1])?.flatten(1)?;
-        Ok(y.clone().with_composed_backward("global_pool", &[self], || {
-            let x = self.detach();
-            move |grad: Tensor, _: &[bool]| {
-                let (n, c) = (grad.dims()[0], grad.dims()[1]);
-                if is_tracked(&[&grad]) {
-                    let largest = x.equal(&y.reshape([n, 1, 1, c])?)?;
-                    let each = grad.reshape([n, 1, 1, c])?.div(&largest.sum(&[1, 2], true)?)?;
-                    return Ok(vec![Some(largest.mul(&each)?)]);
+        let largest = y.clone();
+        Ok(largest
+            .clone()
+            .with_composed_backward("global_pool", &[self], || {
+                let x = self.detach();
+                move |grad: Tensor, _: &[bool]| {
+                    let (n, c) = (grad.dims()[0], grad.dims()[1]);
+                    if is_tracked(&[&grad]) {
+                        let largest = x.equal(&y.reshape([n, 1, 1, c])?)?;
+                        let each = grad.reshape([n, 1, 1, c])?.div(&largest.sum(&[1, 2], true)?)?;
+                        return Ok(vec![Some(largest.mul(&each)?)]);
+                    }
+                    let dx = match OnGpu::of("global_pool", &[("x", &x), ("grad", &grad)])? {
+                        Some(on) => on.build(*x.shape(), x.dtype(), |dx| {
+                            let views = [&x, &y, &grad].map(Tensor::device_view);
+                            let [x, y, dy] = views.each_ref().map(|t| t.slice());
+                            cuda::adaptive_pool::amax_backward(&on.gpu, c, x, y, dy, dx)
+                        }),
+                        None => dispatch_real!("global_pool", [("x", &x)], T => {
+                            let (x_data, y, dy) = (x.read::<T>()?, y.read::<T>()?, grad.read::<T>()?);
+                            Tensor::build(*x.shape(), |dx: &mut [T]| amax_backward(&x_data, &y, &dy, c, dx))
+                        }),
+                    }?;
+                    Ok(vec![Some(dx)])
                 }
-                let dx = match OnGpu::of("global_pool", &[("x", &x), ("grad", &grad)])? {
-                    Some(on) => on.build(*x.shape(), x.dtype(), |dx| {
-                        let views = [&x, &y, &grad].map(Tensor::device_view);
-                        let [x, y, dy] = views.each_ref().map(|t| t.slice());
-                        cuda::adaptive_pool::amax_backward(&on.gpu, c, x, y, dy, dx)
-                    }),
-                    None => dispatch_real!("global_pool", [("x", &x)], T => {
-                        let (x_data, y, dy) = (x.read::<T>()?, y.read::<T>()?, grad.read::<T>()?);
-                        Tensor::build(*x.shape(), |dx: &mut [T]| amax_backward(&x_data, &y, &dy, c, dx))
-                    }),
-                }?;
-                Ok(vec![Some(dx)])
-            }
-        }))
+            })
+            .with_saved(&[&largest]))
     }
 }
 

@@ -69,8 +69,9 @@ impl Tensor {
     /// the CPU.
     pub fn pow(&self, other: &Tensor) -> Result<Tensor> {
         let y = self.binary::<binary::Pow>("pow", other)?;
-        Ok(y.clone().with_composed_backward("pow", &[self, other], || {
-            let (a, b) = (self.clone(), other.clone());
+        let power = y.clone();
+        Ok(y.with_composed_backward("pow", &[self, other], || {
+            let (a, b, y) = (self.clone(), other.clone(), power.clone());
             move |grad: Tensor, needs: &[bool]| {
                 let da = needs[0]
                     .then(|| grad.mul(&b)?.mul(&a.pow(&b.affine(1.0, -1.0)?)?)?.sum_to(a.shape()))
@@ -83,7 +84,8 @@ impl Tensor {
                 let db = db.transpose()?;
                 Ok(vec![da, db])
             }
-        }))
+        })
+        .with_saved(&[&power]))
     }
 
     /// 1 where the elements are equal, else 0, in the operands' dtype, broadcasting (PyTorch's `eq`). It has no gradient. f32, f16, bf16;
@@ -95,10 +97,13 @@ impl Tensor {
     /// `self` where `mask` is not 0, else 0 (even where `self` is NaN), broadcasting. The mask has the dtype of `self`: f32, f16, bf16; f64
     /// on the CPU.
     pub fn masked(&self, mask: &Tensor) -> Result<Tensor> {
-        Ok(self.binary::<binary::Masked>("masked", mask)?.with_composed_backward("masked", &[self], || {
-            let (shape, mask) = (*self.shape(), mask.detach());
-            move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.masked(&mask)?.sum_to(shape)?)])
-        }))
+        Ok(self
+            .binary::<binary::Masked>("masked", mask)?
+            .with_composed_backward("masked", &[self], || {
+                let (shape, mask) = (*self.shape(), mask.detach());
+                move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.masked(&mask)?.sum_to(shape)?)])
+            })
+            .with_saved(&[mask]))
     }
 
     /// `self += other` in place for equal shapes and dtypes; not tracked.

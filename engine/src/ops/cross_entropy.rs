@@ -83,7 +83,8 @@ impl Tensor {
                 }
             };
             let composition = || composition(self, target, smoothing);
-            Ok((loss.with_fused_backward("cross_entropy", &[self], kernels, composition), counts))
+            let loss = loss.with_fused_backward("cross_entropy", &[self], kernels, composition);
+            Ok((loss.with_saved(&[target]), counts))
         })
     }
 
@@ -117,7 +118,8 @@ impl Tensor {
             }
         };
         let composition = || composition(self, target, smoothing);
-        Ok((loss.with_fused_backward("cross_entropy", &[self], kernels, composition), counts))
+        let loss = loss.with_fused_backward("cross_entropy", &[self], kernels, composition);
+        Ok((loss.with_saved(&[target]), counts))
     }
 }
 

@@ -122,14 +122,18 @@ impl Tensor {
             }?;
         }
         let shape = if keepdim { reduced } else { super::sum::without_axes(self.shape(), axes) };
-        Ok(y.reshape(shape)?.with_composed_backward(op, &[self], || {
-            let (x, axes) = (self.detach(), axes.to_vec());
-            move |grad: Tensor, _: &[bool]| {
-                let mask = x.equal(&y)?;
-                let each = grad.reshape(reduced)?.div(&mask.sum(&axes, true)?)?;
-                Ok(vec![Some(mask.mul(&each)?)])
-            }
-        }))
+        let extreme = y.reshape(shape)?;
+        Ok(extreme
+            .clone()
+            .with_composed_backward(op, &[self], || {
+                let (x, axes) = (self.detach(), axes.to_vec());
+                move |grad: Tensor, _: &[bool]| {
+                    let mask = x.equal(&y)?;
+                    let each = grad.reshape(reduced)?.div(&mask.sum(&axes, true)?)?;
+                    Ok(vec![Some(mask.mul(&each)?)])
+                }
+            })
+            .with_saved(&[&extreme]))
     }
 }
 
@@ -182,7 +186,8 @@ impl Tensor {
         Ok(y.with_composed_backward("gather", &[self], || {
             let index = index.clone();
             move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.scatter_add(axis, &index, from)?)])
-        }))
+        })
+        .with_saved(&[index]))
     }
 
     /// The gradient of [`Tensor::gather`] for an x of shape `to`: adds each element at the index it was gathered from.
@@ -201,7 +206,8 @@ impl Tensor {
         Ok(y.with_composed_backward("gather", &[self], || {
             let index = index.clone();
             move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.gather_unchecked(axis, &index)?)])
-        }))
+        })
+        .with_saved(&[index]))
     }
 
     /// One-hot encoding of class indices (i64, any shape) along a new last axis of `classes` elements: `on` at the class, `off` elsewhere.

@@ -48,7 +48,8 @@ impl Tensor {
                 }
             };
             let composition = || soft_composition(self, target);
-            Ok((loss.with_fused_backward("soft_target_cross_entropy", &[self], kernels, composition), counts))
+            let loss = loss.with_fused_backward("soft_target_cross_entropy", &[self], kernels, composition);
+            Ok((loss.with_saved(&[target]), counts))
         })
     }
 
@@ -87,7 +88,7 @@ impl Tensor {
             };
             let composition = || binary_composition(self, target, pos_weight, divisor);
             let loss = Tensor::scalar(<T as Element>::from_f64(loss))?;
-            Ok(loss.with_fused_backward("binary_cross_entropy", &[self], kernels, composition))
+            Ok(loss.with_fused_backward("binary_cross_entropy", &[self], kernels, composition).with_saved(&[target]))
         })
     }
 
@@ -138,7 +139,8 @@ impl Tensor {
             }
         };
         let composition = || soft_composition(self, target);
-        Ok((loss.with_fused_backward(OP, &[self], kernels, composition), counts))
+        let loss = loss.with_fused_backward(OP, &[self], kernels, composition);
+        Ok((loss.with_saved(&[target]), counts))
     }
 
     fn binary_cross_entropy_gpu(
@@ -170,7 +172,7 @@ impl Tensor {
             }
         };
         let composition = || binary_composition(self, target, pos_weight, divisor);
-        Ok(loss.with_fused_backward(OP, &[self], kernels, composition))
+        Ok(loss.with_fused_backward(OP, &[self], kernels, composition).with_saved(&[target]))
     }
 }
 
