@@ -1,13 +1,13 @@
 //! Writes the CUDA kernels of every optimizer to a folder: `cargo run -p fornax --example optimizer_kernels -- FOLDER [NAME…]`.
-use fornax::optim::{OptimizerOptions, optimizer_names, rule};
+use fornax::optim::{OptimizerOptions, optimizer_names_with_lookahead, rule};
 use std::path::PathBuf;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
-    let folder = PathBuf::from(arguments.next().ok_or("give the folder to write to")?);
+    let folder = PathBuf::from(arguments.next().ok_or("pass the folder to write to")?);
     let chosen: Vec<String> = arguments.collect();
     let names = match chosen.is_empty() {
-        true => optimizer_names().flat_map(|name| [name.to_string(), format!("lookahead_{name}")]).collect(),
+        true => optimizer_names_with_lookahead().collect(),
         false => chosen,
     };
     let options = OptimizerOptions { lr: Some(0.1), ..OptimizerOptions::default() };

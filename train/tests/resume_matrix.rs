@@ -12,7 +12,7 @@ use fornax::Result;
 use fornax::callbacks::{Callback, LrRecorder, ModelCheckpoint};
 use fornax::checkpoint::{self, Checkpoint};
 use fornax::experiment::RunCheckpoint;
-use fornax::optim::optimizer_names;
+use fornax::optim::optimizer_names_with_lookahead;
 use fornax::report::UpdateMetrics;
 use fornax::schedule::Sched;
 use fornax::settings::{AmpDtype, EvalMetric, Settings};
@@ -78,8 +78,7 @@ fn check(path: &Path, settings: &Settings) {
 fn resumed_run_has_the_state_of_an_uninterrupted_one() {
     // In memory where that is possible: every checkpoint is forced to the disk.
     let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a folder");
-    let optimizers: Vec<String> =
-        optimizer_names().flat_map(|name| [name.to_string(), format!("lookahead_{name}")]).collect();
+    let optimizers: Vec<String> = optimizer_names_with_lookahead().collect();
     let schedules: Vec<Sched> = Sched::value_variants().to_vec();
     let precisions = [None, Some(AmpDtype::Float16), Some(AmpDtype::Bfloat16)];
     let mut combinations = vec![];

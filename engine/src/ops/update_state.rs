@@ -179,6 +179,16 @@ impl UpdateState {
         self.scalars.view(UpdateScalar::SharedScalars as usize + i, ().into())
     }
 
+    /// The learning rate, an f32 scalar.
+    pub fn lr(&self) -> Tensor {
+        self.scalars.view(UpdateScalar::Lr as usize, ().into())
+    }
+
+    /// 1 after an update, 0 after one that was skipped: an f32 scalar.
+    pub fn applied(&self) -> Result<Tensor> {
+        self.scalars.view(UpdateScalar::Skip as usize, ().into()).affine(-1.0, 1.0)
+    }
+
     /// Statistics of the last update. Waits for it to finish.
     pub fn stats(&self) -> Result<UpdateStats> {
         self.stats_later()?.wait()

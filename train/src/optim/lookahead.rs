@@ -15,7 +15,7 @@ const K: f64 = 6.0;
 pub(super) const ALPHA: f64 = 0.5;
 
 pub(super) fn lookahead(builder: RuleBuilder) -> RuleBuilder {
-    let RuleBuilder { name, mut state_spec, formula, hessian, .. } = builder;
+    let RuleBuilder { name, mut state_spec, formula, hessian, orthogonalization, .. } = builder;
     let (slow, ready) = (state_spec.moments.len(), state_spec.shared_scalars.len());
     state_spec.moments.push((SLOW, 0.0));
     state_spec.shared_scalars.push((READY, 0.0));
@@ -24,6 +24,7 @@ pub(super) fn lookahead(builder: RuleBuilder) -> RuleBuilder {
         state_spec,
         formula: Box::new(move |f| wrap(f, formula(f), slow, ready)),
         hessian,
+        orthogonalization,
         cpu_loop: None,
     }
 }

@@ -10,8 +10,8 @@
 //! - Lookahead creates its slow weights at the first synchronisation, which therefore changes nothing.
 //!
 //! Differences from timm: an argument that an optimizer does not have is an error, including `eps`, `betas` and `momentum`; Adafactor
-//! uses the given learning rate and computes none itself; the optimizers of other libraries (Apex, bitsandbytes), MARS, Muon and Kron
-//! are missing.
+//! uses the given learning rate and computes none itself; Muon flattens convolution weights and has the coefficients `quintic` and the
+//! learning-rate adjustment `match_rms_adamw` only; the optimizers of other libraries (Apex, bitsandbytes), MARS and Kron are missing.
 mod adabelief;
 mod adadelta;
 mod adafactor;
@@ -28,6 +28,7 @@ mod lars;
 mod lion;
 mod lookahead;
 mod madgrad;
+mod muon;
 mod nadam;
 mod novograd;
 pub mod param_groups;
@@ -39,8 +40,9 @@ mod sgd;
 mod terms;
 
 pub use arguments::{KwargValue, OptimizerOptions};
+pub use muon::Orthogonalization;
 pub(crate) use registry::resolve_rule;
-pub use registry::{OptimizerName, optimizer_names, rule};
+pub use registry::{OptimizerName, optimizer_names, optimizer_names_with_lookahead, rule};
 
 use crate::Result;
 use adahessian::Hutchinson;
@@ -92,11 +94,13 @@ pub struct OptimizerRule {
     pub update: UpdateRule,
     /// Estimator of the Hessian's diagonal, if the update rule reads it.
     pub hessian: Option<Hutchinson>,
+    /// Second pass over weight matrices, if the optimizer is Muon.
+    pub orthogonalization: Option<Orthogonalization>,
 }
 
 impl From<UpdateRule> for OptimizerRule {
     fn from(update: UpdateRule) -> OptimizerRule {
-        OptimizerRule { update, hessian: None }
+        OptimizerRule { update, hessian: None, orthogonalization: None }
     }
 }
 
@@ -115,6 +119,7 @@ pub struct Optimizer {
     parameters: Vec<Parameter>,
     rule: UpdateRule,
     hessian: Option<Hutchinson>,
+    orthogonalization: Option<Orthogonalization>,
     gradients: GradientRule,
     /// For each moment of the rule, one tensor per parameter; empty where the moment is factored.
     moments: Vec<Vec<Tensor>>,
@@ -133,7 +138,7 @@ impl Optimizer {
         rule: impl Into<OptimizerRule>,
         gradients: GradientRule,
     ) -> Result<Optimizer> {
-        let OptimizerRule { update: rule, hessian } = rule.into();
+        let OptimizerRule { update: rule, hessian, orthogonalization } = rule.into();
         // A second-order optimizer adds to the gradients itself.
         if hessian.is_none() {
             parameters.iter().for_each(|p| p.tensor.allow_low_precision_grad());
@@ -159,14 +164,19 @@ impl Optimizer {
             }
         }
         let param_scalars = parameters.iter().filter(|_| state_spec.param_scalar.is_some());
+        // Muon's scalar marks the parameters that are orthogonalised.
+        let first = |p: &Parameter| {
+            f64::from(orthogonalization.is_some() && muon::is_orthogonalised(p.tensor.dims()))
+        };
         let param_scalars = param_scalars
-            .map(|_| Tensor::zeros([2], DType::F32, &device))
+            .map(|p| Tensor::full([2], first(p), DType::F32, &device))
             .collect::<fornax_engine::Result<_>>()?;
         let state = UpdateState::new(gradients, &rule, &device)?;
         Ok(Optimizer {
             parameters,
             rule,
             hessian,
+            orthogonalization,
             gradients,
             moments,
             param_scalars,
@@ -246,7 +256,16 @@ impl Optimizer {
             })
         };
         let all: Vec<UpdateOperands> = self.parameters.iter().enumerate().filter_map(updated).collect();
-        update(&self.rule, &all, &self.state)
+        update(&self.rule, &all, &self.state)?;
+        let Some(orthogonalization) = &self.orthogonalization else { return Ok(()) };
+        let matrices = self.parameters.iter().enumerate();
+        let matrices =
+            matrices.filter(|(i, p)| gradients[*i].is_some() && muon::is_orthogonalised(p.tensor.dims()));
+        for (i, parameter) in matrices {
+            let moments: Vec<&Tensor> = self.moments.iter().map(|of| &of[i]).collect();
+            orthogonalization.step(parameter, &moments, &self.state, self.round_to)?;
+        }
+        Ok(())
     }
 
     /// Sets the learning rate and runs one update.
@@ -355,7 +374,7 @@ mod tests {
             tensor.set_grad(Some(Tensor::from_slice(&grad, [3]).expect("shape")));
             optimizer.update(0.05).expect("updates");
         };
-        for name in optimizer_names().flat_map(|name| [name.to_string(), format!("lookahead_{name}")]) {
+        for name in optimizer_names_with_lookahead() {
             let (whole, resumed) = (make(&name), make(&name));
             (0..7).for_each(|step| advance(&whole, step));
             resumed.0.copy_from(&whole.0).expect("same shape");

@@ -5,7 +5,7 @@ use super::terms::RuleBuilder;
 use super::{
     adabelief, adadelta, adafactor, adagrad, adahessian, adam, adamax, adan, adopt, lamb, laprop, lars, lion,
 };
-use super::{lookahead, madgrad, nadam, novograd, projected, radam, rmsprop, sgd};
+use super::{lookahead, madgrad, muon, nadam, novograd, projected, radam, rmsprop, sgd};
 use crate::nearest::nearest;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -40,6 +40,7 @@ const REGISTRY: &[RegistryEntry] = registry! {
     "adamax" = adamax::adamax {};
     "adamc" = adam::adamw { corrected_weight_decay: TRUE };
     "adamp" = projected::adamp { wd_ratio: 0.01, nesterov: TRUE };
+    "adamuon" = muon::muon { adaptive: TRUE };
     "adamw" = adam::adamw {};
     "adamwlegacy" = adam::adamw {};
     "adan" = adan::adan {};
@@ -80,13 +81,16 @@ const REGISTRY: &[RegistryEntry] = registry! {
     "madgrad" = madgrad::madgrad {};
     "madgradw" = madgrad::madgrad { decoupled_decay: TRUE };
     "momentum" = sgd::sgd {};
+    "muon" = muon::muon {};
     "nadam" = nadam::nadam {};
     "nadamc" = nadam::nadamw { corrected_weight_decay: TRUE };
+    "nadamuon" = muon::muon { nesterov: TRUE, adaptive: TRUE };
     "nadamw" = nadam::nadamw {};
     "nesterov" = sgd::sgd { nesterov: TRUE };
     "nesterovw" = sgd::sgdw { nesterov: TRUE };
     "nlarc" = lars::lars { nesterov: TRUE, trust_clip: TRUE };
     "nlars" = lars::lars { nesterov: TRUE };
+    "nmuon" = muon::muon { nesterov: TRUE };
     "novograd" = novograd::novograd {};
     "novogradc" = novograd::novograd { decoupled_decay: TRUE, corrected_weight_decay: TRUE };
     "novogradw" = novograd::novograd { decoupled_decay: TRUE };
@@ -103,9 +107,20 @@ const REGISTRY: &[RegistryEntry] = registry! {
     "sgdw" = sgd::sgdw { nesterov: TRUE };
 };
 
-/// The names of all optimizers; each may have the prefix `lookahead_`.
+/// The names of all optimizers; each but Muon's may have the prefix `lookahead_`.
 pub fn optimizer_names() -> impl Iterator<Item = &'static str> {
     REGISTRY.iter().map(|entry| entry.name)
+}
+
+/// The names of all optimizers, without and with the prefix `lookahead_`.
+pub fn optimizer_names_with_lookahead() -> impl Iterator<Item = String> {
+    let with_prefix = |name| (!is_muon(name)).then(|| format!("{LOOKAHEAD_PREFIX}{name}"));
+    optimizer_names().flat_map(move |name| [Some(name.to_string()), with_prefix(name)].into_iter().flatten())
+}
+
+/// True for Muon and its variants, which move the weights after the pass in which Lookahead averages them.
+fn is_muon(name: &str) -> bool {
+    name.ends_with("muon")
 }
 
 /// The update formula of an optimizer. Errors for an unknown name and for options that the optimizer does not have.
@@ -125,6 +140,12 @@ pub(crate) fn resolve_rule(
     let mut arguments = Arguments::new(entry.name, options, entry.defaults);
     let builder = (entry.rule)(&mut arguments);
     let resolved = arguments.finish()?;
+    if name.has_lookahead() && is_muon(entry.name) {
+        return Err(Error::usage(format!("{name} is not supported"))
+            .at("--opt")
+            .because("Muon moves the weights after the pass in which Lookahead averages them")
+            .remedy(format!("use {}, or Lookahead with another optimizer", entry.name)));
+    }
     let builder = if name.has_lookahead() { lookahead::lookahead(builder) } else { builder };
     Ok((builder.build(), resolved))
 }
@@ -148,6 +169,7 @@ const DEFAULT_LRS: &[(&str, BaseRecipe, f64)] = &[
     ("adan", BaseRecipe::AdamW, 3.0),
     ("radam", BaseRecipe::AdamW, 3.0),
     ("novograd", BaseRecipe::AdamW, 3.0),
+    ("muon", BaseRecipe::AdamW, 3.0),
 ];
 
 /// Recipe whose learning rate and weight decay an optimizer starts from.

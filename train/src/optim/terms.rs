@@ -2,6 +2,7 @@
 use super::OptimizerRule;
 use super::adahessian::Hutchinson;
 use super::arguments::Arguments;
+use super::muon::Orthogonalization;
 use fornax_engine::UpdateRule;
 use fornax_engine::fuse::{CpuLoop, Formula, NextState, OptimizerStateSpec, Value};
 
@@ -13,6 +14,7 @@ pub(super) struct RuleBuilder {
     pub(super) cpu_loop: Option<CpuLoop>,
     pub(super) formula: Box<dyn for<'g> Fn(&'g Formula) -> NextState<'g>>,
     pub(super) hessian: Option<Hutchinson>,
+    pub(super) orthogonalization: Option<Orthogonalization>,
 }
 
 impl RuleBuilder {
@@ -24,7 +26,14 @@ impl RuleBuilder {
     ) -> RuleBuilder {
         let moments = moments.iter().map(|name| (*name, 0.0)).collect();
         let state_spec = OptimizerStateSpec { moments, ..OptimizerStateSpec::default() };
-        RuleBuilder { name, state_spec, formula: Box::new(formula), hessian: None, cpu_loop: None }
+        RuleBuilder {
+            name,
+            state_spec,
+            formula: Box::new(formula),
+            hessian: None,
+            orthogonalization: None,
+            cpu_loop: None,
+        }
     }
 
     pub(super) fn build(self) -> OptimizerRule {
@@ -33,7 +42,7 @@ impl RuleBuilder {
             Some(cpu_loop) => update.with_cpu_loop(cpu_loop),
             None => update,
         };
-        OptimizerRule { update, hessian: self.hessian }
+        OptimizerRule { update, hessian: self.hessian, orthogonalization: self.orthogonalization }
     }
 }
 
