@@ -175,6 +175,18 @@ impl From<fornax_engine::Error> for Error {
     }
 }
 
+impl From<fornax_nn::Error> for Error {
+    fn from(error: fornax_nn::Error) -> Error {
+        let kind = match error {
+            fornax_nn::Error::Engine(error) => return error.into(),
+            fornax_nn::Error::UnknownModel { .. } | fornax_nn::Error::ModelOption { .. } => ErrorKind::Usage,
+            fornax_nn::Error::StateDict { .. } | fornax_nn::Error::Safetensors(_) => ErrorKind::Checkpoint,
+            _ => ErrorKind::Bug,
+        };
+        Error::new(kind, error.to_string())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -190,6 +202,19 @@ mod tests {
         for flag in ["--batch-size", "--grad-checkpointing", "--amp"] {
             assert!(text.contains(flag), "{text}");
         }
+    }
+
+    #[test]
+    fn errors_of_engine_and_models_convert_into_errors_of_a_run() {
+        fn kind(error: impl Into<Error>) -> ErrorKind {
+            error.into().kind()
+        }
+        let unknown = fornax_nn::create_model("resnet19", &fornax_nn::ModelOptions::default()).map(drop);
+        assert_eq!(kind(unknown.expect_err("no such model")), ErrorKind::Usage);
+        assert_eq!(kind(fornax_nn::Error::Safetensors("it is empty".into())), ErrorKind::Checkpoint);
+        let scalar = fornax_engine::Tensor::scalar(1.0f32).expect("memory");
+        let shape = scalar.reshape([2]).expect_err("one element");
+        assert_eq!(kind(fornax_nn::Error::from(shape)), ErrorKind::Bug);
     }
 
     #[test]

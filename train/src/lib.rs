@@ -9,7 +9,7 @@
 //! use fornax::engine::{DType, Device, Tensor};
 //! use fornax::nn::{Context, ModelOptions, Module, create_model, named_parameters};
 //!
-//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # fn main() -> fornax::Result<()> {
 //! let model = create_model("resnet18", &ModelOptions { num_classes: 10, ..ModelOptions::default() })?;
 //! let images = Tensor::zeros([4, 64, 64, 3], DType::F32, &Device::Cpu)?; // [n, h, w, c]
 //! let targets = Tensor::from_slice(&[0i64, 1, 2, 3], [4])?;
@@ -53,3 +53,8 @@ pub mod weights;
 pub use error::{Error, Result};
 pub use fornax_engine as engine;
 pub use fornax_nn as nn;
+
+/// The README's examples, compiled and run as documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;
