@@ -105,7 +105,25 @@ fn run_folder_has_plots_samples_events_and_a_page() {
     assert_eq!(total, 64);
     assert!((100.0 * correct as f64 / 64.0 - best[3]).abs() < 1e-9, "{correct} and {best:?}");
     assert!(data["args"].as_str().expect("text").contains("mixup: 0.4"));
-    assert_eq!(data["samples"].as_array().map(Vec::len), Some(2));
+    let section = |title: &str| {
+        let sections = data["mosaics"].as_array().expect("sections");
+        let found =
+            sections.iter().find(|section| section["title"] == title).unwrap_or_else(|| panic!("{title}"));
+        found["mosaics"].as_array().expect("mosaics").clone()
+    };
+    assert_eq!(section("Samples").len(), 2);
+    let mistakes = section("Most confident mistakes")[0]["tiles"].as_array().expect("tiles").clone();
+    let confidence = |tile: &Value| -> u32 {
+        let (percent, _) =
+            tile["note"].as_str().and_then(|note| note.split_once('%')).expect("a probability");
+        percent.parse().expect("a number")
+    };
+    assert!(
+        mistakes.iter().all(|tile| tile["tone"] == "wrong")
+            && mistakes.is_sorted_by(|a, b| confidence(a) >= confidence(b))
+    );
+    let classes = data["tables"][0]["rows"].as_array().expect("rows").clone();
+    assert_eq!(classes.iter().filter_map(|row| row[1].as_u64()).sum::<u64>(), 64);
 
     let records = records(&run);
     assert_eq!(records.len(), 1);
@@ -155,5 +173,122 @@ fn run_that_ends_with_a_non_finite_loss_has_the_reports_of_its_epochs() {
     assert_eq!(output.status.code(), Some(5), "{}", common::stderr(&output));
     let run = folder.path().join("out/a");
     assert!(run.join("plots/loss.png").exists() && run.join("plots/confusion_matrix.json").exists());
-    assert!(!page_data(&run)["charts"].as_array().expect("charts").is_empty());
+    let data = page_data(&run);
+    assert!(!data["charts"].as_array().expect("charts").is_empty());
+    let ended = "the training loss is";
+    let starts =
+        data["tables"].as_array().and_then(|tables| tables.iter().find(|table| table["title"] == "Starts"));
+    let reason = starts.expect("a table")["rows"][0][5].as_str().expect("a reason");
+    assert!(reason.contains(ended), "{reason}");
+    let last_line = |name: &str| read(&run.join(name)).lines().last().expect("a line").to_string();
+    assert!(last_line("log.txt").contains(ended) && last_line("metrics.jsonl").contains(ended));
+}
+
+/// Events of a kind in `metrics.jsonl`.
+fn events(run: &Path, kind: &str) -> Vec<Value> {
+    let text = read(&run.join("metrics.jsonl"));
+    let all = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+    all.filter(|event| event["event"] == kind).collect()
+}
+
+#[test]
+fn every_update_of_a_short_epoch_is_a_point() {
+    let folder = tempfile::tempdir().expect("a folder");
+    succeed(folder.path(), &format!("{TRAIN} --experiment a --epochs 2"));
+    let updates = events(&folder.path().join("out/a"), "update");
+    assert_eq!(
+        updates.iter().filter_map(|event| event["update"].as_u64()).collect::<Vec<_>>(),
+        [1, 2, 3, 4, 5, 6, 7, 8]
+    );
+}
+
+#[test]
+fn starts_and_ends_of_a_resumed_run_are_on_record() {
+    let folder = tempfile::tempdir().expect("a folder");
+    succeed(folder.path(), &format!("{TRAIN} --experiment a --epochs 1"));
+    succeed(folder.path(), "train --resume out/a --epochs 2 --progress none");
+    let run = folder.path().join("out/a");
+    let (starts, ends) = (events(&run, "start"), events(&run, "end"));
+    assert_eq!(starts.iter().map(|event| event["epoch"].as_u64()).collect::<Vec<_>>(), [Some(0), Some(1)]);
+    assert!(
+        starts
+            .iter()
+            .all(|event| event["ranks"] == 1 && event["host"].as_str().is_some_and(|host| !host.is_empty()))
+    );
+    assert!(
+        ends.len() == 2
+            && ends
+                .iter()
+                .all(|event| event["reason"] == "all epochs are trained"
+                    && event["seconds"].as_f64() > Some(0.0))
+    );
+    assert!(events(&run, "epoch").iter().all(|event| event["seconds"].as_f64() > Some(0.0)));
+    let env: Value = serde_json::from_str(&read(&run.join("env.json"))).expect("JSON");
+    let command = |start: &Value| {
+        start["command"]
+            .as_array()
+            .expect("words")
+            .iter()
+            .filter_map(Value::as_str)
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    assert!(command(&env).contains("--experiment a") && !command(&env).contains("--resume"), "{env}");
+    assert!(command(&env["resumed"][0]).contains("--resume out/a"), "{env}");
+    let log = read(&run.join("log.txt"));
+    assert!(
+        log.contains("started 20")
+            && log.contains("resumed 20")
+            && log.matches("all epochs are trained").count() == 2,
+        "{log}"
+    );
+}
+
+#[test]
+fn metrics_and_curves_have_model_and_ema() {
+    let folder = tempfile::tempdir().expect("a folder");
+    succeed(folder.path(), &format!("{TRAIN} --experiment a --epochs 2 --model-ema --model-ema-decay 0.5"));
+    let run = folder.path().join("out/a");
+    let epochs = events(&run, "epoch");
+    assert!(
+        epochs
+            .iter()
+            .all(|event| event["model_eval_loss"].is_f64() && event["model_eval_loss"] != event["eval_loss"])
+    );
+    let header = read(&run.join("summary.csv"));
+    assert!(
+        header.starts_with(
+            "epoch,train_loss,eval_loss,eval_top1,eval_top5,lr,model_eval_loss,model_eval_top1,"
+        ),
+        "{header}"
+    );
+    let data = page_data(&run);
+    let names: Vec<&str> = data["charts"][0]["series"]
+        .as_array()
+        .expect("series")
+        .iter()
+        .filter_map(|s| s["name"].as_str())
+        .collect();
+    assert_eq!(names, ["validation (EMA)", "training", "validation (model)"]);
+    let svg = read(&run.join("plots/accuracy.svg"));
+    assert!(svg.contains("top-1 (EMA)") && svg.contains("top-1 (model)"), "{svg}");
+}
+
+#[test]
+fn compared_runs_are_on_one_page() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (name, lr) in [("a", "0.1"), ("b", "0.01")] {
+        succeed(folder.path(), &format!("{TRAIN} --experiment {name} --epochs 1 --lr {lr}"));
+    }
+    let text = succeed(folder.path(), "compare out/a out/b -o both.html");
+    let lr = text.lines().find(|line| line.starts_with("lr ")).expect("a row");
+    assert_eq!(lr.split_whitespace().collect::<Vec<_>>(), ["lr", "0.1", "0.01"]);
+    assert!(text.ends_with("both.html\n") && !text.contains("weight_decay"), "{text}");
+    let page = read(&folder.path().join("both.html"));
+    assert!(page.contains("Settings that differ") && page.contains("<title>Comparison of 2 runs</title>"));
+    let lines = succeed(folder.path(), "compare out/a out/b --json");
+    let first: Value = serde_json::from_str(lines.lines().next().expect("a line")).expect("JSON");
+    assert_eq!((&first["epochs"], &first["settings"]["lr"]), (&Value::from(1), &Value::from(0.1)));
+    let output = run(folder.path(), "compare out/a out");
+    assert_eq!(output.status.code(), Some(3), "{}", common::stderr(&output));
 }

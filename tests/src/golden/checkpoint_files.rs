@@ -60,6 +60,7 @@ fn check_history(run: &mut Experiment, case: &GoldenCase) -> Result<(), String> 
             eval_top1: value,
             eval_top5: value,
             lr: 0.0,
+            ..EpochMetrics::default()
         });
         state.epoch = epoch + 1;
         let best = state.best(metric).map(|row| row.epoch) == Some(epoch);
@@ -99,6 +100,7 @@ fn check_summary(case: &GoldenCase) -> Result<(), String> {
             eval_top1: number(&row["eval"]["top1"])?,
             eval_top5: number(&row["eval"]["top5"])?,
             lr: number(&row["lr"])?,
+            ..EpochMetrics::default()
         })
     };
     let history = rows(case)?.iter().map(metrics).collect::<Result<Vec<_>, String>>()?;

@@ -57,6 +57,7 @@ mod tests {
             eval_top1: 0.0,
             eval_top5: 0.0,
             lr: 0.1,
+            ..EpochMetrics::default()
         };
         let stops = |losses: &[f64]| {
             let history = losses.iter().enumerate().map(row).collect();

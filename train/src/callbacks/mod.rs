@@ -28,13 +28,13 @@ pub use history::{
 pub use list::CallbackList;
 pub use model_checkpoint::ModelCheckpoint;
 
-use crate::Result;
 use crate::checkpoint::Checkpoint;
 use crate::ema::Ema;
 use crate::loader::Batch;
 use crate::optim::Optimizer;
 use crate::report::{EpochMetrics, UpdateMetrics};
 use crate::trainer::{Evaluation, TrainerState};
+use crate::{Error, Result};
 use fornax_nn::Module;
 use std::time::Duration;
 
@@ -146,6 +146,15 @@ pub struct TrainEnd<'a> {
     pub evaluation: Option<&'a Evaluation>,
     /// Reason of a callback for ending the run before its last epoch.
     pub stop_reason: Option<&'a str>,
+    /// Error or signal that ends the run.
+    pub error: Option<&'a Error>,
+}
+
+impl TrainEnd<'_> {
+    /// True if another rank was lost: the process is about to be ended by its launcher, so there is no time for reports.
+    pub fn is_in_haste(&self) -> bool {
+        self.error.is_some_and(|error| error.kind() == crate::error::ErrorKind::Peer)
+    }
 }
 
 /// Start of an epoch.

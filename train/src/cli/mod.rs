@@ -1,5 +1,6 @@
 //! Command line of `fornax`: subcommands, error output and exit codes.
 mod ckpt;
+mod compare;
 mod completions;
 mod compute;
 mod config;
@@ -67,6 +68,8 @@ enum Command {
     /// Inspect, verify, compare, average and strip checkpoints
     #[command(subcommand)]
     Ckpt(ckpt::CkptCommand),
+    /// Compare runs: one page with their curves, results and differing settings
+    Compare(compare::CompareArgs),
     /// List, inspect, verify, download, export and preview datasets
     Datasets(Box<datasets::DatasetsArgs>),
     /// List the CUDA kernels, or compile them ahead of time
@@ -298,6 +301,7 @@ fn execute(command: Command, matches: &TrainMatches, launched: &[OsString]) -> R
         Command::Val(args) => val::execute(&args),
         Command::Predict(args) => predict::execute(&args),
         Command::Ckpt(command) => ckpt::execute(&command),
+        Command::Compare(args) => compare::execute(&args),
         Command::Datasets(args) => datasets::execute(&args),
         Command::Kernels(command) => kernels::execute(&command),
         Command::Doctor => doctor::execute(),

@@ -382,8 +382,8 @@ impl Experiment {
         // As timm names it.
         let model = self.config.model.name.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
         let name = format!("{model}-{}", data.input.size[0]);
-        let folder = RunFolder::open(destination, &name, self.log_interval, &self.state)?;
-        folder.describe_run(&self.config.settings, &Machine::detect())?;
+        let mut folder = RunFolder::open(destination, &name, self.log_interval, &self.state)?;
+        folder.describe_run(&self.config.settings, &Machine::detect(), self.config.world_size)?;
         Ok(Some(folder))
     }
 }

@@ -37,6 +37,19 @@ pub struct ConfusedPair {
     pub count: u64,
 }
 
+/// Precision, recall and F1 score of a class, in percent; `None` without a prediction or an image of the class.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ClassMetrics {
+    /// Images of the class.
+    pub images: u64,
+    /// Correct fraction of the predictions of the class.
+    pub precision: Option<f64>,
+    /// Correct fraction of the images of the class: its accuracy.
+    pub recall: Option<f64>,
+    /// Harmonic mean of precision and recall.
+    pub f1: Option<f64>,
+}
+
 impl ConfusionCounts {
     /// Counts predictions. Logits beyond the class names are named by their number.
     pub fn new(
@@ -91,6 +104,24 @@ impl ConfusionCounts {
         pairs
     }
 
+    /// Precision, recall and F1 score of each class.
+    pub fn class_metrics(&self) -> Vec<ClassMetrics> {
+        let mut counts = vec![[0; 3]; self.classes.len()];
+        for (target, predicted, count) in &self.counts {
+            counts[*target as usize][0] += count;
+            counts[*predicted as usize][1] += count;
+            counts[*target as usize][2] += if target == predicted { *count } else { 0 };
+        }
+        let percent = |part: u64, whole: u64| (whole > 0).then(|| 100.0 * part as f64 / whole as f64);
+        let metrics = |[images, predictions, correct]: [u64; 3]| ClassMetrics {
+            images,
+            precision: percent(correct, predictions),
+            recall: percent(correct, images),
+            f1: percent(2 * correct, images + predictions),
+        };
+        counts.into_iter().map(metrics).collect()
+    }
+
     /// The whole matrix if it has at most `limit` classes; else that of the classes of the most confused pairs, with the others as one.
     pub fn table(&self, limit: usize) -> ConfusionTable {
         let count = self.classes.len();
@@ -140,6 +171,19 @@ mod tests {
         assert_eq!(counts.classes, ["c0", "c1", "class 2", "class 3", "class 4"]);
         counts.write(&path).expect("writes");
         assert_eq!(ConfusionCounts::read(&path), Some(counts));
+    }
+
+    #[test]
+    fn metrics_of_a_class_are_those_of_scikit_learn() {
+        // precision_recall_fscore_support([0, 0, 0, 1, 1, 2], [0, 0, 1, 1, 0, 0])
+        let metrics = counts(4, &[(0, 0), (0, 0), (0, 1), (1, 1), (1, 0), (2, 0)]).class_metrics();
+        let rounded = |value: Option<f64>| value.map(|value| (100.0 * value).round() / 100.0);
+        let rows: Vec<_> = metrics.iter().map(|m| [m.precision, m.recall, m.f1].map(rounded)).collect();
+        assert_eq!(rows[0], [Some(50.0), Some(66.67), Some(57.14)]);
+        assert_eq!(rows[1], [Some(50.0), Some(50.0), Some(50.0)]);
+        assert_eq!(rows[2], [None, Some(0.0), Some(0.0)]);
+        assert_eq!(rows[3], [None, None, None]);
+        assert_eq!(metrics.iter().map(|m| m.images).collect::<Vec<_>>(), [3, 2, 1, 0]);
     }
 
     #[test]

@@ -1,15 +1,18 @@
 //! Folder of a run: `args.yaml env.json summary.csv metrics.jsonl log.txt report.html plots/ samples/ checkpoints/`.
+use super::clock::{date_time, timestamp};
 use super::tensorboard::{event_files, is_event_file};
-use super::{Machine, UpdateMetrics, metrics_file, progress::event, timestamp};
-use crate::callbacks::{Callback, EpochEnd, Rollback};
+use super::{Machine, UpdateMetrics, metrics_file, progress::event};
+use crate::callbacks::{Callback, EpochBegin, EpochEnd, Rollback, TrainBegin, TrainEnd};
 use crate::checkpoint::{LOCK_FILE, RunLock, durable};
 use crate::settings::Settings;
-use crate::trainer::TrainerState;
+use crate::trainer::{Evaluation, TrainerState};
 use crate::{Error, Result};
+use serde_json::{Value, json};
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 /// Location of a run's folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +34,10 @@ pub struct RunFolder {
     log: File,
     metrics: File,
     log_interval: u64,
+    host: String,
+    ranks: usize,
+    started: Instant,
+    epoch_started: Instant,
     _lock: RunLock,
 }
 
@@ -111,7 +118,18 @@ impl RunFolder {
             let path = fs::canonicalize(&path).map_err(|e| cannot_write(&path, e))?;
             metrics_file::truncate(&path.join("metrics.jsonl"), state)?;
             let (log, metrics) = (append_to(&path.join("log.txt"))?, append_to(&path.join("metrics.jsonl"))?);
-            Ok(RunFolder { path, log, metrics, log_interval, _lock })
+            let (host, now) = (String::new(), Instant::now());
+            Ok(RunFolder {
+                path,
+                log,
+                metrics,
+                log_interval,
+                host,
+                ranks: 1,
+                started: now,
+                epoch_started: now,
+                _lock,
+            })
         })();
         if opened.is_err() && created {
             // Best effort: the first error is the one to report.
@@ -135,46 +153,113 @@ impl RunFolder {
         &self.path
     }
 
-    /// Writes `args.yaml`, which `--config` reads back, and `env.json`.
-    pub fn describe_run(&self, settings: &Settings, machine: &Machine) -> Result<()> {
+    /// Writes `args.yaml`, which `--config` reads back, and `env.json`: machine, time and command of the first start, and a list of those
+    /// of later ones.
+    pub fn describe_run(&mut self, settings: &Settings, machine: &Machine, ranks: usize) -> Result<()> {
+        (self.host, self.ranks) = (machine.host.clone(), ranks);
         let title = "# The settings of this run; `fornax train -c` with this file trains it again.\n";
         let yaml = format!("{title}{}", settings.to_yaml());
-        let mut env = serde_json::to_value(machine).expect("plain values have a JSON form");
-        env["started"] = timestamp().into();
-        env["command"] = std::env::args_os()
+        let mut start = serde_json::to_value(machine).expect("plain values have a JSON form");
+        start["ranks"] = ranks.into();
+        start["started"] = date_time().into();
+        start["command"] = std::env::args_os()
             .map(|argument| argument.to_string_lossy().into_owned())
             .collect::<Vec<_>>()
             .into();
+        let path = self.path.join("env.json");
+        let earlier = fs::read(&path).ok().and_then(|text| serde_json::from_slice::<Value>(&text).ok());
+        let env = match earlier.filter(Value::is_object) {
+            Some(mut first) => {
+                let mut resumed = first["resumed"].as_array().cloned().unwrap_or_default();
+                resumed.push(start);
+                first["resumed"] = resumed.into();
+                first
+            }
+            None => start,
+        };
         durable::write(&self.path.join("args.yaml"), yaml.as_bytes())?;
-        durable::write(&self.path.join("env.json"), format!("{env:#}\n").as_bytes())
+        durable::write(&path, format!("{env:#}\n").as_bytes())
     }
 
-    fn append(&mut self, line: &str, event: &serde_json::Value) -> Result<()> {
-        let written = writeln!(self.log, "{line}").and_then(|()| writeln!(self.metrics, "{event}"));
-        written.map_err(|e| cannot_write(&self.path, e))
+    fn append(&mut self, line: &str, event: &Value) -> Result<()> {
+        writeln!(self.log, "{line}").map_err(|e| cannot_write(&self.path, e))?;
+        self.write_event(event)
+    }
+
+    fn write_event(&mut self, event: &Value) -> Result<()> {
+        writeln!(self.metrics, "{event}").map_err(|e| cannot_write(&self.path, e))
     }
 }
 
 impl Callback for RunFolder {
-    fn on_batch_end(&mut self, metrics: &UpdateMetrics) -> Result<()> {
-        if metrics.update.is_multiple_of(self.log_interval) {
-            self.append(&metrics.line(), &event("update", metrics))?;
-        }
+    fn on_train_begin(&mut self, event: &TrainBegin) -> Result<()> {
+        self.started = Instant::now();
+        let (time, ranks, state) = (date_time(), self.ranks, event.state);
+        let of_ranks = if ranks > 1 { format!(", {ranks} ranks") } else { String::new() };
+        let verb = if state.update > 0 { "resumed" } else { "started" };
+        let line = format!("{verb} {time} UTC on {}{of_ranks}", self.host);
+        let start = json!({
+            "event": "start", "time": time, "host": self.host, "ranks": ranks, "epoch": state.epoch, "update": state.update,
+        });
+        self.append(&line, &start)
+    }
+
+    fn on_epoch_begin(&mut self, _: &EpochBegin) -> Result<()> {
+        self.epoch_started = Instant::now();
         Ok(())
     }
 
+    fn on_batch_end(&mut self, metrics: &UpdateMetrics) -> Result<()> {
+        if metrics.update.is_multiple_of(self.log_interval) {
+            writeln!(self.log, "{}", metrics.line()).map_err(|e| cannot_write(&self.path, e))?;
+        }
+        match metrics.is_point(self.log_interval) {
+            true => self.write_event(&event("update", metrics)),
+            false => Ok(()),
+        }
+    }
+
     fn on_epoch_end(&mut self, end: &EpochEnd) -> Result<()> {
-        end.metrics.map_or(Ok(()), |metrics| self.append(&metrics.line(end.best), &event("epoch", metrics)))
+        let Some(metrics) = end.metrics else { return Ok(()) };
+        let seconds = self.epoch_started.elapsed().as_secs_f64();
+        let mut event = event("epoch", metrics);
+        event["seconds"] = rounded(seconds);
+        self.append(&format!("{}  {seconds:.1} s", metrics.line(end.best)), &event)
+    }
+
+    fn on_train_end(&mut self, end: &TrainEnd) -> Result<()> {
+        let seconds = self.started.elapsed().as_secs_f64();
+        let reason = match (end.error, end.stop_reason) {
+            (Some(error), _) => {
+                error.to_string().replace("\n", ";").split_whitespace().collect::<Vec<_>>().join(" ")
+            }
+            (None, Some(why)) => format!("stopped: {why}"),
+            (None, None) => "all epochs are trained".into(),
+        };
+        let result = end.evaluation.map(|Evaluation { loss, top1, top5, .. }| {
+            format!("top-1 {top1:.2}%  top-5 {top5:.2}%  loss {loss:.4}\n")
+        });
+        let time = date_time();
+        let line = format!("{}ended {time} UTC after {seconds:.1} s: {reason}", result.unwrap_or_default());
+        let (epoch, update) = (end.state.epoch, end.state.update);
+        let event = json!({
+            "event": "end", "time": time, "seconds": rounded(seconds), "epoch": epoch, "update": update, "reason": reason,
+        });
+        self.append(&line, &event)
     }
 
     fn on_rollback(&mut self, event: &Rollback) -> Result<()> {
-        let event = metrics_file::rollback_event(event);
-        writeln!(self.metrics, "{event}").map_err(|e| cannot_write(&self.path, e))
+        self.write_event(&metrics_file::rollback_event(event))
     }
 
     fn on_message(&mut self, text: &str) -> Result<()> {
         writeln!(self.log, "{text}").map_err(|e| cannot_write(&self.path, e))
     }
+}
+
+/// Seconds with three digits after the point.
+fn rounded(seconds: f64) -> Value {
+    ((1000.0 * seconds).round() / 1000.0).into()
 }
 
 fn cannot_write(path: &Path, error: std::io::Error) -> Error {

@@ -8,6 +8,8 @@ use std::fs;
 pub struct Machine {
     /// Version of Fornax.
     pub fornax: &'static str,
+    /// Host name.
+    pub host: String,
     /// Operating system and architecture.
     pub platform: String,
     /// Model name of the CPU; on aarch64 its implementer and part, in Arm's numbers.
@@ -26,6 +28,7 @@ impl Machine {
         let unknown = || "unknown".to_string();
         Machine {
             fornax: env!("CARGO_PKG_VERSION"),
+            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             platform: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
             cpu: cpu_name().unwrap_or_else(unknown),
             simd: format!("{:?}", simd::level()).to_lowercase(),

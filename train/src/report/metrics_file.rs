@@ -1,4 +1,4 @@
-//! `metrics.jsonl`: one event per line.
+//! `metrics.jsonl`: one event per line: `update`, `epoch`, and `start` and `end` of each process.
 //!
 //! After a return to a checkpoint (`--on-nonfinite rollback`) update numbers repeat. The line `{"event":"rollback", …}` between them undoes
 //! the lines before it whose `update` is larger than its own, or whose epoch had not ended.
@@ -51,6 +51,7 @@ pub fn truncate(path: &Path, state: &TrainerState) -> Result<()> {
                 rollbacks <= seen
             }
             false if rollbacks < seen.min(total) => true,
+            false if is_start_or_end(&event) => true,
             false => rollbacks <= seen && is_before(&event, u64::from(state.epoch), state.update),
         };
         if is_kept {
@@ -65,15 +66,20 @@ fn parsed(line: &str) -> Option<Value> {
     serde_json::from_str(line).ok()
 }
 
+fn is_start_or_end(event: &Value) -> bool {
+    event["event"] == "start" || event["event"] == "end"
+}
+
 fn is_rollback(event: &Value) -> bool {
     event["event"] == "rollback"
 }
 
-/// True if an update or an epoch is finished in a state of this epoch and update.
+/// True if an update or an epoch is finished in a state of this epoch and update. Starts and ends of the run stay in any case.
 fn is_before(event: &Value, epoch: u64, update: u64) -> bool {
-    match event["event"] == "update" {
-        true => event["update"].as_u64() <= Some(update),
-        false => event["epoch"].as_u64() < Some(epoch),
+    match event["event"].as_str() {
+        _ if is_start_or_end(event) => true,
+        Some("update") => event["update"].as_u64() <= Some(update),
+        _ => event["epoch"].as_u64() < Some(epoch),
     }
 }
 

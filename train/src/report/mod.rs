@@ -13,11 +13,11 @@ pub mod tensorboard;
 mod terminal;
 
 pub use clock::timestamp;
-pub use confusion::{ConfusedPair, ConfusionCounts, ConfusionTable};
+pub use confusion::{ClassMetrics, ConfusedPair, ConfusionCounts, ConfusionTable};
 pub use folder::{Destination, RunFolder};
 pub use machine::{Machine, available_memory};
 pub use metrics_file::rollback_event;
-pub use page::{PageWriter, write_page};
+pub use page::{ComparedRun, PageWriter, comparison_page, differing_settings, write_page};
 pub use plots::{Figure, PlotWriter, lr_figure, lr_range_figure};
 pub use progress::{DownloadProgress, Progress, ProgressMode};
 pub use samples::{SampleWriter, batch_images};
@@ -29,7 +29,7 @@ use fornax_engine::{Device, cuda};
 use serde::{Deserialize, Serialize};
 
 /// Metrics of one update.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct UpdateMetrics {
     /// Epoch, counted from 0.
     pub epoch: u32,
@@ -41,6 +41,12 @@ pub struct UpdateMetrics {
     pub batches: usize,
     /// Finished updates, this one included.
     pub update: u64,
+    /// Finished updates of the epoch, this one included.
+    #[serde(skip)]
+    pub update_of_epoch: u64,
+    /// Updates per epoch.
+    #[serde(skip)]
+    pub updates_per_epoch: u64,
     /// Mean loss of the epoch so far.
     pub loss: f64,
     /// Learning rate.
@@ -73,21 +79,30 @@ pub struct MemoryMetrics {
 }
 
 /// Metrics of one epoch: a row of `summary.csv`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EpochMetrics {
     /// Epoch, counted from 0.
     pub epoch: u32,
     /// Mean training loss.
     pub train_loss: f64,
-    /// Mean validation cross entropy, without label smoothing.
+    /// Mean validation cross entropy, without label smoothing; with an EMA, that of its weights.
     pub eval_loss: f64,
-    /// Top-1 accuracy in percent.
+    /// Top-1 accuracy in percent; with an EMA, that of its weights.
     pub eval_top1: f64,
-    /// Top-5 accuracy in percent.
+    /// Top-5 accuracy in percent; with an EMA, that of its weights.
     pub eval_top5: f64,
     /// Learning rate after the epoch's last update.
     pub lr: f64,
+    /// With an EMA: validation loss of the model's own weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model_eval_loss: Option<f64>,
+    /// With an EMA: top-1 accuracy of the model's own weights in percent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model_eval_top1: Option<f64>,
+    /// With an EMA: top-5 accuracy of the model's own weights in percent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model_eval_top5: Option<f64>,
 }
 
 impl MemoryMetrics {
@@ -100,6 +115,14 @@ impl MemoryMetrics {
 }
 
 impl UpdateMetrics {
+    /// True if the update is a point of the curves: every `interval` updates, at least twenty times an epoch, and at the first and last
+    /// update of an epoch.
+    pub fn is_point(&self, interval: u64) -> bool {
+        let every = interval.min(self.updates_per_epoch / 20).max(1);
+        [1, self.updates_per_epoch].contains(&self.update_of_epoch)
+            || self.update_of_epoch.is_multiple_of(every)
+    }
+
     /// The log line.
     pub fn line(&self) -> String {
         format!(
@@ -137,12 +160,20 @@ impl EpochMetrics {
     }
 }
 
-/// Content of `summary.csv`, with timm's columns, numbers and line ends.
+/// Content of `summary.csv`, with timm's columns, numbers and line ends. With an EMA, columns for the model's own weights follow.
 pub fn summary_csv(history: &[EpochMetrics]) -> String {
-    let mut text = "epoch,train_loss,eval_loss,eval_top1,eval_top5,lr\r\n".to_string();
+    let has_ema = history.iter().any(|row| row.model_eval_loss.is_some());
+    let of_model = if has_ema { ",model_eval_loss,model_eval_top1,model_eval_top5" } else { "" };
+    let mut text = format!("epoch,train_loss,eval_loss,eval_top1,eval_top5,lr{of_model}\r\n");
     for r in history {
         let columns = [r.train_loss, r.eval_loss, r.eval_top1, r.eval_top5, r.lr].map(python_repr);
-        text.push_str(&format!("{},{}\r\n", r.epoch, columns.join(",")));
+        text.push_str(&format!("{},{}", r.epoch, columns.join(",")));
+        if has_ema {
+            for value in [r.model_eval_loss, r.model_eval_top1, r.model_eval_top5] {
+                text.push_str(&format!(",{}", value.map_or(String::new(), python_repr)));
+            }
+        }
+        text.push_str("\r\n");
     }
     text
 }
@@ -200,6 +231,31 @@ mod tests {
     }
 
     #[test]
+    fn points_are_at_both_ends_and_at_least_twenty_times_an_epoch() {
+        let points = |updates_per_epoch: u64, interval: u64| -> Vec<u64> {
+            let is_point = |update_of_epoch: &u64| {
+                UpdateMetrics {
+                    update_of_epoch: *update_of_epoch,
+                    updates_per_epoch,
+                    ..UpdateMetrics::default()
+                }
+                .is_point(interval)
+            };
+            (1..=updates_per_epoch).filter(is_point).collect()
+        };
+        assert_eq!(points(8, 50), [1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(points(1, 50), [1]);
+        assert_eq!(points(100, 50), [&[1][..], &(1..=20).map(|i| 5 * i).collect::<Vec<_>>()].concat());
+        assert_eq!(points(5000, 1000).len(), 21);
+        assert_eq!(
+            points(205, 100),
+            [&[1][..], &(1..=20).map(|i| 10 * i).collect::<Vec<_>>(), &[205]].concat()
+        );
+        // A short interval stays.
+        assert_eq!(points(1000, 2).len(), 501);
+    }
+
+    #[test]
     fn update_line_and_event_have_the_memory_of_the_device() {
         let memory =
             MemoryMetrics { allocated: 3 << 20, peak_allocated: 5 << 20, reserved: 20 << 20, segments: 2 };
@@ -209,6 +265,8 @@ mod tests {
             batch: 1,
             batches: 8,
             update: 1,
+            update_of_epoch: 1,
+            updates_per_epoch: 8,
             loss: 2.5,
             lr: 0.1,
             grad_norm: None,
@@ -234,9 +292,21 @@ mod tests {
             eval_top1: 90.0,
             eval_top5: 100.0,
             lr: 1e-5,
+            ..EpochMetrics::default()
         };
         let expected = "epoch,train_loss,eval_loss,eval_top1,eval_top5,lr\r\n0,1.5,0.25,90.0,100.0,1e-05\r\n";
-        assert_eq!(summary_csv(&[row]), expected);
+        assert_eq!(summary_csv(std::slice::from_ref(&row)), expected);
+        let with_ema = EpochMetrics {
+            epoch: 1,
+            model_eval_loss: Some(0.5),
+            model_eval_top1: Some(80.0),
+            model_eval_top5: Some(99.0),
+            ..row.clone()
+        };
+        let text = summary_csv(&[row, with_ema]);
+        let rows: Vec<&str> = text.lines().collect();
+        assert!(rows[0].ends_with(",lr,model_eval_loss,model_eval_top1,model_eval_top5"), "{text}");
+        assert!(rows[1].ends_with("1e-05,,,") && rows[2].ends_with("1e-05,0.5,80.0,99.0"), "{text}");
         let printed = [5.25e-7, 1e16, 1e22, -1e-100, 0.0001, 123456.0].map(python_repr);
         assert_eq!(printed, ["5.25e-07", "1e+16", "1e+22", "-1e-100", "0.0001", "123456.0"]);
     }

@@ -24,6 +24,8 @@ pub struct Evaluation {
     pub targets: Vec<u32>,
     /// Predicted class of each sample.
     pub predictions: Vec<u32>,
+    /// Probability of each predicted class, by softmax.
+    pub confidences: Vec<f32>,
 }
 
 impl Evaluation {
@@ -112,6 +114,7 @@ impl Evaluator<'_> {
                 loss: loss.to_dtype(DType::F32)?.read_later()?,
                 counts: counts.read_later()?,
                 predictions: logits.argmax(1)?.read_later()?,
+                confidences: logits.softmax(1)?.amax(&[1], false)?.to_dtype(DType::F32)?.read_later()?,
                 target: batch.target.read_later()?,
             })
         })
@@ -124,6 +127,7 @@ struct QueuedEvaluation {
     /// Top-1 and top-5 correct samples.
     counts: PendingRead<i64>,
     predictions: PendingRead<i64>,
+    confidences: PendingRead<f32>,
     target: PendingRead<i64>,
 }
 
@@ -136,6 +140,7 @@ struct EvaluationTotals {
     batches: Vec<usize>,
     targets: Vec<u32>,
     predictions: Vec<u32>,
+    confidences: Vec<f32>,
 }
 
 impl EvaluationTotals {
@@ -145,7 +150,9 @@ impl EvaluationTotals {
         let mut numbers = vec![self.loss_sum.to_bits(), top1 as u64, top5 as u64, self.batches.len() as u64];
         numbers.extend(self.batches.iter().map(|n| *n as u64));
         let pairs = self.targets.iter().zip(&self.predictions);
-        numbers.extend(pairs.map(|(target, prediction)| u64::from(*target) << 32 | u64::from(*prediction)));
+        numbers.extend(pairs.zip(&self.confidences).flat_map(|((target, prediction), confidence)| {
+            [u64::from(*target) << 32 | u64::from(*prediction), confidence.to_bits().into()]
+        }));
         numbers.iter().flat_map(|number| number.to_le_bytes()).collect()
     }
 
@@ -167,9 +174,11 @@ impl EvaluationTotals {
         for batch in 0..sizes.iter().map(Vec::len).max().unwrap_or(0) {
             for (rank, sizes) in ranks.iter_mut().zip(&sizes) {
                 let size = sizes.get(batch).copied().unwrap_or_default() as usize;
-                for pair in rank.take(size) {
+                for _ in 0..size {
+                    let (Some(pair), Some(confidence)) = (rank.next(), rank.next()) else { break };
                     all.targets.push((pair >> 32) as u32);
                     all.predictions.push(pair as u32);
+                    all.confidences.push(f32::from_bits(confidence as u32));
                 }
             }
         }
@@ -181,6 +190,7 @@ impl EvaluationTotals {
         self.loss_sum += f64::from(batch.loss.wait()?[0]) * target.len() as f64;
         self.counts = [self.counts[0] + counts[0], self.counts[1] + counts[1]];
         self.predictions.extend(batch.predictions.wait()?.iter().map(|class| *class as u32));
+        self.confidences.extend(batch.confidences.wait()?.iter());
         self.targets.extend(target.iter().map(|class| *class as u32));
         Ok(())
     }
@@ -188,8 +198,8 @@ impl EvaluationTotals {
     fn mean(self, classes: usize) -> Evaluation {
         let samples = self.targets.len() as f64;
         let [top1, top5] = self.counts.map(|count| 100.0 * count as f64 / samples);
-        let EvaluationTotals { loss_sum, targets, predictions, .. } = self;
-        Evaluation { loss: loss_sum / samples, top1, top5, classes, targets, predictions }
+        let EvaluationTotals { loss_sum, targets, predictions, confidences, .. } = self;
+        Evaluation { loss: loss_sum / samples, top1, top5, classes, targets, predictions, confidences }
     }
 }
 
@@ -206,6 +216,7 @@ mod tests {
             classes: 3,
             targets: vec![0, 0, 2, 1],
             predictions: vec![0, 1, 2, 2],
+            confidences: vec![0.5; 4],
         };
         assert_eq!(evaluation.confusion(), [[1, 1, 0], [0, 0, 1], [0, 0, 1]]);
     }

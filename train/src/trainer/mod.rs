@@ -152,6 +152,7 @@ impl<'a> Trainer<'a> {
             state: &self.state,
             evaluation: Some(&evaluation),
             stop_reason: stopped.as_deref(),
+            error: None,
         })?;
         Ok(evaluation)
     }
@@ -184,7 +185,7 @@ impl<'a> Trainer<'a> {
         last: Option<&Evaluation>,
         callback: &mut dyn Callback,
     ) -> Result<()> {
-        let end = |state| TrainEnd { state, evaluation: last, stop_reason: None };
+        let end = |state| TrainEnd { state, evaluation: last, stop_reason: None, error: Some(&error) };
         match error.kind() {
             ErrorKind::Interrupted(_) => {
                 self.save(SaveReason::Interrupt, callback)?;
@@ -194,8 +195,6 @@ impl<'a> Trainer<'a> {
             ErrorKind::NonFinite if self.options.on_nonfinite == NonfinitePolicy::Rollback => {
                 self.roll_back(error, callback)
             }
-            // The other ranks wait for no reports.
-            ErrorKind::Peer => Err(error),
             _ => {
                 // The reports of the finished epochs are completed; an error of theirs is not the one to report.
                 callback.on_train_end(&end(&self.state)).ok();
@@ -224,11 +223,25 @@ impl<'a> Trainer<'a> {
         let (loss, lr) = (self.state.loss_sum / batches as f64, self.lr(self.state.update));
         callback.on_train_summary(&TrainSummary { epoch, loss, lr })?;
         let is_evaluated = (epoch + 1).is_multiple_of(self.options.val_interval) || epoch + 1 == epochs;
-        let evaluation = if is_evaluated { Some(self.evaluate_epoch(callback)?) } else { None };
+        let (evaluation, own) = match is_evaluated {
+            true => self.evaluate_epoch(callback).map(|(evaluation, own)| (Some(evaluation), own))?,
+            false => (None, None),
+        };
         let state = &mut self.state;
         if let Some(Evaluation { loss: eval_loss, top1, top5, .. }) = evaluation {
             let (eval_top1, eval_top5) = (top1, top5);
-            state.history.push(EpochMetrics { epoch, train_loss: loss, eval_loss, eval_top1, eval_top5, lr });
+            let of_model = |value: fn(&Evaluation) -> f64| own.as_ref().map(value);
+            state.history.push(EpochMetrics {
+                epoch,
+                train_loss: loss,
+                eval_loss,
+                eval_top1,
+                eval_top5,
+                lr,
+                model_eval_loss: of_model(|evaluation| evaluation.loss),
+                model_eval_top1: of_model(|evaluation| evaluation.top1),
+                model_eval_top5: of_model(|evaluation| evaluation.top5),
+            });
         }
         let row = state.history.last().filter(|row| row.epoch == epoch).cloned();
         self.schedule.observe(
@@ -252,30 +265,32 @@ impl<'a> Trainer<'a> {
         Ok(EpochEnding::Complete)
     }
 
-    /// Evaluates EMA and model at the end of an epoch; returns the results that are the epoch's metrics.
-    fn evaluate_epoch(&self, callback: &mut dyn Callback) -> Result<Evaluation> {
-        let own = (EvaluatedWeights::Model, self.model);
-        let all = self.ema_model().map(|ema| (EvaluatedWeights::Ema, ema)).into_iter().chain([own]);
-        let mut first = None;
-        for (weights, model) in all {
-            let event = TestBegin { epoch: self.state.epoch, weights, batches: self.validation.batches() };
-            callback.on_test_begin(&event)?;
-            let evaluation = self.evaluate_model(model)?;
-            callback.on_test_end(&event)?;
-            callback.on_test_summary(&TestSummary {
-                epoch: event.epoch,
-                weights,
-                evaluation: &evaluation,
-            })?;
-            if first.is_some() {
-                let Evaluation { loss, top1, top5, .. } = &evaluation;
-                callback.on_message(&format!(
-                    "without EMA  validation loss {loss:.4}  top-1 {top1:.2}  top-5 {top5:.2}"
-                ))?;
-            }
-            first.get_or_insert(evaluation);
-        }
-        Ok(first.expect("the model is evaluated"))
+    /// Evaluates EMA and model at the end of an epoch; returns the results that are the epoch's metrics, and with an EMA those of the model.
+    fn evaluate_epoch(&self, callback: &mut dyn Callback) -> Result<(Evaluation, Option<Evaluation>)> {
+        let Some(ema) = self.ema_model() else {
+            return Ok((self.evaluate_weights(EvaluatedWeights::Model, self.model, callback)?, None));
+        };
+        let of_ema = self.evaluate_weights(EvaluatedWeights::Ema, ema, callback)?;
+        let of_model = self.evaluate_weights(EvaluatedWeights::Model, self.model, callback)?;
+        let Evaluation { loss, top1, top5, .. } = &of_model;
+        callback.on_message(&format!(
+            "without EMA  validation loss {loss:.4}  top-1 {top1:.2}  top-5 {top5:.2}"
+        ))?;
+        Ok((of_ema, Some(of_model)))
+    }
+
+    fn evaluate_weights(
+        &self,
+        weights: EvaluatedWeights,
+        model: &dyn Module,
+        callback: &mut dyn Callback,
+    ) -> Result<Evaluation> {
+        let event = TestBegin { epoch: self.state.epoch, weights, batches: self.validation.batches() };
+        callback.on_test_begin(&event)?;
+        let evaluation = self.evaluate_model(model)?;
+        callback.on_test_end(&event)?;
+        callback.on_test_summary(&TestSummary { epoch: event.epoch, weights, evaluation: &evaluation })?;
+        Ok(evaluation)
     }
 
     /// Trains the rest of the current epoch. The result of an update is read after the next one is queued, so that the device always has

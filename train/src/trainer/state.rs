@@ -68,7 +68,15 @@ mod tests {
     use super::*;
 
     fn row(epoch: u32, top1: f64, loss: f64) -> EpochMetrics {
-        EpochMetrics { epoch, train_loss: 0.0, eval_loss: loss, eval_top1: top1, eval_top5: 0.0, lr: 0.1 }
+        EpochMetrics {
+            epoch,
+            train_loss: 0.0,
+            eval_loss: loss,
+            eval_top1: top1,
+            eval_top5: 0.0,
+            lr: 0.1,
+            ..EpochMetrics::default()
+        }
     }
 
     #[test]

@@ -120,6 +120,8 @@ impl Trainer<'_> {
             batch: self.state.batch,
             batches: self.batches(),
             update: self.state.update,
+            update_of_epoch: self.state.batch.div_ceil(self.options.grad_accum_steps) as u64,
+            updates_per_epoch: self.updates_per_epoch(),
             loss: self.state.loss_sum / self.state.batch as f64,
             lr: update.lr,
             grad_norm: result.stats.and_then(|stats| stats.grad_norm),

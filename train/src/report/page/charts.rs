@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 const MAX_POINTS: usize = 1500;
 
 /// A curve of a chart: its name, and the value of an event as a path of keys.
+#[derive(Clone, Copy)]
 struct Curve {
     name: &'static str,
     path: &'static [&'static str],
@@ -17,11 +18,46 @@ const fn curve(name: &'static str, path: &'static [&'static str], factor: f64) -
 }
 
 const MIB: f64 = 1.0 / 1_048_576.0;
-const BY_EPOCH: [(&str, &str, &[Curve]); 2] = [
+type ChartDefinition = (&'static str, &'static str, &'static [Curve]);
+const BY_EPOCH: [ChartDefinition; 3] = [
     ("Loss", "", &[curve("validation", &["eval_loss"], 1.0), curve("training", &["train_loss"], 1.0)]),
     ("Accuracy", "%", &[curve("top-1", &["eval_top1"], 1.0), curve("top-5", &["eval_top5"], 1.0)]),
+    ("Time per epoch", " s", &[curve("training and evaluation", &["seconds"], 1.0)]),
 ];
-const BY_UPDATE: [(&str, &str, &[Curve]); 7] = [
+/// The charts of a run with an EMA, whose weights are those that are evaluated for the epoch's metrics.
+const BY_EPOCH_WITH_EMA: [ChartDefinition; 3] = [
+    (
+        "Loss",
+        "",
+        &[
+            curve("validation (EMA)", &["eval_loss"], 1.0),
+            curve("training", &["train_loss"], 1.0),
+            curve("validation (model)", &["model_eval_loss"], 1.0),
+        ],
+    ),
+    (
+        "Accuracy",
+        "%",
+        &[
+            curve("top-1 (EMA)", &["eval_top1"], 1.0),
+            curve("top-5 (EMA)", &["eval_top5"], 1.0),
+            curve("top-1 (model)", &["model_eval_top1"], 1.0),
+            curve("top-5 (model)", &["model_eval_top5"], 1.0),
+        ],
+    ),
+    BY_EPOCH[2],
+];
+/// The charts of several runs: one curve of each run.
+const COMPARED_BY_EPOCH: [ChartDefinition; 5] = [
+    ("Accuracy", "%", &[curve("top-1", &["eval_top1"], 1.0)]),
+    ("Validation loss", "", &[curve("validation", &["eval_loss"], 1.0)]),
+    ("Training loss", "", &[curve("training", &["train_loss"], 1.0)]),
+    ("Learning rate", "", &[curve("learning rate", &["lr"], 1.0)]),
+    BY_EPOCH[2],
+];
+const COMPARED_BY_UPDATE: [ChartDefinition; 1] =
+    [("Throughput", " images/s", &[curve("images/s", &["images_per_second"], 1.0)])];
+const BY_UPDATE: [ChartDefinition; 7] = [
     ("Training loss, mean of the epoch so far", "", &[curve("loss", &["loss"], 1.0)]),
     ("Learning rate", "", &[curve("learning rate", &["lr"], 1.0)]),
     ("Throughput", " images/s", &[curve("images/s", &["images_per_second"], 1.0)]),
@@ -41,11 +77,38 @@ const BY_UPDATE: [(&str, &str, &[Curve]); 7] = [
 
 /// The charts that have values.
 pub fn charts(updates: &[&Value], epochs: &[&Value]) -> Vec<Value> {
-    let by_epoch = BY_EPOCH.iter().filter_map(|definition| chart(definition, "epoch", epochs));
+    let has_ema = epochs.iter().any(|event| !event["model_eval_loss"].is_null());
+    let definitions = if has_ema { &BY_EPOCH_WITH_EMA } else { &BY_EPOCH };
+    let by_epoch = definitions.iter().filter_map(|definition| chart(definition, "epoch", epochs));
     by_epoch.chain(BY_UPDATE.iter().filter_map(|definition| chart(definition, "update", updates))).collect()
 }
 
-fn chart((title, unit, curves): &(&str, &str, &[Curve]), x: &str, events: &[&Value]) -> Option<Value> {
+/// Events of a run, with its name.
+pub struct RunEvents<'a> {
+    /// Name of the run.
+    pub name: &'a str,
+    /// Events of `metrics.jsonl`.
+    pub events: &'a [Value],
+}
+
+/// The charts of several runs that have values.
+pub fn compared(runs: &[RunEvents]) -> Vec<Value> {
+    let of_kind = |kind: &str, definition: &ChartDefinition| {
+        let (title, unit, [curve]) = definition else { unreachable!("one curve per run") };
+        let series = |run: &RunEvents| {
+            let events: Vec<&Value> = run.events.iter().filter(|event| event["event"] == kind).collect();
+            let points = points(curve, kind, &events);
+            let has_values = points.iter().any(|(_, value)| value.is_some());
+            has_values.then(|| json!({ "name": run.name, "points": points }))
+        };
+        let series: Vec<Value> = runs.iter().filter_map(series).collect();
+        (!series.is_empty()).then(|| json!({ "title": title, "unit": unit, "x": kind, "series": series }))
+    };
+    let by_epoch = COMPARED_BY_EPOCH.iter().filter_map(|definition| of_kind("epoch", definition));
+    by_epoch.chain(COMPARED_BY_UPDATE.iter().filter_map(|definition| of_kind("update", definition))).collect()
+}
+
+fn chart((title, unit, curves): &ChartDefinition, x: &str, events: &[&Value]) -> Option<Value> {
     let series: Vec<Value> = curves
         .iter()
         .map(|curve| (curve, points(curve, x, events)))

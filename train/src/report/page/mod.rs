@@ -1,15 +1,15 @@
 //! `report.html`: one page about a run that needs no other file and no network.
 mod charts;
+mod comparison;
+mod run_page;
+mod tables;
+
+pub use comparison::{ComparedRun, comparison_page, differing_settings};
 
 use super::files::{RateLimit, replace};
-use super::samples::{CONFUSED_PAIRS, confused_name};
-use super::{ConfusionCounts, metrics_file, thousands};
 use crate::Result;
 use crate::callbacks::{Callback, EpochEnd, TrainEnd};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use serde_json::{Value, json};
-use std::fs;
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 
 const HTML: &str = include_str!("page.html");
@@ -41,13 +41,13 @@ impl Callback for PageWriter {
 }
 
 /// Writes `report.html` from the files of a run's folder: `metrics.jsonl`, `args.yaml`, `env.json`, `plots/confusion_matrix.json` and the
-/// images in `samples/`. Absent files leave out their part of the page.
+/// images in `samples/`. The page lacks the parts of absent files.
 pub fn write_page(folder: &Path) -> Result<()> {
-    replace(&folder.join("report.html"), page(folder).as_bytes())
+    replace(&folder.join("report.html"), page(&run_page::data(folder)).as_bytes())
 }
 
-fn page(folder: &Path) -> String {
-    let data = page_data(folder);
+/// The page of its data, which its script reads.
+fn page(data: &Value) -> String {
     // A tag in a text must not end the script element.
     let json = data.to_string().replace('<', "\\u003c");
     let title = escaped(data["name"].as_str().unwrap_or("run"));
@@ -65,90 +65,21 @@ fn escaped(text: &str) -> String {
     text.chars().map(entity).collect()
 }
 
-fn page_data(folder: &Path) -> Value {
-    let read = |name: &str| fs::read_to_string(folder.join(name)).unwrap_or_default();
-    let events = metrics_file::events(&read("metrics.jsonl"));
-    let of_kind = |kind: &str| events.iter().filter(|event| event["event"] == kind).collect::<Vec<_>>();
-    let (updates, epochs) = (of_kind("update"), of_kind("epoch"));
-    let confusion = ConfusionCounts::read(&folder.join("plots").join("confusion_matrix.json"));
-    let environment: Value = serde_json::from_str(&read("env.json")).unwrap_or_else(|_| json!({}));
-    let name = folder.file_name().unwrap_or_default().to_string_lossy();
-    let version = environment["fornax"].as_str().map_or(String::new(), |version| format!("Fornax {version}"));
-    let started =
-        environment["started"].as_str().map_or(String::new(), |time| format!(", started {time} UTC"));
-    json!({
-        "name": name,
-        "subtitle": format!("{version}{started}"),
-        "cards": cards(&updates, &epochs, confusion.as_ref()),
-        "charts": charts::charts(&updates, &epochs),
-        "best": { "epoch": confusion.as_ref().map(|counts| counts.epoch) },
-        "confusion": confusion,
-        "pairs": confusion.as_ref().map_or(vec![], |counts| pairs(folder, counts)),
-        "samples": samples(folder),
-        "args": read("args.yaml"),
-        "environment": environment,
-    })
-}
-
-/// Figures at the top of the page: name and value.
-fn cards(updates: &[&Value], epochs: &[&Value], best: Option<&ConfusionCounts>) -> Vec<[String; 2]> {
-    let mut cards = vec![];
-    let mut card = |name: &str, value: Option<String>| {
-        cards.extend(value.map(|value| [name.to_string(), value]));
-    };
-    let last = epochs.last();
-    let of_last = |key: &str| last.and_then(|event| event[key].as_f64());
-    let total = updates.last().and_then(|event| event["epochs"].as_u64());
-    card("best top-1", best.map(|counts| format!("{:.2}%", counts.top1)));
-    card("best epoch", best.map(|counts| counts.epoch.to_string()));
-    card("last top-1", of_last("eval_top1").map(|value| format!("{value:.2}%")));
-    card("last top-5", of_last("eval_top5").map(|value| format!("{value:.2}%")));
-    card("last validation loss", of_last("eval_loss").map(|value| format!("{value:.4}")));
-    card("last training loss", of_last("train_loss").map(|value| format!("{value:.4}")));
-    let finished = of_last("epoch").map(|epoch| epoch as u64 + 1);
-    card(
-        "epochs finished",
-        finished.map(|count| match total {
-            Some(total) => format!("{count} of {total}"),
-            None => count.to_string(),
-        }),
-    );
-    let speed = updates.last().and_then(|event| event["images_per_second"].as_f64());
-    card("images/s", speed.map(|speed| thousands(speed.round() as u64)));
-    cards
-}
-
-/// The most confused pairs that have an image.
-fn pairs(folder: &Path, counts: &ConfusionCounts) -> Vec<Value> {
-    let pairs = counts.confused_pairs(CONFUSED_PAIRS).into_iter().enumerate();
-    let figure = |(i, pair): (usize, super::ConfusedPair)| {
-        let [target, predicted] = [pair.target, pair.predicted].map(|class| &counts.classes[class as usize]);
-        let caption = format!("{target} predicted as {predicted}: {}", thousands(pair.count));
-        image(&folder.join("samples").join(confused_name(i)), &caption)
-    };
-    pairs.filter_map(figure).collect()
-}
-
-fn samples(folder: &Path) -> Vec<Value> {
-    let figures = [
-        ("train.png", "Augmented training images of the first update, with their labels"),
-        (
-            "validation.png",
-            "Validation images of the best epoch: label, and prediction in green (correct) or red (wrong)",
-        ),
-    ];
-    figures.iter().filter_map(|(name, caption)| image(&folder.join("samples").join(name), caption)).collect()
-}
-
-/// An image file with its caption; `None` if it is absent.
-fn image(path: &Path, caption: &str) -> Option<Value> {
-    let png = fs::read(path).ok()?;
-    Some(json!({ "caption": caption, "png": STANDARD.encode(png) }))
+/// A duration such as `1 h 02 min` or `12.3 s`.
+pub(super) fn duration(seconds: f64) -> String {
+    match seconds {
+        ..60.0 => format!("{seconds:.1} s"),
+        60.0..3600.0 => format!("{} min {:02} s", seconds as u64 / 60, seconds as u64 % 60),
+        _ => format!("{} h {:02} min", seconds as u64 / 3600, seconds as u64 / 60 % 60),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::ConfusionCounts;
     use super::*;
+    use serde_json::json;
+    use std::fs;
 
     /// The page's data as its script reads them.
     fn data(page: &str) -> Value {
@@ -186,8 +117,14 @@ mod tests {
         assert_eq!(data["args"], "model: \"</script><b>\"\n");
         assert_eq!(page.matches("</script>").count(), 2);
         assert_eq!(data["confusion"]["counts"], json!([[0, 0, 1], [0, 1, 1], [1, 1, 1]]));
-        assert_eq!(data["pairs"][0]["caption"], "cat predicted as dog: 1");
-        assert_eq!(data["pairs"][0]["png"], "cG5n");
+        let pairs = &data["mosaics"][0];
+        assert_eq!(pairs["title"], "Most confused pairs");
+        assert_eq!(pairs["mosaics"][0]["caption"], "cat predicted as dog: 1");
+        assert_eq!(
+            (&pairs["mosaics"][0]["png"], &pairs["mosaics"][0]["tiles"]),
+            (&json!("cG5n"), &json!([]))
+        );
+        assert_eq!(data["tables"][0]["rows"][0], json!(["cat", 2, 100.0, 50.0, 66.67]));
         let titles: Vec<_> =
             data["charts"].as_array().expect("charts").iter().map(|c| c["title"].clone()).collect();
         assert!(
@@ -203,8 +140,11 @@ mod tests {
     #[test]
     fn page_of_an_empty_folder_has_no_parts() {
         let folder = tempfile::tempdir().expect("a folder");
-        let data = data(&page(folder.path()));
-        assert_eq!((&data["charts"], &data["pairs"], &data["samples"]), (&json!([]), &json!([]), &json!([])));
+        let data = data(&page(&run_page::data(folder.path())));
+        assert_eq!(
+            (&data["charts"], &data["mosaics"], &data["tables"]),
+            (&json!([]), &json!([]), &json!([]))
+        );
         assert!(data["confusion"].is_null());
     }
 

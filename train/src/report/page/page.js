@@ -60,12 +60,12 @@ function drawChart(chart, number) {
   const svg = element('svg', { role: 'img', 'aria-label': chart.title });
   box.append(legend, svg);
   $('charts').append(box);
-  const colour = (i) => `var(--c${i % 4})`;
+  const colour = (i) => `var(--c${i % 8})`;
   const hidden = new Set();
   const all = chart.series.flatMap((s) => s.points.map((p) => p[0]));
   const full = [Math.min(...all), Math.max(...all)];
   let view = full, drag = null, scales = null;
-  const margin = { left: 58, right: 12, top: 8, bottom: 34 };
+  const margin = { left: 58, right: 12, top: chart.unit ? 22 : 8, bottom: 34 };
 
   chart.series.forEach((series, i) => {
     const button = element('button', { type: 'button' }, element('i', { style: `background:${colour(i)}` }), series.name);
@@ -106,6 +106,7 @@ function drawChart(chart, number) {
       svg.append(element('line', { x1: margin.left, x2: width - margin.right, y1: y(value), y2: y(value), stroke: 'var(--line)' }),
         element('text', { x: margin.left - 6, y: y(value) + 4, 'text-anchor': 'end' }, tickText(value, yStep)));
     }
+    if (chart.unit) svg.append(element('text', { x: margin.left - 6, y: 10, 'text-anchor': 'end' }, chart.unit.trim()));
     const [xTicks, xStep] = ticks(x0, x1, Math.max(2, Math.floor(width / 90)), true);
     for (const value of xTicks) {
       svg.append(element('text', { x: x(value), y: height - margin.bottom + 16, 'text-anchor': 'middle' }, tickText(value, xStep)));
@@ -202,7 +203,7 @@ function drawMatrix(all) {
   const font = '12px system-ui, sans-serif';
   context.font = font;
   const label = named ? Math.ceil(Math.max(...chosen.map((i) => context.measureText(short(classes[i])).width))) + 10 : 0;
-  const cell = named ? Math.max(18, Math.min(44, Math.floor(800 / chosen.length))) : Math.max(1, Math.floor(900 / chosen.length));
+  const cell = named ? Math.max(18, Math.min(60, Math.floor(800 / chosen.length))) : Math.max(1, Math.floor(900 / chosen.length));
   const side = label + cell * chosen.length;
   const density = devicePixelRatio || 1;
   [canvas.width, canvas.height] = [(side + 22) * density, (side + 22) * density];
@@ -248,8 +249,13 @@ function drawMatrix(all) {
       context.fillText(short(classes[row]), label - 6, label + (i + 0.5) * cell);
       context.save();
       context.translate(label + (i + 0.5) * cell, label - 6);
-      context.rotate(-Math.PI / 2);
-      context.textAlign = 'left';
+      if (label <= cell) {
+        context.textAlign = 'center';
+        context.textBaseline = 'bottom';
+      } else {
+        context.rotate(-Math.PI / 2);
+        context.textAlign = 'left';
+      }
       context.fillText(short(classes[row]), 0, 0);
       context.restore();
     }
@@ -294,12 +300,61 @@ function confusion() {
 
 /* Images, configuration, environment */
 
-function figures(id, list, images) {
-  if (!images.length) { $(id).remove(); return; }
-  for (const { caption, png } of images) {
-    const img = element('img', { src: `data:image/png;base64,${png}`, alt: caption, loading: 'lazy' });
-    $(list).append(element('figure', {}, element('figcaption', {}, caption), img));
+function tile(image, { x, y, width, height, label, note, tone }) {
+  const canvas = element('canvas', { width, height, role: 'img', 'aria-label': note ? `${label}, ${note}` : label });
+  canvas.getContext('2d').drawImage(image, x, y, width, height, 0, 0, width, height);
+  const box = element('div', { class: 'tile', style: `width:${width}px` }, canvas, element('div', {}, label));
+  if (note) box.append(element('div', { class: tone }, note));
+  return box;
+}
+
+// A mosaic's images one by one, with their captions as text: readable on a phone and on a dark page.
+function mosaic({ caption, png, tiles }) {
+  const list = element('div', { class: 'tiles' });
+  const image = new Image();
+  image.onload = () => list.append(...tiles.map((t) => tile(image, t)));
+  image.src = `data:image/png;base64,${png}`;
+  return element('figure', {}, element('figcaption', {}, caption), list);
+}
+
+function mosaics() {
+  for (const { title, mosaics } of run.mosaics) {
+    const list = element('div', { class: 'mosaics' }, ...mosaics.map(mosaic));
+    $('mosaics').append(element('section', {}, element('h2', {}, title), list));
   }
+}
+
+const ROWS = 100;
+
+// A table whose columns sort by a click; long ones are shown in part first.
+function drawTable({ title, note, columns, rows }) {
+  const isNumber = columns.map((_, i) => rows.some((row) => typeof row[i] === 'number'));
+  const body = element('tbody', {});
+  let all = rows.length <= ROWS, sorted = null, descending = false;
+  const more = element('button', { type: 'button', class: 'more' }, `all ${format(rows.length)} rows`);
+  function fill() {
+    const order = [...rows];
+    if (sorted !== null) {
+      order.sort((a, b) => {
+        const [p, q] = [a[sorted], b[sorted]];
+        if (p === null || q === null) return (p === null) - (q === null);
+        return (descending ? -1 : 1) * (typeof p === 'number' ? p - q : String(p).localeCompare(String(q)));
+      });
+    }
+    body.replaceChildren(...order.slice(0, all ? undefined : ROWS).map((row) => element('tr', {}, ...row.map((cell, i) =>
+      element('td', isNumber[i] ? { class: 'number' } : {}, cell === null ? '–' : isNumber[i] ? format(cell) : String(cell))))));
+    more.style.display = all ? 'none' : '';
+  }
+  const head = element('tr', {}, ...columns.map((name, i) => {
+    const cell = element('th', isNumber[i] ? { class: 'number' } : {}, name);
+    cell.onclick = () => { descending = sorted === i && !descending; sorted = i; fill(); };
+    return cell;
+  }));
+  more.onclick = () => { all = true; fill(); };
+  fill();
+  const table = element('div', { class: 'scroll' }, element('table', {}, element('thead', {}, head), body));
+  const parts = [element('h2', {}, title), ...(note ? [element('p', { class: 'faint' }, note)] : []), table, more];
+  if (rows.length) $('tables').append(element('section', {}, ...parts));
 }
 
 function environment() {
@@ -319,9 +374,9 @@ function cards() {
 }
 
 cards();
-run.charts.forEach(drawChart);
+if (run.charts.length) run.charts.forEach(drawChart); else $('curves').remove();
 confusion();
-figures('pairs', 'pair-list', run.pairs);
-figures('samples', 'sample-list', run.samples);
+run.tables.forEach(drawTable);
+mosaics();
 if (run.args) $('args').textContent = run.args; else $('configuration').remove();
 environment();

@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 
 const BLUE: RGBColor = RGBColor(31, 111, 203);
 const ORANGE: RGBColor = RGBColor(214, 98, 20);
+const GREEN: RGBColor = RGBColor(44, 138, 87);
 /// Points of the learning-rate curve; enough for every bend to show.
 const LR_POINTS: u64 = 600;
 
@@ -55,24 +56,41 @@ impl PlotWriter {
         let by_epoch = |value: fn(&EpochMetrics) -> f64| {
             state.history.iter().map(|r| (f64::from(r.epoch), value(r))).collect::<Vec<_>>()
         };
-        let losses = LineChart {
+        let of_model = |value: fn(&EpochMetrics) -> Option<f64>| {
+            state.history.iter().filter_map(|r| Some((f64::from(r.epoch), value(r)?))).collect::<Vec<_>>()
+        };
+        let has_ema = state.history.iter().any(|row| row.model_eval_loss.is_some());
+        // With an EMA its weights are evaluated for the epoch's metrics.
+        let name = |text: &str| if has_ema { format!("{text} (EMA)") } else { text.to_string() };
+        let only_with_ema = |series: [Series; 1]| if has_ema { series.into() } else { vec![] };
+        let mut losses = LineChart {
             title: "Loss",
             x_label: "epoch",
             y_label: "mean loss",
             series: vec![
                 Series::new(format!("training: {}", self.loss), ORANGE, by_epoch(|r| r.train_loss)),
-                Series::new("validation: cross entropy", BLUE, by_epoch(|r| r.eval_loss)),
+                Series::new(name("validation: cross entropy"), BLUE, by_epoch(|r| r.eval_loss)),
             ],
         };
-        let accuracy = LineChart {
+        losses.series.extend(only_with_ema([Series::new(
+            "validation (model)",
+            GREEN,
+            of_model(|r| r.model_eval_loss),
+        )]));
+        let mut accuracy = LineChart {
             title: "Validation accuracy",
             x_label: "epoch",
             y_label: "accuracy (%)",
             series: vec![
-                Series::new("top-5", ORANGE, by_epoch(|r| r.eval_top5)),
-                Series::new("top-1", BLUE, by_epoch(|r| r.eval_top1)),
+                Series::new(name("top-5"), ORANGE, by_epoch(|r| r.eval_top5)),
+                Series::new(name("top-1"), BLUE, by_epoch(|r| r.eval_top1)),
             ],
         };
+        accuracy.series.extend(only_with_ema([Series::new(
+            "top-1 (model)",
+            GREEN,
+            of_model(|r| r.model_eval_top1),
+        )]));
         self.write("loss", &Figure::render(&losses))?;
         self.write("accuracy", &Figure::render(&accuracy))?;
         self.write("learning_rate", &lr_figure(lr_history(state, &self.schedule, self.updates_per_epoch)))
@@ -120,7 +138,7 @@ impl Callback for PlotWriter {
     }
 
     fn on_train_end(&mut self, event: &TrainEnd) -> Result<()> {
-        self.write_all(event.state)
+        if event.is_in_haste() { Ok(()) } else { self.write_all(event.state) }
     }
 }
 

@@ -57,6 +57,8 @@ mod tests {
             batch: batches,
             batches,
             update: 7,
+            update_of_epoch: 7,
+            updates_per_epoch: batches as u64,
             loss: 12.34567,
             lr: 0.1,
             grad_norm: None,

@@ -47,8 +47,16 @@ const TEXT_SIZE: f64 = 13.0;
 const GREEN: RGBColor = RGBColor(32, 122, 72);
 const RED: RGBColor = RGBColor(190, 48, 48);
 
-/// Arranges images in rows of at most `columns`, each with its caption: an RGB image.
-pub fn image_grid(images: &[CaptionedImage], columns: usize) -> Image {
+/// Images in rows, each with its caption.
+pub struct ImageGrid {
+    /// The images and captions as one RGB image.
+    pub mosaic: Image,
+    /// Position and size of each image in the mosaic: x, y, width, height.
+    pub tiles: Vec<[usize; 4]>,
+}
+
+/// Arranges images in rows of at most `columns`, each with its caption.
+pub fn image_grid(images: &[CaptionedImage], columns: usize) -> ImageGrid {
     register_fonts();
     let scaled: Vec<Image> = images.iter().map(|entry| scaled(&entry.image)).collect();
     let extent = |axis: usize| scaled.iter().map(|image| image.size[axis]).max().unwrap_or(0);
@@ -69,8 +77,10 @@ pub fn image_grid(images: &[CaptionedImage], columns: usize) -> Image {
         let (top, left) = corner(i);
         let line = |text: &str, number: usize, colour: RGBColor| {
             let style: TextStyle = ("sans-serif", TEXT_SIZE).into_font().color(&colour);
-            let at = (left as i32, (top + scaled[i].size[0] + number * LINE + 2) as i32);
             let text = fitting(text, (cell_w - GAP) as u32);
+            // Text is drawn from its highest letter down; all lines have the base line of the tallest letters.
+            let lower = top_of(&text) - top_of(TALLEST);
+            let at = (left as i32, (top + scaled[i].size[0] + number * LINE + 3) as i32 + lower);
             root.draw_text(&text, &style, at).expect("drawing to memory succeeds");
         };
         line(&entry.label, 0, INK);
@@ -85,7 +95,17 @@ pub fn image_grid(images: &[CaptionedImage], columns: usize) -> Image {
     }
     root.present().expect("drawing to memory succeeds");
     drop(root);
-    Image { size: [height, width, 3], pixels }
+    let tile = |(i, image): (usize, &Image)| [corner(i).1, corner(i).0, image.size[1], image.size[0]];
+    let tiles = scaled.iter().enumerate().map(tile).collect();
+    ImageGrid { mosaic: Image { size: [height, width, 3], pixels }, tiles }
+}
+
+/// Text with the tallest letters.
+const TALLEST: &str = "ÅÉ";
+
+/// Distance of a text's highest pixel from the top of its line.
+fn top_of(text: &str) -> i32 {
+    ("sans-serif", TEXT_SIZE).into_font().layout_box(text).map_or(0, |((_, top), _)| top)
 }
 
 /// The image as RGB, with sides between the limits if its aspect ratio allows.
@@ -134,7 +154,12 @@ mod tests {
 
     #[test]
     fn small_images_are_enlarged_and_captioned() {
-        let grid = image_grid(&[entry(8, Some("cat")), entry(8, None), entry(8, None)], 2);
+        let ImageGrid { mosaic: grid, tiles } =
+            image_grid(&[entry(8, Some("cat")), entry(8, None), entry(8, None)], 2);
+        assert_eq!(
+            tiles,
+            [[GAP, GAP, 96, 96], [96 + 2 * GAP, GAP, 96, 96], [GAP, 96 + 2 * LINE + 2 * GAP, 96, 96]]
+        );
         assert_eq!(grid.size, [2 * (96 + 2 * LINE + GAP) + GAP, 2 * (96 + GAP) + GAP, 3]);
         let at = |y: usize, x: usize| &grid.pixels[(y * grid.size[1] + x) * 3..][..3];
         assert_eq!(
@@ -150,7 +175,7 @@ mod tests {
 
     #[test]
     fn large_images_are_scaled_down() {
-        let grid = image_grid(&[entry(400, None)], 8);
+        let grid = image_grid(&[entry(400, None)], 8).mosaic;
         assert_eq!(grid.size, [MAX_SIDE + LINE + 2 * GAP, MAX_SIDE + 2 * GAP, 3]);
     }
 

@@ -1,9 +1,11 @@
 //! Mosaics in `samples/`: augmented training images, and validation images with label and prediction.
 mod batch;
 mod grid;
+mod tiles;
 
 pub use batch::{batch_images, class_name, training_samples};
 pub use grid::{CaptionNote, CaptionTone, CaptionedImage, image_grid};
+pub use tiles::{read_tiles, tiles_json};
 
 use super::ConfusionCounts;
 use super::files::{RateLimit, replace};
@@ -34,6 +36,9 @@ pub struct SampleWriter {
 /// Images of a mosaic.
 const IMAGES: usize = 64;
 const COLUMNS: usize = 8;
+/// Most confident mistakes that are shown.
+const MISTAKES: usize = 24;
+const MISTAKE_COLUMNS: usize = 6;
 /// Images of a confused pair.
 const PAIR_IMAGES: usize = 6;
 /// Number of confused pairs with images.
@@ -59,8 +64,12 @@ impl SampleWriter {
         }
     }
 
+    /// Writes a mosaic, and its tiles with their captions for the page.
     fn write(&self, name: &str, images: &[CaptionedImage], columns: usize) -> Result<()> {
-        replace(&self.folder.join(name), &png_bytes(&image_grid(images, columns)))
+        let grid = image_grid(images, columns);
+        let path = self.folder.join(name);
+        replace(&path, &png_bytes(&grid.mosaic))?;
+        replace(&path.with_extension("json"), tiles_json(&grid, images).as_bytes())
     }
 
     /// Writes validation images, evenly spaced over the dataset, with label and prediction.
@@ -68,7 +77,26 @@ impl SampleWriter {
         let len = evaluation.predictions.len();
         let count = IMAGES.min(len);
         let indices: Vec<usize> = (0..count).map(|i| i * len / count).collect();
-        self.write("validation.png", &self.predicted(&indices, evaluation)?, COLUMNS)
+        self.write("validation.png", &self.predicted(&indices, evaluation, false)?, COLUMNS)
+    }
+
+    /// Writes the images with wrong predictions of the highest probabilities, and removes those of an earlier epoch.
+    fn write_mistakes(&self, evaluation: &Evaluation) -> Result<()> {
+        let Evaluation { targets, predictions, confidences, .. } = evaluation;
+        let mut wrong: Vec<usize> = (0..targets.len()).filter(|i| targets[*i] != predictions[*i]).collect();
+        wrong.sort_by(|a, b| confidences[*b].total_cmp(&confidences[*a]));
+        wrong.truncate(MISTAKES);
+        if wrong.is_empty() {
+            self.remove("mistakes.png");
+            return Ok(());
+        }
+        self.write("mistakes.png", &self.predicted(&wrong, evaluation, true)?, MISTAKE_COLUMNS)
+    }
+
+    /// Removes a mosaic of an earlier epoch, if there is one.
+    fn remove(&self, name: &str) {
+        let mosaic = self.folder.join(name);
+        fs::remove_file(&mosaic).and_then(|()| fs::remove_file(mosaic.with_extension("json"))).ok();
     }
 
     /// Writes images of the most confused pairs, and removes those of an earlier epoch.
@@ -79,11 +107,11 @@ impl SampleWriter {
             let of_pair =
                 predictions.enumerate().filter(|(_, found)| *found == (&pair.target, &pair.predicted));
             let indices: Vec<usize> = of_pair.map(|(index, _)| index).take(PAIR_IMAGES).collect();
-            self.write(&confused_name(i), &self.predicted(&indices, evaluation)?, PAIR_IMAGES)?;
+            self.write(&confused_name(i), &self.predicted(&indices, evaluation, false)?, PAIR_IMAGES)?;
         }
         for i in pairs.len()..CONFUSED_PAIRS {
             // Absent unless an earlier epoch had more pairs.
-            fs::remove_file(self.folder.join(confused_name(i))).ok();
+            self.remove(&confused_name(i));
         }
         Ok(())
     }
@@ -96,13 +124,20 @@ impl SampleWriter {
         let mut limit = self.limit;
         let written = limit.measure(|| {
             self.write_validation(&evaluation)?;
+            self.write_mistakes(&evaluation)?;
             self.write_confused(&counts, &evaluation)
         });
         self.limit = limit;
         written
     }
 
-    fn predicted(&self, indices: &[usize], evaluation: &Evaluation) -> Result<Vec<CaptionedImage>> {
+    /// Images with label and prediction, with its probability if `with_confidence`.
+    fn predicted(
+        &self,
+        indices: &[usize],
+        evaluation: &Evaluation,
+        with_confidence: bool,
+    ) -> Result<Vec<CaptionedImage>> {
         let white = u32::from(self.preparation.statistics.white);
         let load = |index: &usize| {
             let Some(image) = self.validation.image(*index)? else { return Ok(None) };
@@ -110,7 +145,12 @@ impl SampleWriter {
             let image = Image { size: image.size, pixels: image.pixels.iter().map(bright).collect() };
             let (target, predicted) = (evaluation.targets[*index], evaluation.predictions[*index]);
             let tone = if target == predicted { CaptionTone::Correct } else { CaptionTone::Wrong };
-            let note = CaptionNote { text: class_name(&self.classes, predicted as usize), tone };
+            let name = class_name(&self.classes, predicted as usize);
+            let text = match with_confidence {
+                true => format!("{:.0}% {name}", 100.0 * evaluation.confidences[*index]),
+                false => name,
+            };
+            let note = CaptionNote { text, tone };
             let label = class_name(&self.classes, target as usize);
             Ok(Some(CaptionedImage { image, label, note: Some(note) }))
         };
@@ -147,7 +187,7 @@ impl Callback for SampleWriter {
         if self.limit.is_due() { self.write_pending() } else { Ok(()) }
     }
 
-    fn on_train_end(&mut self, _event: &TrainEnd) -> Result<()> {
-        self.write_pending()
+    fn on_train_end(&mut self, event: &TrainEnd) -> Result<()> {
+        if event.is_in_haste() { Ok(()) } else { self.write_pending() }
     }
 }

@@ -109,7 +109,7 @@ impl Callback for TensorBoard {
 
     fn on_batch_end(&mut self, metrics: &UpdateMetrics) -> Result<()> {
         self.update = metrics.update;
-        if !metrics.update.is_multiple_of(self.log_interval) {
+        if !metrics.is_point(self.log_interval) {
             return Ok(());
         }
         let memory = &metrics.memory;
