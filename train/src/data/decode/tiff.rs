@@ -24,7 +24,7 @@ pub fn decode(bytes: &[u8], gray16: Gray16) -> Result<Image, String> {
         TiffError::IoError(io) if is_eof(io) => damage("TIFF", true, &e),
         TiffError::UnsupportedError(why) => format!("the TIFF's kind is not supported: {why}"),
         TiffError::LimitsExceeded => {
-            format!("it is too large: its TIFF data take more than {MAX_BYTES} bytes in memory")
+            format!("the TIFF is damaged or too large: it needs more than {MAX_BYTES} bytes of memory")
         }
         _ => damage("TIFF", false, &e),
     };

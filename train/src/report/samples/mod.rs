@@ -3,7 +3,7 @@ mod batch;
 mod grid;
 
 pub use batch::{batch_images, class_name, training_samples};
-pub use grid::{CaptionNote, CaptionTone, CaptionedImage, image_grid};
+pub use grid::{CaptionNote, CaptionTone, CaptionedImage, full_size_grid, image_grid};
 
 use super::ConfusionCounts;
 use super::files::{RateLimit, replace};
