@@ -87,6 +87,15 @@ impl Labels {
     pub fn kept(&self) -> (Vec<usize>, Vec<u32>) {
         self.targets.iter().enumerate().filter_map(|(i, target)| Some((i, (*target)?))).unzip()
     }
+
+    /// Like [`Labels::kept`], sorted by class; samples of a class keep their order. Exports have this order too, so that a dataset trains to
+    /// the same weights in every format.
+    pub fn kept_by_class(&self) -> (Vec<usize>, Vec<u32>) {
+        let (kept, targets) = self.kept();
+        let mut samples: Vec<(u32, usize)> = targets.into_iter().zip(kept).collect();
+        samples.sort_by_key(|(target, _)| *target);
+        samples.into_iter().map(|(target, index)| (index, target)).unzip()
+    }
 }
 
 /// Reads a class map: a text file with one class name per line, in the order of the class indices.
@@ -127,6 +136,7 @@ mod tests {
         let labels = label(&ClassOrder::Found, &["b10", "a", "b9", "b10"]).expect("labels");
         assert_eq!(*labels.classes, ["a", "b9", "b10"].map(String::from));
         assert_eq!(labels.kept(), (vec![0, 1, 2, 3], vec![2, 0, 1, 2]));
+        assert_eq!(labels.kept_by_class(), (vec![1, 2, 0, 3], vec![0, 1, 2, 2]));
     }
 
     #[test]

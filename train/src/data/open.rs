@@ -11,6 +11,7 @@ use super::split_names::SplitName;
 use super::statistics::ChannelStats;
 use super::subset::{limited, stratified_split};
 use crate::error::ErrorKind;
+use crate::text::escape_control;
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -223,7 +224,10 @@ impl DatasetOptions {
         let (mut train, validation) = self.open_splits(&mut files, order)?;
         train.notes.extend(self.unused_test_note(&mut files)?);
         self.finish(
-            info.map_or_else(|| root.display().to_string(), |info| info.name.into()),
+            info.map_or_else(
+                || escape_control(&root.display().to_string()).into_owned(),
+                |info| info.name.into(),
+            ),
             train,
             validation,
             255,

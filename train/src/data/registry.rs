@@ -117,7 +117,7 @@ pub const DATASETS: &[DatasetInfo] = &[
     DatasetInfo {
         name: "fashion-mnist",
         description: "70,000 pieces of clothing of 28x28 pixels",
-        source: "https://github.com/zalandoresearch/fashion-mnist, MIT; Debian package dataset-fashion-mnist",
+        source: "https://github.com/zalandoresearch/fashion-mnist, MIT",
         format: DatasetFormat::Idx,
         classes: &[
             "T-shirt/top",

@@ -33,8 +33,7 @@ pub fn execute(args: &InfoArgs) -> Result<()> {
     if args.json {
         return print(&format!("{}\n", as_json(&data, &splits)));
     }
-    let mut text =
-        format!("dataset     {}\nclasses     {}\n", escape_control(&data.name), data.classes.len());
+    let mut text = format!("dataset     {}\nclasses     {}\n", data.name, data.classes.len());
     data.notes.iter().for_each(|note| text += &format!("note        {note}\n"));
     splits.iter().for_each(|split| text += &split.lines());
     let mut rows = vec![vec!["CLASS".to_string(), "NAME".into()]];

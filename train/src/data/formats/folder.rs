@@ -8,7 +8,7 @@ use crate::data::{notes, problems};
 use crate::{Error, Result};
 use std::path::Path;
 
-/// Opens an image folder: its images in natural order of their paths, with the innermost folder as class; `extensions` may restrict
+/// Opens an image folder: its images sorted by class and then in natural order of their paths, with the innermost folder as class; `extensions` may restrict
 /// the images. Returns the dataset and notes about images that are ignored.
 pub fn open(
     folder: &Path,
@@ -43,7 +43,7 @@ pub fn open(
         (0..listing.files.len()).filter(|i| !parent_name(listing.files.get(*i)).is_empty()).collect();
     let files = if outside > 0 { listing.files.select(&inside) } else { listing.files };
     let labels = order.label(files.iter().map(parent_name), folder)?;
-    let (kept, targets) = labels.kept();
+    let (kept, targets) = labels.kept_by_class();
     let mut notes: Vec<String> = listing.ignored.note().into_iter().collect();
     notes.extend(notes::hidden_note(&listing.hidden));
     notes.extend(notes::merged_note(&files));
@@ -52,7 +52,8 @@ pub fn open(
         notes.push(format!("{outside} images outside of the folders of classes are ignored"));
     }
     let dropped = files.len() - kept.len();
-    let files = if dropped > 0 { files.select(&kept) } else { files };
+    let is_unchanged = kept.iter().copied().eq(0..files.len());
+    let files = if is_unchanged { files } else { files.select(&kept) };
     notes.extend(dropped_note(dropped));
     Ok((FileDataset::new(folder, files, targets, labels.classes), notes))
 }

@@ -270,7 +270,7 @@ impl TarSplits {
             .collect();
         let names = members.iter().map(|member| parent_name(index.members.get(*member as usize)));
         let labels = order.label(names, &self.root)?;
-        let (kept, targets) = labels.kept();
+        let (kept, targets) = labels.kept_by_class();
         let notes =
             notes_of(&index, &prefix, &members).into_iter().chain(dropped_note(members.len() - kept.len()));
         let notes = notes.collect();
