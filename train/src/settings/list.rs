@@ -70,7 +70,7 @@ settings! {
         #[arg(value_name = "MODE")]
         #[serde(with = "serde_text::value_enum")]
         clip_sampling: ClipSampling = "sparse", needs CLIPS;
-        /// Rotate and flip JPEG images by their EXIF orientation, which timm ignores
+        /// Rotate and flip images by their EXIF orientation, which timm ignores
         exif_orientation: bool, needs IMAGE_FILES;
         /// 16-bit grey images: scale to 8 bits, or saturate at 255 as Pillow and timm do
         #[arg(value_name = "MODE")]
