@@ -176,7 +176,7 @@ impl Page {
 
     fn image(&self, channels: usize, pixels: Vec<u8>) -> Option<Image> {
         let is_whole = pixels.len() == self.height * self.width * channels;
-        is_whole.then(|| Image { size: [self.height, self.width, channels], pixels })
+        is_whole.then_some(Image { size: [self.height, self.width, channels], pixels })
     }
 }
 
