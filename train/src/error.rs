@@ -1,4 +1,5 @@
 //! Errors of a run and their exit codes.
+use crate::text::escape_control_in_lines;
 use std::fmt;
 use std::io;
 use std::path::Path;
@@ -138,6 +139,16 @@ impl Error {
         self.why.as_deref()
     }
 
+    /// The location, if there is one.
+    pub fn location(&self) -> Option<&str> {
+        self.location.as_deref()
+    }
+
+    /// The remedy, if there is one.
+    pub fn help(&self) -> Option<&str> {
+        self.remedy.as_deref()
+    }
+
     /// The error's category.
     pub fn kind(&self) -> ErrorKind {
         self.kind
@@ -146,11 +157,12 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.what)?;
+        f.write_str(&escape_control_in_lines(&self.what))?;
         let parts = [("where", &self.location), ("why", &self.why), ("help", &self.remedy)];
         for (label, text) in parts {
             if let Some(text) = text {
-                write!(f, "\n  {label:<6} {}", text.trim_end().replace('\n', "\n         "))?;
+                let text = escape_control_in_lines(text.trim_end());
+                write!(f, "\n  {label:<6} {}", text.replace('\n', "\n         "))?;
             }
         }
         Ok(())

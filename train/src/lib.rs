@@ -46,6 +46,7 @@ pub mod report;
 pub mod schedule;
 pub mod settings;
 pub mod short_run;
+mod text;
 pub mod train_step;
 pub mod trainer;
 pub mod weights;

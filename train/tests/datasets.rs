@@ -329,12 +329,14 @@ fn verify_lists_every_corrupt_image_and_exits_with_3() {
     write(&root.join("set/val/cat/7.png"), &bomb);
     // Grey, alpha and RGB images in one set are converted, not rejected.
     write(&root.join("set/train/cat/10.png"), &png(1, 1));
-    assert_rejected(root, "datasets verify set", &["3 of 16 samples are corrupt"]);
+    assert_rejected(root, "datasets verify set", &["3 of 16 samples cannot be read"]);
     let output = run(root, "datasets verify set");
     let text = String::from_utf8(output.stdout).expect("UTF-8");
-    for part in
-        ["9.png: the PNG is truncated", "8.jpg: the file is empty", "7.png: it has 100000x100000 pixels"]
-    {
+    for part in [
+        "9.png: the PNG is truncated",
+        "8.jpg: the file is empty",
+        "7.png: it is too large: 100000x100000 pixels",
+    ] {
         assert!(text.contains(part), "{part:?} is missing in\n{text}");
     }
     assert_eq!(text.lines().count(), 3, "{text}");
@@ -358,10 +360,232 @@ fn info_and_preview_describe_the_images() {
     assert!(text.contains("1,438 samples, height 8, width 8"), "{text}");
     succeed(root, "datasets preview set --samples 5 --columns 3 --img-size 8 --output p.png");
     let image = Image::decode(&fs::read(root.join("p.png")).expect("reads"), 3).expect("decodes");
-    assert_eq!(image.size, [2 * 10 + 2, 3 * 10 + 2, 3]);
+    // Small images are enlarged to 96 pixels, with a label below.
+    assert_eq!(image.size, [2 * (96 + 16 + 8) + 8, 3 * (96 + 8) + 8, 3]);
     succeed(root, "datasets preview digits --samples 4 --columns 2 --in-chans 1 --output d.png");
     let image = Image::decode(&fs::read(root.join("d.png")).expect("reads"), 3).expect("decodes");
-    assert_eq!(image.size, [22, 22, 3]);
+    assert_eq!(image.size, [2 * (96 + 16 + 8) + 8, 2 * (96 + 8) + 8, 3]);
+}
+
+/// A folder of the accidents of datasets: hidden entries, other types, merged names, images beside folders, an unused split.
+fn messy_folder(root: &Path) {
+    for (i, name) in [
+        "train/cars/red/0.png",
+        "train/shirts/red/1.png",
+        "train/shirts/blue/2.png",
+        "train/shirts/3.png",
+        "train/.ipynb_checkpoints/4.png",
+        "train/cars/red/._0.png",
+        "val/red/5.png",
+        "test/red/6.png",
+    ]
+    .iter()
+    .enumerate()
+    {
+        write(&root.join(name), &png(i, 3));
+    }
+    for name in ["train/cars/red/a.avif", "train/cars/red/b.avif", "train/notes.txt"] {
+        write(&root.join(name), b"other");
+    }
+}
+
+#[test]
+fn ignored_hidden_and_merged_files_are_noted_and_hidden_folders_are_no_classes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = folder.path();
+    messy_folder(&root.join("messy"));
+    let data = open(&root.join("messy"));
+    assert_eq!(data.classes, ["blue", "red", "shirts"]);
+    let expected = [
+        "3 files ignored: 2 .avif, 1 .txt",
+        "2 hidden files and folders skipped: .ipynb_checkpoints, cars/red/._0.png",
+        "class red is merged from cars/red and shirts/red",
+        "folder shirts has images and subfolders: both are classes of their own",
+        "the test split is not used; `fornax val --split test` evaluates it",
+    ];
+    assert_eq!(data.notes, expected);
+    let info = succeed(root, "datasets info messy");
+    let verify = stderr(&run(root, "datasets verify messy"));
+    let train = run(
+        root,
+        "train messy --model resnet8 --img-size 32 --batch-size 2 --epochs 1 --warmup-epochs 0 --output out --dry-run",
+    );
+    let train = stderr(&train) + &String::from_utf8_lossy(&train.stdout);
+    for note in expected {
+        assert!(
+            info.contains(note) && verify.contains(note) && train.contains(note),
+            "{note}\n{info}{verify}{train}"
+        );
+    }
+    // The test split is used as soon as it is named.
+    let tested = DatasetOptions { val_split: Some("test".into()), ..options(&root.join("messy")) };
+    assert!(tested.open().expect("opens").notes.iter().all(|note| !note.contains("test split")));
+}
+
+#[test]
+fn nested_class_folders_have_the_order_of_their_export() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = folder.path();
+    for (i, name) in
+        ["a/zebra/1.png", "a/cat/1.png", "b/zebra/2.png", "b/ant/1.png", "zebra/0.png"].iter().enumerate()
+    {
+        write(&root.join("nested").join(name), &png(i, 3));
+    }
+    let original = open(&root.join("nested"));
+    assert_eq!(original.classes, ["ant", "cat", "zebra"]);
+    for format in ["folder", "tar", "idx"] {
+        succeed(root, &format!("datasets export nested --format {format} --output {format}"));
+        assert!(contents(&*open(&root.join(format)).train, 3) == contents(&*original.train, 3), "{format}");
+    }
+}
+
+#[test]
+fn structural_problems_are_all_listed_in_one_run() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = folder.path();
+    image_folder(&root.join("set"));
+    fs::create_dir_all(root.join("set/train/empty")).expect("creates");
+    fs::create_dir_all(root.join("set/val/bird")).expect("creates");
+    write(&root.join("set/train/scans/1.avif"), b"x");
+    let mut parts = vec![
+        "a class has no images: set/train/empty",
+        "a class has no images: set/train/scans",
+        "none is read: 1 .avif",
+        "a class has no images: set/val/bird",
+    ];
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink("nowhere", root.join("set/train/cat/9.png")).expect("links");
+        parts.push("a link leads nowhere: set/train/cat/9.png");
+    }
+    for command in ["info", "verify"] {
+        assert_rejected(root, &format!("datasets {command} set"), &parts);
+    }
+    image_folder(&root.join("other"));
+    for class in ["owl", "elk"] {
+        write(&root.join(format!("other/val/{class}/1.png")), &png(1, 3));
+    }
+    assert_rejected(root, "datasets info other", &["no classes \"elk\", \"owl\""]);
+}
+
+#[test]
+fn identical_images_across_classes_and_splits_are_warned_of_and_listed_in_json() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = folder.path();
+    for (name, value) in [
+        ("train/cat/0.png", 0),
+        ("train/cat/1.png", 1),
+        ("train/cat/1 copy.png", 1),
+        ("train/dog/0.png", 2),
+        ("train/dog/cat.png", 0),
+        ("val/cat/0.png", 3),
+        ("val/dog/0.png", 2),
+    ] {
+        write(&root.join("set").join(name), &png(value, 3));
+    }
+    let output = run(root, "datasets verify set --json");
+    let warnings = stderr(&output);
+    assert!(output.status.success(), "{warnings}");
+    for part in [
+        "warning: 1 image is in both splits, so validation is too optimistic:\n  set/train/dog/0.png = set/val/dog/0.png",
+        "warning: 1 image is in several classes, so labels are wrong:\n  set/train/cat/0.png = set/train/dog/cat.png",
+    ] {
+        assert!(warnings.contains(part), "{part:?} is missing in\n{warnings}");
+    }
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let groups = json["identical"].as_array().expect("an array");
+    assert_eq!(groups.len(), 2, "two equal images of one class are no mistake: {json}");
+    assert_eq!((&groups[0]["across_classes"], &groups[0]["across_splits"]), (&true.into(), &false.into()));
+    assert_eq!((&groups[1]["across_classes"], &groups[1]["across_splits"]), (&false.into(), &true.into()));
+    assert_eq!(groups[1]["files"][1]["path"], "set/val/dog/0.png");
+    let info: serde_json::Value =
+        serde_json::from_str(&succeed(root, "datasets info set --json")).expect("JSON");
+    assert_eq!((&info["splits"][0]["samples"], &info["classes"][1]["name"]), (&5.into(), &"dog".into()));
+    assert_eq!((&info["classes"][0]["train"], &info["splits"][0]["height"]["max"]), (&3.into(), &3.into()));
+}
+
+#[test]
+fn repaired_files_and_16_bit_grey_images_are_counted() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = folder.path();
+    let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/decoders");
+    for (class, file) in [
+        ("a", "extra_bytes.jpg"),
+        ("a", "missing_scans.jpg"),
+        ("b", "adobe_transform.jpg"),
+        ("b", "grey16.tif"),
+        ("b", "rgb.qoi"),
+    ] {
+        write(&root.join("set").join(class).join(file), &fs::read(cases.join(file)).expect("reads"));
+    }
+    write(&root.join("set/a/photo.JFIF"), &fs::read(cases.join("baseline_420.jpg")).expect("reads"));
+    let text = stderr(&run(root, "datasets verify set"));
+    for part in [
+        "train: 0 of 6 samples cannot be read",
+        "train: 3 files are repaired as libjpeg does: 1 with extra bytes between JPEG segments, 1 with an invalid Adobe transform, \
+         1 without the last scans",
+        "1 of 6 images are 16-bit grey: scaled to 8 bits",
+    ] {
+        assert!(text.contains(part), "{part:?} is missing in\n{text}");
+    }
+    let text = succeed(root, "datasets info set");
+    assert!(text.contains("3 files are repaired") && text.contains("16-bit grey"), "{text}");
+}
+
+#[cfg(unix)]
+#[test]
+fn control_characters_of_names_are_escaped() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = folder.path();
+    for class in ["\u{1b}[31mred", "b\u{7}\u{1b}]0;owned\u{7}", "two\nlines"] {
+        for i in 0..3 {
+            write(&root.join("set").join(class).join(format!("{i}\u{1b}.png")), &png(i + class.len(), 3));
+        }
+    }
+    write(&root.join("set/two\nlines/bad.png"), b"");
+    for command in ["datasets info set", "datasets verify set", "datasets info set --json"] {
+        let output = run(root, command);
+        let text = [output.stdout, output.stderr].concat();
+        assert!(!text.contains(&0x1b) && !text.contains(&7), "{command}: {}", String::from_utf8_lossy(&text));
+        assert!(!String::from_utf8_lossy(&text).contains("two\nlines"), "{command}");
+    }
+    let text = succeed(root, "datasets info set");
+    assert!(text.contains("\\u{1b}[31mred") && text.contains("two\\nlines"), "{text}");
+}
+
+#[test]
+fn preview_goes_on_past_bad_images_and_shows_an_odd_number() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = folder.path();
+    image_folder(&root.join("set"));
+    for (i, name) in
+        ["train/cat/8.png", "train/dog/8.png", "train/dog/9.png", "val/cat/9.png"].iter().enumerate()
+    {
+        write(&root.join("set").join(name), &png(i, 3)[..40]);
+    }
+    let output = run(root, "datasets preview set --img-size 8 --output p.png");
+    let text = stderr(&output);
+    assert!(output.status.success() && text.contains("3 images cannot be read and are replaced: "), "{text}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "11 images in p.png\n");
+    let output = run(root, "datasets preview set --img-size 8 --split validation --output v.png");
+    let text = stderr(&output);
+    assert!(text.contains("1 image cannot be read and is skipped: ") && text.contains("9.png"), "{text}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "4 images in v.png\n");
+    let output = run(root, "datasets preview set --img-size 8 --mixup 0.8 --output p.png");
+    assert!(stderr(&output).contains("the last image is omitted"), "{}", stderr(&output));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "10 images in p.png\n");
+}
+
+#[test]
+fn downloaded_dataset_is_found_in_its_folder_and_the_list_fits_a_terminal() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = folder.path();
+    assert!(stderr(&run(root, "datasets info mnist")).contains("needs --data-dir"));
+    idx(&root.join("data/mnist"));
+    let text = succeed(root, "datasets info mnist");
+    assert!(text.contains("train       37 samples") && text.contains("read from data/mnist"), "{text}");
+    let list = succeed(root, "datasets");
+    assert!(list.lines().all(|line| line.chars().count() <= 100), "{list}");
 }
 
 /// A list of a million images opens fast and with little memory: the paths are stored in one text.

@@ -9,6 +9,9 @@ mod small_dataset;
 mod sweep;
 
 use common::{run, stderr, succeed};
+use fornax::data::Image;
+use fornax::data::decode::{DecodeOptions, Gray16};
+use fornax::data::export::png_bytes;
 use std::fs;
 use std::path::Path;
 
@@ -202,4 +205,67 @@ fn options_without_effect_and_contradictions_name_the_flag() {
         assert!(!output.status.success() && text.contains(part), "{flags}: {part:?} is missing in\n{text}");
         assert!(!root.join("out").exists(), "{flags}: nothing is written");
     }
+}
+
+/// 16-bit grey values and EXIF orientation are converted in prediction as in training.
+#[test]
+fn prediction_decodes_images_as_the_run_did() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = folder.path();
+    let data = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let deep = fs::read(data.join("tests/data/decoders/grey16.png")).expect("reads");
+    let turned = fs::read(data.join("../tests/golden/images/exif_rotated.jpg")).expect("reads");
+    for class in ["a", "b"] {
+        fs::create_dir_all(root.join("set").join(class)).expect("creates");
+        for (name, bytes) in (0..6).flat_map(|i| [(format!("{i}.png"), &deep), (format!("{i}.jpg"), &turned)])
+        {
+            fs::write(root.join("set").join(class).join(name), bytes).expect("writes");
+        }
+    }
+    let options = DecodeOptions { exif_orientation: true, gray16: Gray16::Saturate, ..DecodeOptions::new(3) };
+    for (name, bytes) in [("deep", &deep), ("turned", &turned)] {
+        fs::write(root.join(format!("{name}.img")), bytes).expect("writes");
+        let converted = Image::decode_with(bytes, &options).expect("decodes");
+        fs::write(root.join(format!("{name}.png")), png_bytes(&converted)).expect("writes");
+    }
+    let recipe = TINY.replace("--batch-size 16", "--batch-size 8");
+    succeed(root, &format!("train set {recipe} --experiment run --exif-orientation --gray16 saturate"));
+    let settings = fs::read_to_string(root.join("out/run/args.yaml")).expect("reads");
+    assert!(settings.contains("gray16: \"saturate\""), "{settings}");
+    let predict = |image: &str| {
+        let text = succeed(root, &format!("predict {image} --weights out/run --json"));
+        let json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        json["topk"].to_string()
+    };
+    for name in ["deep", "turned"] {
+        assert_eq!(predict(&format!("{name}.img")), predict(&format!("{name}.png")), "{name}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn hostile_class_names_are_harmless_in_terminals_and_tables() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = folder.path();
+    let names = ["\u{1b}[31mred", "=cmd|calc", "two\nlines"];
+    for (i, class) in names.iter().enumerate() {
+        fs::create_dir_all(root.join("set").join(class)).expect("creates");
+        for image in 0..8 {
+            let pixels = (0..192).map(|at| (at * (i + 2) + image * 7) as u8).collect();
+            let png = png_bytes(&Image { size: [8, 8, 3], pixels });
+            fs::write(root.join("set").join(class).join(format!("{image}.png")), png).expect("writes");
+        }
+    }
+    let recipe = TINY.replace("--batch-size 16", "--batch-size 8");
+    let mut outputs = vec![run(root, &format!("train set {recipe} --experiment run"))];
+    outputs.push(run(root, "val set --checkpoint out/run --per-class --confusion-matrix matrix.csv"));
+    outputs.push(run(root, "predict set --weights out/run"));
+    for output in outputs {
+        let text = [&output.stdout[..], &output.stderr].concat();
+        assert!(output.status.success(), "{}", stderr(&output));
+        assert!(!text.contains(&0x1b), "{}", String::from_utf8_lossy(&text));
+        assert!(!String::from_utf8_lossy(&text).contains("two\nlines"), "{}", String::from_utf8_lossy(&text));
+    }
+    let matrix = fs::read_to_string(root.join("matrix.csv")).expect("reads");
+    assert!(matrix.contains(",\\u{1b}[31mred,") && matrix.contains("\n'=cmd|calc,"), "{matrix}");
 }

@@ -62,7 +62,7 @@ fn main() {
 
 impl Pipeline {
     fn fill_batch(&mut self, region: bool) {
-        let options = DecodeOptions { channels: 3, exif_orientation: false };
+        let options = DecodeOptions::new(3);
         for result in self.batch.chunks_exact_mut(SIZE * SIZE * 3) {
             let bytes = &self.files[self.images as usize % self.files.len()];
             let mut rng = RngStream::new(RngKey::new(0, "augment"), 0, self.images);

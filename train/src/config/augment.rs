@@ -86,6 +86,18 @@ impl AugmentConfig {
         TransformOptions { size: input.size, mean: input.statistics.mean.clone(), ..self.transform.clone() }
     }
 
+    /// True if images are mixed with others of their batch.
+    pub fn is_mixing(&self) -> bool {
+        self.mixup.is_some()
+    }
+
+    /// Chooses between mixup and CutMix for each pair of images where one choice would hold for the whole batch.
+    pub fn mix_by_pair(&mut self) {
+        if let Some(mixup) = self.mixup.as_mut().filter(|mixup| mixup.mode == MixupMode::Batch) {
+            mixup.mode = MixupMode::Pair;
+        }
+    }
+
     /// Mixing and erasing of batches; `None` if there is neither.
     pub fn batch_augmentation(&self, num_classes: usize) -> Option<BatchAugmentation> {
         let mixup = self.mixup.clone().map(|mixup| MixupOptions { num_classes, ..mixup });

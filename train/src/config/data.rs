@@ -1,4 +1,5 @@
 //! Dataset and loader of a run.
+use crate::data::decode::Gray16;
 use crate::data::{BadImagePolicy, DatasetOptions, bad_images};
 use crate::settings::{ImageMode, Settings};
 use crate::{Error, Result};
@@ -19,6 +20,8 @@ pub struct DataConfig {
     pub dataset: DatasetOptions,
     /// Rotates and mirrors images as their EXIF orientation says.
     pub exif_orientation: bool,
+    /// Conversion of 16-bit grey images to 8 bits.
+    pub gray16: Gray16,
     /// Policy for training images that cannot be decoded; a bad validation image is always an error.
     pub bad_image: BadImagePolicy,
     /// Largest fraction of bad training images.
@@ -78,6 +81,7 @@ impl DataConfig {
                 clip_sampling: given.clip_sampling.unwrap_or_default(),
             },
             exif_orientation: given.exif_orientation.unwrap_or(false),
+            gray16: given.gray16.unwrap_or_default(),
             bad_image: given.bad_image.unwrap_or(BadImagePolicy::Replace),
             max_bad: given.max_bad.unwrap_or(bad_images::MAX_BAD_FRACTION),
             workers: given.workers.unwrap_or(cpus.min(4)),
@@ -107,6 +111,7 @@ impl DataConfig {
             clip_len: given.clip_len,
             clip_sampling: given.clip_sampling,
             exif_orientation: given.exif_orientation,
+            gray16: given.gray16,
             bad_image: Some(self.bad_image),
             max_bad: Some(self.max_bad),
             workers: given.workers,

@@ -87,7 +87,7 @@ fn write_split(source: &Source, split: &str, format: ExportFormat, folder: &Path
                 dataset.classes()[class]
             ))
             .because("without its folder the other classes would get other numbers")
-            .remedy("export as IDX, or leave the class out with --class-map"));
+            .remedy("export as IDX, or omit the class with --class-map"));
         }
     }
     let digits = dataset.len().to_string().len();

@@ -1,6 +1,7 @@
 //! Class names and class indices of samples.
 use super::natural;
 use crate::error::ErrorKind;
+use crate::text::first_names;
 use crate::{Error, Result};
 use std::collections::HashMap;
 use std::path::Path;
@@ -50,7 +51,8 @@ impl ClassOrder {
         let positions: HashMap<&str, u32> =
             classes.iter().enumerate().map(|(i, name)| (name.as_str(), i as u32)).collect();
         let target: Vec<Option<u32>> = found.iter().map(|name| positions.get(name).copied()).collect();
-        let unknown = || found.iter().zip(&target).find(|pair| pair.1.is_none()).map(|pair| *pair.0);
+        let unknown = found.iter().zip(&target).filter(|pair| pair.1.is_none()).map(|pair| *pair.0);
+        let unknown: Vec<&str> = unknown.collect();
         match self {
             ClassOrder::Map(_) if !found.is_empty() && target.iter().all(Option::is_none) => {
                 return Err(Error::data("the class map does not belong to the dataset")
@@ -63,13 +65,16 @@ impl ClassOrder {
                     ))
                     .remedy("pass the class map of this dataset with --class-map: one class name per line"));
             }
-            ClassOrder::Training(_) => {
-                if let Some(name) = unknown() {
-                    return Err(Error::data(format!("the training split has no class {name:?}"))
-                        .at_path(location)
-                        .because("every class of the validation split must be in the training split")
-                        .remedy("rename or move the folder, or leave the class out with --class-map"));
-                }
+            ClassOrder::Training(_) if !unknown.is_empty() => {
+                let names: Vec<String> = unknown.iter().map(|name| format!("{name:?}")).collect();
+                let classes = if names.len() == 1 { "class" } else { "classes" };
+                return Err(Error::data(format!(
+                    "the training split has no {classes} {}",
+                    first_names(names)
+                ))
+                .at_path(location)
+                .because("every class of the validation split must be in the training split")
+                .remedy("rename or move the folder, or omit the class with --class-map"));
             }
             _ => {}
         }
@@ -81,6 +86,15 @@ impl Labels {
     /// Indices of the labelled samples, and their class indices.
     pub fn kept(&self) -> (Vec<usize>, Vec<u32>) {
         self.targets.iter().enumerate().filter_map(|(i, target)| Some((i, (*target)?))).unzip()
+    }
+
+    /// Like [`Labels::kept`], sorted by class; samples of a class keep their order. Exports have this order too, so that a dataset trains to
+    /// the same weights in every format.
+    pub fn kept_by_class(&self) -> (Vec<usize>, Vec<u32>) {
+        let (kept, targets) = self.kept();
+        let mut samples: Vec<(u32, usize)> = targets.into_iter().zip(kept).collect();
+        samples.sort_by_key(|(target, _)| *target);
+        samples.into_iter().map(|(target, index)| (index, target)).unzip()
     }
 }
 
@@ -122,10 +136,11 @@ mod tests {
         let labels = label(&ClassOrder::Found, &["b10", "a", "b9", "b10"]).expect("labels");
         assert_eq!(*labels.classes, ["a", "b9", "b10"].map(String::from));
         assert_eq!(labels.kept(), (vec![0, 1, 2, 3], vec![2, 0, 1, 2]));
+        assert_eq!(labels.kept_by_class(), (vec![1, 2, 0, 3], vec![0, 1, 2, 2]));
     }
 
     #[test]
-    fn classes_absent_from_the_map_are_left_out() {
+    fn classes_absent_from_the_map_are_ignored() {
         let map = ClassOrder::Map(["z", "a"].map(String::from).into());
         let labels = label(&map, &["a", "b", "a"]).expect("labels");
         assert_eq!(labels.kept(), (vec![0, 2], vec![1, 1]));
@@ -139,6 +154,8 @@ mod tests {
         assert_eq!(label(&training, &["b"]).expect("labels").kept().1, [1]);
         let error = label(&training, &["b", "c"]).expect_err("c is new").to_string();
         assert!(error.contains("no class \"c\""), "{error}");
+        let error = label(&training, &["d", "b", "c"]).expect_err("two are new").to_string();
+        assert!(error.contains("no classes \"d\", \"c\""), "{error}");
     }
 
     #[test]

@@ -1,26 +1,34 @@
 //! Listing of the files of a folder.
+use super::notes::ExtensionCounts;
 use super::paths::{PathList, has_extension};
 use crate::{Error, Result};
 use std::path::Path;
 use walkdir::{DirEntry, WalkDir};
 
 /// Files of a folder and its subfolders.
+#[derive(Debug, Default)]
 pub struct FolderListing {
     /// Files with a requested extension, in natural order, relative to the folder.
     pub files: PathList,
+    /// Other files.
+    pub ignored: ExtensionCounts,
+    /// Files and folders whose names begin with a dot. They are skipped, and what is in such a folder too.
+    pub hidden: PathList,
     /// Subfolders that contain no files and no folders, relative to the folder.
     pub empty_folders: Vec<String>,
     /// Leaf folders with files, but none of a requested extension.
-    pub folders_without_match: Vec<String>,
+    pub folders_without_match: Vec<(String, ExtensionCounts)>,
+    /// Subfolders with requested files and folders.
+    pub mixed_folders: Vec<String>,
 }
 
-/// Lists the files of a folder and its subfolders that end in one of `extensions`. Links are followed. Errors if a link leads back to a
-/// folder that contains it, a folder cannot be read, or a name is not UTF-8.
+/// Lists the files of a folder and its subfolders that end in one of `extensions`. Links are followed, and hidden files and folders skipped.
+/// Errors if a link leads back to a folder that contains it, a folder cannot be read, or a name is not UTF-8.
 pub fn list(folder: &Path, extensions: &[&str]) -> Result<FolderListing> {
     list_with(folder, extensions, |_, error| Err(error))
 }
 
-/// Lists like [`list`], and calls `on_error` with the path of each entry that cannot be listed; the entry is left out if that succeeds.
+/// Lists like [`list`], and calls `on_error` with the path of each entry that cannot be listed; the entry is omitted if that succeeds.
 pub fn list_with(
     folder: &Path,
     extensions: &[&str],
@@ -33,71 +41,118 @@ pub fn list_with(
             .because(why)
             .remedy("check the path"));
     }
-    let mut files = PathList::default();
-    // Folders on the way to the current entry: path, number of entries, matching files, and subfolders in it.
-    let mut open: Vec<FolderCounts> = vec![];
-    let (mut empty_folders, mut folders_without_match) = (vec![], vec![]);
-    let mut close = |folder: FolderCounts| {
-        if folder.entries == 0 {
-            empty_folders.push(folder.path);
-        } else if folder.matches == 0 && folder.folders == 0 {
-            folders_without_match.push(folder.path);
-        }
-    };
-    for entry in WalkDir::new(folder).min_depth(1).follow_links(true) {
+    let mut listing = FolderListing::default();
+    // Folders on the way to the current entry.
+    let mut open: Vec<FolderContents> = vec![];
+    let mut walk = WalkDir::new(folder).min_depth(1).follow_links(true).into_iter();
+    while let Some(entry) = walk.next() {
         let entry = match entry {
             Ok(entry) => entry,
             Err(e) => {
-                on_error(e.path().unwrap_or(folder), unreadable(folder, &e))?;
+                let path = e.path().unwrap_or(folder);
+                if path != folder && is_hidden(path) {
+                    listing.hidden.push(&below(folder, path).to_string_lossy());
+                    continue;
+                }
+                while open.len() >= e.depth().max(1) {
+                    open.pop().into_iter().for_each(|folder| listing.close(folder));
+                }
+                // Neither empty nor without images: its contents are not known.
+                if let Some(parent) = open.last_mut() {
+                    parent.folders += 1;
+                }
+                on_error(path, unreadable(folder, &e))?;
                 continue;
             }
         };
         while open.len() >= entry.depth() {
-            open.pop().into_iter().for_each(&mut close);
+            open.pop().into_iter().for_each(|folder| listing.close(folder));
         }
         let is_folder = entry.file_type().is_dir();
+        if is_hidden(entry.path()) {
+            listing.hidden.push(&below(folder, entry.path()).to_string_lossy());
+            if is_folder {
+                walk.skip_current_dir();
+            }
+            continue;
+        }
         if let Some(parent) = open.last_mut() {
             parent.entries += 1;
             parent.folders += usize::from(is_folder);
         }
-        let is_file = has_extension(&entry.file_name().to_string_lossy(), extensions);
-        if !is_folder && !is_file {
+        let name = entry.file_name().to_string_lossy();
+        if !is_folder && !has_extension(&name, extensions) {
+            match open.last_mut() {
+                Some(parent) => parent.ignored.add(&name),
+                None => listing.ignored.add(&name),
+            }
             continue;
         }
         let path = match relative(folder, &entry) {
             Ok(path) => path,
             Err(error) => {
                 on_error(entry.path(), error)?;
-                // The files of a folder without a name are left out one by one.
+                // The files of a folder without a name are omitted one by one.
                 String::new()
             }
         };
         if is_folder {
-            open.push(FolderCounts { path, entries: 0, matches: 0, folders: 0 });
+            open.push(FolderContents { path, ..FolderContents::default() });
         } else if !path.is_empty() {
-            files.push(&path);
-            open.iter_mut().for_each(|parent| parent.matches += 1);
+            listing.files.push(&path);
+            if let Some(parent) = open.last_mut() {
+                parent.files += 1;
+            }
         }
     }
-    open.into_iter().rev().for_each(close);
-    let files = files.select(&files.natural_order());
-    empty_folders.sort();
-    folders_without_match.sort();
-    Ok(FolderListing { files, empty_folders, folders_without_match })
+    open.into_iter().rev().for_each(|folder| listing.close(folder));
+    listing.files = listing.files.select(&listing.files.natural_order());
+    listing.hidden = listing.hidden.select(&listing.hidden.natural_order());
+    listing.empty_folders.sort();
+    listing.folders_without_match.sort_by(|a, b| a.0.cmp(&b.0));
+    listing.mixed_folders.sort();
+    Ok(listing)
 }
 
-/// Counts of a folder's contents while it is listed.
-struct FolderCounts {
+impl FolderListing {
+    /// Records a folder after its last entry.
+    fn close(&mut self, folder: FolderContents) {
+        self.ignored.extend(&folder.ignored);
+        match folder {
+            FolderContents { entries: 0, folders: 0, .. } => self.empty_folders.push(folder.path),
+            FolderContents { files: 0, folders: 0, .. } => {
+                self.folders_without_match.push((folder.path, folder.ignored));
+            }
+            FolderContents { files: 1.., folders: 1.., .. } => self.mixed_folders.push(folder.path),
+            _ => {}
+        }
+    }
+}
+
+/// Contents of a folder, counted while it is listed.
+#[derive(Default)]
+struct FolderContents {
     path: String,
     entries: usize,
-    matches: usize,
+    /// Files with a requested extension.
+    files: usize,
     folders: usize,
+    ignored: ExtensionCounts,
+}
+
+/// True if the name of a file or folder begins with a dot.
+fn is_hidden(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
+}
+
+/// Path of an entry below the folder.
+fn below<'a>(folder: &Path, path: &'a Path) -> &'a Path {
+    path.strip_prefix(folder).unwrap_or(path)
 }
 
 /// Path of an entry below the folder, with `/` as separator.
 fn relative(folder: &Path, entry: &DirEntry) -> Result<String> {
-    let path = entry.path().strip_prefix(folder).unwrap_or(entry.path());
-    match path.to_str() {
+    match below(folder, entry.path()).to_str() {
         Some(path) if std::path::MAIN_SEPARATOR == '/' => Ok(path.to_string()),
         Some(path) => Ok(path.replace(std::path::MAIN_SEPARATOR, "/")),
         None => Err(Error::data("a name is not UTF-8")
@@ -141,12 +196,30 @@ mod tests {
         }
         let found = list(folder.path(), &["png", "jpg"]).expect("lists");
         assert_eq!(found.files.iter().collect::<Vec<_>>(), ["b1.png", "b2/x.jpg", "b10.PNG"]);
-        assert_eq!(
-            (found.empty_folders, found.folders_without_match),
-            (vec!["empty".into()], vec!["text/inner".into()])
-        );
+        assert_eq!(found.empty_folders, ["empty"]);
+        let without: Vec<_> =
+            found.folders_without_match.iter().map(|(path, seen)| (path.as_str(), seen.describe())).collect();
+        assert_eq!(without, [("text/inner", "1 .txt".to_string())]);
+        assert_eq!(found.ignored.describe(), "2 .txt");
         assert!(list(&folder.path().join("none"), &["png"]).is_err());
         assert!(list(&folder.path().join("b1.png"), &["png"]).is_err());
+    }
+
+    #[test]
+    fn hidden_files_and_folders_are_skipped() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for name in [".ipynb_checkpoints", "a/inner", "b/.git/c"] {
+            fs::create_dir_all(folder.path().join(name)).expect("creates");
+        }
+        for name in
+            [".ipynb_checkpoints/1.png", "a/._1.png", "a/1.png", "a/inner/2.png", "b/.git/c/3.png", "b/4.png"]
+        {
+            fs::write(folder.path().join(name), "").expect("writes");
+        }
+        let found = list(folder.path(), &["png"]).expect("lists");
+        assert_eq!(found.files.iter().collect::<Vec<_>>(), ["a/1.png", "a/inner/2.png", "b/4.png"]);
+        assert_eq!(found.hidden.iter().collect::<Vec<_>>(), [".ipynb_checkpoints", "a/._1.png", "b/.git"]);
+        assert_eq!((found.mixed_folders, found.empty_folders.len()), (vec!["a".to_string()], 0));
     }
 
     #[cfg(unix)]

@@ -5,10 +5,13 @@ use super::formats::{
     digits,
 };
 use super::labels::{ClassOrder, read_class_map};
+use super::problems;
 use super::registry::{self, DatasetFormat, DatasetInfo};
 use super::split_names::SplitName;
 use super::statistics::ChannelStats;
 use super::subset::{limited, stratified_split};
+use crate::error::ErrorKind;
+use crate::text::escape_control;
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -106,6 +109,12 @@ impl DatasetOptions {
         match (info, &self.root) {
             (None, None) => self.digits(&registry::DATASETS[0]),
             (Some(info), None) if !info.needs_files() => self.digits(info),
+            (Some(info), None) if !info.files.is_empty() && info.download_folder().is_dir() => {
+                let root = info.download_folder();
+                let mut opened = self.open_files(Some(info), &root, info.format)?;
+                opened.notes.push(format!("the files are read from {}", root.display()));
+                Ok(opened)
+            }
             (Some(info), None) => Err(Error::usage(format!("--dataset {} needs --data-dir", info.name))
                 .because("its files are not included in the program")
                 .remedy(match info.files {
@@ -119,7 +128,7 @@ impl DatasetOptions {
                 Err(Error::usage(format!("--data-dir has no effect on --dataset {}", info.name))
                     .at_path(root)
                     .because("this dataset is included in the program")
-                    .remedy("leave --data-dir out, or choose the folder's dataset with --dataset"))
+                    .remedy("omit --data-dir, or choose the folder's dataset with --dataset"))
             }
             (info, Some(root)) => {
                 let format = match info {
@@ -202,7 +211,7 @@ impl DatasetOptions {
             return Err(Error::usage("--class-map has no effect on this format")
                 .at_path(root)
                 .because("its files have class indices, not names")
-                .remedy("leave --class-map out"));
+                .remedy("omit --class-map"));
         }
         self.check_keys(root, &kind)?;
         let columns = CsvColumns { input: self.input_key.clone(), target: self.target_key.clone() };
@@ -212,9 +221,13 @@ impl DatasetOptions {
             Some(path) => ClassOrder::Map(read_class_map(&class_map_path(path, root))?),
             None => ClassOrder::Found,
         };
-        let (train, validation) = self.open_splits(&mut files, order)?;
+        let (mut train, validation) = self.open_splits(&mut files, order)?;
+        train.notes.extend(self.unused_test_note(&mut files)?);
         self.finish(
-            info.map_or_else(|| root.display().to_string(), |info| info.name.into()),
+            info.map_or_else(
+                || escape_control(&root.display().to_string()).into_owned(),
+                |info| info.name.into(),
+            ),
             train,
             validation,
             255,
@@ -239,6 +252,18 @@ impl DatasetOptions {
         }
     }
 
+    /// Note about a test split that is neither trained on nor validated on.
+    fn unused_test_note(&self, files: &mut DatasetFiles) -> Result<Option<String>> {
+        let test = SplitName::new("test");
+        let is_test =
+            |name: &Option<String>| name.as_deref().is_some_and(|name| test.candidates().contains(&name));
+        let is_divided = files.has_split(&SplitName::new(self.train_split.as_deref().unwrap_or("train")))?;
+        if !is_divided || is_test(&self.train_split) || is_test(&self.val_split) || !files.has_split(&test)? {
+            return Ok(None);
+        }
+        Ok(Some("the test split is not used; `fornax val --split test` evaluates it".into()))
+    }
+
     fn open_splits(
         &self,
         files: &mut DatasetFiles,
@@ -247,7 +272,17 @@ impl DatasetOptions {
         let train_name = SplitName::new(self.train_split.as_deref().unwrap_or("train"));
         let val_name = SplitName::new(self.val_split.as_deref().unwrap_or("validation"));
         let wants_validation = self.val_split.as_deref() != Some("");
-        let divided = files.open(Some(&train_name), &order)?;
+        let divided = match files.open(Some(&train_name), &order) {
+            Err(problem) if problem.kind() == ErrorKind::Data && wants_validation => {
+                // The problems of both splits in one report.
+                let of_validation = files.open(Some(&val_name), &order).err();
+                return Err(problems::report(
+                    [Some(problem), of_validation].into_iter().flatten().collect(),
+                    &files.root,
+                ));
+            }
+            divided => divided?,
+        };
         let of_training = |train: &OpenSplit| match &order {
             ClassOrder::Map(_) => order.clone(),
             _ => ClassOrder::Training(train.dataset.classes().into()),
@@ -279,7 +314,7 @@ impl DatasetOptions {
                 Err(Error::usage("--val-fraction would have no effect")
                     .at_path(&files.root)
                     .because("the dataset has a validation split")
-                    .remedy("leave --val-fraction out, or ignore the validation split with --val-split ''"))
+                    .remedy("omit --val-fraction, or ignore the validation split with --val-split ''"))
             }
             Some(validation) => Ok((train, Some(validation))),
             None if self.val_split.is_some() => Err(not_found(files, &val_name, "--val-split")),

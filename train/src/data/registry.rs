@@ -1,5 +1,7 @@
 //! Names for `--dataset`, and the published files of datasets.
 
+use std::path::PathBuf;
+
 /// Registry entry of a dataset or of a format of files.
 #[derive(Debug)]
 pub struct DatasetInfo {
@@ -53,6 +55,11 @@ impl DatasetInfo {
     /// True if the dataset is read from files (`--data-dir`).
     pub fn needs_files(&self) -> bool {
         self.format != DatasetFormat::Digits
+    }
+
+    /// Folder that `fornax datasets download` writes the files to, unless another one is requested.
+    pub fn download_folder(&self) -> PathBuf {
+        PathBuf::from("data").join(self.name)
     }
 }
 
@@ -110,7 +117,7 @@ pub const DATASETS: &[DatasetInfo] = &[
     DatasetInfo {
         name: "fashion-mnist",
         description: "70,000 pieces of clothing of 28x28 pixels",
-        source: "https://github.com/zalandoresearch/fashion-mnist, MIT; Debian package dataset-fashion-mnist",
+        source: "https://github.com/zalandoresearch/fashion-mnist, MIT",
         format: DatasetFormat::Idx,
         classes: &[
             "T-shirt/top",
@@ -229,11 +236,14 @@ pub const DATASETS: &[DatasetInfo] = &[
     },
 ];
 
+/// Source of formats of own images.
+pub const OWN_FILES: &str = "your own files";
+
 const fn own(format: DatasetFormat) -> DatasetInfo {
     DatasetInfo {
         name: "",
         description: "",
-        source: "your own files",
+        source: OWN_FILES,
         format,
         classes: &[],
         files: &[],

@@ -163,6 +163,7 @@ fn loader_options(config: &Config, data: &RunData, device: Device, rank: usize) 
         timeout: config.data.timeout,
         device,
         exif_orientation: config.data.exif_orientation,
+        gray16: config.data.gray16,
         prepare_on_host: config.data.prepare_on_host.then(|| preparation(config, data)),
         ..LoaderOptions::default()
     }

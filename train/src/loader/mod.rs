@@ -61,8 +61,9 @@ impl Loader {
             epoch_repeats: options.epoch_repeats,
             repeats: options.repeats,
         };
-        let LoaderOptions { training, seed, channels, exif_orientation, workers, timeout, .. } = options;
-        let decode = DecodeOptions { channels, exif_orientation };
+        let LoaderOptions { training, seed, channels, exif_orientation, gray16, workers, timeout, .. } =
+            options;
+        let decode = DecodeOptions { channels, exif_orientation, gray16 };
         let bad_images = options.bad_images.clone();
         let samples = SampleLoader { dataset, transform, training, seed, decode, bad_images };
         let pool = match workers {

@@ -1,6 +1,7 @@
 //! Options of a loader.
 use super::{BatchPreparation, BatchTransform};
 use crate::data::BadImages;
+use crate::data::decode::Gray16;
 use fornax_engine::Device;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +18,8 @@ pub struct LoaderOptions {
     pub channels: usize,
     /// Rotates and mirrors images as their EXIF orientation says.
     pub exif_orientation: bool,
+    /// Conversion of 16-bit grey images to 8 bits.
+    pub gray16: Gray16,
     /// Seed of shuffling and augmentation.
     pub seed: u64,
     /// Rank of this process. It loads its part of every batch.
@@ -52,6 +55,7 @@ impl Default for LoaderOptions {
             batch_size: 128,
             channels: 3,
             exif_orientation: false,
+            gray16: Gray16::default(),
             seed: 42,
             rank: 0,
             world: 1,

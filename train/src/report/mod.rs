@@ -20,7 +20,7 @@ pub use metrics_file::rollback_event;
 pub use page::{ComparedRun, PageWriter, comparison_page, differing_settings, write_page};
 pub use plots::{Figure, PlotWriter, lr_figure, lr_range_figure};
 pub use progress::{DownloadProgress, Progress, ProgressMode};
-pub use samples::{SampleWriter, batch_images};
+pub use samples::{CaptionedImage, SampleWriter, batch_images, class_name, full_size_grid, training_samples};
 pub use tensorboard::TensorBoard;
 pub use terminal::curve as terminal_curve;
 

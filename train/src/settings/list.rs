@@ -14,6 +14,7 @@ use super::value_parsers::{
 use crate::augment::mixup::MixupMode;
 use crate::augment::policies::AutoAugment;
 use crate::augment::{TrainCropMode, TrainInterpolation};
+use crate::data::decode::Gray16;
 use crate::data::eval_transform::CropMode;
 use crate::data::resize::ResizeFilter;
 use crate::data::{BadImagePolicy, ClipSampling};
@@ -69,8 +70,12 @@ settings! {
         #[arg(value_name = "MODE")]
         #[serde(with = "serde_text::value_enum")]
         clip_sampling: ClipSampling = "sparse", needs CLIPS;
-        /// Rotate and flip JPEG images by their EXIF orientation, which timm ignores
+        /// Rotate and flip images by their EXIF orientation, which timm ignores
         exif_orientation: bool, needs IMAGE_FILES;
+        /// 16-bit grey images: scale to 8 bits, or saturate at 255 as Pillow and timm do
+        #[arg(value_name = "MODE")]
+        #[serde(with = "serde_text::value_enum")]
+        gray16: Gray16 = "scale", needs IMAGE_FILES;
         /// Training image that cannot be decoded: end the run (error), omit it from its batch (skip), or take another image (replace)
         #[arg(value_name = "POLICY")]
         bad_image: BadImagePolicy = "replace";

@@ -60,6 +60,7 @@ pub const CASES: &[Case] = &[
         "--exif-orientation",
         &[TrainingBatches, FirstLoss, Weights],
     ),
+    changes("gray16", "deep --batch-size 17", "--gray16 saturate", &[TrainingBatches, FirstLoss, Weights]),
     check("bad_image", bad_images_are_replaced_skipped_or_an_error),
     check("max_bad", more_bad_images_end_the_run),
     changes(

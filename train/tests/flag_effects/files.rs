@@ -13,6 +13,7 @@ use std::sync::LazyLock;
 /// - `formats`: photos, and 4 images in each split with the extension jpg
 /// - `broken`: photos, 2 of which are truncated
 /// - `turned`: photos, one of which has an EXIF orientation
+/// - `deep`: photos, one of which has 16-bit grey values
 /// - `videos`: 4 training and 2 validation videos of 6 frames per class
 /// - `small`: IDX files, 32 training images
 /// - `both`: photos beside IDX files
@@ -37,7 +38,7 @@ pub fn root_text() -> &'static str {
 }
 
 fn write_all(root: &Path) {
-    for dataset in ["photos", "formats", "broken", "turned", "both"] {
+    for dataset in ["photos", "formats", "broken", "turned", "deep", "both"] {
         photos(&root.join(dataset));
     }
     for (class, first) in [("a", 0), ("b", 1)] {
@@ -60,6 +61,8 @@ fn write_all(root: &Path) {
     }
     let turned = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/images/exif_rotated.jpg");
     fs::copy(turned, root.join("turned/train/a/turned.jpg")).expect("copies");
+    let deep = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/decoders/grey16.tif");
+    fs::copy(deep, root.join("deep/train/a/deep.tif")).expect("copies");
     write_small_dataset(root);
     for file in fs::read_dir(root.join("small")).expect("lists") {
         let file = file.expect("an entry");

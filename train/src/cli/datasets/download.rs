@@ -29,7 +29,7 @@ pub fn execute(args: &DownloadArgs) -> Result<()> {
     if let Some(mirror) = &args.mirror {
         check_mirror(mirror)?;
     }
-    let folder = args.data_dir.clone().unwrap_or_else(|| PathBuf::from("data").join(info.name));
+    let folder = args.data_dir.clone().unwrap_or_else(|| info.download_folder());
     fetch(info, args.mirror.as_deref(), &folder)?;
     print(&format!(
         "{}: {} files in {}; source: {}\n",

@@ -8,6 +8,7 @@ mod verify;
 
 use super::{print, table};
 use crate::Result;
+use crate::data::registry::OWN_FILES;
 use crate::data::{DATASETS, Dataset, DatasetSplits};
 use std::sync::Arc;
 
@@ -25,7 +26,7 @@ enum DatasetsCommand {
     List,
     /// Show splits, images per class and image sizes
     Info(info::InfoArgs),
-    /// Decode every image and list the corrupt ones; the exit code is 3 if there are any
+    /// Decode every image, list the unreadable ones (exit code 3), and warn of identical images in several classes or splits
     Verify(verify::VerifyArgs),
     /// Download the files of a dataset, checked by size and SHA-256
     Download(download::DownloadArgs),
@@ -57,17 +58,18 @@ pub fn execute(args: &DatasetsArgs) -> Result<()> {
 }
 
 fn list() -> Result<()> {
-    let mut rows = vec![["NAME", "DESCRIPTION", "FILES", "SOURCE"].map(String::from).to_vec()];
+    let mut rows = vec![["NAME", "DESCRIPTION", "FILES"].map(String::from).to_vec()];
     for d in DATASETS {
         let files = match (d.needs_files(), d.files) {
             (false, _) => "included",
             (true, []) => "--data-dir",
             (true, _) => "download",
         };
-        rows.push([d.name, d.description, files, d.source].map(String::from).to_vec());
+        rows.push([d.name, d.description, files].map(String::from).to_vec());
     }
-    print(&table(&rows, &[]))?;
-    Ok(())
+    let published = DATASETS.iter().filter(|d| d.source != OWN_FILES);
+    let sources: String = published.map(|d| format!("{}: {}\n", d.name, d.source)).collect();
+    print(&format!("{}\nSources\n{sources}", table(&rows, &[])))
 }
 
 /// The splits of a dataset with their names.

@@ -1,6 +1,6 @@
 //! Image files of the arguments, and batches of them.
 use crate::data::Image;
-use crate::data::decode::EXTENSIONS;
+use crate::data::decode::{DecodeOptions, EXTENSIONS};
 use crate::data::eval_transform::EvalTransform;
 use crate::data::{listing, read_image_file};
 use crate::{Error, Result};
@@ -35,14 +35,13 @@ pub fn collect_paths(arguments: &[PathBuf], mut on_error: impl FnMut(&Path, Erro
 }
 
 /// Decodes and transforms images, on all threads.
-pub fn load(paths: &[PathBuf], transform: &EvalTransform) -> Vec<Result<Image>> {
-    paths.par_iter().map(|path| load_image(path, transform)).collect()
+pub fn load(paths: &[PathBuf], decode: &DecodeOptions, transform: &EvalTransform) -> Vec<Result<Image>> {
+    paths.par_iter().map(|path| load_image(path, decode, transform)).collect()
 }
 
-fn load_image(path: &Path, transform: &EvalTransform) -> Result<Image> {
+fn load_image(path: &Path, decode: &DecodeOptions, transform: &EvalTransform) -> Result<Image> {
     let bytes = read_image_file(path)?;
-    let image =
-        Image::decode(&bytes, transform.mean.len()).and_then(|image| transform.resize_and_crop(&image));
+    let image = Image::decode_with(&bytes, decode).and_then(|image| transform.resize_and_crop(&image));
     image.map_err(|why| {
         Error::data("the image cannot be read")
             .at_path(path)

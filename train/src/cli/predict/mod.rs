@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 #[derive(clap::Args)]
 #[command(disable_help_flag = true, group(clap::ArgGroup::new("numbers").multiple(true)))]
 pub struct PredictArgs {
-    /// Images (PNG, JPEG, WebP, GIF, BMP), or folders of images
+    /// Images (PNG, JPEG, WebP, GIF, BMP, TIFF, QOI), or folders of images
     #[arg(value_name = "IMAGE", required_unless_present = "tensor")]
     images: Vec<PathBuf>,
 
@@ -119,7 +119,9 @@ pub fn execute(args: &PredictArgs) -> Result<()> {
             Inputs::Images(paths) => {
                 let (mut images, mut chosen) = (vec![], vec![]);
                 for (i, loaded) in
-                    images::load(&paths[first..][..count], &predictor.transform).into_iter().enumerate()
+                    images::load(&paths[first..][..count], &predictor.decode, &predictor.transform)
+                        .into_iter()
+                        .enumerate()
                 {
                     match loaded {
                         Ok(image) => {

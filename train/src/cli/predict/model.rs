@@ -2,6 +2,7 @@
 use super::PredictArgs;
 use crate::checkpoint::CheckpointHeader;
 use crate::config::ModelConfig;
+use crate::data::decode::DecodeOptions;
 use crate::data::eval_transform::EvalTransform;
 use crate::error::ErrorKind;
 use crate::hub::Hub;
@@ -23,6 +24,8 @@ pub struct Predictor {
     pub names: Vec<String>,
     /// Evaluation transform of the images.
     pub transform: EvalTransform,
+    /// Decoding of image files, as in the checkpoint's run.
+    pub decode: DecodeOptions,
 }
 
 /// Builds the model of the arguments and loads its weights.
@@ -55,7 +58,14 @@ pub fn load(args: &PredictArgs) -> Result<Predictor> {
     };
     let report = load_file(&*model, &file, &load)?;
     report.notes.iter().for_each(|note| message!("{note}"));
+    let trained = header.as_ref().map(|header| &header.settings);
+    let decode = DecodeOptions {
+        channels: options.in_chans,
+        exif_orientation: trained.and_then(|settings| settings.exif_orientation).unwrap_or(false),
+        gray16: trained.and_then(|settings| settings.gray16).unwrap_or_default(),
+    };
     Ok(Predictor {
+        decode,
         name: info.name,
         classes: options.num_classes,
         names: names(args, header.as_ref(), &source, options.num_classes)?,

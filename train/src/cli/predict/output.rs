@@ -1,6 +1,7 @@
 //! Output of the top classes of an image, as text or JSON.
 use crate::Error;
 use crate::cli::table;
+use crate::text::escape_control;
 use serde_json::json;
 
 /// The output for one image, from its logits.
@@ -16,10 +17,10 @@ pub fn text(image: &str, logits: &[f32], names: &[String], topk: usize, as_json:
         return format!("{}\n", json!({ "image": image, "topk": entries }));
     }
     let row = |(class, probability): &(usize, f64)| {
-        let name = name(*class).cloned().unwrap_or_default();
+        let name = escape_control(name(*class).map_or("", String::as_str)).into_owned();
         vec![String::new(), format!("{:.2} %", 100.0 * probability), class.to_string(), name]
     };
-    format!("{image}\n{}", table(&top.iter().map(row).collect::<Vec<_>>(), &[1, 2]))
+    format!("{}\n{}", escape_control(image), table(&top.iter().map(row).collect::<Vec<_>>(), &[1, 2]))
 }
 
 /// The JSON output for an image that cannot be read.

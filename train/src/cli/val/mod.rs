@@ -67,7 +67,7 @@ A checkpoint of `fornax train` provides the settings of its run: model, dataset,
 Without --checkpoint, --model NAME --pretrained evaluates the published weights of a model.";
 
 /// Settings that an evaluation depends on.
-const EVALUATION_SETTINGS: [&str; 36] = [
+const EVALUATION_SETTINGS: [&str; 37] = [
     "dataset",
     "data_dir",
     "val_split",
@@ -78,6 +78,7 @@ const EVALUATION_SETTINGS: [&str; 36] = [
     "clip_len",
     "clip_sampling",
     "exif_orientation",
+    "gray16",
     "workers",
     "prefetch",
     "loader_timeout",

@@ -3,6 +3,7 @@ use super::Validation;
 use crate::cli::table;
 use crate::data::eval_transform::CropMode;
 use crate::report::thousands;
+use crate::text::{csv_cell, escape_control};
 use clap::ValueEnum;
 use serde_json::json;
 
@@ -49,7 +50,12 @@ pub fn result(validation: &Validation, as_json: bool, per_class: bool) -> String
     if per_class {
         let mut rows = vec![["CLASS", "IMAGES", "CORRECT", "TOP-1"].map(String::from).to_vec()];
         rows.extend(class_counts(validation).iter().map(|class| {
-            vec![class.name.into(), thousands(class.images), thousands(class.correct), class.accuracy()]
+            vec![
+                escape_control(class.name).into(),
+                thousands(class.images),
+                thousands(class.correct),
+                class.accuracy(),
+            ]
         }));
         text += &table(&rows, &[1, 2, 3]);
     }
@@ -82,7 +88,7 @@ pub fn results_csv(all: &[Validation]) -> String {
         };
         let columns = [
             one.model.clone(),
-            field(&one.source),
+            csv_cell(&one.source),
             format!("{:.4}", evaluation.top1),
             format!("{:.4}", 100.0 - evaluation.top1),
             format!("{:.4}", evaluation.top5),
@@ -102,7 +108,7 @@ pub fn results_csv(all: &[Validation]) -> String {
 /// The confusion matrix: a header with the class names, then a row per true class.
 pub fn confusion_csv(validation: &Validation) -> String {
     let names: Vec<String> =
-        (0..validation.evaluation.classes).map(|class| field(name(validation, class))).collect();
+        (0..validation.evaluation.classes).map(|class| csv_cell(name(validation, class))).collect();
     let mut text = format!("true\\predicted,{}\r\n", names.join(","));
     for (row, name) in validation.evaluation.confusion().iter().zip(&names) {
         let counts: Vec<String> = row.iter().map(u64::to_string).collect();
@@ -140,12 +146,4 @@ fn class_counts(validation: &Validation) -> Vec<ClassCount<'_>> {
 /// Name of a class; empty for logits beyond the dataset's classes.
 fn name(validation: &Validation, class: usize) -> &str {
     validation.classes.get(class).map_or("", String::as_str)
-}
-
-/// A CSV field, quoted where it must be.
-fn field(text: &str) -> String {
-    match text.contains([',', '"', '\n', '\r']) {
-        true => format!("\"{}\"", text.replace('"', "\"\"")),
-        false => text.into(),
-    }
 }

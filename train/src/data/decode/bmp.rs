@@ -41,7 +41,7 @@ fn decode_runs(bytes: &[u8]) -> Result<Image, String> {
     let channels = decoder.colorspace().ok_or("the BMP has no colours")?.num_components();
     let mut pixels = vec![0; decoded_size(width, height, channels)?];
     if decoder.output_buf_size() != Some(pixels.len()) {
-        return Err("the BMP's rows have another length than announced".into());
+        return Err("the BMP's rows have another length than expected".into());
     }
     decoder.decode_into(&mut pixels).map_err(text)?;
     Image::from_decoded(width, height, channels, pixels)
@@ -109,7 +109,7 @@ impl BmpHeader {
         }
         let entry = if size == 12 { 3 } else { 4 };
         let colours = if colours == 0 && depth <= 8 { 1 << depth } else { colours };
-        // As in Pillow: some writers leave the palette out of the offset.
+        // As in Pillow: some writers omit the palette from the offset.
         if depth <= 8 && pixels == 14 + size {
             pixels = pixels.saturating_add(entry * colours);
         }

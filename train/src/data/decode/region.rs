@@ -36,7 +36,8 @@ impl<'a> RegionDecoder<'a> {
             && region.bottom as usize <= height
             && region.right as usize <= width;
         assert!(inside, "{region:?} is not inside of the image's {height}x{width} pixels");
-        let image = guarded(|| jpeg::decode_region(&self.jpeg, region).ok_or_else(String::new)).ok()?;
+        let decode = || jpeg::decode_region(&self.jpeg, region).ok_or_else(String::new);
+        let (image, _) = guarded(decode).ok()?;
         Some(image.with_channels(self.channels))
     }
 }

@@ -98,6 +98,14 @@ pub fn csv_of_split(root: &Path, split: Option<&SplitName>, columns: &CsvColumns
     }
 }
 
+/// True if there is a list of a split, or its name is in the column of splits.
+pub fn has_split(root: &Path, split: &SplitName, columns: &CsvColumns) -> Result<bool> {
+    let Some(path) = csv_of_split(root, Some(split), columns)? else { return Ok(false) };
+    let list = read(&path, columns)?;
+    let named = |name: &str, spelling: Spelling| list.splits.iter().find(|split| spelling.same(split, name));
+    Ok(list.splits.is_empty() || split.find(named).is_some())
+}
+
 /// CSV files directly in a folder.
 pub fn csv_files(folder: &Path) -> Result<Vec<PathBuf>> {
     files_with_extension(folder, "csv")

@@ -2,12 +2,13 @@
 use crate::data::decode::EXTENSIONS;
 use crate::data::files::FileDataset;
 use crate::data::labels::ClassOrder;
-use crate::data::listing;
+use crate::data::listing::{self, FolderListing};
 use crate::data::paths::parent_name;
+use crate::data::{notes, problems};
 use crate::{Error, Result};
 use std::path::Path;
 
-/// Opens an image folder: its images in natural order of their paths, with the innermost folder as class; `extensions` may restrict
+/// Opens an image folder: its images sorted by class and then in natural order of their paths, with the innermost folder as class; `extensions` may restrict
 /// the images. Returns the dataset and notes about images that are ignored.
 pub fn open(
     folder: &Path,
@@ -15,19 +16,21 @@ pub fn open(
     extensions: Option<&[&str]>,
 ) -> Result<(FileDataset, Vec<String>)> {
     let extensions = extensions.unwrap_or(&EXTENSIONS);
-    let listing = listing::list(folder, extensions)?;
-    if listing.files.is_empty() {
-        let why = format!("no file in it or its subfolders ends in .{}", extensions.join(", ."));
-        return Err(no_images(folder, why));
-    }
+    let mut problems = vec![];
+    let listing = listing::list_with(folder, extensions, |_, problem| {
+        problems.push(problem);
+        Ok(())
+    })?;
     if matches!(order, ClassOrder::Found) {
-        let empty = listing.empty_folders.first().or(listing.folders_without_match.first());
-        if let Some(empty) = empty {
-            return Err(Error::data("a class has no images")
-                .at_path(&folder.join(empty))
-                .because("every innermost folder is a class")
-                .remedy("add images to the folder, or remove it"));
-        }
+        problems.extend(empty_classes(folder, &listing));
+    }
+    if !problems.is_empty() {
+        return Err(problems::report(problems, folder));
+    }
+    if listing.files.is_empty() {
+        let seen = listing.ignored.note().map_or(String::new(), |note| format!("; {note}"));
+        let why = format!("no file in it or its subfolders ends in .{}{seen}", extensions.join(", ."));
+        return Err(no_images(folder, why));
     }
     let outside = listing.files.iter().filter(|path| parent_name(path).is_empty()).count();
     if outside == listing.files.len() {
@@ -40,15 +43,41 @@ pub fn open(
         (0..listing.files.len()).filter(|i| !parent_name(listing.files.get(*i)).is_empty()).collect();
     let files = if outside > 0 { listing.files.select(&inside) } else { listing.files };
     let labels = order.label(files.iter().map(parent_name), folder)?;
-    let (kept, targets) = labels.kept();
-    let mut notes = vec![];
+    let (kept, targets) = labels.kept_by_class();
+    let mut notes: Vec<String> = listing.ignored.note().into_iter().collect();
+    notes.extend(notes::hidden_note(&listing.hidden));
+    notes.extend(notes::merged_note(&files));
+    notes.extend(notes::mixed_note(&listing.mixed_folders));
     if outside > 0 {
         notes.push(format!("{outside} images outside of the folders of classes are ignored"));
     }
     let dropped = files.len() - kept.len();
-    let files = if dropped > 0 { files.select(&kept) } else { files };
+    let is_unchanged = kept.iter().copied().eq(0..files.len());
+    let files = if is_unchanged { files } else { files.select(&kept) };
     notes.extend(dropped_note(dropped));
     Ok((FileDataset::new(folder, files, targets, labels.classes), notes))
+}
+
+/// An error for each innermost folder without images.
+fn empty_classes(folder: &Path, listing: &FolderListing) -> Vec<Error> {
+    let class = |path: &String, why: String| {
+        Error::data("a class has no images")
+            .at_path(&folder.join(path))
+            .because(why)
+            .remedy("add images to the folder, or remove it")
+    };
+    let empty =
+        listing.empty_folders.iter().map(|path| class(path, "every innermost folder is a class".into()));
+    let others = listing.folders_without_match.iter().map(|(path, seen)| {
+        class(
+            path,
+            format!(
+                "every innermost folder is a class; of this one's files none is read: {}",
+                seen.describe()
+            ),
+        )
+    });
+    empty.chain(others).collect()
 }
 
 /// Note about images whose classes are not in the class map, if there are any.

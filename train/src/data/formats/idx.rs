@@ -5,9 +5,10 @@ use crate::data::mapped::{MappedDataset, MappedPixels, PixelLayout};
 use crate::data::split_names::SplitName;
 use crate::error::ErrorKind;
 use crate::{Error, Result};
+use flate2::bufread::GzDecoder;
 use fornax_engine::MappedFile;
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -163,7 +164,7 @@ fn read_values(
 ) -> Result<(Vec<usize>, Vec<u8>)> {
     let (extents, expected) = header_of(&mut stream, path, content, axes, kind)?;
     let mut bytes = vec![];
-    // One byte more than announced shows whether the file is too long.
+    // One byte more than expected shows whether the file is too long.
     stream
         .take(expected as u64 + 1)
         .read_to_end(&mut bytes)
@@ -219,13 +220,38 @@ fn header_of(
 
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 
+/// The members of a gzip file, one after the other. As in gzip(1), bytes after the last one that are no member are ignored.
+struct GzipMembers<R: Read>(Option<GzDecoder<BufReader<R>>>);
+
+impl<R: Read> GzipMembers<R> {
+    fn new(stream: R) -> GzipMembers<R> {
+        GzipMembers(Some(GzDecoder::new(BufReader::new(stream))))
+    }
+}
+
+impl<R: Read> Read for GzipMembers<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        while let Some(member) = &mut self.0 {
+            let count = member.read(buffer)?;
+            if count > 0 || buffer.is_empty() {
+                return Ok(count);
+            }
+            let mut rest = self.0.take().expect("a member").into_inner();
+            if matches!(rest.fill_buf()?, [0x1f] | [0x1f, 0x8b, ..]) {
+                self.0 = Some(GzDecoder::new(rest));
+            }
+        }
+        Ok(0)
+    }
+}
+
 /// The stream, decompressed if it is gzip.
 fn decompressed<'a>(mut stream: impl Read + 'a) -> std::io::Result<Box<dyn Read + 'a>> {
     let mut start = vec![];
     stream.by_ref().take(2).read_to_end(&mut start)?;
     let gzip = start == GZIP;
     let stream = std::io::Cursor::new(start).chain(stream);
-    Ok(if gzip { Box::new(flate2::read::MultiGzDecoder::new(stream)) } else { Box::new(stream) })
+    Ok(if gzip { Box::new(GzipMembers::new(stream)) } else { Box::new(stream) })
 }
 
 /// Header and values of an IDX file: unsigned bytes with the given dimensions.
@@ -307,6 +333,19 @@ mod tests {
             SampleImage::Decoded(crate::data::Image { size: [1, 2, 1], pixels: pixels.to_vec() })
         };
         assert_eq!(contents(&read), [(image(&[1, 2]), 5), (image(&[3, 4]), 6)]);
+        for tail in [&b"junk after the end"[..], &[0; 600], b"\x1f"] {
+            let longer = [&gzipped, tail].concat();
+            let read_again = pair_of(&longer, &labels(&[5, 6]));
+            match tail {
+                // The beginning of another member.
+                b"\x1f" => assert!(read_again.is_err()),
+                _ => assert_eq!(contents(&read_again.expect("reads")), contents(&read)),
+            }
+        }
+        let mut damaged = gzipped.clone();
+        let checksum = damaged.len() - 8;
+        damaged[checksum] ^= 1;
+        assert!(pair_of(&damaged, &labels(&[5, 6])).is_err(), "the checksum is verified");
         assert_eq!(contents(&pair_of(&gzipped, &labels(&[5, 6])).expect("reads")), contents(&read));
     }
 

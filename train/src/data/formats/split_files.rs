@@ -40,6 +40,16 @@ pub enum FileKind {
 }
 
 impl DatasetFiles {
+    /// True if own images have a split of this name. Published files have no other splits than those in use.
+    pub fn has_split(&mut self, split: &SplitName) -> Result<bool> {
+        match &mut self.kind {
+            FileKind::Folder | FileKind::Video(_) => Ok(split.subfolder(&self.root).is_some()),
+            FileKind::Tar(splits) => splits.has(split),
+            FileKind::Csv => csv::has_split(&self.root, split, &self.columns),
+            FileKind::Idx | FileKind::Cifar(_) => Ok(false),
+        }
+    }
+
     /// Opens a split, or all images without one; `None` if there is no such split.
     pub fn open(&mut self, split: Option<&SplitName>, order: &ClassOrder) -> Result<Option<OpenSplit>> {
         let encoded = |dataset, notes| OpenSplit { dataset, image_size: None, notes };

@@ -4,6 +4,7 @@ use crate::data::dataset::{Dataset, SampleImage};
 use crate::data::decode::{EXTENSIONS, MAX_FILE_BYTES};
 use crate::data::labels::ClassOrder;
 use crate::data::listing;
+use crate::data::notes::{ExtensionCounts, hidden_note, merged_note};
 use crate::data::paths::{PathList, has_extension, parent_name};
 use crate::data::split_names::{Spelling, SplitName};
 use crate::error::ErrorKind;
@@ -25,6 +26,10 @@ pub struct TarIndex {
     spans: Vec<Span>,
     /// Links with the name of an image, which are ignored.
     links: PathList,
+    /// Files that are no images by their names.
+    others: PathList,
+    /// Files that are hidden, or in hidden folders.
+    hidden: PathList,
 }
 
 struct MappedArchive {
@@ -49,6 +54,8 @@ impl TarIndex {
             members: PathList::default(),
             spans: vec![],
             links: PathList::default(),
+            others: PathList::default(),
+            hidden: PathList::default(),
         };
         for path in paths {
             let what = "the archive cannot be read";
@@ -100,13 +107,24 @@ impl TarIndex {
                         bytes.len()
                     )
                 })?;
+            let is_file = kind.is_file() || kind == EntryType::Continuous || sparse;
+            let is_hidden = |part: &&str| part.starts_with('.') && *part != "..";
+            if plain_parts(&shown).iter().any(is_hidden) {
+                if is_file {
+                    self.hidden.push(&plain_parts(&shown).join("/"));
+                }
+                continue;
+            }
             if !has_extension(&shown, &EXTENSIONS) {
+                if is_file {
+                    self.others.push(&plain_parts(&shown).join("/"));
+                }
                 continue;
             }
             if kind.is_hard_link() || kind.is_symlink() {
                 self.links.push(&plain_parts(&shown).join("/"));
             }
-            if !(kind.is_file() || kind == EntryType::Continuous || sparse) {
+            if !is_file {
                 continue;
             }
             if sparse {
@@ -233,7 +251,13 @@ impl TarSplits {
         };
         let index = self.index(chosen)?;
         if index.members.is_empty() {
-            return Err(no_images(&self.root, format!("no member ends in .{}", EXTENSIONS.join(", ."))));
+            let mut ignored = ExtensionCounts::default();
+            index.others.iter().for_each(|path| ignored.add(path));
+            let seen = ignored.note().map_or(String::new(), |note| format!("; {note}"));
+            return Err(no_images(
+                &self.root,
+                format!("no member ends in .{}{seen}", EXTENSIONS.join(", .")),
+            ));
         }
         let Some(prefix) = (match inside {
             None => Some(String::new()),
@@ -246,12 +270,17 @@ impl TarSplits {
             .collect();
         let names = members.iter().map(|member| parent_name(index.members.get(*member as usize)));
         let labels = order.label(names, &self.root)?;
-        let (kept, targets) = labels.kept();
-        let links = index.links.iter().filter(|link| link.starts_with(&prefix)).count();
-        let links = (links > 0).then(|| format!("{links} links in archives are ignored"));
-        let notes = dropped_note(members.len() - kept.len()).into_iter().chain(links).collect();
+        let (kept, targets) = labels.kept_by_class();
+        let notes =
+            notes_of(&index, &prefix, &members).into_iter().chain(dropped_note(members.len() - kept.len()));
+        let notes = notes.collect();
         let members = kept.into_iter().map(|i| members[i]).collect();
         Ok(Some((TarDataset { index, members, targets, classes: labels.classes }, notes)))
+    }
+
+    /// True if there are archives or members of a split.
+    pub fn has(&mut self, split: &SplitName) -> Result<bool> {
+        self.open(Some(split), &ClassOrder::Found).map(|found| found.is_some())
     }
 
     /// The index of archives, read once.
@@ -265,6 +294,26 @@ impl TarSplits {
         self.index = Some((archives, index.clone()));
         Ok(index)
     }
+}
+
+/// Notes about the files of a split.
+fn notes_of(index: &TarIndex, prefix: &str, members: &[u32]) -> Vec<String> {
+    let within = |paths: &PathList| {
+        let chosen: Vec<usize> = (0..paths.len()).filter(|i| paths.get(*i).starts_with(prefix)).collect();
+        paths.select(&chosen)
+    };
+    let mut ignored = ExtensionCounts::default();
+    within(&index.others).iter().for_each(|path| ignored.add(path));
+    let members: Vec<usize> = members.iter().map(|member| *member as usize).collect();
+    let links = within(&index.links).len();
+    let links = (links > 0).then(|| format!("{links} links in archives are ignored"));
+    let notes = [
+        ignored.note(),
+        hidden_note(&within(&index.hidden)),
+        merged_note(&index.members.select(&members)),
+        links,
+    ];
+    notes.into_iter().flatten().collect()
 }
 
 /// The archive at `root`, or the archives in that folder in natural order.
@@ -438,6 +487,40 @@ mod tests {
             assert!(error.contains(&format!("decompress it with {program}")), "{error}");
             assert!(!error.contains("truncated") && !error.contains("again"), "{error}");
         }
+    }
+
+    #[test]
+    fn ignored_hidden_and_merged_members_are_noted() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("set.tar");
+        let names = [
+            "train/cars/red/1.png",
+            "train/shirts/red/1.png",
+            "train/cars/red/._1.png",
+            "train/.git/2.png",
+            "train/cars/red/1.avif",
+            "train/notes.txt",
+            "val/cars/red/2.png",
+        ];
+        std::fs::write(&path, archive(&names.map(|name| (name, &b"1"[..])))).expect("writes");
+        let open = |split: &str| {
+            let opened = TarSplits::new(&path).open(Some(&SplitName::new(split)), &ClassOrder::Found);
+            let (dataset, notes) = opened.expect("reads").expect("found");
+            (dataset.len(), dataset.classes().to_vec(), notes)
+        };
+        let (images, classes, notes) = open("train");
+        assert_eq!((images, classes), (2, vec!["red".to_string()]));
+        assert_eq!(
+            notes,
+            [
+                "2 files ignored: 1 .avif, 1 .txt",
+                "2 hidden files and folders skipped: train/cars/red/._1.png, train/.git/2.png",
+                "class red is merged from train/cars/red and train/shirts/red",
+            ]
+        );
+        assert_eq!(open("val").2, [""; 0]);
+        assert!(TarSplits::new(&path).has(&SplitName::new("val")).expect("reads"));
+        assert!(!TarSplits::new(&path).has(&SplitName::new("test")).expect("reads"));
     }
 
     #[test]

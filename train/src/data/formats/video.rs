@@ -6,6 +6,7 @@ use crate::data::files::read_image_file;
 use crate::data::labels::ClassOrder;
 use crate::data::listing;
 use crate::data::natural;
+use crate::data::notes::hidden_note;
 use crate::data::paths::{PathList, parent, parent_name};
 use crate::{Error, Result};
 use clap::ValueEnum;
@@ -77,7 +78,8 @@ impl VideoDataset {
         options: ClipOptions,
         order: &ClassOrder,
     ) -> Result<(VideoDataset, Vec<String>)> {
-        let frames = listing::list(folder, &EXTENSIONS)?.files;
+        let listing = listing::list(folder, &EXTENSIONS)?;
+        let frames = listing.files;
         if frames.is_empty() {
             return Err(no_images(
                 folder,
@@ -106,7 +108,9 @@ impl VideoDataset {
         }
         let labels = order.label(videos.iter().map(class), folder)?;
         let (kept, targets) = labels.kept();
-        let notes = dropped_note(videos.len() - kept.len()).into_iter().collect();
+        let notes =
+            [listing.ignored.note(), hidden_note(&listing.hidden), dropped_note(videos.len() - kept.len())];
+        let notes = notes.into_iter().flatten().collect();
         let videos = kept.into_iter().map(|i| videos[i]).collect();
         let dataset =
             VideoDataset { folder: folder.into(), frames, videos, targets, classes: labels.classes, options };

@@ -1,11 +1,12 @@
 //! Rendering a drawing as SVG and PNG.
 use crate::data::Image;
 use crate::data::resize::{ResizeFilter, resize};
+use ab_glyph::{Font, FontRef};
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{FontStyle, TextStyle, register_font};
-use std::sync::Once;
+use std::sync::{LazyLock, Once};
 
 /// Text and axes.
 pub const INK: RGBColor = RGBColor(38, 43, 51);
@@ -62,6 +63,21 @@ pub fn register_fonts() {
     static REGISTER: Once = Once::new();
     REGISTER
         .call_once(|| register_font("sans-serif", FontStyle::Normal, FONT).ok().expect("the font is valid"));
+}
+
+/// True if the embedded font has all characters of a text: it has Latin, Greek and Cyrillic, but no other scripts.
+pub fn has_glyphs(text: &str) -> bool {
+    static EMBEDDED: LazyLock<FontRef<'static>> =
+        LazyLock::new(|| FontRef::try_from_slice(FONT).expect("the font is valid"));
+    text.chars().all(|character| EMBEDDED.glyph_id(character).0 != 0)
+}
+
+/// Name of a class for a plot: its number if the name is empty, or the embedded font cannot show it.
+pub fn plotted_name(name: &str, class: usize) -> String {
+    match !name.is_empty() && has_glyphs(name) {
+        true => name.into(),
+        false => format!("class {class}"),
+    }
 }
 
 impl Scale {

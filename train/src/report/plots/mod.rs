@@ -5,7 +5,7 @@ mod line_chart;
 mod lr_range_chart;
 
 pub use figure::Figure;
-pub(super) use figure::{FAINT, INK, register_fonts};
+pub(super) use figure::{FAINT, INK, plotted_name, register_fonts};
 
 use super::files::{RateLimit, replace};
 use super::{ConfusionCounts, EpochMetrics, thousands};
@@ -107,7 +107,9 @@ impl PlotWriter {
     }
 
     fn write_confusion(&self, counts: &ConfusionCounts) -> Result<()> {
-        let table = counts.table(MAX_CLASSES);
+        let names =
+            counts.classes.iter().enumerate().map(|(class, name)| plotted_name(name, class)).collect();
+        let table = ConfusionCounts { classes: names, ..counts.clone() }.table(MAX_CLASSES);
         let total = counts.classes.len();
         let part = match total > table.names.len() {
             true => format!(

@@ -1,4 +1,5 @@
 //! Images and labels of training batches.
+use super::super::plots::plotted_name;
 use super::grid::{CaptionNote, CaptionTone, CaptionedImage};
 use crate::Result;
 use crate::data::Image;
@@ -43,9 +44,9 @@ pub fn training_samples(
     Ok(captioned.take(limit).collect())
 }
 
-/// Name of a class, or its number if it has none.
+/// Name of a class, or its number if it has none that can be drawn.
 pub fn class_name(classes: &[String], class: usize) -> String {
-    classes.get(class).cloned().unwrap_or_else(|| format!("class {class}"))
+    plotted_name(classes.get(class).map_or("", String::as_str), class)
 }
 
 /// One or two lines per target.

@@ -55,10 +55,19 @@ pub struct ImageGrid {
     pub tiles: Vec<[usize; 4]>,
 }
 
-/// Arranges images in rows of at most `columns`, each with its caption.
+/// Arranges images in rows of at most `columns`, each with its caption. Large images are scaled down, small ones up.
 pub fn image_grid(images: &[CaptionedImage], columns: usize) -> ImageGrid {
+    grid(images, columns, MAX_SIDE)
+}
+
+/// Arranges images like [`image_grid`], none of them scaled down: an RGB image.
+pub fn full_size_grid(images: &[CaptionedImage], columns: usize) -> Image {
+    grid(images, columns, usize::MAX).mosaic
+}
+
+fn grid(images: &[CaptionedImage], columns: usize, max_side: usize) -> ImageGrid {
     register_fonts();
-    let scaled: Vec<Image> = images.iter().map(|entry| scaled(&entry.image)).collect();
+    let scaled: Vec<Image> = images.iter().map(|entry| scaled(&entry.image, max_side)).collect();
     let extent = |axis: usize| scaled.iter().map(|image| image.size[axis]).max().unwrap_or(0);
     let lines = if images.iter().any(|entry| entry.note.is_some()) { 2 } else { 1 };
     let (cell_h, cell_w) = (extent(0) + lines * LINE + GAP, extent(1).max(MIN_SIDE) + GAP);
@@ -109,12 +118,12 @@ fn top_of(text: &str) -> i32 {
 }
 
 /// The image as RGB, with sides between the limits if its aspect ratio allows.
-fn scaled(image: &Image) -> Image {
+fn scaled(image: &Image, max_side: usize) -> Image {
     let image = image.clone().with_channels(3);
     let [h, w, _] = image.size;
     let longest = h.max(w).max(1);
-    if longest > MAX_SIDE {
-        let side = |extent: usize| (extent * MAX_SIDE / longest).max(1);
+    if longest > max_side {
+        let side = |extent: usize| (extent * max_side / longest).max(1);
         return resize(&image, [side(h), side(w)], ResizeFilter::Bilinear);
     }
     let factor = MIN_SIDE.div_ceil(longest);
@@ -177,6 +186,7 @@ mod tests {
     fn large_images_are_scaled_down() {
         let grid = image_grid(&[entry(400, None)], 8).mosaic;
         assert_eq!(grid.size, [MAX_SIDE + LINE + 2 * GAP, MAX_SIDE + 2 * GAP, 3]);
+        assert_eq!(full_size_grid(&[entry(400, None)], 8).size, [400 + LINE + 2 * GAP, 400 + 2 * GAP, 3]);
     }
 
     #[test]

@@ -4,7 +4,7 @@ mod grid;
 mod tiles;
 
 pub use batch::{batch_images, class_name, training_samples};
-pub use grid::{CaptionNote, CaptionTone, CaptionedImage, image_grid};
+pub use grid::{CaptionNote, CaptionTone, CaptionedImage, full_size_grid, image_grid};
 pub use tiles::{read_tiles, tiles_json};
 
 use super::ConfusionCounts;

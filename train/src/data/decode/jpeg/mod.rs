@@ -6,10 +6,13 @@ mod header;
 mod huffman;
 mod progressive;
 mod region;
+mod repair;
 mod scan;
 
 pub use header::Jpeg;
+pub use repair::JpegRepair;
 
+use super::cmyk::cmyk_to_rgb;
 use super::{MAX_PIXELS, damage, decoded_size};
 use crate::data::Image;
 use fornax_engine::ImageBox;
@@ -22,8 +25,16 @@ use zune_jpeg::errors::DecodeErrors;
 /// JPEG marker at the end of the image, which other data may follow.
 const END_OF_IMAGE: [u8; 2] = [0xff, 0xd9];
 
-/// Decodes a JPEG: grey, YCbCr, RGB, CMYK or YCCK.
-pub fn decode(bytes: &[u8]) -> Result<Image, String> {
+/// Decodes a JPEG: grey, YCbCr, RGB, CMYK or YCCK. Also returns the defect if it was repaired.
+pub fn decode(bytes: &[u8]) -> Result<(Image, Option<JpegRepair>), String> {
+    match repair::repaired_header(bytes) {
+        Some((clean, repair)) => decode_clean(&clean).map(|(image, missing)| (image, repair.or(missing))),
+        None => decode_clean(bytes),
+    }
+}
+
+/// Decodes a JPEG with a valid header.
+fn decode_clean(bytes: &[u8]) -> Result<(Image, Option<JpegRepair>), String> {
     // zune-jpeg accepts a file of which only the last few blocks are missing.
     if scan(bytes).is_some_and(|scan| !has_end_of_image(scan)) {
         return Err("the JPEG is truncated".into());
@@ -32,23 +43,26 @@ pub fn decode(bytes: &[u8]) -> Result<Image, String> {
         let [height, width] = jpeg.size;
         decoded_size(width, height, jpeg.components.len())?;
         let whole = ImageBox { top: 0, bottom: height as u32, left: 0, right: width as u32 };
-        if let Some(image) = decode_region(&jpeg, whole) {
-            return Ok(image);
+        if let Some(decoded) = decode_region(&jpeg, whole) {
+            return Ok(decoded);
         }
         if jpeg.is_progressive {
             // zune-jpeg accepts a file without some of its scans.
-            let damage = "the JPEG is damaged: its progressive scans are invalid or incomplete";
+            let damage = "the JPEG is damaged: its progressive scans are invalid";
             return Err(decode_any(bytes).err().unwrap_or_else(|| damage.into()));
         }
     }
-    decode_any(bytes)
+    decode_any(bytes).map(|image| (image, None))
 }
 
 /// Decodes a region of a JPEG. `None` if the data are damaged or truncated.
-pub fn decode_region(jpeg: &Jpeg<'_>, region: ImageBox) -> Option<Image> {
+pub fn decode_region(jpeg: &Jpeg<'_>, region: ImageBox) -> Option<(Image, Option<JpegRepair>)> {
     let size = [region.height(), region.width(), jpeg.components.len()];
-    let decode = if jpeg.is_progressive { progressive::decode } else { baseline::decode };
-    decode(jpeg, region).map(|pixels| Image { size, pixels })
+    let (pixels, repair) = match jpeg.is_progressive {
+        true => progressive::decode(jpeg, region)?,
+        false => (baseline::decode(jpeg, region)?, None),
+    };
+    Some((Image { size, pixels }, repair))
 }
 
 /// Decodes a JPEG of any kind.
@@ -91,18 +105,12 @@ fn decode_any(bytes: &[u8]) -> Result<Image, String> {
 /// Converts pixels of four components to RGB. CMYK is stored inverted, as Adobe does; `ink` gives cyan, magenta and yellow of the first
 /// three components.
 fn rgb_of_cmyk(pixels: &[u8], ink: impl Fn([u8; 3]) -> [u8; 3]) -> Vec<u8> {
-    let convert = |pixel: &[u8]| {
-        let light = u32::from(pixel[3]);
-        ink([pixel[0], pixel[1], pixel[2]]).map(|ink| {
-            let product = u32::from(ink) * light + 128;
-            (light - (((product >> 8) + product) >> 8)) as u8
-        })
-    };
+    let convert = |pixel: &[u8]| cmyk_to_rgb(ink([pixel[0], pixel[1], pixel[2]]), pixel[3]);
     pixels.chunks_exact(4).flat_map(convert).collect()
 }
 
 /// RGB of YCbCr in libjpeg's fixed-point arithmetic with 16 fractional bits.
-fn ycc_to_rgb(y: u8, cb: u8, cr: u8) -> [u8; 3] {
+pub fn ycc_to_rgb(y: u8, cb: u8, cr: u8) -> [u8; 3] {
     let (y, cb, cr) = (i32::from(y), i32::from(cb) - 128, i32::from(cr) - 128);
     let scaled = |value: i32| (value + (1 << 15)) >> 16;
     let rgb = [y + scaled(91_881 * cr), y + scaled(-22_554 * cb - 46_802 * cr), y + scaled(116_130 * cb)];
@@ -117,6 +125,8 @@ fn has_end_of_image(scan: &[u8]) -> bool {
 
 /// The EXIF data of a JPEG, if it has any: the contents of its APP1 segment.
 pub fn exif(bytes: &[u8]) -> Option<Vec<u8>> {
+    let repaired = repair::repaired_header(bytes);
+    let bytes = repaired.as_ref().map_or(bytes, |(clean, _)| clean);
     let mut segments = Segments(bytes.get(2..)?).take_while(|(marker, _)| *marker != SCAN);
     let exif = segments.find(|(marker, segment)| *marker == 0xe1 && segment.starts_with(b"Exif\0\0"))?;
     Some(exif.1[6..].to_vec())
@@ -200,7 +210,7 @@ mod tests {
                     [top, top + 1 + random((h - top).min(99)), left, left + 1 + random((w - left).min(99))];
                 let [t, b, l, r] = [top, bottom, left, right].map(|side| side as u32);
                 match decode_region(&jpeg, ImageBox { top: t, bottom: b, left: l, right: r }) {
-                    Some(image) => {
+                    Some((image, _)) => {
                         assert_eq!(
                             image.pixels.len(),
                             (bottom - top) * (right - left) * jpeg.components.len()

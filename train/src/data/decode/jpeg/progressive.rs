@@ -1,4 +1,5 @@
 //! Coefficients of a progressive JPEG from its scans (annex G of ITU-T T.81). All scans are read, whatever the region.
+use super::JpegRepair;
 use super::header::{Component, Jpeg, Scan, Tables};
 use super::huffman::{BitReader, HuffmanTable};
 use super::region::RegionPixels;
@@ -10,9 +11,11 @@ const MAX_SCANS: usize = 1000;
 /// Highest value of a scan's lowest bit.
 const MAX_LOW_BIT: u8 = 13;
 
-/// Pixels of a region of the image, 1 (grey) or 3 (RGB) bytes each. `None` if the data are damaged, truncated or lack a scan.
-pub fn decode(jpeg: &Jpeg<'_>, region: ImageBox) -> Option<Vec<u8>> {
+/// Pixels of a region of the image, 1 (grey) or 3 (RGB) bytes each. As in libjpeg, the last scans may be missing. `None` if the data are
+/// damaged or truncated.
+pub fn decode(jpeg: &Jpeg<'_>, region: ImageBox) -> Option<(Vec<u8>, Option<JpegRepair>)> {
     let components = read_scans(jpeg)?;
+    let is_complete = components.iter().all(|component| component.low_bits == [Some(0); 64]);
     let quantization: Vec<&[u16; 64]> =
         components.iter().map(|component| component.quantization.as_deref()).collect::<Option<_>>()?;
     let mut pixels = RegionPixels::new(jpeg, region, &quantization);
@@ -29,7 +32,7 @@ pub fn decode(jpeg: &Jpeg<'_>, region: ImageBox) -> Option<Vec<u8>> {
         }
         pixels.finish_mcu_row(mcu_row);
     }
-    Some(pixels.into_pixels())
+    Some((pixels.into_pixels(), (!is_complete).then_some(JpegRepair::MissingScans)))
 }
 
 /// Coefficients of a component.
@@ -64,7 +67,7 @@ impl Coefficients {
     }
 }
 
-/// Reads the coefficients of each component. `None` unless all their bits are there.
+/// Reads the coefficients of each component. `None` unless the scans that exist are valid, and each component has DC coefficients.
 fn read_scans(jpeg: &Jpeg<'_>) -> Option<Vec<Coefficients>> {
     let mut components: Vec<Coefficients> =
         jpeg.components.iter().map(|component| Coefficients::new(jpeg, component)).collect();
@@ -82,8 +85,8 @@ fn read_scans(jpeg: &Jpeg<'_>) -> Option<Vec<Coefficients>> {
         match jpeg.next_scan(&mut tables, data.rest)? {
             Some(next) => scan = next,
             None => {
-                let is_complete = components.iter().all(|component| component.low_bits == [Some(0); 64]);
-                return is_complete.then_some(components);
+                let has_means = components.iter().all(|component| component.low_bits[0].is_some());
+                return has_means.then_some(components);
             }
         }
     }
