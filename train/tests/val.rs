@@ -2,6 +2,7 @@
 mod common;
 
 use common::{run, stderr, succeed};
+use fornax::nn::state_dict::{from_safetensors, to_safetensors};
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
@@ -112,12 +113,23 @@ fn plain_weights_need_a_model_and_a_dataset() {
     let folder = tempfile::tempdir().expect("a folder");
     let result = trained(folder.path(), "--epochs 2 --experiment a");
     succeed(folder.path(), "ckpt strip o/a/checkpoints/last.safetensors -o w.safetensors");
-    let found =
-        lines(&succeed(folder.path(), "val digits --model resnet8 --weights w.safetensors --json")).remove(0);
-    assert_eq!((&found["top1"], &found["loss"]), (&result["top1"], &result["loss"]));
+    for model in ["--model resnet8", ""] {
+        let found =
+            lines(&succeed(folder.path(), &format!("val digits {model} --weights w.safetensors --json")))
+                .remove(0);
+        assert_eq!((&found["top1"], &found["loss"]), (&result["top1"], &result["loss"]));
+    }
+    succeed(folder.path(), "models save resnet8 twelve.safetensors --num-classes 12 --in-chans 1");
+    let output = run(folder.path(), "val digits --weights twelve.safetensors");
+    assert!(stderr(&output).contains("has 12 classes, digits has 10"), "{}", stderr(&output));
+    let with_names = fs::read(folder.path().join("w.safetensors")).expect("reads");
+    let (tensors, _) = from_safetensors(&with_names).expect("valid");
+    let tensors: Vec<_> = tensors.into_iter().collect();
+    fs::write(folder.path().join("plain.safetensors"), to_safetensors(&tensors, None).expect("writes"))
+        .expect("writes");
     for (arguments, code, part) in [
         ("val", 2, "nothing to evaluate"),
-        ("val digits --weights w.safetensors", 2, "--model is needed"),
+        ("val digits --weights plain.safetensors", 2, "--model is needed"),
         ("val digits --weights o/a --lr 0.1", 2, "--lr would have no effect"),
         ("val digits --weights o/a --pretrained", 2, "--pretrained would have no effect"),
         ("val digits --weights o/a o/a --confusion-matrix m.csv", 2, "takes one checkpoint"),

@@ -64,7 +64,7 @@ enum Command {
     Val(Box<val::ValArgs>),
     /// Classify images with a trained model
     Predict(Box<predict::PredictArgs>),
-    /// Inspect, verify, compare, average and strip checkpoints
+    /// Inspect, verify, compare, average, strip and convert checkpoints
     #[command(subcommand)]
     Ckpt(ckpt::CkptCommand),
     /// List, inspect, verify, download, export and preview datasets
@@ -336,6 +336,14 @@ fn table(rows: &[Vec<String>], right: &[usize]) -> String {
         text.push('\n');
     }
     text
+}
+
+/// A CSV field, quoted where it must be.
+fn csv_field(text: &str) -> String {
+    match text.contains([',', '"', '\n', '\r']) {
+        true => format!("\"{}\"", text.replace('"', "\"\"")),
+        false => text.into(),
+    }
 }
 
 #[cfg(test)]

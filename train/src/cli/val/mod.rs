@@ -2,7 +2,6 @@
 mod dataset;
 mod output;
 
-use crate::checkpoint::CheckpointHeader;
 use crate::cli::compute::ComputeArgs;
 use crate::cli::signals::Signals;
 use crate::cli::{output_file, print};
@@ -12,9 +11,9 @@ use crate::experiment::{RunData, build};
 use crate::hub::Hub;
 use crate::settings::{AUTO_BATCH_SIZE, Settings};
 use crate::trainer::{Evaluation, Evaluator, RunSignals};
-use crate::weights::{LoadOptions, WeightsFile, WeightsSource, load_file};
+use crate::weights::{LoadOptions, WeightsFile, WeightsIdentity, WeightsSource, load_file};
 use crate::{Error, Result};
-use fornax_nn::models::find_model;
+use fornax_nn::models::{PretrainedCfg, find_model};
 use fornax_nn::{move_to, named_parameters};
 use std::path::PathBuf;
 use std::time::Instant;
@@ -29,12 +28,15 @@ pub struct ValArgs {
     #[command(flatten)]
     settings: Settings,
 
-    /// Checkpoints: run folders (for `best`), safetensors files, or hf-hub:ORGANISATION/NAME; each is evaluated
+    /// Checkpoints: run folders (for `best`), safetensors or PyTorch files, or hf-hub:ORGANISATION/NAME; each is evaluated
     #[arg(long, visible_alias = "weights", value_name = "SOURCE", num_args = 1.., help_heading = "Model")]
     checkpoint: Vec<WeightsSource>,
     /// Evaluate the EMA weights of a checkpoint
     #[arg(long, help_heading = "Model")]
     use_ema: bool,
+    /// Evaluate weights without a run at the size and crop of training instead of timm's test size and crop
+    #[arg(long, help_heading = "Model")]
+    use_train_size: bool,
     /// Split to evaluate: name of a subfolder, archive or file [default: validation]
     #[arg(long, value_name = "NAME", help_heading = "Dataset", conflicts_with = "val_split")]
     split: Option<String>,
@@ -110,10 +112,11 @@ const EVALUATION_SETTINGS: [&str; 36] = [
 const REPLACED_SETTINGS: [&str; 3] = ["val_split", "val_num_samples", "validation_batch_size"];
 
 /// Arguments that are no settings.
-const OWN_ARGUMENTS: [&str; 12] = [
+const OWN_ARGUMENTS: [&str; 13] = [
     "dir",
     "checkpoint",
     "use_ema",
+    "use_train_size",
     "split",
     "num_samples",
     "device",
@@ -246,8 +249,9 @@ fn validate(
     signals: &Signals,
 ) -> Result<Validation> {
     let file = WeightsFile::open(&source.resolve(&Hub::from_environment())?)?;
-    let header = file.checkpoint_header()?;
-    let settings = merged_settings(given, header.as_ref());
+    let is_of_run = file.checkpoint_header()?.is_some();
+    let identity = file.identity()?.unwrap_or_default();
+    let settings = merged_settings(given, &identity);
     let Some(name) = settings.model.clone() else {
         return Err(Error::usage("--model is needed")
             .at_path(file.path())
@@ -255,8 +259,15 @@ fn validate(
             .remedy("pass the model's name with --model; `fornax models` lists them"));
     };
     let mut config = Config::resolve(&settings)?;
-    let classes = header.as_ref().map(|header| header.classes.as_slice());
-    let mut data = match header.is_some() && !has_dataset(given) {
+    if identity.settings.mean.is_none() {
+        let cfg = config.model.pretrained_cfg()?;
+        if !source.is_published() && given.mean.is_none() && given.std.is_none() {
+            message!("note: {source} does not say its normalisation; the mean and std of {name} are used");
+        }
+        config.of_weights = default_input(cfg, args.use_train_size);
+    }
+    let classes = Some(identity.classes.as_slice()).filter(|classes| !classes.is_empty());
+    let mut data = match is_of_run && !has_dataset(given) {
         true => build::open(&mut config)?,
         false => {
             let splits = dataset::open(&config.data.dataset, classes)?;
@@ -264,16 +275,24 @@ fn validate(
         }
     };
     let of_dataset = data.splits.classes.len();
-    data.num_classes = num_classes(&config, &file, header.as_ref(), args.use_ema, of_dataset)?;
+    data.num_classes = num_classes(&config, &file, &identity, args.use_ema, of_dataset)?;
+    if data.num_classes != of_dataset && given.num_classes.is_none() {
+        message!(
+            "note: {source} has {} classes, {} has {of_dataset}; the first {of_dataset} are compared",
+            data.num_classes,
+            data.splits.name
+        );
+    }
     let model = config.model.create(data.num_classes, &data.input)?;
     let load = LoadOptions {
         ema: args.use_ema,
         img_size: Some(data.input.size),
+        model: &name,
         ..LoadOptions::pretrained("", config.model.pretrained_cfg()?.first_conv)
     };
     let report = load_file(&*model, &file, &load)?;
     report.notes.iter().for_each(|note| message!("{note}"));
-    if !args.use_ema && header.is_some() && file.weights(true).is_ok() {
+    if !args.use_ema && file.has_ema()? {
         message!("note: {source} also has EMA weights; --use-ema evaluates them");
     }
     let device = args.compute.device.open()?;
@@ -312,29 +331,37 @@ fn has_dataset(given: &Settings) -> bool {
     given.dataset.is_some() || given.data_dir.is_some()
 }
 
-/// The given settings, completed by those of the checkpoint's run.
-fn merged_settings(given: &Settings, header: Option<&CheckpointHeader>) -> Settings {
-    let of_run = header.map_or_else(Settings::default, |header| header.settings.clone());
-    let of_run = match has_dataset(given) {
-        true => of_run.filtered(|key| !DATASET_SETTINGS.contains(&key)),
-        false => of_run,
-    };
-    given.clone().over(of_run)
+/// The input of validate.py for weights that do not say theirs: timm's test size and test crop, or those of training.
+fn default_input(cfg: &PretrainedCfg, use_train_size: bool) -> Settings {
+    if use_train_size {
+        return Settings::default();
+    }
+    let size = cfg.test_input_size.map(|[h, w]| vec![3, h, w]);
+    Settings { input_size: size, crop_pct: cfg.test_crop_pct, ..Settings::default() }
 }
 
-/// Number of logits: `--num-classes`, else that of the checkpoint's run, else the rows of the classifier's weight.
+/// The given settings, completed by those of the weights: of their run, or of their model and input.
+fn merged_settings(given: &Settings, identity: &WeightsIdentity) -> Settings {
+    let of_weights = identity.settings.filtered(|key| {
+        let is_replaced = has_dataset(given) && DATASET_SETTINGS.contains(&key);
+        !is_replaced && !(key == "exif_orientation" && identity.settings.exif_orientation == Some(false))
+    });
+    given.clone().over(of_weights)
+}
+
+/// Number of logits: `--num-classes`, else that of the run, else the rows of the classifier's weight.
 fn num_classes(
     config: &Config,
     file: &WeightsFile,
-    header: Option<&CheckpointHeader>,
+    identity: &WeightsIdentity,
     ema: bool,
     of_dataset: usize,
 ) -> Result<usize> {
     let weights = file.weights(ema)?;
     let classifier = format!("{}.weight", config.model.pretrained_cfg()?.classifier);
     let rows = weights.get(&classifier).and_then(|stored| stored.shape.first().copied());
-    let given = config.settings.num_classes.or(header.map(|header| header.classes.len()));
-    let count = given.or(rows).unwrap_or(of_dataset);
+    let named = Some(identity.classes.len()).filter(|count| *count > 0);
+    let count = config.settings.num_classes.or(named).or(rows).unwrap_or(of_dataset);
     match count < of_dataset {
         true => Err(Error::usage(format!("{count} classes are too few"))
             .at_path(file.path())

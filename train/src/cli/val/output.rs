@@ -1,6 +1,6 @@
 //! Results of evaluations as text, JSON and CSV.
 use super::Validation;
-use crate::cli::table;
+use crate::cli::{csv_field as field, table};
 use crate::data::eval_transform::CropMode;
 use crate::report::thousands;
 use clap::ValueEnum;
@@ -140,12 +140,4 @@ fn class_counts(validation: &Validation) -> Vec<ClassCount<'_>> {
 /// Name of a class; empty for logits beyond the dataset's classes.
 fn name(validation: &Validation, class: usize) -> &str {
     validation.classes.get(class).map_or("", String::as_str)
-}
-
-/// A CSV field, quoted where it must be.
-fn field(text: &str) -> String {
-    match text.contains([',', '"', '\n', '\r']) {
-        true => format!("\"{}\"", text.replace('"', "\"\"")),
-        false => text.into(),
-    }
 }
