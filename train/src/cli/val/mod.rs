@@ -1,6 +1,10 @@
 //! `fornax val`: loss and accuracy of trained or published models on a dataset.
 mod dataset;
+mod metrics;
 mod output;
+mod results;
+mod timm;
+mod valid_labels;
 
 use crate::cli::compute::ComputeArgs;
 use crate::cli::signals::Signals;
@@ -14,9 +18,12 @@ use crate::trainer::{Evaluation, Evaluator, RunSignals};
 use crate::weights::{LoadOptions, WeightsFile, WeightsIdentity, WeightsSource, load_file};
 use crate::{Error, Result};
 use fornax_nn::models::{PretrainedCfg, find_model};
-use fornax_nn::{move_to, named_parameters};
+use fornax_nn::{Module, move_to, named_parameters};
+use metrics::{ClassMetrics, MetricsAverage};
+use results::ResultsFormat;
 use std::path::PathBuf;
 use std::time::Instant;
+use valid_labels::ValidLabels;
 
 /// Arguments of `fornax val`, with the settings of `fornax train` that an evaluation depends on.
 #[derive(clap::Args)]
@@ -37,6 +44,9 @@ pub struct ValArgs {
     /// Evaluate weights without a run at the size and crop of training instead of timm's test size and crop
     #[arg(long, help_heading = "Model")]
     use_train_size: bool,
+    /// File of class indices, one per line: only these logits are compared, in this order, such as for ImageNet-A
+    #[arg(long, value_name = "FILE", help_heading = "Model")]
+    valid_labels: Option<PathBuf>,
     /// Split to evaluate: name of a subfolder, archive or file [default: validation]
     #[arg(long, value_name = "NAME", help_heading = "Dataset", conflicts_with = "val_split")]
     split: Option<String>,
@@ -44,6 +54,8 @@ pub struct ValArgs {
     #[arg(long, value_name = "N", help_heading = "Dataset", conflicts_with = "val_num_samples")]
     num_samples: Option<usize>,
 
+    #[command(flatten)]
+    timm: timm::ValidateArgs,
     #[command(flatten)]
     compute: ComputeArgs,
     /// Print help
@@ -56,9 +68,15 @@ pub struct ValArgs {
     /// Write the confusion matrix as CSV: a row per true class, a column per predicted class; one checkpoint only
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     confusion_matrix: Option<PathBuf>,
-    /// Write a row per checkpoint, with timm's columns
+    /// Write a row per checkpoint, with timm's columns; the file is complete after every checkpoint
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     results_file: Option<PathBuf>,
+    /// Format of --results-file
+    #[arg(long, value_name = "FORMAT", default_value = "csv", help_heading = "Output")]
+    results_format: ResultsFormat,
+    /// Also compute precision, recall and F1 score, averaged over the classes
+    #[arg(long, value_name = "AVERAGE", help_heading = "Output")]
+    metrics_avg: Option<MetricsAverage>,
     /// Print one JSON object per checkpoint
     #[arg(long, help_heading = "Output")]
     json: bool,
@@ -69,12 +87,14 @@ A checkpoint of `fornax train` provides the settings of its run: model, dataset,
 Without --checkpoint, --model NAME --pretrained evaluates the published weights of a model.";
 
 /// Settings that an evaluation depends on.
-const EVALUATION_SETTINGS: [&str; 36] = [
+const EVALUATION_SETTINGS: [&str; 38] = [
     "dataset",
     "data_dir",
     "val_split",
     "val_fraction",
     "class_map",
+    "input_key",
+    "target_key",
     "num_classes",
     "val_num_samples",
     "clip_len",
@@ -112,11 +132,12 @@ const EVALUATION_SETTINGS: [&str; 36] = [
 const REPLACED_SETTINGS: [&str; 3] = ["val_split", "val_num_samples", "validation_batch_size"];
 
 /// Arguments that are no settings.
-const OWN_ARGUMENTS: [&str; 13] = [
+const OWN_ARGUMENTS: [&str; 16] = [
     "dir",
     "checkpoint",
     "use_ema",
     "use_train_size",
+    "valid_labels",
     "split",
     "num_samples",
     "device",
@@ -125,6 +146,8 @@ const OWN_ARGUMENTS: [&str; 13] = [
     "per_class",
     "confusion_matrix",
     "results_file",
+    "results_format",
+    "metrics_avg",
     "json",
 ];
 
@@ -146,6 +169,7 @@ fn hide_unrelated(arg: clap::Arg) -> clap::Arg {
     let shown =
         OWN_ARGUMENTS.contains(&id) || EVALUATION_SETTINGS.contains(&id) && !REPLACED_SETTINGS.contains(&id);
     match id {
+        "model" => arg.short('m'),
         "batch_size" => arg.help("Batch size, in images [default: 256]"),
         _ => arg.hide(!shown),
     }
@@ -163,11 +187,14 @@ struct Validation {
     parameters: usize,
     input: InputConfig,
     evaluation: Evaluation,
+    /// Averages over the classes, if requested.
+    metrics: Option<ClassMetrics>,
     seconds: f64,
 }
 
 /// Evaluates every checkpoint and prints the results.
 pub fn execute(args: &ValArgs) -> Result<()> {
+    args.timm.check()?;
     let given = given_settings(args)?;
     let sources = sources(args, &given)?;
     if args.confusion_matrix.is_some() && sources.len() > 1 {
@@ -176,29 +203,85 @@ pub fn execute(args: &ValArgs) -> Result<()> {
             .remedy("evaluate them one by one"));
     }
     args.compute.set_threads()?;
+    let valid_labels = args.valid_labels.as_deref().map(valid_labels::read).transpose()?;
     let signals = Signals::listen()?;
-    let mut all = vec![];
+    // Before the first evaluation, which may take hours.
+    let mut failed = vec![];
+    let mut usable = vec![];
     for source in &sources {
-        let validation = validate(args, &given, source, &signals)?;
+        match check_file(source, &given) {
+            Ok(()) => usable.push(source),
+            Err(error) => report_failure(error, sources.len(), &mut failed)?,
+        }
+    }
+    let mut all = vec![];
+    for source in usable {
+        let validation = match validate(args, &given, source, valid_labels.as_deref(), &signals) {
+            Ok(validation) => validation,
+            Err(error) => {
+                report_failure(error, sources.len(), &mut failed)?;
+                continue;
+            }
+        };
         print(&output::result(&validation, args.json, args.per_class))?;
         all.push(validation);
+        if let Some(path) = args.results_file.as_deref().filter(|path| results::is_replaced(path)) {
+            output_file::write(path, results::text(&all, args.results_format).as_bytes())?;
+        }
     }
     if let (Some(path), [only]) = (&args.confusion_matrix, &all[..]) {
         output_file::write(path, output::confusion_csv(only).as_bytes())?;
     }
-    if let Some(path) = &args.results_file {
-        output_file::write(path, output::results_csv(&all).as_bytes())?;
+    if let Some(path) = args.results_file.as_deref().filter(|path| !results::is_replaced(path)) {
+        output_file::write(path, results::text(&all, args.results_format).as_bytes())?;
     }
-    match all.len() {
-        1 => Ok(()),
-        _ if args.json => Ok(()),
-        _ => print(&output::comparison(&all)),
+    if all.len() > 1 && !args.json {
+        print(&output::comparison(&all))?;
     }
+    let (count, total) = (failed.len(), sources.len());
+    match failed.into_iter().next() {
+        None => Ok(()),
+        Some(first) => Err(Error::checkpoint(format!("{count} of {total} checkpoints were not evaluated"))
+            .because(format!("the first: {}", first.why().unwrap_or(first.what())))
+            .remedy("repair or omit the checkpoints reported above")),
+    }
+}
+
+/// Keeps the error of one checkpoint among several, and prints it. Returns it if it ends the command: it concerns an only checkpoint, or the
+/// others too, such as the dataset.
+fn report_failure(error: Error, total: usize, failed: &mut Vec<Error>) -> Result<()> {
+    if total == 1 || error.kind() != ErrorKind::Checkpoint {
+        return Err(error);
+    }
+    message!("error: {error}");
+    failed.push(error);
+    Ok(())
+}
+
+/// Checks that a weights file exists, can be parsed and names its model.
+fn check_file(source: &WeightsSource, given: &Settings) -> Result<()> {
+    let file = WeightsFile::open(&source.resolve(&Hub::from_environment())?)?;
+    file.parse()?;
+    let identity = file.identity()?.unwrap_or_default();
+    model_name(&merged_settings(given, &identity), &file).map(drop)
+}
+
+/// The model of the settings.
+fn model_name(settings: &Settings, file: &WeightsFile) -> Result<String> {
+    settings.model.clone().ok_or_else(|| {
+        Error::usage("--model is needed")
+            .at_path(file.path())
+            .because("the weights file does not name its model")
+            .remedy("pass the model's name with --model; `fornax models` lists them")
+    })
 }
 
 /// The settings of the command line. Errors on one that an evaluation does not depend on.
 fn given_settings(args: &ValArgs) -> Result<Settings> {
     let mut given = args.settings.clone();
+    if given.seed.take().is_some() {
+        message!("warning: no effect: --seed (an evaluation takes no random numbers)");
+    }
     if let Some(setting) = given.given().keys().find(|key| !EVALUATION_SETTINGS.contains(&key.as_str())) {
         return Err(Error::usage(format!("--{} would have no effect", setting.replace('_', "-")))
             .because("an evaluation does not depend on it")
@@ -246,18 +329,14 @@ fn validate(
     args: &ValArgs,
     given: &Settings,
     source: &WeightsSource,
+    valid_labels: Option<&[usize]>,
     signals: &Signals,
 ) -> Result<Validation> {
     let file = WeightsFile::open(&source.resolve(&Hub::from_environment())?)?;
     let is_of_run = file.checkpoint_header()?.is_some();
     let identity = file.identity()?.unwrap_or_default();
     let settings = merged_settings(given, &identity);
-    let Some(name) = settings.model.clone() else {
-        return Err(Error::usage("--model is needed")
-            .at_path(file.path())
-            .because("the weights file does not name its model")
-            .remedy("pass the model's name with --model; `fornax models` lists them"));
-    };
+    let name = model_name(&settings, &file)?;
     let mut config = Config::resolve(&settings)?;
     if identity.settings.mean.is_none() {
         let cfg = config.model.pretrained_cfg()?;
@@ -276,7 +355,7 @@ fn validate(
     };
     let of_dataset = data.splits.classes.len();
     data.num_classes = num_classes(&config, &file, &identity, args.use_ema, of_dataset)?;
-    if data.num_classes != of_dataset && given.num_classes.is_none() {
+    if data.num_classes != of_dataset && given.num_classes.is_none() && valid_labels.is_none() {
         message!(
             "note: {source} has {} classes, {} has {of_dataset}; the first {of_dataset} are compared",
             data.num_classes,
@@ -300,9 +379,21 @@ fn validate(
     let parameters = named_parameters(&*model).iter().map(|(_, tensor)| tensor.numel()).sum();
     let loader = build::validation_loader(&config, &data, device, 0)?;
     let preparation = build::preparation(&config, &data);
+    let selected =
+        valid_labels.map(|labels| ValidLabels::new(&*model, labels, data.num_classes)).transpose()?;
+    let (evaluated, num_classes): (&dyn Module, usize) = match &selected {
+        Some(selected) => (selected, selected.len()),
+        None => (&*model, data.num_classes),
+    };
+    if num_classes < of_dataset {
+        return Err(Error::usage(format!("{num_classes} labels are too few"))
+            .at("--valid-labels")
+            .because(format!("{} has {of_dataset} classes", data.splits.name))
+            .remedy("list an index of the model for each class of the dataset"));
+    }
     let evaluator = Evaluator {
         loader: &loader,
-        num_classes: data.num_classes,
+        num_classes,
         precision: config.precision,
         preparation: Some(&preparation),
         group: None,
@@ -312,7 +403,7 @@ fn validate(
         Some(signal) => Err(Error::new(ErrorKind::Interrupted(signal), "the evaluation was interrupted")),
     };
     let started = Instant::now();
-    let evaluation = evaluator.evaluate(&*model, &check_interrupt)?;
+    let evaluation = evaluator.evaluate(evaluated, &check_interrupt)?;
     Ok(Validation {
         source: source.to_string(),
         model: name,
@@ -321,6 +412,7 @@ fn validate(
         classes: data.splits.classes.clone(),
         parameters,
         input: data.input,
+        metrics: args.metrics_avg.map(|average| ClassMetrics::of(&evaluation, average)),
         evaluation,
         seconds: started.elapsed().as_secs_f64(),
     })
@@ -344,7 +436,8 @@ fn default_input(cfg: &PretrainedCfg, use_train_size: bool) -> Settings {
 fn merged_settings(given: &Settings, identity: &WeightsIdentity) -> Settings {
     let of_weights = identity.settings.filtered(|key| {
         let is_replaced = has_dataset(given) && DATASET_SETTINGS.contains(&key);
-        !is_replaced && !(key == "exif_orientation" && identity.settings.exif_orientation == Some(false))
+        let is_default = key == "exif_orientation" && identity.settings.exif_orientation == Some(false);
+        !(is_replaced || is_default)
     });
     given.clone().over(of_weights)
 }
