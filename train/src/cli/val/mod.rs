@@ -357,7 +357,7 @@ fn validate(
     data.num_classes = num_classes(&config, &file, &identity, args.use_ema, of_dataset)?;
     if data.num_classes != of_dataset && given.num_classes.is_none() && valid_labels.is_none() {
         message!(
-            "note: {source} has {} classes, {} has {of_dataset}; the first {of_dataset} are compared",
+            "note: {source} has {} classes, {} has {of_dataset}; its classes are taken for the model's first {of_dataset}",
             data.num_classes,
             data.splits.name
         );
