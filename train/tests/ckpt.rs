@@ -38,9 +38,14 @@ fn info_shows_model_progress_and_tensors() {
     let folder = tempfile::tempdir().expect("a folder");
     succeed(folder.path(), &format!("{TRAIN} --epochs 2 --model-ema --experiment a"));
     let text = succeed(folder.path(), "ckpt info out/a/checkpoints/last.safetensors");
-    for part in
-        ["Fornax checkpoint", "resnet8, 10 classes, input 8x8x1", "2 epochs, 10 updates", "EMA", "optimizer"]
-    {
+    for part in [
+        "Fornax checkpoint",
+        "resnet8, 10 classes, input 8x8x1",
+        "classes     0, 1, 2, 3, 4, 5, 6, 7, 8, 9",
+        "2 epochs, 10 updates",
+        "EMA",
+        "optimizer",
+    ] {
         assert!(text.contains(part), "{part} is missing in {text}");
     }
     let object =
@@ -132,7 +137,7 @@ fn diff_counts_differing_elements_and_settings() {
     assert_eq!(object["equal"], false);
     assert_eq!(
         object["tensors"],
-        serde_json::json!([{ "name": "x", "different": 2, "elements": 3, "max": 1.0 }])
+        serde_json::json!([{ "name": "x", "different": 2, "elements": 3, "max": 1.0, "relative": 1.0 / 3.0 }])
     );
     assert_eq!((&object["only_a"][0], &object["only_b"][0]), (&"old".into(), &"new".into()));
     let text = succeed(folder.path(), "ckpt diff a.safetensors b.safetensors");
@@ -147,6 +152,24 @@ fn diff_counts_differing_elements_and_settings() {
     succeed(folder.path(), &format!("{TRAIN} --epochs 1 --experiment b --lr 0.2"));
     let object = json(&succeed(folder.path(), "ckpt diff out/a out/b --json"));
     assert_eq!(object["settings"]["lr"], serde_json::json!([0.1, 0.2]));
+}
+
+#[test]
+fn diff_ranks_by_relative_difference_and_counts_counters_apart() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let counter = |n: i64| Tensor::from_slice(&[n], [1]).expect("memory");
+    for (name, large, small, batches) in [("a", 1000.0, 1.0, 5), ("b", 1001.0, 1.5, 900)] {
+        let tensors = [
+            ("large", floats(&[large])),
+            ("small", floats(&[small])),
+            ("bn.num_batches_tracked", counter(batches)),
+        ];
+        write(&folder.path().join(format!("{name}.safetensors")), &tensors);
+    }
+    let text = succeed(folder.path(), "ckpt diff a.safetensors b.safetensors");
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(lines[1].starts_with("small") && lines[2].starts_with("large"), "{text}");
+    assert!(!text.contains("num_batches_tracked") && text.contains("1 counters of batches"), "{text}");
 }
 
 #[test]
@@ -208,6 +231,7 @@ fn average_of_different_models_or_onto_an_input_is_rejected() {
         ("ckpt strip a.safetensors -o a.safetensors", 2, "would replace an input"),
         ("ckpt average a.safetensors b.safetensors -n 1 -o c.safetensors", 2, "no validation metric"),
         ("ckpt average a.safetensors --use-ema -o c.safetensors", 4, "no EMA weights"),
+        ("ckpt strip a.safetensors -o none/c.safetensors", 7, "the folder none does not exist"),
     ] {
         let output = run(folder.path(), arguments);
         assert_eq!(output.status.code(), Some(code), "{arguments}: {}", stderr(&output));
@@ -232,4 +256,101 @@ fn strip_keeps_the_weights_of_model_or_ema() {
     }
     // The file trains and predicts as any other weights.
     succeed(folder.path(), "train --dry-run --initial-checkpoint w.safetensors");
+}
+
+/// Writes a dataset of two classes, with an image that has an EXIF orientation, to `photos` in a folder.
+fn write_photos(folder: &Path) {
+    let images = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/images");
+    for (i, name) in ["exif_rotated.jpg", "photo_q90.jpg", "gray.jpg", "rgb.png", "gray.png", "rgba.png"]
+        .iter()
+        .enumerate()
+    {
+        for split in ["train", "validation"] {
+            let class = folder.join("photos").join(split).join(["left", "right"][i % 2]);
+            fs::create_dir_all(&class).expect("creates");
+            fs::copy(images.join(name), class.join(name)).expect("copies");
+        }
+    }
+}
+
+/// The weights that `strip`, `average` and `models save` write carry their model, classes and input.
+#[test]
+fn weights_keep_their_model_classes_and_input() {
+    let folder = tempfile::tempdir().expect("a folder");
+    write_photos(folder.path());
+    succeed(
+        folder.path(),
+        "train photos --model resnet8 --img-size 12 --epochs 2 --batch-size 4 --warmup-epochs 0 --mean 0.4 --std 0.3 --crop-pct 0.8 \
+         --crop-mode squash --interpolation bilinear --exif-orientation --gp max --progress none --output out --experiment a",
+    );
+    let last = "out/a/checkpoints/last.safetensors";
+    succeed(folder.path(), &format!("ckpt strip {last} -o s.safetensors"));
+    succeed(folder.path(), &format!("ckpt average {last} s.safetensors -o m.safetensors"));
+    let predict = |file: &str| {
+        let output = run(folder.path(), &format!("predict photos --weights {file} --json --top-k 9"));
+        assert!(output.status.success(), "{}", stderr(&output));
+        assert_eq!(stderr(&output), "", "nothing is guessed");
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    let of_run = predict(last);
+    assert!(of_run.contains("\"name\":"), "{of_run}");
+    for file in ["s.safetensors", "m.safetensors"] {
+        assert_eq!(of_run, predict(file), "{file}");
+        let object = json(&succeed(folder.path(), &format!("ckpt info {file} --json")));
+        assert_eq!(object["model"]["model"], "resnet8");
+        assert_eq!(object["model"]["crop_mode"], "squash");
+        assert_eq!(object["model"]["exif_orientation"], true);
+    }
+    let val = |checkpoint: &str| {
+        let object = json(&succeed(folder.path(), &format!("val photos --checkpoint {checkpoint} --json")));
+        (object["top1"].clone(), object["loss"].clone())
+    };
+    assert_eq!(val(last), val("s.safetensors"));
+    let rotated = |flag: &str| {
+        succeed(
+            folder.path(),
+            &format!("predict photos/train/left/exif_rotated.jpg --weights s.safetensors --json {flag}"),
+        )
+    };
+    assert_eq!(rotated(""), rotated("--exif-orientation"));
+    assert_ne!(rotated(""), rotated("--no-exif-orientation"));
+    // Fine-tuning takes model and input from the file, unless they are given.
+    let plan =
+        succeed(folder.path(), "train photos --batch-size 4 --dry-run --initial-checkpoint s.safetensors");
+    for part in ["resnet8", "input     12x12x3", "input size, normalisation and crop are those of the file"] {
+        assert!(plan.contains(part), "{part:?} is missing in {plan}");
+    }
+    let plan = succeed(
+        folder.path(),
+        "train photos --batch-size 4 --dry-run --initial-checkpoint s.safetensors --mean 0.5 --img-size 16",
+    );
+    assert!(
+        plan.contains("input     16x16x3") && plan.contains("trained with another input_size, mean"),
+        "{plan}"
+    );
+    let shown =
+        succeed(folder.path(), "config show photos --batch-size 4 --initial-checkpoint s.safetensors");
+    assert!(
+        shown.lines().any(|line| line.starts_with("crop_pct ") && line.contains("weights file")),
+        "{shown}"
+    );
+
+    // Other weights: what is guessed is reported.
+    let plain: Vec<(String, Tensor)> = tensors(&folder.path().join("s.safetensors")).into_iter().collect();
+    fs::write(folder.path().join("p.safetensors"), to_safetensors(&plain, None).expect("writes"))
+        .expect("writes");
+    let output = run(folder.path(), "predict photos --model resnet8 --weights p.safetensors");
+    let message = stderr(&output);
+    assert!(
+        message.contains("note: the weights do not say") && message.contains("of resnet8 are used: input "),
+        "{message}"
+    );
+    succeed(folder.path(), "models save resnet8 i.safetensors --num-classes 4");
+    assert_eq!(stderr(&run(folder.path(), "predict photos --weights i.safetensors")), "");
+    let output = run(folder.path(), "predict photos --model resnet20 --weights s.safetensors");
+    assert_eq!(output.status.code(), Some(4));
+    assert!(stderr(&output).contains("it is a resnet8 with"), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("the model is resnet20") && stderr(&output).contains("use --model resnet8")
+    );
 }

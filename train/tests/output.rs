@@ -123,14 +123,11 @@ fn outputs_replace_neither_devices_nor_links() {
 #[test]
 fn other_weights_formats_are_answered_with_their_conversion() {
     let folder = tempfile::tempdir().expect("a folder");
-    let torch = [b"PK\x03\x04".as_slice(), &[0; 60], b"archive/data.pkl", &[0; 60]].concat();
+    let script =
+        [b"PK\x03\x04".as_slice(), &[0; 60], b"archive/data.pkl archive/constants.pkl", &[0; 60]].concat();
     for (name, bytes, parts) in [
-        ("w.pth", torch, ["a PyTorch file", "torch.load('w.pth'", "save_file("]),
-        (
-            "w.pt",
-            b"\x80\x02\x8a\x0al\xfc\x9cF\xf9".to_vec(),
-            ["a Python pickle", "torch.load('w.pt'", "'w.safetensors'"],
-        ),
+        ("w.pt", script, ["a TorchScript archive", "torch.jit.load('w.pt'", "'w.safetensors'"]),
+        ("w.pkl", b"\x80\x02}q\0.".to_vec(), ["a Python pickle", "not of torch.save", "save its state dict"]),
         (
             "w.onnx",
             b"\x08\x08\x12\x07pytorch\x1a".to_vec(),

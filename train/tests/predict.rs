@@ -200,15 +200,21 @@ fn invalid_arguments_and_files_are_rejected() {
     fs::write(folder.path().join("bad.png"), &fs::read(&image).expect("reads")[..300]).expect("writes");
     fs::write(folder.path().join("bad.safetensors"), [1; 50]).expect("writes");
     fs::copy(&image, folder.path().join("good.png")).expect("copies");
+    let (tensors, _) =
+        from_safetensors(&fs::read(folder.path().join("w.safetensors")).expect("reads")).expect("valid");
+    let tensors: Vec<(String, Tensor)> = tensors.into_iter().collect();
+    fs::write(folder.path().join("plain.safetensors"), to_safetensors(&tensors, None).expect("writes"))
+        .expect("writes");
     let model = "--model resnet8 --weights w.safetensors";
-    let cases: [(String, i32, &[&str]); 16] = [
+    let cases: [(String, i32, &[&str]); 17] = [
         ("predict".into(), 2, &["IMAGE"]),
         (format!("predict bad.png {model}"), 3, &["bad.png", "the PNG is truncated"]),
         (format!("predict none.png {model}"), 3, &["none.png", "no such file", "check the path"]),
         (format!("predict w.safetensors {model}"), 3, &["w.safetensors", "it is not a PNG"]),
         (format!("predict empty {model}"), 3, &["empty", "no file in it"]),
+        (format!("predict good.png {model} --tta 3"), 2, &["--tta", "3 views are not available"]),
         ("predict good.png".into(), 2, &["neither --weights nor --model"]),
-        ("predict good.png --weights w.safetensors".into(), 2, &["--model is needed"]),
+        ("predict good.png --weights plain.safetensors".into(), 2, &["--model is needed"]),
         (
             "predict good.png --model resnet19 --weights w.safetensors".into(),
             2,
@@ -217,7 +223,12 @@ fn invalid_arguments_and_files_are_rejected() {
         (
             "predict good.png --model resnet20 --weights w.safetensors".into(),
             4,
-            &["w.safetensors", "missing"],
+            &[
+                "w.safetensors",
+                "it is a resnet8 with 10 classes; the model is resnet20",
+                "missing",
+                "use --model resnet8",
+            ],
         ),
         (format!("predict good.png {model} --num-classes 7"), 4, &["fc.weight", "needs f32[7, 64]"]),
         (format!("predict good.png {model} --mean 0.5 0.5"), 2, &["--mean", "2 numbers for 1 channels"]),
@@ -234,4 +245,44 @@ fn invalid_arguments_and_files_are_rejected() {
     for (arguments, code, parts) in cases {
         assert_rejected(folder.path(), &arguments, code, parts);
     }
+}
+
+#[test]
+fn top_classes_are_written_as_csv() {
+    let folder = tempfile::tempdir().expect("a folder");
+    saved(folder.path());
+    let image = images().join("gray.png");
+    let predict = format!("predict {} --checkpoint w.safetensors", image.display());
+    succeed(folder.path(), &format!("{predict} --top-k 3 --csv top.csv"));
+    let csv = fs::read_to_string(folder.path().join("top.csv")).expect("reads");
+    let rows: Vec<Vec<&str>> = csv.lines().map(|line| line.split(',').collect()).collect();
+    assert_eq!((rows.len(), rows[0].join(",").as_str()), (4, "image,rank,class,name,probability"));
+    let object: Value =
+        serde_json::from_str(&succeed(folder.path(), &format!("{predict} --topk 3 --json"))).expect("JSON");
+    for (i, row) in rows[1..].iter().enumerate() {
+        assert_eq!((row[0], row[1]), (image.to_str().expect("UTF-8"), (i + 1).to_string().as_str()));
+        assert_eq!(row[2], object["topk"][i]["class"].to_string());
+        assert_eq!(row[4], object["topk"][i]["probability"].to_string());
+    }
+}
+
+/// The mean of the logits of an image and of its mirror image.
+#[test]
+fn test_time_augmentation_averages_views() {
+    let folder = tempfile::tempdir().expect("a folder");
+    saved(folder.path());
+    let image = images().join("gray.png");
+    let logits = |flags: &str| {
+        let predict = format!(
+            "predict {} --weights w.safetensors --img-size 32 --logits l.safetensors",
+            image.display()
+        );
+        succeed(folder.path(), &format!("{predict} {flags}"));
+        tensor(&folder.path().join("l.safetensors"), "logits")
+    };
+    let (one, two) = (logits(""), logits("--tta 2"));
+    assert_eq!((one.dims(), two.dims()), (&[1, 10][..], &[1, 10][..]));
+    assert_eq!(one.to_vec::<f32>().expect("f32"), logits("--tta 1").to_vec::<f32>().expect("f32"));
+    assert_ne!(one.to_vec::<f32>().expect("f32"), two.to_vec::<f32>().expect("f32"));
+    assert_eq!(logits("--tta 10").dims(), [1, 10]);
 }

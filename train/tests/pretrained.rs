@@ -72,8 +72,14 @@ fn other_classes_and_channels_are_adapted_and_reported() {
     ] {
         assert!(plan.contains(part), "{part} in {plan}");
     }
-    let cases: [(&str, i32, &[&str]); 6] = [
+    let cases: [(&str, i32, &[&str]); 8] = [
         ("--initial-checkpoint w.safetensors", 4, &["w.safetensors", "fc.weight is f32[7, 64]"]),
+        (
+            "--initial-checkpoint w.safetensors --in-chans 3",
+            4,
+            &["fc.weight is f32[7, 64]", "--reset-classifier", "--pretrained-path"],
+        ),
+        ("--reset-classifier", 2, &["--reset-classifier would have no effect", "no weights are loaded"]),
         ("--initial-checkpoint none", 4, &["none", "no such file or folder", "check the path"]),
         ("--initial-checkpoint w.safetensors --pretrained", 2, &["--pretrained would have no effect"]),
         ("--initial-checkpoint a --pretrained-path b", 2, &["--pretrained-path would have no effect"]),
@@ -84,6 +90,24 @@ fn other_classes_and_channels_are_adapted_and_reported() {
         assert_rejected(folder.path(), &format!("train {arguments}"), code, parts);
     }
     assert!(!folder.path().join("output").exists(), "no files are left behind");
+}
+
+#[test]
+fn reset_classifier_keeps_the_initial_classifier() {
+    let folder = tempfile::tempdir().expect("a folder");
+    succeed(folder.path(), "models save resnet8 seven.safetensors --num-classes 7 --in-chans 1 --seed 5");
+    succeed(folder.path(), "models save resnet8 ten.safetensors --num-classes 10 --in-chans 1 --seed 5");
+    let plan = |flags: &str| succeed(folder.path(), &format!("train --dry-run {flags}"));
+    for option in ["--initial-checkpoint", "--pretrained-path"] {
+        let text = plan(&format!("{option} seven.safetensors --reset-classifier"));
+        assert!(
+            text.contains("fc.weight is re-initialised") && text.contains("fc.bias is re-initialised"),
+            "{text}"
+        );
+    }
+    // Of the same number of classes too.
+    let loaded = hash(folder.path(), "--initial-checkpoint ten.safetensors");
+    assert_ne!(loaded, hash(folder.path(), "--initial-checkpoint ten.safetensors --reset-classifier"));
 }
 
 /// Published weights are downloaded from the hub at `HF_ENDPOINT`, once.

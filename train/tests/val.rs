@@ -2,6 +2,7 @@
 mod common;
 
 use common::{run, stderr, succeed};
+use fornax::nn::state_dict::{from_safetensors, to_safetensors};
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
@@ -112,13 +113,31 @@ fn plain_weights_need_a_model_and_a_dataset() {
     let folder = tempfile::tempdir().expect("a folder");
     let result = trained(folder.path(), "--epochs 2 --experiment a");
     succeed(folder.path(), "ckpt strip o/a/checkpoints/last.safetensors -o w.safetensors");
-    let found =
-        lines(&succeed(folder.path(), "val digits --model resnet8 --weights w.safetensors --json")).remove(0);
-    assert_eq!((&found["top1"], &found["loss"]), (&result["top1"], &result["loss"]));
+    for model in ["--model resnet8", ""] {
+        let found =
+            lines(&succeed(folder.path(), &format!("val digits {model} --weights w.safetensors --json")))
+                .remove(0);
+        assert_eq!((&found["top1"], &found["loss"]), (&result["top1"], &result["loss"]));
+    }
+    succeed(folder.path(), "models save resnet8 twelve.safetensors --num-classes 12 --in-chans 1");
+    let output = run(folder.path(), "val digits --weights twelve.safetensors");
+    assert!(stderr(&output).contains("has 12 classes, digits has 10"), "{}", stderr(&output));
+    let with_names = fs::read(folder.path().join("w.safetensors")).expect("reads");
+    let (tensors, _) = from_safetensors(&with_names).expect("valid");
+    let tensors: Vec<_> = tensors.into_iter().collect();
+    fs::write(folder.path().join("plain.safetensors"), to_safetensors(&tensors, None).expect("writes"))
+        .expect("writes");
     for (arguments, code, part) in [
         ("val", 2, "nothing to evaluate"),
-        ("val digits --weights w.safetensors", 2, "--model is needed"),
+        ("val digits --weights plain.safetensors", 2, "--model is needed"),
         ("val digits --weights o/a --lr 0.1", 2, "--lr would have no effect"),
+        ("val digits --weights o/a --num-gpu 2", 2, "--num-gpu of timm is not available"),
+        (
+            "val digits --weights o/a --real-labels a.json --test-pool",
+            2,
+            "2 options of timm are not available",
+        ),
+        ("val digits --weights o/a --valid-labels gone.txt", 2, "gone.txt"),
         ("val digits --weights o/a --pretrained", 2, "--pretrained would have no effect"),
         ("val digits --weights o/a o/a --confusion-matrix m.csv", 2, "takes one checkpoint"),
         ("val gone --weights o/a", 3, "gone"),
@@ -129,4 +148,127 @@ fn plain_weights_need_a_model_and_a_dataset() {
         assert_eq!(output.status.code(), Some(code), "{arguments}: {}", stderr(&output));
         assert!(stderr(&output).contains(part), "{arguments}: {}", stderr(&output));
     }
+}
+
+/// Options of timm's validate.py that change nothing are accepted, with one warning.
+#[test]
+fn options_of_validate_are_accepted() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let result = trained(folder.path(), "--epochs 1 --experiment a");
+    let options = "-j 2 -m resnet8 --log-freq 5 --retry --pin-mem --channels-last --torchcompile --num-gpu 1 --seed 3 --json";
+    let output = run(folder.path(), &format!("val --checkpoint o/a {options}"));
+    assert!(output.status.success(), "{}", stderr(&output));
+    let message = stderr(&output);
+    let warning = message.lines().find(|line| line.contains("--log-freq")).expect("a warning");
+    for part in ["warning: no effect", "--retry (", "--pin-mem (", "--channels-last (", "--torchcompile ("] {
+        assert!(warning.contains(part), "{part} is missing in {message}");
+    }
+    assert!(!message.contains("--num-gpu") && message.contains("--seed"), "{message}");
+    let found = lines(&String::from_utf8(output.stdout).expect("UTF-8")).remove(0);
+    assert_eq!(found["top1"], result["top1"]);
+}
+
+/// The size, the crop and the interpolation are printed; weights without a run are evaluated at timm's test size and crop.
+#[test]
+fn weights_without_a_run_are_evaluated_at_test_size() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let images = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/images");
+    for class in ["a", "b"] {
+        let target = folder.path().join("photos").join(class);
+        fs::create_dir_all(&target).expect("creates");
+        fs::copy(images.join("rgb.png"), target.join("rgb.png")).expect("copies");
+    }
+    succeed(folder.path(), "models save resnet18 w.safetensors --num-classes 2");
+    let (tensors, _) =
+        from_safetensors(&fs::read(folder.path().join("w.safetensors")).expect("reads")).expect("valid");
+    let tensors: Vec<_> = tensors.into_iter().collect();
+    fs::write(folder.path().join("w.safetensors"), to_safetensors(&tensors, None).expect("writes"))
+        .expect("writes");
+    let val = "val photos --model resnet18 --checkpoint w.safetensors";
+    for (flags, size, crop) in [
+        ("", 288, 1.0),
+        ("--use-train-size", 224, 0.95),
+        ("--img-size 64", 64, 1.0),
+        ("--crop-pct 0.5", 288, 0.5),
+    ] {
+        let found = lines(&succeed(folder.path(), &format!("{val} --json {flags}"))).remove(0);
+        assert_eq!(
+            (found["input_size"][1].as_u64(), found["crop_pct"].as_f64()),
+            (Some(size), Some(crop)),
+            "{flags}"
+        );
+        let text = succeed(folder.path(), &format!("{val} {flags}"));
+        assert!(text.contains(&format!("at {size}x{size}, crop {crop:.3} (center), bicubic")), "{text}");
+    }
+}
+
+/// A checkpoint that is missing or does not fit costs its own result only.
+#[test]
+fn bad_checkpoint_does_not_lose_the_results_of_others() {
+    let folder = tempfile::tempdir().expect("a folder");
+    trained(folder.path(), "--epochs 1 --experiment a");
+    succeed(folder.path(), "models save resnet20 other.safetensors --in-chans 1 --num-classes 10");
+    let arguments = "val digits --model resnet8 --checkpoint gone.safetensors other.safetensors o/a --results-file r.json --results-format json";
+    let output = run(folder.path(), arguments);
+    assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
+    let message = stderr(&output);
+    for part in ["gone.safetensors", "it is a resnet20", "2 of 3 checkpoints were not evaluated"] {
+        assert!(message.contains(part), "{part} is missing in {message}");
+    }
+    let rows: Value = serde_json::from_str(&fs::read_to_string(folder.path().join("r.json")).expect("reads"))
+        .expect("JSON");
+    assert_eq!((rows.as_array().map(Vec::len), rows[0]["checkpoint"].as_str()), (Some(1), Some("o/a")));
+}
+
+#[test]
+fn class_averages_and_valid_labels_are_computed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    trained(folder.path(), "--epochs 2 --experiment a");
+    let val = |flags: &str| {
+        lines(&succeed(folder.path(), &format!("val --checkpoint o/a --json {flags}"))).remove(0)
+    };
+    let (plain, micro) = (val(""), val("--metrics-avg micro --results-file r.csv"));
+    assert!(plain["precision"].is_null());
+    assert!(
+        (micro["f1_score"].as_f64().expect("a number") - plain["top1"].as_f64().expect("a number")).abs()
+            < 1e-9
+    );
+    let csv = fs::read_to_string(folder.path().join("r.csv")).expect("reads");
+    assert!(
+        csv.starts_with("model,checkpoint,top1,")
+            && csv.lines().next().expect("a header").ends_with(",f1_score")
+    );
+    // All labels, in their order, change nothing; another order does.
+    let write = |order: &mut dyn Iterator<Item = u32>| {
+        let text: String = order.map(|label| format!("{label}\n")).collect();
+        fs::write(folder.path().join("labels.txt"), text).expect("writes");
+    };
+    write(&mut (0..10));
+    assert_eq!(val("--valid-labels labels.txt")["top1"], plain["top1"]);
+    write(&mut (0..10).rev());
+    assert_ne!(val("--valid-labels labels.txt")["top1"], plain["top1"]);
+    write(&mut (0..9));
+    let output = run(folder.path(), "val --checkpoint o/a --valid-labels labels.txt");
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    assert!(stderr(&output).contains("9 labels are too few"), "{}", stderr(&output));
+}
+
+/// A CSV list whose columns have names of their own.
+#[test]
+fn csv_columns_are_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let image = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/images/rgb.png");
+    fs::create_dir(folder.path().join("list")).expect("creates");
+    let mut csv = "img,lab\n".to_string();
+    for class in ["a", "b"] {
+        fs::copy(&image, folder.path().join(format!("list/{class}.png"))).expect("copies");
+        csv += &format!("{class}.png,{class}\n");
+    }
+    fs::write(folder.path().join("list/val.csv"), csv).expect("writes");
+    succeed(folder.path(), "models save resnet8 w.safetensors --num-classes 2");
+    let found = succeed(
+        folder.path(),
+        "val list --split val --input-key img --target-key lab --checkpoint w.safetensors --img-size 16 --json",
+    );
+    assert_eq!(lines(&found)[0]["images"], 2);
 }

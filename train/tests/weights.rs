@@ -39,6 +39,8 @@ const PRETRAINED: LoadOptions<'static> = LoadOptions {
     strict: true,
     ema: false,
     img_size: None,
+    reset_classifier: false,
+    model: "resnet8",
 };
 
 /// Loads a file into a model with other weights; returns the report, and the state before and after.
@@ -90,7 +92,8 @@ fn wrapper_prefixes_are_stripped_and_dtypes_converted() {
     let dtypes = [DType::F16, DType::BF16, DType::F64, DType::F32];
     let wrapped: State = (file.iter().enumerate())
         .map(|(i, (name, tensor))| {
-            let prefix = ["module.", "_orig_mod.", "_orig_mod.module.", "module._orig_mod.", ""][i % 5];
+            let prefix =
+                ["module.", "_orig_mod.", "_orig_mod.module.", "module._orig_mod.", "", "model."][i % 6];
             let dtype = if tensor.dtype().is_float() { dtypes[i % 4] } else { tensor.dtype() };
             (format!("{prefix}{name}"), tensor.to_dtype(dtype).expect("converts"))
         })
@@ -137,6 +140,14 @@ fn other_number_of_classes_keeps_initial_classifier() {
     let text = rejection(&file, &LoadOptions::exact());
     assert!(text.contains("fc.weight is f32[7, 64], the model needs f32[10, 64]"), "{text}");
 
+    // Another number of classes is the usual case of fine-tuning.
+    let exact = LoadOptions { classifier: "fc", ..LoadOptions::exact() };
+    let text = rejection(&file, &exact);
+    assert!(text.contains("--reset-classifier") && text.contains("--pretrained-path"), "{text}");
+    let (report, before, after) = loaded(&file, 10, 3, &LoadOptions { reset_classifier: true, ..exact });
+    assert_eq!(report.kept, ["fc.weight", "fc.bias"]);
+    assert_eq!(values(&before, "fc.weight"), values(&after, "fc.weight"));
+
     let without: State = file.into_iter().filter(|(name, _)| !name.starts_with("fc.")).collect();
     let (report, ..) = loaded(&without, 10, 3, &PRETRAINED);
     assert!(
@@ -176,6 +187,34 @@ fn mismatches_are_listed_briefly_with_similar_names() {
     assert!(report.to_string().contains("not part of the model: stage1.0.bn1.bias"), "{report}");
     assert_eq!(values(&after, "conv1.weight"), values(&file, "conv1.weight"));
     assert_eq!(values(&after, "layer1.0.conv1.weight"), values(&before, "layer1.0.conv1.weight"));
+}
+
+/// Safetensors of other programs may hold integers of any width.
+#[test]
+fn integers_of_other_widths_are_read() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let good = std::fs::read(write(folder.path(), &state(&*model(10, 3, 1)))).expect("reads");
+    let length = u64::from_le_bytes(good[..8].try_into().expect("8 bytes")) as usize;
+    let header: serde_json::Value = serde_json::from_slice(&good[8..8 + length]).expect("JSON");
+    // The counters come first, as the widest, and are all zero: the same bytes as twice as many i32 are not, so shrink them.
+    let mut entries = header.as_object().expect("a map").clone();
+    let counters = entries.values().filter(|entry| entry["dtype"] == "I64").count() as u64;
+    for (i, entry) in entries.values_mut().enumerate() {
+        let offsets = [0, 1].map(|k| entry["data_offsets"][k].as_u64().expect("an offset"));
+        let shrunk = |offset: u64| if offset <= 8 * counters { offset / 2 } else { offset - 4 * counters };
+        if entry["dtype"] == "I64" {
+            entry["dtype"] = if i % 2 == 0 { "I32" } else { "U32" }.into();
+        }
+        entry["data_offsets"] = serde_json::json!(offsets.map(shrunk));
+    }
+    let header = serde_json::Value::Object(entries).to_string();
+    let (counts, floats) = good[8 + length..].split_at(8 * counters as usize);
+    let file = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &counts[..counts.len() / 2], floats]
+        .concat();
+    let path = folder.path().join("w.safetensors");
+    std::fs::write(&path, file).expect("writes");
+    let report = load(&*model(10, 3, 2), &path, &LoadOptions::exact()).expect("loads");
+    assert!(report.kept.is_empty(), "{report}");
 }
 
 #[test]

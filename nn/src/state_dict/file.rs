@@ -1,8 +1,8 @@
 //! Reader for safetensors files: eight bytes with the header's length, the header as JSON, then the elements. Every offset, shape and dtype
 //! of the header is validated against the others and against the length of the file.
+use super::StoredDType;
 use crate::{Error, Result};
-use fornax_engine::dtype::{bf16, f16};
-use fornax_engine::{DType, Element, MAX_RANK, Tensor};
+use fornax_engine::{DType, MAX_RANK, Tensor};
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -15,17 +15,20 @@ const MAX_HEADER: usize = 100_000_000;
 pub struct SafetensorsFile<'a> {
     elements: &'a [u8],
     tensors: BTreeMap<String, TensorInfo>,
+    /// Bytes of each tensor, by name.
+    extents: HashMap<String, Range<usize>>,
     metadata: HashMap<String, String>,
 }
 
-/// Metadata of a tensor in the file.
+/// Dtype and shape of a tensor in a weights file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorInfo {
-    /// Dtype of the elements.
+    /// Dtype of the tensor after reading.
     pub dtype: DType,
+    /// Dtype of the stored elements.
+    pub stored: StoredDType,
     /// Shape, outermost axis first.
     pub shape: Vec<usize>,
-    bytes: Range<usize>,
 }
 
 impl<'a> SafetensorsFile<'a> {
@@ -44,15 +47,16 @@ impl<'a> SafetensorsFile<'a> {
         })?;
         let header: Header =
             serde_json::from_slice(header).map_err(|e| fail(format!("the header is invalid: {e}")))?;
-        let mut tensors = BTreeMap::new();
+        let (mut tensors, mut extents) = (BTreeMap::new(), HashMap::new());
         for (name, entry) in header.tensors {
-            tensors.insert(name.clone(), entry.checked(&name)?);
+            let (stored, bytes) = entry.checked(&name)?;
+            tensors.insert(name.clone(), stored);
+            extents.insert(name, bytes);
         }
-        let mut extents: Vec<(&str, &Range<usize>)> =
-            tensors.iter().map(|(name, stored)| (name.as_str(), &stored.bytes)).collect();
-        extents.sort_by_key(|(_, bytes)| (bytes.start, bytes.end));
+        let mut sorted: Vec<(&String, &Range<usize>)> = extents.iter().collect();
+        sorted.sort_by_key(|(name, bytes)| (bytes.start, bytes.end, *name));
         let mut end = 0;
-        for (name, bytes) in extents {
+        for (name, bytes) in sorted {
             if bytes.start != end {
                 let what = if bytes.start < end { "overlap" } else { "leave a gap after" };
                 return Err(fail(format!(
@@ -73,7 +77,7 @@ impl<'a> SafetensorsFile<'a> {
                 elements.len()
             )));
         }
-        Ok(SafetensorsFile { elements, tensors, metadata: header.metadata })
+        Ok(SafetensorsFile { elements, tensors, extents, metadata: header.metadata })
     }
 
     /// Metadata strings of the file.
@@ -88,33 +92,20 @@ impl<'a> SafetensorsFile<'a> {
 
     /// Raw little-endian bytes of a tensor.
     pub fn bytes(&self, name: &str) -> Result<&'a [u8]> {
-        Ok(&self.elements[self.stored(name)?.bytes.clone()])
+        let extent = self.extents.get(name).ok_or_else(|| fail(format!("no tensor {name:?}")))?;
+        Ok(&self.elements[extent.clone()])
     }
 
     /// Copies a tensor from the file.
     pub fn tensor(&self, name: &str) -> Result<Tensor> {
-        let (stored, bytes) = (self.stored(name)?, self.bytes(name)?);
-        match stored.dtype {
-            DType::F32 => decode::<f32>(&stored.shape, bytes),
-            DType::F64 => decode::<f64>(&stored.shape, bytes),
-            DType::F16 => decode::<f16>(&stored.shape, bytes),
-            DType::BF16 => decode::<bf16>(&stored.shape, bytes),
-            DType::I64 => decode::<i64>(&stored.shape, bytes),
-            DType::U8 => decode::<u8>(&stored.shape, bytes),
-        }
-    }
-
-    fn stored(&self, name: &str) -> Result<&TensorInfo> {
-        self.tensors.get(name).ok_or_else(|| fail(format!("no tensor {name:?}")))
+        let bytes = self.bytes(name)?;
+        let TensorInfo { stored, shape, .. } = &self.tensors[name];
+        stored.decode(shape, bytes)
     }
 }
 
 fn fail(why: String) -> Error {
     Error::Safetensors(why)
-}
-
-fn decode<T: Element>(shape: &[usize], bytes: &[u8]) -> Result<Tensor> {
-    Ok(Tensor::build(shape, |out: &mut [T]| bytemuck::cast_slice_mut(out).copy_from_slice(bytes))?)
 }
 
 struct Header {
@@ -131,19 +122,18 @@ struct HeaderEntry {
 }
 
 impl HeaderEntry {
-    fn checked(self, name: &str) -> Result<TensorInfo> {
-        let dtype = match self.dtype.as_str() {
-            "F32" => DType::F32,
-            "F64" => DType::F64,
-            "F16" => DType::F16,
-            "BF16" => DType::BF16,
-            "I64" => DType::I64,
-            "U8" | "BOOL" => DType::U8,
-            other => {
-                let known = "F32, F64, F16, BF16, I64, U8, BOOL";
-                return Err(fail(format!("{name} has unsupported dtype {other:?}; supported: {known}")));
-            }
-        };
+    /// The tensor's dtype and shape, and the range of its bytes.
+    fn checked(self, name: &str) -> Result<(TensorInfo, Range<usize>)> {
+        let spelled = |dtype: &StoredDType| dtype.to_string().to_uppercase();
+        let dtype =
+            StoredDType::ALL.into_iter().find(|dtype| spelled(dtype) == self.dtype).ok_or_else(|| {
+                let known: Vec<String> = StoredDType::ALL.iter().map(spelled).collect();
+                fail(format!(
+                    "{name} has unsupported dtype {:?}; supported: {}",
+                    self.dtype,
+                    known.join(", ")
+                ))
+            })?;
         if self.shape.len() > MAX_RANK {
             return Err(fail(format!(
                 "{name} has {} axes; at most {MAX_RANK} are supported",
@@ -164,11 +154,8 @@ impl HeaderEntry {
         }
         let narrow =
             |n: u64| usize::try_from(n).map_err(|_| fail(format!("{name} exceeds the address space")));
-        Ok(TensorInfo {
-            dtype,
-            shape: self.shape.iter().map(|n| narrow(*n)).collect::<Result<_>>()?,
-            bytes: narrow(start)?..narrow(end)?,
-        })
+        let shape = self.shape.iter().map(|n| narrow(*n)).collect::<Result<_>>()?;
+        Ok((TensorInfo { dtype: dtype.loaded(), stored: dtype, shape }, narrow(start)?..narrow(end)?))
     }
 }
 

@@ -1,8 +1,10 @@
 //! State dicts: a model's parameters and buffers under timm's names and in PyTorch's shapes, and safetensors files.
 mod file;
+mod stored_dtype;
 mod writer;
 
 pub use file::{SafetensorsFile, TensorInfo};
+pub use stored_dtype::StoredDType;
 pub use writer::{SafetensorsWriter, append_bytes, sort_for_file};
 
 use crate::{Error, Module, Result, StateEntry, StateLayout, state_entries};

@@ -177,6 +177,8 @@ pub fn read(path: &Path) -> Result<Checkpoint> {
         .map_err(|e| Error::unreadable(ErrorKind::Checkpoint, "the checkpoint cannot be read", path, &e))?;
     let (tensors, metadata) =
         state_dict::from_safetensors(&bytes).map_err(|e| match ForeignFormat::of(&bytes) {
+            Some(ForeignFormat::PyTorch) => fail(ForeignFormat::PyTorch.why().into())
+                .remedy("start from its weights: use --initial-checkpoint instead of --resume"),
             Some(format) => fail(format.why().into())
                 .remedy(format!("{}; then start from it with --initial-checkpoint", format.remedy(path))),
             None => fail(e.to_string()),

@@ -70,6 +70,7 @@ pub fn execute(ConfigCommand::Show(args): &ConfigCommand, matches: &TrainMatches
                 Origin::Default => "default",
                 Origin::DatasetRecipe => "dataset recipe",
                 Origin::Dataset => "dataset",
+                Origin::Weights => "weights file",
                 Origin::Model => "model",
                 Origin::Optimizer => "optimizer",
             };

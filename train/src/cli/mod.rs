@@ -65,7 +65,7 @@ enum Command {
     Val(Box<val::ValArgs>),
     /// Classify images with a trained model
     Predict(Box<predict::PredictArgs>),
-    /// Inspect, verify, compare, average and strip checkpoints
+    /// Inspect, verify, compare, average, strip and convert checkpoints
     #[command(subcommand)]
     Ckpt(ckpt::CkptCommand),
     /// Compare runs: one page with their curves, results and differing settings

@@ -71,7 +71,8 @@ pub fn execute(args: &ModelsArgs) -> Result<()> {
         Some(ModelsCommand::Show { name, build }) => show(name, build),
         Some(ModelsCommand::Save { name, path, seed, build }) => {
             let info = models::find_model(name).map_err(|e| Error::usage(e.to_string()))?;
-            save(name, &ModelOptions { seed: *seed, ..build.options(info)? }, path)
+            let options = ModelOptions { seed: *seed, ..build.options(info)? };
+            save(info.name, &options, &build.model_kwargs, path)
         }
         None => list(args.pattern.as_deref(), &args.build),
     }

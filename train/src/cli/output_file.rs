@@ -14,6 +14,13 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
             .because(e)
             .remedy("free some space, or choose another file")
     };
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if let Some(folder) = folder.filter(|folder| !folder.exists()) {
+        return Err(Error::disk("the file cannot be written")
+            .at_path(path)
+            .because(format!("the folder {} does not exist", folder.display()))
+            .remedy("create the folder, or choose another file"));
+    }
     match fs::metadata(path) {
         Ok(found) if found.is_dir() => {
             Err(Error::usage("the output file is a folder").at_path(path).remedy("pass the name of a file"))
@@ -42,6 +49,15 @@ mod tests {
         write(&path, b"two").expect("writes");
         assert_eq!(fs::read(&path).expect("reads"), b"two");
         assert_eq!(write(folder.path(), b"x").expect_err("a folder").kind(), ErrorKind::Usage);
+    }
+
+    #[test]
+    fn missing_folder_is_named() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let error = write(&folder.path().join("none/a"), b"x").expect_err("no folder");
+        assert_eq!(error.kind(), ErrorKind::Disk);
+        let text = error.to_string();
+        assert!(text.contains("/none does not exist") && text.contains("create the folder"), "{text}");
     }
 
     #[cfg(unix)]

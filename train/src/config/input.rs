@@ -7,7 +7,7 @@ use crate::{Error, Result};
 use clap::ValueEnum;
 use fornax_nn::models::PretrainedCfg;
 
-/// Input configuration. Each value is the setting's, else the dataset's, else the model's.
+/// Input configuration. Each value is the setting's, else the dataset's, else that of the initial weights' file, else the model's.
 #[derive(Clone, Debug, PartialEq)]
 pub struct InputConfig {
     /// Height and width.
@@ -27,20 +27,27 @@ pub struct InputConfig {
 }
 
 impl InputConfig {
-    /// Resolves the input of a run.
-    pub fn resolve(given: &Settings, data: &DatasetSplits, model: &PretrainedCfg) -> Result<InputConfig> {
+    /// Resolves the input of a run; `weights` are the settings in the file of its initial weights.
+    pub fn resolve(
+        given: &Settings,
+        data: &DatasetSplits,
+        weights: &Settings,
+        model: &PretrainedCfg,
+    ) -> Result<InputConfig> {
         let from_input_size = given.input_size.as_ref().map(|size| [size[1], size[2]]);
         let native = data.image_size.map(|[h, w, _]| [h, w]);
         let size = from_input_size
             .or(given.img_size.map(|side| [side; 2]))
             .or(native.filter(|_| !model.fixed_input_size))
+            .or(weights.input_size.as_ref().map(|size| [size[1], size[2]]))
             .unwrap_or(model.input_size);
         if size.contains(&0) {
             return Err(Error::usage("images need at least one pixel").at("--img-size, --input-size"));
         }
         let native_channels = data.image_size.map(|[.., channels]| channels);
         let channels = given.input_size.as_ref().map(|size| size[0]).or(given.in_chans);
-        let channels = channels.or(native_channels).unwrap_or(3);
+        let of_weights = weights.input_size.as_ref().map(|size| size[0]);
+        let channels = channels.or(native_channels).or(of_weights).unwrap_or(3);
         if channels != 1 && channels != 3 {
             return Err(Error::usage(format!("images have 1 or 3 channels, not {channels}"))
                 .at("--in-chans, --input-size")
@@ -51,13 +58,17 @@ impl InputConfig {
         Ok(InputConfig {
             size,
             channels,
-            statistics: statistics(given, data, model, channels)?,
-            crop_pct: given.crop_pct.unwrap_or(if is_native_size { 1.0 } else { model.crop_pct }),
-            crop_mode: given.crop_mode.unwrap_or_else(|| {
+            statistics: statistics(given, data, weights, model, channels)?,
+            crop_pct: given
+                .crop_pct
+                .or(is_native_size.then_some(1.0))
+                .or(weights.crop_pct)
+                .unwrap_or(model.crop_pct),
+            crop_mode: given.crop_mode.or(weights.crop_mode).unwrap_or_else(|| {
                 ValueEnum::from_str(model.crop_mode, true)
                     .unwrap_or_else(|_| panic!("{}", parse(model.crop_mode)))
             }),
-            filter: given.interpolation.unwrap_or_else(|| {
+            filter: given.interpolation.or(weights.interpolation).unwrap_or_else(|| {
                 ValueEnum::from_str(model.interpolation, true)
                     .unwrap_or_else(|_| panic!("{}", parse(model.interpolation)))
             }),
@@ -91,16 +102,21 @@ impl InputConfig {
     }
 }
 
-/// Normalisation: the settings' mean and standard deviation, else the dataset's, else the model's.
+/// Normalisation: the settings' mean and standard deviation, else the dataset's, else those of the weights' file, else the model's.
 fn statistics(
     given: &Settings,
     data: &DatasetSplits,
+    weights: &Settings,
     model: &PretrainedCfg,
     channels: usize,
 ) -> Result<ChannelStats> {
     let own = data.statistics.as_ref();
-    let choose = |flag: &str, given: Option<&Vec<f32>>, own: Option<&Vec<f32>>, of_model: [f64; 3]| {
-        let values = match (given, own, channels) {
+    let choose = |flag: &str,
+                  given: Option<&Vec<f32>>,
+                  own: Option<&Vec<f32>>,
+                  weights: Option<&Vec<f32>>,
+                  of_model: [f64; 3]| {
+        let values = match (given, own.or(weights), channels) {
             (Some(values), ..) if values.len() == 1 => vec![values[0]; channels],
             (Some(values), ..) if values.len() == channels => values.clone(),
             (Some(values), ..) => {
@@ -116,13 +132,19 @@ fn statistics(
         };
         Ok(values)
     };
-    let std = choose("--std", given.std.as_ref(), own.map(|own| &own.std), model.std)?;
+    let std = choose("--std", given.std.as_ref(), own.map(|own| &own.std), weights.std.as_ref(), model.std)?;
     if std.iter().any(|value| !(value.is_finite() && *value > 0.0)) {
         return Err(Error::usage("the standard deviation must be above 0").at("--std"));
     }
     Ok(ChannelStats {
         white: own.map_or(255, |own| own.white),
-        mean: choose("--mean", given.mean.as_ref(), own.map(|own| &own.mean), model.mean)?,
+        mean: choose(
+            "--mean",
+            given.mean.as_ref(),
+            own.map(|own| &own.mean),
+            weights.mean.as_ref(),
+            model.mean,
+        )?,
         std,
     })
 }

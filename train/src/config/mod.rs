@@ -25,12 +25,14 @@ use crate::settings::{
     self, AUTO_BATCH_SIZE, AmpDtype, ClipMode, DistBn, EvalMetric, LrScale, NonfinitePolicy, Settings,
     SettingsContext,
 };
+use crate::weights::{WeightsSource, identity_at};
 use crate::{Error, Result};
 use fornax_engine::{DType, GradClip, GradientRule, LossScaling};
 use fornax_nn::Precision;
 use fornax_nn::loss::Loss;
 use fornax_nn::models::Model;
 use recipe::Recipe;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Resolved configuration of a run.
@@ -42,6 +44,8 @@ pub struct Config {
     pub settings: Settings,
     /// Names of given settings that have no effect, all of them at their defaults.
     pub ignored: Vec<String>,
+    /// Settings of the model and its input in the file of the initial weights: defaults for those that are not given.
+    pub of_weights: Settings,
     /// The model, without the number of classes and channels.
     pub model: ModelConfig,
     /// Training batch size of a rank, in images.
@@ -113,6 +117,15 @@ struct OptimizerConfig {
     param_groups: ParamGroupOptions,
 }
 
+/// Settings in the local file of the initial weights. A file that cannot be read is reported when the weights are loaded, which a resumed run
+/// does not do.
+fn of_weights(given: &Settings) -> Settings {
+    let path = given.initial_checkpoint.clone().or_else(|| given.pretrained_path.as_ref().map(PathBuf::from));
+    let Some(path) = path else { return Settings::default() };
+    let resolved = WeightsSource::Path(path).resolve_local();
+    resolved.and_then(|path| identity_at(&path)).map_or_else(Settings::default, |identity| identity.settings)
+}
+
 /// Default seed.
 const DEFAULT_SEED: u64 = 42;
 
@@ -126,8 +139,18 @@ impl Config {
     pub fn resolve_for(given: &Settings, world_size: usize) -> Result<Config> {
         // A learning rate of 0 is an unset one, as in timm.
         let given = &Settings { lr: given.lr.filter(|lr| *lr > 0.0), ..given.clone() };
+        let of_weights = of_weights(given);
         let data = DataConfig::new(given)?;
         let recipe = Recipe::of(&data.dataset)?;
+        let given = &given.clone().over(of_weights.filtered(|name| match name {
+            "exif_orientation" => recipe.has_image_files,
+            // Options of the same model.
+            "model_kwargs" | "gp" | "bn_eps" | "bn_tf" => {
+                given.model.is_none() || given.model == of_weights.model
+            }
+            _ => false,
+        }));
+        let data = DataConfig::new(given)?;
         let name = given.opt.clone().unwrap_or_else(|| "sgd".parse().expect("an optimizer"));
         let sched = given.sched.unwrap_or(Sched::Cosine);
         let [default_lr, default_decay] = name.default_lr_and_weight_decay(recipe.sgd, recipe.adamw);
@@ -192,7 +215,11 @@ impl Config {
             data,
             settings: given.clone(),
             ignored,
-            model: ModelConfig::new(given, given.model.as_deref().unwrap_or(recipe.model))?,
+            model: ModelConfig::new(
+                given,
+                given.model.as_deref().or(of_weights.model.as_deref()).unwrap_or(recipe.model),
+            )?,
+            of_weights,
             batch_size: batch_size as usize,
             validation_batch_size: given.validation_batch_size.unwrap_or(256) as usize,
             schedule: sched.create(&schedule)?,
@@ -247,7 +274,8 @@ impl Config {
 
     /// Resolves the input of the network for a dataset, and adds it to the settings.
     pub fn resolve_input(&mut self, data: &DatasetSplits) -> Result<InputConfig> {
-        let input = InputConfig::resolve(&self.settings, data, self.model.pretrained_cfg()?)?;
+        let input =
+            InputConfig::resolve(&self.settings, data, &self.of_weights, self.model.pretrained_cfg()?)?;
         if input.channels == 1 && self.settings.grayscale_prob.is_some_and(|p| p > 0.0) {
             return Err(Error::usage("--grayscale-prob would have no effect")
                 .because("the images are grey: the model has 1 input channel")

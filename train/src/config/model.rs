@@ -68,6 +68,7 @@ impl ModelConfig {
             pretrained: given.pretrained.filter(|_| given.pretrained_path.is_none()),
             pretrained_path: given.pretrained_path.clone(),
             initial_checkpoint: given.initial_checkpoint.clone(),
+            reset_classifier: given.reset_classifier,
             drop: given.drop,
             drop_path: given.drop_path,
             drop_block: given.drop_block,
@@ -144,7 +145,12 @@ mod tests {
 
     fn create(config: &ModelConfig) -> Result<Box<dyn Model>> {
         let data = DatasetOptions::default().open()?;
-        let input = InputConfig::resolve(&Settings::default(), &data, config.pretrained_cfg()?)?;
+        let input = InputConfig::resolve(
+            &Settings::default(),
+            &data,
+            &Settings::default(),
+            config.pretrained_cfg()?,
+        )?;
         config.create(5, &input)
     }
 

@@ -6,7 +6,7 @@ use crate::ema::Ema;
 use crate::hub::Hub;
 use crate::loader::{BatchPreparation, Loader, LoaderOptions};
 use crate::report::thousands;
-use crate::weights::{self, LoadOptions, WeightsSource};
+use crate::weights::{self, LoadOptions, WeightsFile, WeightsSource};
 use crate::{Error, Result};
 use fornax_engine::{DType, Device, Tensor, no_grad};
 use fornax_nn::models::{self, Model};
@@ -201,10 +201,16 @@ pub fn load_weights(config: &Config, model: &dyn Module) -> Result<Option<String
     let settings = &config.settings;
     let info =
         models::find_model(&config.model.name).map_err(|e| Error::usage(e.to_string()).at("--model"))?;
-    let pretrained = LoadOptions::pretrained(info.pretrained_cfg.classifier, info.pretrained_cfg.first_conv);
+    let pretrained = LoadOptions {
+        reset_classifier: settings.reset_classifier == Some(true),
+        model: info.name,
+        ..LoadOptions::pretrained(info.pretrained_cfg.classifier, info.pretrained_cfg.first_conv)
+    };
     let (source, options) =
         match (&settings.initial_checkpoint, &settings.pretrained_path, settings.pretrained) {
-            (Some(path), ..) => (WeightsSource::Path(path.clone()), LoadOptions::exact()),
+            (Some(path), ..) => {
+                (WeightsSource::Path(path.clone()), LoadOptions { adapt: false, ..pretrained })
+            }
             (None, Some(text), _) => {
                 (text.parse().map_err(|why: String| Error::usage(why).at("--pretrained-path"))?, pretrained)
             }
@@ -212,6 +218,26 @@ pub fn load_weights(config: &Config, model: &dyn Module) -> Result<Option<String
             (None, None, _) => return Ok(None),
         };
     let path = source.resolve(&Hub::from_environment())?;
-    let report = weights::load(model, &path, &options)?;
+    let file = WeightsFile::open(&path)?;
+    // As timm, which prefers the EMA weights of its checkpoints.
+    let ema = file.prefers_ema()?;
+    let mut report = weights::load_file(model, &file, &LoadOptions { ema, ..options })?;
+    if ema {
+        report.notes.push("the EMA weights of the checkpoint are used, as in timm".into());
+    }
+    report.notes.extend(of_weights_note(config));
     Ok(Some(format!("{source}: {report}")))
+}
+
+/// Note about the settings that a run takes from the file of its initial weights.
+fn of_weights_note(config: &Config) -> Option<String> {
+    let (now, of_weights) = (config.settings.given(), config.of_weights.given());
+    let inputs = ["input_size", "mean", "std", "crop_pct", "crop_mode", "interpolation", "exif_orientation"];
+    let differs = |name: &&str| of_weights.get(*name).is_some_and(|value| now.get(*name) != Some(value));
+    let other: Vec<&str> = inputs.into_iter().filter(differs).collect();
+    match (of_weights.contains_key("mean"), &other[..]) {
+        (false, _) => None,
+        (true, []) => Some("input size, normalisation and crop are those of the file".into()),
+        (true, other) => Some(format!("the file was trained with another {}", other.join(", "))),
+    }
 }

@@ -106,12 +106,14 @@ settings! {
         model: String, in short help;
         /// Start from published pretrained weights; the classifier is re-initialised if the number of classes differs
         pretrained: bool, needs NO_INITIAL_CHECKPOINT, in short help;
-        /// Start from these pretrained weights: a safetensors file, a folder, or hf-hub:ORGANISATION/NAME
+        /// Start from these pretrained weights of a task of any classes: a safetensors or PyTorch file, a folder, or hf-hub:ORGANISATION/NAME
         #[arg(value_name = "SOURCE")]
-        pretrained_path: String, needs NO_INITIAL_CHECKPOINT, needs PRETRAINED;
-        /// Start from the weights in this safetensors file or folder; every tensor must match the model
+        pretrained_path: String, needs NO_INITIAL_CHECKPOINT, needs PRETRAINED, in short help;
+        /// Start from the weights in this safetensors or PyTorch file or folder; every tensor must match the model
         #[arg(value_name = "PATH", value_parser = utf8_path)]
         initial_checkpoint: PathBuf, in short help;
+        /// Re-initialise the classifier of the loaded weights, whatever its number of classes
+        reset_classifier: bool, needs LOADED_WEIGHTS;
         /// Side of the square input images
         #[arg(value_name = "N")]
         img_size: usize = "the dataset's if all images have one size, else the model's", needs NO_INPUT_SIZE, in short help;

@@ -47,6 +47,10 @@ macro_rules! requirements {
 requirements! {
     NO_INITIAL_CHECKPOINT: |c| c.given.initial_checkpoint.is_none(),
         "--initial-checkpoint replaces all weights", "use one of the two";
+    LOADED_WEIGHTS: |c| c.given.initial_checkpoint.is_some()
+        || c.given.pretrained_path.is_some()
+        || c.given.pretrained == Some(true),
+        "no weights are loaded", "use --initial-checkpoint, --pretrained-path or --pretrained too";
     PRETRAINED: |c| c.given.pretrained != Some(false) || c.given.pretrained_path.is_none(),
         "--no-pretrained is given", "use one of the two";
     NO_LR: |c| c.given.lr.is_none(),

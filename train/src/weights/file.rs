@@ -1,5 +1,6 @@
-//! Weights in a safetensors file: selection and names of its tensors.
-use super::ForeignFormat;
+//! Weights in a safetensors or PyTorch file: selection and names of its tensors.
+use super::pytorch::PyTorchFile;
+use super::{ForeignFormat, TensorFile, WeightsIdentity};
 use crate::checkpoint;
 use crate::{Error, Result};
 use fornax_engine::Tensor;
@@ -9,10 +10,10 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-/// Name prefixes added by PyTorch's wrappers: `DistributedDataParallel` and `torch.compile`.
-const WRAPPERS: [&str; 2] = ["module.", "_orig_mod."];
+/// Name prefixes added by `DistributedDataParallel`, `torch.compile` and Lightning's modules.
+const WRAPPERS: [&str; 3] = ["module.", "_orig_mod.", "model."];
 
-/// Safetensors file in memory, with its header not parsed yet. It is read rather than mapped: another program that truncates a mapped
+/// Weights file in memory, not parsed yet. It is read rather than mapped: another program that truncates a mapped
 /// file ends this one with a bus error.
 pub struct WeightsFile {
     path: PathBuf,
@@ -22,10 +23,11 @@ pub struct WeightsFile {
 /// Weights of a model in a file, by the model's names.
 pub struct Weights<'a> {
     path: &'a Path,
-    file: SafetensorsFile<'a>,
-    /// Name in the file, by the model's name.
+    file: TensorFile<'a>,
+    /// Name in the file, by the model's name without prefixes.
     names: BTreeMap<String, String>,
     checksums: Option<checkpoint::Checksums>,
+    ema: bool,
 }
 
 impl WeightsFile {
@@ -45,14 +47,39 @@ impl WeightsFile {
         checkpoint::header(self.parse()?.metadata()).map_err(|why| unusable(&self.path, why))
     }
 
-    /// The weights: all tensors of the file, or the model's or its EMA's tensors of a Fornax checkpoint.
+    /// What the file says of its model and input, if anything.
+    pub fn identity(&self) -> Result<Option<WeightsIdentity>> {
+        let file = self.parse()?;
+        if let Some(header) = self.checkpoint_header()? {
+            return Ok(Some(WeightsIdentity::of_run(&header)));
+        }
+        match &file {
+            TensorFile::Safetensors(file) => {
+                WeightsIdentity::read(file.metadata()).map_err(|why| unusable(&self.path, why))
+            }
+            TensorFile::PyTorch(file) => Ok(file.architecture().and_then(WeightsIdentity::of_architecture)),
+        }
+    }
+
+    /// True for a PyTorch file with EMA weights, which timm loads by default.
+    pub fn prefers_ema(&self) -> Result<bool> {
+        Ok(matches!(self.parse()?, TensorFile::PyTorch(_)) && self.has_ema()?)
+    }
+
+    /// True if the file has EMA weights too, under `state_dict_ema` or `model_ema` as timm's, or of a run with `--model-ema`.
+    pub fn has_ema(&self) -> Result<bool> {
+        Ok(self.parse()?.tensors().keys().any(|name| name.starts_with(checkpoint::EMA)))
+    }
+
+    /// The weights: all tensors of the file, or the model's or its EMA's tensors of a checkpoint.
     pub fn weights(&self, ema: bool) -> Result<Weights<'_>> {
         let file = self.parse()?;
         let sums = checkpoint::checksums(file.metadata()).map_err(|why| unusable(&self.path, why))?;
+        let has_parts = sums.is_some() || matches!(file, TensorFile::PyTorch(_));
         let mut names = BTreeMap::new();
         for stored in file.tensors().keys() {
             let of_average = stored.strip_prefix(checkpoint::EMA);
-            let name = match (sums.is_some(), ema) {
+            let name = match (has_parts, ema) {
                 (false, _) => Some(stored.as_str()),
                 (true, true) => of_average,
                 (true, false) if of_average.is_some() || stored.starts_with(checkpoint::OPTIMIZER) => None,
@@ -66,11 +93,11 @@ impl WeightsFile {
                 ));
             }
         }
-        if ema && (sums.is_none() || names.is_empty()) {
+        if ema && (!has_parts || names.is_empty()) {
             let remedy = "omit --use-ema, or pass a checkpoint of a run with --model-ema";
             return Err(unusable(&self.path, "it has no EMA weights").remedy(remedy));
         }
-        Ok(Weights { path: &self.path, file, names, checksums: sums })
+        Ok(Weights { path: &self.path, file, names, checksums: sums, ema })
     }
 
     /// The file's size in bytes.
@@ -78,19 +105,31 @@ impl WeightsFile {
         self.bytes.len()
     }
 
-    /// The validated header, with access to every tensor.
-    pub fn parse(&self) -> Result<SafetensorsFile<'_>> {
-        SafetensorsFile::parse(&self.bytes).map_err(|e| match ForeignFormat::of(&self.bytes) {
-            Some(format) => unusable(&self.path, format.why()).remedy(format.remedy(&self.path)),
-            None => unusable(&self.path, e),
-        })
+    /// The validated file, with access to every tensor.
+    pub fn parse(&self) -> Result<TensorFile<'_>> {
+        match ForeignFormat::of(&self.bytes) {
+            Some(ForeignFormat::PyTorch) => {
+                let file = PyTorchFile::parse(&self.bytes).map_err(|why| unusable(&self.path, why))?;
+                Ok(TensorFile::PyTorch(file))
+            }
+            format => match SafetensorsFile::parse(&self.bytes) {
+                Ok(file) => Ok(TensorFile::Safetensors(file)),
+                Err(e) => Err(match format {
+                    Some(format) => unusable(&self.path, format.why()).remedy(format.remedy(&self.path)),
+                    None => unusable(&self.path, e),
+                }),
+            },
+        }
     }
 
-    /// Verifies the checksum of every tensor of a Fornax checkpoint, and that none is missing. Other files have no checksums.
-    pub fn verify(&self) -> Result<()> {
-        let file = self.parse()?;
+    /// Verifies the checksum of every tensor of a checkpoint, and that none is missing. Returns false for a file without checksums.
+    pub fn verify(&self) -> Result<bool> {
         let damaged = |why: String| unusable(&self.path, why);
-        let Some(sums) = checkpoint::checksums(file.metadata()).map_err(damaged)? else { return Ok(()) };
+        let file = match self.parse()? {
+            TensorFile::Safetensors(file) => file,
+            TensorFile::PyTorch(file) => return file.verify().map_err(damaged),
+        };
+        let Some(sums) = checkpoint::checksums(file.metadata()).map_err(damaged)? else { return Ok(false) };
         checkpoint::header(file.metadata()).map_err(damaged)?;
         if let Some(name) = file.tensors().keys().find(|name| !sums.contains_key(*name)) {
             return Err(damaged(format!("{name} has no checksum: the file is damaged")));
@@ -100,7 +139,10 @@ impl WeightsFile {
         if of_tensors + 1 != sums.len() {
             return Err(damaged(format!("it has {of_tensors} tensors, expected {}", sums.len() - 1)));
         }
-        file.tensors().keys().try_for_each(|name| verify_checksum(&self.path, &file, &sums, name).map(drop))
+        file.tensors()
+            .keys()
+            .try_for_each(|name| verify_checksum(&self.path, &file, &sums, name).map(drop))?;
+        Ok(true)
     }
 }
 
@@ -137,20 +179,37 @@ impl Weights<'_> {
 
     /// Dtype and shape of a stored tensor.
     pub fn get(&self, name: &str) -> Option<&TensorInfo> {
-        self.file.tensors().get(self.names.get(name)?)
+        self.file.tensors().get(self.names.get(strip_wrappers(name))?)
+    }
+
+    /// Reason why a tensor cannot be read although the file has an entry for it.
+    pub fn rejected(&self, name: &str) -> Option<&String> {
+        let prefix = if self.ema { checkpoint::EMA } else { "" };
+        self.file.rejected(&format!("{prefix}{name}"))
+    }
+
+    /// Entries of a PyTorch file that cannot be read, with the reasons.
+    pub fn all_rejected(&self) -> impl Iterator<Item = (&String, &String)> {
+        let rejected = match &self.file {
+            TensorFile::Safetensors(_) => None,
+            TensorFile::PyTorch(file) => Some(file.rejected()),
+        };
+        let of_ema = |name: &str| name.starts_with(checkpoint::EMA);
+        rejected.into_iter().flatten().filter(move |(name, _)| of_ema(name) == self.ema)
     }
 
     /// Reads a stored tensor and verifies its checksum, if there is one. Panics if there is no tensor of this name.
     pub fn tensor(&self, name: &str) -> Result<Tensor> {
-        let stored = &self.names[name];
-        if let Some(sums) = &self.checksums {
-            verify_checksum(self.path, &self.file, sums, stored)?;
+        let stored = &self.names[strip_wrappers(name)];
+        if let (Some(sums), TensorFile::Safetensors(file)) = (&self.checksums, &self.file) {
+            verify_checksum(self.path, file, sums, stored)?;
         }
         self.file.tensor(stored).map_err(|e| unusable(self.path, e))
     }
 }
 
-fn strip_wrappers(mut name: &str) -> &str {
+/// A tensor's name without the prefixes of wrappers.
+pub(super) fn strip_wrappers(mut name: &str) -> &str {
     while let Some(rest) = WRAPPERS.iter().find_map(|wrapper| name.strip_prefix(wrapper)) {
         name = rest;
     }
@@ -158,8 +217,7 @@ fn strip_wrappers(mut name: &str) -> &str {
 }
 
 fn unusable(path: &Path, why: impl std::fmt::Display) -> Error {
-    Error::checkpoint("the weights cannot be used")
-        .at_path(path)
-        .because(why)
-        .remedy("weights must be in safetensors format; download the file again, or pass another one")
+    Error::checkpoint("the weights cannot be used").at_path(path).because(why).remedy(
+        "weights must be in safetensors or PyTorch format; download the file again, or pass another one",
+    )
 }

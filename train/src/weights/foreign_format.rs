@@ -1,14 +1,16 @@
-//! Weights files in other formats than safetensors: recognised by their contents, answered with the command that converts them.
+//! Formats of weights files besides safetensors, recognised by their contents: PyTorch files are read, others are rejected with the command
+//! that converts them.
+use super::pytorch::LEGACY_MAGIC;
 use std::path::Path;
 
-/// Format of a weights file that Fornax does not read.
+/// Format of a weights file besides safetensors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ForeignFormat {
-    /// `torch.save`: a zip archive with a pickle.
+    /// `torch.save`: a zip archive with a pickle, or the format before PyTorch 1.6. The only one that is read.
     PyTorch,
     /// `torch.jit.save`: a zip archive with code.
     TorchScript,
-    /// Python pickle, such as `torch.save` before PyTorch 1.6.
+    /// Another Python pickle.
     Pickle,
     /// ONNX model.
     Onnx,
@@ -23,15 +25,17 @@ impl ForeignFormat {
     pub fn of(bytes: &[u8]) -> Option<ForeignFormat> {
         match bytes {
             [b'P', b'K', 3, 4, ..] => {
-                // A zip archive lists its members at the end.
-                let tail = &bytes[bytes.len().saturating_sub(1 << 20)..];
-                let lists = |name: &str| tail.windows(name.len()).any(|window| window == name.as_bytes());
+                // A zip archive lists its members at the end; the pickle is the first.
+                let ends = [&bytes[..bytes.len().min(512)], &bytes[bytes.len().saturating_sub(1 << 20)..]];
+                let has = |part: &[u8], name: &str| part.windows(name.len()).any(|w| w == name.as_bytes());
+                let lists = |name: &str| ends.iter().any(|part| has(part, name));
                 Some(match (lists("constants.pkl"), lists("data.pkl")) {
                     (true, _) => ForeignFormat::TorchScript,
                     (false, true) => ForeignFormat::PyTorch,
                     (false, false) => ForeignFormat::Zip,
                 })
             }
+            _ if bytes.starts_with(LEGACY_MAGIC) => Some(ForeignFormat::PyTorch),
             [0x80, 2..=5, ..] => Some(ForeignFormat::Pickle),
             [0x89, b'H', b'D', b'F', ..] => Some(ForeignFormat::Hdf5),
             // The first fields of a ModelProto: ir_version, then the producer, domain, graph or opset.
@@ -43,11 +47,11 @@ impl ForeignFormat {
     /// Why the file is not read.
     pub fn why(self) -> &'static str {
         match self {
-            ForeignFormat::PyTorch => {
-                "it is a PyTorch file: a zip archive with a pickle, and reading a pickle can run any code"
-            }
+            ForeignFormat::PyTorch => "it is a PyTorch file, which has no training state of fornax",
             ForeignFormat::TorchScript => "it is a TorchScript archive, which holds code",
-            ForeignFormat::Pickle => "it is a Python pickle, and reading a pickle can run any code",
+            ForeignFormat::Pickle => {
+                "it is a Python pickle, but not of torch.save, and reading it could run any code"
+            }
             ForeignFormat::Onnx => "it is an ONNX model",
             ForeignFormat::Hdf5 => "it is an HDF5 file",
             ForeignFormat::Zip => "it is a zip archive",
@@ -58,8 +62,10 @@ impl ForeignFormat {
     pub fn remedy(self, path: &Path) -> String {
         let (from, to) = names(path);
         let load = match self {
-            ForeignFormat::PyTorch | ForeignFormat::Pickle => {
-                "d = torch.load('{from}', map_location='cpu', weights_only=True); d = d.get('state_dict', d)"
+            ForeignFormat::PyTorch => return format!("convert it: fornax ckpt convert '{from}' -o '{to}'"),
+            ForeignFormat::Pickle => {
+                return "load it with the program that wrote it, and save its state dict with torch.save"
+                    .into();
             }
             ForeignFormat::TorchScript => "d = torch.jit.load('{from}', map_location='cpu').state_dict()",
             ForeignFormat::Onnx => {
@@ -101,7 +107,8 @@ mod tests {
             (zip("archive/data.pkl"), Some(ForeignFormat::PyTorch)),
             (zip("archive/data.pkl archive/constants.pkl"), Some(ForeignFormat::TorchScript)),
             (zip("a.npy"), Some(ForeignFormat::Zip)),
-            (b"\x80\x02\x8a\x0al\xfc".to_vec(), Some(ForeignFormat::Pickle)),
+            (b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.".to_vec(), Some(ForeignFormat::PyTorch)),
+            (b"\x80\x02}q\0.".to_vec(), Some(ForeignFormat::Pickle)),
             (b"\x80\x04\x95".to_vec(), Some(ForeignFormat::Pickle)),
             (b"\x08\x0a\x12\x07pytorch".to_vec(), Some(ForeignFormat::Onnx)),
             (b"\x89HDF\r\n\x1a\n".to_vec(), Some(ForeignFormat::Hdf5)),
@@ -115,11 +122,11 @@ mod tests {
 
     #[test]
     fn remedy_names_the_file_unless_a_shell_would_misread_it() {
-        let remedy = |path: &str| ForeignFormat::PyTorch.remedy(Path::new(path));
-        assert!(remedy("w/a b.pth").contains("torch.load('w/a b.pth', "), "{}", remedy("w/a b.pth"));
+        let remedy = |path: &str| ForeignFormat::TorchScript.remedy(Path::new(path));
+        assert!(remedy("w/a b.pth").contains("torch.jit.load('w/a b.pth', "), "{}", remedy("w/a b.pth"));
         assert!(remedy("w/a b.pth").contains("'w/a b.safetensors')"), "{}", remedy("w/a b.pth"));
         for hostile in ["a'b.pth", "$(x).pth", "a\"b.pth", "a`b`.pth"] {
-            assert!(remedy(hostile).contains("torch.load('FILE', "), "{}", remedy(hostile));
+            assert!(remedy(hostile).contains("torch.jit.load('FILE', "), "{}", remedy(hostile));
         }
     }
 }

@@ -4,7 +4,7 @@ use fornax_nn::StateEntry;
 use fornax_nn::state_dict::{TensorInfo, torch_shape};
 
 /// Maximum number of names listed per kind of mismatch.
-const MAX_NAMES: usize = 10;
+const MAX_NAMES: usize = 3;
 
 /// Mismatched tensor names by kind of mismatch.
 #[derive(Default)]
@@ -15,12 +15,17 @@ pub struct Mismatch {
     pub unexpected: Vec<String>,
     /// In both, with different dtype or shape, and a description.
     pub mismatched: Vec<(String, String)>,
+    /// In both, but not readable, with the reason.
+    pub rejected: Vec<(String, String)>,
 }
 
 impl Mismatch {
     /// True if everything matches.
     pub fn is_empty(&self) -> bool {
-        self.missing.is_empty() && self.unexpected.is_empty() && self.mismatched.is_empty()
+        self.missing.is_empty()
+            && self.unexpected.is_empty()
+            && self.mismatched.is_empty()
+            && self.rejected.is_empty()
     }
 
     /// Adds a tensor of the model that is missing in the file or has another dtype or shape there.
@@ -34,7 +39,16 @@ impl Mismatch {
         self.mismatched.push((entry.name.clone(), text));
     }
 
-    /// One line per kind of mismatch, with at most ten names, each with the most similar name of the other side.
+    /// True if the only difference is the number of classes of the layer `classifier`.
+    pub fn is_of_classes(&self, classifier: &str) -> bool {
+        let is_of_head = |(name, _): &(String, String)| super::belongs_to_layer(name, classifier);
+        self.missing.is_empty()
+            && self.unexpected.is_empty()
+            && self.rejected.is_empty()
+            && self.mismatched.iter().all(is_of_head)
+    }
+
+    /// One line per kind of mismatch, with a few names, each with the most similar name of the other side.
     pub fn text(&self, entries: &[StateEntry]) -> String {
         let near =
             |name: &str, all: &[String], where_: &str| match nearest(name, all.iter().map(String::as_str)) {
@@ -47,7 +61,9 @@ impl Mismatch {
         let missing = self.missing.iter().map(|name| near(name, &self.unexpected, "the file has"));
         let unexpected = self.unexpected.iter().map(|name| near(name, candidates, "the model has"));
         let misshapen = self.mismatched.iter().map(|(name, text)| format!("{name} {text}"));
+        let rejected = self.rejected.iter().map(|(name, why)| format!("{name} ({why})"));
         let lines = [
+            summary_line("cannot be read", self.rejected.len(), rejected),
             summary_line("missing", self.missing.len(), missing),
             summary_line("not part of the model", self.unexpected.len(), unexpected),
             summary_line("of another dtype or shape", self.mismatched.len(), misshapen),

@@ -1,15 +1,20 @@
-//! Loading of weights from safetensors files with timm's names and PyTorch's shapes, written by timm or Fornax.
+//! Loading of weights from safetensors and PyTorch files with timm's names and PyTorch's shapes.
 mod adapt;
 mod file;
 mod foreign_format;
+mod identity;
 pub mod imagenet;
 mod mismatch;
+mod pytorch;
 mod source;
+mod tensor_file;
 
 pub(crate) use file::read_regular_file;
 pub use file::{Weights, WeightsFile};
 pub use foreign_format::ForeignFormat;
-pub use source::WeightsSource;
+pub use identity::{WeightsIdentity, identity_at};
+pub use source::{WeightsSource, is_weights_file};
+pub use tensor_file::TensorFile;
 
 use crate::{Error, Result};
 use fornax_engine::{DType, Tensor};
@@ -35,19 +40,32 @@ pub struct LoadOptions<'a> {
     pub ema: bool,
     /// Height and width of the images, needed for a position embedding of a grid that is not square.
     pub img_size: Option<[usize; 2]>,
+    /// Keeps the initial classifier, whatever its number of classes.
+    pub reset_classifier: bool,
+    /// Name of the model, for messages; empty if it has none.
+    pub model: &'a str,
 }
 
 impl LoadOptions<'static> {
     /// Options for `--initial-checkpoint`: every tensor must match.
     pub fn exact() -> LoadOptions<'static> {
-        LoadOptions { classifier: "", first_conv: "", adapt: false, strict: true, ema: false, img_size: None }
+        LoadOptions { adapt: false, ..LoadOptions::pretrained("", "") }
     }
 }
 
 impl<'a> LoadOptions<'a> {
     /// Options for pretrained weights, possibly of another task.
     pub fn pretrained(classifier: &'a str, first_conv: &'a str) -> LoadOptions<'a> {
-        LoadOptions { classifier, first_conv, adapt: true, strict: true, ema: false, img_size: None }
+        LoadOptions {
+            classifier,
+            first_conv,
+            adapt: true,
+            strict: true,
+            ema: false,
+            img_size: None,
+            reset_classifier: false,
+            model: "",
+        }
     }
 }
 
@@ -62,7 +80,7 @@ pub struct LoadReport {
     pub notes: Vec<String>,
 }
 
-/// Loads a safetensors file into a model. On an error the model is unchanged.
+/// Loads a weights file into a model. On an error the model is unchanged.
 pub fn load(model: &(impl Module + ?Sized), path: &Path, options: &LoadOptions<'_>) -> Result<LoadReport> {
     load_file(model, &WeightsFile::open(path)?, options)
 }
@@ -90,13 +108,16 @@ pub fn load_file(
                 note
             }
             LoadAction::Mismatch => {
-                mismatch.add(entry, stored);
+                match weights.rejected(&entry.name) {
+                    Some(why) => mismatch.rejected.push((entry.name.clone(), why.clone())),
+                    None => mismatch.add(entry, stored),
+                }
                 None
             }
         };
         report.notes.extend(note);
     }
-    let known: HashSet<&str> = entries.iter().map(|e| e.name.as_str()).collect();
+    let known: HashSet<&str> = entries.iter().map(|e| file::strip_wrappers(&e.name)).collect();
     let headless = options.adapt && !known.iter().any(|name| belongs_to_layer(name, options.classifier));
     for name in weights.names().filter(|name| !known.contains(name.as_str())) {
         match headless && belongs_to_layer(name, options.classifier) {
@@ -107,10 +128,7 @@ pub fn load_file(
     if !mismatch.is_empty() {
         let text = mismatch.text(&entries);
         if options.strict {
-            return Err(Error::checkpoint("the weights do not fit the model")
-                .at_path(file.path())
-                .because(text)
-                .remedy("choose the matching model with --model, or pass other weights"));
+            return Err(misfit(file, &weights, &mismatch, text, options));
         }
         report.notes.extend(text.lines().map(String::from));
         report.kept.extend(mismatch.missing);
@@ -123,6 +141,34 @@ pub fn load_file(
         load_entry(entry, &tensor).map_err(|e| Error::checkpoint(e.to_string()).at_path(file.path()))?;
     }
     Ok(report)
+}
+
+/// The error about weights that do not fit: first what the file says of itself, then names of tensors.
+fn misfit(
+    file: &WeightsFile,
+    weights: &Weights,
+    mismatch: &Mismatch,
+    text: String,
+    options: &LoadOptions<'_>,
+) -> Error {
+    let error = Error::checkpoint("the weights do not fit the model").at_path(file.path());
+    let identity = file.identity().ok().flatten();
+    let own = identity.as_ref().and_then(|identity| identity.model());
+    let described = identity.as_ref().and_then(|identity| identity.describe(weights));
+    match (own, described) {
+        (Some(own), Some(described)) if !options.model.is_empty() && own != options.model => error
+            .because(format!("it is {described}; the model is {}\n{text}", options.model))
+            .remedy(format!("use --model {own}, or pass other weights")),
+        _ if mismatch.is_of_classes(options.classifier) && !options.classifier.is_empty() => {
+            error.because(text).remedy(
+                "to train a new classifier, add --reset-classifier, or use --pretrained-path instead of --initial-checkpoint",
+            )
+        }
+        (_, Some(described)) => error
+            .because(format!("it is {described}\n{text}"))
+            .remedy("choose the matching options of the model, or pass other weights"),
+        _ => error.because(text).remedy("choose the matching model with --model, or pass other weights"),
+    }
 }
 
 /// Loading decision for one tensor of the model.
@@ -142,7 +188,11 @@ fn load_action(
     options: &LoadOptions<'_>,
 ) -> Result<LoadAction> {
     let name = &entry.name;
-    let in_fresh_head = options.adapt && belongs_to_layer(name, options.classifier);
+    let in_head = belongs_to_layer(name, options.classifier);
+    if options.reset_classifier && in_head {
+        return Ok(LoadAction::Keep(Some(format!("{name} is re-initialised"))));
+    }
+    let in_fresh_head = options.adapt && in_head;
     let Some(stored) = weights.get(name) else {
         return Ok(if in_fresh_head {
             LoadAction::Keep(Some(format!("{name} is not in the file: it keeps its initial value")))

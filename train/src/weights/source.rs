@@ -9,6 +9,8 @@ use std::str::FromStr;
 
 /// Default name of the weights file in a folder or a repository.
 const WEIGHTS_FILE: &str = "model.safetensors";
+/// Best checkpoint in a folder of timm's `train.py`.
+const TIMM_BEST: &str = "model_best.pth.tar";
 /// Checkpoints of a run folder, by preference.
 const RUN_CHECKPOINTS: [&str; 2] = ["best.safetensors", "last.safetensors"];
 const HUB: &str = "hf-hub:";
@@ -16,8 +18,8 @@ const HUB: &str = "hf-hub:";
 /// Source of weights.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WeightsSource {
-    /// A file; a run folder, for its checkpoint `best`, else `last`; or a folder with `model.safetensors` or one safetensors file of another
-    /// name.
+    /// A file; a run folder, for its checkpoint `best`, else `last`; a folder of timm's `train.py`, for its best; or a folder with
+    /// `model.safetensors` or one weights file of another name.
     Path(PathBuf),
     /// A repository: `hf-hub:ORGANISATION/NAME`, optionally with `@REVISION`.
     Hub(hub::Repository),
@@ -52,6 +54,15 @@ impl WeightsSource {
                 !path.exists() && published_for_name(path).is_some_and(|found| found.is_ok())
             }
             WeightsSource::Hub(repository) => repository.id.starts_with("timm/"),
+        }
+    }
+
+    /// Path of a local weights file, if the source is a file or folder that exists.
+    pub fn resolve_local(&self) -> Option<PathBuf> {
+        match self {
+            WeightsSource::Path(path) if path.is_dir() => weights_in_folder(path).ok(),
+            WeightsSource::Path(path) if path.exists() => Some(path.clone()),
+            _ => None,
         }
     }
 
@@ -94,7 +105,10 @@ fn published_for_name(name: &Path) -> Option<Result<WeightsSource>> {
 
 fn weights_in_folder(folder: &Path) -> Result<PathBuf> {
     let of_run = RUN_CHECKPOINTS.map(|name| folder.join("checkpoints").join(name));
-    if let Some(preferred) = of_run.into_iter().chain([folder.join(WEIGHTS_FILE)]).find(|path| path.exists())
+    if let Some(preferred) = of_run
+        .into_iter()
+        .chain([WEIGHTS_FILE, TIMM_BEST].map(|name| folder.join(name)))
+        .find(|path| path.exists())
     {
         return Ok(preferred);
     }
@@ -106,17 +120,26 @@ fn weights_in_folder(folder: &Path) -> Result<PathBuf> {
     };
     let entries = fs::read_dir(folder).map_err(|e| fail(e.to_string()))?;
     let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
-    let mut files: Vec<PathBuf> =
-        paths.filter(|path| path.extension().is_some_and(|e| e == "safetensors")).collect();
+    let mut files: Vec<PathBuf> = paths.filter(|path| is_weights_file(path)).collect();
     files.sort();
+    let is_safetensors = |path: &PathBuf| path.extension().is_some_and(|e| e == "safetensors");
+    if files.iter().any(is_safetensors) {
+        files.retain(is_safetensors);
+    }
     match files.as_slice() {
         [one] => Ok(one.clone()),
-        [] => Err(fail("it holds no safetensors file".into())),
+        [] => Err(fail("it holds no safetensors or PyTorch file".into())),
         many => {
             let names: Vec<_> = many.iter().filter_map(|p| Some(p.file_name()?.to_string_lossy())).collect();
             Err(fail(format!("it holds {}: {}", many.len(), names.join(", "))))
         }
     }
+}
+
+/// True for the names of weights files: `.safetensors`, `.pth`, `.pt`, `.pth.tar`, and `.ckpt` of Lightning.
+pub fn is_weights_file(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_lowercase();
+    [".safetensors", ".pth", ".pt", ".pth.tar", ".ckpt"].iter().any(|end| name.ends_with(end))
 }
 
 #[cfg(test)]
@@ -132,7 +155,9 @@ mod tests {
         let message = |text: &str| resolve(text).expect_err(text).to_string();
 
         assert!(message(&named("none")).contains("no such file or folder"));
-        assert!(message(&named("")).contains("no safetensors file"));
+        assert!(message(&named("")).contains("no safetensors or PyTorch file"));
+        std::fs::write(named("c.pth.tar"), "").expect("writes");
+        assert_eq!(resolve(&named("")).expect("one"), folder.path().join("c.pth.tar"));
         std::fs::write(named("b.safetensors"), "").expect("writes");
         assert_eq!(resolve(&named("")).expect("one"), folder.path().join("b.safetensors"));
         std::fs::write(named("a.safetensors"), "").expect("writes");

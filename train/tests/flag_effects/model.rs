@@ -17,6 +17,7 @@ pub const CASES: &[Case] = &[
     check("pretrained", published_weights_are_loaded),
     tested("pretrained_path", "pretrained.rs", "other_classes_and_channels_are_adapted_and_reported"),
     tested("initial_checkpoint", "pretrained.rs", "training_starts_from_weights_of_a_file"),
+    tested("reset_classifier", "pretrained.rs", "reset_classifier_keeps_the_initial_classifier"),
     plans("img_size", "photos", "--img-size 12", "input     12x12x3"),
     plans("input_size", "photos", "--input-size 1 12 20", "input     12x20x1"),
     plans("in_chans", "photos", "--in-chans 1", "input     16x16x1"),

@@ -2,7 +2,7 @@
 use super::strip;
 use crate::cli::{print, table};
 use crate::settings::EvalMetric;
-use crate::weights::{Weights, WeightsFile};
+use crate::weights::{Weights, WeightsFile, WeightsIdentity};
 use crate::{Error, Result};
 use fornax_engine::{DType, Tensor};
 use std::collections::HashSet;
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 /// Arguments of `fornax ckpt average`.
 #[derive(clap::Args)]
 pub struct AverageArgs {
-    /// Checkpoints or other safetensors files of one model, or run folders, for their checkpoints
+    /// Checkpoints or other weights files of one model, or run folders, for their checkpoints
     #[arg(value_name = "PATH", required = true)]
     paths: Vec<PathBuf>,
     /// Output file: the averaged weights as plain safetensors
@@ -49,7 +49,7 @@ pub fn execute(args: &AverageArgs) -> Result<()> {
     check_same_tensors(&candidates, &weights)?;
     let tensors: Vec<(String, Tensor)> =
         weights[0].names().map(|name| Ok((name.clone(), average(name, &weights)?))).collect::<Result<_>>()?;
-    strip::save(&args.output, &tensors)?;
+    strip::save(&args.output, &tensors, common_identity(&candidates)?.as_ref())?;
     let row = |candidate: &Candidate| {
         let path = candidate.file.path().display().to_string();
         match candidate.metric {
@@ -96,7 +96,7 @@ fn rank(candidates: &mut [Candidate]) -> Result<()> {
         return Err(Error::usage("the file has no validation metric")
             .at_path(unranked.file.path())
             .because("--top ranks checkpoints of `fornax train` after an epoch")
-            .remedy("leave --top out, or leave this file out"));
+            .remedy("omit --top, or omit this file"));
     }
     let metrics: HashSet<&str> = candidates.iter().filter_map(|c| Some(name(c.metric?.1))).collect();
     if metrics.len() > 1 {
@@ -137,6 +137,23 @@ fn check_same_tensors(candidates: &[Candidate], weights: &[Weights]) -> Result<(
         }
     }
     Ok(())
+}
+
+/// Identity of the average: the first file's. Notes if another file says something else.
+fn common_identity(candidates: &[Candidate]) -> Result<Option<WeightsIdentity>> {
+    let mut first: Option<WeightsIdentity> = None;
+    for candidate in candidates {
+        let Some(identity) = candidate.file.identity()? else { continue };
+        match &first {
+            None => first = Some(identity),
+            Some(first) if first.metadata() != identity.metadata() => message!(
+                "note: {} differs in its classes or input; the average has those of the first file",
+                candidate.file.path().display()
+            ),
+            Some(_) => {}
+        }
+    }
+    Ok(first)
 }
 
 /// The mean over all files in f64, rounded to the tensor's dtype. Counters are rounded to integers.

@@ -1,11 +1,12 @@
 //! `fornax ckpt diff`.
 use crate::cli::{print, table};
 use crate::report::thousands;
-use crate::weights::WeightsFile;
+use crate::weights::{TensorFile, WeightsFile};
 use crate::{Error, Result};
 use fornax_engine::{DType, Tensor};
-use fornax_nn::state_dict::{SafetensorsFile, TensorInfo};
+use fornax_nn::state_dict::TensorInfo;
 use serde_json::{Map, Value, json};
+use std::cmp::Ordering;
 use std::path::PathBuf;
 
 /// Arguments of `fornax ckpt diff`.
@@ -17,7 +18,7 @@ pub struct DiffArgs {
     /// Second file or run folder
     #[arg(value_name = "B")]
     b: PathBuf,
-    /// Number of tensors to list, those with the largest differences first
+    /// Number of tensors to list, the largest relative differences first
     #[arg(long, value_name = "N", default_value_t = 20)]
     limit: usize,
     /// Print one JSON object with every difference
@@ -32,10 +33,10 @@ struct TensorDifference {
 }
 
 enum DifferenceKind {
-    /// Dtype or shape, of both files.
+    /// Dtype or shape of both files.
     Type([String; 2]),
-    /// Number of elements that differ, number of elements, and the largest absolute difference.
-    Values { different: usize, elements: usize, max: f64 },
+    /// Number of elements that differ, number of elements, the largest absolute difference, and its ratio to the largest absolute value.
+    Values { different: usize, elements: usize, max: f64, relative: f64 },
 }
 
 pub fn execute(args: &DiffArgs) -> Result<()> {
@@ -51,7 +52,7 @@ pub fn execute(args: &DiffArgs) -> Result<()> {
         let kind = difference(&files, &parsed, name, [a, b])?;
         differences.extend(kind.map(|kind| TensorDifference { name: name.clone(), kind }));
     }
-    differences.sort_by(|a, b| b.size().total_cmp(&a.size()));
+    differences.sort_by(|a, b| b.order().partial_cmp(&a.order()).unwrap_or(Ordering::Equal));
     let settings = settings(&files)?;
     if args.json {
         return print(&format!("{}\n", as_json(&differences, &only, settings)));
@@ -61,18 +62,23 @@ pub fn execute(args: &DiffArgs) -> Result<()> {
 }
 
 impl TensorDifference {
-    /// Order of the list: types first, then the largest difference.
-    fn size(&self) -> f64 {
+    /// Order of the list: types first, then the largest relative difference, and counters last.
+    fn order(&self) -> (bool, f64) {
         match &self.kind {
-            DifferenceKind::Type(_) => f64::INFINITY,
-            DifferenceKind::Values { max, .. } => *max,
+            DifferenceKind::Type(_) => (true, f64::INFINITY),
+            DifferenceKind::Values { relative, .. } => (!self.is_counter(), *relative),
         }
+    }
+
+    /// True for counters of batches and updates.
+    fn is_counter(&self) -> bool {
+        self.name.ends_with("num_batches_tracked") || self.name == "optimizer/step"
     }
 }
 
 fn difference(
     files: &[WeightsFile; 2],
-    parsed: &[SafetensorsFile; 2],
+    parsed: &[TensorFile; 2],
     name: &str,
     stored: [&TensorInfo; 2],
 ) -> Result<Option<DifferenceKind>> {
@@ -94,7 +100,9 @@ fn difference(
         let by = (a - b).abs();
         max = if by.is_nan() { f64::INFINITY } else { max.max(by) };
     }
-    Ok((count > 0).then_some(DifferenceKind::Values { different: count, elements: a.len(), max }))
+    let largest = a.iter().chain(&*b).map(|value| value.abs()).filter(|v| v.is_finite()).fold(0.0, f64::max);
+    let relative = if max.is_finite() && largest > 0.0 { max / largest } else { max };
+    Ok((count > 0).then_some(DifferenceKind::Values { different: count, elements: a.len(), max, relative }))
 }
 
 /// Settings that differ, with both values; empty unless both files are checkpoints.
@@ -112,9 +120,10 @@ fn settings(files: &[WeightsFile; 2]) -> Result<Map<String, Value>> {
 fn as_json(differences: &[TensorDifference], only: &[Vec<String>; 2], settings: Map<String, Value>) -> Value {
     let entry = |difference: &TensorDifference| match &difference.kind {
         DifferenceKind::Type(types) => json!({ "name": difference.name, "types": types }),
-        DifferenceKind::Values { different, elements, max } => {
-            let max = if max.is_finite() { json!(max) } else { Value::Null };
-            json!({ "name": difference.name, "different": different, "elements": elements, "max": max })
+        DifferenceKind::Values { different, elements, max, relative } => {
+            let [max, relative] =
+                [max, relative].map(|value| if value.is_finite() { json!(value) } else { Value::Null });
+            json!({ "name": difference.name, "different": different, "elements": elements, "max": max, "relative": relative })
         }
     };
     json!({
@@ -140,20 +149,27 @@ fn text(
         rows.extend(settings.iter().map(|(key, both)| vec![key.clone(), shown(&both[0]), shown(&both[1])]));
         text += &format!("{}\n", table(&rows, &[]));
     }
-    if !differences.is_empty() {
-        let mut rows = vec![["TENSOR", "DIFFERENT", "OF", "LARGEST DIFFERENCE"].map(String::from).to_vec()];
-        rows.extend(differences.iter().take(args.limit).map(|difference| match &difference.kind {
+    let counters = differences.iter().filter(|difference| difference.is_counter()).count();
+    if differences.len() > counters {
+        let header = ["TENSOR", "DIFFERENT", "OF", "LARGEST DIFFERENCE", "RELATIVE"];
+        let mut rows = vec![header.map(String::from).to_vec()];
+        let shown = differences.iter().filter(|difference| !difference.is_counter()).take(args.limit);
+        rows.extend(shown.map(|difference| match &difference.kind {
             DifferenceKind::Type([a, b]) => {
                 vec![difference.name.clone(), a.clone(), b.clone(), "type".into()]
             }
-            DifferenceKind::Values { different, elements, max } => vec![
+            DifferenceKind::Values { different, elements, max, relative } => vec![
                 difference.name.clone(),
                 thousands(*different as u64),
                 thousands(*elements as u64),
                 format!("{max:.3e}"),
+                format!("{relative:.3e}"),
             ],
         }));
-        text += &format!("{}\n", table(&rows, &[1, 2, 3]));
+        text += &format!("{}\n", table(&rows, &[1, 2, 3, 4]));
+    }
+    if counters > 0 {
+        text += &format!("{counters} counters of batches or updates differ\n");
     }
     for (names, path) in only.iter().zip([&args.a, &args.b]).filter(|(names, _)| !names.is_empty()) {
         let shown: Vec<&str> = names.iter().take(args.limit).map(String::as_str).collect();

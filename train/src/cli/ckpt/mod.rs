@@ -1,12 +1,13 @@
-//! `fornax ckpt`: inspect, verify, compare, average and strip checkpoints and other safetensors files.
+//! `fornax ckpt`: inspect, verify, compare, average, strip and convert checkpoints and other weights files.
 mod average;
+mod convert;
 mod diff;
 mod info;
 mod strip;
 mod verify;
 
 use crate::hub::Hub;
-use crate::weights::{WeightsFile, WeightsSource};
+use crate::weights::{WeightsFile, WeightsSource, is_weights_file};
 use crate::{Error, Result};
 use clap::Subcommand;
 use std::fs;
@@ -25,6 +26,8 @@ pub enum CkptCommand {
     Average(average::AverageArgs),
     /// Save only the weights, without optimizer and training state, as a safetensors file that timm loads
     Strip(strip::StripArgs),
+    /// Convert a PyTorch file to safetensors
+    Convert(convert::ConvertArgs),
 }
 
 pub fn execute(command: &CkptCommand) -> Result<()> {
@@ -34,6 +37,7 @@ pub fn execute(command: &CkptCommand) -> Result<()> {
         CkptCommand::Diff(args) => diff::execute(args),
         CkptCommand::Average(args) => average::execute(args),
         CkptCommand::Strip(args) => strip::execute(args),
+        CkptCommand::Convert(args) => convert::execute(args),
     }
 }
 
@@ -42,7 +46,7 @@ fn open(path: &Path) -> Result<WeightsFile> {
     WeightsFile::open(&WeightsSource::Path(path.into()).resolve(&Hub::from_environment())?)
 }
 
-/// The safetensors files at a path: the file itself, those of a run's `checkpoints/`, or those of a folder, sorted by name.
+/// The weights files at a path: the file itself, the files of a run's `checkpoints/`, or of a folder, sorted by name.
 fn files_at(path: &Path) -> Result<Vec<PathBuf>> {
     if !path.is_dir() {
         return Ok(vec![path.into()]);
@@ -53,15 +57,14 @@ fn files_at(path: &Path) -> Result<Vec<PathBuf>> {
         Error::checkpoint("the folder holds no checkpoints")
             .at_path(folder)
             .because(why)
-            .remedy("pass a run folder, a folder of safetensors files, or the files themselves")
+            .remedy("pass a run folder, a folder of weights files, or the files themselves")
     };
     let entries = fs::read_dir(folder).map_err(|e| unusable(e.to_string()))?;
     let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
-    let mut files: Vec<PathBuf> =
-        paths.filter(|path| path.extension().is_some_and(|e| e == "safetensors")).collect();
+    let mut files: Vec<PathBuf> = paths.filter(|path| is_weights_file(path)).collect();
     files.sort();
     match files.is_empty() {
-        true => Err(unusable("no file in it ends in .safetensors".into())),
+        true => Err(unusable("no file in it ends in .safetensors, .pth, .pt or .pth.tar".into())),
         false => Ok(files),
     }
 }

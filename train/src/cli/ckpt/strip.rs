@@ -1,7 +1,7 @@
 //! `fornax ckpt strip`.
 use crate::cli::{output_file, print};
 use crate::report::bytes;
-use crate::weights::{Weights, WeightsFile};
+use crate::weights::{Weights, WeightsFile, WeightsIdentity};
 use crate::{Error, Result};
 use fornax_engine::Tensor;
 use fornax_nn::state_dict::to_safetensors;
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 /// Arguments of `fornax ckpt strip`.
 #[derive(clap::Args)]
 pub struct StripArgs {
-    /// Checkpoint or other safetensors file, or a run folder, for its checkpoint `best`
+    /// Checkpoint or other weights file, or a run folder, for its checkpoint `best`
     #[arg(value_name = "PATH")]
     path: PathBuf,
     /// Output file
@@ -27,7 +27,7 @@ pub fn execute(args: &StripArgs) -> Result<()> {
     check_output(&args.output, &[&file])?;
     let weights = file.weights(args.use_ema)?;
     let tensors = tensors(&weights)?;
-    let length = save(&args.output, &tensors)?;
+    let length = save(&args.output, &tensors, file.identity()?.as_ref())?;
     print(&format!(
         "saved {} tensors of {} to {}: {} instead of {}\n",
         tensors.len(),
@@ -38,12 +38,13 @@ pub fn execute(args: &StripArgs) -> Result<()> {
     ))
 }
 
-/// All tensors, by the model's names.
+/// All tensors, by the model's names. Notes entries that cannot be read.
 pub fn tensors(weights: &Weights) -> Result<Vec<(String, Tensor)>> {
+    weights.all_rejected().for_each(|(name, why)| message!("note: {name} is omitted: {why}"));
     weights.names().map(|name| Ok((name.clone(), weights.tensor(name)?))).collect()
 }
 
-/// Refuses to replace an input by the output, which lacks the training state.
+/// Errors if the output would replace an input, which lacks the training state.
 pub fn check_output(output: &Path, inputs: &[&WeightsFile]) -> Result<()> {
     let same = |path: &Path| matches!((path.canonicalize(), output.canonicalize()), (Ok(a), Ok(b)) if a == b);
     match inputs.iter().find(|input| same(input.path())) {
@@ -55,9 +56,10 @@ pub fn check_output(output: &Path, inputs: &[&WeightsFile]) -> Result<()> {
     }
 }
 
-/// Writes weights as timm reads them; returns the file's size in bytes.
-pub fn save(path: &Path, tensors: &[(String, Tensor)]) -> Result<u64> {
-    let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
+/// Writes weights as timm reads them, with what is known of their model in the metadata; returns the file's size in bytes.
+pub fn save(path: &Path, tensors: &[(String, Tensor)], identity: Option<&WeightsIdentity>) -> Result<u64> {
+    let mut metadata = identity.map_or_else(HashMap::new, WeightsIdentity::metadata);
+    metadata.insert("format".to_string(), "pt".to_string());
     let bytes = to_safetensors(tensors, Some(metadata))
         .map_err(|e| Error::checkpoint(e.to_string()).at_path(path))?;
     output_file::write(path, &bytes)?;

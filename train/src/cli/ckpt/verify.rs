@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// Arguments of `fornax ckpt verify`.
 #[derive(clap::Args)]
 pub struct VerifyArgs {
-    /// Checkpoints or other safetensors files, or run folders, for all of their checkpoints
+    /// Checkpoints or other weights files, or run folders, for all of their checkpoints
     #[arg(value_name = "PATH", required = true)]
     paths: Vec<PathBuf>,
     /// Print one JSON object per file
@@ -46,7 +46,7 @@ struct Verified {
 
 fn verify(path: &Path) -> Result<Verified> {
     let weights = WeightsFile::open(path)?;
-    weights.verify()?;
+    let has_checksums = weights.verify()?;
     let file = weights.parse()?;
     for (name, stored) in file.tensors().iter().filter(|(_, stored)| stored.dtype.is_float()) {
         let tensor = file.tensor(name).map_err(|e| Error::checkpoint(e.to_string()).at_path(path))?;
@@ -60,7 +60,7 @@ fn verify(path: &Path) -> Result<Verified> {
                 .remedy("use an earlier checkpoint of the run"));
         }
     }
-    Ok(Verified { tensors: file.tensors().len(), has_checksums: weights.checkpoint_header()?.is_some() })
+    Ok(Verified { tensors: file.tensors().len(), has_checksums })
 }
 
 fn line(path: &Path, result: &Result<Verified>, as_json: bool) -> String {

@@ -1,9 +1,10 @@
 //! Image files of the arguments, and batches of them.
+use crate::augment::{ImageTransform, TestTimeAugmentation};
 use crate::data::Image;
 use crate::data::decode::{DecodeOptions, EXTENSIONS};
-use crate::data::eval_transform::EvalTransform;
 use crate::data::{listing, read_image_file};
 use crate::{Error, Result};
+use fornax_engine::random::{RngKey, RngStream};
 use rayon::prelude::*;
 use std::path::{Path, PathBuf};
 
@@ -34,15 +35,21 @@ pub fn collect_paths(arguments: &[PathBuf], mut on_error: impl FnMut(&Path, Erro
     Ok(paths)
 }
 
-/// Decodes and transforms images, on all threads.
-pub fn load(paths: &[PathBuf], decode: &DecodeOptions, transform: &EvalTransform) -> Vec<Result<Image>> {
+/// Decodes and transforms images, on all threads; gives the views of each.
+pub fn load(
+    paths: &[PathBuf],
+    decode: DecodeOptions,
+    transform: &TestTimeAugmentation,
+) -> Vec<Result<Vec<Image>>> {
     paths.par_iter().map(|path| load_image(path, decode, transform)).collect()
 }
 
-fn load_image(path: &Path, decode: &DecodeOptions, transform: &EvalTransform) -> Result<Image> {
+fn load_image(path: &Path, decode: DecodeOptions, transform: &TestTimeAugmentation) -> Result<Vec<Image>> {
     let bytes = read_image_file(path)?;
-    let image = Image::decode_with(&bytes, decode).and_then(|image| transform.resize_and_crop(&image));
-    image.map_err(|why| {
+    // An evaluation transform takes no random numbers.
+    let mut rng = RngStream::new(RngKey::new(0, "predict"), 0, 0);
+    let views = Image::decode_with(&bytes, &decode).and_then(|image| transform.apply(&image, &mut rng));
+    views.map_err(|why| {
         Error::data("the image cannot be read")
             .at_path(path)
             .because(why)

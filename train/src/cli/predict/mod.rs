@@ -28,8 +28,8 @@ pub struct PredictArgs {
     /// Model architecture name; `fornax models` lists them [default: the checkpoint's model]
     #[arg(long, value_name = "NAME", help_heading = "Model")]
     model: Option<String>,
-    /// Weights: a run folder, a safetensors file, a folder with one, or hf-hub:ORGANISATION/NAME [default: the model's published weights]
-    #[arg(long, value_name = "SOURCE", help_heading = "Model")]
+    /// Weights: a run folder, a safetensors or PyTorch file, a folder with one, or hf-hub:ORGANISATION/NAME [default: the model's published weights]
+    #[arg(long, visible_alias = "checkpoint", value_name = "SOURCE", help_heading = "Model")]
     weights: Option<WeightsSource>,
     /// Use the EMA weights of a checkpoint
     #[arg(long, help_heading = "Model")]
@@ -47,31 +47,40 @@ pub struct PredictArgs {
     #[arg(long, value_name = "FILE", help_heading = "Model")]
     class_map: Option<PathBuf>,
 
-    /// Image size: 224, or height x width as 224x160 [default: the model's own]
+    /// Image size: 224, or height x width as 224x160 [default: the weights' own, else the model's]
     #[arg(long, value_name = "SIZE", value_parser = super::models::size, help_heading = "Images")]
     img_size: Option<[usize; 2]>,
-    /// Centre-crop fraction of the resized image [default: the model's own]
+    /// Centre-crop fraction of the resized image [default: the weights' own, else the model's]
     #[arg(long, value_name = "P", value_parser = crop_fraction, help_heading = "Images")]
     crop_pct: Option<f64>,
-    /// Crop mode [default: the model's own]
+    /// Crop mode [default: the weights' own, else the model's]
     #[arg(long, value_name = "MODE", help_heading = "Images")]
     crop_mode: Option<CropMode>,
-    /// Resize interpolation [default: the model's own]
+    /// Resize interpolation [default: the weights' own, else the model's]
     #[arg(long, value_name = "FILTER", help_heading = "Images")]
     interpolation: Option<ResizeFilter>,
-    /// Normalisation mean for values in 0..1, one for all channels or one per channel [default: the model's own]
+    /// Normalisation mean for values in 0..1, one for all channels or one per channel [default: the weights' own, else the model's]
     #[arg(long, value_name = "M", num_args = 1.., value_parser = finite, help_heading = "Images")]
     mean: Option<Vec<f32>>,
-    /// Normalisation standard deviation, one for all channels or one per channel [default: the model's own]
+    /// Normalisation standard deviation, one for all channels or one per channel [default: the weights' own, else the model's]
     #[arg(long, value_name = "S", num_args = 1.., value_parser = positive, help_heading = "Images")]
     std: Option<Vec<f32>>,
+    /// Rotate and flip images by their EXIF orientation [default: as in training]
+    #[arg(long, help_heading = "Images")]
+    exif_orientation: Option<bool>,
+    /// Test-time augmentation: mean over 1, 2 (with the mirror image), 5 (with the corners) or 10 views of each image
+    #[arg(long, value_name = "VIEWS", default_value_t = 1, help_heading = "Images")]
+    tta: usize,
 
     /// Number of top classes to print
-    #[arg(long, value_name = "K", default_value_t = 5, value_parser = value_parser!(u32).range(1..), help_heading = "Output")]
-    topk: u32,
+    #[arg(long, visible_alias = "topk", value_name = "K", default_value_t = 5, value_parser = value_parser!(u32).range(1..), help_heading = "Output")]
+    top_k: u32,
     /// Print one JSON object per image
     #[arg(long, help_heading = "Output")]
     json: bool,
+    /// Write the top classes as CSV: a row per image and rank, with class, name and probability
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    csv: Option<PathBuf>,
     /// Write the classifier's input as safetensors: f32 `features` [n, d], with the image paths as JSON in the metadata `paths`
     #[arg(long, value_name = "FILE", group = "numbers", help_heading = "Output")]
     features: Option<PathBuf>,
@@ -93,8 +102,19 @@ pub struct PredictArgs {
 }
 
 /// Arguments that conflict with `--tensor`.
-const IMAGE_ARGUMENTS: [&str; 8] =
-    ["images", "crop_pct", "crop_mode", "interpolation", "mean", "std", "json", "class_map"];
+const IMAGE_ARGUMENTS: [&str; 11] = [
+    "images",
+    "crop_pct",
+    "crop_mode",
+    "interpolation",
+    "mean",
+    "std",
+    "exif_orientation",
+    "tta",
+    "json",
+    "csv",
+    "class_map",
+];
 
 pub fn execute(args: &PredictArgs) -> Result<()> {
     args.compute.set_threads()?;
@@ -111,6 +131,7 @@ pub fn execute(args: &PredictArgs) -> Result<()> {
     let device = args.compute.device.open()?;
     move_to(&*predictor.model, &device)?;
     let (mut names, mut features, mut logits) = (vec![], vec![], vec![]);
+    let mut csv = output::CSV_HEADER.to_string();
     let batch = args.batch_size as usize;
     for first in (0..inputs.len()).step_by(batch) {
         let count = batch.min(inputs.len() - first);
@@ -118,14 +139,13 @@ pub fn execute(args: &PredictArgs) -> Result<()> {
             Inputs::Tensor(all) => (all.narrow(0, first, count)?, (first..first + count).collect()),
             Inputs::Images(paths) => {
                 let (mut images, mut chosen) = (vec![], vec![]);
-                for (i, loaded) in
-                    images::load(&paths[first..][..count], &predictor.decode, &predictor.transform)
-                        .into_iter()
-                        .enumerate()
+                for (i, loaded) in images::load(&paths[first..][..count], predictor.decode, &predictor.views)
+                    .into_iter()
+                    .enumerate()
                 {
                     match loaded {
-                        Ok(image) => {
-                            images.push(image);
+                        Ok(views) => {
+                            images.extend(views);
                             chosen.push(first + i);
                         }
                         Err(error) if total == 1 => return Err(error),
@@ -141,12 +161,14 @@ pub fn execute(args: &PredictArgs) -> Result<()> {
                 (predictor.transform.batch(&images)?, chosen)
             }
         };
-        let out = forward(&predictor, &x, &device)?;
+        let out = forward(&predictor, &x, args.tta, &device)?;
         if args.tensor.is_none() && predictor.classes > 0 {
             let rows = out.logits.read::<f32>()?;
             for (index, row) in chosen.iter().zip(rows.chunks_exact(predictor.classes)) {
                 let name = inputs.name(*index);
-                super::print(&output::text(&name, row, &predictor.names, args.topk as usize, args.json))?;
+                let top = output::top_classes(row, args.top_k as usize);
+                super::print(&output::text(&name, &top, &predictor.names, args.json))?;
+                csv += &output::csv_rows(&name, &top, &predictor.names);
             }
         }
         names.extend(chosen.into_iter().map(|index| inputs.name(index)));
@@ -158,6 +180,9 @@ pub fn execute(args: &PredictArgs) -> Result<()> {
     }
     if !names.is_empty() {
         write_numbers(args, &predictor, &names, [&features, &logits])?;
+    }
+    if let Some(path) = &args.csv {
+        output_file::write(path, csv.as_bytes())?;
     }
     match bad.first() {
         None => Ok(()),
@@ -215,13 +240,19 @@ struct Outputs {
     logits: Tensor,
 }
 
-fn forward(predictor: &model::Predictor, x: &Tensor, device: &Device) -> Result<Outputs> {
+/// Computes the outputs of images with `views` views each; the outputs of an image are the mean over its views.
+fn forward(predictor: &model::Predictor, x: &Tensor, views: usize, device: &Device) -> Result<Outputs> {
     let cx = &mut Context::eval();
+    let images = x.dims()[0] / views;
     let both = || -> fornax_engine::Result<Outputs> {
         let features = predictor.model.forward_features(&x.to_device(device)?, cx)?;
+        let mean = |values: Tensor| match views {
+            1 => Ok(values),
+            _ => values.reshape([images, views, values.dims()[1]])?.mean(&[1], false),
+        };
         Ok(Outputs {
-            logits: predictor.model.forward_head(&features, false, cx)?.to_device(&Device::Cpu)?,
-            features: predictor.model.forward_head(&features, true, cx)?.to_device(&Device::Cpu)?,
+            logits: mean(predictor.model.forward_head(&features, false, cx)?)?.to_device(&Device::Cpu)?,
+            features: mean(predictor.model.forward_head(&features, true, cx)?)?.to_device(&Device::Cpu)?,
         })
     };
     no_grad(both).map_err(|e| match e {

@@ -1,12 +1,12 @@
 //! Model of a prediction: architecture, options, weights and input transform.
 use super::PredictArgs;
-use crate::checkpoint::CheckpointHeader;
+use crate::augment::TestTimeAugmentation;
 use crate::config::ModelConfig;
 use crate::data::decode::DecodeOptions;
 use crate::data::eval_transform::EvalTransform;
 use crate::error::ErrorKind;
 use crate::hub::Hub;
-use crate::weights::{LoadOptions, WeightsFile, WeightsSource, imagenet, load_file};
+use crate::weights::{LoadOptions, WeightsFile, WeightsIdentity, WeightsSource, imagenet, load_file};
 use crate::{Error, Result};
 use clap::ValueEnum;
 use fornax_nn::ModelOptions;
@@ -24,6 +24,8 @@ pub struct Predictor {
     pub names: Vec<String>,
     /// Evaluation transform of the images.
     pub transform: EvalTransform,
+    /// The same with its views.
+    pub views: TestTimeAugmentation,
     /// Decoding of image files, as in the checkpoint's run.
     pub decode: DecodeOptions,
 }
@@ -34,43 +36,78 @@ pub fn load(args: &PredictArgs) -> Result<Predictor> {
     let named = args.model.as_deref().map(find).transpose()?;
     let source = source(args, named)?;
     let file = WeightsFile::open(&source.resolve(&Hub::from_environment())?)?;
-    let header = file.checkpoint_header()?;
-    let info = match (named, &header) {
+    let identity = file.identity()?;
+    let info = match (named, identity.as_ref().and_then(WeightsIdentity::model)) {
         (Some(info), _) => info,
-        (None, Some(header)) => find(header.settings.model.as_deref().unwrap_or_default())?,
+        (None, Some(name)) => find(name)?,
         (None, None) => {
             return Err(Error::usage("--model is needed")
                 .because("the weights file does not name its model")
                 .remedy("pass the model's name with --model; `fornax models` lists them"));
         }
     };
-    let options = options(args, info, header.as_ref(), &file)?;
+    let identity = identity.unwrap_or_default();
+    let options = options(args, info, &identity, &file)?;
     let img_size = options.img_size.or(args.img_size);
-    let img_size = img_size.or_else(|| header.as_ref()?.image_size.map(|[h, w, _]| [h, w]));
-    let size = img_size.unwrap_or(info.pretrained_cfg.input_size);
+    let size = img_size.or(identity.size()).unwrap_or(info.pretrained_cfg.input_size);
     let model = info.build(&options).map_err(|e| Error::usage(format!("{}: {e}", info.name)))?;
     let load = LoadOptions {
         // Predictions of an untrained classifier are worthless, so it may only be absent.
         classifier: if options.num_classes == 0 { info.pretrained_cfg.classifier } else { "" },
         ema: args.use_ema,
         img_size: Some(size),
+        model: info.name,
         ..LoadOptions::pretrained("", info.pretrained_cfg.first_conv)
     };
     let report = load_file(&*model, &file, &load)?;
     report.notes.iter().for_each(|note| message!("{note}"));
-    let trained = header.as_ref().map(|header| &header.settings);
-    let decode = DecodeOptions {
-        channels: options.in_chans,
-        exif_orientation: trained.and_then(|settings| settings.exif_orientation).unwrap_or(false),
-        gray16: trained.and_then(|settings| settings.gray16).unwrap_or_default(),
-    };
+    if !args.use_ema && file.has_ema()? {
+        message!("note: {source} also has EMA weights; --use-ema uses them");
+    }
+    let transform = transform(args, info, &identity, size, options.in_chans)?;
+    if args.tensor.is_none() && !source.is_published() {
+        guess_note(args, &identity, info.name, &transform).into_iter().for_each(|note| message!("{note}"));
+    }
+    let views = TestTimeAugmentation::new(transform.clone(), args.tta)
+        .map_err(|why| Error::usage(why).at("--tta"))?;
+    let of_weights = identity.settings.exif_orientation.unwrap_or(false);
     Ok(Predictor {
-        decode,
         name: info.name,
         classes: options.num_classes,
-        names: names(args, header.as_ref(), &source, options.num_classes)?,
-        transform: transform(args, info, header.as_ref(), size, options.in_chans)?,
+        names: names(args, &identity, &source, options.num_classes)?,
+        decode: DecodeOptions {
+            channels: transform.mean.len(),
+            exif_orientation: args.exif_orientation.unwrap_or(of_weights),
+            gray16: identity.settings.gray16.unwrap_or_default(),
+        },
+        transform,
+        views,
         model,
+    })
+}
+
+/// Note about the input of weights that do not say it.
+fn guess_note(
+    args: &PredictArgs,
+    identity: &WeightsIdentity,
+    model: &str,
+    transform: &EvalTransform,
+) -> Option<String> {
+    let known = &identity.settings;
+    let [h, w] = transform.size;
+    let guesses = [
+        (known.input_size.is_none() && args.img_size.is_none(), format!("input {h}x{w}")),
+        (known.mean.is_none() && args.mean.is_none(), format!("mean {:?}", transform.mean)),
+        (known.std.is_none() && args.std.is_none(), format!("std {:?}", transform.std)),
+        (known.crop_pct.is_none() && args.crop_pct.is_none(), format!("crop {}", transform.crop_pct)),
+    ];
+    let guessed: Vec<String> =
+        guesses.into_iter().filter(|(is_guess, _)| *is_guess).map(|(_, text)| text).collect();
+    (!guessed.is_empty()).then(|| {
+        format!(
+            "note: the weights do not say what they were trained with; the defaults of {model} are used: {}",
+            guessed.join(", ")
+        )
     })
 }
 
@@ -87,23 +124,23 @@ fn source(args: &PredictArgs, named: Option<&ModelInfo>) -> Result<WeightsSource
 fn options(
     args: &PredictArgs,
     info: &ModelInfo,
-    header: Option<&CheckpointHeader>,
+    identity: &WeightsIdentity,
     file: &WeightsFile,
 ) -> Result<ModelOptions> {
     let weights = file.weights(args.use_ema)?;
     let extent = |name: String, axis: usize| weights.get(&name).and_then(|s| s.shape.get(axis).copied());
     let classes = extent(format!("{}.weight", info.pretrained_cfg.classifier), 0);
     let channels = extent(format!("{}.weight", info.pretrained_cfg.first_conv), 1);
-    // A checkpoint holds the model's options: pooling, batch norm.
-    let trained = header.map(|header| ModelConfig::new(&header.settings, info.name)).transpose()?;
+    // The weights may say the model's options: pooling, batch norm.
+    let trained = ModelConfig::new(&identity.settings, info.name)?;
     let mut options = ModelOptions {
         num_classes: args.num_classes.or(classes).unwrap_or(0),
         in_chans: args.in_chans.or(channels).unwrap_or(3),
         img_size: args.img_size.filter(|_| info.pretrained_cfg.fixed_input_size),
-        ..trained.map_or_else(ModelOptions::default, |model| model.options)
+        ..trained.options
     };
     if info.pretrained_cfg.fixed_input_size && options.img_size.is_none() {
-        options.img_size = header.and_then(|header| header.image_size).map(|[h, w, _]| [h, w]);
+        options.img_size = identity.size();
     }
     for option in &args.model_kwargs {
         let (key, value) = option
@@ -117,7 +154,7 @@ fn options(
 fn transform(
     args: &PredictArgs,
     info: &ModelInfo,
-    header: Option<&CheckpointHeader>,
+    identity: &WeightsIdentity,
     size: [usize; 2],
     channels: usize,
 ) -> Result<EvalTransform> {
@@ -141,16 +178,12 @@ fn transform(
         }
     };
     let known = |text: &str| format!("{text:?} in the table of models is known");
-    let statistics = header.map(|header| &header.statistics);
-    // Older checkpoints are of runs that neither resized nor cropped.
-    let own_crop =
-        if header.is_some_and(|h| h.image_size.is_some()) { 1.0 } else { info.pretrained_cfg.crop_pct };
-    let trained = header.map(|header| &header.settings);
-    let crop_mode = args.crop_mode.or_else(|| trained?.crop_mode);
-    let filter = args.interpolation.or_else(|| trained?.interpolation);
+    let trained = &identity.settings;
+    let crop_mode = args.crop_mode.or(trained.crop_mode);
+    let filter = args.interpolation.or(trained.interpolation);
     Ok(EvalTransform {
         size,
-        crop_pct: args.crop_pct.or_else(|| trained?.crop_pct).unwrap_or(own_crop),
+        crop_pct: args.crop_pct.or(trained.crop_pct).unwrap_or(info.pretrained_cfg.crop_pct),
         crop_mode: crop_mode.unwrap_or_else(|| {
             ValueEnum::from_str(info.pretrained_cfg.crop_mode, true)
                 .unwrap_or_else(|_| panic!("{}", known(info.pretrained_cfg.crop_mode)))
@@ -159,23 +192,22 @@ fn transform(
             ValueEnum::from_str(info.pretrained_cfg.interpolation, true)
                 .unwrap_or_else(|_| panic!("{}", known(info.pretrained_cfg.interpolation)))
         }),
-        mean: given("--mean", &args.mean, own(statistics.map(|s| &s.mean), info.pretrained_cfg.mean))?,
-        std: given("--std", &args.std, own(statistics.map(|s| &s.std), info.pretrained_cfg.std))?,
+        mean: given("--mean", &args.mean, own(trained.mean.as_ref(), info.pretrained_cfg.mean))?,
+        std: given("--std", &args.std, own(trained.std.as_ref(), info.pretrained_cfg.std))?,
     })
 }
 
-/// Class names: those of `--class-map`, else of the checkpoint, else of ImageNet-1k for published weights of 1,000 classes.
+/// Class names: those of `--class-map`, else of the weights file, else of ImageNet-1k for published weights of 1,000 classes.
 fn names(
     args: &PredictArgs,
-    header: Option<&CheckpointHeader>,
+    identity: &WeightsIdentity,
     source: &WeightsSource,
     classes: usize,
 ) -> Result<Vec<String>> {
     let Some(path) = &args.class_map else {
-        let names = match header {
-            Some(header) => header.classes.clone(),
-            None if source.is_published() => imagenet::class_names().map(String::from).collect(),
-            None => vec![],
+        let names = match source.is_published() {
+            true if identity.classes.is_empty() => imagenet::class_names().map(String::from).collect(),
+            _ => identity.classes.clone(),
         };
         return Ok(if names.len() == classes { names } else { vec![] });
     };

@@ -1,8 +1,11 @@
 //! `fornax val`: loss and accuracy of trained or published models on a dataset.
 mod dataset;
+mod metrics;
 mod output;
+mod results;
+mod timm;
+mod valid_labels;
 
-use crate::checkpoint::CheckpointHeader;
 use crate::cli::compute::ComputeArgs;
 use crate::cli::signals::Signals;
 use crate::cli::{output_file, print};
@@ -12,12 +15,15 @@ use crate::experiment::{RunData, build};
 use crate::hub::Hub;
 use crate::settings::{AUTO_BATCH_SIZE, Settings};
 use crate::trainer::{Evaluation, Evaluator, RunSignals};
-use crate::weights::{LoadOptions, WeightsFile, WeightsSource, load_file};
+use crate::weights::{LoadOptions, WeightsFile, WeightsIdentity, WeightsSource, load_file};
 use crate::{Error, Result};
-use fornax_nn::models::find_model;
-use fornax_nn::{move_to, named_parameters};
+use fornax_nn::models::{PretrainedCfg, find_model};
+use fornax_nn::{Module, move_to, named_parameters};
+use metrics::{ClassMetrics, MetricsAverage};
+use results::ResultsFormat;
 use std::path::PathBuf;
 use std::time::Instant;
+use valid_labels::ValidLabels;
 
 /// Arguments of `fornax val`, with the settings of `fornax train` that an evaluation depends on.
 #[derive(clap::Args)]
@@ -29,12 +35,18 @@ pub struct ValArgs {
     #[command(flatten)]
     settings: Settings,
 
-    /// Checkpoints: run folders (for `best`), safetensors files, or hf-hub:ORGANISATION/NAME; each is evaluated
+    /// Checkpoints: run folders (for `best`), safetensors or PyTorch files, or hf-hub:ORGANISATION/NAME; each is evaluated
     #[arg(long, visible_alias = "weights", value_name = "SOURCE", num_args = 1.., help_heading = "Model")]
     checkpoint: Vec<WeightsSource>,
     /// Evaluate the EMA weights of a checkpoint
     #[arg(long, help_heading = "Model")]
     use_ema: bool,
+    /// Evaluate weights without a run at the size and crop of training instead of timm's test size and crop
+    #[arg(long, help_heading = "Model")]
+    use_train_size: bool,
+    /// File of class indices, one per line: only these logits are compared, in this order, such as for ImageNet-A
+    #[arg(long, value_name = "FILE", help_heading = "Model")]
+    valid_labels: Option<PathBuf>,
     /// Split to evaluate: name of a subfolder, archive or file [default: validation]
     #[arg(long, value_name = "NAME", help_heading = "Dataset", conflicts_with = "val_split")]
     split: Option<String>,
@@ -42,6 +54,8 @@ pub struct ValArgs {
     #[arg(long, value_name = "N", help_heading = "Dataset", conflicts_with = "val_num_samples")]
     num_samples: Option<usize>,
 
+    #[command(flatten)]
+    timm: timm::ValidateArgs,
     #[command(flatten)]
     compute: ComputeArgs,
     /// Print help
@@ -54,9 +68,15 @@ pub struct ValArgs {
     /// Write the confusion matrix as CSV: a row per true class, a column per predicted class; one checkpoint only
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     confusion_matrix: Option<PathBuf>,
-    /// Write a row per checkpoint, with timm's columns
+    /// Write a row per checkpoint, with timm's columns; the file is complete after every checkpoint
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     results_file: Option<PathBuf>,
+    /// Format of --results-file
+    #[arg(long, value_name = "FORMAT", default_value = "csv", help_heading = "Output")]
+    results_format: ResultsFormat,
+    /// Also compute precision, recall and F1 score, averaged over the classes
+    #[arg(long, value_name = "AVERAGE", help_heading = "Output")]
+    metrics_avg: Option<MetricsAverage>,
     /// Print one JSON object per checkpoint
     #[arg(long, help_heading = "Output")]
     json: bool,
@@ -67,12 +87,14 @@ A checkpoint of `fornax train` provides the settings of its run: model, dataset,
 Without --checkpoint, --model NAME --pretrained evaluates the published weights of a model.";
 
 /// Settings that an evaluation depends on.
-const EVALUATION_SETTINGS: [&str; 37] = [
+const EVALUATION_SETTINGS: [&str; 39] = [
     "dataset",
     "data_dir",
     "val_split",
     "val_fraction",
     "class_map",
+    "input_key",
+    "target_key",
     "num_classes",
     "val_num_samples",
     "clip_len",
@@ -111,10 +133,12 @@ const EVALUATION_SETTINGS: [&str; 37] = [
 const REPLACED_SETTINGS: [&str; 3] = ["val_split", "val_num_samples", "validation_batch_size"];
 
 /// Arguments that are no settings.
-const OWN_ARGUMENTS: [&str; 12] = [
+const OWN_ARGUMENTS: [&str; 16] = [
     "dir",
     "checkpoint",
     "use_ema",
+    "use_train_size",
+    "valid_labels",
     "split",
     "num_samples",
     "device",
@@ -123,6 +147,8 @@ const OWN_ARGUMENTS: [&str; 12] = [
     "per_class",
     "confusion_matrix",
     "results_file",
+    "results_format",
+    "metrics_avg",
     "json",
 ];
 
@@ -144,6 +170,7 @@ fn hide_unrelated(arg: clap::Arg) -> clap::Arg {
     let shown =
         OWN_ARGUMENTS.contains(&id) || EVALUATION_SETTINGS.contains(&id) && !REPLACED_SETTINGS.contains(&id);
     match id {
+        "model" => arg.short('m'),
         "batch_size" => arg.help("Batch size, in images [default: 256]"),
         _ => arg.hide(!shown),
     }
@@ -161,11 +188,14 @@ struct Validation {
     parameters: usize,
     input: InputConfig,
     evaluation: Evaluation,
+    /// Averages over the classes, if requested.
+    metrics: Option<ClassMetrics>,
     seconds: f64,
 }
 
 /// Evaluates every checkpoint and prints the results.
 pub fn execute(args: &ValArgs) -> Result<()> {
+    args.timm.check()?;
     let given = given_settings(args)?;
     let sources = sources(args, &given)?;
     if args.confusion_matrix.is_some() && sources.len() > 1 {
@@ -174,29 +204,85 @@ pub fn execute(args: &ValArgs) -> Result<()> {
             .remedy("evaluate them one by one"));
     }
     args.compute.set_threads()?;
+    let valid_labels = args.valid_labels.as_deref().map(valid_labels::read).transpose()?;
     let signals = Signals::listen()?;
-    let mut all = vec![];
+    // Before the first evaluation, which may take hours.
+    let mut failed = vec![];
+    let mut usable = vec![];
     for source in &sources {
-        let validation = validate(args, &given, source, &signals)?;
+        match check_file(source, &given) {
+            Ok(()) => usable.push(source),
+            Err(error) => report_failure(error, sources.len(), &mut failed)?,
+        }
+    }
+    let mut all = vec![];
+    for source in usable {
+        let validation = match validate(args, &given, source, valid_labels.as_deref(), &signals) {
+            Ok(validation) => validation,
+            Err(error) => {
+                report_failure(error, sources.len(), &mut failed)?;
+                continue;
+            }
+        };
         print(&output::result(&validation, args.json, args.per_class))?;
         all.push(validation);
+        if let Some(path) = args.results_file.as_deref().filter(|path| results::is_replaced(path)) {
+            output_file::write(path, results::text(&all, args.results_format).as_bytes())?;
+        }
     }
     if let (Some(path), [only]) = (&args.confusion_matrix, &all[..]) {
         output_file::write(path, output::confusion_csv(only).as_bytes())?;
     }
-    if let Some(path) = &args.results_file {
-        output_file::write(path, output::results_csv(&all).as_bytes())?;
+    if let Some(path) = args.results_file.as_deref().filter(|path| !results::is_replaced(path)) {
+        output_file::write(path, results::text(&all, args.results_format).as_bytes())?;
     }
-    match all.len() {
-        1 => Ok(()),
-        _ if args.json => Ok(()),
-        _ => print(&output::comparison(&all)),
+    if all.len() > 1 && !args.json {
+        print(&output::comparison(&all))?;
     }
+    let (count, total) = (failed.len(), sources.len());
+    match failed.into_iter().next() {
+        None => Ok(()),
+        Some(first) => Err(Error::checkpoint(format!("{count} of {total} checkpoints were not evaluated"))
+            .because(format!("the first: {}", first.why().unwrap_or(first.what())))
+            .remedy("repair or omit the checkpoints reported above")),
+    }
+}
+
+/// Keeps the error of one checkpoint among several, and prints it. Returns it if it ends the command: it concerns an only checkpoint, or the
+/// others too, such as the dataset.
+fn report_failure(error: Error, total: usize, failed: &mut Vec<Error>) -> Result<()> {
+    if total == 1 || error.kind() != ErrorKind::Checkpoint {
+        return Err(error);
+    }
+    message!("error: {error}");
+    failed.push(error);
+    Ok(())
+}
+
+/// Checks that a weights file exists, can be parsed and names its model.
+fn check_file(source: &WeightsSource, given: &Settings) -> Result<()> {
+    let file = WeightsFile::open(&source.resolve(&Hub::from_environment())?)?;
+    file.parse()?;
+    let identity = file.identity()?.unwrap_or_default();
+    model_name(&merged_settings(given, &identity), &file).map(drop)
+}
+
+/// The model of the settings.
+fn model_name(settings: &Settings, file: &WeightsFile) -> Result<String> {
+    settings.model.clone().ok_or_else(|| {
+        Error::usage("--model is needed")
+            .at_path(file.path())
+            .because("the weights file does not name its model")
+            .remedy("pass the model's name with --model; `fornax models` lists them")
+    })
 }
 
 /// The settings of the command line. Errors on one that an evaluation does not depend on.
 fn given_settings(args: &ValArgs) -> Result<Settings> {
     let mut given = args.settings.clone();
+    if given.seed.take().is_some() {
+        message!("warning: no effect: --seed (an evaluation takes no random numbers)");
+    }
     if let Some(setting) = given.given().keys().find(|key| !EVALUATION_SETTINGS.contains(&key.as_str())) {
         return Err(Error::usage(format!("--{} would have no effect", setting.replace('_', "-")))
             .because("an evaluation does not depend on it")
@@ -244,20 +330,24 @@ fn validate(
     args: &ValArgs,
     given: &Settings,
     source: &WeightsSource,
+    valid_labels: Option<&[usize]>,
     signals: &Signals,
 ) -> Result<Validation> {
     let file = WeightsFile::open(&source.resolve(&Hub::from_environment())?)?;
-    let header = file.checkpoint_header()?;
-    let settings = merged_settings(given, header.as_ref());
-    let Some(name) = settings.model.clone() else {
-        return Err(Error::usage("--model is needed")
-            .at_path(file.path())
-            .because("the weights file does not name its model")
-            .remedy("pass the model's name with --model; `fornax models` lists them"));
-    };
+    let is_of_run = file.checkpoint_header()?.is_some();
+    let identity = file.identity()?.unwrap_or_default();
+    let settings = merged_settings(given, &identity);
+    let name = model_name(&settings, &file)?;
     let mut config = Config::resolve(&settings)?;
-    let classes = header.as_ref().map(|header| header.classes.as_slice());
-    let mut data = match header.is_some() && !has_dataset(given) {
+    if identity.settings.mean.is_none() {
+        let cfg = config.model.pretrained_cfg()?;
+        if !source.is_published() && given.mean.is_none() && given.std.is_none() {
+            message!("note: {source} does not say its normalisation; the mean and std of {name} are used");
+        }
+        config.of_weights = default_input(cfg, args.use_train_size);
+    }
+    let classes = Some(identity.classes.as_slice()).filter(|classes| !classes.is_empty());
+    let mut data = match is_of_run && !has_dataset(given) {
         true => build::open(&mut config)?,
         false => {
             let splits = dataset::open(&config.data.dataset, classes)?;
@@ -265,16 +355,24 @@ fn validate(
         }
     };
     let of_dataset = data.splits.classes.len();
-    data.num_classes = num_classes(&config, &file, header.as_ref(), args.use_ema, of_dataset)?;
+    data.num_classes = num_classes(&config, &file, &identity, args.use_ema, of_dataset)?;
+    if data.num_classes != of_dataset && given.num_classes.is_none() && valid_labels.is_none() {
+        message!(
+            "note: {source} has {} classes, {} has {of_dataset}; its classes are taken for the model's first {of_dataset}",
+            data.num_classes,
+            data.splits.name
+        );
+    }
     let model = config.model.create(data.num_classes, &data.input)?;
     let load = LoadOptions {
         ema: args.use_ema,
         img_size: Some(data.input.size),
+        model: &name,
         ..LoadOptions::pretrained("", config.model.pretrained_cfg()?.first_conv)
     };
     let report = load_file(&*model, &file, &load)?;
     report.notes.iter().for_each(|note| message!("{note}"));
-    if !args.use_ema && header.is_some() && file.weights(true).is_ok() {
+    if !args.use_ema && file.has_ema()? {
         message!("note: {source} also has EMA weights; --use-ema evaluates them");
     }
     let device = args.compute.device.open()?;
@@ -282,9 +380,21 @@ fn validate(
     let parameters = named_parameters(&*model).iter().map(|(_, tensor)| tensor.numel()).sum();
     let loader = build::validation_loader(&config, &data, device, 0)?;
     let preparation = build::preparation(&config, &data);
+    let selected =
+        valid_labels.map(|labels| ValidLabels::new(&*model, labels, data.num_classes)).transpose()?;
+    let (evaluated, num_classes): (&dyn Module, usize) = match &selected {
+        Some(selected) => (selected, selected.len()),
+        None => (&*model, data.num_classes),
+    };
+    if num_classes < of_dataset {
+        return Err(Error::usage(format!("{num_classes} labels are too few"))
+            .at("--valid-labels")
+            .because(format!("{} has {of_dataset} classes", data.splits.name))
+            .remedy("list an index of the model for each class of the dataset"));
+    }
     let evaluator = Evaluator {
         loader: &loader,
-        num_classes: data.num_classes,
+        num_classes,
         precision: config.precision,
         preparation: Some(&preparation),
         group: None,
@@ -294,7 +404,7 @@ fn validate(
         Some(signal) => Err(Error::new(ErrorKind::Interrupted(signal), "the evaluation was interrupted")),
     };
     let started = Instant::now();
-    let evaluation = evaluator.evaluate(&*model, &check_interrupt)?;
+    let evaluation = evaluator.evaluate(evaluated, &check_interrupt)?;
     Ok(Validation {
         source: source.to_string(),
         model: name,
@@ -303,6 +413,7 @@ fn validate(
         classes: data.splits.classes.clone(),
         parameters,
         input: data.input,
+        metrics: args.metrics_avg.map(|average| ClassMetrics::of(&evaluation, average)),
         evaluation,
         seconds: started.elapsed().as_secs_f64(),
     })
@@ -313,29 +424,38 @@ fn has_dataset(given: &Settings) -> bool {
     given.dataset.is_some() || given.data_dir.is_some()
 }
 
-/// The given settings, completed by those of the checkpoint's run.
-fn merged_settings(given: &Settings, header: Option<&CheckpointHeader>) -> Settings {
-    let of_run = header.map_or_else(Settings::default, |header| header.settings.clone());
-    let of_run = match has_dataset(given) {
-        true => of_run.filtered(|key| !DATASET_SETTINGS.contains(&key)),
-        false => of_run,
-    };
-    given.clone().over(of_run)
+/// The input of validate.py for weights that do not say theirs: timm's test size and test crop, or those of training.
+fn default_input(cfg: &PretrainedCfg, use_train_size: bool) -> Settings {
+    if use_train_size {
+        return Settings::default();
+    }
+    let size = cfg.test_input_size.map(|[h, w]| vec![3, h, w]);
+    Settings { input_size: size, crop_pct: cfg.test_crop_pct, ..Settings::default() }
 }
 
-/// Number of logits: `--num-classes`, else that of the checkpoint's run, else the rows of the classifier's weight.
+/// The given settings, completed by those of the weights: of their run, or of their model and input.
+fn merged_settings(given: &Settings, identity: &WeightsIdentity) -> Settings {
+    let of_weights = identity.settings.filtered(|key| {
+        let is_replaced = has_dataset(given) && DATASET_SETTINGS.contains(&key);
+        let is_default = key == "exif_orientation" && identity.settings.exif_orientation == Some(false);
+        !(is_replaced || is_default)
+    });
+    given.clone().over(of_weights)
+}
+
+/// Number of logits: `--num-classes`, else that of the run, else the rows of the classifier's weight.
 fn num_classes(
     config: &Config,
     file: &WeightsFile,
-    header: Option<&CheckpointHeader>,
+    identity: &WeightsIdentity,
     ema: bool,
     of_dataset: usize,
 ) -> Result<usize> {
     let weights = file.weights(ema)?;
     let classifier = format!("{}.weight", config.model.pretrained_cfg()?.classifier);
     let rows = weights.get(&classifier).and_then(|stored| stored.shape.first().copied());
-    let given = config.settings.num_classes.or(header.map(|header| header.classes.len()));
-    let count = given.or(rows).unwrap_or(of_dataset);
+    let named = Some(identity.classes.len()).filter(|count| *count > 0);
+    let count = config.settings.num_classes.or(named).or(rows).unwrap_or(of_dataset);
     match count < of_dataset {
         true => Err(Error::usage(format!("{count} classes are too few"))
             .at_path(file.path())

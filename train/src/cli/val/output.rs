@@ -1,10 +1,9 @@
-//! Results of evaluations as text, JSON and CSV.
+//! Results of evaluations as text and JSON, and the confusion matrix as CSV.
 use super::Validation;
+use super::results::value_name;
 use crate::cli::table;
-use crate::data::eval_transform::CropMode;
 use crate::report::thousands;
 use crate::text::{csv_cell, escape_control};
-use clap::ValueEnum;
 use serde_json::json;
 
 /// Images of a class, and how many of them are predicted right.
@@ -16,7 +15,7 @@ struct ClassCount<'a> {
 
 /// The result of one checkpoint for stdout.
 pub fn result(validation: &Validation, as_json: bool, per_class: bool) -> String {
-    let Validation { source, model, dataset, evaluation, seconds, .. } = validation;
+    let Validation { source, model, dataset, evaluation, input, seconds, .. } = validation;
     let images = evaluation.targets.len();
     let rate = images as f64 / seconds;
     if as_json {
@@ -29,9 +28,18 @@ pub fn result(validation: &Validation, as_json: bool, per_class: bool) -> String
             "top5": evaluation.top5,
             "loss": evaluation.loss,
             "images": images,
+            "input_size": [input.channels, input.size[0], input.size[1]],
+            "crop_pct": input.crop_pct,
+            "crop_mode": value_name(&input.crop_mode),
+            "interpolation": value_name(&input.filter),
             "seconds": seconds,
             "images_per_second": rate,
         });
+        if let Some(metrics) = &validation.metrics {
+            object["precision"] = metrics.precision.into();
+            object["recall"] = metrics.recall.into();
+            object["f1_score"] = metrics.f1.into();
+        }
         if per_class {
             let entry = |class: &ClassCount| json!({ "class": class.name, "images": class.images, "correct": class.correct });
             object["classes"] = class_counts(validation).iter().map(entry).collect();
@@ -40,13 +48,24 @@ pub fn result(validation: &Validation, as_json: bool, per_class: bool) -> String
     }
     let weights = if validation.ema { ", EMA weights" } else { "" };
     let mut text = format!(
-        "{source}: {model}{weights}, {} images of {dataset}\ntop-1 {:.2}%  top-5 {:.2}%  loss {:.4}  in {seconds:.1} s, {} images/s\n",
+        "{source}: {model}{weights}, {} images of {dataset} at {}x{}, crop {:.3} ({}), {}\ntop-1 {:.2}%  top-5 {:.2}%  loss {:.4}  in {seconds:.1} s, {} images/s\n",
         thousands(images as u64),
+        input.size[0],
+        input.size[1],
+        input.crop_pct,
+        value_name(&input.crop_mode),
+        value_name(&input.filter),
         evaluation.top1,
         evaluation.top5,
         evaluation.loss,
         thousands(rate.round() as u64)
     );
+    if let Some(metrics) = &validation.metrics {
+        text += &format!(
+            "precision {:.2}%  recall {:.2}%  F1 score {:.2}%\n",
+            metrics.precision, metrics.recall, metrics.f1
+        );
+    }
     if per_class {
         let mut rows = vec![["CLASS", "IMAGES", "CORRECT", "TOP-1"].map(String::from).to_vec()];
         rows.extend(class_counts(validation).iter().map(|class| {
@@ -78,33 +97,6 @@ pub fn comparison(all: &[Validation]) -> String {
     format!("\n{}", table(&rows, &[1, 2, 3]))
 }
 
-/// CSV of all checkpoints, the best first, with the columns of timm's validate.py.
-pub fn results_csv(all: &[Validation]) -> String {
-    let mut text = "model,checkpoint,top1,top1_err,top5,top5_err,loss,param_count,img_size,crop_pct,crop_mode,interpolation\r\n".to_string();
-    for one in best_first(all) {
-        let (evaluation, input) = (&one.evaluation, &one.input);
-        let value = |name: Option<clap::builder::PossibleValue>| {
-            name.map_or(String::new(), |v| v.get_name().to_string())
-        };
-        let columns = [
-            one.model.clone(),
-            csv_cell(&one.source),
-            format!("{:.4}", evaluation.top1),
-            format!("{:.4}", 100.0 - evaluation.top1),
-            format!("{:.4}", evaluation.top5),
-            format!("{:.4}", 100.0 - evaluation.top5),
-            evaluation.loss.to_string(),
-            format!("{:.2}", one.parameters as f64 / 1e6),
-            input.size[0].to_string(),
-            input.crop_pct.to_string(),
-            value(CropMode::to_possible_value(&input.crop_mode)),
-            value(input.filter.to_possible_value()),
-        ];
-        text += &format!("{}\r\n", columns.join(","));
-    }
-    text
-}
-
 /// The confusion matrix: a header with the class names, then a row per true class.
 pub fn confusion_csv(validation: &Validation) -> String {
     let names: Vec<String> =
@@ -117,7 +109,7 @@ pub fn confusion_csv(validation: &Validation) -> String {
     text
 }
 
-fn best_first(all: &[Validation]) -> Vec<&Validation> {
+pub fn best_first(all: &[Validation]) -> Vec<&Validation> {
     let mut sorted: Vec<&Validation> = all.iter().collect();
     sorted.sort_by(|a, b| b.evaluation.top1.total_cmp(&a.evaluation.top1));
     sorted
