@@ -43,7 +43,7 @@ fn check_history(run: &mut Experiment, case: &GoldenCase) -> Result<(), String> 
     let mut state = TrainerState::default();
     for row in rows(case)? {
         let (epoch, value) = (row["epoch"].as_u64().ok_or("no epoch")? as u32, row["metric"].as_f64());
-        history.insert(epoch, value);
+        history.insert(epoch, value, value.unwrap_or_default());
         let expected = stems(&row["files"])?;
         let mut ranked: Vec<String> = history.epochs().map(|epoch| format!("checkpoint-{epoch}")).collect();
         ranked.sort();
@@ -60,6 +60,7 @@ fn check_history(run: &mut Experiment, case: &GoldenCase) -> Result<(), String> 
             eval_top1: value,
             eval_top5: value,
             lr: 0.0,
+            eval_skipped: 0,
         });
         state.epoch = epoch + 1;
         let best = state.best(metric).map(|row| row.epoch) == Some(epoch);
@@ -99,6 +100,7 @@ fn check_summary(case: &GoldenCase) -> Result<(), String> {
             eval_top1: number(&row["eval"]["top1"])?,
             eval_top5: number(&row["eval"]["top5"])?,
             lr: number(&row["lr"])?,
+            eval_skipped: 0,
         })
     };
     let history = rows(case)?.iter().map(metrics).collect::<Result<Vec<_>, String>>()?;

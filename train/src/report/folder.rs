@@ -2,7 +2,7 @@
 use super::tensorboard::{event_files, is_event_file};
 use super::{Machine, UpdateMetrics, metrics_file, progress::event, timestamp};
 use crate::callbacks::{Callback, EpochEnd, Rollback};
-use crate::checkpoint::{LOCK_FILE, RunLock, durable};
+use crate::checkpoint::{LOCK_FILE, RunLock, durable, with_absolute_paths};
 use crate::settings::Settings;
 use crate::trainer::TrainerState;
 use crate::{Error, Result};
@@ -34,7 +34,8 @@ pub struct RunFolder {
     _lock: RunLock,
 }
 
-const FILES: [&str; 6] = ["args.yaml", "env.json", "summary.csv", "metrics.jsonl", "log.txt", "report.html"];
+const FILES: [&str; 7] =
+    ["args.yaml", "env.json", "summary.csv", "metrics.jsonl", "log.txt", "report.html", "bad_images.csv"];
 const FOLDERS: [&str; 3] = ["plots", "samples", "checkpoints"];
 
 impl Destination {
@@ -60,10 +61,7 @@ impl Destination {
     /// Checks that the folder can be written, by creating and removing a folder in the nearest existing one above it, and that no other
     /// process trains in it.
     pub fn check_writable(&self) -> Result<()> {
-        let (Destination::Dated(path)
-        | Destination::New(path)
-        | Destination::Overwrite(path)
-        | Destination::Resume(path)) = self;
+        let path = self.path();
         if path.join(LOCK_FILE).exists() {
             RunLock::acquire(path)?;
         }
@@ -72,6 +70,15 @@ impl Destination {
         let existing = path.ancestors().find(is_there);
         let trial = existing.unwrap_or(Path::new("")).join(format!(".fornax-{}", std::process::id()));
         fs::create_dir(&trial).and_then(|()| fs::remove_dir(&trial)).map_err(|e| cannot_write(path, e))
+    }
+
+    /// The run's folder, or the one in which a dated folder is made.
+    pub fn path(&self) -> &Path {
+        let (Destination::Dated(path)
+        | Destination::New(path)
+        | Destination::Overwrite(path)
+        | Destination::Resume(path)) = self;
+        path
     }
 
     /// Path of the folder, with placeholders for parts that are known when it is created.
@@ -138,7 +145,7 @@ impl RunFolder {
     /// Writes `args.yaml`, which `--config` reads back, and `env.json`.
     pub fn describe_run(&self, settings: &Settings, machine: &Machine) -> Result<()> {
         let title = "# The settings of this run; `fornax train -c` with this file trains it again.\n";
-        let yaml = format!("{title}{}", settings.to_yaml());
+        let yaml = format!("{title}{}", with_absolute_paths(settings).to_yaml());
         let mut env = serde_json::to_value(machine).expect("plain values have a JSON form");
         env["started"] = timestamp().into();
         env["command"] = std::env::args_os()

@@ -24,6 +24,7 @@ pub use samples::{SampleWriter, batch_images};
 pub use tensorboard::TensorBoard;
 pub use terminal::curve as terminal_curve;
 
+use crate::trainer::skipped_note;
 use fornax_engine::cpu::{self, memory::MemoryStats};
 use fornax_engine::{Device, cuda};
 use serde::{Deserialize, Serialize};
@@ -88,6 +89,14 @@ pub struct EpochMetrics {
     pub eval_top5: f64,
     /// Learning rate after the epoch's last update.
     pub lr: f64,
+    /// Number of validation images that were skipped as bad images.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub eval_skipped: usize,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde calls")]
+fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
 
 impl MemoryMetrics {
@@ -126,12 +135,13 @@ impl EpochMetrics {
     /// The log line.
     pub fn line(&self, best: bool) -> String {
         format!(
-            "epoch {}  loss {:.4}  validation loss {:.4}  top-1 {:.2}  top-5 {:.2}{}",
+            "epoch {}  loss {:.4}  validation loss {:.4}  top-1 {:.2}  top-5 {:.2}{}{}",
             self.epoch,
             self.train_loss,
             self.eval_loss,
             self.eval_top1,
             self.eval_top5,
+            skipped_note(self.eval_skipped),
             if best { "  best" } else { "" }
         )
     }
@@ -234,6 +244,7 @@ mod tests {
             eval_top1: 90.0,
             eval_top5: 100.0,
             lr: 1e-5,
+            eval_skipped: 0,
         };
         let expected = "epoch,train_loss,eval_loss,eval_top1,eval_top5,lr\r\n0,1.5,0.25,90.0,100.0,1e-05\r\n";
         assert_eq!(summary_csv(&[row]), expected);

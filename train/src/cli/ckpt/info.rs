@@ -2,6 +2,7 @@
 use crate::Result;
 use crate::checkpoint::{CheckpointHeader, EMA, OPTIMIZER};
 use crate::cli::{print, table};
+use crate::message::count;
 use crate::report::{bytes, thousands};
 use crate::settings::EvalMetric;
 use fornax_nn::state_dict::{SafetensorsFile, TensorInfo};
@@ -78,9 +79,12 @@ fn describe(header: &CheckpointHeader) -> Vec<[String; 2]> {
     let CheckpointHeader { settings, state, classes, .. } = header;
     let input = header.image_size.map_or(String::new(), |[h, w, c]| format!(", input {h}x{w}x{c}"));
     let model = settings.model.as_deref().unwrap_or("unknown");
-    let mut rows = vec![["model".into(), format!("{model}, {} classes{input}", classes.len())]];
-    let within = if state.batch > 0 { format!(" and {} batches", state.batch) } else { String::new() };
-    let progress = format!("{} epochs{within}, {} updates", state.epoch, thousands(state.update));
+    let mut rows =
+        vec![["model".into(), format!("{model}, {}{input}", count(classes.len() as u64, "class"))]];
+    let within =
+        if state.batch > 0 { format!(" and {}", count(state.batch as u64, "batch")) } else { String::new() };
+    let progress =
+        format!("{}{within}, {}", count(state.epoch.into(), "epoch"), count(state.update, "update"));
     rows.push(["progress".into(), progress]);
     let metric = settings.eval_metric.unwrap_or(EvalMetric::Top1);
     for (name, epoch) in [("last epoch", state.history.last()), ("best epoch", state.best(metric))] {

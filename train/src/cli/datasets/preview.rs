@@ -6,6 +6,7 @@ use crate::config::Config;
 use crate::data::export::png_bytes;
 use crate::data::mosaic::mosaic;
 use crate::experiment::build;
+use crate::message::count;
 use crate::report::batch_images;
 use crate::{Error, Result};
 use clap::ValueEnum;
@@ -53,7 +54,7 @@ pub fn execute(args: &PreviewArgs) -> Result<()> {
         }
         PreviewSplit::Validation => {
             config.validation_batch_size = samples;
-            build::validation_loader(&config, &data, Device::Cpu, 0)?
+            build::validation_loader(&config, &data, Device::Cpu, 0, None)?
         }
     };
     if loader.batches() == 0 {
@@ -61,6 +62,6 @@ pub fn execute(args: &PreviewArgs) -> Result<()> {
     }
     let images = batch_images(&loader.batch(0, 0)?, &build::preparation(&config, &data))?;
     output_file::write(&args.output, &png_bytes(&mosaic(&images, args.columns as usize)))?;
-    print(&format!("{} images in {}\n", images.len(), args.output.display()))?;
+    print(&format!("{} in {}\n", count(images.len() as u64, "image"), args.output.display()))?;
     Ok(())
 }

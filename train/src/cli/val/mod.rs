@@ -2,7 +2,7 @@
 mod dataset;
 mod output;
 
-use crate::checkpoint::CheckpointHeader;
+use crate::checkpoint::{self, CheckpointHeader};
 use crate::cli::compute::ComputeArgs;
 use crate::cli::signals::Signals;
 use crate::cli::{output_file, print};
@@ -10,6 +10,7 @@ use crate::config::{Config, InputConfig};
 use crate::error::ErrorKind;
 use crate::experiment::{RunData, build};
 use crate::hub::Hub;
+use crate::message::count as counted;
 use crate::settings::{AUTO_BATCH_SIZE, Settings};
 use crate::trainer::{Evaluation, Evaluator, RunSignals};
 use crate::weights::{LoadOptions, WeightsFile, WeightsSource, load_file};
@@ -173,7 +174,7 @@ pub fn execute(args: &ValArgs) -> Result<()> {
             .remedy("evaluate them one by one"));
     }
     args.compute.set_threads()?;
-    let signals = Signals::listen()?;
+    let signals = Signals::listen(|_| ())?;
     let mut all = vec![];
     for source in &sources {
         let validation = validate(args, &given, source, &signals)?;
@@ -254,6 +255,10 @@ fn validate(
             .because("the weights file does not name its model")
             .remedy("pass the model's name with --model; `fornax models` lists them"));
     };
+    if header.is_some() && !has_dataset(given) {
+        let missing = checkpoint::missing_dataset(&settings, file.path(), "fornax val DIR --checkpoint …");
+        missing.map_or(Ok(()), Err)?;
+    }
     let mut config = Config::resolve(&settings)?;
     let classes = header.as_ref().map(|header| header.classes.as_slice());
     let mut data = match header.is_some() && !has_dataset(given) {
@@ -279,7 +284,7 @@ fn validate(
     let device = args.compute.device.open()?;
     move_to(&*model, &device)?;
     let parameters = named_parameters(&*model).iter().map(|(_, tensor)| tensor.numel()).sum();
-    let loader = build::validation_loader(&config, &data, device, 0)?;
+    let loader = build::validation_loader(&config, &data, device, 0, None)?;
     let preparation = build::preparation(&config, &data);
     let evaluator = Evaluator {
         loader: &loader,
@@ -336,9 +341,9 @@ fn num_classes(
     let given = config.settings.num_classes.or(header.map(|header| header.classes.len()));
     let count = given.or(rows).unwrap_or(of_dataset);
     match count < of_dataset {
-        true => Err(Error::usage(format!("{count} classes are too few"))
+        true => Err(Error::usage(format!("{} are too few", counted(count as u64, "class")))
             .at_path(file.path())
-            .because(format!("the dataset has {of_dataset} classes"))
+            .because(format!("the dataset has {}", counted(of_dataset as u64, "class")))
             .remedy("pass the dataset that the model was trained for, or omit classes with --class-map")),
         false => Ok(count),
     }

@@ -2,6 +2,7 @@
 use super::Validation;
 use crate::cli::table;
 use crate::data::eval_transform::CropMode;
+use crate::message::count;
 use crate::report::thousands;
 use clap::ValueEnum;
 use serde_json::json;
@@ -39,8 +40,8 @@ pub fn result(validation: &Validation, as_json: bool, per_class: bool) -> String
     }
     let weights = if validation.ema { ", EMA weights" } else { "" };
     let mut text = format!(
-        "{source}: {model}{weights}, {} images of {dataset}\ntop-1 {:.2}%  top-5 {:.2}%  loss {:.4}  in {seconds:.1} s, {} images/s\n",
-        thousands(images as u64),
+        "{source}: {model}{weights}, {} of {dataset}\ntop-1 {:.2}%  top-5 {:.2}%  loss {:.4}  in {seconds:.1} s, {} images/s\n",
+        count(images as u64, "image"),
         evaluation.top1,
         evaluation.top5,
         evaluation.loss,

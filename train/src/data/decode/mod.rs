@@ -3,11 +3,13 @@
 mod bmp;
 mod exif;
 mod gif;
+mod header;
 mod jpeg;
 mod png;
 mod region;
 mod webp;
 
+pub use header::{HeaderVerdict, check_header};
 pub use region::RegionDecoder;
 
 use super::image::Image;

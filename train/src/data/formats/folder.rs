@@ -4,6 +4,7 @@ use crate::data::files::FileDataset;
 use crate::data::labels::ClassOrder;
 use crate::data::listing;
 use crate::data::paths::parent_name;
+use crate::message::count;
 use crate::{Error, Result};
 use std::path::Path;
 
@@ -43,7 +44,11 @@ pub fn open(
     let (kept, targets) = labels.kept();
     let mut notes = vec![];
     if outside > 0 {
-        notes.push(format!("{outside} images outside of the folders of classes are ignored"));
+        let be = if outside == 1 { "is" } else { "are" };
+        notes.push(format!(
+            "{} outside of the folders of classes {be} ignored",
+            count(outside as u64, "image")
+        ));
     }
     let dropped = files.len() - kept.len();
     let files = if dropped > 0 { files.select(&kept) } else { files };
@@ -53,7 +58,9 @@ pub fn open(
 
 /// Note about images whose classes are not in the class map, if there are any.
 pub fn dropped_note(dropped: usize) -> Option<String> {
-    (dropped > 0).then(|| format!("{dropped} images are ignored: their classes are not in the class map"))
+    let (be, images) = if dropped == 1 { ("is", "its class is") } else { ("are", "their classes are") };
+    (dropped > 0)
+        .then(|| format!("{} {be} ignored: {images} not in the class map", count(dropped as u64, "image")))
 }
 
 /// The error of a dataset without images.
