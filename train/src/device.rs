@@ -2,6 +2,7 @@
 use crate::error::ErrorKind;
 use crate::{Error, Result};
 use fornax_engine::{Device, cuda};
+use std::fmt;
 use std::str::FromStr;
 
 /// Device string of `--device`, parsed.
@@ -29,6 +30,18 @@ impl FromStr for DeviceSpec {
             ("cuda", Some(number)) => Ok(DeviceSpec::Cuda(number)),
             ("emulated", Some(number)) if number != Some(0) => Ok(DeviceSpec::Emulated(number.unwrap_or(1))),
             _ => Err("must be auto, cpu, cuda, cuda:N, emulated or emulated:COUNT".into()),
+        }
+    }
+}
+
+impl fmt::Display for DeviceSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DeviceSpec::Auto => f.write_str("auto"),
+            DeviceSpec::Cpu => f.write_str("cpu"),
+            DeviceSpec::Cuda(None) => f.write_str("cuda"),
+            DeviceSpec::Cuda(Some(ordinal)) => write!(f, "cuda:{ordinal}"),
+            DeviceSpec::Emulated(count) => write!(f, "emulated:{count}"),
         }
     }
 }

@@ -33,7 +33,7 @@ pub enum ErrorKind {
     Memory,
     /// A file or folder cannot be written.
     Disk,
-    /// Another rank of a distributed run was lost, or did not answer in time.
+    /// Another rank of a distributed run was lost, or did not respond in time.
     Peer,
     /// A device, its driver or one of its libraries cannot be used or failed.
     Device,
@@ -50,6 +50,19 @@ pub enum Signal {
     Interrupt,
     /// SIGTERM, sent by `kill` and by batch systems.
     Terminate,
+    /// SIGHUP, sent when the terminal is closed.
+    HangUp,
+}
+
+impl Signal {
+    /// The signal's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Signal::Interrupt => "Ctrl-C",
+            Signal::Terminate => "SIGTERM",
+            Signal::HangUp => "SIGHUP",
+        }
+    }
 }
 
 impl ErrorKind {
@@ -65,6 +78,7 @@ impl ErrorKind {
             ErrorKind::Peer => 8,
             ErrorKind::Device => 9,
             ErrorKind::Bug => 70,
+            ErrorKind::Interrupted(Signal::HangUp) => 129,
             ErrorKind::Interrupted(Signal::Interrupt) => 130,
             ErrorKind::Interrupted(Signal::Terminate) => 143,
         }

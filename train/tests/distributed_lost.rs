@@ -209,7 +209,7 @@ fn no_process_is_left_behind_by_a_lost_rank_or_a_killed_launcher() {
     let folder = folder();
     let world = 3;
     for (signal, lost, code) in [
-        (Signal::KILL, Some(1), Some(137)),
+        (Signal::KILL, Some(1), Some(8)),
         (Signal::STOP, Some(2), Some(8)),
         // The launcher itself.
         (Signal::KILL, None, None),

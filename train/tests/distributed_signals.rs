@@ -60,6 +60,30 @@ fn signal_to_one_rank_saves_the_same_update_on_all() {
 }
 
 #[test]
+fn interrupted_launch_acknowledges_the_signal_and_prints_its_own_command_to_resume() {
+    let folder = folder();
+    for (signal, code, acknowledged) in [
+        (Signal::INT, 130, "finishing this update, then saving; Ctrl-C again ends now"),
+        (Signal::HUP, 129, "SIGHUP: finishing this update, then saving; a second signal ends now"),
+    ] {
+        let name = format!("launched-{code}");
+        let run = train(&name, 2).replace("--epochs 4 ", "--epochs 4000 ");
+        let command = format!("launch --nproc-per-node 2 {run}");
+        let mut launcher = Ranks::start_with(folder.path(), &name, 1, |_, _| {
+            processes::command_without_launcher(folder.path(), &command)
+        });
+        launcher.wait_for_updates(1);
+        launcher.signal(0, signal);
+        assert_eq!(launcher.wait(0, Duration::from_secs(60)).code(), Some(code));
+        let text = launcher.text(0, "err");
+        assert_eq!(text.matches(acknowledged).count(), 1, "{text}");
+        let path = std::fs::canonicalize(folder.path().join("out").join(&name)).expect("exists");
+        let resume = format!("`fornax launch --nproc-per-node 2 train --resume {}`", path.display());
+        assert!(text.contains(&resume), "{resume} in {text}");
+    }
+}
+
+#[test]
 fn resume_on_other_numbers_of_ranks_trains_on_every_sample_once() {
     let folder = folder();
     succeed(folder.path(), &train("alone", 1));

@@ -139,7 +139,7 @@ fn invalid_data_files_are_rejected() {
     assert_rejected(folder.path(), train, 2, &["larger than the dataset", "4 training images"]);
     let quick = "--batch-size 4 --epochs 1 --warmup-epochs 0 --progress none --output out";
     assert!(
-        succeed(folder.path(), &format!("{train} {quick}")).contains("after 1 epochs"),
+        succeed(folder.path(), &format!("{train} {quick}")).contains("after 1 epoch in"),
         "the undamaged files train"
     );
 }

@@ -164,7 +164,7 @@ fn wait(mut child: Child) -> ExitStatus {
 #[test]
 fn signal_saves_the_interrupted_update_and_exits_with_its_code() {
     let (folder, expected) = prepare();
-    let signals = [(1, "TERM", 143), (3, "INT", 130), (6, "TERM", 143)];
+    let signals = [(1, "TERM", 143), (3, "INT", 130), (6, "HUP", 129)];
     let (cases, started) = (signals.len() * if is_reliability_sweep() { 20 } else { 1 }, Instant::now());
     in_parallel(cases, |number| {
         let (update, name, code) = signals[number % signals.len()];
@@ -207,6 +207,72 @@ fn message_of_an_interrupted_run_names_its_update_and_the_command_to_resume() {
     let update = last.header.state.update;
     assert!(text.contains(&format!("checkpoint saved at update {update}")), "{text}");
     assert!(text.contains("fornax train --resume"), "{text}");
+    assert!(text.contains("SIGTERM: finishing this update, then saving; a second signal ends now"), "{text}");
+}
+
+#[test]
+fn finished_run_says_so_and_prints_its_result() {
+    let folder = tempfile::tempdir().expect("a folder");
+    write_small_dataset(folder.path());
+    let first = succeed(
+        folder.path(),
+        &train("a").replace("--epochs 4 --warmup-epochs 1", "--epochs 1 --warmup-epochs 0"),
+    );
+    assert!(first.contains("after 1 epoch in"), "{first}");
+    let output = run(folder.path(), "train --resume out/a");
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("finished already after 1 epoch; raise --epochs to train on"),
+        "{}",
+        stderr(&output)
+    );
+    let again = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(again.split("  after").next(), first.split("  after").next());
+}
+
+#[test]
+fn run_started_by_nohup_ignores_hangups() {
+    let folder = tempfile::tempdir().expect("a folder");
+    write_small_dataset(folder.path());
+    let arguments = train("a").replace("--epochs 4", "--epochs 400");
+    let mut command = Command::new("sh");
+    command.current_dir(folder.path()).arg("-c");
+    command.arg(format!("trap '' HUP; exec {} {arguments}", env!("CARGO_BIN_EXE_fornax")));
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("a shell");
+    wait_for(&mut child, folder.path(), Point::Update(2));
+    signal(&child, "HUP");
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(child.try_wait().expect("it is a child").is_none(), "the run continues");
+    signal(&child, "TERM");
+    assert_eq!(wait(child).code(), Some(143));
+}
+
+#[test]
+fn run_is_used_from_another_folder_and_a_missing_dataset_is_traced_to_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let other = tempfile::tempdir().expect("a folder");
+    write_small_dataset(folder.path());
+    succeed(folder.path(), &train("a"));
+    let path = folder.path().join("out/a").display().to_string();
+    let settings = fs::read_to_string(folder.path().join("out/a/args.yaml")).expect("reads");
+    let small = folder.path().join("small").display().to_string();
+    assert!(settings.contains(&format!("data_dir: \"{small}\"")), "{settings}");
+    succeed(other.path(), &format!("train --resume {path} --epochs 5 --progress none"));
+    succeed(other.path(), &format!("train -c {path}/args.yaml --epochs 1 --warmup-epochs 0 --progress none"));
+    succeed(other.path(), &format!("val --checkpoint {path}"));
+    fs::rename(folder.path().join("small"), folder.path().join("moved")).expect("moves");
+    for (arguments, remedy) in [
+        (format!("train --resume {path} --epochs 6"), "--data-dir DIR"),
+        (format!("val --checkpoint {path}"), "fornax val DIR"),
+    ] {
+        let output = run(other.path(), &arguments);
+        assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+        for part in [small.as_str(), "it is the run's data_dir, from", "checkpoints/", remedy] {
+            assert!(stderr(&output).contains(part), "{part} in {}", stderr(&output));
+        }
+    }
+    // A dataset is compared by its files, not by its path.
+    succeed(folder.path(), "train --resume out/a --data-dir moved --epochs 6 --progress none");
 }
 
 #[test]

@@ -39,8 +39,13 @@ fn overfitted_batches_are_learnt_by_heart() {
     assert_eq!(result["top1"], 100.0, "{result}");
     let settings = std::fs::read_to_string(folder.path().join("o/a/args.yaml")).expect("reads");
     assert!(settings.contains("train_num_samples: 16"), "{settings}");
-    let output = run(folder.path(), "train --resume o/a --overfit-batches 1");
-    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    // The same command line continues the run, and other images are not trained on by accident.
+    let again = arguments.replace("--epochs 60", "--epochs 61") + " --resume auto";
+    assert_eq!(json(&succeed(folder.path(), &again))["epochs"], 61);
+    let output =
+        run(folder.path(), "train --resume o/a --overfit-batches 2 --train-num-samples 32 --epochs 62");
+    assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+    assert!(stderr(&output).contains("the training data have changed"), "{}", stderr(&output));
 }
 
 #[test]

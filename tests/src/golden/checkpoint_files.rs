@@ -43,7 +43,7 @@ fn check_history(run: &mut Experiment, case: &GoldenCase) -> Result<(), String> 
     let mut state = TrainerState::default();
     for row in rows(case)? {
         let (epoch, value) = (row["epoch"].as_u64().ok_or("no epoch")? as u32, row["metric"].as_f64());
-        history.insert(epoch, value);
+        history.insert(epoch, value, value.unwrap_or_default());
         let expected = stems(&row["files"])?;
         let mut ranked: Vec<String> = history.epochs().map(|epoch| format!("checkpoint-{epoch}")).collect();
         ranked.sort();

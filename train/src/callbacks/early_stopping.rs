@@ -1,6 +1,7 @@
 //! End of a run without progress.
 use super::{Callback, EpochEnd, TrainBegin};
 use crate::Result;
+use crate::message::count;
 use crate::settings::EvalMetric;
 use crate::trainer::TrainerState;
 
@@ -20,10 +21,15 @@ impl EarlyStopping {
     }
 
     fn observe(&mut self, state: &TrainerState) {
-        let Some(best) = state.best(self.metric) else { return };
+        // An equal metric is no improvement, whatever its loss: the earliest of equals counts.
+        let (value, lower) = (|row| self.metric.value(row), self.metric.lower_is_better());
+        let improves = |row, best| if lower { value(row) < value(best) } else { value(row) > value(best) };
+        let best = state.history.iter().reduce(|best, row| if improves(row, best) { row } else { best });
+        let Some(best) = best else { return };
         let since = state.history.iter().filter(|row| row.epoch > best.epoch).count();
-        self.reason = (since >= self.patience)
-            .then(|| format!("no improvement in {since} evaluations since epoch {}", best.epoch));
+        self.reason = (since >= self.patience).then(|| {
+            format!("no improvement in {} since epoch {}", count(since as u64, "evaluation"), best.epoch)
+        });
     }
 }
 

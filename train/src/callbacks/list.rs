@@ -5,7 +5,9 @@ use super::{
 };
 use crate::Result;
 use crate::checkpoint::Checkpoint;
+use crate::data::header_check::HeaderCheckProgress;
 use crate::error::ErrorKind;
+use crate::experiment::RunPlan;
 use crate::report::UpdateMetrics;
 
 /// Callbacks that are called one after the other. If a file cannot be written, training continues: the first failure of a callback is
@@ -113,6 +115,14 @@ impl Callback for CallbackList<'_> {
 
     fn on_rollback(&mut self, event: &Rollback) -> Result<()> {
         self.each(&mut |callback| callback.on_rollback(event))
+    }
+
+    fn on_plan(&mut self, plan: &RunPlan) -> Result<()> {
+        self.each(&mut |callback| callback.on_plan(plan))
+    }
+
+    fn on_header_check(&mut self, progress: &HeaderCheckProgress) -> Result<()> {
+        self.each(&mut |callback| callback.on_header_check(progress))
     }
 
     fn on_message(&mut self, text: &str) -> Result<()> {

@@ -6,7 +6,7 @@
 //! on_train_begin
 //!   per epoch: on_epoch_begin
 //!                per update: on_batch_begin, on_batch_end
-//!              on_train_summary
+//!              on_train_summary, on_save before an evaluation
 //!              per evaluated weights (EMA, then the model): on_test_begin, on_test_end, on_test_summary
 //!              on_epoch_end
 //! on_train_end
@@ -29,7 +29,9 @@ pub use list::CallbackList;
 pub use model_checkpoint::ModelCheckpoint;
 
 use crate::checkpoint::Checkpoint;
+use crate::data::header_check::HeaderCheckProgress;
 use crate::ema::Ema;
+use crate::experiment::RunPlan;
 use crate::loader::Batch;
 use crate::optim::Optimizer;
 use crate::report::{EpochMetrics, UpdateMetrics};
@@ -95,6 +97,16 @@ pub trait Callback {
         Ok(())
     }
 
+    /// Called with the plan of the run, before anything else.
+    fn on_plan(&mut self, plan: &RunPlan) -> Result<()> {
+        self.on_message(&plan.to_string())
+    }
+
+    /// Called several times a second while the headers of image files are checked, before the first update.
+    fn on_header_check(&mut self, _progress: &HeaderCheckProgress) -> Result<()> {
+        Ok(())
+    }
+
     /// Called with a message for the user.
     fn on_message(&mut self, _text: &str) -> Result<()> {
         Ok(())
@@ -105,8 +117,8 @@ pub trait Callback {
         None
     }
 
-    /// Called when the state of the run is to be saved: at its start, after every epoch, at recovery intervals, on request, and when a
-    /// signal interrupts it.
+    /// Called when the state of the run is to be saved: at its start, before every evaluation, after every epoch, at recovery intervals,
+    /// on request, and when a signal interrupts it.
     fn on_save(&mut self, _snapshot: &RunSnapshot, _reason: SaveReason) -> Result<()> {
         Ok(())
     }
@@ -285,6 +297,8 @@ pub enum SaveReason {
     Request,
     /// The recovery interval has passed.
     Recovery,
+    /// The updates of an epoch are done, and its evaluation follows.
+    Trained,
     /// An epoch ended.
     EpochEnd {
         /// The epoch was evaluated.

@@ -12,7 +12,7 @@ use std::io::ErrorKind;
 use std::path::PathBuf;
 
 /// Writes the checkpoints of a run: `last` at every save, `best`, the ranked `checkpoint-EPOCH` and the two newest `recovery-EPOCH-BATCH`.
-/// Each holds everything that resuming needs. A state that is not finite is never written.
+/// Each holds everything that resuming needs; those of one state are hard links. A state that is not finite is never written.
 pub struct ModelCheckpoint {
     folder: PathBuf,
     /// Metadata of the run; every checkpoint has its own state in it.
@@ -40,9 +40,27 @@ impl ModelCheckpoint {
     fn ranked(&self, state: &TrainerState) -> Vec<u32> {
         let mut history = CheckpointHistory::new(self.capacity, self.metric.lower_is_better());
         for row in &state.history {
-            history.insert(row.epoch, Some(self.metric.value(row)));
+            history.insert(row.epoch, Some(self.metric.value(row)), row.eval_loss);
         }
         history.epochs().collect()
+    }
+
+    /// Writes checkpoints of one state: the first as a file, the others as links to it. All are attempted; the error is the first one.
+    fn write(&self, names: &[CheckpointName], bytes: &[u8]) -> Result<()> {
+        let mut written: Option<PathBuf> = None;
+        let mut result = Ok(());
+        for name in names {
+            let path = name.path(&self.folder);
+            let attempt = match &written {
+                Some(first) => durable::link(first, &path, bytes),
+                None => durable::write(&path, bytes),
+            };
+            match attempt {
+                Ok(()) => written = written.or(Some(path)),
+                Err(error) => result = result.and(Err(error)),
+            }
+        }
+        result
     }
 
     fn remove(&self, name: CheckpointName) -> Result<()> {
@@ -80,25 +98,27 @@ impl Callback for ModelCheckpoint {
         let header = self.header.with_state(state, ConvPlans::of_device(&self.device)?);
         let tensors = checkpoint::tensors(model, Some(optimizer), ema)?;
         let bytes = checkpoint::serialize(&tensors, &header)?;
-        let write = |name: CheckpointName| durable::write(&name.path(&self.folder), &bytes);
-        match reason {
-            SaveReason::Start | SaveReason::Interrupt | SaveReason::Request => {}
+        let epoch = state.epoch.saturating_sub(1);
+        let names = match reason {
             SaveReason::Recovery => {
-                write(CheckpointName::Recovery(state.epoch, state.batch.saturating_sub(1)))?;
-                return self.prune(state);
+                vec![CheckpointName::Recovery(state.epoch, state.batch.saturating_sub(1))]
             }
+            // On a full disk the most important ones come first.
             SaveReason::EpochEnd { evaluated, best } => {
-                let epoch = state.epoch.saturating_sub(1);
-                if evaluated && self.ranked(state).contains(&epoch) {
-                    write(CheckpointName::Ranked(epoch))?;
-                }
-                if best {
-                    write(CheckpointName::Best)?;
-                }
+                let is_ranked = evaluated && self.ranked(state).contains(&epoch);
+                let names = [
+                    best.then_some(CheckpointName::Best),
+                    Some(CheckpointName::Last),
+                    is_ranked.then_some(CheckpointName::Ranked(epoch)),
+                ];
+                names.into_iter().flatten().collect()
             }
-        }
-        write(CheckpointName::Last)?;
-        self.prune(state)
+            _ => vec![CheckpointName::Last],
+        };
+        let written = self.write(&names, &bytes);
+        // Even then, as it makes room for the next ones.
+        let pruned = self.prune(state);
+        written.and(pruned)
     }
 
     fn last_checkpoint(&self) -> Result<Option<Checkpoint>> {

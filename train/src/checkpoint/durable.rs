@@ -4,10 +4,45 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-/// Replaces the file at `path` atomically: writes a temporary file beside it, fsyncs it, renames it, and fsyncs the folder. Until then
+/// Replaces the file at `path` atomically: writes a temporary file next to it, fsyncs it, renames it, and fsyncs the folder. Until then
 /// the old file stays. Of a symbolic link the target is replaced; a device or a pipe is written to.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     write_with(path, bytes, &mut |_| Ok(()))
+}
+
+/// Makes `path` a hard link to `existing`, which holds `bytes`: atomically, as [`write`], and without space on the disk. Where the file system
+/// has no such links, the bytes are written instead. As files are only ever replaced, never written in place, a link keeps its content
+/// when the other is replaced.
+pub fn link(existing: &Path, path: &Path, bytes: &[u8]) -> Result<()> {
+    match attempt_link(existing, path) {
+        Ok(()) => Ok(()),
+        Err(_) => write(path, bytes),
+    }
+}
+
+fn attempt_link(existing: &Path, path: &Path) -> io::Result<()> {
+    let (existing, path) = (&link_target(existing)?, &link_target(path)?);
+    if fs::metadata(path).is_ok_and(|meta| !meta.is_file()) {
+        return Err(io::Error::other("not a regular file"));
+    }
+    let temporary = temporary(path);
+    let linked = fs::hard_link(existing, &temporary).and_then(|()| fs::rename(&temporary, path));
+    // Also after a success: renaming a link over another link of the same file leaves both.
+    fs::remove_file(&temporary).ok();
+    linked.and_then(|()| sync_folder(path))
+}
+
+/// Temporary name next to a file.
+fn temporary(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.{}.tmp", std::process::id()))
+}
+
+/// Syncs the folder of a file.
+fn sync_folder(path: &Path) -> io::Result<()> {
+    // A path without a folder is in the current folder.
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 /// The name of the file that a temporary file `.NAME.PROCESS.tmp` was to replace; `None` for other names.
@@ -35,7 +70,7 @@ fn write_with(path: &Path, bytes: &[u8], before: &mut dyn FnMut(WriteStep) -> io
         Error::disk("the file cannot be written")
             .at_path(path)
             .because(error)
-            .remedy("free some space or make the folder writable, then start again")
+            .remedy("free some space or make the folder writable, then run the command again")
     })
 }
 
@@ -45,8 +80,7 @@ fn attempt(path: &Path, bytes: &[u8], before: &mut dyn FnMut(WriteStep) -> io::R
         before(WriteStep::Write)?;
         return OpenOptions::new().write(true).open(path)?.write_all(bytes);
     }
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = path.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
+    let temporary = temporary(path);
     let mut replace = || {
         before(WriteStep::Create)?;
         let mut file = File::create(&temporary)?;
@@ -65,9 +99,7 @@ fn attempt(path: &Path, bytes: &[u8], before: &mut dyn FnMut(WriteStep) -> io::R
         return Err(error);
     }
     before(WriteStep::SyncFolder)?;
-    // A path without a folder is in the current folder.
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+    sync_folder(path)
 }
 
 /// The file to which a chain of symbolic links leads, which need not exist; `path` itself if it is no link.
@@ -140,6 +172,37 @@ mod tests {
             }
         }
         eprintln!("C4: {} failing steps, each with a full disk and an I/O error", steps.len());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn linked_file_shares_its_space_and_keeps_its_content() {
+        use std::os::unix::fs::{MetadataExt, symlink};
+        let folder = tempfile::tempdir().expect("a folder");
+        let [a, b, c] = ["a", "b", "c"].map(|name| folder.path().join(name));
+        let inode = |path: &Path| fs::metadata(path).expect("exists").ino();
+        write(&a, b"one").expect("writes");
+        write(&b, b"old").expect("writes");
+        for _ in 0..2 {
+            link(&a, &b, b"one").expect("links");
+            assert_eq!((inode(&a), fs::read(&b).expect("reads")), (inode(&b), b"one".to_vec()));
+            assert_eq!(entries(folder.path()), 2);
+        }
+        write(&a, b"two").expect("writes");
+        assert_eq!(fs::read(&b).expect("reads"), b"one", "a file is replaced, not written in place");
+        // A link across file systems is not possible: the bytes are written.
+        if Path::new("/dev/shm").is_dir()
+            && fs::metadata("/dev/shm").expect("exists").dev()
+                != fs::metadata(folder.path()).expect("exists").dev()
+        {
+            let other = tempfile::tempdir_in("/dev/shm").expect("a folder");
+            symlink(other.path().join("c"), &c).expect("links");
+            link(&a, &c, b"two").expect("writes");
+            assert_eq!(fs::read(other.path().join("c")).expect("reads"), b"two");
+        }
+        let error = link(&folder.path().join("absent"), &folder.path().join("no/folder"), b"")
+            .expect_err("no folder");
+        assert_eq!(error.kind(), crate::error::ErrorKind::Disk);
     }
 
     #[test]

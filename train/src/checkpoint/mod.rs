@@ -9,13 +9,15 @@ pub mod files;
 pub mod history;
 mod lock;
 mod newest;
+mod stored_paths;
 
 pub use conv_plans::ConvPlans;
 pub use lock::{LOCK_FILE, RunLock};
 pub use newest::{NewestCheckpoint, newest, newest_accepted};
+pub use stored_paths::{missing_dataset, with_absolute_paths};
 
 use crate::config::InputConfig;
-use crate::data::{ChannelStats, DatasetSplits};
+use crate::data::{ChannelStats, DatasetSplits, SplitChecksums};
 use crate::ema::Ema;
 use crate::error::ErrorKind;
 use crate::optim::Optimizer;
@@ -50,7 +52,7 @@ pub(crate) type Checksums = BTreeMap<String, u32>;
 pub struct CheckpointHeader {
     /// Version of the file layout; see [`read`].
     version: u32,
-    /// The run's settings.
+    /// The run's settings, with absolute paths.
     pub settings: Settings,
     /// Number of ranks; each has a batch of the settings' size.
     #[serde(default = "one", skip_serializing_if = "is_one")]
@@ -59,6 +61,9 @@ pub struct CheckpointHeader {
     pub state: TrainerState,
     /// CRC32C of the dataset's images and labels.
     pub data_crc32c: u32,
+    /// CRC32C of each split; `None` in files of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split_crc32c: Option<SplitChecksums>,
     /// Names of the classes, in the order of the logits.
     pub classes: Vec<String>,
     /// Mean and standard deviation for the normalisation of images.
@@ -85,10 +90,11 @@ impl CheckpointHeader {
     pub fn new(settings: &Settings, data: &DatasetSplits, input: &InputConfig) -> CheckpointHeader {
         CheckpointHeader {
             version: VERSION,
-            settings: settings.clone(),
+            settings: with_absolute_paths(settings),
             world_size: 1,
             state: TrainerState::default(),
             data_crc32c: data.crc32c(),
+            split_crc32c: Some(data.checksums()),
             classes: data.classes.clone(),
             statistics: input.statistics.clone(),
             image_size: Some([input.size[0], input.size[1], input.channels]),
@@ -233,6 +239,11 @@ fn verify_checksum(sums: &Checksums, name: &str, sum: u32) -> std::result::Resul
 }
 
 impl Checkpoint {
+    /// The file from which the checkpoint was read.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Restores a model and, if given, its optimizer and its EMA; if the checkpoint has no EMA, the EMA becomes a copy of the model. Errors without
     /// changing anything if names, shapes or dtypes differ.
     pub fn restore(

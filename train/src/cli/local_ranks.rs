@@ -1,9 +1,11 @@
 //! Ranks on this machine, started as processes of this program: they get signals, end together, and end with this process.
+use super::signals;
 use crate::distributed::free_port;
 use crate::error::ErrorKind;
+use crate::report::ProgressMode;
 use crate::{Error, Result};
 use rustix::process::{Pid, Signal, kill_process};
-use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Write};
@@ -35,9 +37,12 @@ pub struct LocalRanks {
 }
 
 impl LocalRanks {
-    /// Starts the ranks with these arguments of `fornax`, and waits for them. Exits with the code of the first one that fails.
+    /// Starts the ranks with these arguments of `fornax`, and waits for them. Exits with the code of the first one that fails; a rank that was
+    /// killed is a lost one.
     pub fn run(&self, arguments: &[OsString]) -> Result<()> {
-        let mut signals = Signals::new([SIGINT, SIGTERM, SIGUSR1])
+        let heard =
+            [SIGINT, SIGTERM, SIGHUP, SIGUSR1].into_iter().filter(|signal| !signals::is_ignored(*signal));
+        let mut signals = Signals::new(heard)
             .map_err(|e| Error::new(ErrorKind::Bug, "the signal handlers cannot be installed").because(e))?;
         let code = Group::start(self, arguments)?.wait(&mut signals);
         if code == 0 { Ok(()) } else { std::process::exit(code) }
@@ -114,16 +119,27 @@ impl Group {
 
     /// Waits for all processes and forwards signals. After the first failure the others have a moment to end.
     fn wait(&mut self, signals: &mut Signals) -> i32 {
+        let lost = i32::from(ErrorKind::Peer.exit_code());
         let mut codes = vec![];
         let mut failed_at: Option<Instant> = None;
+        let mut received: Option<i32> = None;
         while self.processes.iter().any(|process| process.status.is_none()) {
             for signal in signals.pending() {
+                if let Some(interrupt) = signals::interrupt(signal).filter(|_| received.is_none()) {
+                    // The ranks say nothing: their update may take long.
+                    signals::acknowledge(interrupt, ProgressMode::Plain);
+                    received = Some(signal);
+                }
                 self.forward(signal);
             }
             for process in self.processes.iter_mut().filter(|process| process.status.is_none()) {
                 let Ok(Some(status)) = process.child.try_wait() else { continue };
                 process.status = Some(status);
-                let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+                // A rank that gets a signal before it listens ends by it; any other signal is the loss of a rank.
+                let code = status.code().unwrap_or_else(|| match status.signal() {
+                    Some(signal) if received == Some(signal) => 128 + signal,
+                    _ => lost,
+                });
                 // A process that the launcher ends is no failure of its own.
                 if failed_at.is_none_or(|at| at.elapsed() <= GRACE) {
                     codes.push(code);
@@ -146,7 +162,6 @@ impl Group {
         }
         self.processes.iter_mut().filter_map(|p| p.stderr.take()).for_each(|thread| drop(thread.join()));
         // Processes that lost another one end with the code of lost ranks: the cause is the other's.
-        let lost = i32::from(ErrorKind::Peer.exit_code());
         let failures = || codes.iter().copied().filter(|code| *code != 0);
         failures().find(|code| *code != lost).or_else(|| failures().next()).unwrap_or(0)
     }
@@ -156,6 +171,7 @@ impl Group {
         match signal {
             SIGINT => self.send(Signal::INT),
             SIGTERM => self.send(Signal::TERM),
+            SIGHUP => self.send(Signal::HUP),
             _ => {
                 if let Some(pid) = self.processes.iter().find_map(Process::running) {
                     kill_process(pid, Signal::USR1).ok();

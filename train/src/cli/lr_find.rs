@@ -88,7 +88,7 @@ pub fn execute(args: &LrFindArgs) -> Result<()> {
     args.compute.set_threads()?;
     let mut experiment = Experiment::new(Config::resolve(&args.recipe.settings()?)?);
     experiment.device = args.compute.device.open()?;
-    experiment.signals = Box::new(Signals::listen()?);
+    experiment.signals = Box::new(Signals::listen(|_| ())?);
     let range = LrRange { start: args.start_lr, end: args.end_lr, updates: args.num_updates };
     let curve = find_lr(&mut experiment, &range)?;
     if let Some(path) = &args.plot {

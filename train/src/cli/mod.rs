@@ -90,7 +90,7 @@ Exit codes:
     3 dataset missing or damaged  7 disk full or not writable
     4 checkpoint unusable         8 another rank lost, or timeout
     9 device unusable            70 internal error (a bug in fornax)
-  130 interrupted by Ctrl-C, 143 terminated by SIGTERM; a checkpoint is saved";
+  130 interrupted by Ctrl-C, 143 terminated by SIGTERM, 129 by SIGHUP (terminal closed); a checkpoint is saved";
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
@@ -195,7 +195,8 @@ fn with_configuration_files(
 const WITH_SETTINGS: [&[&str]; 6] =
     [&["train"], &["config", "show"], &["schedule"], &["datasets", "preview"], &["val"], &["lr-find"]];
 /// Options of `fornax train` besides settings that its short help leaves out.
-const RARE_OPTIONS: [&str; 11] = [
+const RARE_OPTIONS: [&str; 12] = [
+    "allow_changed_data",
     "cuda_graph",
     "trace",
     "progress",

@@ -1,6 +1,7 @@
 //! `fornax schedule`: the learning-rate schedule of a run, without running it.
 use super::{output_file, print, table, yaml};
 use crate::config::Config;
+use crate::message::count;
 use crate::report::{Figure, lr_figure, terminal_curve};
 use crate::schedule::{Curve, Schedule};
 use crate::settings::Settings;
@@ -127,8 +128,9 @@ impl LrCurve<'_> {
         let epochs = self.schedule.total_epochs();
         let unit = if self.schedule.on_updates { "update" } else { "epoch" };
         print(&format!(
-            "{name}: {epochs} epochs of {} updates, stepping after every {unit}\n\n",
-            self.updates_per_epoch
+            "{name}: {} of {}, stepping after every {unit}\n\n",
+            count(epochs.into(), "epoch"),
+            count(self.updates_per_epoch, "update")
         ))?;
         let values: Vec<f64> = self.sampled().iter().map(|point| point.1).collect();
         print(&terminal_curve(&values))?;

@@ -1,21 +1,25 @@
-//! Images that cannot be read or decoded: the policy, and a record of them.
+//! Images that cannot be read or decoded: the policy, a record of them, and `bad_images.csv`.
 use super::dataset::Dataset;
-use crate::checkpoint::durable;
 use crate::error::ErrorKind;
+use crate::text::csv_cell;
 use crate::{Error, Result};
 use clap::ValueEnum;
 use fornax_engine::random::{RngKey, RngStream};
-use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use serde::{Deserialize, Serialize};
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// Policy for images that cannot be read or decoded.
-#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BadImagePolicy {
     /// End the run
     Error,
-    /// Leave the image out of its batch
+    /// Omit the image from its batch
     Skip,
     /// Take another image, chosen by seed, epoch and sample
     Replace,
@@ -30,11 +34,14 @@ pub struct BadImages {
     policy: BadImagePolicy,
     max_fraction: f64,
     samples: usize,
+    /// Name of the split for messages.
+    split: &'static str,
     found: Mutex<BTreeMap<usize, BadImage>>,
+    file: OnceLock<Arc<BadImagesFile>>,
 }
 
 /// Bad image of a split.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BadImage {
     /// Location of the sample.
     pub location: String,
@@ -43,10 +50,17 @@ pub struct BadImage {
 }
 
 impl BadImages {
-    /// Creates an empty record for a split of `samples` samples, of which at most the fraction `max_fraction` may be bad. A single bad image
-    /// is always within the limit.
+    /// Creates an empty record for a training split of `samples` samples, of which at most the fraction `max_fraction` may be bad. A single
+    /// bad image is always within the limit.
     pub fn new(policy: BadImagePolicy, max_fraction: f64, samples: usize) -> BadImages {
-        BadImages { policy, max_fraction, samples, found: Mutex::default() }
+        let (found, file) = (Mutex::default(), OnceLock::new());
+        BadImages { policy, max_fraction, samples, split: "training", found, file }
+    }
+
+    /// As [`BadImages::new`] for a validation split: another image would count twice there, so `replace` skips the image.
+    pub fn of_validation(policy: BadImagePolicy, max_fraction: f64, samples: usize) -> BadImages {
+        let policy = if policy == BadImagePolicy::Replace { BadImagePolicy::Skip } else { policy };
+        BadImages { split: "validation", ..BadImages::new(policy, max_fraction, samples) }
     }
 
     /// The policy.
@@ -54,25 +68,54 @@ impl BadImages {
         self.policy
     }
 
+    /// Name of the split: `training` or `validation`.
+    pub fn split(&self) -> &'static str {
+        self.split
+    }
+
+    /// Lists the bad images in a file, from now on as soon as they are met.
+    pub fn list_in(&self, file: &Arc<BadImagesFile>) {
+        if self.file.set(file.clone()).is_ok() {
+            self.lock().iter().for_each(|(index, bad)| file.append(self.split, *index, bad));
+        }
+    }
+
     /// Records a bad image. Errors if the policy is [`BadImagePolicy::Error`], if more than the allowed fraction is bad, or if `error` is
     /// not about the data.
     pub fn report(&self, dataset: &dyn Dataset, index: usize, error: Error) -> Result<()> {
-        if self.policy == BadImagePolicy::Error || error.kind() != ErrorKind::Data {
+        if error.kind() != ErrorKind::Data {
             return Err(error);
         }
-        let mut found = self.lock();
-        found.entry(index).or_insert_with(|| BadImage {
-            location: dataset.location(index),
-            why: error.why().unwrap_or(error.what()).into(),
-        });
-        let (bad, allowed) = (found.len(), ((self.max_fraction * self.samples as f64) as usize).max(1));
+        let why = error.why().unwrap_or(error.what()).to_string();
+        self.record(index, BadImage { location: dataset.location(index), why });
+        if self.policy == BadImagePolicy::Error {
+            return Err(error);
+        }
+        // The lock ends here: the check takes it again.
+        let bad = self.lock().len();
+        self.check_count(bad)
+    }
+
+    /// Adds a bad image to the record and to its file.
+    pub fn record(&self, index: usize, bad: BadImage) {
+        if let Entry::Vacant(entry) = self.lock().entry(index) {
+            if let Some(file) = self.file.get() {
+                file.append(self.split, index, &bad);
+            }
+            entry.insert(bad);
+        }
+    }
+
+    /// Errors if more than the allowed number of images are bad. `bad` is their number, over all ranks; the error lists the known ones.
+    pub fn check_count(&self, bad: usize) -> Result<()> {
+        let allowed = ((self.max_fraction * self.samples as f64) as usize).max(1);
         if bad <= allowed {
             return Ok(());
         }
-        Err(Error::data(format!("{bad} of {} images are bad", self.samples))
-            .at(dataset.location(index))
-            .because(format!("at most {allowed} may be; the last: {}", error.why().unwrap_or(error.what())))
-            .remedy("run `fornax datasets verify` and replace the files it lists, or raise --max-bad"))
+        let found = self.found();
+        Err(Error::data(format!("too many {} images are bad: {bad} of {}", self.split, self.samples))
+            .because(format!("at most {allowed} may be\n{}", list(found.iter().map(|(_, bad)| bad))))
+            .remedy("`fornax datasets verify` finds all of them: repair or replace them, or raise --max-bad"))
     }
 
     /// All bad images so far, by sample index.
@@ -80,22 +123,79 @@ impl BadImages {
         self.lock().iter().map(|(index, bad)| (*index, bad.clone())).collect()
     }
 
-    /// Writes all bad images as CSV: `index,path,reason`. Nothing is written if there are none.
-    pub fn write_csv(&self, path: &Path) -> Result<()> {
-        let found = self.found();
-        if found.is_empty() {
-            return Ok(());
-        }
-        let mut text = String::from("index,path,reason\n");
-        for (index, bad) in found {
-            text += &format!("{index},{},{}\n", quoted(&bad.location), quoted(&bad.why));
-        }
-        durable::write(path, text.as_bytes())
-    }
-
     fn lock(&self) -> MutexGuard<'_, BTreeMap<usize, BadImage>> {
         // The map is valid at every moment: a panic elsewhere does not damage it.
         self.found.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Bad images that a message lists at most.
+const LISTED: usize = 20;
+
+/// Lines of bad images for a message: location and reason of the first ones, and the number of the others.
+pub fn list<'a>(images: impl ExactSizeIterator<Item = &'a BadImage>) -> String {
+    let more = images.len().saturating_sub(LISTED);
+    let mut lines: Vec<String> =
+        images.take(LISTED).map(|bad| format!("{}: {}", bad.location, bad.why)).collect();
+    if more > 0 {
+        lines.push(format!("and {more} more"));
+    }
+    lines.join("\n")
+}
+
+/// `bad_images.csv`: `split,index,path,reason`, one row for each bad image of a run, written as soon as it is met.
+#[derive(Debug)]
+pub struct BadImagesFile {
+    path: PathBuf,
+    state: Mutex<FileState>,
+}
+
+#[derive(Debug, Default)]
+struct FileState {
+    /// Start of each row in the file, `split,index,`.
+    rows: BTreeSet<String>,
+    failed: Option<Error>,
+}
+
+impl BadImagesFile {
+    /// Opens the file of a run, which exists after the first bad image. Rows of an earlier part of the run are kept.
+    pub fn open(path: PathBuf) -> BadImagesFile {
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        let key = |line: &str| {
+            let mut parts = line.splitn(3, ',');
+            Some(format!("{},{},", parts.next()?, parts.next()?))
+        };
+        let rows = text.lines().filter_map(key).collect();
+        BadImagesFile { path, state: Mutex::new(FileState { rows, failed: None }) }
+    }
+
+    /// Path of the file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The first failed write since the last call.
+    pub fn take_error(&self) -> Option<Error> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).failed.take()
+    }
+
+    fn append(&self, split: &str, index: usize, bad: &BadImage) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = format!("{split},{index},");
+        if !state.rows.insert(key.clone()) {
+            return;
+        }
+        let row = format!("{key}{},{}\n", csv_cell(&bad.location), csv_cell(&bad.why));
+        let header = if self.path.exists() { "" } else { "split,index,path,reason\n" };
+        let write = || {
+            let mut file = OpenOptions::new().create(true).append(true).open(&self.path)?;
+            file.write_all(format!("{header}{row}").as_bytes())
+        };
+        if let Err(error) = write() {
+            let error =
+                Error::disk("the list of bad images cannot be written").at_path(&self.path).because(error);
+            state.failed.get_or_insert(error);
+        }
     }
 }
 
@@ -106,14 +206,6 @@ pub fn replacement(seed: u64, epoch: u32, sample: usize, attempt: u32, samples: 
     let high = u64::from(rng.next_u32()) << 32;
     let random = high | u64::from(rng.next_u32());
     ((u128::from(random) * samples as u128) >> 64) as usize
-}
-
-/// A CSV field; quoted if needed.
-fn quoted(text: &str) -> String {
-    match text.contains([',', '"', '\n', '\r']) {
-        true => format!("\"{}\"", text.replace('"', "\"\"")),
-        false => text.into(),
-    }
 }
 
 #[cfg(test)]
@@ -140,18 +232,33 @@ mod tests {
         }
         bad.report(&dataset, 3, error("damaged")).expect("within the limit");
         let text = bad.report(&dataset, 9, error("damaged")).expect_err("three").to_string();
-        assert!(text.contains("3 of 1000 images are bad") && text.contains("--max-bad"), "{text}");
+        assert!(text.contains("images are bad: 3 of 1000") && text.contains("--max-bad"), "{text}");
+        for image in ["image 3: damaged", "image 7: it is \"cut\"", "image 9"] {
+            assert!(text.contains(image), "all known bad images are listed: {text}");
+        }
+    }
+
+    #[test]
+    fn file_has_a_row_for_each_image_as_soon_as_it_is_met_and_keeps_earlier_rows() {
+        let dataset = dataset(1000);
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("bad_images.csv");
-        bad.write_csv(&path).expect("writes");
-        let csv = std::fs::read_to_string(&path).expect("reads");
-        let rows =
-            "index,path,reason\n3,\"a,b, image 3\",damaged\n7,\"a,b, image 7\",\"it is \"\"cut\"\"\"\n";
-        assert!(csv.starts_with(rows), "{csv}");
-        BadImages::new(BadImagePolicy::Skip, 0.0, 5)
-            .write_csv(&folder.path().join("none"))
-            .expect("nothing to do");
-        assert!(!folder.path().join("none").exists());
+        let record = || {
+            let bad = BadImages::of_validation(BadImagePolicy::Replace, 1.0, 1000);
+            bad.list_in(&Arc::new(BadImagesFile::open(path.clone())));
+            bad
+        };
+        let bad = record();
+        assert!(!path.exists());
+        bad.report(&dataset, 7, error("it is \"cut\"")).expect("within the limit");
+        let rows = "split,index,path,reason\nvalidation,7,\"a,b, image 7\",\"it is \"\"cut\"\"\"\n";
+        assert_eq!(std::fs::read_to_string(&path).expect("reads"), rows);
+        // A resumed run meets the image again, and another one.
+        let again = record();
+        again.report(&dataset, 7, error("it is cut")).expect("within the limit");
+        again.report(&dataset, 3, error("damaged")).expect("within the limit");
+        let rows = format!("{rows}validation,3,\"a,b, image 3\",damaged\n");
+        assert_eq!(std::fs::read_to_string(&path).expect("reads"), rows);
     }
 
     #[test]
@@ -161,9 +268,17 @@ mod tests {
         assert!(
             strict.report(&dataset, 0, error("damaged")).expect_err("ends").to_string().contains("damaged")
         );
+        assert_eq!(strict.found().len(), 1);
         let lenient = BadImages::new(BadImagePolicy::Skip, 1.0, 10);
         assert!(lenient.report(&dataset, 0, Error::disk("full")).is_err());
         assert_eq!(lenient.found(), []);
+    }
+
+    #[test]
+    fn validation_skips_images_instead_of_replacing_them() {
+        let policies = [BadImagePolicy::Replace, BadImagePolicy::Skip, BadImagePolicy::Error];
+        let of_validation = policies.map(|policy| BadImages::of_validation(policy, 0.1, 10).policy());
+        assert_eq!(of_validation, [BadImagePolicy::Skip, BadImagePolicy::Skip, BadImagePolicy::Error]);
     }
 
     #[test]

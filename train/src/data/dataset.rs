@@ -24,6 +24,12 @@ pub trait Dataset: Send + Sync {
     /// Image of a sample: the bytes of an image file, or a decoded image. Errors if it cannot be read.
     fn image(&self, index: usize) -> Result<SampleImage<'_>>;
 
+    /// First bytes, at most `limit`, of the image files of a sample, which are checked before training; none for decoded images. Errors if
+    /// a file cannot be read.
+    fn image_heads(&self, _index: usize, _limit: usize) -> Result<Vec<ImageHead<'_>>> {
+        Ok(vec![])
+    }
+
     /// Location of a sample for messages: a path, or an archive and the member's name.
     fn location(&self, index: usize) -> String;
 
@@ -39,6 +45,15 @@ pub trait Dataset: Send + Sync {
     fn clip(&self, index: usize, _rng: Option<&mut RngStream>) -> Result<Vec<SampleImage<'_>>> {
         Ok(vec![self.image(index)?])
     }
+}
+
+/// First bytes of an image file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageHead<'a> {
+    /// The bytes.
+    pub bytes: Cow<'a, [u8]>,
+    /// Size of the whole file in bytes.
+    pub file_size: u64,
 }
 
 /// Image of a sample.

@@ -1,5 +1,5 @@
 //! Datasets of image files.
-use super::dataset::{Dataset, SampleImage};
+use super::dataset::{Dataset, ImageHead, SampleImage};
 use super::decode::MAX_FILE_BYTES;
 use super::paths::PathList;
 use crate::error::ErrorKind;
@@ -34,6 +34,11 @@ impl FileDataset {
 
 /// Reads an image file. Errors if it is missing, not a regular file, or larger than any image may be.
 pub fn read_image_file(path: &Path) -> Result<Vec<u8>> {
+    Ok(read_image_head(path, MAX_FILE_BYTES as usize)?.bytes.into_owned())
+}
+
+/// Reads the first bytes of an image file, at most `limit`. Errors as [`read_image_file`].
+pub fn read_image_head(path: &Path, limit: usize) -> Result<ImageHead<'static>> {
     let what = "the image cannot be read";
     let unreadable = |e: std::io::Error| Error::unreadable(ErrorKind::Data, what, path, &e);
     let fail =
@@ -46,10 +51,10 @@ pub fn read_image_file(path: &Path) -> Result<Vec<u8>> {
     if metadata.len() > MAX_FILE_BYTES {
         return Err(fail(format!("it has {} bytes; at most {MAX_FILE_BYTES} are read", metadata.len())));
     }
-    let mut bytes = Vec::with_capacity(metadata.len() as usize);
+    let mut bytes = Vec::with_capacity(limit.min(metadata.len() as usize));
     let file = File::open(path).map_err(unreadable)?;
-    file.take(MAX_FILE_BYTES).read_to_end(&mut bytes).map_err(unreadable)?;
-    Ok(bytes)
+    file.take(limit as u64).read_to_end(&mut bytes).map_err(unreadable)?;
+    Ok(ImageHead { bytes: Cow::Owned(bytes), file_size: metadata.len() })
 }
 
 impl Dataset for FileDataset {
@@ -67,6 +72,10 @@ impl Dataset for FileDataset {
 
     fn image(&self, index: usize) -> Result<SampleImage<'_>> {
         Ok(SampleImage::Encoded(Cow::Owned(read_image_file(&self.path(index))?)))
+    }
+
+    fn image_heads(&self, index: usize, limit: usize) -> Result<Vec<ImageHead<'_>>> {
+        Ok(vec![read_image_head(&self.path(index), limit)?])
     }
 
     fn location(&self, index: usize) -> String {

@@ -1,6 +1,7 @@
 //! Class names and class indices of samples.
 use super::natural;
 use crate::error::ErrorKind;
+use crate::message::count;
 use crate::text::first_names;
 use crate::{Error, Result};
 use std::collections::HashMap;
@@ -58,8 +59,8 @@ impl ClassOrder {
                 return Err(Error::data("the class map does not belong to the dataset")
                     .at_path(location)
                     .because(format!(
-                        "none of its {} classes is in the class map; the first is {:?}, the map begins with {:?}",
-                        found.len(),
+                        "none of its {} is in the class map; the first is {:?}, the map begins with {:?}",
+                        count(found.len() as u64, "class"),
                         found[0],
                         classes.first().map_or("", String::as_str)
                     ))
@@ -145,7 +146,7 @@ mod tests {
         let labels = label(&map, &["a", "b", "a"]).expect("labels");
         assert_eq!(labels.kept(), (vec![0, 2], vec![1, 1]));
         let error = label(&map, &["b"]).expect_err("no class in common").to_string();
-        assert!(error.contains("none of its 1 classes") && error.contains("--class-map"), "{error}");
+        assert!(error.contains("none of its 1 class ") && error.contains("--class-map"), "{error}");
     }
 
     #[test]

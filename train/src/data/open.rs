@@ -69,10 +69,26 @@ pub struct DatasetSplits {
     pub notes: Vec<String>,
 }
 
+/// CRC32C of the images and labels of each split.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct SplitChecksums {
+    /// Training split.
+    pub train: u32,
+    /// Validation split, if there is one.
+    pub validation: Option<u32>,
+}
+
 impl DatasetSplits {
-    /// CRC32C of both splits, by which a checkpoint identifies its dataset.
+    /// CRC32C of each split, by which a checkpoint identifies its dataset.
+    pub fn checksums(&self) -> SplitChecksums {
+        let validation = self.validation.as_ref().map(|split| split.crc32c());
+        SplitChecksums { train: self.train.crc32c(), validation }
+    }
+
+    /// CRC32C of both splits together.
     pub fn crc32c(&self) -> u32 {
-        let sums = [Some(self.train.crc32c()), self.validation.as_ref().map(|split| split.crc32c())];
+        let SplitChecksums { train, validation } = self.checksums();
+        let sums = [Some(train), validation];
         sums.into_iter().flatten().fold(0, |sum, part| crc32c::crc32c_append(sum, &part.to_le_bytes()))
     }
 
@@ -386,7 +402,7 @@ impl DatasetOptions {
 }
 
 /// Path of a class map: as in timm, one that does not exist is looked up in the dataset's folder.
-fn class_map_path(path: &Path, root: &Path) -> PathBuf {
+pub(crate) fn class_map_path(path: &Path, root: &Path) -> PathBuf {
     let inside = root.join(path);
     if !path.exists() && inside.is_file() { inside } else { path.into() }
 }

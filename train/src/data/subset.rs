@@ -1,5 +1,5 @@
 //! Part of a dataset, in another order.
-use super::dataset::{Dataset, SampleImage};
+use super::dataset::{Dataset, ImageHead, SampleImage};
 use crate::Result;
 use fornax_engine::random::{Permutation, RngKey, RngStream};
 use std::sync::Arc;
@@ -128,6 +128,10 @@ impl Dataset for DatasetSubset {
 
     fn image(&self, index: usize) -> Result<SampleImage<'_>> {
         self.dataset.image(self.indices[index])
+    }
+
+    fn image_heads(&self, index: usize, limit: usize) -> Result<Vec<ImageHead<'_>>> {
+        self.dataset.image_heads(self.indices[index], limit)
     }
 
     fn location(&self, index: usize) -> String {

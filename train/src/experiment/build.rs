@@ -5,7 +5,7 @@ use crate::data::{BadImages, DatasetOptions, DatasetSplits};
 use crate::ema::Ema;
 use crate::hub::Hub;
 use crate::loader::{BatchPreparation, Loader, LoaderOptions};
-use crate::report::thousands;
+use crate::message::count;
 use crate::weights::{self, LoadOptions, WeightsFile, WeightsSource};
 use crate::{Error, Result};
 use fornax_engine::{DType, Device, Tensor, no_grad};
@@ -64,7 +64,7 @@ fn hold_out_note(splits: &DatasetSplits) -> String {
     }
     let none = match held_out.iter().filter(|held_out| !**held_out).count() {
         0 => String::new(),
-        count => format!(", none of {count} classes; --val-fraction sets the fraction"),
+        omitted => format!(", none of {}; --val-fraction sets the fraction", count(omitted as u64, "class")),
     };
     format!("no validation split: {DEFAULT_VAL_FRACTION} of each class is held out{none}")
 }
@@ -75,21 +75,50 @@ pub fn check_batch_size(config: &Config, data: &DatasetSplits) -> Result<()> {
     if batch_size <= data.train.len() {
         return Ok(());
     }
-    let (batch, images) = (thousands(batch_size as u64), thousands(data.train.len() as u64));
-    Err(Error::usage(format!("a batch of {batch} images is larger than the dataset"))
+    let (batch, images) =
+        (count(batch_size as u64, "image"), count(data.train.len() as u64, "training image"));
+    Err(Error::usage(format!("a batch of {batch} is larger than the dataset"))
         .at("--batch-size")
-        .because(format!("{} has {images} training images", data.name))
+        .because(format!("{} has {images}", data.name))
         .remedy(format!("choose at most {}", data.train.len() / config.world_size)))
+}
+
+/// Limits of an epoch. The random numbers of a sample depend on its number in the epoch, which has 40 bits.
+const MAX_PASSES: f64 = 1e6;
+const MAX_BATCHES: usize = 1_000_000_000;
+const MAX_SAMPLES: u128 = 1 << 40;
+
+/// Checks that an epoch ends.
+fn check_epoch_length(config: &Config, data: &DatasetSplits) -> Result<()> {
+    let (repeats, batches) = (config.data.epoch_repeats, config.batches_per_epoch.unwrap_or_default());
+    let too_long = |flag: &str, why: String| {
+        Err(Error::usage("an epoch would be too long").at(flag).because(why).remedy(format!("lower {flag}")))
+    };
+    if repeats > MAX_PASSES || data.train.len() as f64 * repeats > MAX_SAMPLES as f64 {
+        return too_long(
+            "--epoch-repeats",
+            format!("{repeats} passes over the training images are given, at most {MAX_PASSES} are possible"),
+        );
+    }
+    if batches > MAX_BATCHES || batches as u128 * config.global_batch_size() as u128 > MAX_SAMPLES {
+        return too_long(
+            "--train-batches-per-epoch",
+            format!("{batches} are given, at most {MAX_BATCHES} are possible"),
+        );
+    }
+    Ok(())
 }
 
 /// Number of logits: `--num-classes`, at least the number of classes of the dataset.
 fn num_classes(config: &Config, data: &DatasetSplits) -> Result<usize> {
     let classes = data.classes.len();
     match config.settings.num_classes {
-        Some(given) if given < classes => Err(Error::usage(format!("{given} classes are too few"))
-            .at("--num-classes")
-            .because(format!("{} has {classes} classes", data.name))
-            .remedy(format!("use at least {classes}, or omit classes with --class-map"))),
+        Some(given) if given < classes => {
+            Err(Error::usage(format!("{} are too few", count(given as u64, "class")))
+                .at("--num-classes")
+                .because(format!("{} has {}", data.name, count(classes as u64, "class")))
+                .remedy(format!("use at least {classes}, or omit classes with --class-map")))
+        }
         given => Ok(given.unwrap_or(classes)),
     }
 }
@@ -119,6 +148,7 @@ pub fn build(config: &Config, input: &InputConfig, num_classes: usize) -> Result
 
 /// Training loader of a rank. Its options hold the record of bad images.
 pub fn training_loader(config: &Config, data: &RunData, device: Device, rank: usize) -> Result<Loader> {
+    check_epoch_length(config, &data.splits)?;
     let transform = config.augment.transform(&data.input).train_transform()?;
     let dataset = data.splits.train.clone();
     let bad_images = Arc::new(BadImages::new(config.data.bad_image, config.data.max_bad, dataset.len()));
@@ -127,6 +157,7 @@ pub fn training_loader(config: &Config, data: &RunData, device: Device, rank: us
         batch_size: config.global_batch_size(),
         epoch_repeats: config.data.epoch_repeats,
         repeats: config.data.aug_repeats,
+        fixed_batches: config.batches_per_epoch,
         batch_transform: batch_transform.map(|transform| Arc::new(transform) as _),
         bad_images: Some(bad_images),
         ..loader_options(config, data, device, rank)
@@ -134,8 +165,14 @@ pub fn training_loader(config: &Config, data: &RunData, device: Device, rank: us
     Loader::new(dataset, Arc::new(transform), options)
 }
 
-/// Validation loader of a rank.
-pub fn validation_loader(config: &Config, data: &RunData, device: Device, rank: usize) -> Result<Loader> {
+/// Validation loader of a rank. Without a record of bad images, a bad image is an error.
+pub fn validation_loader(
+    config: &Config,
+    data: &RunData,
+    device: Device,
+    rank: usize,
+    bad_images: Option<Arc<BadImages>>,
+) -> Result<Loader> {
     let dataset = data.splits.validation.clone().ok_or_else(|| {
         Error::data("the dataset has no validation split")
             .at(&data.splits.name)
@@ -147,6 +184,7 @@ pub fn validation_loader(config: &Config, data: &RunData, device: Device, rank: 
     let options = LoaderOptions {
         training: false,
         batch_size: config.validation_batch_size * config.world_size,
+        bad_images,
         ..loader_options(config, data, device, rank)
     };
     Loader::new(dataset, Arc::new(views), options)

@@ -2,12 +2,13 @@
 use super::{Experiment, reports};
 use crate::Result;
 use crate::callbacks::{
-    Callback, CallbackList, CsvLogger, EarlyStopping, EpochEnd, ModelCheckpoint, RunSnapshot, SaveReason,
+    Callback, CallbackList, CsvLogger, EarlyStopping, EpochEnd, ModelCheckpoint, TrainBegin,
 };
 use crate::checkpoint::CheckpointHeader;
+use crate::data::bad_images::BadImagesFile;
 use crate::data::{BadImagePolicy, BadImages};
+use crate::message::count;
 use crate::report::RunFolder;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 /// The callbacks of an experiment whose parts are built. Files are written only with a folder.
@@ -27,51 +28,69 @@ pub(super) fn build(experiment: &Experiment, folder: Option<RunFolder>) -> Resul
         config.eval_metric,
         config.checkpoint_hist,
     ));
-    let loader = experiment.train_loader.as_ref().expect("built");
-    if let Some(bad_images) = loader.options().bad_images.clone() {
-        list.push(BadImagesFile {
-            path: path.join("bad_images.csv"),
-            bad_images,
-            reported: 0,
-            message: None,
-        });
-    }
+    let loaders = [&experiment.train_loader, &experiment.validation_loader];
+    let records: Vec<Arc<BadImages>> = loaders
+        .into_iter()
+        .filter_map(|loader| loader.as_ref().expect("built").options().bad_images.clone())
+        .collect();
+    let file = Arc::new(BadImagesFile::open(path.join(BAD_IMAGES)));
+    records.iter().for_each(|record| record.list_in(&file));
+    list.push(BadImagesReport {
+        records: records.into_iter().map(|record| (record, 0)).collect(),
+        file,
+        messages: vec![],
+    });
     list.push(CsvLogger::new(path.join("summary.csv")));
     reports::push(&mut list, experiment, folder)?;
     Ok(list)
 }
 
-/// `bad_images.csv`, if there are any, and a message after an epoch that has found more of them.
-struct BadImagesFile {
-    path: PathBuf,
-    bad_images: Arc<BadImages>,
-    /// Number of bad images in the last message.
-    reported: usize,
-    message: Option<String>,
+/// Name of the list of bad images in a run's folder.
+const BAD_IMAGES: &str = "bad_images.csv";
+
+/// Message before the first update, and after an epoch, about bad images that were found since the last one.
+struct BadImagesReport {
+    /// Record of each split, and the number of bad images in its last message.
+    records: Vec<(Arc<BadImages>, usize)>,
+    file: Arc<BadImagesFile>,
+    messages: Vec<String>,
 }
 
-impl Callback for BadImagesFile {
-    fn on_epoch_end(&mut self, _: &EpochEnd) -> Result<()> {
-        let count = self.bad_images.found().len();
-        if count > self.reported {
-            let done = match self.bad_images.policy() {
-                BadImagePolicy::Skip => "skipped",
-                _ => "replaced by others",
-            };
-            self.message = Some(format!(
-                "warning: {count} training images cannot be read and are {done}; {} lists them",
-                self.path.display()
-            ));
-            self.reported = count;
+impl BadImagesReport {
+    /// Prepares the messages. Errors if the list could not be written.
+    fn report(&mut self) -> Result<()> {
+        for (record, reported) in &mut self.records {
+            let found = record.found().len();
+            if found > *reported {
+                *reported = found;
+                let images = count(found as u64, &format!("{} image", record.split()));
+                let (be, done) = match (record.policy(), found) {
+                    (BadImagePolicy::Replace, 1) => ("is", "replaced by another"),
+                    (BadImagePolicy::Replace, _) => ("are", "replaced by others"),
+                    (_, 1) => ("is", "skipped"),
+                    _ => ("are", "skipped"),
+                };
+                let path = self.file.path().display();
+                self.messages.push(format!(
+                    "warning: {images} cannot be read and {be} {done}; {path} lists the bad images"
+                ));
+            }
         }
-        Ok(())
+        self.file.take_error().map_or(Ok(()), Err)
+    }
+}
+
+impl Callback for BadImagesReport {
+    fn on_train_begin(&mut self, _: &TrainBegin) -> Result<()> {
+        self.report()
+    }
+
+    fn on_epoch_end(&mut self, _: &EpochEnd) -> Result<()> {
+        self.report()
     }
 
     fn take_message(&mut self) -> Option<String> {
-        self.message.take()
-    }
-
-    fn on_save(&mut self, _: &RunSnapshot, _: SaveReason) -> Result<()> {
-        self.bad_images.write_csv(&self.path)
+        let messages = std::mem::take(&mut self.messages);
+        (!messages.is_empty()).then(|| messages.join("\n"))
     }
 }

@@ -18,19 +18,25 @@
 pub mod build;
 mod callbacks;
 pub mod conv_plans;
+mod disk_space;
+mod image_check;
 mod plan;
 mod reports;
 mod resume;
 
 pub use build::RunData;
+pub use disk_space::DiskEstimate;
+pub use plan::RunPlan;
 pub use resume::RunCheckpoint;
 
 use crate::callbacks::{Callback, CallbackList};
 use crate::checkpoint::{self, CheckpointHeader};
 use crate::config::Config;
+use crate::data::BadImages;
 use crate::distributed::{DataParallel, DistributedRun};
 use crate::ema::Ema;
 use crate::loader::Loader;
+use crate::message::count;
 use crate::optim::Optimizer;
 use crate::report::{Destination, Machine, RunFolder};
 use crate::schedule::Schedule;
@@ -60,6 +66,10 @@ pub struct Experiment {
     pub cuda_graph: Option<bool>,
     /// Checkpoint from which the run is resumed.
     pub resume: Option<RunCheckpoint>,
+    /// Resume although the training images differ from those of the checkpoint's run.
+    pub allow_changed_data: bool,
+    /// Check the headers of all image files before the first update.
+    pub check_images: bool,
     /// Signals for the run.
     pub signals: Box<dyn RunSignals>,
     /// The ranks of the run, if there are several. Rank 0 alone writes files and reads the checkpoint of a resumed run.
@@ -116,6 +126,8 @@ impl Experiment {
             log_interval: 50,
             cuda_graph: None,
             resume: None,
+            allow_changed_data: false,
+            check_images: true,
             signals: Box::new(()),
             distributed: None,
             callbacks: CallbackList::new(),
@@ -142,12 +154,15 @@ impl Experiment {
         self.folder = folder.as_ref().map(|folder| folder.path().to_path_buf());
         let mut callbacks = self.build_callbacks(folder)?;
         callbacks.append(std::mem::take(&mut self.callbacks));
-        let plan = self.plan()?;
-        let output =
-            self.folder.as_ref().map_or(String::new(), |path| format!("\noutput    {}", path.display()));
-        callbacks.on_message(&format!("{plan}{output}"))?;
-        for note in std::mem::take(&mut self.notes) {
+        let mut plan = self.plan()?;
+        plan.output = self.folder.as_ref().map(|path| path.display().to_string());
+        callbacks.on_plan(&plan)?;
+        let space = self.folder.as_deref().and_then(|folder| plan.disk.as_ref()?.warning(folder));
+        for note in self.take_notes().into_iter().chain(space) {
             callbacks.on_message(&note)?;
+        }
+        if self.check_images {
+            image_check::check_images(self, &mut callbacks)?;
         }
         let plans_are_timed = self.config.cudnn_benchmark && self.device != Device::Cpu;
         let shares_plans = plans_are_timed && self.peers().is_some();
@@ -190,9 +205,10 @@ impl Experiment {
             if let (Some(run), Some(data)) = (&self.distributed, &self.data) {
                 let RunData { splits, num_classes, .. } = data;
                 let text = format!(
-                    "{} with {} training images, {num_classes} classes, CRC32C {:08x}",
+                    "{} with {}, {}, CRC32C {:08x}",
                     splits.name,
-                    splits.train.len(),
+                    count(splits.train.len() as u64, "training image"),
+                    count(*num_classes as u64, "class"),
                     splits.crc32c()
                 );
                 run.group.check_equal("their dataset", &text)?;
@@ -257,7 +273,10 @@ impl Experiment {
         if self.validation_loader.is_none() {
             self.build_data()?;
             let data = self.data.as_ref().expect("it was built");
-            let loader = build::validation_loader(&self.config, data, self.device, self.rank())?;
+            let (policy, max_bad) = (self.config.data.bad_image, self.config.data.max_bad);
+            let images = data.splits.validation.as_ref().map_or(0, |split| split.len());
+            let bad_images = Some(Arc::new(BadImages::of_validation(policy, max_bad, images)));
+            let loader = build::validation_loader(&self.config, data, self.device, self.rank(), bad_images)?;
             self.validation_loader = Some(loader);
         }
         Ok(self.validation_loader.as_ref().expect("it was just set"))
@@ -298,11 +317,24 @@ impl Experiment {
         callbacks::build(self, folder)
     }
 
-    /// The plan of a run in a few lines.
-    pub fn plan(&mut self) -> Result<String> {
+    /// The plan of the run, without the name of its output folder.
+    pub fn plan(&mut self) -> Result<RunPlan> {
         self.build_model()?;
         let (data, model) = (self.data.as_ref().expect("built"), self.model.as_deref().expect("built"));
-        Ok(plan::plan(&self.config, data, model, self.device, self.weights_source.as_deref()))
+        let plan = RunPlan::new(&self.config, data, model, self.device, self.weights_source.as_deref());
+        let folder = self.folder.as_deref().or(self.output.as_ref().map(Destination::path));
+        let disk = folder.map(|folder| DiskEstimate::new(&self.config, model, folder));
+        Ok(RunPlan { disk, ..plan })
+    }
+
+    /// Takes the messages that are shown before the run.
+    pub(crate) fn take_notes(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.notes)
+    }
+
+    /// Adds a message that is shown before the run.
+    pub(crate) fn add_note(&mut self, note: impl Into<String>) {
+        self.notes.push(note.into());
     }
 
     /// Evaluates the EMA model if there is one on the model's device, else the model.

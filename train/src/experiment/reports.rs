@@ -1,5 +1,5 @@
 //! Reports of a run in its folder: samples, plots, TensorBoard events, logs and `report.html`.
-use super::{Experiment, build, plan};
+use super::{Experiment, RunPlan, build};
 use crate::Result;
 use crate::callbacks::CallbackList;
 use crate::report::{PageWriter, PlotWriter, RunFolder, SampleWriter, TensorBoard};
@@ -22,7 +22,8 @@ pub(super) fn push(
     let schedule = experiment.scheduler.clone().expect("built");
     list.push(PlotWriter::new(&path.join("plots"), schedule, &config.loss_name, &data.splits.classes));
     let model = experiment.model.as_deref().expect("built");
-    let plan = plan::plan(config, data, model, experiment.device, experiment.weights_source.as_deref());
+    let plan = RunPlan::new(config, data, model, experiment.device, experiment.weights_source.as_deref())
+        .to_string();
     let (interval, update) = (experiment.log_interval, experiment.state.update);
     list.push(TensorBoard::create(&path, interval, update, &config.settings, &plan)?);
     list.push(folder);

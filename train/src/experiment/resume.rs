@@ -1,8 +1,9 @@
 //! Resuming a run from a checkpoint.
 use super::{Experiment, conv_plans};
-use crate::checkpoint::{Checkpoint, CheckpointHeader, state_tensors};
+use crate::checkpoint::{Checkpoint, CheckpointHeader, state_tensors, with_absolute_paths};
 use crate::config::Config;
 use crate::data::DatasetSplits;
+use crate::message::count;
 use crate::trainer::TrainerState;
 use crate::{Error, Result};
 
@@ -22,24 +23,38 @@ impl Experiment {
         }
         let (config, data) = (&self.config, self.data.as_ref().expect("built"));
         if let Some(RunCheckpoint { checkpoint, notes }) = &self.resume {
-            check_same_run(config, &data.splits, &checkpoint.header)?;
+            let header = &checkpoint.header;
+            check_same_run(config, &data.splits, header)?;
+            let change = data_change(&data.splits, header);
+            if change == DataChange::Training && !self.allow_changed_data {
+                return Err(training_data_changed());
+            }
             let optimizer = self.optimizer.as_ref().filter(|_| !config.no_resume_opt);
             let ema = self.train_step.as_ref().and_then(|step| step.ema());
             checkpoint.restore(self.model.as_deref().expect("built"), optimizer, ema)?;
-            self.state = checkpoint.header.state.clone();
+            self.state = header.state.clone();
             self.notes.extend(notes.iter().cloned());
+            let updates = updates_per_epoch(config, self.train_loader.as_ref().expect("built").batches());
+            match change {
+                DataChange::None => {}
+                DataChange::Validation => self.notes.push(
+                    "note: the validation data have changed: training continues as before, and metrics before and after are of \
+                     different images"
+                        .into(),
+                ),
+                DataChange::Training => self.notes.push(continue_with_changed_data(&mut self.state, updates)),
+            }
         }
         self.notes.extend(self.restore_conv_plans()?);
         if let Some(epoch) = config.start_epoch {
             let epochs = config.schedule.total_epochs();
             if epoch > epochs {
                 return Err(Error::usage(format!("--start-epoch {epoch} is after the end of the run"))
-                    .because(format!("the run has {epochs} epochs"))
+                    .because(format!("the run has {}", count(epochs.into(), "epoch")))
                     .remedy("lower it, or raise --epochs"));
             }
             let batches = self.train_loader.as_ref().expect("built").batches();
-            let batches = config.batches_per_epoch.map_or(batches, |limit| limit.min(batches));
-            self.state.start_at(epoch, batches.div_ceil(config.grad_accum_steps) as u64);
+            self.state.start_at(epoch, updates_per_epoch(config, batches));
         }
         if let Some(run) = &self.distributed {
             self.state = run.share("the state of the run", (run.rank() == 0).then_some(&self.state))?;
@@ -49,7 +64,11 @@ impl Experiment {
         }
         if self.resume.is_some() {
             let TrainerState { epoch, update, .. } = self.state;
-            self.notes.push(format!("resuming after {epoch} epochs and {update} updates"));
+            let epochs = count(epoch.into(), "epoch");
+            self.notes.push(match epoch >= self.config.schedule.total_epochs() {
+                true => format!("finished already after {epochs}; raise --epochs to train on"),
+                false => format!("resuming after {epochs} and {}", count(update, "update")),
+            });
         }
         Ok(())
     }
@@ -72,7 +91,8 @@ impl Experiment {
 
 /// Checks that a resumed run has the checkpoint's dataset, model, batch size, optimizer and seed.
 fn check_same_run(config: &Config, data: &DatasetSplits, header: &CheckpointHeader) -> Result<()> {
-    let (now, then) = (&config.settings.given(), &header.settings.given());
+    // A path may be written in several ways.
+    let [now, then] = &[&config.settings, &header.settings].map(|all| with_absolute_paths(all).given());
     let then_size = header.settings.batch_size.unwrap_or_default() as usize * header.world_size;
     if config.global_batch_size() != then_size {
         return Err(Error::usage("--batch-size cannot change within a run")
@@ -117,11 +137,96 @@ fn check_same_run(config: &Config, data: &DatasetSplits, header: &CheckpointHead
             ))
             .remedy(format!("omit {flag}, or start a new run without --resume")));
     }
-    if data.crc32c() != header.data_crc32c || data.classes != header.classes {
-        let why = "its images or labels differ from those of the checkpoint's run";
-        return Err(Error::data("the dataset has changed")
-            .because(why)
-            .remedy("restore it, or start a new run"));
+    if data.classes != header.classes {
+        return Err(Error::data("the classes of the dataset have changed")
+            .because(class_difference(&header.classes, &data.classes))
+            .remedy("restore them, or start a new run without --resume"));
     }
     Ok(())
+}
+
+/// The first difference of two lists of classes.
+fn class_difference(then: &[String], now: &[String]) -> String {
+    match then.iter().zip(now).find(|(then, now)| then != now) {
+        Some((then, now)) => format!("the checkpoint's run has {then:?} where the dataset has {now:?}"),
+        None => format!(
+            "the checkpoint's run has {}, the dataset {}",
+            count(then.len() as u64, "class"),
+            count(now.len() as u64, "class")
+        ),
+    }
+}
+
+/// Change of a dataset since a checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum DataChange {
+    None,
+    /// Only validation images or their labels.
+    Validation,
+    /// Training images or their labels.
+    Training,
+}
+
+fn data_change(data: &DatasetSplits, header: &CheckpointHeader) -> DataChange {
+    let now = data.checksums();
+    match header.split_crc32c {
+        Some(then) if then.train != now.train => DataChange::Training,
+        Some(then) if then.validation != now.validation => DataChange::Validation,
+        // A file of an older version has one sum of both splits.
+        None if data.crc32c() != header.data_crc32c => DataChange::Training,
+        _ => DataChange::None,
+    }
+}
+
+fn training_data_changed() -> Error {
+    Error::data("the training data have changed")
+        .because("their images or labels differ from those of the checkpoint's run")
+        .remedy("restore them, continue with the new ones with --allow-changed-data, or start a new run without --resume")
+}
+
+/// Prepares the state of a run for other training images, and says what will differ. The order of the samples is another one, so an epoch
+/// in progress starts again.
+fn continue_with_changed_data(state: &mut TrainerState, updates_per_epoch: u64) -> String {
+    let (epoch, batches) = (state.epoch, state.batch);
+    state.start_at(epoch, updates_per_epoch);
+    let again = match batches {
+        0 => String::new(),
+        batches => format!(", which starts again ({} of it were done)", count(batches as u64, "batch")),
+    };
+    format!(
+        "note: the training data have changed: from epoch {epoch} on{again}, images and their order differ from those of the run so far; an \
+         epoch has {}, and the learning rates follow",
+        count(updates_per_epoch, "update")
+    )
+}
+
+fn updates_per_epoch(config: &Config, batches: usize) -> u64 {
+    let batches = config.batches_per_epoch.map_or(batches, |limit| limit.min(batches));
+    batches.div_ceil(config.grad_accum_steps) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changed_training_data_start_the_epoch_in_progress_again() {
+        let mut state =
+            TrainerState { epoch: 2, batch: 3, update: 13, loss_sum: 4.0, ..TrainerState::default() };
+        let note = continue_with_changed_data(&mut state, 7);
+        assert_eq!((state.epoch, state.batch, state.update, state.loss_sum), (2, 0, 14, 0.0));
+        assert!(note.contains("from epoch 2 on, which starts again (3 batches"), "{note}");
+        assert!(note.contains("7 updates"), "{note}");
+        assert!(!continue_with_changed_data(&mut state, 7).contains("starts again"));
+    }
+
+    #[test]
+    fn difference_of_classes_is_named() {
+        let names = |names: &[&str]| names.iter().map(|name| name.to_string()).collect::<Vec<_>>();
+        let text = class_difference(&names(&["a", "b"]), &names(&["a", "c"]));
+        assert!(text.contains("\"b\"") && text.contains("\"c\""), "{text}");
+        assert!(
+            class_difference(&names(&["a"]), &names(&["a", "c"])).contains("1 class, the dataset 2 classes")
+        );
+    }
 }

@@ -16,12 +16,14 @@ pub struct Batch {
     /// Number of consecutive outputs of the model that are averaged to one prediction: the frames of a clip, and in evaluation the views
     /// of test-time augmentation.
     pub outputs_per_target: usize,
+    /// Dataset indices of this rank's samples of the batch that were skipped as bad images.
+    pub skipped: Vec<u32>,
 }
 
 impl Batch {
     /// Creates a batch with one image per target and without changes.
     pub fn new(images: Tensor, target: Tensor) -> Batch {
-        Batch { images, target, changes: None, outputs_per_target: 1 }
+        Batch { images, target, changes: None, outputs_per_target: 1, skipped: vec![] }
     }
 
     /// The same batch on a device.
@@ -49,6 +51,7 @@ impl Batch {
             target: change(&self.target)?,
             changes: self.changes.as_ref().map(&change).transpose()?,
             outputs_per_target: self.outputs_per_target,
+            skipped: self.skipped.clone(),
         })
     }
 }

@@ -207,7 +207,9 @@ impl BatchJob {
             false => outputs_per_target *= self.views(),
         }
         let target = Tensor::from_slice(&targets, [targets.len()])?;
-        let mut batch = Batch { outputs_per_target, ..Batch::new(images, target) };
+        let is_skipped = |slot: &usize| kept.binary_search(slot).is_err();
+        let skipped = (0..self.len()).filter(is_skipped).map(|slot| self.sample_index(slot) as u32).collect();
+        let mut batch = Batch { outputs_per_target, skipped, ..Batch::new(images, target) };
         if let (Some(changes), Some(transform)) = (changes, transform) {
             let (rows, soft) = self.own_changes(changes, &kept)?;
             batch.target = match soft {

@@ -60,6 +60,7 @@ impl Loader {
             world: options.world,
             epoch_repeats: options.epoch_repeats,
             repeats: options.repeats,
+            fixed_batches: options.fixed_batches,
         };
         let LoaderOptions { training, seed, channels, exif_orientation, gray16, workers, timeout, .. } =
             options;

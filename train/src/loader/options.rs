@@ -28,6 +28,8 @@ pub struct LoaderOptions {
     pub world: usize,
     /// Length of a training epoch in passes over the dataset, at least 1 (timm's `--epoch-repeats`).
     pub epoch_repeats: f64,
+    /// Batches of a training epoch, which passes over the dataset as often as they need; `None`: those of `epoch_repeats`.
+    pub fixed_batches: Option<usize>,
     /// Repeated augmentation (Hoffer et al., 2020; timm's `--aug-repeats`): each sample occurs this many times in succession, so that an
     /// epoch of unchanged length has fewer different samples.
     pub repeats: usize,
@@ -60,6 +62,7 @@ impl Default for LoaderOptions {
             rank: 0,
             world: 1,
             epoch_repeats: 1.0,
+            fixed_batches: None,
             repeats: 1,
             workers: 4,
             prefetch: 2,

@@ -93,9 +93,11 @@ impl SampleLoader {
                 }
             };
             let views = transformed.map_err(|why| {
-                let remedy = match self.bad_images {
-                    Some(_) => "repair or remove the file, or choose another --bad-image policy",
-                    None => "repair or remove the file",
+                // A run whose training images change is not resumed.
+                let remedy = match (&self.bad_images, self.training) {
+                    (None, _) => "repair or remove the file",
+                    (_, true) => "repair or replace the file, or choose another --bad-image",
+                    (_, false) => "repair, replace or remove the file, or choose another --bad-image",
                 };
                 Error::data("an image cannot be used").at(self.location(index)).because(why).remedy(remedy)
             })?;

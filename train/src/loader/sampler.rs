@@ -22,6 +22,8 @@ pub struct Sampler {
     pub epoch_repeats: f64,
     /// Successive occurrences of each sample in training (repeated augmentation).
     pub repeats: usize,
+    /// Batches of a training epoch, which passes over the dataset as often as they need; `None`: those of `epoch_repeats`.
+    pub fixed_batches: Option<usize>,
 }
 
 /// Occurrence of a sample in an epoch.
@@ -37,15 +39,14 @@ pub struct SampleOccurrence {
 #[derive(Clone, Debug)]
 pub struct EpochOrder {
     sampler: Sampler,
-    /// The shuffle of each pass over the dataset; empty in evaluation.
-    passes: Vec<Permutation>,
+    epoch: u32,
 }
 
 impl Sampler {
     /// Batches in an epoch.
     pub fn batches(&self) -> usize {
         match self.training {
-            true => self.positions() / self.batch_size,
+            true => self.fixed_batches.unwrap_or(self.positions() / self.batch_size),
             false => self.len.div_ceil(self.batch_size),
         }
     }
@@ -57,13 +58,16 @@ impl Sampler {
 
     /// The order of an epoch.
     pub fn epoch(&self, epoch: u32) -> EpochOrder {
-        let count = if self.training { self.positions().div_ceil(self.pass_len().max(1)) } else { 0 };
-        let key = |pass: usize| match pass {
+        EpochOrder { sampler: *self, epoch }
+    }
+
+    /// The shuffle of a pass over the dataset.
+    fn shuffle(&self, epoch: u32, pass: usize) -> Permutation {
+        let key = match pass {
             0 => RngKey::new(self.seed, "shuffle"),
             _ => RngKey::new(self.seed, &format!("shuffle/pass {pass}")),
         };
-        let passes = (0..count).map(|pass| Permutation::new(self.len as u64, key(pass), epoch)).collect();
-        EpochOrder { sampler: *self, passes }
+        Permutation::new(self.len as u64, key, epoch)
     }
 
     /// Positions within a batch of `count` samples that belong to `rank`: every position belongs to one rank.
@@ -93,9 +97,10 @@ impl Sampler {
 
     /// Positions in an epoch, before an incomplete batch is dropped.
     fn positions(&self) -> usize {
-        match self.training {
-            true => (self.pass_len() as f64 * self.epoch_repeats) as usize,
-            false => self.len,
+        match (self.training, self.fixed_batches) {
+            (true, Some(batches)) => batches * self.batch_size,
+            (true, None) => (self.pass_len() as f64 * self.epoch_repeats) as usize,
+            (false, _) => self.len,
         }
     }
 }
@@ -105,17 +110,22 @@ impl EpochOrder {
     pub fn batch(&self, index: usize) -> Vec<SampleOccurrence> {
         let first = index * self.sampler.batch_size;
         let last = self.sampler.positions().min(first + self.sampler.batch_size);
-        (first..last).map(|position| self.sample(position)).collect()
-    }
-
-    fn sample(&self, position: usize) -> SampleOccurrence {
-        let Sampler { repeats, .. } = self.sampler;
-        if self.passes.is_empty() {
-            return SampleOccurrence { index: position, repeat: 0 };
+        if !self.sampler.training {
+            return (first..last).map(|index| SampleOccurrence { index, repeat: 0 }).collect();
         }
-        let (pass, position) = (position / self.sampler.pass_len(), position % self.sampler.pass_len());
-        let index = self.passes[pass].get((position / repeats) as u64) as usize;
-        SampleOccurrence { index, repeat: pass * repeats + position % repeats }
+        let (repeats, pass_len) = (self.sampler.repeats, self.sampler.pass_len().max(1));
+        // A batch is within one pass, or passes from one to the next.
+        let mut shuffle: Option<(usize, Permutation)> = None;
+        let sample = |position: usize| {
+            let (pass, position) = (position / pass_len, position % pass_len);
+            if shuffle.as_ref().is_none_or(|(of, _)| *of != pass) {
+                shuffle = Some((pass, self.sampler.shuffle(self.epoch, pass)));
+            }
+            let (_, order) = shuffle.as_ref().expect("it was just set");
+            let index = order.get((position / repeats) as u64) as usize;
+            SampleOccurrence { index, repeat: pass * repeats + position % repeats }
+        };
+        (first..last).map(sample).collect()
     }
 }
 
@@ -133,7 +143,16 @@ mod tests {
     use std::time::Instant;
 
     fn sampler(len: usize, batch_size: usize, training: bool, world: usize) -> Sampler {
-        Sampler { len, batch_size, training, seed: 7, world, epoch_repeats: 1.0, repeats: 1 }
+        Sampler {
+            len,
+            batch_size,
+            training,
+            seed: 7,
+            world,
+            epoch_repeats: 1.0,
+            repeats: 1,
+            fixed_batches: None,
+        }
     }
 
     /// Samples of a batch on every rank.
@@ -230,6 +249,29 @@ mod tests {
         numbers.sort_unstable();
         numbers.dedup();
         assert_eq!(numbers.len(), 512);
+    }
+
+    #[test]
+    fn fixed_batches_shorten_an_epoch_or_pass_over_the_dataset_again() {
+        let all = sampler(40, 16, true, 1);
+        let indices = |sampler: &Sampler| -> Vec<usize> {
+            let order = sampler.epoch(3);
+            (0..sampler.batches()).flat_map(|i| order.batch(i)).map(|s| s.index).collect()
+        };
+        let first = indices(&all);
+        assert_eq!(first.len(), 32);
+        let short = Sampler { fixed_batches: Some(1), ..all };
+        assert_eq!((short.batches(), indices(&short)), (1, first[..16].to_vec()));
+        let long = Sampler { fixed_batches: Some(5), ..all };
+        let found = indices(&long);
+        assert_eq!((long.batches(), long.samples(), found.len()), (5, 80, 80));
+        assert_eq!(found[..32], first);
+        for pass in found.chunks_exact(40) {
+            let mut sorted = pass.to_vec();
+            sorted.sort_unstable();
+            assert_eq!(sorted, (0..40).collect::<Vec<_>>(), "every pass has every sample");
+        }
+        assert_ne!(found[..40], found[40..], "each pass has its own order");
     }
 
     #[test]

@@ -24,6 +24,7 @@ struct StagedBatch {
     target: PendingUpload,
     changes: Option<PendingUpload>,
     outputs_per_target: usize,
+    skipped: Vec<u32>,
 }
 
 impl<'a> StagedBatches<'a> {
@@ -66,6 +67,7 @@ impl StagedBatch {
             target: upload(&batch.target)?,
             changes: batch.changes.as_ref().map(upload).transpose()?,
             outputs_per_target: batch.outputs_per_target,
+            skipped: batch.skipped.clone(),
         })
     }
 
@@ -75,6 +77,7 @@ impl StagedBatch {
             target: self.target.into_tensor()?,
             changes: self.changes.map(PendingUpload::into_tensor).transpose()?,
             outputs_per_target: self.outputs_per_target,
+            skipped: self.skipped,
         })
     }
 }

@@ -3,7 +3,7 @@ use super::clock::{date_time, timestamp};
 use super::tensorboard::{event_files, is_event_file};
 use super::{Machine, UpdateMetrics, metrics_file, progress::event};
 use crate::callbacks::{Callback, EpochBegin, EpochEnd, Rollback, TrainBegin, TrainEnd};
-use crate::checkpoint::{LOCK_FILE, RunLock, durable};
+use crate::checkpoint::{LOCK_FILE, RunLock, durable, with_absolute_paths};
 use crate::settings::Settings;
 use crate::trainer::{Evaluation, TrainerState};
 use crate::{Error, Result};
@@ -41,7 +41,8 @@ pub struct RunFolder {
     _lock: RunLock,
 }
 
-const FILES: [&str; 6] = ["args.yaml", "env.json", "summary.csv", "metrics.jsonl", "log.txt", "report.html"];
+const FILES: [&str; 7] =
+    ["args.yaml", "env.json", "summary.csv", "metrics.jsonl", "log.txt", "report.html", "bad_images.csv"];
 const FOLDERS: [&str; 3] = ["plots", "samples", "checkpoints"];
 
 impl Destination {
@@ -67,10 +68,7 @@ impl Destination {
     /// Checks that the folder can be written, by creating and removing a folder in the nearest existing one above it, and that no other
     /// process trains in it.
     pub fn check_writable(&self) -> Result<()> {
-        let (Destination::Dated(path)
-        | Destination::New(path)
-        | Destination::Overwrite(path)
-        | Destination::Resume(path)) = self;
+        let path = self.path();
         if path.join(LOCK_FILE).exists() {
             RunLock::acquire(path)?;
         }
@@ -79,6 +77,15 @@ impl Destination {
         let existing = path.ancestors().find(is_there);
         let trial = existing.unwrap_or(Path::new("")).join(format!(".fornax-{}", std::process::id()));
         fs::create_dir(&trial).and_then(|()| fs::remove_dir(&trial)).map_err(|e| cannot_write(path, e))
+    }
+
+    /// The run's folder, or the one in which a dated folder is made.
+    pub fn path(&self) -> &Path {
+        let (Destination::Dated(path)
+        | Destination::New(path)
+        | Destination::Overwrite(path)
+        | Destination::Resume(path)) = self;
+        path
     }
 
     /// Path of the folder, with placeholders for parts that are known when it is created.
@@ -158,7 +165,7 @@ impl RunFolder {
     pub fn describe_run(&mut self, settings: &Settings, machine: &Machine, ranks: usize) -> Result<()> {
         (self.host, self.ranks) = (machine.host.clone(), ranks);
         let title = "# The settings of this run; `fornax train -c` with this file trains it again.\n";
-        let yaml = format!("{title}{}", settings.to_yaml());
+        let yaml = format!("{title}{}", with_absolute_paths(settings).to_yaml());
         let mut start = serde_json::to_value(machine).expect("plain values have a JSON form");
         start["ranks"] = ranks.into();
         start["started"] = date_time().into();

@@ -24,6 +24,7 @@ pub use samples::{CaptionedImage, SampleWriter, batch_images, class_name, full_s
 pub use tensorboard::TensorBoard;
 pub use terminal::curve as terminal_curve;
 
+use crate::trainer::skipped_note;
 use fornax_engine::cpu::{self, memory::MemoryStats};
 use fornax_engine::{Device, cuda};
 use serde::{Deserialize, Serialize};
@@ -103,6 +104,14 @@ pub struct EpochMetrics {
     /// With an EMA: top-5 accuracy of the model's own weights in percent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model_eval_top5: Option<f64>,
+    /// Number of validation images that were skipped as bad images.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub eval_skipped: usize,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde calls")]
+fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
 
 impl MemoryMetrics {
@@ -149,12 +158,13 @@ impl EpochMetrics {
     /// The log line.
     pub fn line(&self, best: bool) -> String {
         format!(
-            "epoch {}  loss {:.4}  validation loss {:.4}  top-1 {:.2}  top-5 {:.2}{}",
+            "epoch {}  loss {:.4}  validation loss {:.4}  top-1 {:.2}  top-5 {:.2}{}{}",
             self.epoch,
             self.train_loss,
             self.eval_loss,
             self.eval_top1,
             self.eval_top5,
+            skipped_note(self.eval_skipped),
             if best { "  best" } else { "" }
         )
     }

@@ -4,6 +4,7 @@ use clap::ValueEnum;
 use fornax_engine::{DType, EraseMode};
 use fornax_nn::OptLevel;
 use serde::{Deserialize, Serialize};
+use std::cmp::Ordering;
 
 /// Gradient clipping mode.
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -135,6 +136,13 @@ impl EvalMetric {
     /// True if a lower value is better.
     pub fn lower_is_better(self) -> bool {
         self == EvalMetric::Loss
+    }
+
+    /// Order of epochs, the better one less: by the metric, and of equals by the validation loss.
+    pub fn compare(self, a: &EpochMetrics, b: &EpochMetrics) -> Ordering {
+        let by_metric = self.value(a).total_cmp(&self.value(b));
+        let by_metric = if self.lower_is_better() { by_metric } else { by_metric.reverse() };
+        by_metric.then(a.eval_loss.total_cmp(&b.eval_loss))
     }
 }
 

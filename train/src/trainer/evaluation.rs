@@ -1,8 +1,9 @@
 //! Evaluation of a model on a dataset. Loss and accuracy are counted on the device.
-use crate::Result;
 use crate::distributed::ProcessGroup;
 use crate::loader::{Batch, BatchPreparation, Loader};
+use crate::message::count;
 use crate::train_step::prepare_images;
+use crate::{Error, Result};
 use fornax_engine::cuda::PendingRead;
 use fornax_engine::{DType, no_grad};
 use fornax_nn::precision::Operation;
@@ -26,6 +27,8 @@ pub struct Evaluation {
     pub predictions: Vec<u32>,
     /// Probability of each predicted class, by softmax.
     pub confidences: Vec<f32>,
+    /// Dataset indices, ascending, of the samples that were skipped as bad images; the metrics are those of the other samples.
+    pub skipped: Vec<u32>,
 }
 
 impl Evaluation {
@@ -36,6 +39,25 @@ impl Evaluation {
             counts[*target as usize][*predicted as usize] += 1;
         }
         counts
+    }
+
+    /// Dataset index of the sample at a position of `targets` and `predictions`.
+    pub fn dataset_index(&self, position: usize) -> usize {
+        // Every skipped sample before it moves the sample by one.
+        self.skipped.iter().fold(position, |index, skipped| index + usize::from(*skipped as usize <= index))
+    }
+
+    /// Note about skipped samples, such as ` (3 images skipped)`; empty if there are none.
+    pub fn skipped_note(&self) -> String {
+        skipped_note(self.skipped.len())
+    }
+}
+
+/// Note about a number of skipped images; empty for 0.
+pub fn skipped_note(images: usize) -> String {
+    match images {
+        0 => String::new(),
+        images => format!(" ({} skipped)", count(images as u64, "image")),
     }
 }
 
@@ -71,6 +93,7 @@ impl Evaluator<'_> {
             let batch = batch?;
             check_interrupt()?;
             totals.batches.push(batch.target.numel());
+            totals.skipped.extend(&batch.skipped);
             if batch.target.numel() == 0 {
                 continue;
             }
@@ -84,7 +107,22 @@ impl Evaluator<'_> {
             Some(group) => EvaluationTotals::merged(&group.all_gather("evaluation", &totals.to_bytes())?),
             None => totals,
         };
+        self.check_skipped(&all)?;
         Ok(all.mean(self.num_classes))
+    }
+
+    /// Errors, on every rank alike, if more images were skipped than may be, or all of them.
+    fn check_skipped(&self, totals: &EvaluationTotals) -> Result<()> {
+        let skipped = totals.skipped.len();
+        if let Some(bad_images) = &self.loader.options().bad_images {
+            bad_images.check_count(skipped)?;
+        }
+        match totals.targets.is_empty() && skipped > 0 {
+            true => Err(Error::data("no validation image can be read")
+                .because(format!("all {} are bad and skipped", count(skipped as u64, "image")))
+                .remedy("repair the validation images")),
+            false => Ok(()),
+        }
     }
 
     /// Evaluates batches of every size without a result: kernels are compiled and convolutions planned. `check_wait` is called while waiting
@@ -141,13 +179,17 @@ struct EvaluationTotals {
     targets: Vec<u32>,
     predictions: Vec<u32>,
     confidences: Vec<f32>,
+    skipped: Vec<u32>,
 }
 
 impl EvaluationTotals {
     /// The totals as numbers, for other ranks.
     fn to_bytes(&self) -> Vec<u8> {
         let [top1, top5] = self.counts;
-        let mut numbers = vec![self.loss_sum.to_bits(), top1 as u64, top5 as u64, self.batches.len() as u64];
+        let mut numbers = vec![self.loss_sum.to_bits(), top1 as u64, top5 as u64];
+        numbers.push(self.skipped.len() as u64);
+        numbers.extend(self.skipped.iter().map(|index| u64::from(*index)));
+        numbers.push(self.batches.len() as u64);
         numbers.extend(self.batches.iter().map(|n| *n as u64));
         let pairs = self.targets.iter().zip(&self.predictions);
         numbers.extend(pairs.zip(&self.confidences).flat_map(|((target, prediction), confidence)| {
@@ -168,6 +210,8 @@ impl EvaluationTotals {
             let mut next = || rank.next().unwrap_or_default();
             all.loss_sum += f64::from_bits(next());
             all.counts = [all.counts[0] + next() as i64, all.counts[1] + next() as i64];
+            let skipped = next();
+            all.skipped.extend((0..skipped).map(|_| next() as u32));
             let batches = next();
             sizes.push((0..batches).map(|_| next()).collect());
         }
@@ -195,11 +239,13 @@ impl EvaluationTotals {
         Ok(())
     }
 
-    fn mean(self, classes: usize) -> Evaluation {
+    fn mean(mut self, classes: usize) -> Evaluation {
+        self.skipped.sort_unstable();
         let samples = self.targets.len() as f64;
         let [top1, top5] = self.counts.map(|count| 100.0 * count as f64 / samples);
-        let EvaluationTotals { loss_sum, targets, predictions, confidences, .. } = self;
-        Evaluation { loss: loss_sum / samples, top1, top5, classes, targets, predictions, confidences }
+        let EvaluationTotals { loss_sum, targets, predictions, confidences, skipped, .. } = self;
+        let loss = loss_sum / samples;
+        Evaluation { loss, top1, top5, classes, targets, predictions, confidences, skipped }
     }
 }
 
@@ -208,7 +254,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn confusion_matrix_counts_targets_by_prediction() {
+    fn confusion_matrix_counts_targets_and_positions_map_to_dataset_indices() {
         let evaluation = Evaluation {
             loss: 0.0,
             top1: 0.0,
@@ -217,7 +263,10 @@ mod tests {
             targets: vec![0, 0, 2, 1],
             predictions: vec![0, 1, 2, 2],
             confidences: vec![0.5; 4],
+            skipped: vec![0, 1, 4],
         };
         assert_eq!(evaluation.confusion(), [[1, 1, 0], [0, 0, 1], [0, 0, 1]]);
+        assert_eq!([0, 1, 2, 3].map(|position| evaluation.dataset_index(position)), [2, 3, 5, 6]);
+        assert_eq!(evaluation.skipped_note(), " (3 images skipped)");
     }
 }

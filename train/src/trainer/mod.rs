@@ -7,7 +7,7 @@ mod state;
 mod update;
 mod warm_up;
 
-pub use evaluation::{Evaluation, Evaluator};
+pub use evaluation::{Evaluation, Evaluator, skipped_note};
 pub use options::{RunSignals, TrainerOptions};
 pub use state::{NonfiniteRecord, TrainerState};
 
@@ -220,27 +220,31 @@ impl<'a> Trainer<'a> {
             return Ok(stopped);
         }
         self.optimizer.sync_lookahead()?;
-        let (loss, lr) = (self.state.loss_sum / batches as f64, self.lr(self.state.update));
+        let (loss, lr) = (self.state.mean_loss(), self.lr(self.state.update));
         callback.on_train_summary(&TrainSummary { epoch, loss, lr })?;
         let is_evaluated = (epoch + 1).is_multiple_of(self.options.val_interval) || epoch + 1 == epochs;
+        // An evaluation that fails costs no update. Under `rollback` it may fail by the weights: the last checkpoint must be older.
+        if is_evaluated && self.options.on_nonfinite != NonfinitePolicy::Rollback {
+            self.save(SaveReason::Trained, callback)?;
+        }
         let (evaluation, own) = match is_evaluated {
             true => self.evaluate_epoch(callback).map(|(evaluation, own)| (Some(evaluation), own))?,
             false => (None, None),
         };
         let state = &mut self.state;
-        if let Some(Evaluation { loss: eval_loss, top1, top5, .. }) = evaluation {
-            let (eval_top1, eval_top5) = (top1, top5);
+        if let Some(evaluation) = &evaluation {
             let of_model = |value: fn(&Evaluation) -> f64| own.as_ref().map(value);
             state.history.push(EpochMetrics {
                 epoch,
                 train_loss: loss,
-                eval_loss,
-                eval_top1,
-                eval_top5,
+                eval_loss: evaluation.loss,
+                eval_top1: evaluation.top1,
+                eval_top5: evaluation.top5,
                 lr,
                 model_eval_loss: of_model(|evaluation| evaluation.loss),
                 model_eval_top1: of_model(|evaluation| evaluation.top1),
                 model_eval_top5: of_model(|evaluation| evaluation.top5),
+                eval_skipped: evaluation.skipped.len(),
             });
         }
         let row = state.history.last().filter(|row| row.epoch == epoch).cloned();
@@ -249,7 +253,7 @@ impl<'a> Trainer<'a> {
             epoch,
             row.as_ref().map(|row| self.options.eval_metric.value(row)),
         );
-        (state.epoch, state.batch, state.loss_sum) = (epoch + 1, 0, 0.0);
+        state.begin_epoch(epoch + 1);
         let best = self.state.best(self.options.eval_metric).map(|row| row.epoch) == Some(epoch);
         callback.on_epoch_end(&EpochEnd {
             epoch,
@@ -354,11 +358,12 @@ impl<'a> Trainer<'a> {
         let saved = callback.on_save(&self.snapshot(), reason);
         let is_final = match reason {
             SaveReason::Start | SaveReason::Interrupt => true,
-            SaveReason::Request | SaveReason::Recovery => false,
+            SaveReason::Request | SaveReason::Recovery | SaveReason::Trained => false,
             SaveReason::EpochEnd { .. } => self.state.epoch >= self.schedule.total_epochs(),
         };
         match saved {
             Err(error) if error.kind() == ErrorKind::Disk && !is_final => {
+                let error = error.remedy("free some space: the next checkpoint is written again");
                 callback.on_message(&format!("warning: training continues without this checkpoint: {error}"))
             }
             other => other,

@@ -92,21 +92,24 @@ impl Trainer<'_> {
     /// Counts an update of `batches` batches as done without doing it: the learning rates of later updates stay the same.
     pub(super) fn leave_out(&mut self, batches: usize) {
         let state = &mut self.state;
-        state.loss_sum += state.loss_sum / state.batch.max(1) as f64 * batches as f64;
+        state.uncounted += batches;
         state.batch += batches;
         state.update += 1;
     }
 
     /// The loss of an update. A non-finite loss ends the run, unless the policy is to skip the update, or a smaller loss scale may cure the
-    /// overflow; it then counts as the mean of the epoch so far.
-    pub(super) fn checked_loss(&mut self, result: &UpdateResult, callback: &mut dyn Callback) -> Result<f64> {
-        let mean = self.state.loss_sum / self.state.batch.max(1) as f64;
+    /// overflow: then there is no loss to count.
+    pub(super) fn checked_loss(
+        &mut self,
+        result: &UpdateResult,
+        callback: &mut dyn Callback,
+    ) -> Result<Option<f64>> {
         if self.options.on_nonfinite == NonfinitePolicy::Skip {
-            return Ok(if self.skip_nonfinite(result, callback)? { mean } else { result.loss });
+            return Ok((!self.skip_nonfinite(result, callback)?).then_some(result.loss));
         }
         let Some((stats, scaling)) = result.stats.zip(self.optimizer.gradient_rule().scaling) else {
             self.check_finite(result.loss, "training")?;
-            return Ok(result.loss);
+            return Ok(Some(result.loss));
         };
         let is_constant = scaling.backoff_factor == 1.0;
         let was_lowest =
@@ -122,9 +125,11 @@ impl Trainer<'_> {
             let at = if is_constant { "" } else { " at the lowest loss scale" };
             return Err(self.nonfinite_error(format!("the gradients are not finite{at}")));
         }
-        let loss = if stats.skipped && !result.loss.is_finite() { mean } else { result.loss };
-        self.check_finite(loss, "training")?;
-        Ok(loss)
+        if stats.skipped && !result.loss.is_finite() {
+            return Ok(None);
+        }
+        self.check_finite(result.loss, "training")?;
+        Ok(Some(result.loss))
     }
 
     /// Under `--on-nonfinite skip`: undoes an update whose loss or gradients are not finite and returns true, or updates the EMA.

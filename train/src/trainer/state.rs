@@ -3,6 +3,7 @@ use crate::report::EpochMetrics;
 use crate::schedule::PlateauState;
 use crate::settings::EvalMetric;
 use serde::{Deserialize, Serialize};
+use std::cmp::Ordering;
 
 /// Progress of a run. Together with model and optimizer it determines the rest of the run; no clock enters it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -16,6 +17,9 @@ pub struct TrainerState {
     pub update: u64,
     /// Sum of the losses of the current epoch's finished batches.
     pub loss_sum: f64,
+    /// Finished batches of the current epoch whose loss is not in the sum: their updates were skipped or are omitted.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub uncounted: usize,
     /// Metrics of each evaluated epoch.
     pub history: Vec<EpochMetrics>,
     /// State of the `plateau` schedule.
@@ -45,20 +49,34 @@ impl NonfiniteRecord {
     }
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde calls")]
+fn is_zero(number: &usize) -> bool {
+    *number == 0
+}
+
 impl TrainerState {
-    /// The best epoch by a metric; the earliest of equals.
+    /// Mean loss of the current epoch's finished batches, skipped ones not counted; 0 if there are none.
+    pub fn mean_loss(&self) -> f64 {
+        self.loss_sum / self.batch.saturating_sub(self.uncounted).max(1) as f64
+    }
+
+    /// Starts an epoch of which no batch is finished.
+    pub fn begin_epoch(&mut self, epoch: u32) {
+        (self.epoch, self.batch, self.loss_sum, self.uncounted) = (epoch, 0, 0.0, 0);
+    }
+
+    /// The best epoch by a metric; of equals the one with the lower validation loss, then the earliest.
     pub fn best(&self, metric: EvalMetric) -> Option<&EpochMetrics> {
-        let better = |a: &EpochMetrics, b: &EpochMetrics| match metric.lower_is_better() {
-            true => metric.value(a) < metric.value(b),
-            false => metric.value(a) > metric.value(b),
-        };
-        self.history.iter().reduce(|best, row| if better(row, best) { row } else { best })
+        self.history.iter().reduce(|best, row| match metric.compare(row, best) {
+            Ordering::Less => row,
+            _ => best,
+        })
     }
 
     /// Moves to the start of an epoch, as by `--start-epoch`: forgets the metrics of that epoch and later ones.
     pub fn start_at(&mut self, epoch: u32, updates_per_epoch: u64) {
         self.history.retain(|row| row.epoch < epoch);
-        (self.epoch, self.batch, self.loss_sum) = (epoch, 0, 0.0);
+        self.begin_epoch(epoch);
         self.update = u64::from(epoch) * updates_per_epoch;
     }
 }
@@ -80,14 +98,20 @@ mod tests {
     }
 
     #[test]
-    fn earliest_of_equal_epochs_is_best() {
-        let state = TrainerState {
-            history: vec![row(0, 50.0, 1.0), row(1, 60.0, 0.9), row(2, 60.0, 0.8)],
-            ..TrainerState::default()
-        };
-        assert_eq!(state.best(EvalMetric::Top1).map(|r| r.epoch), Some(1));
+    fn of_equal_epochs_the_one_with_the_lower_loss_is_best() {
+        let history = vec![row(0, 50.0, 0.1), row(1, 60.0, 0.9), row(2, 60.0, 0.8), row(3, 60.0, 0.8)];
+        let mut state = TrainerState { history, ..TrainerState::default() };
+        assert_eq!(state.best(EvalMetric::Top1).map(|r| r.epoch), Some(2), "the earliest of equal losses");
+        state.history.remove(0);
         assert_eq!(state.best(EvalMetric::Loss).map(|r| r.epoch), Some(2));
         assert_eq!(TrainerState::default().best(EvalMetric::Loss), None);
+    }
+
+    #[test]
+    fn skipped_first_batch_does_not_lower_the_mean_loss() {
+        let state = TrainerState { batch: 3, loss_sum: 5.0, uncounted: 1, ..TrainerState::default() };
+        assert_eq!(state.mean_loss(), 2.5);
+        assert_eq!(TrainerState { batch: 1, uncounted: 1, ..TrainerState::default() }.mean_loss(), 0.0);
     }
 
     #[test]

@@ -101,7 +101,10 @@ impl Trainer<'_> {
         self.status.nonfinite.last_update = Some((self.state.epoch, update.first_batch));
         let loss = self.checked_loss(&result, callback)?;
         let state = &mut self.state;
-        state.loss_sum += loss * update.batches as f64;
+        match loss {
+            Some(loss) => state.loss_sum += loss * update.batches as f64,
+            None => state.uncounted += update.batches,
+        }
         state.batch += update.batches;
         state.update += 1;
         if let Some(why) = self.step.capture_error().filter(|_| !self.status.capture_error_reported) {
@@ -122,7 +125,7 @@ impl Trainer<'_> {
             update: self.state.update,
             update_of_epoch: self.state.batch.div_ceil(self.options.grad_accum_steps) as u64,
             updates_per_epoch: self.updates_per_epoch(),
-            loss: self.state.loss_sum / self.state.batch as f64,
+            loss: self.state.mean_loss(),
             lr: update.lr,
             grad_norm: result.stats.and_then(|stats| stats.grad_norm),
             loss_scale: result.stats.filter(|_| has_loss_scale).map(|stats| stats.loss_scale),

@@ -16,6 +16,7 @@ pub use identity::{WeightsIdentity, identity_at};
 pub use source::{WeightsSource, is_weights_file};
 pub use tensor_file::TensorFile;
 
+use crate::message::count;
 use crate::{Error, Result};
 use fornax_engine::{DType, Tensor};
 use fornax_nn::state_dict::{load_entry, torch_shape};
@@ -215,7 +216,10 @@ fn load_action(
     }
     if in_fresh_head && stored.shape.get(1..) == shape.get(1..) {
         let (from, to) = (stored.shape[0], shape[0]);
-        let note = format!("{name} is for {from} classes, the model has {to}: it keeps its initial value");
+        let note = format!(
+            "{name} is for {}, the model has {to}: it keeps its initial value",
+            count(from as u64, "class")
+        );
         return Ok(LoadAction::Keep(Some(note)));
     }
     let adapted = adapt::adapt_tensor(entry, entries, options, || weights.tensor(name), &stored.shape)?;

@@ -10,6 +10,7 @@ pub const CASES: &[Case] = &[
     tested("config", "own_images.rs", "full_recipe_trains_on_jpegs_and_does_not_depend_on_the_prefetcher"),
     tested("help", "cli.rs", "help_matches_snapshots"),
     tested("help_all", "cli.rs", "help_matches_snapshots"),
+    tested("allow_changed_data", "bad_images.rs", "changed_training_data_need_consent_and_the_classes_stay"),
     tested("resume", "cli.rs", "resume_mid_epoch_matches_uninterrupted_run"),
     check("threads", threads_compute_the_same),
     check("device", device_is_in_the_plan),

@@ -89,7 +89,7 @@ fn more_bad_images_end_the_run() {
     train("--max-bad 0.2").expect("2 of 16 images are replaced");
     let error = train("--max-bad 0.1").expect_err("2 of 16 images are more than a tenth");
     assert_eq!(error.kind(), ErrorKind::Data);
-    assert!(error.to_string().contains("2 of 16 images are bad"), "{error}");
+    assert!(error.to_string().contains("images are bad: 2 of 16"), "{error}");
 }
 
 #[test]

@@ -66,7 +66,7 @@ pub fn observe(arguments: &str) -> Arc<Observation> {
 
 /// The plan of a run with these arguments.
 pub fn plan(arguments: &str) -> String {
-    experiment(arguments).plan().unwrap_or_else(|error| panic!("{arguments}: {error}"))
+    experiment(arguments).plan().unwrap_or_else(|error| panic!("{arguments}: {error}")).to_string()
 }
 
 /// A run with these arguments that writes no files, on few images.
@@ -120,7 +120,8 @@ fn observed(arguments: &str) -> Observation {
     run.build().unwrap_or_else(|error| fail(error));
     let updates = Updates::default();
     run.callbacks.push(updates.clone());
-    let mut observation = Observation::from([(Aspect::Plan, run.plan().unwrap_or_else(|error| fail(error)))]);
+    let mut observation =
+        Observation::from([(Aspect::Plan, run.plan().unwrap_or_else(|error| fail(error)).to_string())]);
     let model = run.model.as_deref().expect("built");
     observation.insert(Aspect::InitialWeights, hash(&state(model)));
     let preparation = build::preparation(&run.config, run.data.as_ref().expect("built"));

@@ -142,6 +142,7 @@ impl<'a> CommandLineRun<'a> {
                 world: 1,
                 epoch_repeats: 1.0,
                 repeats: 1,
+                fixed_batches: None,
             };
             let mut rows = HashMap::new();
             for (epoch, batches) in batches.chunks(of_epoch).enumerate() {

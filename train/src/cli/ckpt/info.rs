@@ -2,6 +2,7 @@
 use crate::Result;
 use crate::checkpoint::{CheckpointHeader, EMA, OPTIMIZER};
 use crate::cli::{print, table};
+use crate::message::count;
 use crate::report::{bytes, thousands};
 use crate::settings::EvalMetric;
 use crate::weights::{TensorFile, WeightsIdentity};
@@ -91,7 +92,7 @@ fn describe_model(identity: &WeightsIdentity) -> Vec<[String; 2]> {
     let WeightsIdentity { settings, classes } = identity;
     let mut model = vec![settings.model.clone().unwrap_or_else(|| "unknown".into())];
     if !classes.is_empty() {
-        model.push(format!("{} classes", classes.len()));
+        model.push(count(classes.len() as u64, "class"));
     }
     if let Some([c, h, w]) = settings.input_size.as_deref() {
         model.push(format!("input {h}x{w}x{c}"));
@@ -110,8 +111,10 @@ fn describe_model(identity: &WeightsIdentity) -> Vec<[String; 2]> {
 fn describe_progress(header: &CheckpointHeader) -> Vec<[String; 2]> {
     let CheckpointHeader { settings, state, .. } = header;
     let mut rows = vec![];
-    let within = if state.batch > 0 { format!(" and {} batches", state.batch) } else { String::new() };
-    let progress = format!("{} epochs{within}, {} updates", state.epoch, thousands(state.update));
+    let within =
+        if state.batch > 0 { format!(" and {}", count(state.batch as u64, "batch")) } else { String::new() };
+    let progress =
+        format!("{}{within}, {}", count(state.epoch.into(), "epoch"), count(state.update, "update"));
     rows.push(["progress".into(), progress]);
     let metric = settings.eval_metric.unwrap_or(EvalMetric::Top1);
     for (name, epoch) in [("last epoch", state.history.last()), ("best epoch", state.best(metric))] {

@@ -2,7 +2,7 @@
 use super::args::DatasetArgs;
 use super::{print, splits};
 use crate::data::export::{ExportFormat, export, is_within};
-use crate::report::thousands;
+use crate::message::count;
 use crate::{Error, Result};
 use std::path::PathBuf;
 
@@ -38,7 +38,7 @@ pub fn execute(args: &ExportArgs) -> Result<()> {
     data.notes.iter().for_each(|note| message!("{note}"));
     export(&data, args.format, args.dataset.channels(), &args.output)?;
     for (name, split) in splits(&data) {
-        print(&format!("{name}: {} images in {}\n", thousands(split.len() as u64), args.output.display()))?;
+        print(&format!("{name}: {} in {}\n", count(split.len() as u64, "image"), args.output.display()))?;
     }
     Ok(())
 }

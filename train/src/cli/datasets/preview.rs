@@ -85,7 +85,7 @@ fn training(config: &mut Config, data: &RunData, samples: usize) -> Result<Vec<C
 
 /// The first images of the validation split without the bad ones.
 fn validation(config: &mut Config, data: &RunData, samples: usize) -> Result<Vec<CaptionedImage>> {
-    let loader = build::validation_loader(config, data, Device::Cpu, 0)?;
+    let loader = build::validation_loader(config, data, Device::Cpu, 0, None)?;
     let white = u32::from(data.input.statistics.white);
     let (mut captioned, mut bad) = (vec![], vec![]);
     for index in 0..samples.min(loader.dataset().len()) {

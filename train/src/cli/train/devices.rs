@@ -6,6 +6,7 @@ use crate::distributed::{Launch, LaunchFlags};
 use crate::{Error, Result};
 use fornax_engine::Device;
 use std::ffi::OsString;
+use std::fmt;
 use std::str::FromStr;
 
 const FLAG: &str = "--devices";
@@ -26,6 +27,13 @@ impl FromStr for DeviceList {
             Some(at) => Err(format!("device {} is listed twice", ordinals[at])),
             None => Ok(DeviceList(ordinals)),
         }
+    }
+}
+
+impl fmt::Display for DeviceList {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ordinals: Vec<String> = self.0.iter().map(usize::to_string).collect();
+        f.write_str(&ordinals.join(","))
     }
 }
 
@@ -77,7 +85,7 @@ impl DeviceList {
             return Err(Error::usage(format!("{FLAG} does not work with a launcher"))
                 .because(format!("{launcher} has started this process as one of several ranks"))
                 .remedy(format!(
-                    "leave {FLAG} out: each rank has the device of its local rank; CUDA_VISIBLE_DEVICES restricts them"
+                    "omit {FLAG}: each rank has the device of its local rank; CUDA_VISIBLE_DEVICES restricts them"
                 )));
         }
         if args.recipe.settings()?.seeds.is_some() && self.count() > 1 {

@@ -1,8 +1,10 @@
 //! `fornax train`.
 mod devices;
+mod notes;
 mod outcome;
 mod recipe;
 mod resume;
+mod resume_command;
 mod seeds;
 mod trace;
 mod trial;
@@ -11,13 +13,15 @@ pub use recipe::RecipeArgs;
 
 use super::compute::ComputeArgs;
 use super::print;
-use super::signals::Signals;
+use super::signals::{Signals, acknowledge};
 use crate::batch_size_finder::{FittingBatchSize, find_batch_size};
+use crate::checkpoint;
 use crate::config::Config;
 use crate::device::DeviceSpec;
 use crate::distributed::{DistributedRun, Identity, Launch, LaunchFlags, restart_with_deterministic_nccl};
 use crate::error::ErrorKind;
 use crate::experiment::{Experiment, RunCheckpoint, RunResult, conv_plans};
+use crate::message::count;
 use crate::report::{Destination, EpochMetrics, Progress, ProgressMode, bytes};
 use crate::settings::{AUTO_BATCH_SIZE, EvalMetric, Settings};
 use crate::{Error, Result};
@@ -42,6 +46,9 @@ pub struct TrainArgs {
     /// if it exists
     #[arg(long, value_name = "PATH", help_heading = "Run")]
     resume: Option<PathBuf>,
+    /// Resume although the training images have changed; the epoch in progress starts again
+    #[arg(long, help_heading = "Run", requires = "resume")]
+    allow_changed_data: bool,
     #[command(flatten)]
     compute: ComputeArgs,
     /// CUDA devices of this machine to train on, such as 0,1: one process per device, as fornax launch starts them; --batch-size is
@@ -62,7 +69,7 @@ pub struct TrainArgs {
     #[arg(long, value_name = "N", help_heading = "Run", value_parser = value_parser!(u32).range(1..), conflicts_with_all = ["resume", "dry_run", "experiment"])]
     fast_dev_run: Option<u32>,
     /// Train on the same N batches in every epoch and validate on them: a model that can learn reaches an accuracy of 100%
-    #[arg(long, value_name = "N", help_heading = "Run", value_parser = value_parser!(u32).range(1..), conflicts_with_all = ["resume", "fast_dev_run"])]
+    #[arg(long, value_name = "N", help_heading = "Run", value_parser = value_parser!(u32).range(1..), conflicts_with = "fast_dev_run")]
     overfit_batches: Option<u32>,
 
     /// Output folder; each run gets a folder in it [default: output/train]
@@ -197,7 +204,9 @@ fn train(
     let (mut destination, mut checkpoint, mut settings) = (None, None, None);
     if rank == 0 {
         let (to, from) = resume::destination(args)?;
-        settings = Some(first_settings(args, from.as_ref(), world_size, device)?);
+        let given = first_settings(args, from.as_ref(), world_size, device)?;
+        from.as_ref().map_or(Ok(()), |from| check_dataset_of_run(args, &given, from))?;
+        settings = Some(given);
         (destination, checkpoint) = (Some(to), from);
     }
     let mut settings = match &run {
@@ -253,25 +262,30 @@ fn run_experiment(
         trial::limit_batches(experiment, batches as usize);
     }
     let described = experiment.output.as_ref().map_or(String::new(), Destination::describe);
+    experiment.allow_changed_data = args.allow_changed_data;
     experiment.build()?;
+    notes::add(args, experiment)?;
     if args.dry_run {
         experiment.output.as_ref().map_or(Ok(()), Destination::check_writable)?;
-        let plan = experiment.plan()?;
+        let mut plan = experiment.plan()?;
+        plan.output = Some(described);
+        let space = experiment.output.as_ref().and_then(|to| plan.disk.as_ref()?.warning(to.path()));
         if rank == 0 {
-            print(&format!("{plan}\noutput    {described}\n\n{}", experiment.config.settings.to_yaml()))?;
+            experiment.take_notes().iter().chain(&space).for_each(|note| args.note(note));
+            print(&format!("{plan}\n\n{}", experiment.config.settings.to_yaml()))?;
         }
         return Ok(None);
     }
     let signals = match signals {
         Some(signals) => signals,
-        none => none.insert(Signals::listen()?),
+        none => none.insert(listen(args, rank)?),
     };
     experiment.signals = Box::new(signals.clone());
     if rank == 0 {
         experiment.callbacks.push(Progress::new(args.progress, args.log_interval));
     }
     let result = experiment.run();
-    let result = result.map_err(|error| outcome::explain(error, experiment, args.is_one_of_several))?;
+    let result = result.map_err(|error| outcome::explain(error, experiment, args))?;
     if rank > 0 {
         return Ok(None);
     }
@@ -279,6 +293,25 @@ fn run_experiment(
     let metric = experiment.config.eval_metric;
     let best = experiment.state.best(metric).cloned();
     Ok(Some(FinishedRun { result, epochs: experiment.state.epoch, metric, best, hash }))
+}
+
+/// Listens to the signals of a run, and acknowledges the first one: a launcher of this program does so for its ranks.
+fn listen(args: &TrainArgs, rank: usize) -> Result<Signals> {
+    let (progress, is_heard) = (args.progress, rank == 0 && super::local_ranks::launcher().is_none());
+    Signals::listen(move |signal| {
+        if is_heard {
+            acknowledge(signal, progress);
+        }
+    })
+}
+
+/// Errors if the dataset of a resumed run does not exist and the command line names no other.
+fn check_dataset_of_run(args: &TrainArgs, settings: &Settings, resumed: &RunCheckpoint) -> Result<()> {
+    if args.recipe.settings()?.data_dir.is_some() {
+        return Ok(());
+    }
+    let missing = checkpoint::missing_dataset(settings, resumed.checkpoint.path(), "--data-dir DIR");
+    missing.map_or(Ok(()), Err)
 }
 
 /// The settings of the checkpoint, the configuration files and the command line, with the batch size of `--batch-size auto`.
@@ -304,9 +337,7 @@ fn first_settings(
 /// The batch size of `--batch-size auto`.
 fn fitting_batch_size(args: &TrainArgs, settings: &Settings, device: Device) -> Result<u32> {
     let FittingBatchSize { batch_size, memory, limit } = find_batch_size(settings, device)?;
-    let (memory, limit) = (bytes(memory), bytes(limit));
-    args.note(&format!(
-        "--batch-size auto: {batch_size} images, {memory} of the {limit} that may be used on {device}"
-    ));
+    let (images, memory, limit) = (count(batch_size.into(), "image"), bytes(memory), bytes(limit));
+    args.note(&format!("--batch-size auto: {images}, {memory} of the {limit} that may be used on {device}"));
     Ok(batch_size)
 }

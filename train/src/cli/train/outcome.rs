@@ -1,8 +1,11 @@
 //! End of a run: results on stdout, or an error with instructions for resuming.
-use super::FinishedRun;
+use super::resume_command::resume_command;
+use super::{FinishedRun, TrainArgs};
 use crate::Error;
+use crate::checkpoint::files::CheckpointName;
 use crate::error::{ErrorKind, Signal};
 use crate::experiment::Experiment;
+use crate::message::count;
 use crate::trainer::Evaluation;
 use serde_json::{Value, json};
 
@@ -14,6 +17,7 @@ pub fn json(run: &FinishedRun) -> Value {
         "top1": top1,
         "top5": top5,
         "loss": loss,
+        "skipped_images": result.evaluation.skipped.len(),
         "epochs": epochs,
         "seconds": result.seconds,
         "images_per_second": result.images_per_second,
@@ -32,7 +36,9 @@ pub fn text(run: &FinishedRun) -> String {
     let FinishedRun { result, epochs, best, hash, .. } = run;
     let Evaluation { loss, top1, top5, .. } = &result.evaluation;
     let mut text = format!(
-        "top-1 {top1:.2}%  top-5 {top5:.2}%  loss {loss:.4}  after {epochs} epochs in {:.1} s\n",
+        "top-1 {top1:.2}%  top-5 {top5:.2}%  loss {loss:.4}{}  after {} in {:.1} s\n",
+        result.evaluation.skipped_note(),
+        count((*epochs).into(), "epoch"),
         result.seconds
     );
     if let Some(row) = best {
@@ -47,23 +53,36 @@ pub fn text(run: &FinishedRun) -> String {
     text
 }
 
-/// The error of a failed run; an interruption gets the saved checkpoint and the way to resume it.
-pub fn explain(error: Error, experiment: &Experiment, is_one_of_several: bool) -> Error {
-    match (error.kind(), &experiment.folder) {
-        (ErrorKind::Interrupted(signal), Some(path)) => {
+/// The error of a failed run, with the way to resume it from a checkpoint that was saved.
+pub fn explain(error: Error, experiment: &Experiment, args: &TrainArgs) -> Error {
+    let Some(path) = &experiment.folder else { return error };
+    let has_checkpoint = CheckpointName::Last.path(&path.join("checkpoints")).exists();
+    let resume = || match args.is_one_of_several {
+        true => "the same command and `--resume auto`".to_string(),
+        false => format!("`{}`", resume_command(args, path)),
+    };
+    match error.kind() {
+        ErrorKind::Interrupted(signal) => {
             let what = match signal {
                 Signal::Interrupt => "Interrupted (Ctrl-C)",
                 Signal::Terminate => "Terminated (SIGTERM)",
+                Signal::HangUp => "Terminated (SIGHUP)",
             };
-            let update = experiment.state.update;
-            let remedy = match is_one_of_several {
-                true => "continue with the same command and `--resume auto`".to_string(),
-                false => format!("resume with `fornax train --resume {}`", path.display()),
-            };
-            Error::new(error.kind(), format!("{what}; checkpoint saved at update {update}"))
-                .at_path(path)
-                .remedy(remedy)
+            match has_checkpoint {
+                true => {
+                    let update = experiment.state.update;
+                    Error::new(error.kind(), format!("{what}; checkpoint saved at update {update}"))
+                        .at_path(path)
+                        .remedy(format!("resume with {}", resume()))
+                }
+                false => {
+                    Error::new(error.kind(), format!("{what} before the first update; nothing is saved"))
+                        .at_path(path)
+                }
+            }
         }
+        ErrorKind::Disk if has_checkpoint => error
+            .remedy(format!("free some space or make the folder writable, then resume with {}", resume())),
         _ => error,
     }
 }

@@ -4,6 +4,7 @@ use super::{FinishedRun, TrainArgs, outcome, train};
 use crate::checkpoint::durable;
 use crate::cli::print;
 use crate::config::Config;
+use crate::message::count;
 use crate::report::{ProgressMode, timestamp};
 use crate::settings::{EvalMetric, Seeds, Settings};
 use crate::{Error, Result};
@@ -22,7 +23,7 @@ pub fn execute(args: &TrainArgs, seeds: &Seeds) -> Result<()> {
     let runs: Vec<(u64, TrainArgs)> =
         seeds.list().iter().map(|seed| (*seed, of_seed(args, &folder, *seed))).collect();
     for (_, run) in &runs {
-        // A used folder is refused before hours of training.
+        // A used folder is rejected before hours of training.
         resume::destination(run)?.0.check()?;
     }
     let (mut signals, mut finished) = (None, vec![]);
@@ -70,7 +71,7 @@ fn check(args: &TrainArgs, settings: &Settings) -> Result<()> {
     if args.fast_dev_run.is_some() {
         return Err(Error::usage("--fast-dev-run does not work with --seeds")
             .because("a trial run has no folder, and one shows whether the settings work")
-            .remedy("leave --seeds out"));
+            .remedy("omit --seeds"));
     }
     Ok(())
 }
@@ -141,8 +142,8 @@ impl SeedSummary {
         let metric = self.metric.to_possible_value().expect("every metric has a name");
         let name = metric.get_name();
         let std = self.std.map_or(String::new(), |std| format!(", standard deviation {std:.4}"));
-        let runs = self.values.len();
-        format!("best {name} of {runs} seeds: mean {mean:.4}{std}\n{}\n", folder.display())
+        let runs = count(self.values.len() as u64, "seed");
+        format!("best {name} of {runs}: mean {mean:.4}{std}\n{}\n", folder.display())
     }
 }
 

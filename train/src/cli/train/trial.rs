@@ -13,6 +13,7 @@ pub fn limit_batches(experiment: &mut Experiment, batches: usize) {
     let limit = &mut config.data.dataset.val_num_samples;
     *limit = Some(limit.map_or(samples, |given| given.min(samples)));
     experiment.output = None;
+    experiment.check_images = false;
     experiment.callbacks.push(OneEpoch { is_over: false });
 }
 

@@ -64,6 +64,7 @@ mod tests {
             targets: vec![0, 0, 0, 1, 1, 2],
             predictions: vec![0, 0, 1, 1, 3, 0],
             confidences: vec![],
+            skipped: vec![],
         };
         for (average, expected) in [
             (MetricsAverage::Macro, [0.291_666_7, 0.291_666_7, 0.291_666_7]),

@@ -6,6 +6,7 @@ mod results;
 mod timm;
 mod valid_labels;
 
+use crate::checkpoint;
 use crate::cli::compute::ComputeArgs;
 use crate::cli::signals::Signals;
 use crate::cli::{output_file, print};
@@ -13,6 +14,7 @@ use crate::config::{Config, InputConfig};
 use crate::error::ErrorKind;
 use crate::experiment::{RunData, build};
 use crate::hub::Hub;
+use crate::message::count as counted;
 use crate::settings::{AUTO_BATCH_SIZE, Settings};
 use crate::trainer::{Evaluation, Evaluator, RunSignals};
 use crate::weights::{LoadOptions, WeightsFile, WeightsIdentity, WeightsSource, load_file};
@@ -205,7 +207,7 @@ pub fn execute(args: &ValArgs) -> Result<()> {
     }
     args.compute.set_threads()?;
     let valid_labels = args.valid_labels.as_deref().map(valid_labels::read).transpose()?;
-    let signals = Signals::listen()?;
+    let signals = Signals::listen(|_| ())?;
     // Before the first evaluation, which may take hours.
     let mut failed = vec![];
     let mut usable = vec![];
@@ -338,6 +340,10 @@ fn validate(
     let identity = file.identity()?.unwrap_or_default();
     let settings = merged_settings(given, &identity);
     let name = model_name(&settings, &file)?;
+    if is_of_run && !has_dataset(given) {
+        let missing = checkpoint::missing_dataset(&settings, file.path(), "fornax val DIR --checkpoint …");
+        missing.map_or(Ok(()), Err)?;
+    }
     let mut config = Config::resolve(&settings)?;
     if identity.settings.mean.is_none() {
         let cfg = config.model.pretrained_cfg()?;
@@ -378,7 +384,7 @@ fn validate(
     let device = args.compute.device.open()?;
     move_to(&*model, &device)?;
     let parameters = named_parameters(&*model).iter().map(|(_, tensor)| tensor.numel()).sum();
-    let loader = build::validation_loader(&config, &data, device, 0)?;
+    let loader = build::validation_loader(&config, &data, device, 0, None)?;
     let preparation = build::preparation(&config, &data);
     let selected =
         valid_labels.map(|labels| ValidLabels::new(&*model, labels, data.num_classes)).transpose()?;
@@ -457,9 +463,9 @@ fn num_classes(
     let named = Some(identity.classes.len()).filter(|count| *count > 0);
     let count = config.settings.num_classes.or(named).or(rows).unwrap_or(of_dataset);
     match count < of_dataset {
-        true => Err(Error::usage(format!("{count} classes are too few"))
+        true => Err(Error::usage(format!("{} are too few", counted(count as u64, "class")))
             .at_path(file.path())
-            .because(format!("the dataset has {of_dataset} classes"))
+            .because(format!("the dataset has {}", counted(of_dataset as u64, "class")))
             .remedy("pass the dataset that the model was trained for, or omit classes with --class-map")),
         false => Ok(count),
     }

@@ -2,6 +2,7 @@
 use super::Validation;
 use super::results::value_name;
 use crate::cli::table;
+use crate::message::count;
 use crate::report::thousands;
 use crate::text::{csv_cell, escape_control};
 use serde_json::json;
@@ -48,8 +49,8 @@ pub fn result(validation: &Validation, as_json: bool, per_class: bool) -> String
     }
     let weights = if validation.ema { ", EMA weights" } else { "" };
     let mut text = format!(
-        "{source}: {model}{weights}, {} images of {dataset} at {}x{}, crop {:.3} ({}), {}\ntop-1 {:.2}%  top-5 {:.2}%  loss {:.4}  in {seconds:.1} s, {} images/s\n",
-        thousands(images as u64),
+        "{source}: {model}{weights}, {} of {dataset} at {}x{}, crop {:.3} ({}), {}\ntop-1 {:.2}%  top-5 {:.2}%  loss {:.4}  in {seconds:.1} s, {} images/s\n",
+        count(images as u64, "image"),
         input.size[0],
         input.size[1],
         input.crop_pct,

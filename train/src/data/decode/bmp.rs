@@ -15,6 +15,12 @@ pub fn decode(bytes: &[u8]) -> Result<Image, String> {
     }
 }
 
+/// Checks the header.
+pub fn check_header(bytes: &[u8]) -> Result<(), String> {
+    let header = BmpHeader::read(bytes).ok_or(TRUNCATED)??;
+    decoded_size(header.width, header.height, 3).map(drop)
+}
+
 const TRUNCATED: &str = "the BMP is truncated";
 
 /// Values of the compression field.

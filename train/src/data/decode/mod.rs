@@ -5,6 +5,7 @@ mod cmyk;
 mod exif;
 mod gif;
 mod gray16;
+mod header;
 mod jpeg;
 mod png;
 mod qoi;
@@ -13,6 +14,7 @@ mod tiff;
 mod webp;
 
 pub use gray16::{Gray16, is_gray16};
+pub use header::{HeaderVerdict, check_header};
 pub use jpeg::JpegRepair;
 pub use region::RegionDecoder;
 

@@ -5,6 +5,7 @@ use crate::data::labels::ClassOrder;
 use crate::data::listing::{self, FolderListing};
 use crate::data::paths::parent_name;
 use crate::data::{notes, problems};
+use crate::message::count;
 use crate::{Error, Result};
 use std::path::Path;
 
@@ -49,7 +50,11 @@ pub fn open(
     notes.extend(notes::merged_note(&files));
     notes.extend(notes::mixed_note(&listing.mixed_folders));
     if outside > 0 {
-        notes.push(format!("{outside} images outside of the folders of classes are ignored"));
+        let be = if outside == 1 { "is" } else { "are" };
+        notes.push(format!(
+            "{} outside of the folders of classes {be} ignored",
+            count(outside as u64, "image")
+        ));
     }
     let dropped = files.len() - kept.len();
     let is_unchanged = kept.iter().copied().eq(0..files.len());
@@ -82,7 +87,9 @@ fn empty_classes(folder: &Path, listing: &FolderListing) -> Vec<Error> {
 
 /// Note about images whose classes are not in the class map, if there are any.
 pub fn dropped_note(dropped: usize) -> Option<String> {
-    (dropped > 0).then(|| format!("{dropped} images are ignored: their classes are not in the class map"))
+    let (be, images) = if dropped == 1 { ("is", "its class is") } else { ("are", "their classes are") };
+    (dropped > 0)
+        .then(|| format!("{} {be} ignored: {images} not in the class map", count(dropped as u64, "image")))
 }
 
 /// The error of a dataset without images.

@@ -1,6 +1,6 @@
 //! Tar archives of images, read in place from the memory-mapped file and never unpacked.
 use super::folder::{dropped_note, no_images};
-use crate::data::dataset::{Dataset, SampleImage};
+use crate::data::dataset::{Dataset, ImageHead, SampleImage};
 use crate::data::decode::{EXTENSIONS, MAX_FILE_BYTES};
 use crate::data::labels::ClassOrder;
 use crate::data::listing;
@@ -361,6 +361,12 @@ impl Dataset for TarDataset {
 
     fn image(&self, index: usize) -> Result<SampleImage<'_>> {
         Ok(SampleImage::Encoded(Cow::Borrowed(self.index.bytes(self.members[index] as usize))))
+    }
+
+    fn image_heads(&self, index: usize, limit: usize) -> Result<Vec<ImageHead<'_>>> {
+        let bytes = self.index.bytes(self.members[index] as usize);
+        let head = Cow::Borrowed(&bytes[..limit.min(bytes.len())]);
+        Ok(vec![ImageHead { bytes: head, file_size: bytes.len() as u64 }])
     }
 
     fn location(&self, index: usize) -> String {

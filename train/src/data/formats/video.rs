@@ -1,8 +1,8 @@
 //! Videos as folders of frames: `class/clip/frame.jpg`.
 use super::folder::{dropped_note, no_images};
-use crate::data::dataset::{Dataset, SampleImage};
+use crate::data::dataset::{Dataset, ImageHead, SampleImage};
 use crate::data::decode::EXTENSIONS;
-use crate::data::files::read_image_file;
+use crate::data::files::{read_image_file, read_image_head};
 use crate::data::labels::ClassOrder;
 use crate::data::listing;
 use crate::data::natural;
@@ -139,6 +139,11 @@ impl Dataset for VideoDataset {
     fn image(&self, index: usize) -> Result<SampleImage<'_>> {
         let [first, end] = self.videos[index];
         self.frame(first + (end - first - 1) / 2)
+    }
+
+    fn image_heads(&self, index: usize, limit: usize) -> Result<Vec<ImageHead<'_>>> {
+        let [first, end] = self.videos[index];
+        (first..end).map(|frame| read_image_head(&self.folder.join(self.frames.get(frame)), limit)).collect()
     }
 
     fn location(&self, index: usize) -> String {

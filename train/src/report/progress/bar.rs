@@ -1,6 +1,7 @@
 //! Text of the epoch bar for a terminal's width.
 use super::super::{UpdateMetrics, bytes, thousands};
 use super::time_left::duration;
+use crate::callbacks::EpochBegin;
 
 /// Columns of the bar itself.
 const BAR: std::ops::RangeInclusive<usize> = 6..=30;
@@ -8,7 +9,7 @@ const FILLED: char = '━';
 const EMPTY: char = '╌';
 
 /// The line of the epoch bar, at most `width` columns: `epoch 3/29 ━━━╌╌╌ 12/45  loss 0.1234  9,876 images/s  data 3%  61 MiB  0:42 left`.
-/// In a narrow terminal parts are left out, the word "epoch" and the bar first. `colour` paints the bar.
+/// In a narrow terminal parts are omitted, the word "epoch" and the bar first. `colour` paints the bar.
 pub fn bar_line(metrics: &UpdateMetrics, seconds_left: Option<f64>, width: usize, colour: bool) -> String {
     let last = metrics.epochs.saturating_sub(1).max(metrics.epoch);
     let epoch = format!("{}/{last}", metrics.epoch);
@@ -34,15 +35,36 @@ pub fn bar_line(metrics: &UpdateMetrics, seconds_left: Option<f64>, width: usize
     let free = width.saturating_sub(columns(&head, &parts) + 1).min(*BAR.end());
     let mut line = head.chars().take(width).collect::<String>();
     if free >= *BAR.start() {
-        let filled = (free * metrics.batch / metrics.batches.max(1)).min(free);
-        let bar = [FILLED.to_string().repeat(filled), EMPTY.to_string().repeat(free - filled)].concat();
-        line += &if colour { format!(" \x1b[36m{bar}\x1b[0m") } else { format!(" {bar}") };
+        let filled = free * metrics.batch / metrics.batches.max(1);
+        line += &format!(" {}", painted(filled, free, colour));
     }
     for (_, text) in &parts {
         line += "  ";
         line += text;
     }
     line
+}
+
+/// The line before the first update of this process in an epoch, at most `width` columns.
+pub fn waiting_line(epoch: &EpochBegin, width: usize, colour: bool) -> String {
+    let EpochBegin { epoch, epochs, first_batch, batches } = *epoch;
+    let last = epochs.saturating_sub(1).max(epoch);
+    let head = format!("epoch {epoch}/{last}");
+    let tail = format!("  {first_batch}/{batches}  first update");
+    let free = width.saturating_sub(head.chars().count() + tail.chars().count() + 1).min(*BAR.end());
+    let bar = match free >= *BAR.start() {
+        true => format!(" {}", painted(free * first_batch / batches.max(1), free, colour)),
+        false => String::new(),
+    };
+    let plain = format!("{head}{tail}");
+    if bar.is_empty() { plain.chars().take(width).collect() } else { format!("{head}{bar}{tail}") }
+}
+
+/// A bar of `length` columns.
+fn painted(filled: usize, length: usize, colour: bool) -> String {
+    let filled = filled.min(length);
+    let bar = [FILLED.to_string().repeat(filled), EMPTY.to_string().repeat(length - filled)].concat();
+    if colour { format!("\x1b[36m{bar}\x1b[0m") } else { bar }
 }
 
 #[cfg(test)]
@@ -89,6 +111,17 @@ mod tests {
         }
         let narrow = bar_line(&metrics(30, 45, 9876.0), Some(42.0), 36, false);
         assert_eq!(narrow, "29/29  loss 12.3457  0:42 left");
+    }
+
+    #[test]
+    fn line_before_the_first_update_fits_every_width() {
+        let epoch = EpochBegin { epoch: 0, epochs: 30, first_batch: 0, batches: 45 };
+        for width in 1..100 {
+            assert!(waiting_line(&epoch, width, false).chars().count() <= width, "{width}");
+        }
+        let line = waiting_line(&epoch, 80, false);
+        assert!(line.starts_with("epoch 0/29 ╌") && line.ends_with("0/45  first update"), "{line}");
+        assert!(!line.contains(FILLED));
     }
 
     #[test]

@@ -6,13 +6,15 @@ mod time_left;
 
 pub use download::DownloadProgress;
 
-use super::{UpdateMetrics, rollback_event};
+use super::{UpdateMetrics, rollback_event, thousands};
 use crate::Result;
 use crate::callbacks::{Callback, EpochBegin, EpochEnd, EvaluatedWeights, Rollback, TestBegin, TrainSummary};
+use crate::data::header_check::HeaderCheckProgress;
+use crate::experiment::RunPlan;
 use clap::ValueEnum;
 use console::Term;
 use std::io::{self, IsTerminal, Stderr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use terminal_line::TerminalLine;
 use time_left::TimeLeft;
 
@@ -44,7 +46,13 @@ pub struct Progress {
     last_epoch: u32,
     /// Training metrics of the current epoch, after its last update.
     trained: Option<TrainSummary>,
+    /// Last line about the check of headers, in line modes.
+    last_check: Option<Instant>,
 }
+
+/// Time after which a check of headers is reported, and the interval of its lines.
+const FIRST_CHECK_REPORT: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Columns of a terminal that does not report its width.
 const DEFAULT_WIDTH: u16 = 80;
@@ -66,6 +74,7 @@ impl Progress {
             time_left: TimeLeft::default(),
             last_epoch: 0,
             trained: None,
+            last_check: None,
         }
     }
 
@@ -84,8 +93,40 @@ impl Progress {
 }
 
 impl Callback for Progress {
+    fn on_plan(&mut self, plan: &RunPlan) -> Result<()> {
+        self.write(&plan.to_string(), || event("plan", plan));
+        Ok(())
+    }
+
+    fn on_header_check(&mut self, progress: &HeaderCheckProgress) -> Result<()> {
+        let HeaderCheckProgress { checked, total, elapsed } = *progress;
+        if elapsed < FIRST_CHECK_REPORT {
+            return Ok(());
+        }
+        let text =
+            format!("checking image headers  {}/{}", thousands(checked as u64), thousands(total as u64));
+        match self.mode {
+            ProgressMode::Bar if self.line.is_due() => {
+                self.line.draw(&text.chars().take(width()).collect::<String>())
+            }
+            ProgressMode::Bar => {}
+            _ if self.last_check.is_some_and(|last| last.elapsed() < CHECK_INTERVAL) => {}
+            _ => {
+                self.last_check = Some(Instant::now());
+                self.write(
+                    &text,
+                    || serde_json::json!({ "event": "header_check", "checked": checked, "total": total }),
+                );
+            }
+        }
+        Ok(())
+    }
+
     fn on_epoch_begin(&mut self, event: &EpochBegin) -> Result<()> {
         self.last_epoch = event.epochs.saturating_sub(1);
+        if self.mode == ProgressMode::Bar && self.line.is_due() {
+            self.line.draw(&bar::waiting_line(event, width(), self.has_colour));
+        }
         self.time_left.epoch_begins(event.epochs, event.batches, event.first_batch, self.now());
         Ok(())
     }
@@ -123,7 +164,7 @@ impl Callback for Progress {
     fn on_epoch_end(&mut self, end: &EpochEnd) -> Result<()> {
         match (end.metrics, self.trained.take()) {
             (Some(metrics), _) => self.write(&metrics.line(end.best), || event("epoch", metrics)),
-            // An epoch that --val-interval leaves out.
+            // An epoch that --val-interval skips.
             (None, Some(TrainSummary { epoch, loss, lr })) => {
                 self.write(
                     &format!("epoch {epoch}  loss {loss:.4}"),

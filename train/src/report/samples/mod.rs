@@ -140,7 +140,9 @@ impl SampleWriter {
     ) -> Result<Vec<CaptionedImage>> {
         let white = u32::from(self.preparation.statistics.white);
         let load = |index: &usize| {
-            let Some(image) = self.validation.image(*index)? else { return Ok(None) };
+            let Some(image) = self.validation.image(evaluation.dataset_index(*index))? else {
+                return Ok(None);
+            };
             let bright = |value: &u8| (u32::from(*value) * 255 / white).min(255) as u8;
             let image = Image { size: image.size, pixels: image.pixels.iter().map(bright).collect() };
             let (target, predicted) = (evaluation.targets[*index], evaluation.predictions[*index]);
