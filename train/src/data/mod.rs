@@ -29,6 +29,6 @@ pub use image::Image;
 pub use in_memory::InMemoryDataset;
 pub use mapped::{MappedDataset, MappedPixels, PixelLayout};
 pub use open::{DatasetOptions, DatasetSplits};
-pub use registry::{DATASETS, DatasetFormat, DatasetInfo, find};
+pub use registry::{DATASETS, DatasetFormat, DatasetInfo, canonical_name, find};
 pub use statistics::ChannelStats;
 pub use subset::DatasetSubset;
