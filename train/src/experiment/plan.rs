@@ -4,6 +4,7 @@ use crate::config::Config;
 use crate::data::SampleImage;
 use crate::loader::sampler::Sampler;
 use crate::report::{bytes, thousands};
+use crate::settings::DefaultSet;
 use fornax_engine::Device;
 use fornax_nn::{Module, named_parameters};
 
@@ -28,6 +29,9 @@ pub fn plan(
         repeats: config.data.aug_repeats,
     };
     let batches = order.batches();
+    let too_many = config.batches_per_epoch.filter(|limit| *limit > batches).map(|limit| {
+        format!("--train-batches-per-epoch {limit} has no effect: an epoch has {batches} batches")
+    });
     let batches = config.batches_per_epoch.map_or(batches, |limit| limit.min(batches));
     let updates = batches.div_ceil(config.grad_accum_steps);
     let precision = match config.precision.half_dtype() {
@@ -40,14 +44,21 @@ pub fn plan(
     let grey =
         matches!(splits.train.image(0), Ok(SampleImage::Decoded(image)) if image.size[2] == 1) && c == 3;
     let notes = grey.then(|| "grey images are converted to RGB".to_string());
-    let notes: String = splits.notes.iter().chain(&notes).map(|note| format!("          {note}\n")).collect();
+    let notes: String = splits
+        .notes
+        .iter()
+        .chain(&notes)
+        .chain(&too_many)
+        .map(|note| format!("          {note}\n"))
+        .collect();
     let weights =
         weights.map_or(String::new(), |w| format!("weights   {}\n", w.replace('\n', "\n          ")));
     format!(
         "dataset   {}: {} training images, {} validation images, {} classes\n{notes}\
          input     {h}x{w}x{c}\n\
          model     {}: {} parameters, {} with optimizer state\n{weights}\
-         training  {} epochs of {} updates, {} images each, on {ranks}{device}{precision}",
+         training  {} epochs of {} updates, {} images each, on {ranks}{device}{precision}\n\
+         defaults  {}",
         splits.name,
         count(splits.train.len()),
         count(splits.validation.as_ref().map_or(0, |split| split.len())),
@@ -58,5 +69,9 @@ pub fn plan(
         config.schedule.total_epochs(),
         count(updates),
         count(config.global_batch_size() * config.grad_accum_steps),
+        match config.settings.defaults.unwrap_or_default() {
+            DefaultSet::Fornax => "fornax",
+            DefaultSet::Timm => "timm",
+        },
     )
 }
