@@ -65,6 +65,21 @@ impl LrCurve {
         !self.diverged
     }
 
+    /// Range of the losses that a plot shows. A diverging loss would hide the rest of the curve, so the range ends at the highest smoothed
+    /// loss before the lowest one; it begins at the lowest loss of a single update there.
+    pub fn loss_range(&self) -> [f64; 2] {
+        let smoothed = &self.smoothed;
+        let lowest = (0..smoothed.len()).min_by(|a, b| smoothed[*a].total_cmp(&smoothed[*b]));
+        let count = lowest.map_or(0, |lowest| lowest + 1);
+        let high = smoothed[..count].iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let low = self.loss[..count].iter().chain(&smoothed[..count]).copied().fold(f64::INFINITY, f64::min);
+        if count == 0 {
+            return [0.0, 1.0];
+        }
+        let margin = 0.1 * (high - low).max(1e-3);
+        [low - margin, high + margin]
+    }
+
     /// The learning rate at which the smoothed loss falls fastest over the logarithm of the learning rate, by linear regression over a
     /// fifth of the updates, so that the noise of single batches does not decide; `None` if it never falls.
     pub fn suggestion(&self) -> Option<f64> {
@@ -94,6 +109,19 @@ pub fn find_lr(experiment: &mut Experiment, range: &LrRange) -> Result<LrCurve> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shown_losses_end_at_the_highest_before_the_lowest() {
+        let curve = LrCurve {
+            lr: vec![1e-3, 1e-2, 1e-1, 1.0],
+            loss: vec![2.5, 0.8, 1.2, 90.0],
+            smoothed: vec![2.4, 1.5, 1.0, 7.5],
+            diverged: true,
+        };
+        let [low, high] = curve.loss_range();
+        assert!(low < 0.8 && low > 0.5 && high > 2.4 && high < 2.7, "{low} to {high}");
+        assert_eq!(LrCurve::default().loss_range(), [0.0, 1.0]);
+    }
 
     fn curve(loss: impl Fn(f64) -> f64) -> LrCurve {
         let range = LrRange { start: 1e-6, end: 10.0, updates: 200 };

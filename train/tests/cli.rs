@@ -63,15 +63,32 @@ fn usage_errors_match_snapshots() {
         "train --amp=maybe",
         "train --opt-betas 0.9",
         "train --device gpu",
-        "train --bce-sum",
-        "train --sched step --lr-k-decay 2",
+        "train --jsd-loss",
         "train --log-wandb",
-        "train --torchcompile=inductor",
+        "train --log-wandb --train-img-sizes 128 224",
+        "train --crop-pct 95",
+        "train --mean 123.675 116.28 103.53",
+        "train --color-jitter 5",
+        "train --lr 1e10",
+        "train -c best.safetensors",
+        "train --crop-pct 95 --recount 17 --sched polly",
+        "train --seed -1",
+        "train --learning-rate 0.1",
+        "train --optimizer adam --num-workers 2 --imgsz 64 --wd 0.1",
+        "train my photos",
+        "train --lr-lambda 0.95 * epoch",
+        "train --sched lambda --lr-lambda 0.95^epoch",
+        "train --epochs 2 --lr",
+        "train --model swin_tiny_patch4_window7_224",
+        "train --model resnet19",
+        "train --model-kwargs dorp_path_rate=0.1",
+        "train --dataset tfds/imagenet2012",
         "train --model-dtype bfloat16 --amp",
         "train a b",
         "predict",
         "kernels",
     ];
+    fs::write(folder.path().join("best.safetensors"), [8, 0, 0, 0, 0xff]).expect("writes");
     let errors = lines.iter().map(|line| {
         let output = run(folder.path(), line);
         assert_eq!(output.status.code(), Some(2), "{line}: {}", stderr(&output));
@@ -264,14 +281,73 @@ fn options_of_the_run_are_read_from_yaml() {
 }
 
 #[test]
-fn settings_at_their_default_are_ignored_with_one_note() {
+fn options_without_effect_are_ignored_with_one_warning_from_every_source() {
     let folder = tempfile::tempdir().expect("a folder");
-    let output = run(folder.path(), "train --dry-run --clip-mode norm --channels-last --decay-epochs 90");
-    assert!(output.status.success(), "{}", stderr(&output));
-    assert_eq!(
-        stderr(&output),
-        "note: without effect on this run, and ignored: clip_mode, decay_epochs, channels_last\n"
-    );
+    fs::write(folder.path().join("a.yaml"), "mixup_prob: 0.5\npin_mem: true\n").expect("writes");
+    let warning = "warning: without effect, and ignored: --mixup-prob (neither mixup nor CutMix is on); \
+                   --channels-last (channels-last is the only memory layout); \
+                   --pin-mem (batches go to a CUDA device through pinned memory)\n";
+    for command in ["train --dry-run", "config show"] {
+        let line = format!("{command} -c a.yaml --clip-mode norm --channels-last --decay-epochs 90");
+        let output = run(folder.path(), &line);
+        assert!(output.status.success(), "{}", stderr(&output));
+        assert_eq!(stderr(&output), warning, "{command}");
+    }
+}
+
+#[test]
+fn help_all_works_with_every_command() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for command in ["val", "predict", "ckpt info", "models"] {
+        let [all, help] =
+            ["--help-all", "--help"].map(|flag| succeed(folder.path(), &format!("{command} {flag}")));
+        assert_eq!(all, help, "{command}");
+    }
+}
+
+#[test]
+fn short_help_has_the_usual_options() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let help = succeed(folder.path(), "train --help");
+    for flag in [
+        "--pretrained-path",
+        "--early-stop-patience",
+        "--overwrite",
+        "--class-map",
+        "--tta",
+        "--seeds",
+        "--defaults",
+    ] {
+        assert!(help.contains(&format!("{flag} ")) || help.contains(&format!("{flag}[")), "{flag}");
+    }
+    for flag in ["--bn-momentum", "--layer-decay"] {
+        assert!(!help.contains(flag), "{flag}");
+    }
+}
+
+#[test]
+fn quotes_are_suggested_for_an_existing_folder() {
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::create_dir(folder.path().join("my photos")).expect("creates");
+    let output = run(folder.path(), "train --epochs 3 my photos");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("quote a path with spaces: \"my photos\""), "{}", stderr(&output));
+}
+
+#[test]
+fn missing_split_lists_the_subfolders() {
+    let folder = tempfile::tempdir().expect("a folder");
+    succeed(folder.path(), "datasets export --dataset digits --format folder --output data");
+    let output = run(folder.path(), "train data --train-split trian --dry-run");
+    assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+    assert!(stderr(&output).contains("its subfolders are train, val"), "{}", stderr(&output));
+}
+
+#[test]
+fn trial_run_has_one_batch_by_default() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let text = succeed(folder.path(), "train --fast-dev-run --progress none --json");
+    assert!(json(&text)["top1"].is_number(), "{text}");
 }
 
 #[test]

@@ -108,11 +108,11 @@ fn no_deterministic_allows_nondeterministic_engines() {
 }
 
 #[test]
-fn flags_without_effect_on_the_cpu_are_rejected() {
+fn flags_without_effect_on_the_cpu_are_ignored_with_a_warning() {
     let folder = tempfile::tempdir().expect("a folder");
     for flag in ["--cudnn-benchmark", "--no-deterministic"] {
-        let output = run(folder.path(), &format!("train --device cpu {flag}"));
-        assert_eq!(output.status.code(), Some(2), "{flag}");
+        let output = run(folder.path(), &format!("train --device cpu {flag} --dry-run"));
+        assert_eq!(output.status.code(), Some(0), "{flag}");
         let text = stderr(&output);
         assert!(text.contains(flag) && text.contains("computes on the CPU"), "{text}");
     }

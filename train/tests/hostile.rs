@@ -39,20 +39,19 @@ fn tree(folder: &Path) -> Vec<String> {
 #[test]
 fn invalid_flags_and_values_are_rejected() {
     let folder = tempfile::tempdir().expect("a folder");
-    let cases: [(&str, &[&str]); 29] = [
+    let cases: [(&str, &[&str]); 28] = [
         ("train --epoch 3", &["--epoch", "--epochs"]),
         ("train --epochs many", &["many", "--epochs"]),
         ("train --epochs 0", &["--epochs", "must be at least 1"]),
-        ("train --lr -1", &["--lr", "-1", "must be 0 or more"]),
-        ("train --lr=nan", &["must be 0 or more"]),
+        ("train --lr -1", &["--lr", "-1", "must be between 0 and 1000"]),
+        ("train --lr=nan", &["must be between 0 and 1000"]),
         ("train --smoothing 1", &["below 1"]),
         ("train --opt sdg", &["sdg", "sgd"]),
         ("train --sched polly", &["poly", "cosine"]),
         ("train --dataset fashion-mist", &["fashion-mist", "did you mean \"fashion-mnist\""]),
-        ("train --model resnet19", &["resnet19", "did you mean \"resnet18\""]),
+        ("train --model resnet19", &["resnet19", "did you mean resnet18"]),
         ("train --batch-size 2000", &["2,000", "1,438", "choose at most"]),
         ("train --model resnet18 --batch-size 1", &["cannot train on one image", "choose at least 2"]),
-        ("train --opt adamw --momentum 0.8", &["--momentum would have no effect", "no momentum"]),
         ("train --experiment a/b", &["is not a folder name"]),
         ("train --overwrite", &["--overwrite would have no effect", "--experiment"]),
         ("train --resume auto", &["--resume auto needs --experiment"]),
@@ -217,8 +216,10 @@ fn unusable_checkpoints_are_rejected() {
 #[test]
 fn non_finite_loss_ends_run_and_keeps_checkpoint() {
     let folder = tempfile::tempdir().expect("a folder");
-    let output =
-        run(folder.path(), "train --lr 1e30 --warmup-epochs 0 --progress none --output o --experiment a");
+    let output = run(
+        folder.path(),
+        "train --lr 1000 --weight-decay 1e30 --warmup-epochs 0 --progress none --output o --experiment a",
+    );
     assert_eq!(output.status.code(), Some(5), "{}", stderr(&output));
     assert!(stderr(&output).contains("lower --lr"), "{}", stderr(&output));
     let plan = succeed(folder.path(), "train --resume o/a --dry-run");

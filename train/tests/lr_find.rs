@@ -34,11 +34,27 @@ fn suggestion_lies_in_the_range_and_no_run_folder_is_left() {
 }
 
 #[test]
-fn settings_without_effect_and_wrong_ranges_are_rejected() {
+fn settings_without_effect_are_ignored_with_a_warning() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let line = "lr-find digits --num-updates 10 --batch-size 8 --json";
+    let [plain, with] = ["", "--lr 0.2 --sched step --eval-metric loss"].map(|flags| {
+        let output = run(folder.path(), &format!("{line} {flags}"));
+        assert!(output.status.success(), "{}", stderr(&output));
+        (output.stdout.clone(), stderr(&output))
+    });
+    assert_eq!(plain.0, with.0);
+    assert!(
+        with.1.contains("--lr, --sched, --eval-metric (the learning rate of the test rises"),
+        "{}",
+        with.1
+    );
+    assert!(!plain.1.contains("warning"), "{}", plain.1);
+}
+
+#[test]
+fn wrong_ranges_are_rejected() {
     let folder = tempfile::tempdir().expect("a folder");
     for (arguments, part) in [
-        ("lr-find digits --lr 0.1", "--lr would have no effect"),
-        ("lr-find digits --sched cosine", "--sched would have no effect"),
         ("lr-find digits --start-lr 1 --end-lr 0.1", "the range of learning rates is empty"),
         ("lr-find digits --start-lr 0", "above 0"),
         ("lr-find digits --plot a.txt", "ends with .svg or .png"),

@@ -23,6 +23,15 @@ fn models_are_counted_without_memory_for_weights() {
 }
 
 #[test]
+fn list_fits_a_terminal_of_100_columns() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let list = succeed(folder.path(), "models");
+    let widest = list.lines().max_by_key(|line| line.chars().count()).expect("a line");
+    assert!(widest.chars().count() <= 100, "{widest}");
+    assert!(list.contains("3x3 stem and no max pool"), "{list}");
+}
+
+#[test]
 fn completions_and_manual_pages_cover_every_command() {
     let folder = tempfile::tempdir().expect("a folder");
     for (shell, part) in [("bash", "complete -F"), ("zsh", "#compdef fornax"), ("fish", "complete -c fornax")]
@@ -31,6 +40,10 @@ fn completions_and_manual_pages_cover_every_command() {
         for name in [part, "lr-find", "batch-size", "ckpt"] {
             assert!(script.contains(name), "{shell}: {name}");
         }
+    }
+    let script = succeed(folder.path(), "completions bash");
+    for name in ["efficientnet_b0", "rmsproptf"] {
+        assert!(script.contains(name), "values of --model and --opt: {name}");
     }
     let page = succeed(folder.path(), "man");
     assert!(page.contains(".TH fornax 1") && page.contains("Train image models"), "{page}");

@@ -175,28 +175,13 @@ fn options_without_effect_and_contradictions_name_the_flag() {
     let root = folder.path();
     shapes::write(&root.join("shapes"), 60).expect("writes");
     for (flags, part) in [
-        ("--remode rand", "--reprob"),
-        ("--mixup-prob 0.5", "--mixup"),
         ("--mixup 0.2 --batch-size 15", "even"),
         ("--mixup 0.2 --aug-splits 2", "--aug-splits"),
-        ("--no-aug --hflip 0.3", "--no-aug"),
-        ("--aa rand-m9 --color-jitter 0.3", "--aa"),
         ("--aa rand-w0", "w0"),
         ("--jsd-loss", "--aug-splits"),
         ("--num-classes 3", "10 classes"),
         ("--tta 3", "views"),
-        ("--train-crop-mode shift --scale 0.5 1", "--scale would have no effect"),
-        ("--train-crop-mode shift --ratio 0.5 2", "--ratio would have no effect"),
-        ("--shift 3", "use --train-crop-mode shift too"),
-        ("--no-aug --aug-splits 2", "--aug-splits would have no effect"),
-        ("--color-jitter 0 --color-jitter-prob 0.5", "use --color-jitter too"),
-        ("--clip-sampling dense", "use --clip-len too"),
-        ("--bad-image error --max-bad 0.2", "--max-bad would have no effect"),
-        ("--workers 0 --prefetch 3", "use at least one worker"),
-        ("--workers 0 --loader-timeout 3", "use at least one worker"),
         ("--no-resume-opt", "without --resume"),
-        ("--in-chans 1 --grayscale-prob 0.5", "--grayscale-prob would have no effect"),
-        ("--dataset digits --exif-orientation", "--exif-orientation would have no effect"),
     ] {
         let output = run(root, &format!("train shapes {TINY} {flags}"));
         let text = stderr(&output);
@@ -266,4 +251,43 @@ fn hostile_class_names_are_harmless_in_terminals_and_tables() {
     }
     let matrix = fs::read_to_string(root.join("matrix.csv")).expect("reads");
     assert!(matrix.contains(",\\u{1b}[31mred,") && matrix.contains("\n'=cmd|calc,"), "{matrix}");
+}
+
+#[test]
+fn augmentation_without_effect_is_ignored_with_a_warning() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = folder.path();
+    shapes::write(&root.join("shapes"), 20).expect("writes");
+    for (flags, part) in [
+        ("--remode rand", "--remode (nothing is erased)"),
+        ("--no-aug --hflip 0.3", "--hflip (--no-aug is given)"),
+        ("--aa rand-m9 --color-jitter 0.3", "--color-jitter (as in timm, --aa replaces"),
+        ("--train-crop-mode shift --scale 0.5 1", "--scale (the training crop mode shift"),
+        ("--shift 3", "--shift (the training crop mode is not shift)"),
+        ("--no-aug --aug-splits 2", "--aug-splits (--no-aug is given)"),
+        ("--color-jitter 0 --color-jitter-prob 0.5", "--color-jitter-prob (there is no colour jitter)"),
+        ("--clip-sampling dense", "--clip-sampling (a sample is a single image)"),
+        ("--bad-image error --max-bad 0.2", "--max-bad (--bad-image error"),
+        ("--workers 0 --prefetch 3", "--prefetch (--workers 0"),
+        ("--in-chans 1 --grayscale-prob 0.5", "--grayscale-prob (the images are grey"),
+    ] {
+        let output = run(
+            root,
+            &format!("train shapes --model resnet8 --img-size 16 --batch-size 8 --dry-run {flags}"),
+        );
+        let text = stderr(&output);
+        assert!(output.status.success() && text.contains(part), "{flags}: {part:?} is missing in\n{text}");
+        assert_eq!(text.matches("warning:").count(), 1, "{text}");
+    }
+}
+
+#[test]
+fn explicit_shift_mode_shifts_images_of_a_folder() {
+    let folder = tempfile::tempdir().expect("a folder");
+    shapes::write(&folder.path().join("shapes"), 20).expect("writes");
+    let line = "train shapes --model resnet8 --img-size 16 --batch-size 8 --train-crop-mode shift --dry-run";
+    let plan = succeed(folder.path(), line);
+    assert!(plan.contains("shift: 4\n"), "{plan}");
+    let plan = succeed(folder.path(), &format!("{line} --shift 0"));
+    assert!(plan.contains("shift: 0\n"), "{plan}");
 }

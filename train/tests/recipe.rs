@@ -61,21 +61,106 @@ fn ema_is_evaluated_saved_and_resumed_exactly() {
     assert_eq!(log.matches("without EMA").count(), 4, "{log}");
 }
 
+/// Trains a few updates with further flags; the hash of the final state and stderr.
+fn trained(folder: &std::path::Path, flags: &str) -> (String, String) {
+    let train = "train --train-num-samples 32 --val-num-samples 8 --batch-size 8 --epochs 2 --progress plain --print-hash --json";
+    let output = run(folder, &format!("{train} {flags}"));
+    assert!(output.status.success(), "{flags}: {}", stderr(&output));
+    let result: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    (result["sha256"].as_str().expect("a hash").to_string(), stderr(&output))
+}
+
+/// Toggles of timm's command lines whose partner is off: the run is the same, and one line says why.
 #[test]
-fn flags_without_effect_are_rejected() {
+fn flags_without_effect_are_ignored_with_one_warning() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let ignored = "--model-ema-decay 0.9 --model-ema-warmup --layer-decay-min-scale 0.5 --bce-sum --mixup 0 --mixup-prob 0.5 \
+                   --mixup-mode elem --decay-rate 0.97 --decay-epochs 2.4 --sync-bn --dist-bn broadcast --fast-norm --channels-last \
+                   --pin-mem --torchcompile --amp-dtype bfloat16 --remode rand --opt adamw --momentum 0.8 --lr 0.01 --lr-base 0.05 \
+                   --cuda-graph --device cpu --dist-timeout 9";
+    let (plain, with) = (trained(folder.path(), "--opt adamw --lr 0.01"), trained(folder.path(), ignored));
+    assert_eq!(plain.0, with.0);
+    assert!(!plain.1.contains("warning"), "{}", plain.1);
+    let warnings: Vec<&str> = with.1.lines().filter(|line| line.starts_with("warning:")).collect();
+    let [warning] = warnings[..] else { panic!("one line: {}", with.1) };
+    for part in [
+        "without effect, and ignored: ",
+        "--model-ema-decay, --model-ema-warmup (there is no EMA)",
+        "--mixup-prob, --mixup-mode (neither mixup nor CutMix is on)",
+        "--decay-epochs, --decay-rate (the schedule cosine does not use it)",
+        "--sync-bn, --dist-bn",
+        "(the run has one process)",
+        "--amp-dtype (everything is computed in f32)",
+        "--torchcompile (kernels are compiled and fused already)",
+        "--channels-last (",
+        "--cuda-graph (the run computes on the CPU)",
+        "--dist-timeout",
+    ] {
+        assert!(warning.contains(part), "{part} is missing in {warning}");
+    }
+}
+
+#[test]
+fn asking_for_what_one_gets_is_no_warning() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (_, text) = trained(
+        folder.path(),
+        "--no-aug --hflip 0 --vflip 0 --reprob 0 --no-sync-bn --mixup 0 --mixup-prob 1",
+    );
+    assert!(!text.contains("warning"), "{text}");
+}
+
+#[test]
+fn contradictions_are_rejected() {
     let folder = tempfile::tempdir().expect("a folder");
     for (flags, what) in [
-        ("--model-ema-decay 0.9", "use --model-ema too"),
-        ("--model-ema --model-ema-force-cpu --device cpu", "computes on the CPU"),
-        ("--layer-decay-min-scale 0.5", "use --layer-decay too"),
-        ("--bce-sum", "use --bce-loss too"),
         ("--jsd-loss", "no augmentation splits"),
-        ("--jsd-loss --aug-splits 2 --bce-loss", "--jsd-loss replaces it"),
-        ("--sched none --warmup-epochs 2", "would have no effect"),
+        ("--split-bn", "the batch has no splits"),
+        ("--amp --opt-level O0", "--amp contradicts --opt-level O0"),
+        ("--no-pretrained --pretrained-path w", "--no-pretrained is given"),
     ] {
         let output = run(folder.path(), &format!("train {flags}"));
         assert_eq!(output.status.code(), Some(2), "{flags}");
         assert!(stderr(&output).contains(what), "{flags}: {}", stderr(&output));
+    }
+}
+
+/// The learning rate of the log is the schedule's, which layers scale.
+#[test]
+fn logged_learning_rate_is_that_of_the_schedule_under_layer_decay() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let lrs = |name: &str, flags: &str| -> Vec<String> {
+        trained(folder.path(), &format!("--output out --experiment {name} {flags}"));
+        let text = fs::read_to_string(folder.path().join(format!("out/{name}/summary.csv"))).expect("reads");
+        text.lines().filter_map(|line| line.rsplit(',').next().map(String::from)).collect()
+    };
+    assert_eq!(lrs("plain", ""), lrs("decay", "--layer-decay 0.5"));
+}
+
+#[test]
+fn more_batches_than_an_epoch_has_are_noted_in_the_plan() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let plan = succeed(folder.path(), "train --dry-run --train-batches-per-epoch 400");
+    assert!(plan.contains("--train-batches-per-epoch 400 has no effect: an epoch has 44 batches"), "{plan}");
+}
+
+#[test]
+fn every_default_of_timm_is_taken_and_stored_with_the_run() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let plan =
+        succeed(folder.path(), "train --dry-run --defaults timm --model resnet18 --sched step --epochs 200");
+    for part in [
+        "defaults  timm",
+        "defaults: \"timm\"",
+        "decay_epochs: 90",
+        "sched_on_updates: false",
+        "input     224x224x3",
+    ] {
+        assert!(plan.contains(part), "{part} is missing in {plan}");
+    }
+    let own = succeed(folder.path(), "train --dry-run --model resnet18 --sched step --epochs 200");
+    for part in ["defaults  fornax", "decay_epochs: 60", "sched_on_updates: true", "input     8x8x1"] {
+        assert!(own.contains(part), "{part} is missing in {own}");
     }
 }
 

@@ -88,7 +88,7 @@ fn seeds_that_contradict_other_options_are_refused() {
         ("--seeds 1,2 --resume auto", ["needs --experiment", "name the run"]),
         ("--seeds 1,1 --experiment a", ["given twice", "--seeds"]),
         ("--seeds 3..3", ["empty range", "--seeds"]),
-        ("--seeds x", ["1,2,3 or 0..3", "--seeds"]),
+        ("--seeds x", ["1,2,3, 0-2 or 0..3", "--seeds"]),
         ("--seeds 1,2 --fast-dev-run 1", ["--fast-dev-run does not work with --seeds", "omit --seeds"]),
         ("--seeds 1,2 --overwrite", ["--overwrite would have no effect", "--experiment"]),
     ] {

@@ -4,8 +4,9 @@ mod common;
 mod sweep;
 
 use common::{run, stderr, succeed};
-use fornax::settings::{DEFINITIONS, SettingDefinition, TIMM_OPTIONS, TimmAnswer};
-use serde_json::Value;
+use fornax::config::Config;
+use fornax::settings::{DEFINITIONS, DefaultSet, SettingDefinition, Settings, TIMM_OPTIONS, TimmAnswer};
+use serde_json::{Map, Value, json};
 use std::fs;
 use std::path::Path;
 
@@ -16,13 +17,11 @@ fn timm_options() -> Vec<Value> {
     table["options"].as_array().expect("a list").clone()
 }
 
-/// A timm `args.yaml` with every option at its default.
-fn args_yaml(column: &str) -> String {
-    let options = timm_options();
-    // timm's first parser reads --config; its args.yaml lacks it.
-    let options = options.iter().filter(|option| option["name"] != "config");
-    let given = options.filter_map(|option| Some((option["name"].as_str()?, option.get(column)?)));
-    given.map(|(name, value)| format!("{name}: {value}\n")).collect()
+/// Options of timm's script with their defaults, by version.
+fn timm_versions() -> Map<String, Value> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/timm_versions.json");
+    let table: Value = serde_json::from_str(&fs::read_to_string(path).expect("reads")).expect("JSON");
+    table["versions"].as_object().expect("a map").clone()
 }
 
 #[test]
@@ -39,20 +38,103 @@ fn every_option_of_timm_is_known() {
 }
 
 #[test]
-fn args_yaml_of_timm_loads_with_every_option_at_its_default() {
+fn args_yaml_of_every_version_of_timm_loads_at_its_defaults() {
     let folder = tempfile::tempdir().expect("a folder");
-    for column in ["default", "old_default"] {
-        fs::write(folder.path().join("args.yaml"), args_yaml(column)).expect("writes");
+    let versions = timm_versions();
+    assert_eq!(versions.len(), 7);
+    for (version, options) in versions {
+        let options = options.as_object().expect("a map");
+        let yaml: String = options.iter().map(|(name, value)| format!("{name}: {value}\n")).collect();
+        fs::write(folder.path().join("args.yaml"), yaml).expect("writes");
         // A machine without a GPU has no cuda, which is timm's default.
-        let output = run(folder.path(), "train digits -c args.yaml --device cpu --dry-run");
-        assert!(output.status.success(), "{column}: {}", stderr(&output));
-        let notes = stderr(&output);
-        assert_eq!(notes.matches("note: ").count(), 1, "one line: {notes}");
-        assert!(
-            notes.contains("clip_mode") && notes.contains("decay_rate") == (column == "default"),
-            "{notes}"
-        );
+        for sched in ["", "--sched step", "--sched multistep"] {
+            let line = format!("train digits -c args.yaml --device cpu --model resnet8 --dry-run {sched}");
+            let output = run(folder.path(), &line);
+            assert!(output.status.success(), "{version} {sched}: {}", stderr(&output));
+            assert_eq!(stderr(&output), "", "{version} {sched}: defaults are accepted in silence");
+        }
     }
+}
+
+/// Options whose default is another one than timm's; docs/timm-options.md lists both.
+const OTHER_DEFAULTS: &[&str] = &[
+    "dataset",
+    "val_split",
+    "num_classes",
+    "img_size",
+    "mean",
+    "std",
+    "batch_size",
+    "opt_eps",
+    "opt_betas",
+    "momentum",
+    "weight_decay",
+    "epochs",
+    "epoch_repeats",
+    "decay_epochs",
+    "warmup_epochs",
+    "decay_rate",
+    "scale",
+    "ratio",
+    "hflip",
+    "color_jitter",
+    "smoothing",
+    "workers",
+    "model",
+    "input_img_mode",
+    "input_key",
+    "target_key",
+    "in_chans",
+    "validation_batch_size",
+    "model_dtype",
+    "sched_on_updates",
+    "lr_base",
+    "lr_base_scale",
+    "decay_milestones",
+    "train_crop_mode",
+];
+
+#[test]
+fn defaults_that_differ_from_those_of_timm_are_listed() {
+    let differs = |option: &Value| {
+        let timm = option.get("default")?;
+        let name = option["name"].as_str()?;
+        let definition = DEFINITIONS.iter().find(|definition| definition.name == name)?;
+        (own_default(definition, timm) != SAME).then(|| name.to_string())
+    };
+    let options = timm_options();
+    let found: Vec<String> = options.iter().filter_map(differs).collect();
+    assert_eq!(found, OTHER_DEFAULTS);
+}
+
+/// True if a resolved value is timm's default: null, false and empty values stand for "not given".
+fn is_timm_default(value: &Value, timm: &Value) -> bool {
+    match (value, timm) {
+        (Value::Number(a), Value::Number(b)) => a.as_f64() == b.as_f64(),
+        (Value::Array(a), Value::Array(b)) => {
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| is_timm_default(a, b))
+        }
+        // One factor for brightness, contrast and saturation.
+        (Value::Array(a), Value::Number(_)) => a.iter().all(|a| is_timm_default(a, timm)),
+        _ => value == timm,
+    }
+}
+
+#[test]
+fn set_of_timm_defaults_resolves_to_those_of_timm() {
+    let own = Config::resolve(&Settings { defaults: Some(DefaultSet::Timm), ..Settings::default() });
+    let own = own.expect("valid").settings.given();
+    let mut compared = 0;
+    for option in timm_options() {
+        let (Some(name), Some(timm)) = (option["name"].as_str(), option.get("default")) else { continue };
+        let is_unset = timm.is_null() || *timm == "" || *timm == json!({});
+        let Some(value) = own.get(name).filter(|_| !is_unset) else { continue };
+        // 0 stands for one pass.
+        let is_same = is_timm_default(value, timm) || (name == "epoch_repeats" && *value == json!(1.0));
+        assert!(is_same, "{name} is {value}, with timm {timm}");
+        compared += 1;
+    }
+    assert!(compared > 30, "{compared} options were compared");
 }
 
 /// Command lines of timm's documentation (`training_script.mdx`, `changes`) and of timmdocs (`01b_training.ipynb`), with another dataset.
@@ -86,69 +168,71 @@ fn documented_command_lines_of_timm_run_unchanged() {
 }
 
 /// Names of timm that are aliases in Fornax.
-const ALIASES: [(&str, &str); 5] = [
-    ("data", "DIR"),
-    ("jsd", "--jsd-loss"),
-    ("apex_amp", "--amp"),
-    ("native_amp", "--amp"),
-    ("drop_connect", "--drop-path"),
-];
+const ALIASES: [(&str, &str); 4] =
+    [("data", "DIR"), ("jsd", "--jsd-loss"), ("apex_amp", "--amp"), ("native_amp", "--amp")];
 
-/// Fornax's answer to an option of timm; `None` if the option is unknown.
-fn answer(help: &str, option: &Value) -> Option<String> {
+/// Fornax's default where it is timm's.
+const SAME: &str = "same";
+
+/// Fornax's default of an option of timm, and its answer to the option; `None` if the option is unknown.
+fn answer(help: &str, option: &Value) -> Option<[String; 2]> {
     let name = option["name"].as_str().expect("a name");
     let timm = option.get("default").or(option.get("old_default")).expect("a default");
     if let Some(own) = TIMM_OPTIONS.iter().find(|own| own.name == name) {
-        return Some(match own.answer {
-            TimmAnswer::AlwaysSo(why) => format!("accepted: {why}"),
-            TimmAnswer::Refused(why, remedy) => format!("refused unless at its default: {why}; {remedy}"),
-        });
+        let answer = match own.answer {
+            TimmAnswer::Ignored(why) => format!("ignored: {why}"),
+            TimmAnswer::Rejected(why, remedy) => format!("rejected: {why}; {remedy}"),
+        };
+        return Some([SAME.into(), answer]);
     }
     if let Some(definition) = DEFINITIONS.iter().find(|definition| definition.name == name) {
-        return Some(setting_answer(definition, timm));
+        let answer = match name {
+            "val_split" => "yes; an empty name is rejected: validation selects the best checkpoint",
+            "drop_connect" => {
+                "acts as `--drop-path`; timm's script ignores it, and so does `--defaults timm`"
+            }
+            "sched_on_updates" => "yes; timm's script then trains its first epoch at `--warmup-lr`",
+            _ => "yes",
+        };
+        return Some([own_default(definition, timm), answer.into()]);
     }
     if let Some((_, of)) = ALIASES.iter().find(|(alias, _)| *alias == name) {
-        return Some(format!("same as `{of}`"));
+        return Some([SAME.into(), format!("as `{of}`")]);
     }
     let flag = format!("--{}", name.replace('_', "-"));
     let shown = help.lines().any(|line| line.split([' ', ',', '[']).any(|word| word == flag));
-    shown.then(|| match name {
-        "device" => "same; default: auto, the first CUDA device, else the CPU".into(),
-        "output" => "same; default: output/train".into(),
-        _ => "same".into(),
-    })
+    let default = match name {
+        "device" => "auto: the first CUDA device, else the CPU",
+        "output" => "output/train",
+        _ => SAME,
+    };
+    shown.then(|| [default.into(), "yes".into()])
 }
 
-fn setting_answer(definition: &SettingDefinition, timm: &Value) -> String {
-    let answer = same_or_default(definition, timm);
-    match definition.name {
-        "val_split" => format!("{answer}; an empty name is refused: validation selects the best checkpoint"),
-        _ => answer,
-    }
-}
-
-fn same_or_default(definition: &SettingDefinition, timm: &Value) -> String {
-    let is_unset = timm.is_null() || timm == "" || *timm == serde_json::json!({}) || *timm == false;
+/// Fornax's default of a setting, or [`SAME`] if it is timm's.
+fn own_default(definition: &SettingDefinition, timm: &Value) -> String {
+    let is_unset = timm.is_null() || timm == "" || *timm == json!({}) || *timm == false;
     match definition.default {
-        None if is_unset => "same".into(),
+        None if is_unset => SAME.into(),
         Some("none" | "all" | "0" | "1" | "no clipping" | "the model's" | "the model's own") if is_unset => {
-            "same".into()
+            SAME.into()
         }
-        Some(_) if definition.is_own_default(timm) => "same".into(),
-        Some(default) => format!("same; default: {default}"),
-        None => "same; default: that of the [dataset's recipe](training.md#data)".into(),
+        Some(_) if definition.is_own_default(timm) => SAME.into(),
+        Some(default) => default.into(),
+        None => "same for image files; else of the [dataset's recipe](training.md#data)".into(),
     }
 }
 
 const TITLE: &str = "\
 # Options of timm's train.py
 
-`fornax train` knows every option of timm's `train.py`, those of version 1.0.29 and the older ones of version 0.4. An option at timm's default is
-accepted everywhere, so that an `args.yaml` of timm loads as it is; options that are ignored are listed in one line on stderr. \
-`scripts/timm-options` writes this table.
+`fornax train` knows every option of timm's `train.py`, of version 1.0.29 and of older versions. An `args.yaml` of timm from version 0.4 on loads
+as it is. Options without effect are ignored; one warning lists them with the reasons, unless they are at their defaults. Options whose result
+Fornax cannot give are rejected. Where the third column has another default than timm's, `--defaults timm` takes timm's.
+`scripts/timm-options` writes this table, with the path of a `train.py` from its defaults.
 
-| option | default of timm | in Fornax |
-|---|---|---|
+| option | default of timm | default of Fornax | in Fornax |
+|---|---|---|---|
 ";
 
 /// `scripts/timm-options` sets FORNAX_RECORD to write the table.
@@ -160,8 +244,8 @@ fn table_of_options_is_current() {
         let flag = option["name"].as_str().expect("a name").replace('_', "-");
         let default = option.get("default").or(option.get("old_default")).expect("a default");
         let removed = if option.get("default").is_none() { " (older versions)" } else { "" };
-        let answer = answer(&help, &option).unwrap_or_else(|| panic!("--{flag} is unknown"));
-        format!("| `--{flag}` | `{default}`{removed} | {answer} |\n")
+        let [own, answer] = answer(&help, &option).unwrap_or_else(|| panic!("--{flag} is unknown"));
+        format!("| `--{flag}` | `{default}`{removed} | {own} | {answer} |\n")
     });
     let table = format!("{TITLE}{}", rows.collect::<String>());
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/timm-options.md");

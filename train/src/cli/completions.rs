@@ -1,8 +1,12 @@
 //! `fornax completions` and `fornax man`: completion scripts and manual pages, generated from the definition of the command line.
 use super::{output_file, print};
+use crate::optim::optimizer_names;
 use crate::{Error, Result};
+use clap::builder::PossibleValuesParser;
+use clap::{Arg, Command};
 use clap_complete::Shell;
 use clap_mangen::Man;
+use fornax_nn::models::list_models;
 use std::path::PathBuf;
 
 /// Arguments of `fornax completions`.
@@ -23,8 +27,18 @@ pub struct ManArgs {
 
 pub fn execute(args: &CompletionsArgs) -> Result<()> {
     let mut script = vec![];
-    clap_complete::generate(args.shell, &mut super::command(true), "fornax", &mut script);
+    clap_complete::generate(args.shell, &mut with_names(super::command(true)), "fornax", &mut script);
     print(&String::from_utf8_lossy(&script))
+}
+
+/// Adds the names of models and optimizers, which are parsed as texts, to the options of a command and its subcommands.
+fn with_names(command: Command) -> Command {
+    let named = |arg: Arg| match arg.get_id().as_str() {
+        "model" => arg.value_parser(PossibleValuesParser::new(list_models().map(|info| info.name))),
+        "opt" => arg.value_parser(PossibleValuesParser::new(optimizer_names())),
+        _ => arg,
+    };
+    command.mut_args(named).mut_subcommands(with_names)
 }
 
 pub fn execute_man(args: &ManArgs) -> Result<()> {

@@ -52,7 +52,7 @@ pub fn execute(ConfigCommand::Show(args): &ConfigCommand, matches: &TrainMatches
     };
     let seeds = settings.seeds.take();
     let mut config = Config::resolve(&settings)?;
-    recipe.ignored_note(&config).into_iter().for_each(|note| message!("{note}"));
+    recipe.warnings(&config).iter().for_each(|warning| message!("{warning}"));
     let data = config.data.dataset.open()?;
     config.resolve_input(&data)?;
     let mut values = config.settings.given();

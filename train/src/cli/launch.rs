@@ -29,8 +29,8 @@ pub struct LaunchArgs {
 }
 
 const NOTES: &str = "\
-The processes get torchrun's variables (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT). Their stderr is prefixed by the
-rank; results of rank 0 go to stdout. The first failure ends the group with its exit code.";
+The processes get torchrun's variables (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT). \
+Their stderr is prefixed by the rank; results of rank 0 go to stdout. The first failure ends the group with its exit code.";
 
 /// Number of processes on this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

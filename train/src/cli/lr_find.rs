@@ -3,7 +3,7 @@ use super::compute::ComputeArgs;
 use super::signals::Signals;
 use super::train::RecipeArgs;
 use super::{output_file, print};
-use crate::config::Config;
+use crate::config::{Config, IgnoredOption};
 use crate::experiment::Experiment;
 use crate::lr_finder::{LrCurve, LrRange, find_lr};
 use crate::report::{Figure, lr_range_figure, terminal_curve};
@@ -13,7 +13,7 @@ use serde_json::json;
 use std::path::{Path, PathBuf};
 
 /// Arguments of `fornax lr-find`: the recipe of `fornax train`, and the range.
-#[derive(clap::Args)]
+#[derive(clap::Args, Clone)]
 #[command(args_override_self = true, disable_help_flag = true, mut_args(hide_ignored), after_help = NOTES)]
 pub struct LrFindArgs {
     #[command(flatten)]
@@ -75,7 +75,9 @@ fn hide_ignored(arg: clap::Arg) -> clap::Arg {
 
 /// Runs the test and prints the suggestion.
 pub fn execute(args: &LrFindArgs) -> Result<()> {
-    reject_ignored(args)?;
+    let mut args = args.clone();
+    remove_ignored(&mut args.recipe);
+    let args = &args;
     if args.end_lr <= args.start_lr {
         return Err(Error::usage("the range of learning rates is empty")
             .at("--start-lr, --end-lr")
@@ -86,7 +88,9 @@ pub fn execute(args: &LrFindArgs) -> Result<()> {
         check_plot(path)?;
     }
     args.compute.set_threads()?;
-    let mut experiment = Experiment::new(Config::resolve(&args.recipe.settings()?)?);
+    let config = Config::resolve(&args.recipe.settings()?)?;
+    args.recipe.warnings(&config).iter().for_each(|warning| message!("{warning}"));
+    let mut experiment = Experiment::new(config);
     experiment.device = args.compute.device.open()?;
     experiment.signals = Box::new(Signals::listen(|_| ())?);
     let range = LrRange { start: args.start_lr, end: args.end_lr, updates: args.num_updates };
@@ -103,21 +107,17 @@ pub fn execute(args: &LrFindArgs) -> Result<()> {
     })
 }
 
-/// Errors on settings of the command line that the test does not depend on.
-fn reject_ignored(args: &LrFindArgs) -> Result<()> {
+/// Removes the settings of the command line that the test does not depend on.
+fn remove_ignored(recipe: &mut RecipeArgs) {
     let command = super::command(true);
     let own = command.find_subcommand("lr-find").map(|own| own.get_arguments().collect::<Vec<_>>());
     let own = own.unwrap_or_default();
-    let given = args.recipe.settings.given();
-    let ignored = |key: &&String| own.iter().any(|arg| arg.get_id() == key.as_str() && is_ignored(arg));
-    match given.keys().find(ignored) {
-        None => Ok(()),
-        Some(setting) => Err(Error::usage(format!("--{} would have no effect", setting.replace('_', "-")))
-            .because(
-                "the learning rate of the test rises from --start-lr to --end-lr, and nothing is evaluated",
-            )
-            .remedy("omit it")),
-    }
+    let is_ignored = |name: &str| own.iter().any(|arg| arg.get_id() == name && is_ignored(arg));
+    let why = "the learning rate of the test rises from --start-lr to --end-lr, and nothing is evaluated";
+    let given = recipe.settings.given();
+    let ignored = given.keys().filter(|name| is_ignored(name));
+    recipe.ignored.extend(ignored.map(|name| IgnoredOption::new(name, why)));
+    recipe.settings = recipe.settings.filtered(|name| !is_ignored(name));
 }
 
 fn check_plot(path: &Path) -> Result<()> {
@@ -143,7 +143,9 @@ fn text(curve: &LrCurve, model: &str) -> String {
     let count = curve.lr.len();
     let mut text =
         format!("{model}: smoothed training loss of {count} updates, lr {first:.1e} to {last:.1e}{end}\n\n");
-    text += &terminal_curve(&curve.smoothed);
+    let [low, high] = curve.loss_range();
+    let shown: Vec<f64> = curve.smoothed.iter().map(|loss| loss.clamp(low, high)).collect();
+    text += &terminal_curve(&shown);
     text += &match curve.suggestion() {
         Some(lr) => format!("\nsuggestion: --lr {lr:.2e}, where the loss falls fastest\n"),
         None => "\nno suggestion: the loss never falls; raise --end-lr or --num-updates\n".into(),

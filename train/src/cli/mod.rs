@@ -113,6 +113,15 @@ fn run() -> u8 {
     let asks_for_help = is_any(&["--help", "-h", "--help-all"]);
     let command = command(!asks_for_help || is_any(&["--help-all"]));
     let mut arguments = flags::normalise(arguments, &command);
+    let of_command = usage::innermost(&arguments, &command);
+    let has_help_all = of_command.get_arguments().any(|arg| arg.get_id() == "help_all");
+    if !has_help_all {
+        // The help of these commands shows every option.
+        arguments
+            .iter_mut()
+            .filter(|argument| *argument == "--help-all")
+            .for_each(|all| *all = "--help".into());
+    }
     let innermost = usage::innermost(&arguments, &command);
     if innermost.get_arguments().any(|arg| arg.get_id() == "lr") {
         arguments = flags::without_empty(arguments.clone(), innermost);
@@ -137,7 +146,7 @@ fn run() -> u8 {
                 _ => error.exit_code() as u8,
             };
         }
-        Err(error) => return report(&usage::error(&error, usage::innermost(&arguments, &command))),
+        Err(error) => return report(&usage::invalid_values(error, &arguments, &command)),
     };
     let result = with_configuration_files(&command, &arguments, matches);
     match result.and_then(|(cli, matches)| execute(cli.command, &matches, &launched)) {
@@ -164,7 +173,7 @@ fn with_configuration_files(
         Some(("config", config)) => config.subcommand_matches("show").map(|show| (show.clone(), 3)),
         _ => None,
     };
-    let usage_error = |error: clap::Error| usage::error(&error, command);
+    let usage_error = |error: clap::Error| usage::error(&error, arguments, command);
     let Some((command_line, position)) = of_train(&matches) else {
         let cli = Cli::from_arg_matches(&matches).map_err(usage_error)?;
         return Ok((cli, TrainMatches { command_line: matches.clone(), all: matches }));
@@ -194,14 +203,13 @@ fn with_configuration_files(
 /// Subcommands with the settings of a run.
 const WITH_SETTINGS: [&[&str]; 6] =
     [&["train"], &["config", "show"], &["schedule"], &["datasets", "preview"], &["val"], &["lr-find"]];
-/// Options of `fornax train` besides settings that its short help leaves out.
-const RARE_OPTIONS: [&str; 12] = [
+/// Options of `fornax train` besides settings that its short help omits.
+const RARE_OPTIONS: [&str; 11] = [
     "allow_changed_data",
     "cuda_graph",
     "trace",
     "progress",
     "print_hash",
-    "overwrite",
     "rank",
     "world_size",
     "local_rank",
@@ -251,20 +259,18 @@ fn at(
     }
 }
 
-/// Adds a setting's default to its help.
+/// Adds a setting's range and default to its help.
 fn describe_setting(arg: Arg) -> Arg {
     let definition = DEFINITIONS.iter().find(|definition| arg.get_id() == definition.name);
     let takes_no_value =
         arg.get_value_parser().type_id() == TypeId::of::<bool>() || !arg.get_action().takes_values();
     // So that a negative number is reported as out of range, not as an unknown option.
     let arg = if takes_no_value { arg } else { arg.allow_negative_numbers(true) };
-    match (definition.and_then(|definition| definition.default), arg.get_help()) {
-        (Some(default), Some(help)) => {
-            let help = format!("{help} [default: {default}]");
-            arg.help(help)
-        }
-        _ => arg,
-    }
+    let (Some(definition), Some(help)) = (definition, arg.get_help()) else { return arg };
+    let range = definition.range.map(|range| format!(" [{}]", range.text()));
+    let default = definition.default.map(|default| format!(" [default: {default}]"));
+    let help = format!("{help}{}{}", range.unwrap_or_default(), default.unwrap_or_default());
+    arg.help(help)
 }
 
 fn is_usual(arg: &Arg) -> bool {
@@ -343,9 +349,43 @@ fn table(rows: &[Vec<String>], right: &[usize]) -> String {
     text
 }
 
+/// Formats rows as a table of at most `width` columns, if possible: the words of the last column continue on further lines.
+fn table_within(rows: &[Vec<String>], right: &[usize], width: usize) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(1);
+    let length = |c: usize| rows.iter().filter_map(|row| row.get(c)).map(|cell| cell.chars().count()).max();
+    let before: usize = (0..columns - 1).map(|c| length(c).unwrap_or(0) + 2).sum();
+    let room = width.saturating_sub(before);
+    let mut wrapped = vec![];
+    for row in rows {
+        let last = row.get(columns - 1).map_or("", String::as_str);
+        let mut lines: Vec<String> = vec![String::new()];
+        for word in last.split_whitespace() {
+            let line = lines.last_mut().expect("there is a line");
+            match line.is_empty() || line.chars().count() + 1 + word.chars().count() <= room {
+                true if line.is_empty() => line.push_str(word),
+                true => *line += &format!(" {word}"),
+                false => lines.push(word.into()),
+            }
+        }
+        for (number, line) in lines.into_iter().enumerate() {
+            let mut cells = if number == 0 { row.clone() } else { vec![String::new(); columns] };
+            cells.resize(columns, String::new());
+            cells[columns - 1] = line;
+            wrapped.push(cells);
+        }
+    }
+    table(&wrapped, right)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn last_column_wraps_at_the_width() {
+        let rows = [vec!["a".to_string(), "one two three".into()], vec!["bbb".into(), "four".into()]];
+        assert_eq!(table_within(&rows, &[], 13), "a    one two\n     three\nbbb  four\n");
+    }
 
     #[test]
     fn clap_definitions_are_consistent() {

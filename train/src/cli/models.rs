@@ -1,12 +1,16 @@
 //! `fornax models`: list of models, table of layers with their costs, initial weights.
 use super::save_weights::save;
-use super::{print, table};
+use super::{print, table, table_within};
+use crate::config::{timm_name, unknown_model};
 use crate::report::{bytes, thousands};
 use crate::{Error, Result};
 use fornax_nn::ModelOptions;
 use fornax_nn::models::{self, ModelInfo, ModelSummary, summary};
 use serde_json::json;
 use std::path::PathBuf;
+
+/// Width of the list in columns.
+const MAX_WIDTH: usize = 100;
 
 /// Arguments of `fornax models`.
 #[derive(clap::Args)]
@@ -70,7 +74,7 @@ pub fn execute(args: &ModelsArgs) -> Result<()> {
     match &args.command {
         Some(ModelsCommand::Show { name, build }) => show(name, build),
         Some(ModelsCommand::Save { name, path, seed, build }) => {
-            let info = models::find_model(name).map_err(|e| Error::usage(e.to_string()))?;
+            let info = models::find_model(timm_name(name)).map_err(|_| unknown_model(name))?;
             let options = ModelOptions { seed: *seed, ..build.options(info)? };
             save(info.name, &options, &build.model_kwargs, path)
         }
@@ -105,13 +109,13 @@ fn list(pattern: Option<&str>, build: &BuildArgs) -> Result<()> {
         ]);
     }
     if !build.json {
-        print(&table(&rows, &[1, 2, 3]))?;
+        print(&table_within(&rows, &[1, 2, 3], MAX_WIDTH))?;
     }
     Ok(())
 }
 
 fn show(name: &str, build: &BuildArgs) -> Result<()> {
-    let info = models::find_model(name).map_err(|e| Error::usage(e.to_string()))?;
+    let info = models::find_model(timm_name(name)).map_err(|_| unknown_model(name))?;
     let (cost, [h, w, c]) = build.cost(info)?;
     let shape = |dims: &[usize]| dims.iter().map(usize::to_string).collect::<Vec<_>>().join("x");
     let mut rows =

@@ -71,7 +71,7 @@ fn parse(arguments: Vec<OsString>) -> Result<()> {
     }
     let matches = match command.clone().try_get_matches_from(&arguments) {
         Err(error) if !error.use_stderr() => return Ok(()),
-        matches => matches.map_err(|error| usage::error(&error, usage::innermost(&arguments, &command)))?,
+        matches => matches.map_err(|error| usage::error(&error, &arguments, &command))?,
     };
     match with_configuration_files(&command, &arguments, matches)?.0.command {
         Command::Train(args) => {

@@ -1,6 +1,6 @@
 //! `fornax schedule`: the learning-rate schedule of a run, without running it.
 use super::{output_file, print, table, yaml};
-use crate::config::Config;
+use crate::config::{Config, IgnoredOption, ignored_warning};
 use crate::message::count;
 use crate::report::{Figure, lr_figure, terminal_curve};
 use crate::schedule::{Curve, Schedule};
@@ -37,7 +37,8 @@ pub struct ScheduleArgs {
 }
 
 /// Settings outside of the heading "Schedule" that affect the learning rate.
-const OTHER_LR_SETTINGS: [&str; 10] = [
+const OTHER_LR_SETTINGS: [&str; 11] = [
+    "defaults",
     "dataset",
     "batch_size",
     "grad_accum_steps",
@@ -60,17 +61,18 @@ fn hide_unrelated(arg: clap::Arg) -> clap::Arg {
 
 /// Prints and plots the learning rates.
 pub fn execute(args: &ScheduleArgs) -> Result<()> {
-    if let Some(setting) = args.settings.given().keys().find(|setting| !affects_lr(setting)) {
-        let flag = setting.replace('_', "-");
-        return Err(Error::usage(format!("--{flag} would have no effect"))
-            .because("the learning rate does not depend on it")
-            .remedy("omit it"));
-    }
+    let given = args.settings.given();
+    let unrelated = given.keys().filter(|setting| !affects_lr(setting));
+    let why = "the learning rate does not depend on it";
+    let unrelated: Vec<IgnoredOption> = unrelated.map(|name| IgnoredOption::new(name, why)).collect();
     let mut settings = Settings::default();
     for path in &args.config {
         settings = yaml::read(path)?.settings.over(settings);
     }
-    let config = Config::resolve(&args.settings.clone().over(settings.filtered(affects_lr)))?;
+    let of_flags = args.settings.filtered(affects_lr);
+    let config = Config::resolve(&of_flags.over(settings.filtered(affects_lr)))?;
+    let ignored = ignored_warning(unrelated.iter().chain(&config.ignored));
+    ignored.iter().chain(&config.warnings).for_each(|warning| message!("{warning}"));
     let curve = LrCurve { schedule: &config.schedule, updates_per_epoch: args.updates_per_epoch };
     if let Some(path) = &args.plot {
         plot(&curve, path)?;

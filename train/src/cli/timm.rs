@@ -1,10 +1,60 @@
-//! Options of timm's `train.py` without a setting: accepted or refused, on the command line and in YAML files.
-use crate::settings::{TIMM_OPTIONS, TimmOption, TimmValues};
+//! Options of timm's `train.py` without a setting: ignored or rejected, on the command line and in YAML files.
+use crate::config::IgnoredOption;
+use crate::settings::{TIMM_OPTIONS, TimmAnswer, TimmOption, TimmValues};
 use crate::{Error, Result};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use serde_json::Value;
 use std::sync::LazyLock;
+
+/// Options of timm that are given and not at their defaults.
+#[derive(Default)]
+pub struct GivenTimmOptions {
+    ignored: Vec<IgnoredOption>,
+    rejected: Vec<RejectedOption>,
+}
+
+struct RejectedOption {
+    flag: String,
+    location: String,
+    why: &'static str,
+    remedy: &'static str,
+}
+
+impl GivenTimmOptions {
+    /// Adds a value of an option.
+    pub fn push(&mut self, option: &TimmOption, value: &Value, location: &str) {
+        match option.answer_to(value) {
+            None => {}
+            Some(TimmAnswer::Ignored(why)) => self.ignored.push(IgnoredOption::new(option.name, why)),
+            Some(TimmAnswer::Rejected(why, remedy)) => {
+                let flag = format!("--{}", option.name.replace('_', "-"));
+                self.rejected.push(RejectedOption { flag, location: location.into(), why, remedy });
+            }
+        }
+    }
+
+    /// The ignored options. Errors on the rejected ones, all of them at once.
+    pub fn finish(self) -> Result<Vec<IgnoredOption>> {
+        match &self.rejected[..] {
+            [] => Ok(self.ignored),
+            [RejectedOption { flag, location, why, remedy }] => {
+                Err(Error::usage(format!("{flag} of timm is not available"))
+                    .at(location)
+                    .because(why)
+                    .remedy(*remedy))
+            }
+            several => {
+                let line = |RejectedOption { flag, location, why, remedy }: &RejectedOption| {
+                    let place = if location == flag { String::new() } else { format!(" ({location})") };
+                    format!("{flag}{place}: {why}; {remedy}")
+                };
+                Err(Error::usage(format!("{} options of timm are not available", several.len()))
+                    .because(several.iter().map(line).collect::<Vec<_>>().join("\n")))
+            }
+        }
+    }
+}
 
 /// Adds the options to a command; its help does not show them.
 pub fn with_timm_options(command: Command) -> Command {
@@ -21,9 +71,9 @@ pub fn with_timm_options(command: Command) -> Command {
     }))
 }
 
-/// Checks the options in parsed arguments. Errors on refused ones; returns the names of the others that are given.
-pub fn check(matches: &ArgMatches) -> Result<Vec<String>> {
-    let mut accepted = vec![];
+/// The options of a command line that are ignored. Errors on rejected ones.
+pub fn check(matches: &ArgMatches) -> Result<Vec<IgnoredOption>> {
+    let mut given = GivenTimmOptions::default();
     for option in TIMM_OPTIONS {
         if matches.value_source(option.name) != Some(ValueSource::CommandLine) {
             continue;
@@ -35,24 +85,9 @@ pub fn check(matches: &ArgMatches) -> Result<Vec<String>> {
             (_, 0) => Value::Null,
             _ => values.swap_remove(0),
         };
-        check_value(option, &value, &format!("--{}", option.name.replace('_', "-")))?;
-        accepted.push(option.name.to_string());
+        given.push(option, &value, &format!("--{}", option.name.replace('_', "-")));
     }
-    Ok(accepted)
-}
-
-/// Errors if the value of an option is refused.
-pub fn check_value(option: &TimmOption, value: &Value, location: &str) -> Result<()> {
-    match option.refusal(value) {
-        None => Ok(()),
-        Some((why, remedy)) => {
-            let flag = option.name.replace('_', "-");
-            Err(Error::usage(format!("--{flag} of timm is not available"))
-                .at(location)
-                .because(why)
-                .remedy(remedy))
-        }
-    }
+    given.finish()
 }
 
 /// A number, `true` or `false`, or a text.

@@ -1,6 +1,7 @@
 //! Errors of the command line in the form of all errors: what, where, why, remedy.
 use crate::Error;
-use crate::nearest::nearest;
+use crate::nearest::{nearest, synonym};
+use crate::settings::DEFINITIONS;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, Command};
 use fornax_nn::ModelOptions;
@@ -73,6 +74,9 @@ fn hint(name: &str, path: &str, command: &Command, root: &Command) -> Option<Str
             owner = Some(format!("it is an option of `fornax {other}`"));
         }
     });
+    if let Some(own) = synonym(name).filter(|own| has_option(command, own)) {
+        return Some(format!("did you mean --{own}?"));
+    }
     if owner.is_some() {
         return owner;
     }
@@ -95,9 +99,85 @@ fn collect_commands(command: &Command, path: &mut Vec<String>, visit: &mut impl 
     }
 }
 
+/// One error for several about values: a single one as it is.
+pub fn together(mut errors: Vec<Error>) -> Option<Error> {
+    if errors.len() < 2 {
+        return errors.pop();
+    }
+    let lines = errors.iter().map(|error| error.to_string().replacen("invalid value", "value", 1));
+    let error = Error::usage(format!("{} invalid values", errors.len()));
+    Some(error.because(lines.collect::<Vec<_>>().join("\n")))
+}
+
+/// The errors about the values of options in the arguments of a command, beginning with the first one that the parser found.
+pub fn invalid_values(first: clap::Error, arguments: &[OsString], root: &Command) -> Error {
+    let is_value = |error: &clap::Error| {
+        use ErrorKind::{InvalidValue, TooFewValues, ValueValidation, WrongNumberOfValues};
+        [InvalidValue, TooFewValues, ValueValidation, WrongNumberOfValues].contains(&error.kind())
+    };
+    let (mut errors, mut arguments, mut next) = (vec![], arguments.to_vec(), Some(first));
+    while let Some(found) = next.take() {
+        if !errors.is_empty() && !is_value(&found) {
+            break;
+        }
+        errors.push(error(&found, &arguments, root));
+        let option = invalid_option(&found);
+        if !is_value(&found) || !option.starts_with("--") || !remove_option(&mut arguments, &option) {
+            break;
+        }
+        next = root.clone().try_get_matches_from(&arguments).err();
+    }
+    together(errors).expect("there is a first error")
+}
+
+/// Removes an option and its values; false if it is not in the arguments.
+fn remove_option(arguments: &mut Vec<OsString>, option: &str) -> bool {
+    let is_option = |argument: &OsString| {
+        argument.to_str().is_some_and(|text| text.split_once('=').map_or(text, |(name, _)| name) == option)
+    };
+    let Some(start) = arguments.iter().rposition(is_option) else { return false };
+    let is_flag = |argument: &OsString| {
+        argument.to_str().is_some_and(|text| text.starts_with('-') && text.parse::<f64>().is_err())
+    };
+    let values = arguments[start + 1..].iter().take_while(|argument| !is_flag(argument)).count();
+    arguments.drain(start..=start + values);
+    true
+}
+
+/// The option of an error, without the names of its values.
+fn invalid_option(error: &clap::Error) -> String {
+    let text = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(text)) => text.clone(),
+        Some(ContextValue::Strings(texts)) => texts.join(", "),
+        _ => String::new(),
+    };
+    without_values(&text).to_string()
+}
+
+/// The option of a usage such as `--fast-dev-run [<N>]`.
+fn without_values(usage: &str) -> &str {
+    usage.trim_start_matches('[').split([' ', '[', '=', ']']).next().unwrap_or_default()
+}
+
+/// Help about an argument that is probably a part of a value with spaces.
+fn quoting_hint(argument: &str, arguments: &[OsString], root: &Command) -> Option<String> {
+    let (_, _, rest) = subcommand(arguments, root);
+    let words: Vec<&str> = rest.iter().map_while(|word| word.to_str()).collect();
+    let end = words.iter().rposition(|word| *word == argument)?;
+    let start = words[..end].iter().rposition(|word| word.starts_with("--")).map_or(0, |flag| flag + 1);
+    let flag = words[..start].last().filter(|flag| ["--lr-lambda"].contains(flag));
+    if let Some(flag) = flag {
+        return Some(format!("quote a value with spaces: {flag} \"{}\"", words[start..=end].join(" ")));
+    }
+    let joined = |first: usize| words[first..=end].join(" ");
+    let existing = (start..end).map(joined).find(|path| std::path::Path::new(path).exists());
+    let path = existing.or_else(|| (start < end).then(|| joined(end - 1)))?;
+    Some(format!("quote a path with spaces: \"{path}\""))
+}
+
 /// The error about the value of a key in a configuration file.
-pub fn invalid_setting(error: &clap::Error, key: &str, location: &str) -> Error {
-    let usage = error_parts(error);
+pub fn invalid_setting(error: &clap::Error, name: &str, key: &str, location: &str) -> Error {
+    let usage = error_parts(error, name);
     let invalid = Error::usage(format!("invalid value of {key}")).at(location).because(match usage.value {
         Some(value) => format!("{value:?} {}", usage.why),
         None => usage.why,
@@ -108,17 +188,15 @@ pub fn invalid_setting(error: &clap::Error, key: &str, location: &str) -> Error 
     }
 }
 
-/// An error of the parser about a command.
-pub fn error(error: &clap::Error, command: &Command) -> Error {
+/// An error of the parser about the arguments of the process.
+pub fn error(error: &clap::Error, arguments: &[OsString], root: &Command) -> Error {
+    let command = innermost(arguments, root);
     let text = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.clone()),
         Some(ContextValue::Strings(texts)) => Some(texts.join(", ")),
         _ => None,
     };
-    let option = text(ContextKind::InvalidArg).unwrap_or_default();
-    // Without the names of its values.
-    let option =
-        option.trim_start_matches('[').split([' ', '[', '=', ']']).next().unwrap_or_default().to_string();
+    let option = invalid_option(error);
     match error.kind() {
         ErrorKind::InvalidSubcommand => {
             let name = text(ContextKind::InvalidSubcommand).unwrap_or_default();
@@ -134,13 +212,14 @@ pub fn error(error: &clap::Error, command: &Command) -> Error {
             let error = Error::usage(format!("unexpected argument {option:?}"));
             match option.starts_with('-') {
                 true => error.remedy("`--help` lists the options"),
-                false => error
-                    .because("every value belongs to an option or is listed in the usage")
-                    .remedy("`--help` shows the usage"),
+                false => error.because("every value belongs to an option or is listed in the usage").remedy(
+                    quoting_hint(&option, arguments, root).unwrap_or("`--help` shows the usage".into()),
+                ),
             }
         }
         ErrorKind::ArgumentConflict => {
             let other = text(ContextKind::PriorArg).unwrap_or_default();
+            let other = without_values(&other);
             Error::usage(format!("{option} and {other} exclude each other")).remedy("use one of the two")
         }
         ErrorKind::MissingRequiredArgument => {
@@ -154,7 +233,15 @@ pub fn error(error: &clap::Error, command: &Command) -> Error {
             .because("settings are written to args.yaml, which is UTF-8")
             .remedy("rename the file or folder, or refer to it by a link"),
         _ => {
-            let usage = error_parts(error);
+            let name = option.trim_start_matches('-').replace('-', "_");
+            let mut usage = error_parts(error, &name);
+            if usage.why.starts_with("a value is missing") && usage.remedy.is_none() {
+                let named = command.get_arguments().find(|arg| arg.get_id() == name.as_str());
+                usage.remedy = named.and_then(Arg::get_value_names).map(|values| {
+                    let values: Vec<&str> = values.iter().map(|value| value.as_str()).collect();
+                    format!("pass it: {option} {}", values.join(" "))
+                });
+            }
             let what = match usage.value {
                 Some(value) => format!("invalid value '{value}' of {option}"),
                 None => format!("invalid value of {option}"),
@@ -175,7 +262,7 @@ struct InvalidValue {
     remedy: Option<String>,
 }
 
-fn error_parts(error: &clap::Error) -> InvalidValue {
+fn error_parts(error: &clap::Error, name: &str) -> InvalidValue {
     let text = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.clone()),
         Some(ContextValue::Number(number)) => Some(number.to_string()),
@@ -183,7 +270,10 @@ fn error_parts(error: &clap::Error) -> InvalidValue {
     };
     let number = |kind| text(kind).unwrap_or_default();
     let value = text(ContextKind::InvalidValue).filter(|value| !value.is_empty());
-    let mut remedy = None;
+    let number_given = value.as_deref().and_then(|value| value.parse::<f64>().ok());
+    let range = DEFINITIONS.iter().find(|definition| definition.name == name).and_then(|found| found.range);
+    let mut remedy = range.zip(number_given).and_then(|(range, value)| range.hint(value));
+    let is_negative = number_given.is_some_and(|number| number < 0.0 && number.fract() == 0.0);
     let why = match error.kind() {
         ErrorKind::InvalidValue => {
             let names = match error.get(ContextKind::ValidValue) {
@@ -208,6 +298,9 @@ fn error_parts(error: &clap::Error) -> InvalidValue {
         ErrorKind::TooManyValues => "there are too many values".into(),
         ErrorKind::NoEquals => "a value follows after `=`, without a space".into(),
         _ => match error.source() {
+            Some(source) if is_negative && source.to_string() == "invalid digit found in string" => {
+                "must be 0 or more".into()
+            }
             Some(source) => plain_reason(&source.to_string()),
             None => {
                 let message = error.render().to_string();
@@ -215,7 +308,19 @@ fn error_parts(error: &clap::Error) -> InvalidValue {
             }
         },
     };
-    InvalidValue { value, why, remedy }
+    InvalidValue { value: value.map(|value| shortened(&value)), why: shortened(&why), remedy }
+}
+
+/// A text without its middle, if it is too long for a message.
+fn shortened(text: &str) -> String {
+    const MAX_CHARS: usize = 1000;
+    let count = text.chars().count();
+    if count <= MAX_CHARS {
+        return text.into();
+    }
+    let (first, last): (String, String) =
+        (text.chars().take(40).collect(), text.chars().skip(count - 10).collect());
+    format!("{first}…{last} ({count} characters)")
 }
 
 fn counts(expected: &str, actual: &str) -> String {
@@ -254,6 +359,13 @@ fn is_above(value: &str, limit: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_values_are_shortened() {
+        let text = shortened(&"7".repeat(1_000_000));
+        assert!(text.len() < 100 && text.ends_with("(1000000 characters)"), "{text}");
+        assert_eq!(shortened("0.1"), "0.1");
+    }
 
     #[test]
     fn reasons_of_the_parser_are_plain() {

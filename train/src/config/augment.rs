@@ -5,8 +5,14 @@ use crate::augment::mixup::{MixupMode, MixupOptions};
 use crate::augment::random_erasing::RandomErasingOptions;
 use crate::augment::{TrainCropMode, TrainInterpolation, TransformOptions};
 use crate::loader::BatchAugmentation;
-use crate::settings::{EraseModeArg, Settings};
+use crate::settings::{DefaultSet, EraseModeArg, Settings};
 use crate::{Error, Result};
+
+/// Scale and ratio that timm's train.py passes in every crop mode.
+const TIMM_SCALE: [f64; 2] = [0.08, 1.0];
+const TIMM_RATIO: [f64; 2] = [0.75, 4.0 / 3.0];
+/// Pixels of `--train-crop-mode shift` for datasets whose recipe does not shift: the usual padding of CIFAR's recipes.
+const DEFAULT_SHIFT: u32 = 4;
 
 /// Augmentation configuration: everything but the size, the colours and the number of classes, which depend on the dataset.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,13 +34,14 @@ impl AugmentConfig {
     ) -> Result<AugmentConfig> {
         let splits = given.aug_splits.unwrap_or(0) as usize;
         let crop = given.train_crop_mode.unwrap_or(recipe.crop);
-        // The recipe's jitter is that of timm, which a policy replaces.
+        let is_timm = given.defaults == Some(DefaultSet::Timm) && crop != TrainCropMode::Shift;
+        // The recipe's jitter is timm's, which a policy replaces.
         let jitter = given.color_jitter.clone().unwrap_or_else(|| recipe.color_jitter.to_vec());
         let transform = TransformOptions {
             no_aug: given.no_aug.unwrap_or(false),
             train_crop_mode: crop,
-            scale: given.scale.as_deref().map(pair),
-            ratio: given.ratio.as_deref().map(pair),
+            scale: given.scale.as_deref().map(pair).or(is_timm.then_some(TIMM_SCALE)),
+            ratio: given.ratio.as_deref().map(pair).or(is_timm.then_some(TIMM_RATIO)),
             hflip: given.hflip.unwrap_or(recipe.hflip),
             vflip: given.vflip.unwrap_or(0.0),
             color_jitter: jitter.iter().map(|factor| *factor as f32).collect(),
@@ -44,7 +51,15 @@ impl AugmentConfig {
             auto_augment: given.aa.clone(),
             interpolation: given.train_interpolation.unwrap_or(TrainInterpolation::Random),
             num_aug_splits: splits,
-            shift: given.shift.unwrap_or(if crop == TrainCropMode::Shift { recipe.shift } else { 0 }),
+            shift: match (crop, given.shift) {
+                (_, Some(shift)) => shift,
+                // A crop mode that the user chooses shifts, also where the recipe's does not.
+                (TrainCropMode::Shift, None) if given.train_crop_mode.is_some() && recipe.shift == 0 => {
+                    DEFAULT_SHIFT
+                }
+                (TrainCropMode::Shift, None) => recipe.shift,
+                _ => 0,
+            },
             ..TransformOptions::default()
         };
         let mixup = given.is_mixing().then(|| MixupOptions {

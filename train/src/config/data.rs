@@ -1,7 +1,7 @@
 //! Dataset and loader of a run.
 use crate::data::decode::Gray16;
-use crate::data::{BadImagePolicy, DatasetOptions, bad_images};
-use crate::settings::{ImageMode, Settings};
+use crate::data::{BadImagePolicy, DatasetOptions, bad_images, canonical_name};
+use crate::settings::{DefaultSet, ImageMode, Settings};
 use crate::{Error, Result};
 use std::time::Duration;
 
@@ -63,10 +63,11 @@ impl DataConfig {
                 .because("0 is given")
                 .remedy("use at least 1, or load on the training thread with --workers 0"));
         }
+        let is_timm = given.defaults == Some(DefaultSet::Timm);
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(DataConfig {
             dataset: DatasetOptions {
-                name: given.dataset.clone(),
+                name: given.dataset.as_deref().map(|name| canonical_name(name).to_string()),
                 root: given.data_dir.clone(),
                 train_split: other_than(DEFAULT_TRAIN_SPLIT, &given.train_split),
                 val_split: other_than(DEFAULT_VAL_SPLIT, &given.val_split),
@@ -76,7 +77,7 @@ impl DataConfig {
                 val_fraction: given.val_fraction,
                 train_num_samples: given.train_num_samples,
                 val_num_samples: given.val_num_samples,
-                channels: channels.or(given.input_img_mode.map(ImageMode::channels)),
+                channels: given.channels().or(is_timm.then_some(3)),
                 clip_len: given.clip_len,
                 clip_sampling: given.clip_sampling.unwrap_or_default(),
             },
@@ -84,7 +85,7 @@ impl DataConfig {
             gray16: given.gray16.unwrap_or_default(),
             bad_image: given.bad_image.unwrap_or(BadImagePolicy::Replace),
             max_bad: given.max_bad.unwrap_or(bad_images::MAX_BAD_FRACTION),
-            workers: given.workers.unwrap_or(cpus.min(4)),
+            workers: given.workers.unwrap_or(if is_timm { 4 } else { cpus.min(4) }),
             prefetch: given.prefetch.unwrap_or(2),
             timeout: Duration::from_secs(u64::from(given.loader_timeout.unwrap_or(120))),
             prepare_on_host: given.no_prefetcher.unwrap_or(false),
@@ -93,10 +94,10 @@ impl DataConfig {
         })
     }
 
-    /// Resolved settings. What does not change results is left as it is given.
+    /// Resolved settings. Settings that do not change results are as given.
     pub(super) fn resolved(&self, given: &Settings) -> Settings {
         Settings {
-            dataset: given.dataset.clone(),
+            dataset: self.dataset.name.clone(),
             data_dir: given.data_dir.clone(),
             train_split: given.train_split.clone(),
             val_split: given.val_split.clone(),

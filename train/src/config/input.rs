@@ -2,7 +2,7 @@
 use crate::data::eval_transform::{CropMode, EvalTransform};
 use crate::data::resize::ResizeFilter;
 use crate::data::{ChannelStats, DatasetSplits};
-use crate::settings::Settings;
+use crate::settings::{DefaultSet, Settings};
 use crate::{Error, Result};
 use clap::ValueEnum;
 use fornax_nn::models::PretrainedCfg;
@@ -35,7 +35,9 @@ impl InputConfig {
         model: &PretrainedCfg,
     ) -> Result<InputConfig> {
         let from_input_size = given.input_size.as_ref().map(|size| [size[1], size[2]]);
-        let native = data.image_size.map(|[h, w, _]| [h, w]);
+        // timm's script has no sizes, channels and statistics of a dataset's own.
+        let is_timm = given.defaults == Some(DefaultSet::Timm);
+        let native = data.image_size.map(|[h, w, _]| [h, w]).filter(|_| !is_timm);
         let size = from_input_size
             .or(given.img_size.map(|side| [side; 2]))
             .or(native.filter(|_| !model.fixed_input_size))
@@ -44,7 +46,7 @@ impl InputConfig {
         if size.contains(&0) {
             return Err(Error::usage("images need at least one pixel").at("--img-size, --input-size"));
         }
-        let native_channels = data.image_size.map(|[.., channels]| channels);
+        let native_channels = data.image_size.map(|[.., channels]| channels).filter(|_| !is_timm);
         let channels = given.input_size.as_ref().map(|size| size[0]).or(given.in_chans);
         let of_weights = weights.input_size.as_ref().map(|size| size[0]);
         let channels = channels.or(native_channels).or(of_weights).unwrap_or(3);
@@ -110,7 +112,8 @@ fn statistics(
     model: &PretrainedCfg,
     channels: usize,
 ) -> Result<ChannelStats> {
-    let own = data.statistics.as_ref();
+    let white = data.statistics.as_ref().map_or(255, |own| own.white);
+    let own = data.statistics.as_ref().filter(|_| given.defaults != Some(DefaultSet::Timm));
     let choose = |flag: &str,
                   given: Option<&Vec<f32>>,
                   own: Option<&Vec<f32>>,
@@ -137,7 +140,7 @@ fn statistics(
         return Err(Error::usage("the standard deviation must be above 0").at("--std"));
     }
     Ok(ChannelStats {
-        white: own.map_or(255, |own| own.white),
+        white,
         mean: choose(
             "--mean",
             given.mean.as_ref(),

@@ -9,11 +9,13 @@ mod origin;
 mod precision;
 mod recipe;
 mod schedule;
+mod values;
 
 pub use augment::AugmentConfig;
 pub use data::{DEFAULT_VAL_FRACTION, DataConfig};
+pub use ignored::{IgnoredOption, ignored_warning};
 pub use input::InputConfig;
-pub use model::ModelConfig;
+pub use model::{ModelConfig, timm_name, unknown_model};
 pub use origin::Origin;
 
 use crate::data::DatasetSplits;
@@ -22,8 +24,8 @@ use crate::optim::param_groups::{self, LayerDecay, ParamGroupOptions};
 use crate::optim::{self, Optimizer, OptimizerName, OptimizerOptions, OptimizerRule};
 use crate::schedule::{Sched, Schedule};
 use crate::settings::{
-    self, AUTO_BATCH_SIZE, AmpDtype, ClipMode, DistBn, EvalMetric, LrScale, NonfinitePolicy, Settings,
-    SettingsContext,
+    self, AUTO_BATCH_SIZE, AmpDtype, ClipMode, DefaultSet, DistBn, EvalMetric, LrScale, NonfinitePolicy,
+    Settings, SettingsContext,
 };
 use crate::weights::{WeightsSource, identity_at};
 use crate::{Error, Result};
@@ -42,8 +44,10 @@ pub struct Config {
     pub data: DataConfig,
     /// Every setting that has an effect, with its value: the content of `args.yaml`.
     pub settings: Settings,
-    /// Names of given settings that have no effect, all of them at their defaults.
-    pub ignored: Vec<String>,
+    /// Given settings that have no effect and are not at their defaults.
+    pub ignored: Vec<IgnoredOption>,
+    /// Warnings about unusual values.
+    pub warnings: Vec<String>,
     /// Settings of the model and its input in the file of the initial weights: defaults for those that are not given.
     pub of_weights: Settings,
     /// The model, without the number of classes and channels.
@@ -130,18 +134,22 @@ fn of_weights(given: &Settings) -> Settings {
 const DEFAULT_SEED: u64 = 42;
 
 impl Config {
-    /// Resolves every value for a run of one process. Errors on settings without effect and on contradictions.
+    /// Resolves every value for a run of one process. Errors on values outside of their ranges and on contradictions.
     pub fn resolve(given: &Settings) -> Result<Config> {
         Config::resolve_for(given, 1)
     }
 
     /// As [`Config::resolve`], for a run of `world_size` ranks, each with a batch of `--batch-size` images.
     pub fn resolve_for(given: &Settings, world_size: usize) -> Result<Config> {
+        values::check(given)?;
         // A learning rate of 0 is an unset one, as in timm.
         let given = &Settings { lr: given.lr.filter(|lr| *lr > 0.0), ..given.clone() };
         let of_weights = of_weights(given);
         let data = DataConfig::new(given)?;
-        let recipe = Recipe::of(&data.dataset)?;
+        let recipe = match given.defaults.unwrap_or_default() {
+            DefaultSet::Fornax => Recipe::of(&data.dataset)?,
+            DefaultSet::Timm => Recipe::of(&data.dataset)?.of_timm(),
+        };
         let given = &given.clone().over(of_weights.filtered(|name| match name {
             "exif_orientation" => recipe.has_image_files,
             // Options of the same model.
@@ -184,8 +192,10 @@ impl Config {
             ),
             has_ranks: world_size > 1,
         };
+        let warnings = values::unusual(given);
         let (given, ignored) = ignored::without_ignored(&context)?;
         let given = &given;
+        let schedule = schedule::options(given, sched, &recipe, lr);
         if given.sync_bn == Some(true) && given.split_bn == Some(true) {
             return Err(Error::usage("--sync-bn and --split-bn exclude each other")
                 .because("split batch norm has statistics of its own for each split, of one rank")
@@ -215,13 +225,17 @@ impl Config {
             data,
             settings: given.clone(),
             ignored,
+            warnings,
             model: ModelConfig::new(
                 given,
                 given.model.as_deref().or(of_weights.model.as_deref()).unwrap_or(recipe.model),
             )?,
             of_weights,
             batch_size: batch_size as usize,
-            validation_batch_size: given.validation_batch_size.unwrap_or(256) as usize,
+            validation_batch_size: given.validation_batch_size.unwrap_or(match given.defaults {
+                Some(DefaultSet::Timm) => batch_size,
+                _ => 256,
+            }) as usize,
             schedule: sched.create(&schedule)?,
             loss: loss::loss(given, &loss),
             loss_name: loss::name(&loss),
@@ -277,9 +291,9 @@ impl Config {
         let input =
             InputConfig::resolve(&self.settings, data, &self.of_weights, self.model.pretrained_cfg()?)?;
         if input.channels == 1 && self.settings.grayscale_prob.is_some_and(|p| p > 0.0) {
-            return Err(Error::usage("--grayscale-prob would have no effect")
-                .because("the images are grey: the model has 1 input channel")
-                .remedy("omit it, or use --in-chans 3"));
+            let why = "the images are grey: the model has 1 input channel";
+            self.ignored.push(IgnoredOption::new("grayscale_prob", why));
+            self.settings.grayscale_prob = None;
         }
         let settings = Settings { img_size: None, in_chans: None, ..self.settings.clone() };
         self.settings = input.resolved().over(settings);
@@ -326,6 +340,7 @@ impl Config {
         let optimizer = &self.optimizer;
         let layer_decay = optimizer.param_groups.layer_decay;
         Settings {
+            defaults: self.settings.defaults,
             batch_size: Some(self.batch_size as u32),
             validation_batch_size: Some(self.validation_batch_size as u32),
             opt: Some(optimizer.name.clone()),
@@ -359,7 +374,7 @@ impl Config {
             early_stop_patience: self.early_stop_patience,
             on_nonfinite: Some(self.on_nonfinite),
             train_batches_per_epoch: self.settings.train_batches_per_epoch,
-            // Without effect on the CPU, so that defaults are left out.
+            // Without effect on the CPU, so defaults are omitted.
             cudnn_benchmark: self.settings.cudnn_benchmark,
             deterministic: self.settings.deterministic,
             sync_bn: self.settings.sync_bn,
@@ -431,6 +446,8 @@ mod tests {
                 ..Settings::default()
             },
         ];
+        let timm = Settings { defaults: Some(DefaultSet::Timm), ..Settings::default() };
+        let cases = cases.into_iter().chain([timm]);
         let schedules = Sched::value_variants().iter().map(|sched| Settings {
             sched: Some(*sched),
             warmup_epochs: (*sched == Sched::Rsqrt).then_some(2),
@@ -438,7 +455,7 @@ mod tests {
             lr_noise: Some(vec![0.5]),
             ..Settings::default()
         });
-        for given in cases.into_iter().chain(schedules) {
+        for given in cases.chain(schedules) {
             let once = Config::resolve(&given).expect("valid");
             let twice = Config::resolve(&once.settings).expect("resolved settings are valid");
             assert_eq!(once.settings, twice.settings);
@@ -458,7 +475,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_without_effect_are_ignored_at_their_default() {
+    fn settings_without_effect_are_ignored_in_silence_at_their_default() {
         let given = Settings {
             clip_mode: Some(ClipMode::Norm),
             decay_epochs: Some(90.0),
@@ -470,7 +487,7 @@ mod tests {
             ..Settings::default()
         };
         let config = Config::resolve(&given).expect("valid");
-        assert_eq!(config.ignored, ["lr_base", "momentum", "clip_mode", "decay_epochs"]);
+        assert_eq!(config.ignored, []);
         assert_eq!((config.schedule.lr, config.data.epoch_repeats), (0.05, 1.0));
         assert_eq!((config.settings.momentum, config.settings.clip_mode), (None, None));
     }
@@ -506,7 +523,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_without_effect_are_rejected() {
+    fn settings_without_effect_are_ignored_with_their_reason() {
         let adam = Settings {
             opt: Some("adamw".parse().expect("a name")),
             momentum: Some(0.8),
@@ -514,24 +531,65 @@ mod tests {
         };
         let both = Settings { lr: Some(0.1), lr_base: Some(0.2), ..Settings::default() };
         let cold = Settings { warmup_epochs: Some(0), warmup_lr: Some(0.1), ..Settings::default() };
-        let warm = Settings { warmup_epochs: Some(5), epochs: Some(5), ..Settings::default() };
         let cosine = Settings { decay_epochs: Some(3.0), ..Settings::default() };
         let cycle = Settings { lr_cycle_decay: Some(0.9), ..Settings::default() };
         let quiet = Settings { lr_noise_std: Some(0.1), ..Settings::default() };
         let updates =
             Settings { sched: Some(Sched::Plateau), sched_on_updates: Some(true), ..Settings::default() };
-        for (given, flag) in [
-            (adam, "--momentum"),
-            (both, "--lr-base"),
-            (cold, "--warmup-lr"),
-            (warm, "--warmup-epochs"),
-            (cosine, "--decay-epochs"),
-            (cycle, "--lr-cycle-decay"),
-            (quiet, "--lr-noise-std"),
-            (updates, "--sched-on-updates"),
+        for (given, name, why) in [
+            (adam, "momentum", "the optimizer has no momentum"),
+            (both, "lr_base", "the learning rate is not scaled with the batch size"),
+            (cold, "warmup_lr", "there is no warmup"),
+            (cosine, "decay_epochs", "the schedule cosine does not use it"),
+            (cycle, "lr_cycle_decay", "there is one cycle"),
+            (quiet, "lr_noise_std", "there is no noise"),
+            (updates, "sched_on_updates", "the schedule plateau does not use it"),
         ] {
+            let config = Config::resolve(&given).expect("valid");
+            assert_eq!(config.ignored.len(), 1, "{:?}", config.ignored);
+            assert_eq!(config.ignored[0].name, name);
+            assert!(config.ignored[0].why == why || config.ignored[0].why == "--lr is given");
+            let without = Config::resolve(&given.filtered(|other| other != name)).expect("valid");
+            assert_eq!(config.settings, without.settings, "{name} changes nothing");
+        }
+    }
+
+    #[test]
+    fn contradictions_are_rejected() {
+        let warm = Settings { warmup_epochs: Some(5), epochs: Some(5), ..Settings::default() };
+        let own = Settings {
+            pretrained: Some(false),
+            pretrained_path: Some("w.safetensors".into()),
+            ..Settings::default()
+        };
+        let jsd = Settings { jsd_loss: Some(true), ..Settings::default() };
+        for (given, flag) in [(warm, "--warmup-epochs"), (own, "--pretrained-path"), (jsd, "--jsd-loss")] {
             let error = Config::resolve(&given).expect_err(flag).to_string();
             assert!(error.contains(flag), "{error}");
         }
+    }
+
+    #[test]
+    fn timm_defaults_are_taken_for_every_dataset() {
+        let timm = Settings { defaults: Some(DefaultSet::Timm), ..Settings::default() };
+        let config = Config::resolve(&timm).expect("valid");
+        assert_eq!(
+            (config.model.name.as_str(), config.batch_size, config.settings.epochs),
+            ("resnet50", 128, Some(300))
+        );
+        assert_eq!(
+            (config.schedule.on_updates, config.schedule.lr, config.settings.warmup_epochs),
+            (false, 0.05, Some(5))
+        );
+        let step = Settings { sched: Some(Sched::Step), epochs: Some(200), ..timm.clone() };
+        assert_eq!(Config::resolve(&step).expect("valid").settings.decay_epochs, Some(90.0));
+        let own = Settings { defaults: None, ..step };
+        assert_eq!(Config::resolve(&own).expect("valid").settings.decay_epochs, Some(60.0));
+        let old = Settings { drop_connect: Some(0.2), ..Settings::default() };
+        let rate = |given: &Settings| Config::resolve(given).expect("valid").model.options.drop_path_rate;
+        assert_eq!(
+            (rate(&old), rate(&Settings { defaults: Some(DefaultSet::Timm), ..old.clone() })),
+            (0.2, 0.0)
+        );
     }
 }

@@ -1,9 +1,10 @@
 //! Model of a run: its options and the initialisation of its classifier.
 use super::{DEFAULT_SEED, InputConfig};
+use crate::nearest::{nearest, nearest_names};
 use crate::settings::Settings;
 use crate::{Error, Result};
 use fornax_engine::{DType, Tensor};
-use fornax_nn::models::{Model, PretrainedCfg, find_model};
+use fornax_nn::models::{Model, PretrainedCfg, find_model, list_models};
 use fornax_nn::{ModelOptions, create_model, named_parameters, state_entries};
 
 /// Model configuration, without the number of classes and channels, which the dataset decides.
@@ -36,7 +37,7 @@ impl ModelConfig {
         let mut options = ModelOptions {
             seed: given.seed.unwrap_or(DEFAULT_SEED),
             drop_rate: given.drop.unwrap_or(0.0),
-            drop_path_rate: given.drop_path.unwrap_or(0.0),
+            drop_path_rate: given.drop_path.or(given.drop_connect).unwrap_or(0.0),
             drop_block_rate: given.drop_block.unwrap_or(0.0),
             bn_momentum: given.bn_momentum,
             bn_eps: given.bn_eps,
@@ -55,10 +56,16 @@ impl ModelConfig {
             let fail = |why: String| Error::usage(why).at("--model-kwargs");
             let (key, value) =
                 text.split_once('=').ok_or_else(|| fail(format!("{text:?} is not NAME=VALUE")))?;
-            options.set(key, value).map_err(|e| fail(e.to_string()))?;
+            options.set(key, value).map_err(|e| {
+                match nearest(key, ModelOptions::NAMES).filter(|near| *near != key) {
+                    Some(near) => fail(format!("unknown model option {key:?}"))
+                        .remedy(format!("did you mean {near}={value}?")),
+                    None => fail(e.to_string()),
+                }
+            })?;
         }
         let (head_init_scale, head_init_bias) = (given.head_init_scale, given.head_init_bias);
-        Ok(ModelConfig { name: name.into(), options, head_init_scale, head_init_bias })
+        Ok(ModelConfig { name: timm_name(name).into(), options, head_init_scale, head_init_bias })
     }
 
     /// Resolved settings of the model.
@@ -70,7 +77,7 @@ impl ModelConfig {
             initial_checkpoint: given.initial_checkpoint.clone(),
             reset_classifier: given.reset_classifier,
             drop: given.drop,
-            drop_path: given.drop_path,
+            drop_path: given.drop_path.or(given.drop_connect),
             drop_block: given.drop_block,
             bn_momentum: given.bn_momentum,
             bn_eps: given.bn_eps,
@@ -94,6 +101,7 @@ impl ModelConfig {
                 let flag = FLAGS.iter().find(|(name, _)| option.starts_with(name));
                 Error::usage(error.to_string()).at(flag.map_or("--model", |(_, flag)| flag))
             }
+            fornax_nn::Error::UnknownModel { name, .. } => unknown_model(name).at("--model"),
             _ => Error::usage(error.to_string()).at("--model"),
         })?;
         copy_to_splits(&*model)?;
@@ -102,7 +110,7 @@ impl ModelConfig {
 
     /// Properties of the model's pretrained weights, such as their input size and normalisation.
     pub fn pretrained_cfg(&self) -> Result<&'static PretrainedCfg> {
-        let info = find_model(&self.name).map_err(|e| Error::usage(e.to_string()).at("--model"))?;
+        let info = find_model(&self.name).map_err(|_| unknown_model(&self.name).at("--model"))?;
         Ok(&info.pretrained_cfg)
     }
 
@@ -122,6 +130,33 @@ impl ModelConfig {
         }
         Ok(())
     }
+}
+
+/// A model's name in timm's spellings of hub names: `hf_hub:timm/resnet50.a1_in1k`, `timm/resnet50.a1_in1k`.
+pub fn timm_name(name: &str) -> &str {
+    let id = name.strip_prefix("hf-hub:").or(name.strip_prefix("hf_hub:")).unwrap_or(name);
+    id.strip_prefix("timm/").unwrap_or(name)
+}
+
+/// The error about an unknown model, with the nearest names.
+pub fn unknown_model(name: &str) -> Error {
+    let error = Error::usage(format!("unknown model {name:?}"));
+    let base = timm_name(name).split('.').next().unwrap_or_default();
+    if let Ok(info) = find_model(base) {
+        let published = info.hub_id().unwrap_or_else(|| base.into());
+        let published = published.trim_start_matches("timm/");
+        return error.because(format!("its tag of published weights is not the one of {published}")).remedy(
+            format!("use {published}, or pass the weights to {base} with --pretrained-path hf-hub:timm/NAME"),
+        );
+    }
+    let near = nearest_names(base, list_models().map(|info| info.name));
+    error.remedy(match &near[..] {
+        [] => "`fornax models` lists the models".to_string(),
+        [names @ .., last] if !names.is_empty() => {
+            format!("did you mean {} or {last}? `fornax models` lists all", names.join(", "))
+        }
+        names => format!("did you mean {}? `fornax models` lists all", names.join("")),
+    })
 }
 
 /// Copies each batch norm layer to the layers of its splits, as timm's `convert_splitbn_model`.
@@ -199,6 +234,29 @@ mod tests {
         let given = Settings { resplit: Some(true), ..given };
         let config = crate::config::Config::resolve(&given).expect("--resplit makes two splits");
         assert_eq!(config.model.options.bn_splits, 2);
+    }
+
+    #[test]
+    fn models_are_found_by_the_spellings_of_timm() {
+        for name in ["hf_hub:timm/resnet18.a1_in1k", "hf-hub:timm/resnet18.a1_in1k", "timm/resnet18.a1_in1k"]
+        {
+            let config = ModelConfig::new(&Settings::default(), name).expect("valid");
+            assert_eq!(config.name, "resnet18.a1_in1k");
+            config.pretrained_cfg().expect("a model of timm");
+        }
+    }
+
+    #[test]
+    fn unknown_models_and_options_suggest_the_nearest_name() {
+        let error = unknown_model("resnet19").to_string();
+        assert!(error.contains("did you mean resnet18, ") && !error.contains("vit_"), "{error}");
+        let error = unknown_model("resnet18.a3_in1k").to_string();
+        assert!(error.contains("use resnet18.a1_in1k"), "{error}");
+        let error = unknown_model("swin_tiny_patch4_window7_224").to_string();
+        assert!(error.contains("`fornax models`"), "{error}");
+        let given = Settings { model_kwargs: Some(vec!["dorp_path_rate=0.1".into()]), ..Settings::default() };
+        let error = ModelConfig::new(&given, "resnet8").expect_err("a typo").to_string();
+        assert!(error.contains("did you mean drop_path_rate=0.1?"), "{error}");
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub(super) struct Recipe {
     pub color_jitter: &'static [f64],
     /// Images are files that are decoded.
     pub has_image_files: bool,
+    /// Largest default warmup, as a fraction of the epochs.
+    pub max_warmup: f64,
 }
 
 const SMALL: Recipe = Recipe {
@@ -40,6 +42,8 @@ const SMALL: Recipe = Recipe {
     hflip: 0.0,
     color_jitter: &[],
     has_image_files: false,
+    // The warmup stays shorter than a short schedule.
+    max_warmup: 0.25,
 };
 
 const MNIST: Recipe = Recipe { epochs: 5, warmup_epochs: 1, ..SMALL };
@@ -60,6 +64,7 @@ const PHOTOS: Recipe = Recipe {
     hflip: 0.5,
     color_jitter: &[0.4],
     has_image_files: true,
+    max_warmup: 0.25,
 };
 
 impl Recipe {
@@ -73,5 +78,10 @@ impl Recipe {
             (_, DatasetFormat::Cifar10 | DatasetFormat::Cifar100) => CIFAR,
             _ => PHOTOS,
         })
+    }
+
+    /// The defaults of timm's training script, for the same dataset.
+    pub fn of_timm(self) -> Recipe {
+        Recipe { has_image_files: self.has_image_files, max_warmup: 1.0, ..PHOTOS }
     }
 }

@@ -1,24 +1,26 @@
 //! Learning-rate schedule of a run: options from settings, and resolved settings from options.
 use super::Recipe;
 use crate::schedule::{Cycles, DecayFn, Sched, ScheduleOptions};
-use crate::settings::{EvalMetric, Settings};
+use crate::settings::{DefaultSet, EvalMetric, Settings};
 
 /// Schedule options with every value resolved.
 pub(super) fn options(given: &Settings, sched: Sched, recipe: &Recipe, lr: f64) -> ScheduleOptions {
     let epochs = given.epochs.unwrap_or(recipe.epochs);
+    let defaults = Defaults::new(given, sched, epochs);
     let or = ScheduleOptions::default();
     ScheduleOptions {
         lr,
         epochs,
-        // The recipe's warmup must stay shorter than a short schedule.
-        warmup_epochs: given.warmup_epochs.unwrap_or(recipe.warmup_epochs.min(epochs / 4)),
+        warmup_epochs: given
+            .warmup_epochs
+            .unwrap_or(recipe.warmup_epochs.min((recipe.max_warmup * f64::from(epochs)) as u32)),
         warmup_lr: given.warmup_lr.unwrap_or(or.warmup_lr),
         warmup_prefix: given.warmup_prefix.unwrap_or(or.warmup_prefix),
         min_lr: given.min_lr.unwrap_or(or.min_lr),
         cooldown_epochs: given.cooldown_epochs.unwrap_or(or.cooldown_epochs),
-        decay_epochs: given.decay_epochs.or(Some(sched.default_decay_epochs(epochs))),
-        decay_milestones: given.decay_milestones.clone().or(Some(Sched::default_milestones(epochs))),
-        decay_rate: given.decay_rate.or(Some(sched.default_decay_rate())),
+        decay_epochs: given.decay_epochs.or(Some(defaults.decay_epochs)),
+        decay_milestones: given.decay_milestones.clone().or(Some(defaults.milestones)),
+        decay_rate: given.decay_rate.or(Some(defaults.decay_rate)),
         patience_epochs: given.patience_epochs.unwrap_or(or.patience_epochs),
         lower_is_better: given.eval_metric.is_some_and(EvalMetric::lower_is_better),
         lambda: given.lr_lambda.clone(),
@@ -37,7 +39,34 @@ pub(super) fn options(given: &Settings, sched: Sched, recipe: &Recipe, lr: f64) 
         noise_pct: given.lr_noise_pct.unwrap_or(or.noise_pct),
         noise_std: given.lr_noise_std.unwrap_or(or.noise_std),
         noise_seed: given.seed.unwrap_or(or.noise_seed),
-        on_updates: given.sched_on_updates.unwrap_or(sched != Sched::Plateau),
+        on_updates: sched != Sched::Plateau && given.sched_on_updates.unwrap_or(defaults.on_updates),
+    }
+}
+
+/// Defaults of Fornax that differ from timm's.
+struct Defaults {
+    decay_epochs: f64,
+    milestones: Vec<u32>,
+    decay_rate: f64,
+    on_updates: bool,
+}
+
+impl Defaults {
+    fn new(given: &Settings, sched: Sched, epochs: u32) -> Defaults {
+        match given.defaults.unwrap_or_default() {
+            DefaultSet::Fornax => Defaults {
+                decay_epochs: sched.default_decay_epochs(epochs),
+                milestones: Sched::default_milestones(epochs),
+                decay_rate: sched.default_decay_rate(),
+                on_updates: sched != Sched::Plateau,
+            },
+            DefaultSet::Timm => Defaults {
+                decay_epochs: 90.0,
+                milestones: vec![90, 180, 270],
+                decay_rate: 0.1,
+                on_updates: false,
+            },
+        }
     }
 }
 

@@ -33,6 +33,6 @@ pub use in_memory::InMemoryDataset;
 pub use mapped::{MappedDataset, MappedPixels, PixelLayout};
 pub(crate) use open::class_map_path;
 pub use open::{DatasetOptions, DatasetSplits, SplitChecksums};
-pub use registry::{DATASETS, DatasetFormat, DatasetInfo, find};
+pub use registry::{DATASETS, DatasetFormat, DatasetInfo, canonical_name, find};
 pub use statistics::ChannelStats;
 pub use subset::DatasetSubset;

@@ -306,7 +306,14 @@ impl DatasetOptions {
         let not_found = |files: &DatasetFiles, name: &SplitName, flag: &str| {
             Error::data(format!("the split {:?} is not found", name.as_str()))
                 .at_path(&files.root)
-                .because(format!("none of {} is there", name.candidates().join(", ")))
+                .because(format!(
+                    "it has none of {}{}",
+                    name.candidates().join(", "),
+                    match &subfolders(&files.root)[..] {
+                        [] => String::new(),
+                        found => format!("; its subfolders are {}", found.join(", ")),
+                    }
+                ))
                 .remedy(format!("check the folder, or name the split with {flag}"))
         };
         let Some(train) = divided else {
@@ -401,6 +408,22 @@ impl DatasetOptions {
     }
 }
 
+/// Names of the subfolders of a dataset, which may be splits, at most ten.
+fn subfolders(root: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(root).into_iter().flatten().flatten();
+    let folders = entries.filter(|entry| entry.path().is_dir());
+    let mut names: Vec<String> = folders
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| !name.starts_with('.'))
+        .collect();
+    names.sort();
+    if names.len() > 10 {
+        names.truncate(10);
+        names.push("…".into());
+    }
+    names
+}
+
 /// Path of a class map: as in timm, one that does not exist is looked up in the dataset's folder.
 pub(crate) fn class_map_path(path: &Path, root: &Path) -> PathBuf {
     let inside = root.join(path);
@@ -408,6 +431,12 @@ pub(crate) fn class_map_path(path: &Path, root: &Path) -> PathBuf {
 }
 
 fn unknown(name: &str) -> Error {
+    if let Some((why, remedy)) = registry::foreign_library(name) {
+        return Error::usage(format!("the dataset {name:?} is not supported"))
+            .at("--dataset")
+            .because(why)
+            .remedy(remedy);
+    }
     let names: Vec<&str> = registry::DATASETS.iter().map(|d| d.name).collect();
     let error = Error::usage(format!("unknown dataset {name:?}")).at("--dataset");
     error.because(format!("the datasets are {}", names.join(", "))).remedy(

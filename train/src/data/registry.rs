@@ -251,6 +251,40 @@ const fn own(format: DatasetFormat) -> DatasetInfo {
     }
 }
 
+/// Names that timm gives to datasets of PyTorch, and to a folder of images.
+const TIMM_NAMES: &[(&str, &str)] = &[
+    ("torch/cifar10", "cifar-10"),
+    ("torch/cifar100", "cifar-100"),
+    ("torch/mnist", "mnist"),
+    ("torch/fashion_mnist", "fashion-mnist"),
+    ("torch/kmnist", "kmnist"),
+    ("torch/image_folder", "folder"),
+    ("torch/folder", "folder"),
+    ("imagefolder", "folder"),
+    ("image_folder", "folder"),
+    ("imagetar", "tar"),
+    ("image_tar", "tar"),
+];
+
+/// The name of a dataset, for timm's name of it; other names are unchanged.
+pub fn canonical_name(name: &str) -> &str {
+    let lower = name.to_lowercase();
+    TIMM_NAMES.iter().find(|(timm, _)| *timm == lower).map_or(name, |(_, own)| own)
+}
+
+/// Reason and remedy if timm reads the dataset of a name with a library that Fornax does not have.
+pub fn foreign_library(name: &str) -> Option<(&'static str, &'static str)> {
+    let remedy = "export the images as a folder or tar archives, and pass them with --data-dir";
+    let (prefix, _) = name.split_once('/')?;
+    match prefix {
+        "hfds" | "hfids" => Some(("it is read with Hugging Face's datasets, a Python library", remedy)),
+        "tfds" => Some(("it is read with TensorFlow Datasets, a Python library", remedy)),
+        "wds" => Some(("it is read with WebDataset, a Python library", remedy)),
+        "torch" => Some(("this dataset of torchvision is not supported", remedy)),
+        _ => None,
+    }
+}
+
 /// The dataset of this name.
 pub fn find(name: &str) -> Option<&'static DatasetInfo> {
     DATASETS.iter().find(|d| d.name == name)
@@ -259,6 +293,18 @@ pub fn find(name: &str) -> Option<&'static DatasetInfo> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_of_timm_are_understood_or_rejected_by_name() {
+        for (timm, own) in TIMM_NAMES {
+            assert!(find(own).is_some() && canonical_name(timm) == *own, "{timm}");
+        }
+        assert_eq!((canonical_name("ImageFolder"), canonical_name("digits")), ("folder", "digits"));
+        for name in ["hfds/a/b", "tfds/imagenet2012", "wds/x", "torch/places365"] {
+            assert!(foreign_library(name).is_some(), "{name}");
+        }
+        assert_eq!(foreign_library("photos"), None);
+    }
 
     #[test]
     fn published_files_are_complete_and_encrypted() {

@@ -64,14 +64,7 @@ impl Launch {
     ) -> Result<Option<Launch>> {
         let environment = |name: &str| environment(name).filter(|value| !value.is_empty());
         let launch = Launch::find(flags, &environment)?;
-        let is_single = launch.as_ref().is_none_or(|launch| launch.world_size == 1);
-        let flag = flags.dist_timeout.map(|_| "--dist-timeout");
-        match flag {
-            Some(flag) if is_single => Err(Error::usage(format!("{flag} would have no effect"))
-                .because("the run has one process")
-                .remedy(format!("omit {flag}, or start several processes: fornax launch"))),
-            _ => Ok(launch.filter(|_| !is_single)),
-        }
+        Ok(launch.filter(|launch| launch.world_size > 1))
     }
 
     fn find(flags: &LaunchFlags, environment: &dyn Fn(&str) -> Option<String>) -> Result<Option<Launch>> {
@@ -319,6 +312,6 @@ mod tests {
         assert_eq!(detect(LaunchFlags::default(), &sbatch).expect("valid"), None);
         assert_eq!(detect(LaunchFlags::default(), &[tasks]).expect("valid"), None, "salloc");
         let timeout = LaunchFlags { dist_timeout: Some(5.0), ..LaunchFlags::default() };
-        assert!(detect(timeout, &[]).expect_err("without effect").to_string().contains("--dist-timeout"));
+        assert_eq!(detect(timeout, &[]).expect("it is ignored"), None);
     }
 }

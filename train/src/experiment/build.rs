@@ -225,11 +225,6 @@ pub fn create_ema(
     device: Device,
 ) -> Result<Option<Ema>> {
     let Some(options) = config.ema else { return Ok(None) };
-    if config.ema_on_cpu && device == Device::Cpu {
-        return Err(Error::usage("--model-ema-force-cpu would have no effect")
-            .because("the run computes on the CPU")
-            .remedy("omit it, or choose another --device"));
-    }
     let ema_device = if config.ema_on_cpu { Device::Cpu } else { device };
     Ema::new(model, config.model.create(data.num_classes, &data.input)?, options, ema_device).map(Some)
 }

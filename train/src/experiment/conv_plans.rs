@@ -1,24 +1,9 @@
 //! cuDNN's convolution plans of a run: `--cudnn-benchmark`, `--deterministic`, and the plans in a checkpoint.
+use crate::Result;
 use crate::checkpoint::ConvPlans;
 use crate::config::Config;
-use crate::settings::Settings;
-use crate::{Error, Result};
 use fornax_engine::cuda::cudnn::{ConvBenchmark, ConvEngineOptions, ConvPlanChoice};
 use fornax_engine::{Device, cuda};
-
-/// Errors if the command line has options of cuDNN's convolutions although the run computes on the CPU.
-pub fn reject_on_cpu(command_line: &Settings, device: &Device) -> Result<()> {
-    let flags = [
-        ("--cudnn-benchmark", command_line.cudnn_benchmark == Some(true)),
-        ("--no-deterministic", command_line.deterministic == Some(false)),
-    ];
-    match flags.iter().find(|(_, is_given)| *is_given && *device == Device::Cpu) {
-        Some((flag, _)) => Err(Error::usage(format!("{flag} would have no effect"))
-            .because("the run computes on the CPU")
-            .remedy("omit it, or choose another --device")),
-        None => Ok(()),
-    }
-}
 
 /// Sets a CUDA device's options of convolutions.
 pub fn set_options(config: &Config, device: &Device) -> Result<()> {

@@ -6,6 +6,7 @@ use crate::data::SampleImage;
 use crate::loader::sampler::Sampler;
 use crate::message::count;
 use crate::report::{bytes, thousands};
+use crate::settings::DefaultSet;
 use fornax_engine::Device;
 use fornax_nn::{Module, named_parameters};
 use serde::Serialize;
@@ -46,6 +47,8 @@ pub struct RunPlan {
     pub device: String,
     /// Half-precision dtype and level of mixed precision.
     pub precision: Option<String>,
+    /// Set of default values: Fornax's or timm's.
+    pub defaults: DefaultSet,
     /// Space of the checkpoints; `None` if the run writes no files.
     pub disk: Option<DiskEstimate>,
     /// Output folder, if there is one.
@@ -97,6 +100,7 @@ impl RunPlan {
                 .precision
                 .half_dtype()
                 .map(|half| format!("{half} at level {:?}", config.precision.level())),
+            defaults: config.settings.defaults.unwrap_or_default(),
             disk: None,
             output: None,
         }
@@ -148,6 +152,11 @@ impl fmt::Display for RunPlan {
             count(self.images_per_update as u64, "image"),
             self.device,
         )?;
+        let defaults = match self.defaults {
+            DefaultSet::Fornax => "fornax",
+            DefaultSet::Timm => "timm",
+        };
+        write!(f, "\ndefaults  {defaults}")?;
         if let Some(disk) = &self.disk {
             write!(f, "\ndisk      {disk}")?;
         }

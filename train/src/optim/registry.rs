@@ -206,7 +206,7 @@ impl FromStr for OptimizerName {
     type Err = String;
 
     fn from_str(text: &str) -> std::result::Result<OptimizerName, String> {
-        let name = OptimizerName(text.to_ascii_lowercase());
+        let name = OptimizerName(without_fusion(&text.to_ascii_lowercase()));
         if REGISTRY.iter().any(|entry| entry.name == name.base_name()) {
             return Ok(name);
         }
@@ -218,6 +218,26 @@ impl FromStr for OptimizerName {
             names.join(", ")
         ))
     }
+}
+
+/// timm's names of fused kernels: the same formulas, which are always fused here.
+const FUSED: [(&str, &str); 6] = [
+    ("fusedadam", "adam"),
+    ("fusedadamw", "adamw"),
+    ("fusedlamb", "lamb"),
+    ("fusedmomentum", "momentum"),
+    ("fusednovograd", "novograd"),
+    ("fusedsgd", "sgd"),
+];
+
+/// A name of a fused optimizer by its formula; other names are unchanged.
+fn without_fusion(name: &str) -> String {
+    let (prefix, base) = match name.strip_prefix(LOOKAHEAD_PREFIX) {
+        Some(base) => (LOOKAHEAD_PREFIX, base),
+        None => ("", name),
+    };
+    let formula = FUSED.iter().find(|(fused, _)| *fused == base).map_or(base, |(_, formula)| formula);
+    format!("{prefix}{formula}")
 }
 
 impl TryFrom<String> for OptimizerName {
@@ -237,5 +257,21 @@ impl From<OptimizerName> for String {
 impl fmt::Display for OptimizerName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fused_optimizers_of_timm_are_the_same_formulas() {
+        for (fused, formula) in FUSED {
+            for prefix in ["", LOOKAHEAD_PREFIX] {
+                let name: OptimizerName = format!("{prefix}{fused}").parse().expect("a name of timm");
+                assert_eq!(name.to_string(), format!("{prefix}{formula}"));
+            }
+        }
+        assert!("fusedx".parse::<OptimizerName>().is_err());
     }
 }

@@ -231,6 +231,11 @@ fn tokenize(text: &str) -> Result<Vec<String>> {
             '*' | '/' => take_while(&mut rest, &mut token, |word, c| word.len() == 1 && word.starts_with(c)),
             '<' | '>' | '=' | '!' => take_while(&mut rest, &mut token, |word, c| word.len() == 1 && c == '='),
             '+' | '-' | '%' | '(' | ')' | ',' => {}
+            '^' => {
+                return Err(
+                    syntax_error("'^' is not known".into()).remedy("a power is written **, as in Python")
+                );
+            }
             other => return Err(syntax_error(format!("{other:?} is not known"))),
         }
         tokens.push(token);

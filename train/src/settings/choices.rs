@@ -6,6 +6,17 @@ use fornax_nn::OptLevel;
 use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
 
+/// Set of default values.
+#[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DefaultSet {
+    /// Fornax's defaults, some of which depend on the dataset
+    #[default]
+    Fornax,
+    /// Defaults of timm's train.py
+    Timm,
+}
+
 /// Gradient clipping mode.
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -1,4 +1,5 @@
 //! Definition of a setting: name, type, default, requirements and help, in one place.
+use super::range::ValueRange;
 use super::requirement::{Requirement, SettingsContext};
 use crate::schedule::Sched;
 use serde_json::Value;
@@ -14,6 +15,8 @@ pub struct SettingDefinition {
     pub default: Option<&'static str>,
     /// Defaults of timm, of today's script or of older ones, where they differ.
     pub timm_defaults: &'static [&'static str],
+    /// Range of the numbers.
+    pub range: Option<ValueRange>,
     /// The short help shows the setting.
     pub in_short_help: bool,
     /// Schedules that use the setting; `None` if it does not depend on the schedule.
@@ -23,24 +26,24 @@ pub struct SettingDefinition {
 }
 
 impl SettingDefinition {
-    /// Reason and remedy if the setting has no effect.
-    pub fn without_effect(&self, context: &SettingsContext) -> Option<(String, String)> {
-        if let Some(unmet) = self.needs.iter().find(|requirement| !(requirement.holds)(context)) {
-            return Some((unmet.why.into(), unmet.remedy.into()));
-        }
-        let users = self.scheds.filter(|scheds| !scheds.contains(&context.sched))?;
-        let users: Vec<String> = users.iter().map(|sched| sched.name()).collect();
-        Some((
-            format!("the schedule {} does not use it", context.sched.name()),
-            format!("omit it, or choose another --sched: {}", users.join(", ")),
-        ))
+    /// The first requirement that is not met.
+    pub(crate) fn unmet(&self, context: &SettingsContext) -> Option<&'static Requirement> {
+        self.needs.iter().find(|requirement| !(requirement.holds)(context))
     }
 
-    /// True if a value is the default, of Fornax or of timm, or a switch that is off.
+    /// Reason if the setting has no effect.
+    pub fn without_effect(&self, context: &SettingsContext) -> Option<String> {
+        if let Some(unmet) = self.unmet(context) {
+            return Some(unmet.why.into());
+        }
+        self.scheds.filter(|scheds| !scheds.contains(&context.sched))?;
+        Some(format!("the schedule {} does not use it", context.sched.name()))
+    }
+
+    /// True if a value is the default, of Fornax or of timm, or is off: false or 0.
     pub fn is_default(&self, value: &Value) -> bool {
-        *value == false
-            || self.is_own_default(value)
-            || self.timm_defaults.iter().any(|text| equals(value, text))
+        let is_off = *value == false || value.as_f64() == Some(0.0);
+        is_off || self.is_own_default(value) || self.timm_defaults.iter().any(|text| equals(value, text))
     }
 
     /// True if a value is Fornax's default.
@@ -70,18 +73,18 @@ pub(super) fn equals(value: &Value, text: &str) -> bool {
 ///     /// Help
 ///     #[arg(…)]                       arguments of clap besides `long` and the heading
 ///     #[serde(…)]
-///     name: Type = "default" | "another default of timm", sched [Cosine Poly], needs CLIP_GRAD, in short help;
+///     name: Type = "default" | "another default of timm", within RANGE, sched [Cosine Poly], needs CLIP_GRAD, in short help;
 /// }
 /// ```
 ///
-/// The help shows the default. `sched` lists the schedules that use the setting, `needs` names a requirement, `in short help` puts it into
+/// The help shows the default and the range. `sched` lists the schedules that use the setting, `needs` names a requirement, `in short help` puts it into
 /// the short help.
 macro_rules! settings {
     ($($heading:literal { $(
         #[doc = $help:literal]
         $(#[arg($($arg:tt)*)])?
         $(#[serde($($serde:tt)*)])?
-        $name:ident: $type:ty $(= $default:literal)? $(| $timm:literal)* $(, sched [$($sched:ident)*])? $(, needs $need:ident)*
+        $name:ident: $type:ty $(= $default:literal)? $(| $timm:literal)* $(, within $range:ident)? $(, sched [$($sched:ident)*])? $(, needs $need:ident)*
             $(, in $short:ident help)?;
     )* })*) => {
         /// User settings of a run's dataset, model and training; `None` where nothing is given.
@@ -90,7 +93,12 @@ macro_rules! settings {
         pub struct Settings { $($(
             #[doc = $help]
             $(#[serde($($serde)*)])?
-            #[arg(long, help_heading = $heading $(, $($arg)*)?)]
+            #[arg(
+                long,
+                help_heading = $heading
+                $(, value_parser = $range.parser::<<$type as $crate::settings::range::Numeric>::Number>())?
+                $(, $($arg)*)?
+            )]
             pub $name: Option<$type>,
         )*)* }
 
@@ -100,10 +108,27 @@ macro_rules! settings {
             heading: $heading,
             default: settings!(@option $($default)?),
             timm_defaults: &[$($timm),*],
+            range: settings!(@option $($range)?),
             in_short_help: settings!(@is_short $($short)?),
             scheds: settings!(@option $(&[$(Sched::$sched),*])?),
             needs: &[$($need),*],
         }),*),*];
+
+        impl Settings {
+            /// The values outside of their ranges.
+            pub fn out_of_range(&self) -> Vec<$crate::settings::OutOfRange> {
+                let mut found = vec![];
+                $($(settings!(@check self, found, $name $(, $range)?);)*)*
+                found
+            }
+        }
+    };
+    (@check $settings:ident, $found:ident, $name:ident) => {};
+    (@check $settings:ident, $found:ident, $name:ident, $range:ident) => {
+        let values = $settings.$name.iter().flat_map($crate::settings::range::Numeric::numbers);
+        $found.extend(values.filter(|value| !$range.contains(*value)).map(|value| {
+            $crate::settings::OutOfRange { name: stringify!($name), value, range: $range }
+        }));
     };
     (@option) => { None };
     (@option $value:expr) => { Some($value) };

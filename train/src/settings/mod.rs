@@ -3,6 +3,7 @@
 mod choices;
 mod definition;
 mod list;
+mod range;
 mod requirement;
 mod seeds;
 mod serde_text;
@@ -10,11 +11,12 @@ mod timm;
 pub mod value_parsers;
 
 pub use choices::{
-    AmpDtype, ClipMode, DistBn, EraseModeArg, EvalMetric, GradCompression, ImageMode, LrScale, ModelDtype,
-    NonfinitePolicy, OptLevelArg,
+    AmpDtype, ClipMode, DefaultSet, DistBn, EraseModeArg, EvalMetric, GradCompression, ImageMode, LrScale,
+    ModelDtype, NonfinitePolicy, OptLevelArg,
 };
 pub use definition::SettingDefinition;
 pub use list::{DEFINITIONS, Settings};
+pub use range::{Number, Numeric, OutOfRange, ValueRange};
 pub use requirement::{Requirement, SettingsContext};
 pub use seeds::Seeds;
 pub use timm::{TIMM_OPTIONS, TimmAnswer, TimmOption, TimmValues};

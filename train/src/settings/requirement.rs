@@ -1,5 +1,5 @@
 //! Conditions under which a setting has an effect.
-use super::{OptLevelArg, Settings};
+use super::{DefaultSet, ImageMode, OptLevelArg, Settings};
 use crate::augment::TrainCropMode;
 use crate::data::BadImagePolicy;
 use crate::schedule::Sched;
@@ -36,12 +36,21 @@ pub struct Requirement {
     pub why: &'static str,
     /// Remedy.
     pub remedy: &'static str,
+    /// The setting contradicts another one, or the result that it asks for cannot be given: an error rather than a warning.
+    pub is_contradiction: bool,
 }
 
 macro_rules! requirements {
-    ($($name:ident: $holds:expr, $why:literal, $remedy:literal;)*) => {
-        $(pub(super) const $name: Requirement = Requirement { holds: $holds, why: $why, remedy: $remedy };)*
+    ($($name:ident: $holds:expr, $why:literal, $remedy:literal $(, $contradiction:ident)?;)*) => {
+        $(pub(super) const $name: Requirement = Requirement {
+            holds: $holds,
+            why: $why,
+            remedy: $remedy,
+            is_contradiction: requirements!(@is_contradiction $($contradiction)?),
+        };)*
     };
+    (@is_contradiction) => { false };
+    (@is_contradiction contradiction) => { true };
 }
 
 requirements! {
@@ -52,7 +61,7 @@ requirements! {
         || c.given.pretrained == Some(true),
         "no weights are loaded", "use --initial-checkpoint, --pretrained-path or --pretrained too";
     PRETRAINED: |c| c.given.pretrained != Some(false) || c.given.pretrained_path.is_none(),
-        "--no-pretrained is given", "use one of the two";
+        "--no-pretrained is given", "use one of the two", contradiction;
     NO_LR: |c| c.given.lr.is_none(),
         "--lr is given", "use one of the two";
     LR_BASE: |c| c.scales_lr,
@@ -80,9 +89,9 @@ requirements! {
     ERASING: |c| is_positive(c.given.reprob),
         "nothing is erased", "use --reprob too";
     SPLITS: |c| c.given.has_splits(),
-        "there are no augmentation splits", "use --aug-splits 2 or more too";
+        "there are no augmentation splits", "use --aug-splits 2 or more too", contradiction;
     SPLITS_OR_RESPLIT: |c| c.given.has_splits() || c.given.resplit == Some(true),
-        "the batch has no splits", "use --aug-splits 2 or more, or --resplit, too";
+        "the batch has no splits", "use --aug-splits 2 or more, or --resplit, too", contradiction;
     ERASING_OR_SPLIT_BN: |c| is_positive(c.given.reprob) || c.given.split_bn == Some(true),
         "nothing is erased, and batch norm is not split", "use --reprob or --split-bn too";
     MIXING: |c| c.given.is_mixing(),
@@ -111,11 +120,23 @@ requirements! {
         "the run has one process", "omit it, or start several processes: fornax launch";
     NO_SYNC_BN: |c| c.given.sync_bn != Some(true),
         "with --sync-bn the running statistics are equal on all ranks", "use one of the two";
+    OWN_DEFAULTS: |c| c.given.defaults != Some(DefaultSet::Timm),
+        "timm's train.py ignores it, and --defaults timm is given", "use --drop-path";
+    NO_DROP_PATH: |c| c.given.drop_path.is_none(),
+        "--drop-path is given", "use one of the two";
+    RGB: |c| c.given.channels() != Some(1),
+        "the images are grey: the model has 1 input channel", "omit it, or use --in-chans 3";
     NO_INPUT_SIZE: |c| c.given.input_size.is_none(),
         "--input-size replaces it", "use one of the two";
 }
 
 impl Settings {
+    /// Input channels, if they are given.
+    pub fn channels(&self) -> Option<usize> {
+        let of_size = self.input_size.as_ref().and_then(|size| size.first().copied());
+        of_size.or(self.in_chans).or(self.input_img_mode.map(ImageMode::channels))
+    }
+
     /// True if mixup or CutMix is on.
     pub fn is_mixing(&self) -> bool {
         is_positive(self.mixup) || self.is_cutting()

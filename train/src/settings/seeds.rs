@@ -19,21 +19,21 @@ impl Seeds {
 impl FromStr for Seeds {
     type Err = String;
 
-    /// Parses numbers and ranges separated by commas; the end of a range is not part of it: `0..3,7` is 0, 1, 2 and 7.
+    /// Parses numbers and ranges separated by commas. The end is part of `0-2`, but not of `0..3`: both are 0, 1 and 2.
     fn from_str(text: &str) -> Result<Seeds, String> {
-        let expected = || "expected seeds such as 1,2,3 or 0..3".to_string();
+        let expected = || "expected seeds such as 1,2,3, 0-2 or 0..3".to_string();
         let number = |text: &str| text.trim().parse::<u64>().map_err(|_| expected());
         let mut seeds: Vec<u64> = vec![];
         for part in text.split(',') {
-            let range = match part.split_once("..") {
-                Some((start, end)) => number(start)?..number(end)?,
-                None => {
-                    let seed = number(part)?;
-                    seed..seed.checked_add(1).ok_or_else(expected)?
-                }
+            let after = |seed: u64| seed.checked_add(1).ok_or_else(expected);
+            let range = match (part.split_once(".."), part.split_once('-')) {
+                (Some((start, end)), _) => number(start)?..number(end)?,
+                (None, Some((start, end))) => number(start)?..after(number(end)?)?,
+                (None, None) => number(part)?..after(number(part)?)?,
             };
             if range.is_empty() {
-                return Err(format!("{part} is an empty range; its end is not part of it"));
+                let excluded = if part.contains("..") { "; its end is not part of it" } else { "" };
+                return Err(format!("{part} is an empty range{excluded}"));
             }
             if range.end - range.start > (MAX - seeds.len()) as u64 {
                 return Err(format!("more than {MAX} seeds"));
@@ -64,6 +64,7 @@ mod tests {
         assert_eq!(list("3"), Ok(vec![3]));
         assert_eq!(list("1, 2,3"), Ok(vec![1, 2, 3]));
         assert_eq!(list("0..3,7"), Ok(vec![0, 1, 2, 7]));
+        assert_eq!(list("0-2,7"), Ok(vec![0, 1, 2, 7]));
         assert_eq!("0..3".parse::<Seeds>().map(|seeds| seeds.to_string()), Ok("0,1,2".into()));
         for text in [
             "",
@@ -71,6 +72,7 @@ mod tests {
             "a",
             "-1",
             "3..3",
+            "3-2",
             "0..1001",
             "1,0..2",
             "0..99999999999999999",

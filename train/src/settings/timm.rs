@@ -1,4 +1,4 @@
-//! Options of timm's `train.py` without a setting of their own: always so in Fornax, or refused with the alternative.
+//! Options of timm's `train.py` without a setting of their own: ignored because they change nothing, or rejected with the alternative.
 use serde_json::Value;
 
 /// Option of timm without a setting.
@@ -30,29 +30,22 @@ pub enum TimmValues {
 /// Answer to an option of timm that differs from its default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TimmAnswer {
-    /// Accepted, for this reason: it changes nothing.
-    AlwaysSo(&'static str),
-    /// Refused, for a reason and with a remedy.
-    Refused(&'static str, &'static str),
+    /// Ignored with a warning, for this reason: it changes nothing.
+    Ignored(&'static str),
+    /// Rejected, for a reason and with a remedy: its result cannot be given.
+    Rejected(&'static str, &'static str),
 }
 
-use TimmAnswer::{AlwaysSo, Refused};
+use TimmAnswer::{Ignored, Rejected};
 use TimmValues::{Many, One, Optional, Switch};
 
 const SIZES: (&str, &str) =
     ("the input size is fixed during a run", "train in stages: --initial-checkpoint with another --img-size");
-const NAFLEX: (&str, &str) =
-    ("there is no NaFlex model", "choose a ViT of `fornax models` and its input size with --img-size");
-const DISTILLATION: (&str, &str) =
-    ("there is no distillation", "omit it; a loss of your own can be trained with the library");
-const WANDB: (&str, &str) =
-    ("nothing is sent over the network", "import metrics.jsonl or summary.csv of the run's folder");
-const COMPILER: (&str, &str) = (
-    "kernels are compiled and fused already, and updates are captured as CUDA graphs",
-    "omit it; --cuda-graph captures each update",
-);
-const PYTHON: (&str, &str) =
-    ("Fornax runs no Python", "omit it; register modules of your own with the library");
+const ONE_SIZE: &str = "the input size is fixed during a run";
+const NAFLEX: &str = "there is no NaFlex model";
+const NO_DISTILLATION: &str = "without --kd-model-name nothing is distilled";
+const NO_WANDB: &str = "nothing is sent to W&B";
+const COMPILER: &str = "kernels are compiled and fused already";
 
 macro_rules! timm_options {
     ($($name:ident: $values:ident $([$($default:literal)*])?, $answer:expr;)*) => {
@@ -67,49 +60,51 @@ macro_rules! timm_options {
 }
 
 timm_options! {
-    channels_last: Switch, AlwaysSo("channels-last is the only memory layout");
-    pin_mem: Switch, AlwaysSo("batches go to a CUDA device through pinned memory");
-    use_multi_epochs_loader: Switch, AlwaysSo("loader threads stay alive between epochs");
-    worker_seeding: One ["all"], AlwaysSo("random numbers depend on seed, epoch and image, not on the worker");
-    no_ddp_bb: Switch, AlwaysSo("buffers are those of rank 0 when they are read");
-    fast_norm: Switch, Refused("AMP computes layer norm in f32", "use --opt-level O2, which keeps it in half precision");
-    synchronize_step: Switch, Refused("an update is read after the next one is queued; results do not depend on it", "omit it");
-    validation_batch_size_multiplier: One ["1"],
-        Refused("the validation batch has a size of its own", "use --validation-batch-size");
-    dataset_download: Switch, Refused("training downloads nothing", "run `fornax datasets download NAME` first");
-    dataset_trust_remote_code: Switch, Refused("datasets contain no code", "omit it; export the images as a folder or tar archive");
-    fuser: One, Refused(COMPILER.0, COMPILER.1);
-    torchscript: Switch, Refused(COMPILER.0, COMPILER.1);
-    torchcompile: Optional, Refused(COMPILER.0, COMPILER.1);
-    torchcompile_mode: One, Refused(COMPILER.0, COMPILER.1);
-    device_modules: Many, Refused(PYTHON.0, PYTHON.1);
-    log_wandb: Switch, Refused(WANDB.0, WANDB.1);
-    wandb_project: One, Refused(WANDB.0, WANDB.1);
-    wandb_tags: Many, Refused(WANDB.0, WANDB.1);
-    wandb_resume_id: One, Refused(WANDB.0, WANDB.1);
-    train_img_sizes: Many, Refused(SIZES.0, SIZES.1);
-    train_batch_sizes: Many, Refused(SIZES.0, SIZES.1);
-    train_size_probs: Many, Refused(SIZES.0, SIZES.1);
-    train_size_schedule: One ["constant"], Refused(SIZES.0, SIZES.1);
-    train_size_schedule_spread: One ["0.65"], Refused(SIZES.0, SIZES.1);
-    train_size_random_mix: One ["0.1"], Refused(SIZES.0, SIZES.1);
-    variable_batch_loss_scale: One ["none"], Refused("every batch has --batch-size images", "omit it");
-    naflex_loader: Switch, Refused(NAFLEX.0, NAFLEX.1);
-    naflex_train_seq_lens: Many ["128 256 576 784 1024"], Refused(NAFLEX.0, NAFLEX.1);
-    naflex_max_seq_len: One ["576"], Refused(NAFLEX.0, NAFLEX.1);
-    naflex_patch_sizes: Many, Refused(NAFLEX.0, NAFLEX.1);
-    naflex_patch_size_probs: Many, Refused(NAFLEX.0, NAFLEX.1);
-    naflex_loss_scale: One ["linear"], Refused(NAFLEX.0, NAFLEX.1);
-    naflex_patchify_channels_first: Switch, Refused(NAFLEX.0, NAFLEX.1);
-    kd_model_name: One, Refused(DISTILLATION.0, DISTILLATION.1);
-    kd_distill_type: One ["logit"], Refused(DISTILLATION.0, DISTILLATION.1);
-    kd_loss_type: One ["kl"], Refused(DISTILLATION.0, DISTILLATION.1);
-    distill_loss_weight: One, Refused(DISTILLATION.0, DISTILLATION.1);
-    task_loss_weight: One, Refused(DISTILLATION.0, DISTILLATION.1);
-    kd_temperature: One ["4"], Refused(DISTILLATION.0, DISTILLATION.1);
-    kd_student_feature_dim: One, Refused(DISTILLATION.0, DISTILLATION.1);
-    kd_teacher_feature_dim: One, Refused(DISTILLATION.0, DISTILLATION.1);
-    kd_token_distill_type: One ["soft"], Refused(DISTILLATION.0, DISTILLATION.1);
+    channels_last: Switch, Ignored("channels-last is the only memory layout");
+    pin_mem: Switch, Ignored("batches go to a CUDA device through pinned memory");
+    use_multi_epochs_loader: Switch, Ignored("loader threads stay alive between epochs");
+    worker_seeding: One ["all"], Ignored("random numbers depend on seed, epoch and image, not on the worker");
+    no_ddp_bb: Switch, Ignored("running statistics are distributed by --dist-bn only");
+    fast_norm: Switch, Ignored("AMP computes layer norm in f32");
+    synchronize_step: Switch, Ignored("results do not depend on it");
+    amp_impl: One ["native"], Ignored("there is one implementation of AMP");
+    aot_autograd: Switch, Ignored(COMPILER);
+    reparam: Switch, Ignored("no model has branches to merge");
+    validation_batch_size_multiplier: One ["1"], Ignored("--validation-batch-size replaces it");
+    dataset_download: Switch, Ignored("training downloads nothing, `fornax datasets download` does");
+    dataset_trust_remote_code: Switch, Ignored("datasets contain no code");
+    fuser: One, Ignored(COMPILER);
+    torchscript: Switch, Ignored(COMPILER);
+    torchcompile: Optional, Ignored(COMPILER);
+    torchcompile_mode: One, Ignored(COMPILER);
+    device_modules: Many, Rejected("Fornax runs no Python", "omit it; add modules of your own with the library");
+    log_wandb: Switch, Rejected(NO_WANDB, "omit it, and import metrics.jsonl or summary.csv of the run's folder");
+    wandb_project: One, Ignored(NO_WANDB);
+    wandb_tags: Many, Ignored(NO_WANDB);
+    wandb_resume_id: One, Ignored(NO_WANDB);
+    train_img_sizes: Many, Rejected(SIZES.0, SIZES.1);
+    train_batch_sizes: Many, Rejected(SIZES.0, SIZES.1);
+    train_size_probs: Many, Ignored(ONE_SIZE);
+    train_size_schedule: One ["constant"], Ignored(ONE_SIZE);
+    train_size_schedule_spread: One ["0.65"], Ignored(ONE_SIZE);
+    train_size_random_mix: One ["0.1"], Ignored(ONE_SIZE);
+    variable_batch_loss_scale: One ["none"], Ignored("every batch has --batch-size images");
+    naflex_loader: Switch, Rejected(NAFLEX, "choose a ViT of `fornax models` and its input size with --img-size");
+    naflex_train_seq_lens: Many ["128 256 576 784 1024"], Ignored(NAFLEX);
+    naflex_max_seq_len: One ["576"], Ignored(NAFLEX);
+    naflex_patch_sizes: Many, Ignored(NAFLEX);
+    naflex_patch_size_probs: Many, Ignored(NAFLEX);
+    naflex_loss_scale: One ["linear"], Ignored(NAFLEX);
+    naflex_patchify_channels_first: Switch, Ignored(NAFLEX);
+    kd_model_name: One, Rejected("there is no distillation", "omit it; a loss of your own can be trained with the library");
+    kd_distill_type: One ["logit"], Ignored(NO_DISTILLATION);
+    kd_loss_type: One ["kl"], Ignored(NO_DISTILLATION);
+    distill_loss_weight: One, Ignored(NO_DISTILLATION);
+    task_loss_weight: One, Ignored(NO_DISTILLATION);
+    kd_temperature: One ["4"], Ignored(NO_DISTILLATION);
+    kd_student_feature_dim: One, Ignored(NO_DISTILLATION);
+    kd_teacher_feature_dim: One, Ignored(NO_DISTILLATION);
+    kd_token_distill_type: One ["soft"], Ignored(NO_DISTILLATION);
 }
 
 impl TimmOption {
@@ -118,12 +113,9 @@ impl TimmOption {
         TIMM_OPTIONS.iter().find(|option| option.name == name)
     }
 
-    /// Reason and remedy if the value is refused.
-    pub fn refusal(&self, value: &Value) -> Option<(&'static str, &'static str)> {
-        match self.answer {
-            Refused(why, remedy) if !self.is_default(value) => Some((why, remedy)),
-            _ => None,
-        }
+    /// Fornax's answer to a value; `None` at timm's default.
+    pub fn answer_to(&self, value: &Value) -> Option<TimmAnswer> {
+        (!self.is_default(value)).then_some(self.answer)
     }
 
     fn is_default(&self, value: &Value) -> bool {
@@ -145,20 +137,19 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn values_at_their_default_are_accepted_and_others_are_refused() {
-        let refusal = |name: &str, value: Value| TimmOption::find(name).expect("known").refusal(&value);
+    fn values_at_their_default_are_accepted_in_silence() {
+        let answer = |name: &str, value: Value| TimmOption::find(name).expect("known").answer_to(&value);
         for (name, value) in [
             ("wandb_tags", json!([])),
             ("kd_temperature", json!(4.0)),
             ("naflex_train_seq_lens", json!([128, 256, 576, 784, 1024])),
             ("torchcompile", json!(null)),
-            ("channels_last", json!(true)),
+            ("channels_last", json!(false)),
+            ("amp_impl", json!("native")),
         ] {
-            assert_eq!(refusal(name, value.clone()), None, "{name}: {value}");
+            assert_eq!(answer(name, value.clone()), None, "{name}: {value}");
         }
-        assert!(
-            refusal("fuser", json!("nvfuser")).is_some_and(|(_, remedy)| remedy.contains("--cuda-graph"))
-        );
-        assert!(refusal("kd_temperature", json!(3.0)).is_some());
+        assert!(matches!(answer("fuser", json!("nvfuser")), Some(Ignored(why)) if why.contains("fused")));
+        assert!(matches!(answer("kd_model_name", json!("resnet50")), Some(Rejected(..))));
     }
 }

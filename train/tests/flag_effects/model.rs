@@ -30,6 +30,7 @@ pub const CASES: &[Case] = &[
     changes("drop", "", "--drop 0.5", &[FirstLoss, Weights]),
     // Blocks start as the identity, see --model.
     changes("drop_path", "", "--drop-path 0.5", &[Weights]),
+    changes("drop_connect", "", "--drop-connect 0.5", &[Weights]),
     changes("drop_block", "", "--drop-block 0.5", &[Weights]),
     changes("gp", "", "--gp max", FORWARD),
     changes("head_init_scale", "", "--head-init-scale 0.5", HEAD),

@@ -18,6 +18,7 @@ pub const CASES: &[Case] = &[
         "--seed 7",
         &[InitialWeights, TrainingBatches, InitialEvaluation, FirstLoss, Weights],
     ),
+    tested("defaults", "recipe.rs", "every_default_of_timm_is_taken_and_stored_with_the_run"),
     tested("seeds", "seeds.rs", "runs_of_several_seeds_are_those_of_single_seeds"),
     check("eval_metric", eval_metric_selects_the_best_epoch),
     check("val_interval", epochs_between_evaluations_are_not_evaluated),

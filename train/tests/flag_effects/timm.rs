@@ -1,4 +1,4 @@
-//! Options of timm without a setting: accepted ones change nothing, refused ones name the alternative.
+//! Options of timm without a setting: ignored ones change nothing, rejected ones name the alternative.
 use crate::common::{run, stderr};
 use fornax::settings::{TIMM_OPTIONS, TimmAnswer, TimmOption, TimmValues};
 
@@ -7,10 +7,10 @@ fn flag(option: &TimmOption) -> String {
 }
 
 #[test]
-fn refused_options_end_with_2_and_name_the_alternative() {
+fn rejected_options_end_with_2_and_name_the_alternative() {
     let folder = tempfile::tempdir().expect("a folder");
     for option in TIMM_OPTIONS {
-        let TimmAnswer::Refused(why, remedy) = option.answer else { continue };
+        let TimmAnswer::Rejected(why, remedy) = option.answer else { continue };
         let value = match option.values {
             TimmValues::Switch | TimmValues::Optional => "",
             TimmValues::One | TimmValues::Many => " 7",
@@ -25,14 +25,14 @@ fn refused_options_end_with_2_and_name_the_alternative() {
 }
 
 #[test]
-fn accepted_options_leave_the_run_as_it_is_and_are_noted() {
+fn ignored_options_leave_the_run_as_it_is_and_are_in_the_warning() {
     let folder = tempfile::tempdir().expect("a folder");
-    let accepted: Vec<&TimmOption> =
-        TIMM_OPTIONS.iter().filter(|option| matches!(option.answer, TimmAnswer::AlwaysSo(_))).collect();
-    let given: Vec<String> = accepted
+    let ignored: Vec<&TimmOption> =
+        TIMM_OPTIONS.iter().filter(|option| matches!(option.answer, TimmAnswer::Ignored(_))).collect();
+    let given: Vec<String> = ignored
         .iter()
         .map(|option| match option.values {
-            TimmValues::Switch => flag(option),
+            TimmValues::Switch | TimmValues::Optional => flag(option),
             _ => format!("{} part", flag(option)),
         })
         .collect();
@@ -46,7 +46,11 @@ fn accepted_options_leave_the_run_as_it_is_and_are_noted() {
     };
     let (plain, with) = (trained(""), trained(&given.join(" ")));
     assert_eq!(plain.0, with.0);
-    let names: Vec<&str> = accepted.iter().map(|option| option.name).collect();
-    let note = format!("note: without effect on this run, and ignored: {}\n", names.join(", "));
-    assert!(with.1.starts_with(&note) && !plain.1.contains("note:"), "{}\n{}", with.1, plain.1);
+    let warning = with.1.lines().next().unwrap_or_default();
+    assert!(warning.starts_with("warning: without effect, and ignored: "), "{}", with.1);
+    assert!(!plain.1.contains("warning"), "{}", plain.1);
+    for option in ignored {
+        let TimmAnswer::Ignored(why) = option.answer else { continue };
+        assert!(warning.contains(&flag(option)) && warning.contains(why), "{}: {warning}", option.name);
+    }
 }

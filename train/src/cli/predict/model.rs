@@ -1,7 +1,7 @@
 //! Model of a prediction: architecture, options, weights and input transform.
 use super::PredictArgs;
 use crate::augment::TestTimeAugmentation;
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, timm_name, unknown_model};
 use crate::data::decode::DecodeOptions;
 use crate::data::eval_transform::EvalTransform;
 use crate::error::ErrorKind;
@@ -32,7 +32,7 @@ pub struct Predictor {
 
 /// Builds the model of the arguments and loads its weights.
 pub fn load(args: &PredictArgs) -> Result<Predictor> {
-    let find = |name: &str| find_model(name).map_err(|e| Error::usage(e.to_string()).at("--model"));
+    let find = |name: &str| find_model(timm_name(name)).map_err(|_| unknown_model(name).at("--model"));
     let named = args.model.as_deref().map(find).transpose()?;
     let source = source(args, named)?;
     let file = WeightsFile::open(&source.resolve(&Hub::from_environment())?)?;

@@ -106,9 +106,9 @@ impl DeviceList {
                     .remedy(format!("use --device emulated:{}", ordinal + 1))),
                 None => Ok(()),
             },
-            DeviceSpec::Auto | DeviceSpec::Cuda(None) => {
-                self.0.iter().try_for_each(|ordinal| DeviceSpec::Cuda(Some(*ordinal)).open().map(drop))
-            }
+            DeviceSpec::Auto | DeviceSpec::Cuda(None) => self.0.iter().try_for_each(|ordinal| {
+                DeviceSpec::Cuda(Some(*ordinal)).open().map(drop).map_err(|error| error.at(FLAG))
+            }),
         }
     }
 }

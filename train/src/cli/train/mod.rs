@@ -16,11 +16,11 @@ use super::print;
 use super::signals::{Signals, acknowledge};
 use crate::batch_size_finder::{FittingBatchSize, find_batch_size};
 use crate::checkpoint;
-use crate::config::Config;
+use crate::config::{Config, IgnoredOption, ignored_warning};
 use crate::device::DeviceSpec;
 use crate::distributed::{DistributedRun, Identity, Launch, LaunchFlags, restart_with_deterministic_nccl};
 use crate::error::ErrorKind;
-use crate::experiment::{Experiment, RunCheckpoint, RunResult, conv_plans};
+use crate::experiment::{Experiment, RunCheckpoint, RunResult};
 use crate::message::count;
 use crate::report::{Destination, EpochMetrics, Progress, ProgressMode, bytes};
 use crate::settings::{AUTO_BATCH_SIZE, EvalMetric, Settings};
@@ -65,8 +65,8 @@ pub struct TrainArgs {
     /// Check settings, dataset and model and print the plan, without training
     #[arg(long, help_heading = "Run")]
     dry_run: bool,
-    /// Trial run: N batches of training and of validation, without a run folder
-    #[arg(long, value_name = "N", help_heading = "Run", value_parser = value_parser!(u32).range(1..), conflicts_with_all = ["resume", "dry_run", "experiment"])]
+    /// Trial run: N batches of training and of validation, without a run folder; 1 without N
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "1", help_heading = "Run", value_parser = value_parser!(u32).range(1..), conflicts_with_all = ["resume", "dry_run", "experiment"])]
     fast_dev_run: Option<u32>,
     /// Train on the same N batches in every epoch and validate on them: a model that can learn reaches an accuracy of 100%
     #[arg(long, value_name = "N", help_heading = "Run", value_parser = value_parser!(u32).range(1..), conflicts_with = "fast_dev_run")]
@@ -150,6 +150,25 @@ impl TrainArgs {
         }
     }
 
+    /// Warnings about options without effect on a run and about unusual values.
+    fn warnings(&self, config: &Config, device: &Device, has_ranks: bool) -> Vec<String> {
+        let given = &self.recipe.settings;
+        let on_cpu = [
+            ("cudnn_benchmark", given.cudnn_benchmark == Some(true)),
+            ("no_deterministic", given.deterministic == Some(false)),
+            ("cuda_graph", self.cuda_graph == Some(true)),
+            ("model_ema_force_cpu", config.ema_on_cpu),
+        ];
+        let mut recipe = self.recipe.clone();
+        for (name, _) in on_cpu.iter().filter(|(_, is_given)| *is_given && *device == Device::Cpu) {
+            recipe.ignored.push(IgnoredOption::new(*name, "the run computes on the CPU"));
+        }
+        if self.launch.dist_timeout.is_some() && !has_ranks {
+            recipe.ignored.push(IgnoredOption::new("dist_timeout", "the run has one process"));
+        }
+        recipe.warnings(config)
+    }
+
     /// Prints a note in the form of --progress, before there is an experiment to report it.
     fn note(&self, text: &str) {
         match self.progress {
@@ -224,9 +243,8 @@ fn train(
     }
     let config = Config::resolve_for(&settings, world_size)?;
     if rank == 0 {
-        args.recipe.ignored_note(&config).into_iter().for_each(|note| args.note(&note));
+        args.warnings(&config, &device, run.is_some()).iter().for_each(|warning| args.note(warning));
     }
-    conv_plans::reject_on_cpu(&args.recipe.settings, &device)?;
     let mut experiment = Experiment::new(config);
     experiment.distributed = run;
     experiment.device = device;
@@ -250,7 +268,7 @@ fn run_experiment(
     signals: &mut Option<Signals>,
 ) -> Result<Option<FinishedRun>> {
     let rank = experiment.rank();
-    experiment.cuda_graph = args.cuda_graph;
+    experiment.cuda_graph = args.cuda_graph.filter(|_| experiment.device != Device::Cpu);
     if let Some(path) = &args.trace {
         trace::trace_update(experiment, path, rank)?;
     }
@@ -263,7 +281,11 @@ fn run_experiment(
     }
     let described = experiment.output.as_ref().map_or(String::new(), Destination::describe);
     experiment.allow_changed_data = args.allow_changed_data;
+    let ignored = experiment.config.ignored.len();
     experiment.build()?;
+    // The dataset decides the channels.
+    let of_data = ignored_warning(&experiment.config.ignored[ignored..]);
+    of_data.iter().filter(|_| rank == 0).for_each(|warning| args.note(warning));
     notes::add(args, experiment)?;
     if args.dry_run {
         experiment.output.as_ref().map_or(Ok(()), Destination::check_writable)?;

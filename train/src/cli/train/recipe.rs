@@ -1,6 +1,6 @@
 //! Settings of a run as given on the command line and in YAML files.
 use crate::cli::yaml::{self, ConfigFile};
-use crate::config::Config;
+use crate::config::{Config, IgnoredOption, ignored_warning};
 use crate::data;
 use crate::settings::Settings;
 use crate::{Error, Result};
@@ -17,9 +17,9 @@ pub struct RecipeArgs {
     /// YAML file with options of `fornax train`; repeatable: later files win, and the command line wins over all
     #[arg(long, short = 'c', value_name = "FILE", help_heading = "Run")]
     config: Vec<PathBuf>,
-    /// Options of timm that are given and change nothing.
+    /// Other options that are given and have no effect.
     #[arg(skip)]
-    pub(in crate::cli) ignored: Vec<String>,
+    pub(in crate::cli) ignored: Vec<IgnoredOption>,
 }
 
 impl RecipeArgs {
@@ -56,11 +56,10 @@ impl RecipeArgs {
         Ok(given)
     }
 
-    /// Note of the options that timm knows and that have no effect on this run.
-    pub fn ignored_note(&self, config: &Config) -> Option<String> {
-        let names: Vec<&str> = config.ignored.iter().chain(&self.ignored).map(String::as_str).collect();
-        (!names.is_empty())
-            .then(|| format!("note: without effect on this run, and ignored: {}", names.join(", ")))
+    /// Warnings about options without effect, in one line, and about unusual values.
+    pub fn warnings(&self, config: &Config) -> Vec<String> {
+        let ignored = ignored_warning(config.ignored.iter().chain(&self.ignored));
+        ignored.into_iter().chain(config.warnings.iter().cloned()).collect()
     }
 
     /// The given settings, completed by others.

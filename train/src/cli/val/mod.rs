@@ -10,7 +10,7 @@ use crate::checkpoint;
 use crate::cli::compute::ComputeArgs;
 use crate::cli::signals::Signals;
 use crate::cli::{output_file, print};
-use crate::config::{Config, InputConfig};
+use crate::config::{Config, InputConfig, timm_name, unknown_model};
 use crate::error::ErrorKind;
 use crate::experiment::{RunData, build};
 use crate::hub::Hub;
@@ -315,7 +315,7 @@ fn given_settings(args: &ValArgs) -> Result<Settings> {
 
 /// The checkpoints to evaluate: those given, or the published weights of `--model`.
 fn sources(args: &ValArgs, given: &Settings) -> Result<Vec<WeightsSource>> {
-    let find = |name: &str| find_model(name).map_err(|e| Error::usage(e.to_string()).at("--model"));
+    let find = |name: &str| find_model(timm_name(name)).map_err(|_| unknown_model(name).at("--model"));
     match (&args.checkpoint[..], &given.model, given.pretrained) {
         ([], Some(model), Some(true)) => Ok(vec![WeightsSource::published(find(model)?)?]),
         ([], ..) => Err(Error::usage("there is nothing to evaluate")

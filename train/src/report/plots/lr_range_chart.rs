@@ -26,14 +26,7 @@ impl Drawing for LrRangeChart<'_> {
     ) -> Result<(), DrawingError<DB>> {
         let curve = self.0;
         let [first, last] = [curve.lr.first(), curve.lr.last()].map(|lr| lr.copied().unwrap_or(1.0));
-        // A diverging loss would hide the rest of the curve: the axis ends at the highest loss before the lowest one.
-        let lowest =
-            (0..curve.smoothed.len()).min_by(|a, b| curve.smoothed[*a].total_cmp(&curve.smoothed[*b]));
-        let shown = &curve.smoothed[..lowest.map_or(0, |lowest| lowest + 1)];
-        let low = shown.last().copied().unwrap_or(0.0);
-        let extent = shown.iter().fold(low, |high, loss| high.max(*loss)) - low;
-        let margin = 0.1 * extent.max(1e-3);
-        let (low, high) = (low - margin, low + extent + margin);
+        let [low, high] = curve.loss_range();
         let mut chart = ChartBuilder::on(root)
             .margin_right(scale.px(MARGIN))
             .margin_left(scale.px(8.0))
@@ -61,11 +54,18 @@ impl Drawing for LrRangeChart<'_> {
             .x_label_formatter(&|lr| format!("{lr:.0e}"))
             .y_label_formatter(&|loss| format!("{loss:.2}"))
             .draw()?;
-        let points = |losses: &[f64]| -> Vec<(f64, f64)> {
-            curve.lr.iter().zip(losses).map(|(lr, loss)| (*lr, loss.clamp(low, high))).collect()
+        // Losses outside of the axis are gaps, not lines along its ends.
+        let lines = |losses: &[f64]| -> Vec<Vec<(f64, f64)>> {
+            let points: Vec<(f64, f64)> = curve.lr.iter().copied().zip(losses.iter().copied()).collect();
+            let shown = points.split(|(_, loss)| !(low..=high).contains(loss));
+            shown.filter(|line| !line.is_empty()).map(<[_]>::to_vec).collect()
         };
-        chart.draw_series(LineSeries::new(points(&curve.loss), GRID.stroke_width(scale.stroke(1))))?;
-        chart.draw_series(LineSeries::new(points(&curve.smoothed), BLUE.stroke_width(scale.stroke(2))))?;
+        for line in lines(&curve.loss) {
+            chart.draw_series(LineSeries::new(line, GRID.stroke_width(scale.stroke(1))))?;
+        }
+        for line in lines(&curve.smoothed) {
+            chart.draw_series(LineSeries::new(line, BLUE.stroke_width(scale.stroke(2))))?;
+        }
         let suggestion = curve.suggestion();
         if let Some(lr) = suggestion {
             let at = curve.lr.iter().position(|other| *other == lr).unwrap_or(0);
