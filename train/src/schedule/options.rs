@@ -260,7 +260,7 @@ impl Schedule {
             Curve::Plateau(_) if self.on_updates => {
                 Err(Error::usage("the schedule plateau steps after epochs only")
                     .at("--sched-on-updates")
-                    .remedy("leave --sched-on-updates out"))
+                    .remedy("omit --sched-on-updates"))
             }
             Curve::MultiStep(MultiStep { milestones, .. }) if !milestones.is_sorted() => {
                 Err(Error::usage("milestones must be in ascending order")
