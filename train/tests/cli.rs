@@ -188,8 +188,13 @@ fn resume_mid_epoch_matches_uninterrupted_run() {
         assert_eq!(whole.lines().last(), resumed.lines().last(), "{signal}");
         let read = |run: &str, file: &str| fs::read_to_string(folder.path().join("out").join(run).join(file));
         assert_eq!(read("whole", "summary.csv").expect("reads"), read(signal, "summary.csv").expect("reads"));
-        let updates = |run: &str| read(run, "metrics.jsonl").expect("reads").lines().count();
-        assert_eq!(updates("whole"), updates(signal), "{signal}: each line once");
+        let events = |run: &str, kind: &str| {
+            read(run, "metrics.jsonl").expect("reads").matches(&format!("\"event\":\"{kind}\"")).count()
+        };
+        for kind in ["update", "epoch"] {
+            assert_eq!(events("whole", kind), events(signal, kind), "{signal}: each {kind} once");
+        }
+        assert_eq!(events(signal, "start"), 2);
     }
 }
 

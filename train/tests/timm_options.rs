@@ -41,7 +41,7 @@ fn every_option_of_timm_is_known() {
 fn args_yaml_of_every_version_of_timm_loads_at_its_defaults() {
     let folder = tempfile::tempdir().expect("a folder");
     let versions = timm_versions();
-    assert_eq!(versions.len(), 7);
+    assert_eq!(versions.len(), 8);
     for (version, options) in versions {
         let options = options.as_object().expect("a map");
         let yaml: String = options.iter().map(|(name, value)| format!("{name}: {value}\n")).collect();
