@@ -21,7 +21,8 @@ fn overwrite(t: &Tensor) {
 #[test]
 fn writing_to_a_saved_input_is_an_error_in_the_backward_pass() {
     let other = Tensor::from_slice(&[3.0f32, 4.0], [2]).expect("a tensor");
-    let cases: [(&str, Box<dyn Fn(&Tensor) -> Result<Tensor>>); 6] = [
+    type Operation = Box<dyn Fn(&Tensor) -> Result<Tensor>>;
+    let cases: [(&str, Operation); 6] = [
         ("square", Box::new(|x| x.square())),
         ("mul", Box::new(move |x| x.mul(&other))),
         ("ln", Box::new(|x| x.ln())),

@@ -10,7 +10,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     write_with(path, bytes, &mut |_| Ok(()))
 }
 
-/// Makes `path` a hard link to `existing`, which holds `bytes`: atomically, as [`write`], and without space on the disk. Where the file system
+/// Makes `path` a hard link to `existing`, which holds `bytes`: atomically, as [`write()`], and without space on the disk. Where the file system
 /// has no such links, the bytes are written instead. As files are only ever replaced, never written in place, a link keeps its content
 /// when the other is replaced.
 pub fn link(existing: &Path, path: &Path, bytes: &[u8]) -> Result<()> {

@@ -60,7 +60,7 @@ pub fn image_grid(images: &[CaptionedImage], columns: usize) -> ImageGrid {
     grid(images, columns, MAX_SIDE)
 }
 
-/// Arranges images like [`image_grid`], none of them scaled down: an RGB image.
+/// Arranges images like `image_grid`, none of them scaled down: an RGB image.
 pub fn full_size_grid(images: &[CaptionedImage], columns: usize) -> Image {
     grid(images, columns, usize::MAX).mosaic
 }
