@@ -158,7 +158,7 @@ pub(crate) fn is_tracked(inputs: &[&Tensor]) -> bool {
 }
 
 /// Adds an operation to the graph if it [is tracked](is_tracked). Only then is `make` called, which builds the backward function and
-/// saves its tensors: `saved` are those that may not be written to before the backward pass.
+/// saves its tensors; writing to a tensor of `saved` before the backward pass makes that pass an error.
 fn track(
     op: &'static str,
     shape: Shape,

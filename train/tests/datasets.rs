@@ -367,7 +367,7 @@ fn info_and_preview_describe_the_images() {
     assert_eq!(image.size, [2 * (96 + 16 + 8) + 8, 2 * (96 + 8) + 8, 3]);
 }
 
-/// A folder of the accidents of datasets: hidden entries, other types, merged names, images beside folders, an unused split.
+/// A folder with common problems: hidden entries, other types, merged names, images next to folders, an unused split.
 fn messy_folder(root: &Path) {
     for (i, name) in [
         "train/cars/red/0.png",

@@ -79,8 +79,8 @@ impl Tensor {
         self.clone().tracked(op, inputs, &[&self], || Backward::FromOutput(y, Box::new(backward)))
     }
 
-    /// Adds tensors to those that this operation has saved for its backward pass besides its inputs: writing to them before that pass
-    /// makes it an error.
+    /// Adds tensors that this operation has saved for its backward pass besides its inputs: writing to them before that pass makes it an
+    /// error.
     pub(crate) fn with_saved(self, tensors: &[&Tensor]) -> Tensor {
         if let AutogradMeta::Node(node) = self.autograd_meta() {
             node.saved().extend(tensors);

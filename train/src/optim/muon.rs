@@ -2,7 +2,7 @@
 //! weight matrix is orthogonalised by a Newton-Schulz iteration. Other parameters (biases, norms, embeddings, depthwise convolutions) use
 //! AdamW, with Nesterov momentum NAdamW.
 //!
-//! An update has two passes. The update rule computes the moments of all parameters and the weights of those that use AdamW; then
+//! An update has two passes. The update rule computes the moments of all parameters and the weights of the parameters of AdamW; then
 //! [`Orthogonalization::step`] moves the weight matrices. Both read learning rate, loss scale and overflow from device memory, so that an
 //! update can be captured.
 use super::Parameter;

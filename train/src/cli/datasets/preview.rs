@@ -53,7 +53,10 @@ pub fn execute(args: &PreviewArgs) -> Result<()> {
     if samples.is_empty() {
         return Err(Error::data("the split has too few images").at(&data.splits.name));
     }
-    output_file::write(&args.output, &png_bytes(&full_size_grid(&samples, args.columns as usize)))?;
+    output_file::write(
+        &args.output,
+        &png_bytes(&full_size_grid(&samples, args.columns as usize, &data.splits.classes)),
+    )?;
     print(&format!("{} in {}\n", counted(samples.len(), "image", "images"), args.output.display()))
 }
 

@@ -24,7 +24,7 @@ const BY_EPOCH: [ChartDefinition; 3] = [
     ("Accuracy", "%", &[curve("top-1", &["eval_top1"], 1.0), curve("top-5", &["eval_top5"], 1.0)]),
     ("Time per epoch", " s", &[curve("training and evaluation", &["seconds"], 1.0)]),
 ];
-/// The charts of a run with an EMA, whose weights are those that are evaluated for the epoch's metrics.
+/// The charts of a run with an EMA: the epoch's metrics are the results of its weights.
 const BY_EPOCH_WITH_EMA: [ChartDefinition; 3] = [
     (
         "Loss",

@@ -80,6 +80,16 @@ pub fn plotted_name(name: &str, class: usize) -> String {
     }
 }
 
+/// A caption for a plot: names of classes that the embedded font cannot show are replaced by their numbers.
+pub fn plotted_caption(text: &str, classes: &[String]) -> String {
+    if has_glyphs(text) {
+        return text.into();
+    }
+    let class = classes.iter().position(|name| !has_glyphs(name) && text.contains(name.as_str()));
+    class
+        .map_or_else(|| text.into(), |class| text.replace(classes[class].as_str(), &format!("class {class}")))
+}
+
 impl Scale {
     /// A length in coordinates.
     pub fn px(self, length: f64) -> i32 {
@@ -148,6 +158,23 @@ fn draw<DB: DrawingBackend>(drawing: &impl Drawing, root: &DrawingArea<DB, Shift
 mod tests {
     use super::super::line_chart::{LineChart, Series};
     use super::*;
+
+    #[test]
+    fn names_in_scripts_without_glyphs_are_plotted_as_class_numbers() {
+        for (name, plotted) in [
+            ("chelsea", "chelsea"),
+            ("Größe", "Größe"),
+            ("кошка", "кошка"),
+            ("猫 chelsea", "class 8"),
+            ("犬", "class 8"),
+            ("", "class 8"),
+        ] {
+            assert_eq!(plotted_name(name, 8), plotted, "{name}");
+        }
+        let classes = ["cat", "猫 chelsea"].map(String::from);
+        assert_eq!(plotted_caption("67% 猫 chelsea", &classes), "67% class 1");
+        assert_eq!(plotted_caption("67% cat", &classes), "67% cat");
+    }
 
     #[test]
     fn svg_and_png_show_the_same_drawing() {

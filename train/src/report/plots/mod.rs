@@ -5,7 +5,8 @@ mod line_chart;
 mod lr_range_chart;
 
 pub use figure::Figure;
-pub(super) use figure::{FAINT, INK, plotted_name, register_fonts};
+use figure::plotted_name;
+pub(super) use figure::{FAINT, INK, plotted_caption, register_fonts};
 
 use super::files::{RateLimit, replace};
 use super::{ConfusionCounts, EpochMetrics, thousands};

@@ -1,5 +1,4 @@
 //! Images and labels of training batches.
-use super::super::plots::plotted_name;
 use super::grid::{CaptionNote, CaptionTone, CaptionedImage};
 use crate::Result;
 use crate::data::Image;
@@ -44,9 +43,9 @@ pub fn training_samples(
     Ok(captioned.take(limit).collect())
 }
 
-/// Name of a class, or its number if it has none that can be drawn.
+/// Name of a class, or its number if it has none.
 pub fn class_name(classes: &[String], class: usize) -> String {
-    plotted_name(classes.get(class).map_or("", String::as_str), class)
+    classes.get(class).cloned().unwrap_or_else(|| format!("class {class}"))
 }
 
 /// One or two lines per target.

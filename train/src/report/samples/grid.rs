@@ -1,5 +1,5 @@
 //! Grids of captioned images.
-use super::super::plots::{FAINT, INK, register_fonts};
+use super::super::plots::{FAINT, INK, plotted_caption, register_fonts};
 use crate::data::Image;
 use crate::data::resize::{ResizeFilter, resize};
 use plotters::backend::BitMapBackend;
@@ -55,17 +55,18 @@ pub struct ImageGrid {
     pub tiles: Vec<[usize; 4]>,
 }
 
-/// Arranges images in rows of at most `columns`, each with its caption. Large images are scaled down, small ones up.
-pub fn image_grid(images: &[CaptionedImage], columns: usize) -> ImageGrid {
-    grid(images, columns, MAX_SIDE)
+/// Arranges images in rows of at most `columns`, each with its caption. Large images are scaled down, small ones up. Captions name classes of
+/// `classes`; a name that the font cannot show is replaced by the class's number.
+pub fn image_grid(images: &[CaptionedImage], columns: usize, classes: &[String]) -> ImageGrid {
+    grid(images, columns, classes, MAX_SIDE)
 }
 
 /// Arranges images like `image_grid`, none of them scaled down: an RGB image.
-pub fn full_size_grid(images: &[CaptionedImage], columns: usize) -> Image {
-    grid(images, columns, usize::MAX).mosaic
+pub fn full_size_grid(images: &[CaptionedImage], columns: usize, classes: &[String]) -> Image {
+    grid(images, columns, classes, usize::MAX).mosaic
 }
 
-fn grid(images: &[CaptionedImage], columns: usize, max_side: usize) -> ImageGrid {
+fn grid(images: &[CaptionedImage], columns: usize, classes: &[String], max_side: usize) -> ImageGrid {
     register_fonts();
     let scaled: Vec<Image> = images.iter().map(|entry| scaled(&entry.image, max_side)).collect();
     let extent = |axis: usize| scaled.iter().map(|image| image.size[axis]).max().unwrap_or(0);
@@ -86,7 +87,7 @@ fn grid(images: &[CaptionedImage], columns: usize, max_side: usize) -> ImageGrid
         let (top, left) = corner(i);
         let line = |text: &str, number: usize, colour: RGBColor| {
             let style: TextStyle = ("sans-serif", TEXT_SIZE).into_font().color(&colour);
-            let text = fitting(text, (cell_w - GAP) as u32);
+            let text = fitting(&plotted_caption(text, classes), (cell_w - GAP) as u32);
             // Text is drawn from its highest letter down; all lines have the base line of the tallest letters.
             let lower = top_of(&text) - top_of(TALLEST);
             let at = (left as i32, (top + scaled[i].size[0] + number * LINE + 3) as i32 + lower);
@@ -164,7 +165,7 @@ mod tests {
     #[test]
     fn small_images_are_enlarged_and_captioned() {
         let ImageGrid { mosaic: grid, tiles } =
-            image_grid(&[entry(8, Some("cat")), entry(8, None), entry(8, None)], 2);
+            image_grid(&[entry(8, Some("cat")), entry(8, None), entry(8, None)], 2, &[]);
         assert_eq!(
             tiles,
             [[GAP, GAP, 96, 96], [96 + 2 * GAP, GAP, 96, 96], [GAP, 96 + 2 * LINE + 2 * GAP, 96, 96]]
@@ -184,9 +185,12 @@ mod tests {
 
     #[test]
     fn large_images_are_scaled_down() {
-        let grid = image_grid(&[entry(400, None)], 8).mosaic;
+        let grid = image_grid(&[entry(400, None)], 8, &[]).mosaic;
         assert_eq!(grid.size, [MAX_SIDE + LINE + 2 * GAP, MAX_SIDE + 2 * GAP, 3]);
-        assert_eq!(full_size_grid(&[entry(400, None)], 8).size, [400 + LINE + 2 * GAP, 400 + 2 * GAP, 3]);
+        assert_eq!(
+            full_size_grid(&[entry(400, None)], 8, &[]).size,
+            [400 + LINE + 2 * GAP, 400 + 2 * GAP, 3]
+        );
     }
 
     #[test]

@@ -66,7 +66,7 @@ impl SampleWriter {
 
     /// Writes a mosaic, and its tiles with their captions for the page.
     fn write(&self, name: &str, images: &[CaptionedImage], columns: usize) -> Result<()> {
-        let grid = image_grid(images, columns);
+        let grid = image_grid(images, columns, &self.classes);
         let path = self.folder.join(name);
         replace(&path, &png_bytes(&grid.mosaic))?;
         replace(&path.with_extension("json"), tiles_json(&grid, images).as_bytes())
