@@ -9,6 +9,7 @@ use fornax::augment::policies::{
 use fornax::augment::random_resized_crop::RandomResizedCrop;
 use fornax::augment::{AutoAugment, RandomErasingOptions, RandomSource, TrainInterpolation, image_ops};
 use fornax::data::Image;
+use fornax::data::decode::{DecodeOptions, Gray16};
 use fornax::data::eval_transform::{CropMode, EvalTransform};
 use fornax::data::resize::{Resize, ResizeFilter, resize};
 use fornax_engine::{DType, Device, EraseMode, ImageBox, Tensor};
@@ -145,7 +146,9 @@ fn range(case: &GoldenCase, key: &str) -> Result<[f64; 2], String> {
 fn decode(case: &GoldenCase) -> Result<(), String> {
     let file = case.json["file"].as_str().ok_or_else(|| format!("{}: no file", case.id()))?;
     let bytes = std::fs::read(folder().join(file)).map_err(|e| format!("{file}: {e}"))?;
-    let decoded = Image::decode(&bytes, 3).map_err(|e| format!("{}: {e}", case.id()))?;
+    // As Pillow's convert: 16-bit grey saturates.
+    let options = DecodeOptions { gray16: Gray16::Saturate, ..DecodeOptions::new(3) };
+    let decoded = Image::decode_with(&bytes, &options).map_err(|e| format!("{}: {e}", case.id()))?;
     check_image(case, &decoded, &image_at(case, "rgb")?)
 }
 
