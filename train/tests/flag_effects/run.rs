@@ -83,7 +83,9 @@ fn training_batches_are_saved_at_log_lines() {
     };
     let (without, with) = (samples(""), samples("--save-images"));
     let added: Vec<&String> = with.difference(&without).collect();
-    assert_eq!(added, ["train-000004.png", "train-000008.png"]);
+    // Captions are next to the images.
+    let expected = ["train-000004.json", "train-000004.png", "train-000008.json", "train-000008.png"];
+    assert_eq!(added, expected);
 }
 
 #[test]
