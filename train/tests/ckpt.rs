@@ -220,6 +220,9 @@ fn average_of_the_best_leaves_out_states_that_were_not_evaluated() {
     assert!(shown.contains("epoch 0") && shown.contains("epoch 1") && !shown.contains("recovery"), "{shown}");
     assert!(shown.contains("average of 2 files"), "{shown}");
     assert!(succeed(folder.path(), "ckpt average out/a -o all.safetensors").contains("recovery"));
+    let output = run(folder.path(), "ckpt average out/a --metric loss -o all.safetensors");
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stderr(&output).contains("ignored: --metric (--top is not given"), "{}", stderr(&output));
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod server;
 use fornax::Error;
 use fornax::error::ErrorKind;
 use fornax::hub::{Hub, Repository};
+use fornax::weights::WeightsSource;
 use server::{Request, Response, Server};
 use sha2::{Digest, Sha256};
 use std::fs;
@@ -270,4 +271,26 @@ fn unwritable_cache_is_rejected() {
         hub(folder.path(), &hub_server.url).file(&repository("timm/net.tag"), FILE).expect_err("no folder");
     assert_eq!(error.kind(), ErrorKind::Disk);
     assert!(error.to_string().contains("HF_HUB_CACHE"), "{error}");
+}
+
+/// As in timm.
+#[test]
+fn repository_without_safetensors_falls_back_to_its_pytorch_file() {
+    let store = Server::start(|request| part(request, &content()));
+    let location = format!("{}/store/blob", store.url);
+    let server = Server::start(move |request| match request.path.ends_with("/pytorch_model.bin") {
+        true => linked(&location),
+        false => Response::status(404),
+    });
+    let folder = tempfile::tempdir().expect("a folder");
+    let source = WeightsSource::Hub(repository("timm/net.tag"));
+    let path = source.resolve(&hub(folder.path(), &server.url)).expect("downloads");
+    assert!(path.ends_with("pytorch_model.bin"), "{}", path.display());
+    assert_eq!(fs::read(&path).expect("reads"), content());
+    let offline = Hub { offline: true, ..hub(folder.path(), &server.url) };
+    assert_eq!(source.resolve(&offline).expect("cached"), path);
+
+    let empty = Server::start(|_| Response::status(404));
+    let folder = tempfile::tempdir().expect("a folder");
+    assert_fails(source.resolve(&hub(folder.path(), &empty.url)), &["model.safetensors", "404"]);
 }

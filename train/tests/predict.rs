@@ -233,9 +233,9 @@ fn invalid_arguments_and_files_are_rejected() {
         (format!("predict --tensor w.safetensors --logits l {model}"), 3, &["w.safetensors", "input"]),
         (format!("predict --tensor w.safetensors {model}"), 2, &["--logits", "--features"]),
         (
-            format!("predict --tensor w.safetensors --logits l --mean 0 {model}"),
+            format!("predict --tensor w.safetensors --logits l --csv top.csv {model}"),
             2,
-            &["--mean", "exclude each other"],
+            &["--csv", "exclude each other"],
         ),
     ];
     for (arguments, code, parts) in cases {
@@ -281,4 +281,30 @@ fn test_time_augmentation_averages_views() {
     assert_eq!(one.to_vec::<f32>().expect("f32"), logits("--tta 1").to_vec::<f32>().expect("f32"));
     assert_ne!(one.to_vec::<f32>().expect("f32"), two.to_vec::<f32>().expect("f32"));
     assert_eq!(logits("--tta 10").dims(), [1, 10]);
+}
+
+/// Options of the image transform and of the printed classes, which a preprocessed input does not use.
+#[test]
+fn options_without_effect_on_a_tensor_are_ignored_with_one_warning() {
+    let folder = tempfile::tempdir().expect("a folder");
+    saved(folder.path());
+    let input = Tensor::from_vec(vec![0.5f32; 81], [1, 1, 9, 9]).expect("memory");
+    let bytes = to_safetensors(&[("input".to_string(), input)], None).expect("writes");
+    fs::write(folder.path().join("x.safetensors"), bytes).expect("writes");
+    let predict = "predict --tensor x.safetensors --model resnet8 --weights w.safetensors --device cpu";
+    succeed(folder.path(), &format!("{predict} --logits a.safetensors"));
+    let output = run(
+        folder.path(),
+        &format!("{predict} --logits b.safetensors --mean 0.5 --crop-pct 0.9 --top-k 3 --class-map gone.txt"),
+    );
+    assert!(output.status.success(), "{}", stderr(&output));
+    let expected = "warning: without effect, and ignored: --crop-pct, --mean (the input of --tensor is preprocessed); --top-k, --class-map (--tensor prints no classes)\n";
+    assert_eq!(stderr(&output), expected);
+    let read = |name: &str| fs::read(folder.path().join(name)).expect("reads");
+    assert_eq!(read("a.safetensors"), read("b.safetensors"));
+    // Results that it cannot give.
+    for flag in ["--csv top.csv", "--json", "--tta 2"] {
+        let output = run(folder.path(), &format!("{predict} --logits b.safetensors {flag}"));
+        assert_eq!(output.status.code(), Some(2), "{flag}: {}", stderr(&output));
+    }
 }

@@ -353,6 +353,7 @@ impl Experiment {
             num_classes: data.num_classes,
             precision: self.config.precision,
             preparation: Some(&preparation),
+            keeps_top5: false,
             group: self.distributed.as_ref().map(|run| &*run.group),
         };
         evaluator.evaluate(model, &|| Ok(()))

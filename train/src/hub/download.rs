@@ -13,20 +13,20 @@ use std::path::{Path, PathBuf};
 /// Maximum number of consecutive failed attempts without progress.
 const ATTEMPTS: u32 = 4;
 
+/// True if a repository has a file.
+pub fn exists(hub: &Hub, repository: &Repository, file: &str) -> Result<bool> {
+    let download = Download::of_repository(hub, repository, file);
+    download.with_retries(|| match download.metadata(repository, file) {
+        Ok(_) => Ok(true),
+        Err(RequestError::Status(status)) if status.as_u16() == 404 => Ok(false),
+        Err(failure) => Err(failure),
+    })
+}
+
 /// Downloads a file of a repository and returns its path in the snapshot.
 pub fn download(hub: &Hub, repository: &Repository, file: &str) -> Result<PathBuf> {
-    let download = Download {
-        hub,
-        title: format!("{repository} {file}"),
-        what: format!("{file} cannot be downloaded"),
-        location: format!("{}/{repository}", hub.endpoint),
-        kind: ErrorKind::Checkpoint,
-        alternative: format!("check HF_ENDPOINT; or download the file by other means and {GIVE_FILE}"),
-        client: Client::new(hub),
-    };
-    let found = download.with_retries(|| {
-        download.client.metadata(&format!("{}/resolve/{}/{file}", repository.id, repository.revision))
-    })?;
+    let download = Download::of_repository(hub, repository, file);
+    let found = download.with_retries(|| download.metadata(repository, file))?;
     let folder = hub.folder(repository);
     let snapshot = folder.join("snapshots").join(&found.commit).join(file);
     let blob = folder.join("blobs").join(&found.etag);
@@ -103,7 +103,25 @@ struct Download<'a> {
     client: Client<'a>,
 }
 
-impl Download<'_> {
+impl<'a> Download<'a> {
+    /// Download of a file of a repository.
+    fn of_repository(hub: &'a Hub, repository: &Repository, file: &str) -> Download<'a> {
+        Download {
+            hub,
+            title: format!("{repository} {file}"),
+            what: format!("{file} cannot be downloaded"),
+            location: format!("{}/{repository}", hub.endpoint),
+            kind: ErrorKind::Checkpoint,
+            alternative: format!("check HF_ENDPOINT; or download the file by other means and {GIVE_FILE}"),
+            client: Client::new(hub),
+        }
+    }
+
+    /// Requests the metadata of a file of a repository.
+    fn metadata(&self, repository: &Repository, file: &str) -> std::result::Result<Metadata, RequestError> {
+        self.client.metadata(&format!("{}/resolve/{}/{file}", repository.id, repository.revision))
+    }
+
     /// Downloads the contents to `blob` through an `.incomplete` file, which a later attempt or run resumes.
     fn fetch(&self, found: &Metadata, blob: &Path) -> Result<()> {
         let incomplete = blob.with_file_name(format!("{}.incomplete", found.etag));

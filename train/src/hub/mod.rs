@@ -95,6 +95,23 @@ impl Hub {
         Err(missing("this binary was built without the feature \"download\"".into())
             .remedy(format!("build with that feature, or download the file by other means and {GIVE_FILE}")))
     }
+
+    /// Path of the first of several files that a repository has: in the cache, else downloaded. Without any of them, the error is about the
+    /// first one.
+    pub fn first_file(&self, repository: &Repository, files: &[&str]) -> Result<PathBuf> {
+        if let Some(path) = files.iter().find_map(|file| self.cached(repository, file)) {
+            return Ok(path);
+        }
+        #[cfg(feature = "download")]
+        if !self.offline {
+            for file in files {
+                if download::exists(self, repository, file)? {
+                    return self.file(repository, file);
+                }
+            }
+        }
+        self.file(repository, files.first().copied().unwrap_or_default())
+    }
 }
 
 impl FromStr for Repository {

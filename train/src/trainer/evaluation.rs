@@ -27,6 +27,8 @@ pub struct Evaluation {
     pub predictions: Vec<u32>,
     /// Probability of each predicted class, by softmax.
     pub confidences: Vec<f32>,
+    /// Classes of the highest logits of each sample, at most five, the highest first; empty unless [`Evaluator::keeps_top5`].
+    pub top5_classes: Vec<Vec<u32>>,
     /// Dataset indices, ascending, of the samples that were skipped as bad images; the metrics are those of the other samples.
     pub skipped: Vec<u32>,
 }
@@ -72,6 +74,8 @@ pub struct Evaluator<'a> {
     pub precision: Precision,
     /// Normalisation of u8 images.
     pub preparation: Option<&'a BatchPreparation>,
+    /// Keeps the five most probable classes of each sample.
+    pub keeps_top5: bool,
     /// Ranks that evaluate a part of each batch; every rank gets the result of all samples.
     pub group: Option<&'a ProcessGroup>,
 }
@@ -153,6 +157,10 @@ impl Evaluator<'_> {
                 counts: counts.read_later()?,
                 predictions: logits.argmax(1)?.read_later()?,
                 confidences: logits.softmax(1)?.amax(&[1], false)?.to_dtype(DType::F32)?.read_later()?,
+                logits: match self.keeps_top5 {
+                    true => Some((logits.dims()[1], logits.to_dtype(DType::F32)?.read_later()?)),
+                    false => None,
+                },
                 target: batch.target.read_later()?,
             })
         })
@@ -166,7 +174,17 @@ struct QueuedEvaluation {
     counts: PendingRead<i64>,
     predictions: PendingRead<i64>,
     confidences: PendingRead<f32>,
+    /// Number of classes and logits, if the five most probable classes are kept.
+    logits: Option<(usize, PendingRead<f32>)>,
     target: PendingRead<i64>,
+}
+
+/// Classes of the highest logits, at most five; among equals the lower class first.
+fn top5_classes(logits: &[f32]) -> Vec<u32> {
+    let mut classes: Vec<u32> = (0..logits.len() as u32).collect();
+    classes.sort_by(|a, b| logits[*b as usize].total_cmp(&logits[*a as usize]));
+    classes.truncate(5);
+    classes
 }
 
 /// Sums over evaluated batches.
@@ -179,6 +197,8 @@ struct EvaluationTotals {
     targets: Vec<u32>,
     predictions: Vec<u32>,
     confidences: Vec<f32>,
+    /// Empty, or as long as `targets`.
+    top5_classes: Vec<Vec<u32>>,
     skipped: Vec<u32>,
 }
 
@@ -195,6 +215,11 @@ impl EvaluationTotals {
         numbers.extend(pairs.zip(&self.confidences).flat_map(|((target, prediction), confidence)| {
             [u64::from(*target) << 32 | u64::from(*prediction), confidence.to_bits().into()]
         }));
+        // In the same order, after the numbers of all samples.
+        for classes in &self.top5_classes {
+            numbers.push(classes.len() as u64);
+            numbers.extend(classes.iter().map(|class| u64::from(*class)));
+        }
         numbers.iter().flat_map(|number| number.to_le_bytes()).collect()
     }
 
@@ -215,16 +240,23 @@ impl EvaluationTotals {
             let batches = next();
             sizes.push((0..batches).map(|_| next()).collect());
         }
-        for batch in 0..sizes.iter().map(Vec::len).max().unwrap_or(0) {
-            for (rank, sizes) in ranks.iter_mut().zip(&sizes) {
-                let size = sizes.get(batch).copied().unwrap_or_default() as usize;
-                for _ in 0..size {
-                    let (Some(pair), Some(confidence)) = (rank.next(), rank.next()) else { break };
-                    all.targets.push((pair >> 32) as u32);
-                    all.predictions.push(pair as u32);
-                    all.confidences.push(f32::from_bits(confidence as u32));
-                }
-            }
+        let batches = sizes.iter().map(Vec::len).max().unwrap_or(0);
+        let size = &|batch: usize, rank: usize| sizes[rank].get(batch).copied().unwrap_or_default();
+        // Rank of each sample.
+        let order = (0..batches).flat_map(|batch| {
+            (0..sizes.len()).flat_map(move |rank| (0..size(batch, rank)).map(move |_| rank))
+        });
+        for rank in order.clone() {
+            let rank = &mut ranks[rank];
+            let (Some(pair), Some(confidence)) = (rank.next(), rank.next()) else { break };
+            all.targets.push((pair >> 32) as u32);
+            all.predictions.push(pair as u32);
+            all.confidences.push(f32::from_bits(confidence as u32));
+        }
+        for rank in order {
+            let rank = &mut ranks[rank];
+            let Some(count) = rank.next() else { break };
+            all.top5_classes.push(rank.take(count as usize).map(|class| class as u32).collect());
         }
         all
     }
@@ -236,6 +268,9 @@ impl EvaluationTotals {
         self.predictions.extend(batch.predictions.wait()?.iter().map(|class| *class as u32));
         self.confidences.extend(batch.confidences.wait()?.iter());
         self.targets.extend(target.iter().map(|class| *class as u32));
+        if let Some((classes, logits)) = batch.logits {
+            self.top5_classes.extend(logits.wait()?.chunks_exact(classes).map(top5_classes));
+        }
         Ok(())
     }
 
@@ -243,9 +278,10 @@ impl EvaluationTotals {
         self.skipped.sort_unstable();
         let samples = self.targets.len() as f64;
         let [top1, top5] = self.counts.map(|count| 100.0 * count as f64 / samples);
-        let EvaluationTotals { loss_sum, targets, predictions, confidences, skipped, .. } = self;
+        let EvaluationTotals { loss_sum, targets, predictions, confidences, top5_classes, skipped, .. } =
+            self;
         let loss = loss_sum / samples;
-        Evaluation { loss, top1, top5, classes, targets, predictions, confidences, skipped }
+        Evaluation { loss, top1, top5, classes, targets, predictions, confidences, top5_classes, skipped }
     }
 }
 
@@ -263,10 +299,42 @@ mod tests {
             targets: vec![0, 0, 2, 1],
             predictions: vec![0, 1, 2, 2],
             confidences: vec![0.5; 4],
+            top5_classes: vec![],
             skipped: vec![0, 1, 4],
         };
         assert_eq!(evaluation.confusion(), [[1, 1, 0], [0, 0, 1], [0, 0, 1]]);
         assert_eq!([0, 1, 2, 3].map(|position| evaluation.dataset_index(position)), [2, 3, 5, 6]);
         assert_eq!(evaluation.skipped_note(), " (3 images skipped)");
+    }
+    #[test]
+    fn totals_of_ranks_are_merged_in_the_order_of_the_loader() {
+        let totals = |batches: &[usize], samples: &[u32], keeps_top5: bool| EvaluationTotals {
+            loss_sum: 1.0,
+            counts: [1, 2],
+            batches: batches.to_vec(),
+            targets: samples.to_vec(),
+            predictions: samples.iter().map(|sample| sample + 100).collect(),
+            confidences: samples.iter().map(|sample| *sample as f32).collect(),
+            top5_classes: match keeps_top5 {
+                true => samples.iter().map(|sample| (0..=*sample).collect()).collect(),
+                false => vec![],
+            },
+            skipped: vec![],
+        };
+        for keeps_top5 in [false, true] {
+            // Two batches: 0, 1 | 2 and 3 | 4.
+            let ranks = [totals(&[2, 1], &[0, 1, 3], keeps_top5), totals(&[1, 1], &[2, 4], keeps_top5)];
+            let all = EvaluationTotals::merged(&ranks.map(|rank| rank.to_bytes()));
+            let expected = totals(&[], &[0, 1, 2, 3, 4], keeps_top5);
+            assert_eq!((all.loss_sum, all.counts), (2.0, [2, 4]));
+            assert_eq!((&all.targets, &all.predictions), (&expected.targets, &expected.predictions));
+            assert_eq!((all.confidences, all.top5_classes), (expected.confidences, expected.top5_classes));
+        }
+    }
+
+    #[test]
+    fn top5_classes_are_ordered_by_logit() {
+        assert_eq!(top5_classes(&[0.0, 3.0, -1.0, 3.0, 9.0, -5.0, 1.0]), [4, 1, 3, 6, 0]);
+        assert_eq!(top5_classes(&[0.0, 3.0]), [1, 0]);
     }
 }

@@ -415,6 +415,7 @@ impl<'a> Trainer<'a> {
             num_classes: self.num_classes,
             precision: self.step.options().precision,
             preparation: self.step.preparation(),
+            keeps_top5: false,
             group: self.distributed.map(|run| &*run.group),
         }
     }

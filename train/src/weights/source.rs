@@ -9,6 +9,8 @@ use std::str::FromStr;
 
 /// Default name of the weights file in a folder or a repository.
 const WEIGHTS_FILE: &str = "model.safetensors";
+/// Weights file of a repository without the former.
+const PYTORCH_FILE: &str = "pytorch_model.bin";
 /// Best checkpoint in a folder of timm's `train.py`.
 const TIMM_BEST: &str = "model_best.pth.tar";
 /// Checkpoints of a run folder, by preference.
@@ -21,7 +23,7 @@ pub enum WeightsSource {
     /// A file; a run folder, for its checkpoint `best`, else `last`; a folder of timm's `train.py`, for its best; or a folder with
     /// `model.safetensors` or one weights file of another name.
     Path(PathBuf),
-    /// A repository: `hf-hub:ORGANISATION/NAME`, optionally with `@REVISION`.
+    /// A repository: `hf-hub:ORGANISATION/NAME`, optionally with `@REVISION`; its `model.safetensors`, else its `pytorch_model.bin`.
     Hub(hub::Repository),
 }
 
@@ -78,7 +80,7 @@ impl WeightsSource {
                     .because("no such file or folder")
                     .remedy("check the path, or pass hf-hub:ORGANISATION/NAME")),
             },
-            WeightsSource::Hub(repository) => hub.file(repository, WEIGHTS_FILE),
+            WeightsSource::Hub(repository) => hub.first_file(repository, &[WEIGHTS_FILE, PYTORCH_FILE]),
         }
     }
 }

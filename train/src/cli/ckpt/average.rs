@@ -1,6 +1,7 @@
 //! `fornax ckpt average`.
 use super::strip;
 use crate::cli::{print, table};
+use crate::config::{IgnoredOption, ignored_warning};
 use crate::settings::EvalMetric;
 use crate::weights::{Weights, WeightsFile, WeightsIdentity};
 use crate::{Error, Result};
@@ -20,8 +21,8 @@ pub struct AverageArgs {
     /// Average the N best checkpoints by validation metric [default: all]
     #[arg(long, short = 'n', value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     top: Option<u32>,
-    /// Metric that ranks checkpoints [default: the run's --eval-metric]
-    #[arg(long, value_name = "METRIC", requires = "top")]
+    /// Metric that ranks checkpoints for --top [default: the run's --eval-metric]
+    #[arg(long, value_name = "METRIC")]
     metric: Option<EvalMetric>,
     /// Average the EMA weights instead of the model's own
     #[arg(long)]
@@ -36,6 +37,10 @@ struct Candidate {
 }
 
 pub fn execute(args: &AverageArgs) -> Result<()> {
+    if args.metric.is_some() && args.top.is_none() {
+        let ignored = IgnoredOption::new("metric", "--top is not given: all checkpoints are averaged");
+        ignored_warning([&ignored]).iter().for_each(|warning| message!("{warning}"));
+    }
     let mut candidates = vec![];
     for path in &args.paths {
         candidates.extend(candidates_at(path, args)?);

@@ -5,6 +5,7 @@ mod output;
 
 use crate::cli::compute::ComputeArgs;
 use crate::cli::output_file;
+use crate::config::{IgnoredOption, ignored_warning};
 use crate::data::eval_transform::CropMode;
 use crate::data::resize::ResizeFilter;
 use crate::error::ErrorKind;
@@ -16,6 +17,9 @@ use fornax_nn::state_dict::{SafetensorsFile, to_safetensors};
 use fornax_nn::{Context, move_to};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+
+/// Default of `--top-k`.
+const DEFAULT_TOP_K: u32 = 5;
 
 /// Arguments of `fornax predict`.
 #[derive(clap::Args)]
@@ -73,7 +77,7 @@ pub struct PredictArgs {
     tta: usize,
 
     /// Number of top classes to print
-    #[arg(long, visible_alias = "topk", value_name = "K", default_value_t = 5, value_parser = value_parser!(u32).range(1..), help_heading = "Output")]
+    #[arg(long, visible_alias = "topk", value_name = "K", default_value_t = DEFAULT_TOP_K, value_parser = value_parser!(u32).range(1..), help_heading = "Output")]
     top_k: u32,
     /// Print one JSON object per image
     #[arg(long, help_heading = "Output")]
@@ -101,22 +105,37 @@ pub struct PredictArgs {
     help: Option<bool>,
 }
 
-/// Arguments that conflict with `--tensor`.
-const IMAGE_ARGUMENTS: [&str; 11] = [
-    "images",
-    "crop_pct",
-    "crop_mode",
-    "interpolation",
-    "mean",
-    "std",
-    "exif_orientation",
-    "tta",
-    "json",
-    "csv",
-    "class_map",
-];
+/// Arguments whose result `--tensor` cannot give, as it names no images.
+const IMAGE_ARGUMENTS: [&str; 4] = ["images", "tta", "json", "csv"];
+
+/// The options without effect.
+fn ignored(args: &PredictArgs) -> Vec<IgnoredOption> {
+    let of_images = [
+        ("crop_pct", args.crop_pct.is_some()),
+        ("crop_mode", args.crop_mode.is_some()),
+        ("interpolation", args.interpolation.is_some()),
+        ("mean", args.mean.is_some()),
+        ("std", args.std.is_some()),
+        ("exif_orientation", args.exif_orientation.is_some()),
+    ];
+    let of_names = [("top_k", args.top_k != DEFAULT_TOP_K), ("class_map", args.class_map.is_some())];
+    let given = |options: &[(&str, bool)], why: &str| -> Vec<IgnoredOption> {
+        let given = options.iter().filter(|(_, is_given)| *is_given);
+        given.map(|(name, _)| IgnoredOption::new(*name, why)).collect()
+    };
+    match (&args.tensor, args.num_classes) {
+        (Some(_), _) => {
+            let mut ignored = given(&of_images, "the input of --tensor is preprocessed");
+            ignored.extend(given(&of_names, "--tensor prints no classes"));
+            ignored
+        }
+        (None, Some(0)) => given(&of_names, "--num-classes 0 prints no classes"),
+        (None, _) => vec![],
+    }
+}
 
 pub fn execute(args: &PredictArgs) -> Result<()> {
+    ignored_warning(&ignored(args)).iter().for_each(|warning| message!("{warning}"));
     args.compute.set_threads()?;
     let mut bad: Vec<(String, Error)> = vec![];
     let inputs = match &args.tensor {

@@ -204,7 +204,8 @@ fn names(
     source: &WeightsSource,
     classes: usize,
 ) -> Result<Vec<String>> {
-    let Some(path) = &args.class_map else {
+    let is_printed = args.tensor.is_none() && classes > 0;
+    let Some(path) = args.class_map.as_ref().filter(|_| is_printed) else {
         let names = match source.is_published() {
             true if identity.classes.is_empty() => imagenet::class_names().map(String::from).collect(),
             _ => identity.classes.clone(),

@@ -1,4 +1,5 @@
 //! Dataset of an evaluation: the split, with the class indices of the model.
+use crate::data::dataset::ImageHead;
 use crate::data::{Dataset, DatasetOptions, DatasetSplits, SampleImage};
 use crate::error::ErrorKind;
 use crate::{Error, Result};
@@ -33,7 +34,7 @@ pub fn open(options: &DatasetOptions, classes: Option<&[String]>) -> Result<Data
     Ok(splits)
 }
 
-/// All images of a root without splits. A root that has only a training split is refused: the images that a model was trained on say little.
+/// All images of a root without splits. A root that has only a training split is rejected: the images that a model was trained on say little.
 fn undivided(options: &DatasetOptions) -> Result<DatasetSplits> {
     let train = DatasetOptions {
         train_split: Some("train".into()),
@@ -108,6 +109,10 @@ impl Dataset for Relabelled {
 
     fn image(&self, index: usize) -> Result<SampleImage<'_>> {
         self.dataset.image(index)
+    }
+
+    fn image_heads(&self, index: usize, limit: usize) -> Result<Vec<ImageHead<'_>>> {
+        self.dataset.image_heads(index, limit)
     }
 
     fn location(&self, index: usize) -> String {

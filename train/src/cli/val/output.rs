@@ -1,5 +1,5 @@
 //! Results of evaluations as text and JSON, and the confusion matrix as CSV.
-use super::Validation;
+use super::evaluate::Validation;
 use super::results::value_name;
 use crate::cli::table;
 use crate::message::count;
@@ -29,6 +29,7 @@ pub fn result(validation: &Validation, as_json: bool, per_class: bool) -> String
             "top5": evaluation.top5,
             "loss": evaluation.loss,
             "images": images,
+            "skipped": evaluation.skipped.len(),
             "input_size": [input.channels, input.size[0], input.size[1]],
             "crop_pct": input.crop_pct,
             "crop_mode": value_name(&input.crop_mode),
@@ -36,7 +37,10 @@ pub fn result(validation: &Validation, as_json: bool, per_class: bool) -> String
             "seconds": seconds,
             "images_per_second": rate,
         });
-        if let Some(metrics) = &validation.metrics {
+        if let Some(real) = &validation.real {
+            object["real_images"] = real.images.into();
+        }
+        if let Some(metrics) = &validation.averages {
             object["precision"] = metrics.precision.into();
             object["recall"] = metrics.recall.into();
             object["f1_score"] = metrics.f1.into();
@@ -49,8 +53,9 @@ pub fn result(validation: &Validation, as_json: bool, per_class: bool) -> String
     }
     let weights = if validation.ema { ", EMA weights" } else { "" };
     let mut text = format!(
-        "{source}: {model}{weights}, {} of {dataset} at {}x{}, crop {:.3} ({}), {}\ntop-1 {:.2}%  top-5 {:.2}%  loss {:.4}  in {seconds:.1} s, {} images/s\n",
+        "{source}: {model}{weights}, {}{} of {dataset} at {}x{}, crop {:.3} ({}), {}\ntop-1 {:.2}%  top-5 {:.2}%  loss {:.4}  in {seconds:.1} s, {} images/s\n",
         count(images as u64, "image"),
+        evaluation.skipped_note(),
         input.size[0],
         input.size[1],
         input.crop_pct,
@@ -61,7 +66,11 @@ pub fn result(validation: &Validation, as_json: bool, per_class: bool) -> String
         evaluation.loss,
         thousands(rate.round() as u64)
     );
-    if let Some(metrics) = &validation.metrics {
+    if let Some(real) = &validation.real {
+        text +=
+            &format!("top-1 and top-5 are of the ReaL labels of {}\n", count(real.images as u64, "image"));
+    }
+    if let Some(metrics) = &validation.averages {
         text += &format!(
             "precision {:.2}%  recall {:.2}%  F1 score {:.2}%\n",
             metrics.precision, metrics.recall, metrics.f1

@@ -1,5 +1,5 @@
 //! The file of `--results-file`: a row per checkpoint, with the columns of timm's `validate.py`.
-use super::Validation;
+use super::evaluate::Validation;
 use super::output::best_first;
 use crate::text::csv_cell;
 use clap::ValueEnum;
@@ -53,7 +53,7 @@ fn row(one: &Validation) -> Map<String, Value> {
         ("crop_mode", json!(value_name(&input.crop_mode))),
         ("interpolation", json!(value_name(&input.filter))),
     ];
-    if let Some(metrics) = &one.metrics {
+    if let Some(metrics) = &one.averages {
         columns.push(("precision", rounded(metrics.precision)));
         columns.push(("recall", rounded(metrics.recall)));
         columns.push(("f1_score", rounded(metrics.f1)));

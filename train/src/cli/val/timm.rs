@@ -1,5 +1,6 @@
 //! Options of timm's `validate.py` that `fornax val` has no option of its own for: accepted with a warning, because they change nothing here, or
 //! rejected with the alternative.
+use crate::config::IgnoredOption;
 use crate::{Error, Result};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches, value_parser};
@@ -69,7 +70,6 @@ options! {
         "the crop is a fraction of the resized image",
         "use --crop-pct with the input size divided by the size plus twice the border"
     );
-    "real-labels" One: Rejected("an image has one class", "omit it; --class-map assigns other classes");
     "tf-preprocessing" Switch: Rejected("images are decoded and resized as Pillow does", "omit it");
     "device-modules" Any: Rejected("Fornax runs no Python", "omit it");
     "naflex-loader" Switch: Rejected(NAFLEX, "choose a ViT of `fornax models` and its input size with --img-size");
@@ -82,13 +82,13 @@ pub struct ValidateArgs {
 }
 
 impl ValidateArgs {
-    /// Warns about options without effect, all in one line. Errors on those that are not available.
-    pub fn check(&self) -> Result<()> {
+    /// The options without effect. Errors on those that are not available.
+    pub fn ignored(&self) -> Result<Vec<IgnoredOption>> {
         let given = OPTIONS.iter().filter(|option| self.given.contains(&option.name));
         let (mut ignored, mut rejected) = (vec![], vec![]);
         for option in given {
             match option.answer {
-                Ignored(why) => ignored.push(format!("--{} ({why})", option.name)),
+                Ignored(why) => ignored.push(IgnoredOption::new(option.name, why)),
                 Rejected(why, remedy) => rejected.push((option.name, why, remedy)),
             }
         }
@@ -105,10 +105,7 @@ impl ValidateArgs {
                     .because(rejected.iter().map(line).collect::<Vec<_>>().join("\n")));
             }
         }
-        if !ignored.is_empty() {
-            message!("warning: no effect: {}", ignored.join(", "));
-        }
-        Ok(())
+        Ok(ignored)
     }
 }
 
