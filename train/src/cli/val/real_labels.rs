@@ -136,6 +136,7 @@ mod tests {
         assert_eq!(accuracy(&labels, &evaluation, |class| class).expect("labels"), expected);
         let reversed = accuracy(&labels, &evaluation, |class| 7 - class).expect("labels");
         assert_eq!(reversed, RealAccuracy { images: 3, top1: 0.0, top5: 200.0 / 3.0 });
-        assert!(accuracy(&[&[]; 5], &evaluation, |class| class).is_err());
+        let none: [&[u32]; 5] = [&[]; 5];
+        assert!(accuracy(&none, &evaluation, |class| class).is_err());
     }
 }
