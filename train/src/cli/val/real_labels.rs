@@ -19,9 +19,9 @@ pub struct RealLabels {
 pub struct RealAccuracy {
     /// Images with labels; the others do not count.
     pub images: usize,
-    /// Images in percent whose most probable class is one of their labels.
+    /// Percentage of images whose most probable class is a label.
     pub top1: f64,
-    /// Images in percent of whose five most probable classes one is one of their labels.
+    /// Percentage of images with a label among the five most probable classes.
     pub top5: f64,
 }
 
