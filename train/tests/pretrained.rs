@@ -89,6 +89,10 @@ fn other_classes_and_channels_are_adapted_and_reported() {
     for (arguments, code, parts) in cases {
         assert_rejected(folder.path(), &format!("train {arguments}"), code, parts);
     }
+    let output = run(folder.path(), "train --dry-run --reset-classifier");
+    assert!(
+        output.status.success() && stderr(&output).contains("--reset-classifier (no weights are loaded)")
+    );
     assert!(!folder.path().join("output").exists(), "no files are left behind");
 }
 

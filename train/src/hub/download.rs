@@ -13,40 +13,25 @@ use std::path::{Path, PathBuf};
 /// Maximum number of consecutive failed attempts without progress.
 const ATTEMPTS: u32 = 4;
 
-/// True if a repository has a file.
-pub fn exists(hub: &Hub, repository: &Repository, file: &str) -> Result<bool> {
-    let download = Download::of_repository(hub, repository, file);
-    download.with_retries(|| match download.metadata(repository, file) {
-        Ok(_) => Ok(true),
-        Err(RequestError::Status(status)) if status.as_u16() == 404 => Ok(false),
-        Err(failure) => Err(failure),
-    })
-}
-
-/// Downloads a file of a repository and returns its path in the snapshot.
-pub fn download(hub: &Hub, repository: &Repository, file: &str) -> Result<PathBuf> {
-    let download = Download::of_repository(hub, repository, file);
-    let found = download.with_retries(|| download.metadata(repository, file))?;
-    let folder = hub.folder(repository);
-    let snapshot = folder.join("snapshots").join(&found.commit).join(file);
-    let blob = folder.join("blobs").join(&found.etag);
-    let disk = |e: io::Error| cannot_write(&folder, e);
-    for path in [&snapshot, &blob] {
-        fs::create_dir_all(path.parent().unwrap_or(&folder)).map_err(disk)?;
+/// Downloads the first of several files that a repository has, and returns its path in the snapshot. Without any of them, the error is about
+/// the first one.
+pub fn download(hub: &Hub, repository: &Repository, files: &[&str]) -> Result<PathBuf> {
+    let mut missing = None;
+    for file in files {
+        let download = Download::of_repository(hub, repository, file);
+        let url = format!("{}/resolve/{}/{file}", repository.id, repository.revision);
+        let found = download.with_retries(|| match download.client.metadata(&url) {
+            Err(RequestError::Status(status)) if status.as_u16() == 404 => Ok(Err(status)),
+            other => other.map(Ok),
+        })?;
+        match found {
+            Ok(found) => return download.save(&found, repository, file),
+            Err(status) => {
+                missing = missing.or(download.transient_reason(RequestError::Status(status)).err())
+            }
+        }
     }
-    let _lock = lock(hub, &folder, &found.etag).map_err(disk)?;
-    if !blob.is_file() {
-        download.fetch(&found, &blob)?;
-    }
-    if !snapshot.is_file() {
-        link(&found.etag, &blob, &snapshot).map_err(disk)?;
-    }
-    if repository.revision != found.commit {
-        let reference = folder.join("refs").join(&repository.revision);
-        fs::create_dir_all(reference.parent().unwrap_or(&folder)).map_err(disk)?;
-        durable::write(&reference, found.commit.as_bytes())?;
-    }
-    Ok(snapshot)
+    Err(missing.unwrap_or_else(|| Error::checkpoint(format!("no file of {repository} is named"))))
 }
 
 /// Downloads a published file of known size and SHA-256 from the first mirror that has it. An interrupted download is resumed; a file
@@ -117,9 +102,28 @@ impl<'a> Download<'a> {
         }
     }
 
-    /// Requests the metadata of a file of a repository.
-    fn metadata(&self, repository: &Repository, file: &str) -> std::result::Result<Metadata, RequestError> {
-        self.client.metadata(&format!("{}/resolve/{}/{file}", repository.id, repository.revision))
+    /// Downloads a file of a repository into the cache.
+    fn save(&self, found: &Metadata, repository: &Repository, file: &str) -> Result<PathBuf> {
+        let folder = self.hub.folder(repository);
+        let snapshot = folder.join("snapshots").join(&found.commit).join(file);
+        let blob = folder.join("blobs").join(&found.etag);
+        let disk = |e: io::Error| cannot_write(&folder, e);
+        for path in [&snapshot, &blob] {
+            fs::create_dir_all(path.parent().unwrap_or(&folder)).map_err(disk)?;
+        }
+        let _lock = lock(self.hub, &folder, &found.etag).map_err(disk)?;
+        if !blob.is_file() {
+            self.fetch(found, &blob)?;
+        }
+        if !snapshot.is_file() {
+            link(&found.etag, &blob, &snapshot).map_err(disk)?;
+        }
+        if repository.revision != found.commit {
+            let reference = folder.join("refs").join(&repository.revision);
+            fs::create_dir_all(reference.parent().unwrap_or(&folder)).map_err(disk)?;
+            durable::write(&reference, found.commit.as_bytes())?;
+        }
+        Ok(snapshot)
     }
 
     /// Downloads the contents to `blob` through an `.incomplete` file, which a later attempt or run resumes.

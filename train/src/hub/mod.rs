@@ -77,9 +77,15 @@ impl Hub {
 
     /// Path of a repository's file in the cache; downloads it if needed.
     pub fn file(&self, repository: &Repository, file: &str) -> Result<PathBuf> {
-        if let Some(path) = self.cached(repository, file) {
+        self.first_file(repository, &[file])
+    }
+
+    /// Path of the first of several files that a repository has: in the cache, else downloaded. Errors are about the first one.
+    pub fn first_file(&self, repository: &Repository, files: &[&str]) -> Result<PathBuf> {
+        if let Some(path) = files.iter().find_map(|file| self.cached(repository, file)) {
             return Ok(path);
         }
+        let file = files.first().copied().unwrap_or_default();
         let missing = |why: String| {
             Error::checkpoint(format!("{file} of {repository} is not in the cache"))
                 .at_path(&self.folder(repository))
@@ -90,27 +96,10 @@ impl Hub {
             return Err(missing("HF_HUB_OFFLINE is set".into()).remedy(remedy));
         }
         #[cfg(feature = "download")]
-        return download::download(self, repository, file);
+        return download::download(self, repository, files);
         #[cfg(not(feature = "download"))]
         Err(missing("this binary was built without the feature \"download\"".into())
             .remedy(format!("build with that feature, or download the file by other means and {GIVE_FILE}")))
-    }
-
-    /// Path of the first of several files that a repository has: in the cache, else downloaded. Without any of them, the error is about the
-    /// first one.
-    pub fn first_file(&self, repository: &Repository, files: &[&str]) -> Result<PathBuf> {
-        if let Some(path) = files.iter().find_map(|file| self.cached(repository, file)) {
-            return Ok(path);
-        }
-        #[cfg(feature = "download")]
-        if !self.offline {
-            for file in files {
-                if download::exists(self, repository, file)? {
-                    return self.file(repository, file);
-                }
-            }
-        }
-        self.file(repository, files.first().copied().unwrap_or_default())
     }
 }
 

@@ -29,7 +29,7 @@ pub struct ValArgs {
     /// File of class indices, one per line: only these logits are compared, in this order, such as for ImageNet-A
     #[arg(long, value_name = "FILE", help_heading = "Model")]
     pub(super) valid_labels: Option<PathBuf>,
-    /// JSON file of ReaL: the list of valid classes of each image ILSVRC2012_val_00000001 and so on; they replace the targets of top-1 and top-5
+    /// ReaL labels of ImageNet for top-1 and top-5: JSON list with the valid classes of each image, found by its number in ILSVRC2012_val_NNNNNNNN
     #[arg(long, value_name = "FILE", help_heading = "Model")]
     pub(super) real_labels: Option<PathBuf>,
     /// Split to evaluate: name of a subfolder, archive or file [default: validation]
@@ -148,9 +148,9 @@ fn hide_unrelated(arg: clap::Arg) -> clap::Arg {
         "model" => arg.short('m'),
         "batch_size" => arg.help("Batch size, in images [default: 256]"),
         "bad_image" => arg.help(
-            "Image that cannot be decoded: end with a list of all of them (error), or omit it (skip, replace) [default: as in training]",
+            "Image that cannot be decoded: end with a list of them (error), or omit it (skip, replace)",
         ),
-        "max_bad" => arg.help("Fraction of bad images above which the evaluation ends [default: 0.001]"),
+        "max_bad" => arg.help("Fraction of bad images above which the evaluation ends"),
         _ => arg.hide(!shown),
     }
 }

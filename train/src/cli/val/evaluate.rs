@@ -31,7 +31,7 @@ pub struct Validation {
     pub classes: Vec<String>,
     pub parameters: usize,
     pub input: InputConfig,
-    /// Loss and accuracy; the accuracy is that of `real` if it is requested.
+    /// Loss and accuracy; `real` replaces the accuracy if it is requested.
     pub evaluation: Evaluation,
     /// Accuracy with ReaL labels, if requested.
     pub real: Option<RealAccuracy>,

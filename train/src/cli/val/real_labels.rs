@@ -19,9 +19,9 @@ pub struct RealLabels {
 pub struct RealAccuracy {
     /// Images with labels; the others do not count.
     pub images: usize,
-    /// Images in percent whose most probable class is one of their labels.
+    /// Percentage of images whose most probable class is a label.
     pub top1: f64,
-    /// Images in percent of whose five most probable classes one is one of their labels.
+    /// Percentage of images with a label among the five most probable classes.
     pub top5: f64,
 }
 
@@ -135,7 +135,8 @@ mod tests {
         let expected = RealAccuracy { images: 3, top1: 100.0 / 3.0, top5: 200.0 / 3.0 };
         assert_eq!(accuracy(&labels, &evaluation, |class| class).expect("labels"), expected);
         let reversed = accuracy(&labels, &evaluation, |class| 7 - class).expect("labels");
-        assert_eq!(reversed, RealAccuracy { images: 3, top1: 0.0, top5: 200.0 / 3.0 });
-        assert!(accuracy(&[&[]; 5], &evaluation, |class| class).is_err());
+        assert_eq!(reversed, RealAccuracy { images: 3, top1: 200.0 / 3.0, top5: 100.0 });
+        let none: [&[u32]; 5] = [&[]; 5];
+        assert!(accuracy(&none, &evaluation, |class| class).is_err());
     }
 }
