@@ -158,7 +158,9 @@ impl Config {
             }
             _ => false,
         }));
-        let data = DataConfig::new(given)?;
+        let mut data = DataConfig::new(given)?;
+        let (dataset, of_dataset) = data.dataset.without_ignored();
+        data.dataset = dataset;
         let name = given.opt.clone().unwrap_or_else(|| "sgd".parse().expect("an optimizer"));
         let sched = given.sched.unwrap_or(Sched::Cosine);
         let [default_lr, default_decay] = name.default_lr_and_weight_decay(recipe.sgd, recipe.adamw);
@@ -192,10 +194,12 @@ impl Config {
             ),
             has_ranks: world_size > 1,
         };
-        let warnings = values::unusual(given);
-        let (given, ignored) = ignored::without_ignored(&context)?;
-        let given = &given;
+        let mut warnings = values::unusual(given);
+        let (given, mut ignored) = ignored::without_ignored(&context)?;
+        let given = &given.filtered(|name| of_dataset.iter().all(|(other, _)| *other != name));
+        ignored.extend(of_dataset.iter().map(|(name, why)| IgnoredOption::new(*name, *why)));
         let schedule = schedule::options(given, sched, &recipe, lr);
+        warnings.extend(schedule::long_warmup(sched, &schedule));
         if given.sync_bn == Some(true) && given.split_bn == Some(true) {
             return Err(Error::usage("--sync-bn and --split-bn exclude each other")
                 .because("split batch norm has statistics of its own for each split, of one rank")

@@ -160,6 +160,7 @@ impl TrainArgs {
             ("model_ema_force_cpu", config.ema_on_cpu),
         ];
         let mut recipe = self.recipe.clone();
+        recipe.ignored.extend(resume::ignored_options(self));
         for (name, _) in on_cpu.iter().filter(|(_, is_given)| *is_given && *device == Device::Cpu) {
             recipe.ignored.push(IgnoredOption::new(*name, "the run computes on the CPU"));
         }
