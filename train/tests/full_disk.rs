@@ -96,6 +96,7 @@ fn run_continues_by_resume_once_a_full_disk_has_space() {
         text.contains("training continues without this checkpoint") && text.contains("--resume"),
         "{text}"
     );
+    assert_eq!(text.matches("training continues without").count(), 1, "reported once: {text}");
     let error = text.rsplit("error: ").next().expect("an error");
     assert!(error.contains("help   free some space") && error.contains("--resume"), "{text}");
     checkpoint::read(&checkpoints(folder.path()).join("last.safetensors")).expect("the earlier one is kept");

@@ -59,7 +59,7 @@ mod tests {
         // The space of these is not freed before that of the other link.
         fs::hard_link(path(Best), path(Ranked(2))).expect("links");
         fs::hard_link(path(Last), path(Ranked(3))).expect("links");
-        let mut remove = |bytes| make_room(folder.path(), &[2, 4, 1, 3], bytes);
+        let remove = |bytes| make_room(folder.path(), &[2, 4, 1, 3], bytes);
         assert_eq!(remove(u64::MAX), [], "the removal of all would not be enough");
         assert_eq!(remove(100), [Recovery(5, 3)]);
         assert_eq!(remove(100), [Recovery(5, 7)]);

@@ -69,6 +69,8 @@ struct RunStatus {
     nonfinite: NonfiniteStatus,
     /// A rank asked for a checkpoint.
     save_requested: Cell<bool>,
+    /// The latest save failed, and was reported.
+    save_failed: Cell<bool>,
 }
 
 /// End of the updates of an epoch.
@@ -363,8 +365,12 @@ impl<'a> Trainer<'a> {
             SaveReason::Request | SaveReason::Recovery | SaveReason::Trained => false,
             SaveReason::EpochEnd { .. } => self.state.epoch >= self.schedule.total_epochs(),
         };
+        let has_failed = self.status.save_failed.replace(saved.is_err());
         match saved {
             Err(error) if error.kind() == ErrorKind::Disk && !is_final => {
+                if has_failed {
+                    return Ok(());
+                }
                 let error = error.remedy(
                     "free some space: the next checkpoint is written again; --resume continues from the latest that exists",
                 );
