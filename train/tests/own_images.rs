@@ -224,7 +224,7 @@ fn options_without_effect_are_in_one_warning_and_the_run_is_the_same() {
         "--dataset idx --data-dir small --class-map none --target-key b",
         &["--class-map", "--target-key"],
     );
-    warned("shapes --val-fraction 0.5 --target-key b", &["--val-fraction", "--target-key"]);
+    warned("shapes --batch-size 8 --val-fraction 0.5 --target-key b", &["--val-fraction", "--target-key"]);
     let short = "train small --batch-size 8 --epochs 1 --warmup-epochs 0 --output out --progress none";
     succeed(root, &format!("{short} --experiment a"));
     warned("--resume out/a --output elsewhere", &["--output (--resume continues a run in its own folder)"]);

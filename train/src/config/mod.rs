@@ -158,9 +158,7 @@ impl Config {
             }
             _ => false,
         }));
-        let mut data = DataConfig::new(given)?;
-        let (dataset, of_dataset) = data.dataset.without_ignored();
-        data.dataset = dataset;
+        let data = DataConfig::new(given)?;
         let name = given.opt.clone().unwrap_or_else(|| "sgd".parse().expect("an optimizer"));
         let sched = given.sched.unwrap_or(Sched::Cosine);
         let [default_lr, default_decay] = name.default_lr_and_weight_decay(recipe.sgd, recipe.adamw);
@@ -195,9 +193,8 @@ impl Config {
             has_ranks: world_size > 1,
         };
         let mut warnings = values::unusual(given);
-        let (given, mut ignored) = ignored::without_ignored(&context)?;
-        let given = &given.filtered(|name| of_dataset.iter().all(|(other, _)| *other != name));
-        ignored.extend(of_dataset.iter().map(|(name, why)| IgnoredOption::new(*name, *why)));
+        let (given, ignored) = ignored::without_ignored(&context)?;
+        let given = &given;
         let schedule = schedule::options(given, sched, &recipe, lr);
         warnings.extend(schedule::long_warmup(sched, &schedule));
         if given.sync_bn == Some(true) && given.split_bn == Some(true) {
@@ -288,6 +285,15 @@ impl Config {
     /// Training batch size of all ranks together, in images.
     pub fn global_batch_size(&self) -> usize {
         self.batch_size * self.world_size
+    }
+
+    /// Ignores the options without effect on the format of the dataset: they are in `ignored` then. Without this call, opening the dataset
+    /// errors on them.
+    pub fn ignore_dataset_options(&mut self) {
+        let (dataset, of_dataset) = self.data.dataset.without_ignored();
+        self.data.dataset = dataset;
+        self.settings = self.settings.filtered(|name| of_dataset.iter().all(|(other, _)| *other != name));
+        self.ignored.extend(of_dataset.into_iter().map(|(name, why)| IgnoredOption::new(name, why)));
     }
 
     /// Resolves the input of the network for a dataset, and adds it to the settings.

@@ -242,7 +242,8 @@ fn train(
     if let Some(batches) = args.overfit_batches {
         settings = trial::overfitting(settings, batches as usize, world_size)?;
     }
-    let config = Config::resolve_for(&settings, world_size)?;
+    let mut config = Config::resolve_for(&settings, world_size)?;
+    config.ignore_dataset_options();
     if rank == 0 {
         args.warnings(&config, &device, run.is_some()).iter().for_each(|warning| args.note(warning));
     }
