@@ -53,11 +53,6 @@ pub fn first_names(names: impl IntoIterator<Item = impl AsRef<str>>) -> String {
     }
 }
 
-/// A number of things: `1 file`, `2 files`.
-pub fn counted(count: usize, one: &str, many: &str) -> String {
-    format!("{} {}", crate::report::thousands(count as u64), if count == 1 { one } else { many })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,9 +89,5 @@ mod tests {
         let names: Vec<String> = (0..13).map(|i| i.to_string()).collect();
         assert_eq!(first_names(&names), "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 3 more");
         assert_eq!(first_names(["a\u{1b}", "b"]), "a\\u{1b}, b");
-        assert_eq!(
-            (counted(1, "file", "files"), counted(1200, "file", "files")),
-            ("1 file".into(), "1,200 files".into())
-        );
     }
 }

@@ -209,3 +209,21 @@ fn plan_in_json_has_fields_and_the_disk_space() {
     assert!(plan["disk"]["free_bytes"].as_u64().is_some(), "{plan}");
     assert!(plan["output"].as_str().is_some_and(|path| path.contains("out")), "{plan}");
 }
+
+#[test]
+fn bad_training_images_that_another_rank_decodes_are_listed_too() {
+    let folder = dataset();
+    let root = folder.path();
+    let bad: Vec<PathBuf> = ["train/circle", "train/stripes", "train/ring"]
+        .into_iter()
+        .flat_map(|class| images(root, class).into_iter().take(2))
+        .collect();
+    bad.iter().for_each(|path| truncate(path));
+    let flags = "--epochs 1 --batch-size 4 --max-bad 0.5 --experiment a --progress none";
+    succeed(root, &format!("launch --nproc-per-node 2 train shapes {TINY} {flags}"));
+    let list = fs::read_to_string(root.join("out/a/bad_images.csv")).expect("reads");
+    let listed = bad.iter().filter(|path| list.contains(&name(path))).count();
+    assert_eq!((listed, list.lines().count()), (6, 7), "{list}");
+    let log = fs::read_to_string(root.join("out/a/log.txt")).expect("reads");
+    assert!(log.contains("6 training images cannot be read and are replaced"), "{log}");
+}

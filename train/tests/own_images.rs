@@ -170,7 +170,7 @@ fn clips_of_frames_train_and_grey_images_feed_three_channels() {
 }
 
 #[test]
-fn options_without_effect_and_contradictions_name_the_flag() {
+fn contradictions_name_the_flag() {
     let folder = tempfile::tempdir().expect("a folder");
     let root = folder.path();
     shapes::write(&root.join("shapes"), 60).expect("writes");
@@ -181,13 +181,100 @@ fn options_without_effect_and_contradictions_name_the_flag() {
         ("--jsd-loss", "--aug-splits"),
         ("--num-classes 3", "10 classes"),
         ("--tta 3", "views"),
-        ("--no-resume-opt", "without --resume"),
     ] {
         let output = run(root, &format!("train shapes {TINY} {flags}"));
         let text = stderr(&output);
         assert!(!output.status.success() && text.contains(part), "{flags}: {part:?} is missing in\n{text}");
         assert!(!root.join("out").exists(), "{flags}: nothing is written");
     }
+}
+
+#[test]
+fn options_without_effect_are_in_one_warning_and_the_run_is_the_same() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = folder.path();
+    small_dataset::write_small_dataset(root);
+    shapes::write(&root.join("shapes"), 60).expect("writes");
+    let warned = |arguments: &str, flags: &[&str]| {
+        let output = run(root, &format!("train {arguments} --dry-run"));
+        let text = stderr(&output);
+        assert!(output.status.success(), "{arguments}: {text}");
+        let lines: Vec<&str> = text.lines().filter(|line| line.contains("without effect")).collect();
+        let has_all = flags.iter().all(|flag| lines.iter().all(|line| line.contains(flag)));
+        assert!(lines.len() == 1 && has_all, "{arguments}: {text}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let plan = warned(
+        "--dataset digits --data-dir x --class-map m --input-key a --train-split b --val-fraction 0.5 --overwrite --no-resume-opt",
+        &[
+            "--data-dir",
+            "--class-map",
+            "--input-key",
+            "--train-split",
+            "--val-fraction",
+            "--overwrite",
+            "--no-resume-opt",
+        ],
+    );
+    let plain = succeed(root, "train --dataset digits --dry-run");
+    let of_data = |text: &str| text.lines().take_while(|line| !line.starts_with("output")).count();
+    assert_eq!(plan.lines().next(), plain.lines().next());
+    assert_eq!(of_data(&plan), of_data(&plain));
+    warned(
+        "--dataset idx --data-dir small --class-map none --target-key b",
+        &["--class-map", "--target-key"],
+    );
+    warned("shapes --batch-size 8 --val-fraction 0.5 --target-key b", &["--val-fraction", "--target-key"]);
+    let short = "train small --batch-size 8 --epochs 1 --warmup-epochs 0 --output out --progress none";
+    succeed(root, &format!("{short} --experiment a"));
+    warned("--resume out/a --output elsewhere", &["--output (--resume continues a run in its own folder)"]);
+    let several = run(root, &format!("{short} --seeds 1,2 --overwrite"));
+    let text = stderr(&several);
+    assert!(several.status.success(), "{text}");
+}
+
+#[test]
+fn warmup_of_the_whole_run_is_a_warning() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for defaults in ["fornax", "timm"] {
+        let flags = format!("--defaults {defaults} --epochs 4 --warmup-epochs 5 --lr 0.1 --model resnet8");
+        let output = run(folder.path(), &format!("train --dry-run {flags}"));
+        assert!(
+            output.status.success() && stderr(&output).contains("--warmup-epochs 5"),
+            "{}",
+            stderr(&output)
+        );
+        let output = run(folder.path(), &format!("train --dry-run {flags} --warmup-prefix"));
+        assert!(!stderr(&output).contains("--warmup-epochs"), "{}", stderr(&output));
+    }
+    let output = run(folder.path(), "train --dry-run --sched wsd --epochs 4 --warmup-epochs 4");
+    assert!(stderr(&output).contains("must be below --epochs"), "{}", stderr(&output));
+}
+
+#[test]
+fn gray16_images_are_noted_before_training() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = folder.path();
+    shapes::write(&root.join("shapes"), 60).expect("writes");
+    let deep = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/decoders/grey16.png");
+    fs::copy(deep, root.join("shapes/train/circle/deep.png")).expect("copies");
+    let note = |flags: &str| {
+        let output =
+            run(root, &format!("train shapes {TINY} --progress plain --experiment a --overwrite {flags}"));
+        let text = stderr(&output);
+        assert!(output.status.success(), "{text}");
+        text.lines().find(|line| line.contains("16-bit grey")).map(String::from)
+    };
+    let line = note("").expect("a note");
+    assert!(line.contains("note: training: 1 of ") && line.contains("--gray16 saturate"), "{line}");
+    assert_eq!(note("--gray16 saturate"), None);
+    let output = run(
+        root,
+        &format!("launch --nproc-per-node 2 train shapes {TINY} --progress plain --experiment a --overwrite"),
+    );
+    let text = stderr(&output);
+    assert!(output.status.success(), "{text}");
+    assert_eq!(text.matches("note: training: 1 of ").count(), 1, "all ranks count together: {text}");
 }
 
 /// 16-bit grey values and EXIF orientation are converted in prediction as in training.

@@ -90,7 +90,6 @@ fn seeds_that_contradict_other_options_are_refused() {
         ("--seeds 3..3", ["empty range", "--seeds"]),
         ("--seeds x", ["1,2,3, 0-2 or 0..3", "--seeds"]),
         ("--seeds 1,2 --fast-dev-run 1", ["--fast-dev-run does not work with --seeds", "omit --seeds"]),
-        ("--seeds 1,2 --overwrite", ["--overwrite would have no effect", "--experiment"]),
     ] {
         let output = run(folder.path(), &train(arguments));
         let text = stderr(&output);

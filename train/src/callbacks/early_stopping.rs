@@ -21,7 +21,8 @@ impl EarlyStopping {
     }
 
     fn observe(&mut self, state: &TrainerState) {
-        // An equal metric is no improvement, whatever its loss: the earliest of equals counts.
+        // An equal metric is no improvement, whatever its loss: the earliest of equals counts. Otherwise a run whose accuracy stays the same
+        // would continue for as long as its loss falls.
         let (value, lower) = (|row| self.metric.value(row), self.metric.lower_is_better());
         let improves = |row, best| if lower { value(row) < value(best) } else { value(row) > value(best) };
         let best = state.history.iter().reduce(|best, row| if improves(row, best) { row } else { best });
@@ -65,15 +66,18 @@ mod tests {
             lr: 0.1,
             ..EpochMetrics::default()
         };
-        let stops = |losses: &[f64]| {
+        let stops_by = |metric, losses: &[f64]| {
             let history = losses.iter().enumerate().map(row).collect();
-            let mut callback = EarlyStopping::new(EvalMetric::Loss, 2);
+            let mut callback = EarlyStopping::new(metric, 2);
             callback.observe(&TrainerState { history, ..TrainerState::default() });
             callback.stop_reason().is_some()
         };
+        let stops = |losses: &[f64]| stops_by(EvalMetric::Loss, losses);
         assert!(!stops(&[]));
         assert!(!stops(&[1.0, 1.1]));
         assert!(stops(&[1.0, 1.1, 1.0]));
         assert!(!stops(&[1.0, 1.1, 0.9]));
+        // Equal accuracies and a falling loss.
+        assert!(stops_by(EvalMetric::Top1, &[1.0, 0.9, 0.8]));
     }
 }

@@ -2,7 +2,7 @@
 use super::{Callback, RunSnapshot, SaveReason};
 use crate::checkpoint::files::{self, CheckpointName};
 use crate::checkpoint::history::{CheckpointHistory, outdated_recovery};
-use crate::checkpoint::{self, Checkpoint, CheckpointHeader, ConvPlans, durable};
+use crate::checkpoint::{self, Checkpoint, CheckpointHeader, ConvPlans, durable, make_room};
 use crate::settings::EvalMetric;
 use crate::trainer::TrainerState;
 use crate::{Error, Result};
@@ -21,6 +21,27 @@ pub struct ModelCheckpoint {
     metric: EvalMetric,
     /// Number of ranked checkpoints.
     capacity: usize,
+    room: RoomReport,
+}
+
+/// Report of checkpoints that are removed because the disk is full, once per run.
+#[derive(Default)]
+struct RoomReport {
+    is_reported: bool,
+    message: Option<String>,
+}
+
+impl RoomReport {
+    fn add(&mut self, removed: &[CheckpointName]) {
+        let ranked = removed.iter().any(|name| matches!(name, CheckpointName::Ranked(_)));
+        if ranked && !std::mem::replace(&mut self.is_reported, true) {
+            self.message = Some(
+                "warning: the disk is full: ranked checkpoints are removed, the lowest first, to make room for `last` and `best`; free some \
+                 space, or lower --checkpoint-hist with --resume"
+                    .into(),
+            );
+        }
+    }
 }
 
 impl ModelCheckpoint {
@@ -33,7 +54,7 @@ impl ModelCheckpoint {
         metric: EvalMetric,
         capacity: usize,
     ) -> ModelCheckpoint {
-        ModelCheckpoint { folder, header, device, metric, capacity }
+        ModelCheckpoint { folder, header, device, metric, capacity, room: RoomReport::default() }
     }
 
     /// Epochs with a ranked checkpoint in a state.
@@ -45,15 +66,23 @@ impl ModelCheckpoint {
         history.epochs().collect()
     }
 
-    /// Writes checkpoints of one state: the first as a file, the others as links to it. All are attempted; the error is the first one.
-    fn write(&self, names: &[CheckpointName], bytes: &[u8]) -> Result<()> {
+    /// Writes checkpoints of one state: the first as a file, for which less important ones make room on a full disk, the others as links to
+    /// it. All are attempted; the error is the first one.
+    fn write(&mut self, names: &[CheckpointName], bytes: &[u8], state: &TrainerState) -> Result<()> {
+        let (folder, ranked) = (&self.folder, self.ranked(state));
+        let room = &mut self.room;
+        let mut make_room = || {
+            let removed = make_room(folder, &ranked, bytes.len() as u64);
+            room.add(&removed);
+            !removed.is_empty()
+        };
         let mut written: Option<PathBuf> = None;
         let mut result = Ok(());
         for name in names {
-            let path = name.path(&self.folder);
+            let path = name.path(folder);
             let attempt = match &written {
                 Some(first) => durable::link(first, &path, bytes),
-                None => durable::write(&path, bytes),
+                None => durable::write_making_room(&path, bytes, &mut make_room),
             };
             match attempt {
                 Ok(()) => written = written.or(Some(path)),
@@ -115,10 +144,14 @@ impl Callback for ModelCheckpoint {
             }
             _ => vec![CheckpointName::Last],
         };
-        let written = self.write(&names, &bytes);
+        let written = self.write(&names, &bytes, state);
         // Even then, as it makes room for the next ones.
         let pruned = self.prune(state);
         written.and(pruned)
+    }
+
+    fn take_message(&mut self) -> Option<String> {
+        self.room.message.take()
     }
 
     fn last_checkpoint(&self) -> Result<Option<Checkpoint>> {

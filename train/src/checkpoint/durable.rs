@@ -10,6 +10,22 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     write_with(path, bytes, &mut |_| Ok(()))
 }
 
+/// As [`write()`]. While the disk is full, `make_room` removes a file and the write is attempted again; it returns false if it removes
+/// nothing.
+pub fn write_making_room(path: &Path, bytes: &[u8], make_room: &mut dyn FnMut() -> bool) -> Result<()> {
+    loop {
+        match attempt(path, bytes, &mut |_| Ok(())) {
+            Err(error) if is_full(&error) && make_room() => {}
+            result => return result.map_err(|error| unwritable(path, error)),
+        }
+    }
+}
+
+/// True if removing files may help.
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// Makes `path` a hard link to `existing`, which holds `bytes`: atomically, as [`write()`], and without space on the disk. Where the file system
 /// has no such links, the bytes are written instead. As files are only ever replaced, never written in place, a link keeps its content
 /// when the other is replaced.
@@ -66,12 +82,14 @@ enum WriteStep {
 
 /// [`write`] with a function that is called before every step and can make it fail.
 fn write_with(path: &Path, bytes: &[u8], before: &mut dyn FnMut(WriteStep) -> io::Result<()>) -> Result<()> {
-    attempt(path, bytes, before).map_err(|error| {
-        Error::disk("the file cannot be written")
-            .at_path(path)
-            .because(error)
-            .remedy("free some space or make the folder writable, then run the command again")
-    })
+    attempt(path, bytes, before).map_err(|error| unwritable(path, error))
+}
+
+fn unwritable(path: &Path, error: io::Error) -> Error {
+    Error::disk("the file cannot be written")
+        .at_path(path)
+        .because(error)
+        .remedy("free some space or make the folder writable, then run the command again")
 }
 
 fn attempt(path: &Path, bytes: &[u8], before: &mut dyn FnMut(WriteStep) -> io::Result<()>) -> io::Result<()> {

@@ -9,11 +9,14 @@ pub mod files;
 pub mod history;
 mod lock;
 mod newest;
+mod room;
+pub(crate) mod space;
 mod stored_paths;
 
 pub use conv_plans::ConvPlans;
 pub use lock::{LOCK_FILE, RunLock};
 pub use newest::{NewestCheckpoint, newest, newest_accepted};
+pub use room::make_room;
 pub use stored_paths::{missing_dataset, with_absolute_paths};
 
 use crate::config::InputConfig;

@@ -52,6 +52,7 @@ pub fn execute(ConfigCommand::Show(args): &ConfigCommand, matches: &TrainMatches
     };
     let seeds = settings.seeds.take();
     let mut config = Config::resolve(&settings)?;
+    config.ignore_dataset_options();
     recipe.warnings(&config).iter().for_each(|warning| message!("{warning}"));
     let data = config.data.dataset.open()?;
     config.resolve_input(&data)?;

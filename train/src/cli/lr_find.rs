@@ -88,7 +88,8 @@ pub fn execute(args: &LrFindArgs) -> Result<()> {
         check_plot(path)?;
     }
     args.compute.set_threads()?;
-    let config = Config::resolve(&args.recipe.settings()?)?;
+    let mut config = Config::resolve(&args.recipe.settings()?)?;
+    config.ignore_dataset_options();
     args.recipe.warnings(&config).iter().for_each(|warning| message!("{warning}"));
     let mut experiment = Experiment::new(config);
     experiment.device = args.compute.device.open()?;

@@ -192,10 +192,11 @@ impl Config {
             ),
             has_ranks: world_size > 1,
         };
-        let warnings = values::unusual(given);
+        let mut warnings = values::unusual(given);
         let (given, ignored) = ignored::without_ignored(&context)?;
         let given = &given;
         let schedule = schedule::options(given, sched, &recipe, lr);
+        warnings.extend(schedule::long_warmup(sched, &schedule));
         if given.sync_bn == Some(true) && given.split_bn == Some(true) {
             return Err(Error::usage("--sync-bn and --split-bn exclude each other")
                 .because("split batch norm has statistics of its own for each split, of one rank")
@@ -284,6 +285,15 @@ impl Config {
     /// Training batch size of all ranks together, in images.
     pub fn global_batch_size(&self) -> usize {
         self.batch_size * self.world_size
+    }
+
+    /// Ignores the options without effect on the format of the dataset: they are in `ignored` then. Without this call, opening the dataset
+    /// errors on them.
+    pub fn ignore_dataset_options(&mut self) {
+        let (dataset, of_dataset) = self.data.dataset.without_ignored();
+        self.data.dataset = dataset;
+        self.settings = self.settings.filtered(|name| of_dataset.iter().all(|(other, _)| *other != name));
+        self.ignored.extend(of_dataset.into_iter().map(|(name, why)| IgnoredOption::new(name, why)));
     }
 
     /// Resolves the input of the network for a dataset, and adds it to the settings.

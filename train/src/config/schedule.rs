@@ -43,6 +43,17 @@ pub(super) fn options(given: &Settings, sched: Sched, recipe: &Recipe, lr: f64) 
     }
 }
 
+/// Warning about a warmup that lasts to the end of the run.
+pub(super) fn long_warmup(sched: Sched, options: &ScheduleOptions) -> Option<String> {
+    let ScheduleOptions { warmup_epochs, epochs, warmup_prefix, .. } = *options;
+    let is_long = warmup_epochs >= epochs && warmup_epochs > 0 && !warmup_prefix && sched != Sched::None;
+    is_long.then(|| {
+        format!(
+            "warning: --warmup-epochs {warmup_epochs} of --epochs {epochs}: the learning rate only rises, and the schedule never begins"
+        )
+    })
+}
+
 /// Defaults of Fornax that differ from timm's.
 struct Defaults {
     decay_epochs: f64,

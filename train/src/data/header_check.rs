@@ -2,10 +2,11 @@
 //! last epoch. Only the first bytes of each file are read; `fornax datasets verify` decodes all of them.
 use super::bad_images::BadImage;
 use super::dataset::{Dataset, SampleImage};
-use super::decode::{HeaderVerdict, check_header};
+use super::decode::{HeaderVerdict, check_header, is_gray16};
 use super::image::Image;
 use crate::error::ErrorKind;
 use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Mutex, PoisonError};
@@ -41,21 +42,30 @@ pub struct HeaderCheckPart {
     pub threads: usize,
 }
 
+/// Findings of a check of headers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckedHeaders {
+    /// Bad images, by sample index.
+    pub bad: Vec<(usize, BadImage)>,
+    /// Number of samples with 16-bit grey images.
+    pub gray16: usize,
+}
+
 /// True if the samples of a dataset are image files, whose headers can be checked.
 pub fn has_image_files(dataset: &dyn Dataset) -> bool {
     !dataset.is_empty() && dataset.image_heads(0, 0).map_or(true, |heads| !heads.is_empty())
 }
 
-/// Checks the headers of this rank's part of a dataset of image files, and returns the bad ones by sample index. `on_progress` is called
-/// several times a second; its error ends the check.
+/// Checks the headers of this rank's part of a dataset of image files. `on_progress` is called several times a second; its error ends the
+/// check.
 pub fn check_headers(
     dataset: &dyn Dataset,
     part: HeaderCheckPart,
     on_progress: &mut dyn FnMut(&HeaderCheckProgress) -> Result<()>,
-) -> Result<Vec<(usize, BadImage)>> {
+) -> Result<CheckedHeaders> {
     let total = (dataset.len() + part.world - 1 - part.rank) / part.world;
     let (next, stop, started) = (AtomicUsize::new(0), AtomicBool::new(false), Instant::now());
-    let (found, failure) = (Mutex::new(vec![]), Mutex::new(None));
+    let (found, failure, gray16) = (Mutex::new(vec![]), Mutex::new(None), AtomicUsize::new(0));
     let work = || {
         while !stop.load(Ordering::Relaxed) {
             let first = next.fetch_add(CHUNK, Ordering::Relaxed);
@@ -65,7 +75,7 @@ pub fn check_headers(
             for number in first..total.min(first + CHUNK) {
                 let index = number * part.world + part.rank;
                 match check_sample(dataset, index) {
-                    Ok(()) => {}
+                    Ok(is_gray16) => drop(gray16.fetch_add(is_gray16.into(), Ordering::Relaxed)),
                     Err(error) if error.kind() == ErrorKind::Data => {
                         let why = error.why().unwrap_or(error.what()).to_string();
                         let bad = BadImage { location: dataset.location(index), why };
@@ -106,24 +116,29 @@ pub fn check_headers(
     if let Some(error) = failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
         return Err(error);
     }
-    let mut found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
-    found.sort_unstable_by_key(|(index, _)| *index);
-    Ok(found)
+    let mut bad = found.into_inner().unwrap_or_else(PoisonError::into_inner);
+    bad.sort_unstable_by_key(|(index, _)| *index);
+    Ok(CheckedHeaders { bad, gray16: gray16.into_inner() })
 }
 
-/// Checks the headers of the image files of a sample.
-fn check_sample(dataset: &dyn Dataset, index: usize) -> Result<()> {
+/// Checks the headers of the image files of a sample; true if one is of 16-bit grey values.
+fn check_sample(dataset: &dyn Dataset, index: usize) -> Result<bool> {
+    let mut has_gray16 = false;
     let bad = |why: String| Error::data("an image cannot be used").because(why);
     for limit in [HEAD, LONG_HEAD] {
         let mut is_complete = true;
         for head in dataset.image_heads(index, limit)? {
+            has_gray16 |= is_gray16(&head.bytes);
             match check_header(&head.bytes, head.file_size).map_err(bad)? {
                 HeaderVerdict::Valid => {}
                 HeaderVerdict::Incomplete => is_complete = false,
                 HeaderVerdict::Unknown => {
                     return match dataset.image(index)? {
-                        SampleImage::Encoded(bytes) => Image::decode(&bytes, 3).map(drop).map_err(bad),
-                        SampleImage::Decoded(_) => Ok(()),
+                        SampleImage::Encoded(bytes) => {
+                            Image::decode(&bytes, 3).map_err(bad)?;
+                            Ok(has_gray16 || is_gray16(&bytes))
+                        }
+                        SampleImage::Decoded(_) => Ok(has_gray16),
                     };
                 }
             }
@@ -132,7 +147,7 @@ fn check_sample(dataset: &dyn Dataset, index: usize) -> Result<()> {
             break;
         }
     }
-    Ok(())
+    Ok(has_gray16)
 }
 
 #[cfg(test)]
@@ -150,7 +165,7 @@ mod tests {
         });
         let last = last.expect("progress is reported");
         assert_eq!(last.checked, last.total);
-        found.expect("no other error")
+        found.expect("no other error").bad
     }
 
     /// 300 small PNG files, three of them damaged.

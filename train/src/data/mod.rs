@@ -8,6 +8,7 @@ mod files;
 mod formats;
 pub mod header_check;
 pub mod identical;
+mod ignored_options;
 pub mod image;
 mod in_memory;
 mod labels;

@@ -1,6 +1,8 @@
 //! Notes about the files of a dataset that are ignored, skipped or merged, each of bounded length.
 use super::paths::{PathList, parent, parent_name};
-use crate::text::{counted, escape_control, first_names};
+use crate::message::count;
+use crate::report::thousands;
+use crate::text::{escape_control, first_names};
 use std::collections::BTreeMap;
 
 /// Counts of ignored files by their extension.
@@ -36,15 +38,16 @@ impl ExtensionCounts {
 
     /// Note about the files, if there are any.
     pub fn note(&self) -> Option<String> {
-        let files = self.0.values().sum();
-        (files > 0).then(|| format!("{} ignored: {}", counted(files, "file", "files"), self.describe()))
+        let files = self.0.values().sum::<usize>() as u64;
+        (files > 0).then(|| format!("{} ignored: {}", count(files, "file"), self.describe()))
     }
 }
 
 /// Note about hidden files and folders, if there are any.
 pub fn hidden_note(hidden: &PathList) -> Option<String> {
-    let count = counted(hidden.len(), "hidden file or folder", "hidden files and folders");
-    (!hidden.is_empty()).then(|| format!("{count} skipped: {}", first_names(hidden.iter())))
+    let noun = if hidden.len() == 1 { "hidden file or folder" } else { "hidden files and folders" };
+    let number = thousands(hidden.len() as u64);
+    (!hidden.is_empty()).then(|| format!("{number} {noun} skipped: {}", first_names(hidden.iter())))
 }
 
 /// Note about the classes of files in several folders, if there are any: the name of the folder is the class.

@@ -87,6 +87,17 @@ impl DistributedRun {
             .map_err(|e| Error::new(ErrorKind::Peer, format!("{what} of rank 0 cannot be read")).because(e))
     }
 
+    /// The values of all ranks, by rank.
+    pub fn gather<T: Serialize + DeserializeOwned>(&self, what: &'static str, own: &T) -> Result<Vec<T>> {
+        let own = serde_json::to_vec(own).expect("plain values have a JSON form");
+        let parsed = self.group.all_gather(what, &own)?.into_iter().map(|bytes| {
+            serde_json::from_slice(&bytes).map_err(|e| {
+                Error::new(ErrorKind::Peer, format!("{what} of another rank cannot be read")).because(e)
+            })
+        });
+        parsed.collect()
+    }
+
     /// The flags that the ranks passed at the previous call. Every rank gets the same at the same call, without waiting for the others' flags
     /// of this one.
     pub fn agree(&self, own: &Flags) -> Result<Flags> {

@@ -1,6 +1,7 @@
 //! Disk space of a run, estimated before it starts.
 use crate::checkpoint::files;
 use crate::checkpoint::history::RECOVERY_CHECKPOINTS;
+use crate::checkpoint::space::{file_size_by_id, free_bytes};
 use crate::config::Config;
 use crate::message::count;
 use crate::report::bytes;
@@ -67,35 +68,8 @@ impl fmt::Display for DiskEstimate {
 fn existing_bytes(folder: &Path) -> u64 {
     let folder = folder.join("checkpoints");
     let paths = files::list(&folder).into_iter().map(|name| name.path(&folder));
-    let by_file: BTreeMap<u64, u64> = paths.filter_map(|path| size_by_inode(&path)).collect();
+    let by_file: BTreeMap<u64, u64> = paths.filter_map(|path| file_size_by_id(&path)).collect();
     by_file.values().sum()
-}
-
-#[cfg(unix)]
-fn size_by_inode(path: &Path) -> Option<(u64, u64)> {
-    use std::os::unix::fs::MetadataExt;
-    let metadata = std::fs::metadata(path).ok()?;
-    Some((metadata.ino(), metadata.len()))
-}
-
-#[cfg(not(unix))]
-fn size_by_inode(path: &Path) -> Option<(u64, u64)> {
-    let metadata = std::fs::metadata(path).ok()?;
-    Some((crc32c::crc32c(path.as_os_str().as_encoded_bytes()).into(), metadata.len()))
-}
-
-/// Free bytes of the file system of a folder, or of the nearest folder above it that exists.
-#[cfg(unix)]
-fn free_bytes(folder: &Path) -> Option<u64> {
-    let full = std::path::absolute(folder).ok()?;
-    let existing = full.ancestors().find(|folder| folder.exists())?;
-    let stat = rustix::fs::statvfs(existing).ok()?;
-    Some(stat.f_bavail * stat.f_frsize)
-}
-
-#[cfg(not(unix))]
-fn free_bytes(_: &Path) -> Option<u64> {
-    None
 }
 
 #[cfg(test)]

@@ -2,7 +2,10 @@
 use super::Experiment;
 use crate::callbacks::{Callback, CallbackList};
 use crate::data::bad_images::{BadImage, list};
-use crate::data::header_check::{HeaderCheckPart, HeaderCheckProgress, check_headers, has_image_files};
+use crate::data::decode::{Gray16, gray16_note};
+use crate::data::header_check::{
+    CheckedHeaders, HeaderCheckPart, HeaderCheckProgress, check_headers, has_image_files,
+};
 use crate::data::{BadImagePolicy, BadImages, Dataset};
 use crate::error::ErrorKind;
 use crate::message::count;
@@ -32,7 +35,12 @@ pub(super) fn check_images(experiment: &Experiment, callbacks: &mut CallbackList
         let found = check_split(experiment, dataset, callbacks)?;
         let own = || Arc::new(BadImages::new(BadImagePolicy::Error, 0.0, dataset.len()));
         let record = loader.options().bad_images.clone().unwrap_or_else(own);
-        found.into_iter().for_each(|(index, bad)| record.record(index, bad));
+        found.bad.into_iter().for_each(|(index, bad)| record.record(index, bad));
+        if experiment.config.data.gray16 == Gray16::Scale
+            && let Some(note) = gray16_note(found.gray16, dataset.len())
+        {
+            callbacks.on_message(&format!("note: {}: {note}", record.split()))?;
+        }
         let bad: Vec<BadImage> = record.found().into_iter().map(|(_, bad)| bad).collect();
         let is_error = record.policy() == BadImagePolicy::Error;
         if !bad.is_empty() && (is_error || record.check_count(bad.len()).is_err()) {
@@ -42,12 +50,12 @@ pub(super) fn check_images(experiment: &Experiment, callbacks: &mut CallbackList
     if failed.is_empty() { Ok(()) } else { Err(error(&failed)) }
 }
 
-/// Bad images of a split, found by all ranks.
+/// Findings of all ranks about a split.
 fn check_split(
     experiment: &Experiment,
     dataset: &dyn Dataset,
     callbacks: &mut CallbackList,
-) -> Result<Vec<(usize, BadImage)>> {
+) -> Result<CheckedHeaders> {
     let peers = experiment.peers();
     let world = peers.map_or(1, |run| run.world_size());
     let part = HeaderCheckPart { rank: experiment.rank(), world, threads: (THREADS / world).max(1) };
@@ -69,14 +77,9 @@ fn check_split(
         callbacks.on_message(&format!("checked the headers of {images} in {seconds:.1} s"))?;
     }
     let Some(run) = peers else { return Ok(found) };
-    let own = serde_json::to_vec(&found).expect("plain values have a JSON form");
-    let all = run.group.all_gather("bad images", &own)?;
-    let parsed = all.iter().map(|bytes| {
-        serde_json::from_slice::<Vec<(usize, BadImage)>>(bytes).map_err(|e| {
-            Error::new(ErrorKind::Peer, "the bad images of another rank cannot be read").because(e)
-        })
-    });
-    Ok(parsed.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+    let all = run.gather("the checked headers", &found)?;
+    let gray16 = all.iter().map(|part| part.gray16).sum();
+    Ok(CheckedHeaders { bad: all.into_iter().flat_map(|part| part.bad).collect(), gray16 })
 }
 
 /// Error that lists the bad images of the splits that end the run.

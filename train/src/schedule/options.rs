@@ -251,9 +251,10 @@ impl ScheduleOptions {
 impl Schedule {
     fn check(&self) -> Result<()> {
         let (warmup, epochs) = (self.warmup_epochs, self.epochs);
-        if warmup >= epochs && !self.warmup_prefix && warmup > 0 {
+        // The others rise to the end of the run, as in timm.
+        if warmup >= epochs && !self.warmup_prefix && warmup > 0 && matches!(self.curve, Curve::Wsd(_)) {
             return Err(Error::usage(format!("--warmup-epochs ({warmup}) must be below --epochs ({epochs})"))
-                .because("the warmup replaces the first epochs of the schedule")
+                .because("no epoch remains for the schedule after the warmup")
                 .remedy("lower --warmup-epochs, raise --epochs, or run the warmup before the schedule with --warmup-prefix"));
         }
         match &self.curve {
@@ -331,7 +332,7 @@ mod tests {
             ),
             ("cosine", ScheduleOptions { noise: Some(vec![0.5, 0.4]), ..options.clone() }, "not a range"),
             (
-                "cosine",
+                "wsd",
                 ScheduleOptions { warmup_epochs: 10, ..options.clone() },
                 "--warmup-epochs (10) must be below --epochs (10)",
             ),

@@ -15,6 +15,7 @@ use crate::callbacks::{
     Callback, EpochBegin, EpochEnd, EvaluatedWeights, RunSnapshot, SaveReason, TestBegin, TestSummary,
     TrainBegin, TrainEnd, TrainSummary,
 };
+use crate::data::BadImagePolicy;
 use crate::distributed::{DistributedRun, Flags};
 use crate::error::ErrorKind;
 use crate::loader::{Batch, Loader, StagedBatches};
@@ -68,6 +69,8 @@ struct RunStatus {
     nonfinite: NonfiniteStatus,
     /// A rank asked for a checkpoint.
     save_requested: Cell<bool>,
+    /// The latest save failed, and was reported.
+    save_failed: Cell<bool>,
 }
 
 /// End of the updates of an epoch.
@@ -220,6 +223,7 @@ impl<'a> Trainer<'a> {
             return Ok(stopped);
         }
         self.optimizer.sync_lookahead()?;
+        self.gather_bad_images()?;
         let (loss, lr) = (self.state.mean_loss(), self.lr(self.state.update));
         callback.on_train_summary(&TrainSummary { epoch, loss, lr })?;
         let is_evaluated = (epoch + 1).is_multiple_of(self.options.val_interval) || epoch + 1 == epochs;
@@ -361,9 +365,15 @@ impl<'a> Trainer<'a> {
             SaveReason::Request | SaveReason::Recovery | SaveReason::Trained => false,
             SaveReason::EpochEnd { .. } => self.state.epoch >= self.schedule.total_epochs(),
         };
+        let has_failed = self.status.save_failed.replace(saved.is_err());
         match saved {
             Err(error) if error.kind() == ErrorKind::Disk && !is_final => {
-                let error = error.remedy("free some space: the next checkpoint is written again");
+                if has_failed {
+                    return Ok(());
+                }
+                let error = error.remedy(
+                    "free some space: the next checkpoint is written again; --resume continues from the latest that exists",
+                );
                 callback.on_message(&format!("warning: training continues without this checkpoint: {error}"))
             }
             other => other,
@@ -478,6 +488,19 @@ impl<'a> Trainer<'a> {
         match self.step.ema() {
             Some(ema) => run.distribute_statistics(ema.model(), DistBn::Broadcast),
             None => Ok(()),
+        }
+    }
+
+    /// Makes the bad training images of every rank known to all: rank 0 lists them. Errors on every rank if there are too many.
+    fn gather_bad_images(&self) -> Result<()> {
+        let (Some(run), Some(record)) = (self.distributed, &self.train.options().bad_images) else {
+            return Ok(());
+        };
+        let of_ranks = run.gather("the bad training images", &record.found())?;
+        of_ranks.into_iter().flatten().for_each(|(index, bad)| record.record(index, bad));
+        match record.policy() {
+            BadImagePolicy::Error => Ok(()),
+            _ => record.check_count(record.found().len()),
         }
     }
 

@@ -1,12 +1,12 @@
 //! `fornax datasets info`.
 use super::args::DatasetArgs;
-use super::verify::gray16_note;
 use super::{print, splits, table};
 use crate::Result;
-use crate::data::decode::{DecodeOptions, decode_file};
+use crate::data::decode::{DecodeOptions, decode_file, gray16_note};
 use crate::data::{Dataset, DatasetSplits, SampleImage};
+use crate::message::{count, is_or_are};
 use crate::report::thousands;
-use crate::text::{counted, escape_control};
+use crate::text::escape_control;
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
@@ -90,7 +90,7 @@ impl SplitInfo {
     /// Lines for the terminal.
     fn lines(&self) -> String {
         let frames = if self.clip_len > 1 { format!(" of {} frames", self.clip_len) } else { String::new() };
-        let mut text = format!("{:<11} {}{frames}", self.name, counted(self.samples, "sample", "samples"));
+        let mut text = format!("{:<11} {}{frames}", self.name, count(self.samples as u64, "sample"));
         let decoded = thousands(self.decoded as u64);
         if self.decoded > 0 {
             text += &format!(", height {}, width {}", range(&self.extents[0]), range(&self.extents[1]));
@@ -102,13 +102,11 @@ impl SplitInfo {
             text += &format!("; {} cannot be read, see `fornax datasets verify`", self.unreadable);
         }
         if self.repaired > 0 {
-            text += &format!(
-                "; {} as libjpeg does",
-                counted(self.repaired, "file is repaired", "files are repaired")
-            );
+            let files = self.repaired as u64;
+            text += &format!("; {} {} repaired as libjpeg does", count(files, "file"), is_or_are(files));
         }
         text += "\n";
-        if let Some(note) = gray16_note(self.gray16, &decoded) {
+        if let Some(note) = gray16_note(self.gray16, self.decoded) {
             text += &format!("note        {note}\n");
         }
         text

@@ -7,8 +7,9 @@ use crate::data::BadImagePolicy;
 use crate::data::export::png_bytes;
 use crate::error::ErrorKind;
 use crate::experiment::build::{self, RunData};
+use crate::message::{count, is_or_are};
 use crate::report::{CaptionedImage, class_name, full_size_grid, training_samples};
-use crate::text::{counted, first_names};
+use crate::text::first_names;
 use crate::{Error, Result};
 use clap::ValueEnum;
 use fornax_engine::Device;
@@ -57,7 +58,7 @@ pub fn execute(args: &PreviewArgs) -> Result<()> {
         &args.output,
         &png_bytes(&full_size_grid(&samples, args.columns as usize, &data.splits.classes)),
     )?;
-    print(&format!("{} in {}\n", counted(samples.len(), "image", "images"), args.output.display()))
+    print(&format!("{} in {}\n", count(samples.len() as u64, "image"), args.output.display()))
 }
 
 /// The first images of the first epoch. Bad ones are replaced, however many there are, or skipped by `--bad-image skip`.
@@ -118,7 +119,7 @@ fn validation(config: &mut Config, data: &RunData, samples: usize) -> Result<Vec
 
 fn note_bad_images(bad: Vec<String>, how: &str) {
     if !bad.is_empty() {
-        let count = counted(bad.len(), "image cannot be read and is", "images cannot be read and are");
-        message!("note: {count} {how}: {}", first_names(bad));
+        let (images, be) = (count(bad.len() as u64, "image"), is_or_are(bad.len() as u64));
+        message!("note: {images} cannot be read and {be} {how}: {}", first_names(bad));
     }
 }

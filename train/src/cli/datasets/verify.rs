@@ -1,11 +1,12 @@
 //! `fornax datasets verify`.
 use super::args::DatasetArgs;
 use super::{print, splits};
-use crate::data::decode::{DecodeOptions, JpegRepair, decode_file};
+use crate::data::decode::{DecodeOptions, JpegRepair, decode_file, gray16_note};
 use crate::data::identical::{Fingerprint, IdenticalSamples, SampleId, fingerprint, identical_samples};
 use crate::data::{Dataset, SampleImage};
+use crate::message::{count, is_or_are};
 use crate::report::thousands;
-use crate::text::{counted, escape_control, first_names};
+use crate::text::{escape_control, first_names};
 use crate::{Error, Result};
 use rayon::prelude::*;
 use serde_json::{Value, json};
@@ -126,23 +127,20 @@ impl VerifiedSplit<'_> {
             .for_each(|repair| *repairs.entry(repair).or_insert(0) += 1);
         if !repairs.is_empty() {
             let kinds = repairs.iter().map(|(repair, count)| format!("{count} {}", repair.describe()));
-            let count = counted(repairs.values().sum(), "file is repaired", "files are repaired");
-            message!("{name}: {count} as libjpeg does: {}", first_names(kinds));
+            let files = repairs.values().sum::<usize>() as u64;
+            let kinds = first_names(kinds);
+            message!(
+                "{name}: {} {} repaired as libjpeg does: {kinds}",
+                count(files, "file"),
+                is_or_are(files)
+            );
         }
-        if let Some(note) = gray16_note(self.samples.iter().filter(|sample| sample.is_gray16).count(), &total)
-        {
+        let gray16 = self.samples.iter().filter(|sample| sample.is_gray16).count();
+        if let Some(note) = gray16_note(gray16, self.samples.len()) {
             message!("{name}: {note}");
         }
         Ok(())
     }
-}
-
-/// Note about 16-bit grey images, if there are any.
-pub fn gray16_note(count: usize, total: &str) -> Option<String> {
-    let images = format!("{} of {total} images", thousands(count as u64));
-    (count > 0).then(|| {
-        format!("{images} are 16-bit grey: scaled to 8 bits, or cut off at 255 with --gray16 saturate")
-    })
 }
 
 /// Warns of identical files.
@@ -159,7 +157,8 @@ fn report_identical(splits: &[VerifiedSplit], identical: &[IdenticalSamples]) {
         };
         let shown: String = chosen.iter().take(10).map(text).collect();
         let more = if chosen.len() > 10 { "\n  ... (--json lists all)" } else { "" };
-        message!("warning: {} {what}:{shown}{more}", counted(chosen.len(), "image is", "images are"));
+        let images = chosen.len() as u64;
+        message!("warning: {} {} {what}:{shown}{more}", count(images, "image"), is_or_are(images));
     };
     let with = |is_chosen: fn(&IdenticalSamples) -> bool| {
         identical.iter().filter(|group| is_chosen(group)).collect()

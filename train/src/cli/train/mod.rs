@@ -160,6 +160,7 @@ impl TrainArgs {
             ("model_ema_force_cpu", config.ema_on_cpu),
         ];
         let mut recipe = self.recipe.clone();
+        recipe.ignored.extend(resume::ignored_options(self));
         for (name, _) in on_cpu.iter().filter(|(_, is_given)| *is_given && *device == Device::Cpu) {
             recipe.ignored.push(IgnoredOption::new(*name, "the run computes on the CPU"));
         }
@@ -241,7 +242,8 @@ fn train(
     if let Some(batches) = args.overfit_batches {
         settings = trial::overfitting(settings, batches as usize, world_size)?;
     }
-    let config = Config::resolve_for(&settings, world_size)?;
+    let mut config = Config::resolve_for(&settings, world_size)?;
+    config.ignore_dataset_options();
     if rank == 0 {
         args.warnings(&config, &device, run.is_some()).iter().for_each(|warning| args.note(warning));
     }

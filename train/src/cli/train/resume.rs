@@ -2,6 +2,7 @@
 use super::TrainArgs;
 use crate::checkpoint::{self, Checkpoint, NewestCheckpoint};
 use crate::cli::yaml;
+use crate::config::IgnoredOption;
 use crate::experiment::RunCheckpoint;
 use crate::report::{Destination, RunFolder};
 use crate::settings::Settings;
@@ -12,14 +13,10 @@ use std::path::{Component, Path, PathBuf};
 pub fn destination(args: &TrainArgs) -> Result<(Destination, Option<RunCheckpoint>)> {
     let named = args.experiment.as_ref().map(|name| experiment_folder(&output(args), name)).transpose()?;
     let Some(resume) = &args.resume else {
-        if args.recipe.settings.no_resume_opt == Some(true) {
-            return Err(no_effect("--no-resume-opt", "without --resume a run starts with a new optimizer"));
-        }
         let destination = match (named, args.overwrite) {
             (Some(path), true) => Destination::Overwrite(path),
             (Some(path), false) => Destination::New(path),
-            (None, false) => Destination::Dated(output(args)),
-            (None, true) => return Err(overwrite_without_experiment()),
+            (None, _) => Destination::Dated(output(args)),
         };
         return Ok((destination, None));
     };
@@ -35,10 +32,8 @@ pub fn destination(args: &TrainArgs) -> Result<(Destination, Option<RunCheckpoin
             None => (Destination::New(folder), None),
         });
     }
-    if let Some(flag) =
-        [("--output", args.output.is_some()), ("--experiment", named.is_some())].iter().find(|f| f.1)
-    {
-        return Err(no_effect(flag.0, "--resume continues a run in its own folder"));
+    if named.is_some() {
+        return Err(no_effect("--experiment", "--resume continues a run in its own folder"));
     }
     if resume.is_dir() {
         let found = newest_checkpoint(resume)?.ok_or_else(|| {
@@ -127,9 +122,21 @@ pub fn needs_experiment() -> Error {
         .remedy("name the run with --experiment")
 }
 
-/// Error of `--overwrite` without a name.
-pub fn overwrite_without_experiment() -> Error {
-    no_effect("--overwrite", "without --experiment every run gets a new folder")
+/// Options of the output folder that have no effect together with the others.
+pub fn ignored_options(args: &TrainArgs) -> Vec<IgnoredOption> {
+    let resumes_folder = args.resume.as_ref().is_some_and(|path| path.as_os_str() != "auto");
+    let has_new_optimizer = args.resume.is_none() && args.recipe.settings.no_resume_opt == Some(true);
+    let all = [
+        (
+            "overwrite",
+            args.overwrite && args.experiment.is_none() && args.resume.is_none(),
+            "without --experiment every run gets a new folder",
+        ),
+        ("output", args.output.is_some() && resumes_folder, "--resume continues a run in its own folder"),
+        ("no_resume_opt", has_new_optimizer, "without --resume a run starts with a new optimizer"),
+    ];
+    let given = all.into_iter().filter(|(_, is_given, _)| *is_given);
+    given.map(|(name, _, why)| IgnoredOption::new(name, why)).collect()
 }
 
 /// The folder of a named run.

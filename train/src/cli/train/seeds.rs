@@ -82,7 +82,6 @@ fn folder(args: &TrainArgs, settings: &Settings, first: u64) -> Result<PathBuf> 
     match (&args.experiment, &args.resume) {
         (Some(name), _) => resume::experiment_folder(&output, name),
         (None, Some(_)) => Err(resume::needs_experiment()),
-        (None, None) if args.overwrite => Err(resume::overwrite_without_experiment()),
         (None, None) => {
             let settings = Settings { seed: Some(first), seeds: None, ..settings.clone() };
             Ok(output.join(format!("{}-{}", timestamp(), Config::resolve(&settings)?.model.name)))
@@ -93,6 +92,8 @@ fn folder(args: &TrainArgs, settings: &Settings, first: u64) -> Result<PathBuf> 
 /// The arguments of one run.
 fn of_seed(args: &TrainArgs, folder: &Path, seed: u64) -> TrainArgs {
     let mut run = args.clone();
+    run.recipe.ignored.extend(resume::ignored_options(args));
+    run.overwrite &= args.experiment.is_some();
     (run.output, run.experiment) = (Some(folder.into()), Some(format!("seed-{seed}")));
     (run.recipe.settings.seed, run.recipe.settings.seeds) = (Some(seed), None);
     run.is_one_of_several = true;

@@ -1,4 +1,6 @@
 //! 16-bit grey images, as in medical and depth data.
+use crate::message::count;
+use crate::report::thousands;
 use clap::ValueEnum;
 
 /// Conversion of 16-bit grey values to 8 bits.
@@ -30,6 +32,16 @@ pub fn is_gray16(bytes: &[u8]) -> bool {
         [b'I', b'I', ..] | [b'M', b'M', ..] => super::tiff::is_gray16(bytes).unwrap_or(false),
         _ => false,
     }
+}
+
+/// Note about 16-bit grey images of a split, if there are any.
+pub fn gray16_note(images: usize, total: usize) -> Option<String> {
+    let (images, total) = (thousands(images as u64), count(total as u64, "image"));
+    (images != "0").then(|| {
+        format!(
+            "{images} of {total} are 16-bit grey: scaled to 8 bits, or cut off at 255 with --gray16 saturate"
+        )
+    })
 }
 
 #[cfg(test)]

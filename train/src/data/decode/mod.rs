@@ -13,7 +13,7 @@ mod region;
 mod tiff;
 mod webp;
 
-pub use gray16::{Gray16, is_gray16};
+pub use gray16::{Gray16, gray16_note, is_gray16};
 pub use header::{HeaderVerdict, check_header};
 pub use jpeg::JpegRepair;
 pub use region::RegionDecoder;

@@ -8,6 +8,7 @@ use crate::data::notes::{ExtensionCounts, hidden_note, merged_note};
 use crate::data::paths::{PathList, has_extension, parent_name};
 use crate::data::split_names::{Spelling, SplitName};
 use crate::error::ErrorKind;
+use crate::message::{count, is_or_are};
 use crate::{Error, Result};
 use fornax_engine::MappedFile;
 use std::borrow::Cow;
@@ -305,8 +306,9 @@ fn notes_of(index: &TarIndex, prefix: &str, members: &[u32]) -> Vec<String> {
     let mut ignored = ExtensionCounts::default();
     within(&index.others).iter().for_each(|path| ignored.add(path));
     let members: Vec<usize> = members.iter().map(|member| *member as usize).collect();
-    let links = within(&index.links).len();
-    let links = (links > 0).then(|| format!("{links} links in archives are ignored"));
+    let links = within(&index.links).len() as u64;
+    let links =
+        (links > 0).then(|| format!("{} in archives {} ignored", count(links, "link"), is_or_are(links)));
     let notes = [
         ignored.note(),
         hidden_note(&within(&index.hidden)),
