@@ -28,7 +28,7 @@ pub fn record(
     {
         let part = HeaderCheckPart { rank: 0, world: 1, threads: THREADS };
         let found = check_headers(dataset, part, &mut |_| check_interrupt())?;
-        found.into_iter().for_each(|(index, bad)| record.record(index, bad));
+        found.bad.into_iter().for_each(|(index, bad)| record.record(index, bad));
         if !record.found().is_empty() {
             return Err(error(&record));
         }
