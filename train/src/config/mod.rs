@@ -566,7 +566,10 @@ mod tests {
 
     #[test]
     fn contradictions_are_rejected() {
-        let warm = Settings { warmup_epochs: Some(5), epochs: Some(5), ..Settings::default() };
+        // Of these schedules no epoch is left; others only rise, with a warning.
+        let all_warmup = Settings { warmup_epochs: Some(5), epochs: Some(5), ..Settings::default() };
+        assert_eq!(Config::resolve(&all_warmup).expect("valid").warnings.len(), 1);
+        let warm = Settings { sched: Some(Sched::Wsd), ..all_warmup };
         let own = Settings {
             pretrained: Some(false),
             pretrained_path: Some("w.safetensors".into()),
