@@ -48,7 +48,7 @@ pub struct Config {
     pub ignored: Vec<IgnoredOption>,
     /// Warnings about unusual values.
     pub warnings: Vec<String>,
-    /// Settings of the model and its input in the file of the initial weights: defaults for those that are not given.
+    /// Settings of the model and its input in the file of the initial weights: the defaults of settings that are not given.
     pub of_weights: Settings,
     /// The model, without the number of classes and channels.
     pub model: ModelConfig,

@@ -82,7 +82,7 @@ pub struct ValidateArgs {
 }
 
 impl ValidateArgs {
-    /// The options without effect. Errors on those that are not available.
+    /// The options without effect. Errors on options that are not available.
     pub fn ignored(&self) -> Result<Vec<IgnoredOption>> {
         let given = OPTIONS.iter().filter(|option| self.given.contains(&option.name));
         let (mut ignored, mut rejected) = (vec![], vec![]);
