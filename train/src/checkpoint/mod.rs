@@ -20,7 +20,7 @@ pub use room::make_room;
 pub use stored_paths::{missing_dataset, with_absolute_paths};
 
 use crate::config::InputConfig;
-use crate::data::{ChannelStats, DatasetSplits, SplitChecksums};
+use crate::data::{ChannelStats, DatasetChecksums, DatasetSplits, SplitChecksums};
 use crate::ema::Ema;
 use crate::error::ErrorKind;
 use crate::optim::Optimizer;
@@ -62,11 +62,14 @@ pub struct CheckpointHeader {
     pub world_size: usize,
     /// Progress of the run.
     pub state: TrainerState,
-    /// CRC32C of the dataset's images and labels.
+    /// CRC32C of the names and labels of all samples.
     pub data_crc32c: u32,
-    /// CRC32C of each split; `None` in files of older versions.
+    /// CRC32C of the names and labels of each split; `None` in files of older versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split_crc32c: Option<SplitChecksums>,
+    /// CRC32C of the image files of each split; `None` in files of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content_crc32c: Option<SplitChecksums>,
     /// Names of the classes, in the order of the logits.
     pub classes: Vec<String>,
     /// Mean and standard deviation for the normalisation of images.
@@ -90,14 +93,20 @@ fn is_one(number: &usize) -> bool {
 
 impl CheckpointHeader {
     /// Creates the metadata of a run in its initial state.
-    pub fn new(settings: &Settings, data: &DatasetSplits, input: &InputConfig) -> CheckpointHeader {
+    pub fn new(
+        settings: &Settings,
+        data: &DatasetSplits,
+        checksums: &DatasetChecksums,
+        input: &InputConfig,
+    ) -> CheckpointHeader {
         CheckpointHeader {
             version: VERSION,
             settings: with_absolute_paths(settings),
             world_size: 1,
             state: TrainerState::default(),
-            data_crc32c: data.crc32c(),
-            split_crc32c: Some(data.checksums()),
+            data_crc32c: checksums.samples.combined(),
+            split_crc32c: Some(checksums.samples),
+            content_crc32c: Some(checksums.content),
             classes: data.classes.clone(),
             statistics: input.statistics.clone(),
             image_size: Some([input.size[0], input.size[1], input.channels]),

@@ -24,8 +24,8 @@ pub trait Dataset: Send + Sync {
     /// Image of a sample: the bytes of an image file, or a decoded image. Errors if it cannot be read.
     fn image(&self, index: usize) -> Result<SampleImage<'_>>;
 
-    /// First bytes, at most `limit`, of the image files of a sample, which are checked before training; none for decoded images. Errors if
-    /// a file cannot be read.
+    /// First bytes, at most `limit`, and sizes of the image files of a sample, which are checked before training; none for decoded images.
+    /// Errors if a file cannot be read.
     fn image_heads(&self, _index: usize, _limit: usize) -> Result<Vec<ImageHead<'_>>> {
         Ok(vec![])
     }
@@ -33,7 +33,8 @@ pub trait Dataset: Send + Sync {
     /// Location of a sample for messages: a path, or an archive and the member's name.
     fn location(&self, index: usize) -> String;
 
-    /// CRC32C of what identifies the dataset: a resumed run must see the same samples. Computed without decoding images.
+    /// CRC32C of the names and labels of the samples, and of images that are not files: a resumed run must see the same samples. The location of
+    /// the dataset has no part in it. Computed without decoding images.
     fn crc32c(&self) -> u32;
 
     /// Images per sample: 1, or the number of frames in a video clip.

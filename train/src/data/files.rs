@@ -52,8 +52,11 @@ pub fn read_image_head(path: &Path, limit: usize) -> Result<ImageHead<'static>> 
         return Err(fail(format!("it has {} bytes; at most {MAX_FILE_BYTES} are read", metadata.len())));
     }
     let mut bytes = Vec::with_capacity(limit.min(metadata.len() as usize));
-    let file = File::open(path).map_err(unreadable)?;
-    file.take(limit as u64).read_to_end(&mut bytes).map_err(unreadable)?;
+    // The size alone needs no open file.
+    if limit > 0 {
+        let file = File::open(path).map_err(unreadable)?;
+        file.take(limit as u64).read_to_end(&mut bytes).map_err(unreadable)?;
+    }
     Ok(ImageHead { bytes: Cow::Owned(bytes), file_size: metadata.len() })
 }
 

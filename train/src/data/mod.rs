@@ -1,5 +1,6 @@
 //! Datasets, image decoding and transforms.
 pub mod bad_images;
+mod checksums;
 pub mod dataset;
 pub mod decode;
 pub mod eval_transform;
@@ -26,6 +27,7 @@ mod statistics;
 mod subset;
 
 pub use bad_images::{BadImagePolicy, BadImages};
+pub use checksums::{DatasetChecksums, SplitChecksums};
 pub use dataset::{Dataset, ImageHead, SampleImage};
 pub use files::{FileDataset, read_image_file};
 pub use formats::{ClipSampling, idx};
@@ -33,7 +35,7 @@ pub use image::Image;
 pub use in_memory::InMemoryDataset;
 pub use mapped::{MappedDataset, MappedPixels, PixelLayout};
 pub(crate) use open::class_map_path;
-pub use open::{DatasetOptions, DatasetSplits, SplitChecksums};
+pub use open::{DatasetOptions, DatasetSplits};
 pub use registry::{DATASETS, DatasetFormat, DatasetInfo, canonical_name, find};
 pub use statistics::ChannelStats;
 pub use subset::DatasetSubset;

@@ -69,29 +69,7 @@ pub struct DatasetSplits {
     pub notes: Vec<String>,
 }
 
-/// CRC32C of the images and labels of each split.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct SplitChecksums {
-    /// Training split.
-    pub train: u32,
-    /// Validation split, if there is one.
-    pub validation: Option<u32>,
-}
-
 impl DatasetSplits {
-    /// CRC32C of each split, by which a checkpoint identifies its dataset.
-    pub fn checksums(&self) -> SplitChecksums {
-        let validation = self.validation.as_ref().map(|split| split.crc32c());
-        SplitChecksums { train: self.train.crc32c(), validation }
-    }
-
-    /// CRC32C of both splits together.
-    pub fn crc32c(&self) -> u32 {
-        let SplitChecksums { train, validation } = self.checksums();
-        let sums = [Some(train), validation];
-        sums.into_iter().flatten().fold(0, |sum, part| crc32c::crc32c_append(sum, &part.to_le_bytes()))
-    }
-
     /// Checks that a classifier can be trained. Errors if there is only one class.
     pub fn check_trainable(&self) -> Result<()> {
         match &self.classes[..] {

@@ -54,11 +54,24 @@ impl PathList {
         chosen
     }
 
-    /// CRC32C of all paths.
+    /// CRC32C of all paths; of absolute ones, without the folder that contains all of them.
     pub fn crc32c(&self) -> u32 {
-        self.ends.iter().fold(crc32c::crc32c(self.text.as_bytes()), |sum, end| {
-            crc32c::crc32c_append(sum, &(*end as u64).to_le_bytes())
+        let prefix = self.common_folder();
+        let text = self.iter().fold(0, |sum, path| crc32c::crc32c_append(sum, &path.as_bytes()[prefix..]));
+        self.ends.iter().enumerate().fold(text, |sum, (index, end)| {
+            crc32c::crc32c_append(sum, &((end - prefix * (index + 1)) as u64).to_le_bytes())
         })
+    }
+
+    /// Bytes of the folder, with its `/`, that contains all paths, if they are absolute, else 0.
+    fn common_folder(&self) -> usize {
+        if self.is_empty() || !self.iter().all(|path| path.starts_with('/')) {
+            return 0;
+        }
+        let first = self.get(0).as_bytes();
+        let common = |path: &str| first.iter().zip(path.as_bytes()).take_while(|(a, b)| a == b).count();
+        let bytes = self.iter().map(common).min().unwrap_or_default();
+        first[..bytes].iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1)
     }
 }
 
@@ -93,6 +106,20 @@ mod tests {
         let sorted = paths.select(&paths.natural_order());
         assert_eq!(sorted.iter().collect::<Vec<_>>(), ["", "a/x", "b/9.png", "b/10.png"]);
         assert_ne!(sorted.crc32c(), paths.crc32c());
+    }
+
+    #[test]
+    fn checksum_of_absolute_paths_omits_their_common_folder() {
+        let list = |paths: &[&str]| {
+            let mut list = PathList::default();
+            paths.iter().for_each(|path| list.push(path));
+            list.crc32c()
+        };
+        let relative = list(&["a/1.png", "a/10.png", "b/1.png"]);
+        assert_eq!(list(&["/data/a/1.png", "/data/a/10.png", "/data/b/1.png"]), relative);
+        assert_eq!(list(&["/s/job.7/a/1.png", "/s/job.7/a/10.png", "/s/job.7/b/1.png"]), relative);
+        assert_ne!(list(&["/data/a/1.png", "/data/a/10.png", "/data/c/1.png"]), relative);
+        assert_eq!(list(&["/data/1.png"]), list(&["1.png"]));
     }
 
     #[test]

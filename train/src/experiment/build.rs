@@ -1,7 +1,7 @@
 //! Parts of a run, built from its configuration: dataset, loaders, model, EMA, weights.
 use crate::augment::TestTimeAugmentation;
 use crate::config::{Config, DEFAULT_VAL_FRACTION, InputConfig};
-use crate::data::{BadImages, DatasetOptions, DatasetSplits};
+use crate::data::{BadImages, DatasetChecksums, DatasetOptions, DatasetSplits};
 use crate::ema::Ema;
 use crate::hub::Hub;
 use crate::loader::{BatchPreparation, Loader, LoaderOptions};
@@ -21,6 +21,8 @@ pub struct RunData {
     pub input: InputConfig,
     /// Number of logits.
     pub num_classes: usize,
+    /// Checksums that identify the dataset.
+    pub checksums: DatasetChecksums,
 }
 
 /// Opens the dataset and resolves the input of the network. Without a validation split, a fraction of each class is held out.
@@ -34,7 +36,26 @@ impl RunData {
     pub fn new(config: &mut Config, splits: DatasetSplits) -> Result<RunData> {
         let input = config.resolve_input(&splits)?;
         let num_classes = num_classes(config, &splits)?;
-        Ok(RunData { splits, input, num_classes })
+        let checksums = splits.checksums();
+        Ok(RunData { splits, input, num_classes, checksums })
+    }
+
+    /// Text that is equal on all ranks if they have the same samples, wherever these are: counts and checksums.
+    pub(super) fn fingerprint(&self) -> String {
+        let RunData { splits, checksums: DatasetChecksums { samples, content }, .. } = self;
+        let classes = splits
+            .classes
+            .iter()
+            .fold(0, |sum, class| crc32c::crc32c_append(crc32c::crc32c_append(sum, class.as_bytes()), &[0]));
+        let validation = splits.validation.as_ref().map_or(0, |split| split.len() as u64);
+        format!(
+            "{}, {}, {}; CRC32C of class names {classes:08x}, of names and labels {:08x}, of image files {:08x}",
+            count(splits.train.len() as u64, "training image"),
+            count(validation, "validation image"),
+            count(splits.classes.len() as u64, "class"),
+            samples.combined(),
+            content.combined()
+        )
     }
 }
 

@@ -23,7 +23,8 @@ pub(super) fn build(experiment: &Experiment, folder: Option<RunFolder>) -> Resul
     let path = folder.path().to_path_buf();
     list.push(ModelCheckpoint::new(
         path.join("checkpoints"),
-        CheckpointHeader::new(&config.settings, &data.splits, &data.input).with_world_size(config.world_size),
+        CheckpointHeader::new(&config.settings, &data.splits, &data.checksums, &data.input)
+            .with_world_size(config.world_size),
         experiment.device,
         config.eval_metric,
         config.checkpoint_hist,

@@ -36,7 +36,6 @@ use crate::data::BadImages;
 use crate::distributed::{DataParallel, DistributedRun};
 use crate::ema::Ema;
 use crate::loader::Loader;
-use crate::message::count;
 use crate::optim::Optimizer;
 use crate::report::{Destination, Machine, RunFolder};
 use crate::schedule::Schedule;
@@ -203,15 +202,7 @@ impl Experiment {
         if self.data.is_none() {
             self.data = Some(build::open(&mut self.config)?);
             if let (Some(run), Some(data)) = (&self.distributed, &self.data) {
-                let RunData { splits, num_classes, .. } = data;
-                let text = format!(
-                    "{} with {}, {}, CRC32C {:08x}",
-                    splits.name,
-                    count(splits.train.len() as u64, "training image"),
-                    count(*num_classes as u64, "class"),
-                    splits.crc32c()
-                );
-                run.group.check_equal("their dataset", &text)?;
+                run.group.check_equal("their dataset", &data.fingerprint())?;
             }
         }
         let data = self.data.as_ref().expect("it was just set");
@@ -375,7 +366,7 @@ impl Experiment {
     pub fn checkpoint_header(&mut self) -> Result<CheckpointHeader> {
         self.build_data()?;
         let data = self.data.as_ref().expect("built");
-        let header = CheckpointHeader::new(&self.config.settings, &data.splits, &data.input);
+        let header = CheckpointHeader::new(&self.config.settings, &data.splits, &data.checksums, &data.input);
         Ok(header.with_world_size(self.config.world_size))
     }
 

@@ -2,7 +2,7 @@
 use super::{Experiment, conv_plans};
 use crate::checkpoint::{Checkpoint, CheckpointHeader, state_tensors, with_absolute_paths};
 use crate::config::Config;
-use crate::data::DatasetSplits;
+use crate::data::{DatasetChecksums, DatasetSplits};
 use crate::message::count;
 use crate::trainer::TrainerState;
 use crate::{Error, Result};
@@ -25,8 +25,10 @@ impl Experiment {
         if let Some(RunCheckpoint { checkpoint, notes }) = &self.resume {
             let header = &checkpoint.header;
             check_same_run(config, &data.splits, header)?;
-            let change = data_change(&data.splits, header);
-            if change == DataChange::Training && !self.allow_changed_data {
+            let change = data_change(&data.checksums, header);
+            if matches!(change, DataChange::TrainingSamples | DataChange::TrainingImages)
+                && !self.allow_changed_data
+            {
                 return Err(training_data_changed());
             }
             let optimizer = self.optimizer.as_ref().filter(|_| !config.no_resume_opt);
@@ -42,7 +44,14 @@ impl Experiment {
                      different images"
                         .into(),
                 ),
-                DataChange::Training => self.notes.push(continue_with_changed_data(&mut self.state, updates)),
+                DataChange::TrainingImages => self.notes.push(
+                    "note: files of training images have changed: the samples and their order are as before, and their images differ from \
+                     here on"
+                        .into(),
+                ),
+                DataChange::TrainingSamples => {
+                    self.notes.push(continue_with_changed_data(&mut self.state, updates));
+                }
             }
         }
         self.notes.extend(self.restore_conv_plans()?);
@@ -163,24 +172,33 @@ enum DataChange {
     None,
     /// Only validation images or their labels.
     Validation,
-    /// Training images or their labels.
-    Training,
+    /// Files of training images, with the names and labels of before.
+    TrainingImages,
+    /// Training samples or their labels.
+    TrainingSamples,
 }
 
-fn data_change(data: &DatasetSplits, header: &CheckpointHeader) -> DataChange {
-    let now = data.checksums();
-    match header.split_crc32c {
-        Some(then) if then.train != now.train => DataChange::Training,
-        Some(then) if then.validation != now.validation => DataChange::Validation,
-        // A file of an older version has one sum of both splits.
-        None if data.crc32c() != header.data_crc32c => DataChange::Training,
-        _ => DataChange::None,
+fn data_change(now: &DatasetChecksums, header: &CheckpointHeader) -> DataChange {
+    // A file of an older version has one sum of both splits, or none of the image files.
+    if header.split_crc32c.is_none() && header.data_crc32c != now.samples.combined() {
+        return DataChange::TrainingSamples;
+    }
+    let samples = header.split_crc32c.unwrap_or(now.samples);
+    let content = header.content_crc32c.unwrap_or(now.content);
+    if samples.train != now.samples.train {
+        DataChange::TrainingSamples
+    } else if content.train != now.content.train {
+        DataChange::TrainingImages
+    } else if (samples.validation, content.validation) != (now.samples.validation, now.content.validation) {
+        DataChange::Validation
+    } else {
+        DataChange::None
     }
 }
 
 fn training_data_changed() -> Error {
     Error::data("the training data have changed")
-        .because("their images or labels differ from those of the checkpoint's run")
+        .because("the names, labels, sizes or first bytes of images differ from the data of the checkpoint's run")
         .remedy("restore them, continue with the new ones with --allow-changed-data, or start a new run without --resume")
 }
 
