@@ -136,6 +136,12 @@ impl Ranks {
         }
     }
 
+    /// True if a rank has ended.
+    #[allow(dead_code)]
+    pub fn has_ended(&mut self, rank: usize) -> bool {
+        self.children[rank].try_wait().expect("a child").is_some()
+    }
+
     /// Process id of a rank.
     #[allow(dead_code)]
     pub fn pid(&self, rank: usize) -> u32 {
