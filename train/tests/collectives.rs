@@ -2,7 +2,7 @@
 #[path = "common/ranks.rs"]
 mod ranks;
 
-use fornax::distributed::{Identity, Launch, ProcessGroup, TcpCollective, join};
+use fornax::distributed::{Identity, Job, Launch, ProcessGroup, TcpCollective, join};
 use fornax::engine::dtype::bf16;
 use fornax::engine::{Collective, Reduction, Tensor};
 use fornax::error::ErrorKind;
@@ -130,17 +130,17 @@ fn abort_reason_reaches_every_rank() {
 }
 
 #[test]
-fn rank_that_ends_after_an_exchange_leaves_the_others_their_answer() {
+fn rank_that_ends_after_an_exchange_leaves_the_others_their_values() {
     for _ in 0..200 {
-        let answers = on_ranks(3, |group| {
-            let answer = group.all_gather("a value", &[group.rank() as u8]);
+        let results = on_ranks(3, |group| {
+            let result = group.all_gather("a value", &[group.rank() as u8]);
             if group.rank() == 1 {
                 group.abort("it needs no more");
             }
-            answer.map_err(|error| error.to_string())
+            result.map_err(|error| error.to_string())
         });
-        for answer in answers {
-            assert_eq!(answer, Ok(vec![vec![0], vec![1], vec![2]]));
+        for result in results {
+            assert_eq!(result, Ok(vec![vec![0], vec![1], vec![2]]));
         }
     }
 }
@@ -195,8 +195,8 @@ fn mismatches_end_all_ranks_at_once_with_the_difference() {
         let started = Instant::now();
         let errors = std::thread::scope(|scope| {
             let other = Launch { port, ..other };
-            let second = scope.spawn(move || join(&other, &program).expect_err("refused"));
-            let first = join(&launch(0, 2, port), &identity()).expect_err("refused");
+            let second = scope.spawn(move || join(&other, &program).expect_err("rejected"));
+            let first = join(&launch(0, 2, port), &identity()).expect_err("rejected");
             [first, second.join().expect("no panic")]
         });
         assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
@@ -209,12 +209,12 @@ fn mismatches_end_all_ranks_at_once_with_the_difference() {
 }
 
 #[test]
-fn duplicate_rank_is_refused() {
+fn duplicate_rank_is_rejected() {
     let port = free_port();
     let errors = std::thread::scope(|scope| {
         let ranks: Vec<_> = [0, 1, 1]
             .into_iter()
-            .map(|rank| scope.spawn(move || join(&launch(rank, 3, port), &identity()).expect_err("refused")))
+            .map(|rank| scope.spawn(move || join(&launch(rank, 3, port), &identity()).expect_err("rejected")))
             .collect();
         ranks.into_iter().map(|rank| rank.join().expect("no panic").to_string()).collect::<Vec<_>>()
     });
@@ -224,7 +224,7 @@ fn duplicate_rank_is_refused() {
 }
 
 #[test]
-fn garbage_and_other_runs_are_refused_and_the_group_forms() {
+fn garbage_and_other_jobs_are_ignored_and_the_group_forms() {
     let port = free_port();
     std::thread::scope(|scope| {
         let first = scope.spawn(move || join(&launch(0, 2, port), &identity()).expect("meets"));
@@ -235,11 +235,12 @@ fn garbage_and_other_runs_are_refused_and_the_group_forms() {
             }
         };
         stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").expect("writes");
-        let mut answer = vec![];
-        stream.read_to_end(&mut answer).ok();
-        assert!(answer.is_empty(), "{answer:?}");
-        let stranger = Launch { run_id: "another".into(), ..launch(1, 2, port) };
-        let error = join(&stranger, &identity()).expect_err("another run");
+        let mut reply = vec![];
+        stream.read_to_end(&mut reply).ok();
+        assert!(reply.is_empty(), "{reply:?}");
+        let job = Job { id: Some("another".into()), ..Job::default() };
+        let stranger = Launch { job, ..launch(1, 2, port) };
+        let error = join(&stranger, &identity()).expect_err("another job");
         assert!(error.to_string().contains("\"another\""), "{error}");
         let second = join(&launch(1, 2, port), &identity()).expect("meets");
         let first = first.join().expect("no panic");

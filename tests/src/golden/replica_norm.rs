@@ -2,7 +2,9 @@
 //! over TCP, as they share one device, which NCCL refuses.
 use super::run::check_each_case;
 use super::{GoldenCase, Outcome, Topic};
-use fornax::distributed::{DistributedRun, Identity, Launch, ProcessGroup, TcpCollective, free_port, join};
+use fornax::distributed::{
+    DistributedRun, Identity, Job, Launch, ProcessGroup, RendezvousToken, TcpCollective, free_port, join,
+};
 use fornax::settings::DistBn;
 use fornax_engine::{Activation, BatchNorm, Collective, DType, Device, Tensor};
 use fornax_nn::layers::{BatchNorm2d, BatchNormOptions};
@@ -41,8 +43,8 @@ fn on_ranks<R: Send>(
         address: "127.0.0.1".into(),
         port,
         launcher: "golden",
-        run_id: "golden".into(),
-        restarts: 0,
+        job: Job::default(),
+        token: RendezvousToken::default(),
         agent_store: false,
         timeout: Duration::from_secs(60),
     };

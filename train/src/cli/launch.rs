@@ -1,9 +1,12 @@
 //! `fornax launch`: starts one process of `fornax train` per device of this machine, as torchrun does.
 use super::local_ranks::LocalRanks;
+use crate::distributed::LaunchFlags;
+use crate::distributed::launcher::{DEFAULT_PORT, ID_VARIABLE, port_of_id};
 use crate::{Error, Result};
 use fornax_engine::cuda;
 use std::ffi::OsString;
 use std::str::FromStr;
+use std::time::Duration;
 
 const NAME: &str = "fornax launch";
 
@@ -23,13 +26,17 @@ pub struct LaunchArgs {
     /// Host of machine 0
     #[arg(long, value_name = "HOST")]
     master_addr: Option<String>,
-    /// TCP port of rank 0 [default: a free port on one machine, 29500 on several]
+    /// TCP port of rank 0 [default: a free port on one machine; on several the port of --rdzv-id, else 29500]
     #[arg(long, value_name = "PORT")]
     master_port: Option<u16>,
+    /// Name of the job, equal on all machines and of no other job: processes of another job are ignored [env: FORNAX_RDZV_ID]
+    #[arg(long, value_name = "ID")]
+    rdzv_id: Option<String>,
 }
 
 const NOTES: &str = "\
 The processes get torchrun's variables (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT). \
+On one machine they share a random secret; on several, set FORNAX_RENDEZVOUS_TOKEN to the same secret on each. \
 Their stderr is prefixed by the rank; results of rank 0 go to stdout. The first failure ends the group with its exit code.";
 
 /// Number of processes on this machine.
@@ -85,9 +92,26 @@ pub fn execute(args: &LaunchArgs, command: &[OsString]) -> Result<()> {
             .remedy("pass the host name of machine 0"));
     }
     let address = args.master_addr.clone().unwrap_or_else(|| "127.0.0.1".into());
-    let port = args.master_port.or((nodes > 1).then_some(29_500));
+    let job = args.rdzv_id.clone().or_else(|| std::env::var(ID_VARIABLE).ok().filter(|id| !id.is_empty()));
+    let default_port = || (nodes > 1).then(|| job.as_deref().map_or(DEFAULT_PORT, port_of_id));
+    let port = args.master_port.or_else(default_port);
     let node_rank = args.node_rank.into();
-    LocalRanks { launcher: NAME, count, nodes, node_rank, address, port }.run(command)
+    let timeout = timeout(command);
+    LocalRanks { launcher: NAME, count, nodes, node_rank, address, port, job, timeout }.run(command)
+}
+
+/// `--dist-timeout` of the command. The processes report a value that is no number.
+fn timeout(command: &[OsString]) -> Duration {
+    let mut flags = LaunchFlags::default();
+    let mut words = command.iter().filter_map(|word| word.to_str());
+    while let Some(word) = words.next() {
+        let (name, value) = word.split_once('=').map_or((word, None), |(name, value)| (name, Some(value)));
+        if name.replace('_', "-") == "--dist-timeout" {
+            let seconds = value.or_else(|| words.next()).and_then(|value| value.parse().ok());
+            flags.dist_timeout = seconds.filter(|seconds| (0.0..1e9).contains(seconds));
+        }
+    }
+    flags.timeout()
 }
 
 #[cfg(test)]
@@ -103,6 +127,17 @@ mod tests {
         let mut arguments = words("fornax train launch");
         assert!(split_command(&mut arguments).is_empty());
         assert_eq!(arguments.len(), 3);
+    }
+
+    #[test]
+    fn timeout_of_the_command_is_found() {
+        let of = |text: &str| timeout(&text.split(' ').map(OsString::from).collect::<Vec<_>>()).as_secs_f64();
+        assert_eq!(of("train d --dist-timeout 7.5 --lr 1"), 7.5);
+        assert_eq!(of("train d --dist-timeout 7 --dist_timeout=8"), 8.0);
+        assert_eq!(
+            (of("train d"), of("train --dist-timeout x"), of("train --dist-timeout -1")),
+            (120.0, 120.0, 120.0)
+        );
     }
 
     #[test]

@@ -204,7 +204,7 @@ fn with_configuration_files(
 const WITH_SETTINGS: [&[&str]; 6] =
     [&["train"], &["config", "show"], &["schedule"], &["datasets", "preview"], &["val"], &["lr-find"]];
 /// Options of `fornax train` besides settings that its short help omits.
-const RARE_OPTIONS: [&str; 11] = [
+const RARE_OPTIONS: [&str; 12] = [
     "allow_changed_data",
     "cuda_graph",
     "trace",
@@ -215,6 +215,7 @@ const RARE_OPTIONS: [&str; 11] = [
     "local_rank",
     "master_addr",
     "master_port",
+    "rdzv_id",
     "dist_timeout",
 ];
 

@@ -14,12 +14,12 @@ const GET: u8 = 3;
 const CHECK: u8 = 5;
 /// Number that follows `VALIDATE`.
 const VALIDATION_MAGIC: u32 = 0x3C85_F7CE;
-/// Answer of `CHECK` if all keys are set.
+/// Reply of `CHECK` if all keys are set.
 const READY: u8 = 0;
 
-/// Time to connect, and for an answer.
+/// Time to connect, and for a reply.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Publishes the port of rank 0.
 pub fn publish_port(launch: &Launch, port: u16) -> Result<()> {
@@ -41,7 +41,7 @@ pub fn published_port(launch: &Launch) -> io::Result<u16> {
 
 /// Key of the port of rank 0.
 fn key(launch: &Launch) -> String {
-    format!("fornax/{}/{}/port", launch.run_id, launch.restarts)
+    format!("fornax/{}/{}/port", launch.job.id.as_deref().unwrap_or("none"), launch.job.restarts)
 }
 
 /// Connection to the store.
@@ -50,9 +50,15 @@ struct AgentStore(TcpStream);
 impl AgentStore {
     /// Connects and greets the store.
     fn connect(launch: &Launch) -> io::Result<AgentStore> {
-        let address = resolve(&launch.address, launch.port)?;
-        let mut stream = TcpStream::connect_timeout(&address, CONNECT_TIMEOUT)?;
-        stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+        let mut stream = Err(io::ErrorKind::AddrNotAvailable.into());
+        for address in resolve(&launch.address, launch.port)? {
+            stream = TcpStream::connect_timeout(&address, CONNECT_TIMEOUT);
+            if stream.is_ok() {
+                break;
+            }
+        }
+        let mut stream = stream?;
+        stream.set_read_timeout(Some(REPLY_TIMEOUT))?;
         let mut greeting = vec![VALIDATE];
         greeting.extend(VALIDATION_MAGIC.to_le_bytes());
         stream.write_all(&greeting)?;
@@ -73,9 +79,9 @@ impl AgentStore {
         request.extend(1u64.to_le_bytes());
         append(&mut request, key);
         self.0.write_all(&request)?;
-        let mut answer = [0];
-        self.0.read_exact(&mut answer)?;
-        if answer[0] != READY {
+        let mut reply = [0];
+        self.0.read_exact(&mut reply)?;
+        if reply[0] != READY {
             return Ok(None);
         }
         let mut request = vec![GET];

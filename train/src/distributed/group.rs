@@ -73,7 +73,7 @@ impl ProcessGroup {
         self.shared.members.len()
     }
 
-    /// Limit of the time without an answer.
+    /// Limit of the time without a reply.
     pub fn timeout(&self) -> Duration {
         self.shared.timeout
     }

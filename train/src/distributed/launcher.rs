@@ -1,16 +1,24 @@
 //! Rank, world size and rendezvous address of this process, from flags or from the environment of the launcher that started it.
 mod flags;
+mod job;
 mod slurm;
 
 pub use flags::LaunchFlags;
+pub use job::{ID_VARIABLE, Job, port_of_id};
 
+pub use super::wire::TOKEN_VARIABLE;
+use super::wire::{RendezvousToken, TOKEN_FILE_VARIABLE, random_text};
 use crate::{Error, Result};
 use std::time::Duration;
 
 /// Default of `--dist-timeout`.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(120);
-const DEFAULT_PORT: u16 = 29500;
+/// Port of rank 0 of a job without an id.
+pub const DEFAULT_PORT: u16 = 29500;
 const LOCALHOST: &str = "127.0.0.1";
+
+/// Environment, by the name of a variable.
+type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// Place of this process in its group.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,13 +37,13 @@ pub struct Launch {
     pub port: u16,
     /// Source of the values.
     pub launcher: &'static str,
-    /// Name of the run, equal on all ranks.
-    pub run_id: String,
-    /// Number of restarts of the group.
-    pub restarts: u64,
+    /// Job that this rank belongs to.
+    pub job: Job,
+    /// Secret of the job's ranks.
+    pub token: RendezvousToken,
     /// torchrun's agent listens on the port: rank 0 publishes a port of its own there.
     pub agent_store: bool,
-    /// Limit of the time without an answer.
+    /// Limit of the time without a reply.
     pub timeout: Duration,
 }
 
@@ -67,7 +75,7 @@ impl Launch {
         Ok(launch.filter(|launch| launch.world_size > 1))
     }
 
-    fn find(flags: &LaunchFlags, environment: &dyn Fn(&str) -> Option<String>) -> Result<Option<Launch>> {
+    fn find(flags: &LaunchFlags, environment: Environment) -> Result<Option<Launch>> {
         let by_flags = [("--rank", flags.rank), ("--world-size", flags.world_size)];
         if by_flags.iter().any(|(_, value)| value.is_some()) {
             let rank = flag(&by_flags, 0)?;
@@ -112,6 +120,7 @@ impl Launch {
             ("--local-rank", flags.local_rank.is_some_and(|rank| rank > 0)),
             ("--master-addr", flags.master_addr.is_some()),
             ("--master-port", flags.master_port.is_some()),
+            ("--rdzv-id", flags.rdzv_id.is_some()),
         ];
         match alone.iter().find(|(_, given)| *given) {
             Some((flag, _)) => {
@@ -128,7 +137,7 @@ fn launch(
     launcher: &'static str,
     [rank, world_size, local_rank]: [usize; 3],
     flags: &LaunchFlags,
-    environment: &dyn Fn(&str) -> Option<String>,
+    environment: Environment,
 ) -> Result<Launch> {
     if world_size == 0 || rank >= world_size {
         return Err(Error::usage(format!("rank {rank} does not exist in a group of {world_size}"))
@@ -149,23 +158,24 @@ fn launch(
         }
         None => LOCALHOST.into(),
     };
-    let job = slurm::job(environment);
+    let given_id = flags.rdzv_id.clone().or_else(|| environment(ID_VARIABLE));
     let port = match (flags.master_port, environment("MASTER_PORT")) {
         (Some(port), _) => port,
         (None, Some(text)) => parse("MASTER_PORT", &text)?,
-        (None, None) if is_slurm => {
-            slurm::port_of_job(job.as_deref().map_or(Ok(0), |job| parse("SLURM_JOB_ID", job))?)
-        }
         (None, None) if launcher == "torchrun" => {
             return Err(Error::usage("the variables of torchrun are incomplete")
                 .at("the environment")
                 .because("MASTER_PORT is missing")
                 .remedy("set it, or use --master-port"));
         }
-        (None, None) => DEFAULT_PORT,
+        (None, None) => default_port(given_id.as_deref(), launcher, environment)?,
     };
-    let run_id = environment("TORCHELASTIC_RUN_ID").filter(|_| launcher == "torchrun");
     let restarts = environment("TORCHELASTIC_RESTART_COUNT").filter(|_| launcher == "torchrun");
+    let job = Job {
+        id: given_id.or_else(|| job::id_by_launcher(launcher, environment)),
+        restarts: restarts.map_or(Ok(0), |text| parse("TORCHELASTIC_RESTART_COUNT", &text))?,
+        ..Job::default()
+    };
     Ok(Launch {
         rank,
         world_size,
@@ -174,18 +184,40 @@ fn launch(
         address,
         port,
         launcher,
-        run_id: run_id.or(job.filter(|_| is_slurm)).unwrap_or_else(|| "none".into()),
-        restarts: restarts.map_or(Ok(0), |text| parse("TORCHELASTIC_RESTART_COUNT", &text))?,
+        job,
+        token: RendezvousToken::from_environment(environment)?,
         agent_store: launcher == "torchrun"
             && flags.master_port.is_none()
             && environment("TORCHELASTIC_USE_AGENT_STORE")
                 .is_some_and(|text| text.eq_ignore_ascii_case("true")),
-        timeout: flags.dist_timeout.map_or(DEFAULT_TIMEOUT, Duration::from_secs_f64),
+        timeout: flags.timeout(),
     })
 }
 
+/// A random token for the ranks of this machine; `None` if the environment has one.
+pub fn new_token() -> std::io::Result<Option<String>> {
+    let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    if [TOKEN_VARIABLE, TOKEN_FILE_VARIABLE].into_iter().any(is_set) {
+        return Ok(None);
+    }
+    random_text().map(Some)
+}
+
+/// Port of rank 0 by the job: jobs on one machine have different ports.
+fn default_port(given_id: Option<&str>, launcher: &str, environment: Environment) -> Result<u16> {
+    if let Some(id) = given_id {
+        return Ok(port_of_id(id));
+    }
+    if launcher == "Slurm" {
+        let number = |variable: &str, text: Option<String>| text.map_or(Ok(0), |text| parse(variable, &text));
+        let job = number("SLURM_JOB_ID", slurm::job(environment))?;
+        return Ok(job::port_of_step(job, number("SLURM_STEP_ID", environment("SLURM_STEP_ID"))?));
+    }
+    Ok(job::id_by_launcher(launcher, environment).map_or(DEFAULT_PORT, |id| port_of_id(&id)))
+}
+
 /// Number of ranks on this machine; Slurm's may be a list such as `4(x2)`.
-fn local_world_size(environment: &dyn Fn(&str) -> Option<String>) -> Option<usize> {
+fn local_world_size(environment: Environment) -> Option<usize> {
     let variables =
         ["LOCAL_WORLD_SIZE", "SLURM_STEP_TASKS_PER_NODE", "OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"];
     let text = variables.into_iter().find_map(environment)?;
@@ -227,6 +259,10 @@ mod tests {
         detect(flags, variables).expect("valid").expect("several processes")
     }
 
+    fn id(launch: &Launch) -> &str {
+        launch.job.id.as_deref().expect("an id")
+    }
+
     const TORCHRUN: [(&str, &str); 7] = [
         ("RANK", "5"),
         ("WORLD_SIZE", "8"),
@@ -242,7 +278,7 @@ mod tests {
         let torchrun = found(LaunchFlags::default(), &TORCHRUN);
         assert_eq!((torchrun.rank, torchrun.world_size, torchrun.local_rank), (5, 8, 1));
         assert_eq!((torchrun.address.as_str(), torchrun.port), ("node1", 29400));
-        assert_eq!((torchrun.run_id.as_str(), torchrun.restarts, torchrun.agent_store), ("job7", 2, false));
+        assert_eq!((id(&torchrun), torchrun.job.restarts, torchrun.agent_store), ("job7", 2, false));
         let slurm = found(
             LaunchFlags::default(),
             &[
@@ -254,7 +290,7 @@ mod tests {
             ],
         );
         assert_eq!((slurm.rank, slurm.world_size, slurm.local_rank), (3, 4, 1));
-        assert_eq!((slurm.address.as_str(), slurm.port, slurm.run_id.as_str()), ("node07", 17_123, "47123"));
+        assert_eq!((slurm.address.as_str(), id(&slurm)), ("node07", "47123"));
         let mpi = found(
             LaunchFlags::default(),
             &[
@@ -267,6 +303,56 @@ mod tests {
         let pmi = [("PMI_RANK", "0"), ("PMI_SIZE", "3"), ("MPI_LOCALRANKID", "0"), ("MASTER_ADDR", "h")];
         let pmi = found(LaunchFlags::default(), &pmi);
         assert_eq!((pmi.rank, pmi.world_size, pmi.address.as_str()), (0, 3, "h"));
+    }
+
+    #[test]
+    fn jobs_of_a_launcher_have_their_own_ids_and_ports() {
+        let slurm = |step| {
+            let variables = [
+                ("SLURM_PROCID", "1"),
+                ("SLURM_NTASKS", "2"),
+                ("SLURM_LOCALID", "1"),
+                ("SLURM_JOB_ID", "47123"),
+                ("SLURM_STEP_ID", step),
+            ];
+            found(LaunchFlags::default(), &variables)
+        };
+        let mpi = |namespace| {
+            let variables = [
+                ("OMPI_COMM_WORLD_RANK", "1"),
+                ("OMPI_COMM_WORLD_SIZE", "2"),
+                ("OMPI_COMM_WORLD_LOCAL_RANK", "1"),
+                ("PMIX_NAMESPACE", namespace),
+            ];
+            found(LaunchFlags::default(), &variables)
+        };
+        let pmi = |name| {
+            let variables =
+                [("PMI_RANK", "1"), ("PMI_SIZE", "2"), ("MPI_LOCALRANKID", "1"), ("PMI_KVSNAME", name)];
+            found(LaunchFlags::default(), &variables)
+        };
+        let flags = |id: &str| {
+            let place = LaunchFlags { rank: Some(0), world_size: Some(2), ..LaunchFlags::default() };
+            let place = LaunchFlags { master_addr: Some("a".into()), rdzv_id: Some(id.into()), ..place };
+            found(place, &[])
+        };
+        assert_eq!((id(&slurm("4")), id(&mpi("x@1")), id(&flags("y"))), ("47123.4", "x@1", "y"));
+        for [one, other] in [
+            [slurm("0"), slurm("1")],
+            [mpi("x@1"), mpi("x@2")],
+            [pmi("kvs_1"), pmi("kvs_2")],
+            [flags("y"), flags("z")],
+        ] {
+            assert_ne!(one.job, other.job);
+            assert_ne!(one.port, other.port);
+            assert!([one.port, other.port].iter().all(|port| (15_000..30_000).contains(port)));
+        }
+        let by_variable = [("MASTER_PORT", "29600"), (ID_VARIABLE, "sweep"), ("PMIX_NAMESPACE", "x@1")];
+        let variables = [("PMI_RANK", "1"), ("PMI_SIZE", "2"), ("MPI_LOCALRANKID", "1")];
+        let sweep = found(LaunchFlags::default(), &[&by_variable[..], &variables].concat());
+        assert_eq!((id(&sweep), sweep.port), ("sweep", 29_600));
+        let none = found(LaunchFlags::default(), &variables);
+        assert_eq!((none.job.id, none.port), (None, DEFAULT_PORT));
     }
 
     #[test]

@@ -1,19 +1,19 @@
 //! Connections of one rank with all others, and the exchanges of tensors over them.
-use super::frame::Frame;
+mod connect;
+
 use super::group::ProcessGroup;
 use super::reduce::{RankElement, reduce};
+use super::wire::Frame;
+use connect::connect;
 use fornax_engine::collective::gathered_shape;
 use fornax_engine::{DType, Device, Element, Reduction, Tensor};
 use std::io;
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
-use std::time::{Duration, Instant};
 
 /// Kind of the frames with elements.
 const ELEMENTS: u8 = 32;
-/// Kind of the first frame of a connection: token and rank.
-const GREETING: u8 = 33;
 /// Bytes of a tensor up to which each rank sends all of it to all others, which takes one exchange instead of two.
 const SMALL: usize = 16 << 10;
 /// Bytes of the parts of a large tensor: small enough to stay in the cache between receiving, adding and sending.
@@ -44,42 +44,12 @@ pub(super) struct Peer {
 impl Mesh {
     /// Connects with every other rank.
     pub fn connect(group: &Arc<ProcessGroup>) -> io::Result<Mesh> {
-        let (rank, world) = (group.rank(), group.world_size());
-        let rendezvous = group.rendezvous();
-        let mut streams: Vec<Option<TcpStream>> = (0..world).map(|_| None).collect();
-        let mut greeting = (rank as u64).to_le_bytes().to_vec();
-        greeting.extend(rendezvous.token.as_bytes());
-        for (peer, slot) in streams.iter_mut().enumerate().take(rank) {
-            let address = rendezvous.address(&group.members()[peer])?;
-            let mut stream = TcpStream::connect_timeout(&address, group.timeout())?;
-            Frame::write(&mut stream, GREETING, &greeting)?;
-            *slot = Some(stream);
-        }
-        rendezvous.listener.set_nonblocking(true)?;
-        let deadline = Instant::now() + group.timeout();
-        while streams.iter().skip(rank + 1).any(Option::is_none) {
-            if group.check().is_err() || Instant::now() > deadline {
-                return Err(io::ErrorKind::TimedOut.into());
-            }
-            let Ok((mut stream, _)) = rendezvous.listener.accept() else {
-                std::thread::sleep(Duration::from_millis(2));
-                continue;
-            };
-            stream.set_nonblocking(false)?;
-            stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-            // A connection of another program is dropped.
-            let Ok(frame) = Frame::read(&mut stream, 1024) else { continue };
-            let Some((from, token)) = frame.payload.split_first_chunk::<8>() else { continue };
-            let from = u64::from_le_bytes(*from) as usize;
-            if frame.kind == GREETING && token == rendezvous.token.as_bytes() && from > rank && from < world {
-                streams[from] = Some(stream);
-            }
-        }
         let peer = |stream: TcpStream| {
             stream.set_read_timeout(Some(group.operation_timeout()))?;
+            stream.set_write_timeout(None)?;
             Peer::new(stream)
         };
-        let peers = streams.into_iter().map(|stream| stream.map(peer).transpose());
+        let peers = connect(group)?.into_iter().map(|stream| stream.map(peer).transpose());
         let peers = peers.collect::<io::Result<_>>()?;
         Ok(Mesh { group: group.clone(), peers, number: 0, elements: 0, op: "" })
     }
@@ -219,7 +189,7 @@ impl Mesh {
         self.elements = elements;
     }
 
-    /// Queues elements for a rank. A broken connection is noticed when its answer is read.
+    /// Queues elements for a rank. A broken connection is noticed when its reply is read.
     fn send<T: RankElement>(&self, to: usize, elements: &[T]) {
         let mut payload = self.header::<T>();
         T::append(elements, &mut payload);

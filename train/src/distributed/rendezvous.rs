@@ -1,39 +1,36 @@
-//! Meeting of the ranks: every rank connects to rank 0, which checks that all of them run the same program with the same options, and answers
+//! Meeting of the ranks: every rank connects to rank 0, which checks that all of them run the same program with the same options, and replies
 //! with the addresses of all.
 mod address;
 mod meet;
+mod mismatch;
 mod visit;
 
 pub use address::free_port;
 pub(super) use address::resolve;
 
 use super::group::ProcessGroup;
-use super::launcher::Launch;
+use super::launcher::{Job, Launch};
+use super::wire::{Acceptor, Handshake, RendezvousToken};
 use crate::error::ErrorKind;
 use crate::{Error, Result};
-use address::{host_name, is_local};
+use address::host_name;
 use meet::meet;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use visit::visit;
 
 /// Kinds of frames.
 const HELLO: u8 = 1;
 const WELCOME: u8 = 2;
-const REFUSAL: u8 = 3;
+const REJECTION: u8 = 3;
 
 /// Longest payload of these frames.
 const MAX_HELLO: usize = 1 << 20;
-/// Time for the first frame of a connection.
-const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
-/// Interval between attempts to connect, and between checks for connections.
-const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Program and options of a rank, equal on all ranks.
 #[derive(Clone, Debug)]
@@ -60,33 +57,65 @@ pub(super) struct Rendezvous {
     pub rank: usize,
     pub timeout: Duration,
     pub members: Vec<Member>,
-    /// Secret of the group: connections without it are refused.
-    pub token: String,
-    /// Accepts connections of other ranks.
-    pub listener: TcpListener,
-    /// Host of rank 0.
-    master: String,
-    /// Ends the thread that accepts connections on rank 0.
-    stop: Arc<AtomicBool>,
+    /// Accepts connections of other ranks; `None` when they are connected.
+    pub listener: Mutex<Option<TcpListener>>,
+    /// Secret of the job's ranks.
+    token: RendezvousToken,
+    /// Random text of this group.
+    group: String,
+    /// Address of rank 0 as this rank reaches it; `None` on rank 0.
+    master: Option<SocketAddr>,
+    /// On rank 0: responds to processes that come too late.
+    _acceptor: Option<Acceptor>,
+}
+
+/// Ranks that have met.
+struct Met {
+    welcome: Welcome,
+    connections: Vec<(usize, TcpStream)>,
+    listener: TcpListener,
+    master: Option<SocketAddr>,
+    acceptor: Option<Acceptor>,
 }
 
 /// Description that a rank sends to rank 0.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Hello {
-    pub run_id: String,
-    pub restarts: u64,
-    pub rank: usize,
-    pub world_size: usize,
-    pub host: String,
-    pub port: u16,
-    pub program: String,
-    pub settings: Map<String, Value>,
+struct Hello {
+    job: Job,
+    rank: usize,
+    world_size: usize,
+    host: String,
+    port: u16,
+    program: String,
+    settings: Map<String, Value>,
 }
 
+/// Reply to the ranks of a complete group.
 #[derive(Serialize, Deserialize)]
 struct Welcome {
-    token: String,
+    group: String,
     members: Vec<Member>,
+}
+
+/// Reply to a rank that cannot join.
+#[derive(Serialize, Deserialize)]
+struct Rejection {
+    reason: Reason,
+    what: String,
+    why: String,
+}
+
+/// Kind of a [`Rejection`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum Reason {
+    /// The ranks differ in their program, options or number.
+    Mismatch,
+    /// Rank 0 belongs to another job.
+    OtherJob,
+    /// Rank 0 belongs to another start of this job, which may follow or be about to end.
+    OtherRestart,
+    /// A rank has not come in time.
+    Incomplete,
 }
 
 impl Identity {
@@ -102,45 +131,58 @@ impl Identity {
 
 /// Joins the group of a launch. Errors if the ranks differ, or if they do not meet in time.
 pub fn join(launch: &Launch, identity: &Identity) -> Result<Arc<ProcessGroup>> {
-    let unusable = |e: io::Error| Error::new(ErrorKind::Peer, "the network cannot be used").because(e);
-    let ip = if is_local(&launch.address) { Ipv4Addr::LOCALHOST } else { Ipv4Addr::UNSPECIFIED };
-    let listener = TcpListener::bind((ip, 0)).map_err(unusable)?;
     let hello = Hello {
-        run_id: launch.run_id.clone(),
-        restarts: launch.restarts,
+        job: launch.job.clone(),
         rank: launch.rank,
         world_size: launch.world_size,
         host: host_name(),
-        port: listener.local_addr().map_err(unusable)?.port(),
+        // Set when the rank listens.
+        port: 0,
         program: identity.program.clone(),
         settings: identity.settings.clone(),
     };
     let deadline = Instant::now() + launch.timeout;
-    let stop = Arc::new(AtomicBool::new(false));
-    let (Welcome { token, members }, connections) = match launch.rank {
-        0 => meet(launch, hello, ip, deadline, &stop)?,
-        _ => {
-            let (welcome, stream) = visit(launch, &hello, deadline)?;
-            (welcome, vec![(0, stream)])
-        }
+    let Met { welcome, connections, listener, master, acceptor } = match launch.rank {
+        0 => meet(launch, hello, deadline)?,
+        _ => visit(launch, hello, deadline)?,
     };
-    let (rank, timeout, master) = (launch.rank, launch.timeout, launch.address.clone());
-    let rendezvous = Rendezvous { rank, timeout, members, token, listener, master, stop };
+    let rendezvous = Rendezvous {
+        rank: launch.rank,
+        timeout: launch.timeout,
+        members: welcome.members,
+        listener: Mutex::new(Some(listener)),
+        token: launch.token.clone(),
+        group: welcome.group,
+        master,
+        _acceptor: acceptor,
+    };
     ProcessGroup::new(rendezvous, connections).map_err(unusable)
 }
 
-impl Drop for Rendezvous {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Release);
-    }
+fn unusable(error: io::Error) -> Error {
+    Error::new(ErrorKind::Peer, "the network cannot be used").because(error)
 }
 
 impl Rendezvous {
     /// Address of a rank for connections from this one.
     pub fn address(&self, member: &Member) -> io::Result<SocketAddr> {
+        let master = self.master.ok_or(io::ErrorKind::AddrNotAvailable)?;
         match member.address {
-            Some(ip) if !ip.is_loopback() => Ok(SocketAddr::new(ip, member.port)),
-            _ => resolve(&self.master, member.port),
+            // A rank that reaches rank 0 by a loopback address is on its machine.
+            Some(ip) if !ip.is_loopback() || master.ip().is_loopback() => {
+                Ok(SocketAddr::new(ip, member.port))
+            }
+            _ => Ok(with_port(master, member.port)),
         }
     }
+
+    /// Handshake of the connections among the ranks.
+    pub fn mesh_handshake(&self) -> Handshake {
+        Handshake::mesh(&self.token, &self.group)
+    }
+}
+
+fn with_port(mut address: SocketAddr, port: u16) -> SocketAddr {
+    address.set_port(port);
+    address
 }

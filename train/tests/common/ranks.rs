@@ -1,5 +1,5 @@
 //! Ranks as threads of the test process.
-use fornax::distributed::{Identity, Launch, ProcessGroup, join};
+use fornax::distributed::{Identity, Job, Launch, ProcessGroup, RendezvousToken, join};
 use serde_json::Map;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,8 +20,8 @@ pub fn launch(rank: usize, world_size: usize, port: u16) -> Launch {
         address: "127.0.0.1".into(),
         port,
         launcher: "test",
-        run_id: "test".into(),
-        restarts: 0,
+        job: Job::default(),
+        token: RendezvousToken::default(),
         agent_store: false,
         timeout: Duration::from_secs(20),
     }

@@ -49,11 +49,19 @@ impl DeviceList {
     }
 
     /// Starts one process per device with the arguments of this one, and waits for them.
-    pub fn start(&self) -> Result<()> {
+    pub fn start(&self, flags: &LaunchFlags) -> Result<()> {
         let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
-        let address = "127.0.0.1".into();
-        LocalRanks { launcher: FLAG, count: self.count(), nodes: 1, node_rank: 0, address, port: None }
-            .run(&arguments)
+        let ranks = LocalRanks {
+            launcher: FLAG,
+            count: self.count(),
+            nodes: 1,
+            node_rank: 0,
+            address: "127.0.0.1".into(),
+            port: None,
+            job: None,
+            timeout: flags.timeout(),
+        };
+        ranks.run(&arguments)
     }
 
     /// Opens the device of a local rank. `device` is that of `--device`.

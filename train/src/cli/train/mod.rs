@@ -116,10 +116,13 @@ pub fn execute(args: TrainArgs) -> Result<()> {
     if let Some(devices) = args.devices.as_ref().filter(|_| !devices::is_started_process()) {
         devices.check(&args)?;
         if devices.count() > 1 {
-            return devices.start();
+            return devices.start(&args.launch);
         }
     }
-    let launch = Launch::detect(&args.launch, |name| std::env::var(name).ok())?;
+    let launch = Launch::detect(&args.launch, |name| std::env::var(name).ok())?.map(|launch| {
+        let job = launch.job.with_folder(args.experiment.as_deref(), args.output.as_deref());
+        Launch { job, ..launch }
+    });
     let seeds = args.recipe.settings()?.seeds;
     let finished = match (launch, seeds) {
         (None, Some(seeds)) => {

@@ -1,6 +1,6 @@
 //! Connections of a rank: frames that are sent, the threads that read them, and what they have brought so far.
-use super::super::frame::{Frame, MAX_CONTROL};
 use super::super::rendezvous::Member;
+use super::super::wire::{Frame, MAX_CONTROL};
 use std::collections::HashMap;
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,6 +14,9 @@ pub(super) const ALL_VALUES: u8 = 18;
 pub(super) const FAILURE: u8 = 19;
 pub(super) const FINISHED: u8 = 20;
 
+/// Most characters of the reason of a failure.
+const MAX_REASON: usize = 4000;
+
 /// What the threads of a group share.
 pub(super) struct Shared {
     pub rank: usize,
@@ -22,8 +25,8 @@ pub(super) struct Shared {
     /// Connections for writing: all ranks on rank 0, else rank 0 only.
     pub writers: Vec<(usize, Mutex<TcpStream>)>,
     pub state: Mutex<State>,
-    /// Held while the answer of an exchange or the reason of a failure is sent: a rank that has its answer may end at once, and the
-    /// others must have theirs before they learn that.
+    /// Held while the result of an exchange or the reason of a failure is sent: a rank that has it may end at once, and the
+    /// others must have it before they learn that.
     pub relay: Mutex<()>,
     pub changed: Condvar,
     pub is_over: AtomicBool,
@@ -69,9 +72,9 @@ impl Shared {
                 Ok(Frame { kind, payload }) => {
                     self.state().last_seen.insert(from, Instant::now());
                     match kind {
-                        VALUE => self.collect(from, &payload),
-                        ALL_VALUES => self.store(&payload),
-                        FAILURE => self.fail(String::from_utf8_lossy(&payload).into_owned()),
+                        VALUE if self.rank == 0 => self.collect(from, &payload),
+                        ALL_VALUES if self.rank != 0 => self.store(&payload),
+                        FAILURE => self.fail(reason(&payload)),
                         FINISHED => {
                             self.state().finished.push(from);
                             self.changed.notify_all();
@@ -92,4 +95,10 @@ impl Shared {
             }
         }
     }
+}
+
+/// Reason of a failure; a message has no use for a longer one.
+fn reason(payload: &[u8]) -> String {
+    let text = String::from_utf8_lossy(payload);
+    text.chars().take(MAX_REASON).collect()
 }

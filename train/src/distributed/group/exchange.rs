@@ -7,6 +7,8 @@ use std::time::Instant;
 /// Factor by which an operation waits longer for a rank that sends heartbeats than for a silent one: it may measure convolutions, download
 /// weights or write a checkpoint.
 pub(super) const BUSY_FACTOR: u32 = 5;
+/// Most exchanges that are not finished.
+const MAX_EXCHANGES: usize = 1024;
 
 /// Exchange of values that may not be finished.
 #[must_use = "every rank must finish the exchange"]
@@ -102,7 +104,7 @@ impl ProcessGroup {
 }
 
 impl Shared {
-    /// On rank 0: adds a rank's value to an exchange, and answers when it is complete.
+    /// On rank 0: adds a rank's value to an exchange, and sends the values when it is complete.
     pub fn collect(&self, from: usize, payload: &[u8]) {
         let world = self.members.len();
         let Some((number, value)) = split_number(payload) else { return };
@@ -110,6 +112,10 @@ impl Shared {
         let values = state.collected.entry(number).or_insert_with(|| vec![None; world]);
         values[from] = Some(value.to_vec());
         if values.iter().any(Option::is_none) {
+            if state.collected.len() > MAX_EXCHANGES {
+                drop(state);
+                self.fail(format!("{} takes part in too many exchanges", self.describe(from)));
+            }
             return;
         }
         let values: Vec<Vec<u8>> =
@@ -129,32 +135,46 @@ impl Shared {
         }
         let values: Vec<Vec<u8>> =
             named.into_iter().map(|named| named.map_or(vec![], |(_, value)| value.to_vec())).collect();
-        let mut answer = number.to_le_bytes().to_vec();
+        let mut message = number.to_le_bytes().to_vec();
         for value in &values {
-            answer.extend((value.len() as u64).to_le_bytes());
-            answer.extend(value);
+            message.extend((value.len() as u64).to_le_bytes());
+            message.extend(value);
         }
         drop(state);
         let _relay = self.relay.lock().unwrap_or_else(|e| e.into_inner());
-        self.writers.iter().for_each(|(rank, _)| self.send(*rank, ALL_VALUES, &answer));
+        self.writers.iter().for_each(|(rank, _)| self.send(*rank, ALL_VALUES, &message));
         self.state().gathered.insert(number, values);
         self.changed.notify_all();
     }
 
-    /// Stores the values of a finished exchange.
+    /// Stores the values of a finished exchange, which rank 0 sends.
     pub fn store(&self, payload: &[u8]) {
-        let Some((number, mut rest)) = split_number(payload) else { return };
-        let mut values = vec![];
-        while let Some((length, after)) = split_number(rest) {
-            let Some((value, after)) = after.split_at_checked(length as usize) else { return };
-            values.push(value.to_vec());
-            rest = after;
-        }
-        if values.len() == self.members.len() {
-            self.state().gathered.insert(number, values);
-            self.changed.notify_all();
+        let values = split_values(payload).filter(|(_, values)| values.len() == self.members.len());
+        let mut state = self.state();
+        match values {
+            Some((number, values)) if state.gathered.len() < MAX_EXCHANGES => {
+                state.gathered.insert(number, values);
+                self.changed.notify_all();
+            }
+            _ => {
+                drop(state);
+                self.fail(format!("{} sent values that are damaged", self.describe(0)));
+            }
         }
     }
+}
+
+/// Number of an exchange and the values of all ranks.
+fn split_values(payload: &[u8]) -> Option<(u64, Vec<Vec<u8>>)> {
+    let (number, mut rest) = split_number(payload)?;
+    let mut values = vec![];
+    while !rest.is_empty() {
+        let (length, after) = split_number(rest)?;
+        let (value, after) = after.split_at_checked(usize::try_from(length).ok()?)?;
+        values.push(value.to_vec());
+        rest = after;
+    }
+    Some((number, values))
 }
 
 fn split_number(bytes: &[u8]) -> Option<(u64, &[u8])> {

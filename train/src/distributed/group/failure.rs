@@ -114,7 +114,7 @@ impl Shared {
             if let Some(rank) = silent {
                 let seconds = self.timeout.as_secs_f64();
                 self.fail(format!(
-                    "{} did not answer for {seconds} s: it is stopped, or its network is down",
+                    "{} did not respond for {seconds} s: it is stopped, or its network is down",
                     self.describe(rank)
                 ));
             }

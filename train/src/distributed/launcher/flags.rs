@@ -1,5 +1,8 @@
 //! Flags of the place of a process in its group.
 
+use super::DEFAULT_TIMEOUT;
+use std::time::Duration;
+
 /// Flags of the place of a process in its group.
 #[derive(clap::Args, Clone, Debug, Default, PartialEq)]
 pub struct LaunchFlags {
@@ -18,8 +21,19 @@ pub struct LaunchFlags {
     /// TCP port of rank 0
     #[arg(long, value_name = "PORT", help_heading = "Distributed")]
     pub master_port: Option<u16>,
+    /// Name of the job, equal on all ranks and of no other job: ranks of another job are ignored, and it selects the default port;
+    /// launchers set it in the environment [env: FORNAX_RDZV_ID]
+    #[arg(long, value_name = "ID", help_heading = "Distributed")]
+    pub rdzv_id: Option<String>,
     /// Seconds after which a silent rank counts as lost, and the others end with exit code 8; a busy one after five times as
     /// many [default: 120]
     #[arg(long, value_name = "SECONDS", help_heading = "Distributed", value_parser = crate::settings::value_parsers::positive)]
     pub dist_timeout: Option<f64>,
+}
+
+impl LaunchFlags {
+    /// Limit of the time without a reply.
+    pub fn timeout(&self) -> Duration {
+        self.dist_timeout.map_or(DEFAULT_TIMEOUT, Duration::from_secs_f64)
+    }
 }

@@ -1,7 +1,6 @@
 //! Slurm: whether a process is a task of srun, and where rank 0 of a job listens.
 
-/// Environment, by the name of a variable.
-type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+use super::Environment;
 
 /// True if the variables are those of a task. The shells of salloc and sbatch have some of them, although they are no task of srun.
 pub fn is_task(environment: Environment) -> bool {
@@ -20,11 +19,6 @@ pub fn first_node(environment: Environment) -> Option<String> {
 /// Number of the job, as text.
 pub fn job(environment: Environment) -> Option<String> {
     environment("SLURM_JOB_ID").or_else(|| environment("SLURM_JOBID"))
-}
-
-/// Port of rank 0, which differs among jobs on one machine.
-pub fn port_of_job(job: u64) -> u16 {
-    15_000 + (job % 15_000) as u16
 }
 
 /// The first host of Slurm's list, such as `node[07-09,12],login1`.

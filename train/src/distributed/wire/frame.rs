@@ -2,7 +2,7 @@
 use std::io::{self, Read, Write};
 
 /// First bytes of every frame; the last one is the version of the protocol.
-const MAGIC: [u8; 4] = *b"FXD1";
+const MAGIC: [u8; 4] = *b"FXD2";
 /// Bytes before the payload.
 const HEADER: usize = 4 + 1 + 8 + 4;
 /// Longest payload that is written together with its header.
@@ -10,7 +10,7 @@ const COPIED: usize = 32 << 10;
 /// Bytes that are reserved for a payload before any has arrived: a wrong length allocates no more.
 const RESERVED: usize = 1 << 20;
 /// Longest payload of a control frame.
-pub(super) const MAX_CONTROL: usize = 16 << 20;
+pub const MAX_CONTROL: usize = 16 << 20;
 
 /// Message between two ranks.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,10 +1,12 @@
 //! Differences among ranks that must be equal: number of ranks, rank, program and options.
-use super::rendezvous::Hello;
+use super::super::wire::shown;
+use super::Hello;
 use crate::Error;
+use crate::text::first_names;
 use serde_json::{Map, Value};
 
 /// Difference that ends all ranks.
-pub(super) struct Mismatch {
+pub struct Mismatch {
     pub what: String,
     pub why: String,
 }
@@ -12,9 +14,9 @@ pub(super) struct Mismatch {
 impl Mismatch {
     /// The difference between rank 0 and another rank, if there is one.
     pub fn find(own: &Hello, other: &Hello, members: &[Option<Hello>]) -> Option<Mismatch> {
-        let Hello { rank, host, .. } = other;
+        let (rank, host, own_host) = (other.rank, shown(&other.host), &own.host);
         let differ = |what: &str, of_own: String, of_other: String| {
-            let why = format!("rank 0 on {}: {of_own}\nrank {rank} on {host}: {of_other}", own.host);
+            let why = format!("rank 0 on {own_host}: {of_own}\nrank {rank} on {host}: {of_other}");
             Some(Mismatch { what: format!("the ranks differ in {what}"), why })
         };
         if own.world_size != other.world_size {
@@ -24,13 +26,13 @@ impl Mismatch {
                 other.world_size.to_string(),
             );
         }
-        match members.get(*rank) {
+        match members.get(rank) {
             None => {
                 let why = format!("rank {rank} on {host} is outside of a group of {}", own.world_size);
                 return Some(Mismatch { what: "a rank does not exist".into(), why });
             }
             Some(Some(first)) => {
-                let why = format!("rank {rank} runs on {} and on {host}", first.host);
+                let why = format!("rank {rank} runs on {} and on {host}", shown(&first.host));
                 return Some(Mismatch { what: "two processes have the same rank".into(), why });
             }
             Some(None) => {}
@@ -39,11 +41,11 @@ impl Mismatch {
             return differ(
                 "the program",
                 format!("SHA-256 {}…", own.program),
-                format!("SHA-256 {}…", other.program),
+                format!("SHA-256 {}…", shown(&other.program)),
             );
         }
         let text = |settings: &Map<String, Value>, key: &str| {
-            settings.get(key).map_or("unset".to_string(), ToString::to_string)
+            settings.get(key).map_or("unset".to_string(), |value| shown(&value.to_string()))
         };
         let keys = own.settings.keys().chain(other.settings.keys());
         let mut different: Vec<&String> =
@@ -54,15 +56,16 @@ impl Mismatch {
             return None;
         }
         let list = |settings: &Map<String, Value>| {
-            let flags =
-                different.iter().map(|key| format!("--{} {}", key.replace('_', "-"), text(settings, key)));
-            flags.collect::<Vec<_>>().join(", ")
+            let flags = different
+                .iter()
+                .map(|key| format!("--{} {}", shown(&key.replace('_', "-")), text(settings, key)));
+            first_names(flags)
         };
         differ("their options", list(&own.settings), list(&other.settings))
     }
 }
 
 /// Error about a difference.
-pub(super) fn mismatch_error(what: &str, why: &str) -> Error {
+pub fn mismatch_error(what: &str, why: &str) -> Error {
     Error::usage(what).because(why).remedy("start every rank with the same program, options and files")
 }
