@@ -40,7 +40,7 @@ pub use error::{Error, Operands, Result};
 pub use fuse::UpdateRule;
 pub use mapped::MappedFile;
 pub use ops::{AttentionMask, BatchNorm, Conv2dOptions, ConvBatchNorm, GlobalPool};
-pub use ops::{EraseMode, ImageBox, ImageChange, ImagePreparation};
+pub use ops::{EraseMode, ImageBox, ImageChange, ImagePreparation, MaskRng};
 pub use ops::{GradClip, GradientRule, LossScaling, PendingUpdateStats};
 pub use ops::{UpdateOperands, UpdateState, UpdateStats, update};
 pub use pool_shape::Pool2dOptions;

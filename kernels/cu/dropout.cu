@@ -9,9 +9,11 @@ namespace {
 __device__ __forceinline__ float uniform(unsigned word) { return (float)(word >> 8) * (1.0f / (1 << 24)); }
 
 /// y = uniform < keep_prob ? scale * x : 0. A thread handles the four elements of one Philox block. `step`, unless it is null, is added
-/// to the sample index in the counter. It is read from device memory, so that each replay of a captured launch uses new random numbers.
+/// to the sample index in the counter. With `rows`, of `columns` elements each, row r has the words of row rows[r] of a larger tensor. Both
+/// are read from device memory, so that each replay of a captured launch uses new random numbers.
 template <typename T>
-__device__ void dropout(const T* x, T* y, long long n, float keep_prob, float scale, PhiloxStream rng, const long long* step) {
+__device__ void dropout(const T* x, T* y, long long n, float keep_prob, float scale, PhiloxStream rng, const long long* step,
+                        const long long* rows, long long columns) {
   if (step) {
     const unsigned long long sample = ((unsigned long long)rng.counter[2] << 32 | rng.counter[1]) + *step;
     rng.counter[1] = (unsigned)sample;
@@ -19,8 +21,24 @@ __device__ void dropout(const T* x, T* y, long long n, float keep_prob, float sc
   }
   const GridStride loop;
   for (long long block = loop.first; block * 4 < n; block += loop.step) {
-    unsigned words[4];
-    philox(rng, (unsigned)block, words);
+    unsigned words[4] = {};
+    if (!rows) {
+      philox(rng, (unsigned)block, words);
+    } else if (columns % 4 == 0) {
+      const long long row = block * 4 / columns;
+      philox(rng, (unsigned)((rows[row] - row) * (columns / 4) + block), words);
+    } else {
+      // The four elements may be in several Philox blocks.
+#pragma unroll
+      for (int k = 0; k < 4; k++) {
+        const long long i = block * 4 + k;
+        if (i >= n) continue;
+        const long long row = i / columns, word = (rows[row] - row) * columns + i;
+        unsigned of_word[4];
+        philox(rng, (unsigned)(word / 4), of_word);
+        words[k] = word % 4 == 0 ? of_word[0] : word % 4 == 1 ? of_word[1] : word % 4 == 2 ? of_word[2] : of_word[3];
+      }
+    }
 #pragma unroll
     for (int k = 0; k < 4; k++) {
       const long long i = block * 4 + k;
@@ -33,8 +51,8 @@ __device__ void dropout(const T* x, T* y, long long n, float keep_prob, float sc
 
 #define DROPOUT(T, name)                                                                                \
   KERNEL dropout_##name(const T* x, T* y, long long n, float keep_prob, float scale, PhiloxStream rng,  \
-                     const long long* step) {                                                           \
-    dropout<T>(x, y, n, keep_prob, scale, rng, step);                                                   \
+                        const long long* step, const long long* rows, long long columns) {              \
+    dropout<T>(x, y, n, keep_prob, scale, rng, step, rows, columns);                                    \
   }
 
 DROPOUT(float, f32)

@@ -2,7 +2,7 @@
 use crate::capture::{CapturedOutput, LayerInfo, OutputCapture};
 use crate::precision::{Operation, Precision};
 use fornax_engine::random::{RngKey, RngStream};
-use fornax_engine::{Collective, Error, Result, Tensor};
+use fornax_engine::{Collective, Error, MaskRng, Result, Tensor};
 use std::sync::Arc;
 
 /// Context of a forward pass, passed to every [`crate::Module::forward`]. Modules have no train/eval mode.
@@ -23,6 +23,8 @@ struct RngState {
     key: RngKey,
     /// i64 scalar.
     step: Tensor,
+    /// Row of each image of the batch in the batch of all ranks, i64.
+    rows: Option<Tensor>,
     /// Index of the checkpointed block, starting at 1; 0 outside of checkpointed blocks.
     checkpoint_block: u32,
     checkpoint_blocks: u32,
@@ -75,11 +77,20 @@ impl Context {
             rng: Some(RngState {
                 key,
                 step: step.clone(),
+                rows: None,
                 checkpoint_block: 0,
                 checkpoint_blocks: 0,
                 uses: 0,
             }),
             ..self
+        }
+    }
+
+    /// Sets the row of each image of the next forward passes in the batch of all ranks, i64 `[images]`: random masks are these rows of the
+    /// masks of the whole batch. `None`, the default: the images are the whole batch.
+    pub fn set_global_rows(&mut self, rows: Option<&Tensor>) {
+        if let Some(rng) = &mut self.rng {
+            rng.rows = rows.cloned();
         }
     }
 
@@ -114,16 +125,20 @@ impl Context {
         output
     }
 
-    /// Random stream of the next use in this pass, and the step to add to its sample index.
+    /// Random numbers of the next mask in this pass.
     ///
     /// # Errors
     /// If the context has no seed.
-    pub fn next_rng(&mut self) -> Result<(RngStream, Tensor)> {
+    pub fn next_rng(&mut self) -> Result<MaskRng> {
         let rng = self.rng.as_mut().ok_or_else(|| Error::Autograd {
             why: "a layer with random numbers needs a context with a seed; see Context::with_seed".into(),
         })?;
         rng.uses += 1;
-        Ok((RngStream::new(rng.key, rng.checkpoint_block, rng.uses << LOG2_STEPS), rng.step.clone()))
+        Ok(MaskRng {
+            stream: RngStream::new(rng.key, rng.checkpoint_block, rng.uses << LOG2_STEPS),
+            step: Some(rng.step.clone()),
+            rows: rng.rows.clone(),
+        })
     }
 
     /// True for a training pass.

@@ -1,5 +1,6 @@
 //! Errors of a run and their exit codes.
 use crate::text::escape_control_in_lines;
+use rustix::io::Errno;
 use std::fmt;
 use std::io;
 use std::path::Path;
@@ -33,6 +34,8 @@ pub enum ErrorKind {
     Memory,
     /// A file or folder cannot be written.
     Disk,
+    /// The process or the system has as many open files as it may have.
+    OpenFiles,
     /// Another rank of a distributed run was lost, or did not respond in time.
     Peer,
     /// A device, its driver or one of its libraries cannot be used or failed.
@@ -74,7 +77,7 @@ impl ErrorKind {
             ErrorKind::Checkpoint => 4,
             ErrorKind::NonFinite => 5,
             ErrorKind::Memory => 6,
-            ErrorKind::Disk => 7,
+            ErrorKind::Disk | ErrorKind::OpenFiles => 7,
             ErrorKind::Peer => 8,
             ErrorKind::Device => 9,
             ErrorKind::Bug => 70,
@@ -113,8 +116,12 @@ impl Error {
 
     /// Creates an error about a file that cannot be read.
     pub fn unreadable(kind: ErrorKind, what: impl Into<String>, path: &Path, error: &io::Error) -> Error {
-        let unreadable = Error::new(kind, what).at_path(path);
+        let is_limit = too_many_files_are_open(error);
+        let unreadable = Error::new(if is_limit { ErrorKind::OpenFiles } else { kind }, what).at_path(path);
         match error.kind() {
+            _ if is_limit => unreadable
+                .because(error)
+                .remedy("raise the limit of open files with `ulimit -n`, or close other programs"),
             io::ErrorKind::NotFound => unreadable.because("no such file").remedy("check the path"),
             _ => unreadable.because(error).remedy("check the path and its permissions"),
         }
@@ -167,6 +174,12 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         self.kind
     }
+}
+
+/// True if a file could not be opened because the process or the system has as many open files as it may have: the file is not to blame.
+pub fn too_many_files_are_open(error: &io::Error) -> bool {
+    let limits = [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error);
+    error.raw_os_error().is_some_and(|code| limits.contains(&code))
 }
 
 impl fmt::Display for Error {
@@ -228,6 +241,19 @@ mod tests {
         for flag in ["--batch-size", "--grad-checkpointing", "--amp"] {
             assert!(text.contains(flag), "{text}");
         }
+    }
+
+    #[test]
+    fn full_table_of_open_files_is_not_the_fault_of_the_file() {
+        for errno in [Errno::MFILE, Errno::NFILE] {
+            let error = io::Error::from(errno);
+            let error = Error::unreadable(ErrorKind::Data, "it cannot be read", Path::new("a.png"), &error);
+            assert_eq!((error.kind(), error.kind().exit_code()), (ErrorKind::OpenFiles, 7));
+            assert!(error.to_string().contains("ulimit -n"), "{error}");
+        }
+        let damaged = io::Error::from(Errno::IO);
+        let error = Error::unreadable(ErrorKind::Data, "it cannot be read", Path::new("a.png"), &damaged);
+        assert_eq!(error.kind(), ErrorKind::Data);
     }
 
     #[test]

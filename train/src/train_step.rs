@@ -21,7 +21,8 @@ pub struct TrainStepOptions {
     pub loss: Arc<dyn Loss>,
     /// Gradient checkpointing: recompute blocks in the backward pass instead of storing their activations.
     pub checkpointing: bool,
-    /// Seed of random layers such as dropout.
+    /// Seed of random layers such as dropout. With the same seed on all ranks and [`Batch::global_rows`], their masks are those of one
+    /// process with the whole batch.
     pub seed: u64,
     /// CUDA graph capture.
     pub cuda_graph: CudaGraphMode,
@@ -85,8 +86,8 @@ struct CapturedStep {
     graph: Option<CudaGraph>,
 }
 
-/// Shapes of a batch: images, target and changes.
-type BatchShapes = (Shape, Shape, Option<Shape>);
+/// Shapes of a batch: images, target, changes and global rows.
+type BatchShapes = (Shape, Shape, [Option<Shape>; 2]);
 
 /// An update that may not be finished on the device yet.
 #[must_use = "its loss is read after the wait"]
@@ -268,8 +269,11 @@ impl TrainStep {
         for (input, batch) in step.inputs.iter().zip(batches) {
             input.images.copy_from(&batch.images)?;
             input.target.copy_from(&batch.target)?;
-            if let (Some(input), Some(changes)) = (&input.changes, &batch.changes) {
-                input.copy_from(changes)?;
+            let optional = [(&input.changes, &batch.changes), (&input.global_rows, &batch.global_rows)];
+            for (input, tensor) in optional {
+                if let (Some(input), Some(tensor)) = (input, tensor) {
+                    input.copy_from(tensor)?;
+                }
             }
         }
         match &step.graph {
@@ -290,7 +294,8 @@ impl TrainStep {
     /// Index of the captured step for batches of these shapes; allocates its static inputs if it is new.
     fn captured_step(&mut self, batches: &[Batch]) -> Result<usize> {
         let shapes_of = |b: &Batch| {
-            (*b.images.shape(), *b.target.shape(), b.changes.as_ref().map(|changes| *changes.shape()))
+            let optional = [&b.changes, &b.global_rows].map(|tensor| tensor.as_ref().map(|t| *t.shape()));
+            (*b.images.shape(), *b.target.shape(), optional)
         };
         let shapes: Vec<BatchShapes> = batches.iter().map(shapes_of).collect();
         if let Some(index) = self.captured_steps.iter().position(|step| step.shapes == shapes) {
@@ -369,6 +374,7 @@ impl TrainStep {
             .with_seed(options.seed, optimizer.updates());
         let mut total: Option<Tensor> = None;
         for (i, batch) in batches.iter().enumerate() {
+            cx.set_global_rows(batch.global_rows.as_ref());
             let images = self.prepare_images(batch, &cx)?;
             let logits = batch.predictions(&model.forward(&images, &mut cx)?)?;
             let loss = options.loss.forward(&cx.autocast(Operation::Loss, &logits)?, &batch.target)?;

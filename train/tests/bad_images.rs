@@ -9,6 +9,7 @@ mod parallel;
 mod shapes;
 
 use common::{run, stderr, succeed};
+use fornax::trainer::TrainerState;
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -37,6 +38,41 @@ fn name(path: &Path) -> String {
 fn truncate(path: &Path) {
     let bytes = fs::read(path).expect("reads");
     fs::write(path, &bytes[..bytes.len() / 2]).expect("writes");
+}
+
+/// Rows of the list of bad images of a run, sorted.
+fn rows(root: &Path, experiment: &str) -> Vec<String> {
+    let list = fs::read_to_string(root.join("out").join(experiment).join("bad_images.csv")).expect("reads");
+    let mut rows: Vec<String> = list.lines().skip(1).map(String::from).collect();
+    rows.sort();
+    rows
+}
+
+/// The state of the last checkpoint of a run.
+fn state(root: &Path, experiment: &str) -> TrainerState {
+    let path = root.join("out").join(experiment).join("checkpoints/last.safetensors");
+    fornax::checkpoint::read(&path).expect("reads").header.state
+}
+
+/// Truncates the first training images of each class; their headers are whole.
+fn truncate_training_images(root: &Path, per_class: usize) -> Vec<PathBuf> {
+    let classes = fs::read_dir(root.join("shapes/train")).expect("lists");
+    let mut bad: Vec<PathBuf> = classes
+        .flat_map(|class| {
+            let class = class.expect("an entry").file_name();
+            let all = images(root, &format!("train/{}", class.to_string_lossy()));
+            all.into_iter().take(per_class)
+        })
+        .collect();
+    bad.sort();
+    bad.iter().for_each(|path| truncate(path));
+    bad
+}
+
+/// Training images of [`dataset`].
+fn training_images(root: &Path) -> usize {
+    let classes = fs::read_dir(root.join("shapes/train")).expect("lists");
+    classes.map(|class| fs::read_dir(class.expect("an entry").path()).expect("lists").count()).sum()
 }
 
 fn json(stdout: &str) -> Value {
@@ -89,9 +125,10 @@ fn bad_validation_image_is_skipped_and_counted() {
     // With two ranks the counts are summed.
     truncate(images(root, "validation/stripes").last().expect("an image"));
     let ranks = format!(
-        "launch --nproc-per-node 2 train shapes {TINY} --batch-size 8 --progress none --json --max-bad 0.2"
+        "launch --nproc-per-node 2 train shapes {TINY} --batch-size 8 --progress none --json --max-bad 0.2 --experiment b"
     );
     assert_eq!(json(&succeed(root, &ranks))["skipped_images"], 2);
+    assert_eq!(rows(root, "b").len(), 2, "images of both ranks are listed");
     let list = fs::read_to_string(root.join("out/a/bad_images.csv")).expect("reads");
     assert!(list.starts_with("split,index,path,reason\nvalidation,"), "{list}");
 }
@@ -109,10 +146,7 @@ fn max_bad_limits_validation_images_on_their_own() {
     assert_eq!(output.status.code(), Some(3), "{text}");
     assert!(text.contains("too many validation images are bad") && text.contains("--max-bad"), "{text}");
     // Their headers are whole: the updates are done, and none of them is lost.
-    let state = fornax::checkpoint::read(&root.join("out/a/checkpoints/last.safetensors"))
-        .expect("reads")
-        .header
-        .state;
+    let state = state(root, "a");
     assert!(state.epoch == 0 && state.update > 0, "{state:?}");
     // Removing the images is a way on.
     images_of_class.iter().skip(1).for_each(|path| fs::remove_file(path).expect("removes"));
@@ -210,20 +244,107 @@ fn plan_in_json_has_fields_and_the_disk_space() {
     assert!(plan["output"].as_str().is_some_and(|path| path.contains("out")), "{plan}");
 }
 
+/// Command line of one epoch on `world` ranks with batches of 12 images.
+fn on_ranks(world: usize, flags: &str) -> String {
+    let train = format!("train shapes {TINY} --epochs 1 --batch-size {} --progress none {flags}", 12 / world);
+    if world == 1 { train } else { format!("launch --nproc-per-node {world} {train}") }
+}
+
 #[test]
-fn bad_training_images_that_another_rank_decodes_are_listed_too() {
+fn bad_training_images_are_counted_and_listed_over_all_ranks() {
     let folder = dataset();
     let root = folder.path();
-    let bad: Vec<PathBuf> = ["train/circle", "train/stripes", "train/ring"]
-        .into_iter()
-        .flat_map(|class| images(root, class).into_iter().take(2))
-        .collect();
-    bad.iter().for_each(|path| truncate(path));
-    let flags = "--epochs 1 --batch-size 4 --max-bad 0.5 --experiment a --progress none";
-    succeed(root, &format!("launch --nproc-per-node 2 train shapes {TINY} {flags}"));
-    let list = fs::read_to_string(root.join("out/a/bad_images.csv")).expect("reads");
-    let listed = bad.iter().filter(|path| list.contains(&name(path))).count();
-    assert_eq!((listed, list.lines().count()), (6, 7), "{list}");
-    let log = fs::read_to_string(root.join("out/a/log.txt")).expect("reads");
-    assert!(log.contains("6 training images cannot be read and are replaced"), "{log}");
+    truncate_training_images(root, 1);
+    succeed(root, &on_ranks(1, "--max-bad 1 --experiment all-1"));
+    let all = rows(root, "all-1");
+    assert!(all.len() > 6, "{all:?}");
+    let fraction = |images: usize| (images as f64 + 0.5) / training_images(root) as f64;
+    for world in [1, 2, 3] {
+        if world > 1 {
+            succeed(root, &on_ranks(world, &format!("--max-bad 1 --experiment all-{world}")));
+            assert_eq!(rows(root, &format!("all-{world}")), all, "{world} ranks");
+        }
+        let log = fs::read_to_string(root.join(format!("out/all-{world}/log.txt"))).expect("reads");
+        let warning = format!("{} training images cannot be read and are replaced", all.len());
+        assert!(log.contains(&warning), "{world} ranks: {log}");
+        assert_eq!(state(root, &format!("all-{world}")).bad_images.training.len(), all.len());
+        for (allowed, code) in [(3, 3), (all.len() - 1, 3), (all.len(), 0)] {
+            let flags = format!("--max-bad {} --experiment {world}-{allowed}", fraction(allowed));
+            let output = run(root, &on_ranks(world, &flags));
+            let text = stderr(&output);
+            assert_eq!(output.status.code(), Some(code), "{world} ranks, {allowed} allowed: {text}");
+            if code == 0 {
+                continue;
+            }
+            let counts =
+                (allowed + 1..=all.len()).map(|bad| format!("too many training images are bad: {bad} of"));
+            assert!(
+                counts.into_iter().any(|count| text.contains(&count)),
+                "{world} ranks, {allowed} allowed: {text}"
+            );
+            // Every rank reports the cause.
+            assert_eq!(text.matches("too many training images").count(), world, "{world} ranks: {text}");
+            assert!(!text.contains("was lost") && !text.contains("no connection"), "{world} ranks: {text}");
+        }
+    }
+    let output = run(root, &on_ranks(2, "--bad-image error --experiment strict"));
+    assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+}
+
+#[test]
+fn resumed_run_keeps_the_bad_images_of_its_first_part() {
+    let folder = dataset();
+    let root = folder.path();
+    let bad = truncate_training_images(root, 1);
+    succeed(root, &on_ranks(1, "--max-bad 1 --experiment a"));
+    let all = rows(root, "a");
+    assert!(all.len() > 6, "{all:?}");
+    let copy = |name: &str, files: &[&str]| {
+        let (from, to) = (root.join("out/a"), root.join("out").join(name));
+        fs::create_dir_all(to.join("checkpoints")).expect("a folder");
+        for file in files {
+            fs::copy(from.join(file), to.join(file)).expect("copies");
+        }
+    };
+    // One batch an epoch meets few of them.
+    let resume = |name: &str, world: usize, allowed: usize| {
+        copy(name, &["args.yaml", "checkpoints/last.safetensors"]);
+        let max_bad = (allowed as f64 + 0.5) / training_images(root) as f64;
+        let flags = format!(
+            "--resume out/{name} --epochs 2 --train-batches-per-epoch 1 --max-bad {max_bad} --batch-size {}",
+            12 / world
+        );
+        let train = format!("train {flags} --progress none");
+        run(root, &if world == 1 { train } else { format!("launch --nproc-per-node {world} {train}") })
+    };
+    // Paths are absolute in a resumed run.
+    let indices = |rows: &[String]| -> Vec<String> {
+        rows.iter().map(|row| row.splitn(3, ',').nth(1).expect("an index").to_string()).collect()
+    };
+    for (world, has_list) in [(1, false), (1, true), (2, false)] {
+        let name = format!("kept-{world}-{has_list}");
+        if has_list {
+            copy(&name, &["bad_images.csv"]);
+        }
+        let output = resume(&name, world, all.len());
+        assert!(output.status.success(), "{world} ranks: {}", stderr(&output));
+        let listed = rows(root, &name);
+        assert_eq!(indices(&listed), indices(&all), "{world} ranks list the images of the first part");
+        assert_eq!(state(root, &name).bad_images.training.len(), all.len());
+        let output = resume(&format!("limited-{world}"), world, all.len() - 1);
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(3), "{world} ranks: {text}");
+        assert!(text.contains(&format!("too many training images are bad: {} of", all.len())), "{text}");
+    }
+    // Repaired images do not count.
+    let good = images(root, "train/circle").pop().expect("an image");
+    for path in &bad[1..] {
+        fs::copy(&good, path).expect("copies");
+    }
+    for world in [1, 2] {
+        let name = format!("repaired-{world}");
+        let output = resume(&name, world, 1);
+        assert!(output.status.success(), "{world} ranks: {}", stderr(&output));
+        assert_eq!(state(root, &name).bad_images.training.len(), 1);
+    }
 }

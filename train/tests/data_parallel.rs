@@ -71,6 +71,8 @@ impl Module for Plain {
 struct Variant {
     /// ResNet with synchronised batch norm; else a model without batch norm.
     sync_bn: bool,
+    /// Dropout, stochastic depth and DropBlock in the ResNet.
+    drops: bool,
     accumulation: usize,
     level: OptLevel,
     clip: Option<GradClip>,
@@ -80,6 +82,7 @@ struct Variant {
 
 const PLAIN: Variant = Variant {
     sync_bn: false,
+    drops: false,
     accumulation: 1,
     level: OptLevel::O0,
     clip: None,
@@ -94,7 +97,16 @@ fn initialize(model: &dyn Module) {
 }
 
 fn model(variant: &Variant) -> Box<dyn Module> {
-    let options = ModelOptions { num_classes: CLASSES, in_chans: 3, seed: 1, ..ModelOptions::default() };
+    let rate = |rate: f64| if variant.drops { rate } else { 0.0 };
+    let options = ModelOptions {
+        num_classes: CLASSES,
+        in_chans: 3,
+        seed: 1,
+        drop_rate: rate(0.3),
+        drop_path_rate: rate(0.2),
+        drop_block_rate: rate(0.1),
+        ..ModelOptions::default()
+    };
     match variant.sync_bn {
         true => create_model("resnet8", &options).expect("a model"),
         false => {
@@ -113,10 +125,15 @@ fn batch(seed: u64, range: std::ops::Range<usize>) -> Batch {
     let pixels: Vec<f32> = pixels.into_iter().map(|p| p + 0.5 * rng.normal()).collect();
     let n = range.len();
     let pixels = pixels[range.start * 192..range.end * 192].to_vec();
-    Batch::new(
+    let rows: Vec<i64> = range.clone().map(|row| row as i64).collect();
+    let whole = Batch::new(
         Tensor::from_vec(pixels, [n, 8, 8, 3]).expect("memory"),
         Tensor::from_vec(target[range].to_vec(), [n]).expect("memory"),
-    )
+    );
+    match n < BATCH {
+        true => Batch { global_rows: Some(Tensor::from_vec(rows, [n]).expect("memory")), ..whole },
+        false => whole,
+    }
 }
 
 /// State after training: bits of every tensor, and the losses.
@@ -265,6 +282,36 @@ fn ranks_equal_one_rank_with_the_whole_batch() {
     let step = if is_reliability_sweep() { 1 } else { 5 };
     for (variant, world, tolerance) in combinations.into_iter().step_by(step) {
         check(variant, world, tolerance);
+    }
+}
+
+#[test]
+fn random_masks_of_ranks_are_those_of_one_rank_with_the_whole_batch() {
+    for (world, accumulation, checkpointing) in [(2, 1, false), (3, 2, true)] {
+        let variant = Variant { sync_bn: true, drops: true, accumulation, checkpointing, ..PLAIN };
+        let alone = train_with(&variant, None, None, 0..3);
+        let without = train_with(&Variant { drops: false, ..variant }, None, None, 0..3);
+        assert!(
+            (alone.losses[0] - without.losses[0]).abs() > 1e-2,
+            "{:?} {:?}",
+            alone.losses,
+            without.losses
+        );
+        let ranks = on_ranks(world, |group| {
+            let collective: Arc<dyn Collective> =
+                Arc::new(TcpCollective::new(group.clone()).expect("connects"));
+            let trained = train_with(&variant, Some(&group), Some(collective), 0..3);
+            group.finish().expect("ends");
+            trained
+        });
+        for trained in &ranks {
+            let distance = alone.distance(trained);
+            eprintln!("{variant:?}, {world} ranks: distance {distance:.1e}");
+            assert!(distance < 1e-5, "{variant:?}: {world} ranks differ from one by {distance:e}");
+            for (a, b) in alone.losses.iter().zip(&trained.losses) {
+                assert!((a - b).abs() < 1e-5, "{variant:?}: {:?} {:?}", alone.losses, trained.losses);
+            }
+        }
     }
 }
 

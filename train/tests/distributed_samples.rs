@@ -1,5 +1,5 @@
 //! Samples of an epoch on several ranks: each is in one batch, and every update has the same samples on any number of ranks, also if a run
-//! is stopped within an epoch and resumed on another number. The ranks are threads. `FORNAX_TEST_SWEEP=reliability` stops after more updates.
+//! is stopped within an epoch and resumed on another number. Random masks belong to the samples, too. The ranks are threads. `FORNAX_TEST_SWEEP=reliability` stops after more updates.
 #[path = "common/ranks.rs"]
 mod ranks;
 #[path = "common/sweep.rs"]
@@ -17,6 +17,7 @@ use fornax::experiment::{Experiment, RunCheckpoint, RunData};
 use fornax::report::UpdateMetrics;
 use fornax::settings::{EvalMetric, Settings};
 use fornax_engine::Device;
+use fornax_nn::named_parameters;
 use ranks::on_ranks;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -68,6 +69,10 @@ fn experiment(world: usize) -> Experiment {
         validation_batch_size: Some(8),
         ..tiny_settings()
     };
+    experiment_with(&settings, world)
+}
+
+fn experiment_with(settings: &Settings, world: usize) -> Experiment {
     let classes: Arc<[String]> = (0..IMAGES).map(|i| format!("{i:03}")).collect();
     let dataset = |images: usize| {
         let pixels = (0..images * 64).map(|i| (i * 7919 % 251) as u8).collect();
@@ -78,7 +83,7 @@ fn experiment(world: usize) -> Experiment {
     splits.classes = classes.to_vec();
     splits.train = Arc::new(dataset(IMAGES));
     splits.validation = Some(Arc::new(dataset(16)));
-    let mut config = Config::resolve_for(&settings, world).expect("valid settings");
+    let mut config = Config::resolve_for(settings, world).expect("valid settings");
     let data = RunData::new(&mut config, splits).expect("a valid dataset");
     let mut experiment = Experiment::new(config);
     experiment.data = Some(data);
@@ -196,4 +201,67 @@ fn resuming_on_other_numbers_of_ranks_trains_on_each_sample_once_per_epoch() {
         chains.len(),
         chains[0].0
     );
+}
+
+/// Records the losses of a run.
+struct Losses(Arc<Mutex<Vec<f64>>>);
+
+impl Callback for Losses {
+    fn on_batch_end(&mut self, metrics: &UpdateMetrics) -> Result<()> {
+        self.0.lock().expect("no panic").push(metrics.loss);
+        Ok(())
+    }
+}
+
+/// Losses and weights after three updates of `batch` images over all ranks at a low learning rate.
+fn trained_with_masks(world: usize, batch: usize, drop: f64) -> (Vec<f64>, Vec<f32>) {
+    let run = |group: Option<Arc<ProcessGroup>>| {
+        let settings = Settings {
+            epochs: Some(1),
+            batch_size: Some((batch / world) as u32),
+            train_batches_per_epoch: Some(3),
+            drop: Some(drop),
+            drop_path: Some(0.2),
+            sync_bn: (world > 1).then_some(true),
+            lr: Some(0.002),
+            ..tiny_settings()
+        };
+        let mut experiment = experiment_with(&settings, world);
+        let losses: Arc<Mutex<Vec<f64>>> = Arc::default();
+        experiment.callbacks.push(Losses(losses.clone()));
+        experiment.distributed =
+            group.clone().map(|group| DistributedRun::new(group, Device::Cpu).expect("connects"));
+        experiment.run().expect("trains");
+        group.iter().for_each(|group| group.finish().expect("ends"));
+        let model = experiment.model.as_deref().expect("built");
+        let weights = named_parameters(model).into_iter();
+        let weights = weights.flat_map(|(_, weight)| weight.to_vec::<f32>().expect("f32")).collect();
+        (losses.lock().expect("no panic").clone(), weights)
+    };
+    match world {
+        1 => run(None),
+        _ => on_ranks(world, |group| run(Some(group))).swap_remove(world - 1),
+    }
+}
+
+#[test]
+fn masks_of_dropout_and_drop_path_do_not_depend_on_the_number_of_ranks() {
+    // Of 24 images a rank has mirror images, of 18 consecutive ones.
+    for batch in [24, 18] {
+        let (losses, weights) = trained_with_masks(1, batch, 0.3);
+        assert_eq!(losses.len(), 3);
+        let (other, _) = trained_with_masks(1, batch, 0.0);
+        assert!((losses[0] - other[0]).abs() > 1e-3, "{losses:?} {other:?}");
+        for world in [2, 3] {
+            let (of_ranks, of_rank) = trained_with_masks(world, batch, 0.3);
+            let largest = weights.iter().zip(&of_rank).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
+            eprintln!(
+                "batches of {batch}, {world} ranks: {losses:?} {of_ranks:?}, weights differ by {largest:e}"
+            );
+            assert!(largest < 1e-5, "batches of {batch}, {world} ranks: {largest:e}");
+            for (a, b) in losses.iter().zip(&of_ranks) {
+                assert!((a - b).abs() < 1e-5, "batches of {batch}, {world} ranks: {losses:?} {of_ranks:?}");
+            }
+        }
+    }
 }

@@ -272,6 +272,34 @@ fn mixed_samples_do_not_depend_on_the_number_of_ranks() {
 }
 
 #[test]
+fn global_rows_are_the_rows_of_the_batch_of_one_rank() {
+    let images = |batch: &Batch| batch.images.to_vec::<u8>().expect("u8");
+    // Mirror images on each of two ranks, consecutive samples on each of three and of four.
+    for (batch_size, world) in [(8, 2), (9, 3), (20, 4)] {
+        for (views, clip_len) in [(1, 1), (2, 1), (2, 3)] {
+            let of = |rank, world| {
+                let options = LoaderOptions { rank, world, ..options(true, batch_size) };
+                loader(Synthetic { clip_len, ..Synthetic::new(60) }, views, options)
+            };
+            let whole = of(0, 1).batch(0, 1).expect("a batch");
+            assert!(whole.global_rows.is_none());
+            let (whole, pixels) = (images(&whole), SIZE.iter().product::<usize>());
+            let mut seen = vec![];
+            for rank in 0..world {
+                let part = of(rank, world).batch(0, 1).expect("a batch");
+                let rows = part.global_rows.as_ref().expect("several ranks").to_vec::<i64>().expect("i64");
+                for (image, row) in images(&part).chunks_exact(pixels).zip(&rows) {
+                    assert_eq!(image, &whole[*row as usize * pixels..][..pixels], "rank {rank}, row {row}");
+                }
+                seen.extend(rows);
+            }
+            seen.sort_unstable();
+            assert_eq!(seen, (0..(batch_size * views * clip_len) as i64).collect::<Vec<_>>());
+        }
+    }
+}
+
+#[test]
 fn half_batches_have_a_result_for_each_pair() {
     let half = LoaderOptions { batch_transform: Some(Arc::new(Mix { half: true })), ..mixing() };
     let batch = loader(Synthetic::new(30), 1, half).batch(0, 0).expect("a batch");

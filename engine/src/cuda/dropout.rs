@@ -2,12 +2,15 @@
 use super::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args};
 use crate::random::RngStream;
 
-/// `y[i] = x[i] * scale` if random number `i` of the stream, advanced by `step` samples, is below `keep_prob`, else 0. `y` may be `x`.
+/// `y[i] = x[i] * scale` if random number `i` of the stream, advanced by `step` samples, is below `keep_prob`, else 0. With `rows`, row `r`
+/// has the random numbers of row `rows[r]` of a larger tensor. `y` may be `x`.
+#[expect(clippy::too_many_arguments, reason = "the arguments of the kernel")]
 pub(crate) fn forward(
     gpu: &Gpu,
     x: DeviceSlice,
     stream: &RngStream,
     step: Option<DeviceSlice>,
+    rows: Option<DeviceSlice>,
     keep_prob: f64,
     scale: f64,
     y: DeviceSlice,
@@ -23,7 +26,9 @@ pub(crate) fn forward(
         keep_prob as f32,
         scale as f32,
         KernelArg::by_value(&rng),
-        KernelArg::optional(step)
+        KernelArg::optional(step),
+        KernelArg::optional(rows),
+        rows.map_or(y.len, |rows| y.len / rows.len)
     ];
     gpu.launch(
         Kernel::new("dropout", "dropout").of(y.dtype),

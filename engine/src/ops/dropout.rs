@@ -1,24 +1,55 @@
 //! Stochastic regularisation: dropout, stochastic depth (drop path) and DropBlock. The caller provides the randomness.
 use super::gpu::OnGpu;
 use crate::random::RngStream;
-use crate::{DType, Error, Pool2dOptions, Result, Tensor, cpu, cuda};
+use crate::{Collective, DType, Error, Pool2dOptions, Reduction, Result, Tensor, cpu, cuda};
+use std::sync::Arc;
+
+/// Random numbers of a mask of dropout: number `i` of a stream for element `i`. The tensors are read on the device, so that every replay of
+/// a CUDA graph has other random numbers; they must not change before the backward pass.
+#[derive(Clone, Debug)]
+pub struct MaskRng {
+    /// The stream.
+    pub stream: RngStream,
+    /// Number that is added to the stream's sample, an i64 scalar.
+    pub step: Option<Tensor>,
+    /// For a part of a larger batch, the row of each of its rows there, i64 `[n]`: the mask is these rows of the larger batch's mask.
+    pub rows: Option<Tensor>,
+}
+
+impl MaskRng {
+    /// The random numbers of a stream.
+    pub fn new(stream: RngStream) -> MaskRng {
+        MaskRng { stream, step: None, rows: None }
+    }
+}
 
 impl Tensor {
     /// Dropout (Srivastava et al., 2014): each element is 0 with probability `drop_prob`, else multiplied by `1 / (1 - drop_prob)`.
-    /// f32, f16, bf16; f64 on the CPU. Element `i` uses random number `i` of the stream, on every device; the backward pass generates it
-    /// again. `step`, an i64 scalar that must not change before the backward pass, is added to the stream's sample on the device, so
-    /// that every replay of a CUDA graph has other random numbers.
-    pub fn dropout(&self, drop_prob: f64, stream: &RngStream, step: Option<&Tensor>) -> Result<Tensor> {
+    /// f32, f16, bf16; f64 on the CPU. The random numbers are the same on every device; the backward pass generates them again.
+    pub fn dropout(&self, drop_prob: f64, rng: &MaskRng) -> Result<Tensor> {
         let mut operands = vec![("x", self)];
-        operands.extend(step.map(|step| ("step", step)));
+        operands.extend(rng.step.as_ref().map(|step| ("step", step)));
+        operands.extend(rng.rows.as_ref().map(|rows| ("rows", rows)));
         check_probability("dropout", &operands, drop_prob)?;
-        if step.is_some_and(|step| step.dtype() != DType::I64 || step.numel() != 1) {
+        if rng.step.as_ref().is_some_and(|step| step.dtype() != DType::I64 || step.numel() != 1) {
             return Err(Error::dtype("dropout", &operands, "a step of dtype i64 with one element"));
         }
-        let y = self.dropout_forward(&operands, drop_prob, stream, step)?;
+        if let Some(rows) = &rng.rows {
+            if rows.dtype() != DType::I64 {
+                return Err(Error::dtype("dropout", &operands, "rows of dtype i64"));
+            }
+            if !self.numel().is_multiple_of(rows.numel()) {
+                return Err(Error::shape(
+                    "dropout",
+                    &operands,
+                    "x must have the same number of elements per row",
+                ));
+            }
+        }
+        let y = self.dropout_forward(&operands, drop_prob, rng)?;
         Ok(y.with_composed_backward("dropout", &[self], || {
-            let (stream, step) = (stream.clone(), step.cloned());
-            move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.dropout(drop_prob, &stream, step.as_ref())?)])
+            let rng = rng.clone();
+            move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.dropout(drop_prob, &rng)?)])
         }))
     }
 
@@ -26,35 +57,34 @@ impl Tensor {
         &self,
         operands: &[(&'static str, &Tensor)],
         drop_prob: f64,
-        stream: &RngStream,
-        step: Option<&Tensor>,
+        rng: &MaskRng,
     ) -> Result<Tensor> {
         let (keep_prob, factor) = (1.0 - drop_prob, scale_of_kept(drop_prob));
+        let MaskRng { stream, step, rows } = rng;
         if let Some(on) = OnGpu::of("dropout", operands)? {
-            let step = step.map(Tensor::device_view);
-            let step = step.as_ref().map(|step| step.slice());
+            let (step, rows) =
+                (step.as_ref().map(Tensor::device_view), rows.as_ref().map(Tensor::device_view));
+            let (step, rows) =
+                (step.as_ref().map(|step| step.slice()), rows.as_ref().map(|rows| rows.slice()));
+            let x = self.device_view();
             return on.build(*self.shape(), self.dtype(), |y| {
-                cuda::dropout::forward(
-                    &on.gpu,
-                    self.device_view().slice(),
-                    stream,
-                    step,
-                    keep_prob,
-                    factor,
-                    y,
-                )
+                cuda::dropout::forward(&on.gpu, x.slice(), stream, step, rows, keep_prob, factor, y)
             });
         }
-        let stream = &match step {
+        let stream = match step {
             Some(step) => stream.skip_samples(step.read::<i64>()?[0] as u64),
             None => stream.clone(),
         };
         if self.is_half_on_cpu() {
-            return self.detach().widened()?.dropout(drop_prob, stream, None)?.rounded_as(self);
+            let rng = MaskRng { rows: rows.clone(), ..MaskRng::new(stream) };
+            return self.detach().widened()?.dropout(drop_prob, &rng)?.rounded_as(self);
         }
+        let rows = rows.as_ref().map(|rows| rows.read::<i64>()).transpose()?;
         dispatch_real!("dropout", [("x", self)], T => {
             let (x, factor) = (self.read::<T>()?, <T as crate::Element>::from_f64(factor));
-            Tensor::build(*self.shape(), |y: &mut [T]| cpu::dropout::forward(&x, stream, keep_prob, factor, y))
+            Tensor::build(*self.shape(), |y: &mut [T]| {
+                cpu::dropout::forward(&x, &stream, rows.as_deref(), keep_prob, factor, y);
+            })
         })
     }
 
@@ -77,6 +107,22 @@ impl Tensor {
     /// over all channels or `[n, h, w, c]`. Blocks are clipped to the map; a block of even size reaches one pixel further up and left,
     /// as in timm. x and seeds have one dtype: f32, f16, bf16, or f64 on the CPU.
     pub fn drop_block(&self, seeds: &Tensor, block_size: usize, scale_by_keep: bool) -> Result<Tensor> {
+        let keep = self.drop_block_mask(seeds, block_size)?;
+        if scale_by_keep { self.scaled_mask_product(&keep, None) } else { self.mul(&keep) }
+    }
+
+    /// [`Tensor::drop_block`] with `scale_by_keep`, counting the elements of the batches of all ranks.
+    pub fn sync_drop_block(
+        &self,
+        seeds: &Tensor,
+        block_size: usize,
+        group: &Arc<dyn Collective>,
+    ) -> Result<Tensor> {
+        self.scaled_mask_product(&self.drop_block_mask(seeds, block_size)?, Some(group))
+    }
+
+    /// Mask of DropBlock: 0 in the squares around the seeds, else 1.
+    fn drop_block_mask(&self, seeds: &Tensor, block_size: usize) -> Result<Tensor> {
         let operands = [("x", self), ("seeds", seeds)];
         let &[_, h, w, c] = self.dims() else {
             return Err(Error::shape("drop_block", &operands, "x must be [n, h, w, c]"));
@@ -99,15 +145,21 @@ impl Tensor {
         let dropped = seeds.detach().max_pool2d(&pool)?;
         let even = |k: usize| usize::from(k.is_multiple_of(2));
         let dropped = dropped.narrow(1, even(kernel[0]), h)?.narrow(2, even(kernel[1]), w)?;
-        let keep = dropped.affine(-1.0, 1.0)?;
-        if !scale_by_keep {
-            return self.mul(&keep);
-        }
+        dropped.affine(-1.0, 1.0)
+    }
+
+    /// `self * keep * elements / kept elements`, counted over all ranks of a group.
+    fn scaled_mask_product(&self, keep: &Tensor, group: Option<&Arc<dyn Collective>>) -> Result<Tensor> {
         // f16 and bf16 cannot represent the count.
         let wide = if keep.dtype().size() == 2 { keep.to_dtype(DType::F32)? } else { keep.clone() };
         // On the device: a captured CUDA graph cannot read the count back.
         let all = Tensor::full((), keep.numel() as f64, wide.dtype(), &wide.device())?;
-        let factor = all.div(&wide.sum_all()?.affine(1.0, 1e-7)?)?;
+        let kept = wide.sum_all()?;
+        if let Some(group) = group {
+            group.all_reduce(&all, Reduction::Sum)?;
+            group.all_reduce(&kept, Reduction::Sum)?;
+        }
+        let factor = all.div(&kept.affine(1.0, 1e-7)?)?;
         self.mul(&wide.mul(&factor)?.to_dtype(self.dtype())?)
     }
 }
@@ -131,9 +183,9 @@ mod tests {
 
     #[test]
     fn dropout_keeps_the_mean_and_masks_the_gradient_alike() {
-        let stream = RngStream::new(RngKey::new(1, "dropout"), 3, 4);
+        let rng = MaskRng::new(RngStream::new(RngKey::new(1, "dropout"), 3, 4));
         let x = Tensor::ones([100_000], DType::F32, &crate::Device::Cpu).expect("memory").variable();
-        let y = x.dropout(0.25, &stream, None).expect("floats");
+        let y = x.dropout(0.25, &rng).expect("floats");
         let values = y.to_vec::<f32>().expect("f32");
         assert!(values.iter().all(|v| *v == 0.0 || (*v - 4.0 / 3.0).abs() < 1e-6));
         let mean = values.iter().map(|v| f64::from(*v)).sum::<f64>() / values.len() as f64;
@@ -141,10 +193,38 @@ mod tests {
         y.backward_from(&x.detach()).expect("a gradient");
         assert_eq!(x.grad().expect("a gradient").to_vec::<f32>().expect("f32"), values);
         // A shorter tensor uses the first of the same random numbers.
-        let first = x.narrow(0, 0, 10).and_then(|x| x.dropout(0.25, &stream, None)).expect("floats");
+        let first = x.narrow(0, 0, 10).and_then(|x| x.dropout(0.25, &rng)).expect("floats");
         assert_eq!(first.to_vec::<f32>().expect("f32"), values[..10]);
-        let all = first.dropout(1.0, &stream, None).expect("a probability");
+        let all = first.dropout(1.0, &rng).expect("a probability");
         assert_eq!(all.to_vec::<f32>().expect("f32"), [0.0; 10]);
-        assert!(matches!(x.dropout(1.5, &stream, None), Err(Error::Value { .. })));
+        assert!(matches!(x.dropout(1.5, &rng), Err(Error::Value { .. })));
+    }
+
+    #[test]
+    fn mask_of_a_part_is_the_rows_of_the_whole_mask() {
+        let values = |t: &Tensor| t.to_dtype(DType::F64)?.to_vec::<f64>();
+        let step = Some(Tensor::scalar(3i64).expect("memory"));
+        let whole = MaskRng { step, ..MaskRng::new(RngStream::new(RngKey::new(1, "dropout"), 3, 4)) };
+        for dtype in [DType::F32, DType::BF16, DType::F64] {
+            for columns in [1, 3, 8, 49, 9000] {
+                let x = Tensor::ones([8, columns], dtype, &crate::Device::Cpu).expect("memory").variable();
+                let all = x.dropout(0.25, &whole).and_then(|y| values(&y)).expect("floats");
+                let rows = [1i64, 2, 6, 5];
+                let part =
+                    MaskRng { rows: Some(Tensor::from_slice(&rows, [4]).expect("memory")), ..whole.clone() };
+                let own = x.narrow(0, 0, 4).expect("rows");
+                let y = own.dropout(0.25, &part).expect("floats");
+                let expected: Vec<f64> =
+                    rows.iter().flat_map(|row| all[*row as usize * columns..][..columns].to_vec()).collect();
+                assert_eq!(values(&y).expect("floats"), expected, "{dtype}, {columns} columns");
+                y.backward_from(&own.detach()).expect("a gradient");
+                let grad = x.grad().expect("a gradient").narrow(0, 0, 4).expect("rows");
+                assert_eq!(values(&grad).expect("floats"), expected, "gradient, {dtype}");
+            }
+        }
+        let x = Tensor::ones([3, 2], DType::F32, &crate::Device::Cpu).expect("memory");
+        let of = |rows: Tensor| x.dropout(0.5, &MaskRng { rows: Some(rows), ..whole.clone() });
+        assert!(matches!(of(Tensor::from_slice(&[0i64; 4], [4]).expect("memory")), Err(Error::Shape { .. })));
+        assert!(matches!(of(Tensor::from_slice(&[0f32; 3], [3]).expect("memory")), Err(Error::DType { .. })));
     }
 }

@@ -99,6 +99,7 @@ pub use adaptive_pool::GlobalPool;
 pub use attention::AttentionMask;
 pub use batch_norm::{BatchNorm, ConvBatchNorm};
 pub use conv2d::Conv2dOptions;
+pub use dropout::MaskRng;
 #[cfg(test)]
 pub(crate) use expand::broadcast_steps;
 pub(crate) use optimizer::ChunkLayout;

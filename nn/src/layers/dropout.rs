@@ -11,8 +11,7 @@ impl Module for Dropout {
         if !cx.training() || self.0 == 0.0 {
             return Ok(x.clone());
         }
-        let (stream, step) = cx.next_rng()?;
-        x.dropout(self.0, &stream, Some(&step))
+        x.dropout(self.0, &cx.next_rng()?)
     }
 
     fn visit(&self, _: &mut Visitor) {}
@@ -42,9 +41,8 @@ impl Module for DropPath {
         if !self.is_active(cx) {
             return Ok(x.clone());
         }
-        let (stream, step) = cx.next_rng()?;
         let mask = Tensor::ones([x.dims()[0]], DType::F32, &x.device())?;
-        let mask = mask.dropout(self.drop_prob, &stream, Some(&step))?.to_dtype(x.dtype())?;
+        let mask = mask.dropout(self.drop_prob, &cx.next_rng()?)?.to_dtype(x.dtype())?;
         let y = x.drop_path(&mask, self.drop_prob, false)?;
         Ok(cx.capture(&self.info, y, 0))
     }
@@ -57,7 +55,8 @@ impl Module for DropPath {
 }
 
 /// DropBlock (Ghiasi et al., 2018), as timm's `DropBlock2d`: drops squares of `block_size` pixels from all channels, such that a fraction
-/// of about `drop_prob * gamma_scale` of the feature map is dropped.
+/// of about `drop_prob * gamma_scale` of the feature map is dropped. The other elements are scaled by the fraction that is kept in this
+/// rank's batch, or with synchronised batch norm in the batches of all ranks.
 pub struct DropBlock {
     /// Fraction of the feature map to drop.
     pub drop_prob: f64,
@@ -84,11 +83,14 @@ impl Module for DropBlock {
         if !cx.training() || self.drop_prob == 0.0 {
             return Ok(x.clone());
         }
-        let (stream, step) = cx.next_rng()?;
         let ones = Tensor::ones([n, h, w, 1], DType::F32, &x.device())?;
         // Dropout scales ones to at least 1.
-        let seeds = ones.dropout(1.0 - self.seeds([h, w]), &stream, Some(&step))?.clamp(0.0, 1.0)?;
-        x.drop_block(&seeds.to_dtype(x.dtype())?, self.block_size, true)
+        let seeds = ones.dropout(1.0 - self.seeds([h, w]), &cx.next_rng()?)?.clamp(0.0, 1.0)?;
+        let seeds = seeds.to_dtype(x.dtype())?;
+        match cx.sync_group() {
+            Some(group) => x.sync_drop_block(&seeds, self.block_size, group),
+            None => x.drop_block(&seeds, self.block_size, true),
+        }
     }
 
     fn visit(&self, _: &mut Visitor) {}

@@ -28,7 +28,7 @@ pub enum BadImagePolicy {
 /// Default of the largest fraction of bad images.
 pub const MAX_BAD_FRACTION: f64 = 0.001;
 
-/// Thread-safe record of the bad images of a split. Each image counts once, however often it is met.
+/// Thread-safe record of the bad images of a split, of all ranks. Each image counts once, however often it is met.
 #[derive(Debug)]
 pub struct BadImages {
     policy: BadImagePolicy,
@@ -36,8 +36,17 @@ pub struct BadImages {
     samples: usize,
     /// Name of the split for messages.
     split: &'static str,
-    found: Mutex<BTreeMap<usize, BadImage>>,
+    found: Mutex<FoundImages>,
     file: OnceLock<Arc<BadImagesFile>>,
+}
+
+#[derive(Debug, Default)]
+struct FoundImages {
+    images: BTreeMap<usize, BadImage>,
+    /// Images that this process has met and other ranks may not know.
+    unshared: Vec<usize>,
+    /// This process has met a bad image.
+    is_met: bool,
 }
 
 /// Bad image of a split.
@@ -47,6 +56,13 @@ pub struct BadImage {
     pub location: String,
     /// Reason.
     pub why: String,
+}
+
+impl BadImage {
+    /// The image at a location that cannot be used because of an error.
+    pub fn new(location: String, error: &Error) -> BadImage {
+        BadImage { location, why: error.why().unwrap_or(error.what()).to_string() }
+    }
 }
 
 impl BadImages {
@@ -76,34 +92,57 @@ impl BadImages {
     /// Lists the bad images in a file, from now on as soon as they are met.
     pub fn list_in(&self, file: &Arc<BadImagesFile>) {
         if self.file.set(file.clone()).is_ok() {
-            self.lock().iter().for_each(|(index, bad)| file.append(self.split, *index, bad));
+            self.lock().images.iter().for_each(|(index, bad)| file.append(self.split, *index, bad));
         }
     }
 
-    /// Records a bad image. Errors if the policy is [`BadImagePolicy::Error`], if more than the allowed fraction is bad, or if `error` is
-    /// not about the data.
+    /// Records a bad image that this process has met. Errors if the policy is [`BadImagePolicy::Error`], or if `error` is not about the data.
     pub fn report(&self, dataset: &dyn Dataset, index: usize, error: Error) -> Result<()> {
         if error.kind() != ErrorKind::Data {
             return Err(error);
         }
-        let why = error.why().unwrap_or(error.what()).to_string();
-        self.record(index, BadImage { location: dataset.location(index), why });
-        if self.policy == BadImagePolicy::Error {
-            return Err(error);
+        let mut found = self.lock();
+        let is_new = self.insert(&mut found, index, || BadImage::new(dataset.location(index), &error));
+        // The first one is shared in any case: then the ranks compare the count of a resumed run with the limit.
+        if is_new || !found.is_met {
+            found.unshared.push(index);
         }
-        // The lock ends here: the check takes it again.
-        let bad = self.lock().len();
-        self.check_count(bad)
+        found.is_met = true;
+        if self.policy == BadImagePolicy::Error { Err(error) } else { Ok(()) }
     }
 
-    /// Adds a bad image to the record and to its file.
+    /// Adds a bad image that all ranks know to the record and to its file.
     pub fn record(&self, index: usize, bad: BadImage) {
-        if let Entry::Vacant(entry) = self.lock().entry(index) {
-            if let Some(file) = self.file.get() {
-                file.append(self.split, index, &bad);
-            }
-            entry.insert(bad);
+        self.insert(&mut self.lock(), index, || bad);
+    }
+
+    /// Adds an image to the record and to its file. True if it is new.
+    fn insert(&self, found: &mut FoundImages, index: usize, bad: impl FnOnce() -> BadImage) -> bool {
+        let Entry::Vacant(entry) = found.images.entry(index) else { return false };
+        let bad = entry.insert(bad());
+        if let Some(file) = self.file.get() {
+            file.append(self.split, index, bad);
         }
+        true
+    }
+
+    /// True if this process has met bad images that other ranks may not know.
+    pub fn has_unshared(&self) -> bool {
+        !self.lock().unshared.is_empty()
+    }
+
+    /// The images that this process has met since the last call and other ranks may not know.
+    pub fn take_unshared(&self) -> Vec<(usize, BadImage)> {
+        let mut found = self.lock();
+        let indices = std::mem::take(&mut found.unshared);
+        indices.into_iter().map(|index| (index, found.images[&index].clone())).collect()
+    }
+
+    /// Errors if more than the allowed number of images are in the record.
+    pub fn check(&self) -> Result<()> {
+        // The lock ends here: the error takes it again.
+        let bad = self.lock().images.len();
+        self.check_count(bad)
     }
 
     /// Errors if more than the allowed number of images are bad. `bad` is their number, over all ranks; the error lists the known ones.
@@ -120,10 +159,15 @@ impl BadImages {
 
     /// All bad images so far, by sample index.
     pub fn found(&self) -> Vec<(usize, BadImage)> {
-        self.lock().iter().map(|(index, bad)| (*index, bad.clone())).collect()
+        self.lock().images.iter().map(|(index, bad)| (*index, bad.clone())).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<usize, BadImage>> {
+    /// Sample indices of all bad images so far.
+    pub fn indices(&self) -> Vec<usize> {
+        self.lock().images.keys().copied().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, FoundImages> {
         // The map is valid at every moment: a panic elsewhere does not damage it.
         self.found.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -231,7 +275,9 @@ mod tests {
             bad.report(&dataset, 7, error("it is \"cut\"")).expect("within the limit");
         }
         bad.report(&dataset, 3, error("damaged")).expect("within the limit");
-        let text = bad.report(&dataset, 9, error("damaged")).expect_err("three").to_string();
+        bad.check().expect("within the limit");
+        bad.report(&dataset, 9, error("damaged")).expect("recorded");
+        let text = bad.check().expect_err("three").to_string();
         assert!(text.contains("images are bad: 3 of 1000") && text.contains("--max-bad"), "{text}");
         for image in ["image 3: damaged", "image 7: it is \"cut\"", "image 9"] {
             assert!(text.contains(image), "all known bad images are listed: {text}");
@@ -259,6 +305,23 @@ mod tests {
         again.report(&dataset, 3, error("damaged")).expect("within the limit");
         let rows = format!("{rows}validation,3,\"a,b, image 3\",damaged\n");
         assert_eq!(std::fs::read_to_string(&path).expect("reads"), rows);
+    }
+
+    #[test]
+    fn images_that_other_ranks_do_not_know_are_taken_once() {
+        let dataset = dataset(1000);
+        let bad = BadImages::new(BadImagePolicy::Skip, 1.0, 1000);
+        bad.record(7, BadImage { location: "image 7".into(), why: "cut".into() });
+        assert!(!bad.has_unshared());
+        let meet = |index| {
+            bad.report(&dataset, index, error("damaged")).expect("recorded");
+            bad.take_unshared().into_iter().map(|(index, _)| index).collect::<Vec<_>>()
+        };
+        assert_eq!(meet(7), [7], "the first one that is met, although it is known");
+        assert_eq!(meet(7), [0; 0]);
+        assert_eq!(meet(3), [3]);
+        assert!(!bad.has_unshared());
+        assert_eq!(bad.indices(), [3, 7]);
     }
 
     #[test]

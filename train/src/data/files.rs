@@ -2,13 +2,14 @@
 use super::dataset::{Dataset, ImageHead, SampleImage};
 use super::decode::MAX_FILE_BYTES;
 use super::paths::PathList;
-use crate::error::ErrorKind;
+use crate::error::{ErrorKind, too_many_files_are_open};
 use crate::{Error, Result};
 use std::borrow::Cow;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Dataset of image files, which are read when they are accessed.
 #[derive(Clone, Debug)]
@@ -54,10 +55,27 @@ pub fn read_image_head(path: &Path, limit: usize) -> Result<ImageHead<'static>> 
     let mut bytes = Vec::with_capacity(limit.min(metadata.len() as usize));
     // The size alone needs no open file.
     if limit > 0 {
-        let file = File::open(path).map_err(unreadable)?;
+        let file = retried(OPEN_LIMIT, || File::open(path)).map_err(unreadable)?;
         file.take(limit as u64).read_to_end(&mut bytes).map_err(unreadable)?;
     }
     Ok(ImageHead { bytes: Cow::Owned(bytes), file_size: metadata.len() })
+}
+
+/// Limit and interval of the attempts to open a file while too many files are open.
+const OPEN_LIMIT: Duration = Duration::from_secs(10);
+const OPEN_INTERVAL: Duration = Duration::from_millis(20);
+
+/// The result of `open`, which is called again for a while if too many files are open.
+fn retried<T>(limit: Duration, mut open: impl FnMut() -> std::io::Result<T>) -> std::io::Result<T> {
+    let deadline = Instant::now() + limit;
+    loop {
+        match open() {
+            Err(error) if too_many_files_are_open(&error) && Instant::now() < deadline => {
+                std::thread::sleep(OPEN_INTERVAL);
+            }
+            other => return other,
+        }
+    }
 }
 
 impl Dataset for FileDataset {
@@ -108,6 +126,27 @@ pub(super) fn files_with_extension(folder: &Path, extension: &str) -> Result<Vec
 #[cfg(all(test, unix))]
 mod tests {
     use super::*;
+    use rustix::io::Errno;
+    use std::io;
+
+    #[test]
+    fn file_is_opened_again_while_too_many_are_open() {
+        let attempts = |limit: u64, mut results: Vec<io::Result<u8>>| {
+            let mut calls = 0;
+            let result = retried(Duration::from_millis(limit), || {
+                calls += 1;
+                if results.len() > 1 { results.pop().expect("a result") } else { Err(Errno::NFILE.into()) }
+            });
+            (result.map_err(|error| error.raw_os_error()), calls)
+        };
+        let full = || Err(Errno::MFILE.into());
+        assert_eq!(attempts(60_000, vec![full(), Ok(5), full(), full()]), (Ok(5), 3));
+        let code = |errno: Errno| Err(Some(errno.raw_os_error()));
+        let other = || Err(Errno::ACCESS.into());
+        assert_eq!(attempts(60_000, vec![full(), other(), full()]), (code(Errno::ACCESS), 2));
+        let (result, calls) = attempts(50, vec![full()]);
+        assert!(result == code(Errno::NFILE) && calls > 1, "{result:?} after {calls}");
+    }
 
     #[test]
     fn fifo_is_rejected_without_waiting_for_a_writer() {

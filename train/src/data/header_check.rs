@@ -77,8 +77,7 @@ pub fn check_headers(
                 match check_sample(dataset, index) {
                     Ok(is_gray16) => drop(gray16.fetch_add(is_gray16.into(), Ordering::Relaxed)),
                     Err(error) if error.kind() == ErrorKind::Data => {
-                        let why = error.why().unwrap_or(error.what()).to_string();
-                        let bad = BadImage { location: dataset.location(index), why };
+                        let bad = BadImage::new(dataset.location(index), &error);
                         found.lock().unwrap_or_else(PoisonError::into_inner).push((index, bad));
                     }
                     Err(error) => {

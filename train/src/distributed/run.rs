@@ -31,6 +31,8 @@ pub struct Flags {
     pub interrupt: Option<Signal>,
     /// A checkpoint is requested.
     pub save: bool,
+    /// The rank has met bad images that other ranks do not know.
+    pub bad_images: bool,
     /// A callback stops the run.
     pub stop: Option<String>,
 }
@@ -89,13 +91,7 @@ impl DistributedRun {
 
     /// The values of all ranks, by rank.
     pub fn gather<T: Serialize + DeserializeOwned>(&self, what: &'static str, own: &T) -> Result<Vec<T>> {
-        let own = serde_json::to_vec(own).expect("plain values have a JSON form");
-        let parsed = self.group.all_gather(what, &own)?.into_iter().map(|bytes| {
-            serde_json::from_slice(&bytes).map_err(|e| {
-                Error::new(ErrorKind::Peer, format!("{what} of another rank cannot be read")).because(e)
-            })
-        });
-        parsed.collect()
+        self.group.gather(what, own)
     }
 
     /// The flags that the ranks passed at the previous call. Every rank gets the same at the same call, without waiting for the others' flags
@@ -171,6 +167,7 @@ impl Flags {
         Flags {
             interrupt: self.interrupt.or(other.interrupt),
             save: self.save || other.save,
+            bad_images: self.bad_images || other.bad_images,
             stop: self.stop.or(other.stop),
         }
     }

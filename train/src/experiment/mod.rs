@@ -285,8 +285,7 @@ impl Experiment {
                 precision: self.config.precision,
                 loss,
                 checkpointing: self.config.checkpointing,
-                // Ranks have different random numbers, as in timm.
-                seed: self.config.seed.wrapping_add(self.rank() as u64),
+                seed: self.config.seed,
                 cuda_graph: cuda_graph_mode(self.cuda_graph, &self.device, optimizer)?,
                 ema_after_check: self.config.on_nonfinite == NonfinitePolicy::Skip,
                 sync_bn: self.peers().filter(|_| self.config.sync_bn).map(|run| run.collective.clone()),

@@ -16,6 +16,8 @@ pub struct Batch {
     /// Number of consecutive outputs of the model that are averaged to one prediction: the frames of a clip, and in evaluation the views
     /// of test-time augmentation.
     pub outputs_per_target: usize,
+    /// Row of each image in the batch of all ranks, i64 `[images]`, for random masks; `None`: this is the whole batch.
+    pub global_rows: Option<Tensor>,
     /// Dataset indices of this rank's samples of the batch that were skipped as bad images.
     pub skipped: Vec<u32>,
 }
@@ -23,7 +25,7 @@ pub struct Batch {
 impl Batch {
     /// Creates a batch with one image per target and without changes.
     pub fn new(images: Tensor, target: Tensor) -> Batch {
-        Batch { images, target, changes: None, outputs_per_target: 1, skipped: vec![] }
+        Batch { images, target, changes: None, outputs_per_target: 1, global_rows: None, skipped: vec![] }
     }
 
     /// The same batch on a device.
@@ -51,6 +53,7 @@ impl Batch {
             target: change(&self.target)?,
             changes: self.changes.as_ref().map(&change).transpose()?,
             outputs_per_target: self.outputs_per_target,
+            global_rows: self.global_rows.as_ref().map(&change).transpose()?,
             skipped: self.skipped.clone(),
         })
     }

@@ -209,7 +209,8 @@ impl BatchJob {
         let target = Tensor::from_slice(&targets, [targets.len()])?;
         let is_skipped = |slot: &usize| kept.binary_search(slot).is_err();
         let skipped = (0..self.len()).filter(is_skipped).map(|slot| self.sample_index(slot) as u32).collect();
-        let mut batch = Batch { outputs_per_target, skipped, ..Batch::new(images, target) };
+        let global_rows = self.global_rows(&kept)?;
+        let mut batch = Batch { outputs_per_target, global_rows, skipped, ..Batch::new(images, target) };
         if let (Some(changes), Some(transform)) = (changes, transform) {
             let (rows, soft) = self.own_changes(changes, &kept)?;
             batch.target = match soft {
@@ -223,6 +224,18 @@ impl BatchJob {
             batch.images = preparation.apply(&batch.images, batch.changes.take().as_ref(), DType::F32)?;
         }
         Ok(batch)
+    }
+
+    /// In training, the row of each image of the kept samples in the batch of all ranks, if there are several.
+    fn global_rows(&self, kept: &[usize]) -> Result<Option<Tensor>> {
+        if !self.plan.options.training || self.plan.sampler.world == 1 {
+            return Ok(None);
+        }
+        let (clip, count) = (self.clip_len(), self.samples.len());
+        let groups = (0..self.views()).flat_map(|view| kept.iter().map(move |slot| (view, slot)));
+        let first = groups.map(|(view, slot)| (view * count + self.shard[*slot]) * clip);
+        let rows: Vec<i64> = first.flat_map(|first| first..first + clip).map(|row| row as i64).collect();
+        Ok(Some(Tensor::from_slice(&rows, [rows.len()])?))
     }
 
     /// Changes of the batch of all ranks.

@@ -27,11 +27,13 @@ pub use preparation::BatchPreparation;
 pub use staging::StagedBatches;
 
 use crate::augment::ImageTransform;
+use crate::data::bad_images::BadImage;
 use crate::data::decode::DecodeOptions;
 use crate::data::{Dataset, Image};
 use crate::{Error, Result};
 use fornax_engine::Device;
 use job::LoaderPlan;
+use rayon::prelude::*;
 use sample::SampleLoader;
 use sampler::{SampleOccurrence, Sampler};
 use std::sync::Arc;
@@ -66,7 +68,8 @@ impl Loader {
             options;
         let decode = DecodeOptions { channels, exif_orientation, gray16 };
         let bad_images = options.bad_images.clone();
-        let samples = SampleLoader { dataset, transform, training, seed, decode, bad_images };
+        let is_alone = options.world == 1;
+        let samples = SampleLoader { dataset, transform, training, seed, decode, bad_images, is_alone };
         let pool = match workers {
             0 => None,
             count => Some(Arc::new(WorkerPool::start(count, timeout)?)),
@@ -121,6 +124,13 @@ impl Loader {
     pub fn image(&self, index: usize) -> Result<Option<Image>> {
         let sample = self.plan.samples.load(0, SampleOccurrence { index, repeat: 0 })?;
         Ok(sample.and_then(|sample| sample.frames.into_iter().flatten().next()))
+    }
+
+    /// Those of some bad images that still cannot be read and decoded. Indices that the dataset does not have are ignored.
+    pub fn still_bad(&self, indices: &[usize]) -> Result<Vec<(usize, BadImage)>> {
+        let known = indices.par_iter().filter(|index| **index < self.dataset().len());
+        let checked = known.map(|index| Ok(self.plan.samples.defect(*index)?.map(|bad| (*index, bad))));
+        Ok(checked.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
     }
 
     /// Loads one batch of an epoch on this thread.

@@ -1,9 +1,10 @@
 //! Loading of one sample: reading, decoding, transform.
 use super::sampler::SampleOccurrence;
 use crate::augment::ImageTransform;
-use crate::data::bad_images::replacement;
+use crate::data::bad_images::{BadImage, replacement};
 use crate::data::decode::DecodeOptions;
 use crate::data::{BadImagePolicy, BadImages, Dataset, Image, SampleImage};
+use crate::error::ErrorKind;
 use crate::{Error, Result};
 use fornax_engine::random::{RngKey, RngStream};
 use std::any::Any;
@@ -21,6 +22,8 @@ pub(super) struct SampleLoader {
     pub(super) seed: u64,
     pub(super) decode: DecodeOptions,
     pub(super) bad_images: Option<Arc<BadImages>>,
+    /// There is one rank. Several ranks count their bad images together.
+    pub(super) is_alone: bool,
 }
 
 /// Loaded sample.
@@ -52,6 +55,9 @@ impl SampleLoader {
                 return Err(error);
             }
             bad_images.report(&*self.dataset, index, error)?;
+            if self.is_alone {
+                bad_images.check()?;
+            }
             if bad_images.policy() == BadImagePolicy::Skip {
                 return Ok(None);
             }
@@ -63,7 +69,32 @@ impl SampleLoader {
     /// Loads the sample at `index` with the random numbers of `number`. A panic of the dataset or the transform is an error, which names
     /// the sample's file like any other.
     fn try_load(&self, epoch: u32, number: u64, index: usize) -> Result<LoadedSample> {
-        catch_unwind(AssertUnwindSafe(|| self.read(epoch, number, index))).unwrap_or_else(|panic| {
+        self.without_panics(index, || self.read(epoch, number, index))
+    }
+
+    /// Location and reason if a sample cannot be read or decoded. Unlike in training, all of its pixels are decoded.
+    pub(super) fn defect(&self, index: usize) -> Result<Option<BadImage>> {
+        let checked = self.without_panics(index, || {
+            for image in self.dataset.clip(index, None)? {
+                if let SampleImage::Encoded(bytes) = image {
+                    Image::decode_with(&bytes, &self.decode)
+                        .map_err(|why| Error::data("an image cannot be used").because(why))?;
+                }
+            }
+            Ok(())
+        });
+        match checked {
+            Ok(()) => Ok(None),
+            Err(error) if error.kind() == ErrorKind::Data => {
+                Ok(Some(BadImage::new(self.location(index), &error)))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The result of `read`, or an error that names the sample if it panics.
+    fn without_panics<T>(&self, index: usize, read: impl FnOnce() -> Result<T>) -> Result<T> {
+        catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|panic| {
             Err(Error::data("a sample cannot be loaded: its reader or transform panicked")
                 .at(self.location(index))
                 .because(panic_message(&*panic))
@@ -119,7 +150,7 @@ impl SampleLoader {
             wrong => {
                 let found =
                     wrong.map_or(format!("{} images", views.len()), |view| format!("{:?}", view.size));
-                Err(Error::new(crate::error::ErrorKind::Bug, "an image transform broke its contract")
+                Err(Error::new(ErrorKind::Bug, "an image transform broke its contract")
                     .because(format!("it returned {found}, expected {count} images of {size:?}")))
             }
         }

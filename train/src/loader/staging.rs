@@ -23,6 +23,7 @@ struct StagedBatch {
     images: PendingUpload,
     target: PendingUpload,
     changes: Option<PendingUpload>,
+    global_rows: Option<PendingUpload>,
     outputs_per_target: usize,
     skipped: Vec<u32>,
 }
@@ -66,6 +67,7 @@ impl StagedBatch {
             images: upload(&batch.images)?,
             target: upload(&batch.target)?,
             changes: batch.changes.as_ref().map(upload).transpose()?,
+            global_rows: batch.global_rows.as_ref().map(upload).transpose()?,
             outputs_per_target: batch.outputs_per_target,
             skipped: batch.skipped.clone(),
         })
@@ -76,6 +78,7 @@ impl StagedBatch {
             images: self.images.into_tensor()?,
             target: self.target.into_tensor()?,
             changes: self.changes.map(PendingUpload::into_tensor).transpose()?,
+            global_rows: self.global_rows.map(PendingUpload::into_tensor).transpose()?,
             outputs_per_target: self.outputs_per_target,
             skipped: self.skipped,
         })

@@ -1,4 +1,5 @@
 //! Evaluation of a model on a dataset. Loss and accuracy are counted on the device.
+use super::bad_images;
 use crate::distributed::ProcessGroup;
 use crate::loader::{Batch, BatchPreparation, Loader};
 use crate::message::count;
@@ -107,6 +108,9 @@ impl Evaluator<'_> {
             }
         }
         queued.map_or(Ok(()), |last| totals.add(last))?;
+        if let (Some(group), Some(record)) = (self.group, &self.loader.options().bad_images) {
+            bad_images::gather(group, record)?;
+        }
         let all = match self.group {
             Some(group) => EvaluationTotals::merged(&group.all_gather("evaluation", &totals.to_bytes())?),
             None => totals,

@@ -1,5 +1,6 @@
 //! Training loop: epochs of updates, each followed by validation, from any state until the last epoch, a signal, or the request of a
 //! callback. It writes no files: saving and reporting are the work of [callbacks](crate::callbacks).
+mod bad_images;
 mod evaluation;
 mod nonfinite;
 mod options;
@@ -7,6 +8,7 @@ mod state;
 mod update;
 mod warm_up;
 
+pub use bad_images::BadImageIndices;
 pub use evaluation::{Evaluation, Evaluator, skipped_note};
 pub use options::{RunSignals, TrainerOptions};
 pub use state::{NonfiniteRecord, TrainerState};
@@ -15,7 +17,6 @@ use crate::callbacks::{
     Callback, EpochBegin, EpochEnd, EvaluatedWeights, RunSnapshot, SaveReason, TestBegin, TestSummary,
     TrainBegin, TrainEnd, TrainSummary,
 };
-use crate::data::BadImagePolicy;
 use crate::distributed::{DistributedRun, Flags};
 use crate::error::ErrorKind;
 use crate::loader::{Batch, Loader, StagedBatches};
@@ -115,6 +116,7 @@ impl<'a> Trainer<'a> {
     /// Trains to the last epoch and returns the last evaluation. A signal ends the run with [`ErrorKind::Interrupted`], after the state
     /// was saved.
     pub fn run(&mut self, callback: &mut dyn Callback) -> Result<Evaluation> {
+        self.restore_bad_images()?;
         let epochs = self.schedule.total_epochs();
         callback.on_train_begin(&TrainBegin {
             epochs,
@@ -358,7 +360,13 @@ impl<'a> Trainer<'a> {
 
     /// Saves the state. A full disk may have space again later, and earlier checkpoints are still there: only at the start and at the end of
     /// a run is it an error.
-    fn save(&self, reason: SaveReason, callback: &mut dyn Callback) -> Result<()> {
+    fn save(&mut self, reason: SaveReason, callback: &mut dyn Callback) -> Result<()> {
+        // An interrupted run is saved even if another rank has gone.
+        match (self.gather_bad_images(), reason) {
+            (Ok(()), _) | (Err(_), SaveReason::Interrupt) => {}
+            (Err(error), _) => return Err(error),
+        }
+        self.state.bad_images = self.bad_images();
         let saved = callback.on_save(&self.snapshot(), reason);
         let is_final = match reason {
             SaveReason::Start | SaveReason::Interrupt => true,
@@ -460,17 +468,25 @@ impl<'a> Trainer<'a> {
     }
 
     fn own_flags(&self, stop: Option<String>) -> Flags {
-        Flags { interrupt: self.signals.interrupt(), save: self.signals.take_save_request(), stop }
+        Flags {
+            interrupt: self.signals.interrupt(),
+            save: self.signals.take_save_request(),
+            bad_images: self.has_unshared_bad_images(),
+            stop,
+        }
     }
 
     fn act_on(&self, flags: Flags) -> Result<Option<String>> {
         if flags.save {
             self.status.save_requested.set(true);
         }
-        match flags.interrupt {
-            None => Ok(flags.stop),
-            Some(signal) => Err(Error::new(ErrorKind::Interrupted(signal), "the run was interrupted")),
+        if let Some(signal) = flags.interrupt {
+            return Err(Error::new(ErrorKind::Interrupted(signal), "the run was interrupted"));
         }
+        if flags.bad_images {
+            self.gather_bad_images()?;
+        }
+        Ok(flags.stop)
     }
 
     /// While waiting for data: errors if a signal interrupts the only process, or if another rank is lost.
@@ -488,19 +504,6 @@ impl<'a> Trainer<'a> {
         match self.step.ema() {
             Some(ema) => run.distribute_statistics(ema.model(), DistBn::Broadcast),
             None => Ok(()),
-        }
-    }
-
-    /// Makes the bad training images of every rank known to all: rank 0 lists them. Errors on every rank if there are too many.
-    fn gather_bad_images(&self) -> Result<()> {
-        let (Some(run), Some(record)) = (self.distributed, &self.train.options().bad_images) else {
-            return Ok(());
-        };
-        let of_ranks = run.gather("the bad training images", &record.found())?;
-        of_ranks.into_iter().flatten().for_each(|(index, bad)| record.record(index, bad));
-        match record.policy() {
-            BadImagePolicy::Error => Ok(()),
-            _ => record.check_count(record.found().len()),
         }
     }
 

@@ -1,4 +1,5 @@
 //! Progress of a run, as saved in checkpoints.
+use super::bad_images::BadImageIndices;
 use crate::report::EpochMetrics;
 use crate::schedule::PlateauState;
 use crate::settings::EvalMetric;
@@ -28,6 +29,9 @@ pub struct TrainerState {
     /// Updates whose loss or gradients were not finite.
     #[serde(default, skip_serializing_if = "NonfiniteRecord::is_empty")]
     pub nonfinite: NonfiniteRecord,
+    /// Bad images that were met so far.
+    #[serde(default, skip_serializing_if = "BadImageIndices::is_empty")]
+    pub bad_images: BadImageIndices,
 }
 
 /// Updates of a run whose loss or gradients were not finite.
@@ -105,6 +109,18 @@ mod tests {
         state.history.remove(0);
         assert_eq!(state.best(EvalMetric::Loss).map(|r| r.epoch), Some(2));
         assert_eq!(TrainerState::default().best(EvalMetric::Loss), None);
+    }
+
+    #[test]
+    fn state_without_bad_images_has_the_form_of_older_checkpoints() {
+        let older = r#"{"epoch":1,"batch":2,"update":3,"loss_sum":0.5,"history":[]}"#;
+        let state: TrainerState = serde_json::from_str(older).expect("an older state");
+        assert!(state.bad_images.is_empty());
+        assert_eq!(serde_json::to_string(&state).expect("JSON"), older);
+        let bad_images = BadImageIndices { training: vec![7, 9], validation: vec![] };
+        let state = TrainerState { bad_images, ..state };
+        let text = serde_json::to_string(&state).expect("JSON");
+        assert_eq!(serde_json::from_str::<TrainerState>(&text).expect("a state"), state);
     }
 
     #[test]

@@ -231,11 +231,32 @@ fn dropout_drops_the_same_elements_as_the_cpu() {
             let (x, stream) =
                 (DeviceArray::random(len, 1, dtype), RngStream::new(RngKey::new(3, "dropout"), 2, 1 << 40));
             let y = DeviceArray::empty(len, dtype);
-            dropout::forward(gpu(), x.slice(), &stream, None, 0.7, 1.0 / 0.7, y.slice()).expect("launches");
+            dropout::forward(gpu(), x.slice(), &stream, None, None, 0.7, 1.0 / 0.7, y.slice())
+                .expect("launches");
             let mut expected = vec![0.0; len];
-            cpu::dropout::forward(&x.values, &stream, 0.7, 1.0 / 0.7, &mut expected);
+            cpu::dropout::forward(&x.values, &stream, None, 0.7, 1.0 / 0.7, &mut expected);
             y.assert_close(&expected, "dropout");
             assert!(len < 257 || (0.25..0.35).contains(&(count_zeros(&y) as f64 / len as f64)));
+        }
+    }
+}
+
+#[test]
+fn dropout_mask_of_a_part_is_the_rows_of_the_whole_mask() {
+    let rows = [5i64, 6, 2];
+    let stream = RngStream::new(RngKey::new(3, "dropout"), 2, 1 << 40);
+    for dtype in FLOATS {
+        for columns in [1, 6, 8, 49, 1028] {
+            let mut whole = vec![0.0; 7 * columns];
+            cpu::dropout::forward(&vec![1.0; 7 * columns], &stream, None, 0.7, 2.0, &mut whole);
+            let on_device = DeviceArray::new(rows.map(|row| row as f64), DType::I64);
+            let (x, y) =
+                (DeviceArray::new(vec![1.0; 3 * columns], dtype), DeviceArray::empty(3 * columns, dtype));
+            dropout::forward(gpu(), x.slice(), &stream, None, Some(on_device.slice()), 0.7, 2.0, y.slice())
+                .expect("launches");
+            let expected: Vec<f64> =
+                rows.iter().flat_map(|row| whole[*row as usize * columns..][..columns].to_vec()).collect();
+            assert_eq!(y.to_host(), expected, "{columns} columns in {dtype}");
         }
     }
 }

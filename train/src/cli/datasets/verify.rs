@@ -4,6 +4,7 @@ use super::{print, splits};
 use crate::data::decode::{DecodeOptions, JpegRepair, decode_file, gray16_note};
 use crate::data::identical::{Fingerprint, IdenticalSamples, SampleId, fingerprint, identical_samples};
 use crate::data::{Dataset, SampleImage};
+use crate::error::ErrorKind;
 use crate::message::{count, is_or_are};
 use crate::report::thousands;
 use crate::text::{escape_control, first_names};
@@ -46,10 +47,10 @@ pub fn execute(args: &VerifyArgs) -> Result<()> {
     let verified: Vec<VerifiedSplit> = splits(&data)
         .into_iter()
         .map(|(name, split)| {
-            let samples = (0..split.len()).into_par_iter().map(|index| verify(&**split, index)).collect();
-            VerifiedSplit { name, dataset: &**split, samples }
+            let samples = (0..split.len()).into_par_iter().map(|index| verify(&**split, index));
+            Ok(VerifiedSplit { name, dataset: &**split, samples: samples.collect::<Result<_>>()? })
         })
-        .collect();
+        .collect::<Result<_>>()?;
     let datasets: Vec<&dyn Dataset> = verified.iter().map(|split| split.dataset).collect();
     let fingerprints: Vec<Vec<Option<Fingerprint>>> = verified
         .iter()
@@ -74,12 +75,14 @@ pub fn execute(args: &VerifyArgs) -> Result<()> {
     }
 }
 
-/// Reads and decodes a sample, all frames of a clip.
-fn verify(dataset: &dyn Dataset, index: usize) -> Sample {
+/// Reads and decodes a sample, all frames of a clip. Errors if the sample is not to blame.
+fn verify(dataset: &dyn Dataset, index: usize) -> Result<Sample> {
     let images = match dataset.clip(index, None) {
         Ok(images) => images,
+        Err(error) if error.kind() == ErrorKind::OpenFiles => return Err(error),
         Err(error) => {
-            return Sample { defect: Some(error.why().unwrap_or(error.what()).into()), ..Sample::default() };
+            let defect = Some(error.why().unwrap_or(error.what()).into());
+            return Ok(Sample { defect, ..Sample::default() });
         }
     };
     let mut sample = Sample { fingerprint: Some(fingerprint(&images)), ..Sample::default() };
@@ -94,7 +97,7 @@ fn verify(dataset: &dyn Dataset, index: usize) -> Sample {
             }
         }
     }
-    sample
+    Ok(sample)
 }
 
 impl VerifiedSplit<'_> {

@@ -1,7 +1,10 @@
 //! Exchanges of values among all ranks: rank 0 collects a value of every rank and sends all of them to every rank.
 use super::ProcessGroup;
 use super::connections::{ALL_VALUES, Shared, VALUE};
+use crate::error::ErrorKind;
 use crate::{Error, Result};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use std::time::Instant;
 
 /// Factor by which an operation waits longer for a rank that sends heartbeats than for a silent one: it may measure convolutions, download
@@ -22,6 +25,17 @@ impl ProcessGroup {
     pub fn all_gather(&self, what: &'static str, value: &[u8]) -> Result<Vec<Vec<u8>>> {
         let pending = self.start_all_gather(what, value)?;
         self.finish_all_gather(pending)
+    }
+
+    /// The values of all ranks, by rank, exchanged as JSON.
+    pub fn gather<T: Serialize + DeserializeOwned>(&self, what: &'static str, own: &T) -> Result<Vec<T>> {
+        let own = serde_json::to_vec(own).expect("plain values have a JSON form");
+        let parsed = self.all_gather(what, &own)?.into_iter().map(|bytes| {
+            serde_json::from_slice(&bytes).map_err(|e| {
+                Error::new(ErrorKind::Peer, format!("{what} of another rank cannot be read")).because(e)
+            })
+        });
+        parsed.collect()
     }
 
     /// Starts an exchange of values.
