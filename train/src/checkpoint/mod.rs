@@ -16,7 +16,7 @@ mod stored_paths;
 pub use conv_plans::ConvPlans;
 pub use lock::{LOCK_FILE, RunLock};
 pub use newest::{NewestCheckpoint, newest, newest_accepted};
-pub use room::make_room;
+pub use room::{make_room, make_room_for_reports};
 pub use stored_paths::{missing_dataset, with_absolute_paths};
 
 use crate::config::InputConfig;

@@ -3,12 +3,13 @@
 mod evaluation;
 mod nonfinite;
 mod options;
+mod saving;
 mod state;
 mod update;
 mod warm_up;
 
 pub use evaluation::{Evaluation, Evaluator, skipped_note};
-pub use options::{RunSignals, TrainerOptions};
+pub use options::{DISK_WAIT, RunSignals, TrainerOptions};
 pub use state::{NonfiniteRecord, TrainerState};
 
 use crate::callbacks::{
@@ -354,30 +355,6 @@ impl<'a> Trainer<'a> {
             None => self.signals.take_save_request(),
         };
         is_requested.then_some(SaveReason::Request)
-    }
-
-    /// Saves the state. A full disk may have space again later, and earlier checkpoints are still there: only at the start and at the end of
-    /// a run is it an error.
-    fn save(&self, reason: SaveReason, callback: &mut dyn Callback) -> Result<()> {
-        let saved = callback.on_save(&self.snapshot(), reason);
-        let is_final = match reason {
-            SaveReason::Start | SaveReason::Interrupt => true,
-            SaveReason::Request | SaveReason::Recovery | SaveReason::Trained => false,
-            SaveReason::EpochEnd { .. } => self.state.epoch >= self.schedule.total_epochs(),
-        };
-        let has_failed = self.status.save_failed.replace(saved.is_err());
-        match saved {
-            Err(error) if error.kind() == ErrorKind::Disk && !is_final => {
-                if has_failed {
-                    return Ok(());
-                }
-                let error = error.remedy(
-                    "free some space: the next checkpoint is written again; --resume continues from the latest that exists",
-                );
-                callback.on_message(&format!("warning: training continues without this checkpoint: {error}"))
-            }
-            other => other,
-        }
     }
 
     /// Training batches of the current epoch on the device.
