@@ -16,6 +16,16 @@ pub struct Error {
     location: Option<String>,
     why: Option<String>,
     remedy: Option<String>,
+    disk_failure: Option<DiskFailure>,
+}
+
+/// Cause of a failed write that may be gone at another attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiskFailure {
+    /// The disk is full.
+    NoSpace,
+    /// The folder of the file does not exist.
+    NoFolder,
 }
 
 /// Error category; it decides the exit code.
@@ -91,7 +101,7 @@ impl ErrorKind {
 impl Error {
     /// Creates an error; `what` is a sentence without a full stop.
     pub fn new(kind: ErrorKind, what: impl Into<String>) -> Error {
-        Error { kind, what: what.into(), location: None, why: None, remedy: None }
+        Error { kind, what: what.into(), location: None, why: None, remedy: None, disk_failure: None }
     }
 
     /// Creates an error about a wrong flag, value or configuration file.
@@ -148,6 +158,17 @@ impl Error {
     pub fn remedy(mut self, remedy: impl Into<String>) -> Error {
         self.remedy = Some(remedy.into());
         self
+    }
+
+    /// Sets the cause of a failed write.
+    pub fn with_disk_failure(mut self, failure: DiskFailure) -> Error {
+        self.disk_failure = Some(failure);
+        self
+    }
+
+    /// Cause of a failed write that may be gone at another attempt, if it is known.
+    pub fn disk_failure(&self) -> Option<DiskFailure> {
+        self.disk_failure
     }
 
     /// What failed.

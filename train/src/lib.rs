@@ -43,6 +43,7 @@ pub mod lr_finder;
 mod nearest;
 pub mod optim;
 pub mod report;
+pub(crate) mod run_files;
 pub mod schedule;
 pub mod settings;
 pub mod short_run;

@@ -1,16 +1,25 @@
 //! Runs on a small file system that is full after one or two checkpoints.
 #![cfg(target_os = "linux")]
 mod common;
+#[path = "common/processes.rs"]
+mod processes;
+#[path = "common/ranks.rs"]
+mod ranks;
 #[allow(dead_code)]
 #[path = "common/small_dataset.rs"]
 mod small_dataset;
 
-use common::{run, stderr, succeed};
+use common::{command, run, stderr, succeed};
 use fornax::checkpoint;
 use fornax::settings::EvalMetric;
+use processes::Ranks;
+use rustix::process::Signal;
+use serde_json::Value;
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
+use std::time::Duration;
 
 /// The reports of a run are small next to the checkpoints of this model.
 const TRAIN: &str = "train --dataset idx --data-dir small --batch-size 16 --model resnet18 --epochs 4 --warmup-epochs 0 --lr 0.02 --workers 0 --progress plain --print-hash";
@@ -46,6 +55,44 @@ fn reference(folder: &Path) -> (String, u64) {
     let text = succeed(folder, &format!("{TRAIN} --output whole --experiment a"));
     let last = folder.join("whole/a/checkpoints/last.safetensors");
     (text.lines().last().expect("a hash").to_string(), fs::metadata(last).expect("exists").len())
+}
+
+/// Runs with a limit of the wait for space, in seconds.
+fn run_with_wait(folder: &Path, arguments: &str, seconds: &str) -> Output {
+    command(folder, arguments).env("FORNAX_DISK_WAIT", seconds).output().expect("the binary starts")
+}
+
+/// Starts a run on a disk with space for one checkpoint, and waits until it waits for space.
+fn run_that_waits(folder: &Path, options: &str) -> Ranks {
+    let arguments = format!("{TRAIN} --output disk --experiment a {options}");
+    let mut ranks = Ranks::start_with(folder, "a", 1, |_, _| {
+        let mut command = command(folder, &arguments);
+        command.env("FORNAX_DISK_WAIT", "100");
+        command
+    });
+    if options.contains("1000") {
+        ranks.wait_until("epoch 1", |ranks| ranks.text(0, "err").contains("epoch 1  loss"));
+        ranks.signal(0, Signal::TERM);
+    }
+    ranks.wait_until("the wait", |ranks| ranks.text(0, "err").contains("trying again every"));
+    ranks
+}
+
+/// Events of a run's `metrics.jsonl`, in which each line must be whole.
+fn events(folder: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(folder.join("disk/a/metrics.jsonl")).expect("reads");
+    assert!(text.ends_with('\n'), "{text:?}");
+    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{line:?}: {e}"))).collect()
+}
+
+/// Checks that the metrics have each update and each epoch of the run once.
+fn assert_complete(events: &[Value], epochs: u64) {
+    let numbers = |kind: &str, key: &str| -> Vec<u64> {
+        let of_kind = events.iter().filter(|event| event["event"] == kind);
+        of_kind.filter_map(|event| event[key].as_u64()).collect()
+    };
+    assert_eq!(numbers("update", "update"), (1..=2 * epochs).collect::<Vec<_>>());
+    assert_eq!(numbers("epoch", "epoch"), (0..epochs).collect::<Vec<_>>());
 }
 
 fn checkpoints(folder: &Path) -> PathBuf {
@@ -89,19 +136,122 @@ fn run_continues_by_resume_once_a_full_disk_has_space() {
         eprintln!("skipped: no right to mount a file system");
         return;
     };
-    let output = run(folder.path(), &format!("{TRAIN} --output disk --experiment a"));
+    let output = run_with_wait(folder.path(), &format!("{TRAIN} --output disk --experiment a"), "0.2");
     let text = stderr(&output);
     assert_eq!(output.status.code(), Some(7), "{text}");
+    assert_eq!(text.matches("trying again every 0.05 s for 0.2 s, Ctrl-C gives up").count(), 1, "{text}");
     assert!(
         text.contains("training continues without this checkpoint") && text.contains("--resume"),
         "{text}"
     );
     assert_eq!(text.matches("training continues without").count(), 1, "reported once: {text}");
     let error = text.rsplit("error: ").next().expect("an error");
-    assert!(error.contains("help   free some space") && error.contains("--resume"), "{text}");
+    let megabytes = error.split_once("help   free ").and_then(|(_, rest)| rest.split_once(" MB in "));
+    let megabytes: u64 = megabytes.expect("the missing space").0.parse().expect("a number");
+    assert!(megabytes * 1_000_000 > size / 2 && megabytes * 1_000_000 < 2 * size, "{text}");
+    assert!(error.contains("--resume"), "{text}");
     checkpoint::read(&checkpoints(folder.path()).join("last.safetensors")).expect("the earlier one is kept");
     disk.resize(size * 4);
     let resumed = succeed(folder.path(), "train --resume disk/a --print-hash --progress none");
     assert_eq!(resumed.lines().last(), Some(&*hash));
+    assert_eq!(epochs(folder.path(), "last").0, 4);
+}
+
+#[test]
+fn run_waits_for_space_at_its_end_and_loses_no_line_of_its_metrics() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (hash, size) = reference(folder.path());
+    // Next to the first checkpoint there is hardly any space, also for the lines of logs.
+    let Some(disk) = SmallDisk::mount(&folder.path().join("disk"), size + (200 << 10)) else {
+        eprintln!("skipped: no right to mount a file system");
+        return;
+    };
+    let ranks = run_that_waits(folder.path(), "");
+    let text = ranks.text(0, "err");
+    assert!(text.contains("MB in ") && text.contains("Ctrl-C gives up"), "{text}");
+    let state = checkpoint::read(&checkpoints(folder.path()).join("last.safetensors")).expect("whole");
+    assert_eq!(state.header.state.update, 0, "only the first checkpoint has space");
+    disk.resize(size * 4);
+    assert_eq!(ranks.hash(), hash);
+    assert_eq!(epochs(folder.path(), "last").0, 4);
+    assert_complete(&events(folder.path()), 4);
+}
+
+#[test]
+fn interrupted_run_waits_for_space_and_gives_up_at_the_second_signal() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (_, size) = reference(folder.path());
+    let Some(disk) = SmallDisk::mount(&folder.path().join("disk"), size * 3 / 2) else {
+        eprintln!("skipped: no right to mount a file system");
+        return;
+    };
+    let mut ranks = run_that_waits(folder.path(), "--epochs 1000");
+    ranks.signal(0, Signal::TERM);
+    assert_eq!(ranks.wait(0, Duration::from_secs(20)).code(), Some(143), "{}", ranks.text(0, "err"));
+    checkpoint::read(&checkpoints(folder.path()).join("last.safetensors")).expect("the earlier one is kept");
+    fs::remove_dir_all(folder.path().join("disk/a")).expect("removes");
+    let mut ranks = run_that_waits(folder.path(), "--epochs 1000");
+    disk.resize(size * 4);
+    assert_eq!(ranks.wait(0, Duration::from_secs(60)).code(), Some(143), "{}", ranks.text(0, "err"));
+    assert!(ranks.text(0, "err").contains("checkpoint saved at update"), "{}", ranks.text(0, "err"));
+    assert!(epochs(folder.path(), "last").0 >= 2);
+}
+
+/// Disks from less than one checkpoint to more than all of them, with recovery checkpoints.
+#[test]
+fn run_on_a_small_disk_resumes_to_the_same_bits_and_metrics() {
+    let folder = tempfile::tempdir().expect("a folder");
+    small_dataset::write_small_dataset(folder.path());
+    let train = TRAIN.replace("resnet18", "resnet8") + " --recovery-interval 1 --epochs 6";
+    let text = succeed(folder.path(), &format!("{train} --output whole --experiment a"));
+    let hash = text.lines().last().expect("a hash");
+    let size =
+        fs::metadata(folder.path().join("whole/a/checkpoints/last.safetensors")).expect("exists").len();
+    for kilobytes in [60, 700, 1000, 1500, 2200, 2700, 4000, 5200] {
+        let at = folder.path().join("disk");
+        let Some(disk) = SmallDisk::mount(&at, kilobytes << 10) else {
+            eprintln!("skipped: no right to mount a file system");
+            return;
+        };
+        let arguments = format!("{train} --output disk --experiment a");
+        let output = run_with_wait(folder.path(), &arguments, "0.1");
+        let text = stderr(&output);
+        let code = output.status.code();
+        // Two checkpoints and the reports.
+        let expected = if kilobytes << 10 > 2 * size + (900 << 10) { [0, 0] } else { [0, 7] };
+        assert!(code.is_some_and(|code| expected.contains(&code)), "{kilobytes} kB: {text}");
+        let left = fs::read_dir(at.join("a/checkpoints")).into_iter().flatten().flatten();
+        let left: Vec<_> = left.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        assert!(left.iter().all(|name| !name.ends_with(".tmp")), "{left:?}");
+        disk.resize(20 << 20);
+        let resumed = succeed(folder.path(), &format!("{arguments} --resume auto"));
+        assert_eq!(resumed.lines().last(), Some(hash), "{kilobytes} kB: {text}");
+        let events = events(folder.path());
+        let updates: BTreeSet<u64> = events
+            .iter()
+            .filter(|event| event["event"] == "update")
+            .filter_map(|event| event["update"].as_u64())
+            .collect();
+        assert_eq!(updates.len(), 12, "{kilobytes} kB: {text}");
+        assert_complete(&events, 6);
+        drop(disk);
+        fs::remove_dir(&at).expect("removes");
+    }
+}
+
+/// The initial checkpoint and an older recovery checkpoint make room for the newest state.
+#[test]
+fn superseded_recovery_checkpoints_make_room_for_the_newest_state() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (hash, size) = reference(folder.path());
+    let Some(_disk) = SmallDisk::mount(&folder.path().join("disk"), size * 5 / 2) else {
+        eprintln!("skipped: no right to mount a file system");
+        return;
+    };
+    let output = run(folder.path(), &format!("{TRAIN} --recovery-interval 1 --output disk --experiment a"));
+    let text = stderr(&output);
+    assert!(output.status.success(), "{text}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout).lines().last(), Some(&*hash));
+    assert!(!text.contains("training continues without"), "every state was saved: {text}");
     assert_eq!(epochs(folder.path(), "last").0, 4);
 }

@@ -11,6 +11,35 @@ use std::ops::Range;
 /// Maximum length of the header, as in other readers.
 const MAX_HEADER: usize = 100_000_000;
 
+/// Metadata and length of a safetensors file, from its header alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SafetensorsHeader {
+    /// Metadata of the file.
+    pub metadata: HashMap<String, String>,
+    /// Length in bytes of the file, header included.
+    pub file_length: u64,
+}
+
+impl SafetensorsHeader {
+    /// Length in bytes of the header, of a file that begins with these bytes, the length itself included; `None` if it is longer than allowed.
+    pub fn length(start: [u8; 8]) -> Option<usize> {
+        let length = usize::try_from(u64::from_le_bytes(start)).ok().filter(|n| *n <= MAX_HEADER);
+        length.map(|length| 8 + length)
+    }
+
+    /// Parses a header of the length that [`SafetensorsHeader::length`] returns.
+    pub fn parse(start: &[u8]) -> Result<SafetensorsHeader> {
+        let header: Header = serde_json::from_slice(start.get(8..).unwrap_or_default())
+            .map_err(|e| fail(format!("the header is invalid: {e}")))?;
+        let mut end = 0;
+        for (name, entry) in header.tensors {
+            end = end.max(entry.checked(&name)?.1.end);
+        }
+        let file_length = (start.len() as u64).saturating_add(end as u64);
+        Ok(SafetensorsHeader { metadata: header.metadata, file_length })
+    }
+}
+
 /// Safetensors file in memory or memory-mapped. Tensors are created on request.
 pub struct SafetensorsFile<'a> {
     elements: &'a [u8],
@@ -199,6 +228,20 @@ mod tests {
         file.extend(header.as_bytes());
         file.resize(file.len() + elements, 7);
         file
+    }
+
+    #[test]
+    fn header_alone_has_the_metadata_and_the_length_of_the_file() {
+        let text = r#"{"__metadata__":{"a":"b"},"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#;
+        let start = [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat();
+        let length = SafetensorsHeader::length(*start.first_chunk().expect("8 bytes"));
+        assert_eq!(length, Some(start.len()));
+        let header = SafetensorsHeader::parse(&start).expect("valid");
+        assert_eq!(header.file_length, start.len() as u64 + 8);
+        assert_eq!(header.metadata["a"], "b");
+        assert_eq!(SafetensorsHeader::length((MAX_HEADER as u64 + 1).to_le_bytes()), None);
+        assert_eq!(SafetensorsHeader::length([0xff; 8]), None);
+        assert!(SafetensorsHeader::parse(&[]).is_err());
     }
 
     #[test]

@@ -3,7 +3,7 @@ mod file;
 mod stored_dtype;
 mod writer;
 
-pub use file::{SafetensorsFile, TensorInfo};
+pub use file::{SafetensorsFile, SafetensorsHeader, TensorInfo};
 pub use stored_dtype::StoredDType;
 pub use writer::{SafetensorsWriter, append_bytes, sort_for_file};
 

@@ -2,7 +2,10 @@
 use super::{Callback, RunSnapshot, SaveReason};
 use crate::checkpoint::files::{self, CheckpointName};
 use crate::checkpoint::history::{CheckpointHistory, outdated_recovery};
-use crate::checkpoint::{self, Checkpoint, CheckpointHeader, ConvPlans, durable, make_room};
+use crate::checkpoint::space::free_bytes;
+use crate::checkpoint::{
+    self, Checkpoint, CheckpointHeader, ConvPlans, durable, make_room, make_room_for_reports,
+};
 use crate::settings::EvalMetric;
 use crate::trainer::TrainerState;
 use crate::{Error, Result};
@@ -88,6 +91,10 @@ impl ModelCheckpoint {
                 Ok(()) => written = written.or(Some(path)),
                 Err(error) => result = result.and(Err(error)),
             }
+        }
+        // The lines of logs and metrics need a little space, too.
+        if result.is_ok() && free_bytes(folder).is_some_and(|free| free < durable::MARGIN) {
+            room.add(&make_room_for_reports(folder, &ranked, durable::MARGIN));
         }
         result
     }

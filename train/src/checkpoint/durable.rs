@@ -1,11 +1,14 @@
 //! Atomic and durable file writes: after a power cut a file is complete or absent.
+use super::space::free_bytes;
+use crate::error::DiskFailure;
+use crate::run_files::{cannot_write, regular};
 use crate::{Error, Result};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 /// Replaces the file at `path` atomically: writes a temporary file next to it, fsyncs it, renames it, and fsyncs the folder. Until then
-/// the old file stays. Of a symbolic link the target is replaced; a device or a pipe is written to.
+/// the old file is kept. Of a symbolic link the target is replaced; a path that is not a regular file is an error.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     write_with(path, bytes, &mut |_| Ok(()))
 }
@@ -16,7 +19,7 @@ pub fn write_making_room(path: &Path, bytes: &[u8], make_room: &mut dyn FnMut() 
     loop {
         match attempt(path, bytes, &mut |_| Ok(())) {
             Err(error) if is_full(&error) && make_room() => {}
-            result => return result.map_err(|error| unwritable(path, error)),
+            result => return result.map_err(|error| unwritable(path, bytes, &error)),
         }
     }
 }
@@ -38,9 +41,7 @@ pub fn link(existing: &Path, path: &Path, bytes: &[u8]) -> Result<()> {
 
 fn attempt_link(existing: &Path, path: &Path) -> io::Result<()> {
     let (existing, path) = (&link_target(existing)?, &link_target(path)?);
-    if fs::metadata(path).is_ok_and(|meta| !meta.is_file()) {
-        return Err(io::Error::other("not a regular file"));
-    }
+    check_regular(path)?;
     let temporary = temporary(path);
     let linked = fs::hard_link(existing, &temporary).and_then(|()| fs::rename(&temporary, path));
     // Also after a success: renaming a link over another link of the same file leaves both.
@@ -49,7 +50,7 @@ fn attempt_link(existing: &Path, path: &Path) -> io::Result<()> {
 }
 
 /// Temporary name next to a file.
-fn temporary(path: &Path) -> PathBuf {
+pub fn temporary(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!(".{name}.{}.tmp", std::process::id()))
 }
@@ -82,26 +83,44 @@ enum WriteStep {
 
 /// [`write`] with a function that is called before every step and can make it fail.
 fn write_with(path: &Path, bytes: &[u8], before: &mut dyn FnMut(WriteStep) -> io::Result<()>) -> Result<()> {
-    attempt(path, bytes, before).map_err(|error| unwritable(path, error))
+    attempt(path, bytes, before).map_err(|error| unwritable(path, bytes, &error))
 }
 
-fn unwritable(path: &Path, error: io::Error) -> Error {
-    Error::disk("the file cannot be written")
-        .at_path(path)
-        .because(error)
-        .remedy("free some space or make the folder writable, then run the command again")
+/// Space that a new file needs besides its bytes: its blocks, and the lines of a log.
+pub const MARGIN: u64 = 64 << 10;
+
+fn unwritable(path: &Path, bytes: &[u8], error: &io::Error) -> Error {
+    let unwritable = cannot_write("the file cannot be written", path, error);
+    if !is_full(error) {
+        return unwritable;
+    }
+    let folder = path.parent().unwrap_or(path);
+    let free = free_bytes(folder).unwrap_or(0);
+    let missing = (bytes.len() as u64 + MARGIN).saturating_sub(free).max(MARGIN);
+    let megabytes = missing.div_ceil(1_000_000);
+    unwritable
+        .with_disk_failure(DiskFailure::NoSpace)
+        .remedy(format!("free {megabytes} MB in {}", folder.display()))
+}
+
+/// Errors if the path exists and is not a regular file.
+fn check_regular(path: &Path) -> io::Result<()> {
+    match fs::metadata(path) {
+        Ok(found) if !found.is_file() => {
+            let why = format!("it is {}, not a regular file", regular::kind(&found));
+            Err(io::Error::new(io::ErrorKind::InvalidInput, why))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn attempt(path: &Path, bytes: &[u8], before: &mut dyn FnMut(WriteStep) -> io::Result<()>) -> io::Result<()> {
     let path = &link_target(path)?;
-    if fs::metadata(path).is_ok_and(|meta| !meta.is_file() && !meta.is_dir()) {
-        before(WriteStep::Write)?;
-        return OpenOptions::new().write(true).open(path)?.write_all(bytes);
-    }
+    check_regular(path)?;
     let temporary = temporary(path);
     let mut replace = || {
         before(WriteStep::Create)?;
-        let mut file = File::create(&temporary)?;
+        let mut file = create_temporary(&temporary)?;
         for chunk in bytes.chunks(CHUNK) {
             before(WriteStep::Write)?;
             file.write_all(chunk)?;
@@ -120,8 +139,19 @@ fn attempt(path: &Path, bytes: &[u8], before: &mut dyn FnMut(WriteStep) -> io::R
     sync_folder(path)
 }
 
+/// Creates a temporary file; one of an earlier process with the same number, or a link in its place, is removed.
+pub fn create_temporary(path: &Path) -> io::Result<File> {
+    match regular::create_new(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            fs::remove_file(path)?;
+            regular::create_new(path)
+        }
+        created => created,
+    }
+}
+
 /// The file to which a chain of symbolic links leads, which need not exist; `path` itself if it is no link.
-fn link_target(path: &Path) -> io::Result<PathBuf> {
+pub(crate) fn link_target(path: &Path) -> io::Result<PathBuf> {
     let mut path = path.to_path_buf();
     // As many links as Linux follows.
     for _ in 0..40 {
@@ -238,15 +268,22 @@ mod tests {
     #[cfg(unix)]
     #[test]
     fn links_and_devices_are_not_replaced() {
-        use std::os::unix::fs::{FileTypeExt, symlink};
+        use std::os::unix::fs::symlink;
         let folder = tempfile::tempdir().expect("a folder");
         let (link, target) = (folder.path().join("link"), folder.path().join("target"));
         symlink("target", &link).expect("links");
         write(&link, b"one").expect("writes");
         assert!(fs::symlink_metadata(&link).expect("exists").is_symlink());
         assert_eq!(fs::read(&target).expect("reads"), b"one");
-        write(Path::new("/dev/null"), b"one").expect("writes");
-        assert!(fs::metadata("/dev/null").expect("exists").file_type().is_char_device());
+        // A link in the place of the temporary file is not followed.
+        let other = folder.path().join("other");
+        fs::write(&other, "mine").expect("writes");
+        symlink(&other, temporary(&target)).expect("links");
+        write(&link, b"two").expect("writes");
+        assert_eq!(fs::read(&target).expect("reads"), b"two");
+        assert_eq!(fs::read(&other).expect("reads"), b"mine");
+        let error = write(Path::new("/dev/null"), b"one").expect_err("a device");
+        assert!(error.to_string().contains("it is a device, not a regular file"), "{error}");
         let around = folder.path().join("around");
         symlink("around", &around).expect("links");
         assert!(write(&around, b"one").is_err());

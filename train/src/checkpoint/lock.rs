@@ -1,6 +1,7 @@
 //! Exclusive use of a run's folder.
+use crate::run_files::{check_file, regular};
 use crate::{Error, Result};
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, TryLockError};
 use std::path::Path;
 
 /// Name of the lock file.
@@ -22,7 +23,8 @@ impl RunLock {
                 .because(error)
                 .remedy("make the folder writable, or choose one on a file system with locks with --output")
         };
-        let file = OpenOptions::new().create(true).append(true).open(&path).map_err(unusable)?;
+        check_file(folder, &path)?;
+        let file = regular::append(&path).map_err(unusable)?;
         match file.try_lock() {
             Ok(()) => Ok(RunLock { _file: file }),
             Err(TryLockError::Error(error)) => Err(unusable(error)),
@@ -37,8 +39,20 @@ impl RunLock {
 mod tests {
     use super::*;
 
+    #[cfg(unix)]
     #[test]
-    fn second_lock_is_refused_until_the_first_is_dropped() {
+    fn lock_that_is_a_link_out_of_the_folder_is_rejected() {
+        let root = tempfile::tempdir().expect("a folder");
+        let (run, outside) = (root.path().join("run"), root.path().join("outside"));
+        std::fs::create_dir(&run).expect("creates");
+        std::os::unix::fs::symlink(&outside, run.join(LOCK_FILE)).expect("links");
+        let error = RunLock::acquire(&run).expect_err("leads out of the folder");
+        assert!(error.to_string().contains(LOCK_FILE), "{error}");
+        assert!(!outside.exists());
+    }
+
+    #[test]
+    fn second_lock_is_rejected_until_the_first_is_dropped() {
         let folder = tempfile::tempdir().expect("a folder");
         let first = RunLock::acquire(folder.path()).expect("free");
         let error = RunLock::acquire(folder.path()).expect_err("taken");

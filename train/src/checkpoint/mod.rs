@@ -16,7 +16,7 @@ mod stored_paths;
 pub use conv_plans::ConvPlans;
 pub use lock::{LOCK_FILE, RunLock};
 pub use newest::{NewestCheckpoint, newest, newest_accepted};
-pub use room::make_room;
+pub use room::{make_room, make_room_for_reports};
 pub use stored_paths::{missing_dataset, with_absolute_paths};
 
 use crate::config::InputConfig;
@@ -26,7 +26,7 @@ use crate::error::ErrorKind;
 use crate::optim::Optimizer;
 use crate::settings::Settings;
 use crate::trainer::TrainerState;
-use crate::weights::ForeignFormat;
+use crate::weights::{ForeignFormat, read_weights};
 use crate::{Error, Result};
 use fornax_engine::dtype::{bf16, f16};
 use fornax_engine::{DType, Tensor};
@@ -34,6 +34,7 @@ use fornax_nn::state_dict::{self, SafetensorsWriter, append_bytes, sort_for_file
 use fornax_nn::{Module, state_entries};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// Version of the file layout.
@@ -191,8 +192,11 @@ pub fn read(path: &Path) -> Result<Checkpoint> {
             .because(why)
             .remedy("pass another checkpoint to --resume, or start over without --resume")
     };
-    let bytes = std::fs::read(path)
-        .map_err(|e| Error::unreadable(ErrorKind::Checkpoint, "the checkpoint cannot be read", path, &e))?;
+    let bytes = read_weights(path).map_err(|e| match e.kind() {
+        // Not a regular file, or longer than its header declares.
+        io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData => fail(e.to_string()),
+        _ => Error::unreadable(ErrorKind::Checkpoint, "the checkpoint cannot be read", path, &e),
+    })?;
     let (tensors, metadata) =
         state_dict::from_safetensors(&bytes).map_err(|e| match ForeignFormat::of(&bytes) {
             Some(ForeignFormat::PyTorch) => fail(ForeignFormat::PyTorch.why().into())

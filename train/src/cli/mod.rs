@@ -94,6 +94,7 @@ Exit codes:
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    signals::report_file_size_limit();
     panic::set_hook(Box::new(|info| {
         if crate::data::decode::is_decoding() {
             return;

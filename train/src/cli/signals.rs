@@ -4,7 +4,7 @@ use crate::error::{ErrorKind, Signal};
 use crate::report::ProgressMode;
 use crate::trainer::RunSignals;
 use crate::{Error, Result};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 use signal_hook::flag;
 use signal_hook::iterator::Signals as SignalStream;
 use std::io::{self, IsTerminal};
@@ -49,6 +49,12 @@ impl Signals {
         std::thread::Builder::new().name("fornax-signals".into()).spawn(wait).map_err(uninstallable)?;
         Ok(Signals { last, save })
     }
+}
+
+/// Makes a write above the limit of the size of files (`ulimit -f`) fail as on a full disk: by default, SIGXFSZ ends the process without a
+/// message. Best effort: a failure keeps the default.
+pub fn report_file_size_limit() {
+    flag::register(SIGXFSZ, Arc::default()).ok();
 }
 
 /// The signal of a number, if it interrupts a run.

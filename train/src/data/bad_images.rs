@@ -1,6 +1,7 @@
 //! Images that cannot be read or decoded: the policy, a record of them, and `bad_images.csv`.
 use super::dataset::Dataset;
 use crate::error::ErrorKind;
+use crate::run_files::regular;
 use crate::text::csv_cell;
 use crate::{Error, Result};
 use clap::ValueEnum;
@@ -8,7 +9,6 @@ use fornax_engine::random::{RngKey, RngStream};
 use serde::{Deserialize, Serialize};
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -204,7 +204,7 @@ struct FileState {
 impl BadImagesFile {
     /// Opens the file of a run, which exists after the first bad image. Rows of an earlier part of the run are kept.
     pub fn open(path: PathBuf) -> BadImagesFile {
-        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        let text = regular::read_to_string(&path).unwrap_or_default();
         let key = |line: &str| {
             let mut parts = line.splitn(3, ',');
             Some(format!("{},{},", parts.next()?, parts.next()?))
@@ -232,7 +232,7 @@ impl BadImagesFile {
         let row = format!("{key}{},{}\n", csv_cell(&bad.location), csv_cell(&bad.why));
         let header = if self.path.exists() { "" } else { "split,index,path,reason\n" };
         let write = || {
-            let mut file = OpenOptions::new().create(true).append(true).open(&self.path)?;
+            let mut file = regular::append(&self.path)?;
             file.write_all(format!("{header}{row}").as_bytes())
         };
         if let Err(error) = write() {

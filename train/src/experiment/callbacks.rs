@@ -18,7 +18,10 @@ pub(super) fn build(experiment: &Experiment, folder: Option<RunFolder>) -> Resul
     if let Some(patience) = config.early_stop_patience {
         list.push(EarlyStopping::new(config.eval_metric, patience));
     }
-    let Some(folder) = folder else { return Ok(list) };
+    let Some(mut folder) = folder else { return Ok(list) };
+    if let Some(keeper) = folder.take_keeper() {
+        list.push(keeper);
+    }
     let data = experiment.data.as_ref().expect("built");
     let path = folder.path().to_path_buf();
     list.push(ModelCheckpoint::new(

@@ -41,7 +41,7 @@ use crate::report::{Destination, Machine, RunFolder};
 use crate::schedule::Schedule;
 use crate::settings::NonfinitePolicy;
 use crate::train_step::{CudaGraphMode, TrainStep, TrainStepOptions};
-use crate::trainer::{Evaluation, Evaluator, RunSignals, Trainer, TrainerOptions, TrainerState};
+use crate::trainer::{DISK_WAIT, Evaluation, Evaluator, RunSignals, Trainer, TrainerOptions, TrainerState};
 use crate::{Error, Result};
 use fornax_engine::Device;
 use fornax_nn::loss::Loss;
@@ -49,7 +49,7 @@ use fornax_nn::models::Model;
 use fornax_nn::{Module, move_to};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Parts of a run, and where it computes and writes.
 pub struct Experiment {
@@ -421,7 +421,17 @@ fn trainer_options(config: &Config) -> TrainerOptions {
         eval_metric: config.eval_metric,
         on_nonfinite: config.on_nonfinite,
         dist_bn: config.dist_bn,
+        disk_wait: disk_wait(std::env::var(DISK_WAIT_VARIABLE).ok().as_deref()),
     }
+}
+
+/// Environment variable with the longest wait for space on a full disk at the end of a run, in seconds.
+const DISK_WAIT_VARIABLE: &str = "FORNAX_DISK_WAIT";
+
+/// The longest wait for space, from the text of [`DISK_WAIT_VARIABLE`]; the default if it is not a number.
+fn disk_wait(text: Option<&str>) -> Duration {
+    let seconds = text.and_then(|text| text.trim().parse::<f64>().ok());
+    seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).unwrap_or(DISK_WAIT)
 }
 
 /// CUDA graph mode from `--cuda-graph`, device and optimizer.

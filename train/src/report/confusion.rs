@@ -78,7 +78,7 @@ impl ConfusionCounts {
 
     /// Reads the file of an earlier epoch; `None` if there is none.
     pub fn read(path: &Path) -> Option<ConfusionCounts> {
-        serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+        serde_json::from_slice(&crate::run_files::regular::read(path).ok()?).ok()
     }
 
     /// Writes the file.

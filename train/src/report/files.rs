@@ -1,20 +1,22 @@
 //! Writing of report files: complete at any time, and not too often.
-use crate::{Error, Result};
+use crate::Result;
+use crate::checkpoint::durable::{create_temporary, temporary};
+use crate::run_files::cannot_write;
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Replaces a file atomically: a reader sees the old or the new content. Unlike a checkpoint it is not forced to the disk.
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = path.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
-    fs::write(&temporary, bytes).and_then(|()| fs::rename(&temporary, path)).map_err(|error| {
+    let temporary = temporary(path);
+    let replaced = create_temporary(&temporary)
+        .and_then(|mut file| file.write_all(bytes))
+        .and_then(|()| fs::rename(&temporary, path));
+    replaced.map_err(|error| {
         // Best effort: the write error is the one to report.
         fs::remove_file(&temporary).ok();
-        Error::disk("the report cannot be written")
-            .at_path(path)
-            .because(error)
-            .remedy("free some space or make the folder writable")
+        cannot_write("the report cannot be written", path, &error)
     })
 }
 

@@ -1,16 +1,18 @@
 //! Folder of a run: `args.yaml env.json summary.csv metrics.jsonl log.txt report.html plots/ samples/ checkpoints/`.
 use super::clock::{date_time, timestamp};
-use super::tensorboard::{event_files, is_event_file};
+use super::tensorboard::event_files;
 use super::{Machine, UpdateMetrics, metrics_file, progress::event};
-use crate::callbacks::{Callback, EpochBegin, EpochEnd, Rollback, TrainBegin, TrainEnd};
+use crate::callbacks::{
+    Callback, EpochBegin, EpochEnd, Rollback, RunSnapshot, SaveReason, TrainBegin, TrainEnd,
+};
 use crate::checkpoint::{LOCK_FILE, RunLock, durable, with_absolute_paths};
+use crate::run_files::{self, AppendedFile, FILES, FOLDERS, RunLocation, regular};
 use crate::settings::Settings;
 use crate::trainer::{Evaluation, TrainerState};
 use crate::{Error, Result};
 use serde_json::{Value, json};
-use std::ffi::OsStr;
-use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -31,19 +33,25 @@ pub enum Destination {
 #[derive(Debug)]
 pub struct RunFolder {
     path: PathBuf,
-    log: File,
-    metrics: File,
+    log: AppendedFile,
+    metrics: AppendedFile,
     log_interval: u64,
     host: String,
     ranks: usize,
     started: Instant,
     epoch_started: Instant,
-    _lock: RunLock,
+    /// The folder with its lock, until [`RunFolder::take_keeper`].
+    keeper: Option<FolderKeeper>,
 }
 
-const FILES: [&str; 7] =
-    ["args.yaml", "env.json", "summary.csv", "metrics.jsonl", "log.txt", "report.html", "bad_images.csv"];
-const FOLDERS: [&str; 3] = ["plots", "samples", "checkpoints"];
+/// Callback that is called before the others: if the run's folder was moved or removed, it creates a new one.
+#[derive(Debug)]
+pub struct FolderKeeper {
+    location: RunLocation,
+    /// Names and contents of the files that are written only at the start.
+    descriptions: Vec<(&'static str, String)>,
+    message: Option<String>,
+}
 
 impl Destination {
     /// Checks that the folder can be used; creates nothing.
@@ -76,7 +84,7 @@ impl Destination {
             |folder: &&Path| folder.as_os_str().is_empty() || folder.exists() || folder.is_symlink();
         let existing = path.ancestors().find(is_there);
         let trial = existing.unwrap_or(Path::new("")).join(format!(".fornax-{}", std::process::id()));
-        fs::create_dir(&trial).and_then(|()| fs::remove_dir(&trial)).map_err(|e| cannot_write(path, e))
+        fs::create_dir(&trial).and_then(|()| fs::remove_dir(&trial)).map_err(|e| cannot_write(path, &e))
     }
 
     /// The run's folder, or the one in which a dated folder is made.
@@ -116,18 +124,18 @@ impl RunFolder {
             }
         };
         let opened = (|| {
-            let _lock = RunLock::acquire(&path)?;
+            let lock = RunLock::acquire(&path)?;
             if let Destination::Overwrite(_) = destination {
                 clear(&path)?;
             }
-            remove_leftovers(&path);
+            run_files::check(&path)?;
+            run_files::remove_leftovers(&path);
             FOLDERS.iter().try_for_each(|name| create_folder(&path.join(name)).map(|_| ()))?;
-            let path = fs::canonicalize(&path).map_err(|e| cannot_write(&path, e))?;
+            let path = fs::canonicalize(&path).map_err(|e| cannot_write(&path, &e))?;
             metrics_file::truncate(&path.join("metrics.jsonl"), state)?;
             let (log, metrics) = (append_to(&path.join("log.txt"))?, append_to(&path.join("metrics.jsonl"))?);
             let (host, now) = (String::new(), Instant::now());
             Ok(RunFolder {
-                path,
                 log,
                 metrics,
                 log_interval,
@@ -135,7 +143,12 @@ impl RunFolder {
                 ranks: 1,
                 started: now,
                 epoch_started: now,
-                _lock,
+                keeper: Some(FolderKeeper {
+                    location: RunLocation::new(path.clone(), lock),
+                    descriptions: vec![],
+                    message: None,
+                }),
+                path,
             })
         })();
         if opened.is_err() && created {
@@ -147,12 +160,17 @@ impl RunFolder {
 
     /// True if a folder exists and has no files but those of a run.
     pub fn has_only_run_files(folder: &Path) -> bool {
-        let known = |name: &OsStr| {
-            FILES.iter().chain(&FOLDERS).chain([&LOCK_FILE]).any(|known| *known == name)
-                || is_event_file(name)
-                || is_leftover(name)
-        };
-        fs::read_dir(folder).is_ok_and(|entries| entries.flatten().all(|entry| known(&entry.file_name())))
+        run_files::has_only_run_files(folder)
+    }
+
+    /// Checks that the files of a run's folder are regular files inside of it, if it exists.
+    pub fn check_files(folder: &Path) -> Result<()> {
+        run_files::check(folder)
+    }
+
+    /// Takes the callback that keeps the folder, and its lock. It belongs before the others.
+    pub fn take_keeper(&mut self) -> Option<FolderKeeper> {
+        self.keeper.take()
     }
 
     /// Absolute path of the folder.
@@ -174,7 +192,7 @@ impl RunFolder {
             .collect::<Vec<_>>()
             .into();
         let path = self.path.join("env.json");
-        let earlier = fs::read(&path).ok().and_then(|text| serde_json::from_slice::<Value>(&text).ok());
+        let earlier = regular::read(&path).ok().and_then(|text| serde_json::from_slice::<Value>(&text).ok());
         let env = match earlier.filter(Value::is_object) {
             Some(mut first) => {
                 let mut resumed = first["resumed"].as_array().cloned().unwrap_or_default();
@@ -184,17 +202,28 @@ impl RunFolder {
             }
             None => start,
         };
-        durable::write(&self.path.join("args.yaml"), yaml.as_bytes())?;
-        durable::write(&path, format!("{env:#}\n").as_bytes())
+        let descriptions = vec![("args.yaml", yaml), ("env.json", format!("{env:#}\n"))];
+        write_descriptions(&self.path, &descriptions)?;
+        if let Some(keeper) = &mut self.keeper {
+            keeper.descriptions = descriptions;
+        }
+        Ok(())
     }
 
     fn append(&mut self, line: &str, event: &Value) -> Result<()> {
-        writeln!(self.log, "{line}").map_err(|e| cannot_write(&self.path, e))?;
-        self.write_event(event)
+        // Both are attempted: what is not written is kept in memory.
+        let logged = self.log(line);
+        self.write_event(event).and(logged)
+    }
+
+    fn log(&mut self, line: &str) -> Result<()> {
+        self.log.append(format!("{line}\n").as_bytes()).map_err(|e| cannot_write(self.log.path(), &e))
     }
 
     fn write_event(&mut self, event: &Value) -> Result<()> {
-        writeln!(self.metrics, "{event}").map_err(|e| cannot_write(&self.path, e))
+        self.metrics
+            .append(format!("{event}\n").as_bytes())
+            .map_err(|e| cannot_write(self.metrics.path(), &e))
     }
 }
 
@@ -217,12 +246,13 @@ impl Callback for RunFolder {
     }
 
     fn on_batch_end(&mut self, metrics: &UpdateMetrics) -> Result<()> {
+        let mut logged = Ok(());
         if metrics.update.is_multiple_of(self.log_interval) {
-            writeln!(self.log, "{}", metrics.line()).map_err(|e| cannot_write(&self.path, e))?;
+            logged = self.log(&metrics.line());
         }
         match metrics.is_point(self.log_interval) {
-            true => self.write_event(&event("update", metrics)),
-            false => Ok(()),
+            true => self.write_event(&event("update", metrics)).and(logged),
+            false => logged,
         }
     }
 
@@ -260,8 +290,55 @@ impl Callback for RunFolder {
     }
 
     fn on_message(&mut self, text: &str) -> Result<()> {
-        writeln!(self.log, "{text}").map_err(|e| cannot_write(&self.path, e))
+        self.log(text)
     }
+
+    /// Writes the lines that a full disk has rejected: a new checkpoint has replaced earlier ones, so there may be space. A failure was reported
+    /// when the line was added.
+    fn on_save(&mut self, _: &RunSnapshot, _: SaveReason) -> Result<()> {
+        self.log.flush().and(self.metrics.flush()).ok();
+        Ok(())
+    }
+}
+
+impl FolderKeeper {
+    fn keep(&mut self) -> Result<()> {
+        if let Some(message) = self.location.restore()? {
+            self.message = Some(message);
+            write_descriptions(self.location.path(), &self.descriptions)?;
+        }
+        Ok(())
+    }
+}
+
+impl Callback for FolderKeeper {
+    fn on_train_begin(&mut self, _: &TrainBegin) -> Result<()> {
+        self.keep()
+    }
+
+    fn on_batch_end(&mut self, _: &UpdateMetrics) -> Result<()> {
+        self.keep()
+    }
+
+    fn on_epoch_end(&mut self, _: &EpochEnd) -> Result<()> {
+        self.keep()
+    }
+
+    fn on_save(&mut self, _: &RunSnapshot, _: SaveReason) -> Result<()> {
+        self.keep()
+    }
+
+    fn on_train_end(&mut self, _: &TrainEnd) -> Result<()> {
+        self.keep()
+    }
+
+    fn take_message(&mut self) -> Option<String> {
+        self.message.take()
+    }
+}
+
+fn write_descriptions(folder: &Path, descriptions: &[(&str, String)]) -> Result<()> {
+    descriptions.iter().try_for_each(|(name, text)| durable::write(&folder.join(name), text.as_bytes()))
 }
 
 /// Seconds with three digits after the point.
@@ -269,11 +346,10 @@ fn rounded(seconds: f64) -> Value {
     ((1000.0 * seconds).round() / 1000.0).into()
 }
 
-fn cannot_write(path: &Path, error: std::io::Error) -> Error {
-    Error::disk("the output folder cannot be written")
-        .at_path(path)
-        .because(error)
-        .remedy("choose another with --output, or make this one writable")
+fn cannot_write(path: &Path, error: &std::io::Error) -> Error {
+    let error = run_files::cannot_write("the output folder cannot be written", path, error);
+    let help = error.help().unwrap_or("make the folder writable").to_string();
+    error.remedy(format!("{help}, or choose another one with --output"))
 }
 
 fn is_missing_or_empty(path: &Path) -> bool {
@@ -286,7 +362,7 @@ fn is_missing_or_empty(path: &Path) -> bool {
 /// Creates a folder and its parents; true if it did not exist.
 fn create_folder(path: &Path) -> Result<bool> {
     let new = !path.exists();
-    fs::create_dir_all(path).map_err(|e| cannot_write(path, e))?;
+    fs::create_dir_all(path).map_err(|e| cannot_write(path, &e))?;
     Ok(new)
 }
 
@@ -299,7 +375,7 @@ fn create_dated(parent: &Path, name: &str) -> Result<(PathBuf, bool)> {
         match fs::create_dir(&path) {
             Ok(()) => return Ok((path, true)),
             Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
-            Err(e) => return Err(cannot_write(&path, e)),
+            Err(e) => return Err(cannot_write(&path, &e)),
         }
     }
     Err(Error::disk("a hundred runs started within this second")
@@ -307,41 +383,22 @@ fn create_dated(parent: &Path, name: &str) -> Result<(PathBuf, bool)> {
         .remedy("name the run with --experiment"))
 }
 
-/// Removes the files of a run from its folder, and nothing else.
+/// Removes the files of a run from its folder, and nothing else. Of a link only the link is removed.
 fn clear(path: &Path) -> Result<()> {
-    let files = FILES.iter().map(|name| path.join(name)).chain(event_files(path)).map(fs::remove_file);
-    let folders = FOLDERS.iter().map(|name| fs::remove_dir_all(path.join(name)));
-    for removed in files.chain(folders) {
+    let files = FILES.iter().map(|name| path.join(name)).chain(event_files(path));
+    let removed_files = files.map(|file| (fs::remove_file(&file), file));
+    let folders = FOLDERS.iter().map(|name| path.join(name));
+    for (removed, entry) in removed_files.chain(folders.map(|folder| (fs::remove_dir_all(&folder), folder))) {
         match removed {
-            Err(e) if e.kind() != ErrorKind::NotFound => return Err(cannot_write(path, e)),
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err(cannot_write(&entry, &e)),
             _ => {}
         }
     }
     Ok(())
 }
 
-/// True for a temporary file of the run's folder, which a killed run leaves behind.
-fn is_leftover(name: &OsStr) -> bool {
-    name.to_str().and_then(durable::target_of_temporary).is_some_and(|target| FILES.contains(&target))
-}
-
-/// Removes the temporary files of a killed run: no other process writes while the lock is held.
-fn remove_leftovers(path: &Path) {
-    let names =
-        |folder: &Path| fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
-    let in_folder = names(path).filter(|file| file.file_name().is_some_and(is_leftover));
-    let is_temporary = |file: &PathBuf| {
-        file.file_name()
-            .and_then(OsStr::to_str)
-            .is_some_and(|name| durable::target_of_temporary(name).is_some())
-    };
-    let below = FOLDERS.iter().flat_map(|name| names(&path.join(name))).filter(is_temporary);
-    // Best effort: such a file takes space and does no other harm.
-    in_folder.chain(below).for_each(|file| drop(fs::remove_file(file)));
-}
-
-fn append_to(path: &Path) -> Result<File> {
-    OpenOptions::new().create(true).append(true).open(path).map_err(|e| cannot_write(path, e))
+fn append_to(path: &Path) -> Result<AppendedFile> {
+    AppendedFile::open(path.into(), vec![]).map_err(|e| cannot_write(path, &e))
 }
 
 #[cfg(test)]

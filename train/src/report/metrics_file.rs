@@ -5,9 +5,9 @@
 use crate::Result;
 use crate::callbacks::Rollback;
 use crate::checkpoint::durable;
+use crate::run_files::regular;
 use crate::trainer::TrainerState;
 use serde_json::{Value, json};
-use std::fs;
 use std::path::Path;
 
 /// Event of a return to a checkpoint: `epoch` and `update` are those of the checkpoint.
@@ -37,7 +37,7 @@ pub fn events(text: &str) -> Vec<Value> {
 
 /// Removes events that an interrupted run logged after the state that it resumes from.
 pub fn truncate(path: &Path, state: &TrainerState) -> Result<()> {
-    let Ok(text) = fs::read_to_string(path) else { return Ok(()) };
+    let Ok(text) = regular::read_to_string(path) else { return Ok(()) };
     // The state has seen this many of the rollbacks; events before them are history, those after later ones never happened.
     let seen = state.nonfinite.left_out.len();
     let mut rollbacks = 0;
@@ -87,6 +87,7 @@ fn is_before(event: &Value, epoch: u64, update: u64) -> bool {
 mod tests {
     use super::*;
     use crate::trainer::NonfiniteRecord;
+    use std::fs;
 
     fn update(epoch: u32, update: u64) -> String {
         format!("{{\"event\":\"update\",\"epoch\":{epoch},\"update\":{update}}}\n")

@@ -14,7 +14,7 @@ mod terminal;
 
 pub use clock::timestamp;
 pub use confusion::{ClassMetrics, ConfusedPair, ConfusionCounts, ConfusionTable};
-pub use folder::{Destination, RunFolder};
+pub use folder::{Destination, FolderKeeper, RunFolder};
 pub use machine::{Machine, available_memory};
 pub use metrics_file::rollback_event;
 pub use page::{ComparedRun, PageWriter, comparison_page, differing_settings, write_page};

@@ -4,13 +4,14 @@ mod bad_images;
 mod evaluation;
 mod nonfinite;
 mod options;
+mod saving;
 mod state;
 mod update;
 mod warm_up;
 
 pub use bad_images::BadImageIndices;
 pub use evaluation::{Evaluation, Evaluator, skipped_note};
-pub use options::{RunSignals, TrainerOptions};
+pub use options::{DISK_WAIT, RunSignals, TrainerOptions};
 pub use state::{NonfiniteRecord, TrainerState};
 
 use crate::callbacks::{
@@ -356,36 +357,6 @@ impl<'a> Trainer<'a> {
             None => self.signals.take_save_request(),
         };
         is_requested.then_some(SaveReason::Request)
-    }
-
-    /// Saves the state. A full disk may have space again later, and earlier checkpoints are still there: only at the start and at the end of
-    /// a run is it an error.
-    fn save(&mut self, reason: SaveReason, callback: &mut dyn Callback) -> Result<()> {
-        // An interrupted run is saved even if another rank has gone.
-        match (self.gather_bad_images(), reason) {
-            (Ok(()), _) | (Err(_), SaveReason::Interrupt) => {}
-            (Err(error), _) => return Err(error),
-        }
-        self.state.bad_images = self.bad_images();
-        let saved = callback.on_save(&self.snapshot(), reason);
-        let is_final = match reason {
-            SaveReason::Start | SaveReason::Interrupt => true,
-            SaveReason::Request | SaveReason::Recovery | SaveReason::Trained => false,
-            SaveReason::EpochEnd { .. } => self.state.epoch >= self.schedule.total_epochs(),
-        };
-        let has_failed = self.status.save_failed.replace(saved.is_err());
-        match saved {
-            Err(error) if error.kind() == ErrorKind::Disk && !is_final => {
-                if has_failed {
-                    return Ok(());
-                }
-                let error = error.remedy(
-                    "free some space: the next checkpoint is written again; --resume continues from the latest that exists",
-                );
-                callback.on_message(&format!("warning: training continues without this checkpoint: {error}"))
-            }
-            other => other,
-        }
     }
 
     /// Training batches of the current epoch on the device.

@@ -1,6 +1,7 @@
 //! Options and signals of a trainer.
 use crate::error::Signal;
 use crate::settings::{DistBn, EvalMetric, NonfinitePolicy};
+use std::time::Duration;
 
 /// Options of a trainer.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -19,7 +20,12 @@ pub struct TrainerOptions {
     pub on_nonfinite: NonfinitePolicy,
     /// Distribution of running statistics over the ranks at the end of an epoch.
     pub dist_bn: DistBn,
+    /// Longest wait for space on a full disk when the last state of a run is saved.
+    pub disk_wait: Duration,
 }
+
+/// Default of [`TrainerOptions::disk_wait`].
+pub const DISK_WAIT: Duration = Duration::from_secs(600);
 
 impl Default for TrainerOptions {
     /// One batch per update, an evaluation after every epoch, ranked by top-1 accuracy.
@@ -32,6 +38,7 @@ impl Default for TrainerOptions {
             eval_metric: EvalMetric::Top1,
             on_nonfinite: NonfinitePolicy::Stop,
             dist_bn: DistBn::default(),
+            disk_wait: DISK_WAIT,
         }
     }
 }

@@ -1,13 +1,11 @@
 //! Weights in a safetensors or PyTorch file: selection and names of its tensors.
 use super::pytorch::PyTorchFile;
-use super::{ForeignFormat, TensorFile, WeightsIdentity};
+use super::{ForeignFormat, TensorFile, WeightsIdentity, read_weights};
 use crate::checkpoint;
 use crate::{Error, Result};
 use fornax_engine::Tensor;
 use fornax_nn::state_dict::{SafetensorsFile, TensorInfo};
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 /// Name prefixes added by `DistributedDataParallel`, `torch.compile` and Lightning's modules.
@@ -31,9 +29,9 @@ pub struct Weights<'a> {
 }
 
 impl WeightsFile {
-    /// Reads a file. Errors if it is not a regular file.
+    /// Reads a file. Errors if it is not a regular file, or longer than its header declares.
     pub fn open(path: &Path) -> Result<WeightsFile> {
-        let bytes = read_regular_file(path).map_err(|e| unusable(path, e))?;
+        let bytes = read_weights(path).map_err(|e| unusable(path, e))?;
         Ok(WeightsFile { path: path.into(), bytes })
     }
 
@@ -144,17 +142,6 @@ impl WeightsFile {
             .try_for_each(|name| verify_checksum(&self.path, &file, &sums, name).map(drop))?;
         Ok(true)
     }
-}
-
-/// Reads a regular file: reading a device or a pipe could take forever.
-pub(crate) fn read_regular_file(path: &Path) -> io::Result<Vec<u8>> {
-    let mut file = File::open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
-    }
-    let mut bytes = vec![];
-    file.read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 /// The bytes of a stored tensor, after a check of its checksum.

@@ -1,21 +1,17 @@
 //! What weights say of their model and its input: in the metadata of a checkpoint, of a file that `fornax ckpt` wrote, or of a checkpoint of
 //! timm's `train.py`.
-use super::Weights;
+use super::{Weights, safetensors_header};
 use crate::checkpoint::{self, CheckpointHeader};
 use crate::settings::Settings;
 use fornax_nn::models::find_model;
 use serde_json::{Map, Value};
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
 /// Key of the metadata.
 const KEY: &str = "fornax.model";
 /// Key of the class names in its JSON object; the others are settings.
 const CLASSES: &str = "classes";
-/// Maximum length of a header that is read for its metadata alone.
-const MAX_HEADER: u64 = 100_000_000;
 
 /// Settings of the model and its input.
 const SETTINGS: [&str; 13] = [
@@ -141,18 +137,11 @@ impl WeightsIdentity {
 
 /// Identity of a local weights file: reads the header of a safetensors file only. `None` if it has none or cannot be read.
 pub fn identity_at(path: &Path) -> Option<WeightsIdentity> {
-    let mut file = File::open(path).ok().filter(|file| file.metadata().is_ok_and(|data| data.is_file()))?;
-    let mut length = [0; 8];
-    file.read_exact(&mut length).ok()?;
-    let length = u64::from_le_bytes(length);
-    if length > MAX_HEADER {
+    let Some(header) = safetensors_header(path).ok()? else {
         // A PyTorch file, or none.
         return super::WeightsFile::open(path).ok()?.identity().ok()?;
-    }
-    let mut header = vec![];
-    file.take(length).read_to_end(&mut header).ok()?;
-    let mut header: Map<String, Value> = serde_json::from_slice(&header).ok()?;
-    let metadata = serde_json::from_value(header.remove("__metadata__")?).ok()?;
+    };
+    let metadata = header.metadata;
     match checkpoint::header(&metadata).ok()? {
         Some(header) => Some(WeightsIdentity::of_run(&header)),
         None => WeightsIdentity::read(&metadata).ok()?,

@@ -6,13 +6,14 @@ mod identity;
 pub mod imagenet;
 mod mismatch;
 mod pytorch;
+mod read;
 mod source;
 mod tensor_file;
 
-pub(crate) use file::read_regular_file;
 pub use file::{Weights, WeightsFile};
 pub use foreign_format::ForeignFormat;
 pub use identity::{WeightsIdentity, identity_at};
+pub(crate) use read::{read_weights, safetensors_header};
 pub use source::{WeightsSource, is_weights_file};
 pub use tensor_file::TensorFile;
 

@@ -11,6 +11,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 /// A run of updates of 16 images over all ranks, two per epoch, with every kind of state.
+#[allow(dead_code)]
 const RUN: &str = "--dataset idx --data-dir small --model resnet8 --epochs 4 --warmup-epochs 1 --opt adamw --model-ema \
     --model-ema-decay 0.9 --recovery-interval 1 --log-interval 1 --progress plain --output out --threads 1 --workers 1";
 
@@ -19,11 +20,13 @@ const VARIABLES: [&str; 7] =
     ["RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "SLURM_PROCID", "PMI_RANK"];
 
 /// Arguments of a run of this name on `world` ranks.
+#[allow(dead_code)]
 pub fn train(name: &str, world: usize) -> String {
     format!("train {RUN} --batch-size {} --experiment {name}", 16 / world)
 }
 
 /// Folder with the small dataset.
+#[allow(dead_code)]
 pub fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     write_small_dataset(folder.path());

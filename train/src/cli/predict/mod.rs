@@ -9,7 +9,7 @@ use crate::config::{IgnoredOption, ignored_warning};
 use crate::data::eval_transform::CropMode;
 use crate::data::resize::ResizeFilter;
 use crate::error::ErrorKind;
-use crate::weights::{WeightsSource, read_regular_file};
+use crate::weights::{WeightsSource, read_weights};
 use crate::{Error, Result};
 use clap::value_parser;
 use fornax_engine::{Device, Tensor, no_grad};
@@ -290,7 +290,7 @@ fn read_tensor(path: &Path) -> Result<Tensor> {
         let wanted = "pass a safetensors file with f32 `input` [n, c, h, w]";
         Error::data("the input cannot be read").at_path(path).because(why).remedy(wanted)
     };
-    let bytes = read_regular_file(path)
+    let bytes = read_weights(path)
         .map_err(|e| Error::unreadable(ErrorKind::Data, "the input cannot be read", path, &e))?;
     let input = SafetensorsFile::parse(&bytes).and_then(|file| file.tensor("input"));
     let input = input.map_err(|e| fail(e.to_string()))?;

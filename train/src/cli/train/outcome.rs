@@ -81,8 +81,10 @@ pub fn explain(error: Error, experiment: &Experiment, args: &TrainArgs) -> Error
                 }
             }
         }
-        ErrorKind::Disk if has_checkpoint => error
-            .remedy(format!("free some space or make the folder writable, then resume with {}", resume())),
+        ErrorKind::Disk if has_checkpoint => {
+            let help = error.help().unwrap_or("make the folder writable").to_string();
+            error.remedy(format!("{help}, then resume with {}", resume()))
+        }
         _ => error,
     }
 }

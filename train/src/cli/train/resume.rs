@@ -88,6 +88,7 @@ pub fn without_ranks(settings: Settings) -> Settings {
 
 /// The newest usable checkpoint of the run in a folder, whose settings are in `args.yaml`; `None` if it has no checkpoints.
 fn newest_checkpoint(folder: &Path) -> Result<Option<RunCheckpoint>> {
+    RunFolder::check_files(folder)?;
     let settings = yaml::read(&folder.join("args.yaml")).ok();
     let accept = |checkpoint: &Checkpoint| {
         let Some(settings) = &settings else { return Ok(()) };

@@ -3,6 +3,7 @@ use super::super::metrics_file;
 use super::charts::{self, RunEvents};
 use super::run_page::mean_speed;
 use super::{duration, page};
+use crate::run_files::{self, regular};
 use crate::{Error, Result};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
@@ -32,8 +33,9 @@ pub struct ComparedRun {
 impl ComparedRun {
     /// Reads the files of a run's folder. `settings` are those of its `args.yaml`. Errors if the folder has no metrics.
     pub fn read(folder: &Path, settings: Map<String, Value>) -> Result<ComparedRun> {
+        run_files::check(folder)?;
         let path = folder.join("metrics.jsonl");
-        let text = fs::read_to_string(&path).map_err(|e| {
+        let text = regular::read_to_string(&path).map_err(|e| {
             Error::data("the folder is not that of a run")
                 .at_path(&path)
                 .because(e)

@@ -2,15 +2,15 @@
 use super::super::samples::{CONFUSED_PAIRS, confused_name, read_tiles};
 use super::super::{ConfusedPair, ConfusionCounts, metrics_file, thousands};
 use super::{charts, duration, tables};
+use crate::run_files::regular;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
-use std::fs;
 use std::path::Path;
 
 /// The data that the page's script reads.
 pub(super) fn data(folder: &Path) -> Value {
-    let read = |name: &str| fs::read_to_string(folder.join(name)).unwrap_or_default();
+    let read = |name: &str| regular::read_to_string(&folder.join(name)).unwrap_or_default();
     let events = metrics_file::events(&read("metrics.jsonl"));
     let of_kind = |kind: &str| events.iter().filter(|event| event["event"] == kind).collect::<Vec<_>>();
     let (updates, epochs) = (of_kind("update"), of_kind("epoch"));
@@ -119,6 +119,6 @@ fn mosaics(folder: &Path, counts: Option<&ConfusionCounts>) -> Vec<Value> {
 
 /// An image file with its caption and tiles; `None` if it is absent.
 fn image(path: &Path, caption: &str) -> Option<Value> {
-    let png = fs::read(path).ok()?;
+    let png = regular::read(path).ok()?;
     Some(json!({ "caption": caption, "png": STANDARD.encode(png), "tiles": read_tiles(path) }))
 }

@@ -1,5 +1,6 @@
 //! Tiles of a mosaic with their captions, as JSON next to the PNG: the page shows them as separate images with text.
 use super::grid::{CaptionTone, CaptionedImage, ImageGrid};
+use crate::run_files::regular;
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -20,6 +21,6 @@ pub fn tiles_json(grid: &ImageGrid, images: &[CaptionedImage]) -> String {
 
 /// The tiles of a mosaic, from the file next to it; an empty list if there is none.
 pub fn read_tiles(mosaic: &Path) -> Value {
-    let text = std::fs::read_to_string(mosaic.with_extension("json")).unwrap_or_default();
+    let text = regular::read_to_string(&mosaic.with_extension("json")).unwrap_or_default();
     serde_json::from_str(&text).unwrap_or_else(|_| json!([]))
 }

@@ -1,10 +1,10 @@
 //! Event files in a folder.
 use super::summary::{SummaryValue, step_of, summary_event, version_event};
 use super::tfrecord::{framed, records};
+use crate::run_files::{self, AppendedFile, regular};
 use crate::{Error, Result};
 use std::ffi::OsStr;
-use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -14,8 +14,7 @@ const PREFIX: &str = "events.out.tfevents.";
 /// Writer of one event file.
 #[derive(Debug)]
 pub struct EventFile {
-    path: PathBuf,
-    file: File,
+    file: AppendedFile,
 }
 
 impl EventFile {
@@ -28,25 +27,29 @@ impl EventFile {
         let mut files = (0..).map(|i| {
             let name = format!("{PREFIX}{:010}.{host}.{}.{i}", seconds as u64, std::process::id());
             let path = folder.join(name);
-            (OpenOptions::new().append(true).create_new(true).open(&path), path)
+            (regular::create_new(&path), path)
         });
-        let opened = files.find(|(file, _)| {
+        let created = files.find(|(file, _)| {
             file.as_ref().err().is_none_or(|error| error.kind() != std::io::ErrorKind::AlreadyExists)
         });
-        let (file, path) = opened.expect("the numbers do not end");
-        let mut file = EventFile { file: file.map_err(|error| cannot_write(&path, error))?, path };
-        file.append(&version_event(seconds))?;
-        Ok(file)
+        let (file, path) = created.expect("the numbers do not end");
+        let head = framed(&version_event(seconds));
+        let opened = file.and_then(|_| AppendedFile::open(path.clone(), head));
+        let mut file = opened.map_err(|error| cannot_write(&path, &error))?;
+        file.flush().map_err(|error| cannot_write(&path, &error))?;
+        Ok(EventFile { file })
     }
 
     /// Appends the values of a step.
     pub fn write(&mut self, step: u64, values: Vec<SummaryValue>) -> Result<()> {
-        self.append(&summary_event(wall_time(), step, values))
+        // One call: a reader never meets a part of a record unless the disk is full, or the process is killed inside of it.
+        let event = framed(&summary_event(wall_time(), step, values));
+        self.file.append(&event).map_err(|error| cannot_write(self.file.path(), &error))
     }
 
-    fn append(&mut self, event: &[u8]) -> Result<()> {
-        // One call: a reader never meets a part of a record unless the process is killed inside of it.
-        self.file.write_all(&framed(event)).map_err(|error| cannot_write(&self.path, error))
+    /// Forgets events that could not be written yet: those before a return to a checkpoint are cut off.
+    pub fn discard_pending(&mut self) {
+        self.file.discard_pending();
     }
 }
 
@@ -67,12 +70,12 @@ pub fn event_files(folder: &Path) -> Vec<PathBuf> {
 /// Cuts the event files of a folder after `step`: later events belong to the part of an interrupted run that a resumed run repeats.
 pub fn truncate_events(folder: &Path, step: u64) -> Result<()> {
     for path in event_files(folder) {
-        let bytes = fs::read(&path).map_err(|error| cannot_write(&path, error))?;
+        let bytes = regular::read(&path).map_err(|error| cannot_write(&path, &error))?;
         let kept = records(&bytes).take_while(|(event, _)| step_of(event) <= step).last();
         let length = kept.map_or(0, |(_, end)| end);
         if length < bytes.len() {
-            let file = OpenOptions::new().write(true).open(&path);
-            file.and_then(|file| file.set_len(length as u64)).map_err(|error| cannot_write(&path, error))?;
+            let file = regular::open_to_write(&path);
+            file.and_then(|file| file.set_len(length as u64)).map_err(|error| cannot_write(&path, &error))?;
         }
     }
     Ok(())
@@ -83,11 +86,8 @@ pub fn wall_time() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |elapsed| elapsed.as_secs_f64())
 }
 
-fn cannot_write(path: &Path, error: std::io::Error) -> Error {
-    Error::disk("the event file cannot be written")
-        .at_path(path)
-        .because(error)
-        .remedy("free some space, or choose another folder with --output")
+fn cannot_write(path: &Path, error: &std::io::Error) -> Error {
+    run_files::cannot_write("the event file cannot be written", path, error)
 }
 
 #[cfg(test)]
@@ -115,7 +115,7 @@ mod tests {
         // The last record is cut short, as by a kill.
         let last = event_files(folder.path()).pop().expect("a file");
         let length = fs::metadata(&last).expect("reads").len();
-        OpenOptions::new().write(true).open(&last).and_then(|file| file.set_len(length - 1)).expect("cuts");
+        regular::open_to_write(&last).and_then(|file| file.set_len(length - 1)).expect("cuts");
         truncate_events(folder.path(), 9).expect("cuts");
         assert_eq!(steps(folder.path()), [vec![0, 1, 2, 3], vec![0, 4, 5]]);
         truncate_events(folder.path(), 2).expect("cuts");

@@ -10,6 +10,7 @@ pub use summary::{HyperParameter, SessionStatus, SummaryValue};
 use super::UpdateMetrics;
 use crate::Result;
 use crate::callbacks::{Callback, EpochEnd, EvaluatedWeights, Rollback, TestSummary, TrainBegin, TrainEnd};
+use crate::run_files::regular;
 use crate::settings::Settings;
 use fornax_engine::{DType, Device, no_grad};
 use fornax_nn::named_parameters;
@@ -74,7 +75,7 @@ impl TensorBoard {
             let written = fs::metadata(&path).and_then(|metadata| metadata.modified()).ok();
             if written.is_some() && written != *shown {
                 *shown = written;
-                values.extend(fs::read(&path).ok().and_then(|png| SummaryValue::png(tag, &png)));
+                values.extend(regular::read(&path).ok().and_then(|png| SummaryValue::png(tag, &png)));
             }
         }
         values
@@ -150,6 +151,7 @@ impl Callback for TensorBoard {
     /// Cuts off the events of the updates that are trained again.
     fn on_rollback(&mut self, event: &Rollback) -> Result<()> {
         self.update = event.state.update;
+        self.file.discard_pending();
         truncate_events(&self.folder, self.update)
     }
 
