@@ -1,9 +1,11 @@
 //! Folder of a run: `args.yaml env.json summary.csv metrics.jsonl log.txt report.html plots/ samples/ checkpoints/`.
 use super::clock::{date_time, timestamp};
+use super::description::{self, RunStart, is_description};
 use super::tensorboard::{event_files, is_event_file};
 use super::{Machine, UpdateMetrics, metrics_file, progress::event};
 use crate::callbacks::{Callback, EpochBegin, EpochEnd, Rollback, TrainBegin, TrainEnd};
-use crate::checkpoint::{LOCK_FILE, RunLock, durable, with_absolute_paths};
+use crate::checkpoint::{LOCK_FILE, RunLock, durable};
+use crate::experiment::OptionChange;
 use crate::settings::Settings;
 use crate::trainer::{Evaluation, TrainerState};
 use crate::{Error, Result};
@@ -41,8 +43,8 @@ pub struct RunFolder {
     _lock: RunLock,
 }
 
-const FILES: [&str; 7] =
-    ["args.yaml", "env.json", "summary.csv", "metrics.jsonl", "log.txt", "report.html", "bad_images.csv"];
+/// Files other than `args.yaml` and `env.json`.
+const FILES: [&str; 5] = ["summary.csv", "metrics.jsonl", "log.txt", "report.html", "bad_images.csv"];
 const FOLDERS: [&str; 3] = ["plots", "samples", "checkpoints"];
 
 impl Destination {
@@ -149,6 +151,7 @@ impl RunFolder {
     pub fn has_only_run_files(folder: &Path) -> bool {
         let known = |name: &OsStr| {
             FILES.iter().chain(&FOLDERS).chain([&LOCK_FILE]).any(|known| *known == name)
+                || name.to_str().is_some_and(is_description)
                 || is_event_file(name)
                 || is_leftover(name)
         };
@@ -160,32 +163,24 @@ impl RunFolder {
         &self.path
     }
 
-    /// Writes `args.yaml`, which `--config` reads back, and `env.json`: machine, time and command of the first start, and a list of those
-    /// of later ones.
-    pub fn describe_run(&mut self, settings: &Settings, machine: &Machine, ranks: usize) -> Result<()> {
+    /// Writes `args.yaml` and `env.json`; see [`description::write`].
+    pub fn describe_run(
+        &mut self,
+        settings: &Settings,
+        machine: &Machine,
+        ranks: usize,
+    ) -> Result<Vec<OptionChange>> {
         (self.host, self.ranks) = (machine.host.clone(), ranks);
-        let title = "# The settings of this run; `fornax train -c` with this file trains it again.\n";
-        let yaml = format!("{title}{}", with_absolute_paths(settings).to_yaml());
-        let mut start = serde_json::to_value(machine).expect("plain values have a JSON form");
-        start["ranks"] = ranks.into();
-        start["started"] = date_time().into();
-        start["command"] = std::env::args_os()
-            .map(|argument| argument.to_string_lossy().into_owned())
-            .collect::<Vec<_>>()
-            .into();
-        let path = self.path.join("env.json");
-        let earlier = fs::read(&path).ok().and_then(|text| serde_json::from_slice::<Value>(&text).ok());
-        let env = match earlier.filter(Value::is_object) {
-            Some(mut first) => {
-                let mut resumed = first["resumed"].as_array().cloned().unwrap_or_default();
-                resumed.push(start);
-                first["resumed"] = resumed.into();
-                first
-            }
-            None => start,
-        };
-        durable::write(&self.path.join("args.yaml"), yaml.as_bytes())?;
-        durable::write(&path, format!("{env:#}\n").as_bytes())
+        let log_interval = self.log_interval;
+        description::write(&self.path, &RunStart { settings, machine, ranks, log_interval })
+    }
+
+    /// Writes an event with the options of a resumed run that differ from those of its checkpoint, if there are any.
+    pub fn record_changes(&mut self, changes: &[OptionChange], state: &TrainerState) -> Result<()> {
+        match changes {
+            [] => Ok(()),
+            changes => self.write_event(&metrics_file::options_event(changes, state)),
+        }
     }
 
     fn append(&mut self, line: &str, event: &Value) -> Result<()> {
@@ -309,7 +304,11 @@ fn create_dated(parent: &Path, name: &str) -> Result<(PathBuf, bool)> {
 
 /// Removes the files of a run from its folder, and nothing else.
 fn clear(path: &Path) -> Result<()> {
-    let files = FILES.iter().map(|name| path.join(name)).chain(event_files(path)).map(fs::remove_file);
+    let names = fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+    let descriptions =
+        names.filter(|file| file.file_name().and_then(OsStr::to_str).is_some_and(is_description));
+    let files = FILES.iter().map(|name| path.join(name)).chain(event_files(path)).chain(descriptions);
+    let files = files.map(fs::remove_file);
     let folders = FOLDERS.iter().map(|name| fs::remove_dir_all(path.join(name)));
     for removed in files.chain(folders) {
         match removed {
@@ -322,7 +321,8 @@ fn clear(path: &Path) -> Result<()> {
 
 /// True for a temporary file of the run's folder, which a killed run leaves behind.
 fn is_leftover(name: &OsStr) -> bool {
-    name.to_str().and_then(durable::target_of_temporary).is_some_and(|target| FILES.contains(&target))
+    let is_own = |target: &str| FILES.contains(&target) || is_description(target);
+    name.to_str().and_then(durable::target_of_temporary).is_some_and(is_own)
 }
 
 /// Removes the temporary files of a killed run: no other process writes while the lock is held.
