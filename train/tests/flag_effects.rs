@@ -7,6 +7,8 @@ mod small_dataset;
 #[path = "common/tiny_run.rs"]
 mod tiny_run;
 
+#[path = "flag_effects/arguments.rs"]
+mod arguments;
 #[path = "flag_effects/augment.rs"]
 mod augment;
 #[path = "flag_effects/case.rs"]

@@ -260,6 +260,11 @@ impl Checkpoint {
         &self.path
     }
 
+    /// True if the optimizer's state has a loss scale.
+    pub fn has_loss_scale(&self) -> bool {
+        self.tensors.contains_key(&format!("{OPTIMIZER}loss_scale"))
+    }
+
     /// Restores a model and, if given, its optimizer and its EMA; if the checkpoint has no EMA, the EMA becomes a copy of the model. Errors without
     /// changing anything if names, shapes or dtypes differ.
     pub fn restore(
@@ -286,9 +291,12 @@ impl Checkpoint {
                 Some(saved) => pairs.push((tensor, saved)),
                 None if name == "step" => pairs.push((tensor, &updates)),
                 None => {
-                    let remedy =
-                        "resume from checkpoints/last.safetensors, which holds the optimizer's state";
-                    return Err(fail(format!("it lacks the optimizer's state {name}")).remedy(remedy));
+                    return Err(match saved {
+                        Some(_) => fail(format!("the optimizer's state {name} has another shape or dtype")),
+                        None => fail(format!("it lacks the optimizer's state {name}")).remedy(
+                            "continue without the optimizer's state with --no-resume-opt, or pass another checkpoint of the run",
+                        ),
+                    });
                 }
             }
         }

@@ -27,7 +27,7 @@ mod resume;
 pub use build::RunData;
 pub use disk_space::DiskEstimate;
 pub use plan::RunPlan;
-pub use resume::RunCheckpoint;
+pub use resume::{OptionChange, RunCheckpoint};
 
 use crate::callbacks::{Callback, CallbackList};
 use crate::checkpoint::{self, CheckpointHeader};
@@ -99,6 +99,8 @@ pub struct Experiment {
     weights_source: Option<String>,
     /// Messages before the run.
     notes: Vec<String>,
+    /// Options of a resumed run that differ from the checkpoint's.
+    changes: Vec<OptionChange>,
     is_restored: bool,
 }
 
@@ -142,6 +144,7 @@ impl Experiment {
             folder: None,
             weights_source: None,
             notes: vec![],
+            changes: vec![],
             is_restored: false,
         }
     }
@@ -319,7 +322,14 @@ impl Experiment {
 
     /// Takes the messages that are shown before the run.
     pub(crate) fn take_notes(&mut self) -> Vec<String> {
-        std::mem::take(&mut self.notes)
+        let mut notes = std::mem::take(&mut self.notes);
+        notes.extend(resume::changes_note(&self.changes));
+        notes
+    }
+
+    /// Options of a resumed run that differ from its checkpoint's, once it is built.
+    pub fn changes(&self) -> &[OptionChange] {
+        &self.changes
     }
 
     /// Adds a message that is shown before the run.
@@ -406,7 +416,12 @@ impl Experiment {
         let model = self.config.model.name.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
         let name = format!("{model}-{}", data.input.size[0]);
         let mut folder = RunFolder::open(destination, &name, self.log_interval, &self.state)?;
-        folder.describe_run(&self.config.settings, &Machine::detect(), self.config.world_size)?;
+        let earlier =
+            folder.describe_run(&self.config.settings, &Machine::detect(), self.config.world_size)?;
+        if self.resume.is_some() {
+            self.changes.extend(earlier);
+            folder.record_changes(&self.changes, &self.state)?;
+        }
         Ok(Some(folder))
     }
 }

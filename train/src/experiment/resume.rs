@@ -1,6 +1,11 @@
 //! Resuming a run from a checkpoint.
+mod changes;
+
+pub use changes::OptionChange;
+pub(super) use changes::note as changes_note;
+
 use super::{Experiment, conv_plans};
-use crate::checkpoint::{Checkpoint, CheckpointHeader, state_tensors, with_absolute_paths};
+use crate::checkpoint::{Checkpoint, CheckpointHeader, state_tensors};
 use crate::config::Config;
 use crate::data::{DatasetChecksums, DatasetSplits};
 use crate::message::count;
@@ -24,19 +29,34 @@ impl Experiment {
         let (config, data) = (&self.config, self.data.as_ref().expect("built"));
         if let Some(RunCheckpoint { checkpoint, notes }) = &self.resume {
             let header = &checkpoint.header;
-            check_same_run(config, &data.splits, header)?;
             let change = data_change(&data.checksums, header);
-            if matches!(change, DataChange::TrainingSamples | DataChange::TrainingImages)
-                && !self.allow_changed_data
-            {
+            let is_changed = matches!(change, DataChange::TrainingSamples | DataChange::TrainingImages);
+            // Another list of samples and --start-epoch start the epoch in progress again.
+            let restarts_epoch = change == DataChange::TrainingSamples || config.start_epoch.is_some();
+            let is_within_epoch = header.state.batch > 0 && !restarts_epoch;
+            let changes = same_run_changes(config, &data.splits, header, is_within_epoch)?;
+            if is_changed && !self.allow_changed_data {
                 return Err(training_data_changed());
+            }
+            let batches = epoch_batches(config, self.train_loader.as_ref().expect("built").batches());
+            let counts_epochs_alike = !restarts_epoch && !changes.iter().any(OptionChange::is_of_epoch);
+            if counts_epochs_alike {
+                check_progress(config, checkpoint, batches)?;
+            }
+            let has_loss_scale = config.gradient_rule().scaling.is_some();
+            if has_loss_scale && !checkpoint.has_loss_scale() && !config.no_resume_opt {
+                return Err(loss_scaling_changed());
             }
             let optimizer = self.optimizer.as_ref().filter(|_| !config.no_resume_opt);
             let ema = self.train_step.as_ref().and_then(|step| step.ema());
             checkpoint.restore(self.model.as_deref().expect("built"), optimizer, ema)?;
             self.state = header.state.clone();
             self.notes.extend(notes.iter().cloned());
-            let updates = updates_per_epoch(config, self.train_loader.as_ref().expect("built").batches());
+            let updates = updates_per_epoch(config, batches);
+            if changes.iter().any(OptionChange::is_of_epoch) {
+                self.state.start_at(header.state.epoch, updates);
+            }
+            self.changes = changes;
             match change {
                 DataChange::None => {}
                 DataChange::Validation => self.notes.push(
@@ -62,7 +82,7 @@ impl Experiment {
                     .because(format!("the run has {}", count(epochs.into(), "epoch")))
                     .remedy("lower it, or raise --epochs"));
             }
-            let batches = self.train_loader.as_ref().expect("built").batches();
+            let batches = epoch_batches(config, self.train_loader.as_ref().expect("built").batches());
             self.state.start_at(epoch, updates_per_epoch(config, batches));
         }
         if let Some(run) = &self.distributed {
@@ -98,19 +118,21 @@ impl Experiment {
     }
 }
 
-/// Checks that a resumed run has the checkpoint's dataset, model, batch size, optimizer and seed.
-fn check_same_run(config: &Config, data: &DatasetSplits, header: &CheckpointHeader) -> Result<()> {
-    // A path may be written in several ways.
-    let [now, then] = &[&config.settings, &header.settings].map(|all| with_absolute_paths(all).given());
-    let then_size = header.settings.batch_size.unwrap_or_default() as usize * header.world_size;
-    if config.global_batch_size() != then_size {
+/// The options that differ from the checkpoint's. Errors on options that cannot change, and if the classes differ.
+fn same_run_changes(
+    config: &Config,
+    data: &DatasetSplits,
+    header: &CheckpointHeader,
+    is_within_epoch: bool,
+) -> Result<Vec<OptionChange>> {
+    let then = header.settings.batch_size.unwrap_or_default() as usize;
+    let (then_size, is_own) = (then * header.world_size, config.batch_size == then);
+    // Of another number of ranks: the user did not ask for another batch size.
+    if config.global_batch_size() != then_size && header.world_size != config.world_size && is_own {
         return Err(Error::usage("--batch-size cannot change within a run")
             .because(format!(
-                "the checkpoint was made with {} x {} images (ranks x --batch-size), now there are {} x {}",
-                header.world_size,
-                then_size / header.world_size,
-                config.world_size,
-                config.batch_size
+                "the checkpoint was made with {} x {then} images (ranks x --batch-size), now there are {} x {}",
+                header.world_size, config.world_size, config.batch_size
             ))
             .remedy(match then_size.is_multiple_of(config.world_size) {
                 true => format!(
@@ -120,38 +142,38 @@ fn check_same_run(config: &Config, data: &DatasetSplits, header: &CheckpointHead
                 false => format!("start a number of ranks that divides {then_size}"),
             }));
     }
-    // A resumed run has its weights from the checkpoint, and its ranked checkpoints by the metric of the run.
-    let fixed = [
-        "dataset",
-        "model",
-        "opt",
-        "seed",
-        "eval_metric",
-        "pretrained",
-        "pretrained_path",
-        "initial_checkpoint",
-        "head_init_scale",
-        "head_init_bias",
-    ];
-    // Without the optimizer's state, another optimizer may go on.
-    let fixed = fixed.into_iter().filter(|key| *key != "opt" || !config.no_resume_opt);
-    if let Some(key) = fixed.into_iter().find(|key| now.get(*key) != then.get(*key)) {
-        let flag = format!("--{}", key.replace('_', "-"));
-        let text = |value: Option<&serde_json::Value>| value.map_or("unset".into(), |v| v.to_string());
-        return Err(Error::usage(format!("{flag} cannot change within a run"))
-            .because(format!(
-                "the checkpoint was made with {}, now it is {}",
-                text(then.get(key)),
-                text(now.get(key))
-            ))
-            .remedy(format!("omit {flag}, or start a new run without --resume")));
-    }
+    let changes = changes::changes(config, header, is_within_epoch.then_some(header.state.epoch))?;
     if data.classes != header.classes {
         return Err(Error::data("the classes of the dataset have changed")
             .because(class_difference(&header.classes, &data.classes))
             .remedy("restore them, or start a new run without --resume"));
     }
-    Ok(())
+    Ok(changes)
+}
+
+fn loss_scaling_changed() -> Error {
+    Error::usage("loss scaling cannot start within a run")
+        .at("--amp, --amp-dtype, --opt-level, --model-dtype, --on-nonfinite")
+        .because("the optimizer's state in the checkpoint has no loss scale, which f16 and --on-nonfinite skip and rollback need")
+        .remedy("omit these options, use bfloat16, or continue without the optimizer's state with --no-resume-opt")
+}
+
+/// Checks that the batches and updates of a checkpoint are those of its epochs of so many batches.
+fn check_progress(config: &Config, checkpoint: &Checkpoint, batches: usize) -> Result<()> {
+    let TrainerState { epoch, batch, update, .. } = checkpoint.header.state;
+    let of_epoch = batch.min(batches).div_ceil(config.grad_accum_steps) as u64;
+    let expected = u64::from(epoch) * updates_per_epoch(config, batches) + of_epoch;
+    let why = match (batch > batches, update == expected) {
+        (true, _) => format!("batch {batch}, but an epoch has {}", count(batches as u64, "batch")),
+        (false, false) => format!("update {update}, expected {expected} at batch {batch} of epoch {epoch}"),
+        (false, true) => return Ok(()),
+    };
+    Err(Error::checkpoint("the checkpoint cannot be used")
+        .at_path(checkpoint.path())
+        .because(format!("its state: {why}"))
+        .remedy(format!(
+            "pass another checkpoint to --resume, or start epoch {epoch} again with --start-epoch {epoch}"
+        )))
 }
 
 /// The first difference of two lists of classes.
@@ -218,8 +240,12 @@ fn continue_with_changed_data(state: &mut TrainerState, updates_per_epoch: u64) 
     )
 }
 
+/// Batches of an epoch, of a loader of so many.
+fn epoch_batches(config: &Config, batches: usize) -> usize {
+    config.batches_per_epoch.map_or(batches, |limit| limit.min(batches))
+}
+
 fn updates_per_epoch(config: &Config, batches: usize) -> u64 {
-    let batches = config.batches_per_epoch.map_or(batches, |limit| limit.min(batches));
     batches.div_ceil(config.grad_accum_steps) as u64
 }
 

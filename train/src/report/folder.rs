@@ -1,12 +1,13 @@
 //! Folder of a run: `args.yaml env.json summary.csv metrics.jsonl log.txt report.html plots/ samples/ checkpoints/`.
 use super::clock::{date_time, timestamp};
-use super::tensorboard::event_files;
+use super::description::{self, DescriptionFile, RunStart};
 use super::{Machine, UpdateMetrics, metrics_file, progress::event};
 use crate::callbacks::{
     Callback, EpochBegin, EpochEnd, Rollback, RunSnapshot, SaveReason, TrainBegin, TrainEnd,
 };
-use crate::checkpoint::{LOCK_FILE, RunLock, durable, with_absolute_paths};
-use crate::run_files::{self, AppendedFile, FILES, FOLDERS, RunLocation, regular};
+use crate::checkpoint::{LOCK_FILE, RunLock};
+use crate::experiment::OptionChange;
+use crate::run_files::{self, AppendedFile, FOLDERS, RunLocation};
 use crate::settings::Settings;
 use crate::trainer::{Evaluation, TrainerState};
 use crate::{Error, Result};
@@ -49,7 +50,7 @@ pub struct RunFolder {
 pub struct FolderKeeper {
     location: RunLocation,
     /// Names and contents of the files that are written only at the start.
-    descriptions: Vec<(&'static str, String)>,
+    descriptions: Vec<DescriptionFile>,
     message: Option<String>,
 }
 
@@ -178,36 +179,30 @@ impl RunFolder {
         &self.path
     }
 
-    /// Writes `args.yaml`, which `--config` reads back, and `env.json`: machine, time and command of the first start, and a list of those
-    /// of later ones.
-    pub fn describe_run(&mut self, settings: &Settings, machine: &Machine, ranks: usize) -> Result<()> {
+    /// Writes `args.yaml` and `env.json`; see [`description::write`].
+    pub fn describe_run(
+        &mut self,
+        settings: &Settings,
+        machine: &Machine,
+        ranks: usize,
+    ) -> Result<Vec<OptionChange>> {
         (self.host, self.ranks) = (machine.host.clone(), ranks);
-        let title = "# The settings of this run; `fornax train -c` with this file trains it again.\n";
-        let yaml = format!("{title}{}", with_absolute_paths(settings).to_yaml());
-        let mut start = serde_json::to_value(machine).expect("plain values have a JSON form");
-        start["ranks"] = ranks.into();
-        start["started"] = date_time().into();
-        start["command"] = std::env::args_os()
-            .map(|argument| argument.to_string_lossy().into_owned())
-            .collect::<Vec<_>>()
-            .into();
-        let path = self.path.join("env.json");
-        let earlier = regular::read(&path).ok().and_then(|text| serde_json::from_slice::<Value>(&text).ok());
-        let env = match earlier.filter(Value::is_object) {
-            Some(mut first) => {
-                let mut resumed = first["resumed"].as_array().cloned().unwrap_or_default();
-                resumed.push(start);
-                first["resumed"] = resumed.into();
-                first
-            }
-            None => start,
-        };
-        let descriptions = vec![("args.yaml", yaml), ("env.json", format!("{env:#}\n"))];
-        write_descriptions(&self.path, &descriptions)?;
+        let log_interval = self.log_interval;
+        let start = RunStart { settings, machine, ranks, log_interval };
+        let (files, changes) = description::describe(&self.path, &start)?;
+        description::write(&self.path, &files)?;
         if let Some(keeper) = &mut self.keeper {
-            keeper.descriptions = descriptions;
+            keeper.descriptions = files;
         }
-        Ok(())
+        Ok(changes)
+    }
+
+    /// Writes an event with the options of a resumed run that differ from those of its checkpoint, if there are any.
+    pub fn record_changes(&mut self, changes: &[OptionChange], state: &TrainerState) -> Result<()> {
+        match changes {
+            [] => Ok(()),
+            changes => self.write_event(&metrics_file::options_event(changes, state)),
+        }
     }
 
     fn append(&mut self, line: &str, event: &Value) -> Result<()> {
@@ -305,7 +300,7 @@ impl FolderKeeper {
     fn keep(&mut self) -> Result<()> {
         if let Some(message) = self.location.restore()? {
             self.message = Some(message);
-            write_descriptions(self.location.path(), &self.descriptions)?;
+            description::write(self.location.path(), &self.descriptions)?;
         }
         Ok(())
     }
@@ -335,10 +330,6 @@ impl Callback for FolderKeeper {
     fn take_message(&mut self) -> Option<String> {
         self.message.take()
     }
-}
-
-fn write_descriptions(folder: &Path, descriptions: &[(&str, String)]) -> Result<()> {
-    descriptions.iter().try_for_each(|(name, text)| durable::write(&folder.join(name), text.as_bytes()))
 }
 
 /// Seconds with three digits after the point.
@@ -385,8 +376,7 @@ fn create_dated(parent: &Path, name: &str) -> Result<(PathBuf, bool)> {
 
 /// Removes the files of a run from its folder, and nothing else. Of a link only the link is removed.
 fn clear(path: &Path) -> Result<()> {
-    let files = FILES.iter().map(|name| path.join(name)).chain(event_files(path));
-    let removed_files = files.map(|file| (fs::remove_file(&file), file));
+    let removed_files = run_files::files(path).into_iter().map(|file| (fs::remove_file(&file), file));
     let folders = FOLDERS.iter().map(|name| path.join(name));
     for (removed, entry) in removed_files.chain(folders.map(|folder| (fs::remove_dir_all(&folder), folder))) {
         match removed {

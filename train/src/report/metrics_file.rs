@@ -1,10 +1,12 @@
-//! `metrics.jsonl`: one event per line: `update`, `epoch`, and `start` and `end` of each process.
+//! `metrics.jsonl`: one event per line: `update`, `epoch`, `start` and `end` of each process, and `options` of a resumed run that has
+//! changed.
 //!
 //! After a return to a checkpoint (`--on-nonfinite rollback`) update numbers repeat. The line `{"event":"rollback", …}` between them undoes
 //! the lines before it whose `update` is larger than its own, or whose epoch had not ended.
 use crate::Result;
 use crate::callbacks::Rollback;
 use crate::checkpoint::durable;
+use crate::experiment::OptionChange;
 use crate::run_files::regular;
 use crate::trainer::TrainerState;
 use serde_json::{Value, json};
@@ -21,6 +23,11 @@ pub fn rollback_event(rollback: &Rollback) -> Value {
         "update": state.update,
         "left_out": { "epoch": epoch, "batch": batch },
     })
+}
+
+/// Event of options that differ from the checkpoint's, in the state that a run resumes from.
+pub fn options_event(changes: &[OptionChange], state: &TrainerState) -> Value {
+    json!({ "event": "options", "epoch": state.epoch, "update": state.update, "changed": changes })
 }
 
 /// Events of the updates and epochs in effect, without the events that a rollback undid.
@@ -51,7 +58,7 @@ pub fn truncate(path: &Path, state: &TrainerState) -> Result<()> {
                 rollbacks <= seen
             }
             false if rollbacks < seen.min(total) => true,
-            false if is_start_or_end(&event) => true,
+            false if is_of_process(&event) => true,
             false => rollbacks <= seen && is_before(&event, u64::from(state.epoch), state.update),
         };
         if is_kept {
@@ -66,18 +73,21 @@ fn parsed(line: &str) -> Option<Value> {
     serde_json::from_str(line).ok()
 }
 
-fn is_start_or_end(event: &Value) -> bool {
-    event["event"] == "start" || event["event"] == "end"
+/// True for an event of a process of the run, which remains if the process is resumed from an earlier state.
+fn is_of_process(event: &Value) -> bool {
+    ["start", "options", "end"].iter().any(|name| event["event"] == *name)
 }
 
 fn is_rollback(event: &Value) -> bool {
     event["event"] == "rollback"
 }
 
-/// True if an update or an epoch is finished in a state of this epoch and update. Starts and ends of the run stay in any case.
+/// True if an update or an epoch is finished in a state of this epoch and update. Events of processes remain in any case, and so do updates
+/// of finished epochs: a resumed run with other epochs counts its updates anew.
 fn is_before(event: &Value, epoch: u64, update: u64) -> bool {
     match event["event"].as_str() {
-        _ if is_start_or_end(event) => true,
+        _ if is_of_process(event) => true,
+        Some("update") if event["epoch"].as_u64().is_some_and(|of| of < epoch) => true,
         Some("update") => event["update"].as_u64() <= Some(update),
         _ => event["epoch"].as_u64() < Some(epoch),
     }
@@ -118,6 +128,13 @@ mod tests {
         let lost = [update(1, 9), epoch(1), "{\"ev".into()].concat();
         let state = TrainerState { epoch: 1, batch: 3, update: 8, ..TrainerState::default() };
         assert_eq!(truncated(&format!("{kept}{lost}"), &state), kept);
+    }
+
+    #[test]
+    fn updates_of_finished_epochs_remain_if_a_resumed_run_counts_anew() {
+        let kept = [update(0, 5), epoch(0), "{\"event\":\"options\"}\n".into()].concat();
+        let state = TrainerState { epoch: 1, update: 2, ..TrainerState::default() };
+        assert_eq!(truncated(&format!("{kept}{}", update(1, 6)), &state), kept);
     }
 
     #[test]

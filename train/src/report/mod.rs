@@ -1,6 +1,7 @@
 //! Reporting of a run: progress on the terminal, files in its folder, plots.
 mod clock;
 mod confusion;
+mod description;
 mod files;
 mod folder;
 mod machine;

@@ -29,8 +29,8 @@ const EXTENSIONS: [&str; 4] = ["safetensors", "png", "svg", "json"];
 /// Checks that everything that a run reads or writes in its folder is a regular file or a folder inside of it, if it exists. Links within the
 /// folder are allowed; the folder itself may be a link.
 pub fn check(folder: &Path) -> Result<()> {
-    let files = FILES.iter().map(|name| folder.join(name)).chain(event_files(folder));
-    files.chain([folder.join(LOCK_FILE)]).try_for_each(|path| check_file(folder, &path))?;
+    let files = files(folder).into_iter().chain([folder.join(LOCK_FILE)]);
+    files.into_iter().try_for_each(|path| check_file(folder, &path))?;
     for name in FOLDERS {
         let path = folder.join(name);
         check_place(folder, &path, true)?;
@@ -41,6 +41,19 @@ pub fn check(folder: &Path) -> Result<()> {
         entries.filter(is_of_run).try_for_each(|path| check_file(folder, &path))?;
     }
     Ok(())
+}
+
+/// Paths of the files that a run may have in its folder, besides the lock and the files in [`FOLDERS`].
+pub fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let of_earlier_settings = entries
+        .filter(|path| path.file_name().and_then(OsStr::to_str).and_then(number_of_settings).is_some());
+    FILES.iter().map(|name| folder.join(name)).chain(event_files(folder)).chain(of_earlier_settings).collect()
+}
+
+/// Number in the name of a file with earlier settings, `args.1.yaml`.
+pub fn number_of_settings(name: &str) -> Option<u32> {
+    name.strip_prefix("args.")?.strip_suffix(".yaml")?.parse().ok()
 }
 
 /// Checks that a path in a run's folder is a regular file inside of it, if it exists.
@@ -87,6 +100,7 @@ fn leads_inside(folder: &Path, link: &Path) -> bool {
 pub fn has_only_run_files(folder: &Path) -> bool {
     let known = |name: &OsStr| {
         FILES.iter().chain(&FOLDERS).chain([&LOCK_FILE]).any(|known| *known == name)
+            || name.to_str().and_then(number_of_settings).is_some()
             || is_event_file(name)
             || is_leftover(name)
     };
@@ -95,7 +109,8 @@ pub fn has_only_run_files(folder: &Path) -> bool {
 
 /// True for a temporary file of the run's folder, which a killed run leaves behind.
 fn is_leftover(name: &OsStr) -> bool {
-    name.to_str().and_then(target_of_temporary).is_some_and(|target| FILES.contains(&target))
+    let is_own = |target: &str| FILES.contains(&target) || number_of_settings(target).is_some();
+    name.to_str().and_then(target_of_temporary).is_some_and(is_own)
 }
 
 /// Removes the temporary files of a killed run: no other process writes while the lock is held.
@@ -137,7 +152,8 @@ mod tests {
         let linked = root.path().join("linked");
         symlink(&run, &linked).expect("links");
         check(&linked).expect("the folder may be a link");
-        let names = FILES.iter().chain(&[LOCK_FILE, "events.out.tfevents.1", "plots/loss.png"]);
+        let names =
+            FILES.iter().chain(&[LOCK_FILE, "args.2.yaml", "events.out.tfevents.1", "plots/loss.png"]);
         for name in names.chain(&["checkpoints/last.safetensors"]) {
             let path = run.join(name);
             fs::remove_file(&path).ok();

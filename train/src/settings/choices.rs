@@ -51,6 +51,17 @@ pub enum ModelDtype {
     Bfloat16,
 }
 
+impl ModelDtype {
+    /// The dtype as one of AMP; `None` for float32.
+    pub fn half(self) -> Option<AmpDtype> {
+        match self {
+            ModelDtype::Float32 => None,
+            ModelDtype::Float16 => Some(AmpDtype::Float16),
+            ModelDtype::Bfloat16 => Some(AmpDtype::Bfloat16),
+        }
+    }
+}
+
 /// Image mode, by Pillow's name.
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ImageMode {

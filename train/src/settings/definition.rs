@@ -1,4 +1,5 @@
 //! Definition of a setting: name, type, default, requirements and help, in one place.
+use super::on_resume::OnResume;
 use super::range::ValueRange;
 use super::requirement::{Requirement, SettingsContext};
 use crate::schedule::Sched;
@@ -19,6 +20,8 @@ pub struct SettingDefinition {
     pub range: Option<ValueRange>,
     /// The short help shows the setting.
     pub in_short_help: bool,
+    /// Treatment of a value that differs from that in the checkpoint of a resumed run.
+    pub on_resume: OnResume,
     /// Schedules that use the setting; `None` if it does not depend on the schedule.
     pub(super) scheds: Option<&'static [Sched]>,
     /// Conditions under which the setting has an effect.
@@ -44,6 +47,11 @@ impl SettingDefinition {
     pub fn is_default(&self, value: &Value) -> bool {
         let is_off = *value == false || value.as_f64() == Some(0.0);
         is_off || self.is_own_default(value) || self.timm_defaults.iter().any(|text| equals(value, text))
+    }
+
+    /// True if a value means the same as none: Fornax's default, or off if no default is stated.
+    pub fn is_unset(&self, value: &Value) -> bool {
+        self.is_own_default(value) || (*value == false && self.default.is_none())
     }
 
     /// True if a value is Fornax's default.
@@ -73,19 +81,19 @@ pub(super) fn equals(value: &Value, text: &str) -> bool {
 ///     /// Help
 ///     #[arg(…)]                       arguments of clap besides `long` and the heading
 ///     #[serde(…)]
-///     name: Type = "default" | "another default of timm", within RANGE, sched [Cosine Poly], needs CLIP_GRAD, in short help;
+///     name: Type = "default" | "another default of timm", within RANGE, sched [Cosine Poly], needs CLIP_GRAD, on resume RANKING, in short help;
 /// }
 /// ```
 ///
-/// The help shows the default and the range. `sched` lists the schedules that use the setting, `needs` names a requirement, `in short help` puts it into
-/// the short help.
+/// The help shows the default and the range. `sched` lists the schedules that use the setting, `needs` names a requirement, `on resume` the treatment of
+/// another value at a resume (without it, the change is accepted), `in short help` puts it into the short help.
 macro_rules! settings {
     ($($heading:literal { $(
         #[doc = $help:literal]
         $(#[arg($($arg:tt)*)])?
         $(#[serde($($serde:tt)*)])?
         $name:ident: $type:ty $(= $default:literal)? $(| $timm:literal)* $(, within $range:ident)? $(, sched [$($sched:ident)*])? $(, needs $need:ident)*
-            $(, in $short:ident help)?;
+            $(, on resume $on_resume:ident)? $(, in $short:ident help)?;
     )* })*) => {
         /// User settings of a run's dataset, model and training; `None` where nothing is given.
         #[derive(clap::Args, Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -110,6 +118,7 @@ macro_rules! settings {
             timm_defaults: &[$($timm),*],
             range: settings!(@option $($range)?),
             in_short_help: settings!(@is_short $($short)?),
+            on_resume: settings!(@on_resume $($on_resume)?),
             scheds: settings!(@option $(&[$(Sched::$sched),*])?),
             needs: &[$($need),*],
         }),*),*];
@@ -132,6 +141,8 @@ macro_rules! settings {
     };
     (@option) => { None };
     (@option $value:expr) => { Some($value) };
+    (@on_resume) => { OnResume::Accepted };
+    (@on_resume $value:expr) => { $value };
     (@is_short) => { false };
     (@is_short short) => { true };
 }

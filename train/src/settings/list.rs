@@ -4,6 +4,7 @@ use super::choices::{
     ModelDtype, NonfinitePolicy, OptLevelArg,
 };
 use super::definition::{SettingDefinition, settings};
+use super::on_resume::*;
 use super::range::*;
 use super::requirement::*;
 use super::seeds::Seeds;
@@ -24,7 +25,7 @@ settings! {
     "Dataset" {
         /// Dataset or format; `fornax datasets` lists them
         #[arg(value_name = "NAME")]
-        dataset: String = "found from the files; digits without DIR", in short help;
+        dataset: String = "found from the files; digits without DIR", on resume DATASET, in short help;
         /// Dataset root, same as DIR
         #[arg(value_name = "DIR", alias = "data", value_parser = utf8_path)]
         data_dir: PathBuf, in short help;
@@ -51,7 +52,7 @@ settings! {
         input_img_mode: ImageMode = "RGB for 3 input channels, L for 1";
         /// Number of classes, at least as many as the dataset has
         #[arg(value_name = "N")]
-        num_classes: usize = "the dataset's", in short help;
+        num_classes: usize = "the dataset's", on resume ARCHITECTURE, in short help;
         /// Use the first N training images of a keyed shuffle
         #[arg(value_name = "N")]
         train_num_samples: usize = "all";
@@ -60,7 +61,7 @@ settings! {
         val_num_samples: usize = "all";
         /// Passes over the training images per epoch
         #[arg(value_name = "N")]
-        epoch_repeats: f64 = "1" | "0", within NON_NEGATIVE;
+        epoch_repeats: f64 = "1" | "0", within NON_NEGATIVE, on resume SAMPLE_ORDER;
         /// Frames per clip, for videos as folders of frames
         #[arg(value_name = "T")]
         clip_len: usize = "single images";
@@ -93,7 +94,7 @@ settings! {
         no_prefetcher: bool;
         /// Training batch size, in images; auto: the largest power of two that fits into memory
         #[arg(short = 'b', value_name = "N", value_parser = batch_size)]
-        batch_size: u32, in short help;
+        batch_size: u32, on resume SAMPLE_ORDER, in short help;
         /// Validation batch size, in images (also -vb)
         #[arg(value_name = "N")]
         validation_batch_size: u32 = "256", within AT_LEAST_ONE, in short help;
@@ -101,17 +102,17 @@ settings! {
     "Model" {
         /// Model architecture name; `fornax models` lists them
         #[arg(value_name = "NAME")]
-        model: String, in short help;
+        model: String, on resume ARCHITECTURE, in short help;
         /// Start from published pretrained weights; the classifier is re-initialised if the number of classes differs
-        pretrained: bool, needs NO_INITIAL_CHECKPOINT, in short help;
+        pretrained: bool, needs NO_INITIAL_CHECKPOINT, on resume INITIAL_WEIGHTS, in short help;
         /// Start from these pretrained weights of a task of any classes: a safetensors or PyTorch file, a folder, or hf-hub:ORGANISATION/NAME
         #[arg(value_name = "SOURCE")]
-        pretrained_path: String, needs NO_INITIAL_CHECKPOINT, needs PRETRAINED, in short help;
+        pretrained_path: String, needs NO_INITIAL_CHECKPOINT, needs PRETRAINED, on resume INITIAL_WEIGHTS, in short help;
         /// Start from the weights in this safetensors or PyTorch file or folder; every tensor must match the model
         #[arg(value_name = "PATH", value_parser = utf8_path)]
-        initial_checkpoint: PathBuf, in short help;
+        initial_checkpoint: PathBuf, on resume INITIAL_WEIGHTS, in short help;
         /// Re-initialise the classifier of the loaded weights, whatever its number of classes
-        reset_classifier: bool, needs LOADED_WEIGHTS;
+        reset_classifier: bool, needs LOADED_WEIGHTS, on resume INITIAL_WEIGHTS;
         /// Side of the square input images
         #[arg(value_name = "N")]
         img_size: usize = "the model's; for digits, IDX and CIFAR the dataset's, if the model takes any size", needs NO_INPUT_SIZE, in short help;
@@ -120,7 +121,7 @@ settings! {
         input_size: Vec<usize>;
         /// Input channels: 3 (RGB) or 1 (grey); images are converted
         #[arg(value_name = "N")]
-        in_chans: usize = "3; for digits, IDX and CIFAR the dataset's", needs NO_INPUT_SIZE;
+        in_chans: usize = "3; for digits, IDX and CIFAR the dataset's", needs NO_INPUT_SIZE, on resume ARCHITECTURE;
         /// Mean for the normalisation, one value or one per channel
         #[arg(value_name = "MEAN", num_args = 1..)]
         mean: Vec<f32> = "the dataset's or the model's", within MEAN;
@@ -140,7 +141,7 @@ settings! {
         interpolation: ResizeFilter = "the model's";
         /// Further model options, by timm's names
         #[arg(value_name = "NAME=VALUE", num_args = 1..)]
-        model_kwargs: Vec<String>;
+        model_kwargs: Vec<String>, on resume ARCHITECTURE;
         /// Dropout rate before the classifier
         #[arg(value_name = "P")]
         drop: f64 = "0", within BELOW_ONE;
@@ -155,13 +156,13 @@ settings! {
         drop_block: f64 = "0", within BELOW_ONE;
         /// Global pooling type: avg, max, avgmax, catavgmax, or token for transformers
         #[arg(value_name = "NAME", value_parser = pooling)]
-        gp: String = "the model's own";
+        gp: String = "the model's own", on resume ARCHITECTURE;
         /// Scale of the classifier's initial weights and biases
         #[arg(value_name = "FACTOR")]
-        head_init_scale: f64 = "1", within NON_NEGATIVE;
+        head_init_scale: f64 = "1", within NON_NEGATIVE, on resume INITIAL_WEIGHTS;
         /// Initial value of the classifier's biases
         #[arg(value_name = "VALUE", allow_negative_numbers = true)]
-        head_init_bias: f64 = "the model's own";
+        head_init_bias: f64 = "the model's own", on resume INITIAL_WEIGHTS;
     }
     "Batch norm" {
         /// Batch norm momentum: weight of the batch in the running statistics
@@ -173,7 +174,7 @@ settings! {
         /// TensorFlow's batch norm defaults: momentum 0.01, epsilon 1e-3
         bn_tf: bool;
         /// Separate batch norm layers for each augmentation split; evaluation uses those of the first, clean split
-        split_bn: bool, needs SPLITS_OR_RESPLIT;
+        split_bn: bool, needs SPLITS_OR_RESPLIT, on resume ARCHITECTURE;
     }
     "Distributed" {
         /// Synchronised batch norm: statistics over the batches of all ranks
@@ -188,7 +189,7 @@ settings! {
     "Optimizer" {
         /// Optimizer, by timm's name; the prefix lookahead_ wraps it in Lookahead
         #[arg(value_name = "NAME")]
-        opt: OptimizerName = "sgd", in short help;
+        opt: OptimizerName = "sgd", on resume OPTIMIZER, in short help;
         /// Peak learning rate (mutually exclusive with --lr-base)
         #[arg(value_name = "LR")]
         lr: f64, within LR, in short help;
@@ -233,7 +234,7 @@ settings! {
         clip_mode: ClipMode = "norm", needs CLIP_GRAD;
         /// Gradient accumulation steps: batches per update
         #[arg(value_name = "N")]
-        grad_accum_steps: u32 = "1", within ACCUMULATION_STEPS, in short help;
+        grad_accum_steps: u32 = "1", within ACCUMULATION_STEPS, on resume UPDATE_COUNT, in short help;
     }
     "Schedule" {
         /// Epochs to train; with --lr-cycle-limit, length of the first cycle
@@ -336,7 +337,7 @@ settings! {
         amp: bool, in short help;
         /// Half-precision dtype of AMP; float16 uses loss scaling
         #[arg(value_name = "DTYPE")]
-        amp_dtype: AmpDtype = "float16", needs HALF_PRECISION, in short help;
+        amp_dtype: AmpDtype = "float16", needs NO_MODEL_DTYPE, needs HALF_PRECISION, in short help;
         /// Apex-style optimization level: O0 (f32) to O3 (pure half)
         #[arg(value_name = "LEVEL", ignore_case = true)]
         opt_level: OptLevelArg = "O0";
@@ -386,7 +387,7 @@ settings! {
         aug_splits: u32 = "0", needs AUGMENTATION;
         /// Repeated augmentation: copies of each image in the batches of all ranks
         #[arg(value_name = "N")]
-        aug_repeats: u32 = "0";
+        aug_repeats: u32 = "0", on resume SAMPLE_ORDER;
         /// Random erasing probability
         #[arg(value_name = "P")]
         reprob: f64 = "0", within PROBABILITY, needs AUGMENTATION, in short help;
@@ -437,14 +438,14 @@ settings! {
         defaults: DefaultSet = "fornax", in short help;
         /// Random seed of initial weights, shuffling and augmentation
         #[arg(value_name = "N")]
-        seed: u64 = "42", in short help;
+        seed: u64 = "42", on resume RANDOM_NUMBERS, in short help;
         /// Train one run per seed, such as 1,2,3, or 0-2; 0..3 is 0, 1 and 2, without 3; in folders seed-N, and report mean and standard deviation of the best metric
         #[arg(value_name = "SEEDS")]
         #[serde(with = "serde_text::parsed")]
         seeds: Seeds = "one run", in short help;
         /// Metric that selects the best checkpoint
         #[arg(value_name = "METRIC")]
-        eval_metric: EvalMetric = "top1", in short help;
+        eval_metric: EvalMetric = "top1", on resume RANKING, in short help;
         /// Validation interval: evaluate and save a checkpoint every N epochs, and after the last one
         #[arg(value_name = "N")]
         val_interval: u32 = "1", within AT_LEAST_ONE;
@@ -469,7 +470,7 @@ settings! {
         on_nonfinite: NonfinitePolicy = "stop";
         /// Training batches per epoch (also --train-steps-per-epoch)
         #[arg(value_name = "N", alias = "train-steps-per-epoch")]
-        train_batches_per_epoch: u32 = "all", within AT_LEAST_ONE;
+        train_batches_per_epoch: u32 = "all", within AT_LEAST_ONE, on resume SAMPLE_ORDER;
         /// Time cuDNN's convolution plans at the first use of a shape and use the fastest; resumed runs use the same
         cudnn_benchmark: bool = "on a CUDA device";
         /// Use deterministic cuDNN engines and NCCL algorithms only

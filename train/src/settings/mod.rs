@@ -3,6 +3,7 @@
 mod choices;
 mod definition;
 mod list;
+mod on_resume;
 mod range;
 mod requirement;
 mod seeds;
@@ -16,6 +17,7 @@ pub use choices::{
 };
 pub use definition::SettingDefinition;
 pub use list::{DEFINITIONS, Settings};
+pub use on_resume::OnResume;
 pub use range::{Number, Numeric, OutOfRange, ValueRange};
 pub use requirement::{Requirement, SettingsContext};
 pub use seeds::Seeds;
@@ -27,29 +29,46 @@ use serde_json::Value;
 /// Value of `--batch-size auto`, which `fornax train` replaces by the largest batch size that fits.
 pub const AUTO_BATCH_SIZE: u32 = 0;
 
+/// Settings that are other names of the same thing: one of the first in a layer replaces the second in the layers below.
+const REPLACEMENTS: [(&[&str], &[&str]); 6] = [
+    (&["lr", "lr_base"], &["lr", "lr_base"]),
+    (&["seed", "seeds"], &["seed", "seeds"]),
+    (&["amp", "opt_level", "model_dtype"], &["amp", "opt_level", "model_dtype"]),
+    (&["model_dtype"], &["amp_dtype"]),
+    (
+        &["pretrained", "pretrained_path", "initial_checkpoint"],
+        &["pretrained", "pretrained_path", "initial_checkpoint"],
+    ),
+    (&["drop_path", "drop_connect"], &["drop_path", "drop_connect"]),
+];
+
 impl Settings {
     /// These settings, completed by those of `lower`. A setting of `lower` is dropped if a setting here replaces it (`lr_base` replaces
     /// `lr`, another optimizer its arguments), or if it has no effect together with those here.
-    pub fn over(self, mut lower: Settings) -> Settings {
-        if self.lr.is_some() || self.lr_base.is_some() {
-            (lower.lr, lower.lr_base) = (None, None);
-        }
-        if self.seed.is_some() || self.seeds.is_some() {
-            (lower.seed, lower.seeds) = (None, None);
-        }
+    pub fn over(mut self, mut lower: Settings) -> Settings {
+        let alone = lower.clone();
         if self.opt.is_some() && self.opt != lower.opt {
             (lower.momentum, lower.opt_betas, lower.opt_eps, lower.opt_kwargs) = (None, None, None, None);
         }
-        if self.amp.is_some() || self.opt_level.is_some() || self.model_dtype.is_some() {
-            (lower.amp, lower.opt_level, lower.model_dtype) = (None, None, None);
+        if let Some(dtype) = lower.model_dtype.and_then(ModelDtype::half).filter(|_| self.amp_dtype.is_some())
+        {
+            // The level remains, in the dtype of the higher layer.
+            (lower.model_dtype, lower.opt_level, lower.amp_dtype) =
+                (None, Some(OptLevelArg::O3), Some(dtype));
         }
-        if self.pretrained.is_some() || self.pretrained_path.is_some() || self.initial_checkpoint.is_some() {
-            (lower.pretrained, lower.pretrained_path, lower.initial_checkpoint) = (None, None, None);
+        if let Some(Ok([channels, height, width])) = lower.input_size.as_deref().map(<[usize; 3]>::try_from) {
+            self.replace_input_size([channels, height, width]);
+            if self.input_size.as_ref().is_some_and(|size| size.first() != Some(&channels)) {
+                // One value suits any number of channels.
+                let suits = |values: &Vec<f32>| values.len() == 1;
+                (lower.mean, lower.std) = (lower.mean.filter(suits), lower.std.filter(suits));
+            }
         }
-        if self.img_size.is_some() || self.in_chans.is_some() || self.input_img_mode.is_some() {
-            lower.input_size = None;
+        for (names, replaced) in REPLACEMENTS {
+            if self.has_any(names) {
+                lower = lower.filtered(|name| !replaced.contains(&name));
+            }
         }
-        let alone = lower.clone();
         let (before, higher) = (alone.context(), self.given());
         let mut merged = lower.given();
         merged.extend(higher.clone());
@@ -62,6 +81,23 @@ impl Settings {
             };
             higher.contains_key(name) || !loses_effect()
         })
+    }
+
+    /// Sets the whole input size if a part of it is set, over that of a lower layer.
+    fn replace_input_size(&mut self, [channels, height, width]: [usize; 3]) {
+        let of_mode = self.input_img_mode.map(ImageMode::channels);
+        let has_part = self.img_size.is_some() || self.in_chans.is_some() || of_mode.is_some();
+        if self.input_size.is_none() && has_part {
+            let [height, width] = self.img_size.take().map_or([height, width], |side| [side; 2]);
+            let channels = self.in_chans.take().or(of_mode).unwrap_or(channels);
+            self.input_size = Some(vec![channels, height, width]);
+        }
+    }
+
+    /// True if a setting of these names is given.
+    fn has_any(&self, names: &[&str]) -> bool {
+        let given = self.given();
+        names.iter().any(|name| given.contains_key(*name))
     }
 
     /// The context of these settings alone, without a dataset's recipe.
@@ -142,6 +178,49 @@ mod tests {
         assert_eq!(merged, Settings { opt: adamw, momentum: None, ..lower.clone() });
         let merged = Settings { lr_base: Some(0.2), ..Settings::default() }.over(lower.clone());
         assert_eq!(merged, Settings { lr: None, lr_base: Some(0.2), ..lower });
+    }
+
+    #[test]
+    fn names_of_one_thing_replace_each_other_between_layers() {
+        let merged = |higher: Settings, lower: Settings| higher.over(lower);
+        let weights = Settings { model_dtype: Some(ModelDtype::Bfloat16), ..Settings::default() };
+        let resolved = Settings {
+            opt_level: Some(OptLevelArg::O3),
+            amp_dtype: Some(AmpDtype::Bfloat16),
+            ..Settings::default()
+        };
+        assert_eq!(merged(weights.clone(), resolved.clone()), weights, "of a checkpoint of the same options");
+        let other = Settings { amp_dtype: Some(AmpDtype::Float16), ..Settings::default() };
+        let expected = Settings { amp_dtype: Some(AmpDtype::Float16), ..resolved.clone() };
+        assert_eq!(merged(other.clone(), weights.clone()), expected);
+        assert_eq!(merged(other, resolved.clone()), expected);
+        let amp = Settings { amp: Some(true), ..Settings::default() };
+        assert_eq!(merged(amp.clone(), weights), amp);
+        let full = Settings { model_dtype: Some(ModelDtype::Float32), ..Settings::default() };
+        assert_eq!(merged(full.clone(), resolved), full);
+        let path = Settings { drop_path: Some(0.1), ..Settings::default() };
+        let connect = Settings { drop_connect: Some(0.2), ..Settings::default() };
+        assert_eq!(merged(connect.clone(), path.clone()), connect);
+        assert_eq!(merged(path.clone(), connect), path);
+    }
+
+    #[test]
+    fn part_of_the_input_size_keeps_the_other_parts() {
+        let lower = Settings { input_size: Some(vec![1, 12, 20]), ..Settings::default() };
+        let size = |higher: Settings| higher.over(lower.clone()).input_size.expect("whole");
+        assert_eq!(size(Settings { img_size: Some(16), ..Settings::default() }), [1, 16, 16]);
+        assert_eq!(size(Settings { in_chans: Some(3), ..Settings::default() }), [3, 12, 20]);
+        let mode = Settings { input_img_mode: Some(ImageMode::Rgb), ..Settings::default() };
+        assert_eq!(size(mode), [3, 12, 20]);
+        assert_eq!(size(Settings::default()), [1, 12, 20]);
+        let colours = Settings {
+            input_size: Some(vec![3, 8, 8]),
+            mean: Some(vec![0.1, 0.2, 0.3]),
+            std: Some(vec![0.5]),
+            ..Settings::default()
+        };
+        let grey = Settings { in_chans: Some(1), ..Settings::default() }.over(colours);
+        assert_eq!((grey.mean, grey.std), (None, Some(vec![0.5])));
     }
 
     #[test]

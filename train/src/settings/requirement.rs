@@ -1,5 +1,5 @@
 //! Conditions under which a setting has an effect.
-use super::{DefaultSet, ImageMode, OptLevelArg, Settings};
+use super::{DefaultSet, ImageMode, ModelDtype, OptLevelArg, Settings};
 use crate::augment::TrainCropMode;
 use crate::data::BadImagePolicy;
 use crate::schedule::Sched;
@@ -84,6 +84,8 @@ requirements! {
         "the loss is not binary cross entropy", "use --bce-loss too";
     MODEL_EMA: |c| c.given.model_ema == Some(true),
         "there is no EMA", "use --model-ema too";
+    NO_MODEL_DTYPE: |c| c.given.model_dtype.and_then(ModelDtype::half).is_none_or(|dtype| c.given.amp_dtype == Some(dtype)),
+        "--model-dtype is given", "use one of the two";
     HALF_PRECISION: |c| computes_in_half(c.given),
         "everything is computed in f32", "use --amp too";
     ERASING: |c| is_positive(c.given.reprob),
@@ -154,9 +156,10 @@ impl Settings {
 }
 
 fn computes_in_half(given: &Settings) -> bool {
-    match given.opt_level {
-        Some(level) => level != OptLevelArg::O0,
-        None => given.amp == Some(true),
+    match (given.model_dtype.and_then(ModelDtype::half), given.opt_level) {
+        (Some(_), _) => true,
+        (None, Some(level)) => level != OptLevelArg::O0,
+        (None, None) => given.amp == Some(true),
     }
 }
 

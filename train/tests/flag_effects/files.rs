@@ -21,7 +21,7 @@ use std::sync::LazyLock;
 /// - `classes.txt`: a class map with class b only, and class c without images
 pub fn root() -> &'static Path {
     static ROOT: LazyLock<PathBuf> = LazyLock::new(|| {
-        let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join("flag_effects");
+        let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join(env!("CARGO_CRATE_NAME"));
         if root.exists() {
             fs::remove_dir_all(&root).expect("removes");
         }
@@ -100,6 +100,7 @@ fn png(number: usize) -> Vec<u8> {
 }
 
 /// The events of a kind in a run's `metrics.jsonl`.
+#[allow(dead_code)]
 pub fn events(run: &Path, kind: &str) -> Vec<serde_json::Value> {
     let lines = fs::read_to_string(run.join("metrics.jsonl")).expect("reads");
     let events = lines.lines().map(|line| serde_json::from_str(line).expect("JSON"));
