@@ -13,5 +13,9 @@ fn main() -> std::process::ExitCode {
 fn raise_open_files() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
-    setrlimit(Resource::Nofile, limit).ok();
+    if setrlimit(Resource::Nofile, limit).is_err() {
+        // macOS has no larger one, whatever its maximum.
+        limit.current = Some(10_240);
+        setrlimit(Resource::Nofile, limit).ok();
+    }
 }

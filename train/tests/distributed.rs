@@ -1,4 +1,4 @@
-//! Runs of several processes: launchers, mismatches, non-finite values, and refused options. `FORNAX_TEST_SWEEP=full` and `=reliability` run
+//! Runs of several processes: launchers, mismatches, non-finite values, and rejected options. `FORNAX_TEST_SWEEP=full` and `=reliability` run
 //! every launcher on every number of ranks.
 mod common;
 #[path = "common/processes.rs"]
@@ -109,9 +109,9 @@ fn devices_flag_starts_one_process_per_device() {
 }
 
 #[test]
-fn devices_flag_is_refused_beside_other_choices_of_devices_and_ranks() {
+fn devices_flag_is_rejected_next_to_other_choices_of_devices_and_ranks() {
     let folder = folder();
-    let refused = |line: &str, variables: &[(&str, &str)], message: &str| {
+    let rejected = |line: &str, variables: &[(&str, &str)], message: &str| {
         let mut command = command_without_launcher(folder.path(), line);
         let output = command.envs(variables.iter().copied()).output().expect("the binary starts");
         assert_eq!(output.status.code(), Some(2), "{line}: {}", stderr(&output));
@@ -127,15 +127,15 @@ fn devices_flag_is_refused_beside_other_choices_of_devices_and_ranks() {
         ("--master-addr a", "--master-addr does not work with --devices"),
         ("--seeds 1,2 --device emulated:2", "--seeds does not work with several devices"),
     ] {
-        refused(&format!("{train} --devices 0,1 {flags}"), &[], message);
+        rejected(&format!("{train} --devices 0,1 {flags}"), &[], message);
     }
-    refused(&format!("{train} --devices 1,1"), &[], "device 1 is listed twice");
+    rejected(&format!("{train} --devices 1,1"), &[], "device 1 is listed twice");
     let torchrun =
         [("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "0"), ("MASTER_ADDR", "a"), ("MASTER_PORT", "1")];
     let why = "torchrun has started this process";
-    refused(&format!("{train} --device emulated:2 --devices 0,1"), &torchrun, why);
+    rejected(&format!("{train} --device emulated:2 --devices 0,1"), &torchrun, why);
     let launched = format!("launch --nproc-per-node 2 {train} --device emulated:2 --devices 0,1");
-    refused(&launched, &[], "fornax launch has started this process");
+    rejected(&launched, &[], "fornax launch has started this process");
 }
 
 #[test]
@@ -200,7 +200,7 @@ fn ranks_that_differ_end_at_once_with_the_difference() {
     // By default the machine may be busy.
     let limit = Duration::from_secs(if is_reliability_sweep() { 5 } else { 15 });
     assert!(longest < limit, "{longest:?}");
-    eprintln!("N3: {} mismatches are refused, after {:.1} s at most", cases.len(), longest.as_secs_f64());
+    eprintln!("N3: {} mismatches are rejected, after {:.1} s at most", cases.len(), longest.as_secs_f64());
 }
 
 #[test]

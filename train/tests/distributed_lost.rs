@@ -11,7 +11,7 @@ mod small_dataset;
 mod sweep;
 
 use common::succeed;
-use processes::{Ranks, folder, last_checkpoint, state, torchrun_rank, train};
+use processes::{Ranks, children, folder, last_checkpoint, state, torchrun_rank, train};
 use rustix::process::Signal;
 use small_dataset::{SMALL_DATASET, write_dataset};
 use std::fs;
@@ -110,8 +110,9 @@ fn lose(
         let text = ranks.text(rank, "err");
         assert_eq!(status.code(), Some(8), "{case}, rank {rank}: {text}");
         // A rank that has not joined has an unknown host, and rank 0 the address that was given.
-        let has_no_host =
-            ["did not connect within", "rank 0 did not answer within"].iter().any(|part| text.contains(part));
+        let has_no_host = ["did not connect within", "rank 0 did not respond within"]
+            .iter()
+            .any(|part| text.contains(part));
         let name = if moment == Moment::Rendezvous && has_no_host {
             format!("rank {lost} ")
         } else {
@@ -181,20 +182,6 @@ fn lost_rank_ends_a_run_over_nccl_with_code_8() {
     assert_eq!(status.code(), Some(8), "{text}");
     assert!(text.contains("rank 1 on "), "{text}");
     assert!(state(folder.path(), "lost").update >= 2);
-}
-
-/// Processes of a parent that run, by /proc.
-#[cfg(target_os = "linux")]
-fn children(parent: u32) -> Vec<u32> {
-    let of_parent = |entry: fs::DirEntry| {
-        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
-        let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
-        // After the name: state, parent.
-        let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
-        let (state, of) = (fields.next()?, fields.next()?);
-        (state != "Z" && of == parent.to_string()).then_some(pid)
-    };
-    fs::read_dir("/proc").expect("lists").flatten().filter_map(of_parent).collect()
 }
 
 #[cfg(target_os = "linux")]

@@ -2,6 +2,7 @@
 //! listens on.
 use super::launcher::Launch;
 use super::rendezvous::resolve;
+use super::wire::Timed;
 use crate::{Error, Result};
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -23,8 +24,7 @@ const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Publishes the port of rank 0.
 pub fn publish_port(launch: &Launch, port: u16) -> Result<()> {
-    let published =
-        AgentStore::connect(launch).and_then(|mut store| store.set(&key(launch), &port.to_string()));
+    let published = AgentStore::connect(launch).and_then(|store| store.set(&key(launch), &port.to_string()));
     published.map_err(|e| {
         Error::usage("the store of torchrun's agent cannot be used")
             .at(format!("{}:{}", launch.address, launch.port))
@@ -57,40 +57,45 @@ impl AgentStore {
                 break;
             }
         }
-        let mut stream = stream?;
-        stream.set_read_timeout(Some(REPLY_TIMEOUT))?;
+        let stream = stream?;
         let mut greeting = vec![VALIDATE];
         greeting.extend(VALIDATION_MAGIC.to_le_bytes());
-        stream.write_all(&greeting)?;
+        Timed::new(&stream, REPLY_TIMEOUT).write_all(&greeting)?;
         Ok(AgentStore(stream))
     }
 
+    /// The connection, for one request.
+    fn timed(&self) -> Timed<'_> {
+        Timed::new(&self.0, REPLY_TIMEOUT)
+    }
+
     /// Sets a key.
-    fn set(&mut self, key: &str, value: &str) -> io::Result<()> {
+    fn set(&self, key: &str, value: &str) -> io::Result<()> {
         let mut request = vec![SET];
         append(&mut request, key);
         append(&mut request, value);
-        self.0.write_all(&request)
+        self.timed().write_all(&request)
     }
 
     /// The value of a key, if it is set.
-    fn get(&mut self, key: &str) -> io::Result<Option<String>> {
+    fn get(&self, key: &str) -> io::Result<Option<String>> {
         let mut request = vec![CHECK];
         request.extend(1u64.to_le_bytes());
         append(&mut request, key);
-        self.0.write_all(&request)?;
+        let mut timed = self.timed();
+        timed.write_all(&request)?;
         let mut reply = [0];
-        self.0.read_exact(&mut reply)?;
+        timed.read_exact(&mut reply)?;
         if reply[0] != READY {
             return Ok(None);
         }
         let mut request = vec![GET];
         append(&mut request, key);
-        self.0.write_all(&request)?;
+        timed.write_all(&request)?;
         let mut length = [0; 8];
-        self.0.read_exact(&mut length)?;
+        timed.read_exact(&mut length)?;
         let mut value = vec![];
-        (&mut self.0).take(u64::from_le_bytes(length).min(1024)).read_to_end(&mut value)?;
+        timed.take(u64::from_le_bytes(length).min(1024)).read_to_end(&mut value)?;
         String::from_utf8(value).map(Some).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
     }
 }

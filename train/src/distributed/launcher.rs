@@ -6,8 +6,8 @@ mod slurm;
 pub use flags::LaunchFlags;
 pub use job::{ID_VARIABLE, Job, port_of_id};
 
-pub use super::wire::TOKEN_VARIABLE;
-use super::wire::{RendezvousToken, TOKEN_FILE_VARIABLE, random_text};
+use super::wire::{RendezvousToken, random_text};
+pub use super::wire::{TOKEN_FILE_VARIABLE, TOKEN_VARIABLE};
 use crate::{Error, Result};
 use std::time::Duration;
 

@@ -22,11 +22,13 @@ fn ignores_hangups() -> bool {
 }
 
 /// Runs `fornax` to its end.
+#[allow(dead_code)]
 pub fn run(folder: &Path, arguments: &str) -> Output {
     command(folder, arguments).output().expect("the binary starts")
 }
 
 /// Runs `fornax`, checks that it succeeds, and returns its stdout.
+#[allow(dead_code)]
 pub fn succeed(folder: &Path, arguments: &str) -> String {
     let output = run(folder, arguments);
     assert!(output.status.success(), "{arguments}: {}", stderr(&output));
@@ -34,6 +36,7 @@ pub fn succeed(folder: &Path, arguments: &str) -> String {
 }
 
 /// The stderr of a finished command.
+#[allow(dead_code)]
 pub fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }

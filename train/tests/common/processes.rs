@@ -16,8 +16,17 @@ const RUN: &str = "--dataset idx --data-dir small --model resnet8 --epochs 4 --w
     --model-ema-decay 0.9 --recovery-interval 1 --log-interval 1 --progress plain --output out --threads 1 --workers 1";
 
 /// Variables of launchers.
-const VARIABLES: [&str; 7] =
-    ["RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "SLURM_PROCID", "PMI_RANK"];
+const VARIABLES: [&str; 9] = [
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_RANK",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "SLURM_PROCID",
+    "PMI_RANK",
+    "FORNAX_RENDEZVOUS_TOKEN",
+    "FORNAX_RDZV_ID",
+];
 
 /// Arguments of a run of this name on `world` ranks.
 #[allow(dead_code)]
@@ -61,6 +70,24 @@ pub fn torchrun_rank(folder: &Path, arguments: &str, rank: usize, world: usize, 
     }
     command.env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", port.to_string());
     command
+}
+
+/// Processes of a parent that run, by /proc, in the order of their ids.
+#[cfg(target_os = "linux")]
+#[allow(dead_code)]
+pub fn children(parent: u32) -> Vec<u32> {
+    let of_parent = |entry: fs::DirEntry| {
+        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+        let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
+        // After the name: state, parent.
+        let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+        let (state, of) = (fields.next()?, fields.next()?);
+        (state != "Z" && of == parent.to_string()).then_some(pid)
+    };
+    let mut children: Vec<u32> =
+        fs::read_dir("/proc").expect("lists").flatten().filter_map(of_parent).collect();
+    children.sort_unstable();
+    children
 }
 
 /// Processes of a run.
@@ -159,6 +186,7 @@ impl Ranks {
     }
 
     /// Waits for all ranks, which must succeed, and returns the last line of rank 0: its hash.
+    #[allow(dead_code)]
     pub fn hash(mut self) -> String {
         for rank in 0..self.children.len() {
             let status = self.wait(rank, Duration::from_secs(120));

@@ -12,6 +12,11 @@ pub const CASES: &[Case] = &[
     tested("world_size", "distributed.rs", "every_launcher_gives_the_same_run"),
     tested("master_addr", "distributed.rs", "every_launcher_gives_the_same_run"),
     tested("master_port", "distributed.rs", "every_launcher_gives_the_same_run"),
+    tested(
+        "rdzv_id",
+        "rendezvous_jobs.rs",
+        "job_whose_port_another_job_uses_ends_and_the_other_one_is_undisturbed",
+    ),
     check("local_rank", local_rank_selects_the_device),
     check("dist_timeout", missing_rank_is_lost_after_the_timeout),
 ];

@@ -202,3 +202,33 @@ fn split_name(bytes: &[u8]) -> Option<(&str, &[u8])> {
     let (name, value) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
     Some((std::str::from_utf8(name).ok()?, value))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn damaged_values_are_rejected() {
+        let mut payload = 7u64.to_le_bytes().to_vec();
+        for value in [&b"abc"[..], b"", b"de"] {
+            payload.extend((value.len() as u64).to_le_bytes());
+            payload.extend(value);
+        }
+        let values = vec![b"abc".to_vec(), vec![], b"de".to_vec()];
+        assert_eq!(split_values(&payload), Some((7, values)));
+        for length in 0..payload.len() {
+            let values = split_values(&payload[..length]).map_or(0, |(_, values)| values.len());
+            assert!(values < 3, "{length} bytes");
+        }
+        payload[8..16].copy_from_slice(&u64::MAX.to_le_bytes());
+        assert_eq!(split_values(&payload), None);
+    }
+
+    #[test]
+    fn damaged_names_are_rejected() {
+        assert_eq!(split_name(b"\x02\0\0\0abc"), Some(("ab", &b"c"[..])));
+        for damaged in [&b""[..], b"\x02\0\0", b"\x04\0\0\0abc", b"\xff\xff\xff\xffabc", b"\x01\0\0\0\xff"] {
+            assert_eq!(split_name(damaged), None, "{damaged:?}");
+        }
+    }
+}

@@ -87,7 +87,7 @@ impl Ignored {
         self.all += 1;
         if self.all <= MAX_NOTES {
             let last = if self.all == MAX_NOTES { "; further ones are not reported" } else { "" };
-            message!("note: a connection from {from} is ignored: {why}{last}");
+            message!("note: a connection from {from} is ignored: {}{last}", shown(why));
         }
     }
 }

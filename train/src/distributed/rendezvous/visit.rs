@@ -13,7 +13,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-/// Interval between attempts to connect, and after one that a wrong token ended.
+/// Interval between attempts to connect, and after one that rank 0 rejected.
 const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 const DENIED_INTERVAL: Duration = Duration::from_secs(1);
 /// Time to connect to an address, and for the handshake.
@@ -62,7 +62,10 @@ pub fn visit(launch: &Launch, mut hello: Hello, deadline: Instant) -> Result<Met
         if !is_reported && started.elapsed() >= EARLY.min(launch.timeout / 2) {
             is_reported = last.report(launch);
         }
-        let interval = if matches!(last, Setback::OtherToken) { DENIED_INTERVAL } else { RETRY_INTERVAL };
+        let interval = match last {
+            Setback::OtherToken | Setback::OtherRestart(_) => DENIED_INTERVAL,
+            _ => RETRY_INTERVAL,
+        };
         std::thread::sleep(interval.min(deadline.saturating_duration_since(Instant::now())));
     }
     Err(last.into_error(launch))
@@ -181,12 +184,12 @@ impl Setback {
             {
                 format!("{address} is this machine, and nothing listens there")
             }
-            Setback::OtherToken => "it rejects this process's token".into(),
+            Setback::OtherToken => "rank 0 rejects this process's token".into(),
             _ => return false,
         };
         let seconds = launch.timeout.as_secs_f64();
         message!(
-            "warning: rank {rank} has not reached rank 0 at {}: {why}; it tries for {seconds} s",
+            "warning: rank {rank} has not reached rank 0 at {}: {why}; it keeps trying, {seconds} s in all",
             place(launch)
         );
         true
