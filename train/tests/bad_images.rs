@@ -319,7 +319,7 @@ fn resumed_run_keeps_the_bad_images_of_its_first_part() {
     };
     // Paths are absolute in a resumed run.
     let indices = |rows: &[String]| -> Vec<String> {
-        rows.iter().map(|row| row.splitn(3, ',').nth(1).expect("an index").to_string()).collect()
+        rows.iter().map(|row| row.split(',').nth(1).expect("an index").to_string()).collect()
     };
     for (world, has_list) in [(1, false), (1, true), (2, false)] {
         let name = format!("kept-{world}-{has_list}");
@@ -347,4 +347,55 @@ fn resumed_run_keeps_the_bad_images_of_its_first_part() {
         assert!(output.status.success(), "{world} ranks: {}", stderr(&output));
         assert_eq!(state(root, &name).bad_images.training.len(), 1);
     }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn image_that_cannot_be_opened_for_the_limit_of_open_files_is_not_bad() {
+    use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+    use std::time::{Duration, Instant};
+    let folder = dataset();
+    let root = folder.path();
+    let flags = "--epochs 1 --epoch-repeats 5000 --experiment a --progress plain --log-interval 1";
+    let log = root.join("stderr");
+    let mut child = common::command(root, &format!("train shapes {TINY} {flags}"))
+        .stderr(fs::File::create(&log).expect("a file"))
+        .spawn()
+        .expect("the binary starts");
+    let pid = Pid::from_child(&child);
+    // Limits are inherited.
+    let inherited = getrlimit(Resource::Nofile);
+    let set_limit = |current: Option<u64>| {
+        prlimit(Some(pid), Resource::Nofile, Rlimit { current, ..inherited }).expect("it runs");
+    };
+    let updates = || fs::read_to_string(&log).expect("reads").matches("  batch ").count();
+    let mut wait_for = |count: usize| {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while updates() < count {
+            assert!(
+                Instant::now() < deadline,
+                "{count} updates: {}",
+                fs::read_to_string(&log).expect("reads")
+            );
+            assert!(
+                child.try_wait().expect("a child").is_none(),
+                "{}",
+                fs::read_to_string(&log).expect("reads")
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    wait_for(1);
+    // Below the number of open files: none can be opened.
+    set_limit(Some(3));
+    std::thread::sleep(Duration::from_secs(1));
+    let paused = updates();
+    set_limit(inherited.current);
+    wait_for(paused + 5);
+    set_limit(Some(3));
+    let status = child.wait().expect("ends");
+    let text = fs::read_to_string(&log).expect("reads");
+    assert_eq!(status.code(), Some(7), "{text}");
+    assert!(text.contains("Too many open files") && text.contains("ulimit -n"), "{text}");
+    assert!(!root.join("out/a/bad_images.csv").exists() && !text.contains("cannot be read and"), "{text}");
 }
