@@ -24,7 +24,7 @@ pub struct Error {
 pub enum DiskFailure {
     /// The disk is full.
     NoSpace,
-    /// The folder of the file does not exist.
+    /// The folder of the file does not exist, or another one has its path.
     NoFolder,
 }
 

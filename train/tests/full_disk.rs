@@ -49,10 +49,15 @@ impl Drop for SmallDisk {
     }
 }
 
+/// The run with a small model, whose checkpoints are about as large as its reports.
+fn of_small_model() -> String {
+    TRAIN.replace("resnet18", "resnet8")
+}
+
 /// Hash of a run without lack of space, and the size of a checkpoint.
-fn reference(folder: &Path) -> (String, u64) {
+fn reference(folder: &Path, train: &str) -> (String, u64) {
     small_dataset::write_small_dataset(folder);
-    let text = succeed(folder, &format!("{TRAIN} --output whole --experiment a"));
+    let text = succeed(folder, &format!("{train} --output whole --experiment a"));
     let last = folder.join("whole/a/checkpoints/last.safetensors");
     (text.lines().last().expect("a hash").to_string(), fs::metadata(last).expect("exists").len())
 }
@@ -62,9 +67,9 @@ fn run_with_wait(folder: &Path, arguments: &str, seconds: &str) -> Output {
     command(folder, arguments).env("FORNAX_DISK_WAIT", seconds).output().expect("the binary starts")
 }
 
-/// Starts a run on a disk with space for one checkpoint, and waits until it waits for space.
+/// Starts a run of a small model on a disk with space for one checkpoint, and waits until it waits for space.
 fn run_that_waits(folder: &Path, options: &str) -> Ranks {
-    let arguments = format!("{TRAIN} --output disk --experiment a {options}");
+    let arguments = format!("{} --output disk --experiment a {options}", of_small_model());
     let mut ranks = Ranks::start_with(folder, "a", 1, |_, _| {
         let mut command = command(folder, &arguments);
         command.env("FORNAX_DISK_WAIT", "100");
@@ -109,7 +114,7 @@ fn epochs(folder: &Path, name: &str) -> (u32, u32) {
 #[test]
 fn full_disk_keeps_the_newest_last_and_best_and_gives_up_ranked_checkpoints() {
     let folder = tempfile::tempdir().expect("a folder");
-    let (hash, size) = reference(folder.path());
+    let (hash, size) = reference(folder.path(), TRAIN);
     let Some(_disk) = SmallDisk::mount(&folder.path().join("disk"), size * 5 / 2) else {
         eprintln!("skipped: no right to mount a file system");
         return;
@@ -131,7 +136,7 @@ fn full_disk_keeps_the_newest_last_and_best_and_gives_up_ranked_checkpoints() {
 #[test]
 fn run_continues_by_resume_once_a_full_disk_has_space() {
     let folder = tempfile::tempdir().expect("a folder");
-    let (hash, size) = reference(folder.path());
+    let (hash, size) = reference(folder.path(), TRAIN);
     let Some(disk) = SmallDisk::mount(&folder.path().join("disk"), size * 3 / 2) else {
         eprintln!("skipped: no right to mount a file system");
         return;
@@ -160,7 +165,7 @@ fn run_continues_by_resume_once_a_full_disk_has_space() {
 #[test]
 fn run_waits_for_space_at_its_end_and_loses_no_line_of_its_metrics() {
     let folder = tempfile::tempdir().expect("a folder");
-    let (hash, size) = reference(folder.path());
+    let (hash, size) = reference(folder.path(), &of_small_model());
     // Next to the first checkpoint there is hardly any space, also for the lines of logs.
     let Some(disk) = SmallDisk::mount(&folder.path().join("disk"), size + (200 << 10)) else {
         eprintln!("skipped: no right to mount a file system");
@@ -175,12 +180,14 @@ fn run_waits_for_space_at_its_end_and_loses_no_line_of_its_metrics() {
     assert_eq!(ranks.hash(), hash);
     assert_eq!(epochs(folder.path(), "last").0, 4);
     assert_complete(&events(folder.path()), 4);
+    let summary = fs::read_to_string(folder.path().join("disk/a/summary.csv")).expect("reads");
+    assert_eq!(summary.lines().count(), 5, "{summary}");
 }
 
 #[test]
 fn interrupted_run_waits_for_space_and_gives_up_at_the_second_signal() {
     let folder = tempfile::tempdir().expect("a folder");
-    let (_, size) = reference(folder.path());
+    let (_, size) = reference(folder.path(), &of_small_model());
     let Some(disk) = SmallDisk::mount(&folder.path().join("disk"), size * 3 / 2) else {
         eprintln!("skipped: no right to mount a file system");
         return;
@@ -202,7 +209,7 @@ fn interrupted_run_waits_for_space_and_gives_up_at_the_second_signal() {
 fn run_on_a_small_disk_resumes_to_the_same_bits_and_metrics() {
     let folder = tempfile::tempdir().expect("a folder");
     small_dataset::write_small_dataset(folder.path());
-    let train = TRAIN.replace("resnet18", "resnet8") + " --recovery-interval 1 --epochs 6";
+    let train = of_small_model() + " --recovery-interval 1 --epochs 6";
     let text = succeed(folder.path(), &format!("{train} --output whole --experiment a"));
     let hash = text.lines().last().expect("a hash");
     let size =
@@ -243,7 +250,7 @@ fn run_on_a_small_disk_resumes_to_the_same_bits_and_metrics() {
 #[test]
 fn superseded_recovery_checkpoints_make_room_for_the_newest_state() {
     let folder = tempfile::tempdir().expect("a folder");
-    let (hash, size) = reference(folder.path());
+    let (hash, size) = reference(folder.path(), TRAIN);
     let Some(_disk) = SmallDisk::mount(&folder.path().join("disk"), size * 5 / 2) else {
         eprintln!("skipped: no right to mount a file system");
         return;

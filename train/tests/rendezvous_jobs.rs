@@ -1,4 +1,5 @@
 //! Jobs on one machine: two that start at once do not mix, whatever their launcher, ports and options; and the addresses at which ranks meet.
+//! `FORNAX_TEST_SWEEP=reliability` starts 100 pairs.
 mod common;
 #[path = "common/processes.rs"]
 mod processes;
@@ -6,6 +7,8 @@ mod processes;
 mod ranks;
 #[path = "common/small_dataset.rs"]
 mod small_dataset;
+#[path = "common/sweep.rs"]
+mod sweep;
 
 use fornax::distributed::{Job, Launch, TcpCollective, join};
 use fornax::error::ErrorKind;
@@ -14,6 +17,7 @@ use ranks::{free_port, identity, launch};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
+use sweep::is_reliability_sweep;
 
 /// Variables of a rank of a job.
 type Variables = Vec<(&'static str, String)>;
@@ -57,42 +61,53 @@ fn unique(number: usize) -> String {
     format!("{}{number}", std::process::id())
 }
 
+/// The processes of job 0 or 1 of a pair, which are started by Open MPI, as steps of a common Slurm job, or by `fornax launch`.
+fn start(folder: &Path, pair: usize, job: usize, arguments: &str) -> Ranks {
+    let name = format!("job-{pair}-{job}");
+    if pair % 3 == 2 {
+        let launch = format!("launch --nproc-per-node 2 {arguments}");
+        return Ranks::start_with(folder, &name, 1, |_, _| command_without_launcher(folder, &launch));
+    }
+    Ranks::start_with(folder, &name, 2, |process, _| {
+        // Rank 1 of one job starts before rank 0.
+        let of_rank = if job == pair % 2 { 1 - process } else { process };
+        let variables = match pair % 3 {
+            0 => open_mpi(&format!("prterun-{}@{job}", unique(pair)), of_rank),
+            _ => slurm(&unique(pair), &job.to_string(), of_rank),
+        };
+        rank(folder, arguments, variables)
+    })
+}
+
 #[test]
 fn jobs_of_one_machine_that_start_at_once_do_not_mix() {
     let folder = folder();
-    let arguments = |name: &str, options: &str| format!("{} --print-hash {options}", short(name));
-    // Options of job A and of job B.
     let options = ["--lr 0.1", "--lr 0.2"];
+    let arguments =
+        |name: &str, job: usize| format!("{} --print-hash --dist-timeout 60 {}", short(name), options[job]);
     let expected = [0, 1].map(|job| {
         let name = format!("expected-{job}");
-        Ranks::start(folder.path(), &name, 2, |_| arguments(&name, options[job])).hash()
+        Ranks::start(folder.path(), &name, 2, |_| arguments(&name, job)).hash()
     });
     assert_ne!(expected[0], expected[1]);
-    for number in 0..6 {
-        let start = |job: usize| {
-            let name = format!("job-{number}-{job}");
-            let arguments = arguments(&name, options[job]);
-            Ranks::start_with(folder.path(), &name, 2, |process, _| {
-                // Rank 1 of one job starts before rank 0.
-                let of_rank = if job == number % 2 { 1 - process } else { process };
-                let variables = match number % 2 {
-                    0 => open_mpi(&format!("prterun-{}@{job}", unique(number)), of_rank),
-                    _ => slurm(&unique(number), &job.to_string(), of_rank),
-                };
-                rank(folder.path(), &arguments, variables)
-            })
-        };
-        let (mut one, mut other) = (start(0), start(1));
-        for (job, ranks) in [&mut one, &mut other].into_iter().enumerate() {
+    let (pairs, started) = (if is_reliability_sweep() { 100 } else { 6 }, Instant::now());
+    for pair in 0..pairs {
+        let mut jobs =
+            [0, 1].map(|job| start(folder.path(), pair, job, &arguments(&format!("job-{pair}-{job}"), job)));
+        for (job, ranks) in jobs.iter_mut().enumerate() {
             let mut hashes = String::new();
-            for process in 0..2 {
+            for process in 0..ranks.len() {
                 let status = ranks.wait(process, Duration::from_secs(120));
-                assert!(status.success(), "pair {number}, job {job}: {}", ranks.text(process, "err"));
+                assert!(status.success(), "pair {pair}, job {job}: {}", ranks.text(process, "err"));
                 hashes += &ranks.text(process, "out");
             }
-            assert_eq!(hashes.lines().last(), Some(&*expected[job]), "pair {number}, job {job}");
+            assert_eq!(hashes.lines().last(), Some(&*expected[job]), "pair {pair}, job {job}");
         }
     }
+    eprintln!(
+        "N2: {pairs} pairs of jobs start at once, each job has the result of the job alone, {} s",
+        started.elapsed().as_secs()
+    );
 }
 
 #[test]

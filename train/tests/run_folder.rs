@@ -189,9 +189,13 @@ fn pipes_and_devices_are_rejected_as_checkpoints_and_weights() {
 }
 
 /// Starts a run, stops it within its training, changes its files, and continues it.
-fn run_with_change(folder: &Path, change: impl FnOnce(&Path)) -> Ranks {
+fn run_with_change(folder: &Path, wait: &str, change: impl FnOnce(&Path)) -> Ranks {
     let arguments = format!("{TRAIN} --experiment a --epochs 8 --print-hash");
-    let mut run = Ranks::start_with(folder, "a", 1, |_, _| command(folder, &arguments));
+    let mut run = Ranks::start_with(folder, "a", 1, |_, _| {
+        let mut command = command(folder, &arguments);
+        command.env("FORNAX_DISK_WAIT", wait);
+        command
+    });
     run.wait_until("epoch 1", |run| run.text(0, "err").contains("epoch 1  loss"));
     run.signal(0, Signal::STOP);
     // The signal is not delivered at once.
@@ -214,7 +218,7 @@ fn undisturbed_hash(folder: &Path) -> String {
 fn run_continues_in_a_new_folder_if_its_folder_was_removed() {
     let folder = folder();
     let hash = undisturbed_hash(folder.path());
-    let mut run = run_with_change(folder.path(), |path| fs::remove_dir_all(path).expect("removes"));
+    let mut run = run_with_change(folder.path(), "0", |path| fs::remove_dir_all(path).expect("removes"));
     let status = run.wait(0, Duration::from_secs(120));
     let text = run.text(0, "err");
     assert!(status.success(), "{text}");
@@ -236,7 +240,7 @@ fn run_continues_in_a_new_folder_if_its_folder_was_moved_and_names_the_other() {
     let folder = folder();
     let hash = undisturbed_hash(folder.path());
     let moved = folder.path().join("out/moved");
-    let mut run = run_with_change(folder.path(), |path| fs::rename(path, &moved).expect("moves"));
+    let mut run = run_with_change(folder.path(), "0", |path| fs::rename(path, &moved).expect("moves"));
     let status = run.wait(0, Duration::from_secs(120));
     let text = run.text(0, "err");
     assert!(status.success(), "{text}");
@@ -257,7 +261,7 @@ fn run_continues_in_a_new_folder_if_its_folder_was_moved_and_names_the_other() {
 #[test]
 fn run_without_a_place_for_its_folder_ends_with_exit_code_7_and_the_cause() {
     let folder = folder();
-    let mut run = run_with_change(folder.path(), |path| {
+    let mut run = run_with_change(folder.path(), "0.2", |path| {
         fs::remove_dir_all(path.parent().expect("a parent")).expect("removes");
     });
     let status = run.wait(0, Duration::from_secs(120));
@@ -266,7 +270,21 @@ fn run_without_a_place_for_its_folder_ends_with_exit_code_7_and_the_cause() {
     let error = text.rsplit("error: ").next().expect("an error");
     assert!(error.contains("the run's folder was removed while the run trains"), "{text}");
     assert!(error.contains("out does not exist") && error.contains("help   create "), "{text}");
+    assert!(text.contains("not saved yet") && text.contains("trying again every"), "{text}");
     assert!(!text.contains("free some space"), "{text}");
+}
+
+#[test]
+fn run_waits_at_its_end_for_a_place_for_its_folder() {
+    let folder = folder();
+    let hash = undisturbed_hash(folder.path());
+    let out = folder.path().join("out");
+    let mut run = run_with_change(folder.path(), "100", |_| fs::remove_dir_all(&out).expect("removes"));
+    run.wait_until("the wait", |run| run.text(0, "err").contains("trying again every"));
+    fs::create_dir(&out).expect("creates");
+    assert_eq!(run.hash(), hash);
+    let last = checkpoint::read(&out.join("a/checkpoints/last.safetensors")).expect("a checkpoint");
+    assert_eq!(last.header.state.epoch, 8);
 }
 
 /// The checkpoints of a run grow with its history: the last ones are above a limit of files between the sizes of the first and the last.

@@ -1,5 +1,5 @@
 //! Metrics as CSV and JSON Lines.
-use super::{Callback, EpochEnd, Rollback, TrainBegin};
+use super::{Callback, EpochEnd, Rollback, TrainBegin, TrainEnd};
 use crate::Result;
 use crate::checkpoint::durable;
 use crate::report::{UpdateMetrics, rollback_event, summary_csv};
@@ -29,6 +29,11 @@ impl Callback for CsvLogger {
     }
 
     fn on_epoch_end(&mut self, event: &EpochEnd) -> Result<()> {
+        self.write(event.state)
+    }
+
+    /// Writes the file once more: the disk may have been full after the last epoch.
+    fn on_train_end(&mut self, event: &TrainEnd) -> Result<()> {
         self.write(event.state)
     }
 }

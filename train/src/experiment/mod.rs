@@ -440,10 +440,10 @@ fn trainer_options(config: &Config) -> TrainerOptions {
     }
 }
 
-/// Environment variable with the longest wait for space on a full disk at the end of a run, in seconds.
+/// Environment variable with the longest wait for space on a full disk, or for a removed folder, at the end of a run, in seconds.
 const DISK_WAIT_VARIABLE: &str = "FORNAX_DISK_WAIT";
 
-/// The longest wait for space, from the text of [`DISK_WAIT_VARIABLE`]; the default if it is not a number.
+/// The longest wait, from the text of [`DISK_WAIT_VARIABLE`]; the default if it is not a number.
 fn disk_wait(text: Option<&str>) -> Duration {
     let seconds = text.and_then(|text| text.trim().parse::<f64>().ok());
     seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).unwrap_or(DISK_WAIT)

@@ -2,6 +2,7 @@
 use super::appended::is_at;
 use super::{FOLDERS, cannot_write};
 use crate::checkpoint::{LOCK_FILE, RunLock};
+use crate::error::DiskFailure;
 use crate::{Error, Result};
 use std::fs::{self, File};
 use std::io;
@@ -52,20 +53,21 @@ impl RunLocation {
             None => "its files until now are lost".to_string(),
         };
         let fail = |why: String, remedy: String| {
-            Error::disk(happened).at_path(&self.path).because(format!("{earlier}; {why}")).remedy(remedy)
+            Error::disk(happened)
+                .at_path(&self.path)
+                .because(format!("{earlier}; {why}"))
+                .remedy(remedy)
+                .with_disk_failure(DiskFailure::NoFolder)
         };
         match fs::create_dir(&self.path) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let above = self.path.parent().unwrap_or(&self.path).display();
-                return Err(fail(
-                    format!("{above} does not exist"),
-                    format!("create {above}: the run continues in a new folder there"),
-                ));
+                return Err(fail(format!("{above} does not exist"), format!("create {above}")));
             }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && is_unused(&self.path) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                let remedy = "move it away: the run continues in a new folder".to_string();
+                let remedy = "move it away".to_string();
                 return Err(fail("another file or folder has its path".into(), remedy));
             }
             Err(error) => return Err(cannot_write(happened, &self.path, &error)),

@@ -20,7 +20,7 @@ pub struct TrainerOptions {
     pub on_nonfinite: NonfinitePolicy,
     /// Distribution of running statistics over the ranks at the end of an epoch.
     pub dist_bn: DistBn,
-    /// Longest wait for space on a full disk when the last state of a run is saved.
+    /// Longest wait for space on a full disk, or for a removed folder, when the last state of a run is saved.
     pub disk_wait: Duration,
 }
 

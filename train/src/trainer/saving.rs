@@ -12,7 +12,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 impl Trainer<'_> {
     /// Saves the state. A full disk may have space again later, and earlier checkpoints still exist: during a run a failure is only reported.
-    /// At the start it is an error. At the end, and when a signal interrupts the run, the run waits for space.
+    /// At the start it is an error. At the end, and when a signal interrupts the run, the run waits for space, or for its
+    /// folder.
     pub(super) fn save(&mut self, reason: SaveReason, callback: &mut dyn Callback) -> Result<()> {
         // An interrupted run is saved even if another rank has gone.
         match (self.gather_bad_images(), reason) {
@@ -32,7 +33,9 @@ impl Trainer<'_> {
         };
         let has_failed = self.status.save_failed.replace(saved.is_err());
         match saved {
-            Err(error) if is_last && is_full(&error) => self.wait_for_space(error, reason, callback),
+            Err(error) if is_last && error.disk_failure().is_some() => {
+                self.save_again(error, reason, callback)
+            }
             Err(error) if error.kind() == ErrorKind::Disk && !is_last && reason != SaveReason::Start => {
                 if has_failed {
                     return Ok(());
@@ -47,27 +50,24 @@ impl Trainer<'_> {
         }
     }
 
-    /// Attempts to save again until the disk has space, a signal arrives or the time is over.
-    fn wait_for_space(
-        &self,
-        mut error: Error,
-        reason: SaveReason,
-        callback: &mut dyn Callback,
-    ) -> Result<()> {
+    /// Attempts to save again until it succeeds, a signal arrives or the time is over.
+    fn save_again(&self, mut error: Error, reason: SaveReason, callback: &mut dyn Callback) -> Result<()> {
         // The other ranks wait for this one, and not longer.
         let of_ranks = self.distributed.map(|run| run.group.operation_timeout().mul_f64(0.8));
         let limit = of_ranks.map_or(self.options.disk_wait, |limit| limit.min(self.options.disk_wait));
         let interval = INTERVAL.min(limit / 60).max(POLL_INTERVAL);
         let (started, is_interrupted) = (Instant::now(), self.signals.interrupt().is_some());
         if !limit.is_zero() {
-            let place = error.location().unwrap_or("the output folder").to_string();
-            let help = error.help().unwrap_or("free some space").to_string();
-            callback.on_message(&format!(
-                "warning: the disk is full, and the last checkpoint is not saved yet: {place}\n{help}; trying again every {} for {}, Ctrl-C \
-                 gives up",
-                duration(interval),
-                duration(limit)
-            ))?;
+            let warning = Error::disk(format!("the last checkpoint is not saved yet: {}", error.what()))
+                .at(error.location().unwrap_or("the output folder"))
+                .because(error.why().unwrap_or("the disk is full"))
+                .remedy(format!(
+                    "{}; trying again every {} for {}, Ctrl-C gives up",
+                    error.help().unwrap_or("free some space"),
+                    duration(interval),
+                    duration(limit)
+                ));
+            callback.on_message(&format!("warning: {warning}"))?;
         }
         while started.elapsed() < limit {
             let next = Instant::now() + interval;
@@ -80,16 +80,12 @@ impl Trainer<'_> {
             }
             match callback.on_save(&self.snapshot(), reason) {
                 Ok(()) => return callback.on_message("the last checkpoint is saved"),
-                Err(again) if is_full(&again) => error = again,
+                Err(again) if again.disk_failure().is_some() => error = again,
                 Err(other) => return Err(other),
             }
         }
         Err(error)
     }
-}
-
-fn is_full(error: &Error) -> bool {
-    error.disk_failure() == Some(DiskFailure::NoSpace)
 }
 
 /// A duration such as `10 s`, `10 min` or `0.5 s`.

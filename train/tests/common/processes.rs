@@ -166,6 +166,12 @@ impl Ranks {
         }
     }
 
+    /// Number of processes.
+    #[allow(dead_code)]
+    pub fn len(&self) -> usize {
+        self.children.len()
+    }
+
     /// True if a rank has ended.
     #[allow(dead_code)]
     pub fn has_ended(&mut self, rank: usize) -> bool {
