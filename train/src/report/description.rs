@@ -26,9 +26,8 @@ pub struct RunStart<'a> {
     pub log_interval: u64,
 }
 
-/// Writes `args.yaml`, which `--config` reads back, and `env.json`: machine, time and command of the first start, and a list of the later
-/// ones. An earlier `args.yaml` of other settings becomes `args.1.yaml`, `args.2.yaml` and so on. Returns the options in `env.json` that
-/// differ from those of the previous start.
+/// Writes both files. An earlier `args.yaml` of other settings becomes `args.1.yaml`, `args.2.yaml` and so on. Returns the options in
+/// `env.json` that differ from those of the previous start.
 pub fn write(folder: &Path, start: &RunStart) -> Result<Vec<OptionChange>> {
     let title = "# The settings of this run; `fornax train -c` with this file trains it again.\n";
     let yaml = format!("{title}{}", with_absolute_paths(start.settings).to_yaml());
