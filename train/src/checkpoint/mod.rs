@@ -12,6 +12,7 @@ mod newest;
 mod room;
 pub(crate) mod space;
 mod stored_paths;
+mod validity;
 
 pub use conv_plans::ConvPlans;
 pub use lock::{LOCK_FILE, RunLock};
@@ -244,7 +245,8 @@ pub(crate) fn header(
     {
         return Err(format!("its layout is version {version}; this version of fornax reads up to {VERSION}"));
     }
-    serde_json::from_str(state).map(Some).map_err(|e| format!("its state: {e}"))
+    let header: CheckpointHeader = serde_json::from_str(state).map_err(|e| format!("its state: {e}"))?;
+    header.check().map(|()| Some(header))
 }
 
 fn verify_checksum(sums: &Checksums, name: &str, sum: u32) -> std::result::Result<(), String> {

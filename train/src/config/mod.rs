@@ -175,7 +175,7 @@ impl Config {
         }
         let grad_accum_steps = given.grad_accum_steps.unwrap_or(1);
         let lr_base = given.lr_base.or(recipe.lr_base).filter(|_| given.lr.is_none());
-        let global_batch_size = batch_size * world_size as u32 * grad_accum_steps;
+        let global_batch_size = f64::from(batch_size) * world_size as f64 * f64::from(grad_accum_steps);
         let lr = given.lr.or(lr_base.map(|base| base * lr_scale(given, &name, global_batch_size)));
         let lr = lr.unwrap_or(default_lr);
         let schedule = schedule::options(given, sched, &recipe, lr);
@@ -396,8 +396,8 @@ impl Config {
 }
 
 /// timm's factor of `lr_base`: the ratio `batch_size / lr_base_size`, or its square root.
-fn lr_scale(given: &Settings, name: &OptimizerName, batch_size: u32) -> f64 {
-    let ratio = f64::from(batch_size) / f64::from(given.lr_base_size.unwrap_or(256));
+fn lr_scale(given: &Settings, name: &OptimizerName, batch_size: f64) -> f64 {
+    let ratio = batch_size / f64::from(given.lr_base_size.unwrap_or(256));
     let adaptive = ["ada", "lamb"].iter().any(|part| name.base_name().contains(part));
     let default = if adaptive { LrScale::Sqrt } else { LrScale::Linear };
     match given.lr_base_scale.unwrap_or(default) {

@@ -179,7 +179,8 @@ impl RunFolder {
         &self.path
     }
 
-    /// Writes `args.yaml` and `env.json`; see [`description::write`].
+    /// Writes `args.yaml`, which `--config` reads back, and `env.json`: machine, time and command of the first start, and a list of the
+    /// later ones. Earlier settings are kept under a number. Returns the options in `env.json` that differ from those of the previous start.
     pub fn describe_run(
         &mut self,
         settings: &Settings,

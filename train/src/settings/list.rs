@@ -52,7 +52,7 @@ settings! {
         input_img_mode: ImageMode = "RGB for 3 input channels, L for 1";
         /// Number of classes, at least as many as the dataset has
         #[arg(value_name = "N")]
-        num_classes: usize = "the dataset's", on resume ARCHITECTURE, in short help;
+        num_classes: usize = "the dataset's", within CLASS_COUNT, on resume ARCHITECTURE, in short help;
         /// Use the first N training images of a keyed shuffle
         #[arg(value_name = "N")]
         train_num_samples: usize = "all";
@@ -64,7 +64,7 @@ settings! {
         epoch_repeats: f64 = "1" | "0", within NON_NEGATIVE, on resume SAMPLE_ORDER;
         /// Frames per clip, for videos as folders of frames
         #[arg(value_name = "T")]
-        clip_len: usize = "single images";
+        clip_len: usize = "single images", within FRAMES;
         /// Frames of a clip: sparse over the whole video, or dense (adjacent)
         #[arg(value_name = "MODE")]
         #[serde(with = "serde_text::value_enum")]
@@ -86,7 +86,7 @@ settings! {
         workers: usize = "4, at most one per CPU", within WORKER_COUNT, in short help;
         /// Batches that the loader prepares ahead
         #[arg(value_name = "N")]
-        prefetch: usize = "2", needs WORKERS;
+        prefetch: usize = "2", within PREFETCHED, needs WORKERS;
         /// Seconds without a batch after which a stalled loader is an error
         #[arg(value_name = "SECONDS")]
         loader_timeout: u32 = "120", within AT_LEAST_ONE, needs WORKERS;
@@ -115,10 +115,10 @@ settings! {
         reset_classifier: bool, needs LOADED_WEIGHTS, on resume INITIAL_WEIGHTS;
         /// Side of the square input images
         #[arg(value_name = "N")]
-        img_size: usize = "the model's; for digits, IDX and CIFAR the dataset's, if the model takes any size", needs NO_INPUT_SIZE, in short help;
+        img_size: usize = "the model's; for digits, IDX and CIFAR the dataset's, if the model takes any size", within PIXELS, needs NO_INPUT_SIZE, in short help;
         /// Input size: channels, height and width; overrides --img-size and --in-chans
         #[arg(value_name = "N", num_args = 3)]
-        input_size: Vec<usize>;
+        input_size: Vec<usize>, within PIXELS;
         /// Input channels: 3 (RGB) or 1 (grey); images are converted
         #[arg(value_name = "N")]
         in_chans: usize = "3; for digits, IDX and CIFAR the dataset's", needs NO_INPUT_SIZE, on resume ARCHITECTURE;
@@ -384,7 +384,7 @@ settings! {
         aa: AutoAugment = "none", needs AUGMENTATION, in short help;
         /// Augmentation splits: differently augmented copies of each image, the first one clean
         #[arg(value_name = "N")]
-        aug_splits: u32 = "0", needs AUGMENTATION;
+        aug_splits: u32 = "0", within COPIES, needs AUGMENTATION;
         /// Repeated augmentation: copies of each image in the batches of all ranks
         #[arg(value_name = "N")]
         aug_repeats: u32 = "0", on resume SAMPLE_ORDER;
@@ -430,7 +430,7 @@ settings! {
         tta: u32 = "0", in short help;
         /// Maximum random shift along each axis in pixels, in crop mode shift
         #[arg(value_name = "PIXELS")]
-        shift: u32, needs AUGMENTATION, needs SHIFT_CROP;
+        shift: u32, within PIXELS, needs AUGMENTATION, needs SHIFT_CROP;
     }
     "Run" {
         /// Set of defaults: fornax, or timm for the defaults of timm's train.py in every option

@@ -9,6 +9,7 @@ mod requirement;
 mod seeds;
 mod serde_text;
 mod timm;
+mod validity;
 pub mod value_parsers;
 
 pub use choices::{

@@ -81,6 +81,11 @@ ranges! {
     JITTER = Included(0.0), Included(2.0), "between 0 and 2", of_fractions;
     WORKER_COUNT = Included(0.0), Included(1024.0), "between 0 and 1024";
     ACCUMULATION_STEPS = Included(1.0), Included(4096.0), "between 1 and 4096";
+    PREFETCHED = Included(0.0), Included(1024.0), "at most 1024";
+    CLASS_COUNT = Included(0.0), Included(1e6), "at most 1000000";
+    PIXELS = Included(0.0), Included(16384.0), "at most 16384";
+    COPIES = Included(0.0), Included(1024.0), "at most 1024";
+    FRAMES = Included(1.0), Included(4096.0), "between 1 and 4096";
     ERASED_BOXES = Included(1.0), Included(16.0), "between 1 and 16";
 }
 

@@ -80,6 +80,7 @@ impl WeightsIdentity {
         // Of another version, maybe.
         all.retain(|key, _| SETTINGS.contains(&key.as_str()));
         let settings: Settings = serde_json::from_value(all.into()).map_err(|e| damaged(e.to_string()))?;
+        settings.check_values().map_err(damaged)?;
         let positive = |values: &Vec<f32>| values.iter().all(|value| value.is_finite() && *value > 0.0);
         let is_valid = settings.std.as_ref().is_none_or(positive)
             && settings.mean.as_ref().is_none_or(|mean| mean.iter().all(|value| value.is_finite()))
