@@ -118,7 +118,8 @@ mod tests {
     fn addresses_of_other_machines_are_listened_on_everywhere() {
         // Reserved for documentation.
         for host in ["192.0.2.7", "2001:db8::7", "no-such-host.invalid"] {
-            let address = listen(host, 0).expect("listens").local_addr().expect("an address");
+            let listener = listen(host, 0).expect("listens");
+            let address = listener.local_addr().expect("an address");
             assert!(address.ip().is_unspecified(), "{host}: {address}");
             TcpStream::connect(("127.0.0.1", address.port())).expect("IPv4 reaches it");
         }
