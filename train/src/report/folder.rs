@@ -1,12 +1,13 @@
 //! Folder of a run: `args.yaml env.json summary.csv metrics.jsonl log.txt report.html plots/ samples/ checkpoints/`.
 use super::clock::{date_time, timestamp};
+use super::folder_keeper::{FolderKeeper, write_descriptions};
 use super::tensorboard::event_files;
 use super::{Machine, UpdateMetrics, metrics_file, progress::event};
 use crate::callbacks::{
     Callback, EpochBegin, EpochEnd, Rollback, RunSnapshot, SaveReason, TrainBegin, TrainEnd,
 };
-use crate::checkpoint::{LOCK_FILE, RunLock, durable, with_absolute_paths};
-use crate::run_files::{self, AppendedFile, FILES, FOLDERS, RunLocation, regular};
+use crate::checkpoint::{LOCK_FILE, RunLock, with_absolute_paths};
+use crate::run_files::{self, AppendedFile, FILES, FOLDERS, regular};
 use crate::settings::Settings;
 use crate::trainer::{Evaluation, TrainerState};
 use crate::{Error, Result};
@@ -42,15 +43,6 @@ pub struct RunFolder {
     epoch_started: Instant,
     /// The folder with its lock, until [`RunFolder::take_keeper`].
     keeper: Option<FolderKeeper>,
-}
-
-/// Callback that is called before the others: if the run's folder was moved or removed, it creates a new one.
-#[derive(Debug)]
-pub struct FolderKeeper {
-    location: RunLocation,
-    /// Names and contents of the files that are written only at the start.
-    descriptions: Vec<(&'static str, String)>,
-    message: Option<String>,
 }
 
 impl Destination {
@@ -143,11 +135,7 @@ impl RunFolder {
                 ranks: 1,
                 started: now,
                 epoch_started: now,
-                keeper: Some(FolderKeeper {
-                    location: RunLocation::new(path.clone(), lock),
-                    descriptions: vec![],
-                    message: None,
-                }),
+                keeper: Some(FolderKeeper::new(path.clone(), lock)),
                 path,
             })
         })();
@@ -205,7 +193,7 @@ impl RunFolder {
         let descriptions = vec![("args.yaml", yaml), ("env.json", format!("{env:#}\n"))];
         write_descriptions(&self.path, &descriptions)?;
         if let Some(keeper) = &mut self.keeper {
-            keeper.descriptions = descriptions;
+            keeper.describe(descriptions);
         }
         Ok(())
     }
@@ -299,46 +287,6 @@ impl Callback for RunFolder {
         self.log.flush().and(self.metrics.flush()).ok();
         Ok(())
     }
-}
-
-impl FolderKeeper {
-    fn keep(&mut self) -> Result<()> {
-        if let Some(message) = self.location.restore()? {
-            self.message = Some(message);
-            write_descriptions(self.location.path(), &self.descriptions)?;
-        }
-        Ok(())
-    }
-}
-
-impl Callback for FolderKeeper {
-    fn on_train_begin(&mut self, _: &TrainBegin) -> Result<()> {
-        self.keep()
-    }
-
-    fn on_batch_end(&mut self, _: &UpdateMetrics) -> Result<()> {
-        self.keep()
-    }
-
-    fn on_epoch_end(&mut self, _: &EpochEnd) -> Result<()> {
-        self.keep()
-    }
-
-    fn on_save(&mut self, _: &RunSnapshot, _: SaveReason) -> Result<()> {
-        self.keep()
-    }
-
-    fn on_train_end(&mut self, _: &TrainEnd) -> Result<()> {
-        self.keep()
-    }
-
-    fn take_message(&mut self) -> Option<String> {
-        self.message.take()
-    }
-}
-
-fn write_descriptions(folder: &Path, descriptions: &[(&str, String)]) -> Result<()> {
-    descriptions.iter().try_for_each(|(name, text)| durable::write(&folder.join(name), text.as_bytes()))
 }
 
 /// Seconds with three digits after the point.
