@@ -194,8 +194,10 @@ pub fn read(path: &Path) -> Result<Checkpoint> {
             .remedy("pass another checkpoint to --resume, or start over without --resume")
     };
     let bytes = read_weights(path).map_err(|e| match e.kind() {
-        // Not a regular file, or longer than its header declares.
-        io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData => fail(e.to_string()),
+        // Not a regular file, longer than its header declares, or larger than the memory.
+        io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData | io::ErrorKind::OutOfMemory => {
+            fail(e.to_string())
+        }
         _ => Error::unreadable(ErrorKind::Checkpoint, "the checkpoint cannot be read", path, &e),
     })?;
     let (tensors, metadata) =

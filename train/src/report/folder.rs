@@ -1,13 +1,14 @@
 //! Folder of a run: `args.yaml env.json summary.csv metrics.jsonl log.txt report.html plots/ samples/ checkpoints/`.
 use super::clock::{date_time, timestamp};
-use super::description::{self, DescriptionFile, RunStart};
+use super::description::{self, RunStart};
+use super::folder_keeper::FolderKeeper;
 use super::{Machine, UpdateMetrics, metrics_file, progress::event};
 use crate::callbacks::{
     Callback, EpochBegin, EpochEnd, Rollback, RunSnapshot, SaveReason, TrainBegin, TrainEnd,
 };
 use crate::checkpoint::{LOCK_FILE, RunLock};
 use crate::experiment::OptionChange;
-use crate::run_files::{self, AppendedFile, FOLDERS, RunLocation};
+use crate::run_files::{self, AppendedFile, FOLDERS};
 use crate::settings::Settings;
 use crate::trainer::{Evaluation, TrainerState};
 use crate::{Error, Result};
@@ -43,15 +44,6 @@ pub struct RunFolder {
     epoch_started: Instant,
     /// The folder with its lock, until [`RunFolder::take_keeper`].
     keeper: Option<FolderKeeper>,
-}
-
-/// Callback that is called before the others: if the run's folder was moved or removed, it creates a new one.
-#[derive(Debug)]
-pub struct FolderKeeper {
-    location: RunLocation,
-    /// Names and contents of the files that are written only at the start.
-    descriptions: Vec<DescriptionFile>,
-    message: Option<String>,
 }
 
 impl Destination {
@@ -144,11 +136,7 @@ impl RunFolder {
                 ranks: 1,
                 started: now,
                 epoch_started: now,
-                keeper: Some(FolderKeeper {
-                    location: RunLocation::new(path.clone(), lock),
-                    descriptions: vec![],
-                    message: None,
-                }),
+                keeper: Some(FolderKeeper::new(path.clone(), lock)),
                 path,
             })
         })();
@@ -193,7 +181,7 @@ impl RunFolder {
         let (files, changes) = description::describe(&self.path, &start)?;
         description::write(&self.path, &files)?;
         if let Some(keeper) = &mut self.keeper {
-            keeper.descriptions = files;
+            keeper.describe(files);
         }
         Ok(changes)
     }
@@ -294,42 +282,6 @@ impl Callback for RunFolder {
     fn on_save(&mut self, _: &RunSnapshot, _: SaveReason) -> Result<()> {
         self.log.flush().and(self.metrics.flush()).ok();
         Ok(())
-    }
-}
-
-impl FolderKeeper {
-    fn keep(&mut self) -> Result<()> {
-        if let Some(message) = self.location.restore()? {
-            self.message = Some(message);
-            description::write(self.location.path(), &self.descriptions)?;
-        }
-        Ok(())
-    }
-}
-
-impl Callback for FolderKeeper {
-    fn on_train_begin(&mut self, _: &TrainBegin) -> Result<()> {
-        self.keep()
-    }
-
-    fn on_batch_end(&mut self, _: &UpdateMetrics) -> Result<()> {
-        self.keep()
-    }
-
-    fn on_epoch_end(&mut self, _: &EpochEnd) -> Result<()> {
-        self.keep()
-    }
-
-    fn on_save(&mut self, _: &RunSnapshot, _: SaveReason) -> Result<()> {
-        self.keep()
-    }
-
-    fn on_train_end(&mut self, _: &TrainEnd) -> Result<()> {
-        self.keep()
-    }
-
-    fn take_message(&mut self) -> Option<String> {
-        self.message.take()
     }
 }
 

@@ -33,9 +33,14 @@ impl Machine {
             cpu: cpu_name().unwrap_or_else(unknown),
             simd: format!("{:?}", simd::level()).to_lowercase(),
             threads: rayon::current_num_threads(),
-            memory: field("/proc/meminfo", "MemTotal").as_deref().and_then(kibibytes).unwrap_or(0),
+            memory: total_memory(),
         }
     }
+}
+
+/// Main memory in bytes; 0 if unknown.
+pub fn total_memory() -> u64 {
+    field("/proc/meminfo", "MemTotal").as_deref().and_then(kibibytes).unwrap_or(0)
 }
 
 /// Main memory in bytes that new allocations can use without swapping; 0 if unknown.

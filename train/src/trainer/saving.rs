@@ -92,7 +92,7 @@ impl Trainer<'_> {
 fn duration(time: Duration) -> String {
     match time.as_secs() {
         seconds if seconds >= 60 && seconds.is_multiple_of(60) => format!("{} min", seconds / 60),
-        _ => format!("{} s", time.as_secs_f64()),
+        _ => format!("{} s", (100.0 * time.as_secs_f64()).round() / 100.0),
     }
 }
 
@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn durations_have_their_unit() {
-        let all = [10_000, 600_000, 500, 90_000].map(|ms| duration(Duration::from_millis(ms)));
-        assert_eq!(all, ["10 s", "10 min", "0.5 s", "90 s"]);
+        let all = [10_000, 600_000, 500, 90_000, 133].map(|ms| duration(Duration::from_millis(ms)));
+        assert_eq!(all, ["10 s", "10 min", "0.5 s", "90 s", "0.13 s"]);
     }
 }

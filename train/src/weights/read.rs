@@ -1,5 +1,6 @@
 //! Reading of weights files: regular files only, and no more bytes than their headers declare.
 use super::ForeignFormat;
+use crate::report::{self, total_memory};
 use crate::run_files::regular;
 use fornax_nn::state_dict::SafetensorsHeader;
 use std::fs::File;
@@ -33,8 +34,16 @@ pub(crate) fn read_weights(path: &Path) -> io::Result<Vec<u8>> {
             Ok(header) => header.file_length,
         },
     };
-    let left = limit.saturating_sub(bytes.len() as u64);
-    bytes.reserve_exact(left.min(length) as usize);
+    let left = limit.min(length).saturating_sub(bytes.len() as u64);
+    let memory = total_memory();
+    if left > memory && memory > 0 {
+        let [size, memory] = [left, memory].map(report::bytes);
+        return Err(io::Error::new(
+            io::ErrorKind::OutOfMemory,
+            format!("the file has {size}, and the machine has {memory} of memory"),
+        ));
+    }
+    bytes.reserve_exact(left as usize);
     file.take(left).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
@@ -67,6 +76,27 @@ fn start(file: &mut File) -> io::Result<(Vec<u8>, bool)> {
 mod tests {
     use super::*;
     use std::fs;
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn file_that_is_larger_than_the_memory_is_rejected() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("a");
+        let elements = 1u64 << 42;
+        let text = format!(r#"{{"x":{{"dtype":"U8","shape":[{elements}],"data_offsets":[0,{elements}]}}}}"#);
+        let start = [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat();
+        let length = start.len() as u64 + elements;
+        for start in [&start[..], b"PK\x03\x04 a zip archive"] {
+            fs::write(&path, start).expect("writes");
+            fs::OpenOptions::new()
+                .write(true)
+                .open(&path)
+                .and_then(|file| file.set_len(length))
+                .expect("grows");
+            let text = read_weights(&path).expect_err("too large").to_string();
+            assert!(text.contains("of memory"), "{text}");
+        }
+    }
 
     #[test]
     fn no_more_than_the_header_declares_is_read() {
