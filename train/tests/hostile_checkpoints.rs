@@ -137,11 +137,13 @@ fn info(path: &Path) -> Result<()> {
     file.identity().map(drop)
 }
 
+/// Use of a checkpoint.
+type Use = fn(&Path) -> Result<()>;
+
 /// Checks that a changed state is an error of the documented kinds, or harmless; the failure.
 fn failure(file: &[u8], folder: &Path, name: &str, state: &str) -> Option<String> {
     let path = folder.join(format!("{}.safetensors", name.replace(['/', ' ', '"'], "_")));
     fs::write(&path, with_state(file, state)).expect("writes");
-    type Use = fn(&Path) -> Result<()>;
     let uses: [(&str, Use); 3] = [("resume", resume), ("info", info), ("val", val)];
     let failures =
         uses.into_iter().filter_map(|(what, act)| match catch_unwind(AssertUnwindSafe(|| act(&path))) {

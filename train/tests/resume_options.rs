@@ -262,6 +262,18 @@ fn changed_number_of_updates_per_epoch_keeps_the_learning_rates_of_the_epochs() 
     assert_eq!((run.state.epoch, run.state.update), (2, 4));
 }
 
+#[test]
+fn changed_sample_order_is_accepted_with_the_start_of_the_epoch() {
+    let given = arguments_of("");
+    let changed = Settings { aug_repeats: Some(2), ..Settings::default() };
+    let error = resumed(&changed, stopped(&given, Some(1))).err().expect("within an epoch").to_string();
+    assert!(error.contains("--start-epoch 0"), "{error}");
+    let again = Settings { start_epoch: Some(0), ..changed };
+    let run = resumed(&again, stopped(&given, Some(1))).expect("the epoch starts again");
+    assert_eq!((run.state.epoch, run.state.batch, run.state.update), (0, 0, 0));
+    assert!(run.changes().iter().any(|change| change.option == "--aug-repeats"));
+}
+
 /// The values of a model's state, as f32.
 fn values(model: &dyn Module) -> Vec<f32> {
     let floats = state_entries(model).into_iter().filter(|entry| entry.tensor.dtype().is_float());
@@ -304,7 +316,7 @@ fn ema_that_ends_at_a_resume_leaves_the_weights_as_without_it() {
     assert!(
         run.changes()
             .iter()
-            .any(|change| (change.option.as_str(), change.to.as_str()) == ("--model-ema", "default"))
+            .any(|change| (change.option.as_str(), change.to.as_str()) == ("--model-ema", "false"))
     );
     run.run().expect("trains");
     assert!(run.ema().is_none());

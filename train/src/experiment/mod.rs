@@ -188,6 +188,8 @@ impl Experiment {
 
     /// Builds every part that is not set, and restores the checkpoint of a resumed run. Writes nothing.
     pub fn build(&mut self) -> Result<()> {
+        // An impossible value is reported before anything is written.
+        disk_wait()?;
         self.build_data()?;
         self.build_model()?;
         self.build_criterion();
@@ -389,7 +391,7 @@ impl Experiment {
             self.validation_loader.as_ref().expect("built"),
             self.train_step.as_mut().expect("built"),
             data.num_classes,
-            trainer_options(&self.config),
+            trainer_options(&self.config)?,
         );
         trainer.device = self.device;
         trainer.signals = &*self.signals;
@@ -427,8 +429,8 @@ impl Experiment {
 }
 
 /// Options of the trainer.
-fn trainer_options(config: &Config) -> TrainerOptions {
-    TrainerOptions {
+fn trainer_options(config: &Config) -> Result<TrainerOptions> {
+    Ok(TrainerOptions {
         grad_accum_steps: config.grad_accum_steps,
         batches_per_epoch: config.batches_per_epoch,
         val_interval: config.val_interval,
@@ -436,17 +438,22 @@ fn trainer_options(config: &Config) -> TrainerOptions {
         eval_metric: config.eval_metric,
         on_nonfinite: config.on_nonfinite,
         dist_bn: config.dist_bn,
-        disk_wait: disk_wait(std::env::var(DISK_WAIT_VARIABLE).ok().as_deref()),
-    }
+        disk_wait: disk_wait()?,
+    })
 }
 
 /// Environment variable with the longest wait for space on a full disk, or for a removed folder, at the end of a run, in seconds.
 const DISK_WAIT_VARIABLE: &str = "FORNAX_DISK_WAIT";
 
-/// The longest wait, from the text of [`DISK_WAIT_VARIABLE`]; the default if it is not a number.
-fn disk_wait(text: Option<&str>) -> Duration {
-    let seconds = text.and_then(|text| text.trim().parse::<f64>().ok());
-    seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).unwrap_or(DISK_WAIT)
+/// The longest wait. Errors if the variable is not a number of seconds.
+fn disk_wait() -> Result<Duration> {
+    let Ok(text) = std::env::var(DISK_WAIT_VARIABLE) else { return Ok(DISK_WAIT) };
+    let seconds = text.trim().parse::<f64>().ok();
+    seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).ok_or_else(|| {
+        Error::usage("the longest wait for disk space is not a number of seconds")
+            .at(format!("{DISK_WAIT_VARIABLE}={text}"))
+            .remedy("set it to a number, 0 for no wait, or unset it")
+    })
 }
 
 /// CUDA graph mode from `--cuda-graph`, device and optimizer.

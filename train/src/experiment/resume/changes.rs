@@ -82,7 +82,8 @@ pub fn changes(config: &Config, header: &CheckpointHeader, epoch: Option<u32>) -
             "aug_splits" if config.settings.split_bn == Some(true) => architecture(),
             _ => definition.on_resume,
         };
-        let [from, to] = [from, to].map(|value| text(definition, value.as_ref()));
+        let is_flag = from.as_ref().or(to.as_ref()).is_some_and(Value::is_boolean);
+        let [from, to] = [from, to].map(|value| text(definition, value.as_ref(), is_flag));
         let option = format!("--{}", name.replace('_', "-"));
         changes.push(OptionChange { option, from, to, on_resume });
     }
@@ -125,8 +126,9 @@ fn comparable(settings: &Settings, is_square: bool) -> Map<String, Value> {
 }
 
 /// A value as it is written on the command line, or the default.
-fn text(definition: &SettingDefinition, value: Option<&Value>) -> String {
+fn text(definition: &SettingDefinition, value: Option<&Value>, is_flag: bool) -> String {
     match value {
+        None if is_flag && definition.default.is_none() => "false".into(),
         None => definition.default.filter(|text| !text.contains([' ', ';'])).unwrap_or("default").into(),
         Some(Value::Array(values)) => values.iter().map(scalar).collect::<Vec<_>>().join(" "),
         Some(value) => scalar(value),
@@ -137,10 +139,11 @@ fn scalar(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         // Numbers of f32 have more digits as f64.
-        Value::Number(number) => match number.as_f64() {
-            Some(wide) if number.is_f64() && f64::from(wide as f32) == wide => (wide as f32).to_string(),
-            Some(wide) if number.is_f64() => wide.to_string(),
-            _ => number.to_string(),
+        Value::Number(number) => match number.as_f64().filter(|_| number.is_f64()) {
+            Some(wide) if wide != 0.0 && wide.abs() < 1e-3 => format!("{wide:e}"),
+            Some(wide) if f64::from(wide as f32) == wide => (wide as f32).to_string(),
+            Some(wide) => wide.to_string(),
+            None => number.to_string(),
         },
         other => other.to_string(),
     }
@@ -153,13 +156,18 @@ mod tests {
 
     #[test]
     fn values_are_written_as_on_the_command_line() {
-        let of = |name: &str, value: Option<Value>| text(definition(name), value.as_ref());
+        let of = |name: &str, value: Option<Value>| text(definition(name), value.as_ref(), false);
         assert_eq!(of("mean", Some(json!([0.485f32, 0.5]))), "0.485 0.5");
         assert_eq!(of("lr", Some(json!(0.05))), "0.05");
+        assert_eq!(of("opt_eps", Some(json!(1e-8))), "1e-8");
+        assert_eq!(of("weight_decay", Some(json!(2.0))), "2");
         assert_eq!(of("opt", Some(json!("adamw"))), "adamw");
         assert_eq!(of("aug_repeats", None), "0");
         assert_eq!(of("gp", None), "default");
         assert_eq!(of("model_ema", Some(json!(true))), "true");
+        assert_eq!(text(definition("model_ema"), None, true), "false");
+        assert_eq!(text(definition("deterministic"), None, true), "true");
+        assert_eq!(text(definition("cudnn_benchmark"), None, true), "default");
     }
 
     #[test]
