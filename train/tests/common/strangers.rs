@@ -114,8 +114,7 @@ impl Mutations {
                 bytes = repeated;
             }
             _ => {
-                let mut read = frame;
-                let mut whole = Frame::read(&mut read, 1 << 20).expect("a frame");
+                let mut whole = Frame::read(&mut &*frame, 1 << 20).expect("a frame");
                 for _ in 0..1 + self.next(4) {
                     match whole.payload.len() {
                         0 => whole.payload.push(self.next(256) as u8),

@@ -11,7 +11,6 @@ use super::{
     HELLO, Hello, MAX_HELLO, Member, Met, REJECTION, Reason, Rejection, WELCOME, Welcome, unusable, with_port,
 };
 use crate::error::ErrorKind;
-use crate::message::count;
 use crate::{Error, Result};
 use serde::Serialize;
 use std::io;
@@ -176,10 +175,8 @@ fn welcome(
         let mut why =
             format!("{} did not connect within {} s", ranks(&missing), launch.timeout.as_secs_f64());
         if ignored.with_other_token > 0 {
-            why += &format!(
-                "\n{} with another token, or none, ignored ({TOKEN_VARIABLE})",
-                count(ignored.with_other_token, "connection")
-            );
+            let number = ignored.with_other_token;
+            why += &format!("\nignored connections with another token, or none: {number} ({TOKEN_VARIABLE})");
         }
         let streams = connections.iter().map(|(_, stream)| stream);
         streams.for_each(|stream| reject(stream, Reason::Incomplete, "the group is incomplete", &why));

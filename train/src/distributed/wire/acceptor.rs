@@ -198,3 +198,48 @@ impl Shared {
         pending.threads -= 1;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Frame, RendezvousToken};
+    use super::*;
+    use std::io::Read;
+
+    /// Kind of the first frame that arrives.
+    fn next_kind(arrivals: &Receiver<Arrival<u8>>) -> u8 {
+        loop {
+            let arrival = arrivals.recv_timeout(Duration::from_secs(20)).expect("a connection");
+            if let Ok((_, kind)) = arrival.greeting {
+                return kind;
+            }
+        }
+    }
+
+    #[test]
+    fn silent_connections_keep_no_other_out() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let handshake = Handshake::rendezvous(&RendezvousToken::new("a"));
+        let read = |timed: &mut Timed<'_>| Ok(Frame::read(timed, 8)?.kind);
+        let (acceptor, arrivals) = Acceptor::start(listener, handshake.clone(), 2, read).expect("starts");
+        let connect = || TcpStream::connect(address).expect("connects");
+        let greet = |kind| {
+            let mut stream = connect();
+            handshake.connect(&mut stream).expect("the same token");
+            Frame::write(&mut stream, kind, &[]).expect("writes");
+            stream
+        };
+        let mut silent: Vec<TcpStream> = (0..20).map(|_| connect()).collect();
+        let _first = greet(7);
+        assert_eq!(next_kind(&arrivals), 7);
+        // Before the time of a greeting ends.
+        silent[0].set_read_timeout(Some(GREETING_TIME / 2)).expect("sets");
+        assert_eq!(silent[0].read(&mut [0]).expect("it is closed"), 0);
+        acceptor.complete();
+        silent.push(connect());
+        let _second = greet(8);
+        assert_eq!(next_kind(&arrivals), 8);
+        acceptor.close();
+        assert!(TcpStream::connect(address).is_err(), "the port is free");
+    }
+}
