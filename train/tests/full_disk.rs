@@ -262,3 +262,16 @@ fn superseded_recovery_checkpoints_make_room_for_the_newest_state() {
     assert!(!text.contains("training continues without"), "every state was saved: {text}");
     assert_eq!(epochs(folder.path(), "last").0, 4);
 }
+
+#[test]
+fn wait_that_is_no_number_is_an_error_before_anything_is_written() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let output = command(folder.path(), "train --output out --experiment a")
+        .env("FORNAX_DISK_WAIT", "ten")
+        .output()
+        .expect("the binary starts");
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    assert!(text.contains("FORNAX_DISK_WAIT=ten") && text.contains("0 for no wait"), "{text}");
+    assert!(!folder.path().join("out").exists());
+}
