@@ -307,11 +307,11 @@ fn resumed_run_keeps_the_bad_images_of_its_first_part() {
         }
     };
     // One batch an epoch meets few of them.
-    let resume = |name: &str, world: usize, allowed: usize| {
+    let resume = |name: &str, world: usize, allowed: usize, options: &str| {
         copy(name, &["args.yaml", "checkpoints/last.safetensors"]);
         let max_bad = (allowed as f64 + 0.5) / training_images(root) as f64;
         let flags = format!(
-            "--resume out/{name} --epochs 2 --train-batches-per-epoch 1 --max-bad {max_bad} --batch-size {}",
+            "--resume out/{name} --epochs 2 --train-batches-per-epoch 1 --max-bad {max_bad} --batch-size {} {options}",
             12 / world
         );
         let train = format!("train {flags} --progress none");
@@ -326,12 +326,12 @@ fn resumed_run_keeps_the_bad_images_of_its_first_part() {
         if has_list {
             copy(&name, &["bad_images.csv"]);
         }
-        let output = resume(&name, world, all.len());
+        let output = resume(&name, world, all.len(), "");
         assert!(output.status.success(), "{world} ranks: {}", stderr(&output));
         let listed = rows(root, &name);
         assert_eq!(indices(&listed), indices(&all), "{world} ranks list the images of the first part");
         assert_eq!(state(root, &name).bad_images.training.len(), all.len());
-        let output = resume(&format!("limited-{world}"), world, all.len() - 1);
+        let output = resume(&format!("limited-{world}"), world, all.len() - 1, "");
         let text = stderr(&output);
         assert_eq!(output.status.code(), Some(3), "{world} ranks: {text}");
         assert!(text.contains(&format!("too many training images are bad: {} of", all.len())), "{text}");
@@ -343,7 +343,7 @@ fn resumed_run_keeps_the_bad_images_of_its_first_part() {
     }
     for world in [1, 2] {
         let name = format!("repaired-{world}");
-        let output = resume(&name, world, 1);
+        let output = resume(&name, world, 1, "--allow-changed-data");
         assert!(output.status.success(), "{world} ranks: {}", stderr(&output));
         assert_eq!(state(root, &name).bad_images.training.len(), 1);
     }
