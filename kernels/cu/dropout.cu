@@ -10,7 +10,7 @@ __device__ __forceinline__ float uniform(unsigned word) { return (float)(word >>
 
 /// y = uniform < keep_prob ? scale * x : 0. A thread handles the four elements of one Philox block. `step`, unless it is null, is added
 /// to the sample index in the counter. With `rows`, of `columns` elements each, row r has the words of row rows[r] of a larger tensor. Both
-/// are read from device memory, so that each replay of a captured launch uses new random numbers.
+/// are read from device memory: each replay of a captured launch uses new random numbers.
 template <typename T>
 __device__ void dropout(const T* x, T* y, long long n, float keep_prob, float scale, PhiloxStream rng, const long long* step,
                         const long long* rows, long long columns) {

@@ -21,7 +21,7 @@ pub struct TrainStepOptions {
     pub loss: Arc<dyn Loss>,
     /// Gradient checkpointing: recompute blocks in the backward pass instead of storing their activations.
     pub checkpointing: bool,
-    /// Seed of random layers such as dropout. With the same seed on all ranks and [`Batch::global_rows`], their masks are those of one
+    /// Seed of random layers such as dropout. With the same seed on all ranks and [`Batch::global_rows`], their masks equal the masks of one
     /// process with the whole batch.
     pub seed: u64,
     /// CUDA graph capture.

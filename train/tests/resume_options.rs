@@ -116,7 +116,7 @@ fn stopped(settings: &Settings, updates: Option<u64>) -> Checkpoint {
     checkpoint::read(&folder.path().join("last.safetensors")).expect("reads")
 }
 
-/// A run of these options over those of a checkpoint, from which it is resumed.
+/// A run of these options over the options of a checkpoint, from which it is resumed.
 fn resumed(given: &Settings, checkpoint: Checkpoint) -> Result<Experiment> {
     let merged = given.clone().over(checkpoint.header.settings.clone());
     let mut config = Config::resolve(&merged)?;
@@ -155,7 +155,7 @@ fn check_continues(name: &str, given: &Settings) {
     let checkpoint = || stopped(given, Some(1));
     for options in [given, &Settings::default()] {
         let mut run = resumed(options, checkpoint()).unwrap_or_else(|error| panic!("{name}: {error}"));
-        assert_eq!(run.changes(), [], "{name}: the options are those of the run");
+        assert_eq!(run.changes(), [], "{name}: the options are the run's");
         if options == given {
             assert_eq!(run.config.ignored, whole.config.ignored, "{name}: ignored options");
         }

@@ -4,7 +4,7 @@ use crate::random::RngStream;
 use crate::{Collective, DType, Error, Pool2dOptions, Reduction, Result, Tensor, cpu, cuda};
 use std::sync::Arc;
 
-/// Random numbers of a mask of dropout: number `i` of a stream for element `i`. The tensors are read on the device, so that every replay of
+/// Random numbers of a mask of dropout: number `i` of a stream for element `i`. The tensors are read on the device: every replay of
 /// a CUDA graph has other random numbers; they must not change before the backward pass.
 #[derive(Clone, Debug)]
 pub struct MaskRng {

@@ -158,7 +158,7 @@ fn loss_scaling_changed() -> Error {
         .remedy("omit these options, use bfloat16, or continue without the optimizer's state with --no-resume-opt")
 }
 
-/// Checks that the batches and updates of a checkpoint are those of its epochs of so many batches.
+/// Checks that the batches and updates of a checkpoint agree with its epochs of so many batches.
 fn check_progress(config: &Config, checkpoint: &Checkpoint, batches: usize) -> Result<()> {
     let TrainerState { epoch, batch, update, .. } = checkpoint.header.state;
     let of_epoch = batch.min(batches).div_ceil(config.grad_accum_steps) as u64;

@@ -30,7 +30,7 @@ pub struct RunStart<'a> {
 /// Name and text of a file that describes the run.
 pub type DescriptionFile = (&'static str, String);
 
-/// Texts of both files, and the options in `env.json` that differ from those of the previous start. An earlier `args.yaml` of other settings
+/// Texts of both files, and the options in `env.json` that differ from the previous start's. An earlier `args.yaml` of other settings
 /// becomes `args.1.yaml`, `args.2.yaml` and so on.
 pub fn describe(folder: &Path, start: &RunStart) -> Result<(Vec<DescriptionFile>, Vec<OptionChange>)> {
     let title = "# The settings of this run; `fornax train -c` with this file trains it again.\n";

@@ -147,7 +147,7 @@ impl RunFolder {
         opened
     }
 
-    /// True if a folder exists and has no files but those of a run.
+    /// True if a folder exists and has no files but a run's.
     pub fn has_only_run_files(folder: &Path) -> bool {
         run_files::has_only_run_files(folder)
     }
@@ -168,7 +168,7 @@ impl RunFolder {
     }
 
     /// Writes `args.yaml`, which `--config` reads back, and `env.json`: machine, time and command of the first start, and a list of the
-    /// later ones. Earlier settings are kept under a number. Returns the options in `env.json` that differ from those of the previous start.
+    /// later ones. Earlier settings are kept under a number. Returns the options in `env.json` that differ from the previous start's.
     pub fn describe_run(
         &mut self,
         settings: &Settings,
@@ -186,7 +186,7 @@ impl RunFolder {
         Ok(changes)
     }
 
-    /// Writes an event with the options of a resumed run that differ from those of its checkpoint, if there are any.
+    /// Writes an event with the options of a resumed run that differ from its checkpoint's, if there are any.
     pub fn record_changes(&mut self, changes: &[OptionChange], state: &TrainerState) -> Result<()> {
         match changes {
             [] => Ok(()),

@@ -96,7 +96,7 @@ fn leads_inside(folder: &Path, link: &Path) -> bool {
     matches!((target, canonical(folder)), (Some(target), Some(folder)) if target.starts_with(&folder))
 }
 
-/// True if a folder exists and has no files but those of a run.
+/// True if a folder exists and has no files but a run's.
 pub fn has_only_run_files(folder: &Path) -> bool {
     let known = |name: &OsStr| {
         FILES.iter().chain(&FOLDERS).chain([&LOCK_FILE]).any(|known| *known == name)

@@ -84,7 +84,7 @@ impl Settings {
         })
     }
 
-    /// Sets the whole input size if a part of it is set, over that of a lower layer.
+    /// Sets the whole input size if a part of it is set, over a lower layer's.
     fn replace_input_size(&mut self, [channels, height, width]: [usize; 3]) {
         let of_mode = self.input_img_mode.map(ImageMode::channels);
         let has_part = self.img_size.is_some() || self.in_chans.is_some() || of_mode.is_some();

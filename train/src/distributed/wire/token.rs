@@ -43,7 +43,7 @@ impl RendezvousToken {
     }
 }
 
-/// The token stays out of messages.
+/// Messages never show the token.
 impl fmt::Debug for RendezvousToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.is_empty() { "no token" } else { "a token" })

@@ -1,4 +1,4 @@
-//! Options of a resumed run that differ from those of its checkpoint.
+//! Options of a resumed run that differ from its checkpoint's.
 use crate::checkpoint::{CheckpointHeader, with_absolute_paths};
 use crate::config::Config;
 use crate::settings::{DEFINITIONS, OnResume, SettingDefinition, Settings};
