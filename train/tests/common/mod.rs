@@ -5,20 +5,23 @@ use std::process::{Command, Output};
 /// Command `fornax` with these space-separated arguments, in `folder`.
 pub fn command(folder: &Path, arguments: &str) -> Command {
     let binary = env!("CARGO_BIN_EXE_fornax");
-    let mut command = Command::new(if ignores_hangups() { "env" } else { binary });
-    if ignores_hangups() {
-        command.args(["--default-signal=HUP", binary]);
+    let resets_signals = ignores_signals();
+    let mut command = Command::new(if resets_signals { "env" } else { binary });
+    if resets_signals {
+        command.args(["--default-signal=HUP,INT", binary]);
     }
     // The width of the user's terminal would wrap the help text.
     command.env_remove("COLUMNS").current_dir(folder).args(arguments.split_whitespace());
     command
 }
 
-/// True if the tests run under `nohup`: processes that they start would ignore SIGHUP, too.
-fn ignores_hangups() -> bool {
+/// True if the tests run under `nohup` or as a background job of a script: processes that they start would ignore SIGHUP or SIGINT, too.
+fn ignores_signals() -> bool {
+    const HUP_AND_INT: u64 = 0b11;
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
+    let mask = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & HUP_AND_INT != 0)
 }
 
 /// Runs `fornax` to its end.
