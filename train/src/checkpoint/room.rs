@@ -35,7 +35,7 @@ enum Importance {
     Damaged,
     /// A recovery checkpoint that a newer checkpoint supersedes.
     Superseded(Option<Progress>),
-    /// A ranked checkpoint, by the number of those that rank below.
+    /// A ranked checkpoint, by the number of checkpoints that rank below.
     Ranked(usize),
     Last,
     NewestBesidesBest,
