@@ -159,6 +159,15 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     unsafe fn permute(v: Self::V, lanes: *const i32) -> Self::V;
     /// Sum of the lanes, in a fixed order.
     unsafe fn sum(v: Self::V) -> f32;
+    /// Transposes 8x8 elements, whose rows are `from_pitch` and `to_pitch` apart.
+    #[inline(always)]
+    unsafe fn transpose8(from: *const f32, from_pitch: usize, to: *mut f32, to_pitch: usize) {
+        for i in 0..8 {
+            for j in 0..8 {
+                *to.add(j * to_pitch + i) = *from.add(i * from_pitch + j);
+            }
+        }
+    }
 }
 
 /// Declares a kernel over any [`Simd`] type `S`, compiled for every level and dispatched at run time:
@@ -276,6 +285,32 @@ mod tests {
                 }
             }
         }
+    }
+
+    simd_kernel! {
+        /// [`Simd::transpose8`].
+        fn transpose<S>(from: *const f32, from_pitch: usize, to: *mut f32, to_pitch: usize) {
+            unsafe { S::transpose8(from, from_pitch, to, to_pitch) }
+        }
+    }
+
+    #[test]
+    fn transpose8_transposes_one_block_at_every_level() {
+        let _guard = lock_level();
+        let detected = level();
+        let from: Vec<f32> = (0..8 * 11).map(|i| i as f32).collect();
+        for limit in Level::supported() {
+            set_max_level(*limit);
+            let mut to = vec![-1.0f32; 8 * 13];
+            // SAFETY: both buffers hold eight rows.
+            unsafe { transpose(from.as_ptr(), 11, to.as_mut_ptr(), 13) };
+            for (i, value) in to.iter().enumerate() {
+                let (row, column) = (i / 13, i % 13);
+                let want = if column < 8 { from[column * 11 + row] } else { -1.0 };
+                assert_eq!(*value, want, "{limit:?}, row {row}, column {column}");
+            }
+        }
+        set_max_level(detected);
     }
 
     #[test]

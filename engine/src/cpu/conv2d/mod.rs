@@ -3,6 +3,7 @@
 //! f64 uses `generic`, im2col and GEMM, which is also the reference. In f32:
 //!
 //! - `depthwise` and `depthwise_weight` compute groups of 1, 2, 4 and 8 channels, vectorised over all channels;
+//! - `winograd` computes 3x3 kernels of stride 1 with many channels;
 //! - `dense` computes every other forward pass and data gradient: a `plan` lists the source pixels that each target pixel
 //!   gathers, `panel` packs the weights, `band` or `batch_tile` iterates over the pixels, `tile` is the kernel;
 //! - `weight` computes every other weight gradient, with the kernel in `outer`.
@@ -30,6 +31,7 @@ mod prefetch;
 mod tests;
 mod tile;
 mod weight;
+mod winograd;
 mod words;
 
 pub use words::has_bf16;
@@ -50,6 +52,9 @@ pub fn forward<T: Real>(s: &ConvShape, x: &[T], weight: &[T], bias: Option<&[T]>
         (Some(x), Some(weight), Some(y)) if depthwise::supports(s) => {
             depthwise::forward(s, x, weight, bias.and_then(as_f32), y)
         }
+        (Some(x), Some(weight), Some(y)) if winograd::supports(s) => {
+            winograd::forward(s, x, weight, bias.and_then(as_f32), y)
+        }
         (Some(x), Some(weight), Some(y)) => dense::forward(s, x, weight, bias.and_then(as_f32), y),
         _ => generic::forward(s, x, weight, bias, y),
     }
@@ -63,6 +68,9 @@ pub fn data_gradient<T: Real>(s: &ConvShape, dy: &[T], weight: &[T], dx: &mut [T
         (Some(dy), Some(weight), Some(dx)) if depthwise::supports(s) => {
             depthwise::data_gradient(s, dy, weight, dx)
         }
+        (Some(dy), Some(weight), Some(dx)) if winograd::supports(s) => {
+            winograd::data_gradient(s, dy, weight, dx)
+        }
         (Some(dy), Some(weight), Some(dx)) => dense::data_gradient(s, dy, weight, dx),
         _ => generic::data_gradient(s, dy, weight, dx),
     }
@@ -74,6 +82,7 @@ pub fn weight_gradient<T: Real>(s: &ConvShape, x: &[T], dy: &[T], dw: &mut [T]) 
     check(s, x.len(), dw.len(), dy.len());
     match (as_f32(x), as_f32(dy), as_f32_mut(dw)) {
         (Some(x), Some(dy), Some(dw)) if depthwise::supports(s) => depthwise_weight::gradient(s, x, dy, dw),
+        (Some(x), Some(dy), Some(dw)) if winograd::supports(s) => winograd::weight_gradient(s, x, dy, dw),
         (Some(x), Some(dy), Some(dw)) => weight::gradient(s, weight::WeightGradOperands::F32 { x, dy }, dw),
         _ => generic::weight_gradient(s, x, dy, dw),
     }

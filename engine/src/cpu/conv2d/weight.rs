@@ -368,11 +368,11 @@ fn tiles(s: &ConvShape, split: &WorkSplit, source: &BandOperand, target: &BandOp
 }
 
 /// Outer product summed over pixels.
-struct OuterProduct {
-    level: Level,
-    pairs: bool,
-    walk: PixelLoop,
-    add: bool,
+pub(super) struct OuterProduct {
+    pub(super) level: Level,
+    pub(super) pairs: bool,
+    pub(super) walk: PixelLoop,
+    pub(super) add: bool,
 }
 
 impl OuterProduct {
@@ -380,7 +380,7 @@ impl OuterProduct {
     ///
     /// # Safety
     /// The conditions of [`outer::run`], over the ranges of both operands.
-    unsafe fn tiles(
+    pub(super) unsafe fn tiles(
         &self,
         (scalars, from): (OuterOperand, Range<usize>),
         (vectors, over): (OuterOperand, Range<usize>),

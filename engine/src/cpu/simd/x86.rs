@@ -17,6 +17,39 @@ unsafe fn mask8(n: usize) -> __m256i {
     }
 }
 
+/// [`Simd::transpose8`] with AVX.
+#[inline(always)]
+unsafe fn transpose8(from: *const f32, from_pitch: usize, to: *mut f32, to_pitch: usize) {
+    unsafe {
+        let mut rows = [_mm256_setzero_ps(); 8];
+        for i in 0..8 {
+            rows[i] = _mm256_loadu_ps(from.add(i * from_pitch));
+        }
+        let [a, b, c, d, e, f, g, h] = rows;
+        let (ab, ab2) = (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+        let (cd, cd2) = (_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
+        let (ef, ef2) = (_mm256_unpacklo_ps(e, f), _mm256_unpackhi_ps(e, f));
+        let (gh, gh2) = (_mm256_unpacklo_ps(g, h), _mm256_unpackhi_ps(g, h));
+        // Rows of four elements: columns i (low half) and i + 4 (high half) of the upper and of the lower four rows.
+        let upper = [
+            _mm256_shuffle_ps::<0x44>(ab, cd),
+            _mm256_shuffle_ps::<0xee>(ab, cd),
+            _mm256_shuffle_ps::<0x44>(ab2, cd2),
+            _mm256_shuffle_ps::<0xee>(ab2, cd2),
+        ];
+        let lower = [
+            _mm256_shuffle_ps::<0x44>(ef, gh),
+            _mm256_shuffle_ps::<0xee>(ef, gh),
+            _mm256_shuffle_ps::<0x44>(ef2, gh2),
+            _mm256_shuffle_ps::<0xee>(ef2, gh2),
+        ];
+        for i in 0..4 {
+            _mm256_storeu_ps(to.add(i * to_pitch), _mm256_permute2f128_ps::<0x20>(upper[i], lower[i]));
+            _mm256_storeu_ps(to.add((i + 4) * to_pitch), _mm256_permute2f128_ps::<0x31>(upper[i], lower[i]));
+        }
+    }
+}
+
 // SAFETY: called only from `simd_kernel!` functions that enable avx2 and fma.
 unsafe impl Simd for Avx2 {
     const LANES: usize = 8;
@@ -98,6 +131,10 @@ unsafe impl Simd for Avx2 {
             _mm_cvtss_f32(_mm_add_ss(d, _mm_shuffle_ps::<1>(d, d)))
         }
     }
+    #[inline(always)]
+    unsafe fn transpose8(from: *const f32, from_pitch: usize, to: *mut f32, to_pitch: usize) {
+        unsafe { transpose8(from, from_pitch, to, to_pitch) }
+    }
 }
 
 // SAFETY: called only from `simd_kernel!` functions that enable the AVX-512 features.
@@ -176,5 +213,9 @@ unsafe impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn sum(v: __m512) -> f32 {
         unsafe { _mm512_reduce_add_ps(v) }
+    }
+    #[inline(always)]
+    unsafe fn transpose8(from: *const f32, from_pitch: usize, to: *mut f32, to_pitch: usize) {
+        unsafe { transpose8(from, from_pitch, to, to_pitch) }
     }
 }

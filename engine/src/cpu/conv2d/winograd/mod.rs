@@ -1,0 +1,344 @@
+//! Winograd convolution F(4x4, 3x3) for 3x3 kernels of stride 1 in f32: a quarter of the multiplications of a direct convolution, and
+//! about six times its rounding error.
+//!
+//! With `d` a tile of inputs and `w` the taps, `y = A' [sum over channels of (G w G') * (B' d B)] A`, where `*` multiplies elements: at
+//! each of 36 points the sum over channels is a matmul. `transform` has the transforms of one dimension, `kernels` of two; `tiles` covers
+//! the maps. The data gradient is the same computation over `dy` with the weights turned by 180 degrees; `weight_gradient` has its own.
+//!
+//! Transformed tiles stay in the L2 cache: a task transforms a block of tiles, multiplies it with all weights, which were transformed
+//! before, and transforms the results. Where the weights outweigh the tiles, the roles swap: a task transforms a few columns of the weights
+//! and multiplies all tiles with them.
+//!
+//! Every element is a sum over channels in their order, so the results depend neither on the partition nor on the size of the batch.
+use super::SharedPtr;
+use super::panel::{ColumnBlock, Panels};
+use super::tile::{self, Tap, TileStore};
+use crate::conv_shape::ConvShape;
+use crate::cpu::parallel::for_each_task;
+use crate::cpu::scratch;
+use crate::cpu::simd::{self, Level};
+use kernels::{ImageMap, PLANES, RunPosition, TileOutputs, TilePlanes, WeightPanel};
+use std::ops::Range;
+use tiles::{TILE, TileBlock, TileGrid};
+
+mod kernels;
+mod tiles;
+mod transform;
+mod weight_gradient;
+
+pub(super) use weight_gradient::weight_gradient;
+
+/// Fewest channels, and their unit. Fewer do not repay the transforms.
+const MIN_CHANNELS: usize = 32;
+const CHANNEL_UNIT: usize = 16;
+/// Smallest side of a map.
+const MIN_SIDE: usize = 4;
+/// Tiles per block where the weights are transformed before.
+const BLOCK_TILES: usize = 24;
+/// Columns that are multiplied before their results are transformed.
+const BLOCK_COLUMNS: usize = 64;
+/// Most weights that are transformed before: 36 planes of them fit into the last-level cache.
+const MAX_BLOCK_WEIGHTS: usize = 256 * 256;
+/// Fewest blocks that occupy the threads.
+const MIN_BLOCKS: usize = 8;
+/// Tiles per round where tasks transform the weights.
+const ROUND_TILES: usize = 128;
+/// Elements between planes, so they do not compete for the same sets of the L1 cache.
+const PLANE_PADDING: usize = 16;
+
+/// True if Winograd convolutions are faster than direct ones. The choice depends on the shape alone, and not on the batch size.
+pub(super) fn supports(s: &ConvShape) -> bool {
+    let channels = |c: usize| c >= MIN_CHANNELS && c.is_multiple_of(CHANNEL_UNIT);
+    s.kernel == [3, 3]
+        && s.stride == [1, 1]
+        && s.padding == [1, 1]
+        && s.dilation == [1, 1]
+        && s.groups == 1
+        && channels(s.c_in)
+        && channels(s.c_out)
+        && s.h.min(s.w) >= MIN_SIDE
+}
+
+/// Forward pass.
+pub(super) fn forward(s: &ConvShape, x: &[f32], weight: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
+    let weights = WeightSource { weight: weight.as_ptr(), pass: Pass::Forward, s };
+    convolve(&weights, s.c_in, s.c_out, x, bias, y);
+}
+
+/// Data gradient.
+pub(super) fn data_gradient(s: &ConvShape, dy: &[f32], weight: &[f32], dx: &mut [f32]) {
+    let weights = WeightSource { weight: weight.as_ptr(), pass: Pass::DataGradient, s };
+    convolve(&weights, s.c_out, s.c_in, dy, None, dx);
+}
+
+#[derive(Clone, Copy)]
+enum Pass {
+    Forward,
+    DataGradient,
+}
+
+/// Weights of a pass before their transform.
+#[derive(Clone, Copy)]
+struct WeightSource<'a> {
+    weight: *const f32,
+    pass: Pass,
+    s: &'a ConvShape,
+}
+
+// SAFETY: tasks only read the weights.
+unsafe impl Sync for WeightSource<'_> {}
+
+impl WeightSource<'_> {
+    /// Transforms the columns from `first` on to a panel.
+    ///
+    /// # Safety
+    /// The panel must be writable.
+    unsafe fn transform(&self, level: Level, first: usize, panel: WeightPanel) {
+        let (inputs, outputs) = (self.s.c_in, self.s.c_out);
+        match self.pass {
+            Pass::Forward => {
+                kernels::forward_weight(level, self.weight.add(first * 9 * inputs), inputs, panel)
+            }
+            Pass::DataGradient => {
+                kernels::data_gradient_weight(level, self.weight.add(first), outputs, inputs, panel)
+            }
+        }
+    }
+}
+
+/// One convolution: source and target maps of `channels` and `columns` channels.
+struct WinogradJob<'a> {
+    level: Level,
+    weights: &'a WeightSource<'a>,
+    panels: Panels,
+    grid: TileGrid,
+    channels: usize,
+    columns: usize,
+    source: &'a [f32],
+    bias: Option<&'a [f32]>,
+    target: SharedPtr<f32>,
+}
+
+fn convolve(
+    weights: &WeightSource,
+    channels: usize,
+    columns: usize,
+    source: &[f32],
+    bias: Option<&[f32]>,
+    target: &mut [f32],
+) {
+    if target.is_empty() {
+        return;
+    }
+    let level = simd::level();
+    let grid = TileGrid::of(weights.s);
+    let panels = Panels::new(level, 1, columns, channels, false);
+    let target = SharedPtr(target.as_mut_ptr());
+    let job = WinogradJob { level, weights, panels, grid, channels, columns, source, bias, target };
+    let blocks = grid.blocks(BLOCK_TILES);
+    if channels * columns <= MAX_BLOCK_WEIGHTS && blocks.len() >= MIN_BLOCKS {
+        job.by_blocks(&blocks);
+    } else {
+        job.by_columns();
+    }
+}
+
+impl WinogradJob<'_> {
+    /// Transforms all weights, then executes a task per block of tiles.
+    fn by_blocks(&self, blocks: &[TileBlock]) {
+        let panels = &self.panels.blocks;
+        let starts: Vec<usize> = panels
+            .iter()
+            .scan(0, |end, panel| Some(std::mem::replace(end, *end + self.panel_len(panel))))
+            .collect();
+        let len = panels.iter().map(|panel| self.panel_len(panel)).sum();
+        let chunk = (BLOCK_COLUMNS / (2 * self.level.lanes())).max(1);
+        scratch::with(len, |u: &mut [f32]| {
+            let u = SharedPtr(u.as_mut_ptr());
+            for_each_task(panels.len(), |i| {
+                // SAFETY: each task writes its own panel.
+                unsafe { self.transform_weights(&panels[i], u.at(starts[i])) };
+            });
+            for_each_task(blocks.len(), |i| {
+                let block = &blocks[i];
+                let plane = padded(block.len() * self.channels);
+                scratch::with(PLANES * plane, |v: &mut [f32]| {
+                    let v = SharedPtr(v.as_mut_ptr());
+                    // SAFETY: the planes hold the tiles of the block, and blocks do not overlap.
+                    unsafe {
+                        block.tile_rows().for_each(|row| self.transform_tiles(block, row, v, plane));
+                        for (panels, starts) in panels.chunks(chunk).zip(starts.chunks(chunk)) {
+                            self.multiply(block, v, plane, panels, u.at(starts[0]));
+                        }
+                    }
+                });
+            });
+        });
+    }
+
+    /// Transforms the tiles of a round, then executes a task per panel of weights, which transforms them just before their use.
+    fn by_columns(&self) {
+        let panels = &self.panels.blocks;
+        for block in self.grid.blocks(ROUND_TILES) {
+            let plane = padded(block.len() * self.channels);
+            scratch::with(PLANES * plane, |v: &mut [f32]| {
+                let v = SharedPtr(v.as_mut_ptr());
+                let rows: Vec<_> = block.tile_rows().collect();
+                for_each_task(rows.len(), |i| {
+                    // SAFETY: each task writes the planes of its own tiles.
+                    unsafe { self.transform_tiles(&block, rows[i], v, plane) };
+                });
+                for_each_task(panels.len(), |i| {
+                    scratch::with(self.panel_len(&panels[i]), |u: &mut [f32]| {
+                        // SAFETY: the buffer holds the panel; tasks write different columns of the target.
+                        unsafe {
+                            self.transform_weights(&panels[i], u.as_mut_ptr());
+                            self.multiply(&block, v, plane, &panels[i..=i], u.as_mut_ptr());
+                        }
+                    });
+                });
+            });
+        }
+    }
+
+    /// Columns of a panel.
+    fn width(&self, panel: &ColumnBlock) -> usize {
+        panel.registers * self.level.lanes()
+    }
+
+    /// Elements of a panel's transformed weights.
+    fn panel_len(&self, panel: &ColumnBlock) -> usize {
+        PLANES * padded(self.channels * self.width(panel))
+    }
+
+    /// Transforms the weights of a panel.
+    ///
+    /// # Safety
+    /// `u` must hold [`WinogradJob::panel_len`] elements.
+    unsafe fn transform_weights(&self, panel: &ColumnBlock, u: *mut f32) {
+        let width = self.width(panel);
+        let panel_of_u = WeightPanel { u, plane: padded(self.channels * width), width };
+        self.weights.transform(self.level, panel.first * self.level.lanes(), panel_of_u);
+    }
+
+    /// Transforms the inputs of a row of tiles.
+    ///
+    /// # Safety
+    /// The planes at `v` must hold the tiles of the block.
+    unsafe fn transform_tiles(
+        &self,
+        block: &TileBlock,
+        row: (usize, usize),
+        v: SharedPtr<f32>,
+        plane: usize,
+    ) {
+        let to = TilePlanes { ptr: v.0, plane, tile: self.channels };
+        input_tiles(self.level, self.weights.s, self.source, self.channels, block, row, to);
+    }
+
+    /// Multiplies the transformed tiles with consecutive panels of transformed weights, and transforms the results to the target.
+    ///
+    /// # Safety
+    /// `v` holds the tiles of the block, `u` the panels. No other task may write these columns of the block's outputs.
+    unsafe fn multiply(
+        &self,
+        block: &TileBlock,
+        v: SharedPtr<f32>,
+        v_plane: usize,
+        panels: &[ColumnBlock],
+        u: *const f32,
+    ) {
+        let columns: usize = panels.iter().map(|panel| self.width(panel)).sum();
+        let plane = padded(block.len() * columns);
+        scratch::with(PLANES * plane, |m: &mut [f32]| {
+            let m = m.as_mut_ptr();
+            let (mut first, mut panel_of_u) = (0, u);
+            for panel in panels {
+                let width = self.width(panel);
+                for point in 0..PLANES {
+                    let u = panel_of_u.add(point * padded(self.channels * width));
+                    let (v, m) = (v.at(point * v_plane), m.add(point * plane + first));
+                    self.matmul(block.tiles_at(point), v, u, panel.registers, m, columns);
+                }
+                first += width;
+                panel_of_u = panel_of_u.add(self.panel_len(panel));
+            }
+            let column = panels[0].first * self.level.lanes();
+            let bias = self.bias.map_or(std::ptr::null(), |bias| bias[column..].as_ptr());
+            let (h, w) = (self.weights.s.h, self.weights.s.w);
+            block.for_each_run(|run| {
+                for t in 0..run.count {
+                    let x = run.x + t * TILE;
+                    let pixel = (run.image * h + run.y) * w + x;
+                    let to = TileOutputs {
+                        y: self.target.at(pixel * self.columns + column),
+                        row: w * self.columns,
+                        pixel: self.columns,
+                        rows: run.size[0].min(h - run.y),
+                        columns: run.size[1].min(w - x),
+                    };
+                    let m = m.add((run.first + t) * columns);
+                    kernels::output(self.level, run.size, m, plane, columns, bias, to);
+                }
+            });
+        });
+    }
+
+    /// `m = v u` at one point, for some tiles: `v` `[tiles, channels]`, `u` one panel, rows of `m` `pitch` apart.
+    ///
+    /// # Safety
+    /// The operands must hold the tiles and the panel.
+    unsafe fn matmul(
+        &self,
+        tiles: Range<usize>,
+        v: *const f32,
+        u: *const f32,
+        registers: usize,
+        m: *mut f32,
+        pitch: usize,
+    ) {
+        let taps = [Tap { offset: 0, row: 0, len: self.channels }];
+        let store = TileStore { columns: registers * self.level.lanes(), stream: false };
+        let parts = tiles.len().div_ceil(tile::rows(self.level, registers));
+        for part in 0..parts {
+            let rows =
+                tiles.start + part * tiles.len() / parts..tiles.start + (part + 1) * tiles.len() / parts;
+            let count = rows.len();
+            let (mut from, mut to) =
+                ([std::ptr::null(); tile::MAX_ROWS], [std::ptr::null_mut(); tile::MAX_ROWS]);
+            for (i, row) in rows.enumerate() {
+                from[i] = v.add(row * self.channels);
+                to[i] = m.add(row * pitch);
+            }
+            let null = std::ptr::null();
+            tile::run(self.level, count, registers, from.as_ptr(), &taps, u, null, to.as_ptr(), store);
+        }
+    }
+}
+
+/// Transforms the inputs of a row of tiles of a block, from maps of `channels` channels.
+///
+/// # Safety
+/// The planes must hold the tiles of the block.
+unsafe fn input_tiles(
+    level: Level,
+    s: &ConvShape,
+    source: &[f32],
+    channels: usize,
+    block: &TileBlock,
+    row: (usize, usize),
+    to: TilePlanes,
+) {
+    let image = s.h * s.w * channels;
+    block.runs(row, |run| {
+        let map = ImageMap { x: source[run.image * image..][..image].as_ptr(), h: s.h, w: s.w, channels };
+        let to = TilePlanes { ptr: to.ptr.wrapping_add(run.first * to.tile), ..to };
+        let position = RunPosition { y: run.y, x: run.x, count: run.count };
+        kernels::input(level, run.size, map, position, to);
+    });
+}
+
+/// Stride of planes of `len` elements.
+fn padded(len: usize) -> usize {
+    len + PLANE_PADDING
+}
