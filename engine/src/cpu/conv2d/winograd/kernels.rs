@@ -1,7 +1,8 @@
 //! Two-dimensional transforms of tiles and weights: the one-dimensional transform of the rows, then of the columns.
 use super::tiles::TILE;
 use super::transform::{self, POINTS, uses};
-use crate::cpu::simd::{Level, Simd, simd_kernel};
+use crate::cpu::simd::{Level, Simd, prefetch, simd_kernel};
+use std::mem::MaybeUninit;
 
 /// Points of the two-dimensional transform.
 pub(super) const PLANES: usize = POINTS * POINTS;
@@ -13,8 +14,16 @@ const MAX_LANES: usize = 16;
 const STRIP_COLUMNS: usize = MAX_RUN * TILE + 2;
 /// Input channels per step of [`forward_weight`], the block size of [`Simd::transpose8`].
 const WEIGHT_CHANNELS: usize = 8;
+/// Elements of a cache line.
+const LINE: usize = 64 / size_of::<f32>();
+/// Output channels that [`data_gradient_weight`] prefetches ahead: their weights are too far apart for the hardware.
+const ROWS_AHEAD: usize = 3;
 /// Most output channels of a weight panel: three registers.
 const MAX_PANEL: usize = 3 * MAX_LANES;
+
+/// Temporary memory aligned to cache lines: registers that cross lines cost twice.
+#[repr(align(64))]
+struct Lines<T>(#[expect(dead_code, reason = "accessed by pointer")] T);
 
 /// Map of one image, channels-last.
 #[derive(Clone, Copy)]
@@ -61,7 +70,7 @@ simd_kernel! {
             let columns = TILE * (run.count - 1) + RX + 2;
             let left = if run.x == 0 { 1 } else { 0 };
             let inside = if columns < map.w + 1 - run.x { columns } else { map.w + 1 - run.x };
-            let mut strip = std::mem::MaybeUninit::<[f32; STRIP_COLUMNS * POINTS * MAX_LANES]>::uninit();
+            let mut strip = MaybeUninit::<Lines<[f32; STRIP_COLUMNS * POINTS * MAX_LANES]>>::uninit();
             let strip: *mut f32 = strip.as_mut_ptr().cast();
             let zero = S::splat(0.0);
             for q in 0..columns {
@@ -75,6 +84,10 @@ simd_kernel! {
             while c < map.channels {
                 for q in left..inside {
                     let mut d = [zero; POINTS];
+                    // The pixels that the next row of tiles adds.
+                    for r in 2..RY + 2 {
+                        prefetch(row[r].wrapping_add((q + TILE * map.w) * map.channels + c));
+                    }
                     for r in 0..RY + 2 {
                         if !row[r].is_null() {
                             d[r] = S::load(row[r].wrapping_add(q * map.channels + c));
@@ -259,11 +272,16 @@ simd_kernel! {
     /// The weights must be readable, the panel writable; `width` is a multiple of the lanes of a register, `channels` of 16.
     pub(super) fn forward_weight<S at level>(w: *const f32, channels: usize, panel: WeightPanel) {
         unsafe {
-            let mut taps = std::mem::MaybeUninit::<[f32; 9 * WEIGHT_CHANNELS * MAX_PANEL]>::uninit();
+            let mut taps = MaybeUninit::<Lines<[f32; 9 * WEIGHT_CHANNELS * MAX_PANEL]>>::uninit();
             let taps: *mut f32 = taps.as_mut_ptr().cast();
             let block = WEIGHT_CHANNELS * panel.width;
             let mut c = 0;
             while c < channels {
+                if c % LINE == 0 {
+                    for row in 0..9 * panel.width {
+                        prefetch(w.wrapping_add(row * channels + c + LINE));
+                    }
+                }
                 for tap in 0..9 {
                     let mut k = 0;
                     while k < panel.width {
@@ -296,6 +314,14 @@ simd_kernel! {
     pub(super) fn data_gradient_weight<S at level>(w: *const f32, outputs: usize, inputs: usize, panel: WeightPanel) {
         unsafe {
             for o in 0..outputs {
+                for tap in 0..9 {
+                    let next = w.wrapping_add(((o + ROWS_AHEAD) * 9 + tap) * inputs);
+                    let mut k = 0;
+                    while k < panel.width {
+                        prefetch(next.wrapping_add(k));
+                        k += LINE;
+                    }
+                }
                 let mut k = 0;
                 while k < panel.width {
                     let mut g = [S::splat(0.0); 9];

@@ -34,7 +34,7 @@ const CHANNEL_UNIT: usize = 16;
 /// Smallest side of a map.
 const MIN_SIDE: usize = 4;
 /// Tiles per block where the weights are transformed before.
-const BLOCK_TILES: usize = 24;
+const BLOCK_TILES: usize = 16;
 /// Columns that are multiplied before their results are transformed.
 const BLOCK_COLUMNS: usize = 64;
 /// Most weights that are transformed before: 36 planes of them fit into the last-level cache.

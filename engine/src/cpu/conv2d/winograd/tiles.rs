@@ -12,8 +12,6 @@ pub(super) const TILE: usize = 4;
 /// Tiles along one axis.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TileAxis {
-    /// Number of outputs.
-    pub(super) side: usize,
     /// Number of full tiles.
     pub(super) full: usize,
     /// Size of the last tile, 2 or 3, or 0 if there is none. A single last output is computed as two.
@@ -26,7 +24,7 @@ impl TileAxis {
             1 => 2,
             rest => rest,
         };
-        TileAxis { side, full: side / TILE, last }
+        TileAxis { full: side / TILE, last }
     }
 
     /// Number of tiles.

@@ -15,12 +15,14 @@ use crate::cpu::scratch;
 use crate::cpu::simd::{self, Level};
 use std::ops::Range;
 
-/// Tiles per block.
-const BLOCK_TILES: usize = 48;
+/// Tiles per block where each chunk has its own sums.
+const CHUNK_BLOCK_TILES: usize = 48;
+/// Tiles per block where tasks add to the sums at a point: many, because every block reads and writes all sums.
+const POINT_BLOCK_TILES: usize = 160;
 /// Most tiles that are transformed at once, unless the sums are larger than all transformed tiles.
 const ROUND_TILES: usize = 128;
 /// Output and input channels of a task's sums.
-const TASK_CHANNELS: [usize; 2] = [64, 128];
+const TASK_CHANNELS: [usize; 2] = [32, 128];
 /// Most weights of which each chunk of tiles has its own sums, and the number of chunks.
 const MAX_CHUNK_WEIGHTS: usize = 64 * 64;
 const CHUNKS: usize = 8;
@@ -38,9 +40,9 @@ pub(in crate::cpu::conv2d) fn weight_gradient(s: &ConvShape, x: &[f32], dy: &[f3
     if tiles <= ROUND_TILES || tiles * (s.c_in + s.c_out) <= weights {
         job.by_weights(&grid.blocks(tiles)[0]);
     } else if weights <= MAX_CHUNK_WEIGHTS {
-        job.by_chunks(&grid.blocks(BLOCK_TILES));
+        job.by_chunks(&grid.blocks(CHUNK_BLOCK_TILES));
     } else {
-        job.by_points(&grid.blocks(BLOCK_TILES));
+        job.by_points(&grid.blocks(POINT_BLOCK_TILES));
     }
 }
 
