@@ -23,7 +23,7 @@ const MAX_PANEL: usize = 3 * MAX_LANES;
 
 /// Temporary memory aligned to cache lines: registers that cross lines cost twice.
 #[repr(align(64))]
-struct Lines<T>(#[expect(dead_code, reason = "accessed by pointer")] T);
+struct Lines<T>(T);
 
 /// Map of one image, channels-last.
 #[derive(Clone, Copy)]
