@@ -2,10 +2,11 @@
 use crate::cpu::memory::CpuBuffer;
 use crate::cuda::{CudaError, DeviceBuffer, DeviceSlice, Gpu};
 use crate::{DType, Device, Element, Result, shapes_only};
+use std::any::Any;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// A buffer on a device. It can move to another device: all tensors that share it move with it.
 pub(crate) struct Storage {
@@ -14,12 +15,25 @@ pub(crate) struct Storage {
     /// Version counter: incremented by every change after the elements were first written. The autocast cache is valid for one version.
     version: AtomicU64,
     buffer: RwLock<StorageBuffer>,
+    /// Formula of the elements, until they are written to. After the elements were computed it is kept only if `keeps_formula`.
+    formula: Mutex<Option<Arc<dyn DeferredElements>>>,
+    keeps_formula: bool,
+}
+
+/// Formula of elements on the CPU that are computed when they are first read or written.
+pub(crate) trait DeferredElements: Any + Send + Sync {
+    /// Size of the elements in bytes.
+    fn bytes(&self) -> usize;
+    /// Computes the elements.
+    fn compute(&self) -> Result<CpuBuffer>;
 }
 
 /// The buffer of a storage.
 pub(crate) enum StorageBuffer {
     Cpu(CpuBuffer),
     Cuda(DeviceBuffer),
+    /// Not computed yet.
+    Deferred,
 }
 
 impl Storage {
@@ -39,6 +53,11 @@ impl Storage {
         Storage::of(StorageBuffer::Cpu(buffer))
     }
 
+    /// Elements that are computed at their first use. With `keeps_formula` the formula is available afterwards, too.
+    pub(crate) fn deferred(formula: Arc<dyn DeferredElements>, keeps_formula: bool) -> Storage {
+        Storage { formula: Mutex::new(Some(formula)), keeps_formula, ..Storage::of(StorageBuffer::Deferred) }
+    }
+
     /// Device memory of arbitrary content.
     pub(crate) fn on_gpu(
         gpu: &Arc<Gpu>,
@@ -55,9 +74,34 @@ impl Storage {
         }
     }
 
-    /// The buffer, locked for reading. A poisoned lock is ignored: a panic while writing leaves valid numbers.
-    pub(crate) fn buffer(&self) -> RwLockReadGuard<'_, StorageBuffer> {
+    /// The buffer, locked for reading, after deferred elements were computed. A poisoned lock is ignored: a panic while writing leaves
+    /// valid numbers.
+    pub(crate) fn buffer(&self) -> Result<RwLockReadGuard<'_, StorageBuffer>> {
+        let guard = self.locked();
+        if !matches!(&*guard, StorageBuffer::Deferred) {
+            return Ok(guard);
+        }
+        drop(guard);
+        drop(self.buffer_mut()?);
+        Ok(self.locked())
+    }
+
+    /// The formula of the elements, if they are deferred or were, and it was kept.
+    pub(crate) fn formula(&self) -> Option<Arc<dyn DeferredElements>> {
+        self.formula_slot().clone()
+    }
+
+    /// True if the elements are not computed yet.
+    pub(crate) fn is_deferred(&self) -> bool {
+        matches!(&*self.locked(), StorageBuffer::Deferred)
+    }
+
+    fn locked(&self) -> RwLockReadGuard<'_, StorageBuffer> {
         self.buffer.read().unwrap_or_else(|e| e.into_inner())
+    }
+
+    fn formula_slot(&self) -> MutexGuard<'_, Option<Arc<dyn DeferredElements>>> {
+        self.formula.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     /// The version counter.
@@ -70,23 +114,33 @@ impl Storage {
         self.version.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// The buffer, locked for writing.
-    pub(crate) fn buffer_mut(&self) -> RwLockWriteGuard<'_, StorageBuffer> {
-        self.buffer.write().unwrap_or_else(|e| e.into_inner())
+    /// The buffer, locked for writing, after deferred elements were computed.
+    fn buffer_mut(&self) -> Result<RwLockWriteGuard<'_, StorageBuffer>> {
+        let mut guard = self.buffer.write().unwrap_or_else(|e| e.into_inner());
+        if matches!(&*guard, StorageBuffer::Deferred) {
+            let formula = self.formula().expect("deferred elements have a formula");
+            *guard = StorageBuffer::Cpu(formula.compute()?);
+            if !self.keeps_formula {
+                *self.formula_slot() = None;
+            }
+        }
+        Ok(guard)
     }
 
     /// Replaces the buffer with one of the same elements on another device.
     pub(crate) fn replace(&self, buffer: StorageBuffer) {
-        let mut guard = self.buffer_mut();
+        let mut guard = self.buffer.write().unwrap_or_else(|e| e.into_inner());
+        *self.formula_slot() = None;
         self.device_index.store(device_index(&buffer), Ordering::Release);
         *guard = buffer;
     }
 
     /// Capacity in elements of `dtype`.
     pub(crate) fn len(&self, dtype: DType) -> usize {
-        match &*self.buffer() {
+        match &*self.locked() {
             StorageBuffer::Cpu(buffer) => buffer.as_slice::<u8>().len() / dtype.size(),
             StorageBuffer::Cuda(buffer) => buffer.as_slice(dtype).len,
+            StorageBuffer::Deferred => self.formula().map_or(0, |formula| formula.bytes() / dtype.size()),
         }
     }
 
@@ -99,13 +153,15 @@ impl Storage {
             device_index: AtomicUsize::new(device_index(&buffer)),
             version: AtomicU64::new(0),
             buffer: RwLock::new(buffer),
+            formula: Mutex::default(),
+            keeps_formula: false,
         }
     }
 }
 
 fn device_index(buffer: &StorageBuffer) -> usize {
     match buffer {
-        StorageBuffer::Cpu(_) => 0,
+        StorageBuffer::Cpu(_) | StorageBuffer::Deferred => 0,
         StorageBuffer::Cuda(buffer) => buffer.gpu().ordinal() + 1,
     }
 }
@@ -130,7 +186,7 @@ impl<'a, T: Element> ReadGuard<'a, T> {
         start: usize,
         len: usize,
     ) -> Result<std::result::Result<ReadGuard<'a, T>, CudaError>> {
-        let guard = storage.buffer();
+        let guard = storage.buffer()?;
         let StorageBuffer::Cuda(buffer) = &*guard else {
             return Ok(Ok(ReadGuard { bytes: Bytes::Shared(guard), start, len, element: PhantomData }));
         };
@@ -161,15 +217,12 @@ pub struct WriteGuard<'a, T> {
 
 impl<'a, T: Element> WriteGuard<'a, T> {
     /// `len` elements from `start` on, or `None` when they are not in host memory.
-    pub(crate) fn new(storage: &'a Storage, start: usize, len: usize) -> Option<WriteGuard<'a, T>> {
-        let guard = storage.buffer_mut();
+    pub(crate) fn new(storage: &'a Storage, start: usize, len: usize) -> Result<Option<WriteGuard<'a, T>>> {
+        let guard = storage.buffer_mut()?;
+        *storage.formula_slot() = None;
         storage.bump_version();
-        matches!(&*guard, StorageBuffer::Cpu(_)).then_some(WriteGuard {
-            guard,
-            start,
-            len,
-            element: PhantomData,
-        })
+        let is_on_cpu = matches!(&*guard, StorageBuffer::Cpu(_));
+        Ok(is_on_cpu.then_some(WriteGuard { guard, start, len, element: PhantomData }))
     }
 }
 
@@ -204,7 +257,7 @@ pub(crate) struct DeviceView<'a> {
 
 impl<'a> DeviceView<'a> {
     pub(crate) fn new(storage: &'a Storage, start: usize, len: usize, dtype: DType) -> DeviceView<'a> {
-        DeviceView { guard: storage.buffer(), start, len, dtype }
+        DeviceView { guard: storage.locked(), start, len, dtype }
     }
 
     pub(crate) fn slice(&self) -> DeviceSlice<'_> {

@@ -2,7 +2,7 @@
 use crate::autograd::{AutogradMeta, Hook, Leaf};
 use crate::cpu::memory::CpuBuffer;
 use crate::cuda::{self, CudaError, DeviceSlice, Gpu};
-use crate::storage::{DeviceView, ReadGuard, Storage, WriteGuard};
+use crate::storage::{DeferredElements, DeviceView, ReadGuard, Storage, WriteGuard};
 use crate::{DType, Device, Element, Error, Result, Shape};
 use std::fmt;
 use std::sync::Arc;
@@ -80,6 +80,17 @@ impl Tensor {
         Tensor::assemble(Arc::new(Storage::on_cpu(buffer)), 0, shape, dtype, AutogradMeta::None)
     }
 
+    /// A CPU tensor whose elements are computed at their first use. With `keeps_formula` the formula is available afterwards, too.
+    pub(crate) fn deferred(
+        formula: Arc<dyn DeferredElements>,
+        shape: Shape,
+        dtype: DType,
+        keeps_formula: bool,
+    ) -> Tensor {
+        let storage = Arc::new(Storage::deferred(formula, keeps_formula));
+        Tensor::assemble(storage, 0, shape, dtype, AutogradMeta::None)
+    }
+
     /// A tensor on a GPU. `fill` queues the kernels that write all of its elements.
     pub(crate) fn build_on(
         gpu: &Arc<Gpu>,
@@ -142,7 +153,7 @@ impl Tensor {
     /// Errors when `T` is not the tensor's dtype, or the elements are on a GPU: see [`Tensor::copy_from`].
     pub fn write<T: Element>(&self) -> Result<WriteGuard<'_, T>> {
         self.check_element::<T>("write")?;
-        WriteGuard::new(&self.0.storage, self.0.offset, self.numel()).ok_or_else(|| {
+        WriteGuard::new(&self.0.storage, self.0.offset, self.numel())?.ok_or_else(|| {
             self.error(
                 "write",
                 CudaError::new("only elements on the CPU can be written in place; use copy_from"),
@@ -254,6 +265,17 @@ impl Tensor {
     /// The memory of the elements.
     pub(crate) fn storage(&self) -> &Arc<Storage> {
         &self.0.storage
+    }
+
+    /// This tensor without its memory, if its elements have a formula: they are computed again at the next use. Otherwise this tensor.
+    pub(crate) fn recomputable(&self) -> Tensor {
+        match self.0.storage.formula() {
+            Some(formula) if self.0.offset == 0 && formula.bytes() == self.numel() * self.dtype().size() => {
+                let storage = Arc::new(Storage::deferred(formula, true));
+                Tensor::assemble(storage, 0, self.0.shape, self.0.dtype, self.0.autograd_meta.clone())
+            }
+            _ => self.clone(),
+        }
     }
 
     /// The version counter of the elements: it grows with every change.

@@ -68,6 +68,11 @@ pub fn apply<T: Elementary>(
     });
 }
 
+/// [`apply`] without a residual to some rows, on the calling thread.
+pub fn apply_chunk<T: Elementary>(x: &[T], scale: &[T], shift: &[T], f: Activation, y: &mut [T]) {
+    with_activation!(fused f, f => apply_rows(x, scale, shift, f, y));
+}
+
 /// [`apply`] with a residual, for an activation whose derivative is 0 or 1. Bit `i % 8` of `mask[i / 8]` is set to the derivative
 /// at element `i`.
 pub fn apply_masked<T: Elementary>(

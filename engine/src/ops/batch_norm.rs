@@ -1,5 +1,6 @@
 //! Batch normalisation (Ioffe and Szegedy, 2015), fused with a residual addition and an activation.
 mod composed;
+mod deferred;
 mod fused;
 mod gpu;
 mod pair;
@@ -10,8 +11,9 @@ use crate::autograd::is_tracked;
 use crate::cpu;
 use crate::cpu::batch_norm::{self as kernel, DerivativeOperand};
 use crate::cpu::elementary::Elementary;
-use crate::{Activation, Element, Error, Result, Tensor};
+use crate::{Activation, Element, Error, Result, Tensor, shapes_only};
 use composed::{Nonlinearity, with_batch_norm_backward};
+use deferred::deferred;
 pub use pair::ConvBatchNorm;
 
 /// Options and parameters of a batch normalisation over the last axis. Tensors are `[c]`, of the input's dtype or, with an f16 or bf16
@@ -79,19 +81,19 @@ impl Tensor {
         activation: Activation,
         residual: Option<&Tensor>,
     ) -> Result<Tensor> {
-        self.batch_norm_act_of(None, norm, activation, residual)
+        self.batch_norm_act_of(NormInput::Elements, norm, activation, residual)
     }
 
-    /// [`Tensor::batch_norm_act`], on a GPU with the batch's statistics from the channel `sums` of `conv2d_with_sums`.
+    /// [`Tensor::batch_norm_act`] of the output of a convolution.
     pub(super) fn batch_norm_act_of(
         &self,
-        sums: Option<&Tensor>,
+        input: NormInput,
         norm: &BatchNorm,
         activation: Activation,
         residual: Option<&Tensor>,
     ) -> Result<Tensor> {
         if !cpu::activation::is_fused(activation) {
-            let y = self.batch_norm_act_of(sums, norm, Activation::Identity, residual)?;
+            let y = self.batch_norm_act_of(input, norm, Activation::Identity, residual)?;
             return y.activate(activation);
         }
         let c = check(self, norm, residual)?;
@@ -99,12 +101,32 @@ impl Tensor {
         operands.extend(norm.operands());
         operands.extend(residual.map(|t| ("residual", t)));
         if let Some(on) = OnGpu::of("batch_norm", &operands)? {
+            let sums = if let NormInput::WithSums(sums) = input { Some(sums) } else { None };
             return gpu::forward(&on, (self, sums), c, norm, activation, residual);
         }
         if self.is_half_on_cpu() {
             return forward_via_f32(self, norm, activation, residual);
         }
-        dispatch_real!("batch_norm", [("x", self)], T => forward::<T>(self, c, norm, activation, residual))
+        let defers = matches!(input, NormInput::Internal) && residual.is_none() && !shapes_only::is_active();
+        dispatch_real!("batch_norm", [("x", self)], T => forward::<T>(self, c, norm, activation, residual, defers))
+    }
+}
+
+/// Knowledge about the input of a batch norm.
+#[derive(Clone, Copy)]
+pub(super) enum NormInput<'a> {
+    /// None.
+    Elements,
+    /// Nothing else refers to the input, so it never changes.
+    Internal,
+    /// On a GPU: channel sums of `conv2d_with_sums`.
+    WithSums(&'a Tensor),
+}
+
+impl<'a> NormInput<'a> {
+    /// Output of a convolution without other users, with its channel sums if they were computed.
+    pub(super) fn of_convolution(sums: &'a Option<Tensor>) -> NormInput<'a> {
+        sums.as_ref().map_or(NormInput::Internal, NormInput::WithSums)
     }
 }
 
@@ -141,6 +163,7 @@ fn forward<T: Elementary>(
     norm: &BatchNorm,
     activation: Activation,
     residual: Option<&Tensor>,
+    defers: bool,
 ) -> Result<Tensor> {
     let batch_statistics = norm.training || norm.running.is_none();
     let (mean, var) = match norm.running {
@@ -163,7 +186,9 @@ fn forward<T: Elementary>(
     let mask = saves_mask(activation, residual, &inputs)
         .then(|| Tensor::build([x.numel().div_ceil(8)], |_: &mut [u8]| ()))
         .transpose()?;
-    let y = {
+    let y = if defers {
+        deferred(x, &scale, &shift, activation, is_tracked(&inputs))
+    } else {
         let (x_data, r) = (x.read::<T>()?, residual.map(|r| r.read::<T>()).transpose()?);
         let mut mask = mask.as_ref().map(|mask| mask.write::<u8>()).transpose()?;
         Tensor::build(*x.shape(), |y: &mut [T]| match (&r, &mut mask) {

@@ -44,6 +44,10 @@ impl Tensor {
             let bias = widened(bias)?;
             return self.widened()?.conv2d(&weight.widened()?, bias.as_ref(), options)?.rounded_as(self);
         }
+        let input = self.recomputable();
+        if let Some(y) = self.conv2d_normalized(weight, bias, &s)? {
+            return Ok(y.with_conv2d_backward(&input, weight, bias, s));
+        }
         let y = dispatch_real!("conv2d", [("x", self), ("weight", weight)], T => {
             let (x, w) = (self.read::<T>()?, weight.read::<T>()?);
             let b = bias.map(|b| b.read::<T>()).transpose()?;
@@ -51,7 +55,26 @@ impl Tensor {
                 cpu::conv2d::forward(&s, &x, &w, b.as_deref(), y)
             })
         })?;
-        Ok(y.with_conv2d_backward(self, weight, bias, s))
+        Ok(y.with_conv2d_backward(&input, weight, bias, s))
+    }
+
+    /// Convolution of the output of a batch norm that is not computed yet, if a kernel applies it to its input.
+    fn conv2d_normalized(
+        &self,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        s: &ConvShape,
+    ) -> Result<Option<Tensor>> {
+        let Some(norm) = self.normalization::<f32>() else { return Ok(None) };
+        if !cpu::conv2d::forward_supports(s, norm.activation) {
+            return Ok(None);
+        }
+        let (x, w) = (norm.x.read::<f32>()?, weight.read::<f32>()?);
+        let b = bias.map(|b| b.read::<f32>()).transpose()?;
+        Tensor::build([s.n, s.out_h(), s.out_w(), s.c_out], |y: &mut [f32]| {
+            cpu::conv2d::forward_normalized(s, norm.conv_input(&x), &w, b.as_deref(), y)
+        })
+        .map(Some)
     }
 
     /// On the CPU with its bf16 instructions.

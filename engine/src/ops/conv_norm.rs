@@ -1,9 +1,13 @@
 //! Convolution, batch norm and activation as one operation.
+use super::batch_norm::NormInput;
 use crate::{Activation, BatchNorm, Conv2dOptions, Result, Tensor};
 
 impl Tensor {
     /// `activation(batch_norm(conv2d(x, weight)) + residual)`: [`Tensor::conv2d`] followed by [`Tensor::batch_norm_act`], fused where
     /// possible. Shapes and dtypes are theirs.
+    ///
+    /// On the CPU without a residual, the result is computed at its first use. A convolution that can apply the normalization while it reads
+    /// its input never computes it, and no backward pass keeps it.
     ///
     /// On a GPU, in f16 and bf16, with the batch's statistics and channels in multiples of 8, cuDNN computes the sums and the sums of
     /// squares of the output channels in the convolution, which saves batch norm its statistics pass, unless timing
@@ -23,7 +27,7 @@ impl Tensor {
             true => self.conv2d_with_sums(weight, options)?,
             false => (self.conv2d(weight, None, options)?, None),
         };
-        y.batch_norm_act_of(sums.as_ref(), norm, activation, residual)
+        y.batch_norm_act_of(NormInput::of_convolution(&sums), norm, activation, residual)
     }
 }
 

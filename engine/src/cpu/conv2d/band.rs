@@ -4,6 +4,7 @@ use super::SharedPtr;
 use super::panel::Panels;
 use super::plan::{ConvPlan, Phase, TapPosition, append};
 use super::prefetch::Prefetch;
+use super::prologue::Prologue;
 use super::tile::{self, MAX_ROWS, Tap, TileOutput, TileStore};
 use crate::cpu::scratch;
 use rayon::prelude::*;
@@ -17,6 +18,8 @@ pub(super) struct ConvJob<'a, T> {
     /// Bias, padded to whole registers in each group.
     pub(super) bias: Option<&'a [f32]>,
     pub(super) source: &'a [f32],
+    /// Applied to the source while it is copied.
+    pub(super) prologue: Option<Prologue<'a>>,
     pub(super) target: SharedPtr<T>,
     /// Use non-temporal stores. The target is aligned and its rows are whole registers.
     pub(super) stream: bool,
@@ -53,7 +56,7 @@ const MIN_SEGMENT_WIDTH: usize = 20;
 
 pub(super) fn run<T: TileOutput>(job: &ConvJob<T>) {
     let plan = job.plan;
-    let split = BandSplit::of(plan, job.panels.columns * job.panels.groups);
+    let split = BandSplit::of(plan, job.panels.columns * job.panels.groups, job.prologue.is_some());
     let pixels: Vec<Vec<PixelOffsets>> = plan.phases.iter().map(|p| pixels(plan, &split, p)).collect();
     let tasks = plan.n.div_ceil(split.images) * split.bands;
     (0..tasks).into_par_iter().with_max_len(1).for_each(|task| {
@@ -72,7 +75,7 @@ pub(super) fn run<T: TileOutput>(job: &ConvJob<T>) {
                 let image = &job.source[(band.n + i) * h * w * c..][..h * w * c];
                 let first = (band.y * plan.step[0]) as isize - plan.pad[0] as isize;
                 let out = &mut copy[i * split.image * c..][..rows * split.row * c];
-                pad_rows(image, w * c, first, plan.pad[1] * c, split.row * c, out);
+                pad_rows(image, w * c, first, plan.pad[1] * c, split.row * c, job.prologue, out);
             }
             run_band(job, &split, &pixels, copy, ahead, &band);
         });
@@ -104,9 +107,9 @@ impl BandSplit {
         GridBand { n, y, images: self.images.min(plan.n - n), rows: self.rows.min(plan.grid[0] - y) }
     }
 
-    /// About 224 pixels per band: fewer where their source would exceed the cache or the total is small, more where a pixel is
+    /// Bands are read in place where possible, unless it `copies`. About 224 pixels per band: fewer where their source would exceed the cache or the total is small, more where a pixel is
     /// cheap.
-    fn of(plan: &ConvPlan, columns: usize) -> BandSplit {
+    fn of(plan: &ConvPlan, columns: usize, copies: bool) -> BandSplit {
         let bytes = plan.source[2] * plan.step[0] * plan.step[1] * size_of::<f32>();
         let cheap = (1 << 19) / (plan.reduction() * columns).max(1);
         let plane = plan.grid[0] * plan.grid[1];
@@ -119,7 +122,7 @@ impl BandSplit {
             ((target / plane).clamp(1, plan.n), plan.grid[0])
         };
         let bands = plan.grid[0].div_ceil(rows);
-        if plan.in_place() {
+        if plan.in_place() && !copies {
             let [h, w, _] = plan.source;
             return BandSplit { images, rows, bands, in_place: true, row: w, image: h * w };
         }
@@ -149,13 +152,14 @@ fn pixels(plan: &ConvPlan, split: &BandSplit, phase: &Phase) -> Vec<PixelOffsets
 }
 
 /// Copies rows `first..` of an image with `pitch` elements per row to rows of `out_pitch` elements, shifted by `left` elements and
-/// zero-padded outside the image.
+/// zero-padded outside the image. Applies the prologue to the copied pixels.
 pub(super) fn pad_rows(
     image: &[f32],
     pitch: usize,
     first: isize,
     left: usize,
     out_pitch: usize,
+    prologue: Option<Prologue>,
     out: &mut [f32],
 ) {
     let left = left.min(out_pitch);
@@ -165,7 +169,11 @@ pub(super) fn pad_rows(
         match usize::try_from(first + r as isize) {
             Ok(y) if y < rows => {
                 out[..left].fill(0.0);
-                out[left..left + copied].copy_from_slice(&image[y * pitch..][..copied]);
+                let (row, copy) = (&image[y * pitch..][..copied], &mut out[left..left + copied]);
+                match prologue {
+                    Some(prologue) => prologue.apply(row, copy),
+                    None => copy.copy_from_slice(row),
+                }
                 out[left + copied..].fill(0.0);
             }
             _ => out.fill(0.0),

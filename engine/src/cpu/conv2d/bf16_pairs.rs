@@ -4,7 +4,7 @@
 //! reduces over pixels, so it copies a band of both operands into words that pair neighbouring pixels of a row.
 use super::weight::{self, BandOperand, WeightGradOperands};
 use super::words::{has_bf16, pair_rows, with_channel_pairs, with_row_pairs};
-use super::{check, dense};
+use super::{ConvInput, check, dense};
 use crate::conv_shape::ConvShape;
 use crate::cpu::{cast, scratch};
 use crate::dtype::bf16;
@@ -23,7 +23,9 @@ pub fn forward(s: &ConvShape, x: &[bf16], weight: &[bf16], bias: Option<&[bf16]>
     let bias = bias.map(|b| b.iter().map(|b| b.to_f32()).collect::<Vec<_>>());
     assert!(bias.as_ref().is_none_or(|b| b.len() == s.c_out), "bias must hold c_out elements");
     with_channel_pairs(x, s.c_in, |x| {
-        with_channel_pairs(weight, s.c_in, |weight| dense::forward(&words, x, weight, bias.as_deref(), y))
+        with_channel_pairs(weight, s.c_in, |weight| {
+            dense::forward(&words, ConvInput::plain(x), weight, bias.as_deref(), y)
+        })
     });
 }
 

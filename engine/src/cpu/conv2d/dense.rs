@@ -4,7 +4,7 @@ use super::groups::Groups;
 use super::panel::Panels;
 use super::plan::ConvPlan;
 use super::tile::TileOutput;
-use super::{SharedPtr, batch_tile};
+use super::{ConvInput, SharedPtr, batch_tile};
 use crate::conv_shape::ConvShape;
 use crate::cpu::scratch;
 use crate::cpu::simd::{self, Level};
@@ -18,7 +18,7 @@ const MAX_WIDE_ROWS: usize = 1024;
 /// Forward pass. The input channels of `s` are counted in words.
 pub(super) fn forward<T: TileOutput>(
     s: &ConvShape,
-    x: &[f32],
+    x: ConvInput,
     weight: &[f32],
     bias: Option<&[f32]>,
     y: &mut [T],
@@ -45,7 +45,7 @@ pub(super) fn data_gradient<T: TileOutput>(s: &ConvShape, dy: &[f32], weight: &[
     let panels = Panels::new(level, groups.count, groups.inputs, rows, wide);
     scratch::with(panels.len(), |packed: &mut [f32]| {
         panels.pack_data(s, &groups, weight, packed);
-        run(&plan, &panels, packed, None, dy, dx);
+        run(&plan, &panels, packed, None, ConvInput::plain(dy), dx);
     });
 }
 
@@ -62,7 +62,7 @@ fn run<T: TileOutput>(
     panels: &Panels,
     packed: &[f32],
     bias: Option<&[f32]>,
-    source: &[f32],
+    source: ConvInput,
     target: &mut [T],
 ) {
     if target.is_empty() {
@@ -80,7 +80,8 @@ fn run<T: TileOutput>(
         }
         let bias = bias.map(|_| &*wide);
         let target = SharedPtr(target.as_mut_ptr());
-        let job = ConvJob { plan, panels, packed, bias, source, target, stream };
-        if batch_tile::supports(plan) { batch_tile::run(&job) } else { band::run(&job) }
+        let ConvInput { x: source, prologue } = source;
+        let job = ConvJob { plan, panels, packed, bias, source, prologue, target, stream };
+        if prologue.is_none() && batch_tile::supports(plan) { batch_tile::run(&job) } else { band::run(&job) }
     });
 }

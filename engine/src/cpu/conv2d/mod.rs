@@ -10,9 +10,12 @@
 //!
 //! `bf16_pairs` computes bf16 with the same plans and tiles, on CPUs with bf16 instructions.
 //!
+//! The input may be the output of a batch norm that was not computed yet: `prologue` applies it where a kernel reads.
+//!
 //! The partition (bands, chunks, slices) depends on the shape alone, so results do not depend on the number of threads.
 use crate::conv_shape::ConvShape;
 use crate::dtype::{Real, as_f32, as_f32_mut};
+use weight::WeightGradOperands;
 
 mod band;
 mod batch_tile;
@@ -27,6 +30,7 @@ mod outer;
 mod panel;
 mod plan;
 mod prefetch;
+mod prologue;
 #[cfg(test)]
 mod tests;
 mod tile;
@@ -34,6 +38,7 @@ mod weight;
 mod winograd;
 mod words;
 
+pub use prologue::{ConvInput, Prologue, forward_supports, weight_gradient_supports};
 pub use words::has_bf16;
 
 /// Forward pass:
@@ -53,9 +58,11 @@ pub fn forward<T: Real>(s: &ConvShape, x: &[T], weight: &[T], bias: Option<&[T]>
             depthwise::forward(s, x, weight, bias.and_then(as_f32), y)
         }
         (Some(x), Some(weight), Some(y)) if winograd::supports(s) => {
-            winograd::forward(s, x, weight, bias.and_then(as_f32), y)
+            winograd::forward(s, ConvInput::plain(x), weight, bias.and_then(as_f32), y)
         }
-        (Some(x), Some(weight), Some(y)) => dense::forward(s, x, weight, bias.and_then(as_f32), y),
+        (Some(x), Some(weight), Some(y)) => {
+            dense::forward(s, ConvInput::plain(x), weight, bias.and_then(as_f32), y)
+        }
         _ => generic::forward(s, x, weight, bias, y),
     }
 }
@@ -82,9 +89,41 @@ pub fn weight_gradient<T: Real>(s: &ConvShape, x: &[T], dy: &[T], dw: &mut [T]) 
     check(s, x.len(), dw.len(), dy.len());
     match (as_f32(x), as_f32(dy), as_f32_mut(dw)) {
         (Some(x), Some(dy), Some(dw)) if depthwise::supports(s) => depthwise_weight::gradient(s, x, dy, dw),
-        (Some(x), Some(dy), Some(dw)) if winograd::supports(s) => winograd::weight_gradient(s, x, dy, dw),
-        (Some(x), Some(dy), Some(dw)) => weight::gradient(s, weight::WeightGradOperands::F32 { x, dy }, dw),
+        (Some(x), Some(dy), Some(dw)) if winograd::supports(s) => {
+            winograd::weight_gradient(s, ConvInput::plain(x), dy, dw)
+        }
+        (Some(x), Some(dy), Some(dw)) => {
+            weight::gradient(s, WeightGradOperands::F32 { x: ConvInput::plain(x), dy }, dw)
+        }
         _ => generic::weight_gradient(s, x, dy, dw),
+    }
+}
+
+/// [`forward`] in f32 of an input with a prologue, for shapes that [`forward_supports`] accepts.
+///
+/// # Panics
+/// If a slice has the wrong length.
+pub fn forward_normalized(
+    s: &ConvShape,
+    input: ConvInput,
+    weight: &[f32],
+    bias: Option<&[f32]>,
+    y: &mut [f32],
+) {
+    check(s, input.x.len(), weight.len(), y.len());
+    assert!(bias.is_none_or(|b| b.len() == s.c_out), "bias must hold c_out elements");
+    match winograd::supports(s) {
+        true => winograd::forward(s, input, weight, bias, y),
+        false => dense::forward(s, input, weight, bias, y),
+    }
+}
+
+/// [`weight_gradient`] in f32 for an input with a prologue, for shapes that [`weight_gradient_supports`] accepts.
+pub fn weight_gradient_normalized(s: &ConvShape, input: ConvInput, dy: &[f32], dw: &mut [f32]) {
+    check(s, input.x.len(), dw.len(), dy.len());
+    match winograd::supports(s) {
+        true => winograd::weight_gradient(s, input, dy, dw),
+        false => weight::gradient(s, WeightGradOperands::F32 { x: input, dy }, dw),
     }
 }
 

@@ -191,6 +191,56 @@ fn results_are_bitwise_equal_for_any_number_of_threads() {
     }
 }
 
+#[test]
+fn prologue_gives_the_bits_of_a_separate_pass_at_every_simd_level() {
+    use crate::Activation::{HardSwish, Identity, Relu, Relu6, Silu};
+    let _guard = simd::lock_level();
+    let detected = simd::level();
+    let (mut forward_passes, mut weight_gradients) = (0, 0);
+    for s in CASES.iter().map(shape) {
+        let [mut x, weight, bias, dy] = inputs::<f32>(&s);
+        (x[0], x[1]) = (f32::NAN, -0.0);
+        let channels = |seed: u64, factor: f32| {
+            random::<f32>(s.c_in, seed).iter().map(|v| v * factor).collect::<Vec<_>>()
+        };
+        let (scale, shift) = (channels(5, 12.0), channels(6, 4.0));
+        for (level, activation) in Level::supported()
+            .iter()
+            .flat_map(|level| [Identity, Relu, Relu6, Silu, HardSwish].map(|activation| (*level, activation)))
+        {
+            simd::set_max_level(level);
+            let mut normalized = vec![f32::NAN; x.len()];
+            crate::cpu::batch_norm::apply(&x, &scale, &shift, None, activation, &mut normalized);
+            let input =
+                ConvInput { x: &x, prologue: Some(Prologue { scale: &scale, shift: &shift, activation }) };
+            let bits =
+                |v: &[f32]| v.iter().map(|v| if v.is_nan() { 0 } else { v.to_bits() }).collect::<Vec<_>>();
+            if forward_supports(&s, activation) {
+                let (mut y, mut want) = (dy.clone(), dy.clone());
+                forward_normalized(&s, input, &weight, Some(&bias), &mut y);
+                // The band copy, also where the plain forward pass reads in place.
+                match winograd::supports(&s) {
+                    true => forward(&s, &normalized, &weight, Some(&bias), &mut want),
+                    false => {
+                        dense::forward(&s, ConvInput::plain(&normalized), &weight, Some(&bias), &mut want)
+                    }
+                }
+                assert!(bits(&y) == bits(&want), "forward, {activation:?}, {level:?}, {s:?}");
+                forward_passes += 1;
+            }
+            if weight_gradient_supports(&s, activation) {
+                let (mut dw, mut want) = (weight.clone(), weight.clone());
+                weight_gradient_normalized(&s, input, &dy, &mut dw);
+                weight_gradient(&s, &normalized, &dy, &mut want);
+                assert!(bits(&dw) == bits(&want), "weight gradient, {activation:?}, {level:?}, {s:?}");
+                weight_gradients += 1;
+            }
+        }
+    }
+    simd::set_max_level(detected);
+    assert!(forward_passes > 200 && weight_gradients > 200, "{forward_passes}, {weight_gradients}");
+}
+
 /// Outputs larger than the last-level cache use non-temporal stores only if they are aligned.
 #[test]
 fn non_temporal_stores_give_the_same_bits() {

@@ -4,12 +4,12 @@
 //! Every tap visits only the pixels whose input lies inside the image, so `x` is read in place. Where a tap has few channels, the taps
 //! of a kernel row are joined, over rows copied with horizontal padding. In bf16 a band is always copied to words that pair
 //! neighbouring pixels (see [`bf16_pairs`]).
-use super::SharedPtr;
 use super::band::pad_rows;
 use super::bf16_pairs;
 use super::groups::Groups;
 use super::outer::{self, OuterOperand, OuterSum, PixelLoop};
 use super::prefetch::Prefetch;
+use super::{ConvInput, SharedPtr};
 use crate::conv_shape::ConvShape;
 use crate::cpu::scratch;
 use crate::cpu::simd::{self, Level};
@@ -66,7 +66,7 @@ struct WorkSplit {
 #[derive(Clone, Copy)]
 pub(super) enum WeightGradOperands<'a> {
     F32 {
-        x: &'a [f32],
+        x: ConvInput<'a>,
         dy: &'a [f32],
     },
     /// bf16, on CPUs with bf16 instructions, without groups.
@@ -184,7 +184,7 @@ impl WorkSplit {
         });
         let tiles: usize = tiles.sum();
         let [input, output] = next;
-        let x = if self.groups.count == 1 { &x[input] } else { &[] };
+        let x = if self.groups.count == 1 { &x.x[input] } else { &[] };
         let dy = if self.groups.count * self.slices == 1 { &dy[output] } else { &[] };
         Prefetch::new([x, dy], tiles)
     }
@@ -278,7 +278,17 @@ fn run_band(s: &ConvShape, split: &WorkSplit, operands: WeightGradOperands, work
         left: 0,
     };
     if !split.padded {
-        let x = x[n * s.h * s.w * s.c_in..].as_ptr();
+        if let Some(prologue) = x.prologue {
+            let row = s.w * s.c_in;
+            let [input, _] = work.band.sources(s);
+            let first = (input.start / row - n * s.h) as isize;
+            return scratch::with(input.len(), |copy: &mut [f32]| {
+                prologue.apply(&x.x[input], copy);
+                let source = BandOperand { x: copy.as_ptr(), row: s.w, image: s.h * s.w, first, left: 0 };
+                tiles(s, split, &source, &output, work);
+            });
+        }
+        let x = x.x[n * s.h * s.w * s.c_in..].as_ptr();
         let source = BandOperand { x, row: s.w, image: s.h * s.w, first: 0, left: 0 };
         return tiles(s, split, &source, &output, work);
     }
@@ -287,8 +297,8 @@ fn run_band(s: &ConvShape, split: &WorkSplit, operands: WeightGradOperands, work
     let first = (rows.start * s.stride[0]) as isize - s.padding[0] as isize;
     scratch::with(images * height * row * s.c_in, |copy: &mut [f32]| {
         for (i, out) in copy.chunks_exact_mut(height * row * s.c_in).enumerate() {
-            let image = &x[(n + i) * s.h * s.w * s.c_in..][..s.h * s.w * s.c_in];
-            pad_rows(image, s.w * s.c_in, first, s.padding[1] * s.c_in, row * s.c_in, out);
+            let image = &x.x[(n + i) * s.h * s.w * s.c_in..][..s.h * s.w * s.c_in];
+            pad_rows(image, s.w * s.c_in, first, s.padding[1] * s.c_in, row * s.c_in, x.prologue, out);
         }
         let source = BandOperand { x: copy.as_ptr(), row, image: height * row, first, left: s.padding[1] };
         tiles(s, split, &source, &output, work);

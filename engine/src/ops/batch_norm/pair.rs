@@ -1,6 +1,6 @@
 //! ReLU of the sum of two normalized convolutions: the end of a residual block whose shortcut has a convolution.
 use super::gpu::{self, BatchNormPair};
-use super::{BatchNorm, check};
+use super::{BatchNorm, NormInput, check};
 use crate::autograd::{is_tracked, recomputed_gradients};
 use crate::ops::gpu::OnGpu;
 use crate::{Activation, Conv2dOptions, Result, Tensor};
@@ -42,8 +42,18 @@ impl ConvBatchNorm<'_> {
             }
             None => {
                 let none = Activation::Identity;
-                let residual = other.batch_norm_act_of(other_sums.as_ref(), &shortcut.norm, none, None)?;
-                x.batch_norm_act_of(sums.as_ref(), &self.norm, Activation::Relu, Some(&residual))
+                let residual = other.batch_norm_act_of(
+                    NormInput::of_convolution(&other_sums),
+                    &shortcut.norm,
+                    none,
+                    None,
+                )?;
+                x.batch_norm_act_of(
+                    NormInput::of_convolution(&sums),
+                    &self.norm,
+                    Activation::Relu,
+                    Some(&residual),
+                )
             }
         }
     }

@@ -95,6 +95,14 @@ impl Tensor {
         } else if self.dtype() == DType::BF16 {
             let (x, dy) = (self.read::<bf16>()?, dy.read::<bf16>()?);
             Tensor::build(shape, |dw: &mut [bf16]| bf16_pairs::weight_gradient(&s, &x, &dy, dw))?
+        } else if let Some(norm) = self.normalization::<f32>()
+            && cpu::conv2d::weight_gradient_supports(&s, norm.activation)
+        {
+            let (x, dy) = (norm.x.read::<f32>()?, dy.read::<f32>()?);
+            let input = norm.conv_input(&x);
+            Tensor::build(shape, |dw: &mut [f32]| {
+                cpu::conv2d::weight_gradient_normalized(&s, input, &dy, dw)
+            })?
         } else {
             dispatch_real!("conv2d", [("x", self), ("grad", dy)], T => {
                 let (x, dy) = (self.read::<T>()?, dy.read::<T>()?);

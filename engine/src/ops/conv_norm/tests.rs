@@ -1,6 +1,7 @@
 //! The fused operations against the separate operations, on the emulated device.
 use crate::cuda::cudnn::{ConvBenchmark, ConvEngineOptions, ConvPlanChoice};
 use crate::cuda::{CudaGraph, set_conv_engine_options};
+use crate::ops::batch_norm::NormInput;
 use crate::{Activation, BatchNorm, Conv2dOptions, DType, Device, Result, Tensor};
 
 const HALF_DTYPES: [DType; 2] = [DType::F16, DType::BF16];
@@ -165,7 +166,9 @@ fn statistics_and_outputs_match_f64_for_means_far_from_zero() {
         };
         let (y, sums) = x.conv2d_with_sums(&weight, &Conv2dOptions::default()).expect("runs");
         assert!(sums.is_some(), "the fusion is tested");
-        let out = y.batch_norm_act_of(sums.as_ref(), &norm, Activation::Identity, None).expect("runs");
+        let out = y
+            .batch_norm_act_of(NormInput::of_convolution(&sums), &norm, Activation::Identity, None)
+            .expect("runs");
         let (y, out, means, vars) = (values(&y), values(&out), values(&running[0]), values(&running[1]));
         for (channel, ratio) in RATIOS.iter().enumerate() {
             let column = || y.iter().skip(channel).step_by(8).map(|v| f64::from(*v));
@@ -214,4 +217,66 @@ fn convolution_plans_are_benchmarked_outside_of_capture_only() {
     assert_eq!(chosen.expect("runs").len(), heuristic.len());
     captured.expect("captures a convolution with a plan");
     assert!(set_conv_engine_options(&Device::Cpu, timed).is_err());
+}
+
+/// Convolution, batch norm and activation, then a convolution, on the CPU.
+fn chain(i: &Inputs, second: &Tensor, options: &Conv2dOptions, f: Activation, fused: bool) -> Result<Tensor> {
+    let norm = i.norm(true);
+    let y = match fused {
+        true => i.x.conv2d_batch_norm_act(&i.weight, &SAME, &norm, f, None)?,
+        false => i.x.conv2d(&i.weight, None, &SAME)?.batch_norm_act(&norm, f, None)?,
+    };
+    assert_eq!(y.storage().is_deferred(), fused, "computed at its first use");
+    let z = y.conv2d(second, None, options)?;
+    Ok(z)
+}
+
+#[test]
+fn deferred_batch_norm_gives_the_bits_of_an_immediate_one() {
+    let on_cpu = |t: &Tensor| t.to_device(&Device::Cpu).expect("a copy").detach();
+    for (kernel, padding, stride, out, f) in [
+        (3, 1, 1, 32, Activation::Relu),
+        (3, 1, 1, 8, Activation::Relu6),
+        (3, 1, 1, 32, Activation::Silu),
+        (1, 0, 1, 24, Activation::HardSwish),
+        (3, 1, 2, 16, Activation::Relu),
+    ] {
+        let second = random(&[out, kernel, kernel, 32], 11, 0.0, DType::F32);
+        let options =
+            Conv2dOptions { padding: [padding; 2], stride: [stride; 2], ..Conv2dOptions::default() };
+        let run = |fused: bool| {
+            let mut i = Inputs::new(DType::F32, 0.0);
+            i.x = on_cpu(&random(&[3, 9, 8, 8], 1, 0.0, DType::F32)).variable();
+            i.weight = on_cpu(&random(&[32, 3, 3, 8], 2, 0.0, DType::F32)).variable();
+            i.scale = on_cpu(&random(&[32], 3, 2.0, DType::F32)).variable();
+            i.bias = on_cpu(&random(&[32], 4, 0.0, DType::F32)).variable();
+            i.running =
+                (on_cpu(&random(&[32], 6, 0.0, DType::F32)), on_cpu(&random(&[32], 7, 3.0, DType::F32)));
+            let second = on_cpu(&second).variable();
+            let z = chain(&i, &second, &options, f, fused).expect("runs");
+            z.backward_from(&on_cpu(&random(z.dims(), 9, 0.0, DType::F32))).expect("has gradients");
+            let leaves = [&i.x, &i.weight, &i.scale, &i.bias, &second].map(|t| t.grad().expect("a gradient"));
+            let all = [z.detach()].into_iter().chain(leaves).chain([i.running.0, i.running.1]);
+            all.map(|t| t.to_vec::<f32>().expect("f32")).collect::<Vec<_>>()
+        };
+        assert!(run(true) == run(false), "{kernel}x{kernel}, stride {stride}, {f:?}");
+    }
+}
+
+#[test]
+fn deferred_elements_are_computed_once_and_writes_replace_them() {
+    let cpu =
+        |shape: &[usize], seed| random(shape, seed, 0.0, DType::F32).to_device(&Device::Cpu).expect("a copy");
+    let (x, weight) = (cpu(&[2, 4, 4, 8], 1).variable(), cpu(&[8, 1, 1, 8], 2));
+    let norm = BatchNorm { training: true, eps: 1e-5, ..BatchNorm::default() };
+    let options = Conv2dOptions::default();
+    let y = x.conv2d_batch_norm_act(&weight, &options, &norm, Activation::Relu, None).expect("runs");
+    assert!(y.storage().is_deferred());
+    let elements = y.to_vec::<f32>().expect("f32");
+    assert!(!y.storage().is_deferred());
+    let copy = y.recomputable();
+    assert!(copy.storage().is_deferred(), "the formula was kept for the backward pass");
+    assert_eq!(copy.to_vec::<f32>().expect("f32"), elements);
+    y.write::<f32>().expect("on the CPU").fill(7.0);
+    assert_eq!(y.recomputable().to_vec::<f32>().expect("f32"), vec![7.0; elements.len()]);
 }

@@ -35,6 +35,18 @@ pub(super) struct ImageMap {
     pub(super) channels: usize,
 }
 
+/// Prologue that clamps: `min(max(x * scale + shift, low), high)`, by channel.
+#[derive(Clone, Copy)]
+pub(super) struct ClampPrologue {
+    pub(super) scale: *const f32,
+    pub(super) shift: *const f32,
+    pub(super) bounds: [f32; 2],
+}
+
+/// Argument of kernels without a prologue.
+const NO_PROLOGUE: ClampPrologue =
+    ClampPrologue { scale: std::ptr::null(), shift: std::ptr::null(), bounds: [0.0, 0.0] };
+
 /// First output row and column of a run of tiles, and their number.
 #[derive(Clone, Copy)]
 pub(super) struct RunPosition {
@@ -57,7 +69,12 @@ simd_kernel! {
     ///
     /// # Safety
     /// The map must be readable, the planes writable, and the run has at most [`MAX_RUN`] tiles.
-    fn input_run<S at level, const RY: usize, const RX: usize>(map: ImageMap, run: RunPosition, to: TilePlanes) {
+    fn input_run<S at level, const RY: usize, const RX: usize, const PROLOGUE: bool>(
+        map: ImageMap,
+        prologue: ClampPrologue,
+        run: RunPosition,
+        to: TilePlanes,
+    ) {
         unsafe {
             let mut row = [std::ptr::null::<f32>(); POINTS];
             for r in 0..RY + 2 {
@@ -80,8 +97,14 @@ simd_kernel! {
                     }
                 }
             }
+            let (low, high) = (S::splat(prologue.bounds[0]), S::splat(prologue.bounds[1]));
             let mut c = 0;
             while c < map.channels {
+                let (mut scale, mut shift) = (zero, zero);
+                if PROLOGUE {
+                    scale = S::load(prologue.scale.add(c));
+                    shift = S::load(prologue.shift.add(c));
+                }
                 for q in left..inside {
                     let mut d = [zero; POINTS];
                     // The pixels that the next row of tiles adds.
@@ -91,6 +114,11 @@ simd_kernel! {
                     for r in 0..RY + 2 {
                         if !row[r].is_null() {
                             d[r] = S::load(row[r].wrapping_add(q * map.channels + c));
+                            if PROLOGUE {
+                                // As batch norm computes it: without FMA, and NaN stays NaN.
+                                let y = S::add(S::mul(d[r], scale), shift);
+                                d[r] = S::min(high, S::max(low, y));
+                            }
                         }
                     }
                     let v = transform::input::<S, RY>(d);
@@ -376,34 +404,43 @@ simd_kernel! {
     }
 }
 
-/// Calls a kernel generic over the size of a tile.
+/// Calls a kernel generic over the size of a tile, and over a flag if there is one.
 macro_rules! by_tile_size {
-    ($kernel:ident, $size:expr, $($arg:expr),*) => {
+    ($kernel:ident $(($flag:literal))?, $size:expr, $($arg:expr),*) => {
+        by_tile_size!(@ $kernel, ($($flag)?), $size, ($($arg),*), [4 4] [4 3] [4 2] [3 4] [3 3] [3 2] [2 4] [2 3] [2 2])
+    };
+    (@ $kernel:ident, $flag:tt, $size:expr, $args:tt, $([$ry:literal $rx:literal])*) => {
         match $size {
-            [4, 4] => $kernel::<4, 4>($($arg),*),
-            [4, 3] => $kernel::<4, 3>($($arg),*),
-            [4, 2] => $kernel::<4, 2>($($arg),*),
-            [3, 4] => $kernel::<3, 4>($($arg),*),
-            [3, 3] => $kernel::<3, 3>($($arg),*),
-            [3, 2] => $kernel::<3, 2>($($arg),*),
-            [2, 4] => $kernel::<2, 4>($($arg),*),
-            [2, 3] => $kernel::<2, 3>($($arg),*),
-            [2, 2] => $kernel::<2, 2>($($arg),*),
+            $([$ry, $rx] => by_tile_size!(@call $kernel, $flag, $ry, $rx, $args),)*
             size => unreachable!("no tile of {size:?}"),
         }
+    };
+    (@call $kernel:ident, (), $ry:literal, $rx:literal, ($($arg:expr),*)) => { $kernel::<$ry, $rx>($($arg),*) };
+    (@call $kernel:ident, ($flag:literal), $ry:literal, $rx:literal, ($($arg:expr),*)) => {
+        $kernel::<$ry, $rx, $flag>($($arg),*)
     };
 }
 
 /// Transforms the inputs of a run of tiles of `size` outputs, of any length.
 ///
 /// # Safety
-/// The map must be readable, the planes writable.
-pub(super) unsafe fn input(level: Level, size: [usize; 2], map: ImageMap, run: RunPosition, to: TilePlanes) {
+/// The map and the vectors of the prologue must be readable, the planes writable.
+pub(super) unsafe fn input(
+    level: Level,
+    size: [usize; 2],
+    map: ImageMap,
+    prologue: Option<ClampPrologue>,
+    run: RunPosition,
+    to: TilePlanes,
+) {
     for first in (0..run.count).step_by(MAX_RUN) {
         let x = run.x + first * TILE;
         let part = RunPosition { x, count: MAX_RUN.min(run.count - first), ..run };
         let to = TilePlanes { ptr: to.ptr.wrapping_add(first * to.tile), ..to };
-        by_tile_size!(input_run, size, level, map, part, to);
+        match prologue {
+            Some(prologue) => by_tile_size!(input_run(true), size, level, map, prologue, part, to),
+            None => by_tile_size!(input_run(false), size, level, map, NO_PROLOGUE, part, to),
+        }
     }
 }
 

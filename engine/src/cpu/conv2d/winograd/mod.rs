@@ -10,14 +10,14 @@
 //! and multiplies all tiles with them.
 //!
 //! Every element is a sum over channels in their order, so the results depend neither on the partition nor on the size of the batch.
-use super::SharedPtr;
 use super::panel::{ColumnBlock, Panels};
 use super::tile::{self, Tap, TileStore};
+use super::{ConvInput, SharedPtr};
 use crate::conv_shape::ConvShape;
 use crate::cpu::parallel::for_each_task;
 use crate::cpu::scratch;
 use crate::cpu::simd::{self, Level};
-use kernels::{ImageMap, PLANES, RunPosition, TileOutputs, TilePlanes, WeightPanel};
+use kernels::{ClampPrologue, ImageMap, PLANES, RunPosition, TileOutputs, TilePlanes, WeightPanel};
 use std::ops::Range;
 use tiles::{TILE, TileBlock, TileGrid};
 
@@ -60,7 +60,7 @@ pub(super) fn supports(s: &ConvShape) -> bool {
 }
 
 /// Forward pass.
-pub(super) fn forward(s: &ConvShape, x: &[f32], weight: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
+pub(super) fn forward(s: &ConvShape, x: ConvInput, weight: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
     let weights = WeightSource { weight: weight.as_ptr(), pass: Pass::Forward, s };
     convolve(&weights, s.c_in, s.c_out, x, bias, y);
 }
@@ -68,7 +68,7 @@ pub(super) fn forward(s: &ConvShape, x: &[f32], weight: &[f32], bias: Option<&[f
 /// Data gradient.
 pub(super) fn data_gradient(s: &ConvShape, dy: &[f32], weight: &[f32], dx: &mut [f32]) {
     let weights = WeightSource { weight: weight.as_ptr(), pass: Pass::DataGradient, s };
-    convolve(&weights, s.c_out, s.c_in, dy, None, dx);
+    convolve(&weights, s.c_out, s.c_in, ConvInput::plain(dy), None, dx);
 }
 
 #[derive(Clone, Copy)]
@@ -114,7 +114,7 @@ struct WinogradJob<'a> {
     grid: TileGrid,
     channels: usize,
     columns: usize,
-    source: &'a [f32],
+    source: ConvInput<'a>,
     bias: Option<&'a [f32]>,
     target: SharedPtr<f32>,
 }
@@ -123,7 +123,7 @@ fn convolve(
     weights: &WeightSource,
     channels: usize,
     columns: usize,
-    source: &[f32],
+    source: ConvInput,
     bias: Option<&[f32]>,
     target: &mut [f32],
 ) {
@@ -323,18 +323,23 @@ impl WinogradJob<'_> {
 unsafe fn input_tiles(
     level: Level,
     s: &ConvShape,
-    source: &[f32],
+    source: ConvInput,
     channels: usize,
     block: &TileBlock,
     row: (usize, usize),
     to: TilePlanes,
 ) {
     let image = s.h * s.w * channels;
+    let prologue = source.prologue.map(|prologue| ClampPrologue {
+        scale: prologue.scale.as_ptr(),
+        shift: prologue.shift.as_ptr(),
+        bounds: prologue.bounds().expect("`forward_supports` accepts activations that clamp"),
+    });
     block.runs(row, |run| {
-        let map = ImageMap { x: source[run.image * image..][..image].as_ptr(), h: s.h, w: s.w, channels };
+        let map = ImageMap { x: source.x[run.image * image..][..image].as_ptr(), h: s.h, w: s.w, channels };
         let to = TilePlanes { ptr: to.ptr.wrapping_add(run.first * to.tile), ..to };
         let position = RunPosition { y: run.y, x: run.x, count: run.count };
-        kernels::input(level, run.size, map, position, to);
+        kernels::input(level, run.size, map, prologue, position, to);
     });
 }
 

@@ -6,10 +6,10 @@ use super::kernels::{self, PLANES, TileGradients, TilePlanes};
 use super::tiles::{TILE, TileBlock, TileGrid};
 use super::{PLANE_PADDING, input_tiles, padded};
 use crate::conv_shape::ConvShape;
-use crate::cpu::conv2d::SharedPtr;
 use crate::cpu::conv2d::outer::{OuterOperand, PixelLoop};
 use crate::cpu::conv2d::prefetch::Prefetch;
 use crate::cpu::conv2d::weight::OuterProduct;
+use crate::cpu::conv2d::{ConvInput, SharedPtr};
 use crate::cpu::parallel::for_each_task;
 use crate::cpu::scratch;
 use crate::cpu::simd::{self, Level};
@@ -30,7 +30,7 @@ const CHUNKS: usize = 8;
 const TRANSFORM_ROWS: usize = 16;
 
 /// Weight gradient. `dw` is overwritten.
-pub(in crate::cpu::conv2d) fn weight_gradient(s: &ConvShape, x: &[f32], dy: &[f32], dw: &mut [f32]) {
+pub(in crate::cpu::conv2d) fn weight_gradient(s: &ConvShape, x: ConvInput, dy: &[f32], dw: &mut [f32]) {
     if s.n == 0 {
         return dw.fill(0.0);
     }
@@ -50,7 +50,7 @@ pub(in crate::cpu::conv2d) fn weight_gradient(s: &ConvShape, x: &[f32], dy: &[f3
 struct GradientJob<'a> {
     level: Level,
     s: &'a ConvShape,
-    x: &'a [f32],
+    x: ConvInput<'a>,
     dy: &'a [f32],
     dw: SharedPtr<f32>,
 }

@@ -1,0 +1,77 @@
+//! Batch norm and activation of a convolution's input, applied while a kernel copies or transforms the input, which saves the pass that
+//! would write the normalised input and read it again. The results are bitwise equal to a pass of its own.
+use super::{batch_tile, depthwise, winograd};
+use crate::Activation;
+use crate::conv_shape::ConvShape;
+use crate::cpu::batch_norm;
+use crate::cpu::conv2d::groups::Groups;
+use crate::cpu::conv2d::plan::ConvPlan;
+use crate::cpu::simd;
+
+/// `activation(x * scale + shift)` with per-channel scale and shift.
+#[derive(Clone, Copy, Debug)]
+pub struct Prologue<'a> {
+    /// Scale of each channel.
+    pub scale: &'a [f32],
+    /// Shift of each channel.
+    pub shift: &'a [f32],
+    /// One of the activations that batch norm is fused with.
+    pub activation: Activation,
+}
+
+/// Input of a convolution: elements, or the elements before a prologue.
+#[derive(Clone, Copy)]
+pub struct ConvInput<'a> {
+    /// Elements.
+    pub x: &'a [f32],
+    /// Prologue, unless the elements are the input itself.
+    pub prologue: Option<Prologue<'a>>,
+}
+
+impl<'a> ConvInput<'a> {
+    /// Input without a prologue.
+    pub(super) fn plain(x: &'a [f32]) -> ConvInput<'a> {
+        ConvInput { x, prologue: None }
+    }
+}
+
+impl Prologue<'_> {
+    /// Writes the input for whole pixels.
+    pub(super) fn apply(&self, x: &[f32], out: &mut [f32]) {
+        batch_norm::apply_chunk(x, self.scale, self.shift, self.activation, out);
+    }
+
+    /// Lower and upper bound of an activation that clamps its argument.
+    pub(super) fn bounds(&self) -> Option<[f32; 2]> {
+        clamp_bounds(self.activation)
+    }
+}
+
+fn clamp_bounds(activation: Activation) -> Option<[f32; 2]> {
+    match activation {
+        Activation::Identity => Some([f32::NEG_INFINITY, f32::INFINITY]),
+        Activation::Relu => Some([0.0, f32::INFINITY]),
+        Activation::Relu6 => Some([0.0, 6.0]),
+        _ => None,
+    }
+}
+
+/// True if the forward pass of this shape applies a prologue.
+pub fn forward_supports(s: &ConvShape, activation: Activation) -> bool {
+    if depthwise::supports(s) {
+        return false;
+    }
+    if winograd::supports(s) {
+        return clamp_bounds(activation).is_some();
+    }
+    let groups = Groups::of(s, s.group_out(), simd::level().lanes());
+    !batch_tile::supports(&ConvPlan::forward(s, &groups))
+}
+
+/// True if the weight gradient of this shape applies a prologue.
+pub fn weight_gradient_supports(s: &ConvShape, activation: Activation) -> bool {
+    match winograd::supports(s) {
+        true => clamp_bounds(activation).is_some(),
+        false => !depthwise::supports(s),
+    }
+}
