@@ -7,7 +7,7 @@
 //! prints milliseconds and GFLOP/s of the rows whose name contains PATTERN, limited to the given SIMD level, and the speedup over
 //! PyTorch 2.11 (oneDNN, two Zen 4 cores, two threads) where it was measured. Times are process CPU time divided by the number of
 //! threads, the median of several calls, which is robust against other load on the machine.
-use fornax_engine::conv_shape::ConvShape;
+use fornax_engine::conv_shape::{ConvAlgorithm, ConvShape};
 use fornax_engine::cpu::simd::{self, Level};
 use fornax_engine::cpu::{conv2d, scratch};
 
@@ -90,8 +90,9 @@ fn main() {
 fn shape([n, side, c_in, c_out, kernel, stride, groups]: [usize; 7]) -> ConvShape {
     // Patch embeddings have no padding; other convolutions keep the size.
     let padding = if kernel == stride { 0 } else { kernel / 2 };
+    let algorithm = ConvAlgorithm::Auto;
     let [kernel, stride, padding, dilation] = [kernel, stride, padding, 1].map(|v| [v; 2]);
-    ConvShape { n, h: side, w: side, c_in, c_out, kernel, stride, padding, dilation, groups }
+    ConvShape { n, h: side, w: side, c_in, c_out, kernel, stride, padding, dilation, groups, algorithm }
 }
 
 fn measure(s: &ConvShape, pytorch: &PytorchTimes) -> String {

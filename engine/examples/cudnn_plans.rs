@@ -12,7 +12,7 @@ use fornax_engine::cuda::cublaslt::{Epilogue, Gemm, check_descriptors};
 use fornax_engine::cuda::cudnn::{
     ConvEngineOptions, ConvFusion, ConvKind, ConvPlanner, ConvProblem, DeviceProperties,
 };
-use fornax_engine::{ConvShape, DType};
+use fornax_engine::{ConvAlgorithm, ConvShape, DType};
 use std::error::Error;
 use std::process::ExitCode;
 
@@ -259,6 +259,7 @@ impl Network {
             padding: [kernel / 2; 2],
             dilation: [1; 2],
             groups,
+            algorithm: ConvAlgorithm::Auto,
         };
         self.size = shape.out_h();
         self.layers.push(shape);

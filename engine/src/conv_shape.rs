@@ -24,6 +24,19 @@ pub struct ConvShape {
     pub dilation: [usize; 2],
     /// Channel groups; `c_in` for a depthwise convolution.
     pub groups: usize,
+    /// Algorithm of the CPU kernels.
+    pub algorithm: ConvAlgorithm,
+}
+
+/// Algorithm of a convolution on the CPU, in its forward pass and its gradients. CUDA devices ignore it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum ConvAlgorithm {
+    /// The fastest one for the shape: Winograd F(4×4, 3×3) for f32 convolutions of kernel 3×3 and stride 1 with many channels (Lavin and
+    /// Gray, 2015, arXiv:1509.09308), direct otherwise. The choice depends on the shape alone, and not on the batch size.
+    #[default]
+    Auto,
+    /// Direct: sums of products without a transform of the operands. The rounding error is the smaller one.
+    Direct,
 }
 
 impl ConvShape {

@@ -33,7 +33,7 @@ mod tensor;
 pub use activation::Activation;
 pub use autograd::{BackwardFn, Hook, checkpoint, gradients, no_grad};
 pub use collective::{Collective, PendingCollective, Reduction};
-pub use conv_shape::ConvShape;
+pub use conv_shape::{ConvAlgorithm, ConvShape};
 pub use device::Device;
 pub use dtype::{DType, Element};
 pub use error::{Error, Operands, Result};

@@ -2,7 +2,7 @@
 use crate::capture::{CapturedOutput, LayerInfo, OutputCapture};
 use crate::precision::{Operation, Precision};
 use fornax_engine::random::{RngKey, RngStream};
-use fornax_engine::{Collective, Error, MaskRng, Result, Tensor};
+use fornax_engine::{Collective, ConvAlgorithm, Error, MaskRng, Result, Tensor};
 use std::sync::Arc;
 
 /// Context of a forward pass, passed to every [`crate::Module::forward`]. Modules have no train/eval mode.
@@ -10,6 +10,7 @@ use std::sync::Arc;
 pub struct Context {
     training: bool,
     precision: Precision,
+    conv_algorithm: ConvAlgorithm,
     checkpointing: bool,
     recomputing: bool,
     rng: Option<RngState>,
@@ -45,6 +46,7 @@ impl Context {
         Context {
             training: false,
             precision: Precision::default(),
+            conv_algorithm: ConvAlgorithm::default(),
             checkpointing: false,
             recomputing: false,
             rng: None,
@@ -56,6 +58,11 @@ impl Context {
     /// Sets the precision; the default is f32.
     pub fn with_precision(self, precision: Precision) -> Context {
         Context { precision, ..self }
+    }
+
+    /// Sets the algorithm of convolutions on the CPU; the default is [`ConvAlgorithm::Auto`].
+    pub fn with_conv_algorithm(self, conv_algorithm: ConvAlgorithm) -> Context {
+        Context { conv_algorithm, ..self }
     }
 
     /// Enables activation checkpointing: the backward pass recomputes the modules of each [`crate::layers::Sequential`], one by one, instead
@@ -159,6 +166,11 @@ impl Context {
     /// Precision of the pass.
     pub fn precision(&self) -> &Precision {
         &self.precision
+    }
+
+    /// Algorithm of convolutions on the CPU.
+    pub fn conv_algorithm(&self) -> ConvAlgorithm {
+        self.conv_algorithm
     }
 
     /// Casts an operand to the dtype in which the operation computes, as PyTorch's autocast does.

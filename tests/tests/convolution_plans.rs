@@ -1,7 +1,7 @@
 //! Convolution plans that are chosen by timing, on emulated devices whose engines have planted times and faults.
 use fornax_engine::cuda::cudnn::{ConvBenchmark, ConvEngineOptions, ConvPlanChoice, ConvPlanRecord};
 use fornax_engine::cuda::{conv_plan_record, restore_conv_plans, set_conv_engine_options};
-use fornax_engine::{Activation, BatchNorm, Conv2dOptions, DType, Device, Result, Tensor};
+use fornax_engine::{Activation, BatchNorm, Conv2dOptions, ConvAlgorithm, DType, Device, Result, Tensor};
 use fornax_kernels::emulator::{EngineFault, plant_engine};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -70,7 +70,13 @@ fn bits(t: &Tensor) -> Vec<u32> {
     host.to_vec::<f32>().expect("f32").into_iter().map(f32::to_bits).collect()
 }
 
-const SAME: Conv2dOptions = Conv2dOptions { stride: [1, 1], padding: [1, 1], dilation: [1, 1], groups: 1 };
+const SAME: Conv2dOptions = Conv2dOptions {
+    stride: [1, 1],
+    padding: [1, 1],
+    dilation: [1, 1],
+    groups: 1,
+    algorithm: ConvAlgorithm::Auto,
+};
 
 /// A convolution in f32 of images of `size`×`size` pixels, which distinguishes the problems of tests.
 fn convolve(size: usize, device: &Device) -> Result<Vec<u32>> {

@@ -6,7 +6,9 @@ use crate::ema::Ema;
 use crate::loader::{Batch, BatchPreparation};
 use crate::optim::Optimizer;
 use fornax_engine::cuda::{CudaGraph, PendingRead};
-use fornax_engine::{Collective, DType, Device, PendingUpdateStats, Shape, Tensor, UpdateStats};
+use fornax_engine::{
+    Collective, ConvAlgorithm, DType, Device, PendingUpdateStats, Shape, Tensor, UpdateStats,
+};
 use fornax_nn::loss::{CrossEntropy, Loss};
 use fornax_nn::precision::Operation;
 use fornax_nn::{Context, Module, Precision, StateKind, increment_num_batches_tracked, state_entries};
@@ -17,6 +19,8 @@ use std::sync::Arc;
 pub struct TrainStepOptions {
     /// Mixed precision: the dtype of each kind of operation.
     pub precision: Precision,
+    /// Algorithm of convolutions on the CPU.
+    pub conv_algorithm: ConvAlgorithm,
     /// Loss function.
     pub loss: Arc<dyn Loss>,
     /// Gradient checkpointing: recompute blocks in the backward pass instead of storing their activations.
@@ -37,6 +41,7 @@ impl Default for TrainStepOptions {
     fn default() -> TrainStepOptions {
         TrainStepOptions {
             precision: Precision::default(),
+            conv_algorithm: ConvAlgorithm::default(),
             loss: Arc::new(CrossEntropy::default()),
             checkpointing: false,
             seed: 0,
@@ -369,6 +374,7 @@ impl TrainStep {
         let scale = 1.0 / batches.len() as f64;
         let mut cx = Context::train()
             .with_precision(options.precision)
+            .with_conv_algorithm(options.conv_algorithm)
             .with_checkpointing(options.checkpointing)
             .with_sync_batch_norm(options.sync_bn.clone())
             .with_seed(options.seed, optimizer.updates());

@@ -169,8 +169,13 @@ fn ranks_that_differ_end_at_once_with_the_difference() {
     }
     // Rank and number of ranks of each process, options of the last one, and parts of the error of every process.
     type Case = (&'static [(usize, usize)], &'static str, &'static [&'static str]);
-    let cases: [Case; 5] = [
+    let cases: [Case; 6] = [
         (&[(0, 2), (1, 2)], "--lr 0.2", &["the ranks differ in their options", "--lr 0.1", "--lr 0.2"]),
+        (
+            &[(0, 2), (1, 2)],
+            "--conv-algo direct",
+            &["the ranks differ in their options", "--conv-algo unset", "--conv-algo \"direct\""],
+        ),
         (&[(0, 2), (1, 2)], "--data-dir other", &["the ranks differ in their dataset", "CRC32C"]),
         (&[(0, 2), (1, 3)], "", &["the ranks differ in the number of processes"]),
         (&[(0, 3), (1, 3), (1, 3)], "", &["two processes have the same rank"]),

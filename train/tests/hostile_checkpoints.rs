@@ -1,10 +1,13 @@
 //! Checkpoints with right checksums and impossible values: each is an error that names the field, or harmless, but never a panic.
+#[path = "common/checkpoint_state.rs"]
+mod checkpoint_state;
 mod common;
 #[path = "common/parallel.rs"]
 mod parallel;
 #[path = "common/tiny_run.rs"]
 mod tiny_run;
 
+use checkpoint_state::{state, with_state};
 use common::{run, stderr, succeed};
 use fornax::callbacks::{Callback, ModelCheckpoint};
 use fornax::checkpoint;
@@ -18,7 +21,6 @@ use fornax::{Error, Result};
 use fornax_engine::Device;
 use parallel::in_parallel;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -62,32 +64,6 @@ fn checkpoint_file() -> Vec<u8> {
     run.run().expect("trains");
     assert_eq!((run.state.epoch, run.state.batch), (1, 2));
     fs::read(folder.path().join("last.safetensors")).expect("reads")
-}
-
-/// The training state in a file's metadata.
-fn state(file: &[u8]) -> Value {
-    let (header, _) = header(file);
-    serde_json::from_str(header["__metadata__"]["fornax.state"].as_str().expect("a text")).expect("JSON")
-}
-
-/// The header of a safetensors file, and the tensors behind it.
-fn header(file: &[u8]) -> (Value, &[u8]) {
-    let length = u64::from_le_bytes(file[..8].try_into().expect("8 bytes")) as usize;
-    (serde_json::from_slice(&file[8..8 + length]).expect("JSON"), &file[8 + length..])
-}
-
-/// The file with another training state, whose checksum is right.
-fn with_state(file: &[u8], state: &str) -> Vec<u8> {
-    let (mut header, tensors) = header(file);
-    let metadata = &mut header["__metadata__"];
-    let sums = metadata["fornax.crc32c"].as_str().expect("a text");
-    let mut sums: BTreeMap<String, u32> = serde_json::from_str(sums).expect("JSON");
-    sums.insert("fornax.state".into(), crc32c::crc32c(state.as_bytes()));
-    metadata["fornax.crc32c"] = serde_json::to_string(&sums).expect("JSON").into();
-    metadata["fornax.state"] = state.into();
-    let mut text = header.to_string();
-    text += &" ".repeat(text.len().next_multiple_of(8) - text.len());
-    [&(text.len() as u64).to_le_bytes(), text.as_bytes(), tensors].concat()
 }
 
 /// The state as JSON, with a value at a path; a path of an absent field adds it.

@@ -2,7 +2,7 @@
 use super::conv2d;
 use super::parallel::{DisjointSlice, for_each_task};
 use crate::dtype::Real;
-use crate::{ConvShape, DType};
+use crate::{ConvAlgorithm, ConvShape, DType};
 
 /// Strided matrix operand: elements, row stride and column stride.
 #[derive(Clone, Copy)]
@@ -63,6 +63,7 @@ fn pixels(h: usize, c_in: usize, c_out: usize) -> ConvShape {
         padding: [0, 0],
         dilation: [1, 1],
         groups: 1,
+        algorithm: ConvAlgorithm::Direct,
     }
 }
 

@@ -1,11 +1,13 @@
 //! Two-dimensional convolution (cross-correlation, as in every deep learning library).
 mod gradients;
+#[cfg(test)]
+mod tests;
 
 use super::gpu::OnGpu;
 use super::half::widened;
 use crate::cpu::conv2d::bf16_pairs;
 use crate::dtype::bf16;
-use crate::{ConvShape, DType, Error, Result, Tensor, cpu, cuda};
+use crate::{ConvAlgorithm, ConvShape, DType, Error, Result, Tensor, cpu, cuda};
 
 /// Options of a convolution; pairs are (vertical, horizontal).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,11 +20,19 @@ pub struct Conv2dOptions {
     pub dilation: [usize; 2],
     /// Channel groups, convolved independently.
     pub groups: usize,
+    /// Algorithm on the CPU, of the forward pass and all derivatives.
+    pub algorithm: ConvAlgorithm,
 }
 
 impl Default for Conv2dOptions {
     fn default() -> Self {
-        Conv2dOptions { stride: [1, 1], padding: [0, 0], dilation: [1, 1], groups: 1 }
+        Conv2dOptions {
+            stride: [1, 1],
+            padding: [0, 0],
+            dilation: [1, 1],
+            groups: 1,
+            algorithm: ConvAlgorithm::default(),
+        }
     }
 }
 
@@ -131,7 +141,7 @@ impl Tensor {
 /// Checks the operands and returns the geometry.
 pub(super) fn conv_shape(operands: &[(&'static str, &Tensor)], options: &Conv2dOptions) -> Result<ConvShape> {
     let fail = |why: String| Err(Error::shape("conv2d", operands, why));
-    let Conv2dOptions { stride, padding, dilation, groups } = *options;
+    let Conv2dOptions { stride, padding, dilation, groups, algorithm } = *options;
     let (x, weight) = (operands[0].1, operands[1].1);
     let (&[n, h, w, c_in], &[c_out, kh, kw, group_in]) = (x.dims(), weight.dims()) else {
         return fail("needs x [n, h, w, c] and weight [out, kh, kw, c / groups]".into());
@@ -157,5 +167,5 @@ pub(super) fn conv_shape(operands: &[(&'static str, &Tensor)], options: &Conv2dO
             ));
         }
     }
-    Ok(ConvShape { n, h, w, c_in, c_out, kernel: [kh, kw], stride, padding, dilation, groups })
+    Ok(ConvShape { n, h, w, c_in, c_out, kernel: [kh, kw], stride, padding, dilation, groups, algorithm })
 }

@@ -4,7 +4,7 @@ use crate::device::{Block, Device};
 use crate::numbers::{DTYPES, error, from_bytes, random, to_bytes};
 use fornax_engine::cuda::LibraryError;
 use fornax_engine::cuda::cudnn::{ConvBenchmark, ConvEngineOptions, ConvKind, ConvPlanChoice, Cudnn};
-use fornax_engine::{ConvShape, DType};
+use fornax_engine::{ConvAlgorithm, ConvShape, DType};
 
 pub const BASE: ConvShape = ConvShape {
     n: 2,
@@ -17,6 +17,7 @@ pub const BASE: ConvShape = ConvShape {
     padding: [1, 1],
     dilation: [1, 1],
     groups: 1,
+    algorithm: ConvAlgorithm::Auto,
 };
 
 fn shapes() -> Vec<ConvShape> {

@@ -6,7 +6,7 @@ use crate::{Context, Module, Visitor};
 use fornax_engine::{Activation, Conv2dOptions as Options, ConvBatchNorm, DType, Device, Result, Tensor};
 
 /// 2-D convolution of images `[n, h, w, c]` with weight `[out, kh, kw, in / groups]` and optional bias `[out]`. Parameters are f32 and
-/// zero until initialised by [`crate::init`]; the input is f32, f64, f16 or bf16.
+/// zero until initialised by [`crate::init`]; the input is f32, f64, f16 or bf16. The algorithm is the context's.
 pub struct Conv2d {
     weight: Tensor,
     bias: Option<Tensor>,
@@ -74,9 +74,9 @@ impl Conv2d {
         if self.bias.is_some() || cx.captures(&self.info) || !norm.is_fusable(cx) {
             return norm.forward_act(&self.forward(x, cx)?, activation, residual, cx);
         }
-        let (x, weight) = self.operands(x, cx)?;
+        let ((x, weight), options) = (self.operands(x, cx)?, self.options(cx));
         norm.with_options(activation, x.dtype(), cx, |norm, activation| {
-            x.conv2d_batch_norm_act(&weight, &self.options, norm, activation, residual)
+            x.conv2d_batch_norm_act(&weight, &options, norm, activation, residual)
         })
     }
 
@@ -101,11 +101,16 @@ impl Conv2d {
         let of_shortcut = shortcut_norm.operands(from.dtype(), cx)?;
         let of_norm = norm.operands(x.dtype(), cx)?;
         let conv = |x, weight, options, norm| ConvBatchNorm { x, weight, options, norm };
-        let other = conv(&from, &shortcut_weight, shortcut.options, of_shortcut.as_batch_norm());
-        let y = conv(&x, &weight, self.options, of_norm.as_batch_norm()).add_relu(&other)?;
+        let other = conv(&from, &shortcut_weight, shortcut.options(cx), of_shortcut.as_batch_norm());
+        let y = conv(&x, &weight, self.options(cx), of_norm.as_batch_norm()).add_relu(&other)?;
         shortcut_norm.store_statistics(&of_shortcut)?;
         norm.store_statistics(&of_norm)?;
         Ok(y)
+    }
+
+    /// Options with the context's algorithm.
+    fn options(&self, cx: &Context) -> Options {
+        Options { algorithm: cx.conv_algorithm(), ..self.options }
     }
 
     /// Input and weight in the dtype of the context's precision.
@@ -120,7 +125,7 @@ impl Module for Conv2d {
     fn forward(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
         let (x, weight) = self.operands(x, cx)?;
         let bias = self.bias.as_ref().map(|bias| in_dtype(bias, x.dtype())).transpose()?;
-        let y = x.conv2d(&weight, bias.as_ref(), &self.options)?;
+        let y = x.conv2d(&weight, bias.as_ref(), &self.options(cx))?;
         let macs = y.numel() * (weight.numel() / weight.dims()[0]);
         Ok(cx.capture(&self.info, y, macs))
     }
@@ -134,5 +139,22 @@ impl Module for Conv2d {
 
     fn layer_info(&self) -> Option<&LayerInfo> {
         Some(&self.info)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fornax_engine::ConvAlgorithm;
+
+    #[test]
+    fn algorithm_is_the_one_of_the_context() -> Result<()> {
+        let layer = Conv2d::same(3, 4, 3, 2)?;
+        let of = |algorithm| layer.options(&Context::eval().with_conv_algorithm(algorithm));
+        assert_eq!(layer.options(&Context::eval()), layer.options);
+        for algorithm in [ConvAlgorithm::Auto, ConvAlgorithm::Direct] {
+            assert_eq!(of(algorithm), Options { algorithm, ..layer.options });
+        }
+        Ok(())
     }
 }

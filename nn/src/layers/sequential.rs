@@ -45,3 +45,34 @@ impl Module for Sequential {
         Some(&self.info)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fornax_engine::ConvAlgorithm;
+    use std::sync::Mutex;
+
+    /// Squares its input and lists the convolution algorithm of every pass.
+    #[derive(Default)]
+    struct AlgorithmProbe(Mutex<Vec<ConvAlgorithm>>);
+
+    impl Module for AlgorithmProbe {
+        fn forward(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
+            self.0.lock().expect("no panic").push(cx.conv_algorithm());
+            x.square()
+        }
+
+        fn visit(&self, _: &mut Visitor) {}
+    }
+
+    #[test]
+    fn recomputed_block_keeps_the_convolution_algorithm() -> Result<()> {
+        let probe = Arc::new(AlgorithmProbe::default());
+        let model = Sequential::new(vec![probe.clone()]);
+        let mut cx = Context::train().with_checkpointing(true).with_conv_algorithm(ConvAlgorithm::Direct);
+        let x = Tensor::from_slice(&[1.0, 2.0], [2])?.variable();
+        model.forward(&x, &mut cx)?.sum_all()?.backward()?;
+        assert_eq!(*probe.0.lock().expect("no panic"), [ConvAlgorithm::Direct; 2]);
+        Ok(())
+    }
+}

@@ -1,7 +1,7 @@
 //! Convolutions: small ones of every kind, and those of the benchmarked networks.
 use super::Case;
 use super::case::{Input, Values, x};
-use fornax_engine::{Activation, BatchNorm, Conv2dOptions, ConvBatchNorm, ConvShape};
+use fornax_engine::{Activation, BatchNorm, Conv2dOptions, ConvAlgorithm, ConvBatchNorm, ConvShape};
 
 pub(super) fn rows(rows: &mut Vec<Case>) {
     let plain = ConvShape {
@@ -15,6 +15,7 @@ pub(super) fn rows(rows: &mut Vec<Case>) {
         padding: [1, 1],
         dilation: [1, 1],
         groups: 1,
+        algorithm: ConvAlgorithm::Auto,
     };
     let small = [
         ("3x3", plain),
@@ -63,6 +64,7 @@ fn large() -> Vec<ConvShape> {
         padding: [kernel / 2; 2],
         dilation: [1; 2],
         groups: 1,
+        algorithm: ConvAlgorithm::Auto,
     };
     let strided = |shape| ConvShape { stride: [2; 2], ..shape };
     let grouped = |shape, groups| ConvShape { groups, ..shape };
@@ -98,8 +100,8 @@ fn conv(variant: String, s: ConvShape, bias: bool) -> Case {
     if bias {
         inputs.push(x(&[s.c_out]));
     }
-    let options =
-        Conv2dOptions { stride: s.stride, padding: s.padding, dilation: s.dilation, groups: s.groups };
+    let ConvShape { stride, padding, dilation, groups, algorithm, .. } = s;
+    let options = Conv2dOptions { stride, padding, dilation, groups, algorithm };
     Case::new("conv2d", variant, inputs, move |t| t[0].conv2d(&t[1], t.get(2), &options))
         .with_option("stride", s.stride[0] as f64)
         .with_option("padding", s.padding[0] as f64)
@@ -113,8 +115,8 @@ fn conv_norm(variant: &str, s: ConvShape, residual: bool) -> Case {
     if residual {
         inputs.push(x(&[s.n, s.out_h(), s.out_w(), s.c_out]));
     }
-    let options =
-        Conv2dOptions { stride: s.stride, padding: s.padding, dilation: s.dilation, groups: s.groups };
+    let ConvShape { stride, padding, dilation, groups, algorithm, .. } = s;
+    let options = Conv2dOptions { stride, padding, dilation, groups, algorithm };
     Case::new("conv2d-batch-norm", variant, inputs, move |t| {
         let norm = BatchNorm {
             weight: Some(&t[2]),

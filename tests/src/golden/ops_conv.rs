@@ -13,6 +13,7 @@ pub fn check(topic: &Topic) -> Outcome {
                 padding: case.pair("padding")?,
                 dilation: case.pair("dilation")?,
                 groups: case.number("groups")? as usize,
+                ..Conv2dOptions::default()
             };
             check_operation(case, dtype, |t| {
                 let (x, w) = (Tensor::from_nchw(t.get("x"))?, Tensor::from_nchw(t.get("weight"))?);

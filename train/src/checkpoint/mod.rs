@@ -25,7 +25,7 @@ use crate::data::{ChannelStats, DatasetChecksums, DatasetSplits, SplitChecksums}
 use crate::ema::Ema;
 use crate::error::ErrorKind;
 use crate::optim::Optimizer;
-use crate::settings::Settings;
+use crate::settings::{ConvAlgo, Settings};
 use crate::trainer::TrainerState;
 use crate::weights::{ForeignFormat, read_weights};
 use crate::{Error, Result};
@@ -33,7 +33,7 @@ use fornax_engine::dtype::{bf16, f16};
 use fornax_engine::{DType, Tensor};
 use fornax_nn::state_dict::{self, SafetensorsWriter, append_bytes, sort_for_file};
 use fornax_nn::{Module, state_entries};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -57,7 +57,8 @@ pub(crate) type Checksums = BTreeMap<String, u32>;
 pub struct CheckpointHeader {
     /// Version of the file layout; see [`read`].
     version: u32,
-    /// The run's settings, with absolute paths.
+    /// The run's settings, with absolute paths. `conv_algo` is direct if the file is of an older version, which has no other algorithm.
+    #[serde(deserialize_with = "settings_of_run")]
     pub settings: Settings,
     /// Number of ranks; each has a batch of the settings' size.
     #[serde(default = "one", skip_serializing_if = "is_one")]
@@ -82,6 +83,11 @@ pub struct CheckpointHeader {
     /// Convolution plans of a CUDA device that were chosen by timing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub conv_plans: Option<ConvPlans>,
+}
+
+fn settings_of_run<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Settings, D::Error> {
+    let settings = Settings::deserialize(deserializer)?;
+    Ok(Settings { conv_algo: settings.conv_algo.or(Some(ConvAlgo::Direct)), ..settings })
 }
 
 fn one() -> usize {

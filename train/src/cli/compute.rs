@@ -1,7 +1,10 @@
 //! Device and CPU threads of a command: `--device`, `--threads`.
+use crate::config::IgnoredOption;
 use crate::device::DeviceSpec;
+use crate::settings::ConvAlgo;
 use crate::{Error, Result};
 use clap::value_parser;
+use fornax_engine::Device;
 
 /// Options of every command that runs a model.
 #[derive(clap::Args, Clone, Debug)]
@@ -33,4 +36,10 @@ impl ComputeArgs {
         pool.build_global()
             .map_err(|e| Error::usage("the thread pool cannot be started").at("--threads").because(e))
     }
+}
+
+/// `--conv-algo` with a device that ignores it, unless it is at its default.
+pub fn ignored_conv_algo(given: Option<ConvAlgo>, device: &Device) -> Option<IgnoredOption> {
+    let is_ignored = *device != Device::Cpu && given.unwrap_or_default() != ConvAlgo::default();
+    is_ignored.then(|| IgnoredOption::new("conv_algo", "on a CUDA device cuDNN computes the convolutions"))
 }

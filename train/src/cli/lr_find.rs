@@ -1,5 +1,5 @@
 //! `fornax lr-find`: learning-rate range test of a recipe.
-use super::compute::ComputeArgs;
+use super::compute::{ComputeArgs, ignored_conv_algo};
 use super::signals::Signals;
 use super::train::RecipeArgs;
 use super::{output_file, print};
@@ -77,7 +77,6 @@ fn hide_ignored(arg: clap::Arg) -> clap::Arg {
 pub fn execute(args: &LrFindArgs) -> Result<()> {
     let mut args = args.clone();
     remove_ignored(&mut args.recipe);
-    let args = &args;
     if args.end_lr <= args.start_lr {
         return Err(Error::usage("the range of learning rates is empty")
             .at("--start-lr, --end-lr")
@@ -88,11 +87,13 @@ pub fn execute(args: &LrFindArgs) -> Result<()> {
         check_plot(path)?;
     }
     args.compute.set_threads()?;
+    let device = args.compute.device.open()?;
+    args.recipe.ignored.extend(ignored_conv_algo(args.recipe.settings.conv_algo, &device));
     let mut config = Config::resolve(&args.recipe.settings()?)?;
     config.ignore_dataset_options();
     args.recipe.warnings(&config).iter().for_each(|warning| message!("{warning}"));
     let mut experiment = Experiment::new(config);
-    experiment.device = args.compute.device.open()?;
+    experiment.device = device;
     experiment.signals = Box::new(Signals::listen(|_| ())?);
     let range = LrRange { start: args.start_lr, end: args.end_lr, updates: args.num_updates };
     let curve = find_lr(&mut experiment, &range)?;

@@ -29,7 +29,7 @@ use crate::settings::{
 };
 use crate::weights::{WeightsSource, identity_at};
 use crate::{Error, Result};
-use fornax_engine::{DType, GradClip, GradientRule, LossScaling};
+use fornax_engine::{ConvAlgorithm, DType, GradClip, GradientRule, LossScaling};
 use fornax_nn::Precision;
 use fornax_nn::loss::Loss;
 use fornax_nn::models::Model;
@@ -98,6 +98,8 @@ pub struct Config {
     pub on_nonfinite: NonfinitePolicy,
     /// Training batches per epoch; `None` for all.
     pub batches_per_epoch: Option<usize>,
+    /// On the CPU: algorithm of convolutions.
+    pub conv_algorithm: ConvAlgorithm,
     /// On a CUDA device: chooses cuDNN's convolution plans by timing.
     pub cudnn_benchmark: bool,
     /// On a CUDA device: only deterministic cuDNN engines and NCCL algorithms.
@@ -261,6 +263,7 @@ impl Config {
             early_stop_patience: given.early_stop_patience,
             on_nonfinite: given.on_nonfinite.unwrap_or_default(),
             batches_per_epoch: given.train_batches_per_epoch.map(|batches| batches as usize),
+            conv_algorithm: given.conv_algo.unwrap_or_default().into(),
             cudnn_benchmark: given.cudnn_benchmark.unwrap_or(true),
             deterministic: given.deterministic.unwrap_or(true),
             world_size,
@@ -384,6 +387,8 @@ impl Config {
             early_stop_patience: self.early_stop_patience,
             on_nonfinite: Some(self.on_nonfinite),
             train_batches_per_epoch: self.settings.train_batches_per_epoch,
+            // A run without it is of a version that computed every convolution directly.
+            conv_algo: Some(self.settings.conv_algo.unwrap_or_default()),
             // Without effect on the CPU, so defaults are omitted.
             cudnn_benchmark: self.settings.cudnn_benchmark,
             deterministic: self.settings.deterministic,

@@ -288,6 +288,7 @@ impl Experiment {
             let optimizer = self.optimizer.as_ref().expect("built");
             let options = TrainStepOptions {
                 precision: self.config.precision,
+                conv_algorithm: self.config.conv_algorithm,
                 loss,
                 checkpointing: self.config.checkpointing,
                 seed: self.config.seed,
@@ -354,6 +355,7 @@ impl Experiment {
             loader: self.validation_loader.as_ref().expect("built"),
             num_classes: data.num_classes,
             precision: self.config.precision,
+            conv_algorithm: self.config.conv_algorithm,
             preparation: Some(&preparation),
             keeps_top5: false,
             group: self.distributed.as_ref().map(|run| &*run.group),

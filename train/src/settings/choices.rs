@@ -1,7 +1,7 @@
 //! Values of settings that are one of a list.
 use crate::report::EpochMetrics;
 use clap::ValueEnum;
-use fornax_engine::{DType, EraseMode};
+use fornax_engine::{ConvAlgorithm, DType, EraseMode};
 use fornax_nn::OptLevel;
 use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
@@ -58,6 +58,26 @@ impl ModelDtype {
             ModelDtype::Float32 => None,
             ModelDtype::Float16 => Some(AmpDtype::Float16),
             ModelDtype::Bfloat16 => Some(AmpDtype::Bfloat16),
+        }
+    }
+}
+
+/// Algorithm of convolutions on the CPU.
+#[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ConvAlgo {
+    /// Winograd for 3x3 convolutions of stride 1 where the shape gains, direct otherwise
+    #[default]
+    Auto,
+    /// Direct
+    Direct,
+}
+
+impl From<ConvAlgo> for ConvAlgorithm {
+    fn from(algo: ConvAlgo) -> ConvAlgorithm {
+        match algo {
+            ConvAlgo::Auto => ConvAlgorithm::Auto,
+            ConvAlgo::Direct => ConvAlgorithm::Direct,
         }
     }
 }

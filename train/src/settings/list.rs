@@ -1,7 +1,7 @@
 //! Every setting of a run.
 use super::choices::{
-    AmpDtype, ClipMode, DefaultSet, DistBn, EraseModeArg, EvalMetric, GradCompression, ImageMode, LrScale,
-    ModelDtype, NonfinitePolicy, OptLevelArg,
+    AmpDtype, ClipMode, ConvAlgo, DefaultSet, DistBn, EraseModeArg, EvalMetric, GradCompression, ImageMode,
+    LrScale, ModelDtype, NonfinitePolicy, OptLevelArg,
 };
 use super::definition::{SettingDefinition, settings};
 use super::on_resume::*;
@@ -471,6 +471,9 @@ settings! {
         /// Training batches per epoch (also --train-steps-per-epoch)
         #[arg(value_name = "N", alias = "train-steps-per-epoch")]
         train_batches_per_epoch: u32 = "all", within AT_LEAST_ONE, on resume SAMPLE_ORDER;
+        /// Convolution algorithm on the CPU: auto (Winograd for 3x3 convolutions of stride 1 where the shape gains) or direct
+        #[arg(value_name = "NAME")]
+        conv_algo: ConvAlgo = "auto";
         /// Time cuDNN's convolution plans at the first use of a shape and use the fastest; resumed runs use the same
         cudnn_benchmark: bool = "on a CUDA device";
         /// Use deterministic cuDNN engines and NCCL algorithms only

@@ -13,8 +13,8 @@ mod validity;
 pub mod value_parsers;
 
 pub use choices::{
-    AmpDtype, ClipMode, DefaultSet, DistBn, EraseModeArg, EvalMetric, GradCompression, ImageMode, LrScale,
-    ModelDtype, NonfinitePolicy, OptLevelArg,
+    AmpDtype, ClipMode, ConvAlgo, DefaultSet, DistBn, EraseModeArg, EvalMetric, GradCompression, ImageMode,
+    LrScale, ModelDtype, NonfinitePolicy, OptLevelArg,
 };
 pub use definition::SettingDefinition;
 pub use list::{DEFINITIONS, Settings};

@@ -6,7 +6,7 @@ use crate::message::count;
 use crate::train_step::prepare_images;
 use crate::{Error, Result};
 use fornax_engine::cuda::PendingRead;
-use fornax_engine::{DType, no_grad};
+use fornax_engine::{ConvAlgorithm, DType, no_grad};
 use fornax_nn::precision::Operation;
 use fornax_nn::{Context, Module, Precision};
 use std::collections::BTreeSet;
@@ -64,7 +64,7 @@ pub fn skipped_note(images: usize) -> String {
     }
 }
 
-/// Precision and input of evaluated models.
+/// Precision, convolution algorithm and input of evaluated models.
 #[derive(Clone, Copy)]
 pub struct Evaluator<'a> {
     /// The samples.
@@ -73,6 +73,8 @@ pub struct Evaluator<'a> {
     pub num_classes: usize,
     /// Mixed precision.
     pub precision: Precision,
+    /// Algorithm of convolutions on the CPU.
+    pub conv_algorithm: ConvAlgorithm,
     /// Normalisation of u8 images.
     pub preparation: Option<&'a BatchPreparation>,
     /// Keeps the five most probable classes of each sample.
@@ -151,7 +153,7 @@ impl Evaluator<'_> {
 
     /// Queues the evaluation of a batch.
     fn queue(&self, model: &dyn Module, batch: &Batch) -> Result<QueuedEvaluation> {
-        let mut cx = Context::eval().with_precision(self.precision);
+        let mut cx = Context::eval().with_precision(self.precision).with_conv_algorithm(self.conv_algorithm);
         no_grad(|| {
             let outputs = model.forward(&prepare_images(self.preparation, batch, &cx)?, &mut cx)?;
             let logits = batch.predictions(&cx.autocast(Operation::Loss, &outputs)?)?;

@@ -403,6 +403,7 @@ impl<'a> Trainer<'a> {
             loader: self.validation,
             num_classes: self.num_classes,
             precision: self.step.options().precision,
+            conv_algorithm: self.step.options().conv_algorithm,
             preparation: self.step.preparation(),
             keeps_top5: false,
             group: self.distributed.map(|run| &*run.group),

@@ -5,11 +5,13 @@ use crate::observation::{experiment, settings};
 use crate::tiny_run::tiny_splits;
 use fornax::config::Config;
 use fornax::data::{Dataset, InMemoryDataset};
+use fornax::engine::{ConvAlgorithm, DType, Device, Tensor};
 use fornax::experiment::{Experiment, RunData};
+use fornax::nn::{Context, Module, Visitor};
 use fornax::report::Destination;
 use std::collections::BTreeSet;
 use std::fs;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 pub const CASES: &[Case] = &[
     changes(
@@ -30,9 +32,38 @@ pub const CASES: &[Case] = &[
     tested("early_stop_patience", "experiment.rs", "early_stopping_ends_the_run"),
     tested("on_nonfinite", "nonfinite.rs", "finite_checkpoint_remains_under_each_policy"),
     tested("train_batches_per_epoch", "experiment.rs", "batches_per_epoch_are_limited"),
+    check("conv_algo", convolutions_use_the_algorithm),
     tested("cudnn_benchmark", "cudnn_benchmark.rs", "no_cudnn_benchmark_ignores_timing"),
     tested("deterministic", "cudnn_benchmark.rs", "no_deterministic_allows_nondeterministic_engines"),
 ];
+
+/// A model with the same logits for every image that lists the convolution algorithm of every pass.
+struct AlgorithmProbe(Mutex<Vec<ConvAlgorithm>>);
+
+impl Module for AlgorithmProbe {
+    fn forward(&self, x: &Tensor, cx: &mut Context) -> fornax::engine::Result<Tensor> {
+        self.0.lock().expect("no panic").push(cx.conv_algorithm());
+        Tensor::zeros([x.dims()[0], 10], DType::F32, &Device::Cpu)
+    }
+
+    fn visit(&self, _: &mut Visitor) {}
+}
+
+fn convolutions_use_the_algorithm() {
+    for (arguments, expected) in [
+        ("", ConvAlgorithm::Auto),
+        ("--conv-algo auto", ConvAlgorithm::Auto),
+        ("--conv-algo direct", ConvAlgorithm::Direct),
+    ] {
+        let mut run = experiment(arguments);
+        run.build().expect("builds");
+        assert_eq!(run.train_step.as_ref().expect("built").options().conv_algorithm, expected);
+        let probe = AlgorithmProbe(Mutex::default());
+        run.evaluate_model(&probe).expect("evaluates");
+        let passes = probe.0.into_inner().expect("no panic");
+        assert!(!passes.is_empty() && passes.iter().all(|used| *used == expected), "{arguments}: {passes:?}");
+    }
+}
 
 /// With one class in all images the accuracy is 100% from an early epoch on, and the loss falls to the end.
 fn eval_metric_selects_the_best_epoch() {

@@ -221,6 +221,7 @@ pub const CASES: &[Case] = &[
     case("early_stop_patience", "", "--early-stop-patience 9"),
     starts_loss_scaling("on_nonfinite", "", "--on-nonfinite skip"),
     case("train_batches_per_epoch", "", "--train-batches-per-epoch 3"),
+    case("conv_algo", "", "--conv-algo direct"),
     case("cudnn_benchmark", "", "--cudnn-benchmark=false"),
     case("deterministic", "", "--deterministic=false"),
 ];

@@ -1,5 +1,6 @@
 //! Forward pass and gradients against the definition in plain f64 loops.
 use super::*;
+use crate::ConvAlgorithm;
 use crate::cpu::simd::{self, Level};
 use crate::dtype::{Element, bf16};
 
@@ -72,7 +73,8 @@ const CASES: &[CaseRow] = &[
 
 fn shape(row: &CaseRow) -> ConvShape {
     let &(n, h, w, c_in, c_out, kernel, stride, padding, dilation, groups) = row;
-    ConvShape { n, h, w, c_in, c_out, kernel, stride, padding, dilation, groups }
+    let algorithm = ConvAlgorithm::Auto;
+    ConvShape { n, h, w, c_in, c_out, kernel, stride, padding, dilation, groups, algorithm }
 }
 
 fn random<T: Real>(len: usize, seed: u64) -> Vec<T> {

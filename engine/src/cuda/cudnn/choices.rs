@@ -1,5 +1,6 @@
 //! Choices made by timing, for later processes: in memory, on disk, and as a record for checkpoints.
-use super::problem::{ConvPlanChoice, ConvProblem};
+use super::problem::{ConvEngineOptions, ConvPlanChoice, ConvProblem};
+use crate::ConvShape;
 use fornax_kernels::cache;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -103,9 +104,54 @@ impl ConvChoices {
     }
 }
 
-/// Key of a choice: text with every field of the problem except for how its plan is chosen.
+/// Key of a choice: text with every field of the problem except for how its plan is chosen and the algorithm of the CPU. Cache folders and
+/// checkpoints have it.
 pub(super) fn key(problem: &ConvProblem) -> String {
-    let mut problem = *problem;
-    problem.options.choice = ConvPlanChoice::Heuristic;
-    format!("{problem:?}")
+    let ConvProblem { kind, shape, dtype, alignment, fusion, options } = *problem;
+    let options = ConvEngineOptions { choice: ConvPlanChoice::Heuristic, ..options };
+    let ConvShape { n, h, w, c_in, c_out, kernel, stride, padding, dilation, groups, algorithm: _ } = shape;
+    let maps = format!("n: {n}, h: {h}, w: {w}, c_in: {c_in}, c_out: {c_out}");
+    let windows =
+        format!("stride: {stride:?}, padding: {padding:?}, dilation: {dilation:?}, groups: {groups}");
+    let shape = format!("ConvShape {{ {maps}, kernel: {kernel:?}, {windows} }}");
+    let rest = format!("dtype: {dtype:?}, alignment: {alignment}, fusion: {fusion:?}, options: {options:?}");
+    format!("ConvProblem {{ kind: {kind:?}, shape: {shape}, {rest} }}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cuda::cudnn::{ConvBenchmark, ConvFusion, ConvKind};
+    use crate::{ConvAlgorithm, DType};
+
+    #[test]
+    fn keys_of_stored_choices_keep_their_text_and_lack_the_algorithm_of_the_cpu() {
+        let choice = ConvPlanChoice::Benchmark(ConvBenchmark::default());
+        let problem = |algorithm| ConvProblem {
+            kind: ConvKind::DataGradient,
+            shape: ConvShape {
+                n: 2,
+                h: 7,
+                w: 5,
+                c_in: 6,
+                c_out: 8,
+                kernel: [3, 1],
+                stride: [1, 2],
+                padding: [1, 0],
+                dilation: [1, 1],
+                groups: 2,
+                algorithm,
+            },
+            dtype: DType::F16,
+            alignment: 16,
+            fusion: ConvFusion { statistics: false, accumulate: true },
+            options: ConvEngineOptions { tf32: true, deterministic: false, choice },
+        };
+        let expected = "ConvProblem { kind: DataGradient, shape: ConvShape { n: 2, h: 7, w: 5, c_in: 6, c_out: 8, \
+            kernel: [3, 1], stride: [1, 2], padding: [1, 0], dilation: [1, 1], groups: 2 }, dtype: F16, alignment: 16, \
+            fusion: ConvFusion { statistics: false, accumulate: true }, \
+            options: ConvEngineOptions { tf32: true, deterministic: false, choice: Heuristic } }";
+        assert_eq!(key(&problem(ConvAlgorithm::Auto)), expected);
+        assert_eq!(key(&problem(ConvAlgorithm::Direct)), expected);
+    }
 }

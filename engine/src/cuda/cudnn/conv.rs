@@ -8,7 +8,7 @@ use super::problem::{ConvBenchmark, ConvEngineOptions, ConvFusion, ConvKind, Con
 use super::selection::{PlanSelection, SelectionError, fill_sums};
 use super::timing::EventTimer;
 use crate::cuda::library::{LibraryError, WorkspaceAllocator};
-use crate::{ConvShape, DType};
+use crate::{ConvAlgorithm, ConvShape, DType};
 use cudarc::driver::result;
 use cudarc::driver::sys::{CUdeviceptr, CUstream, CUstreamCaptureStatus};
 use std::collections::HashMap;
@@ -249,7 +249,9 @@ impl Cudnn {
         workspace: &mut WorkspaceAllocator,
     ) -> Result<(), LibraryError> {
         let (alignment, fusion) = (tensors.alignment(), tensors.fusion());
-        let problem = ConvProblem { kind, shape: *shape, dtype, alignment, fusion, options };
+        // An algorithm of the CPU is no part of the key.
+        let shape = ConvShape { algorithm: ConvAlgorithm::default(), ..*shape };
+        let problem = ConvProblem { kind, shape, dtype, alignment, fusion, options };
         if shape.input_len() == 0 || shape.weight_len() == 0 || shape.output_len() == 0 {
             return Err(unsupported(format!("empty tensor: {problem}")));
         }

@@ -4,7 +4,7 @@ use crate::cpu::adaptive_pool::AdaptivePool;
 use crate::cuda::batch_norm::{self, BatchNormParameters, SAVED_ROWS};
 use crate::cuda::{DeviceSlice, adaptive_pool, depthwise, pool, softmax};
 use crate::pool_shape::PoolShape;
-use crate::{Activation, ConvShape, DType, Pool2dOptions};
+use crate::{Activation, ConvAlgorithm, ConvShape, DType, Pool2dOptions};
 
 /// Runs `kernel(x, y)` on x and y and on shifted copies of them, and asserts that the results are equal.
 #[track_caller]
@@ -32,6 +32,7 @@ fn unaligned_views_give_the_same_results() {
         padding: [1, 1],
         dilation: [1, 1],
         groups: 8,
+        algorithm: ConvAlgorithm::Auto,
     };
     let len = 2 * 6 * 8 * 8;
     for dtype in FLOATS {

@@ -1,7 +1,7 @@
 //! Depthwise convolution, and convolution as an implicit GEMM.
 use super::{DeviceArray, FLOATS, gpu};
 use crate::cuda::{depthwise, implicit_gemm};
-use crate::{ConvShape, DType, cpu};
+use crate::{ConvAlgorithm, ConvShape, DType, cpu};
 
 /// Depthwise convolution of `[h, w]` pixels and `c` channels with a multiplier; kernel, stride, padding and dilation are square.
 fn shape(size: [usize; 2], c: usize, multiplier: usize, [k, s, p, d]: [usize; 4]) -> ConvShape {
@@ -16,6 +16,7 @@ fn shape(size: [usize; 2], c: usize, multiplier: usize, [k, s, p, d]: [usize; 4]
         padding: [p, p],
         dilation: [d, d],
         groups: c,
+        algorithm: ConvAlgorithm::Auto,
     }
 }
 

@@ -131,6 +131,8 @@ fn bias_gradient(dy: &Tensor, s: &ConvShape) -> Result<Tensor> {
     })
 }
 
-fn options(s: &ConvShape) -> Conv2dOptions {
-    Conv2dOptions { stride: s.stride, padding: s.padding, dilation: s.dilation, groups: s.groups }
+/// The options of a convolution.
+pub(super) fn options(s: &ConvShape) -> Conv2dOptions {
+    let ConvShape { stride, padding, dilation, groups, algorithm, .. } = *s;
+    Conv2dOptions { stride, padding, dilation, groups, algorithm }
 }

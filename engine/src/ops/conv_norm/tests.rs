@@ -2,7 +2,7 @@
 use crate::cuda::cudnn::{ConvBenchmark, ConvEngineOptions, ConvPlanChoice};
 use crate::cuda::{CudaGraph, set_conv_engine_options};
 use crate::ops::batch_norm::NormInput;
-use crate::{Activation, BatchNorm, Conv2dOptions, DType, Device, Result, Tensor};
+use crate::{Activation, BatchNorm, Conv2dOptions, ConvAlgorithm, DType, Device, Result, Tensor};
 
 const HALF_DTYPES: [DType; 2] = [DType::F16, DType::BF16];
 
@@ -84,7 +84,13 @@ impl Inputs {
     }
 }
 
-const SAME: Conv2dOptions = Conv2dOptions { stride: [1, 1], padding: [1, 1], dilation: [1, 1], groups: 1 };
+const SAME: Conv2dOptions = Conv2dOptions {
+    stride: [1, 1],
+    padding: [1, 1],
+    dilation: [1, 1],
+    groups: 1,
+    algorithm: ConvAlgorithm::Auto,
+};
 
 #[test]
 fn conv2d_batch_norm_act_matches_separate_operations() {

@@ -3,12 +3,13 @@ mod images;
 mod model;
 mod output;
 
-use crate::cli::compute::ComputeArgs;
+use crate::cli::compute::{ComputeArgs, ignored_conv_algo};
 use crate::cli::output_file;
 use crate::config::{IgnoredOption, ignored_warning};
 use crate::data::eval_transform::CropMode;
 use crate::data::resize::ResizeFilter;
 use crate::error::ErrorKind;
+use crate::settings::ConvAlgo;
 use crate::weights::{WeightsSource, read_weights};
 use crate::{Error, Result};
 use clap::value_parser;
@@ -97,6 +98,9 @@ pub struct PredictArgs {
     batch_size: u32,
     #[command(flatten)]
     compute: ComputeArgs,
+    /// Convolution algorithm on the CPU: auto (Winograd for 3x3 convolutions of stride 1 where the shape gains) or direct
+    #[arg(long, value_name = "NAME", default_value = "auto", help_heading = "Run")]
+    conv_algo: ConvAlgo,
     /// Preprocessed input in place of images: a safetensors file with f32 `input` [n, c, h, w]
     #[arg(long, value_name = "FILE", conflicts_with_all = IMAGE_ARGUMENTS, requires = "numbers", help_heading = "Run")]
     tensor: Option<PathBuf>,
@@ -135,8 +139,11 @@ fn ignored(args: &PredictArgs) -> Vec<IgnoredOption> {
 }
 
 pub fn execute(args: &PredictArgs) -> Result<()> {
-    ignored_warning(&ignored(args)).iter().for_each(|warning| message!("{warning}"));
     args.compute.set_threads()?;
+    let device = args.compute.device.open()?;
+    let mut ignored = ignored(args);
+    ignored.extend(ignored_conv_algo(Some(args.conv_algo), &device));
+    ignored_warning(&ignored).iter().for_each(|warning| message!("{warning}"));
     let mut bad: Vec<(String, Error)> = vec![];
     let inputs = match &args.tensor {
         Some(path) => Inputs::Tensor(read_tensor(path)?),
@@ -147,7 +154,6 @@ pub fn execute(args: &PredictArgs) -> Result<()> {
     };
     let total = inputs.len() + bad.len();
     let predictor = model::load(args)?;
-    let device = args.compute.device.open()?;
     move_to(&*predictor.model, &device)?;
     let (mut names, mut features, mut logits) = (vec![], vec![], vec![]);
     let mut csv = output::CSV_HEADER.to_string();
@@ -180,7 +186,7 @@ pub fn execute(args: &PredictArgs) -> Result<()> {
                 (predictor.transform.batch(&images)?, chosen)
             }
         };
-        let out = forward(&predictor, &x, args.tta, &device)?;
+        let out = forward(args, &predictor, &x, &device)?;
         if args.tensor.is_none() && predictor.classes > 0 {
             let rows = out.logits.read::<f32>()?;
             for (index, row) in chosen.iter().zip(rows.chunks_exact(predictor.classes)) {
@@ -259,9 +265,10 @@ struct Outputs {
     logits: Tensor,
 }
 
-/// Computes the outputs of images with `views` views each; the outputs of an image are the mean over its views.
-fn forward(predictor: &model::Predictor, x: &Tensor, views: usize, device: &Device) -> Result<Outputs> {
-    let cx = &mut Context::eval();
+/// Computes the outputs of images with `--tta` views each; the outputs of an image are the mean over its views.
+fn forward(args: &PredictArgs, predictor: &model::Predictor, x: &Tensor, device: &Device) -> Result<Outputs> {
+    let cx = &mut Context::eval().with_conv_algorithm(args.conv_algo.into());
+    let views = args.tta;
     let images = x.dims()[0] / views;
     let both = || -> fornax_engine::Result<Outputs> {
         let features = predictor.model.forward_features(&x.to_device(device)?, cx)?;

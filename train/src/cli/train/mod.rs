@@ -11,7 +11,7 @@ mod trial;
 
 pub use recipe::RecipeArgs;
 
-use super::compute::ComputeArgs;
+use super::compute::{ComputeArgs, ignored_conv_algo};
 use super::print;
 use super::signals::{Signals, acknowledge};
 use crate::batch_size_finder::{FittingBatchSize, find_batch_size};
@@ -167,6 +167,7 @@ impl TrainArgs {
         for (name, _) in on_cpu.iter().filter(|(_, is_given)| *is_given && *device == Device::Cpu) {
             recipe.ignored.push(IgnoredOption::new(*name, "the run computes on the CPU"));
         }
+        recipe.ignored.extend(ignored_conv_algo(given.conv_algo, device));
         if self.launch.dist_timeout.is_some() && !has_ranks {
             recipe.ignored.push(IgnoredOption::new("dist_timeout", "the run has one process"));
         }

@@ -68,11 +68,11 @@ pub struct ValArgs {
 }
 
 const NOTES: &str = "\
-A checkpoint of `fornax train` provides the settings of its run: model, dataset, input size, normalisation, precision. The command line wins.
+A checkpoint of `fornax train` provides the settings of its run: model, dataset, input size, normalisation, precision, convolution algorithm. The command line wins.
 Without --checkpoint, --model NAME --pretrained evaluates the published weights of a model.";
 
 /// Settings that an evaluation depends on.
-pub(super) const EVALUATION_SETTINGS: [&str; 41] = [
+pub(super) const EVALUATION_SETTINGS: [&str; 42] = [
     "dataset",
     "data_dir",
     "val_split",
@@ -114,6 +114,7 @@ pub(super) const EVALUATION_SETTINGS: [&str; 41] = [
     "model_dtype",
     "input_img_mode",
     "tta",
+    "conv_algo",
 ];
 
 /// Settings that `--split`, `--num-samples` and `--batch-size` replace.

@@ -6,6 +6,7 @@ use super::metrics::ClassAverages;
 use super::real_labels::{self, RealAccuracy, RealLabels};
 use super::settings::{self, has_dataset};
 use super::valid_labels::{self, ValidLabels};
+use crate::cli::compute::ignored_conv_algo;
 use crate::cli::signals::Signals;
 use crate::config::{Config, IgnoredOption, InputConfig, ignored_warning};
 use crate::data::header_check::has_image_files;
@@ -17,6 +18,7 @@ use crate::settings::Settings;
 use crate::trainer::{Evaluation, Evaluator, RunSignals};
 use crate::weights::{LoadOptions, WeightsFile, WeightsIdentity, WeightsSource, load_file};
 use crate::{Error, Result, checkpoint};
+use fornax_engine::Device;
 use fornax_nn::{Module, move_to, named_parameters};
 use std::time::Instant;
 
@@ -105,7 +107,8 @@ impl<'a> Validator<'a> {
                 RunData::new(&mut config, splits)?
             }
         };
-        self.warn_about_ignored(&config, &data, &identity);
+        let device = args.compute.device.open()?;
+        self.warn_about_ignored(&config, &data, &identity, &device);
         let of_dataset = data.splits.classes.len();
         data.num_classes = num_classes(&config, &file, &identity, args.use_ema, of_dataset)?;
         if data.num_classes != of_dataset && self.given.num_classes.is_none() && self.valid_labels.is_none() {
@@ -127,7 +130,6 @@ impl<'a> Validator<'a> {
         if !args.use_ema && file.has_ema()? {
             message!("note: {source} also has EMA weights; --use-ema evaluates them");
         }
-        let device = args.compute.device.open()?;
         move_to(&*model, &device)?;
         let parameters = named_parameters(&*model).iter().map(|(_, tensor)| tensor.numel()).sum();
         let check_interrupt = || match self.signals.interrupt() {
@@ -155,6 +157,7 @@ impl<'a> Validator<'a> {
             loader: &loader,
             num_classes,
             precision: config.precision,
+            conv_algorithm: config.conv_algorithm,
             preparation: Some(&preparation),
             keeps_top5: labels.is_some(),
             group: None,
@@ -187,10 +190,17 @@ impl<'a> Validator<'a> {
     }
 
     /// Warns about the options without effect on this checkpoint, in one line, unless the last warning says the same.
-    fn warn_about_ignored(&mut self, config: &Config, data: &RunData, identity: &WeightsIdentity) {
+    fn warn_about_ignored(
+        &mut self,
+        config: &Config,
+        data: &RunData,
+        identity: &WeightsIdentity,
+        device: &Device,
+    ) {
         let mut ignored = self.ignored.clone();
         let given = self.given.given();
         ignored.extend(config.ignored.iter().filter(|option| given.contains_key(&option.name)).cloned());
+        ignored.extend(ignored_conv_algo(self.given.conv_algo, device));
         let has_files = data.splits.validation.as_deref().is_some_and(has_image_files);
         for name in ["bad_image", "max_bad"] {
             if given.contains_key(name) && !has_files {

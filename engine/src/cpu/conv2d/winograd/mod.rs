@@ -13,7 +13,7 @@
 use super::panel::{ColumnBlock, Panels};
 use super::tile::{self, Tap, TileStore};
 use super::{ConvInput, SharedPtr};
-use crate::conv_shape::ConvShape;
+use crate::conv_shape::{ConvAlgorithm, ConvShape};
 use crate::cpu::parallel::for_each_task;
 use crate::cpu::scratch;
 use crate::cpu::simd::{self, Level};
@@ -46,10 +46,11 @@ const ROUND_TILES: usize = 128;
 /// Elements between planes, so they do not compete for the same sets of the L1 cache.
 const PLANE_PADDING: usize = 16;
 
-/// True if Winograd convolutions are faster than direct ones. The choice depends on the shape alone, and not on the batch size.
+/// True if Winograd convolutions are faster than direct ones and the options permit them. The choice depends on the shape alone, and not on the batch size.
 pub(super) fn supports(s: &ConvShape) -> bool {
     let channels = |c: usize| c >= MIN_CHANNELS && c.is_multiple_of(CHANNEL_UNIT);
-    s.kernel == [3, 3]
+    s.algorithm == ConvAlgorithm::Auto
+        && s.kernel == [3, 3]
         && s.stride == [1, 1]
         && s.padding == [1, 1]
         && s.dilation == [1, 1]

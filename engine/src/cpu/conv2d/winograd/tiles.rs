@@ -164,6 +164,7 @@ impl TileBlock {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ConvAlgorithm;
 
     fn grid(n: usize, h: usize, w: usize) -> TileGrid {
         let s = ConvShape {
@@ -177,6 +178,7 @@ mod tests {
             padding: [1, 1],
             dilation: [1, 1],
             groups: 1,
+            algorithm: ConvAlgorithm::Auto,
         };
         TileGrid::of(&s)
     }
