@@ -18,6 +18,7 @@ pub(super) fn supports(plan: &ConvPlan) -> bool {
 pub(super) fn run<T: TileOutput>(job: &ConvJob<T>) {
     let plan = job.plan;
     let tiles = plan.n.div_ceil(job.panels.tile_rows(&job.panels.blocks[0]));
+    let pixels: Vec<GridPixel> = plan.phases.iter().flat_map(|phase| pixels(plan, phase)).collect();
     // Block-major order, so that neighbouring tasks share their panel.
     (0..job.panels.blocks.len() * tiles).into_par_iter().with_max_len(1).for_each(|task| {
         let block = &job.panels.blocks[task / tiles];
@@ -30,26 +31,20 @@ pub(super) fn run<T: TileOutput>(job: &ConvJob<T>) {
         let bias = job.bias_of(block.group, column);
         let store = TileStore { columns, stream: job.stream };
         let most = job.panels.tile_rows(block);
-        let mut taps = Vec::new();
-        for phase in &plan.phases {
-            let [height, width] = plan.extent(phase);
-            for (gy, gx) in (0..height).flat_map(|y| (0..width).map(move |x| (y, x))) {
-                collect(plan, phase, [gy, gx], &mut taps);
-                let (oy, ox) = (gy * plan.spread[0] + phase.origin[0], gx * plan.spread[1] + phase.origin[1]);
-                for m0 in (n0..n1).step_by(most) {
-                    let m = most.min(n1 - m0);
-                    let mut from = [std::ptr::null(); MAX_ROWS];
-                    let mut to = [std::ptr::null_mut(); MAX_ROWS];
-                    for j in 0..m {
-                        from[j] = job.source[(m0 + j) * sh * sw * sc + block.group * plan.depth..].as_ptr();
-                        let pixel = ((m0 + j) * th + oy) * tw + ox;
-                        to[j] = job.target.at(pixel * tc + block.group * job.panels.columns + column);
-                    }
-                    // SAFETY: the taps lie inside the image; each task owns its columns of its images.
-                    unsafe {
-                        let (from, to) = (from.as_ptr(), to.as_ptr());
-                        tile::run(job.panels.level, m, block.registers, from, &taps, panel, bias, to, store);
-                    }
+        for GridPixel { target, taps } in &pixels {
+            for m0 in (n0..n1).step_by(most) {
+                let m = most.min(n1 - m0);
+                let mut from = [std::ptr::null(); MAX_ROWS];
+                let mut to = [std::ptr::null_mut(); MAX_ROWS];
+                for j in 0..m {
+                    from[j] = job.source[(m0 + j) * sh * sw * sc + block.group * plan.depth..].as_ptr();
+                    let pixel = (m0 + j) * th * tw + target;
+                    to[j] = job.target.at(pixel * tc + block.group * job.panels.columns + column);
+                }
+                // SAFETY: the taps lie inside the image; each task owns its columns of its images.
+                unsafe {
+                    let (from, to) = (from.as_ptr(), to.as_ptr());
+                    tile::run(job.panels.level, m, block.registers, from, taps, panel, bias, to, store);
                 }
             }
         }
@@ -60,15 +55,28 @@ pub(super) fn run<T: TileOutput>(job: &ConvJob<T>) {
     });
 }
 
-/// Collects the runs of taps of a grid pixel that lie inside the source.
-fn collect(plan: &ConvPlan, phase: &Phase, grid: [usize; 2], taps: &mut Vec<Tap>) {
-    taps.clear();
-    for tap in &phase.taps {
-        let y = (grid[0] * plan.step[0] + tap.dy).wrapping_sub(plan.pad[0]);
-        let x = (grid[1] * plan.step[1] + tap.dx).wrapping_sub(plan.pad[1]);
-        if y < plan.source[0] && x < plan.source[1] {
-            let offset = (y * plan.source[1] + x) * plan.source[2];
-            append(taps, Tap { offset, row: tap.row, len: plan.depth });
+/// Pixel of the grid of a phase.
+struct GridPixel {
+    /// Index of the target pixel in its image.
+    target: usize,
+    /// Runs of the taps that lie inside the source.
+    taps: Vec<Tap>,
+}
+
+fn pixels(plan: &ConvPlan, phase: &Phase) -> Vec<GridPixel> {
+    let [height, width] = plan.extent(phase);
+    let pixel = |y: usize, x: usize| {
+        let (oy, ox) = (y * plan.spread[0] + phase.origin[0], x * plan.spread[1] + phase.origin[1]);
+        let mut taps = Vec::with_capacity(phase.taps.len());
+        for tap in &phase.taps {
+            let y = (y * plan.step[0] + tap.dy).wrapping_sub(plan.pad[0]);
+            let x = (x * plan.step[1] + tap.dx).wrapping_sub(plan.pad[1]);
+            if y < plan.source[0] && x < plan.source[1] {
+                let offset = (y * plan.source[1] + x) * plan.source[2];
+                append(&mut taps, Tap { offset, row: tap.row, len: plan.depth });
+            }
         }
-    }
+        GridPixel { target: oy * plan.target[1] + ox, taps }
+    };
+    (0..height).flat_map(|y| (0..width).map(move |x| (y, x))).map(|(y, x)| pixel(y, x)).collect()
 }

@@ -1,11 +1,12 @@
 //! Depthwise convolution, and grouped convolution with 2, 4 or 8 channels per group, in f32: forward pass and data gradient. The
 //! plan's taps are single channels, vectorised over all channels; the other channels of a group are read from neighbouring lanes.
-//! The source is read in place, and pixels near the border have fewer taps.
-use super::SharedPtr;
+//! The source is read in place, or from a copy in the L2 cache to which a prologue was applied; pixels near the border have fewer taps.
 use super::dense;
 use super::groups::Groups;
 use super::plan::{ConvPlan, Phase};
 use super::prefetch::{Prefetch, exceeds_cache};
+use super::prologue::Prologue;
+use super::{ConvInput, SharedPtr};
 use crate::conv_shape::ConvShape;
 use crate::cpu::scratch;
 use crate::cpu::simd::{self, Level, simd_kernel};
@@ -31,7 +32,7 @@ pub(super) fn supports(s: &ConvShape) -> bool {
     s.groups > 1 && g == s.group_out() && g <= MAX_GROUP_WIDTH && g.is_power_of_two()
 }
 
-pub(super) fn forward(s: &ConvShape, x: &[f32], weight: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
+pub(super) fn forward(s: &ConvShape, x: ConvInput, weight: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
     // The weight of output channel `o` and input channel `i` of its group goes to row `i`, column `o`.
     run(&ConvPlan::forward(s, &SINGLE), s.group_in(), x, weight, bias, y, |o, i| (i, o));
 }
@@ -39,6 +40,7 @@ pub(super) fn forward(s: &ConvShape, x: &[f32], weight: &[f32], bias: Option<&[f
 pub(super) fn data_gradient(s: &ConvShape, dy: &[f32], weight: &[f32], dx: &mut [f32]) {
     let g = s.group_in();
     // Transposed: the row is the index of the output channel in its group.
+    let dy = ConvInput::plain(dy);
     run(&ConvPlan::data_gradient(s, &SINGLE), g, dy, weight, None, dx, |o, i| (o % g, o / g * g + i));
 }
 
@@ -136,6 +138,8 @@ struct DepthwiseJob<'a> {
     /// Channels per group.
     width: usize,
     source: &'a [f32],
+    /// Applied to the source while it is copied.
+    prologue: Option<Prologue<'a>>,
     weights: &'a [f32],
     bias: Option<&'a [f32]>,
     target: SharedPtr<f32>,
@@ -153,7 +157,7 @@ struct ColumnRange {
 fn run(
     plan: &ConvPlan,
     width: usize,
-    source: &[f32],
+    source: ConvInput,
     weight: &[f32],
     bias: Option<&[f32]>,
     target: &mut [f32],
@@ -168,7 +172,9 @@ fn run(
     let rows = MIN_TASK_MACS.div_ceil(row).clamp(4, plan.grid[0].max(4));
     let bands = plan.grid[0].div_ceil(rows);
     let columns: Vec<Vec<ColumnRange>> = plan.phases.iter().map(|p| columns(plan, p)).collect();
-    let (stream, prefetches) = (dense::use_streaming(level, channels, target), exceeds_cache(source));
+    let ConvInput { x: source, prologue } = source;
+    let stream = dense::use_streaming(level, channels, target);
+    let prefetches = prologue.is_none() && exceeds_cache(source);
     let target = SharedPtr(target.as_mut_ptr());
     scratch::with(weight.len(), |weights: &mut [f32]| {
         // `[o][tap][i]` to `[tap][row][column]`.
@@ -181,19 +187,40 @@ fn run(
                 }
             }
         }
-        let job = DepthwiseJob { plan, level, width, source, weights, bias, target, stream, prefetches };
+        let job =
+            DepthwiseJob { plan, level, width, source, prologue, weights, bias, target, stream, prefetches };
         (0..plan.n * bands).into_par_iter().with_max_len(1).for_each(|task| {
             let (n, y0) = (task / bands, task % bands * rows);
-            for (phase, columns) in plan.phases.iter().zip(&columns) {
-                let end = (y0 + rows).min(plan.extent(phase)[0]);
-                band(&job, phase, columns, n, y0..end);
-            }
+            job.with_source(n, y0..(y0 + rows).min(plan.grid[0]), |image, first| {
+                for (phase, columns) in plan.phases.iter().zip(&columns) {
+                    let end = (y0 + rows).min(plan.extent(phase)[0]);
+                    band(&job, phase, columns, n, y0..end, image, first);
+                }
+            });
             if stream {
                 // SAFETY: the CPU supports the level.
                 unsafe { super::tile::fence(level) };
             }
         });
     });
+}
+
+impl DepthwiseJob<'_> {
+    /// Calls `f` with the rows of image `n` that the grid rows read, from the first one on, and the index of the first one. Applies the
+    /// prologue.
+    fn with_source(&self, n: usize, rows: Range<usize>, f: impl FnOnce(&[f32], usize)) {
+        let [height, width, channels] = self.plan.source;
+        let pitch = width * channels;
+        let image = &self.source[n * height * pitch..][..height * pitch];
+        let Some(prologue) = self.prologue else { return f(image, 0) };
+        let row = |row: usize| row.saturating_sub(self.plan.pad[0]).min(height);
+        let first = row(rows.start * self.plan.step[0]);
+        let end = row((rows.end - 1) * self.plan.step[0] + self.plan.span[0]).max(first);
+        scratch::with((end - first) * pitch, |copy: &mut [f32]| {
+            prologue.apply(&image[first * pitch..end * pitch], copy);
+            f(copy, first);
+        });
+    }
 }
 
 /// Splits the grid columns of a phase where the set of taps inside the source changes.
@@ -213,8 +240,16 @@ fn columns(plan: &ConvPlan, phase: &Phase) -> Vec<ColumnRange> {
     columns
 }
 
-/// Computes grid rows `rows` of one phase of image `n`.
-fn band(job: &DepthwiseJob, phase: &Phase, columns: &[ColumnRange], n: usize, rows: Range<usize>) {
+/// Computes grid rows `rows` of one phase of image `n` from the rows of its source from `first` on.
+fn band(
+    job: &DepthwiseJob,
+    phase: &Phase,
+    columns: &[ColumnRange],
+    n: usize,
+    rows: Range<usize>,
+    source: &[f32],
+    first: usize,
+) {
     let plan = job.plan;
     let [height, width, channels] = plan.source;
     let image = &job.source[n * height * width * channels..];
@@ -224,8 +259,8 @@ fn band(job: &DepthwiseJob, phase: &Phase, columns: &[ColumnRange], n: usize, ro
     for gy in rows {
         // Source row of tap offset 0. It and its first columns may lie outside the image.
         let top = (gy * plan.step[0]) as isize - plan.pad[0] as isize;
-        let base =
-            image.as_ptr().wrapping_offset((top * width as isize - plan.pad[1] as isize) * channels as isize);
+        let start = ((top - first as isize) * width as isize - plan.pad[1] as isize) * channels as isize;
+        let base = source.as_ptr().wrapping_offset(start);
         let oy = gy * plan.spread[0] + phase.origin[0];
         // First source row that grid row `gy` does not read.
         let new = |gy: usize| (gy * plan.step[0] + plan.span[0]).saturating_sub(plan.pad[0]).min(height);
@@ -250,7 +285,7 @@ fn band(job: &DepthwiseJob, phase: &Phase, columns: &[ColumnRange], n: usize, ro
                 let x = base.wrapping_add(a * plan.step[1] * channels);
                 let ox = a * plan.spread[1] + phase.origin[1];
                 let y = job.target.at(((n * plan.target[0] + oy) * plan.target[1] + ox) * channels);
-                // SAFETY: every tap lies inside the image for all pixels of this column range, and the task owns
+                // SAFETY: every tap lies inside the source for all pixels of this column range, and the task owns
                 // its target rows.
                 unsafe { tile(job, b - a, x, &taps, y) };
             }

@@ -1,8 +1,8 @@
 //! Weight gradient of depthwise convolution, and of grouped convolution with 2, 4 or 8 channels per group, in f32. The sums of a few
 //! neighbouring taps stay in registers, one register of output channels at a time, while `dy` and `x` are streamed.
-use super::SharedPtr;
 use super::depthwise::LANES;
 use super::prefetch::{Prefetch, PrefetchCursor, exceeds_cache};
+use super::{ConvInput, SharedPtr};
 use crate::conv_shape::ConvShape;
 use crate::cpu::scratch;
 use crate::cpu::simd::{self, Level, Simd, prefetch, simd_kernel};
@@ -13,6 +13,8 @@ use std::ops::Range;
 const PIXELS: usize = 56;
 /// Number of partial sums over the batch, each over consecutive rows.
 const CHUNKS: usize = 32;
+/// Bytes of a copy of the source to which a prologue is applied: it stays in the L2 cache.
+const COPY_BYTES: usize = 256 << 10;
 
 /// Valid positions along one axis: for each tap, the outputs whose input lies inside the image.
 struct ValidRanges {
@@ -25,6 +27,13 @@ struct Patch {
     columns: Range<usize>,
     ky: Range<usize>,
     kx: Range<usize>,
+}
+
+/// Rows of `x`, counted over the whole batch, from `first` on.
+#[derive(Clone, Copy)]
+struct SourceRows<'a> {
+    elements: &'a [f32],
+    first: usize,
 }
 
 /// Sums of [`taps`] over full registers (`FULL`) or `lanes` channels, from `x` and `dy` on.
@@ -127,43 +136,20 @@ simd_kernel! {
     }
 }
 
-/// Weight gradient from `x` and `dy`. `dw` is overwritten.
-pub(super) fn gradient(s: &ConvShape, x: &[f32], dy: &[f32], dw: &mut [f32]) {
-    let level = simd::level();
+/// Weight gradient from the input and `dy`. `dw` is overwritten.
+pub(super) fn gradient(s: &ConvShape, input: ConvInput, dy: &[f32], dw: &mut [f32]) {
     let (taps, width) = (s.kernel[0] * s.kernel[1], s.group_in());
     let (channels, size) = (s.c_in, dw.len());
-    let (ys, xs) = (ValidRanges::of(s, 0, s.out_h()), ValidRanges::of(s, 1, s.out_w()));
     let rows = s.n * s.out_h();
     let chunks = CHUNKS.min(rows).max(1);
-    let prefetches = exceeds_cache(x);
-    let across = patches_of(&xs, max_columns(level, s.kernel[1], width));
+    let job = DepthwiseWeightJob::of(s, input, dy);
     scratch::with(chunks * size, |partial: &mut [f32]| {
         let shared = SharedPtr(partial.as_mut_ptr());
         (0..chunks).into_par_iter().with_max_len(1).for_each(|chunk| {
             // SAFETY: each chunk has its own part of the buffer.
             let sum = unsafe { std::slice::from_raw_parts_mut(shared.at(chunk * size), size) };
             sum.fill(0.0);
-            let mut row = chunk * rows / chunks;
-            let end = (chunk + 1) * rows / chunks;
-            while row < end {
-                let (n, y0) = (row / s.out_h(), row % s.out_h());
-                let step = PIXELS.div_ceil(s.out_w()).min(s.out_h() - y0).min(end - row);
-                let out_rows = y0..y0 + step;
-                let mut next = prefetches.then(|| prefetch_cursors(s, row + step, step, x, dy));
-                for (ky, rows) in patches_of(&ys.within(&out_rows), max_rows(s.kernel[1], width)) {
-                    for (kx, columns) in &across {
-                        let patch = Patch {
-                            rows: rows.clone(),
-                            columns: columns.clone(),
-                            ky: ky.clone(),
-                            kx: kx.clone(),
-                        };
-                        // The first patch is by far the largest: it carries the prefetches.
-                        accumulate_patch(s, level, n, &patch, x, dy, sum, next.take());
-                    }
-                }
-                row += step;
-            }
+            job.accumulate(chunk * rows / chunks..(chunk + 1) * rows / chunks, sum);
         });
         // Partial sums, in order, then `[tap][i][o]` to `[o][tap][i]`.
         let (total, others) = partial.split_at_mut(size);
@@ -176,6 +162,84 @@ pub(super) fn gradient(s: &ConvShape, x: &[f32], dy: &[f32], dw: &mut [f32]) {
             }
         }
     });
+}
+
+/// Operands shared by all chunks of one weight gradient.
+struct DepthwiseWeightJob<'a> {
+    s: &'a ConvShape,
+    level: Level,
+    input: ConvInput<'a>,
+    dy: &'a [f32],
+    down: ValidRanges,
+    /// Patches of a row.
+    across: Vec<(Range<usize>, Range<usize>)>,
+    /// Output rows per kernel call.
+    step: usize,
+    /// Rows of the copy to which the prologue is applied: as many as a step reads, and more if they are short. 0 without a prologue.
+    copy_rows: usize,
+}
+
+impl<'a> DepthwiseWeightJob<'a> {
+    fn of(s: &'a ConvShape, input: ConvInput<'a>, dy: &'a [f32]) -> DepthwiseWeightJob<'a> {
+        let level = simd::level();
+        let (down, across) = (ValidRanges::of(s, 0, s.out_h()), ValidRanges::of(s, 1, s.out_w()));
+        let across = patches_of(&across, max_columns(level, s.kernel[1], s.group_in()));
+        let step = PIXELS.div_ceil(s.out_w());
+        let read = (step - 1) * s.stride[0] + (s.kernel[0] - 1) * s.dilation[0] + 1;
+        let copy_rows =
+            input.prologue.map_or(0, |_| read.max(COPY_BYTES / size_of::<f32>() / (s.w * s.c_in)));
+        DepthwiseWeightJob { s, level, input, dy, down, across, step, copy_rows }
+    }
+
+    /// Adds the products of output rows, counted over the whole batch, to the sums `[tap][channel]`.
+    fn accumulate(&self, rows: Range<usize>, sum: &mut [f32]) {
+        let s = self.s;
+        let pitch = s.w * s.c_in;
+        let ConvInput { x, prologue } = self.input;
+        let prefetches = prologue.is_none() && exceeds_cache(x);
+        scratch::with(self.copy_rows * pitch, |copy: &mut [f32]| {
+            let mut copied = 0..0;
+            let mut row = rows.start;
+            while row < rows.end {
+                let (n, y) = (row / s.out_h(), row % s.out_h());
+                let step = self.step.min(s.out_h() - y).min(rows.end - row);
+                let mut source = SourceRows { elements: x, first: 0 };
+                if let Some(prologue) = prologue {
+                    let read = self.source_rows(n, y..y + step);
+                    if read.start < copied.start || copied.end < read.end {
+                        copied = read.start..(read.start + self.copy_rows).min((n + 1) * s.h);
+                        let out = &mut copy[..copied.len() * pitch];
+                        prologue.apply(&x[copied.start * pitch..copied.end * pitch], out);
+                    }
+                    source = SourceRows { elements: &copy[..copied.len() * pitch], first: copied.start };
+                }
+                let mut next = prefetches.then(|| prefetch_cursors(s, row + step, step, x, self.dy));
+                for (ky, rows) in
+                    patches_of(&self.down.within(&(y..y + step)), max_rows(s.kernel[1], s.group_in()))
+                {
+                    for (kx, columns) in &self.across {
+                        let patch = Patch {
+                            rows: rows.clone(),
+                            columns: columns.clone(),
+                            ky: ky.clone(),
+                            kx: kx.clone(),
+                        };
+                        // The first patch is by far the largest: it carries the prefetches.
+                        accumulate_patch(s, self.level, n, &patch, source, self.dy, sum, next.take());
+                    }
+                }
+                row += step;
+            }
+        });
+    }
+
+    /// Rows of `x`, counted over the whole batch, that output rows of image `n` read.
+    fn source_rows(&self, n: usize, rows: Range<usize>) -> Range<usize> {
+        let s = self.s;
+        let row = |row: usize| n * s.h + row.saturating_sub(s.padding[0]).min(s.h);
+        let end = (rows.end - 1) * s.stride[0] + (s.kernel[0] - 1) * s.dilation[0] + 1;
+        row(rows.start * s.stride[0])..row(end)
+    }
 }
 
 /// Prefetch cursors for the `step` output rows from `row` on (counted over the whole batch): the first and second half of the input
@@ -253,7 +317,7 @@ fn accumulate_patch(
     level: Level,
     n: usize,
     patch: &Patch,
-    x: &[f32],
+    x: SourceRows,
     dy: &[f32],
     sum: &mut [f32],
     ahead: Option<[PrefetchCursor; 3]>,
@@ -262,7 +326,7 @@ fn accumulate_patch(
     let (oy, ox) = (patch.rows.start, patch.columns.start);
     let iy = oy * s.stride[0] + patch.ky.start * s.dilation[0] - s.padding[0];
     let ix = ox * s.stride[1] + patch.kx.start * s.dilation[1] - s.padding[1];
-    let input = x[((n * s.h + iy) * s.w + ix) * c..].as_ptr();
+    let input = x.elements[((n * s.h + iy - x.first) * s.w + ix) * c..].as_ptr();
     let output = dy[((n * s.out_h() + oy) * s.out_w() + ox) * c..].as_ptr();
     let x_steps = [s.stride[0] * s.w * c, s.stride[1] * c];
     let tap_steps = [s.dilation[0] * s.w * c, s.dilation[1] * c];

@@ -54,14 +54,8 @@ pub fn forward<T: Real>(s: &ConvShape, x: &[T], weight: &[T], bias: Option<&[T]>
     check(s, x.len(), weight.len(), y.len());
     assert!(bias.is_none_or(|b| b.len() == s.c_out), "bias must hold c_out elements");
     match (as_f32(x), as_f32(weight), as_f32_mut(y)) {
-        (Some(x), Some(weight), Some(y)) if depthwise::supports(s) => {
-            depthwise::forward(s, x, weight, bias.and_then(as_f32), y)
-        }
-        (Some(x), Some(weight), Some(y)) if winograd::supports(s) => {
-            winograd::forward(s, ConvInput::plain(x), weight, bias.and_then(as_f32), y)
-        }
         (Some(x), Some(weight), Some(y)) => {
-            dense::forward(s, ConvInput::plain(x), weight, bias.and_then(as_f32), y)
+            forward_f32(s, ConvInput::plain(x), weight, bias.and_then(as_f32), y)
         }
         _ => generic::forward(s, x, weight, bias, y),
     }
@@ -88,13 +82,7 @@ pub fn data_gradient<T: Real>(s: &ConvShape, dy: &[T], weight: &[T], dx: &mut [T
 pub fn weight_gradient<T: Real>(s: &ConvShape, x: &[T], dy: &[T], dw: &mut [T]) {
     check(s, x.len(), dw.len(), dy.len());
     match (as_f32(x), as_f32(dy), as_f32_mut(dw)) {
-        (Some(x), Some(dy), Some(dw)) if depthwise::supports(s) => depthwise_weight::gradient(s, x, dy, dw),
-        (Some(x), Some(dy), Some(dw)) if winograd::supports(s) => {
-            winograd::weight_gradient(s, ConvInput::plain(x), dy, dw)
-        }
-        (Some(x), Some(dy), Some(dw)) => {
-            weight::gradient(s, WeightGradOperands::F32 { x: ConvInput::plain(x), dy }, dw)
-        }
+        (Some(x), Some(dy), Some(dw)) => weight_gradient_f32(s, ConvInput::plain(x), dy, dw),
         _ => generic::weight_gradient(s, x, dy, dw),
     }
 }
@@ -112,19 +100,13 @@ pub fn forward_normalized(
 ) {
     check(s, input.x.len(), weight.len(), y.len());
     assert!(bias.is_none_or(|b| b.len() == s.c_out), "bias must hold c_out elements");
-    match winograd::supports(s) {
-        true => winograd::forward(s, input, weight, bias, y),
-        false => dense::forward(s, input, weight, bias, y),
-    }
+    forward_f32(s, input, weight, bias, y);
 }
 
 /// [`weight_gradient`] in f32 for an input with a prologue, for shapes that [`weight_gradient_supports`] accepts.
 pub fn weight_gradient_normalized(s: &ConvShape, input: ConvInput, dy: &[f32], dw: &mut [f32]) {
     check(s, input.x.len(), dw.len(), dy.len());
-    match winograd::supports(s) {
-        true => winograd::weight_gradient(s, input, dy, dw),
-        false => weight::gradient(s, WeightGradOperands::F32 { x: input, dy }, dw),
-    }
+    weight_gradient_f32(s, input, dy, dw);
 }
 
 /// Gradient of the bias: `db[o] = sum over n,oy,ox of dy[n,oy,ox,o]`. `db` is overwritten.
@@ -132,6 +114,26 @@ pub fn bias_gradient<T: Real>(s: &ConvShape, dy: &[T], db: &mut [T]) {
     assert_eq!(dy.len(), s.output_len(), "dy must hold n * out_h * out_w * c_out elements");
     assert_eq!(db.len(), s.c_out, "db must hold c_out elements");
     bias::column_sums(dy, s.c_out, db);
+}
+
+fn forward_f32(s: &ConvShape, input: ConvInput, weight: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
+    if depthwise::supports(s) {
+        depthwise::forward(s, input, weight, bias, y);
+    } else if winograd::supports(s) {
+        winograd::forward(s, input, weight, bias, y);
+    } else {
+        dense::forward(s, input, weight, bias, y);
+    }
+}
+
+fn weight_gradient_f32(s: &ConvShape, input: ConvInput, dy: &[f32], dw: &mut [f32]) {
+    if depthwise::supports(s) {
+        depthwise_weight::gradient(s, input, dy, dw);
+    } else if winograd::supports(s) {
+        winograd::weight_gradient(s, input, dy, dw);
+    } else {
+        weight::gradient(s, WeightGradOperands::F32 { x: input, dy }, dw);
+    }
 }
 
 fn check(s: &ConvShape, input: usize, weight: usize, output: usize) {

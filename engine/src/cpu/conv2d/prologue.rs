@@ -56,22 +56,23 @@ fn clamp_bounds(activation: Activation) -> Option<[f32; 2]> {
     }
 }
 
+/// Largest side of a grid whose padding costs bands more than a pass that applies the prologue. Batch tiles skip padding, but read in place.
+const MAX_BATCH_TILE_SIDE: usize = 8;
+
 /// True if the forward pass of this shape applies a prologue.
 pub fn forward_supports(s: &ConvShape, activation: Activation) -> bool {
     if depthwise::supports(s) {
-        return false;
+        return true;
     }
     if winograd::supports(s) {
         return clamp_bounds(activation).is_some();
     }
     let groups = Groups::of(s, s.group_out(), simd::level().lanes());
-    !batch_tile::supports(&ConvPlan::forward(s, &groups))
+    let plan = ConvPlan::forward(s, &groups);
+    !batch_tile::supports(&plan) || plan.grid.iter().all(|side| *side > MAX_BATCH_TILE_SIDE)
 }
 
 /// True if the weight gradient of this shape applies a prologue.
 pub fn weight_gradient_supports(s: &ConvShape, activation: Activation) -> bool {
-    match winograd::supports(s) {
-        true => clamp_bounds(activation).is_some(),
-        false => !depthwise::supports(s),
-    }
+    !winograd::supports(s) || clamp_bounds(activation).is_some()
 }
