@@ -172,6 +172,19 @@ pub fn distinct_convolutions(network: Network) -> Vec<ConvSite> {
     found
 }
 
+/// FMAs of a training step's convolutions, computed directly: the forward pass and both gradients. The first convolution has no data
+/// gradient.
+pub fn convolution_fmas(network: Network) -> u64 {
+    let [batch, height, ..] = network.input();
+    let (mut fmas, mut passes) = (0, 2);
+    visit_convolutions(&network.layers(), height, &mut |site| {
+        let output = batch * site.size.div_ceil(site.stride).pow(2) * site.c_out;
+        fmas += passes * (output * site.kernel.pow(2) * site.c_in / site.groups) as u64;
+        passes = 3;
+    });
+    fmas
+}
+
 /// Calls `visit` for each convolution of layers whose input has this height; returns the height of the output.
 fn visit_convolutions(layers: &[LayerSpec], size: usize, visit: &mut dyn FnMut(ConvSite)) -> usize {
     layers.iter().fold(size, |size, layer| match *layer {
@@ -323,6 +336,12 @@ mod tests {
         let counts = Network::ALL.map(|network| parameter_count(&network.layers()));
         assert_eq!(counts, [94_186, 11_173_962, 11_689_512, 25_576_264, 3_504_872]);
         assert_eq!(parameter_count(&Network::Resnet50.layers()), 25_557_032);
+    }
+
+    #[test]
+    fn every_convolution_has_three_passes_but_the_first_two() {
+        let [first, second, third] = [28 * 28 * 32 * 9, 14 * 14 * 64 * 9 * 32, 7 * 7 * 128 * 9 * 64];
+        assert_eq!(convolution_fmas(Network::SmallCnn), 256 * (2 * first + 3 * (second + third)));
     }
 
     #[test]
