@@ -240,6 +240,41 @@ fn prologue_gives_the_bits_of_a_separate_pass_at_every_simd_level() {
     assert!(forward_passes > 200 && weight_gradients > 200, "{forward_passes}, {weight_gradients}");
 }
 
+/// The errors that docs/precision.md states: 256 channels, ReLU inputs, weights of He's variance.
+#[test]
+fn winograd_rounding_error_stays_below_four_times_the_direct_error() {
+    let _guard = simd::lock_level();
+    let s = shape(&(2, 16, 16, 256, 256, [3, 3], [1, 1], [1, 1], [1, 1], 1));
+    let deviation = (2.0 / (9.0 * s.c_in as f64)).sqrt();
+    let input = normal(s.input_len(), 1).into_iter().map(|v| v.max(0.0)).collect::<Vec<f32>>();
+    let weight = normal(s.weight_len(), 2).into_iter().map(|v| v * deviation as f32).collect::<Vec<f32>>();
+    let dy = normal(s.output_len(), 3);
+    let wide = |v: &[f32]| v.iter().map(|v| f64::from(*v)).collect::<Vec<f64>>();
+    let (mut want, mut want_dw) = (vec![0.0; s.output_len()], vec![0.0; s.weight_len()]);
+    forward(&s, &wide(&input), &wide(&weight), None, &mut want);
+    weight_gradient(&s, &wide(&input), &wide(&dy), &mut want_dw);
+    let [direct, winograd] = [ConvAlgorithm::Direct, ConvAlgorithm::Auto].map(|algorithm| {
+        let s = ConvShape { algorithm, ..s };
+        let (mut y, mut dw) = (vec![f32::NAN; s.output_len()], vec![f32::NAN; s.weight_len()]);
+        forward(&s, &input, &weight, None, &mut y);
+        weight_gradient(&s, &input, &dy, &mut dw);
+        [relative_rms_error(&y, &want), relative_rms_error(&dw, &want_dw)]
+    });
+    println!("RMS error, forward pass and weight gradient: direct {direct:?}, Winograd {winograd:?}");
+    assert!(direct.iter().all(|error| *error < 1e-6), "{direct:?}");
+    assert!(winograd[0] < 4.0 * direct[0] && winograd[1] < 4.0 * direct[1], "{winograd:?}, {direct:?}");
+}
+
+/// Sum of twelve uniform values, which has the variance 1 and nearly the normal distribution.
+fn normal(len: usize, seed: u64) -> Vec<f32> {
+    random::<f64>(12 * len, seed).chunks(12).map(|values| values.iter().sum::<f64>() as f32).collect()
+}
+
+fn relative_rms_error(got: &[f32], want: &[f64]) -> f64 {
+    let error: f64 = got.iter().zip(want).map(|(g, w)| (f64::from(*g) - w).powi(2)).sum();
+    (error / want.iter().map(|w| w * w).sum::<f64>()).sqrt()
+}
+
 /// Outputs larger than the last-level cache use non-temporal stores only if they are aligned.
 #[test]
 fn non_temporal_stores_give_the_same_bits() {

@@ -1,5 +1,5 @@
-//! Winograd convolution F(4x4, 3x3) for 3x3 kernels of stride 1 in f32: a quarter of the multiplications of a direct convolution, and
-//! about six times its rounding error.
+//! Winograd convolution F(4x4, 3x3) for 3x3 kernels of stride 1 in f32: a quarter of the multiplications of a direct convolution, and two
+//! to three times its rounding error.
 //!
 //! With `d` a tile of inputs and `w` the taps, `y = A' [sum over channels of (G w G') * (B' d B)] A`, where `*` multiplies elements: at
 //! each of 36 points the sum over channels is a matmul. `transform` has the transforms of one dimension, `kernels` of two; `tiles` covers
