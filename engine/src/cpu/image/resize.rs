@@ -1,4 +1,5 @@
 //! The passes of separable image resizing in fixed-point arithmetic.
+use crate::cpu::simd::{Level, level};
 use crate::cpu::vectorized::vectorized;
 
 /// Fractional bits of the weights: 32 bits less 8 of a pixel and 2 for the overshoot of cubic weights.
@@ -54,46 +55,125 @@ pub fn resize_width(x: &[u8], stride: usize, c: usize, taps: &FilterTaps, y: &mu
 
 /// Gathers the pixels of each column. A pixel of `C` bytes takes `P` lanes, of which the last may hold a byte of the next pixel.
 fn pack<const C: usize, const P: usize>(x: &[u8], stride: usize, packed: &mut [[u8; LANES]]) {
-    for (r, row) in x.chunks(stride).enumerate() {
-        for (i, packed) in packed.iter_mut().enumerate() {
-            let (rest, packed) = (&row[i * C..], &mut packed[r * P..]);
-            match (rest.first_chunk::<P>(), packed.first_chunk_mut::<P>()) {
-                (Some(pixel), Some(packed)) => *packed = *pixel,
-                _ => packed[..C].copy_from_slice(&rest[..C]),
+    let Some((last, whole)) = packed.split_last_mut() else { return };
+    let width = C * (whole.len() + 1);
+    let rows = x.chunks(stride).map(|row| &row[..width]);
+    if C < P && rows.len() == LANES / P {
+        let mut starts = [x.as_ptr(); LANES];
+        rows.clone().zip(&mut starts).for_each(|(row, start)| *start = row.as_ptr());
+        for (i, packed) in whole.iter_mut().enumerate() {
+            for (start, packed) in starts.iter().zip(packed.chunks_exact_mut(P)) {
+                // SAFETY: rows have `width` bytes, and at least C more after this pixel.
+                packed.copy_from_slice(unsafe { std::slice::from_raw_parts(start.add(i * C), P) });
             }
         }
+    } else {
+        for (r, row) in rows.clone().enumerate() {
+            for (pixel, packed) in row.chunks_exact(C).zip(&mut *whole) {
+                packed[r * P..][..C].copy_from_slice(pixel);
+            }
+        }
+    }
+    for (row, packed) in rows.zip(last.chunks_exact_mut(P)) {
+        packed[..C].copy_from_slice(&row[width - C..]);
     }
 }
 
 /// Scatters columns to the rows of `y`.
 fn unpack<const C: usize, const P: usize>(results: &[[u8; LANES]], y: &mut [u8], row: usize) {
-    for (r, row) in y.chunks_exact_mut(row).enumerate() {
-        for (i, result) in results.iter().enumerate() {
-            // In ascending order, so that bytes beyond the pixel are overwritten.
-            let (rest, result) = (&mut row[i * C..], &result[r * P..]);
-            match (rest.first_chunk_mut::<P>(), result.first_chunk::<P>()) {
-                (Some(pixel), Some(result)) => *pixel = *result,
-                _ => rest[..C].copy_from_slice(&result[..C]),
+    let Some((last, whole)) = results.split_last() else { return };
+    assert_eq!(row, C * results.len(), "a row of y holds every column");
+    if C < P && y.len() == LANES / P * row {
+        let start = y.as_mut_ptr();
+        for (i, result) in whole.iter().enumerate() {
+            for (r, pixel) in result.chunks_exact(P).enumerate() {
+                // In ascending order, so that bytes beyond the pixel are overwritten.
+                // SAFETY: rows have `row` bytes, and at least C more after this pixel.
+                unsafe { start.add(r * row + i * C).copy_from_nonoverlapping(pixel.as_ptr(), P) };
             }
+        }
+    } else {
+        for (r, y) in y.chunks_exact_mut(row).enumerate() {
+            for (pixel, result) in y.chunks_exact_mut(C).zip(whole) {
+                pixel.copy_from_slice(&result[r * P..][..C]);
+            }
+        }
+    }
+    for (y, pixel) in y.chunks_exact_mut(row).zip(last.chunks_exact(P)) {
+        y[row - C..].copy_from_slice(&pixel[..C]);
+    }
+}
+
+/// Each output pixel as the weighted sum of its input pixels.
+fn weighted_pixels(x: &[[u8; LANES]], taps: &FilterTaps, y: &mut [[u8; LANES]]) {
+    match level() {
+        // SAFETY: the CPU has the features of the level.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => unsafe { weighted_pixels_avx512(x, taps, y) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => unsafe { weighted_pixels_avx2(x, taps, y) },
+        // The compiler uses NEON, which is part of the baseline.
+        _ => weighted_pixels_portable(x, taps, y),
+    }
+}
+
+fn weighted_pixels_portable(x: &[[u8; LANES]], taps: &FilterTaps, y: &mut [[u8; LANES]]) {
+    for (output, y) in y.iter_mut().enumerate() {
+        let (start, weights) = taps.get(output);
+        let mut sums = [HALF; LANES];
+        for (pixel, weight) in x[start..].iter().zip(weights) {
+            for lane in 0..LANES {
+                sums[lane] += i32::from(pixel[lane]) * weight;
+            }
+        }
+        for lane in 0..LANES {
+            y[lane] = rounded(sums[lane]);
         }
     }
 }
 
-vectorized! {
-    /// Each output pixel as the weighted sum of its input pixels.
-    wide fn weighted_pixels(x: &[[u8; LANES]], taps: &FilterTaps, y: &mut [[u8; LANES]]) {
-        for (output, y) in y.iter_mut().enumerate() {
-            let (start, weights) = taps.get(output);
-            let mut sums = [HALF; LANES];
-            for (pixel, weight) in x[start..].iter().zip(weights) {
-                for lane in 0..LANES {
-                    sums[lane] += i32::from(pixel[lane]) * weight;
-                }
-            }
-            for lane in 0..LANES {
-                y[lane] = rounded(sums[lane]);
-            }
+// The compiler would vectorise the portable loops over taps, of which there are few, and not over lanes.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn weighted_pixels_avx2(x: &[[u8; LANES]], taps: &FilterTaps, y: &mut [[u8; LANES]]) {
+    use std::arch::x86_64::*;
+    for (output, y) in y.iter_mut().enumerate() {
+        let (start, weights) = taps.get(output);
+        let mut sums = [_mm256_set1_epi32(HALF); 2];
+        for (pixel, weight) in x[start..].iter().zip(weights) {
+            let weight = _mm256_set1_epi32(*weight);
+            // SAFETY: a pixel has 16 bytes.
+            let pixel = unsafe { _mm_loadu_si128(pixel.as_ptr().cast()) };
+            let high = _mm_unpackhi_epi64(pixel, pixel);
+            sums[0] = _mm256_add_epi32(sums[0], _mm256_mullo_epi32(_mm256_cvtepu8_epi32(pixel), weight));
+            sums[1] = _mm256_add_epi32(sums[1], _mm256_mullo_epi32(_mm256_cvtepu8_epi32(high), weight));
         }
+        let [low, high] = sums.map(|sum| _mm256_srai_epi32::<{ WEIGHT_BITS as i32 }>(sum));
+        // Packing interleaves the 128-bit halves; the permutation restores the order. Both saturate, like `rounded`.
+        let words = _mm256_permute4x64_epi64::<0xd8>(_mm256_packs_epi32(low, high));
+        let bytes = _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+        // SAFETY: as above.
+        unsafe { _mm_storeu_si128(y.as_mut_ptr().cast(), bytes) };
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn weighted_pixels_avx512(x: &[[u8; LANES]], taps: &FilterTaps, y: &mut [[u8; LANES]]) {
+    use std::arch::x86_64::*;
+    for (output, y) in y.iter_mut().enumerate() {
+        let (start, weights) = taps.get(output);
+        let mut sum = _mm512_set1_epi32(HALF);
+        for (pixel, weight) in x[start..].iter().zip(weights) {
+            // SAFETY: a pixel has 16 bytes.
+            let pixel = _mm512_cvtepu8_epi32(unsafe { _mm_loadu_si128(pixel.as_ptr().cast()) });
+            sum = _mm512_add_epi32(sum, _mm512_mullo_epi32(pixel, _mm512_set1_epi32(*weight)));
+        }
+        let value = _mm512_srai_epi32::<{ WEIGHT_BITS }>(sum);
+        let bytes = _mm512_cvtusepi32_epi8(_mm512_max_epi32(value, _mm512_setzero_si512()));
+        // SAFETY: as above.
+        unsafe { _mm_storeu_si128(y.as_mut_ptr().cast(), bytes) };
     }
 }
 
@@ -133,7 +213,7 @@ fn rounded(sum: i32) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cpu::simd::{Level, level, lock_level, set_max_level};
+    use crate::cpu::simd::{lock_level, set_max_level};
 
     #[test]
     fn sums_are_weighted_rounded_and_clipped_at_every_level() {

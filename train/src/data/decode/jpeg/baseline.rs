@@ -1,4 +1,5 @@
 //! Entropy-coded data of a baseline JPEG. All of them above the region's last row are read.
+use super::ac_code::AcCode;
 use super::header::Jpeg;
 use super::region::RegionPixels;
 use super::scan::ScanData;
@@ -16,7 +17,10 @@ pub fn decode(jpeg: &Jpeg<'_>, region: ImageBox) -> Option<Vec<u8>> {
         .scan
         .components
         .iter()
-        .map(|choice| Some((tables.dc.get(choice.dc)?.as_ref()?, tables.ac.get(choice.ac)?.as_ref()?)))
+        .map(|choice| {
+            let (dc, ac) = (tables.dc.get(choice.dc)?.as_ref()?, tables.ac.get(choice.ac)?.as_ref()?);
+            Some((dc, AcCode::cached(ac)))
+        })
         .collect::<Option<_>>()?;
     let mut pixels = RegionPixels::new(jpeg, region, &quantization);
     let data = ScanData::new(jpeg.scan.data);
@@ -38,7 +42,7 @@ pub fn decode(jpeg: &Jpeg<'_>, region: ImageBox) -> Option<Vec<u8>> {
                             let place = [8 * (mcu_row * down + y), column];
                             plane.read_block(place, dc[k] as i16, &mut reader.bits, ac_code)?;
                         } else {
-                            reader.bits.ac(ac_code, |_, _| {})?;
+                            ac_code.skip(&mut reader.bits)?;
                         }
                     }
                 }

@@ -1,6 +1,7 @@
 //! Samples of a component in the two latest rows of MCUs.
+use super::ac_code::AcCode;
 use super::header::ZIGZAG;
-use super::huffman::{BitReader, HuffmanTable};
+use super::huffman::BitReader;
 use fornax_engine::cpu::image::inverse_dct::{BlockCoefficients, BlockSamples, LANES, inverse_dct};
 
 /// Samples of a component: the two latest rows of MCUs, as far as the region needs them. Blocks are transformed when there are enough of
@@ -40,16 +41,11 @@ impl<'a> BlockPlane<'a> {
         [row, column]: [usize; 2],
         dc: i16,
         reader: &mut BitReader<'_>,
-        table: &HuffmanTable,
+        code: &AcCode,
     ) -> Option<()> {
         let at = row % self.height * self.stride + 8 * column;
-        let lane = self.pending_count;
-        let mut is_flat = true;
-        reader.ac(table, |index, value| {
-            self.coefficients[usize::from(ZIGZAG[index & 63]) * LANES + lane] = value as i16;
-            is_flat = false;
-        })?;
-        self.add(at, dc, is_flat);
+        let has_values = code.read(reader, &mut self.coefficients, self.pending_count)?;
+        self.add(at, dc, !has_values);
         Some(())
     }
 

@@ -4,6 +4,8 @@
 const LOOKUP_BITS: u32 = 10;
 /// Longest Huffman code.
 const MAX_CODE_BITS: u32 = 16;
+/// AC symbol of 16 zeros.
+pub const ZEROS: u8 = 0xf0;
 
 /// Decoding table of one Huffman code.
 #[derive(Clone)]
@@ -14,6 +16,8 @@ pub struct HuffmanTable {
     ends: [u32; 18],
     /// For each length of codes, the index of a code's symbol less the code.
     offsets: [i32; 17],
+    /// Number of codes of each length.
+    counts: [u8; 16],
     symbols: Vec<u8>,
 }
 
@@ -39,6 +43,7 @@ impl HuffmanTable {
             lookup: Box::new([Symbol::default(); 1 << LOOKUP_BITS]),
             ends: [0; 18],
             offsets: [0; 17],
+            counts: *counts,
             symbols: symbols.to_vec(),
         };
         let (mut code, mut index) = (0u32, 0usize);
@@ -62,6 +67,68 @@ impl HuffmanTable {
         table.ends[17] = u32::MAX;
         Some(table)
     }
+
+    /// True if both tables have the same codes and symbols.
+    pub fn has_codes_of(&self, other: &HuffmanTable) -> bool {
+        self.counts == other.counts && self.symbols == other.symbols
+    }
+
+    /// Bits of the code at the start of 16 bits, and its byte: a number of zeros in the high four bits, bits of the value in the low four.
+    pub fn code_at(&self, next: u32) -> Option<[u32; 2]> {
+        let symbol = self.symbol(u64::from(next) << 48);
+        let byte = u32::from(symbol.byte);
+        (symbol.bits > 0).then_some([u32::from(symbol.bits) - (byte & 15), byte])
+    }
+
+    /// Decodes an AC symbol of a whole block. `None` for an invalid code.
+    #[inline(always)]
+    pub fn ac_symbol(&self, reader: &mut BitReader<'_>) -> Option<AcSymbol> {
+        reader.refill();
+        match self.symbol(reader.bits) {
+            Symbol { bits: 0, .. } => None,
+            symbol if symbol.byte & 15 > 0 => {
+                Some(AcSymbol::Value { zeros: usize::from(symbol.byte >> 4), value: reader.value(symbol) })
+            }
+            symbol => {
+                reader.skip(u32::from(symbol.bits));
+                Some(if symbol.byte == ZEROS { AcSymbol::Zeros } else { AcSymbol::EndOfBlock })
+            }
+        }
+    }
+
+    /// The symbol at the start of the bits; no bits for an invalid code. A symbol with its value has at most 31 bits.
+    #[inline(always)]
+    fn symbol(&self, bits: u64) -> Symbol {
+        let symbol = self.lookup[(bits >> (64 - LOOKUP_BITS)) as usize];
+        if symbol.bits > 0 { symbol } else { self.long_code(bits) }
+    }
+
+    // The reader's bits by value: a reference would keep the reader out of registers.
+    #[cold]
+    fn long_code(&self, bits: u64) -> Symbol {
+        let next = (bits >> 48) as u32;
+        let mut bits = LOOKUP_BITS + 1;
+        while next >= self.ends[bits as usize] {
+            bits += 1;
+        }
+        if bits > MAX_CODE_BITS {
+            return Symbol::default();
+        }
+        let code = (next >> (MAX_CODE_BITS - bits)) as i32;
+        let symbol = self.symbols.get((code + self.offsets[bits as usize]) as usize);
+        symbol.map_or(Symbol::default(), |symbol| Symbol::new(bits, *symbol))
+    }
+}
+
+/// AC symbol of a whole block (F.1.2.2.1).
+#[derive(Clone, Copy)]
+pub enum AcSymbol {
+    /// A number of zeros, and the value after them.
+    Value { zeros: usize, value: i32 },
+    /// 16 zeros.
+    Zeros,
+    /// The block's other coefficients are 0.
+    EndOfBlock,
 }
 
 /// Reader of the bits of a scan without stuffed bytes. Past the end it reads zeros.
@@ -79,6 +146,12 @@ impl<'a> BitReader<'a> {
         BitReader { bytes, at: 0, bits: 0, count: 0 }
     }
 
+    /// Number of bits that were read.
+    #[cfg(test)]
+    pub fn position(&self) -> usize {
+        8 * self.at - self.count as usize
+    }
+
     /// True if more bits were read than there are.
     pub fn is_past_end(&self) -> bool {
         self.at as u64 * 8 > self.bytes.len() as u64 * 8 + u64::from(self.count)
@@ -91,38 +164,6 @@ impl<'a> BitReader<'a> {
             Symbol { bits: 0, .. } | Symbol { byte: 16.., .. } => None,
             symbol => Some(self.value(symbol)),
         }
-    }
-
-    /// Decodes the AC coefficients of a block, and calls `store` with the zigzag index, 1 to 63, and the value of each that is not 0. `None` for
-    /// an invalid code.
-    #[inline(always)]
-    pub fn ac(&mut self, table: &HuffmanTable, mut store: impl FnMut(usize, i32)) -> Option<()> {
-        // A copy stays in registers.
-        let mut reader = *self;
-        let mut index = 1;
-        while index < 64 {
-            let symbol = reader.symbol(table);
-            if symbol.byte & 15 == 0 {
-                reader.skip(symbol);
-                match (symbol.bits, symbol.byte) {
-                    (0, _) => return None,
-                    // 16 zeros.
-                    (_, 0xf0) => index += 16,
-                    // The other coefficients are 0.
-                    _ => break,
-                }
-                continue;
-            }
-            index += usize::from(symbol.byte >> 4);
-            let value = reader.value(symbol);
-            if index > 63 {
-                return None;
-            }
-            store(index, value);
-            index += 1;
-        }
-        *self = reader;
-        Some(())
     }
 
     /// Decodes an AC symbol of a progressive scan: a number of zeros, and the value after them; 0 for none. `None` for an invalid code.
@@ -145,20 +186,38 @@ impl<'a> BitReader<'a> {
         value
     }
 
-    /// The next symbol; no bits for an invalid code. A symbol with its value has at most 31 bits.
+    /// The next symbol; no bits for an invalid code.
     #[inline(always)]
     fn symbol(&mut self, table: &HuffmanTable) -> Symbol {
         self.refill();
-        let symbol = table.lookup[(self.bits >> (64 - LOOKUP_BITS)) as usize];
-        if symbol.bits > 0 { symbol } else { self.long_code(table) }
+        table.symbol(self.bits)
+    }
+
+    /// The next bits, left-aligned, of which [`BitReader::refill`] made at least 56 available.
+    #[inline(always)]
+    pub fn next_bits(&self) -> u64 {
+        self.bits
+    }
+
+    /// The next `count` bits, 1 to 56, as a number.
+    #[inline(always)]
+    pub fn peek(&self, count: u32) -> usize {
+        (self.bits >> (64 - count)) as usize
+    }
+
+    /// Skips available bits.
+    #[inline(always)]
+    pub fn skip(&mut self, count: u32) {
+        self.bits <<= count;
+        self.count -= count;
     }
 
     /// Makes at least 56 bits available.
     #[inline(always)]
-    fn refill(&mut self) {
+    pub fn refill(&mut self) {
         let next = match self.bytes.get(self.at..self.at + 8) {
             Some(bytes) => u64::from_be_bytes(bytes.try_into().unwrap_or_default()),
-            None => self.last_bytes(),
+            None => last_bytes(self.bytes, self.at),
         };
         self.bits |= next >> self.count;
         self.at += ((63 - self.count) >> 3) as usize;
@@ -171,39 +230,19 @@ impl<'a> BitReader<'a> {
         let size = u32::from(symbol.byte & 15);
         let low = (1 << size) - 1;
         let value = (self.bits >> (64 - u32::from(symbol.bits))) as i32 & low;
-        self.skip(symbol);
+        self.skip(u32::from(symbol.bits));
         // Values without the highest bit are negative.
         if 2 * value > low { value } else { value - low }
     }
+}
 
-    #[inline(always)]
-    fn skip(&mut self, symbol: Symbol) {
-        self.bits <<= symbol.bits;
-        self.count -= u32::from(symbol.bits);
-    }
-
-    #[cold]
-    fn last_bytes(&self) -> u64 {
-        let rest = self.bytes.get(self.at..).unwrap_or_default();
-        let mut bytes = [0; 8];
-        bytes[..rest.len()].copy_from_slice(rest);
-        u64::from_be_bytes(bytes)
-    }
-
-    #[cold]
-    fn long_code(&self, table: &HuffmanTable) -> Symbol {
-        let next = (self.bits >> 48) as u32;
-        let mut bits = LOOKUP_BITS + 1;
-        while next >= table.ends[bits as usize] {
-            bits += 1;
-        }
-        if bits > MAX_CODE_BITS {
-            return Symbol::default();
-        }
-        let code = (next >> (MAX_CODE_BITS - bits)) as i32;
-        let symbol = table.symbols.get((code + table.offsets[bits as usize]) as usize);
-        symbol.map_or(Symbol::default(), |symbol| Symbol::new(bits, *symbol))
-    }
+// By value: a reference would keep the reader out of registers.
+#[cold]
+fn last_bytes(bytes: &[u8], at: usize) -> u64 {
+    let rest = bytes.get(at..).unwrap_or_default();
+    let mut last = [0; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    u64::from_be_bytes(last)
 }
 
 #[cfg(test)]
@@ -218,29 +257,17 @@ mod tests {
     }
 
     #[test]
-    fn coefficients_are_read_with_their_signs_and_runs() {
-        // 10 1 | 1110 01 | 110 | 111100000000 10000000 | 0
-        let bytes = [0b1011_1100, 0b1110_1111, 0b0000_0000, 0b1000_0000, 0b0000_0000];
-        let (mut reader, mut got) = (BitReader::new(&bytes), vec![]);
-        reader.ac(&table(), |index, value| got.push((index, value))).expect("valid");
-        assert_eq!(got, [(1, 1), (5, -2), (22, 128)]);
+    fn differences_are_read_with_their_signs() {
+        let mut reader = BitReader::new(&[0b1000_0000]);
+        assert_eq!(reader.dc(&table()), Some(-1));
         assert!(!reader.is_past_end());
-        assert_eq!(BitReader::new(&[0b1000_0000]).dc(&table()), Some(-1));
+        assert_eq!(BitReader::new(&[0b1010_0000]).dc(&table()), Some(1));
     }
 
     #[test]
-    fn invalid_codes_and_the_end_are_noticed() {
+    fn invalid_codes_and_tables_are_rejected() {
         assert_eq!(BitReader::new(&[0xff; 8]).dc(&table()), None);
         assert_eq!(BitReader::new(&[0b1100_0000]).dc(&table()), None, "a DC symbol has no zeros");
-        let runs =
-            HuffmanTable::new(&[1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], &[0xf1]).expect("one code");
-        assert_eq!(BitReader::new(&[0x55]).ac(&runs, |_, _| {}), None, "a coefficient past the block");
-        let mut reader = BitReader::new(&[0b0111_1111]);
-        reader.ac(&table(), |_, _| {}).expect("the end of a block");
-        assert!(!reader.is_past_end());
-        let mut reader = BitReader::new(&[]);
-        reader.ac(&table(), |_, _| {}).expect("zeros");
-        assert!(reader.is_past_end());
         let three = [3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
         assert!(HuffmanTable::new(&three, &[1, 2, 3]).is_none(), "three codes of one bit");
         assert!(HuffmanTable::new(&[1; 16], &[1]).is_none(), "missing symbols");

@@ -1,5 +1,6 @@
 //! JPEG. Baseline and progressive files in grey and YCbCr, whole or a region of them, are decoded here; RGB and CMYK files by zune-jpeg, as
 //! well as damaged files, whose defect it describes.
+mod ac_code;
 mod baseline;
 mod block_plane;
 mod header;
