@@ -1,5 +1,5 @@
 //! Fornax's input pipeline on one thread: JPEG files to a u8 batch `[n, 224, 224, 3]` by random resized crop (bilinear or bicubic) and
-//! horizontal flip. `scripts/bench-input-pipeline` runs it beside torchvision.
+//! horizontal flip. `scripts/bench-input-pipeline` runs it and torchvision interleaved.
 //!
 //!     input_pipeline FOLDER
 //!
