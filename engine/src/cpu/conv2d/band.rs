@@ -210,7 +210,7 @@ fn run_band<T: TileOutput>(
             let y = target.wrapping_add(block.group * job.panels.columns + column);
             let panel = job.packed[job.panels.start(block)..].as_ptr();
             let bias = job.bias_of(block.group, column);
-            let store = TileStore { columns, stream: job.stream };
+            let store = TileStore::outputs(columns, job.stream);
             let most = job.panels.tile_rows(block);
             for segment in &segments {
                 let (start, m) = (segment.pixels.start, segment.pixels.len());

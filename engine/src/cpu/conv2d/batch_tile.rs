@@ -29,7 +29,7 @@ pub(super) fn run<T: TileOutput>(job: &ConvJob<T>) {
         let [th, tw, tc] = plan.target;
         let panel = job.packed[job.panels.start(block)..].as_ptr();
         let bias = job.bias_of(block.group, column);
-        let store = TileStore { columns, stream: job.stream };
+        let store = TileStore::outputs(columns, job.stream);
         let most = job.panels.tile_rows(block);
         for GridPixel { target, taps } in &pixels {
             for m0 in (n0..n1).step_by(most) {

@@ -15,11 +15,28 @@ pub(super) struct Tap {
     pub(super) len: usize,
 }
 
-/// How a tile is stored: number of valid columns, and whether to use non-temporal stores.
+/// How a tile is stored: number of valid columns, and the kind of the stores.
 #[derive(Clone, Copy)]
 pub(super) struct TileStore {
     pub(super) columns: usize,
-    pub(super) stream: bool,
+    pub(super) kind: StoreKind,
+}
+
+/// Kind of the stores of a tile.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum StoreKind {
+    Cached,
+    /// Non-temporal: every column is valid, and the pointers are aligned to a register.
+    Stream,
+    /// Adds to what is there, in f32, where every column is valid.
+    Add,
+}
+
+impl TileStore {
+    /// Stores to outputs of a convolution.
+    pub(super) fn outputs(columns: usize, stream: bool) -> TileStore {
+        TileStore { columns, kind: if stream { StoreKind::Stream } else { StoreKind::Cached } }
+    }
 }
 
 /// Pixels of a full tile of `registers` registers: as many as the level has registers for accumulators.
@@ -92,10 +109,17 @@ simd_kernel! {
     ) {
         unsafe {
             let acc = sums::<S, F32Words, MR, NV>(x, taps, panel, bias);
-            if store.stream {
+            if store.kind == StoreKind::Stream {
                 for j in 0..MR {
                     for v in 0..NV {
                         S::stream((*y.add(j)).add(v * S::LANES), acc[j][v]);
+                    }
+                }
+            } else if store.kind == StoreKind::Add {
+                for j in 0..MR {
+                    for v in 0..NV {
+                        let to = (*y.add(j)).add(v * S::LANES);
+                        S::store(to, S::add(S::load(to), acc[j][v]));
                     }
                 }
             } else if store.columns == NV * S::LANES {
@@ -139,7 +163,7 @@ unsafe fn tile_bf16<const MR: usize, const NV: usize>(
             for v in 0..NV {
                 let p: *mut __m256i = (*y.add(j)).add(v * Avx512::LANES).cast();
                 let half = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(acc[j][v]));
-                if store.stream {
+                if store.kind == StoreKind::Stream {
                     _mm256_stream_si256(p, half);
                 } else if store.columns == NV * Avx512::LANES {
                     _mm256_storeu_si256(p, half);

@@ -9,9 +9,9 @@
 //! before, and transforms the results. Where the weights outweigh the tiles, the roles swap: a task transforms a few columns of the weights
 //! and multiplies all tiles with them.
 //!
-//! Every element is a sum over channels in their order, so the results depend neither on the partition nor on the size of the batch.
+//! Every element is a sum over channels in their order, in runs, so the results depend neither on the partition nor on the size of the batch.
 use super::panel::{ColumnBlock, Panels};
-use super::tile::{self, Tap, TileStore};
+use super::tile::{self, StoreKind, Tap, TileStore};
 use super::{ConvInput, SharedPtr};
 use crate::conv_shape::{ConvAlgorithm, ConvShape};
 use crate::cpu::parallel::for_each_task;
@@ -45,6 +45,9 @@ const MIN_BLOCKS: usize = 8;
 const ROUND_TILES: usize = 128;
 /// Elements between planes, so they do not compete for the same sets of the L1 cache.
 const PLANE_PADDING: usize = 16;
+/// Most products of a transformed output that are added one after the other: the rounding error of a longer sum grows with its length, and
+/// the output transform magnifies it.
+const MAX_SUM: usize = 256;
 
 /// True if Winograd convolutions are faster than direct ones and the options permit them. The choice depends on the shape alone, and not on the batch size.
 pub(super) fn supports(s: &ConvShape) -> bool {
@@ -298,8 +301,8 @@ impl WinogradJob<'_> {
         m: *mut f32,
         pitch: usize,
     ) {
-        let taps = [Tap { offset: 0, row: 0, len: self.channels }];
-        let store = TileStore { columns: registers * self.level.lanes(), stream: false };
+        let columns = registers * self.level.lanes();
+        let runs = self.channels.div_ceil(MAX_SUM);
         let parts = tiles.len().div_ceil(tile::rows(self.level, registers));
         for part in 0..parts {
             let rows =
@@ -311,8 +314,13 @@ impl WinogradJob<'_> {
                 from[i] = v.add(row * self.channels);
                 to[i] = m.add(row * pitch);
             }
-            let null = std::ptr::null();
-            tile::run(self.level, count, registers, from.as_ptr(), &taps, u, null, to.as_ptr(), store);
+            for run in 0..runs {
+                let (first, end) = (run * self.channels / runs, (run + 1) * self.channels / runs);
+                let taps = [Tap { offset: first, row: first, len: end - first }];
+                let kind = if run == 0 { StoreKind::Cached } else { StoreKind::Add };
+                let (null, store) = (std::ptr::null(), TileStore { columns, kind });
+                tile::run(self.level, count, registers, from.as_ptr(), &taps, u, null, to.as_ptr(), store);
+            }
         }
     }
 }
