@@ -1,14 +1,16 @@
 //! Rows of the benchmarks: training steps, optimizer updates, and every large case of the table of cases, forward and backward.
 use crate::networks::{Network, parameter_count};
+use fornax_engine::DType;
 use fornax_tests::cases::{self, Case};
 use std::fmt;
 use std::rc::Rc;
 
-/// Row of the benchmarks, in f32.
+/// Row of the benchmarks. All but the bf16 steps are in f32.
 #[derive(Clone)]
 pub enum Row {
-    /// Training step: forward, cross entropy, backward, SGD with momentum 0.9; reads the loss.
-    Step(Network),
+    /// Training step: forward, cross entropy, backward, SGD with momentum 0.9; reads the loss. In f32, or in mixed precision at
+    /// optimization level O1 with bf16, which is PyTorch's autocast.
+    Step(Network, DType),
     /// Optimizer update of a network's parameters.
     Update(Optimizer, Network),
     /// Forward or backward pass of an operation.
@@ -37,7 +39,8 @@ pub enum Optimizer {
 
 /// All rows, in the order of the tables.
 pub fn all() -> Vec<Row> {
-    let mut rows: Vec<Row> = Network::ALL.into_iter().map(Row::Step).collect();
+    let steps = |dtype| Network::ALL.into_iter().map(move |network| Row::Step(network, dtype));
+    let mut rows: Vec<Row> = steps(DType::F32).chain(steps(DType::BF16)).collect();
     rows.extend(
         [Optimizer::Sgd, Optimizer::AdamW].map(|optimizer| Row::Update(optimizer, Network::Resnet18)),
     );
@@ -73,7 +76,7 @@ impl Row {
     /// Minimum FLOPs or bytes of a run; `None` if neither alone bounds the row.
     pub fn work(&self) -> Option<RowWork> {
         match self {
-            Row::Step(_) => None,
+            Row::Step(..) => None,
             // Reads and writes parameter and moments, reads the gradient.
             Row::Update(Optimizer::Sgd, network) => {
                 Some(memory_passes(parameter_count(&network.layers()), 5))
@@ -139,7 +142,10 @@ impl fmt::Display for Row {
     /// Name of the row, a path: operation, shape, pass.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Row::Step(network) => write!(f, "step/{}-b{}", network.name(), network.input()[0]),
+            Row::Step(network, dtype) => {
+                write!(f, "step/{}-b{}", network.name(), network.input()[0])?;
+                if *dtype == DType::F32 { Ok(()) } else { write!(f, "/{dtype}") }
+            }
             Row::Update(Optimizer::Sgd, network) => write!(f, "update/sgd-{}", network.name()),
             Row::Update(Optimizer::AdamW, network) => write!(f, "update/adamw-{}", network.name()),
             Row::Operation(case, pass) => write!(f, "{}/{pass}", case.name()),

@@ -51,14 +51,14 @@ type StepResult = (f64, Vec<Vec<f32>>);
 
 /// Runs a step on both sides from the same parameters. In a deep network, rounding switches some ReLUs, so the tolerance is derived from
 /// the difference between libtorch's two layouts.
-fn compare(network: Network) {
-    let mut ours = fornax::TrainingStep::new(network);
+fn compare(network: Network, dtype: DType, loss_tolerance: f64) {
+    let mut ours = fornax::TrainingStep::new(network, dtype);
     let values = |step: &fornax::TrainingStep| -> Vec<Vec<f32>> {
         step.parameters().iter().map(|t| t.to_vec().expect("parameters are f32")).collect()
     };
     let start = values(&ours);
     let libtorch = |layout| -> StepResult {
-        let mut theirs = libtorch::TrainingStep::new(network, layout);
+        let mut theirs = libtorch::TrainingStep::new(network, layout, dtype);
         let (images, target) = ours.batch();
         theirs.copy_from(&start, &images.to_vec().expect("f32"), &target.to_vec().expect("i64"));
         (theirs.run(), theirs.parameters())
@@ -68,7 +68,7 @@ fn compare(network: Network) {
     let ours: StepResult = (loss, values(&ours));
 
     let error = (ours.0 - last.0).abs() / last.0;
-    assert!(error < 1e-4, "{network:?}: loss {} in Fornax, {} in libtorch", ours.0, last.0);
+    assert!(error < loss_tolerance, "{network:?}: loss {} in Fornax, {} in libtorch", ours.0, last.0);
     for (i, start) in start.iter().enumerate() {
         let (error, between) = (distance(&ours.1[i], &last.1[i]), distance(&first.1[i], &last.1[i]));
         let allowed = 2.0 * between + 0.01 * distance(start, &last.1[i]) + 1e-6;
@@ -78,25 +78,35 @@ fn compare(network: Network) {
 
 #[test]
 fn small_cnn_step_matches_libtorch() {
-    compare(Network::SmallCnn);
+    compare(Network::SmallCnn, DType::F32, 1e-4);
 }
 
 #[test]
 fn resnet18_cifar_step_matches_libtorch() {
-    compare(Network::Resnet18Cifar);
+    compare(Network::Resnet18Cifar, DType::F32, 1e-4);
 }
 
 #[test]
 fn resnet18_step_matches_libtorch() {
-    compare(Network::Resnet18);
+    compare(Network::Resnet18, DType::F32, 1e-4);
 }
 
 #[test]
 fn resnet50d_step_matches_libtorch() {
-    compare(Network::Resnet50d);
+    compare(Network::Resnet50d, DType::F32, 1e-4);
 }
 
 #[test]
 fn mobilenetv2_step_matches_libtorch() {
-    compare(Network::MobileNetV2);
+    compare(Network::MobileNetV2, DType::F32, 1e-4);
+}
+
+#[test]
+fn small_cnn_step_in_bf16_matches_libtorch() {
+    compare(Network::SmallCnn, DType::BF16, 1e-3);
+}
+
+#[test]
+fn resnet18_cifar_step_in_bf16_matches_libtorch() {
+    compare(Network::Resnet18Cifar, DType::BF16, 1e-3);
 }

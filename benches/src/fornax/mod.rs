@@ -12,8 +12,8 @@ use std::rc::Rc;
 /// Prepares a row to run on rayon's threads.
 pub fn prepare(row: &Row) -> TimedRun {
     match row {
-        Row::Step(network) => {
-            let mut step = TrainingStep::new(*network);
+        Row::Step(network, dtype) => {
+            let mut step = TrainingStep::new(*network, *dtype);
             Box::new(move || time(|| step.run()))
         }
         Row::Update(optimizer, network) => network::update_run(*optimizer, *network),

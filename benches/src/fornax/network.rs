@@ -6,7 +6,10 @@ use crate::rows;
 use fornax::optim::{Optimizer, OptimizerOptions, Parameter, create_optimizer, parameters};
 use fornax_engine::{Activation, DType, Device, GlobalPool, GradientRule, Pool2dOptions, Result, Tensor};
 use fornax_nn::layers::{AvgPool2d, BatchNorm2d, BatchNormOptions, Conv2d, Linear, MaxPool2d};
-use fornax_nn::{Context, Module, StateKind, Visitor, init, named_parameters, state_entries};
+use fornax_nn::precision::Operation;
+use fornax_nn::{
+    Context, Module, OptLevel, Precision, StateKind, Visitor, init, named_parameters, state_entries,
+};
 
 /// Network with optimizer and one batch of random images.
 pub struct TrainingStep {
@@ -15,11 +18,12 @@ pub struct TrainingStep {
     optimizer: Optimizer,
     images: Tensor,
     target: Tensor,
+    precision: Precision,
 }
 
 impl TrainingStep {
-    /// Builds the network.
-    pub fn new(network: networks::Network) -> Self {
+    /// Builds the network, for steps in f32, or at optimization level O1 with a half-precision dtype.
+    pub fn new(network: networks::Network, dtype: DType) -> Self {
         let built = Sequential::new(&network.layers());
         let images = unwrap(Tensor::zeros(network.input(), DType::F32, &Device::Cpu));
         unwrap(init::normal(&images, 1.0, &mut init::rng(0, "images")));
@@ -31,6 +35,10 @@ impl TrainingStep {
             network: built,
             target: unwrap(Tensor::from_vec(target, [images.dims()[0]])),
             images,
+            precision: match dtype {
+                DType::F32 => Precision::default(),
+                half => Precision::new(OptLevel::O1, half),
+            },
         }
     }
 
@@ -46,8 +54,9 @@ impl TrainingStep {
 
     /// Runs forward pass, cross entropy, backward pass and update; returns the loss.
     pub fn run(&mut self) -> f64 {
-        let logits = unwrap(self.network.forward(&self.images, &mut Context::train()));
-        let loss = unwrap(logits.cross_entropy(&self.target, 0.0));
+        let mut cx = Context::train().with_precision(self.precision);
+        let logits = unwrap(self.network.forward(&self.images, &mut cx));
+        let loss = unwrap(unwrap(cx.autocast(Operation::Loss, &logits)).cross_entropy(&self.target, 0.0));
         self.parameters.iter().for_each(Tensor::zero_grad);
         unwrap(loss.backward());
         unwrap(self.optimizer.update(LEARNING_RATE));

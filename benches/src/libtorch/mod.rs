@@ -55,9 +55,9 @@ pub fn prepare(row: &Row, threads: usize) -> Vec<(Layout, TimedRun)> {
     tch::manual_seed(0);
     let layouts = [Layout::ChannelsLast, Layout::ChannelsFirst];
     match row {
-        Row::Step(network) => layouts
+        Row::Step(network, dtype) => layouts
             .map(|layout| {
-                let mut step = TrainingStep::new(*network, layout);
+                let mut step = TrainingStep::new(*network, layout, *dtype);
                 (layout, Box::new(move || time(|| step.run())) as TimedRun)
             })
             .into(),

@@ -3,6 +3,7 @@ use super::{FLOAT, Layout, weighted_sum};
 use crate::measure::{TimedRun, time};
 use crate::networks::{Activation, LEARNING_RATE, LayerSpec, Network};
 use crate::rows::Optimizer;
+use fornax_engine::DType;
 use tch::nn::{self, OptimizerConfig, VarStore};
 use tch::{Kind, Reduction, Tensor};
 
@@ -15,11 +16,19 @@ pub struct TrainingStep {
     optimizer: nn::Optimizer,
     images: Tensor,
     target: Tensor,
+    /// Kind in which convolutions and linear layers compute.
+    matmul_kind: Kind,
 }
 
 impl TrainingStep {
-    /// Builds the network.
-    pub fn new(network: Network, layout: Layout) -> Self {
+    /// Builds the network. bf16 casts the operands that PyTorch's autocast casts on a CPU, those of convolutions and linear layers; tch has
+    /// autocast for CUDA only.
+    pub fn new(network: Network, layout: Layout, dtype: DType) -> Self {
+        let matmul_kind = match dtype {
+            DType::F32 => Kind::Float,
+            DType::BF16 => Kind::BFloat16,
+            dtype => panic!("steps are in f32 or bf16, not in {dtype}"),
+        };
         let mut builder = Builder { layout, variables: VarStore::new(FLOAT.1), parameters: vec![] };
         let layers = builder.layers(&network.layers());
         let sgd = nn::sgd(0.9, 0.0, 0.0, false);
@@ -27,7 +36,8 @@ impl TrainingStep {
         let images = layout.arrange(&Tensor::randn(network.input().map(|extent| extent as i64), FLOAT));
         let target =
             Tensor::randint(network.classes() as i64, [network.input()[0] as i64], (Kind::Int64, FLOAT.1));
-        TrainingStep { layout, layers, parameters: builder.parameters, optimizer, images, target }
+        let parameters = builder.parameters;
+        TrainingStep { layout, layers, parameters, optimizer, images, target, matmul_kind }
     }
 
     /// Copies parameters in the order of the layers, images and class indices, all in Fornax's channels-last layout.
@@ -63,8 +73,14 @@ impl TrainingStep {
 
     /// Runs forward pass, cross entropy, backward pass and update; returns the loss.
     pub fn run(&mut self) -> f64 {
-        let logits = forward(&self.layers, self.layout, self.images.shallow_clone());
-        let loss = logits.cross_entropy_loss::<&Tensor>(&self.target, None, Reduction::Mean, -100, 0.0);
+        let logits = forward(&self.layers, self.layout, self.matmul_kind, self.images.shallow_clone());
+        let loss = logits.to_kind(Kind::Float).cross_entropy_loss::<&Tensor>(
+            &self.target,
+            None,
+            Reduction::Mean,
+            -100,
+            0.0,
+        );
         self.optimizer.zero_grad();
         loss.backward();
         self.optimizer.step();
@@ -186,26 +202,29 @@ impl Builder {
     }
 }
 
-fn forward(layers: &[Layer], layout: Layout, x: Tensor) -> Tensor {
+fn forward(layers: &[Layer], layout: Layout, kind: Kind, x: Tensor) -> Tensor {
     layers.iter().fold(x, |x, layer| match layer {
         Layer::Conv { weight, stride, padding, groups } => {
+            let weight = weight.to_kind(kind);
             let weight = match layout {
-                Layout::ChannelsLast => &weight.permute([0, 3, 1, 2]),
+                Layout::ChannelsLast => weight.permute([0, 3, 1, 2]),
                 Layout::ChannelsFirst => weight,
             };
             let [stride, padding] = [[*stride; 2], [*padding; 2]];
-            x.conv2d(weight, None::<&Tensor>, stride, padding, [1, 1], *groups)
+            x.to_kind(kind).conv2d(&weight, None::<&Tensor>, stride, padding, [1, 1], *groups)
         }
         Layer::BatchNorm(norm, activation) => activate(norm.forward(&x), *activation),
         Layer::Residual { body, last, shortcut, activation } => {
-            let shortcut = forward(shortcut, layout, x.shallow_clone());
-            let mut y = last.forward(&forward(body, layout, x));
+            let shortcut = forward(shortcut, layout, kind, x.shallow_clone());
+            let mut y = last.forward(&forward(body, layout, kind, x));
             activate(y.g_add_(&shortcut), *activation)
         }
         Layer::MaxPool => x.max_pool2d([3, 3], [2, 2], [1, 1], [1, 1], false),
         Layer::AvgPool => x.avg_pool2d([2, 2], [2, 2], [0, 0], false, true, None),
         Layer::GlobalPool => x.adaptive_avg_pool2d([1, 1]).flatten(1, -1),
-        Layer::Linear { weight, bias } => x.linear(weight, Some(bias)),
+        Layer::Linear { weight, bias } => {
+            x.to_kind(kind).linear(&weight.to_kind(kind), Some(&bias.to_kind(kind)))
+        }
     })
 }
 
