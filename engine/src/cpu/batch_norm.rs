@@ -1,29 +1,32 @@
 //! Batch normalisation of rows of channels, fused with an activation and a residual, in two passes each way.
 //!
 //! Forward: statistics, then `y = f(x * scale + shift + residual)`. Backward: per-channel sums of `d = dy * f'` and `d * x`,
-//! then `dx = k1 * d + k2 * x + k3`. Rows are cut into chunks by shape; chunk results are merged in f64 in order.
+//! then `dx = k1 * d + k2 * x + k3`. Rows are cut into chunks by shape; chunk results are merged in f64 in order. Values of channels have
+//! the type in which the elements are computed.
 use super::activation::{ActivationFn, with_activation};
 use super::elementary::Elementary;
 use super::parallel::{DisjointSlice, GRAIN, for_each_task};
+use super::stored::Stored;
 use super::vectorized::vectorized;
-use crate::Activation;
+use crate::dtype::Real;
+use crate::{Activation, Element};
 use std::ops::Range;
 
 /// Mean and biased variance of each channel, for rows of `c` channels.
 ///
 /// Each chunk sums differences from its first row, so that a large common offset costs no precision. Chunks are merged by Chan's
 /// parallel algorithm.
-pub fn statistics<T: Elementary>(x: &[T], c: usize) -> (Vec<f64>, Vec<f64>) {
+pub fn statistics<T: Stored>(x: &[T], c: usize) -> (Vec<f64>, Vec<f64>) {
     let rows = x.len() / c;
     let per_chunk = chunk_rows(c);
     let chunks = rows.div_ceil(per_chunk);
-    let mut partial = vec![T::zero(); chunks * 2 * c];
+    let mut partial = vec![T::Compute::zero(); chunks * 2 * c];
     let out = DisjointSlice::new(&mut partial);
     for_each_task(chunks, |i| {
         let n = per_chunk.min(rows - i * per_chunk);
         // SAFETY: each chunk has its own sums.
         let (sums, squares) = unsafe { out.slice(i * 2 * c, 2 * c) }.split_at_mut(c);
-        shifted_sums(&x[i * per_chunk * c..][..n * c], sums, squares);
+        T::load(&x[i * per_chunk * c..][..n * c], |x| shifted_sums(x, sums, squares));
     });
     let (mut mean, mut m2) = (vec![0.0f64; c], vec![0.0f64; c]);
     let mut count = 0.0;
@@ -45,25 +48,29 @@ pub fn statistics<T: Elementary>(x: &[T], c: usize) -> (Vec<f64>, Vec<f64>) {
 }
 
 /// `y = f(x * scale + shift + residual)`, with per-channel scale and shift.
-pub fn apply<T: Elementary>(
+pub fn apply<T: Stored>(
     x: &[T],
-    scale: &[T],
-    shift: &[T],
+    scale: &[T::Compute],
+    shift: &[T::Compute],
     residual: Option<&[T]>,
     f: Activation,
     y: &mut [T],
 ) {
     let c = scale.len();
     let out = DisjointSlice::new(y);
-    for_chunks(x.len(), c, |_, at| {
-        // SAFETY: chunks do not overlap.
-        let y = unsafe { out.slice(at.start, at.len()) };
-        let x = &x[at.clone()];
-        match residual {
-            None => with_activation!(fused f, f => apply_rows(x, scale, shift, f, y)),
-            Some(r) => {
-                with_activation!(fused f, f => apply_rows_residual(x, &r[at], scale, shift, f, y))
-            }
+    for_chunks(x.len(), c, |_, chunk| {
+        for at in blocks(chunk, c) {
+            // SAFETY: blocks do not overlap.
+            let y = unsafe { out.slice(at.start, at.len()) };
+            T::load(&x[at.clone()], |x| match residual {
+                None => T::store(y, |y| with_activation!(fused f, f => apply_rows(x, scale, shift, f, y))),
+                Some(r) => T::load(&r[at], |r| {
+                    T::store(
+                        y,
+                        |y| with_activation!(fused f, f => apply_rows_residual(x, r, scale, shift, f, y)),
+                    )
+                }),
+            });
         }
     });
 }
@@ -75,10 +82,10 @@ pub fn apply_chunk<T: Elementary>(x: &[T], scale: &[T], shift: &[T], f: Activati
 
 /// [`apply`] with a residual, for an activation whose derivative is 0 or 1. Bit `i % 8` of `mask[i / 8]` is set to the derivative
 /// at element `i`.
-pub fn apply_masked<T: Elementary>(
+pub fn apply_masked<T: Stored>(
     x: &[T],
-    scale: &[T],
-    shift: &[T],
+    scale: &[T::Compute],
+    shift: &[T::Compute],
     residual: &[T],
     f: Activation,
     y: &mut [T],
@@ -91,9 +98,15 @@ pub fn apply_masked<T: Elementary>(
             // SAFETY: blocks do not overlap, and start at whole bytes.
             let (y, mask) =
                 unsafe { (out.slice(at.start, at.len()), mask.slice(at.start / 8, at.len().div_ceil(8))) };
-            with_activation!(fused f, f => {
-                apply_rows_residual(&x[at.clone()], &residual[at], scale, shift, f, y);
-                pack_derivatives(y, f, mask)
+            T::load(&x[at.clone()], |x| {
+                T::load(&residual[at], |r| {
+                    T::store(y, |y| {
+                        with_activation!(fused f, f => {
+                            apply_rows_residual(x, r, scale, shift, f, y);
+                            pack_derivatives(y, f, mask)
+                        });
+                    });
+                });
             });
         }
     });
@@ -111,32 +124,38 @@ pub enum DerivativeOperand<'a, T> {
 }
 
 /// Operands of the backward pass.
-pub struct BatchNormBackward<'a, T> {
+pub struct BatchNormBackward<'a, T: Stored> {
     /// Input of the forward pass.
     pub x: &'a [T],
     /// `weight / std` of each channel.
-    pub scale: &'a [T],
+    pub scale: &'a [T::Compute],
     /// `bias - mean * scale` of each channel.
-    pub shift: &'a [T],
+    pub shift: &'a [T::Compute],
     /// The fused activation.
     pub activation: Activation,
     /// Source of the activation's derivative.
     pub derivative: DerivativeOperand<'a, T>,
 }
 
-impl<T: Elementary> BatchNormBackward<'_, T> {
+impl<T: Stored> BatchNormBackward<'_, T> {
     /// Per-channel sums of `d = dy * f'` and of `d * (x - mean)`, in f64. Requires [`DerivativeOperand::Input`].
-    pub fn sums(&self, dy: &[T], mean: &[T]) -> (Vec<f64>, Vec<f64>) {
-        self.merged(|at, sums, products| {
-            with_activation!(fused self.activation, f => {
-                add_sums(&self.x[at.clone()], &dy[at], self.scale, self.shift, mean, f, sums, products)
-            });
+    pub fn sums(&self, dy: &[T], mean: &[T::Compute]) -> (Vec<f64>, Vec<f64>) {
+        self.merged(|chunk, sums, products| {
+            for at in blocks(chunk, self.scale.len()) {
+                T::load(&self.x[at.clone()], |x| {
+                    T::load(&dy[at], |dy| {
+                        with_activation!(fused self.activation, f => {
+                            add_sums(x, dy, self.scale, self.shift, mean, f, sums, products)
+                        });
+                    });
+                });
+            }
         })
     }
 
     /// `dx = k1 * d + k2 * x + k3` with per-channel coefficients. Requires [`DerivativeOperand::Input`]. If `dy` is `None`, `dx`
     /// holds it on entry.
-    pub fn input_gradient(&self, dy: Option<&[T]>, [k1, k2, k3]: [&[T]; 3], dx: &mut [T]) {
+    pub fn input_gradient(&self, dy: Option<&[T]>, [k1, k2, k3]: [&[T::Compute]; 3], dx: &mut [T]) {
         let dx = DisjointSlice::new(dx);
         for_chunks(self.x.len(), self.scale.len(), |_, chunk| {
             for at in blocks(chunk, self.scale.len()) {
@@ -145,13 +164,24 @@ impl<T: Elementary> BatchNormBackward<'_, T> {
                 if let Some(dy) = dy {
                     dx.copy_from_slice(&dy[at.clone()]);
                 }
-                with_activation!(fused self.activation, f => dx_rows(&self.x[at], self.scale, self.shift, k1, k2, k3, f, dx));
+                T::load(&self.x[at], |x| {
+                    T::update(dx, |dx| {
+                        with_activation!(fused self.activation, f => {
+                            dx_rows(x, self.scale, self.shift, k1, k2, k3, f, dx)
+                        });
+                    });
+                });
             }
         });
     }
 
     /// `d = dy * f'` and its [`BatchNormBackward::sums`]. If `dy` is `None`, `d` holds it on entry.
-    pub fn gradient_and_sums(&self, dy: Option<&[T]>, mean: &[T], d: &mut [T]) -> (Vec<f64>, Vec<f64>) {
+    pub fn gradient_and_sums(
+        &self,
+        dy: Option<&[T]>,
+        mean: &[T::Compute],
+        d: &mut [T],
+    ) -> (Vec<f64>, Vec<f64>) {
         let d = DisjointSlice::new(d);
         self.merged(|chunk, sums, products| {
             for at in blocks(chunk, self.scale.len()) {
@@ -160,22 +190,31 @@ impl<T: Elementary> BatchNormBackward<'_, T> {
                 if let Some(dy) = dy {
                     d.copy_from_slice(&dy[at.clone()]);
                 }
-                let x = &self.x[at.clone()];
-                with_activation!(fused self.activation, f => match self.derivative {
-                    DerivativeOperand::Input => activation_grad_rows(x, self.scale, self.shift, f, d),
-                    DerivativeOperand::Residual(r) => activation_grad_rows_residual(x, &r[at], self.scale, self.shift, f, d),
-                    DerivativeOperand::Mask(mask) => apply_mask(&mask[at.start / 8..], d),
+                let (scale, shift) = (self.scale, self.shift);
+                T::load(&self.x[at.clone()], |x| {
+                    T::update(d, |d| {
+                        with_activation!(fused self.activation, f => match self.derivative {
+                            DerivativeOperand::Input => activation_grad_rows(x, scale, shift, f, d),
+                            DerivativeOperand::Residual(r) => {
+                                T::load(&r[at], |r| activation_grad_rows_residual(x, r, scale, shift, f, d))
+                            }
+                            DerivativeOperand::Mask(mask) => apply_mask(&mask[at.start / 8..], d),
+                        });
+                        add_sums(x, d, scale, shift, mean, super::activation::Identity, sums, products);
+                    });
                 });
-                add_sums(x, d, self.scale, self.shift, mean, super::activation::Identity, sums, products);
             }
         })
     }
 
     /// Per-channel sums over chunks, merged in order in f64. `add` accumulates one chunk into zeroed buffers.
-    fn merged(&self, add: impl Fn(Range<usize>, &mut [T], &mut [T]) + Sync + Send) -> (Vec<f64>, Vec<f64>) {
+    fn merged(
+        &self,
+        add: impl Fn(Range<usize>, &mut [T::Compute], &mut [T::Compute]) + Sync + Send,
+    ) -> (Vec<f64>, Vec<f64>) {
         let c = self.scale.len();
         let chunks = (self.x.len() / c).div_ceil(chunk_rows(c));
-        let mut partial = vec![T::zero(); chunks * 2 * c];
+        let mut partial = vec![T::Compute::zero(); chunks * 2 * c];
         let out = DisjointSlice::new(&mut partial);
         for_chunks(self.x.len(), c, |i, at| {
             // SAFETY: each chunk has its own sums.
@@ -194,22 +233,28 @@ impl<T: Elementary> BatchNormBackward<'_, T> {
 }
 
 /// `dx = k1 * d + k2 * x + k3` with per-channel coefficients.
-pub fn combine<T: Elementary>(x: &[T], d: &[T], [k1, k2, k3]: [&[T]; 3], dx: &mut [T]) {
+pub fn combine<T: Stored>(x: &[T], d: &[T], [k1, k2, k3]: [&[T::Compute]; 3], dx: &mut [T]) {
     let dx = DisjointSlice::new(dx);
-    for_chunks(x.len(), k1.len(), |_, at| {
-        // SAFETY: chunks do not overlap.
-        let dx = unsafe { dx.slice(at.start, at.len()) };
-        combine_rows(&x[at.clone()], &d[at], k1, k2, k3, dx);
+    for_chunks(x.len(), k1.len(), |_, chunk| {
+        for at in blocks(chunk, k1.len()) {
+            // SAFETY: blocks do not overlap.
+            let dx = unsafe { dx.slice(at.start, at.len()) };
+            T::load(&x[at.clone()], |x| {
+                T::load(&d[at], |d| T::store(dx, |dx| combine_rows(x, d, k1, k2, k3, dx)));
+            });
+        }
     });
 }
 
 /// [`combine`] with `d` in `dx` on entry.
-pub fn combine_in_place<T: Elementary>(x: &[T], [k1, k2, k3]: [&[T]; 3], dx: &mut [T]) {
+pub fn combine_in_place<T: Stored>(x: &[T], [k1, k2, k3]: [&[T::Compute]; 3], dx: &mut [T]) {
     let dx = DisjointSlice::new(dx);
-    for_chunks(x.len(), k1.len(), |_, at| {
-        // SAFETY: chunks do not overlap.
-        let dx = unsafe { dx.slice(at.start, at.len()) };
-        combine_rows_in_place(&x[at], k1, k2, k3, dx);
+    for_chunks(x.len(), k1.len(), |_, chunk| {
+        for at in blocks(chunk, k1.len()) {
+            // SAFETY: blocks do not overlap.
+            let dx = unsafe { dx.slice(at.start, at.len()) };
+            T::load(&x[at], |x| T::update(dx, |dx| combine_rows_in_place(x, k1, k2, k3, dx)));
+        }
     });
 }
 

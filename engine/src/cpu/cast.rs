@@ -1,4 +1,5 @@
 //! Conversion between dtypes.
+use super::vectorized::vectorized;
 use crate::dtype::{DType, Element, f16};
 use half::slice::HalfFloatSliceExt;
 
@@ -18,17 +19,21 @@ pub fn cast<A: Element, B: Element>(x: &[A], y: &mut [B]) {
     }
 }
 
-/// bf16 bits of f32 bits: the upper 16 bits, rounded to nearest even. NaN stays NaN.
-fn to_bf16(x: &[u32], y: &mut [u16]) {
-    for (y, x) in y.iter_mut().zip(x) {
-        let is_nan = x & 0x7fff_ffff > 0x7f80_0000;
-        let rounded = (x.wrapping_add(0x7fff + (x >> 16 & 1))) >> 16;
-        *y = if is_nan { (x >> 16 | 0x40) as u16 } else { rounded as u16 };
+vectorized! {
+    /// bf16 bits of f32 bits: the upper 16 bits, rounded to nearest even. NaN stays NaN.
+    wide fn to_bf16(x: &[u32], y: &mut [u16]) {
+        for (y, x) in y.iter_mut().zip(x) {
+            let is_nan = x & 0x7fff_ffff > 0x7f80_0000;
+            let rounded = (x.wrapping_add(0x7fff + (x >> 16 & 1))) >> 16;
+            *y = if is_nan { (x >> 16 | 0x40) as u16 } else { rounded as u16 };
+        }
     }
 }
 
-fn from_bf16(x: &[u16], y: &mut [u32]) {
-    y.iter_mut().zip(x).for_each(|(y, x)| *y = u32::from(*x) << 16);
+vectorized! {
+    wide fn from_bf16(x: &[u16], y: &mut [u32]) {
+        y.iter_mut().zip(x).for_each(|(y, x)| *y = u32::from(*x) << 16);
+    }
 }
 
 #[cfg(test)]

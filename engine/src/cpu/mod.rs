@@ -41,6 +41,7 @@ pub mod scratch;
 pub mod simd;
 pub mod soft_cross_entropy;
 pub mod softmax;
+pub mod stored;
 pub mod unary;
 mod vectorized;
 pub mod window_max;

@@ -6,12 +6,11 @@ mod gpu;
 mod pair;
 
 use super::gpu::{OnGpu, check_parameters};
-use super::half::widened;
 use crate::autograd::is_tracked;
 use crate::cpu;
 use crate::cpu::batch_norm::{self as kernel, DerivativeOperand};
-use crate::cpu::elementary::Elementary;
-use crate::{Activation, Element, Error, Result, Tensor, shapes_only};
+use crate::cpu::stored::Stored;
+use crate::{Activation, DType, Element, Error, Result, Tensor, shapes_only};
 use composed::{Nonlinearity, with_batch_norm_backward};
 use deferred::deferred;
 pub use pair::ConvBatchNorm;
@@ -104,11 +103,8 @@ impl Tensor {
             let sums = if let NormInput::WithSums(sums) = input { Some(sums) } else { None };
             return gpu::forward(&on, (self, sums), c, norm, activation, residual);
         }
-        if self.is_half_on_cpu() {
-            return forward_via_f32(self, norm, activation, residual);
-        }
         let defers = matches!(input, NormInput::Internal) && residual.is_none() && !shapes_only::is_active();
-        dispatch_real!("batch_norm", [("x", self)], T => forward::<T>(self, c, norm, activation, residual, defers))
+        dispatch_stored!("batch_norm", [("x", self)], T => forward::<T>(self, c, norm, activation, residual, defers))
     }
 }
 
@@ -130,34 +126,7 @@ impl<'a> NormInput<'a> {
     }
 }
 
-/// Batch norm of an f16 or bf16 tensor on the CPU, computed in f32.
-fn forward_via_f32(
-    x: &Tensor,
-    norm: &BatchNorm,
-    activation: Activation,
-    residual: Option<&Tensor>,
-) -> Result<Tensor> {
-    let (weight, bias, residual) = (widened(norm.weight)?, widened(norm.bias)?, widened(residual)?);
-    let running = norm.running.map(|(mean, var)| Ok((mean.widened()?, var.widened()?))).transpose()?;
-    let wide = BatchNorm {
-        weight: weight.as_ref(),
-        bias: bias.as_ref(),
-        running: running.as_ref().map(|(mean, var)| (mean, var)),
-        ..*norm
-    };
-    let y = x.widened()?.batch_norm_act(&wide, activation, residual.as_ref())?;
-    // Running statistics in half precision were widened to copies.
-    if let (Some((mean, var)), Some((new_mean, new_var))) = (norm.running, &running)
-        && norm.training
-        && mean.is_half_on_cpu()
-    {
-        mean.copy_from(&new_mean.to_dtype(mean.dtype())?)?;
-        var.copy_from(&new_var.to_dtype(var.dtype())?)?;
-    }
-    y.rounded_as(x)
-}
-
-fn forward<T: Elementary>(
+fn forward<T: Stored>(
     x: &Tensor,
     c: usize,
     norm: &BatchNorm,
@@ -167,15 +136,15 @@ fn forward<T: Elementary>(
 ) -> Result<Tensor> {
     let batch_statistics = norm.training || norm.running.is_none();
     let (mean, var) = match norm.running {
-        Some((mean, var)) if !batch_statistics => (to_f64::<T>(mean)?, to_f64::<T>(var)?),
+        Some((mean, var)) if !batch_statistics => (to_f64(mean)?, to_f64(var)?),
         _ => kernel::statistics(&x.read::<T>()?, c),
     };
     if norm.training {
-        update_running::<T>(norm, x.numel() / c, &mean, &var)?;
+        update_running(norm, x.numel() / c, &mean, &var)?;
     }
     let inv_std: Vec<f64> = var.iter().map(|v| 1.0 / (v + norm.eps).sqrt()).collect();
-    let weight = norm.weight.map_or_else(|| Ok(vec![1.0; c]), to_f64::<T>)?;
-    let bias = norm.bias.map_or_else(|| Ok(vec![0.0; c]), to_f64::<T>)?;
+    let weight = norm.weight.map_or_else(|| Ok(vec![1.0; c]), to_f64)?;
+    let bias = norm.bias.map_or_else(|| Ok(vec![0.0; c]), to_f64)?;
     let scale = from_f64(c, |j| weight[j] * inv_std[j]);
     let shift = from_f64(c, |j| bias[j] - mean[j] * weight[j] * inv_std[j]);
     let mut inputs = vec![x];
@@ -187,17 +156,19 @@ fn forward<T: Elementary>(
         .then(|| Tensor::build([x.numel().div_ceil(8)], |_: &mut [u8]| ()))
         .transpose()?;
     let y = if defers {
-        deferred(x, &scale, &shift, activation, is_tracked(&inputs))
+        deferred::<T>(x, &scale, &shift, activation, is_tracked(&inputs))
     } else {
         let (x_data, r) = (x.read::<T>()?, residual.map(|r| r.read::<T>()).transpose()?);
         let mut mask = mask.as_ref().map(|mask| mask.write::<u8>()).transpose()?;
         Tensor::build(*x.shape(), |y: &mut [T]| match (&r, &mut mask) {
-            (Some(r), Some(mask)) => kernel::apply_masked(&x_data, &scale, &shift, r, activation, y, mask),
-            _ => kernel::apply(&x_data, &scale, &shift, r.as_deref(), activation, y),
+            (Some(r), Some(mask)) => {
+                kernel::apply_masked::<T>(&x_data, &scale, &shift, r, activation, y, mask)
+            }
+            _ => kernel::apply::<T>(&x_data, &scale, &shift, r.as_deref(), activation, y),
         })?
     };
     let make = || {
-        let saved = SavedForBackward {
+        let saved = SavedForBackward::<T> {
             x: x.detach(),
             residual: residual
                 .filter(|_| mask.is_none() && activation != Activation::Identity)
@@ -210,6 +181,7 @@ fn forward<T: Elementary>(
             weight,
             scale,
             shift,
+            parameter_dtype: norm.weight.or(norm.bias).map_or(x.dtype(), Tensor::dtype),
         };
         move |grad: Tensor, wanted| saved.backward(grad, wanted)
     };
@@ -232,7 +204,7 @@ fn has_binary_derivative(activation: Activation) -> bool {
 }
 
 /// Values saved for the backward pass; vectors have an element per channel.
-struct SavedForBackward<T> {
+struct SavedForBackward<T: Stored> {
     x: Tensor,
     /// With a residual and an activation, one of the two: the derivative as one bit per element, or the residual.
     mask: Option<Tensor>,
@@ -243,11 +215,13 @@ struct SavedForBackward<T> {
     mean: Vec<f64>,
     inv_std: Vec<f64>,
     weight: Vec<f64>,
-    scale: Vec<T>,
-    shift: Vec<T>,
+    scale: Vec<T::Compute>,
+    shift: Vec<T::Compute>,
+    /// Dtype of weight and bias.
+    parameter_dtype: DType,
 }
 
-impl<T: Elementary> SavedForBackward<T> {
+impl<T: Stored> SavedForBackward<T> {
     /// The wanted gradients of x, weight, bias and residual. Overwrites `grad` if it has no other owner.
     fn backward(&self, grad: Tensor, wanted: [bool; 4]) -> Result<[Option<Tensor>; 4]> {
         let c = self.scale.len();
@@ -262,7 +236,7 @@ impl<T: Elementary> SavedForBackward<T> {
         let (scale, shift, activation) = (&self.scale[..], &self.shift[..], self.activation);
         let pass = kernel::BatchNormBackward { x: &x, scale, shift, activation, derivative };
 
-        let mean: Vec<T> = from_f64(c, |j| self.mean[j]);
+        let mean: Vec<T::Compute> = from_f64(c, |j| self.mean[j]);
         // d is the gradient of the activation's input, and of the residual; dy without an activation. It is not stored where it is cheap
         // to recompute from x.
         let is_identity = activation == Activation::Identity;
@@ -284,10 +258,11 @@ impl<T: Elementary> SavedForBackward<T> {
         let offset = |j: usize| {
             if self.batch_statistics { -g(j) * sums[j] / n - through(j) * self.mean[j] } else { 0.0 }
         };
-        let [k1, k2, k3] = [from_f64::<T>(c, g), from_f64(c, through), from_f64(c, offset)];
+        let [k1, k2, k3] = [from_f64::<T::Compute>(c, g), from_f64(c, through), from_f64(c, offset)];
         let k = [&k1[..], &k2[..], &k3[..]];
         let vector = |wanted: bool, f: &dyn Fn(usize) -> f64| {
-            wanted.then(|| Tensor::from_vec(from_f64::<T>(c, f), [c])).transpose()
+            let gradient = wanted.then(|| Tensor::from_vec(from_f64::<T::Compute>(c, f), [c])).transpose()?;
+            gradient.map(|gradient| gradient.to_dtype(self.parameter_dtype)).transpose()
         };
         let weight = vector(wanted[1], &|j| dot_sums[j] * self.inv_std[j])?;
         let bias = vector(wanted[2], &|j| sums[j])?;
@@ -295,8 +270,8 @@ impl<T: Elementary> SavedForBackward<T> {
         let dx = wanted[0].then(|| {
             let (dx, ()) = in_place::<T, _>(d, |d, dx| match d {
                 _ if recompute => pass.input_gradient(d, k, dx),
-                Some(d) => kernel::combine(&x, d, k, dx),
-                None => kernel::combine_in_place(&x, k, dx),
+                Some(d) => kernel::combine::<T>(&x, d, k, dx),
+                None => kernel::combine_in_place::<T>(&x, k, dx),
             })?;
             Ok(dx)
         });
@@ -317,19 +292,21 @@ fn in_place<T: Element, R>(grad: Tensor, f: impl FnOnce(Option<&[T]>, &mut [T]) 
 }
 
 /// `running = (1 - momentum) * running + momentum * batch`, with the unbiased variance.
-fn update_running<T: Element>(norm: &BatchNorm, rows: usize, mean: &[f64], var: &[f64]) -> Result<()> {
+fn update_running(norm: &BatchNorm, rows: usize, mean: &[f64], var: &[f64]) -> Result<()> {
     let Some((running_mean, running_var)) = norm.running else { return Ok(()) };
     let (unbiased, momentum) = (rows as f64 / (rows - 1) as f64, norm.count_batch()?);
     for (running, batch, factor) in [(running_mean, mean, 1.0), (running_var, var, unbiased)] {
-        for (r, b) in running.write::<T>()?.iter_mut().zip(batch) {
-            *r = T::from_f64((1.0 - momentum) * r.to_f64() + momentum * b * factor);
-        }
+        dispatch_any!(running.dtype(), T => {
+            for (r, b) in running.write::<T>()?.iter_mut().zip(batch) {
+                *r = T::from_f64((1.0 - momentum) * r.to_f64() + momentum * b * factor);
+            }
+        });
     }
     Ok(())
 }
 
-fn to_f64<T: Element>(t: &Tensor) -> Result<Vec<f64>> {
-    Ok(t.read::<T>()?.iter().map(|v| v.to_f64()).collect())
+fn to_f64(t: &Tensor) -> Result<Vec<f64>> {
+    Ok(dispatch_any!(t.dtype(), T => t.read::<T>()?.iter().map(|v| v.to_f64()).collect()))
 }
 
 fn from_f64<T: Element>(c: usize, f: impl Fn(usize) -> f64) -> Vec<T> {

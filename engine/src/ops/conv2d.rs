@@ -5,8 +5,9 @@ mod tests;
 
 use super::gpu::OnGpu;
 use super::half::widened;
-use crate::cpu::conv2d::bf16_pairs;
-use crate::dtype::bf16;
+use crate::cpu::conv2d::half;
+use crate::cpu::stored::Stored;
+use crate::dtype::{bf16, f16};
 use crate::{ConvAlgorithm, ConvShape, DType, Error, Result, Tensor, cpu, cuda};
 
 /// Options of a convolution; pairs are (vertical, horizontal).
@@ -47,8 +48,10 @@ impl Tensor {
         if let Some(on) = OnGpu::of("conv2d", &operands)? {
             return self.conv2d_gpu(&on, weight, bias, s);
         }
-        if self.dtype() == DType::BF16 && bf16_pairs::supports(&s) {
-            return self.conv2d_bf16(weight, bias, s);
+        match self.dtype() {
+            DType::BF16 if half::supports::<bf16>(&s) => return self.conv2d_half::<bf16>(weight, bias, s),
+            DType::F16 if half::supports::<f16>(&s) => return self.conv2d_half::<f16>(weight, bias, s),
+            _ => {}
         }
         if self.is_half_on_cpu() {
             let bias = widened(bias)?;
@@ -87,13 +90,18 @@ impl Tensor {
         .map(Some)
     }
 
-    /// On the CPU with its bf16 instructions.
-    fn conv2d_bf16(&self, weight: &Tensor, bias: Option<&Tensor>, s: ConvShape) -> Result<Tensor> {
+    /// On the CPU, where kernels read and write f16 and bf16.
+    fn conv2d_half<T: Stored<Compute = f32>>(
+        &self,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        s: ConvShape,
+    ) -> Result<Tensor> {
         let y = {
-            let (x, w) = (self.read::<bf16>()?, weight.read::<bf16>()?);
-            let b = bias.map(|b| b.read::<bf16>()).transpose()?;
-            Tensor::build([s.n, s.out_h(), s.out_w(), s.c_out], |y: &mut [bf16]| {
-                bf16_pairs::forward(&s, &x, &w, b.as_deref(), y)
+            let (x, w) = (self.read::<T>()?, weight.read::<T>()?);
+            let b = bias.map(|b| b.read::<T>()).transpose()?;
+            Tensor::build([s.n, s.out_h(), s.out_w(), s.c_out], |y: &mut [T]| {
+                half::forward(&s, &x, &w, b.as_deref(), y)
             })?
         };
         Ok(y.with_conv2d_backward(self, weight, bias, s))

@@ -55,6 +55,34 @@ macro_rules! dispatch_real {
     }};
 }
 
+/// Runs `$body` with `$T` as f16 or bf16.
+macro_rules! dispatch_half {
+    ($dtype:expr, $T:ident => $body:expr) => {
+        match $dtype {
+            $crate::DType::F16 => {
+                type $T = $crate::dtype::f16;
+                $body
+            }
+            $crate::DType::BF16 => {
+                type $T = $crate::dtype::bf16;
+                $body
+            }
+            dtype => unreachable!("{dtype} is not a half-precision dtype"),
+        }
+    };
+}
+
+/// As [`dispatch_real`], with f16 and bf16, for kernels of [`Stored`](crate::cpu::stored::Stored) elements, which compute them in f32.
+macro_rules! dispatch_stored {
+    ($op:expr, [$(($name:literal, $tensor:expr)),* $(,)?], $T:ident => $body:expr) => {{
+        let operands: &[(&'static str, &$crate::Tensor)] = &[$(($name, $tensor)),*];
+        match operands[0].1.dtype() {
+            dtype @ ($crate::DType::F16 | $crate::DType::BF16) => dispatch_half!(dtype, $T => $body),
+            _ => dispatch_real!($op, [$(($name, $tensor)),*], $T => $body),
+        }
+    }};
+}
+
 mod activation;
 mod adaptive_pool;
 mod attention;

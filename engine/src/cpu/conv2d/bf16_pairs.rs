@@ -4,34 +4,30 @@
 //! reduces over pixels, so it copies a band of both operands into words that pair neighbouring pixels of a row.
 use super::weight::{self, BandOperand, WeightGradOperands};
 use super::words::{has_bf16, pair_rows, with_channel_pairs, with_row_pairs};
-use super::{ConvInput, check, dense};
+use super::{ConvInput, dense};
 use crate::conv_shape::ConvShape;
-use crate::cpu::{cast, scratch};
+use crate::cpu::scratch;
 use crate::dtype::bf16;
 use std::ops::Range;
 
 /// True if the functions of this module support the shape on this CPU.
-pub fn supports(s: &ConvShape) -> bool {
+pub(super) fn supports(s: &ConvShape) -> bool {
     has_bf16() && s.groups == 1
 }
 
-/// [`super::forward`] in bf16.
-pub fn forward(s: &ConvShape, x: &[bf16], weight: &[bf16], bias: Option<&[bf16]>, y: &mut [bf16]) {
-    check(s, x.len(), weight.len(), y.len());
+/// [`super::forward`] in bf16, with a bias in f32.
+pub(super) fn forward(s: &ConvShape, x: &[bf16], weight: &[bf16], bias: Option<&[f32]>, y: &mut [bf16]) {
     assert!(supports(s), "bf16 convolution needs AVX-512 BF16 and groups = 1, got {s:?}");
     let words = ConvShape { c_in: s.c_in.div_ceil(2), ..*s };
-    let bias = bias.map(|b| b.iter().map(|b| b.to_f32()).collect::<Vec<_>>());
-    assert!(bias.as_ref().is_none_or(|b| b.len() == s.c_out), "bias must hold c_out elements");
     with_channel_pairs(x, s.c_in, |x| {
         with_channel_pairs(weight, s.c_in, |weight| {
-            dense::forward(&words, ConvInput::plain(x), weight, bias.as_deref(), y)
+            dense::forward(&words, ConvInput::plain(x), weight, bias, y)
         })
     });
 }
 
 /// [`super::data_gradient`] in bf16.
-pub fn data_gradient(s: &ConvShape, dy: &[bf16], weight: &[bf16], dx: &mut [bf16]) {
-    check(s, dx.len(), weight.len(), dy.len());
+pub(super) fn data_gradient(s: &ConvShape, dy: &[bf16], weight: &[bf16], dx: &mut [bf16]) {
     assert!(supports(s), "bf16 convolution needs AVX-512 BF16 and groups = 1, got {s:?}");
     let words = ConvShape { c_out: s.c_out.div_ceil(2), ..*s };
     with_channel_pairs(dy, s.c_out, |dy| {
@@ -40,14 +36,10 @@ pub fn data_gradient(s: &ConvShape, dy: &[bf16], weight: &[bf16], dx: &mut [bf16
     });
 }
 
-/// [`super::weight_gradient`] in bf16.
-pub fn weight_gradient(s: &ConvShape, x: &[bf16], dy: &[bf16], dw: &mut [bf16]) {
-    check(s, x.len(), dw.len(), dy.len());
+/// [`super::weight_gradient`] of bf16 operands, in f32.
+pub(super) fn weight_gradient(s: &ConvShape, x: &[bf16], dy: &[bf16], dw: &mut [f32]) {
     assert!(supports(s), "bf16 convolution needs AVX-512 BF16 and groups = 1, got {s:?}");
-    scratch::with(dw.len(), |sums: &mut [f32]| {
-        weight::gradient(s, WeightGradOperands::Bf16 { x, dy }, sums);
-        cast::cast(sums, dw);
-    });
+    weight::gradient(s, WeightGradOperands::Bf16 { x, dy }, dw);
 }
 
 /// Calls `f` with both operands of a band as words. A word of `x` pairs a pixel of a padded row with the pixel one stride further; a

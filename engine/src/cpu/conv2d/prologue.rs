@@ -21,16 +21,16 @@ pub struct Prologue<'a> {
 
 /// Input of a convolution: elements, or the elements before a prologue.
 #[derive(Clone, Copy)]
-pub struct ConvInput<'a> {
+pub struct ConvInput<'a, T = f32> {
     /// Elements.
-    pub x: &'a [f32],
+    pub x: &'a [T],
     /// Prologue, unless the elements are the input itself.
     pub prologue: Option<Prologue<'a>>,
 }
 
-impl<'a> ConvInput<'a> {
+impl<'a, T> ConvInput<'a, T> {
     /// Input without a prologue.
-    pub(super) fn plain(x: &'a [f32]) -> ConvInput<'a> {
+    pub(super) fn plain(x: &'a [T]) -> ConvInput<'a, T> {
         ConvInput { x, prologue: None }
     }
 }

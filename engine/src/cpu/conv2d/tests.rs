@@ -2,7 +2,8 @@
 use super::*;
 use crate::ConvAlgorithm;
 use crate::cpu::simd::{self, Level};
-use crate::dtype::{Element, bf16};
+use crate::cpu::stored::Stored;
+use crate::dtype::{Element, bf16, f16};
 
 /// (n, h, w, c_in, c_out, kernel, stride, padding, dilation, groups)
 type CaseRow = (usize, usize, usize, usize, usize, [usize; 2], [usize; 2], [usize; 2], [usize; 2], usize);
@@ -298,44 +299,57 @@ fn non_temporal_stores_give_the_same_bits() {
     }
 }
 
-/// y with bias, dx, dw in bf16. Outputs start as NaN.
-fn results_bf16(s: &ConvShape) -> [Vec<bf16>; 3] {
-    let [x, weight, bias, dy] =
-        inputs::<f64>(s).map(|v| v.into_iter().map(bf16::from_f64).collect::<Vec<_>>());
-    let mut out = [s.output_len(), s.input_len(), s.weight_len()].map(|len| vec![bf16::NAN; len]);
-    bf16_pairs::forward(s, &x, &weight, Some(&bias), &mut out[0]);
-    bf16_pairs::data_gradient(s, &dy, &weight, &mut out[1]);
-    bf16_pairs::weight_gradient(s, &x, &dy, &mut out[2]);
+/// y with bias, dx, dw in half precision. Outputs start as NaN.
+fn half_results<T: Stored<Compute = f32>>(s: &ConvShape) -> [Vec<T>; 3] {
+    let [x, weight, bias, dy] = inputs::<f64>(s).map(|v| v.into_iter().map(T::from_f64).collect::<Vec<_>>());
+    let mut out = [s.output_len(), s.input_len(), s.weight_len()].map(|len| vec![T::from_f64(f64::NAN); len]);
+    half::forward(s, &x, &weight, Some(&bias), &mut out[0]);
+    half::data_gradient(s, &dy, &weight, &mut out[1]);
+    half::weight_gradient(s, &x, &dy, &mut out[2]);
     out
 }
 
-/// Tests nothing on CPUs without bf16 instructions.
-#[test]
-fn bf16_pairs_match_definition_on_any_number_of_threads() {
-    let _guard = simd::lock_level();
-    assert!(!bf16_pairs::supports(&ConvShape { groups: 2, ..shape(&CASES[4]) }), "groups are widened");
-    for s in CASES.iter().map(shape).filter(bf16_pairs::supports) {
-        let inputs =
-            inputs::<f64>(&s).map(|v| v.iter().map(|v| bf16::from_f64(*v).to_f64()).collect::<Vec<_>>());
-        let want = definition(&s, &inputs[0], &inputs[1], &inputs[2], &inputs[3]);
+/// Compares with the definition, to half an ulp of the largest element plus the error of the sums, on one to three threads. Returns the
+/// number of shapes that a kernel supports.
+fn check_half<T: Stored<Compute = f32>>(tolerance: f64) -> usize {
+    let both = |s| [ConvAlgorithm::Auto, ConvAlgorithm::Direct].map(|algorithm| ConvShape { algorithm, ..s });
+    let shapes: Vec<ConvShape> = CASES.iter().map(shape).flat_map(both).filter(half::supports::<T>).collect();
+    for s in &shapes {
+        let inputs = inputs::<f64>(s).map(|v| v.iter().map(|v| T::from_f64(*v).to_f64()).collect::<Vec<_>>());
+        let want = definition(s, &inputs[0], &inputs[1], &inputs[2], &inputs[3]);
         let run = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a thread pool");
-            pool.install(|| results_bf16(&s))
+            pool.install(|| half_results::<T>(s).map(|v| v.iter().map(|v| v.to_f64()).collect::<Vec<_>>()))
         };
         let got = run(1);
-        let wide = |v: &[bf16]| v.iter().map(|v| v.to_f64()).collect::<Vec<f64>>();
-        // Half an ulp of the largest element (2^-8 of a power of two), plus the error of the sums.
         for (what, got, want) in
             [("y", &got[0], &want.y), ("dx", &got[1], &want.dx), ("dw", &got[2], &want.dw)]
         {
-            assert_close(what, &s, &wide(got), want, 3.95e-3);
+            assert_close(what, s, got, want, tolerance);
         }
-        let bits = |v: [Vec<bf16>; 3]| v.map(|v| v.iter().map(|x| x.to_bits()).collect::<Vec<_>>());
-        let one = bits(got);
-        assert!(one == bits(run(2)) && one == bits(run(3)), "{s:?}");
+        assert!(got == run(2) && got == run(3), "{s:?}");
     }
+    shapes.len()
 }
 
+#[test]
+fn half_precision_matches_definition_on_any_number_of_threads() {
+    let _guard = simd::lock_level();
+    let widest = simd::level();
+    let winograd = CASES.iter().map(shape).filter(winograd::supports).count();
+    assert!(winograd > 0, "a case is a Winograd convolution");
+    for level in simd::Level::supported() {
+        simd::set_max_level(*level);
+        assert_eq!(check_half::<f16>(4.95e-4), winograd);
+        // Other shapes need bf16 instructions, which work on pairs of channels of one group.
+        let pairs = bf16_pairs::supports(&shape(&CASES[4]));
+        assert!(!bf16_pairs::supports(&ConvShape { groups: 2, ..shape(&CASES[4]) }), "groups are widened");
+        assert_eq!(check_half::<bf16>(3.95e-3) > winograd, pairs);
+    }
+    simd::set_max_level(widest);
+}
+
+/// Tests nothing on CPUs without bf16 instructions.
 #[test]
 fn bf16_pairs_accept_unaligned_input() {
     let s = shape(&CASES[4]);

@@ -2,35 +2,35 @@
 //! computes it; the weight gradient of any convolution computes it again, so it need not be kept for the backward pass.
 use crate::cpu::batch_norm as kernel;
 use crate::cpu::conv2d::{ConvInput, Prologue};
-use crate::cpu::elementary::Elementary;
 use crate::cpu::memory::CpuBuffer;
+use crate::cpu::stored::Stored;
 use crate::storage::DeferredElements;
 use crate::{Activation, Result, Tensor};
 use std::any::Any;
 use std::sync::Arc;
 
 /// `activation(x * scale + shift)`, by channel.
-pub(in crate::ops) struct NormalizedElements<T> {
+pub(in crate::ops) struct NormalizedElements<T: Stored> {
     pub(in crate::ops) x: Tensor,
-    pub(in crate::ops) scale: Vec<T>,
-    pub(in crate::ops) shift: Vec<T>,
+    pub(in crate::ops) scale: Vec<T::Compute>,
+    pub(in crate::ops) shift: Vec<T::Compute>,
     pub(in crate::ops) activation: Activation,
 }
 
 /// The deferred output for an input that never changes. It can be computed again if it `keeps_formula`.
-pub(super) fn deferred<T: Elementary>(
+pub(super) fn deferred<T: Stored>(
     x: &Tensor,
-    scale: &[T],
-    shift: &[T],
+    scale: &[T::Compute],
+    shift: &[T::Compute],
     activation: Activation,
     keeps_formula: bool,
 ) -> Tensor {
     let (scale, shift) = (scale.to_vec(), shift.to_vec());
-    let formula = NormalizedElements { x: x.detach(), scale, shift, activation };
+    let formula = NormalizedElements::<T> { x: x.detach(), scale, shift, activation };
     Tensor::deferred(Arc::new(formula), *x.shape(), x.dtype(), keeps_formula)
 }
 
-impl<T: Elementary> DeferredElements for NormalizedElements<T> {
+impl<T: Stored> DeferredElements for NormalizedElements<T> {
     fn bytes(&self) -> usize {
         self.x.numel() * size_of::<T>()
     }
@@ -38,7 +38,7 @@ impl<T: Elementary> DeferredElements for NormalizedElements<T> {
     fn compute(&self) -> Result<CpuBuffer> {
         let mut buffer = CpuBuffer::new(self.bytes())?;
         let x = self.x.read::<T>()?;
-        kernel::apply(&x, &self.scale, &self.shift, None, self.activation, buffer.as_mut_slice());
+        kernel::apply::<T>(&x, &self.scale, &self.shift, None, self.activation, buffer.as_mut_slice());
         Ok(buffer)
     }
 }
@@ -53,7 +53,7 @@ impl NormalizedElements<f32> {
 
 impl Tensor {
     /// The formula of this output of a batch norm, unless its elements were computed.
-    pub(in crate::ops) fn normalization<T: Elementary>(&self) -> Option<Arc<NormalizedElements<T>>> {
+    pub(in crate::ops) fn normalization<T: Stored>(&self) -> Option<Arc<NormalizedElements<T>>> {
         if !self.storage().is_deferred() {
             return None;
         }

@@ -2,8 +2,7 @@
 //! three operations, so a convolution has derivatives of any order.
 use super::Conv2dOptions;
 use crate::autograd::is_tracked;
-use crate::cpu::conv2d::bf16_pairs;
-use crate::dtype::bf16;
+use crate::cpu::conv2d::half;
 use crate::ops::gpu::OnGpu;
 use crate::{ConvShape, DType, Device, Result, Tensor, cpu, cuda};
 
@@ -64,9 +63,11 @@ impl Tensor {
                 let (dy, w) = (self.device_view(), weight.device_view());
                 cuda::conv2d::data_gradient(&on.gpu, &s, dy.slice(), w.slice(), dx)
             })?
-        } else if self.dtype() == DType::BF16 {
-            let (dy, w) = (self.read::<bf16>()?, weight.read::<bf16>()?);
-            Tensor::build(shape, |dx: &mut [bf16]| bf16_pairs::data_gradient(&s, &dy, &w, dx))?
+        } else if self.is_half_on_cpu() {
+            dispatch_half!(self.dtype(), T => {
+                let (dy, w) = (self.read::<T>()?, weight.read::<T>()?);
+                Tensor::build(shape, |dx: &mut [T]| half::data_gradient(&s, &dy, &w, dx))?
+            })
         } else {
             dispatch_real!("conv2d", [("grad", self), ("weight", weight)], T => {
                 let (dy, w) = (self.read::<T>()?, weight.read::<T>()?);
@@ -92,9 +93,11 @@ impl Tensor {
                 let (x, dy) = (self.device_view(), dy.device_view());
                 cuda::conv2d::weight_gradient(&on.gpu, &s, x.slice(), dy.slice(), dw)
             })?
-        } else if self.dtype() == DType::BF16 {
-            let (x, dy) = (self.read::<bf16>()?, dy.read::<bf16>()?);
-            Tensor::build(shape, |dw: &mut [bf16]| bf16_pairs::weight_gradient(&s, &x, &dy, dw))?
+        } else if self.is_half_on_cpu() {
+            dispatch_half!(self.dtype(), T => {
+                let (x, dy) = (self.read::<T>()?, dy.read::<T>()?);
+                Tensor::build(shape, |dw: &mut [T]| half::weight_gradient(&s, &x, &dy, dw))?
+            })
         } else if let Some(norm) = self.normalization::<f32>()
             && cpu::conv2d::weight_gradient_supports(&s, norm.activation)
         {

@@ -14,9 +14,12 @@ use super::panel::{ColumnBlock, Panels};
 use super::tile::{self, StoreKind, Tap, TileStore};
 use super::{ConvInput, SharedPtr};
 use crate::conv_shape::{ConvAlgorithm, ConvShape};
+use crate::cpu::cast::cast;
 use crate::cpu::parallel::for_each_task;
 use crate::cpu::scratch;
 use crate::cpu::simd::{self, Level};
+use crate::cpu::stored::Stored;
+use crate::dtype::{DType, as_f32};
 use kernels::{ClampPrologue, ImageMap, PLANES, RunPosition, TileOutputs, TilePlanes, WeightPanel};
 use std::ops::Range;
 use tiles::{TILE, TileBlock, TileGrid};
@@ -64,14 +67,20 @@ pub(super) fn supports(s: &ConvShape) -> bool {
 }
 
 /// Forward pass.
-pub(super) fn forward(s: &ConvShape, x: ConvInput, weight: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
-    let weights = WeightSource { weight: weight.as_ptr(), pass: Pass::Forward, s };
+pub(super) fn forward<T: Stored<Compute = f32>>(
+    s: &ConvShape,
+    x: ConvInput<T>,
+    weight: &[T],
+    bias: Option<&[f32]>,
+    y: &mut [T],
+) {
+    let weights = WeightSource { weight, pass: Pass::Forward, s };
     convolve(&weights, s.c_in, s.c_out, x, bias, y);
 }
 
 /// Data gradient.
-pub(super) fn data_gradient(s: &ConvShape, dy: &[f32], weight: &[f32], dx: &mut [f32]) {
-    let weights = WeightSource { weight: weight.as_ptr(), pass: Pass::DataGradient, s };
+pub(super) fn data_gradient<T: Stored<Compute = f32>>(s: &ConvShape, dy: &[T], weight: &[T], dx: &mut [T]) {
+    let weights = WeightSource { weight, pass: Pass::DataGradient, s };
     convolve(&weights, s.c_out, s.c_in, ConvInput::plain(dy), None, dx);
 }
 
@@ -83,16 +92,13 @@ enum Pass {
 
 /// Weights of a pass before their transform.
 #[derive(Clone, Copy)]
-struct WeightSource<'a> {
-    weight: *const f32,
+struct WeightSource<'a, T> {
+    weight: &'a [T],
     pass: Pass,
     s: &'a ConvShape,
 }
 
-// SAFETY: tasks only read the weights.
-unsafe impl Sync for WeightSource<'_> {}
-
-impl WeightSource<'_> {
+impl<T: Stored<Compute = f32>> WeightSource<'_, T> {
     /// Transforms the columns from `first` on to a panel.
     ///
     /// # Safety
@@ -101,35 +107,47 @@ impl WeightSource<'_> {
         let (inputs, outputs) = (self.s.c_in, self.s.c_out);
         match self.pass {
             Pass::Forward => {
-                kernels::forward_weight(level, self.weight.add(first * 9 * inputs), inputs, panel)
+                let rows = &self.weight[first * 9 * inputs..][..panel.width * 9 * inputs];
+                T::load(rows, |w| kernels::forward_weight(level, w.as_ptr(), inputs, panel));
             }
             Pass::DataGradient => {
-                kernels::data_gradient_weight(level, self.weight.add(first), outputs, inputs, panel)
+                if let Some(weight) = as_f32(self.weight) {
+                    let w = weight[first..].as_ptr();
+                    return kernels::data_gradient_weight(level, w, outputs, inputs, panel);
+                }
+                scratch::with(outputs * 9 * panel.width, |wide: &mut [f32]| {
+                    for (from, wide) in
+                        self.weight.chunks_exact(inputs).zip(wide.chunks_exact_mut(panel.width))
+                    {
+                        cast(&from[first..][..panel.width], wide);
+                    }
+                    kernels::data_gradient_weight(level, wide.as_ptr(), outputs, panel.width, panel);
+                });
             }
         }
     }
 }
 
 /// One convolution: source and target maps of `channels` and `columns` channels.
-struct WinogradJob<'a> {
+struct WinogradJob<'a, T> {
     level: Level,
-    weights: &'a WeightSource<'a>,
+    weights: &'a WeightSource<'a, T>,
     panels: Panels,
     grid: TileGrid,
     channels: usize,
     columns: usize,
-    source: ConvInput<'a>,
+    source: ConvInput<'a, T>,
     bias: Option<&'a [f32]>,
-    target: SharedPtr<f32>,
+    target: SharedPtr<T>,
 }
 
-fn convolve(
-    weights: &WeightSource,
+fn convolve<T: Stored<Compute = f32>>(
+    weights: &WeightSource<T>,
     channels: usize,
     columns: usize,
-    source: ConvInput,
+    source: ConvInput<T>,
     bias: Option<&[f32]>,
-    target: &mut [f32],
+    target: &mut [T],
 ) {
     if target.is_empty() {
         return;
@@ -147,7 +165,7 @@ fn convolve(
     }
 }
 
-impl WinogradJob<'_> {
+impl<T: Stored<Compute = f32>> WinogradJob<'_, T> {
     /// Transforms all weights, then executes a task per block of tiles.
     fn by_blocks(&self, blocks: &[TileBlock]) {
         let panels = &self.panels.blocks;
@@ -274,15 +292,24 @@ impl WinogradJob<'_> {
                 for t in 0..run.count {
                     let x = run.x + t * TILE;
                     let pixel = (run.image * h + run.y) * w + x;
-                    let to = TileOutputs {
-                        y: self.target.at(pixel * self.columns + column),
-                        row: w * self.columns,
-                        pixel: self.columns,
-                        rows: run.size[0].min(h - run.y),
-                        columns: run.size[1].min(w - x),
-                    };
+                    let y = self.target.at(pixel * self.columns + column);
                     let m = m.add((run.first + t) * columns);
-                    kernels::output(self.level, run.size, m, plane, columns, bias, to);
+                    let (rows, tile_columns) = (run.size[0].min(h - run.y), run.size[1].min(w - x));
+                    let outputs = |y, row, pixel| TileOutputs { y, row, pixel, rows, columns: tile_columns };
+                    if T::DTYPE == DType::F32 {
+                        let to = outputs(y.cast(), w * self.columns, self.columns);
+                        kernels::output(self.level, run.size, m, plane, columns, bias, to);
+                        continue;
+                    }
+                    scratch::with(TILE * TILE * columns, |wide: &mut [f32]| {
+                        let to = outputs(wide.as_mut_ptr(), TILE * columns, columns);
+                        kernels::output(self.level, run.size, m, plane, columns, bias, to);
+                        for (r, q) in (0..rows).flat_map(|r| (0..tile_columns).map(move |q| (r, q))) {
+                            let to = y.add((r * w + q) * self.columns);
+                            let to = std::slice::from_raw_parts_mut(to, columns);
+                            cast(&wide[(r * TILE + q) * columns..][..columns], to);
+                        }
+                    });
                 }
             });
         });
@@ -329,10 +356,10 @@ impl WinogradJob<'_> {
 ///
 /// # Safety
 /// The planes must hold the tiles of the block.
-unsafe fn input_tiles(
+unsafe fn input_tiles<T: Stored<Compute = f32>>(
     level: Level,
     s: &ConvShape,
-    source: ConvInput,
+    source: ConvInput<T>,
     channels: usize,
     block: &TileBlock,
     row: (usize, usize),
@@ -344,11 +371,27 @@ unsafe fn input_tiles(
         shift: prologue.shift.as_ptr(),
         bounds: prologue.bounds().expect("`forward_supports` accepts activations that clamp"),
     });
-    block.runs(row, |run| {
-        let map = ImageMap { x: source.x[run.image * image..][..image].as_ptr(), h: s.h, w: s.w, channels };
-        let to = TilePlanes { ptr: to.ptr.wrapping_add(run.first * to.tile), ..to };
-        let position = RunPosition { y: run.y, x: run.x, count: run.count };
-        kernels::input(level, run.size, map, prologue, position, to);
+    let y = row.1 * TILE;
+    let rows = y.saturating_sub(1)..s.h.min(y + TILE + 1);
+    with_rows(&source.x[row.0 * image..][..image], s.w * channels, rows, |x| {
+        block.runs(row, |run| {
+            let map = ImageMap { x, h: s.h, w: s.w, channels };
+            let to = TilePlanes { ptr: to.ptr.wrapping_add(run.first * to.tile), ..to };
+            let position = RunPosition { y: run.y, x: run.x, count: run.count };
+            kernels::input(level, run.size, map, prologue, position, to);
+        });
+    });
+}
+
+/// Calls `f` with a pointer to the first element of a map in f32, of which only the given rows can be read.
+fn with_rows<T: Stored<Compute = f32>>(
+    map: &[T],
+    pitch: usize,
+    rows: Range<usize>,
+    f: impl FnOnce(*const f32),
+) {
+    T::load(&map[rows.start * pitch..rows.end * pitch], |wide| {
+        f(wide.as_ptr().wrapping_sub(rows.start * pitch));
     });
 }
 

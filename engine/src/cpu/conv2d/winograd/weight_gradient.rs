@@ -4,7 +4,7 @@
 //! The sum over tiles is in their order in every plan, but `by_chunks` adds the sums of its chunks.
 use super::kernels::{self, PLANES, TileGradients, TilePlanes};
 use super::tiles::{TILE, TileBlock, TileGrid};
-use super::{PLANE_PADDING, input_tiles, padded};
+use super::{PLANE_PADDING, input_tiles, padded, with_rows};
 use crate::conv_shape::ConvShape;
 use crate::cpu::conv2d::outer::{OuterOperand, PixelLoop};
 use crate::cpu::conv2d::prefetch::Prefetch;
@@ -13,6 +13,7 @@ use crate::cpu::conv2d::{ConvInput, SharedPtr};
 use crate::cpu::parallel::for_each_task;
 use crate::cpu::scratch;
 use crate::cpu::simd::{self, Level};
+use crate::cpu::stored::Stored;
 use std::ops::Range;
 
 /// Tiles per block where each chunk has its own sums.
@@ -30,7 +31,12 @@ const CHUNKS: usize = 8;
 const TRANSFORM_ROWS: usize = 16;
 
 /// Weight gradient. `dw` is overwritten.
-pub(in crate::cpu::conv2d) fn weight_gradient(s: &ConvShape, x: ConvInput, dy: &[f32], dw: &mut [f32]) {
+pub(in crate::cpu::conv2d) fn weight_gradient<T: Stored<Compute = f32>>(
+    s: &ConvShape,
+    x: ConvInput<T>,
+    dy: &[T],
+    dw: &mut [f32],
+) {
     if s.n == 0 {
         return dw.fill(0.0);
     }
@@ -47,11 +53,11 @@ pub(in crate::cpu::conv2d) fn weight_gradient(s: &ConvShape, x: ConvInput, dy: &
 }
 
 /// One weight gradient.
-struct GradientJob<'a> {
+struct GradientJob<'a, T> {
     level: Level,
     s: &'a ConvShape,
-    x: ConvInput<'a>,
-    dy: &'a [f32],
+    x: ConvInput<'a, T>,
+    dy: &'a [T],
     dw: SharedPtr<f32>,
 }
 
@@ -75,7 +81,7 @@ struct WeightSums {
     inputs: Range<usize>,
 }
 
-impl GradientJob<'_> {
+impl<T: Stored<Compute = f32>> GradientJob<'_, T> {
     /// Transforms all tiles at once; a task computes the sums of some weights at all points and transforms them.
     fn by_weights(&self, block: &TileBlock) {
         self.with_tiles(block.len(), |tiles| {
@@ -187,19 +193,23 @@ impl GradientJob<'_> {
         let s = self.s;
         let to = TilePlanes { ptr: tiles.v.0, plane: tiles.v_plane, tile: tiles.v_tile };
         input_tiles(self.level, s, self.x, s.c_in, block, row, to);
-        block.runs(row, |run| {
-            for t in 0..run.count {
-                let x = run.x + t * TILE;
-                let from = TileGradients {
-                    dy: self.dy[((run.image * s.h + run.y) * s.w + x) * s.c_out..].as_ptr(),
-                    row: s.w * s.c_out,
-                    pixel: s.c_out,
-                    rows: run.size[0].min(s.h - run.y),
-                    columns: run.size[1].min(s.w - x),
-                };
-                let to = tiles.d.at((run.first + t) * tiles.d_tile);
-                kernels::output_gradient(self.level, run.size, from, s.c_out, to, tiles.d_plane);
-            }
+        let image = s.h * s.w * s.c_out;
+        let y = row.1 * TILE;
+        with_rows(&self.dy[row.0 * image..][..image], s.w * s.c_out, y..s.h.min(y + TILE), |dy| {
+            block.runs(row, |run| {
+                for t in 0..run.count {
+                    let x = run.x + t * TILE;
+                    let from = TileGradients {
+                        dy: dy.wrapping_add((run.y * s.w + x) * s.c_out),
+                        row: s.w * s.c_out,
+                        pixel: s.c_out,
+                        rows: run.size[0].min(s.h - run.y),
+                        columns: run.size[1].min(s.w - x),
+                    };
+                    let to = tiles.d.at((run.first + t) * tiles.d_tile);
+                    kernels::output_gradient(self.level, run.size, from, s.c_out, to, tiles.d_plane);
+                }
+            });
         });
     }
 
