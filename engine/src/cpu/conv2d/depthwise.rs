@@ -1,15 +1,17 @@
-//! Depthwise convolution, and grouped convolution with 2, 4 or 8 channels per group, in f32: forward pass and data gradient. The
+//! Depthwise convolution, and grouped convolution with 2, 4 or 8 channels per group, in f32: forward pass and data gradient. f16 and bf16
+//! are widened to copies in the L2 cache. The
 //! plan's taps are single channels, vectorised over all channels; the other channels of a group are read from neighbouring lanes.
 //! The source is read in place, or from a copy in the L2 cache to which a prologue was applied; pixels near the border have fewer taps.
 use super::dense;
 use super::groups::Groups;
 use super::plan::{ConvPlan, Phase};
 use super::prefetch::{Prefetch, exceeds_cache};
-use super::prologue::Prologue;
 use super::{ConvInput, SharedPtr};
 use crate::conv_shape::ConvShape;
 use crate::cpu::scratch;
 use crate::cpu::simd::{self, Level, simd_kernel};
+use crate::cpu::stored::Stored;
+use crate::dtype::as_f32;
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -32,12 +34,18 @@ pub(super) fn supports(s: &ConvShape) -> bool {
     s.groups > 1 && g == s.group_out() && g <= MAX_GROUP_WIDTH && g.is_power_of_two()
 }
 
-pub(super) fn forward(s: &ConvShape, x: ConvInput, weight: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
+pub(super) fn forward<T: Stored<Compute = f32>>(
+    s: &ConvShape,
+    x: ConvInput<T>,
+    weight: &[T],
+    bias: Option<&[f32]>,
+    y: &mut [T],
+) {
     // The weight of output channel `o` and input channel `i` of its group goes to row `i`, column `o`.
     run(&ConvPlan::forward(s, &SINGLE), s.group_in(), x, weight, bias, y, |o, i| (i, o));
 }
 
-pub(super) fn data_gradient(s: &ConvShape, dy: &[f32], weight: &[f32], dx: &mut [f32]) {
+pub(super) fn data_gradient<T: Stored<Compute = f32>>(s: &ConvShape, dy: &[T], weight: &[T], dx: &mut [T]) {
     let g = s.group_in();
     // Transposed: the row is the index of the output channel in its group.
     let dy = ConvInput::plain(dy);
@@ -132,17 +140,15 @@ simd_kernel! {
 }
 
 /// Operands shared by all bands of one convolution.
-struct DepthwiseJob<'a> {
+struct DepthwiseJob<'a, T> {
     plan: &'a ConvPlan,
     level: Level,
     /// Channels per group.
     width: usize,
-    source: &'a [f32],
-    /// Applied to the source while it is copied.
-    prologue: Option<Prologue<'a>>,
+    source: ConvInput<'a, T>,
     weights: &'a [f32],
     bias: Option<&'a [f32]>,
-    target: SharedPtr<f32>,
+    target: SharedPtr<T>,
     stream: bool,
     /// The source is too large for the cache.
     prefetches: bool,
@@ -154,13 +160,13 @@ struct ColumnRange {
     taps: Vec<usize>,
 }
 
-fn run(
+fn run<T: Stored<Compute = f32>>(
     plan: &ConvPlan,
     width: usize,
-    source: ConvInput,
-    weight: &[f32],
+    source: ConvInput<T>,
+    weight: &[T],
     bias: Option<&[f32]>,
-    target: &mut [f32],
+    target: &mut [T],
     position: impl Fn(usize, usize) -> (usize, usize),
 ) {
     if target.is_empty() {
@@ -172,9 +178,8 @@ fn run(
     let rows = MIN_TASK_MACS.div_ceil(row).clamp(4, plan.grid[0].max(4));
     let bands = plan.grid[0].div_ceil(rows);
     let columns: Vec<Vec<ColumnRange>> = plan.phases.iter().map(|p| columns(plan, p)).collect();
-    let ConvInput { x: source, prologue } = source;
-    let stream = dense::use_streaming(level, channels, target);
-    let prefetches = prologue.is_none() && exceeds_cache(source);
+    let stream = as_f32(target).is_some_and(|target| dense::use_streaming(level, channels, target));
+    let prefetches = !source.needs_copy() && as_f32(source.x).is_some_and(exceeds_cache);
     let target = SharedPtr(target.as_mut_ptr());
     scratch::with(weight.len(), |weights: &mut [f32]| {
         // `[o][tap][i]` to `[tap][row][column]`.
@@ -183,19 +188,22 @@ fn run(
             for i in 0..width {
                 let (row, column) = position(o, i);
                 for tap in 0..taps {
-                    weights[(tap * width + row) * channels + column] = channel_weights[tap * width + i];
+                    weights[(tap * width + row) * channels + column] =
+                        channel_weights[tap * width + i].to_f64() as f32;
                 }
             }
         }
-        let job =
-            DepthwiseJob { plan, level, width, source, prologue, weights, bias, target, stream, prefetches };
+        let job = DepthwiseJob { plan, level, width, source, weights, bias, target, stream, prefetches };
         (0..plan.n * bands).into_par_iter().with_max_len(1).for_each(|task| {
             let (n, y0) = (task / bands, task % bands * rows);
-            job.with_source(n, y0..(y0 + rows).min(plan.grid[0]), |image, first| {
-                for (phase, columns) in plan.phases.iter().zip(&columns) {
-                    let end = (y0 + rows).min(plan.extent(phase)[0]);
-                    band(&job, phase, columns, n, y0..end, image, first);
-                }
+            let grid_rows = y0..(y0 + rows).min(plan.grid[0]);
+            job.with_source(n, grid_rows.clone(), |image, first| {
+                job.with_target(n, grid_rows, |target| {
+                    for (phase, columns) in plan.phases.iter().zip(&columns) {
+                        let end = (y0 + rows).min(plan.extent(phase)[0]);
+                        band(&job, phase, columns, y0..end, (image, first), target);
+                    }
+                });
             });
             if stream {
                 // SAFETY: the CPU supports the level.
@@ -205,21 +213,35 @@ fn run(
     });
 }
 
-impl DepthwiseJob<'_> {
-    /// Calls `f` with the rows of image `n` that the grid rows read, from the first one on, and the index of the first one. Applies the
-    /// prologue.
+impl<T: Stored<Compute = f32>> DepthwiseJob<'_, T> {
+    /// Calls `f` with the rows of image `n` that the grid rows read, from the first one on, and the index of the first one. Copies them
+    /// where that is needed.
     fn with_source(&self, n: usize, rows: Range<usize>, f: impl FnOnce(&[f32], usize)) {
         let [height, width, channels] = self.plan.source;
         let pitch = width * channels;
-        let image = &self.source[n * height * pitch..][..height * pitch];
-        let Some(prologue) = self.prologue else { return f(image, 0) };
+        let image = n * height * pitch;
+        if let (Some(x), false) = (as_f32(self.source.x), self.source.needs_copy()) {
+            return f(&x[image..][..height * pitch], 0);
+        }
         let row = |row: usize| row.saturating_sub(self.plan.pad[0]).min(height);
         let first = row(rows.start * self.plan.step[0]);
         let end = row((rows.end - 1) * self.plan.step[0] + self.plan.span[0]).max(first);
         scratch::with((end - first) * pitch, |copy: &mut [f32]| {
-            prologue.apply(&image[first * pitch..end * pitch], copy);
+            self.source.copy(image + first * pitch..image + end * pitch, copy);
             f(copy, first);
         });
+    }
+
+    /// Calls `f` with the first element of image `n` of the target in f32, of which only the target rows of the grid rows can be
+    /// written, and must be.
+    fn with_target(&self, n: usize, rows: Range<usize>, f: impl FnOnce(*mut f32)) {
+        let [height, width, channels] = self.plan.target;
+        let (pitch, spread) = (width * channels, self.plan.spread[0]);
+        let (first, end) = ((rows.start * spread).min(height), (rows.end * spread).min(height));
+        let start = (n * height + first) * pitch;
+        // SAFETY: tasks have different grid rows, and so different target rows.
+        let to = unsafe { std::slice::from_raw_parts_mut(self.target.at(start), (end - first) * pitch) };
+        T::store(to, |to| f(to.as_mut_ptr().wrapping_sub(first * pitch)));
     }
 }
 
@@ -240,19 +262,17 @@ fn columns(plan: &ConvPlan, phase: &Phase) -> Vec<ColumnRange> {
     columns
 }
 
-/// Computes grid rows `rows` of one phase of image `n` from the rows of its source from `first` on.
-fn band(
-    job: &DepthwiseJob,
+/// Computes grid rows `rows` of one phase of an image from the rows of its source from `first` on. `target` is the image's first element.
+fn band<T: Stored<Compute = f32>>(
+    job: &DepthwiseJob<T>,
     phase: &Phase,
     columns: &[ColumnRange],
-    n: usize,
     rows: Range<usize>,
-    source: &[f32],
-    first: usize,
+    (source, first): (&[f32], usize),
+    target: *mut f32,
 ) {
     let plan = job.plan;
     let [height, width, channels] = plan.source;
-    let image = &job.source[n * height * width * channels..];
     let mut taps: Vec<DepthwiseTap> = Vec::with_capacity(phase.taps.len());
     let most = max_pixels(job.level, job.width);
     let tiles: usize = columns.iter().map(|c| c.range.len().div_ceil(most)).sum();
@@ -265,7 +285,7 @@ fn band(
         // First source row that grid row `gy` does not read.
         let new = |gy: usize| (gy * plan.step[0] + plan.span[0]).saturating_sub(plan.pad[0]).min(height);
         let next: &[f32] = if job.prefetches {
-            &image[new(gy) * width * channels..new(gy + 1) * width * channels]
+            &source[new(gy) * width * channels..new(gy + 1) * width * channels]
         } else {
             &[]
         };
@@ -284,7 +304,7 @@ fn band(
                 let (a, b) = (part.range.start + t * m / tiles, part.range.start + (t + 1) * m / tiles);
                 let x = base.wrapping_add(a * plan.step[1] * channels);
                 let ox = a * plan.spread[1] + phase.origin[1];
-                let y = job.target.at(((n * plan.target[0] + oy) * plan.target[1] + ox) * channels);
+                let y = target.wrapping_add((oy * plan.target[1] + ox) * channels);
                 // SAFETY: every tap lies inside the source for all pixels of this column range, and the task owns
                 // its target rows.
                 unsafe { tile(job, b - a, x, &taps, y) };
@@ -297,7 +317,13 @@ fn band(
 ///
 /// # Safety
 /// The conditions of [`pixels`].
-unsafe fn tile(job: &DepthwiseJob, m: usize, x: *const f32, taps: &[DepthwiseTap], y: *mut f32) {
+unsafe fn tile<T: Stored<Compute = f32>>(
+    job: &DepthwiseJob<T>,
+    m: usize,
+    x: *const f32,
+    taps: &[DepthwiseTap],
+    y: *mut f32,
+) {
     let (plan, level, weights, stream) = (job.plan, job.level, job.weights.as_ptr(), job.stream);
     let channels = plan.target[2];
     let bias = job.bias.map_or(std::ptr::null(), |b| b.as_ptr());

@@ -6,6 +6,8 @@ use super::{ConvInput, SharedPtr};
 use crate::conv_shape::ConvShape;
 use crate::cpu::scratch;
 use crate::cpu::simd::{self, Level, Simd, prefetch, simd_kernel};
+use crate::cpu::stored::Stored;
+use crate::dtype::as_f32;
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -13,7 +15,7 @@ use std::ops::Range;
 const PIXELS: usize = 56;
 /// Number of partial sums over the batch, each over consecutive rows.
 const CHUNKS: usize = 32;
-/// Bytes of a copy of the source to which a prologue is applied: it stays in the L2 cache.
+/// Bytes of a copy of the source in f32, to which a prologue may be applied: it stays in the L2 cache.
 const COPY_BYTES: usize = 256 << 10;
 
 /// Valid positions along one axis: for each tap, the outputs whose input lies inside the image.
@@ -29,7 +31,7 @@ struct Patch {
     kx: Range<usize>,
 }
 
-/// Rows of `x`, counted over the whole batch, from `first` on.
+/// Rows of `x` or `dy`, counted over the whole batch, from `first` on.
 #[derive(Clone, Copy)]
 struct SourceRows<'a> {
     elements: &'a [f32],
@@ -137,7 +139,12 @@ simd_kernel! {
 }
 
 /// Weight gradient from the input and `dy`. `dw` is overwritten.
-pub(super) fn gradient(s: &ConvShape, input: ConvInput, dy: &[f32], dw: &mut [f32]) {
+pub(super) fn gradient<T: Stored<Compute = f32>>(
+    s: &ConvShape,
+    input: ConvInput<T>,
+    dy: &[T],
+    dw: &mut [f32],
+) {
     let (taps, width) = (s.kernel[0] * s.kernel[1], s.group_in());
     let (channels, size) = (s.c_in, dw.len());
     let rows = s.n * s.out_h();
@@ -165,29 +172,31 @@ pub(super) fn gradient(s: &ConvShape, input: ConvInput, dy: &[f32], dw: &mut [f3
 }
 
 /// Operands shared by all chunks of one weight gradient.
-struct DepthwiseWeightJob<'a> {
+struct DepthwiseWeightJob<'a, T> {
     s: &'a ConvShape,
     level: Level,
-    input: ConvInput<'a>,
-    dy: &'a [f32],
+    input: ConvInput<'a, T>,
+    dy: &'a [T],
     down: ValidRanges,
     /// Patches of a row.
     across: Vec<(Range<usize>, Range<usize>)>,
     /// Output rows per kernel call.
     step: usize,
-    /// Rows of the copy to which the prologue is applied: as many as a step reads, and more if they are short. 0 without a prologue.
+    /// Rows of the copy of the input: as many as a step reads, and more if they are short. 0 without a copy.
     copy_rows: usize,
 }
 
-impl<'a> DepthwiseWeightJob<'a> {
-    fn of(s: &'a ConvShape, input: ConvInput<'a>, dy: &'a [f32]) -> DepthwiseWeightJob<'a> {
+impl<'a, T: Stored<Compute = f32>> DepthwiseWeightJob<'a, T> {
+    fn of(s: &'a ConvShape, input: ConvInput<'a, T>, dy: &'a [T]) -> DepthwiseWeightJob<'a, T> {
         let level = simd::level();
         let (down, across) = (ValidRanges::of(s, 0, s.out_h()), ValidRanges::of(s, 1, s.out_w()));
         let across = patches_of(&across, max_columns(level, s.kernel[1], s.group_in()));
         let step = PIXELS.div_ceil(s.out_w());
         let read = (step - 1) * s.stride[0] + (s.kernel[0] - 1) * s.dilation[0] + 1;
-        let copy_rows =
-            input.prologue.map_or(0, |_| read.max(COPY_BYTES / size_of::<f32>() / (s.w * s.c_in)));
+        let copy_rows = match input.needs_copy() {
+            true => read.max(COPY_BYTES / size_of::<f32>() / (s.w * s.c_in)),
+            false => 0,
+        };
         DepthwiseWeightJob { s, level, input, dy, down, across, step, copy_rows }
     }
 
@@ -195,39 +204,43 @@ impl<'a> DepthwiseWeightJob<'a> {
     fn accumulate(&self, rows: Range<usize>, sum: &mut [f32]) {
         let s = self.s;
         let pitch = s.w * s.c_in;
-        let ConvInput { x, prologue } = self.input;
-        let prefetches = prologue.is_none() && exceeds_cache(x);
+        let in_place = as_f32(self.input.x).filter(|_| !self.input.needs_copy());
+        let prefetched = in_place.filter(|x| exceeds_cache(x)).zip(as_f32(self.dy));
         scratch::with(self.copy_rows * pitch, |copy: &mut [f32]| {
             let mut copied = 0..0;
             let mut row = rows.start;
             while row < rows.end {
                 let (n, y) = (row / s.out_h(), row % s.out_h());
                 let step = self.step.min(s.out_h() - y).min(rows.end - row);
-                let mut source = SourceRows { elements: x, first: 0 };
-                if let Some(prologue) = prologue {
+                let mut source = SourceRows { elements: in_place.unwrap_or_default(), first: 0 };
+                if in_place.is_none() {
                     let read = self.source_rows(n, y..y + step);
                     if read.start < copied.start || copied.end < read.end {
                         copied = read.start..(read.start + self.copy_rows).min((n + 1) * s.h);
                         let out = &mut copy[..copied.len() * pitch];
-                        prologue.apply(&x[copied.start * pitch..copied.end * pitch], out);
+                        self.input.copy(copied.start * pitch..copied.end * pitch, out);
                     }
                     source = SourceRows { elements: &copy[..copied.len() * pitch], first: copied.start };
                 }
-                let mut next = prefetches.then(|| prefetch_cursors(s, row + step, step, x, self.dy));
-                for (ky, rows) in
-                    patches_of(&self.down.within(&(y..y + step)), max_rows(s.kernel[1], s.group_in()))
-                {
-                    for (kx, columns) in &self.across {
-                        let patch = Patch {
-                            rows: rows.clone(),
-                            columns: columns.clone(),
-                            ky: ky.clone(),
-                            kx: kx.clone(),
-                        };
-                        // The first patch is by far the largest: it carries the prefetches.
-                        accumulate_patch(s, self.level, n, &patch, source, self.dy, sum, next.take());
+                let mut next = prefetched.map(|(x, dy)| prefetch_cursors(s, row + step, step, x, dy));
+                let dy_pitch = s.out_w() * s.c_out;
+                T::load(&self.dy[row * dy_pitch..(row + step) * dy_pitch], |dy| {
+                    let dy = SourceRows { elements: dy, first: row };
+                    for (ky, rows) in
+                        patches_of(&self.down.within(&(y..y + step)), max_rows(s.kernel[1], s.group_in()))
+                    {
+                        for (kx, columns) in &self.across {
+                            let patch = Patch {
+                                rows: rows.clone(),
+                                columns: columns.clone(),
+                                ky: ky.clone(),
+                                kx: kx.clone(),
+                            };
+                            // The first patch is by far the largest: it carries the prefetches.
+                            accumulate_patch(s, self.level, n, &patch, source, dy, sum, next.take());
+                        }
                     }
-                }
+                });
                 row += step;
             }
         });
@@ -318,7 +331,7 @@ fn accumulate_patch(
     n: usize,
     patch: &Patch,
     x: SourceRows,
-    dy: &[f32],
+    dy: SourceRows,
     sum: &mut [f32],
     ahead: Option<[PrefetchCursor; 3]>,
 ) {
@@ -327,7 +340,7 @@ fn accumulate_patch(
     let iy = oy * s.stride[0] + patch.ky.start * s.dilation[0] - s.padding[0];
     let ix = ox * s.stride[1] + patch.kx.start * s.dilation[1] - s.padding[1];
     let input = x.elements[((n * s.h + iy - x.first) * s.w + ix) * c..].as_ptr();
-    let output = dy[((n * s.out_h() + oy) * s.out_w() + ox) * c..].as_ptr();
+    let output = dy.elements[((n * s.out_h() + oy - dy.first) * s.out_w() + ox) * c..].as_ptr();
     let x_steps = [s.stride[0] * s.w * c, s.stride[1] * c];
     let tap_steps = [s.dilation[0] * s.w * c, s.dilation[1] * c];
     let size = [patch.rows.len(), patch.columns.len()];

@@ -8,8 +8,8 @@
 //!   gathers, `panel` packs the weights, `band` or `batch_tile` iterates over the pixels, `tile` is the kernel;
 //! - `weight` computes every other weight gradient, with the kernel in `outer`.
 //!
-//! `half` computes f16 and bf16: Winograd tiles in f32, and otherwise `bf16_pairs` with the same plans and tiles, on CPUs with bf16
-//! instructions.
+//! `half` computes f16 and bf16: depthwise convolutions and Winograd tiles in f32, and otherwise `bf16_pairs` with the same plans and
+//! tiles, on CPUs with bf16 instructions.
 //!
 //! The input may be the output of a batch norm that was not computed yet: `prologue` applies it where a kernel reads.
 //!

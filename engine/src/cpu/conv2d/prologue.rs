@@ -4,9 +4,13 @@ use super::{batch_tile, depthwise, winograd};
 use crate::Activation;
 use crate::conv_shape::ConvShape;
 use crate::cpu::batch_norm;
+use crate::cpu::cast::cast;
 use crate::cpu::conv2d::groups::Groups;
 use crate::cpu::conv2d::plan::ConvPlan;
 use crate::cpu::simd;
+use crate::cpu::stored::Stored;
+use crate::dtype::DType;
+use std::ops::Range;
 
 /// `activation(x * scale + shift)` with per-channel scale and shift.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +36,21 @@ impl<'a, T> ConvInput<'a, T> {
     /// Input without a prologue.
     pub(super) fn plain(x: &'a [T]) -> ConvInput<'a, T> {
         ConvInput { x, prologue: None }
+    }
+}
+
+impl<T: Stored<Compute = f32>> ConvInput<'_, T> {
+    /// True if kernels of f32 read a copy, because of a prologue or of half precision.
+    pub(super) fn needs_copy(&self) -> bool {
+        self.prologue.is_some() || T::DTYPE != DType::F32
+    }
+
+    /// Writes the input for the elements of whole pixels.
+    pub(super) fn copy(&self, elements: Range<usize>, out: &mut [f32]) {
+        match self.prologue {
+            Some(prologue) => T::load(&self.x[elements], |x| prologue.apply(x, out)),
+            None => cast(&self.x[elements], out),
+        }
     }
 }
 

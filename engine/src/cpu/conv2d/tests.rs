@@ -336,15 +336,17 @@ fn check_half<T: Stored<Compute = f32>>(tolerance: f64) -> usize {
 fn half_precision_matches_definition_on_any_number_of_threads() {
     let _guard = simd::lock_level();
     let widest = simd::level();
-    let winograd = CASES.iter().map(shape).filter(winograd::supports).count();
-    assert!(winograd > 0, "a case is a Winograd convolution");
+    let both = |s: &ConvShape| winograd::supports(s) || depthwise::supports(s);
+    // With and without Winograd.
+    let in_f32 = CASES.iter().map(shape).filter(both).count()
+        + CASES.iter().map(shape).filter(depthwise::supports).count();
     for level in simd::Level::supported() {
         simd::set_max_level(*level);
-        assert_eq!(check_half::<f16>(4.95e-4), winograd);
-        // Other shapes need bf16 instructions, which work on pairs of channels of one group.
+        assert_eq!(check_half::<f16>(4.95e-4), in_f32);
+        // Other shapes need bf16 instructions.
         let pairs = bf16_pairs::supports(&shape(&CASES[4]));
         assert!(!bf16_pairs::supports(&ConvShape { groups: 2, ..shape(&CASES[4]) }), "groups are widened");
-        assert_eq!(check_half::<bf16>(3.95e-3) > winograd, pairs);
+        assert_eq!(check_half::<bf16>(3.95e-3) > in_f32, pairs);
     }
     simd::set_max_level(widest);
 }
