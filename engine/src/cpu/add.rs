@@ -1,11 +1,20 @@
 //! In-place addition, for accumulating gradients.
 use super::parallel::for_each_piece;
+use super::stored::Stored;
 use super::vectorized::vectorized;
 use crate::dtype::Real;
 
+/// Elements that are widened at a time, if they are f16 or bf16.
+const BLOCK: usize = 4096;
+
 /// `a += b`.
-pub fn add_assign<T: Real>(a: &mut [T], b: &[T]) {
-    for_each_piece(a, |start, a| add_chunk(a, &b[start..start + a.len()]));
+pub fn add_assign<T: Stored>(a: &mut [T], b: &[T]) {
+    for_each_piece(a, |start, a| {
+        let blocks = b[start..start + a.len()].chunks(BLOCK);
+        for (a, b) in a.chunks_mut(BLOCK).zip(blocks) {
+            T::load(b, |b| T::update(a, |a| add_chunk(a, b)));
+        }
+    });
 }
 
 vectorized! {

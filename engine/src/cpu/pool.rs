@@ -2,13 +2,16 @@
 use super::elementary::Elementary;
 use super::parallel::{DisjointSlice, for_each_task};
 use super::scratch;
+use super::stored::Stored;
 use super::vectorized::vectorized;
 use super::window_max::WindowRow;
+use crate::dtype::Element;
 use crate::dtype::as_f32;
 use crate::pool_shape::PoolShape;
+use std::ops::Range;
 
 /// Maximum of each window, and its index within the window. The first of equal elements is chosen; NaN counts as the largest.
-pub fn max_forward<T: Elementary>(s: &PoolShape, x: &[T], y: &mut [T], index: &mut [u8]) {
+pub fn max_forward<T: Stored>(s: &PoolShape, x: &[T], y: &mut [T], index: &mut [u8]) {
     let (row, image) = (s.out[1] * s.c, s.size[0] * s.size[1] * s.c);
     let (y, index) = (DisjointSlice::new(y), DisjointSlice::new(index));
     // The columns of a window are the same for every row: compute them once.
@@ -17,20 +20,25 @@ pub fn max_forward<T: Elementary>(s: &PoolShape, x: &[T], y: &mut [T], index: &m
         let (n, oy) = (task / s.out[0], task % s.out[0]);
         // SAFETY: each row of the output belongs to one task.
         let (y, index) = unsafe { (y.slice(task * row, row), index.slice(task * row, row)) };
-        let rows: Vec<(usize, usize)> = s.taps(0, oy).map(|(t, iy)| (t * s.pool.kernel[1], iy)).collect();
+        let read = covered(s.taps(0, oy));
+        let rows: Vec<(usize, usize)> =
+            s.taps(0, oy).map(|(t, iy)| (t * s.pool.kernel[1], iy - read.start)).collect();
         let windows = WindowRow { width: s.size[1], c: s.c, rows: &rows, columns: &columns };
-        scratch::with(row, |number: &mut [T]| {
-            windows.maxima(&x[n * image..][..image], y, number);
-            match as_f32(number) {
-                Some(number) => to_bytes(number, index),
-                None => number.iter().zip(index).for_each(|(n, i)| *i = n.to_f64() as u8),
-            }
+        let pitch = s.size[1] * s.c;
+        T::load(&x[n * image..][read.start * pitch..read.end * pitch], |x| {
+            scratch::with(row, |number: &mut [T::Compute]| {
+                T::store(y, |y| windows.maxima(x, y, number));
+                match as_f32(number) {
+                    Some(number) => to_bytes(number, index),
+                    None => number.iter().zip(index).for_each(|(n, i)| *i = n.to_f64() as u8),
+                }
+            });
         });
     });
 }
 
 /// Gradient of each pixel: the sum of `dy` over the windows whose maximum it was.
-pub fn max_backward<T: Elementary>(s: &PoolShape, dy: &[T], index: &[u8], dx: &mut [T]) {
+pub fn max_backward<T: Stored>(s: &PoolShape, dy: &[T], index: &[u8], dx: &mut [T]) {
     let (row, image) = (s.size[1] * s.c, s.out[0] * s.out[1] * s.c);
     let dx = DisjointSlice::new(dx);
     let columns: Vec<Vec<(usize, usize)>> = (0..s.size[1]).map(|ix| s.covering(1, ix).collect()).collect();
@@ -38,9 +46,20 @@ pub fn max_backward<T: Elementary>(s: &PoolShape, dy: &[T], index: &[u8], dx: &m
         let (n, iy) = (task / s.size[0], task % s.size[0]);
         // SAFETY: each row of the input belongs to one task.
         let dx = unsafe { dx.slice(task * row, row) };
-        let rows: Vec<(usize, usize)> = s.covering(0, iy).collect();
-        gather_row(s, &dy[n * image..][..image], &index[n * image..][..image], &rows, &columns, dx);
+        let read = covered(s.covering(0, iy));
+        let rows: Vec<(usize, usize)> = s.covering(0, iy).map(|(t, oy)| (t, oy - read.start)).collect();
+        let pitch = s.out[1] * s.c;
+        let windows = n * image + read.start * pitch..n * image + read.end * pitch;
+        T::load(&dy[windows.clone()], |dy| {
+            T::store(dx, |dx| gather_row(s, dy, &index[windows], &rows, &columns, dx));
+        });
     });
+}
+
+/// Range that holds the positions; the first one if there are none, as a window in the padding has.
+fn covered(positions: impl Iterator<Item = (usize, usize)>) -> Range<usize> {
+    let join = |a: Range<usize>, b: Range<usize>| a.start.min(b.start)..a.end.max(b.end);
+    positions.map(|(_, at)| at..at + 1).reduce(join).unwrap_or(0..1)
 }
 
 /// Converts integers below 256 to bytes.

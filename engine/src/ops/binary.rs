@@ -125,10 +125,7 @@ impl Tensor {
                 a.slice(),
             ));
         }
-        if self.is_half_on_cpu() {
-            return self.copy_from(&self.detach().add(&other.detach())?);
-        }
-        dispatch_real!("add", [("self", self), ("other", other)], T => {
+        dispatch_stored!("add", [("self", self), ("other", other)], T => {
             crate::cpu::add::add_assign::<T>(&mut self.write()?, &other.read()?);
             Ok(())
         })

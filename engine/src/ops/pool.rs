@@ -22,10 +22,7 @@ impl Tensor {
         if let Some(on) = OnGpu::of("max_pool2d", &[("x", self)])? {
             return self.max_pool2d_gpu(&on, s);
         }
-        if self.is_half_on_cpu() {
-            return self.widened()?.max_pool2d(pool)?.rounded_as(self);
-        }
-        dispatch_real!("max_pool2d", [("x", self)], T => {
+        dispatch_stored!("max_pool2d", [("x", self)], T => {
             let shape = [s.n, s.out[0], s.out[1], s.c];
             let x = self.read::<T>()?;
             let index = Tensor::build(shape, |_: &mut [u8]| ())?;
