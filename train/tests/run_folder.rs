@@ -60,7 +60,7 @@ fn pipe(path: &Path) {
     assert!(Command::new("mkfifo").arg(path).status().expect("mkfifo starts").success());
 }
 
-/// Names of the files of a run: those that every run has, and others that may be in its folder.
+/// Names of the files that every run has, and of others that may be in its folder.
 fn names(run: &Path) -> Vec<String> {
     let events = fs::read_dir(run).expect("lists").flatten().map(|entry| entry.file_name());
     let events = events.map(|name| name.to_string_lossy().into_owned());

@@ -1,5 +1,5 @@
-//! f16 and bf16 on the CPU, whose kernels compute in f32: an operation widens its operands to f32 and rounds its result to the dtype of
-//! the first, as GPU kernels do. The casts are tracked operations, so gradients are rounded in the same places.
+//! f16 and bf16 on the CPU, which are computed in f32. Kernels of [`Stored`](crate::cpu::stored::Stored) elements read and write them; every
+//! other operation widens its operands to f32 and rounds its result to the dtype of the first, as GPU kernels do. The casts are tracked operations, so gradients are rounded in the same places.
 use crate::{DType, Device, Result, Tensor};
 
 impl Tensor {

@@ -1,7 +1,8 @@
 //! The operations: one file each, with the public method, its dispatch and its backward pass.
 //!
 //! Float operations accept f32, f16 and bf16 on the CPU and on CUDA, and f64 on the CPU. On the CPU f16 and bf16 are computed in f32 and
-//! rounded (see `half.rs`); convolutions and large linear layers in bf16 use bf16 instructions where the CPU has them.
+//! rounded, in the kernel or around it (see `half.rs`); convolutions and large linear layers in bf16 use bf16 instructions where the CPU has
+//! them.
 
 /// Runs `$body` with `$T` as the Rust type of a dtype; any dtype.
 macro_rules! dispatch_any {
