@@ -192,6 +192,9 @@ impl Tensor {
 
     /// The gradient of [`Tensor::gather`] for an x of shape `to`: adds each element at the index it was gathered from.
     pub(super) fn scatter_add(&self, axis: usize, index: &Tensor, to: Shape) -> Result<Tensor> {
+        if self.is_half_on_cpu() {
+            return self.widened()?.scatter_add(axis, index, to)?.rounded_as(self);
+        }
         let (lines, k) = (Lines::new(&to, axis), index.dims()[axis]);
         let y = match OnGpu::of("gather", &[("grad", self), ("index", index)])? {
             Some(on) => on.build(to, self.dtype(), |y| {
