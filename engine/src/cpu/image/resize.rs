@@ -1,5 +1,5 @@
 //! The passes of separable image resizing in fixed-point arithmetic.
-use crate::cpu::simd::{Level, level};
+use crate::cpu::simd;
 use crate::cpu::vectorized::vectorized;
 
 /// Fractional bits of the weights: 32 bits less 8 of a pixel and 2 for the overshoot of cubic weights.
@@ -106,13 +106,13 @@ fn unpack<const C: usize, const P: usize>(results: &[[u8; LANES]], y: &mut [u8],
 
 /// Each output pixel as the weighted sum of its input pixels.
 fn weighted_pixels(x: &[[u8; LANES]], taps: &FilterTaps, y: &mut [[u8; LANES]]) {
-    match level() {
+    match simd::level() {
         // SAFETY: the CPU has the features of the level.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => unsafe { weighted_pixels_avx512(x, taps, y) },
+        simd::Level::Avx512 => unsafe { weighted_pixels_avx512(x, taps, y) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => unsafe { weighted_pixels_avx2(x, taps, y) },
+        simd::Level::Avx2 => unsafe { weighted_pixels_avx2(x, taps, y) },
         // The compiler uses NEON, which is part of the baseline.
         _ => weighted_pixels_portable(x, taps, y),
     }
@@ -213,7 +213,7 @@ fn rounded(sum: i32) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cpu::simd::{lock_level, set_max_level};
+    use crate::cpu::simd::{Level, level, lock_level, set_max_level};
 
     #[test]
     fn sums_are_weighted_rounded_and_clipped_at_every_level() {
