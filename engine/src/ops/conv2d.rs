@@ -5,7 +5,7 @@ mod tests;
 
 use super::gpu::OnGpu;
 use super::half::widened;
-use crate::cpu::conv2d::half;
+use crate::cpu::conv2d::{ConvInput, half};
 use crate::cpu::stored::Stored;
 use crate::dtype::{bf16, f16};
 use crate::{ConvAlgorithm, ConvShape, DType, Error, Result, Tensor, cpu, cuda};
@@ -97,14 +97,18 @@ impl Tensor {
         bias: Option<&Tensor>,
         s: ConvShape,
     ) -> Result<Tensor> {
+        let input = self.recomputable();
+        let norm = self.normalization::<T>().filter(|norm| half::forward_supports::<T>(&s, norm.activation));
         let y = {
-            let (x, w) = (self.read::<T>()?, weight.read::<T>()?);
+            let x = norm.as_ref().map_or(self, |norm| &norm.x).read::<T>()?;
+            let w = weight.read::<T>()?;
             let b = bias.map(|b| b.read::<T>()).transpose()?;
+            let x = norm.as_ref().map_or_else(|| ConvInput::plain(&x), |norm| norm.conv_input(&x));
             Tensor::build([s.n, s.out_h(), s.out_w(), s.c_out], |y: &mut [T]| {
-                half::forward(&s, &x, &w, b.as_deref(), y)
+                half::forward(&s, x, &w, b.as_deref(), y)
             })?
         };
-        Ok(y.with_conv2d_backward(self, weight, bias, s))
+        Ok(y.with_conv2d_backward(&input, weight, bias, s))
     }
 
     /// [`Tensor::conv2d`] without a bias and, on a GPU where cuDNN computes them in the same kernel, the sum and the sum of squares of

@@ -1,6 +1,9 @@
-//! Convolution in f16 and bf16, where a kernel reads and writes them. Depthwise convolutions and Winograd tiles are computed in f32; other
-//! shapes in bf16 use bf16 instructions where the CPU has them.
-use super::{ConvInput, bf16_pairs, check, depthwise, depthwise_weight, winograd};
+//! Convolution in f16 and bf16, where a kernel reads and writes them. Depthwise convolutions and Winograd tiles are computed in f32; bf16
+//! uses the CPU's tiles or instructions for bf16 where it has them.
+#[cfg(target_arch = "x86_64")]
+use super::amx;
+use super::{ConvInput, bf16_pairs, check, depthwise, depthwise_weight, prologue, winograd};
+use crate::Activation;
 use crate::conv_shape::ConvShape;
 use crate::cpu::cast::cast;
 use crate::cpu::parallel::for_each_piece;
@@ -8,57 +11,128 @@ use crate::cpu::scratch;
 use crate::cpu::stored::Stored;
 use crate::dtype::{DType, bf16};
 
-/// True if the functions of this module support the shape in this dtype on this CPU.
-pub fn supports<T: Stored<Compute = f32>>(s: &ConvShape) -> bool {
-    depthwise::supports(s) || winograd::supports(s) || T::DTYPE == DType::BF16 && bf16_pairs::supports(s)
+/// Kernels of a shape.
+enum HalfKernels {
+    Depthwise,
+    #[cfg(target_arch = "x86_64")]
+    Tiles,
+    Winograd,
+    Bf16Pairs,
 }
 
-/// [`super::forward`] in half precision.
+impl HalfKernels {
+    fn of<T: Stored>(s: &ConvShape) -> Option<HalfKernels> {
+        let is_bf16 = T::DTYPE == DType::BF16;
+        if depthwise::supports(s) {
+            return Some(HalfKernels::Depthwise);
+        }
+        #[cfg(target_arch = "x86_64")]
+        if is_bf16 && amx::supports(s) {
+            return Some(HalfKernels::Tiles);
+        }
+        match () {
+            () if winograd::supports(s) => Some(HalfKernels::Winograd),
+            () if is_bf16 && bf16_pairs::supports(s) => Some(HalfKernels::Bf16Pairs),
+            () => None,
+        }
+    }
+
+    /// # Panics
+    /// If no kernel supports the shape in this dtype.
+    fn expect<T: Stored>(s: &ConvShape) -> HalfKernels {
+        HalfKernels::of::<T>(s).expect("a shape that the kernels of half precision support")
+    }
+}
+
+/// True if the functions of this module support the shape in this dtype on this CPU.
+pub fn supports<T: Stored<Compute = f32>>(s: &ConvShape) -> bool {
+    HalfKernels::of::<T>(s).is_some()
+}
+
+/// True if the forward pass of this shape applies a prologue.
+pub fn forward_supports<T: Stored<Compute = f32>>(s: &ConvShape, activation: Activation) -> bool {
+    match HalfKernels::of::<T>(s) {
+        Some(HalfKernels::Depthwise) => prologue::forward_supports(s, activation),
+        #[cfg(target_arch = "x86_64")]
+        Some(HalfKernels::Tiles) => true,
+        // Winograd's transform would not round the normalized elements, as the pass that it replaces does.
+        Some(HalfKernels::Winograd | HalfKernels::Bf16Pairs) | None => false,
+    }
+}
+
+/// True if the weight gradient of this shape applies a prologue.
+pub fn weight_gradient_supports<T: Stored<Compute = f32>>(s: &ConvShape, activation: Activation) -> bool {
+    match HalfKernels::of::<T>(s) {
+        Some(HalfKernels::Depthwise) => prologue::weight_gradient_supports(s, activation),
+        #[cfg(target_arch = "x86_64")]
+        Some(HalfKernels::Tiles) => true,
+        Some(HalfKernels::Winograd | HalfKernels::Bf16Pairs) | None => false,
+    }
+}
+
+/// [`super::forward`] in half precision, of an input with a prologue if [`forward_supports`] accepts it.
 pub fn forward<T: Stored<Compute = f32>>(
     s: &ConvShape,
-    x: &[T],
+    x: ConvInput<T>,
     weight: &[T],
     bias: Option<&[T]>,
     y: &mut [T],
 ) {
-    check(s, x.len(), weight.len(), y.len());
+    check(s, x.x.len(), weight.len(), y.len());
     let bias = bias.map(|b| b.iter().map(|b| b.to_f64() as f32).collect::<Vec<_>>());
     assert!(bias.as_ref().is_none_or(|b| b.len() == s.c_out), "bias must hold c_out elements");
-    if depthwise::supports(s) {
-        return depthwise::forward(s, ConvInput::plain(x), weight, bias.as_deref(), y);
+    let bias = bias.as_deref();
+    match HalfKernels::expect::<T>(s) {
+        HalfKernels::Depthwise => depthwise::forward(s, x, weight, bias, y),
+        HalfKernels::Winograd => winograd::forward(s, x, weight, bias, y),
+        #[cfg(target_arch = "x86_64")]
+        HalfKernels::Tiles => {
+            amx::forward(s, bf16_input(x), as_bf16(weight), bias, bytemuck::cast_slice_mut(y));
+        }
+        HalfKernels::Bf16Pairs => {
+            assert!(x.prologue.is_none(), "the kernels of bf16 pairs read their input in place");
+            bf16_pairs::forward(s, as_bf16(x.x), as_bf16(weight), bias, bytemuck::cast_slice_mut(y));
+        }
     }
-    if winograd::supports(s) {
-        return winograd::forward(s, ConvInput::plain(x), weight, bias.as_deref(), y);
-    }
-    let y = bytemuck::cast_slice_mut(y);
-    bf16_pairs::forward(s, as_bf16(x), as_bf16(weight), bias.as_deref(), y);
 }
 
 /// [`super::data_gradient`] in half precision.
 pub fn data_gradient<T: Stored<Compute = f32>>(s: &ConvShape, dy: &[T], weight: &[T], dx: &mut [T]) {
     check(s, dx.len(), weight.len(), dy.len());
-    if depthwise::supports(s) {
-        return depthwise::data_gradient(s, dy, weight, dx);
+    match HalfKernels::expect::<T>(s) {
+        HalfKernels::Depthwise => depthwise::data_gradient(s, dy, weight, dx),
+        HalfKernels::Winograd => winograd::data_gradient(s, dy, weight, dx),
+        #[cfg(target_arch = "x86_64")]
+        HalfKernels::Tiles => {
+            amx::data_gradient(s, as_bf16(dy), as_bf16(weight), bytemuck::cast_slice_mut(dx));
+        }
+        HalfKernels::Bf16Pairs => {
+            bf16_pairs::data_gradient(s, as_bf16(dy), as_bf16(weight), bytemuck::cast_slice_mut(dx));
+        }
     }
-    if winograd::supports(s) {
-        return winograd::data_gradient(s, dy, weight, dx);
-    }
-    bf16_pairs::data_gradient(s, as_bf16(dy), as_bf16(weight), bytemuck::cast_slice_mut(dx));
 }
 
-/// [`super::weight_gradient`] in half precision.
-pub fn weight_gradient<T: Stored<Compute = f32>>(s: &ConvShape, x: &[T], dy: &[T], dw: &mut [T]) {
-    check(s, x.len(), dw.len(), dy.len());
+/// [`super::weight_gradient`] in half precision, of an input with a prologue if [`weight_gradient_supports`] accepts it.
+pub fn weight_gradient<T: Stored<Compute = f32>>(s: &ConvShape, x: ConvInput<T>, dy: &[T], dw: &mut [T]) {
+    check(s, x.x.len(), dw.len(), dy.len());
     scratch::with(dw.len(), |sums: &mut [f32]| {
-        if depthwise::supports(s) {
-            depthwise_weight::gradient(s, ConvInput::plain(x), dy, sums);
-        } else if winograd::supports(s) {
-            winograd::weight_gradient(s, ConvInput::plain(x), dy, sums);
-        } else {
-            bf16_pairs::weight_gradient(s, as_bf16(x), as_bf16(dy), sums);
+        match HalfKernels::expect::<T>(s) {
+            HalfKernels::Depthwise => depthwise_weight::gradient(s, x, dy, sums),
+            HalfKernels::Winograd => winograd::weight_gradient(s, x, dy, sums),
+            #[cfg(target_arch = "x86_64")]
+            HalfKernels::Tiles => amx::weight_gradient(s, bf16_input(x), as_bf16(dy), sums),
+            HalfKernels::Bf16Pairs => {
+                assert!(x.prologue.is_none(), "the kernels of bf16 pairs read their input in place");
+                bf16_pairs::weight_gradient(s, as_bf16(x.x), as_bf16(dy), sums);
+            }
         }
         for_each_piece(dw, |start, dw| cast(&sums[start..][..dw.len()], dw));
     });
+}
+
+#[cfg(target_arch = "x86_64")]
+fn bf16_input<T: Stored>(input: ConvInput<T>) -> ConvInput<bf16> {
+    ConvInput { x: as_bf16(input.x), prologue: input.prologue }
 }
 
 /// # Panics

@@ -8,8 +8,8 @@
 //!   gathers, `panel` packs the weights, `band` or `batch_tile` iterates over the pixels, `tile` is the kernel;
 //! - `weight` computes every other weight gradient, with the kernel in `outer`.
 //!
-//! `half` computes f16 and bf16: depthwise convolutions and Winograd tiles in f32, and otherwise `bf16_pairs` with the same plans and
-//! tiles, on CPUs with bf16 instructions.
+//! `half` computes f16 and bf16: depthwise convolutions and Winograd tiles in f32, bf16 by `amx` on CPUs with tile registers, and
+//! otherwise by `bf16_pairs` with the plans and tiles of f32, on CPUs with bf16 instructions.
 //!
 //! The input may be the output of a batch norm that was not computed yet: `prologue` applies it where a kernel reads.
 //!
@@ -18,6 +18,8 @@ use crate::conv_shape::ConvShape;
 use crate::dtype::{Real, as_f32, as_f32_mut};
 use weight::WeightGradOperands;
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod band;
 mod batch_tile;
 mod bf16_pairs;

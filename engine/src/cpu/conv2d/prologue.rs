@@ -7,6 +7,7 @@ use crate::cpu::batch_norm;
 use crate::cpu::cast::cast;
 use crate::cpu::conv2d::groups::Groups;
 use crate::cpu::conv2d::plan::ConvPlan;
+use crate::cpu::scratch;
 use crate::cpu::simd;
 use crate::cpu::stored::Stored;
 use crate::dtype::DType;
@@ -34,7 +35,7 @@ pub struct ConvInput<'a, T = f32> {
 
 impl<'a, T> ConvInput<'a, T> {
     /// Input without a prologue.
-    pub(super) fn plain(x: &'a [T]) -> ConvInput<'a, T> {
+    pub fn plain(x: &'a [T]) -> ConvInput<'a, T> {
         ConvInput { x, prologue: None }
     }
 }
@@ -45,11 +46,16 @@ impl<T: Stored<Compute = f32>> ConvInput<'_, T> {
         self.prologue.is_some() || T::DTYPE != DType::F32
     }
 
-    /// Writes the input for the elements of whole pixels.
+    /// Writes the input for the elements of whole pixels, with the rounding of a pass that would store it.
     pub(super) fn copy(&self, elements: Range<usize>, out: &mut [f32]) {
+        let x = &self.x[elements];
         match self.prologue {
-            Some(prologue) => T::load(&self.x[elements], |x| prologue.apply(x, out)),
-            None => cast(&self.x[elements], out),
+            Some(prologue) if T::DTYPE == DType::F32 => T::load(x, |x| prologue.apply(x, out)),
+            Some(prologue) => scratch::with(x.len(), |rounded: &mut [T]| {
+                T::load(x, |x| T::store(rounded, |y| prologue.apply(x, y)));
+                cast(rounded, out);
+            }),
+            None => cast(x, out),
         }
     }
 }

@@ -131,7 +131,7 @@ fn definition(s: &ConvShape, x: &[f64], weight: &[f64], bias: &[f64], dy: &[f64]
     Expected { y, dx, dw, db }
 }
 
-fn assert_close<T: Real>(what: &str, s: &ConvShape, got: &[T], want: &[f64], tolerance: f64) {
+fn assert_close<T: Element>(what: &str, s: &ConvShape, got: &[T], want: &[f64], tolerance: f64) {
     let scale = want.iter().fold(1.0f64, |m, v| m.max(v.abs()));
     for (i, (g, w)) in got.iter().zip(want).enumerate() {
         let error = (Element::to_f64(*g) - w).abs();
@@ -303,9 +303,9 @@ fn non_temporal_stores_give_the_same_bits() {
 fn half_results<T: Stored<Compute = f32>>(s: &ConvShape) -> [Vec<T>; 3] {
     let [x, weight, bias, dy] = inputs::<f64>(s).map(|v| v.into_iter().map(T::from_f64).collect::<Vec<_>>());
     let mut out = [s.output_len(), s.input_len(), s.weight_len()].map(|len| vec![T::from_f64(f64::NAN); len]);
-    half::forward(s, &x, &weight, Some(&bias), &mut out[0]);
+    half::forward(s, ConvInput::plain(&x), &weight, Some(&bias), &mut out[0]);
     half::data_gradient(s, &dy, &weight, &mut out[1]);
-    half::weight_gradient(s, &x, &dy, &mut out[2]);
+    half::weight_gradient(s, ConvInput::plain(&x), &dy, &mut out[2]);
     out
 }
 
@@ -349,6 +349,88 @@ fn half_precision_matches_definition_on_any_number_of_threads() {
         assert_eq!(check_half::<bf16>(3.95e-3) > in_f32, pairs);
     }
     simd::set_max_level(widest);
+}
+
+/// Checks that a prologue gives the bits of a pass of its own, on every shape whose kernels apply one. Returns the number of passes.
+fn check_half_prologue<T: Stored<Compute = f32>>() -> usize {
+    use crate::Activation::{HardSwish, Identity, Relu, Relu6, Silu};
+    let mut passes = 0;
+    for s in CASES.iter().map(shape) {
+        let [mut x, weight, bias, dy] =
+            inputs::<f64>(&s).map(|v| v.into_iter().map(T::from_f64).collect::<Vec<_>>());
+        x[0] = T::from_f64(-0.0);
+        let channels = |seed: u64, factor: f32| {
+            random::<f32>(s.c_in, seed).iter().map(|v| v * factor).collect::<Vec<_>>()
+        };
+        let (scale, shift) = (channels(5, 12.0), channels(6, 4.0));
+        for activation in [Identity, Relu, Relu6, Silu, HardSwish] {
+            let mut normalized = vec![T::from_f64(f64::NAN); x.len()];
+            crate::cpu::batch_norm::apply(&x, &scale, &shift, None, activation, &mut normalized);
+            let prologue = Some(Prologue { scale: &scale, shift: &shift, activation });
+            let (input, plain) = (ConvInput { x: &x, prologue }, ConvInput::plain(&normalized));
+            let bits = |v: &[T]| v.iter().map(|v| v.to_f64().to_bits()).collect::<Vec<_>>();
+            if half::forward_supports::<T>(&s, activation) {
+                let (mut y, mut want) = (dy.clone(), dy.clone());
+                half::forward(&s, input, &weight, Some(&bias), &mut y);
+                half::forward(&s, plain, &weight, Some(&bias), &mut want);
+                assert!(bits(&y) == bits(&want), "forward, {activation:?}, {s:?}");
+                passes += 1;
+            }
+            if half::weight_gradient_supports::<T>(&s, activation) {
+                let (mut dw, mut want) = (weight.clone(), weight.clone());
+                half::weight_gradient(&s, input, &dy, &mut dw);
+                half::weight_gradient(&s, plain, &dy, &mut want);
+                assert!(bits(&dw) == bits(&want), "weight gradient, {activation:?}, {s:?}");
+                passes += 1;
+            }
+        }
+    }
+    passes
+}
+
+#[test]
+fn prologue_in_half_precision_gives_the_bits_of_a_separate_pass_at_every_simd_level() {
+    let _guard = simd::lock_level();
+    let widest = simd::level();
+    for level in simd::Level::supported() {
+        simd::set_max_level(*level);
+        assert!(check_half_prologue::<f16>() >= 100, "depthwise shapes, two passes, five activations");
+        assert!(check_half_prologue::<bf16>() >= 100, "depthwise shapes, two passes, five activations");
+    }
+    simd::set_max_level(widest);
+}
+
+/// Checks the kernels of `bf16_pairs` and `amx` by name: [`half`] takes one of them only. Tests nothing on CPUs without bf16 instructions;
+/// `amx` runs in plain Rust on CPUs without tiles.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn every_bf16_kernel_matches_definition() {
+    let _guard = simd::lock_level();
+    for s in CASES.iter().map(shape).filter(bf16_pairs::supports) {
+        let [x, weight, bias, dy] =
+            inputs::<f64>(&s).map(|v| v.into_iter().map(bf16::from_f64).collect::<Vec<_>>());
+        let exact = [&x, &weight, &bias, &dy].map(|v| v.iter().map(|v| v.to_f64()).collect::<Vec<_>>());
+        let want = definition(&s, &exact[0], &exact[1], &exact[2], &exact[3]);
+        let bias: Vec<f32> = bias.iter().map(|b| b.to_f32()).collect();
+        for tiles in [false, true] {
+            let mut y = vec![bf16::NAN; s.output_len()];
+            let (mut dx, mut dw) = (vec![bf16::NAN; s.input_len()], vec![f32::NAN; s.weight_len()]);
+            if tiles {
+                amx::forward(&s, ConvInput::plain(&x), &weight, Some(&bias), &mut y);
+                amx::data_gradient(&s, &dy, &weight, &mut dx);
+                amx::weight_gradient(&s, ConvInput::plain(&x), &dy, &mut dw);
+            } else {
+                bf16_pairs::forward(&s, &x, &weight, Some(&bias), &mut y);
+                bf16_pairs::data_gradient(&s, &dy, &weight, &mut dx);
+                bf16_pairs::weight_gradient(&s, &x, &dy, &mut dw);
+            }
+            let wide = |v: Vec<bf16>| v.iter().map(|v| v.to_f32()).collect::<Vec<_>>();
+            let what = |name: &str| format!("{name}, {}", if tiles { "tiles" } else { "pairs" });
+            assert_close(&what("y"), &s, &wide(y), &want.y, 3.95e-3);
+            assert_close(&what("dx"), &s, &wide(dx), &want.dx, 3.95e-3);
+            assert_close(&what("dw"), &s, &dw, &want.dw, 2e-5);
+        }
+    }
 }
 
 /// Tests nothing on CPUs without bf16 instructions.

@@ -43,9 +43,9 @@ impl<T: Stored> DeferredElements for NormalizedElements<T> {
     }
 }
 
-impl NormalizedElements<f32> {
+impl<T: Stored<Compute = f32>> NormalizedElements<T> {
     /// Input of a convolution that applies the normalization to the elements of `x`.
-    pub(in crate::ops) fn conv_input<'a>(&'a self, x: &'a [f32]) -> ConvInput<'a> {
+    pub(in crate::ops) fn conv_input<'a>(&'a self, x: &'a [T]) -> ConvInput<'a, T> {
         let prologue = Prologue { scale: &self.scale, shift: &self.shift, activation: self.activation };
         ConvInput { x, prologue: Some(prologue) }
     }

@@ -2,7 +2,7 @@
 //! three operations, so a convolution has derivatives of any order.
 use super::Conv2dOptions;
 use crate::autograd::is_tracked;
-use crate::cpu::conv2d::half;
+use crate::cpu::conv2d::{ConvInput, half};
 use crate::ops::gpu::OnGpu;
 use crate::{ConvShape, DType, Device, Result, Tensor, cpu, cuda};
 
@@ -95,8 +95,12 @@ impl Tensor {
             })?
         } else if self.is_half_on_cpu() {
             dispatch_half!(self.dtype(), T => {
-                let (x, dy) = (self.read::<T>()?, dy.read::<T>()?);
-                Tensor::build(shape, |dw: &mut [T]| half::weight_gradient(&s, &x, &dy, dw))?
+                let norm = self
+                    .normalization::<T>()
+                    .filter(|norm| half::weight_gradient_supports::<T>(&s, norm.activation));
+                let (x, dy) = (norm.as_ref().map_or(self, |norm| &norm.x).read::<T>()?, dy.read::<T>()?);
+                let x = norm.as_ref().map_or_else(|| ConvInput::plain(&x), |norm| norm.conv_input(&x));
+                Tensor::build(shape, |dw: &mut [T]| half::weight_gradient(&s, x, &dy, dw))?
             })
         } else if let Some(norm) = self.normalization::<f32>()
             && cpu::conv2d::weight_gradient_supports(&s, norm.activation)
