@@ -2,7 +2,7 @@
 use super::{print, table};
 use crate::Result;
 use crate::report::{Machine, bytes};
-use fornax_engine::cpu::conv2d::has_bf16;
+use fornax_engine::cpu::conv2d::half::bf16_instructions;
 use fornax_engine::cuda;
 
 pub fn execute() -> Result<()> {
@@ -13,7 +13,7 @@ pub fn execute() -> Result<()> {
         ("platform", machine.platform),
         ("CPU", machine.cpu),
         ("SIMD", format!("{} (widest level with kernels on this CPU)", machine.simd)),
-        ("bf16", if has_bf16() { "native dot product instructions" } else { "emulated in f32" }.to_string()),
+        ("bf16", bf16_instructions().unwrap_or("computed in f32").to_string()),
         ("threads", format!("{} (set with --threads; results do not depend on it)", machine.threads)),
         ("memory", memory),
     ];

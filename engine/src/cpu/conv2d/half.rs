@@ -2,7 +2,7 @@
 //! uses the CPU's tiles or instructions for bf16 where it has them.
 #[cfg(target_arch = "x86_64")]
 use super::amx;
-use super::{ConvInput, bf16_pairs, check, depthwise, depthwise_weight, prologue, winograd};
+use super::{ConvInput, bf16_pairs, check, depthwise, depthwise_weight, has_bf16, prologue, winograd};
 use crate::Activation;
 use crate::conv_shape::ConvShape;
 use crate::cpu::cast::cast;
@@ -68,6 +68,15 @@ pub fn weight_gradient_supports<T: Stored<Compute = f32>>(s: &ConvShape, activat
         Some(HalfKernels::Tiles) => true,
         Some(HalfKernels::Winograd | HalfKernels::Bf16Pairs) | None => false,
     }
+}
+
+/// Instructions for bf16 that convolutions and linear layers use on this CPU.
+pub fn bf16_instructions() -> Option<&'static str> {
+    #[cfg(target_arch = "x86_64")]
+    if amx::is_available() {
+        return Some("AMX tiles");
+    }
+    has_bf16().then_some("AVX-512 dot products")
 }
 
 /// [`super::forward`] in half precision, of an input with a prologue if [`forward_supports`] accepts it.

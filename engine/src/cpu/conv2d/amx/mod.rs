@@ -29,9 +29,14 @@ const BAND_BYTES: usize = 640 << 10;
 /// Target number of tasks.
 const TASKS: usize = 16;
 
+/// True if the CPU has tiles, and the SIMD level allows them.
+pub(super) fn is_available() -> bool {
+    super::has_bf16() && tiles::available()
+}
+
 /// True if the functions of this module support the shape on this CPU.
 pub(super) fn supports(s: &ConvShape) -> bool {
-    super::has_bf16() && tiles::available() && s.groups == 1
+    is_available() && s.groups == 1
 }
 
 /// [`super::forward`] in bf16, with a bias in f32 and a prologue.
