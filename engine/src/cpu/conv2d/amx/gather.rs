@@ -2,8 +2,8 @@
 //!
 //! A tile reads 16 pixels at a constant distance, so a band is copied to *planes* in which the pixels that a tap reads for neighbouring
 //! grid pixels are neighbours: with a stride, source pixel `(y, x)` is in the plane of its residues `(y mod stride, x mod stride)`. Rows and
-//! images follow each other, so tiles cross them; what they compute for a pixel of the padding is not stored. With a stride of 1, the
-//! padding on the right of a row is the padding on the left of the next one, and images share theirs as well.
+//! images follow each other, so tiles cross them; results for pixels of the padding are not stored. With a stride of 1, the padding on the
+//! right of a row is the padding on the left of the next row, and the padding below an image the padding above the next image.
 //!
 //! Where a tap has few channels, a pixel is the taps of a kernel row: the elements that they read are neighbours in the source.
 use super::prologue::load_pixels;

@@ -34,6 +34,7 @@ pub(in crate::cpu::conv2d) fn weight_gradient(
     if s.output_len() == 0 {
         return dw.fill(0.0);
     }
+    assert!(dy.len() < NO_TARGET as usize, "an output of {} elements is too large for one call", dy.len());
     let gather = Gather::forward(s);
     let work = WeightGradientSplit::of(&gather);
     let size = work.sums_len();
@@ -48,7 +49,8 @@ pub(in crate::cpu::conv2d) fn weight_gradient(
             let bands = chunk * work.split.bands / work.chunks..(chunk + 1) * work.split.bands / work.chunks;
             for number in bands.clone() {
                 let band = work.split.band(&gather.plan, number);
-                add_band(&gather, &work, x, dy, &band, blocks.clone(), number > bands.start, sums);
+                let part = BandPart { band, blocks: blocks.clone(), add: number > bands.start };
+                add_band(&gather, &work, x, dy, &part, sums);
             }
         });
         work.reduce(partial, dw);
@@ -148,23 +150,40 @@ fn transposed(block: &[f32; BLOCK * BLOCK]) -> [f32; BLOCK * BLOCK] {
     out
 }
 
-/// Adds one band to the sums of some blocks of transposed channels.
-#[expect(clippy::too_many_arguments, reason = "the operands of one matmul and its part")]
+/// Part of a weight gradient: one band, for some blocks of transposed channels.
+struct BandPart {
+    band: TileBand,
+    blocks: Range<usize>,
+    /// Adds to the sums; otherwise overwrites them.
+    add: bool,
+}
+
+/// Operands of the tiles for one band.
+struct BandOperands<'a> {
+    /// Words of `[channel][pixel]`.
+    rows: &'a [u32],
+    /// Pixels between rows.
+    pitch: usize,
+    /// Paired pixels of [`pair_pixels`].
+    words: &'a [u32],
+    /// Grid pixels, in whole steps.
+    pixels: usize,
+}
+
 fn add_band(
     gather: &Gather,
     work: &WeightGradientSplit,
     x: ConvInput<bf16>,
     dy: &[bf16],
-    band: &TileBand,
-    blocks: Range<usize>,
-    add: bool,
+    part: &BandPart,
     sums: &mut [f32],
 ) {
+    let BandPart { band, blocks, add } = part;
     let planes = &work.planes;
     let pixels = planes.pixels(band).next_multiple_of(STEP);
-    let part = |channels: usize| blocks.start * BLOCK..(blocks.end * BLOCK).min(channels);
+    let rows = |channels: usize| blocks.start * BLOCK..(blocks.end * BLOCK).min(channels);
     let (inputs, outputs) =
-        if work.swapped { (0..work.depth, part(work.outputs)) } else { (part(work.depth), 0..work.outputs) };
+        if work.swapped { (0..work.depth, rows(work.outputs)) } else { (rows(work.depth), 0..work.outputs) };
     let [input_width, output_width] = [&inputs, &outputs].map(|c| c.len().next_multiple_of(BLOCK));
     let input_pixels = planes.count() * planes.len;
     scratch::with(input_pixels * input_width, |input: &mut [bf16]| {
@@ -179,7 +198,8 @@ fn add_band(
                 transpose_pixels(rows, width, transposed, pitch / 2);
                 scratch::with(work.column_blocks * pixels / STEP * STEP_WORDS, |words: &mut [u32]| {
                     pair_pixels(&paired[..pixels * work.column_blocks * BLOCK], work.column_blocks, words);
-                    multiply_band(gather, work, transposed, pitch, words, pixels, add, sums);
+                    let operands = BandOperands { rows: transposed, pitch, words, pixels };
+                    multiply_band(gather, work, &operands, *add, sums);
                 });
             });
         });
@@ -246,21 +266,16 @@ fn pair_pixels(x: &[bf16], blocks: usize, out: &mut [u32]) {
     }
 }
 
-/// Multiplies both operands of a band. Rows of `rows` are `pitch` pixels apart.
-#[expect(clippy::too_many_arguments, reason = "the operands of one matmul and its part")]
 fn multiply_band(
     gather: &Gather,
     work: &WeightGradientSplit,
-    rows: &[u32],
-    pitch: usize,
-    words: &[u32],
-    pixels: usize,
+    operands: &BandOperands,
     add: bool,
     sums: &mut [f32],
 ) {
     let plan = &gather.plan;
-    let pitch = pitch * size_of::<bf16>();
-    let steps: Vec<Step> = (0..pixels / STEP)
+    let pitch = operands.pitch * size_of::<bf16>();
+    let steps: Vec<Step> = (0..operands.pixels / STEP)
         .map(|k| Step {
             a: (k * STEP * size_of::<bf16>()) as u32,
             b: (k * STEP_WORDS * size_of::<u32>()) as u32,
@@ -269,10 +284,10 @@ fn multiply_band(
     tiles::with_tiles(|| {
         for (i, sums) in sums.chunks_exact_mut(work.taps * BLOCK * BLOCK).enumerate() {
             let (row_block, column_block) = (i / work.column_blocks, i % work.column_blocks);
-            let columns = words[column_block * steps.len() * STEP_WORDS..].as_ptr().cast();
+            let columns = operands.words[column_block * steps.len() * STEP_WORDS..].as_ptr().cast();
             for (tap, sums) in plan.phases[0].taps.iter().zip(sums.chunks_exact_mut(BLOCK * BLOCK)) {
                 let offset = row_block * BLOCK * pitch + work.planes.tap(plan, tap) * size_of::<bf16>();
-                let first = rows.as_ptr().cast::<u8>().wrapping_add(offset);
+                let first = operands.rows.as_ptr().cast::<u8>().wrapping_add(offset);
                 // SAFETY: a plane has whole steps of pixels and the farthest tap after them; there are words for every step.
                 unsafe {
                     let halves = [first, first.wrapping_add(BLOCK / 2 * pitch)];
