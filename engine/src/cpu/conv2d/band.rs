@@ -216,7 +216,6 @@ fn run_band<T: TileOutput>(
                 let (start, m) = (segment.pixels.start, segment.pixels.len());
                 let tiles = m.div_ceil(most);
                 for t in 0..tiles {
-                    ahead.advance();
                     let tile = &pixels[start + t * m / tiles..start + (t + 1) * m / tiles];
                     for (j, pixel) in tile.iter().enumerate() {
                         from[j] = x.wrapping_add(pixel.source as usize);
@@ -227,8 +226,20 @@ fn run_band<T: TileOutput>(
                     unsafe {
                         let (from, to) = (from.as_ptr(), to.as_ptr());
                         let taps = &taps[segment.taps.clone()];
+                        let ahead = ahead.cursor(taps.iter().map(|tap| tap.len).sum());
                         let level = job.panels.level;
-                        tile::run(level, tile.len(), block.registers, from, taps, panel, bias, to, store);
+                        tile::run(
+                            level,
+                            tile.len(),
+                            block.registers,
+                            from,
+                            taps,
+                            panel,
+                            bias,
+                            to,
+                            store,
+                            ahead,
+                        );
                     }
                 }
             }

@@ -31,11 +31,11 @@ impl<'a> Prefetch<'a> {
         self.take(self.part_len).iter().step_by(LINE).for_each(|v| prefetch(v));
     }
 
-    /// Cursor over the next part in `pixels` steps of at most a cache line, for long-running kernels: many prefetches at once would stall.
+    /// Cursor over the next part in `steps` steps of at most a cache line, for long-running kernels: many prefetches at once would stall.
     #[inline]
-    pub(super) fn cursor(&mut self, pixels: usize) -> PrefetchCursor {
-        let step = self.part_len.div_ceil(pixels.max(1)).min(LINE);
-        let region = self.take(step * pixels);
+    pub(super) fn cursor(&mut self, steps: usize) -> PrefetchCursor {
+        let step = self.part_len.div_ceil(steps.max(1)).min(LINE);
+        let region = self.take(step * steps);
         PrefetchCursor { ptr: region.as_ptr(), step: if region.is_empty() { 0 } else { step } }
     }
 
@@ -47,9 +47,16 @@ impl<'a> Prefetch<'a> {
     }
 }
 
-/// Address to prefetch, and its increment per pixel.
+/// Address to prefetch, and its increment per step of a kernel.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PrefetchCursor {
     pub(super) ptr: *const f32,
     pub(super) step: usize,
+}
+
+impl PrefetchCursor {
+    /// Cursor that prefetches nothing but an address in cache.
+    pub(super) fn none(cached: *const f32) -> PrefetchCursor {
+        PrefetchCursor { ptr: cached, step: 0 }
+    }
 }

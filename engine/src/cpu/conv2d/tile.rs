@@ -1,6 +1,7 @@
 //! Register tile of the forward pass and the data gradient: a few pixels by a few registers of channels.
+use super::prefetch::PrefetchCursor;
 use super::words::{F32Words, WordMulAdd};
-use crate::cpu::simd::{Level, Simd, simd_kernel};
+use crate::cpu::simd::{Level, Simd, prefetch, simd_kernel};
 use crate::dtype::bf16;
 
 /// Most pixels of a tile.
@@ -49,6 +50,7 @@ pub(super) fn rows(level: Level, registers: usize) -> usize {
 }
 
 /// `bias[..] + sum over taps of x[j][offset + i] * panel[row + i][..]` for `MR` pixels and `NV` registers of columns.
+/// Prefetches along `ahead`, a step per channel.
 ///
 /// # Safety
 /// The conditions of [`run`], inside a function that enables the instruction set.
@@ -58,7 +60,9 @@ unsafe fn sums<S: Simd, M: WordMulAdd<S>, const MR: usize, const NV: usize>(
     taps: &[Tap],
     panel: *const f32,
     bias: *const f32,
+    ahead: PrefetchCursor,
 ) -> [[S::V; NV]; MR] {
+    let mut next = ahead.ptr;
     let mut pixel = [std::ptr::null::<f32>(); MR];
     for j in 0..MR {
         pixel[j] = *x.add(j);
@@ -87,6 +91,8 @@ unsafe fn sums<S: Simd, M: WordMulAdd<S>, const MR: usize, const NV: usize>(
                     acc[j][v] = M::add(a, w[v], acc[j][v]);
                 }
             }
+            prefetch(next);
+            next = next.wrapping_add(ahead.step);
             weights = weights.add(NV * S::LANES);
             i += 1;
         }
@@ -106,9 +112,10 @@ simd_kernel! {
         bias: *const f32,
         y: *const *mut f32,
         store: TileStore,
+        ahead: PrefetchCursor,
     ) {
         unsafe {
-            let acc = sums::<S, F32Words, MR, NV>(x, taps, panel, bias);
+            let acc = sums::<S, F32Words, MR, NV>(x, taps, panel, bias, ahead);
             if store.kind == StoreKind::Stream {
                 for j in 0..MR {
                     for v in 0..NV {
@@ -153,12 +160,13 @@ unsafe fn tile_bf16<const MR: usize, const NV: usize>(
     bias: *const f32,
     y: *const *mut bf16,
     store: TileStore,
+    ahead: PrefetchCursor,
 ) {
     use crate::cpu::simd::Avx512;
     use std::arch::x86_64::*;
     // SAFETY: this function enables the features; the rest is the caller's obligation.
     unsafe {
-        let acc = sums::<Avx512, super::words::Bf16Pairs, MR, NV>(x, taps, panel, bias);
+        let acc = sums::<Avx512, super::words::Bf16Pairs, MR, NV>(x, taps, panel, bias, ahead);
         for j in 0..MR {
             for v in 0..NV {
                 let p: *mut __m256i = (*y.add(j)).add(v * Avx512::LANES).cast();
@@ -190,6 +198,7 @@ pub(super) trait TileOutput: Copy + 'static {
         bias: *const f32,
         y: *const *mut Self,
         store: TileStore,
+        ahead: PrefetchCursor,
     );
 }
 
@@ -203,9 +212,10 @@ impl TileOutput for f32 {
         bias: *const f32,
         y: *const *mut f32,
         store: TileStore,
+        ahead: PrefetchCursor,
     ) {
         // SAFETY: the caller's obligation.
-        unsafe { tile::<MR, NV>(level, x, taps, panel, bias, y, store) }
+        unsafe { tile::<MR, NV>(level, x, taps, panel, bias, y, store, ahead) }
     }
 }
 
@@ -220,9 +230,10 @@ impl TileOutput for bf16 {
         bias: *const f32,
         y: *const *mut bf16,
         store: TileStore,
+        ahead: PrefetchCursor,
     ) {
         // SAFETY: the caller's obligation; bf16 is only used on CPUs with the instructions.
-        unsafe { tile_bf16::<MR, NV>(x, taps, panel, bias, y, store) }
+        unsafe { tile_bf16::<MR, NV>(x, taps, panel, bias, y, store, ahead) }
     }
 }
 
@@ -236,12 +247,14 @@ impl TileOutput for bf16 {
         _: *const f32,
         _: *const *mut bf16,
         _: TileStore,
+        _: PrefetchCursor,
     ) {
         unreachable!("bf16 tiles need a CPU with bf16 instructions")
     }
 }
 
-/// Runs the tile of `m` pixels by `registers` registers. `m` is at most [`rows`] of the widest level.
+/// Runs the tile of `m` pixels by `registers` registers, and prefetches along `ahead`, a step per channel of a tap. `m` is at most [`rows`] of
+/// the widest level.
 ///
 /// # Safety
 /// `x` and `y` hold `m` pointers, the panel has `registers` registers of columns, and `bias` as many elements or is null. bf16 needs a
@@ -257,11 +270,12 @@ pub(super) unsafe fn run<T: TileOutput>(
     bias: *const f32,
     y: *const *mut T,
     store: TileStore,
+    ahead: PrefetchCursor,
 ) {
     macro_rules! of {
         ($nv:literal: $($m:literal)*) => {
             match m {
-                $($m => T::tile::<$m, $nv>(level, x, taps, panel, bias, y, store),)*
+                $($m => T::tile::<$m, $nv>(level, x, taps, panel, bias, y, store, ahead),)*
                 _ => unreachable!("no tile of {m} pixels by {} registers", $nv),
             }
         };

@@ -285,26 +285,28 @@ unsafe fn transform_taps<S: Simd>(taps: [S::V; 9], to: *mut f32, plane: usize) {
     }
 }
 
-/// Panel of transformed weights: first element, stride of planes, and number of columns, at most three registers.
+/// Panel of transformed weights: first element, number of rows (channels that are summed over), stride of planes, and number of columns, at
+/// most three registers.
 #[derive(Clone, Copy)]
 pub(super) struct WeightPanel {
     pub(super) u: *mut f32,
+    pub(super) rows: usize,
     pub(super) plane: usize,
     pub(super) width: usize,
 }
 
 simd_kernel! {
-    /// Transforms the weights `[width, 3, 3, channels]` at `w` to a panel `[36][channels][width]`.
+    /// Transforms `rows` input channels of the weights `[width, 3, 3, channels]` from `w` on to a panel `[36][rows][width]`.
     ///
     /// # Safety
-    /// The weights must be readable, the panel writable; `width` is a multiple of the lanes of a register, `channels` of 16.
+    /// The weights must be readable, the panel writable; `width` is a multiple of the lanes of a register, `rows` of 8.
     pub(super) fn forward_weight<S at level>(w: *const f32, channels: usize, panel: WeightPanel) {
         unsafe {
             let mut taps = MaybeUninit::<Lines<[f32; 9 * WEIGHT_CHANNELS * MAX_PANEL]>>::uninit();
             let taps: *mut f32 = taps.as_mut_ptr().cast();
             let block = WEIGHT_CHANNELS * panel.width;
             let mut c = 0;
-            while c < channels {
+            while c < panel.rows {
                 if c % LINE == 0 {
                     for row in 0..9 * panel.width {
                         prefetch(w.wrapping_add(row * channels + c + LINE));
@@ -334,14 +336,14 @@ simd_kernel! {
 }
 
 simd_kernel! {
-    /// Transforms `width` input channels of the weights `[outputs, 3, 3, inputs]` from `w` on, turned by 180 degrees, to a panel
-    /// `[36][outputs][width]`.
+    /// Transforms `width` input channels of the weights `[rows, 3, 3, inputs]` from `w` on, turned by 180 degrees, to a panel
+    /// `[36][rows][width]`.
     ///
     /// # Safety
     /// The weights must be readable, the panel writable; `width` is a multiple of the lanes of a register.
-    pub(super) fn data_gradient_weight<S at level>(w: *const f32, outputs: usize, inputs: usize, panel: WeightPanel) {
+    pub(super) fn data_gradient_weight<S at level>(w: *const f32, inputs: usize, panel: WeightPanel) {
         unsafe {
-            for o in 0..outputs {
+            for o in 0..panel.rows {
                 for tap in 0..9 {
                     let next = w.wrapping_add(((o + ROWS_AHEAD) * 9 + tap) * inputs);
                     let mut k = 0;

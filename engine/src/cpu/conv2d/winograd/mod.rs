@@ -11,6 +11,7 @@
 //!
 //! Every element is a sum over channels in their order, in runs, so the results depend neither on the partition nor on the size of the batch.
 use super::panel::{ColumnBlock, Panels};
+use super::prefetch::Prefetch;
 use super::tile::{self, StoreKind, Tap, TileStore};
 use super::{ConvInput, SharedPtr};
 use crate::conv_shape::{ConvAlgorithm, ConvShape};
@@ -99,29 +100,27 @@ struct WeightSource<'a, T> {
 }
 
 impl<T: Stored<Compute = f32>> WeightSource<'_, T> {
-    /// Transforms the columns from `first` on to a panel.
+    /// Transforms the columns from `first` on, and the channels from `channel` on, to a panel.
     ///
     /// # Safety
     /// The panel must be writable.
-    unsafe fn transform(&self, level: Level, first: usize, panel: WeightPanel) {
-        let (inputs, outputs) = (self.s.c_in, self.s.c_out);
+    unsafe fn transform(&self, level: Level, first: usize, channel: usize, panel: WeightPanel) {
+        let inputs = self.s.c_in;
         match self.pass {
             Pass::Forward => {
                 let rows = &self.weight[first * 9 * inputs..][..panel.width * 9 * inputs];
-                T::load(rows, |w| kernels::forward_weight(level, w.as_ptr(), inputs, panel));
+                T::load(rows, |w| kernels::forward_weight(level, w[channel..].as_ptr(), inputs, panel));
             }
             Pass::DataGradient => {
-                if let Some(weight) = as_f32(self.weight) {
-                    let w = weight[first..].as_ptr();
-                    return kernels::data_gradient_weight(level, w, outputs, inputs, panel);
+                let rows = &self.weight[channel * 9 * inputs..][..panel.rows * 9 * inputs];
+                if let Some(rows) = as_f32(rows) {
+                    return kernels::data_gradient_weight(level, rows[first..].as_ptr(), inputs, panel);
                 }
-                scratch::with(outputs * 9 * panel.width, |wide: &mut [f32]| {
-                    for (from, wide) in
-                        self.weight.chunks_exact(inputs).zip(wide.chunks_exact_mut(panel.width))
-                    {
+                scratch::with(panel.rows * 9 * panel.width, |wide: &mut [f32]| {
+                    for (from, wide) in rows.chunks_exact(inputs).zip(wide.chunks_exact_mut(panel.width)) {
                         cast(&from[first..][..panel.width], wide);
                     }
-                    kernels::data_gradient_weight(level, wide.as_ptr(), outputs, panel.width, panel);
+                    kernels::data_gradient_weight(level, wide.as_ptr(), panel.width, panel);
                 });
             }
         }
@@ -179,7 +178,7 @@ impl<T: Stored<Compute = f32>> WinogradJob<'_, T> {
             let u = SharedPtr(u.as_mut_ptr());
             for_each_task(panels.len(), |i| {
                 // SAFETY: each task writes its own panel.
-                unsafe { self.transform_weights(&panels[i], u.at(starts[i])) };
+                unsafe { self.transform_weights(&panels[i], 0..self.channels, u.at(starts[i])) };
             });
             for_each_task(blocks.len(), |i| {
                 let block = &blocks[i];
@@ -190,7 +189,19 @@ impl<T: Stored<Compute = f32>> WinogradJob<'_, T> {
                     unsafe {
                         block.tile_rows().for_each(|row| self.transform_tiles(block, row, v, plane));
                         for (panels, starts) in panels.chunks(chunk).zip(starts.chunks(chunk)) {
-                            self.multiply(block, v, plane, panels, u.at(starts[0]));
+                            self.with_sums(block, panels, |mut sums| {
+                                for (panel, start) in panels.iter().zip(starts) {
+                                    let (registers, width) = (panel.registers, self.width(panel));
+                                    let plane_of_u = padded(self.channels * width);
+                                    for channels in self.channel_runs() {
+                                        let u = u.at(start + channels.start * width);
+                                        let weights =
+                                            RunWeights { u, plane: plane_of_u, registers, channels };
+                                        self.multiply(block, (v, plane), &weights, Streamed::Weights, sums);
+                                    }
+                                    sums.m = sums.m.add(width);
+                                }
+                            });
                         }
                     }
                 });
@@ -198,7 +209,7 @@ impl<T: Stored<Compute = f32>> WinogradJob<'_, T> {
         });
     }
 
-    /// Transforms the tiles of a round, then executes a task per panel of weights, which transforms them just before their use.
+    /// Transforms the tiles of a round, then executes a task per panel of weights, which transforms a run of channels just before its use.
     fn by_columns(&self) {
         let panels = &self.panels.blocks;
         for block in self.grid.blocks(ROUND_TILES) {
@@ -211,13 +222,21 @@ impl<T: Stored<Compute = f32>> WinogradJob<'_, T> {
                     unsafe { self.transform_tiles(&block, rows[i], v, plane) };
                 });
                 for_each_task(panels.len(), |i| {
-                    scratch::with(self.panel_len(&panels[i]), |u: &mut [f32]| {
-                        // SAFETY: the buffer holds the panel; tasks write different columns of the target.
-                        unsafe {
-                            self.transform_weights(&panels[i], u.as_mut_ptr());
-                            self.multiply(&block, v, plane, &panels[i..=i], u.as_mut_ptr());
-                        }
-                    });
+                    let (registers, width) = (panels[i].registers, self.width(&panels[i]));
+                    // SAFETY: the buffers hold the run of the panel; tasks write different columns of the target.
+                    unsafe {
+                        self.with_sums(&block, &panels[i..=i], |sums| {
+                            for channels in self.channel_runs() {
+                                let plane_of_u = padded(channels.len() * width);
+                                scratch::with(PLANES * plane_of_u, |u: &mut [f32]| {
+                                    let u = u.as_mut_ptr();
+                                    self.transform_weights(&panels[i], channels.clone(), u);
+                                    let weights = RunWeights { u, plane: plane_of_u, registers, channels };
+                                    self.multiply(&block, (v, plane), &weights, Streamed::Tiles, sums);
+                                });
+                            }
+                        });
+                    }
                 });
             });
         }
@@ -233,14 +252,20 @@ impl<T: Stored<Compute = f32>> WinogradJob<'_, T> {
         PLANES * padded(self.channels * self.width(panel))
     }
 
-    /// Transforms the weights of a panel.
+    /// Runs of channels whose sums are computed one after the other.
+    fn channel_runs(&self) -> impl Iterator<Item = Range<usize>> {
+        let (units, runs) = (self.channels / CHANNEL_UNIT, self.channels.div_ceil(MAX_SUM));
+        (0..runs).map(move |run| run * units / runs * CHANNEL_UNIT..(run + 1) * units / runs * CHANNEL_UNIT)
+    }
+
+    /// Transforms the weights of a panel for some channels.
     ///
     /// # Safety
-    /// `u` must hold [`WinogradJob::panel_len`] elements.
-    unsafe fn transform_weights(&self, panel: &ColumnBlock, u: *mut f32) {
-        let width = self.width(panel);
-        let panel_of_u = WeightPanel { u, plane: padded(self.channels * width), width };
-        self.weights.transform(self.level, panel.first * self.level.lanes(), panel_of_u);
+    /// `u` must hold 36 planes of the channels.
+    unsafe fn transform_weights(&self, panel: &ColumnBlock, channels: Range<usize>, u: *mut f32) {
+        let (rows, width) = (channels.len(), self.width(panel));
+        let to = WeightPanel { u, rows, plane: padded(rows * width), width };
+        self.weights.transform(self.level, panel.first * self.level.lanes(), channels.start, to);
     }
 
     /// Transforms the inputs of a row of tiles.
@@ -258,33 +283,16 @@ impl<T: Stored<Compute = f32>> WinogradJob<'_, T> {
         input_tiles(self.level, self.weights.s, self.source, self.channels, block, row, to);
     }
 
-    /// Multiplies the transformed tiles with consecutive panels of transformed weights, and transforms the results to the target.
+    /// Calls `compute` with memory for the sums of consecutive panels, and transforms the sums to the target.
     ///
     /// # Safety
-    /// `v` holds the tiles of the block, `u` the panels. No other task may write these columns of the block's outputs.
-    unsafe fn multiply(
-        &self,
-        block: &TileBlock,
-        v: SharedPtr<f32>,
-        v_plane: usize,
-        panels: &[ColumnBlock],
-        u: *const f32,
-    ) {
+    /// `compute` must write all sums. No other task may write these columns of the block's outputs.
+    unsafe fn with_sums(&self, block: &TileBlock, panels: &[ColumnBlock], compute: impl FnOnce(TileSums)) {
         let columns: usize = panels.iter().map(|panel| self.width(panel)).sum();
         let plane = padded(block.len() * columns);
         scratch::with(PLANES * plane, |m: &mut [f32]| {
             let m = m.as_mut_ptr();
-            let (mut first, mut panel_of_u) = (0, u);
-            for panel in panels {
-                let width = self.width(panel);
-                for point in 0..PLANES {
-                    let u = panel_of_u.add(point * padded(self.channels * width));
-                    let (v, m) = (v.at(point * v_plane), m.add(point * plane + first));
-                    self.matmul(block.tiles_at(point), v, u, panel.registers, m, columns);
-                }
-                first += width;
-                panel_of_u = panel_of_u.add(self.panel_len(panel));
-            }
+            compute(TileSums { m, plane, pitch: columns });
             let column = panels[0].first * self.level.lanes();
             let bias = self.bias.map_or(std::ptr::null(), |bias| bias[column..].as_ptr());
             let (h, w) = (self.weights.s.h, self.weights.s.w);
@@ -315,41 +323,88 @@ impl<T: Stored<Compute = f32>> WinogradJob<'_, T> {
         });
     }
 
-    /// `m = v u` at one point, for some tiles: `v` `[tiles, channels]`, `u` one panel, rows of `m` `pitch` apart.
+    /// `m (+)= v u` at all points, for a run of channels: `v` `[36][tiles][channels]` with the stride of its planes.
     ///
     /// # Safety
-    /// The operands must hold the tiles and the panel.
-    unsafe fn matmul(
+    /// The operands must hold the tiles of the block and the weights.
+    unsafe fn multiply(
         &self,
-        tiles: Range<usize>,
-        v: *const f32,
-        u: *const f32,
-        registers: usize,
-        m: *mut f32,
-        pitch: usize,
+        block: &TileBlock,
+        (v, v_plane): (SharedPtr<f32>, usize),
+        weights: &RunWeights,
+        streamed: Streamed,
+        sums: TileSums,
     ) {
-        let columns = registers * self.level.lanes();
-        let runs = self.channels.div_ceil(MAX_SUM);
-        let parts = tiles.len().div_ceil(tile::rows(self.level, registers));
-        for part in 0..parts {
-            let rows =
-                tiles.start + part * tiles.len() / parts..tiles.start + (part + 1) * tiles.len() / parts;
-            let count = rows.len();
-            let (mut from, mut to) =
-                ([std::ptr::null(); tile::MAX_ROWS], [std::ptr::null_mut(); tile::MAX_ROWS]);
-            for (i, row) in rows.enumerate() {
-                from[i] = v.add(row * self.channels);
-                to[i] = m.add(row * pitch);
-            }
-            for run in 0..runs {
-                let (first, end) = (run * self.channels / runs, (run + 1) * self.channels / runs);
-                let taps = [Tap { offset: first, row: first, len: end - first }];
-                let kind = if run == 0 { StoreKind::Cached } else { StoreKind::Add };
-                let (null, store) = (std::ptr::null(), TileStore { columns, kind });
-                tile::run(self.level, count, registers, from.as_ptr(), &taps, u, null, to.as_ptr(), store);
+        let channels = &weights.channels;
+        let columns = weights.registers * self.level.lanes();
+        let most = tile::rows(self.level, weights.registers);
+        let kind = if channels.start == 0 { StoreKind::Cached } else { StoreKind::Add };
+        let store = TileStore { columns, kind };
+        let taps = [Tap { offset: channels.start, row: 0, len: channels.len() }];
+        for point in 0..PLANES {
+            let tiles = block.tiles_at(point);
+            let parts = tiles.len().div_ceil(most);
+            let u = weights.u.add(point * weights.plane);
+            let v_of = |point: usize, tiles: Range<usize>| {
+                let first = v.at(point * v_plane + tiles.start * self.channels);
+                std::slice::from_raw_parts(first.cast_const(), tiles.len() * self.channels)
+            };
+            let next = point + 1 < PLANES;
+            let ahead: [&[f32]; 2] = match streamed {
+                Streamed::Weights if next => {
+                    [std::slice::from_raw_parts(u.add(weights.plane), channels.len() * columns), &[]]
+                }
+                // Runs of some of the channels are too far apart.
+                Streamed::Tiles if channels.len() == self.channels => {
+                    let first = if next { block.tiles_at(point + 1) } else { 0..0 };
+                    let first = first.start..first.end.min(first.start + most);
+                    [
+                        v_of(point, tiles.start + tiles.len() / parts..tiles.end),
+                        v_of((point + 1) % PLANES, first),
+                    ]
+                }
+                _ => [&[], &[]],
+            };
+            let mut ahead = Prefetch::new(ahead, parts);
+            for part in 0..parts {
+                let rows =
+                    tiles.start + part * tiles.len() / parts..tiles.start + (part + 1) * tiles.len() / parts;
+                let count = rows.len();
+                let (mut from, mut to) =
+                    ([std::ptr::null(); tile::MAX_ROWS], [std::ptr::null_mut(); tile::MAX_ROWS]);
+                for (i, row) in rows.enumerate() {
+                    from[i] = v.at(point * v_plane + row * self.channels).cast_const();
+                    to[i] = sums.m.add(point * sums.plane + row * sums.pitch);
+                }
+                let (from, to, null) = (from.as_ptr(), to.as_ptr(), std::ptr::null());
+                let ahead = ahead.cursor(channels.len());
+                tile::run(self.level, count, weights.registers, from, &taps, u, null, to, store, ahead);
             }
         }
     }
+}
+
+/// Transformed weights of a panel for a run of channels, `[36][channels][registers]`, with the stride of the planes.
+struct RunWeights {
+    u: *const f32,
+    plane: usize,
+    registers: usize,
+    channels: Range<usize>,
+}
+
+/// Transformed outputs of a block of tiles, `[36][tiles][columns]`: first column, and the strides of planes and tiles.
+#[derive(Clone, Copy)]
+struct TileSums {
+    m: *mut f32,
+    plane: usize,
+    pitch: usize,
+}
+
+/// Operand of a matmul that is not in the thread's cache, and is prefetched.
+#[derive(Clone, Copy)]
+enum Streamed {
+    Tiles,
+    Weights,
 }
 
 /// Transforms the inputs of a row of tiles of a block, from maps of `channels` channels.
