@@ -1,5 +1,6 @@
-//! Kernel launches with checked arguments. A kernel module is compiled, if necessary, and loaded at its first use; a kernel's handle is
-//! looked up once per device.
+//! Kernel launches with checked arguments. A kernel module is compiled, if necessary, and loaded at its first use, which may be in a capture;
+//! a kernel's handle is looked up once per device.
+use super::capture_lock::relaxed_capture;
 use super::{CudaError, DeviceSlice, Gpu, Result};
 use crate::DType;
 use cudarc::driver::sys::{
@@ -293,7 +294,7 @@ impl Gpu {
         let image = image(self.info().capability)
             .map_err(|e| CudaError::new(format!("kernel module {name} is not available: {e}")))?;
         // SAFETY: the image is a complete CUBIN, PTX or fatbin, which the driver checks.
-        let module = unsafe { result::module::load_data(image.as_ptr().cast()) }
+        let module = relaxed_capture(|| unsafe { result::module::load_data(image.as_ptr().cast()) })
             .map_err(|e| CudaError::from_driver(format!("loading kernel module {name}"), e))?;
         Ok(CudaModule(module))
     }
@@ -302,28 +303,40 @@ impl Gpu {
         let failed =
             |e| CudaError::from_driver(format!("looking up kernel {name} in kernel module {module_name}"), e);
         let c_name = CString::new(name).expect("a kernel's name has no NUL");
-        // SAFETY: the module is never unloaded.
-        let function = unsafe { result::module::get_function(module.0, c_name) }.map_err(failed)?;
-        let mut parameters = vec![];
-        let (mut offset, mut size) = (0, 0);
-        // SAFETY: the function is alive and both pointers are to locals; past the last parameter the call returns an error.
-        while unsafe { cuFuncGetParamInfo(function, parameters.len(), &mut offset, &mut size) }
-            == CUresult::CUDA_SUCCESS
-        {
-            parameters.push(size);
-        }
+        let (function, parameters, blocks) = relaxed_capture(|| {
+            // SAFETY: the module is never unloaded.
+            let function = unsafe { result::module::get_function(module.0, c_name) }?;
+            Ok((function, parameter_sizes(function), resident_blocks_per_multiprocessor(function)?))
+        })
+        .map_err(failed)?;
         if parameters.len() > MAX_ARGUMENTS {
             return Err(CudaError::new(format!("kernel {name} has more than {MAX_ARGUMENTS} parameters")));
         }
-        let mut blocks = 0;
-        // SAFETY: the function is alive, and the pointer is to a local.
-        unsafe { cuOccupancyMaxActiveBlocksPerMultiprocessor(&mut blocks, function, OCCUPANCY_THREADS, 0) }
-            .result()
-            .map_err(failed)?;
-        let resident_blocks = self.info().multiprocessors.max(1) * blocks.max(1) as u32;
+        let resident_blocks = self.info().multiprocessors.max(1) * blocks.max(1);
         Ok(KernelFunction { function, parameter_sizes: parameters.into(), resident_blocks })
     }
 }
 
 /// Threads per block for which occupancy is queried: those of all kernels with a grid-stride loop.
 const OCCUPANCY_THREADS: i32 = 256;
+
+/// Bytes of each parameter.
+fn parameter_sizes(function: CUfunction) -> Vec<usize> {
+    let mut parameters = vec![];
+    let (mut offset, mut size) = (0, 0);
+    // SAFETY: the function is alive and both pointers are to locals; past the last parameter the call returns an error.
+    while unsafe { cuFuncGetParamInfo(function, parameters.len(), &mut offset, &mut size) }
+        == CUresult::CUDA_SUCCESS
+    {
+        parameters.push(size);
+    }
+    parameters
+}
+
+fn resident_blocks_per_multiprocessor(function: CUfunction) -> std::result::Result<u32, DriverError> {
+    let mut blocks = 0;
+    // SAFETY: the function is alive, and the pointer is to a local.
+    unsafe { cuOccupancyMaxActiveBlocksPerMultiprocessor(&mut blocks, function, OCCUPANCY_THREADS, 0) }
+        .result()?;
+    Ok(blocks as u32)
+}

@@ -116,6 +116,7 @@ using namespace fornax;
 
 CU_API cuModuleLoadData(Module** module, const void* image) {
   ON_DEVICE(device);
+  if (Result result = reject_in_capture("cuModuleLoadData")) return result;
   ProgramSource source;
   if (!from_image(image, &source)) {
     return reject(kInvalidImage, "the emulated device loads only images compiled by its own NVRTC");
@@ -135,12 +136,15 @@ CU_API cuModuleLoad(Module** module, const char* path) {
 
 CU_API cuModuleUnload(Module* module) {
   auto guard = lock();
+  if (Result result = reject_in_capture("cuModuleUnload")) return result;
   delete module;  // queued launches own its object
   return kSuccess;
 }
 
+// With lazy loading, the driver's default, this loads the kernel.
 CU_API cuModuleGetFunction(Function** function, Module* module, const char* name) {
   auto guard = lock();
+  if (Result result = reject_in_capture("cuModuleGetFunction")) return result;
   const SharedObject& object = *module->object;
   for (unsigned i = 0; i < object.count; i++) {
     if (strcmp(object.kernels[i].name, name) != 0) continue;

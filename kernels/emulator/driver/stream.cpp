@@ -39,11 +39,14 @@ CU_API cuStreamDestroy_v2(CUstream stream) {
 
 CU_API cuStreamSynchronize(CUstream stream) {
   ON_DEVICE(device);
+  if (Result result = reject_in_capture("cuStreamSynchronize")) return result;
   return synchronize_stream(stream);
 }
 
 CU_API cuStreamQuery(CUstream stream) {
   ON_DEVICE(device);
+  if (Result result = reject_in_capture("cuStreamQuery")) return result;
+  if (is_capturing(stream)) return invalidate_capture(stream, "cuStreamQuery");
   return query_stream(stream) ? sticky_error(device) : kNotReady;
 }
 
@@ -102,12 +105,15 @@ CU_API cuEventRecordWithFlags(Event* event, CUstream stream, unsigned) { return 
 CU_API cuEventSynchronize(Event* event) {
   ON_DEVICE(device);
   if (Result result = check_event("cuEventSynchronize", event)) return result;
+  if (Result result = reject_in_capture("cuEventSynchronize")) return result;
   return synchronize_event(*event);
 }
 
 CU_API cuEventQuery(Event* event) {
   ON_DEVICE(device);
   if (Result result = check_event("cuEventQuery", event)) return result;
+  if (Result result = reject_in_capture("cuEventQuery")) return result;
+  if (event->capture) return reject(kCapturedEvent, "cuEventQuery: the event was recorded in a capture");
   return query_event(*event) ? sticky_error(device) : kNotReady;
 }
 
